@@ -1,0 +1,114 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package adapters
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/concordtx/concord/txn"
+)
+
+// ErrBranchEnded says that a branch was used after its vote.
+var ErrBranchEnded = errors.New("the branch has ended: its global transaction was committed or rolled back")
+
+// Resource is the recovery half: what coordinator nodes need of a database. All
+// methods may be called concurrently.
+type Resource interface {
+	// Name is the name that the application and the coordinator share.
+	Name() string
+	// Driver is "postgres", "mysql", "pebble" or "memory".
+	Driver() string
+	// Identity tells which database this is, in a form that is equal for two connections
+	// exactly when a branch prepared through one can be finished through the other.
+	Identity(ctx context.Context) (string, error)
+	// Commit finishes a prepared branch that was decided to commit. b is the branch as
+	// the decision record keeps it. See rule 2 for the answer.
+	Commit(ctx context.Context, x txn.XID, b txn.Branch) (txn.Finish, error)
+	// Rollback finishes a branch that was decided to abort. Here a branch that is not
+	// there and for which no evidence of a commit exists is AlreadyDone: an aborted
+	// transaction has nothing to lose. b may hold no more than number and resource.
+	Rollback(ctx context.Context, x txn.XID, b txn.Branch) (txn.Finish, error)
+	// Recover lists the prepared branches that are ours, of every cluster.
+	Recover(ctx context.Context) ([]Prepared, error)
+	// Forget removes what the resource keeps as evidence for branches that need none any
+	// more, such as marker rows. It may do less.
+	Forget(ctx context.Context, xs []txn.XID) error
+	// Check tells whether the database is fit to take part. An error means that it could
+	// not be asked; what is wrong with it is in the report.
+	Check(ctx context.Context) (Report, error)
+	// Close releases connections that the resource opened itself.
+	Close() error
+}
+
+// Prepared is one listed branch.
+type Prepared struct {
+	XID txn.XID
+	// Since is when it was prepared, by the database's clock; zero if it does not say.
+	Since time.Time
+	// Owner is the role that prepared it, for people; empty if the database does not say.
+	Owner string
+}
+
+// Report is the preflight of one resource.
+type Report struct {
+	Version  string
+	Findings []Finding
+}
+
+// OK reports whether no finding is a problem.
+func (r Report) OK() bool {
+	for _, f := range r.Findings {
+		if f.Problem {
+			return false
+		}
+	}
+	return true
+}
+
+// Finding is one thing that a preflight looked at.
+type Finding struct {
+	What    string // e.g. "max_prepared_transactions"
+	Detail  string // e.g. "0: prepared transactions are disabled"
+	Problem bool   // false: fine, or only worth knowing
+	Fix     string // the next step, e.g. "set max_prepared_transactions = 100 and restart"
+}
+
+// Session is the session half: one open branch on one session. Its methods are
+// called one at a time by the global transaction that it belongs to.
+type Session interface {
+	// Prepare ends the work and votes. With VoteYes the branch carries evidence and
+	// holder. With VoteNo the error says why, and nothing of the branch is left. An error
+	// with any other vote cannot be. When the connection broke on the way, the branch may
+	// be prepared all the same: the vote is No, and whoever decided to abort has the
+	// orphan scan behind it.
+	Prepare(ctx context.Context) (txn.Vote, txn.Branch, error)
+	// CommitOnePhase commits a branch that is the only one, without Prepare. It returns
+	// nil, an error that wraps ErrNotCommitted if the branch is certainly rolled back, or
+	// any other error if nobody can tell.
+	CommitOnePhase(ctx context.Context) error
+	// Commit finishes the prepared branch on this session.
+	Commit(ctx context.Context) (txn.Finish, error)
+	// Rollback ends the branch, prepared or not, on this session. An error means that it
+	// may still be there; the session is closed, and the database or the orphan scan ends
+	// the branch.
+	Rollback(ctx context.Context) error
+}
+
+// ErrNotCommitted says that a one-phase commit certainly did not happen.
+var ErrNotCommitted = errors.New("not committed")
+
+// Opener is a resource that can open branches; concord's own adapters all are.
+type Opener interface {
+	Resource
+	// Open begins a branch on a session of its own.
+	Open(ctx context.Context, x txn.XID) (Session, error)
+}
+
+// Global is a global transaction as an adapter sees it: concord.Tx of the SDK.
+type Global interface {
+	// Enlist returns the open branch of this resource, opening it at first use: within one
+	// global transaction a resource has one branch, so that its work sees itself.
+	Enlist(ctx context.Context, r Opener) (Session, error)
+}

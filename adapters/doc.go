@@ -1,0 +1,31 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package adapters is the contract between concord and the databases that it makes
+// commit together. It holds no code: two small interfaces and the rules that every
+// implementation owes. The suite in adaptertest checks them on real servers.
+//
+// # Two halves
+//
+// PREPARE TRANSACTION and XA PREPARE must run on the session that did the work, so
+// whoever holds the session prepares: normally the application. That is the session
+// half, Session. The recovery half, Resource, is held by coordinator nodes: it
+// finishes branches whose session is gone, lists what is prepared, and checks that a
+// database is fit to take part. One type per database implements both.
+//
+// # Rules
+//
+//  1. VoteYes is said only when the branch is durably prepared and will be listed by
+//     Recover. A failed transaction votes No, whatever the server's answer looks like.
+//  2. "Not found" is never success. Finishing a branch answers Done (this call did
+//     it), AlreadyDone (evidence proves it), Contradicted (evidence proves the other
+//     outcome) or Lost (it is not there and nothing proves anything). Everything else
+//     is an error, which means "try again": the branch may still be there.
+//  3. Commit and Rollback are idempotent and may be called by several nodes at once.
+//  4. Recover lists every prepared branch of ours (of any cluster) and nothing else.
+//     What does not parse as txn.XID is foreign: never touched, never echoed into SQL.
+//  5. A session that prepared a branch finishes it as long as it lives. Somebody else
+//     fences first: ends that session, sees that it is gone, and only then finishes.
+//  6. A branch that wrote is never taken for one that did not.
+//  7. Every call ends soon after its context ends, and leaves no statement running
+//     with locks held and no poisoned session in a pool.
+package adapters

@@ -1,0 +1,125 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package txn
+
+import (
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/oklog/ulid/v2"
+)
+
+// ID names a global transaction (the gid). It is a ULID: 48 bits of milliseconds,
+// then 80 bits from the system's secure random source, because on MariaDB
+// and MySQL whoever knows a gid can end its branches. IDs sort by time of birth. The text
+// form always has 26 characters, so no ID is a prefix of another.
+type ID [16]byte
+
+// ErrBadID says that a text is not a global transaction id.
+var ErrBadID = errors.New("not a transaction id: want 26 characters of Crockford base 32 in upper case, as printed by \"concord tx ls\"")
+
+// NewID mints an id that is born at t.
+func NewID(t time.Time) ID {
+	// ulid.New fails only for years beyond 10889 or when the random source fails,
+	// and crypto/rand ends the process itself in that case.
+	return ID(ulid.MustNew(ulid.Timestamp(t), rand.Reader))
+}
+
+// ParseID parses the text form strictly: exactly what String prints.
+func ParseID(s string) (ID, error) {
+	u, err := ulid.ParseStrict(s)
+	if err != nil || u.String() != s {
+		return ID{}, fmt.Errorf("%.40q: %w", s, ErrBadID)
+	}
+	return ID(u), nil
+}
+
+// FirstID returns the smallest id born at t or later.
+func FirstID(t time.Time) ID {
+	var u ulid.ULID
+	_ = u.SetTime(ulid.Timestamp(t)) // fails only for years beyond 10889
+	return ID(u)
+}
+
+// String returns the 26 characters.
+func (id ID) String() string { return ulid.ULID(id).String() }
+
+// IsZero reports whether id is the zero value, which names no transaction.
+func (id ID) IsZero() bool { return id == ID{} }
+
+// Time returns when the id was minted, by the clock of whoever minted it.
+func (id ID) Time() time.Time { return ulid.Time(ulid.ULID(id).Time()) }
+
+// ClusterID names a coordinator cluster. It is drawn once when the cluster is
+// first formed. Zero means "not formed yet".
+type ClusterID uint32
+
+// String returns 8 hex characters.
+func (c ClusterID) String() string { return fmt.Sprintf("%08x", uint32(c)) }
+
+// BranchNo numbers the branches of one global transaction.
+type BranchNo uint8
+
+// XID names one branch of one global transaction of one cluster. It is what a
+// database is told when the branch is prepared.
+type XID struct {
+	Cluster ClusterID
+	ID      ID
+	Branch  BranchNo
+}
+
+// FormatID is the XA format number of all our branches ("CONC").
+const FormatID = 0x434F4E43
+
+const prefix = "concord-"
+
+// Gtrid returns "concord-<cluster>-<gid>", 43 bytes.
+func (x XID) Gtrid() string { return prefix + x.Cluster.String() + "-" + x.ID.String() }
+
+// Bqual returns the branch number as two hex characters.
+func (x XID) Bqual() string { return fmt.Sprintf("%02x", uint8(x.Branch)) }
+
+// String returns "concord-<cluster>-<gid>-<branch>", the name of the branch in
+// PostgreSQL and in everything that people read. 46 bytes of [a-zA-Z0-9-].
+func (x XID) String() string { return x.Gtrid() + "-" + x.Bqual() }
+
+// ParseXID parses what String prints and nothing else. What does not parse is
+// foreign: it is never touched, and its text never goes into a statement.
+func ParseXID(s string) (XID, bool) {
+	const length = len(prefix) + 8 + 1 + 26 + 1 + 2
+	if len(s) != length || s[len(s)-3] != '-' {
+		return XID{}, false
+	}
+	return ParseXA(FormatID, []byte(s[:length-3]), []byte(s[length-2:]))
+}
+
+// ParseXA parses the three parts of an XA identifier as listed by XA RECOVER.
+func ParseXA(format int64, gtrid, bqual []byte) (XID, bool) {
+	var x XID
+	s := string(gtrid)
+	if format != FormatID || len(s) != len(prefix)+8+1+26 || len(bqual) != 2 || !strings.HasPrefix(s, prefix) || s[16] != '-' {
+		return XID{}, false
+	}
+	var cluster [4]byte
+	if _, err := hex.Decode(cluster[:], []byte(s[8:16])); err != nil {
+		return XID{}, false
+	}
+	var branch [1]byte
+	if _, err := hex.Decode(branch[:], bqual); err != nil {
+		return XID{}, false
+	}
+	id, err := ParseID(s[17:])
+	if err != nil {
+		return XID{}, false
+	}
+	x.Cluster = ClusterID(uint32(cluster[0])<<24 | uint32(cluster[1])<<16 | uint32(cluster[2])<<8 | uint32(cluster[3]))
+	x.ID, x.Branch = id, BranchNo(branch[0])
+	if x.Gtrid() != s || x.Bqual() != string(bqual) { // e.g. upper-case hex
+		return XID{}, false
+	}
+	return x, true
+}
