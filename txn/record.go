@@ -1,0 +1,287 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package txn
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"time"
+)
+
+// Record is one fact of the replicated log. An entry of the log holds one or more.
+type Record interface {
+	kind() recordKind
+	append(b []byte) []byte
+}
+
+type recordKind byte
+
+const (
+	kindForm recordKind = iota + 1
+	kindCommit
+	kindAbort
+	kindEnd
+	kindHeuristic
+	kindForget
+	kindWatermark
+)
+
+// Form is the first record of a cluster: it gives the cluster its id.
+type Form struct{ Cluster ClusterID }
+
+// CommitRecord is the decision to commit. It holds the branches that voted Yes and
+// so everything that somebody else needs to finish the transaction.
+type CommitRecord struct {
+	ID       ID
+	Protocol Protocol
+	Branches []Branch
+	// Reason is empty for an ordinary request, or says which operator decided and why.
+	Reason string
+}
+
+// AbortRecord is the decision to abort, also called a tombstone: presumed abort needs
+// no record, but a gid that somebody asked about gets one, so that a late commit
+// request finds it.
+type AbortRecord struct {
+	ID     ID
+	Reason string
+}
+
+// End says that every branch of these committed transactions has been finished.
+type End struct{ IDs []ID }
+
+// HeuristicRecord says that a branch did not end as it was decided, or that nobody
+// can tell how it ended.
+type HeuristicRecord struct {
+	ID      ID
+	Branch  BranchNo
+	Outcome Outcome // HeuristicCommit, HeuristicRollback or HeuristicHazard
+	Who     string  // the resource or the operator
+	Why     string
+}
+
+// ForgetRecord is an operator's word that the heuristic outcomes of a transaction were
+// dealt with.
+type ForgetRecord struct {
+	ID  ID
+	Who string
+	Why string
+}
+
+// Watermark says that finished transactions born before Time may be forgotten. A
+// request that names an older one is refused.
+type Watermark struct{ Time time.Time }
+
+// ErrBadRecord says that bytes are not records of a version that this program knows.
+var ErrBadRecord = errors.New("log entry holds no records that this version of concord understands: run the version that wrote it, or replace this node's store")
+
+// recordsVersion is the first byte of every encoded list of records.
+const recordsVersion = 1
+
+// EncodeRecords appends the encoding of records to b: a version byte, then each
+// record as a kind byte and its fields. Integers are varints, texts and lists are
+// preceded by their length.
+func EncodeRecords(b []byte, records ...Record) []byte {
+	b = append(b, recordsVersion)
+	for _, r := range records {
+		b = append(b, byte(r.kind()))
+		b = r.append(b)
+	}
+	return b
+}
+
+// DecodeRecords is the inverse of EncodeRecords. It refuses anything that
+// EncodeRecords would not have written and never allocates more than a small multiple
+// of the input. The error wraps ErrBadRecord.
+func DecodeRecords(b []byte) ([]Record, error) {
+	if len(b) == 0 || b[0] != recordsVersion {
+		return nil, ErrBadRecord
+	}
+	d := decoder{b: b[1:]}
+	var records []Record
+	for len(d.b) > 0 {
+		r := d.record()
+		if d.err {
+			return nil, fmt.Errorf("record %d: %w", len(records), ErrBadRecord)
+		}
+		records = append(records, r)
+	}
+	return records, nil
+}
+
+func (Form) kind() recordKind            { return kindForm }
+func (CommitRecord) kind() recordKind    { return kindCommit }
+func (AbortRecord) kind() recordKind     { return kindAbort }
+func (End) kind() recordKind             { return kindEnd }
+func (HeuristicRecord) kind() recordKind { return kindHeuristic }
+func (ForgetRecord) kind() recordKind    { return kindForget }
+func (Watermark) kind() recordKind       { return kindWatermark }
+
+func (r Form) append(b []byte) []byte { return binary.BigEndian.AppendUint32(b, uint32(r.Cluster)) }
+
+func (r CommitRecord) append(b []byte) []byte {
+	b = append(b, r.ID[:]...)
+	b = append(b, byte(r.Protocol))
+	b = appendBranches(b, r.Branches)
+	return appendText(b, r.Reason)
+}
+
+func (r AbortRecord) append(b []byte) []byte {
+	b = append(b, r.ID[:]...)
+	return appendText(b, r.Reason)
+}
+
+func (r End) append(b []byte) []byte {
+	b = binary.AppendUvarint(b, uint64(len(r.IDs)))
+	for _, id := range r.IDs {
+		b = append(b, id[:]...)
+	}
+	return b
+}
+
+func (r HeuristicRecord) append(b []byte) []byte {
+	b = append(b, r.ID[:]...)
+	b = append(b, byte(r.Branch), byte(r.Outcome))
+	b = appendText(b, r.Who)
+	return appendText(b, r.Why)
+}
+
+func (r ForgetRecord) append(b []byte) []byte {
+	b = append(b, r.ID[:]...)
+	b = appendText(b, r.Who)
+	return appendText(b, r.Why)
+}
+
+func (r Watermark) append(b []byte) []byte {
+	return binary.AppendUvarint(b, uint64(r.Time.UnixMilli()))
+}
+
+func appendText(b []byte, s string) []byte {
+	b = binary.AppendUvarint(b, uint64(len(s)))
+	return append(b, s...)
+}
+
+func appendBranches(b []byte, branches []Branch) []byte {
+	b = binary.AppendUvarint(b, uint64(len(branches)))
+	for _, br := range branches {
+		b = append(b, byte(br.No))
+		b = appendText(b, br.Resource)
+		b = appendText(b, br.Evidence)
+		b = appendText(b, br.Holder)
+	}
+	return b
+}
+
+// decoder reads fields from b. After a field that is not there err is set and every
+// further field is zero.
+type decoder struct {
+	b   []byte
+	err bool
+}
+
+func (d *decoder) record() Record {
+	switch recordKind(d.byte()) {
+	case kindForm:
+		if b := d.bytes(4); b != nil {
+			return Form{Cluster: ClusterID(binary.BigEndian.Uint32(b))}
+		}
+		return Form{}
+	case kindCommit:
+		return CommitRecord{ID: d.id(), Protocol: d.protocol(), Branches: d.branches(), Reason: d.text()}
+	case kindAbort:
+		return AbortRecord{ID: d.id(), Reason: d.text()}
+	case kindEnd:
+		n := d.length(len(ID{}))
+		ids := make([]ID, 0, n)
+		for range n {
+			ids = append(ids, d.id())
+		}
+		return End{IDs: ids}
+	case kindHeuristic:
+		return HeuristicRecord{ID: d.id(), Branch: BranchNo(d.byte()), Outcome: d.outcome(), Who: d.text(), Why: d.text()}
+	case kindForget:
+		return ForgetRecord{ID: d.id(), Who: d.text(), Why: d.text()}
+	case kindWatermark:
+		return Watermark{Time: time.UnixMilli(int64(d.uvarint()))}
+	}
+	d.err = true
+	return nil
+}
+
+func (d *decoder) bytes(n int) []byte {
+	if d.err || n > len(d.b) {
+		d.err = true
+		return nil
+	}
+	b := d.b[:n]
+	d.b = d.b[n:]
+	return b
+}
+
+func (d *decoder) byte() byte {
+	if b := d.bytes(1); b != nil {
+		return b[0]
+	}
+	return 0
+}
+
+func (d *decoder) uvarint() uint64 {
+	v, n := binary.Uvarint(d.b)
+	if d.err || n <= 0 || n > 1 && d.b[n-1] == 0 || v > 1<<62 { // a longer form than needed is not ours
+		d.err = true
+		return 0
+	}
+	d.b = d.b[n:]
+	return v
+}
+
+// length reads the length of a list whose items take at least size bytes each.
+func (d *decoder) length(size int) int {
+	n := d.uvarint()
+	if d.err || n > uint64(len(d.b)/size) {
+		d.err = true
+		return 0
+	}
+	return int(n)
+}
+
+func (d *decoder) text() string { return string(d.bytes(d.length(1))) }
+
+func (d *decoder) id() (id ID) {
+	copy(id[:], d.bytes(len(id)))
+	return id
+}
+
+func (d *decoder) protocol() Protocol {
+	p := Protocol(d.byte())
+	if p > TwoPhase {
+		d.err = true
+	}
+	return p
+}
+
+func (d *decoder) outcome() Outcome {
+	o := Outcome(d.byte())
+	if o > HeuristicHazard {
+		d.err = true
+	}
+	return o
+}
+
+func (d *decoder) bool() bool {
+	v := d.byte()
+	if v > 1 {
+		d.err = true
+	}
+	return v == 1
+}
+
+func (d *decoder) branches() []Branch {
+	n := d.length(4)
+	branches := make([]Branch, 0, n)
+	for range n {
+		branches = append(branches, Branch{No: BranchNo(d.byte()), Resource: d.text(), Evidence: d.text(), Holder: d.text()})
+	}
+	return branches
+}

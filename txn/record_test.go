@@ -1,0 +1,86 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package txn
+
+import (
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+var sampleBranches = []Branch{
+	{No: 0, Resource: "orders", Evidence: "xid8=812", Holder: "pid=17"},
+	{No: 255, Resource: "billing"},
+}
+
+func sampleRecords() []Record {
+	id := NewID(time.Now())
+	return []Record{
+		Form{Cluster: 0xc0ffee},
+		CommitRecord{ID: id, Branches: sampleBranches, Reason: "operator"},
+		AbortRecord{ID: id, Reason: "asked for"},
+		End{IDs: []ID{id, NewID(time.Now())}},
+		HeuristicRecord{ID: id, Branch: 255, Outcome: HeuristicRollback, Who: "billing", Why: "rolled back by hand"},
+		ForgetRecord{ID: id, Who: "ann", Why: "refunded"},
+		Watermark{Time: time.UnixMilli(1_700_000_000_000)},
+	}
+}
+
+func TestRecordsRoundTrip(t *testing.T) {
+	want := sampleRecords()
+	got, err := DecodeRecords(EncodeRecords(nil, want...))
+	require.NoError(t, err)
+	require.Equal(t, want, got)
+}
+
+func TestDamagedRecordsAreRefused(t *testing.T) {
+	whole := EncodeRecords(nil, sampleRecords()...)
+	_, err := DecodeRecords(nil)
+	require.ErrorIs(t, err, ErrBadRecord)
+	_, err = DecodeRecords(append([]byte{recordsVersion + 1}, whole[1:]...))
+	require.ErrorIs(t, err, ErrBadRecord)
+	for cut := 2; cut < len(whole); cut++ {
+		got, err := DecodeRecords(whole[:cut])
+		if err == nil { // cut between two records
+			require.Less(t, len(got), 7)
+			require.Equal(t, whole[:cut], EncodeRecords(nil, got...))
+		}
+	}
+	_, err = DecodeRecords([]byte{recordsVersion, byte(kindEnd), 0xff, 0xff, 0xff, 0xff, 0x0f})
+	require.ErrorIs(t, err, ErrBadRecord, "a huge length must not be believed")
+}
+
+func FuzzDecodeRecords(f *testing.F) {
+	f.Add(EncodeRecords(nil, sampleRecords()...))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if got, err := DecodeRecords(b); err == nil {
+			require.Equal(t, b, EncodeRecords(nil, got...))
+		}
+	})
+}
+
+func FuzzTxnUnmarshal(f *testing.F) {
+	x := Txn{ID: NewID(time.Now()), Decision: Commit, Branches: sampleBranches, Ended: true,
+		Heuristics: []Heuristic{{Branch: 1, Outcome: HeuristicHazard, Who: "r", Why: "w", Forgotten: true}}, Forgets: []Forget{{Who: "a", Why: "b"}}}
+	b, err := x.AppendBinary(nil)
+	require.NoError(f, err)
+	f.Add(b)
+	f.Fuzz(func(t *testing.T, b []byte) {
+		var x Txn
+		if x.UnmarshalBinary(b) == nil {
+			again, err := x.AppendBinary(nil)
+			require.NoError(t, err)
+			require.Equal(t, b, again)
+		}
+	})
+}
+
+func BenchmarkEncodeCommit(b *testing.B) {
+	r := CommitRecord{ID: NewID(time.Now()), Branches: sampleBranches}
+	var buf []byte
+	b.ReportAllocs()
+	for b.Loop() {
+		buf = EncodeRecords(buf[:0], r)
+	}
+}

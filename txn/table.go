@@ -1,0 +1,256 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package txn
+
+import (
+	"crypto/sha256"
+	"encoding/binary"
+	"fmt"
+	"slices"
+	"time"
+)
+
+// Position is where in the log a fact stands: the zxid of its entry.
+type Position struct {
+	Epoch   uint32
+	Counter uint64
+}
+
+// String prints "epoch.counter".
+func (p Position) String() string { return fmt.Sprintf("%d.%d", p.Epoch, p.Counter) }
+
+// Digest is a rolling hash over everything that a table folded. Two tables at the
+// same position have the same digest, or one of the nodes is broken.
+type Digest [sha256.Size]byte
+
+// Archive is where a Table looks up finished transactions, which it does not hold
+// in memory. It answers for all finished transactions of the changes that the table
+// has returned so far, and that it was not told to purge.
+type Archive interface {
+	Finished(id ID) (Txn, bool)
+}
+
+// Table is the state machine of the cluster: the fold of all delivered records.
+//
+// Invariants:
+//  1. The first decision of a gid wins, for ever: Decision of a Txn never changes.
+//  2. open holds exactly the transactions that are not finished; the archive holds
+//     the finished ones born since the watermark.
+//  3. The same records in the same order give the same table, digest and changes.
+//
+// A Table has one owner; it is not safe for concurrent use.
+type Table struct {
+	archive   Archive
+	cluster   ClusterID
+	watermark time.Time
+	digest    Digest
+	position  Position
+	open      map[ID]*Txn
+}
+
+// Meta is the part of a Table that is not transactions.
+type Meta struct {
+	Cluster   ClusterID
+	Watermark time.Time
+	Position  Position
+	Digest    Digest
+}
+
+// NewTable makes a table from what a store kept: the zero Meta and nothing open for a
+// new one.
+func NewTable(m Meta, open []Txn, a Archive) *Table {
+	t := &Table{archive: a, cluster: m.Cluster, watermark: m.Watermark, digest: m.Digest, position: m.Position, open: make(map[ID]*Txn, len(open))}
+	for _, x := range open {
+		t.open[x.ID] = &x
+	}
+	return t
+}
+
+// Meta returns the part of the table that is not transactions.
+func (t *Table) Meta() Meta {
+	return Meta{Cluster: t.cluster, Watermark: t.watermark, Position: t.position, Digest: t.digest}
+}
+
+// Cluster returns the id of the cluster, or zero before it was formed.
+func (t *Table) Cluster() ClusterID { return t.cluster }
+
+// TooOld reports whether a transaction without record is so old that its record may
+// have been forgotten: nothing may be presumed of it.
+func (t *Table) TooOld(id ID) bool { return id.Time().Before(t.watermark) }
+
+// Get returns what is known of a transaction. The result shares memory with the
+// table and must not be changed.
+func (t *Table) Get(id ID) (Txn, bool) {
+	if x, ok := t.open[id]; ok {
+		return *x, true
+	}
+	if t.TooOld(id) {
+		return Txn{}, false
+	}
+	return t.archive.Finished(id)
+}
+
+// Open returns the transactions that are not finished, oldest first.
+func (t *Table) Open() []Txn {
+	open := make([]Txn, 0, len(t.open))
+	for _, x := range t.open {
+		open = append(open, *x)
+	}
+	slices.SortFunc(open, func(a, b Txn) int { return slices.Compare(a.ID[:], b.ID[:]) })
+	return open
+}
+
+// OpenCount returns how many transactions are not finished.
+func (t *Table) OpenCount() int { return len(t.open) }
+
+// Verdict is what a table answers to a CommitRecord or AbortRecord.
+type Verdict struct {
+	ID       ID
+	Decision Decision
+	Reason   string
+	First    bool // this record made the decision
+	TooOld   bool // refused: older than what is kept
+}
+
+// Changes is what a fold changed, for the store of the applied state. A transaction
+// is in at most one of Open and Finished; being in one removes it from the other.
+type Changes struct {
+	Open     []Txn
+	Finished []Txn
+	// PurgeBefore, if not zero: finished transactions with smaller ids are to be removed,
+	// before Finished is stored.
+	PurgeBefore ID
+	Verdicts    []Verdict
+	Meta        Meta
+}
+
+// Apply folds one log entry. An error means that the entry is not ours or damaged;
+// the table must not be used any further then.
+func (t *Table) Apply(at Position, data []byte) (Changes, error) {
+	records, err := DecodeRecords(data)
+	if err != nil {
+		return Changes{}, fmt.Errorf("apply %v: %w", at, err)
+	}
+	t.roll(at, data)
+	var c Changes
+	var touched []*Txn
+	for _, r := range records {
+		switch r := r.(type) {
+		case Form:
+			if t.cluster == 0 {
+				t.cluster = r.Cluster
+			}
+		case CommitRecord:
+			x := Txn{ID: r.ID, Decision: Commit, Protocol: r.Protocol, Branches: r.Branches, Reason: r.Reason, Decided: at, Ended: len(r.Branches) == 0}
+			touched = append(touched, t.decide(x, &c))
+		case AbortRecord:
+			touched = append(touched, t.decide(Txn{ID: r.ID, Decision: Abort, Reason: r.Reason, Decided: at, Ended: true}, &c))
+		case End:
+			for _, id := range r.IDs {
+				touched = append(touched, t.end(id))
+			}
+		case HeuristicRecord:
+			touched = append(touched, t.heuristic(r))
+		case ForgetRecord:
+			touched = append(touched, t.forget(r))
+		case Watermark:
+			if r.Time.After(t.watermark) {
+				t.watermark = r.Time
+				c.PurgeBefore = FirstID(r.Time)
+			}
+		}
+	}
+	t.file(touched, &c)
+	c.Meta = t.Meta()
+	return c, nil
+}
+
+// decide records a first decision, and gives the verdict in any case.
+func (t *Table) decide(x Txn, c *Changes) *Txn {
+	if old, ok := t.Get(x.ID); ok {
+		c.Verdicts = append(c.Verdicts, Verdict{ID: x.ID, Decision: old.Decision, Reason: old.Reason})
+		return nil
+	}
+	if t.TooOld(x.ID) {
+		c.Verdicts = append(c.Verdicts, Verdict{ID: x.ID, Decision: Abort, TooOld: true,
+			Reason: "the transaction is older than what the cluster remembers: " + t.watermark.UTC().Format(time.RFC3339)})
+		return nil
+	}
+	c.Verdicts = append(c.Verdicts, Verdict{ID: x.ID, Decision: x.Decision, Reason: x.Reason, First: true})
+	// In open for the rest of this fold, so that a second record of the same entry
+	// finds it; file moves it on.
+	t.open[x.ID] = &x
+	return &x
+}
+
+func (t *Table) end(id ID) *Txn {
+	x, ok := t.open[id]
+	if !ok || x.Ended {
+		return nil
+	}
+	x.Ended = true
+	return x
+}
+
+// heuristic adds a report, and brings a finished transaction back into memory for it.
+func (t *Table) heuristic(r HeuristicRecord) *Txn {
+	x, ok := t.Get(r.ID)
+	if !ok {
+		return nil
+	}
+	for _, h := range x.Heuristics {
+		if h.Branch == r.Branch && h.Outcome == r.Outcome {
+			return nil // reported again, for example by a second leader
+		}
+	}
+	// A new slice: readers may hold the old one.
+	x.Heuristics = append(slices.Clip(x.Heuristics), Heuristic{Branch: r.Branch, Outcome: r.Outcome, Who: r.Who, Why: r.Why})
+	if held, ok := t.open[x.ID]; ok {
+		*held = x
+		return held
+	}
+	t.open[x.ID] = &x
+	return &x
+}
+
+func (t *Table) forget(r ForgetRecord) *Txn {
+	x, ok := t.open[r.ID]
+	if !ok {
+		return nil
+	}
+	heuristics := slices.Clone(x.Heuristics)
+	for i := range heuristics {
+		heuristics[i].Forgotten = true
+	}
+	x.Heuristics = heuristics
+	x.Forgets = append(slices.Clip(x.Forgets), Forget{Who: r.Who, Why: r.Why})
+	return x
+}
+
+// file sorts what a fold touched into open and finished. One that was touched
+// twice may be listed twice as open: storing it again changes nothing.
+func (t *Table) file(touched []*Txn, c *Changes) {
+	for _, x := range touched {
+		switch {
+		case x == nil || t.open[x.ID] != x: // untouched, or filed as finished already
+		case x.Finished():
+			delete(t.open, x.ID)
+			c.Finished = append(c.Finished, *x)
+		default:
+			c.Open = append(c.Open, *x)
+		}
+	}
+}
+
+// roll extends the digest by one entry.
+func (t *Table) roll(at Position, data []byte) {
+	h := sha256.New()
+	h.Write(t.digest[:])
+	var p [12]byte
+	binary.BigEndian.PutUint32(p[:], at.Epoch)
+	binary.BigEndian.PutUint64(p[4:], at.Counter)
+	h.Write(p[:])
+	h.Write(data)
+	h.Sum(t.digest[:0])
+	t.position = at
+}

@@ -1,0 +1,205 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package txn
+
+import (
+	"math/rand/v2"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+// shelf is an archive in memory, kept up to date by the changes of a table.
+type shelf struct {
+	finished map[ID]Txn
+	open     map[ID]Txn
+	meta     Meta
+}
+
+func newShelf() *shelf { return &shelf{finished: map[ID]Txn{}, open: map[ID]Txn{}} }
+
+func (s *shelf) Finished(id ID) (Txn, bool) { x, ok := s.finished[id]; return x, ok }
+
+func (s *shelf) store(c Changes) {
+	for id := range s.finished {
+		if string(id[:]) < string(c.PurgeBefore[:]) {
+			delete(s.finished, id)
+		}
+	}
+	for _, x := range c.Open {
+		delete(s.finished, x.ID)
+		s.open[x.ID] = x
+	}
+	for _, x := range c.Finished {
+		delete(s.open, x.ID)
+		s.finished[x.ID] = x
+	}
+	s.meta = c.Meta
+}
+
+type replica struct {
+	*Table
+	*shelf
+	next uint64
+}
+
+func newReplica() *replica {
+	s := newShelf()
+	return &replica{Table: NewTable(Meta{}, nil, s), shelf: s}
+}
+
+func (r *replica) fold(t *testing.T, records ...Record) Changes {
+	t.Helper()
+	r.next++
+	c, err := r.Apply(Position{Epoch: 1, Counter: r.next}, EncodeRecords(nil, records...))
+	require.NoError(t, err)
+	r.store(c)
+	return c
+}
+
+func (r *replica) restarted() *replica {
+	var open []Txn
+	for _, x := range r.shelf.open {
+		open = append(open, x)
+	}
+	return &replica{Table: NewTable(r.meta, open, r.shelf), shelf: r.shelf, next: r.next}
+}
+
+var two = []Branch{{No: 0, Resource: "orders"}, {No: 1, Resource: "billing"}}
+
+func TestFirstDecisionWinsAlsoAfterItIsArchived(t *testing.T) {
+	r := newReplica()
+	id := NewID(time.Now())
+	c := r.fold(t, AbortRecord{ID: id, Reason: "asked for"})
+	require.Equal(t, []Verdict{{ID: id, Decision: Abort, Reason: "asked for", First: true}}, c.Verdicts)
+	require.Zero(t, r.OpenCount())
+	for _, replica := range []*replica{r, r.restarted()} {
+		c = replica.fold(t, CommitRecord{ID: id, Branches: two})
+		require.Equal(t, []Verdict{{ID: id, Decision: Abort, Reason: "asked for"}}, c.Verdicts)
+		require.Empty(t, c.Open)
+	}
+}
+
+func TestSecondDecisionInOneEntryFindsTheFirst(t *testing.T) {
+	r := newReplica()
+	id := NewID(time.Now())
+	c := r.fold(t, AbortRecord{ID: id}, CommitRecord{ID: id, Branches: two})
+	require.Equal(t, Abort, c.Verdicts[1].Decision)
+	require.False(t, c.Verdicts[1].First)
+	require.Len(t, c.Finished, 1)
+	require.Zero(t, r.OpenCount())
+}
+
+func TestCommitIsOpenUntilEnd(t *testing.T) {
+	r := newReplica()
+	id := NewID(time.Now())
+	r.fold(t, CommitRecord{ID: id, Branches: two})
+	require.Equal(t, 1, r.OpenCount())
+	r = r.restarted()
+	require.Equal(t, two, r.Open()[0].Branches)
+	r.fold(t, End{IDs: []ID{id, NewID(time.Now())}})
+	require.Zero(t, r.OpenCount())
+	x, ok := r.Get(id)
+	require.True(t, ok)
+	require.Equal(t, Committed, x.Outcome())
+	c := r.fold(t, End{IDs: []ID{id}})
+	require.Empty(t, c.Finished, "a second End changes nothing")
+}
+
+func TestHeuristicStaysOpenUntilForgotten(t *testing.T) {
+	r := newReplica()
+	id := NewID(time.Now())
+	r.fold(t, CommitRecord{ID: id, Branches: two})
+	r.fold(t, HeuristicRecord{ID: id, Branch: 1, Outcome: HeuristicRollback, Who: "billing"}, End{IDs: []ID{id}})
+	r = r.restarted()
+	x, _ := r.Get(id)
+	require.True(t, x.Alarming())
+	require.Equal(t, HeuristicMixed, x.Outcome())
+	c := r.fold(t, HeuristicRecord{ID: id, Branch: 1, Outcome: HeuristicRollback, Who: "billing"})
+	require.Empty(t, c.Open, "the same report twice is one")
+	r.fold(t, ForgetRecord{ID: id, Who: "ann", Why: "refunded"})
+	require.Zero(t, r.OpenCount())
+	x, _ = r.Get(id)
+	require.Equal(t, HeuristicMixed, x.Outcome(), "forgetting ends the alarm, not the evidence")
+	require.Equal(t, []Forget{{Who: "ann", Why: "refunded"}}, x.Forgets)
+}
+
+func TestHeuristicOnAnArchivedAbortReopensIt(t *testing.T) {
+	r := newReplica()
+	id := NewID(time.Now())
+	r.fold(t, AbortRecord{ID: id})
+	r.fold(t, HeuristicRecord{ID: id, Branch: 0, Outcome: HeuristicCommit, Who: "orders"})
+	require.Equal(t, 1, r.OpenCount())
+	require.Empty(t, r.finished)
+}
+
+func TestWatermarkPurgesFinishedAndRefusesOlder(t *testing.T) {
+	r := newReplica()
+	now := time.UnixMilli(1_700_000_000_000)
+	ended, unfinished, late := NewID(now), NewID(now), NewID(now)
+	r.fold(t, CommitRecord{ID: ended, Branches: two}, CommitRecord{ID: unfinished, Branches: two}, End{IDs: []ID{ended}})
+	r.fold(t, Watermark{Time: now.Add(time.Hour)})
+	require.Empty(t, r.finished)
+	_, ok := r.Get(ended)
+	require.False(t, ok)
+	_, ok = r.Get(unfinished)
+	require.True(t, ok, "an unfinished commit is never forgotten")
+	c := r.fold(t, CommitRecord{ID: late, Branches: two})
+	require.Equal(t, Abort, c.Verdicts[0].Decision)
+	require.True(t, c.Verdicts[0].TooOld)
+	c = r.fold(t, Watermark{Time: now})
+	require.True(t, c.PurgeBefore.IsZero(), "the watermark never goes back")
+}
+
+func TestReplicasThatRestartAnywhereAgree(t *testing.T) {
+	rng := rand.New(rand.NewPCG(1, 2))
+	steady, shaky := newReplica(), newReplica()
+	base := time.UnixMilli(1_700_000_000_000)
+	var ids []ID
+	for i := range 3000 {
+		if len(ids) < 20 || rng.IntN(4) == 0 {
+			ids = append(ids, NewID(base.Add(time.Duration(i)*time.Second)))
+		}
+		id := ids[max(0, len(ids)-1-rng.IntN(20))]
+		var r Record
+		switch rng.IntN(8) {
+		case 0, 1, 2:
+			r = CommitRecord{ID: id, Branches: two}
+		case 3:
+			r = AbortRecord{ID: id}
+		case 4, 5:
+			r = End{IDs: []ID{id}}
+		case 6:
+			r = HeuristicRecord{ID: id, Outcome: HeuristicHazard}
+		case 7:
+			if rng.IntN(20) == 0 {
+				r = Watermark{Time: id.Time().Add(-5 * time.Second)}
+			} else {
+				r = ForgetRecord{ID: id}
+			}
+		}
+		want := steady.fold(t, r)
+		require.Equal(t, want, shaky.fold(t, r))
+		if rng.IntN(10) == 0 {
+			shaky = shaky.restarted()
+		}
+	}
+	require.Equal(t, steady.Meta(), shaky.Meta())
+	require.Equal(t, steady.Open(), shaky.Open())
+	require.Equal(t, steady.finished, shaky.finished)
+}
+
+func BenchmarkApplyCommitAndEnd(b *testing.B) {
+	s := newShelf()
+	t := NewTable(Meta{}, nil, s)
+	id := NewID(time.Now())
+	b.ReportAllocs()
+	for i := 0; b.Loop(); i++ {
+		id[15], id[14], id[13] = byte(i), byte(i>>8), byte(i>>16)
+		data := EncodeRecords(nil, CommitRecord{ID: id, Branches: two}, End{IDs: []ID{id}})
+		if _, err := t.Apply(Position{Counter: uint64(i)}, data); err != nil {
+			b.Fatal(err)
+		}
+	}
+}

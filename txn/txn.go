@@ -1,0 +1,124 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package txn
+
+import (
+	"encoding/binary"
+	"errors"
+)
+
+// Txn is what the table knows of one decided global transaction.
+type Txn struct {
+	ID       ID
+	Decision Decision // Commit or Abort, never Undecided
+	Protocol Protocol
+	// Branches are those that voted Yes; none for an abort.
+	Branches []Branch
+	Reason   string
+	Decided  Position
+	// Ended says that all branches have been finished, one way or the other.
+	Ended      bool
+	Heuristics []Heuristic
+	Forgets    []Forget
+}
+
+// Heuristic is the report that a branch did not end as decided.
+type Heuristic struct {
+	Branch    BranchNo
+	Outcome   Outcome
+	Who, Why  string
+	Forgotten bool
+}
+
+// Forget is an operator's act.
+type Forget struct{ Who, Why string }
+
+// Finished reports whether nothing is left to do for this transaction, by the cluster
+// or by an operator.
+func (x Txn) Finished() bool { return x.Ended && !x.Alarming() }
+
+// Alarming reports whether there is a heuristic outcome that nobody has dealt with.
+func (x Txn) Alarming() bool {
+	for _, h := range x.Heuristics {
+		if !h.Forgotten {
+			return true
+		}
+	}
+	return false
+}
+
+// Outcome is what became of the whole transaction, as far as it is known.
+func (x Txn) Outcome() Outcome {
+	hazard := false
+	for _, h := range x.Heuristics {
+		if h.Outcome != HeuristicHazard {
+			return HeuristicMixed
+		}
+		hazard = true
+	}
+	switch {
+	case hazard:
+		return HeuristicHazard
+	case x.Decision == Commit:
+		return Committed
+	case x.Decision == Abort:
+		return Aborted
+	}
+	return Unknown
+}
+
+// ErrBadTxn says that bytes are not an encoded Txn.
+var ErrBadTxn = errors.New("damaged transaction in the store")
+
+// AppendBinary appends the stored form of a transaction.
+func (x Txn) AppendBinary(b []byte) ([]byte, error) {
+	b = append(b, recordsVersion)
+	b = append(b, x.ID[:]...)
+	b = append(b, byte(x.Decision), byte(x.Protocol))
+	b = appendBranches(b, x.Branches)
+	b = appendText(b, x.Reason)
+	b = binary.AppendUvarint(b, uint64(x.Decided.Epoch))
+	b = binary.AppendUvarint(b, x.Decided.Counter)
+	b = appendBool(b, x.Ended)
+	b = binary.AppendUvarint(b, uint64(len(x.Heuristics)))
+	for _, h := range x.Heuristics {
+		b = append(b, byte(h.Branch), byte(h.Outcome))
+		b = appendText(b, h.Who)
+		b = appendText(b, h.Why)
+		b = appendBool(b, h.Forgotten)
+	}
+	b = binary.AppendUvarint(b, uint64(len(x.Forgets)))
+	for _, f := range x.Forgets {
+		b = appendText(b, f.Who)
+		b = appendText(b, f.Why)
+	}
+	return b, nil
+}
+
+// UnmarshalBinary is the inverse of AppendBinary. The error is ErrBadTxn.
+func (x *Txn) UnmarshalBinary(b []byte) error {
+	d := decoder{b: b}
+	if d.byte() != recordsVersion {
+		return ErrBadTxn
+	}
+	*x = Txn{ID: d.id(), Decision: Decision(d.byte()), Protocol: d.protocol(), Branches: d.branches(), Reason: d.text()}
+	x.Decided = Position{Epoch: uint32(d.uvarint()), Counter: d.uvarint()}
+	x.Ended = d.bool()
+	for range d.length(5) {
+		x.Heuristics = append(x.Heuristics, Heuristic{Branch: BranchNo(d.byte()), Outcome: d.outcome(), Who: d.text(), Why: d.text(), Forgotten: d.bool()})
+	}
+	for range d.length(2) {
+		x.Forgets = append(x.Forgets, Forget{Who: d.text(), Why: d.text()})
+	}
+	if d.err || len(d.b) > 0 || x.Decision == Undecided || x.Decision > Abort {
+		return ErrBadTxn
+	}
+	return nil
+}
+
+func appendBool(b []byte, v bool) []byte {
+	if v {
+		return append(b, 1)
+	}
+	return append(b, 0)
+}
