@@ -1,0 +1,123 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package recovery
+
+import (
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/concordtx/concord/adapters"
+	"github.com/concordtx/concord/txn"
+)
+
+// Kind says what is to be done about a listed branch.
+type Kind uint8
+
+// Leave: nothing, its transaction may be alive. Commit, Rollback: apply the decision.
+// Abort: let the log decide to abort first. Report: nothing may be done, somebody has
+// to look at it.
+const (
+	Leave Kind = iota + 1
+	Commit
+	Rollback
+	Abort
+	Report
+)
+
+// String returns the word that the CLI shows.
+func (k Kind) String() string {
+	if int(k) >= len(kinds) {
+		return fmt.Sprintf("invalid(%d)", k)
+	}
+	return kinds[k]
+}
+
+var kinds = [...]string{"", "leave", "commit", "rollback", "abort", "report"}
+
+// Action is what is to be done about one listed branch, and why.
+type Action struct {
+	Kind   Kind
+	XID    txn.XID
+	Branch txn.Branch // as the decision record keeps it; number and resource only, if there is none
+	Since  time.Time  // when it was prepared, if the resource says so
+	Why    string
+}
+
+// Decisions is what the log knows: txn.Table is one.
+type Decisions interface {
+	Get(id txn.ID) (txn.Txn, bool)
+	TooOld(id txn.ID) bool
+}
+
+// Rules are the numbers of the cluster.
+type Rules struct {
+	Cluster txn.ClusterID
+	// MaxAge is how long a transaction may take from its birth to its decision.
+	MaxAge time.Duration
+}
+
+// Sightings remembers which branches a resource has listed, and since when: one value
+// per resource, owned by whoever plans. The zero value is ready to use.
+type Sightings struct{ first map[txn.XID]time.Time }
+
+// Plan plans for one listing of one resource, made at now, and remembers it. Actions
+// are in the order of the listing's xids.
+func (s *Sightings) Plan(resource string, listing []adapters.Prepared, d Decisions, r Rules, now time.Time) []Action {
+	seen := make(map[txn.XID]time.Time, len(listing))
+	actions := make([]Action, 0, len(listing))
+	for _, p := range listing {
+		if p.XID.Cluster != r.Cluster {
+			continue
+		}
+		first, again := s.first[p.XID]
+		if !again {
+			first = now
+		}
+		seen[p.XID] = first
+		a := judge(p.XID, resource, d, r, now, first, again)
+		a.Since = p.Since
+		actions = append(actions, a)
+	}
+	s.first = seen
+	slices.SortFunc(actions, func(a, b Action) int { return compare(a.XID, b.XID) })
+	return actions
+}
+
+func judge(x txn.XID, resource string, d Decisions, r Rules, now, first time.Time, again bool) Action {
+	a := Action{XID: x, Branch: txn.Branch{No: x.Branch, Resource: resource}}
+	t, decided := d.Get(x.ID)
+	switch {
+	case decided && t.Decision == txn.Abort:
+		a.Kind, a.Why = Rollback, "the log says abort"
+		if t.Reason != "" {
+			a.Why += ": " + t.Reason
+		}
+	case decided:
+		i := slices.IndexFunc(t.Branches, func(b txn.Branch) bool { return b.No == x.Branch && b.Resource == resource })
+		if i < 0 {
+			a.Kind, a.Why = Report, "the log says commit, but for other branches than this one"
+			break
+		}
+		a.Kind, a.Branch, a.Why = Commit, t.Branches[i], "the log says commit"
+		if t.Ended {
+			a.Why += ", and the branch is back after it was finished"
+		}
+	case d.TooOld(x.ID):
+		a.Kind, a.Why = Report, "older than what the log remembers: its decision is unknown"
+	case !again:
+		a.Kind, a.Why = Leave, "no decision, seen for the first time"
+	case now.Sub(x.ID.Time()) < r.MaxAge && now.Sub(first) < r.MaxAge:
+		a.Kind, a.Why = Leave, fmt.Sprintf("no decision, may be alive: younger than %v", r.MaxAge)
+	default:
+		a.Kind, a.Why = Abort, fmt.Sprintf("no decision, and older than %v: whoever began it is gone", r.MaxAge)
+	}
+	return a
+}
+
+func compare(a, b txn.XID) int {
+	if c := slices.Compare(a.ID[:], b.ID[:]); c != 0 {
+		return c
+	}
+	return int(a.Branch) - int(b.Branch)
+}

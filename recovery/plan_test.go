@@ -1,0 +1,106 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package recovery
+
+import (
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/concordtx/concord/adapters"
+	"github.com/concordtx/concord/txn"
+)
+
+type log struct {
+	txns map[txn.ID]txn.Txn
+	old  time.Time
+}
+
+func (l log) Get(id txn.ID) (txn.Txn, bool) { t, ok := l.txns[id]; return t, ok }
+func (l log) TooOld(id txn.ID) bool         { return id.Time().Before(l.old) }
+
+var (
+	rules = Rules{Cluster: 7, MaxAge: time.Minute}
+	now   = time.UnixMilli(1_700_000_000_000)
+)
+
+func prepared(born time.Time) adapters.Prepared {
+	return adapters.Prepared{XID: txn.XID{Cluster: 7, ID: txn.NewID(born), Branch: 1}}
+}
+
+// after plans twice, with the second listing made a while after the first.
+func after(wait time.Duration, p adapters.Prepared, l log) Action {
+	var s Sightings
+	s.Plan("orders", []adapters.Prepared{p}, l, rules, now)
+	return s.Plan("orders", []adapters.Prepared{p}, l, rules, now.Add(wait))[0]
+}
+
+func TestBranchOfAnotherClusterIsNotPlanned(t *testing.T) {
+	var s Sightings
+	p := prepared(now.Add(-time.Hour))
+	p.XID.Cluster = 8
+	require.Empty(t, s.Plan("orders", []adapters.Prepared{p}, log{}, rules, now))
+}
+
+func TestOrphanIsAbortedOnlyAtTheSecondSight(t *testing.T) {
+	var s Sightings
+	listing := []adapters.Prepared{prepared(now.Add(-2 * time.Minute))}
+	require.Equal(t, Leave, s.Plan("orders", listing, log{}, rules, now)[0].Kind)
+	require.Equal(t, Abort, s.Plan("orders", listing, log{}, rules, now.Add(time.Second))[0].Kind)
+}
+
+func TestSightingsOfABranchThatWentAwayStartAnew(t *testing.T) {
+	var s Sightings
+	listing := []adapters.Prepared{prepared(now.Add(-2 * time.Minute))}
+	s.Plan("orders", listing, log{}, rules, now)
+	s.Plan("orders", nil, log{}, rules, now)
+	require.Equal(t, Leave, s.Plan("orders", listing, log{}, rules, now)[0].Kind)
+}
+
+func TestYoungBranchIsLeftAlone(t *testing.T) {
+	require.Equal(t, Leave, after(time.Second, prepared(now), log{}).Kind)
+}
+
+func TestBranchFromAClockInTheFutureIsAnOrphanAfterBeingSeenForLong(t *testing.T) {
+	p := prepared(now.AddDate(1, 0, 0))
+	require.Equal(t, Leave, after(time.Second, p, log{}).Kind)
+	require.Equal(t, Abort, after(time.Minute, p, log{}).Kind)
+}
+
+func TestKnownDecisionIsAppliedAtFirstSight(t *testing.T) {
+	p := prepared(now)
+	id := p.XID.ID
+	branch := txn.Branch{No: 1, Resource: "orders", Evidence: "xid8=9"}
+	committed := txn.Txn{ID: id, Decision: txn.Commit, Branches: []txn.Branch{branch}}
+	var s Sightings
+	a := s.Plan("orders", []adapters.Prepared{p}, log{txns: map[txn.ID]txn.Txn{id: committed}}, rules, now)[0]
+	require.Equal(t, Commit, a.Kind)
+	require.Equal(t, branch, a.Branch)
+
+	aborted := txn.Txn{ID: id, Decision: txn.Abort, Reason: "asked for"}
+	a = s.Plan("orders", []adapters.Prepared{p}, log{txns: map[txn.ID]txn.Txn{id: aborted}}, rules, now)[0]
+	require.Equal(t, Rollback, a.Kind)
+	require.Contains(t, a.Why, "asked for")
+}
+
+func TestBranchThatCameBackAfterTheEndIsCommittedAgain(t *testing.T) {
+	p := prepared(now.Add(-time.Hour))
+	ended := txn.Txn{ID: p.XID.ID, Decision: txn.Commit, Ended: true, Branches: []txn.Branch{{No: 1, Resource: "orders"}}}
+	a := after(time.Second, p, log{txns: map[txn.ID]txn.Txn{p.XID.ID: ended}})
+	require.Equal(t, Commit, a.Kind)
+	require.Contains(t, a.Why, "back")
+}
+
+func TestBranchThatTheCommitDoesNotNameIsReported(t *testing.T) {
+	p := prepared(now)
+	for _, branch := range []txn.Branch{{No: 2, Resource: "orders"}, {No: 1, Resource: "billing"}} {
+		l := log{txns: map[txn.ID]txn.Txn{p.XID.ID: {ID: p.XID.ID, Decision: txn.Commit, Branches: []txn.Branch{branch}}}}
+		require.Equal(t, Report, after(time.Hour, p, l).Kind)
+	}
+}
+
+func TestBranchOlderThanTheLogIsReported(t *testing.T) {
+	p := prepared(now.Add(-time.Hour))
+	require.Equal(t, Report, after(time.Minute, p, log{old: now}).Kind)
+}
