@@ -1,0 +1,410 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package api
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"connectrpc.com/connect"
+	"github.com/cenkalti/backoff/v5"
+
+	concordv1 "github.com/concordtx/concord/api/concord/v1"
+	"github.com/concordtx/concord/api/concord/v1/concordv1connect"
+)
+
+// ClientOptions configure a Client. The zero value works.
+type ClientOptions struct {
+	// TLS, if not nil, is used for every connection.
+	TLS *tls.Config
+	// Attempt is how long one node may take to answer one call before the next node is
+	// asked, default 3 s. Calls that work on databases get ten times as long.
+	Attempt time.Duration
+	// Patience bounds a whole call with all its attempts, default 30 s. The context of
+	// the call may end it earlier.
+	Patience time.Duration
+	// Logger gets a line at debug level for every attempt that failed; nil: none.
+	Logger *slog.Logger
+}
+
+// maxNodes bounds the nodes that a client remembers: those that it was given and those that
+// other nodes named as leader.
+const maxNodes = 64
+
+// Client calls a cluster of coordinator nodes: it finds the leader, remembers it, and
+// repeats a call on other nodes until one answers. It may do so because every call
+// is safe to repeat: the first decision of a gid wins, and the others change nothing
+// or only what is still to do. All methods may be called concurrently. Their errors
+// are those of status.go, or *NoAnswerError.
+type Client struct {
+	opts ClientOptions
+	http *http.Client
+
+	mu     sync.Mutex
+	given  []string         // as passed to Dial; first choice for questions that any node answers
+	nodes  map[string]*node // by address; given, and named as leaders since
+	leader string           // the address that answered a leader's call last, or was named; or ""
+}
+
+type node struct {
+	addr string
+	stub concordv1connect.CoordinatorServiceClient
+}
+
+// Dial makes a client of the nodes at addrs, each "host:port". It opens no connection
+// yet. The error wraps ErrInvalid.
+func Dial(addrs []string, opts ClientOptions) (*Client, error) {
+	if len(addrs) == 0 {
+		return nil, invalid("addrs", "is empty, want the address of at least one coordinator node, such as 127.0.0.1:7420")
+	}
+	if len(addrs) > maxNodes {
+		return nil, invalid("addrs", "holds %d addresses, at most %d are allowed", len(addrs), maxNodes)
+	}
+	if opts.Attempt == 0 {
+		opts.Attempt = 3 * time.Second
+	}
+	if opts.Patience == 0 {
+		opts.Patience = 30 * time.Second
+	}
+	if opts.Logger == nil {
+		opts.Logger = slog.New(slog.DiscardHandler)
+	}
+	c := &Client{opts: opts, http: &http.Client{Transport: transport(opts.TLS)}, nodes: make(map[string]*node)}
+	for i, addr := range addrs {
+		host, port, err := net.SplitHostPort(addr)
+		if err != nil || host == "" || port == "" {
+			return nil, invalid(fmt.Sprintf("addrs[%d]", i), "%.80q is not host:port, such as 127.0.0.1:7420", addr)
+		}
+		if c.nodes[addr] == nil {
+			c.given = append(c.given, addr)
+			c.nodes[addr] = c.newNode(addr)
+		}
+	}
+	return c, nil
+}
+
+// transport keeps one idle HTTP/1.1 connection per concurrent call. Against net/http
+// servers that costs less time and CPU per call than HTTP/2 streams on one connection
+// (BenchmarkCommitCall).
+func transport(conf *tls.Config) *http.Transport {
+	dialer := &net.Dialer{Timeout: 2 * time.Second, KeepAlive: 15 * time.Second}
+	protocols := new(http.Protocols)
+	protocols.SetHTTP1(true)
+	return &http.Transport{
+		DialContext:         dialer.DialContext,
+		TLSClientConfig:     conf,
+		TLSHandshakeTimeout: 2 * time.Second,
+		Protocols:           protocols,
+		MaxIdleConns:        1024,
+		MaxIdleConnsPerHost: 256,
+		MaxConnsPerHost:     1024,
+		IdleConnTimeout:     90 * time.Second,
+		DisableCompression:  true,
+	}
+}
+
+func (c *Client) newNode(addr string) *node {
+	scheme := "http://"
+	if c.opts.TLS != nil {
+		scheme = "https://"
+	}
+	// The answers are small and the nodes near: compression would only cost time.
+	return &node{addr: addr, stub: concordv1connect.NewCoordinatorServiceClient(c.http, scheme+addr, connect.WithAcceptCompression("gzip", nil, nil))}
+}
+
+// Close closes idle connections. Calls that are under way are not disturbed.
+func (c *Client) Close() error {
+	c.http.CloseIdleConnections()
+	return nil
+}
+
+// Addrs returns the addresses that the client was given.
+func (c *Client) Addrs() []string { return slices.Clone(c.given) }
+
+type stub = concordv1connect.CoordinatorServiceClient
+
+// Commit asks the leader for the decision to commit.
+func (c *Client) Commit(ctx context.Context, r *concordv1.CommitRequest) (*concordv1.CommitResponse, error) {
+	return call(ctx, c, "commit", ofLeader, r, stub.Commit)
+}
+
+// Finished reports finished branches to the leader.
+func (c *Client) Finished(ctx context.Context, r *concordv1.FinishedRequest) (*concordv1.FinishedResponse, error) {
+	return call(ctx, c, "report finished branches", ofLeader, r, stub.Finished)
+}
+
+// Outcome settles what became of a transaction.
+func (c *Client) Outcome(ctx context.Context, r *concordv1.OutcomeRequest) (*concordv1.OutcomeResponse, error) {
+	return call(ctx, c, "ask for the outcome", ofLeader, r, stub.Outcome)
+}
+
+// List lists transactions.
+func (c *Client) List(ctx context.Context, r *concordv1.ListRequest) (*concordv1.ListResponse, error) {
+	return call(ctx, c, "list transactions", ofLeader, r, stub.List)
+}
+
+// Get shows one transaction.
+func (c *Client) Get(ctx context.Context, r *concordv1.GetRequest) (*concordv1.GetResponse, error) {
+	return call(ctx, c, "get the transaction", ofLeader, r, stub.Get)
+}
+
+// Resolve decides a transaction by an operator's word.
+func (c *Client) Resolve(ctx context.Context, r *concordv1.ResolveRequest) (*concordv1.ResolveResponse, error) {
+	return call(ctx, c, "resolve the transaction", ofLeader, r, stub.Resolve)
+}
+
+// Forget marks a heuristic outcome as dealt with.
+func (c *Client) Forget(ctx context.Context, r *concordv1.ForgetRequest) (*concordv1.ForgetResponse, error) {
+	return call(ctx, c, "forget the transaction", ofLeader, r, stub.Forget)
+}
+
+// Recover plans recovery, and carries it out if asked to.
+func (c *Client) Recover(ctx context.Context, r *concordv1.RecoverRequest) (*concordv1.RecoverResponse, error) {
+	return call(ctx, c, "recover", ofLeader|slow, r, stub.Recover)
+}
+
+// CheckResource runs preflights.
+func (c *Client) CheckResource(ctx context.Context, r *concordv1.CheckResourceRequest) (*concordv1.CheckResourceResponse, error) {
+	return call(ctx, c, "check the resources", ofLeader|slow, r, stub.CheckResource)
+}
+
+// Status shows the cluster as the first of the given nodes that answers sees it.
+func (c *Client) Status(ctx context.Context, r *concordv1.StatusRequest) (*concordv1.StatusResponse, error) {
+	return call(ctx, c, "get the status", ofAny, r, stub.Status)
+}
+
+// Resources lists the resources that the first of the given nodes that answers knows.
+func (c *Client) Resources(ctx context.Context, r *concordv1.ResourcesRequest) (*concordv1.ResourcesResponse, error) {
+	return call(ctx, c, "list the resources", ofAny, r, stub.Resources)
+}
+
+// Watch calls each for every status that a node streams, until ctx ends, each returns
+// an error (which Watch returns then), or the stream breaks: then it goes on with the
+// next node. It returns nil when ctx ended.
+func (c *Client) Watch(ctx context.Context, r *concordv1.WatchRequest, each func(*concordv1.StatusResponse) error) error {
+	var failed attempts
+	pause := newPause()
+	for first := time.Now(); time.Since(first) < c.opts.Patience; {
+		for _, addr := range c.given {
+			stream, err := c.node(addr).stub.Watch(ctx, r)
+			if err == nil {
+				for stream.Receive() {
+					if err := each(stream.Msg()); err != nil {
+						_ = stream.Close() // the caller's error is what matters
+						return err
+					}
+					first, failed = time.Now(), nil
+					pause.Reset()
+				}
+				err = errors.Join(stream.Err(), stream.Close())
+			}
+			if ctx.Err() != nil {
+				return nil
+			}
+			if err == nil {
+				err = errors.New("ended the stream")
+			}
+			failed.add(addr, FromStatus(err))
+		}
+		sleep(ctx, pause.NextBackOff())
+		if ctx.Err() != nil {
+			return nil
+		}
+	}
+	return &NoAnswerError{Op: "watch the status", Attempts: failed, Err: ErrUnavailable}
+}
+
+// manner says which nodes answer a call, and how fast.
+type manner uint8
+
+const (
+	ofLeader manner = 1 << iota
+	ofAny
+	slow
+)
+
+// call does one call on one node after the other until there is an answer.
+func call[Req, Res any](ctx context.Context, c *Client, op string, how manner, req *Req,
+	do func(stub, context.Context, *Req) (*Res, error)) (*Res, error) {
+
+	ctx, cancel := context.WithTimeout(ctx, c.opts.Patience)
+	defer cancel()
+	limit := c.opts.Attempt
+	if how&slow != 0 {
+		limit *= 10
+	}
+	var failed attempts
+	pause := newPause()
+	tour := c.newTour(how)
+	for {
+		n := tour.next()
+		if n == nil { // asked everybody in vain
+			sleep(ctx, pause.NextBackOff())
+			if ctx.Err() != nil {
+				return nil, &NoAnswerError{Op: op, Attempts: failed, Err: context.Cause(ctx)}
+			}
+			tour = c.newTour(how)
+			continue
+		}
+		attempt, done := context.WithTimeout(ctx, limit)
+		res, err := do(n.stub, attempt, req)
+		done()
+		if err == nil {
+			if how&ofLeader != 0 {
+				c.remember(n.addr)
+			}
+			return res, nil
+		}
+		err = FromStatus(err)
+		failed.add(n.addr, err)
+		c.opts.Logger.Debug("a coordinator node did not do it", "op", op, "node", n.addr, "error", err)
+		switch notLeader := (*NotLeaderError)(nil); {
+		case ctx.Err() != nil:
+			return nil, &NoAnswerError{Op: op, Attempts: failed, Err: context.Cause(ctx)}
+		case errors.As(err, &notLeader):
+			c.forget(n.addr)
+			tour.hint(notLeader.API)
+		case errors.Is(err, ErrUnavailable), errors.Is(err, context.DeadlineExceeded):
+			c.forget(n.addr)
+		case errors.Is(err, ErrBusy): // the leader lives; asking others would not help
+			tour.left = nil
+		default:
+			return nil, fmt.Errorf("%s: %w", op, err)
+		}
+	}
+}
+
+// tour is one round over the nodes.
+type tour struct {
+	c    *Client
+	left []string
+	seen map[string]bool
+}
+
+// newTour starts at the leader for its calls, else at the first given node.
+func (c *Client) newTour(how manner) *tour {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	t := &tour{c: c, seen: make(map[string]bool)}
+	if how&ofLeader != 0 && c.leader != "" {
+		t.left = append(t.left, c.leader)
+	}
+	t.left = append(t.left, c.given...)
+	return t
+}
+
+func (t *tour) next() *node {
+	for len(t.left) > 0 {
+		addr := t.left[0]
+		t.left = t.left[1:]
+		if t.seen[addr] {
+			continue
+		}
+		t.seen[addr] = true
+		if n := t.c.node(addr); n != nil {
+			return n
+		}
+	}
+	return nil
+}
+
+// hint moves the named leader to the front, unless it was asked in this round.
+func (t *tour) hint(addr string) {
+	if addr != "" {
+		t.left = append([]string{addr}, t.left...)
+	}
+}
+
+// node returns nil for a named leader whose address is malformed or that is one too many.
+func (c *Client) node(addr string) *node {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if n := c.nodes[addr]; n != nil {
+		return n
+	}
+	if _, _, err := net.SplitHostPort(addr); err != nil || len(c.nodes) >= maxNodes {
+		return nil
+	}
+	c.nodes[addr] = c.newNode(addr)
+	return c.nodes[addr]
+}
+
+func (c *Client) remember(addr string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.leader = addr
+}
+
+func (c *Client) forget(addr string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.leader == addr {
+		c.leader = ""
+	}
+}
+
+// newPause spreads repetitions: 25 ms, growing to half a second, half of it random.
+func newPause() *backoff.ExponentialBackOff {
+	return &backoff.ExponentialBackOff{InitialInterval: 25 * time.Millisecond, RandomizationFactor: 0.5, Multiplier: 2, MaxInterval: 500 * time.Millisecond}
+}
+
+func sleep(ctx context.Context, d time.Duration) {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-ctx.Done():
+	}
+}
+
+// NoAnswerError says that no node did what was asked before the time was up. Whether
+// an attempt had an effect is not known, but repeating the call is safe. It wraps
+// ErrUnavailable.
+type NoAnswerError struct {
+	Op       string
+	Attempts []Attempt // the last one for each address, in order of the addresses' first
+	Err      error     // why no further attempt was made
+}
+
+// Attempt is what one address said.
+type Attempt struct {
+	Addr string
+	Err  error
+}
+
+// Error lists what each address said and ends with the next step.
+func (e *NoAnswerError) Error() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%s: no coordinator node did it in time (%v)", e.Op, e.Err)
+	var addrs []string
+	for _, a := range e.Attempts {
+		fmt.Fprintf(&b, "; %s: %v", a.Addr, a.Err)
+		addrs = append(addrs, a.Addr)
+	}
+	fmt.Fprintf(&b, "; look at the nodes with \"concord status --addr %s\"", strings.Join(addrs, ","))
+	return b.String()
+}
+
+// Unwrap returns ErrUnavailable and why no further attempt was made.
+func (e *NoAnswerError) Unwrap() []error { return []error{ErrUnavailable, e.Err} }
+
+type attempts []Attempt
+
+func (a *attempts) add(addr string, err error) {
+	for i := range *a {
+		if (*a)[i].Addr == addr {
+			(*a)[i].Err = err
+			return
+		}
+	}
+	*a = append(*a, Attempt{Addr: addr, Err: err})
+}

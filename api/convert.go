@@ -1,0 +1,262 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package api
+
+import (
+	"encoding/hex"
+	"fmt"
+	"slices"
+	"strings"
+	"unicode/utf8"
+
+	concordv1 "github.com/concordtx/concord/api/concord/v1"
+	"github.com/concordtx/concord/txn"
+)
+
+// Limits of a request. A branch number is one byte, so a transaction has at most
+// MaxBranches; the texts are bounded because they are kept in the log.
+const (
+	MaxBranches     = 256
+	MaxResourceName = 64   // bytes
+	MaxEvidence     = 1024 // bytes
+	MaxHolder       = 1024 // bytes
+	MaxReason       = 1024 // bytes
+	MaxFinished     = 4096 // branches in one FinishedRequest
+)
+
+// FieldError says which field of a request is wrong, and how. It wraps ErrInvalid.
+type FieldError struct {
+	Field  string // as in the .proto, e.g. "branches[2].resource"
+	Detail string // what is wrong and what is wanted
+}
+
+// Error names the field first.
+func (e *FieldError) Error() string { return e.Field + ": " + e.Detail }
+
+// Unwrap returns ErrInvalid.
+func (e *FieldError) Unwrap() error { return ErrInvalid }
+
+func invalid(field, format string, args ...any) error {
+	return &FieldError{Field: field, Detail: fmt.Sprintf(format, args...)}
+}
+
+// Commit is a valid CommitRequest.
+type Commit struct {
+	ID       txn.ID
+	Cluster  txn.ClusterID
+	Protocol txn.Protocol
+	Branches []txn.Branch // at least one, numbers and resources unique, in order of No
+}
+
+// ParseCommit validates a CommitRequest.
+func ParseCommit(r *concordv1.CommitRequest) (Commit, error) {
+	id, err := ParseID("gid", r.GetGid())
+	if err != nil {
+		return Commit{}, err
+	}
+	cluster, err := ParseCluster("cluster", r.GetCluster())
+	if err != nil {
+		return Commit{}, err
+	}
+	protocol, err := ParseProtocol("protocol", r.GetProtocol())
+	if err != nil {
+		return Commit{}, err
+	}
+	branches, err := ParseBranches("branches", r.GetBranches())
+	if err != nil {
+		return Commit{}, err
+	}
+	return Commit{ID: id, Cluster: cluster, Protocol: protocol, Branches: branches}, nil
+}
+
+// CommitRequest is the inverse of ParseCommit.
+func CommitRequest(c Commit) *concordv1.CommitRequest {
+	return &concordv1.CommitRequest{
+		Gid: c.ID.String(), Cluster: c.Cluster.String(), Protocol: c.Protocol.String(), Branches: BranchMessages(c.Branches),
+	}
+}
+
+// ParseID validates a gid.
+func ParseID(field, s string) (txn.ID, error) {
+	if s == "" {
+		return txn.ID{}, invalid(field, "is empty, want a transaction id of 26 characters")
+	}
+	id, err := txn.ParseID(s)
+	if err != nil {
+		return txn.ID{}, invalid(field, "%v", err)
+	}
+	if id.IsZero() {
+		return txn.ID{}, invalid(field, "is zero, which names no transaction")
+	}
+	return id, nil
+}
+
+// ParseCluster validates a cluster id: 8 lower-case hex characters, not zero.
+func ParseCluster(field, s string) (txn.ClusterID, error) {
+	b, err := hex.DecodeString(s)
+	if err != nil || len(b) != 4 || strings.ToLower(s) != s {
+		return 0, invalid(field, "%.20q is not a cluster id, want 8 hex characters as in \"concord status\"", s)
+	}
+	id := txn.ClusterID(uint32(b[0])<<24 | uint32(b[1])<<16 | uint32(b[2])<<8 | uint32(b[3]))
+	if id == 0 {
+		return 0, invalid(field, "is zero: the cluster was not formed yet")
+	}
+	return id, nil
+}
+
+// ParseProtocol validates a protocol; empty means two_phase.
+func ParseProtocol(field, s string) (txn.Protocol, error) {
+	if s == "" || s == txn.TwoPhase.String() {
+		return txn.TwoPhase, nil
+	}
+	return 0, invalid(field, "%.20q is not a protocol that this version knows, want %s", s, txn.TwoPhase)
+}
+
+// ParseDecision validates a decision: commit or abort.
+func ParseDecision(field, s string) (txn.Decision, error) {
+	return parseWord(field, s, txn.Commit, txn.Abort)
+}
+
+// ParseOutcome validates the outcome of a whole transaction.
+func ParseOutcome(field, s string) (txn.Outcome, error) {
+	return parseWord(field, s, txn.Unknown, txn.Committed, txn.Aborted, txn.HeuristicMixed, txn.HeuristicHazard)
+}
+
+// ParseFinish validates what an attempt to finish a branch found.
+func ParseFinish(field, s string) (txn.Finish, error) {
+	return parseWord(field, s, txn.Done, txn.AlreadyDone, txn.Contradicted, txn.Lost)
+}
+
+func parseWord[T fmt.Stringer](field, s string, words ...T) (T, error) {
+	var names []string
+	for _, w := range words {
+		if w.String() == s {
+			return w, nil
+		}
+		names = append(names, w.String())
+	}
+	var none T
+	return none, invalid(field, "is %.30q, want %s", s, strings.Join(names, ", "))
+}
+
+// ParseBranches validates the branches of a commit request and sorts them by number.
+func ParseBranches(field string, messages []*concordv1.Branch) ([]txn.Branch, error) {
+	if len(messages) == 0 {
+		return nil, invalid(field, "is empty: a transaction without prepared branches needs no decision")
+	}
+	if len(messages) > MaxBranches {
+		return nil, invalid(field, "holds %d branches, at most %d are allowed", len(messages), MaxBranches)
+	}
+	numbers := make(map[txn.BranchNo]bool, len(messages))
+	resources := make(map[string]bool, len(messages))
+	branches := make([]txn.Branch, 0, len(messages))
+	for i, m := range messages {
+		at := fmt.Sprintf("%s[%d]", field, i)
+		b, err := parseBranch(at, m)
+		if err != nil {
+			return nil, err
+		}
+		if numbers[b.No] {
+			return nil, invalid(at+".no", "branch %d is listed twice", b.No)
+		}
+		if resources[b.Resource] {
+			return nil, invalid(at+".resource", "%q is listed twice: a transaction has one branch per resource", b.Resource)
+		}
+		numbers[b.No], resources[b.Resource] = true, true
+		branches = append(branches, b)
+	}
+	slices.SortFunc(branches, func(a, b txn.Branch) int { return int(a.No) - int(b.No) })
+	return branches, nil
+}
+
+func parseBranch(at string, m *concordv1.Branch) (txn.Branch, error) {
+	no, err := ParseBranchNo(at+".no", m.GetNo())
+	if err != nil {
+		return txn.Branch{}, err
+	}
+	if m.GetResource() == "" {
+		return txn.Branch{}, invalid(at+".resource", "is empty, want the name of a resource")
+	}
+	for _, t := range []struct {
+		field, text string
+		limit       int
+	}{{"resource", m.GetResource(), MaxResourceName}, {"evidence", m.GetEvidence(), MaxEvidence}, {"holder", m.GetHolder(), MaxHolder}} {
+		if err := ParseText(at+"."+t.field, t.text, t.limit); err != nil {
+			return txn.Branch{}, err
+		}
+	}
+	return txn.Branch{No: no, Resource: m.GetResource(), Evidence: m.GetEvidence(), Holder: m.GetHolder()}, nil
+}
+
+// ParseBranchNo validates a branch number: 0 to 255.
+func ParseBranchNo(field string, no uint32) (txn.BranchNo, error) {
+	if no >= MaxBranches {
+		return 0, invalid(field, "is %d, want 0 to %d", no, MaxBranches-1)
+	}
+	return txn.BranchNo(no), nil
+}
+
+// ParseText validates a text that goes into the log: UTF-8 of at most limit bytes
+// without control characters, since it is printed on terminals later.
+func ParseText(field, s string, limit int) error {
+	if len(s) > limit {
+		return invalid(field, "has %d bytes, at most %d are allowed", len(s), limit)
+	}
+	if !utf8.ValidString(s) {
+		return invalid(field, "is not valid UTF-8")
+	}
+	if i := strings.IndexFunc(s, func(r rune) bool { return r < ' ' || r >= 0x7f && r < 0xa0 }); i >= 0 {
+		return invalid(field, "holds a control character at byte %d", i)
+	}
+	return nil
+}
+
+// BranchMessages turns branches into messages.
+func BranchMessages(branches []txn.Branch) []*concordv1.Branch {
+	messages := make([]*concordv1.Branch, 0, len(branches))
+	for _, b := range branches {
+		messages = append(messages, &concordv1.Branch{No: uint32(b.No), Resource: b.Resource, Evidence: b.Evidence, Holder: b.Holder})
+	}
+	return messages
+}
+
+// Finished is one valid FinishedBranch.
+type Finished struct {
+	ID     txn.ID
+	No     txn.BranchNo
+	Finish txn.Finish
+}
+
+// ParseFinished validates a FinishedRequest.
+func ParseFinished(r *concordv1.FinishedRequest) ([]Finished, error) {
+	if n := len(r.GetBranches()); n > MaxFinished {
+		return nil, invalid("branches", "holds %d branches, at most %d are allowed", n, MaxFinished)
+	}
+	finished := make([]Finished, 0, len(r.GetBranches()))
+	for i, m := range r.GetBranches() {
+		at := fmt.Sprintf("branches[%d]", i)
+		id, err := ParseID(at+".gid", m.GetGid())
+		if err != nil {
+			return nil, err
+		}
+		no, err := ParseBranchNo(at+".no", m.GetNo())
+		if err != nil {
+			return nil, err
+		}
+		finish, err := ParseFinish(at+".finish", m.GetFinish())
+		if err != nil {
+			return nil, err
+		}
+		finished = append(finished, Finished{ID: id, No: no, Finish: finish})
+	}
+	return finished, nil
+}
+
+// FinishedRequest is the inverse of ParseFinished.
+func FinishedRequest(finished []Finished) *concordv1.FinishedRequest {
+	r := &concordv1.FinishedRequest{Branches: make([]*concordv1.FinishedBranch, 0, len(finished))}
+	for _, f := range finished {
+		r.Branches = append(r.Branches, &concordv1.FinishedBranch{Gid: f.ID.String(), No: uint32(f.No), Finish: f.Finish.String()})
+	}
+	return r
+}

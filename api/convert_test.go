@@ -1,0 +1,87 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package api_test
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/concordtx/concord/api"
+	concordv1 "github.com/concordtx/concord/api/concord/v1"
+	"github.com/concordtx/concord/txn"
+)
+
+func TestCommitRoundTripsSorted(t *testing.T) {
+	want := api.Commit{ID: txn.NewID(time.Now()), Cluster: 0xc0ffee, Branches: []txn.Branch{
+		{No: 0, Resource: "orders", Evidence: "pg:1", Holder: "12@x"}, {No: 255, Resource: "billing"},
+	}}
+	r := api.CommitRequest(want)
+	r.Branches[0], r.Branches[1] = r.Branches[1], r.Branches[0]
+	got, err := api.ParseCommit(r)
+	require.NoError(t, err)
+	require.Equal(t, want, got)
+}
+
+func TestABadCommitRequestNamesTheField(t *testing.T) {
+	for field, breakIt := range map[string]func(*concordv1.CommitRequest){
+		"gid":                  func(r *concordv1.CommitRequest) { r.Gid = "" },
+		"gid ":                 func(r *concordv1.CommitRequest) { r.Gid = strings.ToLower(r.Gid) },
+		"gid  ":                func(r *concordv1.CommitRequest) { r.Gid = strings.Repeat("0", 26) },
+		"cluster":              func(r *concordv1.CommitRequest) { r.Cluster = "C0FFEE00" },
+		"cluster ":             func(r *concordv1.CommitRequest) { r.Cluster = "00000000" },
+		"cluster  ":            func(r *concordv1.CommitRequest) { r.Cluster = "" },
+		"protocol":             func(r *concordv1.CommitRequest) { r.Protocol = "paxos" },
+		"branches":             func(r *concordv1.CommitRequest) { r.Branches = nil },
+		"branches ":            func(r *concordv1.CommitRequest) { r.Branches = make([]*concordv1.Branch, 257) },
+		"branches[1].no":       func(r *concordv1.CommitRequest) { r.Branches[1].No = 256 },
+		"branches[1].no ":      func(r *concordv1.CommitRequest) { r.Branches[1].No = 0 },
+		"branches[1].resource": func(r *concordv1.CommitRequest) { r.Branches[1].Resource = "orders" },
+		"branches[0].resource": func(r *concordv1.CommitRequest) { r.Branches[0].Resource = "" },
+		"branches[0].evidence": func(r *concordv1.CommitRequest) { r.Branches[0].Evidence = strings.Repeat("x", 1025) },
+		"branches[0].holder":   func(r *concordv1.CommitRequest) { r.Branches[0].Holder = "\x1b[2J" },
+		"branches[0].holder ":  func(r *concordv1.CommitRequest) { r.Branches[0].Holder = "\xff" },
+	} {
+		r := api.CommitRequest(api.Commit{ID: txn.NewID(time.Now()), Cluster: 1, Branches: []txn.Branch{{Resource: "orders"}, {No: 1, Resource: "billing"}}})
+		breakIt(r)
+		_, err := api.ParseCommit(r)
+		require.ErrorIs(t, err, api.ErrInvalid, field)
+		var bad *api.FieldError
+		require.ErrorAs(t, err, &bad)
+		require.Equal(t, strings.TrimSpace(field), bad.Field)
+	}
+}
+
+func TestFinishedRoundTrips(t *testing.T) {
+	want := []api.Finished{{ID: txn.NewID(time.Now()), No: 1, Finish: txn.Done}, {ID: txn.NewID(time.Now()), Finish: txn.Lost}}
+	got, err := api.ParseFinished(api.FinishedRequest(want))
+	require.NoError(t, err)
+	require.Equal(t, want, got)
+
+	r := api.FinishedRequest(want)
+	r.Branches[1].Finish = "gone"
+	_, err = api.ParseFinished(r)
+	require.EqualError(t, err, `branches[1].finish: is "gone", want done, already-done, contradicted, lost`)
+}
+
+func FuzzParseCommit(f *testing.F) {
+	good, _ := proto.Marshal(api.CommitRequest(api.Commit{ID: txn.NewID(time.Now()), Cluster: 1, Branches: []txn.Branch{{Resource: "orders"}}}))
+	f.Add(good)
+	f.Fuzz(func(t *testing.T, b []byte) {
+		var r concordv1.CommitRequest
+		if proto.Unmarshal(b, &r) != nil {
+			return
+		}
+		c, err := api.ParseCommit(&r)
+		if err != nil {
+			require.ErrorIs(t, err, api.ErrInvalid)
+			return
+		}
+		again, err := api.ParseCommit(api.CommitRequest(c))
+		require.NoError(t, err)
+		require.Equal(t, c, again)
+	})
+}

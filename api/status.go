@@ -1,0 +1,134 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package api
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"connectrpc.com/connect"
+
+	concordv1 "github.com/concordtx/concord/api/concord/v1"
+)
+
+// What a call can fail with. An error of this package or of a node wraps exactly
+// one of them, and this file alone maps them to status codes and back.
+var (
+	// ErrUnavailable: no node could do it now; the same call may work later.
+	ErrUnavailable = errors.New("unavailable")
+	// ErrNotFound: the thing that the request names does not exist.
+	ErrNotFound = errors.New("not found")
+	// ErrDecided: the transaction was decided before, and otherwise.
+	ErrDecided = errors.New("already decided otherwise")
+	// ErrRefused: the state of the cluster or of the transaction does not allow it.
+	ErrRefused = errors.New("refused")
+	// ErrBusy: a bounded queue is full; nothing was done.
+	ErrBusy = errors.New("busy")
+	// ErrInvalid: the request is malformed; repeating it is pointless.
+	ErrInvalid = errors.New("invalid request")
+	// ErrTooOld: the transaction is older than what the cluster remembers, so nothing
+	// can be said about it.
+	ErrTooOld = errors.New("older than what the cluster remembers")
+)
+
+// NotLeaderError says that the call belongs to the leader, which this node is not.
+type NotLeaderError struct {
+	Leader uint64 // node id; 0 if this node knows none
+	API    string // host:port of the leader's API; empty if unknown
+}
+
+// Error names the leader if it is known.
+func (e *NotLeaderError) Error() string {
+	if e.Leader == 0 {
+		return "this node is not the leader and knows none at the moment: ask again, or run \"concord status\""
+	}
+	return fmt.Sprintf("this node is not the leader: ask node %d at %s", e.Leader, e.API)
+}
+
+// codes pairs every sentinel with its status code. A code stands for one sentinel
+// only; failed_precondition with a NotLeader detail is a NotLeaderError instead.
+var codes = [...]struct {
+	err  error
+	code connect.Code
+}{
+	{ErrInvalid, connect.CodeInvalidArgument},
+	{ErrNotFound, connect.CodeNotFound},
+	{ErrDecided, connect.CodeAborted},
+	{ErrRefused, connect.CodeFailedPrecondition},
+	{ErrBusy, connect.CodeResourceExhausted},
+	{ErrTooOld, connect.CodeOutOfRange},
+	{ErrUnavailable, connect.CodeUnavailable},
+	{context.DeadlineExceeded, connect.CodeDeadlineExceeded},
+	{context.Canceled, connect.CodeCanceled},
+}
+
+// ToStatus turns the error of a handler into one with a status code. Its text is
+// what the caller gets to read. An error that wraps none of ours is internal.
+func ToStatus(err error) error {
+	if err == nil {
+		return nil
+	}
+	var notLeader *NotLeaderError
+	if errors.As(err, &notLeader) {
+		status := connect.NewError(connect.CodeFailedPrecondition, err)
+		// A message that marshals always can be a detail; without the detail the client
+		// tries the other nodes.
+		if detail, derr := connect.NewErrorDetail(&concordv1.NotLeader{Leader: notLeader.Leader, Api: notLeader.API}); derr == nil {
+			status.AddDetail(detail)
+		}
+		return status
+	}
+	for _, c := range codes {
+		if errors.Is(err, c.err) {
+			return connect.NewError(c.code, err)
+		}
+	}
+	return connect.NewError(connect.CodeInternal, err)
+}
+
+// FromStatus is the inverse of ToStatus: what a call returned becomes an error with
+// the node's text that wraps the sentinel, or a *NotLeaderError. A code that no
+// sentinel stands for leaves the error as it is.
+func FromStatus(err error) error {
+	var status *connect.Error
+	if err == nil || !errors.As(err, &status) {
+		return err
+	}
+	if notLeader := notLeaderDetail(status); notLeader != nil {
+		return notLeader
+	}
+	for _, c := range codes {
+		if c.code == status.Code() {
+			return &remoteError{text: status.Message(), kind: c.err, cause: err}
+		}
+	}
+	return err
+}
+
+// notLeaderDetail returns nil if the status carries none.
+func notLeaderDetail(status *connect.Error) *NotLeaderError {
+	if status.Code() != connect.CodeFailedPrecondition {
+		return nil
+	}
+	for _, d := range status.Details() {
+		value, err := d.Value()
+		if err != nil {
+			continue // a detail of a newer version
+		}
+		if n, ok := value.(*concordv1.NotLeader); ok {
+			return &NotLeaderError{Leader: n.GetLeader(), API: n.GetApi()}
+		}
+	}
+	return nil
+}
+
+// remoteError has the text that the node wrote: that text names the kind already.
+type remoteError struct {
+	text  string
+	kind  error // a sentinel
+	cause error // *connect.Error, which tells a node's answer from a broken connection
+}
+
+func (e *remoteError) Error() string   { return e.text }
+func (e *remoteError) Unwrap() []error { return []error{e.kind, e.cause} }
