@@ -1,0 +1,33 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package adaptertest is the conformance suite of the contract in package adapters.
+// Every adapter runs it against the real thing:
+//
+//	func TestConformance(t *testing.T) {
+//		server := start(t)
+//		adaptertest.Run(t, adaptertest.Target{
+//			Open:  func(t testing.TB) adapters.Opener { return open(t, server.DSN) },
+//			Write: func(ctx context.Context, s adapters.Session, key string, value int64) error { … },
+//			…
+//		})
+//	}
+//
+// What a target leaves nil does not exist for its resource (an embedded store has no
+// client to kill); the case is then not run and the log of the test says so.
+//
+// The suite never sleeps and retries only where the contract says "try again":
+// finishing a branch that another session may still hold. All waits end after
+// Patience.
+//
+// # A killed client
+//
+// The client that dies with its branch prepared is a process of its own: the test
+// binary executes itself again. For that the package under test has
+//
+//	func TestMain(m *testing.M) {
+//		adaptertest.ServeChild(openByDSN, write)
+//		os.Exit(m.Run())
+//	}
+//
+// and sets Target.Child to the text that openByDSN needs.
+package adaptertest

@@ -1,0 +1,68 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package adaptertest
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"github.com/concordtx/concord/adapters"
+)
+
+// Patience bounds every wait of the suite. A server that restarts and a fence that
+// waits for a session to leave are far below it.
+const Patience = 60 * time.Second
+
+// Target is a resource under test: how to open it, work in it and hurt it. Keys are
+// at most 32 upper-case letters and digits, and each case has its own.
+type Target struct {
+	// Open returns a new instance on connections of its own, as another process would
+	// have it. The suite closes it. After Restart the suite opens anew.
+	Open func(t testing.TB) adapters.Opener
+	// Write sets key to value inside the branch, whether the key exists or not.
+	Write func(ctx context.Context, s adapters.Session, key string, value int64) error
+	// Read returns the committed value as somebody outside sees it, without waiting for
+	// locks.
+	Read func(t testing.TB, key string) (value int64, found bool)
+	// Fail runs a statement inside the branch that the resource answers with an error,
+	// and returns that error.
+	Fail func(ctx context.Context, s adapters.Session) error
+	// ReadOnly reads something inside the branch and writes nothing.
+	ReadOnly func(ctx context.Context, s adapters.Session) error
+
+	// EndSession makes the connection of s die from the server's side.
+	EndSession func(t testing.TB, s adapters.Session)
+	// Restart ends the server as kill -9 does, starts it again and returns when it serves.
+	Restart func(t testing.TB)
+	// Child is what ServeChild's open needs in the child process, such as a DSN.
+	Child string
+	// Foreign plants prepared branches that are not ours, with names that hurt whoever
+	// pastes them into a statement, and returns the check that all are still prepared.
+	// Its own cleanup removes them.
+	Foreign func(t testing.TB) (untouched func(t testing.TB))
+}
+
+// Run runs every case as a subtest, one after another.
+func Run(t *testing.T, target Target) {
+	for _, group := range [][]testCase{endCases, surviveCases, finishCases, listCases, lockCases, fitnessCases} {
+		for _, c := range group {
+			t.Run(c.name, func(t *testing.T) {
+				if c.needs != nil && !c.needs(target) {
+					t.Logf("not run: the target has no %s", c.what)
+					return
+				}
+				c.run(newBench(t, target))
+			})
+		}
+	}
+}
+
+// testCase is one situation and its result. needs tells whether the target has what
+// the case takes, and what names it.
+type testCase struct {
+	name  string
+	run   func(b *bench)
+	needs func(Target) bool
+	what  string
+}

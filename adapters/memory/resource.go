@@ -1,0 +1,100 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package memory
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/concordtx/concord/adapters"
+	"github.com/concordtx/concord/txn"
+)
+
+// Resource is one connection to a Disk.
+type Resource struct {
+	name string
+	disk *Disk
+}
+
+var _ adapters.Opener = (*Resource)(nil)
+
+// New connects to a disk.
+func New(name string, disk *Disk) *Resource { return &Resource{name: name, disk: disk} }
+
+// Tx returns this resource's branch of g to work in.
+func (r *Resource) Tx(ctx context.Context, g adapters.Global) (*Tx, error) {
+	enlisted, err := g.Enlist(ctx, r)
+	if err != nil {
+		return nil, fmt.Errorf("enlist %s: %w", r.name, err)
+	}
+	s, ours := enlisted.(*session)
+	if !ours {
+		return nil, fmt.Errorf("enlist %s: the transaction has a branch of another kind of resource under this name", r.name)
+	}
+	return &Tx{disk: s.resource.disk, branch: s.branch}, nil
+}
+
+// Name is the name that the application and the coordinator share.
+func (r *Resource) Name() string { return r.name }
+
+// Driver is "memory".
+func (r *Resource) Driver() string { return "memory" }
+
+// Identity is a random name of the disk.
+func (r *Resource) Identity(ctx context.Context) (string, error) {
+	return "memory " + r.disk.id, ctx.Err()
+}
+
+// Open begins a branch.
+func (r *Resource) Open(ctx context.Context, x txn.XID) (adapters.Session, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, fmt.Errorf("begin %s: %w", x, err)
+	}
+	b, err := r.disk.begin(x)
+	if err != nil {
+		return nil, err
+	}
+	return &session{resource: r, branch: b}, nil
+}
+
+// Commit finishes a prepared branch.
+func (r *Resource) Commit(ctx context.Context, x txn.XID, _ txn.Branch) (txn.Finish, error) {
+	return r.disk.finish(ctx, x, txn.Commit)
+}
+
+// Rollback ends a branch. One that is still open is ended too, so that it cannot be
+// prepared later.
+func (r *Resource) Rollback(ctx context.Context, x txn.XID, _ txn.Branch) (txn.Finish, error) {
+	return r.disk.finish(ctx, x, txn.Abort)
+}
+
+// Recover lists the prepared branches.
+func (r *Resource) Recover(ctx context.Context) ([]adapters.Prepared, error) {
+	r.disk.mu.Lock()
+	defer r.disk.mu.Unlock()
+	var list []adapters.Prepared
+	for x, b := range r.disk.open {
+		if b.prepared {
+			list = append(list, adapters.Prepared{XID: x, Since: b.since})
+		}
+	}
+	return list, ctx.Err()
+}
+
+// Forget drops the evidence.
+func (r *Resource) Forget(ctx context.Context, xs []txn.XID) error {
+	r.disk.mu.Lock()
+	defer r.disk.mu.Unlock()
+	for _, x := range xs {
+		delete(r.disk.ended, x)
+	}
+	return ctx.Err()
+}
+
+// Check finds nothing wrong, ever.
+func (r *Resource) Check(ctx context.Context) (adapters.Report, error) {
+	return adapters.Report{Version: "memory"}, ctx.Err()
+}
+
+// Close does nothing: a Disk has no connections to release.
+func (r *Resource) Close() error { return nil }
