@@ -1,0 +1,60 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package wal is the durable store of a coordinator node: what the node has
+// promised (the hard state), the log of the atomic broadcast, and the state that
+// was built from that log. All three live in one Pebble store.
+//
+// # What it owes its caller
+//
+//   - What Persist returned for is on disk: it is there after any crash that
+//     leaves the disk's synced bytes intact.
+//   - One Persist is atomic: after a crash all of its writes are there, or none of
+//     a suffix of them in the order of calls. A truncation and the entries that
+//     replace what it cut are never seen apart.
+//   - The applied state never runs ahead of the log: state is written unsynced, but
+//     into the same write-ahead log and behind its entries, so a crash that loses an
+//     entry loses the state that came from it as well. A crash may lose state that
+//     Apply returned for; the entries behind it are still in the log, and the caller
+//     applies them again.
+//   - Nothing is believed on sight. An entry carries a CRC-32C over its zxid, its
+//     predecessor and its data; it is checked, with the chain of predecessors, before
+//     it is written and after it is read. Damage is ErrCorrupt, never a shorter log.
+//   - A write error ends the process (Options.Exit). Nothing is retried: after a
+//     failed fsync nobody knows what the disk holds (Rebello et al., "Can
+//     Applications Recover from fsync Failures?", ATC 2020).
+//
+// # What its caller owes it
+//
+// One goroutine calls Persist (a Writer is one), one calls Apply; everything else is
+// safe from any goroutine, at any time before Close. Apply is called only for
+// entries that are committed by the cluster and that Persist returned for. Entries
+// follow on each other without a gap, promises only grow, and nothing that was
+// applied is truncated: a breach is a bug in the caller, and panics before anything
+// is written.
+//
+// # Files
+//
+// The directory holds LOCK (one process at a time) and db/, the Pebble store with a
+// file STORE that says whose it is. A store is made in db.creating/ and renamed, so
+// a crash leaves either no store or a whole one.
+//
+// # What damage is found, and what is not
+//
+// Found, when the store is opened or when the bytes are read: a flipped bit in a
+// table, in the manifest, in the STORE file, and in any 32 KiB block of the
+// write-ahead log but the last; a missing file; a gap in the log; a log that is
+// shorter than the applied state; an entry between the applied state and the end of
+// the log that does not match its checksum or its predecessor.
+//
+// Not found: a flipped bit in the last 32 KiB block of the write-ahead log. Pebble
+// takes it for the torn tail of a crash, so the synced writes in and behind the
+// damaged record are dropped silently. The store is then a correct but older one; a
+// node that comes back with it has forgotten promises. Nor is a disk found that
+// loses synced writes as a whole (a restored snapshot of the volume). Entries
+// before the applied state are not read at opening, so that a restart takes the same
+// time however long the log is; they are checked when a peer needs them.
+//
+// A full disk is not handled here beyond the rule that a write error ends the
+// process; where Pebble only waits, the node stops making progress and says so in
+// its log.
+package wal
