@@ -1,4 +1,107 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package zab is the atomic broadcast core of concord.
+// Package zab is the atomic broadcast core of concord: a few nodes agree on one
+// history of entries, in one order, and every entry that is delivered anywhere is
+// delivered everywhere, whatever crashes. It decides; it does nothing: no clock, no
+// network, no disk, no goroutine, no randomness.
+//
+// # What you hold
+//
+// A Node is the core of one cluster member. Step takes one Event and returns the
+// Effects to carry out, in order. The same events give the same effects. Status
+// tells where it stands, Clone and Fingerprint serve exhaustive exploration.
+//
+// # What you owe the core
+//
+//  1. One goroutine calls Step. Nothing it waits for may block it.
+//  2. Writes go to disk in the order of their IDs, each as one atomic batch; several may
+//     share a sync. When they are durable say Persisted with the last ID. When a
+//     write fails the process ends: a disk that failed once is not asked again.
+//  3. Messages to one peer go over one connection at a time, first in, first out. If one
+//     has to be dropped, drop the connection and say PeerLost on both sides. Sending
+//     needs no waiting: a core that must not say something yet does not say it.
+//  4. Delivered entries go to the state machine in order; say Applied when it holds
+//     them. A restart may not bring back applied state without its log entries.
+//  5. Tick comes at a steady pace, 50 ms for the default Config.
+//  6. Config.Boot grows with each start of the process, and is durable before New.
+//
+// The driving loop, with everything slow behind channels:
+//
+//	for {
+//		select {
+//		case <-ticker.C:
+//			effects = node.Step(zab.Tick{})
+//		case ev := <-events: // Received, Proposed, ReadAsked, Persisted, Applied, PeerLost
+//			effects = node.Step(ev)
+//		}
+//		for _, e := range effects {
+//			switch e := e.(type) {
+//			case zab.Send:
+//				peers[e.Message.To].enqueue(zab.AppendMessage(nil, e.Message))
+//			case zab.Write:
+//				logWriter <- e
+//			case zab.Deliver:
+//				applier <- e.Entries
+//			case zab.Accepted, zab.Refused, zab.Dropped:
+//				answerProposer(e)
+//			case zab.ReadReady, zab.ReadFailed:
+//				answerReader(e)
+//			case zab.RoleChanged, zab.Note:
+//				logLine(e)
+//			}
+//		}
+//	}
+//
+// # The four phases
+//
+// Election: looking nodes exchange Ballots until a quorum names the voter with the
+// best (current epoch, last zxid, id). It is a hint about who should lead; a wrong one costs
+// time and nothing else.
+//
+// Discovery: a follower opens a session with FollowerInfo. The leader picks an
+// epoch above everything that a quorum has promised, makes it durable, and announces it with
+// LeaderInfo. A follower makes it durable and promises it with AckEpoch, after
+// which it listens to no older leader. A quorum of promises makes the epoch this
+// leader's alone, and its log the initial history of the epoch.
+//
+// Synchronization: Sync says where the follower's log has to be cut, Propose carries what it
+// lacks, NewLeader ends the stream. The follower makes the history durable, then
+// the epoch, then says AckNewLeader. A quorum of those commits the initial
+// history: the leader is established, and says UpToDate.
+//
+// Broadcast: Propose carries new entries, Ack says that everything up to a zxid is
+// durable, and what a quorum has is committed. Commit tells, if no Propose or Ping
+// does. Observers get committed entries only, with Inform, and are in no quorum.
+// Ping and Pong show that the other side lives; Pongs of a quorum also confirm
+// reads, which followers ask for with ReadReq and ReadResp. Reject ends a session.
+//
+// Every message but a Ballot carries the epoch that the sender speaks for and the session
+// that the follower chose. What belongs to another session is not acted upon.
+//
+// # Sources, and where this differs
+//
+// F. Junqueira, B. Reed, M. Serafini, "Zab: High-performance broadcast for
+// primary-backup systems", DSN 2011: phases 1 to 3 are sections IV.A to IV.C. A. Medeiros,
+// "ZooKeeper's atomic broadcast protocol: theory and practice", 2012: section 4 for what
+// is run in practice, with the election choosing the history. Read index: D. Ongaro, "Consensus:
+// bridging theory and practice", 2014, section 6.4. Differences from ZooKeeper:
+//
+//   - The epoch of a follower is written when NewLeader arrives and after the
+//     history, by one ordered log writer. A log whose last epoch is above Current is legal.
+//   - A zxid is 32 bits of epoch and 64 of counter; the last zxid always names a real
+//     entry. Acks and commits are cumulative, and each entry names its predecessor.
+//   - A repeated promise of an epoch counts if it was made to the same leader. A leader
+//     that is refused for that reason while discovery is open tries a higher epoch at once.
+//   - DIFF or TRUNC follows from the greatest own zxid that is not above the follower's last;
+//     there is no second cache with a truth of its own. SNAP is not offered yet: such a
+//     follower is rejected with SnapshotNeeded.
+//   - A ballot counts for a candidate that was itself heard in this round. Waiting for a better
+//     vote is skipped when all voters that can be reached agree. A candidate that could not
+//     gather a quorum abstains for a while.
+//   - A looking node joins whoever says that it leads, if the node itself would complete the
+//     quorum; settled ballots are compared by leader alone.
+//   - A leader that meets a voter with a higher promise abdicates, once in a while,
+//     and its next epoch is above every promise it heard of.
+//   - Followers acknowledge entries during synchronization too. Before AckNewLeader that
+//     only opens the leader's window.
 package zab

@@ -22,7 +22,8 @@ type Proposed struct {
 }
 
 // ReadAsked asks for a linearizable read. The core answers ReadReady or
-// ReadFailed with the same ID. IDs need not be unique over time.
+// ReadFailed with the same ID. IDs need not be unique over time. Any member may ask; a
+// follower or observer asks its leader for the index.
 type ReadAsked struct{ ID uint64 }
 
 // Persisted says that the write with this ID and all earlier ones are durable.

@@ -1,0 +1,107 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package zab
+
+// propose appends one entry. It is sent while it is written: the own disk counts
+// like any other of the quorum.
+func (n *Node) propose(ev Proposed) {
+	if n.lead == nil || !n.established {
+		n.emit(Refused{ID: ev.ID, Err: ErrNotLeader})
+		return
+	}
+	l := n.lead
+	size := len(ev.Data) + entryOverhead
+	if l.uncommitted > 0 && l.uncommitted+size > n.cfg.MaxUncommittedBytes {
+		n.emit(Refused{ID: ev.ID, Err: ErrBusy})
+		return
+	}
+	prev := n.tail()
+	z := Zxid{Epoch: l.epoch, Counter: 1}
+	if prev.Epoch == l.epoch {
+		z.Counter = prev.Counter + 1
+	}
+	entries := n.history.append(Entry{Zxid: z, Prev: prev, Data: ev.Data})
+	l.uncommitted += size
+	n.emit(Accepted{ID: ev.ID, Zxid: z})
+	n.write(Write{Entries: entries})
+	n.broadcast(entries, size)
+}
+
+// broadcast sends a fresh entry to every voter that has all before it. The others get
+// it when their window opens.
+func (n *Node) broadcast(entries []Entry, size int) {
+	var body Body = Propose{Entries: entries, Commit: n.commit}
+	for i := range n.lead.peers {
+		p := &n.lead.peers[i]
+		if p.announced && p.sent == entries[0].Prev && p.inFlight < n.cfg.WindowBytes && !n.members[i].Observer {
+			n.dispatch(i, body, entries[0].Zxid, size)
+		}
+	}
+}
+
+// onAck notes what is durable at a peer. Before AckNewLeader it only opens the
+// window; it counts towards commit from then on.
+func (n *Node) onAck(from int, upto Zxid) {
+	p := &n.lead.peers[from]
+	if p.step < stepStreaming {
+		return
+	}
+	if p.sent.Less(upto) || !n.contains(upto) {
+		n.dropSession(from, "acknowledged what it was not sent")
+		return
+	}
+	if !p.acked.Less(upto) {
+		return
+	}
+	p.acked = upto
+	p.landed(upto)
+	if !n.established {
+		n.lead.progress = n.now
+	}
+	if p.step == stepSynced {
+		p.match = upto
+		if !n.members[from].Observer {
+			n.advanceCommit()
+		}
+	}
+	n.pump(from)
+}
+
+// advanceCommit moves the watermark to what a quorum has durable. Followers hear of it
+// with the next entries, or at once when nothing else is under way.
+func (n *Node) advanceCommit() {
+	if !n.established {
+		return
+	}
+	var t tally[Zxid]
+	t.add(n.stable, lessZxid)
+	for i := range n.lead.peers {
+		if !n.members[i].Observer {
+			t.add(n.lead.peers[i].match, lessZxid)
+		}
+	}
+	z := t.reached(n.quorum)
+	if !n.commit.Less(z) {
+		return
+	}
+	n.lead.uncommitted -= sizeOf(n.history.slice(n.commit, z, int(^uint(0)>>1)))
+	n.commit = z
+	n.spreadCommit()
+}
+
+func (n *Node) spreadCommit() {
+	var body Body
+	for i := range n.lead.peers {
+		p := &n.lead.peers[i]
+		switch {
+		case p.step != stepSynced:
+		case n.members[i].Observer:
+			n.pump(i)
+		case n.commit == n.tail():
+			if body == nil {
+				body = Commit{Upto: n.commit}
+			}
+			n.send(i, n.lead.epoch, p.session, body)
+		}
+	}
+}

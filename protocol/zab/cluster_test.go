@@ -1,0 +1,232 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package zab
+
+import (
+	"fmt"
+	"sort"
+)
+
+// disk is what survives a crash of a host. It is the Storage of its core.
+type disk struct {
+	hard    HardState
+	base    Zxid
+	log     []Entry
+	applied Zxid
+	boot    uint32
+}
+
+func (d *disk) last() Zxid {
+	if len(d.log) == 0 {
+		return d.base
+	}
+	return d.log[len(d.log)-1].Zxid
+}
+
+func (d *disk) Initial() (HardState, Zxid, Zxid, Zxid) { return d.hard, d.base, d.last(), d.applied }
+
+func (d *disk) after(z Zxid) int {
+	return sort.Search(len(d.log), func(i int) bool { return z.Less(d.log[i].Zxid) })
+}
+
+func (d *disk) Floor(z Zxid) (Zxid, bool) {
+	if z.Less(d.base) {
+		return Zxid{}, false
+	}
+	if i := d.after(z); i > 0 {
+		return d.log[i-1].Zxid, true
+	}
+	return d.base, true
+}
+
+func (d *disk) Entries(after, upto Zxid, maxBytes int) ([]Entry, error) {
+	var out []Entry
+	size := 0
+	for _, e := range d.log[d.after(after):d.after(upto)] {
+		out = append(out, e)
+		if size += len(e.Data); size > maxBytes {
+			break
+		}
+	}
+	return out, nil
+}
+
+func (d *disk) do(w Write) {
+	if w.TruncateAfter != nil {
+		i := d.after(*w.TruncateAfter)
+		d.log = d.log[:i:i]
+	}
+	d.log = append(d.log, w.Entries...)
+	if w.Hard != nil {
+		d.hard = *w.Hard
+	}
+}
+
+// host is a driver in miniature: it queues writes and messages, and hands them on
+// when the test says so.
+type host struct {
+	cfg     Config
+	core    *Node // nil while it is down
+	disk    *disk
+	writes  []Write
+	applies []Zxid
+	machine []Entry // everything delivered in this incarnation, after startedAt
+	from    Zxid    // applied when this incarnation started
+	asked   uint64  // IDs of proposals and reads
+}
+
+// cluster is a set of hosts with a queue of encoded messages for each direction.
+type cluster struct {
+	hosts   []*host
+	wires   [][][][]byte // [from][to] messages, oldest first
+	cut     [][]bool     // [from][to] messages are lost
+	observe func(h *host, e Effect)
+}
+
+func newCluster(voters, observers int, tune func(*Config)) *cluster {
+	c := &cluster{observe: func(*host, Effect) {}}
+	var members []Member
+	for i := range voters + observers {
+		members = append(members, Member{ID: NodeID(i + 1), Observer: i >= voters})
+	}
+	for i := range members {
+		h := &host{disk: &disk{}, cfg: Config{ID: members[i].ID, Members: members}}
+		if tune != nil {
+			tune(&h.cfg)
+		}
+		c.hosts = append(c.hosts, h)
+		c.wires = append(c.wires, make([][][]byte, len(members)))
+		c.cut = append(c.cut, make([]bool, len(members)))
+	}
+	return c
+}
+
+func (c *cluster) start(h *host) error {
+	h.disk.boot++
+	h.cfg.Boot = h.disk.boot
+	h.writes, h.applies, h.machine, h.from = nil, nil, nil, h.disk.applied
+	core, err := New(h.cfg, h.disk)
+	h.core = core
+	return err
+}
+
+// crash loses what was not synced, and every message from and to the host.
+func (c *cluster) crash(h *host) {
+	h.core, h.writes, h.applies = nil, nil, nil
+	i := int(h.cfg.ID) - 1
+	for j := range c.hosts {
+		c.wires[i][j], c.wires[j][i] = nil, nil
+	}
+}
+
+func (c *cluster) step(h *host, ev Event) {
+	if h.core == nil {
+		return
+	}
+	for _, e := range h.core.Step(ev) {
+		switch e := e.(type) {
+		case Send:
+			from, to := int(e.Message.From)-1, int(e.Message.To)-1
+			if !c.cut[from][to] && c.hosts[to].core != nil {
+				c.wires[from][to] = append(c.wires[from][to], AppendMessage(nil, e.Message))
+			}
+		case Write:
+			h.writes = append(h.writes, e)
+		case Deliver:
+			h.machine = append(h.machine, e.Entries...)
+			h.applies = append(h.applies, e.Entries[len(e.Entries)-1].Zxid)
+		}
+		c.observe(h, e)
+	}
+}
+
+// deliver hands over the oldest message of a wire.
+func (c *cluster) deliver(from, to int) bool {
+	wire := c.wires[from][to]
+	if len(wire) == 0 {
+		return false
+	}
+	c.wires[from][to] = wire[1:]
+	m, err := DecodeMessage(wire[0])
+	if err != nil {
+		panic(fmt.Sprintf("message of our own: %v", err))
+	}
+	c.step(c.hosts[to], Received{m})
+	return true
+}
+
+// persist makes the oldest k writes durable, under one sync.
+func (c *cluster) persist(h *host, k int) bool {
+	k = min(k, len(h.writes))
+	if k == 0 {
+		return false
+	}
+	for _, w := range h.writes[:k] {
+		h.disk.do(w)
+	}
+	id := h.writes[k-1].ID
+	h.writes = h.writes[k:]
+	c.step(h, Persisted{id})
+	return true
+}
+
+func (c *cluster) apply(h *host) bool {
+	if len(h.applies) == 0 {
+		return false
+	}
+	z := h.applies[0]
+	h.applies = h.applies[1:]
+	h.disk.applied = z
+	c.step(h, Applied{z})
+	return true
+}
+
+// settle lets everything under way arrive, until nothing is left but time.
+func (c *cluster) settle() {
+	for busy := true; busy; {
+		busy = false
+		for i, h := range c.hosts {
+			for c.persist(h, 1) {
+				busy = true
+			}
+			for c.apply(h) {
+				busy = true
+			}
+			for j := range c.hosts {
+				for c.deliver(j, i) {
+					busy = true
+				}
+			}
+		}
+	}
+}
+
+// run lets time pass for all, with everything arriving between two ticks.
+func (c *cluster) run(ticks int) {
+	for range ticks {
+		for _, h := range c.hosts {
+			c.step(h, Tick{})
+		}
+		c.settle()
+	}
+}
+
+// leader returns the established leader of the highest epoch, or nil.
+func (c *cluster) leader() *host {
+	var best *host
+	for _, h := range c.hosts {
+		if h.core == nil {
+			continue
+		}
+		s := h.core.Status()
+		if s.Role == Leading && s.Established && (best == nil || best.core.Status().Epoch < s.Epoch) {
+			best = h
+		}
+	}
+	return best
+}
+
+func (c *cluster) propose(h *host, data string) {
+	h.asked++
+	c.step(h, Proposed{ID: h.asked, Data: []byte(data)})
+}

@@ -1,0 +1,476 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package zab
+
+import (
+	"errors"
+	"fmt"
+	"sort"
+)
+
+var (
+	// ErrNotLeader answers a proposal to a node that is not an established leader.
+	ErrNotLeader = errors.New("not the established leader: ask the leader that Status names")
+	// ErrBusy answers a proposal beyond Config.MaxUncommittedBytes: try again later.
+	ErrBusy = errors.New("too many proposals in flight: try again later")
+	// ErrSnapshotNeeded says that a follower ends before the leader's log begins, so no
+	// stream of entries can bring it up to date.
+	ErrSnapshotNeeded = errors.New("the log no longer reaches back to this follower: give it a copy of another node's data")
+)
+
+// Node is the ZAB core of one cluster member: plain state, one event at a time.
+// It is not safe for concurrent use; one goroutine owns it.
+//
+// What always holds between two Steps:
+//
+//  1. durable <= hard, and each message that promises something promises what is durable;
+//  2. Current <= Accepted;
+//  3. applied <= delivered <= min(commit, stable), and stable <= tail;
+//  4. at most one of lead and follow is there, as role says.
+type Node struct {
+	cfg     Config
+	storage Storage
+	members []Member // ordered by ID; peers are known by their place in here
+	me      int
+	quorum  int
+
+	started bool
+	now     uint64 // ticks since the start
+
+	role        Role
+	phase       Phase
+	established bool
+	elect       election
+	lead        *leader
+	follow      *follower
+	sessions    uint32 // opened since the start
+
+	hard    HardState // as handed to the log writer
+	durable HardState
+	base    Zxid
+	history history
+	stable  Zxid
+	writes  fifo[pendingWrite]
+	issued  uint64 // ID of the last write
+	written uint64 // ID of the last durable write
+
+	commit    Zxid
+	delivered Zxid
+	applied   Zxid
+	reads     reads
+
+	// seenAccepted is the highest promise that a voter ever told about: the next epoch
+	// of this node is above it, so that nobody is locked out by what he promised.
+	seenAccepted Epoch
+	abdicated    uint64 // tick of the last abdication, 0 for never
+
+	effects  []Effect
+	reported RoleChanged
+	chunked  bool // one read of old entries for delivery is enough for a Step
+}
+
+// pendingWrite remembers what will be durable when a write is.
+type pendingWrite struct {
+	id   uint64
+	tail Zxid
+	hard HardState
+}
+
+const (
+	cacheBytes   = 16 << 20 // of stable entries kept in memory
+	deliverBytes = 4 << 20  // of old entries read for delivery in one Step
+	maxEpoch     = Epoch(1<<32 - 2)
+)
+
+// New returns a core that starts looking for a leader with its first Step. What
+// storage holds must be consistent; a log that ends in an epoch above Current is
+// legal: it is what a crash in the middle of synchronization leaves behind.
+func New(c Config, s Storage) (*Node, error) {
+	c = c.withDefaults()
+	n := &Node{cfg: c, storage: s, members: append([]Member(nil), c.Members...), me: -1}
+	sort.Slice(n.members, func(i, j int) bool { return n.members[i].ID < n.members[j].ID })
+	if err := n.checkMembers(); err != nil {
+		return nil, err
+	}
+	hard, base, last, applied := s.Initial()
+	switch {
+	case hard.Accepted < hard.Current:
+		return nil, fmt.Errorf("stored state: current epoch %d is above accepted epoch %d", hard.Current, hard.Accepted)
+	case last.Less(base):
+		return nil, fmt.Errorf("stored state: log ends at %s, before its base %s", last, base)
+	case last.Less(applied) || applied.Less(base):
+		return nil, fmt.Errorf("stored state: applied %s is not between base %s and last %s", applied, base, last)
+	}
+	n.hard, n.durable = hard, hard
+	n.base, n.history.after, n.stable = base, last, last
+	n.commit, n.delivered, n.applied = applied, applied, applied
+	n.reported.Phase = Broadcast + 1 // no phase, so that the first report differs
+	n.elect.ballots = make([]heardBallot, len(n.members))
+	n.elect.lost = make([]bool, len(n.members))
+	return n, nil
+}
+
+func (n *Node) checkMembers() error {
+	if len(n.members) > maxMembers {
+		return fmt.Errorf("members: %d, at most %d are possible", len(n.members), maxMembers)
+	}
+	voters := 0
+	for i, m := range n.members {
+		switch {
+		case m.ID == 0:
+			return errors.New("members: id 0 means nobody")
+		case i > 0 && n.members[i-1].ID == m.ID:
+			return fmt.Errorf("members: id %d is there twice", m.ID)
+		case m.ID == n.cfg.ID:
+			n.me = i
+		}
+		if !m.Observer {
+			voters++
+		}
+	}
+	if voters == 0 {
+		return errors.New("members: there must be a voter")
+	}
+	if n.me < 0 {
+		return fmt.Errorf("members: own id %d is not among them", n.cfg.ID)
+	}
+	n.quorum = majority(voters)
+	return nil
+}
+
+func (c Config) withDefaults() Config {
+	set := func(p *int, v int) {
+		if *p <= 0 {
+			*p = v
+		}
+	}
+	set(&c.HeartbeatTicks, 1)
+	set(&c.SyncTicks, 20)
+	set(&c.InitTicks, 100)
+	set(&c.FinalizeTicks, 4)
+	set(&c.MaxUncommittedBytes, 64<<20)
+	set(&c.MaxBatchBytes, 1<<20)
+	set(&c.WindowBytes, 8<<20)
+	return c
+}
+
+// Step handles one event. The effects are in order and valid until the next Step.
+// Entries in them stay valid for ever. Data of a Proposed and entries of a Received
+// message belong to the core from here on.
+func (n *Node) Step(ev Event) []Effect {
+	n.effects = n.effects[:0]
+	n.chunked = false
+	if !n.started {
+		n.started = true
+		n.enterLooking("started")
+	}
+	switch ev := ev.(type) {
+	case Tick:
+		n.tick()
+	case Received:
+		n.receive(ev.Message)
+	case Proposed:
+		n.propose(ev)
+	case ReadAsked:
+		n.readAsked(ev.ID)
+	case Persisted:
+		n.persisted(ev.Write)
+	case Applied:
+		n.appliedUpto(ev.Upto)
+	case PeerLost:
+		n.peerLost(ev.Peer)
+	}
+	n.deliver()
+	n.evict()
+	n.check()
+	return n.effects
+}
+
+func (n *Node) tick() {
+	n.now++
+	switch {
+	case n.lead != nil:
+		n.leaderTick()
+	case n.follow != nil:
+		n.followerTick()
+	default:
+		n.lookingTick()
+	}
+	n.expireReads()
+}
+
+// receive is the gate for everything that comes from outside: it is validated and
+// answered, never asserted.
+func (n *Node) receive(m Message) {
+	from := n.place(m.From)
+	if from < 0 || from == n.me || m.To != n.cfg.ID || m.Body == nil {
+		return
+	}
+	n.elect.lost[from] = false
+	if b, ok := m.Body.(Ballot); ok {
+		n.onBallot(from, b)
+		return
+	}
+	if m.Session == 0 {
+		return
+	}
+	if spokenByLeader(m.Body) {
+		if n.follow != nil && n.follow.leader == m.From && n.follow.session == m.Session {
+			n.fromLeader(m)
+		} else if m.Epoch < n.durable.Accepted {
+			n.reject(m, StaleEpoch)
+		}
+		return
+	}
+	if r, ok := m.Body.(Reject); ok {
+		n.onReject(from, m, r)
+		return
+	}
+	if n.lead != nil {
+		n.fromFollower(from, m)
+		return
+	}
+	if _, ok := m.Body.(FollowerInfo); ok {
+		n.sendBallot(from) // the asker sees from it whether waiting makes sense
+		return
+	}
+	n.reject(m, NotLeading)
+}
+
+// onReject hears a refusal, as follower or as leader of a session.
+func (n *Node) onReject(from int, m Message, r Reject) {
+	switch {
+	case n.follow != nil && n.follow.leader == m.From && n.follow.session == m.Session:
+		n.rejectedByLeader(r)
+	case n.lead != nil && n.lead.peers[from].session == m.Session:
+		n.rejectedByFollower(from, r)
+	}
+}
+
+func (n *Node) peerLost(id NodeID) {
+	i := n.place(id)
+	if i < 0 || i == n.me {
+		return
+	}
+	n.elect.lost[i] = true
+	n.elect.ballots[i] = heardBallot{}
+	switch {
+	case n.lead != nil:
+		n.dropSession(i, "connection lost")
+	case n.follow != nil:
+		if n.follow.leader == id {
+			n.enterLooking("connection to the leader lost")
+		}
+	default:
+		n.candidateLost(id)
+	}
+}
+
+// place returns where id stands among the members, or -1.
+func (n *Node) place(id NodeID) int {
+	for i := range n.members {
+		if n.members[i].ID == id {
+			return i
+		}
+	}
+	return -1
+}
+
+func (n *Node) observer() bool { return n.members[n.me].Observer }
+func (n *Node) tail() Zxid     { return n.history.tail() }
+
+func (n *Node) emit(e Effect) { n.effects = append(n.effects, e) }
+
+func (n *Node) note(format string, args ...any) {
+	n.emit(Note{Text: fmt.Sprintf(format, args...)})
+}
+
+func (n *Node) send(to int, epoch Epoch, session uint64, b Body) {
+	n.emit(Send{Message{From: n.cfg.ID, To: n.members[to].ID, Epoch: epoch, Session: session, Body: b}})
+}
+
+// reject answers m. It tells only what is durable.
+func (n *Node) reject(m Message, why Reason) {
+	n.send(n.place(m.From), n.durable.Accepted, m.Session, Reject{Reason: why, Accepted: n.durable.Accepted})
+}
+
+// report tells the driver about role, phase, leader, epoch and establishment when
+// one of them changed.
+func (n *Node) report(reason string) {
+	r := RoleChanged{Role: n.role, Phase: n.phase, Leader: n.leaderID(), Epoch: n.epoch(), Established: n.established}
+	if r == n.reported {
+		return
+	}
+	n.reported = r
+	r.Reason = reason
+	n.emit(r)
+}
+
+func (n *Node) leaderID() NodeID {
+	switch {
+	case n.lead != nil:
+		return n.cfg.ID
+	case n.follow != nil:
+		return n.follow.leader
+	}
+	return 0
+}
+
+func (n *Node) epoch() Epoch {
+	switch {
+	case n.lead != nil && n.lead.epoch != 0:
+		return n.lead.epoch
+	case n.follow != nil && n.follow.epoch != 0:
+		return n.follow.epoch
+	}
+	return n.hard.Current
+}
+
+// write hands one batch to the log writer. What it contains is in history and
+// n.hard already.
+func (n *Node) write(w Write) uint64 {
+	n.issued++
+	w.ID = n.issued
+	n.writes.push(pendingWrite{id: w.ID, tail: n.tail(), hard: n.hard})
+	n.emit(w)
+	return w.ID
+}
+
+func (n *Node) writeHard() uint64 {
+	hard := n.hard
+	return n.write(Write{Hard: &hard})
+}
+
+// truncate removes the log after z. Writes under way that reach beyond z will from
+// now on count up to z only: their entries are gone again a write later.
+func (n *Node) truncate(z Zxid) {
+	if z.Less(n.delivered) {
+		panicf("truncate to %s, but %s was delivered", z, n.delivered)
+	}
+	n.history.truncate(z)
+	n.stable = minZxid(n.stable, z)
+	pending := n.writes.all()
+	for i := range pending {
+		pending[i].tail = minZxid(pending[i].tail, z)
+	}
+	n.write(Write{TruncateAfter: &z})
+}
+
+// persisted moves what is durable, and releases what was waiting for it.
+func (n *Node) persisted(id uint64) {
+	if id > n.issued {
+		panicf("write %d is durable, but %d was the last", id, n.issued)
+	}
+	if id <= n.written {
+		return
+	}
+	n.written = id
+	for n.writes.len() > 0 && n.writes.front().id <= id {
+		w := n.writes.pop()
+		n.stable, n.durable = w.tail, w.hard
+	}
+	switch {
+	case n.lead != nil:
+		n.leaderPersisted()
+	case n.follow != nil:
+		n.followerPersisted()
+	}
+}
+
+func (n *Node) appliedUpto(z Zxid) {
+	if n.delivered.Less(z) {
+		panicf("applied %s, but only %s was delivered", z, n.delivered)
+	}
+	n.applied = maxZxid(n.applied, z)
+	n.serveReads()
+}
+
+// deliver hands over what is committed and durable here, while this node is part of
+// an established reign (rule R5).
+func (n *Node) deliver() {
+	if !n.established {
+		return
+	}
+	upto := minZxid(n.commit, n.stable)
+	if n.delivered.Less(n.history.after) && n.delivered.Less(upto) && !n.chunked {
+		n.chunked = true // the rest follows with Applied or Tick
+		n.deliverEntries(n.readStorage(n.delivered, minZxid(upto, n.history.after), deliverBytes))
+	}
+	if n.delivered.Less(n.history.after) || !n.delivered.Less(upto) {
+		return
+	}
+	n.deliverEntries(n.history.slice(n.delivered, upto, int(^uint(0)>>1)))
+}
+
+func (n *Node) deliverEntries(entries []Entry) {
+	if len(entries) == 0 || entries[0].Prev != n.delivered {
+		panicf("no entry after %s to deliver, log is %s..%s", n.delivered, n.base, n.tail())
+	}
+	n.delivered = entries[len(entries)-1].Zxid
+	n.emit(Deliver{Entries: entries})
+}
+
+// floor returns the greatest zxid <= z in the log or the base.
+func (n *Node) floor(z Zxid) (Zxid, bool) {
+	if z.Less(n.history.after) {
+		return n.storage.Floor(z)
+	}
+	return n.history.floor(z), true
+}
+
+// contains reports whether z is in the log, or is its base.
+func (n *Node) contains(z Zxid) bool {
+	f, ok := n.floor(z)
+	return ok && f == z
+}
+
+// entries reads (after, upto] from memory or storage, about maxBytes at a time.
+func (n *Node) entries(after, upto Zxid, maxBytes int) []Entry {
+	if after.Less(n.history.after) {
+		return n.readStorage(after, minZxid(upto, n.history.after), maxBytes)
+	}
+	return n.history.slice(after, upto, maxBytes)
+}
+
+// readStorage reads durable entries. A log that cannot be read back is as fatal as
+// one that cannot be written.
+func (n *Node) readStorage(after, upto Zxid, maxBytes int) []Entry {
+	entries, err := n.storage.Entries(after, upto, maxBytes)
+	if err != nil {
+		panicf("read log (%s, %s]: %v", after, upto, err)
+	}
+	return entries
+}
+
+// evict bounds the memory of the history. A leader keeps what is not committed, to
+// know its size.
+func (n *Node) evict() {
+	if n.history.bytes <= cacheBytes {
+		return
+	}
+	upto := n.stable
+	if n.lead != nil {
+		upto = minZxid(upto, n.commit)
+	}
+	n.history.evict(upto, cacheBytes)
+}
+
+// check asserts what always holds. It costs a few comparisons.
+func (n *Node) check() {
+	tail := n.tail()
+	switch {
+	case n.hard.Accepted < n.hard.Current || n.durable.Accepted < n.durable.Current:
+		panicf("current epoch above accepted: %+v, durable %+v", n.hard, n.durable)
+	case n.hard.Accepted < n.durable.Accepted || n.hard.Current < n.durable.Current:
+		panicf("promises went back: %+v, durable %+v", n.hard, n.durable)
+	case tail.Less(n.stable) || n.stable.Less(n.history.after):
+		panicf("stable %s is not in %s..%s", n.stable, n.history.after, tail)
+	case n.delivered.Less(n.applied) || n.commit.Less(n.delivered) || n.stable.Less(n.delivered):
+		panicf("applied %s, delivered %s, commit %s, stable %s", n.applied, n.delivered, n.commit, n.stable)
+	}
+}
+
+// panicf stops at a bug of ours; going on could lose what was promised.
+func panicf(format string, args ...any) {
+	panic("zab: " + fmt.Sprintf(format, args...))
+}
