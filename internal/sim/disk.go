@@ -1,0 +1,147 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package sim
+
+import (
+	"sort"
+
+	"github.com/concordtx/concord/protocol/zab"
+)
+
+// disk is the durable store of one node with its write queue. It implements
+// zab.Storage on what is durable. A crash keeps some prefix of the queue.
+type disk struct {
+	hard zab.HardState
+	log  []zab.Entry
+	// applied counts the entries in the applied state. It is written without a sync, so
+	// a crash may take it back to appliedSynced, which a later sync of the log moves up.
+	applied, appliedSynced int
+	folds                  []uint64 // folds[i] is the state's rolling hash after i entries
+
+	queue []zab.Write // handed over, not durable, in order
+	view  []zab.Entry // the log as it will be when the queue is durable
+
+	planted Planted
+}
+
+func newDisk(planted Planted) *disk {
+	return &disk{folds: []uint64{foldStart}, planted: planted}
+}
+
+// enqueue hands a write over.
+func (d *disk) enqueue(w zab.Write) {
+	d.queue = append(d.queue, w)
+	d.view = change(d.view, w)
+}
+
+// change is what a write makes of a log. It never writes into the old one.
+func change(log []zab.Entry, w zab.Write) []zab.Entry {
+	if w.TruncateAfter != nil {
+		keep := after(log, *w.TruncateAfter)
+		log = log[:keep:keep]
+	}
+	return append(log, w.Entries...)
+}
+
+// sync makes the first n queued writes durable, in order.
+func (d *disk) sync(n int) {
+	for _, w := range d.queue[:n] {
+		if d.planted == SkipTruncate && w.TruncateAfter != nil {
+			w.TruncateAfter = nil
+		}
+		d.log = change(d.log, w)
+		if w.Hard != nil {
+			d.hard = *w.Hard
+		}
+	}
+	d.queue = d.queue[n:]
+}
+
+// crash loses everything that was not synced, except for the first keep writes and as
+// many applied entries as the caller drew.
+func (d *disk) crash(keep, applied int) {
+	d.sync(keep)
+	d.queue = nil
+	if d.planted == ForgetHardState {
+		d.hard = zab.HardState{}
+	}
+	if d.planted == LoseSyncedTail && len(d.log) > 0 {
+		d.log = d.log[:len(d.log)-1]
+	}
+	d.applied = min(applied, len(d.log))
+	d.appliedSynced = d.applied
+	d.folds = d.folds[:d.applied+1]
+	d.view = d.log
+}
+
+// apply folds one more entry into the state.
+func (d *disk) apply(e zab.Entry) {
+	d.applied++
+	d.folds = append(d.folds, fold(d.folds[len(d.folds)-1], e))
+}
+
+// Initial implements zab.Storage.
+func (d *disk) Initial() (hard zab.HardState, base, last, applied zab.Zxid) {
+	return d.hard, zab.Zxid{}, tail(d.log), d.appliedZxid()
+}
+
+func (d *disk) appliedZxid() zab.Zxid { return tail(d.log[:min(d.applied, len(d.log))]) }
+
+// Floor implements zab.Storage.
+func (d *disk) Floor(z zab.Zxid) (zab.Zxid, bool) { return tail(d.log[:after(d.log, z)]), true }
+
+// Entries implements zab.Storage.
+func (d *disk) Entries(past, upto zab.Zxid, maxBytes int) ([]zab.Entry, error) {
+	var out []zab.Entry
+	size := 0
+	for _, e := range d.log[after(d.log, past):after(d.log, upto)] {
+		out = append(out, e)
+		if size += len(e.Data); size > maxBytes {
+			break
+		}
+	}
+	return out, nil
+}
+
+// after returns how many entries of the log stand at or before z.
+func after(log []zab.Entry, z zab.Zxid) int {
+	return sort.Search(len(log), func(i int) bool { return z.Less(log[i].Zxid) })
+}
+
+// tail is the zxid of the last entry, zero if there is none.
+func tail(log []zab.Entry) zab.Zxid {
+	if len(log) == 0 {
+		return zab.Zxid{}
+	}
+	return log[len(log)-1].Zxid
+}
+
+// holds reports whether the log contains z. Every log contains the empty history.
+func holds(log []zab.Entry, z zab.Zxid) bool {
+	return z.IsZero() || tail(log[:after(log, z)]) == z
+}
+
+const (
+	foldStart uint64 = 14695981039346656037 // FNV-1a, 64 bits
+	foldPrime uint64 = 1099511628211
+)
+
+// fold mixes an entry into a rolling hash: the state machine of the simulation.
+func fold(h uint64, e zab.Entry) uint64 {
+	return foldBytes(foldNumber(foldNumber(h, uint64(e.Zxid.Epoch)), e.Zxid.Counter), e.Data)
+}
+
+func foldNumber(h, n uint64) uint64 {
+	for range 8 {
+		h = (h ^ n&0xff) * foldPrime
+		n >>= 8
+	}
+	return h
+}
+
+func foldBytes(h uint64, data []byte) uint64 {
+	for _, b := range data {
+		h = (h ^ uint64(b)) * foldPrime
+	}
+	return h
+}

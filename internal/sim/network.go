@@ -1,0 +1,198 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package sim
+
+// network carries encoded messages over one connection per ordered pair of nodes.
+//
+// What holds: within a connection bytes arrive in order or not at all, and nothing
+// arrives after something that was lost. Before the first message of a new connection
+// arrives, both ends have been told that the old one was lost. Everything else may
+// happen: bytes of an old connection arrive late, twice, or after those of the new one.
+type network struct {
+	sched  *scheduler
+	swarm  Swarm
+	links  [][]*link // by sender, then receiver
+	arrive func(to int, data []byte)
+	lost   func(node, peer int) // the node hears that a connection with the peer died
+	up     func(node int) bool
+	late   func() // bytes of a dead connection arrive
+}
+
+// link is the way from one node to another.
+type link struct {
+	from, to     int
+	open         bool
+	retry        instant // no new connection before this
+	lastArrival  instant
+	cuts         int // a message that is sent while cut waits in held
+	flying, held []*packet
+	// A side is owed when the connection died and it has not been told.
+	senderOwed, receiverOwed bool
+}
+
+type packet struct {
+	data []byte
+	gone bool // it arrived, or its connection died with it
+}
+
+func newNetwork(sched *scheduler, swarm Swarm, nodes int) *network {
+	n := &network{sched: sched, swarm: swarm}
+	for from := range nodes {
+		var row []*link
+		for to := range nodes {
+			row = append(row, &link{from: from, to: to})
+		}
+		n.links = append(n.links, row)
+	}
+	return n
+}
+
+// send puts a message on the connection, and opens one if there is none.
+func (n *network) send(from, to int, data []byte) {
+	l := n.links[from][to]
+	if !l.open && !n.dial(l) {
+		// Something was asked to be sent and is not: both ends must learn of a loss
+		// before anything that is sent later arrives.
+		l.senderOwed, l.receiverOwed = true, true
+		return
+	}
+	if n.sched.chance(n.swarm.Loss) {
+		n.kill(l)
+		return
+	}
+	p := &packet{data: data}
+	if l.cuts > 0 {
+		l.held = append(l.held, p)
+		return
+	}
+	n.fly(l, p)
+}
+
+func (n *network) dial(l *link) bool {
+	if l.cuts > 0 || n.sched.now < l.retry || !n.up(l.to) {
+		return false
+	}
+	l.open = true
+	l.lastArrival = n.sched.now + n.sched.about(n.swarm.Latency)
+	n.tell(l)
+	return true
+}
+
+// tell pays what the two ends are owed, at this instant and so before anything that is
+// sent from now on arrives.
+func (n *network) tell(l *link) {
+	if l.senderOwed {
+		l.senderOwed = false
+		n.sched.after(0, func() { n.lost(l.from, l.to) })
+	}
+	if l.receiverOwed {
+		l.receiverOwed = false
+		n.sched.after(0, func() { n.lost(l.to, l.from) })
+	}
+}
+
+func (n *network) fly(l *link, p *packet) {
+	l.lastArrival = max(l.lastArrival+1, n.sched.now+n.sched.about(n.swarm.Latency))
+	l.flying = append(l.flying, p)
+	n.sched.after(l.lastArrival-n.sched.now, func() {
+		if p.gone {
+			return
+		}
+		p.gone = true
+		l.flying = l.flying[1:]
+		if !n.up(l.to) {
+			n.kill(l)
+			return
+		}
+		n.arrive(l.to, p.data)
+	})
+}
+
+// kill ends a connection. Of what is under way a prefix may still arrive, later and
+// perhaps twice.
+func (n *network) kill(l *link) {
+	if !l.open {
+		return
+	}
+	late := n.sched.chance(n.swarm.LateBytes)
+	at := n.sched.about(20 * n.swarm.Latency)
+	for _, p := range append(l.flying, l.held...) {
+		p.gone = true
+		if !late || !n.up(l.to) {
+			continue
+		}
+		at += n.sched.about(n.swarm.Latency) + 1
+		n.sched.after(at, func() { n.late(); n.arrive(l.to, p.data) })
+		if n.sched.chance(n.swarm.Duplicate) {
+			n.sched.after(at+n.sched.about(50*n.swarm.Latency), func() { n.arrive(l.to, p.data) })
+		}
+		late = !n.sched.chance(0.2)
+	}
+	l.flying, l.held, l.open = nil, nil, false
+	l.retry = n.sched.now + n.sched.about(50*millisecond)
+	l.senderOwed, l.receiverOwed = true, true
+	if !n.sched.chance(n.swarm.HalfOpen) {
+		n.sched.after(n.sched.about(100*millisecond), func() { n.tell(l) })
+	}
+}
+
+// isolate kills all connections of a node that crashed. Nobody remembers anything on
+// its side, so only the peers are owed.
+func (n *network) isolate(node int) {
+	for peer := range n.links {
+		n.kill(n.links[node][peer])
+		n.kill(n.links[peer][node])
+		n.links[node][peer].senderOwed = false
+		n.links[peer][node].receiverOwed = false
+	}
+}
+
+// cut stops one direction for a while: new messages wait, or the connection dies.
+func (n *network) cut(from, to int, d instant) {
+	l := n.links[from][to]
+	l.cuts++
+	if n.sched.chance(0.5) {
+		n.kill(l)
+	}
+	n.sched.after(d, func() { n.mend(l) })
+}
+
+func (n *network) mend(l *link) {
+	if l.cuts == 0 {
+		return // everything was healed meanwhile
+	}
+	if l.cuts--; l.cuts > 0 {
+		return
+	}
+	if n.sched.chance(0.3) {
+		n.kill(l)
+	}
+	held := l.held
+	l.held = nil
+	for _, p := range held {
+		n.fly(l, p)
+	}
+}
+
+// split cuts all links between the two sides, one way or both.
+func (n *network) split(side func(node int) bool, bothWays bool, d instant) {
+	for from := range n.links {
+		for to := range n.links {
+			if from != to && side(from) != side(to) && (bothWays || side(from)) {
+				n.cut(from, to, d)
+			}
+		}
+	}
+}
+
+// heal ends all cuts.
+func (n *network) heal(calm Swarm) {
+	n.swarm = calm
+	for _, row := range n.links {
+		for _, l := range row {
+			for l.cuts > 0 {
+				n.mend(l)
+			}
+		}
+	}
+}

@@ -1,0 +1,110 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package sim
+
+import "fmt"
+
+// Swarm is the configuration of one seed: the cluster's shape and which faults happen
+// how often. Each fault family is off in half of the seeds, because faults that are
+// always on hide each other. A rate is the mean time between two faults; zero is off.
+type Swarm struct {
+	Quiet bool // no fault at all
+
+	Voters, Observers                    int
+	Heartbeat, Sync, Init, Finalize      int // ticks, for zab.Config
+	MaxUncommitted, MaxBatch, WindowSize int // bytes, for zab.Config
+	TickSkew                             float64
+
+	Latency   instant // mean of the one-way delay
+	Loss      float64 // per message: the connection dies with it
+	HalfOpen  float64 // a dead connection is noticed only when it is opened again
+	LateBytes float64 // per message under way on a dying connection: it arrives later
+	Duplicate float64 // ditto: it arrives twice
+	Cuts      instant
+	Partition instant
+	Flapping  instant
+	Forged    float64 // per ballot: its vote is replaced by a lie
+
+	Fsync     instant
+	Stall     instant // between two disks that get stuck
+	Lag       instant // mean delay from durable to Persisted
+	ApplyTime instant
+
+	Crash    instant
+	MidCrash float64 // per step: the node dies after some of its effects
+	Pause    instant
+
+	Proposals instant // between two proposals
+	Reads     instant
+	DeadCore  bool // a minority stays dead in the liveness phase
+}
+
+func drawSwarm(s *scheduler) Swarm {
+	r := s.rng
+	w := Swarm{
+		Voters:    []int{1, 3, 3, 3, 5}[r.IntN(5)],
+		Observers: []int{0, 0, 1, 2}[r.IntN(4)],
+		Heartbeat: 1, Sync: 8 + r.IntN(13), Init: 30 + r.IntN(71), Finalize: 2 + r.IntN(4),
+		MaxUncommitted: 1 << 20, MaxBatch: 1 << 20, WindowSize: 1 << 20,
+		Latency:   2 * millisecond,
+		Fsync:     5 * millisecond,
+		ApplyTime: 2 * millisecond,
+		Proposals: instant(s.logUniform(float64(5*millisecond), float64(200*millisecond))),
+		Reads:     instant(s.logUniform(float64(20*millisecond), float64(500*millisecond))),
+	}
+	if s.chance(0.5) {
+		w.MaxBatch, w.WindowSize = 8+r.IntN(64), 8+r.IntN(256)
+	}
+	if s.chance(0.2) {
+		w.MaxUncommitted = 64 + r.IntN(512)
+	}
+	if s.chance(0.05) {
+		w.Quiet = true
+		return w
+	}
+	rate := func(low, high instant) instant {
+		if s.chance(0.5) {
+			return 0
+		}
+		return instant(s.logUniform(float64(low), float64(high)))
+	}
+	share := func(low, high float64) float64 {
+		if s.chance(0.5) {
+			return 0
+		}
+		return s.logUniform(low, high)
+	}
+	if s.chance(0.5) {
+		w.TickSkew = 0.33
+	}
+	w.Latency = instant(s.logUniform(float64(millisecond/2), float64(60*millisecond)))
+	w.Loss, w.HalfOpen = share(0.0005, 0.05), share(0.05, 1)
+	w.LateBytes, w.Duplicate, w.Forged = share(0.05, 1), share(0.01, 0.5), share(0.01, 1)
+	w.Cuts, w.Partition, w.Flapping = rate(second/4, 10*second), rate(second/2, 10*second), rate(second/2, 10*second)
+	w.Fsync = instant(s.logUniform(float64(millisecond/2), float64(100*millisecond)))
+	w.Stall, w.Lag = rate(second, 10*second), rate(millisecond, 100*millisecond)
+	w.ApplyTime = instant(s.logUniform(float64(millisecond/10), float64(200*millisecond)))
+	w.Crash, w.MidCrash, w.Pause = rate(second/4, 10*second), share(0.0002, 0.02), rate(second/2, 10*second)
+	w.DeadCore = s.chance(0.3)
+	return w
+}
+
+// calm is the same cluster with its faults over.
+func (w Swarm) calm() Swarm {
+	return Swarm{
+		Quiet: true, Voters: w.Voters, Observers: w.Observers,
+		Heartbeat: w.Heartbeat, Sync: w.Sync, Init: w.Init, Finalize: w.Finalize,
+		MaxUncommitted: w.MaxUncommitted, MaxBatch: w.MaxBatch, WindowSize: w.WindowSize,
+		Latency: 2 * millisecond, Fsync: 5 * millisecond, ApplyTime: 2 * millisecond,
+		DeadCore: w.DeadCore,
+	}
+}
+
+// String prints the numbers that shape the run, for the head of a failure.
+func (w Swarm) String() string { return fmt.Sprintf("%+v", w.plain()) }
+
+// plain drops the String method, so that fmt prints the fields.
+func (w Swarm) plain() any {
+	type fields Swarm
+	return fields(w)
+}

@@ -1,0 +1,135 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package sim
+
+import (
+	"encoding/binary"
+
+	"github.com/concordtx/concord/protocol/zab"
+)
+
+// workload is the clients: they propose payloads that are all different, and read, at
+// whoever claims to lead, and try another node when they are refused.
+type workload struct {
+	c        *cluster
+	on       bool
+	payloads uint64
+	ids      uint64 // of proposals and reads; those of answered reads are used again
+	free     []uint64
+	open     map[uint64]request // looked up by id only
+	refused  int
+}
+
+// request is something that a core has not answered yet.
+type request struct {
+	node    *node
+	boot    uint32
+	data    []byte // of a proposal
+	retries int
+	asked   int // of a read: what Checker.readAsked returned
+}
+
+func newWorkload(c *cluster) *workload {
+	w := &workload{c: c, on: true, open: map[uint64]request{}}
+	c.answered = w.answered
+	w.every(c.swarm.Proposals, w.propose)
+	w.every(c.swarm.Reads, w.read)
+	return w
+}
+
+func (w *workload) every(mean instant, do func()) {
+	w.c.after(w.c.about(mean), func() {
+		if w.on {
+			do()
+			w.every(mean, do)
+		}
+	})
+}
+
+// target picks a node that claims to lead, sometimes just anybody.
+func (w *workload) target() *node {
+	var leading []*node
+	for _, n := range w.c.nodes {
+		if n.up && n.role.Role == zab.Leading {
+			leading = append(leading, n)
+		}
+	}
+	if len(leading) == 0 || w.c.chance(0.1) {
+		leading = w.c.nodes
+	}
+	return leading[w.c.rng.IntN(len(leading))]
+}
+
+func (w *workload) propose() {
+	w.payloads++
+	data := binary.BigEndian.AppendUint64(nil, w.payloads)
+	data = append(data, make([]byte, w.c.rng.IntN(40))...)
+	w.offer(w.target(), request{data: data, retries: 3})
+}
+
+func (w *workload) offer(n *node, r request) {
+	if !n.up {
+		return
+	}
+	r.node, r.boot = n, n.boot
+	id := w.id()
+	w.open[id] = r
+	w.c.event(n, zab.Proposed{ID: id, Data: r.data})
+}
+
+func (w *workload) read() {
+	n := w.target()
+	if !n.up {
+		return
+	}
+	id := w.id()
+	w.open[id] = request{node: n, boot: n.boot, asked: w.c.check.readAsked()}
+	w.c.event(n, zab.ReadAsked{ID: id})
+}
+
+// id takes the number of an answered request when there is one: nothing may depend on
+// numbers being unique over time.
+func (w *workload) id() uint64 {
+	if n := len(w.free); n > 0 && w.c.chance(0.5) {
+		id := w.free[n-1]
+		w.free = w.free[:n-1]
+		return id
+	}
+	w.ids++
+	return w.ids
+}
+
+func (w *workload) answered(n *node, e zab.Effect) {
+	switch e := e.(type) {
+	case zab.Accepted:
+		r := w.close(n, e.ID)
+		if p := w.c.check.proposals[e.Zxid]; !w.c.dying && (p.leader != n.id || string(p.entry.Data) != string(r.data)) {
+			w.c.check.fail("S2", "node %d accepted proposal %d as %s, which is %q of node %d", n.id, e.ID, e.Zxid, p.entry.Data, p.leader)
+		}
+	case zab.Refused:
+		r := w.close(n, e.ID)
+		w.refused++
+		if r.retries > 0 {
+			r.retries--
+			w.c.after(w.c.about(20*millisecond), func() { w.offer(w.target(), r) })
+		}
+	case zab.ReadReady:
+		r := w.close(n, e.ID)
+		w.c.check.readReady(n.ghost, r.asked, e.Index)
+	case zab.ReadFailed:
+		w.close(n, e.ID)
+		w.c.check.readFailed(n.ghost)
+	}
+}
+
+// close takes an answered request. An answer that nobody waits for is a bug.
+func (w *workload) close(n *node, id uint64) request {
+	r, ok := w.open[id]
+	if !ok || r.node != n || r.boot != n.boot {
+		w.c.check.fail("S15", "node %d answers request %d, which it was not asked", n.id, id)
+		return request{}
+	}
+	delete(w.open, id)
+	w.free = append(w.free, id)
+	return r
+}
