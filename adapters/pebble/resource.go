@@ -1,0 +1,245 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package pebble
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"os"
+	"sync/atomic"
+
+	"github.com/cockroachdb/pebble/v2"
+
+	"github.com/concordtx/concord/adapters"
+	"github.com/concordtx/concord/txn"
+)
+
+// Resource is a handle on one store.
+type Resource struct {
+	name   string
+	store  *store
+	closed atomic.Bool
+}
+
+var _ adapters.Opener = (*Resource)(nil)
+
+// New makes a store of the application's own take part. It undoes what a crash left
+// unprepared before it returns. The application closes db, after the resource.
+func New(name string, db *pebble.DB) (*Resource, error) {
+	s, err := newStore(db, false)
+	if err != nil {
+		return nil, fmt.Errorf("resource %s: %w", name, err)
+	}
+	return &Resource{name: name, store: s}, nil
+}
+
+// Open opens the store in dir, or makes one there, and closes it with the last handle.
+func Open(name, dir string) (*Resource, error) {
+	db, err := pebble.Open(dir, &pebble.Options{
+		FormatMajorVersion: pebble.FormatNewest,
+		Logger:             engineLog{slog.Default().With("resource", name)},
+	})
+	if err != nil {
+		return nil, fmt.Errorf("resource %s: open the store %s: %w; one process at a time can have it", name, dir, err)
+	}
+	s, err := newStore(db, true)
+	if err != nil {
+		_ = db.Close() // the first error is the one that matters
+		return nil, fmt.Errorf("resource %s: store %s: %w", name, dir, err)
+	}
+	return &Resource{name: name, store: s}, nil
+}
+
+// engineLog passes on Pebble's errors and drops its diary.
+type engineLog struct{ log *slog.Logger }
+
+func (l engineLog) Infof(string, ...any) {}
+
+func (l engineLog) Errorf(format string, args ...any) {
+	l.log.Error("store error", "error", fmt.Sprintf(format, args...))
+}
+
+// Fatalf ends the process, as Pebble asks: nobody knows what the disk holds after a
+// failed write.
+func (l engineLog) Fatalf(format string, args ...any) {
+	l.log.Error("the store cannot be written, the process ends; check free space and health of the disk, then start again",
+		"error", fmt.Sprintf(format, args...))
+	os.Exit(1)
+}
+
+// Share returns another handle on the same store, closed on its own.
+func (r *Resource) Share() *Resource {
+	r.store.addHandle()
+	return &Resource{name: r.name, store: r.store}
+}
+
+// Tx returns this resource's branch of g to work in.
+func (r *Resource) Tx(ctx context.Context, g adapters.Global) (*Tx, error) {
+	enlisted, err := g.Enlist(ctx, r)
+	if err != nil {
+		return nil, fmt.Errorf("enlist %s: %w", r.name, err)
+	}
+	s, ours := enlisted.(*session)
+	if !ours || s.store != r.store {
+		return nil, fmt.Errorf("enlist %s: the transaction has a branch of another store under this name; give each its own name", r.name)
+	}
+	return &Tx{store: s.store, branch: s.branch}, nil
+}
+
+// Get returns a copy of the last committed value of a key. It waits for no lock, and
+// two calls may see two different moments.
+func (r *Resource) Get(key []byte) (value []byte, found bool, err error) {
+	release, err := r.store.use()
+	if err != nil {
+		return nil, false, err
+	}
+	defer release()
+	return r.store.committed(key)
+}
+
+// Name is the name that the application and the coordinator share.
+func (r *Resource) Name() string { return r.name }
+
+// Driver is "pebble".
+func (r *Resource) Driver() string { return "pebble" }
+
+// Identity is a random name that the store keeps.
+func (r *Resource) Identity(ctx context.Context) (string, error) {
+	return r.store.identity, ctx.Err()
+}
+
+// Open begins a branch.
+func (r *Resource) Open(ctx context.Context, x txn.XID) (adapters.Session, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, fmt.Errorf("begin %s: %w", x, err)
+	}
+	release, err := r.store.use()
+	if err != nil {
+		return nil, fmt.Errorf("begin %s: %w", x, err)
+	}
+	defer release()
+	b, err := r.store.begin(x)
+	if err != nil {
+		return nil, fmt.Errorf("begin %s: %w", x, err)
+	}
+	return &session{store: r.store, branch: b, resource: r.name}, nil
+}
+
+// Commit finishes a prepared branch. A marker is the evidence that it was finished
+// before; without it the answer is Lost.
+func (r *Resource) Commit(ctx context.Context, x txn.XID, _ txn.Branch) (txn.Finish, error) {
+	return r.store.finish(ctx, x, txn.Commit)
+}
+
+// Rollback ends a branch. One that still works is ended too, so that it cannot be
+// prepared afterwards.
+func (r *Resource) Rollback(ctx context.Context, x txn.XID, _ txn.Branch) (txn.Finish, error) {
+	return r.store.finish(ctx, x, txn.Abort)
+}
+
+// finish ends an open branch or asks the evidence about one that is not there.
+func (s *store) finish(ctx context.Context, x txn.XID, d txn.Decision) (txn.Finish, error) {
+	if err := ctx.Err(); err != nil {
+		return 0, fmt.Errorf("%s %s: %w", d, x, err)
+	}
+	release, err := s.use()
+	if err != nil {
+		return 0, fmt.Errorf("%s %s: %w", d, x, err)
+	}
+	defer release()
+	did := false
+	if b := s.find(x); b != nil {
+		did, err = s.finishOpen(b, d)
+	}
+	if err != nil {
+		return 0, fmt.Errorf("%s %s: %w", d, x, err)
+	}
+	if did {
+		return txn.Done, nil
+	}
+	committed, err := s.journal.Committed(x)
+	switch {
+	case err != nil:
+		return 0, fmt.Errorf("%s %s: %w", d, x, err)
+	case committed && d == txn.Commit, !committed && d == txn.Abort:
+		return txn.AlreadyDone, nil
+	case committed:
+		return txn.Contradicted, nil
+	default:
+		return txn.Lost, nil
+	}
+}
+
+// finishOpen does nothing if somebody else was faster.
+func (s *store) finishOpen(b *branch, d txn.Decision) (did bool, err error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	switch {
+	case b.state == ended:
+		return false, nil
+	case d == txn.Abort:
+		return true, s.rollback(b)
+	case b.state == prepared:
+		return true, s.commit(b)
+	default:
+		return false, fmt.Errorf("the branch is not prepared yet")
+	}
+}
+
+// Recover lists the prepared branches.
+func (r *Resource) Recover(ctx context.Context) ([]adapters.Prepared, error) {
+	release, err := r.store.use()
+	if err != nil {
+		return nil, fmt.Errorf("recover: %w", err)
+	}
+	defer release()
+	r.store.mu.Lock()
+	open := make([]*branch, 0, len(r.store.branches))
+	for _, b := range r.store.branches {
+		open = append(open, b)
+	}
+	r.store.mu.Unlock()
+	var list []adapters.Prepared
+	for _, b := range open {
+		b.mu.Lock()
+		if b.state == prepared {
+			list = append(list, adapters.Prepared{XID: b.journal.XID, Since: b.journal.Since})
+		}
+		b.mu.Unlock()
+	}
+	return list, ctx.Err()
+}
+
+// Forget drops the markers of finished branches.
+func (r *Resource) Forget(ctx context.Context, xs []txn.XID) error {
+	if err := ctx.Err(); err != nil {
+		return fmt.Errorf("forget: %w", err)
+	}
+	release, err := r.store.use()
+	if err != nil {
+		return fmt.Errorf("forget: %w", err)
+	}
+	defer release()
+	return r.store.journal.Forget(xs)
+}
+
+// Check tells the version. What would make a store unfit was found when it was opened.
+func (r *Resource) Check(ctx context.Context) (adapters.Report, error) {
+	list, err := r.Recover(ctx)
+	if err != nil {
+		return adapters.Report{}, err
+	}
+	return adapters.Report{
+		Version:  fmt.Sprintf("Pebble, format %s", r.store.db.FormatMajorVersion()),
+		Findings: []adapters.Finding{{What: "prepared branches", Detail: fmt.Sprint(len(list))}},
+	}, nil
+}
+
+// Close gives this handle back. The last one closes a store that Open opened.
+func (r *Resource) Close() error {
+	if r.closed.Swap(true) {
+		return nil
+	}
+	return r.store.dropHandle()
+}
