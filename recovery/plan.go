@@ -4,6 +4,7 @@ package recovery
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -60,6 +61,9 @@ type Rules struct {
 // Sightings remembers which branches a resource has listed, and since when: one value
 // per resource, owned by whoever plans. The zero value is ready to use.
 type Sightings struct{ first map[txn.XID]time.Time }
+
+// Clone returns a copy, to plan without remembering.
+func (s *Sightings) Clone() *Sightings { return &Sightings{first: maps.Clone(s.first)} }
 
 // Plan plans for one listing of one resource, made at now, and remembers it. Actions
 // are in the order of the listing's xids.

@@ -85,10 +85,14 @@ const recordsVersion = 1
 func EncodeRecords(b []byte, records ...Record) []byte {
 	b = append(b, recordsVersion)
 	for _, r := range records {
-		b = append(b, byte(r.kind()))
-		b = r.append(b)
+		b = AppendRecord(b, r)
 	}
 	return b
+}
+
+// AppendRecord adds one more record to what EncodeRecords returned.
+func AppendRecord(b []byte, r Record) []byte {
+	return r.append(append(b, byte(r.kind())))
 }
 
 // DecodeRecords is the inverse of EncodeRecords. It refuses anything that

@@ -23,10 +23,12 @@ func (p Position) String() string { return fmt.Sprintf("%d.%d", p.Epoch, p.Count
 // same position have the same digest, or one of the nodes is broken.
 type Digest [sha256.Size]byte
 
-// Archive is where a Table looks up finished transactions, which it does not hold
-// in memory. It answers for all finished transactions of the changes that the table
-// has returned so far, and that it was not told to purge.
+// Archive is where a Table keeps what it folded, and looks up finished transactions,
+// which it does not hold in memory.
 type Archive interface {
+	// Keep takes the changes of one fold. It must not wait for a disk.
+	Keep(c Changes)
+	// Finished returns a finished transaction, as the changes so far say.
 	Finished(id ID) (Txn, bool)
 }
 
@@ -100,6 +102,13 @@ func (t *Table) Open() []Txn {
 	return open
 }
 
+// EachOpen visits the transactions that are not finished, in no order.
+func (t *Table) EachOpen(visit func(Txn)) {
+	for _, x := range t.open {
+		visit(*x)
+	}
+}
+
 // OpenCount returns how many transactions are not finished.
 func (t *Table) OpenCount() int { return len(t.open) }
 
@@ -112,7 +121,7 @@ type Verdict struct {
 	TooOld   bool // refused: older than what is kept
 }
 
-// Changes is what a fold changed, for the store of the applied state. A transaction
+// Changes is what one fold changed. A transaction
 // is in at most one of Open and Finished; being in one removes it from the other.
 type Changes struct {
 	Open     []Txn
@@ -162,6 +171,7 @@ func (t *Table) Apply(at Position, data []byte) (Changes, error) {
 	}
 	t.file(touched, &c)
 	c.Meta = t.Meta()
+	t.archive.Keep(c)
 	return c, nil
 }
 

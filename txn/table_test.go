@@ -21,7 +21,7 @@ func newShelf() *shelf { return &shelf{finished: map[ID]Txn{}, open: map[ID]Txn{
 
 func (s *shelf) Finished(id ID) (Txn, bool) { x, ok := s.finished[id]; return x, ok }
 
-func (s *shelf) store(c Changes) {
+func (s *shelf) Keep(c Changes) {
 	for id := range s.finished {
 		if string(id[:]) < string(c.PurgeBefore[:]) {
 			delete(s.finished, id)
@@ -54,7 +54,6 @@ func (r *replica) fold(t *testing.T, records ...Record) Changes {
 	r.next++
 	c, err := r.Apply(Position{Epoch: 1, Counter: r.next}, EncodeRecords(nil, records...))
 	require.NoError(t, err)
-	r.store(c)
 	return c
 }
 

@@ -1,0 +1,121 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package coordinator
+
+import (
+	"context"
+	"fmt"
+	"sync"
+
+	"github.com/concordtx/concord/txn"
+	"github.com/concordtx/concord/wal"
+)
+
+// archiveFull folds may wait for the store before the loop takes no more requests and
+// no more messages of peers.
+const archiveFull = 4096
+
+// archive is the txn.Archive of a node: the store, and in front of it the changes
+// that are still on their way there. The loop adds changes and its run goroutine
+// writes them, unsynced: the log entries that they come from are durable already.
+type archive struct {
+	store *wal.Store
+	fatal func(error)
+
+	mu      sync.Mutex
+	queue   []txn.Changes
+	pending map[txn.ID]pendingTxn
+	wake    chan struct{} // capacity 1: "look again"; when full, one is there already
+}
+
+// pendingTxn is what the last queued changes say of a transaction.
+type pendingTxn struct {
+	txn      txn.Txn
+	finished bool // false: it is open, and so not in the archive
+	at       txn.Position
+}
+
+func newArchive(s *wal.Store, fatal func(error)) *archive {
+	return &archive{store: s, fatal: fatal, pending: map[txn.ID]pendingTxn{}, wake: make(chan struct{}, 1)}
+}
+
+// Keep implements txn.Archive.
+func (a *archive) Keep(c txn.Changes) {
+	a.mu.Lock()
+	for _, x := range c.Open {
+		a.pending[x.ID] = pendingTxn{at: c.Meta.Position}
+	}
+	for _, x := range c.Finished {
+		a.pending[x.ID] = pendingTxn{txn: x, finished: true, at: c.Meta.Position}
+	}
+	a.queue = append(a.queue, c)
+	a.mu.Unlock()
+	select {
+	case a.wake <- struct{}{}:
+	default:
+	}
+}
+
+// Finished implements txn.Archive. A store that cannot be read ends the process: to
+// answer "not finished" instead would be a guess about a transaction.
+func (a *archive) Finished(id txn.ID) (txn.Txn, bool) {
+	a.mu.Lock()
+	p, ok := a.pending[id]
+	a.mu.Unlock()
+	if ok {
+		return p.txn, p.finished
+	}
+	value, found, err := a.store.Get(stateKey(finishedKey, id))
+	var x txn.Txn
+	if err == nil && found {
+		err = x.UnmarshalBinary(value)
+	}
+	if err != nil {
+		a.fatal(fmt.Errorf("read transaction %v: %w", id, err))
+	}
+	return x, found
+}
+
+// full reports whether the loop must wait for the store.
+func (a *archive) full() bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return len(a.queue) >= archiveFull
+}
+
+// run writes queued changes until ctx ends, and then what is left.
+func (a *archive) run(ctx context.Context) {
+	for done := false; !done; {
+		select {
+		case <-a.wake:
+		case <-ctx.Done():
+			done = true
+		}
+		a.mu.Lock()
+		queue := a.queue
+		a.queue = nil
+		a.mu.Unlock()
+		for _, c := range queue {
+			if err := a.store.Apply(toState(c)); err != nil {
+				a.fatal(err)
+				return
+			}
+		}
+		a.stored(queue)
+	}
+}
+
+// stored forgets changes that the store has now, unless newer ones are on their way.
+func (a *archive) stored(queue []txn.Changes) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, c := range queue {
+		for _, list := range [][]txn.Txn{c.Open, c.Finished} {
+			for _, x := range list {
+				if a.pending[x.ID].at == c.Meta.Position {
+					delete(a.pending, x.ID)
+				}
+			}
+		}
+	}
+}

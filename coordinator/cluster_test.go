@@ -1,0 +1,219 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package coordinator
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net"
+	"path/filepath"
+	"strconv"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/concordtx/concord/adapters"
+	"github.com/concordtx/concord/adapters/memory"
+	"github.com/concordtx/concord/api"
+	"github.com/concordtx/concord/protocol/zab"
+	"github.com/concordtx/concord/txn"
+)
+
+// testCluster is real nodes in one process: real sockets, real stores in temp folders.
+type testCluster struct {
+	t       *testing.T
+	dir     string
+	members []Member
+	rules   Rules
+	open    func() []adapters.Resource
+
+	mu    sync.Mutex
+	nodes map[zab.NodeID]*runningNode
+}
+
+type runningNode struct {
+	*Node
+	stop context.CancelFunc
+	done chan error
+}
+
+func newCluster(t *testing.T, size int, open func() []adapters.Resource) *testCluster {
+	c := &testCluster{t: t, dir: t.TempDir(), open: open, nodes: map[zab.NodeID]*runningNode{},
+		rules: Rules{MaxTransaction: time.Second, Grace: 200 * time.Millisecond, Scan: 200 * time.Millisecond}}
+	for id := 1; id <= size; id++ {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		require.NoError(t, err)
+		c.members = append(c.members, Member{ID: zab.NodeID(id), Peer: l.Addr().String(), API: "api-" + strconv.Itoa(id)})
+		require.NoError(t, l.Close())
+	}
+	for _, m := range c.members {
+		c.start(m.ID)
+	}
+	t.Cleanup(func() {
+		for _, m := range c.members {
+			c.kill(m.ID)
+		}
+	})
+	return c
+}
+
+func (c *testCluster) start(id zab.NodeID) {
+	n, err := Open(Config{Node: id, Members: c.members, DataDir: filepath.Join(c.dir, strconv.Itoa(int(id))),
+		Resources: c.open(), Rules: c.rules, Logger: slog.New(slog.DiscardHandler)})
+	require.NoError(c.t, err)
+	ctx, cancel := context.WithCancel(context.Background())
+	r := &runningNode{Node: n, stop: cancel, done: make(chan error, 1)}
+	go func() { r.done <- n.Run(ctx) }()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.nodes[id] = r
+}
+
+func (c *testCluster) kill(id zab.NodeID) {
+	c.mu.Lock()
+	r := c.nodes[id]
+	delete(c.nodes, id)
+	c.mu.Unlock()
+	if r != nil {
+		r.stop()
+		require.NoError(c.t, <-r.done)
+	}
+}
+
+// leader waits until a node says that it leads.
+func (c *testCluster) leader() *runningNode {
+	var leader *runningNode
+	require.Eventually(c.t, func() bool {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		for id, r := range c.nodes {
+			if s := r.Status(); s.Leader == id && s.Cluster != 0 {
+				leader = r
+			}
+		}
+		return leader != nil
+	}, 10*time.Second, 10*time.Millisecond, "no leader")
+	return leader
+}
+
+// commit asks the leader, whoever it is, until it answers.
+func (c *testCluster) commit(id txn.ID, branches ...txn.Branch) Reply {
+	deadline := time.Now().Add(20 * time.Second)
+	for {
+		ctx, cancel := context.WithTimeout(context.Background(), 3*time.Second)
+		r, err := c.leader().Commit(ctx, id, txn.TwoPhase, branches)
+		cancel()
+		if err == nil {
+			return r
+		}
+		require.True(c.t, errors.Is(err, api.ErrUnavailable) || errors.Is(err, context.DeadlineExceeded) || errors.As(err, new(*api.NotLeaderError)), "%v", err)
+		require.True(c.t, time.Now().Before(deadline), "no answer: %v", err)
+	}
+}
+
+func (c *testCluster) prepared(r *memory.Resource, id txn.ID, key string) txn.Branch {
+	x := txn.XID{Cluster: c.leader().Status().Cluster, ID: id}
+	s, err := r.Open(c.t.Context(), x)
+	require.NoError(c.t, err)
+	tx, err := r.Tx(c.t.Context(), enlisted{s})
+	require.NoError(c.t, err)
+	require.NoError(c.t, tx.Put(c.t.Context(), key, 1))
+	vote, b, err := s.Prepare(c.t.Context())
+	require.NoError(c.t, err)
+	require.Equal(c.t, txn.VoteYes, vote)
+	return b
+}
+
+type enlisted struct{ s adapters.Session }
+
+func (e enlisted) Enlist(context.Context, adapters.Opener) (adapters.Session, error) { return e.s, nil }
+
+func TestDecisionsSurviveTheDeathOfEveryLeader(t *testing.T) {
+	c := newCluster(t, 3, func() []adapters.Resource { return nil })
+	var ids []txn.ID
+	for range 4 {
+		for range 5 {
+			id := txn.NewID(time.Now())
+			require.Equal(t, txn.Commit, c.commit(id).Decision)
+			ids = append(ids, id)
+		}
+		dead := c.leader().config.Node
+		c.kill(dead)
+		for _, id := range ids {
+			require.Equal(t, txn.Commit, c.commit(id).Decision, "asking again gives the same answer")
+		}
+		c.start(dead)
+	}
+	r, err := c.leader().Outcome(t.Context(), ids[0])
+	require.NoError(t, err)
+	require.Equal(t, txn.Committed, r.Txn.Outcome())
+}
+
+func TestAskingForTheOutcomeAbortsWhatIsUndecided(t *testing.T) {
+	c := newCluster(t, 1, func() []adapters.Resource { return nil })
+	id := txn.NewID(time.Now())
+	r, err := c.leader().Outcome(t.Context(), id)
+	require.NoError(t, err)
+	require.Equal(t, txn.Abort, r.Decision)
+	late := c.commit(id)
+	require.Equal(t, txn.Abort, late.Decision)
+	require.Contains(t, late.Reason, "asked for its outcome")
+}
+
+func TestClusterFinishesWhatTheClientLeaves(t *testing.T) {
+	disk := memory.NewDisk()
+	c := newCluster(t, 3, func() []adapters.Resource { return []adapters.Resource{memory.New("orders", disk)} })
+	orders := memory.New("orders", disk)
+	id := txn.NewID(time.Now())
+	b := c.prepared(orders, id, "k")
+	require.Equal(t, txn.Commit, c.commit(id, b).Decision)
+	require.Eventually(t, func() bool {
+		v, err := c.leader().View(t.Context(), id)
+		return err == nil && v.Known && v.Txn.Ended
+	}, 10*time.Second, 20*time.Millisecond)
+	v, found := disk.Get("k")
+	require.True(t, found)
+	require.EqualValues(t, 1, v)
+}
+
+func TestOrphanIsRolledBackAndItsLateCommitRefused(t *testing.T) {
+	disk := memory.NewDisk()
+	c := newCluster(t, 3, func() []adapters.Resource { return []adapters.Resource{memory.New("orders", disk)} })
+	orders := memory.New("orders", disk)
+	id := txn.NewID(time.Now())
+	b := c.prepared(orders, id, "k")
+	require.Eventually(t, func() bool {
+		listing, err := orders.Recover(t.Context())
+		return err == nil && len(listing) == 0
+	}, 10*time.Second, 20*time.Millisecond)
+	_, found := disk.Get("k")
+	require.False(t, found)
+	late := c.commit(id, b)
+	require.Equal(t, txn.Abort, late.Decision)
+	require.Contains(t, late.Reason, "orphan")
+}
+
+func TestUnknownResourceIsAnAbortWithTheReason(t *testing.T) {
+	c := newCluster(t, 1, func() []adapters.Resource { return nil })
+	r := c.commit(txn.NewID(time.Now()), txn.Branch{Resource: "nobody"})
+	require.Equal(t, txn.Abort, r.Decision)
+	require.Contains(t, r.Reason, `no resource "nobody"`)
+}
+
+func TestTwoNamesForOneDatabaseAreRefused(t *testing.T) {
+	disk := memory.NewDisk()
+	c := newCluster(t, 1, func() []adapters.Resource {
+		return []adapters.Resource{memory.New("a", disk), memory.New("b", disk)}
+	})
+	require.Eventually(t, func() bool {
+		return !c.leader().Status().Resources[0].OK && c.leader().Status().Resources[0].Identity != ""
+	}, 10*time.Second, 10*time.Millisecond)
+	require.Eventually(t, func() bool {
+		r := c.commit(txn.NewID(time.Now()), txn.Branch{Resource: "a"})
+		return r.Decision == txn.Abort
+	}, 10*time.Second, 10*time.Millisecond)
+	require.Contains(t, c.leader().Status().Resources[0].Err, "same database as resource b")
+}

@@ -1,0 +1,462 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package coordinator
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/concordtx/concord/adapters"
+	"github.com/concordtx/concord/protocol/zab"
+	"github.com/concordtx/concord/recovery"
+	"github.com/concordtx/concord/txn"
+)
+
+// Member is one node of the cluster, as configured on every node.
+type Member struct {
+	ID       zab.NodeID
+	Observer bool
+	Peer     string // host:port for the other nodes
+	API      string // host:port for clients
+}
+
+// Rules are the numbers of a cluster, equal on all nodes by good custom: nothing
+// that is safe or unsafe depends on them.
+type Rules struct {
+	// MaxTransaction is how long a transaction may take from its birth to its decision
+	// before its prepared branches count as orphans. Default 60 s.
+	MaxTransaction time.Duration
+	// Grace is how long the client may take to finish the branches of a committed
+	// transaction before the cluster does it. Default 5 s.
+	Grace time.Duration
+	// Scan is the interval at which the leader asks each resource what is prepared.
+	// Default 5 s.
+	Scan time.Duration
+	// Retention is how long finished transactions are remembered. Default 7 days.
+	Retention time.Duration
+}
+
+func (r Rules) withDefaults() Rules {
+	def := func(d *time.Duration, v time.Duration) {
+		if *d <= 0 {
+			*d = v
+		}
+	}
+	def(&r.MaxTransaction, time.Minute)
+	def(&r.Grace, 5*time.Second)
+	def(&r.Scan, 5*time.Second)
+	def(&r.Retention, 7*24*time.Hour)
+	return r
+}
+
+const (
+	maxBranches = 64
+	// maxEntryBytes bounds the records of one log entry; a turn that has more makes
+	// several entries.
+	maxEntryBytes = 1 << 20
+	// endInterval is how long an End record may wait for company.
+	endInterval = 100 * time.Millisecond
+	// sweepInterval is how often unfinished branches are looked through.
+	sweepInterval = 250 * time.Millisecond
+	retryMin      = time.Second
+	retryMax      = 30 * time.Second
+	// maxTasks branches per resource may be with the recovery workers.
+	maxTasks = 64
+	// evidenceBatch finished branches, or evidenceInterval, and their evidence is removed.
+	evidenceBatch    = 256
+	evidenceInterval = 10 * time.Second
+	watermarkStep    = time.Hour
+)
+
+// CoreConfig is what a Core must know.
+type CoreConfig struct {
+	Node    zab.NodeID
+	Members []Member
+	// Boot is the durable counter of starts of this node.
+	Boot uint32
+	// NewCluster is the id to give to the cluster if it has none yet: random, not zero.
+	NewCluster txn.ClusterID
+	Resources  []string
+	Rules      Rules
+}
+
+// Core is a coordinator without clock, disk and network: the replicated log, the
+// table that folds it, and at the leader the live requests and the unfinished
+// branches. One goroutine owns it.
+//
+// Invariants:
+//  1. A decision is told only after its record was delivered.
+//  2. Only an established leader proposes, answers "no record" or finishes branches.
+//  3. A request is answered exactly once.
+type Core struct {
+	config CoreConfig
+	zab    *zab.Node
+	table  *txn.Table
+	fx     Effects
+	now    time.Time
+
+	role     zab.RoleChanged
+	leading  bool // established leader
+	proposal uint64
+	// committed, aborted count first decisions since the start of this node.
+	committed, aborted uint64
+	digests            digestRing
+
+	// What only a leader has, dropped with its leadership:
+	batch      []txn.Record          // records of this turn
+	batchAcks  []uint64              // requests that wait for the delivery of the batch
+	waiting    map[txn.ID][]uint64   // requests that wait for a verdict
+	acks       map[zab.Zxid][]uint64 // requests that wait for the delivery of an entry
+	asked      map[uint64]zab.Zxid   // proposals of this turn: their zxid
+	views      map[uint64]txn.ID     // ViewAsked requests that wait for a read index
+	unfinished map[txn.ID]*phaseTwo  // committed, not ended
+	tasks      map[txn.XID]Task      // with the recovery workers
+	load       map[string]int        // how many of them by resource
+	nextSweep  time.Time
+	ends       []txn.ID
+	nextEnds   time.Time
+	evidence   []txn.XID
+	nextEvid   time.Time
+	forming    bool
+	scans      map[string]*scan
+	unfit      map[string]string
+}
+
+// scan is what the leader knows of one resource's prepared branches.
+type scan struct {
+	due       time.Time
+	running   bool
+	at        time.Time // of the last answer
+	err       error
+	listing   []adapters.Prepared
+	sightings recovery.Sightings
+	reported  map[txn.XID]string
+}
+
+// NewCore makes a core from what a store kept. storage is what the replicated log is
+// read from; table holds the applied state.
+func NewCore(config CoreConfig, storage zab.Storage, table *txn.Table) (*Core, error) {
+	config.Rules = config.Rules.withDefaults()
+	members := make([]zab.Member, len(config.Members))
+	for i, m := range config.Members {
+		members[i] = zab.Member{ID: m.ID, Observer: m.Observer}
+	}
+	z, err := zab.New(zab.Config{ID: config.Node, Members: members, Boot: config.Boot}, storage)
+	if err != nil {
+		return nil, err
+	}
+	c := &Core{config: config, zab: z, table: table, unfit: map[string]string{}}
+	c.clearLeadership()
+	return c, nil
+}
+
+func (c *Core) clearLeadership() {
+	c.batch, c.batchAcks = nil, nil
+	c.waiting, c.acks, c.views = map[txn.ID][]uint64{}, map[zab.Zxid][]uint64{}, map[uint64]txn.ID{}
+	c.unfinished, c.tasks, c.load = map[txn.ID]*phaseTwo{}, map[txn.XID]Task{}, map[string]int{}
+	c.ends, c.evidence, c.forming = nil, nil, false
+	c.scans = map[string]*scan{}
+	for _, r := range c.config.Resources {
+		c.scans[r] = &scan{reported: map[txn.XID]string{}}
+	}
+}
+
+// Step handles one turn: some events, in order. Records that they give rise to share
+// log entries.
+func (c *Core) Step(events ...Event) (*Effects, error) {
+	c.fx = Effects{Send: c.fx.Send[:0], Write: c.fx.Write[:0], Reply: c.fx.Reply[:0],
+		Finish: c.fx.Finish[:0], Scan: c.fx.Scan[:0], Forget: c.fx.Forget[:0], Notes: c.fx.Notes[:0]}
+	for _, e := range events {
+		if err := c.handle(e); err != nil {
+			return nil, err
+		}
+	}
+	if err := c.propose(); err != nil {
+		return nil, err
+	}
+	return &c.fx, nil
+}
+
+func (c *Core) handle(e Event) error {
+	switch e := e.(type) {
+	case Tick:
+		c.now = e.Now
+		if err := c.stepLog(zab.Tick{}); err != nil {
+			return err
+		}
+		c.keepUp()
+	case Peer:
+		return c.stepLog(e.Event)
+	case CommitAsked:
+		c.onCommitAsked(e)
+	case OutcomeAsked:
+		c.onOutcomeAsked(e)
+	case ResolveAsked:
+		c.onResolveAsked(e)
+	case ForgetAsked:
+		c.onForgetAsked(e)
+	case ViewAsked:
+		return c.onViewAsked(e)
+	case PlanAsked:
+		c.onPlanAsked(e)
+	case Finished:
+		c.onFinished(e)
+	case Failed:
+		c.onFailed(e)
+	case Listed:
+		c.onListed(e)
+	case Unfit:
+		c.onUnfit(e)
+	default:
+		panic(fmt.Sprintf("coordinator: unknown event %T", e))
+	}
+	return nil
+}
+
+// keepUp does what a leader does by the clock.
+func (c *Core) keepUp() {
+	if !c.leading {
+		return
+	}
+	if c.table.Cluster() == 0 {
+		if !c.forming {
+			c.forming = true
+			c.batch = append(c.batch, txn.Form{Cluster: c.config.NewCluster})
+		}
+		return
+	}
+	c.sweep()
+	c.scanDue()
+	if len(c.ends) > 0 && !c.now.Before(c.nextEnds) {
+		c.takeEnds()
+	}
+	if len(c.evidence) >= evidenceBatch || len(c.evidence) > 0 && c.now.After(c.nextEvid) {
+		c.fx.Forget = append(c.fx.Forget, c.evidence...)
+		c.evidence, c.nextEvid = nil, c.now.Add(evidenceInterval)
+	}
+	if mark := c.now.Add(-c.config.Rules.Retention); mark.Sub(c.table.Meta().Watermark) > watermarkStep {
+		c.batch = append(c.batch, txn.Watermark{Time: mark.Truncate(time.Millisecond)})
+	}
+}
+
+// propose turns the records of this turn into log entries.
+func (c *Core) propose() error {
+	if !c.leading || len(c.batch) == 0 {
+		return nil
+	}
+	if len(c.ends) > 0 { // they cost nothing in company
+		c.takeEnds()
+	}
+	batch, acks := c.batch, c.batchAcks
+	c.batch, c.batchAcks = nil, nil
+	for len(batch) > 0 {
+		data, n := encodeSome(batch)
+		batch = batch[n:]
+		c.proposal++
+		var last []uint64
+		if len(batch) == 0 {
+			last = acks
+		}
+		if err := c.stepProposed(data, last); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// encodeSome encodes the first n records, as many as one entry may hold but at least one.
+func encodeSome(records []txn.Record) (data []byte, n int) {
+	for n < len(records) && len(data) < maxEntryBytes {
+		if n == 0 {
+			data = txn.EncodeRecords(make([]byte, 0, 256), records[0])
+		} else {
+			data = txn.AppendRecord(data, records[n])
+		}
+		n++
+	}
+	return data, n
+}
+
+func (c *Core) stepProposed(data []byte, acks []uint64) error {
+	id := c.proposal
+	effects := c.zab.Step(zab.Proposed{ID: id, Data: data})
+	for _, e := range effects {
+		switch e := e.(type) {
+		case zab.Accepted:
+			if len(acks) > 0 {
+				c.acks[e.Zxid] = acks
+			}
+		case zab.Refused:
+			c.refuse(data, acks, e.Err)
+		}
+	}
+	return c.carryOut(effects)
+}
+
+// refuse answers everybody who waits for records that the log did not take. Nothing
+// was appended, so asking again is safe.
+func (c *Core) refuse(data []byte, acks []uint64, err error) {
+	if errors.Is(err, zab.ErrBusy) {
+		err = errBusy
+	} else {
+		err = c.notLeader(c.role.Leader)
+	}
+	records, decodeErr := txn.DecodeRecords(data)
+	if decodeErr != nil {
+		panic(fmt.Sprintf("coordinator: own records do not decode: %v", decodeErr))
+	}
+	for _, r := range records {
+		switch r := r.(type) {
+		case txn.CommitRecord:
+			c.answerAll(r.ID, Reply{Err: err})
+		case txn.AbortRecord:
+			c.answerAll(r.ID, Reply{Err: err})
+		case txn.End:
+			c.ends = append(c.ends, r.IDs...) // try again later
+		case txn.Form:
+			c.forming = false
+		}
+	}
+	for _, request := range acks {
+		c.reply(Reply{Request: request, Err: err})
+	}
+}
+
+// stepLog hands one event to the replicated log and carries out its effects.
+func (c *Core) stepLog(e zab.Event) error { return c.carryOut(c.zab.Step(e)) }
+
+func (c *Core) carryOut(effects []zab.Effect) error {
+	var applied zab.Zxid
+	for _, e := range effects {
+		switch e := e.(type) {
+		case zab.Send:
+			c.fx.Send = append(c.fx.Send, e.Message)
+		case zab.Write:
+			c.fx.Write = append(c.fx.Write, e)
+		case zab.Deliver:
+			for _, entry := range e.Entries {
+				if err := c.deliver(entry); err != nil {
+					return err
+				}
+				applied = entry.Zxid
+			}
+		case zab.RoleChanged:
+			c.onRoleChanged(e)
+		case zab.ReadReady:
+			c.answerView(e.ID, e.Index)
+		case zab.ReadFailed:
+			c.failView(e.ID)
+		case zab.Dropped:
+			// onRoleChanged answers everybody who waits.
+		case zab.Accepted, zab.Refused:
+			// stepProposed has seen to them.
+		case zab.Note:
+			c.note("%s", e.Text)
+		default:
+			panic(fmt.Sprintf("coordinator: unknown effect %T", e))
+		}
+	}
+	if !applied.IsZero() {
+		return c.stepLog(zab.Applied{Upto: applied})
+	}
+	return nil
+}
+
+// deliver folds one entry of the log: the only place where decisions become true.
+func (c *Core) deliver(e zab.Entry) error {
+	changes, err := c.table.Apply(txn.Position{Epoch: uint32(e.Zxid.Epoch), Counter: e.Zxid.Counter}, e.Data)
+	if err != nil {
+		return err
+	}
+	c.digests.add(e.Zxid, changes.Meta.Digest)
+	for _, v := range changes.Verdicts {
+		c.onVerdict(v, e.Zxid)
+	}
+	if c.leading {
+		for _, request := range c.acks[e.Zxid] {
+			c.reply(Reply{Request: request, Zxid: e.Zxid})
+		}
+		delete(c.acks, e.Zxid)
+		for _, x := range changes.Open {
+			if x.Ended {
+				delete(c.unfinished, x.ID)
+			}
+		}
+		for _, x := range changes.Finished {
+			delete(c.unfinished, x.ID)
+			c.evidenceDone(x)
+		}
+	}
+	return nil
+}
+
+func (c *Core) onRoleChanged(e zab.RoleChanged) {
+	was := c.leading
+	c.role = e
+	c.leading = e.Role == zab.Leading && e.Established
+	switch {
+	case was && !c.leading:
+		c.note("node %d leads no more: %s", c.config.Node, e.Reason)
+		c.failWaiting(c.notLeader(e.Leader))
+		c.clearLeadership()
+	case !was && c.leading:
+		c.note("node %d leads in epoch %d", c.config.Node, e.Epoch)
+		c.takeOver()
+	}
+}
+
+// takeOver starts a leadership: what is committed and not ended is finished by this
+// node, once its client had the time to do it.
+func (c *Core) takeOver() {
+	for _, x := range c.table.Open() {
+		if x.Decision == txn.Commit && !x.Ended {
+			c.beginPhaseTwo(x, c.now.Add(c.config.Rules.Grace))
+		}
+	}
+}
+
+func (c *Core) failWaiting(err error) {
+	ids := make([]txn.ID, 0, len(c.waiting))
+	for id := range c.waiting {
+		ids = append(ids, id)
+	}
+	slices.SortFunc(ids, compareID)
+	for _, id := range ids {
+		c.answerAll(id, Reply{Err: err})
+	}
+	var requests []uint64
+	for _, waiting := range c.acks {
+		requests = append(requests, waiting...)
+	}
+	for request := range c.views {
+		requests = append(requests, request)
+	}
+	requests = append(requests, c.batchAcks...)
+	slices.Sort(requests)
+	for _, request := range requests {
+		c.reply(Reply{Request: request, Err: err})
+	}
+}
+
+func (c *Core) reply(r Reply) { c.fx.Reply = append(c.fx.Reply, r) }
+
+// answerAll answers everybody who waits for the verdict on id.
+func (c *Core) answerAll(id txn.ID, r Reply) {
+	for _, request := range c.waiting[id] {
+		r.Request = request
+		c.reply(r)
+	}
+	delete(c.waiting, id)
+}
+
+func (c *Core) note(format string, args ...any) {
+	c.fx.Notes = append(c.fx.Notes, Note{Text: fmt.Sprintf(format, args...)})
+}
+
+func (c *Core) alarm(format string, args ...any) {
+	c.fx.Notes = append(c.fx.Notes, Note{Alarm: true, Text: fmt.Sprintf(format, args...)})
+}
+
+func compareID(a, b txn.ID) int { return slices.Compare(a[:], b[:]) }

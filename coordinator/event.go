@@ -1,0 +1,168 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package coordinator
+
+import (
+	"time"
+
+	"github.com/concordtx/concord/adapters"
+	"github.com/concordtx/concord/protocol/zab"
+	"github.com/concordtx/concord/recovery"
+	"github.com/concordtx/concord/txn"
+)
+
+// Event is something that happened to a coordinator. Events are the only input of a
+// Core. Events with a Request are answered by exactly one Reply with that number.
+type Event interface{ isEvent() }
+
+// Tick says that one tick went by, and what time it is now. Time only decides when
+// something is tried, never what is true.
+type Tick struct{ Now time.Time }
+
+// Peer hands over an event of the replicated log: zab.Received, zab.PeerLost or
+// zab.Persisted.
+type Peer struct{ Event zab.Event }
+
+// CommitAsked asks for the decision to commit. All branches have voted Yes.
+type CommitAsked struct {
+	Request  uint64
+	ID       txn.ID
+	Protocol txn.Protocol
+	Branches []txn.Branch
+}
+
+// OutcomeAsked asks what became of a transaction; one without decision is aborted.
+type OutcomeAsked struct {
+	Request uint64
+	ID      txn.ID
+}
+
+// ResolveAsked is an operator's decision for a transaction that has none.
+type ResolveAsked struct {
+	Request  uint64
+	ID       txn.ID
+	Decision txn.Decision
+	Who, Why string
+}
+
+// ForgetAsked is an operator's word that the heuristic outcomes of a transaction were
+// dealt with.
+type ForgetAsked struct {
+	Request  uint64
+	ID       txn.ID
+	Who, Why string
+}
+
+// ViewAsked asks for a linearizable look at the open transactions and, if ID is not
+// zero, at that one.
+type ViewAsked struct {
+	Request uint64
+	ID      txn.ID
+}
+
+// PlanAsked asks what recovery would do about these listings.
+type PlanAsked struct {
+	Request  uint64
+	Listings map[string][]adapters.Prepared
+}
+
+// Finished says what became of an attempt to finish a branch, made by the session
+// that prepared it or by a recovery worker.
+type Finished struct {
+	XID    txn.XID
+	Finish txn.Finish
+	Who    string // "client" or the resource
+	Why    string // what a Contradicted or Lost is based on
+}
+
+// Failed says that a recovery worker could not finish a branch; it is tried again.
+type Failed struct {
+	XID txn.XID
+	Why string
+}
+
+// Listed is the answer of a resource to a Scan.
+type Listed struct {
+	Resource string
+	Listing  []adapters.Prepared
+	Err      error
+}
+
+// Unfit says that a resource must not take part, for example because another name
+// points to the same database; with an empty Why it is fit again.
+type Unfit struct {
+	Resource string
+	Why      string
+}
+
+func (Tick) isEvent()         {}
+func (Peer) isEvent()         {}
+func (CommitAsked) isEvent()  {}
+func (OutcomeAsked) isEvent() {}
+func (ResolveAsked) isEvent() {}
+func (ForgetAsked) isEvent()  {}
+func (ViewAsked) isEvent()    {}
+func (PlanAsked) isEvent()    {}
+func (Finished) isEvent()     {}
+func (Failed) isEvent()       {}
+func (Listed) isEvent()       {}
+func (Unfit) isEvent()        {}
+
+// Effects is what the driver has to carry out after a Step. Order matters only within
+// one slice. The slices are valid until the next Step.
+type Effects struct {
+	Send  []zab.Message
+	Write []zab.Write
+	Reply []Reply
+	// Finish are branches for the recovery workers: Finished or Failed answers each.
+	Finish []Task
+	// Scan names resources that shall be listed: Listed answers each.
+	Scan []string
+	// Forget are branches whose evidence is not needed any more.
+	Forget []txn.XID
+	Notes  []Note
+}
+
+// Task is the order to finish one branch.
+type Task struct {
+	XID      txn.XID
+	Branch   txn.Branch
+	Decision txn.Decision
+}
+
+// Note is a line for the log of the node.
+type Note struct {
+	Alarm bool // somebody has to look at it
+	Text  string
+}
+
+// Reply answers a request. With an error (see requestError) nothing else is set.
+type Reply struct {
+	Request  uint64
+	Err      error
+	Decision txn.Decision
+	Reason   string
+	Zxid     zab.Zxid
+	Txn      txn.Txn // as far as it is known
+	View     *View   // of a ViewAsked
+	Plan     []recovery.Action
+}
+
+// View is a consistent look at what is not finished.
+type View struct {
+	// Open are decided transactions with branches to finish or alarms to look at.
+	Open []txn.Txn
+	// Branches tells of branches that are not finished; keyed by xid.
+	Branches map[txn.XID]BranchView
+	// InDoubt are prepared branches without decision that the last scans listed.
+	InDoubt map[txn.XID]string // to the resource
+	// Txn is the transaction that was asked for, and whether the log knows it.
+	Txn   txn.Txn
+	Known bool
+}
+
+// BranchView is what the leader knows of one unfinished branch.
+type BranchView struct {
+	Acked bool
+	Err   string // of the last attempt
+}

@@ -1,0 +1,68 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package coordinator
+
+import (
+	"bufio"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"io"
+)
+
+// A frame is a length (4 bytes, of kind and payload), a CRC-32C of kind and payload
+// (4 bytes), a kind (1 byte) and a payload. All numbers are big-endian.
+const (
+	frameHeader = 8
+	// maxFrame bounds what a peer can make us allocate. Entries are bounded far below
+	// it, see maxEntryBytes.
+	maxFrame = 8 << 20
+)
+
+type frameKind byte
+
+const (
+	frameHello frameKind = iota + 1
+	frameRefused
+	frameZAB
+	frameReport
+)
+
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
+var errBadFrame = errors.New("damaged or foreign bytes instead of a frame")
+
+// beginFrame and endFrame enclose the payload that is appended to b between them.
+func beginFrame(b []byte, k frameKind) ([]byte, int) {
+	start := len(b)
+	b = append(b, 0, 0, 0, 0, 0, 0, 0, 0, byte(k))
+	return b, start
+}
+
+func endFrame(b []byte, start int) []byte {
+	body := b[start+frameHeader:]
+	binary.BigEndian.PutUint32(b[start:], uint32(len(body)))
+	binary.BigEndian.PutUint32(b[start+4:], crc32.Checksum(body, castagnoli))
+	return b
+}
+
+// readFrame reads one frame. The payload is the caller's to keep.
+func readFrame(r *bufio.Reader) (frameKind, []byte, error) {
+	var h [frameHeader]byte
+	if _, err := io.ReadFull(r, h[:]); err != nil {
+		return 0, nil, err
+	}
+	n := binary.BigEndian.Uint32(h[:])
+	if n == 0 || n > maxFrame {
+		return 0, nil, fmt.Errorf("frame of %d bytes: %w", n, errBadFrame)
+	}
+	body := make([]byte, n)
+	if _, err := io.ReadFull(r, body); err != nil {
+		return 0, nil, err
+	}
+	if crc32.Checksum(body, castagnoli) != binary.BigEndian.Uint32(h[4:]) {
+		return 0, nil, fmt.Errorf("checksum: %w", errBadFrame)
+	}
+	return frameKind(body[0]), body[1:], nil
+}

@@ -1,0 +1,182 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package coordinator
+
+import (
+	"context"
+	"time"
+
+	"github.com/concordtx/concord/protocol/zab"
+	"github.com/concordtx/concord/txn"
+	"github.com/concordtx/concord/wal"
+)
+
+// loop is the goroutine that owns the Core: it collects events, lets the Core handle
+// them in turns and carries its effects out to goroutines that may wait.
+type loop struct {
+	*Node
+	writer   *wal.Writer
+	requests map[uint64]chan Reply
+	next     uint64
+	events   []Event
+	reports  map[zab.NodeID]peerReport
+	reported time.Time
+	diverged map[zab.NodeID]bool
+}
+
+type peerReport struct {
+	report
+	at time.Time
+}
+
+func newLoop(n *Node, w *wal.Writer) *loop {
+	return &loop{Node: n, writer: w, requests: map[uint64]chan Reply{}, reports: map[zab.NodeID]peerReport{}, diverged: map[zab.NodeID]bool{}}
+}
+
+func (l *loop) run(ctx context.Context) error {
+	ticker := time.NewTicker(tickInterval)
+	defer ticker.Stop()
+	defer func() {
+		for _, reply := range l.requests {
+			reply <- Reply{Err: errClosed}
+		}
+	}()
+	l.publish(time.Now())
+	for {
+		// While the disk is behind, only what makes it catch up is taken in.
+		asks, received := l.asks, l.received
+		if l.writer.Full() || l.archive.full() {
+			asks, received = nil, nil
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case now := <-ticker.C:
+			l.tick(now)
+		case id := <-l.persisted:
+			l.events = append(l.events, Peer{zab.Persisted{Write: id}})
+		case e := <-l.posted:
+			l.events = append(l.events, e)
+		case in := <-received:
+			l.receive(in)
+		case a := <-asks:
+			l.admit(a)
+		}
+		l.drain(asks, received)
+		fx, err := l.core.Step(l.events...)
+		if err != nil {
+			l.fatal(err)
+		}
+		clear(l.events)
+		l.events = l.events[:0]
+		l.carryOut(fx)
+	}
+}
+
+// drain collects what waits already, so that it shares a turn.
+func (l *loop) drain(asks chan ask, received chan inbound) {
+	for len(l.events) < maxTurn {
+		select {
+		case id := <-l.persisted:
+			l.events = append(l.events, Peer{zab.Persisted{Write: id}})
+		case e := <-l.posted:
+			l.events = append(l.events, e)
+		case in := <-received:
+			l.receive(in)
+		case a := <-asks:
+			l.admit(a)
+		default:
+			return
+		}
+	}
+}
+
+func (l *loop) tick(now time.Time) {
+	l.events = append(l.events, Tick{Now: now})
+	if now.Sub(l.reported) >= reportInterval {
+		l.reported = now
+		r := l.ownReport()
+		for _, m := range l.config.Members {
+			l.peers.send(m.ID, outbound{report: &r})
+		}
+	}
+	l.publish(now)
+}
+
+func (l *loop) receive(in inbound) {
+	switch {
+	case in.lost:
+		l.events = append(l.events, Peer{zab.PeerLost{Peer: in.from}})
+	case in.report != nil:
+		l.reports[in.from] = peerReport{report: *in.report, at: time.Now()}
+		if l.core.digests.differs(in.report.Applied, in.report.Digest) && !l.diverged[in.from] {
+			l.diverged[in.from] = true
+			l.log.Error("two nodes have different states at the same zxid: stop one of them and replace its store", "peer", uint64(in.from), "zxid", in.report.Applied.String())
+		}
+	default:
+		l.events = append(l.events, Peer{zab.Received{Message: in.message}})
+	}
+}
+
+// admit gives a request its number, under which it is answered exactly once.
+func (l *loop) admit(a ask) {
+	if len(l.requests) >= maxRequests {
+		a.reply <- Reply{Err: errBusy}
+		return
+	}
+	l.next++
+	l.requests[l.next] = a.reply
+	l.events = append(l.events, a.event(l.next))
+}
+
+func (l *loop) carryOut(fx *Effects) {
+	for _, w := range fx.Write {
+		l.writer.Enqueue(w)
+	}
+	for _, m := range fx.Send {
+		l.peers.send(m.To, outbound{message: m})
+	}
+	for _, r := range fx.Reply {
+		l.requests[r.Request] <- r
+		delete(l.requests, r.Request)
+	}
+	for _, t := range fx.Finish {
+		select {
+		case l.workers[t.Branch.Resource].tasks <- t:
+		default: // a former leadership has left the queue full
+			l.events = append(l.events, Failed{XID: t.XID, Why: "the workers are busy"})
+		}
+	}
+	for _, name := range fx.Scan {
+		select {
+		case l.workers[name].scans <- struct{}{}:
+		default: // one is due already, and is answered
+		}
+	}
+	l.forget(fx.Forget)
+	for _, note := range fx.Notes {
+		if note.Alarm {
+			l.log.Error(note.Text)
+		} else {
+			l.log.Info(note.Text)
+		}
+	}
+	if c := l.core.table.Cluster(); uint32(c) != l.cluster.Load() {
+		l.cluster.Store(uint32(c))
+		l.log.Info("the cluster is formed", "cluster", c.String())
+	}
+}
+
+// forget hands branches whose evidence can go to every resource. A resource ignores
+// those that are not its own. When one is slow, evidence stays: it costs space only.
+func (l *loop) forget(xs []txn.XID) {
+	if len(xs) == 0 {
+		return
+	}
+	for _, w := range l.workers {
+		select {
+		case w.forgets <- append([]txn.XID(nil), xs...):
+		default:
+		}
+	}
+}

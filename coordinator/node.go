@@ -1,0 +1,226 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package coordinator
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"slices"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+	"github.com/concordtx/concord/adapters"
+	"github.com/concordtx/concord/protocol/zab"
+	"github.com/concordtx/concord/txn"
+	"github.com/concordtx/concord/wal"
+)
+
+const (
+	tickInterval = 50 * time.Millisecond
+	// maxAsks requests may wait for the loop; one more is answered "busy" at once.
+	maxAsks = 4096
+	// maxRequests may wait for an answer.
+	maxRequests = 65536
+	// maxTurn events are handled in one turn of the loop, and may share a log entry.
+	maxTurn = 512
+)
+
+// Config is what a node must know.
+type Config struct {
+	Node    zab.NodeID
+	Members []Member
+	DataDir string
+	// FS is where DataDir is; nil: the real file system.
+	FS vfs.FS
+	// Listener accepts peers; nil: the node listens at its own Peer address.
+	Listener  net.Listener
+	Resources []adapters.Resource
+	Rules     Rules
+	Logger    *slog.Logger // nil: slog.Default()
+}
+
+// Node is a coordinator node: a Core and everything around it that waits for clocks,
+// disks, databases and other nodes.
+//
+// Who owns what: the loop owns the Core and all requests; the writer owns appending
+// to the log; the archive's goroutine owns writing the applied state; each peer has a
+// sender and a receiver; each resource has its workers. Nothing blocks the loop.
+type Node struct {
+	config   Config
+	log      *slog.Logger
+	store    *wal.Store
+	archive  *archive
+	core     *Core
+	peers    *peers
+	workers  map[string]*worker
+	cluster  atomic.Uint32 // txn.ClusterID, for the handshake
+	snapshot atomic.Pointer[Snapshot]
+
+	asks      chan ask
+	received  chan inbound
+	persisted chan uint64
+	posted    chan Event // from workers and clients: capacity bounds what waits; senders wait
+	closed    chan struct{}
+}
+
+// ask is a request on its way into the loop.
+type ask struct {
+	event func(request uint64) Event
+	reply chan Reply // capacity 1
+}
+
+// Open opens the store of a node and listens for its peers. The node does nothing
+// until Run, which also closes it.
+func Open(c Config) (*Node, error) {
+	if c.Logger == nil {
+		c.Logger = slog.Default()
+	}
+	c.Rules = c.Rules.withDefaults()
+	self := slices.IndexFunc(c.Members, func(m Member) bool { return m.ID == c.Node })
+	if self < 0 {
+		return nil, fmt.Errorf("node %d is not one of the members: add it to \"members\", or correct \"node\"", c.Node)
+	}
+	n := &Node{config: c, log: c.Logger.With("node", uint64(c.Node)), workers: map[string]*worker{},
+		asks: make(chan ask, maxAsks), received: make(chan inbound, 4096), persisted: make(chan uint64, 64),
+		posted: make(chan Event, 4096), closed: make(chan struct{})}
+	names, err := n.makeWorkers(c.Resources)
+	if err != nil {
+		return nil, err
+	}
+	if n.store, err = wal.Open(c.DataDir, wal.Options{FS: c.FS, Node: c.Node, Logger: n.log}); err != nil {
+		return nil, err
+	}
+	if err := n.makeCore(names); err != nil {
+		return nil, errors.Join(err, n.store.Close())
+	}
+	listener := c.Listener
+	if listener == nil {
+		if listener, err = net.Listen("tcp", c.Members[self].Peer); err != nil {
+			err = fmt.Errorf("listen for peers at %s: %w: choose another \"peer\" address, or stop who uses it", c.Members[self].Peer, err)
+			return nil, errors.Join(err, n.store.Close())
+		}
+	}
+	n.peers = newPeers(n.hello, c.Members, listener, n.log, n.received)
+	return n, nil
+}
+
+func (n *Node) makeWorkers(resources []adapters.Resource) (names []string, err error) {
+	for _, r := range resources {
+		if n.workers[r.Name()] != nil {
+			return nil, fmt.Errorf("two resources have the name %q: give each its own", r.Name())
+		}
+		n.workers[r.Name()] = newWorker(r, n.log, n.post, n.compareIdentities)
+		names = append(names, r.Name())
+	}
+	return names, nil
+}
+
+func (n *Node) makeCore(resources []string) error {
+	n.archive = newArchive(n.store, n.fatal)
+	table, err := loadTable(n.store, n.archive)
+	if err != nil {
+		return err
+	}
+	var id [4]byte
+	for binary.BigEndian.Uint32(id[:]) == 0 {
+		_, _ = rand.Read(id[:]) // ends the process itself if there is no randomness
+	}
+	n.core, err = NewCore(CoreConfig{Node: n.config.Node, Members: n.config.Members, Boot: n.store.Boot(),
+		NewCluster: txn.ClusterID(binary.BigEndian.Uint32(id[:])), Resources: resources, Rules: n.config.Rules}, n.store, table)
+	if err != nil {
+		return fmt.Errorf("members: %w", err)
+	}
+	n.cluster.Store(uint32(table.Cluster()))
+	n.snapshot.Store(&Snapshot{})
+	return nil
+}
+
+func (n *Node) hello() hello {
+	return hello{Version: protocolVersion, From: n.config.Node, Members: membersHash(n.config.Members),
+		Cluster: txn.ClusterID(n.cluster.Load()), Store: n.store.ID()}
+}
+
+// fatal ends the process: the node can neither go on nor take back what it promised.
+func (n *Node) fatal(err error) {
+	n.log.Error("the node stops: its store or its log cannot be trusted any more", "err", err)
+	os.Exit(1)
+}
+
+// Run runs the node until ctx ends.
+func (n *Node) Run(ctx context.Context) error {
+	// The storer outlives the others: the loop may queue changes until its end.
+	storer, stopStorer := context.WithCancel(context.WithoutCancel(ctx))
+	stored := make(chan struct{})
+	go func() { n.archive.run(storer); close(stored) }()
+
+	g, ctx := errgroup.WithContext(ctx)
+	writer := wal.NewWriter(n.store, func(id uint64) {
+		select {
+		case n.persisted <- id:
+		case <-ctx.Done():
+		}
+	})
+	g.Go(func() error { return n.peers.run(ctx) })
+	for _, w := range n.workers {
+		g.Go(func() error { return w.run(ctx) })
+	}
+	g.Go(func() error { return newLoop(n, writer).run(ctx) })
+	err := g.Wait()
+	close(n.closed)
+	writer.Close()
+	stopStorer()
+	<-stored
+	return errors.Join(err, n.store.Close())
+}
+
+// post hands an event of a worker to the loop.
+func (n *Node) post(ctx context.Context, e Event) {
+	select {
+	case n.posted <- e:
+	case <-ctx.Done():
+	}
+}
+
+// ask hands a request to the loop and waits for its answer. When ctx ends first the
+// request may be carried out all the same.
+func (n *Node) ask(ctx context.Context, event func(request uint64) Event) (Reply, error) {
+	a := ask{event: event, reply: make(chan Reply, 1)}
+	select {
+	case n.asks <- a:
+	case <-n.closed:
+		return Reply{}, errClosed
+	default:
+		return Reply{}, errBusy
+	}
+	select {
+	case r := <-a.reply:
+		return r, r.Err
+	case <-n.closed:
+		return Reply{}, errClosed
+	case <-ctx.Done():
+		return Reply{}, ctx.Err()
+	}
+}
+
+// compareIdentities looks for two names of one database. Branches of one transaction
+// in both would wait for each other's locks, and each would list the other's.
+func (n *Node) compareIdentities(ctx context.Context) {
+	for name, w := range n.workers {
+		why := ""
+		for other, o := range n.workers {
+			if id := w.state().Identity; other != name && id != "" && id == o.state().Identity {
+				why = fmt.Sprintf("it is the same database as resource %s: remove one of them from \"resources\", or correct its dsn", other)
+			}
+		}
+		n.post(ctx, Unfit{Resource: name, Why: why})
+	}
+}

@@ -1,0 +1,423 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package coordinator
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/concordtx/concord/protocol/zab"
+)
+
+const (
+	// peerTimeout bounds every dial, handshake, read and write. A node reports itself
+	// every reportInterval, so a healthy connection is never silent for long.
+	peerTimeout    = 5 * time.Second
+	reportInterval = 500 * time.Millisecond
+	redialMin      = 20 * time.Millisecond
+	redialMax      = 500 * time.Millisecond
+	// peerQueue messages may wait for one peer. When it is full the connection is
+	// dropped, as the core demands of a driver that loses a message.
+	peerQueue = 4096
+)
+
+// peers carries messages between this node and the others: one ordered connection
+// per direction and pair. The node that sends dials; what is received on that
+// connection is only the answer to its hello.
+type peers struct {
+	self     func() hello // fills everything but To
+	members  []Member
+	listener net.Listener
+	log      *slog.Logger
+
+	received chan<- inbound
+
+	links map[zab.NodeID]*link
+	conns connSet
+	// refusals holds the last reason why we and a peer do not talk, for the status.
+	refusals sync.Map // zab.NodeID -> string
+}
+
+// inbound is what a reader hands to the loop: a message, a report, or that the
+// connection is lost. One channel for all three keeps their order.
+type inbound struct {
+	from    zab.NodeID
+	message zab.Message
+	report  *report
+	lost    bool
+}
+
+// outbound is what the loop hands to a sender.
+type outbound struct {
+	message zab.Message
+	report  *report
+}
+
+// link is the way to one peer.
+type link struct {
+	peer  Member
+	queue chan outbound
+	// up says that a connection is established. overflow asks the sender to drop it.
+	up       atomic.Bool
+	overflow atomic.Bool
+}
+
+func newPeers(self func() hello, members []Member, l net.Listener, log *slog.Logger, received chan<- inbound) *peers {
+	p := &peers{self: self, members: members, listener: l, log: log, received: received, links: map[zab.NodeID]*link{}}
+	for _, m := range members {
+		if m.ID != self().From {
+			p.links[m.ID] = &link{peer: m, queue: make(chan outbound, peerQueue)}
+		}
+	}
+	return p
+}
+
+// run serves until ctx ends and returns when all connections are closed.
+func (p *peers) run(ctx context.Context) error {
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error {
+		<-ctx.Done()
+		_ = p.listener.Close()
+		p.conns.closeAll()
+		return nil
+	})
+	g.Go(func() error { return p.accept(ctx, g) })
+	for _, l := range p.links {
+		g.Go(func() error { p.dialAndSend(ctx, l); return nil })
+	}
+	return g.Wait()
+}
+
+// send queues something for a peer and never blocks. Without a connection it is
+// dropped: the core repeats what matters.
+func (p *peers) send(to zab.NodeID, o outbound) {
+	l, ok := p.links[to]
+	if !ok || !l.up.Load() {
+		return
+	}
+	select {
+	case l.queue <- o:
+	default:
+		l.overflow.Store(true)
+	}
+}
+
+// reachable reports whether we have a connection to the peer.
+func (p *peers) reachable(id zab.NodeID) bool {
+	l, ok := p.links[id]
+	return ok && l.up.Load()
+}
+
+// dialAndSend keeps a connection to one peer and writes to it what is queued.
+func (p *peers) dialAndSend(ctx context.Context, l *link) {
+	wait := redialMin
+	for ctx.Err() == nil {
+		conn, err := p.dial(ctx, l.peer)
+		if err != nil {
+			p.log.Debug("peer not reached", "peer", l.peer.ID, "err", err)
+			pause(ctx, wait)
+			wait = min(2*wait, redialMax)
+			continue
+		}
+		wait = redialMin
+		l.overflow.Store(false)
+		for len(l.queue) > 0 { // left over from an earlier connection: late bytes of an old session
+			<-l.queue
+		}
+		l.up.Store(true)
+		err = p.sendOn(ctx, conn, l)
+		l.up.Store(false)
+		p.conns.close(conn)
+		if ctx.Err() != nil {
+			return
+		}
+		p.log.Info("connection to peer lost", "peer", l.peer.ID, "err", err)
+		p.notifyLost(ctx, l.peer.ID)
+	}
+}
+
+func (p *peers) dial(ctx context.Context, m Member) (net.Conn, error) {
+	d := net.Dialer{Timeout: peerTimeout}
+	conn, err := d.DialContext(ctx, "tcp", m.Peer)
+	if err != nil {
+		return nil, err
+	}
+	if !p.conns.add(conn) {
+		return nil, net.ErrClosed
+	}
+	if err := p.introduce(conn, m.ID); err != nil {
+		p.conns.close(conn)
+		return nil, err
+	}
+	return conn, nil
+}
+
+// introduce is the dialer's half of the handshake.
+func (p *peers) introduce(conn net.Conn, to zab.NodeID) error {
+	_ = conn.SetDeadline(time.Now().Add(peerTimeout))
+	self := p.self()
+	self.To = to
+	if err := writeFrame(conn, frameHello, self.append(nil)); err != nil {
+		return err
+	}
+	kind, body, err := readFrame(bufio.NewReader(conn))
+	if err != nil {
+		return err
+	}
+	if kind == frameRefused {
+		p.refuse(to, string(body))
+		return fmt.Errorf("refused: %.500s", body)
+	}
+	answer, err := decodeHello(body)
+	if kind != frameHello || err != nil {
+		return errBadFrame
+	}
+	answer.To = self.From
+	if why := answer.check(self); why != "" {
+		p.refuse(to, why)
+		return errors.New(why)
+	}
+	if answer.From != to {
+		return fmt.Errorf("node %d answers at the address of node %d: correct the addresses in \"members\"", answer.From, to)
+	}
+	p.refusals.Delete(to)
+	return nil
+}
+
+// refuse remembers and logs why a peer and we do not talk; once per reason.
+func (p *peers) refuse(peer zab.NodeID, why string) {
+	if old, _ := p.refusals.Swap(peer, why); old != why {
+		p.log.Error("peer refused", "peer", peer, "why", why)
+	}
+}
+
+// sendOn writes what is queued until the connection breaks. Everything that waits is
+// written at once.
+func (p *peers) sendOn(ctx context.Context, conn net.Conn, l *link) error {
+	broken := make(chan error, 1)
+	go func() { // the peer says nothing more on this connection: a read ends when it breaks
+		var b [1]byte
+		_ = conn.SetReadDeadline(time.Time{})
+		_, err := conn.Read(b[:])
+		if err == nil {
+			err = errBadFrame
+		}
+		broken <- err
+	}()
+	var buf []byte
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case err := <-broken:
+			return err
+		case o := <-l.queue:
+			buf = appendOutbound(buf[:0], o)
+			for len(buf) < 256<<10 && len(l.queue) > 0 {
+				buf = appendOutbound(buf, <-l.queue)
+			}
+		}
+		if l.overflow.Load() {
+			return fmt.Errorf("more than %d messages wait for the peer", peerQueue)
+		}
+		_ = conn.SetWriteDeadline(time.Now().Add(peerTimeout))
+		if _, err := conn.Write(buf); err != nil {
+			return err
+		}
+		if cap(buf) > 4<<20 {
+			buf = nil
+		}
+	}
+}
+
+func appendOutbound(b []byte, o outbound) []byte {
+	if o.report != nil {
+		b, start := beginFrame(b, frameReport)
+		return endFrame(o.report.append(b), start)
+	}
+	b, start := beginFrame(b, frameZAB)
+	return endFrame(zab.AppendMessage(b, o.message), start)
+}
+
+func writeFrame(conn net.Conn, k frameKind, payload []byte) error {
+	b, start := beginFrame(nil, k)
+	_, err := conn.Write(endFrame(append(b, payload...), start))
+	return err
+}
+
+func (p *peers) accept(ctx context.Context, g *errgroup.Group) error {
+	for {
+		conn, err := p.listener.Accept()
+		if err != nil {
+			if ctx.Err() != nil {
+				return nil
+			}
+			p.log.Warn("accepting a peer failed", "err", err) // e.g. out of file descriptors
+			pause(ctx, redialMax)
+			continue
+		}
+		if !p.conns.add(conn) {
+			return nil
+		}
+		g.Go(func() error {
+			defer p.conns.close(conn)
+			p.receive(ctx, conn)
+			return nil
+		})
+	}
+}
+
+// receive is the life of one accepted connection.
+func (p *peers) receive(ctx context.Context, conn net.Conn) {
+	r := bufio.NewReaderSize(conn, 64<<10)
+	from, err := p.welcome(conn, r)
+	if err != nil {
+		p.log.Debug("connection refused", "remote", conn.RemoteAddr().String(), "err", err)
+		return
+	}
+	for {
+		_ = conn.SetReadDeadline(time.Now().Add(peerTimeout))
+		in, err := readInbound(r, from)
+		if err != nil {
+			if ctx.Err() == nil {
+				p.log.Info("connection from peer lost", "peer", from, "err", err)
+				p.notifyLost(ctx, from)
+			}
+			return
+		}
+		select {
+		case p.received <- in:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// welcome is the accepting half of the handshake.
+func (p *peers) welcome(conn net.Conn, r *bufio.Reader) (zab.NodeID, error) {
+	_ = conn.SetDeadline(time.Now().Add(peerTimeout))
+	kind, body, err := readFrame(r)
+	if err != nil {
+		return 0, err
+	}
+	h, err := decodeHello(body)
+	if kind != frameHello || err != nil {
+		return 0, errBadFrame
+	}
+	self := p.self()
+	why := h.check(self)
+	if _, member := p.links[h.From]; why == "" && !member {
+		why = fmt.Sprintf("node %d is not a member of the cluster of node %d: add it to \"members\" on all nodes", h.From, self.From)
+	}
+	if why == "" && !p.conns.claim(conn, h.From, h.Store) {
+		why = fmt.Sprintf("two nodes have the id %d: give each node its own id in \"node\" and \"members\"", h.From)
+	}
+	if why != "" {
+		p.refuse(h.From, why)
+		_ = writeFrame(conn, frameRefused, []byte(why))
+		return 0, errors.New(why)
+	}
+	self.To = h.From
+	return h.From, writeFrame(conn, frameHello, self.append(nil))
+}
+
+func readInbound(r *bufio.Reader, from zab.NodeID) (inbound, error) {
+	kind, body, err := readFrame(r)
+	if err != nil {
+		return inbound{}, err
+	}
+	switch kind {
+	case frameReport:
+		rep, err := decodeReport(body)
+		return inbound{from: from, report: &rep}, err
+	case frameZAB:
+		m, err := zab.DecodeMessage(body)
+		if err == nil && m.From != from {
+			err = fmt.Errorf("a message of node %d: %w", m.From, errBadFrame)
+		}
+		return inbound{from: from, message: m}, err
+	}
+	return inbound{}, fmt.Errorf("kind %d: %w", kind, errBadFrame)
+}
+
+func (p *peers) notifyLost(ctx context.Context, id zab.NodeID) {
+	select {
+	case p.received <- inbound{from: id, lost: true}:
+	case <-ctx.Done():
+	}
+}
+
+func pause(ctx context.Context, d time.Duration) {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-ctx.Done():
+	}
+}
+
+// connSet holds the open connections, so that an end of the node closes them all.
+type connSet struct {
+	mu     sync.Mutex
+	closed bool
+	conns  map[net.Conn]claim
+}
+
+// claim is who speaks on an accepted connection.
+type claim struct {
+	node  zab.NodeID
+	store [16]byte
+}
+
+func (s *connSet) add(c net.Conn) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		_ = c.Close()
+		return false
+	}
+	if s.conns == nil {
+		s.conns = map[net.Conn]claim{}
+	}
+	s.conns[c] = claim{}
+	return true
+}
+
+// claim says that node speaks on c from the given store. It is false if the same node
+// speaks from another store on another connection: two processes with one id.
+func (s *connSet) claim(c net.Conn, node zab.NodeID, store [16]byte) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for other, held := range s.conns {
+		if other != c && held.node == node && held.store != store {
+			return false
+		}
+	}
+	s.conns[c] = claim{node: node, store: store}
+	return true
+}
+
+func (s *connSet) close(c net.Conn) {
+	s.mu.Lock()
+	delete(s.conns, c)
+	s.mu.Unlock()
+	_ = c.Close()
+}
+
+func (s *connSet) closeAll() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.closed = true
+	for c := range s.conns {
+		_ = c.Close()
+	}
+}

@@ -1,0 +1,61 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package coordinator
+
+import (
+	"encoding/binary"
+
+	"github.com/concordtx/concord/protocol/zab"
+	"github.com/concordtx/concord/txn"
+)
+
+// report is what a node tells its peers about itself, twice a second. It serves
+// people who ask for the status at any node, and the comparison of states; nothing
+// that is safe or unsafe depends on it.
+type report struct {
+	Role        zab.Role
+	Phase       zab.Phase
+	Established bool
+	Leader      zab.NodeID
+	Epoch       zab.Epoch
+	Tail        zab.Zxid
+	// Applied and Digest: what the node's table has folded, and its rolling hash there.
+	Applied zab.Zxid
+	Digest  txn.Digest
+}
+
+const reportSize = 3 + 8 + 4 + 12 + 12 + len(txn.Digest{})
+
+func (r report) append(b []byte) []byte {
+	established := byte(0)
+	if r.Established {
+		established = 1
+	}
+	b = append(b, byte(r.Role), byte(r.Phase), established)
+	b = binary.BigEndian.AppendUint64(b, uint64(r.Leader))
+	b = binary.BigEndian.AppendUint32(b, uint32(r.Epoch))
+	b = appendZxid(b, r.Tail)
+	b = appendZxid(b, r.Applied)
+	return append(b, r.Digest[:]...)
+}
+
+func decodeReport(b []byte) (r report, err error) {
+	if len(b) != reportSize || b[0] > byte(zab.Observing) || b[1] > byte(zab.Broadcast) || b[2] > 1 {
+		return r, errBadFrame
+	}
+	r.Role, r.Phase, r.Established = zab.Role(b[0]), zab.Phase(b[1]), b[2] == 1
+	r.Leader = zab.NodeID(binary.BigEndian.Uint64(b[3:]))
+	r.Epoch = zab.Epoch(binary.BigEndian.Uint32(b[11:]))
+	r.Tail, r.Applied = zxidAt(b[15:]), zxidAt(b[27:])
+	copy(r.Digest[:], b[39:])
+	return r, nil
+}
+
+func appendZxid(b []byte, z zab.Zxid) []byte {
+	b = binary.BigEndian.AppendUint32(b, uint32(z.Epoch))
+	return binary.BigEndian.AppendUint64(b, z.Counter)
+}
+
+func zxidAt(b []byte) zab.Zxid {
+	return zab.Zxid{Epoch: zab.Epoch(binary.BigEndian.Uint32(b)), Counter: binary.BigEndian.Uint64(b[4:])}
+}

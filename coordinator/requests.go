@@ -1,0 +1,203 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package coordinator
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/concordtx/concord/adapters"
+	"github.com/concordtx/concord/api"
+	"github.com/concordtx/concord/recovery"
+	"github.com/concordtx/concord/txn"
+)
+
+// Commit asks for the decision to commit: the only request on the path of a
+// transaction. All branches have voted Yes. A repeated request gets the same answer.
+func (n *Node) Commit(ctx context.Context, id txn.ID, p txn.Protocol, branches []txn.Branch) (Reply, error) {
+	return n.ask(ctx, func(request uint64) Event {
+		return CommitAsked{Request: request, ID: id, Protocol: p, Branches: branches}
+	})
+}
+
+// Outcome settles what became of a transaction: one without decision is aborted.
+func (n *Node) Outcome(ctx context.Context, id txn.ID) (Reply, error) {
+	return n.ask(ctx, func(request uint64) Event { return OutcomeAsked{Request: request, ID: id} })
+}
+
+// Resolve is an operator's decision for a transaction that has none.
+func (n *Node) Resolve(ctx context.Context, id txn.ID, d txn.Decision, who, why string) (Reply, error) {
+	r, err := n.ask(ctx, func(request uint64) Event {
+		return ResolveAsked{Request: request, ID: id, Decision: d, Who: who, Why: why}
+	})
+	if err == nil && r.Decision != d { // somebody else's decision was first
+		return r, decided(r.Txn)
+	}
+	return r, err
+}
+
+// Forget is an operator's word that a heuristic outcome was dealt with.
+func (n *Node) Forget(ctx context.Context, id txn.ID, who, why string) error {
+	_, err := n.ask(ctx, func(request uint64) Event { return ForgetAsked{Request: request, ID: id, Who: who, Why: why} })
+	return err
+}
+
+// View is a linearizable look at everything that is not finished, and at id unless it
+// is zero.
+func (n *Node) View(ctx context.Context, id txn.ID) (*View, error) {
+	r, err := n.ask(ctx, func(request uint64) Event { return ViewAsked{Request: request, ID: id} })
+	return r.View, err
+}
+
+// EachFinished visits finished transactions, newest first, beginning before the given
+// one if it is not zero, until visit returns false. It reads the store and may lag
+// behind a View by what was finished a moment ago.
+func (n *Node) EachFinished(before txn.ID, visit func(txn.Txn) bool) error {
+	if before.IsZero() {
+		return scanTxns(n.store, finishedKey, nil, true, visit)
+	}
+	return scanTxns(n.store, finishedKey, &before, true, visit)
+}
+
+// Finished reports branches that the sessions of a client have finished. A report
+// that does not fit into the queue is dropped: the cluster finishes the branch again,
+// which is harmless.
+func (n *Node) Finished(id txn.ID, no txn.BranchNo, f txn.Finish) {
+	e := Finished{XID: txn.XID{Cluster: txn.ClusterID(n.cluster.Load()), ID: id, Branch: no}, Finish: f, Who: clientName,
+		Why: "reported by the client that prepared the branch"}
+	select {
+	case n.posted <- e:
+	default:
+	}
+}
+
+// ActionResult is a planned action and, if it was carried out, what came of it.
+type ActionResult struct {
+	recovery.Action
+	// Result is done, already-done, contradicted or lost; empty if nothing was done.
+	Result string
+	Err    error
+}
+
+// Recover lists all resources now and plans what recovery would do, for one
+// transaction unless id is zero. With apply it does it. Resources that cannot be
+// listed are named in the error; the plan for the others stands.
+func (n *Node) Recover(ctx context.Context, id txn.ID, apply bool) ([]ActionResult, error) {
+	listings, listErr := n.listAll(ctx, id)
+	r, err := n.ask(ctx, func(request uint64) Event { return PlanAsked{Request: request, Listings: listings} })
+	if err != nil {
+		return nil, err
+	}
+	results := make([]ActionResult, len(r.Plan))
+	for i, a := range r.Plan {
+		results[i].Action = a
+		if apply {
+			results[i].Result, results[i].Err = n.carryOut(ctx, a)
+		}
+	}
+	return results, listErr
+}
+
+func (n *Node) listAll(ctx context.Context, id txn.ID) (map[string][]adapters.Prepared, error) {
+	var (
+		mu       sync.Mutex
+		listings = map[string][]adapters.Prepared{}
+		failed   []string
+		wg       sync.WaitGroup
+	)
+	for name, w := range n.workers {
+		wg.Go(func() {
+			listing, err := w.list(ctx)
+			mu.Lock()
+			defer mu.Unlock()
+			if err != nil {
+				failed = append(failed, fmt.Sprintf("%s: %v", name, err))
+				return
+			}
+			listings[name] = slices.DeleteFunc(listing, func(p adapters.Prepared) bool { return !id.IsZero() && p.XID.ID != id })
+		})
+	}
+	wg.Wait()
+	if len(failed) > 0 {
+		slices.Sort(failed)
+		return listings, unavailablef("not listed: %v", failed)
+	}
+	return listings, nil
+}
+
+// carryOut does what a plan says about one branch, as the leader's own scan would.
+func (n *Node) carryOut(ctx context.Context, a recovery.Action) (string, error) {
+	t := Task{XID: a.XID, Branch: a.Branch, Decision: txn.Commit}
+	switch a.Kind {
+	case recovery.Leave, recovery.Report:
+		return "", nil
+	case recovery.Commit:
+	case recovery.Rollback:
+		t.Decision = txn.Abort
+	case recovery.Abort:
+		r, err := n.Outcome(ctx, a.XID.ID)
+		if err != nil {
+			return "", err
+		}
+		if r.Decision != txn.Abort { // a commit was faster: the client or the scan goes on with it
+			return "", refusedf("%v was committed in the meantime: run \"concord recover\" again", a.XID.ID)
+		}
+		t.Decision = txn.Abort
+	}
+	switch e := n.workers[a.Branch.Resource].finish(ctx, t).(type) {
+	case Finished:
+		n.post(ctx, e)
+		return e.Finish.String(), nil
+	case Failed:
+		return "", unavailablef("%s", e.Why)
+	}
+	return "", nil
+}
+
+// Check runs the preflight of one resource, or of all if name is empty.
+func (n *Node) Check(ctx context.Context, name string) (map[string]CheckResult, error) {
+	if name != "" && n.workers[name] == nil {
+		return nil, &requestError{api.ErrNotFound, fmt.Sprintf("there is no resource %q: see \"concord resource ls\"", name)}
+	}
+	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
+	defer cancel()
+	var mu sync.Mutex
+	var wg sync.WaitGroup
+	results := map[string]CheckResult{}
+	for _, r := range n.config.Resources {
+		if name == "" || name == r.Name() {
+			wg.Go(func() {
+				report, err := r.Check(ctx)
+				mu.Lock()
+				defer mu.Unlock()
+				results[r.Name()] = CheckResult{Driver: r.Driver(), Report: report, Err: err}
+			})
+		}
+	}
+	wg.Wait()
+	return results, nil
+}
+
+// CheckResult is the preflight of one resource.
+type CheckResult struct {
+	Driver string
+	Report adapters.Report
+	Err    error
+}
+
+// MaxTransaction returns how long a transaction may take before its prepared branches
+// count as orphans.
+func (n *Node) MaxTransaction() time.Duration { return n.config.Rules.MaxTransaction }
+
+// APIAddress returns the API address of a member; empty if there is no such member.
+func (n *Node) APIAddress(id uint64) string {
+	for _, m := range n.config.Members {
+		if uint64(m.ID) == id {
+			return m.API
+		}
+	}
+	return ""
+}

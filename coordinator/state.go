@@ -1,0 +1,104 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package coordinator
+
+import (
+	"encoding/binary"
+	"fmt"
+	"time"
+
+	"github.com/concordtx/concord/protocol/zab"
+	"github.com/concordtx/concord/txn"
+	"github.com/concordtx/concord/wal"
+)
+
+// The applied state has one key per transaction: under 'o' while it is open, under
+// 'f' when it is finished, in order of birth. Start-up reads the open ones only, so
+// its time does not grow with history. What a Table knows besides is under 'm'.
+const (
+	openKey     = 'o'
+	finishedKey = 'f'
+	metaKey     = "m"
+)
+
+func stateKey(space byte, id txn.ID) []byte {
+	return append(append(make([]byte, 0, 1+len(id)), space), id[:]...)
+}
+
+// toState turns the changes of one entry into what the store writes.
+func toState(c txn.Changes) wal.StateChange {
+	z := zab.Zxid{Epoch: zab.Epoch(c.Meta.Position.Epoch), Counter: c.Meta.Position.Counter}
+	s := wal.StateChange{Applied: z, Digest: c.Meta.Digest}
+	if !c.PurgeBefore.IsZero() {
+		s.DeleteRanges = append(s.DeleteRanges, wal.Range{Lo: []byte{finishedKey}, Hi: stateKey(finishedKey, c.PurgeBefore)})
+	}
+	put := func(space, other byte, x txn.Txn) {
+		value, _ := x.AppendBinary(make([]byte, 0, 256)) // it has no way to fail
+		s.Puts = append(s.Puts, wal.Pair{Key: stateKey(space, x.ID), Value: value})
+		s.Deletes = append(s.Deletes, stateKey(other, x.ID))
+	}
+	for _, x := range c.Open {
+		put(openKey, finishedKey, x)
+	}
+	for _, x := range c.Finished {
+		put(finishedKey, openKey, x)
+	}
+	s.Puts = append(s.Puts, wal.Pair{Key: []byte(metaKey), Value: encodeMeta(c.Meta)})
+	return s
+}
+
+func encodeMeta(m txn.Meta) []byte {
+	b := binary.BigEndian.AppendUint32(nil, uint32(m.Cluster))
+	mark := int64(0)
+	if !m.Watermark.IsZero() {
+		mark = m.Watermark.UnixMilli()
+	}
+	return binary.BigEndian.AppendUint64(b, uint64(mark))
+}
+
+// loadTable makes the table of a node from its store.
+func loadTable(s *wal.Store, a txn.Archive) (*txn.Table, error) {
+	var m txn.Meta
+	applied, digest := s.Applied()
+	m.Position, m.Digest = txn.Position{Epoch: uint32(applied.Epoch), Counter: applied.Counter}, digest
+	value, found, err := s.Get([]byte(metaKey))
+	if err != nil {
+		return nil, err
+	}
+	if found {
+		if len(value) != 12 {
+			return nil, fmt.Errorf("meta data of the table: %w", txn.ErrBadTxn)
+		}
+		m.Cluster = txn.ClusterID(binary.BigEndian.Uint32(value))
+		if mark := int64(binary.BigEndian.Uint64(value[4:])); mark != 0 {
+			m.Watermark = time.UnixMilli(mark)
+		}
+	}
+	var open []txn.Txn
+	err = scanTxns(s, openKey, nil, false, func(x txn.Txn) bool { open = append(open, x); return true })
+	if err != nil {
+		return nil, err
+	}
+	return txn.NewTable(m, open, a), nil
+}
+
+// scanTxns visits the stored transactions of a space in order of birth, or newest
+// first; with before not nil only those before it.
+func scanTxns(s *wal.Store, space byte, before *txn.ID, reverse bool, visit func(txn.Txn) bool) error {
+	hi := []byte{space + 1}
+	if before != nil {
+		hi = stateKey(space, *before)
+	}
+	var bad error
+	err := s.Scan([]byte{space}, hi, reverse, func(_, value []byte) bool {
+		var x txn.Txn
+		if bad = x.UnmarshalBinary(value); bad != nil {
+			return false
+		}
+		return visit(x)
+	})
+	if err == nil {
+		err = bad
+	}
+	return err
+}

@@ -1,0 +1,116 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package coordinator
+
+import (
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/concordtx/concord/protocol/zab"
+	"github.com/concordtx/concord/txn"
+)
+
+// Snapshot is the cluster as one node sees it, made a few times a second.
+type Snapshot struct {
+	Cluster   txn.ClusterID
+	Node      zab.NodeID
+	Leader    zab.NodeID // 0 if there is none that this node knows
+	Epoch     zab.Epoch
+	Nodes     []NodeState
+	Resources []ResourceState
+	// InDoubt counts transactions that are not finished everywhere: decided ones, and
+	// prepared ones without decision that the last scans listed.
+	InDoubt            int
+	Committed, Aborted uint64
+	Heuristic          int
+	Warnings           []string
+}
+
+// NodeState is one member.
+type NodeState struct {
+	Member
+	State     string // looking, following, leading, observing or unknown
+	Epoch     zab.Epoch
+	Zxid      zab.Zxid
+	Lag       uint64 // entries behind the leader, as far as both are in one epoch
+	Reachable bool
+}
+
+// ResourceState is one resource.
+type ResourceState struct {
+	Name, Driver string
+	Health
+	Scan ScanState
+}
+
+// Status returns the latest snapshot. It must not be changed.
+func (n *Node) Status() *Snapshot { return n.snapshot.Load() }
+
+// ownReport is what this node tells its peers about itself.
+func (l *loop) ownReport() report {
+	s := l.core.zab.Status()
+	m := l.core.table.Meta()
+	return report{Role: s.Role, Phase: s.Phase, Established: s.Established, Leader: s.Leader, Epoch: s.Epoch, Tail: s.Tail,
+		Applied: l.core.zxid(), Digest: m.Digest}
+}
+
+// publish makes a snapshot for everybody who asks.
+func (l *loop) publish(now time.Time) {
+	own := l.ownReport()
+	s := &Snapshot{Cluster: l.core.table.Cluster(), Node: l.config.Node, Epoch: own.Epoch,
+		Committed: l.core.committed, Aborted: l.core.aborted}
+	if own.Established {
+		s.Leader = own.Leader
+	}
+	reports := map[zab.NodeID]report{l.config.Node: own}
+	for id, r := range l.reports {
+		if now.Sub(r.at) < 3*reportInterval {
+			reports[id] = r.report
+		}
+	}
+	for _, m := range l.config.Members {
+		s.Nodes = append(s.Nodes, l.nodeState(m, reports, s.Leader))
+	}
+	s.InDoubt, s.Heuristic = l.core.counts()
+	for _, r := range l.config.Resources {
+		w := l.workers[r.Name()]
+		state := ResourceState{Name: r.Name(), Driver: r.Driver(), Health: w.state(), Scan: l.core.ScanState(r.Name())}
+		if why := l.core.unfit[r.Name()]; why != "" {
+			state.OK, state.Err = false, why
+		}
+		s.Resources = append(s.Resources, state)
+		s.Warnings = append(s.Warnings, state.Scan.Report...)
+		if state.Scan.Err != nil {
+			s.Warnings = append(s.Warnings, "resource "+r.Name()+" could not be listed: "+state.Scan.Err.Error())
+		}
+	}
+	for id := range l.diverged {
+		s.Warnings = append(s.Warnings, fmt.Sprintf("nodes %d and %d have different states at the same zxid: stop one of them and replace its store", id, l.config.Node))
+	}
+	l.peers.refusals.Range(func(_, why any) bool {
+		s.Warnings = append(s.Warnings, why.(string))
+		return true
+	})
+	slices.Sort(s.Warnings)
+	l.snapshot.Store(s)
+}
+
+func (l *loop) nodeState(m Member, reports map[zab.NodeID]report, leader zab.NodeID) NodeState {
+	state := NodeState{Member: m, State: "unknown", Reachable: m.ID == l.config.Node || l.peers.reachable(m.ID)}
+	r, ok := reports[m.ID]
+	if !ok {
+		state.Reachable = false
+		return state
+	}
+	state.State, state.Epoch, state.Zxid = roleNames[r.Role], r.Epoch, r.Tail
+	if lead, ok := reports[leader]; ok && r.Tail.Less(lead.Tail) {
+		state.Lag = lead.Tail.Counter
+		if r.Tail.Epoch == lead.Tail.Epoch {
+			state.Lag -= r.Tail.Counter
+		}
+	}
+	return state
+}
+
+var roleNames = [...]string{zab.Looking: "looking", zab.Following: "following", zab.Leading: "leading", zab.Observing: "observing"}

@@ -1,0 +1,195 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package coordinator
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/concordtx/concord/adapters"
+	"github.com/concordtx/concord/txn"
+)
+
+const (
+	// workersPerResource branches of one resource are finished at the same time.
+	workersPerResource = 8
+	// finishTimeout bounds one attempt to finish a branch. It leaves time to fence the
+	// session that holds it.
+	finishTimeout = 30 * time.Second
+	listTimeout   = 15 * time.Second
+	probeTimeout  = 10 * time.Second
+	probeAgain    = 30 * time.Second
+	probeRetry    = 2 * time.Second
+)
+
+// worker does everything that a node does with one resource: its goroutines are the
+// only ones that wait for the database.
+type worker struct {
+	resource adapters.Resource
+	log      *slog.Logger
+	post     func(context.Context, Event) // to the loop
+	probed   func(context.Context)        // called when health has changed
+
+	tasks   chan Task // capacity maxTasks, which is what the core keeps out at most
+	scans   chan struct{}
+	forgets chan []txn.XID
+
+	mu     sync.Mutex
+	health Health
+}
+
+// Health is what a node knows of a resource by asking it.
+type Health struct {
+	// Identity tells which database it is; empty until it could be asked once.
+	Identity string
+	OK       bool
+	// Err says what is wrong, and the next step.
+	Err string
+}
+
+func newWorker(r adapters.Resource, log *slog.Logger, post func(context.Context, Event), probed func(context.Context)) *worker {
+	return &worker{resource: r, log: log.With("resource", r.Name()), post: post, probed: probed,
+		tasks: make(chan Task, maxTasks), scans: make(chan struct{}, 1), forgets: make(chan []txn.XID, 16),
+		health: Health{Err: "not asked yet"}}
+}
+
+func (w *worker) run(ctx context.Context) error {
+	g, ctx := errgroup.WithContext(ctx)
+	for range workersPerResource {
+		g.Go(func() error { w.finishTasks(ctx); return nil })
+	}
+	g.Go(func() error { w.scan(ctx); return nil })
+	g.Go(func() error { w.forget(ctx); return nil })
+	g.Go(func() error { w.probe(ctx); return nil })
+	return g.Wait()
+}
+
+func (w *worker) finishTasks(ctx context.Context) {
+	for {
+		select {
+		case t := <-w.tasks:
+			w.post(ctx, w.finish(ctx, t))
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// finish makes one attempt and tells the loop what came of it.
+func (w *worker) finish(ctx context.Context, t Task) Event {
+	ctx, cancel := context.WithTimeout(ctx, finishTimeout)
+	defer cancel()
+	finish := w.resource.Commit
+	if t.Decision == txn.Abort {
+		finish = w.resource.Rollback
+	}
+	f, err := finish(ctx, t.XID, t.Branch)
+	if err != nil {
+		w.log.Warn("branch not finished, will try again", "xid", t.XID.String(), "decision", t.Decision.String(), "err", err)
+		return Failed{XID: t.XID, Why: err.Error()}
+	}
+	w.log.Info("branch finished by the cluster", "xid", t.XID.String(), "decision", t.Decision.String(), "finish", f.String())
+	return Finished{XID: t.XID, Finish: f, Who: w.resource.Name(), Why: finishReason(f, t.Decision)}
+}
+
+// finishReason says in words what a resource answered, for records that people read.
+func finishReason(f txn.Finish, d txn.Decision) string {
+	switch f {
+	case txn.Contradicted:
+		return fmt.Sprintf("decided %v, and the evidence in the database says the opposite", d)
+	case txn.Lost:
+		return fmt.Sprintf("decided %v, but the branch is not in the database and nothing proves what became of it", d)
+	}
+	return ""
+}
+
+func (w *worker) scan(ctx context.Context) {
+	for {
+		select {
+		case <-w.scans:
+			listing, err := w.list(ctx)
+			w.post(ctx, Listed{Resource: w.resource.Name(), Listing: listing, Err: err})
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+func (w *worker) list(ctx context.Context) ([]adapters.Prepared, error) {
+	ctx, cancel := context.WithTimeout(ctx, listTimeout)
+	defer cancel()
+	return w.resource.Recover(ctx)
+}
+
+// forget removes evidence. What fails is left: it costs a little space, no more.
+func (w *worker) forget(ctx context.Context) {
+	for {
+		select {
+		case xs := <-w.forgets:
+			call, cancel := context.WithTimeout(ctx, listTimeout)
+			if err := w.resource.Forget(call, xs); err != nil && ctx.Err() == nil {
+				w.log.Warn("evidence of finished branches not removed", "branches", len(xs), "err", err)
+			}
+			cancel()
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// probe asks the resource who it is and whether it is fit, now and then.
+func (w *worker) probe(ctx context.Context) {
+	for ctx.Err() == nil {
+		h := w.ask(ctx)
+		w.mu.Lock()
+		changed := h != w.health
+		if h.Identity == "" {
+			h.Identity = w.health.Identity
+		}
+		w.health = h
+		w.mu.Unlock()
+		if changed && ctx.Err() == nil {
+			if h.OK {
+				w.log.Info("resource is fit", "identity", h.Identity)
+			} else {
+				w.log.Warn("resource is not fit", "err", h.Err)
+			}
+			w.probed(ctx)
+		}
+		if h.OK {
+			pause(ctx, probeAgain)
+		} else {
+			pause(ctx, probeRetry)
+		}
+	}
+}
+
+func (w *worker) ask(ctx context.Context) Health {
+	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
+	defer cancel()
+	identity, err := w.resource.Identity(ctx)
+	if err != nil {
+		return Health{Err: err.Error()}
+	}
+	report, err := w.resource.Check(ctx)
+	if err != nil {
+		return Health{Identity: identity, Err: err.Error()}
+	}
+	for _, f := range report.Findings {
+		if f.Problem {
+			return Health{Identity: identity, Err: fmt.Sprintf("%s: %s: %s", f.What, f.Detail, f.Fix)}
+		}
+	}
+	return Health{Identity: identity, OK: true}
+}
+
+func (w *worker) state() Health {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.health
+}
