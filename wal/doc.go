@@ -8,9 +8,9 @@
 //
 //   - What Persist returned for is on disk: it is there after any crash that
 //     leaves the disk's synced bytes intact.
-//   - One Persist is atomic: after a crash all of its writes are there, or none of
-//     a suffix of them in the order of calls. A truncation and the entries that
-//     replace what it cut are never seen apart.
+//   - One Persist is atomic: after a crash all of its writes are there or none, and
+//     none of a later Persist without all earlier ones. A truncation and the entries
+//     that replace what it cut are never seen apart.
 //   - The applied state never runs ahead of the log: state is written unsynced, but
 //     into the same write-ahead log and behind its entries, so a crash that loses an
 //     entry loses the state that came from it as well. A crash may lose state that
@@ -41,18 +41,20 @@
 // # What damage is found, and what is not
 //
 // Found, when the store is opened or when the bytes are read: a flipped bit in a
-// table, in the manifest, in the STORE file, and in any 32 KiB block of the
-// write-ahead log but the last; a missing file; a gap in the log; a log that is
-// shorter than the applied state; an entry between the applied state and the end of
-// the log that does not match its checksum or its predecessor.
+// table, in the manifest, in the STORE file, and in the write-ahead log before its
+// last 32 KiB block and its last batch; a missing table, manifest or STORE file; a gap
+// in the log; a log that is shorter than the applied state; an entry between the
+// applied state and the end of the log that does not match its checksum or its
+// predecessor.
 //
-// Not found: a flipped bit in the last 32 KiB block of the write-ahead log. Pebble
-// takes it for the torn tail of a crash, so the synced writes in and behind the
-// damaged record are dropped silently. The store is then a correct but older one; a
-// node that comes back with it has forgotten promises. Nor is a disk found that
-// loses synced writes as a whole (a restored snapshot of the volume). Entries
-// before the applied state are not read at opening, so that a restart takes the same
-// time however long the log is; they are checked when a peer needs them.
+// Not found: a flipped bit in the last 32 KiB block of the write-ahead log, or in the
+// batch that was synced last. Pebble takes it for the torn tail of a crash, so the
+// synced writes in and behind the damaged record are dropped silently. Nor a file of
+// the write-ahead log that was removed, nor a volume that was set back to an older
+// moment. In all three the store is a consistent but older one, and a node that comes
+// back with it has forgotten promises. Entries before the applied state are not read
+// at opening, so that a restart takes the same time however long the log is; they are
+// checked when a peer needs them.
 //
 // A full disk is not handled here beyond the rule that a write error ends the
 // process; where Pebble only waits, the node stops making progress and says so in

@@ -5,6 +5,7 @@ package wal
 import (
 	"fmt"
 	"log/slog"
+	"strings"
 	"time"
 
 	"github.com/cockroachdb/pebble/v2"
@@ -22,6 +23,103 @@ const (
 	cacheSize     = 64 << 20
 )
 
+// strictFS makes two things of the file system underneath certain.
+//
+// Names become durable in the order of their creation where Pebble counts on that.
+// It creates a manifest, then a marker file that points to it, and then syncs the
+// directory once for both. ext4 and XFS journal names in order; POSIX promises
+// nothing, and a marker without its manifest is a store that does not open. Markers
+// move a few times per opening, so one more sync does not matter.
+//
+// A write-ahead log or a directory that cannot be written ends the process at the
+// very operation that failed. For most of them Pebble does the same through its
+// Logger, but where it starts a new log or moves a marker it panics, on a goroutine of
+// its own and while a lock is open, and the operator would see a stack.
+type strictFS struct {
+	vfs.FS
+	fatal func(error)
+}
+
+// Create syncs the directory before a marker appears in it.
+func (f strictFS) Create(name string, category vfs.DiskWriteCategory) (vfs.File, error) {
+	if strings.HasPrefix(f.PathBase(name), "marker.") {
+		if err := syncDir(f.FS, f.PathDir(name)); err != nil {
+			f.fatal(err)
+		}
+	}
+	file, err := f.FS.Create(name, category)
+	return f.strict(name, file, err)
+}
+
+// ReuseForWrite makes an old log a new one.
+func (f strictFS) ReuseForWrite(from, to string, category vfs.DiskWriteCategory) (vfs.File, error) {
+	file, err := f.FS.ReuseForWrite(from, to, category)
+	return f.strict(to, file, err)
+}
+
+// OpenDir returns a directory whose Sync does not fail.
+func (f strictFS) OpenDir(name string) (vfs.File, error) {
+	file, err := f.FS.OpenDir(name)
+	if err != nil {
+		return nil, err
+	}
+	return strictFile{File: file, name: name, fatal: f.fatal}, nil
+}
+
+func (f strictFS) strict(name string, file vfs.File, err error) (vfs.File, error) {
+	if !strings.HasSuffix(name, ".log") {
+		return file, err
+	}
+	if err != nil {
+		f.fatal(fmt.Errorf("create %s: %w", name, err))
+	}
+	return strictFile{File: file, name: name, fatal: f.fatal}, nil
+}
+
+// Unwrap returns the file system underneath.
+func (f strictFS) Unwrap() vfs.FS { return f.FS }
+
+// strictFile is a file, or a directory, whose writing either succeeds or ends the
+// process.
+type strictFile struct {
+	vfs.File
+	name  string
+	fatal func(error)
+}
+
+func (f strictFile) Write(p []byte) (int, error) {
+	n, err := f.File.Write(p)
+	f.must("write", err)
+	return n, nil
+}
+
+func (f strictFile) Sync() error {
+	f.must("sync", f.File.Sync())
+	return nil
+}
+
+func (f strictFile) SyncData() error {
+	f.must("sync", f.File.SyncData())
+	return nil
+}
+
+func (f strictFile) SyncTo(length int64) (bool, error) {
+	full, err := f.File.SyncTo(length)
+	f.must("sync", err)
+	return full, nil
+}
+
+func (f strictFile) Close() error {
+	f.must("close", f.File.Close())
+	return nil
+}
+
+func (f strictFile) must(op string, err error) {
+	if err != nil {
+		f.fatal(fmt.Errorf("%s %s: %w", op, f.name, err))
+	}
+}
+
 // engineOptions configures Pebble. A nil fs means the real file system, watched for
 // slow operations.
 func engineOptions(fs vfs.FS, log *engineLog) *pebble.Options {
@@ -36,8 +134,12 @@ func engineOptions(fs vfs.FS, log *engineLog) *pebble.Options {
 		},
 	}
 	listener.EnsureDefaults(log)
+	real := fs == nil
+	if real {
+		fs = vfs.Default
+	}
 	o := &pebble.Options{
-		FS:                          fs,
+		FS:                          strictFS{FS: fs, fatal: log.fatal},
 		FormatMajorVersion:          pebble.FormatNewest,
 		CacheSize:                   cacheSize,
 		MemTableSize:                memTableSize,
@@ -56,7 +158,7 @@ func engineOptions(fs vfs.FS, log *engineLog) *pebble.Options {
 	for i := range o.Levels {
 		o.Levels[i].FilterPolicy = bloom.FilterPolicy(10)
 	}
-	if fs == nil {
+	if real {
 		o.WithFSDefaults()
 	}
 	return o

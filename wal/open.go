@@ -204,7 +204,7 @@ func create(files vfs.FS, dir string, o Options, log *engineLog) error {
 
 func engineError(dir string, err error) error {
 	switch {
-	case errors.Is(err, pebble.ErrDBDoesNotExist):
+	case errors.Is(err, pebble.ErrDBDoesNotExist), errors.Is(err, pebble.ErrDBNotPristine):
 		return damaged(dir, "files of the store are missing: %v", err)
 	case strings.Contains(err.Error(), "unknown format major version"): // Pebble has no sentinel for it
 		return fmt.Errorf("store %s: %w (%v); start the version of concord that wrote it, or a later one", dir, ErrNewer, err)

@@ -1,0 +1,269 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package wal
+
+import (
+	"io"
+	"math/rand/v2"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/cockroachdb/pebble/v2"
+	"github.com/cockroachdb/pebble/v2/vfs"
+	"github.com/stretchr/testify/require"
+
+	"github.com/concordtx/concord/protocol/zab"
+)
+
+// bigRun makes n entries of size random bytes: random, so that no compression makes
+// the files small.
+func bigRun(prev zab.Zxid, epoch zab.Epoch, n, size int) []zab.Entry {
+	rng := rand.New(rand.NewPCG(uint64(epoch), uint64(n)))
+	es := run(prev, epoch, n)
+	for i := range es {
+		es[i].Data = make([]byte, size)
+		for j := range es[i].Data {
+			es[i].Data[j] = byte(rng.Uint32())
+		}
+	}
+	return es
+}
+
+func filesOf(t *testing.T, fs vfs.FS, suffix string) []string {
+	t.Helper()
+	db := fs.PathJoin(testDir, dbDir)
+	names, err := fs.List(db)
+	require.NoError(t, err)
+	var paths []string
+	for _, n := range names {
+		if strings.HasSuffix(n, suffix) {
+			paths = append(paths, fs.PathJoin(db, n))
+		}
+	}
+	return paths
+}
+
+func largest(t *testing.T, fs vfs.FS, paths []string) string {
+	t.Helper()
+	best, size := "", int64(-1)
+	for _, p := range paths {
+		if n := sizeOf(t, fs, p); n > size {
+			best, size = p, n
+		}
+	}
+	return best
+}
+
+func sizeOf(t *testing.T, fs vfs.FS, path string) int64 {
+	t.Helper()
+	info, err := fs.Stat(path)
+	require.NoError(t, err)
+	return info.Size()
+}
+
+// flip turns one bit of a file over.
+func flip(t *testing.T, fs vfs.FS, path string, offset int64) {
+	t.Helper()
+	f, err := fs.Open(path)
+	require.NoError(t, err)
+	data, err := io.ReadAll(f)
+	require.NoError(t, err)
+	require.NoError(t, f.Close())
+	data[offset] ^= 1 << (offset % 8)
+	w, err := fs.Create(path, vfs.WriteCategoryUnspecified)
+	require.NoError(t, err)
+	_, err = w.Write(data)
+	require.NoError(t, err)
+	require.NoError(t, w.Sync())
+	require.NoError(t, w.Close())
+}
+
+// builtStore returns a disk with a closed store: some of its log in tables, some in
+// the write-ahead log, and a state.
+func builtStore(t *testing.T) (*vfs.MemFS, []zab.Entry) {
+	fs := vfs.NewMem()
+	s := openMem(t, fs)
+	all := bigRun(zab.Zxid{}, 1, 150, 900)
+	persist(t, s, zab.Write{ID: 1, Entries: all, Hard: &zab.HardState{Accepted: 1, Current: 1}})
+	require.NoError(t, s.Apply(StateChange{Applied: z(1, 20), Puts: []Pair{{[]byte("k"), []byte("v")}}}))
+	require.NoError(t, s.engine.Flush())
+	tail := bigRun(z(1, 150), 2, 150, 900)
+	for _, e := range tail {
+		persist(t, s, zab.Write{Entries: []zab.Entry{e}})
+	}
+	require.NoError(t, s.Apply(StateChange{Applied: z(2, 100)}))
+	require.NoError(t, s.Close())
+	return fs, append(all, tail...)
+}
+
+// intact opens the store and compares all of it. It returns the error that the damage
+// led to, or how many entries are left.
+func intact(t *testing.T, fs vfs.FS, want []zab.Entry) (int, error) {
+	t.Helper()
+	s, err := Open(testDir, Options{FS: fs, Node: 1, Logger: quiet()})
+	if err != nil {
+		return 0, err
+	}
+	defer func() { require.NoError(t, s.Close()) }()
+	_, base, last, _ := s.Initial()
+	got, err := s.Entries(base, last, 1<<30)
+	if err != nil {
+		return 0, err
+	}
+	require.Equal(t, want[:len(got)], got)
+	if v, found, err := s.Get([]byte("k")); err != nil {
+		return 0, err
+	} else {
+		require.True(t, found)
+		require.Equal(t, "v", string(v))
+	}
+	return len(got), nil
+}
+
+func TestAFlippedBitAnywhereIsReportedOrHarmless(t *testing.T) {
+	const lastBlock = 32 << 10 // what Pebble cannot tell from a torn tail, see doc.go
+	fs, want := builtStore(t)
+	flips := 60
+	if testing.Short() {
+		flips = 10
+	}
+	rng := rand.New(rand.NewPCG(7, 7))
+	reported := map[string]int{}
+	silent := 0
+	for _, path := range filesOf(t, fs, "") {
+		size := sizeOf(t, fs, path)
+		if size == 0 {
+			continue
+		}
+		kind := strings.TrimLeft(filepath.Base(path), "0123456789")
+		kind, _, _ = strings.Cut(kind, "-")
+		for range flips {
+			offset := rng.Int64N(size)
+			hurt := vfs.NewMem()
+			_, err := vfs.Clone(fs, hurt, testDir, testDir)
+			require.NoError(t, err)
+			flip(t, hurt, path, offset)
+			n, err := intact(t, hurt, want)
+			switch {
+			case err != nil:
+				reported[kind]++
+				if kind != "OPTIONS" { // text that Pebble reads strictly, but not by a checksum
+					require.ErrorIs(t, err, ErrCorrupt, "%s at %d of %d", path, offset, size)
+					require.ErrorContains(t, err, "replace this node")
+				}
+			case n < len(want):
+				silent++
+				require.Equal(t, ".log", kind)
+				require.GreaterOrEqual(t, offset/lastBlock, (size-1)/lastBlock-1, "silent loss at %d of %d", offset, size)
+			}
+		}
+	}
+	require.Positive(t, reported[".sst"])
+	require.Positive(t, reported[".log"])
+	require.Positive(t, reported["MANIFEST"])
+	require.Equal(t, flips, reported["STORE"])
+	t.Logf("reported by kind of file: %v; silently shorter, in the last block of the log: %d", reported, silent)
+}
+
+func TestAFlippedBitOnTheRealDiskIsReported(t *testing.T) {
+	mem, want := builtStore(t)
+	dir := t.TempDir()
+	_, err := vfs.Clone(mem, vfs.Default, testDir, dir, vfs.CloneSync)
+	require.NoError(t, err)
+	tables, err := filepath.Glob(filepath.Join(dir, dbDir, "*.sst"))
+	require.NoError(t, err)
+	require.NotEmpty(t, tables)
+	flip(t, vfs.Default, tables[0], 3000)
+	s, err := Open(dir, Options{Node: 1, Logger: quiet()})
+	if err == nil {
+		_, err = s.Entries(zab.Zxid{}, want[len(want)-1].Zxid, 1<<30)
+		require.NoError(t, s.Close())
+	}
+	require.ErrorIs(t, err, ErrCorrupt)
+	require.ErrorContains(t, err, dir)
+}
+
+// Damage that the engine's own checksums do not see: an entry is changed, dropped or
+// put under another key. Whoever reads it hears of it, with its zxid.
+func TestAnEntryThatIsNotWhatWasWrittenIsNamed(t *testing.T) {
+	for name, c := range map[string]struct {
+		harm   func(s *Store) error
+		names  string
+		atOpen bool
+	}{
+		"changed data": {func(s *Store) error {
+			v, _, err := s.get(logKey(z(1, 3)))
+			if err != nil {
+				return err
+			}
+			v[len(v)-1] ^= 1
+			return s.engine.Set(logKey(z(1, 3)), v, pebble.Sync)
+		}, "1.3", false},
+		"cut short": {func(s *Store) error {
+			return s.engine.Set(logKey(z(1, 3)), []byte{1, 2}, pebble.Sync)
+		}, "1.3", false},
+		"missing": {func(s *Store) error { return s.engine.Delete(logKey(z(1, 3)), pebble.Sync) }, "1.4", false},
+		"under another key": {func(s *Store) error {
+			v, _, err := s.get(logKey(z(1, 2)))
+			if err != nil {
+				return err
+			}
+			return s.engine.Set(logKey(z(1, 3)), v, pebble.Sync)
+		}, "1.3", false},
+		"missing behind the state": {func(s *Store) error { return s.engine.Delete(logKey(z(2, 1)), pebble.Sync) }, "2.2", true},
+		"changed behind the state": {func(s *Store) error {
+			return s.engine.Set(logKey(z(2, 2)), make([]byte, 30), pebble.Sync)
+		}, "2.2", true},
+		"no log below the state": {func(s *Store) error {
+			return s.engine.DeleteRange(logKey(z(1, 3)), []byte{logSpace + 1}, pebble.Sync)
+		}, "1.4", true},
+		"promises that contradict": {func(s *Store) error {
+			return s.engine.Set([]byte(hardKey), hardValue(zab.HardState{Accepted: 1, Current: 2}), pebble.Sync)
+		}, "current epoch 2", true},
+		"promises changed": {func(s *Store) error {
+			return s.engine.Set([]byte(hardKey), make([]byte, 20), pebble.Sync)
+		}, "hard", true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			fs := vfs.NewMem()
+			s := openMem(t, fs)
+			persist(t, s, zab.Write{ID: 1, Entries: run(zab.Zxid{}, 1, 4)}, zab.Write{ID: 2, Entries: run(z(1, 4), 2, 3)})
+			require.NoError(t, s.Apply(StateChange{Applied: z(1, 4)}))
+			require.NoError(t, c.harm(s))
+			if !c.atOpen {
+				_, err := s.Entries(zab.Zxid{}, z(2, 3), 1<<20)
+				require.ErrorIs(t, err, ErrCorrupt)
+				require.ErrorContains(t, err, c.names)
+			}
+			require.NoError(t, s.Close())
+			if c.atOpen {
+				_, err := Open(testDir, Options{FS: fs, Node: 1, Logger: quiet()})
+				require.ErrorIs(t, err, ErrCorrupt)
+				require.ErrorContains(t, err, c.names)
+				require.ErrorContains(t, err, "replace this node")
+			}
+		})
+	}
+}
+
+// A file of the write-ahead log is the exception, see doc.go: without it the store is
+// an older one.
+func TestAMissingFileIsReportedOrHarmless(t *testing.T) {
+	fs, want := builtStore(t)
+	reported := 0
+	for _, path := range filesOf(t, fs, "") {
+		hurt := vfs.NewMem()
+		_, err := vfs.Clone(fs, hurt, testDir, testDir)
+		require.NoError(t, err)
+		require.NoError(t, hurt.Remove(path))
+		n, err := intact(t, hurt, want)
+		if err != nil {
+			require.ErrorIs(t, err, ErrCorrupt, path)
+			reported++
+		} else if n < len(want) {
+			require.Equal(t, ".log", filepath.Ext(path))
+		}
+	}
+	require.GreaterOrEqual(t, reported, 4) // table, manifest, its marker, STORE
+}

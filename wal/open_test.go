@@ -1,0 +1,233 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package wal
+
+import (
+	"bufio"
+	"bytes"
+	"fmt"
+	"io"
+	iofs "io/fs"
+	"log/slog"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"testing"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+	"github.com/cockroachdb/pebble/v2/vfs/errorfs"
+	"github.com/stretchr/testify/require"
+
+	"github.com/concordtx/concord/protocol/zab"
+)
+
+// The test binary runs itself again where a second process is needed: childVar names
+// what the child does, dirVar where.
+const (
+	childVar = "CONCORD_WAL_TEST_CHILD"
+	dirVar   = "CONCORD_WAL_TEST_DIR"
+)
+
+func TestMain(m *testing.M) {
+	switch os.Getenv(childVar) {
+	case "open":
+		s, err := Open(os.Getenv(dirVar), Options{Node: 1, Logger: quiet()})
+		if err != nil {
+			fmt.Println(err)
+			os.Exit(3)
+		}
+		_ = s.Close()
+		os.Exit(0)
+	case "write error":
+		writeUntilTheDiskFails(os.Getenv(dirVar))
+		os.Exit(0) // not reached
+	}
+	os.Exit(m.Run())
+}
+
+func child(t *testing.T, what, dir string) *exec.Cmd {
+	t.Helper()
+	self, err := os.Executable()
+	require.NoError(t, err)
+	c := exec.CommandContext(t.Context(), self)
+	c.Env = append(os.Environ(), childVar+"="+what, dirVar+"="+dir)
+	return c
+}
+
+func TestASecondProcessIsRefusedAndToldTheDirectory(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "a", "b")
+	s, err := Open(dir, Options{Node: 1, Logger: quiet()})
+	require.NoError(t, err)
+
+	out, err := child(t, "open", dir).Output()
+	var exit *exec.ExitError
+	require.ErrorAs(t, err, &exit)
+	require.Equal(t, 3, exit.ExitCode())
+	require.Contains(t, string(out), dir)
+	require.Contains(t, string(out), ErrLocked.Error())
+	require.Contains(t, string(out), "stop the other concord process")
+
+	_, err = Open(dir, Options{Node: 1, Logger: quiet()})
+	require.ErrorIs(t, err, ErrLocked)
+	require.NoError(t, s.Close())
+	require.NoError(t, s.Close(), "a second Close")
+	require.NoError(t, child(t, "open", dir).Run(), "free again")
+}
+
+func TestTheStoreOfAnotherNodeIsRefused(t *testing.T) {
+	fs := vfs.NewMem()
+	require.NoError(t, openMem(t, fs).Close())
+	_, err := Open(testDir, Options{FS: fs, Node: 2, Logger: quiet()})
+	require.ErrorIs(t, err, ErrOtherNode)
+	require.ErrorContains(t, err, "node 1")
+	require.ErrorContains(t, err, "node 2")
+	require.EqualValues(t, 2, openMem(t, fs).Boot(), "and the lock is free, nothing was counted")
+	_, err = Open("/other", Options{FS: fs, Logger: quiet()})
+	require.ErrorContains(t, err, "node 0")
+}
+
+func TestNoStoreIsMadeAmongForeignFiles(t *testing.T) {
+	dir := t.TempDir()
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "letter.txt"), nil, 0o600))
+	_, err := Open(dir, Options{Node: 1, Logger: quiet()})
+	require.ErrorIs(t, err, ErrNotStore)
+	require.ErrorContains(t, err, "letter.txt")
+	require.ErrorContains(t, err, "choose an empty directory")
+	left, err := os.ReadDir(dir)
+	require.NoError(t, err)
+	require.Len(t, left, 1, "nothing was added")
+}
+
+func TestAnUnfinishedCreationIsDoneAgain(t *testing.T) {
+	fs := vfs.NewMem()
+	require.NoError(t, fs.MkdirAll(testDir+"/"+creatingDir, 0o700))
+	f, err := fs.Create(testDir+"/"+creatingDir+"/MANIFEST-000001", vfs.WriteCategoryUnspecified)
+	require.NoError(t, err)
+	require.NoError(t, f.Close())
+	s := openMem(t, fs)
+	require.EqualValues(t, 1, s.Boot())
+	names, err := fs.List(testDir)
+	require.NoError(t, err)
+	require.ElementsMatch(t, []string{"LOCK", "db"}, names)
+}
+
+func TestANewerStoreIsRefused(t *testing.T) {
+	t.Run("layout", func(t *testing.T) {
+		fs := vfs.NewMem()
+		s := openMem(t, fs)
+		require.NoError(t, s.Close())
+		who := identity{version: storeVersion + 1, node: 1, id: s.ID()}
+		require.NoError(t, writeIdentity(fs, testDir+"/db/STORE", who))
+		_, err := Open(testDir, Options{FS: fs, Node: 1, Logger: quiet()})
+		require.ErrorIs(t, err, ErrNewer)
+		require.ErrorContains(t, err, "store version 2")
+	})
+	t.Run("engine", func(t *testing.T) {
+		fs := vfs.NewMem()
+		require.NoError(t, openMem(t, fs).Close())
+		for _, path := range filesOf(t, fs, "") {
+			if name := fs.PathBase(path); strings.HasPrefix(name, "marker.format-version.") {
+				later := name[:strings.LastIndexByte(name, '.')] + ".999"
+				require.NoError(t, fs.Rename(path, fs.PathJoin(fs.PathDir(path), later)))
+			}
+		}
+		_, err := Open(testDir, Options{FS: fs, Node: 1, Logger: quiet()})
+		require.ErrorIs(t, err, ErrNewer)
+	})
+}
+
+func TestAMissingPermissionIsNamed(t *testing.T) {
+	for _, kind := range []errorfs.OpKind{errorfs.OpMkdirAll, errorfs.OpLock, errorfs.OpList, errorfs.OpRename} {
+		fs := errorfs.Wrap(vfs.NewMem(), errorfs.InjectorFunc(func(op errorfs.Op) error {
+			if op.Kind == kind {
+				return iofs.ErrPermission
+			}
+			return nil
+		}))
+		_, err := Open(testDir, Options{FS: fs, Node: 1, Logger: quiet()})
+		require.ErrorIs(t, err, iofs.ErrPermission, "%v", kind)
+		require.ErrorContains(t, err, testDir)
+		require.ErrorContains(t, err, "read and write access")
+	}
+}
+
+func TestIdentityIsParsedStrictly(t *testing.T) {
+	i := newIdentity(7)
+	got, ok := parseIdentity(i.String())
+	require.True(t, ok)
+	require.Equal(t, i, got)
+	for _, bad := range []string{"", "concord store", i.String() + "x", strings.Replace(i.String(), "node=7", "node=8", 1),
+		strings.ToUpper(i.String()), strings.TrimSpace(i.String())} {
+		_, ok := parseIdentity(bad)
+		require.False(t, ok, "%q", bad)
+	}
+}
+
+// writeUntilTheDiskFails is the child of the test below: a writer on the real disk,
+// until a sync of the write-ahead log fails.
+func writeUntilTheDiskFails(dir string) {
+	var syncs atomic.Int64
+	broken := errorfs.Wrap(vfs.Default, errorfs.InjectorFunc(func(op errorfs.Op) error {
+		sync := op.Kind == errorfs.OpFileSync || op.Kind == errorfs.OpFileSyncData || op.Kind == errorfs.OpFileSyncTo
+		if sync && strings.HasSuffix(op.Path, ".log") && syncs.Add(1) > 20 {
+			return errorfs.ErrInjected
+		}
+		return nil
+	}))
+	s, err := Open(dir, Options{FS: broken, Node: 1, Logger: slog.New(slog.NewTextHandler(os.Stderr, nil))})
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(4)
+	}
+	durable := make(chan uint64, 1)
+	w := NewWriter(s, func(id uint64) { durable <- id })
+	prev := zab.Zxid{}
+	for id := uint64(1); id < 1000; id++ {
+		es := run(prev, 1, 1)
+		prev = es[0].Zxid
+		w.Enqueue(zab.Write{ID: id, Entries: es})
+		fmt.Println(<-durable)
+	}
+}
+
+func TestAWriteErrorEndsTheProcessAndKeepsItsPromises(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "store")
+	c := child(t, "write error", dir)
+	var out, errs bytes.Buffer
+	c.Stdout, c.Stderr = &out, &errs
+	err := c.Run()
+	var exit *exec.ExitError
+	require.ErrorAs(t, err, &exit)
+	require.Equal(t, 1, exit.ExitCode(), errs.String())
+	require.Contains(t, errs.String(), "the store cannot be written, the process ends")
+	require.NotContains(t, errs.String(), "goroutine ", "a message, no stack")
+
+	var told uint64
+	for lines := bufio.NewScanner(&out); lines.Scan(); {
+		_, err := fmt.Sscan(lines.Text(), &told)
+		require.NoError(t, err)
+	}
+	require.Positive(t, told)
+	s, err := Open(dir, Options{Node: 1, Logger: quiet()})
+	require.NoError(t, err)
+	_, _, last, _ := s.Initial()
+	require.GreaterOrEqual(t, last.Counter, told)
+	require.NoError(t, s.Close())
+}
+
+func TestRepeatedBackgroundErrorsAreLoggedAFewTimesOnly(t *testing.T) {
+	var text bytes.Buffer
+	l := newEngineLog(slog.New(slog.NewTextHandler(&text, nil)), func(int) {})
+	for range 1000 {
+		l.Errorf("no space left on %s", "device")
+	}
+	require.Contains(t, text.String(), "no space left on device")
+	require.LessOrEqual(t, strings.Count(text.String(), "\n"), 10)
+	l.Infof("flushed")
+	require.NotContains(t, text.String(), "flushed")
+	require.Panics(t, func() { l.Fatalf("gone") }, "an Exit that returns is a bug")
+	_, err := io.ReadAll(&text)
+	require.NoError(t, err)
+}
