@@ -240,7 +240,7 @@ type crash struct {
 // directory on, the machine loses its power, and none, half or all of what was not
 // synced is on the disk. Every such disk opens, and holds what was promised.
 func TestWhateverPersistReturnedForIsThereAfterACrashAtAnyPoint(t *testing.T) {
-	lives, steps := 6, 40
+	lives, steps := 3, 40
 	if testing.Short() {
 		lives = 1
 	}

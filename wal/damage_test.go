@@ -124,7 +124,7 @@ func intact(t *testing.T, fs vfs.FS, want []zab.Entry) (int, error) {
 func TestAFlippedBitAnywhereIsReportedOrHarmless(t *testing.T) {
 	const lastBlock = 32 << 10 // what Pebble cannot tell from a torn tail, see doc.go
 	fs, want := builtStore(t)
-	flips := 60
+	flips := 30
 	if testing.Short() {
 		flips = 10
 	}
