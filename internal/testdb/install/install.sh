@@ -20,8 +20,10 @@ export DEBIAN_FRONTEND=noninteractive
 # its home, because servers run as another user, who cannot read that.
 if [ "$(id -u)" = 0 ]; then
 	cache=/var/cache/concord-testdb
-else
+elif [ -n "${XDG_CACHE_HOME:-${HOME:-}}" ]; then
 	cache=${XDG_CACHE_HOME:-$HOME/.cache}/concord-testdb
+else
+	cache=${TMPDIR:-/tmp}/concord-testdb-$(id -u)
 fi
 
 work=
