@@ -196,7 +196,7 @@ func (c *Core) answerView(request uint64, index zab.Zxid) {
 		return
 	}
 	delete(c.views, request)
-	v := &View{Open: c.table.Open(), Branches: map[txn.XID]BranchView{}, InDoubt: map[txn.XID]string{}}
+	v := &View{Open: c.table.Open(), Branches: map[txn.XID]BranchView{}, InDoubt: map[txn.XID]ListedBranch{}}
 	v.Txn, v.Known = c.table.Get(id)
 	for _, p := range c.unfinished {
 		for _, b := range p.branches {
@@ -209,7 +209,7 @@ func (c *Core) answerView(request uint64, index zab.Zxid) {
 				continue
 			}
 			if x, decided := c.table.Get(p.XID.ID); !decided || x.Decision == txn.Abort || x.Ended {
-				v.InDoubt[p.XID] = name
+				v.InDoubt[p.XID] = ListedBranch{Resource: name, Decision: x.Decision}
 			}
 		}
 	}

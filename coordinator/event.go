@@ -154,11 +154,18 @@ type View struct {
 	Open []txn.Txn
 	// Branches tells of branches that are not finished; keyed by xid.
 	Branches map[txn.XID]BranchView
-	// InDoubt are prepared branches without decision that the last scans listed.
-	InDoubt map[txn.XID]string // to the resource
+	// InDoubt are prepared branches outside of phase two that the last scans listed: of
+	// transactions without decision, aborted, or ended before.
+	InDoubt map[txn.XID]ListedBranch
 	// Txn is the transaction that was asked for, and whether the log knows it.
 	Txn   txn.Txn
 	Known bool
+}
+
+// ListedBranch is a prepared branch as a scan saw it.
+type ListedBranch struct {
+	Resource string
+	Decision txn.Decision // of its transaction; Undecided if the log has none
 }
 
 // BranchView is what the leader knows of one unfinished branch.

@@ -513,8 +513,8 @@ func (x *OutcomeResponse) GetFinished() bool {
 type Transaction struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Gid   string                 `protobuf:"bytes,1,opt,name=gid,proto3" json:"gid,omitempty"`
-	// in-doubt (branches are prepared, no decision), committing (decided, not finished
-	// everywhere), committed, aborted or heuristic.
+	// in-doubt (branches are prepared, no decision), committing or aborting (decided, not
+	// finished everywhere), committed, aborted or heuristic (somebody has to look at it).
 	State    string `protobuf:"bytes,2,opt,name=state,proto3" json:"state,omitempty"`
 	Protocol string `protobuf:"bytes,3,opt,name=protocol,proto3" json:"protocol,omitempty"`
 	// Milliseconds since 1970, from the gid.
@@ -1182,8 +1182,10 @@ func (x *RecoverRequest) GetGid() string {
 }
 
 type RecoverResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Actions       []*RecoverAction       `protobuf:"bytes,1,rep,name=actions,proto3" json:"actions,omitempty"`
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Actions []*RecoverAction       `protobuf:"bytes,1,rep,name=actions,proto3" json:"actions,omitempty"`
+	// Resources that could not be listed, so the plan lacks their branches.
+	Warnings      []string `protobuf:"bytes,2,rep,name=warnings,proto3" json:"warnings,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1221,6 +1223,13 @@ func (*RecoverResponse) Descriptor() ([]byte, []int) {
 func (x *RecoverResponse) GetActions() []*RecoverAction {
 	if x != nil {
 		return x.Actions
+	}
+	return nil
+}
+
+func (x *RecoverResponse) GetWarnings() []string {
+	if x != nil {
+		return x.Warnings
 	}
 	return nil
 }
@@ -1789,8 +1798,10 @@ type ResourcesResponse struct {
 	Resources []*ResourceStatus      `protobuf:"bytes,2,rep,name=resources,proto3" json:"resources,omitempty"`
 	// How long a transaction may live before its prepared branches count as orphans, in milliseconds.
 	MaxTransactionMs int64 `protobuf:"varint,3,opt,name=max_transaction_ms,json=maxTransactionMs,proto3" json:"max_transaction_ms,omitempty"`
-	unknownFields    protoimpl.UnknownFields
-	sizeCache        protoimpl.SizeCache
+	// The node's clock, milliseconds since 1970.
+	NowMs         int64 `protobuf:"varint,4,opt,name=now_ms,json=nowMs,proto3" json:"now_ms,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ResourcesResponse) Reset() {
@@ -1840,6 +1851,13 @@ func (x *ResourcesResponse) GetResources() []*ResourceStatus {
 func (x *ResourcesResponse) GetMaxTransactionMs() int64 {
 	if x != nil {
 		return x.MaxTransactionMs
+	}
+	return 0
+}
+
+func (x *ResourcesResponse) GetNowMs() int64 {
+	if x != nil {
+		return x.NowMs
 	}
 	return 0
 }
@@ -2222,9 +2240,10 @@ const file_concord_v1_concord_proto_rawDesc = "" +
 	"\x0eForgetResponse\"8\n" +
 	"\x0eRecoverRequest\x12\x14\n" +
 	"\x05apply\x18\x01 \x01(\bR\x05apply\x12\x10\n" +
-	"\x03gid\x18\x02 \x01(\tR\x03gid\"F\n" +
+	"\x03gid\x18\x02 \x01(\tR\x03gid\"b\n" +
 	"\x0fRecoverResponse\x123\n" +
-	"\aactions\x18\x01 \x03(\v2\x19.concord.v1.RecoverActionR\aactions\"\xc6\x01\n" +
+	"\aactions\x18\x01 \x03(\v2\x19.concord.v1.RecoverActionR\aactions\x12\x1a\n" +
+	"\bwarnings\x18\x02 \x03(\tR\bwarnings\"\xc6\x01\n" +
 	"\rRecoverAction\x12\x10\n" +
 	"\x03gid\x18\x01 \x01(\tR\x03gid\x12\x0e\n" +
 	"\x02no\x18\x02 \x01(\rR\x02no\x12\x1a\n" +
@@ -2270,11 +2289,12 @@ const file_concord_v1_concord_proto_rawDesc = "" +
 	"\toldest_ms\x18\x06 \x01(\x03R\boldestMs\x12\x1a\n" +
 	"\bidentity\x18\a \x01(\tR\bidentity\x12\x18\n" +
 	"\aforeign\x18\b \x01(\x04R\aforeign\"\x12\n" +
-	"\x10ResourcesRequest\"\x95\x01\n" +
+	"\x10ResourcesRequest\"\xac\x01\n" +
 	"\x11ResourcesResponse\x12\x18\n" +
 	"\acluster\x18\x01 \x01(\tR\acluster\x128\n" +
 	"\tresources\x18\x02 \x03(\v2\x1a.concord.v1.ResourceStatusR\tresources\x12,\n" +
-	"\x12max_transaction_ms\x18\x03 \x01(\x03R\x10maxTransactionMs\"*\n" +
+	"\x12max_transaction_ms\x18\x03 \x01(\x03R\x10maxTransactionMs\x12\x15\n" +
+	"\x06now_ms\x18\x04 \x01(\x03R\x05nowMs\"*\n" +
 	"\x14CheckResourceRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\"M\n" +
 	"\x15CheckResourceResponse\x124\n" +

@@ -1,0 +1,196 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"reflect"
+	"slices"
+	"strings"
+	"time"
+
+	"connectrpc.com/connect"
+
+	"github.com/concordtx/concord/api"
+	concordv1 "github.com/concordtx/concord/api/concord/v1"
+	"github.com/concordtx/concord/api/concord/v1/concordv1connect"
+	"github.com/concordtx/concord/coordinator"
+	"github.com/concordtx/concord/txn"
+)
+
+// handlers implements the service: it validates a request, asks the node and
+// translates the answer.
+type handlers struct{ node *coordinator.Node }
+
+var _ concordv1connect.CoordinatorServiceHandler = (*handlers)(nil)
+
+func (h *handlers) Commit(ctx context.Context, r *concordv1.CommitRequest) (*concordv1.CommitResponse, error) {
+	c, err := api.ParseCommit(r)
+	if err != nil {
+		return nil, err
+	}
+	// A node that has just started may not know the cluster yet; the leader always does.
+	if own := h.node.Status().Cluster; own != 0 && own != c.Cluster {
+		return nil, fmt.Errorf("the branches belong to cluster %v, but this is cluster %v: connect to the right nodes: %w", c.Cluster, own, api.ErrInvalid)
+	}
+	a, err := h.node.Commit(ctx, c.ID, c.Protocol, c.Branches)
+	if err != nil {
+		return nil, err
+	}
+	return &concordv1.CommitResponse{Decision: a.Decision.String(), Reason: a.Reason, Zxid: a.Zxid.String()}, nil
+}
+
+func (h *handlers) Finished(_ context.Context, r *concordv1.FinishedRequest) (*concordv1.FinishedResponse, error) {
+	finished, err := api.ParseFinished(r)
+	if err != nil {
+		return nil, err
+	}
+	if s := h.node.Status(); s.Leader != s.Node {
+		return nil, &api.NotLeaderError{Leader: uint64(s.Leader), API: h.node.APIAddress(uint64(s.Leader))}
+	}
+	for _, f := range finished {
+		h.node.Finished(f.ID, f.No, f.Finish)
+	}
+	return &concordv1.FinishedResponse{}, nil
+}
+
+func (h *handlers) Outcome(ctx context.Context, r *concordv1.OutcomeRequest) (*concordv1.OutcomeResponse, error) {
+	id, err := api.ParseID("gid", r.GetGid())
+	if err != nil {
+		return nil, err
+	}
+	a, err := h.node.Outcome(ctx, id)
+	if errors.Is(err, api.ErrTooOld) {
+		return &concordv1.OutcomeResponse{Outcome: txn.Unknown.String(), Reason: err.Error()}, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	return &concordv1.OutcomeResponse{Outcome: a.Txn.Outcome().String(), Reason: a.Reason, Zxid: a.Zxid.String(), Finished: a.Txn.Ended}, nil
+}
+
+func (h *handlers) Resolve(ctx context.Context, r *concordv1.ResolveRequest) (*concordv1.ResolveResponse, error) {
+	id, err := api.ParseID("gid", r.GetGid())
+	if err != nil {
+		return nil, err
+	}
+	d, err := api.ParseDecision("decision", r.GetDecision())
+	if err != nil {
+		return nil, err
+	}
+	if err := parseOperator(r.GetWho(), r.GetReason()); err != nil {
+		return nil, err
+	}
+	a, err := h.node.Resolve(ctx, id, d, r.GetWho(), r.GetReason())
+	if err != nil {
+		return nil, err
+	}
+	return &concordv1.ResolveResponse{Decision: a.Decision.String(), Zxid: a.Zxid.String()}, nil
+}
+
+func (h *handlers) Forget(ctx context.Context, r *concordv1.ForgetRequest) (*concordv1.ForgetResponse, error) {
+	id, err := api.ParseID("gid", r.GetGid())
+	if err != nil {
+		return nil, err
+	}
+	if err := parseOperator(r.GetWho(), r.GetReason()); err != nil {
+		return nil, err
+	}
+	return &concordv1.ForgetResponse{}, h.node.Forget(ctx, id, r.GetWho(), r.GetReason())
+}
+
+// parseOperator checks who acts and why: both go into the log for good.
+func parseOperator(who, reason string) error {
+	if reason == "" {
+		return fmt.Errorf("reason: say why, it is kept with the transaction: %w", api.ErrInvalid)
+	}
+	return errors.Join(api.ParseText("who", who, api.MaxResourceName), api.ParseText("reason", reason, api.MaxReason))
+}
+
+func (h *handlers) Recover(ctx context.Context, r *concordv1.RecoverRequest) (*concordv1.RecoverResponse, error) {
+	var id txn.ID
+	if r.GetGid() != "" {
+		var err error
+		if id, err = api.ParseID("gid", r.GetGid()); err != nil {
+			return nil, err
+		}
+	}
+	results, err := h.node.Recover(ctx, id, r.GetApply())
+	if err != nil && results == nil {
+		return nil, err
+	}
+	res := &concordv1.RecoverResponse{}
+	if err != nil {
+		res.Warnings = append(res.Warnings, err.Error())
+	}
+	for _, a := range results {
+		m := &concordv1.RecoverAction{Gid: a.XID.ID.String(), No: uint32(a.XID.Branch), Resource: a.Branch.Resource,
+			Action: a.Kind.String(), Why: a.Why, Result: a.Result}
+		if a.Err != nil {
+			m.Result, m.Error = "failed", a.Err.Error()
+		}
+		if !a.Since.IsZero() {
+			m.PreparedMs = a.Since.UnixMilli()
+		}
+		res.Actions = append(res.Actions, m)
+	}
+	return res, nil
+}
+
+func (h *handlers) Status(context.Context, *concordv1.StatusRequest) (*concordv1.StatusResponse, error) {
+	return statusMessage(h.node.Status(), time.Now()), nil
+}
+
+func (h *handlers) Watch(ctx context.Context, r *concordv1.WatchRequest, stream *connect.ServerStream[concordv1.StatusResponse]) error {
+	interval := 500 * time.Millisecond
+	if ms := r.GetIntervalMs(); ms > 0 {
+		interval = max(50*time.Millisecond, time.Duration(ms)*time.Millisecond)
+	}
+	ticker := time.NewTicker(interval)
+	defer ticker.Stop()
+	var last *coordinator.Snapshot
+	for {
+		if s := h.node.Status(); !reflect.DeepEqual(s, last) {
+			if err := stream.Send(statusMessage(s, time.Now())); err != nil {
+				return err
+			}
+			last = s
+		}
+		select {
+		case <-ticker.C:
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+func (h *handlers) Resources(context.Context, *concordv1.ResourcesRequest) (*concordv1.ResourcesResponse, error) {
+	s := h.node.Status()
+	if s.Cluster == 0 {
+		return nil, fmt.Errorf("the cluster is being formed: ask again in a moment: %w", api.ErrUnavailable)
+	}
+	return &concordv1.ResourcesResponse{Cluster: s.Cluster.String(), Resources: resourceMessages(s, time.Now()),
+		MaxTransactionMs: h.node.MaxTransaction().Milliseconds(), NowMs: time.Now().UnixMilli()}, nil
+}
+
+func (h *handlers) CheckResource(ctx context.Context, r *concordv1.CheckResourceRequest) (*concordv1.CheckResourceResponse, error) {
+	results, err := h.node.Check(ctx, r.GetName())
+	if err != nil {
+		return nil, err
+	}
+	res := &concordv1.CheckResourceResponse{}
+	for name, c := range results {
+		m := &concordv1.ResourceReport{Name: name, Driver: c.Driver, Version: c.Report.Version, Ok: c.Err == nil && c.Report.OK()}
+		if c.Err != nil {
+			m.Error = c.Err.Error()
+		}
+		for _, f := range c.Report.Findings {
+			m.Findings = append(m.Findings, &concordv1.Finding{What: f.What, Detail: f.Detail, Problem: f.Problem, Fix: f.Fix})
+		}
+		res.Reports = append(res.Reports, m)
+	}
+	slices.SortFunc(res.Reports, func(a, b *concordv1.ResourceReport) int { return strings.Compare(a.GetName(), b.GetName()) })
+	return res, nil
+}

@@ -1,0 +1,239 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package server
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/concordtx/concord/api"
+	concordv1 "github.com/concordtx/concord/api/concord/v1"
+	"github.com/concordtx/concord/coordinator"
+	"github.com/concordtx/concord/txn"
+)
+
+// The states of a transaction that people see. The first three are "in doubt" in the
+// sense of List: not finished everywhere.
+const (
+	stateInDoubt    = "in-doubt"   // branches are prepared, the log has no decision
+	stateCommitting = "committing" // decided, branches are left
+	stateAborting   = "aborting"
+	stateCommitted  = "committed"
+	stateAborted    = "aborted"
+	stateHeuristic  = "heuristic" // somebody has to look at it
+)
+
+func (h *handlers) Get(ctx context.Context, r *concordv1.GetRequest) (*concordv1.GetResponse, error) {
+	id, err := api.ParseID("gid", r.GetGid())
+	if err != nil {
+		return nil, err
+	}
+	v, err := h.node.View(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	for _, m := range unfinished(h.node.Status().Cluster, v) {
+		if m.GetGid() == id.String() {
+			return &concordv1.GetResponse{Transaction: m}, nil
+		}
+	}
+	if !v.Known {
+		return nil, fmt.Errorf("transaction %v is not known: no decision, and no resource lists a prepared branch of it: %w", id, api.ErrNotFound)
+	}
+	return &concordv1.GetResponse{Transaction: finishedMessage(v.Txn)}, nil
+}
+
+const (
+	listDefault = 100
+	listMax     = 10_000
+	// listScan finished transactions are looked at for one List; a rare one further back
+	// is found by asking on from "next".
+	listScan = 100_000
+)
+
+func (h *handlers) List(ctx context.Context, r *concordv1.ListRequest) (*concordv1.ListResponse, error) {
+	f, err := parseFilter(r, time.Now())
+	if err != nil {
+		return nil, err
+	}
+	v, err := h.node.View(ctx, txn.ID{})
+	if err != nil {
+		return nil, err
+	}
+	seen := map[string]bool{}
+	var found []*concordv1.Transaction
+	for _, m := range unfinished(h.node.Status().Cluster, v) {
+		seen[m.GetGid()] = true
+		if f.matches(m) {
+			found = append(found, m)
+		}
+	}
+	next := ""
+	if f.finishedToo() {
+		looked, matched := 0, 0
+		err = h.node.EachFinished(f.after, func(x txn.Txn) bool {
+			looked++
+			if m := finishedMessage(x); !seen[m.GetGid()] && f.matches(m) {
+				found = append(found, m)
+				matched++
+			}
+			if looked == listScan {
+				next = x.ID.String()
+			}
+			return matched <= f.limit && looked < listScan
+		})
+		if err != nil {
+			return nil, err
+		}
+	}
+	slices.SortFunc(found, func(a, b *concordv1.Transaction) int { return strings.Compare(b.GetGid(), a.GetGid()) })
+	if len(found) > f.limit {
+		found = found[:f.limit]
+		next = found[f.limit-1].GetGid()
+	}
+	return &concordv1.ListResponse{Transactions: found, Next: next}, nil
+}
+
+type filter struct {
+	state, resource string
+	bornBefore      time.Time // zero: any
+	after           txn.ID    // zero: from the newest
+	limit           int
+}
+
+func parseFilter(r *concordv1.ListRequest, now time.Time) (filter, error) {
+	f := filter{state: r.GetState(), resource: r.GetResource(), limit: int(r.GetLimit())}
+	if !slices.Contains([]string{"", stateInDoubt, stateCommitted, stateAborted, stateHeuristic}, f.state) {
+		return f, fmt.Errorf("state: %.20q is none of in-doubt, committed, aborted, heuristic: %w", f.state, api.ErrInvalid)
+	}
+	if f.limit == 0 {
+		f.limit = listDefault
+	}
+	f.limit = min(f.limit, listMax)
+	if ms := r.GetOlderThanMs(); ms > 0 {
+		f.bornBefore = now.Add(-time.Duration(ms) * time.Millisecond)
+	}
+	if r.GetAfter() != "" {
+		id, err := api.ParseID("after", r.GetAfter())
+		if err != nil {
+			return f, err
+		}
+		f.after = id
+	}
+	return f, nil
+}
+
+func (f filter) finishedToo() bool { return f.state != stateInDoubt && f.state != stateHeuristic }
+
+func (f filter) matches(m *concordv1.Transaction) bool {
+	state := m.GetState()
+	if state == stateCommitting || state == stateAborting {
+		state = stateInDoubt
+	}
+	return (f.state == "" || f.state == state) &&
+		(f.bornBefore.IsZero() || time.UnixMilli(m.GetStartedMs()).Before(f.bornBefore)) &&
+		(f.after.IsZero() || m.GetGid() < f.after.String()) &&
+		(f.resource == "" || slices.ContainsFunc(m.GetBranches(), func(b *concordv1.Branch) bool { return b.GetResource() == f.resource }))
+}
+
+// unfinished returns everything in a view that is not finished everywhere or that
+// somebody has to look at.
+func unfinished(cluster txn.ClusterID, v *coordinator.View) []*concordv1.Transaction {
+	byID := map[txn.ID]*concordv1.Transaction{}
+	for _, x := range v.Open {
+		m := txnMessage(x)
+		if x.Alarming() {
+			m.State = stateHeuristic
+		} else {
+			m.State = stateCommitting
+		}
+		for i, b := range x.Branches {
+			xid := txn.XID{Cluster: cluster, ID: x.ID, Branch: b.No}
+			state, open := v.Branches[xid]
+			m.Branches[i].Error = state.Err
+			if m.Branches[i].State == "" {
+				m.Branches[i].State = stateCommitted
+				if open && !state.Acked {
+					m.Branches[i].State = "prepared"
+				}
+			}
+		}
+		byID[x.ID] = m
+	}
+	xids := make([]txn.XID, 0, len(v.InDoubt))
+	for x := range v.InDoubt {
+		xids = append(xids, x)
+	}
+	slices.SortFunc(xids, func(a, b txn.XID) int {
+		if c := bytes.Compare(a.ID[:], b.ID[:]); c != 0 {
+			return c
+		}
+		return int(a.Branch) - int(b.Branch)
+	})
+	for _, x := range xids {
+		addListed(byID, x, v)
+	}
+	out := make([]*concordv1.Transaction, 0, len(byID))
+	for _, m := range byID {
+		out = append(out, m)
+	}
+	return out
+}
+
+// addListed adds a prepared branch that is not part of phase two: its transaction has
+// no decision, was aborted, or had ended before.
+func addListed(byID map[txn.ID]*concordv1.Transaction, x txn.XID, v *coordinator.View) {
+	m, ok := byID[x.ID]
+	if !ok {
+		m = &concordv1.Transaction{Gid: x.ID.String(), State: stateInDoubt, Protocol: txn.TwoPhase.String(), StartedMs: x.ID.Time().UnixMilli()}
+		switch v.InDoubt[x].Decision {
+		case txn.Commit:
+			m.State = stateCommitting
+		case txn.Abort:
+			m.State = stateAborting
+		}
+		byID[x.ID] = m
+	}
+	for _, b := range m.GetBranches() {
+		if b.GetNo() == uint32(x.Branch) {
+			b.State = "prepared"
+			return
+		}
+	}
+	m.Branches = append(m.Branches, &concordv1.Branch{No: uint32(x.Branch), Resource: v.InDoubt[x].Resource, State: "prepared"})
+}
+
+// finishedMessage is a transaction with nothing left to do.
+func finishedMessage(x txn.Txn) *concordv1.Transaction {
+	m := txnMessage(x)
+	m.State = stateCommitted
+	if x.Decision == txn.Abort {
+		m.State = stateAborted
+	}
+	for _, b := range m.GetBranches() {
+		if b.GetState() == "" {
+			b.State = m.State
+		}
+	}
+	return m
+}
+
+// txnMessage fills what does not depend on how far a transaction is. Branches with a
+// heuristic outcome have it as their state.
+func txnMessage(x txn.Txn) *concordv1.Transaction {
+	m := &concordv1.Transaction{Gid: x.ID.String(), Protocol: x.Protocol.String(), StartedMs: x.ID.Time().UnixMilli(),
+		Branches: api.BranchMessages(x.Branches), Reason: x.Reason, Zxid: x.Decided.String()}
+	for _, h := range x.Heuristics {
+		m.Heuristics = append(m.Heuristics, &concordv1.Heuristic{No: uint32(h.Branch), Outcome: h.Outcome.String(), Who: h.Who, Why: h.Why, Forgotten: h.Forgotten})
+		for _, b := range m.GetBranches() {
+			if b.GetNo() == uint32(h.Branch) {
+				b.State = h.Outcome.String()
+			}
+		}
+	}
+	return m
+}
