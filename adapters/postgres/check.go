@@ -1,0 +1,183 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package postgres
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/concordtx/concord/adapters"
+	"github.com/concordtx/concord/txn"
+)
+
+// Recover implements adapters.Resource. A standby lists nothing, whatever is prepared,
+// so it is an error here.
+func (r *Resource) Recover(ctx context.Context) ([]adapters.Prepared, error) {
+	var list []adapters.Prepared
+	err := r.with(ctx, func(conn *pgx.Conn) (err error) {
+		list, err = recoverOn(ctx, conn)
+		return err
+	})
+	if err != nil {
+		return nil, r.explain("list prepared branches", err)
+	}
+	return list, nil
+}
+
+func recoverOn(ctx context.Context, conn *pgx.Conn) ([]adapters.Prepared, error) {
+	var standby bool
+	if err := conn.QueryRow(ctx, "select pg_is_in_recovery()", pgx.QueryExecModeSimpleProtocol).Scan(&standby); err != nil {
+		return nil, err
+	}
+	if standby {
+		return nil, errors.New("this server is a standby and lists nothing: point the resource at the primary")
+	}
+	found, err := conn.Query(ctx, listText, pgx.QueryExecModeSimpleProtocol)
+	if err != nil {
+		return nil, err
+	}
+	defer found.Close()
+	var list []adapters.Prepared
+	for found.Next() {
+		var gid string
+		var p adapters.Prepared
+		if err := found.Scan(&gid, &p.Since, &p.Owner); err != nil {
+			return nil, err
+		}
+		x, ours := txn.ParseXID(gid)
+		if !ours {
+			continue
+		}
+		p.XID = x
+		list = append(list, p)
+	}
+	return list, found.Err()
+}
+
+// Limits of the preflight.
+const (
+	oldestVersion  = 140000 // pg_terminate_backend waits since 14
+	forgottenAfter = 5 * time.Minute
+	horizonLimit   = 100_000_000 // transactions that a forgotten branch may hold back vacuum
+)
+
+// state is what Check asks for, in one statement.
+type state struct {
+	number          int // server_version_num
+	version         string
+	standby, fsync  bool
+	allowed, used   int   // prepared transactions of the whole server
+	horizon         int64 // age of the oldest prepared transaction in transactions
+	login           string
+	maySignal       bool
+	noticesLostPeer bool
+	now             time.Time
+	ours            []adapters.Prepared
+	foreign         []string // owners of ours whose role the login cannot take
+}
+
+const stateText = `
+select current_setting('server_version_num')::int, current_setting('server_version'),
+       pg_is_in_recovery(), current_setting('fsync')::bool,
+       current_setting('max_prepared_transactions')::int, (select count(*) from pg_prepared_xacts)::int,
+       (select coalesce(max(age(transaction)), 0)::bigint from pg_prepared_xacts),
+       current_user::text, pg_has_role('pg_signal_backend', 'usage'),
+       coalesce(current_setting('client_connection_check_interval', true), '0') <> '0', now()`
+
+const foreignText = `
+select coalesce(array_agg(distinct owner), '{}') from unnest($1::text[]) as owner
+ where owner <> '' and not pg_has_role(owner, 'member')`
+
+// Check implements adapters.Resource.
+func (r *Resource) Check(ctx context.Context) (adapters.Report, error) {
+	var s state
+	if err := r.with(ctx, func(conn *pgx.Conn) error { return s.ask(ctx, conn) }); err != nil {
+		return adapters.Report{}, r.explain("check", err)
+	}
+	return adapters.Report{Version: "PostgreSQL " + s.version, Findings: s.findings()}, nil
+}
+
+func (s *state) ask(ctx context.Context, conn *pgx.Conn) error {
+	err := conn.QueryRow(ctx, stateText, pgx.QueryExecModeExec).Scan(&s.number, &s.version, &s.standby, &s.fsync,
+		&s.allowed, &s.used, &s.horizon, &s.login, &s.maySignal, &s.noticesLostPeer, &s.now)
+	if err != nil || s.standby {
+		return err
+	}
+	if s.ours, err = recoverOn(ctx, conn); err != nil {
+		return err
+	}
+	var owners []string
+	for _, p := range s.ours {
+		owners = append(owners, p.Owner)
+	}
+	return conn.QueryRow(ctx, foreignText, pgx.QueryExecModeExec, owners).Scan(&s.foreign)
+}
+
+// oldest is the age of our oldest branch; the list is in order of time.
+func (s state) oldest() time.Duration {
+	if len(s.ours) == 0 {
+		return 0
+	}
+	return s.now.Sub(s.ours[0].Since).Round(time.Second)
+}
+
+func (s state) findings() []adapters.Finding {
+	return []adapters.Finding{
+		finding("version", s.version, s.number < oldestVersion, "upgrade to PostgreSQL 14 or newer"),
+		finding("role of the server", choose(s.standby, "standby", "primary"), s.standby, "point the resource at the primary"),
+		finding("fsync", choose(s.fsync, "on", "off: a prepared branch does not survive a crash"), !s.fsync, "set fsync = on and restart"),
+		s.room(),
+		s.privileges(),
+		finding("ending sessions of others", choose(s.maySignal, "allowed", fmt.Sprintf("%s may end sessions of its own roles only", s.login)), false,
+			choose(s.maySignal, "", "GRANT pg_signal_backend TO "+identifier(s.login))),
+		finding("oldest prepared branch", s.oldest().String(), s.oldest() > forgottenAfter, "see what it waits for with \"concord recover\""),
+		finding("oldest prepared transaction of the server", fmt.Sprintf("%d transactions ago", s.horizon), s.horizon > horizonLimit,
+			"end it: it holds back vacuum for the whole server (select * from pg_prepared_xacts order by prepared)"),
+		finding("lost clients", choose(s.noticesLostPeer, "noticed while a statement runs", "noticed only when a statement has ended"), false,
+			choose(s.noticesLostPeer, "", "set client_connection_check_interval = '1s'")),
+	}
+}
+
+func (s state) room() adapters.Finding {
+	const what, fix = "max_prepared_transactions", "set max_prepared_transactions = 200 (at least the sum of all pools) and restart"
+	if s.allowed == 0 {
+		return adapters.Finding{What: what, Detail: "0: prepared transactions are disabled", Problem: true, Fix: fix}
+	}
+	return finding(what, fmt.Sprintf("%d of %d in use", s.used, s.allowed), s.used >= s.allowed, fix+", and look for forgotten branches with \"concord recover\"")
+}
+
+func (s state) privileges() adapters.Finding {
+	const what = "finishing branches of other roles"
+	if len(s.foreign) == 0 {
+		return adapters.Finding{What: what, Detail: s.login + " may finish all that is prepared now"}
+	}
+	grants := make([]string, 0, len(s.foreign))
+	for _, owner := range s.foreign {
+		grants = append(grants, fmt.Sprintf("GRANT %s TO %s", identifier(owner), identifier(s.login)))
+	}
+	return adapters.Finding{What: what, Detail: fmt.Sprintf("%s is not a member of %s", s.login, strings.Join(s.foreign, ", ")),
+		Problem: true, Fix: strings.Join(grants, "; ")}
+}
+
+// finding leaves out the fix of what is fine and needs none.
+func finding(what, detail string, problem bool, fix string) adapters.Finding {
+	f := adapters.Finding{What: what, Detail: detail, Problem: problem, Fix: fix}
+	if !problem && !strings.HasPrefix(fix, "GRANT") && !strings.HasPrefix(fix, "set client") {
+		f.Fix = ""
+	}
+	return f
+}
+
+func choose(condition bool, yes, no string) string {
+	if condition {
+		return yes
+	}
+	return no
+}
+
+func identifier(name string) string { return pgx.Identifier{name}.Sanitize() }

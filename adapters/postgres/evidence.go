@@ -1,0 +1,109 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package postgres
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/url"
+	"regexp"
+	"strconv"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// server is what stays the same as long as a connection lives.
+type server struct {
+	system   string // system identifier, decimal
+	timeline string // 8 hex digits; empty on a standby
+	database string // oid, decimal
+	holder   holder // zero behind a pooler
+}
+
+// holder names a session of the server. Process ids are used again, start times not.
+type holder struct {
+	pid   uint32
+	start int64 // microseconds since 1970
+}
+
+// evidence is what pg_xact_status is asked with, and who prepared, for people.
+type evidence struct {
+	number   string // xid8, decimal
+	system   string
+	timeline string
+	database string
+	role     string
+}
+
+var errEvidence = errors.New("the record of the branch is not in a form that this version writes: run the newest version of concord on all nodes")
+
+var (
+	evidenceForm = regexp.MustCompile(`^v1;xid8=([0-9]{1,20});system=([0-9]{1,20});timeline=([0-9A-F]{8});db=([0-9]{1,10});role=([^;]{1,400})$`)
+	holderForm   = regexp.MustCompile(`^v1;pid=([0-9]{1,10});start=([0-9]{1,18})$`)
+)
+
+func (e evidence) String() string {
+	return fmt.Sprintf("v1;xid8=%s;system=%s;timeline=%s;db=%s;role=%s", e.number, e.system, e.timeline, e.database, url.QueryEscape(e.role))
+}
+
+// parseEvidence accepts exactly what String prints.
+func parseEvidence(s string) (evidence, error) {
+	m := evidenceForm.FindStringSubmatch(s)
+	if m == nil {
+		return evidence{}, errEvidence
+	}
+	role, err := url.QueryUnescape(m[5])
+	e := evidence{number: m[1], system: m[2], timeline: m[3], database: m[4], role: role}
+	if err != nil || e.String() != s {
+		return evidence{}, errEvidence
+	}
+	return e, nil
+}
+
+// String is empty for a session that cannot be named.
+func (h holder) String() string {
+	if h.pid == 0 {
+		return ""
+	}
+	return fmt.Sprintf("v1;pid=%d;start=%d", h.pid, h.start)
+}
+
+// parseHolder accepts exactly what String prints.
+func parseHolder(s string) (holder, error) {
+	m := holderForm.FindStringSubmatch(s)
+	if m == nil {
+		return holder{}, errEvidence
+	}
+	pid, err := strconv.ParseUint(m[1], 10, 32)
+	if err != nil {
+		return holder{}, errEvidence
+	}
+	start, err := strconv.ParseInt(m[2], 10, 64)
+	if h := (holder{uint32(pid), start}); err == nil && h.String() == s {
+		return h, nil
+	}
+	return holder{}, errEvidence
+}
+
+// serverOf asks once per connection and remembers the answer on it, so that the way
+// of a commit has no round trip for it.
+func serverOf(ctx context.Context, conn *pgx.Conn) (server, error) {
+	const key = "concord.postgres"
+	if known, ok := conn.PgConn().CustomData()[key].(server); ok {
+		return known, nil
+	}
+	var s server
+	err := conn.QueryRow(ctx, serverText, pgx.QueryExecModeSimpleProtocol).
+		Scan(&s.system, &s.timeline, &s.database, &s.holder.pid, &s.holder.start)
+	if err != nil {
+		return server{}, err
+	}
+	if s.holder.pid != conn.PgConn().PID() {
+		s.holder = holder{} // a pooler's connection: the session behind it may be anybody's next
+	}
+	if s.timeline != "" { // a standby may be promoted under a living connection
+		conn.PgConn().CustomData()[key] = s
+	}
+	return s, nil
+}

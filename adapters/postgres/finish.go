@@ -1,0 +1,184 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package postgres
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/concordtx/concord/txn"
+)
+
+// Commit implements adapters.Resource.
+func (r *Resource) Commit(ctx context.Context, x txn.XID, b txn.Branch) (txn.Finish, error) {
+	return r.finish(ctx, x, b, txn.Commit)
+}
+
+// Rollback implements adapters.Resource.
+func (r *Resource) Rollback(ctx context.Context, x txn.XID, b txn.Branch) (txn.Finish, error) {
+	return r.finish(ctx, x, b, txn.Abort)
+}
+
+func (r *Resource) finish(ctx context.Context, x txn.XID, b txn.Branch, d txn.Decision) (found txn.Finish, err error) {
+	err = r.with(ctx, func(conn *pgx.Conn) (err error) {
+		found, err = finishOn(ctx, conn, x, b, d)
+		return err
+	})
+	if err != nil {
+		return 0, r.explain(d.String()+" "+x.String(), err)
+	}
+	return found, nil
+}
+
+func finishOn(ctx context.Context, conn *pgx.Conn, x txn.XID, b txn.Branch, d txn.Decision) (txn.Finish, error) {
+	err := endPrepared(ctx, conn, x, d)
+	if sqlState(err) != codeUndefinedObject {
+		return txn.Done, err
+	}
+	what, err := statusOfBranch(ctx, conn, b)
+	if err != nil {
+		return 0, err
+	}
+	if d == txn.Commit {
+		return committedAs(what)
+	}
+	return abortAgain(ctx, conn, x, b, what)
+}
+
+// committedAs answers a commit that did not find the branch.
+func committedAs(what status) (txn.Finish, error) {
+	switch what {
+	case committed:
+		return txn.AlreadyDone, nil
+	case aborted:
+		return txn.Contradicted, nil
+	case inProgress:
+		return 0, errors.New("the branch is not listed and its transaction is still running: try again")
+	}
+	return txn.Lost, nil
+}
+
+// abortAgain answers a rollback that did not find the branch: it may not be prepared
+// yet. A transaction number that is not running any more settles it. Without one the
+// session decides: while it lives, PREPARE may still be on its way.
+func abortAgain(ctx context.Context, conn *pgx.Conn, x txn.XID, b txn.Branch, what status) (txn.Finish, error) {
+	mayAppear := what == inProgress || b.Evidence == ""
+	switch {
+	case what == committed:
+		return txn.Contradicted, nil
+	case !mayAppear || b.Holder == "":
+		if what == inProgress {
+			return 0, errors.New("the branch is not listed, its transaction is still running and its session is not known: try again")
+		}
+		return txn.AlreadyDone, nil
+	}
+	if err := fence(ctx, conn, b.Holder); err != nil {
+		return 0, err
+	}
+	err := endPrepared(ctx, conn, x, txn.Abort)
+	if sqlState(err) == codeUndefinedObject {
+		return txn.AlreadyDone, nil
+	}
+	return txn.Done, err
+}
+
+// endPrepared ends the branch as the role that prepared it, which only a superuser need
+// not be. The listing may be empty, as on a standby: the answer to the statement itself
+// is what counts.
+func endPrepared(ctx context.Context, conn *pgx.Conn, x txn.XID, d txn.Decision) error {
+	var owner *string
+	var me, role string
+	err := conn.QueryRow(ctx, lookText(x), pgx.QueryExecModeSimpleProtocol).Scan(&owner, &me, &role)
+	if err != nil && !errors.Is(err, pgx.ErrNoRows) {
+		return err
+	}
+	if owner != nil && *owner != me {
+		if _, err := run(ctx, conn.PgConn(), roleText(*owner)); err != nil {
+			return fmt.Errorf("become the role %q that prepared it: %w", *owner, err)
+		}
+		defer restoreRole(ctx, conn, role)
+	}
+	tag, err := run(ctx, conn.PgConn(), finishText(x, d))
+	if err == nil && tag != finishTag(d) {
+		err = fmt.Errorf("PostgreSQL answered %q", tag)
+	}
+	return err
+}
+
+// restoreRole must work before anybody else gets the connection; where it does not, the
+// connection is closed.
+func restoreRole(ctx context.Context, conn *pgx.Conn, role string) {
+	if conn.IsClosed() {
+		return
+	}
+	ctx, cancel := grace(ctx)
+	defer cancel()
+	if _, err := run(ctx, conn.PgConn(), roleText(role)); err != nil {
+		_ = conn.Close(ctx)
+	}
+}
+
+// status is what the server says about a transaction number.
+type status uint8
+
+const (
+	unproven status = iota // it may not or cannot say
+	inProgress
+	committed
+	aborted
+)
+
+func statusOfBranch(ctx context.Context, conn *pgx.Conn, b txn.Branch) (status, error) {
+	if b.Evidence == "" {
+		return unproven, nil
+	}
+	e, err := parseEvidence(b.Evidence)
+	if err != nil {
+		return unproven, err
+	}
+	return statusOf(ctx, conn, e)
+}
+
+func statusOf(ctx context.Context, conn *pgx.Conn, e evidence) (status, error) {
+	var text *string
+	err := conn.QueryRow(ctx, statusText, pgx.QueryExecModeExec, e.system, e.timeline, e.number).Scan(&text)
+	if sqlState(err) == codeInvalidValue { // a number that this server has not given out yet
+		return unproven, nil
+	}
+	if err != nil || text == nil {
+		return unproven, err
+	}
+	switch *text {
+	case "committed":
+		return committed, nil
+	case "aborted":
+		return aborted, nil
+	case "in progress":
+		return inProgress, nil
+	}
+	return unproven, fmt.Errorf("pg_xact_status answered %q", *text)
+}
+
+// fence ends the session that may still be preparing, and returns nil when it is gone.
+func fence(ctx context.Context, conn *pgx.Conn, name string) error {
+	h, err := parseHolder(name)
+	if err != nil {
+		return err
+	}
+	var gone *bool
+	err = conn.QueryRow(ctx, fenceText, pgx.QueryExecModeExec, int32(h.pid), h.start).Scan(&gone)
+	switch {
+	case errors.Is(err, pgx.ErrNoRows):
+		return nil
+	case err != nil:
+		return fmt.Errorf("end the session of the branch: %w", err)
+	case gone == nil:
+		return fmt.Errorf("process %d may be the session of the branch, but this login may not see it: GRANT pg_read_all_stats and pg_signal_backend, or the role that prepared, to it", h.pid)
+	case !*gone:
+		return fmt.Errorf("the session of the branch (process %d) was told to end and is still there: try again", h.pid)
+	}
+	return nil
+}

@@ -1,0 +1,225 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package postgres
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/stretchr/testify/require"
+
+	"github.com/concordtx/concord/adapters"
+	"github.com/concordtx/concord/adapters/adaptertest"
+	"github.com/concordtx/concord/internal/testdb"
+	"github.com/concordtx/concord/txn"
+)
+
+const patience = 30 * time.Second
+
+// shared is the server of the whole package; nil where PostgreSQL is not installed.
+var shared *testdb.Server
+
+func TestMain(m *testing.M) {
+	adaptertest.ServeChild(func(dsn string) (adapters.Opener, error) { return Open(context.Background(), "bank", dsn) }, write)
+	os.Exit(runWithServer(m))
+}
+
+func runWithServer(m *testing.M) int {
+	db, err := testdb.Start(testdb.FlavorPostgres, "")
+	switch {
+	case errors.Is(err, testdb.ErrNotInstalled):
+		fmt.Fprintln(os.Stderr, testdb.NotRun(testdb.FlavorPostgres, err))
+		if testdb.Required(testdb.FlavorPostgres) {
+			return 1
+		}
+		return m.Run()
+	case err != nil:
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	defer db.Close()
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	if err := furnish(ctx, db); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	shared = db
+	return m.Run()
+}
+
+// furnish makes two application roles that know nothing of each other, a recovery role
+// that is a member of the first, and tables.
+func furnish(ctx context.Context, db *testdb.Server) error {
+	return errors.Join(
+		db.Exec(ctx, "", "create role app login", "create role stranger login", "create role recovery login",
+			"grant app to recovery", "grant create on schema public to app, stranger",
+			"create database elsewhere"),
+		db.Exec(ctx, "", "create table account (k text primary key, v bigint not null)", "grant all on account to app, stranger, recovery",
+			"create table canary (alive bool)", "insert into canary values (true)",
+			"create table child (k text references account deferrable initially deferred)", "grant all on child to app",
+			`create function slow() returns trigger language plpgsql as 'begin perform pg_sleep(30); return null; end'`,
+			"create table slowly (k text)", "grant all on slowly to app",
+			"create constraint trigger slow after insert on slowly deferrable initially deferred for each row execute function slow()"))
+}
+
+// bank is one test's view of the server.
+type bank struct {
+	*testing.T
+	ctx context.Context
+	db  *testdb.Server
+	*Resource
+	admin *pgxpool.Pool
+}
+
+func newBank(t *testing.T, options ...Option) *bank {
+	if shared == nil {
+		t.Skip("PostgreSQL: NOT RUN (not installed)")
+	}
+	return bankOf(t, shared, options...)
+}
+
+func bankOf(t *testing.T, db *testdb.Server, options ...Option) *bank {
+	ctx, cancel := context.WithTimeout(context.Background(), 2*patience)
+	t.Cleanup(cancel)
+	b := &bank{T: t, ctx: ctx, db: db, admin: newPool(t, db.DSN(""))}
+	b.Resource = New("bank", newPool(t, db.UserDSN("app", "", "")), options...)
+	t.Cleanup(func() {
+		left, err := b.Recover(context.Background())
+		require.NoError(t, err)
+		require.Empty(t, left, "prepared branches left behind")
+	})
+	return b
+}
+
+func newPool(t testing.TB, dsn string) *pgxpool.Pool {
+	pool, err := pgxpool.New(context.Background(), dsn)
+	require.NoError(t, err)
+	t.Cleanup(pool.Close)
+	return pool
+}
+
+// as returns another instance, for another role or database.
+func (b *bank) as(user, database string) *Resource {
+	r, err := Open(b.ctx, "bank", b.db.UserDSN(user, "", database))
+	require.NoError(b, err)
+	b.Cleanup(func() { require.NoError(b, r.Close()) })
+	return r
+}
+
+func newXID() txn.XID { return txn.XID{Cluster: 0xc0ffee, ID: txn.NewID(time.Now()), Branch: 1} }
+
+func (b *bank) begin(x txn.XID) *session {
+	s, err := b.Open(b.ctx, x)
+	require.NoError(b, err)
+	b.Cleanup(func() { _ = s.Rollback(context.Background()) })
+	return s.(*session)
+}
+
+// Open hides nothing: Resource.Open, made visible next to the helpers.
+func (b *bank) Open(ctx context.Context, x txn.XID) (adapters.Session, error) {
+	return b.Resource.Open(ctx, x)
+}
+
+func handleOf(t testing.TB, s adapters.Session) pgx.Tx {
+	tx, err := s.(*session).r.Tx(context.Background(), adaptertest.Enlisted(s))
+	require.NoError(t, err)
+	return tx
+}
+
+func write(ctx context.Context, s adapters.Session, key string, value int64) error {
+	return do(ctx, s, "insert into account values ($1, $2) on conflict (k) do update set v = excluded.v", key, value)
+}
+
+func do(ctx context.Context, s adapters.Session, sql string, args ...any) error {
+	tx, err := s.(*session).r.Tx(ctx, adaptertest.Enlisted(s))
+	if err != nil {
+		return err
+	}
+	_, err = tx.Exec(ctx, sql, args...)
+	return err
+}
+
+func (b *bank) do(s adapters.Session, sql string, args ...any) {
+	b.Helper()
+	require.NoError(b, do(b.ctx, s, sql, args...))
+}
+
+// work begins a branch and writes a key of its own in it.
+func (b *bank) work() (*session, txn.XID) {
+	x := newXID()
+	s := b.begin(x)
+	require.NoError(b, write(b.ctx, s, x.ID.String(), 1))
+	return s, x
+}
+
+func (b *bank) prepared() (*session, txn.XID, txn.Branch) {
+	s, x := b.work()
+	return s, x, b.prepare(s)
+}
+
+func (b *bank) prepare(s adapters.Session) txn.Branch {
+	b.Helper()
+	vote, branch, err := s.Prepare(b.ctx)
+	require.NoError(b, err)
+	require.Equal(b, txn.VoteYes, vote)
+	return branch
+}
+
+// votesNo requires a no with that SQLSTATE (or none), and a session that went back clean.
+func (b *bank) votesNo(s adapters.Session, code string) error {
+	b.Helper()
+	vote, _, err := s.Prepare(b.ctx)
+	require.Error(b, err)
+	require.Equal(b, txn.VoteNo, vote)
+	require.Equal(b, code, sqlState(err), "%v", err)
+	b.clean()
+	return err
+}
+
+// clean requires that nothing is prepared, and that no connection of the application is
+// lent or left inside a transaction.
+func (b *bank) clean() {
+	b.Helper()
+	left, err := b.Recover(b.ctx)
+	require.NoError(b, err)
+	require.Empty(b, left)
+	b.eventually(func() bool { return b.pool.Stat().AcquiredConns() == 0 })
+	b.eventually(func() bool {
+		return b.count("select count(*) from pg_stat_activity where usename = 'app' and state like '%in transaction%'") == 0
+	})
+}
+
+func (b *bank) count(sql string, args ...any) (n int) {
+	b.Helper()
+	require.NoError(b, b.admin.QueryRow(b.ctx, sql, args...).Scan(&n))
+	return n
+}
+
+func (b *bank) value(key string) (v int64, found bool) {
+	b.Helper()
+	err := b.admin.QueryRow(b.ctx, "select v from account where k = $1", key).Scan(&v)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return 0, false
+	}
+	require.NoError(b, err)
+	return v, true
+}
+
+func (b *bank) eventually(condition func() bool) {
+	b.Helper()
+	require.Eventually(b, condition, patience, 5*time.Millisecond)
+}
+
+// kill ends the session's backend from the server's side.
+func (b *bank) kill(s *session) {
+	var gone bool
+	require.NoError(b, b.admin.QueryRow(b.ctx, "select pg_terminate_backend($1, 10000)", int32(s.server.holder.pid)).Scan(&gone))
+	require.True(b, gone)
+}

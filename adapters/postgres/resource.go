@@ -1,0 +1,161 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package postgres
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/concordtx/concord/adapters"
+	"github.com/concordtx/concord/txn"
+)
+
+// Defaults of the limits that every branch sets for itself. Two databases make
+// deadlocks that neither of them sees, and PostgreSQL waits for a lock for ever.
+const (
+	DefaultLockTimeout = 10 * time.Second
+	DefaultIdleTimeout = 5 * time.Minute
+)
+
+// Resource is one PostgreSQL database. It is safe for concurrent use.
+type Resource struct {
+	name        string
+	pool        *pgxpool.Pool
+	ownsPool    bool
+	lockTimeout time.Duration
+	idleTimeout time.Duration
+}
+
+var _ adapters.Opener = (*Resource)(nil)
+
+// Option changes a default of New.
+type Option func(*Resource)
+
+// WithLockTimeout limits how long a statement of a branch waits for a lock. Zero leaves
+// the server's lock_timeout as it is.
+func WithLockTimeout(d time.Duration) Option { return func(r *Resource) { r.lockTimeout = d } }
+
+// WithIdleTimeout is the lease of an open branch: the server ends a session that holds
+// one and says nothing for so long. Zero leaves idle_in_transaction_session_timeout as it is.
+func WithIdleTimeout(d time.Duration) Option { return func(r *Resource) { r.idleTimeout = d } }
+
+// New returns the resource that works through the application's own pool. Its name is
+// the one that the coordinator's configuration gives the database. The pool stays the
+// application's: Close does not close it.
+func New(name string, pool *pgxpool.Pool, options ...Option) *Resource {
+	r := &Resource{name: name, pool: pool, lockTimeout: DefaultLockTimeout, idleTimeout: DefaultIdleTimeout}
+	for _, option := range options {
+		option(r)
+	}
+	return r
+}
+
+// Open returns the resource that works through a small pool of its own, for coordinator
+// nodes. It connects when it is first used, so a database that is down is no error
+// here. ctx is not kept. The dsn is a URL or keyword=value text, with the settings of
+// pgxpool, such as pool_max_conns.
+func Open(ctx context.Context, name, dsn string) (*Resource, error) {
+	config, err := pgxpool.ParseConfig(dsn)
+	if err != nil {
+		// The parser quotes what it could not read, which may be the password.
+		return nil, fmt.Errorf("postgres %q: the dsn cannot be read (it is not shown, as it may hold a password): write it as postgres://user@host:5432/database", name)
+	}
+	const connectTimeout, idle = 5 * time.Second, 5 * time.Minute
+	if config.ConnConfig.ConnectTimeout == 0 {
+		config.ConnConfig.ConnectTimeout = connectTimeout
+	}
+	if config.ConnConfig.RuntimeParams["application_name"] == "" {
+		config.ConnConfig.RuntimeParams["application_name"] = "concord"
+	}
+	config.MaxConnIdleTime = idle
+	pool, err := pgxpool.NewWithConfig(context.WithoutCancel(ctx), config)
+	if err != nil {
+		return nil, fmt.Errorf("postgres %q: open: %w; check the pool settings in the dsn", name, err)
+	}
+	r := New(name, pool)
+	r.ownsPool = true
+	return r, nil
+}
+
+// Name implements adapters.Resource.
+func (r *Resource) Name() string { return r.name }
+
+// Driver implements adapters.Resource.
+func (r *Resource) Driver() string { return "postgres" }
+
+// Identity returns "postgres:<system identifier>:<oid of the database>".
+func (r *Resource) Identity(ctx context.Context) (string, error) {
+	var identity string
+	err := r.with(ctx, func(conn *pgx.Conn) error {
+		s, err := serverOf(ctx, conn)
+		identity = "postgres:" + s.system + ":" + s.database
+		return err
+	})
+	if err != nil {
+		return "", r.explain("identify", err)
+	}
+	return identity, nil
+}
+
+// TxOptions are wishes for one transaction. The zero value wishes nothing.
+type TxOptions struct {
+	Isolation   pgx.TxIsoLevel // empty: the server's default
+	ReadOnly    bool
+	LockTimeout time.Duration // zero: that of the resource
+}
+
+// Tx returns the branch of g in this database as a transaction to work in. Commit on
+// it means "this part of the work is complete"; Rollback means that g must not commit.
+// The branch is voted on and ended when g ends, whether Commit was called or not. Every
+// call returns a handle of its own on the same branch.
+func (r *Resource) Tx(ctx context.Context, g adapters.Global) (pgx.Tx, error) {
+	return r.TxWith(ctx, g, TxOptions{})
+}
+
+// TxWith is Tx with options, which cost a round trip. They can only be set by the first
+// call within a global transaction, before its first statement.
+func (r *Resource) TxWith(ctx context.Context, g adapters.Global, options TxOptions) (pgx.Tx, error) {
+	enlisted, err := g.Enlist(ctx, r)
+	if err != nil {
+		return nil, err
+	}
+	s, ok := enlisted.(*session)
+	if !ok {
+		return nil, fmt.Errorf("postgres %q: the branch of that name belongs to another kind of resource: give each resource a name of its own", r.name)
+	}
+	if err := s.usable(); err != nil {
+		return nil, err
+	}
+	if options != (TxOptions{}) {
+		if err := s.configure(ctx, options); err != nil {
+			return nil, r.explain("set options of "+s.x.String(), err)
+		}
+	}
+	return &handle{session: s, native: s.native}, nil
+}
+
+// Forget does nothing: PostgreSQL keeps the evidence itself.
+func (r *Resource) Forget(context.Context, []txn.XID) error { return nil }
+
+// Close closes the pool that Open made, and waits for its connections.
+func (r *Resource) Close() error {
+	if r.ownsPool {
+		r.pool.Close()
+	}
+	return nil
+}
+
+// with lends a connection. One that comes back broken or inside a transaction is
+// destroyed by the pool.
+func (r *Resource) with(ctx context.Context, do func(*pgx.Conn) error) error {
+	conn, err := r.pool.Acquire(ctx)
+	if err != nil {
+		return err
+	}
+	defer conn.Release()
+	return do(conn.Conn())
+}

@@ -1,0 +1,121 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package postgres
+
+import (
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/concordtx/concord/txn"
+)
+
+// The texts that name a branch or a role. txn.XID prints letters, digits and hyphens
+// only, so its text needs no escaping inside quotes; nothing that a server listed
+// comes here but as a parsed XID, or as a role name that is quoted as an identifier.
+
+func prepareText(x txn.XID) string { return "prepare transaction '" + x.String() + "'" }
+
+// finishText is the statement that ends a prepared branch. The server accepts it only
+// alone in its message.
+func finishText(x txn.XID, d txn.Decision) string {
+	if d == txn.Commit {
+		return "commit prepared '" + x.String() + "'"
+	}
+	return "rollback prepared '" + x.String() + "'"
+}
+
+// finishTag is the command tag of a finishText that worked.
+func finishTag(d txn.Decision) string {
+	if d == txn.Commit {
+		return "COMMIT PREPARED"
+	}
+	return "ROLLBACK PREPARED"
+}
+
+// lookText asks who prepared a branch and who we are.
+func lookText(x txn.XID) string {
+	return "select owner, current_user, current_setting('role') from pg_prepared_xacts where gid = '" + x.String() + "'"
+}
+
+// roleText takes a role; "none" is how the server spells "the one that logged in".
+func roleText(role string) string {
+	if role == "none" {
+		return "set role none"
+	}
+	return "set role " + pgx.Identifier{role}.Sanitize()
+}
+
+// beginText opens a transaction and its limits in one round trip. Zero leaves a
+// setting of the server as it is.
+func beginText(lockTimeout, idleTimeout time.Duration) string {
+	return "begin" + limitText("lock_timeout", lockTimeout) + limitText("idle_in_transaction_session_timeout", idleTimeout)
+}
+
+func limitText(setting string, d time.Duration) string {
+	if d <= 0 {
+		return ""
+	}
+	return fmt.Sprintf("; set local %s = %d", setting, max(1, d.Milliseconds()))
+}
+
+// optionsText sets what TxOptions ask for, in a transaction that has done nothing yet.
+func optionsText(o TxOptions) (string, error) {
+	var modes []string
+	switch o.Isolation {
+	case "":
+	case pgx.Serializable, pgx.RepeatableRead, pgx.ReadCommitted, pgx.ReadUncommitted:
+		modes = append(modes, "isolation level "+string(o.Isolation))
+	default:
+		return "", fmt.Errorf("isolation level %.40q is none of PostgreSQL's: use the constants of pgx, such as pgx.Serializable", o.Isolation)
+	}
+	if o.ReadOnly {
+		modes = append(modes, "read only")
+	}
+	text := limitText("lock_timeout", o.LockTimeout)
+	if len(modes) > 0 {
+		text = "; set transaction " + strings.Join(modes, ", ") + text
+	}
+	return strings.TrimPrefix(text, "; "), nil
+}
+
+const (
+	// numberText names the transaction it runs in; no number means that it wrote nothing.
+	numberText = "select pg_current_xact_id_if_assigned()::text, current_user::text"
+
+	// serverText asks what stays the same as long as a connection lives. The timeline is
+	// that of the write-ahead log, because the one in the control file is as old as the
+	// last checkpoint.
+	serverText = `
+select (select system_identifier from pg_control_system())::text,
+       case when pg_is_in_recovery() then '' else left(pg_walfile_name(pg_current_wal_lsn()), 8) end,
+       (select oid from pg_database where datname = current_database())::text,
+       pid, (extract(epoch from backend_start) * 1000000)::bigint
+  from pg_stat_activity where pid = pg_backend_pid()`
+
+	// statusText asks what became of transaction $3 of system $1 on timeline $2. It
+	// answers null where the server may not know: elsewhere the number is another's.
+	statusText = `
+select case when (select system_identifier from pg_control_system())::text = $1::text
+             and not pg_is_in_recovery()
+            then case when left(pg_walfile_name(pg_current_wal_lsn()), 8) = $2::text
+                      then pg_xact_status($3::text::xid8) end end`
+
+	// fenceText ends the session with process $1 that began at $2 microseconds, and waits
+	// until it is gone. No row, or true: it is. Null: we may not see who that is.
+	fenceText = `
+select case when backend_start is null then null
+            when (extract(epoch from backend_start) * 1000000)::bigint = $2::bigint then pg_terminate_backend(pid, 5000)
+            else true end
+  from pg_stat_activity where pid = $1::int and pid <> pg_backend_pid()`
+
+	// listText lists candidates; txn.ParseXID decides. Names from other databases may be in
+	// other encodings, and foreign ones may hold anything: both stay on the server.
+	listText = `
+select gid, prepared, coalesce(owner::text, '')
+  from pg_prepared_xacts
+ where database = current_database() and octet_length(gid) = 46 and starts_with(gid, 'concord-')
+ order by prepared, gid`
+)

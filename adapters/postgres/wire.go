@@ -1,0 +1,109 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package postgres
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/jackc/pgx/v5/pgconn"
+)
+
+// run sends one statement alone, as COMMIT PREPARED must be, and returns its tag.
+func run(ctx context.Context, pg *pgconn.PgConn, text string) (string, error) {
+	results, err := pg.Exec(ctx, text).ReadAll()
+	if err != nil {
+		return "", err
+	}
+	if len(results) != 1 {
+		return "", fmt.Errorf("%d answers to one statement", len(results))
+	}
+	return results[0].CommandTag.String(), nil
+}
+
+// askNumber returns the number of the transaction, empty if it has none, and the role.
+func askNumber(ctx context.Context, pg *pgconn.PgConn) (number, role string, err error) {
+	result := pg.ExecParams(ctx, numberText, nil, nil, nil, nil).Read()
+	if result.Err != nil {
+		return "", "", result.Err
+	}
+	return readNumber(result)
+}
+
+func readNumber(result *pgconn.Result) (number, role string, err error) {
+	if len(result.Rows) != 1 || len(result.Rows[0]) != 2 {
+		return "", "", fmt.Errorf("%d rows instead of a transaction number", len(result.Rows))
+	}
+	return string(result.Rows[0][0]), string(result.Rows[0][1]), nil
+}
+
+// ending is what was learned while a transaction ended; number and role may be known
+// although the rest was lost.
+type ending struct {
+	number, role string
+	tag          string
+}
+
+// endTransaction asks for the transaction's number and then ends it, in one round
+// trip. The sync between the two makes the server send the number before it begins to
+// commit, so that it is known even if the answer to the commit is lost.
+func endTransaction(ctx context.Context, pg *pgconn.PgConn, text string) (ending, error) {
+	p := pg.StartPipeline(ctx)
+	p.SendQueryParams(numberText, nil, nil, nil, nil)
+	p.SendPipelineSync()
+	p.SendQueryParams(text, nil, nil, nil, nil)
+	end, err := readEnding(p)
+	if closing := p.Close(); err == nil {
+		err = closing
+	}
+	return end, err
+}
+
+func readEnding(p *pgconn.Pipeline) (ending, error) {
+	var end ending
+	if err := p.Sync(); err != nil {
+		return end, err
+	}
+	var failure error
+	for answers := 0; ; {
+		got, err := p.GetResults()
+		if err != nil {
+			if sqlState(err) == "" { // not an answer: nothing follows
+				return end, lost(err, failure)
+			}
+			failure = err
+			answers++
+			continue
+		}
+		reader, isResult := got.(*pgconn.ResultReader)
+		if got == nil {
+			return end, failure
+		}
+		if !isResult {
+			continue // a sync
+		}
+		result := reader.Read()
+		answers++
+		switch {
+		case result.Err != nil:
+			failure = result.Err
+			if sqlState(result.Err) == "" {
+				return end, result.Err
+			}
+		case answers == 1:
+			if end.number, end.role, err = readNumber(result); err != nil {
+				failure = err
+			}
+		default:
+			end.tag = result.CommandTag.String()
+		}
+	}
+}
+
+// lost prefers the last words of the server to the broken connection that they explain.
+func lost(err, answer error) error {
+	if answer != nil && !refused(answer) {
+		return answer
+	}
+	return err
+}
