@@ -412,3 +412,33 @@ func TestNewStoreHasTheNewestFormatFromItsFirstLogOn(t *testing.T) {
 	_, err := Open(testDir, Options{FS: fs, Node: 1, Logger: quiet()})
 	require.ErrorIs(t, err, ErrCorrupt)
 }
+
+// A marker must never be on the disk before the manifest that it points to: no crash
+// may leave a store that does not open.
+func TestAManifestIsDurableBeforeItsMarkerAppears(t *testing.T) {
+	mem := vfs.NewCrashableMem()
+	markers := 0
+	var missing []string
+	fs := errorfs.Wrap(mem, errorfs.InjectorFunc(func(op errorfs.Op) error {
+		const prefix = "marker.manifest."
+		name := mem.PathBase(op.Path)
+		if op.Kind != errorfs.OpCreate || !strings.HasPrefix(name, prefix) {
+			return nil
+		}
+		markers++
+		manifest := name[strings.LastIndexByte(name, '.')+1:]
+		path := mem.PathJoin(mem.PathDir(op.Path), manifest)
+		if _, err := mem.CrashClone(vfs.CrashCloneCfg{}).Stat(path); err != nil {
+			missing = append(missing, path)
+		}
+		return nil
+	}))
+	for range 3 {
+		s, err := Open(testDir, Options{FS: fs, Node: 1, Logger: quiet()})
+		require.NoError(t, err)
+		require.NoError(t, s.engine.Flush())
+		require.NoError(t, s.Close())
+	}
+	require.Positive(t, markers)
+	require.Empty(t, missing)
+}

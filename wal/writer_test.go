@@ -5,6 +5,7 @@ package wal
 import (
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/cockroachdb/pebble/v2/vfs/errorfs"
@@ -12,6 +13,18 @@ import (
 
 	"github.com/concordtx/concord/protocol/zab"
 )
+
+// receive waits for a value, or for the channel to be closed, with a deadline.
+func receive[T any](t *testing.T, c <-chan T) T {
+	t.Helper()
+	select {
+	case v := <-c:
+		return v
+	case <-time.After(30 * time.Second):
+		require.FailNow(t, "nothing came")
+		panic("not reached")
+	}
+}
 
 func TestTheWriterReportsOnlyWhatIsDurable(t *testing.T) {
 	const writes = 200
@@ -58,7 +71,7 @@ func TestWritesThatGatherShareOneSync(t *testing.T) {
 	})
 	es := run(zab.Zxid{}, 1, 101)
 	w.Enqueue(zab.Write{ID: 1, Entries: es[:1]})
-	<-first
+	receive(t, first)
 	before := syncs.Load()
 	for i, e := range es[1:] { // they gather while the writer is busy
 		w.Enqueue(zab.Write{ID: uint64(i + 2), Entries: []zab.Entry{e}})
@@ -83,7 +96,7 @@ func TestTheWriterSaysWhenItIsFull(t *testing.T) {
 	megabyte := make([]byte, 1<<20)
 	es := run(zab.Zxid{}, 1, 40)
 	w.Enqueue(zab.Write{ID: 1, Entries: es[:1]})
-	<-first
+	receive(t, first)
 	fullAt := 0
 	for i, e := range es[1:] {
 		e.Data = megabyte
@@ -98,4 +111,35 @@ func TestTheWriterSaysWhenItIsFull(t *testing.T) {
 	require.False(t, w.Full())
 	_, _, last, _ := s.Initial()
 	require.Equal(t, z(1, 40), last, "what was enqueued beyond is written all the same")
+}
+
+// What is enqueued while the disk syncs must not land in the batch that is under way,
+// whose memory is used again.
+func TestWritesThatArriveDuringASyncAreNotLost(t *testing.T) {
+	var armed atomic.Bool
+	reached, release := make(chan struct{}), make(chan struct{})
+	s := openMem(t, errorfs.Wrap(vfs.NewMem(), errorfs.InjectorFunc(func(op errorfs.Op) error {
+		if (op.Kind == errorfs.OpFileSync || op.Kind == errorfs.OpFileSyncData) && armed.CompareAndSwap(true, false) {
+			close(reached)
+			<-release
+		}
+		return nil
+	})))
+	done := make(chan uint64, 10)
+	w := NewWriter(s, func(id uint64) { done <- id })
+	es := run(zab.Zxid{}, 1, 5)
+	for id := uint64(1); id <= 3; id++ { // idle in between, so that buffers go round
+		w.Enqueue(zab.Write{ID: id, Entries: es[id-1 : id]})
+		require.Equal(t, id, receive(t, done))
+	}
+	armed.Store(true)
+	w.Enqueue(zab.Write{ID: 4, Entries: es[3:4]})
+	receive(t, reached)
+	w.Enqueue(zab.Write{ID: 5, Entries: es[4:5]})
+	close(release)
+	require.EqualValues(t, 4, receive(t, done))
+	require.EqualValues(t, 5, receive(t, done))
+	w.Close()
+	_, _, last, _ := s.Initial()
+	require.Equal(t, z(1, 5), last)
 }
