@@ -248,7 +248,7 @@ func (n *Node) onAckEpoch(from int, a AckEpoch) {
 	}
 	if a.Current > n.hard.Current || a.Current == n.hard.Current && n.tail().Less(a.Last) {
 		n.note("node %d is ahead: current %d last %s, here %d %s", n.members[from].ID, a.Current, a.Last, n.hard.Current, n.tail())
-		n.enterLooking("a follower is ahead")
+		n.failLeading("a follower is ahead") // stays away, or who is ahead but abstains elects it again at once
 		return
 	}
 	p.promised = true
