@@ -19,11 +19,18 @@ import (
 var journalSpace = []byte("\x00j")
 
 func openJournal(t *testing.T, fs vfs.FS) (*pebble.DB, *wal.Journal) {
-	db, err := pebble.Open("db", &pebble.Options{FS: fs, FormatMajorVersion: pebble.FormatNewest})
+	db, err := pebble.Open("db", &pebble.Options{FS: fs, FormatMajorVersion: pebble.FormatNewest, Logger: silent{}})
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, db.Close()) })
 	return db, wal.NewJournal(db, journalSpace)
 }
+
+// silent is a Pebble logger; a failed write ends the test.
+type silent struct{}
+
+func (silent) Infof(string, ...any)              {}
+func (silent) Errorf(string, ...any)             {}
+func (silent) Fatalf(format string, args ...any) { panic(fmt.Sprintf(format, args...)) }
 
 func journalBranch(no txn.BranchNo) wal.Branch {
 	return wal.Branch{XID: txn.XID{Cluster: 0xfffffffe, ID: txn.ID{0xff, 1, 2, 15: 0xff}, Branch: no}}

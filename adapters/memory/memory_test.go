@@ -77,3 +77,26 @@ func TestSumSeesCommittedValuesOnly(t *testing.T) {
 	require.ErrorIs(t, tx.Put(ctx, "A", 1), adapters.ErrBranchEnded)
 	require.NoError(t, s.Rollback(ctx))
 }
+
+func TestTheSessionOfAPreparedBranchDiesWithTheServer(t *testing.T) {
+	ctx := context.Background()
+	disk := memory.NewDisk()
+	resource := memory.New("ledger", disk)
+	x := txn.XID{ID: txn.NewID(time.Now())}
+	s, err := resource.Open(ctx, x)
+	require.NoError(t, err)
+	tx, err := resource.Tx(ctx, adaptertest.Enlisted(s))
+	require.NoError(t, err)
+	require.NoError(t, tx.Put(ctx, "A", 1))
+	vote, branch, err := s.Prepare(ctx)
+	require.NoError(t, err)
+	require.Equal(t, txn.VoteYes, vote)
+	disk.Crash()
+	_, err = s.Commit(ctx)
+	require.ErrorIs(t, err, memory.ErrSessionDied)
+	require.ErrorIs(t, s.Rollback(ctx), memory.ErrSessionDied)
+	got, err := resource.Commit(ctx, x, branch)
+	require.NoError(t, err)
+	require.Equal(t, txn.Done, got)
+	require.EqualValues(t, 1, disk.Sum())
+}
