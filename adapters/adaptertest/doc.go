@@ -13,7 +13,7 @@
 //	}
 //
 // What a target leaves nil does not exist for its resource (an embedded store has no
-// client to kill); the case is then not run and the log of the test says so.
+// client to kill); the case is then not run, and the log of the test says so.
 //
 // The suite never sleeps and retries only where the contract says "try again":
 // finishing a branch that another session may still hold. All waits end after

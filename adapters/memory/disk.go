@@ -130,6 +130,9 @@ func (d *Disk) begin(x txn.XID) (*branch, error) {
 
 // locked runs do as the owner of key. Whatever fails dooms the branch.
 func (d *Disk) locked(ctx context.Context, b *branch, key string, do func() error) error {
+	if err := d.working(b); err != nil {
+		return err
+	}
 	err := ctx.Err()
 	if err == nil {
 		err = d.locks.Acquire(ctx, b.xid, key)
@@ -137,9 +140,8 @@ func (d *Disk) locked(ctx context.Context, b *branch, key string, do func() erro
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.open[b.xid] != b {
-		// It ended while it waited: a lock that came afterwards has no owner that will
-		// give it back. A prepared branch of a later life of this name cannot exist,
-		// since names are not used twice.
+		// It ended while it waited. If the lock came after that, nobody else gives it back;
+		// names are not used twice, so it is nobody else's.
 		d.locks.Release(b.xid)
 		return adapters.ErrBranchEnded
 	}
@@ -147,15 +149,25 @@ func (d *Disk) locked(ctx context.Context, b *branch, key string, do func() erro
 		return adapters.ErrBranchEnded
 	}
 	if err == nil {
-		err = b.failed
-	}
-	if err == nil {
 		err = do()
 	}
-	if err != nil && b.failed == nil {
+	if err != nil {
 		b.failed = err
 	}
 	return err
+}
+
+// working tells why a branch takes no more statements.
+func (d *Disk) working(b *branch) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.open[b.xid] != b || b.prepared {
+		return adapters.ErrBranchEnded
+	}
+	if b.failed != nil {
+		return fmt.Errorf("an earlier statement of this branch failed: %w", b.failed)
+	}
+	return nil
 }
 
 func (d *Disk) put(b *branch, key string, value int64) {
