@@ -15,6 +15,7 @@ type election struct {
 
 	resendAt   uint64 // tick
 	resendWait uint64
+	votedAt    uint64 // tick of the vote
 	finalizeAt uint64 // tick at which a quorum stops waiting for a better vote; 0: no quorum
 
 	// A node that was elected and then could not gather a quorum stays away as a
@@ -54,7 +55,7 @@ func (n *Node) enterLooking(reason string) {
 			el.vote = b.Vote
 		}
 	}
-	el.finalizeAt = 0
+	el.finalizeAt, el.votedAt = 0, n.now
 	n.campaign()
 	n.tryDecide()
 }
@@ -170,7 +171,7 @@ func (n *Node) adopt(a, b Vote) {
 		a = b
 	}
 	n.elect.vote = a
-	n.elect.finalizeAt = 0
+	n.elect.finalizeAt, n.elect.votedAt = 0, n.now
 	n.campaign()
 }
 
@@ -314,6 +315,13 @@ func (n *Node) lookingTick() {
 		if own := n.ownVote(); own.better(el.vote) {
 			n.adopt(own, el.vote)
 		}
+	}
+	if el.vote.Leader != 0 && !n.candidateHeard() && n.now-el.votedAt > uint64(n.cfg.SyncTicks) {
+		// Others still vote for it, because we do: two of us can keep a dead candidate
+		// alive for ever by telling each other.
+		el.lost[n.place(el.vote.Leader)] = true
+		n.enterLooking("candidate never heard")
+		return
 	}
 	if n.now >= el.resendAt {
 		el.resendWait = min(2*el.resendWait, maxResend)

@@ -20,6 +20,7 @@ type follower struct {
 	end          Zxid
 	confirmed    bool // AckNewLeader was sent
 	acked        Zxid
+	commit       Zxid // the leader's watermark
 
 	heard    uint64 // tick of the last word of the leader
 	progress uint64 // tick of the last step forward before UpToDate
@@ -178,8 +179,8 @@ func (n *Node) onSync(b Sync) {
 	case !n.contains(z):
 		n.resetSession("cannot synchronize: %s is not in the log, which ends at %s", z, n.tail())
 		return
-	case z.Less(n.delivered):
-		n.note("ALARM: node %d wants to truncate to %s, but %s was delivered", f.leader, z, n.delivered)
+	case z.Less(n.commit):
+		n.note("ALARM: node %d wants to truncate to %s, but %s was committed", f.leader, z, n.commit)
 		n.park("histories diverged")
 		return
 	}
@@ -215,12 +216,11 @@ func (n *Node) onPropose(b Propose) {
 		}
 		prev = e.Zxid
 	}
-	n.learnCommit(b.Commit)
-	if len(entries) == 0 {
-		return
+	if len(entries) > 0 {
+		f.progress = n.now
+		n.write(Write{Entries: n.history.append(entries...)})
 	}
-	f.progress = n.now
-	n.write(Write{Entries: n.history.append(entries...)})
+	n.learnCommit(b.Commit)
 }
 
 // onNewLeader takes over the epoch: history first, epoch second, ack third (rule R2).
@@ -251,10 +251,14 @@ func (n *Node) onUpToDate(b UpToDate) {
 	n.report("up to date")
 }
 
-// learnCommit remembers the watermark, which may be ahead of the own log.
+// learnCommit remembers the leader's watermark, which may be ahead of the own log.
+// What of the log is committed by it counts only when the leader is established.
 func (n *Node) learnCommit(z Zxid) {
-	if z.Epoch <= n.follow.epoch {
-		n.commit = maxZxid(n.commit, z)
+	f := n.follow
+	f.commit = maxZxid(f.commit, z)
+	if n.established && n.commit.Less(f.commit) {
+		upto, _ := n.floor(minZxid(f.commit, n.tail()))
+		n.commit = maxZxid(n.commit, upto)
 	}
 }
 

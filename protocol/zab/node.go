@@ -25,7 +25,7 @@ var (
 //
 //  1. durable <= hard, and each message that promises something promises what is durable;
 //  2. Current <= Accepted;
-//  3. applied <= delivered <= min(commit, stable), and stable <= tail;
+//  3. applied <= delivered <= min(commit, stable), and commit and stable <= tail;
 //  4. at most one of lead and follow is there, as role says.
 type Node struct {
 	cfg     Config
@@ -341,18 +341,14 @@ func (n *Node) writeHard() uint64 {
 	return n.write(Write{Hard: &hard})
 }
 
-// truncate removes the log after z. Writes under way that reach beyond z will from
-// now on count up to z only: their entries are gone again a write later.
+// truncate removes the log after z. No write is under way: AckEpoch waited for all,
+// and none follows it before Sync.
 func (n *Node) truncate(z Zxid) {
-	if z.Less(n.delivered) {
-		panicf("truncate to %s, but %s was delivered", z, n.delivered)
+	if z.Less(n.commit) || n.stable != n.tail() {
+		panicf("truncate to %s, but commit %s stable %s tail %s", z, n.commit, n.stable, n.tail())
 	}
 	n.history.truncate(z)
-	n.stable = minZxid(n.stable, z)
-	pending := n.writes.all()
-	for i := range pending {
-		pending[i].tail = minZxid(pending[i].tail, z)
-	}
+	n.stable = z
 	n.write(Write{TruncateAfter: &z})
 }
 
@@ -463,8 +459,8 @@ func (n *Node) check() {
 		panicf("current epoch above accepted: %+v, durable %+v", n.hard, n.durable)
 	case n.hard.Accepted < n.durable.Accepted || n.hard.Current < n.durable.Current:
 		panicf("promises went back: %+v, durable %+v", n.hard, n.durable)
-	case tail.Less(n.stable) || n.stable.Less(n.history.after):
-		panicf("stable %s is not in %s..%s", n.stable, n.history.after, tail)
+	case tail.Less(n.stable) || tail.Less(n.commit) || n.stable.Less(n.history.after):
+		panicf("stable %s or commit %s is not in %s..%s", n.stable, n.commit, n.history.after, tail)
 	case n.delivered.Less(n.applied) || n.commit.Less(n.delivered) || n.stable.Less(n.delivered):
 		panicf("applied %s, delivered %s, commit %s, stable %s", n.applied, n.delivered, n.commit, n.stable)
 	}

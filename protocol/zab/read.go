@@ -120,7 +120,7 @@ func (n *Node) onReadResp(b ReadResp) {
 	}
 	r := asked.pop()
 	r.index = b.Index
-	n.commit = maxZxid(n.commit, b.Index)
+	n.learnCommit(b.Index)
 	n.reads.ready.push(r)
 	n.serveReads()
 }

@@ -129,7 +129,7 @@ type Status struct {
 	Base        Zxid
 	Tail        Zxid // last entry handed to the log writer
 	Stable      Zxid // last entry known to be durable
-	Commit      Zxid // last entry known to be committed by the cluster; it may be ahead of Stable, even of Tail
+	Commit      Zxid // last entry here that is known to be committed; it may be ahead of Stable
 	Applied     Zxid // last entry that the driver said it applied
 	Peers       []PeerStatus
 }
