@@ -67,6 +67,9 @@ func newCluster(seed uint64, o Options) *cluster {
 	c.newHost = func(config zab.Config, s zab.Storage) (host, error) { return zab.New(config, s) }
 	c.answered = func(*node, zab.Effect) {}
 	c.appliedEntry = func(*node, zab.Entry) {}
+	if o.inhabit != nil {
+		o.inhabit(c)
+	}
 	var disks []*disk
 	for i := range c.swarm.Voters + c.swarm.Observers {
 		c.members = append(c.members, zab.Member{ID: zab.NodeID(i + 1), Observer: i >= c.swarm.Voters})
@@ -221,6 +224,8 @@ func (c *cluster) carryOut(n *node, e zab.Effect) {
 		c.answered(n, e)
 	case zab.Accepted, zab.Refused, zab.ReadReady, zab.ReadFailed:
 		c.answered(n, e)
+	case larger:
+		e.carryOut(n)
 	case zab.RoleChanged, zab.Note:
 	default:
 		c.check.fail("panic", "node %d asks for an unknown effect %T", n.id, e)
@@ -284,6 +289,12 @@ func (c *cluster) startApply(n *node) {
 		c.event(n, zab.Applied{Upto: entries[count-1].Zxid})
 		c.startApply(n)
 	})
+}
+
+// larger is an effect of a host that is more than a bare core.
+type larger interface {
+	zab.Effect
+	carryOut(*node)
 }
 
 func (c *cluster) apply(n *node, e zab.Entry) {

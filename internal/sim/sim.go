@@ -15,7 +15,8 @@ type Options struct {
 	Mute    []string       // ids of checks that are off
 	Swarm   func(w *Swarm) // changes what was drawn, for directed runs
 
-	trace bool
+	trace   bool
+	inhabit func(*cluster) // puts larger hosts than bare cores on the nodes
 }
 
 // Result is what a run without a violation says of itself.

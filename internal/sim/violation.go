@@ -18,6 +18,7 @@ type Violation struct {
 	At     instant
 	Swarm  Swarm
 	Trace  []string // the last events before it
+	Test   string   // the test that replays it; TestSim if empty
 }
 
 // Error tells the whole story and ends with the command that replays it.
@@ -27,7 +28,11 @@ func (v *Violation) Error() string {
 	for _, line := range v.Trace {
 		fmt.Fprintln(&b, " ", line)
 	}
-	fmt.Fprintf(&b, "replay: go test ./internal/sim -run 'TestSim$' -sim.seed=%d -sim.seeds=1", v.Seed)
+	test := "TestSim$"
+	if v.Test != "" {
+		test = v.Test
+	}
+	fmt.Fprintf(&b, "replay: go test ./internal/sim -run '%s' -sim.seed=%d -sim.seeds=1", test, v.Seed)
 	return b.String()
 }
 
