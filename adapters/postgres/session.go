@@ -261,7 +261,7 @@ func (s *session) CommitOnePhase(ctx context.Context) error {
 	case err == nil:
 		err = because(fmt.Sprintf("PostgreSQL answered %q", end.tag), s.failure)
 		return s.r.explain(operation, chain(adapters.ErrNotCommitted, err, s.undo(ctx)))
-	case refused(err) || pgconn.SafeToRetry(err): // failed, or never sent
+	case refused(err) || end.early || pgconn.SafeToRetry(err): // failed, not reached, or never sent
 		return s.r.explain(operation, chain(adapters.ErrNotCommitted, err, s.undo(ctx)))
 	}
 	return s.resolve(ctx, operation, end, err)

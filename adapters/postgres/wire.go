@@ -42,6 +42,7 @@ func readNumber(result *pgconn.Result) (number, role string, err error) {
 type ending struct {
 	number, role string
 	tag          string
+	early        bool // the server answered an error, a FATAL one perhaps, before it came to the end
 }
 
 // endTransaction asks for the transaction's number and then ends it, in one round
@@ -71,7 +72,7 @@ func readEnding(p *pgconn.Pipeline) (ending, error) {
 			if sqlState(err) == "" { // not an answer: nothing follows
 				return end, lost(err, failure)
 			}
-			failure = err
+			failure, end.early = err, answers == 0
 			answers++
 			continue
 		}
@@ -86,7 +87,7 @@ func readEnding(p *pgconn.Pipeline) (ending, error) {
 		answers++
 		switch {
 		case result.Err != nil:
-			failure = result.Err
+			failure, end.early = result.Err, answers == 1 && sqlState(result.Err) != ""
 			if sqlState(result.Err) == "" {
 				return end, result.Err
 			}
