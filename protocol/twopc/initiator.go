@@ -1,0 +1,279 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package twopc
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/concordtx/concord/txn"
+)
+
+// Initiator drives one global transaction at whoever holds the sessions of its
+// branches. The zero value is a transaction without branches.
+//
+// Invariants:
+//  1. Ask is sent at most once, and only when no branch voted No and one voted Yes.
+//  2. A branch that voted Yes is finished only by a No of another branch before Ask,
+//     or by the decision after it.
+//  3. Reply is sent exactly once, and when it says Committed every branch that wrote
+//     is decided to commit.
+type Initiator struct {
+	phase    initiatorPhase
+	branches []held // in order of No
+	decision txn.Decision
+	reason   string
+	late     bool // nobody waits any more, before the cluster was asked
+	blamed   bool
+	blame    txn.BranchNo
+	replied  bool
+}
+
+type initiatorPhase uint8
+
+const (
+	working   initiatorPhase = iota // branches may be enlisted
+	preparing                       // waiting for votes
+	onePhase                        // waiting for the only branch
+	asking                          // waiting for the decision
+	doubting                        // as asking, and the application was told so
+	finishing                       // waiting for branches to finish
+	over
+)
+
+// held is a branch and how far it is.
+type held struct {
+	no     txn.BranchNo
+	state  branchState
+	branch txn.Branch // once it voted Yes
+}
+
+type branchState uint8
+
+const (
+	open     branchState = iota // may hold work
+	waiting                     // Prepare was asked for
+	prepared                    // voted Yes
+	ended                       // nothing is left to do here: voted No or ReadOnly, or finished
+	ending                      // Finish was asked for
+)
+
+// Step handles one event.
+func (i *Initiator) Step(e Event) []Effect {
+	switch e := e.(type) {
+	case Enlisted:
+		i.enlist(e.No)
+	case CommitAsked:
+		if i.phase == working {
+			return i.commit()
+		}
+	case RollbackAsked:
+		if i.phase == working {
+			i.reason = e.Reason
+			return i.conclude(txn.Abort)
+		}
+	case OnePhaseDone:
+		if i.phase == onePhase {
+			i.branches[0].state = ended
+			i.phase = over
+			i.reason = e.Reason
+			i.blamed, i.blame = e.Outcome == txn.Aborted, i.branches[0].no
+			return i.reply(e.Outcome)
+		}
+	case Voted:
+		if b := i.find(e.No); b != nil && i.phase == preparing && b.state == waiting {
+			return i.vote(b, e)
+		}
+	case Decided:
+		if (i.phase == asking || i.phase == doubting) && e.Decision != txn.Undecided {
+			i.reason = e.Reason
+			return i.conclude(e.Decision)
+		}
+	case WaitOver:
+		return i.waitOver(e.Reason)
+	case Finished:
+		return i.finished(e.No, e.Finish)
+	case FinishFailed:
+		return i.finished(e.No, 0)
+	}
+	return nil
+}
+
+func (i *Initiator) enlist(no txn.BranchNo) {
+	if i.phase != working || i.find(no) != nil {
+		return
+	}
+	i.branches = append(i.branches, held{no: no})
+	slices.SortFunc(i.branches, func(a, b held) int { return int(a.no) - int(b.no) })
+}
+
+// commit chooses the way: nothing, one phase or two.
+func (i *Initiator) commit() []Effect {
+	switch len(i.branches) {
+	case 0:
+		return i.conclude(txn.Commit)
+	case 1:
+		i.phase = onePhase
+		return []Effect{CommitOnePhase{No: i.branches[0].no}}
+	}
+	i.phase = preparing
+	var effects []Effect
+	for n := range i.branches {
+		i.branches[n].state = waiting
+		effects = append(effects, Prepare{No: i.branches[n].no})
+	}
+	return effects
+}
+
+// vote counts a vote. The others are waited for even after a No: until a branch has
+// voted its session is busy.
+func (i *Initiator) vote(b *held, v Voted) []Effect {
+	switch v.Vote {
+	case txn.VoteYes:
+		b.state, b.branch = prepared, v.Branch
+	case txn.VoteReadOnly:
+		b.state = ended
+	default: // whatever is not a Yes is a No
+		b.state = ended
+		if !i.blamed {
+			i.blamed, i.blame, i.reason = true, b.no, v.Reason
+		}
+	}
+	var yes []txn.Branch
+	for _, b := range i.branches {
+		switch b.state {
+		case waiting:
+			return nil
+		case prepared:
+			yes = append(yes, b.branch)
+		}
+	}
+	switch {
+	case i.blamed, i.late:
+		return i.conclude(txn.Abort)
+	case len(yes) == 0:
+		return i.conclude(txn.Commit)
+	}
+	i.phase = asking
+	return []Effect{Ask{Branches: yes}}
+}
+
+// conclude ends every branch that is left. A decision to commit is told to the
+// application after its branches were finished, so that it reads its own writes.
+func (i *Initiator) conclude(d txn.Decision) []Effect {
+	i.decision = d
+	i.phase = finishing
+	var effects []Effect
+	for n := range i.branches {
+		if b := &i.branches[n]; b.state != ended {
+			b.state = ending
+			effects = append(effects, Finish{No: b.no, Decision: d})
+		}
+	}
+	return append(effects, i.settle()...)
+}
+
+// finished marks a branch. Only a branch of a decided commit is reported: nobody waits
+// for the others.
+func (i *Initiator) finished(no txn.BranchNo, f txn.Finish) []Effect {
+	b := i.find(no)
+	if b == nil || i.phase != finishing || b.state != ending {
+		return nil
+	}
+	b.state = ended
+	var effects []Effect
+	if f != 0 && i.decision == txn.Commit {
+		effects = append(effects, Report{No: no, Finish: f})
+	}
+	return append(effects, i.settle()...)
+}
+
+// waitOver tells the application what is known now. The branches are ended in any case.
+func (i *Initiator) waitOver(reason string) []Effect {
+	switch {
+	case i.phase == preparing: // the cluster has not been asked, and will not be
+		i.late = true
+		if !i.blamed {
+			i.reason = reason
+		}
+	case i.phase == asking:
+		i.phase = doubting
+		i.reason = reason
+		return i.reply(txn.Unknown)
+	case i.phase == finishing:
+		return i.reply(outcome(i.decision))
+	}
+	return nil
+}
+
+func (i *Initiator) settle() []Effect {
+	for _, b := range i.branches {
+		if b.state != ended {
+			return nil
+		}
+	}
+	i.phase = over
+	return i.reply(outcome(i.decision))
+}
+
+func outcome(d txn.Decision) txn.Outcome {
+	switch d {
+	case txn.Commit:
+		return txn.Committed
+	case txn.Abort:
+		return txn.Aborted
+	}
+	return txn.Unknown
+}
+
+func (i *Initiator) reply(o txn.Outcome) []Effect {
+	if i.replied {
+		return nil
+	}
+	i.replied = true
+	return []Effect{Reply{Outcome: o, Reason: i.reason, By: i.blamed, Branch: i.blame}}
+}
+
+// Over reports whether nothing is left to do.
+func (i *Initiator) Over() bool { return i.phase == over }
+
+func (i *Initiator) find(no txn.BranchNo) *held {
+	for n := range i.branches {
+		if i.branches[n].no == no {
+			return &i.branches[n]
+		}
+	}
+	return nil
+}
+
+// Clone returns an independent copy.
+func (i *Initiator) Clone() *Initiator {
+	c := *i
+	c.branches = slices.Clone(i.branches)
+	return &c
+}
+
+// String prints the whole state in one line.
+func (i *Initiator) String() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "initiator %v %v", i.phase, i.decision)
+	for _, h := range i.branches {
+		fmt.Fprintf(&b, " %d:%v", h.no, h.state)
+	}
+	if i.late {
+		b.WriteString(" late")
+	}
+	if i.replied {
+		b.WriteString(" replied")
+	}
+	return b.String()
+}
+
+func (p initiatorPhase) String() string {
+	return [...]string{"working", "preparing", "one-phase", "asking", "doubting", "finishing", "over"}[p]
+}
+
+func (s branchState) String() string {
+	return [...]string{"open", "waiting", "prepared", "ended", "ending"}[s]
+}

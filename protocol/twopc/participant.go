@@ -1,0 +1,188 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package twopc
+
+import (
+	"fmt"
+
+	"github.com/concordtx/concord/txn"
+)
+
+// Participant is one branch at the agent that hosts it. The zero value, with No set by
+// NewParticipant, is a branch that this process knows nothing of.
+//
+// Invariants:
+//  1. Yes is cast only after the resource said that the branch is durable, and never
+//     after an abort was heard.
+//  2. A branch that voted Yes is ended only by a decision that was received.
+//  3. What is reported is what the resource found, word for word.
+type Participant struct {
+	no       txn.BranchNo
+	phase    participantPhase
+	vote     txn.Vote
+	branch   txn.Branch   // once prepared
+	decision txn.Decision // once heard
+	finish   txn.Finish   // once finished
+	reason   string       // of a No
+}
+
+type participantPhase uint8
+
+const (
+	absent    participantPhase = iota
+	refusing                   // as absent, and No was voted: takes no work any more
+	opened                     // there may be work
+	voting                     // the resource is preparing
+	inDoubt                    // voted Yes, decision not known here
+	executing                  // the resource is finishing
+	executed                   // finished: the tombstone that refuses a late Prepare
+)
+
+// NewParticipant makes a branch that this process knows nothing of.
+func NewParticipant(no txn.BranchNo) *Participant { return &Participant{no: no} }
+
+// Step handles one event.
+func (p *Participant) Step(e Event) []Effect {
+	switch e := e.(type) {
+	case Opened:
+		if p.phase == absent {
+			p.phase = opened
+		}
+	case Listed:
+		if p.phase == absent || p.phase == refusing {
+			p.phase, p.vote = inDoubt, txn.VoteYes
+			return []Effect{Inquire{}}
+		}
+	case PrepareAsked:
+		return p.prepare()
+	case Voted:
+		if p.phase == voting {
+			return p.voted(e)
+		}
+	case RollbackAsked:
+		if p.phase == opened || p.phase == voting { // before a Yes it may decide alone
+			return p.decide(txn.Abort)
+		}
+	case Decided:
+		if e.Decision != txn.Undecided {
+			return p.decide(e.Decision)
+		}
+	case Finished:
+		if p.phase == executing {
+			p.phase, p.finish = executed, e.Finish
+			return []Effect{Report{No: p.no, Finish: e.Finish}}
+		}
+	case Tick:
+		switch p.phase {
+		case inDoubt:
+			return []Effect{Inquire{}}
+		case executing: // FinishFailed, or the answer got lost
+			return []Effect{Finish{No: p.no, Decision: p.decision}}
+		}
+	}
+	return nil
+}
+
+func (p *Participant) prepare() []Effect {
+	switch p.phase {
+	case absent, refusing:
+		// Whatever work there was is gone, or was prepared in another life and will be Listed.
+		p.phase = refusing
+		p.reason = "the branch is not known here: it was never opened, or this agent restarted"
+		return []Effect{CastVote{Vote: txn.VoteNo, Reason: p.reason}}
+	case opened:
+		p.phase = voting
+		return []Effect{Prepare{No: p.no}}
+	case inDoubt:
+		return []Effect{CastVote{Vote: txn.VoteYes, Branch: p.branch}}
+	case executed:
+		if p.vote == txn.VoteReadOnly {
+			return []Effect{CastVote{Vote: txn.VoteReadOnly}}
+		}
+		if p.decision == txn.Abort { // a commit has been decided without this question
+			return []Effect{CastVote{Vote: txn.VoteNo, Reason: p.reason}}
+		}
+	}
+	return nil
+}
+
+// voted takes the resource's vote. An abort that was heard meanwhile goes first.
+func (p *Participant) voted(v Voted) []Effect {
+	p.vote = v.Vote
+	switch {
+	case v.Vote == txn.VoteReadOnly:
+		p.phase, p.finish = executed, txn.Done
+		return []Effect{CastVote{Vote: v.Vote}}
+	case v.Vote != txn.VoteYes:
+		p.phase, p.decision, p.finish, p.reason = executed, txn.Abort, txn.Done, v.Reason
+		return []Effect{CastVote{Vote: txn.VoteNo, Reason: v.Reason}}
+	case p.decision == txn.Abort:
+		p.phase = executing
+		return []Effect{Finish{No: p.no, Decision: txn.Abort}}
+	}
+	p.phase, p.branch = inDoubt, v.Branch
+	return []Effect{CastVote{Vote: txn.VoteYes, Branch: v.Branch}}
+}
+
+// decide obeys a decision, however often it comes. What this process knows nothing of,
+// the resource is asked for: it may have been finished in another life.
+func (p *Participant) decide(d txn.Decision) []Effect {
+	switch p.phase {
+	case executed:
+		if p.vote == txn.VoteReadOnly {
+			return []Effect{Report{No: p.no, Finish: txn.AlreadyDone}}
+		}
+		if d == p.decision {
+			return []Effect{Report{No: p.no, Finish: again(p.finish)}}
+		}
+		// Not what was done here. Only the resource can tell what another life did.
+	case executing:
+		return nil
+	case opened, voting:
+		if d == txn.Commit {
+			// Nobody may commit without this branch's Yes: the prepared branch that is meant is
+			// gone, and the one that is open now is not it.
+			return []Effect{Report{No: p.no, Finish: txn.Lost}}
+		}
+		if p.phase == voting {
+			p.decision = d // carried out when the resource has answered
+			p.reason = "the transaction was aborted"
+			return nil
+		}
+	}
+	p.phase, p.decision = executing, d
+	p.reason = "the transaction was aborted"
+	return []Effect{Finish{No: p.no, Decision: d}}
+}
+
+// again is what a finished branch reports when the same decision comes again.
+func again(f txn.Finish) txn.Finish {
+	if f == txn.Done {
+		return txn.AlreadyDone
+	}
+	return f
+}
+
+// InDoubt reports whether the branch is prepared and its decision not known here.
+func (p *Participant) InDoubt() bool { return p.phase == inDoubt }
+
+// Ended reports whether the branch takes no work any more: a decision was heard, or No or
+// ReadOnly was voted. Work that comes late is refused.
+func (p *Participant) Ended() bool {
+	return p.phase == refusing || p.phase >= executing || p.decision != txn.Undecided
+}
+
+// Clone returns an independent copy.
+func (p *Participant) Clone() *Participant {
+	c := *p
+	return &c
+}
+
+// String prints the whole state in one line.
+func (p *Participant) String() string {
+	return fmt.Sprintf("participant %d %v vote=%v %v finish=%v", p.no, p.phase, p.vote, p.decision, p.finish)
+}
+
+func (p participantPhase) String() string {
+	return [...]string{"absent", "refusing", "opened", "voting", "in-doubt", "executing", "executed"}[p]
+}
