@@ -1,0 +1,146 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package mysql
+
+import (
+	"context"
+	"database/sql"
+	"fmt"
+	"strings"
+
+	"github.com/concordtx/concord/adapters"
+)
+
+// Check tells whether the server and the grants are fit.
+func (r *Resource) Check(ctx context.Context) (report adapters.Report, err error) {
+	err = r.onServer(ctx, func(c *sql.Conn, s server) (err error) {
+		report.Version = s.version
+		if s.flavor == flavorMySQL {
+			report.Version = "MySQL " + s.version
+		}
+		report.Findings = append(serverFindings(s), listFinding(ctx, c))
+		grants, err := sqlRows(c)(ctx, "SHOW GRANTS")
+		if err != nil {
+			return fmt.Errorf("ask for the grants: %w", err)
+		}
+		report.Findings = append(report.Findings, killFinding(s, grants))
+		if !r.options.NoMarker {
+			report.Findings = append(report.Findings, markerFinding(ctx, c, s))
+		}
+		return nil
+	})
+	if err != nil {
+		return adapters.Report{}, fmt.Errorf("check %s: %w", r.name, advise(err))
+	}
+	return report, nil
+}
+
+func serverFindings(s server) []adapters.Finding {
+	v := s.variables
+	findings := []adapters.Finding{versionFinding(s), holdFinding(s), {What: "database", Detail: s.database}}
+	if s.database == "" {
+		findings[2] = adapters.Finding{What: "database", Detail: "none", Problem: true, Fix: "name one in the data source name"}
+	}
+	if engine := v["default_storage_engine"]; !strings.EqualFold(engine, "InnoDB") {
+		findings = append(findings, adapters.Finding{What: "default_storage_engine", Detail: engine + ": tables of other engines are not rolled back",
+			Problem: true, Fix: "set default_storage_engine = InnoDB"})
+	}
+	for _, name := range []string{"read_only", "super_read_only"} {
+		if value := v[name]; value != "" && value != "OFF" && value != "0" {
+			findings = append(findings, adapters.Finding{What: name, Detail: value + ": branches can neither write nor, on MariaDB, be finished",
+				Problem: true, Fix: "point the resource at the primary"})
+		}
+	}
+	if v["wsrep_on"] == "ON" {
+		findings = append(findings, adapters.Finding{What: "wsrep_on", Detail: "ON: Galera does not replicate XA transactions",
+			Problem: true, Fix: "use a server without Galera"})
+	}
+	if v["group_replication_group_name"] != "" {
+		findings = append(findings, adapters.Finding{What: "group_replication_group_name", Detail: "set: prepared branches and changes of the primary do not go together",
+			Problem: true, Fix: "use a server without group replication"})
+	}
+	if value := v["innodb_flush_log_at_trx_commit"]; value != "1" {
+		findings = append(findings, adapters.Finding{What: "innodb_flush_log_at_trx_commit", Detail: value + ": a prepared branch may not survive a crash",
+			Problem: true, Fix: "set innodb_flush_log_at_trx_commit = 1"})
+	}
+	if v["log_bin"] == "ON" && v["sync_binlog"] != "1" {
+		findings = append(findings, adapters.Finding{What: "sync_binlog", Detail: v["sync_binlog"] + ": binary log and data may differ after a crash",
+			Problem: true, Fix: "set sync_binlog = 1"})
+	}
+	return findings
+}
+
+func versionFinding(s server) adapters.Finding {
+	f := adapters.Finding{What: "version", Detail: s.version}
+	fit, oldest := s.atLeast(8, 0, 29), "MySQL 8.0.29"
+	if s.flavor == flavorMariaDB {
+		fit, oldest = s.atLeast(10, 5, 0), "MariaDB 10.5"
+	}
+	if !fit {
+		f.Problem, f.Detail = true, s.version+": too old, a prepared branch does not survive the end of its session"
+		f.Fix = "use " + oldest + " or newer"
+	}
+	return f
+}
+
+func holdFinding(s server) adapters.Finding {
+	if s.detaches {
+		return adapters.Finding{What: "xa_detach_on_prepare", Detail: "ON: any session can finish a prepared branch"}
+	}
+	return adapters.Finding{What: "xa_detach_on_prepare", Detail: "off: a prepared branch hangs on its session; recovery ends that session first"}
+}
+
+// listFinding asks the question that recovery asks.
+func listFinding(ctx context.Context, c *sql.Conn) adapters.Finding {
+	list, foreign, err := recoverList(ctx, sqlRows(c))
+	if err != nil {
+		return adapters.Finding{What: "XA RECOVER", Detail: err.Error(), Problem: true,
+			Fix: "MySQL: GRANT XA_RECOVER_ADMIN ON *.* to the user of this resource"}
+	}
+	return adapters.Finding{What: "XA RECOVER", Detail: fmt.Sprintf("allowed; %d prepared branches of concord, %d of others", len(list), foreign)}
+}
+
+// killFinding: whoever lacks the grant can still end sessions of his own user, and
+// that may be all that is needed.
+func killFinding(s server, grants [][]string) adapters.Finding {
+	privilege := "CONNECTION_ADMIN"
+	if s.flavor == flavorMariaDB {
+		privilege = "CONNECTION ADMIN"
+	}
+	for _, row := range grants {
+		for _, grant := range row {
+			if head, _, global := strings.Cut(grant, " ON *.* TO "); global &&
+				(strings.Contains(head, privilege) || strings.Contains(head, "SUPER") || strings.Contains(head, "ALL PRIVILEGES")) {
+				return adapters.Finding{What: privilege, Detail: "granted"}
+			}
+		}
+	}
+	return adapters.Finding{What: privilege, Detail: "not granted: sessions of applications can be ended only if they use the same user",
+		Fix: "GRANT " + privilege + " ON *.* to the user of this resource"}
+}
+
+func markerFinding(ctx context.Context, c *sql.Conn, s server) adapters.Finding {
+	f := adapters.Finding{What: markerTable}
+	// Nothing is deleted, but the server checks table and grants.
+	_, err := c.ExecContext(ctx, "DELETE FROM "+tableIn(s)+" WHERE FALSE")
+	switch {
+	case err == nil:
+		_, err = c.ExecContext(ctx, "SELECT holder FROM "+tableIn(s)+" WHERE FALSE")
+	case isCode(err, codeNoSuchTable):
+		f.Detail = "not there yet: the first branch creates it, if its user may"
+		f.Fix = CreateMarkerTable
+		return f
+	}
+	if err != nil {
+		f.Detail, f.Problem = err.Error(), true
+		f.Fix = "GRANT SELECT, INSERT, DELETE ON " + tableIn(s) + " to the user of this resource; if the table is missing: " + CreateMarkerTable
+		return f
+	}
+	rows, err := sqlRows(c)(ctx, "SELECT ENGINE FROM information_schema.TABLES WHERE TABLE_SCHEMA = DATABASE() AND TABLE_NAME = '"+markerTable+"'")
+	if err != nil || len(rows) != 1 || !strings.EqualFold(rows[0][0], "InnoDB") {
+		f.Detail, f.Problem, f.Fix = "no InnoDB table: its rows would prove nothing", true, "ALTER TABLE "+tableIn(s)+" ENGINE=InnoDB"
+		return f
+	}
+	f.Detail = "there"
+	return f
+}

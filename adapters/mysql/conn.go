@@ -1,0 +1,256 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package mysql
+
+import (
+	"context"
+	"database/sql/driver"
+	"errors"
+	"fmt"
+	"io"
+	"reflect"
+)
+
+// conn is a link as database/sql sees it. Every statement passes here, so that its
+// error dooms the branch and its kind is known at the vote. What BeginTx returns is
+// the branch that was begun already.
+type conn struct{ link *link }
+
+var (
+	_ driver.ExecerContext      = (*conn)(nil)
+	_ driver.QueryerContext     = (*conn)(nil)
+	_ driver.ConnPrepareContext = (*conn)(nil)
+	_ driver.ConnBeginTx        = (*conn)(nil)
+	_ driver.SessionResetter    = (*conn)(nil)
+	_ driver.Validator          = (*conn)(nil)
+	_ driver.NamedValueChecker  = (*conn)(nil)
+)
+
+// BeginTx returns the open branch.
+func (c *conn) BeginTx(context.Context, driver.TxOptions) (driver.Tx, error) {
+	s := c.link.current()
+	if s == nil {
+		return nil, errSessionGone
+	}
+	return &handle{s}, nil
+}
+
+// Begin is not called where BeginTx is.
+func (c *conn) Begin() (driver.Tx, error) { return c.BeginTx(context.Background(), driver.TxOptions{}) }
+
+// Close leaves the connection to the link, which outlives this *sql.DB.
+func (c *conn) Close() error { return nil }
+
+// ResetSession does nothing: the branch goes on.
+func (c *conn) ResetSession(context.Context) error { return nil }
+
+// IsValid reports whether the connection still works.
+func (c *conn) IsValid() bool { return c.link.raw.IsValid() }
+
+// CheckNamedValue leaves arguments to the driver. One that it refuses is a failed
+// statement.
+func (c *conn) CheckNamedValue(v *driver.NamedValue) error {
+	checker, ok := c.link.raw.(driver.NamedValueChecker)
+	if !ok {
+		return driver.ErrSkip
+	}
+	err := checker.CheckNamedValue(v)
+	if err == nil || errors.Is(err, driver.ErrSkip) || errors.Is(err, driver.ErrRemoveArgument) {
+		return err
+	}
+	if s := c.link.current(); s != nil {
+		s.doom(err)
+	}
+	return err
+}
+
+// branch returns the branch if it may be worked in.
+func (c *conn) branch() (*session, error) {
+	s := c.link.current()
+	if s == nil {
+		return nil, errSessionGone
+	}
+	return s, s.open()
+}
+
+// ExecContext runs a statement.
+func (c *conn) ExecContext(ctx context.Context, query string, args []driver.NamedValue) (driver.Result, error) {
+	s, err := c.begin(ctx, query)
+	if err != nil {
+		return nil, err
+	}
+	ctx, stop := s.within(ctx)
+	defer stop()
+	result, err := c.link.raw.ExecContext(ctx, query, args)
+	return result, s.note(ctx, err)
+}
+
+// QueryContext runs a query.
+func (c *conn) QueryContext(ctx context.Context, query string, args []driver.NamedValue) (driver.Rows, error) {
+	s, err := c.begin(ctx, query)
+	if err != nil {
+		return nil, err
+	}
+	ctx, stop := s.within(ctx)
+	raw, err := c.link.raw.QueryContext(ctx, query, args)
+	return s.rows(ctx, stop, raw, err)
+}
+
+// begin admits one statement to the branch.
+func (c *conn) begin(ctx context.Context, query string) (*session, error) {
+	s, err := c.branch()
+	if err != nil {
+		return nil, err
+	}
+	return s, s.admit(ctx, kindOf(query))
+}
+
+// Prepare is not called where PrepareContext is.
+func (c *conn) Prepare(query string) (driver.Stmt, error) {
+	return c.PrepareContext(context.Background(), query)
+}
+
+// PrepareContext prepares a statement of the branch.
+func (c *conn) PrepareContext(ctx context.Context, query string) (driver.Stmt, error) {
+	s, err := c.branch()
+	if err != nil {
+		return nil, err
+	}
+	ctx, stop := s.within(ctx)
+	defer stop()
+	raw, err := c.link.raw.PrepareContext(ctx, query)
+	if err != nil {
+		return nil, s.note(ctx, err)
+	}
+	able, ok := raw.(rawStmt)
+	if !ok {
+		return nil, errors.Join(fmt.Errorf("the driver's %T takes no contexts: use a connector of go-sql-driver/mysql", raw), raw.Close())
+	}
+	return &stmt{rawStmt: able, conn: c, query: query}, nil
+}
+
+type rawStmt interface {
+	driver.Stmt
+	driver.StmtExecContext
+	driver.StmtQueryContext
+}
+
+type stmt struct {
+	rawStmt
+	conn  *conn
+	query string
+}
+
+// NumInput leaves counting the arguments to the driver, so that a wrong number is an
+// error that passes here.
+func (*stmt) NumInput() int { return -1 }
+
+func (st *stmt) ExecContext(ctx context.Context, args []driver.NamedValue) (driver.Result, error) {
+	s, err := st.conn.begin(ctx, st.query)
+	if err != nil {
+		return nil, err
+	}
+	ctx, stop := s.within(ctx)
+	defer stop()
+	result, err := st.rawStmt.ExecContext(ctx, args)
+	return result, s.note(ctx, err)
+}
+
+func (st *stmt) QueryContext(ctx context.Context, args []driver.NamedValue) (driver.Rows, error) {
+	s, err := st.conn.begin(ctx, st.query)
+	if err != nil {
+		return nil, err
+	}
+	ctx, stop := s.within(ctx)
+	raw, err := st.rawStmt.QueryContext(ctx, args)
+	return s.rows(ctx, stop, raw, err)
+}
+
+// rows wraps what a query returned.
+func (s *session) rows(ctx context.Context, stop func(), raw driver.Rows, err error) (driver.Rows, error) {
+	if err != nil {
+		stop()
+		return nil, s.note(ctx, err)
+	}
+	return &rows{Rows: raw, ctx: ctx, stop: stop, session: s}, nil
+}
+
+// rows are the driver's, with their errors noted.
+type rows struct {
+	driver.Rows
+	ctx     context.Context // of the query, which goes on until the rows are closed
+	stop    func()
+	session *session
+}
+
+func (r *rows) Next(dest []driver.Value) error {
+	err := r.Rows.Next(dest)
+	if errors.Is(err, io.EOF) {
+		return err
+	}
+	return r.session.note(r.ctx, err)
+}
+
+func (r *rows) Close() error {
+	defer r.stop()
+	return r.session.note(r.ctx, r.Rows.Close())
+}
+
+func (r *rows) HasNextResultSet() bool {
+	n, ok := r.Rows.(driver.RowsNextResultSet)
+	return ok && n.HasNextResultSet()
+}
+
+func (r *rows) NextResultSet() error {
+	n, ok := r.Rows.(driver.RowsNextResultSet)
+	if !ok {
+		return io.EOF
+	}
+	err := n.NextResultSet()
+	if errors.Is(err, io.EOF) {
+		return err
+	}
+	return r.session.note(r.ctx, err)
+}
+
+func (r *rows) ColumnTypeDatabaseTypeName(i int) string {
+	if t, ok := r.Rows.(driver.RowsColumnTypeDatabaseTypeName); ok {
+		return t.ColumnTypeDatabaseTypeName(i)
+	}
+	return ""
+}
+
+func (r *rows) ColumnTypeNullable(i int) (nullable, ok bool) {
+	if t, is := r.Rows.(driver.RowsColumnTypeNullable); is {
+		return t.ColumnTypeNullable(i)
+	}
+	return false, false
+}
+
+func (r *rows) ColumnTypePrecisionScale(i int) (precision, scale int64, ok bool) {
+	if t, is := r.Rows.(driver.RowsColumnTypePrecisionScale); is {
+		return t.ColumnTypePrecisionScale(i)
+	}
+	return 0, 0, false
+}
+
+func (r *rows) ColumnTypeScanType(i int) reflect.Type {
+	if t, is := r.Rows.(driver.RowsColumnTypeScanType); is {
+		return t.ColumnTypeScanType(i)
+	}
+	return reflect.TypeFor[any]()
+}
+
+// handle is the branch as the transaction of a *sql.Tx.
+type handle struct{ session *session }
+
+// Commit says that this piece of work is done.
+func (h *handle) Commit() error { return h.session.pieceDone() }
+
+var errRolledBack = errors.New("the application rolled the branch back")
+
+// Rollback dooms the branch.
+func (h *handle) Rollback() error {
+	h.session.doom(errRolledBack)
+	return nil
+}

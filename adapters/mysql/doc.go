@@ -1,0 +1,71 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package mysql makes MySQL (8.0.29 or newer) and MariaDB (10.5 or newer) resources
+// of concord, by XA transactions.
+//
+//	cfg, err := driver.ParseDSN("app:secret@tcp(127.0.0.1:3306)/billing")
+//	connector, err := driver.NewConnector(cfg)
+//	billing := mysql.New("billing", connector)
+//	tx, err := billing.Tx(ctx, global) // a *sql.Tx: the branch of this global transaction
+//
+// New is for applications, on their own connector; Open is the recovery half for
+// coordinator nodes, from a data source name.
+//
+// # The *sql.Tx
+//
+// Commit on it says that the caller has done its work; the branch votes when the
+// global transaction commits, and a later call of Tx continues the same branch.
+// Rollback dooms the branch. Both may be left out. It does not end with the context
+// that was given to Tx: the global transaction ends it.
+//
+// A statement error dooms the branch, because the server would prepare what is left
+// of the work: further statements are refused and the vote is No, with the first
+// error as its reason.
+//
+// # Sessions
+//
+// A branch has a session of its own from XA START to its end. MariaDB, and MySQL
+// with xa_detach_on_prepare=OFF, let nobody else finish a branch while that session
+// lives. Afterwards it is kept in a bounded list for the next branch, unless the
+// application changed its state (SET, USE, temporary tables, user locks). Its lock
+// waits are limited, since two databases can make a deadlock that neither sees, and
+// it has a lease: the server ends it when it has been idle for so long.
+//
+// go-sql-driver ends a statement whose context ended by closing the socket, and the
+// server goes on with the statement. So the session is ended by KILL from another
+// connection.
+//
+// # Evidence
+//
+// The server answers "unknown XID" for a branch that committed, that rolled back,
+// that never was, and that another session holds. So a branch that wrote inserts one
+// row, its marker, into the table concord_branch of its own database: the row is
+// visible if and only if the branch committed, and a read of uncommitted rows shows
+// who holds a branch that has not ended. CreateMarkerTable is the table's definition;
+// it is created at first use where the grants allow it.
+//
+// With Options.NoMarker there is no evidence. Then every answer that the server
+// leaves open is Lost to a commit, and an orphan's session is not known, so the loss
+// described below can happen to its rollback.
+//
+// A marker that is not there at all is Lost to a commit and not Contradicted: a
+// rollback by hand, a failover that lost the branch and a deleted row look the same.
+//
+// # The fence
+//
+// An XA COMMIT or XA ROLLBACK that races with the end of the session that prepared
+// can answer OK and do nothing; the branch is then hidden from XA RECOVER, holds its
+// locks, and only a restart of the server brings it back. So the recovery half fences
+// first: KILL until the server does not know the connection any more, a pause, and
+// then it finishes and looks at the list and the marker. A branch that is hidden all
+// the same is an error that says so, never Done: its marker is written and
+// uncommitted. A holder is a connection id in one life of one server, because
+// connection ids start at 1 again after a restart.
+//
+// # Read-only branches
+//
+// A branch that only ran SELECT without locks ends at its vote, if the session's
+// handler counters say that no row was written since it began; a stored function
+// may write. information_schema.innodb_trx is not asked: InnoDB serves it from a
+// cache that is older than the last statement.
+package mysql

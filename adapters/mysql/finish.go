@@ -1,0 +1,217 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package mysql
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/concordtx/concord/adapters"
+	"github.com/concordtx/concord/txn"
+)
+
+// Commit finishes a prepared branch that was decided to commit.
+func (r *Resource) Commit(ctx context.Context, x txn.XID, b txn.Branch) (txn.Finish, error) {
+	return r.finish(ctx, x, b, txn.Commit)
+}
+
+// Rollback finishes a branch that was decided to abort. It ends the session that is
+// known to work for it, so that the branch cannot be prepared later.
+func (r *Resource) Rollback(ctx context.Context, x txn.XID, b txn.Branch) (txn.Finish, error) {
+	return r.finish(ctx, x, b, txn.Abort)
+}
+
+func (r *Resource) finish(ctx context.Context, x txn.XID, b txn.Branch, d txn.Decision) (answer txn.Finish, err error) {
+	ctx, cancel := context.WithTimeout(ctx, finishTime)
+	defer cancel()
+	err = r.onServer(ctx, func(c *sql.Conn, s server) (err error) {
+		f := finisher{r: r, conn: c, server: s, xid: x, decision: d, evident: b.Evidence == markerEvidence && !r.options.NoMarker}
+		f.holder, _ = parseHolder(b.Holder)
+		answer, err = f.run(ctx)
+		return err
+	})
+	if err != nil {
+		return 0, fmt.Errorf("%s %s at %s: %w", d, x, r.name, advise(err))
+	}
+	return answer, nil
+}
+
+// finisher ends one branch for the recovery half, or learns from the evidence what
+// became of it.
+type finisher struct {
+	r        *Resource
+	conn     *sql.Conn
+	server   server
+	xid      txn.XID
+	decision txn.Decision
+	evident  bool   // the branch left a marker
+	holder   holder // zero if nobody knows it
+}
+
+var (
+	errHeld = errors.New("its session is alive or about to end, and nobody knows which one it is: wait until the server ends it, " +
+		"or find it in the process list and KILL it; then try again")
+	errHidden = errors.New("its marker is written and not committed, but XA RECOVER does not list it: either another session is finishing it now, " +
+		"or the server hides it, and then a restart of the server brings it back; try again")
+	errStillListed = errors.New("the server said that it is finished, and lists it again: try again")
+)
+
+func (f *finisher) run(ctx context.Context) (txn.Finish, error) {
+	listed, err := f.listed(ctx)
+	if err != nil {
+		return 0, err
+	}
+	found, writer, err := f.marker(ctx)
+	if err != nil {
+		return 0, err
+	}
+	if f.holder == (holder{}) {
+		f.holder = writer
+	}
+	// The list came first: what had left it then has its marker committed, or pending for
+	// as long as its commit takes.
+	if found == committed && !listed {
+		return f.already(committed), nil
+	}
+	if f.mustFence(listed) {
+		if listed, err = f.fence(ctx); err != nil {
+			return 0, err
+		}
+	}
+	if listed {
+		return f.end(ctx)
+	}
+	if found, _, err = f.marker(ctx); err != nil {
+		return 0, err
+	}
+	if found == pending {
+		return 0, errHidden
+	}
+	return f.already(found), nil
+}
+
+// mustFence reports whether the session that holds the branch has to go first. For an
+// abort always: it may be about to prepare. For a commit only if the branch hangs on it.
+func (f *finisher) mustFence(listed bool) bool {
+	if f.holder == (holder{}) {
+		return false
+	}
+	return f.decision == txn.Abort || listed && !f.holder.detaches
+}
+
+// fence ends the holder, waits until it has let go of the branch, and reports whether
+// the branch is listed then.
+func (f *finisher) fence(ctx context.Context) (listed bool, err error) {
+	// If that life of the server is over, its sessions are over with it.
+	if f.holder.of(f.server) {
+		if err := f.holder.end(ctx, f.conn, f.server); err != nil {
+			return false, err
+		}
+	}
+	listed, err = f.listed(ctx)
+	if err != nil || !listed || !f.holder.of(f.server) {
+		return listed, err
+	}
+	return true, f.r.pause(ctx)
+}
+
+// end finishes a branch that is listed.
+func (f *finisher) end(ctx context.Context) (txn.Finish, error) {
+	verb := "XA ROLLBACK "
+	if f.decision == txn.Commit {
+		verb = "XA COMMIT "
+	}
+	_, err := f.conn.ExecContext(ctx, verb+xa(f.xid))
+	switch {
+	case err == nil:
+		return f.verify(ctx)
+	case isCode(err, codeRolledBack, codeRolledBackTimeout, codeRolledBackDeadlock):
+		if f.decision == txn.Abort {
+			return f.verify(ctx)
+		}
+		if f.evident {
+			return txn.Contradicted, nil // it wrote, at least its marker, and the server rolled it back
+		}
+		return txn.Lost, nil // MariaDB says so of a branch that wrote nothing, too
+	case !isCode(err, codeNotA):
+		return 0, err
+	}
+	listed, err := f.listed(ctx)
+	if err != nil {
+		return 0, err
+	}
+	if listed {
+		return 0, errHeld
+	}
+	found, _, err := f.marker(ctx)
+	if err != nil {
+		return 0, err
+	}
+	if found == pending {
+		return 0, errHidden
+	}
+	return f.already(found), nil
+}
+
+// verify looks whether what the server said has happened.
+func (f *finisher) verify(ctx context.Context) (txn.Finish, error) {
+	listed, err := f.listed(ctx)
+	if err != nil {
+		return 0, err
+	}
+	if listed {
+		return 0, errStillListed
+	}
+	found, _, err := f.marker(ctx)
+	switch {
+	case err != nil:
+		return 0, err
+	case found == pending:
+		return 0, errHidden
+	case f.decision == txn.Abort && found == committed:
+		return txn.Contradicted, nil // somebody else committed it
+	case f.decision == txn.Commit && f.evident && found == absent:
+		return txn.Lost, nil
+	}
+	return txn.Done, nil
+}
+
+// already is the answer for a branch that has ended, or never was.
+func (f *finisher) already(found trace) txn.Finish {
+	switch {
+	case f.decision == txn.Commit && found == committed:
+		return txn.AlreadyDone
+	case f.decision == txn.Commit:
+		return txn.Lost
+	case found == committed:
+		return txn.Contradicted
+	}
+	return txn.AlreadyDone
+}
+
+func (f *finisher) listed(ctx context.Context) (bool, error) {
+	list, _, err := recoverList(ctx, sqlRows(f.conn))
+	return slices.ContainsFunc(list, func(p adapters.Prepared) bool { return p.XID == f.xid }), err
+}
+
+func (f *finisher) marker(ctx context.Context) (trace, holder, error) {
+	return f.r.marker(ctx, f.conn, f.server, f.xid)
+}
+
+// Recover lists the prepared branches that are ours, of every cluster. The servers say
+// neither since when nor by whom they are prepared.
+func (r *Resource) Recover(ctx context.Context) ([]adapters.Prepared, error) {
+	c, err := r.db.Conn(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("recover %s: %w", r.name, advise(err))
+	}
+	defer c.Close()
+	list, _, err := recoverList(ctx, sqlRows(c))
+	if err != nil {
+		return nil, fmt.Errorf("recover %s: %w", r.name, advise(err))
+	}
+	return list, nil
+}

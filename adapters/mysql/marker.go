@@ -1,0 +1,190 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package mysql
+
+import (
+	"context"
+	"database/sql"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/concordtx/concord/txn"
+)
+
+const (
+	markerTable = "concord_branch"
+	// markerEvidence in a branch record says that the branch has left a marker.
+	markerEvidence = "marker in " + markerTable
+)
+
+// CreateMarkerTable is the table of the evidence, to be created in every database that
+// takes part. Users of applications need SELECT and INSERT on it, those of
+// coordinator nodes SELECT and DELETE.
+const CreateMarkerTable = `CREATE TABLE IF NOT EXISTS ` + markerTable + ` (
+  cluster INT UNSIGNED NOT NULL,
+  gid CHAR(26) CHARACTER SET ascii COLLATE ascii_bin NOT NULL,
+  branch TINYINT UNSIGNED NOT NULL,
+  holder VARCHAR(80) CHARACTER SET ascii COLLATE ascii_bin NOT NULL,
+  created TIMESTAMP(3) NOT NULL DEFAULT CURRENT_TIMESTAMP(3),
+  PRIMARY KEY (cluster, gid, branch)
+) ENGINE=InnoDB`
+
+// tableIn names the marker table whatever database the session is in by now.
+func tableIn(s server) string {
+	return "`" + strings.ReplaceAll(s.database, "`", "``") + "`." + markerTable
+}
+
+func insertMarker(s server, x txn.XID) string {
+	return fmt.Sprintf("INSERT INTO %s (cluster, gid, branch, holder) VALUES (%d, '%s', %d, '%s')", tableIn(s), x.Cluster, x.ID, x.Branch, holderOf(s))
+}
+
+func selectMarker(s server, x txn.XID) string {
+	return fmt.Sprintf("SELECT holder FROM %s WHERE cluster = %d AND gid = '%s' AND branch = %d", tableIn(s), x.Cluster, x.ID, x.Branch)
+}
+
+// prepareMarker makes sure, once, that branches can leave their markers.
+func (r *Resource) prepareMarker(ctx context.Context) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.markerReady || r.options.NoMarker {
+		return nil
+	}
+	err := r.onServer(ctx, func(c *sql.Conn, s server) error {
+		if s.database == "" {
+			return errNoDatabase
+		}
+		// It inserts nothing, but the server checks table and grants.
+		try := "INSERT INTO " + tableIn(s) + " (cluster, gid, branch, holder) SELECT 0, '', 0, '' FROM DUAL WHERE FALSE"
+		_, err := c.ExecContext(ctx, try)
+		if !isCode(err, codeNoSuchTable, codeTableDenied) {
+			return err
+		}
+		// MariaDB and MySQL hide from a user without grants whether there is a table.
+		if _, err := c.ExecContext(ctx, strings.Replace(CreateMarkerTable, markerTable, tableIn(s), 1)); err != nil {
+			return markerMissing(s, err)
+		}
+		if _, err = c.ExecContext(ctx, try); err != nil {
+			return markerMissing(s, err)
+		}
+		return nil
+	})
+	r.markerReady = err == nil
+	return err
+}
+
+func markerMissing(s server, err error) error {
+	return fmt.Errorf("no table for the evidence of branches: let an administrator run, in database %s, the following, and GRANT SELECT, INSERT, DELETE on it to the users of this resource:\n%s;\n(%w)", s.database, CreateMarkerTable, err)
+}
+
+// markerDoubted looks at the table again before the next branch.
+func (r *Resource) markerDoubted(err error) {
+	if isCode(err, codeNoSuchTable, codeTableDenied) {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		r.markerReady = false
+	}
+}
+
+// trace is what a marker shows of its branch.
+type trace uint8
+
+const (
+	absent    trace = iota // no transaction has the row
+	pending                // the row is written and not committed: the branch has not ended
+	committed              // the branch has committed
+)
+
+// marker reads the marker of a branch, and who wrote it. Without evidence it is absent.
+// A row never goes from absent to pending once its branch is prepared, so the order
+// of the two questions leaves nothing between them.
+func (r *Resource) marker(ctx context.Context, c *sql.Conn, s server, x txn.XID) (trace, holder, error) {
+	if r.options.NoMarker {
+		return absent, holder{}, nil
+	}
+	for _, look := range []struct {
+		level sql.IsolationLevel
+		found trace
+	}{{sql.LevelReadCommitted, committed}, {sql.LevelReadUncommitted, pending}} {
+		rows, err := readAt(ctx, c, look.level, selectMarker(s, x))
+		if isCode(err, codeNoSuchTable) {
+			return absent, holder{}, nil
+		}
+		if err != nil {
+			return absent, holder{}, fmt.Errorf("read the marker: %w", err)
+		}
+		if len(rows) == 1 {
+			h, _ := parseHolder(rows[0][0]) // the zero holder is of no server
+			return look.found, h, nil
+		}
+	}
+	return absent, holder{}, nil
+}
+
+// readAt asks in a transaction of its own, at an isolation level of its own: the
+// server's default may be any.
+func readAt(ctx context.Context, c *sql.Conn, level sql.IsolationLevel, query string) ([][]string, error) {
+	tx, err := c.BeginTx(ctx, &sql.TxOptions{Isolation: level, ReadOnly: true})
+	if err != nil {
+		return nil, err
+	}
+	defer tx.Rollback() //nolint:errcheck // it only read
+	rows, err := tx.QueryContext(ctx, query)
+	if err != nil {
+		return nil, err
+	}
+	return collect(rows)
+}
+
+// forgetBatch is how many markers one statement deletes.
+const forgetBatch = 500
+
+// Forget deletes the markers of branches that committed. It leaves those of branches
+// that have not ended, and does not wait for them.
+func (r *Resource) Forget(ctx context.Context, xs []txn.XID) error {
+	if r.options.NoMarker || len(xs) == 0 {
+		return nil
+	}
+	err := r.onServer(ctx, func(c *sql.Conn, s server) error {
+		for batch := range slices.Chunk(xs, forgetBatch) {
+			if err := forget(ctx, c, s, batch); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("forget branches at %s: %w", r.name, advise(err))
+	}
+	return nil
+}
+
+// forget deletes what it can read as committed: a DELETE by name would wait for the
+// locks of branches that are still prepared.
+func forget(ctx context.Context, c *sql.Conn, s server, xs []txn.XID) error {
+	names := make([]string, len(xs))
+	for i, x := range xs {
+		names[i] = markerKey(fmt.Sprint(uint32(x.Cluster)), x.ID.String(), fmt.Sprint(uint8(x.Branch)))
+	}
+	const key = "(cluster, gid, branch)"
+	rows, err := readAt(ctx, c, sql.LevelReadCommitted, "SELECT cluster, gid, branch FROM "+tableIn(s)+" WHERE "+key+" IN ("+strings.Join(names, ", ")+")")
+	if isCode(err, codeNoSuchTable) || err == nil && len(rows) == 0 {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	names = names[:0]
+	for _, row := range rows {
+		names = append(names, markerKey(row[0], row[1], row[2]))
+	}
+	slices.Sort(names) // two nodes that forget the same lock in the same order
+	_, err = c.ExecContext(ctx, "DELETE FROM "+tableIn(s)+" WHERE "+key+" IN ("+strings.Join(names, ", ")+")")
+	return err
+}
+
+// markerKey takes texts that were printed from an XID, or read from columns that hold
+// nothing else.
+func markerKey(cluster, gid, branch string) string {
+	return "(" + cluster + ", '" + strings.ReplaceAll(gid, "'", "''") + "', " + branch + ")"
+}

@@ -1,0 +1,254 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package mysql
+
+import (
+	"context"
+	"database/sql"
+	"database/sql/driver"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"time"
+
+	sqldriver "github.com/go-sql-driver/mysql"
+
+	"github.com/concordtx/concord/adapters"
+	"github.com/concordtx/concord/txn"
+)
+
+// Options changes how a resource works. The zero value is right for most.
+type Options struct {
+	// NoMarker switches evidence off: no table, no row per branch, and no answer where
+	// the server leaves one open (see the package comment). Applications and coordinator
+	// nodes have to agree on it.
+	NoMarker bool
+	// LockTimeout limits every lock wait of a branch. Whole seconds; 0 means 10 s.
+	LockTimeout time.Duration
+	// Lease is how long a session may be idle before the server ends it: an open branch
+	// is rolled back, a prepared one can then be finished by others. It has to be longer
+	// than a transaction thinks and a decision takes. Whole seconds; 0 means 5 minutes.
+	Lease time.Duration
+	// MaxIdle is how many sessions are kept for the next branch; 0 means 32.
+	MaxIdle int
+}
+
+func (o Options) withDefaults() Options {
+	if o.LockTimeout < time.Second {
+		o.LockTimeout = 10 * time.Second
+	}
+	if o.Lease < time.Second {
+		o.Lease = 5 * time.Minute
+	}
+	if o.MaxIdle <= 0 {
+		o.MaxIdle = 32
+	}
+	return o
+}
+
+const (
+	// cleanupTime is how long a call may go on after its context has ended, to leave no
+	// locks behind.
+	cleanupTime = 3 * time.Second
+	// finishTime limits one attempt of the recovery half.
+	finishTime = 30 * time.Second
+	// detachTime is how long a session that has left the list of connections may need to
+	// let go of its branch: MariaDB takes it off the list first.
+	detachTime = time.Second
+	// recoveryConns limits the connections of the recovery half.
+	recoveryConns = 4
+)
+
+// Resource is one database of a MySQL or MariaDB server.
+type Resource struct {
+	name      string
+	connector driver.Connector
+	options   Options
+	db        *sql.DB // of the recovery half and for KILL
+	idle      idle
+
+	mu          sync.Mutex
+	markerReady bool // the marker table is there and can be written
+
+	pause func(ctx context.Context) error // waits for detachTime
+}
+
+var _ adapters.Opener = (*Resource)(nil)
+
+// New makes a resource of an application's own connector. It opens no connection yet.
+func New(name string, c driver.Connector) *Resource {
+	return NewWithOptions(name, c, Options{})
+}
+
+// NewWithOptions is New with options.
+func NewWithOptions(name string, c driver.Connector, o Options) *Resource {
+	o = o.withDefaults()
+	r := &Resource{name: name, connector: c, options: o, idle: idle{most: o.MaxIdle, longest: o.Lease / 2}, pause: awaitDetach}
+	r.db = sql.OpenDB(limitedConnector{c, o.LockTimeout})
+	r.db.SetMaxOpenConns(recoveryConns)
+	r.db.SetMaxIdleConns(recoveryConns / 2)
+	r.db.SetConnMaxIdleTime(time.Minute)
+	return r
+}
+
+// ErrBadDSN says that a data source name cannot be used. The name itself is not
+// repeated: it may hold a password.
+var ErrBadDSN = errors.New("bad data source name: want user:password@tcp(host:port)/database")
+
+// Open makes a resource of a data source name of go-sql-driver. It opens no
+// connection yet. The error wraps ErrBadDSN.
+func Open(name, dsn string) (*Resource, error) {
+	return OpenWithOptions(name, dsn, Options{})
+}
+
+// OpenWithOptions is Open with options.
+func OpenWithOptions(name, dsn string, o Options) (*Resource, error) {
+	cfg, err := sqldriver.ParseDSN(dsn)
+	// What the parser or the resolver would complain about may be a piece of a password
+	// that has a character of the grammar in it.
+	if err != nil || cfg.Net != "tcp" && cfg.Net != "unix" || cfg.DBName == "" || strings.ContainsAny(cfg.DBName, "@():/") || strings.ContainsAny(cfg.Addr, "@") {
+		return nil, fmt.Errorf("resource %q: %w", name, ErrBadDSN)
+	}
+	cfg.MultiStatements = false
+	cfg.Logger = &sqldriver.NopLogger{}
+	if cfg.Timeout == 0 {
+		cfg.Timeout = 10 * time.Second
+	}
+	connector, err := sqldriver.NewConnector(cfg)
+	if err != nil {
+		return nil, fmt.Errorf("resource %q: %w", name, ErrBadDSN)
+	}
+	return NewWithOptions(name, connector, o), nil
+}
+
+// Name is the name that the application and the coordinator share.
+func (r *Resource) Name() string { return r.name }
+
+// Driver is "mysql", for MariaDB too.
+func (r *Resource) Driver() string { return "mysql" }
+
+// Identity names the server and the database. XA names are server-wide, but the
+// markers are the database's. MySQL: server_uuid. MariaDB has no such thing; its
+// server_uid comes from port and network card, which containers share, so host name
+// and server_id go with it.
+func (r *Resource) Identity(ctx context.Context) (string, error) {
+	var id string
+	err := r.onServer(ctx, func(_ *sql.Conn, s server) error {
+		if s.database == "" {
+			return errNoDatabase
+		}
+		id = fmt.Sprintf("%s %s database=%s", s.flavor, s.name, s.database)
+		return nil
+	})
+	if err != nil {
+		return "", fmt.Errorf("identity of %s: %w", r.name, advise(err))
+	}
+	return id, nil
+}
+
+// onServer runs do on one connection of the recovery half.
+func (r *Resource) onServer(ctx context.Context, do func(*sql.Conn, server) error) error {
+	c, err := r.db.Conn(ctx)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	s, err := askServer(ctx, sqlRows(c))
+	if err != nil {
+		return err
+	}
+	return do(c, s)
+}
+
+// Tx returns the branch of g to work in, opening it at first use.
+func (r *Resource) Tx(ctx context.Context, g adapters.Global) (*sql.Tx, error) {
+	enlisted, err := g.Enlist(ctx, r)
+	if err != nil {
+		return nil, fmt.Errorf("enlist %s: %w", r.name, err)
+	}
+	s, ours := enlisted.(*session)
+	if !ours {
+		return nil, fmt.Errorf("enlist %s: the transaction has a branch of another kind of resource under this name", r.name)
+	}
+	return s.work(ctx)
+}
+
+// Open begins a branch on a session of its own.
+func (r *Resource) Open(ctx context.Context, x txn.XID) (adapters.Session, error) {
+	if err := r.prepareMarker(ctx); err != nil {
+		return nil, fmt.Errorf("begin %s at %s: %w", x, r.name, advise(err))
+	}
+	for {
+		l, fresh, err := r.takeLink(ctx)
+		if err != nil {
+			return nil, fmt.Errorf("begin %s at %s: %w", x, r.name, advise(err))
+		}
+		err = l.exec(ctx, "XA START "+xa(x))
+		if err == nil {
+			return newSession(r, l, x), nil
+		}
+		l.close()
+		// The server may have ended a session that nobody used; nothing of the branch has
+		// happened on it.
+		if _, answered := codeOf(err); fresh || answered || ctx.Err() != nil {
+			return nil, fmt.Errorf("begin %s at %s: %w", x, r.name, advise(err))
+		}
+	}
+}
+
+// takeLink returns a session that was kept, or a new one.
+func (r *Resource) takeLink(ctx context.Context) (l *link, fresh bool, err error) {
+	if l := r.idle.take(time.Now()); l != nil {
+		return l, false, nil
+	}
+	l, err = connect(ctx, r)
+	return l, true, err
+}
+
+// Close closes the connections that no branch uses. Branches that are open may be
+// ended afterwards.
+func (r *Resource) Close() error {
+	for _, l := range r.idle.close() {
+		l.close()
+	}
+	if err := r.db.Close(); err != nil {
+		return fmt.Errorf("close %s: %w", r.name, err)
+	}
+	return nil
+}
+
+func awaitDetach(ctx context.Context) error {
+	select {
+	case <-time.After(detachTime):
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// limitedConnector limits the lock waits of its connections.
+type limitedConnector struct {
+	driver.Connector
+	timeout time.Duration
+}
+
+func (c limitedConnector) Connect(ctx context.Context) (driver.Conn, error) {
+	conn, err := c.Connector.Connect(ctx)
+	if err != nil {
+		return nil, err
+	}
+	raw, err := asRaw(conn)
+	if err == nil {
+		_, err = raw.ExecContext(ctx, setLimits(c.timeout), nil)
+	}
+	if err != nil {
+		conn.Close()
+		return nil, err
+	}
+	return conn, nil
+}
+
+func setLimits(t time.Duration) string {
+	return fmt.Sprintf("SET SESSION innodb_lock_wait_timeout = %d, lock_wait_timeout = %[1]d", int(t.Seconds()))
+}

@@ -1,0 +1,195 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package mysql
+
+import (
+	"context"
+	"crypto/sha256"
+	"database/sql"
+	"database/sql/driver"
+	"errors"
+	"fmt"
+	"io"
+	"regexp"
+	"strconv"
+	"strings"
+)
+
+// Flavors.
+const (
+	flavorMySQL   = "mysql"
+	flavorMariaDB = "mariadb"
+)
+
+var errNoDatabase = errors.New("the connection has no database: name one in the data source name, as in user:password@tcp(host:port)/database")
+
+// server is what one connection says of its server.
+type server struct {
+	flavor  string
+	version string
+	// name tells servers apart.
+	name string
+	// start is when this life of the server began, in seconds since 1970. It is exact:
+	// the server computes Uptime from the same clock reading, so their difference is
+	// the moment that it noted, whatever its clock has done since.
+	start      int64
+	database   string
+	connection uint64
+	// detaches: a branch that this session prepares is not bound to it any more.
+	detaches  bool
+	variables map[string]string
+}
+
+// id is a short form of the name, for holders.
+func (s server) id() string {
+	sum := sha256.Sum256([]byte(s.flavor + " " + s.name))
+	return fmt.Sprintf("%x", sum[:8])
+}
+
+const askVariables = `SHOW VARIABLES WHERE Variable_name IN ('version', 'server_uuid', 'server_uid', 'hostname', 'server_id', 'port', 'datadir', ` +
+	`'xa_detach_on_prepare', 'read_only', 'super_read_only', 'wsrep_on', 'group_replication_group_name', 'default_storage_engine', ` +
+	`'innodb_flush_log_at_trx_commit', 'sync_binlog', 'log_bin')`
+
+// askServer asks who the server is.
+func askServer(ctx context.Context, q rowsOf) (server, error) {
+	rows, err := q(ctx, askVariables)
+	if err != nil {
+		return server{}, fmt.Errorf("ask the server for its variables: %w", err)
+	}
+	s := server{flavor: flavorMySQL, variables: map[string]string{}}
+	for _, row := range rows {
+		if len(row) == 2 {
+			s.variables[strings.ToLower(row[0])] = row[1]
+		}
+	}
+	s.version = s.variables["version"]
+	s.detaches = s.variables["xa_detach_on_prepare"] == "ON"
+	s.name = "server_uuid=" + s.variables["server_uuid"]
+	status := "performance_schema.global_status"
+	if strings.Contains(strings.ToLower(s.version), flavorMariaDB) {
+		s.flavor, status = flavorMariaDB, "information_schema.global_status"
+		s.name = s.mariaName()
+	}
+	if s.flavor == flavorMySQL && s.variables["server_uuid"] == "" {
+		return server{}, fmt.Errorf("the server (version %s) has no server_uuid: it is neither MySQL 8.0.29 nor MariaDB 10.5 or newer", s.version)
+	}
+	rows, err = q(ctx, "SELECT CONNECTION_ID(), IFNULL(DATABASE(), ''), UNIX_TIMESTAMP() - VARIABLE_VALUE FROM "+status+" WHERE VARIABLE_NAME = 'UPTIME'")
+	if err != nil {
+		return server{}, fmt.Errorf("ask the server for its start: %w", err)
+	}
+	if len(rows) != 1 || len(rows[0]) != 3 {
+		return server{}, errors.New("the server does not tell its uptime")
+	}
+	start, err := strconv.ParseFloat(rows[0][2], 64)
+	if err != nil {
+		return server{}, errors.New("the server does not tell its uptime in seconds")
+	}
+	s.start, s.database = int64(start), rows[0][1]
+	if s.connection, err = strconv.ParseUint(rows[0][0], 10, 64); err != nil {
+		return server{}, errors.New("the server does not tell the connection id as a number")
+	}
+	return s, nil
+}
+
+func (s server) mariaName() string {
+	v := s.variables
+	name := fmt.Sprintf("hostname=%s port=%s server_id=%s", v["hostname"], v["port"], v["server_id"])
+	if uid := v["server_uid"]; uid != "" {
+		return name + " server_uid=" + uid
+	}
+	return name + " datadir=" + v["datadir"] // older than server_uid
+}
+
+var versionNumbers = regexp.MustCompile(`^(\d+)\.(\d+)\.(\d+)`)
+
+// atLeast compares version numbers; a version that has none is too old.
+func (s server) atLeast(major, minor, patch int) bool {
+	m := versionNumbers.FindStringSubmatch(s.version)
+	if m == nil {
+		return false
+	}
+	for i, want := range []int{major, minor, patch} {
+		got, err := strconv.Atoi(m[i+1])
+		if err != nil || got < want {
+			return false
+		}
+		if got > want {
+			return true
+		}
+	}
+	return true
+}
+
+// sqlRows asks through database/sql.
+func sqlRows(c *sql.Conn) rowsOf {
+	return func(ctx context.Context, query string) ([][]string, error) {
+		rows, err := c.QueryContext(ctx, query)
+		if err != nil {
+			return nil, err
+		}
+		return collect(rows)
+	}
+}
+
+// collect reads and closes rows. NULL becomes the empty text.
+func collect(rows *sql.Rows) ([][]string, error) {
+	defer rows.Close()
+	columns, err := rows.Columns()
+	if err != nil {
+		return nil, err
+	}
+	var all [][]string
+	for rows.Next() {
+		values := make([]sql.RawBytes, len(columns))
+		into := make([]any, len(columns))
+		for i := range values {
+			into[i] = &values[i]
+		}
+		if err := rows.Scan(into...); err != nil {
+			return nil, err
+		}
+		row := make([]string, len(columns))
+		for i, v := range values {
+			row[i] = string(v)
+		}
+		all = append(all, row)
+	}
+	return all, rows.Err()
+}
+
+// rawRows asks on a driver's connection itself.
+func rawRows(raw rawConn) rowsOf {
+	return func(ctx context.Context, query string) ([][]string, error) {
+		rows, err := raw.QueryContext(ctx, query, nil)
+		if err != nil {
+			return nil, err
+		}
+		all, err := collectRaw(rows)
+		return all, errors.Join(err, rows.Close())
+	}
+}
+
+func collectRaw(rows driver.Rows) ([][]string, error) {
+	values := make([]driver.Value, len(rows.Columns()))
+	var all [][]string
+	for {
+		err := rows.Next(values)
+		if errors.Is(err, io.EOF) {
+			return all, nil
+		}
+		if err != nil {
+			return nil, err
+		}
+		row := make([]string, len(values))
+		for i, v := range values {
+			switch v := v.(type) {
+			case nil:
+			case []byte:
+				row[i] = string(v)
+			default:
+				row[i] = fmt.Sprint(v)
+			}
+		}
+		all = append(all, row)
+	}
+}

@@ -1,0 +1,137 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package mysql
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+
+	sqldriver "github.com/go-sql-driver/mysql"
+
+	"github.com/concordtx/concord/adapters"
+	"github.com/concordtx/concord/txn"
+)
+
+// xa writes a name as both servers read it in every XA statement. Hexadecimal needs
+// no escaping.
+func xa(x txn.XID) string {
+	return fmt.Sprintf("X'%x',X'%x',%d", x.Gtrid(), x.Bqual(), txn.FormatID)
+}
+
+// Codes of the servers that mean something to us.
+const (
+	codeTooManyConnections = 1040
+	codeAccessDenied       = 1045
+	codeDatabaseDenied     = 1044
+	codeUnknownDatabase    = 1049
+	codeUnknownThread      = 1094
+	codeKillDenied         = 1095
+	codeTableDenied        = 1142
+	codeNoSuchTable        = 1146
+	codeLockWaitTimeout    = 1205
+	codeDeadlock           = 1213
+	codeReadOnly           = 1290
+	codeReadOnlyMode       = 1836
+	codeNotA               = 1397 // XAER_NOTA: unknown XID
+	codeWrongState         = 1399 // XAER_RMFAIL
+	codeRMError            = 1401 // XAER_RMERR
+	codeRolledBack         = 1402 // XA_RBROLLBACK
+	codeDuplicate          = 1440 // XAER_DUPID
+	codeRolledBackTimeout  = 1613 // XA_RBTIMEOUT
+	codeRolledBackDeadlock = 1614 // XA_RBDEADLOCK
+)
+
+// codeOf returns the number of an error that the server answered; false for any
+// other, such as a broken connection.
+func codeOf(err error) (code uint16, answered bool) {
+	var answer *sqldriver.MySQLError
+	if errors.As(err, &answer) {
+		return answer.Number, true
+	}
+	return 0, false
+}
+
+// isCode reports whether the server answered with one of these codes.
+func isCode(err error, codes ...uint16) bool {
+	code, answered := codeOf(err)
+	for _, c := range codes {
+		if answered && c == code {
+			return true
+		}
+	}
+	return false
+}
+
+// advise adds the next step to errors whose cause is outside of this program.
+func advise(err error) error {
+	code, answered := codeOf(err)
+	if !answered {
+		return err
+	}
+	step := ""
+	switch code {
+	case codeTooManyConnections:
+		step = "raise max_connections or run fewer transactions at once"
+	case codeAccessDenied:
+		step = "correct the user or password of this resource"
+	case codeDatabaseDenied, codeTableDenied:
+		step = "grant the user of this resource what the server names; on " + markerTable + ": SELECT, INSERT and DELETE"
+	case codeUnknownDatabase:
+		step = "create the database or correct the resource's data source name"
+	case codeKillDenied:
+		step = `GRANT CONNECTION_ADMIN ON *.* (MariaDB: CONNECTION ADMIN) to the user of this resource, or end the session yourself with KILL`
+	case codeLockWaitTimeout:
+		step = "somebody holds the lock for long: look at the process list and at \"concord recover\" for branches in doubt, then try again"
+	case codeDeadlock:
+		step = "the server chose this transaction to end a deadlock: run it again"
+	case codeReadOnly, codeReadOnlyMode:
+		step = "the server is read-only: point the resource at the primary, or switch read_only off; MariaDB lets READ_ONLY ADMIN finish branches"
+	case codeWrongState:
+		step = "inside a branch there is no DDL, BEGIN, COMMIT, ROLLBACK or LOCK TABLES"
+	case codeRMError:
+		step = "MySQL: GRANT XA_RECOVER_ADMIN ON *.* to the user of this resource; if it has that, look into the server's log"
+	case codeDuplicate:
+		step = "the name is in use: begin a new transaction"
+	default:
+		return err
+	}
+	return fmt.Errorf("%w: %s", err, step)
+}
+
+// rowsOf runs a query and returns all its rows as text.
+type rowsOf func(ctx context.Context, query string) ([][]string, error)
+
+// recoverList lists what is prepared and ours, and counts the rest.
+func recoverList(ctx context.Context, q rowsOf) (list []adapters.Prepared, foreign int, err error) {
+	rows, err := q(ctx, "XA RECOVER")
+	if err != nil {
+		return nil, 0, fmt.Errorf("list prepared branches: %w", err)
+	}
+	for _, row := range rows {
+		x, ours := parseListed(row)
+		if !ours {
+			foreign++
+			continue
+		}
+		list = append(list, adapters.Prepared{XID: x})
+	}
+	return list, foreign, nil
+}
+
+// parseListed reads a row of XA RECOVER: formatID, the lengths of the two parts, and
+// the bytes of both, which may be anything.
+func parseListed(row []string) (txn.XID, bool) {
+	if len(row) != 4 {
+		return txn.XID{}, false
+	}
+	format, err1 := strconv.ParseInt(row[0], 10, 64)
+	gtrid, err2 := strconv.Atoi(row[1])
+	bqual, err3 := strconv.Atoi(row[2])
+	data := row[3]
+	if err1 != nil || err2 != nil || err3 != nil || gtrid < 0 || bqual < 0 || gtrid+bqual != len(data) {
+		return txn.XID{}, false
+	}
+	return txn.ParseXA(format, []byte(data[:gtrid]), []byte(data[gtrid:]))
+}
