@@ -1,0 +1,188 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package concord
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/concordtx/concord/api"
+	concordv1 "github.com/concordtx/concord/api/concord/v1"
+	"github.com/concordtx/concord/txn"
+)
+
+// ID names a global transaction. Its text form has 26 characters.
+type ID = txn.ID
+
+// ParseID parses the text form of an ID.
+func ParseID(s string) (ID, error) { return txn.ParseID(s) }
+
+// Outcome is what became of a transaction.
+type Outcome = txn.Outcome
+
+// Unknown: older than what the cluster remembers. HeuristicMixed and HeuristicHazard:
+// a database ended a branch against the decision, or nobody can tell; an operator was told.
+const (
+	Unknown         = txn.Unknown
+	Committed       = txn.Committed
+	Aborted         = txn.Aborted
+	HeuristicMixed  = txn.HeuristicMixed
+	HeuristicHazard = txn.HeuristicHazard
+)
+
+const (
+	// dialPatience bounds the first conversation with the cluster.
+	dialPatience = 10 * time.Second
+	// settlePatience bounds how long the client keeps asking, off its caller's path, for a
+	// decision that its caller could not wait for.
+	settlePatience = 10 * time.Minute
+	// finishPatience bounds one attempt to end a branch on its own session.
+	finishPatience = 10 * time.Second
+)
+
+// Client runs global transactions. All methods may be called concurrently.
+type Client struct {
+	api       *api.Client
+	logger    *slog.Logger
+	resources resources
+	reports   *reports
+
+	// life ends with Close: what still runs in the background is given up then.
+	life context.Context
+	end  context.CancelFunc
+
+	mu     sync.Mutex
+	closed bool
+	group  sync.WaitGroup // goroutines that outlive their caller
+}
+
+// Dial connects to the cluster of which the nodes at addrs, "host:port" each, are
+// some or all. It fails if none of them answers before ctx ends or ten seconds
+// have passed, or if the cluster was not formed yet.
+func Dial(ctx context.Context, addrs []string, opts ...Option) (*Client, error) {
+	o := config{logger: slog.New(slog.DiscardHandler)}
+	for _, opt := range opts {
+		opt(&o)
+	}
+	caller, err := api.Dial(addrs, api.ClientOptions{TLS: o.tls, Logger: o.logger})
+	if err != nil {
+		return nil, fmt.Errorf("dial: %w", err)
+	}
+	c := &Client{api: caller, logger: o.logger}
+	c.resources.api = caller
+	ctx, cancel := context.WithTimeout(ctx, dialPatience)
+	defer cancel()
+	if err := c.resources.refresh(ctx); err != nil {
+		_ = caller.Close() // always nil
+		return nil, fmt.Errorf("dial: %w", err)
+	}
+	c.life, c.end = context.WithCancel(context.Background())
+	c.reports = newReports(caller, o.logger)
+	c.group.Go(func() { c.reports.run(c.life) })
+	return c, nil
+}
+
+// Close gives up what runs in the background, reports finished branches that were
+// not reported yet, and closes the connections to the cluster. Transactions must have
+// ended before; branches that are left are ended by the cluster.
+func (c *Client) Close() error {
+	c.mu.Lock()
+	c.closed = true
+	c.mu.Unlock()
+	c.end()
+	c.group.Wait()
+	return c.api.Close()
+}
+
+// inBackground runs do in a goroutine that Close waits for; do ends soon after c.life.
+// It reports false, and does nothing, after Close.
+func (c *Client) inBackground(do func()) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.closed {
+		c.group.Go(do)
+	}
+	return !c.closed
+}
+
+// Run begins a transaction, calls fn, and commits if fn returns nil. Otherwise it
+// rolls back, and the error wraps what fn returned and ErrAborted; a panic of fn rolls
+// back and goes on. fn is called once: whether to try again after ErrAborted
+// is the caller's to decide. Errors are those of Tx.Commit.
+func (c *Client) Run(ctx context.Context, fn func(ctx context.Context, tx *Tx) error, opts ...TxOption) error {
+	tx, err := c.Begin(ctx, opts...)
+	if err != nil {
+		return err
+	}
+	work, cancel := context.WithDeadline(ctx, tx.deadline)
+	defer cancel()
+	returned := false
+	defer func() {
+		if !returned { // fn panicked, or ended the goroutine
+			c.logRollback(tx, tx.Rollback(ctx))
+		}
+	}()
+	err = fn(work, tx)
+	returned = true
+	if err == nil {
+		return tx.Commit(ctx)
+	}
+	rollback := tx.Rollback(ctx)
+	if errors.Is(rollback, ErrTxEnded) { // fn has ended it itself and knows how
+		return err
+	}
+	c.logRollback(tx, rollback)
+	return &AbortedError{GID: tx.id, Err: err}
+}
+
+func (c *Client) logRollback(tx *Tx, err error) {
+	if err != nil && !errors.Is(err, ErrTxEnded) {
+		c.logger.Warn("rolling back left branches for the databases to end", "gid", tx.id, "error", err)
+	}
+}
+
+// Begin starts a transaction. It sends nothing. Whoever calls Begin must call Commit
+// or Rollback.
+func (c *Client) Begin(ctx context.Context, opts ...TxOption) (*Tx, error) {
+	o, protocol, err := newTxConfig(opts)
+	if err != nil {
+		return nil, err
+	}
+	if c.life.Err() != nil {
+		return nil, fmt.Errorf("begin: %w", ErrClosed)
+	}
+	if err := ctx.Err(); err != nil {
+		return nil, fmt.Errorf("begin: %w", err)
+	}
+	cluster, longest := c.resources.cluster()
+	now := time.Now()
+	deadline := now.Add(o.timeout)
+	if longest > 0 && longest < o.timeout {
+		deadline = now.Add(longest)
+	}
+	if d, ok := ctx.Deadline(); ok && d.Before(deadline) {
+		deadline = d
+	}
+	return newTx(c, txn.NewID(now), cluster, protocol, deadline), nil
+}
+
+// Outcome settles what became of a transaction: one that nobody decided to commit is
+// aborted by the question, so the answer is final. With Unknown the error says why.
+func (c *Client) Outcome(ctx context.Context, id ID) (Outcome, error) {
+	res, err := c.api.Outcome(ctx, &concordv1.OutcomeRequest{Gid: id.String()})
+	if err != nil {
+		return Unknown, fmt.Errorf("outcome of %s: %w", id, err)
+	}
+	outcome, err := api.ParseOutcome("outcome", res.GetOutcome())
+	if err != nil {
+		return Unknown, fmt.Errorf("outcome of %s: the cluster answered what this version does not know: %w", id, err)
+	}
+	if outcome == Unknown {
+		return Unknown, fmt.Errorf("outcome of %s: %w", id, api.ErrTooOld)
+	}
+	return outcome, nil
+}

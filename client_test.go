@@ -1,0 +1,430 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package concord_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
+
+	"github.com/concordtx/concord"
+	"github.com/concordtx/concord/adapters"
+	"github.com/concordtx/concord/adapters/memory"
+	"github.com/concordtx/concord/api"
+	concordv1 "github.com/concordtx/concord/api/concord/v1"
+	"github.com/concordtx/concord/api/concord/v1/concordv1connect"
+	"github.com/concordtx/concord/txn"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+const cluster = txn.ClusterID(0xc0ffee01)
+
+// leader is the table of a coordinator behind the API, without a log: what the SDK
+// talks to here. The real node is met in the end-to-end tests.
+type leader struct {
+	concordv1connect.UnimplementedCoordinatorServiceHandler
+	resources []*concordv1.ResourceStatus
+
+	mu       sync.Mutex
+	table    *txn.Table
+	counter  uint64
+	commits  int
+	finished []api.Finished
+
+	// before, if set, is asked before a commit request is handled: an error is the answer.
+	before func(context.Context) error
+	// after, if set, is asked before its answer is sent.
+	after func(context.Context) error
+}
+
+// archive keeps finished transactions; the leader's mutex guards it.
+type archive map[txn.ID]txn.Txn
+
+func (a archive) Finished(id txn.ID) (txn.Txn, bool) { x, ok := a[id]; return x, ok }
+
+func (a archive) Keep(c txn.Changes) {
+	for _, x := range c.Finished {
+		a[x.ID] = x
+	}
+}
+
+func (l *leader) decide(r txn.Record) (txn.Verdict, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.counter++
+	changes, err := l.table.Apply(txn.Position{Epoch: 1, Counter: l.counter}, txn.EncodeRecords(nil, r))
+	if err != nil {
+		return txn.Verdict{}, err
+	}
+	return changes.Verdicts[0], nil
+}
+
+func (l *leader) Commit(ctx context.Context, r *concordv1.CommitRequest) (*concordv1.CommitResponse, error) {
+	if l.before != nil {
+		if err := l.before(ctx); err != nil {
+			return nil, api.ToStatus(err)
+		}
+	}
+	c, err := api.ParseCommit(r)
+	if err != nil {
+		return nil, api.ToStatus(err)
+	}
+	v, err := l.decide(txn.CommitRecord{ID: c.ID, Branches: c.Branches})
+	if err != nil {
+		return nil, api.ToStatus(err)
+	}
+	l.mu.Lock()
+	l.commits++
+	l.mu.Unlock()
+	if l.after != nil {
+		if err := l.after(ctx); err != nil {
+			return nil, api.ToStatus(err)
+		}
+	}
+	return &concordv1.CommitResponse{Decision: v.Decision.String(), Reason: v.Reason}, nil
+}
+
+func (l *leader) Outcome(_ context.Context, r *concordv1.OutcomeRequest) (*concordv1.OutcomeResponse, error) {
+	id, err := api.ParseID("gid", r.GetGid())
+	if err != nil {
+		return nil, api.ToStatus(err)
+	}
+	v, err := l.decide(txn.AbortRecord{ID: id, Reason: "somebody asked and nobody had committed it"})
+	if err != nil {
+		return nil, api.ToStatus(err)
+	}
+	outcome := txn.Aborted
+	if v.Decision == txn.Commit {
+		outcome = txn.Committed
+	}
+	return &concordv1.OutcomeResponse{Outcome: outcome.String(), Reason: v.Reason}, nil
+}
+
+func (l *leader) Finished(_ context.Context, r *concordv1.FinishedRequest) (*concordv1.FinishedResponse, error) {
+	finished, err := api.ParseFinished(r)
+	if err != nil {
+		return nil, api.ToStatus(err)
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.finished = append(l.finished, finished...)
+	return &concordv1.FinishedResponse{}, nil
+}
+
+func (l *leader) Resources(context.Context, *concordv1.ResourcesRequest) (*concordv1.ResourcesResponse, error) {
+	return &concordv1.ResourcesResponse{Cluster: cluster.String(), Resources: l.resources, MaxTransactionMs: 60_000}, nil
+}
+
+func (l *leader) asked() (commits, finished int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.commits, len(l.finished)
+}
+
+// bank is two databases, a leader that knows them, and a client.
+type bank struct {
+	*leader
+	client          *concord.Client
+	orders, billing *memory.Resource
+	disks           [2]*memory.Disk
+}
+
+func newBank(t *testing.T) *bank {
+	t.Helper()
+	b := &bank{leader: &leader{table: txn.NewTable(txn.Meta{}, nil, archive{})}, disks: [2]*memory.Disk{memory.NewDisk(), memory.NewDisk()}}
+	b.orders, b.billing = memory.New("orders", b.disks[0]), memory.New("billing", b.disks[1])
+	for _, r := range []*memory.Resource{b.orders, b.billing} {
+		identity, err := r.Identity(t.Context())
+		require.NoError(t, err)
+		b.resources = append(b.resources, &concordv1.ResourceStatus{Name: r.Name(), Driver: r.Driver(), Ok: true, Identity: identity})
+	}
+	mux := http.NewServeMux()
+	mux.Handle(concordv1connect.NewCoordinatorServiceHandler(b.leader))
+	server := httptest.NewServer(mux)
+	t.Cleanup(server.Close)
+	client, err := concord.Dial(t.Context(), []string{server.Listener.Addr().String()})
+	require.NoError(t, err)
+	b.client = client
+	t.Cleanup(func() { require.NoError(t, client.Close()) })
+	return b
+}
+
+// transfer moves 5 from orders to billing within tx.
+func (b *bank) transfer(ctx context.Context, tx *concord.Tx) error {
+	for r, delta := range map[*memory.Resource]int64{b.orders: -5, b.billing: 5} {
+		m, err := r.Tx(ctx, tx)
+		if err != nil {
+			return err
+		}
+		if _, err := m.Add(ctx, "A", delta); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (b *bank) requireMoved(t *testing.T, amount int64) {
+	t.Helper()
+	require.Equal(t, -amount, b.disks[0].Sum())
+	require.Equal(t, amount, b.disks[1].Sum())
+	require.Empty(t, b.prepared(t))
+}
+
+func (b *bank) prepared(t *testing.T) (all []adapters.Prepared) {
+	t.Helper()
+	for _, r := range []*memory.Resource{b.orders, b.billing} {
+		list, err := r.Recover(context.WithoutCancel(t.Context()))
+		require.NoError(t, err)
+		all = append(all, list...)
+	}
+	return all
+}
+
+func TestRunCommitsBothBranchesWithOneRequest(t *testing.T) {
+	b := newBank(t)
+	require.NoError(t, b.client.Run(t.Context(), b.transfer))
+	b.requireMoved(t, 5)
+	require.NoError(t, b.client.Close())
+	commits, finished := b.asked()
+	require.Equal(t, 1, commits)
+	require.Equal(t, 2, finished, "Close reports what was finished")
+}
+
+func TestOneBranchOrNoneIsCommittedWithoutTheCluster(t *testing.T) {
+	b := newBank(t)
+	require.NoError(t, b.client.Run(t.Context(), func(context.Context, *concord.Tx) error { return nil }))
+	require.NoError(t, b.client.Run(t.Context(), func(ctx context.Context, tx *concord.Tx) error {
+		m, err := b.orders.Tx(ctx, tx)
+		if err != nil {
+			return err
+		}
+		return m.Put(ctx, "A", 7)
+	}))
+	require.EqualValues(t, 7, b.disks[0].Sum())
+	commits, _ := b.asked()
+	require.Zero(t, commits)
+}
+
+func TestReadOnlyBranchesNeedNoDecision(t *testing.T) {
+	b := newBank(t)
+	require.NoError(t, b.client.Run(t.Context(), func(ctx context.Context, tx *concord.Tx) error {
+		for _, r := range []*memory.Resource{b.orders, b.billing} {
+			m, err := r.Tx(ctx, tx)
+			if err != nil {
+				return err
+			}
+			if _, _, err := m.Get(ctx, "A"); err != nil {
+				return err
+			}
+		}
+		return nil
+	}))
+	commits, _ := b.asked()
+	require.Zero(t, commits)
+}
+
+func TestAnErrorOfTheFunctionRollsBackAndIsReturned(t *testing.T) {
+	b := newBank(t)
+	broke := errors.New("broke")
+	err := b.client.Run(t.Context(), func(ctx context.Context, tx *concord.Tx) error {
+		return errors.Join(b.transfer(ctx, tx), broke)
+	})
+	require.ErrorIs(t, err, broke)
+	require.ErrorIs(t, err, concord.ErrAborted)
+	b.requireMoved(t, 0)
+}
+
+func TestAPanicRollsBackAndGoesOn(t *testing.T) {
+	b := newBank(t)
+	require.PanicsWithValue(t, "oh no", func() {
+		_ = b.client.Run(t.Context(), func(ctx context.Context, tx *concord.Tx) error {
+			require.NoError(t, b.transfer(ctx, tx))
+			panic("oh no")
+		})
+	})
+	b.requireMoved(t, 0)
+}
+
+func TestAContextThatEndsInsideTheFunctionRollsBack(t *testing.T) {
+	b := newBank(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	err := b.client.Run(ctx, func(ctx context.Context, tx *concord.Tx) error {
+		err := b.transfer(ctx, tx)
+		cancel()
+		return err
+	})
+	require.ErrorIs(t, err, concord.ErrAborted)
+	require.ErrorIs(t, err, context.Canceled)
+	b.requireMoved(t, 0)
+}
+
+func TestANoAbortsAndNamesTheResource(t *testing.T) {
+	b := newBank(t)
+	err := b.client.Run(t.Context(), func(ctx context.Context, tx *concord.Tx) error {
+		if err := b.transfer(ctx, tx); err != nil {
+			return err
+		}
+		m, err := b.billing.Tx(ctx, tx)
+		if err != nil {
+			return err
+		}
+		_ = m.Put(ctx, "", 1) // the branch is doomed, and the application overlooks it
+		return nil
+	})
+	var aborted *concord.AbortedError
+	require.ErrorAs(t, err, &aborted)
+	require.Equal(t, "billing", aborted.Resource)
+	require.ErrorIs(t, err, memory.ErrNoKey)
+	b.requireMoved(t, 0)
+	commits, _ := b.asked()
+	require.Zero(t, commits, "presumed abort sends no message")
+}
+
+func TestARefusedRequestAbortsForGood(t *testing.T) {
+	b := newBank(t)
+	b.before = func(context.Context) error { return fmt.Errorf("resource billing: %w", api.ErrInvalid) }
+	tx, err := b.client.Begin(t.Context())
+	require.NoError(t, err)
+	require.NoError(t, b.transfer(t.Context(), tx))
+	err = tx.Commit(t.Context())
+	require.ErrorIs(t, err, concord.ErrAborted)
+	require.ErrorContains(t, err, "resource billing: invalid request")
+	b.requireMoved(t, 0)
+	outcome, err := b.client.Outcome(t.Context(), tx.ID())
+	require.NoError(t, err)
+	require.Equal(t, concord.Aborted, outcome)
+}
+
+func TestAnAnswerThatComesTooLateIsUnknownAndCarriedOutLater(t *testing.T) {
+	b := newBank(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	answer := make(chan struct{})
+	b.after = func(ctx context.Context) error {
+		cancel() // the application stops waiting once the decision is made
+		select {
+		case <-answer:
+		case <-ctx.Done():
+		}
+		return nil
+	}
+	tx, err := b.client.Begin(ctx)
+	require.NoError(t, err)
+	require.NoError(t, b.transfer(ctx, tx))
+	err = tx.Commit(ctx)
+	var unknown *concord.UnknownError
+	require.ErrorAs(t, err, &unknown)
+	require.Equal(t, tx.ID(), unknown.GID)
+	require.ErrorIs(t, err, concord.ErrUnknownOutcome)
+	require.ErrorIs(t, err, context.Canceled)
+	require.Len(t, b.prepared(t), 2, "nothing is finished while nothing is known")
+
+	close(answer)
+	require.Eventually(t, func() bool { return len(b.prepared(t)) == 0 }, 10*time.Second, 5*time.Millisecond)
+	b.requireMoved(t, 5)
+	outcome, err := b.client.Outcome(t.Context(), tx.ID())
+	require.NoError(t, err)
+	require.Equal(t, concord.Committed, outcome)
+}
+
+func TestAContextThatEndedBeforeCommitAborts(t *testing.T) {
+	b := newBank(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	tx, err := b.client.Begin(ctx)
+	require.NoError(t, err)
+	require.NoError(t, b.transfer(ctx, tx))
+	cancel()
+	require.ErrorIs(t, tx.Commit(ctx), concord.ErrAborted)
+	b.requireMoved(t, 0)
+}
+
+func TestATransactionEndsOnce(t *testing.T) {
+	b := newBank(t)
+	tx, err := b.client.Begin(t.Context())
+	require.NoError(t, err)
+	require.NoError(t, b.transfer(t.Context(), tx))
+	require.NoError(t, tx.Commit(t.Context()))
+	require.ErrorIs(t, tx.Commit(t.Context()), concord.ErrTxEnded)
+	require.ErrorIs(t, tx.Rollback(t.Context()), concord.ErrTxEnded)
+	_, err = b.orders.Tx(t.Context(), tx)
+	require.ErrorIs(t, err, concord.ErrTxEnded)
+	b.requireMoved(t, 5)
+
+	tx, err = b.client.Begin(t.Context())
+	require.NoError(t, err)
+	require.NoError(t, b.transfer(t.Context(), tx))
+	require.NoError(t, tx.Rollback(t.Context()))
+	require.ErrorIs(t, tx.Commit(t.Context()), concord.ErrTxEnded)
+	b.requireMoved(t, 5)
+}
+
+func TestAResourceThatDoesNotFitIsRefusedAtFirstUse(t *testing.T) {
+	b := newBank(t)
+	b.resources = append(b.resources,
+		&concordv1.ResourceStatus{Name: "other", Driver: "memory", Identity: "memory elsewhere"},
+		&concordv1.ResourceStatus{Name: "pg", Driver: "postgres", Identity: "x"},
+		&concordv1.ResourceStatus{Name: "silent", Driver: "memory", Error: "connection refused"})
+	for name, text := range map[string]string{
+		"nowhere": `knows no resource "nowhere", only billing, orders, other, pg, silent`,
+		"other":   "at the coordinator, which could not finish a branch of yours",
+		"pg":      `"pg" is a memory database here and a postgres database at the coordinator`,
+		"silent":  `(connection refused): run "concord resource check silent"`,
+	} {
+		err := b.client.Run(t.Context(), func(ctx context.Context, tx *concord.Tx) error {
+			_, err := memory.New(name, memory.NewDisk()).Tx(ctx, tx)
+			return err
+		})
+		require.ErrorIs(t, err, concord.ErrResource)
+		require.ErrorContains(t, err, text)
+	}
+}
+
+func TestBadOptionsAreRefused(t *testing.T) {
+	b := newBank(t)
+	_, err := b.client.Begin(t.Context(), concord.WithProtocol("three_phase"))
+	require.EqualError(t, err, `begin: WithProtocol: "three_phase" is not a protocol that this version knows, want two_phase`)
+	_, err = b.client.Begin(t.Context(), concord.WithTimeout(-1))
+	require.ErrorIs(t, err, api.ErrInvalid)
+	_, err = b.client.Begin(t.Context(), concord.WithProtocol("two_phase"), concord.WithTimeout(time.Second))
+	require.NoError(t, err)
+	require.NoError(t, b.client.Close())
+	_, err = b.client.Begin(t.Context())
+	require.ErrorIs(t, err, concord.ErrClosed)
+}
+
+func TestManyTransactionsAtOnceKeepTheSum(t *testing.T) {
+	b := newBank(t)
+	var workers sync.WaitGroup
+	for range 8 {
+		workers.Go(func() {
+			for range 25 {
+				err := b.client.Run(t.Context(), func(ctx context.Context, tx *concord.Tx) error {
+					// One order for all, so that no two databases wait for each other.
+					for i, r := range []*memory.Resource{b.orders, b.billing} {
+						m, err := r.Tx(ctx, tx)
+						if err != nil {
+							return err
+						}
+						if _, err := m.Add(ctx, "A", int64(10*i-5)); err != nil {
+							return err
+						}
+					}
+					return nil
+				})
+				if err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	workers.Wait()
+	b.requireMoved(t, 1000)
+}

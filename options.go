@@ -1,0 +1,61 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package concord
+
+import (
+	"crypto/tls"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/concordtx/concord/api"
+	"github.com/concordtx/concord/txn"
+)
+
+// Option configures a Client.
+type Option func(*config)
+
+type config struct {
+	tls    *tls.Config
+	logger *slog.Logger
+}
+
+// WithTLS uses TLS for all connections to the cluster.
+func WithTLS(c *tls.Config) Option { return func(o *config) { o.tls = c } }
+
+// WithLogger logs what no error tells: outcomes that are settled late, reports that
+// were dropped. The default is silence.
+func WithLogger(l *slog.Logger) Option { return func(o *config) { o.logger = l } }
+
+// TxOption configures one transaction.
+type TxOption func(*txConfig)
+
+type txConfig struct {
+	timeout  time.Duration
+	protocol string
+}
+
+// DefaultTimeout is how long a transaction may take from Begin to the decision.
+const DefaultTimeout = 30 * time.Second
+
+// WithTimeout changes DefaultTimeout for one transaction. The cluster's longest transaction
+// and the deadline of the context may end it earlier.
+func WithTimeout(d time.Duration) TxOption { return func(o *txConfig) { o.timeout = d } }
+
+// WithProtocol chooses the commit protocol: "two_phase", the default.
+func WithProtocol(name string) TxOption { return func(o *txConfig) { o.protocol = name } }
+
+func newTxConfig(opts []TxOption) (txConfig, txn.Protocol, error) {
+	o := txConfig{timeout: DefaultTimeout}
+	for _, opt := range opts {
+		opt(&o)
+	}
+	if o.timeout <= 0 {
+		return o, 0, fmt.Errorf("begin: WithTimeout(%v): %w: want a positive duration", o.timeout, api.ErrInvalid)
+	}
+	protocol, err := api.ParseProtocol("WithProtocol", o.protocol)
+	if err != nil {
+		return o, 0, fmt.Errorf("begin: %w", err)
+	}
+	return o, protocol, nil
+}

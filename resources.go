@@ -1,0 +1,149 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package concord
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/concordtx/concord/adapters"
+	"github.com/concordtx/concord/api"
+	concordv1 "github.com/concordtx/concord/api/concord/v1"
+	"github.com/concordtx/concord/txn"
+)
+
+// maxFitting bounds how many resources are remembered as checked.
+const maxFitting = 1024
+
+// resources is what the cluster said about itself and its databases, and which of
+// the application's fit.
+type resources struct {
+	api *api.Client
+
+	mu      sync.Mutex
+	id      txn.ClusterID
+	longest time.Duration
+	known   []*concordv1.ResourceStatus
+	fitting map[adapters.Opener]bool // adapters are pointers
+}
+
+func (r *resources) cluster() (id txn.ClusterID, longest time.Duration) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.id, r.longest
+}
+
+// refresh asks the cluster, and waits for it to be formed until ctx ends.
+func (r *resources) refresh(ctx context.Context) error {
+	for {
+		res, err := r.api.Resources(ctx, &concordv1.ResourcesRequest{})
+		if err != nil {
+			return err
+		}
+		if res.GetCluster() == "" {
+			if err := wait(ctx, 50*time.Millisecond); err != nil {
+				return fmt.Errorf("the cluster has not been formed yet: %w: start a majority of its nodes", err)
+			}
+			continue
+		}
+		id, err := api.ParseCluster("cluster", res.GetCluster())
+		if err != nil {
+			return err
+		}
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		r.id, r.known = id, res.GetResources()
+		r.longest = time.Duration(res.GetMaxTransactionMs()) * time.Millisecond
+		return nil
+	}
+}
+
+// fits checks at first use that the cluster could finish the branches of an
+// application's resource. The error wraps ErrResource and names both sides.
+func (r *resources) fits(ctx context.Context, o adapters.Opener) error {
+	r.mu.Lock()
+	fitting := r.fitting[o]
+	r.mu.Unlock()
+	if fitting {
+		return nil
+	}
+	ours, err := o.Identity(ctx)
+	if err != nil {
+		return fmt.Errorf("ask %s which database it is: %w", o.Name(), err)
+	}
+	theirs := r.find(o.Name())
+	if theirs.GetIdentity() == "" { // unknown, or not asked yet when we looked: look again
+		if err := r.refresh(ctx); err != nil {
+			return fmt.Errorf("check resource %s: %w", o.Name(), err)
+		}
+		theirs = r.find(o.Name())
+	}
+	if err := r.compare(o, ours, theirs); err != nil {
+		return err
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.fitting == nil || len(r.fitting) >= maxFitting {
+		r.fitting = make(map[adapters.Opener]bool)
+	}
+	r.fitting[o] = true
+	return nil
+}
+
+func (r *resources) compare(o adapters.Opener, ours string, theirs *concordv1.ResourceStatus) error {
+	switch {
+	case theirs == nil:
+		return fmt.Errorf("%w: the coordinator knows no resource %q, only %s: add it to the nodes' config, or use a name from \"concord resource ls\"",
+			ErrResource, o.Name(), r.names())
+	case theirs.GetDriver() != o.Driver():
+		return fmt.Errorf("%w: %q is a %s database here and a %s database at the coordinator: give one of them another name",
+			ErrResource, o.Name(), o.Driver(), theirs.GetDriver())
+	case theirs.GetIdentity() == "":
+		return fmt.Errorf("%w: the coordinator could not ask its %q which database it is (%s): run \"concord resource check %s\"",
+			ErrResource, o.Name(), theirs.GetError(), o.Name())
+	case theirs.GetIdentity() != ours:
+		return fmt.Errorf("%w: %q is %s here and %s at the coordinator, which could not finish a branch of yours: let both connect to the same database",
+			ErrResource, o.Name(), ours, theirs.GetIdentity())
+	}
+	return nil
+}
+
+func (r *resources) find(name string) *concordv1.ResourceStatus {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, s := range r.known {
+		if s.GetName() == name {
+			return s
+		}
+	}
+	return nil
+}
+
+func (r *resources) names() string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if len(r.known) == 0 {
+		return "none at all"
+	}
+	var names []string
+	for _, s := range r.known {
+		names = append(names, s.GetName())
+	}
+	slices.Sort(names)
+	return strings.Join(names, ", ")
+}
+
+func wait(ctx context.Context, d time.Duration) error {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
