@@ -1,0 +1,299 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package zab
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/cockroachdb/datadriven"
+)
+
+// TestTraces runs the stories in testdata. Commands, with n1 for a node, n1->n2 for a
+// direction, and everything that the nodes do in return printed:
+//
+//	cluster voters=3 observers=1     a new cluster, all nodes started, nothing sent yet
+//	tick n1 3                        time for one node, or for "all"
+//	deliver [n1->n2 [k]]             messages arrive: all there are, of one wire, or k of them
+//	persist n1 [k], apply n1         the oldest writes become durable; deliveries are applied
+//	settle, run 5                    everything arrives; that after each of 5 ticks. Prints no messages
+//	drop n1->n2 [k], cut n1 n2, heal messages are lost without notice, once or from now on
+//	lost n1 n2                       n1 is told that its connection to n2 is gone
+//	crash n1, start n1               what was not persisted is gone
+//	keep n1->n2, replay              the first message of a wire arrives a second time, later
+//	propose n1 x, read n1, status, disk n1
+//	promise n1 8                     the disk of a node that is down: Accepted, promised to itself
+func TestTraces(t *testing.T) {
+	datadriven.Walk(t, "testdata/traces", func(t *testing.T, path string) {
+		s := &story{}
+		datadriven.RunTest(t, path, s.run)
+	})
+}
+
+type story struct {
+	*cluster
+	out   strings.Builder
+	quiet bool
+	kept  wireMessage
+}
+
+func (s *story) run(t *testing.T, d *datadriven.TestData) string {
+	s.out.Reset()
+	s.quiet = d.Cmd == "run" || d.Cmd == "settle"
+	var args []string
+	for _, a := range d.CmdArgs {
+		args = append(args, a.String())
+	}
+	if err := s.command(d.Cmd, args); err != nil {
+		d.Fatalf(t, "%v", err)
+	}
+	if s.out.Len() == 0 {
+		return "nothing\n"
+	}
+	return s.out.String()
+}
+
+func (s *story) command(cmd string, args []string) error {
+	arg := func(i int) string {
+		if i < len(args) {
+			return args[i]
+		}
+		return ""
+	}
+	count := func(i int) int {
+		if k, err := strconv.Atoi(arg(i)); err == nil {
+			return k
+		}
+		return 1 << 20
+	}
+	switch cmd {
+	case "cluster":
+		return s.create(args)
+	case "settle":
+		s.settle()
+		return nil
+	case "run":
+		s.cluster.run(count(0))
+		return nil
+	case "deliver":
+		s.arrive(arg(0), count(1))
+		return nil
+	case "drop":
+		from, to := wireOf(arg(0))
+		k := min(count(1), len(s.wires[from][to]))
+		s.wires[from][to] = s.wires[from][to][k:]
+		fmt.Fprintf(&s.out, "%d lost\n", k)
+		return nil
+	case "heal":
+		for _, row := range s.cut {
+			clear(row)
+		}
+		return nil
+	case "keep":
+		from, to := wireOf(arg(0))
+		s.kept = wireMessage{from, to, s.wires[from][to][0]}
+		return nil
+	case "replay":
+		s.wires[s.kept.from][s.kept.to] = append(s.wires[s.kept.from][s.kept.to], s.kept.bytes)
+		return nil
+	case "status":
+		for _, h := range s.hosts {
+			if h.core == nil {
+				fmt.Fprintf(&s.out, "n%d is down\n", h.cfg.ID)
+				continue
+			}
+			fmt.Fprintln(&s.out, h.core)
+		}
+		return nil
+	case "tick":
+		for _, h := range s.hosts {
+			if arg(0) == "all" || h == s.host(arg(0)) {
+				for range max(1, count(1)%(1<<20)) {
+					s.step(h, Tick{})
+				}
+			}
+		}
+		return nil
+	}
+	return s.commandAt(cmd, s.host(arg(0)), arg(1), count(1))
+}
+
+// commandAt runs a command whose first argument is a node.
+func (s *story) commandAt(cmd string, h *host, arg string, k int) error {
+	switch cmd {
+	case "persist":
+		s.persist(h, k)
+	case "apply":
+		for s.apply(h) {
+			continue
+		}
+	case "cut":
+		i, j := h.cfg.ID-1, s.host(arg).cfg.ID-1
+		s.cut[i][j], s.cut[j][i] = true, true
+		s.wires[i][j], s.wires[j][i] = nil, nil
+	case "lost":
+		s.step(h, PeerLost{s.host(arg).cfg.ID})
+	case "crash":
+		fmt.Fprintf(&s.out, "n%d loses %d writes\n", h.cfg.ID, len(h.writes))
+		s.crash(h)
+	case "start":
+		return s.start(h)
+	case "propose":
+		s.propose(h, arg)
+	case "read":
+		h.asked++
+		s.step(h, ReadAsked{h.asked})
+	case "promise":
+		h.disk.hard.Accepted, h.disk.hard.AcceptedFrom = Epoch(k), h.cfg.ID
+	case "disk":
+		fmt.Fprintf(&s.out, "n%d promised %d current %d log%s\n", h.cfg.ID, h.disk.hard.Accepted, h.disk.hard.Current, zxids(h.disk.log))
+	default:
+		return fmt.Errorf("no command %q", cmd)
+	}
+	return nil
+}
+
+func (s *story) create(args []string) error {
+	voters, observers := 3, 0
+	for _, a := range args {
+		name, value, _ := strings.Cut(a, "=")
+		k, err := strconv.Atoi(value)
+		switch {
+		case err != nil:
+			return err
+		case name == "voters":
+			voters = k
+		case name == "observers":
+			observers = k
+		}
+	}
+	s.cluster = newCluster(voters, observers, nil)
+	s.observe = s.print
+	for _, h := range s.hosts {
+		if err := s.start(h); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (s *story) host(name string) *host {
+	k, err := strconv.Atoi(strings.TrimPrefix(name, "n"))
+	if err != nil || k < 1 || k > len(s.hosts) {
+		panic("no node " + name)
+	}
+	return s.hosts[k-1]
+}
+
+func wireOf(text string) (from, to int) {
+	if _, err := fmt.Sscanf(text, "n%d->n%d", &from, &to); err != nil {
+		panic("no wire " + text)
+	}
+	return from - 1, to - 1
+}
+
+// arrive delivers what is on the wires now, not the answers to it.
+func (s *story) arrive(wire string, k int) {
+	lengths := map[[2]int]int{}
+	for i := range s.hosts {
+		for j := range s.hosts {
+			lengths[[2]int{i, j}] = len(s.wires[i][j])
+		}
+	}
+	for i := range s.hosts {
+		for j := range s.hosts {
+			if wire != "" {
+				if from, to := wireOf(wire); from != i || to != j {
+					continue
+				}
+			}
+			for range min(k, lengths[[2]int{i, j}]) {
+				s.deliver(i, j)
+			}
+		}
+	}
+}
+
+func (s *story) print(h *host, e Effect) {
+	if _, ok := e.(Send); ok && s.quiet {
+		return
+	}
+	if _, ok := e.(Write); ok && s.quiet {
+		return
+	}
+	fmt.Fprintf(&s.out, "n%d %s\n", h.cfg.ID, effectText(e))
+}
+
+func effectText(e Effect) string {
+	switch e := e.(type) {
+	case Send:
+		return fmt.Sprintf("-> n%d %s", e.Message.To, bodyText(e.Message))
+	case Write:
+		return "writes" + writeText(e)
+	case Deliver:
+		return "delivers" + zxids(e.Entries)
+	case RoleChanged:
+		text := fmt.Sprintf("is %s", e.Role)
+		if e.Leader != 0 {
+			text += fmt.Sprintf(" n%d epoch %d, %s", e.Leader, e.Epoch, e.Phase)
+		}
+		if e.Established {
+			text += ", established"
+		}
+		return text + ": " + e.Reason
+	case Accepted:
+		return fmt.Sprintf("accepts %s", e.Zxid)
+	case Refused:
+		return fmt.Sprintf("refuses: %v", e.Err)
+	case Dropped:
+		return fmt.Sprintf("does not know the fate of its entries after %s", e.After)
+	case ReadReady:
+		return fmt.Sprintf("serves read %d at %s", e.ID, e.Index)
+	case ReadFailed:
+		return fmt.Sprintf("fails read %d", e.ID)
+	case Note:
+		return "notes: " + e.Text
+	}
+	return fmt.Sprintf("%T", e)
+}
+
+func bodyText(m Message) string {
+	switch b := m.Body.(type) {
+	case Ballot:
+		return fmt.Sprintf("Ballot round %d %s for n%d (%d, %s)", b.Round, b.State, b.Vote.Leader, b.Vote.Epoch, b.Vote.Last)
+	case Propose:
+		return fmt.Sprintf("Propose%s commit %s", zxids(b.Entries), b.Commit)
+	case Inform:
+		return "Inform" + zxids(b.Entries)
+	case FollowerInfo:
+		return fmt.Sprintf("FollowerInfo %+v session %x", b, m.Session)
+	}
+	return strings.TrimPrefix(fmt.Sprintf("%T %+v epoch %d", m.Body, m.Body, m.Epoch), "zab.")
+}
+
+func writeText(w Write) string {
+	text := fmt.Sprintf(" #%d", w.ID)
+	if w.TruncateAfter != nil {
+		text += fmt.Sprintf(" truncate after %s", *w.TruncateAfter)
+	}
+	if len(w.Entries) > 0 {
+		text += " append" + zxids(w.Entries)
+	}
+	if w.Hard != nil {
+		text += fmt.Sprintf(" promised %d to n%d, current %d", w.Hard.Accepted, w.Hard.AcceptedFrom, w.Hard.Current)
+	}
+	return text
+}
+
+func zxids(entries []Entry) string {
+	var b strings.Builder
+	for _, e := range entries {
+		fmt.Fprintf(&b, " %s", e.Zxid)
+		if len(e.Data) > 0 {
+			fmt.Fprintf(&b, "(%s)", e.Data)
+		}
+	}
+	return b.String()
+}
