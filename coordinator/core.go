@@ -105,23 +105,21 @@ type Core struct {
 	digests            digestRing
 
 	// What only a leader has, dropped with its leadership:
-	batch      []txn.Record          // records of this turn
-	batchAcks  []uint64              // requests that wait for the delivery of the batch
-	waiting    map[txn.ID][]uint64   // requests that wait for a verdict
-	acks       map[zab.Zxid][]uint64 // requests that wait for the delivery of an entry
-	asked      map[uint64]zab.Zxid   // proposals of this turn: their zxid
-	views      map[uint64]txn.ID     // ViewAsked requests that wait for a read index
-	unfinished map[txn.ID]*phaseTwo  // committed, not ended
-	tasks      map[txn.XID]Task      // with the recovery workers
-	load       map[string]int        // how many of them by resource
-	nextSweep  time.Time
-	ends       []txn.ID
-	nextEnds   time.Time
-	evidence   []txn.XID
-	nextEvid   time.Time
-	forming    bool
-	scans      map[string]*scan
-	unfit      map[string]string
+	batch     []txn.Record          // records of this turn
+	batchAcks []uint64              // requests that wait for the delivery of the batch
+	acks      map[zab.Zxid][]uint64 // requests that wait for the delivery of an entry
+	views     map[uint64]txn.ID     // ViewAsked requests that wait for a read index
+	live      map[txn.ID]*live      // transactions that somebody waits for, or that are committed and not ended
+	tasks     map[txn.XID]Task      // with the recovery workers
+	load      map[string]int        // how many of them by resource
+	nextSweep time.Time
+	ends      []txn.ID
+	nextEnds  time.Time
+	evidence  []txn.XID
+	nextEvid  time.Time
+	forming   bool
+	scans     map[string]*scan
+	unfit     map[string]string
 }
 
 // scan is what the leader knows of one resource's prepared branches.
@@ -154,8 +152,8 @@ func NewCore(config CoreConfig, storage zab.Storage, table *txn.Table) (*Core, e
 
 func (c *Core) clearLeadership() {
 	c.batch, c.batchAcks = nil, nil
-	c.waiting, c.acks, c.views = map[txn.ID][]uint64{}, map[zab.Zxid][]uint64{}, map[uint64]txn.ID{}
-	c.unfinished, c.tasks, c.load = map[txn.ID]*phaseTwo{}, map[txn.XID]Task{}, map[string]int{}
+	c.acks, c.views = map[zab.Zxid][]uint64{}, map[uint64]txn.ID{}
+	c.live, c.tasks, c.load = map[txn.ID]*live{}, map[txn.XID]Task{}, map[string]int{}
 	c.ends, c.evidence, c.forming = nil, nil, false
 	c.scans = map[string]*scan{}
 	for _, r := range c.config.Resources {
@@ -310,9 +308,9 @@ func (c *Core) refuse(data []byte, acks []uint64, err error) {
 	for _, r := range records {
 		switch r := r.(type) {
 		case txn.CommitRecord:
-			c.answerAll(r.ID, Reply{Err: err})
+			c.giveUp(r.ID, err)
 		case txn.AbortRecord:
-			c.answerAll(r.ID, Reply{Err: err})
+			c.giveUp(r.ID, err)
 		case txn.End:
 			c.ends = append(c.ends, r.IDs...) // try again later
 		case txn.Form:
@@ -372,7 +370,7 @@ func (c *Core) deliver(e zab.Entry) error {
 	}
 	c.digests.add(e.Zxid, changes.Meta.Digest)
 	for _, v := range changes.Verdicts {
-		c.onVerdict(v, e.Zxid)
+		c.onVerdict(v)
 	}
 	if c.leading {
 		for _, request := range c.acks[e.Zxid] {
@@ -381,11 +379,11 @@ func (c *Core) deliver(e zab.Entry) error {
 		delete(c.acks, e.Zxid)
 		for _, x := range changes.Open {
 			if x.Ended {
-				delete(c.unfinished, x.ID)
+				delete(c.live, x.ID)
 			}
 		}
 		for _, x := range changes.Finished {
-			delete(c.unfinished, x.ID)
+			delete(c.live, x.ID)
 			c.evidenceDone(x)
 		}
 	}
@@ -412,23 +410,18 @@ func (c *Core) onRoleChanged(e zab.RoleChanged) {
 func (c *Core) takeOver() {
 	for _, x := range c.table.Open() {
 		if x.Decision == txn.Commit && !x.Ended {
-			c.beginPhaseTwo(x, c.now.Add(c.config.Rules.Grace))
+			c.resume(x)
 		}
 	}
 }
 
 func (c *Core) failWaiting(err error) {
-	ids := make([]txn.ID, 0, len(c.waiting))
-	for id := range c.waiting {
-		ids = append(ids, id)
-	}
-	slices.SortFunc(ids, compareID)
-	for _, id := range ids {
-		c.answerAll(id, Reply{Err: err})
-	}
 	var requests []uint64
 	for _, waiting := range c.acks {
 		requests = append(requests, waiting...)
+	}
+	for _, l := range c.live {
+		requests = append(requests, l.requests...)
 	}
 	for request := range c.views {
 		requests = append(requests, request)
@@ -441,15 +434,6 @@ func (c *Core) failWaiting(err error) {
 }
 
 func (c *Core) reply(r Reply) { c.fx.Reply = append(c.fx.Reply, r) }
-
-// answerAll answers everybody who waits for the verdict on id.
-func (c *Core) answerAll(id txn.ID, r Reply) {
-	for _, request := range c.waiting[id] {
-		r.Request = request
-		c.reply(r)
-	}
-	delete(c.waiting, id)
-}
 
 func (c *Core) note(format string, args ...any) {
 	c.fx.Notes = append(c.fx.Notes, Note{Text: fmt.Sprintf(format, args...)})

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 
+	"github.com/concordtx/concord/protocol/twopc"
 	"github.com/concordtx/concord/protocol/zab"
 	"github.com/concordtx/concord/txn"
 )
@@ -37,27 +38,19 @@ func (c *Core) answerKnown(request uint64, id txn.ID) bool {
 	return false
 }
 
-// decide proposes a record that decides id, unless one is on its way already, and
-// lets the request wait for the verdict.
-func (c *Core) decide(request uint64, id txn.ID, r txn.Record) {
-	waiting, underway := c.waiting[id]
-	c.waiting[id] = append(waiting, request)
-	if !underway {
-		c.batch = append(c.batch, r)
-	}
-}
-
 func (c *Core) onCommitAsked(e CommitAsked) {
 	if !c.ready(e.Request) || c.answerKnown(e.Request, e.ID) {
 		return
 	}
+	l := c.wait(e.Request, e.ID)
 	// From here on the answer must be a decision, not a mere refusal: an earlier try of the
 	// same request may be on its way into the log through another leader.
 	if why := c.unacceptable(e.Branches); why != "" {
-		c.decide(e.Request, e.ID, txn.AbortRecord{ID: e.ID, Reason: why})
+		c.carry(l, l.core.Step(twopc.RollbackAsked{Reason: why}))
 		return
 	}
-	c.decide(e.Request, e.ID, txn.CommitRecord{ID: e.ID, Protocol: e.Protocol, Branches: e.Branches})
+	l.protocol = e.Protocol
+	c.carry(l, l.core.Step(twopc.Asked{Branches: e.Branches}))
 }
 
 // unacceptable says why a transaction with these branches could never be finished.
@@ -83,7 +76,8 @@ func (c *Core) onOutcomeAsked(e OutcomeAsked) {
 	if !c.ready(e.Request) || c.answerKnown(e.Request, e.ID) {
 		return
 	}
-	c.decide(e.Request, e.ID, txn.AbortRecord{ID: e.ID, Reason: "asked for its outcome before it was decided"})
+	l := c.wait(e.Request, e.ID)
+	c.carry(l, l.core.Step(twopc.RollbackAsked{Reason: "asked for its outcome before it was decided"}))
 }
 
 func (c *Core) onResolveAsked(e ResolveAsked) {
@@ -104,11 +98,14 @@ func (c *Core) onResolveAsked(e ResolveAsked) {
 	case c.table.TooOld(e.ID):
 		c.reply(Reply{Request: e.Request, Err: tooOld(e.ID)})
 	case e.Decision == txn.Abort:
-		c.decide(e.Request, e.ID, txn.AbortRecord{ID: e.ID, Reason: reason})
+		l := c.wait(e.Request, e.ID)
+		c.carry(l, l.core.Step(twopc.RollbackAsked{Reason: reason}))
 	case len(branches) == 0:
 		c.reply(Reply{Request: e.Request, Err: notFound(e.ID)})
 	default:
-		c.decide(e.Request, e.ID, txn.CommitRecord{ID: e.ID, Branches: branches, Reason: reason})
+		l := c.wait(e.Request, e.ID)
+		l.reason = reason
+		c.carry(l, l.core.Step(twopc.Asked{Branches: branches}))
 	}
 	c.alarm("%v: an operator asks for %v: %s", e.ID, e.Decision, reason)
 }
@@ -143,35 +140,34 @@ func (c *Core) onForgetAsked(e ForgetAsked) {
 	}
 }
 
-// onVerdict tells a decision to everybody who waits for it, and starts phase two.
-func (c *Core) onVerdict(v txn.Verdict, at zab.Zxid) {
-	if v.First {
-		if v.Decision == txn.Commit {
-			c.committed++
-		} else {
-			c.aborted++
-		}
+// onVerdict tells a decision to everybody who waits for it.
+func (c *Core) onVerdict(v txn.Verdict) {
+	if v.First && v.Decision == txn.Commit {
+		c.committed++
+	}
+	if v.First && v.Decision == txn.Abort {
+		c.aborted++
 	}
 	if !c.leading {
 		return
 	}
-	x, known := c.table.Get(v.ID)
-	if v.First && v.Decision == txn.Commit && !x.Ended {
-		due := c.now.Add(c.config.Rules.Grace)
-		if v.Reason != "" { // an operator decided: there is no client that finishes it
-			due = c.now
+	if v.TooOld {
+		c.giveUp(v.ID, tooOld(v.ID))
+		return
+	}
+	x, _ := c.table.Get(v.ID)
+	if x.Decision == txn.Commit && !x.Ended {
+		c.resume(x) // also one that an earlier leader proposed and this one delivers
+	}
+	if l := c.live[v.ID]; l != nil {
+		c.carry(l, l.core.Step(twopc.Delivered{Decision: x.Decision, Branches: x.Branches, Reason: x.Reason}))
+		c.tell(l) // those that did not ask for a commit
+		if x.Decision == txn.Abort || x.Ended {
+			delete(c.live, v.ID) // nothing is left that phase two would do
 		}
-		c.beginPhaseTwo(x, due)
 	}
 	if v.First && v.Decision == txn.Abort {
 		c.rescan(v.ID)
-	}
-	if v.TooOld {
-		c.answerAll(v.ID, Reply{Err: tooOld(v.ID)})
-		return
-	}
-	if known {
-		c.answerAll(v.ID, Reply{Decision: v.Decision, Reason: v.Reason, Zxid: at, Txn: x})
 	}
 }
 
@@ -198,9 +194,9 @@ func (c *Core) answerView(request uint64, index zab.Zxid) {
 	delete(c.views, request)
 	v := &View{Open: c.table.Open(), Branches: map[txn.XID]BranchView{}, InDoubt: map[txn.XID]ListedBranch{}}
 	v.Txn, v.Known = c.table.Get(id)
-	for _, p := range c.unfinished {
-		for _, b := range p.branches {
-			v.Branches[c.xid(p.id, b.branch.No)] = BranchView{Acked: b.acked, Err: b.err}
+	for _, l := range c.live {
+		for _, no := range l.core.Unfinished() {
+			v.Branches[c.xid(l.id, no)] = BranchView{Err: l.work[no].err}
 		}
 	}
 	for name, s := range c.scans {

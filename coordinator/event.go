@@ -152,7 +152,7 @@ type Reply struct {
 type View struct {
 	// Open are decided transactions with branches to finish or alarms to look at.
 	Open []txn.Txn
-	// Branches tells of branches that are not finished; keyed by xid.
+	// Branches are those of committed transactions that are not finished.
 	Branches map[txn.XID]BranchView
 	// InDoubt are prepared branches outside of phase two that the last scans listed: of
 	// transactions without decision, aborted, or ended before.
@@ -170,6 +170,5 @@ type ListedBranch struct {
 
 // BranchView is what the leader knows of one unfinished branch.
 type BranchView struct {
-	Acked bool
-	Err   string // of the last attempt
+	Err string // of the last attempt to finish it
 }

@@ -4,62 +4,40 @@ package coordinator
 
 import (
 	"slices"
-	"time"
 
+	"github.com/concordtx/concord/protocol/twopc"
 	"github.com/concordtx/concord/txn"
 )
 
-// phaseTwo is a committed transaction whose branches are not all finished. The
-// client that prepared them finishes them itself as a rule; what it has not reported
-// when due comes is done by the recovery workers, for ever if need be.
-type phaseTwo struct {
-	id         txn.ID
-	branches   []branchState
-	heuristics []txn.Record // to go into the log before the End
-}
-
-type branchState struct {
-	branch   txn.Branch
-	acked    bool
-	due      time.Time
-	attempts int
-	err      string
-}
-
-func (c *Core) beginPhaseTwo(x txn.Txn, due time.Time) {
-	p := &phaseTwo{id: x.ID, branches: make([]branchState, len(x.Branches))}
-	for i, b := range x.Branches {
-		p.branches[i] = branchState{branch: b, due: due}
-		p.branches[i].acked = slices.ContainsFunc(x.Heuristics, func(h txn.Heuristic) bool { return h.Branch == b.No })
-	}
-	c.unfinished[x.ID] = p
-	c.endIfDone(p)
-}
-
-// sweep gives branches that are due to the recovery workers.
+// sweep asks the transactions in hand for branches that are due, and gives them to the
+// recovery workers.
 func (c *Core) sweep() {
 	if c.now.Before(c.nextSweep) {
 		return
 	}
 	c.nextSweep = c.now.Add(sweepInterval)
 	var due []txn.ID
-	for id, p := range c.unfinished {
-		if slices.ContainsFunc(p.branches, func(b branchState) bool { return c.isDue(id, b) }) {
-			due = append(due, id)
+	for id, l := range c.live {
+		for _, w := range l.work {
+			if !c.now.Before(w.due) {
+				due = append(due, id)
+				break
+			}
 		}
 	}
 	slices.SortFunc(due, compareID)
 	for _, id := range due {
-		for _, b := range c.unfinished[id].branches {
-			if c.isDue(id, b) {
-				c.assign(Task{XID: c.xid(id, b.branch.No), Branch: b.branch, Decision: txn.Commit})
-			}
-		}
+		l := c.live[id]
+		c.carry(l, l.core.Step(twopc.Tick{}))
 	}
 }
 
-func (c *Core) isDue(id txn.ID, b branchState) bool {
-	return !b.acked && !c.now.Before(b.due) && c.assignable(c.xid(id, b.branch.No), b.branch.Resource)
+// assignDue gives a branch to the recovery workers if its time has come.
+func (c *Core) assignDue(l *live, f twopc.Finish) {
+	x, b := c.xid(l.id, f.No), l.branches[f.No]
+	if !c.now.Before(l.work[f.No].due) && c.assignable(x, b.Resource) {
+		c.assign(Task{XID: x, Branch: b, Decision: f.Decision})
+	}
 }
 
 // assignable reports whether the workers can take a branch: it is not with them
@@ -76,26 +54,11 @@ func (c *Core) assign(t Task) {
 }
 
 // release takes a task back from the workers, if they had it.
-func (c *Core) release(x txn.XID) (t Task, had bool) {
-	if t, had = c.tasks[x]; had {
+func (c *Core) release(x txn.XID) {
+	if t, had := c.tasks[x]; had {
 		delete(c.tasks, x)
 		c.load[t.Branch.Resource]--
 	}
-	return t, had
-}
-
-// find returns the phase two and the branch that a message speaks of.
-func (c *Core) find(x txn.XID) (*phaseTwo, *branchState) {
-	p, ok := c.unfinished[x.ID]
-	if !ok || x.Cluster != c.table.Cluster() {
-		return nil, nil
-	}
-	for i := range p.branches {
-		if p.branches[i].branch.No == x.Branch {
-			return p, &p.branches[i]
-		}
-	}
-	return nil, nil
 }
 
 func (c *Core) onFinished(e Finished) {
@@ -105,71 +68,66 @@ func (c *Core) onFinished(e Finished) {
 	if e.Who != clientName {
 		c.release(e.XID)
 	}
-	if p, b := c.find(e.XID); p != nil {
-		if b.acked {
-			return
+	if e.XID.Cluster != c.table.Cluster() {
+		return
+	}
+	x, known := c.table.Get(e.XID.ID)
+	l := c.live[e.XID.ID]
+	if l != nil && l.core.Decision() != txn.Undecided {
+		effects := l.core.Step(twopc.Finished{No: e.XID.Branch, Finish: e.Finish})
+		if i := slices.IndexFunc(effects, isAlarm); i >= 0 {
+			c.heuristic(e, effects[i].(twopc.Alarm).Outcome)
 		}
-		b.acked, b.err = true, ""
-		if h, ok := heuristic(e, txn.Commit); ok {
-			p.heuristics = append(p.heuristics, h)
-			c.alarm("%v at %s: %v: %s", e.XID, b.branch.Resource, h.Outcome, e.Why)
-		}
-		c.endIfDone(p)
+		delete(l.work, e.XID.Branch)
+		c.carry(l, effects)
 		return
 	}
 	// Not in phase two: a branch of an aborted transaction, or one that came back. That
 	// it is gone is as it should be; that it ended otherwise than decided is not.
-	if x, known := c.table.Get(e.XID.ID); known && e.Finish == txn.Contradicted {
-		h, _ := heuristic(e, x.Decision)
-		c.batch = append(c.batch, h)
-		c.alarm("%v: %v: %s", e.XID, h.Outcome, e.Why)
+	if known && e.Finish == txn.Contradicted && e.Who != clientName {
+		outcome := txn.HeuristicRollback
+		if x.Decision == txn.Abort {
+			outcome = txn.HeuristicCommit
+		}
+		c.heuristic(e, outcome)
 	}
+}
+
+func isAlarm(e twopc.Effect) bool { _, ok := e.(twopc.Alarm); return ok }
+
+// heuristic records that a branch did not end as decided, or that nobody can tell.
+func (c *Core) heuristic(e Finished, o txn.Outcome) {
+	c.batch = append(c.batch, txn.HeuristicRecord{ID: e.XID.ID, Branch: e.XID.Branch, Outcome: o, Who: e.Who, Why: e.Why})
+	c.alarm("%v: %v, says %s: %s", e.XID, o, e.Who, e.Why)
 }
 
 // clientName is who reports a branch that its own session finished.
 const clientName = "client"
-
-// heuristic turns the answer of a resource that did not do as decided into a record.
-func heuristic(e Finished, decided txn.Decision) (txn.HeuristicRecord, bool) {
-	h := txn.HeuristicRecord{ID: e.XID.ID, Branch: e.XID.Branch, Who: e.Who, Why: e.Why}
-	switch {
-	case e.Finish == txn.Lost:
-		h.Outcome = txn.HeuristicHazard
-	case e.Finish == txn.Contradicted && decided == txn.Commit:
-		h.Outcome = txn.HeuristicRollback
-	case e.Finish == txn.Contradicted:
-		h.Outcome = txn.HeuristicCommit
-	default:
-		return h, false
-	}
-	return h, true
-}
 
 func (c *Core) onFailed(e Failed) {
 	if !c.leading {
 		return
 	}
 	c.release(e.XID)
-	if _, b := c.find(e.XID); b != nil && !b.acked {
-		b.err = e.Why
-		b.due = c.now.Add(min(retryMax, retryMin<<min(b.attempts, 8)))
-		b.attempts++
+	if l := c.live[e.XID.ID]; l != nil {
+		if w, open := l.work[e.XID.Branch]; open {
+			w.err, w.due = e.Why, c.now.Add(min(retryMax, retryMin<<min(w.attempts, 8)))
+			w.attempts++
+			l.work[e.XID.Branch] = w
+		}
 	}
 }
 
-// endIfDone queues the End of a transaction whose branches are all finished.
-func (c *Core) endIfDone(p *phaseTwo) {
-	for _, b := range p.branches {
-		if !b.acked {
-			return
-		}
+// end queues the End of a transaction whose branches are all finished.
+func (c *Core) end(l *live) {
+	delete(c.live, l.id)
+	if x, ok := c.table.Get(l.id); !ok || x.Ended {
+		return
 	}
-	delete(c.unfinished, p.id)
-	c.batch = append(c.batch, p.heuristics...)
 	if len(c.ends) == 0 {
 		c.nextEnds = c.now.Add(endInterval)
 	}
-	c.ends = append(c.ends, p.id)
+	c.ends = append(c.ends, l.id)
 }
 
 // takeEnds moves waiting Ends into the batch of this turn.

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/concordtx/concord/protocol/twopc"
 	"github.com/concordtx/concord/recovery"
 	"github.com/concordtx/concord/txn"
 )
@@ -40,17 +41,15 @@ func (c *Core) onListed(e Listed) {
 	for _, a := range s.sightings.Plan(e.Resource, e.Listing, c.table, c.rules(), c.now) {
 		switch a.Kind {
 		case recovery.Commit:
-			if _, open := c.unfinished[a.XID.ID]; !open {
+			if c.live[a.XID.ID] == nil {
 				c.chase(a, txn.Commit)
 			}
 		case recovery.Rollback:
 			c.chase(a, txn.Abort)
 		case recovery.Abort:
-			if _, underway := c.waiting[a.XID.ID]; !underway {
-				c.waiting[a.XID.ID] = nil
-				c.batch = append(c.batch, txn.AbortRecord{ID: a.XID.ID, Reason: "orphan: " + a.Why})
-				c.note("%v at %s is an orphan: %s", a.XID, e.Resource, a.Why)
-			}
+			l := c.hold(a.XID.ID)
+			c.carry(l, l.core.Step(twopc.RollbackAsked{Reason: "orphan: " + a.Why}))
+			c.note("%v at %s is an orphan: %s", a.XID, e.Resource, a.Why)
 		case recovery.Report:
 			reported[a.XID] = a.Why
 			if s.reported[a.XID] == "" {

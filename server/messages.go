@@ -9,7 +9,6 @@ import (
 	"github.com/concordtx/concord/coordinator"
 )
 
-
 func statusMessage(s *coordinator.Snapshot, now time.Time) *concordv1.StatusResponse {
 	m := &concordv1.StatusResponse{
 		Node: uint64(s.Node), Leader: uint64(s.Leader), Epoch: uint32(s.Epoch), Resources: resourceMessages(s, now),

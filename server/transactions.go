@@ -155,11 +155,12 @@ func unfinished(cluster txn.ClusterID, v *coordinator.View) []*concordv1.Transac
 			xid := txn.XID{Cluster: cluster, ID: x.ID, Branch: b.No}
 			state, open := v.Branches[xid]
 			m.Branches[i].Error = state.Err
-			if m.Branches[i].State == "" {
+			switch {
+			case m.Branches[i].State != "": // heuristic
+			case open:
+				m.Branches[i].State = "prepared"
+			default:
 				m.Branches[i].State = stateCommitted
-				if open && !state.Acked {
-					m.Branches[i].State = "prepared"
-				}
 			}
 		}
 		byID[x.ID] = m

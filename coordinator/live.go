@@ -1,0 +1,116 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package coordinator
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/concordtx/concord/protocol/twopc"
+	"github.com/concordtx/concord/txn"
+)
+
+// live is a transaction that the leader has in hand: somebody waits for its decision,
+// or it is committed and has branches to finish. What is done about it is the
+// business of its twopc.Coordinator; live holds what that core has no use for.
+type live struct {
+	id       txn.ID
+	core     *twopc.Coordinator
+	requests []uint64 // that wait for the decision
+	protocol txn.Protocol
+	reason   string // for the commit record, if an operator decides
+	branches map[txn.BranchNo]txn.Branch
+	work     map[txn.BranchNo]work
+}
+
+// work is how far the cluster is with finishing a branch. The client that prepared
+// it finishes it itself as a rule; when due has come the recovery workers do it, for
+// ever if need be.
+type work struct {
+	due      time.Time
+	attempts int
+	err      string
+}
+
+// wait lets a request wait for the decision on id.
+func (c *Core) wait(request uint64, id txn.ID) *live {
+	l := c.hold(id)
+	l.requests = append(l.requests, request)
+	return l
+}
+
+func (c *Core) hold(id txn.ID) *live {
+	l, ok := c.live[id]
+	if !ok {
+		l = &live{id: id, core: &twopc.Coordinator{}}
+		c.live[id] = l
+	}
+	return l
+}
+
+// resume takes the branches of a committed transaction in hand.
+func (c *Core) resume(x txn.Txn) {
+	l, ok := c.live[x.ID]
+	if !ok {
+		var finished []txn.BranchNo
+		for _, h := range x.Heuristics {
+			finished = append(finished, h.Branch)
+		}
+		l = &live{id: x.ID, core: twopc.Resume(x.Branches, finished...)}
+		c.live[x.ID] = l
+	}
+	due := c.now.Add(c.config.Rules.Grace)
+	if x.Reason != "" { // an operator decided: there is no client that finishes it
+		due = c.now
+	}
+	l.branches, l.work = make(map[txn.BranchNo]txn.Branch, len(x.Branches)), make(map[txn.BranchNo]work, len(x.Branches))
+	for _, b := range x.Branches {
+		l.branches[b.No], l.work[b.No] = b, work{due: due}
+	}
+}
+
+// giveUp answers everybody who waits for a decision that does not come from here.
+func (c *Core) giveUp(id txn.ID, err error) {
+	if l := c.live[id]; l != nil {
+		c.answer(l, Reply{Err: err})
+		delete(c.live, id)
+	}
+}
+
+// tell tells the decision to everybody who waits for it.
+func (c *Core) tell(l *live) {
+	x, _ := c.table.Get(l.id)
+	c.answer(l, Reply{Decision: x.Decision, Reason: x.Reason, Zxid: c.zxid(), Txn: x})
+}
+
+func (c *Core) answer(l *live, r Reply) {
+	for _, request := range l.requests {
+		r.Request = request
+		c.reply(r)
+	}
+	l.requests = nil
+}
+
+// carry carries out what the core of a transaction asks for.
+func (c *Core) carry(l *live, effects []twopc.Effect) {
+	for _, e := range effects {
+		switch e := e.(type) {
+		case twopc.Propose:
+			if e.Decision == txn.Commit {
+				c.batch = append(c.batch, txn.CommitRecord{ID: l.id, Protocol: l.protocol, Branches: e.Branches, Reason: l.reason})
+			} else {
+				c.batch = append(c.batch, txn.AbortRecord{ID: l.id, Reason: e.Reason})
+			}
+		case twopc.Reply:
+			c.tell(l)
+		case twopc.Finish:
+			c.assignDue(l, e)
+		case twopc.End:
+			c.end(l)
+		case twopc.Alarm:
+			// onFinished has recorded it, with who says so and why.
+		default:
+			panic(fmt.Sprintf("coordinator: %T from a transaction whose branches are held by clients", e))
+		}
+	}
+}
