@@ -73,6 +73,7 @@ type host struct {
 	machine []Entry // everything delivered in this incarnation, after startedAt
 	from    Zxid    // applied when this incarnation started
 	asked   uint64  // IDs of proposals and reads
+	stalled bool    // its disk does nothing
 }
 
 // cluster is a set of hosts with a queue of encoded messages for each direction.
@@ -158,7 +159,7 @@ func (c *cluster) deliver(from, to int) bool {
 // persist makes the oldest k writes durable, under one sync.
 func (c *cluster) persist(h *host, k int) bool {
 	k = min(k, len(h.writes))
-	if k == 0 {
+	if k == 0 || h.stalled {
 		return false
 	}
 	for _, w := range h.writes[:k] {

@@ -255,8 +255,10 @@ func (x *explorer) event() {
 	case p < 975 && len(x.spare) > 0:
 		m := x.spare[x.r.Intn(len(x.spare))]
 		x.wires[m.from][m.to] = append(x.wires[m.from][m.to], m.bytes)
-	case p < 980:
+	case p < 978:
 		x.cut[i][j] = x.r.Intn(3) == 0
+	case p < 980:
+		x.isolate(i, x.r.Intn(2) == 0)
 	case p < 984 && h.core != nil:
 		x.crash(h)
 	case p < 1000 && h.core == nil:
@@ -304,6 +306,13 @@ func (x *explorer) connectionLost(i, j int) {
 	x.step(x.hosts[j], PeerLost{NodeID(i + 1)})
 	if x.r.Intn(2) == 0 {
 		x.step(x.hosts[i], PeerLost{NodeID(j + 1)})
+	}
+}
+
+// isolate cuts a node off from all others, or joins it again. Nobody is told.
+func (x *explorer) isolate(i int, cut bool) {
+	for j := range x.hosts {
+		x.cut[i][j], x.cut[j][i] = cut, cut
 	}
 }
 

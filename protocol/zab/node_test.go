@@ -3,6 +3,7 @@
 package zab
 
 import (
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -51,4 +52,220 @@ func TestClusterElectsBroadcastsAndSurvivesItsLeader(t *testing.T) {
 			require.Equal(t, next.core.Status().Commit, s.Applied, "%s", h.core)
 		}
 	}
+}
+
+func TestKilledLeaderIsReplacedSoon(t *testing.T) {
+	tests := []struct {
+		name  string
+		told  bool // whether the followers see the connection break
+		ticks int
+	}{
+		{"connection broke", true, 2},
+		{"machine went silent", false, 28}, // SyncTicks, then the election; 1.4 s by default
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			c := startedCluster(t, 3, 0)
+			c.run(10)
+			old := c.leader()
+			require.NotNil(t, old)
+			c.crash(old)
+			for _, h := range c.hosts {
+				if tt.told {
+					c.step(h, PeerLost{old.cfg.ID})
+				}
+			}
+			ticks := 0
+			for ; c.leader() == nil && ticks < 200; ticks++ {
+				c.run(1)
+			}
+			require.LessOrEqual(t, ticks, tt.ticks)
+		})
+	}
+}
+
+func TestNewRefusesWhatCannotWork(t *testing.T) {
+	three := []Member{{ID: 1}, {ID: 2}, {ID: 3}}
+	tests := []struct {
+		name string
+		cfg  Config
+		disk disk
+		want string
+	}{
+		{"no members", Config{ID: 1}, disk{}, "voter"},
+		{"not a member", Config{ID: 4, Members: three}, disk{}, "own id 4"},
+		{"twice", Config{ID: 1, Members: []Member{{ID: 1}, {ID: 2}, {ID: 1}}}, disk{}, "id 1 is there twice"},
+		{"nobody", Config{ID: 1, Members: []Member{{ID: 1}, {ID: 0}}}, disk{}, "id 0"},
+		{"observers only", Config{ID: 1, Members: []Member{{ID: 1, Observer: true}}}, disk{}, "voter"},
+		{"too many", Config{ID: 1, Members: make([]Member, maxMembers+1)}, disk{}, "33"},
+		{"promises", Config{ID: 1, Members: three}, disk{hard: HardState{Accepted: 1, Current: 2}}, "above accepted"},
+		{"applied", Config{ID: 1, Members: three}, disk{applied: Zxid{1, 1}}, "applied 1.1"},
+		{"base", Config{ID: 1, Members: three}, disk{base: Zxid{1, 1}}, "base 1.1"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			_, err := New(tt.cfg, &tt.disk)
+			require.ErrorContains(t, err, tt.want)
+		})
+	}
+	_, err := New(Config{ID: 1, Members: three}, &disk{
+		hard: HardState{Accepted: 5, Current: 2},
+		log:  chain(Zxid{}, Zxid{1, 1}, Zxid{4, 1}),
+	})
+	require.NoError(t, err, "a log that ends above Current is what a crash may leave")
+}
+
+// cutLog starts three nodes whose logs were cut at 3.7, with one entry after it.
+func cutLog(t *testing.T) *cluster {
+	t.Helper()
+	c := newCluster(3, 1, nil)
+	base := Zxid{3, 7}
+	for _, h := range c.hosts {
+		h.disk.base, h.disk.applied = base, base
+		h.disk.hard = HardState{Accepted: 3, AcceptedFrom: 1, Current: 3}
+		h.disk.log = chain(base, Zxid{3, 8})
+	}
+	return c
+}
+
+func TestLogThatDoesNotBeginAtZero(t *testing.T) {
+	c := cutLog(t)
+	c.hosts[1].disk.log = nil // ends at the base
+	c.hosts[3].disk.log = nil
+	for _, h := range c.hosts {
+		require.NoError(t, c.start(h))
+	}
+	c.run(10)
+	require.NotNil(t, c.leader())
+	c.propose(c.leader(), "x")
+	c.run(3)
+	for _, h := range c.hosts {
+		require.Equal(t, chain(Zxid{3, 7}, Zxid{3, 8})[0], h.machine[0], "%s", h.core)
+		require.Equal(t, Zxid{4, 1}, h.core.Status().Applied, "%s", h.core)
+	}
+}
+
+func TestFollowerBehindTheBaseIsToldThatItNeedsASnapshot(t *testing.T) {
+	c := cutLog(t)
+	c.hosts[0].disk = &disk{}
+	var notes, rejects int
+	c.observe = func(h *host, e Effect) {
+		switch e := e.(type) {
+		case Note:
+			if h == c.hosts[0] && strings.Contains(e.Text, ErrSnapshotNeeded.Error()) {
+				notes++
+			}
+		case Send:
+			if r, ok := e.Message.Body.(Reject); ok && r.Reason == SnapshotNeeded {
+				rejects++
+			}
+		}
+	}
+	for _, h := range c.hosts {
+		require.NoError(t, c.start(h))
+	}
+	c.run(100)
+	require.NotNil(t, c.leader(), "the others are a quorum")
+	require.False(t, c.hosts[0].core.Status().Established)
+	require.Positive(t, notes)
+	require.LessOrEqual(t, rejects, 5, "it tries again once in a while, not all the time")
+}
+
+func TestDivergedFollowerIsNeverTruncatedBelowWhatItApplied(t *testing.T) {
+	c := newCluster(3, 0, nil)
+	for i, h := range c.hosts {
+		z := Zxid{1, 1}
+		if i == 0 {
+			z = Zxid{2, 1} // applied, but nobody else has it: a disk was replaced by hand
+		}
+		h.disk.log = chain(Zxid{}, z)
+		h.disk.applied = z
+		h.disk.hard = HardState{Accepted: 3, Current: 3}
+	}
+	alarms := 0
+	c.observe = func(_ *host, e Effect) {
+		if n, ok := e.(Note); ok && strings.HasPrefix(n.Text, "ALARM") {
+			alarms++
+		}
+	}
+	for _, h := range c.hosts[1:] {
+		require.NoError(t, c.start(h))
+	}
+	c.run(10)
+	require.NoError(t, c.start(c.hosts[0]))
+	c.run(50)
+	require.Positive(t, alarms)
+	require.True(t, c.hosts[0].disk.holds(Zxid{2, 1}))
+}
+
+func TestProposalsBeyondTheBoundAreRefused(t *testing.T) {
+	c := newCluster(3, 0, func(c *Config) { c.MaxUncommittedBytes = 100 })
+	var refused []error
+	c.observe = func(_ *host, e Effect) {
+		if r, ok := e.(Refused); ok {
+			refused = append(refused, r.Err)
+		}
+	}
+	for _, h := range c.hosts {
+		require.NoError(t, c.start(h))
+	}
+	c.run(10)
+	for range 3 {
+		c.propose(c.leader(), "0123456789")
+	}
+	require.Equal(t, []error{ErrBusy}, refused)
+	c.settle()
+	c.propose(c.leader(), "0123456789")
+	require.Len(t, refused, 1, "there is room again")
+	for _, h := range c.hosts {
+		if h != c.leader() {
+			c.propose(h, "x")
+		}
+	}
+	require.Equal(t, []error{ErrBusy, ErrNotLeader, ErrNotLeader}, refused)
+}
+
+func TestLongBacklogComesInBatchesWithinTheWindow(t *testing.T) {
+	c := newCluster(3, 0, func(c *Config) { c.MaxBatchBytes, c.WindowBytes = 1000, 4000 })
+	largest, inFlight := 0, 0
+	c.observe = func(h *host, e Effect) {
+		if s, ok := e.(Send); ok && s.Message.To == 1 {
+			if p, ok := s.Message.Body.(Propose); ok {
+				largest = max(largest, sizeOf(p.Entries))
+				inFlight = max(inFlight, h.core.lead.peers[0].inFlight)
+			}
+		}
+	}
+	for _, h := range c.hosts[1:] {
+		require.NoError(t, c.start(h))
+	}
+	c.run(10)
+	for range 500 {
+		c.propose(c.leader(), strings.Repeat("x", 100))
+		c.settle()
+	}
+	require.NoError(t, c.start(c.hosts[0]))
+	c.run(10)
+	require.Len(t, c.hosts[0].machine, 500)
+	require.LessOrEqual(t, largest, 1000+132)
+	require.Greater(t, largest, 500, "entries share messages")
+	require.LessOrEqual(t, inFlight, 4000+1132)
+}
+
+func TestCloneGoesItsOwnWay(t *testing.T) {
+	c := startedCluster(t, 3, 0)
+	c.run(10)
+	leader := c.leader()
+	c.propose(leader, "a")
+	d := *leader.disk
+	twin := leader.core.Clone(&d)
+	require.Equal(t, leader.core.Fingerprint(), twin.Fingerprint())
+	require.Equal(t, leader.core.String(), twin.String())
+
+	before := leader.core.Fingerprint()
+	twin.Step(Proposed{ID: 1, Data: []byte("b")})
+	require.Equal(t, before, leader.core.Fingerprint(), "the original does not notice")
+	require.NotEqual(t, before, twin.Fingerprint())
+	leader.core.Step(Proposed{ID: 1, Data: []byte("b")})
+	require.Equal(t, leader.core.Fingerprint(), twin.Fingerprint(), "the same event, the same state")
 }

@@ -21,6 +21,7 @@ import (
 //	settle, run 5                    everything arrives; that after each of 5 ticks. Prints no messages
 //	drop n1->n2 [k], cut n1 n2, heal messages are lost without notice, once or from now on
 //	lost n1 n2                       n1 is told that its connection to n2 is gone
+//	stall n1                         its disk does nothing until heal
 //	crash n1, start n1               what was not persisted is gone
 //	keep n1->n2, replay              the first message of a wire arrives a second time, later
 //	propose n1 x, read n1, status, disk n1
@@ -62,12 +63,13 @@ func (s *story) command(cmd string, args []string) error {
 		}
 		return ""
 	}
-	count := func(i int) int {
+	count := func(i, otherwise int) int {
 		if k, err := strconv.Atoi(arg(i)); err == nil {
 			return k
 		}
-		return 1 << 20
+		return otherwise
 	}
+	const all = 1 << 20
 	switch cmd {
 	case "cluster":
 		return s.create(args)
@@ -75,20 +77,21 @@ func (s *story) command(cmd string, args []string) error {
 		s.settle()
 		return nil
 	case "run":
-		s.cluster.run(count(0))
+		s.cluster.run(count(0, 1))
 		return nil
 	case "deliver":
-		s.arrive(arg(0), count(1))
+		s.arrive(arg(0), count(1, all))
 		return nil
 	case "drop":
 		from, to := wireOf(arg(0))
-		k := min(count(1), len(s.wires[from][to]))
+		k := min(count(1, all), len(s.wires[from][to]))
 		s.wires[from][to] = s.wires[from][to][k:]
 		fmt.Fprintf(&s.out, "%d lost\n", k)
 		return nil
 	case "heal":
-		for _, row := range s.cut {
-			clear(row)
+		for i, h := range s.hosts {
+			clear(s.cut[i])
+			h.stalled = false
 		}
 		return nil
 	case "keep":
@@ -110,14 +113,14 @@ func (s *story) command(cmd string, args []string) error {
 	case "tick":
 		for _, h := range s.hosts {
 			if arg(0) == "all" || h == s.host(arg(0)) {
-				for range max(1, count(1)%(1<<20)) {
+				for range count(1, 1) {
 					s.step(h, Tick{})
 				}
 			}
 		}
 		return nil
 	}
-	return s.commandAt(cmd, s.host(arg(0)), arg(1), count(1))
+	return s.commandAt(cmd, s.host(arg(0)), arg(1), count(1, all))
 }
 
 // commandAt runs a command whose first argument is a node.
@@ -133,6 +136,8 @@ func (s *story) commandAt(cmd string, h *host, arg string, k int) error {
 		i, j := h.cfg.ID-1, s.host(arg).cfg.ID-1
 		s.cut[i][j], s.cut[j][i] = true, true
 		s.wires[i][j], s.wires[j][i] = nil, nil
+	case "stall":
+		h.stalled = true
 	case "lost":
 		s.step(h, PeerLost{s.host(arg).cfg.ID})
 	case "crash":
