@@ -36,11 +36,16 @@ func tableIn(s server) string {
 }
 
 func insertMarker(s server, x txn.XID) string {
-	return fmt.Sprintf("INSERT INTO %s (cluster, gid, branch, holder) VALUES (%d, '%s', %d, '%s')", tableIn(s), x.Cluster, x.ID, x.Branch, holderOf(s))
+	return fmt.Sprintf("INSERT INTO %s (cluster, gid, branch, holder) VALUES (%d, '%s', %d, '%s')", tableIn(s), uint32(x.Cluster), x.ID, x.Branch, holderOf(s))
 }
 
 func selectMarker(s server, x txn.XID) string {
-	return fmt.Sprintf("SELECT holder FROM %s WHERE cluster = %d AND gid = '%s' AND branch = %d", tableIn(s), x.Cluster, x.ID, x.Branch)
+	return "SELECT holder FROM " + tableIn(s) + " WHERE " + markerIs(x)
+}
+
+// markerIs is the primary key of a marker.
+func markerIs(x txn.XID) string {
+	return fmt.Sprintf("cluster = %d AND gid = '%s' AND branch = %d", uint32(x.Cluster), x.ID, x.Branch)
 }
 
 // prepareMarker makes sure, once, that branches can leave their markers.
@@ -136,7 +141,7 @@ func readAt(ctx context.Context, c *sql.Conn, level sql.IsolationLevel, query st
 	return collect(rows)
 }
 
-// forgetBatch is how many markers one statement deletes.
+// forgetBatch is how many markers one transaction deletes.
 const forgetBatch = 500
 
 // Forget deletes the markers of branches that committed. It leaves those of branches
@@ -146,6 +151,8 @@ func (r *Resource) Forget(ctx context.Context, xs []txn.XID) error {
 		return nil
 	}
 	err := r.onServer(ctx, func(c *sql.Conn, s server) error {
+		// Two nodes that forget the same lock it in the same order.
+		xs := slices.SortedFunc(slices.Values(xs), func(a, b txn.XID) int { return strings.Compare(a.String(), b.String()) })
 		for batch := range slices.Chunk(xs, forgetBatch) {
 			if err := forget(ctx, c, s, batch); err != nil {
 				return err
@@ -159,32 +166,37 @@ func (r *Resource) Forget(ctx context.Context, xs []txn.XID) error {
 	return nil
 }
 
-// forget deletes what it can read as committed: a DELETE by name would wait for the
-// locks of branches that are still prepared.
+// forget deletes what it can read as committed, row by row: a DELETE by name would
+// wait for the locks of branches that are still prepared, and a DELETE of many names
+// may read, and lock, more rows than it names.
 func forget(ctx context.Context, c *sql.Conn, s server, xs []txn.XID) error {
 	names := make([]string, len(xs))
 	for i, x := range xs {
-		names[i] = markerKey(fmt.Sprint(uint32(x.Cluster)), x.ID.String(), fmt.Sprint(uint8(x.Branch)))
+		names[i] = "(" + markerIs(x) + ")"
 	}
-	const key = "(cluster, gid, branch)"
-	rows, err := readAt(ctx, c, sql.LevelReadCommitted, "SELECT cluster, gid, branch FROM "+tableIn(s)+" WHERE "+key+" IN ("+strings.Join(names, ", ")+")")
+	rows, err := readAt(ctx, c, sql.LevelReadCommitted, "SELECT cluster, gid, branch FROM "+tableIn(s)+" WHERE "+strings.Join(names, " OR "))
 	if isCode(err, codeNoSuchTable) || err == nil && len(rows) == 0 {
 		return nil
 	}
 	if err != nil {
 		return err
 	}
-	names = names[:0]
+	there := make(map[[3]string]bool, len(rows))
 	for _, row := range rows {
-		names = append(names, markerKey(row[0], row[1], row[2]))
+		there[[3]string(row)] = true
 	}
-	slices.Sort(names) // two nodes that forget the same lock in the same order
-	_, err = c.ExecContext(ctx, "DELETE FROM "+tableIn(s)+" WHERE "+key+" IN ("+strings.Join(names, ", ")+")")
-	return err
-}
-
-// markerKey takes texts that were printed from an XID, or read from columns that hold
-// nothing else.
-func markerKey(cluster, gid, branch string) string {
-	return "(" + cluster + ", '" + strings.ReplaceAll(gid, "'", "''") + "', " + branch + ")"
+	tx, err := c.BeginTx(ctx, &sql.TxOptions{Isolation: sql.LevelReadCommitted})
+	if err != nil {
+		return err
+	}
+	defer tx.Rollback() //nolint:errcheck // of no effect after the commit
+	for _, x := range xs {
+		if !there[[3]string{fmt.Sprint(uint32(x.Cluster)), x.ID.String(), fmt.Sprint(uint8(x.Branch))}] {
+			continue
+		}
+		if _, err := tx.ExecContext(ctx, "DELETE FROM "+tableIn(s)+" WHERE "+markerIs(x)); err != nil {
+			return err
+		}
+	}
+	return tx.Commit()
 }
