@@ -192,7 +192,7 @@ func (s *session) Prepare(ctx context.Context) (txn.Vote, txn.Branch, error) {
 			return s.voteReadOnly(ctx, pg)
 		}
 	}
-	end, err := endTransaction(ctx, pg, prepareText(s.x))
+	end, err := prepareBranch(ctx, pg, prepareText(s.x))
 	if err != nil {
 		return s.voteNo(ctx, err)
 	}
@@ -253,7 +253,7 @@ func (s *session) CommitOnePhase(ctx context.Context) error {
 	if err := s.unfit(); err != nil {
 		return s.r.explain(operation, chain(s.notCommitted(), err, s.undo(ctx)))
 	}
-	end, err := endTransaction(ctx, s.conn.Conn().PgConn(), "commit")
+	end, err := commitBranch(ctx, s.conn.Conn().PgConn())
 	switch {
 	case err == nil && end.tag == "COMMIT":
 		s.giveBack()

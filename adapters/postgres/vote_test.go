@@ -28,18 +28,17 @@ func TestPrepareInAnAbortedTransactionAnswersTagRollbackAndNoError(t *testing.T)
 	b.votesNo(s, "")
 }
 
-func TestEndTransactionReportsWhatTheServerAnswered(t *testing.T) {
+func TestPrepareBranchReportsWhatTheServerAnswered(t *testing.T) {
 	b := newBank(t)
 	s, x := b.work()
 	_, err := s.native.Exec(b.ctx, "select 1/0")
 	require.Error(t, err)
-	end, err := endTransaction(b.ctx, s.conn.Conn().PgConn(), prepareText(x))
+	_, err = prepareBranch(b.ctx, s.conn.Conn().PgConn(), prepareText(x))
 	require.Equal(t, "25P02", sqlState(err))
-	require.Equal(t, "ROLLBACK", end.tag)
 	b.votesNo(s, "")
 
 	s, x = b.work()
-	end, err = endTransaction(b.ctx, s.conn.Conn().PgConn(), prepareText(x))
+	end, err := prepareBranch(b.ctx, s.conn.Conn().PgConn(), prepareText(x))
 	require.NoError(t, err)
 	require.Equal(t, "PREPARE TRANSACTION", end.tag)
 	require.Equal(t, "app", end.role)
@@ -48,6 +47,25 @@ func TestEndTransactionReportsWhatTheServerAnswered(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, txn.Done, found)
 	require.NoError(t, s.Rollback(b.ctx))
+}
+
+func TestCommitBranchKnowsTheNumberBeforeItCommits(t *testing.T) {
+	b := newBank(t)
+	s, _ := b.work()
+	b.do(s, "insert into child values ('nobody')")
+	end, err := commitBranch(b.ctx, s.conn.Conn().PgConn())
+	require.Equal(t, "23503", sqlState(err))
+	require.NotEmpty(t, end.number)
+	require.False(t, end.early)
+	require.NoError(t, s.Rollback(b.ctx))
+
+	s, _ = b.work()
+	_, err = s.native.Exec(b.ctx, "select 1/0")
+	require.Error(t, err)
+	end, err = commitBranch(b.ctx, s.conn.Conn().PgConn())
+	require.Equal(t, "25P02", sqlState(err))
+	require.True(t, end.early)
+	b.votesNo(s, "")
 }
 
 func TestVoteNoNamesTheFirstStatementThatFailed(t *testing.T) {

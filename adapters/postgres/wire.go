@@ -45,14 +45,28 @@ type ending struct {
 	early        bool // the server answered an error, a FATAL one perhaps, before it came to the end
 }
 
-// endTransaction asks for the transaction's number and then ends it, in one round
-// trip. The sync between the two makes the server send the number before it begins to
-// commit, so that it is known even if the answer to the commit is lost.
-func endTransaction(ctx context.Context, pg *pgconn.PgConn, text string) (ending, error) {
+// prepareBranch asks for the transaction's number and prepares it, in one message.
+func prepareBranch(ctx context.Context, pg *pgconn.PgConn, text string) (ending, error) {
+	results, err := pg.Exec(ctx, numberText+"; "+text).ReadAll()
+	if err != nil {
+		return ending{}, err
+	}
+	if len(results) != 2 {
+		return ending{}, fmt.Errorf("%d answers to two statements", len(results))
+	}
+	end := ending{tag: results[1].CommandTag.String()}
+	end.number, end.role, err = readNumber(results[0])
+	return end, err
+}
+
+// commitBranch asks for the transaction's number and commits it, in one round trip. The
+// flush between the two makes the server send the number before it begins to commit, so
+// that it is known even if the answer to the commit is lost: nobody else could tell.
+func commitBranch(ctx context.Context, pg *pgconn.PgConn) (ending, error) {
 	p := pg.StartPipeline(ctx)
 	p.SendQueryParams(numberText, nil, nil, nil, nil)
-	p.SendPipelineSync()
-	p.SendQueryParams(text, nil, nil, nil, nil)
+	p.SendFlushRequest()
+	p.SendQueryParams("commit", nil, nil, nil, nil)
 	end, err := readEnding(p)
 	if closing := p.Close(); err == nil {
 		err = closing
