@@ -1,0 +1,159 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package tidy
+
+import (
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+// kind says who may import a package, beyond what its layer allows.
+type kind uint8
+
+const (
+	layered  kind = iota // imports lower layers only
+	forTests             // imported by tests and by other packages of this kind only
+	command              // imported by nobody
+)
+
+// above is the layer of what stands outside of the product: it may import all of it.
+const above = 7
+
+// house is the architecture: every package of the module, what it may import, and why it
+// is there. Tests may import anything.
+var house = map[string]struct {
+	layer int
+	kind  kind
+	only  []string // if set, these and no others of ours
+	why   string
+}{
+	"txn":            {layer: 0, why: "the vocabulary and the table: everybody speaks it"},
+	"protocol/zab":   {layer: 0, why: "atomic broadcast of opaque bytes: needs nothing of ours"},
+	"api/concord/v1": {layer: 0, why: "generated messages"},
+
+	"api/concord/v1/concordv1connect": {layer: 1, why: "generated client and handler of those messages"},
+	"protocol/twopc":                  {layer: 1, why: "two-phase commit in the words of txn"},
+	"wal":                             {layer: 1, why: "the store keeps what zab says must be durable"},
+	"adapters":                        {layer: 1, why: "the contract of a resource, no code"},
+
+	"internal/lock":        {layer: 1, why: "exclusive locks of the embedded resources"},
+	"adapters/memory":      {layer: 2, why: "a resource for tests and examples"},
+	"adapters/mysql":       {layer: 2, why: "MySQL and MariaDB as a resource"},
+	"adapters/pebble":      {layer: 2, why: "an embedded resource on the same store as the log"},
+	"adapters/postgres":    {layer: 2, why: "PostgreSQL as a resource"},
+	"adapters/adaptertest": {layer: 2, kind: forTests, why: "what every resource must pass"},
+	"recovery":             {layer: 2, why: "pure plans from the table and from listings"},
+	"api":                  {layer: 2, why: "the API in the words of txn, for both of its ends"},
+
+	"coordinator": {layer: 3, why: "a node: loop, log, peers, recovery workers"},
+	"server":      {layer: 4, why: "HTTP in front of a node; decides nothing"},
+	".": {layer: 5, why: "the SDK: small for those who link it",
+		only: []string{"txn", "adapters", "api", "api/concord/v1", "protocol/twopc"}},
+	"cmd/concord": {layer: 6, why: "the binary wires everything by hand"},
+
+	"internal/sim":            {layer: above, kind: forTests, why: "seeded simulation of whole clusters"},
+	"internal/testdb":         {layer: above, kind: forTests, why: "real database servers"},
+	"internal/testdb/summary": {layer: above, kind: command, why: "counts what make test ran and skipped"},
+	"internal/tidy":           {layer: above, kind: forTests, why: "these rules"},
+	"tests/e2e":               {layer: above, kind: forTests, why: "real processes on real databases"},
+}
+
+func TestEveryPackageHasALayer(t *testing.T) {
+	listed := map[string]bool{}
+	for _, p := range packages(t) {
+		listed[p.name()] = true
+		require.Contains(t, house, p.name(),
+			"package %s is not in the table: add it to house in internal/tidy/layers_test.go, with its layer and a reason", p.name())
+	}
+	for name, rule := range house {
+		require.True(t, listed[name], "the table has %s, which does not exist: remove the line", name)
+		require.NotEmpty(t, rule.why, "%s: say in one line why the package is there", name)
+	}
+}
+
+func TestPackagesImportOnlyFromLowerLayers(t *testing.T) {
+	for _, p := range packages(t) {
+		for _, imported := range p.Imports {
+			other, ours := ourName(imported)
+			if ours {
+				require.Empty(t, forbidden(p.name(), other), "%s must not import %s", p.name(), other)
+			}
+		}
+	}
+}
+
+// forbidden says why one of our packages must not import another one; empty if it may.
+func forbidden(importer, imported string) string {
+	from, to := house[importer], house[imported]
+	switch {
+	case to.kind == command:
+		return "it is a command"
+	case to.kind == forTests && from.kind != forTests:
+		return "it is for tests"
+	case from.only != nil && !slices.Contains(from.only, imported):
+		return "it is not among the few that this package may bring along"
+	case to.layer >= from.layer:
+		return "a package imports only from lower layers"
+	}
+	return ""
+}
+
+// The rules themselves can fail.
+func TestLayerRulesRefuseWhatTheyShould(t *testing.T) {
+	for _, c := range []struct{ importer, imported string }{
+		{"txn", "wal"},
+		{"wal", "adapters"},
+		{"protocol/twopc", "adapters/memory"},
+		{"coordinator", "server"},
+		{"coordinator", "internal/sim"},
+		{"server", "adapters/adaptertest"},
+		{"internal/lock", "wal"},
+		{".", "wal"},
+		{".", "coordinator"},
+		{"cmd/concord", "internal/testdb/summary"},
+		{"cmd/concord", "internal/testdb"},
+	} {
+		require.NotEmpty(t, forbidden(c.importer, c.imported), "%s may import %s", c.importer, c.imported)
+	}
+	for _, c := range []struct{ importer, imported string }{
+		{"cmd/concord", "."},
+		{"adapters/pebble", "internal/lock"},
+		{"internal/sim", "coordinator"},
+		{".", "protocol/twopc"},
+	} {
+		require.Empty(t, forbidden(c.importer, c.imported), "%s must not import %s", c.importer, c.imported)
+	}
+}
+
+// What an application links with the SDK and with one adapter.
+func TestApplicationsLinkOnlyWhatTheyNeed(t *testing.T) {
+	const (
+		pebble     = "github.com/cockroachdb/"
+		pgx        = "github.com/jackc/"
+		mysql      = "github.com/go-sql-driver/"
+		prometheus = "github.com/prometheus/"
+		viper      = "github.com/spf13/"
+		charm      = "charm.land/"
+		testify    = "github.com/stretchr/"
+	)
+	heavy := []string{pebble, prometheus, viper, charm, testify, module + "/coordinator", module + "/wal", module + "/server"}
+	for pkg, unwanted := range map[string][]string{
+		".":                   {pgx, mysql},
+		"./adapters":          {pgx, mysql, "connectrpc.com/"},
+		"./api":               {pgx, mysql},
+		"./adapters/postgres": {mysql},
+		"./adapters/mysql":    {pgx},
+		"./adapters/memory":   {pgx, mysql},
+	} {
+		deps := strings.Fields(goCommand(t, "list", "-deps", pkg))
+		require.Contains(t, deps, strings.TrimSuffix(module+"/"+strings.TrimPrefix(strings.TrimPrefix(pkg, "."), "/"), "/"))
+		for _, dep := range deps {
+			for _, u := range slices.Concat(heavy, unwanted) {
+				require.False(t, strings.HasPrefix(dep, u), "%s links %s", pkg, dep)
+			}
+		}
+	}
+}

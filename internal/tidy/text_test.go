@@ -1,0 +1,55 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package tidy
+
+import (
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+	"unicode/utf8"
+
+	"github.com/stretchr/testify/require"
+)
+
+// What belongs to one machine or to one way of fetching packages has no place in the
+// repository. The words are put together here so that this file may be searched too.
+func TestNoFileSpeaksOfTheMachineThatItWasWrittenOn(t *testing.T) {
+	unwanted := map[string]*regexp.Regexp{
+		"a path of somebody's machine": regexp.MustCompile(`(^|[^\w.$}-])/(wo` + `rk|ro` + `ot|ho` + `me|Us` + `ers)/`),
+		"a host of a package registry": regexp.MustCompile(`(proxy|sum)\.gol` + `ang\.org|registry\.np` + `mjs\.|\bpy` + `pi\.org|goproxy\.(io|cn)`),
+		"the choice of a module proxy": regexp.MustCompile(`\bGO` + `PROXY\b|\bGONO` + `SUMDB\b`),
+	}
+	eachFile(t, func(path string, content []byte) {
+		if !utf8.Valid(content) {
+			return
+		}
+		for i, line := range strings.Split(string(content), "\n") {
+			for what, pattern := range unwanted {
+				require.False(t, pattern.MatchString(line), "%s:%d names %s: %.200s", path, i+1, what, line)
+			}
+		}
+	})
+}
+
+var markdownLink = regexp.MustCompile(`\]\(([^)\s]+)(?:\s+"[^"]*")?\)`)
+
+func TestLinksOfTheDocumentsLeadToFiles(t *testing.T) {
+	require.Equal(t, "a/b.md#c", markdownLink.FindStringSubmatch(`see [the page](a/b.md#c "title").`)[1])
+	documents, err := filepath.Glob(filepath.Join(root, "*.md"))
+	require.NoError(t, err)
+	if len(documents) == 0 {
+		t.Fatal("the repository has no README")
+	}
+	eachFile(t, func(path string, content []byte) {
+		for _, link := range markdownLink.FindAllStringSubmatch(string(content), -1) {
+			target, _, _ := strings.Cut(link[1], "#")
+			if target == "" || strings.Contains(target, "://") || strings.HasPrefix(target, "mailto:") {
+				continue
+			}
+			_, err := os.Stat(filepath.Join(root, filepath.Dir(path), target))
+			require.NoError(t, err, "%s links to %s", path, link[1])
+		}
+	}, ".md")
+}
