@@ -269,3 +269,24 @@ func TestCloneGoesItsOwnWay(t *testing.T) {
 	leader.core.Step(Proposed{ID: 1, Data: []byte("b")})
 	require.Equal(t, leader.core.Fingerprint(), twin.Fingerprint(), "the same event, the same state")
 }
+
+func TestFollowerRefusesALeaderOfAnOlderEpoch(t *testing.T) {
+	c := startedCluster(t, 3, 0)
+	c.run(10)
+	h := c.hosts[0]
+	c.step(h, PeerLost{c.leader().cfg.ID})
+	c.run(1)
+	f := h.core.follow
+	require.NotNil(t, f)
+	h.core.hard.Accepted, h.core.durable.Accepted = 7, 7
+	h.core.openSession(f.leader, 0)
+	var got []Message
+	c.observe = func(_ *host, e Effect) {
+		if s, ok := e.(Send); ok {
+			got = append(got, s.Message)
+		}
+	}
+	c.step(h, Received{Message{From: f.leader, To: 1, Epoch: 6, Session: h.core.follow.session, Body: LeaderInfo{}}})
+	require.Equal(t, Reject{Reason: StaleEpoch, Accepted: 7}, got[0].Body)
+	require.Equal(t, Looking, h.core.Status().Role)
+}
