@@ -273,14 +273,25 @@ func call[Req, Res any](ctx context.Context, c *Client, op string, how manner, r
 		case errors.As(err, &notLeader):
 			c.forget(n.addr)
 			tour.hint(notLeader.API)
-		case errors.Is(err, ErrUnavailable), errors.Is(err, context.DeadlineExceeded):
-			c.forget(n.addr)
 		case errors.Is(err, ErrBusy): // the leader lives; asking others would not help
 			tour.left = nil
-		default:
+		case final(err):
 			return nil, fmt.Errorf("%s: %w", op, err)
+		default: // the node is gone or going, or the connection broke at whatever point
+			c.forget(n.addr)
 		}
 	}
+}
+
+// final reports whether a node has answered. Everything else is repeated: a call that
+// broke off may have been heard, and is safe to repeat.
+func final(err error) bool {
+	for _, kind := range []error{ErrInvalid, ErrNotFound, ErrDecided, ErrRefused, ErrTooOld} {
+		if errors.Is(err, kind) {
+			return true
+		}
+	}
+	return connect.CodeOf(err) == connect.CodeUnimplemented
 }
 
 // tour is one round over the nodes.

@@ -182,6 +182,9 @@ func (n *Node) Run(ctx context.Context) error {
 	return errors.Join(err, n.store.Close())
 }
 
+// Closed is closed when the node runs no more.
+func (n *Node) Closed() <-chan struct{} { return n.closed }
+
 // post hands an event of a worker to the loop.
 func (n *Node) post(ctx context.Context, e Event) {
 	select {

@@ -160,6 +160,8 @@ func (h *handlers) Watch(ctx context.Context, r *concordv1.WatchRequest, stream 
 		}
 		select {
 		case <-ticker.C:
+		case <-h.node.Closed():
+			return nil
 		case <-ctx.Done():
 			return nil
 		}

@@ -41,7 +41,9 @@ func Serve(ctx context.Context, n *coordinator.Node, l net.Listener, log *slog.L
 		IdleTimeout:       2 * time.Minute,
 		MaxHeaderBytes:    16 << 10,
 		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelDebug),
-		BaseContext:       func(net.Listener) context.Context { return ctx },
+		// Calls under way end by the answer of the closing node, not by a cancelled context:
+		// "ask another node" is what their clients have to know.
+		BaseContext: func(net.Listener) context.Context { return context.WithoutCancel(ctx) },
 	}
 	stopped := make(chan error, 1)
 	go func() {

@@ -1,0 +1,275 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"database/sql"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"strings"
+
+	sqldriver "github.com/go-sql-driver/mysql"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/concordtx/concord"
+	"github.com/concordtx/concord/adapters"
+	"github.com/concordtx/concord/adapters/mysql"
+	"github.com/concordtx/concord/adapters/pebble"
+	"github.com/concordtx/concord/adapters/postgres"
+)
+
+const (
+	accountsPerBank = 100
+	firstBalance    = 1000
+)
+
+// bank is a database with accounts.
+type bank interface {
+	adapters.Resource
+	// fill makes the accounts anew, each with firstBalance.
+	fill(ctx context.Context) error
+	// add changes the balance of an account as part of tx.
+	add(ctx context.Context, tx *concord.Tx, account int, amount int64) error
+	// sum adds up what is committed.
+	sum(ctx context.Context) (int64, error)
+}
+
+// banks are the databases of a demonstration. Transfers touch them in this order,
+// because two databases make deadlocks that neither of them sees.
+type banks struct {
+	list []bank
+	// recovery are the connections of the nodes; the banks themselves, if they are embedded.
+	recovery []adapters.Resource
+}
+
+func openBanks(ctx context.Context, file, dir string) (b *banks, err error) {
+	b = &banks{}
+	defer func() {
+		if err != nil {
+			b.close()
+		}
+	}()
+	if file == "" {
+		for _, name := range []string{"amsterdam", "berlin", "cairo"} {
+			r, err := pebble.Open(name, filepath.Join(dir, name))
+			if err != nil {
+				return b, err
+			}
+			b.list = append(b.list, &pebbleBank{r})
+			b.recovery = append(b.recovery, r)
+		}
+	} else if err := b.openConfigured(ctx, file); err != nil {
+		return b, err
+	}
+	for _, k := range b.list {
+		if err := k.fill(ctx); err != nil {
+			return b, fmt.Errorf("bank %s: make accounts: %w", k.Name(), err)
+		}
+	}
+	return b, nil
+}
+
+func (b *banks) openConfigured(ctx context.Context, file string) error {
+	configs, err := loadResources(file)
+	if err != nil {
+		return &exitError{exitUsage, err.Error()}
+	}
+	if len(configs) < 2 {
+		return usagef("%s: \"resources\" has %s: money moves between at least two", file, plural(len(configs), "resource", "resources"))
+	}
+	if b.recovery, err = openResources(ctx, configs); err != nil {
+		return err
+	}
+	for _, c := range configs {
+		dsn, err := c.secret()
+		if err != nil {
+			return err
+		}
+		k, err := openSQLBank(ctx, c, dsn)
+		if err != nil {
+			return fmt.Errorf("bank %s: %w", c.Name, err)
+		}
+		b.list = append(b.list, k)
+	}
+	return nil
+}
+
+func openSQLBank(ctx context.Context, c resourceConfig, dsn string) (bank, error) {
+	if c.Driver == "postgres" {
+		pool, err := pgxpool.New(ctx, dsn)
+		if err != nil {
+			return nil, errors.New("its dsn is not a PostgreSQL URL or keyword string") // the driver's text may hold the password
+		}
+		return &postgresBank{postgres.New(c.Name, pool), pool}, nil
+	}
+	conf, err := sqldriver.ParseDSN(dsn)
+	if err != nil {
+		return nil, errors.New("its dsn is not of the form user:password@tcp(host:port)/database")
+	}
+	connector, err := sqldriver.NewConnector(conf)
+	if err != nil {
+		return nil, err
+	}
+	return &mysqlBank{mysql.New(c.Name, connector), sql.OpenDB(connector)}, nil
+}
+
+func (b *banks) resources() []adapters.Resource { return b.recovery }
+
+func (b *banks) describe() string {
+	var out []string
+	for _, k := range b.list {
+		out = append(out, k.Name()+" ("+k.Driver()+")")
+	}
+	return strings.Join(out, ", ")
+}
+
+func (b *banks) sum(ctx context.Context) (total int64, err error) {
+	for _, k := range b.list {
+		s, err := k.sum(ctx)
+		if err != nil {
+			return 0, fmt.Errorf("bank %s: add up: %w", k.Name(), err)
+		}
+		total += s
+	}
+	return total, nil
+}
+
+func (b *banks) expected() int64 { return int64(len(b.list)) * accountsPerBank * firstBalance }
+
+func (b *banks) close() {
+	for _, k := range b.list {
+		_ = k.Close() // read-only by now
+	}
+	_ = closeResources(b.recovery)
+}
+
+type pebbleBank struct{ *pebble.Resource }
+
+func accountKey(n int) []byte { return fmt.Appendf(nil, "account/%03d", n) }
+
+func (b *pebbleBank) fill(ctx context.Context) error {
+	tx := &localTx{}
+	t, err := b.Tx(ctx, tx)
+	for n := 0; n < accountsPerBank && err == nil; n++ {
+		err = t.Set(ctx, accountKey(n), binary.BigEndian.AppendUint64(nil, firstBalance))
+	}
+	if err != nil {
+		return err
+	}
+	return tx.session.CommitOnePhase(ctx)
+}
+
+func (b *pebbleBank) add(ctx context.Context, tx *concord.Tx, account int, amount int64) error {
+	t, err := b.Tx(ctx, tx)
+	if err != nil {
+		return err
+	}
+	value, found, err := t.Get(ctx, accountKey(account))
+	if err != nil {
+		return err
+	}
+	if !found || len(value) != 8 {
+		return fmt.Errorf("account %d of %s is not there", account, b.Name())
+	}
+	balance := int64(binary.BigEndian.Uint64(value)) + amount
+	return t.Set(ctx, accountKey(account), binary.BigEndian.AppendUint64(nil, uint64(balance)))
+}
+
+func (b *pebbleBank) sum(context.Context) (total int64, err error) {
+	for n := range accountsPerBank {
+		value, found, err := b.Get(accountKey(n))
+		if err != nil || !found || len(value) != 8 {
+			return 0, fmt.Errorf("account %d: found %v: %w", n, found, err)
+		}
+		total += int64(binary.BigEndian.Uint64(value))
+	}
+	return total, nil
+}
+
+// localTx is a transaction of one resource that no coordinator knows of.
+type localTx struct{ session adapters.Session }
+
+func (t *localTx) Enlist(ctx context.Context, r adapters.Opener) (s adapters.Session, err error) {
+	if t.session == nil {
+		t.session, err = r.Open(ctx, localXID())
+	}
+	return t.session, err
+}
+
+type postgresBank struct {
+	*postgres.Resource
+	pool *pgxpool.Pool
+}
+
+func (b *postgresBank) fill(ctx context.Context) error {
+	for _, q := range []string{
+		`CREATE TABLE IF NOT EXISTS concord_demo_account (id int PRIMARY KEY, balance bigint NOT NULL)`,
+		`TRUNCATE concord_demo_account`,
+	} {
+		if _, err := b.pool.Exec(ctx, q); err != nil {
+			return err
+		}
+	}
+	_, err := b.pool.Exec(ctx, `INSERT INTO concord_demo_account SELECT n, $1 FROM generate_series(0, $2 - 1) n`, firstBalance, accountsPerBank)
+	return err
+}
+
+func (b *postgresBank) add(ctx context.Context, tx *concord.Tx, account int, amount int64) error {
+	t, err := b.Tx(ctx, tx)
+	if err != nil {
+		return err
+	}
+	_, err = t.Exec(ctx, `UPDATE concord_demo_account SET balance = balance + $1 WHERE id = $2`, amount, account)
+	return err
+}
+
+func (b *postgresBank) sum(ctx context.Context) (total int64, err error) {
+	err = b.pool.QueryRow(ctx, `SELECT sum(balance)::bigint FROM concord_demo_account`).Scan(&total)
+	return total, err
+}
+
+func (b *postgresBank) Close() error {
+	b.pool.Close()
+	return b.Resource.Close()
+}
+
+type mysqlBank struct {
+	*mysql.Resource
+	db *sql.DB
+}
+
+func (b *mysqlBank) fill(ctx context.Context) error {
+	var rows []string
+	for n := range accountsPerBank {
+		rows = append(rows, fmt.Sprintf("(%d,%d)", n, firstBalance))
+	}
+	for _, q := range []string{
+		`CREATE TABLE IF NOT EXISTS concord_demo_account (id INT PRIMARY KEY, balance BIGINT NOT NULL) ENGINE=InnoDB`,
+		`TRUNCATE concord_demo_account`,
+		`INSERT INTO concord_demo_account VALUES ` + strings.Join(rows, ","),
+	} {
+		if _, err := b.db.ExecContext(ctx, q); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (b *mysqlBank) add(ctx context.Context, tx *concord.Tx, account int, amount int64) error {
+	t, err := b.Tx(ctx, tx)
+	if err != nil {
+		return err
+	}
+	_, err = t.ExecContext(ctx, `UPDATE concord_demo_account SET balance = balance + ? WHERE id = ?`, amount, account)
+	return err
+}
+
+func (b *mysqlBank) sum(ctx context.Context) (total int64, err error) {
+	err = b.db.QueryRowContext(ctx, `SELECT CAST(SUM(balance) AS SIGNED) FROM concord_demo_account`).Scan(&total)
+	return total, err
+}
+
+func (b *mysqlBank) Close() error { return errors.Join(b.Resource.Close(), b.db.Close()) }

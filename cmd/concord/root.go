@@ -1,0 +1,101 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"io"
+	"log/slog"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/concordtx/concord/api"
+)
+
+// cli is what all commands share.
+type cli struct {
+	in       io.Reader
+	out, err io.Writer
+	addr     string
+	output   string
+	timeout  time.Duration
+}
+
+const rootHelp = `concord makes changes in several databases commit everywhere or nowhere, whatever
+crashes. A cluster of coordinator nodes decides each transaction through a replicated
+log; applications use the Go package, operators this command.
+
+Try it:            concord demo
+Run a node:        concord serve --config node1.yaml
+Is it well?        concord status
+What is stuck?     concord tx ls --state in-doubt
+Why, and then?     concord tx get GID; concord recover
+
+Exit codes: 0 done, 1 failed, 2 usage or confirmation needed, 3 not found,
+4 unavailable (no leader, timeout), 5 refused (already decided),
+6 outcome unknown or in-doubt transactions remain.`
+
+func newRoot(in io.Reader, out, errw io.Writer) *cobra.Command {
+	c := &cli{in: in, out: out, err: errw}
+	root := &cobra.Command{
+		Use: "concord", Short: "A distributed transaction coordinator", Long: rootHelp,
+		SilenceErrors: true, SilenceUsage: true,
+		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: true},
+		PersistentPreRunE: func(*cobra.Command, []string) error {
+			if c.output != "table" && c.output != "json" {
+				return usagef("--output: %q is neither table nor json", c.output)
+			}
+			return nil
+		},
+	}
+	root.SetIn(in)
+	root.SetOut(out)
+	root.SetErr(errw)
+	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
+		return usagef("%v: see \"%s --help\"", err, cmd.CommandPath())
+	})
+	addr := os.Getenv("CONCORD_ADDR")
+	if addr == "" {
+		addr = "127.0.0.1:7420"
+	}
+	flags := root.PersistentFlags()
+	flags.StringVar(&c.addr, "addr", addr, "API addresses of one or more nodes, host:port[,host:port]; any node answers and finds the leader (CONCORD_ADDR)")
+	flags.StringVarP(&c.output, "output", "o", "table", "table or json")
+	flags.DurationVar(&c.timeout, "timeout", 10*time.Second, "how long to try before giving up")
+	root.AddCommand(c.demoCommand(), c.serveCommand(), c.statusCommand(), c.txCommand(), c.recoverCommand(), c.resourceCommand())
+	return root
+}
+
+// dial makes a client of the cluster that --addr names.
+func (c *cli) dial() (*api.Client, error) {
+	return api.Dial(strings.Split(c.addr, ","), api.ClientOptions{Patience: c.timeout})
+}
+
+// noArgs and gidArg are cobra's argument checks with exit code 2.
+func noArgs(cmd *cobra.Command, args []string) error {
+	if len(args) > 0 {
+		return usagef("unexpected argument %q: see \"%s --help\"", args[0], cmd.CommandPath())
+	}
+	return nil
+}
+
+func gidArg(cmd *cobra.Command, args []string) error {
+	if len(args) != 1 {
+		return usagef("want exactly one GID, for example: %s 01JD2M8Q4ZK3W6T9V0X5Y7ABCD", cmd.CommandPath())
+	}
+	return nil
+}
+
+func newLogger(w io.Writer, level, format string) (*slog.Logger, error) {
+	var l slog.Level
+	if err := l.UnmarshalText([]byte(level)); err != nil {
+		return nil, usagef("log level %q is none of debug, info, warn, error", level)
+	}
+	options := &slog.HandlerOptions{Level: l}
+	if format == "json" {
+		return slog.New(slog.NewJSONHandler(w, options)), nil
+	}
+	return slog.New(slog.NewTextHandler(w, options)), nil
+}

@@ -1,0 +1,419 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/user"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/term"
+
+	"github.com/concordtx/concord/api"
+	concordv1 "github.com/concordtx/concord/api/concord/v1"
+)
+
+// txJSON is the contract of "tx ls -o json" and "tx get -o json".
+type txJSON struct {
+	GID        string          `json:"gid"`
+	State      string          `json:"state"`
+	Protocol   string          `json:"protocol"`
+	Started    time.Time       `json:"started"`
+	Age        string          `json:"age"`
+	Branches   []branchJSON    `json:"branches"`
+	Reason     string          `json:"reason,omitempty"`
+	Zxid       string          `json:"zxid,omitempty"`
+	Heuristics []heuristicJSON `json:"heuristics,omitempty"`
+}
+
+type branchJSON struct {
+	No       uint32 `json:"no"`
+	Resource string `json:"resource"`
+	State    string `json:"state"`
+	Evidence string `json:"evidence"`
+	Holder   string `json:"holder,omitempty"`
+	Error    string `json:"error,omitempty"`
+}
+
+type heuristicJSON struct {
+	No        uint32 `json:"no"`
+	Outcome   string `json:"outcome"`
+	Who       string `json:"who"`
+	Why       string `json:"why"`
+	Forgotten bool   `json:"forgotten"`
+}
+
+func txOf(m *concordv1.Transaction, now time.Time) txJSON {
+	started := time.UnixMilli(m.GetStartedMs()).UTC()
+	x := txJSON{GID: m.GetGid(), State: m.GetState(), Protocol: m.GetProtocol(), Started: started, Age: age(now.Sub(started)),
+		Branches: []branchJSON{}, Reason: m.GetReason(), Zxid: m.GetZxid()}
+	for _, b := range m.GetBranches() {
+		x.Branches = append(x.Branches, branchJSON{No: b.GetNo(), Resource: b.GetResource(), State: b.GetState(),
+			Evidence: b.GetEvidence(), Holder: b.GetHolder(), Error: b.GetError()})
+	}
+	for _, h := range m.GetHeuristics() {
+		x.Heuristics = append(x.Heuristics, heuristicJSON{No: h.GetNo(), Outcome: h.GetOutcome(), Who: h.GetWho(), Why: h.GetWhy(), Forgotten: h.GetForgotten()})
+	}
+	return x
+}
+
+func (c *cli) txCommand() *cobra.Command {
+	cmd := &cobra.Command{Use: "tx", Short: "Look at transactions, and settle those that are stuck", Args: noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() }}
+	cmd.AddCommand(c.txListCommand(), c.txGetCommand(), c.txWaitCommand(), c.txResolveCommand(), c.txForgetCommand())
+	return cmd
+}
+
+func (c *cli) txListCommand() *cobra.Command {
+	var state, resource string
+	var olderThan time.Duration
+	var limit uint32
+	cmd := &cobra.Command{
+		Use: "ls", Short: "List transactions, newest first", Args: noArgs,
+		Long: "Lists transactions, newest first. In doubt is everything that is not finished everywhere:\n" +
+			"in-doubt (branches are prepared, no decision), committing and aborting (decided, branches left).",
+		Example: "  concord tx ls --state in-doubt --older-than 30s\n  concord tx ls --resource billing -o json",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			client, err := c.dial()
+			if err != nil {
+				return err
+			}
+			defer client.Close()
+			r, err := client.List(cmd.Context(), &concordv1.ListRequest{State: state, Resource: resource, OlderThanMs: olderThan.Milliseconds(), Limit: limit})
+			if err != nil {
+				return err
+			}
+			return c.printList(r)
+		},
+	}
+	cmd.Flags().StringVar(&state, "state", "", "in-doubt, committed, aborted or heuristic; empty: all")
+	cmd.Flags().DurationVar(&olderThan, "older-than", 0, "only those begun at least this long ago, such as 30s")
+	cmd.Flags().StringVar(&resource, "resource", "", "only those with a branch at this resource")
+	cmd.Flags().Uint32Var(&limit, "limit", 100, "at most this many")
+	return cmd
+}
+
+func (c *cli) printList(r *concordv1.ListResponse) error {
+	list, now := []txJSON{}, time.Now()
+	for _, m := range r.GetTransactions() {
+		list = append(list, txOf(m, now))
+	}
+	if c.output == "json" {
+		return c.printJSON(list)
+	}
+	if len(list) == 0 {
+		fmt.Fprintln(c.err, "0 transactions")
+		return nil
+	}
+	var rows [][]string
+	for _, x := range list {
+		var at []string
+		for _, b := range x.Branches {
+			at = append(at, b.Resource)
+		}
+		rows = append(rows, []string{x.GID, x.State, x.Age, orDash(strings.Join(at, ",")), orDash(x.Reason)})
+	}
+	if err := printTable(c.out, []string{"GID", "STATE", "AGE", "RESOURCES", "REASON"}, rows); err != nil {
+		return err
+	}
+	if r.GetNext() != "" {
+		fmt.Fprintln(c.err, "there are more: raise --limit, or narrow the list with --state, --resource or --older-than")
+	}
+	return nil
+}
+
+func (c *cli) txGetCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "get GID", Short: "Show one transaction with its branches and evidence", Args: gidArg,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			client, err := c.dial()
+			if err != nil {
+				return err
+			}
+			defer client.Close()
+			r, err := client.Get(cmd.Context(), &concordv1.GetRequest{Gid: args[0]})
+			if err != nil {
+				return err
+			}
+			return c.printTx(txOf(r.GetTransaction(), time.Now()))
+		},
+	}
+}
+
+func (c *cli) printTx(x txJSON) error {
+	if c.output == "json" {
+		return c.printJSON(x)
+	}
+	fmt.Fprintf(c.out, "gid       %s\nstate     %s\nprotocol  %s\nstarted   %s (%s ago)\n", x.GID, x.State, x.Protocol, x.Started.Format(time.RFC3339Nano), x.Age)
+	if x.Zxid != "" && x.Zxid != "0.0" {
+		fmt.Fprintf(c.out, "decided   at zxid %s\n", x.Zxid)
+	}
+	if x.Reason != "" {
+		fmt.Fprintf(c.out, "reason    %s\n", x.Reason)
+	}
+	if len(x.Branches) > 0 {
+		fmt.Fprintln(c.out)
+		var rows [][]string
+		for _, b := range x.Branches {
+			rows = append(rows, []string{fmt.Sprint(b.No), b.Resource, b.State, orDash(b.Evidence), orDash(b.Holder), orDash(b.Error)})
+		}
+		if err := printTable(c.out, []string{"NO", "RESOURCE", "STATE", "EVIDENCE", "HOLDER", "LAST ERROR"}, rows); err != nil {
+			return err
+		}
+	}
+	for _, h := range x.Heuristics {
+		dealt := ""
+		if h.Forgotten {
+			dealt = " (forgotten)"
+		}
+		fmt.Fprintf(c.out, "\nbranch %d: %s, says %s: %s%s\n", h.No, h.Outcome, h.Who, h.Why, dealt)
+	}
+	return nil
+}
+
+func (c *cli) txWaitCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "wait GID", Short: "Wait until a transaction is finished everywhere", Args: gidArg,
+		Long: "Waits until a transaction is finished everywhere and prints it. Gives up after --timeout.\n" +
+			"Exit code 0 committed or aborted, 4 not finished in time, 6 a heuristic outcome.",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			client, err := c.dial()
+			if err != nil {
+				return err
+			}
+			defer client.Close()
+			ctx, cancel := context.WithTimeout(cmd.Context(), c.timeout)
+			defer cancel()
+			for {
+				r, err := client.Get(ctx, &concordv1.GetRequest{Gid: args[0]})
+				if err != nil && (!errors.Is(err, api.ErrNotFound) || ctx.Err() != nil) {
+					return err
+				}
+				x := txOf(r.GetTransaction(), time.Now())
+				switch {
+				case err != nil: // not known yet
+				case x.State == "committed" || x.State == "aborted":
+					return c.printTx(x)
+				case x.State == "heuristic":
+					return errors.Join(c.printTx(x), &exitError{exitInDoubt, "a branch did not end as decided: see \"concord tx get\", then \"concord tx forget\""})
+				}
+				select {
+				case <-time.After(200 * time.Millisecond):
+				case <-ctx.Done():
+					return &exitError{exitUnavailable, fmt.Sprintf("%s is not finished after %v: it is %s; see \"concord tx get %s\"", args[0], c.timeout, orDash(x.State), args[0])}
+				}
+			}
+		},
+	}
+}
+
+func (c *cli) txResolveCommand() *cobra.Command {
+	var commit, abort, yes bool
+	var reason string
+	cmd := &cobra.Command{
+		Use: "resolve GID --commit|--abort --reason TEXT", Short: "Decide a transaction that has no decision", Args: gidArg,
+		Long: "Makes the operator's decision for a transaction whose branches are prepared and whose decision\n" +
+			"nobody has made. The decision goes into the replicated log with the reason, and the branches that\n" +
+			"the last scans listed are finished by it. A decision that exists is never changed (exit code 5).\n" +
+			"Left alone, such a transaction is aborted by itself once it is older than transaction.max_age.",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if commit == abort {
+				return usagef("give one of --commit and --abort")
+			}
+			if reason == "" {
+				return usagef("--reason is missing: say why, it is kept with the transaction")
+			}
+			decision := "commit"
+			if abort {
+				decision = "abort"
+			}
+			if err := c.confirm(yes, args[0], fmt.Sprintf("This decides to %s %s for good.", decision, args[0])); err != nil {
+				return err
+			}
+			client, err := c.dial()
+			if err != nil {
+				return err
+			}
+			defer client.Close()
+			r, err := client.Resolve(cmd.Context(), &concordv1.ResolveRequest{Gid: args[0], Decision: decision, Who: operator(), Reason: reason})
+			if err != nil {
+				return err
+			}
+			if c.output == "json" {
+				return c.printJSON(map[string]string{"gid": args[0], "decision": r.GetDecision(), "zxid": r.GetZxid()})
+			}
+			fmt.Fprintf(c.out, "%s: %s, at zxid %s\n", args[0], r.GetDecision(), r.GetZxid())
+			return nil
+		},
+	}
+	cmd.Flags().BoolVar(&commit, "commit", false, "decide to commit")
+	cmd.Flags().BoolVar(&abort, "abort", false, "decide to abort")
+	cmd.Flags().StringVar(&reason, "reason", "", "why, for the record")
+	cmd.Flags().BoolVar(&yes, "yes", false, "do not ask")
+	return cmd
+}
+
+func (c *cli) txForgetCommand() *cobra.Command {
+	var reason string
+	var yes bool
+	cmd := &cobra.Command{
+		Use: "forget GID --reason TEXT", Short: "Say that a heuristic outcome was dealt with", Args: gidArg,
+		Long: "Ends the alarm of a transaction of which a branch did not end as decided, once its data was put\n" +
+			"right by hand. The record of what happened, and this act, are kept.",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if reason == "" {
+				return usagef("--reason is missing: say what was done, it is kept with the transaction")
+			}
+			if err := c.confirm(yes, args[0], fmt.Sprintf("This ends the alarm of %s.", args[0])); err != nil {
+				return err
+			}
+			client, err := c.dial()
+			if err != nil {
+				return err
+			}
+			defer client.Close()
+			if _, err := client.Forget(cmd.Context(), &concordv1.ForgetRequest{Gid: args[0], Who: operator(), Reason: reason}); err != nil {
+				return err
+			}
+			if c.output == "json" {
+				return c.printJSON(map[string]string{"gid": args[0], "forgotten": "yes"})
+			}
+			fmt.Fprintf(c.out, "%s: forgotten\n", args[0])
+			return nil
+		},
+	}
+	cmd.Flags().StringVar(&reason, "reason", "", "what was done, for the record")
+	cmd.Flags().BoolVar(&yes, "yes", false, "do not ask")
+	return cmd
+}
+
+// confirm lets a person at a terminal type the gid again. Without one, --yes is needed.
+func (c *cli) confirm(yes bool, gid, what string) error {
+	if yes {
+		return nil
+	}
+	if !isTerminal(c.in) || !isTerminal(c.err) {
+		return usagef("%s Confirm with --yes", what)
+	}
+	fmt.Fprintf(c.err, "%s Type the GID to go on: ", what)
+	line, err := bufio.NewReader(c.in).ReadString('\n')
+	if err != nil && !errors.Is(err, io.EOF) {
+		return err
+	}
+	if strings.TrimSpace(line) != gid {
+		return usagef("not confirmed: nothing was done")
+	}
+	return nil
+}
+
+func isTerminal(v any) bool {
+	f, ok := v.(*os.File)
+	return ok && term.IsTerminal(int(f.Fd()))
+}
+
+// operator names who acts, for the record.
+func operator() string {
+	name := "unknown"
+	if u, err := user.Current(); err == nil {
+		name = u.Username
+	}
+	if host, err := os.Hostname(); err == nil {
+		name += "@" + host
+	}
+	return name[:min(len(name), api.MaxResourceName)]
+}
+
+func (c *cli) recoverCommand() *cobra.Command {
+	var apply bool
+	cmd := &cobra.Command{
+		Use: "recover [GID]", Short: "Show what recovery would do about every prepared branch, and do it",
+		Long: "Lists what each resource holds prepared, what the log says about it and what follows: commit,\n" +
+			"rollback, abort (let the log decide first), leave (its transaction may be alive) or report (nothing\n" +
+			"may be done). The cluster does the same by itself every few seconds; --apply does it now.\n" +
+			"Exit code 6 if prepared branches remain.",
+		Args: func(cmd *cobra.Command, args []string) error {
+			if len(args) > 1 {
+				return usagef("want at most one GID")
+			}
+			return nil
+		},
+		RunE: func(cmd *cobra.Command, args []string) error {
+			client, err := c.dial()
+			if err != nil {
+				return err
+			}
+			defer client.Close()
+			req := &concordv1.RecoverRequest{Apply: apply}
+			if len(args) == 1 {
+				req.Gid = args[0]
+			}
+			r, err := client.Recover(cmd.Context(), req)
+			if err != nil {
+				return err
+			}
+			return c.printRecover(r)
+		},
+	}
+	cmd.Flags().BoolVar(&apply, "apply", false, "do it (default: only show it)")
+	return cmd
+}
+
+type actionJSON struct {
+	GID      string     `json:"gid"`
+	No       uint32     `json:"no"`
+	Resource string     `json:"resource"`
+	Action   string     `json:"action"`
+	Why      string     `json:"why"`
+	Result   string     `json:"result"`
+	Error    string     `json:"error"`
+	Prepared *time.Time `json:"prepared"`
+}
+
+func (c *cli) printRecover(r *concordv1.RecoverResponse) error {
+	actions, left := []actionJSON{}, 0
+	for _, a := range r.GetActions() {
+		j := actionJSON{GID: a.GetGid(), No: a.GetNo(), Resource: a.GetResource(), Action: a.GetAction(), Why: a.GetWhy(), Result: a.GetResult(), Error: a.GetError()}
+		if ms := a.GetPreparedMs(); ms != 0 {
+			at := time.UnixMilli(ms).UTC()
+			j.Prepared = &at
+		}
+		if !slices.Contains([]string{"done", "already-done"}, j.Result) {
+			left++
+		}
+		actions = append(actions, j)
+	}
+	for _, w := range r.GetWarnings() {
+		fmt.Fprintln(c.err, "warning: "+w)
+	}
+	if c.output == "json" {
+		if err := c.printJSON(actions); err != nil {
+			return err
+		}
+	} else if len(actions) == 0 {
+		fmt.Fprintln(c.err, "0 prepared branches")
+	} else {
+		var rows [][]string
+		for _, a := range actions {
+			result := a.Result
+			if a.Error != "" {
+				result += ": " + a.Error
+			}
+			rows = append(rows, []string{a.GID, fmt.Sprint(a.No), a.Resource, a.Action, orDash(result), a.Why})
+		}
+		if err := printTable(c.out, []string{"GID", "NO", "RESOURCE", "ACTION", "RESULT", "WHY"}, rows); err != nil {
+			return err
+		}
+	}
+	if left > 0 || len(r.GetWarnings()) > 0 {
+		return &exitError{exitInDoubt, plural(left, "prepared branch remains", "prepared branches remain")}
+	}
+	return nil
+}
