@@ -6,6 +6,7 @@ import (
 	"context"
 	"database/sql"
 	"fmt"
+	"slices"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -94,6 +95,12 @@ func (w *world) plantForeign(t testing.TB) func(testing.TB) {
 		require.NoError(t, err)
 		all, err := collect(rows)
 		require.NoError(t, err)
+		// Branches of ours that were rolled back before a crash may be back (see
+		// TestARolledBackBranchThatACrashBringsBackIsFinishedAgain).
+		all = slices.DeleteFunc(all, func(row []string) bool {
+			_, ours := parseListed(row)
+			return ours
+		})
 		require.Len(t, all, len(names))
 		exec("SELECT * FROM canary")
 	}

@@ -235,3 +235,6 @@ func within(ctx context.Context, s adapters.Session, do func(*sql.Tx) error) err
 	}
 	return do(tx)
 }
+
+// branchOne is all that is known of a branch without record.
+var branchOne = txn.Branch{No: 1, Resource: "db"}

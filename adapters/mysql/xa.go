@@ -77,7 +77,7 @@ func advise(err error) error {
 	case codeAccessDenied:
 		step = "correct the user or password of this resource"
 	case codeDatabaseDenied, codeTableDenied:
-		step = "grant the user of this resource what the server names; on " + markerTable + ": SELECT, INSERT and DELETE"
+		step = "GRANT the user of this resource what the server names; on " + markerTable + ": SELECT, INSERT and DELETE"
 	case codeUnknownDatabase:
 		step = "create the database or correct the resource's data source name"
 	case codeKillDenied:
