@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"syscall"
+	"testing"
 )
 
 // Ports are taken from below the range from which Linux gives ports to clients
@@ -25,6 +26,18 @@ const (
 type port struct {
 	number int
 	lock   *os.File
+}
+
+// FreePort returns a port of 127.0.0.1 that stays reserved for this test, also while
+// nothing listens on it, for other servers than databases.
+func FreePort(t testing.TB) int {
+	t.Helper()
+	p, err := reservePort()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(p.release)
+	return p.number
 }
 
 func reservePort() (*port, error) {

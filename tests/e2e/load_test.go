@@ -1,0 +1,131 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package e2e
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/concordtx/concord"
+	"github.com/concordtx/concord/txn"
+)
+
+// load is a number of workers that transfer money with the SDK and remember every
+// answer.
+type load struct {
+	b       *bank
+	client  *concord.Client
+	workers int
+	// enough tells the workers to stop.
+	enough func(committed int) bool
+
+	mu        sync.Mutex
+	answers   map[txn.ID]concord.Outcome
+	causes    map[string]int // of aborts, by resource
+	committed int
+	latencies []time.Duration // of commits
+	began     time.Time
+	took      time.Duration
+	done      chan struct{}
+}
+
+// startLoad starts workers; wait waits for their end.
+func startLoad(ctx context.Context, b *bank, client *concord.Client, workers int, enough func(committed int) bool) *load {
+	l := &load{b: b, client: client, workers: workers, enough: enough, answers: map[txn.ID]concord.Outcome{},
+		causes: map[string]int{}, began: time.Now(), done: make(chan struct{})}
+	var group sync.WaitGroup
+	for range workers {
+		group.Go(func() {
+			for ctx.Err() == nil && !l.isEnough() {
+				l.one(ctx)
+			}
+		})
+	}
+	go func() {
+		group.Wait()
+		l.took = time.Since(l.began)
+		close(l.done)
+	}()
+	return l
+}
+
+func (l *load) isEnough() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.enough(l.committed)
+}
+
+// sofar is how many have committed.
+func (l *load) sofar() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.committed
+}
+
+func (l *load) one(ctx context.Context) {
+	began := time.Now()
+	id, err := l.b.run(ctx, l.client)
+	took := time.Since(began)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	var aborted *concord.AbortedError
+	switch {
+	case err == nil:
+		l.answers[id] = concord.Committed
+		l.committed++
+		l.latencies = append(l.latencies, took)
+	case errors.Is(err, concord.ErrUnknownOutcome):
+		l.answers[id] = concord.Unknown
+	case errors.As(err, &aborted):
+		if id.IsZero() {
+			id = aborted.GID
+		}
+		l.answers[id] = concord.Aborted
+		if l.causes[aborted.Resource]++; l.causes[aborted.Resource] <= 3 {
+			l.b.Logf("aborted: %v", err)
+		}
+	default:
+		l.b.Errorf("neither nil, aborted nor unknown: %v", err)
+	}
+}
+
+// wait waits for the workers, settles unknown outcomes, and checks everything.
+func (l *load) wait(t testing.TB, c *cluster) {
+	t.Helper()
+	<-l.done
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	unknown, aborted := 0, 0
+	for id, outcome := range l.answers {
+		switch outcome {
+		case concord.Unknown:
+			unknown++
+			settled, err := l.client.Outcome(ctx, id)
+			require.NoError(t, err)
+			l.answers[id] = settled
+		case concord.Aborted:
+			aborted++
+		}
+	}
+	slices.Sort(l.latencies)
+	t.Logf("%d committed, %d aborted %v, %d unknown and settled by Outcome, in %v: %.0f/s; p50 %v p99 %v worst %v",
+		l.committed, aborted, l.causes, unknown, l.took.Round(time.Millisecond), float64(l.committed)/l.took.Seconds(),
+		at(l.latencies, 0.5), at(l.latencies, 0.99), at(l.latencies, 1))
+	l.b.settled(c)
+	l.b.sumHolds()
+	l.b.agree(l.answers)
+}
+
+// at returns a quantile of sorted durations.
+func at(sorted []time.Duration, q float64) time.Duration {
+	if len(sorted) == 0 {
+		return 0
+	}
+	return sorted[int(q*float64(len(sorted)-1))].Round(100 * time.Microsecond)
+}

@@ -1,0 +1,103 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package e2e
+
+import (
+	"context"
+	"math"
+	"os"
+	"slices"
+	"strconv"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+// transfers is how many transfers have to commit.
+func transfers(t testing.TB, usual int) int {
+	text := os.Getenv("CONCORD_E2E_TRANSFERS")
+	if text == "" {
+		return usual
+	}
+	n, err := strconv.Atoi(text)
+	require.NoError(t, err, "CONCORD_E2E_TRANSFERS")
+	return n
+}
+
+func TestTransfersSurviveLeaderKills(t *testing.T) {
+	const workers, leastKills, every, down = 16, 5, 3 * time.Second, 1500 * time.Millisecond
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
+	defer cancel()
+	b := newBank(t)
+	c := startCluster(t, settings{resources: b.resources()})
+	wanted := transfers(t, 3000)
+	var kills atomic.Int64
+	l := startLoad(ctx, b, c.dial(), workers, func(committed int) bool { return committed >= wanted && kills.Load() >= leastKills })
+	for running := true; running; {
+		select {
+		case <-l.done:
+			running = false
+		case <-time.After(every):
+			leader := c.leader()
+			c.kill(leader)
+			kills.Add(1)
+			time.Sleep(down) // for as long the cluster has to do without this node
+			c.start(leader)
+		}
+	}
+	require.NoError(t, ctx.Err())
+	t.Logf("%d leaders were killed", kills.Load())
+	require.GreaterOrEqual(t, kills.Load(), int64(leastKills))
+	c.ready()
+	l.wait(t, c)
+}
+
+// The bound is generous, since the machine may be slow; what was measured is logged.
+func TestLeaderFailover(t *testing.T) {
+	const kills, bound = 6, 30 * time.Second
+	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
+	defer cancel()
+	b := newBank(t)
+	c := startCluster(t, settings{resources: b.resources()})
+	client := c.dial()
+	var stop atomic.Bool
+	l := startLoad(ctx, b, client, 4, func(int) bool { return stop.Load() })
+	var took []time.Duration
+	for range kills {
+		leader := c.leader()
+		c.kill(leader)
+		began := time.Now()
+		_, err := b.run(ctx, client)
+		require.NoError(t, err)
+		took = append(took, time.Since(began))
+		c.start(leader)
+		c.ready()
+	}
+	stop.Store(true)
+	<-l.done
+	b.settled(c)
+	b.sumHolds()
+	slices.Sort(took)
+	t.Logf("from kill -9 of the leader to the next acknowledged commit: median %v, worst %v, all %v", at(took, 0.5), at(took, 1), took)
+	require.Less(t, at(took, 1), bound)
+}
+
+func TestMySQL(t *testing.T) {
+	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
+	defer cancel()
+	b := bankAt(t, postgresServer.get(t), mysqlServer.get(t))
+	t.Logf("MySQL %s", b.right.server.Version())
+	c := startCluster(t, settings{resources: b.resources()})
+	var wanted atomic.Int64 // until the leader is killed: more than there can be
+	wanted.Store(math.MaxInt64)
+	l := startLoad(ctx, b, c.dial(), 8, func(committed int) bool { return int64(committed) >= wanted.Load() })
+	eventually(t, "the load has begun", func() bool { return l.sofar() >= 200 })
+	leader := c.leader()
+	c.kill(leader)
+	wanted.Store(int64(l.sofar() + 200))
+	l.wait(t, c)
+	c.start(leader)
+	c.ready()
+}
