@@ -173,9 +173,11 @@ func (n *Node) Run(ctx context.Context) error {
 	for _, w := range n.workers {
 		g.Go(func() error { return w.run(ctx) })
 	}
-	g.Go(func() error { return newLoop(n, writer).run(ctx) })
+	g.Go(func() error {
+		defer close(n.closed) // whoever asks from now on hears it at once
+		return newLoop(n, writer).run(ctx)
+	})
 	err := g.Wait()
-	close(n.closed)
 	writer.Close()
 	stopStorer()
 	<-stored
