@@ -29,6 +29,7 @@ type cluster struct {
 	trace             trace
 	steps             int
 	healed, wasFaulty bool
+	stepsHealed       int  // when the faults ended
 	dying             bool // the node of this step dies before it has carried out everything
 	newHost           func(zab.Config, zab.Storage) (host, error)
 	// answered hears what a core says about proposals and reads.
@@ -175,7 +176,7 @@ func (c *cluster) step(n *node, ev zab.Event) {
 		c.crash(n)
 		c.restartLater(n)
 	}
-	if c.steps%64 == 0 {
+	if c.steps%64 == 0 && !c.healed || c.steps%4096 == 0 {
 		c.check.compare()
 	}
 }

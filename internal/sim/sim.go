@@ -33,6 +33,8 @@ const (
 	reunion  = 300 * second // until one leader is established and has everybody
 	delivery = 60 * second  // until what it accepts is applied everywhere
 	calm     = 5 * second   // that the reign then has to last, at least
+	// storm bounds the steps after healing: a cluster that needs more of them never rests.
+	storm = 50_000
 )
 
 // Run runs one seed. The error is a *Violation with the trace that led to it.
@@ -182,6 +184,10 @@ func (c *cluster) until(deadline instant, condition func() bool) bool {
 			c.next()
 		}
 		c.now = pause
+		if c.steps-c.stepsHealed > storm {
+			c.check.fail("V5", "%d steps after everything was healed, and no rest yet%s", c.steps-c.stepsHealed, c.describe())
+			return false
+		}
 		if c.check.violation == nil && condition() {
 			return true
 		}
@@ -191,7 +197,7 @@ func (c *cluster) until(deadline instant, condition func() bool) bool {
 
 // heal ends all faults. In some seeds a minority of the voters stays dead.
 func (c *cluster) heal() {
-	c.healed, c.wasFaulty = true, !c.swarm.Quiet
+	c.healed, c.wasFaulty, c.stepsHealed = true, !c.swarm.Quiet, c.steps
 	c.swarm = c.swarm.calm()
 	c.net.heal(c.swarm)
 	mayDie := 0
