@@ -256,6 +256,24 @@ var branchStories = []story{
 			require.Equal(t, n+1, rows)
 		}
 	}},
+	{"a reset of the counters between a write and the vote hides nothing", func(t *testing.T, w *world) {
+		r := w.open()
+		s := w.begin(r, newXID())
+		var i int
+		require.NoError(t, w.tx(s).QueryRowContext(w.ctx, "SELECT 1").Scan(&i))
+		before := s.link.changes
+		require.NoError(t, w.tx(s).QueryRowContext(w.ctx, "SELECT writes()").Scan(&i))
+		w.eventually("a second passes", func() bool {
+			w.run("", "FLUSH STATUS")
+			now, err := s.link.countChanges(w.ctx)
+			require.NoError(t, err)
+			return now.flush != before.flush
+		})
+		vote, _, err := s.Prepare(w.ctx)
+		require.NoError(t, err)
+		require.Equal(t, txn.VoteYes, vote)
+		require.NoError(t, s.Rollback(w.ctx))
+	}},
 	{"locks of a branch that only locked are kept until its end", func(t *testing.T, w *world) {
 		w.seed("only")
 		r := w.open()

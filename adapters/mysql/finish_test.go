@@ -296,10 +296,7 @@ func TestALossWithoutTheFenceIsSeenAndHealed(t *testing.T) {
 			}
 			group.Wait()
 			t.Logf("%d of %d commits without fence were lost", lost.Load(), tries.Load())
-			if lost.Load() == 0 {
-				t.Log("NOT SHOWN: no loss without the fence on this machine in this time")
-				return
-			}
+			require.Positive(t, lost.Load(), "the server has lost no commit: has it been repaired? Then the fence may go")
 			rec := w.open()
 			for x, b := range hidden {
 				_, err := rec.Commit(w.ctx, x, b)
@@ -311,7 +308,8 @@ func TestALossWithoutTheFenceIsSeenAndHealed(t *testing.T) {
 			require.NoError(t, w.Start())
 			rec = w.open()
 			for x, b := range hidden {
-				require.Equal(t, txn.Done, w.finish(rec, txn.Commit, x, b))
+				// MySQL finds the commit in its binary log and does it while it starts.
+				require.Contains(t, []txn.Finish{txn.Done, txn.AlreadyDone}, w.finish(rec, txn.Commit, x, b))
 				w.requireValue(x.ID.String(), 7)
 			}
 			w.requireListed()

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -46,7 +47,7 @@ type link struct {
 	dirty bool
 	// counted: changes is what the session's counters said, and it has written nothing since.
 	counted bool
-	changes uint64
+	changes changes
 
 	idleSince time.Time
 
@@ -99,25 +100,40 @@ func (l *link) exec(ctx context.Context, command string) error {
 	return err
 }
 
-// countChanges asks the session's counters how many rows it has written so far. They
-// count too much (temporary tables), never too little.
-func (l *link) countChanges(ctx context.Context) (uint64, error) {
-	rows, err := rawRows(l.raw)(ctx, "SHOW SESSION STATUS WHERE Variable_name IN ('Handler_write', 'Handler_update', 'Handler_delete')")
+// changes is what a session's counters say.
+type changes struct {
+	rows uint64 // written so far; too many (temporary tables), never too few
+	// flush is when the counters were last reset: MySQL's FLUSH STATUS of one session
+	// resets those of all.
+	flush int64
+}
+
+// countChanges asks the session's counters how many rows it has written so far.
+func (l *link) countChanges(ctx context.Context) (changes, error) {
+	rows, err := rawRows(l.raw)(ctx, "SHOW SESSION STATUS WHERE Variable_name IN "+
+		"('Handler_write', 'Handler_update', 'Handler_delete', 'Uptime', 'Uptime_since_flush_status')")
 	if err != nil {
-		return 0, fmt.Errorf("count the rows that were written: %w", err)
+		return changes{}, fmt.Errorf("count the rows that were written: %w", err)
 	}
-	if len(rows) != 3 {
-		return 0, errors.New("count the rows that were written: the server has no such counters")
+	if len(rows) != 5 {
+		return changes{}, errors.New("count the rows that were written: the server has no such counters")
 	}
-	var sum uint64
+	var c changes
 	for _, row := range rows {
-		n, err := strconv.ParseUint(row[1], 10, 64)
+		n, err := strconv.ParseInt(row[1], 10, 64)
 		if err != nil {
-			return 0, fmt.Errorf("count the rows that were written: %s is no number", row[0])
+			return changes{}, fmt.Errorf("count the rows that were written: %s is no number", row[0])
 		}
-		sum += n
+		switch strings.ToLower(row[0]) {
+		case "uptime":
+			c.flush += n
+		case "uptime_since_flush_status":
+			c.flush -= n
+		default:
+			c.rows += uint64(n)
+		}
 	}
-	return sum, nil
+	return c, nil
 }
 
 // release gives the session back after its branch has ended.

@@ -48,11 +48,10 @@ func markerIs(x txn.XID) string {
 	return fmt.Sprintf("cluster = %d AND gid = '%s' AND branch = %d", uint32(x.Cluster), x.ID, x.Branch)
 }
 
-// prepareMarker makes sure, once, that branches can leave their markers.
+// prepareMarker makes sure that branches can leave their markers. When several first
+// branches do it at once, nothing is lost but time.
 func (r *Resource) prepareMarker(ctx context.Context) error {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.markerReady || r.options.NoMarker {
+	if r.markerReady.Load() || r.options.NoMarker {
 		return nil
 	}
 	err := r.onServer(ctx, func(c *sql.Conn, s server) error {
@@ -74,7 +73,9 @@ func (r *Resource) prepareMarker(ctx context.Context) error {
 		}
 		return nil
 	})
-	r.markerReady = err == nil
+	if err == nil {
+		r.markerReady.Store(true)
+	}
 	return err
 }
 
@@ -85,9 +86,7 @@ func markerMissing(s server, err error) error {
 // markerDoubted looks at the table again before the next branch.
 func (r *Resource) markerDoubted(err error) {
 	if isCode(err, codeNoSuchTable, codeTableDenied) {
-		r.mu.Lock()
-		defer r.mu.Unlock()
-		r.markerReady = false
+		r.markerReady.Store(false)
 	}
 }
 

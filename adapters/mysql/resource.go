@@ -9,7 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
-	"sync"
+	"sync/atomic"
 	"time"
 
 	sqldriver "github.com/go-sql-driver/mysql"
@@ -68,8 +68,7 @@ type Resource struct {
 	db        *sql.DB // of the recovery half and for KILL
 	idle      idle
 
-	mu          sync.Mutex
-	markerReady bool // the marker table is there and can be written
+	markerReady atomic.Bool // the marker table is there and can be written
 
 	pause func(ctx context.Context) error // waits for detachTime
 }
@@ -129,9 +128,10 @@ func (r *Resource) Name() string { return r.name }
 func (r *Resource) Driver() string { return "mysql" }
 
 // Identity names the server and the database. XA names are server-wide, but the
-// markers are the database's. MySQL: server_uuid. MariaDB has no such thing; its
-// server_uid comes from port and network card, which containers share, so host name
-// and server_id go with it.
+// markers are the database's. On MySQL it is server_uuid, which copies of a data
+// directory share, so host name and port as the server knows them go with it. MariaDB
+// has no such thing; its server_uid comes from port and network card, which containers
+// share, so host name, port and server_id go with it.
 func (r *Resource) Identity(ctx context.Context) (string, error) {
 	var id string
 	err := r.onServer(ctx, func(_ *sql.Conn, s server) error {

@@ -64,7 +64,7 @@ func askServer(ctx context.Context, q rowsOf) (server, error) {
 	}
 	s.version = s.variables["version"]
 	s.detaches = s.variables["xa_detach_on_prepare"] == "ON"
-	s.name = "server_uuid=" + s.variables["server_uuid"]
+	s.name = fmt.Sprintf("server_uuid=%s hostname=%s port=%s", s.variables["server_uuid"], s.variables["hostname"], s.variables["port"])
 	status := "performance_schema.global_status"
 	if strings.Contains(strings.ToLower(s.version), flavorMariaDB) {
 		s.flavor, status = flavorMariaDB, "information_schema.global_status"

@@ -170,7 +170,9 @@ func (s *session) endWork(ctx context.Context) error {
 		_ = tx.Rollback() // of the handle only; sql.ErrTxDone if the application has ended it
 	}
 	// The only connection of this *sql.DB is free when nobody uses it any more.
-	if c, err := s.link.db.Conn(context.WithoutCancel(ctx)); err == nil {
+	bounded, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupTime)
+	defer cancel()
+	if c, err := s.link.db.Conn(bounded); err == nil {
 		_ = c.Close()
 	}
 	return nil
