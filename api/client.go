@@ -47,7 +47,8 @@ const maxNodes = 64
 // are those of status.go, or *NoAnswerError.
 type Client struct {
 	opts ClientOptions
-	http *http.Client
+	http *http.Client // HTTP/1.1, for calls
+	h2   *http.Client // HTTP/2, for streams of commit requests
 
 	mu     sync.Mutex
 	given  []string         // as passed to Dial; first choice for questions that any node answers
@@ -58,6 +59,37 @@ type Client struct {
 type node struct {
 	addr string
 	stub concordv1connect.CoordinatorServiceClient
+	// streaming is the same node over HTTP/2.
+	streaming concordv1connect.CoordinatorServiceClient
+
+	mu      sync.Mutex
+	commits *commitStream // opened at first use, and again when it broke
+}
+
+// commit makes a commit request on the node's stream.
+func (n *node) commit(ctx context.Context, r *concordv1.CommitRequest) (*concordv1.CommitResponse, error) {
+	s, err := n.stream()
+	if err != nil {
+		return nil, err
+	}
+	return s.commit(ctx, r)
+}
+
+func (n *node) stream() (s *commitStream, err error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.commits == nil || !n.commits.alive() {
+		n.commits, err = openStream(n.streaming)
+	}
+	return n.commits, err
+}
+
+func (n *node) close() {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.commits != nil {
+		n.commits.end()
+	}
 }
 
 // Dial makes a client of the nodes at addrs, each "host:port". It opens no connection
@@ -78,7 +110,7 @@ func Dial(addrs []string, opts ClientOptions) (*Client, error) {
 	if opts.Logger == nil {
 		opts.Logger = slog.New(slog.DiscardHandler)
 	}
-	c := &Client{opts: opts, http: &http.Client{Transport: transport(opts.TLS)}, nodes: make(map[string]*node)}
+	c := &Client{opts: opts, http: &http.Client{Transport: transport(opts.TLS, false)}, h2: &http.Client{Transport: transport(opts.TLS, true)}, nodes: make(map[string]*node)}
 	for i, addr := range addrs {
 		host, port, err := net.SplitHostPort(addr)
 		if err != nil || host == "" || port == "" {
@@ -95,10 +127,17 @@ func Dial(addrs []string, opts ClientOptions) (*Client, error) {
 // transport keeps one idle HTTP/1.1 connection per concurrent call. Against net/http
 // servers that costs less time and CPU per call than HTTP/2 streams on one connection
 // (BenchmarkCommitCall).
-func transport(conf *tls.Config) *http.Transport {
+func transport(conf *tls.Config, h2 bool) *http.Transport {
 	dialer := &net.Dialer{Timeout: 2 * time.Second, KeepAlive: 15 * time.Second}
 	protocols := new(http.Protocols)
-	protocols.SetHTTP1(true)
+	switch {
+	case !h2:
+		protocols.SetHTTP1(true)
+	case conf == nil:
+		protocols.SetUnencryptedHTTP2(true)
+	default:
+		protocols.SetHTTP2(true)
+	}
 	return &http.Transport{
 		DialContext:         dialer.DialContext,
 		TLSClientConfig:     conf,
@@ -118,12 +157,22 @@ func (c *Client) newNode(addr string) *node {
 		scheme = "https://"
 	}
 	// The answers are small and the nodes near: compression would only cost time.
-	return &node{addr: addr, stub: concordv1connect.NewCoordinatorServiceClient(c.http, scheme+addr, connect.WithAcceptCompression("gzip", nil, nil))}
+	plain := connect.WithAcceptCompression("gzip", nil, nil)
+	return &node{addr: addr,
+		stub:      concordv1connect.NewCoordinatorServiceClient(c.http, scheme+addr, plain),
+		streaming: concordv1connect.NewCoordinatorServiceClient(c.h2, scheme+addr, plain)}
 }
 
-// Close closes idle connections. Calls that are under way are not disturbed.
+// Close closes streams and idle connections. Other calls that are under way are not
+// disturbed.
 func (c *Client) Close() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, n := range c.nodes {
+		n.close()
+	}
 	c.http.CloseIdleConnections()
+	c.h2.CloseIdleConnections()
 	return nil
 }
 
@@ -132,59 +181,64 @@ func (c *Client) Addrs() []string { return slices.Clone(c.given) }
 
 type stub = concordv1connect.CoordinatorServiceClient
 
+// unary makes an ordinary call.
+func unary[Req, Res any](do func(stub, context.Context, *Req) (*Res, error)) func(*node, context.Context, *Req) (*Res, error) {
+	return func(n *node, ctx context.Context, r *Req) (*Res, error) { return do(n.stub, ctx, r) }
+}
+
 // Commit asks the leader for the decision to commit.
 func (c *Client) Commit(ctx context.Context, r *concordv1.CommitRequest) (*concordv1.CommitResponse, error) {
-	return call(ctx, c, "commit", ofLeader, r, stub.Commit)
+	return call(ctx, c, "commit", ofLeader, r, (*node).commit)
 }
 
 // Finished reports finished branches to the leader.
 func (c *Client) Finished(ctx context.Context, r *concordv1.FinishedRequest) (*concordv1.FinishedResponse, error) {
-	return call(ctx, c, "report finished branches", ofLeader, r, stub.Finished)
+	return call(ctx, c, "report finished branches", ofLeader, r, unary(stub.Finished))
 }
 
 // Outcome settles what became of a transaction.
 func (c *Client) Outcome(ctx context.Context, r *concordv1.OutcomeRequest) (*concordv1.OutcomeResponse, error) {
-	return call(ctx, c, "ask for the outcome", ofLeader, r, stub.Outcome)
+	return call(ctx, c, "ask for the outcome", ofLeader, r, unary(stub.Outcome))
 }
 
 // List lists transactions.
 func (c *Client) List(ctx context.Context, r *concordv1.ListRequest) (*concordv1.ListResponse, error) {
-	return call(ctx, c, "list transactions", ofLeader, r, stub.List)
+	return call(ctx, c, "list transactions", ofLeader, r, unary(stub.List))
 }
 
 // Get shows one transaction.
 func (c *Client) Get(ctx context.Context, r *concordv1.GetRequest) (*concordv1.GetResponse, error) {
-	return call(ctx, c, "get the transaction", ofLeader, r, stub.Get)
+	return call(ctx, c, "get the transaction", ofLeader, r, unary(stub.Get))
 }
 
 // Resolve decides a transaction by an operator's word.
 func (c *Client) Resolve(ctx context.Context, r *concordv1.ResolveRequest) (*concordv1.ResolveResponse, error) {
-	return call(ctx, c, "resolve the transaction", ofLeader, r, stub.Resolve)
+	return call(ctx, c, "resolve the transaction", ofLeader, r, unary(stub.Resolve))
 }
 
 // Forget marks a heuristic outcome as dealt with.
 func (c *Client) Forget(ctx context.Context, r *concordv1.ForgetRequest) (*concordv1.ForgetResponse, error) {
-	return call(ctx, c, "forget the transaction", ofLeader, r, stub.Forget)
+	return call(ctx, c, "forget the transaction", ofLeader, r, unary(stub.Forget))
 }
 
 // Recover plans recovery, and carries it out if asked to.
 func (c *Client) Recover(ctx context.Context, r *concordv1.RecoverRequest) (*concordv1.RecoverResponse, error) {
-	return call(ctx, c, "recover", ofLeader|slow, r, stub.Recover)
+	return call(ctx, c, "recover", ofLeader|slow, r, unary(stub.Recover))
 }
 
 // CheckResource runs preflights.
 func (c *Client) CheckResource(ctx context.Context, r *concordv1.CheckResourceRequest) (*concordv1.CheckResourceResponse, error) {
-	return call(ctx, c, "check the resources", ofLeader|slow, r, stub.CheckResource)
+	return call(ctx, c, "check the resources", ofLeader|slow, r, unary(stub.CheckResource))
 }
 
 // Status shows the cluster as the first of the given nodes that answers sees it.
 func (c *Client) Status(ctx context.Context, r *concordv1.StatusRequest) (*concordv1.StatusResponse, error) {
-	return call(ctx, c, "get the status", ofAny, r, stub.Status)
+	return call(ctx, c, "get the status", ofAny, r, unary(stub.Status))
 }
 
 // Resources lists the resources that the first of the given nodes that answers knows.
 func (c *Client) Resources(ctx context.Context, r *concordv1.ResourcesRequest) (*concordv1.ResourcesResponse, error) {
-	return call(ctx, c, "list the resources", ofAny, r, stub.Resources)
+	return call(ctx, c, "list the resources", ofAny, r, unary(stub.Resources))
 }
 
 // Watch calls each for every status that a node streams, until ctx ends, each returns
@@ -234,7 +288,7 @@ const (
 
 // call does one call on one node after the other until there is an answer.
 func call[Req, Res any](ctx context.Context, c *Client, op string, how manner, req *Req,
-	do func(stub, context.Context, *Req) (*Res, error)) (*Res, error) {
+	do func(*node, context.Context, *Req) (*Res, error)) (*Res, error) {
 
 	ctx, cancel := context.WithTimeout(ctx, c.opts.Patience)
 	defer cancel()
@@ -256,7 +310,7 @@ func call[Req, Res any](ctx context.Context, c *Client, op string, how manner, r
 			continue
 		}
 		attempt, done := context.WithTimeout(ctx, limit)
-		res, err := do(n.stub, attempt, req)
+		res, err := do(n, attempt, req)
 		done()
 		if err == nil {
 			if how&ofLeader != 0 {

@@ -25,6 +25,7 @@ type archive struct {
 	mu      sync.Mutex
 	queue   []txn.Changes
 	pending map[txn.ID]pendingTxn
+	recent  recentIDs
 	wake    chan struct{} // capacity 1: "look again"; when full, one is there already
 }
 
@@ -36,7 +37,15 @@ type pendingTxn struct {
 }
 
 func newArchive(s *wal.Store, fatal func(error)) *archive {
-	return &archive{store: s, fatal: fatal, pending: map[txn.ID]pendingTxn{}, wake: make(chan struct{}, 1)}
+	a := &archive{store: s, fatal: fatal, pending: map[txn.ID]pendingTxn{}, wake: make(chan struct{}, 1)}
+	err := scanTxns(s, finishedKey, nil, true, func(newest txn.Txn) bool {
+		a.recent.floor = newest.ID
+		return false
+	})
+	if err != nil {
+		fatal(fmt.Errorf("read the newest finished transaction: %w", err))
+	}
+	return a
 }
 
 // Keep implements txn.Archive.
@@ -47,6 +56,7 @@ func (a *archive) Keep(c txn.Changes) {
 	}
 	for _, x := range c.Finished {
 		a.pending[x.ID] = pendingTxn{txn: x, finished: true, at: c.Meta.Position}
+		a.recent.add(x.ID)
 	}
 	a.queue = append(a.queue, c)
 	a.mu.Unlock()
@@ -61,9 +71,13 @@ func (a *archive) Keep(c txn.Changes) {
 func (a *archive) Finished(id txn.ID) (txn.Txn, bool) {
 	a.mu.Lock()
 	p, ok := a.pending[id]
+	absent := a.recent.absent(id)
 	a.mu.Unlock()
-	if ok {
+	switch {
+	case ok:
 		return p.txn, p.finished
+	case absent: // as for nearly every new transaction: no look into the store
+		return txn.Txn{}, false
 	}
 	value, found, err := a.store.Get(stateKey(finishedKey, id))
 	var x txn.Txn
@@ -95,8 +109,10 @@ func (a *archive) run(ctx context.Context) {
 		queue := a.queue
 		a.queue = nil
 		a.mu.Unlock()
-		for _, c := range queue {
-			if err := a.store.Apply(toState(c)); err != nil {
+		for left := queue; len(left) > 0; {
+			state, n := toState(left)
+			left = left[n:]
+			if err := a.store.Apply(state); err != nil {
 				a.fatal(err)
 				return
 			}

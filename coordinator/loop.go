@@ -16,7 +16,7 @@ import (
 type loop struct {
 	*Node
 	writer   *wal.Writer
-	requests map[uint64]chan Reply
+	requests map[uint64]func(Reply)
 	next     uint64
 	events   []Event
 	reports  map[zab.NodeID]peerReport
@@ -30,15 +30,15 @@ type peerReport struct {
 }
 
 func newLoop(n *Node, w *wal.Writer) *loop {
-	return &loop{Node: n, writer: w, requests: map[uint64]chan Reply{}, reports: map[zab.NodeID]peerReport{}, diverged: map[zab.NodeID]bool{}}
+	return &loop{Node: n, writer: w, requests: map[uint64]func(Reply){}, reports: map[zab.NodeID]peerReport{}, diverged: map[zab.NodeID]bool{}}
 }
 
 func (l *loop) run(ctx context.Context) error {
 	ticker := time.NewTicker(tickInterval)
 	defer ticker.Stop()
 	defer func() {
-		for _, reply := range l.requests {
-			reply <- Reply{Err: errClosed}
+		for _, done := range l.requests {
+			done(Reply{Err: errClosed})
 		}
 	}()
 	l.publish(time.Now())
@@ -121,11 +121,11 @@ func (l *loop) receive(in inbound) {
 // admit gives a request its number, under which it is answered exactly once.
 func (l *loop) admit(a ask) {
 	if len(l.requests) >= maxRequests {
-		a.reply <- Reply{Err: errBusy}
+		a.done(Reply{Err: errBusy})
 		return
 	}
 	l.next++
-	l.requests[l.next] = a.reply
+	l.requests[l.next] = a.done
 	l.events = append(l.events, a.event(l.next))
 }
 
@@ -137,8 +137,9 @@ func (l *loop) carryOut(fx *Effects) {
 		l.peers.send(m.To, outbound{message: m})
 	}
 	for _, r := range fx.Reply {
-		l.requests[r.Request] <- r
+		done := l.requests[r.Request]
 		delete(l.requests, r.Request)
+		done(r)
 	}
 	for _, t := range fx.Finish {
 		select {

@@ -75,7 +75,8 @@ type Node struct {
 // ask is a request on its way into the loop.
 type ask struct {
 	event func(request uint64) Event
-	reply chan Reply // capacity 1
+	// done takes the answer, on the loop: it must not wait.
+	done func(Reply)
 }
 
 // Open opens the store of a node and listens for its peers. The node does nothing
@@ -198,21 +199,25 @@ func (n *Node) post(ctx context.Context, e Event) {
 // ask hands a request to the loop and waits for its answer. When ctx ends first the
 // request may be carried out all the same.
 func (n *Node) ask(ctx context.Context, event func(request uint64) Event) (Reply, error) {
-	a := ask{event: event, reply: make(chan Reply, 1)}
+	reply := make(chan Reply, 1)
+	n.submit(event, func(r Reply) { reply <- r })
 	select {
-	case n.asks <- a:
-	case <-n.closed:
-		return Reply{}, errClosed
-	default:
-		return Reply{}, errBusy
-	}
-	select {
-	case r := <-a.reply:
+	case r := <-reply:
 		return r, r.Err
 	case <-n.closed:
 		return Reply{}, errClosed
 	case <-ctx.Done():
 		return Reply{}, ctx.Err()
+	}
+}
+
+// submit hands a request to the loop. done is called once, on the loop or, if the loop
+// does not take the request, at once; not at all if the node closes first.
+func (n *Node) submit(event func(request uint64) Event, done func(Reply)) {
+	select {
+	case n.asks <- ask{event: event, done: done}:
+	default:
+		done(Reply{Err: errBusy})
 	}
 }
 

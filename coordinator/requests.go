@@ -23,6 +23,14 @@ func (n *Node) Commit(ctx context.Context, id txn.ID, p txn.Protocol, branches [
 	})
 }
 
+// CommitLater is Commit for many requests at a time: done takes the answer, on a
+// goroutine of the node, and must not wait. It is not called if the node closes first.
+func (n *Node) CommitLater(id txn.ID, p txn.Protocol, branches []txn.Branch, done func(Reply)) {
+	n.submit(func(request uint64) Event {
+		return CommitAsked{Request: request, ID: id, Protocol: p, Branches: branches}
+	}, done)
+}
+
 // Outcome settles what became of a transaction: one without decision is aborted.
 func (n *Node) Outcome(ctx context.Context, id txn.ID) (Reply, error) {
 	return n.ask(ctx, func(request uint64) Event { return OutcomeAsked{Request: request, ID: id} })

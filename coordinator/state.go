@@ -25,26 +25,36 @@ func stateKey(space byte, id txn.ID) []byte {
 	return append(append(make([]byte, 0, 1+len(id)), space), id[:]...)
 }
 
-// toState turns the changes of one entry into what the store writes.
-func toState(c txn.Changes) wal.StateChange {
-	z := zab.Zxid{Epoch: zab.Epoch(c.Meta.Position.Epoch), Counter: c.Meta.Position.Counter}
-	s := wal.StateChange{Applied: z, Digest: c.Meta.Digest}
-	if !c.PurgeBefore.IsZero() {
-		s.DeleteRanges = append(s.DeleteRanges, wal.Range{Lo: []byte{finishedKey}, Hi: stateKey(finishedKey, c.PurgeBefore)})
+// toState turns the changes of the first n folds into one write of the store. A fold
+// that purges begins a new write, because a purge comes first in it.
+func toState(folds []txn.Changes) (s wal.StateChange, n int) {
+	if purge := folds[0].PurgeBefore; !purge.IsZero() {
+		s.DeleteRanges = append(s.DeleteRanges, wal.Range{Lo: []byte{finishedKey}, Hi: stateKey(finishedKey, purge)})
 	}
-	put := func(space, other byte, x txn.Txn) {
-		value, _ := x.AppendBinary(make([]byte, 0, 256)) // it has no way to fail
-		s.Puts = append(s.Puts, wal.Pair{Key: stateKey(space, x.ID), Value: value})
-		s.Deletes = append(s.Deletes, stateKey(other, x.ID))
+	latest := make(map[txn.ID]placed, len(folds)) // the last fold that touched a transaction says where it is
+	for n = 0; n < len(folds) && (n == 0 || folds[n].PurgeBefore.IsZero()); n++ {
+		for _, x := range folds[n].Open {
+			latest[x.ID] = placed{openKey, finishedKey, x}
+		}
+		for _, x := range folds[n].Finished {
+			latest[x.ID] = placed{finishedKey, openKey, x}
+		}
 	}
-	for _, x := range c.Open {
-		put(openKey, finishedKey, x)
+	for id, p := range latest {
+		value, _ := p.txn.AppendBinary(make([]byte, 0, 256)) // it has no way to fail
+		s.Puts = append(s.Puts, wal.Pair{Key: stateKey(p.space, id), Value: value})
+		s.Deletes = append(s.Deletes, stateKey(p.other, id))
 	}
-	for _, x := range c.Finished {
-		put(finishedKey, openKey, x)
-	}
-	s.Puts = append(s.Puts, wal.Pair{Key: []byte(metaKey), Value: encodeMeta(c.Meta)})
-	return s
+	meta := folds[n-1].Meta
+	s.Applied, s.Digest = zab.Zxid{Epoch: zab.Epoch(meta.Position.Epoch), Counter: meta.Position.Counter}, meta.Digest
+	s.Puts = append(s.Puts, wal.Pair{Key: []byte(metaKey), Value: encodeMeta(meta)})
+	return s, n
+}
+
+// placed is a transaction and the space that it is in.
+type placed struct {
+	space, other byte
+	txn          txn.Txn
 }
 
 func encodeMeta(m txn.Meta) []byte {

@@ -27,19 +27,28 @@ type handlers struct{ node *coordinator.Node }
 var _ concordv1connect.CoordinatorServiceHandler = (*handlers)(nil)
 
 func (h *handlers) Commit(ctx context.Context, r *concordv1.CommitRequest) (*concordv1.CommitResponse, error) {
-	c, err := api.ParseCommit(r)
+	c, err := h.parseCommit(r)
 	if err != nil {
 		return nil, err
-	}
-	// A node that has just started may not know the cluster yet; the leader always does.
-	if own := h.node.Status().Cluster; own != 0 && own != c.Cluster {
-		return nil, fmt.Errorf("the branches belong to cluster %v, but this is cluster %v: connect to the right nodes: %w", c.Cluster, own, api.ErrInvalid)
 	}
 	a, err := h.node.Commit(ctx, c.ID, c.Protocol, c.Branches)
 	if err != nil {
 		return nil, err
 	}
-	return &concordv1.CommitResponse{Decision: a.Decision.String(), Reason: a.Reason, Zxid: a.Zxid.String()}, nil
+	return commitResponse(a), nil
+}
+
+func (h *handlers) parseCommit(r *concordv1.CommitRequest) (api.Commit, error) {
+	c, err := api.ParseCommit(r)
+	// A node that has just started may not know the cluster yet; the leader always does.
+	if own := h.node.Status().Cluster; err == nil && own != 0 && own != c.Cluster {
+		err = fmt.Errorf("the branches belong to cluster %v, but this is cluster %v: connect to the right nodes: %w", c.Cluster, own, api.ErrInvalid)
+	}
+	return c, err
+}
+
+func commitResponse(r coordinator.Reply) *concordv1.CommitResponse {
+	return &concordv1.CommitResponse{Decision: r.Decision.String(), Reason: r.Reason, Zxid: r.Zxid.String()}
 }
 
 func (h *handlers) Finished(_ context.Context, r *concordv1.FinishedRequest) (*concordv1.FinishedResponse, error) {

@@ -126,7 +126,8 @@ type CommitRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Gid   string                 `protobuf:"bytes,1,opt,name=gid,proto3" json:"gid,omitempty"`
 	// two_phase; empty means two_phase.
-	Protocol string    `protobuf:"bytes,2,opt,name=protocol,proto3" json:"protocol,omitempty"`
+	Protocol string `protobuf:"bytes,2,opt,name=protocol,proto3" json:"protocol,omitempty"`
+	// Those that voted yes. None at all asks for a bare decision.
 	Branches []*Branch `protobuf:"bytes,3,rep,name=branches,proto3" json:"branches,omitempty"`
 	// 8 hex characters; refused if it is not the cluster's, because the branches are named with it.
 	Cluster       string `protobuf:"bytes,4,opt,name=cluster,proto3" json:"cluster,omitempty"`
@@ -255,6 +256,270 @@ func (x *CommitResponse) GetZxid() string {
 	return ""
 }
 
+type DecideRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Commits       []*NumberedCommit      `protobuf:"bytes,1,rep,name=commits,proto3" json:"commits,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DecideRequest) Reset() {
+	*x = DecideRequest{}
+	mi := &file_concord_v1_concord_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DecideRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DecideRequest) ProtoMessage() {}
+
+func (x *DecideRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_concord_v1_concord_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DecideRequest.ProtoReflect.Descriptor instead.
+func (*DecideRequest) Descriptor() ([]byte, []int) {
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *DecideRequest) GetCommits() []*NumberedCommit {
+	if x != nil {
+		return x.Commits
+	}
+	return nil
+}
+
+// NumberedCommit is a commit request with the client's own number, under which it is answered.
+type NumberedCommit struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Number        uint64                 `protobuf:"varint,1,opt,name=number,proto3" json:"number,omitempty"`
+	Request       *CommitRequest         `protobuf:"bytes,2,opt,name=request,proto3" json:"request,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NumberedCommit) Reset() {
+	*x = NumberedCommit{}
+	mi := &file_concord_v1_concord_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NumberedCommit) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NumberedCommit) ProtoMessage() {}
+
+func (x *NumberedCommit) ProtoReflect() protoreflect.Message {
+	mi := &file_concord_v1_concord_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NumberedCommit.ProtoReflect.Descriptor instead.
+func (*NumberedCommit) Descriptor() ([]byte, []int) {
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *NumberedCommit) GetNumber() uint64 {
+	if x != nil {
+		return x.Number
+	}
+	return 0
+}
+
+func (x *NumberedCommit) GetRequest() *CommitRequest {
+	if x != nil {
+		return x.Request
+	}
+	return nil
+}
+
+type DecideResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Answers       []*NumberedAnswer      `protobuf:"bytes,1,rep,name=answers,proto3" json:"answers,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DecideResponse) Reset() {
+	*x = DecideResponse{}
+	mi := &file_concord_v1_concord_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DecideResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DecideResponse) ProtoMessage() {}
+
+func (x *DecideResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_concord_v1_concord_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DecideResponse.ProtoReflect.Descriptor instead.
+func (*DecideResponse) Descriptor() ([]byte, []int) {
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *DecideResponse) GetAnswers() []*NumberedAnswer {
+	if x != nil {
+		return x.Answers
+	}
+	return nil
+}
+
+// NumberedAnswer has either response or error.
+type NumberedAnswer struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Number        uint64                 `protobuf:"varint,1,opt,name=number,proto3" json:"number,omitempty"`
+	Response      *CommitResponse        `protobuf:"bytes,2,opt,name=response,proto3" json:"response,omitempty"`
+	Error         *CommitError           `protobuf:"bytes,3,opt,name=error,proto3" json:"error,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NumberedAnswer) Reset() {
+	*x = NumberedAnswer{}
+	mi := &file_concord_v1_concord_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NumberedAnswer) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NumberedAnswer) ProtoMessage() {}
+
+func (x *NumberedAnswer) ProtoReflect() protoreflect.Message {
+	mi := &file_concord_v1_concord_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NumberedAnswer.ProtoReflect.Descriptor instead.
+func (*NumberedAnswer) Descriptor() ([]byte, []int) {
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *NumberedAnswer) GetNumber() uint64 {
+	if x != nil {
+		return x.Number
+	}
+	return 0
+}
+
+func (x *NumberedAnswer) GetResponse() *CommitResponse {
+	if x != nil {
+		return x.Response
+	}
+	return nil
+}
+
+func (x *NumberedAnswer) GetError() *CommitError {
+	if x != nil {
+		return x.Error
+	}
+	return nil
+}
+
+// CommitError is what Commit would have failed with.
+type CommitError struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The number of the status code, as in gRPC.
+	Code          uint32     `protobuf:"varint,1,opt,name=code,proto3" json:"code,omitempty"`
+	Message       string     `protobuf:"bytes,2,opt,name=message,proto3" json:"message,omitempty"`
+	NotLeader     *NotLeader `protobuf:"bytes,3,opt,name=not_leader,json=notLeader,proto3" json:"not_leader,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CommitError) Reset() {
+	*x = CommitError{}
+	mi := &file_concord_v1_concord_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CommitError) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CommitError) ProtoMessage() {}
+
+func (x *CommitError) ProtoReflect() protoreflect.Message {
+	mi := &file_concord_v1_concord_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CommitError.ProtoReflect.Descriptor instead.
+func (*CommitError) Descriptor() ([]byte, []int) {
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *CommitError) GetCode() uint32 {
+	if x != nil {
+		return x.Code
+	}
+	return 0
+}
+
+func (x *CommitError) GetMessage() string {
+	if x != nil {
+		return x.Message
+	}
+	return ""
+}
+
+func (x *CommitError) GetNotLeader() *NotLeader {
+	if x != nil {
+		return x.NotLeader
+	}
+	return nil
+}
+
 type FinishedRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Branches      []*FinishedBranch      `protobuf:"bytes,1,rep,name=branches,proto3" json:"branches,omitempty"`
@@ -264,7 +529,7 @@ type FinishedRequest struct {
 
 func (x *FinishedRequest) Reset() {
 	*x = FinishedRequest{}
-	mi := &file_concord_v1_concord_proto_msgTypes[3]
+	mi := &file_concord_v1_concord_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -276,7 +541,7 @@ func (x *FinishedRequest) String() string {
 func (*FinishedRequest) ProtoMessage() {}
 
 func (x *FinishedRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[3]
+	mi := &file_concord_v1_concord_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -289,7 +554,7 @@ func (x *FinishedRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FinishedRequest.ProtoReflect.Descriptor instead.
 func (*FinishedRequest) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{3}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *FinishedRequest) GetBranches() []*FinishedBranch {
@@ -311,7 +576,7 @@ type FinishedBranch struct {
 
 func (x *FinishedBranch) Reset() {
 	*x = FinishedBranch{}
-	mi := &file_concord_v1_concord_proto_msgTypes[4]
+	mi := &file_concord_v1_concord_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -323,7 +588,7 @@ func (x *FinishedBranch) String() string {
 func (*FinishedBranch) ProtoMessage() {}
 
 func (x *FinishedBranch) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[4]
+	mi := &file_concord_v1_concord_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -336,7 +601,7 @@ func (x *FinishedBranch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FinishedBranch.ProtoReflect.Descriptor instead.
 func (*FinishedBranch) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{4}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *FinishedBranch) GetGid() string {
@@ -368,7 +633,7 @@ type FinishedResponse struct {
 
 func (x *FinishedResponse) Reset() {
 	*x = FinishedResponse{}
-	mi := &file_concord_v1_concord_proto_msgTypes[5]
+	mi := &file_concord_v1_concord_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -380,7 +645,7 @@ func (x *FinishedResponse) String() string {
 func (*FinishedResponse) ProtoMessage() {}
 
 func (x *FinishedResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[5]
+	mi := &file_concord_v1_concord_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -393,7 +658,7 @@ func (x *FinishedResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FinishedResponse.ProtoReflect.Descriptor instead.
 func (*FinishedResponse) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{5}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{10}
 }
 
 type OutcomeRequest struct {
@@ -405,7 +670,7 @@ type OutcomeRequest struct {
 
 func (x *OutcomeRequest) Reset() {
 	*x = OutcomeRequest{}
-	mi := &file_concord_v1_concord_proto_msgTypes[6]
+	mi := &file_concord_v1_concord_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -417,7 +682,7 @@ func (x *OutcomeRequest) String() string {
 func (*OutcomeRequest) ProtoMessage() {}
 
 func (x *OutcomeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[6]
+	mi := &file_concord_v1_concord_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -430,7 +695,7 @@ func (x *OutcomeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OutcomeRequest.ProtoReflect.Descriptor instead.
 func (*OutcomeRequest) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{6}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *OutcomeRequest) GetGid() string {
@@ -454,7 +719,7 @@ type OutcomeResponse struct {
 
 func (x *OutcomeResponse) Reset() {
 	*x = OutcomeResponse{}
-	mi := &file_concord_v1_concord_proto_msgTypes[7]
+	mi := &file_concord_v1_concord_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -466,7 +731,7 @@ func (x *OutcomeResponse) String() string {
 func (*OutcomeResponse) ProtoMessage() {}
 
 func (x *OutcomeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[7]
+	mi := &file_concord_v1_concord_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -479,7 +744,7 @@ func (x *OutcomeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OutcomeResponse.ProtoReflect.Descriptor instead.
 func (*OutcomeResponse) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{7}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *OutcomeResponse) GetOutcome() string {
@@ -530,7 +795,7 @@ type Transaction struct {
 
 func (x *Transaction) Reset() {
 	*x = Transaction{}
-	mi := &file_concord_v1_concord_proto_msgTypes[8]
+	mi := &file_concord_v1_concord_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -542,7 +807,7 @@ func (x *Transaction) String() string {
 func (*Transaction) ProtoMessage() {}
 
 func (x *Transaction) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[8]
+	mi := &file_concord_v1_concord_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -555,7 +820,7 @@ func (x *Transaction) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Transaction.ProtoReflect.Descriptor instead.
 func (*Transaction) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{8}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Transaction) GetGid() string {
@@ -627,7 +892,7 @@ type Heuristic struct {
 
 func (x *Heuristic) Reset() {
 	*x = Heuristic{}
-	mi := &file_concord_v1_concord_proto_msgTypes[9]
+	mi := &file_concord_v1_concord_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -639,7 +904,7 @@ func (x *Heuristic) String() string {
 func (*Heuristic) ProtoMessage() {}
 
 func (x *Heuristic) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[9]
+	mi := &file_concord_v1_concord_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -652,7 +917,7 @@ func (x *Heuristic) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Heuristic.ProtoReflect.Descriptor instead.
 func (*Heuristic) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{9}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Heuristic) GetNo() uint32 {
@@ -706,7 +971,7 @@ type ListRequest struct {
 
 func (x *ListRequest) Reset() {
 	*x = ListRequest{}
-	mi := &file_concord_v1_concord_proto_msgTypes[10]
+	mi := &file_concord_v1_concord_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -718,7 +983,7 @@ func (x *ListRequest) String() string {
 func (*ListRequest) ProtoMessage() {}
 
 func (x *ListRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[10]
+	mi := &file_concord_v1_concord_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -731,7 +996,7 @@ func (x *ListRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRequest.ProtoReflect.Descriptor instead.
 func (*ListRequest) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{10}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *ListRequest) GetState() string {
@@ -780,7 +1045,7 @@ type ListResponse struct {
 
 func (x *ListResponse) Reset() {
 	*x = ListResponse{}
-	mi := &file_concord_v1_concord_proto_msgTypes[11]
+	mi := &file_concord_v1_concord_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -792,7 +1057,7 @@ func (x *ListResponse) String() string {
 func (*ListResponse) ProtoMessage() {}
 
 func (x *ListResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[11]
+	mi := &file_concord_v1_concord_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -805,7 +1070,7 @@ func (x *ListResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListResponse.ProtoReflect.Descriptor instead.
 func (*ListResponse) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{11}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *ListResponse) GetTransactions() []*Transaction {
@@ -831,7 +1096,7 @@ type GetRequest struct {
 
 func (x *GetRequest) Reset() {
 	*x = GetRequest{}
-	mi := &file_concord_v1_concord_proto_msgTypes[12]
+	mi := &file_concord_v1_concord_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -843,7 +1108,7 @@ func (x *GetRequest) String() string {
 func (*GetRequest) ProtoMessage() {}
 
 func (x *GetRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[12]
+	mi := &file_concord_v1_concord_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -856,7 +1121,7 @@ func (x *GetRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetRequest.ProtoReflect.Descriptor instead.
 func (*GetRequest) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{12}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *GetRequest) GetGid() string {
@@ -875,7 +1140,7 @@ type GetResponse struct {
 
 func (x *GetResponse) Reset() {
 	*x = GetResponse{}
-	mi := &file_concord_v1_concord_proto_msgTypes[13]
+	mi := &file_concord_v1_concord_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -887,7 +1152,7 @@ func (x *GetResponse) String() string {
 func (*GetResponse) ProtoMessage() {}
 
 func (x *GetResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[13]
+	mi := &file_concord_v1_concord_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -900,7 +1165,7 @@ func (x *GetResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetResponse.ProtoReflect.Descriptor instead.
 func (*GetResponse) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{13}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *GetResponse) GetTransaction() *Transaction {
@@ -923,7 +1188,7 @@ type ResolveRequest struct {
 
 func (x *ResolveRequest) Reset() {
 	*x = ResolveRequest{}
-	mi := &file_concord_v1_concord_proto_msgTypes[14]
+	mi := &file_concord_v1_concord_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -935,7 +1200,7 @@ func (x *ResolveRequest) String() string {
 func (*ResolveRequest) ProtoMessage() {}
 
 func (x *ResolveRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[14]
+	mi := &file_concord_v1_concord_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -948,7 +1213,7 @@ func (x *ResolveRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResolveRequest.ProtoReflect.Descriptor instead.
 func (*ResolveRequest) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{14}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *ResolveRequest) GetGid() string {
@@ -989,7 +1254,7 @@ type ResolveResponse struct {
 
 func (x *ResolveResponse) Reset() {
 	*x = ResolveResponse{}
-	mi := &file_concord_v1_concord_proto_msgTypes[15]
+	mi := &file_concord_v1_concord_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1001,7 +1266,7 @@ func (x *ResolveResponse) String() string {
 func (*ResolveResponse) ProtoMessage() {}
 
 func (x *ResolveResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[15]
+	mi := &file_concord_v1_concord_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1014,7 +1279,7 @@ func (x *ResolveResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResolveResponse.ProtoReflect.Descriptor instead.
 func (*ResolveResponse) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{15}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *ResolveResponse) GetDecision() string {
@@ -1042,7 +1307,7 @@ type ForgetRequest struct {
 
 func (x *ForgetRequest) Reset() {
 	*x = ForgetRequest{}
-	mi := &file_concord_v1_concord_proto_msgTypes[16]
+	mi := &file_concord_v1_concord_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1054,7 +1319,7 @@ func (x *ForgetRequest) String() string {
 func (*ForgetRequest) ProtoMessage() {}
 
 func (x *ForgetRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[16]
+	mi := &file_concord_v1_concord_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1067,7 +1332,7 @@ func (x *ForgetRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ForgetRequest.ProtoReflect.Descriptor instead.
 func (*ForgetRequest) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{16}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *ForgetRequest) GetGid() string {
@@ -1099,7 +1364,7 @@ type ForgetResponse struct {
 
 func (x *ForgetResponse) Reset() {
 	*x = ForgetResponse{}
-	mi := &file_concord_v1_concord_proto_msgTypes[17]
+	mi := &file_concord_v1_concord_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1111,7 +1376,7 @@ func (x *ForgetResponse) String() string {
 func (*ForgetResponse) ProtoMessage() {}
 
 func (x *ForgetResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[17]
+	mi := &file_concord_v1_concord_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1124,7 +1389,7 @@ func (x *ForgetResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ForgetResponse.ProtoReflect.Descriptor instead.
 func (*ForgetResponse) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{17}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{22}
 }
 
 type RecoverRequest struct {
@@ -1139,7 +1404,7 @@ type RecoverRequest struct {
 
 func (x *RecoverRequest) Reset() {
 	*x = RecoverRequest{}
-	mi := &file_concord_v1_concord_proto_msgTypes[18]
+	mi := &file_concord_v1_concord_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1151,7 +1416,7 @@ func (x *RecoverRequest) String() string {
 func (*RecoverRequest) ProtoMessage() {}
 
 func (x *RecoverRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[18]
+	mi := &file_concord_v1_concord_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1164,7 +1429,7 @@ func (x *RecoverRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RecoverRequest.ProtoReflect.Descriptor instead.
 func (*RecoverRequest) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{18}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *RecoverRequest) GetApply() bool {
@@ -1192,7 +1457,7 @@ type RecoverResponse struct {
 
 func (x *RecoverResponse) Reset() {
 	*x = RecoverResponse{}
-	mi := &file_concord_v1_concord_proto_msgTypes[19]
+	mi := &file_concord_v1_concord_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1204,7 +1469,7 @@ func (x *RecoverResponse) String() string {
 func (*RecoverResponse) ProtoMessage() {}
 
 func (x *RecoverResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[19]
+	mi := &file_concord_v1_concord_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1217,7 +1482,7 @@ func (x *RecoverResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RecoverResponse.ProtoReflect.Descriptor instead.
 func (*RecoverResponse) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{19}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *RecoverResponse) GetActions() []*RecoverAction {
@@ -1253,7 +1518,7 @@ type RecoverAction struct {
 
 func (x *RecoverAction) Reset() {
 	*x = RecoverAction{}
-	mi := &file_concord_v1_concord_proto_msgTypes[20]
+	mi := &file_concord_v1_concord_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1265,7 +1530,7 @@ func (x *RecoverAction) String() string {
 func (*RecoverAction) ProtoMessage() {}
 
 func (x *RecoverAction) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[20]
+	mi := &file_concord_v1_concord_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1278,7 +1543,7 @@ func (x *RecoverAction) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RecoverAction.ProtoReflect.Descriptor instead.
 func (*RecoverAction) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{20}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *RecoverAction) GetGid() string {
@@ -1345,7 +1610,7 @@ type StatusRequest struct {
 
 func (x *StatusRequest) Reset() {
 	*x = StatusRequest{}
-	mi := &file_concord_v1_concord_proto_msgTypes[21]
+	mi := &file_concord_v1_concord_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1357,7 +1622,7 @@ func (x *StatusRequest) String() string {
 func (*StatusRequest) ProtoMessage() {}
 
 func (x *StatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[21]
+	mi := &file_concord_v1_concord_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1370,7 +1635,7 @@ func (x *StatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusRequest.ProtoReflect.Descriptor instead.
 func (*StatusRequest) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{21}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{26}
 }
 
 type WatchRequest struct {
@@ -1383,7 +1648,7 @@ type WatchRequest struct {
 
 func (x *WatchRequest) Reset() {
 	*x = WatchRequest{}
-	mi := &file_concord_v1_concord_proto_msgTypes[22]
+	mi := &file_concord_v1_concord_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1395,7 +1660,7 @@ func (x *WatchRequest) String() string {
 func (*WatchRequest) ProtoMessage() {}
 
 func (x *WatchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[22]
+	mi := &file_concord_v1_concord_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1408,7 +1673,7 @@ func (x *WatchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchRequest.ProtoReflect.Descriptor instead.
 func (*WatchRequest) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{22}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *WatchRequest) GetIntervalMs() uint32 {
@@ -1444,7 +1709,7 @@ type StatusResponse struct {
 
 func (x *StatusResponse) Reset() {
 	*x = StatusResponse{}
-	mi := &file_concord_v1_concord_proto_msgTypes[23]
+	mi := &file_concord_v1_concord_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1456,7 +1721,7 @@ func (x *StatusResponse) String() string {
 func (*StatusResponse) ProtoMessage() {}
 
 func (x *StatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[23]
+	mi := &file_concord_v1_concord_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1469,7 +1734,7 @@ func (x *StatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusResponse.ProtoReflect.Descriptor instead.
 func (*StatusResponse) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{23}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *StatusResponse) GetCluster() string {
@@ -1568,7 +1833,7 @@ type Node struct {
 
 func (x *Node) Reset() {
 	*x = Node{}
-	mi := &file_concord_v1_concord_proto_msgTypes[24]
+	mi := &file_concord_v1_concord_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1580,7 +1845,7 @@ func (x *Node) String() string {
 func (*Node) ProtoMessage() {}
 
 func (x *Node) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[24]
+	mi := &file_concord_v1_concord_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1593,7 +1858,7 @@ func (x *Node) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Node.ProtoReflect.Descriptor instead.
 func (*Node) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{24}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *Node) GetId() uint64 {
@@ -1672,7 +1937,7 @@ type ResourceStatus struct {
 
 func (x *ResourceStatus) Reset() {
 	*x = ResourceStatus{}
-	mi := &file_concord_v1_concord_proto_msgTypes[25]
+	mi := &file_concord_v1_concord_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1684,7 +1949,7 @@ func (x *ResourceStatus) String() string {
 func (*ResourceStatus) ProtoMessage() {}
 
 func (x *ResourceStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[25]
+	mi := &file_concord_v1_concord_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1697,7 +1962,7 @@ func (x *ResourceStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResourceStatus.ProtoReflect.Descriptor instead.
 func (*ResourceStatus) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{25}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *ResourceStatus) GetName() string {
@@ -1764,7 +2029,7 @@ type ResourcesRequest struct {
 
 func (x *ResourcesRequest) Reset() {
 	*x = ResourcesRequest{}
-	mi := &file_concord_v1_concord_proto_msgTypes[26]
+	mi := &file_concord_v1_concord_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1776,7 +2041,7 @@ func (x *ResourcesRequest) String() string {
 func (*ResourcesRequest) ProtoMessage() {}
 
 func (x *ResourcesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[26]
+	mi := &file_concord_v1_concord_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1789,7 +2054,7 @@ func (x *ResourcesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResourcesRequest.ProtoReflect.Descriptor instead.
 func (*ResourcesRequest) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{26}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{31}
 }
 
 type ResourcesResponse struct {
@@ -1806,7 +2071,7 @@ type ResourcesResponse struct {
 
 func (x *ResourcesResponse) Reset() {
 	*x = ResourcesResponse{}
-	mi := &file_concord_v1_concord_proto_msgTypes[27]
+	mi := &file_concord_v1_concord_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1818,7 +2083,7 @@ func (x *ResourcesResponse) String() string {
 func (*ResourcesResponse) ProtoMessage() {}
 
 func (x *ResourcesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[27]
+	mi := &file_concord_v1_concord_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1831,7 +2096,7 @@ func (x *ResourcesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResourcesResponse.ProtoReflect.Descriptor instead.
 func (*ResourcesResponse) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{27}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *ResourcesResponse) GetCluster() string {
@@ -1872,7 +2137,7 @@ type CheckResourceRequest struct {
 
 func (x *CheckResourceRequest) Reset() {
 	*x = CheckResourceRequest{}
-	mi := &file_concord_v1_concord_proto_msgTypes[28]
+	mi := &file_concord_v1_concord_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1884,7 +2149,7 @@ func (x *CheckResourceRequest) String() string {
 func (*CheckResourceRequest) ProtoMessage() {}
 
 func (x *CheckResourceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[28]
+	mi := &file_concord_v1_concord_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1897,7 +2162,7 @@ func (x *CheckResourceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckResourceRequest.ProtoReflect.Descriptor instead.
 func (*CheckResourceRequest) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{28}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *CheckResourceRequest) GetName() string {
@@ -1916,7 +2181,7 @@ type CheckResourceResponse struct {
 
 func (x *CheckResourceResponse) Reset() {
 	*x = CheckResourceResponse{}
-	mi := &file_concord_v1_concord_proto_msgTypes[29]
+	mi := &file_concord_v1_concord_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1928,7 +2193,7 @@ func (x *CheckResourceResponse) String() string {
 func (*CheckResourceResponse) ProtoMessage() {}
 
 func (x *CheckResourceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[29]
+	mi := &file_concord_v1_concord_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1941,7 +2206,7 @@ func (x *CheckResourceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckResourceResponse.ProtoReflect.Descriptor instead.
 func (*CheckResourceResponse) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{29}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *CheckResourceResponse) GetReports() []*ResourceReport {
@@ -1965,7 +2230,7 @@ type ResourceReport struct {
 
 func (x *ResourceReport) Reset() {
 	*x = ResourceReport{}
-	mi := &file_concord_v1_concord_proto_msgTypes[30]
+	mi := &file_concord_v1_concord_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1977,7 +2242,7 @@ func (x *ResourceReport) String() string {
 func (*ResourceReport) ProtoMessage() {}
 
 func (x *ResourceReport) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[30]
+	mi := &file_concord_v1_concord_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1990,7 +2255,7 @@ func (x *ResourceReport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResourceReport.ProtoReflect.Descriptor instead.
 func (*ResourceReport) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{30}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *ResourceReport) GetName() string {
@@ -2047,7 +2312,7 @@ type Finding struct {
 
 func (x *Finding) Reset() {
 	*x = Finding{}
-	mi := &file_concord_v1_concord_proto_msgTypes[31]
+	mi := &file_concord_v1_concord_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2059,7 +2324,7 @@ func (x *Finding) String() string {
 func (*Finding) ProtoMessage() {}
 
 func (x *Finding) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[31]
+	mi := &file_concord_v1_concord_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2072,7 +2337,7 @@ func (x *Finding) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Finding.ProtoReflect.Descriptor instead.
 func (*Finding) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{31}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *Finding) GetWhat() string {
@@ -2115,7 +2380,7 @@ type NotLeader struct {
 
 func (x *NotLeader) Reset() {
 	*x = NotLeader{}
-	mi := &file_concord_v1_concord_proto_msgTypes[32]
+	mi := &file_concord_v1_concord_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2127,7 +2392,7 @@ func (x *NotLeader) String() string {
 func (*NotLeader) ProtoMessage() {}
 
 func (x *NotLeader) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[32]
+	mi := &file_concord_v1_concord_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2140,7 +2405,7 @@ func (x *NotLeader) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NotLeader.ProtoReflect.Descriptor instead.
 func (*NotLeader) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{32}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *NotLeader) GetLeader() uint64 {
@@ -2178,7 +2443,23 @@ const file_concord_v1_concord_proto_rawDesc = "" +
 	"\x0eCommitResponse\x12\x1a\n" +
 	"\bdecision\x18\x01 \x01(\tR\bdecision\x12\x16\n" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\x12\x12\n" +
-	"\x04zxid\x18\x03 \x01(\tR\x04zxid\"I\n" +
+	"\x04zxid\x18\x03 \x01(\tR\x04zxid\"E\n" +
+	"\rDecideRequest\x124\n" +
+	"\acommits\x18\x01 \x03(\v2\x1a.concord.v1.NumberedCommitR\acommits\"]\n" +
+	"\x0eNumberedCommit\x12\x16\n" +
+	"\x06number\x18\x01 \x01(\x04R\x06number\x123\n" +
+	"\arequest\x18\x02 \x01(\v2\x19.concord.v1.CommitRequestR\arequest\"F\n" +
+	"\x0eDecideResponse\x124\n" +
+	"\aanswers\x18\x01 \x03(\v2\x1a.concord.v1.NumberedAnswerR\aanswers\"\x8f\x01\n" +
+	"\x0eNumberedAnswer\x12\x16\n" +
+	"\x06number\x18\x01 \x01(\x04R\x06number\x126\n" +
+	"\bresponse\x18\x02 \x01(\v2\x1a.concord.v1.CommitResponseR\bresponse\x12-\n" +
+	"\x05error\x18\x03 \x01(\v2\x17.concord.v1.CommitErrorR\x05error\"q\n" +
+	"\vCommitError\x12\x12\n" +
+	"\x04code\x18\x01 \x01(\rR\x04code\x12\x18\n" +
+	"\amessage\x18\x02 \x01(\tR\amessage\x124\n" +
+	"\n" +
+	"not_leader\x18\x03 \x01(\v2\x15.concord.v1.NotLeaderR\tnotLeader\"I\n" +
 	"\x0fFinishedRequest\x126\n" +
 	"\bbranches\x18\x01 \x03(\v2\x1a.concord.v1.FinishedBranchR\bbranches\"J\n" +
 	"\x0eFinishedBranch\x12\x10\n" +
@@ -2313,9 +2594,10 @@ const file_concord_v1_concord_proto_rawDesc = "" +
 	"\x03fix\x18\x04 \x01(\tR\x03fix\"5\n" +
 	"\tNotLeader\x12\x16\n" +
 	"\x06leader\x18\x01 \x01(\x04R\x06leader\x12\x10\n" +
-	"\x03api\x18\x02 \x01(\tR\x03api2\xbe\x06\n" +
+	"\x03api\x18\x02 \x01(\tR\x03api2\x83\a\n" +
 	"\x12CoordinatorService\x12?\n" +
-	"\x06Commit\x12\x19.concord.v1.CommitRequest\x1a\x1a.concord.v1.CommitResponse\x12E\n" +
+	"\x06Commit\x12\x19.concord.v1.CommitRequest\x1a\x1a.concord.v1.CommitResponse\x12C\n" +
+	"\x06Decide\x12\x19.concord.v1.DecideRequest\x1a\x1a.concord.v1.DecideResponse(\x010\x01\x12E\n" +
 	"\bFinished\x12\x1b.concord.v1.FinishedRequest\x1a\x1c.concord.v1.FinishedResponse\x12B\n" +
 	"\aOutcome\x12\x1a.concord.v1.OutcomeRequest\x1a\x1b.concord.v1.OutcomeResponse\x129\n" +
 	"\x04List\x12\x17.concord.v1.ListRequest\x1a\x18.concord.v1.ListResponse\x126\n" +
@@ -2340,84 +2622,97 @@ func file_concord_v1_concord_proto_rawDescGZIP() []byte {
 	return file_concord_v1_concord_proto_rawDescData
 }
 
-var file_concord_v1_concord_proto_msgTypes = make([]protoimpl.MessageInfo, 33)
+var file_concord_v1_concord_proto_msgTypes = make([]protoimpl.MessageInfo, 38)
 var file_concord_v1_concord_proto_goTypes = []any{
 	(*Branch)(nil),                // 0: concord.v1.Branch
 	(*CommitRequest)(nil),         // 1: concord.v1.CommitRequest
 	(*CommitResponse)(nil),        // 2: concord.v1.CommitResponse
-	(*FinishedRequest)(nil),       // 3: concord.v1.FinishedRequest
-	(*FinishedBranch)(nil),        // 4: concord.v1.FinishedBranch
-	(*FinishedResponse)(nil),      // 5: concord.v1.FinishedResponse
-	(*OutcomeRequest)(nil),        // 6: concord.v1.OutcomeRequest
-	(*OutcomeResponse)(nil),       // 7: concord.v1.OutcomeResponse
-	(*Transaction)(nil),           // 8: concord.v1.Transaction
-	(*Heuristic)(nil),             // 9: concord.v1.Heuristic
-	(*ListRequest)(nil),           // 10: concord.v1.ListRequest
-	(*ListResponse)(nil),          // 11: concord.v1.ListResponse
-	(*GetRequest)(nil),            // 12: concord.v1.GetRequest
-	(*GetResponse)(nil),           // 13: concord.v1.GetResponse
-	(*ResolveRequest)(nil),        // 14: concord.v1.ResolveRequest
-	(*ResolveResponse)(nil),       // 15: concord.v1.ResolveResponse
-	(*ForgetRequest)(nil),         // 16: concord.v1.ForgetRequest
-	(*ForgetResponse)(nil),        // 17: concord.v1.ForgetResponse
-	(*RecoverRequest)(nil),        // 18: concord.v1.RecoverRequest
-	(*RecoverResponse)(nil),       // 19: concord.v1.RecoverResponse
-	(*RecoverAction)(nil),         // 20: concord.v1.RecoverAction
-	(*StatusRequest)(nil),         // 21: concord.v1.StatusRequest
-	(*WatchRequest)(nil),          // 22: concord.v1.WatchRequest
-	(*StatusResponse)(nil),        // 23: concord.v1.StatusResponse
-	(*Node)(nil),                  // 24: concord.v1.Node
-	(*ResourceStatus)(nil),        // 25: concord.v1.ResourceStatus
-	(*ResourcesRequest)(nil),      // 26: concord.v1.ResourcesRequest
-	(*ResourcesResponse)(nil),     // 27: concord.v1.ResourcesResponse
-	(*CheckResourceRequest)(nil),  // 28: concord.v1.CheckResourceRequest
-	(*CheckResourceResponse)(nil), // 29: concord.v1.CheckResourceResponse
-	(*ResourceReport)(nil),        // 30: concord.v1.ResourceReport
-	(*Finding)(nil),               // 31: concord.v1.Finding
-	(*NotLeader)(nil),             // 32: concord.v1.NotLeader
+	(*DecideRequest)(nil),         // 3: concord.v1.DecideRequest
+	(*NumberedCommit)(nil),        // 4: concord.v1.NumberedCommit
+	(*DecideResponse)(nil),        // 5: concord.v1.DecideResponse
+	(*NumberedAnswer)(nil),        // 6: concord.v1.NumberedAnswer
+	(*CommitError)(nil),           // 7: concord.v1.CommitError
+	(*FinishedRequest)(nil),       // 8: concord.v1.FinishedRequest
+	(*FinishedBranch)(nil),        // 9: concord.v1.FinishedBranch
+	(*FinishedResponse)(nil),      // 10: concord.v1.FinishedResponse
+	(*OutcomeRequest)(nil),        // 11: concord.v1.OutcomeRequest
+	(*OutcomeResponse)(nil),       // 12: concord.v1.OutcomeResponse
+	(*Transaction)(nil),           // 13: concord.v1.Transaction
+	(*Heuristic)(nil),             // 14: concord.v1.Heuristic
+	(*ListRequest)(nil),           // 15: concord.v1.ListRequest
+	(*ListResponse)(nil),          // 16: concord.v1.ListResponse
+	(*GetRequest)(nil),            // 17: concord.v1.GetRequest
+	(*GetResponse)(nil),           // 18: concord.v1.GetResponse
+	(*ResolveRequest)(nil),        // 19: concord.v1.ResolveRequest
+	(*ResolveResponse)(nil),       // 20: concord.v1.ResolveResponse
+	(*ForgetRequest)(nil),         // 21: concord.v1.ForgetRequest
+	(*ForgetResponse)(nil),        // 22: concord.v1.ForgetResponse
+	(*RecoverRequest)(nil),        // 23: concord.v1.RecoverRequest
+	(*RecoverResponse)(nil),       // 24: concord.v1.RecoverResponse
+	(*RecoverAction)(nil),         // 25: concord.v1.RecoverAction
+	(*StatusRequest)(nil),         // 26: concord.v1.StatusRequest
+	(*WatchRequest)(nil),          // 27: concord.v1.WatchRequest
+	(*StatusResponse)(nil),        // 28: concord.v1.StatusResponse
+	(*Node)(nil),                  // 29: concord.v1.Node
+	(*ResourceStatus)(nil),        // 30: concord.v1.ResourceStatus
+	(*ResourcesRequest)(nil),      // 31: concord.v1.ResourcesRequest
+	(*ResourcesResponse)(nil),     // 32: concord.v1.ResourcesResponse
+	(*CheckResourceRequest)(nil),  // 33: concord.v1.CheckResourceRequest
+	(*CheckResourceResponse)(nil), // 34: concord.v1.CheckResourceResponse
+	(*ResourceReport)(nil),        // 35: concord.v1.ResourceReport
+	(*Finding)(nil),               // 36: concord.v1.Finding
+	(*NotLeader)(nil),             // 37: concord.v1.NotLeader
 }
 var file_concord_v1_concord_proto_depIdxs = []int32{
 	0,  // 0: concord.v1.CommitRequest.branches:type_name -> concord.v1.Branch
-	4,  // 1: concord.v1.FinishedRequest.branches:type_name -> concord.v1.FinishedBranch
-	0,  // 2: concord.v1.Transaction.branches:type_name -> concord.v1.Branch
-	9,  // 3: concord.v1.Transaction.heuristics:type_name -> concord.v1.Heuristic
-	8,  // 4: concord.v1.ListResponse.transactions:type_name -> concord.v1.Transaction
-	8,  // 5: concord.v1.GetResponse.transaction:type_name -> concord.v1.Transaction
-	20, // 6: concord.v1.RecoverResponse.actions:type_name -> concord.v1.RecoverAction
-	24, // 7: concord.v1.StatusResponse.nodes:type_name -> concord.v1.Node
-	25, // 8: concord.v1.StatusResponse.resources:type_name -> concord.v1.ResourceStatus
-	25, // 9: concord.v1.ResourcesResponse.resources:type_name -> concord.v1.ResourceStatus
-	30, // 10: concord.v1.CheckResourceResponse.reports:type_name -> concord.v1.ResourceReport
-	31, // 11: concord.v1.ResourceReport.findings:type_name -> concord.v1.Finding
-	1,  // 12: concord.v1.CoordinatorService.Commit:input_type -> concord.v1.CommitRequest
-	3,  // 13: concord.v1.CoordinatorService.Finished:input_type -> concord.v1.FinishedRequest
-	6,  // 14: concord.v1.CoordinatorService.Outcome:input_type -> concord.v1.OutcomeRequest
-	10, // 15: concord.v1.CoordinatorService.List:input_type -> concord.v1.ListRequest
-	12, // 16: concord.v1.CoordinatorService.Get:input_type -> concord.v1.GetRequest
-	14, // 17: concord.v1.CoordinatorService.Resolve:input_type -> concord.v1.ResolveRequest
-	16, // 18: concord.v1.CoordinatorService.Forget:input_type -> concord.v1.ForgetRequest
-	18, // 19: concord.v1.CoordinatorService.Recover:input_type -> concord.v1.RecoverRequest
-	21, // 20: concord.v1.CoordinatorService.Status:input_type -> concord.v1.StatusRequest
-	22, // 21: concord.v1.CoordinatorService.Watch:input_type -> concord.v1.WatchRequest
-	26, // 22: concord.v1.CoordinatorService.Resources:input_type -> concord.v1.ResourcesRequest
-	28, // 23: concord.v1.CoordinatorService.CheckResource:input_type -> concord.v1.CheckResourceRequest
-	2,  // 24: concord.v1.CoordinatorService.Commit:output_type -> concord.v1.CommitResponse
-	5,  // 25: concord.v1.CoordinatorService.Finished:output_type -> concord.v1.FinishedResponse
-	7,  // 26: concord.v1.CoordinatorService.Outcome:output_type -> concord.v1.OutcomeResponse
-	11, // 27: concord.v1.CoordinatorService.List:output_type -> concord.v1.ListResponse
-	13, // 28: concord.v1.CoordinatorService.Get:output_type -> concord.v1.GetResponse
-	15, // 29: concord.v1.CoordinatorService.Resolve:output_type -> concord.v1.ResolveResponse
-	17, // 30: concord.v1.CoordinatorService.Forget:output_type -> concord.v1.ForgetResponse
-	19, // 31: concord.v1.CoordinatorService.Recover:output_type -> concord.v1.RecoverResponse
-	23, // 32: concord.v1.CoordinatorService.Status:output_type -> concord.v1.StatusResponse
-	23, // 33: concord.v1.CoordinatorService.Watch:output_type -> concord.v1.StatusResponse
-	27, // 34: concord.v1.CoordinatorService.Resources:output_type -> concord.v1.ResourcesResponse
-	29, // 35: concord.v1.CoordinatorService.CheckResource:output_type -> concord.v1.CheckResourceResponse
-	24, // [24:36] is the sub-list for method output_type
-	12, // [12:24] is the sub-list for method input_type
-	12, // [12:12] is the sub-list for extension type_name
-	12, // [12:12] is the sub-list for extension extendee
-	0,  // [0:12] is the sub-list for field type_name
+	4,  // 1: concord.v1.DecideRequest.commits:type_name -> concord.v1.NumberedCommit
+	1,  // 2: concord.v1.NumberedCommit.request:type_name -> concord.v1.CommitRequest
+	6,  // 3: concord.v1.DecideResponse.answers:type_name -> concord.v1.NumberedAnswer
+	2,  // 4: concord.v1.NumberedAnswer.response:type_name -> concord.v1.CommitResponse
+	7,  // 5: concord.v1.NumberedAnswer.error:type_name -> concord.v1.CommitError
+	37, // 6: concord.v1.CommitError.not_leader:type_name -> concord.v1.NotLeader
+	9,  // 7: concord.v1.FinishedRequest.branches:type_name -> concord.v1.FinishedBranch
+	0,  // 8: concord.v1.Transaction.branches:type_name -> concord.v1.Branch
+	14, // 9: concord.v1.Transaction.heuristics:type_name -> concord.v1.Heuristic
+	13, // 10: concord.v1.ListResponse.transactions:type_name -> concord.v1.Transaction
+	13, // 11: concord.v1.GetResponse.transaction:type_name -> concord.v1.Transaction
+	25, // 12: concord.v1.RecoverResponse.actions:type_name -> concord.v1.RecoverAction
+	29, // 13: concord.v1.StatusResponse.nodes:type_name -> concord.v1.Node
+	30, // 14: concord.v1.StatusResponse.resources:type_name -> concord.v1.ResourceStatus
+	30, // 15: concord.v1.ResourcesResponse.resources:type_name -> concord.v1.ResourceStatus
+	35, // 16: concord.v1.CheckResourceResponse.reports:type_name -> concord.v1.ResourceReport
+	36, // 17: concord.v1.ResourceReport.findings:type_name -> concord.v1.Finding
+	1,  // 18: concord.v1.CoordinatorService.Commit:input_type -> concord.v1.CommitRequest
+	3,  // 19: concord.v1.CoordinatorService.Decide:input_type -> concord.v1.DecideRequest
+	8,  // 20: concord.v1.CoordinatorService.Finished:input_type -> concord.v1.FinishedRequest
+	11, // 21: concord.v1.CoordinatorService.Outcome:input_type -> concord.v1.OutcomeRequest
+	15, // 22: concord.v1.CoordinatorService.List:input_type -> concord.v1.ListRequest
+	17, // 23: concord.v1.CoordinatorService.Get:input_type -> concord.v1.GetRequest
+	19, // 24: concord.v1.CoordinatorService.Resolve:input_type -> concord.v1.ResolveRequest
+	21, // 25: concord.v1.CoordinatorService.Forget:input_type -> concord.v1.ForgetRequest
+	23, // 26: concord.v1.CoordinatorService.Recover:input_type -> concord.v1.RecoverRequest
+	26, // 27: concord.v1.CoordinatorService.Status:input_type -> concord.v1.StatusRequest
+	27, // 28: concord.v1.CoordinatorService.Watch:input_type -> concord.v1.WatchRequest
+	31, // 29: concord.v1.CoordinatorService.Resources:input_type -> concord.v1.ResourcesRequest
+	33, // 30: concord.v1.CoordinatorService.CheckResource:input_type -> concord.v1.CheckResourceRequest
+	2,  // 31: concord.v1.CoordinatorService.Commit:output_type -> concord.v1.CommitResponse
+	5,  // 32: concord.v1.CoordinatorService.Decide:output_type -> concord.v1.DecideResponse
+	10, // 33: concord.v1.CoordinatorService.Finished:output_type -> concord.v1.FinishedResponse
+	12, // 34: concord.v1.CoordinatorService.Outcome:output_type -> concord.v1.OutcomeResponse
+	16, // 35: concord.v1.CoordinatorService.List:output_type -> concord.v1.ListResponse
+	18, // 36: concord.v1.CoordinatorService.Get:output_type -> concord.v1.GetResponse
+	20, // 37: concord.v1.CoordinatorService.Resolve:output_type -> concord.v1.ResolveResponse
+	22, // 38: concord.v1.CoordinatorService.Forget:output_type -> concord.v1.ForgetResponse
+	24, // 39: concord.v1.CoordinatorService.Recover:output_type -> concord.v1.RecoverResponse
+	28, // 40: concord.v1.CoordinatorService.Status:output_type -> concord.v1.StatusResponse
+	28, // 41: concord.v1.CoordinatorService.Watch:output_type -> concord.v1.StatusResponse
+	32, // 42: concord.v1.CoordinatorService.Resources:output_type -> concord.v1.ResourcesResponse
+	34, // 43: concord.v1.CoordinatorService.CheckResource:output_type -> concord.v1.CheckResourceResponse
+	31, // [31:44] is the sub-list for method output_type
+	18, // [18:31] is the sub-list for method input_type
+	18, // [18:18] is the sub-list for extension type_name
+	18, // [18:18] is the sub-list for extension extendee
+	0,  // [0:18] is the sub-list for field type_name
 }
 
 func init() { file_concord_v1_concord_proto_init() }
@@ -2431,7 +2726,7 @@ func file_concord_v1_concord_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_concord_v1_concord_proto_rawDesc), len(file_concord_v1_concord_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   33,
+			NumMessages:   38,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

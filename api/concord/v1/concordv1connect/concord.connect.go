@@ -46,6 +46,9 @@ const (
 	// CoordinatorServiceCommitProcedure is the fully-qualified name of the CoordinatorService's Commit
 	// RPC.
 	CoordinatorServiceCommitProcedure = "/concord.v1.CoordinatorService/Commit"
+	// CoordinatorServiceDecideProcedure is the fully-qualified name of the CoordinatorService's Decide
+	// RPC.
+	CoordinatorServiceDecideProcedure = "/concord.v1.CoordinatorService/Decide"
 	// CoordinatorServiceFinishedProcedure is the fully-qualified name of the CoordinatorService's
 	// Finished RPC.
 	CoordinatorServiceFinishedProcedure = "/concord.v1.CoordinatorService/Finished"
@@ -83,6 +86,9 @@ const (
 type CoordinatorServiceClient interface {
 	// Commit asks for the decision to commit. All branches have voted yes already.
 	Commit(context.Context, *v1.CommitRequest) (*v1.CommitResponse, error)
+	// Decide is Commit for programs with many transactions at a time: requests share one
+	// stream, and answers come back in any order.
+	Decide(context.Context) (*connect.BidiStreamForClientSimple[v1.DecideRequest, v1.DecideResponse], error)
 	// Finished reports branches that their own sessions have finished.
 	Finished(context.Context, *v1.FinishedRequest) (*v1.FinishedResponse, error)
 	// Outcome settles what became of a transaction: one without a decision is aborted
@@ -123,6 +129,12 @@ func NewCoordinatorServiceClient(httpClient connect.HTTPClient, baseURL string, 
 			httpClient,
 			baseURL+CoordinatorServiceCommitProcedure,
 			connect.WithSchema(coordinatorServiceMethods.ByName("Commit")),
+			connect.WithClientOptions(opts...),
+		),
+		decide: connect.NewClient[v1.DecideRequest, v1.DecideResponse](
+			httpClient,
+			baseURL+CoordinatorServiceDecideProcedure,
+			connect.WithSchema(coordinatorServiceMethods.ByName("Decide")),
 			connect.WithClientOptions(opts...),
 		),
 		finished: connect.NewClient[v1.FinishedRequest, v1.FinishedResponse](
@@ -197,6 +209,7 @@ func NewCoordinatorServiceClient(httpClient connect.HTTPClient, baseURL string, 
 // coordinatorServiceClient implements CoordinatorServiceClient.
 type coordinatorServiceClient struct {
 	commit        *connect.Client[v1.CommitRequest, v1.CommitResponse]
+	decide        *connect.Client[v1.DecideRequest, v1.DecideResponse]
 	finished      *connect.Client[v1.FinishedRequest, v1.FinishedResponse]
 	outcome       *connect.Client[v1.OutcomeRequest, v1.OutcomeResponse]
 	list          *connect.Client[v1.ListRequest, v1.ListResponse]
@@ -217,6 +230,11 @@ func (c *coordinatorServiceClient) Commit(ctx context.Context, req *v1.CommitReq
 		return response.Msg, err
 	}
 	return nil, err
+}
+
+// Decide calls concord.v1.CoordinatorService.Decide.
+func (c *coordinatorServiceClient) Decide(ctx context.Context) (*connect.BidiStreamForClientSimple[v1.DecideRequest, v1.DecideResponse], error) {
+	return c.decide.CallBidiStreamSimple(ctx)
 }
 
 // Finished calls concord.v1.CoordinatorService.Finished.
@@ -318,6 +336,9 @@ func (c *coordinatorServiceClient) CheckResource(ctx context.Context, req *v1.Ch
 type CoordinatorServiceHandler interface {
 	// Commit asks for the decision to commit. All branches have voted yes already.
 	Commit(context.Context, *v1.CommitRequest) (*v1.CommitResponse, error)
+	// Decide is Commit for programs with many transactions at a time: requests share one
+	// stream, and answers come back in any order.
+	Decide(context.Context, *connect.BidiStream[v1.DecideRequest, v1.DecideResponse]) error
 	// Finished reports branches that their own sessions have finished.
 	Finished(context.Context, *v1.FinishedRequest) (*v1.FinishedResponse, error)
 	// Outcome settles what became of a transaction: one without a decision is aborted
@@ -354,6 +375,12 @@ func NewCoordinatorServiceHandler(svc CoordinatorServiceHandler, opts ...connect
 		CoordinatorServiceCommitProcedure,
 		svc.Commit,
 		connect.WithSchema(coordinatorServiceMethods.ByName("Commit")),
+		connect.WithHandlerOptions(opts...),
+	)
+	coordinatorServiceDecideHandler := connect.NewBidiStreamHandler(
+		CoordinatorServiceDecideProcedure,
+		svc.Decide,
+		connect.WithSchema(coordinatorServiceMethods.ByName("Decide")),
 		connect.WithHandlerOptions(opts...),
 	)
 	coordinatorServiceFinishedHandler := connect.NewUnaryHandlerSimple(
@@ -426,6 +453,8 @@ func NewCoordinatorServiceHandler(svc CoordinatorServiceHandler, opts ...connect
 		switch r.URL.Path {
 		case CoordinatorServiceCommitProcedure:
 			coordinatorServiceCommitHandler.ServeHTTP(w, r)
+		case CoordinatorServiceDecideProcedure:
+			coordinatorServiceDecideHandler.ServeHTTP(w, r)
 		case CoordinatorServiceFinishedProcedure:
 			coordinatorServiceFinishedHandler.ServeHTTP(w, r)
 		case CoordinatorServiceOutcomeProcedure:
@@ -459,6 +488,10 @@ type UnimplementedCoordinatorServiceHandler struct{}
 
 func (UnimplementedCoordinatorServiceHandler) Commit(context.Context, *v1.CommitRequest) (*v1.CommitResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("concord.v1.CoordinatorService.Commit is not implemented"))
+}
+
+func (UnimplementedCoordinatorServiceHandler) Decide(context.Context, *connect.BidiStream[v1.DecideRequest, v1.DecideResponse]) error {
+	return connect.NewError(connect.CodeUnimplemented, errors.New("concord.v1.CoordinatorService.Decide is not implemented"))
 }
 
 func (UnimplementedCoordinatorServiceHandler) Finished(context.Context, *v1.FinishedRequest) (*v1.FinishedResponse, error) {

@@ -1,0 +1,135 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package server
+
+import (
+	"context"
+	"errors"
+	"io"
+	"sync"
+
+	"connectrpc.com/connect"
+
+	"github.com/concordtx/concord/api"
+	concordv1 "github.com/concordtx/concord/api/concord/v1"
+	"github.com/concordtx/concord/coordinator"
+)
+
+// maxUnanswered requests of one stream may be under way. A client that sends more is
+// not read until answers went out.
+const maxUnanswered = 16384
+
+// Decide answers a stream of commit requests. One goroutine reads, this one writes, and
+// the node's loop puts answers in between.
+func (h *handlers) Decide(ctx context.Context, stream *connect.BidiStream[concordv1.DecideRequest, concordv1.DecideResponse]) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	out := &answers{wake: make(chan struct{}, 1), room: make(chan struct{}, maxUnanswered)}
+	// The reader ends with the client's last request, or when this handler returns.
+	go func() {
+		if err := h.readCommits(ctx, stream, out); err != nil {
+			cancel()
+		}
+		out.finish() // what was read is still answered
+	}()
+	return out.write(ctx, h.node.Closed(), stream)
+}
+
+func (h *handlers) readCommits(ctx context.Context, stream *connect.BidiStream[concordv1.DecideRequest, concordv1.DecideResponse], out *answers) error {
+	for {
+		m, err := stream.Receive()
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		for _, c := range m.GetCommits() {
+			select {
+			case out.room <- struct{}{}:
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+			h.commitLater(c, out)
+		}
+	}
+}
+
+func (h *handlers) commitLater(c *concordv1.NumberedCommit, out *answers) {
+	number := c.GetNumber()
+	commit, err := h.parseCommit(c.GetRequest())
+	if err != nil {
+		out.add(&concordv1.NumberedAnswer{Number: number, Error: api.CommitError(err)})
+		return
+	}
+	h.node.CommitLater(commit.ID, commit.Protocol, commit.Branches, func(r coordinator.Reply) {
+		a := &concordv1.NumberedAnswer{Number: number}
+		if r.Err != nil {
+			a.Error = api.CommitError(r.Err)
+		} else {
+			a.Response = commitResponse(r)
+		}
+		out.add(a)
+	})
+}
+
+// answers are on their way to the client. room holds a token for each request that is not
+// written yet, which bounds the queue.
+type answers struct {
+	wake chan struct{} // capacity 1: "look again"; when full, one is there already
+	room chan struct{}
+
+	mu     sync.Mutex
+	queue  []*concordv1.NumberedAnswer
+	ending bool
+}
+
+func (a *answers) add(m *concordv1.NumberedAnswer) {
+	a.mu.Lock()
+	a.queue = append(a.queue, m)
+	a.mu.Unlock()
+	a.notify()
+}
+
+func (a *answers) finish() {
+	a.mu.Lock()
+	a.ending = true
+	a.mu.Unlock()
+	a.notify()
+}
+
+func (a *answers) notify() {
+	select {
+	case a.wake <- struct{}{}:
+	default:
+	}
+}
+
+// write sends what is there, all in one message, until the stream or the node ends.
+func (a *answers) write(ctx context.Context, closed <-chan struct{}, stream *connect.BidiStream[concordv1.DecideRequest, concordv1.DecideResponse]) error {
+	for {
+		select {
+		case <-a.wake:
+		case <-closed:
+			return nil
+		case <-ctx.Done():
+			return nil
+		}
+		a.mu.Lock()
+		queue := a.queue
+		a.queue = nil
+		ended := a.ending && len(a.room) == len(queue)
+		a.mu.Unlock()
+		if len(queue) > 0 {
+			if err := stream.Send(&concordv1.DecideResponse{Answers: queue}); err != nil {
+				return err
+			}
+		}
+		for range queue {
+			<-a.room
+		}
+		if ended {
+			return nil
+		}
+	}
+}
