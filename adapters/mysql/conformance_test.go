@@ -21,6 +21,7 @@ func TestConformance(t *testing.T) {
 			Open: func(t testing.TB) adapters.Opener {
 				r, err := Open("db", w.DSN(database))
 				require.NoError(t, err)
+				r.pause = shortPause
 				return r
 			},
 			Write: write,

@@ -273,6 +273,7 @@ func TestALossWithoutTheFenceIsSeenAndHealed(t *testing.T) {
 	const most, workers = 12000, 4
 	for _, f := range []int{0, 2} { // those whose branches hang on the session
 		t.Run(flavors[f].name, func(t *testing.T) {
+			t.Parallel()
 			w := newWorld(t, flavors[f].start(t))
 			var tries, lost atomic.Int64
 			var mu sync.Mutex
@@ -321,19 +322,12 @@ func TestWithTheFenceNothingIsLost(t *testing.T) {
 	const tries, workers = 1200, 6
 	for _, f := range []int{0, 2} {
 		t.Run(flavors[f].name, func(t *testing.T) {
+			t.Parallel()
 			w := newWorld(t, flavors[f].start(t))
 			var group sync.WaitGroup
 			for range workers {
 				r, rec := w.open(), w.open()
-				// A shorter pause than in earnest, for many tries; it only adds to the fence.
-				rec.pause = func(ctx context.Context) error {
-					select {
-					case <-time.After(20 * time.Millisecond):
-						return nil
-					case <-ctx.Done():
-						return ctx.Err()
-					}
-				}
+				rec.pause = shortPause
 				group.Go(func() {
 					for range tries / workers {
 						x := newXID()
