@@ -227,6 +227,37 @@ func (w *world) runs(statement string) bool {
 	return n == 1
 }
 
+// Defaults that servers may have, and that change what XA statements do.
+func TestOtherDefaultsOfTheServerChangeNothing(t *testing.T) {
+	settings := []testdb.Option{
+		testdb.WithSetting("autocommit", "OFF"), testdb.WithSetting("completion-type", "CHAIN"), testdb.WithSetting("innodb-rollback-on-timeout", "ON"),
+		testdb.WithSetting("transaction-isolation", "READ-UNCOMMITTED"), testdb.WithSetting("sql-mode", "ANSI_QUOTES,NO_BACKSLASH_ESCAPES,PIPES_AS_CONCAT"),
+	}
+	for name, start := range map[string]func(testing.TB, ...testdb.Option) *testdb.Server{"MariaDB": testdb.MariaDB, "MySQL": testdb.MySQL} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t, start(t, settings...))
+			w.run(database, "INSERT INTO kv VALUES ('mode1', 1), ('mode2', 1)", "COMMIT")
+			r := w.openAs(w.DSN(database), Options{LockTimeout: time.Second})
+			x := newXID()
+			holds, b := w.prepared(r, x, "mode1")
+			s := w.work(r, newXID(), "mode2")
+			err := write(w.ctx, s, "mode1", 8)
+			require.True(t, isCode(err, codeLockWaitTimeout), "%v", err)
+			vote, _, err := s.Prepare(w.ctx)
+			require.Equal(t, txn.VoteNo, vote)
+			require.True(t, isCode(err, codeLockWaitTimeout), "%v", err)
+			w.kill(holds)
+			require.Equal(t, txn.Done, w.finish(r, txn.Commit, x, b))
+			require.Equal(t, txn.AlreadyDone, w.finish(r, txn.Commit, x, b))
+			require.Equal(t, txn.Contradicted, w.finish(r, txn.Abort, x, b))
+			require.NoError(t, r.Forget(w.ctx, []txn.XID{x}))
+			require.NoError(t, w.work(r, newXID(), "mode2").CommitOnePhase(w.ctx))
+			require.Equal(t, txn.Lost, w.finish(w.open(), txn.Commit, x, b))
+		})
+	}
+}
+
 func TestTwoServersHaveTwoIdentities(t *testing.T) {
 	for _, f := range flavors[:2] {
 		t.Run(f.name, func(t *testing.T) {

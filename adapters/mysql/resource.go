@@ -24,11 +24,11 @@ type Options struct {
 	// the server leaves one open (see the package comment). Applications and coordinator
 	// nodes have to agree on it.
 	NoMarker bool
-	// LockTimeout limits every lock wait of a branch. Whole seconds; 0 means 10 s.
+	// LockTimeout limits every lock wait of a branch. Whole seconds; less than one means 10 s.
 	LockTimeout time.Duration
 	// Lease is how long a session may be idle before the server ends it: an open branch
 	// is rolled back, a prepared one can then be finished by others. It has to be longer
-	// than a transaction thinks and a decision takes. Whole seconds; 0 means 5 minutes.
+	// than a transaction thinks and a decision takes. Whole seconds; less than one means 5 minutes.
 	Lease time.Duration
 	// MaxIdle is how many sessions are kept for the next branch; 0 means 32.
 	MaxIdle int
@@ -249,6 +249,8 @@ func (c limitedConnector) Connect(ctx context.Context) (driver.Conn, error) {
 	return conn, nil
 }
 
+// setLimits also undoes defaults of the server that leave a transaction open where XA
+// wants none.
 func setLimits(t time.Duration) string {
-	return fmt.Sprintf("SET SESSION innodb_lock_wait_timeout = %d, lock_wait_timeout = %[1]d", int(t.Seconds()))
+	return fmt.Sprintf("SET SESSION autocommit = 1, completion_type = 0, innodb_lock_wait_timeout = %d, lock_wait_timeout = %[1]d", int(t.Seconds()))
 }

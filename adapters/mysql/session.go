@@ -220,6 +220,9 @@ func (s *session) vote(ctx context.Context) (txn.Vote, error) {
 func (s *session) failure(ctx context.Context) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if errors.Is(s.doomed, errRolledBack) {
+		return s.doomed
+	}
 	if s.doomed != nil {
 		return fmt.Errorf("a statement failed: %w", s.doomed)
 	}
