@@ -196,6 +196,33 @@ func TestOrphanIsRolledBackAndItsLateCommitRefused(t *testing.T) {
 	require.Contains(t, late.Reason, "orphan")
 }
 
+// A listing may be some seconds old. What its client has finished since is not shown.
+func TestBranchThatItsClientFinishedIsNotShownAsPrepared(t *testing.T) {
+	disk := memory.NewDisk()
+	c := newCluster(t, 1, func() []adapters.Resource { return []adapters.Resource{memory.New("orders", disk)} })
+	c.leader()
+	restart := func() { c.kill(1); c.start(1) }
+	c.rules = Rules{MaxTransaction: time.Hour, Grace: time.Hour, Scan: time.Hour}
+	restart()
+	orders := memory.New("orders", disk)
+	id := txn.NewID(time.Now())
+	b := c.prepared(orders, id, "k")
+	restart() // which scans once
+	view := func() *View {
+		v, err := c.leader().View(t.Context(), id)
+		require.NoError(t, err)
+		return v
+	}
+	require.Eventually(t, func() bool { return len(view().InDoubt) == 1 }, 10*time.Second, 20*time.Millisecond)
+	require.Equal(t, txn.Commit, c.commit(id, b).Decision)
+	x := txn.XID{Cluster: c.leader().Status().Cluster, ID: id}
+	_, err := orders.Commit(t.Context(), x, b)
+	require.NoError(t, err)
+	c.leader().Finished(id, b.No, txn.Done)
+	require.Eventually(t, func() bool { return view().Txn.Ended }, 10*time.Second, 20*time.Millisecond)
+	require.Empty(t, view().InDoubt)
+}
+
 func TestUnknownResourceIsAnAbortWithTheReason(t *testing.T) {
 	c := newCluster(t, 1, func() []adapters.Resource { return nil })
 	r := c.commit(txn.NewID(time.Now()), txn.Branch{Resource: "nobody"})

@@ -128,7 +128,7 @@ type scan struct {
 	running   bool
 	at        time.Time // of the last answer
 	err       error
-	listing   []adapters.Prepared
+	listing   map[txn.XID]adapters.Prepared // less what was finished since
 	sightings recovery.Sightings
 	reported  map[txn.XID]string
 }

@@ -120,6 +120,7 @@ func (c *Core) listedBranches(id txn.ID) []txn.Branch {
 			}
 		}
 	}
+	slices.SortFunc(branches, func(a, b txn.Branch) int { return int(a.No) - int(b.No) })
 	return branches
 }
 
@@ -200,12 +201,10 @@ func (c *Core) answerView(request uint64, index zab.Zxid) {
 		}
 	}
 	for name, s := range c.scans {
-		for _, p := range s.listing {
-			if p.XID.Cluster != c.table.Cluster() {
-				continue
-			}
-			if x, decided := c.table.Get(p.XID.ID); !decided || x.Decision == txn.Abort || x.Ended {
-				v.InDoubt[p.XID] = ListedBranch{Resource: name, Decision: x.Decision}
+		for xid := range s.listing {
+			if c.lingers(xid) {
+				x, _ := c.table.Get(xid.ID)
+				v.InDoubt[xid] = ListedBranch{Resource: name, Decision: x.Decision}
 			}
 		}
 	}

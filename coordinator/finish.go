@@ -68,6 +68,7 @@ func (c *Core) onFinished(e Finished) {
 	if e.Who != clientName {
 		c.release(e.XID)
 	}
+	c.unlist(e.XID)
 	if e.XID.Cluster != c.table.Cluster() {
 		return
 	}

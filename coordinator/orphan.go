@@ -6,6 +6,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/concordtx/concord/adapters"
 	"github.com/concordtx/concord/protocol/twopc"
 	"github.com/concordtx/concord/recovery"
 	"github.com/concordtx/concord/txn"
@@ -36,7 +37,10 @@ func (c *Core) onListed(e Listed) {
 	if e.Err != nil {
 		return
 	}
-	s.listing, s.at = e.Listing, c.now
+	s.listing, s.at = make(map[txn.XID]adapters.Prepared, len(e.Listing)), c.now
+	for _, p := range e.Listing {
+		s.listing[p.XID] = p
+	}
 	reported := map[txn.XID]string{}
 	for _, a := range s.sightings.Plan(e.Resource, e.Listing, c.table, c.rules(), c.now) {
 		switch a.Kind {
@@ -108,6 +112,29 @@ func (c *Core) onUnfit(e Unfit) {
 	c.unfit[e.Resource] = e.Why
 }
 
+// unlist forgets that a scan saw a branch, since it was finished after the scan.
+func (c *Core) unlist(x txn.XID) {
+	for _, s := range c.scans {
+		delete(s.listing, x)
+	}
+}
+
+// lingers reports whether a listed branch of this cluster counts as in doubt by itself,
+// and not as a part of phase two: it has no decision, or is still there after an abort, or
+// after the end of its transaction. The scan may have been faster than that end, so a
+// branch after it counts only if the workers, who look at once, could not finish it.
+func (c *Core) lingers(xid txn.XID) bool {
+	if xid.Cluster != c.table.Cluster() {
+		return false
+	}
+	x, decided := c.table.Get(xid.ID)
+	if !decided || x.Decision == txn.Abort {
+		return true
+	}
+	_, tried := c.tasks[xid]
+	return x.Ended && !tried
+}
+
 // ScanState is what the leader knows of one resource.
 type ScanState struct {
 	At      time.Time // zero if it was never listed
@@ -146,17 +173,15 @@ func (c *Core) ScanState(resource string) ScanState {
 // counts returns how many transactions are not finished everywhere, and how many
 // have a heuristic outcome that nobody has dealt with.
 func (c *Core) counts() (inDoubt, heuristic int) {
-	undecided := map[txn.ID]bool{}
+	lingering := map[txn.ID]bool{}
 	for _, s := range c.scans {
-		for _, p := range s.listing {
-			if p.XID.Cluster == c.table.Cluster() && !undecided[p.XID.ID] {
-				if x, ok := c.table.Get(p.XID.ID); !ok || x.Finished() {
-					undecided[p.XID.ID] = true
-				}
+		for x := range s.listing {
+			if c.lingers(x) {
+				lingering[x.ID] = true
 			}
 		}
 	}
-	inDoubt = len(undecided)
+	inDoubt = len(lingering)
 	c.table.EachOpen(func(x txn.Txn) {
 		if !x.Ended {
 			inDoubt++
