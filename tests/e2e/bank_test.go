@@ -12,15 +12,10 @@ import (
 	"testing"
 	"time"
 
-	sqldriver "github.com/go-sql-driver/mysql"
-	"github.com/jackc/pgx/v5/pgxpool"
 	_ "github.com/jackc/pgx/v5/stdlib"
 	"github.com/stretchr/testify/require"
 
 	"github.com/concordtx/concord"
-	"github.com/concordtx/concord/adapters"
-	"github.com/concordtx/concord/adapters/mysql"
-	"github.com/concordtx/concord/adapters/postgres"
 	"github.com/concordtx/concord/internal/testdb"
 	"github.com/concordtx/concord/txn"
 )
@@ -55,6 +50,7 @@ func newDatabase(t testing.TB, s *testdb.Server) *database {
 	}
 	admin, err := sql.Open(kind, s.DSN(name))
 	require.NoError(t, err)
+	admin.SetMaxIdleConns(0) // a kept connection would not survive its server
 	t.Cleanup(func() { require.NoError(t, admin.Close()) })
 	return &database{server: s, name: name, admin: admin}
 }
@@ -118,14 +114,11 @@ func (d *database) prepared(t testing.TB, id txn.ClusterID) []string {
 	return ours
 }
 
-// bank is money in two databases, and the application that moves it: first PostgreSQL,
-// then MariaDB or MySQL, always in this order.
+// bank is money in two databases, and the application that moves it.
 type bank struct {
 	testing.TB
+	*application
 	left, right *database
-	pool        *pgxpool.Pool
-	orders      *postgres.Resource
-	billing     *mysql.Resource
 }
 
 func newBank(t testing.TB) *bank {
@@ -136,62 +129,16 @@ func newBank(t testing.TB) *bank {
 func bankAt(t testing.TB, left, right *testdb.Server) *bank {
 	t.Helper()
 	b := &bank{TB: t, left: newDatabase(t, left), right: newDatabase(t, right)}
-	b.orders, b.pool = openPostgres(t, "orders", b.left.dsn())
-	b.billing = openMySQL(t, "billing", b.right.dsn())
+	var err error
+	b.application, err = openApplication(b.left.dsn(), b.right.dsn())
+	require.NoError(t, err)
+	t.Cleanup(b.close)
 	return b
-}
-
-// openPostgres makes the application's side of a resource.
-func openPostgres(t testing.TB, name, dsn string) (*postgres.Resource, *pgxpool.Pool) {
-	t.Helper()
-	config, err := pgxpool.ParseConfig(dsn)
-	require.NoError(t, err)
-	config.MaxConns = 24
-	pool, err := pgxpool.NewWithConfig(context.Background(), config)
-	require.NoError(t, err)
-	t.Cleanup(pool.Close)
-	return postgres.New(name, pool), pool
-}
-
-func openMySQL(t testing.TB, name, dsn string) *mysql.Resource {
-	t.Helper()
-	config, err := sqldriver.ParseDSN(dsn)
-	require.NoError(t, err)
-	config.Logger = &sqldriver.NopLogger{} // servers are killed here
-	connector, err := sqldriver.NewConnector(config)
-	require.NoError(t, err)
-	r := mysql.New(name, connector)
-	t.Cleanup(func() { require.NoError(t, r.Close()) })
-	return r
 }
 
 // resources is the coordinator's side.
 func (b *bank) resources() []resource {
 	return []resource{{"orders", "postgres", b.left.dsn()}, {"billing", "mysql", b.right.dsn()}}
-}
-
-// transfer moves a random amount between the databases and notes the gid in both.
-func (b *bank) transfer(ctx context.Context, g adapters.Global, id txn.ID) error {
-	from, to, amount := rand.IntN(accounts), rand.IntN(accounts), rand.IntN(201)-100
-	pg, err := b.orders.Tx(ctx, g)
-	if err != nil {
-		return err
-	}
-	if _, err := pg.Exec(ctx, "UPDATE account SET balance = balance - $1 WHERE id = $2", amount, from); err != nil {
-		return err
-	}
-	if _, err := pg.Exec(ctx, "INSERT INTO transfer VALUES ($1, $2)", id.String(), amount); err != nil {
-		return err
-	}
-	my, err := b.billing.Tx(ctx, g)
-	if err != nil {
-		return err
-	}
-	if _, err := my.ExecContext(ctx, "UPDATE account SET balance = balance + ? WHERE id = ?", amount, to); err != nil {
-		return err
-	}
-	_, err = my.ExecContext(ctx, "INSERT INTO transfer VALUES (?, ?)", id.String(), amount)
-	return err
 }
 
 // run does one transfer with the SDK.

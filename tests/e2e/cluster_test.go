@@ -103,11 +103,13 @@ func startCluster(t testing.TB, s settings) *cluster {
 func (c *cluster) ready() {
 	c.Helper()
 	eventually(c, "every node follows one leader and knows its resources", func() bool {
+		leader, epoch := 0, 0
 		for _, n := range c.nodes {
 			s, ok := n.status(c)
-			if !ok || s.Leader == 0 || s.Cluster == "" {
+			if !ok || s.Leader == 0 || s.Cluster == "" || leader != 0 && (s.Leader != leader || s.Epoch != epoch) {
 				return false
 			}
+			leader, epoch = s.Leader, s.Epoch
 			for _, r := range s.Resources {
 				if r.Identity == "" {
 					return false
@@ -124,6 +126,9 @@ func (c *cluster) ready() {
 func (c *cluster) close() {
 	for _, n := range c.nodes {
 		if n.process != nil {
+			if n.process.alive() {
+				require.NoError(c, n.process.signal(syscall.SIGCONT)) // a test may have stopped it where it was
+			}
 			if err := n.process.end(syscall.SIGTERM, 20*time.Second); err != nil {
 				c.Errorf("node %d: %v", n.id, err)
 			}
@@ -192,6 +197,13 @@ func (c *cluster) json(into any, wantCode int, args ...string) {
 	r := c.command(append(args, "-o", "json")...)
 	require.Equal(c, wantCode, r.code, "concord %v: %v", args, r)
 	decode(c, r.stdout, into)
+}
+
+// get is "concord tx get".
+func (c *cluster) get(id txn.ID) (x txJSON) {
+	c.Helper()
+	c.json(&x, 0, "tx", "get", id.String())
+	return x
 }
 
 // decode is strict: what a command prints as JSON is a contract.

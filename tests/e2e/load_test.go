@@ -43,7 +43,9 @@ func startLoad(ctx context.Context, b *bank, client *concord.Client, workers int
 	for range workers {
 		group.Go(func() {
 			for ctx.Err() == nil && !l.isEnough() {
-				l.one(ctx)
+				if !l.one(ctx) {
+					time.Sleep(20 * time.Millisecond) // a database that is down refuses very fast
+				}
 			}
 		})
 	}
@@ -68,7 +70,8 @@ func (l *load) sofar() int {
 	return l.committed
 }
 
-func (l *load) one(ctx context.Context) {
+// one does one transfer and reports whether it committed.
+func (l *load) one(ctx context.Context) bool {
 	began := time.Now()
 	id, err := l.b.run(ctx, l.client)
 	took := time.Since(began)
@@ -93,6 +96,7 @@ func (l *load) one(ctx context.Context) {
 	default:
 		l.b.Errorf("neither nil, aborted nor unknown: %v", err)
 	}
+	return err == nil
 }
 
 // wait waits for the workers, settles unknown outcomes, and checks everything.
