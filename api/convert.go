@@ -45,7 +45,7 @@ type Commit struct {
 	ID       txn.ID
 	Cluster  txn.ClusterID
 	Protocol txn.Protocol
-	Branches []txn.Branch // at least one, numbers and resources unique, in order of No
+	Branches []txn.Branch // numbers and resources unique, in order of No; there may be none
 }
 
 // ParseCommit validates a CommitRequest.
@@ -141,9 +141,6 @@ func parseWord[T fmt.Stringer](field, s string, words ...T) (T, error) {
 
 // ParseBranches validates the branches of a commit request and sorts them by number.
 func ParseBranches(field string, messages []*concordv1.Branch) ([]txn.Branch, error) {
-	if len(messages) == 0 {
-		return nil, invalid(field, "is empty: a transaction without prepared branches needs no decision")
-	}
 	if len(messages) > MaxBranches {
 		return nil, invalid(field, "holds %d branches, at most %d are allowed", len(messages), MaxBranches)
 	}

@@ -26,6 +26,13 @@ func TestCommitRoundTripsSorted(t *testing.T) {
 	require.Equal(t, want, got)
 }
 
+func TestACommitRequestWithoutBranchesIsValid(t *testing.T) {
+	want := api.Commit{ID: txn.NewID(time.Now()), Cluster: 1, Branches: []txn.Branch{}}
+	got, err := api.ParseCommit(api.CommitRequest(want))
+	require.NoError(t, err)
+	require.Equal(t, want, got)
+}
+
 func TestABadCommitRequestNamesTheField(t *testing.T) {
 	for field, breakIt := range map[string]func(*concordv1.CommitRequest){
 		"gid":                  func(r *concordv1.CommitRequest) { r.Gid = "" },
@@ -35,8 +42,7 @@ func TestABadCommitRequestNamesTheField(t *testing.T) {
 		"cluster ":             func(r *concordv1.CommitRequest) { r.Cluster = "00000000" },
 		"cluster  ":            func(r *concordv1.CommitRequest) { r.Cluster = "" },
 		"protocol":             func(r *concordv1.CommitRequest) { r.Protocol = "paxos" },
-		"branches":             func(r *concordv1.CommitRequest) { r.Branches = nil },
-		"branches ":            func(r *concordv1.CommitRequest) { r.Branches = make([]*concordv1.Branch, 257) },
+		"branches":             func(r *concordv1.CommitRequest) { r.Branches = make([]*concordv1.Branch, 257) },
 		"branches[1].no":       func(r *concordv1.CommitRequest) { r.Branches[1].No = 256 },
 		"branches[1].no ":      func(r *concordv1.CommitRequest) { r.Branches[1].No = 0 },
 		"branches[1].resource": func(r *concordv1.CommitRequest) { r.Branches[1].Resource = "orders" },
