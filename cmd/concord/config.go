@@ -241,6 +241,19 @@ func (c *config) rules() coordinator.Rules {
 
 // loadResources reads only the resources of a configuration file.
 func loadResources(file string) ([]resourceConfig, error) {
+	c, err := loadParts(file, "resources")
+	if err != nil {
+		return nil, err
+	}
+	if err := c.checkResources(); err != nil {
+		return nil, fmt.Errorf("%s: %w", file, err)
+	}
+	return c.Resources, nil
+}
+
+// loadParts reads some lists of a configuration file, members or resources, and
+// leaves the rest alone.
+func loadParts(file string, keys ...string) (*config, error) {
 	v := viper.New()
 	v.SetConfigFile(file)
 	v.SetConfigType("yaml")
@@ -248,11 +261,11 @@ func loadResources(file string) ([]resourceConfig, error) {
 		return nil, fmt.Errorf("read %s: %w", file, err)
 	}
 	var c config
-	if err := v.UnmarshalKey("resources", &c.Resources, func(d *mapstructure.DecoderConfig) { d.ErrorUnused = true }); err != nil {
-		return nil, fmt.Errorf("%s: resources: %s", file, decodeError(err))
+	lists := map[string]any{"members": &c.Members, "resources": &c.Resources}
+	for _, key := range keys {
+		if err := v.UnmarshalKey(key, lists[key], func(d *mapstructure.DecoderConfig) { d.ErrorUnused = true }); err != nil {
+			return nil, fmt.Errorf("%s: %s: %s", file, key, decodeError(err))
+		}
 	}
-	if err := c.checkResources(); err != nil {
-		return nil, fmt.Errorf("%s: %w", file, err)
-	}
-	return c.Resources, nil
+	return &c, nil
 }

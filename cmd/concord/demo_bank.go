@@ -84,11 +84,7 @@ func (b *banks) openConfigured(ctx context.Context, file string) error {
 		return err
 	}
 	for _, c := range configs {
-		dsn, err := c.secret()
-		if err != nil {
-			return err
-		}
-		k, err := openSQLBank(ctx, c, dsn)
+		k, err := openSQLBank(ctx, c, ledger{table: "concord_demo_account", accounts: accountsPerBank})
 		if err != nil {
 			return fmt.Errorf("bank %s: %w", c.Name, err)
 		}
@@ -97,23 +93,56 @@ func (b *banks) openConfigured(ctx context.Context, file string) error {
 	return nil
 }
 
-func openSQLBank(ctx context.Context, c resourceConfig, dsn string) (bank, error) {
-	if c.Driver == "postgres" {
-		pool, err := pgxpool.New(ctx, dsn)
-		if err != nil {
-			return nil, errors.New("its dsn is not a PostgreSQL URL or keyword string") // the driver's text may hold the password
-		}
-		return &postgresBank{postgres.New(c.Name, pool), pool}, nil
+// ledger is the table of a bank that is an SQL database.
+type ledger struct {
+	table    string
+	accounts int
+	// conns is how many connections a bank keeps for transfers; 0: the driver's default.
+	conns int
+}
+
+func openSQLBank(ctx context.Context, c resourceConfig, l ledger) (bank, error) {
+	dsn, err := c.secret()
+	if err != nil {
+		return nil, err
 	}
+	if c.Driver == "postgres" {
+		return openPostgresBank(ctx, c.Name, dsn, l)
+	}
+	return openMySQLBank(c.Name, dsn, l)
+}
+
+func openPostgresBank(ctx context.Context, name, dsn string, l ledger) (*postgresBank, error) {
+	conf, err := pgxpool.ParseConfig(dsn)
+	if err != nil {
+		return nil, errors.New("its dsn is not a PostgreSQL URL or keyword string") // the driver's text may hold the password
+	}
+	if l.conns > 0 {
+		conf.MaxConns = int32(l.conns)
+	}
+	pool, err := pgxpool.NewWithConfig(ctx, conf)
+	if err != nil {
+		return nil, err
+	}
+	return &postgresBank{postgres.New(name, pool), pool, l}, nil
+}
+
+func openMySQLBank(name, dsn string, l ledger) (*mysqlBank, error) {
 	conf, err := sqldriver.ParseDSN(dsn)
 	if err != nil {
 		return nil, errors.New("its dsn is not of the form user:password@tcp(host:port)/database")
 	}
+	conf.InterpolateParams = true // one round trip for each statement
 	connector, err := sqldriver.NewConnector(conf)
 	if err != nil {
 		return nil, err
 	}
-	return &mysqlBank{mysql.New(c.Name, connector), sql.OpenDB(connector)}, nil
+	db := sql.OpenDB(connector)
+	if l.conns > 0 {
+		db.SetMaxOpenConns(l.conns)
+		db.SetMaxIdleConns(l.conns)
+	}
+	return &mysqlBank{mysql.NewWithOptions(name, connector, mysql.Options{MaxIdle: l.conns}), db, l}, nil
 }
 
 func (b *banks) resources() []adapters.Resource { return b.recovery }
@@ -202,18 +231,19 @@ func (t *localTx) Enlist(ctx context.Context, r adapters.Opener) (s adapters.Ses
 type postgresBank struct {
 	*postgres.Resource
 	pool *pgxpool.Pool
+	ledger
 }
 
 func (b *postgresBank) fill(ctx context.Context) error {
 	for _, q := range []string{
-		`CREATE TABLE IF NOT EXISTS concord_demo_account (id int PRIMARY KEY, balance bigint NOT NULL)`,
-		`TRUNCATE concord_demo_account`,
+		`CREATE TABLE IF NOT EXISTS ` + b.table + ` (id int PRIMARY KEY, balance bigint NOT NULL)`,
+		`TRUNCATE ` + b.table,
 	} {
 		if _, err := b.pool.Exec(ctx, q); err != nil {
 			return err
 		}
 	}
-	_, err := b.pool.Exec(ctx, `INSERT INTO concord_demo_account SELECT n, $1 FROM generate_series(0, $2 - 1) n`, firstBalance, accountsPerBank)
+	_, err := b.pool.Exec(ctx, `INSERT INTO `+b.table+` SELECT n, $1 FROM generate_series(0, $2 - 1) n`, firstBalance, b.accounts)
 	return err
 }
 
@@ -222,12 +252,17 @@ func (b *postgresBank) add(ctx context.Context, tx *concord.Tx, account int, amo
 	if err != nil {
 		return err
 	}
-	_, err = t.Exec(ctx, `UPDATE concord_demo_account SET balance = balance + $1 WHERE id = $2`, amount, account)
+	_, err = t.Exec(ctx, b.update(), amount, account)
 	return err
 }
 
+// update is the statement that changes one balance.
+func (b *postgresBank) update() string {
+	return `UPDATE ` + b.table + ` SET balance = balance + $1 WHERE id = $2`
+}
+
 func (b *postgresBank) sum(ctx context.Context) (total int64, err error) {
-	err = b.pool.QueryRow(ctx, `SELECT sum(balance)::bigint FROM concord_demo_account`).Scan(&total)
+	err = b.pool.QueryRow(ctx, `SELECT sum(balance)::bigint FROM `+b.table).Scan(&total)
 	return total, err
 }
 
@@ -239,19 +274,25 @@ func (b *postgresBank) Close() error {
 type mysqlBank struct {
 	*mysql.Resource
 	db *sql.DB
+	ledger
 }
 
 func (b *mysqlBank) fill(ctx context.Context) error {
-	var rows []string
-	for n := range accountsPerBank {
-		rows = append(rows, fmt.Sprintf("(%d,%d)", n, firstBalance))
-	}
 	for _, q := range []string{
-		`CREATE TABLE IF NOT EXISTS concord_demo_account (id INT PRIMARY KEY, balance BIGINT NOT NULL) ENGINE=InnoDB`,
-		`TRUNCATE concord_demo_account`,
-		`INSERT INTO concord_demo_account VALUES ` + strings.Join(rows, ","),
+		`CREATE TABLE IF NOT EXISTS ` + b.table + ` (id INT PRIMARY KEY, balance BIGINT NOT NULL) ENGINE=InnoDB`,
+		`TRUNCATE ` + b.table,
 	} {
 		if _, err := b.db.ExecContext(ctx, q); err != nil {
+			return err
+		}
+	}
+	const most = 10_000 // rows in one statement
+	for first := 0; first < b.accounts; first += most {
+		var rows []string
+		for n := first; n < min(first+most, b.accounts); n++ {
+			rows = append(rows, fmt.Sprintf("(%d,%d)", n, firstBalance))
+		}
+		if _, err := b.db.ExecContext(ctx, `INSERT INTO `+b.table+` VALUES `+strings.Join(rows, ",")); err != nil {
 			return err
 		}
 	}
@@ -263,12 +304,17 @@ func (b *mysqlBank) add(ctx context.Context, tx *concord.Tx, account int, amount
 	if err != nil {
 		return err
 	}
-	_, err = t.ExecContext(ctx, `UPDATE concord_demo_account SET balance = balance + ? WHERE id = ?`, amount, account)
+	_, err = t.ExecContext(ctx, b.update(), amount, account)
 	return err
 }
 
+// update is the statement that changes one balance.
+func (b *mysqlBank) update() string {
+	return `UPDATE ` + b.table + ` SET balance = balance + ? WHERE id = ?`
+}
+
 func (b *mysqlBank) sum(ctx context.Context) (total int64, err error) {
-	err = b.db.QueryRowContext(ctx, `SELECT CAST(SUM(balance) AS SIGNED) FROM concord_demo_account`).Scan(&total)
+	err = b.db.QueryRowContext(ctx, `SELECT CAST(SUM(balance) AS SIGNED) FROM `+b.table).Scan(&total)
 	return total, err
 }
 

@@ -39,21 +39,9 @@ type demoNode struct {
 
 func startDemoCluster(ctx context.Context, dir string, b *banks) (*demoCluster, error) {
 	c := &demoCluster{dir: dir, banks: b, nodes: map[zab.NodeID]*demoNode{}}
-	var held []net.Listener // until all addresses are known
-	for id := zab.NodeID(1); id <= 3; id++ {
-		m := coordinator.Member{ID: id}
-		for _, addr := range []*string{&m.Peer, &m.API} {
-			l, err := net.Listen("tcp", "127.0.0.1:0")
-			if err != nil {
-				return nil, err
-			}
-			held = append(held, l)
-			*addr = l.Addr().String()
-		}
-		c.members = append(c.members, m)
-	}
-	for _, l := range held {
-		_ = l.Close()
+	var err error
+	if c.members, err = freeMembers(); err != nil {
+		return nil, err
 	}
 	for _, m := range c.members {
 		if err := c.start(m); err != nil {
@@ -72,6 +60,23 @@ func startDemoCluster(ctx context.Context, dir string, b *banks) (*demoCluster, 
 		}
 	}
 	return c, nil
+}
+
+// freeMembers makes up three members at addresses of this machine that are free.
+func freeMembers() (members []coordinator.Member, err error) {
+	for id := zab.NodeID(1); id <= 3; id++ {
+		m := coordinator.Member{ID: id}
+		for _, addr := range []*string{&m.Peer, &m.API} {
+			l, err := net.Listen("tcp", "127.0.0.1:0")
+			if err != nil {
+				return nil, err
+			}
+			defer l.Close() // when all addresses are known
+			*addr = l.Addr().String()
+		}
+		members = append(members, m)
+	}
+	return members, nil
 }
 
 func (c *demoCluster) start(m coordinator.Member) error {

@@ -1,0 +1,151 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/concordtx/concord/txn"
+)
+
+// decisionsResult is the contract of "bench decisions -o json".
+type decisionsResult struct {
+	Workers      int       `json:"workers"`
+	Size         int       `json:"size"`
+	Rounds       int       `json:"rounds"`
+	RoundSeconds float64   `json:"round_seconds"`
+	PerSecond    float64   `json:"per_second"`
+	ByRound      []float64 `json:"per_second_by_round"`
+	P50          float64   `json:"p50_ms"`
+	P99          float64   `json:"p99_ms"`
+	P999         float64   `json:"p999_ms"`
+	ClientCPU    float64   `json:"client_cpu_seconds_per_decision"`
+	NodesCPU     *float64  `json:"nodes_cpu_seconds_per_decision"` // null if the nodes are not ours
+	Decided      int64     `json:"decided"`
+	Errors       int64     `json:"errors"`
+	Failure      string    `json:"failure,omitempty"` // one of the errors
+}
+
+func (c *cli) benchDecisionsCommand() *cobra.Command {
+	var l load
+	var size int
+	cmd := &cobra.Command{
+		Use: "decisions", Short: "Decisions per second of the replicated log alone", Args: noArgs,
+		Long: "Asks for the decision to commit transactions without branches: no database is involved, and\n" +
+			"what remains is the request, the replicated log with one fsync at a quorum before each\n" +
+			"answer, and the answer. Three node processes are started for it, or, with --addr, a cluster that\n" +
+			"runs already is used: it keeps the decisions like all others.\n\n" +
+			"CPU is per decision: of this process in the counted rounds, of the node processes from start to\n" +
+			"end.\n\n" + omissionHelp,
+		Example: "  concord bench decisions --workers 64 --duration 10s\n" +
+			"  concord bench decisions --addr 127.0.0.1:7420 --workers 1 --rounds 1 -o json",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := l.check(); err != nil {
+				return err
+			}
+			if size != 0 {
+				return usagef("--size: a commit request without branches has no text that could be made longer: leave it at 0")
+			}
+			var addrs []string
+			if cmd.Flags().Changed("addr") {
+				addrs = strings.Split(c.addr, ",")
+			}
+			r, err := c.benchDecisions(cmd.Context(), l, size, addrs)
+			if err != nil {
+				return err
+			}
+			return c.printDecisions(r)
+		},
+	}
+	cmd.Flags().IntVar(&size, "size", 0, "bytes of text in each request")
+	l.flags(cmd)
+	return cmd
+}
+
+func (c *cli) benchDecisions(ctx context.Context, l load, size int, addrs []string) (_ *decisionsResult, err error) {
+	dir, remove, err := workFolder(l.dir)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, remove()) }()
+	var own *nodes
+	if len(addrs) == 0 {
+		if own, err = startNodes(ctx, dir, nil); err != nil {
+			return nil, err
+		}
+		defer func() { err = errors.Join(err, own.stop()) }()
+		addrs = own.addresses()
+	}
+	d, err := newDecider(ctx, addrs)
+	if err != nil {
+		return nil, err
+	}
+	defer d.close()
+
+	s := newSeries(l.workers)
+	var decided int64
+	for round := 0; round <= l.rounds; round++ {
+		length := l.duration
+		if round == 0 {
+			length = l.warmUp()
+		}
+		one, err := drive(ctx, l.workers, length, func(ctx context.Context) error {
+			_, err := d.commit(ctx, txn.NewID(time.Now()))
+			return err
+		})
+		if err != nil {
+			return nil, err
+		}
+		if one.done == 0 {
+			return nil, fmt.Errorf("nothing was decided in a round of %v: %w", length, one.failure)
+		}
+		decided += one.done
+		if round > 0 {
+			s.add(&one)
+			fmt.Fprintf(c.err, "round %d: %.0f/s\n", round, one.perSecond())
+		}
+	}
+	r := &decisionsResult{Workers: l.workers, Size: size, Rounds: l.rounds, RoundSeconds: l.duration.Seconds(),
+		PerSecond: s.total.perSecond(), ByRound: s.rates, P50: s.millis(50), P99: s.millis(99), P999: s.millis(99.9),
+		ClientCPU: s.cpuPerOperation(), Decided: s.total.done, Errors: s.total.failed + s.total.unknown}
+	if s.total.failure != nil {
+		r.Failure = s.total.failure.Error()
+	}
+	if own != nil {
+		if err := own.stop(); err != nil {
+			return nil, err
+		}
+		cpu := own.cpu.Seconds() / float64(decided)
+		r.NodesCPU = &cpu
+	}
+	return r, nil
+}
+
+func (c *cli) printDecisions(r *decisionsResult) error {
+	if c.output == "json" {
+		return c.printJSON(r)
+	}
+	nodes := "-"
+	if r.NodesCPU != nil {
+		nodes = micros(*r.NodesCPU)
+	}
+	err := printTable(c.out, []string{"WORKERS", "PER SECOND", "P50 MS", "P99 MS", "P99.9 MS", "CPU CLIENT", "CPU NODES"}, [][]string{
+		{fmt.Sprint(r.Workers), fmt.Sprintf("%.0f", r.PerSecond), millis(r.P50), millis(r.P99), millis(r.P999), micros(r.ClientCPU), nodes},
+	})
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(c.out, "\n%d decisions, %s; per second by round: median %.0f, lowest %.0f, highest %.0f\n", r.Decided,
+		plural(int(r.Errors), "error", "errors"), median(r.ByRound), slices.Min(r.ByRound), slices.Max(r.ByRound))
+	if r.Failure != "" {
+		fmt.Fprintf(c.out, "one of the errors: %s\n", r.Failure)
+	}
+	return nil
+}
