@@ -202,7 +202,7 @@ func (c *cli) txWaitCommand() *cobra.Command {
 				case err != nil: // not known yet
 				case x.State == "committed" || x.State == "aborted":
 					return c.printTx(x)
-				case x.State == "heuristic":
+				case x.State == "heuristic" && !slices.ContainsFunc(x.Branches, func(b branchJSON) bool { return b.State == "prepared" }):
 					return errors.Join(c.printTx(x), &exitError{exitInDoubt, "a branch did not end as decided: see \"concord tx get\", then \"concord tx forget\""})
 				}
 				select {
