@@ -16,6 +16,9 @@ import (
 	"github.com/concordtx/concord/txn"
 )
 
+// maxSkew is how far clocks may differ without being corrected for.
+const maxSkew = 2 * time.Second
+
 // maxFitting bounds how many resources are remembered as checked.
 const maxFitting = 1024
 
@@ -27,6 +30,7 @@ type resources struct {
 	mu      sync.Mutex
 	id      txn.ClusterID
 	longest time.Duration
+	skew    time.Duration // what the cluster's clock is ahead of ours
 	known   []*concordv1.ResourceStatus
 	fitting map[adapters.Opener]bool // adapters are pointers
 }
@@ -35,6 +39,18 @@ func (r *resources) cluster() (id txn.ClusterID, longest time.Duration) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.id, r.longest
+}
+
+// now is the time by the cluster's clock, as far as it differs from ours by more than a
+// call may explain. A gid tells when its transaction began: one minted by a clock that
+// is far behind would be taken for an orphan, or for older than the log remembers.
+func (r *resources) now() time.Time {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.skew.Abs() < maxSkew {
+		return time.Now()
+	}
+	return time.Now().Add(r.skew)
 }
 
 // refresh asks the cluster, and waits for it to be formed until ctx ends.
@@ -58,6 +74,7 @@ func (r *resources) refresh(ctx context.Context) error {
 		defer r.mu.Unlock()
 		r.id, r.known = id, res.GetResources()
 		r.longest = time.Duration(res.GetMaxTransactionMs()) * time.Millisecond
+		r.skew = time.Until(time.UnixMilli(res.GetNowMs()))
 		return nil
 	}
 }
@@ -76,7 +93,7 @@ func (r *resources) fits(ctx context.Context, o adapters.Opener) error {
 		return fmt.Errorf("ask %s which database it is: %w", o.Name(), err)
 	}
 	theirs := r.find(o.Name())
-	if theirs.GetIdentity() == "" { // unknown, or not asked yet when we looked: look again
+	if theirs.GetIdentity() == "" || !theirs.GetOk() { // perhaps not so any more: look again
 		if err := r.refresh(ctx); err != nil {
 			return fmt.Errorf("check resource %s: %w", o.Name(), err)
 		}
@@ -108,6 +125,9 @@ func (r *resources) compare(o adapters.Opener, ours string, theirs *concordv1.Re
 	case theirs.GetIdentity() != ours:
 		return fmt.Errorf("%w: %q is %s here and %s at the coordinator, which could not finish a branch of yours: let both connect to the same database",
 			ErrResource, o.Name(), ours, theirs.GetIdentity())
+	case !theirs.GetOk():
+		return fmt.Errorf("%w: the coordinator finds %q not fit: %s: run \"concord resource check %s\"",
+			ErrResource, o.Name(), theirs.GetError(), o.Name())
 	}
 	return nil
 }

@@ -62,17 +62,39 @@ type node struct {
 	// streaming is the same node over HTTP/2.
 	streaming concordv1connect.CoordinatorServiceClient
 
-	mu      sync.Mutex
-	commits *commitStream // opened at first use, and again when it broke
+	mu         sync.Mutex
+	commits    *commitStream // opened at first use, and again when it broke
+	plainUntil time.Time
 }
 
-// commit makes a commit request on the node's stream.
+// plainFor is how long a node whose stream does not come about, for example because of
+// a proxy that speaks HTTP/1.1 only, is asked by ordinary calls.
+const plainFor = time.Minute
+
+// commit makes a commit request on the node's stream, or by an ordinary call if the
+// node has never answered on it.
 func (n *node) commit(ctx context.Context, r *concordv1.CommitRequest) (*concordv1.CommitResponse, error) {
+	n.mu.Lock()
+	plain := time.Now().Before(n.plainUntil)
+	n.mu.Unlock()
+	if plain {
+		return n.stub.Commit(ctx, r)
+	}
 	s, err := n.stream()
 	if err != nil {
 		return nil, err
 	}
-	return s.commit(ctx, r)
+	res, err := s.commit(ctx, r)
+	if err == nil || s.useful() || ctx.Err() != nil {
+		return res, err
+	}
+	res, err = n.stub.Commit(ctx, r)
+	if err == nil {
+		n.mu.Lock()
+		n.plainUntil = time.Now().Add(plainFor)
+		n.mu.Unlock()
+	}
+	return res, err
 }
 
 func (n *node) stream() (s *commitStream, err error) {

@@ -31,6 +31,7 @@ type commitStream struct {
 	next    uint64
 	queue   []*concordv1.NumberedCommit
 	waiting map[uint64]chan<- answer // each with room for its answer
+	answers bool                     // there was one
 	broken  error
 }
 
@@ -118,6 +119,7 @@ func (c *commitStream) receive() {
 		}
 		for _, a := range m.GetAnswers() {
 			c.mu.Lock()
+			c.answers = true
 			reply, ok := c.waiting[a.GetNumber()]
 			delete(c.waiting, a.GetNumber())
 			c.mu.Unlock()
@@ -146,6 +148,13 @@ func (c *commitStream) close(err error) {
 	}
 	clear(c.waiting)
 	c.queue = nil
+}
+
+// useful reports whether the node has answered on the stream, or may still.
+func (c *commitStream) useful() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.answers || c.broken == nil
 }
 
 func (c *commitStream) alive() bool {
