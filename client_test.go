@@ -387,6 +387,19 @@ func TestAResourceThatDoesNotFitIsRefusedAtFirstUse(t *testing.T) {
 	}
 }
 
+func TestASecondResourceOfTheSameNameDoesNotGetTheBranchOfTheFirst(t *testing.T) {
+	b := newBank(t)
+	err := b.client.Run(t.Context(), func(ctx context.Context, tx *concord.Tx) error {
+		if err := b.transfer(ctx, tx); err != nil {
+			return err
+		}
+		_, err := memory.New("orders", memory.NewDisk()).Tx(ctx, tx)
+		return err
+	})
+	require.ErrorIs(t, err, concord.ErrResource)
+	b.requireMoved(t, 0)
+}
+
 func TestBadOptionsAreRefused(t *testing.T) {
 	b := newBank(t)
 	_, err := b.client.Begin(t.Context(), concord.WithProtocol("three_phase"))

@@ -76,6 +76,10 @@ func (tx *Tx) Enlist(ctx context.Context, r adapters.Opener) (adapters.Session, 
 		return nil, fmt.Errorf("transaction %s: %w", tx.id, err)
 	}
 	defer tx.give()
+	// Before the name is looked up: a second resource of that name may be another database.
+	if err := tx.client.resources.fits(ctx, r); err != nil {
+		return nil, fmt.Errorf("transaction %s: %w", tx.id, err)
+	}
 	for _, b := range tx.branches {
 		if b.resource == r.Name() {
 			return b.session, nil
@@ -83,9 +87,6 @@ func (tx *Tx) Enlist(ctx context.Context, r adapters.Opener) (adapters.Session, 
 	}
 	if len(tx.branches) == api.MaxBranches {
 		return nil, fmt.Errorf("transaction %s has %d branches already, which is the limit: split it", tx.id, api.MaxBranches)
-	}
-	if err := tx.client.resources.fits(ctx, r); err != nil {
-		return nil, fmt.Errorf("transaction %s: %w", tx.id, err)
 	}
 	no := txn.BranchNo(len(tx.branches))
 	session, err := r.Open(ctx, txn.XID{Cluster: tx.cluster, ID: tx.id, Branch: no})
