@@ -167,7 +167,9 @@ func (c *Client) Begin(ctx context.Context, opts ...TxOption) (*Tx, error) {
 	if d, ok := ctx.Deadline(); ok && d.Before(deadline) {
 		deadline = d
 	}
-	return newTx(c, txn.NewID(c.resources.now()), cluster, protocol, deadline), nil
+	tx := newTx(c, txn.NewID(c.resources.now()), cluster, protocol, deadline)
+	tx.label = o.label
+	return tx, nil
 }
 
 // Outcome settles what became of a transaction: one that nobody decided to commit is

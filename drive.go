@@ -152,7 +152,7 @@ func (d *driver) ask(branches []txn.Branch) twopc.Event {
 	ctx, cancel := context.WithTimeout(client.life, settlePatience)
 	defer cancel()
 	res, err := client.api.Commit(ctx, api.CommitRequest(api.Commit{
-		ID: d.tx.id, Cluster: d.tx.cluster, Protocol: d.tx.protocol, Branches: branches,
+		ID: d.tx.id, Cluster: d.tx.cluster, Protocol: d.tx.protocol, Branches: branches, Label: d.tx.label,
 	}))
 	if err == nil {
 		var decision txn.Decision

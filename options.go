@@ -31,6 +31,7 @@ func WithLogger(l *slog.Logger) Option { return func(o *config) { o.logger = l }
 type TxOption func(*txConfig)
 
 type txConfig struct {
+	label    string
 	timeout  time.Duration
 	protocol string
 }
@@ -42,6 +43,11 @@ const DefaultTimeout = 30 * time.Second
 // and the deadline of the context may end it earlier.
 func WithTimeout(d time.Duration) TxOption { return func(o *txConfig) { o.timeout = d } }
 
+// WithLabel says what the transaction is about, in at most 1024 bytes. People see it in
+// "concord tx get"; it is kept as long as the transaction's outcome. It costs the bytes that
+// it has, on every node.
+func WithLabel(label string) TxOption { return func(o *txConfig) { o.label = label } }
+
 // WithProtocol chooses the commit protocol: "two_phase", the default.
 func WithProtocol(name string) TxOption { return func(o *txConfig) { o.protocol = name } }
 
@@ -52,6 +58,9 @@ func newTxConfig(opts []TxOption) (txConfig, txn.Protocol, error) {
 	}
 	if o.timeout <= 0 {
 		return o, 0, fmt.Errorf("begin: WithTimeout(%v): %w: want a positive duration", o.timeout, api.ErrInvalid)
+	}
+	if err := api.ParseText("WithLabel", o.label, api.MaxLabel); err != nil {
+		return o, 0, fmt.Errorf("begin: %w", err)
 	}
 	protocol, err := api.ParseProtocol("WithProtocol", o.protocol)
 	if err != nil {

@@ -21,6 +21,7 @@ type Tx struct {
 	id       ID
 	cluster  txn.ClusterID
 	protocol txn.Protocol
+	label    string
 	deadline time.Time
 
 	// turn holds one token. Who has it owns what follows; a driver that has begun to end

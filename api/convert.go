@@ -21,6 +21,7 @@ const (
 	MaxEvidence     = 1024 // bytes
 	MaxHolder       = 1024 // bytes
 	MaxReason       = 1024 // bytes
+	MaxLabel        = 1024 // bytes
 	MaxFinished     = 4096 // branches in one FinishedRequest
 )
 
@@ -45,6 +46,7 @@ type Commit struct {
 	ID       txn.ID
 	Cluster  txn.ClusterID
 	Protocol txn.Protocol
+	Label    string
 	Branches []txn.Branch // numbers and resources unique, in order of No; there may be none
 }
 
@@ -66,13 +68,16 @@ func ParseCommit(r *concordv1.CommitRequest) (Commit, error) {
 	if err != nil {
 		return Commit{}, err
 	}
-	return Commit{ID: id, Cluster: cluster, Protocol: protocol, Branches: branches}, nil
+	if err := ParseText("label", r.GetLabel(), MaxLabel); err != nil {
+		return Commit{}, err
+	}
+	return Commit{ID: id, Cluster: cluster, Protocol: protocol, Branches: branches, Label: r.GetLabel()}, nil
 }
 
 // CommitRequest is the inverse of ParseCommit.
 func CommitRequest(c Commit) *concordv1.CommitRequest {
 	return &concordv1.CommitRequest{
-		Gid: c.ID.String(), Cluster: c.Cluster.String(), Protocol: c.Protocol.String(), Branches: BranchMessages(c.Branches),
+		Gid: c.ID.String(), Cluster: c.Cluster.String(), Protocol: c.Protocol.String(), Branches: BranchMessages(c.Branches), Label: c.Label,
 	}
 }
 

@@ -104,7 +104,7 @@ func (c *testCluster) commit(id txn.ID, branches ...txn.Branch) Reply {
 	deadline := time.Now().Add(20 * time.Second)
 	for {
 		ctx, cancel := context.WithTimeout(context.Background(), 3*time.Second)
-		r, err := c.leader().Commit(ctx, id, txn.TwoPhase, branches)
+		r, err := c.leader().Commit(ctx, id, txn.TwoPhase, branches, "")
 		cancel()
 		if err == nil {
 			return r

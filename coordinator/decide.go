@@ -49,7 +49,7 @@ func (c *Core) onCommitAsked(e CommitAsked) {
 		c.carry(l, l.core.Step(twopc.RollbackAsked{Reason: why}))
 		return
 	}
-	l.protocol = e.Protocol
+	l.protocol, l.label = e.Protocol, e.Label
 	c.carry(l, l.core.Step(twopc.Asked{Branches: e.Branches}))
 }
 

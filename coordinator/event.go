@@ -29,6 +29,7 @@ type CommitAsked struct {
 	ID       txn.ID
 	Protocol txn.Protocol
 	Branches []txn.Branch
+	Label    string
 }
 
 // OutcomeAsked asks what became of a transaction; one without decision is aborted.

@@ -18,6 +18,7 @@ type live struct {
 	core     *twopc.Coordinator
 	requests []uint64 // that wait for the decision
 	protocol txn.Protocol
+	label    string
 	reason   string // for the commit record, if an operator decides
 	branches map[txn.BranchNo]txn.Branch
 	work     map[txn.BranchNo]work
@@ -97,7 +98,7 @@ func (c *Core) carry(l *live, effects []twopc.Effect) {
 		switch e := e.(type) {
 		case twopc.Propose:
 			if e.Decision == txn.Commit {
-				c.batch = append(c.batch, txn.CommitRecord{ID: l.id, Protocol: l.protocol, Branches: e.Branches, Reason: l.reason})
+				c.batch = append(c.batch, txn.CommitRecord{ID: l.id, Protocol: l.protocol, Branches: e.Branches, Reason: l.reason, Label: l.label})
 			} else {
 				c.batch = append(c.batch, txn.AbortRecord{ID: l.id, Reason: e.Reason})
 			}

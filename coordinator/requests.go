@@ -17,17 +17,17 @@ import (
 
 // Commit asks for the decision to commit: the only request on the path of a
 // transaction. All branches have voted Yes. A repeated request gets the same answer.
-func (n *Node) Commit(ctx context.Context, id txn.ID, p txn.Protocol, branches []txn.Branch) (Reply, error) {
+func (n *Node) Commit(ctx context.Context, id txn.ID, p txn.Protocol, branches []txn.Branch, label string) (Reply, error) {
 	return n.ask(ctx, func(request uint64) Event {
-		return CommitAsked{Request: request, ID: id, Protocol: p, Branches: branches}
+		return CommitAsked{Request: request, ID: id, Protocol: p, Branches: branches, Label: label}
 	})
 }
 
 // CommitLater is Commit for many requests at a time: done takes the answer, on a
 // goroutine of the node, and must not wait. It is not called if the node closes first.
-func (n *Node) CommitLater(id txn.ID, p txn.Protocol, branches []txn.Branch, done func(Reply)) {
+func (n *Node) CommitLater(id txn.ID, p txn.Protocol, branches []txn.Branch, label string, done func(Reply)) {
 	n.submit(func(request uint64) Event {
-		return CommitAsked{Request: request, ID: id, Protocol: p, Branches: branches}
+		return CommitAsked{Request: request, ID: id, Protocol: p, Branches: branches, Label: label}
 	}, done)
 }
 

@@ -62,7 +62,7 @@ func (h *handlers) commitLater(c *concordv1.NumberedCommit, out *answers) {
 		out.add(&concordv1.NumberedAnswer{Number: number, Error: api.CommitError(err)})
 		return
 	}
-	h.node.CommitLater(commit.ID, commit.Protocol, commit.Branches, func(r coordinator.Reply) {
+	h.node.CommitLater(commit.ID, commit.Protocol, commit.Branches, commit.Label, func(r coordinator.Reply) {
 		a := &concordv1.NumberedAnswer{Number: number}
 		if r.Err != nil {
 			a.Error = api.CommitError(r.Err)

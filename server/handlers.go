@@ -31,7 +31,7 @@ func (h *handlers) Commit(ctx context.Context, r *concordv1.CommitRequest) (*con
 	if err != nil {
 		return nil, err
 	}
-	a, err := h.node.Commit(ctx, c.ID, c.Protocol, c.Branches)
+	a, err := h.node.Commit(ctx, c.ID, c.Protocol, c.Branches, c.Label)
 	if err != nil {
 		return nil, err
 	}

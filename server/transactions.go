@@ -227,7 +227,7 @@ func finishedMessage(x txn.Txn) *concordv1.Transaction {
 // heuristic outcome have it as their state.
 func txnMessage(x txn.Txn) *concordv1.Transaction {
 	m := &concordv1.Transaction{Gid: x.ID.String(), Protocol: x.Protocol.String(), StartedMs: x.ID.Time().UnixMilli(),
-		Branches: api.BranchMessages(x.Branches), Reason: x.Reason, Zxid: x.Decided.String()}
+		Branches: api.BranchMessages(x.Branches), Reason: x.Reason, Label: x.Label, Zxid: x.Decided.String()}
 	for _, h := range x.Heuristics {
 		m.Heuristics = append(m.Heuristics, &concordv1.Heuristic{No: uint32(h.Branch), Outcome: h.Outcome.String(), Who: h.Who, Why: h.Why, Forgotten: h.Forgotten})
 		for _, b := range m.GetBranches() {

@@ -38,6 +38,8 @@ type CommitRecord struct {
 	Branches []Branch
 	// Reason is empty for an ordinary request, or says which operator decided and why.
 	Reason string
+	// Label is what the application said the transaction is about.
+	Label string
 }
 
 // AbortRecord is the decision to abort, also called a tombstone: presumed abort needs
@@ -128,7 +130,8 @@ func (r CommitRecord) append(b []byte) []byte {
 	b = append(b, r.ID[:]...)
 	b = append(b, byte(r.Protocol))
 	b = appendBranches(b, r.Branches)
-	return appendText(b, r.Reason)
+	b = appendText(b, r.Reason)
+	return appendText(b, r.Label)
 }
 
 func (r AbortRecord) append(b []byte) []byte {
@@ -192,7 +195,7 @@ func (d *decoder) record() Record {
 		}
 		return Form{}
 	case kindCommit:
-		return CommitRecord{ID: d.id(), Protocol: d.protocol(), Branches: d.branches(), Reason: d.text()}
+		return CommitRecord{ID: d.id(), Protocol: d.protocol(), Branches: d.branches(), Reason: d.text(), Label: d.text()}
 	case kindAbort:
 		return AbortRecord{ID: d.id(), Reason: d.text()}
 	case kindEnd:

@@ -18,7 +18,7 @@ func sampleRecords() []Record {
 	id := NewID(time.Now())
 	return []Record{
 		Form{Cluster: 0xc0ffee},
-		CommitRecord{ID: id, Branches: sampleBranches, Reason: "operator"},
+		CommitRecord{ID: id, Branches: sampleBranches, Reason: "operator", Label: "order 4711"},
 		AbortRecord{ID: id, Reason: "asked for"},
 		End{IDs: []ID{id, NewID(time.Now())}},
 		HeuristicRecord{ID: id, Branch: 255, Outcome: HeuristicRollback, Who: "billing", Why: "rolled back by hand"},
@@ -61,7 +61,7 @@ func FuzzDecodeRecords(f *testing.F) {
 }
 
 func FuzzTxnUnmarshal(f *testing.F) {
-	x := Txn{ID: NewID(time.Now()), Decision: Commit, Branches: sampleBranches, Ended: true,
+	x := Txn{ID: NewID(time.Now()), Decision: Commit, Branches: sampleBranches, Label: "order 4711", Ended: true,
 		Heuristics: []Heuristic{{Branch: 1, Outcome: HeuristicHazard, Who: "r", Why: "w", Forgotten: true}}, Forgets: []Forget{{Who: "a", Why: "b"}}}
 	b, err := x.AppendBinary(nil)
 	require.NoError(f, err)

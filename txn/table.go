@@ -150,7 +150,7 @@ func (t *Table) Apply(at Position, data []byte) (Changes, error) {
 				t.cluster = r.Cluster
 			}
 		case CommitRecord:
-			x := Txn{ID: r.ID, Decision: Commit, Protocol: r.Protocol, Branches: r.Branches, Reason: r.Reason, Decided: at, Ended: len(r.Branches) == 0}
+			x := Txn{ID: r.ID, Decision: Commit, Protocol: r.Protocol, Branches: r.Branches, Reason: r.Reason, Label: r.Label, Decided: at, Ended: len(r.Branches) == 0}
 			touched = append(touched, t.decide(x, &c))
 		case AbortRecord:
 			touched = append(touched, t.decide(Txn{ID: r.ID, Decision: Abort, Reason: r.Reason, Decided: at, Ended: true}, &c))

@@ -15,6 +15,7 @@ type Txn struct {
 	// Branches are those that voted Yes; none for an abort.
 	Branches []Branch
 	Reason   string
+	Label    string // what the application said it is about
 	Decided  Position
 	// Ended says that all branches have been finished, one way or the other.
 	Ended      bool
@@ -77,6 +78,7 @@ func (x Txn) AppendBinary(b []byte) ([]byte, error) {
 	b = append(b, byte(x.Decision), byte(x.Protocol))
 	b = appendBranches(b, x.Branches)
 	b = appendText(b, x.Reason)
+	b = appendText(b, x.Label)
 	b = binary.AppendUvarint(b, uint64(x.Decided.Epoch))
 	b = binary.AppendUvarint(b, x.Decided.Counter)
 	b = appendBool(b, x.Ended)
@@ -101,7 +103,7 @@ func (x *Txn) UnmarshalBinary(b []byte) error {
 	if d.byte() != recordsVersion {
 		return ErrBadTxn
 	}
-	*x = Txn{ID: d.id(), Decision: Decision(d.byte()), Protocol: d.protocol(), Branches: d.branches(), Reason: d.text()}
+	*x = Txn{ID: d.id(), Decision: Decision(d.byte()), Protocol: d.protocol(), Branches: d.branches(), Reason: d.text(), Label: d.text()}
 	x.Decided = Position{Epoch: uint32(d.uvarint()), Counter: d.uvarint()}
 	x.Ended = d.bool()
 	for range d.length(5) {

@@ -12,6 +12,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/concordtx/concord/api"
 	"github.com/concordtx/concord/txn"
 )
 
@@ -50,8 +51,8 @@ func (c *cli) benchDecisionsCommand() *cobra.Command {
 			if err := l.check(); err != nil {
 				return err
 			}
-			if size != 0 {
-				return usagef("--size: a commit request without branches has no text that could be made longer: leave it at 0")
+			if size < 0 || size > api.MaxLabel {
+				return usagef("--size: %d is not between 0 and %d", size, api.MaxLabel)
 			}
 			var addrs []string
 			if cmd.Flags().Changed("addr") {
@@ -64,7 +65,7 @@ func (c *cli) benchDecisionsCommand() *cobra.Command {
 			return c.printDecisions(r)
 		},
 	}
-	cmd.Flags().IntVar(&size, "size", 0, "bytes of text in each request")
+	cmd.Flags().IntVar(&size, "size", 0, "bytes of the label in each request")
 	l.flags(cmd)
 	return cmd
 }
@@ -89,6 +90,7 @@ func (c *cli) benchDecisions(ctx context.Context, l load, size int, addrs []stri
 	}
 	defer d.close()
 
+	label := strings.Repeat("x", size)
 	s := newSeries(l.workers)
 	var decided int64
 	for round := 0; round <= l.rounds; round++ {
@@ -97,7 +99,7 @@ func (c *cli) benchDecisions(ctx context.Context, l load, size int, addrs []stri
 			length = l.warmUp()
 		}
 		one, err := drive(ctx, l.workers, length, func(ctx context.Context) error {
-			_, err := d.commit(ctx, txn.NewID(time.Now()))
+			_, err := d.commit(ctx, txn.NewID(time.Now()), label)
 			return err
 		})
 		if err != nil {

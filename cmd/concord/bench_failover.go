@@ -162,7 +162,7 @@ func newStream(d *decider, workers int) *stream {
 func (s *stream) commits(ctx context.Context, worker int) {
 	for ctx.Err() == nil {
 		id := txn.NewID(time.Now())
-		zxid, err := s.decider.commit(ctx, id)
+		zxid, err := s.decider.commit(ctx, id, "")
 		switch {
 		case err == nil:
 			s.acknowledged(worker, id, zxid)

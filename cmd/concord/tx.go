@@ -29,6 +29,7 @@ type txJSON struct {
 	Started    time.Time       `json:"started"`
 	Age        string          `json:"age"`
 	Branches   []branchJSON    `json:"branches"`
+	Label      string          `json:"label,omitempty"`
 	Reason     string          `json:"reason,omitempty"`
 	Zxid       string          `json:"zxid,omitempty"`
 	Heuristics []heuristicJSON `json:"heuristics,omitempty"`
@@ -54,7 +55,7 @@ type heuristicJSON struct {
 func txOf(m *concordv1.Transaction, now time.Time) txJSON {
 	started := time.UnixMilli(m.GetStartedMs()).UTC()
 	x := txJSON{GID: m.GetGid(), State: m.GetState(), Protocol: m.GetProtocol(), Started: started, Age: age(now.Sub(started)),
-		Branches: []branchJSON{}, Reason: m.GetReason(), Zxid: m.GetZxid()}
+		Branches: []branchJSON{}, Label: m.GetLabel(), Reason: m.GetReason(), Zxid: m.GetZxid()}
 	for _, b := range m.GetBranches() {
 		x.Branches = append(x.Branches, branchJSON{No: b.GetNo(), Resource: b.GetResource(), State: b.GetState(),
 			Evidence: b.GetEvidence(), Holder: b.GetHolder(), Error: b.GetError()})
@@ -155,6 +156,9 @@ func (c *cli) printTx(x txJSON) error {
 	fmt.Fprintf(c.out, "gid       %s\nstate     %s\nprotocol  %s\nstarted   %s (%s ago)\n", x.GID, x.State, x.Protocol, x.Started.Format(time.RFC3339Nano), x.Age)
 	if x.Zxid != "" && x.Zxid != "0.0" {
 		fmt.Fprintf(c.out, "decided   at zxid %s\n", x.Zxid)
+	}
+	if x.Label != "" {
+		fmt.Fprintf(c.out, "label     %s\n", x.Label)
 	}
 	if x.Reason != "" {
 		fmt.Fprintf(c.out, "reason    %s\n", x.Reason)

@@ -130,7 +130,9 @@ type CommitRequest struct {
 	// Those that voted yes. None at all asks for a bare decision.
 	Branches []*Branch `protobuf:"bytes,3,rep,name=branches,proto3" json:"branches,omitempty"`
 	// 8 hex characters; refused if it is not the cluster's, because the branches are named with it.
-	Cluster       string `protobuf:"bytes,4,opt,name=cluster,proto3" json:"cluster,omitempty"`
+	Cluster string `protobuf:"bytes,4,opt,name=cluster,proto3" json:"cluster,omitempty"`
+	// What the transaction is about, for people; kept with it, at most 1024 bytes.
+	Label         string `protobuf:"bytes,5,opt,name=label,proto3" json:"label,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -189,6 +191,13 @@ func (x *CommitRequest) GetBranches() []*Branch {
 func (x *CommitRequest) GetCluster() string {
 	if x != nil {
 		return x.Cluster
+	}
+	return ""
+}
+
+func (x *CommitRequest) GetLabel() string {
+	if x != nil {
+		return x.Label
 	}
 	return ""
 }
@@ -788,7 +797,9 @@ type Transaction struct {
 	Reason     string       `protobuf:"bytes,6,opt,name=reason,proto3" json:"reason,omitempty"`
 	Heuristics []*Heuristic `protobuf:"bytes,7,rep,name=heuristics,proto3" json:"heuristics,omitempty"`
 	// Position of the decision in the log.
-	Zxid          string `protobuf:"bytes,8,opt,name=zxid,proto3" json:"zxid,omitempty"`
+	Zxid string `protobuf:"bytes,8,opt,name=zxid,proto3" json:"zxid,omitempty"`
+	// What the application said the transaction is about.
+	Label         string `protobuf:"bytes,9,opt,name=label,proto3" json:"label,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -875,6 +886,13 @@ func (x *Transaction) GetHeuristics() []*Heuristic {
 func (x *Transaction) GetZxid() string {
 	if x != nil {
 		return x.Zxid
+	}
+	return ""
+}
+
+func (x *Transaction) GetLabel() string {
+	if x != nil {
+		return x.Label
 	}
 	return ""
 }
@@ -2434,12 +2452,13 @@ const file_concord_v1_concord_proto_rawDesc = "" +
 	"\bevidence\x18\x03 \x01(\tR\bevidence\x12\x16\n" +
 	"\x06holder\x18\x04 \x01(\tR\x06holder\x12\x14\n" +
 	"\x05state\x18\x05 \x01(\tR\x05state\x12\x14\n" +
-	"\x05error\x18\x06 \x01(\tR\x05error\"\x87\x01\n" +
+	"\x05error\x18\x06 \x01(\tR\x05error\"\x9d\x01\n" +
 	"\rCommitRequest\x12\x10\n" +
 	"\x03gid\x18\x01 \x01(\tR\x03gid\x12\x1a\n" +
 	"\bprotocol\x18\x02 \x01(\tR\bprotocol\x12.\n" +
 	"\bbranches\x18\x03 \x03(\v2\x12.concord.v1.BranchR\bbranches\x12\x18\n" +
-	"\acluster\x18\x04 \x01(\tR\acluster\"X\n" +
+	"\acluster\x18\x04 \x01(\tR\acluster\x12\x14\n" +
+	"\x05label\x18\x05 \x01(\tR\x05label\"X\n" +
 	"\x0eCommitResponse\x12\x1a\n" +
 	"\bdecision\x18\x01 \x01(\tR\bdecision\x12\x16\n" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\x12\x12\n" +
@@ -2473,7 +2492,7 @@ const file_concord_v1_concord_proto_rawDesc = "" +
 	"\aoutcome\x18\x01 \x01(\tR\aoutcome\x12\x16\n" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\x12\x12\n" +
 	"\x04zxid\x18\x03 \x01(\tR\x04zxid\x12\x1a\n" +
-	"\bfinished\x18\x04 \x01(\bR\bfinished\"\x83\x02\n" +
+	"\bfinished\x18\x04 \x01(\bR\bfinished\"\x99\x02\n" +
 	"\vTransaction\x12\x10\n" +
 	"\x03gid\x18\x01 \x01(\tR\x03gid\x12\x14\n" +
 	"\x05state\x18\x02 \x01(\tR\x05state\x12\x1a\n" +
@@ -2485,7 +2504,8 @@ const file_concord_v1_concord_proto_rawDesc = "" +
 	"\n" +
 	"heuristics\x18\a \x03(\v2\x15.concord.v1.HeuristicR\n" +
 	"heuristics\x12\x12\n" +
-	"\x04zxid\x18\b \x01(\tR\x04zxid\"w\n" +
+	"\x04zxid\x18\b \x01(\tR\x04zxid\x12\x14\n" +
+	"\x05label\x18\t \x01(\tR\x05label\"w\n" +
 	"\tHeuristic\x12\x0e\n" +
 	"\x02no\x18\x01 \x01(\rR\x02no\x12\x18\n" +
 	"\aoutcome\x18\x02 \x01(\tR\aoutcome\x12\x10\n" +
