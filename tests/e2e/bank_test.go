@@ -136,6 +136,13 @@ func bankAt(t testing.TB, left, right *testdb.Server) *bank {
 	return b
 }
 
+// in is the same bank, for a subtest.
+func (b *bank) in(t testing.TB) *bank {
+	other := *b
+	other.TB = t
+	return &other
+}
+
 // resources is the coordinator's side.
 func (b *bank) resources() []resource {
 	return []resource{{"orders", "postgres", b.left.dsn()}, {"billing", "mysql", b.right.dsn()}}

@@ -137,6 +137,7 @@ func TestClientKilled(t *testing.T) {
 		{betweenEnds, "committed", concord.Committed},
 	} {
 		t.Run(strings.ReplaceAll(string(x.at), ",", ""), func(t *testing.T) {
+			b, c := b.in(t), c.in(t)
 			id := b.killChild(c, x.at)
 			b.settled(c)
 			require.Equal(t, x.want, b.shows(id))

@@ -99,6 +99,13 @@ func startCluster(t testing.TB, s settings) *cluster {
 	return c
 }
 
+// in is the same cluster, for a subtest.
+func (c *cluster) in(t testing.TB) *cluster {
+	other := *c
+	other.TB = t
+	return &other
+}
+
 // ready waits until every node follows one leader and has met its resources.
 func (c *cluster) ready() {
 	c.Helper()

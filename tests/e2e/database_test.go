@@ -19,6 +19,7 @@ func TestDatabaseKilled(t *testing.T) {
 	caller := c.caller()
 	for no, d := range []*database{b.left, b.right} {
 		t.Run(d.server.Flavor()+" between prepare and commit", func(t *testing.T) {
+			b, c := b.in(t), c.in(t)
 			ctx, cancel := context.WithTimeout(context.Background(), patience)
 			defer cancel()
 			h, err := b.prepareTransfer(ctx, c.id)
@@ -42,6 +43,7 @@ func TestDatabaseKilled(t *testing.T) {
 			require.Equal(t, 0, r.code, "%v", r)
 		})
 		t.Run(d.server.Flavor()+" after prepare and nobody decides", func(t *testing.T) {
+			b, c := b.in(t), c.in(t)
 			ctx, cancel := context.WithTimeout(context.Background(), patience)
 			defer cancel()
 			h, err := b.prepareTransfer(ctx, c.id)

@@ -35,7 +35,8 @@ type load struct {
 	done      chan struct{}
 }
 
-// startLoad starts workers; wait waits for their end.
+// startLoad starts workers, which end with ctx or when they have done enough; a test does
+// not end before them.
 func startLoad(ctx context.Context, b *bank, client *concord.Client, workers int, enough func(committed int) bool) *load {
 	l := &load{b: b, client: client, workers: workers, enough: enough, answers: map[txn.ID]concord.Outcome{},
 		causes: map[string]int{}, began: time.Now(), done: make(chan struct{})}
@@ -54,6 +55,7 @@ func startLoad(ctx context.Context, b *bank, client *concord.Client, workers int
 		l.took = time.Since(l.began)
 		close(l.done)
 	}()
+	b.Cleanup(func() { <-l.done })
 	return l
 }
 

@@ -73,6 +73,7 @@ func TestLeaderFailover(t *testing.T) {
 			func(n *node) { require.NoError(t, n.process.signal(syscall.SIGCONT)) }},
 	} {
 		t.Run(x.name, func(t *testing.T) {
+			b, c := b.in(t), c.in(t)
 			ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
 			defer cancel()
 			var stop atomic.Bool

@@ -1,0 +1,318 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package e2e
+
+import (
+	"context"
+	"encoding/json"
+	"io"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/concordtx/concord"
+	"github.com/concordtx/concord/txn"
+)
+
+// grace is long enough here for an operator's command to come before the cluster
+// finishes a branch by itself.
+const grace = 6 * time.Second
+
+// What scripts build upon: the fields of the JSON and the exit codes.
+func TestCommands(t *testing.T) {
+	b := newBank(t)
+	c := startCluster(t, settings{resources: b.resources(), grace: grace, scan: 500 * time.Millisecond})
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
+	defer cancel()
+	caller, client := c.caller(), c.dial()
+
+	// inDoubt prepares a transfer and waits until the cluster lists its branches.
+	inDoubt := func(t *testing.T) *hand {
+		c := c.in(t)
+		h, err := b.prepareTransfer(ctx, c.id)
+		require.NoError(t, err)
+		eventually(t, "the scans have listed both branches", func() bool {
+			var list []txJSON
+			c.json(&list, 0, "tx", "ls", "--state", "in-doubt")
+			for _, x := range list {
+				if x.GID == h.id.String() && len(x.Branches) == 2 {
+					require.Equal(t, "in-doubt", x.State)
+					return true
+				}
+			}
+			return false
+		})
+		return h
+	}
+
+	t.Run("status", func(t *testing.T) {
+		c := c.in(t)
+		leader := c.leader()
+		var s statusJSON
+		eventually(t, "the leader has heard of both followers", func() bool {
+			s, _ = leader.status(t)
+			following := 0
+			for _, n := range s.Nodes {
+				if n.State == "following" && n.Reachable && n.Epoch == s.Epoch {
+					following++
+				}
+			}
+			return following == 2
+		})
+		require.Equal(t, c.id.String(), s.Cluster)
+		require.Equal(t, leader.id, s.Node)
+		require.Equal(t, leader.id, s.Leader)
+		require.Len(t, s.Nodes, 3)
+		for i, n := range s.Nodes {
+			require.Equal(t, i+1, n.ID)
+			require.Equal(t, "voter", n.Role)
+			require.Equal(t, c.node(n.ID).api, n.API)
+			require.Regexp(t, `^\d+\.\d+$`, n.Zxid)
+		}
+		require.Equal(t, "leading", s.Nodes[leader.id-1].State)
+		require.Len(t, s.Resources, 2)
+		require.True(t, s.Resources[0].OK && s.Resources[1].OK, "%+v", s.Resources)
+		table := command(t, "status", "--addr", leader.api)
+		require.Equal(t, 0, table.code, "%v", table)
+		require.Contains(t, table.stdout, "leading")
+	})
+
+	t.Run("a transaction that the SDK commits", func(t *testing.T) {
+		b, c := b.in(t), c.in(t)
+		id, err := b.run(ctx, client)
+		require.NoError(t, err)
+		var x txJSON
+		c.json(&x, 0, "tx", "wait", id.String())
+		require.Equal(t, "committed", x.State)
+		require.Equal(t, "two_phase", x.Protocol)
+		require.WithinDuration(t, time.Now(), x.Started, patience)
+		age, err := time.ParseDuration(x.Age)
+		require.NoError(t, err)
+		require.GreaterOrEqual(t, age, time.Duration(0))
+		require.Len(t, x.Branches, 2)
+		for i, name := range []string{"orders", "billing"} {
+			require.Equal(t, i, x.Branches[i].No)
+			require.Equal(t, name, x.Branches[i].Resource)
+			require.Equal(t, "committed", x.Branches[i].State)
+			require.NotEmpty(t, x.Branches[i].Evidence)
+		}
+		var list []txJSON
+		c.json(&list, 0, "tx", "ls", "--state", "committed", "--resource", "billing")
+		require.Equal(t, id.String(), list[0].GID)
+		c.json(&list, 0, "tx", "ls", "--older-than", "1h")
+		require.Empty(t, list)
+	})
+
+	t.Run("resolve --commit", func(t *testing.T) {
+		b, c := b.in(t), c.in(t)
+		h := inDoubt(t)
+		gid := h.id.String()
+		require.Equal(t, 2, c.command("tx", "resolve", gid, "--commit", "--reason", "test").code, "nobody confirms without a terminal")
+		require.Equal(t, 2, c.command("tx", "resolve", gid, "--commit", "--yes").code, "a reason is needed")
+		require.Equal(t, "in-doubt", c.get(h.id).State, "nothing was done")
+		var answer map[string]string
+		c.json(&answer, 0, "tx", "resolve", gid, "--commit", "--reason", "the other side has shipped", "--yes")
+		require.Equal(t, gid, answer["gid"])
+		require.Equal(t, "commit", answer["decision"])
+		r := c.command("tx", "wait", gid, "--timeout", "50s")
+		require.Equal(t, 0, r.code, "%v", r)
+		b.settled(c)
+		require.Equal(t, concord.Committed, b.shows(h.id))
+		require.Contains(t, c.get(h.id).Reason, "the other side has shipped")
+		r = c.command("tx", "resolve", gid, "--abort", "--reason", "second thoughts", "--yes")
+		require.Equal(t, 5, r.code, "%v", r)
+		require.Contains(t, r.stderr, gid)
+	})
+
+	t.Run("resolve --abort", func(t *testing.T) {
+		b, c := b.in(t), c.in(t)
+		h := inDoubt(t)
+		r := c.command("tx", "resolve", h.id.String(), "--abort", "--reason", "test", "--yes")
+		require.Equal(t, 0, r.code, "%v", r)
+		b.settled(c)
+		require.Equal(t, concord.Aborted, b.shows(h.id))
+		r = c.command("tx", "wait", h.id.String())
+		require.Equal(t, 0, r.code, "%v", r)
+		require.Equal(t, "aborted", c.get(h.id).State)
+		res, err := caller.Commit(ctx, h.request())
+		require.NoError(t, err)
+		require.Equal(t, "abort", res.GetDecision(), "its application comes too late")
+	})
+
+	t.Run("resolve, get, wait and forget of what is not there", func(t *testing.T) {
+		c := c.in(t)
+		gid := txn.NewID(time.Now()).String()
+		for _, args := range [][]string{
+			{"tx", "get", gid},
+			{"tx", "resolve", gid, "--commit", "--reason", "test", "--yes"},
+			{"tx", "forget", gid, "--reason", "test", "--yes"},
+		} {
+			r := c.command(args...)
+			require.Equal(t, 3, r.code, "%v: %v", args, r)
+			require.Contains(t, r.stderr, gid)
+		}
+		require.Equal(t, 4, c.command("tx", "wait", gid, "--timeout", "1s").code)
+	})
+
+	t.Run("recover and recover --apply", func(t *testing.T) {
+		b, c := b.in(t), c.in(t)
+		h := inDoubt(t)
+		var plan []actionJSON
+		c.json(&plan, 6, "recover", h.id.String())
+		require.Len(t, plan, 2)
+		for _, a := range plan {
+			require.Equal(t, "leave", a.Action, "it may be alive: %+v", a)
+			require.Empty(t, a.Result)
+			require.NotEmpty(t, a.Why)
+		}
+		res, err := caller.Commit(ctx, h.request())
+		require.NoError(t, err)
+		require.Equal(t, "commit", res.GetDecision())
+		c.json(&plan, 6, "recover", h.id.String())
+		require.Len(t, plan, 2)
+		for _, a := range plan {
+			require.Equal(t, "commit", a.Action, "%+v", a)
+			require.Empty(t, a.Result)
+		}
+		require.NotEmpty(t, b.left.prepared(t, c.id), "a dry run does nothing")
+		c.json(&plan, 0, "recover", "--apply", h.id.String())
+		for _, a := range plan {
+			require.Equal(t, "done", a.Result, "%+v", a)
+		}
+		require.Empty(t, b.left.prepared(t, c.id))
+		require.Empty(t, b.right.prepared(t, c.id))
+		require.Equal(t, concord.Committed, b.shows(h.id))
+		c.json(&plan, 0, "recover")
+		require.Empty(t, plan)
+	})
+
+	t.Run("forget what an administrator of a database did", func(t *testing.T) {
+		b, c := b.in(t), c.in(t)
+		h, err := b.prepareTransfer(ctx, c.id)
+		require.NoError(t, err)
+		_, err = b.left.admin.ExecContext(ctx, "ROLLBACK PREPARED '"+h.xid(0).String()+"'")
+		require.NoError(t, err)
+		res, err := caller.Commit(ctx, h.request())
+		require.NoError(t, err)
+		require.Equal(t, "commit", res.GetDecision())
+		r := c.command("tx", "wait", h.id.String(), "--timeout", "50s")
+		require.Equal(t, 6, r.code, "%v", r)
+		x := c.get(h.id)
+		require.Equal(t, "heuristic", x.State)
+		require.Len(t, x.Heuristics, 1)
+		require.Equal(t, "heuristic-rollback", x.Heuristics[0].Outcome)
+		require.Zero(t, x.Heuristics[0].No)
+		outcome, err := client.Outcome(ctx, h.id)
+		require.NoError(t, err)
+		require.Equal(t, concord.HeuristicMixed, outcome)
+		var list []txJSON
+		c.json(&list, 0, "tx", "ls", "--state", "heuristic")
+		require.Len(t, list, 1)
+		require.Equal(t, 1, alarms(t, c))
+
+		require.Equal(t, 2, c.command("tx", "forget", h.id.String(), "--reason", "booked by hand").code)
+		require.Equal(t, 1, alarms(t, c))
+		r = c.command("tx", "forget", h.id.String(), "--reason", "booked by hand", "--yes")
+		require.Equal(t, 0, r.code, "%v", r)
+		eventually(t, "the alarm has ended", func() bool { return alarms(t, c) == 0 })
+		require.True(t, c.get(h.id).Heuristics[0].Forgotten)
+		r = c.command("tx", "forget", h.id.String(), "--reason", "again", "--yes")
+		require.Equal(t, 5, r.code, "%v", r)
+		require.Equal(t, 1, b.right.number(t, "SELECT COUNT(*) FROM transfer WHERE gid = '"+h.id.String()+"'"), "the other branch ends as decided")
+		// By hand, as the reason says, so that the bank is right again.
+		undo(t, b, h.id)
+	})
+
+	t.Run("resource ls and resource check", func(t *testing.T) {
+		c := c.in(t)
+		var list []resourceJSON
+		c.json(&list, 0, "resource", "ls")
+		require.Len(t, list, 2)
+		require.Equal(t, []string{"orders", "postgres", "billing", "mysql"}, []string{list[0].Name, list[0].Driver, list[1].Name, list[1].Driver})
+		require.NotEmpty(t, list[0].Identity)
+		var reports []reportJSON
+		c.json(&reports, 0, "resource", "check")
+		require.Len(t, reports, 2)
+		for _, r := range reports {
+			require.True(t, r.OK, "%+v", r)
+			require.NotEmpty(t, r.Version)
+			require.NotEmpty(t, r.Findings)
+		}
+		c.json(&reports, 0, "resource", "check", "billing")
+		require.Len(t, reports, 1)
+		r := c.command("resource", "check", "nobody")
+		require.Equal(t, 3, r.code, "%v", r)
+		require.Contains(t, r.stderr, "nobody")
+		require.Contains(t, r.stderr, "resource ls")
+	})
+
+	t.Run("no node answers", func(t *testing.T) {
+		r := command(t, "status", "--addr", "127.0.0.1:1", "--timeout", "500ms")
+		require.Equal(t, 4, r.code, "%v", r)
+		require.Contains(t, r.stderr, "127.0.0.1:1")
+		require.Empty(t, r.stdout)
+	})
+
+	t.Run("plain HTTP", func(t *testing.T) { plainHTTP(t, c) })
+
+	b.settled(c)
+	b.sumHolds()
+}
+
+// alarms is the number of heuristic outcomes that the leader still tells about.
+func alarms(t testing.TB, c *cluster) int {
+	t.Helper()
+	s, ok := c.leader().status(t)
+	require.True(t, ok)
+	return s.Heuristic
+}
+
+// undo takes back the half of a transfer that has happened at the right.
+func undo(t testing.TB, b *bank, id txn.ID) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	var amount int
+	require.NoError(t, b.right.admin.QueryRowContext(ctx, "SELECT amount FROM transfer WHERE gid = ?", id.String()).Scan(&amount))
+	_, err := b.right.admin.ExecContext(ctx, "UPDATE account SET balance = balance - ? WHERE id = 0", amount)
+	require.NoError(t, err)
+}
+
+// plainHTTP talks to a node as curl would.
+func plainHTTP(t *testing.T, c *cluster) {
+	client := &http.Client{Timeout: patience}
+	n := c.leader()
+	res, err := client.Post("http://"+n.api+"/concord.v1.CoordinatorService/Status", "application/json", strings.NewReader("{}"))
+	require.NoError(t, err)
+	defer res.Body.Close()
+	require.Equal(t, http.StatusOK, res.StatusCode)
+	var s struct {
+		Cluster, Leader string // 64-bit numbers are strings in this encoding
+		Nodes           []struct{ ID, State string }
+	}
+	require.NoError(t, json.NewDecoder(res.Body).Decode(&s))
+	require.Equal(t, c.id.String(), s.Cluster)
+	require.NotEmpty(t, s.Leader)
+	require.Len(t, s.Nodes, 3)
+
+	bad, err := client.Post("http://"+n.api+"/concord.v1.CoordinatorService/Outcome", "application/json", strings.NewReader(`{"gid": "nonsense"}`))
+	require.NoError(t, err)
+	defer bad.Body.Close()
+	require.Equal(t, http.StatusBadRequest, bad.StatusCode)
+	text, err := io.ReadAll(bad.Body)
+	require.NoError(t, err)
+	require.Contains(t, string(text), "invalid_argument")
+
+	for path, want := range map[string]string{"/livez": "ok", "/readyz": "ok", "/metrics": "concord_in_doubt"} {
+		res, err := client.Get("http://" + n.api + path)
+		require.NoError(t, err)
+		text, err := io.ReadAll(res.Body)
+		require.NoError(t, err)
+		require.NoError(t, res.Body.Close())
+		require.Equal(t, http.StatusOK, res.StatusCode, path)
+		require.Contains(t, string(text), want, path)
+	}
+}
