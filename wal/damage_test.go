@@ -3,6 +3,8 @@
 package wal
 
 import (
+	"errors"
+	"fmt"
 	"io"
 	"math/rand/v2"
 	"path/filepath"
@@ -121,49 +123,75 @@ func intact(t *testing.T, fs vfs.FS, want []zab.Entry) (int, error) {
 	return len(got), nil
 }
 
+// filesBeside returns the files of the store directory that are not the engine's.
+func filesBeside(t *testing.T, fs vfs.FS) []string {
+	t.Helper()
+	names, err := fs.List(testDir)
+	require.NoError(t, err)
+	var paths []string
+	for _, n := range names {
+		if n != dbDir {
+			paths = append(paths, fs.PathJoin(testDir, n))
+		}
+	}
+	return paths
+}
+
+// refused checks that an error says what is wrong with a store and what to do.
+func refused(t *testing.T, err error, where string) {
+	t.Helper()
+	if !errors.Is(err, ErrLostPromise) {
+		require.ErrorIs(t, err, ErrCorrupt, where)
+	}
+	require.ErrorContains(t, err, testDir, where)
+	require.ErrorContains(t, err, "replace this node", where)
+}
+
 func TestAFlippedBitAnywhereIsReportedOrHarmless(t *testing.T) {
-	const lastBlock = 32 << 10 // what Pebble cannot tell from a torn tail, see doc.go
+	const lastBlock = 32 << 10 // where the engine takes damage for a torn tail
 	fs, want := builtStore(t)
-	flips := 30
+	flips := 40
 	if testing.Short() {
 		flips = 10
 	}
 	rng := rand.New(rand.NewPCG(7, 7))
 	reported := map[string]int{}
-	silent := 0
-	for _, path := range filesOf(t, fs, "") {
+	for _, path := range append(filesOf(t, fs, ""), filesBeside(t, fs)...) {
 		size := sizeOf(t, fs, path)
 		if size == 0 {
 			continue
 		}
 		kind := strings.TrimLeft(filepath.Base(path), "0123456789")
 		kind, _, _ = strings.Cut(kind, "-")
+		offsets := []int64{0, size / 2, size - 1}
 		for range flips {
-			offset := rng.Int64N(size)
+			offsets = append(offsets, rng.Int64N(size), max(0, size-1-rng.Int64N(lastBlock)), max(0, size-1-rng.Int64N(1000)))
+		}
+		for _, offset := range offsets {
 			hurt := vfs.NewMem()
 			_, err := vfs.Clone(fs, hurt, testDir, testDir)
 			require.NoError(t, err)
 			flip(t, hurt, path, offset)
+			where := fmt.Sprintf("%s at %d of %d", path, offset, size)
 			n, err := intact(t, hurt, want)
-			switch {
-			case err != nil:
-				reported[kind]++
-				if kind != "OPTIONS" { // text that Pebble reads strictly, but not by a checksum
-					require.ErrorIs(t, err, ErrCorrupt, "%s at %d of %d", path, offset, size)
-					require.ErrorContains(t, err, "replace this node")
-				}
-			case n < len(want):
-				silent++
-				require.Equal(t, ".log", kind)
-				require.GreaterOrEqual(t, offset/lastBlock, (size-1)/lastBlock-1, "silent loss at %d of %d", offset, size)
+			if err == nil {
+				require.Equal(t, len(want), n, "silent loss: %s", where)
+				continue
+			}
+			reported[kind]++
+			if kind != "OPTIONS" { // text that Pebble reads strictly, but not by a checksum
+				refused(t, err, where)
+				_, again := intact(t, hurt, want)
+				require.Error(t, again, "the second try hides it: %s", where)
 			}
 		}
 	}
 	require.Positive(t, reported[".sst"])
 	require.Positive(t, reported[".log"])
 	require.Positive(t, reported["MANIFEST"])
-	require.Equal(t, flips, reported["STORE"])
-	t.Logf("reported by kind of file: %v; silently shorter, in the last block of the log: %d", reported, silent)
+	require.Equal(t, 3*flips+3, reported["STORE"])
+	require.Zero(t, reported[markFile], "one half is enough")
+	t.Logf("reported by kind of file: %v", reported)
 }
 
 func TestAFlippedBitOnTheRealDiskIsReported(t *testing.T) {
@@ -247,23 +275,21 @@ func TestAnEntryThatIsNotWhatWasWrittenIsNamed(t *testing.T) {
 	}
 }
 
-// A file of the write-ahead log is the exception, see doc.go: without it the store is
-// an older one.
 func TestAMissingFileIsReportedOrHarmless(t *testing.T) {
 	fs, want := builtStore(t)
 	reported := 0
-	for _, path := range filesOf(t, fs, "") {
+	for _, path := range append(filesOf(t, fs, ""), fs.PathJoin(testDir, markFile)) {
 		hurt := vfs.NewMem()
 		_, err := vfs.Clone(fs, hurt, testDir, testDir)
 		require.NoError(t, err)
 		require.NoError(t, hurt.Remove(path))
 		n, err := intact(t, hurt, want)
 		if err != nil {
-			require.ErrorIs(t, err, ErrCorrupt, path)
+			refused(t, err, path)
 			reported++
-		} else if n < len(want) {
-			require.Equal(t, ".log", filepath.Ext(path))
+		} else {
+			require.Equal(t, len(want), n, "silent loss without %s", path)
 		}
 	}
-	require.GreaterOrEqual(t, reported, 4) // table, manifest, its marker, STORE
+	require.GreaterOrEqual(t, reported, 6) // log, table, manifest, its marker, STORE, WATERMARK
 }

@@ -15,6 +15,9 @@ import (
 var (
 	// ErrCorrupt: bytes on disk are not what was written.
 	ErrCorrupt = errors.New("the store is damaged")
+	// ErrLostPromise: the store is whole, but older than what the node has promised on
+	// the strength of it.
+	ErrLostPromise = errors.New("the disk took back a promise")
 	// ErrLocked: another process, or another Store of this one, has the directory.
 	ErrLocked = errors.New("the store is in use")
 	// ErrOtherNode: the store was made for a node with another id.
@@ -30,8 +33,15 @@ var (
 // damaged makes the error for bytes that are not what was written.
 func damaged(dir, format string, args ...any) error {
 	return fmt.Errorf("store %s: %s: %w; keep a copy of the directory, do not repair it in place: "+
-		"the other nodes have the log, so replace this node or restore the directory from a backup",
+		"the other nodes have the log, so replace this node, see docs/operations.md",
 		dir, fmt.Sprintf(format, args...), ErrCorrupt)
+}
+
+// tookBack makes the error for a store that is older than its watermark.
+func tookBack(dir, format string, args ...any) error {
+	return fmt.Errorf("store %s: %s: %w; do not go on with this directory, it has forgotten what others count on: "+
+		"keep a copy, check the disk, and replace this node, see docs/operations.md",
+		dir, fmt.Sprintf(format, args...), ErrLostPromise)
 }
 
 // readError explains an error of the engine during op.

@@ -40,8 +40,8 @@ type Options struct {
 // Open opens the store in dir, and makes one if dir is empty or does not exist. It
 // counts the opening (Boot) before it returns.
 //
-// Errors wrap ErrLocked, ErrNotStore, ErrOtherNode, ErrNewer, ErrCorrupt or
-// fs.ErrPermission where one of them is the reason.
+// Errors wrap ErrLocked, ErrNotStore, ErrOtherNode, ErrNewer, ErrCorrupt,
+// ErrLostPromise or fs.ErrPermission where one of them is the reason.
 func Open(dir string, o Options) (*Store, error) {
 	if o.Node == 0 {
 		return nil, fmt.Errorf("store %s: node 0 cannot have a store; set \"node\" in the configuration", dir)
@@ -89,7 +89,7 @@ func prepareDir(files vfs.FS, dir string) error {
 		switch name {
 		case dbDir:
 			return nil
-		case lockFile, creatingDir:
+		case lockFile, creatingDir, markFile:
 		default:
 			foreign = name
 		}
@@ -146,6 +146,9 @@ func openLocked(files vfs.FS, dir string, o Options) (*Store, error) {
 	log := newEngineLog(o.Logger, o.Exit)
 	db := files.PathJoin(dir, dbDir)
 	if _, err := files.Stat(db); errors.Is(err, fs.ErrNotExist) {
+		if err := unused(files, dir); err != nil {
+			return nil, err
+		}
 		if err := create(files, dir, o, log); err != nil {
 			return nil, err
 		}
@@ -156,6 +159,10 @@ func openLocked(files vfs.FS, dir string, o Options) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
+	promised, err := loadMark(files, dir, who.id, log)
+	if err != nil {
+		return nil, err
+	}
 	options := engineOptions(o.FS, log)
 	options.ErrorIfNotExists = true
 	engine, err := pebble.Open(db, options)
@@ -163,7 +170,10 @@ func openLocked(files vfs.FS, dir string, o Options) (*Store, error) {
 		return nil, engineError(dir, err)
 	}
 	s := &Store{dir: dir, id: who.id, engine: engine, fatal: log.fatal}
-	if err := s.load(); err != nil {
+	if err = s.load(promised.mark); err == nil {
+		s.mark, err = startMark(files, dir, promised, mark{id: s.id, tail: s.log.last(), hard: s.hard, boot: s.boot}, log.fatal)
+	}
+	if err != nil {
 		return nil, errors.Join(err, engine.Close())
 	}
 	return s, nil
@@ -186,9 +196,19 @@ func create(files vfs.FS, dir string, o Options, log *engineLog) error {
 	if err := engine.Close(); err != nil {
 		return readError(dir, "make the store", err)
 	}
-	err = writeIdentity(files, files.PathJoin(staged, identityFile), newIdentity(o.Node))
+	who, stagedMark := newIdentity(o.Node), files.PathJoin(staged, markFile)
+	err = writeIdentity(files, files.PathJoin(staged, identityFile), who)
+	if err == nil {
+		err = createMark(files, stagedMark, who.id)
+	}
 	if err == nil {
 		err = syncDir(files, staged)
+	}
+	if err == nil {
+		err = files.Rename(stagedMark, files.PathJoin(dir, markFile))
+	}
+	if err == nil {
+		err = syncDir(files, dir) // no store is ever seen without its watermark
 	}
 	if err == nil {
 		err = files.Rename(staged, files.PathJoin(dir, dbDir))
@@ -214,8 +234,8 @@ func engineError(dir string, err error) error {
 }
 
 // load reads what the meta space says, finds the segments of the log, checks that
-// they fit together, and counts the opening.
-func (s *Store) load() error {
+// they fit together and to what was promised, and counts the opening.
+func (s *Store) load(promised mark) error {
 	boot, err := s.meta(bootKey, 4)
 	if err != nil {
 		return err
@@ -250,6 +270,9 @@ func (s *Store) load() error {
 	}
 	if boot != nil {
 		s.boot = binary.BigEndian.Uint32(boot)
+	}
+	if err := promised.verify(s.dir, s.hard, s.log, s.boot); err != nil {
+		return err
 	}
 	if s.boot == math.MaxUint32 {
 		return fmt.Errorf("store %s: opened %d times, the counter is used up; replace the node", s.dir, s.boot)

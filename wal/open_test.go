@@ -109,7 +109,7 @@ func TestAnUnfinishedCreationIsDoneAgain(t *testing.T) {
 	require.EqualValues(t, 1, s.Boot())
 	names, err := fs.List(testDir)
 	require.NoError(t, err)
-	require.ElementsMatch(t, []string{"LOCK", "db"}, names)
+	require.ElementsMatch(t, []string{"LOCK", "WATERMARK", "db"}, names)
 }
 
 func TestANewerStoreIsRefused(t *testing.T) {

@@ -24,6 +24,7 @@ type Store struct {
 	boot   uint32
 	engine *pebble.DB
 	lock   *pebble.Lock
+	mark   *watermark
 	fatal  func(error) // logs and ends the process
 
 	writing sync.Mutex // held by Persist and Cut, around mu
@@ -169,7 +170,8 @@ func (s *Store) Persist(ws []zab.Write) error {
 		return nil // all that came before is durable already
 	}
 
-	if next.keep.Less(next.was) { // readers let go of what the batch truncates
+	if next.keep.Less(next.was) { // watermark and readers let go of what the batch truncates
+		s.mark.lower(next.keep)
 		s.mu.Lock()
 		s.log.truncate(next.keep)
 		s.mu.Unlock()
@@ -180,6 +182,7 @@ func (s *Store) Persist(ws []zab.Write) error {
 	s.mu.Lock()
 	s.log, s.hard = next.log, next.hard
 	s.mu.Unlock()
+	s.mark.raise(next.log.last(), next.hard)
 	return nil
 }
 
@@ -293,7 +296,7 @@ func (s *Store) Size() uint64 { return s.engine.Metrics().DiskSpaceUsage() }
 // same. No other method may be running or be called afterwards.
 func (s *Store) Close() error {
 	s.closing.Do(func() {
-		if err := errors.Join(s.engine.Close(), s.lock.Close()); err != nil {
+		if err := errors.Join(s.mark.close(), s.engine.Close(), s.lock.Close()); err != nil {
 			s.closed = fmt.Errorf("close store %s: %w", s.dir, err)
 		}
 	})
