@@ -162,6 +162,12 @@ func (c *cluster) start(n *node) {
 func (c *cluster) kill(n *node) {
 	c.Helper()
 	require.True(c, n.process.alive(), "node %d had ended by itself:\n%s", n.id, tail(n.log))
+	c.buried(n)
+}
+
+// buried makes sure of the end of a node that may have been killed already.
+func (c *cluster) buried(n *node) {
+	c.Helper()
 	require.NoError(c, n.process.end(syscall.SIGKILL, patience))
 }
 

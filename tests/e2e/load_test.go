@@ -23,12 +23,14 @@ type load struct {
 	client  *concord.Client
 	workers int
 	// enough tells the workers to stop.
-	enough func(committed int) bool
+	enough  func(committed int) bool
+	options []concord.TxOption
 
 	mu        sync.Mutex
 	answers   map[txn.ID]concord.Outcome
 	causes    map[string]int // of aborts, by resource
 	committed int
+	unknown   int
 	latencies []time.Duration // of commits
 	began     time.Time
 	took      time.Duration
@@ -37,8 +39,8 @@ type load struct {
 
 // startLoad starts workers, which end with ctx or when they have done enough; a test does
 // not end before them.
-func startLoad(ctx context.Context, b *bank, client *concord.Client, workers int, enough func(committed int) bool) *load {
-	l := &load{b: b, client: client, workers: workers, enough: enough, answers: map[txn.ID]concord.Outcome{},
+func startLoad(ctx context.Context, b *bank, client *concord.Client, workers int, enough func(committed int) bool, opts ...concord.TxOption) *load {
+	l := &load{b: b, client: client, workers: workers, enough: enough, options: opts, answers: map[txn.ID]concord.Outcome{},
 		causes: map[string]int{}, began: time.Now(), done: make(chan struct{})}
 	var group sync.WaitGroup
 	for range workers {
@@ -75,7 +77,7 @@ func (l *load) sofar() int {
 // one does one transfer and reports whether it committed.
 func (l *load) one(ctx context.Context) bool {
 	began := time.Now()
-	id, err := l.b.run(ctx, l.client)
+	id, err := l.b.run(ctx, l.client, l.options...)
 	took := time.Since(began)
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -87,6 +89,7 @@ func (l *load) one(ctx context.Context) bool {
 		l.latencies = append(l.latencies, took)
 	case errors.Is(err, concord.ErrUnknownOutcome):
 		l.answers[id] = concord.Unknown
+		l.unknown++
 	case errors.As(err, &aborted):
 		if id.IsZero() {
 			id = aborted.GID
@@ -107,11 +110,10 @@ func (l *load) wait(t testing.TB, c *cluster) {
 	<-l.done
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
-	unknown, aborted := 0, 0
+	aborted := 0
 	for id, outcome := range l.answers {
 		switch outcome {
 		case concord.Unknown:
-			unknown++
 			settled, err := l.client.Outcome(ctx, id)
 			require.NoError(t, err)
 			l.answers[id] = settled
@@ -121,7 +123,7 @@ func (l *load) wait(t testing.TB, c *cluster) {
 	}
 	slices.Sort(l.latencies)
 	t.Logf("%d committed, %d aborted %v, %d unknown and settled by Outcome, in %v: %.0f/s; p50 %v p99 %v worst %v",
-		l.committed, aborted, l.causes, unknown, l.took.Round(time.Millisecond), float64(l.committed)/l.took.Seconds(),
+		l.committed, aborted, l.causes, l.unknown, l.took.Round(time.Millisecond), float64(l.committed)/l.took.Seconds(),
 		at(l.latencies, 0.5), at(l.latencies, 0.99), at(l.latencies, 1))
 	l.b.settled(c)
 	l.b.sumHolds()

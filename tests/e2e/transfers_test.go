@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/concordtx/concord"
 )
 
 // transfers is how many transfers have to commit.
@@ -33,7 +35,7 @@ func TestTransfersSurviveLeaderKills(t *testing.T) {
 	defer cancel()
 	b := newBank(t)
 	c := startCluster(t, settings{resources: b.resources()})
-	wanted := transfers(t, 3000)
+	wanted := transfers(t, 10_000)
 	var kills atomic.Int64
 	l := startLoad(ctx, b, c.dial(), workers, func(committed int) bool { return committed >= wanted && kills.Load() >= leastKills })
 	for running := true; running; {
@@ -53,6 +55,36 @@ func TestTransfersSurviveLeaderKills(t *testing.T) {
 	require.GreaterOrEqual(t, kills.Load(), int64(leastKills))
 	c.ready()
 	l.wait(t, c)
+}
+
+// With nobody left to ask, clients give up after a second and hear that the outcome is
+// unknown: that has to be settled afterwards, and to agree with the databases.
+func TestTransfersSurviveTheDeathOfTheWholeCluster(t *testing.T) {
+	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
+	defer cancel()
+	b := newBank(t)
+	c := startCluster(t, settings{resources: b.resources(), maxAge: 5 * time.Second, grace: time.Second, scan: 500 * time.Millisecond})
+	var stop atomic.Bool
+	l := startLoad(ctx, b, c.dial(), 16, func(int) bool { return stop.Load() }, concord.WithTimeout(time.Second))
+	for range 2 {
+		before := l.sofar()
+		eventually(t, "transfers commit", func() bool { return l.sofar() > before+200 })
+		for _, n := range c.nodes {
+			require.NoError(t, n.process.signal(syscall.SIGKILL))
+		}
+		for _, n := range c.nodes {
+			c.buried(n)
+		}
+		time.Sleep(2 * time.Second) // for as long there is no cluster
+		for _, n := range c.nodes {
+			c.start(n)
+		}
+	}
+	before := l.sofar()
+	eventually(t, "transfers commit", func() bool { return l.sofar() > before+200 })
+	stop.Store(true)
+	l.wait(t, c)
+	require.NotZero(t, l.unknown)
 }
 
 // A leader that is killed is missed at once, since its machine closes its connections.
