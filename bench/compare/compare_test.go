@@ -70,11 +70,7 @@ func TestEachSystemAcknowledgesWrites(t *testing.T) {
 			s, err := starter(name)(t.Context(), t.TempDir())
 			require.NoError(t, err)
 			defer func() { require.NoError(t, s.stop()) }()
-			size := 256
-			if name == "concord" {
-				size = 0
-			}
-			f, err := s.round(t.Context(), 2, size, time.Second)
+			f, err := s.round(t.Context(), 2, 256, time.Second)
 			require.NoError(t, err)
 			require.Positive(t, f.perSecond)
 			require.Positive(t, f.p50)

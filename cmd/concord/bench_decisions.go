@@ -4,6 +4,7 @@ package main
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"slices"
@@ -41,11 +42,13 @@ func (c *cli) benchDecisionsCommand() *cobra.Command {
 		Use: "decisions", Short: "Decisions per second of the replicated log alone", Args: noArgs,
 		Long: "Asks for the decision to commit transactions without branches: no database is involved, and\n" +
 			"what remains is the request, the replicated log with one fsync at a quorum before each\n" +
-			"answer, and the answer. Three node processes are started for it, or, with --addr, a cluster that\n" +
-			"runs already is used: it keeps the decisions like all others.\n\n" +
+			"answer, and the answer. --size gives every transaction a label, which the log keeps with the\n" +
+			"decision. Three node processes are started for it, or, with --addr, a cluster that runs already\n" +
+			"is used: it keeps the decisions like all others.\n\n" +
 			"CPU is per decision: of this process in the counted rounds, of the node processes from start to\n" +
 			"end.\n\n" + omissionHelp,
 		Example: "  concord bench decisions --workers 64 --duration 10s\n" +
+			"  concord bench decisions --workers 256 --size 256\n" +
 			"  concord bench decisions --addr 127.0.0.1:7420 --workers 1 --rounds 1 -o json",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := l.check(); err != nil {
@@ -65,7 +68,7 @@ func (c *cli) benchDecisionsCommand() *cobra.Command {
 			return c.printDecisions(r)
 		},
 	}
-	cmd.Flags().IntVar(&size, "size", 0, "bytes of the label in each request")
+	cmd.Flags().IntVar(&size, "size", 0, "bytes of the label of each transaction")
 	l.flags(cmd)
 	return cmd
 }
@@ -90,7 +93,7 @@ func (c *cli) benchDecisions(ctx context.Context, l load, size int, addrs []stri
 	}
 	defer d.close()
 
-	label := strings.Repeat("x", size)
+	label := incompressible(size)
 	s := newSeries(l.workers)
 	var decided int64
 	for round := 0; round <= l.rounds; round++ {
@@ -128,6 +131,15 @@ func (c *cli) benchDecisions(ctx context.Context, l load, size int, addrs []stri
 		r.NodesCPU = &cpu
 	}
 	return r, nil
+}
+
+// incompressible text, so that no store on the way makes it smaller.
+func incompressible(size int) string {
+	var b strings.Builder
+	for b.Len() < size {
+		b.WriteString(rand.Text())
+	}
+	return b.String()[:size]
 }
 
 func (c *cli) printDecisions(r *decisionsResult) error {

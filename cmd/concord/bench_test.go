@@ -20,6 +20,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/concordtx/concord"
+	concordv1 "github.com/concordtx/concord/api/concord/v1"
 	"github.com/concordtx/concord/internal/testdb"
 )
 
@@ -74,7 +75,8 @@ func TestBenchRefusesFlagsThatMakeNoSense(t *testing.T) {
 		{"transfer --config x --duration 0s", "--duration: 0s is not a positive duration"},
 		{"transfer --config x surplus", "unexpected argument \"surplus\""},
 		{"decisions --workers 5000", "--workers: 5000 is not between 1 and 4096"},
-		{"decisions --size -1", "--size"},
+		{"decisions --size -1", "--size: -1 is not between 0 and 1024"},
+		{"decisions --size 1025", "--size: 1025 is not between 0 and 1024"},
 		{"decisions --duration -1s", "--duration: -1s is not a positive duration"},
 		{"failover --kills 0", "--kills: 0 is less than 1"},
 		{"failover --workers 0", "--workers: 0 is not between 1 and 4096"},
@@ -88,12 +90,12 @@ func TestBenchRefusesFlagsThatMakeNoSense(t *testing.T) {
 
 func TestBenchDecisionsMeasuresThreeProcesses(t *testing.T) {
 	dir := t.TempDir()
-	out, err := command(t, "bench", "decisions", "--workers", "4", "--duration", "1s", "--rounds", "1", "--dir", dir, "-o", "json")
+	out, err := command(t, "bench", "decisions", "--workers", "4", "--duration", "1s", "--rounds", "1", "--size", "256", "--dir", dir, "-o", "json")
 	require.NoError(t, err)
 	var r decisionsResult
 	keys := fields(t, out, &r)
 	require.Subset(t, keys, []string{"workers", "size", "rounds", "per_second", "p50_ms", "p99_ms", "p999_ms", "errors"})
-	require.Equal(t, 4, r.Workers)
+	require.Equal(t, []int{4, 256}, []int{r.Workers, r.Size})
 	require.Len(t, r.ByRound, 1)
 	require.Positive(t, r.Decided)
 	require.Zero(t, r.Errors, r.Failure)
@@ -160,6 +162,48 @@ func TestBenchTransferComparesWithThePlainLoopAndChecksTheSum(t *testing.T) {
 	require.NoError(t, conn.QueryRow(t.Context(), "SELECT count(*) FROM pg_prepared_xacts").Scan(&prepared))
 	require.Greater(t, moved, int64(0))
 	require.Zero(t, prepared)
+}
+
+func TestBenchUsesAClusterThatRuns(t *testing.T) {
+	_, file := databases(t)
+	resources, err := loadResources(file)
+	require.NoError(t, err)
+	t.Setenv(asConcord, "yes")
+	n, err := startNodes(t.Context(), t.TempDir(), resources)
+	require.NoError(t, err)
+	defer func() { require.NoError(t, n.stop()) }()
+	d, err := newDecider(t.Context(), n.addresses())
+	require.NoError(t, err)
+	defer d.close()
+	committed := func() uint64 {
+		s, err := n.await(t.Context())
+		require.NoError(t, err)
+		return s.GetCommitted()
+	}
+
+	out, err := command(t, "bench", "transfer", "--config", n.file(1, "yaml"), "--workers", "2", "--duration", "300ms", "--rounds", "1", "-o", "json")
+	require.NoError(t, err)
+	var moved transferResult
+	fields(t, out, &moved)
+	require.Nil(t, moved.NodesCPU, "the nodes are not the command's own")
+	require.Eventually(t, func() bool { return committed() >= uint64(moved.Committed) }, 10*time.Second, 50*time.Millisecond)
+
+	before := committed()
+	out, err = command(t, "bench", "decisions", "--addr", strings.Join(n.addresses(), ","), "--workers", "2", "--duration", "300ms", "--rounds", "1", "-o", "json")
+	require.NoError(t, err)
+	var decided decisionsResult
+	fields(t, out, &decided)
+	require.Nil(t, decided.NodesCPU)
+	require.Eventually(t, func() bool { return committed() >= before+uint64(decided.Decided) }, 10*time.Second, 50*time.Millisecond)
+
+	// The bytes of --size reach the log.
+	id, label := localXID().ID, incompressible(256)
+	require.Len(t, label, 256)
+	_, err = d.commit(t.Context(), id, label)
+	require.NoError(t, err)
+	kept, err := d.client.Get(t.Context(), &concordv1.GetRequest{Gid: id.String()})
+	require.NoError(t, err)
+	require.Equal(t, label, kept.GetTransaction().GetLabel())
 }
 
 // A transfer of the plain loop that fails half way leaves nothing, and what a broken
