@@ -218,14 +218,14 @@ func loadMark(files vfs.FS, dir string, id [16]byte, log *engineLog) (found, err
 // verify compares what a store holds with what was promised.
 func (m mark) verify(dir string, hard zab.HardState, log index, boot uint32) error {
 	switch {
-	case m.boot > boot:
-		return tookBack(dir, "the store was opened %d times, but it says %d", m.boot, boot)
+	case !m.tail.Less(log.base) && !log.has(m.tail):
+		return tookBack(dir, "this node acknowledged %v as durable, but the log (%v to %v) does not hold it", m.tail, log.base, log.last())
 	case hard.Accepted < m.hard.Accepted || hard.Current < m.hard.Current ||
 		hard.Accepted == m.hard.Accepted && hard.AcceptedFrom != m.hard.AcceptedFrom:
 		return tookBack(dir, "this node promised epoch %d to node %d and completed epoch %d, but the store says epoch %d to node %d and %d",
 			m.hard.Accepted, m.hard.AcceptedFrom, m.hard.Current, hard.Accepted, hard.AcceptedFrom, hard.Current)
-	case !m.tail.Less(log.base) && !log.has(m.tail):
-		return tookBack(dir, "this node acknowledged %v as durable, but the log (%v to %v) does not hold it", m.tail, log.base, log.last())
+	case boot < m.boot:
+		return tookBack(dir, "the store was opened %d times, but it says %d", m.boot, boot)
 	}
 	return nil
 }
@@ -254,7 +254,6 @@ func (w *watermark) raise(tail zab.Zxid, hard zab.HardState) {
 	w.mu.Unlock()
 	if urgent {
 		w.writeOne()
-		return
 	}
 	select {
 	case w.wake <- struct{}{}:
