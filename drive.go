@@ -17,11 +17,12 @@ import (
 // driver carries out what the core of one transaction asks for. It decides nothing.
 // It is owned by the goroutine that runs drive, and then by the one that runs carryOn.
 type driver struct {
-	tx     *Tx
-	ctx    context.Context   // the application's, which bounds what may still be given up
-	events chan twopc.Event  // has room for every event that can be sent
-	reply  chan *twopc.Reply // has room for the only one
-	gaveUp bool              // no decision will arrive any more
+	tx        *Tx
+	ctx       context.Context   // the application's, which bounds what may still be given up
+	events    chan twopc.Event  // has room for every event that can be sent
+	reply     chan *twopc.Reply // has room for the only one
+	gaveUp    bool              // no decision will arrive any more
+	finishing bool              // branches are being ended
 }
 
 // drive runs the core until it replies, and returns the reply. What the core still
@@ -40,8 +41,8 @@ func (tx *Tx) drive(ctx context.Context, first twopc.Event) twopc.Reply {
 	for {
 		select {
 		case r := <-d.reply:
-			if !tx.core.Over() && !d.gaveUp {
-				tx.client.inBackground(d.carryOn)
+			if !tx.core.Over() && (d.gaveUp || !tx.client.inBackground(d.carryOn)) {
+				d.abandon()
 			}
 			return *r
 		case e := <-d.events:
@@ -63,13 +64,26 @@ func (d *driver) carryOn() {
 	for !d.tx.core.Over() {
 		select {
 		case e := <-d.events:
-			if e == nil {
-				return // ask logged why
+			if e == nil { // ask logged why
+				d.abandon()
+				return
 			}
 			d.step(e)
 		case <-d.tx.client.life.Done():
+			d.abandon()
 			return
 		}
+	}
+}
+
+// abandon lets go of sessions whose prepared branches wait for a decision. One that is
+// being finished ends by itself.
+func (d *driver) abandon() {
+	if d.finishing {
+		return
+	}
+	for _, b := range d.tx.branches {
+		b.session.Abandon()
 	}
 }
 
@@ -85,6 +99,7 @@ func (d *driver) step(e twopc.Event) {
 				d.events <- nil
 			}
 		case twopc.Finish:
+			d.finishing = true
 			go func() { d.events <- d.finish(d.tx.branches[f.No], f.Decision) }()
 		case twopc.Report:
 			d.tx.client.reports.add(api.Finished{ID: d.tx.id, No: f.No, Finish: f.Finish})

@@ -94,6 +94,10 @@ type Session interface {
 	// may still be there; the session is closed, and the database or the orphan scan ends
 	// the branch.
 	Rollback(ctx context.Context) error
+	// Abandon lets go of the session of a prepared branch whose decision cannot be
+	// learned. The branch stays prepared, for the cluster to finish. It does nothing in any
+	// other state, does not wait for the database, and may be called again.
+	Abandon()
 }
 
 // ErrNotCommitted says that a one-phase commit certainly did not happen.

@@ -87,6 +87,15 @@ var finishCases = []testCase{
 		}
 		b.requireFree(r, key)
 	}},
+	{name: "an abandoned branch stays prepared for another instance", run: func(b *bench) {
+		r, x, key := b.open(), b.xid(), b.key()
+		s, branch := b.prepared(r, x, key, 7)
+		s.Abandon()
+		s.Abandon()
+		require.Equal(b.t, []txn.XID{x}, b.listed(r))
+		require.Equal(b.t, txn.Done, b.finish(b.open(), txn.Commit, x, branch))
+		b.requireValue(key, 7)
+	}},
 	{name: "concurrent commits by the session and three instances have one effect", run: func(b *bench) {
 		const instances, rounds = 3, 5
 		r := b.open()

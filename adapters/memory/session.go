@@ -83,5 +83,8 @@ func (s *session) Commit(ctx context.Context) (txn.Finish, error) {
 	return s.resource.disk.commit(ctx, s.branch)
 }
 
+// Abandon does nothing: a branch here has no connection that somebody could need.
+func (s *session) Abandon() {}
+
 // Rollback works under an ended context too: it takes no time.
 func (s *session) Rollback(context.Context) error { return s.resource.disk.giveUp(s.branch) }

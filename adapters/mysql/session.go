@@ -384,6 +384,15 @@ func (s *session) abort(ctx context.Context) error {
 	return gone // a session that ends takes an unprepared branch with it
 }
 
+// Abandon implements adapters.Session. It closes the connection, which makes the server
+// let go of the branch, so that a recovery worker can finish it.
+func (s *session) Abandon() {
+	if s.phaseNow() == prepared {
+		s.link.dirty = true // not to be reused
+		s.end()
+	}
+}
+
 func (s *session) phaseNow() phase {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -157,6 +157,9 @@ func (s *session) Commit(ctx context.Context) (txn.Finish, error) {
 	return s.store.finish(ctx, s.branch.journal.XID, txn.Commit)
 }
 
+// Abandon does nothing: a branch of this store has no session that somebody could need.
+func (s *session) Abandon() {}
+
 // Rollback ends the branch, even when ctx has ended: it waits for nobody.
 func (s *session) Rollback(context.Context) error {
 	leave, err := s.enter()

@@ -341,6 +341,13 @@ func (s *session) finish(ctx context.Context, d txn.Decision) (txn.Finish, error
 	return found, err
 }
 
+// Abandon implements adapters.Session: a prepared branch does not need its session.
+func (s *session) Abandon() {
+	if s.leave(prepared, ended) {
+		s.giveBack()
+	}
+}
+
 // leave moves from one phase to the next and reports whether it was in the first.
 func (s *session) leave(from, to phase) bool {
 	s.mu.Lock()
