@@ -27,7 +27,8 @@ type ClientOptions struct {
 	// TLS, if not nil, is used for every connection.
 	TLS *tls.Config
 	// Attempt is how long one node may take to answer one call before the next node is
-	// asked, default 3 s. Calls that work on databases get ten times as long.
+	// asked, default 1.5 s, so that a frozen node does
+	// not hold up a fail-over. Calls that work on databases get ten times as long.
 	Attempt time.Duration
 	// Patience bounds a whole call with all its attempts, default 30 s. The context of
 	// the call may end it earlier.
@@ -124,7 +125,7 @@ func Dial(addrs []string, opts ClientOptions) (*Client, error) {
 		return nil, invalid("addrs", "holds %d addresses, at most %d are allowed", len(addrs), maxNodes)
 	}
 	if opts.Attempt == 0 {
-		opts.Attempt = 3 * time.Second
+		opts.Attempt = 1500 * time.Millisecond
 	}
 	if opts.Patience == 0 {
 		opts.Patience = 30 * time.Second

@@ -4,8 +4,11 @@ package mysql
 
 import (
 	"context"
+	"database/sql/driver"
 	"errors"
 	"fmt"
+	"io"
+	"net"
 	"strconv"
 
 	sqldriver "github.com/go-sql-driver/mysql"
@@ -68,6 +71,9 @@ func isCode(err error, codes ...uint16) bool {
 func advise(err error) error {
 	code, answered := codeOf(err)
 	if !answered {
+		if broken(err) {
+			return fmt.Errorf("%w: check that the server runs and can be reached, then try again", err)
+		}
 		return err
 	}
 	step := ""
@@ -98,6 +104,12 @@ func advise(err error) error {
 		return err
 	}
 	return fmt.Errorf("%w: %s", err, step)
+}
+
+// broken reports whether an error is about the connection, not an answer of the server.
+func broken(err error) bool {
+	var network net.Error
+	return errors.As(err, &network) || errors.Is(err, driver.ErrBadConn) || errors.Is(err, sqldriver.ErrInvalidConn) || errors.Is(err, io.EOF)
 }
 
 // rowsOf runs a query and returns all its rows as text.
