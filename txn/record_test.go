@@ -75,12 +75,3 @@ func FuzzTxnUnmarshal(f *testing.F) {
 		}
 	})
 }
-
-func BenchmarkEncodeCommit(b *testing.B) {
-	r := CommitRecord{ID: NewID(time.Now()), Branches: sampleBranches}
-	var buf []byte
-	b.ReportAllocs()
-	for b.Loop() {
-		buf = EncodeRecords(buf[:0], r)
-	}
-}

@@ -188,17 +188,3 @@ func TestReplicasThatRestartAnywhereAgree(t *testing.T) {
 	require.Equal(t, steady.Open(), shaky.Open())
 	require.Equal(t, steady.finished, shaky.finished)
 }
-
-func BenchmarkApplyCommitAndEnd(b *testing.B) {
-	s := newShelf()
-	t := NewTable(Meta{}, nil, s)
-	id := NewID(time.Now())
-	b.ReportAllocs()
-	for i := 0; b.Loop(); i++ {
-		id[15], id[14], id[13] = byte(i), byte(i>>8), byte(i>>16)
-		data := EncodeRecords(nil, CommitRecord{ID: id, Branches: two}, End{IDs: []ID{id}})
-		if _, err := t.Apply(Position{Counter: uint64(i)}, data); err != nil {
-			b.Fatal(err)
-		}
-	}
-}
