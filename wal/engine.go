@@ -35,9 +35,13 @@ const (
 // very operation that failed. For most of them Pebble does the same through its
 // Logger, but where it starts a new log or moves a marker it panics, on a goroutine of
 // its own and while a lock is open, and the operator would see a stack.
+//
+// On a disk that was full a moment ago it takes its time to begin a table: the engine
+// tries again at once and for ever.
 type strictFS struct {
 	vfs.FS
 	fatal func(error)
+	pause func()
 }
 
 // Create syncs the directory before a marker appears in it.
@@ -46,6 +50,9 @@ func (f strictFS) Create(name string, category vfs.DiskWriteCategory) (vfs.File,
 		if err := syncDir(f.FS, f.PathDir(name)); err != nil {
 			f.fatal(err)
 		}
+	}
+	if strings.HasSuffix(name, ".sst") {
+		f.pause()
 	}
 	file, err := f.FS.Create(name, category)
 	return f.strict(name, file, err)
@@ -122,7 +129,7 @@ func (f strictFile) must(op string, err error) {
 
 // engineOptions configures Pebble. A nil fs means the real file system, watched for
 // slow operations.
-func engineOptions(fs vfs.FS, log *engineLog) *pebble.Options {
+func engineOptions(fs vfs.FS, log *engineLog, g *guard) *pebble.Options {
 	listener := &pebble.EventListener{
 		BackgroundError: func(err error) { log.Errorf("background work of the store failed: %v", err) },
 		// Pebble's own reaction would be to end the process. The reader gets the same
@@ -139,7 +146,7 @@ func engineOptions(fs vfs.FS, log *engineLog) *pebble.Options {
 		fs = vfs.Default
 	}
 	o := &pebble.Options{
-		FS:                          strictFS{FS: fs, fatal: log.fatal},
+		FS:                          strictFS{FS: vfs.OnDiskFull(fs, g.onFull), fatal: log.fatal, pause: g.pause},
 		FormatMajorVersion:          pebble.FormatNewest,
 		CacheSize:                   cacheSize,
 		MemTableSize:                memTableSize,

@@ -26,6 +26,8 @@ var (
 	ErrNotStore = errors.New("not a concord store")
 	// ErrNewer: a later version of concord wrote the store.
 	ErrNewer = errors.New("the store was written by a newer version")
+	// ErrDiskFull: there is too little space to open the store.
+	ErrDiskFull = errors.New("the disk is full")
 	// ErrCut: the entries asked for were cut off the log; only a snapshot has them.
 	ErrCut = errors.New("the log no longer reaches back so far")
 )

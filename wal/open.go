@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/vfs"
@@ -35,13 +36,19 @@ type Options struct {
 	Logger *slog.Logger
 	// Exit ends the process after a write error and must not return. Nil: os.Exit.
 	Exit func(code int)
+	// Reserve is the free space in bytes below which Space says Low. Half of it is set
+	// aside besides, for a disk that is full. 0: DefaultReserve.
+	Reserve uint64
+	// StallLimit is how long a write may take before the process ends. 0:
+	// DefaultStallLimit.
+	StallLimit time.Duration
 }
 
 // Open opens the store in dir, and makes one if dir is empty or does not exist. It
 // counts the opening (Boot) before it returns.
 //
 // Errors wrap ErrLocked, ErrNotStore, ErrOtherNode, ErrNewer, ErrCorrupt,
-// ErrLostPromise or fs.ErrPermission where one of them is the reason.
+// ErrLostPromise, ErrDiskFull or fs.ErrPermission where one of them is the reason.
 func Open(dir string, o Options) (*Store, error) {
 	if o.Node == 0 {
 		return nil, fmt.Errorf("store %s: node 0 cannot have a store; set \"node\" in the configuration", dir)
@@ -89,7 +96,7 @@ func prepareDir(files vfs.FS, dir string) error {
 		switch name {
 		case dbDir:
 			return nil
-		case lockFile, creatingDir, markFile:
+		case lockFile, creatingDir, markFile, ballastFile:
 		default:
 			foreign = name
 		}
@@ -144,50 +151,69 @@ func lockDir(files vfs.FS, dir string) (*pebble.Lock, error) {
 
 func openLocked(files vfs.FS, dir string, o Options) (*Store, error) {
 	log := newEngineLog(o.Logger, o.Exit)
-	db := files.PathJoin(dir, dbDir)
+	s := &Store{dir: dir, fatal: log.fatal, guard: newGuard(files, dir, o.Reserve, o.Logger)}
+	if err := s.guard.admit(); err != nil {
+		return nil, err
+	}
+	s.watchdog = startWatchdog(o.StallLimit, log.fatal)
+	s.watchdog.open.begin()
+	err := s.openEngine(files, o, log)
+	s.watchdog.open.end()
+	if err != nil {
+		s.watchdog.close()
+		return nil, err
+	}
+	s.guard.measure()
+	go s.guard.run()
+	return s, nil
+}
+
+// openEngine finds or makes the store, checks all that can be checked, and counts the
+// opening.
+func (s *Store) openEngine(files vfs.FS, o Options, log *engineLog) error {
+	dir, db := s.dir, files.PathJoin(s.dir, dbDir)
 	if _, err := files.Stat(db); errors.Is(err, fs.ErrNotExist) {
 		if err := unused(files, dir); err != nil {
-			return nil, err
+			return err
 		}
-		if err := create(files, dir, o, log); err != nil {
-			return nil, err
+		if err := create(files, dir, o, log, s.guard); err != nil {
+			return err
 		}
 	} else if err != nil {
-		return nil, readError(dir, "find the store", err)
+		return readError(dir, "find the store", err)
 	}
 	who, err := checkIdentity(files, dir, db, o.Node)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	promised, err := loadMark(files, dir, who.id, log)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	options := engineOptions(o.FS, log)
+	options := engineOptions(o.FS, log, s.guard)
 	options.ErrorIfNotExists = true
-	engine, err := pebble.Open(db, options)
-	if err != nil {
-		return nil, engineError(dir, err)
+	s.id = who.id
+	if s.engine, err = pebble.Open(db, options); err != nil {
+		return engineError(dir, err)
 	}
-	s := &Store{dir: dir, id: who.id, engine: engine, fatal: log.fatal}
 	if err = s.load(promised.mark); err == nil {
 		s.mark, err = startMark(files, dir, promised, mark{id: s.id, tail: s.log.last(), hard: s.hard, boot: s.boot}, log.fatal)
 	}
 	if err != nil {
-		return nil, errors.Join(err, engine.Close())
+		return errors.Join(err, s.engine.Close())
 	}
-	return s, nil
+	return nil
 }
 
 // create makes the store under another name and renames it when it is whole. Pebble
 // picks the format of a new store's first write-ahead log before it knows the format
 // that was asked for, and the old one hides damage; so that log ends here, empty.
-func create(files vfs.FS, dir string, o Options, log *engineLog) error {
+func create(files vfs.FS, dir string, o Options, log *engineLog, g *guard) error {
 	staged := files.PathJoin(dir, creatingDir)
 	if err := files.RemoveAll(staged); err != nil {
 		return readError(dir, "remove an unfinished store", err)
 	}
-	options := engineOptions(o.FS, log)
+	options := engineOptions(o.FS, log, g)
 	options.ErrorIfExists = true
 	engine, err := pebble.Open(staged, options)
 	if err != nil {

@@ -45,7 +45,10 @@ func (s *Store) Apply(c StateChange) error {
 	if err := fillState(batch, c); err != nil {
 		return fmt.Errorf("store %s: gather the state up to %v: %w", s.dir, c.Applied, err)
 	}
-	if err := batch.Commit(pebble.NoSync); err != nil {
+	s.watchdog.apply.begin()
+	err := batch.Commit(pebble.NoSync)
+	s.watchdog.apply.end()
+	if err != nil {
 		return fmt.Errorf("store %s: write the state up to %v: %w", s.dir, c.Applied, err)
 	}
 	s.mu.Lock()

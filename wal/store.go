@@ -19,13 +19,15 @@ import (
 // What always holds: base <= applied <= last, all three in the log or the base;
 // hard.Current <= hard.Accepted; the index names durable entries only.
 type Store struct {
-	dir    string
-	id     [16]byte
-	boot   uint32
-	engine *pebble.DB
-	lock   *pebble.Lock
-	mark   *watermark
-	fatal  func(error) // logs and ends the process
+	dir      string
+	id       [16]byte
+	boot     uint32
+	engine   *pebble.DB
+	lock     *pebble.Lock
+	mark     *watermark
+	guard    *guard
+	watchdog *watchdog
+	fatal    func(error) // logs and ends the process
 
 	writing sync.Mutex // held by Persist and Cut, around mu
 
@@ -176,7 +178,10 @@ func (s *Store) Persist(ws []zab.Write) error {
 		s.log.truncate(next.keep)
 		s.mu.Unlock()
 	}
-	if err := batch.Commit(pebble.Sync); err != nil {
+	s.watchdog.persist.begin()
+	err := batch.Commit(pebble.Sync)
+	s.watchdog.synced(s.watchdog.persist.end())
+	if err != nil {
 		return fmt.Errorf("store %s: write the log: %w", s.dir, err)
 	}
 	s.mu.Lock()
@@ -283,7 +288,10 @@ func (s *Store) Cut(upto zab.Zxid) error {
 	if err := batch.Set([]byte(baseKey), zxidValue(baseKey, upto), nil); err != nil {
 		return fmt.Errorf("store %s: cut the log at %v: %w", s.dir, upto, err)
 	}
-	if err := batch.Commit(pebble.Sync); err != nil {
+	s.watchdog.persist.begin()
+	err := batch.Commit(pebble.Sync)
+	s.watchdog.synced(s.watchdog.persist.end())
+	if err != nil {
 		return fmt.Errorf("store %s: cut the log at %v: %w", s.dir, upto, err)
 	}
 	return nil
@@ -296,7 +304,12 @@ func (s *Store) Size() uint64 { return s.engine.Metrics().DiskSpaceUsage() }
 // same. No other method may be running or be called afterwards.
 func (s *Store) Close() error {
 	s.closing.Do(func() {
-		if err := errors.Join(s.mark.close(), s.engine.Close(), s.lock.Close()); err != nil {
+		s.watchdog.open.begin() // it may take as long
+		s.guard.close()
+		err := errors.Join(s.mark.close(), s.engine.Close(), s.lock.Close())
+		s.watchdog.open.end()
+		s.watchdog.close()
+		if err != nil {
 			s.closed = fmt.Errorf("close store %s: %w", s.dir, err)
 		}
 	})
