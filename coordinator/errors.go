@@ -27,10 +27,6 @@ var (
 	errClosed = &requestError{api.ErrUnavailable, "the node is shutting down: ask another one"}
 )
 
-func invalidf(format string, args ...any) error {
-	return &requestError{api.ErrInvalid, fmt.Sprintf(format, args...)}
-}
-
 func refusedf(format string, args ...any) error {
 	return &requestError{api.ErrRefused, fmt.Sprintf(format, args...)}
 }

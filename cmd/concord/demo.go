@@ -30,8 +30,6 @@ type demoResult struct {
 	P99         float64 `json:"p99_ms"`
 }
 
-func (r demoResult) ok() bool { return r.Sum == r.SumExpected && r.InDoubt == 0 }
-
 type demoOptions struct {
 	transfers, workers, kills int
 	config                    string
