@@ -14,6 +14,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/cockroachdb/pebble/v2/vfs/errorfs"
@@ -39,6 +40,8 @@ func TestMain(m *testing.M) {
 		}
 		_ = s.Close()
 		os.Exit(0)
+	case "full disk":
+		writeUntilTheDiskIsFull(os.Getenv(dirVar)) // does not return
 	case "write error":
 		writeUntilTheDiskFails(os.Getenv(dirVar))
 		os.Exit(0) // not reached
@@ -227,4 +230,30 @@ func TestRepeatedBackgroundErrorsAreLoggedAFewTimesOnly(t *testing.T) {
 	l.Infof("flushed")
 	require.NotContains(t, text.String(), "flushed")
 	require.Panics(t, func() { l.Fatalf("gone") }, "an Exit that returns is a bug")
+}
+
+const smallReserve = 16 << 20
+
+// writeUntilTheDiskIsFull is a process that says what is durable, until it ends.
+func writeUntilTheDiskIsFull(dir string) {
+	s, err := Open(dir, Options{Node: 1, Reserve: smallReserve, StallLimit: 2 * time.Second,
+		Logger: slog.New(slog.NewTextHandler(os.Stderr, nil))})
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(3)
+	}
+	_, _, last, _ := s.Initial()
+	for {
+		es := bigRun(last, 1, 4, 64<<10)
+		if err := s.Persist([]zab.Write{{Entries: es}}); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(4)
+		}
+		last = es[len(es)-1].Zxid
+		if err := s.Apply(StateChange{Applied: last, Puts: []Pair{{[]byte("k"), es[0].Data}}}); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(4)
+		}
+		fmt.Println(last.Counter)
+	}
 }
