@@ -16,7 +16,7 @@ type kind uint8
 const (
 	layered  kind = iota // imports lower layers only
 	forTests             // imported by tests and by other packages of this kind only
-	command              // imported by nobody
+	command              // a tool of the repository, imported by nobody
 )
 
 // above is the layer of what stands outside of the product: it may import all of it.
@@ -56,6 +56,7 @@ var house = map[string]struct {
 
 	"internal/sim":            {layer: above, kind: forTests, why: "seeded simulation of whole clusters"},
 	"internal/testdb":         {layer: above, kind: forTests, why: "real database servers"},
+	"internal/testdb/try":     {layer: above + 1, kind: command, why: "databases for a trial by hand"},
 	"internal/testdb/summary": {layer: above, kind: command, why: "counts what make test ran and skipped"},
 	"internal/tidy":           {layer: above, kind: forTests, why: "these rules"},
 	"tests/e2e":               {layer: above, kind: forTests, why: "real processes on real databases"},
@@ -91,7 +92,7 @@ func forbidden(importer, imported string) string {
 	switch {
 	case to.kind == command:
 		return "it is a command"
-	case to.kind == forTests && from.kind != forTests:
+	case to.kind == forTests && from.kind == layered:
 		return "it is for tests"
 	case from.only != nil && !slices.Contains(from.only, imported):
 		return "it is not among the few that this package may bring along"
@@ -123,6 +124,7 @@ func TestLayerRulesRefuseWhatTheyShould(t *testing.T) {
 		{"adapters/pebble", "internal/lock"},
 		{"internal/sim", "coordinator"},
 		{".", "protocol/twopc"},
+		{"internal/testdb/try", "internal/testdb"},
 	} {
 		require.Empty(t, forbidden(c.importer, c.imported), "%s must not import %s", c.importer, c.imported)
 	}

@@ -21,6 +21,13 @@ func TestNoFileSpeaksOfTheMachineThatItWasWrittenOn(t *testing.T) {
 		"a host of a package registry": regexp.MustCompile(`(proxy|sum)\.gol` + `ang\.org|registry\.np` + `mjs\.|\bpy` + `pi\.org|goproxy\.(io|cn)`),
 		"the choice of a module proxy": regexp.MustCompile(`\bGO` + `PROXY\b|\bGONO` + `SUMDB\b`),
 	}
+	for _, bad := range []string{"see /wo" + "rk/x", "cd '/ho" + "me/me/go'", "=/ro" + "ot/.ssh", "https://proxy.gol" + "ang.org", "export GO" + "PROXY=off"} {
+		found := false
+		for _, pattern := range unwanted {
+			found = found || pattern.MatchString(bad)
+		}
+		require.True(t, found, "%s is not found", bad)
+	}
 	eachFile(t, func(path string, content []byte) {
 		if !utf8.Valid(content) {
 			return

@@ -189,42 +189,56 @@ func TestCommands(t *testing.T) {
 		require.Empty(t, plan)
 	})
 
-	t.Run("forget what an administrator of a database did", func(t *testing.T) {
-		b, c := b.in(t), c.in(t)
-		h, err := b.prepareTransfer(ctx, c.id)
-		require.NoError(t, err)
-		_, err = b.left.admin.ExecContext(ctx, "ROLLBACK PREPARED '"+h.xid(0).String()+"'")
-		require.NoError(t, err)
-		res, err := caller.Commit(ctx, h.request())
-		require.NoError(t, err)
-		require.Equal(t, "commit", res.GetDecision())
-		r := c.command("tx", "wait", h.id.String(), "--timeout", "50s")
-		require.Equal(t, 6, r.code, "%v", r)
-		x := c.get(h.id)
-		require.Equal(t, "heuristic", x.State)
-		require.Len(t, x.Heuristics, 1)
-		require.Equal(t, "heuristic-rollback", x.Heuristics[0].Outcome)
-		require.Zero(t, x.Heuristics[0].No)
-		outcome, err := client.Outcome(ctx, h.id)
-		require.NoError(t, err)
-		require.Equal(t, concord.HeuristicMixed, outcome)
-		var list []txJSON
-		c.json(&list, 0, "tx", "ls", "--state", "heuristic")
-		require.Len(t, list, 1)
-		require.Equal(t, 1, alarms(t, c))
+	// The decision is commit, and one branch is gone: an administrator of PostgreSQL has
+	// rolled it back, which that database remembers, or the session at MariaDB itself, of
+	// which nothing is left to be seen.
+	for no, x := range []struct {
+		rollBack func(*hand) error
+		branch   string
+		whole    concord.Outcome
+	}{
+		{func(h *hand) error {
+			_, err := b.left.admin.ExecContext(ctx, "ROLLBACK PREPARED '"+h.xid(0).String()+"'")
+			return err
+		}, "heuristic-rollback", concord.HeuristicMixed},
+		{func(h *hand) error { return h.sessions[1].Rollback(ctx) }, "heuristic-hazard", concord.HeuristicHazard},
+	} {
+		broken, intact := []*database{b.left, b.right}[no], []*database{b.left, b.right}[1-no]
+		t.Run("forget a branch that was rolled back by hand at "+broken.server.Flavor(), func(t *testing.T) {
+			b, c := b.in(t), c.in(t)
+			h, err := b.prepareTransfer(ctx, c.id)
+			require.NoError(t, err)
+			require.NoError(t, x.rollBack(h))
+			res, err := caller.Commit(ctx, h.request())
+			require.NoError(t, err)
+			require.Equal(t, "commit", res.GetDecision())
+			r := c.command("tx", "wait", h.id.String(), "--timeout", "50s")
+			require.Equal(t, 6, r.code, "%v", r)
+			seen := c.get(h.id)
+			require.Equal(t, "heuristic", seen.State)
+			require.Len(t, seen.Heuristics, 1)
+			require.Equal(t, x.branch, seen.Heuristics[0].Outcome)
+			require.Equal(t, no, seen.Heuristics[0].No)
+			outcome, err := client.Outcome(ctx, h.id)
+			require.NoError(t, err)
+			require.Equal(t, x.whole, outcome)
+			var list []txJSON
+			c.json(&list, 0, "tx", "ls", "--state", "heuristic")
+			require.Len(t, list, 1)
+			require.Equal(t, 1, alarms(t, c))
 
-		require.Equal(t, 2, c.command("tx", "forget", h.id.String(), "--reason", "booked by hand").code)
-		require.Equal(t, 1, alarms(t, c))
-		r = c.command("tx", "forget", h.id.String(), "--reason", "booked by hand", "--yes")
-		require.Equal(t, 0, r.code, "%v", r)
-		eventually(t, "the alarm has ended", func() bool { return alarms(t, c) == 0 })
-		require.True(t, c.get(h.id).Heuristics[0].Forgotten)
-		r = c.command("tx", "forget", h.id.String(), "--reason", "again", "--yes")
-		require.Equal(t, 5, r.code, "%v", r)
-		require.Equal(t, 1, b.right.number(t, "SELECT COUNT(*) FROM transfer WHERE gid = '"+h.id.String()+"'"), "the other branch ends as decided")
-		// By hand, as the reason says, so that the bank is right again.
-		undo(t, b, h.id)
-	})
+			require.Equal(t, 2, c.command("tx", "forget", h.id.String(), "--reason", "booked by hand").code)
+			require.Equal(t, 1, alarms(t, c))
+			r = c.command("tx", "forget", h.id.String(), "--reason", "booked by hand", "--yes")
+			require.Equal(t, 0, r.code, "%v", r)
+			eventually(t, "the alarm has ended", func() bool { return alarms(t, c) == 0 })
+			require.True(t, c.get(h.id).Heuristics[0].Forgotten)
+			r = c.command("tx", "forget", h.id.String(), "--reason", "again", "--yes")
+			require.Equal(t, 5, r.code, "%v", r)
+			// By hand, as the reason says, so that the bank is right again.
+			undo(t, intact, no, h.id)
+		})
+	}
 
 	t.Run("resource ls and resource check", func(t *testing.T) {
 		c := c.in(t)
@@ -270,14 +284,16 @@ func alarms(t testing.TB, c *cluster) int {
 	return s.Heuristic
 }
 
-// undo takes back the half of a transfer that has happened at the right.
-func undo(t testing.TB, b *bank, id txn.ID) {
+// undo takes back the half of a transfer that has happened: in PostgreSQL, where the amount
+// was taken, or in MariaDB, where it was given.
+func undo(t testing.TB, d *database, given int, id txn.ID) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
-	var amount int
-	require.NoError(t, b.right.admin.QueryRowContext(ctx, "SELECT amount FROM transfer WHERE gid = ?", id.String()).Scan(&amount))
-	_, err := b.right.admin.ExecContext(ctx, "UPDATE account SET balance = balance - ? WHERE id = 0", amount)
+	amounts := d.texts(t, "SELECT amount FROM transfer WHERE gid = '"+id.String()+"'")
+	require.Len(t, amounts, 1, "the other branch ends as decided")
+	sign := map[bool]string{true: " - ", false: " + "}[given == 0]
+	_, err := d.admin.ExecContext(ctx, "UPDATE account SET balance = balance"+sign+"("+amounts[0]+") WHERE id = 0")
 	require.NoError(t, err)
 }
 
