@@ -56,7 +56,9 @@ func (c *cli) benchFailoverCommand() *cobra.Command {
 			"the first commit that another leader acknowledges, as a client of all three nodes sees it. Then\n" +
 			"the node is started again, and the next kill follows when all three have worked together for\n" +
 			"half a second. At the end the cluster is asked for the commits that were acknowledged last\n" +
-			"before each kill: if one is not committed there is no result and the exit code is 1.",
+			"before each kill: if one is not committed there is no result and the exit code is 1.\n\n" +
+			"A process that is killed closes its connections, so everybody notices at once. A machine that\n" +
+			"vanishes does not: then the time-outs of the cluster and of the client come on top.",
 		Example: "  concord bench failover --kills 50\n  concord bench failover --kills 5 -o json",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if kills < 1 {

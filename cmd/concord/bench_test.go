@@ -68,7 +68,7 @@ func TestBenchRefusesFlagsThatMakeNoSense(t *testing.T) {
 	require.NoError(t, os.WriteFile(empty, []byte("resources:\n  - {name: a, driver: postgres, dsn: x}\n"), 0o600))
 	for _, c := range []struct{ args, says string }{
 		{"transfer", "--config is missing"},
-		{"transfer --config " + empty, "\"resources\" has 1 resource: money moves between two"},
+		{"transfer --config " + empty, "\"resources\" has 1 SQL database: money moves between two"},
 		{"transfer --config " + empty + ".not", "no such file"},
 		{"transfer --config x --workers 0", "--workers: 0 is not between 1 and 4096"},
 		{"transfer --config x --rounds 0", "--rounds: 0 is less than 1"},

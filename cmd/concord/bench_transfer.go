@@ -67,7 +67,7 @@ func (c *cli) benchTransferCommand() *cobra.Command {
 	var file string
 	cmd := &cobra.Command{
 		Use: "transfer --config FILE", Short: "Transfers between two databases, next to the plain loop without a coordinator", Args: noArgs,
-		Long: "Moves money between the first two databases under \"resources\" in FILE, where a table\n" +
+		Long: "Moves money between the first two SQL databases under \"resources\" in FILE, where a table\n" +
 			"concord_bench_account with 100,000 accounts is made anew. Rounds of concord and of a baseline take\n" +
 			"turns on the same pools. The baseline is the plain loop that has no log: BEGIN or XA START,\n" +
 			"UPDATE, in the first database and then in the second; XA END, PREPARE in both in parallel;\n" +
@@ -141,10 +141,11 @@ func (b *transferBench) open(ctx context.Context, file, dir string) error {
 	if err != nil {
 		return &exitError{exitUsage, err.Error()}
 	}
-	if len(conf.Resources) < 2 {
-		return usagef("%s: \"resources\" has %s: money moves between two", file, plural(len(conf.Resources), "resource", "resources"))
+	databases := slices.DeleteFunc(conf.Resources, func(r resourceConfig) bool { return r.Driver != "postgres" && r.Driver != "mysql" })
+	if len(databases) < 2 {
+		return usagef("%s: \"resources\" has %s: money moves between two", file, plural(len(databases), "SQL database", "SQL databases"))
 	}
-	chosen := conf.Resources[:2]
+	chosen := databases[:2]
 	for i, r := range chosen {
 		// Two more: somebody counts what is prepared, and somebody adds up.
 		k, err := openSQLBank(ctx, r, ledger{table: "concord_bench_account", accounts: benchAccounts, conns: b.workers + 2})
