@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/stretchr/testify/require"
 
 	"github.com/concordtx/concord/adapters"
@@ -28,6 +29,7 @@ type testCluster struct {
 	dir     string
 	members []Member
 	rules   Rules
+	files   map[zab.NodeID]vfs.FS // nil: the real one
 	open    func() []adapters.Resource
 
 	mu    sync.Mutex
@@ -61,7 +63,7 @@ func newCluster(t *testing.T, size int, open func() []adapters.Resource) *testCl
 }
 
 func (c *testCluster) start(id zab.NodeID) {
-	n, err := Open(Config{Node: id, Members: c.members, DataDir: filepath.Join(c.dir, strconv.Itoa(int(id))),
+	n, err := Open(Config{Node: id, Members: c.members, DataDir: filepath.Join(c.dir, strconv.Itoa(int(id))), FS: c.files[id],
 		Resources: c.open(), Rules: c.rules, Logger: slog.New(slog.DiscardHandler)})
 	require.NoError(c.t, err)
 	ctx, cancel := context.WithCancel(context.Background())

@@ -56,6 +56,9 @@ const (
 	// maxEntryBytes bounds the records of one log entry; a turn that has more makes
 	// several entries.
 	maxEntryBytes = 1 << 20
+	// maxUnderway entries may wait for a quorum. What arrives meanwhile shares the next one,
+	// and its fsync on every node: the busier the leader, the less a decision costs.
+	maxUnderway = 1
 	// endInterval is how long an End record may wait for company.
 	endInterval = 100 * time.Millisecond
 	// sweepInterval is how often unfinished branches are looked through.
@@ -103,9 +106,11 @@ type Core struct {
 	// committed, aborted count first decisions since the start of this node.
 	committed, aborted uint64
 	digests            digestRing
+	diskFull           string // why this node takes no new transactions; empty: it does
 
 	// What only a leader has, dropped with its leadership:
-	batch     []txn.Record          // records of this turn
+	batch     []txn.Record          // records for the next entry
+	underway  int                   // own entries that are not delivered yet
 	batchAcks []uint64              // requests that wait for the delivery of the batch
 	acks      map[zab.Zxid][]uint64 // requests that wait for the delivery of an entry
 	views     map[uint64]txn.ID     // ViewAsked requests that wait for a read index
@@ -151,7 +156,7 @@ func NewCore(config CoreConfig, storage zab.Storage, table *txn.Table) (*Core, e
 }
 
 func (c *Core) clearLeadership() {
-	c.batch, c.batchAcks = nil, nil
+	c.batch, c.batchAcks, c.underway = nil, nil, 0
 	c.acks, c.views = map[zab.Zxid][]uint64{}, map[uint64]txn.ID{}
 	c.live, c.tasks, c.load = map[txn.ID]*live{}, map[txn.XID]Task{}, map[string]int{}
 	c.ends, c.evidence, c.forming = nil, nil, false
@@ -207,6 +212,8 @@ func (c *Core) handle(e Event) error {
 		c.onListed(e)
 	case Unfit:
 		c.onUnfit(e)
+	case DiskChanged:
+		c.onDiskChanged(e)
 	default:
 		panic(fmt.Sprintf("coordinator: unknown event %T", e))
 	}
@@ -239,9 +246,9 @@ func (c *Core) keepUp() {
 	}
 }
 
-// propose turns the records of this turn into log entries.
+// propose turns the records that wait into log entries.
 func (c *Core) propose() error {
-	if !c.leading || len(c.batch) == 0 {
+	if !c.leading || len(c.batch) == 0 || c.underway >= maxUnderway {
 		return nil
 	}
 	if len(c.ends) > 0 { // they cost nothing in company
@@ -283,6 +290,7 @@ func (c *Core) stepProposed(data []byte, acks []uint64) error {
 	for _, e := range effects {
 		switch e := e.(type) {
 		case zab.Accepted:
+			c.underway++
 			if len(acks) > 0 {
 				c.acks[e.Zxid] = acks
 			}
@@ -373,6 +381,9 @@ func (c *Core) deliver(e zab.Entry) error {
 		c.onVerdict(v)
 	}
 	if c.leading {
+		if e.Zxid.Epoch == c.role.Epoch {
+			c.underway--
+		}
 		for _, request := range c.acks[e.Zxid] {
 			c.reply(Reply{Request: request, Zxid: e.Zxid})
 		}

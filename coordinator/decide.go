@@ -42,6 +42,10 @@ func (c *Core) onCommitAsked(e CommitAsked) {
 	if !c.ready(e.Request) || c.answerKnown(e.Request, e.ID) {
 		return
 	}
+	if c.diskFull != "" && c.live[e.ID] == nil {
+		c.reply(Reply{Request: e.Request, Err: unavailablef("%s", c.diskFull)}) // not a decision: another leader may take it
+		return
+	}
 	l := c.wait(e.Request, e.ID)
 	// From here on the answer must be a decision, not a mere refusal: an earlier try of the
 	// same request may be on its way into the log through another leader.

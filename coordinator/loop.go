@@ -22,6 +22,7 @@ type loop struct {
 	reports  map[zab.NodeID]peerReport
 	reported time.Time
 	diverged map[zab.NodeID]bool
+	diskFull bool
 }
 
 type peerReport struct {
@@ -93,6 +94,7 @@ func (l *loop) drain(asks chan ask, received chan inbound) {
 
 func (l *loop) tick(now time.Time) {
 	l.events = append(l.events, Tick{Now: now})
+	l.watchDisk()
 	if now.Sub(l.reported) >= reportInterval {
 		l.reported = now
 		r := l.ownReport()

@@ -45,7 +45,10 @@ type Config struct {
 	Listener  net.Listener
 	Resources []adapters.Resource
 	Rules     Rules
-	Logger    *slog.Logger // nil: slog.Default()
+	// Reserve is the free disk space in bytes below which this node, while it leads,
+	// takes no new transactions. 0: wal.DefaultReserve.
+	Reserve uint64
+	Logger  *slog.Logger // nil: slog.Default()
 }
 
 // Node is a coordinator node: a Core and everything around it that waits for clocks,
@@ -97,7 +100,7 @@ func Open(c Config) (*Node, error) {
 	if err != nil {
 		return nil, err
 	}
-	if n.store, err = wal.Open(c.DataDir, wal.Options{FS: c.FS, Node: c.Node, Logger: n.log}); err != nil {
+	if n.store, err = wal.Open(c.DataDir, wal.Options{FS: c.FS, Node: c.Node, Logger: n.log, Reserve: c.Reserve}); err != nil {
 		return nil, err
 	}
 	if err := n.makeCore(names); err != nil {

@@ -4,6 +4,7 @@ package coordinator
 
 import (
 	"encoding/binary"
+	"time"
 
 	"github.com/concordtx/concord/protocol/zab"
 	"github.com/concordtx/concord/txn"
@@ -22,9 +23,10 @@ type report struct {
 	// Applied and Digest: what the node's table has folded, and its rolling hash there.
 	Applied zab.Zxid
 	Digest  txn.Digest
+	Disk    diskReport
 }
 
-const reportSize = 3 + 8 + 4 + 12 + 12 + len(txn.Digest{})
+const reportSize = 3 + 8 + 4 + 12 + 12 + len(txn.Digest{}) + 8 + 1 + 4
 
 func (r report) append(b []byte) []byte {
 	established := byte(0)
@@ -36,7 +38,14 @@ func (r report) append(b []byte) []byte {
 	b = binary.BigEndian.AppendUint32(b, uint32(r.Epoch))
 	b = appendZxid(b, r.Tail)
 	b = appendZxid(b, r.Applied)
-	return append(b, r.Digest[:]...)
+	b = append(b, r.Digest[:]...)
+	b = binary.BigEndian.AppendUint64(b, r.Disk.free)
+	low := byte(0)
+	if r.Disk.low {
+		low = 1
+	}
+	b = append(b, low)
+	return binary.BigEndian.AppendUint32(b, uint32(r.Disk.slowest.Milliseconds()))
 }
 
 func decodeReport(b []byte) (r report, err error) {
@@ -47,7 +56,8 @@ func decodeReport(b []byte) (r report, err error) {
 	r.Leader = zab.NodeID(binary.BigEndian.Uint64(b[3:]))
 	r.Epoch = zab.Epoch(binary.BigEndian.Uint32(b[11:]))
 	r.Tail, r.Applied = zxidAt(b[15:]), zxidAt(b[27:])
-	copy(r.Digest[:], b[39:])
+	b = b[39+copy(r.Digest[:], b[39:]):]
+	r.Disk = diskReport{free: binary.BigEndian.Uint64(b), low: b[8] != 0, slowest: time.Duration(binary.BigEndian.Uint32(b[9:])) * time.Millisecond}
 	return r, nil
 }
 

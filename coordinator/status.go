@@ -24,6 +24,7 @@ type Snapshot struct {
 	InDoubt            int
 	Committed, Aborted uint64
 	Heuristic          int
+	Disk               Disk // of this node
 	Warnings           []string
 }
 
@@ -52,14 +53,14 @@ func (l *loop) ownReport() report {
 	s := l.core.zab.Status()
 	m := l.core.table.Meta()
 	return report{Role: s.Role, Phase: s.Phase, Established: s.Established, Leader: s.Leader, Epoch: s.Epoch, Tail: s.Tail,
-		Applied: l.core.zxid(), Digest: m.Digest}
+		Applied: l.core.zxid(), Digest: m.Digest, Disk: l.disk().report()}
 }
 
 // publish makes a snapshot for everybody who asks.
 func (l *loop) publish(now time.Time) {
 	own := l.ownReport()
 	s := &Snapshot{Cluster: l.core.table.Cluster(), Node: l.config.Node, Epoch: own.Epoch,
-		Committed: l.core.committed, Aborted: l.core.aborted}
+		Committed: l.core.committed, Aborted: l.core.aborted, Disk: l.disk()}
 	if own.Established {
 		s.Leader = own.Leader
 	}
@@ -71,6 +72,7 @@ func (l *loop) publish(now time.Time) {
 	}
 	for _, m := range l.config.Members {
 		s.Nodes = append(s.Nodes, l.nodeState(m, reports, s.Leader))
+		s.Warnings = append(s.Warnings, reports[m.ID].Disk.disk().warnings(m.ID)...)
 	}
 	s.InDoubt, s.Heuristic = l.core.counts()
 	for _, r := range l.config.Resources {

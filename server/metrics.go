@@ -44,13 +44,18 @@ var (
 	descUp        = gauge("resource_up", "1 if the resource is fit to take part.", "resource")
 	descPrepared  = gauge("resource_in_doubt", "Prepared branches of this cluster that the last scan listed (leader only).", "resource")
 	descOldest    = gauge("resource_in_doubt_oldest_age_seconds", "Age of the oldest of them (leader only).", "resource")
+	descFree      = gauge("store_free_bytes", "Free space on the file system of this node's store.")
+	descFull      = gauge("store_full", "1 if that is below the reserve: while this node leads, new transactions are refused.")
+	descSync      = gauge("store_sync_seconds", "How long the last sync of this node's log took.")
+	descSlowest   = gauge("store_sync_slowest_seconds", "The slowest sync of the last minute, one that is under way included.")
 	descForeign   = gauge("resource_foreign", "Prepared branches of other clusters that the last scan listed (leader only).", "resource")
 )
 
 // Describe implements prometheus.Collector.
 func (m *metrics) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{descDecided, descInDoubt, descHeuristic, descHasLeader, descIsLeader, descEpoch,
-		descLag, descReachable, descUp, descPrepared, descOldest, descForeign} {
+		descLag, descReachable, descUp, descPrepared, descOldest, descForeign,
+		descFree, descFull, descSync, descSlowest} {
 		ch <- d
 	}
 	m.calls.Describe(ch)
@@ -69,6 +74,12 @@ func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 	set(descHasLeader, oneIf(s.Leader != 0))
 	set(descIsLeader, oneIf(s.Leader == s.Node))
 	set(descEpoch, float64(s.Epoch))
+	if s.Disk.Total > 0 {
+		set(descFree, float64(s.Disk.Free))
+	}
+	set(descFull, oneIf(s.Disk.Low))
+	set(descSync, s.Disk.Last.Seconds())
+	set(descSlowest, s.Disk.Slowest.Seconds())
 	for _, n := range s.Nodes {
 		member := strconv.FormatUint(uint64(n.ID), 10)
 		set(descLag, float64(n.Lag), member)

@@ -19,6 +19,7 @@ import (
 
 	"github.com/concordtx/concord/coordinator"
 	"github.com/concordtx/concord/protocol/zab"
+	"github.com/concordtx/concord/wal"
 )
 
 // config is what a node is told. Precedence: flag, CONCORD_* environment, file,
@@ -31,6 +32,7 @@ type config struct {
 	Members     []memberConfig
 	Resources   []resourceConfig
 	Transaction transactionConfig
+	Disk        diskConfig
 	Log         logConfig
 }
 
@@ -61,6 +63,11 @@ type transactionConfig struct {
 	Retention time.Duration
 }
 
+type diskConfig struct {
+	// ReserveMiB is the free space below which the node, while it leads, takes no new transactions.
+	ReserveMiB uint64 `mapstructure:"reserve_mib"`
+}
+
 type logConfig struct {
 	Level  string // debug, info, warn, error
 	Format string // text or json
@@ -87,7 +94,8 @@ func loadConfig(file string, flags *pflag.FlagSet) (*config, error) {
 		"node": 0, "data_dir": "", "api.listen": "127.0.0.1:7420", "peer.listen": "127.0.0.1:7421",
 		"transaction.max_age": time.Minute, "transaction.grace": 5 * time.Second,
 		"transaction.scan": 5 * time.Second, "transaction.retention": 7 * 24 * time.Hour,
-		"log.level": "info", "log.format": "text",
+		"disk.reserve_mib": wal.DefaultReserve >> 20,
+		"log.level":        "info", "log.format": "text",
 	} {
 		v.SetDefault(key, value)
 	}
@@ -205,6 +213,9 @@ func (c *config) checkRest() error {
 	}
 	if t.Retention < 2*t.MaxAge {
 		return fmt.Errorf("transaction.retention: %v is too short: decisions must be remembered much longer than max_age (%v)", t.Retention, t.MaxAge)
+	}
+	if r := c.Disk.ReserveMiB; r < 16 || r > 1<<20 {
+		return fmt.Errorf("disk.reserve_mib: %d is not between 16 and %d: it is the free space, in MiB, that is kept for what was begun", r, 1<<20)
 	}
 	if !slices.Contains([]string{"text", "json"}, c.Log.Format) {
 		return fmt.Errorf("log.format: %q is neither text nor json", c.Log.Format)

@@ -90,7 +90,7 @@ func (c *demoCluster) start(m coordinator.Member) error {
 	}
 	n, err := coordinator.Open(coordinator.Config{Node: m.ID, Members: c.members, Listener: peers,
 		DataDir:   filepath.Join(c.dir, "node"+strconv.Itoa(int(m.ID))),
-		Resources: c.banks.resources(), Rules: coordinator.Rules{Grace: time.Second, Scan: time.Second}, Logger: quiet()})
+		Resources: c.banks.resources(), Rules: coordinator.Rules{Grace: time.Second, Scan: time.Second}, Reserve: 16 << 20, Logger: quiet()})
 	if err != nil {
 		return errors.Join(err, peers.Close(), clients.Close())
 	}

@@ -68,7 +68,8 @@ func serve(ctx context.Context, conf *config, log *slog.Logger) (err error) {
 	}
 	defer clients.Close()
 	node, err := coordinator.Open(coordinator.Config{Node: zab.NodeID(conf.Node), Members: conf.members(),
-		DataDir: filepath.Join(conf.DataDir, "store"), Listener: peers, Resources: resources, Rules: conf.rules(), Logger: log})
+		DataDir: filepath.Join(conf.DataDir, "store"), Listener: peers, Resources: resources, Rules: conf.rules(),
+		Reserve: conf.Disk.ReserveMiB << 20, Logger: log})
 	if err != nil {
 		return err
 	}

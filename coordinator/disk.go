@@ -1,0 +1,76 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package coordinator
+
+import (
+	"fmt"
+	"math"
+	"time"
+
+	"github.com/concordtx/concord/protocol/zab"
+	"github.com/concordtx/concord/wal"
+)
+
+// slowDisk is how long a sync of the log may take before the status warns of it: as
+// long as a leader waits for it.
+const slowDisk = time.Second
+
+// DiskChanged says that the disk of this node got full, or is full no more. A leader
+// with a full disk takes no new transaction; what was begun is finished.
+type DiskChanged struct {
+	Full string // why, for people; empty: there is space
+}
+
+func (DiskChanged) isEvent() {}
+
+// Disk is how a node's store is doing.
+type Disk struct {
+	wal.Space
+	wal.Latency
+}
+
+// disk asks the store.
+func (n *Node) disk() Disk { return Disk{Space: n.store.Space(), Latency: n.store.Latency()} }
+
+// warnings says in words what an operator should look at.
+func (d Disk) warnings(node zab.NodeID) (texts []string) {
+	if d.Low {
+		texts = append(texts, fmt.Sprintf("node %d: the disk is nearly full (%.0f MiB free): while it leads, new transactions are refused; free or add space", node, float64(d.Free)/(1<<20)))
+	}
+	if d.Slowest >= slowDisk {
+		texts = append(texts, fmt.Sprintf("node %d: a sync of its log took %v within the last minute: look at its disk and at what else uses it", node, d.Slowest.Round(100*time.Millisecond)))
+	}
+	return texts
+}
+
+// watchDisk tells the core when the disk got full, and when it has space again.
+func (l *loop) watchDisk() {
+	space := l.store.Space()
+	if space.Low == l.diskFull {
+		return
+	}
+	l.diskFull = space.Low
+	e := DiskChanged{}
+	if space.Low {
+		e.Full = fmt.Sprintf("the disk of node %d, the leader, is nearly full (%v): it takes no new transactions until space is freed or added; ask again later", l.config.Node, space)
+	}
+	l.events = append(l.events, e)
+}
+
+func (c *Core) onDiskChanged(e DiskChanged) { c.diskFull = e.Full }
+
+// diskReport is a Disk as peers hear of it.
+type diskReport struct {
+	free    uint64
+	low     bool
+	slowest time.Duration // in milliseconds
+}
+
+func (d Disk) report() diskReport {
+	ms := min(d.Slowest.Milliseconds(), math.MaxUint32)
+	return diskReport{free: d.Free, low: d.Low, slowest: time.Duration(ms) * time.Millisecond}
+}
+
+func (r diskReport) disk() Disk {
+	return Disk{Space: wal.Space{Free: r.free, Low: r.low}, Latency: wal.Latency{Slowest: r.slowest}}
+}

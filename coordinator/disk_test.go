@@ -1,0 +1,87 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package coordinator
+
+import (
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+	"github.com/stretchr/testify/require"
+
+	"github.com/concordtx/concord/adapters"
+	"github.com/concordtx/concord/adapters/memory"
+	"github.com/concordtx/concord/api"
+	"github.com/concordtx/concord/protocol/zab"
+	"github.com/concordtx/concord/txn"
+	"github.com/concordtx/concord/wal"
+)
+
+// meteredFS is a real disk that says it has as much space as the test wants.
+type meteredFS struct {
+	vfs.FS
+	free *atomic.Uint64
+}
+
+func newMeteredFS() meteredFS {
+	f := meteredFS{FS: vfs.Default, free: &atomic.Uint64{}}
+	f.free.Store(1 << 30)
+	return f
+}
+
+func (f meteredFS) GetDiskUsage(string) (vfs.DiskUsage, error) {
+	free := f.free.Load()
+	return vfs.DiskUsage{AvailBytes: free, TotalBytes: 2 << 30, UsedBytes: 2<<30 - free}, nil
+}
+
+func TestANodeWithAFullDiskFinishesWhatWasBegunAndTakesNothingNewUntilItHeals(t *testing.T) {
+	data, files := memory.NewDisk(), newMeteredFS()
+	c := newCluster(t, 0, func() []adapters.Resource { return []adapters.Resource{memory.New("orders", data)} })
+	c.members = []Member{{ID: 1, Peer: "127.0.0.1:0", API: "api-1"}}
+	c.files = map[zab.NodeID]vfs.FS{1: files}
+	c.start(1)
+	orders := memory.New("orders", data)
+	open, refused := txn.NewID(time.Now()), txn.NewID(time.Now())
+	b := c.prepared(orders, open, "k")
+	require.Equal(t, txn.Commit, c.commit(open, b).Decision)
+
+	files.free.Store(wal.DefaultReserve - 1)
+	require.Eventually(t, func() bool { return c.leader().Status().Disk.Low }, 10*time.Second, 10*time.Millisecond)
+	require.Contains(t, c.leader().Status().Warnings[0], "node 1: the disk is nearly full (64 MiB free)")
+
+	_, err := c.leader().Commit(t.Context(), refused, txn.TwoPhase, nil, "")
+	require.ErrorIs(t, err, api.ErrUnavailable)
+	require.ErrorContains(t, err, "the disk of node 1, the leader, is nearly full (64.0 MiB of 2048.0 MiB free)")
+	again, err := c.leader().Commit(t.Context(), open, txn.TwoPhase, []txn.Branch{b}, "")
+	require.NoError(t, err)
+	require.Equal(t, txn.Commit, again.Decision, "what is decided is told")
+	require.Eventually(t, func() bool {
+		v, err := c.leader().View(t.Context(), open)
+		return err == nil && v.Known && v.Txn.Ended
+	}, 10*time.Second, 20*time.Millisecond, "and finished")
+	undecided := txn.NewID(time.Now())
+	r, err := c.leader().Outcome(t.Context(), undecided)
+	require.NoError(t, err)
+	require.Equal(t, txn.Abort, r.Decision, "who was refused can settle it")
+
+	files.free.Store(wal.DefaultReserve + 1) // within the margin: not yet
+	_, err = c.leader().Commit(t.Context(), refused, txn.TwoPhase, nil, "")
+	require.ErrorIs(t, err, api.ErrUnavailable)
+	files.free.Store(1 << 30)
+	require.Eventually(t, func() bool { return !c.leader().Status().Disk.Low }, 10*time.Second, 10*time.Millisecond)
+	require.Equal(t, txn.Commit, c.commit(refused).Decision, "nothing was decided meanwhile")
+	require.Empty(t, c.leader().Status().Warnings)
+}
+
+func TestPeersHearOfAFullOrSlowDisk(t *testing.T) {
+	d := Disk{Space: wal.Space{Free: 5 << 20, Low: true}, Latency: wal.Latency{Slowest: 2345 * time.Millisecond}}
+	r, err := decodeReport(report{Disk: d.report()}.append(nil))
+	require.NoError(t, err)
+	require.Equal(t, d, r.Disk.disk())
+	require.Equal(t, []string{
+		"node 3: the disk is nearly full (5 MiB free): while it leads, new transactions are refused; free or add space",
+		"node 3: a sync of its log took 2.3s within the last minute: look at its disk and at what else uses it",
+	}, r.Disk.disk().warnings(3))
+	require.Empty(t, Disk{Latency: wal.Latency{Slowest: slowDisk - 1}}.warnings(3))
+}
