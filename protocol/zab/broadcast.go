@@ -43,10 +43,14 @@ func (n *Node) broadcast(entries []Entry, size int) {
 // window; it counts towards commit from then on.
 func (n *Node) onAck(from int, upto Zxid) {
 	p := &n.lead.peers[from]
+	if p.step == stepSnapshot {
+		n.onInstalled(from, upto)
+		return
+	}
 	if p.step < stepStreaming {
 		return
 	}
-	if p.sent.Less(upto) || !n.contains(upto) {
+	if p.sent.Less(upto) || n.base.Less(upto) && !n.contains(upto) {
 		n.dropSession(from, "acknowledged what it was not sent")
 		return
 	}

@@ -57,6 +57,16 @@ func (d *disk) do(w Write) {
 		d.log = d.log[:i:i]
 	}
 	d.log = append(d.log, w.Entries...)
+	if w.Cut != nil {
+		if d.applied.Less(*w.Cut) {
+			panic(fmt.Sprintf("cut at %s, but only %s is applied", *w.Cut, d.applied))
+		}
+		d.log = append([]Entry(nil), d.log[d.after(*w.Cut):]...)
+		d.base = *w.Cut
+	}
+	if w.Install != nil {
+		d.base, d.applied, d.log = w.Install.Zxid, w.Install.Zxid, nil
+	}
 	if w.Hard != nil {
 		d.hard = *w.Hard
 	}
@@ -74,6 +84,16 @@ type host struct {
 	from    Zxid    // applied when this incarnation started
 	asked   uint64  // IDs of proposals and reads
 	stalled bool    // its disk does nothing
+
+	mayFetch map[NodeID]uint64 // sessions that SendSnapshot allowed
+	fetch    *fetch            // what FetchSnapshot asked for
+}
+
+// fetch is a snapshot on its way to a host.
+type fetch struct {
+	from    NodeID
+	session uint64
+	taken   *Snapshot // nil: the other side was not reached yet
 }
 
 // cluster is a set of hosts with a queue of encoded messages for each direction.
@@ -106,6 +126,7 @@ func (c *cluster) start(h *host) error {
 	h.disk.boot++
 	h.cfg.Boot = h.disk.boot
 	h.writes, h.applies, h.machine, h.from = nil, nil, nil, h.disk.applied
+	h.mayFetch, h.fetch = map[NodeID]uint64{}, nil
 	core, err := New(h.cfg, h.disk)
 	h.core = core
 	return err
@@ -113,7 +134,7 @@ func (c *cluster) start(h *host) error {
 
 // crash loses what was not synced, and every message from and to the host.
 func (c *cluster) crash(h *host) {
-	h.core, h.writes, h.applies = nil, nil, nil
+	h.core, h.writes, h.applies, h.fetch = nil, nil, nil, nil
 	i := int(h.cfg.ID) - 1
 	for j := range c.hosts {
 		c.wires[i][j], c.wires[j][i] = nil, nil
@@ -136,6 +157,12 @@ func (c *cluster) step(h *host, ev Event) {
 		case Deliver:
 			h.machine = append(h.machine, e.Entries...)
 			h.applies = append(h.applies, e.Entries[len(e.Entries)-1].Zxid)
+		case SendSnapshot:
+			h.mayFetch[e.To] = e.Session
+		case FetchSnapshot:
+			h.fetch = &fetch{from: e.From, session: e.Session}
+		case Restored:
+			h.machine, h.applies, h.from = nil, nil, e.Snapshot.Zxid
 		}
 		c.observe(h, e)
 	}
@@ -182,6 +209,43 @@ func (c *cluster) apply(h *host) bool {
 	return true
 }
 
+// take makes the other side take the snapshot that h waits for.
+func (c *cluster) take(h *host) bool {
+	f := h.fetch
+	if f == nil || f.taken != nil {
+		return false
+	}
+	from := c.hosts[f.from-1]
+	if from.core == nil || from.mayFetch[h.cfg.ID] != f.session {
+		return c.failFetch(h, "not allowed")
+	}
+	f.taken = &Snapshot{Zxid: from.disk.applied}
+	c.step(from, SnapshotMoved{Peer: h.cfg.ID, Session: f.session})
+	c.step(h, SnapshotMoved{Peer: f.from, Session: f.session})
+	return true
+}
+
+// stage ends the transfer of the snapshot that was taken.
+func (c *cluster) stage(h *host) bool {
+	f := h.fetch
+	if f == nil || f.taken == nil {
+		return false
+	}
+	h.fetch = nil
+	c.step(h, SnapshotStaged{Session: f.session, Snapshot: *f.taken})
+	return true
+}
+
+func (c *cluster) failFetch(h *host, why string) bool {
+	f := h.fetch
+	if f == nil {
+		return false
+	}
+	h.fetch = nil
+	c.step(h, SnapshotFailed{Session: f.session, Why: why})
+	return true
+}
+
 // settle lets everything under way arrive, until nothing is left but time.
 func (c *cluster) settle() {
 	for busy := true; busy; {
@@ -191,6 +255,9 @@ func (c *cluster) settle() {
 				busy = true
 			}
 			for c.apply(h) {
+				busy = true
+			}
+			if c.take(h) || c.stage(h) {
 				busy = true
 			}
 			for j := range c.hosts {

@@ -24,6 +24,10 @@
 //     them. A restart may not bring back applied state without its log entries.
 //  5. Tick comes at a steady pace, 50 ms for the default Config.
 //  6. Config.Boot grows with each start of the process, and is durable before New.
+//  7. Now and then say Compact, with a point that the stored state holds, or the log grows
+//     for ever. Of a snapshot the core knows the zxid only: taking, carrying, staging and
+//     verifying it is the driver's part, between SendSnapshot and SnapshotStaged. After
+//     Restored the state machine begins anew from the store.
 //
 // The driving loop, with everything slow behind channels:
 //
@@ -31,7 +35,7 @@
 //		select {
 //		case <-ticker.C:
 //			effects = node.Step(zab.Tick{})
-//		case ev := <-events: // Received, Proposed, ReadAsked, Persisted, Applied, PeerLost
+//		case ev := <-events: // Received, Proposed, ReadAsked, Persisted, Applied, PeerLost, ...
 //			effects = node.Step(ev)
 //		}
 //		for _, e := range effects {
@@ -42,6 +46,8 @@
 //				logWriter <- e
 //			case zab.Deliver:
 //				applier <- e.Entries
+//			case zab.SendSnapshot, zab.FetchSnapshot, zab.Restored:
+//				snapshots.carryOut(e)
 //			case zab.Accepted, zab.Refused, zab.Dropped:
 //				answerProposer(e)
 //			case zab.ReadReady, zab.ReadFailed:
@@ -67,7 +73,9 @@
 // Synchronization: Sync says where the follower's log has to be cut, Propose carries what it
 // lacks, NewLeader ends the stream. The follower makes the history durable, then
 // the epoch, then says AckNewLeader. A quorum of those commits the initial
-// history: the leader is established, and says UpToDate.
+// history: the leader is established, and says UpToDate. A follower that ends before the
+// leader's log begins is told to fetch a snapshot instead. It stages the snapshot beside
+// what it has and installs it in one write; its first Ack tells where the stream goes on.
 //
 // Broadcast: Propose carries new entries, Ack says that everything up to a zxid is
 // durable, and what a quorum has is committed. Commit tells, if no Propose or Ping
@@ -93,8 +101,9 @@
 //   - A repeated promise of an epoch counts if it was made to the same leader. A leader
 //     that is refused for that reason while discovery is open tries a higher epoch at once.
 //   - DIFF or TRUNC follows from the greatest own zxid that is not above the follower's last;
-//     there is no second cache with a truth of its own. SNAP is not offered yet: such a
-//     follower is rejected with SnapshotNeeded.
+//     there is no second cache with a truth of its own. SNAP is chosen when, and only when,
+//     the log does not reach back to the follower; so a snapshot holds all that the follower
+//     has and that is worth keeping, and one that does not is refused. Snapshots are exact.
 //   - A ballot counts for a candidate that was itself heard in this round. Waiting for a better
 //     vote is skipped when all voters that can be reached agree. A candidate that could not
 //     gather a quorum abstains for a while.

@@ -14,16 +14,42 @@ type Send struct{ Message Message }
 // Write asks the log writer for one atomic durable batch: first truncate, then
 // append, then the hard state. Writes are done in order of their IDs; several
 // may share one sync. When a write fails the process must end.
+//
+// A write with Cut or Install has nothing else. Cut makes a zxid the base: it and all
+// before it go from the log. Install makes a staged snapshot the applied state and its
+// zxid the base, and empties the log.
 type Write struct {
 	ID            uint64
 	TruncateAfter *Zxid // nil: nothing is truncated
 	Entries       []Entry
 	Hard          *HardState // nil: unchanged
+	Cut           *Zxid
+	Install       *Snapshot
 }
 
 // Deliver hands committed entries to the state machine, each exactly once per
 // incarnation and in order. They are durable here.
 type Deliver struct{ Entries []Entry }
+
+// Restored says that the applied state is now that of a snapshot, durably: the state
+// machine forgets what it held and begins from the store. What is delivered from here
+// on follows the snapshot.
+type Restored struct{ Snapshot Snapshot }
+
+// SendSnapshot allows a peer to fetch a snapshot of the applied state, within this
+// session. It must be taken after this effect, and of what the stored state then holds.
+type SendSnapshot struct {
+	To      NodeID
+	Session uint64
+}
+
+// FetchSnapshot asks for a snapshot to be fetched from a peer and staged beside the
+// applied state, which stays as it is. SnapshotStaged or SnapshotFailed answers; whatever
+// was being fetched before is wanted no more.
+type FetchSnapshot struct {
+	From    NodeID
+	Session uint64
+}
 
 // RoleChanged says that role, phase, leader, epoch or establishment changed.
 type RoleChanged struct {
@@ -67,13 +93,16 @@ type ReadFailed struct{ ID uint64 }
 // its numbers.
 type Note struct{ Text string }
 
-func (Send) isEffect()        {}
-func (Write) isEffect()       {}
-func (Deliver) isEffect()     {}
-func (RoleChanged) isEffect() {}
-func (Accepted) isEffect()    {}
-func (Refused) isEffect()     {}
-func (Dropped) isEffect()     {}
-func (ReadReady) isEffect()   {}
-func (ReadFailed) isEffect()  {}
-func (Note) isEffect()        {}
+func (Send) isEffect()          {}
+func (Write) isEffect()         {}
+func (Deliver) isEffect()       {}
+func (Restored) isEffect()      {}
+func (SendSnapshot) isEffect()  {}
+func (FetchSnapshot) isEffect() {}
+func (RoleChanged) isEffect()   {}
+func (Accepted) isEffect()      {}
+func (Refused) isEffect()       {}
+func (Dropped) isEffect()       {}
+func (ReadReady) isEffect()     {}
+func (ReadFailed) isEffect()    {}
+func (Note) isEffect()          {}

@@ -39,6 +39,7 @@ func (n *Node) enterLooking(reason string) {
 	n.leaveReign()
 	n.role, n.phase, n.established = Looking, Election, false
 	n.report(reason)
+	n.stayAwayWhileDiskStalls()
 	el := &n.elect
 	el.round++
 	el.vote = n.ownVote()
@@ -309,6 +310,7 @@ func (n *Node) candidateLost(id NodeID) {
 }
 
 func (n *Node) lookingTick() {
+	n.stayAwayWhileDiskStalls()
 	el := &n.elect
 	if el.abstainUntil != 0 && n.now >= el.abstainUntil {
 		el.abstainUntil = 0

@@ -36,10 +36,41 @@ type Applied struct{ Upto Zxid }
 // be missing: what was built on that session is void.
 type PeerLost struct{ Peer NodeID }
 
-func (Tick) isEvent()      {}
-func (Received) isEvent()  {}
-func (Proposed) isEvent()  {}
-func (ReadAsked) isEvent() {}
-func (Persisted) isEvent() {}
-func (Applied) isEvent()   {}
-func (PeerLost) isEvent()  {}
+// Compact offers to cut the log. Upto is how far the driver would like to cut; what a
+// peer in a session still lacks stays. Must is how far it has to be cut whoever lacks
+// it, which bounds the log; a peer that needed more gets a snapshot. Neither may be
+// beyond what the stored state holds. The answer is a Write with Cut, or nothing.
+type Compact struct{ Upto, Must Zxid }
+
+// SnapshotMoved says that bytes of a snapshot went to or came from a peer, so that the
+// session is not given up for making no progress.
+type SnapshotMoved struct {
+	Peer    NodeID
+	Session uint64
+}
+
+// SnapshotStaged says that the snapshot that FetchSnapshot asked for is here completely,
+// verified, and durable or made so by the write that installs it. When no Write with
+// Install comes back at once, nobody wants it any more.
+type SnapshotStaged struct {
+	Session  uint64
+	Snapshot Snapshot
+}
+
+// SnapshotFailed says that a snapshot could not be fetched.
+type SnapshotFailed struct {
+	Session uint64
+	Why     string
+}
+
+func (Tick) isEvent()           {}
+func (Received) isEvent()       {}
+func (Proposed) isEvent()       {}
+func (ReadAsked) isEvent()      {}
+func (Persisted) isEvent()      {}
+func (Applied) isEvent()        {}
+func (PeerLost) isEvent()       {}
+func (Compact) isEvent()        {}
+func (SnapshotMoved) isEvent()  {}
+func (SnapshotStaged) isEvent() {}
+func (SnapshotFailed) isEvent() {}

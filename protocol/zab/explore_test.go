@@ -27,7 +27,9 @@ type ghost struct {
 	place   map[Zxid]int   // position in global, from 1
 	atAsk   map[asking]int // committed when a read was asked for
 	served  int            // reads that were answered
-	errs    []string
+	// cuts of logs and snapshots that were installed
+	cuts, snapshots int
+	errs            []string
 }
 
 type asking struct {
@@ -55,9 +57,11 @@ func (g *ghost) last() Zxid {
 	return g.global[len(g.global)-1].Zxid
 }
 
+// holds reports whether z, which is committed if it is not after the base, is in the log
+// or in what the log was cut to.
 func (d *disk) holds(z Zxid) bool {
 	f, ok := d.Floor(z)
-	return ok && f == z
+	return !ok || f == z
 }
 
 func (g *ghost) effect(h *host, e Effect) {
@@ -77,7 +81,7 @@ func (g *ghost) effect(h *host, e Effect) {
 				g.fail("S1: nodes %d and %d both lead epoch %d", old, id, e.Epoch)
 			}
 			g.leaders[e.Epoch] = id
-			if !h.core.contains(g.last()) {
+			if !h.core.contains(g.last()) && h.core.base.Less(g.last()) {
 				g.fail("S6: node %d leads epoch %d without %s, it ends at %s", id, e.Epoch, g.last(), h.core.tail())
 			}
 		}
@@ -92,10 +96,26 @@ func (g *ghost) effect(h *host, e Effect) {
 		delete(g.atAsk, asking{id, e.ID})
 	case Send:
 		g.sent(h, e.Message)
+	case Restored:
+		if h.disk.applied != e.Snapshot.Zxid || h.disk.base != e.Snapshot.Zxid {
+			g.fail("L6: node %d begins anew from %s, its disk has base %s and applied %s", id, e.Snapshot.Zxid, h.disk.base, h.disk.applied)
+		}
+		g.snapshots++
 	}
 }
 
 func (g *ghost) write(h *host, w Write) {
+	if w.Cut != nil {
+		g.cuts++
+		if g.place[*w.Cut] == 0 || h.disk.applied.Less(*w.Cut) {
+			g.fail("S9: node %d cuts at %s, applied %s, committed %s", h.cfg.ID, *w.Cut, h.disk.applied, g.last())
+		}
+	}
+	if w.Install != nil {
+		if z := w.Install.Zxid; g.place[z] == 0 || !h.disk.last().Less(z) {
+			g.fail("S9: node %d installs a snapshot of %s over a log to %s, committed %s", h.cfg.ID, z, h.disk.last(), g.last())
+		}
+	}
 	if w.TruncateAfter != nil {
 		for _, e := range h.disk.log[h.disk.after(*w.TruncateAfter):] {
 			if g.place[e.Zxid] > 0 {
@@ -245,8 +265,12 @@ func (x *explorer) event() {
 		x.persistSome(h)
 	case p < 850:
 		x.apply(h)
-	case p < 880:
+	case p < 860:
 		x.step(h, Tick{})
+	case p < 870:
+		x.compact(h)
+	case p < 880:
+		x.transfer(h)
 	case p < 950:
 		x.ask(h)
 	case p < 996 && x.r.Intn(x.calm) > 0:
@@ -316,6 +340,40 @@ func (x *explorer) isolate(i int, cut bool) {
 	}
 }
 
+// compact offers to cut a log somewhere in what is applied, now and then without mercy.
+func (x *explorer) compact(h *host) {
+	at := func() Zxid {
+		if n := h.disk.after(h.disk.applied); n > 0 {
+			return h.disk.log[x.r.Intn(n)].Zxid
+		}
+		return Zxid{}
+	}
+	if h.core == nil {
+		return
+	}
+	ev := Compact{Upto: at()}
+	if x.r.Intn(4) == 0 {
+		ev.Must = at()
+	}
+	x.step(h, ev)
+}
+
+// transfer moves the snapshot that a host waits for, breaks it off, or brings a wrong one.
+func (x *explorer) transfer(h *host) {
+	switch {
+	case h.fetch != nil && x.r.Intn(8) == 0:
+		h.fetch.taken = &Snapshot{Zxid: h.disk.base}
+		if n := h.disk.after(h.disk.last()); n > 0 {
+			h.fetch.taken.Zxid = h.disk.log[x.r.Intn(n)].Zxid
+		}
+		x.stage(h)
+	case x.r.Intn(4*x.calm) == 0:
+		x.failFetch(h, "broken off")
+	case !x.take(h):
+		x.stage(h)
+	}
+}
+
 func (x *explorer) ask(h *host) {
 	if h.core == nil {
 		return
@@ -364,7 +422,7 @@ func (x *explorer) heal() {
 			}
 			busy = false
 			for i, h := range x.hosts {
-				for x.persist(h, 1) || x.apply(h) {
+				for x.persist(h, 1) || x.apply(h) || x.take(h) || x.stage(h) {
 					busy = true
 					x.g.look(h)
 				}
@@ -439,14 +497,18 @@ func TestRandomHistoriesKeepTheInvariants(t *testing.T) {
 	if testing.Short() {
 		seeds = 30
 	}
-	committed, reads := 0, 0
+	committed, reads, cuts, snapshots := 0, 0, 0, 0
 	for seed := range seeds {
 		x := explore(seed, 4000, false)
 		require.Empty(t, x.g.errs, "seed %d", seed)
 		committed += len(x.g.global)
 		reads += x.g.served
+		cuts += x.g.cuts
+		snapshots += x.g.snapshots
 	}
-	t.Logf("%d seeds, %d entries committed, %d reads served", seeds, committed, reads)
+	t.Logf("%d seeds, %d entries committed, %d reads served, %d cuts, %d snapshots installed", seeds, committed, reads, cuts, snapshots)
+	require.Greater(t, cuts, int(seeds))
+	require.Positive(t, snapshots)
 	require.Greater(t, committed, int(seeds)*5, "the exploration hardly does anything")
 	require.Greater(t, reads, int(seeds)*2)
 }

@@ -14,7 +14,10 @@ type follower struct {
 	promiseWrite uint64 // AckEpoch is sent when this write is durable; 0: sent, or not due
 	counted      bool
 	promised     bool // AckEpoch was sent
-	synced       bool // Sync was received: the log is a prefix of the leader's from here on
+	fetching     bool // Sync with Snap was received, and no snapshot is staged yet
+	least        Zxid // that the snapshot must hold
+	installWrite uint64
+	synced       bool // Sync was carried out: the log is a prefix of the leader's from here on
 	ended        bool // NewLeader was received
 	confirmWrite uint64
 	end          Zxid
@@ -68,7 +71,7 @@ func (n *Node) resetSession(format string, args ...any) {
 	f := n.follow
 	n.note("session %x: "+format, append([]any{f.session}, args...)...)
 	if f.resets >= maxResets {
-		n.enterLooking("sessions with the leader keep failing")
+		n.park("sessions with the leader keep failing") // at once they would fail at once
 		return
 	}
 	n.failReads()
@@ -154,6 +157,9 @@ func (n *Node) followerPersisted() {
 		n.toLeader(AckEpoch{Current: n.durable.Current, Last: n.stable, Applied: n.delivered, Counted: f.counted})
 		return
 	}
+	if f.installWrite != 0 && !f.synced && n.written >= f.installWrite {
+		f.synced, f.progress = true, n.now
+	}
 	if f.ended && !f.confirmed && n.written >= f.confirmWrite {
 		f.confirmed = true
 		f.acked = maxZxid(f.acked, f.end)
@@ -168,7 +174,11 @@ func (n *Node) followerPersisted() {
 // onSync cuts the own log back to where the leader's begins to differ.
 func (n *Node) onSync(b Sync) {
 	f := n.follow
-	if !f.promised || f.synced {
+	if !f.promised || f.synced || f.fetching || f.installWrite != 0 {
+		return
+	}
+	if b.Mode == Snap {
+		n.onSnap(b)
 		return
 	}
 	z := b.TruncTo
@@ -201,7 +211,7 @@ func (n *Node) onPropose(b Propose) {
 	}
 	entries := b.Entries
 	for len(entries) > 0 && !n.tail().Less(entries[0].Zxid) {
-		if !n.contains(entries[0].Zxid) {
+		if n.base.Less(entries[0].Zxid) && !n.contains(entries[0].Zxid) {
 			n.resetSession("entry %s contradicts the log, which ends at %s", entries[0].Zxid, n.tail())
 			return
 		}
@@ -277,9 +287,6 @@ func (n *Node) rejectedByLeader(r Reject) {
 		n.resetSession("the leader knows it no more")
 	case NotLeading:
 		n.enterLooking("the leader leads no more")
-	case SnapshotNeeded:
-		n.note("node %d cannot bring this node up to date: %s", n.follow.leader, ErrSnapshotNeeded)
-		n.park("a snapshot is needed")
 	case Diverged:
 		n.note("ALARM: node %d says that the histories diverged", n.follow.leader)
 		n.park("histories diverged")

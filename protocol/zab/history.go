@@ -117,6 +117,14 @@ func (h *history) evict(upto Zxid, maxBytes int) {
 	h.entries = h.entries[i:]
 }
 
+// forget lets go of the entries up to z.
+func (h *history) forget(z Zxid) {
+	if i := h.index(z); i > 0 {
+		h.bytes -= sizeOf(h.entries[:i])
+		h.after, h.entries = h.entries[i-1].Zxid, h.entries[i:]
+	}
+}
+
 // clone returns a history that shares nothing that is ever written.
 func (h *history) clone() history {
 	c := *h

@@ -29,6 +29,7 @@ const (
 	stepGreeted                   // FollowerInfo received
 	stepInvited                   // LeaderInfo sent
 	stepPromised                  // AckEpoch received; waits for discovery or establishment
+	stepSnapshot                  // Sync with Snap sent; waits until the peer has installed one
 	stepStreaming                 // Sync sent
 	stepSynced                    // AckNewLeader received; of an observer: UpToDate sent
 )
@@ -49,11 +50,13 @@ type peer struct {
 	history AckEpoch // what it said of its history
 	pong    uint64   // the last ping round answered while synced
 
-	sent      Zxid // last entry sent
-	end       Zxid // end of the stream before NewLeader
-	announced bool // NewLeader (of an observer: UpToDate) sent
-	acked     Zxid // durable there
-	match     Zxid // acked, and counts towards commit
+	start     Zxid   // where the stream began; while a snapshot is under way the least that it holds
+	moved     uint64 // tick at which bytes of the snapshot were last seen to move
+	sent      Zxid   // last entry sent
+	end       Zxid   // end of the stream before NewLeader
+	announced bool   // NewLeader (of an observer: UpToDate) sent
+	acked     Zxid   // durable there
+	match     Zxid   // acked, and counts towards commit
 	flight    fifo[flight]
 	inFlight  int // bytes
 }
@@ -345,6 +348,8 @@ func (n *Node) leaderTick() {
 		n.failLeading("no quorum could be synchronized in time")
 	case n.established && n.heardVoters() < n.quorum:
 		n.enterLooking("lost the quorum of synchronized voters")
+	default:
+		n.yieldToHealthyDisks()
 	}
 }
 
@@ -361,6 +366,10 @@ func (n *Node) checkPeer(i int) {
 	}
 	if n.now-p.heard > limit {
 		n.dropSession(i, "silent")
+		return
+	}
+	if p.step == stepSnapshot && n.now-p.moved > uint64(n.cfg.InitTicks) {
+		n.dropSession(i, "the snapshot makes no progress")
 		return
 	}
 	if p.step == stepStreaming || n.members[i].Observer {

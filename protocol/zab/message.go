@@ -59,7 +59,6 @@ const (
 	NotLeading     Reason = iota + 1 // the receiver leads nobody
 	StaleEpoch                       // the epoch is older than what the sender promised
 	UnknownSession                   // the leader gave this session up; open another
-	SnapshotNeeded                   // the follower ends before the leader's log begins
 	Diverged                         // the histories contradict each other: an operator must look
 )
 
@@ -72,17 +71,19 @@ type Reject struct {
 // SyncMode says how a follower's log is made a prefix of the leader's.
 type SyncMode uint8
 
-// Diff appends only; Trunc removes the follower's entries after TruncTo first.
+// Diff appends only; Trunc removes the follower's entries after TruncTo first; Snap
+// replaces its log and state by a snapshot.
 const (
 	Diff SyncMode = iota + 1
 	Trunc
+	Snap
 )
 
 // Sync begins the stream that brings a follower up to the leader's history.
 type Sync struct {
 	Mode    SyncMode
 	From    Zxid // the follower's last entry, as it said in AckEpoch
-	TruncTo Zxid // the last entry that stays; the stream begins after it
+	TruncTo Zxid // the last entry that stays; the stream begins after it; of a Snap: the least that it holds
 	Commit  Zxid
 }
 

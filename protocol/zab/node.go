@@ -13,9 +13,6 @@ var (
 	ErrNotLeader = errors.New("not the established leader: ask the leader that Status names")
 	// ErrBusy answers a proposal beyond Config.MaxUncommittedBytes: try again later.
 	ErrBusy = errors.New("too many proposals in flight: try again later")
-	// ErrSnapshotNeeded says that a follower ends before the leader's log begins, so no
-	// stream of entries can bring it up to date.
-	ErrSnapshotNeeded = errors.New("the log no longer reaches back to this follower: give it a copy of another node's data")
 )
 
 // Node is the ZAB core of one cluster member: plain state, one event at a time.
@@ -26,7 +23,8 @@ var (
 //  1. durable <= hard, and each message that promises something promises what is durable;
 //  2. Current <= Accepted;
 //  3. applied <= delivered <= min(commit, stable), and commit and stable <= tail;
-//  4. at most one of lead and follow is there, as role says.
+//  4. at most one of lead and follow is there, as role says;
+//  5. base <= applied, and of the log only what stands after base is ever read.
 type Node struct {
 	cfg     Config
 	storage Storage
@@ -53,6 +51,12 @@ type Node struct {
 	writes  fifo[pendingWrite]
 	issued  uint64 // ID of the last write
 	written uint64 // ID of the last durable write
+	// diskMoved is the tick at which a write last became durable, or began when none was
+	// under way.
+	diskMoved uint64
+	// installing is the snapshot of a write that is not durable yet. Until then the old log
+	// and state are what this node has; nothing is appended meanwhile.
+	installing *Snapshot
 
 	commit    Zxid
 	delivered Zxid
@@ -71,9 +75,10 @@ type Node struct {
 
 // pendingWrite remembers what will be durable when a write is.
 type pendingWrite struct {
-	id   uint64
-	tail Zxid
-	hard HardState
+	id      uint64
+	tail    Zxid
+	hard    HardState
+	install bool
 }
 
 const (
@@ -179,6 +184,16 @@ func (n *Node) Step(ev Event) []Effect {
 		n.appliedUpto(ev.Upto)
 	case PeerLost:
 		n.peerLost(ev.Peer)
+	case Resigned:
+		n.resign(ev)
+	case Compact:
+		n.compact(ev)
+	case SnapshotMoved:
+		n.snapshotMoved(ev)
+	case SnapshotStaged:
+		n.snapshotStaged(ev)
+	case SnapshotFailed:
+		n.snapshotFailed(ev)
 	}
 	n.deliver()
 	n.evict()
@@ -277,7 +292,14 @@ func (n *Node) place(id NodeID) int {
 }
 
 func (n *Node) observer() bool { return n.members[n.me].Observer }
-func (n *Node) tail() Zxid     { return n.history.tail() }
+
+// tail is where the log ends when all writes are durable.
+func (n *Node) tail() Zxid {
+	if n.installing != nil {
+		return n.installing.Zxid
+	}
+	return n.history.tail()
+}
 
 func (n *Node) emit(e Effect) { n.effects = append(n.effects, e) }
 
@@ -331,7 +353,10 @@ func (n *Node) epoch() Epoch {
 func (n *Node) write(w Write) uint64 {
 	n.issued++
 	w.ID = n.issued
-	n.writes.push(pendingWrite{id: w.ID, tail: n.tail(), hard: n.hard})
+	if n.writes.len() == 0 {
+		n.diskMoved = n.now
+	}
+	n.writes.push(pendingWrite{id: w.ID, tail: n.tail(), hard: n.hard, install: w.Install != nil})
 	n.emit(w)
 	return w.ID
 }
@@ -360,9 +385,12 @@ func (n *Node) persisted(id uint64) {
 	if id <= n.written {
 		return
 	}
-	n.written = id
+	n.written, n.diskMoved = id, n.now
 	for n.writes.len() > 0 && n.writes.front().id <= id {
 		w := n.writes.pop()
+		if w.install {
+			n.restored()
+		}
 		n.stable, n.durable = w.tail, w.hard
 	}
 	switch {
@@ -406,8 +434,12 @@ func (n *Node) deliverEntries(entries []Entry) {
 	n.emit(Deliver{Entries: entries})
 }
 
-// floor returns the greatest zxid <= z in the log or the base.
+// floor returns the greatest zxid <= z in the log or the base. The storage may still
+// have more than the base says: the write that cuts it is on its way.
 func (n *Node) floor(z Zxid) (Zxid, bool) {
+	if z.Less(n.base) {
+		return Zxid{}, false
+	}
 	if z.Less(n.history.after) {
 		return n.storage.Floor(z)
 	}
@@ -461,6 +493,8 @@ func (n *Node) check() {
 		panicf("promises went back: %+v, durable %+v", n.hard, n.durable)
 	case tail.Less(n.stable) || tail.Less(n.commit) || n.stable.Less(n.history.after):
 		panicf("stable %s or commit %s is not in %s..%s", n.stable, n.commit, n.history.after, tail)
+	case n.applied.Less(n.base):
+		panicf("applied %s is before the base %s", n.applied, n.base)
 	case n.delivered.Less(n.applied) || n.commit.Less(n.delivered) || n.stable.Less(n.delivered):
 		panicf("applied %s, delivered %s, commit %s, stable %s", n.applied, n.delivered, n.commit, n.stable)
 	}

@@ -64,6 +64,12 @@ func (n *Node) Fingerprint() uint64 {
 		n.cfg.ID, n.role, n.phase, n.established, n.started, n.hard, n.durable,
 		n.base, n.commit, n.delivered, n.applied, n.stable, n.issued, n.written)
 	fmt.Fprintf(h, "sessions %d seen %d abdicated %d writes %v\n", n.sessions, n.seenAccepted, n.since(n.abdicated), n.writes.all())
+	if n.writes.len() > 0 {
+		fmt.Fprintf(h, "disk %d\n", n.since(n.diskMoved))
+	}
+	if n.installing != nil {
+		fmt.Fprintf(h, "installing %+v\n", *n.installing)
+	}
 	fmt.Fprintf(h, "log %s", n.history.after)
 	for i := range n.history.entries {
 		e := &n.history.entries[i]
@@ -94,9 +100,9 @@ func (n *Node) fingerprintLeader(h interface{ Write([]byte) (int, error) }) {
 		n.since(l.progress), l.uncommitted, l.pingSeq, n.since(l.pingAt), l.confirmed)
 	for i := range l.peers {
 		p := &l.peers[i]
-		fmt.Fprintf(h, "peer %t %d %t %t %d newest %x session %x step %d heard %d %+v pong %d sent %s end %s %t acked %s match %s",
+		fmt.Fprintf(h, "peer %t %d %t %t %d newest %x session %x step %d heard %d %+v pong %d sent %s end %s %t acked %s match %s start %s moved %d",
 			p.known, p.accepted, p.promised, p.refused, n.since(p.syncedAt), p.newest, p.session, p.step,
-			n.since(p.heard), p.history, p.pong, p.sent, p.end, p.announced, p.acked, p.match)
+			n.since(p.heard), p.history, p.pong, p.sent, p.end, p.announced, p.acked, p.match, p.start, n.since(p.moved))
 		for _, f := range p.flight.all() {
 			fmt.Fprintf(h, " %s/%d/%d", f.upto, f.bytes, n.since(f.since))
 		}
@@ -168,8 +174,6 @@ func (r Reason) String() string {
 		return "stale epoch"
 	case UnknownSession:
 		return "unknown session"
-	case SnapshotNeeded:
-		return "snapshot needed"
 	case Diverged:
 		return "diverged"
 	}
@@ -183,6 +187,8 @@ func (m SyncMode) String() string {
 		return "DIFF"
 	case Trunc:
 		return "TRUNC"
+	case Snap:
+		return "SNAP"
 	}
 	return fmt.Sprintf("mode %d", uint8(m))
 }

@@ -7,20 +7,21 @@ package zab
 //
 // With z the peer's last entry, S the base and p the greatest zxid <= z of the own log:
 //
-//	z is before S        SNAP     not by this core: the session is rejected
+//	z is before S        SNAP     of s >= S, which the peer fetches; then stream (s, last]
 //	p is before applied  alarm    what was applied there is not in the own log
 //	p == z               DIFF     stream (z, last]
 //	p < z                TRUNC p  stream (p, last]
 //
 // p is in the peer's log too: an epoch that has entries was established, so every
 // later leader holds its initial history, and two logs that share an entry agree up to it.
+// A snapshot holds everything that two logs share, and more: S is behind all of the peer's log.
 func (n *Node) beginSync(to int) {
 	l, p := n.lead, &n.lead.peers[to]
 	id, z, applied := n.members[to].ID, p.history.Last, p.history.Applied
 	floor, ok := n.floor(z)
 	if !ok {
-		n.note("sync node %d: SNAP needed: z %s base %s last %s epoch %d: %s", id, z, n.base, n.tail(), l.epoch, ErrSnapshotNeeded)
-		n.refuseSync(to, SnapshotNeeded)
+		n.note("sync node %d: SNAP: z %s applied there %s base %s applied %s last %s epoch %d", id, z, applied, n.base, n.applied, n.tail(), l.epoch)
+		n.offerSnapshot(to)
 		return
 	}
 	observer := n.members[to].Observer
@@ -35,11 +36,17 @@ func (n *Node) beginSync(to int) {
 		mode, name = Trunc, "TRUNC"
 	}
 	n.note("sync node %d: %s: z %s p %s base %s last %s epoch %d", id, name, z, floor, n.base, n.tail(), l.epoch)
-	p.step, p.sent, p.end = stepStreaming, floor, n.tail()
-	if observer {
+	n.send(to, l.epoch, p.session, Sync{Mode: mode, From: z, TruncTo: floor, Commit: n.commit})
+	n.beginStream(to, floor)
+}
+
+// beginStream sends a peer everything after z, which is where its log ends.
+func (n *Node) beginStream(to int, z Zxid) {
+	p := &n.lead.peers[to]
+	p.step, p.start, p.sent, p.end = stepStreaming, z, z, n.tail()
+	if n.members[to].Observer {
 		p.end = n.commit
 	}
-	n.send(to, l.epoch, p.session, Sync{Mode: mode, From: z, TruncTo: floor, Commit: n.commit})
 	n.pump(to)
 }
 
@@ -64,9 +71,7 @@ func (n *Node) pump(to int) {
 			}
 		}
 		if p.sent.Less(limit) {
-			if !n.stream(to, limit) {
-				return
-			}
+			n.stream(to, limit)
 			continue
 		}
 		if p.announced {
@@ -88,20 +93,17 @@ func (n *Node) announceEnd(to int) {
 }
 
 // stream sends one message of entries after p.sent.
-func (n *Node) stream(to int, limit Zxid) bool {
+func (n *Node) stream(to int, limit Zxid) {
 	p := &n.lead.peers[to]
 	entries := n.entries(p.sent, limit, n.cfg.MaxBatchBytes)
 	if len(entries) == 0 || entries[0].Prev != p.sent {
-		n.note("sync node %d: the log was cut beyond %s: %s", n.members[to].ID, p.sent, ErrSnapshotNeeded)
-		n.refuseSync(to, SnapshotNeeded)
-		return false
+		panicf("no entry after %s for node %d, log is %s..%s", p.sent, n.members[to].ID, n.base, n.tail())
 	}
 	var body Body = Propose{Entries: entries, Commit: n.commit}
 	if n.members[to].Observer {
 		body = Inform{Entries: entries}
 	}
 	n.dispatch(to, body, entries[len(entries)-1].Zxid, sizeOf(entries))
-	return true
 }
 
 // dispatch sends entries and remembers that they are under way.

@@ -25,6 +25,9 @@ import (
 //	crash n1, start n1               what was not persisted is gone
 //	keep n1->n2, replay              the first message of a wire arrives a second time, later
 //	propose n1 x, read n1, status, disk n1
+//	compact n1 1.3 [1.2]             the driver would like to cut up to 1.3, and must up to 1.2
+//	take n1, stage n1 [1.3]          the snapshot that n1 fetches is taken; is there (one of 1.3)
+//	fail n1, moved n1 n2             it is not; bytes of it went between n1 and n2
 //	promise n1 8                     the disk of a node that is down: Accepted, promised to itself
 func TestTraces(t *testing.T) {
 	datadriven.Walk(t, "testdata/traces", func(t *testing.T, path string) {
@@ -120,11 +123,11 @@ func (s *story) command(cmd string, args []string) error {
 		}
 		return nil
 	}
-	return s.commandAt(cmd, s.host(arg(0)), arg(1), count(1, all))
+	return s.commandAt(cmd, s.host(arg(0)), arg(1), arg(2), count(1, all))
 }
 
 // commandAt runs a command whose first argument is a node.
-func (s *story) commandAt(cmd string, h *host, arg string, k int) error {
+func (s *story) commandAt(cmd string, h *host, arg, last string, k int) error {
 	switch cmd {
 	case "persist":
 		s.persist(h, k)
@@ -150,10 +153,35 @@ func (s *story) commandAt(cmd string, h *host, arg string, k int) error {
 	case "read":
 		h.asked++
 		s.step(h, ReadAsked{h.asked})
+	case "compact":
+		ev := Compact{Upto: zxidOf(arg), Must: zxidOf(last)}
+		s.step(h, ev)
+	case "take":
+		s.take(h)
+	case "stage":
+		if f := h.fetch; arg != "" && f != nil {
+			f.taken = &Snapshot{Zxid: zxidOf(arg)}
+		}
+		s.stage(h)
+	case "fail":
+		s.failFetch(h, "the connection broke")
+	case "moved":
+		o := s.host(arg)
+		for _, x := range []*host{h, o} {
+			for _, f := range []*fetch{h.fetch, o.fetch} {
+				if f != nil {
+					s.step(x, SnapshotMoved{Peer: h.cfg.ID + o.cfg.ID - x.cfg.ID, Session: f.session})
+				}
+			}
+		}
 	case "promise":
 		h.disk.hard.Accepted, h.disk.hard.AcceptedFrom = Epoch(k), h.cfg.ID
 	case "disk":
-		fmt.Fprintf(&s.out, "n%d promised %d current %d log%s\n", h.cfg.ID, h.disk.hard.Accepted, h.disk.hard.Current, zxids(h.disk.log))
+		fmt.Fprintf(&s.out, "n%d promised %d current %d", h.cfg.ID, h.disk.hard.Accepted, h.disk.hard.Current)
+		if !h.disk.base.IsZero() {
+			fmt.Fprintf(&s.out, " base %s", h.disk.base)
+		}
+		fmt.Fprintf(&s.out, " log%s\n", zxids(h.disk.log))
 	default:
 		return fmt.Errorf("no command %q", cmd)
 	}
@@ -190,6 +218,14 @@ func (s *story) host(name string) *host {
 		panic("no node " + name)
 	}
 	return s.hosts[k-1]
+}
+
+// zxidOf reads "1.3"; nothing is the zero zxid.
+func zxidOf(text string) (z Zxid) {
+	if _, err := fmt.Sscanf(text, "%d.%d", &z.Epoch, &z.Counter); err != nil && text != "" {
+		panic("no zxid " + text)
+	}
+	return z
 }
 
 func wireOf(text string) (from, to int) {
@@ -239,6 +275,12 @@ func effectText(e Effect) string {
 		return "writes" + writeText(e)
 	case Deliver:
 		return "delivers" + zxids(e.Entries)
+	case Restored:
+		return fmt.Sprintf("begins anew from a snapshot of %s", e.Snapshot.Zxid)
+	case SendSnapshot:
+		return fmt.Sprintf("lets n%d fetch a snapshot in session %x", e.To, e.Session)
+	case FetchSnapshot:
+		return fmt.Sprintf("fetches a snapshot from n%d in session %x", e.From, e.Session)
 	case RoleChanged:
 		text := fmt.Sprintf("is %s", e.Role)
 		if e.Leader != 0 {
@@ -285,6 +327,12 @@ func writeText(w Write) string {
 	}
 	if len(w.Entries) > 0 {
 		text += " append" + zxids(w.Entries)
+	}
+	if w.Cut != nil {
+		text += fmt.Sprintf(" cut up to %s", *w.Cut)
+	}
+	if w.Install != nil {
+		text += fmt.Sprintf(" install the snapshot of %s", w.Install.Zxid)
 	}
 	if w.Hard != nil {
 		text += fmt.Sprintf(" promised %d to n%d, current %d", w.Hard.Accepted, w.Hard.AcceptedFrom, w.Hard.Current)

@@ -50,6 +50,14 @@ type HardState struct {
 	Current Epoch
 }
 
+// Snapshot names a copy of the applied state of a node at one instant: everything up
+// to Zxid and nothing else. The bytes are the driver's.
+type Snapshot struct {
+	Zxid Zxid
+	// Ref is the receiving driver's own number for what it staged.
+	Ref uint64
+}
+
 // Role says how a node takes part.
 type Role uint8
 
