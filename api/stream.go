@@ -5,6 +5,7 @@ package api
 import (
 	"context"
 	"errors"
+	"runtime"
 	"sync"
 
 	"connectrpc.com/connect"
@@ -93,6 +94,8 @@ func (c *commitStream) send(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		}
+		// Who is ready to commit at this moment shares the message.
+		runtime.Gosched()
 		for {
 			c.mu.Lock()
 			n := min(len(c.queue), streamBatch)

@@ -58,7 +58,7 @@ const (
 	maxEntryBytes = 1 << 20
 	// maxUnderway entries may wait for a quorum. What arrives meanwhile shares the next one,
 	// and its fsync on every node: the busier the leader, the less a decision costs.
-	maxUnderway = 1
+	maxUnderway = 2
 	// endInterval is how long an End record may wait for company.
 	endInterval = 100 * time.Millisecond
 	// sweepInterval is how often unfinished branches are looked through.
