@@ -36,6 +36,8 @@ type story struct {
 	hard    zab.HardState
 	base    zab.Zxid
 	applied zab.Zxid
+	// installs counts snapshots that took the state's place.
+	installs int
 
 	mu      sync.Mutex
 	moments []moment    // moments[i]: after i durable calls
@@ -78,7 +80,7 @@ func (y *story) bounds() (acked, begun int) {
 func (y *story) live(s *Store, n int) error {
 	for range n {
 		var err error
-		switch y.rng.IntN(12) {
+		switch y.rng.IntN(13) {
 		case 0, 1, 2, 3, 4:
 			err = y.persist(s, false)
 		case 5, 6:
@@ -89,6 +91,8 @@ func (y *story) live(s *Store, n int) error {
 			err = y.cut(s)
 		case 11:
 			err = s.engine.Flush()
+		case 12:
+			err = y.install(s)
 		}
 		if err != nil {
 			return err
@@ -166,11 +170,66 @@ func (y *story) cut(s *Store) error {
 		y.log = y.log[1:]
 	}
 	y.begin()
-	if err := s.Cut(y.base); err != nil {
+	if err := s.Persist([]zab.Write{{Cut: &y.base}}); err != nil {
 		return err
 	}
 	y.end()
 	return nil
+}
+
+// install replaces log and state by a snapshot of a node that is some entries ahead, or
+// gives it up on the way.
+func (y *story) install(s *Store) error {
+	tail := y.tail()
+	ahead := run(tail, tail.Epoch+1, 1+y.rng.IntN(3))
+	history := append([]zab.Entry(nil), y.folded()...)
+	history = append(history, ahead...)
+	z, digest := ahead[len(ahead)-1].Zxid, digestOf(history)
+	stage, err := s.Stage()
+	if err != nil {
+		return err
+	}
+	sum := contentHash(z, digest)
+	for _, e := range history {
+		part := appendPair(nil, stateKeyOf(e), e.Data)
+		sum.Write(part)
+		if err := stage.Add(part); err != nil {
+			return err
+		}
+	}
+	if y.rng.IntN(3) == 0 {
+		if y.rng.IntN(2) == 0 {
+			return stage.Discard()
+		}
+		return nil // begun and forgotten
+	}
+	if err := stage.Finish(z, digest, [32]byte(sum.Sum(nil)), func() {}); err != nil {
+		return err
+	}
+	y.mu.Lock()
+	y.history = append(y.history, ahead...)
+	y.mu.Unlock()
+	y.log, y.base, y.applied = nil, z, z
+	y.installs++
+	y.begin()
+	if err := s.Persist([]zab.Write{{Install: &zab.Snapshot{Zxid: z, Ref: stage.Ref()}}}); err != nil {
+		return err
+	}
+	y.end()
+	return nil
+}
+
+// folded is what the state holds.
+func (y *story) folded() []zab.Entry {
+	y.mu.Lock()
+	defer y.mu.Unlock()
+	return y.history
+}
+
+func stateKeyOf(e zab.Entry) []byte {
+	key := make([]byte, zxidLen)
+	putZxid(key, e.Zxid)
+	return key
 }
 
 func digestOf(history []zab.Entry) [32]byte {
@@ -244,7 +303,7 @@ func TestWhateverPersistReturnedForIsThereAfterACrashAtAnyPoint(t *testing.T) {
 	if testing.Short() {
 		lives = 1
 	}
-	total := 0
+	total, installs := 0, 0
 	for seed := range uint64(lives) {
 		mem := vfs.NewCrashableMem()
 		y := newStory(seed)
@@ -277,9 +336,11 @@ func TestWhateverPersistReturnedForIsThereAfterACrashAtAnyPoint(t *testing.T) {
 			require.NoError(t, back.Close())
 		}
 		total += len(crashes)
+		installs += y.installs
 	}
+	require.Positive(t, installs)
 	require.Greater(t, total, 100*lives, "crash points")
-	t.Logf("%d crash points", total)
+	t.Logf("%d crash points, %d snapshots installed", total, installs)
 }
 
 // The state is written without a sync. A crash takes it back to where the log is, or

@@ -19,6 +19,10 @@
 //     entry loses the state that came from it as well. A crash may lose state that
 //     Apply returned for; the entries behind it are still in the log, and the caller
 //     applies them again.
+//   - A cut of the log and its new base are one. A snapshot in place of the state, the
+//     base that comes with it and the end of the old log are one, too: after a crash there
+//     is the old state with the old log, or the new one, never some of each. What was
+//     staged of a snapshot that was not installed is gone after a restart.
 //   - Nothing is believed on sight. An entry carries a CRC-32C over its zxid, its
 //     predecessor and its data; it is checked, with the chain of predecessors, before
 //     it is written and after it is read. Damage is ErrCorrupt, never a shorter log.
@@ -28,12 +32,23 @@
 //
 // # What its caller owes it
 //
-// One goroutine calls Persist (a Writer is one), one calls Apply; everything else is
-// safe from any goroutine, at any time before Close. Apply is called only for
+// One goroutine calls Persist (a Writer is one), one calls Apply, one uses the Stage;
+// everything else is safe from any goroutine, at any time before Close. Each Snapshot is
+// read by one goroutine and closed before the Store is. Apply is called only for
 // entries that are committed by the cluster and that Persist returned for. Entries
 // follow on each other without a gap, promises only grow, and nothing that was
 // applied is truncated: a breach is a bug in the caller, and panics before anything
 // is written.
+//
+// # Snapshots
+//
+// The state is in one of two key spaces, and a key of the meta space says in which. A
+// snapshot is staged in the other, unsynced, read back and compared with the hash of
+// what was taken. The write that installs it names the other space, sets the base and
+// the applied point and empties the log, in one synced batch that stands behind the
+// staged pairs in the write-ahead log. What the old space holds is removed afterwards,
+// or at the next start. A snapshot is taken of one instant by the engine, so it needs no
+// pause, and keeps what it refers to on disk until it is closed.
 //
 // # Files
 //

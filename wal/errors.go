@@ -28,6 +28,8 @@ var (
 	ErrNewer = errors.New("the store was written by a newer version")
 	// ErrDiskFull: there is too little space to open the store.
 	ErrDiskFull = errors.New("the disk is full")
+	// ErrBadSnapshot: what was staged is not the snapshot that was taken.
+	ErrBadSnapshot = errors.New("the snapshot is damaged")
 	// ErrCut: the entries asked for were cut off the log; only a snapshot has them.
 	ErrCut = errors.New("the log no longer reaches back so far")
 )

@@ -109,6 +109,36 @@ func (x *index) cut(z zab.Zxid) {
 	x.segments = slices.Clone(x.segments[n:])
 }
 
+// drop makes z, which is in the log or behind it, the base.
+func (x *index) drop(z zab.Zxid) {
+	if x.last().Less(z) {
+		*x = index{base: z}
+		return
+	}
+	x.cut(z)
+}
+
+// count returns the number of entries.
+func (x *index) count() (n uint64) {
+	for _, s := range x.segments {
+		n += s.last - s.first + 1
+	}
+	return n
+}
+
+// before returns the zxid that n entries stand behind, the base if there are not so many.
+func (x *index) before(n uint64) zab.Zxid {
+	for i := len(x.segments) - 1; i >= 0; i-- {
+		s := x.segments[i]
+		if here := s.last - s.first + 1; n >= here {
+			n -= here
+			continue
+		}
+		return zab.Zxid{Epoch: s.epoch, Counter: s.last - n}
+	}
+	return x.base
+}
+
 func (x *index) clone() index {
 	return index{base: x.base, segments: slices.Clone(x.segments)}
 }

@@ -278,6 +278,9 @@ func (s *Store) load(promised mark) error {
 	if err != nil {
 		return err
 	}
+	if err := s.loadSpace(); err != nil {
+		return err
+	}
 	if hard != nil {
 		s.hard = getHard(hard)
 	}
@@ -297,6 +300,9 @@ func (s *Store) load(promised mark) error {
 	if boot != nil {
 		s.boot = binary.BigEndian.Uint32(boot)
 	}
+	if s.size, err = s.measureLog(); err != nil {
+		return err
+	}
 	if err := promised.verify(s.dir, s.hard, s.log, s.boot); err != nil {
 		return err
 	}
@@ -305,6 +311,24 @@ func (s *Store) load(promised mark) error {
 	}
 	s.boot++
 	return s.engine.Set([]byte(bootKey), bootValue(s.boot), pebble.Sync)
+}
+
+// loadSpace finds out where the state is, and removes what a crash left of a snapshot
+// that was being staged, or of a state that a snapshot has replaced.
+func (s *Store) loadSpace() error {
+	value, err := s.meta(spaceKey, 1)
+	if err != nil {
+		return err
+	}
+	home := byte(stateSpace)
+	if value != nil {
+		home = value[0]
+	}
+	if home != stateSpace && home != otherSpace {
+		return damaged(s.dir, "the state is in an unknown space %d", home)
+	}
+	s.home.Store(uint32(home))
+	return s.wipe(theOther(home))
 }
 
 // meta returns the body of a sealed meta value, nil if there is none.

@@ -11,13 +11,17 @@ import (
 	"github.com/concordtx/concord/protocol/zab"
 )
 
-// The key spaces, by the first byte of a key. Each ends where the next begins.
+// The key spaces, by the first byte of a key. Each ends where the next begins. Of the
+// two for the state one holds it, as stateKey says; a snapshot is staged in the other.
 const (
 	metaSpace  = 0x01
 	logSpace   = 0x02
 	stateSpace = 0x03
-	endOfKeys  = 0x04
+	otherSpace = 0x04
 )
+
+// theOther returns the space that does not hold the state.
+func theOther(space byte) byte { return stateSpace + otherSpace - space }
 
 // Keys of the meta space.
 const (
@@ -25,6 +29,7 @@ const (
 	hardKey    = "\x01hard"
 	baseKey    = "\x01base"
 	appliedKey = "\x01applied"
+	spaceKey   = "\x01space" // the space of the state; without one it is stateSpace
 )
 
 const (
@@ -151,18 +156,25 @@ func bootValue(n uint32) []byte {
 	return b
 }
 
-// stateKey puts a key of the caller into the state space.
-func stateKey(key []byte) []byte {
+func spaceValue(space byte) []byte {
+	b := make([]byte, crcLen+1)
+	b[crcLen] = space
+	seal([]byte(spaceKey), b)
+	return b
+}
+
+// stateKey puts a key of the caller into a space of the state.
+func stateKey(space byte, key []byte) []byte {
 	b := make([]byte, 1+len(key))
-	b[0] = stateSpace
+	b[0] = space
 	copy(b[1:], key)
 	return b
 }
 
-// stateBounds returns the bounds of [lo, hi) in the state space; nil means open.
-func stateBounds(lo, hi []byte) (lower, upper []byte) {
+// stateBounds returns the bounds of [lo, hi) in a space of the state; nil means open.
+func stateBounds(space byte, lo, hi []byte) (lower, upper []byte) {
 	if hi == nil {
-		return stateKey(lo), []byte{stateSpace + 1}
+		return stateKey(space, lo), []byte{space + 1}
 	}
-	return stateKey(lo), stateKey(hi)
+	return stateKey(space, lo), stateKey(space, hi)
 }

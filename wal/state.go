@@ -32,7 +32,15 @@ type StateChange struct {
 // Apply changes the state and the applied point in one atomic batch, which is not
 // synced: a crash may take it back, and then Initial says so. It panics if c.Applied
 // is not behind the current applied point or not in the durable log.
+//
+// A change that an installed snapshot holds already does nothing: it was on its way when
+// the snapshot took the state's place.
 func (s *Store) Apply(c StateChange) error {
+	s.applying.Lock()
+	defer s.applying.Unlock()
+	if !s.restored.IsZero() && !s.restored.Less(c.Applied) {
+		return nil
+	}
 	s.mu.RLock()
 	if !s.applied.Less(c.Applied) || !s.log.has(c.Applied) {
 		defer s.mu.RUnlock()
@@ -42,7 +50,7 @@ func (s *Store) Apply(c StateChange) error {
 
 	batch := s.engine.NewBatch()
 	defer batch.Close()
-	if err := fillState(batch, c); err != nil {
+	if err := fillState(batch, s.space(), c); err != nil {
 		return fmt.Errorf("store %s: gather the state up to %v: %w", s.dir, c.Applied, err)
 	}
 	s.watchdog.apply.begin()
@@ -57,16 +65,16 @@ func (s *Store) Apply(c StateChange) error {
 	return nil
 }
 
-func fillState(batch *pebble.Batch, c StateChange) error {
+func fillState(batch *pebble.Batch, space byte, c StateChange) error {
 	for _, r := range c.DeleteRanges {
-		lo, hi := stateBounds(r.Lo, r.Hi)
+		lo, hi := stateBounds(space, r.Lo, r.Hi)
 		if err := batch.DeleteRange(lo, hi, nil); err != nil {
 			return err
 		}
 	}
 	for _, key := range c.Deletes {
 		op := batch.DeleteDeferred(1 + len(key))
-		op.Key[0] = stateSpace
+		op.Key[0] = space
 		copy(op.Key[1:], key)
 		if err := op.Finish(); err != nil {
 			return err
@@ -74,7 +82,7 @@ func fillState(batch *pebble.Batch, c StateChange) error {
 	}
 	for _, p := range c.Puts {
 		op := batch.SetDeferred(1+len(p.Key), len(p.Value))
-		op.Key[0] = stateSpace
+		op.Key[0] = space
 		copy(op.Key[1:], p.Key)
 		copy(op.Value, p.Value)
 		if err := op.Finish(); err != nil {
@@ -97,7 +105,13 @@ func (s *Store) Applied() (zab.Zxid, [32]byte) {
 
 // Get returns a copy of the value of a key of the state.
 func (s *Store) Get(key []byte) (value []byte, found bool, err error) {
-	return s.get(stateKey(key))
+	for {
+		space := s.space()
+		value, found, err = s.get(stateKey(space, key))
+		if s.space() == space { // else a snapshot took the state's place meanwhile
+			return value, found, err
+		}
+	}
 }
 
 // Scan calls visit for the pairs with keys in [lo, hi), in order of keys or in
@@ -105,13 +119,9 @@ func (s *Store) Get(key []byte) (value []byte, found bool, err error) {
 // the state of one moment, whatever Apply does meanwhile. Key and value belong to the
 // store: they are valid until visit returns.
 func (s *Store) Scan(lo, hi []byte, reverse bool, visit func(key, value []byte) bool) (err error) {
-	lower, upper := stateBounds(lo, hi)
-	if bytes.Compare(lower, upper) >= 0 {
-		return nil
-	}
-	it, err := s.engine.NewIter(&pebble.IterOptions{LowerBound: lower, UpperBound: upper})
-	if err != nil {
-		return readError(s.dir, "scan the state", err)
+	it, err := s.scan(lo, hi)
+	if err != nil || it == nil {
+		return err
 	}
 	defer func() {
 		if cerr := it.Close(); err == nil && cerr != nil { // Close reports what stopped the iterator
@@ -132,4 +142,25 @@ func (s *Store) Scan(lo, hi []byte, reverse bool, visit func(key, value []byte) 
 		}
 	}
 	return nil
+}
+
+// scan returns an iterator over the state of this moment, nil if there can be nothing.
+func (s *Store) scan(lo, hi []byte) (*pebble.Iterator, error) {
+	for {
+		space := s.space()
+		lower, upper := stateBounds(space, lo, hi)
+		if bytes.Compare(lower, upper) >= 0 {
+			return nil, nil
+		}
+		it, err := s.engine.NewIter(&pebble.IterOptions{LowerBound: lower, UpperBound: upper})
+		if err != nil {
+			return nil, readError(s.dir, "scan the state", err)
+		}
+		if s.space() == space {
+			return it, nil
+		}
+		if err := it.Close(); err != nil {
+			return nil, readError(s.dir, "scan the state", err)
+		}
+	}
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"sync/atomic"
 
 	"github.com/cockroachdb/pebble/v2"
 
@@ -29,13 +30,22 @@ type Store struct {
 	watchdog *watchdog
 	fatal    func(error) // logs and ends the process
 
-	writing sync.Mutex // held by Persist and Cut, around mu
+	writing sync.Mutex // held by Persist, around all below
+	staging sync.Mutex // held while a snapshot is staged or installed
+	stage   *Stage     // the only one that is good; under staging
+	stages  uint64
+	// applying is held by Apply, and while a snapshot takes the state's place.
+	applying sync.Mutex
+	restored zab.Zxid // the last snapshot installed since the start; under applying
 
 	mu      sync.RWMutex // guards what follows; never held during I/O
 	hard    zab.HardState
 	log     index
+	size    logSize
 	applied zab.Zxid
 	digest  [digestLen]byte
+	// home is the space that the state is in. It is written under mu.
+	home atomic.Uint32
 
 	closing sync.Once
 	closed  error
@@ -157,15 +167,27 @@ func (s *Store) entryAt(it *pebble.Iterator) (zab.Entry, error) {
 //
 // It panics, before anything is written, if an entry does not follow on the one
 // before it, if a truncation goes below the applied state or to a zxid that is not in
-// the log, or if a promise shrinks.
+// the log, if a promise shrinks, if a cut goes beyond the applied state, or if the
+// snapshot to install is not what is staged or holds less than the log.
 func (s *Store) Persist(ws []zab.Write) error {
 	s.writing.Lock()
 	defer s.writing.Unlock()
 
 	next := s.plan(ws)
+	if next.install != nil {
+		s.staging.Lock()
+		defer s.staging.Unlock()
+		s.applying.Lock()
+		defer s.applying.Unlock()
+		s.checkStage(*next.install)
+	}
 	batch := s.engine.NewBatch()
 	defer batch.Close()
-	if err := fillBatch(batch, next, ws); err != nil {
+	err := fillBatch(batch, next, ws)
+	if err == nil && next.install != nil {
+		err = s.fillInstall(batch)
+	}
+	if err != nil {
 		return fmt.Errorf("store %s: gather the writes: %w", s.dir, err)
 	}
 	if batch.Empty() {
@@ -178,16 +200,28 @@ func (s *Store) Persist(ws []zab.Write) error {
 		s.log.truncate(next.keep)
 		s.mu.Unlock()
 	}
+	if next.log.base != next.base {
+		s.mu.Lock()
+		s.log.drop(next.log.base)
+		s.mu.Unlock()
+	}
 	s.watchdog.persist.begin()
-	err := batch.Commit(pebble.Sync)
+	err = batch.Commit(pebble.Sync)
 	s.watchdog.synced(s.watchdog.persist.end())
 	if err != nil {
 		return fmt.Errorf("store %s: write the log: %w", s.dir, err)
 	}
 	s.mu.Lock()
 	s.log, s.hard = next.log, next.hard
+	s.size.change(ws)
+	if next.install != nil {
+		s.moveIn()
+	}
 	s.mu.Unlock()
 	s.mark.raise(next.log.last(), next.hard)
+	if next.install != nil {
+		return s.wipe(theOther(s.space()))
+	}
 	return nil
 }
 
@@ -196,7 +230,10 @@ type plan struct {
 	log  index
 	hard zab.HardState
 	was  zab.Zxid // tail before
+	base zab.Zxid // before
 	keep zab.Zxid // lowest tail on the way: what is behind it is rewritten
+
+	install *zab.Snapshot
 }
 
 // plan checks the writes and works out their effect.
@@ -206,7 +243,7 @@ func (s *Store) plan(ws []zab.Write) plan {
 	applied := s.applied
 	s.mu.RUnlock()
 	next.was = next.log.last()
-	next.keep = next.was
+	next.keep, next.base = next.was, next.log.base
 
 	for _, w := range ws {
 		if w.TruncateAfter != nil {
@@ -235,6 +272,21 @@ func (s *Store) plan(ws []zab.Write) plan {
 			}
 			next.hard = h
 		}
+		if w.Cut != nil {
+			z := *w.Cut
+			if !next.log.has(z) || applied.Less(z) {
+				panic(fmt.Sprintf("wal: write %d cuts at %v, but the log has %v to %v and the state %v", w.ID, z, next.log.base, next.log.last(), applied))
+			}
+			next.log.cut(z)
+		}
+		if w.Install != nil {
+			if tail := next.log.last(); next.install != nil || !tail.Less(w.Install.Zxid) {
+				panic(fmt.Sprintf("wal: write %d installs a snapshot of %v over a log to %v", w.ID, w.Install.Zxid, tail))
+			}
+			next.install = w.Install
+			next.log = index{base: w.Install.Zxid}
+			applied = w.Install.Zxid
+		}
 	}
 	return next
 }
@@ -257,6 +309,17 @@ func fillBatch(batch *pebble.Batch, next plan, ws []zab.Write) error {
 			}
 			tail = e.Zxid
 		}
+		if w.Cut != nil {
+			if err := cutLog(batch, logKey(behind(*w.Cut)), *w.Cut); err != nil {
+				return err
+			}
+		}
+		if w.Install != nil {
+			if err := cutLog(batch, []byte{logSpace + 1}, w.Install.Zxid); err != nil {
+				return err
+			}
+			tail = w.Install.Zxid
+		}
 		hard = hard || w.Hard != nil
 	}
 	if !hard {
@@ -265,36 +328,12 @@ func fillBatch(batch *pebble.Batch, next plan, ws []zab.Write) error {
 	return batch.Set([]byte(hardKey), hardValue(next.hard), nil)
 }
 
-// Cut makes upto the base of the log: it and all before it are dropped for good. It
-// panics if upto is not applied or not in the log. The caller owes that no peer needs
-// what is dropped, because the state is all that is left of it.
-func (s *Store) Cut(upto zab.Zxid) error {
-	s.writing.Lock()
-	defer s.writing.Unlock()
-
-	s.mu.Lock()
-	if !s.log.has(upto) || s.applied.Less(upto) {
-		defer s.mu.Unlock()
-		panic(fmt.Sprintf("wal: cut at %v, but the log has %v to %v and the state %v", upto, s.log.base, s.log.last(), s.applied))
+// cutLog makes base the base of the log, and drops the keys before end.
+func cutLog(batch *pebble.Batch, end []byte, base zab.Zxid) error {
+	if err := batch.DeleteRange([]byte{logSpace}, end, nil); err != nil {
+		return err
 	}
-	s.log.cut(upto) // readers let go first
-	s.mu.Unlock()
-
-	batch := s.engine.NewBatch()
-	defer batch.Close()
-	if err := batch.DeleteRange([]byte{logSpace}, logKey(behind(upto)), nil); err != nil {
-		return fmt.Errorf("store %s: cut the log at %v: %w", s.dir, upto, err)
-	}
-	if err := batch.Set([]byte(baseKey), zxidValue(baseKey, upto), nil); err != nil {
-		return fmt.Errorf("store %s: cut the log at %v: %w", s.dir, upto, err)
-	}
-	s.watchdog.persist.begin()
-	err := batch.Commit(pebble.Sync)
-	s.watchdog.synced(s.watchdog.persist.end())
-	if err != nil {
-		return fmt.Errorf("store %s: cut the log at %v: %w", s.dir, upto, err)
-	}
-	return nil
+	return batch.Set([]byte(baseKey), zxidValue(baseKey, base), nil)
 }
 
 // Size returns the bytes that the store takes on disk.

@@ -61,6 +61,11 @@ func persist(t testing.TB, s *Store, ws ...zab.Write) {
 	require.NoError(t, s.Persist(ws))
 }
 
+func cut(t testing.TB, s *Store, at zab.Zxid) {
+	t.Helper()
+	persist(t, s, zab.Write{Cut: &at})
+}
+
 func log(t testing.TB, s *Store) string {
 	t.Helper()
 	_, base, last, _ := s.Initial()
@@ -183,7 +188,7 @@ func TestFloorAcrossEpochsAndBase(t *testing.T) {
 		zab.Write{ID: 2, Entries: run(z(1, 4), 3, 3)},
 		zab.Write{ID: 3, Entries: run(z(3, 3), 7, 2)})
 	require.NoError(t, s.Apply(StateChange{Applied: z(3, 2)}))
-	require.NoError(t, s.Cut(z(1, 2)))
+	cut(t, s, z(1, 2))
 	floors := func(s *Store) string {
 		var got []string
 		for _, q := range []zab.Zxid{{}, z(1, 1), z(1, 2), z(1, 3), z(1, 4), z(1, 99), z(2, 1), z(3, 0), z(3, 1), z(3, 9), z(6, 1), z(7, 1), z(7, 5), z(9, 1)} {
@@ -205,7 +210,7 @@ func TestFloorAcrossEpochsAndBase(t *testing.T) {
 
 	s = openMem(t, fs)
 	require.Equal(t, want, floors(s))
-	require.NoError(t, s.Cut(z(3, 2)))
+	cut(t, s, z(3, 2))
 	require.Equal(t, "3.3 7.1 7.2", log(t, s))
 	to := z(3, 2)
 	persist(t, s, zab.Write{ID: 4, TruncateAfter: &to})
@@ -218,7 +223,7 @@ func TestFloorAcrossEpochsAndBase(t *testing.T) {
 	persist(t, s, zab.Write{ID: 5, Entries: run(to, 8, 1)})
 	require.Equal(t, "8.1", log(t, s))
 	require.NoError(t, s.Apply(StateChange{Applied: z(8, 1)}))
-	require.NoError(t, s.Cut(z(8, 1)))
+	cut(t, s, z(8, 1))
 	require.Equal(t, "", log(t, s))
 }
 
@@ -251,7 +256,7 @@ func TestBreachesOfTheContractPanicAndWriteNothing(t *testing.T) {
 	}
 	require.Panics(t, func() { _ = s.Apply(StateChange{Applied: z(2, 2)}) }, "applied twice")
 	require.Panics(t, func() { _ = s.Apply(StateChange{Applied: z(2, 5)}) }, "beyond the log")
-	require.Panics(t, func() { _ = s.Cut(z(2, 3)) }, "not applied")
+	require.Panics(t, func() { cut(t, s, z(2, 3)) }, "not applied")
 	persist(t, s, zab.Write{ID: 9, Entries: run(z(2, 4), 3, 1)}) // and it still works
 	require.Equal(t, "2.1 2.2 2.3 2.4 3.1", log(t, s))
 }
