@@ -15,6 +15,10 @@ import (
 // long as a leader waits for it.
 const slowDisk = time.Second
 
+// resignInterval is how often a node with a full disk says that it should not lead: more
+// often than the log forgets it (zab.Config.InitTicks).
+const resignInterval = 2 * time.Second
+
 // DiskChanged says that the disk of this node got full, or is full no more. A leader
 // with a full disk takes no new transaction; what was begun is finished.
 type DiskChanged struct {
@@ -44,7 +48,8 @@ func (d Disk) warnings(node zab.NodeID) (texts []string) {
 }
 
 // watchDisk tells the core when the disk got full, and when it has space again.
-func (l *loop) watchDisk() {
+func (l *loop) watchDisk(now time.Time) {
+	l.stepAside(now)
 	space := l.store.Space()
 	if space.Low == l.diskFull {
 		return
@@ -55,6 +60,23 @@ func (l *loop) watchDisk() {
 		e.Full = fmt.Sprintf("the disk of node %d, the leader, is nearly full (%v): it takes no new transactions until space is freed or added; ask again later", l.config.Node, space)
 	}
 	l.events = append(l.events, e)
+}
+
+// stepAside leaves it to others to lead while this disk is full and another voter has
+// space. It says so only as long as both are part of one reign: then that voter has all
+// there is, and could lead. If it then cannot, this node stands again after a while.
+func (l *loop) stepAside(now time.Time) {
+	if !l.diskFull || !l.core.role.Established || now.Sub(l.resigned) < resignInterval {
+		return
+	}
+	for _, m := range l.config.Members {
+		r, ok := l.reports[m.ID]
+		if ok && !m.Observer && r.Established && now.Sub(r.at) < 3*reportInterval && !r.Disk.low {
+			l.resigned = now
+			l.events = append(l.events, Peer{zab.Resigned{Reason: "its disk is nearly full, and others have space"}})
+			return
+		}
+	}
 }
 
 func (c *Core) onDiskChanged(e DiskChanged) { c.diskFull = e.Full }

@@ -3,6 +3,9 @@
 package coordinator
 
 import (
+	"errors"
+	"net"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -72,6 +75,47 @@ func TestANodeWithAFullDiskFinishesWhatWasBegunAndTakesNothingNewUntilItHeals(t 
 	require.Eventually(t, func() bool { return !c.leader().Status().Disk.Low }, 10*time.Second, 10*time.Millisecond)
 	require.Equal(t, txn.Commit, c.commit(refused).Decision, "nothing was decided meanwhile")
 	require.Empty(t, c.leader().Status().Warnings)
+}
+
+func TestALeaderWithAFullDiskStepsAsideForOneWithSpace(t *testing.T) {
+	c := newCluster(t, 0, func() []adapters.Resource { return nil })
+	c.files = map[zab.NodeID]vfs.FS{}
+	files := map[zab.NodeID]meteredFS{}
+	for id := zab.NodeID(1); id <= 3; id++ {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		require.NoError(t, err)
+		c.members = append(c.members, Member{ID: id, Peer: l.Addr().String(), API: "api"})
+		require.NoError(t, l.Close())
+		files[id] = newMeteredFS()
+		c.files[id] = files[id]
+	}
+	for id := range files {
+		c.start(id)
+	}
+	full := map[zab.NodeID]bool{}
+	leaderWithSpace := func() (r *runningNode) { // who stepped aside may say for a moment that it leads
+		t.Helper()
+		require.Eventually(t, func() bool {
+			r = c.leader()
+			return !full[r.config.Node]
+		}, 30*time.Second, 10*time.Millisecond)
+		return r
+	}
+	for range 2 {
+		id := leaderWithSpace().config.Node
+		files[id].free.Store(10 << 20)
+		full[id] = true
+		leaderWithSpace()
+		require.Equal(t, txn.Commit, c.commit(txn.NewID(time.Now())).Decision)
+	}
+	// The last one has nobody to step aside for.
+	last := leaderWithSpace()
+	files[last.config.Node].free.Store(10 << 20)
+	require.Eventually(t, func() bool {
+		_, err := last.Commit(t.Context(), txn.NewID(time.Now()), txn.TwoPhase, nil, "")
+		return errors.Is(err, api.ErrUnavailable) && strings.Contains(err.Error(), "nearly full")
+	}, 10*time.Second, 10*time.Millisecond)
+	require.Eventually(t, func() bool { return len(last.Status().Warnings) == 3 }, 10*time.Second, 10*time.Millisecond, "it knows of all three")
 }
 
 func TestPeersHearOfAFullOrSlowDisk(t *testing.T) {

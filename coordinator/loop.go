@@ -22,7 +22,8 @@ type loop struct {
 	reports  map[zab.NodeID]peerReport
 	reported time.Time
 	diverged map[zab.NodeID]bool
-	diskFull bool
+	diskFull bool      // as the core was told
+	resigned time.Time // last, because of that
 }
 
 type peerReport struct {
@@ -94,7 +95,7 @@ func (l *loop) drain(asks chan ask, received chan inbound) {
 
 func (l *loop) tick(now time.Time) {
 	l.events = append(l.events, Tick{Now: now})
-	l.watchDisk()
+	l.watchDisk(now)
 	if now.Sub(l.reported) >= reportInterval {
 		l.reported = now
 		r := l.ownReport()
@@ -170,16 +171,15 @@ func (l *loop) carryOut(fx *Effects) {
 	}
 }
 
-// forget hands branches whose evidence can go to every resource. A resource ignores
-// those that are not its own. When one is slow, evidence stays: it costs space only.
-func (l *loop) forget(xs []txn.XID) {
-	if len(xs) == 0 {
-		return
-	}
-	for _, w := range l.workers {
-		select {
-		case w.forgets <- append([]txn.XID(nil), xs...):
-		default:
+// forget hands out branches whose evidence can go. When a resource is slow the evidence
+// stays, which costs space only.
+func (l *loop) forget(spent map[string][]txn.XID) {
+	for name, xs := range spent {
+		if w := l.workers[name]; w != nil { // else it has left the configuration
+			select {
+			case w.forgets <- xs:
+			default:
+			}
 		}
 	}
 }

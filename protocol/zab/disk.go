@@ -14,8 +14,8 @@ package zab
 //
 // Neither is needed for safety: giving up is always allowed, and so is not standing.
 
-// Resigned says that this node should not lead any more if others can: its disk is
-// nearly full, say. It means something to an established leader only.
+// Resigned says that this node should not lead for a while if others can: its disk is
+// nearly full, say. Who goes on saying so must be sure that somebody else can lead.
 type Resigned struct{ Reason string }
 
 func (Resigned) isEvent() {}
@@ -28,9 +28,20 @@ func (n *Node) diskStalls() bool {
 
 // yieldToHealthyDisks gives up leading with a stalled disk if that helps.
 func (n *Node) yieldToHealthyDisks() {
-	if n.established && n.diskStalls() && n.heardVoters()-1 >= n.quorum {
+	if n.established && n.diskStalls() && n.othersSuffice() {
 		n.enterLooking("its own disk stalls")
 	}
+}
+
+// othersSuffice reports whether the synchronized voters are a quorum without this one.
+func (n *Node) othersSuffice() bool {
+	others := 0
+	for i := range n.lead.peers {
+		if n.lead.peers[i].step == stepSynced && !n.members[i].Observer {
+			others++
+		}
+	}
+	return others >= n.quorum
 }
 
 // stayAwayWhileDiskStalls puts off the own candidacy.
@@ -41,11 +52,14 @@ func (n *Node) stayAwayWhileDiskStalls() {
 }
 
 // resign gives up leading because the driver has a reason to, if a quorum of
-// synchronized voters can go on without this node.
+// synchronized voters can go on without this node; and whatever its role it is no
+// candidate for InitTicks.
 func (n *Node) resign(ev Resigned) {
-	if n.lead == nil || !n.established || n.heardVoters()-1 < n.quorum {
+	if n.lead != nil && (!n.established || !n.othersSuffice()) {
 		return
 	}
-	n.abstain()
-	n.enterLooking(ev.Reason)
+	n.elect.abstainUntil = max(n.elect.abstainUntil, n.now+uint64(n.cfg.InitTicks))
+	if n.lead != nil {
+		n.enterLooking(ev.Reason)
+	}
 }

@@ -22,6 +22,7 @@ import (
 //	drop n1->n2 [k], cut n1 n2, heal messages are lost without notice, once or from now on
 //	lost n1 n2                       n1 is told that its connection to n2 is gone
 //	stall n1                         its disk does nothing until heal
+//	resign n1                        it should not lead any more
 //	crash n1, start n1               what was not persisted is gone
 //	keep n1->n2, replay              the first message of a wire arrives a second time, later
 //	propose n1 x, read n1, status, disk n1
@@ -141,6 +142,8 @@ func (s *story) commandAt(cmd string, h *host, arg, last string, k int) error {
 		s.wires[i][j], s.wires[j][i] = nil, nil
 	case "stall":
 		h.stalled = true
+	case "resign":
+		s.step(h, Resigned{Reason: "asked to"})
 	case "lost":
 		s.step(h, PeerLost{s.host(arg).cfg.ID})
 	case "crash":
