@@ -52,29 +52,52 @@
 //
 // # Files
 //
-// The directory holds LOCK (one process at a time) and db/, the Pebble store with a
-// file STORE that says whose it is. A store is made in db.creating/ and renamed, so
-// a crash leaves either no store or a whole one.
+// The directory holds LOCK (one process at a time), db/, the Pebble store with a file
+// STORE that says whose it is, WATERMARK, and BALLAST. A store is made in db.creating/
+// and renamed, so a crash leaves either no store or a whole one.
+//
+// WATERMARK says in two halves, written in turn, what the node has promised on the strength
+// of the store: the acknowledged end of the log, the hard state, the count of starts.
+// Open compares. It never claims what is not durable, so a healthy store is never
+// refused; see watermark. BALLAST is space set aside for a full disk; see guard.
 //
 // # What damage is found, and what is not
 //
-// Found, when the store is opened or when the bytes are read: a flipped bit in a
-// table, in the manifest, in the STORE file, and in the write-ahead log before its
-// last 32 KiB block and its last batch; a missing table, manifest or STORE file; a gap
-// in the log; a log that is shorter than the applied state; an entry between the
-// applied state and the end of the log that does not match its checksum or its
-// predecessor.
+// Found, when the store is opened or when the bytes are read, and never passed over:
 //
-// Not found: a flipped bit in the last 32 KiB block of the write-ahead log, or in the
-// batch that was synced last. Pebble takes it for the torn tail of a crash, so the
-// synced writes in and behind the damaged record are dropped silently. Nor a file of
-// the write-ahead log that was removed, nor a volume that was set back to an older
-// moment. In all three the store is a consistent but older one, and a node that comes
-// back with it has forgotten promises. Entries before the applied state are not read
-// at opening, so that a restart takes the same time however long the log is; they are
-// checked when a peer needs them.
+//   - A flipped bit, anywhere: in a table, the manifest, STORE, one half of WATERMARK (the
+//     other serves, and the damaged one is made good), and the write-ahead log. In its
+//     last 32 KiB block and last batch Pebble takes damage for the torn tail of a
+//     crash and goes on without the writes in and behind it; then the log ends below
+//     its watermark, which is ErrLostPromise. What was never acknowledged is cut silently.
+//   - A missing table, manifest, STORE or WATERMARK, both halves of it damaged, a missing
+//     db/, files of two stores side by side: ErrCorrupt or ErrLostPromise.
+//   - A db/ set back to an older moment than WATERMARK, the end of the write-ahead
+//     log removed: ErrLostPromise.
+//   - A gap in the log, a log that is shorter than the applied state, an entry between
+//     the applied state and the end of the log that does not match its checksum or its
+//     predecessor. Entries before the applied state are not read at opening, so that a
+//     restart takes the same time however long the log is; they are checked when a peer
+//     needs them.
 //
-// A full disk is not handled here beyond the rule that a write error ends the
-// process; where Pebble only waits, the node stops making progress and says so in
-// its log.
+// Not found:
+//
+//   - A directory set back as a whole, WATERMARK included: a restored backup or volume
+//     snapshot. Nothing on the disk itself can tell. Never restore one node's directory.
+//   - After a power failure or a killed process, and only then: the loss, by damage at the
+//     very end of the write-ahead log, of entries that were acknowledged within the
+//     last 100 ms and the time of one sync before it (markInterval). Two faults at one
+//     time; it counts as the loss of that node's copy of those entries. After Close, and for
+//     the hard state at any time, there is no such window.
+//   - A file of the write-ahead log that was removed from the middle, when it held
+//     nothing but applied state, or only entries that are applied already.
+//
+// # A full disk, a slow disk
+//
+// Below Options.Reserve free bytes Space says Low: the owner takes no new work. A write that
+// finds the disk full all the same gets the ballast. When that is used up, too, a
+// write of the log fails, which ends the process, and Open says ErrDiskFull until there
+// is room to replay the log. A write that does not end within Options.StallLimit, or an
+// opening within six of them, ends the process with the reason. Latency tells how long
+// the syncs take.
 package wal
