@@ -37,15 +37,24 @@ type pendingTxn struct {
 }
 
 func newArchive(s *wal.Store, fatal func(error)) *archive {
-	a := &archive{store: s, fatal: fatal, pending: map[txn.ID]pendingTxn{}, wake: make(chan struct{}, 1)}
-	err := scanTxns(s, finishedKey, nil, true, func(newest txn.Txn) bool {
+	a := &archive{store: s, fatal: fatal, wake: make(chan struct{}, 1)}
+	a.reload()
+	return a
+}
+
+// reload begins anew from what the store holds. Changes that wait are older than that:
+// a snapshot that took the state's place holds them.
+func (a *archive) reload() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.queue, a.pending, a.recent = nil, map[txn.ID]pendingTxn{}, recentIDs{}
+	err := scanTxns(a.store, finishedKey, nil, true, func(newest txn.Txn) bool {
 		a.recent.floor = newest.ID
 		return false
 	})
 	if err != nil {
-		fatal(fmt.Errorf("read the newest finished transaction: %w", err))
+		a.fatal(fmt.Errorf("read the newest finished transaction: %w", err))
 	}
-	return a
 }
 
 // Keep implements txn.Archive.

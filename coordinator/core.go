@@ -67,9 +67,9 @@ const (
 	retryMax      = 30 * time.Second
 	// maxTasks branches per resource may be with the recovery workers.
 	maxTasks = 64
-	// evidenceBatch finished branches, or evidenceInterval, and their evidence is removed.
-	evidenceBatch    = 256
-	evidenceInterval = 10 * time.Second
+	// evidenceInterval is how often evidence that is not needed any more is removed: rarely, so
+	// that many branches share a round trip and a sync of their database.
+	evidenceInterval = 5 * time.Second
 	watermarkStep    = time.Hour
 )
 
@@ -83,6 +83,8 @@ type CoreConfig struct {
 	NewCluster txn.ClusterID
 	Resources  []string
 	Rules      Rules
+	// Reload makes the table anew from the store, after a snapshot was installed there.
+	Reload func() (*txn.Table, error)
 }
 
 // Core is a coordinator without clock, disk and network: the replicated log, the
@@ -120,7 +122,7 @@ type Core struct {
 	nextSweep time.Time
 	ends      []txn.ID
 	nextEnds  time.Time
-	evidence  []txn.XID
+	evidence  map[string][]txn.XID // of finished branches, by resource
 	nextEvid  time.Time
 	forming   bool
 	scans     map[string]*scan
@@ -159,7 +161,7 @@ func (c *Core) clearLeadership() {
 	c.batch, c.batchAcks, c.underway = nil, nil, 0
 	c.acks, c.views = map[zab.Zxid][]uint64{}, map[uint64]txn.ID{}
 	c.live, c.tasks, c.load = map[txn.ID]*live{}, map[txn.XID]Task{}, map[string]int{}
-	c.ends, c.evidence, c.forming = nil, nil, false
+	c.ends, c.evidence, c.forming = nil, map[string][]txn.XID{}, false
 	c.scans = map[string]*scan{}
 	for _, r := range c.config.Resources {
 		c.scans[r] = &scan{reported: map[txn.XID]string{}}
@@ -170,7 +172,7 @@ func (c *Core) clearLeadership() {
 // log entries.
 func (c *Core) Step(events ...Event) (*Effects, error) {
 	c.fx = Effects{Send: c.fx.Send[:0], Write: c.fx.Write[:0], Reply: c.fx.Reply[:0],
-		Finish: c.fx.Finish[:0], Scan: c.fx.Scan[:0], Forget: c.fx.Forget[:0], Notes: c.fx.Notes[:0]}
+		Finish: c.fx.Finish[:0], Scan: c.fx.Scan[:0], Notes: c.fx.Notes[:0]}
 	for _, e := range events {
 		if err := c.handle(e); err != nil {
 			return nil, err
@@ -191,7 +193,7 @@ func (c *Core) handle(e Event) error {
 		}
 		c.keepUp()
 	case Peer:
-		return c.stepLog(e.Event)
+		return c.onPeer(e.Event)
 	case CommitAsked:
 		c.onCommitAsked(e)
 	case OutcomeAsked:
@@ -237,9 +239,9 @@ func (c *Core) keepUp() {
 	if len(c.ends) > 0 && !c.now.Before(c.nextEnds) {
 		c.takeEnds()
 	}
-	if len(c.evidence) >= evidenceBatch || len(c.evidence) > 0 && c.now.After(c.nextEvid) {
-		c.fx.Forget = append(c.fx.Forget, c.evidence...)
-		c.evidence, c.nextEvid = nil, c.now.Add(evidenceInterval)
+	if c.now.After(c.nextEvid) {
+		c.fx.Forget = c.evidence
+		c.evidence, c.nextEvid = map[string][]txn.XID{}, c.now.Add(evidenceInterval)
 	}
 	if mark := c.now.Add(-c.config.Rules.Retention); mark.Sub(c.table.Meta().Watermark) > watermarkStep {
 		c.batch = append(c.batch, txn.Watermark{Time: mark.Truncate(time.Millisecond)})
@@ -348,6 +350,14 @@ func (c *Core) carryOut(effects []zab.Effect) error {
 				}
 				applied = entry.Zxid
 			}
+		case zab.Restored:
+			if err := c.restore(e.Snapshot.Zxid); err != nil {
+				return err
+			}
+		case zab.SendSnapshot:
+			c.fx.SendSnapshot = append(c.fx.SendSnapshot, e)
+		case zab.FetchSnapshot:
+			c.fx.FetchSnapshot = e
 		case zab.RoleChanged:
 			c.onRoleChanged(e)
 		case zab.ReadReady:

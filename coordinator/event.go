@@ -19,8 +19,8 @@ type Event interface{ isEvent() }
 // something is tried, never what is true.
 type Tick struct{ Now time.Time }
 
-// Peer hands over an event of the replicated log: zab.Received, zab.PeerLost or
-// zab.Persisted.
+// Peer hands over an event of the replicated log: zab.Received, zab.PeerLost,
+// zab.Persisted, zab.Compact, or one about a snapshot.
 type Peer struct{ Event zab.Event }
 
 // CommitAsked asks for the decision to commit. All branches have voted Yes.
@@ -115,12 +115,18 @@ type Effects struct {
 	Send  []zab.Message
 	Write []zab.Write
 	Reply []Reply
+	// SendSnapshot come before Send: who is told of a snapshot may ask for it at once.
+	SendSnapshot []zab.SendSnapshot
+	// FetchSnapshot, if its session is not 0, and Discard, if not 0: the Ref of a staged
+	// snapshot that is not wanted.
+	FetchSnapshot zab.FetchSnapshot
+	Discard       uint64
 	// Finish are branches for the recovery workers: Finished or Failed answers each.
 	Finish []Task
 	// Scan names resources that shall be listed: Listed answers each.
 	Scan []string
-	// Forget are branches whose evidence is not needed any more.
-	Forget []txn.XID
+	// Forget are branches whose evidence is not needed any more, by resource.
+	Forget map[string][]txn.XID
 	Notes  []Note
 }
 

@@ -141,6 +141,6 @@ func (c *Core) takeEnds() {
 // more. Nothing that is alarming is finished, so a contradiction keeps its evidence.
 func (c *Core) evidenceDone(x txn.Txn) {
 	for _, b := range x.Branches {
-		c.evidence = append(c.evidence, c.xid(x.ID, b.No))
+		c.evidence[b.Resource] = append(c.evidence[b.Resource], c.xid(x.ID, b.No))
 	}
 }

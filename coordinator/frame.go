@@ -27,6 +27,9 @@ const (
 	frameRefused
 	frameZAB
 	frameReport
+	frameSnapshotAsk  // of a session (8 bytes); the answer comes on the same connection
+	frameSnapshotPart // see wal.Snapshot.Next
+	frameSnapshotEnd
 )
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)

@@ -96,6 +96,7 @@ func (l *loop) drain(asks chan ask, received chan inbound) {
 func (l *loop) tick(now time.Time) {
 	l.events = append(l.events, Tick{Now: now})
 	l.watchDisk(now)
+	l.compact()
 	if now.Sub(l.reported) >= reportInterval {
 		l.reported = now
 		r := l.ownReport()
@@ -133,6 +134,15 @@ func (l *loop) admit(a ask) {
 }
 
 func (l *loop) carryOut(fx *Effects) {
+	for _, e := range fx.SendSnapshot {
+		l.sender.allow(e)
+	}
+	if fx.FetchSnapshot.Session != 0 {
+		l.fetcher.fetch(fx.FetchSnapshot)
+	}
+	if fx.Discard != 0 {
+		l.fetcher.forget(fx.Discard)
+	}
 	for _, w := range fx.Write {
 		l.writer.Enqueue(w)
 	}

@@ -27,7 +27,9 @@ import (
 const (
 	tickInterval = 50 * time.Millisecond
 	// maxAsks requests may wait for the loop; one more is answered "busy" at once.
-	maxAsks = 4096
+	maxAsks           = 4096
+	defaultLogBytes   = 256 << 20
+	defaultLogEntries = 1 << 20
 	// maxRequests may wait for an answer.
 	maxRequests = 65536
 	// maxTurn events are handled in one turn of the loop, and may share a log entry.
@@ -48,7 +50,10 @@ type Config struct {
 	// Reserve is the free disk space in bytes below which this node, while it leads,
 	// takes no new transactions. 0: wal.DefaultReserve.
 	Reserve uint64
-	Logger  *slog.Logger // nil: slog.Default()
+	// MaxLogBytes and MaxLogEntries are how long the log of a node may get before it is cut
+	// behind what is applied. 0: 256 MiB and 1,048,576 entries.
+	MaxLogBytes, MaxLogEntries uint64
+	Logger                     *slog.Logger // nil: slog.Default()
 }
 
 // Node is a coordinator node: a Core and everything around it that waits for clocks,
@@ -64,6 +69,8 @@ type Node struct {
 	archive  *archive
 	core     *Core
 	peers    *peers
+	sender   *snapshotSender
+	fetcher  *snapshotFetcher
 	workers  map[string]*worker
 	cluster  atomic.Uint32 // txn.ClusterID, for the handshake
 	snapshot atomic.Pointer[Snapshot]
@@ -89,6 +96,12 @@ func Open(c Config) (*Node, error) {
 		c.Logger = slog.Default()
 	}
 	c.Rules = c.Rules.withDefaults()
+	if c.MaxLogBytes == 0 {
+		c.MaxLogBytes = defaultLogBytes
+	}
+	if c.MaxLogEntries == 0 {
+		c.MaxLogEntries = defaultLogEntries
+	}
 	self := slices.IndexFunc(c.Members, func(m Member) bool { return m.ID == c.Node })
 	if self < 0 {
 		return nil, fmt.Errorf("node %d is not one of the members: add it to \"members\", or correct \"node\"", c.Node)
@@ -114,6 +127,10 @@ func Open(c Config) (*Node, error) {
 		}
 	}
 	n.peers = newPeers(n.hello, c.Members, listener, n.log, n.received)
+	n.sender = &snapshotSender{store: n.store, log: n.log, post: n.post, fatal: n.fatal}
+	n.peers.snapshots = n.sender
+	n.fetcher = &snapshotFetcher{store: n.store, log: n.log, dial: n.peers.dialFor, hang: n.peers.hangUp,
+		post: n.post, fatal: n.fatal, wake: make(chan struct{}, 1)}
 	return n, nil
 }
 
@@ -139,13 +156,19 @@ func (n *Node) makeCore(resources []string) error {
 		_, _ = rand.Read(id[:]) // ends the process itself if there is no randomness
 	}
 	n.core, err = NewCore(CoreConfig{Node: n.config.Node, Members: n.config.Members, Boot: n.store.Boot(),
-		NewCluster: txn.ClusterID(binary.BigEndian.Uint32(id[:])), Resources: resources, Rules: n.config.Rules}, n.store, table)
+		NewCluster: txn.ClusterID(binary.BigEndian.Uint32(id[:])), Resources: resources, Rules: n.config.Rules, Reload: n.reload}, n.store, table)
 	if err != nil {
 		return fmt.Errorf("members: %w", err)
 	}
 	n.cluster.Store(uint32(table.Cluster()))
 	n.snapshot.Store(&Snapshot{})
 	return nil
+}
+
+// reload makes the table anew, after a snapshot took the place of the stored state.
+func (n *Node) reload() (*txn.Table, error) {
+	n.archive.reload()
+	return loadTable(n.store, n.archive)
 }
 
 func (n *Node) hello() hello {
@@ -174,6 +197,7 @@ func (n *Node) Run(ctx context.Context) error {
 		}
 	})
 	g.Go(func() error { return n.peers.run(ctx) })
+	g.Go(func() error { return n.fetcher.run(ctx) })
 	for _, w := range n.workers {
 		g.Go(func() error { return w.run(ctx) })
 	}

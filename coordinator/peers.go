@@ -5,6 +5,7 @@ package coordinator
 import (
 	"bufio"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -40,6 +41,8 @@ type peers struct {
 	log      *slog.Logger
 
 	received chan<- inbound
+	// snapshots serves peers that ask for one.
+	snapshots *snapshotSender
 
 	links map[zab.NodeID]*link
 	conns connSet
@@ -54,6 +57,9 @@ type inbound struct {
 	message zab.Message
 	report  *report
 	lost    bool
+	// snapshot is not 0 if the peer asks for a snapshot in this session: it wants nothing
+	// else on this connection.
+	snapshot uint64
 }
 
 // outbound is what the loop hands to a sender.
@@ -294,6 +300,10 @@ func (p *peers) receive(ctx context.Context, conn net.Conn) {
 			}
 			return
 		}
+		if in.snapshot != 0 {
+			p.snapshots.serve(ctx, conn, from, in.snapshot)
+			return
+		}
 		select {
 		case p.received <- in:
 		case <-ctx.Done():
@@ -301,6 +311,17 @@ func (p *peers) receive(ctx context.Context, conn net.Conn) {
 		}
 	}
 }
+
+// dialFor opens a connection to a peer for something else than messages; hangUp ends it.
+func (p *peers) dialFor(ctx context.Context, id zab.NodeID) (net.Conn, error) {
+	l, ok := p.links[id]
+	if !ok {
+		return nil, fmt.Errorf("node %d is not a member", id)
+	}
+	return p.dial(ctx, l.peer)
+}
+
+func (p *peers) hangUp(conn net.Conn) { p.conns.close(conn) }
 
 // welcome is the accepting half of the handshake.
 func (p *peers) welcome(conn net.Conn, r *bufio.Reader) (zab.NodeID, error) {
@@ -345,6 +366,11 @@ func readInbound(r *bufio.Reader, from zab.NodeID) (inbound, error) {
 			err = fmt.Errorf("a message of node %d: %w", m.From, errBadFrame)
 		}
 		return inbound{from: from, message: m}, err
+	case frameSnapshotAsk:
+		if len(body) != 8 || binary.BigEndian.Uint64(body) == 0 {
+			return inbound{}, fmt.Errorf("question for a snapshot: %w", errBadFrame)
+		}
+		return inbound{from: from, snapshot: binary.BigEndian.Uint64(body)}, nil
 	}
 	return inbound{}, fmt.Errorf("kind %d: %w", kind, errBadFrame)
 }

@@ -25,6 +25,7 @@ type Snapshot struct {
 	Committed, Aborted uint64
 	Heuristic          int
 	Disk               Disk // of this node
+	Log                LogState
 	Warnings           []string
 }
 
@@ -60,7 +61,7 @@ func (l *loop) ownReport() report {
 func (l *loop) publish(now time.Time) {
 	own := l.ownReport()
 	s := &Snapshot{Cluster: l.core.table.Cluster(), Node: l.config.Node, Epoch: own.Epoch,
-		Committed: l.core.committed, Aborted: l.core.aborted, Disk: l.disk()}
+		Committed: l.core.committed, Aborted: l.core.aborted, Disk: l.disk(), Log: l.logState()}
 	if own.Established {
 		s.Leader = own.Leader
 	}

@@ -108,6 +108,19 @@ type changes struct {
 	flush int64
 }
 
+// inOrder executes commands until one fails: in one round trip where the server can.
+func (l *link) inOrder(ctx context.Context, commands ...string) error {
+	if l.server.flavor == flavorMariaDB {
+		return l.exec(ctx, l.server.together(commands...))
+	}
+	for _, command := range commands {
+		if err := l.exec(ctx, command); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // countChanges asks the session's counters how many rows it has written so far.
 func (l *link) countChanges(ctx context.Context) (changes, error) {
 	rows, err := rawRows(l.raw)(ctx, "SHOW SESSION STATUS WHERE Variable_name IN "+

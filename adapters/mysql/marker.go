@@ -140,6 +140,9 @@ func readAt(ctx context.Context, c *sql.Conn, level sql.IsolationLevel, query st
 	return collect(rows)
 }
 
+// forgetTogether is how many of them share a round trip, where the server can.
+const forgetTogether = 50
+
 // forgetBatch is how many markers one transaction deletes.
 const forgetBatch = 500
 
@@ -189,11 +192,18 @@ func forget(ctx context.Context, c *sql.Conn, s server, xs []txn.XID) error {
 		return err
 	}
 	defer tx.Rollback() //nolint:errcheck // of no effect after the commit
+	var deletes []string
 	for _, x := range xs {
-		if !there[[3]string{fmt.Sprint(uint32(x.Cluster)), x.ID.String(), fmt.Sprint(uint8(x.Branch))}] {
-			continue
+		if there[[3]string{fmt.Sprint(uint32(x.Cluster)), x.ID.String(), fmt.Sprint(uint8(x.Branch))}] {
+			deletes = append(deletes, "DELETE FROM "+tableIn(s)+" WHERE "+markerIs(x))
 		}
-		if _, err := tx.ExecContext(ctx, "DELETE FROM "+tableIn(s)+" WHERE "+markerIs(x)); err != nil {
+	}
+	together := 1
+	if s.flavor == flavorMariaDB {
+		together = forgetTogether
+	}
+	for some := range slices.Chunk(deletes, together) {
+		if _, err := tx.ExecContext(ctx, s.together(some...)); err != nil {
 			return err
 		}
 	}

@@ -40,6 +40,17 @@ type server struct {
 	variables map[string]string
 }
 
+// together makes one statement of several. MariaDB takes compound statements outside of
+// stored programs, and stops at the first that fails; that needs no multi-statement
+// mode, which nobody shall switch on for the application's own statements. MySQL has
+// nothing like it: there it is called with one.
+func (s server) together(statements ...string) string {
+	if len(statements) == 1 {
+		return statements[0]
+	}
+	return "BEGIN NOT ATOMIC " + strings.Join(statements, "; ") + "; END"
+}
+
 // id is a short form of the name, for holders.
 func (s server) id() string {
 	sum := sha256.Sum256([]byte(s.flavor + " " + s.name))

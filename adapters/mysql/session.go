@@ -251,16 +251,13 @@ func (s *session) readOnly(ctx context.Context) (bool, error) {
 // prepare leaves the evidence and prepares the branch.
 func (s *session) prepare(ctx context.Context) error {
 	s.link.counted = false
+	var evidence []string
 	if !s.r.options.NoMarker {
-		if err := s.link.exec(ctx, insertMarker(s.link.server, s.xid)); err != nil {
-			s.r.markerDoubted(err)
-			return fmt.Errorf("leave evidence: %w", err)
-		}
+		evidence = append(evidence, insertMarker(s.link.server, s.xid))
 	}
-	if err := s.link.exec(ctx, "XA END "+xa(s.xid)); err != nil {
-		return fmt.Errorf("end the work: %w", err)
-	}
-	return s.link.exec(ctx, "XA PREPARE "+xa(s.xid))
+	err := s.link.inOrder(ctx, append(evidence, "XA END "+xa(s.xid), "XA PREPARE "+xa(s.xid))...)
+	s.r.markerDoubted(err)
+	return err
 }
 
 // commitIdle commits without prepare, and ends the branch if that worked.
