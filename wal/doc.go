@@ -57,7 +57,8 @@
 // and renamed, so a crash leaves either no store or a whole one.
 //
 // WATERMARK says in two halves, written in turn, what the node has promised on the strength
-// of the store: the acknowledged end of the log, the hard state, the count of starts.
+// of the store: the acknowledged end of the log, the hard state, the count of starts,
+// and which files the write-ahead log has.
 // Open compares. It never claims what is not durable, so a healthy store is never
 // refused; see watermark. BALLAST is space set aside for a full disk; see guard.
 //
@@ -72,8 +73,8 @@
 //     its watermark, which is ErrLostPromise. What was never acknowledged is cut silently.
 //   - A missing table, manifest, STORE or WATERMARK, both halves of it damaged, a missing
 //     db/, files of two stores side by side: ErrCorrupt or ErrLostPromise.
-//   - A db/ set back to an older moment than WATERMARK, the end of the write-ahead
-//     log removed: ErrLostPromise.
+//   - A db/ set back to an older moment than WATERMARK, any file of the write-ahead log
+//     removed, also one with nothing but applied state in it: ErrLostPromise.
 //   - A gap in the log, a log that is shorter than the applied state, an entry between
 //     the applied state and the end of the log that does not match its checksum or its
 //     predecessor. Entries before the applied state are not read at opening, so that a
@@ -89,8 +90,6 @@
 //     last 100 ms and the time of one sync before it (markInterval). Two faults at one
 //     time; it counts as the loss of that node's copy of those entries. After Close, and for
 //     the hard state at any time, there is no such window.
-//   - A file of the write-ahead log that was removed from the middle, when it held
-//     nothing but applied state, or only entries that are applied already.
 //
 // # A full disk, a slow disk
 //

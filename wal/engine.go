@@ -129,7 +129,7 @@ func (f strictFile) must(op string, err error) {
 
 // engineOptions configures Pebble. A nil fs means the real file system, watched for
 // slow operations.
-func engineOptions(fs vfs.FS, log *engineLog, g *guard) *pebble.Options {
+func engineOptions(fs vfs.FS, log *engineLog, g *guard, mark *watermark) *pebble.Options {
 	listener := &pebble.EventListener{
 		BackgroundError: func(err error) { log.Errorf("background work of the store failed: %v", err) },
 		// Pebble's own reaction would be to end the process. The reader gets the same
@@ -145,8 +145,12 @@ func engineOptions(fs vfs.FS, log *engineLog, g *guard) *pebble.Options {
 	if real {
 		fs = vfs.Default
 	}
+	fs = vfs.OnDiskFull(fs, g.onFull)
+	if mark != nil { // a store that is being made has none
+		fs = logFS{FS: fs, mark: mark}
+	}
 	o := &pebble.Options{
-		FS:                          strictFS{FS: vfs.OnDiskFull(fs, g.onFull), fatal: log.fatal, pause: g.pause},
+		FS:                          strictFS{FS: fs, fatal: log.fatal, pause: g.pause},
 		FormatMajorVersion:          pebble.FormatNewest,
 		CacheSize:                   cacheSize,
 		MemTableSize:                memTableSize,

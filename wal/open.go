@@ -190,18 +190,22 @@ func (s *Store) openEngine(files vfs.FS, o Options, log *engineLog) error {
 	if err != nil {
 		return err
 	}
-	options := engineOptions(o.FS, log, s.guard)
+	if err := promised.logsPresent(files, dir, db); err != nil {
+		return err
+	}
+	if s.mark, err = startMark(files, dir, promised, log.fatal); err != nil {
+		return err
+	}
+	options := engineOptions(o.FS, log, s.guard, s.mark)
 	options.ErrorIfNotExists = true
 	s.id = who.id
 	if s.engine, err = pebble.Open(db, options); err != nil {
-		return engineError(dir, err)
+		return errors.Join(engineError(dir, err), s.mark.close())
 	}
-	if err = s.load(promised.mark); err == nil {
-		s.mark, err = startMark(files, dir, promised, mark{id: s.id, tail: s.log.last(), hard: s.hard, boot: s.boot}, log.fatal)
+	if err = s.load(promised.mark); err != nil {
+		return errors.Join(err, s.engine.Close(), s.mark.close())
 	}
-	if err != nil {
-		return errors.Join(err, s.engine.Close())
-	}
+	s.mark.begin(s.log.last(), s.hard, s.boot)
 	return nil
 }
 
@@ -213,7 +217,7 @@ func create(files vfs.FS, dir string, o Options, log *engineLog, g *guard) error
 	if err := files.RemoveAll(staged); err != nil {
 		return readError(dir, "remove an unfinished store", err)
 	}
-	options := engineOptions(o.FS, log, g)
+	options := engineOptions(o.FS, log, g, nil)
 	options.ErrorIfExists = true
 	engine, err := pebble.Open(staged, options)
 	if err != nil {

@@ -345,7 +345,7 @@ func (s *Store) Close() error {
 	s.closing.Do(func() {
 		s.watchdog.open.begin() // it may take as long
 		s.guard.close()
-		err := errors.Join(s.mark.close(), s.engine.Close(), s.lock.Close())
+		err := errors.Join(s.engine.Close(), s.mark.close(), s.lock.Close())
 		s.watchdog.open.end()
 		s.watchdog.close()
 		if err != nil {

@@ -36,6 +36,7 @@ type mark struct {
 	tail zab.Zxid // all entries up to here may have been acknowledged
 	hard zab.HardState
 	boot uint32
+	logs logFiles // files of the write-ahead log
 }
 
 // claims is a mark without its number.
@@ -57,6 +58,10 @@ func (m mark) slot() []byte {
 	binary.BigEndian.PutUint64(rest[4:], uint64(m.hard.AcceptedFrom))
 	binary.BigEndian.PutUint32(rest[12:], uint32(m.hard.Current))
 	binary.BigEndian.PutUint32(rest[16:], m.boot)
+	rest = rest[20:]
+	for i, n := range m.logs {
+		binary.BigEndian.PutUint64(rest[8*i:], n)
+	}
 	binary.BigEndian.PutUint32(b, crc32.Checksum(b[crcLen:], crc32.MakeTable(crc32.Castagnoli)))
 	return b
 }
@@ -75,6 +80,10 @@ func parseSlot(b []byte) (m mark, ok bool) {
 	rest = rest[zxidLen:]
 	m.hard = getHard(rest)
 	m.boot = binary.BigEndian.Uint32(rest[16:])
+	rest = rest[20:]
+	for i := range m.logs {
+		m.logs[i] = binary.BigEndian.Uint64(rest[8*i:])
+	}
 	return m, true
 }
 
@@ -97,6 +106,8 @@ func parseSlot(b []byte) (m mark, ok bool) {
 //     established leader, who has everything that was ever committed, told this node to
 //     drop, so a disk that loses exactly them does what was asked for. What the node keeps
 //     is watched throughout.
+//   - A file of the write-ahead log is named here when its name is durable, and no longer
+//     before the engine removes it (logFS).
 //   - A cut, and a snapshot in place of the log, move the base to or beyond the tail that
 //     a slot may claim, and the base counts as holding what is before it.
 //
@@ -123,7 +134,8 @@ type watermark struct {
 	slots [slots]mark
 
 	mu     sync.Mutex
-	wanted mark // the claims to write; seq is not used
+	wanted mark     // the claims to write; seq is not used
+	born   []uint64 // files of the write-ahead log whose names are not durable yet
 
 	wake        chan struct{} // capacity 1: there is something to write
 	stop, ended chan struct{}
@@ -230,19 +242,23 @@ func (m mark) verify(dir string, hard zab.HardState, log index, boot uint32) err
 	return nil
 }
 
-// startMark takes over the file for writing and begins with the claims of a store that
-// was found to be whole.
-func startMark(files vfs.FS, dir string, was found, claims mark, fatal func(error)) (*watermark, error) {
+// startMark takes over the file for writing.
+func startMark(files vfs.FS, dir string, was found, fatal func(error)) (*watermark, error) {
 	path := files.PathJoin(dir, markFile)
 	f, err := files.OpenReadWrite(path, vfs.WriteCategoryUnspecified)
 	if err != nil {
 		return nil, readError(dir, "open the watermark", err)
 	}
-	w := &watermark{file: f, path: path, fatal: fatal, slots: was.slots, wanted: claims,
+	w := &watermark{file: f, path: path, fatal: fatal, slots: was.slots, wanted: was.claims(),
 		wake: make(chan struct{}, 1), stop: make(chan struct{}), ended: make(chan struct{})}
-	w.writeAll(func() {}) // a damaged slot counts as the older one, and is made good first
 	go w.run()
 	return w, nil
+}
+
+// begin notes what a store was found to hold at its opening. A damaged slot counts as
+// the older one, and is made good first.
+func (w *watermark) begin(tail zab.Zxid, hard zab.HardState, boot uint32) {
+	w.writeAll(func() { w.wanted.tail, w.wanted.hard, w.wanted.boot = tail, hard, boot })
 }
 
 // raise notes what is durable in the engine by now. A new hard state is in the file
@@ -255,6 +271,10 @@ func (w *watermark) raise(tail zab.Zxid, hard zab.HardState) {
 	if urgent {
 		w.writeOne()
 	}
+	w.poke()
+}
+
+func (w *watermark) poke() {
 	select {
 	case w.wake <- struct{}{}:
 	default:

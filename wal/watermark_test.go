@@ -4,6 +4,7 @@ package wal
 
 import (
 	"math/rand/v2"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -36,8 +37,25 @@ func reopen(fs vfs.FS) (*Store, error) {
 	return Open(testDir, Options{FS: fs, Node: 1, Logger: quiet()})
 }
 
+// forgetLogFiles takes the names of the write-ahead log out of a watermark, so that only
+// its other claims count.
+func forgetLogFiles(t *testing.T, fs vfs.FS) {
+	t.Helper()
+	w := marksOf(t, fs)
+	require.NotZero(t, w.logs, "there is always one")
+	f, err := fs.OpenReadWrite(markPath, vfs.WriteCategoryUnspecified)
+	require.NoError(t, err)
+	for i, m := range w.slots {
+		m.logs = logFiles{}
+		_, err := f.WriteAt(m.slot(), int64(i)*slotSize)
+		require.NoError(t, err)
+	}
+	require.NoError(t, f.Sync())
+	require.NoError(t, f.Close())
+}
+
 func TestASlotIsReadBackOnlyAsItWasWritten(t *testing.T) {
-	m := mark{seq: 9, id: [16]byte{1, 2}, tail: z(3, 14), hard: zab.HardState{Accepted: 5, AcceptedFrom: 2, Current: 4}, boot: 7}
+	m := mark{seq: 9, id: [16]byte{1, 2}, tail: z(3, 14), hard: zab.HardState{Accepted: 5, AcceptedFrom: 2, Current: 4}, boot: 7, logs: logFiles{4, 1 << 40}}
 	back, ok := parseSlot(m.slot())
 	require.True(t, ok)
 	require.Equal(t, m, back)
@@ -96,6 +114,10 @@ func TestAStoreThatIsOlderThanItsWatermarkIsRefused(t *testing.T) {
 			require.NoError(t, fs.RemoveAll(testDir+"/"+dbDir)) // the engine's directory is set back
 			_, err = vfs.Clone(old, fs, testDir+"/"+dbDir, testDir+"/"+dbDir)
 			require.NoError(t, err)
+			_, err = reopen(fs)
+			require.ErrorIs(t, err, ErrLostPromise)
+			require.ErrorContains(t, err, ".log of the write-ahead log is missing")
+			forgetLogFiles(t, fs)
 			for range 2 { // trying again does not help
 				_, err = reopen(fs)
 				require.ErrorIs(t, err, ErrLostPromise)
@@ -226,8 +248,10 @@ func TestACrashAroundATruncationNeitherRefusesAGoodStoreNorAcceptsABadOne(t *tes
 		require.NoError(t, lost.RemoveAll(testDir+"/"+dbDir))
 		_, err := vfs.Clone(short, lost, testDir+"/"+dbDir, testDir+"/"+dbDir)
 		require.NoError(t, err)
+		forgetLogFiles(t, lost)
 		_, err = reopen(lost)
 		require.ErrorIs(t, err, ErrLostPromise, "crash %d", i)
+		require.ErrorContains(t, err, "but the log (0.0 to 1.6) does not hold it")
 	}
 	require.Positive(t, tails[z(1, 10)], "before")
 	require.Positive(t, tails[z(1, 7)], "after")
@@ -285,5 +309,61 @@ func TestNoHalfOfTheWatermarkEverClaimsWhatIsNotDurable(t *testing.T) {
 			checked++
 		}
 		require.Greater(t, checked, 50)
+	}
+}
+
+// Several files of the write-ahead log are there when the power fails, the ones in the
+// middle with nothing but applied state. None can go, or be damaged, without notice.
+func TestNoFileOfTheWriteAheadLogCanGoUnnoticed(t *testing.T) {
+	mem := vfs.NewCrashableMem()
+	gate := make(chan struct{})
+	fs := errorfs.Wrap(mem, errorfs.InjectorFunc(func(op errorfs.Op) error {
+		if op.Kind == errorfs.OpCreate && strings.HasSuffix(op.Path, ".sst") {
+			<-gate // no flush ends meanwhile
+		}
+		return nil
+	}))
+	s, err := reopen(fs)
+	require.NoError(t, err)
+	const n = 35
+	persist(t, s, zab.Write{Entries: run(zab.Zxid{}, 1, n), Hard: &zab.HardState{Accepted: 1, Current: 1}})
+	value := make([]byte, 1<<20)
+	for i := range uint64(n) {
+		require.NoError(t, s.Apply(StateChange{Applied: z(1, i+1), Puts: []Pair{{[]byte{byte(i)}, value}}}))
+	}
+	persist(t, s, zab.Write{Entries: run(z(1, n), 1, 1)})
+	require.Eventually(t, func() bool {
+		w := marksOf(t, mem)
+		return w.slots[0].tail == z(1, n+1) && w.slots[0].claims() == w.slots[1].claims()
+	}, 10*time.Second, 5*time.Millisecond)
+	crash := mem.CrashClone(vfs.CrashCloneCfg{})
+	close(gate)
+	require.NoError(t, s.Close())
+
+	whole := cloned(t, crash)
+	logs := filesOf(t, whole, ".log")
+	require.GreaterOrEqual(t, len(logs), 3)
+	s, err = reopen(whole)
+	require.NoError(t, err)
+	_, _, last, applied := s.Initial()
+	require.Equal(t, z(1, n+1), last)
+	require.Equal(t, z(1, n), applied)
+	require.NoError(t, s.Close())
+
+	for i, path := range logs {
+		hurt := cloned(t, crash)
+		require.NoError(t, hurt.Remove(path))
+		for range 2 {
+			_, err := reopen(hurt)
+			require.ErrorIs(t, err, ErrLostPromise, path)
+			require.ErrorContains(t, err, whole.PathBase(path)+" of the write-ahead log is missing")
+		}
+		for _, offset := range []int64{20, sizeOf(t, crash, path) / 2, sizeOf(t, crash, path) - 50} {
+			hurt := cloned(t, crash)
+			flip(t, hurt, path, offset)
+			_, err := reopen(hurt)
+			require.Error(t, err, "file %d of %d, bit at %d", i+1, len(logs), offset)
+			refused(t, err, path)
+		}
 	}
 }
