@@ -15,15 +15,17 @@ import (
 // them in turns and carries its effects out to goroutines that may wait.
 type loop struct {
 	*Node
-	writer   *wal.Writer
-	requests map[uint64]func(Reply)
-	next     uint64
-	events   []Event
-	reports  map[zab.NodeID]peerReport
-	reported time.Time
-	diverged map[zab.NodeID]bool
-	diskFull bool      // as the core was told
-	resigned time.Time // last, because of that
+	writer    *wal.Writer
+	requests  map[uint64]func(Reply)
+	next      uint64
+	events    []Event
+	reports   map[zab.NodeID]peerReport
+	reported  time.Time
+	published time.Time
+	role      zab.RoleChanged // as last published
+	diverged  map[zab.NodeID]bool
+	diskFull  bool      // as the core was told
+	resigned  time.Time // last, because of that
 }
 
 type peerReport struct {
@@ -104,7 +106,9 @@ func (l *loop) tick(now time.Time) {
 			l.peers.send(m.ID, outbound{report: &r})
 		}
 	}
-	l.publish(now)
+	if now.Sub(l.published) >= publishInterval {
+		l.publish(now)
+	}
 }
 
 func (l *loop) receive(in inbound) {
@@ -175,10 +179,15 @@ func (l *loop) carryOut(fx *Effects) {
 			l.log.Info(note.Text)
 		}
 	}
-	if c := l.core.table.Cluster(); uint32(c) != l.cluster.Load() {
-		l.cluster.Store(uint32(c))
-		l.log.Info("the cluster is formed", "cluster", c.String())
+	formed := l.core.table.Cluster()
+	if uint32(formed) != l.cluster.Load() {
+		l.cluster.Store(uint32(formed))
+		l.log.Info("the cluster is formed", "cluster", formed.String())
+	} else if l.role == l.core.role {
+		return
 	}
+	l.role = l.core.role
+	l.publish(time.Now()) // clients look for a leader here
 }
 
 // forget hands out branches whose evidence can go. When a resource is slow the evidence

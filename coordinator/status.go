@@ -11,7 +11,10 @@ import (
 	"github.com/concordtx/concord/txn"
 )
 
-// Snapshot is the cluster as one node sees it, made a few times a second.
+// publishInterval is how old a Snapshot may get. Changes of role show at once.
+const publishInterval = 250 * time.Millisecond
+
+// Snapshot is the cluster as one node sees it.
 type Snapshot struct {
 	Cluster   txn.ClusterID
 	Node      zab.NodeID
@@ -59,6 +62,7 @@ func (l *loop) ownReport() report {
 
 // publish makes a snapshot for everybody who asks.
 func (l *loop) publish(now time.Time) {
+	l.published = now
 	own := l.ownReport()
 	s := &Snapshot{Cluster: l.core.table.Cluster(), Node: l.config.Node, Epoch: own.Epoch,
 		Committed: l.core.committed, Aborted: l.core.aborted, Disk: l.disk(), Log: l.logState()}
