@@ -31,6 +31,7 @@ type testCluster struct {
 	rules   Rules
 	files   map[zab.NodeID]vfs.FS // nil: the real one
 	open    func() []adapters.Resource
+	tune    func(*Config) // nil: nothing is special
 
 	mu    sync.Mutex
 	nodes map[zab.NodeID]*runningNode
@@ -43,7 +44,11 @@ type runningNode struct {
 }
 
 func newCluster(t *testing.T, size int, open func() []adapters.Resource) *testCluster {
-	c := &testCluster{t: t, dir: t.TempDir(), open: open, nodes: map[zab.NodeID]*runningNode{},
+	return newTunedCluster(t, size, open, nil)
+}
+
+func newTunedCluster(t *testing.T, size int, open func() []adapters.Resource, tune func(*Config)) *testCluster {
+	c := &testCluster{t: t, dir: t.TempDir(), open: open, tune: tune, nodes: map[zab.NodeID]*runningNode{},
 		rules: Rules{MaxTransaction: time.Second, Grace: 200 * time.Millisecond, Scan: 200 * time.Millisecond}}
 	for id := 1; id <= size; id++ {
 		l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -63,8 +68,12 @@ func newCluster(t *testing.T, size int, open func() []adapters.Resource) *testCl
 }
 
 func (c *testCluster) start(id zab.NodeID) {
-	n, err := Open(Config{Node: id, Members: c.members, DataDir: filepath.Join(c.dir, strconv.Itoa(int(id))), FS: c.files[id],
-		Resources: c.open(), Rules: c.rules, Logger: slog.New(slog.DiscardHandler)})
+	config := Config{Node: id, Members: c.members, DataDir: filepath.Join(c.dir, strconv.Itoa(int(id))), FS: c.files[id],
+		Resources: c.open(), Rules: c.rules, Logger: slog.New(slog.DiscardHandler)}
+	if c.tune != nil {
+		c.tune(&config)
+	}
+	n, err := Open(config)
 	require.NoError(c.t, err)
 	ctx, cancel := context.WithCancel(context.Background())
 	r := &runningNode{Node: n, stop: cancel, done: make(chan error, 1)}

@@ -22,7 +22,8 @@ import (
 // A node whose log ends before the leader's begins fetches a snapshot of the leader's
 // applied state. It dials a connection of its own for it, so that neither heartbeats nor
 // entries wait behind it, and says for which session; the leader answers with parts and
-// an end, each a frame with its checksum. The node stages them beside its own state.
+// an end, each a frame with its checksum. The node stages them beside its own state, and
+// sends empty parts while it verifies them.
 const (
 	// snapshotPart is about how many bytes of state share a frame.
 	snapshotPart = 256 << 10
@@ -144,6 +145,13 @@ func (s *snapshotSender) serve(ctx context.Context, conn net.Conn, to zab.NodeID
 		s.log.Info("snapshot broken off", "peer", uint64(to), "zxid", x.Zxid.String(), "bytes", size, "err", err)
 		return
 	}
+	// The peer reads back what it has, and says now and then that it lives.
+	moved, r := moveReporter{post: s.post, peer: to, session: session}, bufio.NewReader(conn)
+	for err == nil {
+		_ = conn.SetReadDeadline(time.Now().Add(peerTimeout))
+		_, _, err = readFrame(r)
+		moved.report(ctx)
+	}
 	s.log.Info("snapshot sent", "peer", uint64(to), "zxid", x.Zxid.String(), "bytes", size, "took", time.Since(start).String())
 }
 
@@ -179,11 +187,14 @@ type moveReporter struct {
 	last    time.Time
 }
 
-func (m *moveReporter) report(ctx context.Context) {
-	if now := time.Now(); now.Sub(m.last) >= movedInterval {
-		m.last = now
-		m.post(ctx, Peer{zab.SnapshotMoved{Peer: m.peer, Session: m.session}})
+func (m *moveReporter) report(ctx context.Context) (reported bool) {
+	now := time.Now()
+	if now.Sub(m.last) < movedInterval {
+		return false
 	}
+	m.last = now
+	m.post(ctx, Peer{zab.SnapshotMoved{Peer: m.peer, Session: m.session}})
+	return true
 }
 
 // snapshotEnd is the last frame of a snapshot: what it is, and a hash of all of it.
@@ -328,7 +339,7 @@ func (f *snapshotFetcher) carry(ctx context.Context, want zab.FetchSnapshot) err
 			}
 			moved.report(ctx)
 		case frameSnapshotEnd:
-			return f.finish(ctx, want, body, &moved)
+			return f.finish(ctx, conn, want, body, &moved)
 		case frameRefused:
 			return fmt.Errorf("refused: %.500s", body)
 		default:
@@ -337,12 +348,19 @@ func (f *snapshotFetcher) carry(ctx context.Context, want zab.FetchSnapshot) err
 	}
 }
 
-func (f *snapshotFetcher) finish(ctx context.Context, want zab.FetchSnapshot, body []byte, moved *moveReporter) error {
+// finish verifies what was staged. Meanwhile it tells the sender that it lives.
+func (f *snapshotFetcher) finish(ctx context.Context, conn net.Conn, want zab.FetchSnapshot, body []byte, moved *moveReporter) error {
 	end, err := decodeSnapshotEnd(body)
 	if err != nil {
 		return err
 	}
-	if err := f.staged(f.stage.Finish(end.zxid, end.digest, end.sum, func() { moved.report(ctx) })); err != nil {
+	alive := func() {
+		if moved.report(ctx) {
+			_ = conn.SetWriteDeadline(time.Now().Add(peerTimeout))
+			_ = writeFrame(conn, frameSnapshotPart, nil) // whether it still waits is its business
+		}
+	}
+	if err := f.staged(f.stage.Finish(end.zxid, end.digest, end.sum, alive)); err != nil {
 		return err
 	}
 	f.post(ctx, Peer{zab.SnapshotStaged{Session: want.Session, Snapshot: zab.Snapshot{Zxid: end.zxid, Ref: f.stage.Ref()}}})

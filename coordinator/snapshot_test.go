@@ -1,0 +1,349 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package coordinator
+
+import (
+	"bytes"
+	"context"
+	"io"
+	"log/slog"
+	"math/rand/v2"
+	"net"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+	"github.com/stretchr/testify/require"
+
+	"github.com/concordtx/concord/adapters"
+	"github.com/concordtx/concord/protocol/zab"
+	"github.com/concordtx/concord/txn"
+	"github.com/concordtx/concord/wal"
+)
+
+func nobody() []adapters.Resource { return nil }
+
+func shortLog(c *Config) { c.MaxLogEntries = 16 }
+
+// decide commits some transactions and says no to some; every answer is noted.
+func (c *testCluster) decide(n int, known map[txn.ID]txn.Decision) {
+	c.t.Helper()
+	for i := range n {
+		id := txn.NewID(time.Now())
+		if i%5 == 4 {
+			r, err := c.leader().Outcome(c.t.Context(), id)
+			require.NoError(c.t, err)
+			known[id] = r.Decision
+			continue
+		}
+		known[id] = c.commit(id).Decision
+	}
+}
+
+// remembered asks again for what was decided.
+func (c *testCluster) remembered(known map[txn.ID]txn.Decision) {
+	c.t.Helper()
+	for id, d := range known {
+		require.Equal(c.t, d, c.commit(id).Decision)
+	}
+}
+
+// equal waits until all running nodes have stored the same state, and returns its zxid.
+func (c *testCluster) equal(nodes int) (at zab.Zxid) {
+	c.t.Helper()
+	require.Eventually(c.t, func() bool {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		states := map[zab.Zxid][][32]byte{}
+		for _, r := range c.nodes {
+			z, digest := r.store.Applied()
+			states[z] = append(states[z], digest)
+			at = z
+		}
+		if len(states) != 1 || len(states[at]) != nodes {
+			return false
+		}
+		for _, d := range states[at] {
+			if d != states[at][0] {
+				return false
+			}
+		}
+		return true
+	}, 20*time.Second, 10*time.Millisecond, "the nodes do not become equal")
+	return at
+}
+
+func (c *testCluster) follower() zab.NodeID {
+	leader := c.leader().config.Node
+	return zab.NodeID(uint64(leader)%uint64(len(c.members)) + 1)
+}
+
+func TestNodeThatWasAwayForLongComesBackBySnapshot(t *testing.T) {
+	c := newTunedCluster(t, 3, nobody, shortLog)
+	known := map[txn.ID]txn.Decision{}
+	c.decide(10, known)
+	away := c.follower()
+	c.kill(away)
+	c.decide(60, known)
+	require.Eventually(t, func() bool {
+		log := c.leader().Status().Log
+		return !log.Base.IsZero() && log.Entries <= 16
+	}, 10*time.Second, 10*time.Millisecond, "the log is not cut")
+	base := c.leader().Status().Log.Base
+
+	c.start(away)
+	c.equal(3)
+	back := c.nodes[away]
+	_, installed, _, _ := back.store.Initial()
+	require.False(t, installed.Less(base), "it came back by snapshot: its log begins at %v, the leader's began at %v", installed, base)
+	c.remembered(known)
+
+	// It may lead, or be half of a quorum, and knows all decisions; and after a restart.
+	c.kill(c.leader().config.Node)
+	c.remembered(known)
+	c.decide(5, known)
+	if c.nodes[away] != nil {
+		c.kill(away)
+	}
+	for _, m := range c.members {
+		if c.nodes[m.ID] == nil {
+			c.start(m.ID)
+		}
+	}
+	c.remembered(known)
+	c.equal(3)
+	finished := 0
+	require.NoError(t, c.nodes[away].EachFinished(txn.ID{}, func(x txn.Txn) bool {
+		require.Equal(t, known[x.ID], x.Decision)
+		finished++
+		return true
+	}))
+	require.Equal(t, len(known), finished)
+}
+
+func TestObserverWithoutADiskIsFedByASnapshot(t *testing.T) {
+	c := &testCluster{t: t, dir: t.TempDir(), open: nobody, tune: shortLog, nodes: map[zab.NodeID]*runningNode{}}
+	for id := zab.NodeID(1); id <= 2; id++ {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		require.NoError(t, err)
+		c.members = append(c.members, Member{ID: id, Observer: id == 2, Peer: l.Addr().String(), API: "api"})
+		require.NoError(t, l.Close())
+	}
+	t.Cleanup(func() { c.kill(1); c.kill(2) })
+	c.start(1)
+	known := map[txn.ID]txn.Decision{}
+	c.decide(40, known)
+	c.start(2)
+	c.equal(2)
+	_, base, _, _ := c.nodes[2].store.Initial()
+	require.False(t, base.IsZero())
+	c.decide(40, known)
+	c.equal(2)
+	require.Eventually(t, func() bool { entries, _ := c.nodes[2].store.LogSize(); return entries <= 16 }, 10*time.Second, 10*time.Millisecond,
+		"an observer cuts its log too")
+}
+
+// breaker passes connections on to a node and breaks those on which the node answers
+// with more than a handshake, which is how snapshots come.
+type breaker struct {
+	to     string
+	limit  atomic.Int64 // bytes of an answer after which it breaks the connection
+	broken chan struct{}
+}
+
+func newBreaker(t *testing.T, to string) (*breaker, string) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	b := &breaker{to: to, broken: make(chan struct{}, 100)}
+	b.limit.Store(1 << 40)
+	var wg sync.WaitGroup
+	ctx, cancel := context.WithCancel(context.Background())
+	wg.Go(func() {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			wg.Go(func() { b.pass(ctx, conn) })
+		}
+	})
+	t.Cleanup(func() { cancel(); _ = l.Close(); wg.Wait() })
+	return b, l.Addr().String()
+}
+
+func (b *breaker) pass(ctx context.Context, near net.Conn) {
+	defer near.Close()
+	far, err := net.Dial("tcp", b.to)
+	if err != nil {
+		return
+	}
+	defer far.Close()
+	defer context.AfterFunc(ctx, func() { _ = near.Close(); _ = far.Close() })()
+	go func() {
+		_, _ = io.Copy(far, near)
+		_ = far.Close()
+	}()
+	for sent, buf := int64(0), make([]byte, 512); ; {
+		n, err := far.Read(buf)
+		if sent += int64(n); sent > b.limit.Load() {
+			b.broken <- struct{}{}
+			return
+		}
+		if _, werr := near.Write(buf[:n]); err != nil || werr != nil {
+			return
+		}
+	}
+}
+
+// The connection breaks in the middle of each snapshot, and then the machine of the node
+// that fetches it loses its power: it comes back with the state that it had, and in the
+// end with the new one.
+func TestSnapshotThatBreaksOffLeavesTheOldState(t *testing.T) {
+	disks := map[zab.NodeID]*vfs.MemFS{}
+	listeners := map[zab.NodeID]string{}
+	c := &testCluster{t: t, dir: "/data", open: nobody, nodes: map[zab.NodeID]*runningNode{}}
+	var breakers []*breaker
+	for id := zab.NodeID(1); id <= 3; id++ {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		require.NoError(t, err)
+		listeners[id] = l.Addr().String()
+		require.NoError(t, l.Close())
+		b, addr := newBreaker(t, listeners[id])
+		breakers = append(breakers, b)
+		c.members = append(c.members, Member{ID: id, Peer: addr, API: "api"})
+		disks[id] = vfs.NewCrashableMem()
+	}
+	c.tune = func(config *Config) {
+		shortLog(config)
+		l, err := net.Listen("tcp", listeners[config.Node])
+		require.NoError(t, err)
+		config.Listener, config.FS, config.DataDir = l, disks[config.Node], filepath.ToSlash(config.DataDir)
+	}
+	t.Cleanup(func() {
+		for _, m := range c.members {
+			c.kill(m.ID)
+		}
+	})
+	for _, m := range c.members {
+		c.start(m.ID)
+	}
+	known := map[txn.ID]txn.Decision{}
+	c.decide(8, known)
+	before := c.equal(3)
+	away := c.follower()
+	c.kill(away)
+	c.decide(60, known)
+	for _, b := range breakers {
+		b.limit.Store(2000)
+	}
+	c.start(away)
+	for i := range 3 {
+		for _, b := range breakers {
+			if m := b; m.to == c.leader().peers.listener.Addr().String() {
+				select {
+				case <-m.broken:
+				case <-time.After(20 * time.Second):
+					require.FailNow(t, "no snapshot was tried", "try %d", i)
+				}
+			}
+		}
+		applied, _ := c.nodes[away].store.Applied()
+		require.Equal(t, before, applied)
+		clone := disks[away].CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: []int{0, 50, 100}[i], RNG: rand.New(rand.NewPCG(1, uint64(i)))})
+		c.kill(away)
+		disks[away] = clone
+		c.start(away)
+		applied, _ = c.nodes[away].store.Applied()
+		require.False(t, before.Less(applied), "it had %v and begins with %v", before, applied)
+	}
+	for _, b := range breakers {
+		b.limit.Store(1 << 40)
+	}
+	c.equal(3)
+	c.remembered(known)
+	c.decide(5, known)
+	c.equal(3)
+}
+
+func TestPeerThatAsksForASnapshotThatItMayNotHaveIsRefused(t *testing.T) {
+	s := &snapshotSender{log: slog.New(slog.DiscardHandler)}
+	s.allow(zab.SendSnapshot{To: 2, Session: 7})
+	require.False(t, s.take(2, 6), "another session")
+	require.False(t, s.take(3, 7), "another node")
+	require.False(t, s.take(2, 0))
+	require.True(t, s.take(2, 7))
+	require.False(t, s.take(2, 7), "once is enough")
+
+	near, far := net.Pipe()
+	defer near.Close()
+	go func() { s.serve(t.Context(), far, 2, 7); far.Close() }()
+	got, err := io.ReadAll(near)
+	require.NoError(t, err)
+	require.Equal(t, byte(frameRefused), got[frameHeader])
+	require.True(t, bytes.Contains(got, []byte("no snapshot")))
+}
+
+// A sender that is not ours, or bytes that rot on the way, never become a state.
+func TestDamagedSnapshotIsRefusedWithAReason(t *testing.T) {
+	store, err := wal.Open("/data", wal.Options{FS: vfs.NewMem(), Node: 1, Logger: slog.New(slog.DiscardHandler)})
+	require.NoError(t, err)
+	defer func() { require.NoError(t, store.Close()) }()
+	end := snapshotEnd{zxid: zab.Zxid{Epoch: 1, Counter: 9}}.append(nil)
+	frame := func(k frameKind, body []byte) []byte {
+		b, start := beginFrame(nil, k)
+		return endFrame(append(b, body...), start)
+	}
+	broken := frame(frameSnapshotPart, []byte("\x01k\x01v"))
+	broken[len(broken)-1] ^= 1
+	tests := []struct {
+		name, want string
+		bytes      []byte
+	}{
+		{"nothing", "EOF", nil},
+		{"no pairs", "no pairs", frame(frameSnapshotPart, []byte{200})},
+		{"a flipped bit", "checksum", broken},
+		{"another hash", "its hash is", append(frame(frameSnapshotPart, []byte("\x01k\x01v")), frame(frameSnapshotEnd, end)...)},
+		{"half an end", "end of a snapshot", frame(frameSnapshotEnd, end[:20])},
+		{"something else", "instead of a snapshot", frame(frameReport, nil)},
+		{"a refusal", "not for you", frame(frameRefused, []byte("not for you"))},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			near, far := net.Pipe()
+			posted := make(chan Event, 10)
+			f := &snapshotFetcher{store: store, log: slog.New(slog.DiscardHandler), wake: make(chan struct{}, 1),
+				dial:  func(context.Context, zab.NodeID) (net.Conn, error) { return near, nil },
+				hang:  func(conn net.Conn) { _ = conn.Close() },
+				post:  func(_ context.Context, e Event) { posted <- e },
+				fatal: func(err error) { panic(err) }}
+			go func() {
+				_, _ = io.CopyN(io.Discard, far, frameHeader+9)
+				_, _ = far.Write(tt.bytes)
+				_ = far.Close()
+			}()
+			ctx, cancel := context.WithCancel(t.Context())
+			done := make(chan error, 1)
+			go func() { done <- f.run(ctx) }()
+			f.fetch(zab.FetchSnapshot{From: 2, Session: 5})
+			var failed zab.SnapshotFailed
+			for failed.Session == 0 {
+				select {
+				case e := <-posted:
+					failed, _ = e.(Peer).Event.(zab.SnapshotFailed)
+				case <-time.After(10 * time.Second):
+					require.FailNow(t, "no answer")
+				}
+			}
+			require.EqualValues(t, 5, failed.Session)
+			require.True(t, strings.Contains(failed.Why, tt.want), failed.Why)
+			cancel()
+			require.NoError(t, <-done)
+			applied, _ := store.Applied()
+			require.Zero(t, applied)
+		})
+	}
+}
