@@ -48,6 +48,8 @@ var (
 	descFull      = gauge("store_full", "1 if that is below the reserve: while this node leads, new transactions are refused.")
 	descSync      = gauge("store_sync_seconds", "How long the last sync of this node's log took.")
 	descSlowest   = gauge("store_sync_slowest_seconds", "The slowest sync of the last minute, one that is under way included.")
+	descLogBytes  = gauge("log_bytes", "About how many bytes this node's log has; it is cut behind what is applied.")
+	descLogLength = gauge("log_entries", "How many entries this node's log has.")
 	descForeign   = gauge("resource_foreign", "Prepared branches of other clusters that the last scan listed (leader only).", "resource")
 )
 
@@ -55,7 +57,7 @@ var (
 func (m *metrics) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{descDecided, descInDoubt, descHeuristic, descHasLeader, descIsLeader, descEpoch,
 		descLag, descReachable, descUp, descPrepared, descOldest, descForeign,
-		descFree, descFull, descSync, descSlowest} {
+		descFree, descFull, descSync, descSlowest, descLogBytes, descLogLength} {
 		ch <- d
 	}
 	m.calls.Describe(ch)
@@ -80,6 +82,8 @@ func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 	set(descFull, oneIf(s.Disk.Low))
 	set(descSync, s.Disk.Last.Seconds())
 	set(descSlowest, s.Disk.Slowest.Seconds())
+	set(descLogBytes, float64(s.Log.Bytes))
+	set(descLogLength, float64(s.Log.Entries))
 	for _, n := range s.Nodes {
 		member := strconv.FormatUint(uint64(n.ID), 10)
 		set(descLag, float64(n.Lag), member)
