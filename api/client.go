@@ -342,7 +342,11 @@ func call[Req, Res any](ctx context.Context, c *Client, op string, how manner, r
 			return res, nil
 		}
 		err = FromStatus(err)
-		failed.add(n.addr, err)
+		if ctx.Err() == nil { // else it was cut off, and an earlier answer says more
+			failed.add(n.addr, err)
+		} else {
+			failed.addFirst(n.addr, err)
+		}
 		c.opts.Logger.Debug("a coordinator node did not do it", "op", op, "node", n.addr, "error", err)
 		switch notLeader := (*NotLeaderError)(nil); {
 		case ctx.Err() != nil:
@@ -487,6 +491,14 @@ func (e *NoAnswerError) Unwrap() []error { return []error{ErrUnavailable, e.Err}
 
 type attempts []Attempt
 
+// addFirst adds what is known of an address of which nothing else is known.
+func (a *attempts) addFirst(addr string, err error) {
+	if !slices.ContainsFunc(*a, func(x Attempt) bool { return x.Addr == addr }) {
+		a.add(addr, err)
+	}
+}
+
+// add keeps the last error of each address.
 func (a *attempts) add(addr string, err error) {
 	for i := range *a {
 		if (*a)[i].Addr == addr {
