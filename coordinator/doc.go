@@ -19,4 +19,8 @@
 // as a rule; what it has not reported after a grace period is done by the recovery
 // workers. Scans of the resources find branches that nobody remembers (package
 // recovery says what is done about them).
+//
+// The log is cut behind what is stored when it is too long. A node that was away for
+// longer than that fetches a snapshot of the leader's state, stages it in its store, and
+// makes table and archive anew when the log has installed it (snapshot.go).
 package coordinator
