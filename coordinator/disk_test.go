@@ -3,6 +3,7 @@
 package coordinator
 
 import (
+	"context"
 	"errors"
 	"net"
 	"strings"
@@ -11,6 +12,7 @@ import (
 	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
+	"github.com/cockroachdb/pebble/v2/vfs/errorfs"
 	"github.com/stretchr/testify/require"
 
 	"github.com/concordtx/concord/adapters"
@@ -116,6 +118,66 @@ func TestALeaderWithAFullDiskStepsAsideForOneWithSpace(t *testing.T) {
 		return errors.Is(err, api.ErrUnavailable) && strings.Contains(err.Error(), "nearly full")
 	}, 10*time.Second, 10*time.Millisecond)
 	require.Eventually(t, func() bool { return len(last.Status().Warnings) == 3 }, 10*time.Second, 10*time.Millisecond, "it knows of all three")
+}
+
+// stallingFS is a real disk whose writes of the log hang while it stalls.
+type stallingFS struct {
+	vfs.FS
+	gate atomic.Pointer[chan struct{}]
+}
+
+func newStallingFS() *stallingFS {
+	f := &stallingFS{}
+	f.FS = errorfs.Wrap(vfs.Default, errorfs.InjectorFunc(func(op errorfs.Op) error {
+		if c := f.gate.Load(); c != nil && strings.HasSuffix(op.Path, ".log") && op.Kind.ReadOrWrite() == errorfs.OpIsWrite {
+			<-*c
+		}
+		return nil
+	}))
+	return f
+}
+
+func (f *stallingFS) stall() { c := make(chan struct{}); f.gate.Store(&c) }
+
+func (f *stallingFS) heal() {
+	if c := f.gate.Swap(nil); c != nil {
+		close(*c)
+	}
+}
+
+func TestALeaderWhoseDiskStallsIsReplacedAndFollowsWhenItIsBack(t *testing.T) {
+	c := newCluster(t, 0, func() []adapters.Resource { return nil })
+	c.files = map[zab.NodeID]vfs.FS{}
+	disks := map[zab.NodeID]*stallingFS{}
+	for id := zab.NodeID(1); id <= 3; id++ {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		require.NoError(t, err)
+		c.members = append(c.members, Member{ID: id, Peer: l.Addr().String(), API: "api"})
+		require.NoError(t, l.Close())
+		disks[id] = newStallingFS()
+		c.files[id] = disks[id]
+		t.Cleanup(disks[id].heal)
+	}
+	for id := range disks {
+		c.start(id)
+	}
+	require.Equal(t, txn.Commit, c.commit(txn.NewID(time.Now())).Decision)
+	stalled := c.leader()
+	disks[stalled.config.Node].stall()
+	id := txn.NewID(time.Now())
+	ctx, cancel := context.WithTimeout(t.Context(), 15*time.Second)
+	defer cancel()
+	_, err := stalled.Commit(ctx, id, txn.TwoPhase, nil, "")
+	require.ErrorAs(t, err, new(*api.NotLeaderError), "its clients are told to ask elsewhere")
+	require.Eventually(t, func() bool { return c.leader() != stalled }, 15*time.Second, 10*time.Millisecond)
+	require.Equal(t, txn.Commit, c.commit(id).Decision)
+	require.Contains(t, strings.Join(stalled.Status().Warnings, "\n"), "a sync of its log took")
+
+	disks[stalled.config.Node].heal()
+	require.Eventually(t, func() bool {
+		own, lead := stalled.Status(), c.leader().Status()
+		return own.Leader == lead.Node && own.Nodes[own.Node-1].State == "following" && own.Nodes[own.Node-1].Lag == 0
+	}, 15*time.Second, 10*time.Millisecond)
 }
 
 func TestPeersHearOfAFullOrSlowDisk(t *testing.T) {

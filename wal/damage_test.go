@@ -150,7 +150,7 @@ func refused(t *testing.T, err error, where string) {
 func TestAFlippedBitAnywhereIsReportedOrHarmless(t *testing.T) {
 	const lastBlock = 32 << 10 // where the engine takes damage for a torn tail
 	fs, want := builtStore(t)
-	flips := 25
+	flips := 15
 	if testing.Short() {
 		flips = 10
 	}
