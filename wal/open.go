@@ -193,7 +193,7 @@ func (s *Store) openEngine(files vfs.FS, o Options, log *engineLog) error {
 	if err := promised.logsPresent(files, dir, db); err != nil {
 		return err
 	}
-	if s.mark, err = startMark(files, dir, promised, log.fatal); err != nil {
+	if s.mark, err = startMark(files, dir, promised, &s.watchdog.mark, log.fatal); err != nil {
 		return err
 	}
 	options := engineOptions(o.FS, log, s.guard, s.mark)

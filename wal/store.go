@@ -194,6 +194,8 @@ func (s *Store) Persist(ws []zab.Write) error {
 		return nil // all that came before is durable already
 	}
 
+	s.watchdog.persist.begin()
+	defer func() { s.watchdog.synced(s.watchdog.persist.end()) }()
 	if next.keep.Less(next.was) { // watermark and readers let go of what the batch truncates
 		s.mark.lower(next.keep)
 		s.mu.Lock()
@@ -205,9 +207,7 @@ func (s *Store) Persist(ws []zab.Write) error {
 		s.log.drop(next.log.base)
 		s.mu.Unlock()
 	}
-	s.watchdog.persist.begin()
 	err = batch.Commit(pebble.Sync)
-	s.watchdog.synced(s.watchdog.persist.end())
 	if err != nil {
 		return fmt.Errorf("store %s: write the log: %w", s.dir, err)
 	}

@@ -54,8 +54,8 @@ func (o *operation) end() time.Duration {
 // It counts its own ticks and not the clock, so a process that was suspended
 // meanwhile is not taken for one whose disk hangs.
 type watchdog struct {
-	open, persist, apply operation
-	fatal                func(error)
+	open, persist, apply, mark operation
+	fatal                      func(error)
 
 	last    atomic.Int64 // duration of the last sync
 	slowest atomic.Pointer[slowSync]
@@ -77,6 +77,7 @@ func startWatchdog(limit time.Duration, fatal func(error)) *watchdog {
 	w.open.name, w.open.limit = "open or close the store", openStalls*ticks
 	w.persist.name, w.persist.limit = "write the log", ticks
 	w.apply.name, w.apply.limit = "write the state", ticks
+	w.mark.name, w.mark.limit = "write the watermark", ticks
 	go w.run()
 	return w
 }
@@ -90,7 +91,7 @@ func (w *watchdog) run() {
 		case <-w.stop:
 			return
 		case <-ticker.C:
-			for _, o := range []*operation{&w.open, &w.persist, &w.apply} {
+			for _, o := range []*operation{&w.open, &w.persist, &w.apply, &w.mark} {
 				if o.stalls() {
 					w.fatal(fmt.Errorf("%s: no end after %v: the disk hangs or is full", o.name, time.Duration(o.limit)*watchInterval))
 				}

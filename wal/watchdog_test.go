@@ -17,11 +17,11 @@ import (
 	"github.com/concordtx/concord/protocol/zab"
 )
 
-// stallingDisk is a disk whose syncs of the log hang while stall is set.
-func stallingDisk() (fs vfs.FS, stall func(), heal func()) {
+// stallingDisk is a disk whose writes to some file hang while stall is set.
+func stallingDisk(suffix string) (fs vfs.FS, stall func(), heal func()) {
 	var gate atomic.Pointer[chan struct{}]
 	fs = errorfs.Wrap(vfs.NewMem(), errorfs.InjectorFunc(func(op errorfs.Op) error {
-		if c := gate.Load(); c != nil && strings.HasSuffix(op.Path, ".log") && op.Kind.ReadOrWrite() == errorfs.OpIsWrite {
+		if c := gate.Load(); c != nil && strings.HasSuffix(op.Path, suffix) && op.Kind.ReadOrWrite() == errorfs.OpIsWrite {
 			<-*c
 		}
 		return nil
@@ -32,7 +32,13 @@ func stallingDisk() (fs vfs.FS, stall func(), heal func()) {
 }
 
 func TestADiskThatHangsEndsTheProcessWithTheReason(t *testing.T) {
-	fs, stall, _ := stallingDisk()
+	for suffix, says := range map[string]string{".log": "write the log", markFile: "write the watermark"} {
+		t.Run(says, func(t *testing.T) { hangs(t, suffix, says) })
+	}
+}
+
+func hangs(t *testing.T, suffix, says string) {
+	fs, stall, _ := stallingDisk(suffix)
 	var said bytes.Buffer
 	exited := make(chan int, 1)
 	s, err := Open(testDir, Options{FS: fs, Node: 1, StallLimit: time.Second, Logger: slog.New(slog.NewTextHandler(&said, nil)), Exit: func(code int) {
@@ -49,12 +55,12 @@ func TestADiskThatHangsEndsTheProcessWithTheReason(t *testing.T) {
 	case <-time.After(30 * time.Second):
 		require.FailNow(t, "it hangs")
 	}
-	require.Contains(t, said.String(), "write the log: no end after")
+	require.Contains(t, said.String(), says+": no end after")
 	require.Contains(t, said.String(), "the disk hangs or is full")
 }
 
 func TestASlowSyncIsToldWhileItGoesOnAndAfterwards(t *testing.T) {
-	fs, stall, heal := stallingDisk()
+	fs, stall, heal := stallingDisk(".log")
 	s := openMem(t, fs)
 	require.Zero(t, s.Latency())
 	stall()

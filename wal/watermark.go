@@ -128,6 +128,7 @@ func parseSlot(b []byte) (m mark, ok bool) {
 type watermark struct {
 	file  vfs.File
 	path  string
+	watch *operation
 	fatal func(error)
 
 	io    sync.Mutex // held while a slot is written, around mu
@@ -243,13 +244,13 @@ func (m mark) verify(dir string, hard zab.HardState, log index, boot uint32) err
 }
 
 // startMark takes over the file for writing.
-func startMark(files vfs.FS, dir string, was found, fatal func(error)) (*watermark, error) {
+func startMark(files vfs.FS, dir string, was found, watch *operation, fatal func(error)) (*watermark, error) {
 	path := files.PathJoin(dir, markFile)
 	f, err := files.OpenReadWrite(path, vfs.WriteCategoryUnspecified)
 	if err != nil {
 		return nil, readError(dir, "open the watermark", err)
 	}
-	w := &watermark{file: f, path: path, fatal: fatal, slots: was.slots, wanted: was.claims(),
+	w := &watermark{file: f, path: path, watch: watch, fatal: fatal, slots: was.slots, wanted: was.claims(),
 		wake: make(chan struct{}, 1), stop: make(chan struct{}), ended: make(chan struct{})}
 	go w.run()
 	return w, nil
@@ -342,6 +343,8 @@ func (w *watermark) write() (settled bool) {
 		return true
 	}
 	m.seq = w.slots[newer].seq + 1
+	w.watch.begin()
+	defer w.watch.end()
 	if _, err := w.file.WriteAt(m.slot(), int64(older)*slotSize); err != nil {
 		w.fatal(fmt.Errorf("write %s: %w", w.path, err))
 	}

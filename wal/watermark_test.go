@@ -327,7 +327,7 @@ func TestNoFileOfTheWriteAheadLogCanGoUnnoticed(t *testing.T) {
 	require.NoError(t, err)
 	const n = 35
 	persist(t, s, zab.Write{Entries: run(zab.Zxid{}, 1, n), Hard: &zab.HardState{Accepted: 1, Current: 1}})
-	value := make([]byte, 1<<20)
+	value := make([]byte, 1<<17) // the first memtables are small
 	for i := range uint64(n) {
 		require.NoError(t, s.Apply(StateChange{Applied: z(1, i+1), Puts: []Pair{{[]byte{byte(i)}, value}}}))
 	}
