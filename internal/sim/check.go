@@ -93,6 +93,13 @@ func (c *Checker) fail(id, format string, args ...any) {
 // handed looks at a write when the core hands it over, before the disk has it.
 func (c *Checker) handed(g *ghost, w zab.Write) {
 	log := g.disk.view
+	if w.Cut != nil {
+		c.cut(g, *w.Cut)
+	}
+	if w.Install != nil {
+		c.installs(g, *w.Install)
+		return
+	}
 	if w.TruncateAfter != nil {
 		c.truncated(g, log, *w.TruncateAfter)
 		log = change(log, zab.Write{TruncateAfter: w.TruncateAfter})
@@ -136,6 +143,46 @@ func (c *Checker) truncated(g *ghost, log []zab.Entry, to zab.Zxid) {
 	if keep < len(log) {
 		c.counters.hit(TruncHappened)
 	}
+}
+
+// cut is S9 for compaction: what goes from the log is in the state that is on disk.
+func (c *Checker) cut(g *ghost, z zab.Zxid) {
+	n := after(g.disk.view, z)
+	if !holds(g.disk.view, z) || n > g.disk.applied || n > len(c.committed) || c.committed[n-1] != z {
+		c.fail("S9", "node %d cuts its log at %s with %d applied entries; %d are committed", g.id, z, g.disk.applied, len(c.committed))
+	}
+	c.counters.hit(LogWasCut)
+}
+
+// installs is S9 for snapshots: one holds only what is committed, and all that the log
+// had of it, and more (rule R8).
+func (c *Checker) installs(g *ghost, s zab.Snapshot) {
+	log, now := g.disk.staged.log, g.disk.view
+	if g.disk.staged.ref != s.Ref || tail(log) != s.Zxid {
+		c.fail("S9", "node %d installs a snapshot of %s, but one of %s is staged", g.id, s.Zxid, tail(log))
+	}
+	if !c.prefixOfCommitted(log) {
+		c.fail("S9", "node %d installs a snapshot of %s, which is no prefix of the committed sequence", g.id, s.Zxid)
+	}
+	if !tail(now).Less(s.Zxid) {
+		c.fail("S9", "node %d installs a snapshot of %s over a log to %s", g.id, s.Zxid, tail(now))
+	}
+	have := 0
+	for have < len(now) && have < len(c.committed) && now[have].Zxid == c.committed[have] {
+		have++
+	}
+	if have > len(log) {
+		c.fail("S9", "node %d had %d committed entries, and installs a snapshot of %d", g.id, have, len(log))
+	}
+	c.counters.hit(SnapshotInstalled)
+}
+
+// restoredFrom begins anew where a snapshot ends.
+func (c *Checker) restoredFrom(g *ghost, s zab.Snapshot) {
+	if g.disk.base() != s.Zxid || g.disk.appliedZxid() != s.Zxid {
+		c.fail("L6", "node %d begins anew from %s, but its disk has base %s and applied %s", g.id, s.Zxid, g.disk.base(), g.disk.appliedZxid())
+	}
+	g.delivered, g.lastDeliver, g.lastApply = g.disk.applied, s.Zxid, s.Zxid
 }
 
 // known compares an entry with the first of that zxid that was ever seen.
@@ -330,7 +377,7 @@ func (c *Checker) observed(g *ghost, s zab.Status) {
 	if s.Tail != tail(g.disk.view) {
 		c.fail("L3", "node %d says its log ends at %s, but it wrote up to %s", g.id, s.Tail, tail(g.disk.view))
 	}
-	if !holds(g.disk.log, s.Stable) {
+	if !g.disk.has(s.Stable) {
 		c.fail("L3", "node %d says that %s is durable, which its disk does not have", g.id, s.Stable)
 	}
 	if s.Role == zab.Leading && s.Established {
@@ -474,7 +521,7 @@ func (c *Checker) sent(g *ghost, m zab.Message) {
 		g.acked[m.Epoch] = latest(g.acked[m.Epoch], b.Upto)
 	case zab.Pong:
 		c.notStale(g, m)
-		if !holds(log, b.Stable) {
+		if !g.disk.has(b.Stable) {
 			c.fail("L5", "node %d says that %s is durable, but has a log to %s on disk", g.id, b.Stable, tail(log))
 		}
 	case zab.Commit:

@@ -55,6 +55,9 @@ type node struct {
 	dead     bool // it stays down for the rest of the run
 	reportAt instant
 	inbox    []zab.Event
+
+	mayFetch map[zab.NodeID]uint64 // sessions that may fetch a snapshot here
+	fetching zab.FetchSnapshot     // what the core waits for
 }
 
 func newCluster(seed uint64, o Options) *cluster {
@@ -62,6 +65,7 @@ func newCluster(seed uint64, o Options) *cluster {
 	c.trace.on = o.trace
 	c.trace.hash = foldStart
 	c.swarm = drawSwarm(c.scheduler)
+	c.swarm.drawCompaction(seed)
 	if o.Swarm != nil {
 		o.Swarm(&c.swarm)
 	}
@@ -95,6 +99,7 @@ func (c *cluster) boot(n *node) {
 	n.boot++
 	n.up, n.syncing, n.applying, n.paused, n.missed = true, false, false, false, 0
 	n.toApply, n.inbox = nil, nil
+	n.mayFetch, n.fetching = map[zab.NodeID]uint64{}, zab.FetchSnapshot{}
 	c.check.crashed(n.ghost)
 	c.check.restarted(n.ghost)
 	c.trace.add("%s n%d boot %d: %+v, log to %s, applied %s", c.now, n.id, n.boot, n.disk.hard, tail(n.disk.log), n.disk.appliedZxid())
@@ -150,6 +155,7 @@ func (c *cluster) step(n *node, ev zab.Event) {
 	if !ok {
 		return
 	}
+	c.unwanted(ev, effects)
 	status := n.host.Status()
 	carried := len(effects)
 	if c.chance(c.swarm.MidCrash) {
@@ -225,6 +231,14 @@ func (c *cluster) carryOut(n *node, e zab.Effect) {
 		c.answered(n, e)
 	case zab.Accepted, zab.Refused, zab.ReadReady, zab.ReadFailed:
 		c.answered(n, e)
+	case zab.SendSnapshot:
+		n.mayFetch[e.To] = e.Session
+	case zab.FetchSnapshot:
+		n.fetching = e
+		c.fetch(n)
+	case zab.Restored:
+		n.toApply = nil
+		c.check.restoredFrom(n.ghost, e.Snapshot)
 	case larger:
 		e.carryOut(n)
 	case zab.RoleChanged, zab.Note:
@@ -279,6 +293,9 @@ func (c *cluster) startApply(n *node) {
 			return
 		}
 		n.applying = false
+		if count = min(count, len(n.toApply)); count == 0 {
+			return // a snapshot took the place of what was to be applied
+		}
 		entries := n.toApply[:count]
 		n.toApply = n.toApply[count:]
 		for _, e := range entries {
@@ -299,6 +316,9 @@ type larger interface {
 }
 
 func (c *cluster) apply(n *node, e zab.Entry) {
+	if !n.disk.base().Less(e.Zxid) {
+		return // the snapshot that was installed a moment ago holds it
+	}
 	c.check.applied(n.ghost, e)
 	n.disk.apply(e)
 	c.appliedEntry(n, e)
@@ -439,6 +459,12 @@ func show(v any) string {
 		if v.TruncateAfter != nil {
 			s += " truncate after " + v.TruncateAfter.String()
 		}
+		if v.Cut != nil {
+			s += " cut at " + v.Cut.String()
+		}
+		if v.Install != nil {
+			s += " install " + v.Install.Zxid.String()
+		}
 		s += showEntries(v.Entries)
 		if v.Hard != nil {
 			s += fmt.Sprintf(" %+v", *v.Hard)
@@ -446,6 +472,8 @@ func show(v any) string {
 		return s
 	case zab.Deliver:
 		return "Deliver" + showEntries(v.Entries)
+	case zab.SnapshotStaged:
+		return fmt.Sprintf("SnapshotStaged %s session %x", v.Snapshot.Zxid, v.Session)
 	default:
 		return fmt.Sprintf("%T%+v", v, v)
 	}

@@ -3,6 +3,7 @@
 package sim
 
 import (
+	"fmt"
 	"sort"
 
 	"github.com/concordtx/concord/protocol/zab"
@@ -10,9 +11,14 @@ import (
 
 // disk is the durable store of one node with its write queue. It implements
 // zab.Storage on what is durable. A crash keeps some prefix of the queue.
+//
+// The log is kept whole, so that the checker can compare histories; what the core may
+// read of it begins behind the first cut entries. So a snapshot is the history that it
+// stands for, and installing one is to take over that history.
 type disk struct {
 	hard zab.HardState
 	log  []zab.Entry
+	cut  int
 	// applied counts the entries in the applied state. It is written without a sync, so
 	// a crash may take it back to appliedSynced, which a later sync of the log moves up.
 	applied, appliedSynced int
@@ -21,7 +27,16 @@ type disk struct {
 	queue []zab.Write // handed over, not durable, in order
 	view  []zab.Entry // the log as it will be when the queue is durable
 
+	staged staged // the snapshot that was fetched last
+
 	planted Planted
+}
+
+// staged is a snapshot that is not the state yet.
+type staged struct {
+	ref   uint64
+	log   []zab.Entry
+	folds []uint64
 }
 
 func newDisk(planted Planted) *disk {
@@ -31,6 +46,10 @@ func newDisk(planted Planted) *disk {
 // enqueue hands a write over.
 func (d *disk) enqueue(w zab.Write) {
 	d.queue = append(d.queue, w)
+	if w.Install != nil {
+		d.view = d.staged.log
+		return
+	}
 	d.view = change(d.view, w)
 }
 
@@ -50,12 +69,34 @@ func (d *disk) sync(n int) {
 			w.TruncateAfter = nil
 		}
 		d.log = change(d.log, w)
+		if w.Cut != nil {
+			d.cut = after(d.log, *w.Cut)
+		}
+		if w.Install != nil {
+			d.install()
+		}
 		if w.Hard != nil {
 			d.hard = *w.Hard
 		}
 	}
 	d.queue = d.queue[n:]
 }
+
+// install makes the staged snapshot the state, and its end the base.
+func (d *disk) install() {
+	d.log, d.cut = d.staged.log, len(d.staged.log)
+	if d.planted == HalfInstall {
+		return
+	}
+	d.folds = append([]uint64(nil), d.staged.folds...)
+	d.applied, d.appliedSynced = d.cut, d.cut
+}
+
+// base is what the log was cut to.
+func (d *disk) base() zab.Zxid { return tail(d.log[:d.cut]) }
+
+// has reports whether z is in the log or not behind the base.
+func (d *disk) has(z zab.Zxid) bool { return holds(d.log, z) || !d.base().Less(z) }
 
 // crash loses everything that was not synced, except for the first keep writes and as
 // many applied entries as the caller drew.
@@ -68,7 +109,11 @@ func (d *disk) crash(keep, applied int) {
 	if d.planted == LoseSyncedTail && len(d.log) > 0 {
 		d.log = d.log[:len(d.log)-1]
 	}
-	d.applied = min(applied, len(d.log))
+	// State that a cut or an installed snapshot counts on was durable before it.
+	d.applied = min(max(applied, d.cut), len(d.log))
+	if d.planted == HalfInstall {
+		d.applied = min(applied, len(d.log))
+	}
 	d.appliedSynced = d.applied
 	d.folds = d.folds[:d.applied+1]
 	d.view = d.log
@@ -82,16 +127,21 @@ func (d *disk) apply(e zab.Entry) {
 
 // Initial implements zab.Storage.
 func (d *disk) Initial() (hard zab.HardState, base, last, applied zab.Zxid) {
-	return d.hard, zab.Zxid{}, tail(d.log), d.appliedZxid()
+	return d.hard, d.base(), tail(d.log), d.appliedZxid()
 }
 
 func (d *disk) appliedZxid() zab.Zxid { return tail(d.log[:min(d.applied, len(d.log))]) }
 
 // Floor implements zab.Storage.
-func (d *disk) Floor(z zab.Zxid) (zab.Zxid, bool) { return tail(d.log[:after(d.log, z)]), true }
+func (d *disk) Floor(z zab.Zxid) (zab.Zxid, bool) {
+	return tail(d.log[:after(d.log, z)]), !z.Less(d.base())
+}
 
 // Entries implements zab.Storage.
 func (d *disk) Entries(past, upto zab.Zxid, maxBytes int) ([]zab.Entry, error) {
+	if past.Less(d.base()) {
+		return nil, fmt.Errorf("entries after %s were cut, the log begins after %s", past, d.base())
+	}
 	var out []zab.Entry
 	size := 0
 	for _, e := range d.log[after(d.log, past):after(d.log, upto)] {

@@ -13,9 +13,10 @@ const (
 	SkipTruncate            // a truncation never reaches the disk
 	LoseSyncedTail          // a crash loses the last durable entry
 	DeliverTwice            // the state machine is given an entry again
+	HalfInstall             // a snapshot brings its base, but not its state
 )
 
-var plantedNames = []string{"sound", "AckBeforeFsync", "ForgetHardState", "SkipTruncate", "LoseSyncedTail", "DeliverTwice"}
+var plantedNames = []string{"sound", "AckBeforeFsync", "ForgetHardState", "SkipTruncate", "LoseSyncedTail", "DeliverTwice", "HalfInstall"}
 
 // String is the name of the bug.
 func (p Planted) String() string { return plantedNames[p] }

@@ -96,6 +96,7 @@ func (c *cluster) startFaults() {
 		mask := c.rng.Uint64()
 		c.net.split(func(n int) bool { return mask>>n&1 == 1 }, c.chance(0.7), c.about(3*second))
 	})
+	c.again(s.Compact, func() { c.compact(c.anyNode()) })
 	c.again(s.Flapping, func() { c.flap(c.rng.IntN(len(c.nodes)), c.rng.IntN(len(c.nodes)), 20) })
 }
 
@@ -141,7 +142,7 @@ func (c *cluster) flap(from, to, times int) {
 func (c *cluster) live(w *workload) {
 	c.heal()
 	deadline := c.now + reunion
-	if !c.until(deadline, c.reunited) {
+	if !c.until(deadline, func() bool { return c.disksRest() && c.reunited() }) {
 		c.notReunited()
 		return
 	}
@@ -231,6 +232,17 @@ func (c *cluster) reunited() bool {
 	for _, n := range c.nodes {
 		r := n.role
 		if !n.dead && (!r.Established || r.Leader != leader.id || r.Epoch != leader.role.Epoch) {
+			return false
+		}
+	}
+	return true
+}
+
+// disksRest reports whether the stalls that began before the healing are over: a leader
+// whose disk still hangs gives up leading, and rightly so.
+func (c *cluster) disksRest() bool {
+	for _, n := range c.nodes {
+		if n.up && (n.syncing || len(n.disk.queue) > 0 || c.now < n.reportAt) {
 			return false
 		}
 	}

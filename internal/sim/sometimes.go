@@ -25,6 +25,10 @@ const (
 	ForgedBallotArrived
 	TwoLeadersAtOnce
 	CommitBeforeOwnFsync
+	LogWasCut
+	SnapshotInstalled
+	SnapshotBrokeOff
+	SnapshotCameTooLate
 	situations
 )
 
@@ -35,6 +39,7 @@ var situationNames = [situations]string{
 	"crash between two effects of one step", "accepted epoch ahead of the established leader",
 	"bytes of an old connection arrived late", "entries lost in a crash", "applied state went back in a crash",
 	"forged ballot arrived", "two established leaders at once", "leader committed before its own fsync",
+	"log was cut", "snapshot was installed", "snapshot broke off", "snapshot of a session that was over",
 }
 
 // String is the situation in words.

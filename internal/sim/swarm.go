@@ -2,7 +2,11 @@
 
 package sim
 
-import "fmt"
+import (
+	"fmt"
+	"math"
+	"math/rand/v2"
+)
 
 // Swarm is the configuration of one seed: the cluster's shape and which faults happen
 // how often. Each fault family is off in half of the seeds, because faults that are
@@ -37,6 +41,10 @@ type Swarm struct {
 	Proposals instant // between two proposals
 	Reads     instant
 	DeadCore  bool // a minority stays dead in the liveness phase
+
+	Compact  instant // between two offers to cut the log of a node
+	Must     float64 // per offer: it has to be cut, whoever needs it
+	BreakOff float64 // per part of a snapshot: the transfer ends with it
 }
 
 func drawSwarm(s *scheduler) Swarm {
@@ -87,6 +95,20 @@ func drawSwarm(s *scheduler) Swarm {
 	w.Crash, w.MidCrash, w.Pause = rate(second/4, 10*second), share(0.0002, 0.02), rate(second/2, 10*second)
 	w.DeadCore = s.chance(0.3)
 	return w
+}
+
+// drawCompaction draws what became part of a Swarm later, with a generator of its own,
+// so that older seeds stay what they were.
+func (w *Swarm) drawCompaction(seed uint64) {
+	r := rand.New(rand.NewPCG(seed, 0x736e6170))
+	if r.IntN(3) == 0 {
+		return
+	}
+	w.Compact = instant(float64(100*millisecond) * math.Exp(r.Float64()*math.Log(100)))
+	w.Must = []float64{0, 0.1, 1}[r.IntN(3)]
+	if !w.Quiet {
+		w.BreakOff = []float64{0, 0.02, 0.2}[r.IntN(3)]
+	}
 }
 
 // calm is the same cluster with its faults over.

@@ -90,6 +90,7 @@ type txnHost struct {
 	disk    *disk
 	role    zab.RoleChanged
 	applied zab.Zxid
+	again   bool // the table was made anew from a snapshot
 }
 
 // memory is the applied state of one node. What a crash takes from it, it takes by
@@ -144,7 +145,28 @@ func (w *txnWorld) inhabit(c *cluster) {
 
 func (w *txnWorld) newHost(config zab.Config, s zab.Storage) (host, error) {
 	d := s.(*disk)
-	m := &memory{w: w, node: int(config.ID), silent: true, open: map[txn.ID]txn.Txn{}, finished: map[txn.ID]txn.Txn{}}
+	table, err := w.table(int(config.ID), d)
+	if err != nil {
+		return nil, err
+	}
+	var members []coordinator.Member
+	for _, member := range config.Members {
+		members = append(members, coordinator.Member{ID: member.ID, Observer: member.Observer})
+	}
+	h := &txnHost{w: w, n: int(config.ID), table: table, disk: d, applied: d.appliedZxid()}
+	h.core, err = coordinator.NewCore(coordinator.CoreConfig{
+		Node: config.ID, Members: members, Boot: config.Boot,
+		NewCluster: txn.ClusterID(config.ID), Resources: resources, Rules: txnRules, Reload: h.reload,
+	}, s, table)
+	if err != nil {
+		return nil, err
+	}
+	return h, nil
+}
+
+// table makes the table of a node from what is applied on its disk.
+func (w *txnWorld) table(node int, d *disk) (*txn.Table, error) {
+	m := &memory{w: w, node: node, silent: true, open: map[txn.ID]txn.Txn{}, finished: map[txn.ID]txn.Txn{}}
 	again := txn.NewTable(txn.Meta{}, nil, m)
 	for _, e := range d.log[:d.applied] {
 		if _, err := again.Apply(position(e.Zxid), e.Data); err != nil {
@@ -153,19 +175,16 @@ func (w *txnWorld) newHost(config zab.Config, s zab.Storage) (host, error) {
 	}
 	m.silent = false
 	// What a store keeps is the meta data and the transactions, so start from those.
-	table := txn.NewTable(again.Meta(), again.Open(), m)
-	var members []coordinator.Member
-	for _, member := range config.Members {
-		members = append(members, coordinator.Member{ID: member.ID, Observer: member.Observer})
+	return txn.NewTable(again.Meta(), again.Open(), m), nil
+}
+
+// reload makes the table anew after a snapshot was installed.
+func (h *txnHost) reload() (*txn.Table, error) {
+	table, err := h.w.table(h.n, h.disk)
+	if err == nil {
+		h.table, h.again, h.applied = table, true, h.disk.appliedZxid()
 	}
-	core, err := coordinator.NewCore(coordinator.CoreConfig{
-		Node: config.ID, Members: members, Boot: config.Boot,
-		NewCluster: txn.ClusterID(config.ID), Resources: resources, Rules: txnRules,
-	}, s, table)
-	if err != nil {
-		return nil, err
-	}
-	return &txnHost{w: w, n: int(config.ID), core: core, table: table, disk: d, applied: d.appliedZxid()}, nil
+	return table, err
 }
 
 func position(z zab.Zxid) txn.Position {
@@ -208,6 +227,16 @@ func (h *txnHost) effects(fx *coordinator.Effects) []zab.Effect {
 	}
 	for _, m := range fx.Send {
 		out = append(out, zab.Send{Message: m})
+	}
+	for _, e := range fx.SendSnapshot {
+		out = append(out, e)
+	}
+	if fx.FetchSnapshot.Session != 0 {
+		out = append(out, fx.FetchSnapshot)
+	}
+	if h.again {
+		h.again = false
+		out = append(out, zab.Restored{Snapshot: zab.Snapshot{Zxid: h.applied}})
 	}
 	p := h.table.Meta().Position
 	if z := (zab.Zxid{Epoch: zab.Epoch(p.Epoch), Counter: p.Counter}); h.applied.Less(z) {
