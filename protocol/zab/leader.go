@@ -161,8 +161,8 @@ func (n *Node) onFollowerInfo(from int, session uint64, info FollowerInfo) {
 	p.heard, p.known, p.accepted = n.now, true, info.Accepted
 	n.decideEpoch()
 	switch {
-	case !l.announced:
-		n.sendBallot(from) // a sign of life while the epoch is not announced
+	case !n.mayInvite(from):
+		n.sendBallot(from) // a sign of life meanwhile
 	case p.step <= stepInvited:
 		n.invite(from)
 	}
@@ -201,6 +201,13 @@ func (n *Node) decideEpoch() {
 	n.report("proposes an epoch")
 }
 
+// mayInvite reports whether a peer may hear of the epoch. An observer hears of it when
+// the leader is established: a promise to one who never is would lock it out from
+// whoever leads instead, for whom nobody abdicates.
+func (n *Node) mayInvite(i int) bool {
+	return n.lead.announced && (n.established || !n.members[i].Observer)
+}
+
 func (n *Node) invite(to int) {
 	p := &n.lead.peers[to]
 	p.step = stepInvited
@@ -213,7 +220,7 @@ func (n *Node) leaderPersisted() {
 	if l.epoch != 0 && !l.announced && n.written >= l.epochWrite {
 		l.announced = true
 		for i := range l.peers {
-			if l.peers[i].step == stepGreeted {
+			if l.peers[i].step == stepGreeted && n.mayInvite(i) {
 				n.invite(i)
 			}
 		}

@@ -178,6 +178,8 @@ func (n *Node) establish() {
 			n.send(i, l.epoch, p.session, UpToDate{Commit: n.commit})
 		case p.step == stepPromised:
 			n.beginSync(i)
+		case p.step == stepGreeted:
+			n.invite(i)
 		}
 	}
 	n.sendBallotsToStrangers()
