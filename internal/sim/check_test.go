@@ -71,6 +71,21 @@ func (p play) elect(leader int, e zab.Epoch, others ...int) {
 	p.role(leader, zab.Leading, zab.Broadcast, e, true)
 }
 
+// stage lays a snapshot of these entries beside the state of a node.
+func (p play) stage(id int, entries ...zab.Entry) {
+	s := staged{ref: 1, folds: []uint64{foldStart}, log: entries}
+	for _, e := range entries {
+		s.folds = append(s.folds, fold(s.folds[len(s.folds)-1], e))
+	}
+	p.node(id).disk.staged = s
+}
+
+// install stages such a snapshot, and makes it the state.
+func (p play) install(id int, entries ...zab.Entry) {
+	p.stage(id, entries...)
+	p.write(id, zab.Write{Install: &zab.Snapshot{Zxid: tail(entries), Ref: 1}})
+}
+
 // commits makes the leader commit up to z.
 func (p play) commits(leader int, e zab.Epoch, z zab.Zxid) { p.commit(p.node(leader), e, z) }
 
@@ -239,6 +254,30 @@ func TestEachCheckRejectsABadHistoryAndAcceptsItsGoodTwin(t *testing.T) {
 		{"S9", "a truncation removes a committed entry",
 			func(p play) { p.commits(1, 1, b.Zxid); p.write(2, zab.Write{TruncateAfter: &a.Zxid}) },
 			func(p play) { p.write(2, zab.Write{TruncateAfter: &a.Zxid}) }},
+		{"S9", "a cut goes beyond the applied state",
+			func(p play) { p.commits(1, 1, b.Zxid); p.applyAt(2, a); p.write(2, zab.Write{Cut: &b.Zxid}) },
+			func(p play) { p.commits(1, 1, b.Zxid); p.applyAt(2, a); p.write(2, zab.Write{Cut: &a.Zxid}) }},
+		{"S9", "a snapshot holds what is not committed",
+			func(p play) { p.install(3, a, b) },
+			func(p play) { p.commits(1, 1, b.Zxid); p.install(3, a, b) }},
+		{"S9", "a snapshot holds no more than the log",
+			func(p play) { p.install(3, a) },
+			func(p play) { p.commits(1, 1, b.Zxid); p.install(3, a, b) }},
+		{"S9", "a snapshot that is not the staged one",
+			func(p play) {
+				p.commits(1, 1, b.Zxid)
+				p.stage(3, a, b)
+				p.handed(p.node(3), zab.Write{Install: &zab.Snapshot{Zxid: b.Zxid, Ref: 7}})
+			},
+			func(p play) { p.commits(1, 1, b.Zxid); p.install(3, a, b) }},
+		{"L6", "a node begins anew from a snapshot that it does not have",
+			func(p play) { p.restoredFrom(p.node(3), zab.Snapshot{Zxid: b.Zxid}) },
+			func(p play) {
+				p.commits(1, 1, b.Zxid)
+				p.install(3, a, b)
+				p.restoredFrom(p.node(3), zab.Snapshot{Zxid: b.Zxid})
+				p.restarted(p.node(3))
+			}},
 		{"S10", "a leader counts what the peer never acknowledged",
 			func(p play) { p.counts(1, 2, b.Zxid) },
 			func(p play) { p.say(2, 1, 1, zab.Ack{Upto: b.Zxid}); p.counts(1, 2, b.Zxid) }},

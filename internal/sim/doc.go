@@ -6,10 +6,11 @@
 //
 // A run has two phases. In the safety phase the faults of the seed's Swarm happen:
 // connections die, links are cut one way, disks stall, nodes pause and crash at any
-// event and keep any prefix of what they had not synced. After each event the
-// Checker compares what the nodes did with what must always hold. Then everything is
-// healed, except perhaps a minority that stays dead, and the liveness phase asks that
-// the cluster comes back, nobody left out, within a bounded number of ticks.
+// event and keep any prefix of what they had not synced; logs are cut, and snapshots
+// break off on their way. After each event the Checker compares what the nodes did with
+// what must always hold. Then everything is healed, except perhaps a minority that stays
+// dead, and the liveness phase asks that the cluster comes back, nobody left out, within
+// a bounded number of ticks.
 //
 // The Checker is itself tested: each of its checks has hand-made histories that it
 // must reject and accept, and drivers with planted bugs that it must catch.
