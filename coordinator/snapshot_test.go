@@ -125,6 +125,44 @@ func TestNodeThatWasAwayForLongComesBackBySnapshot(t *testing.T) {
 	require.Equal(t, len(known), finished)
 }
 
+// Decisions go on while nodes come back by snapshot, again and again, each behind a log
+// that is cut all the time.
+func TestDecisionsGoOnWhileNodesComeBackBySnapshot(t *testing.T) {
+	snapshots := &lineCounter{text: "the state is that of a snapshot"}
+	c := newTunedCluster(t, 3, nobody, func(c *Config) {
+		c.MaxLogEntries = 8
+		c.Logger = slog.New(slog.NewTextHandler(snapshots, nil))
+	})
+	known := map[txn.ID]txn.Decision{}
+	c.decide(10, known)
+	for i := range 4 {
+		away := c.follower()
+		if i%2 == 1 {
+			away = c.leader().config.Node
+		}
+		c.kill(away)
+		c.decide(30, known)
+		c.start(away)
+		c.decide(30, known)
+		c.equal(3)
+	}
+	require.GreaterOrEqual(t, snapshots.lines.Load(), int64(4))
+	c.remembered(known)
+}
+
+// lineCounter counts lines of a log that contain a text.
+type lineCounter struct {
+	text  string
+	lines atomic.Int64
+}
+
+func (l *lineCounter) Write(line []byte) (int, error) {
+	if bytes.Contains(line, []byte(l.text)) {
+		l.lines.Add(1)
+	}
+	return len(line), nil
+}
+
 func TestObserverWithoutADiskIsFedByASnapshot(t *testing.T) {
 	c := &testCluster{t: t, dir: t.TempDir(), open: nobody, tune: shortLog, nodes: map[zab.NodeID]*runningNode{}}
 	for id := zab.NodeID(1); id <= 2; id++ {
