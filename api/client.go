@@ -244,6 +244,11 @@ func (c *Client) Forget(ctx context.Context, r *concordv1.ForgetRequest) (*conco
 	return call(ctx, c, "forget the transaction", ofLeader, r, unary(stub.Forget))
 }
 
+// ReplaceMember admits a node with a new disk.
+func (c *Client) ReplaceMember(ctx context.Context, r *concordv1.ReplaceMemberRequest) (*concordv1.ReplaceMemberResponse, error) {
+	return call(ctx, c, "replace the member", ofLeader, r, unary(stub.ReplaceMember))
+}
+
 // Recover plans recovery, and carries it out if asked to.
 func (c *Client) Recover(ctx context.Context, r *concordv1.RecoverRequest) (*concordv1.RecoverResponse, error) {
 	return call(ctx, c, "recover", ofLeader|slow, r, unary(stub.Recover))

@@ -108,7 +108,8 @@ type Core struct {
 	// committed, aborted count first decisions since the start of this node.
 	committed, aborted uint64
 	digests            digestRing
-	diskFull           string // why this node takes no new transactions; empty: it does
+	noting             map[uint64]bool // nodes whose stores are on their way into the log
+	diskFull           string          // why this node takes no new transactions; empty: it does
 
 	// What only a leader has, dropped with its leadership:
 	batch     []txn.Record          // records for the next entry
@@ -162,6 +163,7 @@ func (c *Core) clearLeadership() {
 	c.acks, c.views = map[zab.Zxid][]uint64{}, map[uint64]txn.ID{}
 	c.live, c.tasks, c.load = map[txn.ID]*live{}, map[txn.XID]Task{}, map[string]int{}
 	c.ends, c.evidence, c.forming = nil, map[string][]txn.XID{}, false
+	c.noting = map[uint64]bool{}
 	c.scans = map[string]*scan{}
 	for _, r := range c.config.Resources {
 		c.scans[r] = &scan{reported: map[txn.XID]string{}}
@@ -214,6 +216,10 @@ func (c *Core) handle(e Event) error {
 		c.onListed(e)
 	case Unfit:
 		c.onUnfit(e)
+	case MembersSeen:
+		c.onMembersSeen(e)
+	case ReplaceAsked:
+		c.onReplaceAsked(e)
 	case DiskChanged:
 		c.onDiskChanged(e)
 	default:

@@ -28,7 +28,7 @@ type hello struct {
 	// Cluster is 0 until the sender has learned it from the log.
 	Cluster txn.ClusterID
 	// Store is the random id of the sender's store: two processes with one node id differ in it.
-	Store [16]byte
+	Store txn.StoreID
 }
 
 const helloSize = 13 + 2 + 8 + 8 + sha256.Size + 4 + 16

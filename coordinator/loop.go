@@ -105,6 +105,7 @@ func (l *loop) tick(now time.Time) {
 		for _, m := range l.config.Members {
 			l.peers.send(m.ID, outbound{report: &r})
 		}
+		l.watchMembers()
 	}
 	if now.Sub(l.published) >= publishInterval {
 		l.publish(now)

@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/concordtx/concord/protocol/zab"
+	"github.com/concordtx/concord/txn"
 )
 
 const (
@@ -46,6 +47,8 @@ type peers struct {
 
 	links map[zab.NodeID]*link
 	conns connSet
+	// known are the stores of the nodes as the log has them; nil at first.
+	known atomic.Pointer[[]txn.MemberStore]
 	// refusals holds the last reason why we and a peer do not talk, for the status.
 	refusals sync.Map // zab.NodeID -> string
 }
@@ -188,7 +191,11 @@ func (p *peers) introduce(conn net.Conn, to zab.NodeID) error {
 		return errBadFrame
 	}
 	answer.To = self.From
-	if why := answer.check(self); why != "" {
+	why := answer.check(self)
+	if why == "" {
+		why = p.foreignStore(answer)
+	}
+	if why != "" {
 		p.refuse(to, why)
 		return errors.New(why)
 	}
@@ -339,6 +346,9 @@ func (p *peers) welcome(conn net.Conn, r *bufio.Reader) (zab.NodeID, error) {
 	if _, member := p.links[h.From]; why == "" && !member {
 		why = fmt.Sprintf("node %d is not a member of the cluster of node %d: add it to \"members\" on all nodes", h.From, self.From)
 	}
+	if why == "" {
+		why = p.foreignStore(h)
+	}
 	if why == "" && !p.conns.claim(conn, h.From, h.Store) {
 		why = fmt.Sprintf("two nodes have the id %d: give each node its own id in \"node\" and \"members\"", h.From)
 	}
@@ -401,7 +411,7 @@ type connSet struct {
 // claim is who speaks on an accepted connection.
 type claim struct {
 	node  zab.NodeID
-	store [16]byte
+	store txn.StoreID
 }
 
 func (s *connSet) add(c net.Conn) bool {
@@ -420,7 +430,7 @@ func (s *connSet) add(c net.Conn) bool {
 
 // claim says that node speaks on c from the given store. It is false if the same node
 // speaks from another store on another connection: two processes with one id.
-func (s *connSet) claim(c net.Conn, node zab.NodeID, store [16]byte) bool {
+func (s *connSet) claim(c net.Conn, node zab.NodeID, store txn.StoreID) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for other, held := range s.conns {

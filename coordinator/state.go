@@ -63,7 +63,11 @@ func encodeMeta(m txn.Meta) []byte {
 	if !m.Watermark.IsZero() {
 		mark = m.Watermark.UnixMilli()
 	}
-	return binary.BigEndian.AppendUint64(b, uint64(mark))
+	b = binary.BigEndian.AppendUint64(b, uint64(mark))
+	for _, s := range m.Stores {
+		b = append(binary.BigEndian.AppendUint64(b, s.Node), s.Store[:]...)
+	}
+	return b
 }
 
 // loadTable makes the table of a node from its store.
@@ -76,12 +80,16 @@ func loadTable(s *wal.Store, a txn.Archive) (*txn.Table, error) {
 		return nil, err
 	}
 	if found {
-		if len(value) != 12 {
+		const one = 8 + len(txn.StoreID{})
+		if len(value) < 12 || (len(value)-12)%one != 0 {
 			return nil, fmt.Errorf("meta data of the table: %w", txn.ErrBadTxn)
 		}
 		m.Cluster = txn.ClusterID(binary.BigEndian.Uint32(value))
 		if mark := int64(binary.BigEndian.Uint64(value[4:])); mark != 0 {
 			m.Watermark = time.UnixMilli(mark)
+		}
+		for b := value[12:]; len(b) > 0; b = b[one:] {
+			m.Stores = append(m.Stores, txn.MemberStore{Node: binary.BigEndian.Uint64(b), Store: txn.StoreID(b[8:one])})
 		}
 	}
 	var open []txn.Txn

@@ -17,6 +17,7 @@ import (
 	concordv1 "github.com/concordtx/concord/api/concord/v1"
 	"github.com/concordtx/concord/api/concord/v1/concordv1connect"
 	"github.com/concordtx/concord/coordinator"
+	"github.com/concordtx/concord/protocol/zab"
 	"github.com/concordtx/concord/txn"
 )
 
@@ -108,6 +109,13 @@ func (h *handlers) Forget(ctx context.Context, r *concordv1.ForgetRequest) (*con
 		return nil, err
 	}
 	return &concordv1.ForgetResponse{}, h.node.Forget(ctx, id, r.GetWho(), r.GetReason())
+}
+
+func (h *handlers) ReplaceMember(ctx context.Context, r *concordv1.ReplaceMemberRequest) (*concordv1.ReplaceMemberResponse, error) {
+	if err := parseOperator(r.GetWho(), r.GetReason()); err != nil {
+		return nil, err
+	}
+	return &concordv1.ReplaceMemberResponse{}, h.node.Replace(ctx, zab.NodeID(r.GetNode()), r.GetWho(), r.GetReason())
 }
 
 // parseOperator checks who acts and why: both go into the log for good.

@@ -25,6 +25,7 @@ const (
 	kindHeuristic
 	kindForget
 	kindWatermark
+	kindMember
 )
 
 // Form is the first record of a cluster: it gives the cluster its id.
@@ -70,6 +71,19 @@ type ForgetRecord struct {
 	Who string
 	Why string
 }
+
+// MemberRecord says which store a node of the cluster has: the first one counts, so that
+// a node that lost its disk, and with it what it has promised, is told from the one that
+// it was. With a zero Store the next one counts: an operator replaced the disk.
+type MemberRecord struct {
+	Node  uint64
+	Store StoreID
+	Who   string // the operator; empty if the leader noted it
+	Why   string
+}
+
+// StoreID is the random id of a node's store.
+type StoreID [16]byte
 
 // Watermark says that finished transactions born before Time may be forgotten. A
 // request that names an older one is refused.
@@ -123,6 +137,7 @@ func (End) kind() recordKind             { return kindEnd }
 func (HeuristicRecord) kind() recordKind { return kindHeuristic }
 func (ForgetRecord) kind() recordKind    { return kindForget }
 func (Watermark) kind() recordKind       { return kindWatermark }
+func (MemberRecord) kind() recordKind    { return kindMember }
 
 func (r Form) append(b []byte) []byte { return binary.BigEndian.AppendUint32(b, uint32(r.Cluster)) }
 
@@ -162,6 +177,13 @@ func (r ForgetRecord) append(b []byte) []byte {
 
 func (r Watermark) append(b []byte) []byte {
 	return binary.AppendUvarint(b, uint64(r.Time.UnixMilli()))
+}
+
+func (r MemberRecord) append(b []byte) []byte {
+	b = binary.BigEndian.AppendUint64(b, r.Node)
+	b = append(b, r.Store[:]...)
+	b = appendText(b, r.Who)
+	return appendText(b, r.Why)
 }
 
 func appendText(b []byte, s string) []byte {
@@ -209,6 +231,14 @@ func (d *decoder) record() Record {
 		return HeuristicRecord{ID: d.id(), Branch: BranchNo(d.byte()), Outcome: d.outcome(), Who: d.text(), Why: d.text()}
 	case kindForget:
 		return ForgetRecord{ID: d.id(), Who: d.text(), Why: d.text()}
+	case kindMember:
+		r := MemberRecord{}
+		if b := d.bytes(8); b != nil {
+			r.Node = binary.BigEndian.Uint64(b)
+		}
+		copy(r.Store[:], d.bytes(len(r.Store)))
+		r.Who, r.Why = d.text(), d.text()
+		return r
 	case kindWatermark:
 		return Watermark{Time: time.UnixMilli(int64(d.uvarint()))}
 	}

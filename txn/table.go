@@ -3,6 +3,7 @@
 package txn
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"encoding/binary"
 	"fmt"
@@ -47,6 +48,7 @@ type Table struct {
 	watermark time.Time
 	digest    Digest
 	position  Position
+	stores    []MemberStore
 	open      map[ID]*Txn
 }
 
@@ -56,12 +58,20 @@ type Meta struct {
 	Watermark time.Time
 	Position  Position
 	Digest    Digest
+	// Stores are the stores of the nodes, by node. It is replaced as a whole, never changed.
+	Stores []MemberStore
+}
+
+// MemberStore says which store a node has.
+type MemberStore struct {
+	Node  uint64
+	Store StoreID
 }
 
 // NewTable makes a table from what a store kept: the zero Meta and nothing open for a
 // new one.
 func NewTable(m Meta, open []Txn, a Archive) *Table {
-	t := &Table{archive: a, cluster: m.Cluster, watermark: m.Watermark, digest: m.Digest, position: m.Position, open: make(map[ID]*Txn, len(open))}
+	t := &Table{archive: a, cluster: m.Cluster, watermark: m.Watermark, digest: m.Digest, position: m.Position, stores: m.Stores, open: make(map[ID]*Txn, len(open))}
 	for _, x := range open {
 		t.open[x.ID] = &x
 	}
@@ -70,7 +80,7 @@ func NewTable(m Meta, open []Txn, a Archive) *Table {
 
 // Meta returns the part of the table that is not transactions.
 func (t *Table) Meta() Meta {
-	return Meta{Cluster: t.cluster, Watermark: t.watermark, Position: t.position, Digest: t.digest}
+	return Meta{Cluster: t.cluster, Watermark: t.watermark, Position: t.position, Digest: t.digest, Stores: t.stores}
 }
 
 // Cluster returns the id of the cluster, or zero before it was formed.
@@ -162,6 +172,8 @@ func (t *Table) Apply(at Position, data []byte) (Changes, error) {
 			touched = append(touched, t.heuristic(r))
 		case ForgetRecord:
 			touched = append(touched, t.forget(r))
+		case MemberRecord:
+			t.member(r)
 		case Watermark:
 			if r.Time.After(t.watermark) {
 				t.watermark = r.Time
@@ -235,6 +247,28 @@ func (t *Table) forget(r ForgetRecord) *Txn {
 	x.Heuristics = heuristics
 	x.Forgets = append(slices.Clip(x.Forgets), Forget{Who: r.Who, Why: r.Why})
 	return x
+}
+
+// Store returns the store that a node is known to have.
+func (t *Table) Store(node uint64) (StoreID, bool) {
+	for _, m := range t.stores {
+		if m.Node == node {
+			return m.Store, true
+		}
+	}
+	return StoreID{}, false
+}
+
+func (t *Table) member(r MemberRecord) {
+	_, known := t.Store(r.Node)
+	switch stores := slices.Clone(t.stores); {
+	case r.Store == StoreID{}:
+		t.stores = slices.DeleteFunc(stores, func(m MemberStore) bool { return m.Node == r.Node })
+	case !known:
+		stores = append(stores, MemberStore{Node: r.Node, Store: r.Store})
+		slices.SortFunc(stores, func(a, b MemberStore) int { return cmp.Compare(a.Node, b.Node) })
+		t.stores = stores
+	}
 }
 
 // file sorts what a fold touched into open and finished. One that was touched

@@ -188,3 +188,21 @@ func TestReplicasThatRestartAnywhereAgree(t *testing.T) {
 	require.Equal(t, steady.Open(), shaky.Open())
 	require.Equal(t, steady.finished, shaky.finished)
 }
+
+func TestFirstStoreOfANodeCountsUntilAnOperatorReplacesIt(t *testing.T) {
+	r := newReplica()
+	first, second := StoreID{1}, StoreID{2}
+	r.fold(t, MemberRecord{Node: 2, Store: first}, MemberRecord{Node: 1, Store: second})
+	r.fold(t, MemberRecord{Node: 2, Store: second})
+	r = r.restarted()
+	got, known := r.Store(2)
+	require.True(t, known)
+	require.Equal(t, first, got)
+	require.Equal(t, []MemberStore{{Node: 1, Store: second}, {Node: 2, Store: first}}, r.Meta().Stores)
+	r.fold(t, MemberRecord{Node: 2, Who: "ann", Why: "new disk"})
+	_, known = r.Store(2)
+	require.False(t, known)
+	r.fold(t, MemberRecord{Node: 2, Store: second})
+	got, _ = r.Store(2)
+	require.Equal(t, second, got)
+}

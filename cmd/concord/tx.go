@@ -307,7 +307,7 @@ func (c *cli) confirm(yes bool, gid, what string) error {
 	if !isTerminal(c.in) || !isTerminal(c.err) {
 		return usagef("%s Confirm with --yes", what)
 	}
-	fmt.Fprintf(c.err, "%s Type the GID to go on: ", what)
+	fmt.Fprintf(c.err, "%s Type %s to go on: ", what, gid)
 	line, err := bufio.NewReader(c.in).ReadString('\n')
 	if err != nil && !errors.Is(err, io.EOF) {
 		return err

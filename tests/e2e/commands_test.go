@@ -225,7 +225,7 @@ func TestCommands(t *testing.T) {
 			var list []txJSON
 			c.json(&list, 0, "tx", "ls", "--state", "heuristic")
 			require.Len(t, list, 1)
-			require.Equal(t, 1, alarms(t, c))
+			eventually(t, "the alarm is there", func() bool { return alarms(t, c) == 1 })
 
 			require.Equal(t, 2, c.command("tx", "forget", h.id.String(), "--reason", "booked by hand").code)
 			require.Equal(t, 1, alarms(t, c))

@@ -1410,6 +1410,102 @@ func (*ForgetResponse) Descriptor() ([]byte, []int) {
 	return file_concord_v1_concord_proto_rawDescGZIP(), []int{22}
 }
 
+type ReplaceMemberRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Node          uint64                 `protobuf:"varint,1,opt,name=node,proto3" json:"node,omitempty"`
+	Who           string                 `protobuf:"bytes,2,opt,name=who,proto3" json:"who,omitempty"`
+	Reason        string                 `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReplaceMemberRequest) Reset() {
+	*x = ReplaceMemberRequest{}
+	mi := &file_concord_v1_concord_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReplaceMemberRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReplaceMemberRequest) ProtoMessage() {}
+
+func (x *ReplaceMemberRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_concord_v1_concord_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReplaceMemberRequest.ProtoReflect.Descriptor instead.
+func (*ReplaceMemberRequest) Descriptor() ([]byte, []int) {
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *ReplaceMemberRequest) GetNode() uint64 {
+	if x != nil {
+		return x.Node
+	}
+	return 0
+}
+
+func (x *ReplaceMemberRequest) GetWho() string {
+	if x != nil {
+		return x.Who
+	}
+	return ""
+}
+
+func (x *ReplaceMemberRequest) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+type ReplaceMemberResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReplaceMemberResponse) Reset() {
+	*x = ReplaceMemberResponse{}
+	mi := &file_concord_v1_concord_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReplaceMemberResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReplaceMemberResponse) ProtoMessage() {}
+
+func (x *ReplaceMemberResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_concord_v1_concord_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReplaceMemberResponse.ProtoReflect.Descriptor instead.
+func (*ReplaceMemberResponse) Descriptor() ([]byte, []int) {
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{24}
+}
+
 type RecoverRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Carry the plan out.
@@ -1422,7 +1518,7 @@ type RecoverRequest struct {
 
 func (x *RecoverRequest) Reset() {
 	*x = RecoverRequest{}
-	mi := &file_concord_v1_concord_proto_msgTypes[23]
+	mi := &file_concord_v1_concord_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1434,7 +1530,7 @@ func (x *RecoverRequest) String() string {
 func (*RecoverRequest) ProtoMessage() {}
 
 func (x *RecoverRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[23]
+	mi := &file_concord_v1_concord_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1447,7 +1543,7 @@ func (x *RecoverRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RecoverRequest.ProtoReflect.Descriptor instead.
 func (*RecoverRequest) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{23}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *RecoverRequest) GetApply() bool {
@@ -1475,7 +1571,7 @@ type RecoverResponse struct {
 
 func (x *RecoverResponse) Reset() {
 	*x = RecoverResponse{}
-	mi := &file_concord_v1_concord_proto_msgTypes[24]
+	mi := &file_concord_v1_concord_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1487,7 +1583,7 @@ func (x *RecoverResponse) String() string {
 func (*RecoverResponse) ProtoMessage() {}
 
 func (x *RecoverResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[24]
+	mi := &file_concord_v1_concord_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1500,7 +1596,7 @@ func (x *RecoverResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RecoverResponse.ProtoReflect.Descriptor instead.
 func (*RecoverResponse) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{24}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *RecoverResponse) GetActions() []*RecoverAction {
@@ -1536,7 +1632,7 @@ type RecoverAction struct {
 
 func (x *RecoverAction) Reset() {
 	*x = RecoverAction{}
-	mi := &file_concord_v1_concord_proto_msgTypes[25]
+	mi := &file_concord_v1_concord_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1548,7 +1644,7 @@ func (x *RecoverAction) String() string {
 func (*RecoverAction) ProtoMessage() {}
 
 func (x *RecoverAction) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[25]
+	mi := &file_concord_v1_concord_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1561,7 +1657,7 @@ func (x *RecoverAction) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RecoverAction.ProtoReflect.Descriptor instead.
 func (*RecoverAction) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{25}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *RecoverAction) GetGid() string {
@@ -1628,7 +1724,7 @@ type StatusRequest struct {
 
 func (x *StatusRequest) Reset() {
 	*x = StatusRequest{}
-	mi := &file_concord_v1_concord_proto_msgTypes[26]
+	mi := &file_concord_v1_concord_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1640,7 +1736,7 @@ func (x *StatusRequest) String() string {
 func (*StatusRequest) ProtoMessage() {}
 
 func (x *StatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[26]
+	mi := &file_concord_v1_concord_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1653,7 +1749,7 @@ func (x *StatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusRequest.ProtoReflect.Descriptor instead.
 func (*StatusRequest) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{26}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{28}
 }
 
 type WatchRequest struct {
@@ -1666,7 +1762,7 @@ type WatchRequest struct {
 
 func (x *WatchRequest) Reset() {
 	*x = WatchRequest{}
-	mi := &file_concord_v1_concord_proto_msgTypes[27]
+	mi := &file_concord_v1_concord_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1678,7 +1774,7 @@ func (x *WatchRequest) String() string {
 func (*WatchRequest) ProtoMessage() {}
 
 func (x *WatchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[27]
+	mi := &file_concord_v1_concord_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1691,7 +1787,7 @@ func (x *WatchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchRequest.ProtoReflect.Descriptor instead.
 func (*WatchRequest) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{27}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *WatchRequest) GetIntervalMs() uint32 {
@@ -1727,7 +1823,7 @@ type StatusResponse struct {
 
 func (x *StatusResponse) Reset() {
 	*x = StatusResponse{}
-	mi := &file_concord_v1_concord_proto_msgTypes[28]
+	mi := &file_concord_v1_concord_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1739,7 +1835,7 @@ func (x *StatusResponse) String() string {
 func (*StatusResponse) ProtoMessage() {}
 
 func (x *StatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[28]
+	mi := &file_concord_v1_concord_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1752,7 +1848,7 @@ func (x *StatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusResponse.ProtoReflect.Descriptor instead.
 func (*StatusResponse) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{28}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *StatusResponse) GetCluster() string {
@@ -1851,7 +1947,7 @@ type Node struct {
 
 func (x *Node) Reset() {
 	*x = Node{}
-	mi := &file_concord_v1_concord_proto_msgTypes[29]
+	mi := &file_concord_v1_concord_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1863,7 +1959,7 @@ func (x *Node) String() string {
 func (*Node) ProtoMessage() {}
 
 func (x *Node) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[29]
+	mi := &file_concord_v1_concord_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1876,7 +1972,7 @@ func (x *Node) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Node.ProtoReflect.Descriptor instead.
 func (*Node) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{29}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *Node) GetId() uint64 {
@@ -1955,7 +2051,7 @@ type ResourceStatus struct {
 
 func (x *ResourceStatus) Reset() {
 	*x = ResourceStatus{}
-	mi := &file_concord_v1_concord_proto_msgTypes[30]
+	mi := &file_concord_v1_concord_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1967,7 +2063,7 @@ func (x *ResourceStatus) String() string {
 func (*ResourceStatus) ProtoMessage() {}
 
 func (x *ResourceStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[30]
+	mi := &file_concord_v1_concord_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1980,7 +2076,7 @@ func (x *ResourceStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResourceStatus.ProtoReflect.Descriptor instead.
 func (*ResourceStatus) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{30}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *ResourceStatus) GetName() string {
@@ -2047,7 +2143,7 @@ type ResourcesRequest struct {
 
 func (x *ResourcesRequest) Reset() {
 	*x = ResourcesRequest{}
-	mi := &file_concord_v1_concord_proto_msgTypes[31]
+	mi := &file_concord_v1_concord_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2059,7 +2155,7 @@ func (x *ResourcesRequest) String() string {
 func (*ResourcesRequest) ProtoMessage() {}
 
 func (x *ResourcesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[31]
+	mi := &file_concord_v1_concord_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2072,7 +2168,7 @@ func (x *ResourcesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResourcesRequest.ProtoReflect.Descriptor instead.
 func (*ResourcesRequest) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{31}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{33}
 }
 
 type ResourcesResponse struct {
@@ -2089,7 +2185,7 @@ type ResourcesResponse struct {
 
 func (x *ResourcesResponse) Reset() {
 	*x = ResourcesResponse{}
-	mi := &file_concord_v1_concord_proto_msgTypes[32]
+	mi := &file_concord_v1_concord_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2101,7 +2197,7 @@ func (x *ResourcesResponse) String() string {
 func (*ResourcesResponse) ProtoMessage() {}
 
 func (x *ResourcesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[32]
+	mi := &file_concord_v1_concord_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2114,7 +2210,7 @@ func (x *ResourcesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResourcesResponse.ProtoReflect.Descriptor instead.
 func (*ResourcesResponse) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{32}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *ResourcesResponse) GetCluster() string {
@@ -2155,7 +2251,7 @@ type CheckResourceRequest struct {
 
 func (x *CheckResourceRequest) Reset() {
 	*x = CheckResourceRequest{}
-	mi := &file_concord_v1_concord_proto_msgTypes[33]
+	mi := &file_concord_v1_concord_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2167,7 +2263,7 @@ func (x *CheckResourceRequest) String() string {
 func (*CheckResourceRequest) ProtoMessage() {}
 
 func (x *CheckResourceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[33]
+	mi := &file_concord_v1_concord_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2180,7 +2276,7 @@ func (x *CheckResourceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckResourceRequest.ProtoReflect.Descriptor instead.
 func (*CheckResourceRequest) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{33}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *CheckResourceRequest) GetName() string {
@@ -2199,7 +2295,7 @@ type CheckResourceResponse struct {
 
 func (x *CheckResourceResponse) Reset() {
 	*x = CheckResourceResponse{}
-	mi := &file_concord_v1_concord_proto_msgTypes[34]
+	mi := &file_concord_v1_concord_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2211,7 +2307,7 @@ func (x *CheckResourceResponse) String() string {
 func (*CheckResourceResponse) ProtoMessage() {}
 
 func (x *CheckResourceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[34]
+	mi := &file_concord_v1_concord_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2224,7 +2320,7 @@ func (x *CheckResourceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckResourceResponse.ProtoReflect.Descriptor instead.
 func (*CheckResourceResponse) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{34}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *CheckResourceResponse) GetReports() []*ResourceReport {
@@ -2248,7 +2344,7 @@ type ResourceReport struct {
 
 func (x *ResourceReport) Reset() {
 	*x = ResourceReport{}
-	mi := &file_concord_v1_concord_proto_msgTypes[35]
+	mi := &file_concord_v1_concord_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2260,7 +2356,7 @@ func (x *ResourceReport) String() string {
 func (*ResourceReport) ProtoMessage() {}
 
 func (x *ResourceReport) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[35]
+	mi := &file_concord_v1_concord_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2273,7 +2369,7 @@ func (x *ResourceReport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResourceReport.ProtoReflect.Descriptor instead.
 func (*ResourceReport) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{35}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *ResourceReport) GetName() string {
@@ -2330,7 +2426,7 @@ type Finding struct {
 
 func (x *Finding) Reset() {
 	*x = Finding{}
-	mi := &file_concord_v1_concord_proto_msgTypes[36]
+	mi := &file_concord_v1_concord_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2342,7 +2438,7 @@ func (x *Finding) String() string {
 func (*Finding) ProtoMessage() {}
 
 func (x *Finding) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[36]
+	mi := &file_concord_v1_concord_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2355,7 +2451,7 @@ func (x *Finding) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Finding.ProtoReflect.Descriptor instead.
 func (*Finding) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{36}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *Finding) GetWhat() string {
@@ -2398,7 +2494,7 @@ type NotLeader struct {
 
 func (x *NotLeader) Reset() {
 	*x = NotLeader{}
-	mi := &file_concord_v1_concord_proto_msgTypes[37]
+	mi := &file_concord_v1_concord_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2410,7 +2506,7 @@ func (x *NotLeader) String() string {
 func (*NotLeader) ProtoMessage() {}
 
 func (x *NotLeader) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[37]
+	mi := &file_concord_v1_concord_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2423,7 +2519,7 @@ func (x *NotLeader) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NotLeader.ProtoReflect.Descriptor instead.
 func (*NotLeader) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{37}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *NotLeader) GetLeader() uint64 {
@@ -2538,7 +2634,12 @@ const file_concord_v1_concord_proto_rawDesc = "" +
 	"\x03gid\x18\x01 \x01(\tR\x03gid\x12\x10\n" +
 	"\x03who\x18\x02 \x01(\tR\x03who\x12\x16\n" +
 	"\x06reason\x18\x03 \x01(\tR\x06reason\"\x10\n" +
-	"\x0eForgetResponse\"8\n" +
+	"\x0eForgetResponse\"T\n" +
+	"\x14ReplaceMemberRequest\x12\x12\n" +
+	"\x04node\x18\x01 \x01(\x04R\x04node\x12\x10\n" +
+	"\x03who\x18\x02 \x01(\tR\x03who\x12\x16\n" +
+	"\x06reason\x18\x03 \x01(\tR\x06reason\"\x17\n" +
+	"\x15ReplaceMemberResponse\"8\n" +
 	"\x0eRecoverRequest\x12\x14\n" +
 	"\x05apply\x18\x01 \x01(\bR\x05apply\x12\x10\n" +
 	"\x03gid\x18\x02 \x01(\tR\x03gid\"b\n" +
@@ -2614,7 +2715,7 @@ const file_concord_v1_concord_proto_rawDesc = "" +
 	"\x03fix\x18\x04 \x01(\tR\x03fix\"5\n" +
 	"\tNotLeader\x12\x16\n" +
 	"\x06leader\x18\x01 \x01(\x04R\x06leader\x12\x10\n" +
-	"\x03api\x18\x02 \x01(\tR\x03api2\x83\a\n" +
+	"\x03api\x18\x02 \x01(\tR\x03api2\xd9\a\n" +
 	"\x12CoordinatorService\x12?\n" +
 	"\x06Commit\x12\x19.concord.v1.CommitRequest\x1a\x1a.concord.v1.CommitResponse\x12C\n" +
 	"\x06Decide\x12\x19.concord.v1.DecideRequest\x1a\x1a.concord.v1.DecideResponse(\x010\x01\x12E\n" +
@@ -2623,7 +2724,8 @@ const file_concord_v1_concord_proto_rawDesc = "" +
 	"\x04List\x12\x17.concord.v1.ListRequest\x1a\x18.concord.v1.ListResponse\x126\n" +
 	"\x03Get\x12\x16.concord.v1.GetRequest\x1a\x17.concord.v1.GetResponse\x12B\n" +
 	"\aResolve\x12\x1a.concord.v1.ResolveRequest\x1a\x1b.concord.v1.ResolveResponse\x12?\n" +
-	"\x06Forget\x12\x19.concord.v1.ForgetRequest\x1a\x1a.concord.v1.ForgetResponse\x12B\n" +
+	"\x06Forget\x12\x19.concord.v1.ForgetRequest\x1a\x1a.concord.v1.ForgetResponse\x12T\n" +
+	"\rReplaceMember\x12 .concord.v1.ReplaceMemberRequest\x1a!.concord.v1.ReplaceMemberResponse\x12B\n" +
 	"\aRecover\x12\x1a.concord.v1.RecoverRequest\x1a\x1b.concord.v1.RecoverResponse\x12?\n" +
 	"\x06Status\x12\x19.concord.v1.StatusRequest\x1a\x1a.concord.v1.StatusResponse\x12?\n" +
 	"\x05Watch\x12\x18.concord.v1.WatchRequest\x1a\x1a.concord.v1.StatusResponse0\x01\x12H\n" +
@@ -2642,7 +2744,7 @@ func file_concord_v1_concord_proto_rawDescGZIP() []byte {
 	return file_concord_v1_concord_proto_rawDescData
 }
 
-var file_concord_v1_concord_proto_msgTypes = make([]protoimpl.MessageInfo, 38)
+var file_concord_v1_concord_proto_msgTypes = make([]protoimpl.MessageInfo, 40)
 var file_concord_v1_concord_proto_goTypes = []any{
 	(*Branch)(nil),                // 0: concord.v1.Branch
 	(*CommitRequest)(nil),         // 1: concord.v1.CommitRequest
@@ -2667,21 +2769,23 @@ var file_concord_v1_concord_proto_goTypes = []any{
 	(*ResolveResponse)(nil),       // 20: concord.v1.ResolveResponse
 	(*ForgetRequest)(nil),         // 21: concord.v1.ForgetRequest
 	(*ForgetResponse)(nil),        // 22: concord.v1.ForgetResponse
-	(*RecoverRequest)(nil),        // 23: concord.v1.RecoverRequest
-	(*RecoverResponse)(nil),       // 24: concord.v1.RecoverResponse
-	(*RecoverAction)(nil),         // 25: concord.v1.RecoverAction
-	(*StatusRequest)(nil),         // 26: concord.v1.StatusRequest
-	(*WatchRequest)(nil),          // 27: concord.v1.WatchRequest
-	(*StatusResponse)(nil),        // 28: concord.v1.StatusResponse
-	(*Node)(nil),                  // 29: concord.v1.Node
-	(*ResourceStatus)(nil),        // 30: concord.v1.ResourceStatus
-	(*ResourcesRequest)(nil),      // 31: concord.v1.ResourcesRequest
-	(*ResourcesResponse)(nil),     // 32: concord.v1.ResourcesResponse
-	(*CheckResourceRequest)(nil),  // 33: concord.v1.CheckResourceRequest
-	(*CheckResourceResponse)(nil), // 34: concord.v1.CheckResourceResponse
-	(*ResourceReport)(nil),        // 35: concord.v1.ResourceReport
-	(*Finding)(nil),               // 36: concord.v1.Finding
-	(*NotLeader)(nil),             // 37: concord.v1.NotLeader
+	(*ReplaceMemberRequest)(nil),  // 23: concord.v1.ReplaceMemberRequest
+	(*ReplaceMemberResponse)(nil), // 24: concord.v1.ReplaceMemberResponse
+	(*RecoverRequest)(nil),        // 25: concord.v1.RecoverRequest
+	(*RecoverResponse)(nil),       // 26: concord.v1.RecoverResponse
+	(*RecoverAction)(nil),         // 27: concord.v1.RecoverAction
+	(*StatusRequest)(nil),         // 28: concord.v1.StatusRequest
+	(*WatchRequest)(nil),          // 29: concord.v1.WatchRequest
+	(*StatusResponse)(nil),        // 30: concord.v1.StatusResponse
+	(*Node)(nil),                  // 31: concord.v1.Node
+	(*ResourceStatus)(nil),        // 32: concord.v1.ResourceStatus
+	(*ResourcesRequest)(nil),      // 33: concord.v1.ResourcesRequest
+	(*ResourcesResponse)(nil),     // 34: concord.v1.ResourcesResponse
+	(*CheckResourceRequest)(nil),  // 35: concord.v1.CheckResourceRequest
+	(*CheckResourceResponse)(nil), // 36: concord.v1.CheckResourceResponse
+	(*ResourceReport)(nil),        // 37: concord.v1.ResourceReport
+	(*Finding)(nil),               // 38: concord.v1.Finding
+	(*NotLeader)(nil),             // 39: concord.v1.NotLeader
 }
 var file_concord_v1_concord_proto_depIdxs = []int32{
 	0,  // 0: concord.v1.CommitRequest.branches:type_name -> concord.v1.Branch
@@ -2690,18 +2794,18 @@ var file_concord_v1_concord_proto_depIdxs = []int32{
 	6,  // 3: concord.v1.DecideResponse.answers:type_name -> concord.v1.NumberedAnswer
 	2,  // 4: concord.v1.NumberedAnswer.response:type_name -> concord.v1.CommitResponse
 	7,  // 5: concord.v1.NumberedAnswer.error:type_name -> concord.v1.CommitError
-	37, // 6: concord.v1.CommitError.not_leader:type_name -> concord.v1.NotLeader
+	39, // 6: concord.v1.CommitError.not_leader:type_name -> concord.v1.NotLeader
 	9,  // 7: concord.v1.FinishedRequest.branches:type_name -> concord.v1.FinishedBranch
 	0,  // 8: concord.v1.Transaction.branches:type_name -> concord.v1.Branch
 	14, // 9: concord.v1.Transaction.heuristics:type_name -> concord.v1.Heuristic
 	13, // 10: concord.v1.ListResponse.transactions:type_name -> concord.v1.Transaction
 	13, // 11: concord.v1.GetResponse.transaction:type_name -> concord.v1.Transaction
-	25, // 12: concord.v1.RecoverResponse.actions:type_name -> concord.v1.RecoverAction
-	29, // 13: concord.v1.StatusResponse.nodes:type_name -> concord.v1.Node
-	30, // 14: concord.v1.StatusResponse.resources:type_name -> concord.v1.ResourceStatus
-	30, // 15: concord.v1.ResourcesResponse.resources:type_name -> concord.v1.ResourceStatus
-	35, // 16: concord.v1.CheckResourceResponse.reports:type_name -> concord.v1.ResourceReport
-	36, // 17: concord.v1.ResourceReport.findings:type_name -> concord.v1.Finding
+	27, // 12: concord.v1.RecoverResponse.actions:type_name -> concord.v1.RecoverAction
+	31, // 13: concord.v1.StatusResponse.nodes:type_name -> concord.v1.Node
+	32, // 14: concord.v1.StatusResponse.resources:type_name -> concord.v1.ResourceStatus
+	32, // 15: concord.v1.ResourcesResponse.resources:type_name -> concord.v1.ResourceStatus
+	37, // 16: concord.v1.CheckResourceResponse.reports:type_name -> concord.v1.ResourceReport
+	38, // 17: concord.v1.ResourceReport.findings:type_name -> concord.v1.Finding
 	1,  // 18: concord.v1.CoordinatorService.Commit:input_type -> concord.v1.CommitRequest
 	3,  // 19: concord.v1.CoordinatorService.Decide:input_type -> concord.v1.DecideRequest
 	8,  // 20: concord.v1.CoordinatorService.Finished:input_type -> concord.v1.FinishedRequest
@@ -2710,26 +2814,28 @@ var file_concord_v1_concord_proto_depIdxs = []int32{
 	17, // 23: concord.v1.CoordinatorService.Get:input_type -> concord.v1.GetRequest
 	19, // 24: concord.v1.CoordinatorService.Resolve:input_type -> concord.v1.ResolveRequest
 	21, // 25: concord.v1.CoordinatorService.Forget:input_type -> concord.v1.ForgetRequest
-	23, // 26: concord.v1.CoordinatorService.Recover:input_type -> concord.v1.RecoverRequest
-	26, // 27: concord.v1.CoordinatorService.Status:input_type -> concord.v1.StatusRequest
-	27, // 28: concord.v1.CoordinatorService.Watch:input_type -> concord.v1.WatchRequest
-	31, // 29: concord.v1.CoordinatorService.Resources:input_type -> concord.v1.ResourcesRequest
-	33, // 30: concord.v1.CoordinatorService.CheckResource:input_type -> concord.v1.CheckResourceRequest
-	2,  // 31: concord.v1.CoordinatorService.Commit:output_type -> concord.v1.CommitResponse
-	5,  // 32: concord.v1.CoordinatorService.Decide:output_type -> concord.v1.DecideResponse
-	10, // 33: concord.v1.CoordinatorService.Finished:output_type -> concord.v1.FinishedResponse
-	12, // 34: concord.v1.CoordinatorService.Outcome:output_type -> concord.v1.OutcomeResponse
-	16, // 35: concord.v1.CoordinatorService.List:output_type -> concord.v1.ListResponse
-	18, // 36: concord.v1.CoordinatorService.Get:output_type -> concord.v1.GetResponse
-	20, // 37: concord.v1.CoordinatorService.Resolve:output_type -> concord.v1.ResolveResponse
-	22, // 38: concord.v1.CoordinatorService.Forget:output_type -> concord.v1.ForgetResponse
-	24, // 39: concord.v1.CoordinatorService.Recover:output_type -> concord.v1.RecoverResponse
-	28, // 40: concord.v1.CoordinatorService.Status:output_type -> concord.v1.StatusResponse
-	28, // 41: concord.v1.CoordinatorService.Watch:output_type -> concord.v1.StatusResponse
-	32, // 42: concord.v1.CoordinatorService.Resources:output_type -> concord.v1.ResourcesResponse
-	34, // 43: concord.v1.CoordinatorService.CheckResource:output_type -> concord.v1.CheckResourceResponse
-	31, // [31:44] is the sub-list for method output_type
-	18, // [18:31] is the sub-list for method input_type
+	23, // 26: concord.v1.CoordinatorService.ReplaceMember:input_type -> concord.v1.ReplaceMemberRequest
+	25, // 27: concord.v1.CoordinatorService.Recover:input_type -> concord.v1.RecoverRequest
+	28, // 28: concord.v1.CoordinatorService.Status:input_type -> concord.v1.StatusRequest
+	29, // 29: concord.v1.CoordinatorService.Watch:input_type -> concord.v1.WatchRequest
+	33, // 30: concord.v1.CoordinatorService.Resources:input_type -> concord.v1.ResourcesRequest
+	35, // 31: concord.v1.CoordinatorService.CheckResource:input_type -> concord.v1.CheckResourceRequest
+	2,  // 32: concord.v1.CoordinatorService.Commit:output_type -> concord.v1.CommitResponse
+	5,  // 33: concord.v1.CoordinatorService.Decide:output_type -> concord.v1.DecideResponse
+	10, // 34: concord.v1.CoordinatorService.Finished:output_type -> concord.v1.FinishedResponse
+	12, // 35: concord.v1.CoordinatorService.Outcome:output_type -> concord.v1.OutcomeResponse
+	16, // 36: concord.v1.CoordinatorService.List:output_type -> concord.v1.ListResponse
+	18, // 37: concord.v1.CoordinatorService.Get:output_type -> concord.v1.GetResponse
+	20, // 38: concord.v1.CoordinatorService.Resolve:output_type -> concord.v1.ResolveResponse
+	22, // 39: concord.v1.CoordinatorService.Forget:output_type -> concord.v1.ForgetResponse
+	24, // 40: concord.v1.CoordinatorService.ReplaceMember:output_type -> concord.v1.ReplaceMemberResponse
+	26, // 41: concord.v1.CoordinatorService.Recover:output_type -> concord.v1.RecoverResponse
+	30, // 42: concord.v1.CoordinatorService.Status:output_type -> concord.v1.StatusResponse
+	30, // 43: concord.v1.CoordinatorService.Watch:output_type -> concord.v1.StatusResponse
+	34, // 44: concord.v1.CoordinatorService.Resources:output_type -> concord.v1.ResourcesResponse
+	36, // 45: concord.v1.CoordinatorService.CheckResource:output_type -> concord.v1.CheckResourceResponse
+	32, // [32:46] is the sub-list for method output_type
+	18, // [18:32] is the sub-list for method input_type
 	18, // [18:18] is the sub-list for extension type_name
 	18, // [18:18] is the sub-list for extension extendee
 	0,  // [0:18] is the sub-list for field type_name
@@ -2746,7 +2852,7 @@ func file_concord_v1_concord_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_concord_v1_concord_proto_rawDesc), len(file_concord_v1_concord_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   38,
+			NumMessages:   40,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

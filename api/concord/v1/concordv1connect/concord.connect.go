@@ -65,6 +65,9 @@ const (
 	// CoordinatorServiceForgetProcedure is the fully-qualified name of the CoordinatorService's Forget
 	// RPC.
 	CoordinatorServiceForgetProcedure = "/concord.v1.CoordinatorService/Forget"
+	// CoordinatorServiceReplaceMemberProcedure is the fully-qualified name of the CoordinatorService's
+	// ReplaceMember RPC.
+	CoordinatorServiceReplaceMemberProcedure = "/concord.v1.CoordinatorService/ReplaceMember"
 	// CoordinatorServiceRecoverProcedure is the fully-qualified name of the CoordinatorService's
 	// Recover RPC.
 	CoordinatorServiceRecoverProcedure = "/concord.v1.CoordinatorService/Recover"
@@ -102,6 +105,8 @@ type CoordinatorServiceClient interface {
 	Resolve(context.Context, *v1.ResolveRequest) (*v1.ResolveResponse, error)
 	// Forget is the operator's word that a heuristic outcome was dealt with.
 	Forget(context.Context, *v1.ForgetRequest) (*v1.ForgetResponse, error)
+	// ReplaceMember is the operator's word that a node has lost its disk for good.
+	ReplaceMember(context.Context, *v1.ReplaceMemberRequest) (*v1.ReplaceMemberResponse, error)
 	// Recover plans what recovery would do, and does it if asked to.
 	Recover(context.Context, *v1.RecoverRequest) (*v1.RecoverResponse, error)
 	// Status shows the cluster as this node sees it.
@@ -173,6 +178,12 @@ func NewCoordinatorServiceClient(httpClient connect.HTTPClient, baseURL string, 
 			connect.WithSchema(coordinatorServiceMethods.ByName("Forget")),
 			connect.WithClientOptions(opts...),
 		),
+		replaceMember: connect.NewClient[v1.ReplaceMemberRequest, v1.ReplaceMemberResponse](
+			httpClient,
+			baseURL+CoordinatorServiceReplaceMemberProcedure,
+			connect.WithSchema(coordinatorServiceMethods.ByName("ReplaceMember")),
+			connect.WithClientOptions(opts...),
+		),
 		recover: connect.NewClient[v1.RecoverRequest, v1.RecoverResponse](
 			httpClient,
 			baseURL+CoordinatorServiceRecoverProcedure,
@@ -216,6 +227,7 @@ type coordinatorServiceClient struct {
 	get           *connect.Client[v1.GetRequest, v1.GetResponse]
 	resolve       *connect.Client[v1.ResolveRequest, v1.ResolveResponse]
 	forget        *connect.Client[v1.ForgetRequest, v1.ForgetResponse]
+	replaceMember *connect.Client[v1.ReplaceMemberRequest, v1.ReplaceMemberResponse]
 	recover       *connect.Client[v1.RecoverRequest, v1.RecoverResponse]
 	status        *connect.Client[v1.StatusRequest, v1.StatusResponse]
 	watch         *connect.Client[v1.WatchRequest, v1.StatusResponse]
@@ -291,6 +303,15 @@ func (c *coordinatorServiceClient) Forget(ctx context.Context, req *v1.ForgetReq
 	return nil, err
 }
 
+// ReplaceMember calls concord.v1.CoordinatorService.ReplaceMember.
+func (c *coordinatorServiceClient) ReplaceMember(ctx context.Context, req *v1.ReplaceMemberRequest) (*v1.ReplaceMemberResponse, error) {
+	response, err := c.replaceMember.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
 // Recover calls concord.v1.CoordinatorService.Recover.
 func (c *coordinatorServiceClient) Recover(ctx context.Context, req *v1.RecoverRequest) (*v1.RecoverResponse, error) {
 	response, err := c.recover.CallUnary(ctx, connect.NewRequest(req))
@@ -352,6 +373,8 @@ type CoordinatorServiceHandler interface {
 	Resolve(context.Context, *v1.ResolveRequest) (*v1.ResolveResponse, error)
 	// Forget is the operator's word that a heuristic outcome was dealt with.
 	Forget(context.Context, *v1.ForgetRequest) (*v1.ForgetResponse, error)
+	// ReplaceMember is the operator's word that a node has lost its disk for good.
+	ReplaceMember(context.Context, *v1.ReplaceMemberRequest) (*v1.ReplaceMemberResponse, error)
 	// Recover plans what recovery would do, and does it if asked to.
 	Recover(context.Context, *v1.RecoverRequest) (*v1.RecoverResponse, error)
 	// Status shows the cluster as this node sees it.
@@ -419,6 +442,12 @@ func NewCoordinatorServiceHandler(svc CoordinatorServiceHandler, opts ...connect
 		connect.WithSchema(coordinatorServiceMethods.ByName("Forget")),
 		connect.WithHandlerOptions(opts...),
 	)
+	coordinatorServiceReplaceMemberHandler := connect.NewUnaryHandlerSimple(
+		CoordinatorServiceReplaceMemberProcedure,
+		svc.ReplaceMember,
+		connect.WithSchema(coordinatorServiceMethods.ByName("ReplaceMember")),
+		connect.WithHandlerOptions(opts...),
+	)
 	coordinatorServiceRecoverHandler := connect.NewUnaryHandlerSimple(
 		CoordinatorServiceRecoverProcedure,
 		svc.Recover,
@@ -467,6 +496,8 @@ func NewCoordinatorServiceHandler(svc CoordinatorServiceHandler, opts ...connect
 			coordinatorServiceResolveHandler.ServeHTTP(w, r)
 		case CoordinatorServiceForgetProcedure:
 			coordinatorServiceForgetHandler.ServeHTTP(w, r)
+		case CoordinatorServiceReplaceMemberProcedure:
+			coordinatorServiceReplaceMemberHandler.ServeHTTP(w, r)
 		case CoordinatorServiceRecoverProcedure:
 			coordinatorServiceRecoverHandler.ServeHTTP(w, r)
 		case CoordinatorServiceStatusProcedure:
@@ -516,6 +547,10 @@ func (UnimplementedCoordinatorServiceHandler) Resolve(context.Context, *v1.Resol
 
 func (UnimplementedCoordinatorServiceHandler) Forget(context.Context, *v1.ForgetRequest) (*v1.ForgetResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("concord.v1.CoordinatorService.Forget is not implemented"))
+}
+
+func (UnimplementedCoordinatorServiceHandler) ReplaceMember(context.Context, *v1.ReplaceMemberRequest) (*v1.ReplaceMemberResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("concord.v1.CoordinatorService.ReplaceMember is not implemented"))
 }
 
 func (UnimplementedCoordinatorServiceHandler) Recover(context.Context, *v1.RecoverRequest) (*v1.RecoverResponse, error) {

@@ -1,0 +1,110 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package coordinator
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"slices"
+
+	"github.com/concordtx/concord/api"
+	"github.com/concordtx/concord/protocol/zab"
+	"github.com/concordtx/concord/txn"
+)
+
+// A node whose disk was lost has forgotten what it promised and acknowledged: with its
+// voice a leader could be elected that lacks decisions. So the log holds which store
+// each node has. The leader notes the first store that speaks for a node; from then on
+// a node with another store is refused by all others, until an operator says that
+// the disk was replaced. That word is a log entry, so a quorum without the blank node
+// has taken it.
+
+// MembersSeen says which stores speak for which nodes now.
+type MembersSeen struct{ Stores []txn.MemberStore }
+
+// ReplaceAsked is an operator's word that a node has lost its disk for good.
+type ReplaceAsked struct {
+	Request  uint64
+	Node     zab.NodeID
+	Who, Why string
+}
+
+func (MembersSeen) isEvent()  {}
+func (ReplaceAsked) isEvent() {}
+
+// onMembersSeen notes stores that the log does not know yet.
+func (c *Core) onMembersSeen(e MembersSeen) {
+	if !c.leading || c.table.Cluster() == 0 {
+		return
+	}
+	for _, m := range e.Stores {
+		if _, known := c.table.Store(m.Node); !known && !c.noting[m.Node] {
+			c.noting[m.Node] = true
+			c.batch = append(c.batch, txn.MemberRecord{Node: m.Node, Store: m.Store})
+		}
+	}
+}
+
+func (c *Core) onReplaceAsked(e ReplaceAsked) {
+	if !c.ready(e.Request) {
+		return
+	}
+	switch {
+	case !slices.ContainsFunc(c.config.Members, func(m Member) bool { return m.ID == e.Node }):
+		c.reply(Reply{Request: e.Request, Err: &requestError{api.ErrNotFound, fmt.Sprintf("there is no member %d: see \"concord status\"", e.Node)}})
+	case e.Node == c.config.Node:
+		c.reply(Reply{Request: e.Request, Err: refusedf("node %d leads, its disk is not lost: name the node that lost it", e.Node)})
+	default:
+		delete(c.noting, uint64(e.Node))
+		c.batch = append(c.batch, txn.MemberRecord{Node: uint64(e.Node), Who: e.Who, Why: e.Why})
+		c.batchAcks = append(c.batchAcks, e.Request)
+		c.alarm("%s replaces the disk of node %d: %s", e.Who, e.Node, e.Why)
+	}
+}
+
+// Replace is an operator's word that a node lost its disk for good: the next store that
+// speaks for it is admitted, and synchronized from nothing.
+func (n *Node) Replace(ctx context.Context, node zab.NodeID, who, why string) error {
+	_, err := n.ask(ctx, func(request uint64) Event { return ReplaceAsked{Request: request, Node: node, Who: who, Why: why} })
+	return err
+}
+
+// watchMembers tells the core who speaks, and the handshakes what the log knows.
+func (l *loop) watchMembers() {
+	stores := append(l.peers.conns.stores(), txn.MemberStore{Node: uint64(l.config.Node), Store: l.store.ID()})
+	slices.SortFunc(stores, func(a, b txn.MemberStore) int { return cmp.Compare(a.Node, b.Node) })
+	l.events = append(l.events, MembersSeen{Stores: stores})
+	known := l.core.table.Meta().Stores
+	l.peers.known.Store(&known)
+}
+
+// foreignStore says why a node must not speak from this store; empty if it may.
+func (p *peers) foreignStore(h hello) string {
+	if known := p.known.Load(); known != nil {
+		for _, m := range *known {
+			if m.Node == uint64(h.From) && m.Store != h.Store {
+				return fmt.Sprintf("node %d has another store than the cluster knows: its disk was lost, or directories were swapped. "+
+					"Give it its own directory back; if that is lost for good, run \"concord member replace %d\"", h.From, h.From)
+			}
+		}
+	}
+	return ""
+}
+
+// stores returns who speaks on accepted connections.
+func (s *connSet) stores() []txn.MemberStore {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	seen := map[zab.NodeID]txn.StoreID{}
+	for _, c := range s.conns {
+		if c.node != 0 {
+			seen[c.node] = c.store
+		}
+	}
+	out := make([]txn.MemberStore, 0, len(seen)+1)
+	for node, store := range seen {
+		out = append(out, txn.MemberStore{Node: uint64(node), Store: store})
+	}
+	return out
+}

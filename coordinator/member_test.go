@@ -1,0 +1,63 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package coordinator
+
+import (
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/concordtx/concord/adapters"
+	"github.com/concordtx/concord/api"
+	"github.com/concordtx/concord/txn"
+)
+
+func TestNodeWithALostDiskIsRefusedUntilAnOperatorReplacesIt(t *testing.T) {
+	c := newCluster(t, 3, func() []adapters.Resource { return nil })
+	id := txn.NewID(time.Now())
+	require.Equal(t, txn.Commit, c.commit(id).Decision)
+	leader := c.leader()
+	victim := leader.config.Node%3 + 1
+	c.storesKnown(3)
+
+	c.kill(victim)
+	require.NoError(t, os.RemoveAll(filepath.Join(c.dir, strconv.Itoa(int(victim)))))
+	c.start(victim)
+	require.Eventually(t, func() bool {
+		return strings.Contains(strings.Join(c.leader().Status().Warnings, "\n"), "concord member replace "+strconv.Itoa(int(victim)))
+	}, 10*time.Second, 20*time.Millisecond, "the others say why they refuse it")
+	require.Equal(t, txn.Commit, c.commit(txn.NewID(time.Now())).Decision, "two of three go on")
+	require.Zero(t, c.nodes[victim].Status().Cluster, "nobody told the blank node anything")
+
+	require.ErrorIs(t, c.leader().Replace(t.Context(), 9, "ann", "why"), api.ErrNotFound)
+	require.ErrorIs(t, c.leader().Replace(t.Context(), c.leader().config.Node, "ann", "why"), api.ErrRefused)
+	require.NoError(t, c.leader().Replace(t.Context(), victim, "ann", "the disk burnt"))
+	require.Eventually(t, func() bool {
+		s := c.nodes[victim].Status()
+		return s.Cluster != 0 && s.Leader != 0
+	}, 20*time.Second, 20*time.Millisecond, "it is admitted and fetches the history")
+	c.storesKnown(3)
+
+	// Now its voice is needed, and it knows the decision.
+	other := 6 - victim - c.leader().config.Node
+	c.kill(other)
+	require.Equal(t, txn.Commit, c.commit(id).Decision)
+	require.Equal(t, txn.Commit, c.commit(txn.NewID(time.Now())).Decision)
+}
+
+// storesKnown waits until all running nodes know that many stores.
+func (c *testCluster) storesKnown(n int) {
+	require.Eventually(c.t, func() bool {
+		for _, r := range c.nodes {
+			if known := r.peers.known.Load(); known == nil || len(*known) != n {
+				return false
+			}
+		}
+		return true
+	}, 10*time.Second, 20*time.Millisecond, "%d stores in the log", n)
+}
