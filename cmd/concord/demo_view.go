@@ -110,14 +110,14 @@ func (v *view) View() tea.View {
 	p, s := v.last, v.w.cluster.snapshot()
 	fmt.Fprintf(&b, "%s  %s\n\n", titleStyle.Render("concord demo"), dimStyle.Render(v.w.banks.describe()+"   q: stop"))
 	for _, n := range s.Nodes {
-		state := n.State
+		state := fmt.Sprintf("%-9s", n.State)
 		switch {
 		case !n.Reachable:
-			state = badStyle.Render("dead")
+			state = badStyle.Render(fmt.Sprintf("%-9s", "dead"))
 		case n.ID == s.Leader:
-			state = goodStyle.Render("leading")
+			state = goodStyle.Render(state)
 		}
-		fmt.Fprintf(&b, "  node %d  %s  %-9s  zxid %-12s lag %d\n", n.ID, n.API, state, n.Zxid, n.Lag)
+		fmt.Fprintf(&b, "  node %d  %s  %s  zxid %-12s lag %d\n", n.ID, n.API, state, n.Zxid, n.Lag)
 	}
 	fmt.Fprintf(&b, "\n  transfers  %d of %d   committed %d   aborted %d   unknown %d\n", p.done, v.w.o.transfers, p.committed, p.aborted, p.unknown)
 	fmt.Fprintf(&b, "  per second %.0f  %s\n", p.rate, sparkline(v.rates))
