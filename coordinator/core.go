@@ -52,7 +52,6 @@ func (r Rules) withDefaults() Rules {
 }
 
 const (
-	maxBranches = 64
 	// maxEntryBytes bounds the records of one log entry; a turn that has more makes
 	// several entries.
 	maxEntryBytes = 1 << 20

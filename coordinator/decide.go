@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 
+	"github.com/concordtx/concord/api"
 	"github.com/concordtx/concord/protocol/twopc"
 	"github.com/concordtx/concord/protocol/zab"
 	"github.com/concordtx/concord/txn"
@@ -59,8 +60,8 @@ func (c *Core) onCommitAsked(e CommitAsked) {
 
 // unacceptable says why a transaction with these branches could never be finished.
 func (c *Core) unacceptable(branches []txn.Branch) string {
-	if len(branches) > maxBranches {
-		return fmt.Sprintf("%d branches: a transaction has at most %d", len(branches), maxBranches)
+	if len(branches) > api.MaxBranches {
+		return fmt.Sprintf("%d branches: a transaction has at most %d", len(branches), api.MaxBranches)
 	}
 	for i, b := range branches {
 		if !slices.Contains(c.config.Resources, b.Resource) {
