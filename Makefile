@@ -5,8 +5,9 @@ SHELL       := /bin/bash
 
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 PACKAGES    ?= ./...
-# Race-instrumented tests start database servers, so packages run two at a time.
-TESTFLAGS   ?= -race -p 2 -timeout 15m
+# Tests start database servers, so packages run two at a time; and tests/e2e runs a binary
+# that the test cache does not know, so no result is taken from there.
+TESTFLAGS   ?= -race -count=1 -p 2 -timeout 15m
 
 .PHONY: help build test databases vet generate cover compose-up clean
 
