@@ -135,7 +135,9 @@ func TestDecisionsGoOnWhileNodesComeBackBySnapshot(t *testing.T) {
 	})
 	known := map[txn.ID]txn.Decision{}
 	c.decide(10, known)
-	for i := range 4 {
+	// Decisions share entries, so a node may come back before the log was cut behind it.
+	for i := 0; snapshots.lines.Load() < 4; i++ {
+		require.Less(t, i, 40, "the log is cut, and nodes come back by snapshot")
 		away := c.follower()
 		if i%2 == 1 {
 			away = c.leader().config.Node
@@ -146,7 +148,6 @@ func TestDecisionsGoOnWhileNodesComeBackBySnapshot(t *testing.T) {
 		c.decide(30, known)
 		c.equal(3)
 	}
-	require.GreaterOrEqual(t, snapshots.lines.Load(), int64(4))
 	c.remembered(known)
 }
 
