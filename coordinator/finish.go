@@ -41,10 +41,11 @@ func (c *Core) assignDue(l *live, f twopc.Finish) {
 }
 
 // assignable reports whether the workers can take a branch: it is not with them
-// already, and they do not have too many of its resource.
+// already, they do not have too many of its resource, and the resource has not left the
+// configuration. A branch of one that has left waits until it is back.
 func (c *Core) assignable(x txn.XID, resource string) bool {
 	_, busy := c.tasks[x]
-	return !busy && c.load[resource] < maxTasks
+	return !busy && c.scans[resource] != nil && c.load[resource] < maxTasks
 }
 
 func (c *Core) assign(t Task) {
