@@ -30,6 +30,8 @@ var house = map[string]struct {
 	only  []string // if set, these and no others of ours
 	why   string
 }{
+	"internal/mutant": {layer: -1, why: "switches for planted mistakes: constants, and off, in the product"},
+
 	"txn":            {layer: 0, why: "the vocabulary and the table: everybody speaks it"},
 	"protocol/zab":   {layer: 0, why: "atomic broadcast of opaque bytes: needs nothing of ours"},
 	"api/concord/v1": {layer: 0, why: "generated messages"},
@@ -51,10 +53,11 @@ var house = map[string]struct {
 	"coordinator": {layer: 3, why: "a node: loop, log, peers, recovery workers"},
 	"server":      {layer: 4, why: "HTTP in front of a node; decides nothing"},
 	".": {layer: 5, why: "the SDK: small for those who link it",
-		only: []string{"txn", "adapters", "api", "api/concord/v1", "protocol/twopc"}},
+		only: []string{"txn", "adapters", "api", "api/concord/v1", "protocol/twopc", "internal/mutant"}},
 	"cmd/concord": {layer: 6, why: "the binary wires everything by hand"},
 
 	"internal/sim":            {layer: above, kind: forTests, why: "seeded simulation of whole clusters"},
+	"internal/explore":        {layer: above, kind: forTests, why: "exhaustive search over small worlds of cores"},
 	"internal/testdb":         {layer: above, kind: forTests, why: "real database servers"},
 	"internal/testdb/try":     {layer: above + 1, kind: command, why: "databases for a trial by hand"},
 	"internal/testdb/summary": {layer: above, kind: command, why: "counts what make test ran and skipped"},

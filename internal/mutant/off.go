@@ -1,0 +1,41 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build !mutant
+
+package mutant
+
+// Without the build tag every switch is a constant, and its branch is not compiled.
+const (
+	AckBeforeDurable      = false // X01
+	VoteBeforeDurable     = false // X02
+	ReplyBeforeQuorum     = false // X03
+	CommitOnOwnDisk       = false // X04
+	AppendFromAnyEpoch    = false // X05
+	ForgetDecisions       = false // X07
+	ForgetTombstones      = false // X08
+	RollbackAfterYes      = false // X09
+	CommitOnMajority      = false // X10
+	PresumeCommit         = false // X11
+	PurgeUnfinished       = false // X12
+	EndOneShort           = false // X13
+	LateEnlist            = false // X14
+	NotFoundIsDone        = false // X15
+	RollbackTagIsPrepared = false // X16
+	RetryUnderNewGid      = false // X17
+	LastDecisionWins      = false // X18
+	TouchForeign          = false // X19
+	NoGrace               = false // X20
+	EpochBeforeHistory    = false // X21
+	AckNewLeaderEarly     = false // X22
+	TruncateCommitted     = false // X23
+	ShorterLogLeads       = false // X24
+	ReadUnconfirmed       = false // X25
+	ReadOnOldRound        = false // X26
+	GoOnAfterWriteError   = false // X27
+	DamageIsTheEnd        = false // X28
+	PositionApart         = false // X29
+	SwitchUnsynced        = false // X30
+	SwallowHeuristic      = false // X31
+	ApplyTwice            = false // X32
+	TimerNotRearmed       = false // X34
+)

@@ -1,0 +1,84 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build mutant
+
+package mutant
+
+// The switches. All are off until With turns one on.
+var (
+	AckBeforeDurable      bool // X01
+	VoteBeforeDurable     bool // X02
+	ReplyBeforeQuorum     bool // X03
+	CommitOnOwnDisk       bool // X04
+	AppendFromAnyEpoch    bool // X05
+	ForgetDecisions       bool // X07
+	ForgetTombstones      bool // X08
+	RollbackAfterYes      bool // X09
+	CommitOnMajority      bool // X10
+	PresumeCommit         bool // X11
+	PurgeUnfinished       bool // X12
+	EndOneShort           bool // X13
+	LateEnlist            bool // X14
+	NotFoundIsDone        bool // X15
+	RollbackTagIsPrepared bool // X16
+	RetryUnderNewGid      bool // X17
+	LastDecisionWins      bool // X18
+	TouchForeign          bool // X19
+	NoGrace               bool // X20
+	EpochBeforeHistory    bool // X21
+	AckNewLeaderEarly     bool // X22
+	TruncateCommitted     bool // X23
+	ShorterLogLeads       bool // X24
+	ReadUnconfirmed       bool // X25
+	ReadOnOldRound        bool // X26
+	GoOnAfterWriteError   bool // X27
+	DamageIsTheEnd        bool // X28
+	PositionApart         bool // X29
+	SwitchUnsynced        bool // X30
+	SwallowHeuristic      bool // X31
+	ApplyTwice            bool // X32
+	TimerNotRearmed       bool // X34
+)
+
+var switches = map[string]*bool{
+	"X01": &AckBeforeDurable,
+	"X02": &VoteBeforeDurable,
+	"X03": &ReplyBeforeQuorum,
+	"X04": &CommitOnOwnDisk,
+	"X05": &AppendFromAnyEpoch,
+	"X07": &ForgetDecisions,
+	"X08": &ForgetTombstones,
+	"X09": &RollbackAfterYes,
+	"X10": &CommitOnMajority,
+	"X11": &PresumeCommit,
+	"X12": &PurgeUnfinished,
+	"X13": &EndOneShort,
+	"X14": &LateEnlist,
+	"X15": &NotFoundIsDone,
+	"X16": &RollbackTagIsPrepared,
+	"X17": &RetryUnderNewGid,
+	"X18": &LastDecisionWins,
+	"X19": &TouchForeign,
+	"X20": &NoGrace,
+	"X21": &EpochBeforeHistory,
+	"X22": &AckNewLeaderEarly,
+	"X23": &TruncateCommitted,
+	"X24": &ShorterLogLeads,
+	"X25": &ReadUnconfirmed,
+	"X26": &ReadOnOldRound,
+	"X27": &GoOnAfterWriteError,
+	"X28": &DamageIsTheEnd,
+	"X29": &PositionApart,
+	"X30": &SwitchUnsynced,
+	"X31": &SwallowHeuristic,
+	"X32": &ApplyTwice,
+	"X34": &TimerNotRearmed,
+}
+
+// With runs f while the mutant with this ID is on. Tests that use it must not be parallel.
+func With(id string, f func()) {
+	on := switches[id]
+	*on = true
+	defer func() { *on = false }()
+	f()
+}

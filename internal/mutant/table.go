@@ -1,0 +1,78 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package mutant
+
+import "slices"
+
+// Mutant is one planted mistake.
+type Mutant struct {
+	ID   string // X01 to X34
+	Name string // of the switch
+	What string // is wrong
+	// In are the packages whose TestMutants must kill it.
+	In []string
+	// NotHere says why the product has no place for the mistake; empty if In is not.
+	NotHere string
+}
+
+// Table lists all mutants in the order of their IDs. It must not be changed.
+func Table() []Mutant { return table }
+
+// Of lists the mutants that the tests of one package must kill.
+func Of(pkg string) []Mutant {
+	var out []Mutant
+	for _, m := range table {
+		if slices.Contains(m.In, pkg) {
+			out = append(out, m)
+		}
+	}
+	return out
+}
+
+const (
+	inSim      = "internal/sim"
+	inExplore  = "internal/explore"
+	inWAL      = "wal"
+	inPostgres = "adapters/postgres"
+	inMySQL    = "adapters/mysql"
+	inSDK      = "."
+)
+
+var table = []Mutant{
+	{ID: "X01", Name: "AckBeforeDurable", What: "a follower acknowledges an entry before its disk has it", In: []string{inSim}},
+	{ID: "X02", Name: "VoteBeforeDurable", What: "a branch votes yes before it is prepared durably", In: []string{inExplore}},
+	{ID: "X03", Name: "ReplyBeforeQuorum", What: "a commit is answered when it is proposed", In: []string{inSim}},
+	{ID: "X04", Name: "CommitOnOwnDisk", What: "the leader's own disk is quorum enough", In: []string{inSim}},
+	{ID: "X05", Name: "AppendFromAnyEpoch", What: "a follower takes entries of a leader whose epoch or session is over", In: []string{inSim}},
+	{ID: "X06", Name: "StaleVotes", What: "a vote of an older leader's prepare counts",
+		NotHere: "votes arrive inside the one commit request, so no vote belongs to an epoch"},
+	{ID: "X07", Name: "ForgetDecisions", What: "a restarted node forgets decisions", In: []string{inSim}},
+	{ID: "X08", Name: "ForgetTombstones", What: "an abort leaves no record", In: []string{inSim}},
+	{ID: "X09", Name: "RollbackAfterYes", What: "whoever waited long enough rolls back what it voted yes for", In: []string{inExplore}},
+	{ID: "X10", Name: "CommitOnMajority", What: "most of the votes are enough", In: []string{inExplore}},
+	{ID: "X11", Name: "PresumeCommit", What: "a transaction without a record is presumed committed", In: []string{inSim}},
+	{ID: "X12", Name: "PurgeUnfinished", What: "a decision is dropped before all branches are finished", In: []string{inSim}},
+	{ID: "X13", Name: "EndOneShort", What: "a transaction ends with one branch unfinished", In: []string{inSim}},
+	{ID: "X14", Name: "LateEnlist", What: "a branch may join after commit was asked for", In: []string{inExplore}},
+	{ID: "X15", Name: "NotFoundIsDone", What: "a branch that is not found counts as committed", In: []string{inPostgres, inMySQL}},
+	{ID: "X16", Name: "RollbackTagIsPrepared", What: "the answer ROLLBACK to PREPARE TRANSACTION is taken for a yes", In: []string{inPostgres}},
+	{ID: "X17", Name: "RetryUnderNewGid", What: "a commit request is repeated under another gid", In: []string{inSDK}},
+	{ID: "X18", Name: "LastDecisionWins", What: "a later decision replaces the first", In: []string{inSim}},
+	{ID: "X19", Name: "TouchForeign", What: "recovery rolls back what belongs to others", In: []string{inSim}},
+	{ID: "X20", Name: "NoGrace", What: "recovery takes young branches for orphans", In: []string{inSim}},
+	{ID: "X21", Name: "EpochBeforeHistory", What: "the epoch is durable before the history that it stands for", In: []string{inSim}},
+	{ID: "X22", Name: "AckNewLeaderEarly", What: "NewLeader is acknowledged before the disk has the history", In: []string{inSim}},
+	{ID: "X23", Name: "TruncateCommitted", What: "a follower is cut back below what is committed", In: []string{inSim}},
+	{ID: "X24", Name: "ShorterLogLeads", What: "a leader does not mind a follower that is ahead", In: []string{inSim}},
+	{ID: "X25", Name: "ReadUnconfirmed", What: "a read is served without asking a quorum", In: []string{inSim}},
+	{ID: "X26", Name: "ReadOnOldRound", What: "a read is confirmed by a ping round that began before it", In: []string{inSim}},
+	{ID: "X27", Name: "GoOnAfterWriteError", What: "a failed sync is taken for a success", In: []string{inWAL}},
+	{ID: "X28", Name: "DamageIsTheEnd", What: "a damaged record in the middle counts as the end of the log", In: []string{inWAL}},
+	{ID: "X29", Name: "PositionApart", What: "the applied position is written apart from the state", In: []string{inWAL}},
+	{ID: "X30", Name: "SwitchUnsynced", What: "the switch to an installed snapshot is not synced", In: []string{inWAL}},
+	{ID: "X31", Name: "SwallowHeuristic", What: "a heuristic outcome is not recorded", In: []string{inSim}},
+	{ID: "X32", Name: "ApplyTwice", What: "entries that a snapshot holds are delivered again", In: []string{inSim}},
+	{ID: "X33", Name: "MinorityDecides", What: "a minority of participants finishes three-phase commit",
+		NotHere: "three-phase commit is not built"},
+	{ID: "X34", Name: "TimerNotRearmed", What: "a timer is not set again after an election", In: []string{inSim}},
+}
