@@ -78,7 +78,7 @@ func (w *world) openAdmin() *sql.DB {
 	connector, err := sqldriver.NewConnector(cfg)
 	require.NoError(w.t, err)
 	db := sql.OpenDB(connector)
-	w.t.Cleanup(func() { require.NoError(w.t, db.Close()) })
+	w.t.Cleanup(func() { _ = db.Close() }) // an idle connection to a server that was killed closes with an error
 	return db
 }
 
