@@ -61,6 +61,8 @@ type ghost struct {
 	delivered   int
 	lastDeliver zab.Zxid
 	lastApply   zab.Zxid
+
+	truncatedOnce bool
 }
 
 func newChecker(members []zab.Member, disks []*disk) *Checker {
@@ -154,6 +156,10 @@ func (c *Checker) truncated(g *ghost, log []zab.Entry, to zab.Zxid) {
 	}
 	if keep < len(log) {
 		c.counters.hit(TruncHappened)
+		g.truncatedOnce = true
+		if !to.IsZero() && log[keep].Zxid.Epoch != to.Epoch {
+			c.counters.hit(TruncAcrossEpochs)
+		}
 	}
 }
 
@@ -187,6 +193,9 @@ func (c *Checker) installs(g *ghost, s zab.Snapshot) {
 		c.fail("S9", "node %d had %d committed entries, and installs a snapshot of %d", g.id, have, len(log))
 	}
 	c.counters.hit(SnapshotInstalled)
+	if g.truncatedOnce {
+		c.counters.hit(SnapshotAfterTrunc)
+	}
 }
 
 // restoredFrom begins anew where a snapshot ends.
@@ -606,6 +615,20 @@ func (c *Checker) readReady(g *ghost, asked int, index zab.Zxid) {
 		c.fail("S15", "node %d serves a read at %s with state %s", g.id, index, g.lastApply)
 	}
 	c.counters.hit(ReadServed)
+	switch g.role.Role {
+	case zab.Following:
+		c.counters.hit(ReadServedByFollower)
+	case zab.Observing:
+		c.counters.hit(ReadServedByObserver)
+	}
+}
+
+// sessionSees is S15 for one client, wherever it asks: what an answer shows is not older
+// than what the client had seen before it asked.
+func (c *Checker) sessionSees(g *ghost, client int, seen, now zab.Zxid) {
+	if now.Less(seen) {
+		c.fail("S15", "node %d shows client %d the state of %s, which saw %s before", g.id, client, now, seen)
+	}
 }
 
 // readFailed only counts: refusing is always allowed.
