@@ -149,7 +149,7 @@ func (n *Node) onFollowerInfo(from int, session uint64, info FollowerInfo) {
 	}
 	if l.epoch != 0 && info.Accepted > l.epoch {
 		if !voter || !n.abdicate(info.Accepted) {
-			n.send(from, l.epoch, session, Reject{Reason: StaleEpoch, Accepted: n.durable.Accepted})
+			n.send(from, l.epoch, session, Reject{Reason: EpochTooLow, Accepted: n.durable.Accepted})
 		}
 		return
 	}

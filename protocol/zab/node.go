@@ -265,13 +265,13 @@ func (n *Node) ledBy(m Message) bool {
 	return n.follow != nil && n.follow.leader == m.From && n.follow.session == m.Session
 }
 
-// onReject hears a refusal, as follower or as leader of a session.
+// onReject hears a refusal, as leader or as follower of a session.
 func (n *Node) onReject(from int, m Message, r Reject) {
 	switch {
-	case n.ledBy(m):
-		n.rejectedByLeader(r)
-	case n.lead != nil && n.lead.peers[from].session == m.Session:
+	case r.Reason == StaleEpoch && n.lead != nil && n.lead.peers[from].session == m.Session:
 		n.rejectedByFollower(from, r)
+	case r.Reason != StaleEpoch && n.ledBy(m):
+		n.rejectedByLeader(r)
 	}
 }
 
