@@ -61,6 +61,8 @@ type ghost struct {
 	delivered   int
 	lastDeliver zab.Zxid
 	lastApply   zab.Zxid
+
+	truncatedOnce bool
 }
 
 func newChecker(members []zab.Member, disks []*disk) *Checker {
@@ -118,6 +120,18 @@ func (c *Checker) handed(g *ghost, w zab.Write) {
 		if g.role.Role == zab.Following && e.Zxid.Epoch < g.role.Epoch && position > 0 {
 			c.counters.hit(DiffResumed)
 		}
+		c.followsLeader(g, position, e)
+	}
+}
+
+// followsLeader is S3 for one session: what a follower appends is what its leader has there.
+func (c *Checker) followsLeader(g *ghost, position int, e zab.Entry) {
+	r := c.reigns[g.role.Epoch]
+	if g.role.Role != zab.Following || r == nil || e.Zxid.Epoch == g.role.Epoch {
+		return
+	}
+	if position >= len(r.history) || r.history[position].Zxid != e.Zxid {
+		c.fail("S3", "node %d follows the leader of epoch %d and appends %s as entry %d, which that leader does not have", g.id, g.role.Epoch, e.Zxid, position)
 	}
 }
 
@@ -142,6 +156,10 @@ func (c *Checker) truncated(g *ghost, log []zab.Entry, to zab.Zxid) {
 	}
 	if keep < len(log) {
 		c.counters.hit(TruncHappened)
+		g.truncatedOnce = true
+		if !to.IsZero() && log[keep].Zxid.Epoch != to.Epoch {
+			c.counters.hit(TruncAcrossEpochs)
+		}
 	}
 }
 
@@ -175,6 +193,9 @@ func (c *Checker) installs(g *ghost, s zab.Snapshot) {
 		c.fail("S9", "node %d had %d committed entries, and installs a snapshot of %d", g.id, have, len(log))
 	}
 	c.counters.hit(SnapshotInstalled)
+	if g.truncatedOnce {
+		c.counters.hit(SnapshotAfterTrunc)
+	}
 }
 
 // restoredFrom begins anew where a snapshot ends.
@@ -253,6 +274,20 @@ func (c *Checker) evidence(g *ghost) {
 	if !c.contains(g.disk.log, n) {
 		c.fail("S7", "node %d has Current %d and a log to %s without %s, committed in epoch %d", g.id, g.disk.hard.Current, tail(g.disk.log), c.committed[n-1], c.committedBy[n-1])
 	}
+}
+
+// among reports whether z is one of the first n entries of the committed sequence.
+func (c *Checker) among(n int, z zab.Zxid) bool {
+	_, found := slices.BinarySearchFunc(c.committed[:min(n, len(c.committed))], z, func(a, b zab.Zxid) int {
+		switch {
+		case a.Less(b):
+			return -1
+		case b.Less(a):
+			return 1
+		}
+		return 0
+	})
+	return found
 }
 
 // committedBefore counts the entries that leaders of epochs before e committed.
@@ -341,6 +376,7 @@ func (c *Checker) established(g *ghost, e zab.Epoch) {
 	have := 0
 	for _, o := range c.ghosts {
 		_, acked := o.ackedNew[e]
+		acked = acked && o.disk.hard.Current >= e
 		if o == g {
 			acked = o.disk.hard.Current >= e && holds(o.disk.log, tail(r.history))
 		}
@@ -394,6 +430,8 @@ func (c *Checker) counted(g *ghost, s zab.Status) {
 	for _, p := range s.Peers {
 		if o := c.ghost(p.ID); p.Synced && o != nil && !p.Observer && o.acked[s.Epoch].Less(p.Match) {
 			c.fail("S10", "leader %d counts node %d up to %s, but it acknowledged only %s in epoch %d", g.id, p.ID, p.Match, o.acked[s.Epoch], s.Epoch)
+		} else if p.Synced && o != nil && !p.Observer && o.disk.hard.Accepted == s.Epoch && !o.disk.has(p.Match) {
+			c.fail("S10", "leader %d counts node %d up to %s, but its disk has a log to %s", g.id, p.ID, p.Match, tail(o.disk.log))
 		}
 	}
 }
@@ -475,8 +513,8 @@ func (c *Checker) applies(g *ghost, position int, last zab.Zxid, e zab.Entry) {
 	if !ok || string(p.entry.Data) != string(e.Data) {
 		c.fail("S4", "node %d applies %s with data %q, which nobody proposed", g.id, e.Zxid, e.Data)
 	}
-	if e.Zxid == last {
-		c.fail("S4", "node %d applies %s twice", g.id, e.Zxid)
+	if e.Zxid == last || c.among(position, e.Zxid) {
+		c.fail("S4", "node %d applies %s again, with state %s", g.id, e.Zxid, last)
 	}
 	if e.Zxid.Epoch < last.Epoch {
 		c.fail("S12", "node %d applies %s after %s", g.id, e.Zxid, last)
@@ -577,6 +615,20 @@ func (c *Checker) readReady(g *ghost, asked int, index zab.Zxid) {
 		c.fail("S15", "node %d serves a read at %s with state %s", g.id, index, g.lastApply)
 	}
 	c.counters.hit(ReadServed)
+	switch g.role.Role {
+	case zab.Following:
+		c.counters.hit(ReadServedByFollower)
+	case zab.Observing:
+		c.counters.hit(ReadServedByObserver)
+	}
+}
+
+// sessionSees is S15 for one client, wherever it asks: what an answer shows is not older
+// than what the client had seen before it asked.
+func (c *Checker) sessionSees(g *ghost, client int, seen, now zab.Zxid) {
+	if now.Less(seen) {
+		c.fail("S15", "node %d shows client %d the state of %s, which saw %s before", g.id, client, now, seen)
+	}
 }
 
 // readFailed only counts: refusing is always allowed.

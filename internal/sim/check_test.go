@@ -191,13 +191,26 @@ func TestEachCheckRejectsABadHistoryAndAcceptsItsGoodTwin(t *testing.T) {
 		{"S3", "one zxid after two predecessors",
 			func(p play) {
 				p.elect(1, 2, 2)
+				p.role(3, zab.Following, zab.Synchronization, 2, false)
 				p.append(1, entry(zx(2, 1), zx(1, 2)))
 				p.append(3, entry(zx(2, 1), zx(1, 1)))
 			},
 			func(p play) {
 				p.elect(1, 2, 2)
+				p.role(3, zab.Following, zab.Synchronization, 2, false)
 				p.append(1, entry(zx(2, 1), zx(1, 2)))
 				p.append(3, b, entry(zx(2, 1), zx(1, 2)))
+			}},
+		{"S3", "a follower appends what its leader does not have",
+			func(p play) {
+				p.role(3, zab.Leading, zab.Synchronization, 2, false)
+				p.role(2, zab.Following, zab.Synchronization, 2, false)
+				p.append(1, entry(zx(1, 3), zx(1, 2)))
+				p.append(2, entry(zx(1, 3), zx(1, 2)))
+			},
+			func(p play) {
+				p.append(1, entry(zx(1, 3), zx(1, 2)))
+				p.append(2, entry(zx(1, 3), zx(1, 2)))
 			}},
 		{"S3", "logs that differ below a common entry",
 			func(p play) {
@@ -216,6 +229,9 @@ func TestEachCheckRejectsABadHistoryAndAcceptsItsGoodTwin(t *testing.T) {
 		{"S4", "an entry is applied twice",
 			func(p play) { p.applyAt(2, a); p.applyAt(2, a) },
 			func(p play) { p.applyAt(2, a); p.commits(1, 1, b.Zxid); p.applyAt(2, b) }},
+		{"S4", "an old entry that the state holds is applied",
+			func(p play) { p.commits(1, 1, b.Zxid); p.applyAt(2, a); p.applyAt(2, b); p.applyAt(2, a) },
+			func(p play) { p.commits(1, 1, b.Zxid); p.applyAt(2, a); p.applyAt(2, b) }},
 		{"S5", "an uncommitted entry is applied",
 			func(p play) { p.delivers(p.node(2), []zab.Entry{a, b}) },
 			func(p play) { p.commits(1, 1, b.Zxid); p.delivers(p.node(2), []zab.Entry{a, b}) }},
@@ -281,6 +297,16 @@ func TestEachCheckRejectsABadHistoryAndAcceptsItsGoodTwin(t *testing.T) {
 		{"S10", "a leader counts what the peer never acknowledged",
 			func(p play) { p.counts(1, 2, b.Zxid) },
 			func(p play) { p.say(2, 1, 1, zab.Ack{Upto: b.Zxid}); p.counts(1, 2, b.Zxid) }},
+		{"S10", "a leader counts what the peer's disk does not have",
+			func(p play) { p.node(3).acked[1] = b.Zxid; p.counts(1, 3, b.Zxid) },
+			func(p play) { p.append(3, b); p.node(3).acked[1] = b.Zxid; p.counts(1, 3, b.Zxid) }},
+		{"S10", "an acknowledgement of NewLeader is counted whose epoch is not on disk",
+			func(p play) {
+				p.promise(1, zab.HardState{Accepted: 2, AcceptedFrom: 1, Current: 2})
+				p.node(2).ackedNew[2] = b.Zxid
+				p.role(1, zab.Leading, zab.Broadcast, 2, true)
+			},
+			func(p play) { p.elect(1, 2, 2) }},
 		{"S10", "a leader is established without a quorum",
 			func(p play) {
 				p.promise(1, zab.HardState{Accepted: 2, AcceptedFrom: 1, Current: 2})
@@ -339,6 +365,9 @@ func TestEachCheckRejectsABadHistoryAndAcceptsItsGoodTwin(t *testing.T) {
 		{"S15", "a read is served before its index is applied",
 			func(p play) { p.readReady(p.node(2), p.readAsked(), a.Zxid) },
 			func(p play) { p.applyAt(2, a); p.readReady(p.node(2), p.readAsked(), a.Zxid) }},
+		{"S15", "a client sees less than it saw before, at another node",
+			func(p play) { p.sessionSees(p.node(3), 1, b.Zxid, a.Zxid) },
+			func(p play) { p.sessionSees(p.node(3), 1, a.Zxid, a.Zxid) }},
 	} {
 		t.Run(fmt.Sprintf("%s %s", row.id, row.name), func(t *testing.T) {
 			good := begin()

@@ -5,6 +5,7 @@ package sim
 import (
 	"fmt"
 	"runtime/debug"
+	"slices"
 
 	"github.com/concordtx/concord/protocol/zab"
 )
@@ -28,6 +29,7 @@ type cluster struct {
 	check             *Checker
 	trace             trace
 	steps             int
+	claims            map[zab.Epoch]zab.NodeID // who proposed an epoch last
 	healed, wasFaulty bool
 	stepsHealed       int  // when the faults ended
 	dying             bool // the node of this step dies before it has carried out everything
@@ -46,11 +48,13 @@ type node struct {
 	host     host
 	up       bool
 	boot     uint32
+	bootTail zab.Zxid // where the log ended at the start
 	tick     instant
 	syncing  bool
 	toApply  []zab.Entry
 	applying bool
 	paused   bool
+	failing  bool // the next write to its disk fails
 	missed   int  // ticks
 	dead     bool // it stays down for the rest of the run
 	reportAt instant
@@ -61,11 +65,12 @@ type node struct {
 }
 
 func newCluster(seed uint64, o Options) *cluster {
-	c := &cluster{scheduler: newScheduler(seed), planted: o.Planted}
+	c := &cluster{scheduler: newScheduler(seed), planted: o.Planted, claims: map[zab.Epoch]zab.NodeID{}}
 	c.trace.on = o.trace
 	c.trace.hash = foldStart
 	c.swarm = drawSwarm(c.scheduler)
 	c.swarm.drawCompaction(seed)
+	c.swarm.drawLast(seed)
 	if o.Swarm != nil {
 		o.Swarm(&c.swarm)
 	}
@@ -85,7 +90,12 @@ func newCluster(seed uint64, o Options) *cluster {
 	c.net = newNetwork(c.scheduler, c.swarm, len(c.members))
 	c.net.arrive, c.net.lost = c.arrive, c.lost
 	c.net.up = func(i int) bool { return c.nodes[i].up }
-	c.net.late = func() { c.check.counters.hit(LateBytesArrived) }
+	c.net.late = func(again bool) {
+		c.check.counters.hit(LateBytesArrived)
+		if again {
+			c.check.counters.hit(DuplicateArrived)
+		}
+	}
 	for i := range c.members {
 		n := &node{ghost: c.check.ghosts[i], index: i}
 		c.nodes = append(c.nodes, n)
@@ -97,8 +107,8 @@ func newCluster(seed uint64, o Options) *cluster {
 // boot starts the node's core from its disk.
 func (c *cluster) boot(n *node) {
 	n.boot++
-	n.up, n.syncing, n.applying, n.paused, n.missed = true, false, false, false, 0
-	n.toApply, n.inbox = nil, nil
+	n.up, n.syncing, n.applying, n.paused, n.failing, n.missed = true, false, false, false, false, 0
+	n.toApply, n.inbox, n.bootTail = nil, nil, tail(n.disk.log)
 	n.mayFetch, n.fetching = map[zab.NodeID]uint64{}, zab.FetchSnapshot{}
 	c.check.crashed(n.ghost)
 	c.check.restarted(n.ghost)
@@ -157,6 +167,7 @@ func (c *cluster) step(n *node, ev zab.Event) {
 	}
 	c.unwanted(ev, effects)
 	status := n.host.Status()
+	c.notice(n, ev, effects, status)
 	carried := len(effects)
 	if c.chance(c.swarm.MidCrash) {
 		carried = c.upTo(len(effects))
@@ -255,11 +266,15 @@ func (c *cluster) startSync(n *node) {
 	n.syncing = true
 	boot, count, applied := n.boot, 1+c.upTo(len(n.disk.queue)-1), n.disk.applied
 	last := n.disk.queue[count-1].ID
-	c.after(c.about(c.swarm.Fsync), func() {
+	c.after(c.fsync(n), func() {
 		if n.boot != boot || !n.up {
 			return
 		}
 		n.syncing = false
+		if n.failing {
+			c.writeFails(n, count)
+			return
+		}
 		n.disk.sync(count)
 		n.disk.appliedSynced = max(n.disk.appliedSynced, applied)
 		c.check.durable(n.ghost)
@@ -268,6 +283,23 @@ func (c *cluster) startSync(n *node) {
 		}
 		c.startSync(n)
 	})
+}
+
+// fsync draws how long a sync takes.
+func (c *cluster) fsync(n *node) instant {
+	d := c.about(c.swarm.Fsync)
+	if n.index == 0 && c.swarm.SlowDisk > 0 {
+		d = min(instant(float64(d)*c.swarm.SlowDisk), 5*second)
+	}
+	return d
+}
+
+// writeFails ends a node at one of the writes that were to be synced: those before it are
+// durable, and the process does not ask that disk again. Another one will.
+func (c *cluster) writeFails(n *node, count int) {
+	c.check.counters.hit(WriteFailed)
+	c.crashKeeping(n, c.upTo(count-1))
+	c.restartLater(n)
 }
 
 // persisted reports a write to the core, in order, some time after it was done.
@@ -357,13 +389,18 @@ func (c *cluster) lost(node, peer int) {
 
 // crash ends a node. Its disk keeps some prefix of what was not synced.
 func (c *cluster) crash(n *node) {
-	if !n.up {
-		return
+	if n.up {
+		c.crashKeeping(n, c.upTo(len(n.disk.queue)))
 	}
-	keep := c.upTo(len(n.disk.queue))
+}
+
+// crashKeeping ends a node whose disk has finished so many of the writes in its queue. A
+// write is one atomic batch, so one that was torn is as one that never began.
+func (c *cluster) crashKeeping(n *node, keep int) {
+	c.noticeCrash(n, keep)
 	applied := n.disk.appliedSynced + c.upTo(n.disk.applied-n.disk.appliedSynced)
 	before := len(n.disk.view)
-	wasSyncing, epoch := n.role.Role == zab.Following && n.role.Phase == zab.Synchronization, n.role.Epoch
+	wasSyncing, epoch := n.syncsWithLeader(), n.role.Epoch
 	if applied < n.disk.applied {
 		c.check.counters.hit(StateWentBackInCrash)
 	}
@@ -379,6 +416,21 @@ func (c *cluster) crash(n *node) {
 	}
 	c.check.crashed(n.ghost)
 	c.net.isolate(n.index)
+	if !slices.ContainsFunc(c.nodes, func(n *node) bool { return n.up }) {
+		c.check.counters.hit(AllDownAtOnce)
+	}
+}
+
+// blackout takes the power from all nodes at once.
+func (c *cluster) blackout() {
+	for _, n := range c.nodes {
+		c.crash(n)
+		c.restartLater(n)
+	}
+}
+
+func (n *node) syncsWithLeader() bool {
+	return n.role.Role == zab.Following && n.role.Phase == zab.Synchronization
 }
 
 func (c *cluster) restartLater(n *node) {
@@ -408,6 +460,7 @@ func (c *cluster) resume(n *node) {
 		return
 	}
 	n.paused = false
+	c.noticeWaking(n)
 	inbox, missed, boot := n.inbox, n.missed, n.boot
 	n.inbox, n.missed = nil, 0
 	if c.chance(0.5) {

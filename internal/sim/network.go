@@ -15,7 +15,7 @@ type network struct {
 	arrive func(to int, data []byte)
 	lost   func(node, peer int) // the node hears that a connection with the peer died
 	up     func(node int) bool
-	late   func() // bytes of a dead connection arrive
+	late   func(again bool) // bytes of a dead connection arrive
 }
 
 // link is the way from one node to another.
@@ -122,9 +122,9 @@ func (n *network) kill(l *link) {
 			continue
 		}
 		at += n.sched.about(n.swarm.Latency) + 1
-		n.sched.after(at, func() { n.late(); n.arrive(l.to, p.data) })
+		n.sched.after(at, func() { n.late(false); n.arrive(l.to, p.data) })
 		if n.sched.chance(n.swarm.Duplicate) {
-			n.sched.after(at+n.sched.about(50*n.swarm.Latency), func() { n.arrive(l.to, p.data) })
+			n.sched.after(at+n.sched.about(50*n.swarm.Latency), func() { n.late(true); n.arrive(l.to, p.data) })
 		}
 		late = !n.sched.chance(0.2)
 	}

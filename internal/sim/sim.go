@@ -85,7 +85,11 @@ func (c *cluster) startFaults() {
 		c.crash(n)
 		c.restartLater(n)
 	})
-	c.again(s.Pause, func() { c.pause(c.anyNode(), c.about(second)) })
+	pause := second
+	if s.LongPause > 0 {
+		pause = s.LongPause
+	}
+	c.again(s.Pause, func() { c.pause(c.anyNode(), c.about(pause)) })
 	c.again(s.Stall, func() { c.stall(c.anyNode(), c.about(second)) })
 	c.again(s.Cuts, func() {
 		if from, to := c.rng.IntN(len(c.nodes)), c.rng.IntN(len(c.nodes)); from != to {
@@ -97,6 +101,9 @@ func (c *cluster) startFaults() {
 		c.net.split(func(n int) bool { return mask>>n&1 == 1 }, c.chance(0.7), c.about(3*second))
 	})
 	c.again(s.Compact, func() { c.compact(c.anyNode()) })
+	c.again(s.DiskFail, func() { c.anyNode().failing = true })
+	c.again(s.Blackout, c.blackout)
+	c.again(s.Resign, func() { c.event(c.anyNode(), zab.Resigned{Reason: resignReason}) })
 	c.again(s.Flapping, func() { c.flap(c.rng.IntN(len(c.nodes)), c.rng.IntN(len(c.nodes)), 20) })
 }
 
@@ -149,7 +156,7 @@ func (c *cluster) live(w *workload) {
 	leader := c.leader()
 	for range 5 {
 		w.payloads++
-		w.offer(leader, request{data: fmt.Appendf(nil, "after healing %d", w.payloads)})
+		w.ask(request{node: leader, data: fmt.Appendf(nil, "after healing %d", w.payloads)})
 	}
 	expect := after(leader.disk.view, tail(leader.disk.view))
 	if !c.until(c.now+delivery, func() bool { return c.allApplied(expect) }) {
@@ -207,9 +214,10 @@ func (c *cluster) heal() {
 	}
 	for _, i := range c.rng.Perm(len(c.nodes)) {
 		n := c.nodes[i]
-		n.tick = 50 * millisecond
+		n.tick, n.failing = 50*millisecond, false
 		if mayDie > 0 && !n.observer {
 			mayDie--
+			c.check.counters.hit(MinorityStayedDead)
 			c.crash(n)
 			n.dead = true
 		}

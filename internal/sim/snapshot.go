@@ -6,10 +6,11 @@ import "github.com/concordtx/concord/protocol/zab"
 
 // compact offers the log of a node to be cut somewhere in what is applied on its disk.
 func (c *cluster) compact(n *node) {
-	if !n.up || n.disk.applied == 0 {
+	held := min(n.disk.applied, len(n.disk.log)) // a planted bug may apply what the disk lost
+	if !n.up || held == 0 {
 		return
 	}
-	ev := zab.Compact{Upto: n.disk.log[c.upTo(n.disk.applied-1)].Zxid}
+	ev := zab.Compact{Upto: n.disk.log[c.upTo(held-1)].Zxid}
 	if c.chance(c.swarm.Must) {
 		ev.Must = ev.Upto
 	}
@@ -60,7 +61,11 @@ func (c *cluster) move(t *transfer) {
 		switch {
 		case !n.up || n.boot != t.boots[1] || n.fetching != t.want:
 			return // nobody waits for it
-		case !t.from.up || t.from.boot != t.boots[0] || c.chance(c.swarm.BreakOff) || !c.connected(t):
+		case !t.from.up || t.from.boot != t.boots[0]:
+			c.check.counters.hit(SnapshotSenderLeft)
+			c.brokeOff(t)
+			return
+		case c.chance(c.swarm.BreakOff) || !c.connected(t):
 			c.brokeOff(t)
 			return
 		}

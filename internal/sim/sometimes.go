@@ -10,36 +10,140 @@ type Situation int
 const (
 	CommitAfterTwoElections Situation = iota
 	TruncHappened
+	TruncAcrossEpochs
 	DiffResumed
 	CrashBetweenEntriesAndCurrent
+	CrashDuringSync
 	LeaderSteppedDown
 	ReadRefusedByStaleLeader
 	ReadServed
+	ReadServedByFollower
+	ReadServedByObserver
+	ReadFailedByStepDown
+	ClientMovedOn
+	WriteAcknowledged
 	ObserverSynced
 	ProposalsDropped
+	ProposalRefusedBusy
+	WindowClosed
 	CrashBetweenEffects
 	AcceptedAheadOfLeader
 	LateBytesArrived
+	DuplicateArrived
 	EntriesLostInCrash
 	StateWentBackInCrash
+	WriteTorn
+	WriteFailed
+	AllDownAtOnce
+	MinorityStayedDead
 	ForgedBallotArrived
 	TwoLeadersAtOnce
+	TwoClaimOneEpoch
 	CommitBeforeOwnFsync
+	CommitAheadOfTail
+	DeliveredFromDisk
 	LogWasCut
+	CutDroppedSession
 	SnapshotInstalled
+	SnapshotAfterTrunc
 	SnapshotBrokeOff
 	SnapshotCameTooLate
+	SnapshotSenderLeft
+	SnapshotReceiverCrashed
+	InstallLostInCrash
+	FinalizeShortcut
+	FinalizeWaited
+	CandidateAbstained
+	JoinedALeader
+	JoinedDuringBroadcast
+	StreamTookMessages
+	FollowerWasAhead
+	PromisedToAnother
+	SupportersLeft
+	NotSyncedInTime
+	SyncWithoutProgress
+	LeaderAbdicated
+	LeaderResigned
+	LeaderLostQuorum
+	LeaderFellSilent
+	LeaderSaidItLeft
+	StalledLeaderYielded
+	PausedLeaderWoke
+	OldLeaderRefused
+	OldPongRefused
+	SessionReset
+	SilentPeerDropped
+	UnacknowledgingPeerDropped
 	situations
 )
 
 var situationNames = [situations]string{
-	"commit after two elections", "TRUNC removed entries", "DIFF brought old entries",
-	"follower crashed between entries and Current", "established leader stepped down",
-	"read refused by a stale leader", "read served", "observer synced", "proposals dropped with unknown fate",
-	"crash between two effects of one step", "accepted epoch ahead of the established leader",
-	"bytes of an old connection arrived late", "entries lost in a crash", "applied state went back in a crash",
-	"forged ballot arrived", "two established leaders at once", "leader committed before its own fsync",
-	"log was cut", "snapshot was installed", "snapshot broke off", "snapshot of a session that was over",
+	CommitAfterTwoElections:       "commit after two elections",
+	TruncHappened:                 "TRUNC removed entries",
+	TruncAcrossEpochs:             "TRUNC went back to an entry of an older epoch",
+	DiffResumed:                   "DIFF brought old entries",
+	CrashBetweenEntriesAndCurrent: "follower crashed between entries and Current",
+	CrashDuringSync:               "follower crashed in the middle of synchronization",
+	LeaderSteppedDown:             "established leader stepped down",
+	ReadRefusedByStaleLeader:      "read refused by a stale leader",
+	ReadServed:                    "read served",
+	ReadServedByFollower:          "read served by a follower",
+	ReadServedByObserver:          "read served by an observer",
+	ReadFailedByStepDown:          "read failed because its leader stepped down",
+	ClientMovedOn:                 "client read at another node than before",
+	WriteAcknowledged:             "client was told that its write is applied",
+	ObserverSynced:                "observer synced",
+	ProposalsDropped:              "proposals dropped with unknown fate",
+	ProposalRefusedBusy:           "proposal refused because too much was in flight",
+	WindowClosed:                  "entry held back by the closed window of a peer",
+	CrashBetweenEffects:           "crash between two effects of one step",
+	AcceptedAheadOfLeader:         "accepted epoch ahead of the established leader",
+	LateBytesArrived:              "bytes of an old connection arrived late",
+	DuplicateArrived:              "bytes of an old connection arrived twice",
+	EntriesLostInCrash:            "entries lost in a crash",
+	StateWentBackInCrash:          "applied state went back in a crash",
+	WriteTorn:                     "crash tore the write that was under way",
+	WriteFailed:                   "write failed and ended its node",
+	AllDownAtOnce:                 "all nodes were down at once",
+	MinorityStayedDead:            "a minority stayed dead after healing",
+	ForgedBallotArrived:           "forged ballot arrived",
+	TwoLeadersAtOnce:              "two established leaders at once",
+	TwoClaimOneEpoch:              "two leaders claimed the same epoch",
+	CommitBeforeOwnFsync:          "leader committed before its own fsync",
+	CommitAheadOfTail:             "commit watermark ahead of the follower's log",
+	DeliveredFromDisk:             "entries of before a restart delivered",
+	LogWasCut:                     "log was cut",
+	CutDroppedSession:             "cut dropped the session of a peer that lagged",
+	SnapshotInstalled:             "snapshot was installed",
+	SnapshotAfterTrunc:            "snapshot installed where once was truncated",
+	SnapshotBrokeOff:              "snapshot broke off",
+	SnapshotCameTooLate:           "snapshot of a session that was over",
+	SnapshotSenderLeft:            "snapshot's sender crashed",
+	SnapshotReceiverCrashed:       "snapshot's receiver crashed while fetching",
+	InstallLostInCrash:            "snapshot's receiver crashed before it was installed",
+	FinalizeShortcut:              "election decided at once, all voters agreed",
+	FinalizeWaited:                "election decided after waiting for a better vote",
+	CandidateAbstained:            "candidate abstained",
+	JoinedALeader:                 "looking node joined a leader",
+	JoinedDuringBroadcast:         "follower synchronized with proposals in flight",
+	StreamTookMessages:            "stream of entries took several messages",
+	FollowerWasAhead:              "leader gave up because a follower was ahead",
+	PromisedToAnother:             "epoch refused because it was promised to another leader",
+	SupportersLeft:                "leader gave up because its supporters left",
+	NotSyncedInTime:               "leader gave up because no quorum was synchronized",
+	SyncWithoutProgress:           "follower gave up a synchronization without progress",
+	LeaderAbdicated:               "leader abdicated for a voter with a higher promise",
+	LeaderResigned:                "leader resigned when asked to",
+	LeaderLostQuorum:              "leader stepped down without a quorum",
+	LeaderFellSilent:              "follower left a silent leader",
+	LeaderSaidItLeft:              "follower heard that its leader leads no more",
+	StalledLeaderYielded:          "leader with a stalled disk yielded",
+	PausedLeaderWoke:              "paused leader woke up behind a newer one",
+	OldLeaderRefused:              "message of a leader whose epoch is over refused",
+	OldPongRefused:                "pong of an old session refused",
+	SessionReset:                  "session reset",
+	SilentPeerDropped:             "silent peer dropped",
+	UnacknowledgingPeerDropped:    "peer that acknowledges nothing dropped",
 }
 
 // String is the situation in words.

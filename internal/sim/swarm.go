@@ -45,6 +45,13 @@ type Swarm struct {
 	Compact  instant // between two offers to cut the log of a node
 	Must     float64 // per offer: it has to be cut, whoever needs it
 	BreakOff float64 // per part of a snapshot: the transfer ends with it
+
+	DiskFail  instant // between two writes that fail
+	SlowDisk  float64 // how many times slower the disk of the first node is; 0 is as fast as the others
+	Blackout  instant // between two moments at which all nodes lose their power
+	Resign    instant // between two wishes that a node should not lead
+	LongPause instant // mean length of a pause; zero is a second
+	Sessions  int     // clients that go from node to node
 }
 
 func drawSwarm(s *scheduler) Swarm {
@@ -109,6 +116,39 @@ func (w *Swarm) drawCompaction(seed uint64) {
 	if !w.Quiet {
 		w.BreakOff = []float64{0, 0.02, 0.2}[r.IntN(3)]
 	}
+}
+
+// drawLast draws what became part of a Swarm last, likewise.
+func (w *Swarm) drawLast(seed uint64) {
+	r := rand.New(rand.NewPCG(seed, 0x73657373))
+	rate := func(low, high float64) instant {
+		if r.IntN(2) == 0 {
+			return 0
+		}
+		return instant(float64(second) * low * math.Exp(r.Float64()*math.Log(high/low)))
+	}
+	w.Sessions = 1 + r.IntN(4)
+	if w.Quiet {
+		return
+	}
+	w.Heartbeat = 1 + r.IntN(3)
+	w.DiskFail, w.Blackout, w.Resign = rate(0.5, 10), rate(2, 20), rate(0.5, 10)
+	if r.IntN(4) == 0 {
+		w.SlowDisk = 2 + 98*r.Float64()
+	}
+	if r.IntN(2) == 0 {
+		w.LongPause = 3 * second
+	}
+	if r.IntN(6) == 0 {
+		w.Compact, w.Must, w.BreakOff = 150*millisecond, 1, 0.02
+		w.Crash = second // snapshots everywhere, and nodes that die over them
+	}
+}
+
+// firstEdition is the same without what became part of a Swarm later.
+func (w *Swarm) firstEdition() {
+	w.Heartbeat, w.Sessions, w.Compact = 1, 0, 0
+	w.DiskFail, w.SlowDisk, w.Blackout, w.Resign, w.LongPause = 0, 0, 0, 0, 0
 }
 
 // calm is the same cluster with its faults over.

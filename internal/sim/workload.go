@@ -17,7 +17,7 @@ type workload struct {
 	ids      uint64 // of proposals and reads; those of answered reads are used again
 	free     []uint64
 	open     map[uint64]request // looked up by id only
-	refused  int
+	sessions *sessions
 }
 
 // request is something that a core has not answered yet.
@@ -27,6 +27,10 @@ type request struct {
 	data    []byte // of a proposal
 	retries int
 	asked   int // of a read: what Checker.readAsked returned
+
+	client *session // nil: nobody in particular
+	seen   zab.Zxid // by the client when it asked
+	turn   int
 }
 
 func newWorkload(c *cluster) *workload {
@@ -34,6 +38,7 @@ func newWorkload(c *cluster) *workload {
 	c.answered = w.answered
 	w.every(c.swarm.Proposals, w.propose)
 	w.every(c.swarm.Reads, w.read)
+	w.sessions = newSessions(w)
 	return w
 }
 
@@ -64,27 +69,26 @@ func (w *workload) propose() {
 	w.payloads++
 	data := binary.BigEndian.AppendUint64(nil, w.payloads)
 	data = append(data, make([]byte, w.c.rng.IntN(40))...)
-	w.offer(w.target(), request{data: data, retries: 3})
-}
-
-func (w *workload) offer(n *node, r request) {
-	if !n.up {
-		return
-	}
-	r.node, r.boot = n, n.boot
-	id := w.id()
-	w.open[id] = r
-	w.c.event(n, zab.Proposed{ID: id, Data: r.data})
+	w.ask(request{node: w.target(), data: data, retries: 3})
 }
 
 func (w *workload) read() {
-	n := w.target()
-	if !n.up {
+	w.ask(request{node: w.target(), asked: w.c.check.readAsked()})
+}
+
+// ask takes a request to its node: a proposal if it has data, a read if not.
+func (w *workload) ask(r request) {
+	if !r.node.up {
 		return
 	}
+	r.boot = r.node.boot
 	id := w.id()
-	w.open[id] = request{node: n, boot: n.boot, asked: w.c.check.readAsked()}
-	w.c.event(n, zab.ReadAsked{ID: id})
+	w.open[id] = r
+	if r.data != nil {
+		w.c.event(r.node, zab.Proposed{ID: id, Data: r.data})
+		return
+	}
+	w.c.event(r.node, zab.ReadAsked{ID: id})
 }
 
 // id takes the number of an answered request when there is one: nothing may depend on
@@ -106,19 +110,33 @@ func (w *workload) answered(n *node, e zab.Effect) {
 		if p := w.c.check.proposals[e.Zxid]; !w.c.dying && (p.leader != n.id || string(p.entry.Data) != string(r.data)) {
 			w.c.check.fail("S2", "node %d accepted proposal %d as %s, which is %q of node %d", n.id, e.ID, e.Zxid, p.entry.Data, p.leader)
 		}
+		if r.client != nil {
+			w.sessions.written[e.Zxid] = r
+		}
 	case zab.Refused:
 		r := w.close(n, e.ID)
-		w.refused++
+		if r.client != nil {
+			r.client.free(r)
+		}
 		if r.retries > 0 {
 			r.retries--
-			w.c.after(w.c.about(20*millisecond), func() { w.offer(w.target(), r) })
+			w.c.after(w.c.about(20*millisecond), func() {
+				r.node = w.target()
+				w.ask(r)
+			})
 		}
 	case zab.ReadReady:
 		r := w.close(n, e.ID)
 		w.c.check.readReady(n.ghost, r.asked, e.Index)
+		if r.client != nil {
+			w.sessions.saw(r, n.lastApply)
+		}
 	case zab.ReadFailed:
-		w.close(n, e.ID)
+		r := w.close(n, e.ID)
 		w.c.check.readFailed(n.ghost)
+		if r.client != nil {
+			r.client.free(r)
+		}
 	}
 }
 

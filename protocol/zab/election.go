@@ -2,6 +2,8 @@
 
 package zab
 
+import "github.com/concordtx/concord/internal/mutant"
+
 // election is the state of fast leader election: every looking voter tells all
 // others the best candidate it knows, until a quorum names the same one. Rounds keep
 // old ballots out. Nothing of it is durable, and nothing of it is needed for safety:
@@ -32,6 +34,7 @@ type heardBallot struct {
 const (
 	firstResend = 2
 	maxResend   = 20
+	never       = ^uint64(0)
 )
 
 // enterLooking gives up whatever was, and starts a new round of the election.
@@ -95,6 +98,9 @@ func (n *Node) campaign() {
 
 func (n *Node) sendBallots() {
 	n.elect.resendAt = n.now + n.elect.resendWait
+	if mutant.TimerNotRearmed && n.elect.round > 1 {
+		n.elect.resendAt = never
+	}
 	for i, m := range n.members {
 		if i != n.me && !m.Observer {
 			n.sendBallot(i)

@@ -2,6 +2,8 @@
 
 package zab
 
+import "github.com/concordtx/concord/internal/mutant"
+
 // follower is the state of one session with a leader, of a follower or an observer.
 // A new session starts from nothing.
 type follower struct {
@@ -198,6 +200,10 @@ func (n *Node) onSync(b Sync) {
 		n.note("truncating %s..%s after %s", z, n.tail(), z)
 		n.truncate(z)
 	}
+	if mutant.EpochBeforeHistory && !n.observer() {
+		n.hard.Current = f.epoch
+		n.writeHard()
+	}
 	f.synced, f.acked, f.progress = true, z, n.now
 	n.learnCommit(b.Commit)
 }
@@ -229,6 +235,9 @@ func (n *Node) onPropose(b Propose) {
 	if len(entries) > 0 {
 		f.progress = n.now
 		n.write(Write{Entries: n.history.append(entries...)})
+		if mutant.AckBeforeDurable {
+			n.toLeader(Ack{Upto: n.tail()})
+		}
 	}
 	n.learnCommit(b.Commit)
 }
@@ -247,6 +256,10 @@ func (n *Node) onNewLeader(b NewLeader) {
 	f.ended, f.end, f.progress = true, b.End, n.now
 	n.hard.Current = f.epoch
 	f.confirmWrite = n.writeHard()
+	if mutant.AckNewLeaderEarly {
+		f.confirmed = true
+		n.toLeader(AckNewLeader{End: b.End})
+	}
 }
 
 // onUpToDate starts delivering.

@@ -57,12 +57,15 @@ type Reason uint8
 // The reasons of a Reject.
 const (
 	NotLeading     Reason = iota + 1 // the receiver leads nobody
-	StaleEpoch                       // the epoch is older than what the sender promised
+	StaleEpoch                       // to who leads: its epoch is older than what the sender promised
 	UnknownSession                   // the leader gave this session up; open another
 	Diverged                         // the histories contradict each other: an operator must look
+	EpochTooLow                      // the leader's epoch is below what the follower promised
 )
 
-// Reject refuses a session, or ends one.
+// Reject refuses a session, or ends one. Followers number sessions each for itself, so the
+// number alone does not tell whose session is meant: StaleEpoch is what followers say to
+// leaders, everything else is what leaders say to followers.
 type Reject struct {
 	Reason   Reason
 	Accepted Epoch // what the sender has durably promised

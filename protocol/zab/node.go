@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"sort"
+
+	"github.com/concordtx/concord/internal/mutant"
 )
 
 var (
@@ -105,6 +107,9 @@ func New(c Config, s Storage) (*Node, error) {
 		return nil, fmt.Errorf("stored state: log ends at %s, before its base %s", last, base)
 	case last.Less(applied) || applied.Less(base):
 		return nil, fmt.Errorf("stored state: applied %s is not between base %s and last %s", applied, base, last)
+	}
+	if mutant.ApplyTwice {
+		applied = base
 	}
 	n.hard, n.durable = hard, hard
 	n.base, n.history.after, n.stable = base, last, last
@@ -230,7 +235,7 @@ func (n *Node) receive(m Message) {
 		return
 	}
 	if spokenByLeader(m.Body) {
-		if n.follow != nil && n.follow.leader == m.From && n.follow.session == m.Session {
+		if n.ledBy(m) {
 			n.fromLeader(m)
 		} else if m.Epoch < n.durable.Accepted {
 			n.reject(m, StaleEpoch)
@@ -252,13 +257,21 @@ func (n *Node) receive(m Message) {
 	n.reject(m, NotLeading)
 }
 
-// onReject hears a refusal, as follower or as leader of a session.
+// ledBy reports whether a message belongs to the session with the own leader.
+func (n *Node) ledBy(m Message) bool {
+	if _, entries := m.Body.(Propose); mutant.AppendFromAnyEpoch && entries {
+		return n.follow != nil
+	}
+	return n.follow != nil && n.follow.leader == m.From && n.follow.session == m.Session
+}
+
+// onReject hears a refusal, as leader or as follower of a session.
 func (n *Node) onReject(from int, m Message, r Reject) {
 	switch {
-	case n.follow != nil && n.follow.leader == m.From && n.follow.session == m.Session:
-		n.rejectedByLeader(r)
-	case n.lead != nil && n.lead.peers[from].session == m.Session:
+	case r.Reason == StaleEpoch && n.lead != nil && n.lead.peers[from].session == m.Session:
 		n.rejectedByFollower(from, r)
+	case r.Reason != StaleEpoch && n.ledBy(m):
+		n.rejectedByLeader(r)
 	}
 }
 

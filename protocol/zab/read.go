@@ -2,6 +2,8 @@
 
 package zab
 
+import "github.com/concordtx/concord/internal/mutant"
+
 // maxReads bounds the reads under way at a node; beyond it they fail at once.
 const maxReads = 1 << 14
 
@@ -50,6 +52,12 @@ func (n *Node) onReadReq(from int, r ReadReq) {
 func (n *Node) queueRead(r read) {
 	l := n.lead
 	r.index, r.round, r.since = n.commit, l.pingSeq+1, n.now
+	if mutant.ReadOnOldRound {
+		r.round = l.pingSeq
+	}
+	if mutant.ReadUnconfirmed {
+		r.round = 0
+	}
 	n.reads.asked.push(r)
 	if l.confirmed == l.pingSeq {
 		n.ping()

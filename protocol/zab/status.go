@@ -176,6 +176,8 @@ func (r Reason) String() string {
 		return "unknown session"
 	case Diverged:
 		return "diverged"
+	case EpochTooLow:
+		return "epoch too low"
 	}
 	return fmt.Sprintf("reason %d", uint8(r))
 }

@@ -2,6 +2,8 @@
 
 package zab
 
+import "github.com/concordtx/concord/internal/mutant"
+
 // beginSync decides how to make the log of a peer a prefix of the own one, and
 // starts the stream. From here on the peer gets every entry, in order.
 //
@@ -30,6 +32,9 @@ func (n *Node) beginSync(to int) {
 			id, z, floor, applied, n.base, n.tail(), n.commit, l.epoch)
 		n.refuseSync(to, Diverged)
 		return
+	}
+	if mutant.TruncateCommitted {
+		floor = maxZxid(n.base, applied)
 	}
 	mode, name := Diff, "DIFF"
 	if floor != z {
