@@ -275,6 +275,7 @@ func (n *Node) peerLost(id NodeID) {
 	switch {
 	case n.lead != nil:
 		n.dropSession(i, "connection lost")
+		n.lead.peers[i].newest = 0 // with a new disk its sessions are numbered anew
 	case n.follow != nil:
 		if n.follow.leader == id {
 			n.enterLooking("connection to the leader lost")
