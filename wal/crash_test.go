@@ -4,8 +4,11 @@ package wal
 
 import (
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"math/rand/v2"
+	"reflect"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -139,6 +142,21 @@ func (y *story) persist(s *Store, truncate bool) error {
 	return nil
 }
 
+// append persists n entries of so many bytes.
+func (y *story) append(s *Store, n, size int) error {
+	w := zab.Write{Entries: run(y.tail(), max(y.tail().Epoch, 1), n)}
+	for i := range w.Entries {
+		w.Entries[i].Data = make([]byte, size)
+	}
+	y.log = append(y.log[:len(y.log):len(y.log)], w.Entries...)
+	y.begin()
+	if err := s.Persist([]zab.Write{w}); err != nil {
+		return err
+	}
+	y.end()
+	return nil
+}
+
 func (y *story) apply(s *Store) error {
 	for _, e := range y.log {
 		if !y.applied.Less(e.Zxid) {
@@ -242,18 +260,24 @@ func digestOf(history []zab.Entry) [32]byte {
 }
 
 // check verifies that a store that came back holds one of the moments from acked to
-// begun, as a whole, and a state that is exactly the fold of a prefix of the history.
-func (y *story) check(t *testing.T, s *Store, acked, begun int) {
-	t.Helper()
+// begun, as a whole (DUR1: what was promised is there), and a state that is exactly the fold of
+// a prefix of the history, and says of which (L6).
+func (y *story) check(s *Store, acked, begun int) error {
 	hard, base, last, applied := s.Initial()
 	es, err := s.Entries(base, last, 1<<30)
-	require.NoError(t, err)
+	if err != nil {
+		return fmt.Errorf("DUR1: %w", err)
+	}
 	got := moment{log: zxids(es), base: base, hard: hard}
 	y.mu.Lock()
 	defer y.mu.Unlock()
-	require.Contains(t, y.moments[acked:begun+1], got, "acked %d, begun %d", acked, begun)
+	if !slices.Contains(y.moments[acked:begun+1], got) {
+		return fmt.Errorf("DUR1: the store holds %+v after %d calls returned and %d began, which left %+v", got, acked, begun, y.moments[acked])
+	}
+	return y.checkState(s, es, applied)
+}
 
-	require.False(t, last.Less(applied), "state %v ahead of the log %v", applied, last)
+func (y *story) checkState(s *Store, log []zab.Entry, applied zab.Zxid) error {
 	var prefix []zab.Entry
 	for _, e := range y.history {
 		if !applied.Less(e.Zxid) {
@@ -261,30 +285,33 @@ func (y *story) check(t *testing.T, s *Store, acked, begun int) {
 		}
 	}
 	at, digest := s.Applied()
-	require.Equal(t, applied, at)
-	if len(prefix) == 0 {
-		require.Zero(t, applied)
-	} else {
-		require.Equal(t, prefix[len(prefix)-1].Zxid, applied)
-		require.Equal(t, digestOf(prefix), digest)
+	tail, want := zab.Zxid{}, [32]byte{}
+	if len(prefix) > 0 {
+		tail, want = prefix[len(prefix)-1].Zxid, digestOf(prefix)
 	}
-	i := 0
-	require.NoError(t, s.Scan(nil, nil, false, func(k, v []byte) bool {
-		if i < len(prefix) {
-			require.Equal(t, prefix[i].Zxid, getZxid(k))
-			require.Equal(t, string(prefix[i].Data), string(v))
+	if at != applied || tail != applied || digest != want {
+		return fmt.Errorf("L6: the state says that it holds %v and has digest %x, the history up to there ends at %v with %x", at, digest[:4], tail, want[:4])
+	}
+	i, wrong := 0, ""
+	err := s.Scan(nil, nil, false, func(k, v []byte) bool {
+		if i >= len(prefix) || prefix[i].Zxid != getZxid(k) || string(prefix[i].Data) != string(v) {
+			wrong = fmt.Sprintf("pair %d is of %v", i, getZxid(k))
+			return false
 		}
 		i++
 		return true
-	}))
-	require.Equal(t, len(prefix), i, "pairs in the state")
-	for _, e := range es { // what log and history share is the same
+	})
+	if err != nil || wrong != "" || i != len(prefix) {
+		return fmt.Errorf("L6: the state holds %v, but not the fold of %d entries: %d pairs are right, %s: %v", applied, len(prefix), i, wrong, err)
+	}
+	for _, e := range log { // what log and history share is the same
 		for _, h := range prefix {
-			if h.Zxid == e.Zxid {
-				require.Equal(t, h, e)
+			if h.Zxid == e.Zxid && !reflect.DeepEqual(h, e) {
+				return fmt.Errorf("L6: the state holds another %v than the log", e.Zxid)
 			}
 		}
 	}
+	return nil
 }
 
 // crash is a disk as a crash left it.
@@ -305,42 +332,86 @@ func TestWhateverPersistReturnedForIsThereAfterACrashAtAnyPoint(t *testing.T) {
 	}
 	total, installs := 0, 0
 	for seed := range uint64(lives) {
-		mem := vfs.NewCrashableMem()
 		y := newStory(seed)
-		rng := rand.New(rand.NewPCG(seed, 2))
-		var mu sync.Mutex
-		var crashes []crash
-		ops := 0
-		fs := errorfs.Wrap(mem, errorfs.InjectorFunc(func(op errorfs.Op) error {
-			if op.Kind.ReadOrWrite() != errorfs.OpIsWrite {
-				return nil
-			}
-			mu.Lock()
-			defer mu.Unlock()
-			acked, _ := y.bounds()
-			percent := []int{0, 50, 100}[(ops+int(seed))%3]
-			clone := mem.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: percent, RNG: rng})
-			_, begun := y.bounds() // a call may have begun meanwhile
-			crashes = append(crashes, crash{fs: clone, percent: percent, op: ops, acked: acked, begun: begun})
-			ops++
-			return nil
-		}))
-		s, err := Open(testDir, Options{FS: fs, Node: 1, Logger: quiet()})
+		crashes, err := powerFails(seed, func(s *Store) error { return y.live(s, steps) }, y)
 		require.NoError(t, err)
-		require.NoError(t, y.live(s, steps))
-		require.NoError(t, s.Close())
-		for _, c := range crashes {
-			back, err := Open(testDir, Options{FS: c.fs, Node: 1, Logger: quiet()})
-			require.NoError(t, err, "seed %d op %d, %d %% kept", seed, c.op, c.percent)
-			y.check(t, back, c.acked, c.begun)
-			require.NoError(t, back.Close())
-		}
-		total += len(crashes)
+		total += crashes
 		installs += y.installs
 	}
 	require.Positive(t, installs)
 	require.Greater(t, total, 100*lives, "crash points")
 	t.Logf("%d crash points, %d snapshots installed", total, installs)
+}
+
+// State and position are one batch, so no crash leaves one without the other. The states are
+// as small as the positions, so that a torn end is as often between two as in one.
+func TestStateAndItsPositionAreNeverApart(t *testing.T) {
+	crashes, err := applyUntilThePowerFails(1)
+	require.NoError(t, err)
+	require.Greater(t, crashes, 50)
+}
+
+func applyUntilThePowerFails(seed uint64) (crashes int, err error) {
+	y := newStory(seed)
+	return powerFails(seed, func(s *Store) error {
+		for range 20 {
+			if err := y.append(s, 40, 8); err != nil {
+				return err
+			}
+			for y.applied != y.tail() {
+				if err := y.apply(s); err != nil {
+					return err
+				}
+			}
+		}
+		return nil
+	}, y)
+}
+
+// powerFails lives through a story in a new store, and opens and checks every disk that a
+// power failure would have left. It is the check W01.
+func powerFails(seed uint64, live func(*Store) error, y *story) (int, error) {
+	mem := vfs.NewCrashableMem()
+	rng := rand.New(rand.NewPCG(seed, 2))
+	var mu sync.Mutex
+	var crashes []crash
+	ops := 0
+	fs := errorfs.Wrap(mem, errorfs.InjectorFunc(func(op errorfs.Op) error {
+		if op.Kind.ReadOrWrite() != errorfs.OpIsWrite {
+			return nil
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		acked, _ := y.bounds()
+		percent := []int{0, 50, 100}[(ops+int(seed))%3]
+		clone := mem.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: percent, RNG: rng})
+		_, begun := y.bounds() // a call may have begun meanwhile
+		crashes = append(crashes, crash{fs: clone, percent: percent, op: ops, acked: acked, begun: begun})
+		ops++
+		return nil
+	}))
+	s, err := Open(testDir, Options{FS: fs, Node: 1, Logger: quiet()})
+	if err != nil {
+		return 0, err
+	}
+	if err := errors.Join(live(s), s.Close()); err != nil {
+		return 0, err
+	}
+	for _, c := range crashes {
+		if err := y.reopen(c); err != nil {
+			return 0, fmt.Errorf("W01: the power fails at operation %d of story %d, %d %% of what is not synced stays: %w", c.op, seed, c.percent, err)
+		}
+	}
+	return len(crashes), nil
+}
+
+// reopen opens the disk that a crash left, and checks it.
+func (y *story) reopen(c crash) error {
+	back, err := Open(testDir, Options{FS: c.fs, Node: 1, Logger: quiet()})
+	if err != nil {
+		return fmt.Errorf("DUR1: it does not open: %w", err)
+	}
+	return errors.Join(y.check(back, c.acked, c.begun), back.Close())
 }
 
 // The state is written without a sync. A crash takes it back to where the log is, or
@@ -385,76 +456,98 @@ func TestASyncedWriteCarriesEarlierStateWithIt(t *testing.T) {
 // the process ends, or it was background work that is done again; and a restart finds
 // all that was promised.
 func TestAnErrorOfAnyWriteOperationNeverLosesAPromise(t *testing.T) {
-	const steps = 25
 	outcomes := map[string]int{}
 	stride := 1
 	if testing.Short() {
 		stride = 7
 	}
+	kinds := map[errorfs.OpKind]int{}
 	for failing := 0; ; failing += stride {
-		mem := vfs.NewCrashableMem()
-		y := newStory(3)
-		var mu sync.Mutex
-		ops, hit := 0, false
-		fs := errorfs.Wrap(mem, errorfs.InjectorFunc(func(op errorfs.Op) error {
-			if op.Kind.ReadOrWrite() != errorfs.OpIsWrite {
-				return nil
-			}
-			mu.Lock()
-			defer mu.Unlock()
-			ops++
-			if ops-1 == failing {
-				hit = true
-				return errorfs.ErrInjected
-			}
-			return nil
-		}))
-		outcome := make(chan string, 4)
-		exit := func(int) {
-			outcome <- "exit"
-			select {} // a process that ended does nothing more
-		}
-		go func() {
-			s, err := Open(testDir, Options{FS: fs, Node: 1, Logger: quiet(), Exit: exit})
-			if err == nil {
-				err = y.live(s, steps)
-			}
-			if err == nil {
-				err = s.Close()
-			}
-			if err != nil {
-				outcome <- "error"
-				return
-			}
-			outcome <- "done"
-		}()
-		var how string
-		select {
-		case how = <-outcome:
-		case <-time.After(30 * time.Second):
-			require.FailNow(t, "hangs", "write operation %d", failing)
-		}
+		how, kind, err := writeFails(failing)
+		require.NoError(t, err)
 		outcomes[how]++
-		acked, _ := y.bounds()
-		for _, percent := range []int{0, 100} {
-			clone := mem.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: percent, RNG: rand.New(rand.NewPCG(1, 1))})
-			_, begun := y.bounds()
-			back, err := Open(testDir, Options{FS: clone, Node: 1, Logger: quiet()})
-			require.NoError(t, err, "after an error of write operation %d (%s)", failing, how)
-			y.check(t, back, acked, begun)
-			require.NoError(t, back.Close())
-		}
-		mu.Lock()
-		last := !hit
-		mu.Unlock()
-		if last {
+		if kind < 0 {
 			require.Equal(t, "done", how)
 			break
 		}
+		kinds[kind]++
 	}
 	require.Positive(t, outcomes["exit"])
 	require.Positive(t, outcomes["error"])
-	t.Logf("outcomes: %v", outcomes)
+	for _, kind := range []errorfs.OpKind{errorfs.OpCreate, errorfs.OpRename, errorfs.OpFileWrite, errorfs.OpFileWriteAt, errorfs.OpFileSync} {
+		require.Positive(t, kinds[kind], "operation %d of the disk", kind)
+	}
+	t.Logf("outcomes: %v, kinds of operations: %v", outcomes, kinds)
+}
+
+// writeFails lets one write operation fail, and tells how the story ended, and which kind
+// it was; negative if there were not so many. The power may fail at the end, or at one of the
+// next operations, if there are any. It is the check W02.
+func writeFails(failing int) (how string, kind errorfs.OpKind, err error) {
+	const steps = 25
+	mem := vfs.NewCrashableMem()
+	y := newStory(3)
+	var mu sync.Mutex
+	var crashes []crash
+	ops := 0
+	kind = -1
+	fs := errorfs.Wrap(mem, errorfs.InjectorFunc(func(op errorfs.Op) error {
+		if op.Kind.ReadOrWrite() != errorfs.OpIsWrite {
+			return nil
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		ops++
+		if ops-1 == failing {
+			kind = op.Kind
+			return errorfs.ErrInjected
+		}
+		if kind >= 0 && len(crashes) < 4 {
+			acked, _ := y.bounds()
+			clone := mem.CrashClone(vfs.CrashCloneCfg{})
+			_, begun := y.bounds()
+			crashes = append(crashes, crash{fs: clone, op: ops - 1, acked: acked, begun: begun})
+		}
+		return nil
+	}))
+	outcome := make(chan string, 4)
+	exit := func(int) {
+		outcome <- "exit"
+		select {} // a process that ended does nothing more
+	}
+	go func() {
+		s, err := Open(testDir, Options{FS: fs, Node: 1, Logger: quiet(), Exit: exit})
+		if err == nil {
+			err = y.live(s, steps)
+		}
+		if err == nil {
+			err = s.Close()
+		}
+		if err != nil {
+			outcome <- "error"
+			return
+		}
+		outcome <- "done"
+	}()
+	select {
+	case how = <-outcome:
+	case <-time.After(30 * time.Second):
+		return "", 0, fmt.Errorf("W02: write operation %d fails: nothing comes of it", failing)
+	}
+	mu.Lock()
+	defer mu.Unlock()
+	acked, _ := y.bounds()
+	for _, percent := range []int{0, 100} {
+		clone := mem.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: percent, RNG: rand.New(rand.NewPCG(1, 1))})
+		_, begun := y.bounds()
+		crashes = append(crashes, crash{fs: clone, percent: percent, op: ops, acked: acked, begun: begun})
+	}
+	for _, c := range crashes {
+		if err := y.reopen(c); err != nil {
+			return "", 0, fmt.Errorf("W02: write operation %d fails (%s), the power at %d, %d %% of what is not synced stays: %w", failing, how, c.op, c.percent, err)
+		}
+	}
+	return how, kind, nil
 }
 
 // A new store's first write-ahead log has the old format, which hides damage. It must

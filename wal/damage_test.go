@@ -67,18 +67,44 @@ func sizeOf(t *testing.T, fs vfs.FS, path string) int64 {
 // flip turns one bit of a file over.
 func flip(t *testing.T, fs vfs.FS, path string, offset int64) {
 	t.Helper()
+	require.NoError(t, flipBit(fs, path, offset))
+}
+
+func flipBit(fs vfs.FS, path string, offset int64) error {
+	return rewrite(fs, path, func(data []byte) []byte {
+		data[offset] ^= 1 << (offset % 8)
+		return data
+	})
+}
+
+// rewrite puts other bytes in the place of those of a file.
+func rewrite(fs vfs.FS, path string, change func(data []byte) []byte) error {
 	f, err := fs.Open(path)
-	require.NoError(t, err)
+	if err != nil {
+		return err
+	}
 	data, err := io.ReadAll(f)
-	require.NoError(t, err)
-	require.NoError(t, f.Close())
-	data[offset] ^= 1 << (offset % 8)
+	if err := errors.Join(err, f.Close()); err != nil {
+		return err
+	}
 	w, err := fs.Create(path, vfs.WriteCategoryUnspecified)
-	require.NoError(t, err)
-	_, err = w.Write(data)
-	require.NoError(t, err)
-	require.NoError(t, w.Sync())
-	require.NoError(t, w.Close())
+	if err != nil {
+		return err
+	}
+	_, err = w.Write(change(data))
+	return errors.Join(err, w.Sync(), w.Close())
+}
+
+// tablesOf returns the files that hold log and state, without what is in the write-ahead log.
+func tablesOf(fs vfs.FS) (paths []string) {
+	db := fs.PathJoin(testDir, dbDir)
+	names, _ := fs.List(db)
+	for _, n := range names {
+		if strings.HasSuffix(n, ".sst") {
+			paths = append(paths, fs.PathJoin(db, n))
+		}
+	}
+	return paths
 }
 
 // builtStore returns a disk with a closed store: some of its log in tables, some in
@@ -192,6 +218,61 @@ func TestAFlippedBitAnywhereIsReportedOrHarmless(t *testing.T) {
 	require.Equal(t, 3*flips+3, reported["STORE"])
 	require.Zero(t, reported[markFile], "one half is enough")
 	t.Logf("reported by kind of file: %v", reported)
+}
+
+// damagedMiddle flips bits in the middle of the log and reads it. It is the check F07: a log
+// that ends where it is damaged has lost what was acknowledged behind it.
+func damagedMiddle() error {
+	mem := vfs.NewMem()
+	all := bigRun(zab.Zxid{}, 1, 200, 900)
+	build := func() error {
+		s, err := Open(testDir, Options{FS: mem, Node: 1, Logger: quiet()})
+		if err != nil {
+			return err
+		}
+		return errors.Join(
+			s.Persist([]zab.Write{{Entries: all}}),
+			s.Apply(StateChange{Applied: z(1, 200)}),
+			s.engine.Flush(), s.Close())
+	}
+	if err := build(); err != nil {
+		return err
+	}
+	for _, path := range tablesOf(mem) {
+		for offset := int64(20_000); offset < 150_000; offset += 10_000 {
+			hurt := vfs.NewMem()
+			if _, err := vfs.Clone(mem, hurt, testDir, testDir); err != nil {
+				return err
+			}
+			if err := flipBit(hurt, path, offset); err != nil {
+				return err
+			}
+			if err := readDamaged(hurt, all); err != nil {
+				return fmt.Errorf("F07: a bit is flipped at %d of %s: %w", offset, path, err)
+			}
+		}
+	}
+	return nil
+}
+
+// readDamaged fails if the log is shorter than it was and nobody says so.
+func readDamaged(fs vfs.FS, all []zab.Entry) error {
+	s, err := Open(testDir, Options{FS: fs, Node: 1, Logger: quiet()})
+	if err != nil {
+		return nil // it says so at once
+	}
+	got, err := s.Entries(zab.Zxid{}, all[len(all)-1].Zxid, 1<<30)
+	if cerr := s.Close(); cerr != nil {
+		return cerr
+	}
+	if err == nil && len(got) != len(all) {
+		return fmt.Errorf("%d of %d entries are read, and no error", len(got), len(all))
+	}
+	return nil
+}
+
+func TestALogDoesNotEndWhereItIsDamaged(t *testing.T) {
+	require.NoError(t, damagedMiddle())
 }
 
 func TestAFlippedBitOnTheRealDiskIsReported(t *testing.T) {

@@ -12,6 +12,8 @@ import (
 	"github.com/cockroachdb/pebble/v2/bloom"
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"golang.org/x/time/rate"
+
+	"github.com/concordtx/concord/internal/mutant"
 )
 
 // Sizes for a small server: at most 64 MiB of memtables and 64 MiB of cache. A
@@ -122,7 +124,7 @@ func (f strictFile) Close() error {
 }
 
 func (f strictFile) must(op string, err error) {
-	if err != nil {
+	if err != nil && !mutant.GoOnAfterWriteError {
 		f.fatal(fmt.Errorf("%s %s: %w", op, f.name, err))
 	}
 }

@@ -8,6 +8,7 @@ import (
 
 	"github.com/cockroachdb/pebble/v2"
 
+	"github.com/concordtx/concord/internal/mutant"
 	"github.com/concordtx/concord/protocol/zab"
 )
 
@@ -50,11 +51,19 @@ func (s *Store) Apply(c StateChange) error {
 
 	batch := s.engine.NewBatch()
 	defer batch.Close()
-	if err := fillState(batch, s.space(), c); err != nil {
+	err := fillState(batch, s.space(), c)
+	if err == nil && mutant.PositionApart {
+		err = batch.Commit(pebble.NoSync)
+		batch = s.engine.NewBatch()
+	}
+	if err == nil {
+		err = fillPosition(batch, c)
+	}
+	if err != nil {
 		return fmt.Errorf("store %s: gather the state up to %v: %w", s.dir, c.Applied, err)
 	}
 	s.watchdog.apply.begin()
-	err := batch.Commit(pebble.NoSync)
+	err = batch.Commit(pebble.NoSync)
 	s.watchdog.apply.end()
 	if err != nil {
 		return fmt.Errorf("store %s: write the state up to %v: %w", s.dir, c.Applied, err)
@@ -89,6 +98,11 @@ func fillState(batch *pebble.Batch, space byte, c StateChange) error {
 			return err
 		}
 	}
+	return nil
+}
+
+// fillPosition says what the state is the state of.
+func fillPosition(batch *pebble.Batch, c StateChange) error {
 	op := batch.SetDeferred(len(appliedKey), crcLen+zxidLen+digestLen)
 	copy(op.Key, appliedKey)
 	putApplied(op.Value, c.Applied, c.Digest)

@@ -11,6 +11,7 @@ import (
 
 	"github.com/cockroachdb/pebble/v2"
 
+	"github.com/concordtx/concord/internal/mutant"
 	"github.com/concordtx/concord/protocol/zab"
 )
 
@@ -89,7 +90,7 @@ func (s *Store) Entries(after, upto zab.Zxid, maxBytes int) ([]zab.Entry, error)
 	if cerr := it.Close(); err == nil && cerr != nil {
 		err = readError(s.dir, fmt.Sprintf("read the log after %v", prev), cerr)
 	}
-	if err != nil {
+	if err != nil && !mutant.DamageIsTheEnd {
 		return nil, err
 	}
 	return entries, nil
@@ -116,16 +117,17 @@ func (s *Store) openLog(after, upto zab.Zxid) (prev, end zab.Zxid, it *pebble.It
 	return prev, end, it, err
 }
 
+// readLog returns what it has read when it fails as well.
 func (s *Store) readLog(it *pebble.Iterator, prev, end zab.Zxid, maxBytes int) ([]zab.Entry, error) {
 	var entries []zab.Entry
 	size := 0
 	for ok := it.First(); ok; ok = it.Next() {
 		e, err := s.entryAt(it)
 		if err != nil {
-			return nil, err
+			return entries, err
 		}
 		if e.Prev != prev || !successor(prev, e.Zxid) {
-			return nil, damaged(s.dir, "entry %v (after %v) stands behind %v, so entries are missing", e.Zxid, e.Prev, prev)
+			return entries, damaged(s.dir, "entry %v (after %v) stands behind %v, so entries are missing", e.Zxid, e.Prev, prev)
 		}
 		if size += len(e.Data); size > maxBytes && len(entries) > 0 {
 			return entries, nil
@@ -134,10 +136,10 @@ func (s *Store) readLog(it *pebble.Iterator, prev, end zab.Zxid, maxBytes int) (
 		prev = e.Zxid
 	}
 	if err := it.Error(); err != nil {
-		return nil, readError(s.dir, fmt.Sprintf("read the entry after %v", prev), err)
+		return entries, readError(s.dir, fmt.Sprintf("read the entry after %v", prev), err)
 	}
 	if prev != end {
-		return nil, damaged(s.dir, "the entries after %v up to %v are missing", prev, end)
+		return entries, damaged(s.dir, "the entries after %v up to %v are missing", prev, end)
 	}
 	return entries, nil
 }
@@ -207,7 +209,11 @@ func (s *Store) Persist(ws []zab.Write) error {
 		s.log.drop(next.log.base)
 		s.mu.Unlock()
 	}
-	err = batch.Commit(pebble.Sync)
+	sync := pebble.Sync
+	if mutant.SwitchUnsynced && next.install != nil {
+		sync = pebble.NoSync
+	}
+	err = batch.Commit(sync)
 	if err != nil {
 		return fmt.Errorf("store %s: write the log: %w", s.dir, err)
 	}

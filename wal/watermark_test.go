@@ -304,7 +304,7 @@ func TestNoHalfOfTheWatermarkEverClaimsWhatIsNotDurable(t *testing.T) {
 			flip(t, disk, markPath, (1-older)*slotSize+50) // the newest claims are gone
 			s, err := reopen(disk)
 			require.NoError(t, err, "seed %d, op %d", seed, c.op)
-			y.check(t, s, c.acked, c.begun)
+			require.NoError(t, y.check(s, c.acked, c.begun))
 			require.NoError(t, s.Close())
 			checked++
 		}

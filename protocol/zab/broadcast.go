@@ -20,6 +20,11 @@ func (n *Node) propose(ev Proposed) {
 	prev := n.tail()
 	z := Zxid{Epoch: l.epoch, Counter: 1}
 	if prev.Epoch == l.epoch {
+		if prev.Counter >= maxCounter {
+			n.enterLooking("the counter of the epoch is used up")
+			n.emit(Refused{ID: ev.ID, Err: ErrNotLeader})
+			return
+		}
 		z.Counter = prev.Counter + 1
 	}
 	entries := n.history.append(Entry{Zxid: z, Prev: prev, Data: ev.Data})

@@ -84,6 +84,7 @@ type host struct {
 	from    Zxid    // applied when this incarnation started
 	asked   uint64  // IDs of proposals and reads
 	stalled bool    // its disk does nothing
+	paused  bool    // its process does nothing, and messages to it wait
 
 	mayFetch map[NodeID]uint64 // sessions that SendSnapshot allowed
 	fetch    *fetch            // what FetchSnapshot asked for
@@ -171,7 +172,7 @@ func (c *cluster) step(h *host, ev Event) {
 // deliver hands over the oldest message of a wire.
 func (c *cluster) deliver(from, to int) bool {
 	wire := c.wires[from][to]
-	if len(wire) == 0 {
+	if len(wire) == 0 || c.hosts[to].paused {
 		return false
 	}
 	c.wires[from][to] = wire[1:]
@@ -186,7 +187,7 @@ func (c *cluster) deliver(from, to int) bool {
 // persist makes the oldest k writes durable, under one sync.
 func (c *cluster) persist(h *host, k int) bool {
 	k = min(k, len(h.writes))
-	if k == 0 || h.stalled {
+	if k == 0 || h.stalled || h.paused {
 		return false
 	}
 	for _, w := range h.writes[:k] {
@@ -199,7 +200,7 @@ func (c *cluster) persist(h *host, k int) bool {
 }
 
 func (c *cluster) apply(h *host) bool {
-	if len(h.applies) == 0 {
+	if len(h.applies) == 0 || h.paused {
 		return false
 	}
 	z := h.applies[0]
@@ -273,7 +274,9 @@ func (c *cluster) settle() {
 func (c *cluster) run(ticks int) {
 	for range ticks {
 		for _, h := range c.hosts {
-			c.step(h, Tick{})
+			if !h.paused {
+				c.step(h, Tick{})
+			}
 		}
 		c.settle()
 	}

@@ -40,7 +40,7 @@ func (h *history) tail() Zxid {
 // follows reports whether z may stand right after prev.
 func follows(prev, z Zxid) bool {
 	if z.Epoch == prev.Epoch {
-		return z.Epoch != 0 && prev.Counter+1 == z.Counter
+		return z.Epoch != 0 && prev.Counter < maxCounter && prev.Counter+1 == z.Counter
 	}
 	return z.Epoch > prev.Epoch && z.Counter == 1
 }

@@ -163,6 +163,7 @@ func (n *Node) onFollowerInfo(from int, session uint64, info FollowerInfo) {
 	p.heard, p.known, p.accepted = n.now, true, info.Accepted
 	n.decideEpoch()
 	switch {
+	case n.lead != l: // it gave up
 	case !n.mayInvite(from):
 		n.sendBallot(from) // a sign of life meanwhile
 	case p.step <= stepInvited:
@@ -194,6 +195,11 @@ func (n *Node) decideEpoch() {
 		highest = max(highest, l.peers[i].accepted)
 	}
 	if infos < n.quorum {
+		return
+	}
+	if highest >= maxEpoch-1 {
+		n.note("ALARM: a voter promised epoch %d, and there is none after it", highest)
+		n.failLeading("the epochs are used up")
 		return
 	}
 	l.epoch = highest + 1

@@ -86,7 +86,10 @@ type pendingWrite struct {
 const (
 	cacheBytes   = 16 << 20 // of stable entries kept in memory
 	deliverBytes = 4 << 20  // of old entries read for delivery in one Step
-	maxEpoch     = Epoch(1<<32 - 2)
+	// Epochs are below maxEpoch and counters at most maxCounter, so that the number after
+	// one never wraps, here or at a reader of the log.
+	maxEpoch   = Epoch(1<<32 - 2)
+	maxCounter = uint64(1<<64 - 2)
 )
 
 // New returns a core that starts looking for a leader with its first Step. What
@@ -285,6 +288,7 @@ func (n *Node) peerLost(id NodeID) {
 	switch {
 	case n.lead != nil:
 		n.dropSession(i, "connection lost")
+		n.lead.peers[i].newest = 0 // with a new disk its sessions are numbered anew
 	case n.follow != nil:
 		if n.follow.leader == id {
 			n.enterLooking("connection to the leader lost")

@@ -4,17 +4,21 @@ package zab
 
 import (
 	"fmt"
+	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
 
 	"github.com/cockroachdb/datadriven"
+	"github.com/stretchr/testify/require"
 )
 
 // TestTraces runs the stories in testdata. Commands, with n1 for a node, n1->n2 for a
 // direction, and everything that the nodes do in return printed:
 //
-//	cluster voters=3 observers=1     a new cluster, all nodes started, nothing sent yet
+//	cluster voters=3 observers=1     a new cluster, all nodes started, nothing sent yet; with
+//	                                 window=, batch= and uncommitted= in bytes
 //	tick n1 3                        time for one node, or for "all"
 //	deliver [n1->n2 [k]]             messages arrive: all there are, of one wire, or k of them
 //	persist n1 [k], apply n1         the oldest writes become durable; deliveries are applied
@@ -22,14 +26,21 @@ import (
 //	drop n1->n2 [k], cut n1 n2, heal messages are lost without notice, once or from now on
 //	lost n1 n2                       n1 is told that its connection to n2 is gone
 //	stall n1                         its disk does nothing until heal
+//	pause n1, resume n1              a process that is stopped: no ticks, messages wait
 //	resign n1                        it should not lead any more
 //	crash n1, start n1               what was not persisted is gone
-//	keep n1->n2, replay              the first message of a wire arrives a second time, later
-//	propose n1 x, read n1, status, disk n1
+//	keep n1->n2 [k], replay          the first messages of a wire arrive a second time, later
+//	propose n1 x, read n1 [7], status, disk n1 (a read with an ID of the caller's choice)
 //	compact n1 1.3 [1.2]             the driver would like to cut up to 1.3, and must up to 1.2
 //	take n1, stage n1 [1.3]          the snapshot that n1 fetches is taken; is there (one of 1.3)
 //	fail n1, moved n1 n2             it is not; bytes of it went between n1 and n2
 //	promise n1 8                     the disk of a node that is down: Accepted, promised to itself
+//	wipe n1                          the disk of a node that is down is replaced by a blank one
+//	begin 4.7                        the disks of all nodes, which are down, hold a snapshot of 4.7
+//	skip 1.9                         all nodes are there: everything up to 1.9 is applied and cut
+//
+// The ghost watches every story: a trace that breaks an invariant fails, whatever its text
+// says.
 func TestTraces(t *testing.T) {
 	datadriven.Walk(t, "testdata/traces", func(t *testing.T, path string) {
 		s := &story{}
@@ -37,11 +48,37 @@ func TestTraces(t *testing.T) {
 	})
 }
 
+// Scenarios have numbers, in the names of their files; a scenario that needs several has
+// letters behind the number. Stories without a number are extra.
+func TestEveryScenarioHasATraceThatSaysWhatItIs(t *testing.T) {
+	const scenarios = 26
+	paths, err := filepath.Glob("testdata/traces/*.txt")
+	require.NoError(t, err)
+	told := map[int]bool{}
+	for _, path := range paths {
+		text, err := os.ReadFile(path)
+		require.NoError(t, err)
+		require.True(t, strings.HasPrefix(string(text), "# "), "%s begins with what happens", path)
+		var number int
+		if _, err := fmt.Sscanf(filepath.Base(path), "%02d", &number); err == nil {
+			told[number] = true
+		}
+	}
+	for number := 1; number <= scenarios; number++ {
+		require.True(t, told[number], "scenario %02d has no trace", number)
+	}
+	require.Len(t, told, scenarios)
+}
+
 type story struct {
 	*cluster
+	*ghost
 	out   strings.Builder
 	quiet bool
-	kept  wireMessage
+	kept  []wireMessage
+	// asked are the reads under way of each ID, which a caller may use twice: how much was
+	// committed when they were asked for.
+	asked map[asking][]int
 }
 
 func (s *story) run(t *testing.T, d *datadriven.TestData) string {
@@ -53,6 +90,10 @@ func (s *story) run(t *testing.T, d *datadriven.TestData) string {
 	}
 	if err := s.command(d.Cmd, args); err != nil {
 		d.Fatalf(t, "%v", err)
+	}
+	s.survey()
+	if len(s.errs) > 0 {
+		d.Fatalf(t, "%s", strings.Join(s.errs, "\n"))
 	}
 	if s.out.Len() == 0 {
 		return "nothing\n"
@@ -100,10 +141,21 @@ func (s *story) command(cmd string, args []string) error {
 		return nil
 	case "keep":
 		from, to := wireOf(arg(0))
-		s.kept = wireMessage{from, to, s.wires[from][to][0]}
+		for _, bytes := range s.wires[from][to][:min(count(1, 1), len(s.wires[from][to]))] {
+			s.kept = append(s.kept, wireMessage{from, to, bytes})
+		}
 		return nil
 	case "replay":
-		s.wires[s.kept.from][s.kept.to] = append(s.wires[s.kept.from][s.kept.to], s.kept.bytes)
+		for _, m := range s.kept {
+			s.wires[m.from][m.to] = append(s.wires[m.from][m.to], m.bytes)
+		}
+		s.kept = nil
+		return nil
+	case "begin":
+		s.begin(zxidOf(arg(0)))
+		return nil
+	case "skip":
+		s.skip(zxidOf(arg(0)))
 		return nil
 	case "status":
 		for _, h := range s.hosts {
@@ -142,6 +194,10 @@ func (s *story) commandAt(cmd string, h *host, arg, last string, k int) error {
 		s.wires[i][j], s.wires[j][i] = nil, nil
 	case "stall":
 		h.stalled = true
+	case "pause", "resume":
+		h.paused = cmd == "pause"
+	case "wipe":
+		h.disk = &disk{}
 	case "resign":
 		s.step(h, Resigned{Reason: "asked to"})
 	case "lost":
@@ -155,7 +211,11 @@ func (s *story) commandAt(cmd string, h *host, arg, last string, k int) error {
 		s.propose(h, arg)
 	case "read":
 		h.asked++
-		s.step(h, ReadAsked{h.asked})
+		id := h.asked
+		if arg != "" {
+			id, _ = strconv.ParseUint(arg, 10, 64)
+		}
+		s.ask(h, id)
 	case "compact":
 		ev := Compact{Upto: zxidOf(arg), Must: zxidOf(last)}
 		s.step(h, ev)
@@ -193,26 +253,85 @@ func (s *story) commandAt(cmd string, h *host, arg, last string, k int) error {
 
 func (s *story) create(args []string) error {
 	voters, observers := 3, 0
+	var window, batch, uncommitted int
+	settings := map[string]*int{
+		"voters": &voters, "observers": &observers,
+		"window": &window, "batch": &batch, "uncommitted": &uncommitted,
+	}
 	for _, a := range args {
 		name, value, _ := strings.Cut(a, "=")
 		k, err := strconv.Atoi(value)
-		switch {
-		case err != nil:
-			return err
-		case name == "voters":
-			voters = k
-		case name == "observers":
-			observers = k
+		if err != nil || settings[name] == nil {
+			return fmt.Errorf("no setting %q", a)
 		}
+		*settings[name] = k
 	}
-	s.cluster = newCluster(voters, observers, nil)
-	s.observe = s.print
+	s.cluster = newCluster(voters, observers, func(c *Config) {
+		c.WindowBytes, c.MaxBatchBytes, c.MaxUncommittedBytes = window, batch, uncommitted
+	})
+	s.ghost, s.asked, s.kept = watch(s.cluster), map[asking][]int{}, nil
+	s.observe = s.see
 	for _, h := range s.hosts {
 		if err := s.start(h); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// see shows an effect to the ghost, and prints it.
+func (s *story) see(h *host, e Effect) {
+	var id uint64
+	switch e := e.(type) {
+	case ReadReady:
+		id = e.ID
+	case ReadFailed:
+		id = e.ID
+	}
+	if k := (asking{h.cfg.ID, id}); id != 0 && len(s.asked[k]) > 0 { // answered in order
+		s.atAsk[k] = s.asked[k][0]
+		s.asked[k] = s.asked[k][1:]
+	}
+	s.look(h)
+	s.effect(h, e)
+	s.print(h, e)
+}
+
+func (s *story) ask(h *host, id uint64) {
+	k := asking{h.cfg.ID, id}
+	s.asked[k] = append(s.asked[k], len(s.global))
+	s.step(h, ReadAsked{id})
+}
+
+// begin lets the committed history of all nodes begin after a snapshot of z.
+func (s *story) begin(z Zxid) {
+	s.global, s.by, s.place[z] = []Entry{{Zxid: z}}, []Epoch{z.Epoch}, 1
+	for _, h := range s.hosts {
+		h.disk.hard = HardState{Accepted: z.Epoch, AcceptedFrom: 1, Current: z.Epoch}
+		h.disk.base, h.disk.applied = z, z
+	}
+}
+
+// skip moves a quiet cluster to where so many entries that they cannot be proposed one by
+// one would have brought it.
+func (s *story) skip(z Zxid) {
+	s.global, s.by, s.place[z] = []Entry{{Zxid: z}}, []Epoch{z.Epoch}, 1
+	for _, h := range s.hosts {
+		n := h.core
+		h.disk.base, h.disk.applied, h.disk.log = z, z, nil
+		h.from, h.machine = z, nil
+		n.base, n.history = z, history{after: z}
+		n.stable, n.commit, n.delivered, n.applied = z, z, z, z
+		if n.follow != nil {
+			n.follow.acked, n.follow.commit = z, z
+		}
+		if n.lead != nil {
+			for i := range n.lead.peers {
+				p := &n.lead.peers[i]
+				p.start, p.sent, p.end, p.acked, p.match = z, z, z, z, z
+			}
+		}
+	}
 }
 
 func (s *story) host(name string) *host {
