@@ -69,8 +69,11 @@ const (
 	// evidenceInterval is how often evidence that is not needed any more is removed: rarely, so
 	// that many branches share a round trip and a sync of their database.
 	evidenceInterval = 5 * time.Second
-	watermarkStep    = time.Hour
 )
+
+// watermarkStep is how far the watermark moves at a time, so that an hour is forgotten with
+// one record, and little more than the retention is remembered.
+func (r Rules) watermarkStep() time.Duration { return min(time.Hour, r.Retention/8) }
 
 // CoreConfig is what a Core must know.
 type CoreConfig struct {
@@ -78,6 +81,9 @@ type CoreConfig struct {
 	Members []Member
 	// Boot is the durable counter of starts of this node.
 	Boot uint32
+	// Log has the numbers of the replicated log; zero means its defaults. Who takes part is
+	// said above.
+	Log zab.Config
 	// NewCluster is the id to give to the cluster if it has none yet: random, not zero.
 	NewCluster txn.ClusterID
 	Resources  []string
@@ -148,7 +154,9 @@ func NewCore(config CoreConfig, storage zab.Storage, table *txn.Table) (*Core, e
 	for i, m := range config.Members {
 		members[i] = zab.Member{ID: m.ID, Observer: m.Observer}
 	}
-	z, err := zab.New(zab.Config{ID: config.Node, Members: members, Boot: config.Boot}, storage)
+	log := config.Log
+	log.ID, log.Members, log.Boot = config.Node, members, config.Boot
+	z, err := zab.New(log, storage)
 	if err != nil {
 		return nil, err
 	}
@@ -248,7 +256,7 @@ func (c *Core) keepUp() {
 		c.fx.Forget = c.evidence
 		c.evidence, c.nextEvid = map[string][]txn.XID{}, c.now.Add(evidenceInterval)
 	}
-	if mark := c.now.Add(-c.config.Rules.Retention); mark.Sub(c.table.Meta().Watermark) > watermarkStep {
+	if mark := c.now.Add(-c.config.Rules.Retention); mark.Sub(c.table.Meta().Watermark) > c.config.Rules.watermarkStep() {
 		c.batch = append(c.batch, txn.Watermark{Time: mark.Truncate(time.Millisecond)})
 	}
 }
@@ -328,6 +336,12 @@ func (c *Core) refuse(data []byte, acks []uint64, err error) {
 			c.giveUp(r.ID, err)
 		case txn.End:
 			c.ends = append(c.ends, r.IDs...) // try again later
+		case txn.HeuristicRecord:
+			c.batch = append(c.batch, r) // likewise, and before any End of it: nobody would report it again
+		case txn.MemberRecord:
+			if r.Who == "" {
+				delete(c.noting, r.Node)
+			}
 		case txn.Form:
 			c.forming = false
 		}

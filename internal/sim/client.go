@@ -3,6 +3,9 @@
 package sim
 
 import (
+	"errors"
+
+	"github.com/concordtx/concord/api"
 	"github.com/concordtx/concord/coordinator"
 	"github.com/concordtx/concord/protocol/zab"
 	"github.com/concordtx/concord/txn"
@@ -17,11 +20,14 @@ type client struct {
 	// life numbers transactions; whatever is under way for an earlier one is void.
 	life    int
 	ghost   *txnGhost
+	again   int // the piece of work to try again; zero: the next one
 	votes   int
 	no      bool
 	asking  instant // since when it asks for the decision; 0: it does not
 	patient instant // until when it asks to commit; then it asks for the outcome
 	limit   instant // until when it asks at all
+	asked   []int   // the nodes that it asked to commit
+	lost    bool    // an answer to it
 }
 
 func (w *txnWorld) beginClients() {
@@ -52,17 +58,42 @@ func (c *client) begin() {
 		return
 	}
 	c.life++
-	c.busy, c.votes, c.no, c.asking = true, 0, false, 0
-	c.ghost = w.check.begun(w.newID())
+	c.busy, c.votes, c.no, c.asking, c.asked, c.lost = true, 0, false, 0, nil, false
+	job := c.again
+	if job == 0 {
+		w.jobs++
+		job = w.jobs
+	}
+	c.again = 0
+	c.ghost = w.check.begun(w.newID(), job)
 	if w.chance(w.crash) {
 		c.later(300*millisecond, c.die)
 	}
 	perm := w.rng.Perm(len(w.banks))[:1+w.rng.IntN(3)]
 	for i, at := range perm {
-		b := &branch{bank: w.banks[at], ghost: c.ghost, no: txn.BranchNo(i + 1), state: active, held: true,
-			failed: w.chance(w.failed), work: w.rng.Uint64() | 1}
-		b.bank.branches = append(b.bank.branches, b)
-		c.ghost.branches = append(c.ghost.branches, b)
+		w.banks[at].add(&branch{ghost: c.ghost, no: txn.BranchNo(i + 1), failed: w.chance(w.failed), work: w.rng.Uint64() | 1})
+	}
+	for _, b := range c.ghost.branches {
+		if w.quirks.Rows > 0 {
+			b.row = w.pick(w.quirks.Rows)
+		}
+	}
+	c.work(w.now + 300*millisecond)
+}
+
+// work goes on when every branch has its row, or has waited too long for it.
+func (c *client) work(limit instant) {
+	for _, b := range c.ghost.branches {
+		if b.lock() || b.failed {
+			continue
+		}
+		if c.w.now < limit {
+			c.w.hit(RowWaitedFor)
+			c.later(20*millisecond, func() { c.work(limit) })
+			return
+		}
+		c.w.hit(LockTimedOut)
+		b.failed = true
 	}
 	c.later(10*millisecond, c.prepare)
 }
@@ -74,8 +105,13 @@ func (c *client) prepare() {
 		// unless its session is gone by then.
 		c.w.after(c.w.about(10*millisecond)+1, func() {
 			yes := b.prepare()
-			if c.w.planted == RollbackMeansPrepared {
+			switch {
+			case c.w.planted == RollbackMeansPrepared:
 				yes = true
+			case c.w.planted == PrepareAgain && !yes:
+				yes = b.prepareAgain()
+			case yes && c.life != life:
+				c.w.hit(PreparedTooLate)
 			}
 			if c.life == life {
 				c.later(millisecond, func() { c.vote(yes) })
@@ -107,22 +143,29 @@ func (c *client) ask() {
 		c.giveUp()
 		return
 	}
-	w.request++
-	request := w.request
-	w.requests[request] = c
 	n := c.target()
-	var e coordinator.Event = coordinator.OutcomeAsked{Request: request, ID: c.ghost.id}
+	kind := askOutcome
 	if w.now < c.patient {
-		e = coordinator.CommitAsked{Request: request, ID: c.ghost.id, Branches: c.branches()}
+		kind = askCommit
+		c.asked = append(c.asked, n.index)
 	}
-	deliver := func() { w.event(n, asked{event: e}) }
-	w.say(deliver)
-	if w.chance(w.loss) { // it takes its time, or comes twice
-		w.after(w.about(3*second), deliver)
-	}
-	c.later(400*millisecond, func() {
-		if _, unanswered := w.requests[request]; unanswered {
-			delete(w.requests, request)
+	op := w.check.history.ask(c.ghost.id, kind, w.now)
+	id, branches, life := c.ghost.id, c.branches(), c.life
+	w.question(n, c.w.chance(w.loss), func(request uint64) coordinator.Event {
+		if kind == askCommit {
+			return coordinator.CommitAsked{Request: request, ID: id, Branches: branches}
+		}
+		return coordinator.OutcomeAsked{Request: request, ID: id}
+	}, func(r coordinator.Reply) {
+		if r.Err == nil {
+			op.answer(r.Decision, w.now)
+		}
+		if c.life == life {
+			c.replied(kind, r)
+		}
+	}, func() {
+		if c.life == life {
+			c.lost = true
 			c.ask()
 		}
 	})
@@ -131,13 +174,19 @@ func (c *client) ask() {
 func (c *client) branches() []txn.Branch {
 	var out []txn.Branch
 	for _, b := range c.ghost.branches {
-		out = append(out, txn.Branch{No: b.no, Resource: b.bank.name})
+		r := txn.Branch{No: b.no, Resource: b.bank.name, Holder: "session"}
+		if !b.bank.noMarker {
+			r.Evidence = "evidence"
+		}
+		out = append(out, r)
 	}
 	return out
 }
 
-func (c *client) target() *node {
-	w := c.w
+func (c *client) target() *node { return c.w.leaderOrAny() }
+
+// leaderOrAny is the node whom a client takes for the leader.
+func (w *txnWorld) leaderOrAny() *node {
 	for _, i := range w.rng.Perm(len(w.nodes)) {
 		if n := w.nodes[i]; n.up && n.role.Role == zab.Leading && !w.chance(0.1) {
 			return n
@@ -146,14 +195,25 @@ func (c *client) target() *node {
 	return w.anyNode()
 }
 
-func (c *client) replied(r coordinator.Reply) {
+func (c *client) replied(kind operationKind, r coordinator.Reply) {
+	w := c.w
 	switch {
-	case c.asking == 0: // it is dead, or knows already
+	case c.asking == 0: // it knows already
+	case errors.Is(r.Err, api.ErrTooOld):
+		w.hit(TooOldRefused)
+		c.giveUp()
 	case r.Err != nil:
 		c.later(100*millisecond, c.ask)
-	case r.Txn.ID != c.ghost.id:
-		// An answer to the request of an earlier life.
 	default:
+		if kind == askCommit && r.Decision == txn.Abort {
+			w.hit(CommitBeatenByTombstone)
+		}
+		if r.Decision == txn.Commit && len(c.asked) > 1 && c.asked[0] != c.asked[len(c.asked)-1] {
+			w.hit(CommitRetriedElsewhere)
+		}
+		if c.lost {
+			w.hit(AnsweredAfterALostReply)
+		}
 		c.learn(r.Decision)
 	}
 }
@@ -164,24 +224,32 @@ func (c *client) learn(d txn.Decision) {
 	c.asking = 0
 	w.check.tell(c.ghost, d)
 	if d == txn.Commit {
-		w.counters[ClientToldCommit]++
+		w.hit(ClientToldCommit)
 	} else {
-		w.counters[ClientToldAbort]++
+		w.hit(ClientToldAbort)
 	}
 	left := len(c.ghost.branches)
 	for _, b := range c.ghost.branches {
-		c.later(10*millisecond, func() {
-			if b.held || !b.bank.xa {
-				if f, ok := b.finish(d, true); ok && d == txn.Commit {
-					c.report(b, f)
-				}
-			}
-			b.held = false
-			if left--; left == 0 {
-				c.rest()
-			}
-		})
+		c.later(10*millisecond, func() { c.finish(b, d, &left) })
 	}
+}
+
+// finish ends a branch on its own session, and rests after the last one. What does not
+// succeed is left to the cluster.
+func (c *client) finish(b *branch, d txn.Decision, left *int) {
+	life := c.life
+	attempt{b: b, d: d, own: true, holder: true, evident: !b.bank.noMarker, done: func(f txn.Finish, err error) {
+		if c.life != life {
+			return
+		}
+		if err == nil && d == txn.Commit {
+			c.report(b, f)
+		}
+		b.closeSession()
+		if *left--; *left == 0 {
+			c.rest()
+		}
+	}}.run()
 }
 
 func (c *client) report(b *branch, f txn.Finish) {
@@ -200,11 +268,14 @@ func (c *client) rest() {
 
 // giveUp is the outcome "unknown". The sessions are closed; recovery does the rest.
 func (c *client) giveUp() {
-	c.w.counters[ClientNeverTold]++
+	c.w.hit(ClientNeverTold)
 	if c.w.planted == PresumeCommit {
 		for _, b := range c.ghost.branches {
-			b.finish(txn.Commit, true)
+			b.end(txn.Commit, true)
 		}
+	}
+	if c.w.planted == TryAgainAsAnother {
+		c.again = c.ghost.job
 	}
 	c.close()
 	c.rest()
@@ -212,7 +283,7 @@ func (c *client) giveUp() {
 
 // die is a crash of the application.
 func (c *client) die() {
-	c.w.counters[ClientCrashed]++
+	c.w.hit(ClientCrashed)
 	c.close()
 	c.rest()
 }

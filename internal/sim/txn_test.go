@@ -4,31 +4,48 @@ package sim
 
 import (
 	"errors"
+	"flag"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 )
 
+var txnSeeds = flag.Uint64("sim.txnseeds", 120, "how many seeds TestTransactions runs, from sim.seed on")
+
+// enoughTxnSeeds is how many seeds it takes until every situation is all but certain to
+// have happened.
+const enoughTxnSeeds = 100
+
+// Of every hundred seeds one is run twice, and must go the same way.
 func TestTransactions(t *testing.T) {
 	var sum [txnSituations]int
-	transactions := 0
-	seeds := min(*seedCount, 120)
-	for seed := *firstSeed; seed < *firstSeed+seeds; seed++ {
+	steps, transactions, twice := 0, 0, 0
+	for seed := *firstSeed; seed < *firstSeed+*txnSeeds; seed++ {
 		r, err := RunTxn(seed, TxnOptions{Steps: *stepCount})
 		if err != nil {
 			t.Fatal(err)
 		}
-		transactions += r.Transactions
+		if seed%100 == 0 {
+			again, err := RunTxn(seed, TxnOptions{Steps: *stepCount})
+			require.NoError(t, err)
+			require.Equal(t, r, again, "seed %d went two ways", seed)
+			twice++
+		}
+		steps, transactions = steps+r.Steps, transactions+r.Transactions
 		for i, n := range r.Counters {
 			sum[i] += n
 		}
 	}
-	t.Logf("%d seeds, %d transactions", seeds, transactions)
+	t.Logf("%d seeds, %d of them twice, %d steps, %d transactions", *txnSeeds, twice, steps, transactions)
+	var missing []TxnSituation
 	for s := range txnSituations {
 		t.Logf("%7d %s", sum[s], s)
-		if seeds >= 100 {
-			require.NotZero(t, sum[s], "the simulation has gone quiet: %s", s)
+		if sum[s] == 0 {
+			missing = append(missing, s)
 		}
+	}
+	if *txnSeeds >= enoughTxnSeeds {
+		require.Empty(t, missing, "the simulation has gone quiet")
 	}
 }
 
@@ -55,6 +72,8 @@ func TestPlantedTransactionBugsAreCaught(t *testing.T) {
 		{"forget the tombstone", ForgetTombstone, []string{"AC5", "V5"}, []string{"AC1", "AC2", "AC3"}, 10, 200},
 		{"not found means done", NotFoundMeansDone, nil, []string{"HEUR", "AC5"}, 1, 200},
 		{"ROLLBACK means prepared", RollbackMeansPrepared, nil, []string{"AC3"}, 1, 50},
+		{"an empty branch in the place of a lost one", PrepareAgain, nil, []string{"AC3", "AC3w"}, 1, 200},
+		{"try again under another gid", TryAgainAsAnother, nil, []string{"IDEM"}, 1, 200},
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			for seed := row.first; seed < row.first+row.seeds; seed++ {

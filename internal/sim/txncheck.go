@@ -4,42 +4,80 @@ package sim
 
 import (
 	"slices"
+	"strings"
 
 	"github.com/concordtx/concord/txn"
 )
 
 // txnChecker watches transactions: what the log decided, what the banks did, and what
-// anybody was told must never disagree.
+// anybody was told must never disagree. Its checks:
+//
+//	AC1     all who decide agree            AC2    nobody ever decides otherwise
+//	AC3     a commit has all prepared       AC3w   and commits the work that was voted for
+//	AC4     without faults all commit       AC5    everything ends, and not before it is done
+//	AC6     only old branches are orphans   DUR1   told commit is in the log of a quorum
+//	DET     equal digests at all nodes      IDEM   one piece of work takes effect once
+//	HEUR    what a DBA or a loss made is reported once, and nothing else is
+//	FOREIGN what belongs to others is left alone
+//	LIN     the decision of a gid is a write-once register (see history)
 type txnChecker struct {
 	*Checker
 	ghosts  map[txn.ID]*txnGhost // looked up by id only
 	all     []*txnGhost
 	digests map[txn.Position]txn.Digest
+	foreign map[txn.ID]bool     // of branches of others
+	jobs    map[int]*txnGhost   // which transaction has done a piece of work
+	seen    []seenContradiction // by workers
+	maxAge  instant             // after which a branch may be an orphan
+	// quorumHas reports whether the logs of a quorum hold the entry.
+	quorumHas func(txn.Position) bool
+	now       func() instant
+	history   history
 }
 
 // txnGhost is everything that ever happened to one transaction.
 type txnGhost struct {
-	id       txn.ID
-	branches []*branch
-	decision txn.Decision // of the log
-	told     txn.Decision // to the client; Undecided also for "unknown"
-	yes      bool         // all branches voted yes
-	finals   map[txn.BranchNo]state
-	reported map[txn.BranchNo]bool // a heuristic outcome is in the log
+	id         txn.ID
+	job        int     // the piece of work that it is to do
+	born       instant // by the only true clock
+	branches   []*branch
+	decision   txn.Decision // of the log
+	at         txn.Position // of the decision
+	resolved   bool         // by an operator, who may not have known all branches
+	record     []txn.Branch // in the log
+	ended      bool
+	told       txn.Decision // to the client; Undecided also for "unknown"
+	yes        bool         // all branches voted yes
+	heuristics []txn.Heuristic
+}
+
+// watch is what the checker remembers of a branch.
+type watch struct {
+	final     state // made by the product
+	taken     bool  // hands or fate moved it since it was prepared
+	confirmed bool  // somebody was rightly told that it is committed
+	may       map[txn.Outcome]bool
+}
+
+// seenContradiction is a report that a node must make, unless its reign ends before.
+type seenContradiction struct {
+	b     *branch
+	epoch uint32
 }
 
 func newTxnChecker(c *Checker) *txnChecker {
-	return &txnChecker{Checker: c, ghosts: map[txn.ID]*txnGhost{}, digests: map[txn.Position]txn.Digest{}}
+	return &txnChecker{Checker: c, ghosts: map[txn.ID]*txnGhost{}, digests: map[txn.Position]txn.Digest{}, foreign: map[txn.ID]bool{},
+		jobs: map[int]*txnGhost{}, quorumHas: func(txn.Position) bool { return true }, now: func() instant { return 0 }}
 }
 
-func (c *txnChecker) begun(id txn.ID) *txnGhost {
-	g := &txnGhost{id: id, finals: map[txn.BranchNo]state{}, reported: map[txn.BranchNo]bool{}}
+func (c *txnChecker) begun(id txn.ID, job int) *txnGhost {
+	g := &txnGhost{id: id, job: job, born: c.now()}
 	c.ghosts[id] = g
 	c.all = append(c.all, g)
 	return g
 }
 
-// folded looks at what one node's table made of one log entry: DET, AC2, AC3.
+// folded looks at what one node's table made of one log entry: DET, and each decision.
 func (c *txnChecker) folded(node int, changes txn.Changes) {
 	at := changes.Meta.Position
 	if d, ok := c.digests[at]; ok && d != changes.Meta.Digest {
@@ -53,58 +91,173 @@ func (c *txnChecker) folded(node int, changes txn.Changes) {
 	}
 }
 
+// decided looks at a transaction as a table has it: AC1, AC2, AC6, FOREIGN, IDEM.
 func (c *txnChecker) decided(node int, x txn.Txn) {
 	g := c.ghosts[x.ID]
-	if g == nil {
+	switch {
+	case g == nil && c.foreign[x.ID]:
+		c.fail("FOREIGN", "node %d decided %v, which belongs to others", node, x.ID)
+		return
+	case g == nil:
 		c.fail("AC1", "node %d decided %v, which nobody began", node, x.ID)
 		return
-	}
-	for _, h := range x.Heuristics {
-		g.reported[h.Branch] = true
-	}
-	if g.decision == x.Decision {
-		return
-	}
-	if g.decision != txn.Undecided {
+	case g.decision == txn.Undecided:
+		c.first(g, x)
+	case g.decision != x.Decision:
 		c.fail("AC2", "node %d has %v for %v, which was %v", node, x.Decision, x.ID, g.decision)
 		return
 	}
-	g.decision = x.Decision
-	if g.told != txn.Undecided && g.told != x.Decision {
-		c.fail("AC1", "%v is decided %v, but its client was told %v", x.ID, x.Decision, g.told)
+	for _, h := range x.Heuristics[min(len(g.heuristics), len(x.Heuristics)):] {
+		c.reported(g, h)
 	}
-	if x.Decision == txn.Commit {
+	if x.Ended && !g.ended {
+		g.ended = true
+		c.mayEnd(g)
+	}
+}
+
+// first is the moment of the decision.
+func (c *txnChecker) first(g *txnGhost, x txn.Txn) {
+	g.decision, g.at, g.record = x.Decision, x.Decided, x.Branches
+	g.resolved = strings.HasPrefix(x.Reason, "resolved by")
+	switch {
+	case g.told != txn.Undecided && g.told != x.Decision:
+		c.fail("AC1", "%v is decided %v, but its client was told %v", x.ID, x.Decision, g.told)
+	case x.Decision == txn.Abort:
+		if strings.HasPrefix(x.Reason, "orphan") {
+			c.orphaned(g)
+		}
+	case c.jobs[g.job] != nil:
+		c.fail("IDEM", "%v commits the work that %v has committed", g.id, c.jobs[g.job].id)
+	case x.Decision == txn.Commit:
+		if g.job != 0 {
+			c.jobs[g.job] = g
+		}
 		c.mayCommit(g)
 	}
 }
 
-// mayCommit is AC3: at the moment of the decision each branch is prepared, with work.
+// orphaned is AC6. The scan has asked for the outcome, as far as the history goes.
+func (c *txnChecker) orphaned(g *txnGhost) {
+	if age := c.now() - g.born; age < c.maxAge {
+		c.fail("AC6", "%v is aborted as an orphan at the age of %s, and may live for %s", g.id, age, c.maxAge)
+	}
+	c.history.ask(g.id, askOutcome, c.now())
+}
+
+// mayCommit is AC3: at the moment of the decision each branch has been prepared, with
+// work. Somebody else may have taken it since.
 func (c *txnChecker) mayCommit(g *txnGhost) {
 	for _, b := range g.branches {
-		if b.state != prepared && b.state != lost || b.voted == 0 {
+		if !g.has(b) && g.resolved {
+			continue
+		}
+		if b.voted == 0 || b.state != prepared && !b.taken {
 			c.fail("AC3", "%v is decided commit, but branch %d is in state %d with work %x", g.id, b.no, b.state, b.voted)
 		}
 	}
 }
 
-// moved looks at a branch that changed its state: AC1, AC2, AC3w.
-func (c *txnChecker) moved(b *branch, before state) {
+// has reports whether the commit record names the branch.
+func (g *txnGhost) has(b *branch) bool {
+	return slices.ContainsFunc(g.record, func(r txn.Branch) bool { return r.No == b.no })
+}
+
+// mayEnd is AC5: a transaction ends when the end of each branch is known, or reported.
+func (c *txnChecker) mayEnd(g *txnGhost) {
+	for _, b := range g.branches {
+		if g.decision == txn.Commit && g.has(b) && !b.confirmed && g.reports(b) == 0 {
+			c.fail("AC5", "%v ends, but nobody knows how branch %d ended, which is in state %d", g.id, b.no, b.state)
+		}
+	}
+}
+
+func (g *txnGhost) reports(b *branch) (n int) {
+	for _, h := range g.heuristics {
+		if h.Branch == b.no {
+			n++
+		}
+	}
+	return n
+}
+
+// reported is HEUR: a report must be true, and there is one for each branch.
+func (c *txnChecker) reported(g *txnGhost, h txn.Heuristic) {
+	g.heuristics = append(g.heuristics, h)
+	i := slices.IndexFunc(g.branches, func(b *branch) bool { return b.no == h.Branch })
+	switch {
+	case i < 0:
+		c.fail("HEUR", "%v has a report on branch %d, which it does not have", g.id, h.Branch)
+	case !g.branches[i].may[h.Outcome]:
+		c.fail("HEUR", "%v has the false alarm %v for branch %d", g.id, h.Outcome, h.Branch)
+	case g.reports(g.branches[i]) > 1:
+		c.fail("HEUR", "%v has two reports on branch %d", g.id, h.Branch)
+	}
+}
+
+// moved looks at a branch that changed its state: AC1, AC2, AC3w, IDEM. What a DBA or a
+// loss did is not the fault of the product.
+func (c *txnChecker) moved(b *branch, before state, by mover) {
 	g := b.ghost
-	if b.state != committed && b.state != rolledBack {
+	switch {
+	case by != ours:
+		b.taken = true
+		return
+	case b.state == prepared:
+		b.taken = false
+		return
+	case !b.state.final():
 		return
 	}
-	if final, ok := g.finals[b.no]; ok && final != b.state {
-		c.fail("AC2", "branch %d of %v was in state %d and now is in %d", b.no, g.id, final, b.state)
+	if b.final != absent && b.final != b.state {
+		c.fail("AC2", "branch %d of %v was in state %d and now is in %d", b.no, g.id, b.final, b.state)
 	}
-	g.finals[b.no] = b.state
+	b.final = b.state
 	switch {
 	case b.state == committed && g.decision != txn.Commit:
 		c.fail("AC1", "branch %d of %v commits, but the decision is %v", b.no, g.id, g.decision)
 	case b.state == committed && (b.work == 0 || b.work != b.voted):
 		c.fail("AC3w", "branch %d of %v commits work %x after it voted for %x", b.no, g.id, b.work, b.voted)
-	case b.state == rolledBack && (g.decision == txn.Commit || g.told == txn.Commit):
+	case b.state == committed && b.applied > 1:
+		c.fail("IDEM", "the work of branch %d of %v takes effect %d times", b.no, g.id, b.applied)
+	case b.state == rolledBack && (g.decision == txn.Commit || g.told == txn.Commit) && (g.has(b) || !g.resolved):
 		c.fail("AC1", "branch %d of %v rolls back, but the decision is commit", b.no, g.id)
 	}
+}
+
+// concluded compares what an adapter makes of a branch with the truth: HEUR.
+func (c *txnChecker) concluded(a attempt, f txn.Finish) {
+	b := a.b
+	wrong := func() {
+		c.fail("HEUR", "branch %d of %v is in state %d, and whoever wanted to %v it hears %v", b.no, b.ghost.id, b.state, a.d, f)
+	}
+	done := f == txn.Done || f == txn.AlreadyDone
+	switch {
+	case a.d == txn.Commit && done && b.state == committed:
+		b.confirmed = true
+	case done && a.d == txn.Abort && b.state != committed:
+	case done && a.d == txn.Abort && (!a.evident || b.proof() != provesCommit): // nobody can know
+	case f == txn.Contradicted && a.d == txn.Commit && b.state == rolledBack:
+		b.expect(txn.HeuristicRollback)
+	case f == txn.Contradicted && a.d == txn.Abort && b.state == committed:
+		b.expect(txn.HeuristicCommit)
+	case f == txn.Lost && a.d == txn.Commit && b.proof() == unproven:
+		b.expect(txn.HeuristicHazard)
+	default:
+		wrong()
+	}
+}
+
+func (b *branch) expect(o txn.Outcome) {
+	if b.may == nil {
+		b.may = map[txn.Outcome]bool{}
+	}
+	b.may[o] = true
+}
+
+// heard is a contradiction that arrived at a leader.
+func (c *txnChecker) heard(b *branch, epoch uint32) {
+	c.seen = append(c.seen, seenContradiction{b: b, epoch: epoch})
 }
 
 // tell looks at what a client hears: AC1, AC2, DUR1.
@@ -116,40 +269,54 @@ func (c *txnChecker) tell(g *txnGhost, d txn.Decision) {
 	switch {
 	case d == txn.Commit && g.decision != txn.Commit:
 		c.fail("DUR1", "the client of %v is told commit, but the log has %v", g.id, g.decision)
+	case d == txn.Commit && !c.quorumHas(g.at):
+		c.fail("DUR1", "the client of %v is told commit, but no quorum has %v", g.id, g.at)
 	case d == txn.Abort && g.decision == txn.Commit:
 		c.fail("AC1", "the client of %v is told abort, but the log has commit", g.id)
 	}
 }
 
 // leftover names the first thing that is not finished; nothing after healing is AC5.
-func (c *txnChecker) leftover() (string, bool) {
-	for _, g := range c.all {
-		for _, b := range g.branches {
-			if b.state == prepared || b.state == active {
-				return g.id.String() + " has a branch that is not finished at " + b.bank.name, true
+func (c *txnChecker) leftover(banks []*bank) (string, *branch) {
+	for _, bank := range banks {
+		for _, b := range bank.open {
+			if !b.state.final() {
+				return b.ghost.id.String() + " has a branch that is not finished at " + bank.name, b
 			}
 		}
 	}
-	return "", false
+	return "", nil
 }
 
-// settled compares the banks with the log when all is done: AC1, and a lost branch
-// of a committed transaction must be known to the log (HEUR).
-func (c *txnChecker) settled() {
+// settled compares the banks with the log when all is done: AC1, and HEUR.
+func (c *txnChecker) settled(epoch uint32) {
 	for _, g := range c.all {
 		for _, b := range g.branches {
-			if g.decision != txn.Commit || b.state == committed {
-				continue
-			}
-			if b.state == lost && g.reported[b.no] {
-				continue
-			}
-			id := "AC1"
-			if b.state == lost {
-				id = "HEUR"
-			}
-			c.fail(id, "%v is committed, but branch %d is in state %d and the log does not know", g.id, b.no, b.state)
+			c.ended(g, b)
 		}
+	}
+	for _, s := range c.seen {
+		if s.epoch == epoch && s.b.ghost.reports(s.b) == 0 {
+			c.fail("HEUR", "the leader heard that branch %d of %v is in state %d, and the log does not know", s.b.no, s.b.ghost.id, s.b.state)
+		}
+	}
+	for _, g := range c.all {
+		if g.told == txn.Commit && !c.quorumHas(g.at) {
+			c.fail("DUR1", "the client of %v was told commit, and now no quorum has %v", g.id, g.at)
+		}
+	}
+}
+
+func (c *txnChecker) ended(g *txnGhost, b *branch) {
+	switch {
+	case g.decision == txn.Commit && !g.has(b) && g.resolved:
+	case g.decision != txn.Commit && b.state == committed && !b.taken:
+		c.fail("AC1", "%v is not committed, but branch %d is", g.id, b.no)
+	case g.decision != txn.Commit || b.state == committed:
+	case !b.taken && b.state != committed:
+		c.fail("AC1", "%v is committed, but branch %d is in state %d", g.id, b.no, b.state)
+	case !b.confirmed && g.reports(b) == 0:
+		c.fail("HEUR", "%v is committed, but branch %d is in state %d and the log does not know", g.id, b.no, b.state)
 	}
 }
 

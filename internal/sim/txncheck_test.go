@@ -14,6 +14,7 @@ import (
 // deal is a hand-made history of one transaction with two prepared branches.
 type deal struct {
 	*txnChecker
+	w    *txnWorld
 	g    *txnGhost
 	a, b *branch
 }
@@ -21,21 +22,44 @@ type deal struct {
 func newDeal() deal {
 	w := &txnWorld{cluster: newCluster(1, Options{})}
 	w.check = newTxnChecker(w.cluster.check)
-	d := deal{txnChecker: w.check, g: w.check.begun(txn.ID{1})}
-	for no, b := range []**branch{&d.a, &d.b} {
-		*b = &branch{bank: &bank{name: resources[no], w: w}, ghost: d.g, no: txn.BranchNo(no + 1), state: active, held: true, work: 7}
-		(*b).bank.branches = []*branch{*b}
-		d.g.branches = append(d.g.branches, *b)
-		(*b).prepare()
-	}
-	d.g.yes = true
+	w.check.now = func() instant { return w.now }
+	d := deal{txnChecker: w.check, w: w}
+	d.g, d.a, d.b = d.begin(txn.ID{1}, 1)
 	return d
 }
 
+// begin makes a transaction with two branches that have voted yes.
+func (d deal) begin(id txn.ID, job int) (*txnGhost, *branch, *branch) {
+	g := d.begun(id, job)
+	for no := range 2 {
+		b := &branch{ghost: g, no: txn.BranchNo(no + 1), work: 7}
+		newBank(d.w, resources[no], postgres).add(b)
+		b.prepare()
+	}
+	g.yes = true
+	return g, g.branches[0], g.branches[1]
+}
+
 // log folds a decision at some node.
-func (d deal) log(node int, counter uint64, x txn.Txn) {
-	x.ID = d.g.id
+func (d deal) log(node int, counter uint64, x txn.Txn) { d.logOf(d.g.id, node, counter, x) }
+
+func (d deal) logOf(id txn.ID, node int, counter uint64, x txn.Txn) {
+	x.ID = id
+	if x.Decision == txn.Commit {
+		x.Branches = []txn.Branch{{No: 1, Resource: resources[0]}, {No: 2, Resource: resources[1]}}
+	}
 	d.folded(node, txn.Changes{Open: []txn.Txn{x}, Meta: txn.Meta{Position: txn.Position{Epoch: 1, Counter: counter}, Digest: txn.Digest{byte(counter)}}})
+}
+
+// finish is a worker with all evidence.
+func (d deal) finish(b *branch, decision txn.Decision) (found txn.Finish) {
+	attempt{b: b, d: decision, holder: true, evident: true, done: func(f txn.Finish, _ error) { found = f }}.run()
+	return found
+}
+
+// conclude is a worker that says what the test wants.
+func (d deal) conclude(b *branch, decision txn.Decision, f txn.Finish) {
+	d.concluded(attempt{b: b, d: decision, holder: true, evident: true}, f)
 }
 
 func (d deal) decide(decision txn.Decision) { d.log(1, 1, txn.Txn{Decision: decision}) }
@@ -46,11 +70,11 @@ func TestEachTransactionCheckRejectsABadHistoryAndAcceptsItsGoodTwin(t *testing.
 		bad, good func(d deal)
 	}{
 		{"AC1", "a branch commits before the decision",
-			func(d deal) { d.a.set(committed) },
-			func(d deal) { d.decide(txn.Commit); d.a.set(committed) }},
+			func(d deal) { d.a.set(committed, ours) },
+			func(d deal) { d.decide(txn.Commit); d.a.set(committed, ours) }},
 		{"AC1", "a branch rolls back after the decision to commit",
-			func(d deal) { d.decide(txn.Commit); d.a.set(rolledBack) },
-			func(d deal) { d.decide(txn.Abort); d.a.set(rolledBack) }},
+			func(d deal) { d.decide(txn.Commit); d.a.set(rolledBack, ours) },
+			func(d deal) { d.decide(txn.Abort); d.a.set(rolledBack, ours) }},
 		{"AC1", "a client that was told abort, and then a decision to commit",
 			func(d deal) { d.tell(d.g, txn.Abort); d.decide(txn.Commit) },
 			func(d deal) { d.tell(d.g, txn.Abort); d.decide(txn.Abort) }},
@@ -58,23 +82,23 @@ func TestEachTransactionCheckRejectsABadHistoryAndAcceptsItsGoodTwin(t *testing.
 			func(d deal) { d.decide(txn.Commit); d.tell(d.g, txn.Abort) },
 			func(d deal) { d.decide(txn.Commit); d.tell(d.g, txn.Commit) }},
 		{"AC1", "a committed transaction ends with a branch that is not",
-			func(d deal) { d.decide(txn.Commit); d.a.set(committed); d.settled() },
-			func(d deal) { d.decide(txn.Commit); d.a.set(committed); d.b.set(committed); d.settled() }},
+			func(d deal) { d.decide(txn.Commit); d.a.set(committed, ours); d.settled(1) },
+			func(d deal) { d.decide(txn.Commit); d.a.set(committed, ours); d.b.set(committed, ours); d.settled(1) }},
 		{"AC2", "two nodes decide differently",
 			func(d deal) { d.decide(txn.Commit); d.log(2, 2, txn.Txn{Decision: txn.Abort}) },
 			func(d deal) { d.decide(txn.Commit); d.log(2, 2, txn.Txn{Decision: txn.Commit}) }},
 		{"AC2", "a committed branch is rolled back later",
 			func(d deal) {
 				d.decide(txn.Commit)
-				d.a.set(committed)
-				d.a.state = prepared
-				d.a.set(rolledBack)
+				d.a.set(committed, ours)
+				d.a.set(prepared, fate)
+				d.a.set(rolledBack, ours)
 			},
 			func(d deal) {
 				d.decide(txn.Commit)
-				d.a.set(committed)
-				d.a.state = prepared
-				d.a.set(committed)
+				d.a.set(committed, ours)
+				d.a.set(prepared, fate)
+				d.a.set(committed, ours)
 			}},
 		{"AC2", "a client is told two outcomes",
 			func(d deal) { d.tell(d.g, txn.Abort); d.tell(d.g, txn.Commit) },
@@ -86,8 +110,8 @@ func TestEachTransactionCheckRejectsABadHistoryAndAcceptsItsGoodTwin(t *testing.
 			func(d deal) { d.b.voted = 0; d.decide(txn.Commit) },
 			func(d deal) { d.decide(txn.Commit) }},
 		{"AC3w", "a branch commits other work than it voted for",
-			func(d deal) { d.decide(txn.Commit); d.a.work = 8; d.a.set(committed) },
-			func(d deal) { d.decide(txn.Commit); d.a.set(committed) }},
+			func(d deal) { d.decide(txn.Commit); d.a.work = 8; d.a.set(committed, ours) },
+			func(d deal) { d.decide(txn.Commit); d.a.set(committed, ours) }},
 		{"AC4", "all voted yes, and it does not commit",
 			func(d deal) { d.decide(txn.Abort); d.tell(d.g, txn.Abort); d.allCommitted() },
 			func(d deal) { d.decide(txn.Commit); d.tell(d.g, txn.Commit); d.allCommitted() }},
@@ -103,13 +127,157 @@ func TestEachTransactionCheckRejectsABadHistoryAndAcceptsItsGoodTwin(t *testing.
 				d.decide(txn.Commit)
 				d.folded(2, txn.Changes{Meta: txn.Meta{Position: txn.Position{Epoch: 1, Counter: 1}, Digest: txn.Digest{1}}})
 			}},
-		{"HEUR", "a committed branch is lost, and the log does not know",
-			func(d deal) { d.decide(txn.Commit); d.a.set(lost); d.b.set(committed); d.settled() },
+		{"DUR1", "a client is told commit before a quorum has it",
 			func(d deal) {
-				d.log(1, 1, txn.Txn{Decision: txn.Commit, Heuristics: []txn.Heuristic{{Branch: 1, Outcome: txn.HeuristicHazard}}})
-				d.a.set(lost)
-				d.b.set(committed)
-				d.settled()
+				d.decide(txn.Commit)
+				d.quorumHas = func(txn.Position) bool { return false }
+				d.tell(d.g, txn.Commit)
+			},
+			func(d deal) { d.decide(txn.Commit); d.tell(d.g, txn.Commit) }},
+		{"DUR1", "what a client was told is gone at the end",
+			func(d deal) {
+				d.decide(txn.Commit)
+				d.tell(d.g, txn.Commit)
+				d.finish(d.a, txn.Commit)
+				d.finish(d.b, txn.Commit)
+				d.quorumHas = func(txn.Position) bool { return false }
+				d.settled(1)
+			},
+			func(d deal) {
+				d.decide(txn.Commit)
+				d.tell(d.g, txn.Commit)
+				d.finish(d.a, txn.Commit)
+				d.finish(d.b, txn.Commit)
+				d.settled(1)
+			}},
+		{"AC5", "a transaction ends with a branch of which nobody knows",
+			func(d deal) {
+				d.decide(txn.Commit)
+				d.finish(d.a, txn.Commit)
+				d.log(1, 2, txn.Txn{Decision: txn.Commit, Ended: true})
+			},
+			func(d deal) {
+				d.decide(txn.Commit)
+				d.finish(d.a, txn.Commit)
+				d.finish(d.b, txn.Commit)
+				d.log(1, 2, txn.Txn{Decision: txn.Commit, Ended: true})
+			}},
+		{"AC6", "a young branch is taken for an orphan",
+			func(d deal) {
+				d.maxAge = 5
+				d.w.now = 4
+				d.log(1, 1, txn.Txn{Decision: txn.Abort, Reason: "orphan: x"})
+			},
+			func(d deal) {
+				d.maxAge = 5
+				d.w.now = 5
+				d.log(1, 1, txn.Txn{Decision: txn.Abort, Reason: "orphan: x"})
+			}},
+		{"IDEM", "the same work is committed under two gids",
+			func(d deal) {
+				d.begin(txn.ID{2}, 1)
+				d.decide(txn.Commit)
+				d.logOf(txn.ID{2}, 1, 2, txn.Txn{Decision: txn.Commit})
+			},
+			func(d deal) {
+				d.begin(txn.ID{2}, 2)
+				d.decide(txn.Commit)
+				d.logOf(txn.ID{2}, 1, 2, txn.Txn{Decision: txn.Commit})
+			}},
+		{"IDEM", "a branch takes effect twice",
+			func(d deal) { d.decide(txn.Commit); d.a.set(committed, ours); d.a.set(committed, ours) },
+			func(d deal) {
+				d.decide(txn.Commit)
+				d.a.set(committed, ours)
+				d.a.set(prepared, fate)
+				d.a.set(committed, ours)
+			}},
+		{"FOREIGN", "a branch of others is decided",
+			func(d deal) { d.foreign[txn.ID{9}] = true; d.logOf(txn.ID{9}, 1, 1, txn.Txn{Decision: txn.Abort}) },
+			func(d deal) { d.foreign[txn.ID{9}] = true; d.decide(txn.Abort) }},
+		{"HEUR", "a committed branch is lost, and the log does not know",
+			func(d deal) { d.decide(txn.Commit); d.a.set(lost, fate); d.finish(d.b, txn.Commit); d.settled(1) },
+			func(d deal) {
+				d.decide(txn.Commit)
+				d.a.set(lost, fate)
+				d.finish(d.a, txn.Commit)
+				d.finish(d.b, txn.Commit)
+				d.log(1, 2, txn.Txn{Decision: txn.Commit, Heuristics: []txn.Heuristic{{Branch: 1, Outcome: txn.HeuristicHazard}}})
+				d.settled(1)
+			}},
+		{"HEUR", "a DBA rolled back a committed branch, and the log does not know",
+			func(d deal) { d.decide(txn.Commit); d.a.endByHand(rolledBack); d.finish(d.b, txn.Commit); d.settled(1) },
+			func(d deal) {
+				d.decide(txn.Commit)
+				d.a.endByHand(rolledBack)
+				d.finish(d.a, txn.Commit)
+				d.finish(d.b, txn.Commit)
+				d.log(1, 2, txn.Txn{Decision: txn.Commit, Heuristics: []txn.Heuristic{{Branch: 1, Outcome: txn.HeuristicRollback}}})
+				d.settled(1)
+			}},
+		{"HEUR", "a leader heard that a DBA committed an aborted branch, and the log does not know",
+			func(d deal) {
+				d.decide(txn.Abort)
+				d.a.endByHand(committed)
+				d.finish(d.a, txn.Abort)
+				d.heard(d.a, 1)
+				d.settled(1)
+			},
+			func(d deal) {
+				d.decide(txn.Abort)
+				d.a.endByHand(committed)
+				d.finish(d.a, txn.Abort)
+				d.heard(d.a, 1)
+				d.log(1, 2, txn.Txn{Decision: txn.Abort, Heuristics: []txn.Heuristic{{Branch: 1, Outcome: txn.HeuristicCommit}}})
+				d.settled(1)
+			}},
+		{"HEUR", "a false alarm",
+			func(d deal) {
+				d.decide(txn.Commit)
+				d.finish(d.a, txn.Commit)
+				d.log(1, 2, txn.Txn{Decision: txn.Commit, Heuristics: []txn.Heuristic{{Branch: 1, Outcome: txn.HeuristicHazard}}})
+			},
+			func(d deal) {
+				d.decide(txn.Commit)
+				d.finish(d.a, txn.Commit)
+				d.log(1, 2, txn.Txn{Decision: txn.Commit})
+			}},
+		{"HEUR", "two reports on one branch",
+			func(d deal) {
+				d.decide(txn.Commit)
+				d.a.set(lost, fate)
+				d.finish(d.a, txn.Commit)
+				h := txn.Heuristic{Branch: 1, Outcome: txn.HeuristicHazard}
+				d.log(1, 2, txn.Txn{Decision: txn.Commit, Heuristics: []txn.Heuristic{h, h}})
+			},
+			func(d deal) {
+				d.decide(txn.Commit)
+				d.a.set(lost, fate)
+				d.finish(d.a, txn.Commit)
+				h := txn.Heuristic{Branch: 1, Outcome: txn.HeuristicHazard}
+				d.log(1, 2, txn.Txn{Decision: txn.Commit, Heuristics: []txn.Heuristic{h}})
+				d.log(1, 3, txn.Txn{Decision: txn.Commit, Heuristics: []txn.Heuristic{h}})
+			}},
+		{"HEUR", "a worker takes a lost branch for committed",
+			func(d deal) { d.decide(txn.Commit); d.a.set(lost, fate); d.conclude(d.a, txn.Commit, txn.AlreadyDone) },
+			func(d deal) { d.decide(txn.Commit); d.a.set(lost, fate); d.conclude(d.a, txn.Commit, txn.Lost) }},
+		{"HEUR", "a worker takes a committed branch for lost",
+			func(d deal) { d.decide(txn.Commit); d.a.set(committed, ours); d.conclude(d.a, txn.Commit, txn.Lost) },
+			func(d deal) {
+				d.decide(txn.Commit)
+				d.a.set(committed, ours)
+				d.conclude(d.a, txn.Commit, txn.AlreadyDone)
+			}},
+		{"HEUR", "a worker takes a committed branch for rolled back",
+			func(d deal) {
+				d.decide(txn.Abort)
+				d.a.endByHand(committed)
+				d.conclude(d.a, txn.Abort, txn.AlreadyDone)
+			},
+			func(d deal) {
+				d.decide(txn.Abort)
+				d.a.endByHand(committed)
+				d.conclude(d.a, txn.Abort, txn.Contradicted)
 			}},
 	} {
 		t.Run(fmt.Sprintf("%s %s", row.id, row.name), func(t *testing.T) {
@@ -126,13 +294,14 @@ func TestEachTransactionCheckRejectsABadHistoryAndAcceptsItsGoodTwin(t *testing.
 
 func TestLeftoverNamesAPreparedBranchUntilItIsFinished(t *testing.T) {
 	d := newDeal()
-	_, left := d.leftover()
-	require.True(t, left)
+	banks := []*bank{d.a.bank, d.b.bank}
+	_, left := d.leftover(banks)
+	require.Equal(t, d.a, left)
 	d.decide(txn.Commit)
-	d.a.set(committed)
-	_, left = d.leftover()
-	require.True(t, left)
-	d.b.set(committed)
-	_, left = d.leftover()
-	require.False(t, left)
+	d.a.set(committed, ours)
+	_, left = d.leftover(banks)
+	require.Equal(t, d.b, left)
+	d.b.set(committed, ours)
+	_, left = d.leftover(banks)
+	require.Nil(t, left)
 }

@@ -4,9 +4,8 @@ package sim
 
 import (
 	"encoding/binary"
-	"errors"
-	"fmt"
-	"strings"
+	"math/rand/v2"
+	"slices"
 	"time"
 
 	"github.com/concordtx/concord/coordinator"
@@ -19,16 +18,23 @@ import (
 type txnWorld struct {
 	*cluster
 	check     *txnChecker
+	quirks    quirks
+	dice      *rand.Rand // of the quirks
 	banks     []*bank
 	formed    txn.ClusterID
-	requests  map[uint64]*client // that wait for a reply; looked up by number only
+	hosts     []*txnHost // the last one of each node
+	skews     []time.Duration
+	waits     map[uint64]func(coordinator.Reply) // for a reply; looked up by number only
 	request   uint64
 	clients   []*client
+	jobs      int // pieces of work that clients have begun
 	beginning bool
 	loss      float64 // of what clients and workers say and hear
 	crash     float64 // of a client, some time in its life
 	failed    float64 // of a statement
 	counters  [txnSituations]int
+	failures  map[txn.XID]bool // branches that a worker could not finish at first
+	lookedAt  txn.Position     // up to which the log was searched for situations
 	planted   PlantedTxn
 }
 
@@ -42,30 +48,9 @@ const (
 	ForgetTombstone                  // the applied state does not keep aborts
 	NotFoundMeansDone                // a worker takes "not found" for success
 	RollbackMeansPrepared            // the answer ROLLBACK to PREPARE is taken for a yes
+	PrepareAgain                     // a PREPARE that did not succeed is repeated on another session
+	TryAgainAsAnother                // a client that does not hear does its work again, under another gid
 )
-
-// TxnSituation is something that must happen in some seeds, as Situation is.
-type TxnSituation int
-
-// The situations of this layer.
-const (
-	ClientToldCommit TxnSituation = iota
-	ClientToldAbort
-	ClientNeverTold
-	ClientCrashed
-	WorkerFinished
-	OrphanAborted
-	BranchCameBack
-	BranchLost
-	HolderFenced
-	txnSituations
-)
-
-var txnSituationNames = [txnSituations]string{"client told commit", "client told abort", "client never told", "client crashed",
-	"branch finished by a worker", "orphan aborted", "committed branch came back", "prepared branch lost", "holder fenced"}
-
-// String is the situation in words.
-func (s TxnSituation) String() string { return txnSituationNames[s] }
 
 // asked is a coordinator's event on its way through the queue of a node.
 type asked struct {
@@ -73,206 +58,23 @@ type asked struct {
 	event    coordinator.Event
 }
 
-// done is what a coordinator wants beyond what its log wants.
-type done struct {
-	zab.Note
-	w  *txnWorld
-	fx coordinator.Effects
-}
-
-// txnHost is a coordinator that looks like the zab core within it: what the log did
-// inside a step is told by comparing before and after.
-type txnHost struct {
-	w       *txnWorld
-	n       int
-	core    *coordinator.Core
-	table   *txn.Table
-	disk    *disk
-	role    zab.RoleChanged
-	applied zab.Zxid
-	again   bool // the table was made anew from a snapshot
-}
-
-// memory is the applied state of one node. What a crash takes from it, it takes by
-// being made again from fewer entries.
-type memory struct {
-	w        *txnWorld
-	node     int
-	silent   bool // while it is made again, nobody looks
-	open     map[txn.ID]txn.Txn
-	finished map[txn.ID]txn.Txn
-}
-
-// Keep implements txn.Archive.
-func (m *memory) Keep(c txn.Changes) {
-	for _, x := range c.Open {
-		m.open[x.ID] = x
-		delete(m.finished, x.ID)
-	}
-	for _, x := range c.Finished {
-		delete(m.open, x.ID)
-		if m.w.planted == ForgetTombstone && x.Decision == txn.Abort {
-			continue
-		}
-		m.finished[x.ID] = x
-	}
-	if m.silent {
-		return
-	}
-	m.w.check.folded(m.node, c)
-	for _, v := range c.Verdicts {
-		if v.First && strings.HasPrefix(v.Reason, "orphan") {
-			m.w.counters[OrphanAborted]++
-		}
-	}
-}
-
-// Finished implements txn.Archive.
-func (m *memory) Finished(id txn.ID) (txn.Txn, bool) {
-	x, ok := m.finished[id]
-	return x, ok
-}
-
 var resources = []string{"orders", "billing", "ledger", "stock"}
 
 // txnRules are short, so that grace periods and orphans happen within a run.
 var txnRules = coordinator.Rules{MaxTransaction: 4 * time.Second, Grace: 500 * time.Millisecond, Scan: 500 * time.Millisecond}
 
-func (w *txnWorld) inhabit(c *cluster) {
+// inhabit puts coordinators on the nodes of a cluster that is being made.
+func (w *txnWorld) inhabit(seed uint64, c *cluster) {
 	w.cluster = c
+	w.quirks, w.dice = drawQuirks(seed, c.swarm.Quiet)
+	members := c.swarm.Voters + c.swarm.Observers
+	w.hosts, w.skews = make([]*txnHost, members), make([]time.Duration, members)
 	c.newHost = w.newHost
 }
 
-func (w *txnWorld) newHost(config zab.Config, s zab.Storage) (host, error) {
-	d := s.(*disk)
-	table, err := w.table(int(config.ID), d)
-	if err != nil {
-		return nil, err
-	}
-	var members []coordinator.Member
-	for _, member := range config.Members {
-		members = append(members, coordinator.Member{ID: member.ID, Observer: member.Observer})
-	}
-	h := &txnHost{w: w, n: int(config.ID), table: table, disk: d, applied: d.appliedZxid()}
-	h.core, err = coordinator.NewCore(coordinator.CoreConfig{
-		Node: config.ID, Members: members, Boot: config.Boot,
-		NewCluster: txn.ClusterID(config.ID), Resources: resources, Rules: txnRules, Reload: h.reload,
-	}, s, table)
-	if err != nil {
-		return nil, err
-	}
-	return h, nil
-}
-
-// table makes the table of a node from what is applied on its disk.
-func (w *txnWorld) table(node int, d *disk) (*txn.Table, error) {
-	m := &memory{w: w, node: node, silent: true, open: map[txn.ID]txn.Txn{}, finished: map[txn.ID]txn.Txn{}}
-	again := txn.NewTable(txn.Meta{}, nil, m)
-	for _, e := range d.log[:d.applied] {
-		if _, err := again.Apply(position(e.Zxid), e.Data); err != nil {
-			return nil, err
-		}
-	}
-	m.silent = false
-	// What a store keeps is the meta data and the transactions, so start from those.
-	return txn.NewTable(again.Meta(), again.Open(), m), nil
-}
-
-// reload makes the table anew after a snapshot was installed.
-func (h *txnHost) reload() (*txn.Table, error) {
-	table, err := h.w.table(h.n, h.disk)
-	if err == nil {
-		h.table, h.again, h.applied = table, true, h.disk.appliedZxid()
-	}
-	return table, err
-}
-
-func position(z zab.Zxid) txn.Position {
-	return txn.Position{Epoch: uint32(z.Epoch), Counter: z.Counter}
-}
-
-// Status implements host.
-func (h *txnHost) Status() zab.Status { return h.core.Log() }
-
-// Step implements host.
-func (h *txnHost) Step(ev zab.Event) []zab.Effect {
-	var event coordinator.Event
-	switch ev := ev.(type) {
-	case asked:
-		event = ev.event
-	case zab.Tick:
-		event = coordinator.Tick{Now: h.w.clock()}
-	case zab.Applied:
-		return nil // the coordinator has told its log already
-	default:
-		event = coordinator.Peer{Event: ev}
-	}
-	fx, err := h.core.Step(event)
-	if err != nil {
-		panic(err)
-	}
-	return h.effects(fx)
-}
-
-func (h *txnHost) effects(fx *coordinator.Effects) []zab.Effect {
-	var out []zab.Effect
-	s := h.core.Log()
-	role := zab.RoleChanged{Role: s.Role, Phase: s.Phase, Leader: s.Leader, Epoch: s.Epoch, Established: s.Established}
-	if role != h.role {
-		h.role = role
-		out = append(out, role)
-	}
-	for _, write := range fx.Write {
-		out = append(out, write)
-	}
-	for _, m := range fx.Send {
-		out = append(out, zab.Send{Message: m})
-	}
-	for _, e := range fx.SendSnapshot {
-		out = append(out, e)
-	}
-	if fx.FetchSnapshot.Session != 0 {
-		out = append(out, fx.FetchSnapshot)
-	}
-	if h.again {
-		h.again = false
-		out = append(out, zab.Restored{Snapshot: zab.Snapshot{Zxid: h.applied}})
-	}
-	p := h.table.Meta().Position
-	if z := (zab.Zxid{Epoch: zab.Epoch(p.Epoch), Counter: p.Counter}); h.applied.Less(z) {
-		out = append(out, zab.Deliver{Entries: h.disk.log[after(h.disk.log, h.applied):after(h.disk.log, z)]})
-		h.applied = z
-	}
-	if len(fx.Reply)+len(fx.Finish)+len(fx.Scan) > 0 {
-		out = append(out, done{w: h.w, fx: coordinator.Effects{
-			Reply:  append([]coordinator.Reply(nil), fx.Reply...),
-			Finish: append([]coordinator.Task(nil), fx.Finish...),
-			Scan:   append([]string(nil), fx.Scan...),
-		}})
-	}
-	if c := h.table.Cluster(); c != 0 {
-		h.w.formed = c
-	}
-	return out
-}
-
-// clock is what the coordinators take for the time.
+// clock is the true time.
 func (w *txnWorld) clock() time.Time {
 	return time.UnixMicro(1_800_000_000_000_000 + int64(w.now))
-}
-
-// carryOut implements larger.
-func (d done) carryOut(n *node) {
-	w := d.w
-	for _, r := range d.fx.Reply {
-		w.say(func() { w.replied(r) })
-	}
-	for _, t := range d.fx.Finish {
-		w.finish(n, t)
-	}
-	for _, name := range d.fx.Scan {
-		w.scan(n, name)
-	}
 }
 
 // say lets something arrive after a while, or never.
@@ -282,10 +84,29 @@ func (w *txnWorld) say(hear func()) {
 	}
 }
 
+// question puts a question to a node; late says that it arrives once more, at some time.
+// One of hear and over is called, unless the answer comes when nobody waits any more.
+func (w *txnWorld) question(n *node, late bool, ask func(request uint64) coordinator.Event, hear func(coordinator.Reply), over func()) {
+	w.request++
+	request := w.request
+	w.waits[request] = hear
+	deliver := func() { w.event(n, asked{event: ask(request)}) }
+	w.say(deliver)
+	if late {
+		w.after(w.about(3*second), deliver)
+	}
+	w.after(w.about(400*millisecond)+1, func() {
+		if _, unanswered := w.waits[request]; unanswered {
+			delete(w.waits, request)
+			over()
+		}
+	})
+}
+
 func (w *txnWorld) replied(r coordinator.Reply) {
-	if c, ok := w.requests[r.Request]; ok {
-		delete(w.requests, r.Request)
-		c.replied(r)
+	if hear, ok := w.waits[r.Request]; ok {
+		delete(w.waits, r.Request)
+		hear(r)
 	}
 }
 
@@ -296,56 +117,71 @@ func (w *txnWorld) post(n *node, boot uint32, e coordinator.Event) {
 	}
 }
 
-func (w *txnWorld) bank(name string) *bank {
-	for _, b := range w.banks {
-		if b.name == name {
-			return b
-		}
-	}
-	return nil
-}
-
-var errConnection = errors.New("connection refused")
+func (w *txnWorld) bank(name string) *bank { return w.banks[slices.Index(resources, name)] }
 
 // finish is a recovery worker.
 func (w *txnWorld) finish(n *node, t coordinator.Task) {
 	boot := n.boot
+	fail := func(why error) {
+		w.failures[t.XID] = true
+		w.post(n, boot, coordinator.Failed{XID: t.XID, Why: why.Error()})
+	}
 	w.after(w.about(20*millisecond)+1, func() {
-		if w.chance(w.loss) {
-			w.post(n, boot, coordinator.Failed{XID: t.XID, Why: errConnection.Error()})
+		if t.XID.Cluster != w.formed {
+			w.check.fail("FOREIGN", "node %d wants to %v %v, which belongs to others", n.id, t.Decision, t.XID)
 			return
 		}
-		for _, b := range w.bank(t.Branch.Resource).branches {
-			if b.xid() != t.XID {
-				continue
-			}
-			f, ok := b.finish(t.Decision, false)
-			if !ok {
-				w.counters[HolderFenced]++
-				w.post(n, boot, coordinator.Failed{XID: t.XID, Why: "the session that prepared it was still there"})
+		b := w.bank(t.Branch.Resource).branches[branchKey{t.XID.ID, t.XID.Branch}]
+		if b == nil {
+			w.check.fail("AC1", "node %d wants to finish %v, which its bank never had", n.id, t.XID)
+			return
+		}
+		if w.chance(w.loss) {
+			fail(errConnection)
+			return
+		}
+		cameBack := b.state == prepared && b.final == committed
+		attempt{b: b, d: t.Decision, holder: t.Branch.Holder != "", evident: t.Branch.Evidence != "", done: func(f txn.Finish, err error) {
+			if err != nil {
+				fail(err)
 				return
 			}
-			if f == txn.Lost {
-				w.counters[BranchLost]++
-			}
-			w.counters[WorkerFinished]++
-			w.after(w.about(5*millisecond), func() {
-				w.post(n, boot, coordinator.Finished{XID: t.XID, Finish: f, Who: t.Branch.Resource, Why: "seen by a worker"})
-			})
-			return
-		}
-		w.check.fail("AC1", "node %d wants to finish %v, which its bank never had", n.id, t.XID)
+			w.countFinish(t, f, cameBack && b.state == committed)
+			w.after(w.about(5*millisecond), func() { w.worked(n, boot, b, t, f) })
+		}}.run()
 	})
+}
+
+// worked brings the answer of a worker to its node.
+func (w *txnWorld) worked(n *node, boot uint32, b *branch, t coordinator.Task, f txn.Finish) {
+	if n.boot == boot && n.up && !n.paused && f == txn.Contradicted && n.role.Role == zab.Leading && n.role.Established {
+		w.check.heard(b, uint32(n.role.Epoch))
+	}
+	w.post(n, boot, coordinator.Finished{XID: t.XID, Finish: f, Who: t.Branch.Resource, Why: "seen by a worker"})
 }
 
 func (w *txnWorld) scan(n *node, name string) {
 	boot := n.boot
 	w.after(w.about(10*millisecond)+1, func() {
-		listed := coordinator.Listed{Resource: name, Listing: w.bank(name).list()}
-		if w.chance(w.loss) {
+		server := w.bank(name)
+		server.plantForeign()
+		listed := coordinator.Listed{Resource: name, Listing: server.list()}
+		if server.down || w.chance(w.loss) {
 			listed = coordinator.Listed{Resource: name, Err: errConnection}
+		} else if len(server.foreign) > 0 {
+			w.hit(ForeignListed)
 		}
 		w.after(w.about(10*millisecond), func() { w.post(n, boot, listed) })
+	})
+}
+
+// forget removes the marker of a branch, as an adapter does: only if it is committed.
+func (w *txnWorld) forget(name string, x txn.XID) {
+	b := w.bank(name).branches[branchKey{x.ID, x.Branch}]
+	w.after(w.about(10*millisecond), func() {
+		if b != nil && b.state == committed && !b.bank.down {
+			b.forgotten = true
+		}
 	})
 }
 
@@ -360,7 +196,8 @@ func (w *txnWorld) newID() txn.ID {
 type TxnOptions struct {
 	Steps   int // of coordinators in the safety phase; zero means 3,000
 	Planted PlantedTxn
-	Mute    []string // ids of checks that are off
+	Mute    []string     // ids of checks that are off
+	Swarm   func(*Swarm) // changes what was drawn, for directed runs
 
 	trace bool
 }
@@ -368,6 +205,7 @@ type TxnOptions struct {
 // TxnResult is what a run without a violation says of itself.
 type TxnResult struct {
 	Hash         uint64
+	Steps        int
 	Transactions int
 	Counters     [txnSituations]int
 }
@@ -380,7 +218,7 @@ func RunTxn(seed uint64, o TxnOptions) (TxnResult, error) {
 	w := runTxnOnce(seed, o)
 	v := w.check.violation
 	if v == nil {
-		return TxnResult{Hash: w.trace.hash, Transactions: len(w.check.all), Counters: w.counters}, nil
+		return TxnResult{Hash: w.trace.hash, Steps: w.steps, Transactions: len(w.check.all), Counters: w.counters}, nil
 	}
 	if !o.trace {
 		o.trace = true
@@ -395,20 +233,22 @@ func RunTxn(seed uint64, o TxnOptions) (TxnResult, error) {
 }
 
 func runTxnOnce(seed uint64, o TxnOptions) *txnWorld {
-	w := &txnWorld{requests: map[uint64]*client{}, planted: o.Planted, beginning: true}
+	w := &txnWorld{waits: map[uint64]func(coordinator.Reply){}, failures: map[txn.XID]bool{}, planted: o.Planted, beginning: true}
 	// The checker exists only when the cluster does, but hosts are made with it.
 	w.check = newTxnChecker(nil)
-	newCluster(seed, Options{Mute: o.Mute, trace: o.trace, inhabit: w.inhabit})
-	w.check.Checker = w.cluster.check
-	for i, name := range resources {
-		w.banks = append(w.banks, &bank{name: name, xa: i%2 == 1, w: w})
+	newCluster(seed, Options{Mute: o.Mute, Swarm: o.Swarm, trace: o.trace, inhabit: func(c *cluster) { w.inhabit(seed, c) }})
+	w.check.Checker, w.check.quorumHas = w.cluster.check, w.quorumHas
+	w.check.now = func() instant { return w.now }
+	if w.quirks.Clock == 0 { // by a clock that is wrong everything may be old
+		w.check.maxAge = instant(txnRules.MaxTransaction / time.Microsecond)
 	}
+	w.openBanks()
 	if !w.swarm.Quiet {
 		w.loss, w.crash, w.failed = 0.1*w.rng.Float64(), 0.4*w.rng.Float64(), 0.1*w.rng.Float64()
-		w.again(instant(w.logUniform(float64(second/4), float64(10*second))), func() { w.banks[w.rng.IntN(len(w.banks))].failover() })
 	}
 	w.beginClients()
 	w.startFaults()
+	w.startQuirks()
 	for w.check.violation == nil && w.steps < o.Steps && w.next() {
 	}
 	w.beginning = false
@@ -416,6 +256,11 @@ func runTxnOnce(seed uint64, o TxnOptions) *txnWorld {
 		w.settle()
 	}
 	w.cluster.check.compare()
+	if w.check.violation == nil {
+		if wrong := w.check.history.check(); wrong != "" {
+			w.check.fail("LIN", "%s", wrong)
+		}
+	}
 	return w
 }
 
@@ -423,40 +268,40 @@ func runTxnOnce(seed uint64, o TxnOptions) *txnWorld {
 func (w *txnWorld) settle() {
 	quiet := w.swarm.Quiet
 	w.heal()
-	w.loss, w.crash, w.failed = 0, 0, 0
+	w.loss, w.crash, w.failed, w.quirks.LateDetach = 0, 0, 0, 0
+	clear(w.skews)
 	if !w.until(w.now+reunion, w.reunited) {
 		w.notReunited()
 		return
 	}
-	if !w.until(w.now+reunion, w.finished) {
-		what, _ := w.check.leftover()
+	if !w.until(w.now+reunion, w.allDone) {
+		what, _ := w.check.leftover(w.banks)
 		w.check.fail("AC5", "%s after healing: %s; %d clients wait%s", reunion, what, w.waiting(), w.describe())
 		return
 	}
 	if w.check.violation == nil {
-		w.check.settled()
+		w.check.settled(uint32(w.leader().role.Epoch))
 	}
 	if quiet && w.check.violation == nil {
 		w.check.allCommitted()
 	}
 }
 
-// finished reports whether nothing is left to do for anybody.
-func (w *txnWorld) finished() bool {
+// allDone reports whether nothing is left to do for anybody.
+func (w *txnWorld) allDone() bool {
 	leader := w.leader()
 	if leader == nil || w.waiting() > 0 {
 		return false
 	}
-	if _, left := w.check.leftover(); left {
+	for _, b := range w.banks {
+		w.administer(leader, b)
+	}
+	if _, left := w.check.leftover(w.banks); left != nil {
 		return false
 	}
-	open := leader.host.(*txnHost).table.Open()
-	for _, x := range open {
-		if !x.Ended {
-			return false
-		}
-	}
-	return true
+	done := true
+	leader.host.(*txnHost).table.EachOpen(func(x txn.Txn) { done = done && x.Ended })
+	return done
 }
 
 func (w *txnWorld) waiting() int {
@@ -469,7 +314,17 @@ func (w *txnWorld) waiting() int {
 	return waiting
 }
 
-// String tells what a coordinator wants, for traces.
-func (d done) String() string {
-	return fmt.Sprintf("%d replies, %d branches to finish, scans %v", len(d.fx.Reply), len(d.fx.Finish), d.fx.Scan)
+// quorumHas reports whether the durable logs of a quorum hold an entry.
+func (w *txnWorld) quorumHas(p txn.Position) bool {
+	z, have, need := zab.Zxid{Epoch: zab.Epoch(p.Epoch), Counter: p.Counter}, 0, 0
+	for _, n := range w.nodes {
+		if n.observer {
+			continue
+		}
+		need++
+		if n.disk.has(z) {
+			have++
+		}
+	}
+	return have > need/2
 }

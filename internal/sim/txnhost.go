@@ -1,0 +1,236 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package sim
+
+import (
+	"bytes"
+	"fmt"
+
+	"github.com/concordtx/concord/coordinator"
+	"github.com/concordtx/concord/protocol/zab"
+	"github.com/concordtx/concord/txn"
+)
+
+// done is what a coordinator wants beyond what its log wants.
+type done struct {
+	zab.Note
+	w  *txnWorld
+	fx coordinator.Effects
+}
+
+// txnHost is a coordinator that looks like the zab core within it: what the log did
+// inside a step is told by comparing before and after.
+type txnHost struct {
+	w       *txnWorld
+	n       int
+	core    *coordinator.Core
+	table   *txn.Table
+	disk    *disk
+	role    zab.RoleChanged
+	applied zab.Zxid
+	again   bool // the table was made anew from a snapshot
+	// proposed is the last entry that it wrote as a leader.
+	proposed zab.Zxid
+}
+
+// memory is the applied state of one node. What a crash takes from it, it takes by
+// being made again from fewer entries.
+type memory struct {
+	w        *txnWorld
+	node     int
+	silent   bool // while it is made again, nobody looks
+	finished map[txn.ID]txn.Txn
+}
+
+// Keep implements txn.Archive.
+func (m *memory) Keep(c txn.Changes) {
+	if !c.PurgeBefore.IsZero() {
+		m.purge(c.PurgeBefore)
+	}
+	for _, x := range c.Open {
+		delete(m.finished, x.ID)
+	}
+	for _, x := range c.Finished {
+		if m.w.planted == ForgetTombstone && x.Decision == txn.Abort {
+			continue
+		}
+		m.finished[x.ID] = x
+	}
+	if m.silent {
+		return
+	}
+	m.w.check.folded(m.node, c)
+	for _, v := range c.Verdicts {
+		m.w.countVerdict(v)
+	}
+}
+
+// purge is what a watermark does to the store.
+func (m *memory) purge(before txn.ID) {
+	for id := range m.finished {
+		if bytes.Compare(id[:], before[:]) < 0 {
+			delete(m.finished, id)
+			if !m.silent {
+				m.w.hit(FinishedPurged)
+			}
+		}
+	}
+}
+
+// Finished implements txn.Archive.
+func (m *memory) Finished(id txn.ID) (txn.Txn, bool) {
+	x, ok := m.finished[id]
+	return x, ok
+}
+
+func (w *txnWorld) newHost(config zab.Config, s zab.Storage) (host, error) {
+	d := s.(*disk)
+	table, err := w.table(int(config.ID), d)
+	if err != nil {
+		return nil, err
+	}
+	var members []coordinator.Member
+	for _, member := range config.Members {
+		members = append(members, coordinator.Member{ID: member.ID, Observer: member.Observer})
+	}
+	h := &txnHost{w: w, n: int(config.ID), table: table, disk: d, applied: d.appliedZxid()}
+	if last := w.hosts[h.n-1]; last != nil && last.role.Role == zab.Leading && last.applied.Less(last.proposed) {
+		w.hit(LeaderDiedProposing)
+	}
+	w.hosts[h.n-1] = h
+	rules := txnRules
+	rules.Retention = w.quirks.Retention
+	h.core, err = coordinator.NewCore(coordinator.CoreConfig{
+		Node: config.ID, Members: members, Boot: config.Boot, Log: config,
+		NewCluster: txn.ClusterID(config.ID), Resources: resources, Rules: rules, Reload: h.reload,
+	}, s, table)
+	if err != nil {
+		return nil, err
+	}
+	return h, nil
+}
+
+// table makes the table of a node from what is applied on its disk.
+func (w *txnWorld) table(node int, d *disk) (*txn.Table, error) {
+	m := &memory{w: w, node: node, silent: true, finished: map[txn.ID]txn.Txn{}}
+	again := txn.NewTable(txn.Meta{}, nil, m)
+	for _, e := range d.log[:d.applied] {
+		if _, err := again.Apply(position(e.Zxid), e.Data); err != nil {
+			return nil, err
+		}
+	}
+	m.silent = false
+	// What a store keeps is the meta data and the transactions, so start from those.
+	return txn.NewTable(again.Meta(), again.Open(), m), nil
+}
+
+// reload makes the table anew after a snapshot was installed.
+func (h *txnHost) reload() (*txn.Table, error) {
+	table, err := h.w.table(h.n, h.disk)
+	if err == nil {
+		h.table, h.again, h.applied = table, true, h.disk.appliedZxid()
+		if table.OpenCount() > 0 {
+			h.w.hit(SnapshotWithOpenInstalled)
+		}
+	}
+	return table, err
+}
+
+func position(z zab.Zxid) txn.Position {
+	return txn.Position{Epoch: uint32(z.Epoch), Counter: z.Counter}
+}
+
+// Status implements host.
+func (h *txnHost) Status() zab.Status { return h.core.Log() }
+
+// Step implements host.
+func (h *txnHost) Step(ev zab.Event) []zab.Effect {
+	var event coordinator.Event
+	switch ev := ev.(type) {
+	case asked:
+		event = ev.event
+	case zab.Tick:
+		event = coordinator.Tick{Now: h.w.clock().Add(h.w.skews[h.n-1])}
+	case zab.Applied:
+		return nil // the coordinator has told its log already
+	default:
+		event = coordinator.Peer{Event: ev}
+	}
+	fx, err := h.core.Step(event)
+	if err != nil {
+		panic(err)
+	}
+	return h.effects(fx)
+}
+
+func (h *txnHost) effects(fx *coordinator.Effects) []zab.Effect {
+	var out []zab.Effect
+	s := h.core.Log()
+	role := zab.RoleChanged{Role: s.Role, Phase: s.Phase, Leader: s.Leader, Epoch: s.Epoch, Established: s.Established}
+	if role != h.role {
+		h.role = role
+		out = append(out, role)
+	}
+	for _, write := range fx.Write {
+		out = append(out, write)
+		if n := len(write.Entries); n > 0 && role.Role == zab.Leading {
+			h.proposed = write.Entries[n-1].Zxid
+		}
+	}
+	for _, m := range fx.Send {
+		out = append(out, zab.Send{Message: m})
+	}
+	for _, e := range fx.SendSnapshot {
+		out = append(out, e)
+	}
+	if fx.FetchSnapshot.Session != 0 {
+		out = append(out, fx.FetchSnapshot)
+	}
+	if h.again {
+		h.again = false
+		out = append(out, zab.Restored{Snapshot: zab.Snapshot{Zxid: h.applied}})
+	}
+	p := h.table.Meta().Position
+	if z := (zab.Zxid{Epoch: zab.Epoch(p.Epoch), Counter: p.Counter}); h.applied.Less(z) {
+		entries := h.disk.log[after(h.disk.log, h.applied):after(h.disk.log, z)]
+		h.w.lookAt(entries)
+		out = append(out, zab.Deliver{Entries: entries})
+		h.applied = z
+	}
+	if len(fx.Reply)+len(fx.Finish)+len(fx.Scan)+len(fx.Forget) > 0 {
+		out = append(out, done{w: h.w, fx: coordinator.Effects{
+			Reply:  append([]coordinator.Reply(nil), fx.Reply...),
+			Finish: append([]coordinator.Task(nil), fx.Finish...),
+			Scan:   append([]string(nil), fx.Scan...),
+			Forget: fx.Forget,
+		}})
+	}
+	if c := h.table.Cluster(); c != 0 {
+		h.w.formed = c
+	}
+	return out
+}
+
+// carryOut implements larger.
+func (d done) carryOut(n *node) {
+	w := d.w
+	for _, r := range d.fx.Reply {
+		w.say(func() { w.replied(r) })
+	}
+	for _, t := range d.fx.Finish {
+		w.finish(n, t)
+	}
+	for _, name := range d.fx.Scan {
+		w.scan(n, name)
+	}
+	for _, name := range resources {
+		for _, x := range d.fx.Forget[name] {
+			w.forget(name, x)
+		}
+	}
+}
+
+// String tells what a coordinator wants, for traces.
+func (d done) String() string {
+	return fmt.Sprintf("%d replies, %d branches to finish, scans %v", len(d.fx.Reply), len(d.fx.Finish), d.fx.Scan)
+}

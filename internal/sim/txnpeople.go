@@ -1,0 +1,131 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package sim
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/concordtx/concord/coordinator"
+	"github.com/concordtx/concord/txn"
+)
+
+// recent is a transaction of the last while, nil if there is none.
+func (w *txnWorld) recent() *txnGhost {
+	all := w.check.all
+	if len(all) == 0 {
+		return nil
+	}
+	all = all[max(0, len(all)-20):]
+	return all[w.pick(len(all))]
+}
+
+// read asks some node, which may have been deposed, what became of a transaction.
+func (w *txnWorld) read() {
+	g := w.recent()
+	if g == nil {
+		return
+	}
+	n := w.nodes[w.pick(len(w.nodes))]
+	if w.odds(0.7) {
+		n = w.leaderOrAny()
+	}
+	op := w.check.history.ask(g.id, askView, w.now)
+	w.question(n, false, func(request uint64) coordinator.Event {
+		return coordinator.ViewAsked{Request: request, ID: g.id}
+	}, func(r coordinator.Reply) {
+		switch {
+		case r.Err != nil:
+			w.hit(ViewRefused)
+		case !r.View.Known && w.mayBePurged(g.id):
+			// The reader cannot tell it from an undecided one.
+		default:
+			w.hit(ViewServed)
+			op.answer(r.View.Txn.Decision, w.now)
+		}
+	}, func() {})
+}
+
+// mayBePurged reports whether a watermark may have passed the birth of a transaction.
+func (w *txnWorld) mayBePurged(id txn.ID) bool {
+	return slices.ContainsFunc(w.hosts, func(h *txnHost) bool { return h.table.TooOld(id) })
+}
+
+// operate is an operator who decides what waits, or has dealt with an alarm.
+func (w *txnWorld) operate() {
+	g := w.recent()
+	if g == nil {
+		return
+	}
+	if g = w.alarming(g); len(g.heuristics) > 0 {
+		w.question(w.leaderOrAny(), false, func(request uint64) coordinator.Event {
+			return coordinator.ForgetAsked{Request: request, ID: g.id, Who: "operator", Why: "dealt with"}
+		}, func(r coordinator.Reply) {
+			if r.Err == nil {
+				w.hit(HeuristicForgotten)
+			}
+		}, func() {})
+		return
+	}
+	d, kind := txn.Abort, askOutcome
+	if g.yes && w.odds(0.5) {
+		d, kind = txn.Commit, askCommit
+	}
+	op := w.check.history.ask(g.id, kind, w.now)
+	w.question(w.leaderOrAny(), false, func(request uint64) coordinator.Event {
+		return coordinator.ResolveAsked{Request: request, ID: g.id, Decision: d, Who: "operator", Why: "simulated"}
+	}, func(r coordinator.Reply) {
+		if r.Err != nil {
+			return
+		}
+		op.answer(r.Decision, w.now)
+		if strings.HasPrefix(r.Reason, "resolved by") {
+			w.hit(OperatorResolved)
+		}
+	}, func() {})
+}
+
+// alarming prefers a transaction with an alarm.
+func (w *txnWorld) alarming(g *txnGhost) *txnGhost {
+	for _, other := range w.check.all[max(0, len(w.check.all)-20):] {
+		if len(other.heuristics) > 0 && w.odds(0.3) {
+			return other
+		}
+	}
+	return g
+}
+
+// administer does after the healing what alarms ask people for: it restarts a server
+// that hides a branch, and ends by hand what the cluster must not end, because it is
+// older than the log or the commit record does not name it.
+func (w *txnWorld) administer(leader *node, b *bank) {
+	b.list()
+	for _, br := range slices.Clone(b.open) {
+		switch {
+		case br.hidden:
+			b.restart(100 * millisecond)
+		case br.listed() && !br.session && w.isReported(leader, br):
+			w.hit(EndedByHandAsReported)
+			if br.ghost.decision == txn.Commit {
+				br.endByHand(committed)
+			} else {
+				br.endByHand(rolledBack)
+			}
+		}
+	}
+}
+
+// isReported reports whether the leader says that it cannot finish the branch, and is
+// right to say so.
+func (w *txnWorld) isReported(leader *node, br *branch) bool {
+	h, g := leader.host.(*txnHost), br.ghost
+	_, known := h.table.Get(g.id)
+	tooOld := !known && h.table.TooOld(g.id) && (g.decision != txn.Commit || br.confirmed)
+	unnamed := known && g.decision == txn.Commit && g.resolved && !g.has(br)
+	if !tooOld && !unnamed {
+		return false
+	}
+	name := fmt.Sprintf("%v at %s: ", br.xid(), br.bank.name)
+	return slices.ContainsFunc(h.core.ScanState(br.bank.name).Report, func(line string) bool { return strings.HasPrefix(line, name) })
+}

@@ -1,0 +1,141 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package sim
+
+import (
+	"strings"
+
+	"github.com/concordtx/concord/coordinator"
+	"github.com/concordtx/concord/protocol/zab"
+	"github.com/concordtx/concord/txn"
+)
+
+// TxnSituation is something that must happen in some seeds, as Situation is.
+type TxnSituation int
+
+// The situations of this layer.
+const (
+	ClientToldCommit TxnSituation = iota
+	ClientToldAbort
+	ClientNeverTold
+	ClientCrashed
+	StatementFailed
+	PreparedTooLate
+	RowWaitedFor
+	LockTimedOut
+	AnsweredAfterALostReply
+	CommitRetriedElsewhere
+	CommitBeatenByTombstone
+	OrphanAborted
+	OrphanBeatenByCommit
+	LeaderDiedProposing
+	SnapshotWithOpenInstalled
+	WorkerFinished
+	FoundDone
+	FinishRetried
+	HeldByItsSession
+	HolderFenced
+	BranchHidden
+	BranchLost
+	BranchFinishedAgain
+	BackupRestored
+	DatabaseDown
+	DBABeforeDecision
+	DBAAfterDecision
+	HeuristicCommitReported
+	HeuristicRollbackReported
+	HazardReported
+	HeuristicForgotten
+	OperatorResolved
+	EndedByHandAsReported
+	FinishedPurged
+	TooOldRefused
+	ForeignListed
+	ViewServed
+	ViewRefused
+	ClockStepped
+	txnSituations
+)
+
+var txnSituationNames = [txnSituations]string{
+	"client told commit", "client told abort", "client never told", "client crashed",
+	"PREPARE answered ROLLBACK", "branch prepared after its client had died", "row waited for", "lock timed out",
+	"decision heard after a reply was lost", "commit asked for again at another node", "late commit beaten by a tombstone",
+	"orphan aborted", "orphan beaten by a late commit", "leader died between proposing and delivering",
+	"snapshot installed while transactions are open", "branch finished by a worker", "branch found finished",
+	"finish retried after a failure", "branch listed and not found while its session lives", "holder fenced",
+	"finish answered OK and lost", "prepared branch lost", "branch that came back finished again", "old backup restored",
+	"database down", "DBA acted before the decision", "DBA acted after the decision", "heuristic commit reported",
+	"heuristic rollback reported", "hazard reported", "heuristic outcome forgotten", "resolved by an operator",
+	"reported branch ended by hand", "finished transaction purged", "client older than the watermark refused",
+	"foreign branch listed and left alone", "view served", "view refused", "clock stepped",
+}
+
+// String is the situation in words.
+func (s TxnSituation) String() string { return txnSituationNames[s] }
+
+func (w *txnWorld) hit(s TxnSituation) { w.counters[s]++ }
+
+// countVerdict counts first decisions; each node makes them once.
+func (w *txnWorld) countVerdict(v txn.Verdict) {
+	if v.First && strings.HasPrefix(v.Reason, "orphan") {
+		w.hit(OrphanAborted)
+	}
+}
+
+// lookAt searches entries of the log, each of them once, for what only a record shows.
+func (w *txnWorld) lookAt(entries []zab.Entry) {
+	for _, e := range entries {
+		p := position(e.Zxid)
+		if p.Epoch < w.lookedAt.Epoch || p.Epoch == w.lookedAt.Epoch && p.Counter <= w.lookedAt.Counter {
+			continue
+		}
+		w.lookedAt = p
+		records, err := txn.DecodeRecords(e.Data)
+		if err != nil {
+			continue // the table has refused it
+		}
+		for _, r := range records {
+			w.lookAtRecord(r, p)
+		}
+	}
+}
+
+func (w *txnWorld) lookAtRecord(r txn.Record, at txn.Position) {
+	switch r := r.(type) {
+	case txn.AbortRecord:
+		if g := w.check.ghosts[r.ID]; g != nil && g.decision == txn.Commit && strings.HasPrefix(r.Reason, "orphan") {
+			w.hit(OrphanBeatenByCommit)
+		}
+	case txn.CommitRecord:
+		if g := w.check.ghosts[r.ID]; g != nil && g.decision == txn.Abort {
+			w.hit(CommitBeatenByTombstone)
+		}
+	case txn.HeuristicRecord:
+		switch r.Outcome {
+		case txn.HeuristicCommit:
+			w.hit(HeuristicCommitReported)
+		case txn.HeuristicRollback:
+			w.hit(HeuristicRollbackReported)
+		case txn.HeuristicHazard:
+			w.hit(HazardReported)
+		}
+	}
+}
+
+func (w *txnWorld) countFinish(t coordinator.Task, f txn.Finish, again bool) {
+	w.hit(WorkerFinished)
+	switch f {
+	case txn.AlreadyDone:
+		w.hit(FoundDone)
+	case txn.Lost:
+		w.hit(BranchLost)
+	}
+	if w.failures[t.XID] {
+		w.hit(FinishRetried)
+		delete(w.failures, t.XID)
+	}
+	if again {
+		w.hit(BranchFinishedAgain)
+	}
+}
