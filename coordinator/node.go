@@ -74,6 +74,7 @@ type Node struct {
 	workers  map[string]*worker
 	cluster  atomic.Uint32 // txn.ClusterID, for the handshake
 	snapshot atomic.Pointer[Snapshot]
+	applied  atomic.Pointer[zab.Zxid] // what the table reflects
 
 	asks      chan ask
 	received  chan inbound
@@ -161,7 +162,9 @@ func (n *Node) makeCore(resources []string) error {
 		return fmt.Errorf("members: %w", err)
 	}
 	n.cluster.Store(uint32(table.Cluster()))
-	n.snapshot.Store(&Snapshot{})
+	n.snapshot.Store(&Snapshot{Present: time.Now()})
+	at := n.core.zxid()
+	n.applied.Store(&at)
 	return nil
 }
 
