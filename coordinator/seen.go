@@ -74,6 +74,10 @@ func tooFarBehind(at, seen zab.Zxid) error {
 	return unavailablef("this node is at zxid %v, and you have seen %v: ask another node; if none has come that far, you have seen another cluster", at, seen)
 }
 
+// Applied is the position in the log that this node's state reflects. It is never older than
+// what a request was answered from.
+func (n *Node) Applied() zab.Zxid { return *n.applied.Load() }
+
 // Reach waits until this node's state reflects z, for a second at most.
 func (n *Node) Reach(ctx context.Context, z zab.Zxid) error {
 	if !n.applied.Load().Less(z) {
