@@ -17,6 +17,7 @@ import (
 
 	"connectrpc.com/connect"
 	"github.com/cenkalti/backoff/v5"
+	"google.golang.org/protobuf/proto"
 
 	concordv1 "github.com/concordtx/concord/api/concord/v1"
 	"github.com/concordtx/concord/api/concord/v1/concordv1connect"
@@ -44,10 +45,12 @@ const maxNodes = 64
 // Client calls a cluster of coordinator nodes: it finds the leader, remembers it, and
 // repeats a call on other nodes until one answers. It may do so because every call
 // is safe to repeat: the first decision of a gid wins, and the others change nothing
-// or only what is still to do. All methods may be called concurrently. Their errors
-// are those of status.go, or *NoAnswerError.
+// or only what is still to do. If it cannot reach the leader, other nodes hand its calls
+// on. Whichever node answers, it never sees an older state than before. All methods may
+// be called concurrently. Their errors are those of status.go, or *NoAnswerError.
 type Client struct {
 	opts ClientOptions
+	seen highWater
 	http *http.Client // HTTP/1.1, for calls
 	h2   *http.Client // HTTP/2, for streams of commit requests
 
@@ -59,6 +62,7 @@ type Client struct {
 
 type node struct {
 	addr string
+	seen *highWater // of the client
 	stub concordv1connect.CoordinatorServiceClient
 	// streaming is the same node over HTTP/2.
 	streaming concordv1connect.CoordinatorServiceClient
@@ -66,6 +70,7 @@ type node struct {
 	mu         sync.Mutex
 	commits    *commitStream // opened at first use, and again when it broke
 	plainUntil time.Time
+	handsOnFor time.Time // until then it may hand on, without being asked where the leader is
 }
 
 // plainFor is how long a node whose stream does not come about, for example because of
@@ -78,8 +83,8 @@ func (n *node) commit(ctx context.Context, r *concordv1.CommitRequest) (*concord
 	n.mu.Lock()
 	plain := time.Now().Before(n.plainUntil)
 	n.mu.Unlock()
-	if plain {
-		return n.stub.Commit(ctx, r)
+	if plain || ctx.Value(handOnKey{}) != nil {
+		return unary(stub.Commit)(n, ctx, r)
 	}
 	s, err := n.stream()
 	if err != nil {
@@ -89,7 +94,7 @@ func (n *node) commit(ctx context.Context, r *concordv1.CommitRequest) (*concord
 	if err == nil || s.useful() || ctx.Err() != nil {
 		return res, err
 	}
-	res, err = n.stub.Commit(ctx, r)
+	res, err = unary(stub.Commit)(n, ctx, r)
 	if err == nil {
 		n.mu.Lock()
 		n.plainUntil = time.Now().Add(plainFor)
@@ -102,9 +107,26 @@ func (n *node) stream() (s *commitStream, err error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if n.commits == nil || !n.commits.alive() {
-		n.commits, err = openStream(n.streaming)
+		n.commits, err = openStream(n.streaming, n.seen)
 	}
 	return n.commits, err
+}
+
+// handsOn reports whether the node did hand on what it was asked lately.
+func (n *node) handsOn() bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return time.Now().Before(n.handsOnFor)
+}
+
+// noteHandOn remembers whether a call that the node might hand on was handed on.
+func (n *node) noteHandOn(done bool) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.handsOnFor = time.Time{}
+	if done {
+		n.handsOnFor = time.Now().Add(plainFor)
+	}
 }
 
 func (n *node) close() {
@@ -181,8 +203,8 @@ func (c *Client) newNode(addr string) *node {
 	}
 	// The answers are small and the nodes near: compression would only cost time.
 	plain := connect.WithAcceptCompression("gzip", nil, nil)
-	return &node{addr: addr,
-		stub:      concordv1connect.NewCoordinatorServiceClient(c.http, scheme+addr, plain),
+	return &node{addr: addr, seen: &c.seen,
+		stub:      concordv1connect.NewCoordinatorServiceClient(c.http, scheme+addr, plain, connect.WithInterceptors(redirecting())),
 		streaming: concordv1connect.NewCoordinatorServiceClient(c.h2, scheme+addr, plain)}
 }
 
@@ -204,9 +226,15 @@ func (c *Client) Addrs() []string { return slices.Clone(c.given) }
 
 type stub = concordv1connect.CoordinatorServiceClient
 
-// unary makes an ordinary call.
-func unary[Req, Res any](do func(stub, context.Context, *Req) (*Res, error)) func(*node, context.Context, *Req) (*Res, error) {
-	return func(n *node, ctx context.Context, r *Req) (*Res, error) { return do(n.stub, ctx, r) }
+// unary makes an ordinary call, which says what the client has seen.
+func unary[Req proto.Message, Res any](do func(stub, context.Context, Req) (Res, error)) func(*node, context.Context, Req) (Res, error) {
+	return func(n *node, ctx context.Context, r Req) (Res, error) {
+		res, err := do(n.stub, ctx, stamped(r, n.seen.String()))
+		if err == nil {
+			n.seen.raise(zxidOf(res))
+		}
+		return res, err
+	}
 }
 
 // Commit asks the leader for the decision to commit.
@@ -277,9 +305,10 @@ func (c *Client) Watch(ctx context.Context, r *concordv1.WatchRequest, each func
 	pause := newPause()
 	for first := time.Now(); time.Since(first) < c.opts.Patience; {
 		for _, addr := range c.given {
-			stream, err := c.node(addr).stub.Watch(ctx, r)
+			stream, err := c.node(addr).stub.Watch(ctx, stamped(r, c.seen.String()))
 			if err == nil {
 				for stream.Receive() {
+					c.seen.raise(stream.Msg().GetZxid())
 					if err := each(stream.Msg()); err != nil {
 						_ = stream.Close() // the caller's error is what matters
 						return err
@@ -315,32 +344,40 @@ const (
 )
 
 // call does one call on one node after the other until there is an answer.
-func call[Req, Res any](ctx context.Context, c *Client, op string, how manner, req *Req,
-	do func(*node, context.Context, *Req) (*Res, error)) (*Res, error) {
+func call[Req, Res any](ctx context.Context, c *Client, op string, how manner, req Req,
+	do func(*node, context.Context, Req) (Res, error)) (Res, error) {
 
 	ctx, cancel := context.WithTimeout(ctx, c.opts.Patience)
 	defer cancel()
+	var none Res
 	limit := c.opts.Attempt
 	if how&slow != 0 {
 		limit *= 10
 	}
 	var failed attempts
 	pause := newPause()
-	tour := c.newTour(how)
+	tour, inVain := c.newTour(how), false
 	for {
 		n := tour.next()
 		if n == nil { // asked everybody in vain
 			sleep(ctx, pause.NextBackOff())
 			if ctx.Err() != nil {
-				return nil, &NoAnswerError{Op: op, Attempts: failed, Err: context.Cause(ctx)}
+				return none, &NoAnswerError{Op: op, Attempts: failed, Err: context.Cause(ctx)}
 			}
-			tour = c.newTour(how)
+			tour, inVain = c.newTour(how), true
 			continue
 		}
 		attempt, done := context.WithTimeout(ctx, limit)
+		var handed *handOn
+		if how&ofLeader != 0 && (inVain || n.handsOn()) {
+			attempt, handed = withHandOn(attempt)
+		}
 		res, err := do(n, attempt, req)
 		done()
 		if err == nil {
+			if handed != nil {
+				n.noteHandOn(handed.done)
+			}
 			if how&ofLeader != 0 {
 				c.remember(n.addr)
 			}
@@ -355,14 +392,14 @@ func call[Req, Res any](ctx context.Context, c *Client, op string, how manner, r
 		c.opts.Logger.Debug("a coordinator node did not do it", "op", op, "node", n.addr, "error", err)
 		switch notLeader := (*NotLeaderError)(nil); {
 		case ctx.Err() != nil:
-			return nil, &NoAnswerError{Op: op, Attempts: failed, Err: context.Cause(ctx)}
+			return none, &NoAnswerError{Op: op, Attempts: failed, Err: context.Cause(ctx)}
 		case errors.As(err, &notLeader):
 			c.forget(n.addr)
 			tour.hint(notLeader.API)
 		case errors.Is(err, ErrBusy): // the leader lives; asking others would not help
 			tour.left = nil
 		case final(err):
-			return nil, fmt.Errorf("%s: %w", op, err)
+			return none, fmt.Errorf("%s: %w", op, err)
 		default: // the node is gone or going, or the connection broke at whatever point
 			c.forget(n.addr)
 		}

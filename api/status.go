@@ -32,7 +32,8 @@ var (
 	ErrTooOld = errors.New("older than what the cluster remembers")
 )
 
-// NotLeaderError says that the call belongs to the leader, which this node is not.
+// NotLeaderError says that the call belongs to the leader, which this node is not. If the node
+// knows no leader, the caller gets ErrUnavailable.
 type NotLeaderError struct {
 	Leader uint64 // node id; 0 if this node knows none
 	API    string // host:port of the leader's API; empty if unknown
@@ -70,6 +71,9 @@ func ToStatus(err error) error {
 		return nil
 	}
 	var notLeader *NotLeaderError
+	if errors.As(err, &notLeader) && notLeader.Leader == 0 {
+		return connect.NewError(connect.CodeUnavailable, err)
+	}
 	if errors.As(err, &notLeader) {
 		status := connect.NewError(connect.CodeFailedPrecondition, err)
 		// A message that marshals always can be a detail; without the detail the client

@@ -24,6 +24,7 @@ const (
 // wait while another message is written share the next one, so the more there are, the
 // less each costs.
 type commitStream struct {
+	seen *highWater // of the client
 	bidi *connect.BidiStreamForClientSimple[concordv1.DecideRequest, concordv1.DecideResponse]
 	end  context.CancelFunc
 	wake chan struct{} // capacity 1: "look again"; when full, one is there already
@@ -41,14 +42,14 @@ type answer struct {
 	err error
 }
 
-func openStream(s stub) (*commitStream, error) {
+func openStream(s stub, seen *highWater) (*commitStream, error) {
 	ctx, end := context.WithCancel(context.Background())
 	bidi, err := s.Decide(ctx)
 	if err != nil {
 		end()
 		return nil, err
 	}
-	c := &commitStream{bidi: bidi, end: end, wake: make(chan struct{}, 1), waiting: map[uint64]chan<- answer{}}
+	c := &commitStream{seen: seen, bidi: bidi, end: end, wake: make(chan struct{}, 1), waiting: map[uint64]chan<- answer{}}
 	go c.send(ctx)
 	go c.receive()
 	return c, nil
@@ -105,7 +106,7 @@ func (c *commitStream) send(ctx context.Context) {
 			if n == 0 {
 				break
 			}
-			if err := c.bidi.Send(&concordv1.DecideRequest{Commits: batch}); err != nil {
+			if err := c.bidi.Send(&concordv1.DecideRequest{Commits: batch, Seen: c.seen.String()}); err != nil {
 				return // receive hears why
 			}
 		}
@@ -121,6 +122,7 @@ func (c *commitStream) receive() {
 			return
 		}
 		for _, a := range m.GetAnswers() {
+			c.seen.raise(a.GetResponse().GetZxid())
 			c.mu.Lock()
 			c.answers = true
 			reply, ok := c.waiting[a.GetNumber()]
@@ -173,7 +175,7 @@ func CommitError(err error) *concordv1.CommitError {
 		return nil
 	}
 	e := &concordv1.CommitError{Code: uint32(status.Code()), Message: status.Message()}
-	if notLeader := (*NotLeaderError)(nil); errors.As(err, &notLeader) {
+	if notLeader := (*NotLeaderError)(nil); errors.As(err, &notLeader) && notLeader.Leader != 0 {
 		e.NotLeader = &concordv1.NotLeader{Leader: notLeader.Leader, Api: notLeader.API}
 	}
 	return e

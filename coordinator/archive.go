@@ -5,6 +5,7 @@ package coordinator
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync"
 
 	"github.com/concordtx/concord/txn"
@@ -97,6 +98,49 @@ func (a *archive) Finished(id txn.ID) (txn.Txn, bool) {
 		a.fatal(fmt.Errorf("read transaction %v: %w", id, err))
 	}
 	return x, found
+}
+
+// eachFinished visits finished transactions, newest first, beginning before the given one
+// if it is not zero, until visit returns false.
+func (a *archive) eachFinished(before txn.ID, visit func(txn.Txn) bool) error {
+	// What is on its way is looked at first: what leaves it meanwhile is in the store.
+	waiting, newer := a.waiting(before)
+	upto := &before
+	if before.IsZero() {
+		upto = nil
+	}
+	more := true
+	err := scanTxns(a.store, finishedKey, upto, true, func(x txn.Txn) bool {
+		for more && len(newer) > 0 && compareID(newer[0].ID, x.ID) > 0 {
+			more = visit(newer[0])
+			newer = newer[1:]
+		}
+		if more && !waiting[x.ID] {
+			more = visit(x)
+		}
+		return more
+	})
+	for err == nil && more && len(newer) > 0 {
+		more = visit(newer[0])
+		newer = newer[1:]
+	}
+	return err
+}
+
+// waiting returns whose changes are on their way to the store, and those of them that are
+// finished, newest first.
+func (a *archive) waiting(before txn.ID) (all map[txn.ID]bool, finished []txn.Txn) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	all = make(map[txn.ID]bool, len(a.pending))
+	for id, p := range a.pending {
+		all[id] = true
+		if p.finished && (before.IsZero() || compareID(id, before) < 0) {
+			finished = append(finished, p.txn)
+		}
+	}
+	slices.SortFunc(finished, func(x, y txn.Txn) int { return compareID(y.ID, x.ID) })
+	return all, finished
 }
 
 // full reports whether the loop must wait for the store.

@@ -113,15 +113,17 @@ type Core struct {
 	// committed, aborted count first decisions since the start of this node.
 	committed, aborted uint64
 	digests            digestRing
-	noting             map[uint64]bool // nodes whose stores are on their way into the log
-	diskFull           string          // why this node takes no new transactions; empty: it does
+	noting             map[uint64]bool  // nodes whose stores are on their way into the log
+	diskFull           string           // why this node takes no new transactions; empty: it does
+	reads              map[uint64]Event // ViewAsked and OutcomeAsked that wait for a read index
+	behind             []behind         // SeenAsked that wait for this node to catch up
+	doubt              doubt            // whether a leader still leads, after a pause
 
 	// What only a leader has, dropped with its leadership:
 	batch     []txn.Record          // records for the next entry
 	underway  int                   // own entries that are not delivered yet
 	batchAcks []uint64              // requests that wait for the delivery of the batch
 	acks      map[zab.Zxid][]uint64 // requests that wait for the delivery of an entry
-	views     map[uint64]txn.ID     // ViewAsked requests that wait for a read index
 	live      map[txn.ID]*live      // transactions that somebody waits for, or that are committed and not ended
 	tasks     map[txn.XID]Task      // with the recovery workers
 	load      map[string]int        // how many of them by resource
@@ -160,14 +162,14 @@ func NewCore(config CoreConfig, storage zab.Storage, table *txn.Table) (*Core, e
 	if err != nil {
 		return nil, err
 	}
-	c := &Core{config: config, zab: z, table: table, unfit: map[string]string{}}
+	c := &Core{config: config, zab: z, table: table, unfit: map[string]string{}, reads: map[uint64]Event{}}
 	c.clearLeadership()
 	return c, nil
 }
 
 func (c *Core) clearLeadership() {
 	c.batch, c.batchAcks, c.underway = nil, nil, 0
-	c.acks, c.views = map[zab.Zxid][]uint64{}, map[uint64]txn.ID{}
+	c.acks = map[zab.Zxid][]uint64{}
 	c.live, c.tasks, c.load = map[txn.ID]*live{}, map[txn.XID]Task{}, map[string]int{}
 	c.ends, c.evidence, c.forming = nil, map[string][]txn.XID{}, false
 	c.noting = map[uint64]bool{}
@@ -196,23 +198,28 @@ func (c *Core) Step(events ...Event) (*Effects, error) {
 func (c *Core) handle(e Event) error {
 	switch e := e.(type) {
 	case Tick:
+		c.noticePause(e.Now)
 		c.now = e.Now
+		c.refuseSeen()
 		if err := c.stepLog(zab.Tick{}); err != nil {
 			return err
 		}
 		c.keepUp()
+		return c.probe()
 	case Peer:
 		return c.onPeer(e.Event)
 	case CommitAsked:
 		c.onCommitAsked(e)
 	case OutcomeAsked:
-		c.onOutcomeAsked(e)
+		return c.read(e.Request, e)
 	case ResolveAsked:
 		c.onResolveAsked(e)
 	case ForgetAsked:
 		c.onForgetAsked(e)
 	case ViewAsked:
 		return c.onViewAsked(e)
+	case SeenAsked:
+		c.onSeenAsked(e)
 	case PlanAsked:
 		c.onPlanAsked(e)
 	case Finished:
@@ -380,9 +387,9 @@ func (c *Core) carryOut(effects []zab.Effect) error {
 		case zab.RoleChanged:
 			c.onRoleChanged(e)
 		case zab.ReadReady:
-			c.answerView(e.ID, e.Index)
+			c.onReadReady(e.ID)
 		case zab.ReadFailed:
-			c.failView(e.ID)
+			c.onReadFailed(e.ID)
 		case zab.Dropped:
 			// onRoleChanged answers everybody who waits.
 		case zab.Accepted, zab.Refused:
@@ -394,6 +401,7 @@ func (c *Core) carryOut(effects []zab.Effect) error {
 		}
 	}
 	if !applied.IsZero() {
+		c.answerSeen()
 		return c.stepLog(zab.Applied{Upto: applied})
 	}
 	return nil
@@ -463,9 +471,10 @@ func (c *Core) failWaiting(err error) {
 	for _, l := range c.live {
 		requests = append(requests, l.requests...)
 	}
-	for request := range c.views {
+	for request := range c.reads {
 		requests = append(requests, request)
 	}
+	clear(c.reads)
 	requests = append(requests, c.batchAcks...)
 	slices.Sort(requests)
 	for _, request := range requests {

@@ -77,8 +77,9 @@ func (c *Core) unacceptable(branches []txn.Branch) string {
 	return ""
 }
 
-func (c *Core) onOutcomeAsked(e OutcomeAsked) {
-	if !c.ready(e.Request) || c.answerKnown(e.Request, e.ID) {
+// settle answers for good: what is not decided is aborted, by the leader.
+func (c *Core) settle(e OutcomeAsked) {
+	if c.answerKnown(e.Request, e.ID) || !c.ready(e.Request) {
 		return
 	}
 	l := c.wait(e.Request, e.ID)
@@ -181,28 +182,15 @@ func (c *Core) onViewAsked(e ViewAsked) error {
 	if !c.ready(e.Request) {
 		return nil
 	}
-	c.views[e.Request] = e.ID
-	return c.stepLog(zab.ReadAsked{ID: e.Request})
+	return c.read(e.Request, e)
 }
 
-func (c *Core) failView(request uint64) {
-	if _, ok := c.views[request]; ok {
-		delete(c.views, request)
-		c.reply(Reply{Request: request, Err: c.notLeader(0)})
-	}
-}
-
-func (c *Core) answerView(request uint64, index zab.Zxid) {
-	id, ok := c.views[request]
-	if !ok {
-		return
-	}
-	delete(c.views, request)
+func (c *Core) answerView(e ViewAsked) {
 	v := &View{Open: c.table.Open(), Branches: map[txn.XID]BranchView{}, InDoubt: map[txn.XID]ListedBranch{}}
-	v.Txn, v.Known = c.table.Get(id)
+	v.Txn, v.Known = c.table.Get(e.ID)
 	for _, l := range c.live {
 		for _, no := range l.core.Unfinished() {
-			v.Branches[c.xid(l.id, no)] = BranchView{Err: l.work[no].err}
+			v.Branches[c.xid(l.id, no)] = BranchView{Err: c.whyUnfinished(l, no)}
 		}
 	}
 	for name, s := range c.scans {
@@ -213,7 +201,15 @@ func (c *Core) answerView(request uint64, index zab.Zxid) {
 			}
 		}
 	}
-	c.reply(Reply{Request: request, Zxid: index, View: v})
+	c.reply(Reply{Request: e.Request, Zxid: c.zxid(), View: v})
+}
+
+// whyUnfinished says what keeps a branch, for people.
+func (c *Core) whyUnfinished(l *live, no txn.BranchNo) string {
+	if name := l.branches[no].Resource; c.scans[name] == nil {
+		return fmt.Sprintf("it waits: resource %q has left the configuration; add it to \"resources\" again on all nodes", name)
+	}
+	return l.work[no].err
 }
 
 func (c *Core) xid(id txn.ID, no txn.BranchNo) txn.XID {

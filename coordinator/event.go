@@ -32,7 +32,8 @@ type CommitAsked struct {
 	Label    string
 }
 
-// OutcomeAsked asks what became of a transaction; one without decision is aborted.
+// OutcomeAsked asks what became of a transaction; one without decision is aborted. Any member
+// may be asked about one that is decided.
 type OutcomeAsked struct {
 	Request uint64
 	ID      txn.ID
@@ -152,6 +153,7 @@ type Reply struct {
 	Zxid     zab.Zxid
 	Txn      txn.Txn // as far as it is known
 	View     *View   // of a ViewAsked
+	Seen     bool    // to a SeenAsked
 	Plan     []recovery.Action
 }
 

@@ -22,6 +22,8 @@ type loop struct {
 	reports   map[zab.NodeID]peerReport
 	reported  time.Time
 	published time.Time
+	present   time.Time // when this node last knew an established leader
+	ticked    time.Time
 	role      zab.RoleChanged // as last published
 	diverged  map[zab.NodeID]bool
 	diskFull  bool      // as the core was told
@@ -34,7 +36,7 @@ type peerReport struct {
 }
 
 func newLoop(n *Node, w *wal.Writer) *loop {
-	return &loop{Node: n, writer: w, requests: map[uint64]func(Reply){}, reports: map[zab.NodeID]peerReport{}, diverged: map[zab.NodeID]bool{}}
+	return &loop{Node: n, writer: w, present: time.Now(), ticked: time.Now(), requests: map[uint64]func(Reply){}, reports: map[zab.NodeID]peerReport{}, diverged: map[zab.NodeID]bool{}}
 }
 
 func (l *loop) run(ctx context.Context) error {
@@ -96,6 +98,7 @@ func (l *loop) drain(asks chan ask, received chan inbound) {
 }
 
 func (l *loop) tick(now time.Time) {
+	l.ticked = now
 	l.events = append(l.events, Tick{Now: now})
 	l.watchDisk(now)
 	l.compact()
@@ -139,6 +142,9 @@ func (l *loop) admit(a ask) {
 }
 
 func (l *loop) carryOut(fx *Effects) {
+	if at := l.core.zxid(); at != *l.applied.Load() {
+		l.applied.Store(&at)
+	}
 	for _, e := range fx.SendSnapshot {
 		l.sender.allow(e)
 	}
@@ -157,6 +163,9 @@ func (l *loop) carryOut(fx *Effects) {
 	for _, r := range fx.Reply {
 		done := l.requests[r.Request]
 		delete(l.requests, r.Request)
+		if r.Seen && l.snapshot.Load().Zxid.Less(r.Zxid) {
+			l.publish(time.Now())
+		}
 		done(r)
 	}
 	for _, t := range fx.Finish {

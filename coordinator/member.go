@@ -18,7 +18,8 @@ import (
 // each node has. The leader notes the first store that speaks for a node; from then on
 // a node with another store is refused by all others, until an operator says that
 // the disk was replaced. That word is a log entry, so a quorum without the blank node
-// has taken it.
+// has taken it. An observer has promised nothing and is in no quorum: with a blank
+// disk it is as good as new, so nobody asks which store it has.
 
 // MembersSeen says which stores speak for which nodes now.
 type MembersSeen struct{ Stores []txn.MemberStore }
@@ -39,7 +40,7 @@ func (c *Core) onMembersSeen(e MembersSeen) {
 		return
 	}
 	for _, m := range e.Stores {
-		if _, known := c.table.Store(m.Node); !known && !c.noting[m.Node] {
+		if _, known := c.table.Store(m.Node); !known && !c.noting[m.Node] && !observes(c.config.Members, zab.NodeID(m.Node)) {
 			c.noting[m.Node] = true
 			c.batch = append(c.batch, txn.MemberRecord{Node: m.Node, Store: m.Store})
 		}
@@ -81,7 +82,7 @@ func (l *loop) watchMembers() {
 
 // foreignStore says why a node must not speak from this store; empty if it may.
 func (p *peers) foreignStore(h hello) string {
-	if known := p.known.Load(); known != nil {
+	if known := p.known.Load(); known != nil && !observes(p.members, h.From) {
 		for _, m := range *known {
 			if m.Node == uint64(h.From) && m.Store != h.Store {
 				return fmt.Sprintf("node %d has another store than the cluster knows: its disk was lost, or directories were swapped. "+
@@ -90,6 +91,11 @@ func (p *peers) foreignStore(h hello) string {
 		}
 	}
 	return ""
+}
+
+// observes reports whether a node is an observer.
+func observes(members []Member, id zab.NodeID) bool {
+	return slices.ContainsFunc(members, func(m Member) bool { return m.ID == id && m.Observer })
 }
 
 // stores returns who speaks on accepted connections.

@@ -74,6 +74,7 @@ type Node struct {
 	workers  map[string]*worker
 	cluster  atomic.Uint32 // txn.ClusterID, for the handshake
 	snapshot atomic.Pointer[Snapshot]
+	applied  atomic.Pointer[zab.Zxid] // what the table reflects
 
 	asks      chan ask
 	received  chan inbound
@@ -113,7 +114,7 @@ func Open(c Config) (*Node, error) {
 	if err != nil {
 		return nil, err
 	}
-	if n.store, err = wal.Open(c.DataDir, wal.Options{FS: c.FS, Node: c.Node, Logger: n.log, Reserve: c.Reserve}); err != nil {
+	if n.store, err = wal.Open(c.DataDir, wal.Options{FS: c.FS, Node: c.Node, Logger: n.log, Reserve: c.Reserve, FirstBoot: uint32(time.Now().Unix())}); err != nil {
 		return nil, err
 	}
 	if err := n.makeCore(names); err != nil {
@@ -161,7 +162,9 @@ func (n *Node) makeCore(resources []string) error {
 		return fmt.Errorf("members: %w", err)
 	}
 	n.cluster.Store(uint32(table.Cluster()))
-	n.snapshot.Store(&Snapshot{})
+	n.snapshot.Store(&Snapshot{Present: time.Now()})
+	at := n.core.zxid()
+	n.applied.Store(&at)
 	return nil
 }
 

@@ -61,13 +61,10 @@ func (n *Node) View(ctx context.Context, id txn.ID) (*View, error) {
 }
 
 // EachFinished visits finished transactions, newest first, beginning before the given
-// one if it is not zero, until visit returns false. It reads the store and may lag
-// behind a View by what was finished a moment ago.
+// one if it is not zero, until visit returns false. It is never older than a View that
+// was taken before.
 func (n *Node) EachFinished(before txn.ID, visit func(txn.Txn) bool) error {
-	if before.IsZero() {
-		return scanTxns(n.store, finishedKey, nil, true, visit)
-	}
-	return scanTxns(n.store, finishedKey, &before, true, visit)
+	return n.archive.eachFinished(before, visit)
 }
 
 // Finished reports branches that the sessions of a client have finished. A report

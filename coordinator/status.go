@@ -30,6 +30,24 @@ type Snapshot struct {
 	Disk               Disk // of this node
 	Log                LogState
 	Warnings           []string
+	// Zxid is the position in the log that the state of this node reflects.
+	Zxid zab.Zxid
+	// Present is when this node last knew an established leader, which is now if it does.
+	Present time.Time
+}
+
+// presentFor is how long the state of a node counts as the present after the last word of
+// an established leader was acknowledged. It is longer than an election takes.
+const presentFor = 2 * time.Second
+
+// CutOff returns for how long the node has been cut off from an established leader, because of
+// the network, or because it was stopped itself; 0 if it is not. It has no leader then, whatever
+// the snapshot says.
+func (s *Snapshot) CutOff(now time.Time) time.Duration {
+	if d := now.Sub(s.Present); d > presentFor {
+		return d
+	}
+	return 0
 }
 
 // NodeState is one member.
@@ -65,10 +83,11 @@ func (l *loop) publish(now time.Time) {
 	l.published = now
 	own := l.ownReport()
 	s := &Snapshot{Cluster: l.core.table.Cluster(), Node: l.config.Node, Epoch: own.Epoch,
-		Committed: l.core.committed, Aborted: l.core.aborted, Disk: l.disk(), Log: l.logState()}
-	if own.Established {
-		s.Leader = own.Leader
+		Committed: l.core.committed, Aborted: l.core.aborted, Disk: l.disk(), Log: l.logState(), Zxid: own.Applied}
+	if own.Established && !l.core.doubt.has && now.Sub(l.ticked) < presentFor {
+		s.Leader, l.present = own.Leader, now
 	}
+	s.Present = l.present
 	reports := map[zab.NodeID]report{l.config.Node: own}
 	for id, r := range l.reports {
 		if now.Sub(r.at) < 3*reportInterval {

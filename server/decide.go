@@ -44,15 +44,29 @@ func (h *handlers) readCommits(ctx context.Context, stream *connect.BidiStream[c
 		if err != nil {
 			return err
 		}
+		behind := h.reach(ctx, m.GetSeen())
 		for _, c := range m.GetCommits() {
 			select {
 			case out.room <- struct{}{}:
 			case <-ctx.Done():
 				return ctx.Err()
 			}
+			if behind != nil {
+				out.add(&concordv1.NumberedAnswer{Number: c.GetNumber(), Error: api.CommitError(behind)})
+				continue
+			}
 			h.commitLater(c, out)
 		}
 	}
+}
+
+// reach waits until this node, if it leads, has come as far as the client has seen.
+func (h *handlers) reach(ctx context.Context, seen string) error {
+	at, err := api.ParseZxid("seen", seen)
+	if s := h.node.Status(); err != nil || s.Leader != s.Node {
+		return err
+	}
+	return h.node.Reach(ctx, zxid(at))
 }
 
 func (h *handlers) commitLater(c *concordv1.NumberedCommit, out *answers) {

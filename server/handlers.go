@@ -23,6 +23,9 @@ import (
 
 // handlers implements the service: it validates a request, asks the node and
 // translates the answer.
+//
+// What an answer calls its zxid may be newer than what it was made from, never older: whoever
+// shows it to another node sees nothing older there.
 type handlers struct{ node *coordinator.Node }
 
 var _ concordv1connect.CoordinatorServiceHandler = (*handlers)(nil)
@@ -57,7 +60,7 @@ func (h *handlers) Finished(_ context.Context, r *concordv1.FinishedRequest) (*c
 	if err != nil {
 		return nil, err
 	}
-	if s := h.node.Status(); s.Leader != s.Node {
+	if s := h.node.Status(); s.Leader != s.Node || s.CutOff(time.Now()) > 0 {
 		return nil, &api.NotLeaderError{Leader: uint64(s.Leader), API: h.node.APIAddress(uint64(s.Leader))}
 	}
 	for _, f := range finished {
@@ -108,14 +111,16 @@ func (h *handlers) Forget(ctx context.Context, r *concordv1.ForgetRequest) (*con
 	if err := parseOperator(r.GetWho(), r.GetReason()); err != nil {
 		return nil, err
 	}
-	return &concordv1.ForgetResponse{}, h.node.Forget(ctx, id, r.GetWho(), r.GetReason())
+	err = h.node.Forget(ctx, id, r.GetWho(), r.GetReason())
+	return &concordv1.ForgetResponse{Zxid: h.zxid()}, err
 }
 
 func (h *handlers) ReplaceMember(ctx context.Context, r *concordv1.ReplaceMemberRequest) (*concordv1.ReplaceMemberResponse, error) {
 	if err := parseOperator(r.GetWho(), r.GetReason()); err != nil {
 		return nil, err
 	}
-	return &concordv1.ReplaceMemberResponse{}, h.node.Replace(ctx, zab.NodeID(r.GetNode()), r.GetWho(), r.GetReason())
+	err := h.node.Replace(ctx, zab.NodeID(r.GetNode()), r.GetWho(), r.GetReason())
+	return &concordv1.ReplaceMemberResponse{Zxid: h.zxid()}, err
 }
 
 // parseOperator checks who acts and why: both go into the log for good.
@@ -138,7 +143,7 @@ func (h *handlers) Recover(ctx context.Context, r *concordv1.RecoverRequest) (*c
 	if err != nil && results == nil {
 		return nil, err
 	}
-	res := &concordv1.RecoverResponse{}
+	res := &concordv1.RecoverResponse{Zxid: h.zxid()}
 	if err != nil {
 		res.Warnings = append(res.Warnings, err.Error())
 	}
@@ -156,20 +161,43 @@ func (h *handlers) Recover(ctx context.Context, r *concordv1.RecoverRequest) (*c
 	return res, nil
 }
 
-func (h *handlers) Status(context.Context, *concordv1.StatusRequest) (*concordv1.StatusResponse, error) {
-	return statusMessage(h.node.Status(), time.Now()), nil
+func (h *handlers) Status(ctx context.Context, r *concordv1.StatusRequest) (*concordv1.StatusResponse, error) {
+	s, err := h.statusSince(ctx, r.GetSeen())
+	if err != nil {
+		return nil, err
+	}
+	return statusMessage(s, time.Now()), nil
 }
+
+// statusSince returns the status of a state that reflects what the client has seen.
+func (h *handlers) statusSince(ctx context.Context, seen string) (*coordinator.Snapshot, error) {
+	at, err := api.ParseZxid("seen", seen)
+	if err != nil {
+		return nil, err
+	}
+	return h.node.StatusSince(ctx, zxid(at))
+}
+
+func zxid(p txn.Position) zab.Zxid {
+	return zab.Zxid{Epoch: zab.Epoch(p.Epoch), Counter: p.Counter}
+}
+
+func (h *handlers) zxid() string { return h.node.Applied().String() }
 
 func (h *handlers) Watch(ctx context.Context, r *concordv1.WatchRequest, stream *connect.ServerStream[concordv1.StatusResponse]) error {
 	interval := 500 * time.Millisecond
 	if ms := r.GetIntervalMs(); ms > 0 {
 		interval = max(50*time.Millisecond, time.Duration(ms)*time.Millisecond)
 	}
+	s, err := h.statusSince(ctx, r.GetSeen())
+	if err != nil {
+		return api.ToStatus(err)
+	}
 	ticker := time.NewTicker(interval)
 	defer ticker.Stop()
 	var last *coordinator.Snapshot
-	for {
-		if s := h.node.Status(); !reflect.DeepEqual(s, last) {
+	for ; ; s = h.node.Status() {
+		if !same(s, last) {
 			if err := stream.Send(statusMessage(s, time.Now())); err != nil {
 				return err
 			}
@@ -185,13 +213,26 @@ func (h *handlers) Watch(ctx context.Context, r *concordv1.WatchRequest, stream 
 	}
 }
 
-func (h *handlers) Resources(context.Context, *concordv1.ResourcesRequest) (*concordv1.ResourcesResponse, error) {
-	s := h.node.Status()
+// same reports whether two snapshots differ in nothing but when they were taken.
+func same(a, b *coordinator.Snapshot) bool {
+	if a == nil || b == nil || a.CutOff(time.Now()) > 0 { // it grows
+		return false
+	}
+	without := *b
+	without.Present = a.Present
+	return reflect.DeepEqual(a, &without)
+}
+
+func (h *handlers) Resources(ctx context.Context, r *concordv1.ResourcesRequest) (*concordv1.ResourcesResponse, error) {
+	s, err := h.statusSince(ctx, r.GetSeen())
+	if err != nil {
+		return nil, err
+	}
 	if s.Cluster == 0 {
 		return nil, fmt.Errorf("the cluster is being formed: ask again in a moment: %w", api.ErrUnavailable)
 	}
 	return &concordv1.ResourcesResponse{Cluster: s.Cluster.String(), Resources: resourceMessages(s, time.Now()),
-		MaxTransactionMs: h.node.MaxTransaction().Milliseconds(), NowMs: time.Now().UnixMilli()}, nil
+		MaxTransactionMs: h.node.MaxTransaction().Milliseconds(), NowMs: time.Now().UnixMilli(), Zxid: s.Zxid.String()}, nil
 }
 
 func (h *handlers) CheckResource(ctx context.Context, r *concordv1.CheckResourceRequest) (*concordv1.CheckResourceResponse, error) {

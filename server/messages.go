@@ -13,6 +13,10 @@ func statusMessage(s *coordinator.Snapshot, now time.Time) *concordv1.StatusResp
 	m := &concordv1.StatusResponse{
 		Node: uint64(s.Node), Leader: uint64(s.Leader), Epoch: uint32(s.Epoch), Resources: resourceMessages(s, now),
 		InDoubt: uint64(s.InDoubt), Committed: s.Committed, Aborted: s.Aborted, Heuristic: uint64(s.Heuristic), Warnings: s.Warnings,
+		Zxid: s.Zxid.String(),
+	}
+	if d := s.CutOff(now); d > 0 {
+		m.Leader, m.CutOffMs = 0, d.Milliseconds()
 	}
 	if s.Cluster != 0 {
 		m.Cluster = s.Cluster.String()

@@ -38,6 +38,7 @@ var (
 	descHeuristic = gauge("heuristic", "Transactions with a heuristic outcome that nobody has dealt with.")
 	descHasLeader = gauge("cluster_has_leader", "1 if this node knows an established leader.")
 	descIsLeader  = gauge("is_leader", "1 if this node leads.")
+	descCutOff    = gauge("cut_off_seconds", "For how long this node has known no established leader, if that is too long; else 0.")
 	descEpoch     = gauge("epoch", "The epoch of the log that this node is in.")
 	descLag       = gauge("member_lag_entries", "Log entries that a member is behind the leader.", "member")
 	descReachable = gauge("member_reachable", "1 if this node has a connection to the member.", "member")
@@ -55,7 +56,7 @@ var (
 
 // Describe implements prometheus.Collector.
 func (m *metrics) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{descDecided, descInDoubt, descHeuristic, descHasLeader, descIsLeader, descEpoch,
+	for _, d := range []*prometheus.Desc{descDecided, descInDoubt, descHeuristic, descHasLeader, descIsLeader, descCutOff, descEpoch,
 		descLag, descReachable, descUp, descPrepared, descOldest, descForeign,
 		descFree, descFull, descSync, descSlowest, descLogBytes, descLogLength} {
 		ch <- d
@@ -73,8 +74,10 @@ func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 	ch <- prometheus.MustNewConstMetric(descDecided, prometheus.CounterValue, float64(s.Aborted), "abort")
 	set(descInDoubt, float64(s.InDoubt))
 	set(descHeuristic, float64(s.Heuristic))
-	set(descHasLeader, oneIf(s.Leader != 0))
-	set(descIsLeader, oneIf(s.Leader == s.Node))
+	cutOff := s.CutOff(time.Now())
+	set(descHasLeader, oneIf(s.Leader != 0 && cutOff == 0))
+	set(descIsLeader, oneIf(s.Leader == s.Node && cutOff == 0))
+	set(descCutOff, cutOff.Seconds())
 	set(descEpoch, float64(s.Epoch))
 	if s.Disk.Total > 0 {
 		set(descFree, float64(s.Disk.Free))

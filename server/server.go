@@ -70,15 +70,18 @@ func Handler(n *coordinator.Node) http.Handler {
 
 	mux := http.NewServeMux()
 	mux.Handle(concordv1connect.NewCoordinatorServiceHandler(&handlers{node: n},
-		connect.WithReadMaxBytes(maxRequestBytes), connect.WithInterceptors(metrics.interceptor(), boundary())))
+		connect.WithReadMaxBytes(maxRequestBytes), connect.WithInterceptors(metrics.interceptor(), boundary(), newRelay(n).interceptor(), seen(n))))
 	mux.Handle("GET /metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{}))
 	mux.HandleFunc("GET /livez", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
-		if n.Status().Leader == 0 {
+		switch s, now := n.Status(), time.Now(); {
+		case s.CutOff(now) > 0:
+			http.Error(w, fmt.Sprintf("this node has known no leader for %v: its state is that of zxid %v", s.CutOff(now).Round(time.Second), s.Zxid), http.StatusServiceUnavailable)
+		case s.Leader == 0:
 			http.Error(w, "this node knows no leader at the moment", http.StatusServiceUnavailable)
-			return
+		default:
+			fmt.Fprintln(w, "ok")
 		}
-		fmt.Fprintln(w, "ok")
 	})
 	return mux
 }

@@ -38,13 +38,13 @@ func (h *handlers) Get(ctx context.Context, r *concordv1.GetRequest) (*concordv1
 	}
 	for _, m := range unfinished(h.node.Status().Cluster, v) {
 		if m.GetGid() == id.String() {
-			return &concordv1.GetResponse{Transaction: m}, nil
+			return &concordv1.GetResponse{Transaction: m, Zxid: h.zxid()}, nil
 		}
 	}
 	if !v.Known {
 		return nil, fmt.Errorf("transaction %v is not known: no decision, and no resource lists a prepared branch of it: %w", id, api.ErrNotFound)
 	}
-	return &concordv1.GetResponse{Transaction: finishedMessage(v.Txn)}, nil
+	return &concordv1.GetResponse{Transaction: finishedMessage(v.Txn), Zxid: h.zxid()}, nil
 }
 
 const (
@@ -95,7 +95,7 @@ func (h *handlers) List(ctx context.Context, r *concordv1.ListRequest) (*concord
 		found = found[:f.limit]
 		next = found[f.limit-1].GetGid()
 	}
-	return &concordv1.ListResponse{Transactions: found, Next: next}, nil
+	return &concordv1.ListResponse{Transactions: found, Next: next, Zxid: h.zxid()}, nil
 }
 
 type filter struct {

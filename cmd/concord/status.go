@@ -22,6 +22,10 @@ type statusJSON struct {
 	InDoubt   uint64         `json:"in_doubt"`
 	Heuristic uint64         `json:"heuristic"`
 	Warnings  []string       `json:"warnings"`
+	// Zxid is the position in the log that the state of the answering node reflects.
+	Zxid string `json:"zxid"`
+	// CutOff is for how long the node has known no leader, empty if that is not too long.
+	CutOff string `json:"cut_off"`
 }
 
 type nodeJSON struct {
@@ -51,7 +55,8 @@ func (c *cli) statusCommand() *cobra.Command {
 	return &cobra.Command{
 		Use: "status", Short: "Show members, leader, lag, resources and what is in doubt", Args: noArgs,
 		Long: "Shows the cluster as the node sees it that answers. Counts of prepared branches come from\n" +
-			"the leader's scans: ask the leader (--addr) for them. Exit code 4 if the cluster has no leader.",
+			"the leader's scans: ask the leader (--addr) for them. A node that is cut off from the others says\n" +
+			"so: it shows an old state. Exit code 4 if the cluster has no leader.",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			client, err := c.dial()
 			if err != nil {
@@ -75,7 +80,10 @@ func (c *cli) statusCommand() *cobra.Command {
 
 func statusOf(s *concordv1.StatusResponse) statusJSON {
 	out := statusJSON{Cluster: s.GetCluster(), Node: s.GetNode(), Leader: s.GetLeader(), Epoch: s.GetEpoch(), InDoubt: s.GetInDoubt(),
-		Heuristic: s.GetHeuristic(), Nodes: []nodeJSON{}, Resources: resourcesOf(s.GetResources()), Warnings: append([]string{}, s.GetWarnings()...)}
+		Heuristic: s.GetHeuristic(), Nodes: []nodeJSON{}, Resources: resourcesOf(s.GetResources()), Warnings: append([]string{}, s.GetWarnings()...), Zxid: s.GetZxid()}
+	if ms := s.GetCutOffMs(); ms > 0 {
+		out.CutOff = age(time.Duration(ms) * time.Millisecond)
+	}
 	for _, n := range s.GetNodes() {
 		out.Nodes = append(out.Nodes, nodeJSON{ID: n.GetId(), Role: n.GetRole(), State: n.GetState(), Epoch: n.GetEpoch(),
 			Zxid: n.GetZxid(), Lag: n.GetLag(), Reachable: n.GetReachable(), API: n.GetApi()})
@@ -104,8 +112,12 @@ func (c *cli) printStatus(s statusJSON) error {
 	if s.Leader != 0 {
 		leader = fmt.Sprintf("node %d", s.Leader)
 	}
-	fmt.Fprintf(c.out, "cluster %s  leader %s  epoch %d  in doubt %d  heuristic %d  (as node %d sees it)\n\n",
-		orDash(s.Cluster), leader, s.Epoch, s.InDoubt, s.Heuristic, s.Node)
+	fmt.Fprintf(c.out, "cluster %s  leader %s  epoch %d  in doubt %d  heuristic %d  (as node %d sees it, at zxid %s)\n",
+		orDash(s.Cluster), leader, s.Epoch, s.InDoubt, s.Heuristic, s.Node, orDash(s.Zxid))
+	if s.CutOff != "" {
+		fmt.Fprintf(c.out, "node %d has been cut off for %s: this is what it knew then\n", s.Node, s.CutOff)
+	}
+	fmt.Fprintln(c.out)
 	var rows [][]string
 	for _, n := range s.Nodes {
 		rows = append(rows, []string{fmt.Sprint(n.ID), n.Role, n.State, fmt.Sprint(n.Epoch), n.Zxid, fmt.Sprint(n.Lag), yesNo(n.Reachable), n.API})

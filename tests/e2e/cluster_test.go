@@ -25,6 +25,7 @@ import (
 // settings is what differs between the clusters of the tests.
 type settings struct {
 	nodes               int // 0: three
+	observers           int // of them, the last ones
 	resources           []resource
 	maxAge, grace, scan time.Duration // 0: the defaults of the product
 }
@@ -59,7 +60,11 @@ func newCluster(t testing.TB, s settings) *cluster {
 			api: fmt.Sprintf("127.0.0.1:%d", testdb.FreePort(t)), peer: fmt.Sprintf("127.0.0.1:%d", testdb.FreePort(t))}
 		n.config, n.log = filepath.Join(n.dir, "concord.yaml"), filepath.Join(n.dir, "concord.log")
 		c.nodes = append(c.nodes, n)
-		fmt.Fprintf(&members, "  - {id: %d, peer: %s, api: %s}\n", id, n.peer, n.api)
+		role := "voter"
+		if id > s.nodes-s.observers {
+			role = "observer"
+		}
+		fmt.Fprintf(&members, "  - {id: %d, peer: %s, api: %s, role: %s}\n", id, n.peer, n.api, role)
 	}
 	for _, r := range s.resources {
 		fmt.Fprintf(&resources, "  - {name: %s, driver: %s, dsn: %q}\n", r.name, r.driver, r.dsn)
@@ -284,6 +289,8 @@ type (
 		InDoubt   int            `json:"in_doubt"`
 		Heuristic int            `json:"heuristic"`
 		Warnings  []string       `json:"warnings"`
+		Zxid      string         `json:"zxid"`
+		CutOff    string         `json:"cut_off"`
 	}
 	nodeJSON struct {
 		ID        int    `json:"id"`

@@ -9,11 +9,17 @@
 // The interface of a coordinator node. It is served over HTTP: with
 // "curl -H 'Content-Type: application/json' -d '{}'" as well as with gRPC or Connect clients.
 //
-// Every node answers Status, Watch and Resources from what it knows itself. The other
-// calls belong to the leader; another node refuses them with code
-// failed_precondition and a NotLeader detail that says where the leader is. No call
-// that carries a gid needs to be thought about before it is repeated: the first
+// Every node answers Status, Watch and Resources from what it knows itself, and Outcome of a
+// decided transaction once the leader has confirmed that it knows all decisions. The other
+// calls belong to the leader; another node hands them on to it. A call with the header
+// "Concord-Redirect: 1" is not handed on but refused with code failed_precondition and a
+// NotLeader detail that says where the leader is, and so are the requests of a Decide stream.
+// No call that carries a gid needs to be thought about before it is repeated: the first
 // decision of a gid wins.
+//
+// Whoever passes the highest zxid that it got in answers as "seen" never sees an older state,
+// whichever node it asks: a node that is behind waits for up to a second, and refuses with
+// code unavailable then.
 
 package concordv1
 
@@ -132,7 +138,9 @@ type CommitRequest struct {
 	// 8 hex characters; refused if it is not the cluster's, because the branches are named with it.
 	Cluster string `protobuf:"bytes,4,opt,name=cluster,proto3" json:"cluster,omitempty"`
 	// What the transaction is about, for people; kept with it, at most 1024 bytes.
-	Label         string `protobuf:"bytes,5,opt,name=label,proto3" json:"label,omitempty"`
+	Label string `protobuf:"bytes,5,opt,name=label,proto3" json:"label,omitempty"`
+	// The highest zxid that the client got in answers; empty: any state will do.
+	Seen          string `protobuf:"bytes,6,opt,name=seen,proto3" json:"seen,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -198,6 +206,13 @@ func (x *CommitRequest) GetCluster() string {
 func (x *CommitRequest) GetLabel() string {
 	if x != nil {
 		return x.Label
+	}
+	return ""
+}
+
+func (x *CommitRequest) GetSeen() string {
+	if x != nil {
+		return x.Seen
 	}
 	return ""
 }
@@ -268,6 +283,7 @@ func (x *CommitResponse) GetZxid() string {
 type DecideRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Commits       []*NumberedCommit      `protobuf:"bytes,1,rep,name=commits,proto3" json:"commits,omitempty"`
+	Seen          string                 `protobuf:"bytes,2,opt,name=seen,proto3" json:"seen,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -307,6 +323,13 @@ func (x *DecideRequest) GetCommits() []*NumberedCommit {
 		return x.Commits
 	}
 	return nil
+}
+
+func (x *DecideRequest) GetSeen() string {
+	if x != nil {
+		return x.Seen
+	}
+	return ""
 }
 
 // NumberedCommit is a commit request with the client's own number, under which it is answered.
@@ -532,6 +555,7 @@ func (x *CommitError) GetNotLeader() *NotLeader {
 type FinishedRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Branches      []*FinishedBranch      `protobuf:"bytes,1,rep,name=branches,proto3" json:"branches,omitempty"`
+	Seen          string                 `protobuf:"bytes,2,opt,name=seen,proto3" json:"seen,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -571,6 +595,13 @@ func (x *FinishedRequest) GetBranches() []*FinishedBranch {
 		return x.Branches
 	}
 	return nil
+}
+
+func (x *FinishedRequest) GetSeen() string {
+	if x != nil {
+		return x.Seen
+	}
+	return ""
 }
 
 type FinishedBranch struct {
@@ -673,6 +704,7 @@ func (*FinishedResponse) Descriptor() ([]byte, []int) {
 type OutcomeRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Gid           string                 `protobuf:"bytes,1,opt,name=gid,proto3" json:"gid,omitempty"`
+	Seen          string                 `protobuf:"bytes,2,opt,name=seen,proto3" json:"seen,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -710,6 +742,13 @@ func (*OutcomeRequest) Descriptor() ([]byte, []int) {
 func (x *OutcomeRequest) GetGid() string {
 	if x != nil {
 		return x.Gid
+	}
+	return ""
+}
+
+func (x *OutcomeRequest) GetSeen() string {
+	if x != nil {
+		return x.Seen
 	}
 	return ""
 }
@@ -983,6 +1022,7 @@ type ListRequest struct {
 	Limit uint32 `protobuf:"varint,4,opt,name=limit,proto3" json:"limit,omitempty"`
 	// Continue after this gid.
 	After         string `protobuf:"bytes,5,opt,name=after,proto3" json:"after,omitempty"`
+	Seen          string `protobuf:"bytes,6,opt,name=seen,proto3" json:"seen,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1052,11 +1092,19 @@ func (x *ListRequest) GetAfter() string {
 	return ""
 }
 
+func (x *ListRequest) GetSeen() string {
+	if x != nil {
+		return x.Seen
+	}
+	return ""
+}
+
 type ListResponse struct {
 	state        protoimpl.MessageState `protogen:"open.v1"`
 	Transactions []*Transaction         `protobuf:"bytes,1,rep,name=transactions,proto3" json:"transactions,omitempty"`
 	// Set if there may be more: pass it as after.
 	Next          string `protobuf:"bytes,2,opt,name=next,proto3" json:"next,omitempty"`
+	Zxid          string `protobuf:"bytes,3,opt,name=zxid,proto3" json:"zxid,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1105,9 +1153,17 @@ func (x *ListResponse) GetNext() string {
 	return ""
 }
 
+func (x *ListResponse) GetZxid() string {
+	if x != nil {
+		return x.Zxid
+	}
+	return ""
+}
+
 type GetRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Gid           string                 `protobuf:"bytes,1,opt,name=gid,proto3" json:"gid,omitempty"`
+	Seen          string                 `protobuf:"bytes,2,opt,name=seen,proto3" json:"seen,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1149,9 +1205,17 @@ func (x *GetRequest) GetGid() string {
 	return ""
 }
 
+func (x *GetRequest) GetSeen() string {
+	if x != nil {
+		return x.Seen
+	}
+	return ""
+}
+
 type GetResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Transaction   *Transaction           `protobuf:"bytes,1,opt,name=transaction,proto3" json:"transaction,omitempty"`
+	Zxid          string                 `protobuf:"bytes,2,opt,name=zxid,proto3" json:"zxid,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1193,6 +1257,13 @@ func (x *GetResponse) GetTransaction() *Transaction {
 	return nil
 }
 
+func (x *GetResponse) GetZxid() string {
+	if x != nil {
+		return x.Zxid
+	}
+	return ""
+}
+
 type ResolveRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Gid   string                 `protobuf:"bytes,1,opt,name=gid,proto3" json:"gid,omitempty"`
@@ -1200,6 +1271,7 @@ type ResolveRequest struct {
 	Decision      string `protobuf:"bytes,2,opt,name=decision,proto3" json:"decision,omitempty"`
 	Who           string `protobuf:"bytes,3,opt,name=who,proto3" json:"who,omitempty"`
 	Reason        string `protobuf:"bytes,4,opt,name=reason,proto3" json:"reason,omitempty"`
+	Seen          string `protobuf:"bytes,5,opt,name=seen,proto3" json:"seen,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1262,6 +1334,13 @@ func (x *ResolveRequest) GetReason() string {
 	return ""
 }
 
+func (x *ResolveRequest) GetSeen() string {
+	if x != nil {
+		return x.Seen
+	}
+	return ""
+}
+
 type ResolveResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Decision      string                 `protobuf:"bytes,1,opt,name=decision,proto3" json:"decision,omitempty"`
@@ -1319,6 +1398,7 @@ type ForgetRequest struct {
 	Gid           string                 `protobuf:"bytes,1,opt,name=gid,proto3" json:"gid,omitempty"`
 	Who           string                 `protobuf:"bytes,2,opt,name=who,proto3" json:"who,omitempty"`
 	Reason        string                 `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
+	Seen          string                 `protobuf:"bytes,4,opt,name=seen,proto3" json:"seen,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1374,8 +1454,16 @@ func (x *ForgetRequest) GetReason() string {
 	return ""
 }
 
+func (x *ForgetRequest) GetSeen() string {
+	if x != nil {
+		return x.Seen
+	}
+	return ""
+}
+
 type ForgetResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
+	Zxid          string                 `protobuf:"bytes,1,opt,name=zxid,proto3" json:"zxid,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1410,11 +1498,19 @@ func (*ForgetResponse) Descriptor() ([]byte, []int) {
 	return file_concord_v1_concord_proto_rawDescGZIP(), []int{22}
 }
 
+func (x *ForgetResponse) GetZxid() string {
+	if x != nil {
+		return x.Zxid
+	}
+	return ""
+}
+
 type ReplaceMemberRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Node          uint64                 `protobuf:"varint,1,opt,name=node,proto3" json:"node,omitempty"`
 	Who           string                 `protobuf:"bytes,2,opt,name=who,proto3" json:"who,omitempty"`
 	Reason        string                 `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
+	Seen          string                 `protobuf:"bytes,4,opt,name=seen,proto3" json:"seen,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1470,8 +1566,16 @@ func (x *ReplaceMemberRequest) GetReason() string {
 	return ""
 }
 
+func (x *ReplaceMemberRequest) GetSeen() string {
+	if x != nil {
+		return x.Seen
+	}
+	return ""
+}
+
 type ReplaceMemberResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
+	Zxid          string                 `protobuf:"bytes,1,opt,name=zxid,proto3" json:"zxid,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1506,12 +1610,20 @@ func (*ReplaceMemberResponse) Descriptor() ([]byte, []int) {
 	return file_concord_v1_concord_proto_rawDescGZIP(), []int{24}
 }
 
+func (x *ReplaceMemberResponse) GetZxid() string {
+	if x != nil {
+		return x.Zxid
+	}
+	return ""
+}
+
 type RecoverRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Carry the plan out.
 	Apply bool `protobuf:"varint,1,opt,name=apply,proto3" json:"apply,omitempty"`
 	// Only this transaction.
 	Gid           string `protobuf:"bytes,2,opt,name=gid,proto3" json:"gid,omitempty"`
+	Seen          string `protobuf:"bytes,3,opt,name=seen,proto3" json:"seen,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1560,11 +1672,19 @@ func (x *RecoverRequest) GetGid() string {
 	return ""
 }
 
+func (x *RecoverRequest) GetSeen() string {
+	if x != nil {
+		return x.Seen
+	}
+	return ""
+}
+
 type RecoverResponse struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
 	Actions []*RecoverAction       `protobuf:"bytes,1,rep,name=actions,proto3" json:"actions,omitempty"`
 	// Resources that could not be listed, so the plan lacks their branches.
 	Warnings      []string `protobuf:"bytes,2,rep,name=warnings,proto3" json:"warnings,omitempty"`
+	Zxid          string   `protobuf:"bytes,3,opt,name=zxid,proto3" json:"zxid,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1611,6 +1731,13 @@ func (x *RecoverResponse) GetWarnings() []string {
 		return x.Warnings
 	}
 	return nil
+}
+
+func (x *RecoverResponse) GetZxid() string {
+	if x != nil {
+		return x.Zxid
+	}
+	return ""
 }
 
 type RecoverAction struct {
@@ -1718,6 +1845,7 @@ func (x *RecoverAction) GetPreparedMs() int64 {
 
 type StatusRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
+	Seen          string                 `protobuf:"bytes,1,opt,name=seen,proto3" json:"seen,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1752,10 +1880,18 @@ func (*StatusRequest) Descriptor() ([]byte, []int) {
 	return file_concord_v1_concord_proto_rawDescGZIP(), []int{28}
 }
 
+func (x *StatusRequest) GetSeen() string {
+	if x != nil {
+		return x.Seen
+	}
+	return ""
+}
+
 type WatchRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// 0 means 500.
 	IntervalMs    uint32 `protobuf:"varint,1,opt,name=interval_ms,json=intervalMs,proto3" json:"interval_ms,omitempty"`
+	Seen          string `protobuf:"bytes,2,opt,name=seen,proto3" json:"seen,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1797,6 +1933,13 @@ func (x *WatchRequest) GetIntervalMs() uint32 {
 	return 0
 }
 
+func (x *WatchRequest) GetSeen() string {
+	if x != nil {
+		return x.Seen
+	}
+	return ""
+}
+
 type StatusResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// 8 hex characters; empty until the cluster was formed.
@@ -1816,7 +1959,12 @@ type StatusResponse struct {
 	// Transactions with a heuristic outcome that nobody has forgotten yet.
 	Heuristic uint64 `protobuf:"varint,10,opt,name=heuristic,proto3" json:"heuristic,omitempty"`
 	// What an operator should look at, in words.
-	Warnings      []string `protobuf:"bytes,11,rep,name=warnings,proto3" json:"warnings,omitempty"`
+	Warnings []string `protobuf:"bytes,11,rep,name=warnings,proto3" json:"warnings,omitempty"`
+	// The position in the log that this node's state reflects.
+	Zxid string `protobuf:"bytes,12,opt,name=zxid,proto3" json:"zxid,omitempty"`
+	// Milliseconds since this node last knew an established leader, if that is too long: what it
+	// shows is the state of then. 0 if it is not cut off.
+	CutOffMs      int64 `protobuf:"varint,13,opt,name=cut_off_ms,json=cutOffMs,proto3" json:"cut_off_ms,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1926,6 +2074,20 @@ func (x *StatusResponse) GetWarnings() []string {
 		return x.Warnings
 	}
 	return nil
+}
+
+func (x *StatusResponse) GetZxid() string {
+	if x != nil {
+		return x.Zxid
+	}
+	return ""
+}
+
+func (x *StatusResponse) GetCutOffMs() int64 {
+	if x != nil {
+		return x.CutOffMs
+	}
+	return 0
 }
 
 type Node struct {
@@ -2137,6 +2299,7 @@ func (x *ResourceStatus) GetForeign() uint64 {
 
 type ResourcesRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
+	Seen          string                 `protobuf:"bytes,1,opt,name=seen,proto3" json:"seen,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2171,6 +2334,13 @@ func (*ResourcesRequest) Descriptor() ([]byte, []int) {
 	return file_concord_v1_concord_proto_rawDescGZIP(), []int{33}
 }
 
+func (x *ResourcesRequest) GetSeen() string {
+	if x != nil {
+		return x.Seen
+	}
+	return ""
+}
+
 type ResourcesResponse struct {
 	state     protoimpl.MessageState `protogen:"open.v1"`
 	Cluster   string                 `protobuf:"bytes,1,opt,name=cluster,proto3" json:"cluster,omitempty"`
@@ -2178,7 +2348,8 @@ type ResourcesResponse struct {
 	// How long a transaction may live before its prepared branches count as orphans, in milliseconds.
 	MaxTransactionMs int64 `protobuf:"varint,3,opt,name=max_transaction_ms,json=maxTransactionMs,proto3" json:"max_transaction_ms,omitempty"`
 	// The node's clock, milliseconds since 1970.
-	NowMs         int64 `protobuf:"varint,4,opt,name=now_ms,json=nowMs,proto3" json:"now_ms,omitempty"`
+	NowMs         int64  `protobuf:"varint,4,opt,name=now_ms,json=nowMs,proto3" json:"now_ms,omitempty"`
+	Zxid          string `protobuf:"bytes,5,opt,name=zxid,proto3" json:"zxid,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2241,10 +2412,18 @@ func (x *ResourcesResponse) GetNowMs() int64 {
 	return 0
 }
 
+func (x *ResourcesResponse) GetZxid() string {
+	if x != nil {
+		return x.Zxid
+	}
+	return ""
+}
+
 type CheckResourceRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Empty: all.
 	Name          string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Seen          string `protobuf:"bytes,2,opt,name=seen,proto3" json:"seen,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2282,6 +2461,13 @@ func (*CheckResourceRequest) Descriptor() ([]byte, []int) {
 func (x *CheckResourceRequest) GetName() string {
 	if x != nil {
 		return x.Name
+	}
+	return ""
+}
+
+func (x *CheckResourceRequest) GetSeen() string {
+	if x != nil {
+		return x.Seen
 	}
 	return ""
 }
@@ -2548,19 +2734,21 @@ const file_concord_v1_concord_proto_rawDesc = "" +
 	"\bevidence\x18\x03 \x01(\tR\bevidence\x12\x16\n" +
 	"\x06holder\x18\x04 \x01(\tR\x06holder\x12\x14\n" +
 	"\x05state\x18\x05 \x01(\tR\x05state\x12\x14\n" +
-	"\x05error\x18\x06 \x01(\tR\x05error\"\x9d\x01\n" +
+	"\x05error\x18\x06 \x01(\tR\x05error\"\xb1\x01\n" +
 	"\rCommitRequest\x12\x10\n" +
 	"\x03gid\x18\x01 \x01(\tR\x03gid\x12\x1a\n" +
 	"\bprotocol\x18\x02 \x01(\tR\bprotocol\x12.\n" +
 	"\bbranches\x18\x03 \x03(\v2\x12.concord.v1.BranchR\bbranches\x12\x18\n" +
 	"\acluster\x18\x04 \x01(\tR\acluster\x12\x14\n" +
-	"\x05label\x18\x05 \x01(\tR\x05label\"X\n" +
+	"\x05label\x18\x05 \x01(\tR\x05label\x12\x12\n" +
+	"\x04seen\x18\x06 \x01(\tR\x04seen\"X\n" +
 	"\x0eCommitResponse\x12\x1a\n" +
 	"\bdecision\x18\x01 \x01(\tR\bdecision\x12\x16\n" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\x12\x12\n" +
-	"\x04zxid\x18\x03 \x01(\tR\x04zxid\"E\n" +
+	"\x04zxid\x18\x03 \x01(\tR\x04zxid\"Y\n" +
 	"\rDecideRequest\x124\n" +
-	"\acommits\x18\x01 \x03(\v2\x1a.concord.v1.NumberedCommitR\acommits\"]\n" +
+	"\acommits\x18\x01 \x03(\v2\x1a.concord.v1.NumberedCommitR\acommits\x12\x12\n" +
+	"\x04seen\x18\x02 \x01(\tR\x04seen\"]\n" +
 	"\x0eNumberedCommit\x12\x16\n" +
 	"\x06number\x18\x01 \x01(\x04R\x06number\x123\n" +
 	"\arequest\x18\x02 \x01(\v2\x19.concord.v1.CommitRequestR\arequest\"F\n" +
@@ -2574,16 +2762,18 @@ const file_concord_v1_concord_proto_rawDesc = "" +
 	"\x04code\x18\x01 \x01(\rR\x04code\x12\x18\n" +
 	"\amessage\x18\x02 \x01(\tR\amessage\x124\n" +
 	"\n" +
-	"not_leader\x18\x03 \x01(\v2\x15.concord.v1.NotLeaderR\tnotLeader\"I\n" +
+	"not_leader\x18\x03 \x01(\v2\x15.concord.v1.NotLeaderR\tnotLeader\"]\n" +
 	"\x0fFinishedRequest\x126\n" +
-	"\bbranches\x18\x01 \x03(\v2\x1a.concord.v1.FinishedBranchR\bbranches\"J\n" +
+	"\bbranches\x18\x01 \x03(\v2\x1a.concord.v1.FinishedBranchR\bbranches\x12\x12\n" +
+	"\x04seen\x18\x02 \x01(\tR\x04seen\"J\n" +
 	"\x0eFinishedBranch\x12\x10\n" +
 	"\x03gid\x18\x01 \x01(\tR\x03gid\x12\x0e\n" +
 	"\x02no\x18\x02 \x01(\rR\x02no\x12\x16\n" +
 	"\x06finish\x18\x03 \x01(\tR\x06finish\"\x12\n" +
-	"\x10FinishedResponse\"\"\n" +
+	"\x10FinishedResponse\"6\n" +
 	"\x0eOutcomeRequest\x12\x10\n" +
-	"\x03gid\x18\x01 \x01(\tR\x03gid\"s\n" +
+	"\x03gid\x18\x01 \x01(\tR\x03gid\x12\x12\n" +
+	"\x04seen\x18\x02 \x01(\tR\x04seen\"s\n" +
 	"\x0fOutcomeResponse\x12\x18\n" +
 	"\aoutcome\x18\x01 \x01(\tR\aoutcome\x12\x16\n" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\x12\x12\n" +
@@ -2607,45 +2797,56 @@ const file_concord_v1_concord_proto_rawDesc = "" +
 	"\aoutcome\x18\x02 \x01(\tR\aoutcome\x12\x10\n" +
 	"\x03who\x18\x03 \x01(\tR\x03who\x12\x10\n" +
 	"\x03why\x18\x04 \x01(\tR\x03why\x12\x1c\n" +
-	"\tforgotten\x18\x05 \x01(\bR\tforgotten\"\x8f\x01\n" +
+	"\tforgotten\x18\x05 \x01(\bR\tforgotten\"\xa3\x01\n" +
 	"\vListRequest\x12\x14\n" +
 	"\x05state\x18\x01 \x01(\tR\x05state\x12\"\n" +
 	"\rolder_than_ms\x18\x02 \x01(\x03R\volderThanMs\x12\x1a\n" +
 	"\bresource\x18\x03 \x01(\tR\bresource\x12\x14\n" +
 	"\x05limit\x18\x04 \x01(\rR\x05limit\x12\x14\n" +
-	"\x05after\x18\x05 \x01(\tR\x05after\"_\n" +
+	"\x05after\x18\x05 \x01(\tR\x05after\x12\x12\n" +
+	"\x04seen\x18\x06 \x01(\tR\x04seen\"s\n" +
 	"\fListResponse\x12;\n" +
 	"\ftransactions\x18\x01 \x03(\v2\x17.concord.v1.TransactionR\ftransactions\x12\x12\n" +
-	"\x04next\x18\x02 \x01(\tR\x04next\"\x1e\n" +
+	"\x04next\x18\x02 \x01(\tR\x04next\x12\x12\n" +
+	"\x04zxid\x18\x03 \x01(\tR\x04zxid\"2\n" +
 	"\n" +
 	"GetRequest\x12\x10\n" +
-	"\x03gid\x18\x01 \x01(\tR\x03gid\"H\n" +
+	"\x03gid\x18\x01 \x01(\tR\x03gid\x12\x12\n" +
+	"\x04seen\x18\x02 \x01(\tR\x04seen\"\\\n" +
 	"\vGetResponse\x129\n" +
-	"\vtransaction\x18\x01 \x01(\v2\x17.concord.v1.TransactionR\vtransaction\"h\n" +
+	"\vtransaction\x18\x01 \x01(\v2\x17.concord.v1.TransactionR\vtransaction\x12\x12\n" +
+	"\x04zxid\x18\x02 \x01(\tR\x04zxid\"|\n" +
 	"\x0eResolveRequest\x12\x10\n" +
 	"\x03gid\x18\x01 \x01(\tR\x03gid\x12\x1a\n" +
 	"\bdecision\x18\x02 \x01(\tR\bdecision\x12\x10\n" +
 	"\x03who\x18\x03 \x01(\tR\x03who\x12\x16\n" +
-	"\x06reason\x18\x04 \x01(\tR\x06reason\"A\n" +
+	"\x06reason\x18\x04 \x01(\tR\x06reason\x12\x12\n" +
+	"\x04seen\x18\x05 \x01(\tR\x04seen\"A\n" +
 	"\x0fResolveResponse\x12\x1a\n" +
 	"\bdecision\x18\x01 \x01(\tR\bdecision\x12\x12\n" +
-	"\x04zxid\x18\x02 \x01(\tR\x04zxid\"K\n" +
+	"\x04zxid\x18\x02 \x01(\tR\x04zxid\"_\n" +
 	"\rForgetRequest\x12\x10\n" +
 	"\x03gid\x18\x01 \x01(\tR\x03gid\x12\x10\n" +
 	"\x03who\x18\x02 \x01(\tR\x03who\x12\x16\n" +
-	"\x06reason\x18\x03 \x01(\tR\x06reason\"\x10\n" +
-	"\x0eForgetResponse\"T\n" +
+	"\x06reason\x18\x03 \x01(\tR\x06reason\x12\x12\n" +
+	"\x04seen\x18\x04 \x01(\tR\x04seen\"$\n" +
+	"\x0eForgetResponse\x12\x12\n" +
+	"\x04zxid\x18\x01 \x01(\tR\x04zxid\"h\n" +
 	"\x14ReplaceMemberRequest\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\x04R\x04node\x12\x10\n" +
 	"\x03who\x18\x02 \x01(\tR\x03who\x12\x16\n" +
-	"\x06reason\x18\x03 \x01(\tR\x06reason\"\x17\n" +
-	"\x15ReplaceMemberResponse\"8\n" +
+	"\x06reason\x18\x03 \x01(\tR\x06reason\x12\x12\n" +
+	"\x04seen\x18\x04 \x01(\tR\x04seen\"+\n" +
+	"\x15ReplaceMemberResponse\x12\x12\n" +
+	"\x04zxid\x18\x01 \x01(\tR\x04zxid\"L\n" +
 	"\x0eRecoverRequest\x12\x14\n" +
 	"\x05apply\x18\x01 \x01(\bR\x05apply\x12\x10\n" +
-	"\x03gid\x18\x02 \x01(\tR\x03gid\"b\n" +
+	"\x03gid\x18\x02 \x01(\tR\x03gid\x12\x12\n" +
+	"\x04seen\x18\x03 \x01(\tR\x04seen\"v\n" +
 	"\x0fRecoverResponse\x123\n" +
 	"\aactions\x18\x01 \x03(\v2\x19.concord.v1.RecoverActionR\aactions\x12\x1a\n" +
-	"\bwarnings\x18\x02 \x03(\tR\bwarnings\"\xc6\x01\n" +
+	"\bwarnings\x18\x02 \x03(\tR\bwarnings\x12\x12\n" +
+	"\x04zxid\x18\x03 \x01(\tR\x04zxid\"\xc6\x01\n" +
 	"\rRecoverAction\x12\x10\n" +
 	"\x03gid\x18\x01 \x01(\tR\x03gid\x12\x0e\n" +
 	"\x02no\x18\x02 \x01(\rR\x02no\x12\x1a\n" +
@@ -2655,11 +2856,13 @@ const file_concord_v1_concord_proto_rawDesc = "" +
 	"\x06result\x18\x06 \x01(\tR\x06result\x12\x14\n" +
 	"\x05error\x18\a \x01(\tR\x05error\x12\x1f\n" +
 	"\vprepared_ms\x18\b \x01(\x03R\n" +
-	"preparedMs\"\x0f\n" +
-	"\rStatusRequest\"/\n" +
+	"preparedMs\"#\n" +
+	"\rStatusRequest\x12\x12\n" +
+	"\x04seen\x18\x01 \x01(\tR\x04seen\"C\n" +
 	"\fWatchRequest\x12\x1f\n" +
 	"\vinterval_ms\x18\x01 \x01(\rR\n" +
-	"intervalMs\"\xdb\x02\n" +
+	"intervalMs\x12\x12\n" +
+	"\x04seen\x18\x02 \x01(\tR\x04seen\"\x8d\x03\n" +
 	"\x0eStatusResponse\x12\x18\n" +
 	"\acluster\x18\x01 \x01(\tR\acluster\x12\x12\n" +
 	"\x04node\x18\x02 \x01(\x04R\x04node\x12\x16\n" +
@@ -2672,7 +2875,10 @@ const file_concord_v1_concord_proto_rawDesc = "" +
 	"\aaborted\x18\t \x01(\x04R\aaborted\x12\x1c\n" +
 	"\theuristic\x18\n" +
 	" \x01(\x04R\theuristic\x12\x1a\n" +
-	"\bwarnings\x18\v \x03(\tR\bwarnings\"\xac\x01\n" +
+	"\bwarnings\x18\v \x03(\tR\bwarnings\x12\x12\n" +
+	"\x04zxid\x18\f \x01(\tR\x04zxid\x12\x1c\n" +
+	"\n" +
+	"cut_off_ms\x18\r \x01(\x03R\bcutOffMs\"\xac\x01\n" +
 	"\x04Node\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x12\n" +
 	"\x04role\x18\x02 \x01(\tR\x04role\x12\x14\n" +
@@ -2690,15 +2896,18 @@ const file_concord_v1_concord_proto_rawDesc = "" +
 	"\bin_doubt\x18\x05 \x01(\x04R\ainDoubt\x12\x1b\n" +
 	"\toldest_ms\x18\x06 \x01(\x03R\boldestMs\x12\x1a\n" +
 	"\bidentity\x18\a \x01(\tR\bidentity\x12\x18\n" +
-	"\aforeign\x18\b \x01(\x04R\aforeign\"\x12\n" +
-	"\x10ResourcesRequest\"\xac\x01\n" +
+	"\aforeign\x18\b \x01(\x04R\aforeign\"&\n" +
+	"\x10ResourcesRequest\x12\x12\n" +
+	"\x04seen\x18\x01 \x01(\tR\x04seen\"\xc0\x01\n" +
 	"\x11ResourcesResponse\x12\x18\n" +
 	"\acluster\x18\x01 \x01(\tR\acluster\x128\n" +
 	"\tresources\x18\x02 \x03(\v2\x1a.concord.v1.ResourceStatusR\tresources\x12,\n" +
 	"\x12max_transaction_ms\x18\x03 \x01(\x03R\x10maxTransactionMs\x12\x15\n" +
-	"\x06now_ms\x18\x04 \x01(\x03R\x05nowMs\"*\n" +
+	"\x06now_ms\x18\x04 \x01(\x03R\x05nowMs\x12\x12\n" +
+	"\x04zxid\x18\x05 \x01(\tR\x04zxid\">\n" +
 	"\x14CheckResourceRequest\x12\x12\n" +
-	"\x04name\x18\x01 \x01(\tR\x04name\"M\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
+	"\x04seen\x18\x02 \x01(\tR\x04seen\"M\n" +
 	"\x15CheckResourceResponse\x124\n" +
 	"\areports\x18\x01 \x03(\v2\x1a.concord.v1.ResourceReportR\areports\"\xad\x01\n" +
 	"\x0eResourceReport\x12\x12\n" +

@@ -7,11 +7,17 @@
 // The interface of a coordinator node. It is served over HTTP: with
 // "curl -H 'Content-Type: application/json' -d '{}'" as well as with gRPC or Connect clients.
 //
-// Every node answers Status, Watch and Resources from what it knows itself. The other
-// calls belong to the leader; another node refuses them with code
-// failed_precondition and a NotLeader detail that says where the leader is. No call
-// that carries a gid needs to be thought about before it is repeated: the first
+// Every node answers Status, Watch and Resources from what it knows itself, and Outcome of a
+// decided transaction once the leader has confirmed that it knows all decisions. The other
+// calls belong to the leader; another node hands them on to it. A call with the header
+// "Concord-Redirect: 1" is not handed on but refused with code failed_precondition and a
+// NotLeader detail that says where the leader is, and so are the requests of a Decide stream.
+// No call that carries a gid needs to be thought about before it is repeated: the first
 // decision of a gid wins.
+//
+// Whoever passes the highest zxid that it got in answers as "seen" never sees an older state,
+// whichever node it asks: a node that is behind waits for up to a second, and refuses with
+// code unavailable then.
 package concordv1connect
 
 import (

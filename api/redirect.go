@@ -1,0 +1,47 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package api
+
+import (
+	"context"
+
+	"connectrpc.com/connect"
+)
+
+// A node that does not lead hands a call of the leader on to it. A client that can reach the
+// leader spares everybody that detour: it asks to be told where the leader is instead.
+// Only when it has asked everybody in vain does it let nodes hand its calls on.
+const (
+	// RedirectHeader, if not empty, asks to be redirected.
+	RedirectHeader = "Concord-Redirect"
+	// HandedOnHeader names the node that handed a call on. In a request it says not to do so
+	// again, in an answer that it was done.
+	HandedOnHeader = "Concord-Handed-On"
+)
+
+// handOn, in a context, lets a node hand the call on, and notes whether it did.
+type handOn struct{ done bool }
+
+type handOnKey struct{}
+
+func withHandOn(ctx context.Context) (context.Context, *handOn) {
+	h := &handOn{}
+	return context.WithValue(ctx, handOnKey{}, h), h
+}
+
+// redirecting puts the headers into unary calls, and reads them from answers.
+func redirecting() connect.UnaryInterceptorFunc {
+	return func(next connect.UnaryFunc) connect.UnaryFunc {
+		return func(ctx context.Context, req connect.AnyRequest) (connect.AnyResponse, error) {
+			h, _ := ctx.Value(handOnKey{}).(*handOn)
+			if h == nil {
+				req.Header().Set(RedirectHeader, "1")
+			}
+			res, err := next(ctx, req)
+			if h != nil && err == nil {
+				h.done = res.Header().Get(HandedOnHeader) != ""
+			}
+			return res, err
+		}
+	}
+}

@@ -1,0 +1,74 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package coordinator
+
+import (
+	"time"
+
+	"github.com/concordtx/concord/protocol/zab"
+)
+
+// read answers a request when this node is sure to know everything that was decided
+// before it was made. A quorum has to confirm that, so a leader that was stopped or cut off
+// while another took its place answers nobody from its old state.
+func (c *Core) read(request uint64, e Event) error {
+	c.reads[request] = e
+	return c.stepLog(zab.ReadAsked{ID: request})
+}
+
+func (c *Core) onReadReady(request uint64) {
+	if request == probeRead {
+		c.doubt = doubt{}
+		return
+	}
+	e, ok := c.reads[request]
+	delete(c.reads, request)
+	switch e := e.(type) {
+	case OutcomeAsked:
+		c.settle(e)
+	case ViewAsked:
+		c.answerView(e)
+	default:
+		if ok {
+			panic("coordinator: a read that asks for nothing")
+		}
+	}
+}
+
+func (c *Core) onReadFailed(request uint64) {
+	if request == probeRead {
+		c.doubt.asked = false // again, soon
+		return
+	}
+	if _, ok := c.reads[request]; ok {
+		delete(c.reads, request)
+		c.reply(Reply{Request: request, Err: unavailablef("this node cannot tell whether it knows all decisions, since no leader has confirmed it: ask another one, or run \"concord status\"")})
+	}
+}
+
+// A node that did not run for a while, because its process or its machine was stopped, cannot
+// know how long that was by its ticks: it takes itself for what it was. So after a gap
+// in the time that its ticks tell it doubts that, and says so, until a read is confirmed.
+
+// probeRead is the number of that read. Requests have others.
+const probeRead = 0
+
+// pauseGap between two ticks is more than a busy machine makes.
+const pauseGap = time.Second
+
+type doubt struct{ has, asked bool }
+
+func (c *Core) noticePause(now time.Time) {
+	if !c.now.IsZero() && now.Sub(c.now) > pauseGap {
+		c.doubt.has = true
+	}
+}
+
+// probe asks for the read that ends the doubt.
+func (c *Core) probe() error {
+	if !c.doubt.has || c.doubt.asked {
+		return nil
+	}
+	c.doubt.asked = true
+	return c.stepLog(zab.ReadAsked{ID: probeRead})
+}

@@ -1,0 +1,136 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"strconv"
+	"sync"
+	"time"
+
+	"connectrpc.com/connect"
+
+	"github.com/concordtx/concord/api"
+	"github.com/concordtx/concord/api/concord/v1/concordv1connect"
+	"github.com/concordtx/concord/coordinator"
+)
+
+// relay hands on to the leader what belongs to it and came to this node, so that clients
+// that reach only an observer can commit. A call is handed on once at most: who gets it that
+// way and does not lead says so.
+type relay struct {
+	node *coordinator.Node
+	http *http.Client
+
+	mu      sync.Mutex
+	leaders map[string]leader // by address: members of the cluster, so there are few
+}
+
+type leader = concordv1connect.CoordinatorServiceClient
+
+func newRelay(n *coordinator.Node) *relay {
+	dialer := &net.Dialer{Timeout: 2 * time.Second, KeepAlive: 15 * time.Second}
+	return &relay{node: n, leaders: map[string]leader{},
+		http: &http.Client{Transport: &http.Transport{DialContext: dialer.DialContext, MaxIdleConnsPerHost: 64, IdleConnTimeout: time.Minute, DisableCompression: true}}}
+}
+
+// handOns are the calls of the leader.
+var handOns = map[string]func(context.Context, leader, connect.AnyRequest) (connect.AnyResponse, error){
+	concordv1connect.CoordinatorServiceCommitProcedure:        through(leader.Commit),
+	concordv1connect.CoordinatorServiceFinishedProcedure:      through(leader.Finished),
+	concordv1connect.CoordinatorServiceOutcomeProcedure:       through(leader.Outcome),
+	concordv1connect.CoordinatorServiceListProcedure:          through(leader.List),
+	concordv1connect.CoordinatorServiceGetProcedure:           through(leader.Get),
+	concordv1connect.CoordinatorServiceResolveProcedure:       through(leader.Resolve),
+	concordv1connect.CoordinatorServiceForgetProcedure:        through(leader.Forget),
+	concordv1connect.CoordinatorServiceReplaceMemberProcedure: through(leader.ReplaceMember),
+	concordv1connect.CoordinatorServiceRecoverProcedure:       through(leader.Recover),
+}
+
+func through[Req, Res any](do func(leader, context.Context, *Req) (*Res, error)) func(context.Context, leader, connect.AnyRequest) (connect.AnyResponse, error) {
+	return func(ctx context.Context, l leader, req connect.AnyRequest) (connect.AnyResponse, error) {
+		r, ok := req.Any().(*Req)
+		if !ok {
+			return nil, fmt.Errorf("server: %T is no request of %s", req.Any(), req.Spec().Procedure)
+		}
+		res, err := do(l, ctx, r)
+		if err != nil {
+			return nil, err
+		}
+		return connect.NewResponse(res), nil
+	}
+}
+
+func (r *relay) interceptor() connect.UnaryInterceptorFunc {
+	return func(next connect.UnaryFunc) connect.UnaryFunc {
+		return func(ctx context.Context, req connect.AnyRequest) (connect.AnyResponse, error) {
+			res, err := next(ctx, req)
+			var notLeader *api.NotLeaderError
+			do := handOns[req.Spec().Procedure]
+			if do == nil || !errors.As(err, &notLeader) || notLeader.API == "" ||
+				req.Header().Get(api.RedirectHeader) != "" || req.Header().Get(api.HandedOnHeader) != "" {
+				return res, err
+			}
+			res, err = do(ctx, r.leader(notLeader.API), req)
+			if err != nil && !connect.IsWireError(err) {
+				return nil, fmt.Errorf("the leader, node %d, did not answer at %s: %v: %w", notLeader.Leader, notLeader.API, err, api.ErrUnavailable)
+			}
+			if err != nil {
+				return nil, api.FromStatus(err)
+			}
+			res.Header().Set(api.HandedOnHeader, r.name())
+			return res, nil
+		}
+	}
+}
+
+func (r *relay) name() string { return strconv.FormatUint(uint64(r.node.Status().Node), 10) }
+
+func (r *relay) leader(addr string) leader {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	l, ok := r.leaders[addr]
+	if !ok {
+		l = concordv1connect.NewCoordinatorServiceClient(r.http, "http://"+addr, connect.WithInterceptors(r.mark()))
+		r.leaders[addr] = l
+	}
+	return l
+}
+
+// mark says in a request that it was handed on.
+func (r *relay) mark() connect.UnaryInterceptorFunc {
+	return func(next connect.UnaryFunc) connect.UnaryFunc {
+		return func(ctx context.Context, req connect.AnyRequest) (connect.AnyResponse, error) {
+			req.Header().Set(api.HandedOnHeader, r.name())
+			return next(ctx, req)
+		}
+	}
+}
+
+// seen lets calls wait until this node's state reflects what their client has seen. Calls
+// of the leader are its own affair.
+func seen(n *coordinator.Node) connect.UnaryInterceptorFunc {
+	return func(next connect.UnaryFunc) connect.UnaryFunc {
+		return func(ctx context.Context, req connect.AnyRequest) (connect.AnyResponse, error) {
+			r, ok := req.Any().(interface{ GetSeen() string })
+			if !ok {
+				return next(ctx, req)
+			}
+			at, err := api.ParseZxid("seen", r.GetSeen())
+			if err != nil {
+				return nil, err
+			}
+			s := n.Status()
+			if handOns[req.Spec().Procedure] == nil || s.Leader == s.Node || req.Spec().Procedure == concordv1connect.CoordinatorServiceOutcomeProcedure {
+				if err := n.Reach(ctx, zxid(at)); err != nil {
+					return nil, err
+				}
+			}
+			return next(ctx, req)
+		}
+	}
+}
