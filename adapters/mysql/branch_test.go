@@ -75,9 +75,10 @@ var branchStories = []story{
 	{"a name in use is refused, and the session is not kept dirty", func(t *testing.T, w *world) {
 		r, x := w.open(), newXID()
 		s, _ := w.prepared(r, x, "dup")
-		_, err := r.Open(w.ctx, x)
+		err := write(w.ctx, w.begin(r, x), "dup3", 1)
 		require.True(t, isCode(err, codeDuplicate), "%v", err)
 		require.ErrorContains(t, err, "begin a new transaction")
+		w.requireAbsent("dup3")
 		require.NoError(t, w.work(r, newXID(), "dup2").CommitOnePhase(w.ctx))
 		require.NoError(t, s.Rollback(w.ctx))
 	}},

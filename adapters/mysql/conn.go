@@ -102,7 +102,13 @@ func (c *conn) begin(ctx context.Context, query string) (*session, error) {
 	if err != nil {
 		return nil, err
 	}
-	return s, s.admit(ctx, kindOf(query))
+	k := kindOf(query)
+	if !k.plain {
+		if err := s.link.started(ctx, s.xid); err != nil {
+			return s, s.notStarted(ctx, err)
+		}
+	}
+	return s, s.admit(ctx, k)
 }
 
 // Prepare is not called where PrepareContext is.
@@ -119,8 +125,11 @@ func (c *conn) PrepareContext(ctx context.Context, query string) (driver.Stmt, e
 	ctx, stop := s.within(ctx)
 	defer stop()
 	raw, err := c.link.raw.PrepareContext(ctx, query)
-	if err != nil {
-		return nil, s.note(ctx, err)
+	if err := s.note(ctx, err); err != nil {
+		if raw != nil {
+			_ = raw.Close() // of a session that is gone
+		}
+		return nil, err
 	}
 	able, ok := raw.(rawStmt)
 	if !ok {
@@ -168,9 +177,12 @@ func (st *stmt) QueryContext(ctx context.Context, args []driver.NamedValue) (dri
 
 // rows wraps what a query returned.
 func (s *session) rows(ctx context.Context, stop func(), raw driver.Rows, err error) (driver.Rows, error) {
-	if err != nil {
+	if err := s.note(ctx, err); err != nil {
 		stop()
-		return nil, s.note(ctx, err)
+		if raw != nil {
+			_ = raw.Close() // of a session that is gone
+		}
+		return nil, err
 	}
 	return &rows{Rows: raw, ctx: ctx, stop: stop, session: s}, nil
 }

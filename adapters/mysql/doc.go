@@ -4,7 +4,7 @@
 // of concord, by XA transactions.
 //
 //	cfg, err := driver.ParseDSN("app:secret@tcp(127.0.0.1:3306)/billing")
-//	connector, err := driver.NewConnector(cfg)
+//	connector, err := mysql.NewConnector(cfg) // that of the driver, with fewer round trips
 //	billing := mysql.New("billing", connector)
 //	tx, err := billing.Tx(ctx, global) // a *sql.Tx: the branch of this global transaction
 //

@@ -13,6 +13,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/concordtx/concord/txn"
 )
 
 // rawConn is what a driver's connection must be able to do. Those of go-sql-driver
@@ -39,6 +41,7 @@ func asRaw(c driver.Conn) (rawConn, error) {
 type link struct {
 	r      *Resource
 	raw    rawConn
+	wire   *wire // nil if the connector is not of NewConnector
 	server server
 	db     *sql.DB // over conn, to make *sql.Tx
 	conn   *conn
@@ -62,7 +65,8 @@ type link struct {
 func (l *link) current() *session { return l.branch.Load() }
 
 func connect(ctx context.Context, r *Resource) (*link, error) {
-	c, err := r.connector.Connect(ctx)
+	l := &link{r: r}
+	c, err := r.connector.Connect(context.WithValue(ctx, wireKey{}, &l.wire))
 	if err != nil {
 		return nil, fmt.Errorf("connect: %w", err)
 	}
@@ -71,7 +75,7 @@ func connect(ctx context.Context, r *Resource) (*link, error) {
 		c.Close()
 		return nil, err
 	}
-	l := &link{r: r, raw: raw}
+	l.raw = raw
 	if err := l.setUp(ctx); err != nil {
 		raw.Close()
 		return nil, err
@@ -91,7 +95,33 @@ func (l *link) setUp(ctx context.Context) (err error) {
 		return errNoDatabase
 	}
 	o := l.r.options
-	return l.exec(ctx, fmt.Sprintf("%s, wait_timeout = %d", setLimits(o.LockTimeout), int(o.Lease.Seconds())))
+	limits := fmt.Sprintf("%s, wait_timeout = %d", setLimits(o.LockTimeout), int(o.Lease.Seconds()))
+	if l.wire.able() {
+		// A statement that travels with an XA START which the server refuses runs outside of
+		// the branch. It must not commit by itself, so that the end of the session undoes it.
+		limits += ", autocommit = 0"
+	}
+	return l.exec(ctx, limits)
+}
+
+// start opens a branch: where it can, with the next command.
+func (l *link) start(ctx context.Context, x txn.XID) error {
+	command := "XA START " + xa(x)
+	if l.wire.able() {
+		l.wire.send(command)
+		return nil
+	}
+	return l.exec(ctx, command)
+}
+
+// started makes sure that the branch is open before a statement that could not be undone
+// outside of it.
+func (l *link) started(ctx context.Context, x txn.XID) error {
+	if !l.wire.pending() {
+		return nil
+	}
+	l.wire.drop()
+	return l.exec(ctx, "XA START "+xa(x))
 }
 
 // exec runs one of our own commands.
@@ -108,8 +138,20 @@ type changes struct {
 	flush int64
 }
 
-// inOrder executes commands until one fails: in one round trip where the server can.
+// inOrder executes commands: in one round trip where that can be. It returns the first
+// error. Some of those behind it may have been executed.
 func (l *link) inOrder(ctx context.Context, commands ...string) error {
+	if l.wire.able() {
+		last := len(commands) - 1
+		for _, command := range commands[:last] {
+			l.wire.send(command)
+		}
+		err := l.exec(ctx, commands[last])
+		if refused := l.wire.refused(); refused != nil {
+			return refused
+		}
+		return err
+	}
 	if l.server.flavor == flavorMariaDB {
 		return l.exec(ctx, l.server.together(commands...))
 	}
@@ -186,6 +228,7 @@ func (l *link) closeLocked() {
 		return
 	}
 	l.closed = true
+	l.wire.drop()
 	_ = l.db.Close() // of no more use, whatever it says
 	_ = l.raw.Close()
 }

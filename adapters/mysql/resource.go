@@ -75,7 +75,8 @@ type Resource struct {
 
 var _ adapters.Opener = (*Resource)(nil)
 
-// New makes a resource of an application's own connector. It opens no connection yet.
+// New makes a resource of an application's own connector, best one of NewConnector. It
+// opens no connection yet.
 func New(name string, c driver.Connector) *Resource {
 	return NewWithOptions(name, c, Options{})
 }
@@ -114,7 +115,7 @@ func OpenWithOptions(name, dsn string, o Options) (*Resource, error) {
 	if cfg.Timeout == 0 {
 		cfg.Timeout = 10 * time.Second
 	}
-	connector, err := sqldriver.NewConnector(cfg)
+	connector, err := NewConnector(cfg)
 	if err != nil {
 		return nil, fmt.Errorf("resource %q: %w", name, ErrBadDSN)
 	}
@@ -184,7 +185,7 @@ func (r *Resource) Open(ctx context.Context, x txn.XID) (adapters.Session, error
 		if err != nil {
 			return nil, fmt.Errorf("begin %s at %s: %w", x, r.name, advise(err))
 		}
-		err = l.exec(ctx, "XA START "+xa(x))
+		err = l.start(ctx, x)
 		if err == nil {
 			return newSession(r, l, x), nil
 		}

@@ -143,6 +143,9 @@ func (s *session) within(ctx context.Context) (context.Context, func()) {
 // note dooms the branch if its statement failed. If the connection broke, the
 // statement may still run and hold locks: the session is ended.
 func (s *session) note(ctx context.Context, err error) error {
+	if refused := s.link.wire.refused(); refused != nil {
+		return s.notStarted(ctx, refused)
+	}
 	if err == nil || errors.Is(err, driver.ErrSkip) {
 		return err
 	}
@@ -151,6 +154,14 @@ func (s *session) note(ctx context.Context, err error) error {
 		_ = s.link.discard(ctx) // the rollback tries again and says so
 	}
 	return err
+}
+
+// notStarted ends the session of a branch that the server refused to open: a statement may
+// have run outside of it, and whose branch that name is must not be asked to roll back.
+func (s *session) notStarted(ctx context.Context, refused error) error {
+	err := fmt.Errorf("begin %s at %s: %w", s.xid, s.r.name, advise(refused))
+	s.doom(err)
+	return errors.Join(err, s.link.discard(ctx))
 }
 
 // endWork closes the *sql.Tx and returns when no statement runs any more. When ctx
@@ -199,7 +210,7 @@ func (s *session) vote(ctx context.Context) (txn.Vote, error) {
 	switch {
 	case err != nil:
 	case readOnly:
-		if err = s.commitIdle(ctx); err == nil {
+		if err = s.endReadOnly(ctx); err == nil {
 			return txn.VoteReadOnly, nil
 		}
 	default:
@@ -260,8 +271,24 @@ func (s *session) prepare(ctx context.Context) error {
 	return err
 }
 
+// endReadOnly ends a branch that wrote nothing. Whether it then counts as committed is all
+// the same, so both commands may travel together.
+func (s *session) endReadOnly(ctx context.Context) error {
+	if !s.link.wire.able() || s.link.wire.pending() {
+		return s.commitIdle(ctx)
+	}
+	err := s.link.inOrder(ctx, "XA END "+xa(s.xid), "XA COMMIT "+xa(s.xid)+" ONE PHASE")
+	if err == nil {
+		s.end()
+	}
+	return err
+}
+
 // commitIdle commits without prepare, and ends the branch if that worked.
 func (s *session) commitIdle(ctx context.Context) error {
+	if s.neverStarted() {
+		return nil
+	}
 	if err := s.link.exec(ctx, "XA END "+xa(s.xid)); err != nil {
 		return fmt.Errorf("%w: end the work: %w", adapters.ErrNotCommitted, err)
 	}
@@ -270,6 +297,16 @@ func (s *session) commitIdle(ctx context.Context) error {
 	}
 	s.end()
 	return nil
+}
+
+// neverStarted ends a branch that the server has not heard of.
+func (s *session) neverStarted() bool {
+	if !s.link.wire.pending() {
+		return false
+	}
+	s.link.wire.drop()
+	s.end()
+	return true
 }
 
 // CommitOnePhase commits a branch that is the only one. It leaves no marker, so
@@ -357,7 +394,7 @@ func (s *session) Rollback(ctx context.Context) error {
 // not depend on the context to be alive.
 func (s *session) abort(ctx context.Context) error {
 	was := s.phaseNow()
-	if was == ended {
+	if was == ended || s.neverStarted() {
 		return nil
 	}
 	defer s.end()

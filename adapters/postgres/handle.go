@@ -19,8 +19,7 @@ var errRollbackOnly = errors.New("the application rolled back its part of the wo
 // may be somebody else's by then.
 type handle struct {
 	session   *session
-	native    pgx.Tx
-	savepoint bool
+	savepoint pgx.Tx // nil for the branch
 	closed    bool
 }
 
@@ -33,17 +32,33 @@ func (h *handle) usable() error {
 	return h.session.usable()
 }
 
-// Begin sets a savepoint.
-func (h *handle) Begin(ctx context.Context) (pgx.Tx, error) {
+// native returns pgx's own transaction or savepoint. A transaction that is not open yet
+// is opened.
+func (h *handle) native(ctx context.Context) (pgx.Tx, error) {
 	if err := h.usable(); err != nil {
 		return nil, err
 	}
-	nested, err := h.native.Begin(ctx)
+	if h.savepoint != nil {
+		return h.savepoint, nil
+	}
+	return h.session.open(ctx)
+}
+
+// first reports whether the next statement is the first of the branch.
+func (h *handle) first() bool { return h.savepoint == nil && h.session.opened() == nil }
+
+// Begin sets a savepoint.
+func (h *handle) Begin(ctx context.Context) (pgx.Tx, error) {
+	native, err := h.native(ctx)
+	if err != nil {
+		return nil, err
+	}
+	nested, err := native.Begin(ctx)
 	h.session.note(pgconn.CommandTag{}, err)
 	if err != nil {
 		return nil, err
 	}
-	return &handle{session: h.session, native: nested, savepoint: true}, nil
+	return &handle{session: h.session, savepoint: nested}, nil
 }
 
 // Commit releases the savepoint, or says that this part of the work is complete.
@@ -52,8 +67,8 @@ func (h *handle) Commit(ctx context.Context) error {
 		return err
 	}
 	h.closed = true
-	if h.savepoint {
-		err := h.native.Commit(ctx)
+	if h.savepoint != nil {
+		err := h.savepoint.Commit(ctx)
 		h.session.note(pgconn.CommandTag{}, err)
 		return err
 	}
@@ -69,11 +84,11 @@ func (h *handle) Rollback(ctx context.Context) error {
 		return pgx.ErrTxClosed
 	}
 	h.closed = true
-	if h.savepoint {
+	if h.savepoint != nil {
 		if err := h.session.usable(); err != nil {
 			return err
 		}
-		err := h.native.Rollback(ctx)
+		err := h.savepoint.Rollback(ctx)
 		h.session.note(pgconn.CommandTag{}, err)
 		return err
 	}
@@ -88,7 +103,31 @@ func (h *handle) Exec(ctx context.Context, sql string, args ...any) (pgconn.Comm
 	if err := h.usable(); err != nil {
 		return pgconn.CommandTag{}, err
 	}
-	tag, err := h.native.Exec(ctx, sql, args...)
+	// Without arguments pgx takes several statements at once, and a batch does not. A
+	// rewriter may leave none.
+	if h.first() && len(args) > 0 && travels(args) {
+		if _, rewrites := args[0].(pgx.QueryRewriter); !rewrites {
+			return h.execFirst(ctx, sql, args)
+		}
+	}
+	native, err := h.native(ctx)
+	if err != nil {
+		return pgconn.CommandTag{}, err
+	}
+	tag, err := native.Exec(ctx, sql, args...)
+	h.session.note(tag, err)
+	return tag, err
+}
+
+func (h *handle) execFirst(ctx context.Context, sql string, args []any) (pgconn.CommandTag, error) {
+	answers, err := h.session.openWith(ctx, &pgx.QueuedQuery{SQL: sql, Arguments: args})
+	if err != nil {
+		return pgconn.CommandTag{}, err
+	}
+	tag, err := answers.Exec()
+	if closing := answers.Close(); err == nil {
+		err = closing
+	}
 	h.session.note(tag, err)
 	return tag, err
 }
@@ -97,12 +136,33 @@ func (h *handle) Query(ctx context.Context, sql string, args ...any) (pgx.Rows, 
 	if err := h.usable(); err != nil {
 		return brokenRows{err: err}, err
 	}
-	native, err := h.native.Query(ctx, sql, args...)
+	if h.first() && travels(args) {
+		return h.queryFirst(ctx, sql, args)
+	}
+	native, err := h.native(ctx)
+	if err != nil {
+		return brokenRows{err: err}, err
+	}
+	found, err := native.Query(ctx, sql, args...)
 	if err != nil {
 		h.session.note(pgconn.CommandTag{}, err)
-		return native, err
+		return found, err
 	}
-	return &rows{Rows: native, session: h.session}, nil
+	return &rows{Rows: found, session: h.session}, nil
+}
+
+func (h *handle) queryFirst(ctx context.Context, sql string, args []any) (pgx.Rows, error) {
+	answers, err := h.session.openWith(ctx, &pgx.QueuedQuery{SQL: sql, Arguments: args})
+	if err != nil {
+		return brokenRows{err: err}, err
+	}
+	found, err := answers.Query()
+	if err != nil {
+		_ = answers.Close() // the same error
+		h.session.note(pgconn.CommandTag{}, err)
+		return found, err
+	}
+	return &rows{Rows: found, session: h.session, answers: answers}, nil
 }
 
 func (h *handle) QueryRow(ctx context.Context, sql string, args ...any) pgx.Row {
@@ -114,23 +174,36 @@ func (h *handle) SendBatch(ctx context.Context, b *pgx.Batch) pgx.BatchResults {
 	if err := h.usable(); err != nil {
 		return brokenBatch{err}
 	}
-	return &batch{BatchResults: h.native.SendBatch(ctx, b), session: h.session}
+	if h.first() && b.Len() > 0 {
+		answers, err := h.session.openWith(ctx, b.QueuedQueries...)
+		if err != nil {
+			return brokenBatch{err}
+		}
+		return &batch{BatchResults: answers, session: h.session, opened: true}
+	}
+	native, err := h.native(ctx)
+	if err != nil {
+		return brokenBatch{err}
+	}
+	return &batch{BatchResults: native.SendBatch(ctx, b), session: h.session}
 }
 
 func (h *handle) CopyFrom(ctx context.Context, table pgx.Identifier, columns []string, source pgx.CopyFromSource) (int64, error) {
-	if err := h.usable(); err != nil {
+	native, err := h.native(ctx)
+	if err != nil {
 		return 0, err
 	}
-	n, err := h.native.CopyFrom(ctx, table, columns, source)
+	n, err := native.CopyFrom(ctx, table, columns, source)
 	h.session.note(pgconn.NewCommandTag(fmt.Sprintf("INSERT 0 %d", n)), err)
 	return n, err
 }
 
 func (h *handle) Prepare(ctx context.Context, name, sql string) (*pgconn.StatementDescription, error) {
-	if err := h.usable(); err != nil {
+	native, err := h.native(ctx)
+	if err != nil {
 		return nil, err
 	}
-	description, err := h.native.Prepare(ctx, name, sql)
+	description, err := native.Prepare(ctx, name, sql)
 	h.session.note(pgconn.CommandTag{}, err)
 	return description, err
 }
@@ -138,22 +211,32 @@ func (h *handle) Prepare(ctx context.Context, name, sql string) (*pgconn.Stateme
 // LargeObjects returns pgx's own type. Its calls fail when the branch has ended. Taken
 // after that, it is the zero value, which cannot be used at all.
 func (h *handle) LargeObjects() pgx.LargeObjects {
+	if h.usable() == nil {
+		h.session.openNow()
+	}
 	h.session.mu.Lock()
 	defer h.session.mu.Unlock()
-	if h.session.phase != working || h.closed {
+	if h.session.phase != working || h.closed || h.session.native == nil {
 		return pgx.LargeObjects{}
 	}
 	h.session.borrowed = true
-	return h.native.LargeObjects()
+	return h.session.native.LargeObjects()
 }
 
 // Conn returns the connection. It must not be used after the branch has ended.
-func (h *handle) Conn() *pgx.Conn { return h.native.Conn() }
+func (h *handle) Conn() *pgx.Conn {
+	if h.usable() == nil {
+		h.session.openNow()
+	}
+	return h.session.pgx
+}
 
 // rows tells the session how the query ended.
 type rows struct {
 	pgx.Rows
 	session *session
+	answers pgx.BatchResults // that of the opening, which end with the rows
+	closing error
 	noted   bool
 }
 
@@ -173,8 +256,18 @@ func (r *rows) Close() {
 func (r *rows) note() {
 	if !r.noted {
 		r.noted = true
+		if r.answers != nil {
+			r.closing = r.answers.Close()
+		}
 		r.session.note(r.CommandTag(), r.Err())
 	}
+}
+
+func (r *rows) Err() error {
+	if err := r.Rows.Err(); err != nil {
+		return err
+	}
+	return r.closing
 }
 
 type row struct{ pgx.Rows }
@@ -203,6 +296,15 @@ func (r row) Scan(dest ...any) error {
 type batch struct {
 	pgx.BatchResults
 	session *session
+	opened  bool // the batch opened the branch
+}
+
+// Tx is not for a batch that opened the branch: the transaction is concord's to end.
+func (b *batch) Tx() pgx.Tx {
+	if b.opened {
+		return nil
+	}
+	return b.BatchResults.Tx()
 }
 
 func (b *batch) Exec() (pgconn.CommandTag, error) {

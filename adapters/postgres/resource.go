@@ -28,6 +28,7 @@ type Resource struct {
 	ownsPool    bool
 	lockTimeout time.Duration
 	idleTimeout time.Duration
+	limits      []string // both, as statements
 }
 
 var _ adapters.Opener = (*Resource)(nil)
@@ -51,6 +52,7 @@ func New(name string, pool *pgxpool.Pool, options ...Option) *Resource {
 	for _, option := range options {
 		option(r)
 	}
+	r.limits = limitTexts(r.lockTimeout, r.idleTimeout)
 	return r
 }
 
@@ -116,8 +118,8 @@ func (r *Resource) Tx(ctx context.Context, g adapters.Global) (pgx.Tx, error) {
 	return r.TxWith(ctx, g, TxOptions{})
 }
 
-// TxWith is Tx with options, which cost a round trip. They can only be set by the first
-// call within a global transaction, before its first statement.
+// TxWith is Tx with options. They can only be set by the first call within a global
+// transaction, before its first statement.
 func (r *Resource) TxWith(ctx context.Context, g adapters.Global, options TxOptions) (pgx.Tx, error) {
 	enlisted, err := g.Enlist(ctx, r)
 	if err != nil {
@@ -135,7 +137,7 @@ func (r *Resource) TxWith(ctx context.Context, g adapters.Global, options TxOpti
 			return nil, r.explain("set options of "+s.x.String(), err)
 		}
 	}
-	return &handle{session: s, native: s.native}, nil
+	return &handle{session: s}, nil
 }
 
 // Forget does nothing: PostgreSQL keeps the evidence itself.

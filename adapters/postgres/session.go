@@ -6,6 +6,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -41,27 +43,30 @@ const (
 //
 //  1. conn is nil exactly when the connection was given back; nobody uses it after.
 //  2. while working, the connection is inside the branch's transaction, or broken, or
-//     doomed says what the application did to it.
+//     doomed says what became of it, or native is nil and nothing was sent yet.
 //  3. once prepared, the branch is durable and conn, if any, is outside a transaction.
 type session struct {
 	r      *Resource
 	x      txn.XID
 	server server
-	native pgx.Tx
+	pgx    *pgx.Conn  // that of conn
+	limits []string   // what the transaction sets for itself when it opens
 	branch txn.Branch // once prepared
 
 	mu       sync.Mutex // guards what follows; never held during a round trip
 	conn     *pgxpool.Conn
 	lease    *time.Timer // ends keep
 	phase    phase
-	touched  bool  // a statement was sent
-	wrote    bool  // surely; false says nothing
-	doomed   error // why the branch must not commit
-	failure  error // the first error since the transaction was last healthy
-	borrowed bool  // large objects hold on to native
+	native   pgx.Tx // nil until the transaction was opened
+	touched  bool   // a statement was sent
+	wrote    bool   // surely; false says nothing
+	doomed   error  // why the branch must not commit
+	failure  error  // the first error since the transaction was last healthy
+	borrowed bool   // large objects hold on to native
 }
 
-// Open implements adapters.Opener: it begins a transaction on a connection of the pool.
+// Open implements adapters.Opener. The branch gets a connection of the pool; its
+// transaction opens with its first statement.
 func (r *Resource) Open(ctx context.Context, x txn.XID) (adapters.Session, error) {
 	s, err := r.begin(ctx, x)
 	if err != nil {
@@ -76,30 +81,33 @@ func (r *Resource) begin(ctx context.Context, x txn.XID) (*session, error) {
 		return nil, err
 	}
 	known, err := serverOf(ctx, conn.Conn())
-	if err == nil {
-		var native pgx.Tx
-		native, err = conn.Conn().BeginTx(ctx, pgx.TxOptions{BeginQuery: beginText(r.lockTimeout, r.idleTimeout)})
-		if err == nil {
-			return &session{r: r, x: x, server: known, native: native, conn: conn}, nil
-		}
+	if err != nil {
+		conn.Release() // destroyed if it broke
+		return nil, err
 	}
-	conn.Release() // destroyed if it broke or is inside a transaction
-	return nil, err
+	return &session{r: r, x: x, server: known, conn: conn, pgx: conn.Conn(), limits: r.limits}, nil
 }
 
-// configure sets options in a transaction that has done nothing yet.
+// configure sets options in a transaction that has done nothing yet. One that is not open
+// yet opens with them.
 func (s *session) configure(ctx context.Context, o TxOptions) error {
-	text, err := optionsText(o)
+	more, err := optionsTexts(o)
 	if err != nil {
 		return err
 	}
 	s.mu.Lock()
-	touched := s.touched
-	s.mu.Unlock()
-	if touched {
-		return errors.New("the branch has run statements already: give the options with the first call of TxWith")
+	touched, native := s.touched, s.native
+	if native == nil && !touched {
+		s.limits, s.touched = append(slices.Clip(s.limits), more...), true // the last word counts
 	}
-	tag, err := s.native.Exec(ctx, text)
+	s.mu.Unlock()
+	switch {
+	case touched:
+		return errors.New("the branch has run statements already: give the options with the first call of TxWith")
+	case native == nil:
+		return nil
+	}
+	tag, err := native.Exec(ctx, strings.Join(more, "; "))
 	s.note(tag, err)
 	return err
 }
@@ -130,12 +138,16 @@ func (s *session) note(tag pgconn.CommandTag, err error) {
 	if s.phase != working || s.conn == nil {
 		return
 	}
-	s.touched = true
+	s.touched = s.touched || s.native != nil
 	if (tag.Insert() || tag.Update() || tag.Delete()) && tag.RowsAffected() > 0 {
 		s.wrote = true
 	}
-	status := s.conn.Conn().PgConn().TxStatus()
-	if tag.String() == "COMMIT" || tag.String() == "PREPARE TRANSACTION" || err == nil && status == 'I' {
+	pg := s.conn.Conn().PgConn()
+	status := pg.TxStatus()
+	if pg.IsBusy() { // the server has not said yet how it is after this
+		status = 0
+	}
+	if tag.String() == "COMMIT" || tag.String() == "PREPARE TRANSACTION" || err == nil && status == 'I' && s.native != nil {
 		s.doomed = fmt.Errorf("postgres %q: a statement of the application ended the transaction of the branch; what it did before may be committed: leave COMMIT, ROLLBACK and PREPARE TRANSACTION to concord", s.r.name)
 	}
 	switch {
@@ -161,6 +173,8 @@ func (s *session) unfit() error {
 		return because("the connection broke", s.failure)
 	case pg.IsBusy():
 		return errors.New("a result is still open: close Rows, BatchResults and the like before the commit")
+	case s.native == nil: // nothing was sent
+		return nil
 	case pg.TxStatus() != 'T':
 		return because("a statement failed and PostgreSQL gave up the transaction", s.failure)
 	}
@@ -181,6 +195,10 @@ func (s *session) Prepare(ctx context.Context) (txn.Vote, txn.Branch, error) {
 	}
 	if err := s.unfit(); err != nil {
 		return s.voteNo(ctx, err)
+	}
+	if s.opened() == nil {
+		s.giveBack()
+		return txn.VoteReadOnly, txn.Branch{No: s.x.Branch, Resource: s.r.name}, nil
 	}
 	pg := s.conn.Conn().PgConn()
 	if !s.wrote {
@@ -252,6 +270,10 @@ func (s *session) CommitOnePhase(ctx context.Context) error {
 	}
 	if err := s.unfit(); err != nil {
 		return s.r.explain(operation, chain(s.notCommitted(), err, s.undo(ctx)))
+	}
+	if s.opened() == nil {
+		s.giveBack()
+		return nil
 	}
 	end, err := commitBranch(ctx, s.conn.Conn().PgConn())
 	switch {

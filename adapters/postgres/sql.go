@@ -48,37 +48,41 @@ func roleText(role string) string {
 	return "set role " + pgx.Identifier{role}.Sanitize()
 }
 
-// beginText opens a transaction and its limits in one round trip. Zero leaves a
-// setting of the server as it is.
-func beginText(lockTimeout, idleTimeout time.Duration) string {
-	return "begin" + limitText("lock_timeout", lockTimeout) + limitText("idle_in_transaction_session_timeout", idleTimeout)
+// beginText opens a transaction with its limits in one round trip.
+func beginText(limits []string) string {
+	return strings.Join(append([]string{"begin"}, limits...), "; ")
 }
 
-func limitText(setting string, d time.Duration) string {
+// limitTexts are the limits of every branch. Zero leaves a setting of the server as it is.
+func limitTexts(lockTimeout, idleTimeout time.Duration) []string {
+	return append(limitText("lock_timeout", lockTimeout), limitText("idle_in_transaction_session_timeout", idleTimeout)...)
+}
+
+func limitText(setting string, d time.Duration) []string {
 	if d <= 0 {
-		return ""
+		return nil
 	}
-	return fmt.Sprintf("; set local %s = %d", setting, max(1, d.Milliseconds()))
+	return []string{fmt.Sprintf("set local %s = %d", setting, max(1, d.Milliseconds()))}
 }
 
-// optionsText sets what TxOptions ask for, in a transaction that has done nothing yet.
-func optionsText(o TxOptions) (string, error) {
+// optionsTexts set what TxOptions ask for, in a transaction that has done nothing yet.
+func optionsTexts(o TxOptions) ([]string, error) {
 	var modes []string
 	switch o.Isolation {
 	case "":
 	case pgx.Serializable, pgx.RepeatableRead, pgx.ReadCommitted, pgx.ReadUncommitted:
 		modes = append(modes, "isolation level "+string(o.Isolation))
 	default:
-		return "", fmt.Errorf("isolation level %.40q is none of PostgreSQL's: use the constants of pgx, such as pgx.Serializable", o.Isolation)
+		return nil, fmt.Errorf("isolation level %.40q is none of PostgreSQL's: use the constants of pgx, such as pgx.Serializable", o.Isolation)
 	}
 	if o.ReadOnly {
 		modes = append(modes, "read only")
 	}
-	text := limitText("lock_timeout", o.LockTimeout)
+	texts := limitText("lock_timeout", o.LockTimeout)
 	if len(modes) > 0 {
-		text = "; set transaction " + strings.Join(modes, ", ") + text
+		texts = append([]string{"set transaction " + strings.Join(modes, ", ")}, texts...)
 	}
-	return strings.TrimPrefix(text, "; "), nil
+	return texts, nil
 }
 
 const (

@@ -20,7 +20,7 @@ import (
 func TestPrepareInAnAbortedTransactionAnswersTagRollbackAndNoError(t *testing.T) {
 	b := newBank(t)
 	s, x := b.work()
-	_, err := s.native.Exec(b.ctx, "select 1/0")
+	_, err := s.opened().Exec(b.ctx, "select 1/0")
 	require.Error(t, err)
 	tag, err := run(b.ctx, s.conn.Conn().PgConn(), prepareText(x))
 	require.NoError(t, err)
@@ -31,7 +31,7 @@ func TestPrepareInAnAbortedTransactionAnswersTagRollbackAndNoError(t *testing.T)
 func TestPrepareBranchReportsWhatTheServerAnswered(t *testing.T) {
 	b := newBank(t)
 	s, x := b.work()
-	_, err := s.native.Exec(b.ctx, "select 1/0")
+	_, err := s.opened().Exec(b.ctx, "select 1/0")
 	require.Error(t, err)
 	_, err = prepareBranch(b.ctx, s.conn.Conn().PgConn(), prepareText(x))
 	require.Equal(t, "25P02", sqlState(err))
@@ -60,7 +60,7 @@ func TestCommitBranchKnowsTheNumberBeforeItCommits(t *testing.T) {
 	require.NoError(t, s.Rollback(b.ctx))
 
 	s, _ = b.work()
-	_, err = s.native.Exec(b.ctx, "select 1/0")
+	_, err = s.opened().Exec(b.ctx, "select 1/0")
 	require.Error(t, err)
 	end, err = commitBranch(b.ctx, s.conn.Conn().PgConn())
 	require.Equal(t, "25P02", sqlState(err))

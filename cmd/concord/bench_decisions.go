@@ -146,12 +146,8 @@ func (c *cli) printDecisions(r *decisionsResult) error {
 	if c.output == "json" {
 		return c.printJSON(r)
 	}
-	nodes := "-"
-	if r.NodesCPU != nil {
-		nodes = micros(*r.NodesCPU)
-	}
 	err := printTable(c.out, []string{"WORKERS", "PER SECOND", "P50 MS", "P99 MS", "P99.9 MS", "CPU CLIENT", "CPU NODES"}, [][]string{
-		{fmt.Sprint(r.Workers), fmt.Sprintf("%.0f", r.PerSecond), millis(r.P50), millis(r.P99), millis(r.P999), micros(r.ClientCPU), nodes},
+		{fmt.Sprint(r.Workers), fmt.Sprintf("%.0f", r.PerSecond), millis(r.P50), millis(r.P99), millis(r.P999), micros(r.ClientCPU), microsIf(r.NodesCPU)},
 	})
 	if err != nil {
 		return err

@@ -26,6 +26,7 @@ type lap struct {
 	workers int
 	elapsed time.Duration // until the last worker has ended
 	cpu     time.Duration // of this process
+	servers time.Duration // CPU of others that were asked for
 	done    int64
 	unknown int64
 	failed  int64
@@ -128,6 +129,7 @@ func (s *series) add(l *lap) {
 	s.total.add(l)
 	s.total.elapsed += l.elapsed
 	s.total.cpu += l.cpu
+	s.total.servers += l.servers
 	s.corrected.Merge(l.corrected())
 	s.rates = append(s.rates, l.perSecond())
 }
@@ -140,6 +142,10 @@ func (s *series) millis(percentile float64) float64 {
 // cpuPerOperation is in seconds.
 func (s *series) cpuPerOperation() float64 {
 	return s.total.cpu.Seconds() / float64(max(1, s.total.done))
+}
+
+func (s *series) serversPerOperation() float64 {
+	return s.total.servers.Seconds() / float64(max(1, s.total.done))
 }
 
 // cpuTime is what this process has used so far.

@@ -44,6 +44,8 @@ type transferResult struct {
 	ClientCPU         float64         `json:"client_cpu_seconds_per_transfer"`
 	NodesCPU          *float64        `json:"nodes_cpu_seconds_per_transfer"` // null if the nodes are not ours
 	BaselineCPU       float64         `json:"baseline_cpu_seconds_per_transfer"`
+	ServersCPU        *float64        `json:"servers_cpu_seconds_per_transfer"` // null without --servers
+	BaselineServers   *float64        `json:"baseline_servers_cpu_seconds_per_transfer"`
 	Committed         int64           `json:"committed"`
 	BaselineCommitted int64           `json:"baseline_committed"`
 	Unknown           int64           `json:"unknown"`
@@ -65,6 +67,7 @@ type transferRound struct {
 func (c *cli) benchTransferCommand() *cobra.Command {
 	var l load
 	var file string
+	var servers []int
 	cmd := &cobra.Command{
 		Use: "transfer --config FILE", Short: "Transfers between two databases, next to the plain loop without a coordinator", Args: noArgs,
 		Long: "Moves money between the first two SQL databases under \"resources\" in FILE, where a table\n" +
@@ -77,7 +80,8 @@ func (c *cli) benchTransferCommand() *cobra.Command {
 			"for the measurement. PostgreSQL needs max_prepared_transactions above --workers.\n\n" +
 			"At the end all balances are added up and both databases are asked for what is still prepared.\n" +
 			"If money was made or lost, or something is left, there is no result and the exit code is 1.\n\n" +
-			"CPU is per transfer: of this process in the counted rounds, of the node processes from start to end.\n\n" +
+			"CPU is per transfer: of this process and, with --servers, of the database servers in the counted\n" +
+			"rounds; of the node processes from start to end.\n\n" +
 			omissionHelp,
 		Example: "  concord bench transfer --config node1.yaml --workers 16 --duration 10s --rounds 5\n" +
 			"  concord bench transfer --config node1.yaml --workers 64 -o json",
@@ -88,7 +92,7 @@ func (c *cli) benchTransferCommand() *cobra.Command {
 			if err := l.check(); err != nil {
 				return err
 			}
-			r, err := c.benchTransfer(cmd.Context(), file, l)
+			r, err := c.benchTransfer(cmd.Context(), file, l, servers)
 			if err != nil {
 				return err
 			}
@@ -96,17 +100,18 @@ func (c *cli) benchTransferCommand() *cobra.Command {
 		},
 	}
 	cmd.Flags().StringVar(&file, "config", "", "a file with \"resources\"; the first two are used")
+	cmd.Flags().IntSliceVar(&servers, "servers", nil, "process ids on this machine, such as those of the database servers; what they and their children use of the CPU is shown")
 	l.flags(cmd)
 	return cmd
 }
 
-func (c *cli) benchTransfer(ctx context.Context, file string, l load) (_ *transferResult, err error) {
+func (c *cli) benchTransfer(ctx context.Context, file string, l load, servers []int) (_ *transferResult, err error) {
 	dir, remove, err := workFolder(l.dir)
 	if err != nil {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, remove()) }()
-	b := &transferBench{load: l}
+	b := &transferBench{load: l, servers: servers}
 	defer func() { err = errors.Join(err, b.close()) }()
 	if err := b.open(ctx, file, dir); err != nil {
 		return nil, err
@@ -122,6 +127,7 @@ func (c *cli) benchTransfer(ctx context.Context, file string, l load) (_ *transf
 // transferBench is one measurement.
 type transferBench struct {
 	load
+	servers []int // processes whose CPU is asked for
 	banks   [2]bank
 	nodes   *nodes // nil if the cluster of the file runs
 	client  *concord.Client
@@ -239,7 +245,7 @@ func (b *transferBench) run(ctx context.Context, say func(string, ...any)) error
 			slices.Reverse(ways)
 		}
 		for _, w := range ways {
-			l, err := drive(ctx, b.workers, d, w.transfer)
+			l, err := b.lap(ctx, d, w)
 			if err != nil {
 				return err
 			}
@@ -259,6 +265,21 @@ func (b *transferBench) run(ctx context.Context, say func(string, ...any)) error
 		}
 	}
 	return nil
+}
+
+// lap makes one round of one way.
+func (b *transferBench) lap(ctx context.Context, d time.Duration, w way) (lap, error) {
+	before, err := treeCPU(b.servers...)
+	if err != nil {
+		return lap{}, err
+	}
+	l, err := drive(ctx, b.workers, d, w.transfer)
+	if err != nil {
+		return lap{}, err
+	}
+	after, err := treeCPU(b.servers...)
+	l.servers = after - before
+	return l, err
 }
 
 type way struct {
@@ -370,6 +391,10 @@ func (b *transferBench) figures() *transferResult {
 		Committed: c.total.done, BaselineCommitted: p.total.done,
 		Unknown: c.total.unknown, Errors: c.total.failed, BaselineErrors: p.total.failed + p.total.unknown,
 	}
+	if len(b.servers) > 0 {
+		ours, theirs := c.serversPerOperation(), p.serversPerOperation()
+		r.ServersCPU, r.BaselineServers = &ours, &theirs
+	}
 	if err := errors.Join(c.total.failure, p.total.failure); err != nil {
 		r.Failure = err.Error()
 	}
@@ -392,13 +417,11 @@ func (c *cli) printTransfer(r *transferResult) error {
 	if c.output == "json" {
 		return c.printJSON(r)
 	}
-	nodes := "-"
-	if r.NodesCPU != nil {
-		nodes = micros(*r.NodesCPU)
-	}
-	err := printTable(c.out, []string{"", "PER SECOND", "P50 MS", "P99 MS", "P99.9 MS", "CPU CLIENT", "CPU NODES"}, [][]string{
-		{"concord", fmt.Sprintf("%.0f", r.PerSecond), millis(r.P50), millis(r.P99), millis(r.P999), micros(r.ClientCPU), nodes},
-		{"baseline", fmt.Sprintf("%.0f", r.BaselinePerSecond), millis(r.BaselineP50), millis(r.BaselineP99), millis(r.BaselineP999), micros(r.BaselineCPU), "-"},
+	err := printTable(c.out, []string{"", "PER SECOND", "P50 MS", "P99 MS", "P99.9 MS", "CPU CLIENT", "CPU NODES", "CPU SERVERS"}, [][]string{
+		{"concord", fmt.Sprintf("%.0f", r.PerSecond), millis(r.P50), millis(r.P99), millis(r.P999),
+			micros(r.ClientCPU), microsIf(r.NodesCPU), microsIf(r.ServersCPU)},
+		{"baseline", fmt.Sprintf("%.0f", r.BaselinePerSecond), millis(r.BaselineP50), millis(r.BaselineP99), millis(r.BaselineP999),
+			micros(r.BaselineCPU), "-", microsIf(r.BaselineServers)},
 	})
 	if err != nil {
 		return err
@@ -421,3 +444,11 @@ func millis(ms float64) string { return fmt.Sprintf("%.2f", ms) }
 
 // micros prints seconds of CPU for one operation.
 func micros(seconds float64) string { return fmt.Sprintf("%.0fµs", seconds*1e6) }
+
+// microsIf is for what may not be known.
+func microsIf(seconds *float64) string {
+	if seconds == nil {
+		return "-"
+	}
+	return micros(*seconds)
+}

@@ -133,7 +133,7 @@ func openMySQLBank(name, dsn string, l ledger) (*mysqlBank, error) {
 		return nil, errors.New("its dsn is not of the form user:password@tcp(host:port)/database")
 	}
 	conf.InterpolateParams = true // one round trip for each statement
-	connector, err := sqldriver.NewConnector(conf)
+	connector, err := mysql.NewConnector(conf)
 	if err != nil {
 		return nil, err
 	}

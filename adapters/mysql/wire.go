@@ -1,0 +1,188 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package mysql
+
+import (
+	"context"
+	"database/sql/driver"
+	"encoding/binary"
+	"fmt"
+	"net"
+	"syscall"
+
+	sqldriver "github.com/go-sql-driver/mysql"
+)
+
+// NewConnector is that of go-sql-driver, with one more ability: the session of a branch
+// can send commands of its own ahead of the next one, in the same write. So XA START
+// travels with the first statement, and the end of the work with XA PREPARE. Each
+// stays a command of its own: the mode of several statements in one stays off.
+//
+// Sessions that are encrypted or compressed, and those of networks that were registered
+// with the driver, work as with any other connector.
+func NewConnector(cfg *sqldriver.Config) (driver.Connector, error) {
+	cfg = cfg.Clone()
+	dial := cfg.DialFunc
+	if dial == nil {
+		if cfg.Net != "" && cfg.Net != "tcp" && cfg.Net != "unix" {
+			return sqldriver.NewConnector(cfg)
+		}
+		dial = (&net.Dialer{}).DialContext
+	}
+	cfg.DialFunc = func(ctx context.Context, network, addr string) (net.Conn, error) {
+		c, err := dial(ctx, network, addr)
+		if place, asked := ctx.Value(wireKey{}).(**wire); asked && err == nil {
+			*place = &wire{Conn: c}
+			if _, ok := c.(syscall.Conn); ok {
+				return socket{*place}, nil
+			}
+			return *place, nil
+		}
+		return c, err
+	}
+	return sqldriver.NewConnector(cfg)
+}
+
+// wireKey is how connect asks NewConnector's connections for their wire.
+type wireKey struct{}
+
+// wire is the socket of a link's session, between the driver and the server. It is used
+// by whoever uses the session, one at a time.
+//
+// What always holds: each command that it sent on its own has its answer taken out of
+// what the driver reads, in order, before the driver's own answer.
+type wire struct {
+	net.Conn
+	greeted bool // the driver has answered the server's greeting
+	plain   bool // and the packets of the session are neither encrypted nor compressed
+
+	ahead    []byte // commands that wait for the driver's next one
+	waiting  int    // how many they are
+	expected int    // answers of the server that are not the driver's
+	refusal  error  // the first of them that was an error
+	in       []byte // was read and is not the driver's yet
+}
+
+// send queues a command that returns no rows. The wire must be able.
+func (w *wire) send(command string) {
+	const comQuery = 3
+	n := len(command) + 1
+	w.ahead = append(w.ahead, byte(n), byte(n>>8), byte(n>>16), 0, comQuery)
+	w.ahead = append(w.ahead, command...)
+	w.waiting++
+}
+
+// able reports whether commands can be sent ahead.
+func (w *wire) able() bool { return w != nil && w.plain }
+
+// pending reports whether commands still wait.
+func (w *wire) pending() bool { return w != nil && w.waiting > 0 }
+
+// drop forgets what waits.
+func (w *wire) drop() {
+	if w != nil {
+		w.ahead, w.waiting = w.ahead[:0], 0
+	}
+}
+
+// refused returns and forgets the first error among the answers so far.
+func (w *wire) refused() error {
+	if w == nil {
+		return nil
+	}
+	err := w.refusal
+	w.refusal = nil
+	return err
+}
+
+// Write sends what waits first.
+func (w *wire) Write(p []byte) (int, error) {
+	if !w.greeted {
+		w.greet(p)
+	}
+	if w.waiting == 0 {
+		return w.Conn.Write(p)
+	}
+	both := append(w.ahead, p...)
+	w.expected += w.waiting
+	w.ahead, w.waiting = both[:0], 0
+	n, err := w.Conn.Write(both)
+	return max(0, n-(len(both)-len(p))), err
+}
+
+// greet looks at the capabilities in the driver's first packet.
+func (w *wire) greet(p []byte) {
+	const header, compressed, encrypted, zstd = 4, 1 << 5, 1 << 11, 1 << 26
+	w.greeted = true
+	if len(p) >= header+4 {
+		w.plain = binary.LittleEndian.Uint32(p[header:])&(compressed|encrypted|zstd) == 0
+	}
+}
+
+// Read keeps the answers to our own commands from the driver.
+func (w *wire) Read(p []byte) (int, error) {
+	for w.expected > 0 {
+		answer, rest, whole := cutPacket(w.in)
+		if !whole {
+			n, err := w.Conn.Read(p)
+			w.in = append(w.in, p[:n]...)
+			if err != nil {
+				return 0, err
+			}
+			continue
+		}
+		w.in = rest
+		w.expected--
+		if err := readAnswer(answer); err != nil && w.refusal == nil {
+			w.refusal = err
+		}
+	}
+	if len(w.in) == 0 {
+		return w.Conn.Read(p)
+	}
+	n := copy(p, w.in)
+	if w.in = w.in[n:]; len(w.in) == 0 {
+		w.in = nil
+	}
+	return n, nil
+}
+
+// socket is a wire over a socket of the system, where the driver looks whether the server
+// has closed an idle session.
+type socket struct{ *wire }
+
+func (s socket) SyscallConn() (syscall.RawConn, error) {
+	return s.Conn.(syscall.Conn).SyscallConn()
+}
+
+// cutPacket takes the payload of the first packet.
+func cutPacket(in []byte) (payload, rest []byte, whole bool) {
+	const header = 4
+	if len(in) < header {
+		return nil, in, false
+	}
+	n := int(in[0]) | int(in[1])<<8 | int(in[2])<<16
+	if len(in) < header+n {
+		return nil, in, false
+	}
+	return in[header : header+n], in[header+n:], true
+}
+
+// readAnswer reads the answer to a command that returns no rows: OK, or an error.
+func readAnswer(payload []byte) error {
+	const ok, refusal, state = 0x00, 0xff, 6
+	switch {
+	case len(payload) > 0 && payload[0] == ok:
+		return nil
+	case len(payload) < 3 || payload[0] != refusal:
+		return fmt.Errorf("%w: an answer of %d bytes is neither OK nor an error", sqldriver.ErrMalformPkt, len(payload))
+	}
+	answer := &sqldriver.MySQLError{Number: binary.LittleEndian.Uint16(payload[1:])}
+	text := payload[3:]
+	if len(text) >= state && text[0] == '#' {
+		copy(answer.SQLState[:], text[1:state])
+		text = text[state:]
+	}
+	answer.Message = string(text)
+	return answer
+}
