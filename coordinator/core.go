@@ -58,6 +58,9 @@ const (
 	// maxUnderway entries may wait for a quorum. What arrives meanwhile shares the next one,
 	// and its fsync on every node: the busier the leader, the less a decision costs.
 	maxUnderway = 2
+	// maxWaiting bytes of records may wait for the next entry: a log that is so far behind
+	// takes no new transactions, and says "busy".
+	maxWaiting = 4 << 20
 	// endInterval is how long an End record may wait for company.
 	endInterval = 100 * time.Millisecond
 	// sweepInterval is how often unfinished branches are looked through.
@@ -107,11 +110,14 @@ type Core struct {
 	// committed, aborted count first decisions since the start of this node.
 	committed, aborted uint64
 	digests            digestRing
-	noting             map[uint64]bool // nodes whose stores are on their way into the log
-	diskFull           string          // why this node takes no new transactions; empty: it does
+	noting             map[uint64]bool      // nodes whose stores are on their way into the log
+	heldAt             map[uint64]time.Time // when it was last noted what a node's store holds
+	busy               zab.Zxid             // the last entry that tells of a transaction
+	diskFull           string               // why this node takes no new transactions; empty: it does
 
 	// What only a leader has, dropped with its leadership:
 	batch     []txn.Record          // records for the next entry
+	waiting   int                   // bytes of transactions in the batch, about
 	underway  int                   // own entries that are not delivered yet
 	batchAcks []uint64              // requests that wait for the delivery of the batch
 	acks      map[zab.Zxid][]uint64 // requests that wait for the delivery of an entry
@@ -158,11 +164,11 @@ func NewCore(config CoreConfig, storage zab.Storage, table *txn.Table) (*Core, e
 }
 
 func (c *Core) clearLeadership() {
-	c.batch, c.batchAcks, c.underway = nil, nil, 0
+	c.batch, c.batchAcks, c.waiting, c.underway = nil, nil, 0, 0
 	c.acks, c.views = map[zab.Zxid][]uint64{}, map[uint64]txn.ID{}
 	c.live, c.tasks, c.load = map[txn.ID]*live{}, map[txn.XID]Task{}, map[string]int{}
 	c.ends, c.evidence, c.forming = nil, map[string][]txn.XID{}, false
-	c.noting = map[uint64]bool{}
+	c.noting, c.heldAt = map[uint64]bool{}, map[uint64]time.Time{}
 	c.scans = map[string]*scan{}
 	for _, r := range c.config.Resources {
 		c.scans[r] = &scan{reported: map[txn.XID]string{}}
@@ -262,7 +268,7 @@ func (c *Core) propose() error {
 		c.takeEnds()
 	}
 	batch, acks := c.batch, c.batchAcks
-	c.batch, c.batchAcks = nil, nil
+	c.batch, c.batchAcks, c.waiting = nil, nil, 0
 	for len(batch) > 0 {
 		data, n := encodeSome(batch)
 		batch = batch[n:]
@@ -392,6 +398,9 @@ func (c *Core) deliver(e zab.Entry) error {
 		return err
 	}
 	c.digests.add(e.Zxid, changes.Meta.Digest)
+	if len(changes.Verdicts)+len(changes.Open)+len(changes.Finished) > 0 {
+		c.busy = e.Zxid
+	}
 	for _, v := range changes.Verdicts {
 		c.onVerdict(v)
 	}

@@ -29,6 +29,7 @@ type Snapshot struct {
 	Heuristic          int
 	Disk               Disk // of this node
 	Log                LogState
+	TurnedAway         uint64 // connections to the peer port that were refused
 	Warnings           []string
 }
 
@@ -65,7 +66,8 @@ func (l *loop) publish(now time.Time) {
 	l.published = now
 	own := l.ownReport()
 	s := &Snapshot{Cluster: l.core.table.Cluster(), Node: l.config.Node, Epoch: own.Epoch,
-		Committed: l.core.committed, Aborted: l.core.aborted, Disk: l.disk(), Log: l.logState()}
+		Committed: l.core.committed, Aborted: l.core.aborted, Disk: l.disk(), Log: l.logState(),
+		TurnedAway: l.peers.turnedAway.total.Load()}
 	if own.Established {
 		s.Leader = own.Leader
 	}
