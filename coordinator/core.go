@@ -113,6 +113,7 @@ type Core struct {
 	noting             map[uint64]bool      // nodes whose stores are on their way into the log
 	heldAt             map[uint64]time.Time // when it was last noted what a node's store holds
 	busy               zab.Zxid             // the last entry that tells of a transaction
+	replaced           []zab.NodeID         // whose new disks the log is to hear of
 	diskFull           string               // why this node takes no new transactions; empty: it does
 
 	// What only a leader has, dropped with its leadership:
@@ -386,18 +387,33 @@ func (c *Core) carryOut(effects []zab.Effect) error {
 		}
 	}
 	if !applied.IsZero() {
-		return c.stepLog(zab.Applied{Upto: applied})
+		if err := c.stepLog(zab.Applied{Upto: applied}); err != nil {
+			return err
+		}
+	}
+	for len(c.replaced) > 0 {
+		id := c.replaced[0]
+		c.replaced = c.replaced[1:]
+		if err := c.stepLog(zab.PeerReplaced{Peer: id}); err != nil {
+			return err
+		}
 	}
 	return nil
 }
 
 // deliver folds one entry of the log: the only place where decisions become true.
 func (c *Core) deliver(e zab.Entry) error {
+	stores := c.table.Meta().Stores
 	changes, err := c.table.Apply(txn.Position{Epoch: uint32(e.Zxid.Epoch), Counter: e.Zxid.Counter}, e.Data)
 	if err != nil {
 		return err
 	}
 	c.digests.add(e.Zxid, changes.Meta.Digest)
+	for _, m := range stores {
+		if _, known := c.table.Store(m.Node); !known && c.leading {
+			c.replaced = append(c.replaced, zab.NodeID(m.Node))
+		}
+	}
 	if len(changes.Verdicts)+len(changes.Open)+len(changes.Finished) > 0 {
 		c.busy = e.Zxid
 	}
