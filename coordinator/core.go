@@ -58,6 +58,9 @@ const (
 	// maxUnderway entries may wait for a quorum. What arrives meanwhile shares the next one,
 	// and its fsync on every node: the busier the leader, the less a decision costs.
 	maxUnderway = 2
+	// maxWaiting bytes of records may wait for the next entry: a log that is so far behind
+	// takes no new transactions, and says "busy".
+	maxWaiting = 4 << 20
 	// endInterval is how long an End record may wait for company.
 	endInterval = 100 * time.Millisecond
 	// sweepInterval is how often unfinished branches are looked through.
@@ -113,14 +116,18 @@ type Core struct {
 	// committed, aborted count first decisions since the start of this node.
 	committed, aborted uint64
 	digests            digestRing
-	noting             map[uint64]bool  // nodes whose stores are on their way into the log
-	diskFull           string           // why this node takes no new transactions; empty: it does
-	reads              map[uint64]Event // ViewAsked and OutcomeAsked that wait for a read index
-	behind             []behind         // SeenAsked that wait for this node to catch up
-	doubt              doubt            // whether a leader still leads, after a pause
+	noting             map[uint64]bool      // nodes whose stores are on their way into the log
+	heldAt             map[uint64]time.Time // when it was last noted what a node's store holds
+	busy               zab.Zxid             // the last entry that tells of a transaction
+	replaced           []zab.NodeID         // whose new disks the log is to hear of
+	diskFull           string               // why this node takes no new transactions; empty: it does
+	reads              map[uint64]Event     // ViewAsked and OutcomeAsked that wait for a read index
+	behind             []behind             // SeenAsked that wait for this node to catch up
+	doubt              doubt                // whether a leader still leads, after a pause
 
 	// What only a leader has, dropped with its leadership:
 	batch     []txn.Record          // records for the next entry
+	waiting   int                   // bytes of transactions in the batch, about
 	underway  int                   // own entries that are not delivered yet
 	batchAcks []uint64              // requests that wait for the delivery of the batch
 	acks      map[zab.Zxid][]uint64 // requests that wait for the delivery of an entry
@@ -168,11 +175,11 @@ func NewCore(config CoreConfig, storage zab.Storage, table *txn.Table) (*Core, e
 }
 
 func (c *Core) clearLeadership() {
-	c.batch, c.batchAcks, c.underway = nil, nil, 0
+	c.batch, c.batchAcks, c.waiting, c.underway = nil, nil, 0, 0
 	c.acks = map[zab.Zxid][]uint64{}
 	c.live, c.tasks, c.load = map[txn.ID]*live{}, map[txn.XID]Task{}, map[string]int{}
 	c.ends, c.evidence, c.forming = nil, map[string][]txn.XID{}, false
-	c.noting = map[uint64]bool{}
+	c.noting, c.heldAt = map[uint64]bool{}, map[uint64]time.Time{}
 	c.scans = map[string]*scan{}
 	for _, r := range c.config.Resources {
 		c.scans[r] = &scan{reported: map[txn.XID]string{}}
@@ -277,7 +284,7 @@ func (c *Core) propose() error {
 		c.takeEnds()
 	}
 	batch, acks := c.batch, c.batchAcks
-	c.batch, c.batchAcks = nil, nil
+	c.batch, c.batchAcks, c.waiting = nil, nil, 0
 	for len(batch) > 0 {
 		data, n := encodeSome(batch)
 		batch = batch[n:]
@@ -402,18 +409,36 @@ func (c *Core) carryOut(effects []zab.Effect) error {
 	}
 	if !applied.IsZero() {
 		c.answerSeen()
-		return c.stepLog(zab.Applied{Upto: applied})
+		if err := c.stepLog(zab.Applied{Upto: applied}); err != nil {
+			return err
+		}
+	}
+	for len(c.replaced) > 0 {
+		id := c.replaced[0]
+		c.replaced = c.replaced[1:]
+		if err := c.stepLog(zab.PeerReplaced{Peer: id}); err != nil {
+			return err
+		}
 	}
 	return nil
 }
 
 // deliver folds one entry of the log: the only place where decisions become true.
 func (c *Core) deliver(e zab.Entry) error {
+	stores := c.table.Meta().Stores
 	changes, err := c.table.Apply(txn.Position{Epoch: uint32(e.Zxid.Epoch), Counter: e.Zxid.Counter}, e.Data)
 	if err != nil {
 		return err
 	}
 	c.digests.add(e.Zxid, changes.Meta.Digest)
+	for _, m := range stores {
+		if _, known := c.table.Store(m.Node); !known && c.leading {
+			c.replaced = append(c.replaced, zab.NodeID(m.Node))
+		}
+	}
+	if len(changes.Verdicts)+len(changes.Open)+len(changes.Finished) > 0 {
+		c.busy = e.Zxid
+	}
 	for _, v := range changes.Verdicts {
 		c.onVerdict(v)
 	}

@@ -47,6 +47,9 @@ func (c *Core) onCommitAsked(e CommitAsked) {
 		c.reply(Reply{Request: e.Request, Err: unavailablef("%s", c.diskFull)}) // not a decision: another leader may take it
 		return
 	}
+	if c.overloaded(e.Request, e.ID) {
+		return
+	}
 	l := c.wait(e.Request, e.ID)
 	// From here on the answer must be a decision, not a mere refusal: an earlier try of the
 	// same request may be on its way into the log through another leader.
@@ -56,6 +59,16 @@ func (c *Core) onCommitAsked(e CommitAsked) {
 	}
 	l.protocol, l.label = e.Protocol, e.Label
 	c.carry(l, l.core.Step(twopc.Asked{Branches: e.Branches}))
+}
+
+// overloaded answers "busy" to a request for one more transaction when the log is far
+// behind what waits for it. That is no decision: asking again is safe.
+func (c *Core) overloaded(request uint64, id txn.ID) bool {
+	if c.waiting < maxWaiting || c.live[id] != nil {
+		return false
+	}
+	c.reply(Reply{Request: request, Err: errBusy})
+	return true
 }
 
 // unacceptable says why a transaction with these branches could never be finished.
@@ -79,7 +92,7 @@ func (c *Core) unacceptable(branches []txn.Branch) string {
 
 // settle answers for good: what is not decided is aborted, by the leader.
 func (c *Core) settle(e OutcomeAsked) {
-	if c.answerKnown(e.Request, e.ID) || !c.ready(e.Request) {
+	if c.answerKnown(e.Request, e.ID) || !c.ready(e.Request) || c.overloaded(e.Request, e.ID) {
 		return
 	}
 	l := c.wait(e.Request, e.ID)

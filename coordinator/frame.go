@@ -18,6 +18,9 @@ const (
 	// maxFrame bounds what a peer can make us allocate. Entries are bounded far below
 	// it, see maxEntryBytes.
 	maxFrame = 8 << 20
+	// maxHandshake bounds the frames of a handshake: who has not said who he is gets no
+	// more memory than that.
+	maxHandshake = 1 << 10
 )
 
 type frameKind byte
@@ -51,13 +54,15 @@ func endFrame(b []byte, start int) []byte {
 }
 
 // readFrame reads one frame. The payload is the caller's to keep.
-func readFrame(r *bufio.Reader) (frameKind, []byte, error) {
+func readFrame(r *bufio.Reader) (frameKind, []byte, error) { return readFrameUpTo(r, maxFrame) }
+
+func readFrameUpTo(r *bufio.Reader, most uint32) (frameKind, []byte, error) {
 	var h [frameHeader]byte
 	if _, err := io.ReadFull(r, h[:]); err != nil {
 		return 0, nil, err
 	}
 	n := binary.BigEndian.Uint32(h[:])
-	if n == 0 || n > maxFrame {
+	if n == 0 || n > most {
 		return 0, nil, fmt.Errorf("frame of %d bytes: %w", n, errBadFrame)
 	}
 	body := make([]byte, n)

@@ -14,7 +14,7 @@ import (
 )
 
 // protocolVersion is the version of everything that nodes say to each other.
-const protocolVersion = 1
+const protocolVersion = 2
 
 var helloMagic = []byte("concord peer\n")
 
@@ -29,9 +29,13 @@ type hello struct {
 	Cluster txn.ClusterID
 	// Store is the random id of the sender's store: two processes with one node id differ in it.
 	Store txn.StoreID
+	// Dial numbers the connections that one store ever opened: a later one has a greater number.
+	Dial uint64
+	// Tail is where the log on the sender's disk ends.
+	Tail zab.Zxid
 }
 
-const helloSize = 13 + 2 + 8 + 8 + sha256.Size + 4 + 16
+const helloSize = 13 + 2 + 8 + 8 + sha256.Size + 4 + 16 + 8 + 12
 
 func (h hello) append(b []byte) []byte {
 	b = append(b, helloMagic...)
@@ -40,21 +44,32 @@ func (h hello) append(b []byte) []byte {
 	b = binary.BigEndian.AppendUint64(b, uint64(h.To))
 	b = append(b, h.Members[:]...)
 	b = binary.BigEndian.AppendUint32(b, uint32(h.Cluster))
-	return append(b, h.Store[:]...)
+	b = append(b, h.Store[:]...)
+	b = binary.BigEndian.AppendUint64(b, h.Dial)
+	return appendZxid(b, h.Tail)
 }
 
+// decodeHello of another version tells only which version, and of whom.
 func decodeHello(b []byte) (h hello, err error) {
-	if len(b) != helloSize || !bytes.HasPrefix(b, helloMagic) {
+	if len(b) < len(helloMagic)+10 || !bytes.HasPrefix(b, helloMagic) {
 		return h, errBadFrame
 	}
 	b = b[len(helloMagic):]
 	h.Version = binary.BigEndian.Uint16(b)
 	h.From = zab.NodeID(binary.BigEndian.Uint64(b[2:]))
+	switch {
+	case h.Version != protocolVersion:
+		return h, nil
+	case len(b) != helloSize-len(helloMagic):
+		return hello{}, errBadFrame
+	}
 	h.To = zab.NodeID(binary.BigEndian.Uint64(b[10:]))
 	b = b[18:]
 	copy(h.Members[:], b)
 	h.Cluster = txn.ClusterID(binary.BigEndian.Uint32(b[sha256.Size:]))
-	copy(h.Store[:], b[sha256.Size+4:])
+	b = b[sha256.Size+4:]
+	b = b[copy(h.Store[:], b):]
+	h.Dial, h.Tail = binary.BigEndian.Uint64(b), zxidAt(b[8:])
 	return h, nil
 }
 

@@ -92,6 +92,15 @@ func (c *Core) answer(l *live, r Reply) {
 	l.requests = nil
 }
 
+// size is about how many bytes a decision takes in the log.
+func size(l *live, p twopc.Propose) int {
+	n := 32 + len(l.label) + len(l.reason) + len(p.Reason)
+	for _, b := range p.Branches {
+		n += 4 + len(b.Resource) + len(b.Evidence) + len(b.Holder)
+	}
+	return n
+}
+
 // carry carries out what the core of a transaction asks for.
 func (c *Core) carry(l *live, effects []twopc.Effect) {
 	for _, e := range effects {
@@ -102,6 +111,7 @@ func (c *Core) carry(l *live, effects []twopc.Effect) {
 			} else {
 				c.batch = append(c.batch, txn.AbortRecord{ID: l.id, Reason: e.Reason})
 			}
+			c.waiting += size(l, e)
 		case twopc.Reply:
 			c.tell(l)
 		case twopc.Finish:

@@ -7,6 +7,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/concordtx/concord/api"
 	"github.com/concordtx/concord/protocol/zab"
@@ -45,6 +46,38 @@ func (c *Core) onMembersSeen(e MembersSeen) {
 			c.batch = append(c.batch, txn.MemberRecord{Node: m.Node, Store: m.Store})
 		}
 	}
+	c.noteHolds()
+}
+
+// holdsInterval is how often it is noted what a store holds. One that was set back by less
+// than that may not be noticed.
+const holdsInterval = time.Minute
+
+// noteHolds notes how much of the log the stores hold: at once when a store is in step
+// with this leader, and then now and then, as long as there is something new. What is
+// delivered and on a disk is never taken back there, so a store that ends before it has
+// been set back to an older state.
+func (c *Core) noteHolds() {
+	s := c.zab.Status()
+	held := map[uint64]zab.Zxid{uint64(s.ID): s.Stable}
+	for _, p := range s.Peers {
+		if p.Synced {
+			held[uint64(p.ID)] = p.Match
+		}
+	}
+	for _, m := range c.table.Meta().Stores {
+		upto, ok := held[m.Node]
+		if c.zxid().Less(upto) {
+			upto = c.zxid()
+		}
+		known := toZxid(m.Holds)
+		last, noted := c.heldAt[m.Node]
+		if !ok || !known.Less(upto) || noted && (!known.Less(c.busy) || c.now.Sub(last) < holdsInterval) {
+			continue
+		}
+		c.heldAt[m.Node] = c.now
+		c.batch = append(c.batch, txn.HoldsRecord{Node: m.Node, Store: m.Store, Upto: toPosition(upto)})
+	}
 }
 
 func (c *Core) onReplaceAsked(e ReplaceAsked) {
@@ -82,12 +115,19 @@ func (l *loop) watchMembers() {
 
 // foreignStore says why a node must not speak from this store; empty if it may.
 func (p *peers) foreignStore(h hello) string {
-	if known := p.known.Load(); known != nil && !observes(p.members, h.From) {
-		for _, m := range *known {
-			if m.Node == uint64(h.From) && m.Store != h.Store {
-				return fmt.Sprintf("node %d has another store than the cluster knows: its disk was lost, or directories were swapped. "+
-					"Give it its own directory back; if that is lost for good, run \"concord member replace %d\"", h.From, h.From)
-			}
+	known := p.known.Load()
+	if known == nil || observes(p.members, h.From) {
+		return ""
+	}
+	for _, m := range *known {
+		switch holds := toZxid(m.Holds); {
+		case m.Node != uint64(h.From):
+		case m.Store != h.Store:
+			return fmt.Sprintf("node %d has another store than the cluster knows: its disk was lost, or directories were swapped. "+
+				"Give it its own directory back; if that is lost for good, run \"concord member replace %d\"", h.From, h.From)
+		case h.Tail.Less(holds):
+			return fmt.Sprintf("the store of node %d was set back: its log ends at %v, and it had all up to %v. It has forgotten what it promised since. "+
+				"Stop it, run \"concord member replace %d\", and start it on an empty directory", h.From, h.Tail, holds, h.From)
 		}
 	}
 	return ""

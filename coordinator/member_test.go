@@ -61,3 +61,54 @@ func (c *testCluster) storesKnown(n int) {
 		return true
 	}, 10*time.Second, 20*time.Millisecond, "%d stores in the log", n)
 }
+
+// A directory that was set back looks whole to its own node: its watermark was set back with
+// it. The log knows better.
+func TestStoreThatWasSetBackIsRefused(t *testing.T) {
+	c := newCluster(t, 3, nobody)
+	known := map[txn.ID]txn.Decision{}
+	c.decide(5, known)
+	c.storesKnown(3)
+	victim := c.follower()
+	dir, backup := filepath.Join(c.dir, strconv.Itoa(int(victim))), filepath.Join(t.TempDir(), "backup")
+	c.kill(victim)
+	require.NoError(t, os.CopyFS(backup, os.DirFS(dir)))
+	c.start(victim)
+	c.decide(5, known)
+	c.equal(3)
+	_, _, tail, _ := c.nodes[victim].store.Initial()
+	old := c.leader().config.Node
+	c.kill(old) // the next leader notes at once what the stores hold
+	c.decide(5, known)
+	c.start(old)
+	require.Eventually(t, func() bool {
+		for _, r := range c.nodes {
+			for _, m := range *r.peers.known.Load() {
+				if m.Node == uint64(victim) && toZxid(m.Holds).Less(tail) {
+					return false
+				}
+			}
+		}
+		return true
+	}, 10*time.Second, 20*time.Millisecond, "it is not noted that the store holds %v", tail)
+
+	c.kill(victim)
+	require.NoError(t, os.RemoveAll(dir))
+	require.NoError(t, os.CopyFS(dir, os.DirFS(backup)))
+	c.start(victim)
+	warned := func() bool {
+		s := strings.Join(c.leader().Status().Warnings, "\n")
+		return strings.Contains(s, "was set back") && strings.Contains(s, "concord member replace "+strconv.Itoa(int(victim)))
+	}
+	require.Eventually(t, warned, 10*time.Second, 20*time.Millisecond, "the others say why they refuse it")
+	c.decide(2, known)
+	require.True(t, warned(), "still")
+	require.Zero(t, c.nodes[victim].Status().Leader, "it takes part in nothing")
+
+	c.kill(victim)
+	require.NoError(t, c.leader().Replace(t.Context(), victim, "ann", "restored from a backup by mistake"))
+	require.NoError(t, os.RemoveAll(dir))
+	c.start(victim)
+	c.equal(3)
+	c.remembered(known)
+}

@@ -128,6 +128,8 @@ func Open(c Config) (*Node, error) {
 		}
 	}
 	n.peers = newPeers(n.hello, c.Members, listener, n.log, n.received)
+	stores := n.core.table.Meta().Stores
+	n.peers.known.Store(&stores)
 	n.sender = &snapshotSender{store: n.store, log: n.log, post: n.post, fatal: n.fatal}
 	n.peers.snapshots = n.sender
 	n.fetcher = &snapshotFetcher{store: n.store, log: n.log, dial: n.peers.dialFor, hang: n.peers.hangUp,
@@ -175,8 +177,9 @@ func (n *Node) reload() (*txn.Table, error) {
 }
 
 func (n *Node) hello() hello {
+	_, _, tail, _ := n.store.Initial()
 	return hello{Version: protocolVersion, From: n.config.Node, Members: membersHash(n.config.Members),
-		Cluster: txn.ClusterID(n.cluster.Load()), Store: n.store.ID()}
+		Cluster: txn.ClusterID(n.cluster.Load()), Store: n.store.ID(), Dial: uint64(n.store.Boot()) << 32, Tail: tail}
 }
 
 // fatal ends the process: the node can neither go on nor take back what it promised.

@@ -28,15 +28,25 @@ const (
 	redialMin      = 20 * time.Millisecond
 	redialMax      = 500 * time.Millisecond
 	// peerQueue messages may wait for one peer. When it is full the connection is
-	// dropped, as the core demands of a driver that loses a message.
+	// dropped, as the core demands of a driver that loses a message. The core has at most
+	// some megabytes of entries under way to a peer, so this bounds what is small.
 	peerQueue = 4096
 )
 
 // peers carries messages between this node and the others: one ordered connection
 // per direction and pair. The node that sends dials; what is received on that
 // connection is only the answer to its hello.
+//
+// What always holds:
+//
+//  1. One connection of a peer is its voice. When a later one takes its place, nothing that
+//     still arrives on the earlier one is heard, and the loss comes before the first word
+//     of the later one.
+//  2. A peer that is not heard for peerTimeout is not spoken to either: a connection into a
+//     black hole does not look like one.
+//  3. What strangers can make this node keep is bounded: connections, bytes and log lines.
 type peers struct {
-	self     func() hello // fills everything but To
+	self     func() hello // fills everything but To and Dial
 	members  []Member
 	listener net.Listener
 	log      *slog.Logger
@@ -45,12 +55,17 @@ type peers struct {
 	// snapshots serves peers that ask for one.
 	snapshots *snapshotSender
 
-	links map[zab.NodeID]*link
-	conns connSet
-	// known are the stores of the nodes as the log has them; nil at first.
+	links  map[zab.NodeID]*link
+	conns  connSet
+	voices voices
+	// dials numbers the connections that this node opens, since its start.
+	dials atomic.Uint32
+	// known are the stores of the nodes as the log has them.
 	known atomic.Pointer[[]txn.MemberStore]
-	// refusals holds the last reason why we and a peer do not talk, for the status.
+	// refusals holds the last reason why we and a member do not talk, for the status.
 	refusals sync.Map // zab.NodeID -> string
+	// turnedAway are the connections to this node that did not become a peer's.
+	turnedAway turnedAway
 }
 
 // inbound is what a reader hands to the loop: a message, a report, or that the
@@ -78,7 +93,16 @@ type link struct {
 	// up says that a connection is established. overflow asks the sender to drop it.
 	up       atomic.Bool
 	overflow atomic.Bool
+	heard    atomic.Int64 // when the peer last said something, or the connection came about
 }
+
+// began is where the monotonic clock of link.heard starts.
+var began = time.Now()
+
+func (l *link) hear() { l.heard.Store(int64(time.Since(began))) }
+
+// silent is for how long nothing has come from the peer.
+func (l *link) silent() time.Duration { return time.Since(began) - time.Duration(l.heard.Load()) }
 
 func newPeers(self func() hello, members []Member, l net.Listener, log *slog.Logger, received chan<- inbound) *peers {
 	p := &peers{self: self, members: members, listener: l, log: log, received: received, links: map[zab.NodeID]*link{}}
@@ -139,6 +163,7 @@ func (p *peers) dialAndSend(ctx context.Context, l *link) {
 		}
 		wait = redialMin
 		l.overflow.Store(false)
+		l.hear()
 		for len(l.queue) > 0 { // left over from an earlier connection: late bytes of an old session
 			<-l.queue
 		}
@@ -174,11 +199,11 @@ func (p *peers) dial(ctx context.Context, m Member) (net.Conn, error) {
 func (p *peers) introduce(conn net.Conn, to zab.NodeID) error {
 	_ = conn.SetDeadline(time.Now().Add(peerTimeout))
 	self := p.self()
-	self.To = to
+	self.To, self.Dial = to, self.Dial|uint64(p.dials.Add(1))
 	if err := writeFrame(conn, frameHello, self.append(nil)); err != nil {
 		return err
 	}
-	kind, body, err := readFrame(bufio.NewReader(conn))
+	kind, body, err := readFrameUpTo(bufio.NewReader(conn), maxHandshake)
 	if err != nil {
 		return err
 	}
@@ -206,8 +231,11 @@ func (p *peers) introduce(conn net.Conn, to zab.NodeID) error {
 	return nil
 }
 
-// refuse remembers and logs why a peer and we do not talk; once per reason.
+// refuse remembers and logs why a member and we do not talk; once per reason.
 func (p *peers) refuse(peer zab.NodeID, why string) {
+	if _, member := p.links[peer]; !member { // anybody can say any number
+		return
+	}
 	if old, _ := p.refusals.Swap(peer, why); old != why {
 		p.log.Error("peer refused", "peer", peer, "why", why)
 	}
@@ -241,6 +269,9 @@ func (p *peers) sendOn(ctx context.Context, conn net.Conn, l *link) error {
 		}
 		if l.overflow.Load() {
 			return fmt.Errorf("more than %d messages wait for the peer", peerQueue)
+		}
+		if s := l.silent(); s > peerTimeout { // looked at often: reports are queued twice a second
+			return fmt.Errorf("the peer has not been heard for %v", s.Round(time.Millisecond))
 		}
 		_ = conn.SetWriteDeadline(time.Now().Add(peerTimeout))
 		if _, err := conn.Write(buf); err != nil {
@@ -278,7 +309,7 @@ func (p *peers) accept(ctx context.Context, g *errgroup.Group) error {
 			pause(ctx, redialMax)
 			continue
 		}
-		if !p.conns.add(conn) {
+		if !p.conns.greet(conn) {
 			return nil
 		}
 		g.Go(func() error {
@@ -291,32 +322,64 @@ func (p *peers) accept(ctx context.Context, g *errgroup.Group) error {
 
 // receive is the life of one accepted connection.
 func (p *peers) receive(ctx context.Context, conn net.Conn) {
-	r := bufio.NewReaderSize(conn, 64<<10)
-	from, err := p.welcome(conn, r)
+	r := bufio.NewReader(conn)
+	h, err := p.welcome(conn, r)
 	if err != nil {
-		p.log.Debug("connection refused", "remote", conn.RemoteAddr().String(), "err", err)
+		if ctx.Err() == nil {
+			p.turnedAway.count(p.log, conn.RemoteAddr(), err)
+		}
 		return
 	}
-	for {
-		_ = conn.SetReadDeadline(time.Now().Add(peerTimeout))
-		in, err := readInbound(r, from)
-		if err != nil {
-			if ctx.Err() == nil {
-				p.log.Info("connection from peer lost", "peer", from, "err", err)
-				p.notifyLost(ctx, from)
-			}
-			return
-		}
-		if in.snapshot != 0 {
-			p.snapshots.serve(ctx, conn, from, in.snapshot)
-			return
-		}
+	r = bufio.NewReaderSize(r, 64<<10)
+	in, err := p.hear(conn, r, h.From)
+	switch {
+	case err != nil:
+		p.log.Debug("connection ended before its first word", "peer", h.From, "err", err)
+	case in.snapshot != 0:
+		p.snapshots.serve(ctx, conn, h.From, in.snapshot)
+	default:
+		p.listen(ctx, conn, r, h, in)
+	}
+}
+
+// listen hands on what a peer says on a connection that has become its voice.
+func (p *peers) listen(ctx context.Context, conn net.Conn, r *bufio.Reader, h hello, in inbound) {
+	v, old := p.voices.take(h, conn)
+	if v == nil {
+		p.log.Info("late bytes of an old connection", "peer", h.From)
+		return
+	}
+	defer p.voices.end(v)
+	if old != nil {
+		p.conns.close(old.conn)
+		<-old.ended // its reader waits for nothing that we hold, and goes when ctx ends
+	}
+	var err error
+	for err == nil {
 		select {
 		case p.received <- in:
 		case <-ctx.Done():
 			return
 		}
+		in, err = p.hear(conn, r, h.From)
+		if err == nil && in.snapshot != 0 {
+			err = fmt.Errorf("a question for a snapshot among messages: %w", errBadFrame)
+		}
 	}
+	if ctx.Err() == nil {
+		p.log.Info("connection from peer lost", "peer", h.From, "err", err)
+		p.notifyLost(ctx, h.From)
+	}
+}
+
+// hear reads one frame of a peer.
+func (p *peers) hear(conn net.Conn, r *bufio.Reader, from zab.NodeID) (inbound, error) {
+	_ = conn.SetReadDeadline(time.Now().Add(peerTimeout))
+	in, err := readInbound(r, from)
+	if err == nil {
+		p.links[from].hear()
+	}
+	return in, err
 }
 
 // dialFor opens a connection to a peer for something else than messages; hangUp ends it.
@@ -331,15 +394,15 @@ func (p *peers) dialFor(ctx context.Context, id zab.NodeID) (net.Conn, error) {
 func (p *peers) hangUp(conn net.Conn) { p.conns.close(conn) }
 
 // welcome is the accepting half of the handshake.
-func (p *peers) welcome(conn net.Conn, r *bufio.Reader) (zab.NodeID, error) {
+func (p *peers) welcome(conn net.Conn, r *bufio.Reader) (hello, error) {
 	_ = conn.SetDeadline(time.Now().Add(peerTimeout))
-	kind, body, err := readFrame(r)
+	kind, body, err := readFrameUpTo(r, maxHandshake)
 	if err != nil {
-		return 0, err
+		return hello{}, err
 	}
 	h, err := decodeHello(body)
 	if kind != frameHello || err != nil {
-		return 0, errBadFrame
+		return hello{}, errBadFrame
 	}
 	self := p.self()
 	why := h.check(self)
@@ -355,10 +418,11 @@ func (p *peers) welcome(conn net.Conn, r *bufio.Reader) (zab.NodeID, error) {
 	if why != "" {
 		p.refuse(h.From, why)
 		_ = writeFrame(conn, frameRefused, []byte(why))
-		return 0, errors.New(why)
+		return hello{}, errors.New(why)
 	}
+	p.refusals.Delete(h.From)
 	self.To = h.From
-	return h.From, writeFrame(conn, frameHello, self.append(nil))
+	return h, writeFrame(conn, frameHello, self.append(nil))
 }
 
 func readInbound(r *bufio.Reader, from zab.NodeID) (inbound, error) {
@@ -398,62 +462,5 @@ func pause(ctx context.Context, d time.Duration) {
 	select {
 	case <-t.C:
 	case <-ctx.Done():
-	}
-}
-
-// connSet holds the open connections, so that an end of the node closes them all.
-type connSet struct {
-	mu     sync.Mutex
-	closed bool
-	conns  map[net.Conn]claim
-}
-
-// claim is who speaks on an accepted connection.
-type claim struct {
-	node  zab.NodeID
-	store txn.StoreID
-}
-
-func (s *connSet) add(c net.Conn) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.closed {
-		_ = c.Close()
-		return false
-	}
-	if s.conns == nil {
-		s.conns = map[net.Conn]claim{}
-	}
-	s.conns[c] = claim{}
-	return true
-}
-
-// claim says that node speaks on c from the given store. It is false if the same node
-// speaks from another store on another connection: two processes with one id.
-func (s *connSet) claim(c net.Conn, node zab.NodeID, store txn.StoreID) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for other, held := range s.conns {
-		if other != c && held.node == node && held.store != store {
-			return false
-		}
-	}
-	s.conns[c] = claim{node: node, store: store}
-	return true
-}
-
-func (s *connSet) close(c net.Conn) {
-	s.mu.Lock()
-	delete(s.conns, c)
-	s.mu.Unlock()
-	_ = c.Close()
-}
-
-func (s *connSet) closeAll() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.closed = true
-	for c := range s.conns {
-		_ = c.Close()
 	}
 }

@@ -66,6 +66,12 @@ func appendZxid(b []byte, z zab.Zxid) []byte {
 	return binary.BigEndian.AppendUint64(b, z.Counter)
 }
 
+func toZxid(p txn.Position) zab.Zxid { return zab.Zxid{Epoch: zab.Epoch(p.Epoch), Counter: p.Counter} }
+
+func toPosition(z zab.Zxid) txn.Position {
+	return txn.Position{Epoch: uint32(z.Epoch), Counter: z.Counter}
+}
+
 func zxidAt(b []byte) zab.Zxid {
 	return zab.Zxid{Epoch: zab.Epoch(binary.BigEndian.Uint32(b)), Counter: binary.BigEndian.Uint64(b[4:])}
 }

@@ -66,6 +66,7 @@ func encodeMeta(m txn.Meta) []byte {
 	b = binary.BigEndian.AppendUint64(b, uint64(mark))
 	for _, s := range m.Stores {
 		b = append(binary.BigEndian.AppendUint64(b, s.Node), s.Store[:]...)
+		b = appendZxid(b, toZxid(s.Holds))
 	}
 	return b
 }
@@ -80,7 +81,7 @@ func loadTable(s *wal.Store, a txn.Archive) (*txn.Table, error) {
 		return nil, err
 	}
 	if found {
-		const one = 8 + len(txn.StoreID{})
+		const one = 8 + len(txn.StoreID{}) + 12
 		if len(value) < 12 || (len(value)-12)%one != 0 {
 			return nil, fmt.Errorf("meta data of the table: %w", txn.ErrBadTxn)
 		}
@@ -89,7 +90,7 @@ func loadTable(s *wal.Store, a txn.Archive) (*txn.Table, error) {
 			m.Watermark = time.UnixMilli(mark)
 		}
 		for b := value[12:]; len(b) > 0; b = b[one:] {
-			m.Stores = append(m.Stores, txn.MemberStore{Node: binary.BigEndian.Uint64(b), Store: txn.StoreID(b[8:one])})
+			m.Stores = append(m.Stores, txn.MemberStore{Node: binary.BigEndian.Uint64(b), Store: txn.StoreID(b[8 : one-12]), Holds: toPosition(zxidAt(b[one-12:]))})
 		}
 	}
 	var open []txn.Txn

@@ -29,6 +29,7 @@ type Snapshot struct {
 	Heuristic          int
 	Disk               Disk // of this node
 	Log                LogState
+	TurnedAway         uint64 // connections to the peer port that were refused
 	Warnings           []string
 	// Zxid is the position in the log that the state of this node reflects.
 	Zxid zab.Zxid
@@ -83,7 +84,8 @@ func (l *loop) publish(now time.Time) {
 	l.published = now
 	own := l.ownReport()
 	s := &Snapshot{Cluster: l.core.table.Cluster(), Node: l.config.Node, Epoch: own.Epoch,
-		Committed: l.core.committed, Aborted: l.core.aborted, Disk: l.disk(), Log: l.logState(), Zxid: own.Applied}
+		Committed: l.core.committed, Aborted: l.core.aborted, Disk: l.disk(), Log: l.logState(), Zxid: own.Applied,
+		TurnedAway: l.peers.turnedAway.total.Load()}
 	if own.Established && !l.core.doubt.has && now.Sub(l.ticked) < presentFor {
 		s.Leader, l.present = own.Leader, now
 	}

@@ -51,6 +51,7 @@ var (
 	descSlowest   = gauge("store_sync_slowest_seconds", "The slowest sync of the last minute, one that is under way included.")
 	descLogBytes  = gauge("log_bytes", "About how many bytes this node's log has; it is cut behind what is applied.")
 	descLogLength = gauge("log_entries", "How many entries this node's log has.")
+	descRefused   = gauge("peer_connections_refused_total", "Connections to the peer port that were refused since the node started.")
 	descForeign   = gauge("resource_foreign", "Prepared branches of other clusters that the last scan listed (leader only).", "resource")
 )
 
@@ -58,7 +59,7 @@ var (
 func (m *metrics) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{descDecided, descInDoubt, descHeuristic, descHasLeader, descIsLeader, descCutOff, descEpoch,
 		descLag, descReachable, descUp, descPrepared, descOldest, descForeign,
-		descFree, descFull, descSync, descSlowest, descLogBytes, descLogLength} {
+		descFree, descFull, descSync, descSlowest, descLogBytes, descLogLength, descRefused} {
 		ch <- d
 	}
 	m.calls.Describe(ch)
@@ -72,6 +73,7 @@ func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 	}
 	ch <- prometheus.MustNewConstMetric(descDecided, prometheus.CounterValue, float64(s.Committed), "commit")
 	ch <- prometheus.MustNewConstMetric(descDecided, prometheus.CounterValue, float64(s.Aborted), "abort")
+	ch <- prometheus.MustNewConstMetric(descRefused, prometheus.CounterValue, float64(s.TurnedAway))
 	set(descInDoubt, float64(s.InDoubt))
 	set(descHeuristic, float64(s.Heuristic))
 	cutOff := s.CutOff(time.Now())

@@ -26,6 +26,7 @@ const (
 	kindForget
 	kindWatermark
 	kindMember
+	kindHolds
 )
 
 // Form is the first record of a cluster: it gives the cluster its id.
@@ -80,6 +81,14 @@ type MemberRecord struct {
 	Store StoreID
 	Who   string // the operator; empty if the leader noted it
 	Why   string
+}
+
+// HoldsRecord says that the store of a node has the log up to Upto on its disk, all of it
+// delivered. A store that has less one day was set back, and has forgotten what it promised.
+type HoldsRecord struct {
+	Node  uint64
+	Store StoreID
+	Upto  Position
 }
 
 // StoreID is the random id of a node's store.
@@ -138,6 +147,7 @@ func (HeuristicRecord) kind() recordKind { return kindHeuristic }
 func (ForgetRecord) kind() recordKind    { return kindForget }
 func (Watermark) kind() recordKind       { return kindWatermark }
 func (MemberRecord) kind() recordKind    { return kindMember }
+func (HoldsRecord) kind() recordKind     { return kindHolds }
 
 func (r Form) append(b []byte) []byte { return binary.BigEndian.AppendUint32(b, uint32(r.Cluster)) }
 
@@ -184,6 +194,13 @@ func (r MemberRecord) append(b []byte) []byte {
 	b = append(b, r.Store[:]...)
 	b = appendText(b, r.Who)
 	return appendText(b, r.Why)
+}
+
+func (r HoldsRecord) append(b []byte) []byte {
+	b = binary.BigEndian.AppendUint64(b, r.Node)
+	b = append(b, r.Store[:]...)
+	b = binary.BigEndian.AppendUint32(b, r.Upto.Epoch)
+	return binary.BigEndian.AppendUint64(b, r.Upto.Counter)
 }
 
 func appendText(b []byte, s string) []byte {
@@ -238,6 +255,14 @@ func (d *decoder) record() Record {
 		}
 		copy(r.Store[:], d.bytes(len(r.Store)))
 		r.Who, r.Why = d.text(), d.text()
+		return r
+	case kindHolds:
+		r := HoldsRecord{}
+		if b := d.bytes(8 + len(r.Store) + 12); b != nil {
+			r.Node = binary.BigEndian.Uint64(b)
+			b = b[8+copy(r.Store[:], b[8:]):]
+			r.Upto = Position{Epoch: binary.BigEndian.Uint32(b), Counter: binary.BigEndian.Uint64(b[4:])}
+		}
 		return r
 	case kindWatermark:
 		return Watermark{Time: time.UnixMilli(int64(d.uvarint()))}

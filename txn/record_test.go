@@ -25,6 +25,7 @@ func sampleRecords() []Record {
 		ForgetRecord{ID: id, Who: "ann", Why: "refunded"},
 		Watermark{Time: time.UnixMilli(1_700_000_000_000)},
 		MemberRecord{Node: 3, Store: StoreID{1, 15: 9}, Who: "ann", Why: "disk"},
+		HoldsRecord{Node: 3, Store: StoreID{1, 15: 9}, Upto: Position{Epoch: 7, Counter: 1 << 40}},
 	}
 }
 
@@ -44,7 +45,7 @@ func TestDamagedRecordsAreRefused(t *testing.T) {
 	for cut := 2; cut < len(whole); cut++ {
 		got, err := DecodeRecords(whole[:cut])
 		if err == nil { // cut between two records
-			require.Less(t, len(got), 8)
+			require.Less(t, len(got), len(sampleRecords()))
 			require.Equal(t, whole[:cut], EncodeRecords(nil, got...))
 		}
 	}

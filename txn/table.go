@@ -17,6 +17,11 @@ type Position struct {
 	Counter uint64
 }
 
+// Less reports whether p comes before o.
+func (p Position) Less(o Position) bool {
+	return p.Epoch < o.Epoch || p.Epoch == o.Epoch && p.Counter < o.Counter
+}
+
 // String prints "epoch.counter".
 func (p Position) String() string { return fmt.Sprintf("%d.%d", p.Epoch, p.Counter) }
 
@@ -62,10 +67,11 @@ type Meta struct {
 	Stores []MemberStore
 }
 
-// MemberStore says which store a node has.
+// MemberStore says which store a node has, and how much of the log it is known to hold.
 type MemberStore struct {
 	Node  uint64
 	Store StoreID
+	Holds Position
 }
 
 // NewTable makes a table from what a store kept: the zero Meta and nothing open for a
@@ -174,6 +180,8 @@ func (t *Table) Apply(at Position, data []byte) (Changes, error) {
 			touched = append(touched, t.forget(r))
 		case MemberRecord:
 			t.member(r)
+		case HoldsRecord:
+			t.holds(r)
 		case Watermark:
 			if r.Time.After(t.watermark) {
 				t.watermark = r.Time
@@ -269,6 +277,15 @@ func (t *Table) member(r MemberRecord) {
 		slices.SortFunc(stores, func(a, b MemberStore) int { return cmp.Compare(a.Node, b.Node) })
 		t.stores = stores
 	}
+}
+
+func (t *Table) holds(r HoldsRecord) {
+	i := slices.IndexFunc(t.stores, func(m MemberStore) bool { return m.Node == r.Node && m.Store == r.Store })
+	if i < 0 || !t.stores[i].Holds.Less(r.Upto) {
+		return
+	}
+	t.stores = slices.Clone(t.stores)
+	t.stores[i].Holds = r.Upto
 }
 
 // file sorts what a fold touched into open and finished. One that was touched

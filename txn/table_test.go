@@ -199,6 +199,11 @@ func TestFirstStoreOfANodeCountsUntilAnOperatorReplacesIt(t *testing.T) {
 	require.True(t, known)
 	require.Equal(t, first, got)
 	require.Equal(t, []MemberStore{{Node: 1, Store: second}, {Node: 2, Store: first}}, r.Meta().Stores)
+	r.fold(t, HoldsRecord{Node: 2, Store: first, Upto: Position{Epoch: 2, Counter: 1}})
+	r.fold(t, HoldsRecord{Node: 2, Store: first, Upto: Position{Epoch: 1, Counter: 9}}, HoldsRecord{Node: 2, Store: second, Upto: Position{Epoch: 3}})
+	r = r.restarted()
+	require.Equal(t, []MemberStore{{Node: 1, Store: second}, {Node: 2, Store: first, Holds: Position{Epoch: 2, Counter: 1}}}, r.Meta().Stores,
+		"what a store holds grows, and is that of the store that counts")
 	r.fold(t, MemberRecord{Node: 2, Who: "ann", Why: "new disk"})
 	_, known = r.Store(2)
 	require.False(t, known)

@@ -53,9 +53,9 @@ func (o *operation) answer(d txn.Decision, now instant) {
 	o.answered, o.decision, o.end = true, d, now
 }
 
-// patience is what the checker may take. Histories of one register are small, so that
+// checkPatience is what the checker may take. Histories of one register are small, so that
 // it only runs out when something is wrong with the checker.
-const patience = 30 * time.Second
+const checkPatience = 30 * time.Second
 
 // register is the specification.
 var register = porcupine.Model{
@@ -102,11 +102,11 @@ func (h *history) check() string {
 		}
 		all = append(all, porcupine.Operation{Input: o, Call: int64(o.call), Return: end})
 	}
-	if porcupine.CheckOperationsTimeout(register, all, patience) == porcupine.Ok {
+	if porcupine.CheckOperationsTimeout(register, all, checkPatience) == porcupine.Ok {
 		return ""
 	}
 	for _, part := range register.Partition(all) {
-		switch r := porcupine.CheckOperationsTimeout(register, part, patience); r {
+		switch r := porcupine.CheckOperationsTimeout(register, part, checkPatience); r {
 		case porcupine.Ok:
 		default:
 			return fmt.Sprintf("the answers about %v are %s:%s", part[0].Input.(*operation).id, r, tellAll(part))

@@ -58,6 +58,7 @@ var house = map[string]struct {
 
 	"internal/sim":            {layer: above, kind: forTests, why: "seeded simulation of whole clusters"},
 	"internal/explore":        {layer: above, kind: forTests, why: "exhaustive search over small worlds of cores"},
+	"internal/faultproxy":     {layer: above, kind: forTests, why: "a bad network between real processes"},
 	"internal/testdb":         {layer: above, kind: forTests, why: "real database servers"},
 	"internal/testdb/try":     {layer: above + 1, kind: command, why: "databases for a trial by hand"},
 	"internal/testdb/summary": {layer: above, kind: command, why: "counts what make test ran and skipped"},
