@@ -103,6 +103,7 @@ func (c *cluster) startFaults() {
 	c.again(s.Compact, func() { c.compact(c.anyNode()) })
 	c.again(s.DiskFail, func() { c.anyNode().failing = true })
 	c.again(s.Blackout, c.blackout)
+	c.again(s.Replay, c.net.replay)
 	c.again(s.Resign, func() { c.event(c.anyNode(), zab.Resigned{Reason: resignReason}) })
 	c.again(s.Flapping, func() { c.flap(c.rng.IntN(len(c.nodes)), c.rng.IntN(len(c.nodes)), 20) })
 }
