@@ -23,7 +23,7 @@ func TestPlantedBugsAreCaughtByTheirCheck(t *testing.T) {
 		{AckBeforeFsync, []string{"L1", "L3", "L5", "L6", "S8", "S10"}, []string{"S1", "S2", "S5", "S6", "S7", "S9", "S15"}, 200},
 		{ForgetHardState, nil, []string{"L1"}, 20},
 		{ForgetHardState, []string{"L1", "L4"}, []string{"S1", "S2", "S6", "S7", "S10", "panic"}, 400},
-		{SkipTruncate, nil, []string{"L2", "L3", "L5", "S3", "S7"}, 200},
+		{SkipTruncate, nil, []string{"L2", "L3", "L5", "S3", "S7", "S8"}, 200},
 		{LoseSyncedTail, nil, []string{"S8", "S14", "L6"}, 20},
 		{DeliverTwice, nil, []string{"S4"}, 20},
 		{HalfInstall, nil, []string{"L6"}, 400},
