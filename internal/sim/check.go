@@ -63,6 +63,8 @@ type ghost struct {
 	lastApply   zab.Zxid
 
 	truncatedOnce bool
+	waited        int    // ticks without a step forward before it is established
+	session       uint64 // that it opened last
 }
 
 func newChecker(members []zab.Member, disks []*disk) *Checker {
@@ -318,6 +320,7 @@ func (c *Checker) crashed(g *ghost) {
 	g.status = zab.Status{}
 	g.delivered, g.lastDeliver = g.disk.applied, g.disk.appliedZxid()
 	g.lastApply = g.lastDeliver
+	g.waited = 0
 	c.durable(g)
 }
 

@@ -46,11 +46,6 @@ func TestSim(t *testing.T) {
 	}
 }
 
-// editions are the Swarms as they were when a seed was found.
-var editions = map[string]func(w *Swarm){
-	"first": (*Swarm).firstEdition, "second": nil,
-}
-
 func TestSeedsThatOnceFailed(t *testing.T) {
 	f, err := os.Open("testdata/seeds.txt")
 	require.NoError(t, err)
@@ -64,7 +59,9 @@ func TestSeedsThatOnceFailed(t *testing.T) {
 		require.Len(t, fields, 2, "a seed and its edition: %s", text)
 		seed, err := strconv.ParseUint(fields[0], 10, 64)
 		require.NoError(t, err)
-		_, err = Run(seed, Options{Swarm: editions[fields[1]]})
+		edition, err := strconv.Atoi(fields[1])
+		require.NoError(t, err)
+		_, err = Run(seed, Options{edition: edition})
 		require.NoError(t, err)
 	}
 }

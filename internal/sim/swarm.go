@@ -146,15 +146,10 @@ func (w *Swarm) drawLast(seed uint64) {
 	case 2: // nodes and disks that stop, and go on as if nothing had been
 		w.Pause, w.LongPause, w.Stall, w.Fsync = 2*second, 3*second, second, 20*millisecond
 		w.Reads = second * 7 / 10
-	case 3: // elections without end, won by anybody
-		w.Forged, w.Cuts, w.Resign, w.LateBytes = 1, second/2, second, 1
+	case 3, 4: // elections without end, won by anybody, and promises that take their time
+		w.Voters, w.Forged, w.Cuts, w.Resign, w.LateBytes = 3, 0.5, second/2, second, 1
+		w.Fsync, w.Lag = 50*millisecond, 100*millisecond
 	}
-}
-
-// firstEdition is the same without what became part of a Swarm later.
-func (w *Swarm) firstEdition() {
-	w.Heartbeat, w.Sessions, w.Compact = 1, 0, 0
-	w.DiskFail, w.SlowDisk, w.Blackout, w.Resign, w.Replay, w.LongPause = 0, 0, 0, 0, 0, 0
 }
 
 // calm is the same cluster with its faults over.
