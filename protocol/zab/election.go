@@ -24,6 +24,9 @@ type election struct {
 	// candidate for a while, or the same hopeless one is elected for ever.
 	abstainUntil uint64
 	abstainWait  uint64
+	// standing counts the ticks in a row in which this node was its own candidate, and was
+	// heard, and did not gather a quorum of votes.
+	standing int
 }
 
 type heardBallot struct {
@@ -67,6 +70,9 @@ func (n *Node) enterLooking(reason string) {
 // leaveReign ends leading or following, and tells whoever waits for an outcome.
 func (n *Node) leaveReign() {
 	n.failReads()
+	if n.role != Looking {
+		n.elect.standing = 0
+	}
 	if l := n.lead; l != nil && n.established && n.commit.Less(n.tail()) && n.tail().Epoch == l.epoch {
 		n.emit(Dropped{After: n.commit})
 	}
@@ -331,9 +337,34 @@ func (n *Node) lookingTick() {
 		n.enterLooking("candidate never heard")
 		return
 	}
+	if n.standsInVain() {
+		el.abstainUntil = max(el.abstainUntil, n.now+uint64(n.cfg.SyncTicks))
+		n.enterLooking("too few voters hear this candidate")
+		return
+	}
 	if n.now >= el.resendAt {
 		el.resendWait = min(2*el.resendWait, maxResend)
 		n.sendBallots()
 	}
 	n.tryDecide()
+}
+
+// standsInVain reports whether this node has been a candidate for long without a quorum.
+// Others may wait for it who could elect somebody else: a node between two halves hears the
+// best candidate, and the other half never does.
+func (n *Node) standsInVain() bool {
+	el := &n.elect
+	heard := false
+	for i, m := range n.members {
+		heard = heard || i != n.me && !m.Observer && el.ballots[i].known && !el.lost[i]
+	}
+	if !heard || el.vote.Leader != n.cfg.ID {
+		el.standing = 0
+		return false
+	}
+	if el.standing++; el.standing <= 2*n.cfg.SyncTicks {
+		return false
+	}
+	el.standing = 0
+	return true
 }

@@ -76,9 +76,9 @@ func (n *Node) Fingerprint() uint64 {
 		fmt.Fprintf(h, " %s<%s:%x", e.Zxid, e.Prev, e.Data)
 	}
 	el := &n.elect
-	fmt.Fprintf(h, "\nround %d vote %v ballots %v lost %v seq %d resend %d/%d finalize %d abstain %d/%d\n",
+	fmt.Fprintf(h, "\nround %d vote %v ballots %v lost %v seq %d resend %d/%d finalize %d abstain %d/%d standing %d\n",
 		el.round, el.vote, el.ballots, el.lost, el.seq, n.since(el.resendAt), el.resendWait,
-		n.since(el.finalizeAt), n.since(el.abstainUntil), el.abstainWait)
+		n.since(el.finalizeAt), n.since(el.abstainUntil), el.abstainWait, el.standing)
 	for _, r := range append(append([]read(nil), n.reads.asked.all()...), n.reads.ready.all()...) {
 		fmt.Fprintf(h, "read %d from %d/%x nonce %d index %s round %d since %d\n", r.id, r.from, r.session, r.nonce, r.index, r.round, n.since(r.since))
 	}
