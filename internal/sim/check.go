@@ -5,6 +5,7 @@ package sim
 import (
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/concordtx/concord/protocol/zab"
 )
@@ -206,6 +207,13 @@ func (c *Checker) restoredFrom(g *ghost, s zab.Snapshot) {
 		c.fail("L6", "node %d begins anew from %s, but its disk has base %s and applied %s", g.id, s.Zxid, g.disk.base(), g.disk.appliedZxid())
 	}
 	g.delivered, g.lastDeliver, g.lastApply = g.disk.applied, s.Zxid, s.Zxid
+}
+
+// noted is S9 as the nodes see it: none finds that histories diverged.
+func (c *Checker) noted(g *ghost, n zab.Note) {
+	if strings.HasPrefix(n.Text, "ALARM") {
+		c.fail("S9", "node %d: %s", g.id, n.Text)
+	}
 }
 
 // known compares an entry with the first of that zxid that was ever seen.

@@ -170,8 +170,10 @@ func (c *cluster) step(n *node, ev zab.Event) {
 	}
 	c.unwanted(ev, effects)
 	status := n.host.Status()
-	c.notice(n, ev, effects, status)
-	c.check.waits(n.ghost, ev, effects, status, c.swarm.Init)
+	if _, bare := n.host.(*zab.Node); bare { // a larger host does not tell all of this
+		c.notice(n, ev, effects, status)
+		c.check.waits(n.ghost, ev, effects, status, c.swarm.Init)
+	}
 	carried := len(effects)
 	if c.chance(c.swarm.MidCrash) {
 		carried = c.upTo(len(effects))

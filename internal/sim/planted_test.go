@@ -24,7 +24,7 @@ func TestPlantedBugsAreCaughtByTheirCheck(t *testing.T) {
 		{ForgetHardState, nil, []string{"L1"}, 20},
 		{ForgetHardState, []string{"L1", "L4"}, []string{"S1", "S2", "S6", "S7", "S10", "panic"}, 400},
 		{SkipTruncate, nil, []string{"L2", "L3", "L5", "S3", "S7", "S8"}, 200},
-		{LoseSyncedTail, nil, []string{"S8", "S14", "L6"}, 20},
+		{LoseSyncedTail, nil, []string{"S8", "S10", "S14", "L6"}, 20},
 		{DeliverTwice, nil, []string{"S4"}, 20},
 		{HalfInstall, nil, []string{"L6"}, 400},
 		{HalfInstall, []string{"L6"}, []string{"panic", "S4", "S5", "S11", "V2"}, 400},
