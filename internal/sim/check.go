@@ -5,6 +5,7 @@ package sim
 import (
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/concordtx/concord/protocol/zab"
 )
@@ -63,6 +64,8 @@ type ghost struct {
 	lastApply   zab.Zxid
 
 	truncatedOnce bool
+	waited        int    // ticks without a step forward before it is established
+	session       uint64 // that it opened last
 }
 
 func newChecker(members []zab.Member, disks []*disk) *Checker {
@@ -206,6 +209,13 @@ func (c *Checker) restoredFrom(g *ghost, s zab.Snapshot) {
 	g.delivered, g.lastDeliver, g.lastApply = g.disk.applied, s.Zxid, s.Zxid
 }
 
+// noted is S9 as the nodes see it: none finds that histories diverged.
+func (c *Checker) noted(g *ghost, n zab.Note) {
+	if strings.HasPrefix(n.Text, "ALARM") {
+		c.fail("S9", "node %d: %s", g.id, n.Text)
+	}
+}
+
 // known compares an entry with the first of that zxid that was ever seen.
 func (c *Checker) known(g *ghost, e zab.Entry) {
 	p, ok := c.proposals[e.Zxid]
@@ -318,6 +328,7 @@ func (c *Checker) crashed(g *ghost) {
 	g.status = zab.Status{}
 	g.delivered, g.lastDeliver = g.disk.applied, g.disk.appliedZxid()
 	g.lastApply = g.lastDeliver
+	g.waited = 0
 	c.durable(g)
 }
 

@@ -368,6 +368,23 @@ func TestEachCheckRejectsABadHistoryAndAcceptsItsGoodTwin(t *testing.T) {
 		{"S15", "a client sees less than it saw before, at another node",
 			func(p play) { p.sessionSees(p.node(3), 1, b.Zxid, a.Zxid) },
 			func(p play) { p.sessionSees(p.node(3), 1, a.Zxid, a.Zxid) }},
+		{"S9", "a node says that histories diverged",
+			func(p play) { p.noted(p.node(1), zab.Note{Text: "ALARM sync node 2: histories diverged"}) },
+			func(p play) { p.noted(p.node(1), zab.Note{Text: "sync node 2: DIFF"}) }},
+		{"V3", "a follower waits without a step forward for longer than it may",
+			func(p play) { p.waitFor(2, 12) },
+			func(p play) { p.waitFor(2, 11) }},
+		{"V3", "a follower that once made a step waits too long after it",
+			func(p play) {
+				p.waitFor(2, 11)
+				p.waits(p.node(2), zab.Persisted{}, []zab.Effect{zab.Write{}}, zab.Status{Role: zab.Following}, 10)
+				p.waitFor(2, 12)
+			},
+			func(p play) {
+				p.waitFor(2, 11)
+				p.waits(p.node(2), zab.Persisted{}, []zab.Effect{zab.Write{}}, zab.Status{Role: zab.Following}, 10)
+				p.waitFor(2, 11)
+			}},
 	} {
 		t.Run(fmt.Sprintf("%s %s", row.id, row.name), func(t *testing.T) {
 			good := begin()
@@ -390,4 +407,11 @@ func (p play) applyAt(id int, e zab.Entry) {
 // counts is a leader whose status says that it counts a peer up to z.
 func (p play) counts(leader, peer int, z zab.Zxid) {
 	p.counted(p.node(leader), zab.Status{Epoch: 1, Peers: []zab.PeerStatus{{ID: zab.NodeID(peer), Synced: true, Match: z}}})
+}
+
+// waitFor gives a node that is being synchronized ticks and nothing else. It may wait for 10.
+func (p play) waitFor(id, ticks int) {
+	for range ticks {
+		p.waits(p.node(id), zab.Tick{}, nil, zab.Status{Role: zab.Following, Phase: zab.Synchronization}, 10)
+	}
 }

@@ -6,6 +6,7 @@ package sim
 
 import (
 	"errors"
+	"strings"
 	"testing"
 	"time"
 
@@ -31,21 +32,29 @@ func TestMutants(t *testing.T) {
 				h, ok = txnMutants[m.ID]
 			}
 			require.True(t, ok, "%s (%s) is not hunted", m.ID, m.Name)
-			began, first := time.Now(), max(h.first, 1)
-			for seed := first; seed < first+h.seeds; seed++ {
-				var err error
-				mutant.With(m.ID, func() { err = h.run(seed) })
-				if err == nil {
-					continue
-				}
-				var v *Violation
-				require.True(t, errors.As(err, &v), "%v", err)
-				require.Contains(t, h.checks, v.ID, v.Detail)
-				require.NoError(t, h.run(seed), "seed %d finds something without the mutant too", seed)
-				t.Logf("MUTANT %s killed by %s: seed %d of at most %d, %s: %s", m.ID, v.ID, seed-first+1, h.seeds, time.Since(began).Round(time.Millisecond), v.Detail)
-				return
-			}
-			t.Fatalf("MUTANT %s survived %d seeds: %s", m.ID, h.seeds, m.What)
+			h.kill(t, m.ID)
 		})
 	}
+}
+
+// kill runs seeds until a check fails, and then the same seeds without the mutant.
+func (h hunt) kill(t *testing.T, id string) {
+	began, first := time.Now(), max(h.first, 1)
+	for seed := first; seed < first+h.seeds; seed++ {
+		var err error
+		mutant.With(id, func() { err = h.run(seed) })
+		if err == nil {
+			continue
+		}
+		var v *Violation
+		require.True(t, errors.As(err, &v), "%v", err)
+		require.Contains(t, h.checks, v.ID, v.Detail)
+		what, _, _ := strings.Cut(v.Detail, "\n")
+		t.Logf("MUTANT %s killed by %s: seed %d of at most %d, %s: %s", id, v.ID, seed-first+1, h.seeds, time.Since(began).Round(time.Millisecond), what)
+		for control := first; control <= seed; control++ {
+			require.NoError(t, h.run(control), "seed %d finds something without the mutant too", control)
+		}
+		return
+	}
+	t.Fatalf("MUTANT %s survived %d seeds", id, h.seeds)
 }

@@ -16,12 +16,16 @@ type network struct {
 	lost   func(node, peer int) // the node hears that a connection with the peer died
 	up     func(node int) bool
 	late   func(again bool) // bytes of a dead connection arrive
+	dead   []*packet        // the last that a connection died with
 }
+
+const deadPackets = 64
 
 // link is the way from one node to another.
 type link struct {
 	from, to     int
 	open         bool
+	connection   int     // counts them
 	retry        instant // no new connection before this
 	lastArrival  instant
 	cuts         int // a message that is sent while cut waits in held
@@ -31,8 +35,10 @@ type link struct {
 }
 
 type packet struct {
-	data []byte
-	gone bool // it arrived, or its connection died with it
+	data       []byte
+	gone       bool // it arrived, or its connection died with it
+	link       *link
+	connection int
 }
 
 func newNetwork(sched *scheduler, swarm Swarm, nodes int) *network {
@@ -60,7 +66,7 @@ func (n *network) send(from, to int, data []byte) {
 		n.kill(l)
 		return
 	}
-	p := &packet{data: data}
+	p := &packet{data: data, link: l, connection: l.connection}
 	if l.cuts > 0 {
 		l.held = append(l.held, p)
 		return
@@ -73,6 +79,7 @@ func (n *network) dial(l *link) bool {
 		return false
 	}
 	l.open = true
+	l.connection++
 	l.lastArrival = n.sched.now + n.sched.about(n.swarm.Latency)
 	n.tell(l)
 	return true
@@ -118,6 +125,7 @@ func (n *network) kill(l *link) {
 	at := n.sched.about(20 * n.swarm.Latency)
 	for _, p := range append(l.flying, l.held...) {
 		p.gone = true
+		n.dead = append(n.dead, p)
 		if !late || !n.up(l.to) {
 			continue
 		}
@@ -128,11 +136,25 @@ func (n *network) kill(l *link) {
 		}
 		late = !n.sched.chance(0.2)
 	}
+	n.dead = n.dead[max(0, len(n.dead)-deadPackets):]
 	l.flying, l.held, l.open = nil, nil, false
 	l.retry = n.sched.now + n.sched.about(50*millisecond)
 	l.senderOwed, l.receiverOwed = true, true
 	if !n.sched.chance(n.swarm.HalfOpen) {
 		n.sched.after(n.sched.about(100*millisecond), func() { n.tell(l) })
+	}
+}
+
+// replay lets one of the packets arrive that died with a connection, however long ago, if
+// there has been another since.
+func (n *network) replay() {
+	if len(n.dead) == 0 {
+		return
+	}
+	p := n.dead[n.sched.rng.IntN(len(n.dead))]
+	if p.connection < p.link.connection && n.up(p.link.to) {
+		n.late(true)
+		n.arrive(p.link.to, p.data)
 	}
 }
 

@@ -53,6 +53,7 @@ func (c *cluster) notice(n *node, ev zab.Event, effects []zab.Effect, now zab.St
 		case zab.RoleChanged:
 			c.noticeRole(n, ev, e)
 		case zab.Note:
+			c.check.noted(n.ghost, e)
 			for _, row := range byNote {
 				if strings.Contains(e.Text, row.part) {
 					hit(row.Situation)

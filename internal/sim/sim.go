@@ -16,6 +16,7 @@ type Options struct {
 	Swarm   func(w *Swarm) // changes what was drawn, for directed runs
 
 	trace   bool
+	edition int            // 1 draws a Swarm as the first seeds did; zero is how it is done now
 	inhabit func(*cluster) // puts larger hosts than bare cores on the nodes
 }
 
@@ -33,7 +34,8 @@ const (
 	reunion  = 300 * second // until one leader is established and has everybody
 	delivery = 60 * second  // until what it accepts is applied everywhere
 	calm     = 5 * second   // that the reign then has to last, at least
-	// storm bounds the steps after healing: a cluster that needs more of them never rests.
+	// storm bounds the steps after healing, beyond those that an idle cluster makes: one that
+	// needs more of them never rests.
 	storm = 50_000
 )
 
@@ -103,6 +105,7 @@ func (c *cluster) startFaults() {
 	c.again(s.Compact, func() { c.compact(c.anyNode()) })
 	c.again(s.DiskFail, func() { c.anyNode().failing = true })
 	c.again(s.Blackout, c.blackout)
+	c.again(s.Replay, c.net.replay)
 	c.again(s.Resign, func() { c.event(c.anyNode(), zab.Resigned{Reason: resignReason}) })
 	c.again(s.Flapping, func() { c.flap(c.rng.IntN(len(c.nodes)), c.rng.IntN(len(c.nodes)), 20) })
 }
@@ -192,7 +195,8 @@ func (c *cluster) until(deadline instant, condition func() bool) bool {
 			c.next()
 		}
 		c.now = pause
-		if c.steps-c.stepsHealed > storm {
+		idle := 4 * len(c.nodes) * int((c.now-c.healedAt)/(50*millisecond))
+		if c.steps-c.stepsHealed > storm+idle {
 			c.check.fail("V5", "%d steps after everything was healed, and no rest yet%s", c.steps-c.stepsHealed, c.describe())
 			return false
 		}
@@ -206,6 +210,7 @@ func (c *cluster) until(deadline instant, condition func() bool) bool {
 // heal ends all faults. In some seeds a minority of the voters stays dead.
 func (c *cluster) heal() {
 	c.healed, c.wasFaulty, c.stepsHealed = true, !c.swarm.Quiet, c.steps
+	c.healedAt = c.now
 	c.swarm = c.swarm.calm()
 	c.net.heal(c.swarm)
 	mayDie := 0

@@ -4,6 +4,7 @@ package sim
 
 import (
 	"bufio"
+	"context"
 	"flag"
 	"os"
 	"strconv"
@@ -17,35 +18,32 @@ var (
 	firstSeed = flag.Uint64("sim.seed", 1, "the first seed that TestSim runs")
 	seedCount = flag.Uint64("sim.seeds", 400, "how many seeds TestSim runs")
 	stepCount = flag.Int("sim.steps", 3000, "steps of cores in each safety phase")
+	howLong   = flag.Duration("sim.time", 0, "run seeds until this time is over, however many they are")
 )
 
-// enoughSeeds is how many seeds it takes until every situation is all but certain to
-// have happened.
-const enoughSeeds = 300
+// enough reports whether a block is so long that every situation must have happened: the
+// first seeds are the same each time, of others it takes more to be all but certain.
+func enough(first, seeds uint64) bool { return seeds >= 3000 || first == 1 && seeds >= 300 }
 
 func TestSim(t *testing.T) {
-	var sum Counters
-	steps, committed, epochs := 0, 0, 0
-	for seed := *firstSeed; seed < *firstSeed+*seedCount; seed++ {
-		r, err := Run(seed, Options{Steps: *stepCount})
-		if err != nil {
-			t.Fatal(err)
-		}
-		sum.Add(r.Counters)
-		steps, committed, epochs = steps+r.Steps, committed+r.Committed, epochs+r.Epochs
+	ctx, seeds := context.Background(), Seeds{First: *firstSeed, Count: *seedCount}
+	if *howLong > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, *howLong)
+		defer cancel()
+		seeds.Count = 0
 	}
-	t.Logf("%d seeds, %d steps, %d entries committed, %d epochs", *seedCount, steps, committed, epochs)
+	sum, err := Block(ctx, seeds, Options{Steps: *stepCount})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Log(sum)
 	for s := range situations {
-		t.Logf("%7d %s", sum[s], s)
+		t.Logf("%7d %s", sum.Counters[s], s)
 	}
-	if *seedCount >= enoughSeeds {
-		require.Empty(t, sum.Missing(), "the simulation has gone quiet")
+	if enough(*firstSeed, sum.Seeds) {
+		require.Empty(t, sum.Counters.Missing(), "the simulation has gone quiet")
 	}
-}
-
-// editions are the Swarms as they were when a seed was found.
-var editions = map[string]func(w *Swarm){
-	"first": (*Swarm).firstEdition, "second": nil,
 }
 
 func TestSeedsThatOnceFailed(t *testing.T) {
@@ -61,7 +59,9 @@ func TestSeedsThatOnceFailed(t *testing.T) {
 		require.Len(t, fields, 2, "a seed and its edition: %s", text)
 		seed, err := strconv.ParseUint(fields[0], 10, 64)
 		require.NoError(t, err)
-		_, err = Run(seed, Options{Swarm: editions[fields[1]]})
+		edition, err := strconv.Atoi(fields[1])
+		require.NoError(t, err)
+		_, err = Run(seed, Options{edition: edition})
 		require.NoError(t, err)
 	}
 }

@@ -49,6 +49,7 @@ type Swarm struct {
 	DiskFail  instant // between two writes that fail
 	SlowDisk  float64 // how many times slower the disk of the first node is; 0 is as fast as the others
 	Blackout  instant // between two moments at which all nodes lose their power
+	Replay    instant // between two packets of dead connections that arrive after all
 	Resign    instant // between two wishes that a node should not lead
 	LongPause instant // mean length of a pause; zero is a second
 	Sessions  int     // clients that go from node to node
@@ -132,23 +133,23 @@ func (w *Swarm) drawLast(seed uint64) {
 		return
 	}
 	w.Heartbeat = 1 + r.IntN(3)
-	w.DiskFail, w.Blackout, w.Resign = rate(0.5, 10), rate(2, 20), rate(0.5, 10)
+	w.DiskFail, w.Blackout, w.Resign, w.Replay = rate(0.5, 10), rate(2, 20), rate(0.5, 10), rate(0.005, 1)
 	if r.IntN(4) == 0 {
 		w.SlowDisk = 2 + 98*r.Float64()
 	}
 	if r.IntN(2) == 0 {
 		w.LongPause = 3 * second
 	}
-	if r.IntN(6) == 0 {
-		w.Compact, w.Must, w.BreakOff = 150*millisecond, 1, 0.02
-		w.Crash = second // snapshots everywhere, and nodes that die over them
+	switch r.IntN(8) {
+	case 0, 1: // snapshots everywhere, and nodes that die over them
+		w.Compact, w.Must, w.BreakOff, w.Crash = 150*millisecond, 1, 0.02, second
+	case 2: // nodes and disks that stop, and go on as if nothing had been
+		w.Pause, w.LongPause, w.Stall, w.Fsync = 2*second, 3*second, second, 20*millisecond
+		w.Reads = second * 7 / 10
+	case 3, 4: // elections without end, won by anybody, and promises that take their time
+		w.Voters, w.Forged, w.Cuts, w.Resign, w.LateBytes = 3, 0.5, second/2, second, 1
+		w.Fsync, w.Lag = 50*millisecond, 100*millisecond
 	}
-}
-
-// firstEdition is the same without what became part of a Swarm later.
-func (w *Swarm) firstEdition() {
-	w.Heartbeat, w.Sessions, w.Compact = 1, 0, 0
-	w.DiskFail, w.SlowDisk, w.Blackout, w.Resign, w.LongPause = 0, 0, 0, 0, 0
 }
 
 // calm is the same cluster with its faults over.

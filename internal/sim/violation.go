@@ -8,7 +8,7 @@ import (
 )
 
 // Violation says that something happened that must never happen. ID is the name of the
-// check: L1 to L6, S1 to S15 and V1 to V5 as in the specification of the core, or
+// check: L1 to L6, S1 to S15 and V1 to V6 as in the specification of the core, or
 // "panic" when a core gave up by itself.
 type Violation struct {
 	ID     string

@@ -239,6 +239,10 @@ func (n *Node) receive(m Message) {
 	if m.Session == 0 {
 		return
 	}
+	if p, entries := m.Body.(Propose); mutant.AppendFromAnyEpoch && entries && n.follow != nil {
+		n.onPropose(p)
+		return
+	}
 	if spokenByLeader(m.Body) {
 		if n.ledBy(m) {
 			n.fromLeader(m)
@@ -264,9 +268,6 @@ func (n *Node) receive(m Message) {
 
 // ledBy reports whether a message belongs to the session with the own leader.
 func (n *Node) ledBy(m Message) bool {
-	if _, entries := m.Body.(Propose); mutant.AppendFromAnyEpoch && entries {
-		return n.follow != nil
-	}
 	return n.follow != nil && n.follow.leader == m.From && n.follow.session == m.Session
 }
 
