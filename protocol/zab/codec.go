@@ -195,8 +195,19 @@ func (r *reader) epoch() Epoch { return Epoch(r.upto(1<<32 - 1)) }
 func (r *reader) flag() bool   { return r.upto(1) == 1 }
 func (r *reader) zxid() Zxid   { return Zxid{Epoch: r.epoch(), Counter: r.num()} }
 
-// minEntry is the least that an entry takes: five numbers of a byte.
-const minEntry = 5
+const (
+	// minEntry is the least that an entry takes: five numbers of a byte.
+	minEntry = 5
+	// maxEntries bounds the entries of a message, which take more memory than bytes. Senders
+	// keep to it because each entry counts for entryOverhead in a batch.
+	maxEntries = maxBatchBytes/entryOverhead + 1
+	// A message that claims many entries gets room for firstEntries, and for as many of
+	// usualEntry bytes as it can hold, which is twice its bytes; for more it must have them.
+	firstEntries = 512
+	usualEntry   = 28
+	// maxBatchBytes bounds Config.MaxBatchBytes.
+	maxBatchBytes = 2 << 20
+)
 
 func (r *reader) entries() []Entry {
 	count := r.num()
@@ -207,10 +218,13 @@ func (r *reader) entries() []Entry {
 	if count == 0 {
 		return nil
 	}
-	entries := make([]Entry, count)
-	for i := range entries {
-		e := &entries[i]
-		e.Zxid, e.Prev = r.zxid(), r.zxid()
+	if count > maxEntries {
+		r.failed, r.b = true, nil
+		return nil
+	}
+	entries := make([]Entry, 0, min(count, uint64(firstEntries+len(r.b)/usualEntry)))
+	for range count {
+		e := Entry{Zxid: r.zxid(), Prev: r.zxid()}
 		size := r.upto(uint64(len(r.b)))
 		if size > uint64(len(r.b)) {
 			r.failed, r.b = true, nil
@@ -222,6 +236,7 @@ func (r *reader) entries() []Entry {
 			e.Data = r.b[:size:size]
 			r.b = r.b[size:]
 		}
+		entries = append(entries, e)
 	}
 	return entries
 }

@@ -4,6 +4,7 @@ package zab
 
 import (
 	"math"
+	"runtime"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -68,16 +69,57 @@ func TestDamagedMessagesAreRefused(t *testing.T) {
 	}
 }
 
-func TestHugeCountsAllocateNothing(t *testing.T) {
+// allocated returns how many bytes a function allocates, at least.
+func allocated(f func()) uint64 {
+	least := uint64(math.MaxUint64)
+	var before, after runtime.MemStats
+	for range 3 { // what others do meanwhile counts, too
+		runtime.ReadMemStats(&before)
+		f()
+		runtime.ReadMemStats(&after)
+		least = min(least, after.TotalAlloc-before.TotalAlloc)
+	}
+	return least
+}
+
+func TestHostileCountsAllocateNoMoreThanWhatIsThere(t *testing.T) {
 	head := AppendMessage(nil, Message{From: 1, To: 2, Body: LeaderInfo{}})
 	head[1] = byte(kindPropose)
-	w := writer{b: head}
-	w.num(math.MaxUint64)
-	allocated := testing.AllocsPerRun(10, func() {
-		_, err := DecodeMessage(w.b)
-		require.ErrorIs(t, err, ErrBadMessage)
-	})
-	require.Less(t, allocated, 50.0)
+	entries := func(count uint64, bytes int) []byte {
+		w := writer{b: append([]byte(nil), head...)}
+		w.num(count)
+		return append(w.b, make([]byte, bytes)...)
+	}
+	for name, b := range map[string][]byte{
+		"more than there is":  entries(math.MaxUint64, 0),
+		"more than a batch":   entries(1<<20, 5<<20),
+		"one byte is missing": entries(1000, 4999),
+		"a length too great":  append(entries(1000, 4), append([]byte{0xff, 0xff, 0xff, 0xff, 0x0f}, make([]byte, 5000)...)...),
+	} {
+		got := allocated(func() {
+			_, err := DecodeMessage(b)
+			require.ErrorIs(t, err, ErrBadMessage, name)
+		})
+		require.LessOrEqual(t, got, uint64(2*len(b)+64<<10), name)
+	}
+	// Entries of nothing are the worst that is valid: bounded, whatever the message says.
+	b := entries(maxEntries, 5*maxEntries+2)
+	_, err := DecodeMessage(b)
+	require.NoError(t, err)
+	require.LessOrEqual(t, allocated(func() { _, _ = DecodeMessage(b) }), uint64(24<<20))
+}
+
+func TestABatchOfTheSmallestEntriesIsAMessage(t *testing.T) {
+	h := history{}
+	for i := range uint64(2 * maxEntries) {
+		h.append(Entry{Zxid: Zxid{1, i + 1}, Prev: h.tail()})
+	}
+	batch := h.slice(Zxid{}, h.tail(), maxBatchBytes)
+	m := Message{From: 1, To: 2, Body: Inform{Entries: batch}}
+	got, err := DecodeMessage(AppendMessage(nil, m))
+	require.NoError(t, err)
+	require.Equal(t, m, got)
+	require.Equal(t, maxBatchBytes, Config{MaxBatchBytes: 1 << 30}.withDefaults().MaxBatchBytes)
 }
 
 func TestDecodedEntriesCannotGrowIntoTheirNeighbours(t *testing.T) {
@@ -96,6 +138,8 @@ func FuzzDecodeMessage(f *testing.F) {
 	for _, m := range everyKind() {
 		f.Add(AppendMessage(nil, m))
 	}
+	f.Add([]byte{codecVersion + 1, byte(kindPing), 1, 2, 0, 0, 1, 0, 0})
+	f.Add([]byte{codecVersion, byte(kindPropose), 1, 2, 0, 0, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1})
 	f.Fuzz(func(t *testing.T, b []byte) {
 		m, err := DecodeMessage(b)
 		if err != nil {

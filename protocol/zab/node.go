@@ -164,6 +164,7 @@ func (c Config) withDefaults() Config {
 	set(&c.MaxUncommittedBytes, 64<<20)
 	set(&c.MaxBatchBytes, 1<<20)
 	set(&c.WindowBytes, 8<<20)
+	c.MaxBatchBytes = min(c.MaxBatchBytes, maxBatchBytes)
 	return c
 }
 

@@ -118,7 +118,8 @@ type Config struct {
 	// MaxUncommittedBytes bounds proposals in flight; beyond it Propose is refused.
 	// Zero means 64 MiB.
 	MaxUncommittedBytes int
-	// MaxBatchBytes bounds the data of one Propose message. Zero means 1 MiB.
+	// MaxBatchBytes bounds the data of one Propose message. Zero means 1 MiB, and
+	// more than 2 MiB counts as that.
 	MaxBatchBytes int
 	// WindowBytes bounds what is under way to one peer during synchronization. Zero
 	// means 8 MiB.
