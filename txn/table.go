@@ -221,8 +221,8 @@ func (t *Table) heuristic(r HeuristicRecord) *Txn {
 		return nil
 	}
 	for _, h := range x.Heuristics {
-		if h.Branch == r.Branch && h.Outcome == r.Outcome {
-			return nil // reported again, for example by a second leader
+		if h.Branch == r.Branch && (h.Outcome == r.Outcome || !h.Forgotten) {
+			return nil // reported again, for example by a second leader, who may be able to tell less
 		}
 	}
 	// A new slice: readers may hold the old one.
