@@ -256,7 +256,10 @@ func TestEachTransactionCheckRejectsABadHistoryAndAcceptsItsGoodTwin(t *testing.
 				d.finish(d.a, txn.Commit)
 				h := txn.Heuristic{Branch: 1, Outcome: txn.HeuristicHazard}
 				d.log(1, 2, txn.Txn{Decision: txn.Commit, Heuristics: []txn.Heuristic{h}})
-				d.log(1, 3, txn.Txn{Decision: txn.Commit, Heuristics: []txn.Heuristic{h}})
+				forgotten := h
+				forgotten.Forgotten = true
+				d.log(1, 3, txn.Txn{Decision: txn.Commit, Heuristics: []txn.Heuristic{forgotten}})
+				d.log(1, 4, txn.Txn{Decision: txn.Commit, Heuristics: []txn.Heuristic{forgotten, h}})
 			}},
 		{"HEUR", "a worker takes a lost branch for committed",
 			func(d deal) { d.decide(txn.Commit); d.a.set(lost, fate); d.conclude(d.a, txn.Commit, txn.AlreadyDone) },
