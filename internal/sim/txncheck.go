@@ -166,10 +166,15 @@ func (g *txnGhost) has(b *branch) bool {
 	return slices.ContainsFunc(g.record, func(r txn.Branch) bool { return r.No == b.no })
 }
 
-// mayEnd is AC5: a transaction ends when the end of each branch is known, or reported.
+// mayEnd is AC5: a transaction ends when the end of each branch is known. What is known
+// not to be as decided is reported before: HEUR.
 func (c *txnChecker) mayEnd(g *txnGhost) {
 	for _, b := range g.branches {
-		if g.decision == txn.Commit && g.has(b) && !b.confirmed && !g.reported(b) {
+		switch {
+		case g.decision != txn.Commit || !g.has(b) || b.confirmed || g.reported(b):
+		case len(b.may) > 0:
+			c.fail("HEUR", "%v ends, and the log does not know that branch %d, which is in state %d, did not end as decided", g.id, b.no, b.state)
+		default:
 			c.fail("AC5", "%v ends, but nobody knows how branch %d ended, which is in state %d", g.id, b.no, b.state)
 		}
 	}

@@ -162,6 +162,21 @@ func TestEachTransactionCheckRejectsABadHistoryAndAcceptsItsGoodTwin(t *testing.
 				d.finish(d.b, txn.Commit)
 				d.log(1, 2, txn.Txn{Decision: txn.Commit, Ended: true})
 			}},
+		{"HEUR", "a transaction ends, and the log does not know what its leader has heard",
+			func(d deal) {
+				d.decide(txn.Commit)
+				d.finish(d.a, txn.Commit)
+				d.b.set(lost, fate)
+				d.finish(d.b, txn.Commit)
+				d.log(1, 2, txn.Txn{Decision: txn.Commit, Ended: true})
+			},
+			func(d deal) {
+				d.decide(txn.Commit)
+				d.finish(d.a, txn.Commit)
+				d.b.set(lost, fate)
+				d.finish(d.b, txn.Commit)
+				d.log(1, 2, txn.Txn{Decision: txn.Commit, Ended: true, Heuristics: []txn.Heuristic{{Branch: 2, Outcome: txn.HeuristicHazard}}})
+			}},
 		{"AC6", "a young branch is taken for an orphan",
 			func(d deal) {
 				d.maxAge = 5
