@@ -10,6 +10,7 @@ import (
 	"github.com/concordtx/concord/adapters"
 	"github.com/concordtx/concord/api"
 	concordv1 "github.com/concordtx/concord/api/concord/v1"
+	"github.com/concordtx/concord/internal/mutant"
 	"github.com/concordtx/concord/protocol/twopc"
 	"github.com/concordtx/concord/txn"
 )
@@ -166,9 +167,12 @@ func (d *driver) ask(branches []txn.Branch) twopc.Event {
 	client := d.tx.client
 	ctx, cancel := context.WithTimeout(client.life, settlePatience)
 	defer cancel()
-	res, err := client.api.Commit(ctx, api.CommitRequest(api.Commit{
-		ID: d.tx.id, Cluster: d.tx.cluster, Protocol: d.tx.protocol, Branches: branches, Label: d.tx.label,
-	}))
+	request := api.Commit{ID: d.tx.id, Cluster: d.tx.cluster, Protocol: d.tx.protocol, Branches: branches, Label: d.tx.label}
+	res, err := client.api.Commit(ctx, api.CommitRequest(request))
+	if err != nil && mutant.RetryUnderNewGid {
+		request.ID = txn.NewID(d.tx.id.Time())
+		res, err = client.api.Commit(ctx, api.CommitRequest(request))
+	}
 	if err == nil {
 		var decision txn.Decision
 		if decision, err = api.ParseDecision("decision", res.GetDecision()); err == nil {

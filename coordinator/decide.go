@@ -7,6 +7,7 @@ import (
 	"slices"
 
 	"github.com/concordtx/concord/api"
+	"github.com/concordtx/concord/internal/mutant"
 	"github.com/concordtx/concord/protocol/twopc"
 	"github.com/concordtx/concord/protocol/zab"
 	"github.com/concordtx/concord/txn"
@@ -28,7 +29,7 @@ func (c *Core) ready(request uint64) bool {
 // answerKnown answers a request about a transaction that is decided, or too old to
 // be judged.
 func (c *Core) answerKnown(request uint64, id txn.ID) bool {
-	if x, ok := c.table.Get(id); ok {
+	if x, ok := c.table.Get(id); ok && !mutant.LastDecisionWins {
 		c.reply(Reply{Request: request, Decision: x.Decision, Reason: x.Reason, Zxid: c.zxid(), Txn: x})
 		return true
 	}
@@ -93,6 +94,10 @@ func (c *Core) unacceptable(branches []txn.Branch) string {
 // settle answers for good: what is not decided is aborted, by the leader.
 func (c *Core) settle(e OutcomeAsked) {
 	if c.answerKnown(e.Request, e.ID) || !c.ready(e.Request) || c.overloaded(e.Request, e.ID) {
+		return
+	}
+	if mutant.ForgetTombstones {
+		c.reply(Reply{Request: e.Request, Decision: txn.Abort})
 		return
 	}
 	l := c.wait(e.Request, e.ID)

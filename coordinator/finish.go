@@ -5,6 +5,7 @@ package coordinator
 import (
 	"slices"
 
+	"github.com/concordtx/concord/internal/mutant"
 	"github.com/concordtx/concord/protocol/twopc"
 	"github.com/concordtx/concord/txn"
 )
@@ -82,6 +83,9 @@ func (c *Core) onFinished(e Finished) {
 		}
 		delete(l.work, e.XID.Branch)
 		c.carry(l, effects)
+		if mutant.EndOneShort && len(l.core.Unfinished()) == 1 {
+			c.end(l)
+		}
 		return
 	}
 	// Not in phase two: a branch of an aborted transaction, or one that came back. That
@@ -99,6 +103,9 @@ func isAlarm(e twopc.Effect) bool { _, ok := e.(twopc.Alarm); return ok }
 
 // heuristic records that a branch did not end as decided, or that nobody can tell.
 func (c *Core) heuristic(e Finished, o txn.Outcome) {
+	if mutant.SwallowHeuristic {
+		return
+	}
 	c.batch = append(c.batch, txn.HeuristicRecord{ID: e.XID.ID, Branch: e.XID.Branch, Outcome: o, Who: e.Who, Why: e.Why})
 	c.alarm("%v: %v, says %s: %s", e.XID, o, e.Who, e.Why)
 }

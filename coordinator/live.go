@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/concordtx/concord/internal/mutant"
 	"github.com/concordtx/concord/protocol/twopc"
 	"github.com/concordtx/concord/txn"
 )
@@ -108,6 +109,9 @@ func (c *Core) carry(l *live, effects []twopc.Effect) {
 		case twopc.Propose:
 			if e.Decision == txn.Commit {
 				c.batch = append(c.batch, txn.CommitRecord{ID: l.id, Protocol: l.protocol, Branches: e.Branches, Reason: l.reason, Label: l.label})
+				if mutant.ReplyBeforeQuorum {
+					c.answer(l, Reply{Decision: txn.Commit})
+				}
 			} else {
 				c.batch = append(c.batch, txn.AbortRecord{ID: l.id, Reason: e.Reason})
 			}

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/concordtx/concord/adapters"
+	"github.com/concordtx/concord/internal/mutant"
 	"github.com/concordtx/concord/txn"
 )
 
@@ -71,7 +72,7 @@ func (s *Sightings) Plan(resource string, listing []adapters.Prepared, d Decisio
 	seen := make(map[txn.XID]time.Time, len(listing))
 	actions := make([]Action, 0, len(listing))
 	for _, p := range listing {
-		if p.XID.Cluster != r.Cluster {
+		if p.XID.Cluster != r.Cluster && !mutant.TouchForeign {
 			continue
 		}
 		first, again := s.first[p.XID]
@@ -107,11 +108,13 @@ func judge(x txn.XID, resource string, d Decisions, r Rules, now, first time.Tim
 		if t.Ended {
 			a.Why += ", and the branch is back after it was finished"
 		}
+	case mutant.PresumeCommit:
+		a.Kind, a.Why = Commit, "no decision"
 	case d.TooOld(x.ID):
 		a.Kind, a.Why = Report, "older than what the log remembers: its decision is unknown"
-	case !again:
+	case !again && !mutant.NoGrace:
 		a.Kind, a.Why = Leave, "no decision, seen for the first time"
-	case now.Sub(x.ID.Time()) < r.MaxAge && now.Sub(first) < r.MaxAge:
+	case now.Sub(x.ID.Time()) < r.MaxAge && now.Sub(first) < r.MaxAge && !mutant.NoGrace:
 		a.Kind, a.Why = Leave, fmt.Sprintf("no decision, may be alive: younger than %v", r.MaxAge)
 	default:
 		a.Kind, a.Why = Abort, fmt.Sprintf("no decision, and older than %v: whoever began it is gone", r.MaxAge)

@@ -7,8 +7,11 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
+
+	"github.com/concordtx/concord/internal/mutant"
 )
 
 // Position is where in the log a fact stands: the zxid of its entry.
@@ -79,6 +82,9 @@ type MemberStore struct {
 func NewTable(m Meta, open []Txn, a Archive) *Table {
 	t := &Table{archive: a, cluster: m.Cluster, watermark: m.Watermark, digest: m.Digest, position: m.Position, stores: m.Stores, open: make(map[ID]*Txn, len(open))}
 	for _, x := range open {
+		if mutant.ForgetDecisions {
+			break
+		}
 		t.open[x.ID] = &x
 	}
 	return t
@@ -186,6 +192,9 @@ func (t *Table) Apply(at Position, data []byte) (Changes, error) {
 			if r.Time.After(t.watermark) {
 				t.watermark = r.Time
 				c.PurgeBefore = FirstID(r.Time)
+				if mutant.PurgeUnfinished {
+					maps.DeleteFunc(t.open, func(id ID, _ *Txn) bool { return t.TooOld(id) })
+				}
 			}
 		}
 	}
@@ -197,7 +206,7 @@ func (t *Table) Apply(at Position, data []byte) (Changes, error) {
 
 // decide records a first decision, and gives the verdict in any case.
 func (t *Table) decide(x Txn, c *Changes) *Txn {
-	if old, ok := t.Get(x.ID); ok {
+	if old, ok := t.Get(x.ID); ok && !mutant.LastDecisionWins {
 		c.Verdicts = append(c.Verdicts, Verdict{ID: x.ID, Decision: old.Decision, Reason: old.Reason})
 		return nil
 	}
@@ -229,8 +238,8 @@ func (t *Table) heuristic(r HeuristicRecord) *Txn {
 		return nil
 	}
 	for _, h := range x.Heuristics {
-		if h.Branch == r.Branch && h.Outcome == r.Outcome {
-			return nil // reported again, for example by a second leader
+		if h.Branch == r.Branch && (h.Outcome == r.Outcome || !h.Forgotten) {
+			return nil // reported again, for example by a second leader, who may be able to tell less
 		}
 	}
 	// A new slice: readers may hold the old one.

@@ -10,6 +10,7 @@ import (
 	"slices"
 
 	"github.com/concordtx/concord/adapters"
+	"github.com/concordtx/concord/internal/mutant"
 	"github.com/concordtx/concord/txn"
 )
 
@@ -182,7 +183,7 @@ func (f *finisher) verify(ctx context.Context) (txn.Finish, error) {
 // already is the answer for a branch that has ended, or never was.
 func (f *finisher) already(found trace) txn.Finish {
 	switch {
-	case f.decision == txn.Commit && found == committed:
+	case f.decision == txn.Commit && found == committed, mutant.NotFoundIsDone:
 		return txn.AlreadyDone
 	case f.decision == txn.Commit:
 		return txn.Lost

@@ -9,6 +9,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/concordtx/concord/internal/mutant"
 	"github.com/concordtx/concord/txn"
 )
 
@@ -37,6 +38,9 @@ func finishOn(ctx context.Context, conn *pgx.Conn, x txn.XID, b txn.Branch, d tx
 	err := endPrepared(ctx, conn, x, d)
 	if sqlState(err) != codeUndefinedObject {
 		return txn.Done, err
+	}
+	if mutant.NotFoundIsDone {
+		return txn.AlreadyDone, nil
 	}
 	what, err := statusOfBranch(ctx, conn, b)
 	if err != nil {

@@ -16,6 +16,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/concordtx/concord/adapters"
+	"github.com/concordtx/concord/internal/mutant"
 	"github.com/concordtx/concord/txn"
 )
 
@@ -192,6 +193,11 @@ func because(what string, cause error) error {
 func (s *session) Prepare(ctx context.Context) (txn.Vote, txn.Branch, error) {
 	if !s.leave(working, ended) {
 		return txn.VoteNo, txn.Branch{}, fmt.Errorf("postgres %q: prepare %s: %w", s.r.name, s.x, adapters.ErrBranchEnded)
+	}
+	if mutant.RollbackTagIsPrepared {
+		if _, err := run(ctx, s.conn.Conn().PgConn(), prepareText(s.x)); err == nil {
+			return txn.VoteYes, s.becomePrepared(ending{}), nil
+		}
 	}
 	if err := s.unfit(); err != nil {
 		return s.voteNo(ctx, err)

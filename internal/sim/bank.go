@@ -220,7 +220,7 @@ func (b *branch) end(d txn.Decision, own bool) answer {
 }
 
 // detaching is how long a MariaDB takes to let go of the branches of a session that ended.
-const detaching = 20 * millisecond
+const detaching = 200 * millisecond
 
 // proof is what a server can prove about a branch that it does not list.
 type proof int
@@ -361,6 +361,29 @@ func (b *bank) byHand() {
 		br.endByHand(committed)
 	} else {
 		br.endByHand(rolledBack)
+	}
+}
+
+// meddle is a DBA who has looked at the same list as the cluster a moment ago: he commits
+// what is to be rolled back, or kills a session that holds a branch.
+func (b *bank) meddle() {
+	w := b.w
+	if w.healed || w.quirks.DBA == 0 && w.quirks.LateDetach == 0 {
+		return
+	}
+	for _, br := range b.open {
+		if !br.listed() || br.ghost.decision != txn.Abort || !w.odds(0.3) {
+			continue
+		}
+		w.after(w.roll(20*millisecond), func() {
+			switch {
+			case !br.listed() || b.down:
+			case br.session && w.quirks.LateDetach > 0:
+				br.closeSession()
+			case !br.session && w.quirks.DBA > 0:
+				br.endByHand(committed)
+			}
+		})
 	}
 }
 

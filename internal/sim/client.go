@@ -289,8 +289,11 @@ func (c *client) die() {
 }
 
 func (c *client) close() {
+	gone := c.w.odds(c.w.quirks.Vanish)
 	for _, b := range c.ghost.branches {
-		if c.w.chance(0.7) {
+		if gone { // with its host: the database waits for a lease to run out
+			c.w.after(c.w.roll(8*second), b.closeSession)
+		} else if c.w.chance(0.7) {
 			b.closeSession()
 		} else { // the database notices late, and executes what is under way before that
 			c.w.after(c.w.about(second), b.closeSession)

@@ -26,8 +26,9 @@ var (
 	errRunning    = errors.New("the branch is not listed and its transaction is still running")
 )
 
-// fencePause is how long an adapter waits after it has ended the session of a branch.
-const fencePause = 50 * millisecond
+// fencePause is how long an adapter waits after it has ended the session of a branch: longer
+// than the server takes to let go of it.
+const fencePause = 250 * millisecond
 
 func (a attempt) run() {
 	server := a.b.bank
@@ -55,15 +56,21 @@ func (a attempt) answer(f txn.Finish) {
 	a.done(f, nil)
 }
 
+// proof is what the server can prove to somebody with this record: a marker is found
+// without one.
+func (a attempt) proof() proof {
+	if a.b.bank.family == postgres && !a.evident {
+		return unproven
+	}
+	return a.b.proof()
+}
+
 func (a attempt) postgres() {
 	if a.b.end(a.d, false) == okay {
 		a.answer(txn.Done)
 		return
 	}
-	p := unproven
-	if a.evident {
-		p = a.b.proof()
-	}
+	p := a.proof()
 	switch {
 	case a.d == txn.Commit && p == inProgress:
 		a.done(0, errRunning)

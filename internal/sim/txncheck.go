@@ -107,8 +107,11 @@ func (c *txnChecker) decided(node int, x txn.Txn) {
 		c.fail("AC2", "node %d has %v for %v, which was %v", node, x.Decision, x.ID, g.decision)
 		return
 	}
-	for _, h := range x.Heuristics[min(len(g.heuristics), len(x.Heuristics)):] {
-		c.reported(g, h)
+	if known := len(g.heuristics); len(x.Heuristics) >= known {
+		g.heuristics = x.Heuristics // also what an operator forgot
+		for _, h := range x.Heuristics[known:] {
+			c.reported(g, h)
+		}
 	}
 	if x.Ended && !g.ended {
 		g.ended = true
@@ -163,34 +166,45 @@ func (g *txnGhost) has(b *branch) bool {
 	return slices.ContainsFunc(g.record, func(r txn.Branch) bool { return r.No == b.no })
 }
 
-// mayEnd is AC5: a transaction ends when the end of each branch is known, or reported.
+// mayEnd is AC5: a transaction ends when the end of each branch is known. What is known
+// not to be as decided is reported before: HEUR.
 func (c *txnChecker) mayEnd(g *txnGhost) {
 	for _, b := range g.branches {
-		if g.decision == txn.Commit && g.has(b) && !b.confirmed && g.reports(b) == 0 {
+		switch {
+		case g.decision != txn.Commit || !g.has(b) || b.confirmed || g.reported(b):
+		case len(b.may) > 0:
+			c.fail("HEUR", "%v ends, and the log does not know that branch %d, which is in state %d, did not end as decided", g.id, b.no, b.state)
+		default:
 			c.fail("AC5", "%v ends, but nobody knows how branch %d ended, which is in state %d", g.id, b.no, b.state)
 		}
 	}
 }
 
-func (g *txnGhost) reports(b *branch) (n int) {
+// reported reports whether the log knows that the branch did not end as decided.
+func (g *txnGhost) reported(b *branch) bool {
+	return slices.ContainsFunc(g.heuristics, func(h txn.Heuristic) bool { return h.Branch == b.no })
+}
+
+// standing counts the reports on a branch that nobody has dealt with.
+func (g *txnGhost) standing(no txn.BranchNo) (n int) {
 	for _, h := range g.heuristics {
-		if h.Branch == b.no {
+		if h.Branch == no && !h.Forgotten {
 			n++
 		}
 	}
 	return n
 }
 
-// reported is HEUR: a report must be true, and there is one for each branch.
+// reported is HEUR: a report must be true, and there is one for each branch, or another
+// one after an operator has dealt with it.
 func (c *txnChecker) reported(g *txnGhost, h txn.Heuristic) {
-	g.heuristics = append(g.heuristics, h)
 	i := slices.IndexFunc(g.branches, func(b *branch) bool { return b.no == h.Branch })
 	switch {
 	case i < 0:
 		c.fail("HEUR", "%v has a report on branch %d, which it does not have", g.id, h.Branch)
 	case !g.branches[i].may[h.Outcome]:
 		c.fail("HEUR", "%v has the false alarm %v for branch %d", g.id, h.Outcome, h.Branch)
-	case g.reports(g.branches[i]) > 1:
+	case g.standing(h.Branch) > 1:
 		c.fail("HEUR", "%v has two reports on branch %d", g.id, h.Branch)
 	}
 }
@@ -236,12 +250,12 @@ func (c *txnChecker) concluded(a attempt, f txn.Finish) {
 	case a.d == txn.Commit && done && b.state == committed:
 		b.confirmed = true
 	case done && a.d == txn.Abort && b.state != committed:
-	case done && a.d == txn.Abort && (!a.evident || b.proof() != provesCommit): // nobody can know
+	case done && a.d == txn.Abort && a.proof() != provesCommit: // nobody can know
 	case f == txn.Contradicted && a.d == txn.Commit && b.state == rolledBack:
 		b.expect(txn.HeuristicRollback)
 	case f == txn.Contradicted && a.d == txn.Abort && b.state == committed:
 		b.expect(txn.HeuristicCommit)
-	case f == txn.Lost && a.d == txn.Commit && b.proof() == unproven:
+	case f == txn.Lost && a.d == txn.Commit && a.proof() == unproven:
 		b.expect(txn.HeuristicHazard)
 	default:
 		wrong()
@@ -296,7 +310,7 @@ func (c *txnChecker) settled(epoch uint32) {
 		}
 	}
 	for _, s := range c.seen {
-		if s.epoch == epoch && s.b.ghost.reports(s.b) == 0 {
+		if s.epoch == epoch && !s.b.ghost.reported(s.b) {
 			c.fail("HEUR", "the leader heard that branch %d of %v is in state %d, and the log does not know", s.b.no, s.b.ghost.id, s.b.state)
 		}
 	}
@@ -315,7 +329,7 @@ func (c *txnChecker) ended(g *txnGhost, b *branch) {
 	case g.decision != txn.Commit || b.state == committed:
 	case !b.taken && b.state != committed:
 		c.fail("AC1", "%v is committed, but branch %d is in state %d", g.id, b.no, b.state)
-	case !b.confirmed && g.reports(b) == 0:
+	case !b.confirmed && !g.reported(b):
 		c.fail("HEUR", "%v is committed, but branch %d is in state %d and the log does not know", g.id, b.no, b.state)
 	}
 }

@@ -162,6 +162,21 @@ func TestEachTransactionCheckRejectsABadHistoryAndAcceptsItsGoodTwin(t *testing.
 				d.finish(d.b, txn.Commit)
 				d.log(1, 2, txn.Txn{Decision: txn.Commit, Ended: true})
 			}},
+		{"HEUR", "a transaction ends, and the log does not know what its leader has heard",
+			func(d deal) {
+				d.decide(txn.Commit)
+				d.finish(d.a, txn.Commit)
+				d.b.set(lost, fate)
+				d.finish(d.b, txn.Commit)
+				d.log(1, 2, txn.Txn{Decision: txn.Commit, Ended: true})
+			},
+			func(d deal) {
+				d.decide(txn.Commit)
+				d.finish(d.a, txn.Commit)
+				d.b.set(lost, fate)
+				d.finish(d.b, txn.Commit)
+				d.log(1, 2, txn.Txn{Decision: txn.Commit, Ended: true, Heuristics: []txn.Heuristic{{Branch: 2, Outcome: txn.HeuristicHazard}}})
+			}},
 		{"AC6", "a young branch is taken for an orphan",
 			func(d deal) {
 				d.maxAge = 5
@@ -256,7 +271,10 @@ func TestEachTransactionCheckRejectsABadHistoryAndAcceptsItsGoodTwin(t *testing.
 				d.finish(d.a, txn.Commit)
 				h := txn.Heuristic{Branch: 1, Outcome: txn.HeuristicHazard}
 				d.log(1, 2, txn.Txn{Decision: txn.Commit, Heuristics: []txn.Heuristic{h}})
-				d.log(1, 3, txn.Txn{Decision: txn.Commit, Heuristics: []txn.Heuristic{h}})
+				forgotten := h
+				forgotten.Forgotten = true
+				d.log(1, 3, txn.Txn{Decision: txn.Commit, Heuristics: []txn.Heuristic{forgotten}})
+				d.log(1, 4, txn.Txn{Decision: txn.Commit, Heuristics: []txn.Heuristic{forgotten, h}})
 			}},
 		{"HEUR", "a worker takes a lost branch for committed",
 			func(d deal) { d.decide(txn.Commit); d.a.set(lost, fate); d.conclude(d.a, txn.Commit, txn.AlreadyDone) },

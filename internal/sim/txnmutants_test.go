@@ -5,4 +5,31 @@
 package sim
 
 // txnMutants are the mistakes that coordinators, clients and workers could make.
-var txnMutants = map[string]hunt{}
+var txnMutants = map[string]hunt{
+	"X03": txnHunt(100, "DUR1"),
+	"X07": txnHunt(1000, "AC1", "AC2"),
+	"X08": txnHunt(1000, "AC1", "AC2", "AC3w"),
+	"X11": txnHunt(100, "AC1"),
+	"X12": txnHunt(1000, "AC5", "HEUR"),
+	"X13": txnHunt(100, "AC5"),
+	"X18": txnHunt(1000, "AC1", "AC2"),
+	"X19": txnHunt(100, "FOREIGN"),
+	"X20": {seeds: 1000, run: withoutFaults, checks: []string{"AC4"}},
+	"X31": txnHunt(500, "HEUR"),
+}
+
+func txnHunt(seeds uint64, checks ...string) hunt {
+	return hunt{seeds: seeds, checks: checks, run: func(seed uint64) error {
+		_, err := RunTxn(seed, TxnOptions{trace: true})
+		return err
+	}}
+}
+
+// withoutFaults runs a seed only if it is one without faults. AC6 would be faster.
+func withoutFaults(seed uint64) error {
+	if !newCluster(seed, Options{}).swarm.Quiet {
+		return nil
+	}
+	_, err := RunTxn(seed, TxnOptions{trace: true, Mute: []string{"AC6"}})
+	return err
+}

@@ -58,6 +58,9 @@ func (w *txnWorld) operate() {
 	if g == nil {
 		return
 	}
+	for tries := 3; tries > 0 && g.decision != txn.Undecided; tries-- { // he looks for what waits
+		g = w.recent()
+	}
 	if g = w.alarming(g); len(g.heuristics) > 0 {
 		w.question(w.leaderOrAny(), false, func(request uint64) coordinator.Event {
 			return coordinator.ForgetAsked{Request: request, ID: g.id, Who: "operator", Why: "dealt with"}
@@ -121,7 +124,7 @@ func (w *txnWorld) administer(leader *node, b *bank) {
 func (w *txnWorld) isReported(leader *node, br *branch) bool {
 	h, g := leader.host.(*txnHost), br.ghost
 	_, known := h.table.Get(g.id)
-	tooOld := !known && h.table.TooOld(g.id) && (g.decision != txn.Commit || br.confirmed)
+	tooOld := !known && h.table.TooOld(g.id) && (g.decision != txn.Commit || br.confirmed || g.reported(br))
 	unnamed := known && g.decision == txn.Commit && g.resolved && !g.has(br)
 	if !tooOld && !unnamed {
 		return false

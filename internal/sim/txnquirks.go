@@ -18,6 +18,7 @@ import (
 type quirks struct {
 	Detach, NoMarker, SlowCommit bool
 	LateDetach                   float64 // a finish right after the end of a session is lost
+	Vanish                       float64 // a client that dies takes its host along
 	Foreign                      int     // prepared branches of others at each bank
 	Rows                         int     // over which transactions compete; zero: they do not
 	Reads                        instant
@@ -39,7 +40,7 @@ func drawQuirks(seed uint64, quiet bool) (quirks, *rand.Rand) {
 		return 0
 	}
 	q := quirks{
-		Detach: chance(0.3), NoMarker: chance(0.2), SlowCommit: chance(0.3),
+		Detach: chance(0.3), NoMarker: chance(0.35), SlowCommit: chance(0.3),
 		Foreign: r.IntN(3), Reads: often(0.7, 100*millisecond, 2*second),
 	}
 	if chance(0.4) {
@@ -53,6 +54,9 @@ func drawQuirks(seed uint64, quiet bool) (quirks, *rand.Rand) {
 	}
 	if chance(0.5) {
 		q.LateDetach = 0.1 + 0.9*r.Float64()
+	}
+	if chance(0.5) {
+		q.Vanish = 0.5
 	}
 	q.Failover, q.Restart = often(0.5, second/2, 10*second), often(0.5, second/2, 10*second)
 	q.Restore, q.DBA = often(0.3, 2*second, 20*second), often(0.4, second/4, 5*second)

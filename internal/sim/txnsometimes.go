@@ -4,6 +4,7 @@ package sim
 
 import (
 	"strings"
+	"time"
 
 	"github.com/concordtx/concord/coordinator"
 	"github.com/concordtx/concord/protocol/zab"
@@ -27,7 +28,7 @@ const (
 	CommitRetriedElsewhere
 	CommitBeatenByTombstone
 	OrphanAborted
-	OrphanBeatenByCommit
+	OldCommitted
 	LeaderDiedProposing
 	SnapshotWithOpenInstalled
 	WorkerFinished
@@ -61,7 +62,7 @@ var txnSituationNames = [txnSituations]string{
 	"client told commit", "client told abort", "client never told", "client crashed",
 	"PREPARE answered ROLLBACK", "branch prepared after its client had died", "row waited for", "lock timed out",
 	"decision heard after a reply was lost", "commit asked for again at another node", "late commit beaten by a tombstone",
-	"orphan aborted", "orphan beaten by a late commit", "leader died between proposing and delivering",
+	"orphan aborted", "orphan scan beaten by a late commit", "leader died between proposing and delivering",
 	"snapshot installed while transactions are open", "branch finished by a worker", "branch found finished",
 	"finish retried after a failure", "branch listed and not found while its session lives", "holder fenced",
 	"finish answered OK and lost", "prepared branch lost", "branch that came back finished again", "old backup restored",
@@ -96,20 +97,20 @@ func (w *txnWorld) lookAt(entries []zab.Entry) {
 			continue // the table has refused it
 		}
 		for _, r := range records {
-			w.lookAtRecord(r, p)
+			w.lookAtRecord(r)
 		}
 	}
 }
 
-func (w *txnWorld) lookAtRecord(r txn.Record, at txn.Position) {
+func (w *txnWorld) lookAtRecord(r txn.Record) {
 	switch r := r.(type) {
-	case txn.AbortRecord:
-		if g := w.check.ghosts[r.ID]; g != nil && g.decision == txn.Commit && strings.HasPrefix(r.Reason, "orphan") {
-			w.hit(OrphanBeatenByCommit)
-		}
 	case txn.CommitRecord:
-		if g := w.check.ghosts[r.ID]; g != nil && g.decision == txn.Abort {
+		switch g := w.check.ghosts[r.ID]; {
+		case g == nil:
+		case g.decision == txn.Abort:
 			w.hit(CommitBeatenByTombstone)
+		case w.now-g.born >= instant(txnRules.MaxTransaction/time.Microsecond):
+			w.hit(OldCommitted)
 		}
 	case txn.HeuristicRecord:
 		switch r.Outcome {

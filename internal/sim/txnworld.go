@@ -171,6 +171,7 @@ func (w *txnWorld) scan(n *node, name string) {
 		} else if len(server.foreign) > 0 {
 			w.hit(ForeignListed)
 		}
+		server.meddle()
 		w.after(w.about(10*millisecond), func() { w.post(n, boot, listed) })
 	})
 }
@@ -280,6 +281,8 @@ func (w *txnWorld) settle() {
 		return
 	}
 	if w.check.violation == nil {
+		// Of what the log has forgotten it can record nothing.
+		w.check.seen = slices.DeleteFunc(w.check.seen, func(s seenContradiction) bool { return w.mayBePurged(s.b.ghost.id) })
 		w.check.settled(uint32(w.leader().role.Epoch))
 	}
 	if quiet && w.check.violation == nil {
