@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -48,11 +49,15 @@ func (h *handler) Watch(_ context.Context, _ *concordv1.WatchRequest, s *connect
 	return nil
 }
 
-func serve(t testing.TB, h *handler) (addr string) {
+func serve(t testing.TB, h concordv1connect.CoordinatorServiceHandler) (addr string) {
 	t.Helper()
 	mux := http.NewServeMux()
 	mux.Handle(concordv1connect.NewCoordinatorServiceHandler(h))
-	s := httptest.NewServer(mux)
+	s := httptest.NewUnstartedServer(mux)
+	s.Config.Protocols = new(http.Protocols)
+	s.Config.Protocols.SetHTTP1(true)
+	s.Config.Protocols.SetUnencryptedHTTP2(true)
+	s.Start()
 	t.Cleanup(s.Close)
 	return s.Listener.Addr().String()
 }
@@ -192,6 +197,163 @@ func TestWatchGoesOnWithTheNextNode(t *testing.T) {
 		return nil
 	})
 	require.ErrorIs(t, err, enough)
+}
+
+// echo answers with a zxid, and remembers what the requests said their client had seen.
+type echo struct {
+	concordv1connect.UnimplementedCoordinatorServiceHandler
+	zxid string
+	mu   sync.Mutex
+	seen []string
+}
+
+func (h *echo) heard(seen string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.seen = append(h.seen, seen)
+}
+
+// last returns what the last request said.
+func (h *echo) last() string {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.seen[len(h.seen)-1]
+}
+
+func (h *echo) Outcome(_ context.Context, r *concordv1.OutcomeRequest) (*concordv1.OutcomeResponse, error) {
+	h.heard(r.GetSeen())
+	return &concordv1.OutcomeResponse{Outcome: "committed", Zxid: h.zxid}, nil
+}
+
+func (h *echo) Status(_ context.Context, r *concordv1.StatusRequest) (*concordv1.StatusResponse, error) {
+	h.heard(r.GetSeen())
+	return &concordv1.StatusResponse{Zxid: h.zxid}, nil
+}
+
+func (h *echo) Watch(_ context.Context, r *concordv1.WatchRequest, s *connect.ServerStream[concordv1.StatusResponse]) error {
+	h.heard(r.GetSeen())
+	return s.Send(&concordv1.StatusResponse{Zxid: h.zxid})
+}
+
+func (h *echo) Decide(_ context.Context, s *connect.BidiStream[concordv1.DecideRequest, concordv1.DecideResponse]) error {
+	for {
+		m, err := s.Receive()
+		if err != nil {
+			return nil // the client has ended
+		}
+		h.heard(m.GetSeen())
+		for _, c := range m.GetCommits() {
+			a := &concordv1.NumberedAnswer{Number: c.GetNumber(), Response: &concordv1.CommitResponse{Decision: "commit", Zxid: h.zxid}}
+			if err := s.Send(&concordv1.DecideResponse{Answers: []*concordv1.NumberedAnswer{a}}); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+func TestEveryRequestSaysTheHighestZxidThatItsClientHasSeen(t *testing.T) {
+	h := &echo{zxid: "3.17"}
+	c := dial(t, api.ClientOptions{}, serve(t, h))
+	shared := &concordv1.OutcomeRequest{Gid: "x"}
+	ask := func() string {
+		t.Helper()
+		_, err := c.Outcome(t.Context(), shared)
+		require.NoError(t, err)
+		return h.last()
+	}
+	require.Empty(t, ask(), "it has seen nothing yet")
+	h.zxid = "3.9" // of a node that is behind, or of a broken one
+	require.Equal(t, "3.17", ask())
+	h.zxid = "nonsense"
+	require.Equal(t, "3.17", ask(), "an older one changes nothing")
+	h.zxid = "10.2"
+	require.Equal(t, "3.17", ask())
+	require.Equal(t, "10.2", ask(), "numbers, not texts")
+	require.Empty(t, shared.GetSeen(), "the request belongs to the caller")
+
+	h.zxid = "10.3"
+	_, err := c.Status(t.Context(), &concordv1.StatusRequest{})
+	require.NoError(t, err)
+	require.Equal(t, "10.2", h.last())
+	h.zxid = "10.4"
+	res, err := c.Commit(t.Context(), &concordv1.CommitRequest{Gid: "x"})
+	require.NoError(t, err)
+	require.Equal(t, "10.4", res.GetZxid())
+	require.Equal(t, "10.3", h.last(), "the stream says it too")
+	h.zxid = "10.5"
+	enough := errors.New("enough")
+	require.ErrorIs(t, c.Watch(t.Context(), &concordv1.WatchRequest{}, func(*concordv1.StatusResponse) error { return enough }), enough)
+	require.Equal(t, "10.4", h.last())
+	require.Equal(t, "10.5", ask(), "as it was streamed")
+
+	_, err = c.Outcome(t.Context(), &concordv1.OutcomeRequest{Seen: "7.7"})
+	require.NoError(t, err)
+	require.Equal(t, "7.7", h.last(), "who passes his own has his reasons")
+}
+
+func TestANodeThatIsBehindIsPassedOver(t *testing.T) {
+	behind := fails(fmt.Errorf("this node is at zxid 3.10, and you have seen 3.17: %w", api.ErrUnavailable))
+	res, err := dial(t, api.ClientOptions{}, serve(t, behind), serve(t, says("committed"))).Outcome(t.Context(), &concordv1.OutcomeRequest{})
+	require.NoError(t, err)
+	require.Equal(t, "committed", res.GetOutcome())
+}
+
+// handsOn is a node that redirects who asks for it, and else does what the leader would.
+type handsOn struct {
+	concordv1connect.UnimplementedCoordinatorServiceHandler
+	leader              string
+	redirected, commits atomic.Int64
+}
+
+func (h *handsOn) Commit(ctx context.Context, _ *concordv1.CommitRequest) (*concordv1.CommitResponse, error) {
+	info, _ := connect.CallInfoForHandlerContext(ctx)
+	if info.RequestHeader().Get(api.RedirectHeader) != "" {
+		h.redirected.Add(1)
+		return nil, api.ToStatus(&api.NotLeaderError{Leader: 2, API: h.leader})
+	}
+	info.ResponseHeader().Set(api.HandedOnHeader, "1")
+	h.commits.Add(1)
+	return &concordv1.CommitResponse{Decision: "commit"}, nil
+}
+
+func (h *handsOn) Decide(_ context.Context, s *connect.BidiStream[concordv1.DecideRequest, concordv1.DecideResponse]) error {
+	for {
+		m, err := s.Receive()
+		if err != nil {
+			return nil // the client has ended
+		}
+		for _, c := range m.GetCommits() {
+			h.redirected.Add(1)
+			a := &concordv1.NumberedAnswer{Number: c.GetNumber(), Error: api.CommitError(&api.NotLeaderError{Leader: 2, API: h.leader})}
+			if err := s.Send(&concordv1.DecideResponse{Answers: []*concordv1.NumberedAnswer{a}}); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+func TestAClientThatCannotReachTheLeaderLetsAnotherNodeHandItsCallsOn(t *testing.T) {
+	h := &handsOn{leader: deadAddr(t)}
+	c := dial(t, api.ClientOptions{}, serve(t, h))
+	for range 5 {
+		res, err := c.Commit(t.Context(), &concordv1.CommitRequest{})
+		require.NoError(t, err)
+		require.Equal(t, "commit", res.GetDecision())
+	}
+	require.EqualValues(t, 5, h.commits.Load())
+	require.EqualValues(t, 1, h.redirected.Load(), "it remembers that the leader is out of reach")
+}
+
+func TestAClientThatReachesTheLeaderAsksNobodyToHandOn(t *testing.T) {
+	leader := &echo{zxid: "1.1"}
+	h := &handsOn{leader: serve(t, leader)}
+	c := dial(t, api.ClientOptions{}, serve(t, h))
+	for range 5 {
+		_, err := c.Commit(t.Context(), &concordv1.CommitRequest{})
+		require.NoError(t, err)
+	}
+	require.EqualValues(t, 1, h.redirected.Load())
+	require.Zero(t, h.commits.Load())
 }
 
 func TestDialRefusesMalformedAddresses(t *testing.T) {

@@ -3,6 +3,7 @@
 package api_test
 
 import (
+	"math"
 	"strings"
 	"testing"
 	"time"
@@ -90,4 +91,24 @@ func FuzzParseCommit(f *testing.F) {
 		require.NoError(t, err)
 		require.Equal(t, c, again)
 	})
+}
+
+func TestZxidsAreParsedStrictly(t *testing.T) {
+	for text, want := range map[string]txn.Position{
+		"": {}, "0.0": {}, "3.17": {Epoch: 3, Counter: 17}, "4294967295.18446744073709551615": {Epoch: math.MaxUint32, Counter: math.MaxUint64},
+	} {
+		got, err := api.ParseZxid("seen", text)
+		require.NoError(t, err, text)
+		require.Equal(t, want, got)
+		if text != "" {
+			require.Equal(t, text, got.String())
+		}
+	}
+	for _, text := range []string{"3", ".", "3.", ".3", "03.1", "3.01", "+3.1", "-3.1", "3.+1", "3.-1", " 3.1", "3.1 ", "3.1.2", "3,1", "0x3.1",
+		"4294967296.1", "1.18446744073709551616", "3.1\x00", strings.Repeat("9", 5000)} {
+		_, err := api.ParseZxid("seen", text)
+		require.ErrorIs(t, err, api.ErrInvalid, "%.40q", text)
+		require.ErrorContains(t, err, "seen: ")
+		require.Less(t, len(err.Error()), 150)
+	}
 }

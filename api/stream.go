@@ -50,6 +50,8 @@ func openStream(s stub, seen *highWater) (*commitStream, error) {
 		return nil, err
 	}
 	c := &commitStream{seen: seen, bidi: bidi, end: end, wake: make(chan struct{}, 1), waiting: map[uint64]chan<- answer{}}
+	// The end of the context alone is not noticed while HTTP/2 waits for more of the request.
+	context.AfterFunc(ctx, func() { _ = bidi.CloseRequest() })
 	go c.send(ctx)
 	go c.receive()
 	return c, nil
