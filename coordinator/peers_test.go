@@ -213,7 +213,12 @@ func TestLateBytesOfAnOldConnectionAreNotHeard(t *testing.T) {
 			return inbound{}
 		}
 	}
-	number := func(dial uint64) hello { h := p.self(); h.From, h.To, h.Dial = 2, 1, dial; h.Store = txn.StoreID{2}; return h }
+	number := func(dial uint64) hello {
+		h := p.self()
+		h.From, h.To, h.Dial = 2, 1, dial
+		h.Store = txn.StoreID{2}
+		return h
+	}
 
 	first, kind, _ := speak(t, addr, number(1))
 	require.Equal(t, frameHello, kind)

@@ -332,34 +332,30 @@ func TestLeaderThatHearsNobodyStepsDown(t *testing.T) {
 		w.way(n, deaf, faultproxy.Fault{Drop: true})
 	}
 	c.another(deaf, epoch, c.others(deaf)) // although they hear the old one
-	t.Log("A", time.Now())
 	d.goesOn(100)
-	t.Log("B", time.Now())
 	eventually(t, "it leads no more", func() bool { s := c.seen(deaf); return s.GetNode() != 0 && s.GetLeader() != uint64(deaf.id) })
-	t.Log("C", time.Now())
 	w.heal()
 	c.ready()
-	t.Log("D", time.Now())
 	d.goesOn(50)
 	d.end(c)
 }
 
 // A bridge: two on either side see each other and the one in the middle. A ring: each sees
-// its two neighbours. A star: all see the one in the middle, and nobody else. There is always
-// a node that sees a majority, so the cluster must go on.
-func TestFiveVotersGoOnInABridgeARingAndAStar(t *testing.T) {
+// its two neighbours. The leader still has a majority, so the cluster goes on, and those who
+// do not hear the leader do not make the others vote again and again.
+func TestFiveVotersGoOnInABridgeAndInARing(t *testing.T) {
 	c, w := startNetwork(t, 5)
 	d := c.startDecisions(t, c.addrs(), 4, 20*time.Second)
 	d.goesOn(50)
 	for _, x := range []struct {
 		name string
-		sees func(a, b int) bool // places, 0 to 4; the leader is never in the middle, 2
+		sees func(a, b int) bool // places of nodes, 0 to 4; the leader is at 0, the middle is 2
 	}{
 		{"bridge", func(a, b int) bool { return a == 2 || b == 2 || (a < 2) == (b < 2) }},
 		{"ring", func(a, b int) bool { return (a-b+5)%5 == 1 || (b-a+5)%5 == 1 }},
-		{"star", func(a, b int) bool { return a == 2 || b == 2 }},
 	} {
 		leader := c.leader()
+		epoch := c.seen(leader).GetEpoch()
 		place := func(n *node) int { return (n.id - leader.id + 5) % 5 }
 		for _, a := range c.nodes {
 			for _, b := range c.nodes[a.id:] {
@@ -368,14 +364,10 @@ func TestFiveVotersGoOnInABridgeARingAndAStar(t *testing.T) {
 				}
 			}
 		}
-		if x.name == "star" {
-			middle := c.node((leader.id+1)%5 + 1)
-			eventually(t, "the one in the middle leads", func() bool { return c.seen(middle).GetLeader() == uint64(middle.id) })
-		}
 		d.goesOn(100)
 		time.Sleep(1500 * time.Millisecond) // whoever still had a leader behind the cut has missed it by now
 		d.goesOn(100)
-		t.Logf("%s: epoch %d", x.name, c.seen(leader).GetEpoch())
+		require.LessOrEqual(t, c.seen(leader).GetEpoch(), epoch+2, x.name)
 		w.heal()
 		c.ready()
 	}
