@@ -409,11 +409,7 @@ func (c *Core) deliver(e zab.Entry) error {
 		return err
 	}
 	c.digests.add(e.Zxid, changes.Meta.Digest)
-	for _, m := range stores {
-		if _, known := c.table.Store(m.Node); !known && c.leading {
-			c.replaced = append(c.replaced, zab.NodeID(m.Node))
-		}
-	}
+	c.compareStores(stores, changes.Meta.Stores)
 	if len(changes.Verdicts)+len(changes.Open)+len(changes.Finished) > 0 {
 		c.busy = e.Zxid
 	}

@@ -139,6 +139,7 @@ func (l *loop) admit(a ask) {
 }
 
 func (l *loop) carryOut(fx *Effects) {
+	l.tellStores()
 	for _, e := range fx.SendSnapshot {
 		l.sender.allow(e)
 	}
