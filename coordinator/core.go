@@ -58,9 +58,9 @@ const (
 	// maxUnderway entries may wait for a quorum. What arrives meanwhile shares the next one,
 	// and its fsync on every node: the busier the leader, the less a decision costs.
 	maxUnderway = 2
-	// maxWaiting bytes of records may wait for the next entry: a log that is so far behind
-	// takes no new transactions, and says "busy".
-	maxWaiting = 4 << 20
+	// maxWaiting bytes of transactions may wait for the next entry: when that is full, and the
+	// log is still busy with those before, no new transactions are taken.
+	maxWaiting = maxEntryBytes
 	// endInterval is how long an End record may wait for company.
 	endInterval = 100 * time.Millisecond
 	// sweepInterval is how often unfinished branches are looked through.
@@ -431,11 +431,7 @@ func (c *Core) deliver(e zab.Entry) error {
 		return err
 	}
 	c.digests.add(e.Zxid, changes.Meta.Digest)
-	for _, m := range stores {
-		if _, known := c.table.Store(m.Node); !known && c.leading {
-			c.replaced = append(c.replaced, zab.NodeID(m.Node))
-		}
-	}
+	c.compareStores(stores, changes.Meta.Stores)
 	if len(changes.Verdicts)+len(changes.Open)+len(changes.Finished) > 0 {
 		c.busy = e.Zxid
 	}

@@ -62,8 +62,8 @@ func (c *Core) onCommitAsked(e CommitAsked) {
 	c.carry(l, l.core.Step(twopc.Asked{Branches: e.Branches}))
 }
 
-// overloaded answers "busy" to a request for one more transaction when the log is far
-// behind what waits for it. That is no decision: asking again is safe.
+// overloaded answers "busy" to a request for one more transaction when the log does
+// not keep up. That is no decision: asking again is safe.
 func (c *Core) overloaded(request uint64, id txn.ID) bool {
 	if c.waiting < maxWaiting || c.live[id] != nil {
 		return false

@@ -145,6 +145,7 @@ func (l *loop) carryOut(fx *Effects) {
 	if at := l.core.zxid(); at != *l.applied.Load() {
 		l.applied.Store(&at)
 	}
+	l.tellStores()
 	for _, e := range fx.SendSnapshot {
 		l.sender.allow(e)
 	}

@@ -80,6 +80,32 @@ func (c *Core) noteHolds() {
 	}
 }
 
+// compareStores sees what a fold has changed about the stores of the nodes.
+func (c *Core) compareStores(before, after []txn.MemberStore) {
+	if slices.Equal(before, after) {
+		return
+	}
+	find := func(in []txn.MemberStore, node uint64) (m txn.MemberStore) {
+		if i := slices.IndexFunc(in, func(m txn.MemberStore) bool { return m.Node == node }); i >= 0 {
+			m = in[i]
+		}
+		return m
+	}
+	for _, m := range before {
+		if find(after, m.Node).Node == 0 && c.leading {
+			c.replaced = append(c.replaced, zab.NodeID(m.Node))
+		}
+	}
+	for _, m := range after {
+		switch old := find(before, m.Node); {
+		case old.Store != m.Store:
+			c.note("node %d has the store %x from now on", m.Node, m.Store)
+		case old.Holds.Epoch != m.Holds.Epoch: // once in a reign is enough for the eye
+			c.note("node %d holds the log up to %v", m.Node, m.Holds)
+		}
+	}
+}
+
 func (c *Core) onReplaceAsked(e ReplaceAsked) {
 	if !c.ready(e.Request) {
 		return
@@ -104,13 +130,18 @@ func (n *Node) Replace(ctx context.Context, node zab.NodeID, who, why string) er
 	return err
 }
 
-// watchMembers tells the core who speaks, and the handshakes what the log knows.
+// watchMembers tells the core who speaks.
 func (l *loop) watchMembers() {
 	stores := append(l.peers.conns.stores(), txn.MemberStore{Node: uint64(l.config.Node), Store: l.store.ID()})
 	slices.SortFunc(stores, func(a, b txn.MemberStore) int { return cmp.Compare(a.Node, b.Node) })
 	l.events = append(l.events, MembersSeen{Stores: stores})
-	known := l.core.table.Meta().Stores
-	l.peers.known.Store(&known)
+}
+
+// tellStores tells the handshakes what the log knows of the stores.
+func (l *loop) tellStores() {
+	if known := l.core.table.Meta().Stores; !slices.Equal(*l.peers.known.Load(), known) {
+		l.peers.known.Store(&known)
+	}
 }
 
 // foreignStore says why a node must not speak from this store; empty if it may.

@@ -25,8 +25,9 @@ import (
 // an end, each a frame with its checksum. The node stages them beside its own state, and
 // sends empty parts while it verifies them.
 const (
-	// snapshotPart is about how many bytes of state share a frame.
-	snapshotPart = 256 << 10
+	// snapshotPart is about how many bytes of state share a frame. A slow line must carry one
+	// within peerTimeout, heartbeats and entries besides.
+	snapshotPart = 32 << 10
 	// movedInterval is how often both ends tell their log that bytes move.
 	movedInterval = 200 * time.Millisecond
 )

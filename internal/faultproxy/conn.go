@@ -12,7 +12,7 @@ import (
 
 const (
 	chunkSize   = 16 << 10
-	queueLength = 64
+	queueLength = 256
 	socketBytes = 64 << 10 // what the system keeps is part of the network, too
 )
 

@@ -4,7 +4,7 @@
 // listener, and does to the bytes of either direction what networks do. It needs no
 // privileges, and says nothing about the content.
 //
-// What always holds: a Link keeps at most about a megabyte per connection and direction,
+// What always holds: a Link keeps at most some megabytes per connection and direction,
 // bytes that it delivers are delivered once and in order, and a connection of which bytes
 // vanished delivers no later ones: it is reset when the fault ends, as TCP would not skip
 // bytes either.
