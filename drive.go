@@ -89,10 +89,14 @@ func (d *driver) abandon() {
 }
 
 func (d *driver) step(e twopc.Event) {
+	var last *branch // to prepare, which needs no goroutine: all votes are waited for
 	for _, f := range d.tx.core.Step(e) {
 		switch f := f.(type) {
 		case twopc.Prepare:
-			go func() { d.events <- d.prepare(d.tx.branches[f.No]) }()
+			if b := last; b != nil {
+				go func() { d.events <- d.prepare(b) }()
+			}
+			last = d.tx.branches[f.No]
 		case twopc.CommitOnePhase:
 			go func() { d.events <- d.commitOnePhase(d.tx.branches[f.No]) }()
 		case twopc.Ask:
@@ -107,6 +111,9 @@ func (d *driver) step(e twopc.Event) {
 		case twopc.Reply:
 			d.reply <- &f
 		}
+	}
+	if last != nil {
+		d.events <- d.prepare(last)
 	}
 }
 

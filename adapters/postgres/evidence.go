@@ -9,8 +9,10 @@ import (
 	"net/url"
 	"regexp"
 	"strconv"
+	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 )
 
 // server is what stays the same as long as a connection lives.
@@ -19,6 +21,10 @@ type server struct {
 	timeline string // 8 hex digits; empty on a standby
 	database string // oid, decimal
 	holder   holder // zero behind a pooler
+
+	// What the session had when it was asked.
+	lockTimeout, idleTimeout time.Duration
+	number                   *pgconn.StatementDescription // numberText, if the server knows it by name
 }
 
 // holder names a session of the server. Process ids are used again, start times not.
@@ -86,24 +92,51 @@ func parseHolder(s string) (holder, error) {
 	return holder{}, errEvidence
 }
 
+// customKey is where a connection remembers its server.
+const customKey = "concord.postgres"
+
 // serverOf asks once per connection and remembers the answer on it, so that the way
 // of a commit has no round trip for it.
 func serverOf(ctx context.Context, conn *pgx.Conn) (server, error) {
-	const key = "concord.postgres"
-	if known, ok := conn.PgConn().CustomData()[key].(server); ok {
+	if known, ok := conn.PgConn().CustomData()[customKey].(server); ok {
 		return known, nil
 	}
 	var s server
+	var lock, idle int64
 	err := conn.QueryRow(ctx, serverText, pgx.QueryExecModeSimpleProtocol).
-		Scan(&s.system, &s.timeline, &s.database, &s.holder.pid, &s.holder.start)
+		Scan(&s.system, &s.timeline, &s.database, &s.holder.pid, &s.holder.start, &lock, &idle)
 	if err != nil {
 		return server{}, err
 	}
+	s.lockTimeout, s.idleTimeout = time.Duration(lock)*time.Millisecond, time.Duration(idle)*time.Millisecond
 	if s.holder.pid != conn.PgConn().PID() {
 		s.holder = holder{} // a pooler's connection: the session behind it may be anybody's next
 	}
+	// Where pgx itself has the server remember statements, one more is right.
+	if conn.Config().DefaultQueryExecMode == pgx.QueryExecModeCacheStatement {
+		if s.number, err = conn.Prepare(ctx, "concord_number", numberText); err != nil {
+			return server{}, err
+		}
+	}
 	if s.timeline != "" { // a standby may be promoted under a living connection
-		conn.PgConn().CustomData()[key] = s
+		conn.PgConn().CustomData()[customKey] = s
 	}
 	return s, nil
+}
+
+// forgetNumber is for a connection whose statements were deallocated behind our back.
+func (s server) forgetNumber(pg *pgconn.PgConn) {
+	s.number = nil
+	pg.CustomData()[customKey] = s
+}
+
+// limits are what a branch has to set for itself on this session.
+func (s server) limits(lockTimeout, idleTimeout time.Duration) []string {
+	if s.lockTimeout == lockTimeout {
+		lockTimeout = 0
+	}
+	if s.idleTimeout == idleTimeout {
+		idleTimeout = 0
+	}
+	return append(limitText("lock_timeout", lockTimeout), limitText("idle_in_transaction_session_timeout", idleTimeout)...)
 }

@@ -13,6 +13,7 @@ import (
 // SQLSTATEs that the adapter branches on.
 const (
 	codeUndefinedObject = "42704" // no prepared transaction of that name
+	codeNoStatement     = "26000" // no statement of that name was prepared
 	codeInvalidValue    = "22023" // a transaction number of the future, among others
 )
 

@@ -5,6 +5,7 @@ package postgres
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -75,10 +76,12 @@ func (s *session) notOpened(err error) error {
 	}
 	s.note(pgconn.CommandTag{}, err)
 	if sqlState(err) != "" || s.pgx.IsClosed() {
-		s.doom(because("the first statement failed", err))
+		s.doom(fmt.Errorf("%w: %w", errNotOpened, err))
 	}
 	return err
 }
+
+var errNotOpened = errors.New("the first statement failed")
 
 // openNow is for what the application does past the handle, and has neither a context nor
 // an error: if the transaction cannot be opened the connection is closed, so that

@@ -15,7 +15,9 @@ import (
 )
 
 // Defaults of the limits that every branch sets for itself. Two databases make
-// deadlocks that neither of them sees, and PostgreSQL waits for a lock for ever.
+// deadlocks that neither of them sees, and PostgreSQL waits for a lock for ever. Sessions
+// that begin with these very limits, by the settings of the pool, the role or the
+// database, save each branch the statements that set them.
 const (
 	DefaultLockTimeout = 10 * time.Second
 	DefaultIdleTimeout = 5 * time.Minute
@@ -28,7 +30,6 @@ type Resource struct {
 	ownsPool    bool
 	lockTimeout time.Duration
 	idleTimeout time.Duration
-	limits      []string // both, as statements
 }
 
 var _ adapters.Opener = (*Resource)(nil)
@@ -52,7 +53,6 @@ func New(name string, pool *pgxpool.Pool, options ...Option) *Resource {
 	for _, option := range options {
 		option(r)
 	}
-	r.limits = limitTexts(r.lockTimeout, r.idleTimeout)
 	return r
 }
 

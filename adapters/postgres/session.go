@@ -86,7 +86,7 @@ func (r *Resource) begin(ctx context.Context, x txn.XID) (*session, error) {
 		conn.Release() // destroyed if it broke
 		return nil, err
 	}
-	return &session{r: r, x: x, server: known, conn: conn, pgx: conn.Conn(), limits: r.limits}, nil
+	return &session{r: r, x: x, server: known, conn: conn, pgx: conn.Conn(), limits: known.limits(r.lockTimeout, r.idleTimeout)}, nil
 }
 
 // configure sets options in a transaction that has done nothing yet. One that is not open
@@ -216,7 +216,10 @@ func (s *session) Prepare(ctx context.Context) (txn.Vote, txn.Branch, error) {
 			return s.voteReadOnly(ctx, pg)
 		}
 	}
-	end, err := prepareBranch(ctx, pg, prepareText(s.x))
+	end, err := prepareBranch(ctx, pg, s.server.number, prepareText(s.x))
+	if sqlState(err) == codeNoStatement {
+		s.server.forgetNumber(pg)
+	}
 	if err != nil {
 		return s.voteNo(ctx, err)
 	}
@@ -297,7 +300,7 @@ func (s *session) CommitOnePhase(ctx context.Context) error {
 
 // notCommitted is ErrNotCommitted unless the application itself ended the transaction.
 func (s *session) notCommitted() error {
-	if !errors.Is(s.doomed, errRollbackOnly) && s.doomed != nil {
+	if !errors.Is(s.doomed, errRollbackOnly) && !errors.Is(s.doomed, errNotOpened) && s.doomed != nil {
 		return nil
 	}
 	return adapters.ErrNotCommitted

@@ -53,11 +53,7 @@ func beginText(limits []string) string {
 	return strings.Join(append([]string{"begin"}, limits...), "; ")
 }
 
-// limitTexts are the limits of every branch. Zero leaves a setting of the server as it is.
-func limitTexts(lockTimeout, idleTimeout time.Duration) []string {
-	return append(limitText("lock_timeout", lockTimeout), limitText("idle_in_transaction_session_timeout", idleTimeout)...)
-}
-
+// limitText sets a limit for one transaction. Zero leaves the setting as it is.
 func limitText(setting string, d time.Duration) []string {
 	if d <= 0 {
 		return nil
@@ -89,14 +85,16 @@ const (
 	// numberText names the transaction it runs in; no number means that it wrote nothing.
 	numberText = "select pg_current_xact_id_if_assigned()::text, current_user::text"
 
-	// serverText asks what stays the same as long as a connection lives. The timeline is
-	// that of the write-ahead log, because the one in the control file is as old as the
+	// serverText asks what stays the same as long as a connection lives, and its limits. The
+	// timeline is that of the write-ahead log, because the one in the control file is as old as the
 	// last checkpoint.
 	serverText = `
 select (select system_identifier from pg_control_system())::text,
        case when pg_is_in_recovery() then '' else left(pg_walfile_name(pg_current_wal_lsn()), 8) end,
        (select oid from pg_database where datname = current_database())::text,
-       pid, (extract(epoch from backend_start) * 1000000)::bigint
+       pid, (extract(epoch from backend_start) * 1000000)::bigint,
+       (extract(epoch from current_setting('lock_timeout')::interval) * 1000)::bigint,
+       (extract(epoch from current_setting('idle_in_transaction_session_timeout')::interval) * 1000)::bigint
   from pg_stat_activity where pid = pg_backend_pid()`
 
 	// statusText asks what became of transaction $3 of system $1 on timeline $2. It

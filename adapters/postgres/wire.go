@@ -45,17 +45,20 @@ type ending struct {
 	early        bool // the server answered an error, a FATAL one perhaps, before it came to the end
 }
 
-// prepareBranch asks for the transaction's number and prepares it, in one message.
-func prepareBranch(ctx context.Context, pg *pgconn.PgConn, text string) (ending, error) {
-	results, err := pg.Exec(ctx, numberText+"; "+text).ReadAll()
-	if err != nil {
-		return ending{}, err
+// prepareBranch asks for the transaction's number and prepares it, in one round trip. The
+// server need not parse the question again if it knows it by name.
+func prepareBranch(ctx context.Context, pg *pgconn.PgConn, number *pgconn.StatementDescription, text string) (ending, error) {
+	p := pg.StartPipeline(ctx)
+	if number != nil {
+		p.SendQueryStatement(number, nil, nil, nil)
+	} else {
+		p.SendQueryParams(numberText, nil, nil, nil, nil)
 	}
-	if len(results) != 2 {
-		return ending{}, fmt.Errorf("%d answers to two statements", len(results))
+	p.SendQueryParams(text, nil, nil, nil, nil)
+	end, err := readEnding(p)
+	if closing := p.Close(); err == nil {
+		err = closing
 	}
-	end := ending{tag: results[1].CommandTag.String()}
-	end.number, end.role, err = readNumber(results[0])
 	return end, err
 }
 

@@ -120,6 +120,9 @@ func openPostgresBank(ctx context.Context, name, dsn string, l ledger) (*postgre
 	if l.conns > 0 {
 		conf.MaxConns = int32(l.conns)
 	}
+	// The limits of a branch, from the start, so that no branch has to set them.
+	conf.ConnConfig.RuntimeParams["lock_timeout"] = fmt.Sprint(postgres.DefaultLockTimeout.Milliseconds())
+	conf.ConnConfig.RuntimeParams["idle_in_transaction_session_timeout"] = fmt.Sprint(postgres.DefaultIdleTimeout.Milliseconds())
 	pool, err := pgxpool.NewWithConfig(ctx, conf)
 	if err != nil {
 		return nil, err
