@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/concordtx/concord/internal/mutant"
 	"github.com/concordtx/concord/txn"
 )
 
@@ -128,10 +129,14 @@ func (c *Coordinator) vote(v Voted) []Effect {
 
 // count proposes to commit once every branch has voted.
 func (c *Coordinator) count() []Effect {
+	missing := 0
 	for _, b := range c.branches {
 		if b.state == waiting {
-			return nil
+			missing++
 		}
+	}
+	if missing > 0 && (!mutant.CommitOnMajority || 2*missing >= len(c.branches)) {
+		return nil
 	}
 	return c.propose(txn.Commit, "")
 }

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/concordtx/concord/internal/mutant"
 	"github.com/concordtx/concord/txn"
 )
 
@@ -101,7 +102,7 @@ func (i *Initiator) Step(e Event) []Effect {
 }
 
 func (i *Initiator) enlist(no txn.BranchNo) {
-	if i.phase != working || i.find(no) != nil {
+	if i.phase != working && !mutant.LateEnlist || i.find(no) != nil {
 		return
 	}
 	i.branches = append(i.branches, held{no: no})
@@ -197,6 +198,8 @@ func (i *Initiator) waitOver(reason string) []Effect {
 		if !i.blamed {
 			i.reason = reason
 		}
+	case i.phase == asking && mutant.RollbackAfterYes:
+		return i.conclude(txn.Abort)
 	case i.phase == asking:
 		i.phase = doubting
 		i.reason = reason

@@ -5,6 +5,7 @@ package twopc
 import (
 	"fmt"
 
+	"github.com/concordtx/concord/internal/mutant"
 	"github.com/concordtx/concord/txn"
 )
 
@@ -60,7 +61,7 @@ func (p *Participant) Step(e Event) []Effect {
 			return p.voted(e)
 		}
 	case RollbackAsked:
-		if p.phase == opened || p.phase == voting { // before a Yes it may decide alone
+		if p.phase == opened || p.phase == voting || mutant.RollbackAfterYes && p.phase == inDoubt { // before a Yes it may decide alone
 			return p.decide(txn.Abort)
 		}
 	case Decided:
@@ -92,6 +93,9 @@ func (p *Participant) prepare() []Effect {
 		return []Effect{CastVote{Vote: txn.VoteNo, Reason: p.reason}}
 	case opened:
 		p.phase = voting
+		if mutant.VoteBeforeDurable {
+			return []Effect{Prepare{No: p.no}, CastVote{Vote: txn.VoteYes}}
+		}
 		return []Effect{Prepare{No: p.no}}
 	case inDoubt:
 		return []Effect{CastVote{Vote: txn.VoteYes, Branch: p.branch}}

@@ -1,0 +1,673 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package explore
+
+import (
+	"fmt"
+	"slices"
+
+	"github.com/concordtx/concord/protocol/twopc"
+	"github.com/concordtx/concord/txn"
+)
+
+// Size says how large a world of two-phase commit is.
+type Size struct {
+	// Agents hold the branches and vote when the leader asks them; otherwise an application
+	// holds them in its sessions.
+	Agents   bool
+	Branches int // at most 4
+	Crashes  int // of any process, in any order
+	Losses   int // times that a resource forgets a branch that it had prepared
+	ReadOnly int // so many of the branches wrote nothing
+	Late     int // so many more branches try to join after commit was asked for
+}
+
+// String names the size.
+func (z Size) String() string {
+	holders := "sessions"
+	if z.Agents {
+		holders = "agents"
+	}
+	s := fmt.Sprintf("2PC, %d %s, %d crashes", z.Branches, holders, z.Crashes)
+	if z.Losses > 0 {
+		s += fmt.Sprintf(", %d lost branches", z.Losses)
+	}
+	if z.ReadOnly > 0 {
+		s += fmt.Sprintf(", %d read-only", z.ReadOnly)
+	}
+	if z.Late > 0 {
+		s += fmt.Sprintf(", %d late", z.Late)
+	}
+	return s
+}
+
+// TwoPC visits every state of one transaction.
+//
+// Any resource may vote No. The application may stop waiting, an operator or a time limit
+// may ask the leader for a rollback, and an agent may give up a branch, at any time. Every
+// process may crash between any two steps: an application that crashed never comes
+// back, a leader is followed by one that knows the log, an agent by one that knows what
+// its resource lists.
+//
+// # The network
+//
+// The network is a set that only grows: any message in it may be delivered at any time, once
+// more or never, which is loss, duplication and reordering in one. Tasks and events
+// inside one process happen once and are lost when it crashes.
+//
+// # What is left out without losing anything
+//
+// An agent that executes a decision asks its resource with every tick, so however often it
+// was asked, it may have been asked once more: while an agent lives these tasks, and the
+// answers, may be done again and again too.
+//
+// A step that leaves every process, resource and the log as they are, and only adds
+// messages and such tasks, is done at once wherever it is possible (a holder in doubt
+// asks again, a leader answers again). No state is lost by that: a message that is there need
+// never be delivered, so whatever can happen without it can happen with it; and the state with
+// it was to be visited anyway. Nor does a state gain a way to its end: it could have
+// taken these steps itself. Edges count the other steps only. Messages to an application
+// that is dead, and proposals to a log that has the decision, have no effect ever after
+// and are dropped.
+//
+// # What must hold
+//
+//	AC1   log, resources and application agree on the decision
+//	AC3   commit is decided only while every branch is durably prepared, with its work
+//	AC3w  a branch that committed has the work in it
+//	HEUR  an end without an alarm means that all committed; an alarm has a cause
+//	AC5   every state has a way to one in which nothing is left to do
+func TwoPC(size Size, limits Limits) Result {
+	return explore[deal](size.String(), newTwoPC(size, ""), limits)
+}
+
+const (
+	maxBranches = 4
+	nobody      = txn.BranchNo(255)
+)
+
+// deal is a state of one transaction and of everybody who takes part.
+type deal struct {
+	initiator    coreID              // 0 when agents hold the branches, or when it died
+	coordinator  coreID              // of the leader
+	participants [maxBranches]coreID // 0 when sessions hold the branches
+	resources    [maxBranches]resource
+	decision     txn.Decision // in the log
+	recorded     uint8        // set of the branches in the commit record
+	ended        bool         // the log has an End record
+	alarmed      bool
+	told         uint8 // set of outcomes that the application heard
+	crashes      uint8 // left
+	losses       uint8 // left
+	bad          uint8 // a property that was broken on the way here
+	tasks        uint64
+	net          uint64
+}
+
+// resource is what one database knows of its branch.
+type resource struct {
+	state    resourceState
+	work     bool // the application's work is in it
+	readOnly bool
+	lost     bool // by the nemesis
+}
+
+type resourceState uint8
+
+const (
+	unused  resourceState = iota // the branch has never been enlisted
+	nothing                      // not there
+	active
+	durable
+	committed
+	aborted
+)
+
+func (s resourceState) String() string {
+	return [...]string{"unused", "gone", "active", "prepared", "committed", "aborted"}[s]
+}
+
+// mistake is planted in a driver or resource; the empty one is the product.
+type mistake string
+
+const (
+	yesBeforeDurable   mistake = "a participant says yes before the branch is durable"
+	presumeCommit      mistake = "an unknown transaction is presumed committed"
+	forgetTombstone    mistake = "an abort record is not kept"
+	notFoundIsDone     mistake = "a branch that is not there counts as done"
+	decideWithoutVotes mistake = "the first yes is enough"
+	prepareTheUnknown  mistake = "an unknown branch is opened and prepared"
+	tellBeforeDeliver  mistake = "the decision is told before the log delivered it"
+	unknownIsCommit    mistake = "no answer counts as commit"
+)
+
+// place is where a message or a task goes.
+type place uint8
+
+const (
+	toInitiator place = iota
+	toCoordinator
+	toParticipant
+	toResource // by the session or agent that holds the branch
+	toTakeover // by the coordinator, through a connection of its own
+	toLog
+)
+
+// item is a message or a task: what happens to whom.
+type item struct {
+	to     place
+	no     txn.BranchNo // or nobody
+	event  twopc.Event  // for a core
+	effect twopc.Effect // for a resource or the log
+	at     int          // number of the event
+}
+
+// twoPC knows the cores and the items of a world. Numbers are given in the order in which
+// things are met, which is the same in every search.
+type twoPC struct {
+	size    Size
+	mistake mistake
+	holder  place // who holds the branches
+
+	initiators   remembered[*twopc.Initiator]
+	coordinators remembered[*twopc.Coordinator]
+	participants remembered[*twopc.Participant]
+	idle         coreID // an initiator without branches
+	fresh        coreID // a coordinator that has not heard of the transaction
+	strangers    [maxBranches]coreID
+
+	events   []twopc.Event
+	compared map[twopc.Event]int // numbers of events that can be compared
+	listed   map[string]int      // and of the others, by text
+
+	items  []item         // messages, by number in deal.net
+	tasks  []item         // by number in deal.tasks
+	known  map[string]int // numbers of both, by text
+	again  uint64         // tasks that may be done again
+	toDead uint64         // messages to the initiator
+	toLog  uint64         // proposals
+	bads   []string
+
+	renamings []*renaming
+
+	// What is made once and used often: what the log delivers, the leader after a crash, both
+	// by the set of recorded branches, and where the word of a resource goes.
+	deliveries [1 << maxBranches]item
+	resumed    [1 << maxBranches]coreID
+	words      [toLog][maxBranches][8]uint64 // 0: not known yet
+	numbers    struct{ tick, rollback, waitOver, listed, inquired int }
+	scratch    []Move
+}
+
+func newTwoPC(size Size, m mistake) *twoPC {
+	w := &twoPC{
+		size: size, mistake: m, bads: []string{""},
+		compared: map[twopc.Event]int{}, listed: map[string]int{}, known: map[string]int{},
+	}
+	if size.Agents {
+		w.holder = toParticipant
+	}
+	if m == "" { // a driver with a mistake may treat branches differently
+		w.renamings = renamings(size)
+	}
+	w.initiators = remember[*twopc.Initiator](w, w.carryOutInitiator)
+	w.coordinators = remember[*twopc.Coordinator](w, w.carryOutCoordinator)
+	w.participants = remember[*twopc.Participant](w, w.carryOutParticipant)
+	w.numbers.tick, w.numbers.rollback = w.number(twopc.Tick{}), w.number(twopc.RollbackAsked{})
+	w.numbers.waitOver, w.numbers.listed = w.number(twopc.WaitOver{}), w.number(twopc.Listed{})
+	w.numbers.inquired = len(w.events)
+	for n := range maxBranches {
+		w.number(twopc.Inquired{No: txn.BranchNo(n)}) // one after the other
+	}
+	w.idle = w.initiators.number(new(twopc.Initiator), birth{made: func(*renaming) coreID { return w.idle }})
+	w.fresh = w.coordinators.number(new(twopc.Coordinator), birth{made: func(*renaming) coreID { return w.fresh }})
+	for n := range maxBranches {
+		no := txn.BranchNo(n)
+		w.strangers[n] = w.participants.number(twopc.NewParticipant(no), birth{made: func(r *renaming) coreID { return w.strangers[r.no(no)] }})
+	}
+	return w
+}
+
+// Start is the moment at which the application has asked to commit.
+func (w *twoPC) Start() deal {
+	d := deal{coordinator: w.fresh, crashes: uint8(w.size.Crashes), losses: uint8(w.size.Losses)}
+	if !w.size.Agents {
+		d.initiator = w.idle
+	}
+	var missing []txn.Branch
+	for n := range w.size.Branches {
+		no := txn.BranchNo(n)
+		d.resources[n] = resource{state: active, work: true, readOnly: n < w.size.ReadOnly}
+		if w.size.Agents {
+			d.participants[n] = w.strangers[n]
+			w.atParticipant(&d, no, twopc.Opened{})
+			missing = append(missing, txn.Branch{No: no})
+		} else {
+			w.atInitiator(&d, twopc.Enlisted{No: no})
+		}
+	}
+	if w.size.Agents {
+		d.net |= w.message(item{to: toCoordinator, no: nobody, event: twopc.Asked{Missing: missing}})
+	} else {
+		w.atInitiator(&d, twopc.CommitAsked{})
+	}
+	w.saturate(&d)
+	return d
+}
+
+func (w *twoPC) number(e twopc.Event) int {
+	at, known := 0, false
+	text := ""
+	switch e.(type) {
+	case twopc.Asked, twopc.Delivered: // have lists
+		text = fmt.Sprintf("%T%v", e, e)
+		at, known = w.listed[text]
+	default:
+		at, known = w.compared[e]
+	}
+	if known {
+		return at
+	}
+	at = len(w.events)
+	w.events = append(w.events, e)
+	if text != "" {
+		w.listed[text] = at
+	} else {
+		w.compared[e] = at
+	}
+	return at
+}
+
+// logDelivers tells the leader the decision.
+func (w *twoPC) logDelivers(d *deal) {
+	i := &w.deliveries[d.recorded] // of an abort none is recorded, of a commit at least one
+	if i.event == nil {
+		i.event = twopc.Delivered{Decision: d.decision, Branches: d.record()}
+		i.at = w.number(i.event)
+	}
+	w.coordinatorStep(d, i.at, i.event)
+}
+
+// message returns the set of one message.
+func (w *twoPC) message(i item) uint64 {
+	bit := w.insert("net", &w.items, i)
+	switch i.to {
+	case toInitiator:
+		w.toDead |= bit
+	case toLog:
+		w.toLog |= bit
+	}
+	return bit
+}
+
+// task returns the set of one task.
+func (w *twoPC) task(i item) uint64 {
+	bit := w.insert("task", &w.tasks, i)
+	_, finish := i.effect.(twopc.Finish)
+	_, finished := i.event.(twopc.Finished)
+	if w.size.Agents && (finish || finished) {
+		w.again |= bit
+	}
+	return bit
+}
+
+func (w *twoPC) insert(kind string, items *[]item, i item) uint64 {
+	text := fmt.Sprintf("%s %d/%d %T%v %T%v", kind, i.to, i.no, i.event, i.event, i.effect, i.effect)
+	at, known := w.known[text]
+	if !known {
+		at = len(*items)
+		if at == 64 {
+			panic("more than 64 different messages or tasks")
+		}
+		if i.event != nil {
+			i.at = w.number(i.event)
+		}
+		*items, w.known[text] = append(*items, i), at
+	}
+	return 1 << at
+}
+
+// The drivers.
+
+// atInitiator lets an event happen.
+func (w *twoPC) atInitiator(d *deal, e twopc.Event) { w.initiatorStep(d, w.number(e), e) }
+
+func (w *twoPC) initiatorStep(d *deal, at int, e twopc.Event) {
+	s := w.initiators.step(d.initiator, nobody, at, e)
+	d.initiator = s.next
+	d.take(s)
+	if w.mistake == unknownIsCommit && s.told == 1<<txn.Unknown {
+		w.atInitiator(d, twopc.Decided{Decision: txn.Commit})
+	}
+}
+
+// take lets the effects of a step have their way.
+func (d *deal) take(s *step) {
+	d.net |= s.net
+	d.tasks |= s.tasks
+	d.told |= s.told
+	d.alarmed = d.alarmed || s.alarmed
+	d.ended = d.ended || s.ended
+}
+
+func (w *twoPC) carryOutInitiator(_ txn.BranchNo, _ twopc.Event, s *step) {
+	for _, f := range s.effects {
+		switch f := f.(type) {
+		case twopc.Prepare:
+			s.tasks |= w.task(item{to: toResource, no: f.No, effect: f})
+		case twopc.Finish:
+			s.tasks |= w.task(item{to: toResource, no: f.No, effect: f})
+		case twopc.Ask:
+			s.net |= w.message(item{to: toCoordinator, no: nobody, event: twopc.Asked{Branches: f.Branches}})
+		case twopc.Report:
+			s.net |= w.message(item{to: toCoordinator, no: f.No, event: twopc.Finished(f)})
+		case twopc.Reply:
+			s.told |= 1 << f.Outcome
+		}
+	}
+}
+
+func (w *twoPC) atCoordinator(d *deal, e twopc.Event) { w.coordinatorStep(d, w.number(e), e) }
+
+func (w *twoPC) coordinatorStep(d *deal, at int, e twopc.Event) {
+	if v, ok := e.(twopc.Voted); ok && w.mistake == decideWithoutVotes && v.Vote == txn.VoteYes {
+		d.net |= w.message(item{to: toLog, no: nobody, effect: twopc.Propose{Decision: txn.Commit, Branches: []txn.Branch{{No: 0}, {No: 1}}}})
+	}
+	s := w.coordinators.step(d.coordinator, nobody, at, e)
+	d.coordinator = s.next
+	d.take(s)
+}
+
+func (w *twoPC) carryOutCoordinator(_ txn.BranchNo, e twopc.Event, s *step) {
+	for _, f := range s.effects {
+		switch f := f.(type) {
+		case twopc.Prepare:
+			s.net |= w.message(item{to: toParticipant, no: f.No, event: twopc.PrepareAsked{}})
+		case twopc.Propose:
+			if _, inquired := e.(twopc.Inquired); inquired && w.mistake == presumeCommit {
+				f.Decision = txn.Commit
+			}
+			f.Reason = "" // for people
+			s.net |= w.message(item{to: toLog, no: nobody, effect: f})
+			if w.mistake == tellBeforeDeliver && !w.size.Agents {
+				s.net |= w.message(item{to: toInitiator, no: nobody, event: twopc.Decided{Decision: f.Decision}})
+			}
+		case twopc.Finish:
+			if w.size.Agents {
+				s.net |= w.message(item{to: toParticipant, no: f.No, event: twopc.Decided{Decision: f.Decision}})
+			} else {
+				s.net |= w.message(item{to: toTakeover, no: f.No, effect: f})
+			}
+		case twopc.Reply:
+			if w.size.Agents {
+				s.told |= 1 << f.Outcome
+			} else {
+				s.net |= w.message(item{to: toInitiator, no: nobody, event: twopc.Decided{Decision: decisionOf(f.Outcome)}})
+			}
+		case twopc.Alarm:
+			s.alarmed = true
+		case twopc.End:
+			s.ended = true
+		}
+	}
+}
+
+func decisionOf(o txn.Outcome) txn.Decision {
+	if o == txn.Aborted {
+		return txn.Abort
+	}
+	return txn.Commit
+}
+
+func (w *twoPC) atParticipant(d *deal, no txn.BranchNo, e twopc.Event) {
+	w.participantStep(d, no, w.number(e), e)
+}
+
+func (w *twoPC) participantStep(d *deal, no txn.BranchNo, at int, e twopc.Event) {
+	if _, ask := e.(twopc.PrepareAsked); ask && w.mistake == prepareTheUnknown && d.participants[no] == w.strangers[no] && d.resources[no].state == nothing {
+		d.resources[no].state = active
+		w.atParticipant(d, no, twopc.Opened{})
+	}
+	s := w.participants.step(d.participants[no], no, at, e)
+	d.participants[no] = s.next
+	d.take(s)
+}
+
+func (w *twoPC) carryOutParticipant(no txn.BranchNo, _ twopc.Event, s *step) {
+	for _, f := range s.effects {
+		switch f := f.(type) {
+		case twopc.Prepare:
+			s.tasks |= w.task(item{to: toResource, no: no, effect: f})
+			if w.mistake == yesBeforeDurable {
+				s.tasks |= w.task(item{to: toParticipant, no: no, event: voted(no, txn.VoteYes)})
+			}
+		case twopc.Finish:
+			s.tasks |= w.task(item{to: toResource, no: no, effect: f})
+		case twopc.Report:
+			s.net |= w.message(item{to: toCoordinator, no: no, event: twopc.Finished(f)})
+		case twopc.CastVote:
+			s.net |= w.message(item{to: toCoordinator, no: no, event: twopc.Voted{No: no, Vote: f.Vote, Branch: f.Branch}})
+		case twopc.Inquire:
+			s.net |= w.message(item{to: toCoordinator, no: no, event: twopc.Inquired{No: no}})
+		}
+	}
+}
+
+func voted(no txn.BranchNo, vote txn.Vote) twopc.Voted {
+	v := twopc.Voted{No: no, Vote: vote}
+	if vote == txn.VoteYes {
+		v.Branch = txn.Branch{No: no, Resource: "db"}
+	}
+	return v
+}
+
+// said is the word of a resource: a vote, or beyond votes what finishing found.
+type said uint8
+
+const finishes said = 3 // where they begin
+
+func (s said) event(no txn.BranchNo) twopc.Event {
+	if s < finishes {
+		return voted(no, txn.Vote(s))
+	}
+	return twopc.Finished{No: no, Finish: txn.Finish(s - finishes)}
+}
+
+// prepare lets a resource vote.
+func (r *resource) prepare(vote txn.Vote) said {
+	switch {
+	case r.state != active:
+		return said(txn.VoteNo)
+	case r.readOnly:
+		r.state = nothing
+		return said(txn.VoteReadOnly)
+	case vote == txn.VoteNo:
+		r.state = aborted
+		return said(txn.VoteNo)
+	}
+	r.state = durable
+	return said(txn.VoteYes)
+}
+
+// finish ends a branch, if it is there. Only its session or agent ends one that is not
+// prepared.
+func (r *resource) finish(d txn.Decision, takeover bool, m mistake) said {
+	found := txn.AlreadyDone
+	switch {
+	case r.state == durable && d == txn.Commit:
+		r.state, found = committed, txn.Done
+	case r.state == durable || r.state == active && d == txn.Abort && !takeover:
+		r.state, found = aborted, txn.Done
+	case r.state == committed && d == txn.Abort, r.state == aborted && d == txn.Commit && !r.lost:
+		found = txn.Contradicted
+	case r.state != committed && d == txn.Commit:
+		found = txn.Lost
+		if m == notFoundIsDone {
+			found = txn.Done
+		}
+	}
+	return finishes + said(found)
+}
+
+// propose lets the first decision win, and checks that a commit is allowed.
+func (w *twoPC) propose(d *deal, p twopc.Propose) {
+	if d.decision != txn.Undecided {
+		return
+	}
+	if p.Decision == txn.Abort && w.mistake == forgetTombstone {
+		w.atCoordinator(d, twopc.Delivered{Decision: txn.Abort})
+		d.coordinator = w.fresh // and the next leader finds nothing
+		return
+	}
+	d.decision = p.Decision
+	for _, b := range p.Branches {
+		d.recorded |= 1 << b.No
+	}
+	if p.Decision != txn.Commit {
+		return
+	}
+	for n, r := range d.resources {
+		if r.state != unused && !r.readOnly && !r.lost && (r.state != durable || !r.work) {
+			d.bad = w.breach("AC3: commit was decided while branch %d was %v, its work %t", n, r.state, r.work)
+		}
+	}
+}
+
+func (w *twoPC) breach(format string, args ...any) uint8 {
+	text := fmt.Sprintf(format, args...)
+	at := slices.Index(w.bads, text)
+	if at < 0 {
+		at = len(w.bads)
+		w.bads = append(w.bads, text)
+	}
+	return uint8(at)
+}
+
+func (d *deal) record() (branches []txn.Branch) {
+	for n := range maxBranches {
+		if d.recorded>>n&1 == 1 {
+			branches = append(branches, txn.Branch{No: txn.BranchNo(n)})
+		}
+	}
+	return branches
+}
+
+// crashLeader replaces the leader by one that knows the log.
+func (w *twoPC) crashLeader(d *deal) {
+	d.coordinator = w.fresh
+	if d.decision == txn.Commit && !d.ended {
+		d.coordinator = w.resume(d.record())
+	}
+}
+
+// resume is the leader of a transaction that the log decided to commit.
+func (w *twoPC) resume(record []txn.Branch) coreID {
+	set := 0
+	for _, b := range record {
+		set |= 1 << b.No
+	}
+	if w.resumed[set] == 0 {
+		w.resumed[set] = w.coordinators.number(twopc.Resume(record), birth{made: func(r *renaming) coreID { return w.resume(r.list(record)) }})
+	}
+	return w.resumed[set]
+}
+
+func (w *twoPC) crashInitiator(d *deal) {
+	d.initiator, d.tasks = 0, 0
+	for n := range d.resources {
+		d.loseWork(n)
+	}
+}
+
+func (w *twoPC) crashAgent(d *deal, n int) {
+	d.participants[n] = w.strangers[n]
+	for at, i := range w.tasks {
+		if int(i.no) == n {
+			d.tasks &^= 1 << at
+		}
+	}
+	d.loseWork(n)
+}
+
+func (d *deal) loseWork(n int) {
+	if r := &d.resources[n]; r.state == active {
+		r.state, r.work = nothing, false
+	}
+}
+
+// Broken names a property that does not hold, or is empty.
+func (w *twoPC) Broken(d *deal) string {
+	commits := d.decision == txn.Commit || d.told>>txn.Committed&1 == 1
+	aborts := d.decision == txn.Abort || d.told>>txn.Aborted&1 == 1
+	lost := false
+	for n := range d.resources {
+		r := &d.resources[n]
+		commits = commits || r.state == committed
+		aborts = aborts || r.state == aborted && !r.lost
+		lost = lost || r.lost
+		if r.state == committed && !r.work {
+			return fmt.Sprintf("AC3w: branch %d committed without the work", n)
+		}
+		if r.state != unused && r.state != committed && !r.readOnly && d.ended && !d.alarmed {
+			return fmt.Sprintf("HEUR: ended without an alarm, but branch %d is not committed", n)
+		}
+	}
+	switch {
+	case commits && aborts:
+		return w.disagreement(d)
+	case d.bad != 0:
+		return w.bads[d.bad]
+	case d.alarmed && !lost:
+		return "HEUR: an alarm without a cause"
+	}
+	return ""
+}
+
+func (w *twoPC) disagreement(d *deal) string {
+	var commit, abort []string
+	note := func(commits, aborts bool, who string) {
+		if commits {
+			commit = append(commit, who)
+		}
+		if aborts {
+			abort = append(abort, who)
+		}
+	}
+	note(d.decision == txn.Commit, d.decision == txn.Abort, "the log")
+	for n, r := range d.resources {
+		note(r.state == committed, r.state == aborted && !r.lost, fmt.Sprintf("branch %d", n))
+	}
+	note(d.told>>txn.Committed&1 == 1, d.told>>txn.Aborted&1 == 1, "the application")
+	return fmt.Sprintf("AC1: commit at %v, abort at %v", commit, abort)
+}
+
+// Settled reports whether nothing is left to be done.
+func (w *twoPC) Settled(d *deal) bool {
+	for _, r := range d.resources {
+		if r.state == active || r.state == durable {
+			return false
+		}
+	}
+	return d.decision != txn.Commit || d.ended
+}
+
+// fingerprint hashes the whole state, which is a few words.
+func (d *deal) fingerprint() uint64 {
+	h := mix(0, d.net)
+	h = mix(h, d.tasks)
+	h = mix(h, uint64(d.initiator)|uint64(d.coordinator)<<16|uint64(d.participants[0])<<32|uint64(d.participants[1])<<48)
+	h = mix(h, uint64(d.participants[2])|uint64(d.participants[3])<<16|uint64(d.decision)<<32|uint64(d.recorded)<<40|uint64(d.told)<<48|uint64(d.bad)<<56)
+	word := uint64(d.crashes) | uint64(d.losses)<<8 | bit(d.ended)<<16 | bit(d.alarmed)<<17
+	for n := range d.resources {
+		r := &d.resources[n]
+		word |= (uint64(r.state) | bit(r.work)<<3 | bit(r.readOnly)<<4 | bit(r.lost)<<5) << (24 + 8*n)
+	}
+	return mix(h, word)
+}
+
+func bit(b bool) uint64 {
+	if b {
+		return 1
+	}
+	return 0
+}

@@ -1,0 +1,80 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package explore
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+func TestEveryOrderOfEventsKeepsThePromises(t *testing.T) {
+	for _, size := range []Size{
+		{Branches: 2, Crashes: 3},
+		{Branches: 3, Crashes: 3},
+		{Branches: 4, Crashes: 1},
+		{Branches: 2, Crashes: 2, ReadOnly: 1},
+		{Branches: 3, Crashes: 1, ReadOnly: 1, Late: 1},
+		{Branches: 2, Crashes: 1, Losses: 1},
+		{Branches: 3, Crashes: 1, Losses: 2},
+		{Agents: true, Branches: 2, Crashes: 1},
+		{Agents: true, Branches: 2, Crashes: 1, ReadOnly: 1},
+		{Agents: true, Branches: 2, Losses: 1},
+		{Agents: true, Branches: 3},
+	} {
+		t.Run(size.String(), func(t *testing.T) {
+			r := TwoPC(size, Limits{Settle: true})
+			t.Log(r)
+			require.Empty(t, r.Broken, r.Trace)
+			require.True(t, r.Complete)
+			require.True(t, r.AllSettle)
+			require.Positive(t, r.Settled)
+		})
+	}
+}
+
+func TestEveryPlantedMistakeIsFound(t *testing.T) {
+	sessions, agents := Size{Branches: 2, Crashes: 1}, Size{Agents: true, Branches: 2, Crashes: 1}
+	for _, c := range []struct {
+		mistake mistake
+		size    Size
+		check   string
+	}{
+		{yesBeforeDurable, agents, "AC3:"},
+		{presumeCommit, sessions, "AC3:"},
+		{forgetTombstone, sessions, "AC1:"},
+		{notFoundIsDone, Size{Branches: 2, Losses: 1}, "HEUR:"},
+		{decideWithoutVotes, agents, "AC3:"},
+		{prepareTheUnknown, agents, "AC3:"},
+		{tellBeforeDeliver, sessions, "AC3:"},
+		{unknownIsCommit, sessions, "AC1:"},
+	} {
+		t.Run(string(c.mistake), func(t *testing.T) {
+			r := explore[deal](c.size.String(), newTwoPC(c.size, c.mistake), Limits{})
+			t.Log(r)
+			require.True(t, strings.HasPrefix(r.Broken, c.check), "%s: %s", c.check, r)
+			require.Contains(t, r.Trace, r.Broken)
+		})
+	}
+}
+
+// Renaming branches is a shortcut only: without it nothing else is found, and what
+// is found is the same up to names.
+func TestNamesOfBranchesMakeNoDifference(t *testing.T) {
+	for _, size := range []Size{
+		{Branches: 3, Crashes: 1},
+		{Branches: 3, Crashes: 1, ReadOnly: 1},
+		{Agents: true, Branches: 2, Crashes: 1},
+	} {
+		short := newTwoPC(size, "")
+		full := newTwoPC(size, "")
+		full.renamings = nil
+		few, all := explore[deal]("", short, Limits{}), explore[deal]("", full, Limits{})
+		require.True(t, few.Complete && all.Complete)
+		require.Empty(t, few.Broken+all.Broken)
+		require.Equal(t, all.Depth, few.Depth)
+		require.Less(t, few.States, all.States)
+		require.LessOrEqual(t, all.States, few.States*(len(short.renamings)+1))
+	}
+}
