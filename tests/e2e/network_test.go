@@ -204,16 +204,6 @@ func (c *cluster) seen(n *node) *concordv1.StatusResponse {
 	return s
 }
 
-// others are the nodes but one.
-func (c *cluster) others(than *node) (all []*node) {
-	for _, n := range c.nodes {
-		if n != than {
-			all = append(all, n)
-		}
-	}
-	return all
-}
-
 // another waits until a node other than one leads, in a later epoch, as a node sees it that can know.
 func (c *cluster) another(than *node, epoch uint32, seenBy []*node) {
 	c.Helper()
