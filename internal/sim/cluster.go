@@ -61,6 +61,7 @@ type node struct {
 	reportAt instant
 	inbox    []zab.Event
 
+	streamed uint64                // the session to which entries were sent last
 	mayFetch map[zab.NodeID]uint64 // sessions that may fetch a snapshot here
 	fetching zab.FetchSnapshot     // what the core waits for
 }

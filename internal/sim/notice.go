@@ -47,20 +47,19 @@ func (c *cluster) notice(n *node, ev zab.Event, effects []zab.Effect, now zab.St
 	if r, ok := ev.(zab.Received); ok {
 		c.noticeReceived(n, r.Message, effects)
 	}
-	accepted, proposals, to := false, 0, zab.NodeID(0)
 	for _, e := range effects {
 		switch e := e.(type) {
 		case zab.RoleChanged:
 			c.noticeRole(n, ev, e)
 		case zab.Note:
 			c.check.noted(n.ghost, e)
-			for _, row := range byNote {
-				if strings.Contains(e.Text, row.part) {
-					hit(row.Situation)
-				}
-			}
+			c.noticeNote(e)
+		case zab.Send:
+			c.noticeSent(n, e.Message, now)
 		case zab.Accepted:
-			accepted = true
+			if proposals(effects) < syncedVoters(now) {
+				hit(WindowClosed)
+			}
 		case zab.Refused:
 			if errors.Is(e.Err, zab.ErrBusy) {
 				hit(ProposalRefusedBusy)
@@ -73,28 +72,21 @@ func (c *cluster) notice(n *node, ev zab.Event, effects []zab.Effect, now zab.St
 			if !n.bootTail.Less(e.Entries[0].Zxid) {
 				hit(DeliveredFromDisk)
 			}
-		case zab.Send:
-			switch b := e.Message.Body.(type) {
-			case zab.Propose:
-				proposals++
-				if to == e.Message.To {
-					hit(StreamTookMessages)
-				}
-				to = e.Message.To
-			case zab.Sync:
-				if now.Established && now.Commit != now.Tail {
-					hit(JoinedDuringBroadcast)
-				}
-			case zab.Ballot:
-				if b.State == zab.Looking && b.Vote.Leader == 0 && !n.observer {
-					hit(CandidateAbstained)
-				}
+		}
+	}
+}
+
+// proposals counts the messages with entries among the effects.
+func proposals(effects []zab.Effect) int {
+	count := 0
+	for _, e := range effects {
+		if s, ok := e.(zab.Send); ok {
+			if _, ok := s.Message.Body.(zab.Propose); ok {
+				count++
 			}
 		}
 	}
-	if accepted && proposals < syncedVoters(now) {
-		hit(WindowClosed)
-	}
+	return count
 }
 
 func syncedVoters(s zab.Status) int {
@@ -105,6 +97,33 @@ func syncedVoters(s zab.Status) int {
 		}
 	}
 	return synced
+}
+
+func (c *cluster) noticeNote(note zab.Note) {
+	for _, row := range byNote {
+		if strings.Contains(note.Text, row.part) {
+			c.check.counters.hit(row.Situation)
+		}
+	}
+}
+
+func (c *cluster) noticeSent(n *node, m zab.Message, now zab.Status) {
+	hit := c.check.counters.hit
+	switch b := m.Body.(type) {
+	case zab.Propose:
+		if len(b.Entries) > 0 && b.Entries[0].Zxid.Epoch < m.Epoch && n.streamed == m.Session {
+			hit(StreamTookMessages)
+		}
+		n.streamed = m.Session
+	case zab.Sync:
+		if now.Established && now.Commit != now.Tail {
+			hit(JoinedDuringBroadcast)
+		}
+	case zab.Ballot:
+		if b.State == zab.Looking && b.Vote.Leader == 0 && !n.observer {
+			hit(CandidateAbstained)
+		}
+	}
 }
 
 func (c *cluster) noticeRole(n *node, ev zab.Event, r zab.RoleChanged) {

@@ -26,8 +26,8 @@ type session struct {
 	busy bool
 }
 
-// patience is how long a client waits for an answer that may never come.
-const patience = 3 * second
+// sessionWait is how long a client waits for an answer that may never come.
+const sessionWait = 3 * second
 
 func newSessions(w *workload) *sessions {
 	s := &sessions{w: w, written: map[zab.Zxid]request{}}
@@ -61,7 +61,7 @@ func (s *sessions) next() {
 		return
 	}
 	client.busy = true
-	c.after(patience, func() { client.free(r) })
+	c.after(sessionWait, func() { client.free(r) })
 	s.w.ask(r)
 }
 

@@ -258,7 +258,7 @@ func (n *Node) onNewLeader(b NewLeader) {
 	f.confirmWrite = n.writeHard()
 	if mutant.AckNewLeaderEarly {
 		f.confirmed = true
-		n.toLeader(AckNewLeader{End: b.End})
+		n.toLeader(AckNewLeader(b))
 	}
 }
 
