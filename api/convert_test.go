@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/concordtx/concord/api"
@@ -111,4 +112,47 @@ func TestZxidsAreParsedStrictly(t *testing.T) {
 		require.ErrorContains(t, err, "seen: ")
 		require.Less(t, len(err.Error()), 150)
 	}
+}
+
+// FuzzCommitJSON reads a commit request as JSON, which is what a client without our library sends.
+func FuzzCommitJSON(f *testing.F) {
+	good, _ := protojson.Marshal(api.CommitRequest(api.Commit{ID: txn.NewID(time.Now()), Cluster: 1, Branches: []txn.Branch{{Resource: "orders"}}}))
+	f.Add(good)
+	f.Add([]byte(`{"gid":"","branches":[{"no":4294967296}]}`))
+	f.Add([]byte(`{"gid":1e999,"branches":{}}`))
+	f.Add([]byte(`{"branches":[[[[[[[[`))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		var r concordv1.CommitRequest
+		if protojson.Unmarshal(b, &r) != nil {
+			return
+		}
+		c, err := api.ParseCommit(&r)
+		if err != nil {
+			require.ErrorIs(t, err, api.ErrInvalid)
+			return
+		}
+		again, err := api.ParseCommit(api.CommitRequest(c))
+		require.NoError(t, err)
+		require.Equal(t, c, again)
+	})
+}
+
+func FuzzParseFinished(f *testing.F) {
+	good, _ := proto.Marshal(api.FinishedRequest([]api.Finished{{ID: txn.NewID(time.Now()), No: 1, Finish: txn.Done}}))
+	f.Add(good)
+	f.Add([]byte{0x0a, 0xff, 0xff, 0xff, 0xff, 0x0f})
+	f.Fuzz(func(t *testing.T, b []byte) {
+		var r concordv1.FinishedRequest
+		if proto.Unmarshal(b, &r) != nil {
+			return
+		}
+		finished, err := api.ParseFinished(&r)
+		if err != nil {
+			require.ErrorIs(t, err, api.ErrInvalid)
+			return
+		}
+		again, err := api.ParseFinished(api.FinishedRequest(finished))
+		require.NoError(t, err)
+		require.Equal(t, finished, again)
+	})
 }

@@ -21,6 +21,8 @@ const (
 	// maxHandshake bounds the frames of a handshake: who has not said who he is gets no
 	// more memory than that.
 	maxHandshake = 1 << 10
+	// firstRead is what a frame may claim without having it.
+	firstRead = 32 << 10
 )
 
 type frameKind byte
@@ -53,6 +55,22 @@ func endFrame(b []byte, start int) []byte {
 	return b
 }
 
+// readBody reads n bytes. Memory follows what arrives: a length alone makes us allocate
+// no more than firstRead.
+func readBody(r io.Reader, n int) ([]byte, error) {
+	body := make([]byte, min(n, firstRead))
+	for have := 0; ; {
+		if _, err := io.ReadFull(r, body[have:]); err != nil {
+			return nil, err
+		}
+		if have = len(body); have == n {
+			return body, nil
+		}
+		body = append(make([]byte, 0, min(n, 2*have)), body...)
+		body = body[:cap(body)]
+	}
+}
+
 // readFrame reads one frame. The payload is the caller's to keep.
 func readFrame(r *bufio.Reader) (frameKind, []byte, error) { return readFrameUpTo(r, maxFrame) }
 
@@ -65,8 +83,8 @@ func readFrameUpTo(r *bufio.Reader, most uint32) (frameKind, []byte, error) {
 	if n == 0 || n > most {
 		return 0, nil, fmt.Errorf("frame of %d bytes: %w", n, errBadFrame)
 	}
-	body := make([]byte, n)
-	if _, err := io.ReadFull(r, body); err != nil {
+	body, err := readBody(r, int(n))
+	if err != nil {
 		return 0, nil, err
 	}
 	if crc32.Checksum(body, castagnoli) != binary.BigEndian.Uint32(h[4:]) {

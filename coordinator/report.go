@@ -57,7 +57,10 @@ func decodeReport(b []byte) (r report, err error) {
 	r.Epoch = zab.Epoch(binary.BigEndian.Uint32(b[11:]))
 	r.Tail, r.Applied = zxidAt(b[15:]), zxidAt(b[27:])
 	b = b[39+copy(r.Digest[:], b[39:]):]
-	r.Disk = diskReport{free: binary.BigEndian.Uint64(b), low: b[8] != 0, slowest: time.Duration(binary.BigEndian.Uint32(b[9:])) * time.Millisecond}
+	if b[8] > 1 {
+		return report{}, errBadFrame
+	}
+	r.Disk = diskReport{free: binary.BigEndian.Uint64(b), low: b[8] == 1, slowest: time.Duration(binary.BigEndian.Uint32(b[9:])) * time.Millisecond}
 	return r, nil
 }
 

@@ -71,6 +71,22 @@ func encodeMeta(m txn.Meta) []byte {
 	return b
 }
 
+// decodeMeta is the inverse of encodeMeta. It leaves position and digest as they are.
+func decodeMeta(b []byte, m *txn.Meta) error {
+	const one = 8 + len(txn.StoreID{}) + 12
+	if len(b) < 12 || (len(b)-12)%one != 0 {
+		return fmt.Errorf("meta data of the table: %w", txn.ErrBadTxn)
+	}
+	m.Cluster = txn.ClusterID(binary.BigEndian.Uint32(b))
+	if mark := int64(binary.BigEndian.Uint64(b[4:])); mark != 0 {
+		m.Watermark = time.UnixMilli(mark)
+	}
+	for b = b[12:]; len(b) > 0; b = b[one:] {
+		m.Stores = append(m.Stores, txn.MemberStore{Node: binary.BigEndian.Uint64(b), Store: txn.StoreID(b[8 : one-12]), Holds: toPosition(zxidAt(b[one-12:]))})
+	}
+	return nil
+}
+
 // loadTable makes the table of a node from its store.
 func loadTable(s *wal.Store, a txn.Archive) (*txn.Table, error) {
 	var m txn.Meta
@@ -81,16 +97,8 @@ func loadTable(s *wal.Store, a txn.Archive) (*txn.Table, error) {
 		return nil, err
 	}
 	if found {
-		const one = 8 + len(txn.StoreID{}) + 12
-		if len(value) < 12 || (len(value)-12)%one != 0 {
-			return nil, fmt.Errorf("meta data of the table: %w", txn.ErrBadTxn)
-		}
-		m.Cluster = txn.ClusterID(binary.BigEndian.Uint32(value))
-		if mark := int64(binary.BigEndian.Uint64(value[4:])); mark != 0 {
-			m.Watermark = time.UnixMilli(mark)
-		}
-		for b := value[12:]; len(b) > 0; b = b[one:] {
-			m.Stores = append(m.Stores, txn.MemberStore{Node: binary.BigEndian.Uint64(b), Store: txn.StoreID(b[8 : one-12]), Holds: toPosition(zxidAt(b[one-12:]))})
+		if err := decodeMeta(value, &m); err != nil {
+			return nil, err
 		}
 	}
 	var open []txn.Txn

@@ -43,9 +43,25 @@ func TestForeignNamesDoNotParse(t *testing.T) {
 
 func FuzzParseXID(f *testing.F) {
 	f.Add(XID{Cluster: 1, ID: NewID(time.Now()), Branch: 10}.String())
+	f.Add("x'; drop table acct; --")
+	f.Add("concord-\xff\x00")
 	f.Fuzz(func(t *testing.T, s string) {
 		if x, ok := ParseXID(s); ok {
 			require.Equal(t, s, x.String())
+		}
+	})
+}
+
+func FuzzParseXA(f *testing.F) {
+	x := XID{Cluster: 1, ID: NewID(time.Now()), Branch: 10}
+	f.Add(int64(FormatID), []byte(x.Gtrid()), []byte(x.Bqual()))
+	f.Add(int64(-1), []byte(x.Gtrid()), []byte(x.Bqual()))
+	f.Add(int64(FormatID), []byte(x.Gtrid()), []byte("A0"))
+	f.Fuzz(func(t *testing.T, format int64, gtrid, bqual []byte) {
+		if x, ok := ParseXA(format, gtrid, bqual); ok {
+			require.EqualValues(t, FormatID, format)
+			require.Equal(t, string(gtrid), x.Gtrid())
+			require.Equal(t, string(bqual), x.Bqual())
 		}
 	})
 }

@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"math"
 	"time"
 )
 
@@ -296,6 +297,15 @@ func (d *decoder) uvarint() uint64 {
 	}
 	d.b = d.b[n:]
 	return v
+}
+
+func (d *decoder) epoch() uint32 {
+	v := d.uvarint()
+	if v > math.MaxUint32 {
+		d.err = true
+		return 0
+	}
+	return uint32(v)
 }
 
 // length reads the length of a list whose items take at least size bytes each.

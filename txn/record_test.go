@@ -3,6 +3,7 @@
 package txn
 
 import (
+	"bytes"
 	"testing"
 	"time"
 
@@ -53,8 +54,22 @@ func TestDamagedRecordsAreRefused(t *testing.T) {
 	require.ErrorIs(t, err, ErrBadRecord, "a huge length must not be believed")
 }
 
+// An epoch that does not fit was cut to one that does.
+func TestAnEpochThatDoesNotFitIsRefused(t *testing.T) {
+	x := Txn{ID: NewID(time.Now()), Decision: Abort, Decided: Position{Epoch: 1<<32 - 1, Counter: 1}}
+	b, err := x.AppendBinary(nil)
+	require.NoError(t, err)
+	require.NoError(t, new(Txn).UnmarshalBinary(b))
+	at := bytes.Index(b, []byte{0xff, 0xff, 0xff, 0xff, 0x0f})
+	b[at+4] = 0x1f
+	require.ErrorIs(t, new(Txn).UnmarshalBinary(b), ErrBadTxn)
+}
+
 func FuzzDecodeRecords(f *testing.F) {
 	f.Add(EncodeRecords(nil, sampleRecords()...))
+	f.Add([]byte{recordsVersion + 1, byte(kindForm), 0, 0, 0, 1})
+	f.Add([]byte{recordsVersion, byte(kindEnd), 0xff, 0xff, 0xff, 0xff, 0x0f})
+	f.Add(append([]byte{recordsVersion, byte(kindCommit)}, make([]byte, 40)...))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		if got, err := DecodeRecords(b); err == nil {
 			require.Equal(t, b, EncodeRecords(nil, got...))
@@ -66,6 +81,10 @@ func FuzzTxnUnmarshal(f *testing.F) {
 	x := Txn{ID: NewID(time.Now()), Decision: Commit, Branches: sampleBranches, Label: "order 4711", Ended: true,
 		Heuristics: []Heuristic{{Branch: 1, Outcome: HeuristicHazard, Who: "r", Why: "w", Forgotten: true}}, Forgets: []Forget{{Who: "a", Why: "b"}}}
 	b, err := x.AppendBinary(nil)
+	require.NoError(f, err)
+	f.Add(b)
+	x.Decided = Position{Epoch: 1<<32 - 1, Counter: 1 << 62}
+	b, err = x.AppendBinary(nil)
 	require.NoError(f, err)
 	f.Add(b)
 	f.Fuzz(func(t *testing.T, b []byte) {

@@ -104,7 +104,7 @@ func (x *Txn) UnmarshalBinary(b []byte) error {
 		return ErrBadTxn
 	}
 	*x = Txn{ID: d.id(), Decision: Decision(d.byte()), Protocol: d.protocol(), Branches: d.branches(), Reason: d.text(), Label: d.text()}
-	x.Decided = Position{Epoch: uint32(d.uvarint()), Counter: d.uvarint()}
+	x.Decided = Position{Epoch: d.epoch(), Counter: d.uvarint()}
 	x.Ended = d.bool()
 	for range d.length(5) {
 		x.Heuristics = append(x.Heuristics, Heuristic{Branch: BranchNo(d.byte()), Outcome: d.outcome(), Who: d.text(), Why: d.text(), Forgotten: d.bool()})

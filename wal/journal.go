@@ -384,9 +384,13 @@ func parseUpdate(key, value []byte) (Update, error) {
 		return Update{}, errLength
 	}
 	body = body[n:]
-	return Update{
+	u := Update{
 		Key:  body[:keyLen:keyLen],
 		Undo: Image{Present: flags&1 != 0, Value: body[keyLen : keyLen+undoLen : keyLen+undoLen]},
 		Redo: Image{Present: flags&2 != 0, Value: body[keyLen+undoLen:]},
-	}, nil
+	}
+	if flags > 3 || !u.Undo.Present && len(u.Undo.Value) > 0 || !u.Redo.Present && len(u.Redo.Value) > 0 {
+		return Update{}, errFlags // a later version's, whose meaning is not known here
+	}
+	return u, nil
 }

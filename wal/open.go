@@ -347,10 +347,7 @@ func (s *Store) meta(key string, length int) ([]byte, error) {
 	if err != nil || !found {
 		return nil, err
 	}
-	body, err := unseal([]byte(key), value)
-	if err == nil && len(body) != length {
-		err = errLength
-	}
+	body, err := unsealMeta(key, value, length)
 	if err != nil {
 		return nil, damaged(s.dir, "value %q %v", key[1:], err)
 	}

@@ -42,6 +42,7 @@ const (
 var (
 	errLength   = errors.New("has the wrong length")
 	errChecksum = errors.New("does not match its checksum")
+	errFlags    = errors.New("has flags that mean nothing here")
 )
 
 func putZxid(b []byte, z zab.Zxid) {
@@ -91,6 +92,18 @@ func unseal(key, value []byte) ([]byte, error) {
 	return value[crcLen:], nil
 }
 
+// unsealMeta returns the body of a value of the meta space, which has one length.
+func unsealMeta(key string, value []byte, length int) ([]byte, error) {
+	body, err := unseal([]byte(key), value)
+	if err == nil && len(body) != length {
+		err = errLength
+	}
+	if err != nil {
+		return nil, err
+	}
+	return body, nil
+}
+
 // entryLen is the length of the value of an entry: checksum, predecessor, data.
 func entryLen(e zab.Entry) int { return crcLen + zxidLen + len(e.Data) }
 
@@ -103,7 +116,7 @@ func putEntry(key, value []byte, e zab.Entry) {
 
 // getEntry decodes an entry into memory of its own.
 func getEntry(key, value []byte) (zab.Entry, error) {
-	if len(key) != logKeyLen {
+	if len(key) != logKeyLen || key[0] != logSpace { // found by FuzzLogRecord: another space passed for the log
 		return zab.Entry{}, fmt.Errorf("log key %x %w", key, errLength)
 	}
 	z := getZxid(key[1:])

@@ -74,10 +74,7 @@ func (x *Snapshot) meta(key string, length int) ([]byte, error) {
 	if err != nil {
 		return nil, readError(x.dir, "read a snapshot", err)
 	}
-	body, err := unseal([]byte(key), bytes.Clone(value))
-	if err == nil && len(body) != length {
-		err = errLength
-	}
+	body, err := unsealMeta(key, bytes.Clone(value), length)
 	if cerr := closer.Close(); cerr != nil {
 		return nil, readError(x.dir, "read a snapshot", cerr)
 	}

@@ -44,19 +44,25 @@ func recoverOn(ctx context.Context, conn *pgx.Conn) ([]adapters.Prepared, error)
 	defer found.Close()
 	var list []adapters.Prepared
 	for found.Next() {
-		var gid string
-		var p adapters.Prepared
-		if err := found.Scan(&gid, &p.Since, &p.Owner); err != nil {
+		var gid, owner string
+		var since time.Time
+		if err := found.Scan(&gid, &since, &owner); err != nil {
 			return nil, err
 		}
-		x, ours := txn.ParseXID(gid)
-		if !ours {
-			continue
+		if p, ours := parseListed(gid, owner, since); ours {
+			list = append(list, p)
 		}
-		p.XID = x
-		list = append(list, p)
 	}
 	return list, found.Err()
+}
+
+// parseListed reads a row of pg_prepared_xacts, whose gid may be anybody's.
+func parseListed(gid, owner string, since time.Time) (adapters.Prepared, bool) {
+	x, ours := txn.ParseXID(gid)
+	if !ours {
+		return adapters.Prepared{}, false
+	}
+	return adapters.Prepared{XID: x, Since: since, Owner: owner}, true
 }
 
 // Limits of the preflight.

@@ -83,3 +83,26 @@ func TestMissingConfigurationSaysWhatToDo(t *testing.T) {
 	_, err := loadConfig("/nonexistent/concord.yaml", pflag.NewFlagSet("", pflag.ContinueOnError))
 	require.ErrorContains(t, err, "--config")
 }
+
+// FuzzConfig reads a configuration file of anything: it is refused with its name, or all that
+// the node is made of can be.
+func FuzzConfig(f *testing.F) {
+	f.Add(configExample)
+	f.Add("node: 1\nnode: 2\n")
+	f.Add("a: &a [*a, *a]\n")
+	f.Add("node: 18446744073709551616\ndata_dir: [x]\n")
+	f.Add("transaction: {max_age: 999999999999h}\n")
+	f.Add("\x00\xff")
+	file := filepath.Join(f.TempDir(), "concord.yaml")
+	f.Fuzz(func(t *testing.T, text string) {
+		require.NoError(t, os.WriteFile(file, []byte(text), 0o600))
+		c, err := loadConfig(file, pflag.NewFlagSet("", pflag.ContinueOnError))
+		if err != nil {
+			require.ErrorContains(t, err, file)
+			return
+		}
+		require.NoError(t, c.check())
+		require.Len(t, c.members(), len(c.Members))
+		require.Positive(t, c.rules().Retention)
+	})
+}
