@@ -281,6 +281,8 @@ func (c *txnChecker) tell(g *txnGhost, d txn.Decision) {
 	}
 	g.told = d
 	switch {
+	case d == txn.Undecided:
+		c.fail("AC1", "the client of %v is told that it is decided, but not how", g.id)
 	case d == txn.Commit && g.decision != txn.Commit:
 		c.fail("DUR1", "the client of %v is told commit, but the log has %v", g.id, g.decision)
 	case d == txn.Commit && !c.quorumHas(g.at):
