@@ -14,11 +14,11 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-var txnSeeds = flag.Uint64("sim.txnseeds", 120, "how many seeds TestTransactions runs, from sim.seed on")
+var txnSeeds = flag.Uint64("sim.txnseeds", 240, "how many seeds TestTransactions runs, from sim.seed on")
 
 // enoughTxnSeeds is how many seeds it takes until every situation is all but certain to
 // have happened.
-const enoughTxnSeeds = 100
+const enoughTxnSeeds = 200
 
 // Of every hundred seeds one is run twice, and must go the same way.
 func TestTransactions(t *testing.T) {
