@@ -180,7 +180,11 @@ func (c *Core) onVerdict(v txn.Verdict) {
 		c.giveUp(v.ID, tooOld(v.ID))
 		return
 	}
-	x, _ := c.table.Get(v.ID)
+	x, known := c.table.Get(v.ID)
+	if !known { // a watermark in the same entry has passed it
+		c.giveUp(v.ID, tooOld(v.ID))
+		return
+	}
 	if x.Decision == txn.Commit && !x.Ended {
 		c.resume(x) // also one that an earlier leader proposed and this one delivers
 	}

@@ -60,6 +60,10 @@ func (c *Core) resume(x txn.Txn) {
 		}
 		l = &live{id: x.ID, core: twopc.Resume(x.Branches, finished...)}
 		c.live[x.ID] = l
+		if len(l.core.Unfinished()) == 0 { // an earlier leader reported the last branch, and did not come to the end
+			c.end(l)
+			return
+		}
 	}
 	due := c.now.Add(c.config.Rules.Grace)
 	if x.Reason != "" { // an operator decided: there is no client that finishes it

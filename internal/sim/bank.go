@@ -372,7 +372,7 @@ func (b *bank) meddle() {
 		return
 	}
 	for _, br := range b.open {
-		if !br.listed() || br.ghost.decision != txn.Abort || !w.odds(0.3) {
+		if !br.listed() || br.ghost.decision != txn.Abort {
 			continue
 		}
 		w.after(w.roll(20*millisecond), func() {
@@ -380,7 +380,7 @@ func (b *bank) meddle() {
 			case !br.listed() || b.down:
 			case br.session && w.quirks.LateDetach > 0:
 				br.closeSession()
-			case !br.session && w.quirks.DBA > 0:
+			case !br.session && w.quirks.DBA > 0 && w.odds(0.5):
 				br.endByHand(committed)
 			}
 		})

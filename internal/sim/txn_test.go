@@ -3,18 +3,22 @@
 package sim
 
 import (
+	"bufio"
 	"errors"
 	"flag"
+	"os"
+	"strconv"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 )
 
-var txnSeeds = flag.Uint64("sim.txnseeds", 120, "how many seeds TestTransactions runs, from sim.seed on")
+var txnSeeds = flag.Uint64("sim.txnseeds", 240, "how many seeds TestTransactions runs, from sim.seed on")
 
 // enoughTxnSeeds is how many seeds it takes until every situation is all but certain to
 // have happened.
-const enoughTxnSeeds = 100
+const enoughTxnSeeds = 200
 
 // Of every hundred seeds one is run twice, and must go the same way.
 func TestTransactions(t *testing.T) {
@@ -46,6 +50,22 @@ func TestTransactions(t *testing.T) {
 	}
 	if *txnSeeds >= enoughTxnSeeds {
 		require.Empty(t, missing, "the simulation has gone quiet")
+	}
+}
+
+func TestSeedsOfTransactionsThatOnceFailed(t *testing.T) {
+	f, err := os.Open("testdata/txnseeds.txt")
+	require.NoError(t, err)
+	defer f.Close()
+	for lines := bufio.NewScanner(f); lines.Scan(); {
+		text, _, _ := strings.Cut(lines.Text(), "#")
+		if text = strings.TrimSpace(text); text == "" {
+			continue
+		}
+		seed, err := strconv.ParseUint(text, 10, 64)
+		require.NoError(t, err)
+		_, err = RunTxn(seed, TxnOptions{})
+		require.NoError(t, err)
 	}
 }
 

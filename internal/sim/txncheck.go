@@ -249,6 +249,8 @@ func (c *txnChecker) concluded(a attempt, f txn.Finish) {
 	switch {
 	case a.d == txn.Commit && done && b.state == committed:
 		b.confirmed = true
+	case done && a.d == txn.Commit && b.hidden && b.bank.noMarker && !a.holder:
+		b.confirmed = true // the server said so, and there is nothing to check it by until its restart
 	case done && a.d == txn.Abort && b.state != committed:
 	case done && a.d == txn.Abort && a.proof() != provesCommit: // nobody can know
 	case f == txn.Contradicted && a.d == txn.Commit && b.state == rolledBack:
@@ -281,6 +283,8 @@ func (c *txnChecker) tell(g *txnGhost, d txn.Decision) {
 	}
 	g.told = d
 	switch {
+	case d == txn.Undecided:
+		c.fail("AC1", "the client of %v is told that it is decided, but not how", g.id)
 	case d == txn.Commit && g.decision != txn.Commit:
 		c.fail("DUR1", "the client of %v is told commit, but the log has %v", g.id, g.decision)
 	case d == txn.Commit && !c.quorumHas(g.at):

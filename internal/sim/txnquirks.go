@@ -40,14 +40,14 @@ func drawQuirks(seed uint64, quiet bool) (quirks, *rand.Rand) {
 		return 0
 	}
 	q := quirks{
-		Detach: chance(0.3), NoMarker: chance(0.35), SlowCommit: chance(0.3),
+		Detach: chance(0.3), NoMarker: chance(0.5), SlowCommit: chance(0.3),
 		Foreign: r.IntN(3), Reads: often(0.7, 100*millisecond, 2*second),
 	}
 	if chance(0.4) {
 		q.Rows = 1 + r.IntN(30)
 	}
 	if chance(0.3) {
-		q.Retention = time.Duration(between(5*second, 20*second)) * time.Microsecond
+		q.Retention = time.Duration(between(3*second, 15*second)) * time.Microsecond
 	}
 	if quiet {
 		return q, r
@@ -60,7 +60,7 @@ func drawQuirks(seed uint64, quiet bool) (quirks, *rand.Rand) {
 	}
 	q.Failover, q.Restart = often(0.5, second/2, 10*second), often(0.5, second/2, 10*second)
 	q.Restore, q.DBA = often(0.3, 2*second, 20*second), often(0.4, second/4, 5*second)
-	q.Operator, q.Clock = often(0.4, second/2, 5*second), often(0.3, second, 10*second)
+	q.Operator, q.Clock = often(0.5, second/5, 5*second), often(0.3, second, 10*second)
 	return q, r
 }
 
