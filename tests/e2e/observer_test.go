@@ -98,6 +98,30 @@ func TestObserversAreShownAndServe(t *testing.T) {
 		}
 	})
 
+	t.Run("streams too", func(t *testing.T) {
+		c := c.in(t)
+		const requests = 200
+		stream, err := watchers[0].streaming().Decide(ctx)
+		require.NoError(t, err)
+		m := &concordv1.DecideRequest{}
+		for i := range requests {
+			m.Commits = append(m.Commits, &concordv1.NumberedCommit{Number: uint64(i), Request: c.bare(txn.NewID(time.Now()))})
+		}
+		require.NoError(t, stream.Send(m))
+		require.NoError(t, stream.CloseRequest())
+		seen := map[uint64]bool{}
+		for len(seen) < requests {
+			m, err := stream.Receive()
+			require.NoError(t, err)
+			for _, a := range m.GetAnswers() {
+				require.Nil(t, a.GetError())
+				require.Equal(t, "commit", a.GetResponse().GetDecision())
+				require.False(t, seen[a.GetNumber()])
+				seen[a.GetNumber()] = true
+			}
+		}
+	})
+
 	t.Run("a call is handed on once", func(t *testing.T) {
 		handed, info := connect.NewClientContext(ctx)
 		info.RequestHeader().Set(api.HandedOnHeader, "9")
