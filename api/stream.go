@@ -43,7 +43,9 @@ type answer struct {
 }
 
 func openStream(s stub, seen *highWater) (*commitStream, error) {
-	ctx, end := context.WithCancel(context.Background())
+	ctx, info := connect.NewClientContext(context.Background())
+	ctx, end := context.WithCancel(ctx)
+	info.RequestHeader().Set(RedirectHeader, "1")
 	bidi, err := s.Decide(ctx)
 	if err != nil {
 		end()

@@ -255,3 +255,26 @@ func TestTwoNamesForOneDatabaseAreRefused(t *testing.T) {
 	}, 10*time.Second, 10*time.Millisecond)
 	require.Contains(t, c.leader().Status().Resources[0].Err, "same database as resource b")
 }
+
+func TestBranchOfAResourceThatHasLeftSaysWhyItWaits(t *testing.T) {
+	disk := memory.NewDisk()
+	with := func() []adapters.Resource { return []adapters.Resource{memory.New("orders", disk)} }
+	c := newCluster(t, 1, with)
+	c.leader()
+	restart := func(open func() []adapters.Resource) { c.kill(1); c.open = open; c.start(1) }
+	c.rules = Rules{MaxTransaction: time.Hour, Grace: time.Hour, Scan: time.Hour}
+	restart(with)
+	id := txn.NewID(time.Now())
+	require.Equal(t, txn.Commit, c.commit(id, c.prepared(memory.New("orders", disk), id, "k")).Decision)
+	why := func() string {
+		v, err := c.leader().View(t.Context(), id)
+		require.NoError(t, err)
+		return v.Branches[txn.XID{Cluster: c.leader().Status().Cluster, ID: id}].Err
+	}
+	require.Empty(t, why(), "it waits for its client")
+	restart(func() []adapters.Resource { return nil })
+	require.Contains(t, why(), `resource "orders" has left the configuration`)
+	c.rules.Grace = time.Millisecond
+	restart(with)
+	require.Eventually(t, func() bool { _, found := disk.Get("k"); return found }, 10*time.Second, 20*time.Millisecond)
+}

@@ -24,10 +24,11 @@ const maxUnanswered = 16384
 func (h *handlers) Decide(ctx context.Context, stream *connect.BidiStream[concordv1.DecideRequest, concordv1.DecideResponse]) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
+	redirect := stream.RequestHeader().Get(api.RedirectHeader) != ""
 	out := &answers{wake: make(chan struct{}, 1), room: make(chan struct{}, maxUnanswered)}
 	// The reader ends with the client's last request, or when this handler returns.
 	go func() {
-		if err := h.readCommits(ctx, stream, out); err != nil {
+		if err := h.readCommits(ctx, stream, out, redirect); err != nil {
 			cancel()
 		}
 		out.finish() // what was read is still answered
@@ -35,7 +36,7 @@ func (h *handlers) Decide(ctx context.Context, stream *connect.BidiStream[concor
 	return out.write(ctx, h.node.Closed(), stream)
 }
 
-func (h *handlers) readCommits(ctx context.Context, stream *connect.BidiStream[concordv1.DecideRequest, concordv1.DecideResponse], out *answers) error {
+func (h *handlers) readCommits(ctx context.Context, stream *connect.BidiStream[concordv1.DecideRequest, concordv1.DecideResponse], out *answers, redirect bool) error {
 	for {
 		m, err := stream.Receive()
 		if errors.Is(err, io.EOF) {
@@ -55,7 +56,7 @@ func (h *handlers) readCommits(ctx context.Context, stream *connect.BidiStream[c
 				out.add(&concordv1.NumberedAnswer{Number: c.GetNumber(), Error: api.CommitError(behind)})
 				continue
 			}
-			h.commitLater(c, out)
+			h.commitLater(ctx, c, out, redirect)
 		}
 	}
 }
@@ -69,7 +70,7 @@ func (h *handlers) reach(ctx context.Context, seen string) error {
 	return h.node.Reach(ctx, zxid(at))
 }
 
-func (h *handlers) commitLater(c *concordv1.NumberedCommit, out *answers) {
+func (h *handlers) commitLater(ctx context.Context, c *concordv1.NumberedCommit, out *answers, redirect bool) {
 	number := c.GetNumber()
 	commit, err := h.parseCommit(c.GetRequest())
 	if err != nil {
@@ -78,6 +79,10 @@ func (h *handlers) commitLater(c *concordv1.NumberedCommit, out *answers) {
 	}
 	h.node.CommitLater(commit.ID, commit.Protocol, commit.Branches, commit.Label, func(r coordinator.Reply) {
 		a := &concordv1.NumberedAnswer{Number: number}
+		if to := (*api.NotLeaderError)(nil); !redirect && errors.As(r.Err, &to) && to.API != "" {
+			go func() { out.add(h.relay.commit(ctx, c, to)) }() // as many as there is room for answers
+			return
+		}
 		if r.Err != nil {
 			a.Error = api.CommitError(r.Err)
 		} else {

@@ -26,7 +26,10 @@ import (
 //
 // What an answer calls its zxid may be newer than what it was made from, never older: whoever
 // shows it to another node sees nothing older there.
-type handlers struct{ node *coordinator.Node }
+type handlers struct {
+	node  *coordinator.Node
+	relay *relay
+}
 
 var _ concordv1connect.CoordinatorServiceHandler = (*handlers)(nil)
 

@@ -15,6 +15,7 @@ import (
 	"connectrpc.com/connect"
 
 	"github.com/concordtx/concord/api"
+	concordv1 "github.com/concordtx/concord/api/concord/v1"
 	"github.com/concordtx/concord/api/concord/v1/concordv1connect"
 	"github.com/concordtx/concord/coordinator"
 )
@@ -75,17 +76,35 @@ func (r *relay) interceptor() connect.UnaryInterceptorFunc {
 				req.Header().Get(api.RedirectHeader) != "" || req.Header().Get(api.HandedOnHeader) != "" {
 				return res, err
 			}
-			res, err = do(ctx, r.leader(notLeader.API), req)
-			if err != nil && !connect.IsWireError(err) {
-				return nil, fmt.Errorf("the leader, node %d, did not answer at %s: %v: %w", notLeader.Leader, notLeader.API, err, api.ErrUnavailable)
-			}
-			if err != nil {
-				return nil, api.FromStatus(err)
+			if res, err = do(ctx, r.leader(notLeader.API), req); err != nil {
+				return nil, leaderError(notLeader, err)
 			}
 			res.Header().Set(api.HandedOnHeader, r.name())
 			return res, nil
 		}
 	}
+}
+
+// commit hands on a request of a stream.
+func (r *relay) commit(ctx context.Context, c *concordv1.NumberedCommit, to *api.NotLeaderError) *concordv1.NumberedAnswer {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	a := &concordv1.NumberedAnswer{Number: c.GetNumber()}
+	res, err := r.leader(to.API).Commit(ctx, c.GetRequest())
+	if err != nil {
+		a.Error = api.CommitError(leaderError(to, err))
+		return a
+	}
+	a.Response = res
+	return a
+}
+
+// leaderError is what the leader said, or that it said nothing.
+func leaderError(l *api.NotLeaderError, err error) error {
+	if !connect.IsWireError(err) {
+		return fmt.Errorf("the leader, node %d, did not answer at %s: %v: %w", l.Leader, l.API, err, api.ErrUnavailable)
+	}
+	return api.FromStatus(err)
 }
 
 func (r *relay) name() string { return strconv.FormatUint(uint64(r.node.Status().Node), 10) }

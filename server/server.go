@@ -64,13 +64,13 @@ func Serve(ctx context.Context, n *coordinator.Node, l net.Listener, log *slog.L
 
 // Handler returns everything that a node serves to clients.
 func Handler(n *coordinator.Node) http.Handler {
-	metrics := newMetrics(n)
+	metrics, relay := newMetrics(n), newRelay(n)
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(metrics)
 
 	mux := http.NewServeMux()
-	mux.Handle(concordv1connect.NewCoordinatorServiceHandler(&handlers{node: n},
-		connect.WithReadMaxBytes(maxRequestBytes), connect.WithInterceptors(metrics.interceptor(), boundary(), newRelay(n).interceptor(), seen(n))))
+	mux.Handle(concordv1connect.NewCoordinatorServiceHandler(&handlers{node: n, relay: relay},
+		connect.WithReadMaxBytes(maxRequestBytes), connect.WithInterceptors(metrics.interceptor(), boundary(), relay.interceptor(), seen(n))))
 	mux.Handle("GET /metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{}))
 	mux.HandleFunc("GET /livez", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {

@@ -9,6 +9,9 @@ import (
 	"io"
 	"math"
 	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -53,6 +56,25 @@ func (c *cluster) signal(s syscall.Signal, nodes ...*node) {
 	for _, n := range nodes {
 		require.NoError(c, n.process.signal(s))
 	}
+	for _, n := range nodes {
+		if s == syscall.SIGSTOP {
+			eventually(c, "the node has stopped", n.process.stopped)
+		}
+	}
+}
+
+// stopped reports whether every thread of a process has stopped. Until then one may still
+// answer, after the signal was sent.
+func (p *process) stopped() bool {
+	stats, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", p.cmd.Process.Pid))
+	for _, stat := range stats {
+		text, rerr := os.ReadFile(stat)
+		_, state, found := strings.Cut(string(text), ") ")
+		if err != nil || rerr != nil || !found || state[0] != 'T' {
+			return false
+		}
+	}
+	return len(stats) > 0
 }
 
 func (c *cluster) others(than *node) (others []*node) {

@@ -11,7 +11,7 @@
 // decided transaction once the leader has confirmed that it knows all decisions. The other
 // calls belong to the leader; another node hands them on to it. A call with the header
 // "Concord-Redirect: 1" is not handed on but refused with code failed_precondition and a
-// NotLeader detail that says where the leader is, and so are the requests of a Decide stream.
+// NotLeader detail that says where the leader is.
 // No call that carries a gid needs to be thought about before it is repeated: the first
 // decision of a gid wins.
 //
