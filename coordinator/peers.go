@@ -27,6 +27,8 @@ const (
 	reportInterval = 500 * time.Millisecond
 	redialMin      = 20 * time.Millisecond
 	redialMax      = 500 * time.Millisecond
+	// refusalInterval is how soon another reason not to talk to a peer is logged.
+	refusalInterval = time.Second
 	// peerQueue messages may wait for one peer. When it is full the connection is
 	// dropped, as the core demands of a driver that loses a message. The core has at most
 	// some megabytes of entries under way to a peer, so this bounds what is small.
@@ -94,9 +96,10 @@ type link struct {
 	up       atomic.Bool
 	overflow atomic.Bool
 	heard    atomic.Int64 // when the peer last said something, or the connection came about
+	refused  atomic.Int64 // when it was last logged why we and the peer do not talk
 }
 
-// began is where the monotonic clock of link.heard starts.
+// began is where the monotonic clock of a link starts.
 var began = time.Now()
 
 func (l *link) hear() { l.heard.Store(int64(time.Since(began))) }
@@ -231,14 +234,20 @@ func (p *peers) introduce(conn net.Conn, to zab.NodeID) error {
 	return nil
 }
 
-// refuse remembers and logs why a member and we do not talk; once per reason.
+// refuse remembers and logs why a member and we do not talk: once per reason, and one
+// reason per refusalInterval.
 func (p *peers) refuse(peer zab.NodeID, why string) {
-	if _, member := p.links[peer]; !member { // anybody can say any number
+	l, member := p.links[peer]
+	if !member { // anybody can say any number
 		return
 	}
-	if old, _ := p.refusals.Swap(peer, why); old != why {
-		p.log.Error("peer refused", "peer", peer, "why", why)
+	old, _ := p.refusals.Load(peer)
+	now, last := int64(time.Since(began)), l.refused.Load()
+	if old == why || last != 0 && now-last < int64(refusalInterval) || !l.refused.CompareAndSwap(last, now) {
+		return
 	}
+	p.refusals.Store(peer, why)
+	p.log.Error("peer refused", "peer", peer, "why", why)
 }
 
 // sendOn writes what is queued until the connection breaks. Everything that waits is

@@ -122,7 +122,8 @@ func TestStrangersAreRefusedAndCounted(t *testing.T) {
 }
 
 func TestHelloThatDoesNotFitIsRefusedWithTheNextStep(t *testing.T) {
-	n, addr, _ := lonely(t)
+	n, addr, log := lonely(t)
+	began := time.Now()
 	for name, x := range map[string]struct {
 		change func(*hello)
 		want   string
@@ -147,6 +148,13 @@ func TestHelloThatDoesNotFitIsRefusedWithTheNextStep(t *testing.T) {
 		_, kind, _ := speak(t, addr, h)
 		require.Equal(t, frameRefused, kind)
 	}
+	for i := range 200 { // as can many reasons
+		h := asPeer(n, 2)
+		h.To += zab.NodeID(i + 1)
+		_, kind, _ := speak(t, addr, h)
+		require.Equal(t, frameRefused, kind)
+	}
+	require.LessOrEqual(t, strings.Count(log.String(), "peer refused"), 2+int(time.Since(began)/refusalInterval), "%s", log)
 	kept := 0
 	n.peers.refusals.Range(func(any, any) bool { kept++; return true })
 	require.LessOrEqual(t, kept, 2)

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/concordtx/concord/api"
 	concordv1 "github.com/concordtx/concord/api/concord/v1"
@@ -175,11 +176,18 @@ func (d *decisions) end(c *cluster) (told, unknown int) {
 	caller := c.caller()
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
+	group, asking := errgroup.WithContext(ctx)
+	group.SetLimit(8)
 	for id := range d.told {
-		res, err := caller.Outcome(ctx, &concordv1.OutcomeRequest{Gid: id.String()})
-		require.NoError(d, err)
-		require.Equal(d, txn.Committed.String(), res.GetOutcome(), "%v was told to commit, and is lost", id)
+		group.Go(func() error {
+			res, err := caller.Outcome(asking, &concordv1.OutcomeRequest{Gid: id.String()})
+			if err == nil && res.GetOutcome() != txn.Committed.String() {
+				err = fmt.Errorf("%v was told to commit, and is lost: %s", id, res.GetOutcome())
+			}
+			return err
+		})
 	}
+	require.NoError(d, group.Wait())
 	for id := range d.unknown {
 		first, err := caller.Outcome(ctx, &concordv1.OutcomeRequest{Gid: id.String()})
 		require.NoError(d, err)
