@@ -104,7 +104,7 @@ func (c *conn) begin(ctx context.Context, query string) (*session, error) {
 	}
 	k := kindOf(query)
 	if !k.plain {
-		if err := s.link.started(ctx, s.xid); err != nil {
+		if err := s.link.started(ctx, s.name); err != nil {
 			return s, s.notStarted(ctx, err)
 		}
 	}

@@ -35,6 +35,18 @@
 // server goes on with the statement. So the session is ended by KILL from another
 // connection.
 //
+// # Round trips
+//
+// On connectors of NewConnector, and so on resources of Open, a branch is three: its first
+// statement, which takes XA START along; the vote, with marker, XA END and XA PREPARE; and
+// the end. A branch without statements is none. The commands are sent one behind the other
+// without waiting; the mode of several statements in one, which would let a string of
+// the application hold more than it should, stays off. If the server refuses XA START,
+// the statement behind it has run outside of the branch. So the session does not commit
+// by itself (autocommit = 0), only statements that a rollback undoes travel (SELECT,
+// INSERT, UPDATE, DELETE, REPLACE), and the session is ended before the error is returned.
+// With other connectors, TLS or compression XA START has a round trip of its own.
+//
 // # Evidence
 //
 // The server answers "unknown XID" for a branch that committed, that rolled back,

@@ -13,8 +13,6 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
-
-	"github.com/concordtx/concord/txn"
 )
 
 // rawConn is what a driver's connection must be able to do. Those of go-sql-driver
@@ -43,6 +41,8 @@ type link struct {
 	raw    rawConn
 	wire   *wire // nil if the connector is not of NewConnector
 	server server
+	holder string  // names the session in evidence
+	table  string  // of the evidence
 	db     *sql.DB // over conn, to make *sql.Tx
 	conn   *conn
 
@@ -94,6 +94,7 @@ func (l *link) setUp(ctx context.Context) (err error) {
 	if l.server.database == "" {
 		return errNoDatabase
 	}
+	l.holder, l.table = holderOf(l.server).String(), tableIn(l.server)
 	o := l.r.options
 	limits := fmt.Sprintf("%s, wait_timeout = %d", setLimits(o.LockTimeout), int(o.Lease.Seconds()))
 	if l.wire.able() {
@@ -105,8 +106,8 @@ func (l *link) setUp(ctx context.Context) (err error) {
 }
 
 // start opens a branch: where it can, with the next command.
-func (l *link) start(ctx context.Context, x txn.XID) error {
-	command := "XA START " + xa(x)
+func (l *link) start(ctx context.Context, name string) error {
+	command := "XA START " + name
 	if l.wire.able() {
 		l.wire.send(command)
 		return nil
@@ -116,12 +117,12 @@ func (l *link) start(ctx context.Context, x txn.XID) error {
 
 // started makes sure that the branch is open before a statement that could not be undone
 // outside of it.
-func (l *link) started(ctx context.Context, x txn.XID) error {
+func (l *link) started(ctx context.Context, name string) error {
 	if !l.wire.pending() {
 		return nil
 	}
 	l.wire.drop()
-	return l.exec(ctx, "XA START "+xa(x))
+	return l.exec(ctx, "XA START "+name)
 }
 
 // exec runs one of our own commands.

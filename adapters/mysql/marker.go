@@ -7,6 +7,7 @@ import (
 	"database/sql"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/concordtx/concord/txn"
@@ -35,8 +36,9 @@ func tableIn(s server) string {
 	return "`" + strings.ReplaceAll(s.database, "`", "``") + "`." + markerTable
 }
 
-func insertMarker(s server, x txn.XID) string {
-	return fmt.Sprintf("INSERT INTO %s (cluster, gid, branch, holder) VALUES (%d, '%s', %d, '%s')", tableIn(s), uint32(x.Cluster), x.ID, x.Branch, holderOf(s))
+func insertMarker(table string, x txn.XID, holder string) string {
+	return "INSERT INTO " + table + " (cluster, gid, branch, holder) VALUES (" + strconv.FormatUint(uint64(x.Cluster), 10) +
+		", '" + x.ID.String() + "', " + strconv.FormatUint(uint64(x.Branch), 10) + ", '" + holder + "')"
 }
 
 func selectMarker(s server, x txn.XID) string {

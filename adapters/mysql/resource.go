@@ -185,9 +185,9 @@ func (r *Resource) Open(ctx context.Context, x txn.XID) (adapters.Session, error
 		if err != nil {
 			return nil, fmt.Errorf("begin %s at %s: %w", x, r.name, advise(err))
 		}
-		err = l.start(ctx, x)
-		if err == nil {
-			return newSession(r, l, x), nil
+		s := newSession(r, l, x)
+		if err = l.start(ctx, s.name); err == nil {
+			return s, nil
 		}
 		l.close()
 		// The server may have ended a session that nobody used; nothing of the branch has

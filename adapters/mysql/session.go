@@ -22,6 +22,7 @@ type session struct {
 	r    *Resource
 	link *link
 	xid  txn.XID
+	name string // of the branch, as XA statements have it
 
 	// life ends when whoever waits for the branch's statements gives up.
 	life context.Context
@@ -45,7 +46,7 @@ const (
 )
 
 func newSession(r *Resource, l *link, x txn.XID) *session {
-	s := &session{r: r, link: l, xid: x}
+	s := &session{r: r, link: l, xid: x, name: xa(x)}
 	s.life, s.cut = context.WithCancel(context.Background())
 	l.branch.Store(s)
 	return s
@@ -191,7 +192,7 @@ func (s *session) endWork(ctx context.Context) error {
 
 // Prepare ends the work and votes.
 func (s *session) Prepare(ctx context.Context) (txn.Vote, txn.Branch, error) {
-	b := txn.Branch{No: s.xid.Branch, Resource: s.r.name, Holder: holderOf(s.link.server).String()}
+	b := txn.Branch{No: s.xid.Branch, Resource: s.r.name, Holder: s.link.holder}
 	vote, err := s.vote(ctx)
 	if err != nil {
 		return txn.VoteNo, b, fmt.Errorf("prepare %s at %s: %w", s.xid, s.r.name, advise(err))
@@ -262,11 +263,11 @@ func (s *session) readOnly(ctx context.Context) (bool, error) {
 // prepare leaves the evidence and prepares the branch.
 func (s *session) prepare(ctx context.Context) error {
 	s.link.counted = false
-	var evidence []string
+	commands := make([]string, 0, 3)
 	if !s.r.options.NoMarker {
-		evidence = append(evidence, insertMarker(s.link.server, s.xid))
+		commands = append(commands, insertMarker(s.link.table, s.xid, s.link.holder))
 	}
-	err := s.link.inOrder(ctx, append(evidence, "XA END "+xa(s.xid), "XA PREPARE "+xa(s.xid))...)
+	err := s.link.inOrder(ctx, append(commands, "XA END "+s.name, "XA PREPARE "+s.name)...)
 	s.r.markerDoubted(err)
 	return err
 }
@@ -277,7 +278,7 @@ func (s *session) endReadOnly(ctx context.Context) error {
 	if !s.link.wire.able() || s.link.wire.pending() {
 		return s.commitIdle(ctx)
 	}
-	err := s.link.inOrder(ctx, "XA END "+xa(s.xid), "XA COMMIT "+xa(s.xid)+" ONE PHASE")
+	err := s.link.inOrder(ctx, "XA END "+s.name, "XA COMMIT "+s.name+" ONE PHASE")
 	if err == nil {
 		s.end()
 	}
@@ -289,10 +290,10 @@ func (s *session) commitIdle(ctx context.Context) error {
 	if s.neverStarted() {
 		return nil
 	}
-	if err := s.link.exec(ctx, "XA END "+xa(s.xid)); err != nil {
+	if err := s.link.exec(ctx, "XA END "+s.name); err != nil {
 		return fmt.Errorf("%w: end the work: %w", adapters.ErrNotCommitted, err)
 	}
-	if err := s.link.exec(ctx, "XA COMMIT "+xa(s.xid)+" ONE PHASE"); err != nil {
+	if err := s.link.exec(ctx, "XA COMMIT "+s.name+" ONE PHASE"); err != nil {
 		return err
 	}
 	s.end()
@@ -357,7 +358,7 @@ func (s *session) commit(ctx context.Context) (txn.Finish, error) {
 		}
 		return 0, errors.New("the branch is not prepared")
 	}
-	err := s.link.exec(ctx, "XA COMMIT "+xa(s.xid))
+	err := s.link.exec(ctx, "XA COMMIT "+s.name)
 	if err == nil {
 		s.end()
 		return txn.Done, nil
@@ -403,9 +404,9 @@ func (s *session) abort(ctx context.Context) error {
 	err := errSessionGone
 	if s.link.raw.IsValid() {
 		if was != prepared {
-			_ = s.link.exec(bounded, "XA END "+xa(s.xid)) // needed by some states, an error in others
+			_ = s.link.exec(bounded, "XA END "+s.name) // needed by some states, an error in others
 		}
-		err = s.link.exec(bounded, "XA ROLLBACK "+xa(s.xid))
+		err = s.link.exec(bounded, "XA ROLLBACK "+s.name)
 		if err == nil || isCode(err, codeNotA, codeRolledBack, codeRolledBackTimeout, codeRolledBackDeadlock) {
 			return nil
 		}

@@ -5,6 +5,7 @@ package mysql
 import (
 	"context"
 	"database/sql/driver"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -20,7 +21,7 @@ import (
 // xa writes a name as both servers read it in every XA statement. Hexadecimal needs
 // no escaping.
 func xa(x txn.XID) string {
-	return fmt.Sprintf("X'%x',X'%x',%d", x.Gtrid(), x.Bqual(), txn.FormatID)
+	return "X'" + hex.EncodeToString([]byte(x.Gtrid())) + "',X'" + hex.EncodeToString([]byte(x.Bqual())) + "'," + strconv.Itoa(txn.FormatID)
 }
 
 // Codes of the servers that mean something to us.

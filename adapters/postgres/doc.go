@@ -26,6 +26,17 @@
 // system only, so both are part of the evidence, and after a failover the answer is
 // "lost" rather than a guess.
 //
+// # Round trips
+//
+// A branch is three: its first statement, which takes BEGIN and the limits along; the
+// vote; and the end. Further statements cost what they cost in any transaction. What pgx
+// cannot put into a batch opens the transaction in a round trip of its own when it comes
+// first: statements without arguments, COPY, Prepare, savepoints, large objects, Conn, and
+// options of pgx among the arguments. To a tracer the first statement is a batch; and if its
+// arguments cannot be encoded, pgx gives up the connection and the branch with it. An
+// error of BEGIN is the error of the first statement. A branch without statements sends
+// nothing.
+//
 // # What the caller owes
 //
 //   - max_prepared_transactions above 0, and a recovery login that is a member of the

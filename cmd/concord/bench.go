@@ -62,7 +62,7 @@ func (c *cli) benchCommand() *cobra.Command {
 			"or of different runs on a busy one, cannot be compared: the ratio to a baseline of the same\n" +
 			"run can.",
 	}
-	cmd.AddCommand(c.benchTransferCommand(), c.benchDecisionsCommand(), c.benchFailoverCommand())
+	cmd.AddCommand(c.benchTransferCommand(), c.benchDecisionsCommand(), c.benchFailoverCommand(), c.benchHistoryCommand())
 	return cmd
 }
 

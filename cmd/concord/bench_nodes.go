@@ -155,8 +155,19 @@ func (n *nodes) end(id zab.NodeID, with syscall.Signal) error {
 	return nil
 }
 
-// stop ends all nodes that run.
-func (n *nodes) stop() error {
+// pids are the processes of the nodes that run.
+func (n *nodes) pids() []int {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	var pids []int
+	for _, p := range n.running {
+		pids = append(pids, p.cmd.Process.Pid)
+	}
+	return pids
+}
+
+// halt ends all nodes that run. They can be started again.
+func (n *nodes) halt() error {
 	n.mu.Lock()
 	var ids []zab.NodeID
 	for id := range n.running {
@@ -167,6 +178,12 @@ func (n *nodes) stop() error {
 	for _, id := range ids {
 		errs = append(errs, n.end(id, syscall.SIGTERM))
 	}
+	return errors.Join(errs...)
+}
+
+// stop ends all nodes that run, for good.
+func (n *nodes) stop() error {
+	errs := []error{n.halt()}
 	for _, c := range n.clients {
 		if c != nil {
 			_ = c.Close() // always nil

@@ -81,6 +81,9 @@ func TestBenchRefusesFlagsThatMakeNoSense(t *testing.T) {
 		{"failover --kills 0", "--kills: 0 is less than 1"},
 		{"failover --workers 0", "--workers: 0 is not between 1 and 4096"},
 		{"failover --kills x", "invalid argument"},
+		{"history --transactions 1000", "--transactions: 1000 is less than 1000 and the sample together"},
+		{"history --sample 0", "--sample: 0 is less than 1"},
+		{"history --workers 0", "--workers: 0 is not between 1 and 4096"},
 	} {
 		_, err := command(t, append([]string{"bench"}, strings.Fields(c.args)...)...)
 		require.ErrorContains(t, err, c.says, c.args)
@@ -123,6 +126,20 @@ func TestBenchFailoverKillsTheLeaderAndLosesNothing(t *testing.T) {
 	require.Equal(t, 4, r.Verified, "the last commits of both workers before both kills")
 }
 
+func TestBenchHistoryComparesTheBeginningWithTheEnd(t *testing.T) {
+	out, err := command(t, "bench", "history", "--transactions", "3000", "--sample", "500", "--workers", "8", "--dir", t.TempDir(), "-o", "json")
+	require.NoError(t, err)
+	var r historyResult
+	keys := fields(t, out, &r)
+	require.Subset(t, keys, []string{"workers", "sample", "points", "cpu_ratio", "memory_ratio", "bytes_per_transaction", "empty_start_seconds", "start_seconds"})
+	require.Len(t, r.Points, 2)
+	require.EqualValues(t, []int64{1500, 3000}, []int64{r.Points[0].Finished, r.Points[1].Finished})
+	require.Positive(t, r.Points[1].Memory)
+	require.Greater(t, r.Points[1].Disk, r.Points[0].Disk)
+	require.InDelta(t, float64(r.Points[1].Disk-r.Points[0].Disk)/1500, r.BytesPerTransaction, 1e-9)
+	require.Positive(t, r.StartSeconds)
+}
+
 // databases starts a PostgreSQL and a MariaDB server and writes a file that names them.
 func databases(t *testing.T) (pg *testdb.Server, file string) {
 	pg, maria := testdb.Postgres(t), testdb.MariaDB(t)
@@ -136,7 +153,8 @@ func databases(t *testing.T) (pg *testdb.Server, file string) {
 
 func TestBenchTransferComparesWithThePlainLoopAndChecksTheSum(t *testing.T) {
 	pg, file := databases(t)
-	out, err := command(t, "bench", "transfer", "--config", file, "--workers", "4", "--duration", "500ms", "--rounds", "2", "--dir", t.TempDir(), "-o", "json")
+	out, err := command(t, "bench", "transfer", "--config", file, "--workers", "4", "--duration", "500ms", "--rounds", "2", "--dir", t.TempDir(),
+		"--servers", fmt.Sprint(os.Getpid()), "-o", "json")
 	require.NoError(t, err)
 	var r transferResult
 	keys := fields(t, out, &r)
@@ -152,6 +170,9 @@ func TestBenchTransferComparesWithThePlainLoopAndChecksTheSum(t *testing.T) {
 	require.LessOrEqual(t, r.RatioMin, r.RatioMax)
 	require.Equal(t, int64(2*benchAccounts*firstBalance), r.Sum)
 	require.Zero(t, r.LeftPrepared)
+	require.NotNil(t, r.ServersCPU, "this process and the servers below it were asked for")
+	require.Positive(t, *r.ServersCPU)
+	require.Positive(t, *r.BaselineServers)
 
 	// What the command says of itself is true: both ways have moved money.
 	conn, err := pgx.Connect(t.Context(), pg.DSN("postgres"))
