@@ -30,6 +30,14 @@ import (
 //	take n1, stage n1 [1.3]          the snapshot that n1 fetches is taken; is there (one of 1.3)
 //	fail n1, moved n1 n2             it is not; bytes of it went between n1 and n2
 //	promise n1 8                     the disk of a node that is down: Accepted, promised to itself
+//
+// Traces that the exhaustive search prints have an oracle in place of the election:
+//
+//	cluster ballots=0 started=0      ballots of the nodes go nowhere; all nodes are down
+//	cluster sync=1 init=2            SyncTicks and InitTicks
+//	elect n1, follow n2 n1           forged ballots make n1 lead, and n2 follow it
+//	crash n1 2, start n1 anew        two writes got as far as the disk; nothing is applied
+//	replay now                       what was kept arrives before what is on the wire
 func TestTraces(t *testing.T) {
 	datadriven.Walk(t, "testdata/traces", func(t *testing.T, path string) {
 		s := &story{}
@@ -37,11 +45,25 @@ func TestTraces(t *testing.T) {
 	})
 }
 
+const all = 1 << 20
+
 type story struct {
 	*cluster
 	out   strings.Builder
 	quiet bool
 	kept  wireMessage
+
+	mute   bool // ballots go nowhere
+	forged map[NodeID]uint64
+}
+
+// forge gives a host a ballot that nobody sent.
+func (s *story) forge(h, from *host, state Role, leader *host) {
+	s.forged[h.cfg.ID]++
+	n := s.forged[h.cfg.ID]
+	s.step(h, Received{Message{From: from.cfg.ID, To: h.cfg.ID, Body: Ballot{
+		Seq: 1<<40 + n, Round: 1<<40 + (n+1)/2, State: state, Vote: Vote{Leader: leader.cfg.ID},
+	}}})
 }
 
 func (s *story) run(t *testing.T, d *datadriven.TestData) string {
@@ -73,7 +95,6 @@ func (s *story) command(cmd string, args []string) error {
 		}
 		return otherwise
 	}
-	const all = 1 << 20
 	switch cmd {
 	case "cluster":
 		return s.create(args)
@@ -103,6 +124,11 @@ func (s *story) command(cmd string, args []string) error {
 		s.kept = wireMessage{from, to, s.wires[from][to][0]}
 		return nil
 	case "replay":
+		if arg(0) == "now" {
+			m, err := DecodeMessage(s.kept.bytes)
+			s.step(s.hosts[s.kept.to], Received{m})
+			return err
+		}
 		s.wires[s.kept.from][s.kept.to] = append(s.wires[s.kept.from][s.kept.to], s.kept.bytes)
 		return nil
 	case "status":
@@ -146,10 +172,26 @@ func (s *story) commandAt(cmd string, h *host, arg, last string, k int) error {
 		s.step(h, Resigned{Reason: "asked to"})
 	case "lost":
 		s.step(h, PeerLost{s.host(arg).cfg.ID})
+	case "elect":
+		for _, o := range s.hosts {
+			if o != h {
+				s.forge(h, o, Looking, h)
+			}
+		}
+	case "follow":
+		s.forge(h, s.host(arg), Leading, s.host(arg))
 	case "crash":
+		for _, w := range h.writes[:min(k%all, len(h.writes))] {
+			h.disk.do(w)
+			h.writes = h.writes[1:]
+		}
 		fmt.Fprintf(&s.out, "n%d loses %d writes\n", h.cfg.ID, len(h.writes))
 		s.crash(h)
 	case "start":
+		if arg == "anew" {
+			h.disk.applied = Zxid{}
+		}
+		s.forged[h.cfg.ID] = 0
 		return s.start(h)
 	case "propose":
 		s.propose(h, arg)
@@ -192,7 +234,9 @@ func (s *story) commandAt(cmd string, h *host, arg, last string, k int) error {
 }
 
 func (s *story) create(args []string) error {
-	voters, observers := 3, 0
+	voters, observers, started := 3, 0, true
+	s.mute, s.forged = false, map[NodeID]uint64{}
+	var cfg Config
 	for _, a := range args {
 		name, value, _ := strings.Cut(a, "=")
 		k, err := strconv.Atoi(value)
@@ -203,11 +247,22 @@ func (s *story) create(args []string) error {
 			voters = k
 		case name == "observers":
 			observers = k
+		case name == "ballots":
+			s.mute = k == 0
+		case name == "started":
+			started = k > 0
+		case name == "sync":
+			cfg.SyncTicks = k
+		case name == "init":
+			cfg.InitTicks = k
 		}
 	}
-	s.cluster = newCluster(voters, observers, nil)
+	s.cluster = newCluster(voters, observers, func(c *Config) { c.SyncTicks, c.InitTicks = cfg.SyncTicks, cfg.InitTicks })
 	s.observe = s.print
 	for _, h := range s.hosts {
+		if !started {
+			break
+		}
 		if err := s.start(h); err != nil {
 			return err
 		}
@@ -261,8 +316,17 @@ func (s *story) arrive(wire string, k int) {
 }
 
 func (s *story) print(h *host, e Effect) {
-	if _, ok := e.(Send); ok && s.quiet {
-		return
+	if m, ok := e.(Send); ok {
+		if _, ballot := m.Message.Body.(Ballot); ballot && s.mute {
+			wire := &s.wires[m.Message.From-1][m.Message.To-1]
+			if n := len(*wire); s.hosts[m.Message.To-1].core != nil {
+				*wire = (*wire)[:n-1]
+			}
+			return
+		}
+		if s.quiet {
+			return
+		}
 	}
 	if _, ok := e.(Write); ok && s.quiet {
 		return
