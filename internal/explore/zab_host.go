@@ -20,7 +20,7 @@ type host struct {
 	log   []zab.Entry
 	boot  uint32
 	asked uint64      // proposals
-	drawn uint64      // ballots that the oracle forged
+	drawn uint64      // elections by the oracle, of it or of whom it follows
 	queue []zab.Write // handed over, not durable
 	// The state machine applies at once what is delivered.
 	applied zab.Zxid
@@ -234,12 +234,14 @@ func (a *actor) happen(m Move) {
 		a.asked++
 		a.step(zab.Proposed{ID: a.asked, Data: []byte{'a' + byte(about)}})
 	case leads:
+		a.drawn++
 		for j := range nodes {
 			if j != a.id {
 				a.forge(j, zab.Looking, a.id)
 			}
 		}
 	case follows:
+		a.drawn++
 		a.forge(about, zab.Leading, about)
 	case ticks:
 		for range about {
@@ -252,12 +254,12 @@ func (a *actor) happen(m Move) {
 	}
 }
 
-// forge makes a ballot: elections are hints, so anybody may be elected at any time.
+// forge makes a ballot: elections are hints, so anybody may be elected at any time. Its round
+// is far above any that the node can have got to by itself.
 func (a *actor) forge(from int, state zab.Role, leader int) {
-	a.drawn++
 	a.step(zab.Received{Message: zab.Message{
 		From: zab.NodeID(from + 1), To: zab.NodeID(a.id + 1),
-		Body: zab.Ballot{Seq: 1<<40 + a.drawn, Round: 1<<40 + (a.drawn+1)/2, State: state, Vote: zab.Vote{Leader: zab.NodeID(leader + 1)}},
+		Body: zab.Ballot{Seq: a.drawn << 40, Round: a.drawn << 40, State: state, Vote: zab.Vote{Leader: zab.NodeID(leader + 1)}},
 	}})
 }
 

@@ -59,10 +59,9 @@ type story struct {
 
 // forge gives a host a ballot that nobody sent.
 func (s *story) forge(h, from *host, state Role, leader *host) {
-	s.forged[h.cfg.ID]++
-	n := s.forged[h.cfg.ID]
+	n := s.forged[h.cfg.ID] << 40
 	s.step(h, Received{Message{From: from.cfg.ID, To: h.cfg.ID, Body: Ballot{
-		Seq: 1<<40 + n, Round: 1<<40 + (n+1)/2, State: state, Vote: Vote{Leader: leader.cfg.ID},
+		Seq: n, Round: n, State: state, Vote: Vote{Leader: leader.cfg.ID},
 	}}})
 }
 
@@ -173,12 +172,14 @@ func (s *story) commandAt(cmd string, h *host, arg, last string, k int) error {
 	case "lost":
 		s.step(h, PeerLost{s.host(arg).cfg.ID})
 	case "elect":
+		s.forged[h.cfg.ID]++
 		for _, o := range s.hosts {
 			if o != h {
 				s.forge(h, o, Looking, h)
 			}
 		}
 	case "follow":
+		s.forged[h.cfg.ID]++
 		s.forge(h, s.host(arg), Leading, s.host(arg))
 	case "crash":
 		for _, w := range h.writes[:min(k%all, len(h.writes))] {
