@@ -24,7 +24,7 @@ var hunted = map[string]struct {
 	"X14": {"AC3", []Size{{Branches: 2, Crashes: 1, Late: 1}}},
 }
 
-const budget = 20_000 // states; all of these worlds are smaller
+const most = 20_000 // states; all of these worlds are smaller
 
 func TestMutants(t *testing.T) {
 	for _, m := range mutant.Of("internal/explore") {
@@ -32,12 +32,12 @@ func TestMutants(t *testing.T) {
 			h, ok := hunted[m.ID]
 			require.True(t, ok, "nobody hunts %s: %s", m.ID, m.What)
 			for _, size := range h.sizes {
-				control := TwoPC(size, Limits{States: budget})
+				control := TwoPC(size, Limits{States: most})
 				require.Empty(t, control.Broken, "without a mutant")
 				mutant.With(m.ID, func() {
-					r := TwoPC(size, Limits{States: budget})
+					r := TwoPC(size, Limits{States: most})
 					require.True(t, strings.HasPrefix(r.Broken, h.check+":"), "%s by %s: %s\n%s", m.What, h.check, r, r.Trace)
-					t.Logf("MUTANT %s killed by %s: state %d of at most %d, %d steps from the start: %s: %s", m.ID, h.check, r.States, budget, r.Depth, size, r.Broken)
+					t.Logf("MUTANT %s killed by %s: state %d of at most %d, %d steps from the start: %s: %s", m.ID, h.check, r.States, most, r.Depth, size, r.Broken)
 				})
 			}
 		})

@@ -56,16 +56,17 @@ func (n *Node) Clone(s Storage) *Node {
 	return &c
 }
 
-// Fingerprint is equal for cores in equal states. Moments in time count relative to now,
-// so that waiting for nothing changes nothing.
+// Fingerprint is equal for cores in equal states, which go on in the same way as long as
+// their storages hold the same. Moments in time count relative to now.
 func (n *Node) Fingerprint() uint64 {
 	h := fnv.New64a()
-	fmt.Fprintf(h, "%d %s %s %t started %t %+v %+v base %s commit %s delivered %s applied %s stable %s issued %d written %d\n",
-		n.cfg.ID, n.role, n.phase, n.established, n.started, n.hard, n.durable,
+	fmt.Fprintf(h, "%d boot %d reported %+v\n", n.cfg.ID, n.cfg.Boot, n.reported)
+	fmt.Fprintf(h, "%s %s %t started %t %+v %+v base %s commit %s delivered %s applied %s stable %s issued %d written %d\n",
+		n.role, n.phase, n.established, n.started, n.hard, n.durable,
 		n.base, n.commit, n.delivered, n.applied, n.stable, n.issued, n.written)
 	fmt.Fprintf(h, "sessions %d seen %d abdicated %d writes %v\n", n.sessions, n.seenAccepted, n.since(n.abdicated), n.writes.all())
 	if n.writes.len() > 0 {
-		fmt.Fprintf(h, "disk %d\n", n.since(n.diskMoved))
+		fmt.Fprintf(h, "disk %d\n", n.now-n.diskMoved)
 	}
 	if n.installing != nil {
 		fmt.Fprintf(h, "installing %+v\n", *n.installing)
@@ -76,16 +77,19 @@ func (n *Node) Fingerprint() uint64 {
 		fmt.Fprintf(h, " %s<%s:%x", e.Zxid, e.Prev, e.Data)
 	}
 	el := &n.elect
-	fmt.Fprintf(h, "\nround %d vote %v ballots %v lost %v seq %d resend %d/%d finalize %d abstain %d/%d standing %d\n",
-		el.round, el.vote, el.ballots, el.lost, el.seq, n.since(el.resendAt), el.resendWait,
-		n.since(el.finalizeAt), n.since(el.abstainUntil), el.abstainWait, el.standing)
+	fmt.Fprintf(h, "\nround %d vote %v ballots %v lost %v seq %d finalize %d abstain %d/%d standing %d\n",
+		el.round, el.vote, el.ballots, el.lost, el.seq, n.since(el.finalizeAt), n.since(el.abstainUntil), el.abstainWait, el.standing)
+	if n.role == Looking && n.started {
+		fmt.Fprintf(h, "resend %d/%d voted %d\n", n.now-el.resendAt, el.resendWait, n.now-el.votedAt)
+	}
+	fmt.Fprintf(h, "reads %d asked %d nonce %d\n", n.reads.asked.len(), n.reads.ready.len(), n.reads.nonce)
 	for _, r := range append(append([]read(nil), n.reads.asked.all()...), n.reads.ready.all()...) {
-		fmt.Fprintf(h, "read %d from %d/%x nonce %d index %s round %d since %d\n", r.id, r.from, r.session, r.nonce, r.index, r.round, n.since(r.since))
+		fmt.Fprintf(h, "read %d from %d/%x nonce %d index %s round %d since %d\n", r.id, r.from, r.session, r.nonce, r.index, r.round, n.now-r.since)
 	}
 	if n.follow != nil {
 		f := *n.follow
-		f.heard, f.progress, f.helloAt = n.since(f.heard), n.since(f.progress), n.since(f.helloAt)
-		fmt.Fprintf(h, "nonce %d follow %+v\n", n.reads.nonce, f)
+		f.heard, f.progress, f.helloAt = n.now-f.heard, n.now-f.progress, n.until(f.helloAt)
+		fmt.Fprintf(h, "follow %+v\n", f)
 	}
 	if n.lead != nil {
 		n.fingerprintLeader(h)
@@ -97,25 +101,39 @@ func (n *Node) fingerprintLeader(h interface{ Write([]byte) (int, error) }) {
 	l := *n.lead
 	fmt.Fprintf(h, "lead %d %d %t %t %d %t %s progress %d uncommitted %d ping %d/%d confirmed %d\n",
 		l.epoch, l.epochWrite, l.announced, l.closed, l.ownWrite, l.refused, l.initial,
-		n.since(l.progress), l.uncommitted, l.pingSeq, n.since(l.pingAt), l.confirmed)
+		n.now-l.progress, l.uncommitted, l.pingSeq, n.until(l.pingAt), l.confirmed)
 	for i := range l.peers {
 		p := &l.peers[i]
-		fmt.Fprintf(h, "peer %t %d %t %t %d newest %x session %x step %d heard %d %+v pong %d sent %s end %s %t acked %s match %s start %s moved %d",
+		fmt.Fprintf(h, "peer %t %d %t %t %d newest %x session %x step %d %+v pong %d sent %s end %s %t acked %s match %s start %s",
 			p.known, p.accepted, p.promised, p.refused, n.since(p.syncedAt), p.newest, p.session, p.step,
-			n.since(p.heard), p.history, p.pong, p.sent, p.end, p.announced, p.acked, p.match, p.start, n.since(p.moved))
+			p.history, p.pong, p.sent, p.end, p.announced, p.acked, p.match, p.start)
+		if p.session != 0 {
+			fmt.Fprintf(h, " heard %d", n.now-p.heard)
+		}
+		if p.step == stepSnapshot {
+			fmt.Fprintf(h, " moved %d", n.now-p.moved)
+		}
 		for _, f := range p.flight.all() {
-			fmt.Fprintf(h, " %s/%d/%d", f.upto, f.bytes, n.since(f.since))
+			fmt.Fprintf(h, " %s/%d/%d", f.upto, f.bytes, n.now-f.since)
 		}
 		fmt.Fprintln(h)
 	}
 }
 
-// since makes a tick relative to now; 0 stays what it is.
+// since makes a tick relative to now where 0 means never.
 func (n *Node) since(tick uint64) uint64 {
 	if tick == 0 {
 		return 0
 	}
 	return n.now - tick + 1<<32
+}
+
+// until counts to a tick at which something is due; what is overdue is due.
+func (n *Node) until(tick uint64) uint64 {
+	if n.now >= tick {
+		return 0
+	}
+	return tick - n.now
 }
 
 // String prints the state in one line, for traces.

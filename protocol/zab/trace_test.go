@@ -39,6 +39,14 @@ import (
 //	begin 4.7                        the disks of all nodes, which are down, hold a snapshot of 4.7
 //	skip 1.9                         all nodes are there: everything up to 1.9 is applied and cut
 //
+// Traces that the exhaustive search prints have an oracle in place of the election:
+//
+//	cluster ballots=0 started=0      ballots of the nodes go nowhere; all nodes are down
+//	cluster sync=1 init=2            SyncTicks and InitTicks
+//	elect n1, follow n2 n1           forged ballots make n1 lead, and n2 follow it
+//	crash n1 2, start n1 anew        two writes got as far as the disk; nothing is applied
+//	replay now                       what was kept arrives before what is on the wire
+//
 // The ghost watches every story: a trace that breaks an invariant fails, whatever its text
 // says.
 func TestTraces(t *testing.T) {
@@ -70,6 +78,8 @@ func TestEveryScenarioHasATraceThatSaysWhatItIs(t *testing.T) {
 	require.Len(t, told, scenarios)
 }
 
+const all = 1 << 20
+
 type story struct {
 	*cluster
 	*ghost
@@ -79,6 +89,17 @@ type story struct {
 	// asked are the reads under way of each ID, which a caller may use twice: how much was
 	// committed when they were asked for.
 	asked map[asking][]int
+
+	mute   bool // ballots go nowhere
+	forged map[NodeID]uint64
+}
+
+// forge gives a host a ballot that nobody sent.
+func (s *story) forge(h, from *host, state Role, leader *host) {
+	n := s.forged[h.cfg.ID] << 40
+	s.step(h, Received{Message{From: from.cfg.ID, To: h.cfg.ID, Body: Ballot{
+		Seq: n, Round: n, State: state, Vote: Vote{Leader: leader.cfg.ID},
+	}}})
 }
 
 func (s *story) run(t *testing.T, d *datadriven.TestData) string {
@@ -114,7 +135,6 @@ func (s *story) command(cmd string, args []string) error {
 		}
 		return otherwise
 	}
-	const all = 1 << 20
 	switch cmd {
 	case "cluster":
 		return s.create(args)
@@ -146,6 +166,12 @@ func (s *story) command(cmd string, args []string) error {
 		}
 		return nil
 	case "replay":
+		if arg(0) == "now" {
+			last := s.kept[len(s.kept)-1]
+			m, err := DecodeMessage(last.bytes)
+			s.step(s.hosts[last.to], Received{m})
+			return err
+		}
 		for _, m := range s.kept {
 			s.wires[m.from][m.to] = append(s.wires[m.from][m.to], m.bytes)
 		}
@@ -202,10 +228,28 @@ func (s *story) commandAt(cmd string, h *host, arg, last string, k int) error {
 		s.step(h, Resigned{Reason: "asked to"})
 	case "lost":
 		s.step(h, PeerLost{s.host(arg).cfg.ID})
+	case "elect":
+		s.forged[h.cfg.ID]++
+		for _, o := range s.hosts {
+			if o != h {
+				s.forge(h, o, Looking, h)
+			}
+		}
+	case "follow":
+		s.forged[h.cfg.ID]++
+		s.forge(h, s.host(arg), Leading, s.host(arg))
 	case "crash":
+		for _, w := range h.writes[:min(k%all, len(h.writes))] {
+			h.disk.do(w)
+			h.writes = h.writes[1:]
+		}
 		fmt.Fprintf(&s.out, "n%d loses %d writes\n", h.cfg.ID, len(h.writes))
 		s.crash(h)
 	case "start":
+		if arg == "anew" {
+			h.disk.applied = Zxid{}
+		}
+		s.forged[h.cfg.ID] = 0
 		return s.start(h)
 	case "propose":
 		s.propose(h, arg)
@@ -252,11 +296,11 @@ func (s *story) commandAt(cmd string, h *host, arg, last string, k int) error {
 }
 
 func (s *story) create(args []string) error {
-	voters, observers := 3, 0
-	var window, batch, uncommitted int
+	voters, observers, ballots, started := 3, 0, 1, 1
+	var window, batch, uncommitted, syncTicks, initTicks int
 	settings := map[string]*int{
-		"voters": &voters, "observers": &observers,
-		"window": &window, "batch": &batch, "uncommitted": &uncommitted,
+		"voters": &voters, "observers": &observers, "ballots": &ballots, "started": &started,
+		"window": &window, "batch": &batch, "uncommitted": &uncommitted, "sync": &syncTicks, "init": &initTicks,
 	}
 	for _, a := range args {
 		name, value, _ := strings.Cut(a, "=")
@@ -268,10 +312,15 @@ func (s *story) create(args []string) error {
 	}
 	s.cluster = newCluster(voters, observers, func(c *Config) {
 		c.WindowBytes, c.MaxBatchBytes, c.MaxUncommittedBytes = window, batch, uncommitted
+		c.SyncTicks, c.InitTicks = syncTicks, initTicks
 	})
+	s.mute, s.forged = ballots == 0, map[NodeID]uint64{}
 	s.ghost, s.asked, s.kept = watch(s.cluster), map[asking][]int{}, nil
 	s.observe = s.see
 	for _, h := range s.hosts {
+		if started == 0 {
+			break
+		}
 		if err := s.start(h); err != nil {
 			return err
 		}
@@ -380,8 +429,17 @@ func (s *story) arrive(wire string, k int) {
 }
 
 func (s *story) print(h *host, e Effect) {
-	if _, ok := e.(Send); ok && s.quiet {
-		return
+	if m, ok := e.(Send); ok {
+		if _, ballot := m.Message.Body.(Ballot); ballot && s.mute {
+			wire := &s.wires[m.Message.From-1][m.Message.To-1]
+			if n := len(*wire); s.hosts[m.Message.To-1].core != nil {
+				*wire = (*wire)[:n-1]
+			}
+			return
+		}
+		if s.quiet {
+			return
+		}
 	}
 	if _, ok := e.(Write); ok && s.quiet {
 		return
