@@ -28,10 +28,8 @@ func (z Size) String() string {
 	if z.Agents {
 		holders = "agents"
 	}
-	s := fmt.Sprintf("2PC, %d %s, %d crashes", z.Branches, holders, z.Crashes)
-	if z.Losses > 0 {
-		s += fmt.Sprintf(", %d lost branches", z.Losses)
-	}
+	s := fmt.Sprintf("2PC, %d %s%s", z.Branches, holders, counted(z.Crashes, "crash", "crashes"))
+	s += counted(z.Losses, "lost branch", "lost branches")
 	if z.ReadOnly > 0 {
 		s += fmt.Sprintf(", %d read-only", z.ReadOnly)
 	}
@@ -39,6 +37,17 @@ func (z Size) String() string {
 		s += fmt.Sprintf(", %d late", z.Late)
 	}
 	return s
+}
+
+// counted is one part of a name, empty for none.
+func counted(n int, one, many string) string {
+	switch n {
+	case 0:
+		return ""
+	case 1:
+		return ", 1 " + one
+	}
+	return fmt.Sprintf(", %d %s", n, many)
 }
 
 // TwoPC visits every state of one transaction.

@@ -5,7 +5,6 @@ package explore
 import (
 	"fmt"
 	"slices"
-	"strings"
 
 	"github.com/concordtx/concord/protocol/zab"
 )
@@ -30,26 +29,21 @@ type Bounds struct {
 
 // String names the bounds.
 func (b Bounds) String() string {
-	var s strings.Builder
-	s.WriteString("ZAB, 3 nodes")
+	s := "ZAB, 3 nodes"
 	if b.Cold {
-		s.WriteString(" from the start")
+		s += " from the start"
 	}
-	for _, part := range []struct {
-		n    int
-		what string
-	}{
-		{b.Elections, "elections"}, {b.Sessions, "sessions"}, {b.Proposals, "proposals"}, {b.Crashes, "crashes"},
-		{b.Breaks, "lost connections"}, {b.Stale, "stale messages"}, {b.Ticks, "ticks"},
-	} {
-		if part.n > 0 {
-			fmt.Fprintf(&s, ", %d %s", part.n, part.what)
-		}
+	s += counted(b.Elections, "election", "elections") + counted(b.Sessions, "session", "sessions") +
+		counted(b.Proposals, "proposal", "proposals") + counted(b.Crashes, "crash", "crashes") +
+		counted(b.Breaks, "lost connection", "lost connections") + counted(b.Stale, "stale message", "stale messages") +
+		counted(b.Ticks, "tick", "ticks")
+	switch {
+	case b.Delays == 0:
+		s += ", no delays"
+	case b.Delays > 0:
+		s += counted(b.Delays, "delay", "delays")
 	}
-	if b.Delays >= 0 {
-		fmt.Fprintf(&s, ", %d delays", b.Delays)
-	}
-	return s.String()
+	return s
 }
 
 // ZAB visits the states of a cluster within bounds.
