@@ -119,7 +119,6 @@ type Core struct {
 	noting             map[uint64]bool      // nodes whose stores are on their way into the log
 	heldAt             map[uint64]time.Time // when it was last noted what a node's store holds
 	busy               zab.Zxid             // the last entry that tells of a transaction
-	replaced           []zab.NodeID         // whose new disks the log is to hear of
 	diskFull           string               // why this node takes no new transactions; empty: it does
 	reads              map[uint64]Event     // ViewAsked and OutcomeAsked that wait for a read index
 	behind             []behind             // SeenAsked that wait for this node to catch up
@@ -409,16 +408,7 @@ func (c *Core) carryOut(effects []zab.Effect) error {
 	}
 	if !applied.IsZero() {
 		c.answerSeen()
-		if err := c.stepLog(zab.Applied{Upto: applied}); err != nil {
-			return err
-		}
-	}
-	for len(c.replaced) > 0 {
-		id := c.replaced[0]
-		c.replaced = c.replaced[1:]
-		if err := c.stepLog(zab.PeerReplaced{Peer: id}); err != nil {
-			return err
-		}
+		return c.stepLog(zab.Applied{Upto: applied})
 	}
 	return nil
 }

@@ -85,19 +85,12 @@ func (c *Core) compareStores(before, after []txn.MemberStore) {
 	if slices.Equal(before, after) {
 		return
 	}
-	find := func(in []txn.MemberStore, node uint64) (m txn.MemberStore) {
-		if i := slices.IndexFunc(in, func(m txn.MemberStore) bool { return m.Node == node }); i >= 0 {
-			m = in[i]
-		}
-		return m
-	}
-	for _, m := range before {
-		if find(after, m.Node).Node == 0 && c.leading {
-			c.replaced = append(c.replaced, zab.NodeID(m.Node))
-		}
-	}
 	for _, m := range after {
-		switch old := find(before, m.Node); {
+		var old txn.MemberStore
+		if i := slices.IndexFunc(before, func(b txn.MemberStore) bool { return b.Node == m.Node }); i >= 0 {
+			old = before[i]
+		}
+		switch {
 		case old.Store != m.Store:
 			c.note("node %d has the store %x from now on", m.Node, m.Store)
 		case old.Holds.Epoch != m.Holds.Epoch: // once in a reign is enough for the eye

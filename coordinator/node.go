@@ -114,7 +114,7 @@ func Open(c Config) (*Node, error) {
 	if err != nil {
 		return nil, err
 	}
-	if n.store, err = wal.Open(c.DataDir, wal.Options{FS: c.FS, Node: c.Node, Logger: n.log, Reserve: c.Reserve, FirstBoot: uint32(time.Now().Unix())}); err != nil {
+	if n.store, err = wal.Open(c.DataDir, wal.Options{FS: c.FS, Node: c.Node, Logger: n.log, Reserve: c.Reserve}); err != nil {
 		return nil, err
 	}
 	if err := n.makeCore(names); err != nil {

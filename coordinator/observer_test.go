@@ -16,8 +16,8 @@ import (
 	"github.com/concordtx/concord/txn"
 )
 
-// A new store that counted its starts from 1 again spoke in sessions that the leader took
-// for old ones, and was ignored until another node led.
+// A new store counts its starts from 1 again, so it speaks in sessions that the leader once took
+// for old ones: it was ignored until another node led.
 func TestNodeThatWasStartedOftenIsHeardWithABlankDisk(t *testing.T) {
 	c := newCluster(t, 3, func() []adapters.Resource { return nil })
 	require.Equal(t, txn.Commit, c.commit(txn.NewID(time.Now())).Decision)
@@ -30,9 +30,7 @@ func TestNodeThatWasStartedOftenIsHeardWithABlankDisk(t *testing.T) {
 		c.start(victim)
 		c.follows(victim)
 	}
-	starts := c.nodes[victim].store.Boot()
 	c.kill(victim)
-	require.Eventually(t, func() bool { return time.Now().Unix() >= int64(starts) }, time.Minute, 20*time.Millisecond, "a node starts less than once a second")
 	require.NoError(t, os.RemoveAll(filepath.Join(c.dir, strconv.Itoa(int(victim)))))
 	require.NoError(t, c.leader().Replace(t.Context(), victim, "ann", "the disk burnt"))
 	c.start(victim)

@@ -42,9 +42,6 @@ type Options struct {
 	// StallLimit is how long a write may take before the process ends. 0:
 	// DefaultStallLimit.
 	StallLimit time.Duration
-	// FirstBoot is what Boot of a new store is greater than. A node whose disk was replaced must
-	// not count from 1 again: its peers remember the sessions of its earlier starts.
-	FirstBoot uint32
 }
 
 // Open opens the store in dir, and makes one if dir is empty or does not exist. It
@@ -205,7 +202,7 @@ func (s *Store) openEngine(files vfs.FS, o Options, log *engineLog) error {
 	if s.engine, err = pebble.Open(db, options); err != nil {
 		return errors.Join(engineError(dir, err), s.mark.close())
 	}
-	if err = s.load(promised.mark, o.FirstBoot); err != nil {
+	if err = s.load(promised.mark); err != nil {
 		return errors.Join(err, s.engine.Close(), s.mark.close())
 	}
 	s.mark.begin(s.log.last(), s.hard, s.boot)
@@ -268,7 +265,7 @@ func engineError(dir string, err error) error {
 
 // load reads what the meta space says, finds the segments of the log, checks that
 // they fit together and to what was promised, and counts the opening.
-func (s *Store) load(promised mark, firstBoot uint32) error {
+func (s *Store) load(promised mark) error {
 	boot, err := s.meta(bootKey, 4)
 	if err != nil {
 		return err
@@ -312,9 +309,6 @@ func (s *Store) load(promised mark, firstBoot uint32) error {
 	}
 	if err := promised.verify(s.dir, s.hard, s.log, s.boot); err != nil {
 		return err
-	}
-	if boot == nil {
-		s.boot = firstBoot
 	}
 	if s.boot == math.MaxUint32 {
 		return fmt.Errorf("store %s: opened %d times, the counter is used up; replace the node", s.dir, s.boot)

@@ -32,11 +32,6 @@ type Persisted struct{ Write uint64 }
 // Applied says that the state machine holds everything up to Upto.
 type Applied struct{ Upto Zxid }
 
-// PeerReplaced says that a peer has a new disk: it counts its starts, and with them its
-// sessions, from the beginning again. Whatever it said before is void, and its connections
-// are gone.
-type PeerReplaced struct{ Peer NodeID }
-
 // PeerLost says that the connection from or to a peer was lost, so messages may
 // be missing: what was built on that session is void.
 type PeerLost struct{ Peer NodeID }
@@ -74,7 +69,6 @@ func (Proposed) isEvent()       {}
 func (ReadAsked) isEvent()      {}
 func (Persisted) isEvent()      {}
 func (Applied) isEvent()        {}
-func (PeerReplaced) isEvent()   {}
 func (PeerLost) isEvent()       {}
 func (Compact) isEvent()        {}
 func (SnapshotMoved) isEvent()  {}

@@ -193,8 +193,6 @@ func (n *Node) Step(ev Event) []Effect {
 		n.appliedUpto(ev.Upto)
 	case PeerLost:
 		n.peerLost(ev.Peer)
-	case PeerReplaced:
-		n.peerReplaced(ev.Peer)
 	case Resigned:
 		n.resign(ev)
 	case Compact:
@@ -300,17 +298,6 @@ func (n *Node) peerLost(id NodeID) {
 	default:
 		n.candidateLost(id)
 	}
-}
-
-// peerReplaced forgets what a peer said to this leader before it lost its disk. An established
-// leader does not need its promise any more, so nothing is forgotten that counts.
-func (n *Node) peerReplaced(id NodeID) {
-	i := n.place(id)
-	if i < 0 || i == n.me || n.lead == nil || !n.established {
-		return
-	}
-	n.dropSession(i, "its disk was replaced")
-	n.lead.peers[i] = peer{}
 }
 
 // place returns where id stands among the members, or -1.
