@@ -259,7 +259,9 @@ func (c *cluster) carryOut(n *node, e zab.Effect) {
 		c.check.restoredFrom(n.ghost, e.Snapshot)
 	case larger:
 		e.carryOut(n)
-	case zab.RoleChanged, zab.Note:
+	case zab.Note:
+		c.check.noted(n.ghost, e)
+	case zab.RoleChanged:
 	default:
 		c.check.fail("panic", "node %d asks for an unknown effect %T", n.id, e)
 	}

@@ -16,7 +16,7 @@ var logMutants = map[string]hunt{
 	"X22": {checks: []string{"S10", "L5"}, seeds: 50, run: runLog(500, nil)},
 	"X23": {checks: []string{"S9"}, seeds: 200, run: runLog(1000, nil)},
 	"X24": {checks: []string{"S6"}, seeds: 1000, run: runLog(1000, nil)},
-	"X25": {checks: []string{"S15"}, seeds: 1000, run: runLog(1000, nil)},
+	"X25": {checks: []string{"S15"}, seeds: 500, run: runLog(3000, pausedLeaders)},
 	"X26": {checks: []string{"S15"}, seeds: 500, run: runLog(3000, pausedLeaders)},
 	"X32": {checks: []string{"S4"}, seeds: 200, run: runLog(1000, nil)},
 	"X34": {checks: []string{"V1", "V4"}, seeds: 500, run: runLog(1000, nil)},

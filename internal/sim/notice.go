@@ -52,7 +52,6 @@ func (c *cluster) notice(n *node, ev zab.Event, effects []zab.Effect, now zab.St
 		case zab.RoleChanged:
 			c.noticeRole(n, ev, e)
 		case zab.Note:
-			c.check.noted(n.ghost, e)
 			c.noticeNote(e)
 		case zab.Send:
 			c.noticeSent(n, e.Message, now)
