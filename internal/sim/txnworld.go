@@ -293,7 +293,7 @@ func (w *txnWorld) settle() {
 // allDone reports whether nothing is left to do for anybody.
 func (w *txnWorld) allDone() bool {
 	leader := w.leader()
-	if leader == nil || w.waiting() > 0 {
+	if leader == nil || w.waiting() > 0 || w.check.onTheWay() {
 		return false
 	}
 	if w.now%(100*millisecond) < 10*millisecond { // people are not as fast as that
