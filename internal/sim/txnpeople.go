@@ -124,9 +124,9 @@ func (w *txnWorld) administer(leader *node, b *bank) {
 func (w *txnWorld) isReported(leader *node, br *branch) bool {
 	h, g := leader.host.(*txnHost), br.ghost
 	_, known := h.table.Get(g.id)
-	tooOld := !known && h.table.TooOld(g.id) && (g.decision != txn.Commit || br.confirmed || g.reported(br))
-	unnamed := known && g.decision == txn.Commit && g.resolved && !g.has(br)
-	if !tooOld && !unnamed {
+	unnamed := g.decision == txn.Commit && g.resolved && !g.has(br)
+	tooOld := !known && h.table.TooOld(g.id) && (g.decision != txn.Commit || br.confirmed || g.reported(br) || unnamed)
+	if !tooOld && !(known && unnamed) {
 		return false
 	}
 	name := fmt.Sprintf("%v at %s: ", br.xid(), br.bank.name)
