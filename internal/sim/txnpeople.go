@@ -47,10 +47,9 @@ func (w *txnWorld) read() {
 	}, func() {})
 }
 
-// mayBePurged reports whether a watermark may have passed the birth of a transaction.
-func (w *txnWorld) mayBePurged(id txn.ID) bool {
-	return slices.ContainsFunc(w.hosts, func(h *txnHost) bool { return h.table.TooOld(id) })
-}
+// mayBePurged reports whether the watermark of some table has ever passed the birth of a
+// transaction; after a crash it may not know that any more.
+func (w *txnWorld) mayBePurged(id txn.ID) bool { return id.Time().Before(w.watermark) }
 
 // operate is an operator who decides what waits, or has dealt with an alarm.
 func (w *txnWorld) operate() {

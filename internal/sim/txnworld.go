@@ -35,6 +35,7 @@ type txnWorld struct {
 	counters  [txnSituations]int
 	failures  map[txn.XID]bool // branches that a worker could not finish at first
 	lookedAt  txn.Position     // up to which the log was searched for situations
+	watermark time.Time        // the latest that a table ever had
 	planted   PlantedTxn
 }
 
