@@ -63,6 +63,7 @@ type watch struct {
 type seenContradiction struct {
 	b     *branch
 	epoch uint32
+	at    instant
 }
 
 func newTxnChecker(c *Checker) *txnChecker {
@@ -273,7 +274,12 @@ func (b *branch) expect(o txn.Outcome) {
 
 // heard is a contradiction that arrived at a leader.
 func (c *txnChecker) heard(b *branch, epoch uint32) {
-	c.seen = append(c.seen, seenContradiction{b: b, epoch: epoch})
+	c.seen = append(c.seen, seenContradiction{b: b, epoch: epoch, at: c.now()})
+}
+
+// onTheWay reports whether what a leader heard may still be on its way into the log.
+func (c *txnChecker) onTheWay() bool {
+	return slices.ContainsFunc(c.seen, func(s seenContradiction) bool { return c.now()-s.at < 5*second && !s.b.ghost.reported(s.b) })
 }
 
 // tell looks at what a client hears: AC1, AC2, DUR1.

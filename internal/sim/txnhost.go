@@ -47,6 +47,9 @@ func (m *memory) Keep(c txn.Changes) {
 	if !c.PurgeBefore.IsZero() {
 		m.purge(c.PurgeBefore)
 	}
+	if c.Meta.Watermark.After(m.w.watermark) {
+		m.w.watermark = c.Meta.Watermark
+	}
 	for _, x := range c.Open {
 		delete(m.finished, x.ID)
 	}

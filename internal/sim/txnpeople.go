@@ -47,10 +47,9 @@ func (w *txnWorld) read() {
 	}, func() {})
 }
 
-// mayBePurged reports whether a watermark may have passed the birth of a transaction.
-func (w *txnWorld) mayBePurged(id txn.ID) bool {
-	return slices.ContainsFunc(w.hosts, func(h *txnHost) bool { return h.table.TooOld(id) })
-}
+// mayBePurged reports whether the watermark of some table has ever passed the birth of a
+// transaction; after a crash it may not know that any more.
+func (w *txnWorld) mayBePurged(id txn.ID) bool { return id.Time().Before(w.watermark) }
 
 // operate is an operator who decides what waits, or has dealt with an alarm.
 func (w *txnWorld) operate() {
@@ -124,9 +123,9 @@ func (w *txnWorld) administer(leader *node, b *bank) {
 func (w *txnWorld) isReported(leader *node, br *branch) bool {
 	h, g := leader.host.(*txnHost), br.ghost
 	_, known := h.table.Get(g.id)
-	tooOld := !known && h.table.TooOld(g.id) && (g.decision != txn.Commit || br.confirmed || g.reported(br))
-	unnamed := known && g.decision == txn.Commit && g.resolved && !g.has(br)
-	if !tooOld && !unnamed {
+	unnamed := g.decision == txn.Commit && g.resolved && !g.has(br)
+	tooOld := !known && h.table.TooOld(g.id) && (g.decision != txn.Commit || br.confirmed || g.reported(br) || unnamed)
+	if !tooOld && !(known && unnamed) {
 		return false
 	}
 	name := fmt.Sprintf("%v at %s: ", br.xid(), br.bank.name)

@@ -35,6 +35,7 @@ type txnWorld struct {
 	counters  [txnSituations]int
 	failures  map[txn.XID]bool // branches that a worker could not finish at first
 	lookedAt  txn.Position     // up to which the log was searched for situations
+	watermark time.Time        // the latest that a table ever had
 	planted   PlantedTxn
 }
 
@@ -293,7 +294,7 @@ func (w *txnWorld) settle() {
 // allDone reports whether nothing is left to do for anybody.
 func (w *txnWorld) allDone() bool {
 	leader := w.leader()
-	if leader == nil || w.waiting() > 0 {
+	if leader == nil || w.waiting() > 0 || w.check.onTheWay() {
 		return false
 	}
 	if w.now%(100*millisecond) < 10*millisecond { // people are not as fast as that
