@@ -60,6 +60,7 @@ var house = map[string]struct {
 	"internal/explore":        {layer: above, kind: forTests, why: "exhaustive search over small worlds of cores"},
 	"internal/testdb":         {layer: above, kind: forTests, why: "real database servers"},
 	"internal/testdb/try":     {layer: above + 1, kind: command, why: "databases for a trial by hand"},
+	"bench/chart": {layer: above, kind: command, why: "draws measured figures"},
 	"internal/testdb/summary": {layer: above, kind: command, why: "counts what make test ran and skipped"},
 	"internal/tidy":           {layer: above, kind: forTests, why: "these rules"},
 	"tests/e2e":               {layer: above, kind: forTests, why: "real processes on real databases"},
