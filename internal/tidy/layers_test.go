@@ -61,6 +61,7 @@ var house = map[string]struct {
 	"internal/faultproxy":     {layer: above, kind: forTests, why: "a bad network between real processes"},
 	"internal/testdb":         {layer: above, kind: forTests, why: "real database servers"},
 	"internal/testdb/try":     {layer: above + 1, kind: command, why: "databases for a trial by hand"},
+	"bench/chart": {layer: above, kind: command, why: "draws measured figures"},
 	"internal/testdb/summary": {layer: above, kind: command, why: "counts what make test ran and skipped"},
 	"internal/tidy":           {layer: above, kind: forTests, why: "these rules"},
 	"tests/e2e":               {layer: above, kind: forTests, why: "real processes on real databases"},
