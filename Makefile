@@ -8,8 +8,12 @@ PACKAGES    ?= ./...
 # Tests start database servers, so packages run two at a time; and tests/e2e runs a binary
 # that the test cache does not know, so no result is taken from there.
 TESTFLAGS   ?= -race -count=1 -p 2 -timeout 15m
+SEEDS       ?= 5000
+TXN_SEEDS   ?= 1000
+MUTANTS     := $(sort $(shell find . -name mutants_test.go -printf '%h\n'))
+PROVE_TIME  ?= 1h
 
-.PHONY: help build test databases vet generate cover compose-up clean
+.PHONY: help build test race simulate mutants prove databases vet generate cover compose-up clean
 
 help: ## show the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -20,10 +24,27 @@ build: ## bin/concord, static
 databases: ## find or install PostgreSQL, MariaDB and MySQL for the tests
 	@internal/testdb/install/install.sh
 
-test: databases ## everything, with the race detector, on real databases
+test: databases ## everything: race detector, real databases, seeds, planted mistakes
 	@go build -o bin/summary ./internal/testdb/summary
+	@rm -f bin/failed
+	@for step in race simulate mutants; do $(MAKE) -s $$step || echo $$step >> bin/failed; done | bin/summary
+	@if [ -s bin/failed ]; then echo "FAIL: make $$(paste -sd ' ' bin/failed)"; exit 1; fi
+
+# These three print events, which bin/summary reads.
+race:
+	@packages=$$(go list $(PACKAGES) | grep -v -E '/internal/(sim|explore)$$'); \
+		CONCORD_TEST_REQUIRE=$${CONCORD_TEST_REQUIRE:-1} go test -json $(TESTFLAGS) $$packages
+
+simulate: # one goroutine runs a simulated world, so the race detector has nothing to find there
+	@GOGC=400 go test -json -count=1 -timeout 15m ./internal/sim -sim.seeds=$(SEEDS) -sim.txnseeds=$(TXN_SEEDS)
+	@go test -json -count=1 -timeout 15m ./internal/explore
+
+mutants:
 	@CONCORD_TEST_REQUIRE=$${CONCORD_TEST_REQUIRE:-1} \
-		go test -json $(TESTFLAGS) $(PACKAGES) | bin/summary
+		go test -json -count=1 -p 1 -timeout 15m -tags mutant -run '^TestMutants$$' $(MUTANTS)
+
+prove: databases ## search for mistakes for PROVE_TIME, and print a table
+	GOGC=400 go run ./internal/prove -time $(PROVE_TIME)
 
 vet: ## gofmt, go vet, staticcheck
 	@unformatted=$$(gofmt -l .); if [ -n "$$unformatted" ]; then \
