@@ -42,7 +42,7 @@ func openApplication(ordersDSN, billingDSN string) (*application, error) {
 		return nil, err
 	}
 	my.Logger = &sqldriver.NopLogger{} // servers are killed here
-	connector, err := sqldriver.NewConnector(my)
+	connector, err := mysql.NewConnector(my)
 	if err != nil {
 		return nil, err
 	}
