@@ -115,6 +115,7 @@ type Core struct {
 	proposal uint64
 	// committed, aborted count first decisions since the start of this node.
 	committed, aborted uint64
+	youngest           txn.ID // that was decided since the start of this node
 	digests            digestRing
 	noting             map[uint64]bool      // nodes whose stores are on their way into the log
 	heldAt             map[uint64]time.Time // when it was last noted what a node's store holds
@@ -269,9 +270,23 @@ func (c *Core) keepUp() {
 		c.fx.Forget = c.evidence
 		c.evidence, c.nextEvid = map[string][]txn.XID{}, c.now.Add(evidenceInterval)
 	}
-	if mark := c.now.Add(-c.config.Rules.Retention); mark.Sub(c.table.Meta().Watermark) > c.config.Rules.watermarkStep() {
+	if mark := c.mark(); mark.Sub(c.table.Meta().Watermark) > c.config.Rules.watermarkStep() {
 		c.batch = append(c.batch, txn.Watermark{Time: mark.Truncate(time.Millisecond)})
 	}
+}
+
+// mark is where the watermark may stand: a retention behind the clock of the leader and behind
+// those of the clients, so that no single clock that runs ahead makes the cluster forget, and
+// refuse, what is young. It is zero while nothing was decided: there is nothing to forget.
+func (c *Core) mark() time.Time {
+	if c.youngest == (txn.ID{}) {
+		return time.Time{}
+	}
+	now := c.now
+	if youngest := c.youngest.Time(); youngest.Before(now) {
+		now = youngest
+	}
+	return now.Add(-c.config.Rules.Retention)
 }
 
 // propose turns the records that wait into log entries.
@@ -426,6 +441,9 @@ func (c *Core) deliver(e zab.Entry) error {
 		c.busy = e.Zxid
 	}
 	for _, v := range changes.Verdicts {
+		if compareID(c.youngest, v.ID) < 0 {
+			c.youngest = v.ID
+		}
 		c.onVerdict(v)
 	}
 	if c.leading {

@@ -20,36 +20,15 @@ var txnSeeds = flag.Uint64("sim.txnseeds", 240, "how many seeds TestTransactions
 // have happened.
 const enoughTxnSeeds = 200
 
-// Of every hundred seeds one is run twice, and must go the same way.
 func TestTransactions(t *testing.T) {
-	var sum [txnSituations]int
-	steps, transactions, twice := 0, 0, 0
-	for seed := *firstSeed; seed < *firstSeed+*txnSeeds; seed++ {
-		r, err := RunTxn(seed, TxnOptions{Steps: *stepCount})
-		if err != nil {
-			t.Fatal(err)
-		}
-		if seed%100 == 0 {
-			again, err := RunTxn(seed, TxnOptions{Steps: *stepCount})
-			require.NoError(t, err)
-			require.Equal(t, r, again, "seed %d went two ways", seed)
-			twice++
-		}
-		steps, transactions = steps+r.Steps, transactions+r.Transactions
-		for i, n := range r.Counters {
-			sum[i] += n
-		}
-	}
-	t.Logf("%d seeds, %d of them twice, %d steps, %d transactions", *txnSeeds, twice, steps, transactions)
-	var missing []TxnSituation
+	sum, err := TxnBlock(t.Context(), Seeds{First: *firstSeed, Count: *txnSeeds}, TxnOptions{Steps: *stepCount})
+	require.NoError(t, err)
+	t.Log(sum.String())
 	for s := range txnSituations {
-		t.Logf("%7d %s", sum[s], s)
-		if sum[s] == 0 {
-			missing = append(missing, s)
-		}
+		t.Logf("%7d %s", sum.Counters[s], s)
 	}
 	if *txnSeeds >= enoughTxnSeeds {
-		require.Empty(t, missing, "the simulation has gone quiet")
+		require.Empty(t, sum.Missing(), "the simulation has gone quiet")
 	}
 }
 

@@ -103,6 +103,8 @@ func (w *txnWorld) openBanks() {
 	}
 }
 
+const year = 365 * 24 * time.Hour
+
 // startQuirks lets the databases and the people begin.
 func (w *txnWorld) startQuirks() {
 	q := w.quirks

@@ -22,8 +22,9 @@ type txnWorld struct {
 	dice      *rand.Rand // of the quirks
 	banks     []*bank
 	formed    txn.ClusterID
-	hosts     []*txnHost // the last one of each node
-	skews     []time.Duration
+	hosts     []*txnHost                         // the last one of each node
+	skews     []time.Duration                    // of the nodes' clocks, until all is healed
+	years     []time.Duration                    // for good: timers of a running process know no steps of this size
 	waits     map[uint64]func(coordinator.Reply) // for a reply; looked up by number only
 	request   uint64
 	clients   []*client
@@ -69,7 +70,7 @@ func (w *txnWorld) inhabit(seed uint64, c *cluster) {
 	w.cluster = c
 	w.quirks, w.dice = drawQuirks(seed, c.swarm.Quiet)
 	members := c.swarm.Voters + c.swarm.Observers
-	w.hosts, w.skews = make([]*txnHost, members), make([]time.Duration, members)
+	w.hosts, w.skews, w.years = make([]*txnHost, members), make([]time.Duration, members), make([]time.Duration, members)
 	c.newHost = w.newHost
 }
 
@@ -251,6 +252,9 @@ func runTxnOnce(seed uint64, o TxnOptions) *txnWorld {
 	w.beginClients()
 	w.startFaults()
 	w.startQuirks()
+	if w.quirks.Clock > 0 && seed%3 == 0 { // a clock that is a year ahead, or behind
+		w.years[int(seed/6)%len(w.years)] = time.Duration(seed%2*2)*year - year
+	}
 	for w.check.violation == nil && w.steps < o.Steps && w.next() {
 	}
 	w.beginning = false

@@ -28,11 +28,11 @@ func (v *Violation) Error() string {
 	for _, line := range v.Trace {
 		fmt.Fprintln(&b, " ", line)
 	}
-	test := "TestSim$"
+	test, seeds := "TestSim$", "seeds"
 	if v.Test != "" {
-		test = v.Test
+		test, seeds = v.Test, "txnseeds"
 	}
-	fmt.Fprintf(&b, "replay: go test ./internal/sim -run '%s' -sim.seed=%d -sim.seeds=1", test, v.Seed)
+	fmt.Fprintf(&b, "replay: go test ./internal/sim -run '%s' -sim.seed=%d -sim.%s=1", test, v.Seed, seeds)
 	return b.String()
 }
 
