@@ -8,11 +8,15 @@ import (
 	"io"
 	"math/rand/v2"
 	"path/filepath"
+	"runtime"
 	"strings"
+	"sync/atomic"
+	"syscall"
 	"testing"
 
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/vfs"
+	"github.com/cockroachdb/pebble/v2/vfs/errorfs"
 	"github.com/stretchr/testify/require"
 
 	"github.com/concordtx/concord/protocol/zab"
@@ -373,4 +377,109 @@ func TestAMissingFileIsReportedOrHarmless(t *testing.T) {
 		}
 	}
 	require.GreaterOrEqual(t, reported, 6) // log, table, manifest, its marker, STORE, WATERMARK
+}
+
+// The power fails in the middle of a write: of the last record the disk has some sectors, and
+// behind them nothing, or nothing but zeros, or another sector is missing. Nobody was told of
+// that record. The store opens without it, or with it if it is whole.
+func TestATornWriteCostsNoMoreThanTheRecordThatNobodyWasToldOf(t *testing.T) {
+	const sector = 512
+	mem := vfs.NewCrashableMem()
+	s := openMem(t, mem)
+	told := bigRun(zab.Zxid{}, 1, 10, 700)
+	persist(t, s, zab.Write{Entries: told})
+	before := mem.CrashClone(vfs.CrashCloneCfg{})
+	last := bigRun(z(1, 10), 1, 1, 6_000) // the engine looks for a flipped bit, which takes the square of it
+	persist(t, s, zab.Write{Entries: last})
+	after := mem.CrashClone(vfs.CrashCloneCfg{})
+	log := largest(t, after, filesOf(t, after, ".log"))
+	whole, begins := bytesOf(t, after, log), len(bytesOf(t, before, log))
+	require.Greater(t, len(whole), begins+len(last[0].Data))
+
+	kept := map[int]int{}
+	try := func(content []byte, where string) {
+		disk := cloned(t, before)
+		require.NoError(t, rewrite(disk, log, func([]byte) []byte { return content }))
+		s, err := reopen(disk)
+		require.NoError(t, err, where)
+		_, _, tail, _ := s.Initial()
+		got, err := s.Entries(zab.Zxid{}, tail, 1<<30)
+		require.NoError(t, err, where)
+		require.GreaterOrEqual(t, len(got), len(told), where)
+		require.Equal(t, append(told[:len(told):len(told)], last...)[:len(got)], got, where)
+		kept[len(got)]++
+		require.NoError(t, s.Close())
+	}
+	for at := begins; at < len(whole); at += sector {
+		at := min(at/sector*sector, len(whole))
+		if at < begins {
+			continue
+		}
+		try(whole[:at:at], fmt.Sprintf("nothing behind %d of %d", at, len(whole)))
+		zeros := append(whole[:at:at], make([]byte, len(whole)-at)...)
+		try(zeros, fmt.Sprintf("zeros behind %d of %d", at, len(whole)))
+		hole := append([]byte(nil), whole...)
+		clear(hole[at:min(at+sector, len(hole))])
+		try(hole, fmt.Sprintf("the sector at %d of %d is missing", at, len(whole)))
+	}
+	try(whole, "whole")
+	require.Equal(t, 1, kept[len(told)+1])
+	require.Greater(t, kept[len(told)], 25)
+}
+
+func bytesOf(t *testing.T, fs vfs.FS, path string) []byte {
+	t.Helper()
+	f, err := fs.Open(path)
+	require.NoError(t, err)
+	data, err := io.ReadAll(f)
+	require.NoError(t, err)
+	require.NoError(t, f.Close())
+	return data
+}
+
+// Every read of the disk fails once, from the opening on, and then for good. Whoever reads hears
+// of it: a part of the log or of the state is never taken for all of it.
+func TestAnErrorOfAnyReadIsNeverTakenForTheEnd(t *testing.T) {
+	fs, want := builtStore(t)
+	failed, atOpen := 0, 0
+	for _, forGood := range []bool{false, true} {
+		for failing := int64(0); ; failing++ {
+			var reads atomic.Int64
+			broken := errorfs.Wrap(cloned(t, fs), errorfs.InjectorFunc(func(op errorfs.Op) error {
+				if op.Kind != errorfs.OpFileRead && op.Kind != errorfs.OpFileReadAt {
+					return nil
+				}
+				if n := reads.Add(1) - 1; n == failing || forGood && n > failing {
+					return syscall.EIO
+				}
+				return nil
+			}))
+			s, err := Open(testDir, Options{FS: broken, Node: 1, Logger: quiet(), Exit: func(int) { runtime.Goexit() }})
+			if err != nil {
+				failed, atOpen = failed+1, atOpen+1
+				continue
+			}
+			_, base, last, _ := s.Initial()
+			got, err := s.Entries(base, last, 1<<30)
+			v, found, gerr := s.Get([]byte("k"))
+			where := fmt.Sprintf("read %d fails, for good: %t", failing, forGood)
+			if err == nil {
+				require.Equal(t, want, got, where)
+			}
+			if gerr == nil {
+				require.True(t, found && string(v) == "v", where)
+			}
+			if err != nil || gerr != nil {
+				failed++
+			}
+			done := reads.Load() <= failing
+			_ = s.Close() // what it says of a disk that does not read is its business
+			if done {
+				break
+			}
+		}
+	}
+	require.Positive(t, atOpen)
+	require.Greater(t, failed, atOpen, "some fail when the log is read")
+	t.Logf("%d reads failed, %d of them at the opening", failed, atOpen)
 }
