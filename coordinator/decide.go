@@ -124,6 +124,8 @@ func (c *Core) onResolveAsked(e ResolveAsked) {
 	case e.Decision == txn.Abort:
 		l := c.wait(e.Request, e.ID)
 		c.carry(l, l.core.Step(twopc.RollbackAsked{Reason: reason}))
+	case c.unlisted() != "":
+		c.reply(Reply{Request: e.Request, Err: refusedf("%s, so it is not known whether %v has a branch there that would have to commit too: wait until \"concord status\" shows it well, or abort", c.unlisted(), e.ID)})
 	case len(branches) == 0:
 		c.reply(Reply{Request: e.Request, Err: notFound(e.ID)})
 	default:
@@ -146,6 +148,19 @@ func (c *Core) listedBranches(id txn.ID) []txn.Branch {
 	}
 	slices.SortFunc(branches, func(a, b txn.Branch) int { return int(a.No) - int(b.No) })
 	return branches
+}
+
+// unlisted says which resource has not told lately what it holds prepared; empty if all have.
+func (c *Core) unlisted() string {
+	for _, name := range c.config.Resources {
+		switch s := c.scans[name]; {
+		case s.err != nil:
+			return fmt.Sprintf("resource %s could not be listed (%v)", name, s.err)
+		case s.at.IsZero():
+			return fmt.Sprintf("resource %s has not been listed yet", name)
+		}
+	}
+	return ""
 }
 
 func (c *Core) onForgetAsked(e ForgetAsked) {
