@@ -97,7 +97,9 @@ func FuzzHello(f *testing.F) {
 			require.ErrorIs(t, err, errBadFrame)
 			return
 		}
-		require.Equal(t, b, h.append(nil))
+		if h.Version == protocolVersion { // of another it knows no more than that
+			require.Equal(t, b, h.append(nil))
+		}
 		self := sampleHello()
 		self.From, self.To = 2, 1
 		if h.Version != protocolVersion {

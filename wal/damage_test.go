@@ -3,6 +3,7 @@
 package wal
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -95,7 +96,7 @@ func rewrite(fs vfs.FS, path string, change func(data []byte) []byte) error {
 	if err != nil {
 		return err
 	}
-	_, err = w.Write(change(data))
+	_, err = w.Write(bytes.Clone(change(data))) // under the race detector the file system scribbles on what it was given
 	return errors.Join(err, w.Sync(), w.Close())
 }
 

@@ -213,8 +213,14 @@ func TestBadRequests(t *testing.T) {
 	})
 	t.Run("gid that is too old", func(t *testing.T) {
 		c := c.in(t)
-		id := txn.NewID(time.Now().AddDate(0, 0, -30))
-		_, err := commit(id.String(), "orders")
+		_, err := caller.Commit(ctx, c.bare(txn.NewID(time.Now()))) // before it there is nothing that could be forgotten
+		require.NoError(t, err)
+		var id txn.ID
+		eventually(t, "the watermark follows", func() bool {
+			id = txn.NewID(time.Now().AddDate(0, 0, -30))
+			_, err = caller.Commit(ctx, c.bare(id))
+			return err != nil
+		})
 		require.ErrorIs(t, err, api.ErrTooOld)
 		require.ErrorContains(t, err, "look into the databases")
 		outcome, err := client.Outcome(ctx, id)

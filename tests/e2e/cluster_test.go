@@ -129,7 +129,9 @@ func (c *cluster) ready() {
 			}
 			id, err := api.ParseCluster("cluster", s.Cluster)
 			require.NoError(c, err)
-			c.id = id
+			if c.id != id { // else others may be reading it
+				c.id = id
+			}
 		}
 		return true
 	})
