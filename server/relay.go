@@ -35,8 +35,15 @@ type leader = concordv1connect.CoordinatorServiceClient
 
 func newRelay(n *coordinator.Node) *relay {
 	dialer := &net.Dialer{Timeout: 2 * time.Second, KeepAlive: 15 * time.Second}
-	return &relay{node: n, leaders: map[string]leader{},
-		http: &http.Client{Transport: &http.Transport{DialContext: dialer.DialContext, MaxIdleConnsPerHost: 64, IdleConnTimeout: time.Minute, DisableCompression: true}}}
+	protocols := new(http.Protocols)
+	protocols.SetUnencryptedHTTP2(true) // so that all calls share one connection
+	return &relay{node: n, leaders: map[string]leader{}, http: &http.Client{Transport: &http.Transport{
+		DialContext:        dialer.DialContext,
+		Protocols:          protocols,
+		HTTP2:              &http.HTTP2Config{SendPingTimeout: 2 * time.Second, PingTimeout: 2 * time.Second}, // it may lead into a black hole
+		IdleConnTimeout:    15 * time.Second,
+		DisableCompression: true,
+	}}}
 }
 
 // handOns are the calls of the leader.

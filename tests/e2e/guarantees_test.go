@@ -51,6 +51,9 @@ func itself(ctx context.Context) context.Context {
 	return ctx
 }
 
+// asIs lets a node hand a call on.
+func asIs(ctx context.Context) context.Context { return ctx }
+
 func (c *cluster) signal(s syscall.Signal, nodes ...*node) {
 	c.Helper()
 	for _, n := range nodes {
@@ -556,23 +559,23 @@ func TestStoppedLeaderNeverAnswersFromOldState(t *testing.T) {
 			answered[what]++
 			return true
 		}
-		ask := func(ctx context.Context) {
+		ask := func(of func(context.Context) context.Context) { // each call has a context of its own
 			for id, want := range map[txn.ID]string{committed: "committed", aborted: "aborted"} {
 				group.Go(func() {
-					res, err := old.raw().Outcome(ctx, &concordv1.OutcomeRequest{Gid: id.String()})
+					res, err := old.raw().Outcome(of(ctx), &concordv1.OutcomeRequest{Gid: id.String()})
 					if heard("outcome", err) {
 						assert.Equal(t, want, res.GetOutcome())
 					}
 				})
 				group.Go(func() {
-					res, err := old.raw().Get(ctx, &concordv1.GetRequest{Gid: id.String()})
+					res, err := old.raw().Get(of(ctx), &concordv1.GetRequest{Gid: id.String()})
 					if heard("get", err) {
 						assert.Equal(t, want, res.GetTransaction().GetState())
 					}
 				})
 			}
 			group.Go(func() {
-				res, err := old.raw().List(ctx, &concordv1.ListRequest{Limit: 10000})
+				res, err := old.raw().List(of(ctx), &concordv1.ListRequest{Limit: 10000})
 				if !heard("list", err) {
 					return
 				}
@@ -584,7 +587,7 @@ func TestStoppedLeaderNeverAnswersFromOldState(t *testing.T) {
 				assert.Equal(t, "aborted", states[aborted.String()])
 			})
 			group.Go(func() {
-				res, err := old.raw().Commit(ctx, c.bare(aborted))
+				res, err := old.raw().Commit(of(ctx), c.bare(aborted))
 				if heard("commit", err) {
 					assert.Equal(t, "abort", res.GetDecision())
 				}
@@ -594,9 +597,9 @@ func TestStoppedLeaderNeverAnswersFromOldState(t *testing.T) {
 		c.signal(syscall.SIGSTOP, old)
 		for i := range 20 { // they wait in the sockets of the old leader
 			if i%2 == 0 {
-				ask(itself(ctx))
+				ask(itself)
 			} else {
-				ask(ctx)
+				ask(asIs)
 			}
 		}
 		_, err = caller.Commit(ctx, c.bare(committed))
@@ -606,7 +609,7 @@ func TestStoppedLeaderNeverAnswersFromOldState(t *testing.T) {
 		require.Equal(t, "aborted", res.GetOutcome())
 		c.signal(syscall.SIGCONT, old)
 		for range 30 {
-			ask(itself(ctx))
+			ask(itself)
 		}
 		group.Wait()
 		t.Logf("round %d: %v", round, answered)
