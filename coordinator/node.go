@@ -26,6 +26,9 @@ import (
 
 const (
 	tickInterval = 50 * time.Millisecond
+	// heartbeatTicks apart a leader pings when it has nothing to say: six times in the second
+	// after which it would be given up. Each ping wakes all nodes, also of an idle cluster.
+	heartbeatTicks = 3
 	// maxAsks requests may wait for the loop; one more is answered "busy" at once.
 	maxAsks           = 4096
 	defaultLogBytes   = 256 << 20
@@ -159,6 +162,7 @@ func (n *Node) makeCore(resources []string) error {
 		_, _ = rand.Read(id[:]) // ends the process itself if there is no randomness
 	}
 	n.core, err = NewCore(CoreConfig{Node: n.config.Node, Members: n.config.Members, Boot: n.store.Boot(),
+		Log:        zab.Config{HeartbeatTicks: heartbeatTicks},
 		NewCluster: txn.ClusterID(binary.BigEndian.Uint32(id[:])), Resources: resources, Rules: n.config.Rules, Reload: n.reload}, n.store, table)
 	if err != nil {
 		return fmt.Errorf("members: %w", err)
