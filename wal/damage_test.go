@@ -243,8 +243,14 @@ func damagedMiddle() error {
 	if err := build(); err != nil {
 		return err
 	}
+	const places = 14
 	for _, path := range tablesOf(mem) {
-		for offset := int64(20_000); offset < 150_000; offset += 10_000 {
+		info, err := mem.Stat(path)
+		if err != nil {
+			return err
+		}
+		for place := int64(1); place < places; place++ {
+			offset := info.Size() * place / places
 			hurt := vfs.NewMem()
 			if _, err := vfs.Clone(mem, hurt, testDir, testDir); err != nil {
 				return err
@@ -288,7 +294,7 @@ func TestAFlippedBitOnTheRealDiskIsReported(t *testing.T) {
 	tables, err := filepath.Glob(filepath.Join(dir, dbDir, "*.sst"))
 	require.NoError(t, err)
 	require.NotEmpty(t, tables)
-	flip(t, vfs.Default, tables[0], 3000)
+	flip(t, vfs.Default, largest(t, vfs.Default, tables), 3000)
 	s, err := Open(dir, Options{Node: 1, Logger: quiet()})
 	if err == nil {
 		_, err = s.Entries(zab.Zxid{}, want[len(want)-1].Zxid, 1<<30)

@@ -171,10 +171,29 @@ func engineOptions(fs vfs.FS, log *engineLog, g *guard, mark *watermark) *pebble
 	for i := range o.Levels {
 		o.Levels[i].FilterPolicy = bloom.FilterPolicy(10)
 	}
+	o.Experimental.SpanPolicyFunc = tableOf
 	if real {
 		o.WithFSDefaults()
 	}
 	return o
+}
+
+// tableOf gives keys of different kinds tables of their own. Log entries and finished
+// transactions come in the order of their keys, so a new table of them stands behind all
+// older ones and moves down as it is. In one table with keys of other spaces it
+// would overlap everything in between, which would be written again and again, the more
+// of it the longer the history is.
+func tableOf(start []byte) (policy pebble.SpanPolicy, end []byte, err error) {
+	kind := 1
+	if start[0] >= stateSpace {
+		kind = 2 // the first byte of the caller's keys says what they are
+	}
+	end = append(end, start[:min(kind, len(start))]...)
+	for end[len(end)-1] == 0xff {
+		end = end[:len(end)-1]
+	}
+	end[len(end)-1]++
+	return policy, end, nil
 }
 
 // engineLog passes on what an operator must know. Pebble repeats an error for each
