@@ -60,3 +60,27 @@ func TestLinksOfTheDocumentsLeadToFiles(t *testing.T) {
 		}
 	}, ".md")
 }
+
+var (
+	testName = regexp.MustCompile(`\b(?:Test|Fuzz)[A-Z]\w+`)
+	testFunc = regexp.MustCompile(`(?m)^func ((?:Test|Fuzz)[A-Z]\w+)\(`)
+)
+
+// A fault that a document calls covered is covered by a test that is still there.
+func TestTestsThatTheDocumentsNameExist(t *testing.T) {
+	tests := map[string]bool{}
+	eachFile(t, func(_ string, content []byte) {
+		for _, f := range testFunc.FindAllSubmatch(content, -1) {
+			tests[string(f[1])] = true
+		}
+	}, "_test.go")
+	require.True(t, tests["TestTestsThatTheDocumentsNameExist"])
+	named := 0
+	eachFile(t, func(path string, content []byte) {
+		for _, name := range testName.FindAllString(string(content), -1) {
+			require.True(t, tests[name], "%s names %s, which does not exist", path, name)
+			named++
+		}
+	}, ".md")
+	require.NotZero(t, named)
+}
