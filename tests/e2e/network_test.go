@@ -173,7 +173,9 @@ func (d *decisions) end(c *cluster) (told, unknown int) {
 	d.Helper()
 	d.stop()
 	<-d.done
+	require.NoError(d, d.caller.Close()) // the nodes' files are counted afterwards
 	caller := c.caller()
+	defer caller.Close()
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	group, asking := errgroup.WithContext(ctx)
