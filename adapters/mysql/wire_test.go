@@ -145,9 +145,6 @@ var startStories = []story{
 		w.commitsOn(connector, false)
 	}},
 	{"a session that is encrypted keeps its own round trips", func(t *testing.T, w *world) {
-		if w.Flavor() != "mysql" {
-			t.Skip("the server has no certificate")
-		}
 		cfg, err := sqldriver.ParseDSN(w.DSN(database))
 		require.NoError(t, err)
 		cfg.TLSConfig = "skip-verify"

@@ -15,7 +15,7 @@ import (
 )
 
 // templateRevision changes when the initialise methods do.
-const templateRevision = 1
+const templateRevision = 2
 
 // rootCacheDir is root's cache: outside of its home, which other users cannot read.
 const rootCacheDir = "/var/cache/concord-testdb"

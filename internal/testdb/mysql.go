@@ -118,12 +118,18 @@ func (m mariadb) version() (string, error) {
 }
 
 func (m mariadb) initialise(data string, run func(*exec.Cmd) error) error {
-	return run(exec.Command(m.install, "--no-defaults", "--datadir="+data, "--skip-test-db",
+	err := run(exec.Command(m.install, "--no-defaults", "--datadir="+data, "--skip-test-db",
 		"--auth-root-authentication-method=normal", "--innodb-log-file-size=32M"))
+	if err != nil {
+		return err
+	}
+	return certificateOf(data).write()
 }
 
 func (m mariadb) command(s *Server) *exec.Cmd {
-	args := append([]string{"--no-defaults"}, m.arguments(s, setting{"innodb-log-file-size", "32M"})...)
+	secure := certificateOf(s.data())
+	args := append([]string{"--no-defaults"}, m.arguments(s, setting{"innodb-log-file-size", "32M"},
+		setting{"ssl-cert", secure.cert}, setting{"ssl-key", secure.key})...)
 	cmd := exec.Command(m.server, args...)
 	cmd.Dir = s.dir
 	return cmd
