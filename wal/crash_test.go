@@ -19,6 +19,7 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs/errorfs"
 	"github.com/stretchr/testify/require"
 
+	"github.com/concordtx/concord/internal/crashfs"
 	"github.com/concordtx/concord/protocol/zab"
 )
 
@@ -316,7 +317,7 @@ func (y *story) checkState(s *Store, log []zab.Entry, applied zab.Zxid) error {
 
 // crash is a disk as a crash left it.
 type crash struct {
-	fs           *vfs.MemFS
+	fs           *crashfs.FS
 	percent      int
 	op           int
 	acked, begun int
@@ -371,7 +372,7 @@ func applyUntilThePowerFails(seed uint64) (crashes int, err error) {
 // powerFails lives through a story in a new store, and opens and checks every disk that a
 // power failure would have left. It is the check W01.
 func powerFails(seed uint64, live func(*Store) error, y *story) (int, error) {
-	mem := vfs.NewCrashableMem()
+	mem := crashfs.New()
 	rng := rand.New(rand.NewPCG(seed, 2))
 	var mu sync.Mutex
 	var crashes []crash
@@ -418,7 +419,7 @@ func (y *story) reopen(c crash) error {
 // leaves it, and the log alone is enough to build it again.
 func TestACrashMayTakeBackStateButNeverItsLog(t *testing.T) {
 	for _, percent := range []int{0, 50, 100} {
-		mem := vfs.NewCrashableMem()
+		mem := crashfs.New()
 		s := openMem(t, mem)
 		persist(t, s, zab.Write{ID: 1, Entries: run(zab.Zxid{}, 1, 10)})
 		for i := range uint64(10) {
@@ -441,7 +442,7 @@ func TestACrashMayTakeBackStateButNeverItsLog(t *testing.T) {
 // A synced Persist makes the state that was applied before it durable as well: both
 // are in one write-ahead log.
 func TestASyncedWriteCarriesEarlierStateWithIt(t *testing.T) {
-	mem := vfs.NewCrashableMem()
+	mem := crashfs.New()
 	s := openMem(t, mem)
 	persist(t, s, zab.Write{ID: 1, Entries: run(zab.Zxid{}, 1, 1)})
 	require.NoError(t, s.Apply(StateChange{Applied: z(1, 1)}))
@@ -485,7 +486,7 @@ func TestAnErrorOfAnyWriteOperationNeverLosesAPromise(t *testing.T) {
 // next operations, if there are any. It is the check W02.
 func writeFails(failing int) (how string, kind errorfs.OpKind, err error) {
 	const steps = 25
-	mem := vfs.NewCrashableMem()
+	mem := crashfs.New()
 	y := newStory(3)
 	var mu sync.Mutex
 	var crashes []crash
@@ -570,7 +571,7 @@ func TestNewStoreHasTheNewestFormatFromItsFirstLogOn(t *testing.T) {
 // A marker must never be on the disk before the manifest that it points to: no crash
 // may leave a store that does not open.
 func TestAManifestIsDurableBeforeItsMarkerAppears(t *testing.T) {
-	mem := vfs.NewCrashableMem()
+	mem := crashfs.New()
 	markers := 0
 	var missing []string
 	fs := errorfs.Wrap(mem, errorfs.InjectorFunc(func(op errorfs.Op) error {

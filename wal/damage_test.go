@@ -20,6 +20,7 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs/errorfs"
 	"github.com/stretchr/testify/require"
 
+	"github.com/concordtx/concord/internal/crashfs"
 	"github.com/concordtx/concord/protocol/zab"
 )
 
@@ -391,7 +392,7 @@ func TestAMissingFileIsReportedOrHarmless(t *testing.T) {
 // that record. The store opens without it, or with it if it is whole.
 func TestATornWriteCostsNoMoreThanTheRecordThatNobodyWasToldOf(t *testing.T) {
 	const sector = 512
-	mem := vfs.NewCrashableMem()
+	mem := crashfs.New()
 	s := openMem(t, mem)
 	told := bigRun(zab.Zxid{}, 1, 10, 700)
 	persist(t, s, zab.Write{Entries: told})

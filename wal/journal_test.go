@@ -12,6 +12,7 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/stretchr/testify/require"
 
+	"github.com/concordtx/concord/internal/crashfs"
 	"github.com/concordtx/concord/txn"
 	"github.com/concordtx/concord/wal"
 )
@@ -134,7 +135,7 @@ func TestCommitInOnePhaseLeavesNothing(t *testing.T) {
 }
 
 func TestBranchesAreFoundAgainAsTheyWere(t *testing.T) {
-	fs := vfs.NewCrashableMem()
+	fs := crashfs.New()
 	db, j := openJournal(t, fs)
 	prepared := story(t, db, j)
 	at := time.UnixMilli(1_700_000_000_123)

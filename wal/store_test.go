@@ -14,6 +14,7 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/stretchr/testify/require"
 
+	"github.com/concordtx/concord/internal/crashfs"
 	"github.com/concordtx/concord/protocol/zab"
 )
 
@@ -99,7 +100,7 @@ func TestNewStoreIsEmptyAndCountsItsOpenings(t *testing.T) {
 }
 
 func TestBootIsDurableBeforeOpenReturns(t *testing.T) {
-	fs := vfs.NewCrashableMem()
+	fs := crashfs.New()
 	for want := uint32(1); want < 5; want++ {
 		s, err := Open(testDir, Options{FS: fs, Node: 1, Logger: quiet()})
 		require.NoError(t, err)

@@ -13,6 +13,7 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs/errorfs"
 	"github.com/stretchr/testify/require"
 
+	"github.com/concordtx/concord/internal/crashfs"
 	"github.com/concordtx/concord/protocol/zab"
 )
 
@@ -80,7 +81,7 @@ func TestTheWatermarkFollowsTheLogWithoutBeingAsked(t *testing.T) {
 }
 
 func TestAPromiseOfAnEpochIsInTheWatermarkWhenPersistReturns(t *testing.T) {
-	fs := vfs.NewCrashableMem()
+	fs := crashfs.New()
 	s := openMem(t, fs)
 	for epoch := zab.Epoch(1); epoch < 5; epoch++ {
 		hard := zab.HardState{Accepted: epoch, AcceptedFrom: 2, Current: epoch - 1}
@@ -191,10 +192,10 @@ func TestAWatermarkOfAnotherStoreIsRefused(t *testing.T) {
 // of the watermark alone if the other is damaged; and without what the truncation
 // keeps it does not open.
 func TestACrashAroundATruncationNeitherRefusesAGoodStoreNorAcceptsABadOne(t *testing.T) {
-	mem := vfs.NewCrashableMem()
+	mem := crashfs.New()
 	rng := rand.New(rand.NewPCG(1, 2))
 	var mu sync.Mutex
-	var crashes []*vfs.MemFS
+	var crashes []*crashfs.FS
 	recording := false
 	fs := errorfs.Wrap(mem, errorfs.InjectorFunc(func(op errorfs.Op) error {
 		mu.Lock()
@@ -265,7 +266,7 @@ func TestNoHalfOfTheWatermarkEverClaimsWhatIsNotDurable(t *testing.T) {
 		lives = 1
 	}
 	for seed := range lives {
-		mem := vfs.NewCrashableMem()
+		mem := crashfs.New()
 		y := newStory(seed + 100)
 		rng := rand.New(rand.NewPCG(seed, 5))
 		var mu sync.Mutex
@@ -315,7 +316,7 @@ func TestNoHalfOfTheWatermarkEverClaimsWhatIsNotDurable(t *testing.T) {
 // Several files of the write-ahead log are there when the power fails, the ones in the
 // middle with nothing but applied state. None can go, or be damaged, without notice.
 func TestNoFileOfTheWriteAheadLogCanGoUnnoticed(t *testing.T) {
-	mem := vfs.NewCrashableMem()
+	mem := crashfs.New()
 	gate := make(chan struct{})
 	fs := errorfs.Wrap(mem, errorfs.InjectorFunc(func(op errorfs.Op) error {
 		if op.Kind == errorfs.OpCreate && strings.HasSuffix(op.Path, ".sst") {

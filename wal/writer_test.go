@@ -11,6 +11,7 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs/errorfs"
 	"github.com/stretchr/testify/require"
 
+	"github.com/concordtx/concord/internal/crashfs"
 	"github.com/concordtx/concord/protocol/zab"
 )
 
@@ -28,11 +29,11 @@ func receive[T any](t *testing.T, c <-chan T) T {
 
 func TestTheWriterReportsOnlyWhatIsDurable(t *testing.T) {
 	const writes = 200
-	mem := vfs.NewCrashableMem()
+	mem := crashfs.New()
 	s := openMem(t, mem)
 	type report struct {
 		id   uint64
-		disk *vfs.MemFS
+		disk *crashfs.FS
 	}
 	var reports []report // owned by the writer until Close returns
 	w := NewWriter(s, func(id uint64) { reports = append(reports, report{id, mem.CrashClone(vfs.CrashCloneCfg{})}) })

@@ -17,6 +17,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/concordtx/concord/adapters"
+	"github.com/concordtx/concord/internal/crashfs"
 	"github.com/concordtx/concord/txn"
 )
 
@@ -67,7 +68,7 @@ type pending struct {
 }
 
 type crash struct {
-	fs   *vfs.MemFS
+	fs   *crashfs.FS
 	seen told
 	at   string
 }
@@ -84,7 +85,7 @@ type history struct {
 
 	mu      sync.Mutex
 	told    told
-	fs      *vfs.MemFS
+	fs      *crashfs.FS
 	dice    *rand.Rand // for the moments of crashes
 	armed   bool
 	crashes []crash
@@ -105,7 +106,7 @@ func newHistory(t *testing.T, seed uint64) *history {
 		seed:   seed,
 		random: rand.New(rand.NewPCG(seed, 1)),
 		dice:   rand.New(rand.NewPCG(seed, 2)),
-		fs:     vfs.NewCrashableMem(),
+		fs:     crashfs.New(),
 		told:   told{committed: map[string]string{}, prepared: map[txn.XID]writes{}},
 	}
 	db, err := pebble.Open("db", &pebble.Options{

@@ -15,18 +15,19 @@ import (
 
 	"github.com/concordtx/concord/adapters"
 	"github.com/concordtx/concord/adapters/adaptertest"
+	"github.com/concordtx/concord/internal/crashfs"
 	"github.com/concordtx/concord/txn"
 )
 
 // world is a store on a file system that can crash.
 type world struct {
-	fs       *vfs.MemFS
+	fs       *crashfs.FS
 	db       *pebble.DB
 	resource *Resource
 }
 
 func newWorld(t testing.TB) *world {
-	w := &world{fs: vfs.NewCrashableMem()}
+	w := &world{fs: crashfs.New()}
 	w.open(t)
 	return w
 }

@@ -57,6 +57,7 @@ var house = map[string]struct {
 	"cmd/concord": {layer: 6, why: "the binary wires everything by hand"},
 
 	"internal/sim":            {layer: above, kind: forTests, why: "seeded simulation of whole clusters"},
+	"internal/crashfs":        {layer: above, kind: forTests, why: "a file system that forgets what was not synced"},
 	"internal/explore":        {layer: above, kind: forTests, why: "exhaustive search over small worlds of cores"},
 	"internal/faultproxy":     {layer: above, kind: forTests, why: "a bad network between real processes"},
 	"internal/testdb":         {layer: above, kind: forTests, why: "real database servers"},
