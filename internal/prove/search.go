@@ -16,7 +16,7 @@ import (
 const maxStates = 20_000_000
 
 // search visits the small worlds completely, and the large ones as far as time allows: each gets
-// an equal part of what is left.
+// half of what is left, so that those that can be finished are, and come first.
 func search(ctx context.Context, t *table, _ options, budget time.Duration) (err error) {
 	began := time.Now()
 	visit := func(w explore.World, l explore.Limits) {
@@ -40,10 +40,9 @@ func search(ctx context.Context, t *table, _ options, budget time.Duration) (err
 	for _, w := range explore.Quick() {
 		visit(w, explore.Limits{States: maxStates, Time: 2 * time.Minute})
 	}
-	long := explore.Long()
-	for i, w := range long {
+	for _, w := range explore.Long() {
 		left := budget - time.Since(began)
-		visit(w, explore.Limits{States: maxStates, Time: max(left/time.Duration(len(long)-i), 5*time.Second)})
+		visit(w, explore.Limits{States: maxStates, Time: max(left/2, 5*time.Second)})
 	}
 	return err
 }
