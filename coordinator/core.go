@@ -262,6 +262,9 @@ func (c *Core) keepUp() {
 		return
 	}
 	c.sweep()
+	for _, s := range c.scans {
+		s.sightings.Date(c.now)
+	}
 	c.scanDue()
 	if len(c.ends) > 0 && !c.now.Before(c.nextEnds) {
 		c.takeEnds()

@@ -61,10 +61,29 @@ type Rules struct {
 
 // Sightings remembers which branches a resource has listed, and since when: one value
 // per resource, owned by whoever plans. The zero value is ready to use.
-type Sightings struct{ first map[txn.XID]time.Time }
+type Sightings struct {
+	first   map[txn.XID]time.Time // zero until Date
+	undated bool                  // some are zero
+}
+
+// Date gives the sightings that are new since the last call a time. Plan itself does not: its now
+// may be that of an earlier tick, and a branch would be taken for older than it is.
+func (s *Sightings) Date(now time.Time) {
+	if !s.undated {
+		return
+	}
+	s.undated = false
+	for x, first := range s.first {
+		if first.IsZero() {
+			s.first[x] = now
+		}
+	}
+}
 
 // Clone returns a copy, to plan without remembering.
-func (s *Sightings) Clone() *Sightings { return &Sightings{first: maps.Clone(s.first)} }
+func (s *Sightings) Clone() *Sightings {
+	return &Sightings{first: maps.Clone(s.first), undated: s.undated}
+}
 
 // Plan plans for one listing of one resource, made at now, and remembers it. Actions
 // are in the order of the listing's xids.
@@ -76,9 +95,7 @@ func (s *Sightings) Plan(resource string, listing []adapters.Prepared, d Decisio
 			continue
 		}
 		first, again := s.first[p.XID]
-		if !again {
-			first = now
-		}
+		s.undated = s.undated || !again
 		seen[p.XID] = first
 		a := judge(p.XID, resource, d, r, now, first, again)
 		a.Since = p.Since
@@ -114,7 +131,7 @@ func judge(x txn.XID, resource string, d Decisions, r Rules, now, first time.Tim
 		a.Kind, a.Why = Report, "older than what the log remembers: its decision is unknown"
 	case !again && !mutant.NoGrace:
 		a.Kind, a.Why = Leave, "no decision, seen for the first time"
-	case now.Sub(x.ID.Time()) < r.MaxAge && now.Sub(first) < r.MaxAge && !mutant.NoGrace:
+	case now.Sub(x.ID.Time()) < r.MaxAge && (first.IsZero() || now.Sub(first) < r.MaxAge) && !mutant.NoGrace:
 		a.Kind, a.Why = Leave, fmt.Sprintf("no decision, may be alive: younger than %v", r.MaxAge)
 	default:
 		a.Kind, a.Why = Abort, fmt.Sprintf("no decision, and older than %v: whoever began it is gone", r.MaxAge)

@@ -33,6 +33,7 @@ func prepared(born time.Time) adapters.Prepared {
 func after(wait time.Duration, p adapters.Prepared, l log) Action {
 	var s Sightings
 	s.Plan("orders", []adapters.Prepared{p}, l, rules, now)
+	s.Date(now)
 	return s.Plan("orders", []adapters.Prepared{p}, l, rules, now.Add(wait))[0]
 }
 
@@ -66,6 +67,18 @@ func TestBranchFromAClockInTheFutureIsAnOrphanAfterBeingSeenForLong(t *testing.T
 	p := prepared(now.AddDate(1, 0, 0))
 	require.Equal(t, Leave, after(time.Second, p, log{}).Kind)
 	require.Equal(t, Abort, after(time.Minute, p, log{}).Kind)
+}
+
+// The time of a plan is that of the last tick, so a new sighting may be younger than it says.
+func TestNewSightingIsDatedByTheNextTick(t *testing.T) {
+	var s Sightings
+	listing := []adapters.Prepared{prepared(now.AddDate(1, 0, 0))}
+	plan := func(at time.Time) Kind { return s.Plan("orders", listing, log{}, rules, at)[0].Kind }
+	require.Equal(t, Leave, plan(now))
+	require.Equal(t, Leave, plan(now.Add(time.Hour)), "there was no tick yet")
+	s.Date(now.Add(50 * time.Millisecond))
+	require.Equal(t, Leave, plan(now.Add(time.Minute)))
+	require.Equal(t, Abort, plan(now.Add(time.Minute+50*time.Millisecond)))
 }
 
 func TestKnownDecisionIsAppliedAtFirstSight(t *testing.T) {
