@@ -75,6 +75,20 @@ func TestFinishedRoundTrips(t *testing.T) {
 	require.EqualError(t, err, `branches[1].finish: is "gone", want done, already-done, contradicted, lost`)
 }
 
+// requireRoundTrip demands that a request is refused as invalid, or means the same when it is made
+// again from what was parsed.
+func requireRoundTrip[M, V any](t *testing.T, r M, parse func(M) (V, error), make func(V) M) {
+	t.Helper()
+	v, err := parse(r)
+	if err != nil {
+		require.ErrorIs(t, err, api.ErrInvalid)
+		return
+	}
+	again, err := parse(make(v))
+	require.NoError(t, err)
+	require.Equal(t, v, again)
+}
+
 func FuzzParseCommit(f *testing.F) {
 	good, _ := proto.Marshal(api.CommitRequest(api.Commit{ID: txn.NewID(time.Now()), Cluster: 1, Branches: []txn.Branch{{Resource: "orders"}}}))
 	f.Add(good)
@@ -83,14 +97,7 @@ func FuzzParseCommit(f *testing.F) {
 		if proto.Unmarshal(b, &r) != nil {
 			return
 		}
-		c, err := api.ParseCommit(&r)
-		if err != nil {
-			require.ErrorIs(t, err, api.ErrInvalid)
-			return
-		}
-		again, err := api.ParseCommit(api.CommitRequest(c))
-		require.NoError(t, err)
-		require.Equal(t, c, again)
+		requireRoundTrip(t, &r, api.ParseCommit, api.CommitRequest)
 	})
 }
 
@@ -126,14 +133,7 @@ func FuzzCommitJSON(f *testing.F) {
 		if protojson.Unmarshal(b, &r) != nil {
 			return
 		}
-		c, err := api.ParseCommit(&r)
-		if err != nil {
-			require.ErrorIs(t, err, api.ErrInvalid)
-			return
-		}
-		again, err := api.ParseCommit(api.CommitRequest(c))
-		require.NoError(t, err)
-		require.Equal(t, c, again)
+		requireRoundTrip(t, &r, api.ParseCommit, api.CommitRequest)
 	})
 }
 
@@ -146,13 +146,6 @@ func FuzzParseFinished(f *testing.F) {
 		if proto.Unmarshal(b, &r) != nil {
 			return
 		}
-		finished, err := api.ParseFinished(&r)
-		if err != nil {
-			require.ErrorIs(t, err, api.ErrInvalid)
-			return
-		}
-		again, err := api.ParseFinished(api.FinishedRequest(finished))
-		require.NoError(t, err)
-		require.Equal(t, finished, again)
+		requireRoundTrip(t, &r, api.ParseFinished, api.FinishedRequest)
 	})
 }
