@@ -176,11 +176,12 @@ func TestCutHalfCloseAndInject(t *testing.T) {
 
 func TestALinkKeepsLittle(t *testing.T) {
 	l, d, a := pair(t)
+	require.NoError(t, d.SetWriteBuffer(socketBytes)) // what the sender's own system keeps differs by megabytes
 	l.Set(Forward, Fault{Hold: true})
 	_ = d.SetWriteDeadline(time.Now().Add(2 * time.Second))
 	kept, err := io.Copy(d, io.LimitReader(zeros{}, 64<<20))
 	require.ErrorIs(t, err, os.ErrDeadlineExceeded)
-	require.Less(t, kept, int64(8<<20))
+	require.Less(t, kept, int64(queueLength*chunkSize+1<<20))
 	_ = a.Close()
 }
 

@@ -34,6 +34,22 @@ func TestTheLastCountOfExecutionsCounts(t *testing.T) {
 	require.Zero(t, execsOf(nil))
 }
 
+func TestTheEndOfFuzzTimeIsNoCrasher(t *testing.T) {
+	require.True(t, ranOut([]string{
+		"fuzz: elapsed: 6s, execs: 325017 (72227/sec), new interesting: 11 (total: 202)",
+		"--- FAIL: FuzzReadFrame (6.02s)", "    context deadline exceeded", "FAIL", "exit status 1",
+	}))
+	for _, lines := range [][]string{
+		{"PASS"},
+		{"--- FAIL: FuzzReadFrame (6.02s)"},
+		{"--- FAIL: FuzzReadFrame (6.02s)", "    --- FAIL: FuzzReadFrame (0.00s)", "        context deadline exceeded", "    Failing input written to testdata/fuzz/FuzzReadFrame/1", "FAIL"},
+		{"--- FAIL: FuzzReadFrame (6.02s)", "    context deadline exceeded", "    Failing input written to testdata/fuzz/FuzzReadFrame/1", "FAIL"},
+		{"--- FAIL: FuzzReadFrame (6.02s)", "    fuzzing process hung or terminated unexpectedly: exit status 2", "FAIL"},
+	} {
+		require.False(t, ranOut(lines), lines)
+	}
+}
+
 func TestKillsAreReadFromTheLog(t *testing.T) {
 	m := killLine.FindStringSubmatch("    mutants_test.go:48: MUTANT X24 killed by S6: seed 3 of at most 200, 19ms: node 2 leads")
 	require.Equal(t, []string{"X24", "S6"}, m[1:3])
