@@ -5,6 +5,7 @@ package wal
 import (
 	"fmt"
 	"log/slog"
+	"os"
 	"strings"
 	"time"
 
@@ -82,7 +83,11 @@ func (f strictFS) strict(name string, file vfs.File, err error) (vfs.File, error
 	if err != nil {
 		f.fatal(fmt.Errorf("create %s: %w", name, err))
 	}
-	return strictFile{File: file, name: name, fatal: f.fatal}, nil
+	log := &logFile{strictFile: strictFile{File: file, name: name, fatal: f.fatal}}
+	if info, err := file.Stat(); err == nil { // of an old log that is written again
+		log.length = info.Size()
+	}
+	return log, nil
 }
 
 // Unwrap returns the file system underneath.
@@ -127,6 +132,26 @@ func (f strictFile) must(op string, err error) {
 	if err != nil && !mutant.GoOnAfterWriteError {
 		f.fatal(fmt.Errorf("%s %s: %w", op, f.name, err))
 	}
+}
+
+// lengthStep is how many bytes a write-ahead log gets longer at a time.
+const lengthStep = 1 << 20
+
+// logFile is a file of the write-ahead log. It is always a little longer than what is written,
+// by zeros, which the engine reads as the end of the log: a sync then writes the data alone,
+// and not the new length of the file as well, which would be as much work again.
+type logFile struct {
+	strictFile
+	at, length int64
+}
+
+func (f *logFile) Write(p []byte) (int, error) {
+	f.at += int64(len(p))
+	if f.at > f.length && f.Fd() != vfs.InvalidFd {
+		f.length = f.at - f.at%lengthStep + lengthStep
+		_ = os.Truncate(f.name, f.length) // without it the log is as durable, and slower
+	}
+	return f.strictFile.Write(p)
 }
 
 // engineOptions configures Pebble. A nil fs means the real file system, watched for

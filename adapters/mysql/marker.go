@@ -3,6 +3,8 @@
 package mysql
 
 import (
+	"bytes"
+	"cmp"
 	"context"
 	"database/sql"
 	"fmt"
@@ -156,7 +158,9 @@ func (r *Resource) Forget(ctx context.Context, xs []txn.XID) error {
 	}
 	err := r.onServer(ctx, func(c *sql.Conn, s server) error {
 		// Two nodes that forget the same lock it in the same order.
-		xs := slices.SortedFunc(slices.Values(xs), func(a, b txn.XID) int { return strings.Compare(a.String(), b.String()) })
+		xs := slices.SortedFunc(slices.Values(xs), func(a, b txn.XID) int {
+			return cmp.Or(cmp.Compare(a.Cluster, b.Cluster), bytes.Compare(a.ID[:], b.ID[:]), cmp.Compare(a.Branch, b.Branch))
+		})
 		for batch := range slices.Chunk(xs, forgetBatch) {
 			if err := forget(ctx, c, s, batch); err != nil {
 				return err
