@@ -13,8 +13,12 @@ import (
 )
 
 func main() {
+	root := newRoot(os.Stdin, os.Stdout, os.Stderr)
+	if cmd, _, err := root.Find(os.Args[1:]); err == nil && cmd.Name() == "serve" {
+		relaxTimers()
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	err := newRoot(os.Stdin, os.Stdout, os.Stderr).ExecuteContext(ctx)
+	err := root.ExecuteContext(ctx)
 	stop()
 	if err != nil {
 		if text := err.Error(); text != "" {
