@@ -372,25 +372,7 @@ func applyUntilThePowerFails(seed uint64) (crashes int, err error) {
 // powerFails lives through a story in a new store, and opens and checks every disk that a
 // power failure would have left. It is the check W01.
 func powerFails(seed uint64, live func(*Store) error, y *story) (int, error) {
-	mem := crashfs.New()
-	rng := rand.New(rand.NewPCG(seed, 2))
-	var mu sync.Mutex
-	var crashes []crash
-	ops := 0
-	fs := errorfs.Wrap(mem, errorfs.InjectorFunc(func(op errorfs.Op) error {
-		if op.Kind.ReadOrWrite() != errorfs.OpIsWrite {
-			return nil
-		}
-		mu.Lock()
-		defer mu.Unlock()
-		acked, _ := y.bounds()
-		percent := []int{0, 50, 100}[(ops+int(seed))%3]
-		clone := mem.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: percent, RNG: rng})
-		_, begun := y.bounds() // a call may have begun meanwhile
-		crashes = append(crashes, crash{fs: clone, percent: percent, op: ops, acked: acked, begun: begun})
-		ops++
-		return nil
-	}))
+	fs, crashes := y.crashing(crashfs.New(), seed)
 	s, err := Open(testDir, Options{FS: fs, Node: 1, Logger: quiet()})
 	if err != nil {
 		return 0, err
@@ -398,12 +380,33 @@ func powerFails(seed uint64, live func(*Store) error, y *story) (int, error) {
 	if err := errors.Join(live(s), s.Close()); err != nil {
 		return 0, err
 	}
-	for _, c := range crashes {
+	for _, c := range *crashes {
 		if err := y.reopen(c); err != nil {
 			return 0, fmt.Errorf("W01: the power fails at operation %d of story %d, %d %% of what is not synced stays: %w", c.op, seed, c.percent, err)
 		}
 	}
-	return len(crashes), nil
+	return len(*crashes), nil
+}
+
+// crashing is a disk for a story to live on. Before each write to it, it notes what a power
+// failure would leave of it: none, half or all of what was not synced.
+func (y *story) crashing(mem *crashfs.FS, seed uint64) (vfs.FS, *[]crash) {
+	rng := rand.New(rand.NewPCG(seed, 2))
+	var mu sync.Mutex
+	var crashes []crash
+	return errorfs.Wrap(mem, errorfs.InjectorFunc(func(op errorfs.Op) error {
+		if op.Kind.ReadOrWrite() != errorfs.OpIsWrite {
+			return nil
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		acked, _ := y.bounds()
+		percent := []int{0, 50, 100}[(len(crashes)+int(seed))%3]
+		clone := mem.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: percent, RNG: rng})
+		_, begun := y.bounds() // a call may have begun meanwhile
+		crashes = append(crashes, crash{fs: clone, percent: percent, op: len(crashes), acked: acked, begun: begun})
+		return nil
+	})), &crashes
 }
 
 // reopen opens the disk that a crash left, and checks it.
