@@ -5,7 +5,9 @@ package mysql
 import (
 	"context"
 	"database/sql"
+	"fmt"
 	"net"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -222,6 +224,32 @@ var finishStories = []story{
 		require.NoError(t, w.open().Forget(w.ctx, xs[1:]))
 		require.NoError(t, w.admin.QueryRowContext(w.ctx, count).Scan(&after))
 		require.Equal(t, before-1000, after)
+	}},
+	{"markers are forgotten without a wait for those of prepared branches", func(t *testing.T, w *world) {
+		var ended, held []txn.XID
+		for i := range 12 {
+			x := newXID()
+			s, _ := w.prepared(w.open(), x, fmt.Sprint("among", i))
+			if i%3 == 1 { // between two that have ended
+				w.kill(s)
+				held = append(held, x)
+				continue
+			}
+			_, err := s.Commit(w.ctx)
+			require.NoError(t, err)
+			ended = append(ended, x)
+		}
+		w.run(database, "ANALYZE TABLE "+markerTable) // the server knows how few rows there are
+		ctx, cancel := context.WithTimeout(w.ctx, 10*time.Second)
+		defer cancel()
+		require.NoError(t, w.open().Forget(ctx, ended[:1]))
+		require.NoError(t, w.open().Forget(ctx, slices.Concat(held, ended)))
+		for _, x := range ended {
+			require.Equal(t, txn.Lost, w.finish(w.open(), txn.Commit, x, branchOne))
+		}
+		for _, x := range held {
+			require.Equal(t, txn.Done, w.finish(w.open(), txn.Commit, x, branchOne))
+		}
 	}},
 	{"the identity tells databases of one server apart", func(t *testing.T, w *world) {
 		one, err := w.open().Identity(w.ctx)

@@ -144,10 +144,7 @@ func readAt(ctx context.Context, c *sql.Conn, level sql.IsolationLevel, query st
 	return collect(rows)
 }
 
-// forgetTogether is how many of them share a round trip, where the server can.
-const forgetTogether = 50
-
-// forgetBatch is how many markers one transaction deletes.
+// forgetBatch is how many markers are looked up, and deleted, in one statement.
 const forgetBatch = 500
 
 // Forget deletes the markers of branches that committed. It leaves those of branches
@@ -174,15 +171,11 @@ func (r *Resource) Forget(ctx context.Context, xs []txn.XID) error {
 	return nil
 }
 
-// forget deletes what it can read as committed, row by row: a DELETE by name would
-// wait for the locks of branches that are still prepared, and a DELETE of many names
-// may read, and lock, more rows than it names.
+// forget deletes what it can read as committed: a DELETE of the others would wait for the
+// locks of branches that are still prepared.
 func forget(ctx context.Context, c *sql.Conn, s server, xs []txn.XID) error {
-	names := make([]string, len(xs))
-	for i, x := range xs {
-		names[i] = "(" + markerIs(x) + ")"
-	}
-	rows, err := readAt(ctx, c, sql.LevelReadCommitted, "SELECT cluster, gid, branch FROM "+tableIn(s)+" WHERE "+strings.Join(names, " OR "))
+	table := tableIn(s)
+	rows, err := readAt(ctx, c, sql.LevelReadCommitted, fmt.Sprintf("SELECT %[1]s.cluster, %[1]s.gid, %[1]s.branch FROM %s", table, markersOf(table, xs)))
 	if isCode(err, codeNoSuchTable) || err == nil && len(rows) == 0 {
 		return nil
 	}
@@ -193,25 +186,32 @@ func forget(ctx context.Context, c *sql.Conn, s server, xs []txn.XID) error {
 	for _, row := range rows {
 		there[[3]string(row)] = true
 	}
+	ended := slices.DeleteFunc(slices.Clone(xs), func(x txn.XID) bool {
+		return !there[[3]string{fmt.Sprint(uint32(x.Cluster)), x.ID.String(), fmt.Sprint(uint8(x.Branch))}]
+	})
 	tx, err := c.BeginTx(ctx, &sql.TxOptions{Isolation: sql.LevelReadCommitted})
 	if err != nil {
 		return err
 	}
 	defer tx.Rollback() //nolint:errcheck // of no effect after the commit
-	var deletes []string
-	for _, x := range xs {
-		if there[[3]string{fmt.Sprint(uint32(x.Cluster)), x.ID.String(), fmt.Sprint(uint8(x.Branch))}] {
-			deletes = append(deletes, "DELETE FROM "+tableIn(s)+" WHERE "+markerIs(x))
-		}
-	}
-	together := 1
-	if s.flavor == flavorMariaDB {
-		together = forgetTogether
-	}
-	for some := range slices.Chunk(deletes, together) {
-		if _, err := tx.ExecContext(ctx, s.together(some...)); err != nil {
-			return err
-		}
+	if _, err := tx.ExecContext(ctx, "DELETE "+table+" FROM "+markersOf(table, ended)); err != nil {
+		return err
 	}
 	return tx.Commit()
+}
+
+// markersOf is the markers of some branches, in their order, for a FROM. Each is looked up by
+// its primary key, whatever the server thinks of the size of the table: to find many at a
+// time it may rather read all of them, and wait for those of branches that are prepared.
+func markersOf(table string, xs []txn.XID) string {
+	var names strings.Builder
+	for i, x := range xs {
+		if i == 0 {
+			fmt.Fprintf(&names, "SELECT %d AS cluster, _ascii'%s' COLLATE ascii_bin AS gid, %d AS branch", uint32(x.Cluster), x.ID, x.Branch)
+		} else {
+			fmt.Fprintf(&names, " UNION ALL SELECT %d, _ascii'%s', %d", uint32(x.Cluster), x.ID, x.Branch)
+		}
+	}
+	return fmt.Sprintf("(%[2]s) AS named STRAIGHT_JOIN %[1]s FORCE INDEX (PRIMARY) ON "+
+		"%[1]s.cluster = named.cluster AND %[1]s.gid = named.gid AND %[1]s.branch = named.branch", table, &names)
 }
