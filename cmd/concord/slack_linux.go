@@ -12,7 +12,7 @@ import (
 )
 
 const (
-	// timerSlack is how late a timer of a node may be. The shortest that it goes by is a tick, 50 ms.
+	// timerSlack is how late a timer of a node may be. The shortest that matters is the tick, 50 ms.
 	timerSlack = time.Millisecond
 	// relaxedVar tells the program that it has been started again.
 	relaxedVar = "_CONCORD_RELAXED"

@@ -6,10 +6,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"strconv"
-	"strings"
 	"testing"
-	"time"
 
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
@@ -21,9 +18,8 @@ func TestTimersAreRelaxedInTheSameProcess(t *testing.T) {
 	if os.Getenv("CONCORD_TEST_RELAX") != "" { // the program that starts itself again
 		relaxTimers()
 		slack := make(chan int)
-		go func() {
-			n, err := unix.PrctlRetInt(unix.PR_GET_TIMERSLACK, 0, 0, 0, 0)
-			require.NoError(t, err)
+		go func() { // on another thread, or this one
+			n, _ := unix.PrctlRetInt(unix.PR_GET_TIMERSLACK, 0, 0, 0, 0)
 			slack <- n
 		}()
 		_, again := os.LookupEnv(relaxedVar)
@@ -34,6 +30,5 @@ func TestTimersAreRelaxedInTheSameProcess(t *testing.T) {
 	cmd.Env = append(os.Environ(), "CONCORD_TEST_RELAX=1")
 	out, err := cmd.Output()
 	require.NoError(t, err)
-	said := strings.Fields(string(out[strings.Index(string(out), "says "):]))
-	require.Equal(t, []string{"says", strconv.Itoa(cmd.Process.Pid), strconv.Itoa(int(timerSlack / time.Nanosecond)), "false"}, said[:4])
+	require.Contains(t, string(out), fmt.Sprintf("says %d %d false\n", cmd.Process.Pid, timerSlack.Nanoseconds()))
 }
