@@ -98,6 +98,12 @@ func (n *network) tell(l *link) {
 	}
 }
 
+// owed reports whether one of the ends has not been told yet of the death of a connection.
+func (n *network) owed(from, to int) bool {
+	l := n.links[from][to]
+	return l.senderOwed || l.receiverOwed
+}
+
 func (n *network) fly(l *link, p *packet) {
 	l.lastArrival = max(l.lastArrival+1, n.sched.now+n.sched.about(n.swarm.Latency))
 	l.flying = append(l.flying, p)

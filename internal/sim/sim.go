@@ -152,7 +152,7 @@ func (c *cluster) flap(from, to, times int) {
 func (c *cluster) live(w *workload) {
 	c.heal()
 	deadline := c.now + reunion
-	if !c.until(deadline, func() bool { return c.disksRest() && c.reunited() }) {
+	if !c.until(deadline, func() bool { return c.disksRest() && c.reunited() && c.linksRest() }) {
 		c.notReunited()
 		return
 	}
@@ -256,6 +256,18 @@ func (c *cluster) reunited() bool {
 func (c *cluster) disksRest() bool {
 	for _, n := range c.nodes {
 		if n.up && (n.syncing || len(n.disk.queue) > 0 || c.now < n.reportAt) {
+			return false
+		}
+	}
+	return true
+}
+
+// linksRest reports whether the leader and all who are up have heard of the connections between
+// them that died before the healing: until then one may still lose the other, and rightly so.
+func (c *cluster) linksRest() bool {
+	leader := c.leader()
+	for _, n := range c.nodes {
+		if n.up && n != leader && (c.net.owed(leader.index, n.index) || c.net.owed(n.index, leader.index)) {
 			return false
 		}
 	}
