@@ -102,7 +102,7 @@ func (s *Sightings) Plan(resource string, listing []adapters.Prepared, d Decisio
 		actions = append(actions, a)
 	}
 	s.first = seen
-	slices.SortFunc(actions, func(a, b Action) int { return compare(a.XID, b.XID) })
+	slices.SortFunc(actions, func(a, b Action) int { return a.XID.Compare(b.XID) })
 	return actions
 }
 
@@ -137,11 +137,4 @@ func judge(x txn.XID, resource string, d Decisions, r Rules, now, first time.Tim
 		a.Kind, a.Why = Abort, fmt.Sprintf("no decision, and older than %v: whoever began it is gone", r.MaxAge)
 	}
 	return a
-}
-
-func compare(a, b txn.XID) int {
-	if c := slices.Compare(a.ID[:], b.ID[:]); c != 0 {
-		return c
-	}
-	return int(a.Branch) - int(b.Branch)
 }

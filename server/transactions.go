@@ -3,9 +3,9 @@
 package server
 
 import (
-	"bytes"
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -165,17 +165,7 @@ func unfinished(cluster txn.ClusterID, v *coordinator.View) []*concordv1.Transac
 		}
 		byID[x.ID] = m
 	}
-	xids := make([]txn.XID, 0, len(v.InDoubt))
-	for x := range v.InDoubt {
-		xids = append(xids, x)
-	}
-	slices.SortFunc(xids, func(a, b txn.XID) int {
-		if c := bytes.Compare(a.ID[:], b.ID[:]); c != 0 {
-			return c
-		}
-		return int(a.Branch) - int(b.Branch)
-	})
-	for _, x := range xids {
+	for _, x := range slices.SortedFunc(maps.Keys(v.InDoubt), txn.XID.Compare) {
 		addListed(byID, x, v)
 	}
 	out := make([]*concordv1.Transaction, 0, len(byID))

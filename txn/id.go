@@ -3,6 +3,8 @@
 package txn
 
 import (
+	"bytes"
+	"cmp"
 	"crypto/rand"
 	"encoding/hex"
 	"errors"
@@ -70,6 +72,12 @@ type XID struct {
 	Cluster ClusterID
 	ID      ID
 	Branch  BranchNo
+}
+
+// Compare orders branches by the age of their transactions, and in one by their numbers. It
+// returns -1, 0 or 1.
+func (x XID) Compare(y XID) int {
+	return cmp.Or(bytes.Compare(x.ID[:], y.ID[:]), cmp.Compare(x.Branch, y.Branch), cmp.Compare(x.Cluster, y.Cluster))
 }
 
 // FormatID is the XA format number of all our branches ("CONC").

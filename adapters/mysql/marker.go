@@ -3,8 +3,6 @@
 package mysql
 
 import (
-	"bytes"
-	"cmp"
 	"context"
 	"database/sql"
 	"fmt"
@@ -44,12 +42,7 @@ func insertMarker(table string, x txn.XID, holder string) string {
 }
 
 func selectMarker(s server, x txn.XID) string {
-	return "SELECT holder FROM " + tableIn(s) + " WHERE " + markerIs(x)
-}
-
-// markerIs is the primary key of a marker.
-func markerIs(x txn.XID) string {
-	return fmt.Sprintf("cluster = %d AND gid = '%s' AND branch = %d", uint32(x.Cluster), x.ID, x.Branch)
+	return fmt.Sprintf("SELECT holder FROM %s WHERE cluster = %d AND gid = '%s' AND branch = %d", tableIn(s), uint32(x.Cluster), x.ID, x.Branch)
 }
 
 // prepareMarker makes sure that branches can leave their markers. When several first
@@ -155,9 +148,7 @@ func (r *Resource) Forget(ctx context.Context, xs []txn.XID) error {
 	}
 	err := r.onServer(ctx, func(c *sql.Conn, s server) error {
 		// Two nodes that forget the same lock it in the same order.
-		xs := slices.SortedFunc(slices.Values(xs), func(a, b txn.XID) int {
-			return cmp.Or(cmp.Compare(a.Cluster, b.Cluster), bytes.Compare(a.ID[:], b.ID[:]), cmp.Compare(a.Branch, b.Branch))
-		})
+		xs := slices.SortedFunc(slices.Values(xs), txn.XID.Compare)
 		for batch := range slices.Chunk(xs, forgetBatch) {
 			if err := forget(ctx, c, s, batch); err != nil {
 				return err

@@ -43,7 +43,7 @@ type server struct {
 // together makes one statement of several. MariaDB takes compound statements outside of
 // stored programs, and stops at the first that fails; that needs no multi-statement
 // mode, which nobody shall switch on for the application's own statements. MySQL has
-// nothing like it: there it is called with one.
+// nothing like it.
 func (s server) together(statements ...string) string {
 	if len(statements) == 1 {
 		return statements[0]
