@@ -103,6 +103,11 @@ type Session interface {
 // ErrNotCommitted says that a one-phase commit certainly did not happen.
 var ErrNotCommitted = errors.New("not committed")
 
+// ErrTorn says that the application's own SQL ended or replaced the transaction of a
+// branch, so that part of its work may be committed whatever is decided. An error of
+// Prepare, CommitOnePhase or Rollback wraps it, never together with ErrNotCommitted.
+var ErrTorn = errors.New("part of the branch may be committed")
+
 // Opener is a resource that can open branches; concord's own adapters all are.
 type Opener interface {
 	Resource
