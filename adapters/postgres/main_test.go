@@ -66,7 +66,7 @@ func furnish(ctx context.Context, db *testdb.Server) error {
 			"create table child (k text references account deferrable initially deferred)", "grant all on child to app",
 			`create function slow() returns trigger language plpgsql as 'begin perform pg_sleep(30); return null; end'`,
 			"create function says(text) returns text language plpgsql as 'begin perform pg_notify(''channel'', $1); return $1; end'",
-			"create procedure commits() language plpgsql as 'begin commit; end'", "create procedure rolls_back() language plpgsql as 'begin rollback; end'",
+			"create view speaker as select says('x')", "grant select on speaker to app", "create procedure commits() language plpgsql as 'begin commit; end'", "create procedure rolls_back() language plpgsql as 'begin rollback; end'",
 			"create table slowly (k text)", "grant all on slowly to app",
 			"create constraint trigger slow after insert on slowly deferrable initially deferred for each row execute function slow()"))
 }
