@@ -120,7 +120,7 @@ type Core struct {
 	noting             map[uint64]bool      // nodes whose stores are on their way into the log
 	heldAt             map[uint64]time.Time // when it was last noted what a node's store holds
 	busy               zab.Zxid             // the last entry that tells of a transaction
-	diskFull           string               // why this node takes no new transactions; empty: it does
+	disk               DiskChanged          // as it was last told
 	reads              map[uint64]Event     // ViewAsked and OutcomeAsked that wait for a read index
 	behind             []behind             // SeenAsked that wait for this node to catch up
 	doubt              doubt                // whether a leader still leads, after a pause
@@ -141,7 +141,7 @@ type Core struct {
 	nextEvid  time.Time
 	forming   bool
 	scans     map[string]*scan
-	unfit     map[string]string
+	unfit     map[string]string // resources that must not take part, and why
 }
 
 // scan is what the leader knows of one resource's prepared branches.
@@ -235,8 +235,8 @@ func (c *Core) handle(e Event) error {
 		c.onFailed(e)
 	case Listed:
 		c.onListed(e)
-	case Unfit:
-		c.onUnfit(e)
+	case Fitness:
+		c.onFitness(e)
 	case MembersSeen:
 		c.onMembersSeen(e)
 	case ReplaceAsked:
@@ -370,7 +370,7 @@ func (c *Core) refuse(data []byte, acks []uint64, err error) {
 		case txn.HeuristicRecord:
 			c.batch = append(c.batch, r) // likewise, and before any End of it: nobody would report it again
 		case txn.MemberRecord:
-			if r.Who == "" {
+			if r.Store != (txn.StoreID{}) { // that a disk was replaced, this leader does not note
 				delete(c.noting, r.Node)
 			}
 		case txn.Form:

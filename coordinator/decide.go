@@ -44,8 +44,8 @@ func (c *Core) onCommitAsked(e CommitAsked) {
 	if !c.ready(e.Request) || c.answerKnown(e.Request, e.ID) {
 		return
 	}
-	if c.diskFull != "" && c.live[e.ID] == nil {
-		c.reply(Reply{Request: e.Request, Err: unavailablef("%s", c.diskFull)}) // not a decision: another leader may take it
+	if c.disk.Full && c.live[e.ID] == nil {
+		c.reply(Reply{Request: e.Request, Err: unavailablef("%s", c.disk.Why)}) // not a decision: another leader may take it
 		return
 	}
 	if c.overloaded(e.Request, e.ID) {
@@ -54,8 +54,8 @@ func (c *Core) onCommitAsked(e CommitAsked) {
 	l := c.wait(e.Request, e.ID)
 	// From here on the answer must be a decision, not a mere refusal: an earlier try of the
 	// same request may be on its way into the log through another leader.
-	if why := c.unacceptable(e.Branches); why != "" {
-		c.carry(l, l.core.Step(twopc.RollbackAsked{Reason: why}))
+	if err := c.acceptable(e.Branches); err != nil {
+		c.carry(l, l.core.Step(twopc.RollbackAsked{Reason: err.Error()}))
 		return
 	}
 	l.protocol, l.label = e.Protocol, e.Label
@@ -72,23 +72,23 @@ func (c *Core) overloaded(request uint64, id txn.ID) bool {
 	return true
 }
 
-// unacceptable says why a transaction with these branches could never be finished.
-func (c *Core) unacceptable(branches []txn.Branch) string {
+// acceptable returns why a transaction with these branches could never be finished, or nil.
+func (c *Core) acceptable(branches []txn.Branch) error {
 	if len(branches) > api.MaxBranches {
-		return fmt.Sprintf("%d branches: a transaction has at most %d", len(branches), api.MaxBranches)
+		return fmt.Errorf("%d branches: a transaction has at most %d", len(branches), api.MaxBranches)
 	}
 	for i, b := range branches {
 		if !slices.Contains(c.config.Resources, b.Resource) {
-			return fmt.Sprintf("branch %d: the coordinator has no resource %q: add it to \"resources\" on all nodes", b.No, b.Resource)
+			return fmt.Errorf("branch %d: the coordinator has no resource %q: add it to \"resources\" on all nodes", b.No, b.Resource)
 		}
-		if why := c.unfit[b.Resource]; why != "" {
-			return fmt.Sprintf("branch %d: resource %q: %s", b.No, b.Resource, why)
+		if why, unfit := c.unfit[b.Resource]; unfit {
+			return fmt.Errorf("branch %d: resource %q: %s", b.No, b.Resource, why)
 		}
 		if slices.ContainsFunc(branches[:i], func(o txn.Branch) bool { return o.No == b.No }) {
-			return fmt.Sprintf("two branches have the number %d", b.No)
+			return fmt.Errorf("two branches have the number %d", b.No)
 		}
 	}
-	return ""
+	return nil
 }
 
 // settle answers for good: what is not decided is aborted, by the leader.
@@ -123,14 +123,15 @@ func (c *Core) onResolveAsked(e ResolveAsked) {
 		c.reply(Reply{Request: e.Request, Err: tooOld(e.ID)})
 	case e.Decision == txn.Abort:
 		l := c.wait(e.Request, e.ID)
+		l.by = txn.FromOperator
 		c.carry(l, l.core.Step(twopc.RollbackAsked{Reason: reason}))
-	case c.unlisted() != "":
-		c.reply(Reply{Request: e.Request, Err: refusedf("%s, so it is not known whether %v has a branch there that would have to commit too: wait until \"concord status\" shows it well, or abort", c.unlisted(), e.ID)})
+	case c.unlisted() != nil:
+		c.reply(Reply{Request: e.Request, Err: refusedf("%v, so it is not known whether %v has a branch there that would have to commit too: wait until \"concord status\" shows it well, or abort", c.unlisted(), e.ID)})
 	case len(branches) == 0:
 		c.reply(Reply{Request: e.Request, Err: notFound(e.ID)})
 	default:
 		l := c.wait(e.Request, e.ID)
-		l.reason = reason
+		l.by, l.reason = txn.FromOperator, reason
 		c.carry(l, l.core.Step(twopc.Asked{Branches: branches}))
 	}
 	c.alarm("%v: an operator asks for %v: %s", e.ID, e.Decision, reason)
@@ -150,17 +151,17 @@ func (c *Core) listedBranches(id txn.ID) []txn.Branch {
 	return branches
 }
 
-// unlisted says which resource has not told lately what it holds prepared; empty if all have.
-func (c *Core) unlisted() string {
+// unlisted returns which resource has not told lately what it holds prepared; nil if all have.
+func (c *Core) unlisted() error {
 	for _, name := range c.config.Resources {
 		switch s := c.scans[name]; {
 		case s.err != nil:
-			return fmt.Sprintf("resource %s could not be listed (%v)", name, s.err)
+			return fmt.Errorf("resource %s could not be listed (%w)", name, s.err)
 		case s.at.IsZero():
-			return fmt.Sprintf("resource %s has not been listed yet", name)
+			return fmt.Errorf("resource %s has not been listed yet", name)
 		}
 	}
-	return ""
+	return nil
 }
 
 func (c *Core) onForgetAsked(e ForgetAsked) {

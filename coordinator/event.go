@@ -73,8 +73,9 @@ type PlanAsked struct {
 type Finished struct {
 	XID    txn.XID
 	Finish txn.Finish
-	Who    string // "client" or the resource
-	Why    string // what a Contradicted or Lost is based on
+	By     txn.Source // the client's session, or a worker of the cluster
+	Who    string     // by whose word, for people
+	Why    string     // what a Contradicted or Lost is based on
 }
 
 // Failed says that a recovery worker could not finish a branch; it is tried again.
@@ -90,11 +91,12 @@ type Listed struct {
 	Err      error
 }
 
-// Unfit says that a resource must not take part, for example because another name
-// points to the same database; with an empty Why it is fit again.
-type Unfit struct {
+// Fitness says whether a resource may take part: it must not, for example, if another name
+// points to the same database.
+type Fitness struct {
 	Resource string
-	Why      string
+	Fit      bool
+	Why      string // it is not, for people
 }
 
 func (Tick) isEvent()         {}
@@ -108,7 +110,7 @@ func (PlanAsked) isEvent()    {}
 func (Finished) isEvent()     {}
 func (Failed) isEvent()       {}
 func (Listed) isEvent()       {}
-func (Unfit) isEvent()        {}
+func (Fitness) isEvent()      {}
 
 // Effects is what the driver has to carry out after a Step. Order matters only within
 // one slice. The slices are valid until the next Step.

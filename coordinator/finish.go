@@ -67,7 +67,7 @@ func (c *Core) onFinished(e Finished) {
 	if !c.leading {
 		return // the next leader finishes it again, which is harmless
 	}
-	if e.Who != clientName {
+	if e.By == txn.FromCluster {
 		c.release(e.XID)
 	}
 	c.unlist(e.XID)
@@ -90,7 +90,7 @@ func (c *Core) onFinished(e Finished) {
 	}
 	// Not in phase two: a branch of an aborted transaction, or one that came back. That
 	// it is gone is as it should be; that it ended otherwise than decided is not.
-	if known && e.Finish == txn.Contradicted && e.Who != clientName {
+	if known && e.Finish == txn.Contradicted && e.By == txn.FromCluster {
 		outcome := txn.HeuristicRollback
 		if x.Decision == txn.Abort {
 			outcome = txn.HeuristicCommit
@@ -106,12 +106,9 @@ func (c *Core) heuristic(e Finished, o txn.Outcome) {
 	if mutant.SwallowHeuristic {
 		return
 	}
-	c.batch = append(c.batch, txn.HeuristicRecord{ID: e.XID.ID, Branch: e.XID.Branch, Outcome: o, Who: e.Who, Why: e.Why})
+	c.batch = append(c.batch, txn.HeuristicRecord{ID: e.XID.ID, Branch: e.XID.Branch, Outcome: o, By: e.By, Who: e.Who, Why: e.Why})
 	c.alarm("%v: %v, says %s: %s", e.XID, o, e.Who, e.Why)
 }
-
-// clientName is who reports a branch that its own session finished.
-const clientName = "client"
 
 func (c *Core) onFailed(e Failed) {
 	if !c.leading {

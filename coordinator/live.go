@@ -20,7 +20,8 @@ type live struct {
 	requests []uint64 // that wait for the decision
 	protocol txn.Protocol
 	label    string
-	reason   string // for the commit record, if an operator decides
+	by       txn.Source // who asks for the decision
+	reason   string     // for the commit record, if an operator decides
 	branches map[txn.BranchNo]txn.Branch
 	work     map[txn.BranchNo]work
 }
@@ -66,7 +67,7 @@ func (c *Core) resume(x txn.Txn) {
 		}
 	}
 	due := c.now.Add(c.config.Rules.Grace)
-	if x.Reason != "" { // an operator decided: there is no client that finishes it
+	if x.By == txn.FromOperator { // there is no client that finishes it
 		due = c.now
 	}
 	l.branches, l.work = make(map[txn.BranchNo]txn.Branch, len(x.Branches)), make(map[txn.BranchNo]work, len(x.Branches))
@@ -112,12 +113,12 @@ func (c *Core) carry(l *live, effects []twopc.Effect) {
 		switch e := e.(type) {
 		case twopc.Propose:
 			if e.Decision == txn.Commit {
-				c.batch = append(c.batch, txn.CommitRecord{ID: l.id, Protocol: l.protocol, Branches: e.Branches, Reason: l.reason, Label: l.label})
+				c.batch = append(c.batch, txn.CommitRecord{ID: l.id, Protocol: l.protocol, By: l.by, Branches: e.Branches, Reason: l.reason, Label: l.label})
 				if mutant.ReplyBeforeQuorum {
 					c.answer(l, Reply{Decision: txn.Commit})
 				}
 			} else {
-				c.batch = append(c.batch, txn.AbortRecord{ID: l.id, Reason: e.Reason})
+				c.batch = append(c.batch, txn.AbortRecord{ID: l.id, By: l.by, Reason: e.Reason})
 			}
 			c.waiting += size(l, e)
 		case twopc.Reply:

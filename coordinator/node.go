@@ -259,15 +259,19 @@ func (n *Node) submit(event func(request uint64) Event, done func(Reply)) {
 }
 
 // compareIdentities looks for two names of one database. Branches of one transaction
-// in both would wait for each other's locks, and each would list the other's.
+// in both would wait for each other's locks, and each would list the other's. The name that
+// the configuration lists first stays; which of them could be asked first does not matter.
 func (n *Node) compareIdentities(ctx context.Context) {
-	for name, w := range n.workers {
-		why := ""
-		for other, o := range n.workers {
-			if id := w.state().Identity; other != name && id != "" && id == o.state().Identity {
-				why = fmt.Sprintf("it is the same database as resource %s: remove one of them from \"resources\", or correct its dsn", other)
+	first := map[string]string{} // by identity
+	for _, r := range n.config.Resources {
+		f := Fitness{Resource: r.Name(), Fit: true}
+		if id := n.workers[r.Name()].state().Identity; id != "" {
+			if other, taken := first[id]; taken {
+				f.Fit, f.Why = false, fmt.Sprintf("it is the same database as resource %s, which is listed before it: remove one of them from \"resources\", or correct its dsn", other)
+			} else {
+				first[id] = r.Name()
 			}
 		}
-		n.post(ctx, Unfit{Resource: name, Why: why})
+		n.post(ctx, f)
 	}
 }

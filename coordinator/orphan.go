@@ -52,11 +52,12 @@ func (c *Core) onListed(e Listed) {
 			c.chase(a, txn.Abort)
 		case recovery.Abort:
 			l := c.hold(a.XID.ID)
+			l.by = txn.FromCluster
 			c.carry(l, l.core.Step(twopc.RollbackAsked{Reason: "orphan: " + a.Why}))
 			c.note("%v at %s is an orphan: %s", a.XID, e.Resource, a.Why)
 		case recovery.Report:
 			reported[a.XID] = a.Why
-			if s.reported[a.XID] == "" {
+			if _, again := s.reported[a.XID]; !again {
 				c.alarm("%v at %s cannot be finished: %s", a.XID, e.Resource, a.Why)
 			}
 		case recovery.Leave:
@@ -101,12 +102,12 @@ func (c *Core) onPlanAsked(e PlanAsked) {
 	c.reply(Reply{Request: e.Request, Zxid: c.zxid(), Plan: plan})
 }
 
-func (c *Core) onUnfit(e Unfit) {
-	if e.Why == "" {
+func (c *Core) onFitness(e Fitness) {
+	if e.Fit {
 		delete(c.unfit, e.Resource)
 		return
 	}
-	if c.unfit[e.Resource] != e.Why {
+	if why, unfit := c.unfit[e.Resource]; !unfit || why != e.Why {
 		c.alarm("resource %s must not take part: %s", e.Resource, e.Why)
 	}
 	c.unfit[e.Resource] = e.Why

@@ -71,8 +71,8 @@ func (n *Node) EachFinished(before txn.ID, visit func(txn.Txn) bool) error {
 // that does not fit into the queue is dropped: the cluster finishes the branch again,
 // which is harmless.
 func (n *Node) Finished(id txn.ID, no txn.BranchNo, f txn.Finish) {
-	e := Finished{XID: txn.XID{Cluster: txn.ClusterID(n.cluster.Load()), ID: id, Branch: no}, Finish: f, Who: clientName,
-		Why: "reported by the client that prepared the branch"}
+	e := Finished{XID: txn.XID{Cluster: txn.ClusterID(n.cluster.Load()), ID: id, Branch: no}, Finish: f, By: txn.FromClient,
+		Who: "client", Why: "reported by the client that prepared the branch"}
 	select {
 	case n.posted <- e:
 	default:

@@ -94,7 +94,7 @@ func (w *worker) finish(ctx context.Context, t Task) Event {
 		return Failed{XID: t.XID, Why: err.Error()}
 	}
 	w.log.Info("branch finished by the cluster", "xid", t.XID.String(), "decision", t.Decision.String(), "finish", f.String())
-	return Finished{XID: t.XID, Finish: f, Who: w.resource.Name(), Why: finishReason(f, t.Decision)}
+	return Finished{XID: t.XID, Finish: f, By: txn.FromCluster, Who: w.resource.Name(), Why: finishReason(f, t.Decision)}
 }
 
 // finishReason says in words what a resource answered, for records that people read.

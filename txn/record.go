@@ -38,8 +38,9 @@ type Form struct{ Cluster ClusterID }
 type CommitRecord struct {
 	ID       ID
 	Protocol Protocol
+	By       Source // a client, or an operator who resolved it
 	Branches []Branch
-	// Reason is empty for an ordinary request, or says which operator decided and why.
+	// Reason says which operator decided and why.
 	Reason string
 	// Label is what the application said the transaction is about.
 	Label string
@@ -50,6 +51,7 @@ type CommitRecord struct {
 // request finds it.
 type AbortRecord struct {
 	ID     ID
+	By     Source
 	Reason string
 }
 
@@ -62,7 +64,8 @@ type HeuristicRecord struct {
 	ID      ID
 	Branch  BranchNo
 	Outcome Outcome // HeuristicCommit, HeuristicRollback or HeuristicHazard
-	Who     string  // the resource or the operator
+	By      Source
+	Who     string // the resource or the operator
 	Why     string
 }
 
@@ -80,7 +83,7 @@ type ForgetRecord struct {
 type MemberRecord struct {
 	Node  uint64
 	Store StoreID
-	Who   string // the operator; empty if the leader noted it
+	Who   string // the operator who replaced the disk
 	Why   string
 }
 
@@ -154,7 +157,7 @@ func (r Form) append(b []byte) []byte { return binary.BigEndian.AppendUint32(b, 
 
 func (r CommitRecord) append(b []byte) []byte {
 	b = append(b, r.ID[:]...)
-	b = append(b, byte(r.Protocol))
+	b = append(b, byte(r.Protocol), byte(r.By))
 	b = appendBranches(b, r.Branches)
 	b = appendText(b, r.Reason)
 	return appendText(b, r.Label)
@@ -162,6 +165,7 @@ func (r CommitRecord) append(b []byte) []byte {
 
 func (r AbortRecord) append(b []byte) []byte {
 	b = append(b, r.ID[:]...)
+	b = append(b, byte(r.By))
 	return appendText(b, r.Reason)
 }
 
@@ -175,7 +179,7 @@ func (r End) append(b []byte) []byte {
 
 func (r HeuristicRecord) append(b []byte) []byte {
 	b = append(b, r.ID[:]...)
-	b = append(b, byte(r.Branch), byte(r.Outcome))
+	b = append(b, byte(r.Branch), byte(r.Outcome), byte(r.By))
 	b = appendText(b, r.Who)
 	return appendText(b, r.Why)
 }
@@ -235,9 +239,9 @@ func (d *decoder) record() Record {
 		}
 		return Form{}
 	case kindCommit:
-		return CommitRecord{ID: d.id(), Protocol: d.protocol(), Branches: d.branches(), Reason: d.text(), Label: d.text()}
+		return CommitRecord{ID: d.id(), Protocol: d.protocol(), By: d.source(), Branches: d.branches(), Reason: d.text(), Label: d.text()}
 	case kindAbort:
-		return AbortRecord{ID: d.id(), Reason: d.text()}
+		return AbortRecord{ID: d.id(), By: d.source(), Reason: d.text()}
 	case kindEnd:
 		n := d.length(len(ID{}))
 		ids := make([]ID, 0, n)
@@ -246,7 +250,7 @@ func (d *decoder) record() Record {
 		}
 		return End{IDs: ids}
 	case kindHeuristic:
-		return HeuristicRecord{ID: d.id(), Branch: BranchNo(d.byte()), Outcome: d.outcome(), Who: d.text(), Why: d.text()}
+		return HeuristicRecord{ID: d.id(), Branch: BranchNo(d.byte()), Outcome: d.outcome(), By: d.source(), Who: d.text(), Why: d.text()}
 	case kindForget:
 		return ForgetRecord{ID: d.id(), Who: d.text(), Why: d.text()}
 	case kindMember:
@@ -331,6 +335,14 @@ func (d *decoder) protocol() Protocol {
 		d.err = true
 	}
 	return p
+}
+
+func (d *decoder) source() Source {
+	s := Source(d.byte())
+	if s > FromOperator {
+		d.err = true
+	}
+	return s
 }
 
 func (d *decoder) outcome() Outcome {

@@ -138,6 +138,7 @@ func (t *Table) OpenCount() int { return len(t.open) }
 type Verdict struct {
 	ID       ID
 	Decision Decision
+	By       Source
 	Reason   string
 	First    bool // this record made the decision
 	TooOld   bool // refused: older than what is kept
@@ -172,10 +173,10 @@ func (t *Table) Apply(at Position, data []byte) (Changes, error) {
 				t.cluster = r.Cluster
 			}
 		case CommitRecord:
-			x := Txn{ID: r.ID, Decision: Commit, Protocol: r.Protocol, Branches: r.Branches, Reason: r.Reason, Label: r.Label, Decided: at, Ended: len(r.Branches) == 0}
+			x := Txn{ID: r.ID, Decision: Commit, Protocol: r.Protocol, By: r.By, Branches: r.Branches, Reason: r.Reason, Label: r.Label, Decided: at, Ended: len(r.Branches) == 0}
 			touched = append(touched, t.decide(x, &c))
 		case AbortRecord:
-			touched = append(touched, t.decide(Txn{ID: r.ID, Decision: Abort, Reason: r.Reason, Decided: at, Ended: true}, &c))
+			touched = append(touched, t.decide(Txn{ID: r.ID, Decision: Abort, By: r.By, Reason: r.Reason, Decided: at, Ended: true}, &c))
 		case End:
 			for _, id := range r.IDs {
 				touched = append(touched, t.end(id))
@@ -207,7 +208,7 @@ func (t *Table) Apply(at Position, data []byte) (Changes, error) {
 // decide records a first decision, and gives the verdict in any case.
 func (t *Table) decide(x Txn, c *Changes) *Txn {
 	if old, ok := t.Get(x.ID); ok && !mutant.LastDecisionWins {
-		c.Verdicts = append(c.Verdicts, Verdict{ID: x.ID, Decision: old.Decision, Reason: old.Reason})
+		c.Verdicts = append(c.Verdicts, Verdict{ID: x.ID, Decision: old.Decision, By: old.By, Reason: old.Reason})
 		return nil
 	}
 	if t.TooOld(x.ID) {
@@ -215,7 +216,7 @@ func (t *Table) decide(x Txn, c *Changes) *Txn {
 			Reason: "the transaction is older than what the cluster remembers: " + t.watermark.UTC().Format(time.RFC3339)})
 		return nil
 	}
-	c.Verdicts = append(c.Verdicts, Verdict{ID: x.ID, Decision: x.Decision, Reason: x.Reason, First: true})
+	c.Verdicts = append(c.Verdicts, Verdict{ID: x.ID, Decision: x.Decision, By: x.By, Reason: x.Reason, First: true})
 	// In open for the rest of this fold, so that a second record of the same entry
 	// finds it; file moves it on.
 	t.open[x.ID] = &x
@@ -243,7 +244,7 @@ func (t *Table) heuristic(r HeuristicRecord) *Txn {
 		}
 	}
 	// A new slice: readers may hold the old one.
-	x.Heuristics = append(slices.Clip(x.Heuristics), Heuristic{Branch: r.Branch, Outcome: r.Outcome, Who: r.Who, Why: r.Why})
+	x.Heuristics = append(slices.Clip(x.Heuristics), Heuristic{Branch: r.Branch, Outcome: r.Outcome, By: r.By, Who: r.Who, Why: r.Why})
 	if held, ok := t.open[x.ID]; ok {
 		*held = x
 		return held

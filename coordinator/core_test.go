@@ -1,0 +1,227 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package coordinator
+
+import (
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/concordtx/concord/adapters"
+	"github.com/concordtx/concord/protocol/zab"
+	"github.com/concordtx/concord/txn"
+)
+
+// lone is the core of a cluster of one node, driven by hand: its disk writes at once, and its
+// clock, workers and databases are the test. What it hands to the workers piles up.
+type lone struct {
+	t        *testing.T
+	config   CoreConfig
+	core     *Core
+	table    *txn.Table
+	disk     *loneDisk
+	now      time.Time
+	request  uint64
+	replies  map[uint64]Reply
+	tasks    []Task
+	scans    []string
+	forgets  map[string][]txn.XID
+	notes    []string
+	finished map[txn.ID]txn.Txn
+}
+
+// loneDisk is the log of one node.
+type loneDisk struct {
+	hard    zab.HardState
+	entries []zab.Entry
+}
+
+func (d *loneDisk) Initial() (hard zab.HardState, base, last, applied zab.Zxid) {
+	if len(d.entries) > 0 {
+		last = d.entries[len(d.entries)-1].Zxid
+	}
+	return d.hard, zab.Zxid{}, last, zab.Zxid{}
+}
+
+func (d *loneDisk) Floor(z zab.Zxid) (floor zab.Zxid, ok bool) {
+	for _, e := range d.entries {
+		if !z.Less(e.Zxid) {
+			floor = e.Zxid
+		}
+	}
+	return floor, true
+}
+
+func (d *loneDisk) Entries(after, upto zab.Zxid, _ int) (list []zab.Entry, err error) {
+	for _, e := range d.entries {
+		if after.Less(e.Zxid) && !upto.Less(e.Zxid) {
+			list = append(list, e)
+		}
+	}
+	return list, nil
+}
+
+// newLone returns a leader that is ready.
+func newLone(t *testing.T, resources ...string) *lone {
+	l := &lone{t: t, disk: &loneDisk{}, now: time.UnixMilli(1_800_000_000_000), config: CoreConfig{Node: 1, Members: []Member{{ID: 1}},
+		NewCluster: 7, Resources: resources, Rules: Rules{MaxTransaction: time.Minute, Grace: time.Second, Scan: time.Hour}}}
+	l.restart()
+	return l
+}
+
+// restart makes the core again from its log, and lets it lead.
+func (l *lone) restart() {
+	l.t.Helper()
+	l.config.Boot++
+	l.replies, l.forgets, l.finished = map[uint64]Reply{}, map[string][]txn.XID{}, map[txn.ID]txn.Txn{}
+	l.tasks, l.scans = nil, nil
+	l.table = txn.NewTable(txn.Meta{}, nil, l)
+	core, err := NewCore(l.config, l.disk, l.table)
+	require.NoError(l.t, err)
+	l.core = core
+	for range 100 {
+		l.tick(50 * time.Millisecond)
+		if core.leading && l.table.Cluster() != 0 {
+			return
+		}
+	}
+	l.t.Fatal("it does not lead")
+}
+
+// Keep implements txn.Archive.
+func (l *lone) Keep(c txn.Changes) {
+	for _, x := range c.Open {
+		delete(l.finished, x.ID)
+	}
+	for _, x := range c.Finished {
+		l.finished[x.ID] = x
+	}
+}
+
+// Finished implements txn.Archive.
+func (l *lone) Finished(id txn.ID) (txn.Txn, bool) { x, ok := l.finished[id]; return x, ok }
+
+// step is one turn, and those that follow from its writes.
+func (l *lone) step(events ...Event) {
+	l.t.Helper()
+	for len(events) > 0 {
+		fx, err := l.core.Step(events...)
+		require.NoError(l.t, err)
+		events = nil
+		for _, w := range fx.Write {
+			if w.Hard != nil {
+				l.disk.hard = *w.Hard
+			}
+			l.disk.entries = append(l.disk.entries, w.Entries...)
+			events = append(events, Peer{zab.Persisted{Write: w.ID}})
+		}
+		for _, r := range fx.Reply {
+			l.replies[r.Request] = r
+		}
+		l.tasks = append(l.tasks, fx.Finish...)
+		l.scans = append(l.scans, fx.Scan...)
+		for name, xs := range fx.Forget {
+			l.forgets[name] = append(l.forgets[name], xs...)
+		}
+		for _, n := range fx.Notes {
+			l.notes = append(l.notes, n.Text)
+		}
+	}
+}
+
+func (l *lone) tick(d time.Duration) {
+	l.t.Helper()
+	l.now = l.now.Add(d)
+	l.step(Tick{Now: l.now})
+}
+
+// ask puts a question and returns its answer.
+func (l *lone) ask(event func(request uint64) Event) Reply {
+	l.t.Helper()
+	l.request++
+	l.step(event(l.request))
+	r, answered := l.replies[l.request]
+	require.True(l.t, answered)
+	return r
+}
+
+func (l *lone) commit(id txn.ID, branches ...txn.Branch) Reply {
+	l.t.Helper()
+	return l.ask(func(request uint64) Event { return CommitAsked{Request: request, ID: id, Branches: branches} })
+}
+
+// take returns what was handed to the workers since the last call.
+func (l *lone) take() []Task {
+	tasks := l.tasks
+	l.tasks = nil
+	return tasks
+}
+
+func (l *lone) xid(id txn.ID, no txn.BranchNo) txn.XID {
+	return txn.XID{Cluster: l.table.Cluster(), ID: id, Branch: no}
+}
+
+func (l *lone) newID() txn.ID { return txn.NewID(l.now) }
+
+func (l *lone) get(id txn.ID) txn.Txn {
+	l.t.Helper()
+	x, ok := l.table.Get(id)
+	require.True(l.t, ok)
+	return x
+}
+
+// prepared is one row of a listing.
+func prepared(x txn.XID) adapters.Prepared { return adapters.Prepared{XID: x} }
+
+// A resource may have any name. One that was called as the client in a report was taken for
+// it: what its workers finished was never taken back from them, and 64 branches later they
+// got no more.
+func TestAResourceMayHaveTheNameOfAnythingElse(t *testing.T) {
+	for _, name := range []string{"client", "operator", "cluster", "leader", "recovery", "orphan", "resolved by"} {
+		l := newLone(t, name)
+		ended := 0
+		for range 3 * maxTasks {
+			id := l.newID()
+			require.Equal(t, txn.Commit, l.commit(id, txn.Branch{Resource: name}).Decision)
+			l.tick(2 * time.Second) // more than the grace period
+			for _, task := range l.take() {
+				l.step(Finished{XID: task.XID, Finish: txn.Done, By: txn.FromCluster, Who: name})
+				ended++
+			}
+		}
+		require.Equal(t, 3*maxTasks, ended, name)
+		// An orphan of it is rolled back, and a contradiction of an abort is reported.
+		id := l.newID()
+		for range 3 {
+			l.step(Listed{Resource: name, Listing: []adapters.Prepared{prepared(l.xid(id, 0))}})
+			l.tick(2 * time.Minute)
+		}
+		rollback := l.take()
+		require.Len(t, rollback, 1, name)
+		require.Equal(t, txn.Abort, rollback[0].Decision)
+		l.step(Finished{XID: rollback[0].XID, Finish: txn.Contradicted, By: txn.FromCluster, Who: name, Why: "by hand"})
+		l.tick(time.Second)
+		require.Equal(t, []txn.Heuristic{{Outcome: txn.HeuristicCommit, By: txn.FromCluster, Who: name, Why: "by hand"}}, l.get(id).Heuristics)
+	}
+}
+
+// A decision is an operator's because the record says so, whatever its text says, or does not.
+func TestWhoDecidedIsNotReadFromTheReason(t *testing.T) {
+	l := newLone(t, "orders")
+	client := l.newID()
+	l.commit(client, txn.Branch{Resource: "orders"})
+	require.Equal(t, txn.FromClient, l.get(client).By)
+	require.Empty(t, l.take(), "its client has the time to finish it")
+
+	operator := l.newID()
+	l.step(Listed{Resource: "orders", Listing: []adapters.Prepared{prepared(l.xid(operator, 0))}})
+	r := l.ask(func(request uint64) Event {
+		return ResolveAsked{Request: request, ID: operator, Decision: txn.Commit, Who: "ann"}
+	})
+	require.Equal(t, txn.Commit, r.Decision)
+	require.Equal(t, txn.FromOperator, l.get(operator).By)
+	l.tick(sweepInterval)
+	require.Equal(t, []Task{{XID: l.xid(operator, 0), Branch: txn.Branch{Resource: "orders"}, Decision: txn.Commit}}, l.take(),
+		"nobody else would finish it")
+}
