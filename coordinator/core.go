@@ -90,7 +90,10 @@ type CoreConfig struct {
 	// NewCluster is the id to give to the cluster if it has none yet: random, not zero.
 	NewCluster txn.ClusterID
 	Resources  []string
-	Rules      Rules
+	// Validate returns an error if nobody could ever finish a branch by what its record says:
+	// adapters.Resource.Validate of its resource. nil: every record will do.
+	Validate func(txn.Branch) error
+	Rules    Rules
 	// Reload makes the table anew from the store, after a snapshot was installed there.
 	Reload func() (*txn.Table, error)
 }

@@ -3,6 +3,7 @@
 package coordinator
 
 import (
+	"errors"
 	"testing"
 	"time"
 
@@ -224,4 +225,23 @@ func TestWhoDecidedIsNotReadFromTheReason(t *testing.T) {
 	l.tick(sweepInterval)
 	require.Equal(t, []Task{{XID: l.xid(operator, 0), Branch: txn.Branch{Resource: "orders"}, Decision: txn.Commit}}, l.take(),
 		"nobody else would finish it")
+}
+
+// Evidence that no session of the adapter wrote can never be checked: its branch would stay in
+// doubt for ever. It is refused by a decision before it is in the log.
+func TestABranchThatNobodyCouldFinishIsAnAbort(t *testing.T) {
+	l := newLone(t, "orders")
+	l.core.config.Validate = func(b txn.Branch) error {
+		if b.Evidence == "poison" {
+			return errors.New("evidence: it is not in a form that this version writes")
+		}
+		return nil
+	}
+	id := l.newID()
+	r := l.commit(id, txn.Branch{No: 3, Resource: "orders", Evidence: "poison"})
+	require.Equal(t, txn.Abort, r.Decision)
+	require.Equal(t, `branch 3: resource "orders": evidence: it is not in a form that this version writes`, r.Reason)
+	require.Empty(t, l.get(id).Branches)
+	require.Equal(t, txn.Abort, l.commit(id, txn.Branch{No: 3, Resource: "orders"}).Decision, "the first decision wins")
+	require.Equal(t, txn.Commit, l.commit(l.newID(), txn.Branch{Resource: "orders"}).Decision)
 }

@@ -87,6 +87,11 @@ func (c *Core) acceptable(branches []txn.Branch) error {
 		if slices.ContainsFunc(branches[:i], func(o txn.Branch) bool { return o.No == b.No }) {
 			return fmt.Errorf("two branches have the number %d", b.No)
 		}
+		if c.config.Validate != nil {
+			if err := c.config.Validate(b); err != nil {
+				return fmt.Errorf("branch %d: resource %q: %w", b.No, b.Resource, err)
+			}
+		}
 	}
 	return nil
 }

@@ -163,7 +163,7 @@ func (n *Node) makeCore(resources []string) error {
 	}
 	n.core, err = NewCore(CoreConfig{Node: n.config.Node, Members: n.config.Members, Boot: n.store.Boot(),
 		Log:        zab.Config{HeartbeatTicks: heartbeatTicks},
-		NewCluster: txn.ClusterID(binary.BigEndian.Uint32(id[:])), Resources: resources, Rules: n.config.Rules, Reload: n.reload}, n.store, table)
+		NewCluster: txn.ClusterID(binary.BigEndian.Uint32(id[:])), Resources: resources, Validate: n.validate, Rules: n.config.Rules, Reload: n.reload}, n.store, table)
 	if err != nil {
 		return fmt.Errorf("members: %w", err)
 	}
@@ -173,6 +173,9 @@ func (n *Node) makeCore(resources []string) error {
 	n.applied.Store(&at)
 	return nil
 }
+
+// validate asks the adapter of a branch, which is one of the configuration. It asks no database.
+func (n *Node) validate(b txn.Branch) error { return n.workers[b.Resource].resource.Validate(b) }
 
 // reload makes the table anew, after a snapshot took the place of the stored state.
 func (n *Node) reload() (*txn.Table, error) {
