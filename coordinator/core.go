@@ -67,8 +67,10 @@ const (
 	sweepInterval = 250 * time.Millisecond
 	retryMin      = time.Second
 	retryMax      = 30 * time.Second
-	// maxTasks branches per resource may be with the recovery workers.
-	maxTasks = 64
+	// maxTasks branches per resource may be with the recovery workers for the first time, and
+	// maxRetries again: what nobody can finish must not keep the others waiting.
+	maxTasks   = 64
+	maxRetries = 16
 	// evidenceInterval is how often evidence that is not needed any more is removed: rarely, so
 	// that many branches share a round trip and a sync of their database.
 	evidenceInterval = 5 * time.Second
@@ -136,7 +138,7 @@ type Core struct {
 	acks      map[zab.Zxid][]uint64 // requests that wait for the delivery of an entry
 	live      map[txn.ID]*live      // transactions that somebody waits for, or that are committed and not ended
 	tasks     map[txn.XID]Task      // with the recovery workers
-	load      map[string]int        // how many of them by resource
+	load      map[slot]int          // how many of them by resource
 	nextSweep time.Time
 	ends      []txn.ID
 	nextEnds  time.Time
@@ -145,6 +147,7 @@ type Core struct {
 	forming   bool
 	scans     map[string]*scan
 	unfit     map[string]string // resources that must not take part, and why
+	down      map[string]bool   // resources that this node finds down
 }
 
 // scan is what the leader knows of one resource's prepared branches.
@@ -156,6 +159,8 @@ type scan struct {
 	listing   map[txn.XID]adapters.Prepared // less what was finished since
 	sightings recovery.Sightings
 	reported  map[txn.XID]string
+	chases    []Task           // listed branches with a decision, for the workers when they have room
+	tried     map[txn.XID]work // those of the listing that they could not finish
 }
 
 // NewCore makes a core from what a store kept. storage is what the replicated log is
@@ -172,7 +177,7 @@ func NewCore(config CoreConfig, storage zab.Storage, table *txn.Table) (*Core, e
 	if err != nil {
 		return nil, err
 	}
-	c := &Core{config: config, zab: z, table: table, unfit: map[string]string{}, reads: map[uint64]Event{}}
+	c := &Core{config: config, zab: z, table: table, unfit: map[string]string{}, down: map[string]bool{}, reads: map[uint64]Event{}}
 	c.clearLeadership()
 	return c, nil
 }
@@ -180,12 +185,12 @@ func NewCore(config CoreConfig, storage zab.Storage, table *txn.Table) (*Core, e
 func (c *Core) clearLeadership() {
 	c.batch, c.batchAcks, c.waiting, c.underway = nil, nil, 0, 0
 	c.acks = map[zab.Zxid][]uint64{}
-	c.live, c.tasks, c.load = map[txn.ID]*live{}, map[txn.XID]Task{}, map[string]int{}
+	c.live, c.tasks, c.load = map[txn.ID]*live{}, map[txn.XID]Task{}, map[slot]int{}
 	c.ends, c.evidence, c.forming = nil, map[string][]txn.XID{}, false
 	c.noting, c.heldAt = map[uint64]bool{}, map[uint64]time.Time{}
 	c.scans = map[string]*scan{}
 	for _, r := range c.config.Resources {
-		c.scans[r] = &scan{reported: map[txn.XID]string{}}
+		c.scans[r] = &scan{reported: map[txn.XID]string{}, tried: map[txn.XID]work{}}
 	}
 }
 
@@ -226,6 +231,8 @@ func (c *Core) handle(e Event) error {
 		c.onResolveAsked(e)
 	case ForgetAsked:
 		c.onForgetAsked(e)
+	case SettleAsked:
+		c.onSettleAsked(e)
 	case ViewAsked:
 		return c.onViewAsked(e)
 	case SeenAsked:
@@ -461,6 +468,7 @@ func (c *Core) deliver(e zab.Entry) error {
 		}
 		delete(c.acks, e.Zxid)
 		for _, x := range changes.Open {
+			c.settled(x)
 			if x.Ended {
 				delete(c.live, x.ID)
 			}

@@ -10,6 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/concordtx/concord/adapters"
+	"github.com/concordtx/concord/api"
 	"github.com/concordtx/concord/protocol/zab"
 	"github.com/concordtx/concord/txn"
 )
@@ -244,4 +245,251 @@ func TestABranchThatNobodyCouldFinishIsAnAbort(t *testing.T) {
 	require.Empty(t, l.get(id).Branches)
 	require.Equal(t, txn.Abort, l.commit(id, txn.Branch{No: 3, Resource: "orders"}).Decision, "the first decision wins")
 	require.Equal(t, txn.Commit, l.commit(l.newID(), txn.Branch{Resource: "orders"}).Decision)
+}
+
+// work answers what is with the workers: those of bad fail, others end.
+func (l *lone) work(bad map[txn.ID]bool) (done []txn.ID) {
+	l.t.Helper()
+	for _, task := range l.take() {
+		if bad[task.XID.ID] {
+			l.step(Failed{XID: task.XID, Why: "nobody can finish it"})
+			continue
+		}
+		l.step(Finished{XID: task.XID, Finish: txn.Done, By: txn.FromCluster, Who: task.Branch.Resource})
+		done = append(done, task.XID.ID)
+	}
+	return done
+}
+
+// Thousands of branches that fail again and again, all older than the others, kept a new one
+// waiting for a minute.
+func TestWhatNobodyCanFinishDelaysNobody(t *testing.T) {
+	l := newLone(t, "orders")
+	bad := map[txn.ID]bool{}
+	for range 4000 {
+		id := l.newID()
+		bad[id] = true
+		l.commit(id, txn.Branch{Resource: "orders"})
+	}
+	for range 2 * 60 * int(time.Second/(250*time.Millisecond)) { // until all have failed some times
+		l.tick(250 * time.Millisecond)
+		l.work(bad)
+	}
+	for range 20 {
+		id := l.newID()
+		l.commit(id, txn.Branch{Resource: "orders"})
+		for range int(l.config.Rules.Grace/sweepInterval) - 1 {
+			l.tick(sweepInterval)
+			require.NotContains(t, l.work(bad), id, "its client has the time to finish it")
+		}
+		var done []txn.ID
+		for range 2 {
+			l.tick(sweepInterval)
+			done = append(done, l.work(bad)...)
+		}
+		require.Contains(t, done, id)
+	}
+	// One that failed once is before all that failed more often, too.
+	id := l.newID()
+	l.commit(id, txn.Branch{Resource: "orders"})
+	bad[id] = true
+	for turns := 0; len(l.core.live[id].work) > 0 && l.core.live[id].work[0].attempts == 0; turns++ {
+		require.Less(t, turns, 100)
+		l.tick(sweepInterval)
+		l.work(bad)
+	}
+	delete(bad, id)
+	var done []txn.ID
+	for range int(retryMin/sweepInterval) + 1 {
+		l.tick(sweepInterval)
+		done = append(done, l.work(bad)...)
+	}
+	require.Contains(t, done, id)
+}
+
+// However many have to wait, new ones find room, and each of the others gets its turn.
+func TestRetriesLeaveRoomForFirstAttempts(t *testing.T) {
+	l := newLone(t, "orders")
+	var ids []txn.ID
+	for range maxTasks {
+		id := l.newID()
+		ids = append(ids, id)
+		l.commit(id, txn.Branch{Resource: "orders"})
+	}
+	l.tick(2 * time.Second)
+	for _, task := range l.take() {
+		l.step(Failed{XID: task.XID, Why: "refused"})
+	}
+	l.tick(2 * time.Second)
+	again := l.take()
+	require.Len(t, again, maxRetries)
+	require.True(t, again[0].Again)
+	for range 2 * maxTasks { // while all of those hang
+		l.commit(l.newID(), txn.Branch{Resource: "orders"})
+	}
+	l.tick(2 * time.Second)
+	require.Len(t, l.take(), maxTasks)
+	turns := map[txn.ID]int{}
+	for len(again) > 0 {
+		for _, task := range again {
+			turns[task.XID.ID]++
+			l.step(Failed{XID: task.XID, Why: "refused"})
+		}
+		l.tick(50 * time.Millisecond)
+		again = l.take()
+	}
+	require.Len(t, turns, len(ids))
+}
+
+func TestBackoffEndsWhenTheDatabaseReturns(t *testing.T) {
+	for name, away := range map[string]func(l *lone, gone bool){
+		"as a scan finds": func(l *lone, gone bool) {
+			e := Listed{Resource: "orders"}
+			if gone {
+				e.Err = errors.New("connection refused")
+			}
+			l.step(e)
+		},
+		"as a probe finds": func(l *lone, gone bool) { l.step(Fitness{Resource: "orders", Fit: true, Down: gone}) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			l := newLone(t, "orders", "billing")
+			id, other := l.newID(), l.newID()
+			l.commit(id, txn.Branch{Resource: "orders"})
+			l.commit(other, txn.Branch{Resource: "billing"})
+			bad := map[txn.ID]bool{id: true, other: true}
+			away(l, true)
+			for l.core.live[other].work[0].due.Sub(l.now) < 20*time.Second {
+				l.tick(time.Second)
+				l.work(bad)
+			}
+			due := l.core.live[other].work[0].due
+			away(l, false)
+			l.tick(50 * time.Millisecond)
+			tasks := l.take()
+			require.Len(t, tasks, 1, "and that of the other database waits")
+			require.Equal(t, id, tasks[0].XID.ID)
+			require.Equal(t, due, l.core.live[other].work[0].due)
+		})
+	}
+}
+
+// An attempt that was under way when the database returned says nothing, and is made anew.
+func TestAnInterruptedAttemptIsMadeAnewAtOnce(t *testing.T) {
+	l := newLone(t, "orders")
+	id := l.newID()
+	l.commit(id, txn.Branch{Resource: "orders"})
+	l.tick(2 * time.Second)
+	require.Len(t, l.take(), 1)
+	l.step(Failed{XID: l.xid(id, 0), Interrupted: true, Why: "it answers again"})
+	l.tick(sweepInterval)
+	require.Equal(t, []Task{{XID: l.xid(id, 0), Branch: txn.Branch{Resource: "orders"}, Decision: txn.Commit}}, l.take())
+}
+
+// A listed branch of an aborted transaction that cannot be rolled back is tried less and less
+// often, shows why, and takes no place from others.
+func TestAListedBranchThatFailsIsTriedLessOftenAndSaysWhy(t *testing.T) {
+	l := newLone(t, "orders")
+	var listing []adapters.Prepared
+	for range 2 * maxTasks {
+		id := l.newID()
+		l.ask(func(request uint64) Event { return OutcomeAsked{Request: request, ID: id} })
+		listing = append(listing, prepared(l.xid(id, 0)))
+	}
+	attempts := 0
+	for range 24 { // two minutes of scans
+		l.step(Listed{Resource: "orders", Listing: listing})
+		for range 20 {
+			l.tick(250 * time.Millisecond)
+			for _, task := range l.take() {
+				attempts++
+				l.step(Failed{XID: task.XID, Why: "permission denied"})
+			}
+		}
+	}
+	require.GreaterOrEqual(t, attempts, 4*len(listing))
+	require.LessOrEqual(t, attempts, 9*len(listing), "the scan tries no more often than the backoff says")
+	x := listing[0].XID
+	r := l.ask(func(request uint64) Event { return ViewAsked{Request: request, ID: x.ID} })
+	require.Equal(t, ListedBranch{Resource: "orders", Decision: txn.Abort, Err: "permission denied"}, r.View.InDoubt[x])
+
+	id := l.newID()
+	l.step(Listed{Resource: "orders", Listing: []adapters.Prepared{prepared(l.xid(id, 0))}}, Listed{Resource: "orders", Err: errors.New("connection refused")})
+	r = l.ask(func(request uint64) Event { return ViewAsked{Request: request, ID: id} })
+	require.Equal(t, "connection refused", r.View.InDoubt[l.xid(id, 0)].Err, "an undecided one says why it cannot be asked for")
+}
+
+func settle(id txn.ID, no txn.BranchNo) func(request uint64) Event {
+	return func(request uint64) Event {
+		return SettleAsked{Request: request, ID: id, Branch: no, Who: "ann", Why: "poison"}
+	}
+}
+
+func TestABranchThatNobodyCanFinishIsGivenUpByAnOperator(t *testing.T) {
+	l := newLone(t, "orders", "billing")
+	id := l.newID()
+	branches := []txn.Branch{{No: 1, Resource: "orders"}, {No: 2, Resource: "billing"}}
+	require.Equal(t, txn.Commit, l.commit(id, branches...).Decision)
+	l.tick(2 * time.Second)
+	for _, task := range l.take() {
+		if task.XID.Branch == 2 {
+			l.step(Finished{XID: task.XID, Finish: txn.Done, By: txn.FromCluster, Who: "billing"})
+		} else {
+			l.step(Failed{XID: task.XID, Why: "nobody can finish it"})
+		}
+	}
+	require.ErrorIs(t, l.ask(settle(id, 2)).Err, api.ErrRefused, "it is finished")
+	require.ErrorIs(t, l.ask(settle(id, 3)).Err, api.ErrNotFound)
+	require.NoError(t, l.ask(settle(id, 1)).Err)
+	want := []txn.Heuristic{{Branch: 1, Outcome: txn.HeuristicHazard, By: txn.FromOperator, Who: "ann", Why: "poison"}}
+	require.Equal(t, want, l.get(id).Heuristics)
+	require.Equal(t, txn.HeuristicHazard, l.get(id).Outcome())
+	require.ErrorIs(t, l.ask(settle(id, 1)).Err, api.ErrRefused, "it is on record")
+	for range 300 {
+		l.tick(time.Second)
+	}
+	require.Empty(t, l.take(), "nobody works on it")
+	require.True(t, l.get(id).Ended)
+	// Also at a later leader, and when its branch turns up again.
+	l.restart()
+	l.step(Listed{Resource: "orders", Listing: []adapters.Prepared{prepared(l.xid(id, 1))}})
+	for range 300 {
+		l.tick(time.Second)
+	}
+	require.Empty(t, l.take())
+	require.Contains(t, l.core.ScanState("orders").Report[0], "ann has given it up (poison)")
+	r := l.ask(func(request uint64) Event {
+		return ForgetAsked{Request: request, ID: id, Who: "ann", Why: "dealt with"}
+	})
+	require.NoError(t, r.Err)
+	require.True(t, l.get(id).Finished())
+}
+
+func TestOnlyADecidedBranchIsGivenUp(t *testing.T) {
+	l := newLone(t, "orders")
+	id := l.newID()
+	require.ErrorIs(t, l.ask(settle(id, 0)).Err, api.ErrNotFound)
+	l.step(Listed{Resource: "orders", Listing: []adapters.Prepared{prepared(l.xid(id, 0))}})
+	r := l.ask(settle(id, 0))
+	require.ErrorIs(t, r.Err, api.ErrRefused)
+	require.ErrorContains(t, r.Err, "concord tx resolve")
+	l.ask(func(request uint64) Event {
+		return ResolveAsked{Request: request, ID: id, Decision: txn.Abort, Who: "ann", Why: "orphan"}
+	})
+	l.tick(sweepInterval)
+	require.NoError(t, l.ask(settle(id, 0)).Err, "its rollback may be what cannot be done")
+	require.Equal(t, txn.HeuristicHazard, l.get(id).Outcome())
+}
+
+// A report that an earlier leader proposed and this one delivers ends the work on its branch.
+func TestABranchOfWhichTheLogHasAReportIsNotWorkedOn(t *testing.T) {
+	l := newLone(t, "orders", "billing")
+	id := l.newID()
+	l.commit(id, txn.Branch{No: 1, Resource: "orders"}, txn.Branch{No: 2, Resource: "billing"})
+	l.ask(settle(id, 1))
+	l.restart()
+	l.tick(2 * time.Second)
+	tasks := l.take()
+	require.Len(t, tasks, 1)
+	require.EqualValues(t, 2, tasks[0].XID.Branch)
 }

@@ -186,6 +186,51 @@ func (c *Core) onForgetAsked(e ForgetAsked) {
 	}
 }
 
+// onSettleAsked gives up a branch that nobody can finish. Its transaction must be decided: what
+// is not can be resolved as a whole.
+func (c *Core) onSettleAsked(e SettleAsked) {
+	if !c.ready(e.Request) {
+		return
+	}
+	x, known := c.table.Get(e.ID)
+	listed := c.listedAt(c.xid(e.ID, e.Branch))
+	unfinished := listed
+	if l := c.live[e.ID]; l != nil {
+		_, open := l.work[e.Branch]
+		unfinished = unfinished || open
+	}
+	refuse := func(err error) { c.reply(Reply{Request: e.Request, Err: err}) }
+	switch {
+	case !known && c.table.TooOld(e.ID):
+		refuse(tooOld(e.ID))
+	case !known && listed:
+		refuse(refusedf("%v has no decision: decide it first, with \"concord tx resolve\"", e.ID))
+	case !known:
+		refuse(notFound(e.ID))
+	case slices.ContainsFunc(x.Heuristics, func(h txn.Heuristic) bool { return h.Branch == e.Branch }):
+		refuse(refusedf("branch %d of %v is on record already: see \"concord tx get\"", e.Branch, e.ID))
+	case !unfinished && !slices.ContainsFunc(x.Branches, func(b txn.Branch) bool { return b.No == e.Branch }):
+		refuse(&requestError{api.ErrNotFound, fmt.Sprintf("%v has no branch %d: see \"concord tx get\"", e.ID, e.Branch)})
+	case !unfinished:
+		refuse(refusedf("branch %d of %v is finished: there is nothing to give up", e.Branch, e.ID))
+	default:
+		c.batch = append(c.batch, txn.HeuristicRecord{ID: e.ID, Branch: e.Branch, Outcome: txn.HeuristicHazard,
+			By: txn.FromOperator, Who: e.Who, Why: e.Why})
+		c.batchAcks = append(c.batchAcks, e.Request)
+		c.alarm("%v: %s gives up branch %d: %s", e.ID, e.Who, e.Branch, e.Why)
+	}
+}
+
+// listedAt reports whether the last scan of some resource saw a branch.
+func (c *Core) listedAt(x txn.XID) bool {
+	for _, s := range c.scans {
+		if _, listed := s.listing[x]; listed {
+			return true
+		}
+	}
+	return false
+}
+
 // onVerdict tells a decision to everybody who waits for it.
 func (c *Core) onVerdict(v txn.Verdict) {
 	if v.First && v.Decision == txn.Commit {
@@ -240,7 +285,7 @@ func (c *Core) answerView(e ViewAsked) {
 		for xid := range s.listing {
 			if c.lingers(xid) {
 				x, _ := c.table.Get(xid.ID)
-				v.InDoubt[xid] = ListedBranch{Resource: name, Decision: x.Decision}
+				v.InDoubt[xid] = ListedBranch{Resource: name, Decision: x.Decision, Err: s.whyListed(xid)}
 			}
 		}
 	}

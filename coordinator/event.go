@@ -55,6 +55,15 @@ type ForgetAsked struct {
 	Who, Why string
 }
 
+// SettleAsked is an operator's word that a branch which nobody can finish is given up: it counts
+// as a hazard from then on, and the cluster leaves it alone.
+type SettleAsked struct {
+	Request  uint64
+	ID       txn.ID
+	Branch   txn.BranchNo
+	Who, Why string
+}
+
 // ViewAsked asks for a linearizable look at the open transactions and, if ID is not
 // zero, at that one.
 type ViewAsked struct {
@@ -81,7 +90,10 @@ type Finished struct {
 // Failed says that a recovery worker could not finish a branch; it is tried again.
 type Failed struct {
 	XID txn.XID
-	Why string
+	// Interrupted: the attempt was given up because the resource answers again, and says
+	// nothing about the branch.
+	Interrupted bool
+	Why         string
 }
 
 // Listed is the answer of a resource to a Scan.
@@ -97,6 +109,7 @@ type Fitness struct {
 	Resource string
 	Fit      bool
 	Why      string // it is not, for people
+	Down     bool   // it does not answer, or not well, at this node
 }
 
 func (Tick) isEvent()         {}
@@ -105,6 +118,7 @@ func (CommitAsked) isEvent()  {}
 func (OutcomeAsked) isEvent() {}
 func (ResolveAsked) isEvent() {}
 func (ForgetAsked) isEvent()  {}
+func (SettleAsked) isEvent()  {}
 func (ViewAsked) isEvent()    {}
 func (PlanAsked) isEvent()    {}
 func (Finished) isEvent()     {}
@@ -138,6 +152,7 @@ type Task struct {
 	XID      txn.XID
 	Branch   txn.Branch
 	Decision txn.Decision
+	Again    bool // an earlier attempt has failed
 }
 
 // Note is a line for the log of the node.
@@ -177,6 +192,7 @@ type View struct {
 type ListedBranch struct {
 	Resource string
 	Decision txn.Decision // of its transaction; Undecided if the log has none
+	Err      string       // of the last attempt to finish it, or of the last scan
 }
 
 // BranchView is what the leader knows of one unfinished branch.

@@ -4,6 +4,7 @@ package coordinator
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/concordtx/concord/internal/mutant"
@@ -23,7 +24,7 @@ type live struct {
 	by       txn.Source // who asks for the decision
 	reason   string     // for the commit record, if an operator decides
 	branches map[txn.BranchNo]txn.Branch
-	work     map[txn.BranchNo]work
+	work     map[txn.BranchNo]work // of the unfinished ones
 }
 
 // work is how far the cluster is with finishing a branch. The client that prepared
@@ -53,12 +54,12 @@ func (c *Core) hold(id txn.ID) *live {
 
 // resume takes the branches of a committed transaction in hand.
 func (c *Core) resume(x txn.Txn) {
+	var finished []txn.BranchNo
+	for _, h := range x.Heuristics {
+		finished = append(finished, h.Branch)
+	}
 	l, ok := c.live[x.ID]
 	if !ok {
-		var finished []txn.BranchNo
-		for _, h := range x.Heuristics {
-			finished = append(finished, h.Branch)
-		}
 		l = &live{id: x.ID, core: twopc.Resume(x.Branches, finished...)}
 		c.live[x.ID] = l
 		if len(l.core.Unfinished()) == 0 { // an earlier leader reported the last branch, and did not come to the end
@@ -72,7 +73,10 @@ func (c *Core) resume(x txn.Txn) {
 	}
 	l.branches, l.work = make(map[txn.BranchNo]txn.Branch, len(x.Branches)), make(map[txn.BranchNo]work, len(x.Branches))
 	for _, b := range x.Branches {
-		l.branches[b.No], l.work[b.No] = b, work{due: due}
+		l.branches[b.No] = b
+		if !slices.Contains(finished, b.No) {
+			l.work[b.No] = work{due: due}
+		}
 	}
 }
 
@@ -123,8 +127,6 @@ func (c *Core) carry(l *live, effects []twopc.Effect) {
 			c.waiting += size(l, e)
 		case twopc.Reply:
 			c.tell(l)
-		case twopc.Finish:
-			c.assignDue(l, e)
 		case twopc.End:
 			c.end(l)
 		case twopc.Alarm:

@@ -170,8 +170,13 @@ func (l *loop) carryOut(fx *Effects) {
 		done(r)
 	}
 	for _, t := range fx.Finish {
+		w := l.workers[t.Branch.Resource]
+		queue := w.tasks
+		if t.Again {
+			queue = w.retries
+		}
 		select {
-		case l.workers[t.Branch.Resource].tasks <- t:
+		case queue <- t:
 		default: // a former leadership has left the queue full
 			l.events = append(l.events, Failed{XID: t.XID, Why: "the workers are busy"})
 		}

@@ -267,8 +267,9 @@ func (n *Node) submit(event func(request uint64) Event, done func(Reply)) {
 func (n *Node) compareIdentities(ctx context.Context) {
 	first := map[string]string{} // by identity
 	for _, r := range n.config.Resources {
-		f := Fitness{Resource: r.Name(), Fit: true}
-		if id := n.workers[r.Name()].state().Identity; id != "" {
+		h := n.workers[r.Name()].state()
+		f := Fitness{Resource: r.Name(), Fit: true, Down: !h.OK}
+		if id := h.Identity; id != "" {
 			if other, taken := first[id]; taken {
 				f.Fit, f.Why = false, fmt.Sprintf("it is the same database as resource %s, which is listed before it: remove one of them from \"resources\", or correct its dsn", other)
 			} else {

@@ -4,6 +4,7 @@ package coordinator
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"sync"
@@ -16,8 +17,10 @@ import (
 )
 
 const (
-	// workersPerResource branches of one resource are finished at the same time.
+	// workersPerResource branches of one resource are finished at the same time, of which
+	// retryWorkers may be such that could not be finished before.
 	workersPerResource = 8
+	retryWorkers       = 3
 	// finishTimeout bounds one attempt to finish a branch. It leaves time to fence the
 	// session that holds it.
 	finishTimeout = 30 * time.Second
@@ -36,11 +39,15 @@ type worker struct {
 	probed   func(context.Context)        // called when health has changed
 
 	tasks   chan Task // capacity maxTasks, which is what the core keeps out at most
+	retries chan Task // capacity maxRetries, likewise
 	scans   chan struct{}
 	forgets chan []txn.XID
 
 	mu     sync.Mutex
 	health Health
+	// down ends when the resource answers again: what was asked before that is asked anew.
+	down context.Context
+	up   context.CancelFunc
 }
 
 // Health is what a node knows of a resource by asking it.
@@ -53,15 +60,44 @@ type Health struct {
 }
 
 func newWorker(r adapters.Resource, log *slog.Logger, post func(context.Context, Event), probed func(context.Context)) *worker {
-	return &worker{resource: r, log: log.With("resource", r.Name()), post: post, probed: probed,
-		tasks: make(chan Task, maxTasks), scans: make(chan struct{}, 1), forgets: make(chan []txn.XID, 16),
+	w := &worker{resource: r, log: log.With("resource", r.Name()), post: post, probed: probed,
+		tasks: make(chan Task, maxTasks), retries: make(chan Task, maxRetries), scans: make(chan struct{}, 1), forgets: make(chan []txn.XID, 16),
 		health: Health{Err: "not asked yet"}}
+	w.down, w.up = context.WithCancel(context.Background())
+	return w
+}
+
+// errReturned is why a call is given up that was made before its resource came back. Its
+// connection may be one that nobody answers on any more.
+var errReturned = errors.New("the database was away, and answers again: the attempt is made anew")
+
+// bounded limits one call to the resource.
+func (w *worker) bounded(ctx context.Context, limit time.Duration) (context.Context, context.CancelFunc) {
+	w.mu.Lock()
+	down := w.down
+	w.mu.Unlock()
+	ctx, giveUp := context.WithCancelCause(ctx)
+	stop := context.AfterFunc(down, func() { giveUp(errReturned) })
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	return ctx, func() { stop(); cancel(); giveUp(nil) }
+}
+
+// returned gives up what was asked while the resource was away.
+func (w *worker) returned() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.up()
+	w.down, w.up = context.WithCancel(context.Background())
 }
 
 func (w *worker) run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
-	for range workersPerResource {
-		g.Go(func() error { w.finishTasks(ctx); return nil })
+	for i := range workersPerResource {
+		retries := w.retries
+		if i >= retryWorkers {
+			retries = nil // which is never ready
+		}
+		g.Go(func() error { w.finishTasks(ctx, retries); return nil })
 	}
 	g.Go(func() error { w.scan(ctx); return nil })
 	g.Go(func() error { w.forget(ctx); return nil })
@@ -69,10 +105,12 @@ func (w *worker) run(ctx context.Context) error {
 	return g.Wait()
 }
 
-func (w *worker) finishTasks(ctx context.Context) {
+func (w *worker) finishTasks(ctx context.Context, retries chan Task) {
 	for {
 		select {
 		case t := <-w.tasks:
+			w.post(ctx, w.finish(ctx, t))
+		case t := <-retries:
 			w.post(ctx, w.finish(ctx, t))
 		case <-ctx.Done():
 			return
@@ -82,7 +120,7 @@ func (w *worker) finishTasks(ctx context.Context) {
 
 // finish makes one attempt and tells the loop what came of it.
 func (w *worker) finish(ctx context.Context, t Task) Event {
-	ctx, cancel := context.WithTimeout(ctx, finishTimeout)
+	ctx, cancel := w.bounded(ctx, finishTimeout)
 	defer cancel()
 	finish := w.resource.Commit
 	if t.Decision == txn.Abort {
@@ -91,7 +129,7 @@ func (w *worker) finish(ctx context.Context, t Task) Event {
 	f, err := finish(ctx, t.XID, t.Branch)
 	if err != nil {
 		w.log.Warn("branch not finished, will try again", "xid", t.XID.String(), "decision", t.Decision.String(), "err", err)
-		return Failed{XID: t.XID, Why: err.Error()}
+		return Failed{XID: t.XID, Interrupted: errors.Is(context.Cause(ctx), errReturned), Why: err.Error()}
 	}
 	w.log.Info("branch finished by the cluster", "xid", t.XID.String(), "decision", t.Decision.String(), "finish", f.String())
 	return Finished{XID: t.XID, Finish: f, By: txn.FromCluster, Who: w.resource.Name(), Why: finishReason(f, t.Decision)}
@@ -121,7 +159,7 @@ func (w *worker) scan(ctx context.Context) {
 }
 
 func (w *worker) list(ctx context.Context) ([]adapters.Prepared, error) {
-	ctx, cancel := context.WithTimeout(ctx, listTimeout)
+	ctx, cancel := w.bounded(ctx, listTimeout)
 	defer cancel()
 	return w.resource.Recover(ctx)
 }
@@ -156,6 +194,7 @@ func (w *worker) probe(ctx context.Context) {
 		if changed && ctx.Err() == nil {
 			if h.OK {
 				w.log.Info("resource is fit", "identity", h.Identity)
+				w.returned()
 			} else {
 				w.log.Warn("resource is not fit", "err", h.Err)
 			}
