@@ -171,6 +171,7 @@ type Reply struct {
 	Txn      txn.Txn // as far as it is known
 	View     *View   // of a ViewAsked
 	Seen     bool    // to a SeenAsked
+	Fresh    bool    // to one that wants it
 	Plan     []recovery.Action
 }
 

@@ -164,7 +164,7 @@ func (l *loop) carryOut(fx *Effects) {
 	for _, r := range fx.Reply {
 		done := l.requests[r.Request]
 		delete(l.requests, r.Request)
-		if r.Seen && l.snapshot.Load().Zxid.Less(r.Zxid) {
+		if r.Fresh || r.Seen && l.snapshot.Load().Zxid.Less(r.Zxid) {
 			l.publish(time.Now())
 		}
 		done(r)

@@ -261,6 +261,23 @@ func (n *Node) submit(event func(request uint64) Event, done func(Reply)) {
 	}
 }
 
+// Recheck asks a resource again who it is if whoever calls takes it for another one, or it was not
+// fit; what it says is in the Status then. It takes a few seconds at most, and however many
+// doubt, a resource is asked once a second.
+func (n *Node) Recheck(ctx context.Context, resource, identity string) {
+	w := n.workers[resource]
+	if w == nil {
+		return
+	}
+	if h := w.state(); h.OK && h.Identity == identity {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, recheckPatience)
+	defer cancel()
+	w.recheck(ctx)
+	_, _ = n.ask(ctx, func(request uint64) Event { return SeenAsked{Request: request, Fresh: true} }) // else it is published soon
+}
+
 // compareIdentities looks for two names of one database. Branches of one transaction
 // in both would wait for each other's locks, and each would list the other's. The name that
 // the configuration lists first stays; which of them could be asked first does not matter.

@@ -53,6 +53,14 @@ func (n *Node) Forget(ctx context.Context, id txn.ID, who, why string) error {
 	return err
 }
 
+// Abandon is an operator's word that a branch which nobody can finish is given up.
+func (n *Node) Abandon(ctx context.Context, id txn.ID, no txn.BranchNo, who, why string) error {
+	_, err := n.ask(ctx, func(request uint64) Event {
+		return SettleAsked{Request: request, ID: id, Branch: no, Who: who, Why: why}
+	})
+	return err
+}
+
 // View is a linearizable look at everything that is not finished, and at id unless it
 // is zero.
 func (n *Node) View(ctx context.Context, id txn.ID) (*View, error) {

@@ -27,7 +27,11 @@ const (
 	listTimeout   = 15 * time.Second
 	probeTimeout  = 10 * time.Second
 	probeAgain    = 30 * time.Second
-	probeRetry    = 2 * time.Second
+	probeRetry    = time.Second
+	// probeGap apart are two probes at least, however often somebody doubts what is known.
+	probeGap = time.Second
+	// recheckPatience is how long whoever doubts waits for the next probe.
+	recheckPatience = 3 * time.Second
 )
 
 // worker does everything that a node does with one resource: its goroutines are the
@@ -42,9 +46,12 @@ type worker struct {
 	retries chan Task // capacity maxRetries, likewise
 	scans   chan struct{}
 	forgets chan []txn.XID
+	doubts  chan struct{} // capacity 1: "probe now"; when full, one is due already
 
 	mu     sync.Mutex
 	health Health
+	begun  int           // probes
+	ended  chan struct{} // closed when the one that is under way, or the next, has ended
 	// down ends when the resource answers again: what was asked before that is asked anew.
 	down context.Context
 	up   context.CancelFunc
@@ -62,6 +69,7 @@ type Health struct {
 func newWorker(r adapters.Resource, log *slog.Logger, post func(context.Context, Event), probed func(context.Context)) *worker {
 	w := &worker{resource: r, log: log.With("resource", r.Name()), post: post, probed: probed,
 		tasks: make(chan Task, maxTasks), retries: make(chan Task, maxRetries), scans: make(chan struct{}, 1), forgets: make(chan []txn.XID, 16),
+		doubts: make(chan struct{}, 1), ended: make(chan struct{}),
 		health: Health{Err: "not asked yet"}}
 	w.down, w.up = context.WithCancel(context.Background())
 	return w
@@ -183,6 +191,9 @@ func (w *worker) forget(ctx context.Context) {
 // probe asks the resource who it is and whether it is fit, now and then.
 func (w *worker) probe(ctx context.Context) {
 	for ctx.Err() == nil {
+		w.mu.Lock()
+		w.begun++
+		w.mu.Unlock()
 		h := w.ask(ctx)
 		w.mu.Lock()
 		changed := h != w.health
@@ -200,10 +211,50 @@ func (w *worker) probe(ctx context.Context) {
 			}
 			w.probed(ctx)
 		}
+		w.mu.Lock()
+		close(w.ended)
+		w.ended = make(chan struct{})
+		w.mu.Unlock()
 		if h.OK {
-			pause(ctx, probeAgain)
+			w.untilProbe(ctx, probeAgain)
 		} else {
-			pause(ctx, probeRetry)
+			w.untilProbe(ctx, probeRetry)
+		}
+	}
+}
+
+// untilProbe waits until the next probe is due, which a doubt makes it at once.
+func (w *worker) untilProbe(ctx context.Context, interval time.Duration) {
+	pause(ctx, probeGap)
+	rest := time.NewTimer(interval - probeGap)
+	defer rest.Stop()
+	select {
+	case <-w.doubts:
+	case <-rest.C:
+	case <-ctx.Done():
+	}
+}
+
+// recheck waits until a probe has ended that began after the call.
+func (w *worker) recheck(ctx context.Context) {
+	w.mu.Lock()
+	begun := w.begun
+	w.mu.Unlock()
+	select {
+	case w.doubts <- struct{}{}:
+	default:
+	}
+	for {
+		w.mu.Lock()
+		later, ended := w.begun > begun, w.ended
+		w.mu.Unlock()
+		select {
+		case <-ended:
+			if later {
+				return
+			}
+		case <-ctx.Done():
+			return
 		}
 	}
 }
