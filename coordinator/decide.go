@@ -278,7 +278,7 @@ func (c *Core) answerView(e ViewAsked) {
 	v.Txn, v.Known = c.table.Get(e.ID)
 	for _, l := range c.live {
 		for _, no := range l.core.Unfinished() {
-			v.Branches[c.xid(l.id, no)] = BranchView{Err: c.whyUnfinished(l, no)}
+			v.Branches[c.xid(l.id, no)] = BranchView{Err: c.whyUnfinished(l, no), Attempts: l.work[no].attempts, Due: l.work[no].due}
 		}
 	}
 	for name, s := range c.scans {

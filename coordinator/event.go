@@ -198,5 +198,7 @@ type ListedBranch struct {
 
 // BranchView is what the leader knows of one unfinished branch.
 type BranchView struct {
-	Err string // of the last attempt to finish it
+	Err      string    // of the last attempt to finish it
+	Attempts int       // that failed since its database answers
+	Due      time.Time // when it is tried again; in the past: at once
 }
