@@ -49,9 +49,13 @@ func (c *Core) onListed(e Listed) {
 				c.chase(a, txn.Commit)
 			}
 		case recovery.Rollback:
+			if x, known := c.table.Get(a.XID.ID); known {
+				c.see(&x)
+			}
 			c.chase(a, txn.Abort)
 		case recovery.Abort:
 			l := c.hold(a.XID.ID)
+			l.seen = true
 			c.carry(l, l.core.Step(twopc.RollbackAsked{Reason: "orphan: " + a.Why}))
 			c.note("%v at %s is an orphan: %s", a.XID, e.Resource, a.Why)
 		case recovery.Report:

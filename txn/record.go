@@ -51,6 +51,10 @@ type CommitRecord struct {
 type AbortRecord struct {
 	ID     ID
 	Reason string
+	// Seen says that a prepared branch of the transaction was seen, or that whoever began it
+	// said that it had several: so no database has committed it alone. A record without
+	// it may be followed by one with it.
+	Seen bool
 }
 
 // End says that every branch of these committed transactions has been finished.
@@ -162,7 +166,8 @@ func (r CommitRecord) append(b []byte) []byte {
 
 func (r AbortRecord) append(b []byte) []byte {
 	b = append(b, r.ID[:]...)
-	return appendText(b, r.Reason)
+	b = appendText(b, r.Reason)
+	return appendBool(b, r.Seen)
 }
 
 func (r End) append(b []byte) []byte {
@@ -237,7 +242,7 @@ func (d *decoder) record() Record {
 	case kindCommit:
 		return CommitRecord{ID: d.id(), Protocol: d.protocol(), Branches: d.branches(), Reason: d.text(), Label: d.text()}
 	case kindAbort:
-		return AbortRecord{ID: d.id(), Reason: d.text()}
+		return AbortRecord{ID: d.id(), Reason: d.text(), Seen: d.bool()}
 	case kindEnd:
 		n := d.length(len(ID{}))
 		ids := make([]ID, 0, n)

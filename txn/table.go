@@ -172,10 +172,10 @@ func (t *Table) Apply(at Position, data []byte) (Changes, error) {
 				t.cluster = r.Cluster
 			}
 		case CommitRecord:
-			x := Txn{ID: r.ID, Decision: Commit, Protocol: r.Protocol, Branches: r.Branches, Reason: r.Reason, Label: r.Label, Decided: at, Ended: len(r.Branches) == 0}
+			x := Txn{ID: r.ID, Decision: Commit, Seen: len(r.Branches) > 0, Protocol: r.Protocol, Branches: r.Branches, Reason: r.Reason, Label: r.Label, Decided: at, Ended: len(r.Branches) == 0}
 			touched = append(touched, t.decide(x, &c))
 		case AbortRecord:
-			touched = append(touched, t.decide(Txn{ID: r.ID, Decision: Abort, Reason: r.Reason, Decided: at, Ended: true}, &c))
+			touched = append(touched, t.decide(Txn{ID: r.ID, Decision: Abort, Reason: r.Reason, Seen: r.Seen, Decided: at, Ended: true}, &c))
 		case End:
 			for _, id := range r.IDs {
 				touched = append(touched, t.end(id))
@@ -204,11 +204,16 @@ func (t *Table) Apply(at Position, data []byte) (Changes, error) {
 	return c, nil
 }
 
-// decide records a first decision, and gives the verdict in any case.
+// decide records a first decision, and gives the verdict in any case. Of a later one only
+// this is kept: that a branch was seen.
 func (t *Table) decide(x Txn, c *Changes) *Txn {
 	if old, ok := t.Get(x.ID); ok && !mutant.LastDecisionWins {
 		c.Verdicts = append(c.Verdicts, Verdict{ID: x.ID, Decision: old.Decision, Reason: old.Reason})
-		return nil
+		if old.Decision != Abort || old.Seen || !x.Seen {
+			return nil
+		}
+		old.Seen = true
+		return t.hold(old)
 	}
 	if t.TooOld(x.ID) {
 		c.Verdicts = append(c.Verdicts, Verdict{ID: x.ID, Decision: Abort, TooOld: true,
@@ -244,6 +249,11 @@ func (t *Table) heuristic(r HeuristicRecord) *Txn {
 	}
 	// A new slice: readers may hold the old one.
 	x.Heuristics = append(slices.Clip(x.Heuristics), Heuristic{Branch: r.Branch, Outcome: r.Outcome, Who: r.Who, Why: r.Why})
+	return t.hold(x)
+}
+
+// hold puts a changed transaction among the open ones, for file to sort.
+func (t *Table) hold(x Txn) *Txn {
 	if held, ok := t.open[x.ID]; ok {
 		*held = x
 		return held
