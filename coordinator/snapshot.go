@@ -323,7 +323,7 @@ func (f *snapshotFetcher) carry(ctx context.Context, want zab.FetchSnapshot) err
 	if err := writeFrame(conn, frameSnapshotAsk, binary.BigEndian.AppendUint64(nil, want.Session)); err != nil {
 		return err
 	}
-	if f.stage, err = f.store.Stage(); err != nil {
+	if f.stage, err = f.store.Stage(checkPair); err != nil {
 		f.fatal(err)
 	}
 	r := bufio.NewReaderSize(conn, 64<<10)

@@ -3,6 +3,7 @@
 package coordinator
 
 import (
+	"bytes"
 	"encoding/binary"
 	"fmt"
 	"time"
@@ -83,6 +84,23 @@ func decodeMeta(b []byte, m *txn.Meta) error {
 	}
 	for b = b[12:]; len(b) > 0; b = b[one:] {
 		m.Stores = append(m.Stores, txn.MemberStore{Node: binary.BigEndian.Uint64(b), Store: txn.StoreID(b[8 : one-12]), Holds: toPosition(zxidAt(b[one-12:]))})
+	}
+	return nil
+}
+
+// checkPair reports, by its error, whether a pair of the state is one that toState makes: the
+// state of another node is looked at before it takes the place of ours, since a node cannot
+// start from what it cannot read.
+func checkPair(key, value []byte) error {
+	if string(key) == metaKey {
+		return decodeMeta(value, &txn.Meta{})
+	}
+	var x txn.Txn
+	if err := x.UnmarshalBinary(value); err != nil {
+		return err
+	}
+	if !bytes.Equal(key, stateKey(openKey, x.ID)) && !bytes.Equal(key, stateKey(finishedKey, x.ID)) {
+		return fmt.Errorf("transaction %v under the key %x: %w", x.ID, key, txn.ErrBadTxn)
 	}
 	return nil
 }

@@ -140,6 +140,12 @@ func DecodeRecords(b []byte) ([]Record, error) {
 	return records, nil
 }
 
+// CheckRecords reports, by its error, whether DecodeRecords would refuse b.
+func CheckRecords(b []byte) error {
+	_, err := DecodeRecords(b)
+	return err
+}
+
 func (Form) kind() recordKind            { return kindForm }
 func (CommitRecord) kind() recordKind    { return kindCommit }
 func (AbortRecord) kind() recordKind     { return kindAbort }
