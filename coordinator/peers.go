@@ -421,7 +421,7 @@ func (p *peers) welcome(conn net.Conn, r *bufio.Reader) (hello, error) {
 	if why == "" {
 		why = p.foreignStore(h)
 	}
-	if why == "" && !p.conns.claim(conn, h.From, h.Store) {
+	if why == "" && !p.conns.claim(conn, Speaker{Node: h.From, Store: h.Store, Level: h.Level}) {
 		why = fmt.Sprintf("two nodes have the id %d: give each node its own id in \"node\" and \"members\"", h.From)
 	}
 	if why != "" {

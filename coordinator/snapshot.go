@@ -46,6 +46,7 @@ func (c *Core) restore(z zab.Zxid) error {
 		return fmt.Errorf("restore from a snapshot of %v: the store holds %v", z, at)
 	}
 	c.digests.add(z, table.Meta().Digest)
+	c.noticeLevel(table.Level())
 	c.answerSeen()
 	c.note("the state is that of a snapshot of %v now, with %d open transactions", z, table.OpenCount())
 	return nil
