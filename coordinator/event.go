@@ -33,10 +33,12 @@ type CommitAsked struct {
 }
 
 // OutcomeAsked asks what became of a transaction; one without decision is aborted. Any member
-// may be asked about one that is decided.
+// may be asked about one that is decided. Several says that whoever asks knows that no database
+// can have committed it alone.
 type OutcomeAsked struct {
 	Request uint64
 	ID      txn.ID
+	Several bool
 }
 
 // ResolveAsked is an operator's decision for a transaction that has none.
@@ -187,6 +189,8 @@ type View struct {
 	// Txn is the transaction that was asked for, and whether the log knows it.
 	Txn   txn.Txn
 	Known bool
+	// TooOld says that its record may have been forgotten.
+	TooOld bool
 }
 
 // ListedBranch is a prepared branch as a scan saw it.

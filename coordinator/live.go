@@ -23,6 +23,7 @@ type live struct {
 	label    string
 	by       txn.Source // who asks for the decision
 	reason   string     // for the commit record, if an operator decides
+	seen     bool       // a prepared branch was seen, or whoever began it says that there were several
 	branches map[txn.BranchNo]txn.Branch
 	work     map[txn.BranchNo]work // of the unfinished ones
 }
@@ -91,6 +92,7 @@ func (c *Core) giveUp(id txn.ID, err error) {
 // tell tells the decision to everybody who waits for it.
 func (c *Core) tell(l *live) {
 	x, _ := c.table.Get(l.id)
+	x.Seen = x.Seen || l.seen
 	c.answer(l, Reply{Decision: x.Decision, Reason: x.Reason, Zxid: c.zxid(), Txn: x})
 }
 
@@ -122,7 +124,7 @@ func (c *Core) carry(l *live, effects []twopc.Effect) {
 					c.answer(l, Reply{Decision: txn.Commit})
 				}
 			} else {
-				c.batch = append(c.batch, txn.AbortRecord{ID: l.id, By: l.by, Reason: e.Reason})
+				c.batch = append(c.batch, txn.AbortRecord{ID: l.id, By: l.by, Reason: e.Reason, Seen: l.seen})
 			}
 			c.waiting += size(l, e)
 		case twopc.Reply:

@@ -62,10 +62,13 @@ func (c *Core) onListed(e Listed) {
 				s.chases = append(s.chases, Task{XID: a.XID, Branch: a.Branch, Decision: txn.Commit})
 			}
 		case recovery.Rollback:
+			if x, known := c.table.Get(a.XID.ID); known {
+				c.see(&x)
+			}
 			s.chases = append(s.chases, Task{XID: a.XID, Branch: a.Branch, Decision: txn.Abort})
 		case recovery.Abort:
 			l := c.hold(a.XID.ID)
-			l.by = txn.FromCluster
+			l.by, l.seen = txn.FromCluster, true
 			c.carry(l, l.core.Step(twopc.RollbackAsked{Reason: "orphan: " + a.Why}))
 			c.note("%v at %s is an orphan: %s", a.XID, e.Resource, a.Why)
 		case recovery.Report:

@@ -31,9 +31,15 @@ func (n *Node) CommitLater(id txn.ID, p txn.Protocol, branches []txn.Branch, lab
 	}, done)
 }
 
-// Outcome settles what became of a transaction: one without decision is aborted.
+// Outcome settles what became of a transaction: one without decision is aborted, as far as the
+// cluster would have decided it.
 func (n *Node) Outcome(ctx context.Context, id txn.ID) (Reply, error) {
 	return n.ask(ctx, func(request uint64) Event { return OutcomeAsked{Request: request, ID: id} })
+}
+
+// OutcomeOfSeveral is Outcome for whoever knows that no database committed it alone.
+func (n *Node) OutcomeOfSeveral(ctx context.Context, id txn.ID) (Reply, error) {
+	return n.ask(ctx, func(request uint64) Event { return OutcomeAsked{Request: request, ID: id, Several: true} })
 }
 
 // Resolve is an operator's decision for a transaction that has none.
@@ -151,7 +157,7 @@ func (n *Node) carryOut(ctx context.Context, a recovery.Action) (string, error) 
 	case recovery.Rollback:
 		t.Decision = txn.Abort
 	case recovery.Abort:
-		r, err := n.Outcome(ctx, a.XID.ID)
+		r, err := n.OutcomeOfSeveral(ctx, a.XID.ID)
 		if err != nil {
 			return "", err
 		}
