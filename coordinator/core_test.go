@@ -28,6 +28,7 @@ type lone struct {
 	replies  map[uint64]Reply
 	tasks    []Task
 	scans    []string
+	evidence []EvidenceAsk
 	forgets  map[string][]txn.XID
 	notes    []string
 	finished map[txn.ID]txn.Txn
@@ -77,7 +78,7 @@ func (l *lone) restart() {
 	l.t.Helper()
 	l.config.Boot++
 	l.replies, l.forgets, l.finished = map[uint64]Reply{}, map[string][]txn.XID{}, map[txn.ID]txn.Txn{}
-	l.tasks, l.scans = nil, nil
+	l.tasks, l.scans, l.evidence = nil, nil, nil
 	l.table = txn.NewTable(txn.Meta{}, nil, l)
 	core, err := NewCore(l.config, l.disk, l.table)
 	require.NoError(l.t, err)
@@ -123,6 +124,7 @@ func (l *lone) step(events ...Event) {
 		}
 		l.tasks = append(l.tasks, fx.Finish...)
 		l.scans = append(l.scans, fx.Scan...)
+		l.evidence = append(l.evidence, fx.Evidence...)
 		for name, xs := range fx.Forget {
 			l.forgets[name] = append(l.forgets[name], xs...)
 		}

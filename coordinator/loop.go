@@ -188,6 +188,12 @@ func (l *loop) carryOut(fx *Effects) {
 		}
 	}
 	l.forget(fx.Forget)
+	for _, e := range fx.Evidence {
+		select {
+		case l.workers[e.Resource].kept <- e.After:
+		default: // one is due already, and is answered
+		}
+	}
 	for _, note := range fx.Notes {
 		if note.Alarm {
 			l.log.Error(note.Text)
