@@ -77,7 +77,7 @@ func TestEvidenceThatNobodyNeedsIsGoneWithinAMinute(t *testing.T) {
 		l.tick(time.Second)
 		l.serve(s, true)
 	}
-	require.Len(t, s, len(needed))
+	require.Equal(t, len(needed), len(s))
 	for _, x := range needed {
 		require.True(t, s[x])
 	}
@@ -95,7 +95,7 @@ func TestEvidenceThatNobodyNeedsIsGoneWithinAMinute(t *testing.T) {
 		l.tick(time.Second)
 		l.serve(s, true)
 	}
-	require.Len(t, s, len(needed))
+	require.Equal(t, len(needed), len(s))
 }
 
 // The same with nodes: the leader is killed before it lets anything be forgotten.
