@@ -189,12 +189,8 @@ func (c *Core) onResolveAsked(e ResolveAsked) {
 	case c.notSwitchedOn(e.Request, e.ID), len(branches) == 0 && c.inFuture(e.Request, e.ID):
 	case e.Decision == txn.Abort:
 		l := c.wait(e.Request, e.ID)
-<<<<<<< HEAD
-		l.by, l.seen = txn.FromOperator, l.seen || len(branches) > 0
-=======
 		l.seen = l.seen || len(branches) > 0
 		l.by = txn.FromOperator
->>>>>>> main
 		c.carry(l, l.core.Step(twopc.RollbackAsked{Reason: reason}))
 	case c.unlisted() != nil:
 		c.reply(Reply{Request: e.Request, Err: refusedf("%v, so it is not known whether %v has a branch there that would have to commit too: wait until \"concord status\" shows it well, or abort", c.unlisted(), e.ID)})

@@ -68,11 +68,7 @@ func (c *Core) onListed(e Listed) {
 			s.chases = append(s.chases, Task{XID: a.XID, Branch: a.Branch, Decision: txn.Abort})
 		case recovery.Abort:
 			l := c.hold(a.XID.ID)
-<<<<<<< HEAD
-			l.by, l.seen = txn.FromCluster, true
-=======
 			l.seen, l.by = true, txn.FromCluster
->>>>>>> main
 			c.carry(l, l.core.Step(twopc.RollbackAsked{Reason: "orphan: " + a.Why}))
 			c.note("%v at %s is an orphan: %s", a.XID, e.Resource, a.Why)
 		case recovery.Report:
