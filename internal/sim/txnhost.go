@@ -200,12 +200,12 @@ func (h *txnHost) effects(fx *coordinator.Effects) []zab.Effect {
 		out = append(out, zab.Deliver{Entries: entries})
 		h.applied = z
 	}
-	if len(fx.Reply)+len(fx.Finish)+len(fx.Scan)+len(fx.Forget) > 0 {
+	if len(fx.Reply)+len(fx.Finish)+len(fx.Scan)+len(fx.Forget)+len(fx.Evidence) > 0 {
 		out = append(out, done{w: h.w, fx: coordinator.Effects{
 			Reply:  append([]coordinator.Reply(nil), fx.Reply...),
 			Finish: append([]coordinator.Task(nil), fx.Finish...),
 			Scan:   append([]string(nil), fx.Scan...),
-			Forget: fx.Forget,
+			Forget: fx.Forget, Evidence: append([]coordinator.EvidenceAsk(nil), fx.Evidence...),
 		}})
 	}
 	if c := h.table.Cluster(); c != 0 {
@@ -225,6 +225,9 @@ func (d done) carryOut(n *node) {
 	}
 	for _, name := range d.fx.Scan {
 		w.scan(n, name)
+	}
+	for _, e := range d.fx.Evidence {
+		w.evidence(n, e)
 	}
 	for _, name := range resources {
 		for _, x := range d.fx.Forget[name] {
