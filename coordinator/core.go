@@ -114,6 +114,8 @@ type Core struct {
 	table  *txn.Table
 	fx     Effects
 	now    time.Time
+	// peersNow is what the clock of another node shows, the one that is furthest ahead.
+	peersNow time.Time
 
 	role     zab.RoleChanged
 	leading  bool // established leader
@@ -217,7 +219,7 @@ func (c *Core) handle(e Event) error {
 	switch e := e.(type) {
 	case Tick:
 		c.noticePause(e.Now)
-		c.now = e.Now
+		c.now, c.peersNow = e.Now, e.Peers
 		c.refuseSeen()
 		if err := c.stepLog(zab.Tick{}); err != nil {
 			return err
@@ -463,7 +465,7 @@ func (c *Core) deliver(e zab.Entry) error {
 		c.busy = e.Zxid
 	}
 	for _, v := range changes.Verdicts {
-		if compareID(c.youngest, v.ID) < 0 {
+		if compareID(c.youngest, v.ID) < 0 && !c.isAhead(v.ID, maxAhead) {
 			c.youngest = v.ID
 		}
 		c.onVerdict(v)

@@ -17,7 +17,11 @@ type Event interface{ isEvent() }
 
 // Tick says that one tick went by, and what time it is now. Time only decides when
 // something is tried, never what is true.
-type Tick struct{ Now time.Time }
+type Tick struct {
+	Now time.Time
+	// Peers is the latest that the clock of another node shows, as far as is known.
+	Peers time.Time
+}
 
 // Peer hands over an event of the replicated log: zab.Received, zab.PeerLost,
 // zab.Persisted, zab.Compact, or one about a snapshot.

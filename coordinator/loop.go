@@ -99,7 +99,7 @@ func (l *loop) drain(asks chan ask, received chan inbound) {
 
 func (l *loop) tick(now time.Time) {
 	l.ticked = now
-	l.events = append(l.events, Tick{Now: now})
+	l.events = append(l.events, Tick{Now: now, Peers: l.peersNow(now)})
 	l.watchDisk(now)
 	l.compact()
 	if now.Sub(l.reported) >= reportInterval {
@@ -113,6 +113,16 @@ func (l *loop) tick(now time.Time) {
 	if now.Sub(l.published) >= publishInterval {
 		l.publish(now)
 	}
+}
+
+// peersNow is what the clocks of the peers show, by what they said lately, the latest of them.
+func (l *loop) peersNow(now time.Time) (latest time.Time) {
+	for _, r := range l.reports {
+		if since := now.Sub(r.at); since < 3*reportInterval && r.Clock.Add(since).After(latest) {
+			latest = r.Clock.Add(since)
+		}
+	}
+	return latest
 }
 
 func (l *loop) receive(in inbound) {

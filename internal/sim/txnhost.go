@@ -153,7 +153,7 @@ func (h *txnHost) Step(ev zab.Event) []zab.Effect {
 	case asked:
 		event = ev.event
 	case zab.Tick:
-		event = coordinator.Tick{Now: h.w.clock().Add(h.w.skews[h.n-1] + h.w.years[h.n-1])}
+		event = coordinator.Tick{Now: h.w.nodeClock(h.n - 1), Peers: h.w.latestClock()}
 	case zab.Applied:
 		return nil // the coordinator has told its log already
 	default:

@@ -79,6 +79,18 @@ func (w *txnWorld) clock() time.Time {
 	return time.UnixMicro(1_800_000_000_000_000 + int64(w.now))
 }
 
+// nodeClock is what the clock of a node shows, and latestClock the one that is furthest ahead.
+func (w *txnWorld) nodeClock(i int) time.Time { return w.clock().Add(w.skews[i] + w.years[i]) }
+
+func (w *txnWorld) latestClock() (latest time.Time) {
+	for i := range w.nodes {
+		if now := w.nodeClock(i); now.After(latest) {
+			latest = now
+		}
+	}
+	return latest
+}
+
 // say lets something arrive after a while, or never.
 func (w *txnWorld) say(hear func()) {
 	if !w.chance(w.loss) {
