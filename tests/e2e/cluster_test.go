@@ -336,6 +336,7 @@ type (
 	heuristicJSON struct {
 		No        int    `json:"no"`
 		Outcome   string `json:"outcome"`
+		By        string `json:"by"`
 		Who       string `json:"who"`
 		Why       string `json:"why"`
 		Forgotten bool   `json:"forgotten"`
