@@ -115,7 +115,8 @@ type Core struct {
 	proposal uint64
 	// committed, aborted count first decisions since the start of this node.
 	committed, aborted uint64
-	youngest           txn.ID // that was decided since the start of this node
+	decided            Decided // of them, those that this node made as the leader
+	youngest           txn.ID  // that was decided since the start of this node
 	digests            digestRing
 	noting             map[uint64]bool      // nodes whose stores are on their way into the log
 	heldAt             map[uint64]time.Time // when it was last noted what a node's store holds
@@ -446,6 +447,9 @@ func (c *Core) deliver(e zab.Entry) error {
 	for _, v := range changes.Verdicts {
 		if compareID(c.youngest, v.ID) < 0 {
 			c.youngest = v.ID
+		}
+		if v.First && c.leading && e.Zxid.Epoch == c.role.Epoch {
+			c.decided.count(v.Decision)
 		}
 		c.onVerdict(v)
 	}

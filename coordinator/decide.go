@@ -124,8 +124,8 @@ func (c *Core) onResolveAsked(e ResolveAsked) {
 	case e.Decision == txn.Abort:
 		l := c.wait(e.Request, e.ID)
 		c.carry(l, l.core.Step(twopc.RollbackAsked{Reason: reason}))
-	case c.unlisted() != "":
-		c.reply(Reply{Request: e.Request, Err: refusedf("%s, so it is not known whether %v has a branch there that would have to commit too: wait until \"concord status\" shows it well, or abort", c.unlisted(), e.ID)})
+	case len(c.unlisted()) > 0:
+		c.reply(Reply{Request: e.Request, Err: refusedf("%s, so it is not known whether %v has a branch there that would have to commit too: wait until \"concord status\" shows it well, or abort", c.unlisted()[0], e.ID)})
 	case len(branches) == 0:
 		c.reply(Reply{Request: e.Request, Err: notFound(e.ID)})
 	default:
@@ -150,17 +150,17 @@ func (c *Core) listedBranches(id txn.ID) []txn.Branch {
 	return branches
 }
 
-// unlisted says which resource has not told lately what it holds prepared; empty if all have.
-func (c *Core) unlisted() string {
+// unlisted says which resources have not told lately what they hold prepared.
+func (c *Core) unlisted() (why []string) {
 	for _, name := range c.config.Resources {
 		switch s := c.scans[name]; {
 		case s.err != nil:
-			return fmt.Sprintf("resource %s could not be listed (%v)", name, s.err)
+			why = append(why, fmt.Sprintf("resource %s could not be listed (%v)", name, s.err))
 		case s.at.IsZero():
-			return fmt.Sprintf("resource %s has not been listed yet", name)
+			why = append(why, fmt.Sprintf("resource %s has not been listed yet", name))
 		}
 	}
-	return ""
+	return why
 }
 
 func (c *Core) onForgetAsked(e ForgetAsked) {
@@ -170,7 +170,7 @@ func (c *Core) onForgetAsked(e ForgetAsked) {
 	x, ok := c.table.Get(e.ID)
 	switch {
 	case !ok:
-		c.reply(Reply{Request: e.Request, Err: notFound(e.ID)})
+		c.reply(Reply{Request: e.Request, Err: &requestError{api.ErrNotFound, fmt.Sprintf("the log has no decision about %v, so it has no heuristic outcome to forget", e.ID)}})
 	case !x.Alarming():
 		c.reply(Reply{Request: e.Request, Err: refusedf("%v has no heuristic outcome to forget", e.ID)})
 	default:
@@ -225,6 +225,7 @@ func (c *Core) onViewAsked(e ViewAsked) error {
 func (c *Core) answerView(e ViewAsked) {
 	v := &View{Open: c.table.Open(), Branches: map[txn.XID]BranchView{}, InDoubt: map[txn.XID]ListedBranch{}}
 	v.Txn, v.Known = c.table.Get(e.ID)
+	v.Unlisted = c.unlisted()
 	for _, l := range c.live {
 		for _, no := range l.core.Unfinished() {
 			v.Branches[c.xid(l.id, no)] = BranchView{Err: c.whyUnfinished(l, no)}
@@ -235,6 +236,9 @@ func (c *Core) answerView(e ViewAsked) {
 			if c.lingers(xid) {
 				x, _ := c.table.Get(xid.ID)
 				v.InDoubt[xid] = ListedBranch{Resource: name, Decision: x.Decision}
+			}
+			if xid.ID == e.ID && xid.Cluster != c.table.Cluster() {
+				v.Foreign = append(v.Foreign, xid)
 			}
 		}
 	}

@@ -14,7 +14,7 @@ import (
 )
 
 // protocolVersion is the version of everything that nodes say to each other.
-const protocolVersion = 2
+const protocolVersion = 3
 
 var helloMagic = []byte("concord peer\n")
 

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -22,9 +23,16 @@ const (
 	// session that holds it.
 	finishTimeout = 30 * time.Second
 	listTimeout   = 15 * time.Second
-	probeTimeout  = 10 * time.Second
-	probeAgain    = 30 * time.Second
-	probeRetry    = 2 * time.Second
+	// A resource is asked who it is every probeInterval, and has probeTimeout to say so: one that
+	// has gone away is known to be down after at most the sum of both.
+	probeInterval = 2 * time.Second
+	probeTimeout  = 2 * time.Second
+	// The preflight is run now and then, since grants and settings change rarely, and whenever
+	// there is a doubt.
+	checkInterval = 30 * time.Second
+	checkTimeout  = 4 * time.Second
+	// preflightTimeout bounds a preflight that somebody asks for.
+	preflightTimeout = 10 * time.Second
 )
 
 // worker does everything that a node does with one resource: its goroutines are the
@@ -38,6 +46,8 @@ type worker struct {
 	tasks   chan Task // capacity maxTasks, which is what the core keeps out at most
 	scans   chan struct{}
 	forgets chan []txn.XID
+	doubts  chan struct{} // capacity 1: "probe now"; when full, one is due already
+	alive   atomic.Int64  // calls that the resource has answered well
 
 	mu     sync.Mutex
 	health Health
@@ -45,6 +55,8 @@ type worker struct {
 
 // Health is what a node knows of a resource by asking it.
 type Health struct {
+	// Asked says that it has been asked at all.
+	Asked bool
 	// Identity tells which database it is; empty until it could be asked once.
 	Identity string
 	OK       bool
@@ -54,7 +66,7 @@ type Health struct {
 
 func newWorker(r adapters.Resource, log *slog.Logger, post func(context.Context, Event), probed func(context.Context)) *worker {
 	return &worker{resource: r, log: log.With("resource", r.Name()), post: post, probed: probed,
-		tasks: make(chan Task, maxTasks), scans: make(chan struct{}, 1), forgets: make(chan []txn.XID, 16),
+		tasks: make(chan Task, maxTasks), scans: make(chan struct{}, 1), forgets: make(chan []txn.XID, 16), doubts: make(chan struct{}, 1),
 		health: Health{Err: "not asked yet"}}
 }
 
@@ -89,6 +101,7 @@ func (w *worker) finish(ctx context.Context, t Task) Event {
 		finish = w.resource.Rollback
 	}
 	f, err := finish(ctx, t.XID, t.Branch)
+	w.heard(err)
 	if err != nil {
 		w.log.Warn("branch not finished, will try again", "xid", t.XID.String(), "decision", t.Decision.String(), "err", err)
 		return Failed{XID: t.XID, Why: err.Error()}
@@ -123,7 +136,9 @@ func (w *worker) scan(ctx context.Context) {
 func (w *worker) list(ctx context.Context) ([]adapters.Prepared, error) {
 	ctx, cancel := context.WithTimeout(ctx, listTimeout)
 	defer cancel()
-	return w.resource.Recover(ctx)
+	listing, err := w.resource.Recover(ctx)
+	w.heard(err)
+	return listing, err
 }
 
 // forget removes evidence. What fails is left: it costs a little space, no more.
@@ -132,7 +147,9 @@ func (w *worker) forget(ctx context.Context) {
 		select {
 		case xs := <-w.forgets:
 			call, cancel := context.WithTimeout(ctx, listTimeout)
-			if err := w.resource.Forget(call, xs); err != nil && ctx.Err() == nil {
+			err := w.resource.Forget(call, xs)
+			w.heard(err)
+			if err != nil && ctx.Err() == nil {
 				w.log.Warn("evidence of finished branches not removed", "branches", len(xs), "err", err)
 			}
 			cancel()
@@ -142,15 +159,34 @@ func (w *worker) forget(ctx context.Context) {
 	}
 }
 
-// probe asks the resource who it is and whether it is fit, now and then.
+// heard notes how a call went: one that failed is a reason to look at once whether the
+// resource is still there.
+func (w *worker) heard(err error) {
+	if err == nil {
+		w.alive.Add(1)
+		return
+	}
+	select {
+	case w.doubts <- struct{}{}:
+	default:
+	}
+}
+
+// probe keeps an eye on the resource: whether it is there, and whether it is fit.
 func (w *worker) probe(ctx context.Context) {
+	var checked time.Time
+	doubted := false
 	for ctx.Err() == nil {
-		h := w.ask(ctx)
+		h := w.state()
+		identity, err := w.greet(ctx)
+		switch {
+		case err != nil:
+			h.Asked, h.OK, h.Err = true, false, err.Error()
+		case !h.OK || doubted || identity != h.Identity || time.Since(checked) >= checkInterval:
+			h, checked = w.check(ctx, identity), time.Now()
+		}
 		w.mu.Lock()
 		changed := h != w.health
-		if h.Identity == "" {
-			h.Identity = w.health.Identity
-		}
 		w.health = h
 		w.mu.Unlock()
 		if changed && ctx.Err() == nil {
@@ -161,31 +197,61 @@ func (w *worker) probe(ctx context.Context) {
 			}
 			w.probed(ctx)
 		}
-		if h.OK {
-			pause(ctx, probeAgain)
-		} else {
-			pause(ctx, probeRetry)
-		}
+		doubted = w.untilProbe(ctx)
 	}
 }
 
-func (w *worker) ask(ctx context.Context) Health {
+// untilProbe waits until the next probe is due, and reports whether a doubt made it so. Doubts
+// do not come faster than one in a quarter of the interval.
+func (w *worker) untilProbe(ctx context.Context) (doubted bool) {
+	pause(ctx, probeInterval/4)
+	rest := time.NewTimer(probeInterval - probeInterval/4)
+	defer rest.Stop()
+	select {
+	case <-w.doubts:
+		return true
+	case <-rest.C:
+	case <-ctx.Done():
+	}
+	return false
+}
+
+// greet asks the resource who it is. A connection that broke is no database that is gone, so it
+// gets a second try; neither is one whose connections are all busy, as long as calls on
+// them are answered.
+func (w *worker) greet(ctx context.Context) (identity string, err error) {
 	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
 	defer cancel()
-	identity, err := w.resource.Identity(ctx)
-	if err != nil {
-		return Health{Err: err.Error()}
+	alive := w.alive.Load()
+	if identity, err = w.resource.Identity(ctx); err != nil && ctx.Err() == nil {
+		identity, err = w.resource.Identity(ctx)
 	}
+	switch {
+	case err == nil || ctx.Err() == nil:
+		return identity, err
+	case w.alive.Load() != alive && w.state().OK:
+		return w.state().Identity, nil
+	}
+	return "", fmt.Errorf("no answer within %v: check that the server runs and can be reached: %w", probeTimeout, err)
+}
+
+func (w *worker) check(ctx context.Context, identity string) Health {
+	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
+	defer cancel()
+	alive := w.alive.Load()
 	report, err := w.resource.Check(ctx)
-	if err != nil {
-		return Health{Identity: identity, Err: err.Error()}
+	switch was := w.state(); {
+	case err != nil && ctx.Err() != nil && w.alive.Load() != alive && was.OK:
+		return was // as in greet
+	case err != nil:
+		return Health{Asked: true, Identity: identity, Err: err.Error()}
 	}
 	for _, f := range report.Findings {
 		if f.Problem {
-			return Health{Identity: identity, Err: fmt.Sprintf("%s: %s: %s", f.What, f.Detail, f.Fix)}
+			return Health{Asked: true, Identity: identity, Err: fmt.Sprintf("%s: %s: %s", f.What, f.Detail, f.Fix)}
 		}
 	}
-	return Health{Identity: identity, OK: true}
+	return Health{Asked: true, Identity: identity, OK: true}
 }
 
 func (w *worker) state() Health {

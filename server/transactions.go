@@ -42,9 +42,22 @@ func (h *handlers) Get(ctx context.Context, r *concordv1.GetRequest) (*concordv1
 		}
 	}
 	if !v.Known {
-		return nil, fmt.Errorf("transaction %v is not known: no decision, and no resource lists a prepared branch of it: %w", id, api.ErrNotFound)
+		return nil, notKnown(id, v)
 	}
 	return &concordv1.GetResponse{Transaction: finishedMessage(v.Txn), Zxid: h.zxid()}, nil
+}
+
+// notKnown says what is not known of a transaction, and what cannot be known now.
+func notKnown(id txn.ID, v *coordinator.View) error {
+	switch {
+	case len(v.Foreign) > 0:
+		return fmt.Errorf("transaction %v is not one of this cluster: a resource lists %v, of cluster %v; \"concord recover %v\" says what to do: %w",
+			id, v.Foreign[0], v.Foreign[0].Cluster, id, api.ErrNotFound)
+	case len(v.Unlisted) > 0:
+		return fmt.Errorf("transaction %v has no decision; whether a branch of it is prepared is not known of all resources: %s: %w",
+			id, strings.Join(v.Unlisted, "; "), api.ErrNotFound)
+	}
+	return fmt.Errorf("transaction %v is not known: no decision, and no resource lists a prepared branch of it: %w", id, api.ErrNotFound)
 }
 
 const (
@@ -95,7 +108,7 @@ func (h *handlers) List(ctx context.Context, r *concordv1.ListRequest) (*concord
 		found = found[:f.limit]
 		next = found[f.limit-1].GetGid()
 	}
-	return &concordv1.ListResponse{Transactions: found, Next: next, Zxid: h.zxid()}, nil
+	return &concordv1.ListResponse{Transactions: found, Next: next, Zxid: h.zxid(), Warnings: v.Unlisted}, nil
 }
 
 type filter struct {

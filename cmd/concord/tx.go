@@ -107,6 +107,9 @@ func (c *cli) printList(r *concordv1.ListResponse) error {
 	for _, m := range r.GetTransactions() {
 		list = append(list, txOf(m, now))
 	}
+	for _, w := range r.GetWarnings() {
+		fmt.Fprintln(c.err, "warning: "+w+": what it holds prepared may be missing here")
+	}
 	if c.output == "json" {
 		return c.printJSON(list)
 	}
