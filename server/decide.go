@@ -23,15 +23,15 @@ const maxUnanswered = 16384
 // Decide answers a stream of commit requests. One goroutine reads, this one writes, and
 // the node's loop puts answers in between.
 func (h *handlers) Decide(ctx context.Context, stream *connect.BidiStream[concordv1.DecideRequest, concordv1.DecideResponse]) error {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
 	redirect := stream.RequestHeader().Get(api.RedirectHeader) != ""
 	out := &answers{wake: make(chan struct{}, 1), room: make(chan struct{}, maxUnanswered), measure: h.metrics.answered}
 	// The reader ends with the client's last request, or when this handler returns.
 	go func() {
 		err := h.metrics.guard(h.log, methodDecide, func() error { return h.readCommits(ctx, stream, out, redirect) })
 		if err != nil {
-			cancel()
+			cancel(err)
 		}
 		out.finish() // what was read is still answered
 	}()
@@ -139,7 +139,7 @@ func (a *answers) write(ctx context.Context, closed <-chan struct{}, stream *con
 		case <-closed:
 			return nil
 		case <-ctx.Done():
-			return nil
+			return context.Cause(ctx)
 		}
 		a.mu.Lock()
 		queue, came := a.queue, a.came

@@ -83,7 +83,7 @@ func (c *cli) demo(ctx context.Context, o demoOptions) (err error) {
 	defer w.close()
 
 	var result demoResult
-	if f, ok := c.out.(*os.File); ok && c.output == "table" && isTerminal(f) && isTerminal(c.in) {
+	if f, ok := c.screen.(*os.File); ok && c.output == "table" && isTerminal(f) && isTerminal(c.in) {
 		result, err = w.runWithView(ctx, c.in, f)
 	} else {
 		result, err = w.runWithLines(ctx, c.err)

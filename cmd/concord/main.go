@@ -22,7 +22,7 @@ func main() {
 	stop()
 	if err != nil {
 		if text := err.Error(); text != "" {
-			fmt.Fprintln(os.Stderr, "concord: "+text)
+			fmt.Fprintln(&harmless{to: os.Stderr}, "concord: "+text)
 		}
 		os.Exit(exitCode(err))
 	}

@@ -17,10 +17,12 @@ import (
 // cli is what all commands share.
 type cli struct {
 	in       io.Reader
-	out, err io.Writer
-	addr     string
-	output   string
-	timeout  time.Duration
+	out, err io.Writer // harmless
+	// screen and messages are what out and err write to: for who draws, or asks whether it is a terminal.
+	screen, messages io.Writer
+	addr             string
+	output           string
+	timeout          time.Duration
 }
 
 const rootHelp = `concord makes changes in several databases commit everywhere or nowhere, whatever
@@ -38,7 +40,7 @@ Exit codes: 0 done, 1 failed, 2 usage or confirmation needed, 3 not found,
 6 outcome unknown or in-doubt transactions remain.`
 
 func newRoot(in io.Reader, out, errw io.Writer) *cobra.Command {
-	c := &cli{in: in, out: out, err: errw}
+	c := &cli{in: in, out: &harmless{to: out}, err: &harmless{to: errw}, screen: out, messages: errw}
 	root := &cobra.Command{
 		Use: "concord", Short: "A distributed transaction coordinator", Long: rootHelp,
 		SilenceErrors: true, SilenceUsage: true,

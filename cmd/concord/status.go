@@ -185,7 +185,7 @@ func (c *cli) printStatus(s statusJSON) error {
 		}
 	}
 	for _, w := range s.Warnings {
-		fmt.Fprintln(c.err, "warning: "+w)
+		c.warn(w)
 	}
 	return nil
 }
