@@ -15,6 +15,7 @@ import (
 func main() {
 	root := newRoot(os.Stdin, os.Stdout, os.Stderr)
 	if cmd, _, err := root.Find(os.Args[1:]); err == nil && cmd.Name() == "serve" {
+		surviveSignals() // also while the program is started again
 		relaxTimers()
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)

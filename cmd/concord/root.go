@@ -49,7 +49,7 @@ func newRoot(in io.Reader, out, errw io.Writer) *cobra.Command {
 			if c.output != "table" && c.output != "json" {
 				return usagef("--output: %q is neither table nor json", c.output)
 			}
-			return nil
+			return checkEnvironment(os.Environ())
 		},
 	}
 	root.SetIn(in)
@@ -90,14 +90,22 @@ func gidArg(cmd *cobra.Command, args []string) error {
 	return nil
 }
 
-func newLogger(w io.Writer, level, format string) (*slog.Logger, error) {
-	var l slog.Level
-	if err := l.UnmarshalText([]byte(level)); err != nil {
-		return nil, usagef("log level %q is none of debug, info, warn, error", level)
+// newLogger also returns the level, which may be changed later.
+func newLogger(w io.Writer, level, format string) (*slog.Logger, *slog.LevelVar, error) {
+	l := &slog.LevelVar{}
+	if err := setLevel(l, level); err != nil {
+		return nil, nil, err
 	}
 	options := &slog.HandlerOptions{Level: l}
 	if format == "json" {
-		return slog.New(slog.NewJSONHandler(w, options)), nil
+		return slog.New(slog.NewJSONHandler(w, options)), l, nil
 	}
-	return slog.New(slog.NewTextHandler(w, options)), nil
+	return slog.New(slog.NewTextHandler(w, options)), l, nil
+}
+
+func setLevel(l *slog.LevelVar, level string) error {
+	if err := l.UnmarshalText([]byte(level)); err != nil {
+		return usagef("log level %q is none of debug, info, warn, error", level)
+	}
+	return nil
 }
