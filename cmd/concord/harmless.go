@@ -12,7 +12,7 @@ import (
 )
 
 // harmless is a writer for people and programs that shows characters which a terminal would act on,
-// or hide, as \uXXXX: the texts of databases are printed, and anybody may have written them. In
+// or hide, as \u and their number: the texts of databases are printed, and anybody may have written them. In
 // JSON that means the same character. Lines stay lines; cells of tables see to their own.
 type harmless struct {
 	to   io.Writer
