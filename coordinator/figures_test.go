@@ -3,6 +3,8 @@
 package coordinator
 
 import (
+	"bufio"
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -300,4 +302,19 @@ func TestFiguresThatAreTooManyAreToldInPart(t *testing.T) {
 			require.Error(t, err)
 		}
 	}
+}
+
+// A node of the release before does not know figures, and would take them for damage.
+func TestFiguresAreToldOnlyToWhoKnowsThem(t *testing.T) {
+	r := sampleReport()
+	for version, want := range map[uint16]*Figures{figuresVersion - 1: nil, figuresVersion: r.Figures} {
+		frame := appendOutbound(nil, outbound{report: &r}, version)
+		in, err := readInbound(bufio.NewReader(bytes.NewReader(frame)), 1)
+		require.NoError(t, err)
+		require.Equal(t, want, in.report.Figures, "version %d", version)
+	}
+	require.NotNil(t, r.Figures, "the others are still told")
+	early := r
+	early.Figures = nil
+	require.Len(t, early.append(nil), reportSize, "what the release before says and reads")
 }

@@ -123,7 +123,7 @@ func (l *loop) publish(now time.Time) {
 	}
 	for _, r := range l.config.Resources {
 		state := ResourceState{Name: r.Name(), Driver: r.Driver(), Health: l.workers[r.Name()].state()}
-		if why := l.core.unfit[r.Name()]; why != "" {
+		if why, unfit := l.core.unfit[r.Name()]; unfit {
 			state.OK, state.Err = false, why
 		}
 		s.Resources = append(s.Resources, state)

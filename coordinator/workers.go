@@ -4,6 +4,7 @@ package coordinator
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"sync"
@@ -17,8 +18,10 @@ import (
 )
 
 const (
-	// workersPerResource branches of one resource are finished at the same time.
+	// workersPerResource branches of one resource are finished at the same time, of which
+	// retryWorkers may be such that could not be finished before.
 	workersPerResource = 8
+	retryWorkers       = 3
 	// finishTimeout bounds one attempt to finish a branch. It leaves time to fence the
 	// session that holds it.
 	finishTimeout = 30 * time.Second
@@ -27,12 +30,17 @@ const (
 	// has gone away is known to be down after at most the sum of both.
 	probeInterval = 2 * time.Second
 	probeTimeout  = 2 * time.Second
+	probeRetry    = time.Second // while it is down
+	// probeGap apart are two probes at least, however often somebody doubts what is known.
+	probeGap = 500 * time.Millisecond
 	// The preflight is run now and then, since grants and settings change rarely, and whenever
 	// there is a doubt.
 	checkInterval = 30 * time.Second
 	checkTimeout  = 4 * time.Second
 	// preflightTimeout bounds a preflight that somebody asks for.
 	preflightTimeout = 10 * time.Second
+	// recheckPatience is how long whoever doubts waits for the next probe.
+	recheckPatience = 3 * time.Second
 )
 
 // worker does everything that a node does with one resource: its goroutines are the
@@ -44,6 +52,7 @@ type worker struct {
 	probed   func(context.Context)        // called when health has changed
 
 	tasks   chan Task // capacity maxTasks, which is what the core keeps out at most
+	retries chan Task // capacity maxRetries, likewise
 	scans   chan struct{}
 	forgets chan []txn.XID
 	doubts  chan struct{} // capacity 1: "probe now"; when full, one is due already
@@ -51,6 +60,11 @@ type worker struct {
 
 	mu     sync.Mutex
 	health Health
+	begun  int           // probes
+	ended  chan struct{} // closed when the one that is under way, or the next, has ended
+	// down ends when the resource answers again: what was asked before that is asked anew.
+	down context.Context
+	up   context.CancelFunc
 }
 
 // Health is what a node knows of a resource by asking it.
@@ -65,15 +79,45 @@ type Health struct {
 }
 
 func newWorker(r adapters.Resource, log *slog.Logger, post func(context.Context, Event), probed func(context.Context)) *worker {
-	return &worker{resource: r, log: log.With("resource", r.Name()), post: post, probed: probed,
-		tasks: make(chan Task, maxTasks), scans: make(chan struct{}, 1), forgets: make(chan []txn.XID, 16), doubts: make(chan struct{}, 1),
+	w := &worker{resource: r, log: log.With("resource", r.Name()), post: post, probed: probed,
+		tasks: make(chan Task, maxTasks), retries: make(chan Task, maxRetries), scans: make(chan struct{}, 1), forgets: make(chan []txn.XID, 16),
+		doubts: make(chan struct{}, 1), ended: make(chan struct{}),
 		health: Health{Err: "not asked yet"}}
+	w.down, w.up = context.WithCancel(context.Background())
+	return w
+}
+
+// errReturned is why a call is given up that was made before its resource came back. Its
+// connection may be one that nobody answers on any more.
+var errReturned = errors.New("the database was away, and answers again: the attempt is made anew")
+
+// bounded limits one call to the resource.
+func (w *worker) bounded(ctx context.Context, limit time.Duration) (context.Context, context.CancelFunc) {
+	w.mu.Lock()
+	down := w.down
+	w.mu.Unlock()
+	ctx, giveUp := context.WithCancelCause(ctx)
+	stop := context.AfterFunc(down, func() { giveUp(errReturned) })
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	return ctx, func() { stop(); cancel(); giveUp(nil) }
+}
+
+// returned gives up what was asked while the resource was away.
+func (w *worker) returned() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.up()
+	w.down, w.up = context.WithCancel(context.Background())
 }
 
 func (w *worker) run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
-	for range workersPerResource {
-		g.Go(func() error { w.finishTasks(ctx); return nil })
+	for i := range workersPerResource {
+		retries := w.retries
+		if i >= retryWorkers {
+			retries = nil // which is never ready
+		}
+		g.Go(func() error { w.finishTasks(ctx, retries); return nil })
 	}
 	g.Go(func() error { w.scan(ctx); return nil })
 	g.Go(func() error { w.forget(ctx); return nil })
@@ -81,10 +125,12 @@ func (w *worker) run(ctx context.Context) error {
 	return g.Wait()
 }
 
-func (w *worker) finishTasks(ctx context.Context) {
+func (w *worker) finishTasks(ctx context.Context, retries chan Task) {
 	for {
 		select {
 		case t := <-w.tasks:
+			w.post(ctx, w.finish(ctx, t))
+		case t := <-retries:
 			w.post(ctx, w.finish(ctx, t))
 		case <-ctx.Done():
 			return
@@ -94,7 +140,7 @@ func (w *worker) finishTasks(ctx context.Context) {
 
 // finish makes one attempt and tells the loop what came of it.
 func (w *worker) finish(ctx context.Context, t Task) Event {
-	ctx, cancel := context.WithTimeout(ctx, finishTimeout)
+	ctx, cancel := w.bounded(ctx, finishTimeout)
 	defer cancel()
 	finish := w.resource.Commit
 	if t.Decision == txn.Abort {
@@ -104,10 +150,10 @@ func (w *worker) finish(ctx context.Context, t Task) Event {
 	w.heard(err)
 	if err != nil {
 		w.log.Warn("branch not finished, will try again", "xid", t.XID.String(), "decision", t.Decision.String(), "err", err)
-		return Failed{XID: t.XID, Why: err.Error()}
+		return Failed{XID: t.XID, Interrupted: errors.Is(context.Cause(ctx), errReturned), Why: err.Error()}
 	}
 	w.log.Info("branch finished by the cluster", "xid", t.XID.String(), "decision", t.Decision.String(), "finish", f.String())
-	return Finished{XID: t.XID, Finish: f, Who: w.resource.Name(), Why: finishReason(f, t.Decision)}
+	return Finished{XID: t.XID, Finish: f, By: txn.FromCluster, Who: w.resource.Name(), Why: finishReason(f, t.Decision)}
 }
 
 // finishReason says in words what a resource answered, for records that people read.
@@ -134,7 +180,7 @@ func (w *worker) scan(ctx context.Context) {
 }
 
 func (w *worker) list(ctx context.Context) ([]adapters.Prepared, error) {
-	ctx, cancel := context.WithTimeout(ctx, listTimeout)
+	ctx, cancel := w.bounded(ctx, listTimeout)
 	defer cancel()
 	listing, err := w.resource.Recover(ctx)
 	w.heard(err)
@@ -166,6 +212,11 @@ func (w *worker) heard(err error) {
 		w.alive.Add(1)
 		return
 	}
+	w.doubt()
+}
+
+// doubt makes the next probe due.
+func (w *worker) doubt() {
 	select {
 	case w.doubts <- struct{}{}:
 	default:
@@ -177,6 +228,9 @@ func (w *worker) probe(ctx context.Context) {
 	var checked time.Time
 	doubted := false
 	for ctx.Err() == nil {
+		w.mu.Lock()
+		w.begun++
+		w.mu.Unlock()
 		h := w.state()
 		identity, err := w.greet(ctx)
 		switch {
@@ -192,20 +246,29 @@ func (w *worker) probe(ctx context.Context) {
 		if changed && ctx.Err() == nil {
 			if h.OK {
 				w.log.Info("resource is fit", "identity", h.Identity)
+				w.returned()
 			} else {
 				w.log.Warn("resource is not fit", "err", h.Err)
 			}
 			w.probed(ctx)
 		}
-		doubted = w.untilProbe(ctx)
+		w.mu.Lock()
+		close(w.ended)
+		w.ended = make(chan struct{})
+		w.mu.Unlock()
+		if h.OK {
+			doubted = w.untilProbe(ctx, probeInterval)
+		} else {
+			doubted = w.untilProbe(ctx, probeRetry)
+		}
 	}
 }
 
-// untilProbe waits until the next probe is due, and reports whether a doubt made it so. Doubts
-// do not come faster than one in a quarter of the interval.
-func (w *worker) untilProbe(ctx context.Context) (doubted bool) {
-	pause(ctx, probeInterval/4)
-	rest := time.NewTimer(probeInterval - probeInterval/4)
+// untilProbe waits until the next probe is due, which a doubt makes it at once, and reports whether
+// one did.
+func (w *worker) untilProbe(ctx context.Context, interval time.Duration) (doubted bool) {
+	pause(ctx, probeGap)
+	rest := time.NewTimer(interval - probeGap)
 	defer rest.Stop()
 	select {
 	case <-w.doubts:
@@ -214,6 +277,27 @@ func (w *worker) untilProbe(ctx context.Context) (doubted bool) {
 	case <-ctx.Done():
 	}
 	return false
+}
+
+// recheck waits until a probe has ended that began after the call.
+func (w *worker) recheck(ctx context.Context) {
+	w.mu.Lock()
+	begun := w.begun
+	w.mu.Unlock()
+	w.doubt()
+	for {
+		w.mu.Lock()
+		later, ended := w.begun > begun, w.ended
+		w.mu.Unlock()
+		select {
+		case <-ended:
+			if later {
+				return
+			}
+		case <-ctx.Done():
+			return
+		}
+	}
 }
 
 // greet asks the resource who it is. A connection that broke is no database that is gone, so it

@@ -82,6 +82,16 @@ func (f *fakeNode) Outcome(context.Context, txn.ID) (coordinator.Reply, error) {
 	return coordinator.Reply{Decision: txn.Abort, Txn: txn.Txn{Decision: txn.Abort}}, f.did("Outcome")
 }
 
+func (f *fakeNode) OutcomeOfSeveral(ctx context.Context, id txn.ID) (coordinator.Reply, error) {
+	return f.Outcome(ctx, id)
+}
+
+func (f *fakeNode) Recheck(context.Context, string, string) { _ = f.did("Recheck") }
+
+func (f *fakeNode) Abandon(context.Context, txn.ID, txn.BranchNo, string, string) error {
+	return f.did("Abandon")
+}
+
 func (f *fakeNode) View(context.Context, txn.ID) (*coordinator.View, error) {
 	if err := f.did("View"); err != nil {
 		return nil, err

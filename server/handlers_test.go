@@ -52,6 +52,10 @@ var ofLeader = map[string]func(context.Context, concordv1connect.CoordinatorServ
 		_, err := c.Forget(ctx, &concordv1.ForgetRequest{Gid: gid(), Who: "ann", Reason: "why"})
 		return err
 	},
+	"Settle": func(ctx context.Context, c concordv1connect.CoordinatorServiceClient) error {
+		_, err := c.Settle(ctx, &concordv1.SettleRequest{Gid: gid(), Action: settleAbandon, Who: "ann", Reason: "why"})
+		return err
+	},
 	"ReplaceMember": func(ctx context.Context, c concordv1connect.CoordinatorServiceClient) error {
 		_, err := c.ReplaceMember(ctx, &concordv1.ReplaceMemberRequest{Node: 2, Who: "ann", Reason: "why"})
 		return err
@@ -60,14 +64,19 @@ var ofLeader = map[string]func(context.Context, concordv1connect.CoordinatorServ
 		_, err := c.Recover(ctx, &concordv1.RecoverRequest{})
 		return err
 	},
+	"Resources": func(ctx context.Context, c concordv1connect.CoordinatorServiceClient) error {
+		_, err := c.Resources(ctx, &concordv1.ResourcesRequest{Name: "orders", Identity: "another"})
+		return err
+	},
 	"CheckResource": func(ctx context.Context, c concordv1connect.CoordinatorServiceClient) error {
 		_, err := c.CheckResource(ctx, &concordv1.CheckResourceRequest{})
 		return err
 	},
 }
 
-// ofAny are answered by every node, with what the leader told it; Decide is a stream.
-var ofAny = []string{"Status", "Watch", "Resources", "Decide"}
+// ofAny are answered by every node, with what the leader told it; Decide is a stream. So are Resources
+// unless the client doubts what they say.
+var ofAny = []string{"Status", "Watch", "Decide"}
 
 var known = txn.Txn{ID: txn.NewID(time.Now()), Decision: txn.Commit, Branches: []txn.Branch{{Resource: "orders"}}, Ended: true}
 
@@ -118,13 +127,13 @@ func TestCallsOfTheLeaderAreHandedOnToIt(t *testing.T) {
 	}
 }
 
-// Only a preflight needs no leader.
+// Only to look at a database needs no leader.
 func TestWithoutALeaderTheCallsOfTheLeaderAreUnavailable(t *testing.T) {
 	n := newFake()
 	n.snapshot.Leader, n.err = 0, &api.NotLeaderError{}
 	s := serve(t, n, nil)
 	for name, do := range ofLeader {
-		if err := do(t.Context(), s.stub(t)); name == "CheckResource" {
+		if err := do(t.Context(), s.stub(t)); name == "CheckResource" || name == "Resources" {
 			require.NotErrorIs(t, api.FromStatus(err), api.ErrInvalid)
 		} else {
 			require.ErrorIs(t, api.FromStatus(err), api.ErrUnavailable, name)
@@ -142,8 +151,8 @@ func TestErrorsOfTheNodeKeepTheirKind(t *testing.T) {
 		n.err = fmt.Errorf("because of the test: %w", want)
 		s := serve(t, n, nil)
 		for name, do := range ofLeader {
-			if name == "Outcome" && want == api.ErrTooOld || name == "Finished" {
-				continue // an answer of its own; a report is not answered
+			if name == "Outcome" && want == api.ErrTooOld || name == "Finished" || name == "Resources" {
+				continue // an answer of its own; what the node does about it has no error
 			}
 			err := api.FromStatus(do(t.Context(), s.stub(t)))
 			require.ErrorIs(t, err, want, name)

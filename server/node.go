@@ -31,12 +31,17 @@ type Node interface {
 	CommitLater(id txn.ID, p txn.Protocol, branches []txn.Branch, label string, done func(coordinator.Reply))
 	Finished(id txn.ID, no txn.BranchNo, f txn.Finish)
 	Outcome(ctx context.Context, id txn.ID) (coordinator.Reply, error)
+	// OutcomeOfSeveral is Outcome for whoever knows that no database committed it alone.
+	OutcomeOfSeveral(ctx context.Context, id txn.ID) (coordinator.Reply, error)
 	View(ctx context.Context, id txn.ID) (*coordinator.View, error)
 	EachFinished(before txn.ID, visit func(txn.Txn) bool) error
 	Resolve(ctx context.Context, id txn.ID, d txn.Decision, who, why string) (coordinator.Reply, error)
 	Forget(ctx context.Context, id txn.ID, who, why string) error
+	Abandon(ctx context.Context, id txn.ID, no txn.BranchNo, who, why string) error
 	Replace(ctx context.Context, node zab.NodeID, who, why string) error
 	Recover(ctx context.Context, id txn.ID, apply bool) ([]coordinator.ActionResult, error)
+	// Recheck looks at a resource again if the node takes it for another database than identity.
+	Recheck(ctx context.Context, resource, identity string)
 	Check(ctx context.Context, resource string) (map[string]coordinator.CheckResult, error)
 }
 

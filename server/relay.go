@@ -54,9 +54,11 @@ var handOns = map[string]func(context.Context, leader, connect.AnyRequest) (conn
 	concordv1connect.CoordinatorServiceGetProcedure:           through(leader.Get),
 	concordv1connect.CoordinatorServiceResolveProcedure:       through(leader.Resolve),
 	concordv1connect.CoordinatorServiceForgetProcedure:        through(leader.Forget),
+	concordv1connect.CoordinatorServiceSettleProcedure:        through(leader.Settle),
 	concordv1connect.CoordinatorServiceReplaceMemberProcedure: through(leader.ReplaceMember),
 	concordv1connect.CoordinatorServiceRecoverProcedure:       through(leader.Recover),
 	concordv1connect.CoordinatorServiceCheckResourceProcedure: through(leader.CheckResource),
+	concordv1connect.CoordinatorServiceResourcesProcedure:     through(leader.Resources), // with a doubt
 }
 
 func through[Req, Res any](do func(leader, context.Context, *Req) (*Res, error)) func(context.Context, leader, connect.AnyRequest) (connect.AnyResponse, error) {

@@ -18,6 +18,7 @@ import (
 	"github.com/concordtx/concord/coordinator"
 	"github.com/concordtx/concord/protocol/zab"
 	"github.com/concordtx/concord/server"
+	"github.com/concordtx/concord/txn"
 )
 
 func (c *cli) serveCommand() *cobra.Command {
@@ -77,7 +78,7 @@ func serve(ctx context.Context, conf *config, log *slog.Logger, reload func(cont
 	defer clients.Close()
 	node, err := coordinator.Open(coordinator.Config{Node: zab.NodeID(conf.Node), Members: conf.members(),
 		DataDir: filepath.Join(conf.DataDir, "store"), Listener: peers, Resources: resources, Rules: conf.rules(),
-		Reserve: conf.Disk.ReserveMiB << 20, Logger: log})
+		Reserve: conf.Disk.ReserveMiB << 20, FeatureLevel: txn.FeatureLevel(conf.FeatureLevel), Logger: log})
 	if err != nil {
 		return err
 	}
