@@ -95,8 +95,9 @@ type link struct {
 	// up says that a connection is established. overflow asks the sender to drop it.
 	up       atomic.Bool
 	overflow atomic.Bool
-	heard    atomic.Int64 // when the peer last said something, or the connection came about
-	refused  atomic.Int64 // when it was last logged why we and the peer do not talk
+	speaks   atomic.Uint32 // the version of the conversation, once there was a handshake
+	heard    atomic.Int64  // when the peer last said something, or the connection came about
+	refused  atomic.Int64  // when it was last logged why we and the peer do not talk
 }
 
 // began is where the monotonic clock of a link starts.
@@ -231,6 +232,7 @@ func (p *peers) introduce(conn net.Conn, to zab.NodeID) error {
 		return fmt.Errorf("node %d answers at the address of node %d: correct the addresses in \"members\"", answer.From, to)
 	}
 	p.refusals.Delete(to)
+	p.links[to].speaks.Store(uint32(min(answer.Newest, self.Newest)))
 	return nil
 }
 
@@ -271,9 +273,10 @@ func (p *peers) sendOn(ctx context.Context, conn net.Conn, l *link) error {
 		case err := <-broken:
 			return err
 		case o := <-l.queue:
-			buf = appendOutbound(buf[:0], o)
+			version := uint16(l.speaks.Load())
+			buf = appendOutbound(buf[:0], o, version)
 			for len(buf) < 256<<10 && len(l.queue) > 0 {
-				buf = appendOutbound(buf, <-l.queue)
+				buf = appendOutbound(buf, <-l.queue, version)
 			}
 		}
 		if l.overflow.Load() {
@@ -292,10 +295,15 @@ func (p *peers) sendOn(ctx context.Context, conn net.Conn, l *link) error {
 	}
 }
 
-func appendOutbound(b []byte, o outbound) []byte {
+// appendOutbound writes something in the words of a version.
+func appendOutbound(b []byte, o outbound, version uint16) []byte {
 	if o.report != nil {
 		b, start := beginFrame(b, frameReport)
-		return endFrame(o.report.append(b), start)
+		told := *o.report // which is for all peers
+		if version < figuresVersion {
+			told.Figures = nil
+		}
+		return endFrame(told.append(b), start)
 	}
 	b, start := beginFrame(b, frameZAB)
 	return endFrame(zab.AppendMessage(b, o.message), start)
@@ -421,7 +429,7 @@ func (p *peers) welcome(conn net.Conn, r *bufio.Reader) (hello, error) {
 	if why == "" {
 		why = p.foreignStore(h)
 	}
-	if why == "" && !p.conns.claim(conn, h.From, h.Store) {
+	if why == "" && !p.conns.claim(conn, Speaker{Node: h.From, Store: h.Store, Level: h.Level}) {
 		why = fmt.Sprintf("two nodes have the id %d: give each node its own id in \"node\" and \"members\"", h.From)
 	}
 	if why != "" {
@@ -445,8 +453,12 @@ func readInbound(r *bufio.Reader, from zab.NodeID) (inbound, error) {
 		return inbound{from: from, report: &rep}, err
 	case frameZAB:
 		m, err := zab.DecodeMessage(body)
-		if err == nil && m.From != from {
+		switch {
+		case err != nil:
+		case m.From != from:
 			err = fmt.Errorf("a message of node %d: %w", m.From, errBadFrame)
+		default:
+			err = checkEntries(m.Body)
 		}
 		return inbound{from: from, message: m}, err
 	case frameSnapshotAsk:
@@ -456,6 +468,25 @@ func readInbound(r *bufio.Reader, from zab.NodeID) (inbound, error) {
 		return inbound{from: from, snapshot: binary.BigEndian.Uint64(body)}, nil
 	}
 	return inbound{}, fmt.Errorf("kind %d: %w", kind, errBadFrame)
+}
+
+// checkEntries looks at log entries before anything is done about them: what is acknowledged
+// is in the log for good, and records that do not decode would stop this node then, now and
+// after each restart.
+func checkEntries(body zab.Body) error {
+	var entries []zab.Entry
+	switch b := body.(type) {
+	case zab.Propose:
+		entries = b.Entries
+	case zab.Inform:
+		entries = b.Entries
+	}
+	for _, e := range entries {
+		if err := txn.CheckRecords(e.Data); err != nil {
+			return fmt.Errorf("log entry %v: %w", e.Zxid, err)
+		}
+	}
+	return nil
 }
 
 func (p *peers) notifyLost(ctx context.Context, id zab.NodeID) {
