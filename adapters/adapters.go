@@ -35,12 +35,22 @@ type Resource interface {
 	// Forget removes what the resource keeps as evidence for branches that need none any
 	// more, such as marker rows. It may do less.
 	Forget(ctx context.Context, xs []txn.XID) error
+	// Evidence lists branches whose evidence is kept, so that what nobody needs any more
+	// can be forgotten although whoever should have done that is gone: those behind after,
+	// in the order of cluster, id and branch, so that of one cluster the oldest come
+	// first. It lists at most EvidencePage of them; fewer means that these are all. A
+	// branch that has not ended may be among them or not. A resource that keeps none
+	// returns nil.
+	Evidence(ctx context.Context, after txn.XID) ([]txn.XID, error)
 	// Check tells whether the database is fit to take part. An error means that it could
 	// not be asked; what is wrong with it is in the report.
 	Check(ctx context.Context) (Report, error)
 	// Close releases connections that the resource opened itself.
 	Close() error
 }
+
+// EvidencePage is how many branches one call of Evidence lists at most.
+const EvidencePage = 500
 
 // Prepared is one listed branch.
 type Prepared struct {

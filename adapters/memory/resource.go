@@ -3,8 +3,10 @@
 package memory
 
 import (
+	"cmp"
 	"context"
 	"fmt"
+	"slices"
 
 	"github.com/concordtx/concord/adapters"
 	"github.com/concordtx/concord/txn"
@@ -90,6 +92,23 @@ func (r *Resource) Forget(ctx context.Context, xs []txn.XID) error {
 	}
 	return ctx.Err()
 }
+
+// Evidence lists what was not forgotten.
+func (r *Resource) Evidence(ctx context.Context, after txn.XID) ([]txn.XID, error) {
+	r.disk.mu.Lock()
+	defer r.disk.mu.Unlock()
+	var kept []txn.XID
+	for x := range r.disk.ended {
+		if inEvidence(x, after) > 0 {
+			kept = append(kept, x)
+		}
+	}
+	slices.SortFunc(kept, inEvidence)
+	return kept[:min(len(kept), adapters.EvidencePage)], ctx.Err()
+}
+
+// inEvidence is the order of Evidence.
+func inEvidence(x, y txn.XID) int { return cmp.Or(cmp.Compare(x.Cluster, y.Cluster), x.Compare(y)) }
 
 // Check finds nothing wrong, ever.
 func (r *Resource) Check(ctx context.Context) (adapters.Report, error) {

@@ -224,6 +224,19 @@ func (r *Resource) Forget(ctx context.Context, xs []txn.XID) error {
 	return r.store.journal.Forget(xs)
 }
 
+// Evidence lists the markers that are kept.
+func (r *Resource) Evidence(ctx context.Context, after txn.XID) ([]txn.XID, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, fmt.Errorf("list the evidence: %w", err)
+	}
+	release, err := r.store.use()
+	if err != nil {
+		return nil, fmt.Errorf("list the evidence: %w", err)
+	}
+	defer release()
+	return r.store.journal.Markers(after, adapters.EvidencePage)
+}
+
 // Check tells the version. What would make a store unfit was found when it was opened.
 func (r *Resource) Check(ctx context.Context) (adapters.Report, error) {
 	list, err := r.Recover(ctx)
