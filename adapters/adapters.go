@@ -30,6 +30,10 @@ type Resource interface {
 	// there and for which no evidence of a commit exists is AlreadyDone: an aborted
 	// transaction has nothing to lose. b may hold no more than number and resource.
 	Rollback(ctx context.Context, x txn.XID, b txn.Branch) (txn.Finish, error)
+	// Validate returns an error if evidence or holder of b cannot come from a session of
+	// this adapter, so that nobody could ever finish the branch by them. It asks nobody, and
+	// what it accepts may still be untrue. Either may be empty.
+	Validate(b txn.Branch) error
 	// Recover lists the prepared branches that are ours, of every cluster.
 	Recover(ctx context.Context) ([]Prepared, error)
 	// Forget removes what the resource keeps as evidence for branches that need none any

@@ -5,6 +5,7 @@ package memory
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 
@@ -68,6 +69,17 @@ func (r *Resource) Commit(ctx context.Context, x txn.XID, _ txn.Branch) (txn.Fin
 // prepared later.
 func (r *Resource) Rollback(ctx context.Context, x txn.XID, _ txn.Branch) (txn.Finish, error) {
 	return r.disk.finish(ctx, x, txn.Abort)
+}
+
+// diskEvidence in a branch record says that the disk keeps how the branch ends.
+const diskEvidence = "kept by the disk"
+
+// Validate implements adapters.Resource. Branches here have no holder that matters.
+func (r *Resource) Validate(b txn.Branch) error {
+	if b.Evidence != "" && b.Evidence != diskEvidence || b.Holder != "" {
+		return errors.New("evidence or holder is not of a memory disk: run the newest version of concord on all nodes")
+	}
+	return nil
 }
 
 // Recover lists the prepared branches.

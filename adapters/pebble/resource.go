@@ -4,6 +4,7 @@ package pebble
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -185,6 +186,17 @@ func (s *store) finishOpen(b *branch, d txn.Decision) (did bool, err error) {
 	default:
 		return false, fmt.Errorf("the branch is not prepared yet")
 	}
+}
+
+// markerEvidence in a branch record says that the branch leaves a marker when it commits.
+const markerEvidence = "marker"
+
+// Validate implements adapters.Resource. Branches here have no holder that matters.
+func (r *Resource) Validate(b txn.Branch) error {
+	if b.Evidence != "" && b.Evidence != markerEvidence || b.Holder != "" {
+		return errors.New("evidence or holder is not of a Pebble store: run the newest version of concord on all nodes")
+	}
+	return nil
 }
 
 // Recover lists the prepared branches.
