@@ -90,7 +90,8 @@ type Finding struct {
 }
 
 // Session is the session half: one open branch on one session. Its methods are
-// called one at a time by the global transaction that it belongs to.
+// called one at a time by the global transaction that it belongs to; the application may
+// be in the middle of a statement meanwhile.
 type Session interface {
 	// Prepare ends the work and votes. With VoteYes the branch carries evidence and
 	// holder. With VoteNo the error says why, and nothing of the branch is left. An error
@@ -104,9 +105,11 @@ type Session interface {
 	CommitOnePhase(ctx context.Context) error
 	// Commit finishes the prepared branch on this session.
 	Commit(ctx context.Context) (txn.Finish, error)
-	// Rollback ends the branch, prepared or not, on this session. An error means that it
-	// may still be there; the session is closed, and the database or the orphan scan ends
-	// the branch.
+	// Rollback ends the branch, prepared or not, on this session. It ends a statement that
+	// the application still runs, and whatever the application sends later is refused with
+	// ErrBranchEnded. An error means that the branch may still be there, in which case the
+	// session is closed, and the database or the orphan scan ends the branch; or, with
+	// ErrTorn, that part of it may be committed.
 	Rollback(ctx context.Context) error
 	// Abandon lets go of the session of a prepared branch whose decision cannot be
 	// learned. The branch stays prepared, for the cluster to finish. It does nothing in any
