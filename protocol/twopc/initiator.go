@@ -63,13 +63,13 @@ type held struct {
 type branchState uint8
 
 const (
-	open     branchState = iota // may hold work
-	waiting                     // Prepare was asked for
-	prepared                    // voted Yes
-	refused                     // voted No
-	ended                       // nothing is left to do here: voted ReadOnly, or finished
-	ending                      // Finish was asked for
-	lingering                   // as ending, after it had failed; nobody waits for it
+	open      branchState = iota // may hold work
+	waiting                      // Prepare was asked for
+	prepared                     // voted Yes
+	refused                      // voted No
+	ended                        // nothing is left to do here: voted ReadOnly, or finished
+	ending                       // Finish was asked for
+	lingering                    // as ending, after it had failed; nobody waits for it
 )
 
 // Step handles one event.
