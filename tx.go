@@ -297,10 +297,11 @@ func (tx *Tx) torn() error {
 
 // because names the limit that ended ctx, which is the transaction's or a caller's.
 func (tx *Tx) because(ctx context.Context) *limitError {
-	if cause := context.Cause(ctx); cause != error(tx.limit) {
-		return &limitError{after: time.Since(tx.began), caller: cause}
+	cause := context.Cause(ctx)
+	if cause == error(tx.limit) || tx.limit.caller != nil && errors.Is(cause, tx.limit.caller) {
+		return tx.limit
 	}
-	return tx.limit
+	return &limitError{after: time.Since(tx.began), caller: cause}
 }
 
 // blame returns the resource that an error of the application came from, if one did. The
