@@ -264,7 +264,7 @@ func (d *driver) retry(ctx context.Context, b *branch, decision txn.Decision) wo
 func (c *Client) tellAborted(ctx context.Context, id ID) {
 	for pause := shortPause; ; pause = min(2*pause, longPause) {
 		limited, cancel := context.WithTimeout(context.WithoutCancel(ctx), reportLimit)
-		_, err := c.api.Outcome(limited, &concordv1.OutcomeRequest{Gid: id.String()})
+		_, err := c.api.Outcome(limited, &concordv1.OutcomeRequest{Gid: id.String(), Several: true})
 		cancel()
 		if err == nil {
 			return
@@ -290,7 +290,7 @@ func (d *driver) ask(branches []txn.Branch) word {
 	request := api.Commit{ID: d.tx.id, Cluster: d.tx.cluster, Protocol: d.tx.protocol, Branches: branches, Label: d.tx.label}
 	res, err := client.api.Commit(ctx, api.CommitRequest(request))
 	if err != nil && mutant.RetryUnderNewGid {
-		request.ID = txn.NewID(d.tx.id.Time())
+		request.ID = txn.NewID(d.tx.id.Time()).WithClass(d.tx.id.Class())
 		res, err = client.api.Commit(ctx, api.CommitRequest(request))
 	}
 	if err == nil {
@@ -329,7 +329,7 @@ func decided(d txn.Decision, why error) word {
 
 // settle asks for the outcome.
 func (d *driver) settle(ctx context.Context) (txn.Decision, string, error) {
-	res, err := d.tx.client.api.Outcome(ctx, &concordv1.OutcomeRequest{Gid: d.tx.id.String()})
+	res, err := d.tx.client.api.Outcome(ctx, &concordv1.OutcomeRequest{Gid: d.tx.id.String(), Several: true})
 	if err != nil {
 		return txn.Undecided, "", err
 	}

@@ -106,7 +106,7 @@ func TestAnAbortThatTheClusterDecidedIsNotTold(t *testing.T) {
 	require.NoError(t, err)
 	outcome, err := b.client.Outcome(t.Context(), tx.ID())
 	require.NoError(t, err)
-	require.Equal(t, concord.Aborted, outcome)
+	require.NotEqual(t, concord.Committed, outcome)
 	require.NoError(t, b.transfer(t.Context(), tx))
 	require.ErrorIs(t, tx.Commit(t.Context()), concord.ErrAborted)
 	b.requireNothingLeft(t)

@@ -57,16 +57,17 @@ type branch struct {
 	failed   int        // attempts to end it
 }
 
-func newTx(ctx context.Context, c *Client, cluster txn.ClusterID, p txn.Protocol, limit *limitError, deadline time.Time) *Tx {
-	tx := &Tx{client: c, id: txn.NewID(c.resources.now()), cluster: cluster, protocol: p,
+func newTx(ctx context.Context, c *Client, id ID, cluster txn.ClusterID, p txn.Protocol, limit *limitError, deadline time.Time) *Tx {
+	tx := &Tx{client: c, id: id, cluster: cluster, protocol: p,
 		began: time.Now(), deadline: deadline, limit: limit, turn: make(chan struct{}, 1)}
 	tx.life, tx.forget = context.WithDeadlineCause(ctx, deadline, limit)
 	tx.turn <- struct{}{}
 	return tx
 }
 
-// ID returns the id, which is unique and can be stored with the data, to ask
-// Client.Outcome for later.
+// ID returns the id, which is unique and can be stored with the data. To ask Client.Outcome
+// for it later begin the transaction with Recorded: of one that changed a single
+// database the cluster hears nothing otherwise.
 func (tx *Tx) ID() ID { return tx.id }
 
 // take waits for the turn. The error is ErrTxEnded, the limit that ended the transaction,
@@ -154,7 +155,7 @@ func (tx *Tx) Commit(ctx context.Context) error {
 		tx.rollBack(ctx, err)
 		return tx.aborted("", err)
 	}
-	r, d := tx.drive(ctx, twopc.CommitAsked{})
+	r, d := tx.drive(ctx, twopc.CommitAsked{Recorded: tx.id.Class() == txn.Recorded})
 	return tx.result(ctx, r, d.cause)
 }
 
@@ -258,9 +259,10 @@ func (tx *Tx) result(ctx context.Context, r twopc.Reply, cause error) error {
 		return nil
 	case r.Outcome == txn.Aborted:
 		return tx.aborted(resource, cause)
-	case len(tx.branches) == 1:
+	case len(tx.branches) == 1 && tx.id.Class() == txn.Plain:
 		return &UnknownError{Resource: tx.branches[0].resource, Err: tx.branches[0].err}
 	}
+	tx.client.doubts.add(tx.id)
 	return &UnknownError{GID: tx.id, Err: cause}
 }
 

@@ -50,6 +50,9 @@ type Config struct {
 	Listener  net.Listener
 	Resources []adapters.Resource
 	Rules     Rules
+	// FeatureLevel is the newest feature level that this node says it knows. 0: txn.Newest. A
+	// lower one on all nodes keeps the way back to an older release open.
+	FeatureLevel txn.FeatureLevel
 	// Reserve is the free disk space in bytes below which this node, while it leads,
 	// takes no new transactions. 0: wal.DefaultReserve.
 	Reserve uint64
@@ -76,6 +79,7 @@ type Node struct {
 	fetcher  *snapshotFetcher
 	workers  map[string]*worker
 	cluster  atomic.Uint32 // txn.ClusterID, for the handshake
+	level    atomic.Uint32 // txn.FeatureLevel of the log, likewise
 	snapshot atomic.Pointer[Snapshot]
 	applied  atomic.Pointer[zab.Zxid] // what the table reflects
 
@@ -105,6 +109,12 @@ func Open(c Config) (*Node, error) {
 	}
 	if c.MaxLogEntries == 0 {
 		c.MaxLogEntries = defaultLogEntries
+	}
+	if c.FeatureLevel == 0 {
+		c.FeatureLevel = txn.Newest
+	}
+	if c.FeatureLevel > txn.Newest {
+		return nil, fmt.Errorf("feature level %d: this release knows up to %d", c.FeatureLevel, txn.Newest)
 	}
 	self := slices.IndexFunc(c.Members, func(m Member) bool { return m.ID == c.Node })
 	if self < 0 {
@@ -163,16 +173,24 @@ func (n *Node) makeCore(resources []string) error {
 	}
 	n.core, err = NewCore(CoreConfig{Node: n.config.Node, Members: n.config.Members, Boot: n.store.Boot(),
 		Log:        zab.Config{HeartbeatTicks: heartbeatTicks},
-		NewCluster: txn.ClusterID(binary.BigEndian.Uint32(id[:])), Resources: resources, Rules: n.config.Rules, Reload: n.reload}, n.store, table)
+		NewCluster: txn.ClusterID(binary.BigEndian.Uint32(id[:])), Resources: resources, Validate: n.validate, Rules: n.config.Rules, Reload: n.reload}, n.store, table)
 	if err != nil {
 		return fmt.Errorf("members: %w", err)
 	}
+	if at := table.Level(); at > n.config.FeatureLevel {
+		return fmt.Errorf("%w: the cluster is at feature level %d, and \"feature_level\" holds this node at %d: remove that key; what was switched on cannot be switched off",
+			ErrNewerStore, at, n.config.FeatureLevel)
+	}
 	n.cluster.Store(uint32(table.Cluster()))
+	n.level.Store(uint32(table.Level()))
 	n.snapshot.Store(&Snapshot{Present: time.Now()})
 	at := n.core.zxid()
 	n.applied.Store(&at)
 	return nil
 }
+
+// validate asks the adapter of a branch, which is one of the configuration. It asks no database.
+func (n *Node) validate(b txn.Branch) error { return n.workers[b.Resource].resource.Validate(b) }
 
 // reload makes the table anew, after a snapshot took the place of the stored state.
 func (n *Node) reload() (*txn.Table, error) {
@@ -182,8 +200,9 @@ func (n *Node) reload() (*txn.Table, error) {
 
 func (n *Node) hello() hello {
 	_, _, tail, _ := n.store.Initial()
-	return hello{Version: protocolVersion, From: n.config.Node, Members: membersHash(n.config.Members),
-		Cluster: txn.ClusterID(n.cluster.Load()), Store: n.store.ID(), Dial: uint64(n.store.Boot()) << 32, Tail: tail}
+	return hello{Newest: protocolVersion, Oldest: oldestVersion, From: n.config.Node, Members: membersHash(n.config.Members),
+		Cluster: txn.ClusterID(n.cluster.Load()), Store: n.store.ID(), Dial: uint64(n.store.Boot()) << 32, Tail: tail,
+		Level: n.config.FeatureLevel, Needs: txn.FeatureLevel(n.level.Load())}
 }
 
 // fatal ends the process: the node can neither go on nor take back what it promised.
@@ -258,16 +277,38 @@ func (n *Node) submit(event func(request uint64) Event, done func(Reply)) {
 	}
 }
 
+// Recheck asks a resource again who it is if whoever calls takes it for another one, or it was not
+// fit; what it says is in the Status then. It takes a few seconds at most, and however many
+// doubt, a resource is asked once a second.
+func (n *Node) Recheck(ctx context.Context, resource, identity string) {
+	w := n.workers[resource]
+	if w == nil {
+		return
+	}
+	if h := w.state(); h.OK && h.Identity == identity {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, recheckPatience)
+	defer cancel()
+	w.recheck(ctx)
+	_, _ = n.ask(ctx, func(request uint64) Event { return SeenAsked{Request: request, Fresh: true} }) // else it is published soon
+}
+
 // compareIdentities looks for two names of one database. Branches of one transaction
-// in both would wait for each other's locks, and each would list the other's.
+// in both would wait for each other's locks, and each would list the other's. The name that
+// the configuration lists first stays; which of them could be asked first does not matter.
 func (n *Node) compareIdentities(ctx context.Context) {
-	for name, w := range n.workers {
-		why := ""
-		for other, o := range n.workers {
-			if id := w.state().Identity; other != name && id != "" && id == o.state().Identity {
-				why = fmt.Sprintf("it is the same database as resource %s: remove one of them from \"resources\", or correct its dsn", other)
+	first := map[string]string{} // by identity
+	for _, r := range n.config.Resources {
+		h := n.workers[r.Name()].state()
+		f := Fitness{Resource: r.Name(), Fit: true, Down: !h.OK}
+		if id := h.Identity; id != "" {
+			if other, taken := first[id]; taken {
+				f.Fit, f.Why = false, fmt.Sprintf("it is the same database as resource %s, which is listed before it: remove one of them from \"resources\", or correct its dsn", other)
+			} else {
+				first[id] = r.Name()
 			}
 		}
-		n.post(ctx, Unfit{Resource: name, Why: why})
+		n.post(ctx, f)
 	}
 }

@@ -28,6 +28,10 @@ const (
 	kindWatermark
 	kindMember
 	kindHolds
+	_ // 10 to 12 are taken
+	_
+	_
+	kindFeature
 )
 
 // Form is the first record of a cluster: it gives the cluster its id.
@@ -38,8 +42,9 @@ type Form struct{ Cluster ClusterID }
 type CommitRecord struct {
 	ID       ID
 	Protocol Protocol
+	By       Source // a client, or an operator who resolved it
 	Branches []Branch
-	// Reason is empty for an ordinary request, or says which operator decided and why.
+	// Reason says which operator decided and why.
 	Reason string
 	// Label is what the application said the transaction is about.
 	Label string
@@ -50,7 +55,12 @@ type CommitRecord struct {
 // request finds it.
 type AbortRecord struct {
 	ID     ID
+	By     Source
 	Reason string
+	// Seen says that a prepared branch of the transaction was seen, or that whoever began it
+	// said that it had several: so no database has committed it alone. A record without
+	// it may be followed by one with it.
+	Seen bool
 }
 
 // End says that every branch of these committed transactions has been finished.
@@ -62,7 +72,8 @@ type HeuristicRecord struct {
 	ID      ID
 	Branch  BranchNo
 	Outcome Outcome // HeuristicCommit, HeuristicRollback or HeuristicHazard
-	Who     string  // the resource or the operator
+	By      Source
+	Who     string // the resource or the operator
 	Why     string
 }
 
@@ -80,7 +91,7 @@ type ForgetRecord struct {
 type MemberRecord struct {
 	Node  uint64
 	Store StoreID
-	Who   string // the operator; empty if the leader noted it
+	Who   string // the operator who replaced the disk
 	Why   string
 }
 
@@ -140,6 +151,12 @@ func DecodeRecords(b []byte) ([]Record, error) {
 	return records, nil
 }
 
+// CheckRecords reports, by its error, whether DecodeRecords would refuse b.
+func CheckRecords(b []byte) error {
+	_, err := DecodeRecords(b)
+	return err
+}
+
 func (Form) kind() recordKind            { return kindForm }
 func (CommitRecord) kind() recordKind    { return kindCommit }
 func (AbortRecord) kind() recordKind     { return kindAbort }
@@ -149,12 +166,13 @@ func (ForgetRecord) kind() recordKind    { return kindForget }
 func (Watermark) kind() recordKind       { return kindWatermark }
 func (MemberRecord) kind() recordKind    { return kindMember }
 func (HoldsRecord) kind() recordKind     { return kindHolds }
+func (FeatureRecord) kind() recordKind   { return kindFeature }
 
 func (r Form) append(b []byte) []byte { return binary.BigEndian.AppendUint32(b, uint32(r.Cluster)) }
 
 func (r CommitRecord) append(b []byte) []byte {
 	b = append(b, r.ID[:]...)
-	b = append(b, byte(r.Protocol))
+	b = append(b, byte(r.Protocol), byte(r.By))
 	b = appendBranches(b, r.Branches)
 	b = appendText(b, r.Reason)
 	return appendText(b, r.Label)
@@ -162,7 +180,9 @@ func (r CommitRecord) append(b []byte) []byte {
 
 func (r AbortRecord) append(b []byte) []byte {
 	b = append(b, r.ID[:]...)
-	return appendText(b, r.Reason)
+	b = append(b, byte(r.By))
+	b = appendText(b, r.Reason)
+	return appendBool(b, r.Seen)
 }
 
 func (r End) append(b []byte) []byte {
@@ -175,7 +195,7 @@ func (r End) append(b []byte) []byte {
 
 func (r HeuristicRecord) append(b []byte) []byte {
 	b = append(b, r.ID[:]...)
-	b = append(b, byte(r.Branch), byte(r.Outcome))
+	b = append(b, byte(r.Branch), byte(r.Outcome), byte(r.By))
 	b = appendText(b, r.Who)
 	return appendText(b, r.Why)
 }
@@ -202,6 +222,10 @@ func (r HoldsRecord) append(b []byte) []byte {
 	b = append(b, r.Store[:]...)
 	b = binary.BigEndian.AppendUint32(b, r.Upto.Epoch)
 	return binary.BigEndian.AppendUint64(b, r.Upto.Counter)
+}
+
+func (r FeatureRecord) append(b []byte) []byte {
+	return binary.AppendUvarint(b, uint64(r.Level))
 }
 
 func appendText(b []byte, s string) []byte {
@@ -235,9 +259,9 @@ func (d *decoder) record() Record {
 		}
 		return Form{}
 	case kindCommit:
-		return CommitRecord{ID: d.id(), Protocol: d.protocol(), Branches: d.branches(), Reason: d.text(), Label: d.text()}
+		return CommitRecord{ID: d.id(), Protocol: d.protocol(), By: d.source(), Branches: d.branches(), Reason: d.text(), Label: d.text()}
 	case kindAbort:
-		return AbortRecord{ID: d.id(), Reason: d.text()}
+		return AbortRecord{ID: d.id(), By: d.source(), Reason: d.text(), Seen: d.bool()}
 	case kindEnd:
 		n := d.length(len(ID{}))
 		ids := make([]ID, 0, n)
@@ -246,7 +270,7 @@ func (d *decoder) record() Record {
 		}
 		return End{IDs: ids}
 	case kindHeuristic:
-		return HeuristicRecord{ID: d.id(), Branch: BranchNo(d.byte()), Outcome: d.outcome(), Who: d.text(), Why: d.text()}
+		return HeuristicRecord{ID: d.id(), Branch: BranchNo(d.byte()), Outcome: d.outcome(), By: d.source(), Who: d.text(), Why: d.text()}
 	case kindForget:
 		return ForgetRecord{ID: d.id(), Who: d.text(), Why: d.text()}
 	case kindMember:
@@ -265,6 +289,8 @@ func (d *decoder) record() Record {
 			r.Upto = Position{Epoch: binary.BigEndian.Uint32(b), Counter: binary.BigEndian.Uint64(b[4:])}
 		}
 		return r
+	case kindFeature:
+		return FeatureRecord{Level: d.level()}
 	case kindWatermark:
 		return Watermark{Time: time.UnixMilli(int64(d.uvarint()))}
 	}
@@ -325,12 +351,29 @@ func (d *decoder) id() (id ID) {
 	return id
 }
 
+// level refuses one that this program does not know: what it allows could not be read here.
+func (d *decoder) level() FeatureLevel {
+	v := d.uvarint()
+	if v < uint64(LevelBase) || v > uint64(Newest) {
+		d.err = true
+	}
+	return FeatureLevel(v)
+}
+
 func (d *decoder) protocol() Protocol {
 	p := Protocol(d.byte())
 	if p > TwoPhase {
 		d.err = true
 	}
 	return p
+}
+
+func (d *decoder) source() Source {
+	s := Source(d.byte())
+	if s > FromOperator {
+		d.err = true
+	}
+	return s
 }
 
 func (d *decoder) outcome() Outcome {

@@ -3,7 +3,6 @@
 package sim
 
 import (
-	"strings"
 	"time"
 
 	"github.com/concordtx/concord/coordinator"
@@ -55,6 +54,7 @@ const (
 	ViewServed
 	ViewRefused
 	ClockStepped
+	CommittedAloneUnrecorded
 	txnSituations
 )
 
@@ -69,7 +69,7 @@ var txnSituationNames = [txnSituations]string{
 	"database down", "DBA acted before the decision", "DBA acted after the decision", "heuristic commit reported",
 	"heuristic rollback reported", "hazard reported", "heuristic outcome forgotten", "resolved by an operator",
 	"reported branch ended by hand", "finished transaction purged", "client older than the watermark refused",
-	"foreign branch listed and left alone", "view served", "view refused", "clock stepped",
+	"foreign branch listed and left alone", "view served", "view refused", "clock stepped", "unrecorded answered for what one database committed",
 }
 
 // String is the situation in words.
@@ -79,7 +79,7 @@ func (w *txnWorld) hit(s TxnSituation) { w.counters[s]++ }
 
 // countVerdict counts first decisions; each node makes them once.
 func (w *txnWorld) countVerdict(v txn.Verdict) {
-	if v.First && strings.HasPrefix(v.Reason, "orphan") {
+	if v.First && v.By == txn.FromCluster {
 		w.hit(OrphanAborted)
 	}
 }

@@ -71,6 +71,9 @@ const (
 	// CoordinatorServiceForgetProcedure is the fully-qualified name of the CoordinatorService's Forget
 	// RPC.
 	CoordinatorServiceForgetProcedure = "/concord.v1.CoordinatorService/Forget"
+	// CoordinatorServiceSettleProcedure is the fully-qualified name of the CoordinatorService's Settle
+	// RPC.
+	CoordinatorServiceSettleProcedure = "/concord.v1.CoordinatorService/Settle"
 	// CoordinatorServiceReplaceMemberProcedure is the fully-qualified name of the CoordinatorService's
 	// ReplaceMember RPC.
 	CoordinatorServiceReplaceMemberProcedure = "/concord.v1.CoordinatorService/ReplaceMember"
@@ -100,8 +103,10 @@ type CoordinatorServiceClient interface {
 	Decide(context.Context) (*connect.BidiStreamForClientSimple[v1.DecideRequest, v1.DecideResponse], error)
 	// Finished reports branches that their own sessions have finished.
 	Finished(context.Context, *v1.FinishedRequest) (*v1.FinishedResponse, error)
-	// Outcome settles what became of a transaction: one without a decision is aborted
-	// by asking. The answer is final.
+	// Outcome settles what became of a transaction: the cluster will never commit one that it
+	// has no decision of when it is asked. What that means depends on the last character of the
+	// gid: with R the transaction is aborted, for good; with 0 it is "unrecorded": two or more
+	// databases will never commit it, but one alone may have, of which the cluster does not hear.
 	Outcome(context.Context, *v1.OutcomeRequest) (*v1.OutcomeResponse, error)
 	// List lists transactions, newest first.
 	List(context.Context, *v1.ListRequest) (*v1.ListResponse, error)
@@ -111,6 +116,8 @@ type CoordinatorServiceClient interface {
 	Resolve(context.Context, *v1.ResolveRequest) (*v1.ResolveResponse, error)
 	// Forget is the operator's word that a heuristic outcome was dealt with.
 	Forget(context.Context, *v1.ForgetRequest) (*v1.ForgetResponse, error)
+	// Settle is the operator's word about one branch that the cluster cannot finish.
+	Settle(context.Context, *v1.SettleRequest) (*v1.SettleResponse, error)
 	// ReplaceMember is the operator's word that a node has lost its disk for good.
 	ReplaceMember(context.Context, *v1.ReplaceMemberRequest) (*v1.ReplaceMemberResponse, error)
 	// Recover plans what recovery would do, and does it if asked to.
@@ -184,6 +191,12 @@ func NewCoordinatorServiceClient(httpClient connect.HTTPClient, baseURL string, 
 			connect.WithSchema(coordinatorServiceMethods.ByName("Forget")),
 			connect.WithClientOptions(opts...),
 		),
+		settle: connect.NewClient[v1.SettleRequest, v1.SettleResponse](
+			httpClient,
+			baseURL+CoordinatorServiceSettleProcedure,
+			connect.WithSchema(coordinatorServiceMethods.ByName("Settle")),
+			connect.WithClientOptions(opts...),
+		),
 		replaceMember: connect.NewClient[v1.ReplaceMemberRequest, v1.ReplaceMemberResponse](
 			httpClient,
 			baseURL+CoordinatorServiceReplaceMemberProcedure,
@@ -233,6 +246,7 @@ type coordinatorServiceClient struct {
 	get           *connect.Client[v1.GetRequest, v1.GetResponse]
 	resolve       *connect.Client[v1.ResolveRequest, v1.ResolveResponse]
 	forget        *connect.Client[v1.ForgetRequest, v1.ForgetResponse]
+	settle        *connect.Client[v1.SettleRequest, v1.SettleResponse]
 	replaceMember *connect.Client[v1.ReplaceMemberRequest, v1.ReplaceMemberResponse]
 	recover       *connect.Client[v1.RecoverRequest, v1.RecoverResponse]
 	status        *connect.Client[v1.StatusRequest, v1.StatusResponse]
@@ -309,6 +323,15 @@ func (c *coordinatorServiceClient) Forget(ctx context.Context, req *v1.ForgetReq
 	return nil, err
 }
 
+// Settle calls concord.v1.CoordinatorService.Settle.
+func (c *coordinatorServiceClient) Settle(ctx context.Context, req *v1.SettleRequest) (*v1.SettleResponse, error) {
+	response, err := c.settle.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
 // ReplaceMember calls concord.v1.CoordinatorService.ReplaceMember.
 func (c *coordinatorServiceClient) ReplaceMember(ctx context.Context, req *v1.ReplaceMemberRequest) (*v1.ReplaceMemberResponse, error) {
 	response, err := c.replaceMember.CallUnary(ctx, connect.NewRequest(req))
@@ -368,8 +391,10 @@ type CoordinatorServiceHandler interface {
 	Decide(context.Context, *connect.BidiStream[v1.DecideRequest, v1.DecideResponse]) error
 	// Finished reports branches that their own sessions have finished.
 	Finished(context.Context, *v1.FinishedRequest) (*v1.FinishedResponse, error)
-	// Outcome settles what became of a transaction: one without a decision is aborted
-	// by asking. The answer is final.
+	// Outcome settles what became of a transaction: the cluster will never commit one that it
+	// has no decision of when it is asked. What that means depends on the last character of the
+	// gid: with R the transaction is aborted, for good; with 0 it is "unrecorded": two or more
+	// databases will never commit it, but one alone may have, of which the cluster does not hear.
 	Outcome(context.Context, *v1.OutcomeRequest) (*v1.OutcomeResponse, error)
 	// List lists transactions, newest first.
 	List(context.Context, *v1.ListRequest) (*v1.ListResponse, error)
@@ -379,6 +404,8 @@ type CoordinatorServiceHandler interface {
 	Resolve(context.Context, *v1.ResolveRequest) (*v1.ResolveResponse, error)
 	// Forget is the operator's word that a heuristic outcome was dealt with.
 	Forget(context.Context, *v1.ForgetRequest) (*v1.ForgetResponse, error)
+	// Settle is the operator's word about one branch that the cluster cannot finish.
+	Settle(context.Context, *v1.SettleRequest) (*v1.SettleResponse, error)
 	// ReplaceMember is the operator's word that a node has lost its disk for good.
 	ReplaceMember(context.Context, *v1.ReplaceMemberRequest) (*v1.ReplaceMemberResponse, error)
 	// Recover plans what recovery would do, and does it if asked to.
@@ -448,6 +475,12 @@ func NewCoordinatorServiceHandler(svc CoordinatorServiceHandler, opts ...connect
 		connect.WithSchema(coordinatorServiceMethods.ByName("Forget")),
 		connect.WithHandlerOptions(opts...),
 	)
+	coordinatorServiceSettleHandler := connect.NewUnaryHandlerSimple(
+		CoordinatorServiceSettleProcedure,
+		svc.Settle,
+		connect.WithSchema(coordinatorServiceMethods.ByName("Settle")),
+		connect.WithHandlerOptions(opts...),
+	)
 	coordinatorServiceReplaceMemberHandler := connect.NewUnaryHandlerSimple(
 		CoordinatorServiceReplaceMemberProcedure,
 		svc.ReplaceMember,
@@ -502,6 +535,8 @@ func NewCoordinatorServiceHandler(svc CoordinatorServiceHandler, opts ...connect
 			coordinatorServiceResolveHandler.ServeHTTP(w, r)
 		case CoordinatorServiceForgetProcedure:
 			coordinatorServiceForgetHandler.ServeHTTP(w, r)
+		case CoordinatorServiceSettleProcedure:
+			coordinatorServiceSettleHandler.ServeHTTP(w, r)
 		case CoordinatorServiceReplaceMemberProcedure:
 			coordinatorServiceReplaceMemberHandler.ServeHTTP(w, r)
 		case CoordinatorServiceRecoverProcedure:
@@ -553,6 +588,10 @@ func (UnimplementedCoordinatorServiceHandler) Resolve(context.Context, *v1.Resol
 
 func (UnimplementedCoordinatorServiceHandler) Forget(context.Context, *v1.ForgetRequest) (*v1.ForgetResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("concord.v1.CoordinatorService.Forget is not implemented"))
+}
+
+func (UnimplementedCoordinatorServiceHandler) Settle(context.Context, *v1.SettleRequest) (*v1.SettleResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("concord.v1.CoordinatorService.Settle is not implemented"))
 }
 
 func (UnimplementedCoordinatorServiceHandler) ReplaceMember(context.Context, *v1.ReplaceMemberRequest) (*v1.ReplaceMemberResponse, error) {
