@@ -23,6 +23,7 @@ type conn struct {
 	queues [2]chan chunk
 	gone   chan struct{} // closed by reset
 	frozen bool          // under the mutex of the link
+	blades [2]*blade     // each used by its pump; nil: none
 
 	mu   sync.Mutex
 	over bool
@@ -148,7 +149,16 @@ func (c *conn) pump(l *Link, d Direction, pumps *sync.WaitGroup) {
 			c.reset()
 			return
 		}
-		if !c.deliver(l, d, x, pumps) {
+		cut := false
+		if b := c.blades[d]; b != nil && len(x.bytes) > 0 {
+			n := 0
+			if n, cut = b.pass(x.bytes); n == 0 { // delivered with none it would be the end
+				c.reset()
+				return
+			}
+			x.bytes = x.bytes[:n]
+		}
+		if !c.deliver(l, d, x, pumps) || cut {
 			c.reset()
 			return
 		}
