@@ -17,7 +17,7 @@ const (
 )
 
 // conn is one connection through a Link. The way to the target is opened for the first
-// bytes that get there, as in a network that loses the dialer's SYN.
+// bytes that get there, as in a network that loses the dialer's SYN; with a knife, at once.
 type conn struct {
 	in     *net.TCPConn
 	queues [2]chan chunk
@@ -128,6 +128,12 @@ func (c *conn) inject(d Direction, b []byte) { c.put(d, chunk{bytes: b, sent: ti
 // pump delivers what was collected in one direction, as the faults allow.
 func (c *conn) pump(l *Link, d Direction, pumps *sync.WaitGroup) {
 	lost := false
+	if d == Forward && c.blades[d] != nil { // servers that speak first are cut, too
+		if _, err := c.connect(l, pumps); err != nil {
+			c.reset()
+			return
+		}
+	}
 	for {
 		var x chunk
 		select {
