@@ -229,8 +229,12 @@ func (c *Client) Begin(ctx context.Context, opts ...TxOption) (*Tx, error) {
 // of another one that the cluster has never heard of it is Unrecorded. With Unknown the error
 // says why.
 func (c *Client) Outcome(ctx context.Context, id ID) (Outcome, error) {
-	res, err := c.api.Outcome(ctx, &concordv1.OutcomeRequest{Gid: id.String(), Several: c.doubts.has(id)})
+	cluster, _ := c.resources.cluster()
+	res, err := c.api.Outcome(ctx, &concordv1.OutcomeRequest{Gid: id.String(), Several: c.doubts.has(id), Cluster: cluster.String()})
 	if err != nil {
+		if strange := c.resources.recognize(ctx); strange != nil {
+			err = strange
+		}
 		return Unknown, fmt.Errorf("outcome of %s: %w", id, err)
 	}
 	outcome, err := parseOutcome(res.GetOutcome())

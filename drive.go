@@ -152,7 +152,7 @@ func (d *driver) step(e twopc.Event) {
 			go func() { d.words <- d.finish(b, f.Decision) }()
 		case twopc.TellAborted:
 			again := d.tryAgain()
-			d.tx.client.inBackground(func() { d.tx.client.tellAborted(again, d.tx.id) }) // not after Close
+			d.tx.client.inBackground(func() { d.tx.tellAborted(again) }) // not after Close
 		case twopc.Report:
 			d.tx.client.reports.add(api.Finished{ID: d.tx.id, No: f.No, Finish: f.Finish})
 		case twopc.Reply:
@@ -261,15 +261,15 @@ func (d *driver) retry(ctx context.Context, b *branch, decision txn.Decision) wo
 
 // tellAborted makes the cluster decide to abort what it never heard of, so that it ends the
 // branches if this client dies. It tries once even when ctx has ended.
-func (c *Client) tellAborted(ctx context.Context, id ID) {
+func (tx *Tx) tellAborted(ctx context.Context) {
 	for pause := shortPause; ; pause = min(2*pause, longPause) {
 		limited, cancel := context.WithTimeout(context.WithoutCancel(ctx), reportLimit)
-		_, err := c.api.Outcome(limited, &concordv1.OutcomeRequest{Gid: id.String(), Several: true})
+		_, err := tx.client.api.Outcome(limited, &concordv1.OutcomeRequest{Gid: tx.id.String(), Several: true, Cluster: tx.cluster.String()})
 		cancel()
 		if err == nil {
 			return
 		}
-		c.logger.Debug("could not tell the cluster that a transaction is aborted", "gid", id, "error", err)
+		tx.client.logger.Debug("could not tell the cluster that a transaction is aborted", "gid", tx.id, "error", err)
 		if !errors.Is(err, api.ErrUnavailable) || wait(ctx, pause) != nil {
 			return
 		}
@@ -329,7 +329,7 @@ func decided(d txn.Decision, why error) word {
 
 // settle asks for the outcome.
 func (d *driver) settle(ctx context.Context) (txn.Decision, string, error) {
-	res, err := d.tx.client.api.Outcome(ctx, &concordv1.OutcomeRequest{Gid: d.tx.id.String(), Several: true})
+	res, err := d.tx.client.api.Outcome(ctx, &concordv1.OutcomeRequest{Gid: d.tx.id.String(), Several: true, Cluster: d.tx.cluster.String()})
 	if err != nil {
 		return txn.Undecided, "", err
 	}

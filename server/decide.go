@@ -52,11 +52,7 @@ func (h *handlers) readCommits(ctx context.Context, stream *connect.BidiStream[c
 			case <-ctx.Done():
 				return ctx.Err()
 			}
-			if behind != nil {
-				out.add(&concordv1.NumberedAnswer{Number: c.GetNumber(), Error: api.CommitError(behind)})
-				continue
-			}
-			h.commitLater(ctx, c, out, redirect)
+			h.commitLater(ctx, c, behind, out, redirect)
 		}
 	}
 }
@@ -70,9 +66,14 @@ func (h *handlers) reach(ctx context.Context, seen string) error {
 	return h.node.Reach(ctx, zxid(at))
 }
 
-func (h *handlers) commitLater(ctx context.Context, c *concordv1.NumberedCommit, out *answers, redirect bool) {
+// commitLater answers a request. What is wrong with it goes before that this node is behind: who
+// speaks of another cluster has seen what this one never reaches.
+func (h *handlers) commitLater(ctx context.Context, c *concordv1.NumberedCommit, behind error, out *answers, redirect bool) {
 	number := c.GetNumber()
 	commit, err := h.parseCommit(c.GetRequest())
+	if err == nil {
+		err = behind
+	}
 	if err != nil {
 		out.add(&concordv1.NumberedAnswer{Number: number, Error: api.CommitError(err)})
 		return

@@ -47,11 +47,23 @@ func (h *handlers) Commit(ctx context.Context, r *concordv1.CommitRequest) (*con
 
 func (h *handlers) parseCommit(r *concordv1.CommitRequest) (api.Commit, error) {
 	c, err := api.ParseCommit(r)
-	// A node that has just started may not know the cluster yet; the leader always does.
-	if own := h.node.Status().Cluster; err == nil && own != 0 && own != c.Cluster {
-		err = fmt.Errorf("the branches belong to cluster %v, but this is cluster %v: connect to the right nodes: %w", c.Cluster, own, api.ErrInvalid)
+	if err == nil {
+		err = sameCluster(h.node.Status().Cluster, r.GetCluster())
 	}
 	return c, err
+}
+
+// sameCluster refuses a request about another cluster's transactions. A node that has just started
+// may not know its cluster yet; the leader always does.
+func sameCluster(own txn.ClusterID, named string) error {
+	if named == "" || own == 0 {
+		return nil
+	}
+	id, err := api.ParseCluster("cluster", named)
+	if err == nil && id != own {
+		err = fmt.Errorf("the transaction belongs to cluster %v, but this is cluster %v: connect to the right nodes: %w", id, own, api.ErrInvalid)
+	}
+	return err
 }
 
 func commitResponse(r coordinator.Reply) *concordv1.CommitResponse {

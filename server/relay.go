@@ -152,6 +152,12 @@ func seen(n *coordinator.Node) connect.UnaryInterceptorFunc {
 				return nil, err
 			}
 			s := n.Status()
+			// Who speaks of another cluster has seen what this one may never reach.
+			if named, ok := req.Any().(interface{ GetCluster() string }); ok {
+				if err := sameCluster(s.Cluster, named.GetCluster()); err != nil {
+					return nil, err
+				}
+			}
 			if handOns[req.Spec().Procedure] == nil || s.Leader == s.Node || req.Spec().Procedure == concordv1connect.CoordinatorServiceOutcomeProcedure {
 				if err := n.Reach(ctx, zxid(at)); err != nil {
 					return nil, err
