@@ -36,6 +36,7 @@ type leader struct {
 	longest   time.Duration // that a transaction may live
 
 	mu       sync.Mutex
+	id       txn.ClusterID
 	table    *txn.Table
 	counter  uint64
 	commits  int
@@ -79,6 +80,9 @@ func (l *leader) Commit(ctx context.Context, r *concordv1.CommitRequest) (*conco
 		}
 	}
 	c, err := api.ParseCommit(r)
+	if err == nil && c.Cluster != l.cluster() {
+		err = fmt.Errorf("the transaction belongs to another cluster: %w", api.ErrInvalid)
+	}
 	if err != nil {
 		return nil, api.ToStatus(err)
 	}
@@ -131,7 +135,20 @@ func (l *leader) Finished(_ context.Context, r *concordv1.FinishedRequest) (*con
 }
 
 func (l *leader) Resources(context.Context, *concordv1.ResourcesRequest) (*concordv1.ResourcesResponse, error) {
-	return &concordv1.ResourcesResponse{Cluster: cluster.String(), Resources: l.resources, MaxTransactionMs: l.longest.Milliseconds()}, nil
+	return &concordv1.ResourcesResponse{Cluster: l.cluster().String(), Resources: l.resources, MaxTransactionMs: l.longest.Milliseconds()}, nil
+}
+
+// set changes what the leader is from now on.
+func (l *leader) set(change func()) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	change()
+}
+
+func (l *leader) cluster() txn.ClusterID {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.id
 }
 
 func (l *leader) asked() (commits, finished int) {
@@ -153,7 +170,7 @@ func newBank(t *testing.T, opts ...concord.Option) *bank { return newBankOf(t, t
 // newBankOf is newBank at a cluster that lets a transaction live for longest.
 func newBankOf(t *testing.T, longest time.Duration, opts ...concord.Option) *bank {
 	t.Helper()
-	b := &bank{leader: &leader{longest: longest, table: txn.NewTable(txn.Meta{}, nil, archive{})}, disks: [2]*memory.Disk{memory.NewDisk(), memory.NewDisk()}}
+	b := &bank{leader: &leader{id: cluster, longest: longest, table: txn.NewTable(txn.Meta{}, nil, archive{})}, disks: [2]*memory.Disk{memory.NewDisk(), memory.NewDisk()}}
 	b.orders, b.billing = memory.New("orders", b.disks[0]), memory.New("billing", b.disks[1])
 	for _, r := range []*memory.Resource{b.orders, b.billing} {
 		identity, err := r.Identity(t.Context())

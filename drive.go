@@ -312,7 +312,7 @@ func (d *driver) ask(branches []txn.Branch) word {
 		decision, why, err := d.settle(ctx)
 		switch {
 		case err == nil && decision == txn.Abort:
-			return decided(decision, refusal)
+			return decided(decision, fmt.Errorf("%w (%s)", refusal, why))
 		case err == nil:
 			client.logger.Info("settled a transaction late", "gid", d.tx.id, "decision", decision)
 			return decided(decision, errors.New(why))
@@ -341,6 +341,8 @@ func (d *driver) settle(ctx context.Context) (txn.Decision, string, error) {
 		return txn.Commit, res.GetReason(), nil
 	case outcome == txn.Aborted:
 		return txn.Abort, res.GetReason(), nil
+	case outcome == txn.Unknown:
+		return txn.Undecided, "", api.ErrTooOld
 	}
-	return txn.Undecided, "", fmt.Errorf("the cluster answered %v: look with \"concord tx get %s\"", outcome, d.tx.id)
+	return txn.Undecided, "", fmt.Errorf("the cluster answered %v: see \"concord tx get %s\"", outcome, d.tx.id)
 }

@@ -65,7 +65,7 @@ func (e *UnknownError) Error() string {
 	if e.GID.IsZero() {
 		return fmt.Sprintf("the connection to %s broke while its only branch committed: %v; the cluster does not know more, so look at the data there before you repeat it (the cluster can tell of a transaction that is begun with concord.Recorded)", e.Resource, e.Err)
 	}
-	return fmt.Sprintf("the outcome of transaction %s is unknown: %v; ask with Client.Outcome or \"concord tx get %s\" before you repeat it", e.GID, e.Err, e.GID)
+	return fmt.Sprintf("the outcome of transaction %s is unknown: %v; ask Client.Outcome for it before you repeat it", e.GID, e.Err)
 }
 
 // Unwrap returns ErrUnknownOutcome and the cause.

@@ -35,6 +35,7 @@ const (
 	callCommit   call = "commit"
 	callRollback call = "rollback"
 	callRecovery call = "recovery"
+	callOnePhase call = "one phase"
 )
 
 var errBroke = errors.New("the connection broke")
@@ -128,7 +129,7 @@ func (s *scriptedSession) Prepare(ctx context.Context) (vote txn.Vote, b txn.Bra
 }
 
 func (s *scriptedSession) CommitOnePhase(ctx context.Context) error {
-	return s.r.tears(s.Session.CommitOnePhase(ctx))
+	return s.r.tears(s.r.through(callOnePhase, func() error { return s.Session.CommitOnePhase(ctx) }))
 }
 
 func (s *scriptedSession) Commit(ctx context.Context) (finish txn.Finish, err error) {

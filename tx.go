@@ -151,12 +151,27 @@ func (tx *Tx) Commit(ctx context.Context) error {
 		return err
 	}
 	defer tx.over()
-	if err := tx.client.resources.strange(); err != nil { // nobody could decide
-		tx.rollBack(ctx, err)
-		return tx.aborted("", err)
+	if why := tx.hopeless(ctx); why != nil {
+		undone := tx.rollBack(ctx, why)
+		if errors.Is(undone, ErrTorn) {
+			return undone
+		}
+		tx.client.logRollback(tx, undone)
+		return tx.aborted("", why)
 	}
 	r, d := tx.drive(ctx, twopc.CommitAsked{Recorded: tx.id.Class() == txn.Recorded})
 	return tx.result(ctx, r, d.cause)
+}
+
+// hopeless says why a commit need not be tried.
+func (tx *Tx) hopeless(ctx context.Context) error {
+	switch {
+	case tx.life.Err() != nil:
+		return tx.because(tx.life)
+	case ctx.Err() != nil:
+		return tx.because(ctx)
+	}
+	return tx.client.resources.strange() // nobody could decide
 }
 
 // Rollback undoes all branches. An ended context does not keep it from that: it
