@@ -43,8 +43,16 @@ func insertMarker(table string, x txn.XID, holder string) string {
 		", '" + x.ID.String() + "', " + strconv.FormatUint(uint64(x.Branch), 10) + ", '" + holder + "')"
 }
 
+func deleteMarker(table string, x txn.XID) string {
+	return fmt.Sprintf("DELETE FROM %s WHERE %s", table, markerOf(x))
+}
+
+func markerOf(x txn.XID) string {
+	return fmt.Sprintf("cluster = %d AND gid = '%s' AND branch = %d", uint32(x.Cluster), x.ID, uint8(x.Branch))
+}
+
 func selectMarker(s server, x txn.XID) string {
-	return fmt.Sprintf("SELECT holder FROM %s WHERE cluster = %d AND gid = '%s' AND branch = %d", tableIn(s), uint32(x.Cluster), x.ID, x.Branch)
+	return fmt.Sprintf("SELECT holder FROM %s WHERE %s", tableIn(s), markerOf(x))
 }
 
 // prepareMarker makes sure that branches can leave their markers. When several first

@@ -71,6 +71,9 @@ func isCode(err error, codes ...uint16) bool {
 // advise adds the next step to errors whose cause is outside of this program.
 func advise(err error) error {
 	code, answered := codeOf(err)
+	if errors.Is(err, ErrPoolBusy) {
+		return err // which says it
+	}
 	if !answered {
 		if broken(err) {
 			return fmt.Errorf("%w: check that the server runs and can be reached, then try again", err)
