@@ -42,8 +42,7 @@ func TestConnectionCutAtEachMessage(t *testing.T) {
 			for _, d := range []*database{near, far} {
 				d.admin.SetMaxIdleConns(series) // these servers stay
 			}
-			c := startCluster(t, settings{nodes: 1, maxAge: time.Hour, grace: time.Hour, scan: time.Hour,
-				resources: []resource{{"near", driverOf(s), near.dsn()}, {"far", driverOf(s), far.dsn()}}})
+			c := startCluster(t, idleCluster(near, far))
 			client := c.dial()
 			var account atomic.Int64
 			var cuts atomic.Int64
