@@ -55,8 +55,17 @@ func (c *Core) see(x *txn.Txn) {
 	}
 }
 
-// maxAhead is how far ahead of the cluster's time a transaction may be born.
-const maxAhead = 24 * time.Hour
+const (
+	// maxAhead is how far ahead of the clocks of all nodes a transaction may be born. Clocks that
+	// anybody looks after differ by less than a second, and a client corrects its own by that of
+	// a node; a gid that is further ahead was made up, or mistyped. Its record would stand before
+	// all others in a list, and stay until its time has come and gone.
+	maxAhead = 10 * time.Minute
+	// maxAheadListed is that for a transaction of which a database lists a branch. Somebody
+	// with a very wrong clock has begun it and holds locks, and there is no other way to free
+	// them than to abort it in the log first.
+	maxAheadListed = 24 * time.Hour
+)
 
 // undecidable answers a request about a transaction without record that this cluster must not
 // decide, whatever is asked.
@@ -74,25 +83,40 @@ func (c *Core) notSwitchedOn(request uint64, id txn.ID) bool {
 	return false
 }
 
-// inFuture refuses a transaction that is dated so far ahead that its record would hide and
-// outlast all others.
+// inFuture refuses a transaction that is dated further ahead than may be.
 func (c *Core) inFuture(request uint64, id txn.ID) bool {
-	now := c.now
-	if mark := c.table.Meta().Watermark; !mark.IsZero() {
-		seen := mark.Add(c.config.Rules.Retention)
-		if seen.Sub(now) > maxAhead {
-			return false // the clock of this node is far behind what the log has seen
-		}
-		if seen.After(now) {
-			now = seen
-		}
-	}
-	if !id.Time().After(now.Add(maxAhead)) {
+	ahead := maxAhead
+	if !c.isAhead(id, ahead) {
 		return false
 	}
-	c.reply(Reply{Request: request, Err: &requestError{api.ErrInvalid, fmt.Sprintf("transaction %v is dated %s, and here it is %s: unless the gid is mistyped, set the clock of whoever began it, or that of node %d",
-		id, id.Time().UTC().Format(time.RFC3339), c.now.UTC().Format(time.RFC3339), c.config.Node)}})
+	if len(c.listedBranches(id)) > 0 {
+		ahead = maxAheadListed
+	}
+	if !c.isAhead(id, ahead) {
+		return false
+	}
+	c.reply(Reply{Request: request, Err: &requestError{api.ErrInvalid, fmt.Sprintf("transaction %v is dated %s, and here it is %s: unless the gid is mistyped, set the clock of whoever began it, or those of the nodes",
+		id, id.Time().UTC().Format(time.RFC3339), c.latest().UTC().Format(time.RFC3339))}})
 	return true
+}
+
+// isAhead reports whether a transaction is dated too far ahead. Its time is that of a client, so it
+// is compared with whatever clock is ahead here: one that is wrong must not stop all work.
+func (c *Core) isAhead(id txn.ID, ahead time.Duration) bool {
+	return id.Time().After(c.latest().Add(ahead))
+}
+
+// latest is the latest time that this node knows of: by the clocks of the nodes, or because the
+// log has come so far that its watermark stands a retention behind it.
+func (c *Core) latest() time.Time {
+	latest := c.now
+	if c.peersNow.After(latest) {
+		latest = c.peersNow
+	}
+	if mark := c.table.Meta().Watermark; !mark.IsZero() && mark.Add(c.config.Rules.Retention).After(latest) {
+		latest = mark.Add(c.config.Rules.Retention)
+	}
+	return latest
 }
 
 func (c *Core) onCommitAsked(e CommitAsked) {

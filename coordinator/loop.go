@@ -99,7 +99,7 @@ func (l *loop) drain(asks chan ask, received chan inbound) {
 
 func (l *loop) tick(now time.Time) {
 	l.ticked = now
-	l.events = append(l.events, Tick{Now: now})
+	l.events = append(l.events, Tick{Now: now, Peers: l.peersNow(now)})
 	l.watchDisk(now)
 	l.compact()
 	if now.Sub(l.reported) >= reportInterval {
@@ -113,6 +113,16 @@ func (l *loop) tick(now time.Time) {
 	if now.Sub(l.published) >= publishInterval {
 		l.publish(now)
 	}
+}
+
+// peersNow is what the clocks of the peers show, by what they said lately, the latest of them.
+func (l *loop) peersNow(now time.Time) (latest time.Time) {
+	for _, r := range l.reports {
+		if since := now.Sub(r.at); since < 3*reportInterval && r.Clock.Add(since).After(latest) {
+			latest = r.Clock.Add(since)
+		}
+	}
+	return latest
 }
 
 func (l *loop) receive(in inbound) {
@@ -188,6 +198,12 @@ func (l *loop) carryOut(fx *Effects) {
 		}
 	}
 	l.forget(fx.Forget)
+	for _, e := range fx.Evidence {
+		select {
+		case l.workers[e.Resource].kept <- e.After:
+		default: // one is due already, and is answered
+		}
+	}
 	for _, note := range fx.Notes {
 		if note.Alarm {
 			l.log.Error(note.Text)

@@ -18,7 +18,8 @@ import (
 const scanAgain = time.Second
 
 func (c *Core) rules() recovery.Rules {
-	return recovery.Rules{Cluster: c.table.Cluster(), MaxAge: c.config.Rules.MaxTransaction}
+	return recovery.Rules{Cluster: c.table.Cluster(), MaxAge: c.config.Rules.MaxTransaction,
+		Horizon: c.latest().Add(maxAheadListed)}
 }
 
 // scanDue asks resources for their prepared branches.

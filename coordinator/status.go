@@ -76,7 +76,7 @@ func (l *loop) ownReport() report {
 	s := l.core.zab.Status()
 	m := l.core.table.Meta()
 	return report{Role: s.Role, Phase: s.Phase, Established: s.Established, Leader: s.Leader, Epoch: s.Epoch, Tail: s.Tail,
-		Applied: l.core.zxid(), Digest: m.Digest, Disk: l.disk().report()}
+		Applied: l.core.zxid(), Digest: m.Digest, Clock: time.Now(), Disk: l.disk().report()}
 }
 
 // publish makes a snapshot for everybody who asks.
