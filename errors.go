@@ -65,6 +65,9 @@ func (e *UnknownError) Error() string {
 	if e.GID.IsZero() {
 		return fmt.Sprintf("the connection to %s broke while its only branch committed: %v; the cluster does not know more, so look at the data there before you repeat it (the cluster can tell of a transaction that is begun with concord.Recorded)", e.Resource, e.Err)
 	}
+	if errors.Is(e.Err, ErrCluster) {
+		return fmt.Sprintf("the outcome of transaction %s is unknown: %v; nobody else can tell it, so look at the data before you repeat it", e.GID, e.Err)
+	}
 	return fmt.Sprintf("the outcome of transaction %s is unknown: %v; ask Client.Outcome for it before you repeat it", e.GID, e.Err)
 }
 

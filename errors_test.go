@@ -220,6 +220,17 @@ var messages = []message{
 	}, says: "transaction GID was aborted: this is another cluster: the nodes at ADDR are cluster c0ffee02 now, and this client was dialed when they were c0ffee01: " +
 		`if they were set up anew, look for branches of c0ffee01 with "concord recover" and restart the application; if not, correct the addresses`,
 		is: []error{concord.ErrAborted, concord.ErrCluster}},
+	{name: "another cluster, which may have been asked in the place of the first one", meet: func(t *testing.T, b *shaky) error {
+		b.after = func(context.Context) error { // the decision is made, and then everything is lost
+			b.leader.set(func() { b.id = cluster + 1 })
+			return api.ErrUnavailable
+		}
+		err := b.client.Run(t.Context(), b.transfer)
+		require.Len(t, b.prepared(t), 2, "nobody may end them")
+		return err
+	}, says: "the outcome of transaction GID is unknown: this is another cluster: the nodes at ADDR are cluster c0ffee02 now, and this client was dialed when they were c0ffee01: " +
+		`if they were set up anew, look for branches of c0ffee01 with "concord recover" and restart the application; if not, correct the addresses; ` +
+		"nobody else can tell it, so look at the data before you repeat it", is: []error{concord.ErrUnknownOutcome, concord.ErrCluster}},
 	{name: "another cluster, again", meet: func(t *testing.T, b *shaky) error {
 		b.leader.set(func() { b.id = cluster + 1 })
 		require.ErrorIs(t, b.client.Run(t.Context(), b.transfer), concord.ErrCluster)

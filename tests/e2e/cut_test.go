@@ -257,6 +257,8 @@ func (x *cutter) judge(ctx context.Context, id concord.ID, cut bool, err error) 
 	}
 	var unknown *concord.UnknownError
 	switch {
+	case errors.As(err, &unknown) && strings.Contains(err.Error(), "try again"):
+		return fmt.Errorf("unknown, with the advice to repeat it: %w", err)
 	case err == nil && !near:
 		return errors.New("nil, and the row is not there")
 	case err == nil:
