@@ -213,7 +213,7 @@ func (v *victim) leavesNothing() {
 	for _, key := range []string{v.first, v.second} {
 		v.requireFree(v.other, key)
 	}
-	for range 2 { // whichever session it gets
+	for range 3 { // whichever session it gets
 		key := v.key()
 		s := v.bench.work(v.r, v.xid(), key, 4)
 		v.requireAbsent(key)

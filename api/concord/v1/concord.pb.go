@@ -708,7 +708,10 @@ type OutcomeRequest struct {
 	Seen  string                 `protobuf:"bytes,2,opt,name=seen,proto3" json:"seen,omitempty"`
 	// Whoever asks knows that the transaction had several branches, so that no database decided it
 	// alone: what is unrecorded is aborted then.
-	Several       bool `protobuf:"varint,3,opt,name=several,proto3" json:"several,omitempty"`
+	Several bool `protobuf:"varint,3,opt,name=several,proto3" json:"several,omitempty"`
+	// 8 hex characters: the cluster that the transaction belongs to. Another one knows nothing of it
+	// and refuses. Empty: the one that is asked.
+	Cluster       string `protobuf:"bytes,4,opt,name=cluster,proto3" json:"cluster,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -762,6 +765,13 @@ func (x *OutcomeRequest) GetSeveral() bool {
 		return x.Several
 	}
 	return false
+}
+
+func (x *OutcomeRequest) GetCluster() string {
+	if x != nil {
+		return x.Cluster
+	}
+	return ""
 }
 
 type OutcomeResponse struct {
@@ -3043,11 +3053,12 @@ const file_concord_v1_concord_proto_rawDesc = "" +
 	"\x03gid\x18\x01 \x01(\tR\x03gid\x12\x0e\n" +
 	"\x02no\x18\x02 \x01(\rR\x02no\x12\x16\n" +
 	"\x06finish\x18\x03 \x01(\tR\x06finish\"\x12\n" +
-	"\x10FinishedResponse\"P\n" +
+	"\x10FinishedResponse\"j\n" +
 	"\x0eOutcomeRequest\x12\x10\n" +
 	"\x03gid\x18\x01 \x01(\tR\x03gid\x12\x12\n" +
 	"\x04seen\x18\x02 \x01(\tR\x04seen\x12\x18\n" +
-	"\aseveral\x18\x03 \x01(\bR\aseveral\"s\n" +
+	"\aseveral\x18\x03 \x01(\bR\aseveral\x12\x18\n" +
+	"\acluster\x18\x04 \x01(\tR\acluster\"s\n" +
 	"\x0fOutcomeResponse\x12\x18\n" +
 	"\aoutcome\x18\x01 \x01(\tR\aoutcome\x12\x16\n" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\x12\x12\n" +
