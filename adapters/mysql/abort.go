@@ -58,7 +58,7 @@ func (s *session) rolledBack(ctx context.Context, was phase) bool {
 		return false
 	}
 	var commands []string
-	guarded := s.guard != "" && !s.proven && was != prepared && s.torn == nil
+	guarded := s.guard != "" && !s.proven && s.missed == nil && was != prepared
 	if guarded {
 		commands = append(commands, "RELEASE SAVEPOINT "+s.guard)
 	}
@@ -76,7 +76,11 @@ func (s *session) rolledBack(ctx context.Context, was phase) bool {
 	} else {
 		answers = s.link.each(ctx, commands...)
 	}
-	if guarded && s.prove(ctx, answers[0].err) != nil && s.torn == nil && !s.link.raw.IsValid() {
+	if guarded {
+		_ = s.prove(answers[0].err) // judged below
+	}
+	s.judge(ctx)
+	if !s.link.raw.IsValid() {
 		return false
 	}
 	if stayed {

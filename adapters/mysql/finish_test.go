@@ -7,7 +7,9 @@ import (
 	"database/sql"
 	"fmt"
 	"net"
+	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -367,6 +369,54 @@ func TestOtherDefaultsOfTheServerChangeNothing(t *testing.T) {
 			require.Equal(t, txn.Lost, w.finish(w.open(), txn.Commit, x, b))
 		})
 	}
+}
+
+func TestTheIdentityStaysWithTheData(t *testing.T) {
+	for name, start := range map[string]func(testing.TB, ...testdb.Option) *testdb.Server{"MariaDB": testdb.MariaDB, "MySQL": testdb.MySQL} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t, start(t))
+			app, recovery := w.users()
+			first, err := w.openAs(app, Options{}).Identity(w.ctx)
+			require.NoError(t, err)
+			host, err := os.Hostname()
+			require.NoError(t, err)
+			require.NotContains(t, first, host)
+			require.NotContains(t, first, strconv.Itoa(w.Port()))
+			require.NoError(t, w.Kill())
+			require.NoError(t, w.Start())
+			for _, dsn := range []string{w.DSN(database), app, recovery} {
+				again, err := w.openAs(dsn, Options{}).Identity(w.ctx)
+				require.NoError(t, err)
+				require.Equal(t, first, again)
+			}
+			kept, err := w.open().Evidence(w.ctx, txn.XID{})
+			require.NoError(t, err)
+			require.Empty(t, kept, "the id is no evidence")
+		})
+	}
+}
+
+func TestManyWhoAskAtOnceDrawOneIdentity(t *testing.T) {
+	w := newWorld(t, testdb.MariaDB(t))
+	answers := make(chan string, 8)
+	var group sync.WaitGroup
+	for range 8 {
+		r := w.open()
+		group.Go(func() {
+			id, err := r.Identity(w.ctx)
+			if err != nil {
+				t.Error(err)
+			}
+			answers <- id
+		})
+	}
+	group.Wait()
+	first := <-answers
+	for range 7 {
+		require.Equal(t, first, <-answers)
+	}
+	require.Contains(t, first, " id=")
 }
 
 func TestTwoServersHaveTwoIdentities(t *testing.T) {

@@ -133,7 +133,7 @@ func (s *session) guarded(ctx context.Context, commands ...string) error {
 		return s.link.inOrder(ctx, commands...)
 	}
 	answers := s.link.each(ctx, append([]string{"RELEASE SAVEPOINT " + s.guard}, commands...)...)
-	if err := s.prove(ctx, answers[0].err); err != nil {
+	if err := s.prove(answers[0].err); err != nil {
 		return err
 	}
 	for _, a := range answers[1:] {
@@ -145,21 +145,28 @@ func (s *session) guarded(ctx context.Context, commands ...string) error {
 }
 
 // prove judges the answer to the release of the guard.
-func (s *session) prove(ctx context.Context, released error) error {
+func (s *session) prove(released error) error {
 	if released == nil {
 		s.proven = true
-		return nil
+	} else if _, answered := codeOf(released); answered {
+		s.missed = released
 	}
-	if _, answered := codeOf(released); !answered {
-		return released // see loose
+	return released
+}
+
+// judge finds out who has ended the transaction of a guard that is missed, once the session
+// has rolled back: before that the server may refuse to say anything. If nobody answers, the
+// marker has to tell.
+func (s *session) judge(ctx context.Context) {
+	if s.missed == nil || s.torn != nil {
+		return
 	}
 	others, err := s.link.endedByOthers(ctx)
-	if err == nil && !others {
-		return released // the server has rolled back: a deadlock, or a lock wait
+	if _, answered := codeOf(err); err == nil && !others || err != nil && !answered {
+		return // the server has rolled back: a deadlock, or a lock wait
 	}
-	s.torn = fmt.Errorf("%w: its SQL, or a procedure that it called, ended the transaction of the branch: %w",
-		adapters.ErrTorn, errors.Join(released, err))
-	return s.torn
+	s.torn = fmt.Errorf("%w: the application's SQL, or a procedure that it called, ended the transaction of the branch: %w",
+		adapters.ErrTorn, errors.Join(s.missed, err))
 }
 
 // enter admits a statement to the branch, with a context that ends with it. leave must be

@@ -22,8 +22,8 @@ const (
 )
 
 // CreateMarkerTable is the table of the evidence, to be created in every database that
-// takes part. Users of applications need SELECT and INSERT on it, those of
-// coordinator nodes SELECT and DELETE.
+// takes part. Users of applications need SELECT, INSERT and DELETE on it, and so do those of
+// coordinator nodes.
 const CreateMarkerTable = `CREATE TABLE IF NOT EXISTS ` + markerTable + ` (
   cluster INT UNSIGNED NOT NULL,
   gid CHAR(26) CHARACTER SET ascii COLLATE ascii_bin NOT NULL,
@@ -72,7 +72,7 @@ func (r *Resource) prepareMarker(ctx context.Context) error {
 			return err
 		}
 		// MariaDB and MySQL hide from a user without grants whether there is a table.
-		if _, err := c.ExecContext(ctx, strings.Replace(CreateMarkerTable, markerTable, tableIn(s), 1)); err != nil {
+		if _, err := c.ExecContext(ctx, createMarkerTable(s)); err != nil {
 			return markerMissing(s, err)
 		}
 		if _, err = c.ExecContext(ctx, try); err != nil {

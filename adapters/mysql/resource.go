@@ -135,26 +135,6 @@ func (r *Resource) Name() string { return r.name }
 // Driver is "mysql", for MariaDB too.
 func (r *Resource) Driver() string { return "mysql" }
 
-// Identity names the server and the database. XA names are server-wide, but the
-// markers are the database's. On MySQL it is server_uuid, which copies of a data
-// directory share, so host name and port as the server knows them go with it. MariaDB
-// has no such thing; its server_uid comes from port and network card, which containers
-// share, so host name, port and server_id go with it.
-func (r *Resource) Identity(ctx context.Context) (string, error) {
-	var id string
-	err := r.onServer(ctx, func(_ *sql.Conn, s server) error {
-		if s.database == "" {
-			return errNoDatabase
-		}
-		id = fmt.Sprintf("%s %s database=%s", s.flavor, s.name, s.database)
-		return nil
-	})
-	if err != nil {
-		return "", fmt.Errorf("identity of %s: %w", r.name, advise(err))
-	}
-	return id, nil
-}
-
 // onServer runs do on one connection of the recovery half.
 func (r *Resource) onServer(ctx context.Context, do func(*sql.Conn, server) error) error {
 	c, err := r.db.Conn(ctx)

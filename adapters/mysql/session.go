@@ -50,6 +50,7 @@ type session struct {
 	guard   string  // the name of the guard if the transaction has it
 	marked  bool    // the marker is in already
 	proven  bool    // the guard was still there when the work was over
+	missed  error   // the answer that the guard is not there
 	risked  bool    // a statement was sent that could end the transaction
 	voted   bool    // XA PREPARE was sent
 	torn    error   // why part of the branch may be committed

@@ -98,8 +98,6 @@ func advise(err error) error {
 		step = "the server chose this transaction to end a deadlock: run it again"
 	case codeReadOnly, codeReadOnlyMode:
 		step = "the server is read-only: point the resource at the primary, or switch read_only off; MariaDB lets READ_ONLY ADMIN finish branches"
-	case codeWrongState:
-		step = "inside a branch there is no DDL, BEGIN, COMMIT, ROLLBACK or LOCK TABLES"
 	case codeRMError:
 		step = "MySQL: GRANT XA_RECOVER_ADMIN ON *.* to the user of this resource; if it has that, look into the server's log"
 	case codeDuplicate:
