@@ -203,9 +203,10 @@ func (v *victim) leavesNothing() {
 	if v.After != nil {
 		v.After(v.t)
 	}
-	require.Empty(v.t, v.listed(v.r))
+	other := v.open()
+	require.Empty(v.t, v.listed(other))
 	for _, key := range []string{v.first, v.second} {
-		v.requireFree(v.open(), key)
+		v.requireFree(other, key)
 	}
 	for range 3 { // whichever session it gets
 		key := v.key()
