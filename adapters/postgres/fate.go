@@ -5,7 +5,6 @@ package postgres
 import (
 	"context"
 	"errors"
-	"fmt"
 
 	"github.com/jackc/pgx/v5"
 
@@ -23,8 +22,9 @@ import (
 //     number is what became of the work, whatever else was sent.
 
 var (
-	errEnded    = errors.New("a statement of the application ended the transaction of the branch: leave COMMIT, ROLLBACK and PREPARE TRANSACTION to concord")
-	errReplaced = errors.New("the transaction is not the one that the branch began: the application ended that one (ROLLBACK AND CHAIN does) or took away its settings (RESET ALL does): leave COMMIT, ROLLBACK and PREPARE TRANSACTION to concord")
+	errCommitted = errors.New("the application's own statements may have committed what the branch did before: look at the data before you run it again")
+	errEnded     = errors.New("a statement of the application ended the transaction of the branch: leave COMMIT, ROLLBACK and PREPARE TRANSACTION to concord")
+	errReplaced  = errors.New("the transaction is not the one that the branch began: the application ended that one (ROLLBACK AND CHAIN does) or took away its settings (RESET ALL does): leave COMMIT, ROLLBACK and PREPARE TRANSACTION to concord")
 )
 
 // replaced names the error of a vote that did not find the mark of the transaction.
@@ -101,8 +101,8 @@ func (s *session) check(ctx context.Context) error {
 	if err == nil {
 		return nil
 	}
-	s.doomed = fmt.Errorf("postgres %q: %w", s.r.name, s.replaced(err, true))
-	return s.doomed
+	s.doomed = s.replaced(err, true)
+	return s.named(s.doomed)
 }
 
 // whole reports whether the session is certainly still in the transaction that the branch
@@ -140,5 +140,5 @@ func (s *session) fate(ctx context.Context) error {
 			return nil
 		}
 	}
-	return fmt.Errorf("postgres %q: roll back %s: %w", s.r.name, s.x, chain(adapters.ErrTorn, errEnded, err))
+	return chain(adapters.ErrTorn, errCommitted, err)
 }

@@ -24,11 +24,6 @@ func (r *Resource) Rollback(ctx context.Context, x txn.XID, b txn.Branch) (txn.F
 }
 
 func (r *Resource) finish(ctx context.Context, x txn.XID, b txn.Branch, d txn.Decision) (found txn.Finish, err error) {
-	if h, ours := r.remembered(x); ours && d == txn.Abort {
-		if err := r.endOwn(ctx, x, h); err != nil {
-			return 0, err
-		}
-	}
 	err = r.with(ctx, func(conn *pgx.Conn) (err error) {
 		found, err = finishOn(ctx, conn, x, b, d)
 		return err
@@ -106,7 +101,7 @@ func abortAgain(ctx context.Context, conn *pgx.Conn, x txn.XID, b txn.Branch, wh
 // prepared. nil says that nothing of it is left.
 func (r *Resource) endOwn(ctx context.Context, x txn.XID, h holder) error {
 	if h.pid == 0 {
-		return fmt.Errorf("postgres %q: roll back %s: the connection broke, and behind a pooler its session cannot be named; the orphan scan will look for the branch", r.name, x)
+		return errors.New("the connection broke, and behind a pooler its session cannot be named; the orphan scan will look for the branch")
 	}
 	err := r.with(ctx, func(conn *pgx.Conn) error {
 		if _, err := fence(ctx, conn, h, proof{own: true}); err != nil {
@@ -117,12 +112,13 @@ func (r *Resource) endOwn(ctx context.Context, x txn.XID, h holder) error {
 		}
 		return nil
 	})
-	if err != nil {
-		r.remember(x, h)
-		return r.explain(finishing, txn.Abort.String()+" "+x.String(), err)
+	if err == nil {
+		return nil
 	}
-	r.forget(x)
-	return nil
+	if step := nextStep(finishing, err); step != "" {
+		return fmt.Errorf("%w; %s", err, step)
+	}
+	return err
 }
 
 // endPrepared ends the branch as the role that prepared it, which only a superuser need

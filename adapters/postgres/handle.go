@@ -126,7 +126,7 @@ func (h *handle) Rollback(ctx context.Context) error {
 	}
 	if h.savepoint == nil {
 		if h.session.leave(working, working) {
-			h.session.doom(fmt.Errorf("postgres %q: %w", h.session.r.name, errRollbackOnly))
+			h.session.doom(errRollbackOnly)
 			return nil
 		}
 		return h.session.usable()

@@ -9,8 +9,6 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
-
-	"github.com/concordtx/concord/adapters"
 )
 
 // use is what the application does with the connection of a branch at the moment. A
@@ -52,7 +50,7 @@ func (s *session) enter(ctx context.Context) error {
 		case now == free:
 			return nil
 		case now == reading:
-			return s.neverSent(errReading)
+			return s.refuse(errReading)
 		case now == scanning && overdue == nil:
 			timer := time.NewTimer(scanTime)
 			defer timer.Stop()
@@ -61,9 +59,9 @@ func (s *session) enter(ctx context.Context) error {
 		select {
 		case <-changed:
 		case <-overdue:
-			return s.neverSent(errReading)
+			return s.refuse(errReading)
 		case <-ctx.Done():
-			return s.neverSent(fmt.Errorf("wait for another statement of the branch: %w", ctx.Err()))
+			return s.refuse(fmt.Errorf("wait for another statement of the branch: %w", ctx.Err()))
 		}
 	}
 }
@@ -177,18 +175,26 @@ func (s *session) letGo() {
 	}
 }
 
-// neverSent notes a statement that the application wanted and the server never got. The
-// branch must not commit without it, even if the application takes no notice.
-func (s *session) neverSent(err error) error {
+// refuse answers a statement that does not get its turn.
+func (s *session) refuse(why error) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	told := s.named(why)
 	if s.phase != working {
-		return fmt.Errorf("postgres %q: %w", s.r.name, adapters.ErrBranchEnded)
+		return s.usableLocked()
 	}
+	s.neverSent(why, told)
+	return told
+}
+
+// neverSent notes a statement that the application wanted and the server never got. The
+// branch must not commit without it, even if the application takes no notice of what it
+// was told. The caller holds mu.
+func (s *session) neverSent(why, told error) {
 	if s.failure == nil {
-		s.failure, s.unsent, s.failedAt = err, true, len(s.savepoints)
+		s.failure, s.unsent, s.failedAt = why, true, len(s.savepoints)
 	}
-	return fmt.Errorf("postgres %q: %w", s.r.name, err)
+	s.told = told
 }
 
 // noteDirect is note for the answer of a call that sends its statement itself. An error
@@ -196,7 +202,9 @@ func (s *session) neverSent(err error) error {
 func (s *session) noteDirect(st statement, tag pgconn.CommandTag, err error) {
 	pg := s.pgx.PgConn()
 	if err != nil && sqlState(err) == "" && !pg.IsClosed() && !pg.IsBusy() && pg.TxStatus() != 'E' {
-		_ = s.neverSent(err)
+		s.mu.Lock()
+		s.neverSent(err, err)
+		s.mu.Unlock()
 		return
 	}
 	s.note(st, tag, err)

@@ -5,7 +5,6 @@ package postgres
 import (
 	"context"
 	"fmt"
-	"sync"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -31,9 +30,6 @@ type Resource struct {
 	ownsPool    bool
 	lockTimeout time.Duration
 	idleTimeout time.Duration
-
-	mu   sync.Mutex
-	lost map[txn.XID]holder // sessions of ours that could not be ended yet; see remember
 }
 
 var _ adapters.Opener = (*Resource)(nil)
@@ -158,35 +154,6 @@ func (r *Resource) Close() error {
 		r.pool.Close()
 	}
 	return nil
-}
-
-// maxLost bounds how many sessions are remembered.
-const maxLost = 1000
-
-// remember keeps the name of a session that this process opened and could not end, so that
-// a later Rollback may: whoever calls that can only name a session, and a name is no proof.
-func (r *Resource) remember(x txn.XID, h holder) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.lost == nil {
-		r.lost = map[txn.XID]holder{}
-	}
-	if len(r.lost) < maxLost { // beyond that the orphan scan looks for them
-		r.lost[x] = h
-	}
-}
-
-func (r *Resource) forget(x txn.XID) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	delete(r.lost, x)
-}
-
-func (r *Resource) remembered(x txn.XID) (holder, bool) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	h, ok := r.lost[x]
-	return h, ok
 }
 
 // with lends a connection. One that comes back broken or inside a transaction is

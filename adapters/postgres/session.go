@@ -40,6 +40,15 @@ const (
 	ended
 )
 
+// rest is what may be left of a branch that has ended.
+type rest uint8
+
+const (
+	kept    rest = iota // all of it: it is committed, or nobody knows
+	some                // a transaction, or a prepared branch, on a session that could not be asked
+	cleared             // nothing
+)
+
 // session is one branch. What always holds:
 //
 //  1. conn is nil exactly when the connection was given back; nobody uses it after.
@@ -70,11 +79,15 @@ type session struct {
 	failed   bool          // the transaction had failed before sent.ends, so it was rolled back
 	intact   bool          // it was there when the last statement was sent, which could not end it
 	doomed   error         // why the branch must not commit
+	told     error         // the last error of a statement, as the application got it
 	failure  error         // the first error since the transaction was last healthy
 	unsent   bool          // failure is of a statement that the server never got
 	failedAt int           // how many savepoints there were
 	borrowed bool          // large objects hold on to native
+	safe     bool          // nothing of the branch was committed by the application
 	stuck    bool          // a call of the application has conn and does not come back
+	rest     rest          // once ended
+	lastWord error         // what Rollback says for ever, if the fate of the branch is known not to be an abort
 
 	savepoints []string // in the order in which they were set
 	nested     int      // how many of them the handles set
@@ -141,9 +154,17 @@ func (s *session) usable() error {
 
 func (s *session) usableLocked() error {
 	if s.phase != working {
-		return fmt.Errorf("postgres %q: %w: %w", s.r.name, pgx.ErrTxClosed, adapters.ErrBranchEnded)
+		return s.named(fmt.Errorf("%w: %w", pgx.ErrTxClosed, adapters.ErrBranchEnded))
 	}
-	return s.doomed
+	return s.named(s.doomed)
+}
+
+// named puts the resource in front of an error.
+func (s *session) named(err error) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("postgres %q: %w", s.r.name, err)
 }
 
 // doom makes sure that the branch never commits.
@@ -160,6 +181,9 @@ func (s *session) doom(why error) {
 func (s *session) note(st statement, tag pgconn.CommandTag, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if err != nil {
+		s.told = err
+	}
 	if s.phase != working || s.conn == nil {
 		return
 	}
@@ -176,7 +200,7 @@ func (s *session) note(st statement, tag pgconn.CommandTag, err error) {
 		s.torn = true
 	}
 	if s.torn || status == 'I' && s.native != nil && !pg.IsClosed() {
-		s.doomed = fmt.Errorf("postgres %q: %w", s.r.name, errEnded)
+		s.doomed = errEnded
 	}
 	switch {
 	case err != nil && s.failure == nil:
@@ -268,6 +292,7 @@ func (s *session) Prepare(ctx context.Context) (txn.Vote, txn.Branch, error) {
 		return s.voteNo(ctx, s.vote(err))
 	}
 	if s.opened() == nil {
+		_ = s.settle(cleared, nil)
 		s.giveBack(false)
 		return txn.VoteReadOnly, txn.Branch{No: s.x.Branch, Resource: s.r.name}, nil
 	}
@@ -339,6 +364,7 @@ func (s *session) voteReadOnly(ctx context.Context, pg *pgconn.PgConn, isolation
 	if err != nil {
 		return s.voteNo(ctx, s.explainVote(err))
 	}
+	_ = s.settle(cleared, nil)
 	s.giveBack(want == "COMMIT")
 	return txn.VoteReadOnly, txn.Branch{No: s.x.Branch, Resource: s.r.name}, nil
 }
@@ -401,6 +427,7 @@ func (s *session) notCommitted(ctx context.Context, cause error) error {
 // resolve finds out what became of a COMMIT whose answer was lost.
 func (s *session) resolve(ctx context.Context, operation string, end ending, cause error) error {
 	if err := s.undo(ctx); err != nil || end.number == "" {
+		_ = s.settle(kept, nil)
 		return s.r.explain(committing, operation, chain(errInDoubt, cause, err))
 	}
 	ctx, cancel := grace(ctx)
@@ -412,10 +439,11 @@ func (s *session) resolve(ctx context.Context, operation string, end ending, cau
 	})
 	switch what {
 	case committed:
-		return nil
+		return s.settle(kept, nil)
 	case aborted:
 		return s.r.explain(committing, operation, chain(adapters.ErrNotCommitted, cause))
 	}
+	_ = s.settle(kept, nil)
 	return s.r.explain(committing, operation, chain(errInDoubt, cause, err))
 }
 
@@ -426,13 +454,50 @@ func (s *session) Commit(ctx context.Context) (txn.Finish, error) { return s.fin
 func (s *session) Rollback(ctx context.Context) error {
 	if s.leave(working, ended) {
 		_ = s.seize(ctx) // it rolls back what there is
-		return s.undo(ctx)
+		return s.rolledBack(s.undo(ctx))
+	}
+	s.mu.Lock()
+	now, left, last := s.phase, s.rest, s.lastWord
+	s.mu.Unlock()
+	switch {
+	case last != nil:
+		return s.rolledBack(last)
+	case now == ended && left == cleared:
+		return nil
+	case now == ended && left == some:
+		ctx, cancel := grace(ctx)
+		defer cancel()
+		return s.rolledBack(s.clear(ctx))
 	}
 	found, err := s.finish(ctx, txn.Abort)
 	if err == nil && found == txn.Contradicted {
-		err = fmt.Errorf("postgres %q: roll back %s: it is committed; ask \"concord tx get %s\" who decided so", s.r.name, s.x, s.x.ID)
+		err = fmt.Errorf("%w: it is committed; ask \"concord tx get %s\" who decided so", adapters.ErrTorn, s.x.ID)
+		return s.rolledBack(s.settle(kept, err))
 	}
 	return err
+}
+
+// rolledBack puts the operation in front of an error that stands in the way of it.
+func (s *session) rolledBack(err error) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("postgres %q: roll back %s: %w", s.r.name, s.x, err)
+}
+
+// Failure implements adapters.Failing.
+func (s *session) Failure() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.told
+}
+
+// settle notes what is left of a branch that has ended, and what there is to say of it.
+func (s *session) settle(left rest, lastWord error) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.rest, s.lastWord = left, lastWord
+	return lastWord
 }
 
 // finish ends the prepared branch: on its own connection if it still has it and that
@@ -456,7 +521,7 @@ func (s *session) finish(ctx context.Context, d txn.Decision) (txn.Finish, error
 			s.release(conn, true)
 		}
 		if err == nil && tag == finishTag(d) {
-			s.leave(prepared, ended)
+			s.finished(d)
 			return txn.Done, nil
 		}
 	}
@@ -464,9 +529,16 @@ func (s *session) finish(ctx context.Context, d txn.Decision) (txn.Finish, error
 	defer cancel()
 	found, err := s.r.finish(ctx, s.x, s.branch, d)
 	if err == nil {
-		s.leave(prepared, ended)
+		s.finished(d)
 	}
 	return found, err
+}
+
+func (s *session) finished(d txn.Decision) {
+	s.leave(prepared, ended)
+	if d == txn.Abort {
+		_ = s.settle(cleared, nil)
+	}
 }
 
 // Abandon implements adapters.Session: a prepared branch does not need its session.
@@ -532,23 +604,34 @@ func discard(conn *pgxpool.Conn) {
 func (s *session) undo(ctx context.Context) error {
 	ctx, cancel := grace(ctx)
 	defer cancel()
-	whole := !s.torn && (!s.sent.ends || s.whole(ctx))
-	if s.stuck {
+	s.safe = !s.torn && (!s.sent.ends || s.whole(ctx))
+	_ = s.settle(some, nil)
+	switch {
+	case s.stuck:
 		go s.letGo() // the connection is cut
+	case s.rollBack(ctx):
+		return s.judge(ctx)
+	default:
+		discard(s.take())
 	}
-	if s.stuck || !s.rollBack(ctx) {
-		if !s.stuck {
-			discard(s.take())
-		}
-		// PREPARE may still be on its way in a session that nobody listens to.
-		if err := s.r.endOwn(ctx, s.x, s.server.holder); err != nil {
-			return err
-		}
+	return s.clear(ctx)
+}
+
+// clear ends a branch whose session is out of hand: PREPARE may still be on its way in it.
+func (s *session) clear(ctx context.Context) error {
+	if err := s.r.endOwn(ctx, s.x, s.server.holder); err != nil {
+		return err
 	}
-	if whole {
-		return nil
+	return s.judge(ctx)
+}
+
+// judge has the last word on a branch of which nothing is left on the server.
+func (s *session) judge(ctx context.Context) error {
+	var err error
+	if !s.safe {
+		err = s.fate(ctx)
 	}
-	return s.fate(ctx)
+	return s.settle(cleared, err)
 }
 
 // rollBack rolls back on the session and reports whether that did it.
