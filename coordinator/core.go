@@ -122,6 +122,7 @@ type Core struct {
 	proposal uint64
 	// committed, aborted count first decisions since the start of this node.
 	committed, aborted uint64
+	decided            Decided          // of them, those that this node made as the leader
 	youngest           txn.ID           // that was decided since the start of this node
 	level              txn.FeatureLevel // as last noticed
 	digests            digestRing
@@ -467,6 +468,9 @@ func (c *Core) deliver(e zab.Entry) error {
 	for _, v := range changes.Verdicts {
 		if compareID(c.youngest, v.ID) < 0 && !c.isAhead(v.ID, maxAhead) {
 			c.youngest = v.ID
+		}
+		if v.First && c.leading && e.Zxid.Epoch == c.role.Epoch {
+			c.decided.count(v.Decision)
 		}
 		c.onVerdict(v)
 	}

@@ -217,7 +217,7 @@ func (c *Core) onResolveAsked(e ResolveAsked) {
 		l.by = txn.FromOperator
 		c.carry(l, l.core.Step(twopc.RollbackAsked{Reason: reason}))
 	case c.unlisted() != nil:
-		c.reply(Reply{Request: e.Request, Err: refusedf("%v, so it is not known whether %v has a branch there that would have to commit too: wait until \"concord status\" shows it well, or abort", c.unlisted(), e.ID)})
+		c.reply(Reply{Request: e.Request, Err: refusedf("%v, so it is not known whether %v has a branch there that would have to commit too: wait until \"concord status\" shows it well, or abort", c.unlisted()[0], e.ID)})
 	case len(branches) == 0:
 		c.reply(Reply{Request: e.Request, Err: notFound(e.ID)})
 	default:
@@ -242,17 +242,18 @@ func (c *Core) listedBranches(id txn.ID) []txn.Branch {
 	return branches
 }
 
-// unlisted returns which resource has not told lately what it holds prepared; nil if all have.
-func (c *Core) unlisted() error {
+// unlisted returns which resources have not told lately what they hold prepared; nil if all have.
+func (c *Core) unlisted() []error {
+	var why []error
 	for _, name := range c.config.Resources {
 		switch s := c.scans[name]; {
 		case s.err != nil:
-			return fmt.Errorf("resource %s could not be listed (%w)", name, s.err)
+			why = append(why, fmt.Errorf("resource %s could not be listed (%w)", name, s.err))
 		case s.at.IsZero():
-			return fmt.Errorf("resource %s has not been listed yet", name)
+			why = append(why, fmt.Errorf("resource %s has not been listed yet", name))
 		}
 	}
-	return nil
+	return why
 }
 
 func (c *Core) onForgetAsked(e ForgetAsked) {
@@ -262,7 +263,7 @@ func (c *Core) onForgetAsked(e ForgetAsked) {
 	x, ok := c.table.Get(e.ID)
 	switch {
 	case !ok:
-		c.reply(Reply{Request: e.Request, Err: notFound(e.ID)})
+		c.reply(Reply{Request: e.Request, Err: &requestError{api.ErrNotFound, fmt.Sprintf("the log has no decision about %v, so it has no heuristic outcome to forget", e.ID)}})
 	case !x.Alarming():
 		c.reply(Reply{Request: e.Request, Err: refusedf("%v has no heuristic outcome to forget", e.ID)})
 	default:
@@ -366,6 +367,9 @@ func (c *Core) answerView(e ViewAsked) {
 	v := &View{Open: c.table.Open(), Branches: map[txn.XID]BranchView{}, InDoubt: map[txn.XID]ListedBranch{}}
 	v.Txn, v.Known = c.table.Get(e.ID)
 	v.TooOld = !v.Known && c.table.TooOld(e.ID)
+	for _, why := range c.unlisted() {
+		v.Unlisted = append(v.Unlisted, why.Error())
+	}
 	for _, l := range c.live {
 		for _, no := range l.core.Unfinished() {
 			v.Branches[c.xid(l.id, no)] = BranchView{Err: c.whyUnfinished(l, no), Attempts: l.work[no].attempts, Due: l.work[no].due}
@@ -376,6 +380,9 @@ func (c *Core) answerView(e ViewAsked) {
 			if c.lingers(xid) {
 				x, _ := c.table.Get(xid.ID)
 				v.InDoubt[xid] = ListedBranch{Resource: name, Decision: x.Decision, Err: s.whyListed(xid)}
+			}
+			if xid.ID == e.ID && xid.Cluster != c.table.Cluster() {
+				v.Foreign = append(v.Foreign, xid)
 			}
 		}
 	}

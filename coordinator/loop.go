@@ -104,7 +104,7 @@ func (l *loop) tick(now time.Time) {
 	l.compact()
 	if now.Sub(l.reported) >= reportInterval {
 		l.reported = now
-		r := l.ownReport()
+		r := l.toldReport()
 		for _, m := range l.config.Members {
 			l.peers.send(m.ID, outbound{report: &r})
 		}

@@ -25,8 +25,12 @@ type report struct {
 	Digest  txn.Digest
 	Clock   time.Time // of the node, in milliseconds
 	Disk    diskReport
+	// Figures are what a leader says besides; nil from all others. They are told in part if they
+	// are too many.
+	Figures *Figures
 }
 
+// reportSize is the size of all but the figures.
 const reportSize = 3 + 8 + 4 + 12 + 12 + len(txn.Digest{}) + 8 + 8 + 1 + 4
 
 func (r report) append(b []byte) []byte {
@@ -47,11 +51,15 @@ func (r report) append(b []byte) []byte {
 		low = 1
 	}
 	b = append(b, low)
-	return binary.BigEndian.AppendUint32(b, uint32(r.Disk.slowest.Milliseconds()))
+	b = binary.BigEndian.AppendUint32(b, uint32(r.Disk.slowest.Milliseconds()))
+	if r.Figures != nil {
+		b = r.Figures.append(b)
+	}
+	return b
 }
 
 func decodeReport(b []byte) (r report, err error) {
-	if len(b) != reportSize || b[0] > byte(zab.Observing) || b[1] > byte(zab.Broadcast) || b[2] > 1 {
+	if len(b) < reportSize || b[0] > byte(zab.Observing) || b[1] > byte(zab.Broadcast) || b[2] > 1 {
 		return r, errBadFrame
 	}
 	r.Role, r.Phase, r.Established = zab.Role(b[0]), zab.Phase(b[1]), b[2] == 1
@@ -64,7 +72,10 @@ func decodeReport(b []byte) (r report, err error) {
 		return report{}, errBadFrame
 	}
 	r.Disk = diskReport{free: binary.BigEndian.Uint64(b), low: b[8] == 1, slowest: time.Duration(binary.BigEndian.Uint32(b[9:])) * time.Millisecond}
-	return r, nil
+	if b = b[13:]; len(b) > 0 {
+		r.Figures, err = decodeFigures(b)
+	}
+	return r, err
 }
 
 func appendZxid(b []byte, z zab.Zxid) []byte {
