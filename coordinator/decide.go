@@ -51,7 +51,13 @@ func (c *Core) see(x *txn.Txn) {
 	}
 	x.Seen = true
 	if c.leading {
-		c.batch = append(c.batch, txn.AbortRecord{ID: x.ID, Reason: x.Reason, Seen: true})
+		c.noteSeen(x.ID)
+	}
+}
+
+func (c *Core) noteSeen(id txn.ID) {
+	if c.table.Level() >= txn.LevelLeases {
+		c.batch = append(c.batch, txn.SeenRecord{ID: id})
 	}
 }
 

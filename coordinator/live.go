@@ -119,7 +119,10 @@ func (c *Core) carry(l *live, effects []twopc.Effect) {
 					c.answer(l, Reply{Decision: txn.Commit})
 				}
 			} else {
-				c.batch = append(c.batch, txn.AbortRecord{ID: l.id, Reason: e.Reason, Seen: l.seen})
+				c.batch = append(c.batch, txn.AbortRecord{ID: l.id, Reason: e.Reason})
+				if l.seen {
+					c.noteSeen(l.id)
+				}
 			}
 			c.waiting += size(l, e)
 		case twopc.Reply:

@@ -32,6 +32,7 @@ const (
 	_
 	_
 	kindFeature
+	kindSeen
 )
 
 // Form is the first record of a cluster: it gives the cluster its id.
@@ -55,11 +56,11 @@ type CommitRecord struct {
 type AbortRecord struct {
 	ID     ID
 	Reason string
-	// Seen says that a prepared branch of the transaction was seen, or that whoever began it
-	// said that it had several: so no database has committed it alone. A record without
-	// it may be followed by one with it.
-	Seen bool
 }
+
+// SeenRecord says of a transaction that was decided to abort that a prepared branch of it was
+// seen, or that whoever began it says that it had several: so no database committed it alone.
+type SeenRecord struct{ ID ID }
 
 // End says that every branch of these committed transactions has been finished.
 type End struct{ IDs []ID }
@@ -164,6 +165,7 @@ func (Watermark) kind() recordKind       { return kindWatermark }
 func (MemberRecord) kind() recordKind    { return kindMember }
 func (HoldsRecord) kind() recordKind     { return kindHolds }
 func (FeatureRecord) kind() recordKind   { return kindFeature }
+func (SeenRecord) kind() recordKind      { return kindSeen }
 
 func (r Form) append(b []byte) []byte { return binary.BigEndian.AppendUint32(b, uint32(r.Cluster)) }
 
@@ -177,9 +179,10 @@ func (r CommitRecord) append(b []byte) []byte {
 
 func (r AbortRecord) append(b []byte) []byte {
 	b = append(b, r.ID[:]...)
-	b = appendText(b, r.Reason)
-	return appendBool(b, r.Seen)
+	return appendText(b, r.Reason)
 }
+
+func (r SeenRecord) append(b []byte) []byte { return append(b, r.ID[:]...) }
 
 func (r End) append(b []byte) []byte {
 	b = binary.AppendUvarint(b, uint64(len(r.IDs)))
@@ -257,7 +260,9 @@ func (d *decoder) record() Record {
 	case kindCommit:
 		return CommitRecord{ID: d.id(), Protocol: d.protocol(), Branches: d.branches(), Reason: d.text(), Label: d.text()}
 	case kindAbort:
-		return AbortRecord{ID: d.id(), Reason: d.text(), Seen: d.bool()}
+		return AbortRecord{ID: d.id(), Reason: d.text()}
+	case kindSeen:
+		return SeenRecord{ID: d.id()}
 	case kindEnd:
 		n := d.length(len(ID{}))
 		ids := make([]ID, 0, n)

@@ -21,7 +21,7 @@ func sampleRecords() []Record {
 		Form{Cluster: 0xc0ffee},
 		CommitRecord{ID: id, Branches: sampleBranches, Reason: "operator", Label: "order 4711"},
 		AbortRecord{ID: id, Reason: "asked for"},
-		AbortRecord{ID: id, Reason: "orphan", Seen: true},
+		SeenRecord{ID: id},
 		End{IDs: []ID{id, NewID(time.Now())}},
 		HeuristicRecord{ID: id, Branch: 255, Outcome: HeuristicRollback, Who: "billing", Why: "rolled back by hand"},
 		ForgetRecord{ID: id, Who: "ann", Why: "refunded"},

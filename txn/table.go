@@ -178,10 +178,15 @@ func (t *Table) Apply(at Position, data []byte) (Changes, error) {
 				t.cluster = r.Cluster
 			}
 		case CommitRecord:
-			x := Txn{ID: r.ID, Decision: Commit, Seen: len(r.Branches) > 0, Protocol: r.Protocol, Branches: r.Branches, Reason: r.Reason, Label: r.Label, Decided: at, Ended: len(r.Branches) == 0}
+			x := Txn{ID: r.ID, Decision: Commit, Protocol: r.Protocol, Branches: r.Branches, Reason: r.Reason, Label: r.Label, Decided: at, Ended: len(r.Branches) == 0}
 			touched = append(touched, t.decide(x, &c))
+			if len(r.Branches) > 0 && t.Level() >= LevelLeases {
+				touched = append(touched, t.see(r.ID))
+			}
 		case AbortRecord:
-			touched = append(touched, t.decide(Txn{ID: r.ID, Decision: Abort, Reason: r.Reason, Seen: r.Seen, Decided: at, Ended: true}, &c))
+			touched = append(touched, t.decide(Txn{ID: r.ID, Decision: Abort, Reason: r.Reason, Decided: at, Ended: true}, &c))
+		case SeenRecord:
+			touched = append(touched, t.see(r.ID))
 		case End:
 			for _, id := range r.IDs {
 				touched = append(touched, t.end(id))
@@ -212,16 +217,11 @@ func (t *Table) Apply(at Position, data []byte) (Changes, error) {
 	return c, nil
 }
 
-// decide records a first decision, and gives the verdict in any case. Of a later one only
-// this is kept: that a branch was seen.
+// decide records a first decision, and gives the verdict in any case.
 func (t *Table) decide(x Txn, c *Changes) *Txn {
 	if old, ok := t.Get(x.ID); ok && !mutant.LastDecisionWins {
 		c.Verdicts = append(c.Verdicts, Verdict{ID: x.ID, Decision: old.Decision, Reason: old.Reason})
-		if old.Decision != Abort || old.Seen || !x.Seen {
-			return nil
-		}
-		old.Seen = true
-		return t.hold(old)
+		return nil
 	}
 	if t.TooOld(x.ID) {
 		c.Verdicts = append(c.Verdicts, Verdict{ID: x.ID, Decision: Abort, TooOld: true,
@@ -233,6 +233,16 @@ func (t *Table) decide(x Txn, c *Changes) *Txn {
 	// finds it; file moves it on.
 	t.open[x.ID] = &x
 	return &x
+}
+
+// see notes that an abort is no mere lack of knowledge.
+func (t *Table) see(id ID) *Txn {
+	x, ok := t.Get(id)
+	if !ok || x.Decision != Abort || x.Seen {
+		return nil
+	}
+	x.Seen = true
+	return t.hold(x)
 }
 
 func (t *Table) end(id ID) *Txn {

@@ -86,7 +86,6 @@ func (x Txn) AppendBinary(b []byte) ([]byte, error) {
 	b = appendBranches(b, x.Branches)
 	b = appendText(b, x.Reason)
 	b = appendText(b, x.Label)
-	b = appendBool(b, x.Seen)
 	b = binary.AppendUvarint(b, uint64(x.Decided.Epoch))
 	b = binary.AppendUvarint(b, x.Decided.Counter)
 	b = appendBool(b, x.Ended)
@@ -102,6 +101,9 @@ func (x Txn) AppendBinary(b []byte) ([]byte, error) {
 		b = appendText(b, f.Who)
 		b = appendText(b, f.Why)
 	}
+	if x.Seen {
+		b = append(b, 1)
+	}
 	return b, nil
 }
 
@@ -111,7 +113,7 @@ func (x *Txn) UnmarshalBinary(b []byte) error {
 	if d.byte() != recordsVersion {
 		return ErrBadTxn
 	}
-	*x = Txn{ID: d.id(), Decision: Decision(d.byte()), Protocol: d.protocol(), Branches: d.branches(), Reason: d.text(), Label: d.text(), Seen: d.bool()}
+	*x = Txn{ID: d.id(), Decision: Decision(d.byte()), Protocol: d.protocol(), Branches: d.branches(), Reason: d.text(), Label: d.text()}
 	x.Decided = Position{Epoch: d.epoch(), Counter: d.uvarint()}
 	x.Ended = d.bool()
 	for range d.length(5) {
@@ -119,6 +121,10 @@ func (x *Txn) UnmarshalBinary(b []byte) error {
 	}
 	for range d.length(2) {
 		x.Forgets = append(x.Forgets, Forget{Who: d.text(), Why: d.text()})
+	}
+	if len(d.b) > 0 {
+		x.Seen = d.bool()
+		d.err = d.err || !x.Seen
 	}
 	if d.err || len(d.b) > 0 || x.Decision == Undecided || x.Decision > Abort {
 		return ErrBadTxn
