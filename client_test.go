@@ -58,11 +58,11 @@ func (a archive) Keep(c txn.Changes) {
 	}
 }
 
-func (l *leader) decide(r ...txn.Record) (txn.Verdict, error) {
+func (l *leader) decide(r txn.Record) (txn.Verdict, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.counter++
-	changes, err := l.table.Apply(txn.Position{Epoch: 1, Counter: l.counter}, txn.EncodeRecords(nil, r...))
+	changes, err := l.table.Apply(txn.Position{Epoch: 1, Counter: l.counter}, txn.EncodeRecords(nil, r))
 	if err != nil {
 		return txn.Verdict{}, err
 	}
@@ -99,11 +99,7 @@ func (l *leader) Outcome(_ context.Context, r *concordv1.OutcomeRequest) (*conco
 	if err != nil {
 		return nil, api.ToStatus(err)
 	}
-	records := []txn.Record{txn.AbortRecord{ID: id, Reason: "somebody asked and nobody had committed it"}}
-	if r.GetSeveral() {
-		records = append(records, txn.SeenRecord{ID: id})
-	}
-	v, err := l.decide(records...)
+	v, err := l.decide(txn.AbortRecord{ID: id, Reason: "somebody asked and nobody had committed it", Seen: r.GetSeveral()})
 	if err != nil {
 		return nil, api.ToStatus(err)
 	}

@@ -17,7 +17,6 @@ import (
 	"github.com/concordtx/concord/adapters/memory"
 	"github.com/concordtx/concord/api"
 	concordv1 "github.com/concordtx/concord/api/concord/v1"
-	"github.com/concordtx/concord/txn"
 )
 
 // A transaction that changed one database is decided there, so the cluster must never say
@@ -134,22 +133,6 @@ func TestARecordedTransactionIsCommittedOrAbortedForEver(t *testing.T) {
 	require.EqualValues(t, 1, n.disks[1].Sum())
 }
 
-// levelled waits until the cluster has switched on what this program knows.
-func (n *nodes) levelled() {
-	n.t.Helper()
-	raw, err := api.Dial(n.addrs(), api.ClientOptions{})
-	require.NoError(n.t, err)
-	defer func() { require.NoError(n.t, raw.Close()) }()
-	require.Eventually(n.t, func() bool {
-		gid := txn.NewID(time.Now()).String()
-		_, err := raw.Outcome(n.t.Context(), &concordv1.OutcomeRequest{Gid: gid, Several: true})
-		require.NoError(n.t, err)
-		res, err := raw.Outcome(n.t.Context(), &concordv1.OutcomeRequest{Gid: gid})
-		require.NoError(n.t, err)
-		return res.GetOutcome() == "aborted"
-	}, 20*time.Second, 10*time.Millisecond)
-}
-
 func must(t *testing.T, r *memory.Resource, tx *concord.Tx) *memory.Tx {
 	t.Helper()
 	m, err := r.Tx(t.Context(), tx)
@@ -163,7 +146,6 @@ func TestLookupChangesNothing(t *testing.T) {
 	require.NoError(t, err)
 	defer func() { require.NoError(t, c.Close()) }()
 	orders, billing := memory.New("orders", n.disks[0]), memory.New("billing", n.disks[1])
-	n.levelled()
 	looks := func(id concord.ID, want concord.Outcome) {
 		t.Helper()
 		got, err := c.Lookup(t.Context(), id)

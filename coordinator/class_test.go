@@ -21,12 +21,6 @@ func (c *testCluster) called(id txn.ID) txn.Outcome {
 	return r.Txn.Outcome()
 }
 
-// levelled waits until the cluster has switched on what this program knows.
-func (c *testCluster) levelled() {
-	c.t.Helper()
-	require.Eventually(c.t, func() bool { return txn.FeatureLevel(c.leader().level.Load()) == txn.Newest }, 10*time.Second, 10*time.Millisecond)
-}
-
 // Ignorance is not an abort, knowledge is, and it may come later.
 func TestWhatTheClusterKnowsOfAnAbortDecidesWhatItCallsIt(t *testing.T) {
 	disk := memory.NewDisk()
@@ -34,7 +28,6 @@ func TestWhatTheClusterKnowsOfAnAbortDecidesWhatItCallsIt(t *testing.T) {
 	c := newCluster(t, 1, func() []adapters.Resource { return []adapters.Resource{memory.New("orders", disk)} })
 	branches := []txn.Branch{{No: 0, Resource: "orders"}, {No: 1, Resource: "nobody"}}
 	plain := func() txn.ID { return txn.NewID(time.Now()) }
-	c.levelled()
 
 	t.Run("asked for", func(t *testing.T) {
 		id := plain()

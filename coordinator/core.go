@@ -67,8 +67,10 @@ const (
 	sweepInterval = 250 * time.Millisecond
 	retryMin      = time.Second
 	retryMax      = 30 * time.Second
-	// maxTasks branches per resource may be with the recovery workers.
-	maxTasks = 64
+	// maxTasks branches per resource may be with the recovery workers for the first time, and
+	// maxRetries again: what nobody can finish must not keep the others waiting.
+	maxTasks   = 64
+	maxRetries = 16
 	// evidenceInterval is how often evidence that is not needed any more is removed: rarely, so
 	// that many branches share a round trip and a sync of their database.
 	evidenceInterval = 5 * time.Second
@@ -90,7 +92,10 @@ type CoreConfig struct {
 	// NewCluster is the id to give to the cluster if it has none yet: random, not zero.
 	NewCluster txn.ClusterID
 	Resources  []string
-	Rules      Rules
+	// Validate returns an error if nobody could ever finish a branch by what its record says:
+	// adapters.Resource.Validate of its resource. nil: every record will do.
+	Validate func(txn.Branch) error
+	Rules    Rules
 	// Reload makes the table anew from the store, after a snapshot was installed there.
 	Reload func() (*txn.Table, error)
 }
@@ -121,7 +126,7 @@ type Core struct {
 	noting             map[uint64]bool      // nodes whose stores are on their way into the log
 	heldAt             map[uint64]time.Time // when it was last noted what a node's store holds
 	busy               zab.Zxid             // the last entry that tells of a transaction
-	diskFull           string               // why this node takes no new transactions; empty: it does
+	disk               DiskChanged          // as it was last told
 	reads              map[uint64]Event     // ViewAsked and OutcomeAsked that wait for a read index
 	behind             []behind             // SeenAsked that wait for this node to catch up
 	doubt              doubt                // whether a leader still leads, after a pause
@@ -134,7 +139,7 @@ type Core struct {
 	acks      map[zab.Zxid][]uint64 // requests that wait for the delivery of an entry
 	live      map[txn.ID]*live      // transactions that somebody waits for, or that are committed and not ended
 	tasks     map[txn.XID]Task      // with the recovery workers
-	load      map[string]int        // how many of them by resource
+	load      map[slot]int          // how many of them by resource
 	nextSweep time.Time
 	ends      []txn.ID
 	nextEnds  time.Time
@@ -143,7 +148,8 @@ type Core struct {
 	forming   bool
 	raising   bool // a FeatureRecord is on its way into the log
 	scans     map[string]*scan
-	unfit     map[string]string
+	unfit     map[string]string // resources that must not take part, and why
+	down      map[string]bool   // resources that this node finds down
 }
 
 // scan is what the leader knows of one resource's prepared branches.
@@ -155,6 +161,8 @@ type scan struct {
 	listing   map[txn.XID]adapters.Prepared // less what was finished since
 	sightings recovery.Sightings
 	reported  map[txn.XID]string
+	chases    []Task           // listed branches with a decision, for the workers when they have room
+	tried     map[txn.XID]work // those of the listing that they could not finish
 }
 
 // NewCore makes a core from what a store kept. storage is what the replicated log is
@@ -171,7 +179,7 @@ func NewCore(config CoreConfig, storage zab.Storage, table *txn.Table) (*Core, e
 	if err != nil {
 		return nil, err
 	}
-	c := &Core{config: config, zab: z, table: table, level: table.Level(), unfit: map[string]string{}, reads: map[uint64]Event{}}
+	c := &Core{config: config, zab: z, table: table, level: table.Level(), unfit: map[string]string{}, down: map[string]bool{}, reads: map[uint64]Event{}}
 	c.clearLeadership()
 	return c, nil
 }
@@ -179,12 +187,12 @@ func NewCore(config CoreConfig, storage zab.Storage, table *txn.Table) (*Core, e
 func (c *Core) clearLeadership() {
 	c.batch, c.batchAcks, c.waiting, c.underway = nil, nil, 0, 0
 	c.acks = map[zab.Zxid][]uint64{}
-	c.live, c.tasks, c.load = map[txn.ID]*live{}, map[txn.XID]Task{}, map[string]int{}
+	c.live, c.tasks, c.load = map[txn.ID]*live{}, map[txn.XID]Task{}, map[slot]int{}
 	c.ends, c.evidence, c.forming, c.raising = nil, map[string][]txn.XID{}, false, false
 	c.noting, c.heldAt = map[uint64]bool{}, map[uint64]time.Time{}
 	c.scans = map[string]*scan{}
 	for _, r := range c.config.Resources {
-		c.scans[r] = &scan{reported: map[txn.XID]string{}}
+		c.scans[r] = &scan{reported: map[txn.XID]string{}, tried: map[txn.XID]work{}}
 	}
 }
 
@@ -225,6 +233,8 @@ func (c *Core) handle(e Event) error {
 		c.onResolveAsked(e)
 	case ForgetAsked:
 		c.onForgetAsked(e)
+	case SettleAsked:
+		c.onSettleAsked(e)
 	case ViewAsked:
 		return c.onViewAsked(e)
 	case SeenAsked:
@@ -237,8 +247,8 @@ func (c *Core) handle(e Event) error {
 		c.onFailed(e)
 	case Listed:
 		c.onListed(e)
-	case Unfit:
-		c.onUnfit(e)
+	case Fitness:
+		c.onFitness(e)
 	case MembersSeen:
 		c.onMembersSeen(e)
 	case ReplaceAsked:
@@ -372,7 +382,7 @@ func (c *Core) refuse(data []byte, acks []uint64, err error) {
 		case txn.HeuristicRecord:
 			c.batch = append(c.batch, r) // likewise, and before any End of it: nobody would report it again
 		case txn.MemberRecord:
-			if r.Who == "" {
+			if r.Store != (txn.StoreID{}) { // that a disk was replaced, this leader does not note
 				delete(c.noting, r.Node)
 			}
 		case txn.Form:
@@ -463,6 +473,7 @@ func (c *Core) deliver(e zab.Entry) error {
 		}
 		delete(c.acks, e.Zxid)
 		for _, x := range changes.Open {
+			c.settled(x)
 			if x.Ended {
 				delete(c.live, x.ID)
 			}

@@ -164,14 +164,19 @@ func (l *loop) carryOut(fx *Effects) {
 	for _, r := range fx.Reply {
 		done := l.requests[r.Request]
 		delete(l.requests, r.Request)
-		if r.Seen && l.snapshot.Load().Zxid.Less(r.Zxid) {
+		if r.Fresh || r.Seen && l.snapshot.Load().Zxid.Less(r.Zxid) {
 			l.publish(time.Now())
 		}
 		done(r)
 	}
 	for _, t := range fx.Finish {
+		w := l.workers[t.Branch.Resource]
+		queue := w.tasks
+		if t.Again {
+			queue = w.retries
+		}
 		select {
-		case l.workers[t.Branch.Resource].tasks <- t:
+		case queue <- t:
 		default: // a former leadership has left the queue full
 			l.events = append(l.events, Failed{XID: t.XID, Why: "the workers are busy"})
 		}

@@ -104,7 +104,7 @@ func (l *loop) publish(now time.Time) {
 	for _, r := range l.config.Resources {
 		w := l.workers[r.Name()]
 		state := ResourceState{Name: r.Name(), Driver: r.Driver(), Health: w.state(), Scan: l.core.ScanState(r.Name())}
-		if why := l.core.unfit[r.Name()]; why != "" {
+		if why, unfit := l.core.unfit[r.Name()]; unfit {
 			state.OK, state.Err = false, why
 		}
 		s.Resources = append(s.Resources, state)

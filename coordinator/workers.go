@@ -4,6 +4,7 @@ package coordinator
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"sync"
@@ -16,15 +17,21 @@ import (
 )
 
 const (
-	// workersPerResource branches of one resource are finished at the same time.
+	// workersPerResource branches of one resource are finished at the same time, of which
+	// retryWorkers may be such that could not be finished before.
 	workersPerResource = 8
+	retryWorkers       = 3
 	// finishTimeout bounds one attempt to finish a branch. It leaves time to fence the
 	// session that holds it.
 	finishTimeout = 30 * time.Second
 	listTimeout   = 15 * time.Second
 	probeTimeout  = 10 * time.Second
 	probeAgain    = 30 * time.Second
-	probeRetry    = 2 * time.Second
+	probeRetry    = time.Second
+	// probeGap apart are two probes at least, however often somebody doubts what is known.
+	probeGap = time.Second
+	// recheckPatience is how long whoever doubts waits for the next probe.
+	recheckPatience = 3 * time.Second
 )
 
 // worker does everything that a node does with one resource: its goroutines are the
@@ -36,11 +43,18 @@ type worker struct {
 	probed   func(context.Context)        // called when health has changed
 
 	tasks   chan Task // capacity maxTasks, which is what the core keeps out at most
+	retries chan Task // capacity maxRetries, likewise
 	scans   chan struct{}
 	forgets chan []txn.XID
+	doubts  chan struct{} // capacity 1: "probe now"; when full, one is due already
 
 	mu     sync.Mutex
 	health Health
+	begun  int           // probes
+	ended  chan struct{} // closed when the one that is under way, or the next, has ended
+	// down ends when the resource answers again: what was asked before that is asked anew.
+	down context.Context
+	up   context.CancelFunc
 }
 
 // Health is what a node knows of a resource by asking it.
@@ -53,15 +67,45 @@ type Health struct {
 }
 
 func newWorker(r adapters.Resource, log *slog.Logger, post func(context.Context, Event), probed func(context.Context)) *worker {
-	return &worker{resource: r, log: log.With("resource", r.Name()), post: post, probed: probed,
-		tasks: make(chan Task, maxTasks), scans: make(chan struct{}, 1), forgets: make(chan []txn.XID, 16),
+	w := &worker{resource: r, log: log.With("resource", r.Name()), post: post, probed: probed,
+		tasks: make(chan Task, maxTasks), retries: make(chan Task, maxRetries), scans: make(chan struct{}, 1), forgets: make(chan []txn.XID, 16),
+		doubts: make(chan struct{}, 1), ended: make(chan struct{}),
 		health: Health{Err: "not asked yet"}}
+	w.down, w.up = context.WithCancel(context.Background())
+	return w
+}
+
+// errReturned is why a call is given up that was made before its resource came back. Its
+// connection may be one that nobody answers on any more.
+var errReturned = errors.New("the database was away, and answers again: the attempt is made anew")
+
+// bounded limits one call to the resource.
+func (w *worker) bounded(ctx context.Context, limit time.Duration) (context.Context, context.CancelFunc) {
+	w.mu.Lock()
+	down := w.down
+	w.mu.Unlock()
+	ctx, giveUp := context.WithCancelCause(ctx)
+	stop := context.AfterFunc(down, func() { giveUp(errReturned) })
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	return ctx, func() { stop(); cancel(); giveUp(nil) }
+}
+
+// returned gives up what was asked while the resource was away.
+func (w *worker) returned() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.up()
+	w.down, w.up = context.WithCancel(context.Background())
 }
 
 func (w *worker) run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
-	for range workersPerResource {
-		g.Go(func() error { w.finishTasks(ctx); return nil })
+	for i := range workersPerResource {
+		retries := w.retries
+		if i >= retryWorkers {
+			retries = nil // which is never ready
+		}
+		g.Go(func() error { w.finishTasks(ctx, retries); return nil })
 	}
 	g.Go(func() error { w.scan(ctx); return nil })
 	g.Go(func() error { w.forget(ctx); return nil })
@@ -69,10 +113,12 @@ func (w *worker) run(ctx context.Context) error {
 	return g.Wait()
 }
 
-func (w *worker) finishTasks(ctx context.Context) {
+func (w *worker) finishTasks(ctx context.Context, retries chan Task) {
 	for {
 		select {
 		case t := <-w.tasks:
+			w.post(ctx, w.finish(ctx, t))
+		case t := <-retries:
 			w.post(ctx, w.finish(ctx, t))
 		case <-ctx.Done():
 			return
@@ -82,7 +128,7 @@ func (w *worker) finishTasks(ctx context.Context) {
 
 // finish makes one attempt and tells the loop what came of it.
 func (w *worker) finish(ctx context.Context, t Task) Event {
-	ctx, cancel := context.WithTimeout(ctx, finishTimeout)
+	ctx, cancel := w.bounded(ctx, finishTimeout)
 	defer cancel()
 	finish := w.resource.Commit
 	if t.Decision == txn.Abort {
@@ -91,10 +137,10 @@ func (w *worker) finish(ctx context.Context, t Task) Event {
 	f, err := finish(ctx, t.XID, t.Branch)
 	if err != nil {
 		w.log.Warn("branch not finished, will try again", "xid", t.XID.String(), "decision", t.Decision.String(), "err", err)
-		return Failed{XID: t.XID, Why: err.Error()}
+		return Failed{XID: t.XID, Interrupted: errors.Is(context.Cause(ctx), errReturned), Why: err.Error()}
 	}
 	w.log.Info("branch finished by the cluster", "xid", t.XID.String(), "decision", t.Decision.String(), "finish", f.String())
-	return Finished{XID: t.XID, Finish: f, Who: w.resource.Name(), Why: finishReason(f, t.Decision)}
+	return Finished{XID: t.XID, Finish: f, By: txn.FromCluster, Who: w.resource.Name(), Why: finishReason(f, t.Decision)}
 }
 
 // finishReason says in words what a resource answered, for records that people read.
@@ -121,7 +167,7 @@ func (w *worker) scan(ctx context.Context) {
 }
 
 func (w *worker) list(ctx context.Context) ([]adapters.Prepared, error) {
-	ctx, cancel := context.WithTimeout(ctx, listTimeout)
+	ctx, cancel := w.bounded(ctx, listTimeout)
 	defer cancel()
 	return w.resource.Recover(ctx)
 }
@@ -145,6 +191,9 @@ func (w *worker) forget(ctx context.Context) {
 // probe asks the resource who it is and whether it is fit, now and then.
 func (w *worker) probe(ctx context.Context) {
 	for ctx.Err() == nil {
+		w.mu.Lock()
+		w.begun++
+		w.mu.Unlock()
 		h := w.ask(ctx)
 		w.mu.Lock()
 		changed := h != w.health
@@ -156,15 +205,56 @@ func (w *worker) probe(ctx context.Context) {
 		if changed && ctx.Err() == nil {
 			if h.OK {
 				w.log.Info("resource is fit", "identity", h.Identity)
+				w.returned()
 			} else {
 				w.log.Warn("resource is not fit", "err", h.Err)
 			}
 			w.probed(ctx)
 		}
+		w.mu.Lock()
+		close(w.ended)
+		w.ended = make(chan struct{})
+		w.mu.Unlock()
 		if h.OK {
-			pause(ctx, probeAgain)
+			w.untilProbe(ctx, probeAgain)
 		} else {
-			pause(ctx, probeRetry)
+			w.untilProbe(ctx, probeRetry)
+		}
+	}
+}
+
+// untilProbe waits until the next probe is due, which a doubt makes it at once.
+func (w *worker) untilProbe(ctx context.Context, interval time.Duration) {
+	pause(ctx, probeGap)
+	rest := time.NewTimer(interval - probeGap)
+	defer rest.Stop()
+	select {
+	case <-w.doubts:
+	case <-rest.C:
+	case <-ctx.Done():
+	}
+}
+
+// recheck waits until a probe has ended that began after the call.
+func (w *worker) recheck(ctx context.Context) {
+	w.mu.Lock()
+	begun := w.begun
+	w.mu.Unlock()
+	select {
+	case w.doubts <- struct{}{}:
+	default:
+	}
+	for {
+		w.mu.Lock()
+		later, ended := w.begun > begun, w.ended
+		w.mu.Unlock()
+		select {
+		case <-ended:
+			if later {
+				return
+			}
+		case <-ctx.Done():
+			return
 		}
 	}
 }

@@ -109,7 +109,9 @@ func (s *Sightings) Plan(resource string, listing []adapters.Prepared, d Decisio
 func judge(x txn.XID, resource string, d Decisions, r Rules, now, first time.Time, again bool) Action {
 	a := Action{XID: x, Branch: txn.Branch{No: x.Branch, Resource: resource}}
 	t, decided := d.Get(x.ID)
-	switch {
+	switch up := givenUp(t, x.Branch); {
+	case decided && up != nil:
+		a.Kind, a.Why = Report, fmt.Sprintf("%s has given it up (%s): end it in the database by hand", up.Who, up.Why)
 	case decided && t.Decision == txn.Abort:
 		a.Kind, a.Why = Rollback, "the log says abort"
 		if t.Reason != "" {
@@ -139,4 +141,13 @@ func judge(x txn.XID, resource string, d Decisions, r Rules, now, first time.Tim
 		a.Kind, a.Why = Abort, fmt.Sprintf("no decision, and older than %v: whoever began it is gone", r.MaxAge)
 	}
 	return a
+}
+
+// givenUp returns the word of the operator who gave up a branch, or nil.
+func givenUp(t txn.Txn, no txn.BranchNo) *txn.Heuristic {
+	i := slices.IndexFunc(t.Heuristics, func(h txn.Heuristic) bool { return h.Branch == no && h.By == txn.FromOperator })
+	if i < 0 {
+		return nil
+	}
+	return &t.Heuristics[i]
 }

@@ -15,10 +15,8 @@ type FeatureLevel uint16
 const (
 	// LevelBase is what the first version of the log could say.
 	LevelBase FeatureLevel = 1
-	// LevelLeases has what is known of an abort (SeenRecord), and leases of clients.
-	LevelLeases FeatureLevel = 2
 	// Newest is what this program knows.
-	Newest = LevelLeases
+	Newest = LevelBase
 )
 
 // FeatureRecord says that every member of the cluster knows Level. Levels never fall.

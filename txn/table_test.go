@@ -89,7 +89,7 @@ func TestAnAbortThatKnowsOfNoBranchIsUnrecordedUntilOneIsSeen(t *testing.T) {
 		after  Outcome
 	}{
 		"asked for again":                       {Plain, Unrecorded, AbortRecord{}, Unrecorded},
-		"a branch was seen":                     {Plain, Unrecorded, SeenRecord{}, Aborted},
+		"a branch was seen":                     {Plain, Unrecorded, AbortRecord{Seen: true}, Aborted},
 		"a late commit request with branches":   {Plain, Unrecorded, CommitRecord{Branches: two}, Aborted},
 		"a late commit request for a bare word": {Plain, Unrecorded, CommitRecord{}, Unrecorded},
 		"recorded":                              {Recorded, Aborted, AbortRecord{}, Aborted},
@@ -109,14 +109,12 @@ func TestAnAbortThatKnowsOfNoBranchIsUnrecordedUntilOneIsSeen(t *testing.T) {
 				require.Equal(t, "asked for", got.Reason)
 				return got.Outcome()
 			}
-			r.fold(t, FeatureRecord{Level: LevelLeases}, AbortRecord{ID: id, Reason: "asked for"})
+			r.fold(t, AbortRecord{ID: id, Reason: "asked for"})
 			require.Equal(t, x.before, outcome())
 			switch later := x.later.(type) {
 			case AbortRecord:
 				later.ID, later.Reason = id, "later"
 				r.fold(t, later)
-			case SeenRecord:
-				r.fold(t, SeenRecord{ID: id})
 			case CommitRecord:
 				later.ID = id
 				r.fold(t, later)

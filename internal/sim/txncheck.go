@@ -4,7 +4,6 @@ package sim
 
 import (
 	"slices"
-	"strings"
 
 	"github.com/concordtx/concord/txn"
 )
@@ -125,12 +124,12 @@ func (c *txnChecker) decided(node int, x txn.Txn) {
 // first is the moment of the decision.
 func (c *txnChecker) first(g *txnGhost, x txn.Txn) {
 	g.decision, g.at, g.record = x.Decision, x.Decided, x.Branches
-	g.resolved = strings.HasPrefix(x.Reason, "resolved by")
+	g.resolved = x.By == txn.FromOperator
 	switch {
 	case g.told != txn.Undecided && g.told != x.Decision && !g.alone:
 		c.fail("AC1", "%v is decided %v, but its client was told %v", x.ID, x.Decision, g.told)
 	case x.Decision == txn.Abort:
-		if strings.HasPrefix(x.Reason, "orphan") {
+		if x.By == txn.FromCluster {
 			c.orphaned(g)
 		}
 	case c.jobs[g.job] != nil:

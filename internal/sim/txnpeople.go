@@ -103,7 +103,7 @@ func (w *txnWorld) operate() {
 			return
 		}
 		op.answer(r.Decision, w.now)
-		if strings.HasPrefix(r.Reason, "resolved by") {
+		if r.Txn.By == txn.FromOperator {
 			w.hit(OperatorResolved)
 		}
 	}, func() {})

@@ -3,7 +3,6 @@
 package sim
 
 import (
-	"strings"
 	"time"
 
 	"github.com/concordtx/concord/coordinator"
@@ -80,7 +79,7 @@ func (w *txnWorld) hit(s TxnSituation) { w.counters[s]++ }
 
 // countVerdict counts first decisions; each node makes them once.
 func (w *txnWorld) countVerdict(v txn.Verdict) {
-	if v.First && strings.HasPrefix(v.Reason, "orphan") {
+	if v.First && v.By == txn.FromCluster {
 		w.hit(OrphanAborted)
 	}
 }

@@ -159,7 +159,7 @@ func (w *txnWorld) worked(n *node, boot uint32, b *branch, t coordinator.Task, f
 	if n.boot == boot && n.up && !n.paused && f == txn.Contradicted && n.role.Role == zab.Leading && n.role.Established {
 		w.check.heard(b, uint32(n.role.Epoch))
 	}
-	w.post(n, boot, coordinator.Finished{XID: t.XID, Finish: f, Who: t.Branch.Resource, Why: "seen by a worker"})
+	w.post(n, boot, coordinator.Finished{XID: t.XID, Finish: f, By: txn.FromCluster, Who: t.Branch.Resource, Why: "seen by a worker"})
 }
 
 func (w *txnWorld) scan(n *node, name string) {
