@@ -50,6 +50,8 @@ type Action struct {
 type Decisions interface {
 	Get(id txn.ID) (txn.Txn, bool)
 	TooOld(id txn.ID) bool
+	// LeaseEnded reports whether the lease was granted and has ended; of 0 it is false.
+	LeaseEnded(n txn.Lease) bool
 }
 
 // Rules are the numbers of the cluster.
@@ -133,6 +135,8 @@ func judge(x txn.XID, resource string, d Decisions, r Rules, now, first time.Tim
 		a.Kind, a.Why = Report, fmt.Sprintf("of the class %v, which is not switched on in this cluster: no decision here says nothing about it", x.ID.Class())
 	case d.TooOld(x.ID):
 		a.Kind, a.Why = Report, "older than what the log remembers: its decision is unknown"
+	case d.LeaseEnded(x.ID.Lease()):
+		a.Kind, a.Why = Abort, "no decision, and "+txn.LeaseEnded(x.ID.Lease())
 	case !again && !mutant.NoGrace:
 		a.Kind, a.Why = Leave, "no decision, seen for the first time"
 	case now.Sub(x.ID.Time()) < r.MaxAge && (first.IsZero() || now.Sub(first) < r.MaxAge) && !mutant.NoGrace:

@@ -63,13 +63,53 @@ func (h *handlers) Finished(_ context.Context, r *concordv1.FinishedRequest) (*c
 	if err != nil {
 		return nil, err
 	}
-	if s := h.node.Status(); s.Leader != s.Node || s.CutOff(time.Now()) > 0 {
-		return nil, &api.NotLeaderError{Leader: uint64(s.Leader), API: h.node.APIAddress(uint64(s.Leader))}
+	if err := h.leads(); err != nil {
+		return nil, err
 	}
 	for _, f := range finished {
 		h.node.Finished(f.ID, f.No, f.Finish)
 	}
 	return &concordv1.FinishedResponse{}, nil
+}
+
+func (h *handlers) Lease(ctx context.Context, r *concordv1.LeaseRequest) (*concordv1.LeaseResponse, error) {
+	res := &concordv1.LeaseResponse{LengthMs: h.node.LeaseLength().Milliseconds(), NowMs: time.Now().UnixMilli()}
+	lease := txn.Lease(r.GetLease())
+	switch {
+	case lease == 0 && r.GetEnd():
+		return nil, fmt.Errorf("lease: is zero, which is none: %w", api.ErrInvalid)
+	case lease == 0:
+		granted, err := h.node.GrantLease(ctx)
+		if err != nil {
+			return nil, err
+		}
+		res.Lease = uint32(granted)
+	case r.GetEnd():
+		if err := h.node.EndLease(ctx, lease); err != nil {
+			return nil, err
+		}
+	default:
+		if err := h.leads(); err != nil {
+			return nil, err
+		}
+		active, err := h.node.RenewLease(lease)
+		if err != nil {
+			return nil, err
+		}
+		if active {
+			res.Lease = r.GetLease()
+		}
+	}
+	res.Zxid = h.zxid()
+	return res, nil
+}
+
+// leads returns an error that says who leads unless this node does.
+func (h *handlers) leads() error {
+	if s := h.node.Status(); s.Leader != s.Node || s.CutOff(time.Now()) > 0 {
+		return &api.NotLeaderError{Leader: uint64(s.Leader), API: h.node.APIAddress(uint64(s.Leader))}
+	}
+	return nil
 }
 
 func (h *handlers) Outcome(ctx context.Context, r *concordv1.OutcomeRequest) (*concordv1.OutcomeResponse, error) {

@@ -3,6 +3,7 @@
 package sim
 
 import (
+	"strings"
 	"time"
 
 	"github.com/concordtx/concord/coordinator"
@@ -55,6 +56,8 @@ const (
 	ViewRefused
 	ClockStepped
 	CommittedAloneUnrecorded
+	LeaseEndedUnderCommit
+	OrphanOfEndedLease
 	txnSituations
 )
 
@@ -70,6 +73,7 @@ var txnSituationNames = [txnSituations]string{
 	"heuristic rollback reported", "hazard reported", "heuristic outcome forgotten", "resolved by an operator",
 	"reported branch ended by hand", "finished transaction purged", "client older than the watermark refused",
 	"foreign branch listed and left alone", "view served", "view refused", "clock stepped", "unrecorded answered for what one database committed",
+	"commit asked for and refused because the lease had ended", "orphan aborted because its lease had ended",
 }
 
 // String is the situation in words.
@@ -81,6 +85,9 @@ func (w *txnWorld) hit(s TxnSituation) { w.counters[s]++ }
 func (w *txnWorld) countVerdict(v txn.Verdict) {
 	if v.First && v.By == txn.FromCluster {
 		w.hit(OrphanAborted)
+		if strings.HasSuffix(v.Reason, txn.LeaseEnded(v.ID.Lease())) {
+			w.hit(OrphanOfEndedLease)
+		}
 	}
 }
 
