@@ -56,6 +56,7 @@ type Client struct {
 	resources resources
 	reports   *reports
 	doubts    doubts
+	lease     *lease
 
 	// life ends with Close: what still runs in the background is given up then.
 	life context.Context
@@ -89,11 +90,13 @@ func Dial(ctx context.Context, addrs []string, opts ...Option) (*Client, error) 
 	c.life, c.end = context.WithCancel(context.Background())
 	c.reports = newReports(caller, o.logger)
 	c.group.Go(func() { c.reports.run(c.life) })
+	c.lease = newLease(caller, &c.resources, o.logger)
+	c.group.Go(func() { c.lease.run(c.life) })
 	return c, nil
 }
 
 // Close gives up what runs in the background, reports finished branches that were
-// not reported yet, and closes the connections to the cluster. Transactions must have
+// not reported yet, gives its lease back, and closes the connections to the cluster. Transactions must have
 // ended before; branches that are left are ended by the cluster.
 func (c *Client) Close() error {
 	c.mu.Lock()
@@ -101,6 +104,7 @@ func (c *Client) Close() error {
 	c.mu.Unlock()
 	c.end()
 	c.group.Wait()
+	c.lease.close()
 	return c.api.Close()
 }
 
@@ -151,8 +155,9 @@ func (c *Client) logRollback(tx *Tx, err error) {
 	}
 }
 
-// Begin starts a transaction. It sends nothing. Whoever calls Begin must call Commit
-// or Rollback.
+// Begin starts a transaction. It sends nothing, except that the first one after a pause waits
+// for a lease, for a second at most: if this client dies, the cluster ends what it leaves behind
+// within seconds. Whoever calls Begin must call Commit or Rollback.
 func (c *Client) Begin(ctx context.Context, opts ...TxOption) (*Tx, error) {
 	o, protocol, err := newTxConfig(opts)
 	if err != nil {
@@ -173,7 +178,8 @@ func (c *Client) Begin(ctx context.Context, opts ...TxOption) (*Tx, error) {
 	if d, ok := ctx.Deadline(); ok && d.Before(deadline) {
 		deadline = d
 	}
-	tx := newTx(c, txn.NewID(c.resources.now()).WithClass(o.class), cluster, protocol, deadline)
+	lease := c.lease.begin(ctx)
+	tx := newTx(c, txn.NewID(c.resources.now()).WithClass(o.class).WithLease(lease), cluster, protocol, deadline)
 	tx.label = o.label
 	return tx, nil
 }

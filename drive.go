@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/concordtx/concord/adapters"
 	"github.com/concordtx/concord/api"
@@ -42,8 +43,12 @@ func (tx *Tx) drive(ctx context.Context, first twopc.Event) twopc.Reply {
 	for {
 		select {
 		case r := <-d.reply:
-			if !tx.core.Over() && (d.gaveUp || !tx.client.inBackground(d.carryOn)) {
+			switch {
+			case tx.core.Over():
+				tx.client.lease.done()
+			case d.gaveUp || !tx.client.inBackground(d.carryOn):
 				d.abandon()
+				tx.client.lease.done()
 			}
 			return *r
 		case e := <-d.events:
@@ -62,6 +67,7 @@ func (tx *Tx) drive(ctx context.Context, first twopc.Event) twopc.Reply {
 // carryOn runs the core to its end. It gives up with the client: the cluster ends
 // the branches that are left.
 func (d *driver) carryOn() {
+	defer d.tx.client.lease.done()
 	for !d.tx.core.Over() {
 		select {
 		case e := <-d.events:
@@ -174,6 +180,10 @@ func (d *driver) ask(branches []txn.Branch) twopc.Event {
 	client := d.tx.client
 	ctx, cancel := context.WithTimeout(client.life, settlePatience)
 	defer cancel()
+	if err := client.lease.alive(ctx, d.tx.id.Lease()); err != nil { // it was not asked, and will not be
+		return twopc.Decided{Decision: txn.Abort, Reason: err.Error()}
+	}
+	sent := time.Now()
 	request := api.Commit{ID: d.tx.id, Cluster: d.tx.cluster, Protocol: d.tx.protocol, Branches: branches, Label: d.tx.label}
 	res, err := client.api.Commit(ctx, api.CommitRequest(request))
 	if err != nil && mutant.RetryUnderNewGid {
@@ -183,6 +193,7 @@ func (d *driver) ask(branches []txn.Branch) twopc.Event {
 	if err == nil {
 		var decision txn.Decision
 		if decision, err = api.ParseDecision("decision", res.GetDecision()); err == nil {
+			client.lease.answered(d.tx.id.Lease(), decision, sent)
 			return twopc.Decided{Decision: decision, Reason: res.GetReason()}
 		}
 	}
