@@ -37,7 +37,7 @@ type Rules struct {
 	// Retention is how long finished transactions are remembered. Default 7 days.
 	Retention time.Duration
 	// Lease is how long a client that has transactions may be silent before it counts as dead.
-	// Default 6 s.
+	// Default 5 s.
 	Lease time.Duration
 }
 
@@ -51,7 +51,7 @@ func (r Rules) withDefaults() Rules {
 	def(&r.Grace, 5*time.Second)
 	def(&r.Scan, 5*time.Second)
 	def(&r.Retention, 7*24*time.Hour)
-	def(&r.Lease, 6*time.Second)
+	def(&r.Lease, 5*time.Second)
 	return r
 }
 

@@ -27,6 +27,7 @@ type Snapshot struct {
 	InDoubt            int
 	Committed, Aborted uint64
 	Heuristic          int
+	Leases             int  // of clients
 	Disk               Disk // of this node
 	Log                LogState
 	TurnedAway         uint64 // connections to the peer port that were refused
@@ -101,6 +102,7 @@ func (l *loop) publish(now time.Time) {
 		s.Warnings = append(s.Warnings, reports[m.ID].Disk.disk().warnings(m.ID)...)
 	}
 	s.InDoubt, s.Heuristic = l.core.counts()
+	s.Leases = len(l.core.table.Leases().Active)
 	for _, r := range l.config.Resources {
 		w := l.workers[r.Name()]
 		state := ResourceState{Name: r.Name(), Driver: r.Driver(), Health: w.state(), Scan: l.core.ScanState(r.Name())}

@@ -36,6 +36,7 @@ var (
 	descDecided   = gauge("transactions_decided_total", "First decisions delivered since the node started.", "decision")
 	descInDoubt   = gauge("in_doubt", "Transactions that are not finished everywhere, as far as this node knows; the leader knows best.")
 	descHeuristic = gauge("heuristic", "Transactions with a heuristic outcome that nobody has dealt with.")
+	descLeases    = gauge("leases", "Clients that have a lease: those that have had transactions in the last seconds.")
 	descHasLeader = gauge("cluster_has_leader", "1 if this node knows an established leader.")
 	descIsLeader  = gauge("is_leader", "1 if this node leads.")
 	descCutOff    = gauge("cut_off_seconds", "For how long this node has known no established leader, if that is too long; else 0.")
@@ -57,7 +58,7 @@ var (
 
 // Describe implements prometheus.Collector.
 func (m *metrics) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{descDecided, descInDoubt, descHeuristic, descHasLeader, descIsLeader, descCutOff, descEpoch,
+	for _, d := range []*prometheus.Desc{descDecided, descInDoubt, descHeuristic, descLeases, descHasLeader, descIsLeader, descCutOff, descEpoch,
 		descLag, descReachable, descUp, descPrepared, descOldest, descForeign,
 		descFree, descFull, descSync, descSlowest, descLogBytes, descLogLength, descRefused} {
 		ch <- d
@@ -76,6 +77,7 @@ func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 	ch <- prometheus.MustNewConstMetric(descRefused, prometheus.CounterValue, float64(s.TurnedAway))
 	set(descInDoubt, float64(s.InDoubt))
 	set(descHeuristic, float64(s.Heuristic))
+	set(descLeases, float64(s.Leases))
 	cutOff := s.CutOff(time.Now())
 	set(descHasLeader, oneIf(s.Leader != 0 && cutOff == 0))
 	set(descIsLeader, oneIf(s.Leader == s.Node && cutOff == 0))
