@@ -118,12 +118,15 @@ type Core struct {
 	table  *txn.Table
 	fx     Effects
 	now    time.Time
+	// peersNow is what the clock of another node shows, the one that is furthest ahead.
+	peersNow time.Time
 
 	role     zab.RoleChanged
 	leading  bool // established leader
 	proposal uint64
 	// committed, aborted count first decisions since the start of this node.
 	committed, aborted uint64
+	decided            Decided          // of them, those that this node made as the leader
 	youngest           txn.ID           // that was decided since the start of this node
 	level              txn.FeatureLevel // as last noticed
 	digests            digestRing
@@ -147,7 +150,7 @@ type Core struct {
 	nextSweep time.Time
 	ends      []txn.ID
 	nextEnds  time.Time
-	evidence  map[string][]txn.XID // of finished branches, by resource
+	evidence  map[string][]txn.XID // that nobody needs any more, by resource
 	nextEvid  time.Time
 	forming   bool
 	raising   bool // a FeatureRecord is on its way into the log
@@ -173,6 +176,7 @@ type scan struct {
 	chases    []Task           // listed branches with a decision, for the workers when they have room
 	tried     map[txn.XID]work // those of the listing that they could not finish
 	again     bool             // a listing under way may be older than the end of a lease
+	evidence  evidenceSweep
 }
 
 // NewCore makes a core from what a store kept. storage is what the replicated log is
@@ -211,7 +215,7 @@ func (c *Core) clearLeadership() {
 // log entries.
 func (c *Core) Step(events ...Event) (*Effects, error) {
 	c.fx = Effects{Send: c.fx.Send[:0], Write: c.fx.Write[:0], Reply: c.fx.Reply[:0],
-		Finish: c.fx.Finish[:0], Scan: c.fx.Scan[:0], Notes: c.fx.Notes[:0]}
+		Finish: c.fx.Finish[:0], Scan: c.fx.Scan[:0], Evidence: c.fx.Evidence[:0], Notes: c.fx.Notes[:0]}
 	for _, e := range events {
 		if err := c.handle(e); err != nil {
 			return nil, err
@@ -228,7 +232,7 @@ func (c *Core) handle(e Event) error {
 	case Tick:
 		c.noticePause(e.Now)
 		c.passLeaseTime(e.Now)
-		c.now = e.Now
+		c.now, c.peersNow = e.Now, e.Peers
 		c.refuseSeen()
 		if err := c.stepLog(zab.Tick{}); err != nil {
 			return err
@@ -259,6 +263,8 @@ func (c *Core) handle(e Event) error {
 		c.onFailed(e)
 	case Listed:
 		c.onListed(e)
+	case Kept:
+		c.onKept(e)
 	case Fitness:
 		c.onFitness(e)
 	case MembersSeen:
@@ -299,6 +305,7 @@ func (c *Core) keepUp() {
 		s.sightings.Date(c.now)
 	}
 	c.scanDue()
+	c.sweepEvidence()
 	if len(c.ends) > 0 && !c.now.Before(c.nextEnds) {
 		c.takeEnds()
 	}
@@ -487,8 +494,11 @@ func (c *Core) deliver(e zab.Entry) error {
 		c.busy = e.Zxid
 	}
 	for _, v := range changes.Verdicts {
-		if compareID(c.youngest, v.ID) < 0 {
+		if compareID(c.youngest, v.ID) < 0 && !c.isAhead(v.ID, maxAhead) {
 			c.youngest = v.ID
+		}
+		if v.First && c.leading && e.Zxid.Epoch == c.role.Epoch {
+			c.decided.count(v.Decision)
 		}
 		c.onVerdict(v)
 	}

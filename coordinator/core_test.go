@@ -28,6 +28,7 @@ type lone struct {
 	replies  map[uint64]Reply
 	tasks    []Task
 	scans    []string
+	evidence []EvidenceAsk
 	forgets  map[string][]txn.XID
 	notes    []string
 	finished map[txn.ID]txn.Txn
@@ -77,7 +78,7 @@ func (l *lone) restart() {
 	l.t.Helper()
 	l.config.Boot++
 	l.replies, l.forgets, l.finished = map[uint64]Reply{}, map[string][]txn.XID{}, map[txn.ID]txn.Txn{}
-	l.tasks, l.scans = nil, nil
+	l.tasks, l.scans, l.evidence = nil, nil, nil
 	l.table = txn.NewTable(txn.Meta{}, nil, l)
 	core, err := NewCore(l.config, l.disk, l.table)
 	require.NoError(l.t, err)
@@ -123,6 +124,7 @@ func (l *lone) step(events ...Event) {
 		}
 		l.tasks = append(l.tasks, fx.Finish...)
 		l.scans = append(l.scans, fx.Scan...)
+		l.evidence = append(l.evidence, fx.Evidence...)
 		for name, xs := range fx.Forget {
 			l.forgets[name] = append(l.forgets[name], xs...)
 		}
@@ -492,4 +494,46 @@ func TestABranchOfWhichTheLogHasAReportIsNotWorkedOn(t *testing.T) {
 	tasks := l.take()
 	require.Len(t, tasks, 1)
 	require.EqualValues(t, 2, tasks[0].XID.Branch)
+}
+
+// Which clock is right nobody knows, so one that is ahead, of any node, is as good as that of the
+// leader: else a leader whose clock is behind would stop all work.
+func TestAGidIsComparedWithTheClockThatIsAhead(t *testing.T) {
+	l := newLone(t, "orders")
+	ahead := txn.NewID(l.now.Add(maxAhead + time.Minute))
+	require.ErrorIs(t, l.commit(ahead).Err, api.ErrInvalid)
+	_, known := l.table.Get(ahead)
+	require.False(t, known)
+	require.Equal(t, txn.Commit, l.commit(txn.NewID(l.now.Add(maxAhead-time.Minute))).Decision)
+	l.step(Tick{Now: l.now, Peers: l.now.Add(2 * time.Minute)})
+	require.Equal(t, txn.Commit, l.commit(ahead).Decision)
+}
+
+// A branch of a transaction from tomorrow holds locks today, so it is aborted in the log when it
+// was listed for long enough, and its record does not count for how far the log has come. One
+// from the year 10889 is reported, and leaves no record.
+func TestAnOrphanFromTheFutureIsAbortedOrReported(t *testing.T) {
+	l := newLone(t, "orders")
+	today, tomorrow, never := l.newID(), txn.NewID(l.now.Add(23*time.Hour)), txn.NewID(time.Date(10889, 1, 1, 0, 0, 0, 0, time.UTC))
+	l.commit(today)
+	for range 3 {
+		l.step(Listed{Resource: "orders", Listing: []adapters.Prepared{prepared(l.xid(tomorrow, 0)), prepared(l.xid(never, 0))}})
+		l.tick(2 * time.Minute)
+	}
+	require.Equal(t, txn.Abort, l.get(tomorrow).Decision)
+	require.Equal(t, txn.FromCluster, l.get(tomorrow).By)
+	l.step(Listed{Resource: "orders", Listing: []adapters.Prepared{prepared(l.xid(tomorrow, 0)), prepared(l.xid(never, 0))}})
+	require.Len(t, l.take(), 1)
+	_, known := l.table.Get(never)
+	require.False(t, known)
+	require.Contains(t, l.core.ScanState("orders").Report[0], "dated 10889")
+	require.Equal(t, today, l.core.youngest)
+	for _, ask := range []func(request uint64) Event{
+		func(request uint64) Event { return OutcomeAsked{Request: request, ID: never} },
+		func(request uint64) Event {
+			return CommitAsked{Request: request, ID: never, Branches: []txn.Branch{{Resource: "orders"}}}
+		},
+	} {
+		require.ErrorIs(t, l.ask(ask).Err, api.ErrInvalid)
+	}
 }

@@ -55,8 +55,17 @@ func (c *Core) see(x *txn.Txn) {
 	}
 }
 
-// maxAhead is how far ahead of the cluster's time a transaction may be born.
-const maxAhead = 24 * time.Hour
+const (
+	// maxAhead is how far ahead of the clocks of all nodes a transaction may be born. Clocks that
+	// anybody looks after differ by less than a second, and a client corrects its own by that of
+	// a node; a gid that is further ahead was made up, or mistyped. Its record would stand before
+	// all others in a list, and stay until its time has come and gone.
+	maxAhead = 10 * time.Minute
+	// maxAheadListed is that for a transaction of which a database lists a branch. Somebody
+	// with a very wrong clock has begun it and holds locks, and there is no other way to free
+	// them than to abort it in the log first.
+	maxAheadListed = 24 * time.Hour
+)
 
 // undecidable answers a request about a transaction without record that this cluster must not
 // decide, whatever is asked.
@@ -74,25 +83,40 @@ func (c *Core) notSwitchedOn(request uint64, id txn.ID) bool {
 	return false
 }
 
-// inFuture refuses a transaction that is dated so far ahead that its record would hide and
-// outlast all others.
+// inFuture refuses a transaction that is dated further ahead than may be.
 func (c *Core) inFuture(request uint64, id txn.ID) bool {
-	now := c.now
-	if mark := c.table.Meta().Watermark; !mark.IsZero() {
-		seen := mark.Add(c.config.Rules.Retention)
-		if seen.Sub(now) > maxAhead {
-			return false // the clock of this node is far behind what the log has seen
-		}
-		if seen.After(now) {
-			now = seen
-		}
-	}
-	if !id.Time().After(now.Add(maxAhead)) {
+	ahead := maxAhead
+	if !c.isAhead(id, ahead) {
 		return false
 	}
-	c.reply(Reply{Request: request, Err: &requestError{api.ErrInvalid, fmt.Sprintf("transaction %v is dated %s, and here it is %s: unless the gid is mistyped, set the clock of whoever began it, or that of node %d",
-		id, id.Time().UTC().Format(time.RFC3339), c.now.UTC().Format(time.RFC3339), c.config.Node)}})
+	if len(c.listedBranches(id)) > 0 {
+		ahead = maxAheadListed
+	}
+	if !c.isAhead(id, ahead) {
+		return false
+	}
+	c.reply(Reply{Request: request, Err: &requestError{api.ErrInvalid, fmt.Sprintf("transaction %v is dated %s, and here it is %s: unless the gid is mistyped, set the clock of whoever began it, or those of the nodes",
+		id, id.Time().UTC().Format(time.RFC3339), c.latest().UTC().Format(time.RFC3339))}})
 	return true
+}
+
+// isAhead reports whether a transaction is dated too far ahead. Its time is that of a client, so it
+// is compared with whatever clock is ahead here: one that is wrong must not stop all work.
+func (c *Core) isAhead(id txn.ID, ahead time.Duration) bool {
+	return id.Time().After(c.latest().Add(ahead))
+}
+
+// latest is the latest time that this node knows of: by the clocks of the nodes, or because the
+// log has come so far that its watermark stands a retention behind it.
+func (c *Core) latest() time.Time {
+	latest := c.now
+	if c.peersNow.After(latest) {
+		latest = c.peersNow
+	}
+	if mark := c.table.Meta().Watermark; !mark.IsZero() && mark.Add(c.config.Rules.Retention).After(latest) {
+		latest = mark.Add(c.config.Rules.Retention)
+	}
+	return latest
 }
 
 func (c *Core) onCommitAsked(e CommitAsked) {
@@ -203,7 +227,7 @@ func (c *Core) onResolveAsked(e ResolveAsked) {
 		l.by = txn.FromOperator
 		c.carry(l, l.core.Step(twopc.RollbackAsked{Reason: reason}))
 	case c.unlisted() != nil:
-		c.reply(Reply{Request: e.Request, Err: refusedf("%v, so it is not known whether %v has a branch there that would have to commit too: wait until \"concord status\" shows it well, or abort", c.unlisted(), e.ID)})
+		c.reply(Reply{Request: e.Request, Err: refusedf("%v, so it is not known whether %v has a branch there that would have to commit too: wait until \"concord status\" shows it well, or abort", c.unlisted()[0], e.ID)})
 	case len(branches) == 0:
 		c.reply(Reply{Request: e.Request, Err: notFound(e.ID)})
 	default:
@@ -228,17 +252,18 @@ func (c *Core) listedBranches(id txn.ID) []txn.Branch {
 	return branches
 }
 
-// unlisted returns which resource has not told lately what it holds prepared; nil if all have.
-func (c *Core) unlisted() error {
+// unlisted returns which resources have not told lately what they hold prepared; nil if all have.
+func (c *Core) unlisted() []error {
+	var why []error
 	for _, name := range c.config.Resources {
 		switch s := c.scans[name]; {
 		case s.err != nil:
-			return fmt.Errorf("resource %s could not be listed (%w)", name, s.err)
+			why = append(why, fmt.Errorf("resource %s could not be listed (%w)", name, s.err))
 		case s.at.IsZero():
-			return fmt.Errorf("resource %s has not been listed yet", name)
+			why = append(why, fmt.Errorf("resource %s has not been listed yet", name))
 		}
 	}
-	return nil
+	return why
 }
 
 func (c *Core) onForgetAsked(e ForgetAsked) {
@@ -248,7 +273,7 @@ func (c *Core) onForgetAsked(e ForgetAsked) {
 	x, ok := c.table.Get(e.ID)
 	switch {
 	case !ok:
-		c.reply(Reply{Request: e.Request, Err: notFound(e.ID)})
+		c.reply(Reply{Request: e.Request, Err: &requestError{api.ErrNotFound, fmt.Sprintf("the log has no decision about %v, so it has no heuristic outcome to forget", e.ID)}})
 	case !x.Alarming():
 		c.reply(Reply{Request: e.Request, Err: refusedf("%v has no heuristic outcome to forget", e.ID)})
 	default:
@@ -352,6 +377,9 @@ func (c *Core) answerView(e ViewAsked) {
 	v := &View{Open: c.table.Open(), Branches: map[txn.XID]BranchView{}, InDoubt: map[txn.XID]ListedBranch{}}
 	v.Txn, v.Known = c.table.Get(e.ID)
 	v.TooOld = !v.Known && c.table.TooOld(e.ID)
+	for _, why := range c.unlisted() {
+		v.Unlisted = append(v.Unlisted, why.Error())
+	}
 	for _, l := range c.live {
 		for _, no := range l.core.Unfinished() {
 			v.Branches[c.xid(l.id, no)] = BranchView{Err: c.whyUnfinished(l, no), Attempts: l.work[no].attempts, Due: l.work[no].due}
@@ -362,6 +390,9 @@ func (c *Core) answerView(e ViewAsked) {
 			if c.lingers(xid) {
 				x, _ := c.table.Get(xid.ID)
 				v.InDoubt[xid] = ListedBranch{Resource: name, Decision: x.Decision, Err: s.whyListed(xid)}
+			}
+			if xid.ID == e.ID && xid.Cluster != c.table.Cluster() {
+				v.Foreign = append(v.Foreign, xid)
 			}
 		}
 	}

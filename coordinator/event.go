@@ -17,7 +17,11 @@ type Event interface{ isEvent() }
 
 // Tick says that one tick went by, and what time it is now. Time only decides when
 // something is tried, never what is true.
-type Tick struct{ Now time.Time }
+type Tick struct {
+	Now time.Time
+	// Peers is the latest that the clock of another node shows, as far as is known.
+	Peers time.Time
+}
 
 // Peer hands over an event of the replicated log: zab.Received, zab.PeerLost,
 // zab.Persisted, zab.Compact, or one about a snapshot.
@@ -105,6 +109,13 @@ type Listed struct {
 	Err      error
 }
 
+// Kept is the answer of a resource to an EvidenceAsk.
+type Kept struct {
+	Resource string
+	Evidence []txn.XID // in the order of adapters.Resource.Evidence
+	Err      error
+}
+
 // Fitness says whether a resource may take part: it must not, for example, if another name
 // points to the same database.
 type Fitness struct {
@@ -126,6 +137,7 @@ func (PlanAsked) isEvent()    {}
 func (Finished) isEvent()     {}
 func (Failed) isEvent()       {}
 func (Listed) isEvent()       {}
+func (Kept) isEvent()         {}
 func (Fitness) isEvent()      {}
 
 // Effects is what the driver has to carry out after a Step. Order matters only within
@@ -146,7 +158,15 @@ type Effects struct {
 	Scan []string
 	// Forget are branches whose evidence is not needed any more, by resource.
 	Forget map[string][]txn.XID
-	Notes  []Note
+	// Evidence are resources that shall list what evidence they keep: Kept answers each.
+	Evidence []EvidenceAsk
+	Notes    []Note
+}
+
+// EvidenceAsk is the order to list a page of the evidence that a resource keeps.
+type EvidenceAsk struct {
+	Resource string
+	After    txn.XID
 }
 
 // Task is the order to finish one branch.
@@ -187,9 +207,14 @@ type View struct {
 	// InDoubt are prepared branches outside of phase two that the last scans listed: of
 	// transactions without decision, aborted, or ended before.
 	InDoubt map[txn.XID]ListedBranch
+	// Unlisted says, for people, which resources have not told lately what they hold prepared,
+	// and why: what they hold may be missing here.
+	Unlisted []string
 	// Txn is the transaction that was asked for, and whether the log knows it.
 	Txn   txn.Txn
 	Known bool
+	// Foreign are listed branches of that id that belong to other clusters.
+	Foreign []txn.XID
 	// TooOld says that its record may have been forgotten.
 	TooOld bool
 }

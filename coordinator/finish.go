@@ -225,11 +225,3 @@ func (c *Core) takeEnds() {
 	c.batch = append(c.batch, txn.End{IDs: c.ends})
 	c.ends = nil
 }
-
-// evidenceDone notes that the evidence of a finished transaction is not needed any
-// more. Nothing that is alarming is finished, so a contradiction keeps its evidence.
-func (c *Core) evidenceDone(x txn.Txn) {
-	for _, b := range x.Branches {
-		c.evidence[b.Resource] = append(c.evidence[b.Resource], c.xid(x.ID, b.No))
-	}
-}

@@ -102,12 +102,12 @@ func (l *loop) tick(now time.Time) {
 	if heard := l.heard.take(); len(heard) > 0 { // before the tick that would end them
 		l.events = append(l.events, LeasesHeard{Leases: heard})
 	}
-	l.events = append(l.events, Tick{Now: now})
+	l.events = append(l.events, Tick{Now: now, Peers: l.peersNow(now)})
 	l.watchDisk(now)
 	l.compact()
 	if now.Sub(l.reported) >= reportInterval {
 		l.reported = now
-		r := l.ownReport()
+		r := l.toldReport()
 		for _, m := range l.config.Members {
 			l.peers.send(m.ID, outbound{report: &r})
 		}
@@ -116,6 +116,16 @@ func (l *loop) tick(now time.Time) {
 	if now.Sub(l.published) >= publishInterval {
 		l.publish(now)
 	}
+}
+
+// peersNow is what the clocks of the peers show, by what they said lately, the latest of them.
+func (l *loop) peersNow(now time.Time) (latest time.Time) {
+	for _, r := range l.reports {
+		if since := now.Sub(r.at); since < 3*reportInterval && r.Clock.Add(since).After(latest) {
+			latest = r.Clock.Add(since)
+		}
+	}
+	return latest
 }
 
 func (l *loop) receive(in inbound) {
@@ -191,6 +201,12 @@ func (l *loop) carryOut(fx *Effects) {
 		}
 	}
 	l.forget(fx.Forget)
+	for _, e := range fx.Evidence {
+		select {
+		case l.workers[e.Resource].kept <- e.After:
+		default: // one is due already, and is answered
+		}
+	}
 	for _, note := range fx.Notes {
 		if note.Alarm {
 			l.log.Error(note.Text)

@@ -3,6 +3,7 @@
 package coordinator
 
 import (
+	"fmt"
 	"maps"
 	"slices"
 	"time"
@@ -18,7 +19,8 @@ import (
 const scanAgain = time.Second
 
 func (c *Core) rules() recovery.Rules {
-	return recovery.Rules{Cluster: c.table.Cluster(), MaxAge: c.config.Rules.MaxTransaction}
+	return recovery.Rules{Cluster: c.table.Cluster(), MaxAge: c.config.Rules.MaxTransaction,
+		Horizon: c.latest().Add(maxAheadListed)}
 }
 
 // scanDue asks resources for their prepared branches.
@@ -129,10 +131,25 @@ func (c *Core) onPlanAsked(e PlanAsked) {
 		if listing, ok := e.Listings[name]; ok {
 			s := c.scans[name].sightings.Clone()
 			plan = append(plan, s.Plan(name, listing, c.table, c.rules(), c.now)...)
+			plan = append(plan, c.foreign(name, listing)...)
 		}
 	}
 	slices.SortStableFunc(plan, func(a, b recovery.Action) int { return compareID(a.XID.ID, b.XID.ID) })
 	c.reply(Reply{Request: e.Request, Zxid: c.zxid(), Plan: plan})
+}
+
+// foreign reports what a listing holds of other clusters, for people: scans leave it alone.
+func (c *Core) foreign(resource string, listing []adapters.Prepared) (reports []recovery.Action) {
+	for _, p := range listing {
+		if p.XID.Cluster == c.table.Cluster() {
+			continue
+		}
+		reports = append(reports, recovery.Action{Kind: recovery.Report, XID: p.XID, Since: p.Since,
+			Branch: txn.Branch{No: p.XID.Branch, Resource: resource},
+			Why: fmt.Sprintf("it belongs to cluster %v, and this is cluster %v, which never touches it: let its own cluster finish it; "+
+				"if that is lost for good, end the branch %v in the database by hand", p.XID.Cluster, c.table.Cluster(), p.XID)})
+	}
+	return reports
 }
 
 func (c *Core) onFitness(e Fitness) {

@@ -181,7 +181,7 @@ func (n *Node) Check(ctx context.Context, name string) (map[string]CheckResult, 
 	if name != "" && n.workers[name] == nil {
 		return nil, &requestError{api.ErrNotFound, fmt.Sprintf("there is no resource %q: see \"concord resource ls\"", name)}
 	}
-	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
+	ctx, cancel := context.WithTimeout(ctx, preflightTimeout)
 	defer cancel()
 	var mu sync.Mutex
 	var wg sync.WaitGroup

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -25,13 +26,21 @@ const (
 	// session that holds it.
 	finishTimeout = 30 * time.Second
 	listTimeout   = 15 * time.Second
-	probeTimeout  = 10 * time.Second
-	probeAgain    = 30 * time.Second
-	probeRetry    = time.Second
+	// A resource is asked who it is every probeInterval, and has probeTimeout to say so: one that
+	// has gone away is known to be down after at most the sum of both.
+	probeInterval = 2 * time.Second
+	probeTimeout  = 2 * time.Second
+	probeRetry    = time.Second // while it is down
 	// probeGap apart are two probes at least, however often somebody doubts what is known.
-	probeGap = time.Second
+	probeGap = 500 * time.Millisecond
 	// recheckPatience is how long whoever doubts waits for the next probe.
 	recheckPatience = 3 * time.Second
+	// The preflight is run now and then, since grants and settings change rarely, and whenever
+	// there is a doubt.
+	checkInterval = 30 * time.Second
+	checkTimeout  = 4 * time.Second
+	// preflightTimeout bounds a preflight that somebody asks for.
+	preflightTimeout = 10 * time.Second
 )
 
 // worker does everything that a node does with one resource: its goroutines are the
@@ -46,7 +55,9 @@ type worker struct {
 	retries chan Task // capacity maxRetries, likewise
 	scans   chan struct{}
 	forgets chan []txn.XID
+	kept    chan txn.XID  // capacity 1: "list the evidence behind it"
 	doubts  chan struct{} // capacity 1: "probe now"; when full, one is due already
+	alive   atomic.Int64  // calls that the resource has answered well
 
 	mu     sync.Mutex
 	health Health
@@ -59,6 +70,8 @@ type worker struct {
 
 // Health is what a node knows of a resource by asking it.
 type Health struct {
+	// Asked says that it has been asked at all.
+	Asked bool
 	// Identity tells which database it is; empty until it could be asked once.
 	Identity string
 	OK       bool
@@ -68,8 +81,8 @@ type Health struct {
 
 func newWorker(r adapters.Resource, log *slog.Logger, post func(context.Context, Event), probed func(context.Context)) *worker {
 	w := &worker{resource: r, log: log.With("resource", r.Name()), post: post, probed: probed,
-		tasks: make(chan Task, maxTasks), retries: make(chan Task, maxRetries), scans: make(chan struct{}, 1), forgets: make(chan []txn.XID, 16),
-		doubts: make(chan struct{}, 1), ended: make(chan struct{}),
+		tasks: make(chan Task, maxTasks), retries: make(chan Task, maxRetries), scans: make(chan struct{}, 1),
+		forgets: make(chan []txn.XID, 16), kept: make(chan txn.XID, 1), doubts: make(chan struct{}, 1), ended: make(chan struct{}),
 		health: Health{Err: "not asked yet"}}
 	w.down, w.up = context.WithCancel(context.Background())
 	return w
@@ -135,6 +148,7 @@ func (w *worker) finish(ctx context.Context, t Task) Event {
 		finish = w.resource.Rollback
 	}
 	f, err := finish(ctx, t.XID, t.Branch)
+	w.heard(err)
 	if err != nil {
 		w.log.Warn("branch not finished, will try again", "xid", t.XID.String(), "decision", t.Decision.String(), "err", err)
 		return Failed{XID: t.XID, Interrupted: errors.Is(context.Cause(ctx), errReturned), Why: err.Error()}
@@ -169,37 +183,72 @@ func (w *worker) scan(ctx context.Context) {
 func (w *worker) list(ctx context.Context) ([]adapters.Prepared, error) {
 	ctx, cancel := w.bounded(ctx, listTimeout)
 	defer cancel()
-	return w.resource.Recover(ctx)
+	listing, err := w.resource.Recover(ctx)
+	w.heard(err)
+	return listing, err
 }
 
-// forget removes evidence. What fails is left: it costs a little space, no more.
+// forget removes evidence, and lists what there is. What fails is left, for the next listing
+// to find.
 func (w *worker) forget(ctx context.Context) {
 	for {
 		select {
 		case xs := <-w.forgets:
-			call, cancel := context.WithTimeout(ctx, listTimeout)
-			if err := w.resource.Forget(call, xs); err != nil && ctx.Err() == nil {
+			call, cancel := w.bounded(ctx, listTimeout)
+			err := w.resource.Forget(call, xs)
+			w.heard(err)
+			if err != nil && ctx.Err() == nil {
 				w.log.Warn("evidence of finished branches not removed", "branches", len(xs), "err", err)
 			}
 			cancel()
+		case after := <-w.kept:
+			call, cancel := w.bounded(ctx, listTimeout)
+			xs, err := w.resource.Evidence(call, after)
+			cancel()
+			w.heard(err)
+			w.post(ctx, Kept{Resource: w.resource.Name(), Evidence: xs, Err: err})
 		case <-ctx.Done():
 			return
 		}
 	}
 }
 
-// probe asks the resource who it is and whether it is fit, now and then.
+// heard notes how a call went: one that failed is a reason to look at once whether the
+// resource is still there.
+func (w *worker) heard(err error) {
+	if err == nil {
+		w.alive.Add(1)
+		return
+	}
+	w.doubt()
+}
+
+// doubt makes the next probe due.
+func (w *worker) doubt() {
+	select {
+	case w.doubts <- struct{}{}:
+	default:
+	}
+}
+
+// probe keeps an eye on the resource: whether it is there, and whether it is fit.
 func (w *worker) probe(ctx context.Context) {
+	var checked time.Time
+	doubted := false
 	for ctx.Err() == nil {
 		w.mu.Lock()
 		w.begun++
 		w.mu.Unlock()
-		h := w.ask(ctx)
+		h := w.state()
+		identity, err := w.greet(ctx)
+		switch {
+		case err != nil:
+			h.Asked, h.OK, h.Err = true, false, err.Error()
+		case !h.OK || doubted || identity != h.Identity || time.Since(checked) >= checkInterval:
+			h, checked = w.check(ctx, identity), time.Now()
+		}
 		w.mu.Lock()
 		changed := h != w.health
-		if h.Identity == "" {
-			h.Identity = w.health.Identity
-		}
 		w.health = h
 		w.mu.Unlock()
 		if changed && ctx.Err() == nil {
@@ -216,23 +265,26 @@ func (w *worker) probe(ctx context.Context) {
 		w.ended = make(chan struct{})
 		w.mu.Unlock()
 		if h.OK {
-			w.untilProbe(ctx, probeAgain)
+			doubted = w.untilProbe(ctx, probeInterval)
 		} else {
-			w.untilProbe(ctx, probeRetry)
+			doubted = w.untilProbe(ctx, probeRetry)
 		}
 	}
 }
 
-// untilProbe waits until the next probe is due, which a doubt makes it at once.
-func (w *worker) untilProbe(ctx context.Context, interval time.Duration) {
+// untilProbe waits until the next probe is due, which a doubt makes it at once, and reports whether
+// one did.
+func (w *worker) untilProbe(ctx context.Context, interval time.Duration) (doubted bool) {
 	pause(ctx, probeGap)
 	rest := time.NewTimer(interval - probeGap)
 	defer rest.Stop()
 	select {
 	case <-w.doubts:
+		return true
 	case <-rest.C:
 	case <-ctx.Done():
 	}
+	return false
 }
 
 // recheck waits until a probe has ended that began after the call.
@@ -240,10 +292,7 @@ func (w *worker) recheck(ctx context.Context) {
 	w.mu.Lock()
 	begun := w.begun
 	w.mu.Unlock()
-	select {
-	case w.doubts <- struct{}{}:
-	default:
-	}
+	w.doubt()
 	for {
 		w.mu.Lock()
 		later, ended := w.begun > begun, w.ended
@@ -259,23 +308,42 @@ func (w *worker) recheck(ctx context.Context) {
 	}
 }
 
-func (w *worker) ask(ctx context.Context) Health {
+// greet asks the resource who it is. A connection that broke is no database that is gone, so it
+// gets a second try; neither is one whose connections are all busy, as long as calls on
+// them are answered.
+func (w *worker) greet(ctx context.Context) (identity string, err error) {
 	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
 	defer cancel()
-	identity, err := w.resource.Identity(ctx)
-	if err != nil {
-		return Health{Err: err.Error()}
+	alive := w.alive.Load()
+	if identity, err = w.resource.Identity(ctx); err != nil && ctx.Err() == nil {
+		identity, err = w.resource.Identity(ctx)
 	}
+	switch {
+	case err == nil || ctx.Err() == nil:
+		return identity, err
+	case w.alive.Load() != alive && w.state().OK:
+		return w.state().Identity, nil
+	}
+	return "", fmt.Errorf("no answer within %v: check that the server runs and can be reached: %w", probeTimeout, err)
+}
+
+func (w *worker) check(ctx context.Context, identity string) Health {
+	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
+	defer cancel()
+	alive := w.alive.Load()
 	report, err := w.resource.Check(ctx)
-	if err != nil {
-		return Health{Identity: identity, Err: err.Error()}
+	switch was := w.state(); {
+	case err != nil && ctx.Err() != nil && w.alive.Load() != alive && was.OK:
+		return was // as in greet
+	case err != nil:
+		return Health{Asked: true, Identity: identity, Err: err.Error()}
 	}
 	for _, f := range report.Findings {
 		if f.Problem {
-			return Health{Identity: identity, Err: fmt.Sprintf("%s: %s: %s", f.What, f.Detail, f.Fix)}
+			return Health{Asked: true, Identity: identity, Err: fmt.Sprintf("%s: %s: %s", f.What, f.Detail, f.Fix)}
 		}
 	}
-	return Health{Identity: identity, OK: true}
+	return Health{Asked: true, Identity: identity, OK: true}
 }
 
 func (w *worker) state() Health {

@@ -4,6 +4,7 @@ package coordinator
 
 import (
 	"context"
+	"errors"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -117,4 +118,46 @@ func TestCallsThatHangAreGivenUpWhenTheDatabaseReturns(t *testing.T) {
 	c.leader().workers["orders"].returned()
 	require.Eventually(t, func() bool { _, done := disk.Get("k"); return done }, finishTimeout, 10*time.Millisecond)
 	require.Less(t, time.Since(began), finishTimeout/2, "the attempt did not run to its own limit")
+}
+
+// stubborn cannot finish any branch but those that are prepared.
+type stubborn struct {
+	*memory.Resource
+	failed atomic.Int64
+}
+
+func (s *stubborn) Commit(ctx context.Context, x txn.XID, b txn.Branch) (txn.Finish, error) {
+	f, err := s.Resource.Commit(ctx, x, b)
+	if err == nil && f != txn.Lost {
+		return f, nil
+	}
+	s.failed.Add(1)
+	return 0, errors.New("nobody can finish it")
+}
+
+// Four thousand branches that nobody can finish, older than a real one: it is finished while most
+// of them wait for their next attempt, not behind them.
+func TestARealBranchIsFinishedAmongThousandsThatFail(t *testing.T) {
+	disk := memory.NewDisk()
+	s := &stubborn{Resource: memory.New("orders", disk)}
+	c := newCluster(t, 1, func() []adapters.Resource { return []adapters.Resource{s} })
+	leader := c.leader()
+	const poison = 4000
+	var decided sync.WaitGroup
+	for range poison {
+		decided.Add(1)
+		leader.CommitLater(txn.NewID(time.Now()), txn.TwoPhase, []txn.Branch{{Resource: "orders"}}, "", func(r Reply) {
+			defer decided.Done()
+			if r.Decision != txn.Commit {
+				t.Errorf("%+v", r)
+			}
+		})
+	}
+	decided.Wait()
+	require.Eventually(t, func() bool { return s.failed.Load() > poison }, time.Minute, 10*time.Millisecond)
+	id := txn.NewID(time.Now())
+	require.Equal(t, txn.Commit, c.commit(id, c.prepared(s.Resource, id, "k")).Decision)
+	before := s.failed.Load()
+	require.Eventually(t, func() bool { _, done := disk.Get("k"); return done }, time.Minute, time.Millisecond)
+	require.Less(t, s.failed.Load()-before, int64(poison/4))
 }

@@ -59,6 +59,8 @@ type Rules struct {
 	Cluster txn.ClusterID
 	// MaxAge is how long a transaction may take from its birth to its decision.
 	MaxAge time.Duration
+	// Horizon is the latest birth of a transaction that the log decides. Zero: any.
+	Horizon time.Time
 }
 
 // Sightings remembers which branches a resource has listed, and since when: one value
@@ -135,6 +137,9 @@ func judge(x txn.XID, resource string, d Decisions, r Rules, now, first time.Tim
 		a.Kind, a.Why = Report, fmt.Sprintf("of the class %v, which is not switched on in this cluster: no decision here says nothing about it", x.ID.Class())
 	case d.TooOld(x.ID):
 		a.Kind, a.Why = Report, "older than what the log remembers: its decision is unknown"
+	case !r.Horizon.IsZero() && x.ID.Time().After(r.Horizon):
+		a.Kind, a.Why = Report, fmt.Sprintf("dated %s, so far ahead that no client of this cluster can have begun it: end it in the database by hand, "+
+			"or run \"concord tx resolve %v --abort\"", x.ID.Time().UTC().Format(time.RFC3339), x.ID)
 	case d.LeaseEnded(x.ID.Lease()):
 		a.Kind, a.Why = Abort, "no decision, and "+txn.LeaseEnded(x.ID.Lease())
 	case !again && !mutant.NoGrace:

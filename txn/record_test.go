@@ -21,7 +21,7 @@ func sampleRecords() []Record {
 		Form{Cluster: 0xc0ffee},
 		CommitRecord{ID: id, By: FromOperator, Branches: sampleBranches, Reason: "operator", Label: "order 4711"},
 		AbortRecord{ID: id, By: FromCluster, Reason: "asked for"},
-		AbortRecord{ID: id, Reason: "orphan", Seen: true},
+		AbortRecord{ID: id, By: FromCluster, Reason: "orphan", Seen: true},
 		End{IDs: []ID{id, NewID(time.Now())}},
 		HeuristicRecord{ID: id, Branch: 255, Outcome: HeuristicRollback, By: FromCluster, Who: "billing", Why: "rolled back by hand"},
 		ForgetRecord{ID: id, Who: "ann", Why: "refunded"},

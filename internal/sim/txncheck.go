@@ -192,6 +192,11 @@ func (g *txnGhost) reported(b *branch) bool {
 	return slices.ContainsFunc(g.heuristics, func(h txn.Heuristic) bool { return h.Branch == b.no })
 }
 
+// givenUp reports whether an operator has given up the branch: what becomes of it is his.
+func (g *txnGhost) givenUp(b *branch) bool {
+	return slices.ContainsFunc(g.heuristics, func(h txn.Heuristic) bool { return h.Branch == b.no && h.By == txn.FromOperator })
+}
+
 // standing counts the reports on a branch that nobody has dealt with.
 func (g *txnGhost) standing(no txn.BranchNo) (n int) {
 	for _, h := range g.heuristics {
@@ -375,7 +380,7 @@ func (c *txnChecker) settled(epoch uint32) {
 
 func (c *txnChecker) ended(g *txnGhost, b *branch) {
 	switch {
-	case g.decision == txn.Commit && !g.has(b) && g.resolved:
+	case g.decision == txn.Commit && (!g.has(b) && g.resolved || g.givenUp(b)):
 	case g.decision != txn.Commit && b.state == committed && !b.taken && !g.alone:
 		c.fail("AC1", "%v is not committed, but branch %d is", g.id, b.no)
 	case g.decision != txn.Commit || b.state == committed:

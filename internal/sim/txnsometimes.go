@@ -49,6 +49,8 @@ const (
 	HeuristicForgotten
 	OperatorResolved
 	EndedByHandAsReported
+	BranchGivenUp
+	ForgetLost
 	FinishedPurged
 	TooOldRefused
 	ForeignListed
@@ -71,7 +73,8 @@ var txnSituationNames = [txnSituations]string{
 	"finish answered OK and lost", "prepared branch lost", "branch that came back finished again", "old backup restored",
 	"database down", "DBA acted before the decision", "DBA acted after the decision", "heuristic commit reported",
 	"heuristic rollback reported", "hazard reported", "heuristic outcome forgotten", "resolved by an operator",
-	"reported branch ended by hand", "finished transaction purged", "client older than the watermark refused",
+	"reported branch ended by hand", "branch given up by an operator",
+	"word to forget evidence lost", "finished transaction purged", "client older than the watermark refused",
 	"foreign branch listed and left alone", "view served", "view refused", "clock stepped", "unrecorded answered for what one database committed",
 	"commit asked for and refused because the lease had ended", "orphan aborted because its lease had ended",
 }

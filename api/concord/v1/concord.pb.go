@@ -9,9 +9,10 @@
 // The interface of a coordinator node. It is served over HTTP: with
 // "curl -H 'Content-Type: application/json' -d '{}'" as well as with gRPC or Connect clients.
 //
-// Every node answers Status, Watch and Resources from what it knows itself, and Outcome of a
-// decided transaction once the leader has confirmed that it knows all decisions. The other
-// calls belong to the leader; another node hands them on to it. A call with the header
+// Every node answers Status, Watch and Resources, with what the leader told it half a second ago
+// or, where "known" is false, without that; and Outcome of a decided transaction once the leader
+// has confirmed that it knows all decisions. The other calls belong to the leader; another node
+// hands them on to it. A call with the header
 // "Concord-Redirect: 1" is not handed on but refused with code failed_precondition and a
 // NotLeader detail that says where the leader is.
 // No call that carries a gid needs to be thought about before it is repeated: the first
@@ -1266,8 +1267,10 @@ type ListResponse struct {
 	state        protoimpl.MessageState `protogen:"open.v1"`
 	Transactions []*Transaction         `protobuf:"bytes,1,rep,name=transactions,proto3" json:"transactions,omitempty"`
 	// Set if there may be more: pass it as after.
-	Next          string `protobuf:"bytes,2,opt,name=next,proto3" json:"next,omitempty"`
-	Zxid          string `protobuf:"bytes,3,opt,name=zxid,proto3" json:"zxid,omitempty"`
+	Next string `protobuf:"bytes,2,opt,name=next,proto3" json:"next,omitempty"`
+	Zxid string `protobuf:"bytes,3,opt,name=zxid,proto3" json:"zxid,omitempty"`
+	// What the list may lack: resources that could not be listed.
+	Warnings      []string `protobuf:"bytes,4,rep,name=warnings,proto3" json:"warnings,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1321,6 +1324,13 @@ func (x *ListResponse) GetZxid() string {
 		return x.Zxid
 	}
 	return ""
+}
+
+func (x *ListResponse) GetWarnings() []string {
+	if x != nil {
+		return x.Warnings
+	}
+	return nil
 }
 
 type GetRequest struct {
@@ -2243,12 +2253,12 @@ type StatusResponse struct {
 	Epoch     uint32            `protobuf:"varint,4,opt,name=epoch,proto3" json:"epoch,omitempty"`
 	Nodes     []*Node           `protobuf:"bytes,5,rep,name=nodes,proto3" json:"nodes,omitempty"`
 	Resources []*ResourceStatus `protobuf:"bytes,6,rep,name=resources,proto3" json:"resources,omitempty"`
-	// Transactions that are not finished everywhere.
+	// Transactions that are not finished everywhere; means nothing unless known.
 	InDoubt uint64 `protobuf:"varint,7,opt,name=in_doubt,json=inDoubt,proto3" json:"in_doubt,omitempty"`
-	// Decisions since this node started.
+	// Decisions that this node has delivered since it started: every node delivers all of them.
 	Committed uint64 `protobuf:"varint,8,opt,name=committed,proto3" json:"committed,omitempty"`
 	Aborted   uint64 `protobuf:"varint,9,opt,name=aborted,proto3" json:"aborted,omitempty"`
-	// Transactions with a heuristic outcome that nobody has forgotten yet.
+	// Transactions with a heuristic outcome that nobody has forgotten yet; means nothing unless known.
 	Heuristic uint64 `protobuf:"varint,10,opt,name=heuristic,proto3" json:"heuristic,omitempty"`
 	// What an operator should look at, in words.
 	Warnings []string `protobuf:"bytes,11,rep,name=warnings,proto3" json:"warnings,omitempty"`
@@ -2256,7 +2266,16 @@ type StatusResponse struct {
 	Zxid string `protobuf:"bytes,12,opt,name=zxid,proto3" json:"zxid,omitempty"`
 	// Milliseconds since this node last knew an established leader, if that is too long: what it
 	// shows is the state of then. 0 if it is not cut off.
-	CutOffMs      int64 `protobuf:"varint,13,opt,name=cut_off_ms,json=cutOffMs,proto3" json:"cut_off_ms,omitempty"`
+	CutOffMs int64 `protobuf:"varint,13,opt,name=cut_off_ms,json=cutOffMs,proto3" json:"cut_off_ms,omitempty"`
+	// Whether this node knows what the leader knows: in_doubt, heuristic, oldest_ms, the leader's
+	// warnings, and the resources as far as they are known. If not they are unknown here.
+	Known bool `protobuf:"varint,20,opt,name=known,proto3" json:"known,omitempty"`
+	// How old that is, in milliseconds.
+	KnownAgeMs int64 `protobuf:"varint,21,opt,name=known_age_ms,json=knownAgeMs,proto3" json:"known_age_ms,omitempty"`
+	// Some resource has not been listed since the leader leads: in_doubt is "at least".
+	Incomplete bool `protobuf:"varint,22,opt,name=incomplete,proto3" json:"incomplete,omitempty"`
+	// Milliseconds since the oldest transaction in doubt was born, 0 if there is none.
+	OldestMs      int64 `protobuf:"varint,23,opt,name=oldest_ms,json=oldestMs,proto3" json:"oldest_ms,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2382,6 +2401,34 @@ func (x *StatusResponse) GetCutOffMs() int64 {
 	return 0
 }
 
+func (x *StatusResponse) GetKnown() bool {
+	if x != nil {
+		return x.Known
+	}
+	return false
+}
+
+func (x *StatusResponse) GetKnownAgeMs() int64 {
+	if x != nil {
+		return x.KnownAgeMs
+	}
+	return 0
+}
+
+func (x *StatusResponse) GetIncomplete() bool {
+	if x != nil {
+		return x.Incomplete
+	}
+	return false
+}
+
+func (x *StatusResponse) GetOldestMs() int64 {
+	if x != nil {
+		return x.OldestMs
+	}
+	return 0
+}
+
 type Node struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Id    uint64                 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
@@ -2489,16 +2536,28 @@ type ResourceStatus struct {
 	state  protoimpl.MessageState `protogen:"open.v1"`
 	Name   string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
 	Driver string                 `protobuf:"bytes,2,opt,name=driver,proto3" json:"driver,omitempty"`
-	Ok     bool                   `protobuf:"varint,3,opt,name=ok,proto3" json:"ok,omitempty"`
-	Error  string                 `protobuf:"bytes,4,opt,name=error,proto3" json:"error,omitempty"`
-	// Prepared branches that the last scan saw.
+	// Whether the leader finds it fit, and what is wrong. Unless known: whether this node does.
+	Ok    bool   `protobuf:"varint,3,opt,name=ok,proto3" json:"ok,omitempty"`
+	Error string `protobuf:"bytes,4,opt,name=error,proto3" json:"error,omitempty"`
+	// Branches that are not finished: of decided transactions, and those that the last listing
+	// had. Means nothing unless known.
 	InDoubt uint64 `protobuf:"varint,5,opt,name=in_doubt,json=inDoubt,proto3" json:"in_doubt,omitempty"`
-	// Milliseconds since the oldest of them was born, 0 if there is none.
+	// Milliseconds since the oldest of them was born, 0 if there is none. Means nothing unless known.
 	OldestMs int64 `protobuf:"varint,6,opt,name=oldest_ms,json=oldestMs,proto3" json:"oldest_ms,omitempty"`
 	// Which database it is; empty if it could not be asked yet.
 	Identity string `protobuf:"bytes,7,opt,name=identity,proto3" json:"identity,omitempty"`
-	// Prepared branches that are not this cluster's.
-	Foreign       uint64 `protobuf:"varint,8,opt,name=foreign,proto3" json:"foreign,omitempty"`
+	// Prepared branches that are not this cluster's, by the last listing. Means nothing unless known.
+	Foreign uint64 `protobuf:"varint,8,opt,name=foreign,proto3" json:"foreign,omitempty"`
+	// Whether this is what the leader knows. If not, it is unknown here.
+	Known bool `protobuf:"varint,20,opt,name=known,proto3" json:"known,omitempty"`
+	// Whether the leader has listed it since it leads. If not, in_doubt and oldest_ms are "at
+	// least", and foreign is unknown.
+	Listed bool `protobuf:"varint,21,opt,name=listed,proto3" json:"listed,omitempty"`
+	// How old that listing is, in milliseconds.
+	ListedAgeMs int64 `protobuf:"varint,22,opt,name=listed_age_ms,json=listedAgeMs,proto3" json:"listed_age_ms,omitempty"`
+	// What the answering node itself finds wrong, if anything: it could not finish branches
+	// of this resource if it led.
+	OwnError      string `protobuf:"bytes,23,opt,name=own_error,json=ownError,proto3" json:"own_error,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2587,6 +2646,34 @@ func (x *ResourceStatus) GetForeign() uint64 {
 		return x.Foreign
 	}
 	return 0
+}
+
+func (x *ResourceStatus) GetKnown() bool {
+	if x != nil {
+		return x.Known
+	}
+	return false
+}
+
+func (x *ResourceStatus) GetListed() bool {
+	if x != nil {
+		return x.Listed
+	}
+	return false
+}
+
+func (x *ResourceStatus) GetListedAgeMs() int64 {
+	if x != nil {
+		return x.ListedAgeMs
+	}
+	return 0
+}
+
+func (x *ResourceStatus) GetOwnError() string {
+	if x != nil {
+		return x.OwnError
+	}
+	return ""
 }
 
 type ResourcesRequest struct {
@@ -2783,8 +2870,10 @@ func (x *CheckResourceRequest) GetSeen() string {
 }
 
 type CheckResourceResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Reports       []*ResourceReport      `protobuf:"bytes,1,rep,name=reports,proto3" json:"reports,omitempty"`
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Reports []*ResourceReport      `protobuf:"bytes,1,rep,name=reports,proto3" json:"reports,omitempty"`
+	// The node that asked the databases.
+	Node          uint64 `protobuf:"varint,2,opt,name=node,proto3" json:"node,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2824,6 +2913,13 @@ func (x *CheckResourceResponse) GetReports() []*ResourceReport {
 		return x.Reports
 	}
 	return nil
+}
+
+func (x *CheckResourceResponse) GetNode() uint64 {
+	if x != nil {
+		return x.Node
+	}
+	return 0
 }
 
 type ResourceReport struct {
@@ -3127,11 +3223,12 @@ const file_concord_v1_concord_proto_rawDesc = "" +
 	"\bresource\x18\x03 \x01(\tR\bresource\x12\x14\n" +
 	"\x05limit\x18\x04 \x01(\rR\x05limit\x12\x14\n" +
 	"\x05after\x18\x05 \x01(\tR\x05after\x12\x12\n" +
-	"\x04seen\x18\x06 \x01(\tR\x04seen\"s\n" +
+	"\x04seen\x18\x06 \x01(\tR\x04seen\"\x8f\x01\n" +
 	"\fListResponse\x12;\n" +
 	"\ftransactions\x18\x01 \x03(\v2\x17.concord.v1.TransactionR\ftransactions\x12\x12\n" +
 	"\x04next\x18\x02 \x01(\tR\x04next\x12\x12\n" +
-	"\x04zxid\x18\x03 \x01(\tR\x04zxid\"2\n" +
+	"\x04zxid\x18\x03 \x01(\tR\x04zxid\x12\x1a\n" +
+	"\bwarnings\x18\x04 \x03(\tR\bwarnings\"2\n" +
 	"\n" +
 	"GetRequest\x12\x10\n" +
 	"\x03gid\x18\x01 \x01(\tR\x03gid\x12\x12\n" +
@@ -3194,7 +3291,7 @@ const file_concord_v1_concord_proto_rawDesc = "" +
 	"\fWatchRequest\x12\x1f\n" +
 	"\vinterval_ms\x18\x01 \x01(\rR\n" +
 	"intervalMs\x12\x12\n" +
-	"\x04seen\x18\x02 \x01(\tR\x04seen\"\x8d\x03\n" +
+	"\x04seen\x18\x02 \x01(\tR\x04seen\"\x82\x04\n" +
 	"\x0eStatusResponse\x12\x18\n" +
 	"\acluster\x18\x01 \x01(\tR\acluster\x12\x12\n" +
 	"\x04node\x18\x02 \x01(\x04R\x04node\x12\x16\n" +
@@ -3210,7 +3307,14 @@ const file_concord_v1_concord_proto_rawDesc = "" +
 	"\bwarnings\x18\v \x03(\tR\bwarnings\x12\x12\n" +
 	"\x04zxid\x18\f \x01(\tR\x04zxid\x12\x1c\n" +
 	"\n" +
-	"cut_off_ms\x18\r \x01(\x03R\bcutOffMs\"\xac\x01\n" +
+	"cut_off_ms\x18\r \x01(\x03R\bcutOffMs\x12\x14\n" +
+	"\x05known\x18\x14 \x01(\bR\x05known\x12 \n" +
+	"\fknown_age_ms\x18\x15 \x01(\x03R\n" +
+	"knownAgeMs\x12\x1e\n" +
+	"\n" +
+	"incomplete\x18\x16 \x01(\bR\n" +
+	"incomplete\x12\x1b\n" +
+	"\toldest_ms\x18\x17 \x01(\x03R\boldestMs\"\xac\x01\n" +
 	"\x04Node\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x12\n" +
 	"\x04role\x18\x02 \x01(\tR\x04role\x12\x14\n" +
@@ -3219,7 +3323,7 @@ const file_concord_v1_concord_proto_rawDesc = "" +
 	"\x04zxid\x18\x05 \x01(\tR\x04zxid\x12\x10\n" +
 	"\x03lag\x18\x06 \x01(\x04R\x03lag\x12\x1c\n" +
 	"\treachable\x18\a \x01(\bR\treachable\x12\x10\n" +
-	"\x03api\x18\b \x01(\tR\x03api\"\xd0\x01\n" +
+	"\x03api\x18\b \x01(\tR\x03api\"\xbf\x02\n" +
 	"\x0eResourceStatus\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
 	"\x06driver\x18\x02 \x01(\tR\x06driver\x12\x0e\n" +
@@ -3228,7 +3332,11 @@ const file_concord_v1_concord_proto_rawDesc = "" +
 	"\bin_doubt\x18\x05 \x01(\x04R\ainDoubt\x12\x1b\n" +
 	"\toldest_ms\x18\x06 \x01(\x03R\boldestMs\x12\x1a\n" +
 	"\bidentity\x18\a \x01(\tR\bidentity\x12\x18\n" +
-	"\aforeign\x18\b \x01(\x04R\aforeign\"V\n" +
+	"\aforeign\x18\b \x01(\x04R\aforeign\x12\x14\n" +
+	"\x05known\x18\x14 \x01(\bR\x05known\x12\x16\n" +
+	"\x06listed\x18\x15 \x01(\bR\x06listed\x12\"\n" +
+	"\rlisted_age_ms\x18\x16 \x01(\x03R\vlistedAgeMs\x12\x1b\n" +
+	"\town_error\x18\x17 \x01(\tR\bownError\"V\n" +
 	"\x10ResourcesRequest\x12\x12\n" +
 	"\x04seen\x18\x01 \x01(\tR\x04seen\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x1a\n" +
@@ -3241,9 +3349,10 @@ const file_concord_v1_concord_proto_rawDesc = "" +
 	"\x04zxid\x18\x05 \x01(\tR\x04zxid\">\n" +
 	"\x14CheckResourceRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
-	"\x04seen\x18\x02 \x01(\tR\x04seen\"M\n" +
+	"\x04seen\x18\x02 \x01(\tR\x04seen\"a\n" +
 	"\x15CheckResourceResponse\x124\n" +
-	"\areports\x18\x01 \x03(\v2\x1a.concord.v1.ResourceReportR\areports\"\xad\x01\n" +
+	"\areports\x18\x01 \x03(\v2\x1a.concord.v1.ResourceReportR\areports\x12\x12\n" +
+	"\x04node\x18\x02 \x01(\x04R\x04node\"\xad\x01\n" +
 	"\x0eResourceReport\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
 	"\x06driver\x18\x02 \x01(\tR\x06driver\x12\x18\n" +

@@ -7,9 +7,10 @@
 // The interface of a coordinator node. It is served over HTTP: with
 // "curl -H 'Content-Type: application/json' -d '{}'" as well as with gRPC or Connect clients.
 //
-// Every node answers Status, Watch and Resources from what it knows itself, and Outcome of a
-// decided transaction once the leader has confirmed that it knows all decisions. The other
-// calls belong to the leader; another node hands them on to it. A call with the header
+// Every node answers Status, Watch and Resources, with what the leader told it half a second ago
+// or, where "known" is false, without that; and Outcome of a decided transaction once the leader
+// has confirmed that it knows all decisions. The other calls belong to the leader; another node
+// hands them on to it. A call with the header
 // "Concord-Redirect: 1" is not handed on but refused with code failed_precondition and a
 // NotLeader detail that says where the leader is.
 // No call that carries a gid needs to be thought about before it is repeated: the first
@@ -132,7 +133,7 @@ type CoordinatorServiceClient interface {
 	Status(context.Context, *v1.StatusRequest) (*v1.StatusResponse, error)
 	// Watch streams the status whenever it changed, at most once per interval.
 	Watch(context.Context, *v1.WatchRequest) (*connect.ServerStreamForClient[v1.StatusResponse], error)
-	// Resources lists the resources that this node knows, with their identities.
+	// Resources lists the resources of the cluster, with their identities.
 	Resources(context.Context, *v1.ResourcesRequest) (*v1.ResourcesResponse, error)
 	// CheckResource runs the preflight of one resource, or of all.
 	CheckResource(context.Context, *v1.CheckResourceRequest) (*v1.CheckResourceResponse, error)
@@ -439,7 +440,7 @@ type CoordinatorServiceHandler interface {
 	Status(context.Context, *v1.StatusRequest) (*v1.StatusResponse, error)
 	// Watch streams the status whenever it changed, at most once per interval.
 	Watch(context.Context, *v1.WatchRequest, *connect.ServerStream[v1.StatusResponse]) error
-	// Resources lists the resources that this node knows, with their identities.
+	// Resources lists the resources of the cluster, with their identities.
 	Resources(context.Context, *v1.ResourcesRequest) (*v1.ResourcesResponse, error)
 	// CheckResource runs the preflight of one resource, or of all.
 	CheckResource(context.Context, *v1.CheckResourceRequest) (*v1.CheckResourceResponse, error)
