@@ -251,7 +251,7 @@ func (s *session) note(ctx context.Context, k kind, err error) error {
 	s.mu.Lock()
 	s.points.note(k, err != nil)
 	if err == nil && k.verb == rollbackVerb {
-		s.doomed, s.last = nil, nil
+		s.doomed = nil
 	}
 	s.mu.Unlock()
 	if err == nil {
