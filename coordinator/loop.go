@@ -118,7 +118,7 @@ func (l *loop) tick(now time.Time) {
 // peersNow is what the clocks of the peers show, by what they said lately, the latest of them.
 func (l *loop) peersNow(now time.Time) (latest time.Time) {
 	for _, r := range l.reports {
-		if since := now.Sub(r.at); since < 3*reportInterval && r.Clock.Add(since).After(latest) {
+		if since := now.Sub(r.at); since < 3*reportInterval && !r.Clock.IsZero() && r.Clock.Add(since).After(latest) {
 			latest = r.Clock.Add(since)
 		}
 	}
