@@ -61,6 +61,7 @@ type Client struct {
 	resources resources
 	reports   *reports
 	doubts    doubts
+	lease     *lease
 
 	// life ends with Close: what still runs in the background is given up then.
 	life context.Context
@@ -97,14 +98,16 @@ func Dial(ctx context.Context, addrs []string, opts ...Option) (*Client, error) 
 	c.life, c.end = context.WithCancel(context.Background())
 	c.reports = newReports(caller, o.logger)
 	c.group.Go(func() { c.reports.run(c.life) })
+	c.lease = newLease(caller, &c.resources, o.logger)
+	c.group.Go(func() { c.lease.run(c.life) })
 	return c, nil
 }
 
 // Close refuses new transactions and waits for those that have begun: each ends at its time
 // limit at the latest, also one that is never committed or rolled back, so nobody may call Close
 // from within a transaction. Then it gives up what runs in the background, reports finished branches
-// that were not reported yet, and closes the connections to the cluster, which ends the branches
-// that are left. A second Close does the same.
+// that were not reported yet, gives its lease back, and closes the connections to the cluster, which
+// ends the branches that are left. A second Close does the same.
 func (c *Client) Close() error {
 	c.mu.Lock()
 	c.closing = true
@@ -115,6 +118,7 @@ func (c *Client) Close() error {
 	c.mu.Unlock()
 	c.end()
 	c.group.Wait()
+	c.lease.close()
 	return c.api.Close()
 }
 
@@ -197,8 +201,10 @@ func (c *Client) logRollback(tx *Tx, err error) {
 	}
 }
 
-// Begin starts a transaction. It sends nothing. Whoever calls Begin must call Commit
-// or Rollback. When ctx ends, or the time limit, the transaction is rolled back.
+// Begin starts a transaction. It sends nothing, except that the first one after a pause waits
+// for a lease, for a second at most: if this client dies, the cluster ends what it leaves behind
+// within seconds. Whoever calls Begin must call Commit or Rollback. When ctx ends, or the time
+// limit, the transaction is rolled back.
 func (c *Client) Begin(ctx context.Context, opts ...TxOption) (*Tx, error) {
 	o, protocol, err := newTxConfig(opts)
 	if err != nil {
@@ -217,7 +223,8 @@ func (c *Client) Begin(ctx context.Context, opts ...TxOption) (*Tx, error) {
 	if !c.enter() {
 		return nil, fmt.Errorf("begin: %w", ErrClosed)
 	}
-	tx := newTx(ctx, c, txn.NewID(c.resources.now()).WithClass(o.class), cluster, protocol, limit, deadline)
+	lease := c.lease.begin(ctx)
+	tx := newTx(ctx, c, txn.NewID(c.resources.now()).WithClass(o.class).WithLease(lease), cluster, protocol, limit, deadline)
 	tx.label = o.label
 	tx.watch = context.AfterFunc(tx.life, tx.expire)
 	return tx, nil

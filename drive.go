@@ -55,8 +55,12 @@ func (tx *Tx) drive(ctx context.Context, first twopc.Event) (twopc.Reply, *drive
 	for {
 		select {
 		case r := <-d.reply:
-			if !tx.core.Over() && (d.gaveUp || !tx.client.carry(d.carryOn)) {
+			switch {
+			case tx.core.Over():
+				tx.client.lease.done()
+			case d.gaveUp || !tx.client.carry(d.carryOn):
 				d.abandon()
+				tx.client.lease.done()
 			}
 			return *r, d
 		case w := <-d.words:
@@ -99,6 +103,7 @@ func (d *driver) waitOver(cause error) {
 // carryOn runs the core to its end. It gives up with the client: the cluster ends
 // the branches that are left.
 func (d *driver) carryOn() {
+	defer d.tx.client.lease.done()
 	defer d.abandon()
 	for !d.tx.core.Over() {
 		select {
@@ -287,6 +292,10 @@ func (d *driver) ask(branches []txn.Branch) word {
 	client := d.tx.client
 	ctx, cancel := context.WithTimeout(client.life, settlePatience)
 	defer cancel()
+	if err := client.lease.alive(ctx, d.tx.id.Lease()); err != nil {
+		return notAsked(err)
+	}
+	sent := time.Now()
 	request := api.Commit{ID: d.tx.id, Cluster: d.tx.cluster, Protocol: d.tx.protocol, Branches: branches, Label: d.tx.label}
 	res, err := client.api.Commit(ctx, api.CommitRequest(request))
 	if err != nil && mutant.RetryUnderNewGid {
@@ -296,6 +305,7 @@ func (d *driver) ask(branches []txn.Branch) word {
 	if err == nil {
 		var decision txn.Decision
 		if decision, err = api.ParseDecision("decision", res.GetDecision()); err == nil {
+			client.lease.answered(d.tx.id.Lease(), decision, sent)
 			return decided(decision, errors.New(res.GetReason()))
 		}
 	}

@@ -58,6 +58,13 @@ func (r *resources) now() time.Time {
 	return time.Now().Add(r.skew)
 }
 
+// clock takes what the cluster's clock says now, in milliseconds since 1970.
+func (r *resources) clock(ms int64) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.skew = time.Until(time.UnixMilli(ms))
+}
+
 // refresh asks the cluster, and waits for it to be formed until ctx ends. With the name of a
 // resource it tells which database that is here: a node that takes it for another one looks again.
 func (r *resources) refresh(ctx context.Context, name, identity string) error {

@@ -247,6 +247,11 @@ func (c *Client) Finished(ctx context.Context, r *concordv1.FinishedRequest) (*c
 	return call(ctx, c, "report finished branches", ofLeader, r, unary(stub.Finished))
 }
 
+// Lease asks for a lease, renews it or gives it back.
+func (c *Client) Lease(ctx context.Context, r *concordv1.LeaseRequest) (*concordv1.LeaseResponse, error) {
+	return call(ctx, c, "keep the lease", ofLeader, r, unary(stub.Lease))
+}
+
 // Outcome settles what became of a transaction.
 func (c *Client) Outcome(ctx context.Context, r *concordv1.OutcomeRequest) (*concordv1.OutcomeResponse, error) {
 	return call(ctx, c, "ask for the outcome", ofLeader, r, unary(stub.Outcome))

@@ -99,6 +99,9 @@ func (l *loop) drain(asks chan ask, received chan inbound) {
 
 func (l *loop) tick(now time.Time) {
 	l.ticked = now
+	if heard := l.heard.take(); len(heard) > 0 { // before the tick that would end them
+		l.events = append(l.events, LeasesHeard{Leases: heard})
+	}
 	l.events = append(l.events, Tick{Now: now, Peers: l.peersNow(now)})
 	l.watchDisk(now)
 	l.compact()
@@ -211,6 +214,7 @@ func (l *loop) carryOut(fx *Effects) {
 			l.log.Info(note.Text)
 		}
 	}
+	l.publishLeases(l.core.table.Leases())
 	l.level.Store(uint32(l.core.table.Level()))
 	formed := l.core.table.Cluster()
 	if uint32(formed) != l.cluster.Load() {

@@ -88,6 +88,38 @@ func (h *handlers) Finished(_ context.Context, r *concordv1.FinishedRequest) (*c
 	return &concordv1.FinishedResponse{}, nil
 }
 
+func (h *handlers) Lease(ctx context.Context, r *concordv1.LeaseRequest) (*concordv1.LeaseResponse, error) {
+	res := &concordv1.LeaseResponse{LengthMs: h.node.LeaseLength().Milliseconds(), NowMs: time.Now().UnixMilli()}
+	lease := txn.Lease(r.GetLease())
+	switch {
+	case lease == 0 && r.GetEnd():
+		return nil, fmt.Errorf("lease: is zero, which is none: %w", api.ErrInvalid)
+	case lease == 0:
+		granted, err := h.node.GrantLease(ctx)
+		if err != nil {
+			return nil, err
+		}
+		res.Lease = uint32(granted)
+	case r.GetEnd():
+		if err := h.node.EndLease(ctx, lease); err != nil {
+			return nil, err
+		}
+	default:
+		if err := h.ofLeader(); err != nil {
+			return nil, err
+		}
+		active, err := h.node.RenewLease(lease)
+		if err != nil {
+			return nil, err
+		}
+		if active {
+			res.Lease = r.GetLease()
+		}
+	}
+	res.Zxid = h.zxid()
+	return res, nil
+}
+
 // ofLeader returns an error unless this node leads: for calls that the loop does not refuse
 // itself, or not before they have asked all databases.
 func (h *handlers) ofLeader() error {

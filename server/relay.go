@@ -49,6 +49,7 @@ func newRelay(n Node) *relay {
 var handOns = map[string]func(context.Context, leader, connect.AnyRequest) (connect.AnyResponse, error){
 	concordv1connect.CoordinatorServiceCommitProcedure:        through(leader.Commit),
 	concordv1connect.CoordinatorServiceFinishedProcedure:      through(leader.Finished),
+	concordv1connect.CoordinatorServiceLeaseProcedure:         through(leader.Lease),
 	concordv1connect.CoordinatorServiceOutcomeProcedure:       through(leader.Outcome),
 	concordv1connect.CoordinatorServiceListProcedure:          through(leader.List),
 	concordv1connect.CoordinatorServiceGetProcedure:           through(leader.Get),
