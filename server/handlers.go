@@ -50,20 +50,24 @@ func (h *handlers) Commit(ctx context.Context, r *concordv1.CommitRequest) (*con
 
 func (h *handlers) parseCommit(r *concordv1.CommitRequest) (api.Commit, error) {
 	c, err := api.ParseCommit(r)
-	// A node that has just started may not know the cluster yet; the leader always does.
 	if err == nil {
-		err = otherCluster(h.node, c.Cluster)
+		err = sameCluster(h.node.Status().Cluster, r.GetCluster())
 	}
 	return c, err
 }
 
-// otherCluster returns an error if a request is meant for another cluster than the node's.
-func otherCluster(n Node, want txn.ClusterID) error {
-	if own := n.Status().Cluster; own != 0 && own != want {
-		return fmt.Errorf("the branches belong to cluster %v, but this is cluster %v: connect to the right nodes; "+
-			"if cluster %v was made anew, start the application again: %w", want, own, want, api.ErrInvalid)
+// sameCluster refuses a request about another cluster's transactions. A node that has just started
+// may not know its cluster yet; the leader always does.
+func sameCluster(own txn.ClusterID, named string) error {
+	if named == "" || own == 0 {
+		return nil
 	}
-	return nil
+	id, err := api.ParseCluster("cluster", named)
+	if err == nil && id != own {
+		err = fmt.Errorf("the transaction belongs to cluster %v, but this is cluster %v: connect to the right nodes; "+
+			"if cluster %v was made anew, start the application again: %w", id, own, id, api.ErrInvalid)
+	}
+	return err
 }
 
 func commitResponse(r coordinator.Reply) *concordv1.CommitResponse {
@@ -339,7 +343,8 @@ func (h *handlers) Resources(ctx context.Context, r *concordv1.ResourcesRequest)
 		return nil, fmt.Errorf("the cluster is being formed: ask again in a moment: %w", api.ErrUnavailable)
 	}
 	return &concordv1.ResourcesResponse{Cluster: s.Cluster.String(), Resources: resourceMessages(s, time.Now()),
-		MaxTransactionMs: h.node.MaxTransaction().Milliseconds(), NowMs: time.Now().UnixMilli(), Zxid: s.Zxid.String()}, nil
+		MaxTransactionMs: h.node.MaxTransaction().Milliseconds(), NowMs: time.Now().UnixMilli(), Zxid: s.Zxid.String(),
+		LeaseMs: h.node.LeaseLength().Milliseconds()}, nil
 }
 
 func (h *handlers) CheckResource(ctx context.Context, r *concordv1.CheckResourceRequest) (*concordv1.CheckResourceResponse, error) {

@@ -153,12 +153,13 @@ func seen(n Node) connect.UnaryInterceptorFunc {
 			if err != nil {
 				return nil, err
 			}
-			if of, ok := req.Any().(interface{ GetCluster() string }); ok {
-				if id, err := api.ParseCluster("cluster", of.GetCluster()); err != nil || otherCluster(n, id) != nil {
-					return next(ctx, req) // it says what is wrong: nobody has to wait for that
+			s := n.Status()
+			// Who speaks of another cluster has seen what this one may never reach.
+			if named, ok := req.Any().(interface{ GetCluster() string }); ok {
+				if err := sameCluster(s.Cluster, named.GetCluster()); err != nil {
+					return nil, err
 				}
 			}
-			s := n.Status()
 			if handOns[req.Spec().Procedure] == nil || s.Leader == s.Node || req.Spec().Procedure == concordv1connect.CoordinatorServiceOutcomeProcedure {
 				if err := n.Reach(ctx, zxid(at)); err != nil {
 					return nil, err

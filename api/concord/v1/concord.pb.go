@@ -841,7 +841,10 @@ type OutcomeRequest struct {
 	Seen  string                 `protobuf:"bytes,2,opt,name=seen,proto3" json:"seen,omitempty"`
 	// Whoever asks knows that the transaction had several branches, so that no database decided it
 	// alone: what is unrecorded is aborted then.
-	Several       bool `protobuf:"varint,3,opt,name=several,proto3" json:"several,omitempty"`
+	Several bool `protobuf:"varint,3,opt,name=several,proto3" json:"several,omitempty"`
+	// 8 hex characters: the cluster that the transaction belongs to. Another one knows nothing of it
+	// and refuses. Empty: the one that is asked.
+	Cluster       string `protobuf:"bytes,4,opt,name=cluster,proto3" json:"cluster,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -895,6 +898,13 @@ func (x *OutcomeRequest) GetSeveral() bool {
 		return x.Several
 	}
 	return false
+}
+
+func (x *OutcomeRequest) GetCluster() string {
+	if x != nil {
+		return x.Cluster
+	}
+	return ""
 }
 
 type OutcomeResponse struct {
@@ -2745,8 +2755,10 @@ type ResourcesResponse struct {
 	// How long a transaction may live before its prepared branches count as orphans, in milliseconds.
 	MaxTransactionMs int64 `protobuf:"varint,3,opt,name=max_transaction_ms,json=maxTransactionMs,proto3" json:"max_transaction_ms,omitempty"`
 	// The node's clock, milliseconds since 1970.
-	NowMs         int64  `protobuf:"varint,4,opt,name=now_ms,json=nowMs,proto3" json:"now_ms,omitempty"`
-	Zxid          string `protobuf:"bytes,5,opt,name=zxid,proto3" json:"zxid,omitempty"`
+	NowMs int64  `protobuf:"varint,4,opt,name=now_ms,json=nowMs,proto3" json:"now_ms,omitempty"`
+	Zxid  string `protobuf:"bytes,5,opt,name=zxid,proto3" json:"zxid,omitempty"`
+	// How long a client with a lease may be silent, in milliseconds; 0: there are no leases (yet).
+	LeaseMs       int64 `protobuf:"varint,6,opt,name=lease_ms,json=leaseMs,proto3" json:"lease_ms,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2814,6 +2826,13 @@ func (x *ResourcesResponse) GetZxid() string {
 		return x.Zxid
 	}
 	return ""
+}
+
+func (x *ResourcesResponse) GetLeaseMs() int64 {
+	if x != nil {
+		return x.LeaseMs
+	}
+	return 0
 }
 
 type CheckResourceRequest struct {
@@ -3185,11 +3204,12 @@ const file_concord_v1_concord_proto_rawDesc = "" +
 	"\x05lease\x18\x01 \x01(\rR\x05lease\x12\x1b\n" +
 	"\tlength_ms\x18\x02 \x01(\x03R\blengthMs\x12\x15\n" +
 	"\x06now_ms\x18\x03 \x01(\x03R\x05nowMs\x12\x12\n" +
-	"\x04zxid\x18\x04 \x01(\tR\x04zxid\"P\n" +
+	"\x04zxid\x18\x04 \x01(\tR\x04zxid\"j\n" +
 	"\x0eOutcomeRequest\x12\x10\n" +
 	"\x03gid\x18\x01 \x01(\tR\x03gid\x12\x12\n" +
 	"\x04seen\x18\x02 \x01(\tR\x04seen\x12\x18\n" +
-	"\aseveral\x18\x03 \x01(\bR\aseveral\"s\n" +
+	"\aseveral\x18\x03 \x01(\bR\aseveral\x12\x18\n" +
+	"\acluster\x18\x04 \x01(\tR\acluster\"s\n" +
 	"\x0fOutcomeResponse\x12\x18\n" +
 	"\aoutcome\x18\x01 \x01(\tR\aoutcome\x12\x16\n" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\x12\x12\n" +
@@ -3340,13 +3360,14 @@ const file_concord_v1_concord_proto_rawDesc = "" +
 	"\x10ResourcesRequest\x12\x12\n" +
 	"\x04seen\x18\x01 \x01(\tR\x04seen\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x1a\n" +
-	"\bidentity\x18\x03 \x01(\tR\bidentity\"\xc0\x01\n" +
+	"\bidentity\x18\x03 \x01(\tR\bidentity\"\xdb\x01\n" +
 	"\x11ResourcesResponse\x12\x18\n" +
 	"\acluster\x18\x01 \x01(\tR\acluster\x128\n" +
 	"\tresources\x18\x02 \x03(\v2\x1a.concord.v1.ResourceStatusR\tresources\x12,\n" +
 	"\x12max_transaction_ms\x18\x03 \x01(\x03R\x10maxTransactionMs\x12\x15\n" +
 	"\x06now_ms\x18\x04 \x01(\x03R\x05nowMs\x12\x12\n" +
-	"\x04zxid\x18\x05 \x01(\tR\x04zxid\">\n" +
+	"\x04zxid\x18\x05 \x01(\tR\x04zxid\x12\x19\n" +
+	"\blease_ms\x18\x06 \x01(\x03R\aleaseMs\">\n" +
 	"\x14CheckResourceRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04seen\x18\x02 \x01(\tR\x04seen\"a\n" +
