@@ -48,10 +48,16 @@ func (w *cluster) entryNamed(z zab.Zxid, queue []zab.Write) uint8 {
 
 // witness compares what a node did with what was done before.
 func (w *cluster) witness(s *state, i int, seen []sight) {
+	reign := zab.Epoch(0)
+	if v := w.view(s, i); v.role == zab.Leading && v.established {
+		reign = v.epoch
+	}
 	for _, x := range seen {
 		switch x.kind {
 		case sawLeader:
 			w.leads(s, i, x.about)
+		case sawReign: // it may be over at once: what it commits first can be that its leader goes
+			reign = zab.Epoch(x.about)
 		case sawProposal:
 			if z := w.zxid(x.about); z.Epoch >= maxEpochs || s.leaders[z.Epoch] != uint8(i+1) {
 				w.fail(s, "S2: node %d proposed %s of the epoch of node %d", i+1, z, s.leaders[z.Epoch])
@@ -64,7 +70,9 @@ func (w *cluster) witness(s *state, i int, seen []sight) {
 			}
 		}
 	}
-	w.extend(s, i)
+	if reign != 0 {
+		w.extend(s, i, reign)
+	}
 	for _, x := range seen {
 		if x.kind == sawDelivery && (x.place >= s.global.n || s.global.entries[x.place] != x.about) {
 			w.fail(s, "S5: node %d delivers %s at position %d", i+1, w.zxid(x.about), x.place+1)
@@ -111,10 +119,10 @@ func (w *cluster) appends(s *state, i int, e uint8) {
 	s.proposed.push(e)
 }
 
-// extend appends to the committed sequence what a leader has committed.
-func (w *cluster) extend(s *state, i int) {
+// extend appends to the committed sequence what the leader of an epoch has committed.
+func (w *cluster) extend(s *state, i int, epoch zab.Epoch) {
 	v := w.view(s, i)
-	if v.role != zab.Leading || !v.established || v.committed <= s.global.n {
+	if v.committed <= s.global.n {
 		return
 	}
 	if !begins(&v.handed, &s.global) {
@@ -122,13 +130,13 @@ func (w *cluster) extend(s *state, i int) {
 		return
 	}
 	for _, e := range v.handed.entries[s.global.n:v.committed] {
-		s.by[s.global.n] = uint8(v.epoch)
+		s.by[s.global.n] = uint8(epoch)
 		s.global.push(e)
 	}
 	for j := range nodes {
 		o := w.view(s, j)
-		if o.role == zab.Leading && o.phase >= zab.Synchronization && o.epoch > v.epoch && !begins(&o.handed, &s.global) {
-			w.fail(s, "S6: leader %d of epoch %d lacks what epoch %d commits", j+1, o.epoch, v.epoch)
+		if o.role == zab.Leading && o.phase >= zab.Synchronization && o.epoch > epoch && !begins(&o.handed, &s.global) {
+			w.fail(s, "S6: leader %d of epoch %d lacks what epoch %d commits", j+1, o.epoch, epoch)
 		}
 	}
 }
@@ -145,8 +153,46 @@ func (w *cluster) survey(s *state) {
 				w.fail(s, "S7: node %d has current epoch %d without %s, which epoch %d committed", i+1, v.current, w.zxid(e), s.by[at])
 			}
 		}
-		if have < nodes/2+1 {
-			w.fail(s, "S8: %s is committed, but durable at %d of %d nodes", w.zxid(e), have, nodes)
+		if w.bounds.Changes == 0 && have < nodes/2+1 || w.bounds.Changes > 0 && !w.atQuorum(s, at, e) {
+			w.fail(s, "S8: %s is committed, but durable at %d nodes", w.zxid(e), have)
 		}
 	}
+}
+
+// atQuorum reports whether an entry of the committed sequence is durable at a quorum of the
+// members as of its position, or of those before them.
+func (w *cluster) atQuorum(s *state, at int, e uint8) bool {
+	log := make([]zab.Entry, at)
+	for i := range log {
+		log[i] = w.entries[s.global.entries[i]]
+	}
+	for range 2 {
+		set, have := setOf(log), 0
+		for _, m := range set.Members {
+			if w.view(s, int(m.ID)-1).durable.holds(e) {
+				have++
+			}
+		}
+		if have >= len(set.Members)/2+1 {
+			return true
+		}
+		for len(log) > 0 && set.At.Less(log[len(log)-1].Zxid) {
+			log = log[:len(log)-1]
+		}
+		log = log[:max(0, len(log)-1)]
+	}
+	return false
+}
+
+// changeTo finds the entry that made a set.
+func (w *cluster) changeTo(set zab.Set) uint8 {
+	for i, e := range w.entries {
+		if e.Zxid != set.At {
+			continue
+		}
+		if members, ok := change(e.Data); ok && slices.Equal(members, set.Members) {
+			return uint8(i)
+		}
+	}
+	panic("a set that no entry made")
 }
