@@ -17,7 +17,6 @@ type leader struct {
 	peers      []peer // by place; the own one is unused
 	progress   uint64 // tick of the last step forward before establishment
 
-	changed uint64 // tick of the last change of the members
 	// transfer is who leadership is being handed to, 0 for nobody, and when that is given up.
 	transfer      NodeID
 	transferUntil uint64
@@ -367,7 +366,7 @@ func (n *Node) leaderTick() {
 	switch {
 	case !n.established && n.now-l.progress > uint64(n.cfg.InitTicks):
 		n.failLeading("no quorum could be synchronized in time")
-	case n.established && n.heardVoters() < n.quorum && !n.inTransition():
+	case n.established && n.heardVoters() < n.quorum:
 		n.enterLooking("lost the quorum of synchronized voters")
 	default:
 		n.yieldToHealthyDisks()
@@ -401,14 +400,8 @@ func (n *Node) checkPeer(i int) {
 	}
 }
 
-// inTransition reports whether the members have changed a moment ago: a node that has become a
-// voter opens a session as one first.
-func (n *Node) inTransition() bool {
-	return n.lead.changed != 0 && n.now-n.lead.changed <= uint64(n.cfg.InitTicks)
-}
-
 // heardVoters counts the voters that were synchronized within SyncTicks, including
-// this node.
+// this node. One that has become a voter counts from the time before.
 func (n *Node) heardVoters() int {
 	heard := 1
 	for i := range n.lead.peers {

@@ -159,11 +159,20 @@ func (n *Node) deliverChanges() {
 		m.changes = m.changes[1:]
 	}
 	n.takeForce()
-	if n.lead != nil && n.observer() {
-		n.enterLooking("it is no voter any more")
-	}
-	if n.lead != nil {
+	if n.lead != nil && !n.observer() {
 		n.advanceCommit()
+	}
+}
+
+// endReign gives up leading when that is what the last event led to: in a step of its own, so
+// that whoever watches sees what was committed before.
+func (n *Node) endReign() {
+	switch {
+	case n.lead == nil:
+	case n.observer(): // it may not count itself
+		n.enterLooking("it is no voter any more")
+	case n.lead.transfer != 0:
+		n.tryTransfer()
 	}
 }
 
@@ -228,7 +237,6 @@ func (n *Node) takeForce() {
 func (l *leader) take(n *Node, old []Member, places []int) {
 	peers := l.peers
 	l.peers = make([]peer, len(n.set.Members))
-	l.changed = n.now
 	for i, m := range old {
 		p, j := &peers[i], places[i]
 		switch {

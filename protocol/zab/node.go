@@ -163,6 +163,7 @@ func (n *Node) Step(ev Event) []Effect {
 		n.started = true
 		n.enterLooking("started")
 	}
+	n.endReign()
 	switch ev := ev.(type) {
 	case Tick:
 		n.tick()
@@ -194,7 +195,6 @@ func (n *Node) Step(ev Event) []Effect {
 		n.snapshotFailed(ev)
 	}
 	n.deliver()
-	n.tryTransfer()
 	n.evict()
 	n.check()
 	return n.effects

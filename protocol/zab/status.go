@@ -104,7 +104,7 @@ func (n *Node) fingerprintLeader(h interface{ Write([]byte) (int, error) }) {
 	fmt.Fprintf(h, "lead %d %d %t %t %d %t %s progress %d uncommitted %d ping %d/%d confirmed %d\n",
 		l.epoch, l.epochWrite, l.announced, l.closed, l.ownWrite, l.refused, l.initial,
 		n.now-l.progress, l.uncommitted, l.pingSeq, n.until(l.pingAt), l.confirmed)
-	fmt.Fprintf(h, "changed %d transfer %d/%d\n", n.since(l.changed), l.transfer, n.until(l.transferUntil))
+	fmt.Fprintf(h, "transfer %d/%d\n", l.transfer, n.until(l.transferUntil))
 	for i := range l.peers {
 		p := &l.peers[i]
 		fmt.Fprintf(h, "peer %t %d %t %t %d newest %x session %x step %d %+v pong %d sent %s end %s %t acked %s match %s start %s",

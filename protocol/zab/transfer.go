@@ -50,9 +50,6 @@ func (n *Node) transfer(to NodeID) {
 // tryTransfer hands over when the next leader has everything, and all of it is committed.
 func (n *Node) tryTransfer() {
 	l := n.lead
-	if l == nil || l.transfer == 0 {
-		return
-	}
 	i := n.place(l.transfer)
 	switch p := &l.peers[i]; {
 	case p.step != stepSynced:
