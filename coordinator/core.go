@@ -115,7 +115,8 @@ type Core struct {
 	proposal uint64
 	// committed, aborted count first decisions since the start of this node.
 	committed, aborted uint64
-	youngest           txn.ID // that was decided since the start of this node
+	youngest           txn.ID           // that was decided since the start of this node
+	level              txn.FeatureLevel // as last noticed
 	digests            digestRing
 	noting             map[uint64]bool      // nodes whose stores are on their way into the log
 	heldAt             map[uint64]time.Time // when it was last noted what a node's store holds
@@ -140,6 +141,7 @@ type Core struct {
 	evidence  map[string][]txn.XID // of finished branches, by resource
 	nextEvid  time.Time
 	forming   bool
+	raising   bool // a FeatureRecord is on its way into the log
 	scans     map[string]*scan
 	unfit     map[string]string
 }
@@ -169,7 +171,7 @@ func NewCore(config CoreConfig, storage zab.Storage, table *txn.Table) (*Core, e
 	if err != nil {
 		return nil, err
 	}
-	c := &Core{config: config, zab: z, table: table, unfit: map[string]string{}, reads: map[uint64]Event{}}
+	c := &Core{config: config, zab: z, table: table, level: table.Level(), unfit: map[string]string{}, reads: map[uint64]Event{}}
 	c.clearLeadership()
 	return c, nil
 }
@@ -178,7 +180,7 @@ func (c *Core) clearLeadership() {
 	c.batch, c.batchAcks, c.waiting, c.underway = nil, nil, 0, 0
 	c.acks = map[zab.Zxid][]uint64{}
 	c.live, c.tasks, c.load = map[txn.ID]*live{}, map[txn.XID]Task{}, map[string]int{}
-	c.ends, c.evidence, c.forming = nil, map[string][]txn.XID{}, false
+	c.ends, c.evidence, c.forming, c.raising = nil, map[string][]txn.XID{}, false, false
 	c.noting, c.heldAt = map[uint64]bool{}, map[uint64]time.Time{}
 	c.scans = map[string]*scan{}
 	for _, r := range c.config.Resources {
@@ -375,6 +377,8 @@ func (c *Core) refuse(data []byte, acks []uint64, err error) {
 			}
 		case txn.Form:
 			c.forming = false
+		case txn.FeatureRecord:
+			c.raising = false
 		}
 	}
 	for _, request := range acks {
@@ -439,6 +443,7 @@ func (c *Core) deliver(e zab.Entry) error {
 		return err
 	}
 	c.digests.add(e.Zxid, changes.Meta.Digest)
+	c.noticeLevel(changes.Meta.Level)
 	c.compareStores(stores, changes.Meta.Stores)
 	if len(changes.Verdicts)+len(changes.Open)+len(changes.Finished) > 0 {
 		c.busy = e.Zxid

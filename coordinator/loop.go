@@ -190,6 +190,7 @@ func (l *loop) carryOut(fx *Effects) {
 			l.log.Info(note.Text)
 		}
 	}
+	l.level.Store(uint32(l.core.table.Level()))
 	formed := l.core.table.Cluster()
 	if uint32(formed) != l.cluster.Load() {
 		l.cluster.Store(uint32(formed))

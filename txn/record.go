@@ -28,6 +28,10 @@ const (
 	kindWatermark
 	kindMember
 	kindHolds
+	_ // 10 to 12 are taken
+	_
+	_
+	kindFeature
 )
 
 // Form is the first record of a cluster: it gives the cluster its id.
@@ -140,6 +144,12 @@ func DecodeRecords(b []byte) ([]Record, error) {
 	return records, nil
 }
 
+// CheckRecords reports, by its error, whether DecodeRecords would refuse b.
+func CheckRecords(b []byte) error {
+	_, err := DecodeRecords(b)
+	return err
+}
+
 func (Form) kind() recordKind            { return kindForm }
 func (CommitRecord) kind() recordKind    { return kindCommit }
 func (AbortRecord) kind() recordKind     { return kindAbort }
@@ -149,6 +159,7 @@ func (ForgetRecord) kind() recordKind    { return kindForget }
 func (Watermark) kind() recordKind       { return kindWatermark }
 func (MemberRecord) kind() recordKind    { return kindMember }
 func (HoldsRecord) kind() recordKind     { return kindHolds }
+func (FeatureRecord) kind() recordKind   { return kindFeature }
 
 func (r Form) append(b []byte) []byte { return binary.BigEndian.AppendUint32(b, uint32(r.Cluster)) }
 
@@ -202,6 +213,10 @@ func (r HoldsRecord) append(b []byte) []byte {
 	b = append(b, r.Store[:]...)
 	b = binary.BigEndian.AppendUint32(b, r.Upto.Epoch)
 	return binary.BigEndian.AppendUint64(b, r.Upto.Counter)
+}
+
+func (r FeatureRecord) append(b []byte) []byte {
+	return binary.AppendUvarint(b, uint64(r.Level))
 }
 
 func appendText(b []byte, s string) []byte {
@@ -265,6 +280,8 @@ func (d *decoder) record() Record {
 			r.Upto = Position{Epoch: binary.BigEndian.Uint32(b), Counter: binary.BigEndian.Uint64(b[4:])}
 		}
 		return r
+	case kindFeature:
+		return FeatureRecord{Level: d.level()}
 	case kindWatermark:
 		return Watermark{Time: time.UnixMilli(int64(d.uvarint()))}
 	}
@@ -323,6 +340,15 @@ func (d *decoder) text() string { return string(d.bytes(d.length(1))) }
 func (d *decoder) id() (id ID) {
 	copy(id[:], d.bytes(len(id)))
 	return id
+}
+
+// level refuses one that this program does not know: what it allows could not be read here.
+func (d *decoder) level() FeatureLevel {
+	v := d.uvarint()
+	if v < uint64(LevelBase) || v > uint64(Newest) {
+		d.err = true
+	}
+	return FeatureLevel(v)
 }
 
 func (d *decoder) protocol() Protocol {

@@ -57,6 +57,7 @@ type Table struct {
 	digest    Digest
 	position  Position
 	stores    []MemberStore
+	level     FeatureLevel
 	open      map[ID]*Txn
 }
 
@@ -68,6 +69,8 @@ type Meta struct {
 	Digest    Digest
 	// Stores are the stores of the nodes, by node. It is replaced as a whole, never changed.
 	Stores []MemberStore
+	// Level is what every member knows; zero stands for LevelBase.
+	Level FeatureLevel
 }
 
 // MemberStore says which store a node has, and how much of the log it is known to hold.
@@ -80,7 +83,7 @@ type MemberStore struct {
 // NewTable makes a table from what a store kept: the zero Meta and nothing open for a
 // new one.
 func NewTable(m Meta, open []Txn, a Archive) *Table {
-	t := &Table{archive: a, cluster: m.Cluster, watermark: m.Watermark, digest: m.Digest, position: m.Position, stores: m.Stores, open: make(map[ID]*Txn, len(open))}
+	t := &Table{archive: a, cluster: m.Cluster, watermark: m.Watermark, digest: m.Digest, position: m.Position, stores: m.Stores, level: m.Level, open: make(map[ID]*Txn, len(open))}
 	for _, x := range open {
 		if mutant.ForgetDecisions {
 			break
@@ -92,11 +95,14 @@ func NewTable(m Meta, open []Txn, a Archive) *Table {
 
 // Meta returns the part of the table that is not transactions.
 func (t *Table) Meta() Meta {
-	return Meta{Cluster: t.cluster, Watermark: t.watermark, Position: t.position, Digest: t.digest, Stores: t.stores}
+	return Meta{Cluster: t.cluster, Watermark: t.watermark, Position: t.position, Digest: t.digest, Stores: t.stores, Level: t.level}
 }
 
 // Cluster returns the id of the cluster, or zero before it was formed.
 func (t *Table) Cluster() ClusterID { return t.cluster }
+
+// Level returns what every member of the cluster knows.
+func (t *Table) Level() FeatureLevel { return max(t.level, LevelBase) }
 
 // TooOld reports whether a transaction without record is so old that its record may
 // have been forgotten: nothing may be presumed of it.
@@ -188,6 +194,8 @@ func (t *Table) Apply(at Position, data []byte) (Changes, error) {
 			t.member(r)
 		case HoldsRecord:
 			t.holds(r)
+		case FeatureRecord:
+			t.level = max(t.level, r.Level)
 		case Watermark:
 			if r.Time.After(t.watermark) {
 				t.watermark = r.Time
