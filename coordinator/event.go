@@ -129,6 +129,8 @@ type Effects struct {
 	// Forget are branches whose evidence is not needed any more, by resource.
 	Forget map[string][]txn.XID
 	Notes  []Note
+	// Distrust, if not empty, is why this node stops for good: it must be told so at each start.
+	Distrust string
 }
 
 // Task is the order to finish one branch.

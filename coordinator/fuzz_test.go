@@ -29,7 +29,9 @@ func sampleHello() hello {
 
 func sampleReport() report {
 	return report{Role: zab.Leading, Phase: zab.Broadcast, Established: true, Leader: 3, Epoch: 7, Tail: zab.Zxid{Epoch: 7, Counter: 9},
-		Applied: zab.Zxid{Epoch: 7, Counter: 8}, Digest: txn.Digest{1, 2}, Disk: diskReport{free: 1 << 40, low: true, slowest: 20 * time.Millisecond}}
+		Applied: zab.Zxid{Epoch: 7, Counter: 8}, Digest: txn.Digest{1, 2}, Disk: diskReport{free: 1 << 40, low: true, slowest: 20 * time.Millisecond},
+		Distrusted: true, Peer: "a:7421", API: "a:7420", ListAt: zab.Zxid{Epoch: 6, Counter: 1},
+		List: List{At: zab.Zxid{Epoch: 6, Counter: 1}, Members: []Member{{ID: 1, Peer: "a:7421"}, {ID: 2, Observer: true, Learner: true}}}}
 }
 
 func sampleMessage() zab.Message {
@@ -62,6 +64,7 @@ func FuzzReadFrame(f *testing.F) {
 func FuzzInbound(f *testing.F) {
 	f.Add(byte(frameZAB), zab.AppendMessage(nil, sampleMessage()))
 	f.Add(byte(frameReport), sampleReport().append(nil))
+	f.Add(byte(frameReport), sampleReport().appendFor(nil, protocolVersion))
 	f.Add(byte(frameSnapshotAsk), binary.BigEndian.AppendUint64(nil, 1<<32|9))
 	f.Add(byte(frameSnapshotAsk), make([]byte, 8))
 	f.Add(byte(200), []byte("later version"))
@@ -73,7 +76,9 @@ func FuzzInbound(f *testing.F) {
 		var again []byte
 		switch {
 		case in.report != nil:
-			again = in.report.append(nil)
+			if again = in.report.append(nil); len(payload) > reportSize {
+				again = in.report.appendFor(nil, protocolVersion)
+			}
 		case in.snapshot != 0:
 			again = binary.BigEndian.AppendUint64(nil, in.snapshot)
 		default:
@@ -92,6 +97,9 @@ func FuzzHello(f *testing.F) {
 	f.Add(later.append(nil))
 	later.Oldest = protocolVersion // they talk, and what the later one adds is not read
 	f.Add(append(later.append(nil), 1, 2, 3))
+	earlier := sampleHello()
+	earlier.Newest = listVersion - 1
+	f.Add(earlier.append(nil))
 	f.Add([]byte("GET / HTTP/1.1\r\n\r\n"))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		h, err := decodeHello(b)
@@ -105,8 +113,9 @@ func FuzzHello(f *testing.F) {
 			require.Contains(t, h.check(self), "the releases are too far apart")
 			return
 		}
-		require.Equal(t, b[:helloSize], h.append(nil))
-		require.True(t, len(b) == helloSize || h.Newest > protocolVersion)
+		size := len(h.append(nil))
+		require.Equal(t, b[:size], h.append(nil))
+		require.True(t, len(b) == size || h.Newest > protocolVersion)
 	})
 }
 

@@ -25,9 +25,8 @@ type loop struct {
 	present   time.Time // when this node last knew an established leader
 	ticked    time.Time
 	role      zab.RoleChanged // as last published
-	diverged  map[zab.NodeID]bool
-	diskFull  bool      // as the core was told
-	resigned  time.Time // last, because of that
+	diskFull  bool            // as the core was told
+	resigned  time.Time       // last, because of that
 }
 
 type peerReport struct {
@@ -36,7 +35,7 @@ type peerReport struct {
 }
 
 func newLoop(n *Node, w *wal.Writer) *loop {
-	return &loop{Node: n, writer: w, present: time.Now(), ticked: time.Now(), requests: map[uint64]func(Reply){}, reports: map[zab.NodeID]peerReport{}, diverged: map[zab.NodeID]bool{}}
+	return &loop{Node: n, writer: w, present: time.Now(), ticked: time.Now(), requests: map[uint64]func(Reply){}, reports: map[zab.NodeID]peerReport{}}
 }
 
 func (l *loop) run(ctx context.Context) error {
@@ -105,8 +104,12 @@ func (l *loop) tick(now time.Time) {
 	if now.Sub(l.reported) >= reportInterval {
 		l.reported = now
 		r := l.ownReport()
-		for _, m := range l.config.Members {
-			l.peers.send(m.ID, outbound{report: &r})
+		for _, m := range l.core.list.Members {
+			one := r
+			if heard, ok := l.reports[m.ID]; ok && heard.ListAt.Less(r.ListAt) {
+				one.List = l.core.list
+			}
+			l.peers.send(m.ID, outbound{report: &one})
 		}
 		l.watchMembers()
 	}
@@ -119,11 +122,13 @@ func (l *loop) receive(in inbound) {
 	switch {
 	case in.lost:
 		l.events = append(l.events, Peer{zab.PeerLost{Peer: in.from}})
+	case in.met != nil:
+		l.events = append(l.events, *in.met)
 	case in.report != nil:
 		l.reports[in.from] = peerReport{report: *in.report, at: time.Now()}
-		if l.core.digests.differs(in.report.Applied, in.report.Digest) && !l.diverged[in.from] {
-			l.diverged[in.from] = true
-			l.log.Error("two nodes have different states at the same zxid: stop one of them and replace its store", "peer", uint64(in.from), "zxid", in.report.Applied.String())
+		l.events = append(l.events, StateSeen{Node: in.from, At: in.report.Applied, Digest: in.report.Digest})
+		if l.core.list.At.Less(in.report.List.At) {
+			l.events = append(l.events, PeerMet{Node: in.from, Cluster: txn.ClusterID(l.cluster.Load()), List: in.report.List})
 		}
 	default:
 		l.events = append(l.events, Peer{zab.Received{Message: in.message}})
@@ -146,6 +151,7 @@ func (l *loop) carryOut(fx *Effects) {
 		l.applied.Store(&at)
 	}
 	l.tellStores()
+	l.followMembers()
 	for _, e := range fx.SendSnapshot {
 		l.sender.allow(e)
 	}
@@ -183,6 +189,11 @@ func (l *loop) carryOut(fx *Effects) {
 		}
 	}
 	l.forget(fx.Forget)
+	if fx.Distrust != "" {
+		if err := l.store.WriteNote(wal.DistrustNote, fx.Distrust); err != nil {
+			l.fatal(err)
+		}
+	}
 	for _, note := range fx.Notes {
 		if note.Alarm {
 			l.log.Error(note.Text)
@@ -200,6 +211,14 @@ func (l *loop) carryOut(fx *Effects) {
 	}
 	l.role = l.core.role
 	l.publish(time.Now()) // clients look for a leader here
+}
+
+// followMembers lets the connections be those to the members.
+func (l *loop) followMembers() {
+	if list := l.core.list; list.At != l.list.Load().At {
+		l.list.Store(&list)
+		l.peers.follow()
+	}
 }
 
 // forget hands out branches whose evidence can go. When a resource is slow the evidence

@@ -24,6 +24,13 @@ type report struct {
 	Applied zab.Zxid
 	Digest  txn.Digest
 	Disk    diskReport
+	// What follows is for listVersion and above. Distrusted says that the node stopped for good;
+	// Peer and API are where it is, as it was told; ListAt is the list of members that it knows.
+	Distrusted bool
+	Peer, API  string
+	ListAt     zab.Zxid
+	// List is for who knows an earlier one; its At is zero for others.
+	List List
 }
 
 const reportSize = 3 + 8 + 4 + 12 + 12 + len(txn.Digest{}) + 8 + 1 + 4
@@ -48,8 +55,29 @@ func (r report) append(b []byte) []byte {
 	return binary.BigEndian.AppendUint32(b, uint32(r.Disk.slowest.Milliseconds()))
 }
 
+// appendFor appends the report for a peer that speaks a version.
+func (r report) appendFor(b []byte, version uint16) []byte {
+	b = r.append(b)
+	if version < listVersion {
+		return b
+	}
+	distrusted := byte(0)
+	if r.Distrusted {
+		distrusted = 1
+	}
+	b = append(b, distrusted)
+	b = appendZxid(b, r.ListAt)
+	for _, addr := range []string{r.Peer, r.API} {
+		b = append(binary.BigEndian.AppendUint16(b, uint16(len(addr))), addr...)
+	}
+	if r.List.At.IsZero() {
+		return b
+	}
+	return appendList(b, r.List)
+}
+
 func decodeReport(b []byte) (r report, err error) {
-	if len(b) != reportSize || b[0] > byte(zab.Observing) || b[1] > byte(zab.Broadcast) || b[2] > 1 {
+	if len(b) < reportSize || b[0] > byte(zab.Observing) || b[1] > byte(zab.Broadcast) || b[2] > 1 {
 		return r, errBadFrame
 	}
 	r.Role, r.Phase, r.Established = zab.Role(b[0]), zab.Phase(b[1]), b[2] == 1
@@ -61,7 +89,30 @@ func decodeReport(b []byte) (r report, err error) {
 		return report{}, errBadFrame
 	}
 	r.Disk = diskReport{free: binary.BigEndian.Uint64(b), low: b[8] == 1, slowest: time.Duration(binary.BigEndian.Uint32(b[9:])) * time.Millisecond}
-	return r, nil
+	if b = b[13:]; len(b) == 0 {
+		return r, nil
+	}
+	return r, r.decodeRest(b)
+}
+
+// decodeRest reads what appendFor adds.
+func (r *report) decodeRest(b []byte) (err error) {
+	if len(b) < 1+12 || b[0] > 1 {
+		return errBadFrame
+	}
+	r.Distrusted, r.ListAt = b[0] == 1, zxidAt(b[1:])
+	b = b[13:]
+	for _, addr := range []*string{&r.Peer, &r.API} {
+		if len(b) < 2 || len(b)-2 < int(binary.BigEndian.Uint16(b)) {
+			return errBadFrame
+		}
+		n := 2 + int(binary.BigEndian.Uint16(b))
+		*addr, b = string(b[2:n]), b[n:]
+	}
+	if len(b) > 0 {
+		r.List, err = decodeList(b)
+	}
+	return err
 }
 
 func appendZxid(b []byte, z zab.Zxid) []byte {

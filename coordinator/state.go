@@ -22,6 +22,7 @@ const (
 	finishedKey = 'f'
 	metaKey     = "m"
 	levelKey    = "v" // there from the first level above LevelBase on
+	membersKey  = "n" // from LevelMembers on
 )
 
 func stateKey(space byte, id txn.ID) []byte {
@@ -51,6 +52,10 @@ func toState(folds []txn.Changes) (s wal.StateChange, n int) {
 	meta := folds[n-1].Meta
 	s.Applied, s.Digest = zab.Zxid{Epoch: zab.Epoch(meta.Position.Epoch), Counter: meta.Position.Counter}, meta.Digest
 	s.Puts = append(s.Puts, wal.Pair{Key: []byte(metaKey), Value: encodeMeta(meta)})
+	if meta.Members != nil {
+		value, _ := meta.Members.AppendBinary(nil) // it has no way to fail
+		s.Puts = append(s.Puts, wal.Pair{Key: []byte(membersKey), Value: value})
+	}
 	if meta.Level > txn.LevelBase {
 		s.Puts = append(s.Puts, wal.Pair{Key: []byte(levelKey), Value: encodeLevel(meta.Level)})
 	}
@@ -120,6 +125,8 @@ func checkPair(key, value []byte) error {
 	case levelKey:
 		_, err := decodeLevel(value)
 		return err
+	case membersKey:
+		return new(txn.Members).UnmarshalBinary(value)
 	}
 	var x txn.Txn
 	if err := x.UnmarshalBinary(value); err != nil {
@@ -150,6 +157,15 @@ func loadTable(s *wal.Store, a txn.Archive) (*txn.Table, error) {
 	}
 	if found {
 		if m.Level, err = decodeLevel(value); err != nil {
+			return nil, err
+		}
+	}
+	if value, found, err = s.Get([]byte(membersKey)); err != nil {
+		return nil, err
+	}
+	if found {
+		m.Members = &txn.Members{}
+		if err := m.Members.UnmarshalBinary(value); err != nil {
 			return nil, err
 		}
 	}

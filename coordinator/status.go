@@ -3,7 +3,6 @@
 package coordinator
 
 import (
-	"fmt"
 	"slices"
 	"time"
 
@@ -31,6 +30,9 @@ type Snapshot struct {
 	Log                LogState
 	TurnedAway         uint64 // connections to the peer port that were refused
 	Warnings           []string
+	// Distrusted is why this node answers nothing, because of what it knows of other nodes'
+	// states; empty: it answers.
+	Distrusted string
 	// Zxid is the position in the log that the state of this node reflects.
 	Zxid zab.Zxid
 	// Present is when this node last knew an established leader, which is now if it does.
@@ -76,7 +78,8 @@ func (l *loop) ownReport() report {
 	s := l.core.zab.Status()
 	m := l.core.table.Meta()
 	return report{Role: s.Role, Phase: s.Phase, Established: s.Established, Leader: s.Leader, Epoch: s.Epoch, Tail: s.Tail,
-		Applied: l.core.zxid(), Digest: m.Digest, Disk: l.disk().report()}
+		Applied: l.core.zxid(), Digest: m.Digest, Disk: l.disk().report(),
+		Distrusted: l.core.diverged.Why != "", Peer: l.self.Peer, API: l.self.API, ListAt: l.core.list.At}
 }
 
 // publish makes a snapshot for everybody who asks.
@@ -86,7 +89,7 @@ func (l *loop) publish(now time.Time) {
 	s := &Snapshot{Cluster: l.core.table.Cluster(), Node: l.config.Node, Epoch: own.Epoch,
 		Committed: l.core.committed, Aborted: l.core.aborted, Disk: l.disk(), Log: l.logState(), Zxid: own.Applied,
 		TurnedAway: l.peers.turnedAway.total.Load()}
-	if own.Established && !l.core.doubt.has && now.Sub(l.ticked) < presentFor {
+	if own.Established && !l.core.doubt.has && l.core.distrusted() == nil && now.Sub(l.ticked) < presentFor {
 		s.Leader, l.present = own.Leader, now
 	}
 	s.Present = l.present
@@ -96,9 +99,12 @@ func (l *loop) publish(now time.Time) {
 			reports[id] = r.report
 		}
 	}
-	for _, m := range l.config.Members {
+	for _, m := range l.core.list.Members {
 		s.Nodes = append(s.Nodes, l.nodeState(m, reports, s.Leader))
 		s.Warnings = append(s.Warnings, reports[m.ID].Disk.disk().warnings(m.ID)...)
+	}
+	if err := l.core.distrusted(); err != nil {
+		s.Distrusted = err.Error()
 	}
 	s.InDoubt, s.Heuristic = l.core.counts()
 	for _, r := range l.config.Resources {
@@ -113,9 +119,7 @@ func (l *loop) publish(now time.Time) {
 			s.Warnings = append(s.Warnings, "resource "+r.Name()+" could not be listed: "+state.Scan.Err.Error())
 		}
 	}
-	for id := range l.diverged {
-		s.Warnings = append(s.Warnings, fmt.Sprintf("nodes %d and %d have different states at the same zxid: stop one of them and replace its store", id, l.config.Node))
-	}
+	s.Warnings = append(s.Warnings, l.core.warnings()...)
 	l.peers.refusals.Range(func(_, why any) bool {
 		s.Warnings = append(s.Warnings, why.(string))
 		return true
@@ -132,6 +136,9 @@ func (l *loop) nodeState(m Member, reports map[zab.NodeID]report, leader zab.Nod
 		return state
 	}
 	state.State, state.Epoch, state.Zxid = roleNames[r.Role], r.Epoch, r.Tail
+	if r.Distrusted {
+		state.State = "diverged"
+	}
 	if lead, ok := reports[leader]; ok && r.Tail.Less(lead.Tail) {
 		state.Lag = lead.Tail.Counter
 		if r.Tail.Epoch == lead.Tail.Epoch {

@@ -37,6 +37,8 @@ type MembersRecord struct {
 	Members []Member // by ID, each once, at least one voter
 	Who     string   // the operator; empty if the leader changed it
 	Why     string
+	// Key is that of the request, by which it is known when it is repeated; empty: no request.
+	Key string
 }
 
 // Members is what the log says of the members of the cluster.
@@ -46,6 +48,8 @@ type Members struct {
 	At Position
 	// Settled says that the change which made List is done.
 	Settled bool
+	// Key is that of the latest change that somebody asked for.
+	Key string
 	// Known are the fingerprints of this list and of the latest before it.
 	Known []ListPrint
 }
@@ -109,7 +113,10 @@ func (t *Table) takeMembers(r MembersRecord, at Position) {
 	m := Members{List: r.Members, At: at}
 	if old := t.members; old != nil {
 		m.Settled = slices.Equal(old.List, r.Members)
-		m.Known = old.Known
+		m.Known, m.Key = old.Known, old.Key
+	}
+	if r.Key != "" {
+		m.Key = r.Key
 	}
 	if p := Print(r.Members); !slices.Contains(m.Known, p) {
 		m.Known = append(slices.Clip(m.Known), p)
@@ -190,7 +197,8 @@ func (MembersRecord) kind() recordKind { return kindMembers }
 func (r MembersRecord) append(b []byte) []byte {
 	b = AppendMembers(b, r.Members)
 	b = appendText(b, r.Who)
-	return appendText(b, r.Why)
+	b = appendText(b, r.Why)
+	return appendText(b, r.Key)
 }
 
 // String names the role.
@@ -228,6 +236,7 @@ func (m *Members) AppendBinary(b []byte) ([]byte, error) {
 	}
 	b = append(b, settled)
 	b = AppendMembers(b, m.List)
+	b = appendText(b, m.Key)
 	b = binary.AppendUvarint(b, uint64(len(m.Known)))
 	for _, p := range m.Known {
 		b = append(b, p[:]...)
@@ -244,6 +253,7 @@ func (m *Members) UnmarshalBinary(b []byte) error {
 	}
 	out.Settled = d.bool()
 	out.List = d.members()
+	out.Key = d.text()
 	for range d.length(len(ListPrint{})) {
 		var p ListPrint
 		copy(p[:], d.bytes(len(p)))

@@ -281,7 +281,7 @@ func (d *decoder) record() Record {
 		}
 		return r
 	case kindMembers:
-		return MembersRecord{Members: d.members(), Who: d.text(), Why: d.text()}
+		return MembersRecord{Members: d.members(), Who: d.text(), Why: d.text(), Key: d.text()}
 	case kindFeature:
 		return FeatureRecord{Level: d.level()}
 	case kindWatermark:

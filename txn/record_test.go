@@ -24,7 +24,7 @@ var sampleMembers = []Member{
 func sampleRecords() []Record {
 	id := NewID(time.Now())
 	return []Record{
-		MembersRecord{Members: sampleMembers, Who: "ann", Why: "more of them"},
+		MembersRecord{Members: sampleMembers, Who: "ann", Why: "more of them", Key: "k"},
 		Form{Cluster: 0xc0ffee},
 		CommitRecord{ID: id, Branches: sampleBranches, Reason: "operator", Label: "order 4711"},
 		AbortRecord{ID: id, Reason: "asked for"},

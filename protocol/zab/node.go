@@ -169,7 +169,7 @@ func (c Config) withDefaults() Config {
 func (n *Node) Step(ev Event) []Effect {
 	n.effects = n.effects[:0]
 	n.chunked = false
-	if !n.started {
+	if _, ok := ev.(Learned); !n.started && !ok { // who is told before it starts begins with that
 		n.started = true
 		n.enterLooking("started")
 	}
