@@ -75,6 +75,8 @@ func Handler(n *coordinator.Node) http.Handler {
 	mux.HandleFunc("GET /livez", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
 		switch s, now := n.Status(), time.Now(); {
+		case s.Distrusted != "":
+			http.Error(w, s.Distrusted, http.StatusServiceUnavailable)
 		case s.CutOff(now) > 0:
 			http.Error(w, fmt.Sprintf("this node has known no leader for %v: its state is that of zxid %v", s.CutOff(now).Round(time.Second), s.Zxid), http.StatusServiceUnavailable)
 		case s.Leader == 0:

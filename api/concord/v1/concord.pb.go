@@ -1617,6 +1617,386 @@ func (x *ReplaceMemberResponse) GetZxid() string {
 	return ""
 }
 
+type AddMemberRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Node  uint64                 `protobuf:"varint,1,opt,name=node,proto3" json:"node,omitempty"`
+	// voter or observer.
+	Role string `protobuf:"bytes,2,opt,name=role,proto3" json:"role,omitempty"`
+	// Where the other nodes and where clients reach it, host:port.
+	Peer   string `protobuf:"bytes,3,opt,name=peer,proto3" json:"peer,omitempty"`
+	Api    string `protobuf:"bytes,4,opt,name=api,proto3" json:"api,omitempty"`
+	Who    string `protobuf:"bytes,5,opt,name=who,proto3" json:"who,omitempty"`
+	Reason string `protobuf:"bytes,6,opt,name=reason,proto3" json:"reason,omitempty"`
+	// Random: a repeated request has the same.
+	Key           string `protobuf:"bytes,7,opt,name=key,proto3" json:"key,omitempty"`
+	Seen          string `protobuf:"bytes,8,opt,name=seen,proto3" json:"seen,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AddMemberRequest) Reset() {
+	*x = AddMemberRequest{}
+	mi := &file_concord_v1_concord_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AddMemberRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AddMemberRequest) ProtoMessage() {}
+
+func (x *AddMemberRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_concord_v1_concord_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AddMemberRequest.ProtoReflect.Descriptor instead.
+func (*AddMemberRequest) Descriptor() ([]byte, []int) {
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *AddMemberRequest) GetNode() uint64 {
+	if x != nil {
+		return x.Node
+	}
+	return 0
+}
+
+func (x *AddMemberRequest) GetRole() string {
+	if x != nil {
+		return x.Role
+	}
+	return ""
+}
+
+func (x *AddMemberRequest) GetPeer() string {
+	if x != nil {
+		return x.Peer
+	}
+	return ""
+}
+
+func (x *AddMemberRequest) GetApi() string {
+	if x != nil {
+		return x.Api
+	}
+	return ""
+}
+
+func (x *AddMemberRequest) GetWho() string {
+	if x != nil {
+		return x.Who
+	}
+	return ""
+}
+
+func (x *AddMemberRequest) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *AddMemberRequest) GetKey() string {
+	if x != nil {
+		return x.Key
+	}
+	return ""
+}
+
+func (x *AddMemberRequest) GetSeen() string {
+	if x != nil {
+		return x.Seen
+	}
+	return ""
+}
+
+type AddMemberResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Zxid          string                 `protobuf:"bytes,1,opt,name=zxid,proto3" json:"zxid,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AddMemberResponse) Reset() {
+	*x = AddMemberResponse{}
+	mi := &file_concord_v1_concord_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AddMemberResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AddMemberResponse) ProtoMessage() {}
+
+func (x *AddMemberResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_concord_v1_concord_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AddMemberResponse.ProtoReflect.Descriptor instead.
+func (*AddMemberResponse) Descriptor() ([]byte, []int) {
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *AddMemberResponse) GetZxid() string {
+	if x != nil {
+		return x.Zxid
+	}
+	return ""
+}
+
+type RemoveMemberRequest struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Node   uint64                 `protobuf:"varint,1,opt,name=node,proto3" json:"node,omitempty"`
+	Who    string                 `protobuf:"bytes,2,opt,name=who,proto3" json:"who,omitempty"`
+	Reason string                 `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
+	// Random: a repeated request has the same.
+	Key           string `protobuf:"bytes,4,opt,name=key,proto3" json:"key,omitempty"`
+	Seen          string `protobuf:"bytes,5,opt,name=seen,proto3" json:"seen,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RemoveMemberRequest) Reset() {
+	*x = RemoveMemberRequest{}
+	mi := &file_concord_v1_concord_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RemoveMemberRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RemoveMemberRequest) ProtoMessage() {}
+
+func (x *RemoveMemberRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_concord_v1_concord_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RemoveMemberRequest.ProtoReflect.Descriptor instead.
+func (*RemoveMemberRequest) Descriptor() ([]byte, []int) {
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *RemoveMemberRequest) GetNode() uint64 {
+	if x != nil {
+		return x.Node
+	}
+	return 0
+}
+
+func (x *RemoveMemberRequest) GetWho() string {
+	if x != nil {
+		return x.Who
+	}
+	return ""
+}
+
+func (x *RemoveMemberRequest) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *RemoveMemberRequest) GetKey() string {
+	if x != nil {
+		return x.Key
+	}
+	return ""
+}
+
+func (x *RemoveMemberRequest) GetSeen() string {
+	if x != nil {
+		return x.Seen
+	}
+	return ""
+}
+
+type RemoveMemberResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Zxid          string                 `protobuf:"bytes,1,opt,name=zxid,proto3" json:"zxid,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RemoveMemberResponse) Reset() {
+	*x = RemoveMemberResponse{}
+	mi := &file_concord_v1_concord_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RemoveMemberResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RemoveMemberResponse) ProtoMessage() {}
+
+func (x *RemoveMemberResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_concord_v1_concord_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RemoveMemberResponse.ProtoReflect.Descriptor instead.
+func (*RemoveMemberResponse) Descriptor() ([]byte, []int) {
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *RemoveMemberResponse) GetZxid() string {
+	if x != nil {
+		return x.Zxid
+	}
+	return ""
+}
+
+type TransferLeadershipRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Node          uint64                 `protobuf:"varint,1,opt,name=node,proto3" json:"node,omitempty"`
+	Who           string                 `protobuf:"bytes,2,opt,name=who,proto3" json:"who,omitempty"`
+	Reason        string                 `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
+	Seen          string                 `protobuf:"bytes,4,opt,name=seen,proto3" json:"seen,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TransferLeadershipRequest) Reset() {
+	*x = TransferLeadershipRequest{}
+	mi := &file_concord_v1_concord_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TransferLeadershipRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TransferLeadershipRequest) ProtoMessage() {}
+
+func (x *TransferLeadershipRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_concord_v1_concord_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TransferLeadershipRequest.ProtoReflect.Descriptor instead.
+func (*TransferLeadershipRequest) Descriptor() ([]byte, []int) {
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{29}
+}
+
+func (x *TransferLeadershipRequest) GetNode() uint64 {
+	if x != nil {
+		return x.Node
+	}
+	return 0
+}
+
+func (x *TransferLeadershipRequest) GetWho() string {
+	if x != nil {
+		return x.Who
+	}
+	return ""
+}
+
+func (x *TransferLeadershipRequest) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *TransferLeadershipRequest) GetSeen() string {
+	if x != nil {
+		return x.Seen
+	}
+	return ""
+}
+
+type TransferLeadershipResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Zxid          string                 `protobuf:"bytes,1,opt,name=zxid,proto3" json:"zxid,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TransferLeadershipResponse) Reset() {
+	*x = TransferLeadershipResponse{}
+	mi := &file_concord_v1_concord_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TransferLeadershipResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TransferLeadershipResponse) ProtoMessage() {}
+
+func (x *TransferLeadershipResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_concord_v1_concord_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TransferLeadershipResponse.ProtoReflect.Descriptor instead.
+func (*TransferLeadershipResponse) Descriptor() ([]byte, []int) {
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{30}
+}
+
+func (x *TransferLeadershipResponse) GetZxid() string {
+	if x != nil {
+		return x.Zxid
+	}
+	return ""
+}
+
 type RecoverRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Carry the plan out.
@@ -1630,7 +2010,7 @@ type RecoverRequest struct {
 
 func (x *RecoverRequest) Reset() {
 	*x = RecoverRequest{}
-	mi := &file_concord_v1_concord_proto_msgTypes[25]
+	mi := &file_concord_v1_concord_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1642,7 +2022,7 @@ func (x *RecoverRequest) String() string {
 func (*RecoverRequest) ProtoMessage() {}
 
 func (x *RecoverRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[25]
+	mi := &file_concord_v1_concord_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1655,7 +2035,7 @@ func (x *RecoverRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RecoverRequest.ProtoReflect.Descriptor instead.
 func (*RecoverRequest) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{25}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *RecoverRequest) GetApply() bool {
@@ -1691,7 +2071,7 @@ type RecoverResponse struct {
 
 func (x *RecoverResponse) Reset() {
 	*x = RecoverResponse{}
-	mi := &file_concord_v1_concord_proto_msgTypes[26]
+	mi := &file_concord_v1_concord_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1703,7 +2083,7 @@ func (x *RecoverResponse) String() string {
 func (*RecoverResponse) ProtoMessage() {}
 
 func (x *RecoverResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[26]
+	mi := &file_concord_v1_concord_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1716,7 +2096,7 @@ func (x *RecoverResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RecoverResponse.ProtoReflect.Descriptor instead.
 func (*RecoverResponse) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{26}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *RecoverResponse) GetActions() []*RecoverAction {
@@ -1759,7 +2139,7 @@ type RecoverAction struct {
 
 func (x *RecoverAction) Reset() {
 	*x = RecoverAction{}
-	mi := &file_concord_v1_concord_proto_msgTypes[27]
+	mi := &file_concord_v1_concord_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1771,7 +2151,7 @@ func (x *RecoverAction) String() string {
 func (*RecoverAction) ProtoMessage() {}
 
 func (x *RecoverAction) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[27]
+	mi := &file_concord_v1_concord_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1784,7 +2164,7 @@ func (x *RecoverAction) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RecoverAction.ProtoReflect.Descriptor instead.
 func (*RecoverAction) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{27}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *RecoverAction) GetGid() string {
@@ -1852,7 +2232,7 @@ type StatusRequest struct {
 
 func (x *StatusRequest) Reset() {
 	*x = StatusRequest{}
-	mi := &file_concord_v1_concord_proto_msgTypes[28]
+	mi := &file_concord_v1_concord_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1864,7 +2244,7 @@ func (x *StatusRequest) String() string {
 func (*StatusRequest) ProtoMessage() {}
 
 func (x *StatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[28]
+	mi := &file_concord_v1_concord_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1877,7 +2257,7 @@ func (x *StatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusRequest.ProtoReflect.Descriptor instead.
 func (*StatusRequest) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{28}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *StatusRequest) GetSeen() string {
@@ -1898,7 +2278,7 @@ type WatchRequest struct {
 
 func (x *WatchRequest) Reset() {
 	*x = WatchRequest{}
-	mi := &file_concord_v1_concord_proto_msgTypes[29]
+	mi := &file_concord_v1_concord_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1910,7 +2290,7 @@ func (x *WatchRequest) String() string {
 func (*WatchRequest) ProtoMessage() {}
 
 func (x *WatchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[29]
+	mi := &file_concord_v1_concord_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1923,7 +2303,7 @@ func (x *WatchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchRequest.ProtoReflect.Descriptor instead.
 func (*WatchRequest) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{29}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *WatchRequest) GetIntervalMs() uint32 {
@@ -1971,7 +2351,7 @@ type StatusResponse struct {
 
 func (x *StatusResponse) Reset() {
 	*x = StatusResponse{}
-	mi := &file_concord_v1_concord_proto_msgTypes[30]
+	mi := &file_concord_v1_concord_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1983,7 +2363,7 @@ func (x *StatusResponse) String() string {
 func (*StatusResponse) ProtoMessage() {}
 
 func (x *StatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[30]
+	mi := &file_concord_v1_concord_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1996,7 +2376,7 @@ func (x *StatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusResponse.ProtoReflect.Descriptor instead.
 func (*StatusResponse) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{30}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *StatusResponse) GetCluster() string {
@@ -2093,9 +2473,9 @@ func (x *StatusResponse) GetCutOffMs() int64 {
 type Node struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Id    uint64                 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
-	// voter or observer.
+	// voter, observer, or learner: an observer that becomes a voter when it has caught up.
 	Role string `protobuf:"bytes,2,opt,name=role,proto3" json:"role,omitempty"`
-	// looking, following, leading, observing or unknown.
+	// looking, following, leading, observing, diverged or unknown.
 	State string `protobuf:"bytes,3,opt,name=state,proto3" json:"state,omitempty"`
 	Epoch uint32 `protobuf:"varint,4,opt,name=epoch,proto3" json:"epoch,omitempty"`
 	Zxid  string `protobuf:"bytes,5,opt,name=zxid,proto3" json:"zxid,omitempty"`
@@ -2103,13 +2483,14 @@ type Node struct {
 	Lag           uint64 `protobuf:"varint,6,opt,name=lag,proto3" json:"lag,omitempty"`
 	Reachable     bool   `protobuf:"varint,7,opt,name=reachable,proto3" json:"reachable,omitempty"`
 	Api           string `protobuf:"bytes,8,opt,name=api,proto3" json:"api,omitempty"`
+	Peer          string `protobuf:"bytes,9,opt,name=peer,proto3" json:"peer,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Node) Reset() {
 	*x = Node{}
-	mi := &file_concord_v1_concord_proto_msgTypes[31]
+	mi := &file_concord_v1_concord_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2121,7 +2502,7 @@ func (x *Node) String() string {
 func (*Node) ProtoMessage() {}
 
 func (x *Node) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[31]
+	mi := &file_concord_v1_concord_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2134,7 +2515,7 @@ func (x *Node) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Node.ProtoReflect.Descriptor instead.
 func (*Node) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{31}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *Node) GetId() uint64 {
@@ -2193,6 +2574,13 @@ func (x *Node) GetApi() string {
 	return ""
 }
 
+func (x *Node) GetPeer() string {
+	if x != nil {
+		return x.Peer
+	}
+	return ""
+}
+
 type ResourceStatus struct {
 	state  protoimpl.MessageState `protogen:"open.v1"`
 	Name   string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
@@ -2213,7 +2601,7 @@ type ResourceStatus struct {
 
 func (x *ResourceStatus) Reset() {
 	*x = ResourceStatus{}
-	mi := &file_concord_v1_concord_proto_msgTypes[32]
+	mi := &file_concord_v1_concord_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2225,7 +2613,7 @@ func (x *ResourceStatus) String() string {
 func (*ResourceStatus) ProtoMessage() {}
 
 func (x *ResourceStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[32]
+	mi := &file_concord_v1_concord_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2238,7 +2626,7 @@ func (x *ResourceStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResourceStatus.ProtoReflect.Descriptor instead.
 func (*ResourceStatus) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{32}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *ResourceStatus) GetName() string {
@@ -2306,7 +2694,7 @@ type ResourcesRequest struct {
 
 func (x *ResourcesRequest) Reset() {
 	*x = ResourcesRequest{}
-	mi := &file_concord_v1_concord_proto_msgTypes[33]
+	mi := &file_concord_v1_concord_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2318,7 +2706,7 @@ func (x *ResourcesRequest) String() string {
 func (*ResourcesRequest) ProtoMessage() {}
 
 func (x *ResourcesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[33]
+	mi := &file_concord_v1_concord_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2331,7 +2719,7 @@ func (x *ResourcesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResourcesRequest.ProtoReflect.Descriptor instead.
 func (*ResourcesRequest) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{33}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *ResourcesRequest) GetSeen() string {
@@ -2356,7 +2744,7 @@ type ResourcesResponse struct {
 
 func (x *ResourcesResponse) Reset() {
 	*x = ResourcesResponse{}
-	mi := &file_concord_v1_concord_proto_msgTypes[34]
+	mi := &file_concord_v1_concord_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2368,7 +2756,7 @@ func (x *ResourcesResponse) String() string {
 func (*ResourcesResponse) ProtoMessage() {}
 
 func (x *ResourcesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[34]
+	mi := &file_concord_v1_concord_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2381,7 +2769,7 @@ func (x *ResourcesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResourcesResponse.ProtoReflect.Descriptor instead.
 func (*ResourcesResponse) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{34}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *ResourcesResponse) GetCluster() string {
@@ -2430,7 +2818,7 @@ type CheckResourceRequest struct {
 
 func (x *CheckResourceRequest) Reset() {
 	*x = CheckResourceRequest{}
-	mi := &file_concord_v1_concord_proto_msgTypes[35]
+	mi := &file_concord_v1_concord_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2442,7 +2830,7 @@ func (x *CheckResourceRequest) String() string {
 func (*CheckResourceRequest) ProtoMessage() {}
 
 func (x *CheckResourceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[35]
+	mi := &file_concord_v1_concord_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2455,7 +2843,7 @@ func (x *CheckResourceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckResourceRequest.ProtoReflect.Descriptor instead.
 func (*CheckResourceRequest) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{35}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *CheckResourceRequest) GetName() string {
@@ -2481,7 +2869,7 @@ type CheckResourceResponse struct {
 
 func (x *CheckResourceResponse) Reset() {
 	*x = CheckResourceResponse{}
-	mi := &file_concord_v1_concord_proto_msgTypes[36]
+	mi := &file_concord_v1_concord_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2493,7 +2881,7 @@ func (x *CheckResourceResponse) String() string {
 func (*CheckResourceResponse) ProtoMessage() {}
 
 func (x *CheckResourceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[36]
+	mi := &file_concord_v1_concord_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2506,7 +2894,7 @@ func (x *CheckResourceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckResourceResponse.ProtoReflect.Descriptor instead.
 func (*CheckResourceResponse) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{36}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *CheckResourceResponse) GetReports() []*ResourceReport {
@@ -2530,7 +2918,7 @@ type ResourceReport struct {
 
 func (x *ResourceReport) Reset() {
 	*x = ResourceReport{}
-	mi := &file_concord_v1_concord_proto_msgTypes[37]
+	mi := &file_concord_v1_concord_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2542,7 +2930,7 @@ func (x *ResourceReport) String() string {
 func (*ResourceReport) ProtoMessage() {}
 
 func (x *ResourceReport) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[37]
+	mi := &file_concord_v1_concord_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2555,7 +2943,7 @@ func (x *ResourceReport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResourceReport.ProtoReflect.Descriptor instead.
 func (*ResourceReport) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{37}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *ResourceReport) GetName() string {
@@ -2612,7 +3000,7 @@ type Finding struct {
 
 func (x *Finding) Reset() {
 	*x = Finding{}
-	mi := &file_concord_v1_concord_proto_msgTypes[38]
+	mi := &file_concord_v1_concord_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2624,7 +3012,7 @@ func (x *Finding) String() string {
 func (*Finding) ProtoMessage() {}
 
 func (x *Finding) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[38]
+	mi := &file_concord_v1_concord_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2637,7 +3025,7 @@ func (x *Finding) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Finding.ProtoReflect.Descriptor instead.
 func (*Finding) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{38}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *Finding) GetWhat() string {
@@ -2680,7 +3068,7 @@ type NotLeader struct {
 
 func (x *NotLeader) Reset() {
 	*x = NotLeader{}
-	mi := &file_concord_v1_concord_proto_msgTypes[39]
+	mi := &file_concord_v1_concord_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2692,7 +3080,7 @@ func (x *NotLeader) String() string {
 func (*NotLeader) ProtoMessage() {}
 
 func (x *NotLeader) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[39]
+	mi := &file_concord_v1_concord_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2705,7 +3093,7 @@ func (x *NotLeader) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NotLeader.ProtoReflect.Descriptor instead.
 func (*NotLeader) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{39}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *NotLeader) GetLeader() uint64 {
@@ -2838,6 +3226,32 @@ const file_concord_v1_concord_proto_rawDesc = "" +
 	"\x06reason\x18\x03 \x01(\tR\x06reason\x12\x12\n" +
 	"\x04seen\x18\x04 \x01(\tR\x04seen\"+\n" +
 	"\x15ReplaceMemberResponse\x12\x12\n" +
+	"\x04zxid\x18\x01 \x01(\tR\x04zxid\"\xb0\x01\n" +
+	"\x10AddMemberRequest\x12\x12\n" +
+	"\x04node\x18\x01 \x01(\x04R\x04node\x12\x12\n" +
+	"\x04role\x18\x02 \x01(\tR\x04role\x12\x12\n" +
+	"\x04peer\x18\x03 \x01(\tR\x04peer\x12\x10\n" +
+	"\x03api\x18\x04 \x01(\tR\x03api\x12\x10\n" +
+	"\x03who\x18\x05 \x01(\tR\x03who\x12\x16\n" +
+	"\x06reason\x18\x06 \x01(\tR\x06reason\x12\x10\n" +
+	"\x03key\x18\a \x01(\tR\x03key\x12\x12\n" +
+	"\x04seen\x18\b \x01(\tR\x04seen\"'\n" +
+	"\x11AddMemberResponse\x12\x12\n" +
+	"\x04zxid\x18\x01 \x01(\tR\x04zxid\"y\n" +
+	"\x13RemoveMemberRequest\x12\x12\n" +
+	"\x04node\x18\x01 \x01(\x04R\x04node\x12\x10\n" +
+	"\x03who\x18\x02 \x01(\tR\x03who\x12\x16\n" +
+	"\x06reason\x18\x03 \x01(\tR\x06reason\x12\x10\n" +
+	"\x03key\x18\x04 \x01(\tR\x03key\x12\x12\n" +
+	"\x04seen\x18\x05 \x01(\tR\x04seen\"*\n" +
+	"\x14RemoveMemberResponse\x12\x12\n" +
+	"\x04zxid\x18\x01 \x01(\tR\x04zxid\"m\n" +
+	"\x19TransferLeadershipRequest\x12\x12\n" +
+	"\x04node\x18\x01 \x01(\x04R\x04node\x12\x10\n" +
+	"\x03who\x18\x02 \x01(\tR\x03who\x12\x16\n" +
+	"\x06reason\x18\x03 \x01(\tR\x06reason\x12\x12\n" +
+	"\x04seen\x18\x04 \x01(\tR\x04seen\"0\n" +
+	"\x1aTransferLeadershipResponse\x12\x12\n" +
 	"\x04zxid\x18\x01 \x01(\tR\x04zxid\"L\n" +
 	"\x0eRecoverRequest\x12\x14\n" +
 	"\x05apply\x18\x01 \x01(\bR\x05apply\x12\x10\n" +
@@ -2878,7 +3292,7 @@ const file_concord_v1_concord_proto_rawDesc = "" +
 	"\bwarnings\x18\v \x03(\tR\bwarnings\x12\x12\n" +
 	"\x04zxid\x18\f \x01(\tR\x04zxid\x12\x1c\n" +
 	"\n" +
-	"cut_off_ms\x18\r \x01(\x03R\bcutOffMs\"\xac\x01\n" +
+	"cut_off_ms\x18\r \x01(\x03R\bcutOffMs\"\xc0\x01\n" +
 	"\x04Node\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x12\n" +
 	"\x04role\x18\x02 \x01(\tR\x04role\x12\x14\n" +
@@ -2887,7 +3301,8 @@ const file_concord_v1_concord_proto_rawDesc = "" +
 	"\x04zxid\x18\x05 \x01(\tR\x04zxid\x12\x10\n" +
 	"\x03lag\x18\x06 \x01(\x04R\x03lag\x12\x1c\n" +
 	"\treachable\x18\a \x01(\bR\treachable\x12\x10\n" +
-	"\x03api\x18\b \x01(\tR\x03api\"\xd0\x01\n" +
+	"\x03api\x18\b \x01(\tR\x03api\x12\x12\n" +
+	"\x04peer\x18\t \x01(\tR\x04peer\"\xd0\x01\n" +
 	"\x0eResourceStatus\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
 	"\x06driver\x18\x02 \x01(\tR\x06driver\x12\x0e\n" +
@@ -2924,7 +3339,7 @@ const file_concord_v1_concord_proto_rawDesc = "" +
 	"\x03fix\x18\x04 \x01(\tR\x03fix\"5\n" +
 	"\tNotLeader\x12\x16\n" +
 	"\x06leader\x18\x01 \x01(\x04R\x06leader\x12\x10\n" +
-	"\x03api\x18\x02 \x01(\tR\x03api2\xd9\a\n" +
+	"\x03api\x18\x02 \x01(\tR\x03api2\xdb\t\n" +
 	"\x12CoordinatorService\x12?\n" +
 	"\x06Commit\x12\x19.concord.v1.CommitRequest\x1a\x1a.concord.v1.CommitResponse\x12C\n" +
 	"\x06Decide\x12\x19.concord.v1.DecideRequest\x1a\x1a.concord.v1.DecideResponse(\x010\x01\x12E\n" +
@@ -2934,7 +3349,10 @@ const file_concord_v1_concord_proto_rawDesc = "" +
 	"\x03Get\x12\x16.concord.v1.GetRequest\x1a\x17.concord.v1.GetResponse\x12B\n" +
 	"\aResolve\x12\x1a.concord.v1.ResolveRequest\x1a\x1b.concord.v1.ResolveResponse\x12?\n" +
 	"\x06Forget\x12\x19.concord.v1.ForgetRequest\x1a\x1a.concord.v1.ForgetResponse\x12T\n" +
-	"\rReplaceMember\x12 .concord.v1.ReplaceMemberRequest\x1a!.concord.v1.ReplaceMemberResponse\x12B\n" +
+	"\rReplaceMember\x12 .concord.v1.ReplaceMemberRequest\x1a!.concord.v1.ReplaceMemberResponse\x12H\n" +
+	"\tAddMember\x12\x1c.concord.v1.AddMemberRequest\x1a\x1d.concord.v1.AddMemberResponse\x12Q\n" +
+	"\fRemoveMember\x12\x1f.concord.v1.RemoveMemberRequest\x1a .concord.v1.RemoveMemberResponse\x12c\n" +
+	"\x12TransferLeadership\x12%.concord.v1.TransferLeadershipRequest\x1a&.concord.v1.TransferLeadershipResponse\x12B\n" +
 	"\aRecover\x12\x1a.concord.v1.RecoverRequest\x1a\x1b.concord.v1.RecoverResponse\x12?\n" +
 	"\x06Status\x12\x19.concord.v1.StatusRequest\x1a\x1a.concord.v1.StatusResponse\x12?\n" +
 	"\x05Watch\x12\x18.concord.v1.WatchRequest\x1a\x1a.concord.v1.StatusResponse0\x01\x12H\n" +
@@ -2953,48 +3371,54 @@ func file_concord_v1_concord_proto_rawDescGZIP() []byte {
 	return file_concord_v1_concord_proto_rawDescData
 }
 
-var file_concord_v1_concord_proto_msgTypes = make([]protoimpl.MessageInfo, 40)
+var file_concord_v1_concord_proto_msgTypes = make([]protoimpl.MessageInfo, 46)
 var file_concord_v1_concord_proto_goTypes = []any{
-	(*Branch)(nil),                // 0: concord.v1.Branch
-	(*CommitRequest)(nil),         // 1: concord.v1.CommitRequest
-	(*CommitResponse)(nil),        // 2: concord.v1.CommitResponse
-	(*DecideRequest)(nil),         // 3: concord.v1.DecideRequest
-	(*NumberedCommit)(nil),        // 4: concord.v1.NumberedCommit
-	(*DecideResponse)(nil),        // 5: concord.v1.DecideResponse
-	(*NumberedAnswer)(nil),        // 6: concord.v1.NumberedAnswer
-	(*CommitError)(nil),           // 7: concord.v1.CommitError
-	(*FinishedRequest)(nil),       // 8: concord.v1.FinishedRequest
-	(*FinishedBranch)(nil),        // 9: concord.v1.FinishedBranch
-	(*FinishedResponse)(nil),      // 10: concord.v1.FinishedResponse
-	(*OutcomeRequest)(nil),        // 11: concord.v1.OutcomeRequest
-	(*OutcomeResponse)(nil),       // 12: concord.v1.OutcomeResponse
-	(*Transaction)(nil),           // 13: concord.v1.Transaction
-	(*Heuristic)(nil),             // 14: concord.v1.Heuristic
-	(*ListRequest)(nil),           // 15: concord.v1.ListRequest
-	(*ListResponse)(nil),          // 16: concord.v1.ListResponse
-	(*GetRequest)(nil),            // 17: concord.v1.GetRequest
-	(*GetResponse)(nil),           // 18: concord.v1.GetResponse
-	(*ResolveRequest)(nil),        // 19: concord.v1.ResolveRequest
-	(*ResolveResponse)(nil),       // 20: concord.v1.ResolveResponse
-	(*ForgetRequest)(nil),         // 21: concord.v1.ForgetRequest
-	(*ForgetResponse)(nil),        // 22: concord.v1.ForgetResponse
-	(*ReplaceMemberRequest)(nil),  // 23: concord.v1.ReplaceMemberRequest
-	(*ReplaceMemberResponse)(nil), // 24: concord.v1.ReplaceMemberResponse
-	(*RecoverRequest)(nil),        // 25: concord.v1.RecoverRequest
-	(*RecoverResponse)(nil),       // 26: concord.v1.RecoverResponse
-	(*RecoverAction)(nil),         // 27: concord.v1.RecoverAction
-	(*StatusRequest)(nil),         // 28: concord.v1.StatusRequest
-	(*WatchRequest)(nil),          // 29: concord.v1.WatchRequest
-	(*StatusResponse)(nil),        // 30: concord.v1.StatusResponse
-	(*Node)(nil),                  // 31: concord.v1.Node
-	(*ResourceStatus)(nil),        // 32: concord.v1.ResourceStatus
-	(*ResourcesRequest)(nil),      // 33: concord.v1.ResourcesRequest
-	(*ResourcesResponse)(nil),     // 34: concord.v1.ResourcesResponse
-	(*CheckResourceRequest)(nil),  // 35: concord.v1.CheckResourceRequest
-	(*CheckResourceResponse)(nil), // 36: concord.v1.CheckResourceResponse
-	(*ResourceReport)(nil),        // 37: concord.v1.ResourceReport
-	(*Finding)(nil),               // 38: concord.v1.Finding
-	(*NotLeader)(nil),             // 39: concord.v1.NotLeader
+	(*Branch)(nil),                     // 0: concord.v1.Branch
+	(*CommitRequest)(nil),              // 1: concord.v1.CommitRequest
+	(*CommitResponse)(nil),             // 2: concord.v1.CommitResponse
+	(*DecideRequest)(nil),              // 3: concord.v1.DecideRequest
+	(*NumberedCommit)(nil),             // 4: concord.v1.NumberedCommit
+	(*DecideResponse)(nil),             // 5: concord.v1.DecideResponse
+	(*NumberedAnswer)(nil),             // 6: concord.v1.NumberedAnswer
+	(*CommitError)(nil),                // 7: concord.v1.CommitError
+	(*FinishedRequest)(nil),            // 8: concord.v1.FinishedRequest
+	(*FinishedBranch)(nil),             // 9: concord.v1.FinishedBranch
+	(*FinishedResponse)(nil),           // 10: concord.v1.FinishedResponse
+	(*OutcomeRequest)(nil),             // 11: concord.v1.OutcomeRequest
+	(*OutcomeResponse)(nil),            // 12: concord.v1.OutcomeResponse
+	(*Transaction)(nil),                // 13: concord.v1.Transaction
+	(*Heuristic)(nil),                  // 14: concord.v1.Heuristic
+	(*ListRequest)(nil),                // 15: concord.v1.ListRequest
+	(*ListResponse)(nil),               // 16: concord.v1.ListResponse
+	(*GetRequest)(nil),                 // 17: concord.v1.GetRequest
+	(*GetResponse)(nil),                // 18: concord.v1.GetResponse
+	(*ResolveRequest)(nil),             // 19: concord.v1.ResolveRequest
+	(*ResolveResponse)(nil),            // 20: concord.v1.ResolveResponse
+	(*ForgetRequest)(nil),              // 21: concord.v1.ForgetRequest
+	(*ForgetResponse)(nil),             // 22: concord.v1.ForgetResponse
+	(*ReplaceMemberRequest)(nil),       // 23: concord.v1.ReplaceMemberRequest
+	(*ReplaceMemberResponse)(nil),      // 24: concord.v1.ReplaceMemberResponse
+	(*AddMemberRequest)(nil),           // 25: concord.v1.AddMemberRequest
+	(*AddMemberResponse)(nil),          // 26: concord.v1.AddMemberResponse
+	(*RemoveMemberRequest)(nil),        // 27: concord.v1.RemoveMemberRequest
+	(*RemoveMemberResponse)(nil),       // 28: concord.v1.RemoveMemberResponse
+	(*TransferLeadershipRequest)(nil),  // 29: concord.v1.TransferLeadershipRequest
+	(*TransferLeadershipResponse)(nil), // 30: concord.v1.TransferLeadershipResponse
+	(*RecoverRequest)(nil),             // 31: concord.v1.RecoverRequest
+	(*RecoverResponse)(nil),            // 32: concord.v1.RecoverResponse
+	(*RecoverAction)(nil),              // 33: concord.v1.RecoverAction
+	(*StatusRequest)(nil),              // 34: concord.v1.StatusRequest
+	(*WatchRequest)(nil),               // 35: concord.v1.WatchRequest
+	(*StatusResponse)(nil),             // 36: concord.v1.StatusResponse
+	(*Node)(nil),                       // 37: concord.v1.Node
+	(*ResourceStatus)(nil),             // 38: concord.v1.ResourceStatus
+	(*ResourcesRequest)(nil),           // 39: concord.v1.ResourcesRequest
+	(*ResourcesResponse)(nil),          // 40: concord.v1.ResourcesResponse
+	(*CheckResourceRequest)(nil),       // 41: concord.v1.CheckResourceRequest
+	(*CheckResourceResponse)(nil),      // 42: concord.v1.CheckResourceResponse
+	(*ResourceReport)(nil),             // 43: concord.v1.ResourceReport
+	(*Finding)(nil),                    // 44: concord.v1.Finding
+	(*NotLeader)(nil),                  // 45: concord.v1.NotLeader
 }
 var file_concord_v1_concord_proto_depIdxs = []int32{
 	0,  // 0: concord.v1.CommitRequest.branches:type_name -> concord.v1.Branch
@@ -3003,18 +3427,18 @@ var file_concord_v1_concord_proto_depIdxs = []int32{
 	6,  // 3: concord.v1.DecideResponse.answers:type_name -> concord.v1.NumberedAnswer
 	2,  // 4: concord.v1.NumberedAnswer.response:type_name -> concord.v1.CommitResponse
 	7,  // 5: concord.v1.NumberedAnswer.error:type_name -> concord.v1.CommitError
-	39, // 6: concord.v1.CommitError.not_leader:type_name -> concord.v1.NotLeader
+	45, // 6: concord.v1.CommitError.not_leader:type_name -> concord.v1.NotLeader
 	9,  // 7: concord.v1.FinishedRequest.branches:type_name -> concord.v1.FinishedBranch
 	0,  // 8: concord.v1.Transaction.branches:type_name -> concord.v1.Branch
 	14, // 9: concord.v1.Transaction.heuristics:type_name -> concord.v1.Heuristic
 	13, // 10: concord.v1.ListResponse.transactions:type_name -> concord.v1.Transaction
 	13, // 11: concord.v1.GetResponse.transaction:type_name -> concord.v1.Transaction
-	27, // 12: concord.v1.RecoverResponse.actions:type_name -> concord.v1.RecoverAction
-	31, // 13: concord.v1.StatusResponse.nodes:type_name -> concord.v1.Node
-	32, // 14: concord.v1.StatusResponse.resources:type_name -> concord.v1.ResourceStatus
-	32, // 15: concord.v1.ResourcesResponse.resources:type_name -> concord.v1.ResourceStatus
-	37, // 16: concord.v1.CheckResourceResponse.reports:type_name -> concord.v1.ResourceReport
-	38, // 17: concord.v1.ResourceReport.findings:type_name -> concord.v1.Finding
+	33, // 12: concord.v1.RecoverResponse.actions:type_name -> concord.v1.RecoverAction
+	37, // 13: concord.v1.StatusResponse.nodes:type_name -> concord.v1.Node
+	38, // 14: concord.v1.StatusResponse.resources:type_name -> concord.v1.ResourceStatus
+	38, // 15: concord.v1.ResourcesResponse.resources:type_name -> concord.v1.ResourceStatus
+	43, // 16: concord.v1.CheckResourceResponse.reports:type_name -> concord.v1.ResourceReport
+	44, // 17: concord.v1.ResourceReport.findings:type_name -> concord.v1.Finding
 	1,  // 18: concord.v1.CoordinatorService.Commit:input_type -> concord.v1.CommitRequest
 	3,  // 19: concord.v1.CoordinatorService.Decide:input_type -> concord.v1.DecideRequest
 	8,  // 20: concord.v1.CoordinatorService.Finished:input_type -> concord.v1.FinishedRequest
@@ -3024,27 +3448,33 @@ var file_concord_v1_concord_proto_depIdxs = []int32{
 	19, // 24: concord.v1.CoordinatorService.Resolve:input_type -> concord.v1.ResolveRequest
 	21, // 25: concord.v1.CoordinatorService.Forget:input_type -> concord.v1.ForgetRequest
 	23, // 26: concord.v1.CoordinatorService.ReplaceMember:input_type -> concord.v1.ReplaceMemberRequest
-	25, // 27: concord.v1.CoordinatorService.Recover:input_type -> concord.v1.RecoverRequest
-	28, // 28: concord.v1.CoordinatorService.Status:input_type -> concord.v1.StatusRequest
-	29, // 29: concord.v1.CoordinatorService.Watch:input_type -> concord.v1.WatchRequest
-	33, // 30: concord.v1.CoordinatorService.Resources:input_type -> concord.v1.ResourcesRequest
-	35, // 31: concord.v1.CoordinatorService.CheckResource:input_type -> concord.v1.CheckResourceRequest
-	2,  // 32: concord.v1.CoordinatorService.Commit:output_type -> concord.v1.CommitResponse
-	5,  // 33: concord.v1.CoordinatorService.Decide:output_type -> concord.v1.DecideResponse
-	10, // 34: concord.v1.CoordinatorService.Finished:output_type -> concord.v1.FinishedResponse
-	12, // 35: concord.v1.CoordinatorService.Outcome:output_type -> concord.v1.OutcomeResponse
-	16, // 36: concord.v1.CoordinatorService.List:output_type -> concord.v1.ListResponse
-	18, // 37: concord.v1.CoordinatorService.Get:output_type -> concord.v1.GetResponse
-	20, // 38: concord.v1.CoordinatorService.Resolve:output_type -> concord.v1.ResolveResponse
-	22, // 39: concord.v1.CoordinatorService.Forget:output_type -> concord.v1.ForgetResponse
-	24, // 40: concord.v1.CoordinatorService.ReplaceMember:output_type -> concord.v1.ReplaceMemberResponse
-	26, // 41: concord.v1.CoordinatorService.Recover:output_type -> concord.v1.RecoverResponse
-	30, // 42: concord.v1.CoordinatorService.Status:output_type -> concord.v1.StatusResponse
-	30, // 43: concord.v1.CoordinatorService.Watch:output_type -> concord.v1.StatusResponse
-	34, // 44: concord.v1.CoordinatorService.Resources:output_type -> concord.v1.ResourcesResponse
-	36, // 45: concord.v1.CoordinatorService.CheckResource:output_type -> concord.v1.CheckResourceResponse
-	32, // [32:46] is the sub-list for method output_type
-	18, // [18:32] is the sub-list for method input_type
+	25, // 27: concord.v1.CoordinatorService.AddMember:input_type -> concord.v1.AddMemberRequest
+	27, // 28: concord.v1.CoordinatorService.RemoveMember:input_type -> concord.v1.RemoveMemberRequest
+	29, // 29: concord.v1.CoordinatorService.TransferLeadership:input_type -> concord.v1.TransferLeadershipRequest
+	31, // 30: concord.v1.CoordinatorService.Recover:input_type -> concord.v1.RecoverRequest
+	34, // 31: concord.v1.CoordinatorService.Status:input_type -> concord.v1.StatusRequest
+	35, // 32: concord.v1.CoordinatorService.Watch:input_type -> concord.v1.WatchRequest
+	39, // 33: concord.v1.CoordinatorService.Resources:input_type -> concord.v1.ResourcesRequest
+	41, // 34: concord.v1.CoordinatorService.CheckResource:input_type -> concord.v1.CheckResourceRequest
+	2,  // 35: concord.v1.CoordinatorService.Commit:output_type -> concord.v1.CommitResponse
+	5,  // 36: concord.v1.CoordinatorService.Decide:output_type -> concord.v1.DecideResponse
+	10, // 37: concord.v1.CoordinatorService.Finished:output_type -> concord.v1.FinishedResponse
+	12, // 38: concord.v1.CoordinatorService.Outcome:output_type -> concord.v1.OutcomeResponse
+	16, // 39: concord.v1.CoordinatorService.List:output_type -> concord.v1.ListResponse
+	18, // 40: concord.v1.CoordinatorService.Get:output_type -> concord.v1.GetResponse
+	20, // 41: concord.v1.CoordinatorService.Resolve:output_type -> concord.v1.ResolveResponse
+	22, // 42: concord.v1.CoordinatorService.Forget:output_type -> concord.v1.ForgetResponse
+	24, // 43: concord.v1.CoordinatorService.ReplaceMember:output_type -> concord.v1.ReplaceMemberResponse
+	26, // 44: concord.v1.CoordinatorService.AddMember:output_type -> concord.v1.AddMemberResponse
+	28, // 45: concord.v1.CoordinatorService.RemoveMember:output_type -> concord.v1.RemoveMemberResponse
+	30, // 46: concord.v1.CoordinatorService.TransferLeadership:output_type -> concord.v1.TransferLeadershipResponse
+	32, // 47: concord.v1.CoordinatorService.Recover:output_type -> concord.v1.RecoverResponse
+	36, // 48: concord.v1.CoordinatorService.Status:output_type -> concord.v1.StatusResponse
+	36, // 49: concord.v1.CoordinatorService.Watch:output_type -> concord.v1.StatusResponse
+	40, // 50: concord.v1.CoordinatorService.Resources:output_type -> concord.v1.ResourcesResponse
+	42, // 51: concord.v1.CoordinatorService.CheckResource:output_type -> concord.v1.CheckResourceResponse
+	35, // [35:52] is the sub-list for method output_type
+	18, // [18:35] is the sub-list for method input_type
 	18, // [18:18] is the sub-list for extension type_name
 	18, // [18:18] is the sub-list for extension extendee
 	0,  // [0:18] is the sub-list for field type_name
@@ -3061,7 +3491,7 @@ func file_concord_v1_concord_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_concord_v1_concord_proto_rawDesc), len(file_concord_v1_concord_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   40,
+			NumMessages:   46,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
