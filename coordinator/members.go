@@ -277,6 +277,10 @@ func (c *Core) onAddAsked(e AddAsked) {
 	default:
 		why = c.occupied(e.Member)
 	}
+	if why == "" && !c.quorumWithout(0, fromMembers(c.list.Members)) {
+		c.reply(Reply{Request: e.Request, Err: unavailablef("too few voters follow this leader for a decision: see \"concord status\"")})
+		return
+	}
 	if l, learns := c.learner(); why == "" && learns {
 		why = fmt.Sprintf("node %d is being added and has not caught up yet: wait for it, or remove it with \"concord member remove %d\"", l.ID, l.ID)
 	}
