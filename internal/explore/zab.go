@@ -175,6 +175,9 @@ const changeMark = "voters="
 
 func change(data []byte) (members []zab.Member, ok bool) {
 	digits, ok := strings.CutPrefix(string(data), changeMark)
+	if !ok {
+		return nil, false
+	}
 	for _, d := range digits {
 		members = append(members, zab.Member{ID: zab.NodeID(d - '0')})
 	}

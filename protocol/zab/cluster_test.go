@@ -22,6 +22,9 @@ type disk struct {
 // changeOfTests takes "voters=123" for a change, and "voters=123 observers=4".
 func changeOfTests(data []byte) (members []Member, ok bool) {
 	text, ok := strings.CutPrefix(string(data), "voters=")
+	if !ok {
+		return nil, false
+	}
 	voters, observers, _ := strings.Cut(text, " observers=")
 	for _, d := range voters {
 		members = append(members, Member{ID: NodeID(d - '0')})

@@ -18,6 +18,7 @@ func (n *Node) Status() Status {
 	if n.lead == nil {
 		return s
 	}
+	s.Transfer = n.lead.transfer
 	for i, m := range n.set.Members {
 		p := &n.lead.peers[i]
 		if p.session != 0 {

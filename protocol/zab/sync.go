@@ -14,6 +14,9 @@ import "github.com/concordtx/concord/internal/mutant"
 //	p == z               DIFF     stream (z, last]
 //	p < z                TRUNC p  stream (p, last]
 //
+// An observer that was a voter may have more than is committed: what of it is in the own log
+// stays, and the stream goes on when that much is committed.
+//
 // p is in the peer's log too: an epoch that has entries was established, so every
 // later leader holds its initial history, and two logs that share an entry agree up to it.
 // A snapshot holds everything that two logs share, and more: S is behind all of the peer's log.
@@ -25,9 +28,6 @@ func (n *Node) beginSync(to int) {
 		n.note("sync node %d: SNAP: z %s applied there %s base %s applied %s last %s epoch %d", id, z, applied, n.base, n.applied, n.tail(), l.epoch)
 		n.offerSnapshot(to)
 		return
-	}
-	if n.set.Members[to].Observer { // it may have been a voter, and have what was never committed
-		floor = minZxid(floor, n.commit)
 	}
 	if floor.Less(applied) {
 		n.note("ALARM sync node %d: histories diverged: z %s p %s applied %s base %s last %s commit %s epoch %d",

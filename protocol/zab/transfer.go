@@ -74,7 +74,7 @@ func (n *Node) handOver(to NodeID) {
 		}
 	}
 	n.standBack(n.cfg.InitTicks)
-	n.enterLooking(fmt.Sprintf("leadership is handed to node %d", to))
+	n.enterLooking("leadership is handed over")
 }
 
 // standBack is no candidate for a while.
@@ -92,5 +92,5 @@ func (n *Node) onHandOver(b HandOver) {
 	} else {
 		n.standBack(n.cfg.SyncTicks)
 	}
-	n.enterLooking(fmt.Sprintf("the leader hands over to node %d", b.To))
+	n.enterLooking("the leader hands over")
 }

@@ -145,11 +145,12 @@ type Status struct {
 	Epoch       Epoch  // epoch of the current session; of Current when looking
 	Hard        HardState
 	Base        Zxid
-	Tail        Zxid // last entry handed to the log writer
-	Stable      Zxid // last entry known to be durable
-	Commit      Zxid // last entry here that is known to be committed; it may be ahead of Stable
-	Applied     Zxid // last entry that the driver said it applied
-	Set         Set  // in force
+	Tail        Zxid   // last entry handed to the log writer
+	Stable      Zxid   // last entry known to be durable
+	Commit      Zxid   // last entry here that is known to be committed; it may be ahead of Stable
+	Applied     Zxid   // last entry that the driver said it applied
+	Set         Set    // in force
+	Transfer    NodeID // leader: whom leadership is being handed to, 0 for nobody
 	Peers       []PeerStatus
 }
 
