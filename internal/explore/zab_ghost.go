@@ -48,16 +48,10 @@ func (w *cluster) entryNamed(z zab.Zxid, queue []zab.Write) uint8 {
 
 // witness compares what a node did with what was done before.
 func (w *cluster) witness(s *state, i int, seen []sight) {
-	reign := zab.Epoch(0)
-	if v := w.view(s, i); v.role == zab.Leading && v.established {
-		reign = v.epoch
-	}
 	for _, x := range seen {
 		switch x.kind {
 		case sawLeader:
 			w.leads(s, i, x.about)
-		case sawReign: // it may be over at once: what it commits first can be that its leader goes
-			reign = zab.Epoch(x.about)
 		case sawProposal:
 			if z := w.zxid(x.about); z.Epoch >= maxEpochs || s.leaders[z.Epoch] != uint8(i+1) {
 				w.fail(s, "S2: node %d proposed %s of the epoch of node %d", i+1, z, s.leaders[z.Epoch])
@@ -70,9 +64,7 @@ func (w *cluster) witness(s *state, i int, seen []sight) {
 			}
 		}
 	}
-	if reign != 0 {
-		w.extend(s, i, reign)
-	}
+	w.extend(s, i)
 	for _, x := range seen {
 		if x.kind == sawDelivery && (x.place >= s.global.n || s.global.entries[x.place] != x.about) {
 			w.fail(s, "S5: node %d delivers %s at position %d", i+1, w.zxid(x.about), x.place+1)
@@ -119,10 +111,10 @@ func (w *cluster) appends(s *state, i int, e uint8) {
 	s.proposed.push(e)
 }
 
-// extend appends to the committed sequence what the leader of an epoch has committed.
-func (w *cluster) extend(s *state, i int, epoch zab.Epoch) {
+// extend appends to the committed sequence what a leader has committed.
+func (w *cluster) extend(s *state, i int) {
 	v := w.view(s, i)
-	if v.committed <= s.global.n {
+	if v.role != zab.Leading || !v.established || v.committed <= s.global.n {
 		return
 	}
 	if !begins(&v.handed, &s.global) {
@@ -130,13 +122,13 @@ func (w *cluster) extend(s *state, i int, epoch zab.Epoch) {
 		return
 	}
 	for _, e := range v.handed.entries[s.global.n:v.committed] {
-		s.by[s.global.n] = uint8(epoch)
+		s.by[s.global.n] = uint8(v.epoch)
 		s.global.push(e)
 	}
 	for j := range nodes {
 		o := w.view(s, j)
-		if o.role == zab.Leading && o.phase >= zab.Synchronization && o.epoch > epoch && !begins(&o.handed, &s.global) {
-			w.fail(s, "S6: leader %d of epoch %d lacks what epoch %d commits", j+1, o.epoch, epoch)
+		if o.role == zab.Leading && o.phase >= zab.Synchronization && o.epoch > v.epoch && !begins(&o.handed, &s.global) {
+			w.fail(s, "S6: leader %d of epoch %d lacks what epoch %d commits", j+1, o.epoch, v.epoch)
 		}
 	}
 }

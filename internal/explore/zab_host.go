@@ -175,7 +175,6 @@ type sightKind uint8
 
 const (
 	sawLeader   sightKind = iota // of an epoch
-	sawReign                     // of an epoch, that begins
 	sawProposal                  // of an entry
 	sawAppend
 	sawCut // of an entry
@@ -343,9 +342,6 @@ func (a *actor) step(e zab.Event) {
 		case zab.RoleChanged:
 			if f.Role == zab.Leading && f.Phase == zab.Synchronization {
 				a.see(sawLeader, uint8(f.Epoch), 0)
-			}
-			if f.Role == zab.Leading && f.Established {
-				a.see(sawReign, uint8(f.Epoch), 0)
 			}
 		}
 	}

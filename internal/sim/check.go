@@ -286,15 +286,7 @@ func (c *Checker) evidence(g *ghost) {
 
 // among reports whether z is one of the first n entries of the committed sequence.
 func (c *Checker) among(n int, z zab.Zxid) bool {
-	_, found := slices.BinarySearchFunc(c.committed[:min(n, len(c.committed))], z, func(a, b zab.Zxid) int {
-		switch {
-		case a.Less(b):
-			return -1
-		case b.Less(a):
-			return 1
-		}
-		return 0
-	})
+	_, found := slices.BinarySearchFunc(c.committed[:min(n, len(c.committed))], z, compareZxid)
 	return found
 }
 
@@ -309,7 +301,7 @@ func (c *Checker) committedBefore(e zab.Epoch) int {
 
 // quorumDurability is S8. It is asked after every change of a disk and of G.
 func (c *Checker) quorumDurability() {
-	ok, have := c.quorumHolds(c.inForce(), func(g *ghost) bool { return c.contains(g.disk.log, len(c.committed)) })
+	ok, have := c.quorumHolds(c.inForce(len(c.committed)), func(g *ghost) bool { return c.contains(g.disk.log, len(c.committed)) })
 	if !ok {
 		c.fail("S8", "%d entries are committed, but only %d voters have all of them on disk", len(c.committed), have)
 	}

@@ -36,6 +36,7 @@ type cluster struct {
 	dying             bool                              // the node of this step dies before it has carried out everything
 	change            func([]byte) ([]zab.Member, bool) // tells the changes of the members
 	tell              func(from, to *node)              // lets a node hear of another who the members are
+	founded           func() bool                       // whether a minority may be away for good
 	propose           func(*node, []byte)               // asks a node to append something; nil: nobody does
 	newHost           func(zab.Config, zab.Storage) (host, error)
 	// answered hears what a core says about proposals and reads.
@@ -86,6 +87,7 @@ func newCluster(seed uint64, o Options) *cluster {
 	}
 	c.newHost = func(config zab.Config, s zab.Storage) (host, error) { return zab.New(config, s) }
 	c.change, c.tell = changeOf, c.tells
+	c.founded = func() bool { return true }
 	c.answered = func(*node, zab.Effect) {}
 	c.appliedEntry = func(*node, zab.Entry) {}
 	if o.inhabit != nil {

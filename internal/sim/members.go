@@ -161,15 +161,31 @@ func (c *Checker) noteChange(e zab.Entry) {
 	}
 }
 
-// inForce are the sets by whose quorums the last committed entry may have been committed: the
-// members as of its position, or, if its leader found a change in its log that it did not know to be
-// committed, those before.
-func (c *Checker) inForce() []committedSet {
+// inForce are the sets by whose quorums the last of so many committed entries may have been
+// committed: the members as of its position, or, if its leader found a change in its log that it did
+// not know to be committed, those before.
+func (c *Checker) inForce(committed int) []committedSet {
 	last := len(c.sets) - 1
-	for last > 0 && c.sets[last].after >= len(c.committed) {
+	for last > 0 && c.sets[last].after >= committed {
 		last--
 	}
 	return c.sets[max(0, last-1) : last+1]
+}
+
+// countUpto counts the committed entries up to one.
+func (c *Checker) countUpto(z zab.Zxid) int {
+	n, _ := slices.BinarySearchFunc(c.committed, z, compareZxid)
+	return min(n+1, len(c.committed))
+}
+
+func compareZxid(a, b zab.Zxid) int {
+	switch {
+	case a.Less(b):
+		return -1
+	case b.Less(a):
+		return 1
+	}
+	return 0
 }
 
 // quorumHolds reports whether a quorum of one of the sets fulfils a condition, and how many of the

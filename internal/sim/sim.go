@@ -108,7 +108,9 @@ func (c *cluster) startFaults() {
 	c.again(s.Replay, c.net.replay)
 	c.again(s.Resign, func() { c.event(c.anyNode(), zab.Resigned{Reason: resignReason}) })
 	c.again(s.Changes, c.changeMembers)
-	c.again(s.Moves, c.moveLeadership)
+	if c.propose != nil { // else people do
+		c.again(s.Moves, c.moveLeadership)
+	}
 	c.again(s.Flapping, func() { c.flap(c.rng.IntN(len(c.nodes)), c.rng.IntN(len(c.nodes)), 20) })
 }
 
@@ -216,7 +218,7 @@ func (c *cluster) heal() {
 	c.swarm = c.swarm.calm()
 	c.net.heal(c.swarm)
 	mayDie := 0
-	if c.swarm.DeadCore {
+	if c.swarm.DeadCore && c.founded() {
 		mayDie = c.upTo((c.swarm.Voters - 1) / 2)
 	}
 	removed := c.removed()

@@ -55,6 +55,10 @@ const (
 	ViewServed
 	ViewRefused
 	ClockStepped
+	MembersOperated
+	MembersRefused
+	NodeLearned
+	LearnerBecameVoter
 	txnSituations
 )
 
@@ -70,6 +74,7 @@ var txnSituationNames = [txnSituations]string{
 	"heuristic rollback reported", "hazard reported", "heuristic outcome forgotten", "resolved by an operator",
 	"reported branch ended by hand", "finished transaction purged", "client older than the watermark refused",
 	"foreign branch listed and left alone", "view served", "view refused", "clock stepped",
+	"members changed or leadership moved by an operator", "operator refused about the members", "node learned", "learner became a voter",
 }
 
 // String is the situation in words.
@@ -112,6 +117,8 @@ func (w *txnWorld) lookAtRecord(r txn.Record) {
 		case w.now-g.born >= instant(txnRules.MaxTransaction/time.Microsecond):
 			w.hit(OldCommitted)
 		}
+	case txn.MembersRecord:
+		w.lookAtMembers(r)
 	case txn.HeuristicRecord:
 		switch r.Outcome {
 		case txn.HeuristicCommit:

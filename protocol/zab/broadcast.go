@@ -11,7 +11,7 @@ import (
 // propose appends one entry. It is sent while it is written: the own disk counts
 // like any other of the quorum.
 func (n *Node) propose(ev Proposed) {
-	if n.lead == nil || !n.established {
+	if n.lead == nil || !n.established || n.observer() {
 		n.emit(Refused{ID: ev.ID, Err: ErrNotLeader})
 		return
 	}
@@ -100,7 +100,7 @@ func (n *Node) onAck(from int, upto Zxid) {
 // advanceCommit moves the watermark to what a quorum has durable. Followers hear of it
 // with the next entries, or at once when nothing else is under way.
 func (n *Node) advanceCommit() {
-	if !n.established {
+	if !n.established || n.observer() {
 		return
 	}
 	z := n.durableAtQuorum()

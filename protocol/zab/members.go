@@ -159,13 +159,13 @@ func (n *Node) deliverChanges() {
 		m.changes = m.changes[1:]
 	}
 	n.takeForce()
-	if n.lead != nil && !n.observer() {
+	if n.lead != nil {
 		n.advanceCommit()
 	}
 }
 
-// endReign gives up leading when that is what the last event led to: in a step of its own, so
-// that whoever watches sees what was committed before.
+// endReign gives up leading when that is due: with a tick, so that whoever watches sees what was
+// committed before. A leader that is no voter counts nothing until then.
 func (n *Node) endReign() {
 	switch {
 	case n.lead == nil:

@@ -173,7 +173,6 @@ func (n *Node) Step(ev Event) []Effect {
 		n.started = true
 		n.enterLooking("started")
 	}
-	n.endReign()
 	switch ev := ev.(type) {
 	case Tick:
 		n.tick()
@@ -212,6 +211,7 @@ func (n *Node) Step(ev Event) []Effect {
 
 func (n *Node) tick() {
 	n.now++
+	n.endReign()
 	switch {
 	case n.lead != nil:
 		n.leaderTick()

@@ -91,7 +91,7 @@ func (n *Node) onPong(from int, b Pong) {
 
 func (n *Node) confirmReads() {
 	l := n.lead
-	if !n.established {
+	if !n.established || n.observer() {
 		return
 	}
 	var t tally[uint64]
