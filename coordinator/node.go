@@ -206,45 +206,33 @@ func (n *Node) makeCore(resources []string) error {
 var ErrMembers = errors.New("the \"members\" of the configuration are not those of this node's log")
 
 // checkList compares the members of the configuration with what this store knows. They found a
-// cluster, once; a list that the cluster never had is a mistake that could make two of it.
+// cluster, once; a list that the cluster never had, and that is not the one with which this store was
+// first started, is a mistake that could make two of it.
 func (n *Node) checkList(table *txn.Table) error {
 	own := fromMembers(n.config.Members)
-	inLog, known, at := own, true, ""
-	m := table.Members()
-	if m != nil {
-		inLog, known, at = m.List, m.Knows(own), fmt.Sprintf("since %v", m.At)
+	first, err := n.firstList(own, table)
+	if err != nil {
+		return err
+	}
+	inLog, at := first, "since its first start"
+	known := txn.Print(own) == txn.Print(first)
+	if m := table.Members(); m != nil {
+		inLog, at, known = m.List, fmt.Sprintf("since %v", m.At), known || m.Knows(own)
 		if _, member := m.Member(uint64(n.config.Node)); !member {
 			return nil // it has not come to where it is added, or will hear that it was removed
 		}
 	}
 	_, _, last, applied := n.store.Initial()
-	for z := applied; z.Less(last); {
+	for z := applied; !known && z.Less(last); {
 		entries, err := n.store.Entries(z, last, 1<<20)
 		if err != nil {
 			return err
 		}
 		for _, e := range entries {
 			if list, ok := txn.MembersOf(e.Data); ok {
-				inLog, at = list, fmt.Sprintf("since %v", e.Zxid)
-				known = m != nil && known || txn.Print(list) == txn.Print(own)
+				inLog, at, known = list, fmt.Sprintf("since %v", e.Zxid), known || txn.Print(list) == txn.Print(own)
 			}
 			z = e.Zxid
-		}
-	}
-	if at == "" { // the log does not say it yet: the list of the first start counts
-		text, found, err := n.store.ReadNote(wal.MembersNote)
-		if err != nil {
-			return err
-		}
-		if !found {
-			return n.store.WriteNote(wal.MembersNote, string(txn.AppendMembers(nil, own)))
-		}
-		if inLog, err = txn.DecodeMembers([]byte(text)); err != nil {
-			return err
-		}
-		known, at = txn.Print(inLog) == txn.Print(own), "since its first start"
-		if blank(n.store, table) && !known { // nothing came of it
-			return n.store.WriteNote(wal.MembersNote, string(txn.AppendMembers(nil, own)))
 		}
 	}
 	if known {
@@ -252,6 +240,21 @@ func (n *Node) checkList(table *txn.Table) error {
 	}
 	return fmt.Errorf("%w (%s):\n%sThe file says only who founds a cluster. Put a list back there that the cluster has or had; members come and go with "+
 		"\"concord member add\" and \"concord member remove\", while the cluster runs", ErrMembers, at, listsSideBySide(own, inLog))
+}
+
+// firstList returns the list with which this store was first started, which is this one if
+// nothing came of the store yet, or if nobody has ever asked.
+func (n *Node) firstList(own []txn.Member, table *txn.Table) ([]txn.Member, error) {
+	text, found, err := n.store.ReadNote(wal.MembersNote)
+	switch {
+	case err != nil:
+		return nil, err
+	case !found && table.Members() != nil:
+		return table.Members().List, nil
+	case !found, blank(n.store, table):
+		return own, n.store.WriteNote(wal.MembersNote, string(txn.AppendMembers(nil, own)))
+	}
+	return txn.DecodeMembers([]byte(text))
 }
 
 // reload makes the table anew, after a snapshot took the place of the stored state.
