@@ -51,6 +51,9 @@ type stance struct {
 // onStateSeen compares a state now, or when this node has come so far.
 func (c *Core) onStateSeen(e StateSeen) {
 	d := &c.diverged
+	if !e.At.IsZero() {
+		c.wake("node %d has the log of a cluster", e.Node)
+	}
 	if c.zxid().Less(e.At) {
 		if old, waits := d.claims[e.Node]; !waits || e.At.Less(old.At) {
 			d.claims[e.Node] = e

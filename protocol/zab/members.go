@@ -301,19 +301,25 @@ func (n *Node) commitLimit() Zxid {
 	return n.tail()
 }
 
-// durableAtQuorum is how far a quorum has the log. The set in force counts.
+// durableAtQuorum is how far a quorum of the set in force has the log, up to the next change.
 func (n *Node) durableAtQuorum() Zxid {
-	counted, quorum, limit := n.set.Members, n.quorum, n.commitLimit()
 	if c := n.members.changes; mutant.NewSetAtOnce && len(c) > 0 {
-		counted = c[len(c)-1].Members
-		quorum, limit = majority(countVoters(counted)), n.tail()
+		return n.reachedBy(c[len(c)-1].Members)
 	}
+	return minZxid(n.reachedBy(n.set.Members), n.commitLimit())
+}
+
+// reachedBy is how far a quorum of a set has the log; its members are peers, or this node.
+func (n *Node) reachedBy(members []Member) Zxid {
 	var t tally[Zxid]
 	t.add(n.stable, lessZxid)
-	for i, m := range n.set.Members {
-		if i != n.me && votes(counted, m.ID) {
+	for _, m := range members {
+		if m.Observer || m.ID == n.cfg.ID {
+			continue
+		}
+		if i := n.place(m.ID); i >= 0 {
 			t.add(n.lead.peers[i].match, lessZxid)
 		}
 	}
-	return minZxid(t.reached(quorum), limit)
+	return t.reached(majority(countVoters(members)))
 }

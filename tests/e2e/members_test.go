@@ -4,6 +4,8 @@ package e2e
 
 import (
 	"fmt"
+	"io"
+	"log/slog"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -14,7 +16,12 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/concordtx/concord/api"
+	concordv1 "github.com/concordtx/concord/api/concord/v1"
 	"github.com/concordtx/concord/internal/testdb"
+	"github.com/concordtx/concord/protocol/zab"
+	"github.com/concordtx/concord/txn"
+	"github.com/concordtx/concord/wal"
 )
 
 // newNode makes the configuration of one more node, which names the members that there are and
@@ -231,4 +238,50 @@ func TestAClusterIsFoundedByAllOfItsVoters(t *testing.T) {
 	require.Empty(t, c.seen(c.node(2)).GetCluster())
 	c.start(c.node(3))
 	c.ready()
+}
+
+// A node that has stopped for good, because its state is another than the majority's, is not ready,
+// answers nothing, and stays so until its store is replaced.
+func TestANodeThatStoppedForGoodStaysSo(t *testing.T) {
+	c := startCluster(t, settings{})
+	c.byLog()
+	d := c.startDecisions(t, c.addrs(), 4, 20*time.Second)
+	d.goesOn(50)
+	victim := c.others(c.leader())[0]
+	for _, n := range c.nodes {
+		c.logged(n, fmt.Sprintf("node %d has the store ", victim.id))
+	}
+	c.stopped(victim)
+	store, err := wal.Open(filepath.Join(victim.dir, "data", "store"), wal.Options{Node: zab.NodeID(victim.id), Logger: slog.New(slog.DiscardHandler)})
+	require.NoError(t, err)
+	require.NoError(t, store.WriteNote(wal.DistrustNote, "its state differs"))
+	require.NoError(t, store.Close())
+	for range 2 {
+		c.start(victim)
+		eventually(t, "it is not ready", func() bool {
+			res, err := http.Get("http://" + victim.api + "/readyz")
+			if err != nil {
+				return false
+			}
+			text, _ := io.ReadAll(res.Body)
+			require.NoError(t, res.Body.Close())
+			return res.StatusCode == http.StatusServiceUnavailable && strings.Contains(string(text), "its state differs")
+		})
+		caller, err := api.Dial([]string{victim.api}, api.ClientOptions{Patience: 2 * time.Second})
+		require.NoError(t, err)
+		_, err = caller.Outcome(t.Context(), &concordv1.OutcomeRequest{Gid: txn.NewID(time.Now()).String()})
+		require.ErrorContains(t, err, "its state differs")
+		_, err = caller.Commit(t.Context(), c.bare(txn.NewID(time.Now())))
+		require.ErrorContains(t, err, "its state differs")
+		require.NoError(t, caller.Close())
+		require.Zero(t, c.seen(victim).GetLeader())
+		d.goesOn(20)
+		c.stopped(victim)
+	}
+	require.NoError(t, os.RemoveAll(filepath.Join(victim.dir, "data")))
+	r := c.command("member", "replace", fmt.Sprint(victim.id), "--reason", "its state differed", "--yes")
+	require.Equal(t, 0, r.code, "%v", r)
+	c.start(victim)
+	c.ready()
+	d.end(c)
 }
