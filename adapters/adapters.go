@@ -30,17 +30,31 @@ type Resource interface {
 	// there and for which no evidence of a commit exists is AlreadyDone: an aborted
 	// transaction has nothing to lose. b may hold no more than number and resource.
 	Rollback(ctx context.Context, x txn.XID, b txn.Branch) (txn.Finish, error)
+	// Validate returns an error if evidence or holder of b cannot come from a session of
+	// this adapter, so that nobody could ever finish the branch by them. It asks nobody, and
+	// what it accepts may still be untrue. Either may be empty.
+	Validate(b txn.Branch) error
 	// Recover lists the prepared branches that are ours, of every cluster.
 	Recover(ctx context.Context) ([]Prepared, error)
 	// Forget removes what the resource keeps as evidence for branches that need none any
 	// more, such as marker rows. It may do less.
 	Forget(ctx context.Context, xs []txn.XID) error
+	// Evidence lists branches whose evidence is kept, so that what nobody needs any more
+	// can be forgotten although whoever should have done that is gone: those behind after,
+	// in the order of cluster, id and branch, so that of one cluster the oldest come
+	// first. It lists at most EvidencePage of them; fewer means that these are all. A
+	// branch that has not ended may be among them or not. A resource that keeps none
+	// returns nil.
+	Evidence(ctx context.Context, after txn.XID) ([]txn.XID, error)
 	// Check tells whether the database is fit to take part. An error means that it could
 	// not be asked; what is wrong with it is in the report.
 	Check(ctx context.Context) (Report, error)
 	// Close releases connections that the resource opened itself.
 	Close() error
 }
+
+// EvidencePage is how many branches one call of Evidence lists at most.
+const EvidencePage = 500
 
 // Prepared is one listed branch.
 type Prepared struct {
@@ -76,7 +90,8 @@ type Finding struct {
 }
 
 // Session is the session half: one open branch on one session. Its methods are
-// called one at a time by the global transaction that it belongs to.
+// called one at a time by the global transaction that it belongs to; the application may
+// be in the middle of a statement meanwhile.
 type Session interface {
 	// Prepare ends the work and votes. With VoteYes the branch carries evidence and
 	// holder. With VoteNo the error says why, and nothing of the branch is left. An error
@@ -90,9 +105,11 @@ type Session interface {
 	CommitOnePhase(ctx context.Context) error
 	// Commit finishes the prepared branch on this session.
 	Commit(ctx context.Context) (txn.Finish, error)
-	// Rollback ends the branch, prepared or not, on this session. An error means that it
-	// may still be there; the session is closed, and the database or the orphan scan ends
-	// the branch.
+	// Rollback ends the branch, prepared or not, on this session. It ends a statement that
+	// the application still runs, and whatever the application sends later is refused with
+	// ErrBranchEnded. An error means that the branch may still be there, in which case the
+	// session is closed, and the database or the orphan scan ends the branch; or, with
+	// ErrTorn, that part of it may be committed.
 	Rollback(ctx context.Context) error
 	// Abandon lets go of the session of a prepared branch whose decision cannot be
 	// learned. The branch stays prepared, for the cluster to finish. It does nothing in any

@@ -68,8 +68,10 @@ const (
 	sweepInterval = 250 * time.Millisecond
 	retryMin      = time.Second
 	retryMax      = 30 * time.Second
-	// maxTasks branches per resource may be with the recovery workers.
-	maxTasks = 64
+	// maxTasks branches per resource may be with the recovery workers for the first time, and
+	// maxRetries again: what nobody can finish must not keep the others waiting.
+	maxTasks   = 64
+	maxRetries = 16
 	// evidenceInterval is how often evidence that is not needed any more is removed: rarely, so
 	// that many branches share a round trip and a sync of their database.
 	evidenceInterval = 5 * time.Second
@@ -94,7 +96,10 @@ type CoreConfig struct {
 	// NewCluster is the id to give to the cluster if it has none yet: random, not zero.
 	NewCluster txn.ClusterID
 	Resources  []string
-	Rules      Rules
+	// Validate returns an error if nobody could ever finish a branch by what its record says:
+	// adapters.Resource.Validate of its resource. nil: every record will do.
+	Validate func(txn.Branch) error
+	Rules    Rules
 	// Reload makes the table anew from the store, after a snapshot was installed there.
 	Reload func() (*txn.Table, error)
 }
@@ -115,19 +120,22 @@ type Core struct {
 	table  *txn.Table
 	fx     Effects
 	now    time.Time
+	// peersNow is what the clock of another node shows, the one that is furthest ahead.
+	peersNow time.Time
 
 	role     zab.RoleChanged
 	leading  bool // established leader
 	proposal uint64
 	// committed, aborted count first decisions since the start of this node.
 	committed, aborted uint64
+	decided            Decided          // of them, those that this node made as the leader
 	youngest           txn.ID           // that was decided since the start of this node
 	level              txn.FeatureLevel // as last noticed
 	digests            digestRing
 	noting             map[uint64]bool      // nodes whose stores are on their way into the log
 	heldAt             map[uint64]time.Time // when it was last noted what a node's store holds
 	busy               zab.Zxid             // the last entry that tells of a transaction
-	diskFull           string               // why this node takes no new transactions; empty: it does
+	disk               DiskChanged          // as it was last told
 	reads              map[uint64]Event     // ViewAsked and OutcomeAsked that wait for a read index
 	behind             []behind             // SeenAsked that wait for this node to catch up
 	doubt              doubt                // whether a leader still leads, after a pause
@@ -147,17 +155,18 @@ type Core struct {
 	acks      map[zab.Zxid][]uint64 // requests that wait for the delivery of an entry
 	live      map[txn.ID]*live      // transactions that somebody waits for, or that are committed and not ended
 	tasks     map[txn.XID]Task      // with the recovery workers
-	load      map[string]int        // how many of them by resource
+	load      map[slot]int          // how many of them by resource
 	nextSweep time.Time
 	ends      []txn.ID
 	nextEnds  time.Time
-	evidence  map[string][]txn.XID // of finished branches, by resource
+	evidence  map[string][]txn.XID // that nobody needs any more, by resource
 	nextEvid  time.Time
 	forming   bool
 	raising   bool // a FeatureRecord is on its way into the log
 	changes   membersWork
 	scans     map[string]*scan
-	unfit     map[string]string
+	unfit     map[string]string // resources that must not take part, and why
+	down      map[string]bool   // resources that this node finds down
 }
 
 // scan is what the leader knows of one resource's prepared branches.
@@ -169,6 +178,9 @@ type scan struct {
 	listing   map[txn.XID]adapters.Prepared // less what was finished since
 	sightings recovery.Sightings
 	reported  map[txn.XID]string
+	chases    []Task           // listed branches with a decision, for the workers when they have room
+	tried     map[txn.XID]work // those of the listing that they could not finish
+	evidence  evidenceSweep
 }
 
 // NewCore makes a core from what a store kept. storage is what the replicated log is
@@ -185,7 +197,7 @@ func NewCore(config CoreConfig, storage zab.Storage, table *txn.Table) (*Core, e
 	if err != nil {
 		return nil, err
 	}
-	c := &Core{config: config, zab: z, table: table, level: table.Level(), unfit: map[string]string{}, reads: map[uint64]Event{},
+	c := &Core{config: config, zab: z, table: table, level: table.Level(), unfit: map[string]string{}, down: map[string]bool{}, reads: map[uint64]Event{},
 		list: list, delivered: list.At, met: map[zab.NodeID]bool{}}
 	c.diverged = divergence{Why: config.Distrust, claims: map[zab.NodeID]StateSeen{}, stances: map[zab.NodeID]stance{}}
 	c.asleep = blank(storage, table) && !observes(list.Members, config.Node) && len(c.missing()) > 0
@@ -197,13 +209,13 @@ func NewCore(config CoreConfig, storage zab.Storage, table *txn.Table) (*Core, e
 func (c *Core) clearLeadership() {
 	c.batch, c.batchAcks, c.waiting, c.underway = nil, nil, 0, 0
 	c.acks = map[zab.Zxid][]uint64{}
-	c.live, c.tasks, c.load = map[txn.ID]*live{}, map[txn.XID]Task{}, map[string]int{}
+	c.live, c.tasks, c.load = map[txn.ID]*live{}, map[txn.XID]Task{}, map[slot]int{}
 	c.ends, c.evidence, c.forming, c.raising = nil, map[string][]txn.XID{}, false, false
 	c.noting, c.heldAt = map[uint64]bool{}, map[uint64]time.Time{}
 	c.changes = membersWork{looked: map[zab.NodeID]zab.Zxid{}}
 	c.scans = map[string]*scan{}
 	for _, r := range c.config.Resources {
-		c.scans[r] = &scan{reported: map[txn.XID]string{}}
+		c.scans[r] = &scan{reported: map[txn.XID]string{}, tried: map[txn.XID]work{}}
 	}
 }
 
@@ -211,7 +223,7 @@ func (c *Core) clearLeadership() {
 // log entries.
 func (c *Core) Step(events ...Event) (*Effects, error) {
 	c.fx = Effects{Send: c.fx.Send[:0], Write: c.fx.Write[:0], Reply: c.fx.Reply[:0],
-		Finish: c.fx.Finish[:0], Scan: c.fx.Scan[:0], Notes: c.fx.Notes[:0]}
+		Finish: c.fx.Finish[:0], Scan: c.fx.Scan[:0], Evidence: c.fx.Evidence[:0], Notes: c.fx.Notes[:0]}
 	for _, e := range events {
 		if c.diverged.Why != "" {
 			c.refuseAll(e)
@@ -231,7 +243,7 @@ func (c *Core) handle(e Event) error {
 	switch e := e.(type) {
 	case Tick:
 		c.noticePause(e.Now)
-		c.now = e.Now
+		c.now, c.peersNow = e.Now, e.Peers
 		c.refuseSeen()
 		if c.asleep {
 			return nil
@@ -264,6 +276,8 @@ func (c *Core) handle(e Event) error {
 		c.onResolveAsked(e)
 	case ForgetAsked:
 		c.onForgetAsked(e)
+	case SettleAsked:
+		c.onSettleAsked(e)
 	case ViewAsked:
 		return c.onViewAsked(e)
 	case SeenAsked:
@@ -276,8 +290,10 @@ func (c *Core) handle(e Event) error {
 		c.onFailed(e)
 	case Listed:
 		c.onListed(e)
-	case Unfit:
-		c.onUnfit(e)
+	case Kept:
+		c.onKept(e)
+	case Fitness:
+		c.onFitness(e)
 	case MembersSeen:
 		c.onMembersSeen(e)
 	case ReplaceAsked:
@@ -308,6 +324,7 @@ func (c *Core) keepUp() {
 		s.sightings.Date(c.now)
 	}
 	c.scanDue()
+	c.sweepEvidence()
 	if len(c.ends) > 0 && !c.now.Before(c.nextEnds) {
 		c.takeEnds()
 	}
@@ -421,7 +438,7 @@ func (c *Core) refuse(data []byte, acks []uint64, err error) {
 		case txn.HeuristicRecord:
 			c.batch = append(c.batch, r) // likewise, and before any End of it: nobody would report it again
 		case txn.MemberRecord:
-			if r.Who == "" {
+			if r.Store != (txn.StoreID{}) { // that a disk was replaced, this leader does not note
 				delete(c.noting, r.Node)
 			}
 		case txn.Form:
@@ -507,8 +524,11 @@ func (c *Core) deliver(e zab.Entry) error {
 		c.busy = e.Zxid
 	}
 	for _, v := range changes.Verdicts {
-		if compareID(c.youngest, v.ID) < 0 {
+		if compareID(c.youngest, v.ID) < 0 && !c.isAhead(v.ID, maxAhead) {
 			c.youngest = v.ID
+		}
+		if v.First && c.leading && e.Zxid.Epoch == c.role.Epoch {
+			c.decided.count(v.Decision)
 		}
 		c.onVerdict(v)
 	}
@@ -521,6 +541,7 @@ func (c *Core) deliver(e zab.Entry) error {
 		}
 		delete(c.acks, e.Zxid)
 		for _, x := range changes.Open {
+			c.settled(x)
 			if x.Ended {
 				delete(c.live, x.ID)
 			}

@@ -5,6 +5,7 @@ package coordinator
 import (
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/concordtx/concord/api"
 	"github.com/concordtx/concord/internal/mutant"
@@ -29,9 +30,12 @@ func (c *Core) ready(request uint64) bool {
 }
 
 // answerKnown answers a request about a transaction that is decided, or too old to
-// be judged.
-func (c *Core) answerKnown(request uint64, id txn.ID) bool {
+// be judged. seen says that the request tells of a prepared branch, or of several.
+func (c *Core) answerKnown(request uint64, id txn.ID, seen bool) bool {
 	if x, ok := c.table.Get(id); ok && !mutant.LastDecisionWins {
+		if seen {
+			c.see(&x)
+		}
 		c.reply(Reply{Request: request, Decision: x.Decision, Reason: x.Reason, Zxid: c.zxid(), Txn: x})
 		return true
 	}
@@ -42,22 +46,98 @@ func (c *Core) answerKnown(request uint64, id txn.ID) bool {
 	return false
 }
 
-func (c *Core) onCommitAsked(e CommitAsked) {
-	if !c.ready(e.Request) || c.answerKnown(e.Request, e.ID) {
+// see records of an abort that it is no mere lack of knowledge, once that is known.
+func (c *Core) see(x *txn.Txn) {
+	if x.Outcome() != txn.Unrecorded {
 		return
 	}
-	if c.diskFull != "" && c.live[e.ID] == nil {
-		c.reply(Reply{Request: e.Request, Err: unavailablef("%s", c.diskFull)}) // not a decision: another leader may take it
+	x.Seen = true
+	if c.leading {
+		c.batch = append(c.batch, txn.AbortRecord{ID: x.ID, Reason: x.Reason, Seen: true})
+	}
+}
+
+const (
+	// maxAhead is how far ahead of the clocks of all nodes a transaction may be born. Clocks that
+	// anybody looks after differ by less than a second, and a client corrects its own by that of
+	// a node; a gid that is further ahead was made up, or mistyped. Its record would stand before
+	// all others in a list, and stay until its time has come and gone.
+	maxAhead = 10 * time.Minute
+	// maxAheadListed is that for a transaction of which a database lists a branch. Somebody
+	// with a very wrong clock has begun it and holds locks, and there is no other way to free
+	// them than to abort it in the log first.
+	maxAheadListed = 24 * time.Hour
+)
+
+// undecidable answers a request about a transaction without record that this cluster must not
+// decide, whatever is asked.
+func (c *Core) undecidable(request uint64, id txn.ID) bool {
+	return c.notSwitchedOn(request, id) || c.inFuture(request, id)
+}
+
+// notSwitchedOn refuses a transaction that is decided in a way that this version does not know:
+// that the log has no record of it says nothing about it.
+func (c *Core) notSwitchedOn(request uint64, id txn.ID) bool {
+	if class := id.Class(); class != txn.Plain && class != txn.Recorded {
+		c.reply(Reply{Request: request, Err: refusedf("transaction %v is of the class %v, which is not switched on in this cluster, so it can neither decide it nor tell its outcome: look into the databases", id, class)})
+		return true
+	}
+	return false
+}
+
+// inFuture refuses a transaction that is dated further ahead than may be.
+func (c *Core) inFuture(request uint64, id txn.ID) bool {
+	ahead := maxAhead
+	if !c.isAhead(id, ahead) {
+		return false
+	}
+	if len(c.listedBranches(id)) > 0 {
+		ahead = maxAheadListed
+	}
+	if !c.isAhead(id, ahead) {
+		return false
+	}
+	c.reply(Reply{Request: request, Err: &requestError{api.ErrInvalid, fmt.Sprintf("transaction %v is dated %s, and here it is %s: unless the gid is mistyped, set the clock of whoever began it, or those of the nodes",
+		id, id.Time().UTC().Format(time.RFC3339), c.latest().UTC().Format(time.RFC3339))}})
+	return true
+}
+
+// isAhead reports whether a transaction is dated too far ahead. Its time is that of a client, so it
+// is compared with whatever clock is ahead here: one that is wrong must not stop all work.
+func (c *Core) isAhead(id txn.ID, ahead time.Duration) bool {
+	return id.Time().After(c.latest().Add(ahead))
+}
+
+// latest is the latest time that this node knows of: by the clocks of the nodes, or because the
+// log has come so far that its watermark stands a retention behind it.
+func (c *Core) latest() time.Time {
+	latest := c.now
+	if c.peersNow.After(latest) {
+		latest = c.peersNow
+	}
+	if mark := c.table.Meta().Watermark; !mark.IsZero() && mark.Add(c.config.Rules.Retention).After(latest) {
+		latest = mark.Add(c.config.Rules.Retention)
+	}
+	return latest
+}
+
+func (c *Core) onCommitAsked(e CommitAsked) {
+	if !c.ready(e.Request) || c.answerKnown(e.Request, e.ID, len(e.Branches) > 0) || c.undecidable(e.Request, e.ID) {
+		return
+	}
+	if c.disk.Full && c.live[e.ID] == nil {
+		c.reply(Reply{Request: e.Request, Err: unavailablef("%s", c.disk.Why)}) // not a decision: another leader may take it
 		return
 	}
 	if c.overloaded(e.Request, e.ID) {
 		return
 	}
 	l := c.wait(e.Request, e.ID)
+	l.seen = l.seen || len(e.Branches) > 0
 	// From here on the answer must be a decision, not a mere refusal: an earlier try of the
 	// same request may be on its way into the log through another leader.
-	if why := c.unacceptable(e.Branches); why != "" {
-		c.carry(l, l.core.Step(twopc.RollbackAsked{Reason: why}))
+	if err := c.acceptable(e.Branches); err != nil {
+		c.carry(l, l.core.Step(twopc.RollbackAsked{Reason: err.Error()}))
 		return
 	}
 	l.protocol, l.label = e.Protocol, e.Label
@@ -74,28 +154,33 @@ func (c *Core) overloaded(request uint64, id txn.ID) bool {
 	return true
 }
 
-// unacceptable says why a transaction with these branches could never be finished.
-func (c *Core) unacceptable(branches []txn.Branch) string {
+// acceptable returns why a transaction with these branches could never be finished, or nil.
+func (c *Core) acceptable(branches []txn.Branch) error {
 	if len(branches) > api.MaxBranches {
-		return fmt.Sprintf("%d branches: a transaction has at most %d", len(branches), api.MaxBranches)
+		return fmt.Errorf("%d branches: a transaction has at most %d", len(branches), api.MaxBranches)
 	}
 	for i, b := range branches {
 		if !slices.Contains(c.config.Resources, b.Resource) {
-			return fmt.Sprintf("branch %d: the coordinator has no resource %q: add it to \"resources\" on all nodes", b.No, b.Resource)
+			return fmt.Errorf("branch %d: the coordinator has no resource %q: add it to \"resources\" on all nodes", b.No, b.Resource)
 		}
-		if why := c.unfit[b.Resource]; why != "" {
-			return fmt.Sprintf("branch %d: resource %q: %s", b.No, b.Resource, why)
+		if why, unfit := c.unfit[b.Resource]; unfit {
+			return fmt.Errorf("branch %d: resource %q: %s", b.No, b.Resource, why)
 		}
 		if slices.ContainsFunc(branches[:i], func(o txn.Branch) bool { return o.No == b.No }) {
-			return fmt.Sprintf("two branches have the number %d", b.No)
+			return fmt.Errorf("two branches have the number %d", b.No)
+		}
+		if c.config.Validate != nil {
+			if err := c.config.Validate(b); err != nil {
+				return fmt.Errorf("branch %d: resource %q: %w", b.No, b.Resource, err)
+			}
 		}
 	}
-	return ""
+	return nil
 }
 
 // settle answers for good: what is not decided is aborted, by the leader.
 func (c *Core) settle(e OutcomeAsked) {
-	if c.answerKnown(e.Request, e.ID) || !c.ready(e.Request) || c.overloaded(e.Request, e.ID) {
+	if c.answerKnown(e.Request, e.ID, e.Several) || !c.ready(e.Request) || c.undecidable(e.Request, e.ID) || c.overloaded(e.Request, e.ID) {
 		return
 	}
 	if mutant.ForgetTombstones {
@@ -103,6 +188,7 @@ func (c *Core) settle(e OutcomeAsked) {
 		return
 	}
 	l := c.wait(e.Request, e.ID)
+	l.seen = l.seen || e.Several || len(c.listedBranches(e.ID)) > 0
 	c.carry(l, l.core.Step(twopc.RollbackAsked{Reason: "asked for its outcome before it was decided"}))
 }
 
@@ -111,6 +197,9 @@ func (c *Core) onResolveAsked(e ResolveAsked) {
 		return
 	}
 	if x, ok := c.table.Get(e.ID); ok {
+		if len(c.listedBranches(e.ID)) > 0 {
+			c.see(&x)
+		}
 		if x.Decision != e.Decision {
 			c.reply(Reply{Request: e.Request, Err: decided(x)})
 			return
@@ -123,16 +212,19 @@ func (c *Core) onResolveAsked(e ResolveAsked) {
 	switch {
 	case c.table.TooOld(e.ID):
 		c.reply(Reply{Request: e.Request, Err: tooOld(e.ID)})
+	case c.notSwitchedOn(e.Request, e.ID), len(branches) == 0 && c.inFuture(e.Request, e.ID):
 	case e.Decision == txn.Abort:
 		l := c.wait(e.Request, e.ID)
+		l.seen = l.seen || len(branches) > 0
+		l.by = txn.FromOperator
 		c.carry(l, l.core.Step(twopc.RollbackAsked{Reason: reason}))
-	case c.unlisted() != "":
-		c.reply(Reply{Request: e.Request, Err: refusedf("%s, so it is not known whether %v has a branch there that would have to commit too: wait until \"concord status\" shows it well, or abort", c.unlisted(), e.ID)})
+	case c.unlisted() != nil:
+		c.reply(Reply{Request: e.Request, Err: refusedf("%v, so it is not known whether %v has a branch there that would have to commit too: wait until \"concord status\" shows it well, or abort", c.unlisted()[0], e.ID)})
 	case len(branches) == 0:
 		c.reply(Reply{Request: e.Request, Err: notFound(e.ID)})
 	default:
 		l := c.wait(e.Request, e.ID)
-		l.reason = reason
+		l.by, l.reason = txn.FromOperator, reason
 		c.carry(l, l.core.Step(twopc.Asked{Branches: branches}))
 	}
 	c.alarm("%v: an operator asks for %v: %s", e.ID, e.Decision, reason)
@@ -152,17 +244,18 @@ func (c *Core) listedBranches(id txn.ID) []txn.Branch {
 	return branches
 }
 
-// unlisted says which resource has not told lately what it holds prepared; empty if all have.
-func (c *Core) unlisted() string {
+// unlisted returns which resources have not told lately what they hold prepared; nil if all have.
+func (c *Core) unlisted() []error {
+	var why []error
 	for _, name := range c.config.Resources {
 		switch s := c.scans[name]; {
 		case s.err != nil:
-			return fmt.Sprintf("resource %s could not be listed (%v)", name, s.err)
+			why = append(why, fmt.Errorf("resource %s could not be listed (%w)", name, s.err))
 		case s.at.IsZero():
-			return fmt.Sprintf("resource %s has not been listed yet", name)
+			why = append(why, fmt.Errorf("resource %s has not been listed yet", name))
 		}
 	}
-	return ""
+	return why
 }
 
 func (c *Core) onForgetAsked(e ForgetAsked) {
@@ -172,7 +265,7 @@ func (c *Core) onForgetAsked(e ForgetAsked) {
 	x, ok := c.table.Get(e.ID)
 	switch {
 	case !ok:
-		c.reply(Reply{Request: e.Request, Err: notFound(e.ID)})
+		c.reply(Reply{Request: e.Request, Err: &requestError{api.ErrNotFound, fmt.Sprintf("the log has no decision about %v, so it has no heuristic outcome to forget", e.ID)}})
 	case !x.Alarming():
 		c.reply(Reply{Request: e.Request, Err: refusedf("%v has no heuristic outcome to forget", e.ID)})
 	default:
@@ -180,6 +273,51 @@ func (c *Core) onForgetAsked(e ForgetAsked) {
 		c.batchAcks = append(c.batchAcks, e.Request)
 		c.alarm("%v: %s forgets its heuristic outcome: %s", e.ID, e.Who, e.Why)
 	}
+}
+
+// onSettleAsked gives up a branch that nobody can finish. Its transaction must be decided: what
+// is not can be resolved as a whole.
+func (c *Core) onSettleAsked(e SettleAsked) {
+	if !c.ready(e.Request) {
+		return
+	}
+	x, known := c.table.Get(e.ID)
+	listed := c.listedAt(c.xid(e.ID, e.Branch))
+	unfinished := listed
+	if l := c.live[e.ID]; l != nil {
+		_, open := l.work[e.Branch]
+		unfinished = unfinished || open
+	}
+	refuse := func(err error) { c.reply(Reply{Request: e.Request, Err: err}) }
+	switch {
+	case !known && c.table.TooOld(e.ID):
+		refuse(tooOld(e.ID))
+	case !known && listed:
+		refuse(refusedf("%v has no decision: decide it first, with \"concord tx resolve\"", e.ID))
+	case !known:
+		refuse(notFound(e.ID))
+	case slices.ContainsFunc(x.Heuristics, func(h txn.Heuristic) bool { return h.Branch == e.Branch }):
+		refuse(refusedf("branch %d of %v is on record already: see \"concord tx get\"", e.Branch, e.ID))
+	case !unfinished && !slices.ContainsFunc(x.Branches, func(b txn.Branch) bool { return b.No == e.Branch }):
+		refuse(&requestError{api.ErrNotFound, fmt.Sprintf("%v has no branch %d: see \"concord tx get\"", e.ID, e.Branch)})
+	case !unfinished:
+		refuse(refusedf("branch %d of %v is finished: there is nothing to give up", e.Branch, e.ID))
+	default:
+		c.batch = append(c.batch, txn.HeuristicRecord{ID: e.ID, Branch: e.Branch, Outcome: txn.HeuristicHazard,
+			By: txn.FromOperator, Who: e.Who, Why: e.Why})
+		c.batchAcks = append(c.batchAcks, e.Request)
+		c.alarm("%v: %s gives up branch %d: %s", e.ID, e.Who, e.Branch, e.Why)
+	}
+}
+
+// listedAt reports whether the last scan of some resource saw a branch.
+func (c *Core) listedAt(x txn.XID) bool {
+	for _, s := range c.scans {
+		if _, listed := s.listing[x]; listed {
+			return true
+		}
+	}
+	return false
 }
 
 // onVerdict tells a decision to everybody who waits for it.
@@ -206,6 +344,9 @@ func (c *Core) onVerdict(v txn.Verdict) {
 		c.resume(x) // also one that an earlier leader proposed and this one delivers
 	}
 	if l := c.live[v.ID]; l != nil {
+		if l.seen {
+			c.see(&x)
+		}
 		c.carry(l, l.core.Step(twopc.Delivered{Decision: x.Decision, Branches: x.Branches, Reason: x.Reason}))
 		c.tell(l) // those that did not ask for a commit
 		if x.Decision == txn.Abort || x.Ended {
@@ -227,16 +368,23 @@ func (c *Core) onViewAsked(e ViewAsked) error {
 func (c *Core) answerView(e ViewAsked) {
 	v := &View{Open: c.table.Open(), Branches: map[txn.XID]BranchView{}, InDoubt: map[txn.XID]ListedBranch{}}
 	v.Txn, v.Known = c.table.Get(e.ID)
+	v.TooOld = !v.Known && c.table.TooOld(e.ID)
+	for _, why := range c.unlisted() {
+		v.Unlisted = append(v.Unlisted, why.Error())
+	}
 	for _, l := range c.live {
 		for _, no := range l.core.Unfinished() {
-			v.Branches[c.xid(l.id, no)] = BranchView{Err: c.whyUnfinished(l, no)}
+			v.Branches[c.xid(l.id, no)] = BranchView{Err: c.whyUnfinished(l, no), Attempts: l.work[no].attempts, Due: l.work[no].due}
 		}
 	}
 	for name, s := range c.scans {
 		for xid := range s.listing {
 			if c.lingers(xid) {
 				x, _ := c.table.Get(xid.ID)
-				v.InDoubt[xid] = ListedBranch{Resource: name, Decision: x.Decision}
+				v.InDoubt[xid] = ListedBranch{Resource: name, Decision: x.Decision, Err: s.whyListed(xid)}
+			}
+			if xid.ID == e.ID && xid.Cluster != c.table.Cluster() {
+				v.Foreign = append(v.Foreign, xid)
 			}
 		}
 	}

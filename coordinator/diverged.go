@@ -185,6 +185,7 @@ func (e CommitAsked) request() uint64  { return e.Request }
 func (e OutcomeAsked) request() uint64 { return e.Request }
 func (e ResolveAsked) request() uint64 { return e.Request }
 func (e ForgetAsked) request() uint64  { return e.Request }
+func (e SettleAsked) request() uint64  { return e.Request }
 func (e ViewAsked) request() uint64    { return e.Request }
 func (e SeenAsked) request() uint64    { return e.Request }
 func (e PlanAsked) request() uint64    { return e.Request }

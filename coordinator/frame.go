@@ -38,6 +38,7 @@ const (
 	frameSnapshotPart // see wal.Snapshot.Next
 	frameSnapshotEnd
 	frameMembers // a List, of who knows a later one, right after the hellos
+	frameStanding
 	frameRemoved // a hello and a List: whoever asks is no member any more
 )
 

@@ -29,8 +29,14 @@ func sampleHello() hello {
 
 func sampleReport() report {
 	return report{Role: zab.Leading, Phase: zab.Broadcast, Established: true, Leader: 3, Epoch: 7, Tail: zab.Zxid{Epoch: 7, Counter: 9},
-		Applied: zab.Zxid{Epoch: 7, Counter: 8}, Digest: txn.Digest{1, 2}, Disk: diskReport{free: 1 << 40, low: true, slowest: 20 * time.Millisecond},
-		Distrusted: true, Peer: "a:7421", API: "a:7420", ListAt: zab.Zxid{Epoch: 6, Counter: 1},
+		Applied: zab.Zxid{Epoch: 7, Counter: 8}, Digest: txn.Digest{1, 2}, Clock: time.UnixMilli(1_700_000_000_000), Disk: diskReport{free: 1 << 40, low: true, slowest: 20 * time.Millisecond},
+		Figures: &Figures{Clock: time.UnixMilli(1_800_000_000_000), InDoubt: 3, Heuristic: 1, Oldest: time.UnixMilli(1_700_000_000_000), Warnings: []string{"look"},
+			Resources: []ResourceFigures{{Name: "orders", Driver: "postgres", Health: Health{Asked: true, Identity: "it", OK: true, Err: "é"}, InDoubt: 2, Foreign: 4,
+				Oldest: time.UnixMilli(1_700_000_000_000), Listed: time.UnixMilli(1_800_000_000_000)}, {}}}}
+}
+
+func sampleStanding() *standing {
+	return &standing{Distrusted: true, Peer: "a:7421", API: "a:7420", ListAt: zab.Zxid{Epoch: 6, Counter: 1},
 		List: List{At: zab.Zxid{Epoch: 6, Counter: 1}, Members: []Member{{ID: 1, Peer: "a:7421"}, {ID: 2, Observer: true, Learner: true}}}}
 }
 
@@ -64,7 +70,7 @@ func FuzzReadFrame(f *testing.F) {
 func FuzzInbound(f *testing.F) {
 	f.Add(byte(frameZAB), zab.AppendMessage(nil, sampleMessage()))
 	f.Add(byte(frameReport), sampleReport().append(nil))
-	f.Add(byte(frameReport), sampleReport().appendFor(nil, protocolVersion))
+	f.Add(byte(frameStanding), sampleStanding().append(nil))
 	f.Add(byte(frameSnapshotAsk), binary.BigEndian.AppendUint64(nil, 1<<32|9))
 	f.Add(byte(frameSnapshotAsk), make([]byte, 8))
 	f.Add(byte(200), []byte("later version"))
@@ -76,9 +82,9 @@ func FuzzInbound(f *testing.F) {
 		var again []byte
 		switch {
 		case in.report != nil:
-			if again = in.report.append(nil); len(payload) > reportSize {
-				again = in.report.appendFor(nil, protocolVersion)
-			}
+			again = in.report.append(nil)
+		case in.standing != nil:
+			again = in.standing.append(nil)
 		case in.snapshot != 0:
 			again = binary.BigEndian.AppendUint64(nil, in.snapshot)
 		default:

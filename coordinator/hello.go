@@ -18,10 +18,13 @@ import (
 // know. A release knows at least the version before its own, so that the nodes of a cluster
 // can be upgraded one by one.
 const (
-	protocolVersion = 4
+	protocolVersion = 5
 	oldestVersion   = 3
-	// listVersion has lists of members from the log.
-	listVersion = 4
+
+	// figuresVersion is the first in which the reports of a leader have its figures.
+	figuresVersion = 4
+	// listVersion is the first that tells who the members are by the log.
+	listVersion = 5
 )
 
 var helloMagic = []byte("concord peer\n")

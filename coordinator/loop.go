@@ -20,6 +20,7 @@ type loop struct {
 	next      uint64
 	events    []Event
 	reports   map[zab.NodeID]peerReport
+	standings map[zab.NodeID]standing // as last told
 	reported  time.Time
 	published time.Time
 	present   time.Time // when this node last knew an established leader
@@ -35,7 +36,7 @@ type peerReport struct {
 }
 
 func newLoop(n *Node, w *wal.Writer) *loop {
-	return &loop{Node: n, writer: w, present: time.Now(), ticked: time.Now(), requests: map[uint64]func(Reply){}, reports: map[zab.NodeID]peerReport{}}
+	return &loop{Node: n, writer: w, present: time.Now(), ticked: time.Now(), requests: map[uint64]func(Reply){}, reports: map[zab.NodeID]peerReport{}, standings: map[zab.NodeID]standing{}}
 }
 
 func (l *loop) run(ctx context.Context) error {
@@ -98,24 +99,34 @@ func (l *loop) drain(asks chan ask, received chan inbound) {
 
 func (l *loop) tick(now time.Time) {
 	l.ticked = now
-	l.events = append(l.events, Tick{Now: now})
+	l.events = append(l.events, Tick{Now: now, Peers: l.peersNow(now)})
 	l.watchDisk(now)
 	l.compact()
 	if now.Sub(l.reported) >= reportInterval {
 		l.reported = now
-		r := l.ownReport()
+		r, s := l.toldReport(), l.ownStanding()
 		for _, m := range l.core.list.Members {
-			one := r
-			if heard, ok := l.reports[m.ID]; ok && heard.ListAt.Less(r.ListAt) {
-				one.List = l.core.list
+			told := s
+			if heard, ok := l.standings[m.ID]; ok && heard.ListAt.Less(s.ListAt) {
+				told.List = l.core.list
 			}
-			l.peers.send(m.ID, outbound{report: &one})
+			l.peers.send(m.ID, outbound{report: &r, standing: &told})
 		}
 		l.watchMembers()
 	}
 	if now.Sub(l.published) >= publishInterval {
 		l.publish(now)
 	}
+}
+
+// peersNow is what the clocks of the peers show, by what they said lately, the latest of them.
+func (l *loop) peersNow(now time.Time) (latest time.Time) {
+	for _, r := range l.reports {
+		if since := now.Sub(r.at); since < 3*reportInterval && r.Clock.Add(since).After(latest) {
+			latest = r.Clock.Add(since)
+		}
+	}
+	return latest
 }
 
 func (l *loop) receive(in inbound) {
@@ -127,8 +138,10 @@ func (l *loop) receive(in inbound) {
 	case in.report != nil:
 		l.reports[in.from] = peerReport{report: *in.report, at: time.Now()}
 		l.events = append(l.events, StateSeen{Node: in.from, At: in.report.Applied, Digest: in.report.Digest})
-		if l.core.list.At.Less(in.report.List.At) {
-			l.events = append(l.events, PeerMet{Node: in.from, Cluster: txn.ClusterID(l.cluster.Load()), List: in.report.List})
+	case in.standing != nil:
+		l.standings[in.from] = *in.standing
+		if l.core.list.At.Less(in.standing.List.At) {
+			l.events = append(l.events, PeerMet{Node: in.from, Cluster: txn.ClusterID(l.cluster.Load()), List: in.standing.List})
 		}
 	default:
 		l.events = append(l.events, Peer{zab.Received{Message: in.message}})
@@ -170,14 +183,19 @@ func (l *loop) carryOut(fx *Effects) {
 	for _, r := range fx.Reply {
 		done := l.requests[r.Request]
 		delete(l.requests, r.Request)
-		if r.Seen && l.snapshot.Load().Zxid.Less(r.Zxid) {
+		if r.Fresh || r.Seen && l.snapshot.Load().Zxid.Less(r.Zxid) {
 			l.publish(time.Now())
 		}
 		done(r)
 	}
 	for _, t := range fx.Finish {
+		w := l.workers[t.Branch.Resource]
+		queue := w.tasks
+		if t.Again {
+			queue = w.retries
+		}
 		select {
-		case l.workers[t.Branch.Resource].tasks <- t:
+		case queue <- t:
 		default: // a former leadership has left the queue full
 			l.events = append(l.events, Failed{XID: t.XID, Why: "the workers are busy"})
 		}
@@ -192,6 +210,12 @@ func (l *loop) carryOut(fx *Effects) {
 	if fx.Distrust != "" {
 		if err := l.store.WriteNote(wal.DistrustNote, fx.Distrust); err != nil {
 			l.fatal(err)
+		}
+	}
+	for _, e := range fx.Evidence {
+		select {
+		case l.workers[e.Resource].kept <- e.After:
+		default: // one is due already, and is answered
 		}
 	}
 	for _, note := range fx.Notes {

@@ -139,11 +139,10 @@ func (n *Node) Replace(ctx context.Context, node zab.NodeID, who, why string) er
 
 // watchMembers tells the core who speaks.
 func (l *loop) watchMembers() {
-	own := l.ownReport()
-	speakers := append(l.peers.conns.speakers(), Speaker{Node: l.config.Node, Store: l.store.ID(), Level: l.config.FeatureLevel, Peer: own.Peer, API: own.API})
+	speakers := append(l.peers.conns.speakers(), Speaker{Node: l.config.Node, Store: l.store.ID(), Level: l.config.FeatureLevel, Peer: l.self.Peer, API: l.self.API})
 	for i := range speakers {
-		if r, ok := l.reports[speakers[i].Node]; ok && time.Since(r.at) < 3*reportInterval {
-			speakers[i].Peer, speakers[i].API = r.Peer, r.API
+		if s, ok := l.standings[speakers[i].Node]; ok {
+			speakers[i].Peer, speakers[i].API = s.Peer, s.API
 		}
 	}
 	slices.SortFunc(speakers, func(a, b Speaker) int { return cmp.Compare(a.Node, b.Node) })

@@ -3,6 +3,8 @@
 package coordinator
 
 import (
+	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -12,8 +14,13 @@ import (
 	"github.com/concordtx/concord/txn"
 )
 
+// scanAgain is when a resource that could not be listed is asked again: so soon, because what
+// waits for it holds locks elsewhere.
+const scanAgain = time.Second
+
 func (c *Core) rules() recovery.Rules {
-	return recovery.Rules{Cluster: c.table.Cluster(), MaxAge: c.config.Rules.MaxTransaction}
+	return recovery.Rules{Cluster: c.table.Cluster(), MaxAge: c.config.Rules.MaxTransaction,
+		Horizon: c.latest().Add(maxAheadListed)}
 }
 
 // scanDue asks resources for their prepared branches.
@@ -33,44 +40,70 @@ func (c *Core) onListed(e Listed) {
 	if !c.leading || !ok {
 		return
 	}
+	failed := s.err != nil
 	s.running, s.due, s.err = false, c.now.Add(c.config.Rules.Scan), e.Err
 	if e.Err != nil {
+		s.due = c.now.Add(min(c.config.Rules.Scan, scanAgain))
 		return
+	}
+	if failed {
+		c.returned(e.Resource)
+		s.due = c.now.Add(c.config.Rules.Scan)
 	}
 	s.listing, s.at = make(map[txn.XID]adapters.Prepared, len(e.Listing)), c.now
 	for _, p := range e.Listing {
 		s.listing[p.XID] = p
 	}
+	maps.DeleteFunc(s.tried, func(x txn.XID, _ work) bool { _, listed := s.listing[x]; return !listed })
+	s.chases = s.chases[:0]
 	reported := map[txn.XID]string{}
 	for _, a := range s.sightings.Plan(e.Resource, e.Listing, c.table, c.rules(), c.now) {
 		switch a.Kind {
 		case recovery.Commit:
 			if c.live[a.XID.ID] == nil {
-				c.chase(a, txn.Commit)
+				s.chases = append(s.chases, Task{XID: a.XID, Branch: a.Branch, Decision: txn.Commit})
 			}
 		case recovery.Rollback:
-			c.chase(a, txn.Abort)
+			if x, known := c.table.Get(a.XID.ID); known {
+				c.see(&x)
+			}
+			s.chases = append(s.chases, Task{XID: a.XID, Branch: a.Branch, Decision: txn.Abort})
 		case recovery.Abort:
 			l := c.hold(a.XID.ID)
+			l.seen, l.by = true, txn.FromCluster
 			c.carry(l, l.core.Step(twopc.RollbackAsked{Reason: "orphan: " + a.Why}))
 			c.note("%v at %s is an orphan: %s", a.XID, e.Resource, a.Why)
 		case recovery.Report:
 			reported[a.XID] = a.Why
-			if s.reported[a.XID] == "" {
+			if _, again := s.reported[a.XID]; !again {
 				c.alarm("%v at %s cannot be finished: %s", a.XID, e.Resource, a.Why)
 			}
 		case recovery.Leave:
 		}
 	}
 	s.reported = reported
+	c.chase(s)
 }
 
-// chase gives a listed branch with a known decision to the workers; what they cannot
-// take now is listed again by the next scan.
-func (c *Core) chase(a recovery.Action, d txn.Decision) {
-	if c.assignable(a.XID, a.Branch.Resource) {
-		c.assign(Task{XID: a.XID, Branch: a.Branch, Decision: d})
+// chase gives listed branches with a known decision to the workers, as many as they have room
+// for. Those that failed lately wait for a later scan.
+func (c *Core) chase(s *scan) {
+	left := s.chases[:0]
+	for _, t := range s.chases {
+		if _, listed := s.listing[t.XID]; !listed {
+			continue // it was finished meanwhile
+		}
+		w := s.tried[t.XID]
+		if t.Again = w.attempts > 0; t.Again && c.now.Before(w.due) {
+			continue
+		}
+		if c.hasRoom(t) {
+			c.assign(t)
+		} else {
+			left = append(left, t)
+		}
 	}
+	s.chases = left
 }
 
 // rescan looks again soon at the resources that listed a branch of id: its decision
@@ -95,18 +128,37 @@ func (c *Core) onPlanAsked(e PlanAsked) {
 		if listing, ok := e.Listings[name]; ok {
 			s := c.scans[name].sightings.Clone()
 			plan = append(plan, s.Plan(name, listing, c.table, c.rules(), c.now)...)
+			plan = append(plan, c.foreign(name, listing)...)
 		}
 	}
 	slices.SortStableFunc(plan, func(a, b recovery.Action) int { return compareID(a.XID.ID, b.XID.ID) })
 	c.reply(Reply{Request: e.Request, Zxid: c.zxid(), Plan: plan})
 }
 
-func (c *Core) onUnfit(e Unfit) {
-	if e.Why == "" {
+// foreign reports what a listing holds of other clusters, for people: scans leave it alone.
+func (c *Core) foreign(resource string, listing []adapters.Prepared) (reports []recovery.Action) {
+	for _, p := range listing {
+		if p.XID.Cluster == c.table.Cluster() {
+			continue
+		}
+		reports = append(reports, recovery.Action{Kind: recovery.Report, XID: p.XID, Since: p.Since,
+			Branch: txn.Branch{No: p.XID.Branch, Resource: resource},
+			Why: fmt.Sprintf("it belongs to cluster %v, and this is cluster %v, which never touches it: let its own cluster finish it; "+
+				"if that is lost for good, end the branch %v in the database by hand", p.XID.Cluster, c.table.Cluster(), p.XID)})
+	}
+	return reports
+}
+
+func (c *Core) onFitness(e Fitness) {
+	if c.down[e.Resource] && !e.Down {
+		c.returned(e.Resource)
+	}
+	c.down[e.Resource] = e.Down
+	if e.Fit {
 		delete(c.unfit, e.Resource)
 		return
 	}
-	if c.unfit[e.Resource] != e.Why {
+	if why, unfit := c.unfit[e.Resource]; !unfit || why != e.Why {
 		c.alarm("resource %s must not take part: %s", e.Resource, e.Why)
 	}
 	c.unfit[e.Resource] = e.Why
@@ -116,7 +168,16 @@ func (c *Core) onUnfit(e Unfit) {
 func (c *Core) unlist(x txn.XID) {
 	for _, s := range c.scans {
 		delete(s.listing, x)
+		delete(s.tried, x)
 	}
+}
+
+// whyListed says what keeps a listed branch, for people; empty if nothing is known to.
+func (s *scan) whyListed(x txn.XID) string {
+	if s.err != nil {
+		return s.err.Error()
+	}
+	return s.tried[x].err
 }
 
 // lingers reports whether a listed branch of this cluster counts as in doubt by itself,

@@ -80,11 +80,12 @@ type peers struct {
 // inbound is what a reader hands to the loop: a message, a report, or that the
 // connection is lost. One channel for all three keeps their order.
 type inbound struct {
-	from    zab.NodeID
-	message zab.Message
-	report  *report
-	lost    bool
-	met     *PeerMet // the first word on a connection
+	from     zab.NodeID
+	message  zab.Message
+	report   *report
+	standing *standing
+	lost     bool
+	met      *PeerMet // the first word on a connection
 	// snapshot is not 0 if the peer asks for a snapshot in this session: it wants nothing
 	// else on this connection.
 	snapshot uint64
@@ -93,7 +94,9 @@ type inbound struct {
 // outbound is what the loop hands to a sender.
 type outbound struct {
 	message zab.Message
-	report  *report
+	// report comes with the standing of the node.
+	report   *report
+	standing *standing
 }
 
 // link is the way to one peer.
@@ -102,13 +105,12 @@ type link struct {
 	addr  atomic.Pointer[string] // by the list
 	queue chan outbound
 	stop  context.CancelFunc // set when it is started
-	// version is what is spoken on the connection.
-	version atomic.Uint32
 	// up says that a connection is established. overflow asks the sender to drop it.
 	up       atomic.Bool
 	overflow atomic.Bool
-	heard    atomic.Int64 // when the peer last said something, or the connection came about
-	refused  atomic.Int64 // when it was last logged why we and the peer do not talk
+	speaks   atomic.Uint32 // the version of the conversation, once there was a handshake
+	heard    atomic.Int64  // when the peer last said something, or the connection came about
+	refused  atomic.Int64  // when it was last logged why we and the peer do not talk
 }
 
 // began is where the monotonic clock of a link starts.
@@ -236,7 +238,7 @@ func (p *peers) dialAndSend(ctx context.Context, l *link) {
 			continue
 		}
 		wait = redialMin
-		l.version.Store(uint32(met.version))
+		l.speaks.Store(uint32(met.version))
 		l.overflow.Store(false)
 		l.hear()
 		for len(l.queue) > 0 { // left over from an earlier connection: late bytes of an old session
@@ -411,9 +413,10 @@ func (p *peers) sendOn(ctx context.Context, conn net.Conn, l *link) error {
 		case err := <-broken:
 			return err
 		case o := <-l.queue:
-			buf = appendOutbound(buf[:0], o, uint16(l.version.Load()))
+			version := uint16(l.speaks.Load())
+			buf = appendOutbound(buf[:0], o, version)
 			for len(buf) < 256<<10 && len(l.queue) > 0 {
-				buf = appendOutbound(buf, <-l.queue, uint16(l.version.Load()))
+				buf = appendOutbound(buf, <-l.queue, version)
 			}
 		}
 		if l.overflow.Load() {
@@ -432,10 +435,20 @@ func (p *peers) sendOn(ctx context.Context, conn net.Conn, l *link) error {
 	}
 }
 
+// appendOutbound writes something in the words of a version.
 func appendOutbound(b []byte, o outbound, version uint16) []byte {
 	if o.report != nil {
 		b, start := beginFrame(b, frameReport)
-		return endFrame(o.report.appendFor(b, version), start)
+		told := *o.report // which is for all peers
+		if version < figuresVersion {
+			told.Figures = nil
+		}
+		b = endFrame(told.append(b), start)
+		if version < listVersion {
+			return b
+		}
+		b, start = beginFrame(b, frameStanding)
+		return endFrame(o.standing.append(b), start)
 	}
 	b, start := beginFrame(b, frameZAB)
 	return endFrame(zab.AppendMessage(b, o.message), start)
@@ -616,6 +629,9 @@ func readInbound(r *bufio.Reader, from zab.NodeID) (inbound, error) {
 	case frameReport:
 		rep, err := decodeReport(body)
 		return inbound{from: from, report: &rep}, err
+	case frameStanding:
+		s, err := decodeStanding(body)
+		return inbound{from: from, standing: &s}, err
 	case frameZAB:
 		m, err := zab.DecodeMessage(body)
 		switch {

@@ -212,7 +212,7 @@ func TestSilentCrowdAtThePeerPortKeepsNothing(t *testing.T) {
 func TestLateBytesOfAnOldConnectionAreNotHeard(t *testing.T) {
 	p, received, addr := receiverOf(t)
 	word := func(epoch zab.Epoch) []byte {
-		return appendOutbound(nil, outbound{report: &report{Epoch: epoch}}, protocolVersion)
+		return appendOutbound(nil, outbound{report: &report{Epoch: epoch}}, listVersion-1)
 	}
 	say := func(conn net.Conn, epoch zab.Epoch) {
 		_, err := conn.Write(word(epoch))
@@ -313,7 +313,7 @@ func TestPeerThatIsNeverHeardIsNotSpokenTo(t *testing.T) {
 	go func() { _, _ = io.Copy(io.Discard, r) }()
 	deadline := time.After(4 * peerTimeout)
 	for {
-		p.send(2, outbound{report: &report{}})
+		p.send(2, outbound{report: &report{}, standing: &standing{}})
 		select {
 		case in := <-received:
 			if in.met != nil {

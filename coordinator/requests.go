@@ -32,9 +32,15 @@ func (n *Node) CommitLater(id txn.ID, p txn.Protocol, branches []txn.Branch, lab
 	}, done)
 }
 
-// Outcome settles what became of a transaction: one without decision is aborted.
+// Outcome settles what became of a transaction: one without decision is aborted, as far as the
+// cluster would have decided it.
 func (n *Node) Outcome(ctx context.Context, id txn.ID) (Reply, error) {
 	return n.ask(ctx, func(request uint64) Event { return OutcomeAsked{Request: request, ID: id} })
+}
+
+// OutcomeOfSeveral is Outcome for whoever knows that no database committed it alone.
+func (n *Node) OutcomeOfSeveral(ctx context.Context, id txn.ID) (Reply, error) {
+	return n.ask(ctx, func(request uint64) Event { return OutcomeAsked{Request: request, ID: id, Several: true} })
 }
 
 // Resolve is an operator's decision for a transaction that has none.
@@ -51,6 +57,14 @@ func (n *Node) Resolve(ctx context.Context, id txn.ID, d txn.Decision, who, why 
 // Forget is an operator's word that a heuristic outcome was dealt with.
 func (n *Node) Forget(ctx context.Context, id txn.ID, who, why string) error {
 	_, err := n.ask(ctx, func(request uint64) Event { return ForgetAsked{Request: request, ID: id, Who: who, Why: why} })
+	return err
+}
+
+// Abandon is an operator's word that a branch which nobody can finish is given up.
+func (n *Node) Abandon(ctx context.Context, id txn.ID, no txn.BranchNo, who, why string) error {
+	_, err := n.ask(ctx, func(request uint64) Event {
+		return SettleAsked{Request: request, ID: id, Branch: no, Who: who, Why: why}
+	})
 	return err
 }
 
@@ -72,8 +86,8 @@ func (n *Node) EachFinished(before txn.ID, visit func(txn.Txn) bool) error {
 // that does not fit into the queue is dropped: the cluster finishes the branch again,
 // which is harmless.
 func (n *Node) Finished(id txn.ID, no txn.BranchNo, f txn.Finish) {
-	e := Finished{XID: txn.XID{Cluster: txn.ClusterID(n.cluster.Load()), ID: id, Branch: no}, Finish: f, Who: clientName,
-		Why: "reported by the client that prepared the branch"}
+	e := Finished{XID: txn.XID{Cluster: txn.ClusterID(n.cluster.Load()), ID: id, Branch: no}, Finish: f, By: txn.FromClient,
+		Who: "client", Why: "reported by the client that prepared the branch"}
 	select {
 	case n.posted <- e:
 	default:
@@ -144,7 +158,7 @@ func (n *Node) carryOut(ctx context.Context, a recovery.Action) (string, error) 
 	case recovery.Rollback:
 		t.Decision = txn.Abort
 	case recovery.Abort:
-		r, err := n.Outcome(ctx, a.XID.ID)
+		r, err := n.OutcomeOfSeveral(ctx, a.XID.ID)
 		if err != nil {
 			return "", err
 		}
@@ -168,7 +182,7 @@ func (n *Node) Check(ctx context.Context, name string) (map[string]CheckResult, 
 	if name != "" && n.workers[name] == nil {
 		return nil, &requestError{api.ErrNotFound, fmt.Sprintf("there is no resource %q: see \"concord resource ls\"", name)}
 	}
-	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
+	ctx, cancel := context.WithTimeout(ctx, preflightTimeout)
 	defer cancel()
 	var mu sync.Mutex
 	var wg sync.WaitGroup

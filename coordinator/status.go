@@ -21,15 +21,17 @@ type Snapshot struct {
 	Epoch     zab.Epoch
 	Nodes     []NodeState
 	Resources []ResourceState
-	// InDoubt counts transactions that are not finished everywhere: decided ones, and
-	// prepared ones without decision that the last scans listed.
-	InDoubt            int
+	// Figures are what the leader knows; see Known.
+	Figures *Figures
+	// Committed and Aborted count the first decisions that this node has delivered since its
+	// start, as every node does.
 	Committed, Aborted uint64
-	Heuristic          int
-	Disk               Disk // of this node
-	Log                LogState
-	TurnedAway         uint64 // connections to the peer port that were refused
-	Warnings           []string
+	// Decided counts those that this node made as the leader, so one node counts each of them.
+	Decided    Decided
+	Disk       Disk // of this node
+	Log        LogState
+	TurnedAway uint64 // connections to the peer port that were refused
+	Warnings   []string
 	// Distrusted is why this node answers nothing, because of what it knows of other nodes'
 	// states; empty: it answers.
 	Distrusted string
@@ -63,11 +65,21 @@ type NodeState struct {
 	Reachable bool
 }
 
-// ResourceState is one resource.
+// ResourceState is one resource as this node finds it.
 type ResourceState struct {
 	Name, Driver string
 	Health
-	Scan ScanState
+}
+
+// Decided counts decisions.
+type Decided struct{ Commit, Abort uint64 }
+
+func (d *Decided) count(v txn.Decision) {
+	if v == txn.Commit {
+		d.Commit++
+	} else {
+		d.Abort++
+	}
 }
 
 // Status returns the latest snapshot. It must not be changed.
@@ -78,8 +90,16 @@ func (l *loop) ownReport() report {
 	s := l.core.zab.Status()
 	m := l.core.table.Meta()
 	return report{Role: s.Role, Phase: s.Phase, Established: s.Established, Leader: s.Leader, Epoch: s.Epoch, Tail: s.Tail,
-		Applied: l.core.zxid(), Digest: m.Digest, Disk: l.disk().report(),
-		Distrusted: l.core.diverged.Why != "", Peer: l.self.Peer, API: l.self.API, ListAt: l.core.list.At}
+		Applied: l.core.zxid(), Digest: m.Digest, Clock: time.Now(), Disk: l.disk().report()}
+}
+
+// toldReport is what the peers hear: a leader adds what only it knows.
+func (l *loop) toldReport() report {
+	r := l.ownReport()
+	if s := l.snapshot.Load(); l.core.leading && s.Leader == l.config.Node {
+		r.Figures = s.Figures
+	}
+	return r
 }
 
 // publish makes a snapshot for everybody who asks.
@@ -87,7 +107,7 @@ func (l *loop) publish(now time.Time) {
 	l.published = now
 	own := l.ownReport()
 	s := &Snapshot{Cluster: l.core.table.Cluster(), Node: l.config.Node, Epoch: own.Epoch,
-		Committed: l.core.committed, Aborted: l.core.aborted, Disk: l.disk(), Log: l.logState(), Zxid: own.Applied,
+		Committed: l.core.committed, Aborted: l.core.aborted, Decided: l.core.decided, Disk: l.disk(), Log: l.logState(), Zxid: own.Applied,
 		TurnedAway: l.peers.turnedAway.total.Load()}
 	if own.Established && !l.core.doubt.has && l.core.distrusted() == nil && now.Sub(l.ticked) < presentFor {
 		s.Leader, l.present = own.Leader, now
@@ -106,26 +126,38 @@ func (l *loop) publish(now time.Time) {
 	if err := l.core.distrusted(); err != nil {
 		s.Distrusted = err.Error()
 	}
-	s.InDoubt, s.Heuristic = l.core.counts()
 	for _, r := range l.config.Resources {
-		w := l.workers[r.Name()]
-		state := ResourceState{Name: r.Name(), Driver: r.Driver(), Health: w.state(), Scan: l.core.ScanState(r.Name())}
-		if why := l.core.unfit[r.Name()]; why != "" {
+		state := ResourceState{Name: r.Name(), Driver: r.Driver(), Health: l.workers[r.Name()].state()}
+		if why, unfit := l.core.unfit[r.Name()]; unfit {
 			state.OK, state.Err = false, why
 		}
 		s.Resources = append(s.Resources, state)
-		s.Warnings = append(s.Warnings, state.Scan.Report...)
-		if state.Scan.Err != nil {
-			s.Warnings = append(s.Warnings, "resource "+r.Name()+" could not be listed: "+state.Scan.Err.Error())
-		}
 	}
 	s.Warnings = append(s.Warnings, l.core.warnings()...)
 	l.peers.refusals.Range(func(_, why any) bool {
 		s.Warnings = append(s.Warnings, why.(string))
 		return true
 	})
-	slices.Sort(s.Warnings)
+	switch s.Leader {
+	case 0:
+	case l.config.Node:
+		if l.core.leading {
+			s.Figures = l.ownFigures(now, s.Resources)
+			s.Figures.Warnings = distinct(append(s.Figures.Warnings, s.Warnings...))
+			s.Warnings = s.Figures.Warnings
+		}
+	default:
+		if s.Figures = l.heardFigures(s.Leader, s.Epoch, now); s.Figures != nil {
+			s.Warnings = append(s.Warnings, s.Figures.Warnings...)
+		}
+	}
+	s.Warnings = distinct(s.Warnings)
 	l.snapshot.Store(s)
+}
+
+func distinct(texts []string) []string {
+	slices.Sort(texts)
+	return slices.Compact(texts)
 }
 
 func (l *loop) nodeState(m Member, reports map[zab.NodeID]report, leader zab.NodeID) NodeState {
@@ -136,7 +168,7 @@ func (l *loop) nodeState(m Member, reports map[zab.NodeID]report, leader zab.Nod
 		return state
 	}
 	state.State, state.Epoch, state.Zxid = roleNames[r.Role], r.Epoch, r.Tail
-	if r.Distrusted {
+	if l.standings[m.ID].Distrusted {
 		state.State = "diverged"
 	}
 	if lead, ok := reports[leader]; ok && r.Tail.Less(lead.Tail) {

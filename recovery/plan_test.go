@@ -44,6 +44,16 @@ func TestBranchOfAnotherClusterIsNotPlanned(t *testing.T) {
 	require.Empty(t, s.Plan("orders", []adapters.Prepared{p}, log{}, rules, now))
 }
 
+func TestWhatAnotherProtocolDecidesIsReportedAndNotPresumed(t *testing.T) {
+	for _, class := range []txn.Class{txn.ThreePhase, txn.LastResource} {
+		p := prepared(now.Add(-time.Hour))
+		p.XID.ID = p.XID.ID.WithClass(class)
+		a := after(time.Hour, p, log{})
+		require.Equal(t, Report, a.Kind, "%v", a)
+		require.Contains(t, a.Why, class.String())
+	}
+}
+
 func TestOrphanIsAbortedOnlyAtTheSecondSight(t *testing.T) {
 	var s Sightings
 	listing := []adapters.Prepared{prepared(now.Add(-2 * time.Minute))}
@@ -67,6 +77,20 @@ func TestBranchFromAClockInTheFutureIsAnOrphanAfterBeingSeenForLong(t *testing.T
 	p := prepared(now.AddDate(1, 0, 0))
 	require.Equal(t, Leave, after(time.Second, p, log{}).Kind)
 	require.Equal(t, Abort, after(time.Minute, p, log{}).Kind)
+}
+
+// What is dated further ahead than anything that is decided gets no record, and so is not ended.
+func TestBranchFromBeyondTheHorizonIsReported(t *testing.T) {
+	limited := rules
+	limited.Horizon = now.Add(24 * time.Hour)
+	for born, want := range map[time.Time]Kind{now.Add(23 * time.Hour): Abort, now.AddDate(1, 0, 0): Report, now.AddDate(8000, 0, 0): Report} {
+		var s Sightings
+		listing := []adapters.Prepared{prepared(born)}
+		s.Plan("orders", listing, log{}, limited, now)
+		s.Date(now)
+		a := s.Plan("orders", listing, log{}, limited, now.Add(time.Minute))[0]
+		require.Equal(t, want, a.Kind, "%v", born)
+	}
 }
 
 // The time of a plan is that of the last tick, so a new sighting may be younger than it says.

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"reflect"
 	"slices"
@@ -28,8 +29,10 @@ import (
 // What an answer calls its zxid may be newer than what it was made from, never older: whoever
 // shows it to another node sees nothing older there.
 type handlers struct {
-	node  *coordinator.Node
-	relay *relay
+	node    Node
+	relay   *relay
+	metrics *metrics
+	log     *slog.Logger
 }
 
 var _ concordv1connect.CoordinatorServiceHandler = (*handlers)(nil)
@@ -49,10 +52,19 @@ func (h *handlers) Commit(ctx context.Context, r *concordv1.CommitRequest) (*con
 func (h *handlers) parseCommit(r *concordv1.CommitRequest) (api.Commit, error) {
 	c, err := api.ParseCommit(r)
 	// A node that has just started may not know the cluster yet; the leader always does.
-	if own := h.node.Status().Cluster; err == nil && own != 0 && own != c.Cluster {
-		err = fmt.Errorf("the branches belong to cluster %v, but this is cluster %v: connect to the right nodes: %w", c.Cluster, own, api.ErrInvalid)
+	if err == nil {
+		err = otherCluster(h.node, c.Cluster)
 	}
 	return c, err
+}
+
+// otherCluster returns an error if a request is meant for another cluster than the node's.
+func otherCluster(n Node, want txn.ClusterID) error {
+	if own := n.Status().Cluster; own != 0 && own != want {
+		return fmt.Errorf("the branches belong to cluster %v, but this is cluster %v: connect to the right nodes; "+
+			"if cluster %v was made anew, start the application again: %w", want, own, want, api.ErrInvalid)
+	}
+	return nil
 }
 
 func commitResponse(r coordinator.Reply) *concordv1.CommitResponse {
@@ -64,8 +76,8 @@ func (h *handlers) Finished(_ context.Context, r *concordv1.FinishedRequest) (*c
 	if err != nil {
 		return nil, err
 	}
-	if s := h.node.Status(); s.Leader != s.Node || s.CutOff(time.Now()) > 0 {
-		return nil, &api.NotLeaderError{Leader: uint64(s.Leader), API: h.node.APIAddress(uint64(s.Leader))}
+	if err := h.ofLeader(); err != nil {
+		return nil, err
 	}
 	for _, f := range finished {
 		h.node.Finished(f.ID, f.No, f.Finish)
@@ -73,12 +85,29 @@ func (h *handlers) Finished(_ context.Context, r *concordv1.FinishedRequest) (*c
 	return &concordv1.FinishedResponse{}, nil
 }
 
+// ofLeader returns an error unless this node leads: for calls that the loop does not refuse
+// itself, or not before they have asked all databases.
+func (h *handlers) ofLeader() error {
+	s := h.node.Status()
+	switch {
+	case s.CutOff(time.Now()) > 0:
+		return &api.NotLeaderError{}
+	case s.Leader != s.Node:
+		return &api.NotLeaderError{Leader: uint64(s.Leader), API: h.node.APIAddress(uint64(s.Leader))}
+	}
+	return nil
+}
+
 func (h *handlers) Outcome(ctx context.Context, r *concordv1.OutcomeRequest) (*concordv1.OutcomeResponse, error) {
 	id, err := api.ParseID("gid", r.GetGid())
 	if err != nil {
 		return nil, err
 	}
-	a, err := h.node.Outcome(ctx, id)
+	ask := h.node.Outcome
+	if r.GetSeveral() {
+		ask = h.node.OutcomeOfSeveral
+	}
+	a, err := ask(ctx, id)
 	if errors.Is(err, api.ErrTooOld) {
 		return &concordv1.OutcomeResponse{Outcome: txn.Unknown.String(), Reason: err.Error()}, nil
 	}
@@ -118,6 +147,28 @@ func (h *handlers) Forget(ctx context.Context, r *concordv1.ForgetRequest) (*con
 	err = h.node.Forget(ctx, id, r.GetWho(), r.GetReason())
 	return &concordv1.ForgetResponse{Zxid: h.zxid()}, err
 }
+
+func (h *handlers) Settle(ctx context.Context, r *concordv1.SettleRequest) (*concordv1.SettleResponse, error) {
+	id, err := api.ParseID("gid", r.GetGid())
+	if err != nil {
+		return nil, err
+	}
+	no, err := api.ParseBranchNo("no", r.GetNo())
+	if err != nil {
+		return nil, err
+	}
+	if r.GetAction() != settleAbandon {
+		return nil, fmt.Errorf("action: %.20q is not %s, the only one that this version knows: %w", r.GetAction(), settleAbandon, api.ErrInvalid)
+	}
+	if err := parseOperator(r.GetWho(), r.GetReason()); err != nil {
+		return nil, err
+	}
+	err = h.node.Abandon(ctx, id, no, r.GetWho(), r.GetReason())
+	return &concordv1.SettleResponse{Zxid: h.zxid()}, err
+}
+
+// settleAbandon is the action of a SettleRequest that gives a branch up.
+const settleAbandon = "abandon"
 
 func (h *handlers) ReplaceMember(ctx context.Context, r *concordv1.ReplaceMemberRequest) (*concordv1.ReplaceMemberResponse, error) {
 	if err := parseOperator(r.GetWho(), r.GetReason()); err != nil {
@@ -193,6 +244,9 @@ func (h *handlers) Recover(ctx context.Context, r *concordv1.RecoverRequest) (*c
 			return nil, err
 		}
 	}
+	if err := h.ofLeader(); err != nil {
+		return nil, err
+	}
 	results, err := h.node.Recover(ctx, id, r.GetApply())
 	if err != nil && results == nil {
 		return nil, err
@@ -245,7 +299,7 @@ func (h *handlers) Watch(ctx context.Context, r *concordv1.WatchRequest, stream 
 	}
 	s, err := h.statusSince(ctx, r.GetSeen())
 	if err != nil {
-		return api.ToStatus(err)
+		return err
 	}
 	ticker := time.NewTicker(interval)
 	defer ticker.Stop()
@@ -274,10 +328,28 @@ func same(a, b *coordinator.Snapshot) bool {
 	}
 	without := *b
 	without.Present = a.Present
+	if a.Figures != nil && b.Figures != nil {
+		figures := *b.Figures
+		figures.At, figures.Clock = a.Figures.At, a.Figures.Clock
+		figures.Resources = slices.Clone(figures.Resources)
+		for i := range min(len(figures.Resources), len(a.Figures.Resources)) {
+			if was := a.Figures.Resources[i].Listed; was.IsZero() == figures.Resources[i].Listed.IsZero() {
+				figures.Resources[i].Listed = was
+			}
+		}
+		without.Figures = &figures
+	}
 	return reflect.DeepEqual(a, &without)
 }
 
 func (h *handlers) Resources(ctx context.Context, r *concordv1.ResourcesRequest) (*concordv1.ResourcesResponse, error) {
+	if r.GetName() != "" { // what counts is what the leader finds, if there is one
+		var other *api.NotLeaderError
+		if err := h.ofLeader(); errors.As(err, &other) && other.API != "" {
+			return nil, err
+		}
+		h.node.Recheck(ctx, r.GetName(), r.GetIdentity())
+	}
 	s, err := h.statusSince(ctx, r.GetSeen())
 	if err != nil {
 		return nil, err
@@ -290,11 +362,17 @@ func (h *handlers) Resources(ctx context.Context, r *concordv1.ResourcesRequest)
 }
 
 func (h *handlers) CheckResource(ctx context.Context, r *concordv1.CheckResourceRequest) (*concordv1.CheckResourceResponse, error) {
+	// What counts is what the leader finds. Where there is none, this node looks itself: that
+	// something is wrong with a database is worth to be known before the cluster is formed.
+	var other *api.NotLeaderError
+	if err := h.ofLeader(); errors.As(err, &other) && other.API != "" {
+		return nil, err
+	}
 	results, err := h.node.Check(ctx, r.GetName())
 	if err != nil {
 		return nil, err
 	}
-	res := &concordv1.CheckResourceResponse{}
+	res := &concordv1.CheckResourceResponse{Node: uint64(h.node.Status().Node)}
 	for name, c := range results {
 		m := &concordv1.ResourceReport{Name: name, Driver: c.Driver, Version: c.Report.Version, Ok: c.Err == nil && c.Report.OK()}
 		if c.Err != nil {

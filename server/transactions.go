@@ -24,7 +24,8 @@ const (
 	stateAborting   = "aborting"
 	stateCommitted  = "committed"
 	stateAborted    = "aborted"
-	stateHeuristic  = "heuristic" // somebody has to look at it
+	stateUnrecorded = "unrecorded" // no two databases will commit it, one alone may have
+	stateHeuristic  = "heuristic"  // somebody has to look at it
 )
 
 func (h *handlers) Get(ctx context.Context, r *concordv1.GetRequest) (*concordv1.GetResponse, error) {
@@ -42,9 +43,25 @@ func (h *handlers) Get(ctx context.Context, r *concordv1.GetRequest) (*concordv1
 		}
 	}
 	if !v.Known {
-		return nil, fmt.Errorf("transaction %v is not known: no decision, and no resource lists a prepared branch of it: %w", id, api.ErrNotFound)
+		return nil, notKnown(id, v)
 	}
 	return &concordv1.GetResponse{Transaction: finishedMessage(v.Txn), Zxid: h.zxid()}, nil
+}
+
+// notKnown says what is not known of a transaction, and what cannot be known now.
+func notKnown(id txn.ID, v *coordinator.View) error {
+	if len(v.Foreign) > 0 {
+		return fmt.Errorf("transaction %v is not one of this cluster: a resource lists %v, of cluster %v; \"concord recover %v\" says what to do: %w",
+			id, v.Foreign[0], v.Foreign[0].Cluster, id, api.ErrNotFound)
+	}
+	branches := "no resource lists a prepared branch of it"
+	if len(v.Unlisted) > 0 {
+		branches = "whether a branch of it is prepared is not known of all resources: " + strings.Join(v.Unlisted, "; ")
+	}
+	if v.TooOld {
+		return fmt.Errorf("transaction %v is older than what the cluster remembers, and %s: look into the databases: %w", id, branches, api.ErrTooOld)
+	}
+	return fmt.Errorf("transaction %v is not known: no decision, and %s: %w", id, branches, api.ErrNotFound)
 }
 
 const (
@@ -95,7 +112,7 @@ func (h *handlers) List(ctx context.Context, r *concordv1.ListRequest) (*concord
 		found = found[:f.limit]
 		next = found[f.limit-1].GetGid()
 	}
-	return &concordv1.ListResponse{Transactions: found, Next: next, Zxid: h.zxid()}, nil
+	return &concordv1.ListResponse{Transactions: found, Next: next, Zxid: h.zxid(), Warnings: v.Unlisted}, nil
 }
 
 type filter struct {
@@ -107,8 +124,8 @@ type filter struct {
 
 func parseFilter(r *concordv1.ListRequest, now time.Time) (filter, error) {
 	f := filter{state: r.GetState(), resource: r.GetResource(), limit: int(r.GetLimit())}
-	if !slices.Contains([]string{"", stateInDoubt, stateCommitted, stateAborted, stateHeuristic}, f.state) {
-		return f, fmt.Errorf("state: %.20q is none of in-doubt, committed, aborted, heuristic: %w", f.state, api.ErrInvalid)
+	if !slices.Contains([]string{"", stateInDoubt, stateCommitted, stateAborted, stateUnrecorded, stateHeuristic}, f.state) {
+		return f, fmt.Errorf("state: %.20q is none of in-doubt, committed, aborted, unrecorded, heuristic: %w", f.state, api.ErrInvalid)
 	}
 	if f.limit == 0 {
 		f.limit = listDefault
@@ -180,29 +197,33 @@ func unfinished(cluster txn.ClusterID, v *coordinator.View) []*concordv1.Transac
 func addListed(byID map[txn.ID]*concordv1.Transaction, x txn.XID, v *coordinator.View) {
 	m, ok := byID[x.ID]
 	if !ok {
-		m = &concordv1.Transaction{Gid: x.ID.String(), State: stateInDoubt, Protocol: txn.TwoPhase.String(), StartedMs: x.ID.Time().UnixMilli()}
+		m = &concordv1.Transaction{Gid: x.ID.String(), State: stateInDoubt, Protocol: txn.TwoPhase.String(), StartedMs: x.ID.Time().UnixMilli(), Outcome: txn.Pending.String()}
 		switch v.InDoubt[x].Decision {
 		case txn.Commit:
-			m.State = stateCommitting
-		case txn.Abort:
-			m.State = stateAborting
+			m.State, m.Outcome = stateCommitting, txn.Committed.String()
+		case txn.Abort: // it has a prepared branch, so no database committed it alone
+			m.State, m.Outcome = stateAborting, txn.Aborted.String()
 		}
 		byID[x.ID] = m
 	}
 	for _, b := range m.GetBranches() {
 		if b.GetNo() == uint32(x.Branch) {
-			b.State = "prepared"
+			b.State, b.Error = "prepared", v.InDoubt[x].Err
 			return
 		}
 	}
-	m.Branches = append(m.Branches, &concordv1.Branch{No: uint32(x.Branch), Resource: v.InDoubt[x].Resource, State: "prepared"})
+	m.Branches = append(m.Branches, &concordv1.Branch{No: uint32(x.Branch), Resource: v.InDoubt[x].Resource, State: "prepared", Error: v.InDoubt[x].Err})
 }
 
 // finishedMessage is a transaction with nothing left to do.
 func finishedMessage(x txn.Txn) *concordv1.Transaction {
 	m := txnMessage(x)
-	m.State = stateCommitted
-	if x.Decision == txn.Abort {
+	switch {
+	case x.Decision == txn.Commit:
+		m.State = stateCommitted
+	case x.Outcome() == txn.Unrecorded:
+		m.State = stateUnrecorded
+	default:
 		m.State = stateAborted
 	}
 	for _, b := range m.GetBranches() {
@@ -217,9 +238,9 @@ func finishedMessage(x txn.Txn) *concordv1.Transaction {
 // heuristic outcome have it as their state.
 func txnMessage(x txn.Txn) *concordv1.Transaction {
 	m := &concordv1.Transaction{Gid: x.ID.String(), Protocol: x.Protocol.String(), StartedMs: x.ID.Time().UnixMilli(),
-		Branches: api.BranchMessages(x.Branches), Reason: x.Reason, Label: x.Label, Zxid: x.Decided.String()}
+		Branches: api.BranchMessages(x.Branches), Reason: x.Reason, Label: x.Label, Zxid: x.Decided.String(), Outcome: x.Outcome().String()}
 	for _, h := range x.Heuristics {
-		m.Heuristics = append(m.Heuristics, &concordv1.Heuristic{No: uint32(h.Branch), Outcome: h.Outcome.String(), Who: h.Who, Why: h.Why, Forgotten: h.Forgotten})
+		m.Heuristics = append(m.Heuristics, &concordv1.Heuristic{No: uint32(h.Branch), Outcome: h.Outcome.String(), By: h.By.String(), Who: h.Who, Why: h.Why, Forgotten: h.Forgotten})
 		for _, b := range m.GetBranches() {
 			if b.GetNo() == uint32(h.Branch) {
 				b.State = h.Outcome.String()

@@ -151,6 +151,7 @@ func (t *Table) OpenCount() int { return len(t.open) }
 type Verdict struct {
 	ID       ID
 	Decision Decision
+	By       Source
 	Reason   string
 	First    bool // this record made the decision
 	TooOld   bool // refused: older than what is kept
@@ -185,10 +186,10 @@ func (t *Table) Apply(at Position, data []byte) (Changes, error) {
 				t.cluster = r.Cluster
 			}
 		case CommitRecord:
-			x := Txn{ID: r.ID, Decision: Commit, Protocol: r.Protocol, Branches: r.Branches, Reason: r.Reason, Label: r.Label, Decided: at, Ended: len(r.Branches) == 0}
+			x := Txn{ID: r.ID, Decision: Commit, Seen: len(r.Branches) > 0, Protocol: r.Protocol, By: r.By, Branches: r.Branches, Reason: r.Reason, Label: r.Label, Decided: at, Ended: len(r.Branches) == 0}
 			touched = append(touched, t.decide(x, &c))
 		case AbortRecord:
-			touched = append(touched, t.decide(Txn{ID: r.ID, Decision: Abort, Reason: r.Reason, Decided: at, Ended: true}, &c))
+			touched = append(touched, t.decide(Txn{ID: r.ID, Decision: Abort, By: r.By, Reason: r.Reason, Seen: r.Seen, Decided: at, Ended: true}, &c))
 		case End:
 			for _, id := range r.IDs {
 				touched = append(touched, t.end(id))
@@ -221,18 +222,23 @@ func (t *Table) Apply(at Position, data []byte) (Changes, error) {
 	return c, nil
 }
 
-// decide records a first decision, and gives the verdict in any case.
+// decide records a first decision, and gives the verdict in any case. Of a later one only
+// this is kept: that a branch was seen.
 func (t *Table) decide(x Txn, c *Changes) *Txn {
 	if old, ok := t.Get(x.ID); ok && !mutant.LastDecisionWins {
-		c.Verdicts = append(c.Verdicts, Verdict{ID: x.ID, Decision: old.Decision, Reason: old.Reason})
-		return nil
+		c.Verdicts = append(c.Verdicts, Verdict{ID: x.ID, Decision: old.Decision, By: old.By, Reason: old.Reason})
+		if old.Decision != Abort || old.Seen || !x.Seen {
+			return nil
+		}
+		old.Seen = true
+		return t.hold(old)
 	}
 	if t.TooOld(x.ID) {
 		c.Verdicts = append(c.Verdicts, Verdict{ID: x.ID, Decision: Abort, TooOld: true,
 			Reason: "the transaction is older than what the cluster remembers: " + t.watermark.UTC().Format(time.RFC3339)})
 		return nil
 	}
-	c.Verdicts = append(c.Verdicts, Verdict{ID: x.ID, Decision: x.Decision, Reason: x.Reason, First: true})
+	c.Verdicts = append(c.Verdicts, Verdict{ID: x.ID, Decision: x.Decision, By: x.By, Reason: x.Reason, First: true})
 	// In open for the rest of this fold, so that a second record of the same entry
 	// finds it; file moves it on.
 	t.open[x.ID] = &x
@@ -260,7 +266,12 @@ func (t *Table) heuristic(r HeuristicRecord) *Txn {
 		}
 	}
 	// A new slice: readers may hold the old one.
-	x.Heuristics = append(slices.Clip(x.Heuristics), Heuristic{Branch: r.Branch, Outcome: r.Outcome, Who: r.Who, Why: r.Why})
+	x.Heuristics = append(slices.Clip(x.Heuristics), Heuristic{Branch: r.Branch, Outcome: r.Outcome, By: r.By, Who: r.Who, Why: r.Why})
+	return t.hold(x)
+}
+
+// hold puts a changed transaction among the open ones, for file to sort.
+func (t *Table) hold(x Txn) *Txn {
 	if held, ok := t.open[x.ID]; ok {
 		*held = x
 		return held

@@ -33,6 +33,9 @@ type Outcome uint8
 // Unknown: it could not be learned. Committed, Aborted: it is so everywhere.
 // HeuristicCommit, HeuristicRollback: the resource ended the branch against the
 // decision. HeuristicMixed: some branches did. HeuristicHazard: nobody can tell.
+// Unrecorded: the cluster was asked before it was told anything; two or more databases will
+// never commit it, but one alone may have, since that one did not have to tell. Pending: no
+// decision so far.
 const (
 	Unknown Outcome = iota
 	Committed
@@ -41,16 +44,30 @@ const (
 	HeuristicRollback
 	HeuristicMixed
 	HeuristicHazard
+	Unrecorded
+	Pending
 )
 
 // Heuristic reports whether the outcome contradicts, or may contradict, a decision.
-func (o Outcome) Heuristic() bool { return o >= HeuristicCommit }
+func (o Outcome) Heuristic() bool { return o >= HeuristicCommit && o <= HeuristicHazard }
 
 // Protocol is the commit protocol of a transaction.
 type Protocol uint8
 
 // TwoPhase is presumed-abort two-phase commit, the default.
 const TwoPhase Protocol = 0
+
+// Source is who brought a fact into the log. What follows from a fact depends on it; the
+// names and reasons beside it are for people alone.
+type Source uint8
+
+// FromClient: the client whose transaction it is, or who asked about it. FromCluster: the
+// cluster by itself, that is its scans and its workers. FromOperator: a person.
+const (
+	FromClient Source = iota
+	FromCluster
+	FromOperator
+)
 
 // Branch is the part of a global transaction at one resource, as the decision
 // record keeps it: all that somebody else needs to finish it.
@@ -93,8 +110,12 @@ func (d Decision) String() string { return name([]string{"undecided", "commit", 
 
 // String returns the outcome in lower case with hyphens.
 func (o Outcome) String() string {
-	return name([]string{"unknown", "committed", "aborted", "heuristic-commit", "heuristic-rollback", "heuristic-mixed", "heuristic-hazard"}, uint8(o))
+	return name([]string{"unknown", "committed", "aborted", "heuristic-commit", "heuristic-rollback", "heuristic-mixed", "heuristic-hazard",
+		"unrecorded", "pending"}, uint8(o))
 }
+
+// String returns client, cluster or operator.
+func (s Source) String() string { return name([]string{"client", "cluster", "operator"}, uint8(s)) }
 
 // String returns two_phase.
 func (p Protocol) String() string { return name([]string{"two_phase"}, uint8(p)) }

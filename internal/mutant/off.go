@@ -38,5 +38,6 @@ const (
 	SwallowHeuristic      = false // X31
 	ApplyTwice            = false // X32
 	TimerNotRearmed       = false // X34
-	NewSetAtOnce          = false // X35
+	UnrecordedIsAborted   = false // X35
+	NewSetAtOnce          = false // X36
 )

@@ -38,7 +38,8 @@ var (
 	SwallowHeuristic      bool // X31
 	ApplyTwice            bool // X32
 	TimerNotRearmed       bool // X34
-	NewSetAtOnce          bool // X35
+	UnrecordedIsAborted   bool // X35
+	NewSetAtOnce          bool // X36
 )
 
 var switches = map[string]*bool{
@@ -74,7 +75,8 @@ var switches = map[string]*bool{
 	"X31": &SwallowHeuristic,
 	"X32": &ApplyTwice,
 	"X34": &TimerNotRearmed,
-	"X35": &NewSetAtOnce,
+	"X35": &UnrecordedIsAborted,
+	"X36": &NewSetAtOnce,
 }
 
 // With runs f while the mutant with this ID is on. Tests that use it must not be parallel.

@@ -3,6 +3,7 @@
 package sim
 
 import (
+	"cmp"
 	"slices"
 
 	"github.com/concordtx/concord/adapters"
@@ -168,6 +169,21 @@ func (b *branch) prepare() (tagPrepared bool) {
 	return true
 }
 
+// commitAlone is a plain COMMIT. It is true only if the answer is that it is done.
+func (b *branch) commitAlone() bool {
+	switch {
+	case b.bank.down || b.state != active:
+		return false
+	case b.failed:
+		b.bank.w.hit(StatementFailed)
+		b.set(rolledBack, ours)
+		return false
+	}
+	b.voted = b.work
+	b.set(committed, ours)
+	return true
+}
+
 // prepareAgain is a PREPARE that is executed on a new session after the work was lost:
 // some servers prepare an empty branch.
 func (b *branch) prepareAgain() (tagPrepared bool) {
@@ -260,6 +276,28 @@ func (b *branch) closeSession() {
 	}
 }
 
+// marked reports whether the branch has a marker that others see.
+func (b *branch) marked() bool {
+	return b.state == committed && !b.forgotten && !b.bank.noMarker && b.bank.family != postgres
+}
+
+// evidence is a page of the markers.
+func (b *bank) evidence(after txn.XID) []txn.XID {
+	var kept []txn.XID
+	for _, br := range b.all {
+		if br.marked() {
+			kept = append(kept, br.xid())
+		}
+	}
+	for _, x := range b.foreign {
+		kept = append(kept, x)
+	}
+	order := func(x, y txn.XID) int { return cmp.Or(cmp.Compare(x.Cluster, y.Cluster), x.Compare(y)) }
+	kept = slices.DeleteFunc(kept, func(x txn.XID) bool { return order(x, after) <= 0 })
+	slices.SortFunc(kept, order)
+	return kept[:min(len(kept), adapters.EvidencePage)]
+}
+
 // list is what the bank shows as prepared.
 func (b *bank) list() []adapters.Prepared {
 	b.open = slices.DeleteFunc(b.open, func(br *branch) bool { return br.state.final() })
@@ -311,7 +349,7 @@ func (b *bank) failover() {
 			br.set(lost, fate)
 		}
 	case committed, rolledBack:
-		if br.voted != 0 {
+		if br.voted != 0 && !br.ghost.alone {
 			br.set(prepared, fate)
 		}
 	}

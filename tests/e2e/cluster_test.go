@@ -3,6 +3,7 @@
 package e2e
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -44,6 +45,7 @@ type node struct {
 	id             int
 	api, peer, dir string
 	config, log    string
+	binary         string // empty: the one of today
 	process        *process
 }
 
@@ -159,7 +161,7 @@ func (c *cluster) start(n *node) {
 	log, err := os.OpenFile(n.log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	require.NoError(c, err)
 	defer log.Close()
-	cmd := exec.Command(binary, "serve", "--config", n.config)
+	cmd := exec.Command(cmp.Or(n.binary, binary), "serve", "--config", n.config)
 	cmd.Stdout, cmd.Stderr = log, log
 	n.process, err = startProcess(cmd)
 	require.NoError(c, err)
@@ -288,11 +290,15 @@ type (
 		Epoch     int            `json:"epoch"`
 		Nodes     []nodeJSON     `json:"nodes"`
 		Resources []resourceJSON `json:"resources"`
-		InDoubt   int            `json:"in_doubt"`
-		Heuristic int            `json:"heuristic"`
+		Known     bool           `json:"known"` // else what is a pointer is nil
+		InDoubt   *int           `json:"in_doubt"`
+		Heuristic *int           `json:"heuristic"`
+		Oldest    *string        `json:"oldest"`
 		Warnings  []string       `json:"warnings"`
 		Zxid      string         `json:"zxid"`
 		CutOff    string         `json:"cut_off"`
+
+		Incomplete bool `json:"incomplete"`
 	}
 	nodeJSON struct {
 		ID        int    `json:"id"`
@@ -305,14 +311,17 @@ type (
 		API       string `json:"api"`
 	}
 	resourceJSON struct {
-		Name     string `json:"name"`
-		Driver   string `json:"driver"`
-		OK       bool   `json:"ok"`
-		Error    string `json:"error"`
-		InDoubt  int    `json:"in_doubt"`
-		Oldest   string `json:"oldest"`
-		Identity string `json:"identity"`
-		Foreign  int    `json:"foreign"`
+		Name     string  `json:"name"`
+		Driver   string  `json:"driver"`
+		Known    bool    `json:"known"`
+		OK       bool    `json:"ok"`
+		Error    string  `json:"error"`
+		InDoubt  *int    `json:"in_doubt"`
+		Oldest   *string `json:"oldest"`
+		Identity string  `json:"identity"`
+		Foreign  *int    `json:"foreign"`
+		Listed   bool    `json:"listed"`
+		OwnError string  `json:"own_error"`
 	}
 	txJSON struct {
 		GID        string          `json:"gid"`
@@ -336,6 +345,7 @@ type (
 	heuristicJSON struct {
 		No        int    `json:"no"`
 		Outcome   string `json:"outcome"`
+		By        string `json:"by"`
 		Who       string `json:"who"`
 		Why       string `json:"why"`
 		Forgotten bool   `json:"forgotten"`

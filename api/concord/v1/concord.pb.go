@@ -9,9 +9,10 @@
 // The interface of a coordinator node. It is served over HTTP: with
 // "curl -H 'Content-Type: application/json' -d '{}'" as well as with gRPC or Connect clients.
 //
-// Every node answers Status, Watch and Resources from what it knows itself, and Outcome of a
-// decided transaction once the leader has confirmed that it knows all decisions. The other
-// calls belong to the leader; another node hands them on to it. A call with the header
+// Every node answers Status, Watch and Resources, with what the leader told it half a second ago
+// or, where "known" is false, without that; and Outcome of a decided transaction once the leader
+// has confirmed that it knows all decisions. The other calls belong to the leader; another node
+// hands them on to it. A call with the header
 // "Concord-Redirect: 1" is not handed on but refused with code failed_precondition and a
 // NotLeader detail that says where the leader is.
 // No call that carries a gid needs to be thought about before it is repeated: the first
@@ -702,9 +703,12 @@ func (*FinishedResponse) Descriptor() ([]byte, []int) {
 }
 
 type OutcomeRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Gid           string                 `protobuf:"bytes,1,opt,name=gid,proto3" json:"gid,omitempty"`
-	Seen          string                 `protobuf:"bytes,2,opt,name=seen,proto3" json:"seen,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Gid   string                 `protobuf:"bytes,1,opt,name=gid,proto3" json:"gid,omitempty"`
+	Seen  string                 `protobuf:"bytes,2,opt,name=seen,proto3" json:"seen,omitempty"`
+	// Whoever asks knows that the transaction had several branches, so that no database decided it
+	// alone: what is unrecorded is aborted then.
+	Several       bool `protobuf:"varint,3,opt,name=several,proto3" json:"several,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -753,9 +757,17 @@ func (x *OutcomeRequest) GetSeen() string {
 	return ""
 }
 
+func (x *OutcomeRequest) GetSeveral() bool {
+	if x != nil {
+		return x.Several
+	}
+	return false
+}
+
 type OutcomeResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// committed, aborted, heuristic-mixed, heuristic-hazard or unknown (older than what is kept).
+	// committed, aborted, unrecorded, heuristic-mixed, heuristic-hazard or unknown (older than what
+	// is kept).
 	Outcome string `protobuf:"bytes,1,opt,name=outcome,proto3" json:"outcome,omitempty"`
 	Reason  string `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
 	Zxid    string `protobuf:"bytes,3,opt,name=zxid,proto3" json:"zxid,omitempty"`
@@ -827,7 +839,8 @@ type Transaction struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Gid   string                 `protobuf:"bytes,1,opt,name=gid,proto3" json:"gid,omitempty"`
 	// in-doubt (branches are prepared, no decision), committing or aborting (decided, not
-	// finished everywhere), committed, aborted or heuristic (somebody has to look at it).
+	// finished everywhere), committed, aborted, unrecorded (two or more databases will never commit
+	// it, one alone may have) or heuristic (somebody has to look at it).
 	State    string `protobuf:"bytes,2,opt,name=state,proto3" json:"state,omitempty"`
 	Protocol string `protobuf:"bytes,3,opt,name=protocol,proto3" json:"protocol,omitempty"`
 	// Milliseconds since 1970, from the gid.
@@ -838,7 +851,9 @@ type Transaction struct {
 	// Position of the decision in the log.
 	Zxid string `protobuf:"bytes,8,opt,name=zxid,proto3" json:"zxid,omitempty"`
 	// What the application said the transaction is about.
-	Label         string `protobuf:"bytes,9,opt,name=label,proto3" json:"label,omitempty"`
+	Label string `protobuf:"bytes,9,opt,name=label,proto3" json:"label,omitempty"`
+	// As in OutcomeResponse; or pending: there is no decision so far.
+	Outcome       string `protobuf:"bytes,10,opt,name=outcome,proto3" json:"outcome,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -936,13 +951,22 @@ func (x *Transaction) GetLabel() string {
 	return ""
 }
 
+func (x *Transaction) GetOutcome() string {
+	if x != nil {
+		return x.Outcome
+	}
+	return ""
+}
+
 type Heuristic struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	No            uint32                 `protobuf:"varint,1,opt,name=no,proto3" json:"no,omitempty"`
-	Outcome       string                 `protobuf:"bytes,2,opt,name=outcome,proto3" json:"outcome,omitempty"`
-	Who           string                 `protobuf:"bytes,3,opt,name=who,proto3" json:"who,omitempty"`
-	Why           string                 `protobuf:"bytes,4,opt,name=why,proto3" json:"why,omitempty"`
-	Forgotten     bool                   `protobuf:"varint,5,opt,name=forgotten,proto3" json:"forgotten,omitempty"`
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	No        uint32                 `protobuf:"varint,1,opt,name=no,proto3" json:"no,omitempty"`
+	Outcome   string                 `protobuf:"bytes,2,opt,name=outcome,proto3" json:"outcome,omitempty"`
+	Who       string                 `protobuf:"bytes,3,opt,name=who,proto3" json:"who,omitempty"`
+	Why       string                 `protobuf:"bytes,4,opt,name=why,proto3" json:"why,omitempty"`
+	Forgotten bool                   `protobuf:"varint,5,opt,name=forgotten,proto3" json:"forgotten,omitempty"`
+	// Who says so: client, cluster or operator.
+	By            string `protobuf:"bytes,6,opt,name=by,proto3" json:"by,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1012,9 +1036,16 @@ func (x *Heuristic) GetForgotten() bool {
 	return false
 }
 
+func (x *Heuristic) GetBy() string {
+	if x != nil {
+		return x.By
+	}
+	return ""
+}
+
 type ListRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// in-doubt (everything that is not finished), committed, aborted, heuristic; empty: all.
+	// in-doubt (everything that is not finished), committed, aborted, unrecorded, heuristic; empty: all.
 	State       string `protobuf:"bytes,1,opt,name=state,proto3" json:"state,omitempty"`
 	OlderThanMs int64  `protobuf:"varint,2,opt,name=older_than_ms,json=olderThanMs,proto3" json:"older_than_ms,omitempty"`
 	Resource    string `protobuf:"bytes,3,opt,name=resource,proto3" json:"resource,omitempty"`
@@ -1103,8 +1134,10 @@ type ListResponse struct {
 	state        protoimpl.MessageState `protogen:"open.v1"`
 	Transactions []*Transaction         `protobuf:"bytes,1,rep,name=transactions,proto3" json:"transactions,omitempty"`
 	// Set if there may be more: pass it as after.
-	Next          string `protobuf:"bytes,2,opt,name=next,proto3" json:"next,omitempty"`
-	Zxid          string `protobuf:"bytes,3,opt,name=zxid,proto3" json:"zxid,omitempty"`
+	Next string `protobuf:"bytes,2,opt,name=next,proto3" json:"next,omitempty"`
+	Zxid string `protobuf:"bytes,3,opt,name=zxid,proto3" json:"zxid,omitempty"`
+	// What the list may lack: resources that could not be listed.
+	Warnings      []string `protobuf:"bytes,4,rep,name=warnings,proto3" json:"warnings,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1158,6 +1191,13 @@ func (x *ListResponse) GetZxid() string {
 		return x.Zxid
 	}
 	return ""
+}
+
+func (x *ListResponse) GetWarnings() []string {
+	if x != nil {
+		return x.Warnings
+	}
+	return nil
 }
 
 type GetRequest struct {
@@ -1505,6 +1545,135 @@ func (x *ForgetResponse) GetZxid() string {
 	return ""
 }
 
+type SettleRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Gid   string                 `protobuf:"bytes,1,opt,name=gid,proto3" json:"gid,omitempty"`
+	No    uint32                 `protobuf:"varint,2,opt,name=no,proto3" json:"no,omitempty"`
+	// abandon: the branch is recorded as heuristic-hazard, and the cluster leaves it alone.
+	Action        string `protobuf:"bytes,3,opt,name=action,proto3" json:"action,omitempty"`
+	Who           string `protobuf:"bytes,4,opt,name=who,proto3" json:"who,omitempty"`
+	Reason        string `protobuf:"bytes,5,opt,name=reason,proto3" json:"reason,omitempty"`
+	Seen          string `protobuf:"bytes,6,opt,name=seen,proto3" json:"seen,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SettleRequest) Reset() {
+	*x = SettleRequest{}
+	mi := &file_concord_v1_concord_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SettleRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SettleRequest) ProtoMessage() {}
+
+func (x *SettleRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_concord_v1_concord_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SettleRequest.ProtoReflect.Descriptor instead.
+func (*SettleRequest) Descriptor() ([]byte, []int) {
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *SettleRequest) GetGid() string {
+	if x != nil {
+		return x.Gid
+	}
+	return ""
+}
+
+func (x *SettleRequest) GetNo() uint32 {
+	if x != nil {
+		return x.No
+	}
+	return 0
+}
+
+func (x *SettleRequest) GetAction() string {
+	if x != nil {
+		return x.Action
+	}
+	return ""
+}
+
+func (x *SettleRequest) GetWho() string {
+	if x != nil {
+		return x.Who
+	}
+	return ""
+}
+
+func (x *SettleRequest) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *SettleRequest) GetSeen() string {
+	if x != nil {
+		return x.Seen
+	}
+	return ""
+}
+
+type SettleResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Zxid          string                 `protobuf:"bytes,1,opt,name=zxid,proto3" json:"zxid,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SettleResponse) Reset() {
+	*x = SettleResponse{}
+	mi := &file_concord_v1_concord_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SettleResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SettleResponse) ProtoMessage() {}
+
+func (x *SettleResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_concord_v1_concord_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SettleResponse.ProtoReflect.Descriptor instead.
+func (*SettleResponse) Descriptor() ([]byte, []int) {
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *SettleResponse) GetZxid() string {
+	if x != nil {
+		return x.Zxid
+	}
+	return ""
+}
+
 type ReplaceMemberRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Node          uint64                 `protobuf:"varint,1,opt,name=node,proto3" json:"node,omitempty"`
@@ -1517,7 +1686,7 @@ type ReplaceMemberRequest struct {
 
 func (x *ReplaceMemberRequest) Reset() {
 	*x = ReplaceMemberRequest{}
-	mi := &file_concord_v1_concord_proto_msgTypes[23]
+	mi := &file_concord_v1_concord_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1529,7 +1698,7 @@ func (x *ReplaceMemberRequest) String() string {
 func (*ReplaceMemberRequest) ProtoMessage() {}
 
 func (x *ReplaceMemberRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[23]
+	mi := &file_concord_v1_concord_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1542,7 +1711,7 @@ func (x *ReplaceMemberRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplaceMemberRequest.ProtoReflect.Descriptor instead.
 func (*ReplaceMemberRequest) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{23}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *ReplaceMemberRequest) GetNode() uint64 {
@@ -1582,7 +1751,7 @@ type ReplaceMemberResponse struct {
 
 func (x *ReplaceMemberResponse) Reset() {
 	*x = ReplaceMemberResponse{}
-	mi := &file_concord_v1_concord_proto_msgTypes[24]
+	mi := &file_concord_v1_concord_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1594,7 +1763,7 @@ func (x *ReplaceMemberResponse) String() string {
 func (*ReplaceMemberResponse) ProtoMessage() {}
 
 func (x *ReplaceMemberResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[24]
+	mi := &file_concord_v1_concord_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1607,7 +1776,7 @@ func (x *ReplaceMemberResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplaceMemberResponse.ProtoReflect.Descriptor instead.
 func (*ReplaceMemberResponse) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{24}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *ReplaceMemberResponse) GetZxid() string {
@@ -1636,7 +1805,7 @@ type AddMemberRequest struct {
 
 func (x *AddMemberRequest) Reset() {
 	*x = AddMemberRequest{}
-	mi := &file_concord_v1_concord_proto_msgTypes[25]
+	mi := &file_concord_v1_concord_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1648,7 +1817,7 @@ func (x *AddMemberRequest) String() string {
 func (*AddMemberRequest) ProtoMessage() {}
 
 func (x *AddMemberRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[25]
+	mi := &file_concord_v1_concord_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1661,7 +1830,7 @@ func (x *AddMemberRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddMemberRequest.ProtoReflect.Descriptor instead.
 func (*AddMemberRequest) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{25}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *AddMemberRequest) GetNode() uint64 {
@@ -1729,7 +1898,7 @@ type AddMemberResponse struct {
 
 func (x *AddMemberResponse) Reset() {
 	*x = AddMemberResponse{}
-	mi := &file_concord_v1_concord_proto_msgTypes[26]
+	mi := &file_concord_v1_concord_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1741,7 +1910,7 @@ func (x *AddMemberResponse) String() string {
 func (*AddMemberResponse) ProtoMessage() {}
 
 func (x *AddMemberResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[26]
+	mi := &file_concord_v1_concord_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1754,7 +1923,7 @@ func (x *AddMemberResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddMemberResponse.ProtoReflect.Descriptor instead.
 func (*AddMemberResponse) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{26}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *AddMemberResponse) GetZxid() string {
@@ -1778,7 +1947,7 @@ type RemoveMemberRequest struct {
 
 func (x *RemoveMemberRequest) Reset() {
 	*x = RemoveMemberRequest{}
-	mi := &file_concord_v1_concord_proto_msgTypes[27]
+	mi := &file_concord_v1_concord_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1790,7 +1959,7 @@ func (x *RemoveMemberRequest) String() string {
 func (*RemoveMemberRequest) ProtoMessage() {}
 
 func (x *RemoveMemberRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[27]
+	mi := &file_concord_v1_concord_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1803,7 +1972,7 @@ func (x *RemoveMemberRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveMemberRequest.ProtoReflect.Descriptor instead.
 func (*RemoveMemberRequest) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{27}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *RemoveMemberRequest) GetNode() uint64 {
@@ -1850,7 +2019,7 @@ type RemoveMemberResponse struct {
 
 func (x *RemoveMemberResponse) Reset() {
 	*x = RemoveMemberResponse{}
-	mi := &file_concord_v1_concord_proto_msgTypes[28]
+	mi := &file_concord_v1_concord_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1862,7 +2031,7 @@ func (x *RemoveMemberResponse) String() string {
 func (*RemoveMemberResponse) ProtoMessage() {}
 
 func (x *RemoveMemberResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[28]
+	mi := &file_concord_v1_concord_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1875,7 +2044,7 @@ func (x *RemoveMemberResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveMemberResponse.ProtoReflect.Descriptor instead.
 func (*RemoveMemberResponse) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{28}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *RemoveMemberResponse) GetZxid() string {
@@ -1897,7 +2066,7 @@ type TransferLeadershipRequest struct {
 
 func (x *TransferLeadershipRequest) Reset() {
 	*x = TransferLeadershipRequest{}
-	mi := &file_concord_v1_concord_proto_msgTypes[29]
+	mi := &file_concord_v1_concord_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1909,7 +2078,7 @@ func (x *TransferLeadershipRequest) String() string {
 func (*TransferLeadershipRequest) ProtoMessage() {}
 
 func (x *TransferLeadershipRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[29]
+	mi := &file_concord_v1_concord_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1922,7 +2091,7 @@ func (x *TransferLeadershipRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TransferLeadershipRequest.ProtoReflect.Descriptor instead.
 func (*TransferLeadershipRequest) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{29}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *TransferLeadershipRequest) GetNode() uint64 {
@@ -1962,7 +2131,7 @@ type TransferLeadershipResponse struct {
 
 func (x *TransferLeadershipResponse) Reset() {
 	*x = TransferLeadershipResponse{}
-	mi := &file_concord_v1_concord_proto_msgTypes[30]
+	mi := &file_concord_v1_concord_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1974,7 +2143,7 @@ func (x *TransferLeadershipResponse) String() string {
 func (*TransferLeadershipResponse) ProtoMessage() {}
 
 func (x *TransferLeadershipResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[30]
+	mi := &file_concord_v1_concord_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1987,7 +2156,7 @@ func (x *TransferLeadershipResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TransferLeadershipResponse.ProtoReflect.Descriptor instead.
 func (*TransferLeadershipResponse) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{30}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *TransferLeadershipResponse) GetZxid() string {
@@ -2010,7 +2179,7 @@ type RecoverRequest struct {
 
 func (x *RecoverRequest) Reset() {
 	*x = RecoverRequest{}
-	mi := &file_concord_v1_concord_proto_msgTypes[31]
+	mi := &file_concord_v1_concord_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2022,7 +2191,7 @@ func (x *RecoverRequest) String() string {
 func (*RecoverRequest) ProtoMessage() {}
 
 func (x *RecoverRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[31]
+	mi := &file_concord_v1_concord_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2035,7 +2204,7 @@ func (x *RecoverRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RecoverRequest.ProtoReflect.Descriptor instead.
 func (*RecoverRequest) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{31}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *RecoverRequest) GetApply() bool {
@@ -2071,7 +2240,7 @@ type RecoverResponse struct {
 
 func (x *RecoverResponse) Reset() {
 	*x = RecoverResponse{}
-	mi := &file_concord_v1_concord_proto_msgTypes[32]
+	mi := &file_concord_v1_concord_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2083,7 +2252,7 @@ func (x *RecoverResponse) String() string {
 func (*RecoverResponse) ProtoMessage() {}
 
 func (x *RecoverResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[32]
+	mi := &file_concord_v1_concord_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2096,7 +2265,7 @@ func (x *RecoverResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RecoverResponse.ProtoReflect.Descriptor instead.
 func (*RecoverResponse) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{32}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *RecoverResponse) GetActions() []*RecoverAction {
@@ -2139,7 +2308,7 @@ type RecoverAction struct {
 
 func (x *RecoverAction) Reset() {
 	*x = RecoverAction{}
-	mi := &file_concord_v1_concord_proto_msgTypes[33]
+	mi := &file_concord_v1_concord_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2151,7 +2320,7 @@ func (x *RecoverAction) String() string {
 func (*RecoverAction) ProtoMessage() {}
 
 func (x *RecoverAction) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[33]
+	mi := &file_concord_v1_concord_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2164,7 +2333,7 @@ func (x *RecoverAction) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RecoverAction.ProtoReflect.Descriptor instead.
 func (*RecoverAction) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{33}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *RecoverAction) GetGid() string {
@@ -2232,7 +2401,7 @@ type StatusRequest struct {
 
 func (x *StatusRequest) Reset() {
 	*x = StatusRequest{}
-	mi := &file_concord_v1_concord_proto_msgTypes[34]
+	mi := &file_concord_v1_concord_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2244,7 +2413,7 @@ func (x *StatusRequest) String() string {
 func (*StatusRequest) ProtoMessage() {}
 
 func (x *StatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[34]
+	mi := &file_concord_v1_concord_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2257,7 +2426,7 @@ func (x *StatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusRequest.ProtoReflect.Descriptor instead.
 func (*StatusRequest) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{34}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *StatusRequest) GetSeen() string {
@@ -2278,7 +2447,7 @@ type WatchRequest struct {
 
 func (x *WatchRequest) Reset() {
 	*x = WatchRequest{}
-	mi := &file_concord_v1_concord_proto_msgTypes[35]
+	mi := &file_concord_v1_concord_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2290,7 +2459,7 @@ func (x *WatchRequest) String() string {
 func (*WatchRequest) ProtoMessage() {}
 
 func (x *WatchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[35]
+	mi := &file_concord_v1_concord_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2303,7 +2472,7 @@ func (x *WatchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchRequest.ProtoReflect.Descriptor instead.
 func (*WatchRequest) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{35}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *WatchRequest) GetIntervalMs() uint32 {
@@ -2331,12 +2500,12 @@ type StatusResponse struct {
 	Epoch     uint32            `protobuf:"varint,4,opt,name=epoch,proto3" json:"epoch,omitempty"`
 	Nodes     []*Node           `protobuf:"bytes,5,rep,name=nodes,proto3" json:"nodes,omitempty"`
 	Resources []*ResourceStatus `protobuf:"bytes,6,rep,name=resources,proto3" json:"resources,omitempty"`
-	// Transactions that are not finished everywhere.
+	// Transactions that are not finished everywhere; means nothing unless known.
 	InDoubt uint64 `protobuf:"varint,7,opt,name=in_doubt,json=inDoubt,proto3" json:"in_doubt,omitempty"`
-	// Decisions since this node started.
+	// Decisions that this node has delivered since it started: every node delivers all of them.
 	Committed uint64 `protobuf:"varint,8,opt,name=committed,proto3" json:"committed,omitempty"`
 	Aborted   uint64 `protobuf:"varint,9,opt,name=aborted,proto3" json:"aborted,omitempty"`
-	// Transactions with a heuristic outcome that nobody has forgotten yet.
+	// Transactions with a heuristic outcome that nobody has forgotten yet; means nothing unless known.
 	Heuristic uint64 `protobuf:"varint,10,opt,name=heuristic,proto3" json:"heuristic,omitempty"`
 	// What an operator should look at, in words.
 	Warnings []string `protobuf:"bytes,11,rep,name=warnings,proto3" json:"warnings,omitempty"`
@@ -2344,14 +2513,23 @@ type StatusResponse struct {
 	Zxid string `protobuf:"bytes,12,opt,name=zxid,proto3" json:"zxid,omitempty"`
 	// Milliseconds since this node last knew an established leader, if that is too long: what it
 	// shows is the state of then. 0 if it is not cut off.
-	CutOffMs      int64 `protobuf:"varint,13,opt,name=cut_off_ms,json=cutOffMs,proto3" json:"cut_off_ms,omitempty"`
+	CutOffMs int64 `protobuf:"varint,13,opt,name=cut_off_ms,json=cutOffMs,proto3" json:"cut_off_ms,omitempty"`
+	// Whether this node knows what the leader knows: in_doubt, heuristic, oldest_ms, the leader's
+	// warnings, and the resources as far as they are known. If not they are unknown here.
+	Known bool `protobuf:"varint,20,opt,name=known,proto3" json:"known,omitempty"`
+	// How old that is, in milliseconds.
+	KnownAgeMs int64 `protobuf:"varint,21,opt,name=known_age_ms,json=knownAgeMs,proto3" json:"known_age_ms,omitempty"`
+	// Some resource has not been listed since the leader leads: in_doubt is "at least".
+	Incomplete bool `protobuf:"varint,22,opt,name=incomplete,proto3" json:"incomplete,omitempty"`
+	// Milliseconds since the oldest transaction in doubt was born, 0 if there is none.
+	OldestMs      int64 `protobuf:"varint,23,opt,name=oldest_ms,json=oldestMs,proto3" json:"oldest_ms,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *StatusResponse) Reset() {
 	*x = StatusResponse{}
-	mi := &file_concord_v1_concord_proto_msgTypes[36]
+	mi := &file_concord_v1_concord_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2363,7 +2541,7 @@ func (x *StatusResponse) String() string {
 func (*StatusResponse) ProtoMessage() {}
 
 func (x *StatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[36]
+	mi := &file_concord_v1_concord_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2376,7 +2554,7 @@ func (x *StatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusResponse.ProtoReflect.Descriptor instead.
 func (*StatusResponse) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{36}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *StatusResponse) GetCluster() string {
@@ -2470,6 +2648,34 @@ func (x *StatusResponse) GetCutOffMs() int64 {
 	return 0
 }
 
+func (x *StatusResponse) GetKnown() bool {
+	if x != nil {
+		return x.Known
+	}
+	return false
+}
+
+func (x *StatusResponse) GetKnownAgeMs() int64 {
+	if x != nil {
+		return x.KnownAgeMs
+	}
+	return 0
+}
+
+func (x *StatusResponse) GetIncomplete() bool {
+	if x != nil {
+		return x.Incomplete
+	}
+	return false
+}
+
+func (x *StatusResponse) GetOldestMs() int64 {
+	if x != nil {
+		return x.OldestMs
+	}
+	return 0
+}
+
 type Node struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Id    uint64                 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
@@ -2490,7 +2696,7 @@ type Node struct {
 
 func (x *Node) Reset() {
 	*x = Node{}
-	mi := &file_concord_v1_concord_proto_msgTypes[37]
+	mi := &file_concord_v1_concord_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2502,7 +2708,7 @@ func (x *Node) String() string {
 func (*Node) ProtoMessage() {}
 
 func (x *Node) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[37]
+	mi := &file_concord_v1_concord_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2515,7 +2721,7 @@ func (x *Node) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Node.ProtoReflect.Descriptor instead.
 func (*Node) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{37}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *Node) GetId() uint64 {
@@ -2585,23 +2791,35 @@ type ResourceStatus struct {
 	state  protoimpl.MessageState `protogen:"open.v1"`
 	Name   string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
 	Driver string                 `protobuf:"bytes,2,opt,name=driver,proto3" json:"driver,omitempty"`
-	Ok     bool                   `protobuf:"varint,3,opt,name=ok,proto3" json:"ok,omitempty"`
-	Error  string                 `protobuf:"bytes,4,opt,name=error,proto3" json:"error,omitempty"`
-	// Prepared branches that the last scan saw.
+	// Whether the leader finds it fit, and what is wrong. Unless known: whether this node does.
+	Ok    bool   `protobuf:"varint,3,opt,name=ok,proto3" json:"ok,omitempty"`
+	Error string `protobuf:"bytes,4,opt,name=error,proto3" json:"error,omitempty"`
+	// Branches that are not finished: of decided transactions, and those that the last listing
+	// had. Means nothing unless known.
 	InDoubt uint64 `protobuf:"varint,5,opt,name=in_doubt,json=inDoubt,proto3" json:"in_doubt,omitempty"`
-	// Milliseconds since the oldest of them was born, 0 if there is none.
+	// Milliseconds since the oldest of them was born, 0 if there is none. Means nothing unless known.
 	OldestMs int64 `protobuf:"varint,6,opt,name=oldest_ms,json=oldestMs,proto3" json:"oldest_ms,omitempty"`
 	// Which database it is; empty if it could not be asked yet.
 	Identity string `protobuf:"bytes,7,opt,name=identity,proto3" json:"identity,omitempty"`
-	// Prepared branches that are not this cluster's.
-	Foreign       uint64 `protobuf:"varint,8,opt,name=foreign,proto3" json:"foreign,omitempty"`
+	// Prepared branches that are not this cluster's, by the last listing. Means nothing unless known.
+	Foreign uint64 `protobuf:"varint,8,opt,name=foreign,proto3" json:"foreign,omitempty"`
+	// Whether this is what the leader knows. If not, it is unknown here.
+	Known bool `protobuf:"varint,20,opt,name=known,proto3" json:"known,omitempty"`
+	// Whether the leader has listed it since it leads. If not, in_doubt and oldest_ms are "at
+	// least", and foreign is unknown.
+	Listed bool `protobuf:"varint,21,opt,name=listed,proto3" json:"listed,omitempty"`
+	// How old that listing is, in milliseconds.
+	ListedAgeMs int64 `protobuf:"varint,22,opt,name=listed_age_ms,json=listedAgeMs,proto3" json:"listed_age_ms,omitempty"`
+	// What the answering node itself finds wrong, if anything: it could not finish branches
+	// of this resource if it led.
+	OwnError      string `protobuf:"bytes,23,opt,name=own_error,json=ownError,proto3" json:"own_error,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ResourceStatus) Reset() {
 	*x = ResourceStatus{}
-	mi := &file_concord_v1_concord_proto_msgTypes[38]
+	mi := &file_concord_v1_concord_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2613,7 +2831,7 @@ func (x *ResourceStatus) String() string {
 func (*ResourceStatus) ProtoMessage() {}
 
 func (x *ResourceStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[38]
+	mi := &file_concord_v1_concord_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2626,7 +2844,7 @@ func (x *ResourceStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResourceStatus.ProtoReflect.Descriptor instead.
 func (*ResourceStatus) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{38}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *ResourceStatus) GetName() string {
@@ -2685,16 +2903,48 @@ func (x *ResourceStatus) GetForeign() uint64 {
 	return 0
 }
 
+func (x *ResourceStatus) GetKnown() bool {
+	if x != nil {
+		return x.Known
+	}
+	return false
+}
+
+func (x *ResourceStatus) GetListed() bool {
+	if x != nil {
+		return x.Listed
+	}
+	return false
+}
+
+func (x *ResourceStatus) GetListedAgeMs() int64 {
+	if x != nil {
+		return x.ListedAgeMs
+	}
+	return 0
+}
+
+func (x *ResourceStatus) GetOwnError() string {
+	if x != nil {
+		return x.OwnError
+	}
+	return ""
+}
+
 type ResourcesRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Seen          string                 `protobuf:"bytes,1,opt,name=seen,proto3" json:"seen,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Seen  string                 `protobuf:"bytes,1,opt,name=seen,proto3" json:"seen,omitempty"`
+	// A resource, and which database it is for the client. If the node takes it for another one,
+	// it looks again before it answers.
+	Name          string `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	Identity      string `protobuf:"bytes,3,opt,name=identity,proto3" json:"identity,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ResourcesRequest) Reset() {
 	*x = ResourcesRequest{}
-	mi := &file_concord_v1_concord_proto_msgTypes[39]
+	mi := &file_concord_v1_concord_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2706,7 +2956,7 @@ func (x *ResourcesRequest) String() string {
 func (*ResourcesRequest) ProtoMessage() {}
 
 func (x *ResourcesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[39]
+	mi := &file_concord_v1_concord_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2719,12 +2969,26 @@ func (x *ResourcesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResourcesRequest.ProtoReflect.Descriptor instead.
 func (*ResourcesRequest) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{39}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *ResourcesRequest) GetSeen() string {
 	if x != nil {
 		return x.Seen
+	}
+	return ""
+}
+
+func (x *ResourcesRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *ResourcesRequest) GetIdentity() string {
+	if x != nil {
+		return x.Identity
 	}
 	return ""
 }
@@ -2744,7 +3008,7 @@ type ResourcesResponse struct {
 
 func (x *ResourcesResponse) Reset() {
 	*x = ResourcesResponse{}
-	mi := &file_concord_v1_concord_proto_msgTypes[40]
+	mi := &file_concord_v1_concord_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2756,7 +3020,7 @@ func (x *ResourcesResponse) String() string {
 func (*ResourcesResponse) ProtoMessage() {}
 
 func (x *ResourcesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[40]
+	mi := &file_concord_v1_concord_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2769,7 +3033,7 @@ func (x *ResourcesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResourcesResponse.ProtoReflect.Descriptor instead.
 func (*ResourcesResponse) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{40}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *ResourcesResponse) GetCluster() string {
@@ -2818,7 +3082,7 @@ type CheckResourceRequest struct {
 
 func (x *CheckResourceRequest) Reset() {
 	*x = CheckResourceRequest{}
-	mi := &file_concord_v1_concord_proto_msgTypes[41]
+	mi := &file_concord_v1_concord_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2830,7 +3094,7 @@ func (x *CheckResourceRequest) String() string {
 func (*CheckResourceRequest) ProtoMessage() {}
 
 func (x *CheckResourceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[41]
+	mi := &file_concord_v1_concord_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2843,7 +3107,7 @@ func (x *CheckResourceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckResourceRequest.ProtoReflect.Descriptor instead.
 func (*CheckResourceRequest) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{41}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *CheckResourceRequest) GetName() string {
@@ -2861,15 +3125,17 @@ func (x *CheckResourceRequest) GetSeen() string {
 }
 
 type CheckResourceResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Reports       []*ResourceReport      `protobuf:"bytes,1,rep,name=reports,proto3" json:"reports,omitempty"`
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Reports []*ResourceReport      `protobuf:"bytes,1,rep,name=reports,proto3" json:"reports,omitempty"`
+	// The node that asked the databases.
+	Node          uint64 `protobuf:"varint,2,opt,name=node,proto3" json:"node,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *CheckResourceResponse) Reset() {
 	*x = CheckResourceResponse{}
-	mi := &file_concord_v1_concord_proto_msgTypes[42]
+	mi := &file_concord_v1_concord_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2881,7 +3147,7 @@ func (x *CheckResourceResponse) String() string {
 func (*CheckResourceResponse) ProtoMessage() {}
 
 func (x *CheckResourceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[42]
+	mi := &file_concord_v1_concord_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2894,7 +3160,7 @@ func (x *CheckResourceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckResourceResponse.ProtoReflect.Descriptor instead.
 func (*CheckResourceResponse) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{42}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *CheckResourceResponse) GetReports() []*ResourceReport {
@@ -2902,6 +3168,13 @@ func (x *CheckResourceResponse) GetReports() []*ResourceReport {
 		return x.Reports
 	}
 	return nil
+}
+
+func (x *CheckResourceResponse) GetNode() uint64 {
+	if x != nil {
+		return x.Node
+	}
+	return 0
 }
 
 type ResourceReport struct {
@@ -2918,7 +3191,7 @@ type ResourceReport struct {
 
 func (x *ResourceReport) Reset() {
 	*x = ResourceReport{}
-	mi := &file_concord_v1_concord_proto_msgTypes[43]
+	mi := &file_concord_v1_concord_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2930,7 +3203,7 @@ func (x *ResourceReport) String() string {
 func (*ResourceReport) ProtoMessage() {}
 
 func (x *ResourceReport) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[43]
+	mi := &file_concord_v1_concord_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2943,7 +3216,7 @@ func (x *ResourceReport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResourceReport.ProtoReflect.Descriptor instead.
 func (*ResourceReport) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{43}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *ResourceReport) GetName() string {
@@ -3000,7 +3273,7 @@ type Finding struct {
 
 func (x *Finding) Reset() {
 	*x = Finding{}
-	mi := &file_concord_v1_concord_proto_msgTypes[44]
+	mi := &file_concord_v1_concord_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3012,7 +3285,7 @@ func (x *Finding) String() string {
 func (*Finding) ProtoMessage() {}
 
 func (x *Finding) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[44]
+	mi := &file_concord_v1_concord_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3025,7 +3298,7 @@ func (x *Finding) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Finding.ProtoReflect.Descriptor instead.
 func (*Finding) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{44}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *Finding) GetWhat() string {
@@ -3068,7 +3341,7 @@ type NotLeader struct {
 
 func (x *NotLeader) Reset() {
 	*x = NotLeader{}
-	mi := &file_concord_v1_concord_proto_msgTypes[45]
+	mi := &file_concord_v1_concord_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3080,7 +3353,7 @@ func (x *NotLeader) String() string {
 func (*NotLeader) ProtoMessage() {}
 
 func (x *NotLeader) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[45]
+	mi := &file_concord_v1_concord_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3093,7 +3366,7 @@ func (x *NotLeader) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NotLeader.ProtoReflect.Descriptor instead.
 func (*NotLeader) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{45}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *NotLeader) GetLeader() uint64 {
@@ -3158,15 +3431,16 @@ const file_concord_v1_concord_proto_rawDesc = "" +
 	"\x03gid\x18\x01 \x01(\tR\x03gid\x12\x0e\n" +
 	"\x02no\x18\x02 \x01(\rR\x02no\x12\x16\n" +
 	"\x06finish\x18\x03 \x01(\tR\x06finish\"\x12\n" +
-	"\x10FinishedResponse\"6\n" +
+	"\x10FinishedResponse\"P\n" +
 	"\x0eOutcomeRequest\x12\x10\n" +
 	"\x03gid\x18\x01 \x01(\tR\x03gid\x12\x12\n" +
-	"\x04seen\x18\x02 \x01(\tR\x04seen\"s\n" +
+	"\x04seen\x18\x02 \x01(\tR\x04seen\x12\x18\n" +
+	"\aseveral\x18\x03 \x01(\bR\aseveral\"s\n" +
 	"\x0fOutcomeResponse\x12\x18\n" +
 	"\aoutcome\x18\x01 \x01(\tR\aoutcome\x12\x16\n" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\x12\x12\n" +
 	"\x04zxid\x18\x03 \x01(\tR\x04zxid\x12\x1a\n" +
-	"\bfinished\x18\x04 \x01(\bR\bfinished\"\x99\x02\n" +
+	"\bfinished\x18\x04 \x01(\bR\bfinished\"\xb3\x02\n" +
 	"\vTransaction\x12\x10\n" +
 	"\x03gid\x18\x01 \x01(\tR\x03gid\x12\x14\n" +
 	"\x05state\x18\x02 \x01(\tR\x05state\x12\x1a\n" +
@@ -3179,24 +3453,28 @@ const file_concord_v1_concord_proto_rawDesc = "" +
 	"heuristics\x18\a \x03(\v2\x15.concord.v1.HeuristicR\n" +
 	"heuristics\x12\x12\n" +
 	"\x04zxid\x18\b \x01(\tR\x04zxid\x12\x14\n" +
-	"\x05label\x18\t \x01(\tR\x05label\"w\n" +
+	"\x05label\x18\t \x01(\tR\x05label\x12\x18\n" +
+	"\aoutcome\x18\n" +
+	" \x01(\tR\aoutcome\"\x87\x01\n" +
 	"\tHeuristic\x12\x0e\n" +
 	"\x02no\x18\x01 \x01(\rR\x02no\x12\x18\n" +
 	"\aoutcome\x18\x02 \x01(\tR\aoutcome\x12\x10\n" +
 	"\x03who\x18\x03 \x01(\tR\x03who\x12\x10\n" +
 	"\x03why\x18\x04 \x01(\tR\x03why\x12\x1c\n" +
-	"\tforgotten\x18\x05 \x01(\bR\tforgotten\"\xa3\x01\n" +
+	"\tforgotten\x18\x05 \x01(\bR\tforgotten\x12\x0e\n" +
+	"\x02by\x18\x06 \x01(\tR\x02by\"\xa3\x01\n" +
 	"\vListRequest\x12\x14\n" +
 	"\x05state\x18\x01 \x01(\tR\x05state\x12\"\n" +
 	"\rolder_than_ms\x18\x02 \x01(\x03R\volderThanMs\x12\x1a\n" +
 	"\bresource\x18\x03 \x01(\tR\bresource\x12\x14\n" +
 	"\x05limit\x18\x04 \x01(\rR\x05limit\x12\x14\n" +
 	"\x05after\x18\x05 \x01(\tR\x05after\x12\x12\n" +
-	"\x04seen\x18\x06 \x01(\tR\x04seen\"s\n" +
+	"\x04seen\x18\x06 \x01(\tR\x04seen\"\x8f\x01\n" +
 	"\fListResponse\x12;\n" +
 	"\ftransactions\x18\x01 \x03(\v2\x17.concord.v1.TransactionR\ftransactions\x12\x12\n" +
 	"\x04next\x18\x02 \x01(\tR\x04next\x12\x12\n" +
-	"\x04zxid\x18\x03 \x01(\tR\x04zxid\"2\n" +
+	"\x04zxid\x18\x03 \x01(\tR\x04zxid\x12\x1a\n" +
+	"\bwarnings\x18\x04 \x03(\tR\bwarnings\"2\n" +
 	"\n" +
 	"GetRequest\x12\x10\n" +
 	"\x03gid\x18\x01 \x01(\tR\x03gid\x12\x12\n" +
@@ -3219,6 +3497,15 @@ const file_concord_v1_concord_proto_rawDesc = "" +
 	"\x06reason\x18\x03 \x01(\tR\x06reason\x12\x12\n" +
 	"\x04seen\x18\x04 \x01(\tR\x04seen\"$\n" +
 	"\x0eForgetResponse\x12\x12\n" +
+	"\x04zxid\x18\x01 \x01(\tR\x04zxid\"\x87\x01\n" +
+	"\rSettleRequest\x12\x10\n" +
+	"\x03gid\x18\x01 \x01(\tR\x03gid\x12\x0e\n" +
+	"\x02no\x18\x02 \x01(\rR\x02no\x12\x16\n" +
+	"\x06action\x18\x03 \x01(\tR\x06action\x12\x10\n" +
+	"\x03who\x18\x04 \x01(\tR\x03who\x12\x16\n" +
+	"\x06reason\x18\x05 \x01(\tR\x06reason\x12\x12\n" +
+	"\x04seen\x18\x06 \x01(\tR\x04seen\"$\n" +
+	"\x0eSettleResponse\x12\x12\n" +
 	"\x04zxid\x18\x01 \x01(\tR\x04zxid\"h\n" +
 	"\x14ReplaceMemberRequest\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\x04R\x04node\x12\x10\n" +
@@ -3276,7 +3563,7 @@ const file_concord_v1_concord_proto_rawDesc = "" +
 	"\fWatchRequest\x12\x1f\n" +
 	"\vinterval_ms\x18\x01 \x01(\rR\n" +
 	"intervalMs\x12\x12\n" +
-	"\x04seen\x18\x02 \x01(\tR\x04seen\"\x8d\x03\n" +
+	"\x04seen\x18\x02 \x01(\tR\x04seen\"\x82\x04\n" +
 	"\x0eStatusResponse\x12\x18\n" +
 	"\acluster\x18\x01 \x01(\tR\acluster\x12\x12\n" +
 	"\x04node\x18\x02 \x01(\x04R\x04node\x12\x16\n" +
@@ -3292,7 +3579,14 @@ const file_concord_v1_concord_proto_rawDesc = "" +
 	"\bwarnings\x18\v \x03(\tR\bwarnings\x12\x12\n" +
 	"\x04zxid\x18\f \x01(\tR\x04zxid\x12\x1c\n" +
 	"\n" +
-	"cut_off_ms\x18\r \x01(\x03R\bcutOffMs\"\xc0\x01\n" +
+	"cut_off_ms\x18\r \x01(\x03R\bcutOffMs\x12\x14\n" +
+	"\x05known\x18\x14 \x01(\bR\x05known\x12 \n" +
+	"\fknown_age_ms\x18\x15 \x01(\x03R\n" +
+	"knownAgeMs\x12\x1e\n" +
+	"\n" +
+	"incomplete\x18\x16 \x01(\bR\n" +
+	"incomplete\x12\x1b\n" +
+	"\toldest_ms\x18\x17 \x01(\x03R\boldestMs\"\xc0\x01\n" +
 	"\x04Node\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x12\n" +
 	"\x04role\x18\x02 \x01(\tR\x04role\x12\x14\n" +
@@ -3302,7 +3596,7 @@ const file_concord_v1_concord_proto_rawDesc = "" +
 	"\x03lag\x18\x06 \x01(\x04R\x03lag\x12\x1c\n" +
 	"\treachable\x18\a \x01(\bR\treachable\x12\x10\n" +
 	"\x03api\x18\b \x01(\tR\x03api\x12\x12\n" +
-	"\x04peer\x18\t \x01(\tR\x04peer\"\xd0\x01\n" +
+	"\x04peer\x18\t \x01(\tR\x04peer\"\xbf\x02\n" +
 	"\x0eResourceStatus\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
 	"\x06driver\x18\x02 \x01(\tR\x06driver\x12\x0e\n" +
@@ -3311,9 +3605,15 @@ const file_concord_v1_concord_proto_rawDesc = "" +
 	"\bin_doubt\x18\x05 \x01(\x04R\ainDoubt\x12\x1b\n" +
 	"\toldest_ms\x18\x06 \x01(\x03R\boldestMs\x12\x1a\n" +
 	"\bidentity\x18\a \x01(\tR\bidentity\x12\x18\n" +
-	"\aforeign\x18\b \x01(\x04R\aforeign\"&\n" +
+	"\aforeign\x18\b \x01(\x04R\aforeign\x12\x14\n" +
+	"\x05known\x18\x14 \x01(\bR\x05known\x12\x16\n" +
+	"\x06listed\x18\x15 \x01(\bR\x06listed\x12\"\n" +
+	"\rlisted_age_ms\x18\x16 \x01(\x03R\vlistedAgeMs\x12\x1b\n" +
+	"\town_error\x18\x17 \x01(\tR\bownError\"V\n" +
 	"\x10ResourcesRequest\x12\x12\n" +
-	"\x04seen\x18\x01 \x01(\tR\x04seen\"\xc0\x01\n" +
+	"\x04seen\x18\x01 \x01(\tR\x04seen\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x1a\n" +
+	"\bidentity\x18\x03 \x01(\tR\bidentity\"\xc0\x01\n" +
 	"\x11ResourcesResponse\x12\x18\n" +
 	"\acluster\x18\x01 \x01(\tR\acluster\x128\n" +
 	"\tresources\x18\x02 \x03(\v2\x1a.concord.v1.ResourceStatusR\tresources\x12,\n" +
@@ -3322,9 +3622,10 @@ const file_concord_v1_concord_proto_rawDesc = "" +
 	"\x04zxid\x18\x05 \x01(\tR\x04zxid\">\n" +
 	"\x14CheckResourceRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
-	"\x04seen\x18\x02 \x01(\tR\x04seen\"M\n" +
+	"\x04seen\x18\x02 \x01(\tR\x04seen\"a\n" +
 	"\x15CheckResourceResponse\x124\n" +
-	"\areports\x18\x01 \x03(\v2\x1a.concord.v1.ResourceReportR\areports\"\xad\x01\n" +
+	"\areports\x18\x01 \x03(\v2\x1a.concord.v1.ResourceReportR\areports\x12\x12\n" +
+	"\x04node\x18\x02 \x01(\x04R\x04node\"\xad\x01\n" +
 	"\x0eResourceReport\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
 	"\x06driver\x18\x02 \x01(\tR\x06driver\x12\x18\n" +
@@ -3339,7 +3640,8 @@ const file_concord_v1_concord_proto_rawDesc = "" +
 	"\x03fix\x18\x04 \x01(\tR\x03fix\"5\n" +
 	"\tNotLeader\x12\x16\n" +
 	"\x06leader\x18\x01 \x01(\x04R\x06leader\x12\x10\n" +
-	"\x03api\x18\x02 \x01(\tR\x03api2\xdb\t\n" +
+	"\x03api\x18\x02 \x01(\tR\x03api2\x9c\n" +
+	"\n" +
 	"\x12CoordinatorService\x12?\n" +
 	"\x06Commit\x12\x19.concord.v1.CommitRequest\x1a\x1a.concord.v1.CommitResponse\x12C\n" +
 	"\x06Decide\x12\x19.concord.v1.DecideRequest\x1a\x1a.concord.v1.DecideResponse(\x010\x01\x12E\n" +
@@ -3348,7 +3650,8 @@ const file_concord_v1_concord_proto_rawDesc = "" +
 	"\x04List\x12\x17.concord.v1.ListRequest\x1a\x18.concord.v1.ListResponse\x126\n" +
 	"\x03Get\x12\x16.concord.v1.GetRequest\x1a\x17.concord.v1.GetResponse\x12B\n" +
 	"\aResolve\x12\x1a.concord.v1.ResolveRequest\x1a\x1b.concord.v1.ResolveResponse\x12?\n" +
-	"\x06Forget\x12\x19.concord.v1.ForgetRequest\x1a\x1a.concord.v1.ForgetResponse\x12T\n" +
+	"\x06Forget\x12\x19.concord.v1.ForgetRequest\x1a\x1a.concord.v1.ForgetResponse\x12?\n" +
+	"\x06Settle\x12\x19.concord.v1.SettleRequest\x1a\x1a.concord.v1.SettleResponse\x12T\n" +
 	"\rReplaceMember\x12 .concord.v1.ReplaceMemberRequest\x1a!.concord.v1.ReplaceMemberResponse\x12H\n" +
 	"\tAddMember\x12\x1c.concord.v1.AddMemberRequest\x1a\x1d.concord.v1.AddMemberResponse\x12Q\n" +
 	"\fRemoveMember\x12\x1f.concord.v1.RemoveMemberRequest\x1a .concord.v1.RemoveMemberResponse\x12c\n" +
@@ -3371,7 +3674,7 @@ func file_concord_v1_concord_proto_rawDescGZIP() []byte {
 	return file_concord_v1_concord_proto_rawDescData
 }
 
-var file_concord_v1_concord_proto_msgTypes = make([]protoimpl.MessageInfo, 46)
+var file_concord_v1_concord_proto_msgTypes = make([]protoimpl.MessageInfo, 48)
 var file_concord_v1_concord_proto_goTypes = []any{
 	(*Branch)(nil),                     // 0: concord.v1.Branch
 	(*CommitRequest)(nil),              // 1: concord.v1.CommitRequest
@@ -3396,29 +3699,31 @@ var file_concord_v1_concord_proto_goTypes = []any{
 	(*ResolveResponse)(nil),            // 20: concord.v1.ResolveResponse
 	(*ForgetRequest)(nil),              // 21: concord.v1.ForgetRequest
 	(*ForgetResponse)(nil),             // 22: concord.v1.ForgetResponse
-	(*ReplaceMemberRequest)(nil),       // 23: concord.v1.ReplaceMemberRequest
-	(*ReplaceMemberResponse)(nil),      // 24: concord.v1.ReplaceMemberResponse
-	(*AddMemberRequest)(nil),           // 25: concord.v1.AddMemberRequest
-	(*AddMemberResponse)(nil),          // 26: concord.v1.AddMemberResponse
-	(*RemoveMemberRequest)(nil),        // 27: concord.v1.RemoveMemberRequest
-	(*RemoveMemberResponse)(nil),       // 28: concord.v1.RemoveMemberResponse
-	(*TransferLeadershipRequest)(nil),  // 29: concord.v1.TransferLeadershipRequest
-	(*TransferLeadershipResponse)(nil), // 30: concord.v1.TransferLeadershipResponse
-	(*RecoverRequest)(nil),             // 31: concord.v1.RecoverRequest
-	(*RecoverResponse)(nil),            // 32: concord.v1.RecoverResponse
-	(*RecoverAction)(nil),              // 33: concord.v1.RecoverAction
-	(*StatusRequest)(nil),              // 34: concord.v1.StatusRequest
-	(*WatchRequest)(nil),               // 35: concord.v1.WatchRequest
-	(*StatusResponse)(nil),             // 36: concord.v1.StatusResponse
-	(*Node)(nil),                       // 37: concord.v1.Node
-	(*ResourceStatus)(nil),             // 38: concord.v1.ResourceStatus
-	(*ResourcesRequest)(nil),           // 39: concord.v1.ResourcesRequest
-	(*ResourcesResponse)(nil),          // 40: concord.v1.ResourcesResponse
-	(*CheckResourceRequest)(nil),       // 41: concord.v1.CheckResourceRequest
-	(*CheckResourceResponse)(nil),      // 42: concord.v1.CheckResourceResponse
-	(*ResourceReport)(nil),             // 43: concord.v1.ResourceReport
-	(*Finding)(nil),                    // 44: concord.v1.Finding
-	(*NotLeader)(nil),                  // 45: concord.v1.NotLeader
+	(*SettleRequest)(nil),              // 23: concord.v1.SettleRequest
+	(*SettleResponse)(nil),             // 24: concord.v1.SettleResponse
+	(*ReplaceMemberRequest)(nil),       // 25: concord.v1.ReplaceMemberRequest
+	(*ReplaceMemberResponse)(nil),      // 26: concord.v1.ReplaceMemberResponse
+	(*AddMemberRequest)(nil),           // 27: concord.v1.AddMemberRequest
+	(*AddMemberResponse)(nil),          // 28: concord.v1.AddMemberResponse
+	(*RemoveMemberRequest)(nil),        // 29: concord.v1.RemoveMemberRequest
+	(*RemoveMemberResponse)(nil),       // 30: concord.v1.RemoveMemberResponse
+	(*TransferLeadershipRequest)(nil),  // 31: concord.v1.TransferLeadershipRequest
+	(*TransferLeadershipResponse)(nil), // 32: concord.v1.TransferLeadershipResponse
+	(*RecoverRequest)(nil),             // 33: concord.v1.RecoverRequest
+	(*RecoverResponse)(nil),            // 34: concord.v1.RecoverResponse
+	(*RecoverAction)(nil),              // 35: concord.v1.RecoverAction
+	(*StatusRequest)(nil),              // 36: concord.v1.StatusRequest
+	(*WatchRequest)(nil),               // 37: concord.v1.WatchRequest
+	(*StatusResponse)(nil),             // 38: concord.v1.StatusResponse
+	(*Node)(nil),                       // 39: concord.v1.Node
+	(*ResourceStatus)(nil),             // 40: concord.v1.ResourceStatus
+	(*ResourcesRequest)(nil),           // 41: concord.v1.ResourcesRequest
+	(*ResourcesResponse)(nil),          // 42: concord.v1.ResourcesResponse
+	(*CheckResourceRequest)(nil),       // 43: concord.v1.CheckResourceRequest
+	(*CheckResourceResponse)(nil),      // 44: concord.v1.CheckResourceResponse
+	(*ResourceReport)(nil),             // 45: concord.v1.ResourceReport
+	(*Finding)(nil),                    // 46: concord.v1.Finding
+	(*NotLeader)(nil),                  // 47: concord.v1.NotLeader
 }
 var file_concord_v1_concord_proto_depIdxs = []int32{
 	0,  // 0: concord.v1.CommitRequest.branches:type_name -> concord.v1.Branch
@@ -3427,18 +3732,18 @@ var file_concord_v1_concord_proto_depIdxs = []int32{
 	6,  // 3: concord.v1.DecideResponse.answers:type_name -> concord.v1.NumberedAnswer
 	2,  // 4: concord.v1.NumberedAnswer.response:type_name -> concord.v1.CommitResponse
 	7,  // 5: concord.v1.NumberedAnswer.error:type_name -> concord.v1.CommitError
-	45, // 6: concord.v1.CommitError.not_leader:type_name -> concord.v1.NotLeader
+	47, // 6: concord.v1.CommitError.not_leader:type_name -> concord.v1.NotLeader
 	9,  // 7: concord.v1.FinishedRequest.branches:type_name -> concord.v1.FinishedBranch
 	0,  // 8: concord.v1.Transaction.branches:type_name -> concord.v1.Branch
 	14, // 9: concord.v1.Transaction.heuristics:type_name -> concord.v1.Heuristic
 	13, // 10: concord.v1.ListResponse.transactions:type_name -> concord.v1.Transaction
 	13, // 11: concord.v1.GetResponse.transaction:type_name -> concord.v1.Transaction
-	33, // 12: concord.v1.RecoverResponse.actions:type_name -> concord.v1.RecoverAction
-	37, // 13: concord.v1.StatusResponse.nodes:type_name -> concord.v1.Node
-	38, // 14: concord.v1.StatusResponse.resources:type_name -> concord.v1.ResourceStatus
-	38, // 15: concord.v1.ResourcesResponse.resources:type_name -> concord.v1.ResourceStatus
-	43, // 16: concord.v1.CheckResourceResponse.reports:type_name -> concord.v1.ResourceReport
-	44, // 17: concord.v1.ResourceReport.findings:type_name -> concord.v1.Finding
+	35, // 12: concord.v1.RecoverResponse.actions:type_name -> concord.v1.RecoverAction
+	39, // 13: concord.v1.StatusResponse.nodes:type_name -> concord.v1.Node
+	40, // 14: concord.v1.StatusResponse.resources:type_name -> concord.v1.ResourceStatus
+	40, // 15: concord.v1.ResourcesResponse.resources:type_name -> concord.v1.ResourceStatus
+	45, // 16: concord.v1.CheckResourceResponse.reports:type_name -> concord.v1.ResourceReport
+	46, // 17: concord.v1.ResourceReport.findings:type_name -> concord.v1.Finding
 	1,  // 18: concord.v1.CoordinatorService.Commit:input_type -> concord.v1.CommitRequest
 	3,  // 19: concord.v1.CoordinatorService.Decide:input_type -> concord.v1.DecideRequest
 	8,  // 20: concord.v1.CoordinatorService.Finished:input_type -> concord.v1.FinishedRequest
@@ -3447,34 +3752,36 @@ var file_concord_v1_concord_proto_depIdxs = []int32{
 	17, // 23: concord.v1.CoordinatorService.Get:input_type -> concord.v1.GetRequest
 	19, // 24: concord.v1.CoordinatorService.Resolve:input_type -> concord.v1.ResolveRequest
 	21, // 25: concord.v1.CoordinatorService.Forget:input_type -> concord.v1.ForgetRequest
-	23, // 26: concord.v1.CoordinatorService.ReplaceMember:input_type -> concord.v1.ReplaceMemberRequest
-	25, // 27: concord.v1.CoordinatorService.AddMember:input_type -> concord.v1.AddMemberRequest
-	27, // 28: concord.v1.CoordinatorService.RemoveMember:input_type -> concord.v1.RemoveMemberRequest
-	29, // 29: concord.v1.CoordinatorService.TransferLeadership:input_type -> concord.v1.TransferLeadershipRequest
-	31, // 30: concord.v1.CoordinatorService.Recover:input_type -> concord.v1.RecoverRequest
-	34, // 31: concord.v1.CoordinatorService.Status:input_type -> concord.v1.StatusRequest
-	35, // 32: concord.v1.CoordinatorService.Watch:input_type -> concord.v1.WatchRequest
-	39, // 33: concord.v1.CoordinatorService.Resources:input_type -> concord.v1.ResourcesRequest
-	41, // 34: concord.v1.CoordinatorService.CheckResource:input_type -> concord.v1.CheckResourceRequest
-	2,  // 35: concord.v1.CoordinatorService.Commit:output_type -> concord.v1.CommitResponse
-	5,  // 36: concord.v1.CoordinatorService.Decide:output_type -> concord.v1.DecideResponse
-	10, // 37: concord.v1.CoordinatorService.Finished:output_type -> concord.v1.FinishedResponse
-	12, // 38: concord.v1.CoordinatorService.Outcome:output_type -> concord.v1.OutcomeResponse
-	16, // 39: concord.v1.CoordinatorService.List:output_type -> concord.v1.ListResponse
-	18, // 40: concord.v1.CoordinatorService.Get:output_type -> concord.v1.GetResponse
-	20, // 41: concord.v1.CoordinatorService.Resolve:output_type -> concord.v1.ResolveResponse
-	22, // 42: concord.v1.CoordinatorService.Forget:output_type -> concord.v1.ForgetResponse
-	24, // 43: concord.v1.CoordinatorService.ReplaceMember:output_type -> concord.v1.ReplaceMemberResponse
-	26, // 44: concord.v1.CoordinatorService.AddMember:output_type -> concord.v1.AddMemberResponse
-	28, // 45: concord.v1.CoordinatorService.RemoveMember:output_type -> concord.v1.RemoveMemberResponse
-	30, // 46: concord.v1.CoordinatorService.TransferLeadership:output_type -> concord.v1.TransferLeadershipResponse
-	32, // 47: concord.v1.CoordinatorService.Recover:output_type -> concord.v1.RecoverResponse
-	36, // 48: concord.v1.CoordinatorService.Status:output_type -> concord.v1.StatusResponse
-	36, // 49: concord.v1.CoordinatorService.Watch:output_type -> concord.v1.StatusResponse
-	40, // 50: concord.v1.CoordinatorService.Resources:output_type -> concord.v1.ResourcesResponse
-	42, // 51: concord.v1.CoordinatorService.CheckResource:output_type -> concord.v1.CheckResourceResponse
-	35, // [35:52] is the sub-list for method output_type
-	18, // [18:35] is the sub-list for method input_type
+	23, // 26: concord.v1.CoordinatorService.Settle:input_type -> concord.v1.SettleRequest
+	25, // 27: concord.v1.CoordinatorService.ReplaceMember:input_type -> concord.v1.ReplaceMemberRequest
+	27, // 28: concord.v1.CoordinatorService.AddMember:input_type -> concord.v1.AddMemberRequest
+	29, // 29: concord.v1.CoordinatorService.RemoveMember:input_type -> concord.v1.RemoveMemberRequest
+	31, // 30: concord.v1.CoordinatorService.TransferLeadership:input_type -> concord.v1.TransferLeadershipRequest
+	33, // 31: concord.v1.CoordinatorService.Recover:input_type -> concord.v1.RecoverRequest
+	36, // 32: concord.v1.CoordinatorService.Status:input_type -> concord.v1.StatusRequest
+	37, // 33: concord.v1.CoordinatorService.Watch:input_type -> concord.v1.WatchRequest
+	41, // 34: concord.v1.CoordinatorService.Resources:input_type -> concord.v1.ResourcesRequest
+	43, // 35: concord.v1.CoordinatorService.CheckResource:input_type -> concord.v1.CheckResourceRequest
+	2,  // 36: concord.v1.CoordinatorService.Commit:output_type -> concord.v1.CommitResponse
+	5,  // 37: concord.v1.CoordinatorService.Decide:output_type -> concord.v1.DecideResponse
+	10, // 38: concord.v1.CoordinatorService.Finished:output_type -> concord.v1.FinishedResponse
+	12, // 39: concord.v1.CoordinatorService.Outcome:output_type -> concord.v1.OutcomeResponse
+	16, // 40: concord.v1.CoordinatorService.List:output_type -> concord.v1.ListResponse
+	18, // 41: concord.v1.CoordinatorService.Get:output_type -> concord.v1.GetResponse
+	20, // 42: concord.v1.CoordinatorService.Resolve:output_type -> concord.v1.ResolveResponse
+	22, // 43: concord.v1.CoordinatorService.Forget:output_type -> concord.v1.ForgetResponse
+	24, // 44: concord.v1.CoordinatorService.Settle:output_type -> concord.v1.SettleResponse
+	26, // 45: concord.v1.CoordinatorService.ReplaceMember:output_type -> concord.v1.ReplaceMemberResponse
+	28, // 46: concord.v1.CoordinatorService.AddMember:output_type -> concord.v1.AddMemberResponse
+	30, // 47: concord.v1.CoordinatorService.RemoveMember:output_type -> concord.v1.RemoveMemberResponse
+	32, // 48: concord.v1.CoordinatorService.TransferLeadership:output_type -> concord.v1.TransferLeadershipResponse
+	34, // 49: concord.v1.CoordinatorService.Recover:output_type -> concord.v1.RecoverResponse
+	38, // 50: concord.v1.CoordinatorService.Status:output_type -> concord.v1.StatusResponse
+	38, // 51: concord.v1.CoordinatorService.Watch:output_type -> concord.v1.StatusResponse
+	42, // 52: concord.v1.CoordinatorService.Resources:output_type -> concord.v1.ResourcesResponse
+	44, // 53: concord.v1.CoordinatorService.CheckResource:output_type -> concord.v1.CheckResourceResponse
+	36, // [36:54] is the sub-list for method output_type
+	18, // [18:36] is the sub-list for method input_type
 	18, // [18:18] is the sub-list for extension type_name
 	18, // [18:18] is the sub-list for extension extendee
 	0,  // [0:18] is the sub-list for field type_name
@@ -3491,7 +3798,7 @@ func file_concord_v1_concord_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_concord_v1_concord_proto_rawDesc), len(file_concord_v1_concord_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   46,
+			NumMessages:   48,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -7,9 +7,10 @@
 // The interface of a coordinator node. It is served over HTTP: with
 // "curl -H 'Content-Type: application/json' -d '{}'" as well as with gRPC or Connect clients.
 //
-// Every node answers Status, Watch and Resources from what it knows itself, and Outcome of a
-// decided transaction once the leader has confirmed that it knows all decisions. The other
-// calls belong to the leader; another node hands them on to it. A call with the header
+// Every node answers Status, Watch and Resources, with what the leader told it half a second ago
+// or, where "known" is false, without that; and Outcome of a decided transaction once the leader
+// has confirmed that it knows all decisions. The other calls belong to the leader; another node
+// hands them on to it. A call with the header
 // "Concord-Redirect: 1" is not handed on but refused with code failed_precondition and a
 // NotLeader detail that says where the leader is.
 // No call that carries a gid needs to be thought about before it is repeated: the first
@@ -71,6 +72,9 @@ const (
 	// CoordinatorServiceForgetProcedure is the fully-qualified name of the CoordinatorService's Forget
 	// RPC.
 	CoordinatorServiceForgetProcedure = "/concord.v1.CoordinatorService/Forget"
+	// CoordinatorServiceSettleProcedure is the fully-qualified name of the CoordinatorService's Settle
+	// RPC.
+	CoordinatorServiceSettleProcedure = "/concord.v1.CoordinatorService/Settle"
 	// CoordinatorServiceReplaceMemberProcedure is the fully-qualified name of the CoordinatorService's
 	// ReplaceMember RPC.
 	CoordinatorServiceReplaceMemberProcedure = "/concord.v1.CoordinatorService/ReplaceMember"
@@ -109,8 +113,10 @@ type CoordinatorServiceClient interface {
 	Decide(context.Context) (*connect.BidiStreamForClientSimple[v1.DecideRequest, v1.DecideResponse], error)
 	// Finished reports branches that their own sessions have finished.
 	Finished(context.Context, *v1.FinishedRequest) (*v1.FinishedResponse, error)
-	// Outcome settles what became of a transaction: one without a decision is aborted
-	// by asking. The answer is final.
+	// Outcome settles what became of a transaction: the cluster will never commit one that it
+	// has no decision of when it is asked. What that means depends on the last character of the
+	// gid: with R the transaction is aborted, for good; with 0 it is "unrecorded": two or more
+	// databases will never commit it, but one alone may have, of which the cluster does not hear.
 	Outcome(context.Context, *v1.OutcomeRequest) (*v1.OutcomeResponse, error)
 	// List lists transactions, newest first.
 	List(context.Context, *v1.ListRequest) (*v1.ListResponse, error)
@@ -120,6 +126,8 @@ type CoordinatorServiceClient interface {
 	Resolve(context.Context, *v1.ResolveRequest) (*v1.ResolveResponse, error)
 	// Forget is the operator's word that a heuristic outcome was dealt with.
 	Forget(context.Context, *v1.ForgetRequest) (*v1.ForgetResponse, error)
+	// Settle is the operator's word about one branch that the cluster cannot finish.
+	Settle(context.Context, *v1.SettleRequest) (*v1.SettleResponse, error)
 	// ReplaceMember is the operator's word that a node has lost its disk for good.
 	ReplaceMember(context.Context, *v1.ReplaceMemberRequest) (*v1.ReplaceMemberResponse, error)
 	// AddMember makes a node a member of the cluster: an observer, or a voter, which learns
@@ -135,7 +143,7 @@ type CoordinatorServiceClient interface {
 	Status(context.Context, *v1.StatusRequest) (*v1.StatusResponse, error)
 	// Watch streams the status whenever it changed, at most once per interval.
 	Watch(context.Context, *v1.WatchRequest) (*connect.ServerStreamForClient[v1.StatusResponse], error)
-	// Resources lists the resources that this node knows, with their identities.
+	// Resources lists the resources of the cluster, with their identities.
 	Resources(context.Context, *v1.ResourcesRequest) (*v1.ResourcesResponse, error)
 	// CheckResource runs the preflight of one resource, or of all.
 	CheckResource(context.Context, *v1.CheckResourceRequest) (*v1.CheckResourceResponse, error)
@@ -198,6 +206,12 @@ func NewCoordinatorServiceClient(httpClient connect.HTTPClient, baseURL string, 
 			httpClient,
 			baseURL+CoordinatorServiceForgetProcedure,
 			connect.WithSchema(coordinatorServiceMethods.ByName("Forget")),
+			connect.WithClientOptions(opts...),
+		),
+		settle: connect.NewClient[v1.SettleRequest, v1.SettleResponse](
+			httpClient,
+			baseURL+CoordinatorServiceSettleProcedure,
+			connect.WithSchema(coordinatorServiceMethods.ByName("Settle")),
 			connect.WithClientOptions(opts...),
 		),
 		replaceMember: connect.NewClient[v1.ReplaceMemberRequest, v1.ReplaceMemberResponse](
@@ -267,6 +281,7 @@ type coordinatorServiceClient struct {
 	get                *connect.Client[v1.GetRequest, v1.GetResponse]
 	resolve            *connect.Client[v1.ResolveRequest, v1.ResolveResponse]
 	forget             *connect.Client[v1.ForgetRequest, v1.ForgetResponse]
+	settle             *connect.Client[v1.SettleRequest, v1.SettleResponse]
 	replaceMember      *connect.Client[v1.ReplaceMemberRequest, v1.ReplaceMemberResponse]
 	addMember          *connect.Client[v1.AddMemberRequest, v1.AddMemberResponse]
 	removeMember       *connect.Client[v1.RemoveMemberRequest, v1.RemoveMemberResponse]
@@ -340,6 +355,15 @@ func (c *coordinatorServiceClient) Resolve(ctx context.Context, req *v1.ResolveR
 // Forget calls concord.v1.CoordinatorService.Forget.
 func (c *coordinatorServiceClient) Forget(ctx context.Context, req *v1.ForgetRequest) (*v1.ForgetResponse, error) {
 	response, err := c.forget.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// Settle calls concord.v1.CoordinatorService.Settle.
+func (c *coordinatorServiceClient) Settle(ctx context.Context, req *v1.SettleRequest) (*v1.SettleResponse, error) {
+	response, err := c.settle.CallUnary(ctx, connect.NewRequest(req))
 	if response != nil {
 		return response.Msg, err
 	}
@@ -432,8 +456,10 @@ type CoordinatorServiceHandler interface {
 	Decide(context.Context, *connect.BidiStream[v1.DecideRequest, v1.DecideResponse]) error
 	// Finished reports branches that their own sessions have finished.
 	Finished(context.Context, *v1.FinishedRequest) (*v1.FinishedResponse, error)
-	// Outcome settles what became of a transaction: one without a decision is aborted
-	// by asking. The answer is final.
+	// Outcome settles what became of a transaction: the cluster will never commit one that it
+	// has no decision of when it is asked. What that means depends on the last character of the
+	// gid: with R the transaction is aborted, for good; with 0 it is "unrecorded": two or more
+	// databases will never commit it, but one alone may have, of which the cluster does not hear.
 	Outcome(context.Context, *v1.OutcomeRequest) (*v1.OutcomeResponse, error)
 	// List lists transactions, newest first.
 	List(context.Context, *v1.ListRequest) (*v1.ListResponse, error)
@@ -443,6 +469,8 @@ type CoordinatorServiceHandler interface {
 	Resolve(context.Context, *v1.ResolveRequest) (*v1.ResolveResponse, error)
 	// Forget is the operator's word that a heuristic outcome was dealt with.
 	Forget(context.Context, *v1.ForgetRequest) (*v1.ForgetResponse, error)
+	// Settle is the operator's word about one branch that the cluster cannot finish.
+	Settle(context.Context, *v1.SettleRequest) (*v1.SettleResponse, error)
 	// ReplaceMember is the operator's word that a node has lost its disk for good.
 	ReplaceMember(context.Context, *v1.ReplaceMemberRequest) (*v1.ReplaceMemberResponse, error)
 	// AddMember makes a node a member of the cluster: an observer, or a voter, which learns
@@ -458,7 +486,7 @@ type CoordinatorServiceHandler interface {
 	Status(context.Context, *v1.StatusRequest) (*v1.StatusResponse, error)
 	// Watch streams the status whenever it changed, at most once per interval.
 	Watch(context.Context, *v1.WatchRequest, *connect.ServerStream[v1.StatusResponse]) error
-	// Resources lists the resources that this node knows, with their identities.
+	// Resources lists the resources of the cluster, with their identities.
 	Resources(context.Context, *v1.ResourcesRequest) (*v1.ResourcesResponse, error)
 	// CheckResource runs the preflight of one resource, or of all.
 	CheckResource(context.Context, *v1.CheckResourceRequest) (*v1.CheckResourceResponse, error)
@@ -517,6 +545,12 @@ func NewCoordinatorServiceHandler(svc CoordinatorServiceHandler, opts ...connect
 		CoordinatorServiceForgetProcedure,
 		svc.Forget,
 		connect.WithSchema(coordinatorServiceMethods.ByName("Forget")),
+		connect.WithHandlerOptions(opts...),
+	)
+	coordinatorServiceSettleHandler := connect.NewUnaryHandlerSimple(
+		CoordinatorServiceSettleProcedure,
+		svc.Settle,
+		connect.WithSchema(coordinatorServiceMethods.ByName("Settle")),
 		connect.WithHandlerOptions(opts...),
 	)
 	coordinatorServiceReplaceMemberHandler := connect.NewUnaryHandlerSimple(
@@ -591,6 +625,8 @@ func NewCoordinatorServiceHandler(svc CoordinatorServiceHandler, opts ...connect
 			coordinatorServiceResolveHandler.ServeHTTP(w, r)
 		case CoordinatorServiceForgetProcedure:
 			coordinatorServiceForgetHandler.ServeHTTP(w, r)
+		case CoordinatorServiceSettleProcedure:
+			coordinatorServiceSettleHandler.ServeHTTP(w, r)
 		case CoordinatorServiceReplaceMemberProcedure:
 			coordinatorServiceReplaceMemberHandler.ServeHTTP(w, r)
 		case CoordinatorServiceAddMemberProcedure:
@@ -648,6 +684,10 @@ func (UnimplementedCoordinatorServiceHandler) Resolve(context.Context, *v1.Resol
 
 func (UnimplementedCoordinatorServiceHandler) Forget(context.Context, *v1.ForgetRequest) (*v1.ForgetResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("concord.v1.CoordinatorService.Forget is not implemented"))
+}
+
+func (UnimplementedCoordinatorServiceHandler) Settle(context.Context, *v1.SettleRequest) (*v1.SettleResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("concord.v1.CoordinatorService.Settle is not implemented"))
 }
 
 func (UnimplementedCoordinatorServiceHandler) ReplaceMember(context.Context, *v1.ReplaceMemberRequest) (*v1.ReplaceMemberResponse, error) {
