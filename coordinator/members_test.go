@@ -218,7 +218,10 @@ func TestAListThatTheLogDoesNotKnowIsRefused(t *testing.T) {
 	c.start(1)
 
 	c.add(c.newMember(4))
-	require.Eventually(t, func() bool { return len(c.nodes[1].Members().Members) == 4 }, 20*time.Second, 20*time.Millisecond)
+	require.Eventually(t, func() bool { // in its own log
+		l := c.nodes[1].Members()
+		return len(l.Members) == 4 && !c.nodes[1].Applied().Less(l.At)
+	}, 20*time.Second, 20*time.Millisecond)
 	c.kill(1)
 	n, err := c.openNode(1, three)
 	require.NoError(t, err, "a list that the cluster had")

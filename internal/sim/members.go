@@ -129,9 +129,11 @@ func (c *cluster) tells(from, to *node) {
 	}
 }
 
-// belongs reports whether a node is one of the members of the leader.
+// belongs reports whether a node is one of the members of the leader; of itself, whether it votes.
 func (c *cluster) belongs(leader, n *node) bool {
-	return slices.ContainsFunc(leader.host.Status().Set.Members, func(m zab.Member) bool { return m.ID == n.id })
+	return slices.ContainsFunc(leader.host.Status().Set.Members, func(m zab.Member) bool {
+		return m.ID == n.id && (n != leader || !m.Observer)
+	})
 }
 
 // committedSet is a set of members, and so many entries were committed before it counted.
@@ -218,8 +220,8 @@ func (c *cluster) removed() map[zab.NodeID]bool {
 	out := map[zab.NodeID]bool{}
 	sets := c.check.sets
 	n := len(sets)
-	if n < 3 || c.chance(0.3) || !slices.Equal(sets[n-1].Members, sets[n-2].Members) || voters(sets[n-1].Members) < 3 {
-		return out // of fewer voters one that comes back may be needed, if a change is under way
+	if n < 3 || c.chance(0.3) || !slices.Equal(sets[n-1].Members, sets[n-2].Members) || voters(sets[n-1].Members) < 2 {
+		return out // beside a single voter one that comes back may be needed, if a change is under way
 	}
 	for _, node := range c.nodes {
 		if !slices.ContainsFunc(sets[n-1].Members, func(m zab.Member) bool { return m.ID == node.id }) {

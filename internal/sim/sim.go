@@ -249,8 +249,8 @@ func (c *cluster) heal() {
 // reunited reports whether one leader is established and has everybody who is up.
 func (c *cluster) reunited() bool {
 	leader := c.leader()
-	if leader == nil || leader.host.Status().Transfer != 0 {
-		return false
+	if leader == nil || leader.host.Status().Transfer != 0 || !c.belongs(leader, leader) {
+		return false // or its reign is about to end
 	}
 	for _, n := range c.nodes {
 		r := n.role

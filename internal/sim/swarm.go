@@ -169,8 +169,8 @@ func (w *Swarm) drawMembers(seed uint64) {
 	if r.IntN(2) == 0 {
 		w.Moves = rate(0.5, 5)
 	}
-	if r.IntN(4) == 0 { // nodes that were removed, and those that remain, die
-		w.Voters, w.Observers, w.Crash, w.Changes = 3+r.IntN(2), r.IntN(2), second, second/5
+	if r.IntN(3) == 0 { // many that come and go
+		w.Voters, w.Observers, w.Crash, w.Changes = 4+r.IntN(2), r.IntN(2), second, second/8
 	}
 }
 
