@@ -79,7 +79,7 @@ func newChecker(members []zab.Member, disks []*disk) *Checker {
 	c.change, c.sets = changeOf, []committedSet{{Set: zab.Set{Members: members}}}
 	for i, m := range members {
 		c.ghosts = append(c.ghosts, &ghost{
-			id: m.ID, observer: m.Observer, disk: disks[i],
+			id: m.ID, observer: m.Observer, disk: disks[i], force: zab.Set{Members: members},
 			acked: map[zab.Epoch]zab.Zxid{}, ackedNew: map[zab.Epoch]zab.Zxid{},
 		})
 	}
