@@ -36,6 +36,9 @@ type Rules struct {
 	Scan time.Duration
 	// Retention is how long finished transactions are remembered. Default 7 days.
 	Retention time.Duration
+	// Lease is how long a client that has transactions may be silent before it counts as dead.
+	// Default 5 s.
+	Lease time.Duration
 }
 
 func (r Rules) withDefaults() Rules {
@@ -48,6 +51,7 @@ func (r Rules) withDefaults() Rules {
 	def(&r.Grace, 5*time.Second)
 	def(&r.Scan, 5*time.Second)
 	def(&r.Retention, 7*24*time.Hour)
+	def(&r.Lease, 5*time.Second)
 	return r
 }
 
@@ -135,14 +139,14 @@ type Core struct {
 	doubt              doubt                // whether a leader still leads, after a pause
 
 	// What only a leader has, dropped with its leadership:
-	batch     []txn.Record          // records for the next entry
-	waiting   int                   // bytes of transactions in the batch, about
-	underway  int                   // own entries that are not delivered yet
-	batchAcks []uint64              // requests that wait for the delivery of the batch
-	acks      map[zab.Zxid][]uint64 // requests that wait for the delivery of an entry
-	live      map[txn.ID]*live      // transactions that somebody waits for, or that are committed and not ended
-	tasks     map[txn.XID]Task      // with the recovery workers
-	load      map[slot]int          // how many of them by resource
+	batch     []txn.Record         // records for the next entry
+	waiting   int                  // bytes of transactions in the batch, about
+	underway  int                  // own entries that are not delivered yet
+	waiters   waiters              // for the delivery of the batch
+	entries   map[zab.Zxid]waiters // for the delivery of an entry
+	live      map[txn.ID]*live     // transactions that somebody waits for, or that are committed and not ended
+	tasks     map[txn.XID]Task     // with the recovery workers
+	load      map[slot]int         // how many of them by resource
 	nextSweep time.Time
 	ends      []txn.ID
 	nextEnds  time.Time
@@ -153,7 +157,12 @@ type Core struct {
 	scans     map[string]*scan
 	unfit     map[string]string // resources that must not take part, and why
 	down      map[string]bool   // resources that this node finds down
+	leases    leaseBook
 }
+
+// waiters are requests that wait for an entry: that it is delivered, and for a lease that it
+// grants.
+type waiters struct{ acks, leases []uint64 }
 
 // scan is what the leader knows of one resource's prepared branches.
 type scan struct {
@@ -166,6 +175,7 @@ type scan struct {
 	reported  map[txn.XID]string
 	chases    []Task           // listed branches with a decision, for the workers when they have room
 	tried     map[txn.XID]work // those of the listing that they could not finish
+	again     bool             // a listing under way may be older than the end of a lease
 	evidence  evidenceSweep
 }
 
@@ -189,8 +199,9 @@ func NewCore(config CoreConfig, storage zab.Storage, table *txn.Table) (*Core, e
 }
 
 func (c *Core) clearLeadership() {
-	c.batch, c.batchAcks, c.waiting, c.underway = nil, nil, 0, 0
-	c.acks = map[zab.Zxid][]uint64{}
+	c.batch, c.waiters, c.waiting, c.underway = nil, waiters{}, 0, 0
+	c.entries = map[zab.Zxid]waiters{}
+	c.leases.clear()
 	c.live, c.tasks, c.load = map[txn.ID]*live{}, map[txn.XID]Task{}, map[slot]int{}
 	c.ends, c.evidence, c.forming, c.raising = nil, map[string][]txn.XID{}, false, false
 	c.noting, c.heldAt = map[uint64]bool{}, map[uint64]time.Time{}
@@ -220,6 +231,7 @@ func (c *Core) handle(e Event) error {
 	switch e := e.(type) {
 	case Tick:
 		c.noticePause(e.Now)
+		c.passLeaseTime(e.Now)
 		c.now, c.peersNow = e.Now, e.Peers
 		c.refuseSeen()
 		if err := c.stepLog(zab.Tick{}); err != nil {
@@ -261,6 +273,14 @@ func (c *Core) handle(e Event) error {
 		c.onReplaceAsked(e)
 	case DiskChanged:
 		c.onDiskChanged(e)
+	case LeaseAsked:
+		c.onLeaseAsked(e)
+	case LeaseEndAsked:
+		c.onLeaseEndAsked(e)
+	case LeasesHeard:
+		for _, n := range e.Leases {
+			c.hear(n)
+		}
 	default:
 		panic(fmt.Sprintf("coordinator: unknown event %T", e))
 	}
@@ -280,6 +300,7 @@ func (c *Core) keepUp() {
 		return
 	}
 	c.sweep()
+	c.endSilent()
 	for _, s := range c.scans {
 		s.sightings.Date(c.now)
 	}
@@ -313,21 +334,24 @@ func (c *Core) mark() time.Time {
 
 // propose turns the records that wait into log entries.
 func (c *Core) propose() error {
-	if !c.leading || len(c.batch) == 0 || c.underway >= maxUnderway {
+	if !c.leading || len(c.batch)+len(c.waiters.leases) == 0 || c.underway >= maxUnderway {
 		return nil
 	}
 	if len(c.ends) > 0 { // they cost nothing in company
 		c.takeEnds()
 	}
-	batch, acks := c.batch, c.batchAcks
-	c.batch, c.batchAcks, c.waiting = nil, nil, 0
+	if n := len(c.waiters.leases); n > 0 {
+		c.batch = append(c.batch, txn.LeaseRecord{Count: uint32(n)})
+	}
+	batch, waiting := c.batch, c.waiters
+	c.batch, c.waiters, c.waiting = nil, waiters{}, 0
 	for len(batch) > 0 {
 		data, n := encodeSome(batch)
 		batch = batch[n:]
 		c.proposal++
-		var last []uint64
+		var last waiters
 		if len(batch) == 0 {
-			last = acks
+			last = waiting
 		}
 		if err := c.stepProposed(data, last); err != nil {
 			return err
@@ -349,18 +373,18 @@ func encodeSome(records []txn.Record) (data []byte, n int) {
 	return data, n
 }
 
-func (c *Core) stepProposed(data []byte, acks []uint64) error {
+func (c *Core) stepProposed(data []byte, w waiters) error {
 	id := c.proposal
 	effects := c.zab.Step(zab.Proposed{ID: id, Data: data})
 	for _, e := range effects {
 		switch e := e.(type) {
 		case zab.Accepted:
 			c.underway++
-			if len(acks) > 0 {
-				c.acks[e.Zxid] = acks
+			if len(w.acks)+len(w.leases) > 0 {
+				c.entries[e.Zxid] = w
 			}
 		case zab.Refused:
-			c.refuse(data, acks, e.Err)
+			c.refuse(data, w, e.Err)
 		}
 	}
 	return c.carryOut(effects)
@@ -368,7 +392,7 @@ func (c *Core) stepProposed(data []byte, acks []uint64) error {
 
 // refuse answers everybody who waits for records that the log did not take. Nothing
 // was appended, so asking again is safe.
-func (c *Core) refuse(data []byte, acks []uint64, err error) {
+func (c *Core) refuse(data []byte, w waiters, err error) {
 	if errors.Is(err, zab.ErrBusy) {
 		err = errBusy
 	} else {
@@ -396,9 +420,13 @@ func (c *Core) refuse(data []byte, acks []uint64, err error) {
 			c.forming = false
 		case txn.FeatureRecord:
 			c.raising = false
+		case txn.LeaseEndRecord:
+			for _, n := range r.Leases {
+				delete(c.leases.ending, n)
+			}
 		}
 	}
-	for _, request := range acks {
+	for _, request := range slices.Concat(w.acks, w.leases) {
 		c.reply(Reply{Request: request, Err: err})
 	}
 }
@@ -478,10 +506,13 @@ func (c *Core) deliver(e zab.Entry) error {
 		if e.Zxid.Epoch == c.role.Epoch {
 			c.underway--
 		}
-		for _, request := range c.acks[e.Zxid] {
+		w := c.entries[e.Zxid]
+		for _, request := range w.acks {
 			c.reply(Reply{Request: request, Zxid: e.Zxid})
 		}
-		delete(c.acks, e.Zxid)
+		c.granted(w.leases, changes.Granted, e.Zxid)
+		delete(c.entries, e.Zxid)
+		c.onLeasesEnded(changes.Ended)
 		for _, x := range changes.Open {
 			c.settled(x)
 			if x.Ended {
@@ -514,6 +545,7 @@ func (c *Core) onRoleChanged(e zab.RoleChanged) {
 // takeOver starts a leadership: what is committed and not ended is finished by this
 // node, once its client had the time to do it.
 func (c *Core) takeOver() {
+	c.leases.clear()
 	for _, x := range c.table.Open() {
 		if x.Decision == txn.Commit && !x.Ended {
 			c.resume(x)
@@ -523,8 +555,8 @@ func (c *Core) takeOver() {
 
 func (c *Core) failWaiting(err error) {
 	var requests []uint64
-	for _, waiting := range c.acks {
-		requests = append(requests, waiting...)
+	for _, w := range c.entries {
+		requests = append(requests, slices.Concat(w.acks, w.leases)...)
 	}
 	for _, l := range c.live {
 		requests = append(requests, l.requests...)
@@ -533,7 +565,7 @@ func (c *Core) failWaiting(err error) {
 		requests = append(requests, request)
 	}
 	clear(c.reads)
-	requests = append(requests, c.batchAcks...)
+	requests = append(requests, slices.Concat(c.waiters.acks, c.waiters.leases)...)
 	slices.Sort(requests)
 	for _, request := range requests {
 		c.reply(Reply{Request: request, Err: err})

@@ -120,7 +120,11 @@ func (c *Core) latest() time.Time {
 }
 
 func (c *Core) onCommitAsked(e CommitAsked) {
-	if !c.ready(e.Request) || c.answerKnown(e.Request, e.ID, len(e.Branches) > 0) || c.undecidable(e.Request, e.ID) {
+	if !c.ready(e.Request) {
+		return
+	}
+	c.hear(e.ID.Lease())
+	if c.answerKnown(e.Request, e.ID, len(e.Branches) > 0) || c.undecidable(e.Request, e.ID) {
 		return
 	}
 	if c.disk.Full && c.live[e.ID] == nil {
@@ -134,7 +138,13 @@ func (c *Core) onCommitAsked(e CommitAsked) {
 	l.seen = l.seen || len(e.Branches) > 0
 	// From here on the answer must be a decision, not a mere refusal: an earlier try of the
 	// same request may be on its way into the log through another leader.
-	if err := c.acceptable(e.Branches); err != nil {
+	err := c.leaseEnded(e.ID)
+	if err != nil {
+		l.by = txn.FromCluster
+	} else {
+		err = c.acceptable(e.Branches)
+	}
+	if err != nil {
 		c.carry(l, l.core.Step(twopc.RollbackAsked{Reason: err.Error()}))
 		return
 	}
@@ -268,7 +278,7 @@ func (c *Core) onForgetAsked(e ForgetAsked) {
 		c.reply(Reply{Request: e.Request, Err: refusedf("%v has no heuristic outcome to forget", e.ID)})
 	default:
 		c.batch = append(c.batch, txn.ForgetRecord{ID: e.ID, Who: e.Who, Why: e.Why})
-		c.batchAcks = append(c.batchAcks, e.Request)
+		c.waiters.acks = append(c.waiters.acks, e.Request)
 		c.alarm("%v: %s forgets its heuristic outcome: %s", e.ID, e.Who, e.Why)
 	}
 }
@@ -303,7 +313,7 @@ func (c *Core) onSettleAsked(e SettleAsked) {
 	default:
 		c.batch = append(c.batch, txn.HeuristicRecord{ID: e.ID, Branch: e.Branch, Outcome: txn.HeuristicHazard,
 			By: txn.FromOperator, Who: e.Who, Why: e.Why})
-		c.batchAcks = append(c.batchAcks, e.Request)
+		c.waiters.acks = append(c.waiters.acks, e.Request)
 		c.alarm("%v: %s gives up branch %d: %s", e.ID, e.Who, e.Branch, e.Why)
 	}
 }

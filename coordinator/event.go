@@ -194,6 +194,7 @@ type Reply struct {
 	View     *View   // of a ViewAsked
 	Seen     bool    // to a SeenAsked
 	Fresh    bool    // to one that wants it
+	Lease    txn.Lease
 	Plan     []recovery.Action
 }
 

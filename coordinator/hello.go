@@ -21,7 +21,7 @@ const (
 	protocolVersion = 4
 	oldestVersion   = 3
 
-	// figuresVersion is the first in which the reports of a leader have its figures.
+	// figuresVersion is the first in which reports have a clock, and those of a leader its figures.
 	figuresVersion = 4
 )
 

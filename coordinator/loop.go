@@ -99,6 +99,9 @@ func (l *loop) drain(asks chan ask, received chan inbound) {
 
 func (l *loop) tick(now time.Time) {
 	l.ticked = now
+	if heard := l.heard.take(); len(heard) > 0 { // before the tick that would end them
+		l.events = append(l.events, LeasesHeard{Leases: heard})
+	}
 	l.events = append(l.events, Tick{Now: now, Peers: l.peersNow(now)})
 	l.watchDisk(now)
 	l.compact()
@@ -118,7 +121,7 @@ func (l *loop) tick(now time.Time) {
 // peersNow is what the clocks of the peers show, by what they said lately, the latest of them.
 func (l *loop) peersNow(now time.Time) (latest time.Time) {
 	for _, r := range l.reports {
-		if since := now.Sub(r.at); since < 3*reportInterval && r.Clock.Add(since).After(latest) {
+		if since := now.Sub(r.at); since < 3*reportInterval && !r.Clock.IsZero() && r.Clock.Add(since).After(latest) {
 			latest = r.Clock.Add(since)
 		}
 	}
@@ -211,6 +214,7 @@ func (l *loop) carryOut(fx *Effects) {
 			l.log.Info(note.Text)
 		}
 	}
+	l.publishLeases(l.core.table.Leases())
 	l.level.Store(uint32(l.core.table.Level()))
 	formed := l.core.table.Cluster()
 	if uint32(formed) != l.cluster.Load() {

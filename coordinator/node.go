@@ -82,6 +82,8 @@ type Node struct {
 	level    atomic.Uint32 // txn.FeatureLevel of the log, likewise
 	snapshot atomic.Pointer[Snapshot]
 	applied  atomic.Pointer[zab.Zxid] // what the table reflects
+	leases   atomic.Pointer[txn.Leases]
+	heard    heard
 
 	asks      chan ask
 	received  chan inbound
@@ -186,6 +188,7 @@ func (n *Node) makeCore(resources []string) error {
 	n.snapshot.Store(&Snapshot{Present: time.Now()})
 	at := n.core.zxid()
 	n.applied.Store(&at)
+	n.publishLeases(table.Leases())
 	return nil
 }
 

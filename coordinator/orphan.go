@@ -50,6 +50,9 @@ func (c *Core) onListed(e Listed) {
 		c.returned(e.Resource)
 		s.due = c.now.Add(c.config.Rules.Scan)
 	}
+	if s.again {
+		s.due, s.again = c.now, false
+	}
 	s.listing, s.at = make(map[txn.XID]adapters.Prepared, len(e.Listing)), c.now
 	for _, p := range e.Listing {
 		s.listing[p.XID] = p

@@ -301,7 +301,7 @@ func appendOutbound(b []byte, o outbound, version uint16) []byte {
 		b, start := beginFrame(b, frameReport)
 		told := *o.report // which is for all peers
 		if version < figuresVersion {
-			told.Figures = nil
+			told.Clock, told.Figures = time.Time{}, nil
 		}
 		return endFrame(told.append(b), start)
 	}

@@ -29,6 +29,7 @@ type Snapshot struct {
 	Committed, Aborted uint64
 	// Decided counts those that this node made as the leader, so one node counts each of them.
 	Decided    Decided
+	Leases     int  // of clients, as far as the log is applied here
 	Disk       Disk // of this node
 	Log        LogState
 	TurnedAway uint64 // connections to the peer port that were refused
@@ -121,6 +122,7 @@ func (l *loop) publish(now time.Time) {
 		s.Nodes = append(s.Nodes, l.nodeState(m, reports, s.Leader))
 		s.Warnings = append(s.Warnings, reports[m.ID].Disk.disk().warnings(m.ID)...)
 	}
+	s.Leases = len(l.core.table.Leases().Active)
 	for _, r := range l.config.Resources {
 		state := ResourceState{Name: r.Name(), Driver: r.Driver(), Health: l.workers[r.Name()].state()}
 		if why, unfit := l.core.unfit[r.Name()]; unfit {

@@ -82,6 +82,11 @@ func (f *fakeNode) Outcome(context.Context, txn.ID) (coordinator.Reply, error) {
 	return coordinator.Reply{Decision: txn.Abort, Txn: txn.Txn{Decision: txn.Abort}}, f.did("Outcome")
 }
 
+func (f *fakeNode) GrantLease(context.Context) (txn.Lease, error)   { return 1, f.did("GrantLease") }
+func (f *fakeNode) RenewLease(l txn.Lease) (bool, error)            { return l == 1, f.did("RenewLease") }
+func (f *fakeNode) EndLease(ctx context.Context, l txn.Lease) error { return f.did("EndLease") }
+func (f *fakeNode) LeaseLength() time.Duration                      { return 5 * time.Second }
+
 func (f *fakeNode) OutcomeOfSeveral(ctx context.Context, id txn.ID) (coordinator.Reply, error) {
 	return f.Outcome(ctx, id)
 }

@@ -50,20 +50,24 @@ func (h *handlers) Commit(ctx context.Context, r *concordv1.CommitRequest) (*con
 
 func (h *handlers) parseCommit(r *concordv1.CommitRequest) (api.Commit, error) {
 	c, err := api.ParseCommit(r)
-	// A node that has just started may not know the cluster yet; the leader always does.
 	if err == nil {
-		err = otherCluster(h.node, c.Cluster)
+		err = sameCluster(h.node.Status().Cluster, r.GetCluster())
 	}
 	return c, err
 }
 
-// otherCluster returns an error if a request is meant for another cluster than the node's.
-func otherCluster(n Node, want txn.ClusterID) error {
-	if own := n.Status().Cluster; own != 0 && own != want {
-		return fmt.Errorf("the branches belong to cluster %v, but this is cluster %v: connect to the right nodes; "+
-			"if cluster %v was made anew, start the application again: %w", want, own, want, api.ErrInvalid)
+// sameCluster refuses a request about another cluster's transactions. A node that has just started
+// may not know its cluster yet; the leader always does.
+func sameCluster(own txn.ClusterID, named string) error {
+	if named == "" || own == 0 {
+		return nil
 	}
-	return nil
+	id, err := api.ParseCluster("cluster", named)
+	if err == nil && id != own {
+		err = fmt.Errorf("the transaction belongs to cluster %v, but this is cluster %v: connect to the right nodes; "+
+			"if cluster %v was made anew, start the application again: %w", id, own, id, api.ErrInvalid)
+	}
+	return err
 }
 
 func commitResponse(r coordinator.Reply) *concordv1.CommitResponse {
@@ -82,6 +86,38 @@ func (h *handlers) Finished(_ context.Context, r *concordv1.FinishedRequest) (*c
 		h.node.Finished(f.ID, f.No, f.Finish)
 	}
 	return &concordv1.FinishedResponse{}, nil
+}
+
+func (h *handlers) Lease(ctx context.Context, r *concordv1.LeaseRequest) (*concordv1.LeaseResponse, error) {
+	res := &concordv1.LeaseResponse{LengthMs: h.node.LeaseLength().Milliseconds(), NowMs: time.Now().UnixMilli()}
+	lease := txn.Lease(r.GetLease())
+	switch {
+	case lease == 0 && r.GetEnd():
+		return nil, fmt.Errorf("lease: is zero, which is none: %w", api.ErrInvalid)
+	case lease == 0:
+		granted, err := h.node.GrantLease(ctx)
+		if err != nil {
+			return nil, err
+		}
+		res.Lease = uint32(granted)
+	case r.GetEnd():
+		if err := h.node.EndLease(ctx, lease); err != nil {
+			return nil, err
+		}
+	default:
+		if err := h.ofLeader(); err != nil {
+			return nil, err
+		}
+		active, err := h.node.RenewLease(lease)
+		if err != nil {
+			return nil, err
+		}
+		if active {
+			res.Lease = r.GetLease()
+		}
+	}
+	res.Zxid = h.zxid()
+	return res, nil
 }
 
 // ofLeader returns an error unless this node leads: for calls that the loop does not refuse

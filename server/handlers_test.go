@@ -32,6 +32,10 @@ var ofLeader = map[string]func(context.Context, concordv1connect.CoordinatorServ
 		_, err := c.Finished(ctx, &concordv1.FinishedRequest{Branches: []*concordv1.FinishedBranch{{Gid: gid(), Finish: "done"}}})
 		return err
 	},
+	"Lease": func(ctx context.Context, c concordv1connect.CoordinatorServiceClient) error {
+		_, err := c.Lease(ctx, &concordv1.LeaseRequest{Lease: 1})
+		return err
+	},
 	"Outcome": func(ctx context.Context, c concordv1connect.CoordinatorServiceClient) error {
 		_, err := c.Outcome(ctx, &concordv1.OutcomeRequest{Gid: gid()})
 		return err
@@ -175,6 +179,10 @@ func TestMalformedRequestsAreRefusedBeforeTheNodeHearsOfThem(t *testing.T) {
 	for what, do := range map[string]func(context.Context) error{
 		"gid of Commit": func(ctx context.Context) error {
 			_, err := c.Commit(ctx, &concordv1.CommitRequest{Gid: "x"})
+			return err
+		},
+		"lease of Lease": func(ctx context.Context) error {
+			_, err := c.Lease(ctx, &concordv1.LeaseRequest{End: true})
 			return err
 		},
 		"gid of Outcome": func(ctx context.Context) error { _, err := c.Outcome(ctx, &concordv1.OutcomeRequest{}); return err },

@@ -63,6 +63,7 @@ var (
 	ofInDoubt   = describe("in_doubt", gauge, agreed, "Transactions that are not finished everywhere, from the leader.")
 	ofOldestTxn = describe("in_doubt_oldest_age_seconds", gauge, agreed, "Age of the oldest of them, 0 if there is none, from the leader.")
 	ofHeuristic = describe("heuristic", gauge, agreed, "Transactions with a heuristic outcome that nobody has dealt with, from the leader.")
+	ofLeases    = describe("leases", gauge, agreed, "Clients that have a lease, as far as this node has read the log: those with transactions in the last seconds.")
 	ofHasLeader = describe("cluster_has_leader", gauge, perNode, "1 if this node knows an established leader.")
 	ofIsLeader  = describe("is_leader", gauge, summed, "1 if this node leads.")
 	ofCutOff    = describe("cut_off_seconds", gauge, perNode, "For how long this node has known no established leader, if that is too long; else 0.")
@@ -90,7 +91,7 @@ var (
 )
 
 // fromStatus are the metrics that Collect makes of the status; the others are kept here.
-var fromStatus = []*described{ofDecided, ofViewKnown, ofViewAge, ofInDoubt, ofOldestTxn, ofHeuristic, ofHasLeader, ofIsLeader, ofCutOff, ofEpoch,
+var fromStatus = []*described{ofDecided, ofViewKnown, ofViewAge, ofInDoubt, ofOldestTxn, ofHeuristic, ofLeases, ofHasLeader, ofIsLeader, ofCutOff, ofEpoch,
 	ofLag, ofReachable, ofUp, ofOwnUp, ofPrepared, ofOldest, ofForeign, ofListed,
 	ofFree, ofFull, ofSync, ofSlowest, ofLogBytes, ofLogLength, ofRefused}
 
@@ -148,6 +149,7 @@ func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 	}
 	set(ofViewKnown, oneIf(told.GetKnown()))
 	if told.GetKnown() {
+		set(ofLeases, float64(s.Leases))
 		set(ofViewAge, seconds(told.GetKnownAgeMs()))
 		set(ofInDoubt, float64(told.GetInDoubt()))
 		set(ofOldestTxn, seconds(told.GetOldestMs()))

@@ -31,6 +31,12 @@ type Node interface {
 	CommitLater(id txn.ID, p txn.Protocol, branches []txn.Branch, label string, done func(coordinator.Reply))
 	Finished(id txn.ID, no txn.BranchNo, f txn.Finish)
 	Outcome(ctx context.Context, id txn.ID) (coordinator.Reply, error)
+	// GrantLease, RenewLease and EndLease are for the leader; RenewLease reports whether the
+	// lease has not ended.
+	GrantLease(ctx context.Context) (txn.Lease, error)
+	RenewLease(l txn.Lease) (bool, error)
+	EndLease(ctx context.Context, l txn.Lease) error
+	LeaseLength() time.Duration
 	// OutcomeOfSeveral is Outcome for whoever knows that no database committed it alone.
 	OutcomeOfSeveral(ctx context.Context, id txn.ID) (coordinator.Reply, error)
 	View(ctx context.Context, id txn.ID) (*coordinator.View, error)

@@ -49,6 +49,7 @@ func newRelay(n Node) *relay {
 var handOns = map[string]func(context.Context, leader, connect.AnyRequest) (connect.AnyResponse, error){
 	concordv1connect.CoordinatorServiceCommitProcedure:        through(leader.Commit),
 	concordv1connect.CoordinatorServiceFinishedProcedure:      through(leader.Finished),
+	concordv1connect.CoordinatorServiceLeaseProcedure:         through(leader.Lease),
 	concordv1connect.CoordinatorServiceOutcomeProcedure:       through(leader.Outcome),
 	concordv1connect.CoordinatorServiceListProcedure:          through(leader.List),
 	concordv1connect.CoordinatorServiceGetProcedure:           through(leader.Get),
@@ -152,12 +153,13 @@ func seen(n Node) connect.UnaryInterceptorFunc {
 			if err != nil {
 				return nil, err
 			}
-			if of, ok := req.Any().(interface{ GetCluster() string }); ok {
-				if id, err := api.ParseCluster("cluster", of.GetCluster()); err != nil || otherCluster(n, id) != nil {
-					return next(ctx, req) // it says what is wrong: nobody has to wait for that
+			s := n.Status()
+			// Who speaks of another cluster has seen what this one may never reach.
+			if named, ok := req.Any().(interface{ GetCluster() string }); ok {
+				if err := sameCluster(s.Cluster, named.GetCluster()); err != nil {
+					return nil, err
 				}
 			}
-			s := n.Status()
 			if handOns[req.Spec().Procedure] == nil || s.Leader == s.Node || req.Spec().Procedure == concordv1connect.CoordinatorServiceOutcomeProcedure {
 				if err := n.Reach(ctx, zxid(at)); err != nil {
 					return nil, err
