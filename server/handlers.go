@@ -343,7 +343,8 @@ func (h *handlers) Resources(ctx context.Context, r *concordv1.ResourcesRequest)
 		return nil, fmt.Errorf("the cluster is being formed: ask again in a moment: %w", api.ErrUnavailable)
 	}
 	return &concordv1.ResourcesResponse{Cluster: s.Cluster.String(), Resources: resourceMessages(s, time.Now()),
-		MaxTransactionMs: h.node.MaxTransaction().Milliseconds(), NowMs: time.Now().UnixMilli(), Zxid: s.Zxid.String()}, nil
+		MaxTransactionMs: h.node.MaxTransaction().Milliseconds(), NowMs: time.Now().UnixMilli(), Zxid: s.Zxid.String(),
+		LeaseMs: h.node.LeaseLength().Milliseconds()}, nil
 }
 
 func (h *handlers) CheckResource(ctx context.Context, r *concordv1.CheckResourceRequest) (*concordv1.CheckResourceResponse, error) {

@@ -36,7 +36,7 @@ type Node interface {
 	GrantLease(ctx context.Context) (txn.Lease, error)
 	RenewLease(l txn.Lease) (bool, error)
 	EndLease(ctx context.Context, l txn.Lease) error
-	LeaseLength() time.Duration
+	LeaseLength() time.Duration // 0: there are none
 	// OutcomeOfSeveral is Outcome for whoever knows that no database committed it alone.
 	OutcomeOfSeveral(ctx context.Context, id txn.ID) (coordinator.Reply, error)
 	View(ctx context.Context, id txn.ID) (*coordinator.View, error)

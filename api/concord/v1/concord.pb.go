@@ -2755,8 +2755,10 @@ type ResourcesResponse struct {
 	// How long a transaction may live before its prepared branches count as orphans, in milliseconds.
 	MaxTransactionMs int64 `protobuf:"varint,3,opt,name=max_transaction_ms,json=maxTransactionMs,proto3" json:"max_transaction_ms,omitempty"`
 	// The node's clock, milliseconds since 1970.
-	NowMs         int64  `protobuf:"varint,4,opt,name=now_ms,json=nowMs,proto3" json:"now_ms,omitempty"`
-	Zxid          string `protobuf:"bytes,5,opt,name=zxid,proto3" json:"zxid,omitempty"`
+	NowMs int64  `protobuf:"varint,4,opt,name=now_ms,json=nowMs,proto3" json:"now_ms,omitempty"`
+	Zxid  string `protobuf:"bytes,5,opt,name=zxid,proto3" json:"zxid,omitempty"`
+	// How long a client with a lease may be silent, in milliseconds; 0: there are no leases (yet).
+	LeaseMs       int64 `protobuf:"varint,6,opt,name=lease_ms,json=leaseMs,proto3" json:"lease_ms,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2824,6 +2826,13 @@ func (x *ResourcesResponse) GetZxid() string {
 		return x.Zxid
 	}
 	return ""
+}
+
+func (x *ResourcesResponse) GetLeaseMs() int64 {
+	if x != nil {
+		return x.LeaseMs
+	}
+	return 0
 }
 
 type CheckResourceRequest struct {
@@ -3351,13 +3360,14 @@ const file_concord_v1_concord_proto_rawDesc = "" +
 	"\x10ResourcesRequest\x12\x12\n" +
 	"\x04seen\x18\x01 \x01(\tR\x04seen\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x1a\n" +
-	"\bidentity\x18\x03 \x01(\tR\bidentity\"\xc0\x01\n" +
+	"\bidentity\x18\x03 \x01(\tR\bidentity\"\xdb\x01\n" +
 	"\x11ResourcesResponse\x12\x18\n" +
 	"\acluster\x18\x01 \x01(\tR\acluster\x128\n" +
 	"\tresources\x18\x02 \x03(\v2\x1a.concord.v1.ResourceStatusR\tresources\x12,\n" +
 	"\x12max_transaction_ms\x18\x03 \x01(\x03R\x10maxTransactionMs\x12\x15\n" +
 	"\x06now_ms\x18\x04 \x01(\x03R\x05nowMs\x12\x12\n" +
-	"\x04zxid\x18\x05 \x01(\tR\x04zxid\">\n" +
+	"\x04zxid\x18\x05 \x01(\tR\x04zxid\x12\x19\n" +
+	"\blease_ms\x18\x06 \x01(\x03R\aleaseMs\">\n" +
 	"\x14CheckResourceRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04seen\x18\x02 \x01(\tR\x04seen\"a\n" +
