@@ -78,6 +78,7 @@ type Node struct {
 	cluster  atomic.Uint32 // txn.ClusterID, for the handshake
 	snapshot atomic.Pointer[Snapshot]
 	applied  atomic.Pointer[zab.Zxid] // what the table reflects
+	turns    turns
 
 	asks      chan ask
 	received  chan inbound

@@ -52,6 +52,7 @@ var (
 	descLogBytes  = gauge("log_bytes", "About how many bytes this node's log has; it is cut behind what is applied.")
 	descLogLength = gauge("log_entries", "How many entries this node's log has.")
 	descRefused   = gauge("peer_connections_refused_total", "Connections to the peer port that were refused since the node started.")
+	descTurn      = gauge("loop_turn_seconds", "How long the turns of this node's loop took; a client gets no answer while one goes on.")
 	descForeign   = gauge("resource_foreign", "Prepared branches of other clusters that the last scan listed (leader only).", "resource")
 )
 
@@ -59,7 +60,7 @@ var (
 func (m *metrics) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{descDecided, descInDoubt, descHeuristic, descHasLeader, descIsLeader, descCutOff, descEpoch,
 		descLag, descReachable, descUp, descPrepared, descOldest, descForeign,
-		descFree, descFull, descSync, descSlowest, descLogBytes, descLogLength, descRefused} {
+		descFree, descFull, descSync, descSlowest, descLogBytes, descLogLength, descRefused, descTurn} {
 		ch <- d
 	}
 	m.calls.Describe(ch)
@@ -104,7 +105,16 @@ func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 		}
 		set(descOldest, age, r.Name)
 	}
+	ch <- turnHistogram(m.node.Turns())
 	m.calls.Collect(ch)
+}
+
+func turnHistogram(t coordinator.Turns) prometheus.Metric {
+	buckets := make(map[float64]uint64, len(t.Upto))
+	for bound, n := range t.Upto {
+		buckets[bound.Seconds()] = n
+	}
+	return prometheus.MustNewConstHistogram(descTurn, t.Count, t.Sum.Seconds(), buckets)
 }
 
 func oneIf(v bool) float64 {
