@@ -3,6 +3,7 @@
 package coordinator
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"slices"
@@ -653,4 +654,4 @@ func (c *Core) alarm(format string, args ...any) {
 	c.fx.Notes = append(c.fx.Notes, Note{Alarm: true, Text: fmt.Sprintf(format, args...)})
 }
 
-func compareID(a, b txn.ID) int { return slices.Compare(a[:], b[:]) }
+func compareID(a, b txn.ID) int { return bytes.Compare(a[:], b[:]) }

@@ -19,6 +19,7 @@ type loop struct {
 	requests  map[uint64]func(Reply)
 	next      uint64
 	events    []Event
+	handled   []Event // by the last turn
 	reports   map[zab.NodeID]peerReport
 	standings map[zab.NodeID]standing // as last told
 	reported  time.Time
@@ -54,11 +55,11 @@ func (l *loop) run(ctx context.Context) error {
 		if l.writer.Full() || l.archive.full() {
 			asks, received = nil, nil
 		}
+		var tick time.Time
 		select {
 		case <-ctx.Done():
 			return nil
-		case now := <-ticker.C:
-			l.tick(now)
+		case tick = <-ticker.C:
 		case id := <-l.persisted:
 			l.events = append(l.events, Peer{zab.Persisted{Write: id}})
 		case e := <-l.posted:
@@ -68,15 +69,29 @@ func (l *loop) run(ctx context.Context) error {
 		case a := <-asks:
 			l.admit(a)
 		}
-		l.drain(asks, received)
-		fx, err := l.core.Step(l.events...)
-		if err != nil {
-			l.fatal(err)
-		}
-		clear(l.events)
-		l.events = l.events[:0]
-		l.carryOut(fx)
+		l.turn(tick, asks, received)
 	}
+}
+
+// turn handles what waits. tick is zero unless a tick began it.
+func (l *loop) turn(tick time.Time, asks chan ask, received chan inbound) {
+	t := turn{began: time.Now()}
+	if !tick.IsZero() {
+		l.tick(tick)
+	}
+	l.drain(asks, received)
+	fx, err := l.core.Step(l.events...)
+	if err != nil {
+		l.fatal(err)
+	}
+	t.stepped, t.effects = time.Now(), fx
+	// What carryOut finds to be an event belongs to the next turn.
+	t.events, l.events = l.events, l.handled[:0]
+	l.carryOut(fx)
+	t.ended = time.Now()
+	l.turns.count(l.log, t)
+	clear(t.events)
+	l.handled = t.events
 }
 
 // drain collects what waits already, so that it shares a turn.

@@ -86,6 +86,7 @@ type Node struct {
 	leases   atomic.Pointer[txn.Leases]
 	heard    heard
 	list     atomic.Pointer[List] // the latest list of members that is known
+	turns    turns
 
 	asks      chan ask
 	received  chan inbound

@@ -2,57 +2,60 @@
 
 package coordinator
 
-import (
-	"bytes"
-	"slices"
+import "github.com/concordtx/concord/txn"
 
-	"github.com/concordtx/concord/txn"
-)
-
-// recentMax finished transactions are remembered by their ids alone.
-const recentMax = 1 << 17
+// recentMax finished transactions are remembered by their ids alone in one generation;
+// there are two.
+const recentMax = 1 << 16
 
 // recentIDs are the ids of all finished transactions above floor. An id above floor
 // that is not among them is certainly not finished, which spares the way of every new
 // commit a look into the store: ids grow with time, so new ones are above.
 //
-// It may hold more than that (an id that was opened again), never less.
+// It may hold more than that (an id that was opened again, or one below floor), never less.
+// floor never falls. Nothing is ever moved or searched through: when a generation is full
+// the one before it is dropped whole, and the greatest id of that is the floor from then on.
 type recentIDs struct {
-	floor txn.ID
-	ids   map[txn.ID]struct{}
+	floor      txn.ID
+	young, old generation
+}
+
+// generation is some ids, and the greatest of them.
+type generation struct {
+	ids      map[txn.ID]struct{}
+	greatest txn.ID
+}
+
+func (g *generation) add(id txn.ID) {
+	if g.ids == nil {
+		g.ids = make(map[txn.ID]struct{})
+	}
+	g.ids[id] = struct{}{}
+	if compareID(g.greatest, id) < 0 {
+		g.greatest = id
+	}
+}
+
+func (g *generation) has(id txn.ID) bool {
+	_, ok := g.ids[id]
+	return ok
 }
 
 func (r *recentIDs) add(id txn.ID) {
-	if bytes.Compare(id[:], r.floor[:]) <= 0 {
+	if compareID(id, r.floor) <= 0 {
 		return
 	}
-	if r.ids == nil {
-		r.ids = make(map[txn.ID]struct{})
+	r.young.add(id)
+	if len(r.young.ids) < recentMax {
+		return
 	}
-	r.ids[id] = struct{}{}
-	if len(r.ids) >= recentMax {
-		r.raise()
+	if compareID(r.floor, r.old.greatest) < 0 {
+		r.floor = r.old.greatest
 	}
-}
-
-// raise forgets the older half.
-func (r *recentIDs) raise() {
-	all := make([]txn.ID, 0, len(r.ids))
-	for id := range r.ids {
-		all = append(all, id)
-	}
-	slices.SortFunc(all, compareID)
-	r.floor = all[len(all)/2]
-	for _, id := range all[:len(all)/2+1] {
-		delete(r.ids, id)
-	}
+	r.old, r.young = r.young, generation{}
 }
 
 // absent reports that id is certainly not finished. False means nothing.
 func (r *recentIDs) absent(id txn.ID) bool {
-	if bytes.Compare(id[:], r.floor[:]) <= 0 {
-		return false
-	}
-	_, ok := r.ids[id]
-	return !ok
+	return compareID(id, r.floor) > 0 && !r.young.has(id) && !r.old.has(id)
 }

@@ -32,6 +32,7 @@ type Snapshot struct {
 	Disk       Disk // of this node
 	Log        LogState
 	TurnedAway uint64 // connections to the peer port that were refused
+	Turns      Turns
 	Warnings   []string
 	// Distrusted is why this node answers nothing, because of what it knows of other nodes'
 	// states; empty: it answers.
@@ -109,7 +110,7 @@ func (l *loop) publish(now time.Time) {
 	own := l.ownReport()
 	s := &Snapshot{Cluster: l.core.table.Cluster(), Node: l.config.Node, Epoch: own.Epoch,
 		Committed: l.core.committed, Aborted: l.core.aborted, Decided: l.core.decided, Disk: l.disk(), Log: l.logState(), Zxid: own.Applied,
-		TurnedAway: l.peers.turnedAway.total.Load()}
+		TurnedAway: l.peers.turnedAway.total.Load(), Turns: l.turns.read()}
 	if own.Established && !l.core.doubt.has && l.core.distrusted() == nil && now.Sub(l.ticked) < presentFor {
 		s.Leader, l.present = own.Leader, now
 	}

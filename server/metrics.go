@@ -11,6 +11,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	concordv1 "github.com/concordtx/concord/api/concord/v1"
+	"github.com/concordtx/concord/coordinator"
 )
 
 // metrics shows a node to Prometheus: what the status says, read at each scrape, and
@@ -84,6 +85,7 @@ var (
 	ofLogLength = describe("log_entries", gauge, perNode, "How many entries this node's log has.")
 	ofRefused   = describe("peer_connections_refused_total", counter, summed, "Connections to this node's peer port that were refused since it started.")
 
+	ofTurns   = describe("loop_turn_seconds", prometheus.UntypedValue, summed, "How long the turns of this node's loop took; a client gets no answer while one goes on.")
 	ofCalls   = describe("rpc_duration_seconds", prometheus.UntypedValue, summed, "How long calls to this node took, by method and status code; of Decide, each decision. One that was handed on counts at both nodes.", "method", "code")
 	ofStreams = describe("rpc_streams", gauge, summed, "Streams that are open at this node.", "method")
 	ofEnded   = describe("rpc_streams_ended_total", counter, summed, "Streams that have ended at this node since it started.", "method", "code")
@@ -115,6 +117,7 @@ func (m *metrics) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range fromStatus {
 		ch <- d.desc
 	}
+	ch <- ofTurns.desc
 }
 
 // Collect implements prometheus.Collector.
@@ -158,6 +161,7 @@ func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 	for _, r := range told.GetResources() {
 		collectResource(r, set)
 	}
+	ch <- turnHistogram(s.Turns)
 }
 
 func collectResource(r *concordv1.ResourceStatus, set func(*described, float64, ...string)) {
@@ -174,6 +178,14 @@ func collectResource(r *concordv1.ResourceStatus, set func(*described, float64, 
 }
 
 func seconds(ms int64) float64 { return (time.Duration(ms) * time.Millisecond).Seconds() }
+
+func turnHistogram(t coordinator.Turns) prometheus.Metric {
+	buckets := make(map[float64]uint64, len(t.Upto))
+	for bound, n := range t.Upto {
+		buckets[bound.Seconds()] = n
+	}
+	return prometheus.MustNewConstHistogram(ofTurns.desc, t.Count, t.Sum.Seconds(), buckets)
+}
 
 func oneIf(v bool) float64 {
 	if v {

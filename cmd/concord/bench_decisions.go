@@ -28,6 +28,7 @@ type decisionsResult struct {
 	P50          float64   `json:"p50_ms"`
 	P99          float64   `json:"p99_ms"`
 	P999         float64   `json:"p999_ms"`
+	Gaps         []float64 `json:"longest_gaps_ms"` // between any two answers, in all rounds
 	ClientCPU    float64   `json:"client_cpu_seconds_per_decision"`
 	NodesCPU     *float64  `json:"nodes_cpu_seconds_per_decision"` // null if the nodes are not ours
 	Decided      int64     `json:"decided"`
@@ -45,6 +46,8 @@ func (c *cli) benchDecisionsCommand() *cobra.Command {
 			"answer, and the answer. --size gives every transaction a label, which the log keeps with the\n" +
 			"decision. Three node processes are started for it, or, with --addr, a cluster that runs already\n" +
 			"is used: it keeps the decisions like all others.\n\n" +
+			"The longest gaps between any two answers, whoever got them, say for how long the cluster stood\n" +
+			"still: with many workers each of them should be close to the latency of one decision.\n\n" +
 			"CPU is per decision: of this process in the counted rounds, of the node processes from start to\n" +
 			"end.\n\n" + omissionHelp,
 		Example: "  concord bench decisions --workers 64 --duration 10s\n" +
@@ -118,7 +121,7 @@ func (c *cli) benchDecisions(ctx context.Context, l load, size int, addrs []stri
 		}
 	}
 	r := &decisionsResult{Workers: l.workers, Size: size, Rounds: l.rounds, RoundSeconds: l.duration.Seconds(),
-		PerSecond: s.total.perSecond(), ByRound: s.rates, P50: s.millis(50), P99: s.millis(99), P999: s.millis(99.9),
+		PerSecond: s.total.perSecond(), ByRound: s.rates, P50: s.millis(50), P99: s.millis(99), P999: s.millis(99.9), Gaps: s.gapMillis(),
 		ClientCPU: s.cpuPerOperation(), Decided: s.total.done, Errors: s.total.failed + s.total.unknown}
 	if s.total.failure != nil {
 		r.Failure = s.total.failure.Error()
@@ -142,6 +145,14 @@ func incompressible(size int) string {
 	return b.String()[:size]
 }
 
+func texts(values []float64, text func(float64) string) []string {
+	out := make([]string, len(values))
+	for i, v := range values {
+		out[i] = text(v)
+	}
+	return out
+}
+
 func (c *cli) printDecisions(r *decisionsResult) error {
 	if c.output == "json" {
 		return c.printJSON(r)
@@ -154,6 +165,7 @@ func (c *cli) printDecisions(r *decisionsResult) error {
 	}
 	fmt.Fprintf(c.out, "\n%d decisions, %s; per second by round: median %.0f, lowest %.0f, highest %.0f\n", r.Decided,
 		plural(int(r.Errors), "error", "errors"), median(r.ByRound), slices.Min(r.ByRound), slices.Max(r.ByRound))
+	fmt.Fprintf(c.out, "longest gaps between any two answers: %s ms\n", strings.Join(texts(r.Gaps, millis), ", "))
 	if r.Failure != "" {
 		fmt.Fprintf(c.out, "one of the errors: %s\n", r.Failure)
 	}

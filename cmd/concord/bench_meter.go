@@ -3,9 +3,12 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
+	"slices"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -32,6 +35,7 @@ type lap struct {
 	failed  int64
 	failure error // one of those that failed
 	raw     *hdrhistogram.Histogram
+	gaps    []time.Duration // the longest between two answers to anybody, longest first
 }
 
 func newHistogram() *hdrhistogram.Histogram { return hdrhistogram.New(1, longest, 3) }
@@ -42,24 +46,28 @@ func newHistogram() *hdrhistogram.Histogram { return hdrhistogram.New(1, longest
 func drive(ctx context.Context, workers int, d time.Duration, operation func(context.Context) error) (lap, error) {
 	laps := make([]lap, workers)
 	cpu, begin := cpuTime(), time.Now()
+	var gaps silence
 	var wg sync.WaitGroup
 	for i := range laps {
 		laps[i].raw = newHistogram()
 		wg.Go(func() {
 			for ctx.Err() == nil && time.Since(begin) < d {
-				laps[i].once(ctx, operation)
+				if laps[i].once(ctx, operation) {
+					gaps.broken(time.Since(begin))
+				}
 			}
 		})
 	}
 	wg.Wait()
-	sum := lap{workers: workers, elapsed: time.Since(begin), cpu: cpuTime() - cpu, raw: newHistogram()}
+	sum := lap{workers: workers, elapsed: time.Since(begin), cpu: cpuTime() - cpu, raw: newHistogram(), gaps: gaps.longest}
 	for i := range laps {
 		sum.add(&laps[i])
 	}
 	return sum, context.Cause(ctx)
 }
 
-func (l *lap) once(ctx context.Context, operation func(context.Context) error) {
+// once reports whether there was an answer.
+func (l *lap) once(ctx context.Context, operation func(context.Context) error) bool {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), operationLimit)
 	defer cancel()
 	begin := time.Now()
@@ -74,6 +82,7 @@ func (l *lap) once(ctx context.Context, operation func(context.Context) error) {
 		l.failed++
 		l.failure = err
 	}
+	return err == nil
 }
 
 func (l *lap) add(other *lap) {
@@ -84,6 +93,47 @@ func (l *lap) add(other *lap) {
 		l.failure = other.failure
 	}
 	l.raw.Merge(other.raw)
+	for _, gap := range other.gaps {
+		l.gaps = withGap(l.gaps, gap)
+	}
+}
+
+// maxGaps gaps are told of.
+const maxGaps = 5
+
+// withGap keeps the longest gaps, longest first.
+func withGap(gaps []time.Duration, gap time.Duration) []time.Duration {
+	i, _ := slices.BinarySearchFunc(gaps, gap, func(a, b time.Duration) int { return cmp.Compare(b, a) })
+	if i == maxGaps {
+		return gaps
+	}
+	gaps = slices.Insert(gaps, i, gap)
+	return gaps[:min(len(gaps), maxGaps)]
+}
+
+// silence finds the longest gaps between any two answers, whoever gets them: a latency says how
+// long one waited, this says when nobody was served.
+type silence struct {
+	last atomic.Int64 // answer, after the beginning; 0 before the first one
+	long atomic.Int64 // the shortest gap that is among the longest
+
+	mu      sync.Mutex
+	longest []time.Duration
+}
+
+// broken notes an answer.
+func (s *silence) broken(after time.Duration) {
+	last := s.last.Swap(int64(after))
+	gap := int64(after) - last // less than zero if two workers changed places
+	if last == 0 || gap <= s.long.Load() {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.longest = withGap(s.longest, time.Duration(gap))
+	if len(s.longest) == maxGaps {
+		s.long.Store(int64(s.longest[maxGaps-1]))
+	}
 }
 
 func (l *lap) perSecond() float64 { return float64(l.done) / l.elapsed.Seconds() }
@@ -132,6 +182,15 @@ func (s *series) add(l *lap) {
 	s.total.servers += l.servers
 	s.corrected.Merge(l.corrected())
 	s.rates = append(s.rates, l.perSecond())
+}
+
+// gapMillis returns the longest gaps between two answers, longest first.
+func (s *series) gapMillis() []float64 {
+	gaps := make([]float64, len(s.total.gaps))
+	for i, gap := range s.total.gaps {
+		gaps[i] = float64(gap.Microseconds()) / 1000
+	}
+	return gaps
 }
 
 // millis returns the latency below which the given percentage of the operations stayed.

@@ -4,6 +4,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -97,7 +98,10 @@ func TestBenchDecisionsMeasuresThreeProcesses(t *testing.T) {
 	require.NoError(t, err)
 	var r decisionsResult
 	keys := fields(t, out, &r)
-	require.Subset(t, keys, []string{"workers", "size", "rounds", "per_second", "p50_ms", "p99_ms", "p999_ms", "errors"})
+	require.Subset(t, keys, []string{"workers", "size", "rounds", "per_second", "p50_ms", "p99_ms", "p999_ms", "longest_gaps_ms", "errors"})
+	require.Len(t, r.Gaps, maxGaps)
+	require.True(t, slices.IsSortedFunc(r.Gaps, func(a, b float64) int { return cmp.Compare(b, a) }), "%v", r.Gaps)
+	require.Positive(t, r.Gaps[0])
 	require.Equal(t, []int{4, 256}, []int{r.Workers, r.Size})
 	require.Len(t, r.ByRound, 1)
 	require.Positive(t, r.Decided)
@@ -327,6 +331,25 @@ func TestALapCountsWhatBecameOfEachOperation(t *testing.T) {
 	require.Equal(t, []int64{3, 1, 1}, []int64{l.done, l.unknown, l.failed})
 	require.Equal(t, broken, l.failure)
 	require.Equal(t, int64(3), l.raw.TotalCount())
+}
+
+func TestSilenceKeepsTheLongestGapsBetweenAnyTwoAnswers(t *testing.T) {
+	var s silence
+	at := 7 * time.Second // before the first answer nothing is a gap
+	s.broken(at)
+	for _, ms := range []int{3, 1, 80, 2, 55, 4, 5, 55, 1, 60} {
+		at += time.Duration(ms) * time.Millisecond
+		s.broken(at)
+	}
+	s.broken(at - time.Millisecond) // two workers changed places
+	want := []time.Duration{80 * time.Millisecond, 60 * time.Millisecond, 55 * time.Millisecond, 55 * time.Millisecond, 5 * time.Millisecond}
+	require.Equal(t, want, s.longest)
+
+	var l lap
+	l.raw = newHistogram()
+	l.add(&lap{raw: newHistogram(), gaps: want[:2]})
+	l.add(&lap{raw: newHistogram(), gaps: []time.Duration{70 * time.Millisecond, time.Millisecond}})
+	require.Equal(t, []time.Duration{80 * time.Millisecond, 70 * time.Millisecond, 60 * time.Millisecond, time.Millisecond}, l.gaps)
 }
 
 func TestQuantilesOfFewValues(t *testing.T) {
