@@ -55,6 +55,12 @@ var places = []place{
 
 // run is one hostile application at one place, with each end of the branch.
 func (h Hostile) run(t *testing.T, target Target) {
+	open := func() adapters.Opener {
+		r := target.Open(t)
+		t.Cleanup(func() { require.NoError(t, r.Close()) })
+		return r
+	}
+	r, other := open(), open() // for all, so that what one leaves behind meets the next
 	for _, p := range places {
 		for _, end := range []struct {
 			name string
@@ -66,7 +72,7 @@ func (h Hostile) run(t *testing.T, target Target) {
 			{"rolled back", (*victim).rollsBack},
 		} {
 			t.Run(p.name+", "+end.name, func(t *testing.T) {
-				v := &victim{bench: newBench(t, target), Hostile: h, place: p}
+				v := &victim{bench: newBench(t, target), Hostile: h, place: p, r: r, other: other}
 				v.suffer()
 				end.run(v)
 				v.leavesNothing()
@@ -80,7 +86,7 @@ type victim struct {
 	*bench
 	Hostile
 	place
-	r             adapters.Opener
+	r, other      adapters.Opener
 	x             txn.XID
 	s             adapters.Session
 	first, second string
@@ -88,7 +94,7 @@ type victim struct {
 }
 
 func (v *victim) suffer() {
-	v.r, v.x, v.first, v.second = v.open(), v.xid(), v.key(), v.key()
+	v.x, v.first, v.second = v.xid(), v.key(), v.key()
 	v.s = v.begin(v.r, v.x)
 	if v.before {
 		require.NoError(v.t, v.Write(v.ctx, v.s, v.first, 1))
@@ -203,9 +209,9 @@ func (v *victim) leavesNothing() {
 	if v.After != nil {
 		v.After(v.t)
 	}
-	require.Empty(v.t, v.listed(v.r))
+	require.Empty(v.t, v.listed(v.other))
 	for _, key := range []string{v.first, v.second} {
-		v.requireFree(v.open(), key)
+		v.requireFree(v.other, key)
 	}
 	for range 3 { // whichever session it gets
 		key := v.key()

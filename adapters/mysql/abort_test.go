@@ -65,6 +65,7 @@ func (w *world) openCut(dsn string, c *cutter, plain bool) *Resource {
 	}
 	require.NoError(w.t, err)
 	r := New("db", connector)
+	r.pause = shortPause
 	w.t.Cleanup(func() { require.NoError(w.t, r.Close()) })
 	return r
 }

@@ -37,27 +37,31 @@ func TestConformance(t *testing.T) {
 
 // On connectors of the driver itself every command of ours is a round trip of its own.
 func TestConformanceOnAPlainConnector(t *testing.T) {
-	onEach(t, func(t *testing.T, w *world) {
-		target := w.target()
-		target.Open = func(t testing.TB) adapters.Opener {
-			cfg, err := sqldriver.ParseDSN(w.DSN(database))
-			require.NoError(t, err)
-			cfg.Logger = &sqldriver.NopLogger{}
-			connector, err := sqldriver.NewConnector(cfg)
-			require.NoError(t, err)
-			r := New("db", connector)
-			r.pause = shortPause
-			return r
-		}
-		target.Hostile = []adaptertest.Hostile{
-			text(adaptertest.Harmless, "SAVEPOINT a"),
-			w.procedure(adaptertest.Harmless, "SELECT 1"),
-			text(adaptertest.Spoiled, "COMMIT"),
-			w.procedure(adaptertest.Torn, "XA END $; XA COMMIT $ ONE PHASE; XA START $"),
-			w.procedure(adaptertest.Torn, "XA END $; XA COMMIT $ ONE PHASE"),
-		}
-		adaptertest.Run(t, target)
-	})
+	for _, f := range flavors[:2] {
+		t.Run(f.name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t, f.start(t))
+			target := w.target()
+			target.Open = func(t testing.TB) adapters.Opener {
+				cfg, err := sqldriver.ParseDSN(w.DSN(database))
+				require.NoError(t, err)
+				cfg.Logger = &sqldriver.NopLogger{}
+				connector, err := sqldriver.NewConnector(cfg)
+				require.NoError(t, err)
+				r := New("db", connector)
+				r.pause = shortPause
+				return r
+			}
+			target.Hostile = []adaptertest.Hostile{
+				text(adaptertest.Harmless, "SAVEPOINT a"),
+				w.procedure(adaptertest.Harmless, "SELECT 1"),
+				text(adaptertest.Spoiled, "COMMIT"),
+				w.procedure(adaptertest.Torn, "XA END $; XA COMMIT $ ONE PHASE; XA START $"),
+				w.procedure(adaptertest.Torn, "XA END $; XA COMMIT $ ONE PHASE"),
+			}
+			adaptertest.Run(t, target)
+		})
+	}
 }
 
 func (w *world) target() adaptertest.Target {

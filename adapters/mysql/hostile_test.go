@@ -5,6 +5,7 @@ package mysql
 import (
 	"context"
 	"database/sql"
+	"slices"
 	"strings"
 	"testing"
 
@@ -124,13 +125,14 @@ func (w *world) hostiles() []adaptertest.Hostile {
 			text(unproven, `EXECUTE IMMEDIATE "XA END $"`),
 			text(torn, "BEGIN NOT ATOMIC XA END $; XA COMMIT $ ONE PHASE; XA START $; END"),
 		)
-	} else {
-		list = append(list, text(spoiled, "CREATE TEMPORARY TABLE tmp (i INT)"), text(spoiled, "SET xa_detach_on_prepare = OFF"))
-		if w.Server != nil && !w.detaches() {
-			list[len(list)-2].Damage = harmless
-		}
+		return list
 	}
-	return list
+	if w.detaches() {
+		return append(list, text(spoiled, "CREATE TEMPORARY TABLE tmp (i INT)"), text(spoiled, "SET xa_detach_on_prepare = OFF"))
+	}
+	// Only what is prepared is something else there.
+	list = slices.DeleteFunc(list, func(h adaptertest.Hostile) bool { return !strings.Contains(h.Name, "XA PREPARE") })
+	return append(list, text(harmless, "CREATE TEMPORARY TABLE tmp (i INT)"))
 }
 
 func (w *world) detaches() bool {

@@ -24,7 +24,7 @@ func (r *Resource) Recover(ctx context.Context) ([]adapters.Prepared, error) {
 		return err
 	})
 	if err != nil {
-		return nil, r.explain("list prepared branches", err)
+		return nil, r.explain(asking, "list prepared branches", err)
 	}
 	return list, nil
 }
@@ -110,7 +110,7 @@ select coalesce(array_agg(distinct owner) filter (where id is not null and not m
 func (r *Resource) Check(ctx context.Context) (adapters.Report, error) {
 	var s state
 	if err := r.with(ctx, func(conn *pgx.Conn) error { return s.ask(ctx, conn) }); err != nil {
-		return adapters.Report{}, r.explain("check", err)
+		return adapters.Report{}, r.explain(asking, "check", err)
 	}
 	return adapters.Report{Version: "PostgreSQL " + s.version, Findings: s.findings()}, nil
 }

@@ -31,7 +31,7 @@ func TestBranchThatOnlyASuperuserCouldFinishIsNotJudged(t *testing.T) {
 			b.run("drop role if exists deputy, ghost", "create role deputy", "grant postgres to deputy", "create role ghost")
 			x := newXID()
 			x.Cluster++
-			b.run("begin; set local role "+as+"; select pg_current_xact_id(); prepare transaction '"+x.String()+"'")
+			b.run("begin; set local role " + as + "; select pg_current_xact_id(); prepare transaction '" + x.String() + "'")
 			if as == "ghost" {
 				b.run("drop role ghost")
 			}
