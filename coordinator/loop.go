@@ -181,6 +181,7 @@ func (l *loop) carryOut(fx *Effects) {
 	if at := l.core.zxid(); at != *l.applied.Load() {
 		l.applied.Store(&at)
 	}
+	l.publishLeases(l.core.table.Leases()) // before anybody hears that one was granted, or has ended
 	l.tellStores()
 	l.followMembers()
 	for _, e := range fx.SendSnapshot {
@@ -243,7 +244,6 @@ func (l *loop) carryOut(fx *Effects) {
 			l.log.Info(note.Text)
 		}
 	}
-	l.publishLeases(l.core.table.Leases())
 	l.level.Store(uint32(l.core.table.Level()))
 	formed := l.core.table.Cluster()
 	if uint32(formed) != l.cluster.Load() {

@@ -23,7 +23,7 @@ var hunted = map[string]struct {
 	"X10": {"AC3", transactions(Size{Agents: true, Branches: 3})},
 	"X14": {"AC3", transactions(Size{Branches: 2, Crashes: 1, Late: 1})},
 	"X35": {"AC1", transactions(Size{Branches: 1, Crashes: 1})},
-	"X36": {"S8", clusters(Bounds{Elections: 1, Sessions: 2, Changes: 2, Crashes: 1}, Bounds{Elections: 1, Sessions: 2, Changes: 2, Breaks: 1})},
+	"X37": {"S8", clusters(Bounds{Elections: 1, Sessions: 2, Changes: 2, Crashes: 1}, Bounds{Elections: 1, Sessions: 2, Changes: 2, Breaks: 1})},
 }
 
 const most = 20_000 // states; all of these worlds are smaller

@@ -19,7 +19,7 @@ var logMutants = map[string]hunt{
 	"X25": {checks: []string{"S15"}, seeds: 500, run: runLog(3000, pausedLeaders)},
 	"X26": {checks: []string{"S15"}, seeds: 500, run: runLog(3000, pausedLeaders)},
 	"X32": {checks: []string{"S4"}, seeds: 200, run: runLog(1000, nil)},
-	"X36": {checks: []string{"S8"}, seeds: 500, run: runLog(1000, changingMembers)},
+	"X37": {checks: []string{"S8"}, seeds: 500, run: runLog(1000, changingMembers)},
 	"X34": {checks: []string{"V1", "V4"}, seeds: 500, run: runLog(1000, nil)},
 }
 
