@@ -14,10 +14,11 @@ import (
 	"github.com/concordtx/concord/txn"
 )
 
-// Member is one node of the cluster, as configured on every node.
+// Member is one node of the cluster.
 type Member struct {
 	ID       zab.NodeID
-	Observer bool
+	Observer bool   // it is in no quorum
+	Learner  bool   // likewise, until it has caught up and becomes a voter
 	Peer     string // host:port for the other nodes
 	API      string // host:port for clients
 }
@@ -86,8 +87,11 @@ func (r Rules) watermarkStep() time.Duration { return min(time.Hour, r.Retention
 
 // CoreConfig is what a Core must know.
 type CoreConfig struct {
-	Node    zab.NodeID
+	Node zab.NodeID
+	// Members are those that the configuration names; they count until the log says who they are.
 	Members []Member
+	// Distrust is why this node stopped for good at an earlier time; empty: it did not.
+	Distrust string
 	// Boot is the durable counter of starts of this node.
 	Boot uint32
 	// Log has the numbers of the replicated log; zero means its defaults. Who takes part is
@@ -112,6 +116,8 @@ type CoreConfig struct {
 //  1. A decision is told only after its record was delivered.
 //  2. Only an established leader proposes, answers "no record" or finishes branches.
 //  3. A request is answered exactly once.
+//  4. list is the latest list of members that this node knows of, and the log's set in force is
+//     never later.
 type Core struct {
 	config CoreConfig
 	zab    *zab.Node
@@ -137,6 +143,13 @@ type Core struct {
 	reads              map[uint64]Event     // ViewAsked and OutcomeAsked that wait for a read index
 	behind             []behind             // SeenAsked that wait for this node to catch up
 	doubt              doubt                // whether a leader still leads, after a pause
+	list               List                 // of the members, the latest that is known
+	delivered          zab.Zxid             // the last entry about them that was delivered
+	asleep             bool                 // an empty store: it waits until it has met enough others
+	met                map[zab.NodeID]bool  // while asleep
+	speakers           []Speaker            // as last seen
+	diverged           divergence
+	handing            *handover // of leadership, nil if there is none
 
 	// What only a leader has, dropped with its leadership:
 	batch     []txn.Record         // records for the next entry
@@ -154,6 +167,7 @@ type Core struct {
 	nextEvid  time.Time
 	forming   bool
 	raising   bool // a FeatureRecord is on its way into the log
+	changes   membersWork
 	scans     map[string]*scan
 	unfit     map[string]string // resources that must not take part, and why
 	down      map[string]bool   // resources that this node finds down
@@ -183,17 +197,21 @@ type scan struct {
 // read from; table holds the applied state.
 func NewCore(config CoreConfig, storage zab.Storage, table *txn.Table) (*Core, error) {
 	config.Rules = config.Rules.withDefaults()
-	members := make([]zab.Member, len(config.Members))
-	for i, m := range config.Members {
-		members[i] = zab.Member{ID: m.ID, Observer: m.Observer}
+	list, said := tableList(table)
+	if !said {
+		list.Members = toMembers(fromMembers(config.Members))
 	}
 	log := config.Log
-	log.ID, log.Members, log.Boot = config.Node, members, config.Boot
+	log.ID, log.Members, log.MembersAt, log.Change, log.Boot = config.Node, zabMembers(list.Members), list.At, changeOf, config.Boot
 	z, err := zab.New(log, storage)
 	if err != nil {
 		return nil, err
 	}
-	c := &Core{config: config, zab: z, table: table, level: table.Level(), unfit: map[string]string{}, down: map[string]bool{}, reads: map[uint64]Event{}}
+	c := &Core{config: config, zab: z, table: table, level: table.Level(), unfit: map[string]string{}, down: map[string]bool{}, reads: map[uint64]Event{},
+		list: list, delivered: list.At, met: map[zab.NodeID]bool{}}
+	c.diverged = divergence{Why: config.Distrust, claims: map[zab.NodeID]StateSeen{}, stances: map[zab.NodeID]stance{}}
+	c.asleep = blank(storage, table) && !observes(list.Members, config.Node) && len(c.missing()) > 0
+	c.digests.add(c.zxid(), table.Meta().Digest)
 	c.clearLeadership()
 	return c, nil
 }
@@ -205,6 +223,7 @@ func (c *Core) clearLeadership() {
 	c.live, c.tasks, c.load = map[txn.ID]*live{}, map[txn.XID]Task{}, map[slot]int{}
 	c.ends, c.evidence, c.forming, c.raising = nil, map[string][]txn.XID{}, false, false
 	c.noting, c.heldAt = map[uint64]bool{}, map[uint64]time.Time{}
+	c.changes = membersWork{looked: map[zab.NodeID]zab.Zxid{}}
 	c.scans = map[string]*scan{}
 	for _, r := range c.config.Resources {
 		c.scans[r] = &scan{reported: map[txn.XID]string{}, tried: map[txn.XID]work{}}
@@ -217,6 +236,10 @@ func (c *Core) Step(events ...Event) (*Effects, error) {
 	c.fx = Effects{Send: c.fx.Send[:0], Write: c.fx.Write[:0], Reply: c.fx.Reply[:0],
 		Finish: c.fx.Finish[:0], Scan: c.fx.Scan[:0], Evidence: c.fx.Evidence[:0], Notes: c.fx.Notes[:0]}
 	for _, e := range events {
+		if c.diverged.Why != "" {
+			c.refuseAll(e)
+			continue
+		}
 		if err := c.handle(e); err != nil {
 			return nil, err
 		}
@@ -234,13 +257,29 @@ func (c *Core) handle(e Event) error {
 		c.passLeaseTime(e.Now)
 		c.now, c.peersNow = e.Now, e.Peers
 		c.refuseSeen()
+		if c.asleep {
+			return nil
+		}
 		if err := c.stepLog(zab.Tick{}); err != nil {
 			return err
 		}
 		c.keepUp()
 		return c.probe()
 	case Peer:
+		if c.asleep {
+			return nil
+		}
 		return c.onPeer(e.Event)
+	case PeerMet:
+		return c.onPeerMet(e)
+	case StateSeen:
+		c.onStateSeen(e)
+	case AddAsked:
+		c.onAddAsked(e)
+	case RemoveAsked:
+		c.onRemoveAsked(e)
+	case LeadAsked:
+		c.onLeadAsked(e)
 	case CommitAsked:
 		c.onCommitAsked(e)
 	case OutcomeAsked:
@@ -289,7 +328,7 @@ func (c *Core) handle(e Event) error {
 
 // keepUp does what a leader does by the clock.
 func (c *Core) keepUp() {
-	if !c.leading {
+	if !c.leading || c.distrusted() != nil {
 		return
 	}
 	if c.table.Cluster() == 0 {
@@ -299,6 +338,7 @@ func (c *Core) keepUp() {
 		}
 		return
 	}
+	c.keepMembers()
 	c.sweep()
 	c.endSilent()
 	for _, s := range c.scans {
@@ -334,8 +374,14 @@ func (c *Core) mark() time.Time {
 
 // propose turns the records that wait into log entries.
 func (c *Core) propose() error {
-	if !c.leading || len(c.batch)+len(c.waiters.leases) == 0 || c.underway >= maxUnderway {
+	if c.handing != nil {
+		return c.proceedHandover()
+	}
+	if !c.leading || c.underway >= maxUnderway {
 		return nil
+	}
+	if err := c.proposeChange(); err != nil || !c.leading || len(c.batch)+len(c.waiters.leases) == 0 {
+		return err
 	}
 	if len(c.ends) > 0 { // they cost nothing in company
 		c.takeEnds()
@@ -393,9 +439,12 @@ func (c *Core) stepProposed(data []byte, w waiters) error {
 // refuse answers everybody who waits for records that the log did not take. Nothing
 // was appended, so asking again is safe.
 func (c *Core) refuse(data []byte, w waiters, err error) {
-	if errors.Is(err, zab.ErrBusy) {
+	switch {
+	case errors.Is(err, zab.ErrBusy):
 		err = errBusy
-	} else {
+	case errors.Is(err, zab.ErrMembers):
+		err = unavailablef("%v: ask again in a moment", err)
+	default:
 		err = c.notLeader(c.role.Leader)
 	}
 	records, decodeErr := txn.DecodeRecords(data)
@@ -424,6 +473,8 @@ func (c *Core) refuse(data []byte, w waiters, err error) {
 			for _, n := range r.Leases {
 				delete(c.leases.ending, n)
 			}
+		case txn.MembersRecord:
+			c.changeRefused(r, err)
 		}
 	}
 	for _, request := range slices.Concat(w.acks, w.leases) {
@@ -463,6 +514,8 @@ func (c *Core) carryOut(effects []zab.Effect) error {
 			c.onReadReady(e.ID)
 		case zab.ReadFailed:
 			c.onReadFailed(e.ID)
+		case zab.TransferEnded:
+			c.onTransferEnded(e)
 		case zab.Dropped:
 			// onRoleChanged answers everybody who waits.
 		case zab.Accepted, zab.Refused:
@@ -475,6 +528,10 @@ func (c *Core) carryOut(effects []zab.Effect) error {
 	}
 	if !applied.IsZero() {
 		c.answerSeen()
+		c.compareClaims()
+		if c.diverged.Why != "" {
+			return nil
+		}
 		return c.stepLog(zab.Applied{Upto: applied})
 	}
 	return nil
@@ -489,6 +546,7 @@ func (c *Core) deliver(e zab.Entry) error {
 	}
 	c.digests.add(e.Zxid, changes.Meta.Digest)
 	c.noticeLevel(changes.Meta.Level)
+	c.onMembersDelivered()
 	c.compareStores(stores, changes.Meta.Stores)
 	if len(changes.Verdicts)+len(changes.Open)+len(changes.Finished) > 0 {
 		c.busy = e.Zxid
@@ -534,12 +592,17 @@ func (c *Core) onRoleChanged(e zab.RoleChanged) {
 	switch {
 	case was && !c.leading:
 		c.note("node %d leads no more: %s", c.config.Node, e.Reason)
-		c.failWaiting(c.notLeader(e.Leader))
+		next := e.Leader
+		if c.handing != nil {
+			next = c.handing.to
+		}
+		c.failWaiting(c.notLeader(next))
 		c.clearLeadership()
 	case !was && c.leading:
 		c.note("node %d leads in epoch %d", c.config.Node, e.Epoch)
 		c.takeOver()
 	}
+	c.followHandover(e)
 }
 
 // takeOver starts a leadership: what is committed and not ended is finished by this
@@ -565,6 +628,9 @@ func (c *Core) failWaiting(err error) {
 		requests = append(requests, request)
 	}
 	clear(c.reads)
+	for _, w := range c.changes.waiting {
+		requests = append(requests, w.request)
+	}
 	requests = append(requests, slices.Concat(c.waiters.acks, c.waiters.leases)...)
 	slices.Sort(requests)
 	for _, request := range requests {
@@ -572,7 +638,12 @@ func (c *Core) failWaiting(err error) {
 	}
 }
 
-func (c *Core) reply(r Reply) { c.fx.Reply = append(c.fx.Reply, r) }
+func (c *Core) reply(r Reply) {
+	if err := c.distrusted(); err != nil && r.Err == nil {
+		r = Reply{Request: r.Request, Err: err}
+	}
+	c.fx.Reply = append(c.fx.Reply, r)
+}
 
 func (c *Core) note(format string, args ...any) {
 	c.fx.Notes = append(c.fx.Notes, Note{Text: fmt.Sprintf(format, args...)})
