@@ -178,21 +178,23 @@ func (c *Core) refuseAll(e Event) {
 	}
 }
 
-// asking is an event that is answered.
+// asking is an event that is answered: each that has a Request. A test looks for forgotten ones.
 type asking interface{ request() uint64 }
 
-func (e CommitAsked) request() uint64  { return e.Request }
-func (e OutcomeAsked) request() uint64 { return e.Request }
-func (e ResolveAsked) request() uint64 { return e.Request }
-func (e ForgetAsked) request() uint64  { return e.Request }
-func (e SettleAsked) request() uint64  { return e.Request }
-func (e ViewAsked) request() uint64    { return e.Request }
-func (e SeenAsked) request() uint64    { return e.Request }
-func (e PlanAsked) request() uint64    { return e.Request }
-func (e ReplaceAsked) request() uint64 { return e.Request }
-func (e AddAsked) request() uint64     { return e.Request }
-func (e RemoveAsked) request() uint64  { return e.Request }
-func (e LeadAsked) request() uint64    { return e.Request }
+func (e CommitAsked) request() uint64   { return e.Request }
+func (e OutcomeAsked) request() uint64  { return e.Request }
+func (e ResolveAsked) request() uint64  { return e.Request }
+func (e ForgetAsked) request() uint64   { return e.Request }
+func (e SettleAsked) request() uint64   { return e.Request }
+func (e ViewAsked) request() uint64     { return e.Request }
+func (e SeenAsked) request() uint64     { return e.Request }
+func (e PlanAsked) request() uint64     { return e.Request }
+func (e ReplaceAsked) request() uint64  { return e.Request }
+func (e AddAsked) request() uint64      { return e.Request }
+func (e RemoveAsked) request() uint64   { return e.Request }
+func (e LeadAsked) request() uint64     { return e.Request }
+func (e LeaseAsked) request() uint64    { return e.Request }
+func (e LeaseEndAsked) request() uint64 { return e.Request }
 
 func nodeNames(ids []zab.NodeID) string {
 	slices.Sort(ids)
