@@ -337,7 +337,7 @@ var messages = []message{
 		return err
 	}, says: "without node N too few of the voters that are left follow this leader, and the cluster would stop: bring them back, or remove those first; " +
 		`see "concord status"`},
-	{name: "come back after one was removed", is: ErrRemoved, meet: func(t *testing.T) error {
+	{name: "a node that was removed", is: ErrRemoved, meet: func(t *testing.T) error {
 		c := newCluster(t, 3, nobody)
 		c.listed()
 		id := c.follower()
