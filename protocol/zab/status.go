@@ -68,6 +68,9 @@ func (n *Node) Fingerprint() uint64 {
 	if n.writes.len() > 0 {
 		fmt.Fprintf(h, "disk %d\n", n.now-n.diskMoved)
 	}
+	if n.applied.Less(n.paused) {
+		fmt.Fprintf(h, "paused %s\n", n.paused)
+	}
 	if n.installing != nil {
 		fmt.Fprintf(h, "installing %+v\n", *n.installing)
 	}
