@@ -26,12 +26,17 @@ type Outcome = txn.Outcome
 
 // Unknown: older than what the cluster remembers. HeuristicMixed and HeuristicHazard:
 // a database ended a branch against the decision, or nobody can tell; an operator was told.
+// Unrecorded: two or more databases have not committed it and never will, but one alone may
+// have, of which the cluster does not hear: look at the data, or begin transactions whose
+// outcome will be asked for with Recorded. Pending, from Lookup only: no decision so far.
 const (
 	Unknown         = txn.Unknown
 	Committed       = txn.Committed
 	Aborted         = txn.Aborted
 	HeuristicMixed  = txn.HeuristicMixed
 	HeuristicHazard = txn.HeuristicHazard
+	Unrecorded      = txn.Unrecorded
+	Pending         = txn.Pending
 )
 
 const (
@@ -50,6 +55,7 @@ type Client struct {
 	logger    *slog.Logger
 	resources resources
 	reports   *reports
+	doubts    doubts
 
 	// life ends with Close: what still runs in the background is given up then.
 	life context.Context
@@ -167,24 +173,53 @@ func (c *Client) Begin(ctx context.Context, opts ...TxOption) (*Tx, error) {
 	if d, ok := ctx.Deadline(); ok && d.Before(deadline) {
 		deadline = d
 	}
-	tx := newTx(c, txn.NewID(c.resources.now()), cluster, protocol, deadline)
+	tx := newTx(c, txn.NewID(c.resources.now()).WithClass(o.class), cluster, protocol, deadline)
 	tx.label = o.label
 	return tx, nil
 }
 
-// Outcome settles what became of a transaction: one that nobody decided to commit is
-// aborted by the question, so the answer is final. With Unknown the error says why.
+// Outcome settles what became of a transaction: the cluster will never commit one that it was
+// not asked to commit before, so the answer is final. Of a transaction that was begun with
+// Recorded, and of one whose UnknownError this client has returned, it is Committed or Aborted;
+// of another one that the cluster has never heard of it is Unrecorded. With Unknown the error
+// says why.
 func (c *Client) Outcome(ctx context.Context, id ID) (Outcome, error) {
-	res, err := c.api.Outcome(ctx, &concordv1.OutcomeRequest{Gid: id.String()})
+	res, err := c.api.Outcome(ctx, &concordv1.OutcomeRequest{Gid: id.String(), Several: c.doubts.has(id)})
 	if err != nil {
 		return Unknown, fmt.Errorf("outcome of %s: %w", id, err)
 	}
-	outcome, err := api.ParseOutcome("outcome", res.GetOutcome())
+	outcome, err := parseOutcome(res.GetOutcome())
 	if err != nil {
-		return Unknown, fmt.Errorf("outcome of %s: the cluster answered what this version does not know: %w", id, err)
+		return Unknown, fmt.Errorf("outcome of %s: %w", id, err)
+	}
+	return outcome, nil
+}
+
+// Lookup says what is known of a transaction and, unlike Outcome, changes nothing: it may
+// still be committed after the answer Pending, which also is that for a transaction that the
+// cluster will never hear of. With Unknown the error says why.
+func (c *Client) Lookup(ctx context.Context, id ID) (Outcome, error) {
+	res, err := c.api.Get(ctx, &concordv1.GetRequest{Gid: id.String()})
+	if errors.Is(err, api.ErrNotFound) {
+		return Pending, nil
+	}
+	if err != nil {
+		return Unknown, fmt.Errorf("look up %s: %w", id, err)
+	}
+	outcome, err := parseOutcome(res.GetTransaction().GetOutcome())
+	if err != nil {
+		return Unknown, fmt.Errorf("look up %s: %w", id, err)
+	}
+	return outcome, nil
+}
+
+func parseOutcome(word string) (Outcome, error) {
+	outcome, err := api.ParseOutcome("outcome", word)
+	if err != nil {
+		return Unknown, fmt.Errorf("the cluster answered what this version does not know: %w", err)
 	}
 	if outcome == Unknown {
-		return Unknown, fmt.Errorf("outcome of %s: %w", id, api.ErrTooOld)
+		return Unknown, api.ErrTooOld
 	}
 	return outcome, nil
 }

@@ -39,6 +39,7 @@ type leader struct {
 	counter  uint64
 	commits  int
 	finished []api.Finished
+	several  []txn.ID // of which somebody asked for the outcome and knew that there were several branches
 
 	// before, if set, is asked before a commit request is handled: an error is the answer.
 	before func(context.Context) error
@@ -98,14 +99,17 @@ func (l *leader) Outcome(_ context.Context, r *concordv1.OutcomeRequest) (*conco
 	if err != nil {
 		return nil, api.ToStatus(err)
 	}
-	v, err := l.decide(txn.AbortRecord{ID: id, Reason: "somebody asked and nobody had committed it"})
+	v, err := l.decide(txn.AbortRecord{ID: id, Reason: "somebody asked and nobody had committed it", Seen: r.GetSeveral()})
 	if err != nil {
 		return nil, api.ToStatus(err)
 	}
-	outcome := txn.Aborted
-	if v.Decision == txn.Commit {
-		outcome = txn.Committed
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if r.GetSeveral() {
+		l.several = append(l.several, id)
 	}
+	x, _ := l.table.Get(id)
+	outcome := x.Outcome()
 	return &concordv1.OutcomeResponse{Outcome: outcome.String(), Reason: v.Reason}, nil
 }
 

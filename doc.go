@@ -22,5 +22,7 @@
 // reader may see one branch committed a moment before the other.
 //
 // A transaction that used one resource is committed by that database alone, without
-// the cluster. The cluster is asked once per transaction, after all branches have voted.
+// the cluster. The cluster is asked once per transaction, after all branches have voted. So
+// of a transaction with one branch it knows nothing, and answers Unrecorded; with the option
+// Recorded it decides in any case, and Client.Outcome is Committed or Aborted for ever.
 package concord

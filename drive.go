@@ -177,7 +177,7 @@ func (d *driver) ask(branches []txn.Branch) twopc.Event {
 	request := api.Commit{ID: d.tx.id, Cluster: d.tx.cluster, Protocol: d.tx.protocol, Branches: branches, Label: d.tx.label}
 	res, err := client.api.Commit(ctx, api.CommitRequest(request))
 	if err != nil && mutant.RetryUnderNewGid {
-		request.ID = txn.NewID(d.tx.id.Time())
+		request.ID = txn.NewID(d.tx.id.Time()).WithClass(d.tx.id.Class())
 		res, err = client.api.Commit(ctx, api.CommitRequest(request))
 	}
 	if err == nil {
@@ -204,7 +204,7 @@ func (d *driver) ask(branches []txn.Branch) twopc.Event {
 
 // settle asks for the outcome.
 func (d *driver) settle(ctx context.Context) (txn.Decision, string, error) {
-	res, err := d.tx.client.api.Outcome(ctx, &concordv1.OutcomeRequest{Gid: d.tx.id.String()})
+	res, err := d.tx.client.api.Outcome(ctx, &concordv1.OutcomeRequest{Gid: d.tx.id.String(), Several: true})
 	if err != nil {
 		return txn.Undecided, "", err
 	}

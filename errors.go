@@ -44,8 +44,8 @@ func (e *AbortedError) Unwrap() []error { return []error{ErrAborted, e.Err} }
 // be learned which. It must not be retried blindly.
 type UnknownError struct {
 	// GID is what to ask Client.Outcome for. It is zero if the transaction had only one
-	// branch, which Resource names: the cluster never heard of that one, and only a look
-	// at the data there can tell.
+	// branch, which Resource names, and was not begun with Recorded: the cluster never
+	// heard of it, and only a look at the data there can tell.
 	GID      ID
 	Resource string
 	Err      error
@@ -54,7 +54,7 @@ type UnknownError struct {
 // Error ends with the next step.
 func (e *UnknownError) Error() string {
 	if e.GID.IsZero() {
-		return fmt.Sprintf("the connection to %s broke while its only branch committed: %v; look into that database before you repeat it", e.Resource, e.Err)
+		return fmt.Sprintf("the connection to %s broke while its only branch committed: %v; the cluster does not know more, so look at the data there before you repeat it (the cluster can tell of a transaction that is begun with concord.Recorded)", e.Resource, e.Err)
 	}
 	return fmt.Sprintf("the outcome of transaction %s is unknown: %v; ask with Client.Outcome or \"concord tx get %s\" before you repeat it", e.GID, e.Err, e.GID)
 }

@@ -34,6 +34,7 @@ type txConfig struct {
 	label    string
 	timeout  time.Duration
 	protocol string
+	class    txn.Class
 }
 
 // DefaultTimeout is how long a transaction may take from Begin to the decision.
@@ -47,6 +48,12 @@ func WithTimeout(d time.Duration) TxOption { return func(o *txConfig) { o.timeou
 // "concord tx get"; it is kept as long as the transaction's outcome. It costs the bytes that
 // it has, on every node.
 func WithLabel(label string) TxOption { return func(o *txConfig) { o.label = label } }
+
+// Recorded lets the cluster decide the transaction even if it changes one database or none,
+// so that Client.Outcome of its id is Committed or Aborted, whoever asks and whenever: for
+// applications that store the id with their data, or hand it on. A transaction with one branch
+// costs a prepare and a request to the cluster more than without.
+func Recorded() TxOption { return func(o *txConfig) { o.class = txn.Recorded } }
 
 // WithProtocol chooses the commit protocol: "two_phase", the default.
 func WithProtocol(name string) TxOption { return func(o *txConfig) { o.protocol = name } }

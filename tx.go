@@ -48,8 +48,9 @@ func newTx(c *Client, id ID, cluster txn.ClusterID, p txn.Protocol, deadline tim
 	return tx
 }
 
-// ID returns the id, which is unique and can be stored with the data, to ask
-// Client.Outcome for later.
+// ID returns the id, which is unique and can be stored with the data. To ask Client.Outcome
+// for it later begin the transaction with Recorded: of one that changed a single
+// database the cluster hears nothing otherwise.
 func (tx *Tx) ID() ID { return tx.id }
 
 // take waits for the turn.
@@ -110,7 +111,7 @@ func (tx *Tx) Commit(ctx context.Context) error {
 	if err := tx.claim(ctx); err != nil {
 		return err
 	}
-	return tx.result(ctx, tx.drive(ctx, twopc.CommitAsked{}))
+	return tx.result(ctx, tx.drive(ctx, twopc.CommitAsked{Recorded: tx.id.Class() == txn.Recorded}))
 }
 
 // Rollback undoes all branches. An ended context does not keep it from that: it
@@ -159,8 +160,9 @@ func (tx *Tx) result(ctx context.Context, r twopc.Reply) error {
 		return nil
 	case r.Outcome == txn.Aborted:
 		return &AbortedError{GID: tx.id, Resource: resource, Err: cause}
-	case len(tx.branches) == 1:
+	case len(tx.branches) == 1 && tx.id.Class() == txn.Plain:
 		return &UnknownError{Resource: tx.branches[0].resource, Err: tx.branches[0].err}
 	}
+	tx.client.doubts.add(tx.id)
 	return &UnknownError{GID: tx.id, Err: cause}
 }

@@ -124,7 +124,7 @@ func ParseDecision(field, s string) (txn.Decision, error) {
 
 // ParseOutcome validates the outcome of a whole transaction.
 func ParseOutcome(field, s string) (txn.Outcome, error) {
-	return parseWord(field, s, txn.Unknown, txn.Committed, txn.Aborted, txn.HeuristicMixed, txn.HeuristicHazard)
+	return parseWord(field, s, txn.Unknown, txn.Committed, txn.Aborted, txn.Unrecorded, txn.Pending, txn.HeuristicMixed, txn.HeuristicHazard)
 }
 
 // ParseFinish validates what an attempt to finish a branch found.

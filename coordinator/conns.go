@@ -34,8 +34,7 @@ type connSet struct {
 
 // claim is who speaks on an accepted connection; zero for one that this node opened.
 type claim struct {
-	node  zab.NodeID
-	store txn.StoreID
+	Speaker
 	order uint64
 }
 
@@ -68,18 +67,18 @@ func (s *connSet) greet(c net.Conn) bool {
 	return true
 }
 
-// claim says that node speaks on c from the given store. It is false if the same node
-// speaks from another store on another connection: two processes with one id.
-func (s *connSet) claim(c net.Conn, node zab.NodeID, store txn.StoreID) bool {
+// claim says who speaks on c. It is false if the same node speaks from another store on
+// another connection: two processes with one id.
+func (s *connSet) claim(c net.Conn, who Speaker) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var oldest net.Conn
 	held := 0
 	for other, h := range s.conns {
-		if other == c || h.node != node {
+		if other == c || h.Node != who.Node {
 			continue
 		}
-		if h.store != store {
+		if h.Store != who.Store {
 			return false
 		}
 		if held++; oldest == nil || h.order < s.conns[oldest].order {
@@ -90,7 +89,7 @@ func (s *connSet) claim(c net.Conn, node zab.NodeID, store txn.StoreID) bool {
 		_ = oldest.Close()
 	}
 	s.claims++
-	s.conns[c] = claim{node: node, store: store, order: s.claims}
+	s.conns[c] = claim{Speaker: who, order: s.claims}
 	s.known(c)
 	return true
 }

@@ -6,12 +6,9 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"slices"
 	"time"
 
-	"github.com/concordtx/concord/adapters"
 	"github.com/concordtx/concord/protocol/zab"
-	"github.com/concordtx/concord/recovery"
 	"github.com/concordtx/concord/txn"
 )
 
@@ -56,6 +53,8 @@ const (
 	// maxEntryBytes bounds the records of one log entry; a turn that has more makes
 	// several entries.
 	maxEntryBytes = 1 << 20
+	// maxEntryRecords bounds them, too: each node folds an entry in one turn.
+	maxEntryRecords = 2048
 	// maxUnderway entries may wait for a quorum. What arrives meanwhile shares the next one,
 	// and its fsync on every node: the busier the leader, the less a decision costs.
 	maxUnderway = 2
@@ -92,6 +91,9 @@ type CoreConfig struct {
 	NewCluster txn.ClusterID
 	Resources  []string
 	Rules      Rules
+	// TurnSteps is how many steps a turn may take before what is left waits for the next one.
+	// 0: 2048.
+	TurnSteps int
 	// Reload makes the table anew from the store, after a snapshot was installed there.
 	Reload func() (*txn.Table, error)
 }
@@ -104,6 +106,7 @@ type CoreConfig struct {
 //  1. A decision is told only after its record was delivered.
 //  2. Only an established leader proposes, answers "no record" or finishes branches.
 //  3. A request is answered exactly once.
+//  4. A turn takes a bounded number of steps, however much there is: see turn.go.
 type Core struct {
 	config CoreConfig
 	zab    *zab.Node
@@ -112,11 +115,14 @@ type Core struct {
 	now    time.Time
 
 	role     zab.RoleChanged
-	leading  bool // established leader
+	leading  bool     // established leader, whose table has what it inherited
+	rising   bool     // established, and the table does not have it yet
+	inherits zab.Zxid // where that ends
 	proposal uint64
 	// committed, aborted count first decisions since the start of this node.
 	committed, aborted uint64
-	youngest           txn.ID // that was decided since the start of this node
+	youngest           txn.ID           // that was decided since the start of this node
+	level              txn.FeatureLevel // as last noticed
 	digests            digestRing
 	noting             map[uint64]bool      // nodes whose stores are on their way into the log
 	heldAt             map[uint64]time.Time // when it was last noted what a node's store holds
@@ -126,40 +132,51 @@ type Core struct {
 	behind             []behind             // SeenAsked that wait for this node to catch up
 	doubt              doubt                // whether a leader still leads, after a pause
 
+	// What is left for later turns:
+	steps     int      // of this turn
+	left      []Event  // that came and were not handled
+	unsaid    zab.Zxid // applied, and the log was not told
+	confirmed []uint64 // reads that can be answered
+	failed    []uint64 // reads that cannot
+	plans     []*planning
+	looks     []*look
+	farewells []*farewell
+
 	// What only a leader has, dropped with its leadership:
-	batch     []txn.Record          // records for the next entry
-	waiting   int                   // bytes of transactions in the batch, about
-	underway  int                   // own entries that are not delivered yet
-	batchAcks []uint64              // requests that wait for the delivery of the batch
-	acks      map[zab.Zxid][]uint64 // requests that wait for the delivery of an entry
-	live      map[txn.ID]*live      // transactions that somebody waits for, or that are committed and not ended
-	tasks     map[txn.XID]Task      // with the recovery workers
-	load      map[string]int        // how many of them by resource
+	batch     []txn.Record     // records for the next entry
+	waiting   int              // bytes of transactions in the batch, about
+	proposed  uint64           // records that were in a batch and are in the log, or on their way
+	underway  []ownEntry       // in order
+	batchAcks []uint64         // requests of this turn that wait for the delivery of the batch
+	acks      []ack            // in order of records
+	live      map[txn.ID]*live // transactions that somebody waits for, or that are committed and not ended
+	waiters   waiters
+	taking    bool                      // the take-over has not come by all that is open
+	timers    timers                    // of live
+	queues    map[string]*readyBranches // by resource
+	tasks     map[txn.XID]Task          // with the recovery workers
+	load      map[string]int            // how many of them by resource
 	nextSweep time.Time
+	sweeping  bool // there is more of it
 	ends      []txn.ID
 	nextEnds  time.Time
 	evidence  map[string][]txn.XID // of finished branches, by resource
 	nextEvid  time.Time
 	forming   bool
+	raising   bool // a FeatureRecord is on its way into the log
 	scans     map[string]*scan
+	listed    map[txn.ID][]*listedBranch // of this cluster, in all listings
+	lingering map[txn.ID]int             // how many of them linger, if any does
 	unfit     map[string]string
-}
-
-// scan is what the leader knows of one resource's prepared branches.
-type scan struct {
-	due       time.Time
-	running   bool
-	at        time.Time // of the last answer
-	err       error
-	listing   map[txn.XID]adapters.Prepared // less what was finished since
-	sightings recovery.Sightings
-	reported  map[txn.XID]string
 }
 
 // NewCore makes a core from what a store kept. storage is what the replicated log is
 // read from; table holds the applied state.
 func NewCore(config CoreConfig, storage zab.Storage, table *txn.Table) (*Core, error) {
 	config.Rules = config.Rules.withDefaults()
+	if config.TurnSteps <= 0 {
+		config.TurnSteps = defaultTurnSteps
+	}
 	members := make([]zab.Member, len(config.Members))
 	for i, m := range config.Members {
 		members[i] = zab.Member{ID: m.ID, Observer: m.Observer}
@@ -170,37 +187,22 @@ func NewCore(config CoreConfig, storage zab.Storage, table *txn.Table) (*Core, e
 	if err != nil {
 		return nil, err
 	}
-	c := &Core{config: config, zab: z, table: table, unfit: map[string]string{}, reads: map[uint64]Event{}}
+	c := &Core{config: config, zab: z, table: table, level: table.Level(), unfit: map[string]string{}, reads: map[uint64]Event{}}
 	c.clearLeadership()
 	return c, nil
 }
 
 func (c *Core) clearLeadership() {
-	c.batch, c.batchAcks, c.waiting, c.underway = nil, nil, 0, 0
-	c.acks = map[zab.Zxid][]uint64{}
+	c.batch, c.batchAcks, c.acks, c.waiting, c.proposed, c.underway = nil, nil, nil, 0, 0, nil
+	c.waiters, c.taking, c.timers, c.queues, c.sweeping = waiters{}, false, nil, map[string]*readyBranches{}, false
 	c.live, c.tasks, c.load = map[txn.ID]*live{}, map[txn.XID]Task{}, map[string]int{}
-	c.ends, c.evidence, c.forming = nil, map[string][]txn.XID{}, false
+	c.ends, c.evidence, c.forming, c.raising = nil, map[string][]txn.XID{}, false, false
 	c.noting, c.heldAt = map[uint64]bool{}, map[uint64]time.Time{}
-	c.scans = map[string]*scan{}
+	c.scans, c.listed, c.lingering = map[string]*scan{}, map[txn.ID][]*listedBranch{}, map[txn.ID]int{}
 	for _, r := range c.config.Resources {
-		c.scans[r] = &scan{reported: map[txn.XID]string{}}
+		c.scans[r] = &scan{resource: r, listing: newListing(time.Time{}, nil)}
+		c.queues[r] = &readyBranches{}
 	}
-}
-
-// Step handles one turn: some events, in order. Records that they give rise to share
-// log entries.
-func (c *Core) Step(events ...Event) (*Effects, error) {
-	c.fx = Effects{Send: c.fx.Send[:0], Write: c.fx.Write[:0], Reply: c.fx.Reply[:0],
-		Finish: c.fx.Finish[:0], Scan: c.fx.Scan[:0], Notes: c.fx.Notes[:0]}
-	for _, e := range events {
-		if err := c.handle(e); err != nil {
-			return nil, err
-		}
-	}
-	if err := c.propose(); err != nil {
-		return nil, err
-	}
-	return &c.fx, nil
 }
 
 func (c *Core) handle(e Event) error {
@@ -226,6 +228,8 @@ func (c *Core) handle(e Event) error {
 		c.onForgetAsked(e)
 	case ViewAsked:
 		return c.onViewAsked(e)
+	case BranchesAsked:
+		c.onBranchesAsked(e)
 	case SeenAsked:
 		c.onSeenAsked(e)
 	case PlanAsked:
@@ -295,23 +299,23 @@ func (c *Core) mark() time.Time {
 
 // propose turns the records that wait into log entries.
 func (c *Core) propose() error {
-	if !c.leading || len(c.batch) == 0 || c.underway >= maxUnderway {
+	if !c.leading {
 		return nil
 	}
-	if len(c.ends) > 0 { // they cost nothing in company
+	if len(c.batch) > 0 && len(c.ends) > 0 && len(c.underway) < maxUnderway { // they cost nothing in company
 		c.takeEnds()
 	}
-	batch, acks := c.batch, c.batchAcks
-	c.batch, c.batchAcks, c.waiting = nil, nil, 0
-	for len(batch) > 0 {
-		data, n := encodeSome(batch)
-		batch = batch[n:]
-		c.proposal++
-		var last []uint64
-		if len(batch) == 0 {
-			last = acks
+	c.numberAcks()
+	for c.leading && len(c.batch) > 0 && len(c.underway) < maxUnderway {
+		data, n := encodeSome(c.batch)
+		c.batch = c.batch[n:]
+		c.waiting = max(0, c.waiting-len(data))
+		if len(c.batch) == 0 {
+			c.batch, c.waiting = nil, 0
 		}
-		if err := c.stepProposed(data, last); err != nil {
+		c.proposed += uint64(n)
+		c.proposal++
+		if accepted, err := c.stepProposed(data); err != nil || !accepted {
 			return err
 		}
 	}
@@ -320,37 +324,39 @@ func (c *Core) propose() error {
 
 // encodeSome encodes the first n records, as many as one entry may hold but at least one.
 func encodeSome(records []txn.Record) (data []byte, n int) {
-	for n < len(records) && len(data) < maxEntryBytes {
+	for weight := 0; n < len(records) && len(data) < maxEntryBytes && weight < maxEntryRecords; n++ {
+		if end, ok := records[n].(txn.End); ok {
+			weight += len(end.IDs)
+		} else {
+			weight++
+		}
 		if n == 0 {
 			data = txn.EncodeRecords(make([]byte, 0, 256), records[0])
 		} else {
 			data = txn.AppendRecord(data, records[n])
 		}
-		n++
 	}
 	return data, n
 }
 
-func (c *Core) stepProposed(data []byte, acks []uint64) error {
-	id := c.proposal
-	effects := c.zab.Step(zab.Proposed{ID: id, Data: data})
+// stepProposed reports whether the log took an entry.
+func (c *Core) stepProposed(data []byte) (accepted bool, err error) {
+	effects := c.zab.Step(zab.Proposed{ID: c.proposal, Data: data})
 	for _, e := range effects {
 		switch e := e.(type) {
 		case zab.Accepted:
-			c.underway++
-			if len(acks) > 0 {
-				c.acks[e.Zxid] = acks
-			}
+			accepted = true
+			c.underway = append(c.underway, ownEntry{zxid: e.Zxid, upto: c.proposed})
 		case zab.Refused:
-			c.refuse(data, acks, e.Err)
+			c.refuse(data, e.Err)
 		}
 	}
-	return c.carryOut(effects)
+	return accepted, c.carryOut(effects)
 }
 
 // refuse answers everybody who waits for records that the log did not take. Nothing
 // was appended, so asking again is safe.
-func (c *Core) refuse(data []byte, acks []uint64, err error) {
+func (c *Core) refuse(data []byte, err error) {
 	if errors.Is(err, zab.ErrBusy) {
 		err = errBusy
 	} else {
@@ -360,6 +366,8 @@ func (c *Core) refuse(data []byte, acks []uint64, err error) {
 	if decodeErr != nil {
 		panic(fmt.Sprintf("coordinator: own records do not decode: %v", decodeErr))
 	}
+	c.answerAcks(c.proposed, Reply{Err: err})
+	var again []txn.Record
 	for _, r := range records {
 		switch r := r.(type) {
 		case txn.CommitRecord:
@@ -369,18 +377,19 @@ func (c *Core) refuse(data []byte, acks []uint64, err error) {
 		case txn.End:
 			c.ends = append(c.ends, r.IDs...) // try again later
 		case txn.HeuristicRecord:
-			c.batch = append(c.batch, r) // likewise, and before any End of it: nobody would report it again
+			again = append(again, r) // likewise, and before any End of it: nobody would report it again
 		case txn.MemberRecord:
 			if r.Who == "" {
 				delete(c.noting, r.Node)
 			}
 		case txn.Form:
 			c.forming = false
+		case txn.FeatureRecord:
+			c.raising = false
 		}
 	}
-	for _, request := range acks {
-		c.reply(Reply{Request: request, Err: err})
-	}
+	c.batch = append(again, c.batch...)
+	c.proposed -= uint64(len(again))
 }
 
 // stepLog hands one event to the replicated log and carries out its effects.
@@ -425,11 +434,14 @@ func (c *Core) carryOut(effects []zab.Effect) error {
 			panic(fmt.Sprintf("coordinator: unknown effect %T", e))
 		}
 	}
-	if !applied.IsZero() {
-		c.answerSeen()
-		return c.stepLog(zab.Applied{Upto: applied})
+	if applied.IsZero() {
+		return nil
 	}
-	return nil
+	if c.steps >= c.config.TurnSteps {
+		c.unsaid = applied // there may be more behind it
+		return nil
+	}
+	return c.stepLog(zab.Applied{Upto: applied})
 }
 
 // deliver folds one entry of the log: the only place where decisions become true.
@@ -440,6 +452,7 @@ func (c *Core) deliver(e zab.Entry) error {
 		return err
 	}
 	c.digests.add(e.Zxid, changes.Meta.Digest)
+	c.noticeLevel(changes.Meta.Level)
 	c.compareStores(stores, changes.Meta.Stores)
 	if len(changes.Verdicts)+len(changes.Open)+len(changes.Finished) > 0 {
 		c.busy = e.Zxid
@@ -450,72 +463,72 @@ func (c *Core) deliver(e zab.Entry) error {
 		}
 		c.onVerdict(v)
 	}
+	c.steps += len(changes.Verdicts) + len(changes.Open) + len(changes.Finished) + len(e.Data)>>10
 	if c.leading {
-		if e.Zxid.Epoch == c.role.Epoch {
-			c.underway--
-		}
-		for _, request := range c.acks[e.Zxid] {
-			c.reply(Reply{Request: request, Zxid: e.Zxid})
-		}
-		delete(c.acks, e.Zxid)
+		c.delivered(e.Zxid)
 		for _, x := range changes.Open {
 			if x.Ended {
 				delete(c.live, x.ID)
 			}
+			c.relist(x.ID)
 		}
 		for _, x := range changes.Finished {
 			delete(c.live, x.ID)
 			c.evidenceDone(x)
+			c.relist(x.ID)
 		}
 	}
+	c.rise()
 	return nil
 }
 
 func (c *Core) onRoleChanged(e zab.RoleChanged) {
-	was := c.leading
+	was := c.leading || c.rising
 	c.role = e
-	c.leading = e.Role == zab.Leading && e.Established
+	is := e.Role == zab.Leading && e.Established
 	switch {
-	case was && !c.leading:
+	case was && !is:
 		c.note("node %d leads no more: %s", c.config.Node, e.Reason)
-		c.failWaiting(c.notLeader(e.Leader))
+		if c.leading {
+			c.failWaiting(c.notLeader(e.Leader))
+		}
+		c.leading, c.rising = false, false
 		c.clearLeadership()
-	case !was && c.leading:
+	case !was && is:
+		c.rising, c.inherits = true, c.zab.Status().Commit
 		c.note("node %d leads in epoch %d", c.config.Node, e.Epoch)
+		c.rise()
+	}
+}
+
+// rise begins to lead when the table has all that earlier leaders committed: what it does not
+// have yet it could neither answer for nor finish.
+func (c *Core) rise() {
+	if c.rising && !c.zxid().Less(c.inherits) {
+		c.rising, c.leading, c.taking = false, true, true
+		c.table.StartWalk()
 		c.takeOver()
 	}
 }
 
-// takeOver starts a leadership: what is committed and not ended is finished by this
-// node, once its client had the time to do it.
+// takeOver goes on with the beginning of a leadership: what is committed and not ended is
+// finished by this node, once its client had the time to do it.
 func (c *Core) takeOver() {
-	for _, x := range c.table.Open() {
-		if x.Decision == txn.Commit && !x.Ended {
+	if !c.taking {
+		return
+	}
+	c.taking = c.table.Walk(c.piece(), func(x txn.Txn) {
+		c.steps++
+		if x.Decision == txn.Commit && !x.Ended && c.live[x.ID] == nil {
 			c.resume(x)
 		}
-	}
+	})
 }
 
-func (c *Core) failWaiting(err error) {
-	var requests []uint64
-	for _, waiting := range c.acks {
-		requests = append(requests, waiting...)
-	}
-	for _, l := range c.live {
-		requests = append(requests, l.requests...)
-	}
-	for request := range c.reads {
-		requests = append(requests, request)
-	}
-	clear(c.reads)
-	requests = append(requests, c.batchAcks...)
-	slices.Sort(requests)
-	for _, request := range requests {
-		c.reply(Reply{Request: request, Err: err})
-	}
+func (c *Core) reply(r Reply) {
+	c.steps++
+	c.fx.Reply = append(c.fx.Reply, r)
 }
-
-func (c *Core) reply(r Reply) { c.fx.Reply = append(c.fx.Reply, r) }
 
 func (c *Core) note(format string, args ...any) {
 	c.fx.Notes = append(c.fx.Notes, Note{Text: fmt.Sprintf(format, args...)})

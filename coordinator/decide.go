@@ -3,8 +3,10 @@
 package coordinator
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/concordtx/concord/api"
 	"github.com/concordtx/concord/internal/mutant"
@@ -27,9 +29,12 @@ func (c *Core) ready(request uint64) bool {
 }
 
 // answerKnown answers a request about a transaction that is decided, or too old to
-// be judged.
-func (c *Core) answerKnown(request uint64, id txn.ID) bool {
+// be judged. seen says that the request tells of a prepared branch, or of several.
+func (c *Core) answerKnown(request uint64, id txn.ID, seen bool) bool {
 	if x, ok := c.table.Get(id); ok && !mutant.LastDecisionWins {
+		if seen {
+			c.see(&x)
+		}
 		c.reply(Reply{Request: request, Decision: x.Decision, Reason: x.Reason, Zxid: c.zxid(), Txn: x})
 		return true
 	}
@@ -40,8 +45,59 @@ func (c *Core) answerKnown(request uint64, id txn.ID) bool {
 	return false
 }
 
+// see records of an abort that it is no mere lack of knowledge, once that is known.
+func (c *Core) see(x *txn.Txn) {
+	if x.Outcome() != txn.Unrecorded {
+		return
+	}
+	x.Seen = true
+	if c.leading {
+		c.batch = append(c.batch, txn.AbortRecord{ID: x.ID, Reason: x.Reason, Seen: true})
+	}
+}
+
+// maxAhead is how far ahead of the cluster's time a transaction may be born.
+const maxAhead = 24 * time.Hour
+
+// undecidable answers a request about a transaction without record that this cluster must not
+// decide, whatever is asked.
+func (c *Core) undecidable(request uint64, id txn.ID) bool {
+	return c.notSwitchedOn(request, id) || c.inFuture(request, id)
+}
+
+// notSwitchedOn refuses a transaction that is decided in a way that this version does not know:
+// that the log has no record of it says nothing about it.
+func (c *Core) notSwitchedOn(request uint64, id txn.ID) bool {
+	if class := id.Class(); class != txn.Plain && class != txn.Recorded {
+		c.reply(Reply{Request: request, Err: refusedf("transaction %v is of the class %v, which is not switched on in this cluster, so it can neither decide it nor tell its outcome: look into the databases", id, class)})
+		return true
+	}
+	return false
+}
+
+// inFuture refuses a transaction that is dated so far ahead that its record would hide and
+// outlast all others.
+func (c *Core) inFuture(request uint64, id txn.ID) bool {
+	now := c.now
+	if mark := c.table.Meta().Watermark; !mark.IsZero() {
+		seen := mark.Add(c.config.Rules.Retention)
+		if seen.Sub(now) > maxAhead {
+			return false // the clock of this node is far behind what the log has seen
+		}
+		if seen.After(now) {
+			now = seen
+		}
+	}
+	if !id.Time().After(now.Add(maxAhead)) {
+		return false
+	}
+	c.reply(Reply{Request: request, Err: &requestError{api.ErrInvalid, fmt.Sprintf("transaction %v is dated %s, and here it is %s: unless the gid is mistyped, set the clock of whoever began it, or that of node %d",
+		id, id.Time().UTC().Format(time.RFC3339), c.now.UTC().Format(time.RFC3339), c.config.Node)}})
+	return true
+}
+
 func (c *Core) onCommitAsked(e CommitAsked) {
-	if !c.ready(e.Request) || c.answerKnown(e.Request, e.ID) {
+	if !c.ready(e.Request) || c.answerKnown(e.Request, e.ID, len(e.Branches) > 0) || c.undecidable(e.Request, e.ID) {
 		return
 	}
 	if c.diskFull != "" && c.live[e.ID] == nil {
@@ -52,6 +108,7 @@ func (c *Core) onCommitAsked(e CommitAsked) {
 		return
 	}
 	l := c.wait(e.Request, e.ID)
+	l.seen = l.seen || len(e.Branches) > 0
 	// From here on the answer must be a decision, not a mere refusal: an earlier try of the
 	// same request may be on its way into the log through another leader.
 	if why := c.unacceptable(e.Branches); why != "" {
@@ -63,9 +120,10 @@ func (c *Core) onCommitAsked(e CommitAsked) {
 }
 
 // overloaded answers "busy" to a request for one more transaction when the log does
-// not keep up. That is no decision: asking again is safe.
+// not keep up, and to one more about the same transaction when too many wait for it. That is no
+// decision: asking again is safe.
 func (c *Core) overloaded(request uint64, id txn.ID) bool {
-	if c.waiting < maxWaiting || c.live[id] != nil {
+	if l := c.live[id]; l != nil && len(l.requests) < maxWaiters || l == nil && c.waiting < maxWaiting {
 		return false
 	}
 	c.reply(Reply{Request: request, Err: errBusy})
@@ -93,7 +151,7 @@ func (c *Core) unacceptable(branches []txn.Branch) string {
 
 // settle answers for good: what is not decided is aborted, by the leader.
 func (c *Core) settle(e OutcomeAsked) {
-	if c.answerKnown(e.Request, e.ID) || !c.ready(e.Request) || c.overloaded(e.Request, e.ID) {
+	if c.answerKnown(e.Request, e.ID, e.Several) || !c.ready(e.Request) || c.undecidable(e.Request, e.ID) || c.overloaded(e.Request, e.ID) {
 		return
 	}
 	if mutant.ForgetTombstones {
@@ -101,6 +159,7 @@ func (c *Core) settle(e OutcomeAsked) {
 		return
 	}
 	l := c.wait(e.Request, e.ID)
+	l.seen = l.seen || e.Several || len(c.listedBranches(e.ID)) > 0
 	c.carry(l, l.core.Step(twopc.RollbackAsked{Reason: "asked for its outcome before it was decided"}))
 }
 
@@ -109,6 +168,9 @@ func (c *Core) onResolveAsked(e ResolveAsked) {
 		return
 	}
 	if x, ok := c.table.Get(e.ID); ok {
+		if len(c.listedBranches(e.ID)) > 0 {
+			c.see(&x)
+		}
 		if x.Decision != e.Decision {
 			c.reply(Reply{Request: e.Request, Err: decided(x)})
 			return
@@ -121,8 +183,10 @@ func (c *Core) onResolveAsked(e ResolveAsked) {
 	switch {
 	case c.table.TooOld(e.ID):
 		c.reply(Reply{Request: e.Request, Err: tooOld(e.ID)})
+	case c.notSwitchedOn(e.Request, e.ID), len(branches) == 0 && c.inFuture(e.Request, e.ID):
 	case e.Decision == txn.Abort:
 		l := c.wait(e.Request, e.ID)
+		l.seen = l.seen || len(branches) > 0
 		c.carry(l, l.core.Step(twopc.RollbackAsked{Reason: reason}))
 	case c.unlisted() != "":
 		c.reply(Reply{Request: e.Request, Err: refusedf("%s, so it is not known whether %v has a branch there that would have to commit too: wait until \"concord status\" shows it well, or abort", c.unlisted(), e.ID)})
@@ -139,15 +203,13 @@ func (c *Core) onResolveAsked(e ResolveAsked) {
 // listedBranches returns what the last scans saw of a transaction without record.
 func (c *Core) listedBranches(id txn.ID) []txn.Branch {
 	var branches []txn.Branch
-	for _, name := range c.config.Resources {
-		for _, p := range c.scans[name].listing {
-			if p.XID.ID == id && p.XID.Cluster == c.table.Cluster() {
-				branches = append(branches, txn.Branch{No: p.XID.Branch, Resource: name})
-			}
-		}
+	for _, b := range c.listed[id] {
+		branches = append(branches, txn.Branch{No: b.xid.Branch, Resource: b.resource})
 	}
-	slices.SortFunc(branches, func(a, b txn.Branch) int { return int(a.No) - int(b.No) })
-	return branches
+	slices.SortFunc(branches, func(a, b txn.Branch) int {
+		return cmp.Or(cmp.Compare(a.No, b.No), cmp.Compare(a.Resource, b.Resource))
+	})
+	return slices.CompactFunc(branches, func(a, b txn.Branch) bool { return a.No == b.No && a.Resource == b.Resource })
 }
 
 // unlisted says which resource has not told lately what it holds prepared; empty if all have.
@@ -204,6 +266,9 @@ func (c *Core) onVerdict(v txn.Verdict) {
 		c.resume(x) // also one that an earlier leader proposed and this one delivers
 	}
 	if l := c.live[v.ID]; l != nil {
+		if l.seen {
+			c.see(&x)
+		}
 		c.carry(l, l.core.Step(twopc.Delivered{Decision: x.Decision, Branches: x.Branches, Reason: x.Reason}))
 		c.tell(l) // those that did not ask for a commit
 		if x.Decision == txn.Abort || x.Ended {
@@ -220,25 +285,6 @@ func (c *Core) onViewAsked(e ViewAsked) error {
 		return nil
 	}
 	return c.read(e.Request, e)
-}
-
-func (c *Core) answerView(e ViewAsked) {
-	v := &View{Open: c.table.Open(), Branches: map[txn.XID]BranchView{}, InDoubt: map[txn.XID]ListedBranch{}}
-	v.Txn, v.Known = c.table.Get(e.ID)
-	for _, l := range c.live {
-		for _, no := range l.core.Unfinished() {
-			v.Branches[c.xid(l.id, no)] = BranchView{Err: c.whyUnfinished(l, no)}
-		}
-	}
-	for name, s := range c.scans {
-		for xid := range s.listing {
-			if c.lingers(xid) {
-				x, _ := c.table.Get(xid.ID)
-				v.InDoubt[xid] = ListedBranch{Resource: name, Decision: x.Decision}
-			}
-		}
-	}
-	c.reply(Reply{Request: e.Request, Zxid: c.zxid(), View: v})
 }
 
 // whyUnfinished says what keeps a branch, for people.

@@ -33,10 +33,12 @@ type CommitAsked struct {
 }
 
 // OutcomeAsked asks what became of a transaction; one without decision is aborted. Any member
-// may be asked about one that is decided.
+// may be asked about one that is decided. Several says that whoever asks knows that no database
+// can have committed it alone.
 type OutcomeAsked struct {
 	Request uint64
 	ID      txn.ID
+	Several bool
 }
 
 // ResolveAsked is an operator's decision for a transaction that has none.
@@ -55,14 +57,14 @@ type ForgetAsked struct {
 	Who, Why string
 }
 
-// ViewAsked asks for a linearizable look at the open transactions and, if ID is not
-// zero, at that one.
+// ViewAsked asks for a linearizable look at one transaction. With a zero ID it asks for all
+// listed branches that are in doubt; what is open is in the applied state.
 type ViewAsked struct {
 	Request uint64
 	ID      txn.ID
 }
 
-// PlanAsked asks what recovery would do about these listings.
+// PlanAsked asks what recovery would do about these listings. The actions come in no order.
 type PlanAsked struct {
 	Request  uint64
 	Listings map[string][]adapters.Prepared
@@ -169,6 +171,8 @@ type View struct {
 	// Txn is the transaction that was asked for, and whether the log knows it.
 	Txn   txn.Txn
 	Known bool
+	// TooOld says that its record may have been forgotten.
+	TooOld bool
 }
 
 // ListedBranch is a prepared branch as a scan saw it.

@@ -10,40 +10,9 @@ import (
 	"github.com/concordtx/concord/txn"
 )
 
-// sweep asks the transactions in hand for branches that are due, and gives them to the
-// recovery workers.
-func (c *Core) sweep() {
-	if c.now.Before(c.nextSweep) {
-		return
-	}
-	c.nextSweep = c.now.Add(sweepInterval)
-	var due []txn.ID
-	for id, l := range c.live {
-		for _, w := range l.work {
-			if !c.now.Before(w.due) {
-				due = append(due, id)
-				break
-			}
-		}
-	}
-	slices.SortFunc(due, compareID)
-	for _, id := range due {
-		l := c.live[id]
-		c.carry(l, l.core.Step(twopc.Tick{}))
-	}
-}
-
-// assignDue gives a branch to the recovery workers if its time has come.
-func (c *Core) assignDue(l *live, f twopc.Finish) {
-	x, b := c.xid(l.id, f.No), l.branches[f.No]
-	if !c.now.Before(l.work[f.No].due) && c.assignable(x, b.Resource) {
-		c.assign(Task{XID: x, Branch: b, Decision: f.Decision})
-	}
-}
-
 // assignable reports whether the workers can take a branch: it is not with them
 // already, they do not have too many of its resource, and the resource has not left the
-// configuration. A branch of one that has left waits until it is back.
+// configuration.
 func (c *Core) assignable(x txn.XID, resource string) bool {
 	_, busy := c.tasks[x]
 	return !busy && c.scans[resource] != nil && c.load[resource] < maxTasks
@@ -53,6 +22,7 @@ func (c *Core) assign(t Task) {
 	c.tasks[t.XID] = t
 	c.load[t.Branch.Resource]++
 	c.fx.Finish = append(c.fx.Finish, t)
+	c.relist(t.XID.ID)
 }
 
 // release takes a task back from the workers, if they had it.
@@ -60,6 +30,7 @@ func (c *Core) release(x txn.XID) {
 	if t, had := c.tasks[x]; had {
 		delete(c.tasks, x)
 		c.load[t.Branch.Resource]--
+		c.relist(x.ID)
 	}
 }
 
@@ -75,7 +46,7 @@ func (c *Core) onFinished(e Finished) {
 		return
 	}
 	x, known := c.table.Get(e.XID.ID)
-	l := c.live[e.XID.ID]
+	l := c.inHand(e.XID.ID)
 	if l != nil && l.core.Decision() != txn.Undecided {
 		effects := l.core.Step(twopc.Finished{No: e.XID.Branch, Finish: e.Finish})
 		if i := slices.IndexFunc(effects, isAlarm); i >= 0 {
@@ -123,6 +94,7 @@ func (c *Core) onFailed(e Failed) {
 			w.err, w.due = e.Why, c.now.Add(min(retryMax, retryMin<<min(w.attempts, 8)))
 			w.attempts++
 			l.work[e.XID.Branch] = w
+			c.wake(l, w.due)
 		}
 	}
 }
@@ -139,9 +111,12 @@ func (c *Core) end(l *live) {
 	c.ends = append(c.ends, l.id)
 }
 
-// takeEnds moves waiting Ends into the batch of this turn.
+// takeEnds moves waiting Ends into the batch, as records that are no longer than an entry.
 func (c *Core) takeEnds() {
-	c.batch = append(c.batch, txn.End{IDs: c.ends})
+	for n := 0; len(c.ends) > 0; c.ends = c.ends[n:] {
+		n = min(len(c.ends), maxEntryRecords)
+		c.batch = append(c.batch, txn.End{IDs: c.ends[:n:n]})
+	}
 	c.ends = nil
 }
 

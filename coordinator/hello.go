@@ -13,16 +13,26 @@ import (
 	"github.com/concordtx/concord/txn"
 )
 
-// protocolVersion is the version of everything that nodes say to each other.
-const protocolVersion = 2
+// protocolVersion counts the versions of what nodes say to each other, and oldestVersion is
+// the first that this program still speaks. Two nodes talk in the newest version that both
+// know. A release knows at least the version before its own, so that the nodes of a cluster
+// can be upgraded one by one.
+const (
+	protocolVersion = 3
+	oldestVersion   = 3
+)
 
 var helloMagic = []byte("concord peer\n")
 
 // hello opens a connection in both directions. A node talks only to nodes that agree
 // with it on all of it.
+//
+// Its layout is for all versions: what a later one has to say comes at the end, and is not
+// read by an earlier one.
 type hello struct {
-	Version  uint16
-	From, To zab.NodeID
+	// Newest and Oldest are the versions that the sender speaks.
+	Newest, Oldest uint16
+	From, To       zab.NodeID
 	// Members is a hash of who the members are; addresses are not part of it.
 	Members [sha256.Size]byte
 	// Cluster is 0 until the sender has learned it from the log.
@@ -33,43 +43,55 @@ type hello struct {
 	Dial uint64
 	// Tail is where the log on the sender's disk ends.
 	Tail zab.Zxid
+	// Level is the newest feature level that the sender knows, and Needs the one that the log
+	// is at, as far as the sender has read it.
+	Level, Needs txn.FeatureLevel
 }
 
-const helloSize = 13 + 2 + 8 + 8 + sha256.Size + 4 + 16 + 8 + 12
+const helloSize = 13 + 2 + 8 + 2 + 8 + sha256.Size + 4 + 16 + 8 + 12 + 2 + 2
 
 func (h hello) append(b []byte) []byte {
 	b = append(b, helloMagic...)
-	b = binary.BigEndian.AppendUint16(b, h.Version)
+	b = binary.BigEndian.AppendUint16(b, h.Newest)
 	b = binary.BigEndian.AppendUint64(b, uint64(h.From))
+	b = binary.BigEndian.AppendUint16(b, h.Oldest)
 	b = binary.BigEndian.AppendUint64(b, uint64(h.To))
 	b = append(b, h.Members[:]...)
 	b = binary.BigEndian.AppendUint32(b, uint32(h.Cluster))
 	b = append(b, h.Store[:]...)
 	b = binary.BigEndian.AppendUint64(b, h.Dial)
-	return appendZxid(b, h.Tail)
+	b = appendZxid(b, h.Tail)
+	b = binary.BigEndian.AppendUint16(b, uint16(h.Level))
+	return binary.BigEndian.AppendUint16(b, uint16(h.Needs))
 }
 
-// decodeHello of another version tells only which version, and of whom.
+// decodeHello of a node that speaks no version of ours tells only which it speaks, and who it is.
 func decodeHello(b []byte) (h hello, err error) {
 	if len(b) < len(helloMagic)+10 || !bytes.HasPrefix(b, helloMagic) {
 		return h, errBadFrame
 	}
+	whole := len(b)
 	b = b[len(helloMagic):]
-	h.Version = binary.BigEndian.Uint16(b)
+	h.Newest = binary.BigEndian.Uint16(b)
 	h.From = zab.NodeID(binary.BigEndian.Uint64(b[2:]))
-	switch {
-	case h.Version != protocolVersion:
+	if h.Newest < oldestVersion {
 		return h, nil
-	case len(b) != helloSize-len(helloMagic):
+	}
+	if whole < helloSize || whole > helloSize && h.Newest == protocolVersion {
 		return hello{}, errBadFrame
 	}
-	h.To = zab.NodeID(binary.BigEndian.Uint64(b[10:]))
-	b = b[18:]
+	h.Oldest = binary.BigEndian.Uint16(b[10:])
+	if h.Oldest > protocolVersion {
+		return h, nil
+	}
+	h.To = zab.NodeID(binary.BigEndian.Uint64(b[12:]))
+	b = b[20:]
 	copy(h.Members[:], b)
 	h.Cluster = txn.ClusterID(binary.BigEndian.Uint32(b[sha256.Size:]))
 	b = b[sha256.Size+4:]
 	b = b[copy(h.Store[:], b):]
 	h.Dial, h.Tail = binary.BigEndian.Uint64(b), zxidAt(b[8:])
+	h.Level, h.Needs = txn.FeatureLevel(binary.BigEndian.Uint16(b[20:])), txn.FeatureLevel(binary.BigEndian.Uint16(b[22:]))
 	return h, nil
 }
 
@@ -92,8 +114,12 @@ func membersHash(members []Member) [sha256.Size]byte {
 // operators of both nodes; empty if it may.
 func (h hello) check(self hello) string {
 	switch {
-	case h.Version != self.Version:
-		return fmt.Sprintf("node %d speaks version %d of the peer protocol, node %d speaks %d: run the same release on all nodes", h.From, h.Version, self.From, self.Version)
+	case h.Newest < self.Oldest:
+		return fmt.Sprintf("node %d speaks version %d of the peer protocol, node %d speaks %d to %d: the releases are too far apart, upgrade node %d",
+			h.From, h.Newest, self.From, self.Oldest, self.Newest, h.From)
+	case self.Newest < h.Oldest:
+		return fmt.Sprintf("node %d speaks versions %d and above of the peer protocol, node %d up to %d: the releases are too far apart, upgrade node %d",
+			h.From, h.Oldest, self.From, self.Newest, self.From)
 	case h.From == self.From:
 		return fmt.Sprintf("two nodes have the id %d: give each node its own id in \"node\" and \"members\"", self.From)
 	case h.To != self.From:
@@ -102,6 +128,12 @@ func (h hello) check(self hello) string {
 		return fmt.Sprintf("nodes %d and %d have different \"members\": use the same list on all nodes", h.From, self.From)
 	case h.Cluster != 0 && self.Cluster != 0 && h.Cluster != self.Cluster:
 		return fmt.Sprintf("node %d belongs to cluster %v, node %d to cluster %v: one of them has the data directory of another cluster", h.From, h.Cluster, self.From, self.Cluster)
+	case h.Level < self.Needs:
+		return fmt.Sprintf("the cluster is at feature level %d, and node %d knows up to %d: run the release there that the other nodes run, and set no lower \"feature_level\"",
+			self.Needs, h.From, h.Level)
+	case self.Level < h.Needs:
+		return fmt.Sprintf("the cluster is at feature level %d, and node %d knows up to %d: run the release there that the other nodes run, and set no lower \"feature_level\"",
+			h.Needs, self.From, self.Level)
 	}
 	return ""
 }

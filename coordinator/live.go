@@ -21,8 +21,12 @@ type live struct {
 	protocol txn.Protocol
 	label    string
 	reason   string // for the commit record, if an operator decides
+	seen     bool   // a prepared branch was seen, or whoever began it says that there were several
 	branches map[txn.BranchNo]txn.Branch
 	work     map[txn.BranchNo]work
+	wakes    time.Time // when timers have it looked at; zero: they do not
+
+	next, prev *live // among the waiters, while there are requests
 }
 
 // work is how far the cluster is with finishing a branch. The client that prepared
@@ -32,11 +36,15 @@ type work struct {
 	due      time.Time
 	attempts int
 	err      string
+	ready    bool // it waits for room at the workers
 }
 
 // wait lets a request wait for the decision on id.
 func (c *Core) wait(request uint64, id txn.ID) *live {
 	l := c.hold(id)
+	if len(l.requests) == 0 {
+		c.waiters.push(l)
+	}
 	l.requests = append(l.requests, request)
 	return l
 }
@@ -48,6 +56,18 @@ func (c *Core) hold(id txn.ID) *live {
 		c.live[id] = l
 	}
 	return l
+}
+
+// inHand returns what the leader has in hand of a transaction, nil if there is nothing to do about
+// it. What is committed and not ended is taken in hand if the take-over has not come by yet.
+func (c *Core) inHand(id txn.ID) *live {
+	if l := c.live[id]; l != nil || !c.taking {
+		return l
+	}
+	if x, ok := c.table.Get(id); ok && x.Decision == txn.Commit && !x.Ended {
+		c.resume(x)
+	}
+	return c.live[id]
 }
 
 // resume takes the branches of a committed transaction in hand.
@@ -73,6 +93,8 @@ func (c *Core) resume(x txn.Txn) {
 	for _, b := range x.Branches {
 		l.branches[b.No], l.work[b.No] = b, work{due: due}
 	}
+	c.steps += len(x.Branches)
+	c.wake(l, due)
 }
 
 // giveUp answers everybody who waits for a decision that does not come from here.
@@ -86,15 +108,20 @@ func (c *Core) giveUp(id txn.ID, err error) {
 // tell tells the decision to everybody who waits for it.
 func (c *Core) tell(l *live) {
 	x, _ := c.table.Get(l.id)
+	x.Seen = x.Seen || l.seen
 	c.answer(l, Reply{Decision: x.Decision, Reason: x.Reason, Zxid: c.zxid(), Txn: x})
 }
 
 func (c *Core) answer(l *live, r Reply) {
+	if len(l.requests) == 0 {
+		return
+	}
 	for _, request := range l.requests {
 		r.Request = request
 		c.reply(r)
 	}
 	l.requests = nil
+	c.waiters.remove(l)
 }
 
 // size is about how many bytes a decision takes in the log.
@@ -117,13 +144,13 @@ func (c *Core) carry(l *live, effects []twopc.Effect) {
 					c.answer(l, Reply{Decision: txn.Commit})
 				}
 			} else {
-				c.batch = append(c.batch, txn.AbortRecord{ID: l.id, Reason: e.Reason})
+				c.batch = append(c.batch, txn.AbortRecord{ID: l.id, Reason: e.Reason, Seen: l.seen})
 			}
 			c.waiting += size(l, e)
 		case twopc.Reply:
 			c.tell(l)
 		case twopc.Finish:
-			c.assignDue(l, e)
+			c.finishDue(l, e.No)
 		case twopc.End:
 			c.end(l)
 		case twopc.Alarm:

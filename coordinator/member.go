@@ -22,8 +22,16 @@ import (
 // has taken it. An observer has promised nothing and is in no quorum: with a blank
 // disk it is as good as new, so nobody asks which store it has.
 
-// MembersSeen says which stores speak for which nodes now.
-type MembersSeen struct{ Stores []txn.MemberStore }
+// MembersSeen says who speaks now, this node included.
+type MembersSeen struct{ Speakers []Speaker }
+
+// Speaker is a node in a conversation: the store that speaks for it, and the newest feature
+// level that its program knows.
+type Speaker struct {
+	Node  zab.NodeID
+	Store txn.StoreID
+	Level txn.FeatureLevel
+}
 
 // ReplaceAsked is an operator's word that a node has lost its disk for good.
 type ReplaceAsked struct {
@@ -40,13 +48,15 @@ func (c *Core) onMembersSeen(e MembersSeen) {
 	if !c.leading || c.table.Cluster() == 0 {
 		return
 	}
-	for _, m := range e.Stores {
-		if _, known := c.table.Store(m.Node); !known && !c.noting[m.Node] && !observes(c.config.Members, zab.NodeID(m.Node)) {
-			c.noting[m.Node] = true
-			c.batch = append(c.batch, txn.MemberRecord{Node: m.Node, Store: m.Store})
+	for _, s := range e.Speakers {
+		node := uint64(s.Node)
+		if _, known := c.table.Store(node); !known && !c.noting[node] && !observes(c.config.Members, s.Node) {
+			c.noting[node] = true
+			c.batch = append(c.batch, txn.MemberRecord{Node: node, Store: s.Store})
 		}
 	}
 	c.noteHolds()
+	c.raiseLevel(e.Speakers)
 }
 
 // holdsInterval is how often it is noted what a store holds. One that was set back by less
@@ -125,9 +135,9 @@ func (n *Node) Replace(ctx context.Context, node zab.NodeID, who, why string) er
 
 // watchMembers tells the core who speaks.
 func (l *loop) watchMembers() {
-	stores := append(l.peers.conns.stores(), txn.MemberStore{Node: uint64(l.config.Node), Store: l.store.ID()})
-	slices.SortFunc(stores, func(a, b txn.MemberStore) int { return cmp.Compare(a.Node, b.Node) })
-	l.events = append(l.events, MembersSeen{Stores: stores})
+	speakers := append(l.peers.conns.speakers(), Speaker{Node: l.config.Node, Store: l.store.ID(), Level: l.config.FeatureLevel})
+	slices.SortFunc(speakers, func(a, b Speaker) int { return cmp.Compare(a.Node, b.Node) })
+	l.events = append(l.events, MembersSeen{Speakers: speakers})
 }
 
 // tellStores tells the handshakes what the log knows of the stores.
@@ -162,19 +172,19 @@ func observes(members []Member, id zab.NodeID) bool {
 	return slices.ContainsFunc(members, func(m Member) bool { return m.ID == id && m.Observer })
 }
 
-// stores returns who speaks on accepted connections.
-func (s *connSet) stores() []txn.MemberStore {
+// speakers returns who speaks on accepted connections.
+func (s *connSet) speakers() []Speaker {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	seen := map[zab.NodeID]txn.StoreID{}
+	latest := map[zab.NodeID]claim{}
 	for _, c := range s.conns {
-		if c.node != 0 {
-			seen[c.node] = c.store
+		if c.Node != 0 && latest[c.Node].order < c.order {
+			latest[c.Node] = c
 		}
 	}
-	out := make([]txn.MemberStore, 0, len(seen)+1)
-	for node, store := range seen {
-		out = append(out, txn.MemberStore{Node: uint64(node), Store: store})
+	out := make([]Speaker, 0, len(latest)+1)
+	for _, c := range latest {
+		out = append(out, c.Speaker)
 	}
 	return out
 }

@@ -50,6 +50,9 @@ type Config struct {
 	Listener  net.Listener
 	Resources []adapters.Resource
 	Rules     Rules
+	// FeatureLevel is the newest feature level that this node says it knows. 0: txn.Newest. A
+	// lower one on all nodes keeps the way back to an older release open.
+	FeatureLevel txn.FeatureLevel
 	// Reserve is the free disk space in bytes below which this node, while it leads,
 	// takes no new transactions. 0: wal.DefaultReserve.
 	Reserve uint64
@@ -76,6 +79,7 @@ type Node struct {
 	fetcher  *snapshotFetcher
 	workers  map[string]*worker
 	cluster  atomic.Uint32 // txn.ClusterID, for the handshake
+	level    atomic.Uint32 // txn.FeatureLevel of the log, likewise
 	snapshot atomic.Pointer[Snapshot]
 	applied  atomic.Pointer[zab.Zxid] // what the table reflects
 	turns    turns
@@ -106,6 +110,12 @@ func Open(c Config) (*Node, error) {
 	}
 	if c.MaxLogEntries == 0 {
 		c.MaxLogEntries = defaultLogEntries
+	}
+	if c.FeatureLevel == 0 {
+		c.FeatureLevel = txn.Newest
+	}
+	if c.FeatureLevel > txn.Newest {
+		return nil, fmt.Errorf("feature level %d: this release knows up to %d", c.FeatureLevel, txn.Newest)
 	}
 	self := slices.IndexFunc(c.Members, func(m Member) bool { return m.ID == c.Node })
 	if self < 0 {
@@ -168,7 +178,12 @@ func (n *Node) makeCore(resources []string) error {
 	if err != nil {
 		return fmt.Errorf("members: %w", err)
 	}
+	if at := table.Level(); at > n.config.FeatureLevel {
+		return fmt.Errorf("%w: the cluster is at feature level %d, and \"feature_level\" holds this node at %d: remove that key; what was switched on cannot be switched off",
+			ErrNewerStore, at, n.config.FeatureLevel)
+	}
 	n.cluster.Store(uint32(table.Cluster()))
+	n.level.Store(uint32(table.Level()))
 	n.snapshot.Store(&Snapshot{Present: time.Now()})
 	at := n.core.zxid()
 	n.applied.Store(&at)
@@ -183,8 +198,9 @@ func (n *Node) reload() (*txn.Table, error) {
 
 func (n *Node) hello() hello {
 	_, _, tail, _ := n.store.Initial()
-	return hello{Version: protocolVersion, From: n.config.Node, Members: membersHash(n.config.Members),
-		Cluster: txn.ClusterID(n.cluster.Load()), Store: n.store.ID(), Dial: uint64(n.store.Boot()) << 32, Tail: tail}
+	return hello{Newest: protocolVersion, Oldest: oldestVersion, From: n.config.Node, Members: membersHash(n.config.Members),
+		Cluster: txn.ClusterID(n.cluster.Load()), Store: n.store.ID(), Dial: uint64(n.store.Boot()) << 32, Tail: tail,
+		Level: n.config.FeatureLevel, Needs: txn.FeatureLevel(n.level.Load())}
 }
 
 // fatal ends the process: the node can neither go on nor take back what it promised.

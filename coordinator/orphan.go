@@ -3,6 +3,7 @@
 package coordinator
 
 import (
+	"fmt"
 	"slices"
 	"time"
 
@@ -33,36 +34,53 @@ func (c *Core) onListed(e Listed) {
 	if !c.leading || !ok {
 		return
 	}
-	s.running, s.due, s.err = false, c.now.Add(c.config.Rules.Scan), e.Err
+	s.due = c.now.Add(c.config.Rules.Scan)
 	if e.Err != nil {
+		s.running, s.err = false, e.Err
 		return
 	}
-	s.listing, s.at = make(map[txn.XID]adapters.Prepared, len(e.Listing)), c.now
-	for _, p := range e.Listing {
-		s.listing[p.XID] = p
+	s.next = newListing(c.now, e.Listing)
+	s.sightings.Begin()
+}
+
+// judge carries out what recovery plans for one branch of a listing.
+func (c *Core) judge(s *scan, p adapters.Prepared) {
+	if s.next.gone[p.XID] {
+		return
 	}
-	reported := map[txn.XID]string{}
-	for _, a := range s.sightings.Plan(e.Resource, e.Listing, c.table, c.rules(), c.now) {
-		switch a.Kind {
-		case recovery.Commit:
-			if c.live[a.XID.ID] == nil {
-				c.chase(a, txn.Commit)
-			}
-		case recovery.Rollback:
-			c.chase(a, txn.Abort)
-		case recovery.Abort:
-			l := c.hold(a.XID.ID)
-			c.carry(l, l.core.Step(twopc.RollbackAsked{Reason: "orphan: " + a.Why}))
-			c.note("%v at %s is an orphan: %s", a.XID, e.Resource, a.Why)
-		case recovery.Report:
-			reported[a.XID] = a.Why
-			if s.reported[a.XID] == "" {
-				c.alarm("%v at %s cannot be finished: %s", a.XID, e.Resource, a.Why)
-			}
-		case recovery.Leave:
+	c.enlist(s.next, s.resource, p.XID)
+	a, ours := s.sightings.Judge(s.resource, p, c.table, c.rules(), c.now)
+	if !ours {
+		return
+	}
+	switch a.Kind {
+	case recovery.Commit:
+		if c.inHand(a.XID.ID) == nil {
+			c.chase(a, txn.Commit)
 		}
+	case recovery.Rollback:
+		if x, known := c.table.Get(a.XID.ID); known {
+			c.see(&x)
+		}
+		c.chase(a, txn.Abort)
+	case recovery.Abort:
+		if c.waiting >= maxWaiting && c.live[a.XID.ID] == nil {
+			return // the next scan lists it again
+		}
+		l := c.hold(a.XID.ID)
+		l.seen = true
+		c.carry(l, l.core.Step(twopc.RollbackAsked{Reason: "orphan: " + a.Why}))
+		c.note("%v at %s is an orphan: %s", a.XID, s.resource, a.Why)
+	case recovery.Report:
+		if !s.listing.reported[a.XID] {
+			c.alarm("%v at %s cannot be finished: %s", a.XID, s.resource, a.Why)
+		}
+		s.next.reported[a.XID] = true
+		if len(s.next.report) < maxReport {
+			s.next.report = append(s.next.report, a.XID.String()+" at "+s.resource+": "+a.Why)
+		}
+	case recovery.Leave:
 	}
-	s.reported = reported
 }
 
 // chase gives a listed branch with a known decision to the workers; what they cannot
@@ -76,29 +94,50 @@ func (c *Core) chase(a recovery.Action, d txn.Decision) {
 // rescan looks again soon at the resources that listed a branch of id: its decision
 // has just become known.
 func (c *Core) rescan(id txn.ID) {
-	for _, s := range c.scans {
-		for _, p := range s.listing {
-			if p.XID.ID == id {
-				s.due = c.now
-			}
-		}
+	for _, b := range c.listed[id] {
+		c.scans[b.resource].due = c.now
 	}
+}
+
+// planning is a PlanAsked that is being answered, a piece in a turn.
+type planning struct {
+	PlanAsked
+	resource, done int // done: of the listing of that resource
+	plan           []recovery.Action
 }
 
 // onPlanAsked plans without doing anything and without counting as a sighting.
 func (c *Core) onPlanAsked(e PlanAsked) {
-	if !c.ready(e.Request) {
+	if c.ready(e.Request) {
+		c.plans = append(c.plans, &planning{PlanAsked: e})
+	}
+}
+
+// planOn goes on with the oldest plan that was asked for.
+func (c *Core) planOn() {
+	if len(c.plans) == 0 {
 		return
 	}
-	var plan []recovery.Action
-	for _, name := range c.config.Resources {
-		if listing, ok := e.Listings[name]; ok {
-			s := c.scans[name].sightings.Clone()
-			plan = append(plan, s.Plan(name, listing, c.table, c.rules(), c.now)...)
+	p := c.plans[0]
+	if !c.leading {
+		c.plans = c.plans[1:]
+		c.reply(Reply{Request: p.Request, Err: c.notLeader(c.role.Leader)})
+		return
+	}
+	for left := c.piece(); p.resource < len(c.config.Resources); p.resource, p.done = p.resource+1, 0 {
+		name := c.config.Resources[p.resource]
+		for listing := p.Listings[name]; p.done < len(listing); p.done++ {
+			if left--; left < 0 {
+				return
+			}
+			c.steps++
+			if a, ours := c.scans[name].sightings.Preview(name, listing[p.done], c.table, c.rules(), c.now); ours {
+				p.plan = append(p.plan, a)
+			}
 		}
 	}
-	slices.SortStableFunc(plan, func(a, b recovery.Action) int { return compareID(a.XID.ID, b.XID.ID) })
-	c.reply(Reply{Request: e.Request, Zxid: c.zxid(), Plan: plan})
+	c.plans = c.plans[1:]
+	c.reply(Reply{Request: p.Request, Zxid: c.zxid(), Plan: p.plan})
 }
 
 func (c *Core) onUnfit(e Unfit) {
@@ -110,29 +149,6 @@ func (c *Core) onUnfit(e Unfit) {
 		c.alarm("resource %s must not take part: %s", e.Resource, e.Why)
 	}
 	c.unfit[e.Resource] = e.Why
-}
-
-// unlist forgets that a scan saw a branch, since it was finished after the scan.
-func (c *Core) unlist(x txn.XID) {
-	for _, s := range c.scans {
-		delete(s.listing, x)
-	}
-}
-
-// lingers reports whether a listed branch of this cluster counts as in doubt by itself,
-// and not as a part of phase two: it has no decision, or is still there after an abort, or
-// after the end of its transaction. The scan may have been faster than that end, so a
-// branch after it counts only if the workers, who look at once, could not finish it.
-func (c *Core) lingers(xid txn.XID) bool {
-	if xid.Cluster != c.table.Cluster() {
-		return false
-	}
-	x, decided := c.table.Get(xid.ID)
-	if !decided || x.Decision == txn.Abort {
-		return true
-	}
-	_, tried := c.tasks[xid]
-	return x.Ended && !tried
 }
 
 // ScanState is what the leader knows of one resource.
@@ -152,43 +168,20 @@ func (c *Core) ScanState(resource string) ScanState {
 	if !ok || !c.leading {
 		return ScanState{}
 	}
-	st := ScanState{At: s.at, Err: s.err}
-	for _, p := range s.listing {
-		if p.XID.Cluster != c.table.Cluster() {
-			st.Foreign++
-			continue
-		}
-		st.InDoubt++
-		if born := p.XID.ID.Time(); st.Oldest.IsZero() || born.Before(st.Oldest) {
-			st.Oldest = born
-		}
+	l := s.listing
+	st := ScanState{At: s.at, Err: s.err, InDoubt: len(l.ages), Foreign: len(l.branches) - len(l.ages), Report: slices.Sorted(slices.Values(l.report))}
+	if len(l.ages) > 0 {
+		st.Oldest = l.ages[0].xid.ID.Time()
 	}
-	for x, why := range s.reported {
-		st.Report = append(st.Report, x.String()+" at "+resource+": "+why)
+	if more := len(l.reported) - len(l.report); more > 0 {
+		st.Report = append(st.Report, fmt.Sprintf("%d more branches at %s cannot be finished: this node's log names them all", more, resource))
 	}
-	slices.Sort(st.Report)
 	return st
 }
 
 // counts returns how many transactions are not finished everywhere, and how many
 // have a heuristic outcome that nobody has dealt with.
 func (c *Core) counts() (inDoubt, heuristic int) {
-	lingering := map[txn.ID]bool{}
-	for _, s := range c.scans {
-		for x := range s.listing {
-			if c.lingers(x) {
-				lingering[x.ID] = true
-			}
-		}
-	}
-	inDoubt = len(lingering)
-	c.table.EachOpen(func(x txn.Txn) {
-		if !x.Ended {
-			inDoubt++
-		}
-		if x.Alarming() {
-			heuristic++
-		}
-	})
-	return inDoubt, heuristic
+	unended, heuristic := c.table.Counts()
+	return len(c.lingering) + unended, heuristic
 }

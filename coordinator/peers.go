@@ -421,7 +421,7 @@ func (p *peers) welcome(conn net.Conn, r *bufio.Reader) (hello, error) {
 	if why == "" {
 		why = p.foreignStore(h)
 	}
-	if why == "" && !p.conns.claim(conn, h.From, h.Store) {
+	if why == "" && !p.conns.claim(conn, Speaker{Node: h.From, Store: h.Store, Level: h.Level}) {
 		why = fmt.Sprintf("two nodes have the id %d: give each node its own id in \"node\" and \"members\"", h.From)
 	}
 	if why != "" {
@@ -445,8 +445,12 @@ func readInbound(r *bufio.Reader, from zab.NodeID) (inbound, error) {
 		return inbound{from: from, report: &rep}, err
 	case frameZAB:
 		m, err := zab.DecodeMessage(body)
-		if err == nil && m.From != from {
+		switch {
+		case err != nil:
+		case m.From != from:
 			err = fmt.Errorf("a message of node %d: %w", m.From, errBadFrame)
+		default:
+			err = checkEntries(m.Body)
 		}
 		return inbound{from: from, message: m}, err
 	case frameSnapshotAsk:
@@ -456,6 +460,25 @@ func readInbound(r *bufio.Reader, from zab.NodeID) (inbound, error) {
 		return inbound{from: from, snapshot: binary.BigEndian.Uint64(body)}, nil
 	}
 	return inbound{}, fmt.Errorf("kind %d: %w", kind, errBadFrame)
+}
+
+// checkEntries looks at log entries before anything is done about them: what is acknowledged
+// is in the log for good, and records that do not decode would stop this node then, now and
+// after each restart.
+func checkEntries(body zab.Body) error {
+	var entries []zab.Entry
+	switch b := body.(type) {
+	case zab.Propose:
+		entries = b.Entries
+	case zab.Inform:
+		entries = b.Entries
+	}
+	for _, e := range entries {
+		if err := txn.CheckRecords(e.Data); err != nil {
+			return fmt.Errorf("log entry %v: %w", e.Zxid, err)
+		}
+	}
+	return nil
 }
 
 func (p *peers) notifyLost(ctx context.Context, id zab.NodeID) {

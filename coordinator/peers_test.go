@@ -128,7 +128,10 @@ func TestHelloThatDoesNotFitIsRefusedWithTheNextStep(t *testing.T) {
 		change func(*hello)
 		want   string
 	}{
-		"version":    {func(h *hello) { h.Version++ }, "run the same release on all nodes"},
+		"earlier":    {func(h *hello) { h.Newest, h.Oldest = oldestVersion-1, 1 }, "the releases are too far apart, upgrade node"},
+		"later":      {func(h *hello) { h.Newest, h.Oldest = protocolVersion+2, protocolVersion+1 }, "the releases are too far apart, upgrade node"},
+		"level":      {func(h *hello) { h.Level = txn.LevelBase - 1 }, "the cluster is at feature level 1, and node"},
+		"needs":      {func(h *hello) { h.Needs = txn.Newest + 1 }, "run the release there that the other nodes run"},
 		"own id":     {func(h *hello) { h.From = 1 }, "two nodes have the id 1: give each node its own id"},
 		"wrong node": {func(h *hello) { h.To = 3 }, `correct the addresses in "members"`},
 		"members":    {func(h *hello) { h.Members[0]++ }, "use the same list on all nodes"},
@@ -256,7 +259,9 @@ func receiverOf(t *testing.T) (p *peers, received chan inbound, addr string) {
 	require.NoError(t, err)
 	received = make(chan inbound)
 	members := []Member{{ID: 1, Peer: l.Addr().String()}, {ID: 2, Peer: "127.0.0.1:1"}}
-	self := func() hello { return hello{Version: protocolVersion, From: 1, Members: membersHash(members)} }
+	self := func() hello {
+		return hello{Newest: protocolVersion, Oldest: oldestVersion, From: 1, Members: membersHash(members)}
+	}
 	p = newPeers(self, members, l, slog.New(slog.DiscardHandler), received)
 	runUntilEnd(t, p.run)
 	return p, received, l.Addr().String()
@@ -281,7 +286,7 @@ func TestPeerThatIsNeverHeardIsNotSpokenTo(t *testing.T) {
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = hole.Close() })
 	members := []Member{{ID: 1, Peer: l.Addr().String()}, {ID: 2, Peer: hole.Addr().String()}}
-	self := hello{Version: protocolVersion, From: 1, Members: membersHash(members)}
+	self := hello{Newest: protocolVersion, Oldest: oldestVersion, From: 1, Members: membersHash(members)}
 	received := make(chan inbound)
 	p := newPeers(func() hello { return self }, members, l, slog.New(slog.DiscardHandler), received)
 	runUntilEnd(t, p.run)

@@ -3,6 +3,7 @@
 package coordinator
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -31,9 +32,15 @@ func (n *Node) CommitLater(id txn.ID, p txn.Protocol, branches []txn.Branch, lab
 	}, done)
 }
 
-// Outcome settles what became of a transaction: one without decision is aborted.
+// Outcome settles what became of a transaction: one without decision is aborted, as far as the
+// cluster would have decided it.
 func (n *Node) Outcome(ctx context.Context, id txn.ID) (Reply, error) {
 	return n.ask(ctx, func(request uint64) Event { return OutcomeAsked{Request: request, ID: id} })
+}
+
+// OutcomeOfSeveral is Outcome for whoever knows that no database committed it alone.
+func (n *Node) OutcomeOfSeveral(ctx context.Context, id txn.ID) (Reply, error) {
+	return n.ask(ctx, func(request uint64) Event { return OutcomeAsked{Request: request, ID: id, Several: true} })
 }
 
 // Resolve is an operator's decision for a transaction that has none.
@@ -51,13 +58,6 @@ func (n *Node) Resolve(ctx context.Context, id txn.ID, d txn.Decision, who, why 
 func (n *Node) Forget(ctx context.Context, id txn.ID, who, why string) error {
 	_, err := n.ask(ctx, func(request uint64) Event { return ForgetAsked{Request: request, ID: id, Who: who, Why: why} })
 	return err
-}
-
-// View is a linearizable look at everything that is not finished, and at id unless it
-// is zero.
-func (n *Node) View(ctx context.Context, id txn.ID) (*View, error) {
-	r, err := n.ask(ctx, func(request uint64) Event { return ViewAsked{Request: request, ID: id} })
-	return r.View, err
 }
 
 // EachFinished visits finished transactions, newest first, beginning before the given
@@ -96,6 +96,9 @@ func (n *Node) Recover(ctx context.Context, id txn.ID, apply bool) ([]ActionResu
 	if err != nil {
 		return nil, err
 	}
+	slices.SortFunc(r.Plan, func(a, b recovery.Action) int {
+		return cmp.Or(compareID(a.XID.ID, b.XID.ID), cmp.Compare(a.Branch.Resource, b.Branch.Resource), a.XID.Compare(b.XID))
+	})
 	results := make([]ActionResult, len(r.Plan))
 	for i, a := range r.Plan {
 		results[i].Action = a
@@ -143,7 +146,7 @@ func (n *Node) carryOut(ctx context.Context, a recovery.Action) (string, error) 
 	case recovery.Rollback:
 		t.Decision = txn.Abort
 	case recovery.Abort:
-		r, err := n.Outcome(ctx, a.XID.ID)
+		r, err := n.OutcomeOfSeveral(ctx, a.XID.ID)
 		if err != nil {
 			return "", err
 		}

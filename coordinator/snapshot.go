@@ -46,7 +46,7 @@ func (c *Core) restore(z zab.Zxid) error {
 		return fmt.Errorf("restore from a snapshot of %v: the store holds %v", z, at)
 	}
 	c.digests.add(z, table.Meta().Digest)
-	c.answerSeen()
+	c.noticeLevel(table.Level())
 	c.note("the state is that of a snapshot of %v now, with %d open transactions", z, table.OpenCount())
 	return nil
 }
@@ -323,7 +323,7 @@ func (f *snapshotFetcher) carry(ctx context.Context, want zab.FetchSnapshot) err
 	if err := writeFrame(conn, frameSnapshotAsk, binary.BigEndian.AppendUint64(nil, want.Session)); err != nil {
 		return err
 	}
-	if f.stage, err = f.store.Stage(); err != nil {
+	if f.stage, err = f.store.Stage(checkPair); err != nil {
 		f.fatal(err)
 	}
 	r := bufio.NewReaderSize(conn, 64<<10)

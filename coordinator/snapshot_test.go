@@ -345,8 +345,10 @@ func TestDamagedSnapshotIsRefusedWithAReason(t *testing.T) {
 	}{
 		{"nothing", "EOF", nil},
 		{"no pairs", "no pairs", frame(frameSnapshotPart, []byte{200})},
+		{"no state", "damaged transaction", frame(frameSnapshotPart, []byte("\x01k\x01v"))},
+		{"no meta data", "meta data", frame(frameSnapshotPart, []byte("\x01m\x01v"))},
 		{"a flipped bit", "checksum", broken},
-		{"another hash", "its hash is", append(frame(frameSnapshotPart, []byte("\x01k\x01v")), frame(frameSnapshotEnd, end)...)},
+		{"another hash", "its hash is", append(frame(frameSnapshotPart, append([]byte("\x01m\x0c"), encodeMeta(txn.Meta{})...)), frame(frameSnapshotEnd, end)...)},
 		{"half an end", "end of a snapshot", frame(frameSnapshotEnd, end[:20])},
 		{"something else", "instead of a snapshot", frame(frameReport, nil)},
 		{"a refusal", "not for you", frame(frameRefused, []byte("not for you"))},

@@ -3,7 +3,9 @@
 package coordinator
 
 import (
+	"bytes"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"time"
 
@@ -14,11 +16,12 @@ import (
 
 // The applied state has one key per transaction: under 'o' while it is open, under
 // 'f' when it is finished, in order of birth. Start-up reads the open ones only, so
-// its time does not grow with history. What a Table knows besides is under 'm'.
+// its time does not grow with history. What a Table knows besides is under 'm' and 'v'.
 const (
 	openKey     = 'o'
 	finishedKey = 'f'
 	metaKey     = "m"
+	levelKey    = "v" // there from the first level above LevelBase on
 )
 
 func stateKey(space byte, id txn.ID) []byte {
@@ -48,6 +51,9 @@ func toState(folds []txn.Changes) (s wal.StateChange, n int) {
 	meta := folds[n-1].Meta
 	s.Applied, s.Digest = zab.Zxid{Epoch: zab.Epoch(meta.Position.Epoch), Counter: meta.Position.Counter}, meta.Digest
 	s.Puts = append(s.Puts, wal.Pair{Key: []byte(metaKey), Value: encodeMeta(meta)})
+	if meta.Level > txn.LevelBase {
+		s.Puts = append(s.Puts, wal.Pair{Key: []byte(levelKey), Value: encodeLevel(meta.Level)})
+	}
 	return s, n
 }
 
@@ -87,6 +93,44 @@ func decodeMeta(b []byte, m *txn.Meta) error {
 	return nil
 }
 
+// ErrNewerStore says that a store holds what only a later release can read.
+var ErrNewerStore = errors.New("the store belongs to a later release of concord")
+
+func encodeLevel(l txn.FeatureLevel) []byte { return binary.BigEndian.AppendUint16(nil, uint16(l)) }
+
+func decodeLevel(b []byte) (txn.FeatureLevel, error) {
+	if len(b) != 2 {
+		return 0, fmt.Errorf("feature level of the state: %w", txn.ErrBadTxn)
+	}
+	l := txn.FeatureLevel(binary.BigEndian.Uint16(b))
+	if l > txn.Newest {
+		return 0, fmt.Errorf("%w: the cluster is at feature level %d, this program knows up to %d: run the release that the other nodes run",
+			ErrNewerStore, l, txn.Newest)
+	}
+	return l, nil
+}
+
+// checkPair reports, by its error, whether a pair of the state is one that toState makes: the
+// state of another node is looked at before it takes the place of ours, since a node cannot
+// start from what it cannot read.
+func checkPair(key, value []byte) error {
+	switch string(key) {
+	case metaKey:
+		return decodeMeta(value, &txn.Meta{})
+	case levelKey:
+		_, err := decodeLevel(value)
+		return err
+	}
+	var x txn.Txn
+	if err := x.UnmarshalBinary(value); err != nil {
+		return err
+	}
+	if !bytes.Equal(key, stateKey(openKey, x.ID)) && !bytes.Equal(key, stateKey(finishedKey, x.ID)) {
+		return fmt.Errorf("transaction %v under the key %x: %w", x.ID, key, txn.ErrBadTxn)
+	}
+	return nil
+}
+
 // loadTable makes the table of a node from its store.
 func loadTable(s *wal.Store, a txn.Archive) (*txn.Table, error) {
 	var m txn.Meta
@@ -98,6 +142,14 @@ func loadTable(s *wal.Store, a txn.Archive) (*txn.Table, error) {
 	}
 	if found {
 		if err := decodeMeta(value, &m); err != nil {
+			return nil, err
+		}
+	}
+	if value, found, err = s.Get([]byte(levelKey)); err != nil {
+		return nil, err
+	}
+	if found {
+		if m.Level, err = decodeLevel(value); err != nil {
 			return nil, err
 		}
 	}

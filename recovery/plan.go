@@ -160,6 +160,8 @@ func judge(x txn.XID, resource string, d Decisions, r Rules, now, first time.Tim
 		}
 	case mutant.PresumeCommit:
 		a.Kind, a.Why = Commit, "no decision"
+	case x.ID.Class() != txn.Plain && x.ID.Class() != txn.Recorded:
+		a.Kind, a.Why = Report, fmt.Sprintf("of the class %v, which is not switched on in this cluster: no decision here says nothing about it", x.ID.Class())
 	case d.TooOld(x.ID):
 		a.Kind, a.Why = Report, "older than what the log remembers: its decision is unknown"
 	case !again && !mutant.NoGrace:

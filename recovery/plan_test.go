@@ -44,6 +44,16 @@ func TestBranchOfAnotherClusterIsNotPlanned(t *testing.T) {
 	require.Empty(t, s.Plan("orders", []adapters.Prepared{p}, log{}, rules, now))
 }
 
+func TestWhatAnotherProtocolDecidesIsReportedAndNotPresumed(t *testing.T) {
+	for _, class := range []txn.Class{txn.ThreePhase, txn.LastResource} {
+		p := prepared(now.Add(-time.Hour))
+		p.XID.ID = p.XID.ID.WithClass(class)
+		a := after(time.Hour, p, log{})
+		require.Equal(t, Report, a.Kind, "%v", a)
+		require.Contains(t, a.Why, class.String())
+	}
+}
+
 func TestOrphanIsAbortedOnlyAtTheSecondSight(t *testing.T) {
 	var s Sightings
 	listing := []adapters.Prepared{prepared(now.Add(-2 * time.Minute))}

@@ -77,7 +77,11 @@ func (h *handlers) Outcome(ctx context.Context, r *concordv1.OutcomeRequest) (*c
 	if err != nil {
 		return nil, err
 	}
-	a, err := h.node.Outcome(ctx, id)
+	ask := h.node.Outcome
+	if r.GetSeveral() {
+		ask = h.node.OutcomeOfSeveral
+	}
+	a, err := ask(ctx, id)
 	if errors.Is(err, api.ErrTooOld) {
 		return &concordv1.OutcomeResponse{Outcome: txn.Unknown.String(), Reason: err.Error()}, nil
 	}

@@ -24,7 +24,8 @@ const (
 	stateAborting   = "aborting"
 	stateCommitted  = "committed"
 	stateAborted    = "aborted"
-	stateHeuristic  = "heuristic" // somebody has to look at it
+	stateUnrecorded = "unrecorded" // no two databases will commit it, one alone may have
+	stateHeuristic  = "heuristic"  // somebody has to look at it
 )
 
 func (h *handlers) Get(ctx context.Context, r *concordv1.GetRequest) (*concordv1.GetResponse, error) {
@@ -40,6 +41,9 @@ func (h *handlers) Get(ctx context.Context, r *concordv1.GetRequest) (*concordv1
 		if m.GetGid() == id.String() {
 			return &concordv1.GetResponse{Transaction: m, Zxid: h.zxid()}, nil
 		}
+	}
+	if v.TooOld {
+		return nil, fmt.Errorf("transaction %v is older than what the cluster remembers, and no resource lists a prepared branch of it: look into the databases: %w", id, api.ErrTooOld)
 	}
 	if !v.Known {
 		return nil, fmt.Errorf("transaction %v is not known: no decision, and no resource lists a prepared branch of it: %w", id, api.ErrNotFound)
@@ -107,8 +111,8 @@ type filter struct {
 
 func parseFilter(r *concordv1.ListRequest, now time.Time) (filter, error) {
 	f := filter{state: r.GetState(), resource: r.GetResource(), limit: int(r.GetLimit())}
-	if !slices.Contains([]string{"", stateInDoubt, stateCommitted, stateAborted, stateHeuristic}, f.state) {
-		return f, fmt.Errorf("state: %.20q is none of in-doubt, committed, aborted, heuristic: %w", f.state, api.ErrInvalid)
+	if !slices.Contains([]string{"", stateInDoubt, stateCommitted, stateAborted, stateUnrecorded, stateHeuristic}, f.state) {
+		return f, fmt.Errorf("state: %.20q is none of in-doubt, committed, aborted, unrecorded, heuristic: %w", f.state, api.ErrInvalid)
 	}
 	if f.limit == 0 {
 		f.limit = listDefault
@@ -180,12 +184,12 @@ func unfinished(cluster txn.ClusterID, v *coordinator.View) []*concordv1.Transac
 func addListed(byID map[txn.ID]*concordv1.Transaction, x txn.XID, v *coordinator.View) {
 	m, ok := byID[x.ID]
 	if !ok {
-		m = &concordv1.Transaction{Gid: x.ID.String(), State: stateInDoubt, Protocol: txn.TwoPhase.String(), StartedMs: x.ID.Time().UnixMilli()}
+		m = &concordv1.Transaction{Gid: x.ID.String(), State: stateInDoubt, Protocol: txn.TwoPhase.String(), StartedMs: x.ID.Time().UnixMilli(), Outcome: txn.Pending.String()}
 		switch v.InDoubt[x].Decision {
 		case txn.Commit:
-			m.State = stateCommitting
-		case txn.Abort:
-			m.State = stateAborting
+			m.State, m.Outcome = stateCommitting, txn.Committed.String()
+		case txn.Abort: // it has a prepared branch, so no database committed it alone
+			m.State, m.Outcome = stateAborting, txn.Aborted.String()
 		}
 		byID[x.ID] = m
 	}
@@ -201,8 +205,12 @@ func addListed(byID map[txn.ID]*concordv1.Transaction, x txn.XID, v *coordinator
 // finishedMessage is a transaction with nothing left to do.
 func finishedMessage(x txn.Txn) *concordv1.Transaction {
 	m := txnMessage(x)
-	m.State = stateCommitted
-	if x.Decision == txn.Abort {
+	switch {
+	case x.Decision == txn.Commit:
+		m.State = stateCommitted
+	case x.Outcome() == txn.Unrecorded:
+		m.State = stateUnrecorded
+	default:
 		m.State = stateAborted
 	}
 	for _, b := range m.GetBranches() {
@@ -217,7 +225,7 @@ func finishedMessage(x txn.Txn) *concordv1.Transaction {
 // heuristic outcome have it as their state.
 func txnMessage(x txn.Txn) *concordv1.Transaction {
 	m := &concordv1.Transaction{Gid: x.ID.String(), Protocol: x.Protocol.String(), StartedMs: x.ID.Time().UnixMilli(),
-		Branches: api.BranchMessages(x.Branches), Reason: x.Reason, Label: x.Label, Zxid: x.Decided.String()}
+		Branches: api.BranchMessages(x.Branches), Reason: x.Reason, Label: x.Label, Zxid: x.Decided.String(), Outcome: x.Outcome().String()}
 	for _, h := range x.Heuristics {
 		m.Heuristics = append(m.Heuristics, &concordv1.Heuristic{No: uint32(h.Branch), Outcome: h.Outcome.String(), Who: h.Who, Why: h.Why, Forgotten: h.Forgotten})
 		for _, b := range m.GetBranches() {

@@ -15,26 +15,27 @@ import (
 	"github.com/oklog/ulid/v2"
 )
 
-// ID names a global transaction (the gid). It is a ULID: 48 bits of milliseconds,
-// then 80 bits from the system's secure random source, because on MariaDB
-// and MySQL whoever knows a gid can end its branches. IDs sort by time of birth. The text
-// form always has 26 characters, so no ID is a prefix of another.
+// ID names a global transaction (the gid). It is a ULID: 48 bits of milliseconds, then bits
+// from the system's secure random source, because on MariaDB and MySQL whoever knows a gid can
+// end its branches, and 5 bits of class (see class.go, which alone knows where in an ID what
+// is). IDs sort by time of birth. The text form always has 26 characters, so no ID is a prefix
+// of another.
 type ID [16]byte
 
 // ErrBadID says that a text is not a global transaction id.
-var ErrBadID = errors.New("not a transaction id: want 26 characters of Crockford base 32 in upper case, as printed by \"concord tx ls\"")
+var ErrBadID = errors.New("not a transaction id: want 26 characters of Crockford base 32 in upper case, of which the last is 0, R, T or M, as printed by \"concord tx ls\"")
 
-// NewID mints an id that is born at t.
+// NewID mints a plain id that is born at t.
 func NewID(t time.Time) ID {
 	// ulid.New fails only for years beyond 10889 or when the random source fails,
 	// and crypto/rand ends the process itself in that case.
-	return ID(ulid.MustNew(ulid.Timestamp(t), rand.Reader))
+	return ID(ulid.MustNew(ulid.Timestamp(t), rand.Reader)).WithLease(0).WithClass(Plain)
 }
 
-// ParseID parses the text form strictly: exactly what String prints.
+// ParseID parses the text form strictly: exactly what String prints, of a class that is known.
 func ParseID(s string) (ID, error) {
 	u, err := ulid.ParseStrict(s)
-	if err != nil || u.String() != s {
+	if err != nil || u.String() != s || !ID(u).Class().Known() {
 		return ID{}, fmt.Errorf("%.40q: %w", s, ErrBadID)
 	}
 	return ID(u), nil

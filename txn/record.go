@@ -28,6 +28,10 @@ const (
 	kindWatermark
 	kindMember
 	kindHolds
+	_ // 10 to 12 are taken
+	_
+	_
+	kindFeature
 )
 
 // Form is the first record of a cluster: it gives the cluster its id.
@@ -51,6 +55,10 @@ type CommitRecord struct {
 type AbortRecord struct {
 	ID     ID
 	Reason string
+	// Seen says that a prepared branch of the transaction was seen, or that whoever began it
+	// said that it had several: so no database has committed it alone. A record without
+	// it may be followed by one with it.
+	Seen bool
 }
 
 // End says that every branch of these committed transactions has been finished.
@@ -140,6 +148,12 @@ func DecodeRecords(b []byte) ([]Record, error) {
 	return records, nil
 }
 
+// CheckRecords reports, by its error, whether DecodeRecords would refuse b.
+func CheckRecords(b []byte) error {
+	_, err := DecodeRecords(b)
+	return err
+}
+
 func (Form) kind() recordKind            { return kindForm }
 func (CommitRecord) kind() recordKind    { return kindCommit }
 func (AbortRecord) kind() recordKind     { return kindAbort }
@@ -149,6 +163,7 @@ func (ForgetRecord) kind() recordKind    { return kindForget }
 func (Watermark) kind() recordKind       { return kindWatermark }
 func (MemberRecord) kind() recordKind    { return kindMember }
 func (HoldsRecord) kind() recordKind     { return kindHolds }
+func (FeatureRecord) kind() recordKind   { return kindFeature }
 
 func (r Form) append(b []byte) []byte { return binary.BigEndian.AppendUint32(b, uint32(r.Cluster)) }
 
@@ -162,7 +177,8 @@ func (r CommitRecord) append(b []byte) []byte {
 
 func (r AbortRecord) append(b []byte) []byte {
 	b = append(b, r.ID[:]...)
-	return appendText(b, r.Reason)
+	b = appendText(b, r.Reason)
+	return appendBool(b, r.Seen)
 }
 
 func (r End) append(b []byte) []byte {
@@ -204,6 +220,10 @@ func (r HoldsRecord) append(b []byte) []byte {
 	return binary.BigEndian.AppendUint64(b, r.Upto.Counter)
 }
 
+func (r FeatureRecord) append(b []byte) []byte {
+	return binary.AppendUvarint(b, uint64(r.Level))
+}
+
 func appendText(b []byte, s string) []byte {
 	b = binary.AppendUvarint(b, uint64(len(s)))
 	return append(b, s...)
@@ -237,7 +257,7 @@ func (d *decoder) record() Record {
 	case kindCommit:
 		return CommitRecord{ID: d.id(), Protocol: d.protocol(), Branches: d.branches(), Reason: d.text(), Label: d.text()}
 	case kindAbort:
-		return AbortRecord{ID: d.id(), Reason: d.text()}
+		return AbortRecord{ID: d.id(), Reason: d.text(), Seen: d.bool()}
 	case kindEnd:
 		n := d.length(len(ID{}))
 		ids := make([]ID, 0, n)
@@ -265,6 +285,8 @@ func (d *decoder) record() Record {
 			r.Upto = Position{Epoch: binary.BigEndian.Uint32(b), Counter: binary.BigEndian.Uint64(b[4:])}
 		}
 		return r
+	case kindFeature:
+		return FeatureRecord{Level: d.level()}
 	case kindWatermark:
 		return Watermark{Time: time.UnixMilli(int64(d.uvarint()))}
 	}
@@ -323,6 +345,15 @@ func (d *decoder) text() string { return string(d.bytes(d.length(1))) }
 func (d *decoder) id() (id ID) {
 	copy(id[:], d.bytes(len(id)))
 	return id
+}
+
+// level refuses one that this program does not know: what it allows could not be read here.
+func (d *decoder) level() FeatureLevel {
+	v := d.uvarint()
+	if v < uint64(LevelBase) || v > uint64(Newest) {
+		d.err = true
+	}
+	return FeatureLevel(v)
 }
 
 func (d *decoder) protocol() Protocol {

@@ -21,12 +21,14 @@ func sampleRecords() []Record {
 		Form{Cluster: 0xc0ffee},
 		CommitRecord{ID: id, Branches: sampleBranches, Reason: "operator", Label: "order 4711"},
 		AbortRecord{ID: id, Reason: "asked for"},
+		AbortRecord{ID: id, Reason: "orphan", Seen: true},
 		End{IDs: []ID{id, NewID(time.Now())}},
 		HeuristicRecord{ID: id, Branch: 255, Outcome: HeuristicRollback, Who: "billing", Why: "rolled back by hand"},
 		ForgetRecord{ID: id, Who: "ann", Why: "refunded"},
 		Watermark{Time: time.UnixMilli(1_700_000_000_000)},
 		MemberRecord{Node: 3, Store: StoreID{1, 15: 9}, Who: "ann", Why: "disk"},
 		HoldsRecord{Node: 3, Store: StoreID{1, 15: 9}, Upto: Position{Epoch: 7, Counter: 1 << 40}},
+		FeatureRecord{Level: Newest},
 	}
 }
 
@@ -52,6 +54,14 @@ func TestDamagedRecordsAreRefused(t *testing.T) {
 	}
 	_, err = DecodeRecords([]byte{recordsVersion, byte(kindEnd), 0xff, 0xff, 0xff, 0xff, 0x0f})
 	require.ErrorIs(t, err, ErrBadRecord, "a huge length must not be believed")
+}
+
+// A level that this program does not know allows records that it could not read.
+func TestALevelOfALaterReleaseIsRefused(t *testing.T) {
+	for _, l := range []FeatureLevel{0, Newest + 1, 1<<16 - 1} {
+		_, err := DecodeRecords(EncodeRecords(nil, FeatureRecord{Level: l}))
+		require.ErrorIs(t, err, ErrBadRecord)
+	}
 }
 
 // An epoch that does not fit was cut to one that does.

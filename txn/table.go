@@ -57,6 +57,7 @@ type Table struct {
 	digest    Digest
 	position  Position
 	stores    []MemberStore
+	level     FeatureLevel
 	open      map[ID]*held
 	queue     openQueue
 	unended   int // of what is open: those that have not ended
@@ -71,6 +72,8 @@ type Meta struct {
 	Digest    Digest
 	// Stores are the stores of the nodes, by node. It is replaced as a whole, never changed.
 	Stores []MemberStore
+	// Level is what every member knows; zero stands for LevelBase.
+	Level FeatureLevel
 }
 
 // MemberStore says which store a node has, and how much of the log it is known to hold.
@@ -83,7 +86,7 @@ type MemberStore struct {
 // NewTable makes a table from what a store kept: the zero Meta and nothing open for a
 // new one.
 func NewTable(m Meta, open []Txn, a Archive) *Table {
-	t := &Table{archive: a, cluster: m.Cluster, watermark: m.Watermark, digest: m.Digest, position: m.Position, stores: m.Stores, open: make(map[ID]*held, len(open))}
+	t := &Table{archive: a, cluster: m.Cluster, watermark: m.Watermark, digest: m.Digest, position: m.Position, stores: m.Stores, level: m.Level, open: make(map[ID]*held, len(open))}
 	for _, x := range open {
 		if mutant.ForgetDecisions {
 			break
@@ -97,11 +100,14 @@ func NewTable(m Meta, open []Txn, a Archive) *Table {
 
 // Meta returns the part of the table that is not transactions.
 func (t *Table) Meta() Meta {
-	return Meta{Cluster: t.cluster, Watermark: t.watermark, Position: t.position, Digest: t.digest, Stores: t.stores}
+	return Meta{Cluster: t.cluster, Watermark: t.watermark, Position: t.position, Digest: t.digest, Stores: t.stores, Level: t.level}
 }
 
 // Cluster returns the id of the cluster, or zero before it was formed.
 func (t *Table) Cluster() ClusterID { return t.cluster }
+
+// Level returns what every member of the cluster knows.
+func (t *Table) Level() FeatureLevel { return max(t.level, LevelBase) }
 
 // TooOld reports whether a transaction without record is so old that its record may
 // have been forgotten: nothing may be presumed of it.
@@ -181,10 +187,10 @@ func (t *Table) Apply(at Position, data []byte) (Changes, error) {
 				t.cluster = r.Cluster
 			}
 		case CommitRecord:
-			x := Txn{ID: r.ID, Decision: Commit, Protocol: r.Protocol, Branches: r.Branches, Reason: r.Reason, Label: r.Label, Decided: at, Ended: len(r.Branches) == 0}
+			x := Txn{ID: r.ID, Decision: Commit, Seen: len(r.Branches) > 0, Protocol: r.Protocol, Branches: r.Branches, Reason: r.Reason, Label: r.Label, Decided: at, Ended: len(r.Branches) == 0}
 			touched = append(touched, t.decide(x, &c))
 		case AbortRecord:
-			touched = append(touched, t.decide(Txn{ID: r.ID, Decision: Abort, Reason: r.Reason, Decided: at, Ended: true}, &c))
+			touched = append(touched, t.decide(Txn{ID: r.ID, Decision: Abort, Reason: r.Reason, Seen: r.Seen, Decided: at, Ended: true}, &c))
 		case End:
 			for _, id := range r.IDs {
 				touched = append(touched, t.end(id))
@@ -197,6 +203,8 @@ func (t *Table) Apply(at Position, data []byte) (Changes, error) {
 			t.member(r)
 		case HoldsRecord:
 			t.holds(r)
+		case FeatureRecord:
+			t.level = max(t.level, r.Level)
 		case Watermark:
 			if r.Time.After(t.watermark) {
 				t.watermark = r.Time
@@ -217,11 +225,16 @@ func (t *Table) Apply(at Position, data []byte) (Changes, error) {
 	return c, nil
 }
 
-// decide records a first decision, and gives the verdict in any case.
+// decide records a first decision, and gives the verdict in any case. Of a later one only
+// this is kept: that a branch was seen.
 func (t *Table) decide(x Txn, c *Changes) *held {
 	if old, ok := t.Get(x.ID); ok && !mutant.LastDecisionWins {
 		c.Verdicts = append(c.Verdicts, Verdict{ID: x.ID, Decision: old.Decision, Reason: old.Reason})
-		return nil
+		if old.Decision != Abort || old.Seen || !x.Seen {
+			return nil
+		}
+		old.Seen = true
+		return t.hold(old)
 	}
 	if t.TooOld(x.ID) {
 		c.Verdicts = append(c.Verdicts, Verdict{ID: x.ID, Decision: Abort, TooOld: true,
@@ -230,17 +243,6 @@ func (t *Table) decide(x Txn, c *Changes) *held {
 	}
 	c.Verdicts = append(c.Verdicts, Verdict{ID: x.ID, Decision: x.Decision, Reason: x.Reason, First: true})
 	return t.hold(x)
-}
-
-// hold has a transaction in open for the rest of this fold, so that a second record of the
-// same entry finds it; file moves it on.
-func (t *Table) hold(x Txn) *held {
-	if old, ok := t.open[x.ID]; ok {
-		t.drop(old)
-	}
-	h := &held{Txn: x}
-	t.open[x.ID] = h
-	return h
 }
 
 func (t *Table) end(id ID) *held {
@@ -265,11 +267,19 @@ func (t *Table) heuristic(r HeuristicRecord) *held {
 	}
 	// A new slice: readers may hold the old one.
 	x.Heuristics = append(slices.Clip(x.Heuristics), Heuristic{Branch: r.Branch, Outcome: r.Outcome, Who: r.Who, Why: r.Why})
+	return t.hold(x)
+}
+
+// hold puts a changed transaction among the open ones for the rest of this fold, so that a second
+// record of the same entry finds it; file moves it on.
+func (t *Table) hold(x Txn) *held {
 	if open, ok := t.open[x.ID]; ok {
 		open.Txn = x
 		return open
 	}
-	return t.hold(x)
+	h := &held{Txn: x}
+	t.open[x.ID] = h
+	return h
 }
 
 func (t *Table) forget(r ForgetRecord) *held {

@@ -80,6 +80,51 @@ func TestFirstDecisionWinsAlsoAfterItIsArchived(t *testing.T) {
 	}
 }
 
+// Of a plain transaction the log may know nothing, although its only database committed it.
+func TestAnAbortThatKnowsOfNoBranchIsUnrecordedUntilOneIsSeen(t *testing.T) {
+	for name, x := range map[string]struct {
+		class  Class
+		before Outcome
+		later  Record
+		after  Outcome
+	}{
+		"asked for again":                       {Plain, Unrecorded, AbortRecord{}, Unrecorded},
+		"a branch was seen":                     {Plain, Unrecorded, AbortRecord{Seen: true}, Aborted},
+		"a late commit request with branches":   {Plain, Unrecorded, CommitRecord{Branches: two}, Aborted},
+		"a late commit request for a bare word": {Plain, Unrecorded, CommitRecord{}, Unrecorded},
+		"recorded":                              {Recorded, Aborted, AbortRecord{}, Aborted},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := newReplica()
+			id := NewID(time.Now()).WithClass(x.class)
+			outcome := func() Outcome {
+				r = r.restarted()
+				got, known := r.Get(id)
+				require.True(t, known)
+				b, err := got.AppendBinary(nil)
+				require.NoError(t, err)
+				var stored Txn
+				require.NoError(t, stored.UnmarshalBinary(b))
+				require.Equal(t, got.Outcome(), stored.Outcome())
+				require.Equal(t, "asked for", got.Reason)
+				return got.Outcome()
+			}
+			r.fold(t, AbortRecord{ID: id, Reason: "asked for"})
+			require.Equal(t, x.before, outcome())
+			switch later := x.later.(type) {
+			case AbortRecord:
+				later.ID, later.Reason = id, "later"
+				r.fold(t, later)
+			case CommitRecord:
+				later.ID = id
+				r.fold(t, later)
+			}
+			require.Equal(t, x.after, outcome())
+			require.Zero(t, r.OpenCount())
+		})
+	}
+}
+
 func TestSecondDecisionInOneEntryFindsTheFirst(t *testing.T) {
 	r := newReplica()
 	id := NewID(time.Now())

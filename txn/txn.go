@@ -5,6 +5,8 @@ package txn
 import (
 	"encoding/binary"
 	"errors"
+
+	"github.com/concordtx/concord/internal/mutant"
 )
 
 // Txn is what the table knows of one decided global transaction.
@@ -16,7 +18,10 @@ type Txn struct {
 	Branches []Branch
 	Reason   string
 	Label    string // what the application said it is about
-	Decided  Position
+	// Seen says that the cluster knows of a prepared branch, or that there were several: no
+	// database has committed it alone.
+	Seen    bool
+	Decided Position
 	// Ended says that all branches have been finished, one way or the other.
 	Ended      bool
 	Heuristics []Heuristic
@@ -62,6 +67,8 @@ func (x Txn) Outcome() Outcome {
 		return HeuristicHazard
 	case x.Decision == Commit:
 		return Committed
+	case x.Decision == Abort && x.ID.Class() == Plain && !x.Seen && !mutant.UnrecordedIsAborted:
+		return Unrecorded
 	case x.Decision == Abort:
 		return Aborted
 	}
@@ -79,6 +86,7 @@ func (x Txn) AppendBinary(b []byte) ([]byte, error) {
 	b = appendBranches(b, x.Branches)
 	b = appendText(b, x.Reason)
 	b = appendText(b, x.Label)
+	b = appendBool(b, x.Seen)
 	b = binary.AppendUvarint(b, uint64(x.Decided.Epoch))
 	b = binary.AppendUvarint(b, x.Decided.Counter)
 	b = appendBool(b, x.Ended)
@@ -103,7 +111,7 @@ func (x *Txn) UnmarshalBinary(b []byte) error {
 	if d.byte() != recordsVersion {
 		return ErrBadTxn
 	}
-	*x = Txn{ID: d.id(), Decision: Decision(d.byte()), Protocol: d.protocol(), Branches: d.branches(), Reason: d.text(), Label: d.text()}
+	*x = Txn{ID: d.id(), Decision: Decision(d.byte()), Protocol: d.protocol(), Branches: d.branches(), Reason: d.text(), Label: d.text(), Seen: d.bool()}
 	x.Decided = Position{Epoch: d.epoch(), Counter: d.uvarint()}
 	x.Ended = d.bool()
 	for range d.length(5) {

@@ -33,6 +33,9 @@ type Outcome uint8
 // Unknown: it could not be learned. Committed, Aborted: it is so everywhere.
 // HeuristicCommit, HeuristicRollback: the resource ended the branch against the
 // decision. HeuristicMixed: some branches did. HeuristicHazard: nobody can tell.
+// Unrecorded: the cluster was asked before it was told anything; two or more databases will
+// never commit it, but one alone may have, since that one did not have to tell. Pending: no
+// decision so far.
 const (
 	Unknown Outcome = iota
 	Committed
@@ -41,10 +44,12 @@ const (
 	HeuristicRollback
 	HeuristicMixed
 	HeuristicHazard
+	Unrecorded
+	Pending
 )
 
 // Heuristic reports whether the outcome contradicts, or may contradict, a decision.
-func (o Outcome) Heuristic() bool { return o >= HeuristicCommit }
+func (o Outcome) Heuristic() bool { return o >= HeuristicCommit && o <= HeuristicHazard }
 
 // Protocol is the commit protocol of a transaction.
 type Protocol uint8
@@ -93,7 +98,8 @@ func (d Decision) String() string { return name([]string{"undecided", "commit", 
 
 // String returns the outcome in lower case with hyphens.
 func (o Outcome) String() string {
-	return name([]string{"unknown", "committed", "aborted", "heuristic-commit", "heuristic-rollback", "heuristic-mixed", "heuristic-hazard"}, uint8(o))
+	return name([]string{"unknown", "committed", "aborted", "heuristic-commit", "heuristic-rollback", "heuristic-mixed", "heuristic-hazard",
+		"unrecorded", "pending"}, uint8(o))
 }
 
 // String returns two_phase.

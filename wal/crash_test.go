@@ -204,7 +204,7 @@ func (y *story) install(s *Store) error {
 	history := append([]zab.Entry(nil), y.folded()...)
 	history = append(history, ahead...)
 	z, digest := ahead[len(ahead)-1].Zxid, digestOf(history)
-	stage, err := s.Stage()
+	stage, err := s.Stage(nil)
 	if err != nil {
 		return err
 	}

@@ -149,7 +149,7 @@ func FuzzStagedSnapshot(f *testing.F) {
 	f.Add([]byte{}, one)
 	f.Add([]byte{0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1}, one)
 	f.Fuzz(func(t *testing.T, first, second []byte) {
-		x, err := s.Stage()
+		x, err := s.Stage(nil)
 		require.NoError(t, err)
 		sum := contentHash(z(1, 1), [digestLen]byte{})
 		good := true

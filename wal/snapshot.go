@@ -149,6 +149,7 @@ func takeBytes(b []byte) (head, rest []byte, ok bool) {
 type Stage struct {
 	store    *Store
 	ref      uint64
+	check    func(key, value []byte) error
 	last     []byte // key
 	finished bool
 	zxid     zab.Zxid
@@ -157,8 +158,9 @@ type Stage struct {
 
 var errStageOver = errors.New("another snapshot was begun or installed meanwhile")
 
-// Stage begins to stage a snapshot.
-func (s *Store) Stage() (*Stage, error) {
+// Stage begins to stage a snapshot. Its hashes say only that it is what its sender has; check,
+// if it is not nil, says whether a pair is something that this program could have written.
+func (s *Store) Stage(check func(key, value []byte) error) (*Stage, error) {
 	s.staging.Lock()
 	defer s.staging.Unlock()
 	s.stage = nil
@@ -166,7 +168,7 @@ func (s *Store) Stage() (*Stage, error) {
 		return nil, err
 	}
 	s.stages++
-	s.stage = &Stage{store: s, ref: s.stages}
+	s.stage = &Stage{store: s, ref: s.stages, check: check}
 	return s.stage, nil
 }
 
@@ -190,6 +192,11 @@ func (x *Stage) Add(part []byte) error {
 		value, rest, ok2 := takeBytes(rest)
 		if !ok || !ok2 || !first && bytes.Compare(x.last, key) >= 0 {
 			return fmt.Errorf("stage a snapshot: %w: bytes that are no pairs in order", ErrBadSnapshot)
+		}
+		if x.check != nil {
+			if err := x.check(key, value); err != nil {
+				return fmt.Errorf("stage a snapshot: %w: %w", ErrBadSnapshot, err)
+			}
 		}
 		part = rest
 		x.last = append(x.last[:0], key...)

@@ -40,7 +40,7 @@ func grown(t testing.TB, n int) *Store {
 // carry stages a snapshot of one store in another.
 func carry(t testing.TB, from *Snapshot, to *Store) *Stage {
 	t.Helper()
-	stage, err := to.Stage()
+	stage, err := to.Stage(nil)
 	require.NoError(t, err)
 	for {
 		part, err := from.Next(200)
@@ -113,7 +113,7 @@ func TestInstalledSnapshotIsThereAfterARestartAndCanBeReplacedAgain(t *testing.T
 		require.NoError(t, to.Close())
 		to = openMem(t, fs)
 		require.Equal(t, want, stateOf(t, to))
-		other, err := to.Stage() // begun and forgotten
+		other, err := to.Stage(nil) // begun and forgotten
 		require.NoError(t, err)
 		require.NoError(t, other.Add(appendPair(nil, []byte("k"), []byte("v"))))
 		require.NoError(t, to.Close())
@@ -144,7 +144,7 @@ func TestDamagedOrIncompleteSnapshotIsNeverInstalled(t *testing.T) {
 	}
 	to := openMem(t, vfs.NewMem())
 	stage := func(parts ...[]byte) error {
-		st, err := to.Stage()
+		st, err := to.Stage(nil)
 		require.NoError(t, err)
 		for _, p := range parts {
 			if err := st.Add(p); err != nil {
@@ -165,10 +165,10 @@ func TestDamagedOrIncompleteSnapshotIsNeverInstalled(t *testing.T) {
 	require.ErrorIs(t, stage([]byte{9}), ErrBadSnapshot, "no pair at all")
 	require.ErrorIs(t, stage(parts[0][:len(parts[0])-1]), ErrBadSnapshot, "half a pair")
 
-	st, err := to.Stage()
+	st, err := to.Stage(nil)
 	require.NoError(t, err)
 	require.Panics(t, func() { install(t, to, st) }, "not finished")
-	later, err := to.Stage()
+	later, err := to.Stage(nil)
 	require.NoError(t, err)
 	require.ErrorIs(t, st.Add(parts[0]), ErrBadSnapshot, "a later one is staged")
 	require.NoError(t, later.Discard())

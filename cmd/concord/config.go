@@ -25,15 +25,18 @@ import (
 // config is what a node is told. Precedence: flag, CONCORD_* environment, file,
 // default. An unknown key is an error: a typing error must not become a default.
 type config struct {
-	Node        uint64
-	DataDir     string `mapstructure:"data_dir"`
-	API         listenConfig
-	Peer        listenConfig
-	Members     []memberConfig
-	Resources   []resourceConfig
-	Transaction transactionConfig
-	Disk        diskConfig
-	Log         logConfig
+	Node    uint64
+	DataDir string `mapstructure:"data_dir"`
+	// FeatureLevel holds what the cluster writes to its log at an older release's level, so that
+	// the way back to that release stays open; 0: whatever all members know is used.
+	FeatureLevel uint16 `mapstructure:"feature_level"`
+	API          listenConfig
+	Peer         listenConfig
+	Members      []memberConfig
+	Resources    []resourceConfig
+	Transaction  transactionConfig
+	Disk         diskConfig
+	Log          logConfig
 }
 
 type listenConfig struct{ Listen string }
@@ -91,7 +94,7 @@ func loadConfig(file string, flags *pflag.FlagSet) (*config, error) {
 	v.SetEnvKeyReplacer(strings.NewReplacer(".", "_"))
 	v.AutomaticEnv()
 	for key, value := range map[string]any{
-		"node": 0, "data_dir": "", "api.listen": "127.0.0.1:7420", "peer.listen": "127.0.0.1:7421",
+		"node": 0, "data_dir": "", "feature_level": 0, "api.listen": "127.0.0.1:7420", "peer.listen": "127.0.0.1:7421",
 		"transaction.max_age": time.Minute, "transaction.grace": 5 * time.Second,
 		"transaction.scan": 5 * time.Second, "transaction.retention": 7 * 24 * time.Hour,
 		"disk.reserve_mib": wal.DefaultReserve >> 20,

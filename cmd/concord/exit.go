@@ -8,6 +8,7 @@ import (
 	"fmt"
 
 	"github.com/concordtx/concord/api"
+	"github.com/concordtx/concord/coordinator"
 )
 
 // The exit codes, a contract with scripts.
@@ -39,7 +40,7 @@ func exitCode(err error) int {
 	switch {
 	case errors.As(err, &own):
 		return own.code
-	case errors.Is(err, api.ErrInvalid):
+	case errors.Is(err, api.ErrInvalid), errors.Is(err, coordinator.ErrNewerStore):
 		return exitUsage
 	case errors.Is(err, api.ErrNotFound):
 		return exitNotFound

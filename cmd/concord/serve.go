@@ -17,6 +17,7 @@ import (
 	"github.com/concordtx/concord/coordinator"
 	"github.com/concordtx/concord/protocol/zab"
 	"github.com/concordtx/concord/server"
+	"github.com/concordtx/concord/txn"
 )
 
 func (c *cli) serveCommand() *cobra.Command {
@@ -69,7 +70,7 @@ func serve(ctx context.Context, conf *config, log *slog.Logger) (err error) {
 	defer clients.Close()
 	node, err := coordinator.Open(coordinator.Config{Node: zab.NodeID(conf.Node), Members: conf.members(),
 		DataDir: filepath.Join(conf.DataDir, "store"), Listener: peers, Resources: resources, Rules: conf.rules(),
-		Reserve: conf.Disk.ReserveMiB << 20, Logger: log})
+		Reserve: conf.Disk.ReserveMiB << 20, FeatureLevel: txn.FeatureLevel(conf.FeatureLevel), Logger: log})
 	if err != nil {
 		return err
 	}

@@ -80,7 +80,9 @@ func (c *cli) txListCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "ls", Short: "List transactions, newest first", Args: noArgs,
 		Long: "Lists transactions, newest first. In doubt is everything that is not finished everywhere:\n" +
-			"in-doubt (branches are prepared, no decision), committing and aborting (decided, branches left).",
+			"in-doubt (branches are prepared, no decision), committing and aborting (decided, branches left).\n" +
+			"Unrecorded: somebody asked for the outcome before the cluster had a decision. Two or more databases\n" +
+			"will never commit it; one alone may have, of which the cluster does not hear.",
 		Example: "  concord tx ls --state in-doubt --older-than 30s\n  concord tx ls --resource billing -o json",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			client, err := c.dial()
@@ -95,7 +97,7 @@ func (c *cli) txListCommand() *cobra.Command {
 			return c.printList(r)
 		},
 	}
-	cmd.Flags().StringVar(&state, "state", "", "in-doubt, committed, aborted or heuristic; empty: all")
+	cmd.Flags().StringVar(&state, "state", "", "in-doubt, committed, aborted, unrecorded or heuristic; empty: all")
 	cmd.Flags().DurationVar(&olderThan, "older-than", 0, "only those begun at least this long ago, such as 30s")
 	cmd.Flags().StringVar(&resource, "resource", "", "only those with a branch at this resource")
 	cmd.Flags().Uint32Var(&limit, "limit", 100, "at most this many")
@@ -163,6 +165,9 @@ func (c *cli) printTx(x txJSON) error {
 	if x.Reason != "" {
 		fmt.Fprintf(c.out, "reason    %s\n", x.Reason)
 	}
+	if x.State == "unrecorded" {
+		fmt.Fprintf(c.out, "means     %s\n", unrecordedHint)
+	}
 	if len(x.Branches) > 0 {
 		fmt.Fprintln(c.out)
 		var rows [][]string
@@ -183,11 +188,14 @@ func (c *cli) printTx(x txJSON) error {
 	return nil
 }
 
+const unrecordedHint = "two or more databases will never commit it, but one alone may have, of which the cluster does not hear: look at the data there"
+
 func (c *cli) txWaitCommand() *cobra.Command {
 	return &cobra.Command{
 		Use: "wait GID", Short: "Wait until a transaction is finished everywhere", Args: gidArg,
 		Long: "Waits until a transaction is finished everywhere and prints it. Gives up after --timeout.\n" +
-			"Exit code 0 committed or aborted, 4 not finished in time, 6 a heuristic outcome.",
+			"Exit code 0 committed or aborted, 4 not finished in time, 6 a heuristic outcome, or unrecorded.\n" +
+			"Of a transaction that changed one database, and was not begun with Recorded, the cluster never hears.",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			client, err := c.dial()
 			if err != nil {
@@ -206,17 +214,26 @@ func (c *cli) txWaitCommand() *cobra.Command {
 				case err != nil: // not known yet
 				case x.State == "committed" || x.State == "aborted":
 					return c.printTx(x)
+				case x.State == "unrecorded":
+					return errors.Join(c.printTx(x), &exitError{exitInDoubt, unrecordedHint})
 				case x.State == "heuristic" && !slices.ContainsFunc(x.Branches, func(b branchJSON) bool { return b.State == "prepared" }):
 					return errors.Join(c.printTx(x), &exitError{exitInDoubt, "a branch did not end as decided: see \"concord tx get\", then \"concord tx forget\""})
 				}
 				select {
 				case <-time.After(200 * time.Millisecond):
 				case <-ctx.Done():
-					return &exitError{exitUnavailable, fmt.Sprintf("%s is not finished after %v: it is %s; see \"concord tx get %s\"", args[0], c.timeout, orDash(x.State), args[0])}
+					return &exitError{exitUnavailable, waitOver(args[0], x.State, c.timeout)}
 				}
 			}
 		},
 	}
+}
+
+func waitOver(gid, state string, timeout time.Duration) string {
+	if state == "" {
+		return fmt.Sprintf("nothing is recorded of %s after %v: it is in progress, was rolled back, or changed one database, which decided it alone; look at the data there", gid, timeout)
+	}
+	return fmt.Sprintf("%s is not finished after %v: it is %s; see \"concord tx get %s\"", gid, timeout, state, gid)
 }
 
 func (c *cli) txResolveCommand() *cobra.Command {

@@ -22,6 +22,7 @@ var hunted = map[string]struct {
 	"X09": {"AC1", []Size{{Agents: true, Branches: 2, Crashes: 1}, {Branches: 3, Crashes: 1}}},
 	"X10": {"AC3", []Size{{Agents: true, Branches: 3}}},
 	"X14": {"AC3", []Size{{Branches: 2, Crashes: 1, Late: 1}}},
+	"X35": {"AC1", []Size{{Branches: 1, Crashes: 1}}},
 }
 
 const most = 20_000 // states; all of these worlds are smaller

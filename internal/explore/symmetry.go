@@ -107,6 +107,9 @@ func (r *renaming) effect(f twopc.Effect) twopc.Effect {
 	case twopc.Prepare:
 		f.No = r.branch[f.No]
 		return f
+	case twopc.CommitOnePhase:
+		f.No = r.branch[f.No]
+		return f
 	case twopc.Finish:
 		f.No = r.branch[f.No]
 		return f

@@ -15,12 +15,17 @@ type Size struct {
 	// Agents hold the branches and vote when the leader asks them; otherwise an application
 	// holds them in its sessions.
 	Agents   bool
-	Branches int // at most 4
-	Crashes  int // of any process, in any order
-	Losses   int // times that a resource forgets a branch that it had prepared
-	ReadOnly int // so many of the branches wrote nothing
-	Late     int // so many more branches try to join after commit was asked for
+	Branches int  // at most 4
+	Crashes  int  // of any process, in any order
+	Losses   int  // times that a resource forgets a branch that it had prepared
+	ReadOnly int  // so many of the branches wrote nothing
+	Late     int  // so many more branches try to join after commit was asked for
+	Recorded bool // the cluster decides however many branches there are
 }
+
+// alone says that the only branch commits in one phase: the cluster never hears of it, and
+// whoever asks the cluster must not hear that it is aborted.
+func (z Size) alone() bool { return z.Branches == 1 && !z.Agents && !z.Recorded }
 
 // String names the size.
 func (z Size) String() string {
@@ -28,7 +33,16 @@ func (z Size) String() string {
 	if z.Agents {
 		holders = "agents"
 	}
+	if z.Branches == 1 {
+		holders = holders[:len(holders)-1]
+	}
 	s := fmt.Sprintf("2PC, %d %s%s", z.Branches, holders, counted(z.Crashes, "crash", "crashes"))
+	if z.alone() {
+		s += ", in one phase"
+	}
+	if z.Recorded {
+		s += ", recorded"
+	}
 	s += counted(z.Losses, "lost branch", "lost branches")
 	if z.ReadOnly > 0 {
 		s += fmt.Sprintf(", %d read-only", z.ReadOnly)
@@ -81,7 +95,7 @@ func counted(n int, one, many string) string {
 //
 // # What must hold
 //
-//	AC1   log, resources and application agree on the decision
+//	AC1   log, resources and application agree on the decision, and so does what others hear
 //	AC3   commit is decided only while every branch is durably prepared, with its work
 //	AC3w  a branch that committed has the work in it
 //	HEUR  an end without an alarm means that all committed; an alarm has a cause
@@ -201,9 +215,10 @@ type twoPC struct {
 
 	// What is made once and used often: what the log delivers, the leader after a crash, both
 	// by the set of recorded branches, and where the word of a resource goes.
-	deliveries [1 << maxBranches]item
+	deliveries [1 << maxBranches]item // of a commit, and at 0 of an abort
+	bare       item                   // of a commit without branches
 	resumed    [1 << maxBranches]coreID
-	words      [toLog][maxBranches][8]uint64 // 0: not known yet
+	words      [toLog][maxBranches][saidEnd]uint64 // 0: not known yet
 	numbers    struct{ tick, rollback, waitOver, listed, inquired int }
 	scratch    []Move
 }
@@ -258,7 +273,7 @@ func (w *twoPC) Start() deal {
 	if w.size.Agents {
 		d.net |= w.message(item{to: toCoordinator, no: nobody, event: twopc.Asked{Missing: missing}})
 	} else {
-		w.atInitiator(&d, twopc.CommitAsked{})
+		w.atInitiator(&d, twopc.CommitAsked{Recorded: w.size.Recorded})
 	}
 	w.saturate(&d)
 	return d
@@ -289,7 +304,10 @@ func (w *twoPC) number(e twopc.Event) int {
 
 // logDelivers tells the leader the decision.
 func (w *twoPC) logDelivers(d *deal) {
-	i := &w.deliveries[d.recorded] // of an abort none is recorded, of a commit at least one
+	i := &w.deliveries[d.recorded]
+	if d.recorded == 0 && d.decision == txn.Commit {
+		i = &w.bare
+	}
 	if i.event == nil {
 		i.event = twopc.Delivered{Decision: d.decision, Branches: d.record()}
 		i.at = w.number(i.event)
@@ -365,6 +383,8 @@ func (w *twoPC) carryOutInitiator(_ txn.BranchNo, _ twopc.Event, s *step) {
 		case twopc.Prepare:
 			s.tasks |= w.task(item{to: toResource, no: f.No, effect: f})
 		case twopc.Finish:
+			s.tasks |= w.task(item{to: toResource, no: f.No, effect: f})
+		case twopc.CommitOnePhase:
 			s.tasks |= w.task(item{to: toResource, no: f.No, effect: f})
 		case twopc.Ask:
 			s.net |= w.message(item{to: toCoordinator, no: nobody, event: twopc.Asked{Branches: f.Branches}})
@@ -470,14 +490,23 @@ func voted(no txn.BranchNo, vote txn.Vote) twopc.Voted {
 	return v
 }
 
-// said is the word of a resource: a vote, or beyond votes what finishing found.
+// said is the word of a resource: a vote, or beyond votes what finishing found, or how one
+// phase ended.
 type said uint8
 
-const finishes said = 3 // where they begin
+// Where they begin, and where all end.
+const (
+	finishes  said = 3
+	onePhases said = 8
+	saidEnd   said = 11
+)
 
 func (s said) event(no txn.BranchNo) twopc.Event {
-	if s < finishes {
+	switch {
+	case s < finishes:
 		return voted(no, txn.Vote(s))
+	case s >= onePhases:
+		return twopc.OnePhaseDone{Outcome: txn.Outcome(s - onePhases)}
 	}
 	return twopc.Finished{No: no, Finish: txn.Finish(s - finishes)}
 }
@@ -496,6 +525,16 @@ func (r *resource) prepare(vote txn.Vote) said {
 	}
 	r.state = durable
 	return said(txn.VoteYes)
+}
+
+// commitAlone commits a branch in one phase, or refuses to.
+func (r *resource) commitAlone(vote txn.Vote) said {
+	if r.state != active || vote == txn.VoteNo {
+		r.state = aborted
+		return onePhases + said(txn.Aborted)
+	}
+	r.state = committed
+	return onePhases + said(txn.Committed)
 }
 
 // finish ends a branch, if it is there. Only its session or agent ends one that is not
@@ -535,6 +574,7 @@ func (w *twoPC) propose(d *deal, p twopc.Propose) {
 	if p.Decision != txn.Commit {
 		return
 	}
+	d.ended = w.size.Recorded && len(p.Branches) == 0 // as the table has it
 	for n, r := range d.resources {
 		if r.state != unused && !r.readOnly && !r.lost && (r.state != durable || !r.work) {
 			d.bad = w.breach("AC3: commit was decided while branch %d was %v, its work %t", n, r.state, r.work)
@@ -607,7 +647,7 @@ func (d *deal) loseWork(n int) {
 // Broken names a property that does not hold, or is empty.
 func (w *twoPC) Broken(d *deal) string {
 	commits := d.decision == txn.Commit || d.told>>txn.Committed&1 == 1
-	aborts := d.decision == txn.Abort || d.told>>txn.Aborted&1 == 1
+	aborts := w.heardByOthers(d) == txn.Aborted || d.told>>txn.Aborted&1 == 1
 	lost := false
 	for n := range d.resources {
 		r := &d.resources[n]
@@ -632,6 +672,12 @@ func (w *twoPC) Broken(d *deal) string {
 	return ""
 }
 
+// heardByOthers is what the cluster says to whoever asks. It is as the log has it: nobody sees a
+// branch of a transaction that one database decides.
+func (w *twoPC) heardByOthers(d *deal) txn.Outcome {
+	return txn.Txn{Decision: d.decision, Seen: !w.size.alone()}.Outcome()
+}
+
 func (w *twoPC) disagreement(d *deal) string {
 	var commit, abort []string
 	note := func(commits, aborts bool, who string) {
@@ -642,7 +688,7 @@ func (w *twoPC) disagreement(d *deal) string {
 			abort = append(abort, who)
 		}
 	}
-	note(d.decision == txn.Commit, d.decision == txn.Abort, "the log")
+	note(d.decision == txn.Commit, w.heardByOthers(d) == txn.Aborted, "the log")
 	for n, r := range d.resources {
 		note(r.state == committed, r.state == aborted && !r.lost, fmt.Sprintf("branch %d", n))
 	}

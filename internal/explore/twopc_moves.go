@@ -39,7 +39,9 @@ func (w *twoPC) Moves(d *deal, moves []Move) []Move {
 		at := Move(bits.TrailingZeros64(tasks))
 		moves = append(moves, doTask|at)
 		if i := &w.tasks[at]; i.to == toResource && d.resources[i.no].state == active {
-			if _, ok := i.effect.(twopc.Prepare); ok && !d.resources[i.no].readOnly {
+			_, prepare := i.effect.(twopc.Prepare)
+			_, alone := i.effect.(twopc.CommitOnePhase)
+			if (prepare || alone) && !d.resources[i.no].readOnly {
 				moves = append(moves, doTaskNo|at)
 			}
 		}
@@ -205,8 +207,11 @@ func (w *twoPC) happen(d *deal, i *item, vote txn.Vote) {
 // atResource does what a session, an agent or the leader asks a resource for.
 func (w *twoPC) atResource(d *deal, i *item, vote txn.Vote) said {
 	r := &d.resources[i.no]
-	if f, ok := i.effect.(twopc.Finish); ok {
+	switch f := i.effect.(type) {
+	case twopc.Finish:
 		return r.finish(f.Decision, i.to == toTakeover, w.mistake)
+	case twopc.CommitOnePhase:
+		return r.commitAlone(vote)
 	}
 	return r.prepare(vote)
 }

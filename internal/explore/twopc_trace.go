@@ -153,6 +153,8 @@ func effectText(f twopc.Effect) string {
 	switch f := f.(type) {
 	case twopc.Prepare:
 		return "prepare"
+	case twopc.CommitOnePhase:
+		return "commit in one phase"
 	case twopc.Finish:
 		return f.Decision.String()
 	case twopc.Propose:
@@ -179,6 +181,8 @@ func eventText(e twopc.Event) string {
 		return fmt.Sprintf("voted %d %v", e.No, e.Vote)
 	case twopc.Delivered:
 		return strings.TrimSpace(fmt.Sprintf("delivered %v %s", e.Decision, numbers(e.Branches)))
+	case twopc.OnePhaseDone:
+		return "one-phase-done " + e.Outcome.String()
 	case twopc.Decided:
 		return "decided " + e.Decision.String()
 	case twopc.WaitOver:

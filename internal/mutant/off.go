@@ -38,4 +38,5 @@ const (
 	SwallowHeuristic      = false // X31
 	ApplyTwice            = false // X32
 	TimerNotRearmed       = false // X34
+	UnrecordedIsAborted   = false // X35
 )

@@ -38,6 +38,7 @@ var (
 	SwallowHeuristic      bool // X31
 	ApplyTwice            bool // X32
 	TimerNotRearmed       bool // X34
+	UnrecordedIsAborted   bool // X35
 )
 
 var switches = map[string]*bool{
@@ -73,6 +74,7 @@ var switches = map[string]*bool{
 	"X31": &SwallowHeuristic,
 	"X32": &ApplyTwice,
 	"X34": &TimerNotRearmed,
+	"X35": &UnrecordedIsAborted,
 }
 
 // With runs f while the mutant with this ID is on. Tests that use it must not be parallel.

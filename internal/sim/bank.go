@@ -168,6 +168,21 @@ func (b *branch) prepare() (tagPrepared bool) {
 	return true
 }
 
+// commitAlone is a plain COMMIT. It is true only if the answer is that it is done.
+func (b *branch) commitAlone() bool {
+	switch {
+	case b.bank.down || b.state != active:
+		return false
+	case b.failed:
+		b.bank.w.hit(StatementFailed)
+		b.set(rolledBack, ours)
+		return false
+	}
+	b.voted = b.work
+	b.set(committed, ours)
+	return true
+}
+
 // prepareAgain is a PREPARE that is executed on a new session after the work was lost:
 // some servers prepare an empty branch.
 func (b *branch) prepareAgain() (tagPrepared bool) {
@@ -311,7 +326,7 @@ func (b *bank) failover() {
 			br.set(lost, fate)
 		}
 	case committed, rolledBack:
-		if br.voted != 0 {
+		if br.voted != 0 && !br.ghost.alone {
 			br.set(prepared, fate)
 		}
 	}

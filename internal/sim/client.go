@@ -65,11 +65,16 @@ func (c *client) begin() {
 		job = w.jobs
 	}
 	c.again = 0
-	c.ghost = w.check.begun(w.newID(), job)
+	class := txn.Plain
+	if w.odds(0.3) {
+		class = txn.Recorded
+	}
+	c.ghost = w.check.begun(w.newID(class), job)
 	if w.chance(w.crash) {
 		c.later(300*millisecond, c.die)
 	}
 	perm := w.rng.Perm(len(w.banks))[:1+w.rng.IntN(3)]
+	c.ghost.alone = len(perm) == 1 && class == txn.Plain
 	for i, at := range perm {
 		w.banks[at].add(&branch{ghost: c.ghost, no: txn.BranchNo(i + 1), failed: w.chance(w.failed), work: w.rng.Uint64() | 1})
 	}
@@ -95,7 +100,24 @@ func (c *client) work(limit instant) {
 		c.w.hit(LockTimedOut)
 		b.failed = true
 	}
+	if c.ghost.alone {
+		c.later(10*millisecond, c.commitAlone)
+		return
+	}
 	c.later(10*millisecond, c.prepare)
+}
+
+// commitAlone commits the only branch in one phase, of which the cluster never hears.
+func (c *client) commitAlone() {
+	b, life := c.ghost.branches[0], c.life
+	c.w.after(c.w.about(10*millisecond)+1, func() {
+		done := b.commitAlone()
+		if c.life == life {
+			c.w.check.tellAlone(c.ghost, done)
+			b.closeSession()
+			c.rest()
+		}
+	})
 }
 
 func (c *client) prepare() {

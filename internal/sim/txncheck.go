@@ -40,6 +40,8 @@ type txnGhost struct {
 	id         txn.ID
 	job        int     // the piece of work that it is to do
 	born       instant // by the only true clock
+	alone      bool    // one database decides it, and the cluster never hears of it
+	aborted    bool    // somebody was told that it is aborted
 	branches   []*branch
 	decision   txn.Decision // of the log
 	at         txn.Position // of the decision
@@ -125,7 +127,7 @@ func (c *txnChecker) first(g *txnGhost, x txn.Txn) {
 	g.decision, g.at, g.record = x.Decision, x.Decided, x.Branches
 	g.resolved = strings.HasPrefix(x.Reason, "resolved by")
 	switch {
-	case g.told != txn.Undecided && g.told != x.Decision:
+	case g.told != txn.Undecided && g.told != x.Decision && !g.alone:
 		c.fail("AC1", "%v is decided %v, but its client was told %v", x.ID, x.Decision, g.told)
 	case x.Decision == txn.Abort:
 		if strings.HasPrefix(x.Reason, "orphan") {
@@ -229,6 +231,10 @@ func (c *txnChecker) moved(b *branch, before state, by mover) {
 	}
 	b.final = b.state
 	switch {
+	case b.state == committed && g.aborted:
+		c.fail("AC1", "branch %d of %v commits, and somebody was told that it is aborted", b.no, g.id)
+	case b.state == committed && g.alone:
+		c.commitsAlone(g)
 	case b.state == committed && g.decision != txn.Commit:
 		c.fail("AC1", "branch %d of %v commits, but the decision is %v", b.no, g.id, g.decision)
 	case b.state == committed && (b.work == 0 || b.work != b.voted):
@@ -237,6 +243,38 @@ func (c *txnChecker) moved(b *branch, before state, by mover) {
 		c.fail("IDEM", "the work of branch %d of %v takes effect %d times", b.no, g.id, b.applied)
 	case b.state == rolledBack && (g.decision == txn.Commit || g.told == txn.Commit) && (g.has(b) || !g.resolved):
 		c.fail("AC1", "branch %d of %v rolls back, but the decision is commit", b.no, g.id)
+	}
+}
+
+// commitsAlone is the moment at which a database decides a transaction: IDEM.
+func (c *txnChecker) commitsAlone(g *txnGhost) {
+	if c.jobs[g.job] != nil {
+		c.fail("IDEM", "%v commits the work that %v has committed", g.id, c.jobs[g.job].id)
+	}
+	c.jobs[g.job] = g
+}
+
+// tellAlone looks at what a client hears from its only database: AC1.
+func (c *txnChecker) tellAlone(g *txnGhost, done bool) {
+	if !done {
+		return
+	}
+	g.yes, g.told = true, txn.Commit
+	if g.aborted {
+		c.fail("AC1", "the client of %v is told commit, and somebody was told that it is aborted", g.id)
+	}
+}
+
+// answered looks at what somebody who has nothing to do with a transaction hears of it: AC1.
+func (c *txnChecker) answered(g *txnGhost, o txn.Outcome) {
+	if o != txn.Aborted {
+		return
+	}
+	g.aborted = true
+	for _, b := range g.branches {
+		if b.state == committed && !b.taken {
+			c.fail("AC1", "somebody is told that %v is aborted, but branch %d is committed", g.id, b.no)
+		}
 	}
 }
 
@@ -334,7 +372,7 @@ func (c *txnChecker) settled(epoch uint32) {
 func (c *txnChecker) ended(g *txnGhost, b *branch) {
 	switch {
 	case g.decision == txn.Commit && !g.has(b) && g.resolved:
-	case g.decision != txn.Commit && b.state == committed && !b.taken:
+	case g.decision != txn.Commit && b.state == committed && !b.taken && !g.alone:
 		c.fail("AC1", "%v is not committed, but branch %d is", g.id, b.no)
 	case g.decision != txn.Commit || b.state == committed:
 	case !b.taken && b.state != committed:

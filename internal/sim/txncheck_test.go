@@ -40,6 +40,14 @@ func (d deal) begin(id txn.ID, job int) (*txnGhost, *branch, *branch) {
 	return g, g.branches[0], g.branches[1]
 }
 
+// beginAlone makes a transaction with one branch, of which the cluster does not hear.
+func (d deal) beginAlone(id txn.ID) *txnGhost {
+	g := d.begun(id, 2)
+	g.alone = true
+	newBank(d.w, resources[0], postgres).add(&branch{ghost: g, no: 1, work: 7})
+	return g
+}
+
 // log folds a decision at some node.
 func (d deal) log(node int, counter uint64, x txn.Txn) { d.logOf(d.g.id, node, counter, x) }
 
@@ -81,6 +89,12 @@ func TestEachTransactionCheckRejectsABadHistoryAndAcceptsItsGoodTwin(t *testing.
 		{"AC1", "a client is told abort of what is committed",
 			func(d deal) { d.decide(txn.Commit); d.tell(d.g, txn.Abort) },
 			func(d deal) { d.decide(txn.Commit); d.tell(d.g, txn.Commit) }},
+		{"AC1", "somebody hears that it is aborted after its only database has committed it",
+			func(d deal) { g := d.beginAlone(txn.ID{2}); g.branches[0].commitAlone(); d.answered(g, txn.Aborted) },
+			func(d deal) { g := d.beginAlone(txn.ID{2}); g.branches[0].commitAlone(); d.answered(g, txn.Unrecorded) }},
+		{"AC1", "somebody hears that it is aborted before its only database commits it",
+			func(d deal) { g := d.beginAlone(txn.ID{2}); d.answered(g, txn.Aborted); g.branches[0].commitAlone() },
+			func(d deal) { g := d.beginAlone(txn.ID{2}); d.answered(g, txn.Unrecorded); g.branches[0].commitAlone() }},
 		{"AC1", "a client is told nothing for a decision",
 			func(d deal) { d.decide(txn.Abort); d.tell(d.g, txn.Undecided) },
 			func(d deal) { d.decide(txn.Abort); d.tell(d.g, txn.Abort) }},

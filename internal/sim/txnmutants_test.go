@@ -19,6 +19,7 @@ var txnMutants = map[string]hunt{
 	"X19": txnHunt(100, "FOREIGN"),
 	"X20": {seeds: 1000, checks: []string{"AC4"}, run: withoutFaults},
 	"X31": txnHunt(500, "HEUR"),
+	"X35": txnHunt(100, "AC1"),
 }
 
 func txnHunt(seeds uint64, checks ...string) hunt {

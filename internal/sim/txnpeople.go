@@ -31,6 +31,10 @@ func (w *txnWorld) read() {
 	if w.odds(0.7) {
 		n = w.leaderOrAny()
 	}
+	if g.alone || !w.swarm.Quiet && w.odds(0.1) {
+		w.readOutcome(n, g)
+		return
+	}
 	op := w.check.history.ask(g.id, askView, w.now)
 	w.question(n, false, func(request uint64) coordinator.Event {
 		return coordinator.ViewAsked{Request: request, ID: g.id}
@@ -43,6 +47,23 @@ func (w *txnWorld) read() {
 		default:
 			w.hit(ViewServed)
 			op.answer(r.View.Txn.Decision, w.now)
+		}
+	}, func() {})
+}
+
+// readOutcome asks for the outcome without knowing anything of the transaction.
+func (w *txnWorld) readOutcome(n *node, g *txnGhost) {
+	op := w.check.history.ask(g.id, askOutcome, w.now)
+	w.question(n, false, func(request uint64) coordinator.Event {
+		return coordinator.OutcomeAsked{Request: request, ID: g.id}
+	}, func(r coordinator.Reply) {
+		if r.Err != nil {
+			return
+		}
+		op.answer(r.Decision, w.now)
+		w.check.answered(g, r.Txn.Outcome())
+		if r.Txn.Outcome() == txn.Unrecorded && g.told == txn.Commit {
+			w.hit(CommittedAloneUnrecorded)
 		}
 	}, func() {})
 }

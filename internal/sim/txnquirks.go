@@ -135,6 +135,7 @@ func (b *bank) plantForeign() {
 	for i := range b.w.quirks.Foreign {
 		id := txn.FirstID(b.w.clock().Add(-time.Minute))
 		binary.BigEndian.PutUint64(id[8:], b.w.dice.Uint64())
+		id = id.WithClass(txn.Plain)
 		if i == 1 {
 			id = b.all[0].ghost.id
 		}

@@ -55,6 +55,7 @@ const (
 	ViewServed
 	ViewRefused
 	ClockStepped
+	CommittedAloneUnrecorded
 	txnSituations
 )
 
@@ -69,7 +70,7 @@ var txnSituationNames = [txnSituations]string{
 	"database down", "DBA acted before the decision", "DBA acted after the decision", "heuristic commit reported",
 	"heuristic rollback reported", "hazard reported", "heuristic outcome forgotten", "resolved by an operator",
 	"reported branch ended by hand", "finished transaction purged", "client older than the watermark refused",
-	"foreign branch listed and left alone", "view served", "view refused", "clock stepped",
+	"foreign branch listed and left alone", "view served", "view refused", "clock stepped", "unrecorded answered for what one database committed",
 }
 
 // String is the situation in words.

@@ -189,10 +189,10 @@ func (w *txnWorld) forget(name string, x txn.XID) {
 }
 
 // newID mints an id that is born now; the seed draws what is random in it.
-func (w *txnWorld) newID() txn.ID {
+func (w *txnWorld) newID(c txn.Class) txn.ID {
 	id := txn.FirstID(w.clock())
 	binary.BigEndian.PutUint64(id[8:], w.rng.Uint64())
-	return id
+	return id.WithClass(c)
 }
 
 // TxnOptions choose a run of this layer.

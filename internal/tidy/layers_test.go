@@ -65,6 +65,10 @@ var house = map[string]struct {
 	"internal/testdb/try":     {layer: above + 1, kind: command, why: "databases for a trial by hand"},
 	"bench/chart":             {layer: above, kind: command, why: "draws measured figures"},
 	"internal/testdb/summary": {layer: above, kind: command, why: "counts what make test ran and skipped"},
+	"examples/outbox":         {layer: above, kind: command, why: "a request is handled at most once"},
+	"examples/retry":          {layer: above, kind: command, why: "what to do with each answer"},
+	"examples/three":          {layer: above, kind: command, why: "three databases in one transaction"},
+	"examples/transfer":       {layer: above, kind: command, why: "the smallest application"},
 	"internal/tidy":           {layer: above, kind: forTests, why: "these rules"},
 	"tests/e2e":               {layer: above, kind: forTests, why: "real processes on real databases"},
 }

@@ -32,6 +32,9 @@
 // coordinator that is asked about a transaction it never heard of has an abort record
 // delivered first, and answers then: the late commit request finds that record.
 //
+// An initiator with one branch commits it in one phase and asks nobody, unless the decision
+// is to be recorded. So that record alone does not say that nothing was committed.
+//
 // The protocol is that of Mohan, Lindsay and Obermarck, "Transaction Management in the
 // R* Distributed Database Management System" (1986), with votes carried in the one commit
 // request and with the coordinator's log replicated.

@@ -11,8 +11,9 @@ type Event interface{ isEvent() }
 // Enlisted says that a branch was opened. To an Initiator.
 type Enlisted struct{ No txn.BranchNo }
 
-// CommitAsked says that the application wants to commit. To an Initiator.
-type CommitAsked struct{}
+// CommitAsked says that the application wants to commit. Recorded says that the cluster shall
+// decide in any case, so that the outcome can be asked for ever after. To an Initiator.
+type CommitAsked struct{ Recorded bool }
 
 // RollbackAsked says that somebody wants to abort: the application (to an Initiator);
 // an operator or a time limit (to a Coordinator); an agent's time limit (to a Participant,

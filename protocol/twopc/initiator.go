@@ -15,7 +15,8 @@ import (
 // branches. The zero value is a transaction without branches.
 //
 // Invariants:
-//  1. Ask is sent at most once, and only when no branch voted No and one voted Yes.
+//  1. Ask is sent at most once, and only when no branch voted No; and one voted Yes, unless
+//     the decision is to be recorded in any case.
 //  2. A branch that voted Yes is finished only by a No of another branch before Ask,
 //     or by the decision after it.
 //  3. Reply is sent exactly once, and when it says Committed every branch that wrote
@@ -25,6 +26,7 @@ type Initiator struct {
 	branches []held // in order of No
 	decision txn.Decision
 	reason   string
+	recorded bool // the cluster decides, however many branches there are
 	late     bool // nobody waits any more, before the cluster was asked
 	blamed   bool
 	blame    txn.BranchNo
@@ -67,6 +69,7 @@ func (i *Initiator) Step(e Event) []Effect {
 		i.enlist(e.No)
 	case CommitAsked:
 		if i.phase == working {
+			i.recorded = e.Recorded
 			return i.commit()
 		}
 	case RollbackAsked:
@@ -111,14 +114,18 @@ func (i *Initiator) enlist(no txn.BranchNo) {
 
 // commit chooses the way: nothing, one phase or two.
 func (i *Initiator) commit() []Effect {
-	switch len(i.branches) {
-	case 0:
+	switch {
+	case i.recorded:
+	case len(i.branches) == 0:
 		return i.conclude(txn.Commit)
-	case 1:
+	case len(i.branches) == 1:
 		i.phase = onePhase
 		return []Effect{CommitOnePhase{No: i.branches[0].no}}
 	}
 	i.phase = preparing
+	if len(i.branches) == 0 {
+		return i.count()
+	}
 	var effects []Effect
 	for n := range i.branches {
 		i.branches[n].state = waiting
@@ -141,6 +148,11 @@ func (i *Initiator) vote(b *held, v Voted) []Effect {
 			i.blamed, i.blame, i.reason = true, b.no, v.Reason
 		}
 	}
+	return i.count()
+}
+
+// count goes on once every branch has voted.
+func (i *Initiator) count() []Effect {
 	var yes []txn.Branch
 	for _, b := range i.branches {
 		switch b.state {
@@ -153,7 +165,7 @@ func (i *Initiator) vote(b *held, v Voted) []Effect {
 	switch {
 	case i.blamed, i.late:
 		return i.conclude(txn.Abort)
-	case len(yes) == 0:
+	case len(yes) == 0 && !i.recorded:
 		return i.conclude(txn.Commit)
 	}
 	i.phase = asking
@@ -263,6 +275,9 @@ func (i *Initiator) String() string {
 	fmt.Fprintf(&b, "initiator %v %v", i.phase, i.decision)
 	for _, h := range i.branches {
 		fmt.Fprintf(&b, " %d:%v", h.no, h.state)
+	}
+	if i.recorded {
+		b.WriteString(" recorded")
 	}
 	if i.late {
 		b.WriteString(" late")

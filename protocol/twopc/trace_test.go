@@ -80,7 +80,7 @@ func event(t *testing.T, words []string) Event {
 	case "enlisted":
 		return Enlisted{No: no()}
 	case "commit-asked":
-		return CommitAsked{}
+		return CommitAsked{Recorded: arg(1) == "recorded"}
 	case "rollback-asked":
 		return RollbackAsked{Reason: strings.Join(words[1:], " ")}
 	case "asked": // asked 0,1 missing 2

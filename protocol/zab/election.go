@@ -139,10 +139,14 @@ func (n *Node) abstain() {
 	el.abstainUntil = n.now + wait
 }
 
+// maxRound is a round that no honest node comes to: whoever followed a peer beyond it would
+// be at the end of the numbers with the next election, and its ballots older than all others.
+const maxRound = 1 << 48
+
 // onBallot keeps the latest ballot of each member and lets it have its effect.
 func (n *Node) onBallot(from int, b Ballot) {
 	old := &n.elect.ballots[from]
-	if b.Seq <= old.Seq || b.State > Observing {
+	if b.Seq <= old.Seq || b.State > Observing || b.Round > maxRound {
 		return
 	}
 	*old = heardBallot{Ballot: b, known: true}

@@ -125,7 +125,12 @@ func (n *Node) fromLeader(m Message) {
 func (n *Node) onLeaderInfo(m Message) {
 	f := n.follow
 	f.heard = n.now
-	if f.epoch != 0 || m.Epoch == 0 || m.Epoch >= maxEpoch {
+	if f.epoch != 0 || m.Epoch == 0 {
+		return
+	}
+	if !n.plausible(m.Epoch) {
+		n.note("ALARM: node %d wants to lead in epoch %d, and this node is at %d: its store is damaged, or it is of another cluster", m.From, m.Epoch, n.hard.Accepted)
+		n.park("the leader's epoch is beyond belief")
 		return
 	}
 	if m.Epoch < n.hard.Accepted {

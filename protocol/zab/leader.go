@@ -143,8 +143,8 @@ func (n *Node) onFollowerInfo(from int, session uint64, info FollowerInfo) {
 		return
 	}
 	voter := !n.members[from].Observer
-	if info.Accepted >= maxEpoch {
-		n.note("ignoring node %d: it claims to have promised epoch %d", n.members[from].ID, info.Accepted)
+	if !n.plausible(info.Accepted) {
+		n.note("ALARM: ignoring node %d: it claims to have promised epoch %d, and this node is at %d: replace its store", n.members[from].ID, info.Accepted, n.hard.Accepted)
 		return
 	}
 	if l.epoch != 0 && info.Accepted > l.epoch {
@@ -331,7 +331,7 @@ func (n *Node) mayPromise(i int) bool {
 
 // rejectedByFollower hears that a peer left the session, or promised more.
 func (n *Node) rejectedByFollower(from int, r Reject) {
-	if n.lead.epoch != 0 && r.Accepted > n.lead.epoch && r.Accepted < maxEpoch && !n.members[from].Observer && n.abdicate(r.Accepted) {
+	if n.lead.epoch != 0 && r.Accepted > n.lead.epoch && n.plausible(r.Accepted) && !n.members[from].Observer && n.abdicate(r.Accepted) {
 		return
 	}
 	n.dropSession(from, "the peer left")

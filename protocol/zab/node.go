@@ -96,7 +96,17 @@ const (
 	// one never wraps, here or at a reader of the log.
 	maxEpoch   = Epoch(1<<32 - 2)
 	maxCounter = uint64(1<<64 - 2)
+	// maxEpochGap is how far a peer's epoch may be ahead of this node's promise. An epoch is
+	// used up by a change of leader, so a node that was away for years is closer than that;
+	// what is beyond comes from a broken peer, and to promise it would leave no epoch for
+	// those who are sound.
+	maxEpochGap = 1 << 20
 )
+
+// plausible reports whether a peer can have come to an epoch in an honest way.
+func (n *Node) plausible(e Epoch) bool {
+	return e < maxEpoch && uint64(e) <= uint64(n.hard.Accepted)+maxEpochGap
+}
 
 // New returns a core that starts looking for a leader with its first Step. What
 // storage holds must be consistent; a log that ends in an epoch above Current is

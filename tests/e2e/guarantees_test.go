@@ -89,6 +89,9 @@ func (c *cluster) others(than *node) (others []*node) {
 	return others
 }
 
+// recordedID is an id whose outcome is always committed or aborted, also if nothing changed.
+func recordedID() txn.ID { return txn.NewID(time.Now()).WithClass(txn.Recorded) }
+
 // bare asks for a decision about nothing.
 func (c *cluster) bare(id txn.ID) *concordv1.CommitRequest {
 	return &concordv1.CommitRequest{Gid: id.String(), Cluster: c.id.String()}
@@ -224,7 +227,7 @@ func TestAtomicity(t *testing.T) {
 		})
 	}
 	for i := range ids {
-		ids[i] = txn.NewID(time.Now())
+		ids[i] = recordedID()
 		if i == 60 || i == 130 {
 			leader := c.leader()
 			c.kill(leader)
@@ -420,7 +423,7 @@ func TestReliability(t *testing.T) {
 			caller := c.caller()
 			group.Go(func() {
 				for load.Err() == nil {
-					id := txn.NewID(time.Now())
+					id := recordedID()
 					res, err := caller.Commit(load, c.bare(id))
 					mu.Lock()
 					told[id] = ""
@@ -542,7 +545,7 @@ func TestStoppedLeaderNeverAnswersFromOldState(t *testing.T) {
 		caller, err := api.Dial([]string{rest[0].api, rest[1].api}, api.ClientOptions{})
 		require.NoError(t, err)
 		defer caller.Close()
-		committed, aborted := txn.NewID(time.Now()), txn.NewID(time.Now())
+		committed, aborted := recordedID(), recordedID()
 
 		var group sync.WaitGroup
 		var mu sync.Mutex

@@ -87,7 +87,7 @@ func TestObserversAreShownAndServe(t *testing.T) {
 			require.Equal(t, "commit", res.GetDecision())
 			require.NotEmpty(t, info.ResponseHeader().Get(api.HandedOnHeader))
 			c.agree(ctx, n, fresh, "committed")
-			open := txn.NewID(time.Now())
+			open := recordedID()
 			_, err = n.raw().Outcome(itself(ctx), &concordv1.OutcomeRequest{Gid: open.String()})
 			require.Equal(t, connect.CodeFailedPrecondition, connect.CodeOf(err), "only the leader settles it: %v", err)
 			settled, err := n.raw().Outcome(ctx, &concordv1.OutcomeRequest{Gid: open.String()})

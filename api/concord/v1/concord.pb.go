@@ -702,9 +702,12 @@ func (*FinishedResponse) Descriptor() ([]byte, []int) {
 }
 
 type OutcomeRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Gid           string                 `protobuf:"bytes,1,opt,name=gid,proto3" json:"gid,omitempty"`
-	Seen          string                 `protobuf:"bytes,2,opt,name=seen,proto3" json:"seen,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Gid   string                 `protobuf:"bytes,1,opt,name=gid,proto3" json:"gid,omitempty"`
+	Seen  string                 `protobuf:"bytes,2,opt,name=seen,proto3" json:"seen,omitempty"`
+	// Whoever asks knows that the transaction had several branches, so that no database decided it
+	// alone: what is unrecorded is aborted then.
+	Several       bool `protobuf:"varint,3,opt,name=several,proto3" json:"several,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -753,9 +756,17 @@ func (x *OutcomeRequest) GetSeen() string {
 	return ""
 }
 
+func (x *OutcomeRequest) GetSeveral() bool {
+	if x != nil {
+		return x.Several
+	}
+	return false
+}
+
 type OutcomeResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// committed, aborted, heuristic-mixed, heuristic-hazard or unknown (older than what is kept).
+	// committed, aborted, unrecorded, heuristic-mixed, heuristic-hazard or unknown (older than what
+	// is kept).
 	Outcome string `protobuf:"bytes,1,opt,name=outcome,proto3" json:"outcome,omitempty"`
 	Reason  string `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
 	Zxid    string `protobuf:"bytes,3,opt,name=zxid,proto3" json:"zxid,omitempty"`
@@ -827,7 +838,8 @@ type Transaction struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Gid   string                 `protobuf:"bytes,1,opt,name=gid,proto3" json:"gid,omitempty"`
 	// in-doubt (branches are prepared, no decision), committing or aborting (decided, not
-	// finished everywhere), committed, aborted or heuristic (somebody has to look at it).
+	// finished everywhere), committed, aborted, unrecorded (two or more databases will never commit
+	// it, one alone may have) or heuristic (somebody has to look at it).
 	State    string `protobuf:"bytes,2,opt,name=state,proto3" json:"state,omitempty"`
 	Protocol string `protobuf:"bytes,3,opt,name=protocol,proto3" json:"protocol,omitempty"`
 	// Milliseconds since 1970, from the gid.
@@ -838,7 +850,9 @@ type Transaction struct {
 	// Position of the decision in the log.
 	Zxid string `protobuf:"bytes,8,opt,name=zxid,proto3" json:"zxid,omitempty"`
 	// What the application said the transaction is about.
-	Label         string `protobuf:"bytes,9,opt,name=label,proto3" json:"label,omitempty"`
+	Label string `protobuf:"bytes,9,opt,name=label,proto3" json:"label,omitempty"`
+	// As in OutcomeResponse; or pending: there is no decision so far.
+	Outcome       string `protobuf:"bytes,10,opt,name=outcome,proto3" json:"outcome,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -936,6 +950,13 @@ func (x *Transaction) GetLabel() string {
 	return ""
 }
 
+func (x *Transaction) GetOutcome() string {
+	if x != nil {
+		return x.Outcome
+	}
+	return ""
+}
+
 type Heuristic struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	No            uint32                 `protobuf:"varint,1,opt,name=no,proto3" json:"no,omitempty"`
@@ -1014,7 +1035,7 @@ func (x *Heuristic) GetForgotten() bool {
 
 type ListRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// in-doubt (everything that is not finished), committed, aborted, heuristic; empty: all.
+	// in-doubt (everything that is not finished), committed, aborted, unrecorded, heuristic; empty: all.
 	State       string `protobuf:"bytes,1,opt,name=state,proto3" json:"state,omitempty"`
 	OlderThanMs int64  `protobuf:"varint,2,opt,name=older_than_ms,json=olderThanMs,proto3" json:"older_than_ms,omitempty"`
 	Resource    string `protobuf:"bytes,3,opt,name=resource,proto3" json:"resource,omitempty"`
@@ -2770,15 +2791,16 @@ const file_concord_v1_concord_proto_rawDesc = "" +
 	"\x03gid\x18\x01 \x01(\tR\x03gid\x12\x0e\n" +
 	"\x02no\x18\x02 \x01(\rR\x02no\x12\x16\n" +
 	"\x06finish\x18\x03 \x01(\tR\x06finish\"\x12\n" +
-	"\x10FinishedResponse\"6\n" +
+	"\x10FinishedResponse\"P\n" +
 	"\x0eOutcomeRequest\x12\x10\n" +
 	"\x03gid\x18\x01 \x01(\tR\x03gid\x12\x12\n" +
-	"\x04seen\x18\x02 \x01(\tR\x04seen\"s\n" +
+	"\x04seen\x18\x02 \x01(\tR\x04seen\x12\x18\n" +
+	"\aseveral\x18\x03 \x01(\bR\aseveral\"s\n" +
 	"\x0fOutcomeResponse\x12\x18\n" +
 	"\aoutcome\x18\x01 \x01(\tR\aoutcome\x12\x16\n" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\x12\x12\n" +
 	"\x04zxid\x18\x03 \x01(\tR\x04zxid\x12\x1a\n" +
-	"\bfinished\x18\x04 \x01(\bR\bfinished\"\x99\x02\n" +
+	"\bfinished\x18\x04 \x01(\bR\bfinished\"\xb3\x02\n" +
 	"\vTransaction\x12\x10\n" +
 	"\x03gid\x18\x01 \x01(\tR\x03gid\x12\x14\n" +
 	"\x05state\x18\x02 \x01(\tR\x05state\x12\x1a\n" +
@@ -2791,7 +2813,9 @@ const file_concord_v1_concord_proto_rawDesc = "" +
 	"heuristics\x18\a \x03(\v2\x15.concord.v1.HeuristicR\n" +
 	"heuristics\x12\x12\n" +
 	"\x04zxid\x18\b \x01(\tR\x04zxid\x12\x14\n" +
-	"\x05label\x18\t \x01(\tR\x05label\"w\n" +
+	"\x05label\x18\t \x01(\tR\x05label\x12\x18\n" +
+	"\aoutcome\x18\n" +
+	" \x01(\tR\aoutcome\"w\n" +
 	"\tHeuristic\x12\x0e\n" +
 	"\x02no\x18\x01 \x01(\rR\x02no\x12\x18\n" +
 	"\aoutcome\x18\x02 \x01(\tR\aoutcome\x12\x10\n" +

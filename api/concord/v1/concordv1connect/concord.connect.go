@@ -100,8 +100,10 @@ type CoordinatorServiceClient interface {
 	Decide(context.Context) (*connect.BidiStreamForClientSimple[v1.DecideRequest, v1.DecideResponse], error)
 	// Finished reports branches that their own sessions have finished.
 	Finished(context.Context, *v1.FinishedRequest) (*v1.FinishedResponse, error)
-	// Outcome settles what became of a transaction: one without a decision is aborted
-	// by asking. The answer is final.
+	// Outcome settles what became of a transaction: the cluster will never commit one that it
+	// has no decision of when it is asked. What that means depends on the last character of the
+	// gid: with R the transaction is aborted, for good; with 0 it is "unrecorded": two or more
+	// databases will never commit it, but one alone may have, of which the cluster does not hear.
 	Outcome(context.Context, *v1.OutcomeRequest) (*v1.OutcomeResponse, error)
 	// List lists transactions, newest first.
 	List(context.Context, *v1.ListRequest) (*v1.ListResponse, error)
@@ -368,8 +370,10 @@ type CoordinatorServiceHandler interface {
 	Decide(context.Context, *connect.BidiStream[v1.DecideRequest, v1.DecideResponse]) error
 	// Finished reports branches that their own sessions have finished.
 	Finished(context.Context, *v1.FinishedRequest) (*v1.FinishedResponse, error)
-	// Outcome settles what became of a transaction: one without a decision is aborted
-	// by asking. The answer is final.
+	// Outcome settles what became of a transaction: the cluster will never commit one that it
+	// has no decision of when it is asked. What that means depends on the last character of the
+	// gid: with R the transaction is aborted, for good; with 0 it is "unrecorded": two or more
+	// databases will never commit it, but one alone may have, of which the cluster does not hear.
 	Outcome(context.Context, *v1.OutcomeRequest) (*v1.OutcomeResponse, error)
 	// List lists transactions, newest first.
 	List(context.Context, *v1.ListRequest) (*v1.ListResponse, error)

@@ -1,0 +1,139 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package coordinator
+
+import (
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/concordtx/concord/adapters"
+	"github.com/concordtx/concord/adapters/memory"
+	"github.com/concordtx/concord/api"
+	"github.com/concordtx/concord/txn"
+)
+
+func (c *testCluster) called(id txn.ID) txn.Outcome {
+	c.t.Helper()
+	r, err := c.leader().Outcome(c.t.Context(), id)
+	require.NoError(c.t, err)
+	return r.Txn.Outcome()
+}
+
+// Ignorance is not an abort, knowledge is, and it may come later.
+func TestWhatTheClusterKnowsOfAnAbortDecidesWhatItCallsIt(t *testing.T) {
+	disk := memory.NewDisk()
+	orders := memory.New("orders", disk)
+	c := newCluster(t, 1, func() []adapters.Resource { return []adapters.Resource{memory.New("orders", disk)} })
+	branches := []txn.Branch{{No: 0, Resource: "orders"}, {No: 1, Resource: "nobody"}}
+	plain := func() txn.ID { return txn.NewID(time.Now()) }
+
+	t.Run("asked for", func(t *testing.T) {
+		id := plain()
+		for range 2 {
+			require.Equal(t, txn.Unrecorded, c.called(id))
+		}
+		require.Equal(t, txn.Abort, c.commit(id).Decision, "and no two databases commit it")
+		require.Equal(t, txn.Unrecorded, c.called(id))
+	})
+	t.Run("asked for by whoever knows that it had several branches", func(t *testing.T) {
+		id := plain()
+		for range 2 {
+			r, err := c.leader().OutcomeOfSeveral(t.Context(), id)
+			require.NoError(t, err)
+			require.Equal(t, txn.Aborted, r.Txn.Outcome())
+		}
+		require.Equal(t, txn.Aborted, c.called(id))
+	})
+	t.Run("asked for, and then by whoever knows", func(t *testing.T) {
+		id := plain()
+		require.Equal(t, txn.Unrecorded, c.called(id))
+		r, err := c.leader().OutcomeOfSeveral(t.Context(), id)
+		require.NoError(t, err)
+		require.Equal(t, txn.Aborted, r.Txn.Outcome())
+		require.Eventually(t, func() bool { return c.called(id) == txn.Aborted }, 10*time.Second, 10*time.Millisecond)
+	})
+	t.Run("a late commit request", func(t *testing.T) {
+		id := plain()
+		require.Equal(t, txn.Unrecorded, c.called(id))
+		require.Equal(t, txn.Abort, c.commit(id, branches...).Decision)
+		require.Eventually(t, func() bool { return c.called(id) == txn.Aborted }, 10*time.Second, 10*time.Millisecond)
+	})
+	t.Run("a commit request that was refused", func(t *testing.T) {
+		id := plain()
+		require.Equal(t, txn.Abort, c.commit(id, branches...).Decision)
+		require.Equal(t, txn.Aborted, c.called(id))
+	})
+	t.Run("an orphan", func(t *testing.T) {
+		id := plain()
+		c.prepared(orders, id, "orphan")
+		require.Eventually(t, func() bool {
+			v, err := c.leader().View(t.Context(), id)
+			return err == nil && v.Known
+		}, 10*time.Second, 10*time.Millisecond)
+		require.Equal(t, txn.Aborted, c.called(id))
+	})
+	t.Run("asked for, and then a branch is found", func(t *testing.T) {
+		id := plain()
+		require.Equal(t, txn.Unrecorded, c.called(id))
+		c.prepared(orders, id, "late")
+		require.Eventually(t, func() bool { return c.called(id) == txn.Aborted }, 10*time.Second, 10*time.Millisecond)
+	})
+	t.Run("an operator who knows of no branch", func(t *testing.T) {
+		id := plain()
+		_, err := c.leader().Resolve(t.Context(), id, txn.Abort, "ann", "test")
+		if err == nil { // it may be refused as well
+			require.Equal(t, txn.Unrecorded, c.called(id))
+		}
+	})
+	t.Run("recorded", func(t *testing.T) {
+		id := plain().WithClass(txn.Recorded)
+		require.Equal(t, txn.Aborted, c.called(id))
+		id = plain().WithClass(txn.Recorded)
+		require.Equal(t, txn.Commit, c.commit(id).Decision)
+		require.Equal(t, txn.Committed, c.called(id))
+	})
+}
+
+// Of what another protocol decides nothing is said, and nothing is written.
+func TestAClassThatIsNotSwitchedOnIsRefusedAndNothingIsPresumed(t *testing.T) {
+	c := newCluster(t, 1, func() []adapters.Resource { return nil })
+	for _, class := range []txn.Class{txn.ThreePhase, txn.LastResource} {
+		id := txn.NewID(time.Now()).WithClass(class)
+		n := c.leader()
+		_, err := n.Commit(t.Context(), id, txn.TwoPhase, nil, "")
+		require.ErrorIs(t, err, api.ErrRefused)
+		require.ErrorContains(t, err, class.String())
+		_, err = n.Outcome(t.Context(), id)
+		require.ErrorIs(t, err, api.ErrRefused)
+		_, err = n.OutcomeOfSeveral(t.Context(), id)
+		require.ErrorIs(t, err, api.ErrRefused)
+		_, err = n.Resolve(t.Context(), id, txn.Abort, "ann", "test")
+		require.Error(t, err)
+		v, err := n.View(t.Context(), id)
+		require.NoError(t, err)
+		require.False(t, v.Known)
+	}
+}
+
+// A record that is dated years ahead would stand before all others, and stay for years.
+func TestAGidFromTheFutureIsRefusedAndLeavesNoRecord(t *testing.T) {
+	c := newCluster(t, 1, func() []adapters.Resource { return nil })
+	require.Equal(t, txn.Commit, c.commit(txn.NewID(time.Now().Add(time.Hour))).Decision, "clocks differ")
+	for _, ahead := range []time.Duration{48 * time.Hour, 366 * 24 * time.Hour, 200 * 366 * 24 * time.Hour} {
+		id := txn.NewID(time.Now().Add(ahead))
+		n := c.leader()
+		_, err := n.Commit(t.Context(), id, txn.TwoPhase, nil, "")
+		require.ErrorIs(t, err, api.ErrInvalid, "%v", ahead)
+		require.ErrorContains(t, err, id.String())
+		require.ErrorContains(t, err, "clock")
+		_, err = n.Outcome(t.Context(), id)
+		require.ErrorIs(t, err, api.ErrInvalid, "%v", ahead)
+		_, err = n.Resolve(t.Context(), id, txn.Abort, "ann", "test")
+		require.Error(t, err)
+		v, err := n.View(t.Context(), id)
+		require.NoError(t, err)
+		require.False(t, v.Known)
+	}
+}

@@ -1,0 +1,23 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package txn
+
+// FeatureLevel counts what versions of concord have added to the log: kinds of records, and
+// meanings of those that exist. What came with a level is written only when a FeatureRecord
+// says that every member of the cluster knows that level, so that nodes of two releases can
+// share a log while an upgrade goes through the cluster.
+//
+// To add to the log: raise Newest, name the level beside it, and ask Table.Level before the
+// first record of the new kind is proposed. Stored state of a level below stays as it was,
+// to the byte: nodes of the older release read it from snapshots.
+type FeatureLevel uint16
+
+const (
+	// LevelBase is what the first version of the log could say.
+	LevelBase FeatureLevel = 1
+	// Newest is what this program knows.
+	Newest = LevelBase
+)
+
+// FeatureRecord says that every member of the cluster knows Level. Levels never fall.
+type FeatureRecord struct{ Level FeatureLevel }
