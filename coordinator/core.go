@@ -54,7 +54,7 @@ const (
 	// several entries.
 	maxEntryBytes = 1 << 20
 	// maxEntryRecords bounds them, too: each node folds an entry in one turn.
-	maxEntryRecords = 2048
+	maxEntryRecords = 1024
 	// maxUnderway entries may wait for a quorum. What arrives meanwhile shares the next one,
 	// and its fsync on every node: the busier the leader, the less a decision costs.
 	maxUnderway = 2

@@ -87,7 +87,7 @@ type pendingWrite struct {
 
 const (
 	cacheBytes   = 16 << 20 // of stable entries kept in memory
-	deliverBytes = 64 << 10 // of entries delivered at a time, or one entry
+	deliverBytes = 32 << 10 // of entries delivered at a time, or one entry
 	// storedBatch is about how much of the log is read from the storage for one message, and
 	// storedWindow how much of that may be under way to a peer.
 	storedBatch  = 256 << 10
