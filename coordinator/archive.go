@@ -55,25 +55,18 @@ func (f *folds) add(c txn.Changes) {
 	f.list = append(f.list, c)
 }
 
-func newArchive(s *wal.Store, fatal func(error)) *archive {
+func newArchive(s *wal.Store, newest txn.ID, fatal func(error)) *archive {
 	a := &archive{store: s, fatal: fatal, wake: make(chan struct{}, 1)}
-	a.reload()
+	a.restart(newest)
 	return a
 }
 
-// reload begins anew from what the store holds. Changes that wait are older than that:
-// a snapshot that took the state's place holds them.
-func (a *archive) reload() {
+// restart begins anew from what the store holds, whose newest finished transaction this is. Changes that
+// wait are older than that: a snapshot that took the state's place holds them.
+func (a *archive) restart(newest txn.ID) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.waiting, a.writing, a.recent = folds{}, folds{}, recentIDs{}
-	err := scanTxns(a.store, finishedKey, nil, true, func(newest txn.Txn) bool {
-		a.recent.floor = newest.ID
-		return false
-	})
-	if err != nil {
-		a.fatal(fmt.Errorf("read the newest finished transaction: %w", err))
-	}
+	a.waiting, a.writing, a.recent = folds{}, folds{}, recentIDs{floor: newest}
 }
 
 // Keep implements txn.Archive.

@@ -92,7 +92,7 @@ type CoreConfig struct {
 	Resources  []string
 	Rules      Rules
 	// TurnSteps is how many steps a turn may take before what is left waits for the next one.
-	// 0: 2048.
+	// 0: 1024.
 	TurnSteps int
 	// Reload makes the table anew from the store, after a snapshot was installed there.
 	Reload func() (*txn.Table, error)

@@ -87,20 +87,31 @@ type ActionResult struct {
 	Err    error
 }
 
+// maxPlanned branches are asked about in one PlanAsked.
+const maxPlanned = 1024
+
 // Recover lists all resources now and plans what recovery would do, for one
 // transaction unless id is zero. With apply it does it. Resources that cannot be
 // listed are named in the error; the plan for the others stands.
 func (n *Node) Recover(ctx context.Context, id txn.ID, apply bool) ([]ActionResult, error) {
 	listings, listErr := n.listAll(ctx, id)
-	r, err := n.ask(ctx, func(request uint64) Event { return PlanAsked{Request: request, Listings: listings} })
-	if err != nil {
-		return nil, err
+	var plan []recovery.Action
+	for name, listing := range listings {
+		for some := range slices.Chunk(listing, maxPlanned) {
+			r, err := n.ask(ctx, func(request uint64) Event {
+				return PlanAsked{Request: request, Listings: map[string][]adapters.Prepared{name: some}}
+			})
+			if err != nil {
+				return nil, err
+			}
+			plan = append(plan, r.Plan...)
+		}
 	}
-	slices.SortFunc(r.Plan, func(a, b recovery.Action) int {
+	slices.SortFunc(plan, func(a, b recovery.Action) int {
 		return cmp.Or(compareID(a.XID.ID, b.XID.ID), cmp.Compare(a.Branch.Resource, b.Branch.Resource), a.XID.Compare(b.XID))
 	})
-	results := make([]ActionResult, len(r.Plan))
-	for i, a := range r.Plan {
+	results := make([]ActionResult, len(plan))
+	for i, a := range plan {
 		results[i].Action = a
 		if apply {
 			results[i].Result, results[i].Err = n.carryOut(ctx, a)

@@ -12,7 +12,7 @@ import "github.com/concordtx/concord/protocol/zab"
 // What is left is gone on with at once, between the events that come meanwhile.
 
 const (
-	defaultTurnSteps = 2048
+	defaultTurnSteps = 1024
 	// pieces of a turn's steps are taken of each kind of work that is left over.
 	pieces = 8
 )
