@@ -95,6 +95,10 @@ const maxPlanned = 1024
 // listed are named in the error; the plan for the others stands.
 func (n *Node) Recover(ctx context.Context, id txn.ID, apply bool) ([]ActionResult, error) {
 	listings, listErr := n.listAll(ctx, id)
+	// Also with nothing to plan: only a leader may say so.
+	if _, err := n.ask(ctx, func(request uint64) Event { return PlanAsked{Request: request} }); err != nil {
+		return nil, err
+	}
 	var plan []recovery.Action
 	for name, listing := range listings {
 		for some := range slices.Chunk(listing, maxPlanned) {

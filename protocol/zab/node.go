@@ -454,7 +454,11 @@ func (n *Node) deliver() {
 	if !n.delivered.Less(upto) || n.applied.Less(n.paused) {
 		return
 	}
-	n.deliverEntries(n.entries(n.delivered, upto, deliverBytes))
+	for left := deliverBytes; left > 0 && n.delivered.Less(upto); {
+		entries := n.entries(n.delivered, upto, left)
+		n.deliverEntries(entries)
+		left -= sizeOf(entries)
+	}
 	if n.delivered.Less(upto) {
 		n.paused = n.delivered
 	}

@@ -75,9 +75,10 @@ func (n *Node) Fingerprint() uint64 {
 		fmt.Fprintf(h, "installing %+v\n", *n.installing)
 	}
 	fmt.Fprintf(h, "log %s", n.history.after)
-	for i := range n.history.entries {
-		e := &n.history.entries[i]
-		fmt.Fprintf(h, " %s<%s:%x", e.Zxid, e.Prev, e.Data)
+	for _, c := range n.history.chunks {
+		for _, e := range c.entries {
+			fmt.Fprintf(h, " %s<%s:%x", e.Zxid, e.Prev, e.Data)
+		}
 	}
 	el := &n.elect
 	fmt.Fprintf(h, "\nround %d vote %v ballots %v lost %v seq %d finalize %d abstain %d/%d standing %d\n",
