@@ -82,7 +82,7 @@ func Dial(ctx context.Context, addrs []string, opts ...Option) (*Client, error) 
 	c.resources.api = caller
 	ctx, cancel := context.WithTimeout(ctx, dialPatience)
 	defer cancel()
-	if err := c.resources.refresh(ctx); err != nil {
+	if err := c.resources.refresh(ctx, "", ""); err != nil {
 		_ = caller.Close() // always nil
 		return nil, fmt.Errorf("dial: %w", err)
 	}

@@ -53,10 +53,11 @@ func (r *resources) now() time.Time {
 	return time.Now().Add(r.skew)
 }
 
-// refresh asks the cluster, and waits for it to be formed until ctx ends.
-func (r *resources) refresh(ctx context.Context) error {
+// refresh asks the cluster, and waits for it to be formed until ctx ends. With the name of a
+// resource it tells which database that is here: a node that takes it for another one looks again.
+func (r *resources) refresh(ctx context.Context, name, identity string) error {
 	for {
-		res, err := r.api.Resources(ctx, &concordv1.ResourcesRequest{})
+		res, err := r.api.Resources(ctx, &concordv1.ResourcesRequest{Name: name, Identity: identity})
 		if err != nil {
 			return err
 		}
@@ -93,8 +94,8 @@ func (r *resources) fits(ctx context.Context, o adapters.Opener) error {
 		return fmt.Errorf("ask %s which database it is: %w", o.Name(), err)
 	}
 	theirs := r.find(o.Name())
-	if theirs.GetIdentity() == "" || !theirs.GetOk() { // perhaps not so any more: look again
-		if err := r.refresh(ctx); err != nil {
+	if theirs.GetIdentity() != ours || !theirs.GetOk() { // perhaps not so any more: look again
+		if err := r.refresh(ctx, o.Name(), ours); err != nil {
 			return fmt.Errorf("check resource %s: %w", o.Name(), err)
 		}
 		theirs = r.find(o.Name())

@@ -30,17 +30,31 @@ type Resource interface {
 	// there and for which no evidence of a commit exists is AlreadyDone: an aborted
 	// transaction has nothing to lose. b may hold no more than number and resource.
 	Rollback(ctx context.Context, x txn.XID, b txn.Branch) (txn.Finish, error)
+	// Validate returns an error if evidence or holder of b cannot come from a session of
+	// this adapter, so that nobody could ever finish the branch by them. It asks nobody, and
+	// what it accepts may still be untrue. Either may be empty.
+	Validate(b txn.Branch) error
 	// Recover lists the prepared branches that are ours, of every cluster.
 	Recover(ctx context.Context) ([]Prepared, error)
 	// Forget removes what the resource keeps as evidence for branches that need none any
 	// more, such as marker rows. It may do less.
 	Forget(ctx context.Context, xs []txn.XID) error
+	// Evidence lists branches whose evidence is kept, so that what nobody needs any more
+	// can be forgotten although whoever should have done that is gone: those behind after,
+	// in the order of cluster, id and branch, so that of one cluster the oldest come
+	// first. It lists at most EvidencePage of them; fewer means that these are all. A
+	// branch that has not ended may be among them or not. A resource that keeps none
+	// returns nil.
+	Evidence(ctx context.Context, after txn.XID) ([]txn.XID, error)
 	// Check tells whether the database is fit to take part. An error means that it could
 	// not be asked; what is wrong with it is in the report.
 	Check(ctx context.Context) (Report, error)
 	// Close releases connections that the resource opened itself.
 	Close() error
 }
+
+// EvidencePage is how many branches one call of Evidence lists at most.
+const EvidencePage = 500
 
 // Prepared is one listed branch.
 type Prepared struct {

@@ -26,6 +26,9 @@
 //  5. A session that prepared a branch finishes it as long as it lives. Somebody else
 //     fences first: ends that session, sees that it is gone, and only then finishes.
 //  6. A branch that wrote is never taken for one that did not.
-//  7. Every call ends soon after its context ends, and leaves no statement running
+//  7. What a branch record says of evidence and holder comes from anybody. Only what the
+//     adapter itself could have written is valid, and even that is not believed: nobody is
+//     ended, and nothing concluded, by a record alone.
+//  8. Every call ends soon after its context ends, and leaves no statement running
 //     with locks held and no poisoned session in a pool.
 package adapters

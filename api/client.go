@@ -267,6 +267,11 @@ func (c *Client) Resolve(ctx context.Context, r *concordv1.ResolveRequest) (*con
 	return call(ctx, c, "resolve the transaction", ofLeader, r, unary(stub.Resolve))
 }
 
+// Settle gives up a branch that the cluster cannot finish.
+func (c *Client) Settle(ctx context.Context, r *concordv1.SettleRequest) (*concordv1.SettleResponse, error) {
+	return call(ctx, c, "settle the branch", ofLeader, r, unary(stub.Settle))
+}
+
 // Forget marks a heuristic outcome as dealt with.
 func (c *Client) Forget(ctx context.Context, r *concordv1.ForgetRequest) (*concordv1.ForgetResponse, error) {
 	return call(ctx, c, "forget the transaction", ofLeader, r, unary(stub.Forget))

@@ -241,19 +241,23 @@ func TestUnknownResourceIsAnAbortWithTheReason(t *testing.T) {
 	require.Contains(t, r.Reason, `no resource "nobody"`)
 }
 
-func TestTwoNamesForOneDatabaseAreRefused(t *testing.T) {
+// The name that is listed first goes on: it is the healthy one, whose branches are under way.
+func TestSecondNameForOneDatabaseIsRefusedAndTheFirstStays(t *testing.T) {
 	disk := memory.NewDisk()
 	c := newCluster(t, 1, func() []adapters.Resource {
-		return []adapters.Resource{memory.New("a", disk), memory.New("b", disk)}
+		return []adapters.Resource{memory.New("b", disk), memory.New("other", memory.NewDisk()), memory.New("a", disk), memory.New("c", disk)}
 	})
 	require.Eventually(t, func() bool {
-		return !c.leader().Status().Resources[0].OK && c.leader().Status().Resources[0].Identity != ""
+		of := c.leader().Status().Resources
+		return of[0].OK && of[1].OK && of[2].Identity != "" && !of[2].OK && of[3].Identity != "" && !of[3].OK
 	}, 10*time.Second, 10*time.Millisecond)
-	require.Eventually(t, func() bool {
-		r := c.commit(txn.NewID(time.Now()), txn.Branch{Resource: "a"})
-		return r.Decision == txn.Abort
-	}, 10*time.Second, 10*time.Millisecond)
-	require.Contains(t, c.leader().Status().Resources[0].Err, "same database as resource b")
+	for _, second := range []string{"a", "c"} {
+		r := c.commit(txn.NewID(time.Now()), txn.Branch{Resource: second})
+		require.Equal(t, txn.Abort, r.Decision)
+		require.Contains(t, r.Reason, "same database as resource b")
+	}
+	id := txn.NewID(time.Now())
+	require.Equal(t, txn.Commit, c.commit(id, c.prepared(memory.New("b", disk), id, "k")).Decision)
 }
 
 func TestBranchOfAResourceThatHasLeftSaysWhyItWaits(t *testing.T) {

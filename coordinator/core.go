@@ -67,8 +67,10 @@ const (
 	sweepInterval = 250 * time.Millisecond
 	retryMin      = time.Second
 	retryMax      = 30 * time.Second
-	// maxTasks branches per resource may be with the recovery workers.
-	maxTasks = 64
+	// maxTasks branches per resource may be with the recovery workers for the first time, and
+	// maxRetries again: what nobody can finish must not keep the others waiting.
+	maxTasks   = 64
+	maxRetries = 16
 	// evidenceInterval is how often evidence that is not needed any more is removed: rarely, so
 	// that many branches share a round trip and a sync of their database.
 	evidenceInterval = 5 * time.Second
@@ -90,7 +92,10 @@ type CoreConfig struct {
 	// NewCluster is the id to give to the cluster if it has none yet: random, not zero.
 	NewCluster txn.ClusterID
 	Resources  []string
-	Rules      Rules
+	// Validate returns an error if nobody could ever finish a branch by what its record says:
+	// adapters.Resource.Validate of its resource. nil: every record will do.
+	Validate func(txn.Branch) error
+	Rules    Rules
 	// TurnSteps is how many steps a turn may take before what is left waits for the next one.
 	// 0: 1024.
 	TurnSteps int
@@ -113,6 +118,8 @@ type Core struct {
 	table  *txn.Table
 	fx     Effects
 	now    time.Time
+	// peersNow is what the clock of another node shows, the one that is furthest ahead.
+	peersNow time.Time
 
 	role     zab.RoleChanged
 	leading  bool     // established leader, whose table has what it inherited
@@ -127,7 +134,7 @@ type Core struct {
 	noting             map[uint64]bool      // nodes whose stores are on their way into the log
 	heldAt             map[uint64]time.Time // when it was last noted what a node's store holds
 	busy               zab.Zxid             // the last entry that tells of a transaction
-	diskFull           string               // why this node takes no new transactions; empty: it does
+	disk               DiskChanged          // as it was last told
 	reads              map[uint64]Event     // ViewAsked and OutcomeAsked that wait for a read index
 	behind             []behind             // SeenAsked that wait for this node to catch up
 	doubt              doubt                // whether a leader still leads, after a pause
@@ -151,23 +158,23 @@ type Core struct {
 	acks      []ack            // in order of records
 	live      map[txn.ID]*live // transactions that somebody waits for, or that are committed and not ended
 	waiters   waiters
-	taking    bool                      // the take-over has not come by all that is open
-	timers    timers                    // of live
-	queues    map[string]*readyBranches // by resource
-	tasks     map[txn.XID]Task          // with the recovery workers
-	load      map[string]int            // how many of them by resource
+	taking    bool             // the take-over has not come by all that is open
+	due       map[string]*due  // branches of live, by resource
+	tasks     map[txn.XID]Task // with the recovery workers
+	load      map[slot]int     // how many of them by resource
 	nextSweep time.Time
 	sweeping  bool // there is more of it
 	ends      []txn.ID
 	nextEnds  time.Time
-	evidence  map[string][]txn.XID // of finished branches, by resource
+	evidence  map[string][]txn.XID // that nobody needs any more, by resource
 	nextEvid  time.Time
 	forming   bool
 	raising   bool // a FeatureRecord is on its way into the log
 	scans     map[string]*scan
 	listed    map[txn.ID][]*listedBranch // of this cluster, in all listings
 	lingering map[txn.ID]int             // how many of them linger, if any does
-	unfit     map[string]string
+	unfit     map[string]string          // resources that must not take part, and why
+	down      map[string]bool            // resources that this node finds down
 }
 
 // NewCore makes a core from what a store kept. storage is what the replicated log is
@@ -187,21 +194,21 @@ func NewCore(config CoreConfig, storage zab.Storage, table *txn.Table) (*Core, e
 	if err != nil {
 		return nil, err
 	}
-	c := &Core{config: config, zab: z, table: table, level: table.Level(), unfit: map[string]string{}, reads: map[uint64]Event{}}
+	c := &Core{config: config, zab: z, table: table, level: table.Level(), unfit: map[string]string{}, down: map[string]bool{}, reads: map[uint64]Event{}}
 	c.clearLeadership()
 	return c, nil
 }
 
 func (c *Core) clearLeadership() {
 	c.batch, c.batchAcks, c.acks, c.waiting, c.proposed, c.underway = nil, nil, nil, 0, 0, nil
-	c.waiters, c.taking, c.timers, c.queues, c.sweeping = waiters{}, false, nil, map[string]*readyBranches{}, false
-	c.live, c.tasks, c.load = map[txn.ID]*live{}, map[txn.XID]Task{}, map[string]int{}
+	c.waiters, c.taking, c.due, c.sweeping = waiters{}, false, map[string]*due{}, false
+	c.live, c.tasks, c.load = map[txn.ID]*live{}, map[txn.XID]Task{}, map[slot]int{}
 	c.ends, c.evidence, c.forming, c.raising = nil, map[string][]txn.XID{}, false, false
 	c.noting, c.heldAt = map[uint64]bool{}, map[uint64]time.Time{}
 	c.scans, c.listed, c.lingering = map[string]*scan{}, map[txn.ID][]*listedBranch{}, map[txn.ID]int{}
 	for _, r := range c.config.Resources {
 		c.scans[r] = &scan{resource: r, listing: newListing(time.Time{}, nil)}
-		c.queues[r] = &readyBranches{}
+		c.due[r] = &due{}
 	}
 }
 
@@ -209,7 +216,7 @@ func (c *Core) handle(e Event) error {
 	switch e := e.(type) {
 	case Tick:
 		c.noticePause(e.Now)
-		c.now = e.Now
+		c.now, c.peersNow = e.Now, e.Peers
 		c.refuseSeen()
 		if err := c.stepLog(zab.Tick{}); err != nil {
 			return err
@@ -226,6 +233,8 @@ func (c *Core) handle(e Event) error {
 		c.onResolveAsked(e)
 	case ForgetAsked:
 		c.onForgetAsked(e)
+	case SettleAsked:
+		c.onSettleAsked(e)
 	case ViewAsked:
 		return c.onViewAsked(e)
 	case BranchesAsked:
@@ -240,8 +249,10 @@ func (c *Core) handle(e Event) error {
 		c.onFailed(e)
 	case Listed:
 		c.onListed(e)
-	case Unfit:
-		c.onUnfit(e)
+	case Kept:
+		c.onKept(e)
+	case Fitness:
+		c.onFitness(e)
 	case MembersSeen:
 		c.onMembersSeen(e)
 	case ReplaceAsked:
@@ -271,6 +282,7 @@ func (c *Core) keepUp() {
 		s.sightings.Date(c.now)
 	}
 	c.scanDue()
+	c.sweepEvidence()
 	if len(c.ends) > 0 && !c.now.Before(c.nextEnds) {
 		c.takeEnds()
 	}
@@ -379,7 +391,7 @@ func (c *Core) refuse(data []byte, err error) {
 		case txn.HeuristicRecord:
 			again = append(again, r) // likewise, and before any End of it: nobody would report it again
 		case txn.MemberRecord:
-			if r.Who == "" {
+			if r.Store != (txn.StoreID{}) { // that a disk was replaced, this leader does not note
 				delete(c.noting, r.Node)
 			}
 		case txn.Form:
@@ -458,7 +470,7 @@ func (c *Core) deliver(e zab.Entry) error {
 		c.busy = e.Zxid
 	}
 	for _, v := range changes.Verdicts {
-		if compareID(c.youngest, v.ID) < 0 {
+		if compareID(c.youngest, v.ID) < 0 && !c.isAhead(v.ID, maxAhead) {
 			c.youngest = v.ID
 		}
 		c.onVerdict(v)
@@ -467,6 +479,7 @@ func (c *Core) deliver(e zab.Entry) error {
 	if c.leading {
 		c.delivered(e.Zxid)
 		for _, x := range changes.Open {
+			c.settled(x)
 			if x.Ended {
 				delete(c.live, x.ID)
 			}

@@ -56,8 +56,17 @@ func (c *Core) see(x *txn.Txn) {
 	}
 }
 
-// maxAhead is how far ahead of the cluster's time a transaction may be born.
-const maxAhead = 24 * time.Hour
+const (
+	// maxAhead is how far ahead of the clocks of all nodes a transaction may be born. Clocks that
+	// anybody looks after differ by less than a second, and a client corrects its own by that of
+	// a node; a gid that is further ahead was made up, or mistyped. Its record would stand before
+	// all others in a list, and stay until its time has come and gone.
+	maxAhead = 10 * time.Minute
+	// maxAheadListed is that for a transaction of which a database lists a branch. Somebody
+	// with a very wrong clock has begun it and holds locks, and there is no other way to free
+	// them than to abort it in the log first.
+	maxAheadListed = 24 * time.Hour
+)
 
 // undecidable answers a request about a transaction without record that this cluster must not
 // decide, whatever is asked.
@@ -75,33 +84,48 @@ func (c *Core) notSwitchedOn(request uint64, id txn.ID) bool {
 	return false
 }
 
-// inFuture refuses a transaction that is dated so far ahead that its record would hide and
-// outlast all others.
+// inFuture refuses a transaction that is dated further ahead than may be.
 func (c *Core) inFuture(request uint64, id txn.ID) bool {
-	now := c.now
-	if mark := c.table.Meta().Watermark; !mark.IsZero() {
-		seen := mark.Add(c.config.Rules.Retention)
-		if seen.Sub(now) > maxAhead {
-			return false // the clock of this node is far behind what the log has seen
-		}
-		if seen.After(now) {
-			now = seen
-		}
-	}
-	if !id.Time().After(now.Add(maxAhead)) {
+	ahead := maxAhead
+	if !c.isAhead(id, ahead) {
 		return false
 	}
-	c.reply(Reply{Request: request, Err: &requestError{api.ErrInvalid, fmt.Sprintf("transaction %v is dated %s, and here it is %s: unless the gid is mistyped, set the clock of whoever began it, or that of node %d",
-		id, id.Time().UTC().Format(time.RFC3339), c.now.UTC().Format(time.RFC3339), c.config.Node)}})
+	if len(c.listedBranches(id)) > 0 {
+		ahead = maxAheadListed
+	}
+	if !c.isAhead(id, ahead) {
+		return false
+	}
+	c.reply(Reply{Request: request, Err: &requestError{api.ErrInvalid, fmt.Sprintf("transaction %v is dated %s, and here it is %s: unless the gid is mistyped, set the clock of whoever began it, or those of the nodes",
+		id, id.Time().UTC().Format(time.RFC3339), c.latest().UTC().Format(time.RFC3339))}})
 	return true
+}
+
+// isAhead reports whether a transaction is dated too far ahead. Its time is that of a client, so it
+// is compared with whatever clock is ahead here: one that is wrong must not stop all work.
+func (c *Core) isAhead(id txn.ID, ahead time.Duration) bool {
+	return id.Time().After(c.latest().Add(ahead))
+}
+
+// latest is the latest time that this node knows of: by the clocks of the nodes, or because the
+// log has come so far that its watermark stands a retention behind it.
+func (c *Core) latest() time.Time {
+	latest := c.now
+	if c.peersNow.After(latest) {
+		latest = c.peersNow
+	}
+	if mark := c.table.Meta().Watermark; !mark.IsZero() && mark.Add(c.config.Rules.Retention).After(latest) {
+		latest = mark.Add(c.config.Rules.Retention)
+	}
+	return latest
 }
 
 func (c *Core) onCommitAsked(e CommitAsked) {
 	if !c.ready(e.Request) || c.answerKnown(e.Request, e.ID, len(e.Branches) > 0) || c.undecidable(e.Request, e.ID) {
 		return
 	}
-	if c.diskFull != "" && c.live[e.ID] == nil {
-		c.reply(Reply{Request: e.Request, Err: unavailablef("%s", c.diskFull)}) // not a decision: another leader may take it
+	if c.disk.Full && c.live[e.ID] == nil {
+		c.reply(Reply{Request: e.Request, Err: unavailablef("%s", c.disk.Why)}) // not a decision: another leader may take it
 		return
 	}
 	if c.overloaded(e.Request, e.ID) {
@@ -111,8 +135,8 @@ func (c *Core) onCommitAsked(e CommitAsked) {
 	l.seen = l.seen || len(e.Branches) > 0
 	// From here on the answer must be a decision, not a mere refusal: an earlier try of the
 	// same request may be on its way into the log through another leader.
-	if why := c.unacceptable(e.Branches); why != "" {
-		c.carry(l, l.core.Step(twopc.RollbackAsked{Reason: why}))
+	if err := c.acceptable(e.Branches); err != nil {
+		c.carry(l, l.core.Step(twopc.RollbackAsked{Reason: err.Error()}))
 		return
 	}
 	l.protocol, l.label = e.Protocol, e.Label
@@ -130,23 +154,28 @@ func (c *Core) overloaded(request uint64, id txn.ID) bool {
 	return true
 }
 
-// unacceptable says why a transaction with these branches could never be finished.
-func (c *Core) unacceptable(branches []txn.Branch) string {
+// acceptable returns why a transaction with these branches could never be finished, or nil.
+func (c *Core) acceptable(branches []txn.Branch) error {
 	if len(branches) > api.MaxBranches {
-		return fmt.Sprintf("%d branches: a transaction has at most %d", len(branches), api.MaxBranches)
+		return fmt.Errorf("%d branches: a transaction has at most %d", len(branches), api.MaxBranches)
 	}
 	for i, b := range branches {
 		if !slices.Contains(c.config.Resources, b.Resource) {
-			return fmt.Sprintf("branch %d: the coordinator has no resource %q: add it to \"resources\" on all nodes", b.No, b.Resource)
+			return fmt.Errorf("branch %d: the coordinator has no resource %q: add it to \"resources\" on all nodes", b.No, b.Resource)
 		}
-		if why := c.unfit[b.Resource]; why != "" {
-			return fmt.Sprintf("branch %d: resource %q: %s", b.No, b.Resource, why)
+		if why, unfit := c.unfit[b.Resource]; unfit {
+			return fmt.Errorf("branch %d: resource %q: %s", b.No, b.Resource, why)
 		}
 		if slices.ContainsFunc(branches[:i], func(o txn.Branch) bool { return o.No == b.No }) {
-			return fmt.Sprintf("two branches have the number %d", b.No)
+			return fmt.Errorf("two branches have the number %d", b.No)
+		}
+		if c.config.Validate != nil {
+			if err := c.config.Validate(b); err != nil {
+				return fmt.Errorf("branch %d: resource %q: %w", b.No, b.Resource, err)
+			}
 		}
 	}
-	return ""
+	return nil
 }
 
 // settle answers for good: what is not decided is aborted, by the leader.
@@ -187,14 +216,15 @@ func (c *Core) onResolveAsked(e ResolveAsked) {
 	case e.Decision == txn.Abort:
 		l := c.wait(e.Request, e.ID)
 		l.seen = l.seen || len(branches) > 0
+		l.by = txn.FromOperator
 		c.carry(l, l.core.Step(twopc.RollbackAsked{Reason: reason}))
-	case c.unlisted() != "":
-		c.reply(Reply{Request: e.Request, Err: refusedf("%s, so it is not known whether %v has a branch there that would have to commit too: wait until \"concord status\" shows it well, or abort", c.unlisted(), e.ID)})
+	case c.unlisted() != nil:
+		c.reply(Reply{Request: e.Request, Err: refusedf("%v, so it is not known whether %v has a branch there that would have to commit too: wait until \"concord status\" shows it well, or abort", c.unlisted(), e.ID)})
 	case len(branches) == 0:
 		c.reply(Reply{Request: e.Request, Err: notFound(e.ID)})
 	default:
 		l := c.wait(e.Request, e.ID)
-		l.reason = reason
+		l.by, l.reason = txn.FromOperator, reason
 		c.carry(l, l.core.Step(twopc.Asked{Branches: branches}))
 	}
 	c.alarm("%v: an operator asks for %v: %s", e.ID, e.Decision, reason)
@@ -212,17 +242,17 @@ func (c *Core) listedBranches(id txn.ID) []txn.Branch {
 	return slices.CompactFunc(branches, func(a, b txn.Branch) bool { return a.No == b.No && a.Resource == b.Resource })
 }
 
-// unlisted says which resource has not told lately what it holds prepared; empty if all have.
-func (c *Core) unlisted() string {
+// unlisted returns which resource has not told lately what it holds prepared; nil if all have.
+func (c *Core) unlisted() error {
 	for _, name := range c.config.Resources {
 		switch s := c.scans[name]; {
 		case s.err != nil:
-			return fmt.Sprintf("resource %s could not be listed (%v)", name, s.err)
+			return fmt.Errorf("resource %s could not be listed (%w)", name, s.err)
 		case s.at.IsZero():
-			return fmt.Sprintf("resource %s has not been listed yet", name)
+			return fmt.Errorf("resource %s has not been listed yet", name)
 		}
 	}
-	return ""
+	return nil
 }
 
 func (c *Core) onForgetAsked(e ForgetAsked) {
@@ -240,6 +270,46 @@ func (c *Core) onForgetAsked(e ForgetAsked) {
 		c.batchAcks = append(c.batchAcks, e.Request)
 		c.alarm("%v: %s forgets its heuristic outcome: %s", e.ID, e.Who, e.Why)
 	}
+}
+
+// onSettleAsked gives up a branch that nobody can finish. Its transaction must be decided: what
+// is not can be resolved as a whole.
+func (c *Core) onSettleAsked(e SettleAsked) {
+	if !c.ready(e.Request) {
+		return
+	}
+	x, known := c.table.Get(e.ID)
+	listed := c.listedAt(c.xid(e.ID, e.Branch))
+	unfinished := listed
+	if l := c.inHand(e.ID); l != nil {
+		_, open := l.work[e.Branch]
+		unfinished = unfinished || open
+	}
+	refuse := func(err error) { c.reply(Reply{Request: e.Request, Err: err}) }
+	switch {
+	case !known && c.table.TooOld(e.ID):
+		refuse(tooOld(e.ID))
+	case !known && listed:
+		refuse(refusedf("%v has no decision: decide it first, with \"concord tx resolve\"", e.ID))
+	case !known:
+		refuse(notFound(e.ID))
+	case slices.ContainsFunc(x.Heuristics, func(h txn.Heuristic) bool { return h.Branch == e.Branch }):
+		refuse(refusedf("branch %d of %v is on record already: see \"concord tx get\"", e.Branch, e.ID))
+	case !unfinished && !slices.ContainsFunc(x.Branches, func(b txn.Branch) bool { return b.No == e.Branch }):
+		refuse(&requestError{api.ErrNotFound, fmt.Sprintf("%v has no branch %d: see \"concord tx get\"", e.ID, e.Branch)})
+	case !unfinished:
+		refuse(refusedf("branch %d of %v is finished: there is nothing to give up", e.Branch, e.ID))
+	default:
+		c.batch = append(c.batch, txn.HeuristicRecord{ID: e.ID, Branch: e.Branch, Outcome: txn.HeuristicHazard,
+			By: txn.FromOperator, Who: e.Who, Why: e.Why})
+		c.batchAcks = append(c.batchAcks, e.Request)
+		c.alarm("%v: %s gives up branch %d: %s", e.ID, e.Who, e.Branch, e.Why)
+	}
+}
+
+// listedAt reports whether the last scan of some resource saw a branch.
+func (c *Core) listedAt(x txn.XID) bool {
+	return slices.ContainsFunc(c.listed[x.ID], func(b *listedBranch) bool { return b.xid == x })
 }
 
 // onVerdict tells a decision to everybody who waits for it.

@@ -22,7 +22,8 @@ const resignInterval = 2 * time.Second
 // DiskChanged says that the disk of this node got full, or is full no more. A leader
 // with a full disk takes no new transaction; what was begun is finished.
 type DiskChanged struct {
-	Full string // why, for people; empty: there is space
+	Full bool
+	Why  string // it takes no new transactions, for people
 }
 
 func (DiskChanged) isEvent() {}
@@ -55,9 +56,9 @@ func (l *loop) watchDisk(now time.Time) {
 		return
 	}
 	l.diskFull = space.Low
-	e := DiskChanged{}
+	e := DiskChanged{Full: space.Low}
 	if space.Low {
-		e.Full = fmt.Sprintf("the disk of node %d, the leader, is nearly full (%v): it takes no new transactions until space is freed or added; ask again later", l.config.Node, space)
+		e.Why = fmt.Sprintf("the disk of node %d, the leader, is nearly full (%v): it takes no new transactions until space is freed or added; ask again later", l.config.Node, space)
 	}
 	l.events = append(l.events, e)
 }
@@ -79,7 +80,7 @@ func (l *loop) stepAside(now time.Time) {
 	}
 }
 
-func (c *Core) onDiskChanged(e DiskChanged) { c.diskFull = e.Full }
+func (c *Core) onDiskChanged(e DiskChanged) { c.disk = e }
 
 // diskReport is a Disk as peers hear of it.
 type diskReport struct {

@@ -17,8 +17,9 @@
 // entry the log delivers it, the table folds it, and the verdict is told: that is the
 // commit point, and the only one. Phase two is done by the client on its own sessions
 // as a rule; what it has not reported after a grace period is done by the recovery
-// workers. Scans of the resources find branches that nobody remembers (package
-// recovery says what is done about them).
+// workers, first attempts before retries. Scans of the resources find branches that nobody
+// remembers, and sweeps find evidence that nobody needs (package recovery says what is
+// done about them).
 //
 // The log is cut behind what is stored when it is too long. A node that was away for
 // longer than that fetches a snapshot of the leader's state, stages it in its store, and

@@ -7,19 +7,65 @@ import (
 	"container/heap"
 	"time"
 
-	"github.com/concordtx/concord/protocol/twopc"
 	"github.com/concordtx/concord/txn"
 )
 
 // A leader may have any number of branches to finish, and nobody goes through all of them.
-// Each waits in one of these places: for its time (timers), for room at the workers of its
-// resource (queues), or with the workers (tasks). An entry whose branch was finished meanwhile
-// is dropped when its turn comes.
+// Each waits in one of these places: for its time, for room at the workers of its resource, or
+// with the workers. What was finished meanwhile is dropped when its turn comes.
 
-// timer is when a transaction has a branch that is due.
+// slot is a place with the workers of a resource: for first attempts, or for others.
+type slot struct {
+	resource string
+	again    bool
+}
+
+// most is how many branches may be there.
+func (s slot) most() int {
+	if s.again {
+		return maxRetries
+	}
+	return maxTasks
+}
+
+// due has the branches of one resource that are not with its workers.
+type due struct {
+	// era counts how often the resource has come back. What failed in an earlier one says nothing
+	// about a branch, and has kept it waiting for long enough.
+	era     uint64
+	timers  timers             // branches of committed transactions that wait for their time
+	fresh   readyBranches      // that wait for room, and were never tried
+	retries readyBranches      // and that were
+	back    [][]readyBranch    // that waited to be tried again when the resource came back
+	chases  [2][]*listedBranch // listed branches with a decision, never tried and tried
+}
+
+// current is what counts of the attempts at a branch.
+func (d *due) current(w work, now time.Time) work {
+	if w.attempts > 0 && w.era < d.era {
+		w.attempts, w.due = 0, now
+	}
+	w.era = d.era
+	return w
+}
+
+// returned is when a resource that could not be asked answers again.
+func (d *due) returned() {
+	d.era++
+	d.back = append(d.back, d.retries)
+	d.retries = nil
+}
+
+// waits reports whether something waits for room.
+func (d *due) waits() bool {
+	return len(d.fresh)+len(d.retries)+len(d.chases[0])+len(d.chases[1]) > 0
+}
+
+// timer is when a branch is due. Those of an earlier era are.
 type timer struct {
-	at time.Time
-	id txn.ID
+	era uint64
+	at  time.Time
+	x   txn.XID
 }
 
 // timers is a heap, the earliest first.
@@ -27,7 +73,7 @@ type timers []timer
 
 func (t timers) Len() int { return len(t) }
 func (t timers) Less(i, j int) bool {
-	return cmp.Or(t[i].at.Compare(t[j].at), compareID(t[i].id, t[j].id)) < 0
+	return cmp.Or(cmp.Compare(t[i].era, t[j].era), t[i].at.Compare(t[j].at), t[i].x.Compare(t[j].x)) < 0
 }
 func (t timers) Swap(i, j int) { t[i], t[j] = t[j], t[i] }
 
@@ -42,16 +88,29 @@ func (t *timers) Pop() any {
 	return x
 }
 
-// readyBranches is a heap of branches of one resource that are due, the oldest transactions
-// first.
-type readyBranches []txn.XID
+// readyBranch is a branch of a committed transaction whose time has come.
+type readyBranch struct {
+	x        txn.XID
+	attempts int
+	due      time.Time
+}
 
-func (r readyBranches) Len() int           { return len(r) }
-func (r readyBranches) Less(i, j int) bool { return r[i].Compare(r[j]) < 0 }
-func (r readyBranches) Swap(i, j int)      { r[i], r[j] = r[j], r[i] }
+// readyBranches is a heap: first those that were never tried, from the oldest on; then those
+// that failed, the fewer times the sooner.
+type readyBranches []readyBranch
+
+func (r readyBranches) Len() int { return len(r) }
+func (r readyBranches) Less(i, j int) bool {
+	a, b := &r[i], &r[j]
+	if a.attempts == 0 && b.attempts == 0 {
+		return a.x.Compare(b.x) < 0
+	}
+	return cmp.Or(cmp.Compare(a.attempts, b.attempts), a.due.Compare(b.due), a.x.Compare(b.x)) < 0
+}
+func (r readyBranches) Swap(i, j int) { r[i], r[j] = r[j], r[i] }
 
 // Push implements heap.Interface.
-func (r *readyBranches) Push(x any) { *r = append(*r, x.(txn.XID)) }
+func (r *readyBranches) Push(x any) { *r = append(*r, x.(readyBranch)) }
 
 // Pop implements heap.Interface.
 func (r *readyBranches) Pop() any {
@@ -61,73 +120,119 @@ func (r *readyBranches) Pop() any {
 	return x
 }
 
-// wake has a transaction looked at when a branch of it is due.
-func (c *Core) wake(l *live, at time.Time) {
-	if l.wakes.IsZero() || at.Before(l.wakes) {
-		l.wakes = at
-		heap.Push(&c.timers, timer{at: at, id: l.id})
+// await has a branch wait for its time. One of a resource that has left the configuration waits
+// until it is back.
+func (c *Core) await(l *live, no txn.BranchNo) {
+	if d := c.due[l.branches[no].Resource]; d != nil {
+		heap.Push(&d.timers, timer{era: d.era, at: l.work[no].due, x: c.xid(l.id, no)})
 	}
 }
 
-// sweep looks at what is due, a piece in a turn, and gives it to the recovery workers as far as
-// they have room.
+// sweep gives branches that are due to the recovery workers, a piece in a turn: first those that
+// were never tried, from the oldest on; then those that failed, the fewer times the sooner. What
+// nobody can finish comes last, and in few places, so it delays nobody.
 func (c *Core) sweep() {
-	if c.sweeping = c.sweeping || !c.now.Before(c.nextSweep); !c.sweeping {
+	if !c.sweeping && c.now.Before(c.nextSweep) {
 		return
 	}
-	c.nextSweep = c.now.Add(sweepInterval)
-	left := c.piece()
-	for ; left > 0 && len(c.timers) > 0 && !c.now.Before(c.timers[0].at); left-- {
-		c.steps++
-		t := heap.Pop(&c.timers).(timer)
-		if l := c.live[t.id]; l != nil && l.wakes.Equal(t.at) {
-			l.wakes = time.Time{}
-			c.carry(l, l.core.Step(twopc.Tick{}))
-		}
-	}
-	c.sweeping = left == 0
+	c.sweeping, c.nextSweep = false, c.now.Add(sweepInterval)
 	for _, name := range c.config.Resources {
-		ready := c.queues[name]
-		for left = c.piece(); left > 0 && ready.Len() > 0 && c.load[name] < maxTasks; left-- {
-			c.steps++
-			c.assignReady(heap.Pop(ready).(txn.XID))
+		d := c.due[name]
+		left := c.wakeDue(d, c.piece())
+		left = c.assignReady(&d.fresh, slot{name, false}, left)
+		left = c.assignReady(&d.retries, slot{name, true}, left)
+		left = c.chase(d, slot{name, false}, left)
+		left = c.chase(d, slot{name, true}, left)
+		switch {
+		case left == 0:
+			c.sweeping = true
+		case d.waits(): // there is more to do than they can take: look again at the next tick
+			c.nextSweep = c.now
 		}
-		c.sweeping = c.sweeping || left == 0
 	}
 }
 
-// assignReady gives a branch to the workers, if it is still to be finished.
-func (c *Core) assignReady(x txn.XID) {
-	l := c.live[x.ID]
-	if l == nil {
-		return
+// wakeDue has branches wait for room whose time has come. It returns how many steps are left.
+func (c *Core) wakeDue(d *due, left int) int {
+	for ; left > 0 && len(d.back) > 0; left-- {
+		last := &d.back[len(d.back)-1]
+		if n := len(*last); n > 0 {
+			c.makeReady(d, (*last)[n-1].x)
+			*last = (*last)[:n-1]
+		} else {
+			d.back = d.back[:len(d.back)-1]
+		}
 	}
-	w, open := l.work[x.Branch]
+	for ; left > 0 && len(d.timers) > 0 && (d.timers[0].era < d.era || !c.now.Before(d.timers[0].at)); left-- {
+		c.makeReady(d, heap.Pop(&d.timers).(timer).x)
+	}
+	return left
+}
+
+// makeReady has a branch wait for room, or on for its time.
+func (c *Core) makeReady(d *due, x txn.XID) {
+	c.steps++
+	l, w, open := c.unfinished(x)
 	if !open {
 		return
 	}
-	w.ready = false
+	w = d.current(w, c.now)
 	l.work[x.Branch] = w
-	if _, busy := c.tasks[x]; !busy {
-		c.assign(Task{XID: x, Branch: l.branches[x.Branch], Decision: l.core.Decision()})
+	switch {
+	case c.now.Before(w.due):
+		c.await(l, x.Branch)
+	case w.attempts > 0:
+		heap.Push(&d.retries, readyBranch{x, w.attempts, w.due})
+	default:
+		heap.Push(&d.fresh, readyBranch{x, w.attempts, w.due})
 	}
 }
 
-// finishDue has a branch wait for the workers if its time has come, else for its time. One of a
-// resource that has left the configuration waits until it is back.
-func (c *Core) finishDue(l *live, no txn.BranchNo) {
-	c.steps++
-	w, open := l.work[no]
-	x := c.xid(l.id, no)
-	ready := c.queues[l.branches[no].Resource]
-	if _, busy := c.tasks[x]; busy || !open || w.ready || ready == nil {
-		return
+// unfinished returns how far the cluster is with a branch of a committed transaction, if it is to be
+// finished and not with the workers.
+func (c *Core) unfinished(x txn.XID) (l *live, w work, ok bool) {
+	if l = c.live[x.ID]; l == nil {
+		return nil, w, false
 	}
-	if c.now.Before(w.due) {
-		c.wake(l, w.due)
-		return
+	w, ok = l.work[x.Branch]
+	_, busy := c.tasks[x]
+	return l, w, ok && !busy
+}
+
+// assignReady gives branches to the workers, as many as they have room for.
+func (c *Core) assignReady(ready *readyBranches, s slot, left int) int {
+	for ; left > 0 && ready.Len() > 0 && c.load[s] < s.most(); left-- {
+		c.steps++
+		x := heap.Pop(ready).(readyBranch).x
+		if l, _, ok := c.unfinished(x); ok {
+			c.assign(Task{XID: x, Branch: l.branches[x.Branch], Decision: l.core.Decision(), Again: s.again})
+		}
 	}
-	w.ready = true
-	l.work[no] = w
-	heap.Push(ready, x)
+	return left
+}
+
+// chase gives listed branches with a known decision to the workers, as many as they have room
+// for. Those that failed lately wait for a later scan.
+func (c *Core) chase(d *due, s slot, left int) int {
+	queue := &d.chases[0]
+	if s.again {
+		queue = &d.chases[1]
+	}
+	for ; left > 0 && len(*queue) > 0 && c.load[s] < s.most(); left-- {
+		c.steps++
+		b := (*queue)[0]
+		*queue = (*queue)[1:]
+		b.tried = d.current(b.tried, c.now)
+		_, busy := c.tasks[b.xid]
+		switch again := b.tried.attempts > 0; {
+		case b.gone || busy || again && c.now.Before(b.tried.due):
+		case s.again && !again: // its resource came back
+			d.chases[0] = append(d.chases[0], b)
+		default:
+			t := b.chase
+			t.Again = again
+			c.assign(t)
+		}
+	}
+	return left
 }

@@ -17,7 +17,11 @@ type Event interface{ isEvent() }
 
 // Tick says that one tick went by, and what time it is now. Time only decides when
 // something is tried, never what is true.
-type Tick struct{ Now time.Time }
+type Tick struct {
+	Now time.Time
+	// Peers is the latest that the clock of another node shows, as far as is known.
+	Peers time.Time
+}
 
 // Peer hands over an event of the replicated log: zab.Received, zab.PeerLost,
 // zab.Persisted, zab.Compact, or one about a snapshot.
@@ -57,6 +61,15 @@ type ForgetAsked struct {
 	Who, Why string
 }
 
+// SettleAsked is an operator's word that a branch which nobody can finish is given up: it counts
+// as a hazard from then on, and the cluster leaves it alone.
+type SettleAsked struct {
+	Request  uint64
+	ID       txn.ID
+	Branch   txn.BranchNo
+	Who, Why string
+}
+
 // ViewAsked asks for a linearizable look at one transaction. With a zero ID it asks for all
 // listed branches that are in doubt; what is open is in the applied state.
 type ViewAsked struct {
@@ -75,14 +88,18 @@ type PlanAsked struct {
 type Finished struct {
 	XID    txn.XID
 	Finish txn.Finish
-	Who    string // "client" or the resource
-	Why    string // what a Contradicted or Lost is based on
+	By     txn.Source // the client's session, or a worker of the cluster
+	Who    string     // by whose word, for people
+	Why    string     // what a Contradicted or Lost is based on
 }
 
 // Failed says that a recovery worker could not finish a branch; it is tried again.
 type Failed struct {
 	XID txn.XID
-	Why string
+	// Interrupted: the attempt was given up because the resource answers again, and says
+	// nothing about the branch.
+	Interrupted bool
+	Why         string
 }
 
 // Listed is the answer of a resource to a Scan.
@@ -92,11 +109,20 @@ type Listed struct {
 	Err      error
 }
 
-// Unfit says that a resource must not take part, for example because another name
-// points to the same database; with an empty Why it is fit again.
-type Unfit struct {
+// Kept is the answer of a resource to an EvidenceAsk.
+type Kept struct {
 	Resource string
-	Why      string
+	Evidence []txn.XID // in the order of adapters.Resource.Evidence
+	Err      error
+}
+
+// Fitness says whether a resource may take part: it must not, for example, if another name
+// points to the same database.
+type Fitness struct {
+	Resource string
+	Fit      bool
+	Why      string // it is not, for people
+	Down     bool   // it does not answer, or not well, at this node
 }
 
 func (Tick) isEvent()         {}
@@ -105,12 +131,14 @@ func (CommitAsked) isEvent()  {}
 func (OutcomeAsked) isEvent() {}
 func (ResolveAsked) isEvent() {}
 func (ForgetAsked) isEvent()  {}
+func (SettleAsked) isEvent()  {}
 func (ViewAsked) isEvent()    {}
 func (PlanAsked) isEvent()    {}
 func (Finished) isEvent()     {}
 func (Failed) isEvent()       {}
 func (Listed) isEvent()       {}
-func (Unfit) isEvent()        {}
+func (Kept) isEvent()         {}
+func (Fitness) isEvent()      {}
 
 // Effects is what the driver has to carry out after a Step. Order matters only within
 // one slice. The slices are valid until the next Step.
@@ -130,7 +158,15 @@ type Effects struct {
 	Scan []string
 	// Forget are branches whose evidence is not needed any more, by resource.
 	Forget map[string][]txn.XID
-	Notes  []Note
+	// Evidence are resources that shall list what evidence they keep: Kept answers each.
+	Evidence []EvidenceAsk
+	Notes    []Note
+}
+
+// EvidenceAsk is the order to list a page of the evidence that a resource keeps.
+type EvidenceAsk struct {
+	Resource string
+	After    txn.XID
 }
 
 // Task is the order to finish one branch.
@@ -138,6 +174,7 @@ type Task struct {
 	XID      txn.XID
 	Branch   txn.Branch
 	Decision txn.Decision
+	Again    bool // an earlier attempt has failed
 }
 
 // Note is a line for the log of the node.
@@ -156,6 +193,7 @@ type Reply struct {
 	Txn      txn.Txn // as far as it is known
 	View     *View   // of a ViewAsked
 	Seen     bool    // to a SeenAsked
+	Fresh    bool    // to one that wants it
 	Plan     []recovery.Action
 }
 
@@ -179,9 +217,12 @@ type View struct {
 type ListedBranch struct {
 	Resource string
 	Decision txn.Decision // of its transaction; Undecided if the log has none
+	Err      string       // of the last attempt to finish it, or of the last scan
 }
 
 // BranchView is what the leader knows of one unfinished branch.
 type BranchView struct {
-	Err string // of the last attempt to finish it
+	Err      string    // of the last attempt to finish it
+	Attempts int       // that failed since its database answers
+	Due      time.Time // when it is tried again; in the past: at once
 }

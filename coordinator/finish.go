@@ -4,41 +4,35 @@ package coordinator
 
 import (
 	"slices"
+	"time"
 
 	"github.com/concordtx/concord/internal/mutant"
 	"github.com/concordtx/concord/protocol/twopc"
 	"github.com/concordtx/concord/txn"
 )
 
-// assignable reports whether the workers can take a branch: it is not with them
-// already, they do not have too many of its resource, and the resource has not left the
-// configuration.
-func (c *Core) assignable(x txn.XID, resource string) bool {
-	_, busy := c.tasks[x]
-	return !busy && c.scans[resource] != nil && c.load[resource] < maxTasks
-}
-
 func (c *Core) assign(t Task) {
 	c.tasks[t.XID] = t
-	c.load[t.Branch.Resource]++
+	c.load[slot{t.Branch.Resource, t.Again}]++
 	c.fx.Finish = append(c.fx.Finish, t)
 	c.relist(t.XID.ID)
 }
 
 // release takes a task back from the workers, if they had it.
-func (c *Core) release(x txn.XID) {
-	if t, had := c.tasks[x]; had {
+func (c *Core) release(x txn.XID) (t Task, had bool) {
+	if t, had = c.tasks[x]; had {
 		delete(c.tasks, x)
-		c.load[t.Branch.Resource]--
+		c.load[slot{t.Branch.Resource, t.Again}]--
 		c.relist(x.ID)
 	}
+	return t, had
 }
 
 func (c *Core) onFinished(e Finished) {
 	if !c.leading {
 		return // the next leader finishes it again, which is harmless
 	}
-	if e.Who != clientName {
+	if e.By == txn.FromCluster {
 		c.release(e.XID)
 	}
 	c.unlist(e.XID)
@@ -61,7 +55,7 @@ func (c *Core) onFinished(e Finished) {
 	}
 	// Not in phase two: a branch of an aborted transaction, or one that came back. That
 	// it is gone is as it should be; that it ended otherwise than decided is not.
-	if known && e.Finish == txn.Contradicted && e.Who != clientName {
+	if known && e.Finish == txn.Contradicted && e.By == txn.FromCluster {
 		outcome := txn.HeuristicRollback
 		if x.Decision == txn.Abort {
 			outcome = txn.HeuristicCommit
@@ -77,24 +71,66 @@ func (c *Core) heuristic(e Finished, o txn.Outcome) {
 	if mutant.SwallowHeuristic {
 		return
 	}
-	c.batch = append(c.batch, txn.HeuristicRecord{ID: e.XID.ID, Branch: e.XID.Branch, Outcome: o, Who: e.Who, Why: e.Why})
+	c.batch = append(c.batch, txn.HeuristicRecord{ID: e.XID.ID, Branch: e.XID.Branch, Outcome: o, By: e.By, Who: e.Who, Why: e.Why})
 	c.alarm("%v: %v, says %s: %s", e.XID, o, e.Who, e.Why)
 }
-
-// clientName is who reports a branch that its own session finished.
-const clientName = "client"
 
 func (c *Core) onFailed(e Failed) {
 	if !c.leading {
 		return
 	}
-	c.release(e.XID)
+	t, had := c.release(e.XID)
+	d := c.due[t.Branch.Resource]
+	if !had || d == nil {
+		return
+	}
 	if l := c.live[e.XID.ID]; l != nil {
 		if w, open := l.work[e.XID.Branch]; open {
-			w.err, w.due = e.Why, c.now.Add(min(retryMax, retryMin<<min(w.attempts, 8)))
-			w.attempts++
-			l.work[e.XID.Branch] = w
-			c.wake(l, w.due)
+			l.work[e.XID.Branch] = d.current(w, c.now).failed(e, c.now)
+			c.await(l, e.XID.Branch)
+			return
+		}
+	}
+	for _, b := range c.listed[e.XID.ID] {
+		if b.xid == e.XID {
+			b.tried = d.current(b.tried, c.now).failed(e, c.now)
+		}
+	}
+}
+
+// failed is what is known of a branch after one more attempt.
+func (w work) failed(e Failed, now time.Time) work {
+	w.err = e.Why
+	if e.Interrupted {
+		w.due = now
+		return w
+	}
+	w.due = now.Add(min(retryMax, retryMin<<min(w.attempts, 8)))
+	w.attempts++
+	return w
+}
+
+// returned is when a resource that could not be asked answers again.
+func (c *Core) returned(resource string) {
+	s := c.scans[resource]
+	if !c.leading || s == nil {
+		return
+	}
+	s.due, c.nextSweep = c.now, c.now
+	c.due[resource].returned()
+}
+
+// settled takes note of branches of which the log has a report that did not come from here:
+// an operator has given one up, or an earlier leader reported it. They are not worked on.
+func (c *Core) settled(x txn.Txn) {
+	l := c.live[x.ID]
+	if l == nil {
+		return
+	}
+	for _, h := range x.Heuristics {
+		if _, open := l.work[h.Branch]; open {
+			delete(l.work, h.Branch)
+			c.carry(l, l.core.Step(twopc.Finished{No: h.Branch, Finish: txn.Lost})) // the report is there
 		}
 	}
 }
@@ -118,12 +154,4 @@ func (c *Core) takeEnds() {
 		c.batch = append(c.batch, txn.End{IDs: c.ends[:n:n]})
 	}
 	c.ends = nil
-}
-
-// evidenceDone notes that the evidence of a finished transaction is not needed any
-// more. Nothing that is alarming is finished, so a contradiction keeps its evidence.
-func (c *Core) evidenceDone(x txn.Txn) {
-	for _, b := range x.Branches {
-		c.evidence[b.Resource] = append(c.evidence[b.Resource], c.xid(x.ID, b.No))
-	}
 }

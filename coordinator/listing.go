@@ -26,6 +26,7 @@ type scan struct {
 	at        time.Time // of the last listing that was judged
 	err       error
 	sightings recovery.Sightings
+	evidence  evidenceSweep
 
 	listing *listing // of the last scan
 	next    *listing // of the answer that is being judged; nil if there is none
@@ -60,7 +61,10 @@ type listedBranch struct {
 	xid      txn.XID
 	resource string
 	lingers  bool // it counts as in doubt
+	gone     bool // from its listing
 	age      int  // place among ages; -1: it is another cluster's
+	chase    Task // if it has a decision that the workers are to apply
+	tried    work // what they could not do so far
 }
 
 // ages is a heap of branches, the oldest first.
@@ -90,18 +94,19 @@ func (a *ages) Pop() any {
 }
 
 // enlist adds a branch to a listing.
-func (c *Core) enlist(l *listing, resource string, x txn.XID) {
-	if _, twice := l.branches[x]; twice {
-		return
+func (c *Core) enlist(l *listing, resource string, x txn.XID) *listedBranch {
+	if b, twice := l.branches[x]; twice {
+		return b
 	}
 	b := &listedBranch{xid: x, resource: resource, age: -1}
 	l.branches[x] = b
 	if x.Cluster != c.table.Cluster() {
-		return
+		return b
 	}
 	heap.Push(&l.ages, b)
 	c.listed[x.ID] = append(c.listed[x.ID], b)
 	c.judgeLingering(b)
+	return b
 }
 
 // delist takes a branch out of a listing.
@@ -111,6 +116,7 @@ func (c *Core) delist(l *listing, x txn.XID) {
 		return
 	}
 	delete(l.branches, x)
+	b.gone = true
 	if b.age < 0 {
 		return
 	}
@@ -200,22 +206,40 @@ func (c *Core) judgeListings() {
 				s.old = nil
 			}
 		}
-		if s.next == nil || s.old != nil {
-			continue
-		}
-		piece := s.next.take(left)
-		for _, p := range piece {
-			c.judge(s, p)
-		}
-		left -= len(piece)
-		c.steps += len(piece)
-		if s.next.done == len(s.next.answer) {
-			s.sightings.End()
-			s.at, s.err, s.running = s.next.at, nil, false
-			s.listing, s.next, s.old = s.next, nil, s.listing
-			s.listing.done, s.listing.gone = 0, nil
+		if s.old == nil {
+			left = c.judgeListing(s, left)
 		}
 	}
+}
+
+// judgeListing judges a piece of an answer, and returns how many steps are left.
+func (c *Core) judgeListing(s *scan, left int) int {
+	if s.next == nil || s.old != nil {
+		return left
+	}
+	piece := s.next.take(left)
+	for _, p := range piece {
+		c.judge(s, p)
+	}
+	c.steps += len(piece)
+	if s.next.done == len(s.next.answer) {
+		s.sightings.End()
+		s.at, s.running = s.next.at, false
+		s.listing, s.next, s.old = s.next, nil, s.listing
+		s.old.done, s.listing.gone = 0, nil
+		if len(s.old.answer) == 0 {
+			s.old = nil
+		}
+	}
+	return left - len(piece)
+}
+
+// whyListed says what keeps a listed branch, for people; empty if nothing is known to.
+func (c *Core) whyListed(b *listedBranch) string {
+	if err := c.scans[b.resource].err; err != nil {
+		return err.Error()
+	}
+	return b.tried.err
 }
 
 // judging reports whether there is more to do for judgeListings.

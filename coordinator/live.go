@@ -4,6 +4,7 @@ package coordinator
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/concordtx/concord/internal/mutant"
@@ -20,11 +21,11 @@ type live struct {
 	requests []uint64 // that wait for the decision
 	protocol txn.Protocol
 	label    string
-	reason   string // for the commit record, if an operator decides
-	seen     bool   // a prepared branch was seen, or whoever began it says that there were several
+	by       txn.Source // who asks for the decision
+	reason   string     // for the commit record, if an operator decides
+	seen     bool       // a prepared branch was seen, or whoever began it says that there were several
 	branches map[txn.BranchNo]txn.Branch
-	work     map[txn.BranchNo]work
-	wakes    time.Time // when timers have it looked at; zero: they do not
+	work     map[txn.BranchNo]work // of the unfinished ones
 
 	next, prev *live // among the waiters, while there are requests
 }
@@ -36,7 +37,7 @@ type work struct {
 	due      time.Time
 	attempts int
 	err      string
-	ready    bool // it waits for room at the workers
+	era      uint64 // of its resource, in which they were made; see due
 }
 
 // wait lets a request wait for the decision on id.
@@ -72,12 +73,12 @@ func (c *Core) inHand(id txn.ID) *live {
 
 // resume takes the branches of a committed transaction in hand.
 func (c *Core) resume(x txn.Txn) {
+	var finished []txn.BranchNo
+	for _, h := range x.Heuristics {
+		finished = append(finished, h.Branch)
+	}
 	l, ok := c.live[x.ID]
 	if !ok {
-		var finished []txn.BranchNo
-		for _, h := range x.Heuristics {
-			finished = append(finished, h.Branch)
-		}
 		l = &live{id: x.ID, core: twopc.Resume(x.Branches, finished...)}
 		c.live[x.ID] = l
 		if len(l.core.Unfinished()) == 0 { // an earlier leader reported the last branch, and did not come to the end
@@ -86,15 +87,18 @@ func (c *Core) resume(x txn.Txn) {
 		}
 	}
 	due := c.now.Add(c.config.Rules.Grace)
-	if x.Reason != "" { // an operator decided: there is no client that finishes it
+	if x.By == txn.FromOperator { // there is no client that finishes it
 		due = c.now
 	}
 	l.branches, l.work = make(map[txn.BranchNo]txn.Branch, len(x.Branches)), make(map[txn.BranchNo]work, len(x.Branches))
 	for _, b := range x.Branches {
-		l.branches[b.No], l.work[b.No] = b, work{due: due}
+		l.branches[b.No] = b
+		if !slices.Contains(finished, b.No) {
+			l.work[b.No] = work{due: due}
+			c.await(l, b.No)
+		}
 	}
 	c.steps += len(x.Branches)
-	c.wake(l, due)
 }
 
 // giveUp answers everybody who waits for a decision that does not come from here.
@@ -139,18 +143,16 @@ func (c *Core) carry(l *live, effects []twopc.Effect) {
 		switch e := e.(type) {
 		case twopc.Propose:
 			if e.Decision == txn.Commit {
-				c.batch = append(c.batch, txn.CommitRecord{ID: l.id, Protocol: l.protocol, Branches: e.Branches, Reason: l.reason, Label: l.label})
+				c.batch = append(c.batch, txn.CommitRecord{ID: l.id, Protocol: l.protocol, By: l.by, Branches: e.Branches, Reason: l.reason, Label: l.label})
 				if mutant.ReplyBeforeQuorum {
 					c.answer(l, Reply{Decision: txn.Commit})
 				}
 			} else {
-				c.batch = append(c.batch, txn.AbortRecord{ID: l.id, Reason: e.Reason, Seen: l.seen})
+				c.batch = append(c.batch, txn.AbortRecord{ID: l.id, By: l.by, Reason: e.Reason, Seen: l.seen})
 			}
 			c.waiting += size(l, e)
 		case twopc.Reply:
 			c.tell(l)
-		case twopc.Finish:
-			c.finishDue(l, e.No)
 		case twopc.End:
 			c.end(l)
 		case twopc.Alarm:

@@ -85,7 +85,7 @@ func (c *Core) lookOn() {
 func (c *Core) viewListed(v *View, b *listedBranch) {
 	if b.lingers {
 		x, _ := c.table.Get(b.xid.ID)
-		v.InDoubt[b.xid] = ListedBranch{Resource: b.resource, Decision: x.Decision}
+		v.InDoubt[b.xid] = ListedBranch{Resource: b.resource, Decision: x.Decision, Err: c.whyListed(b)}
 	}
 }
 
@@ -96,7 +96,11 @@ func (c *Core) viewBranches(v *View, id txn.ID) {
 	}
 	for _, no := range l.core.Unfinished() {
 		c.steps++
-		v.Branches[c.xid(id, no)] = BranchView{Err: c.whyUnfinished(l, no)}
+		w := l.work[no]
+		if d := c.due[l.branches[no].Resource]; d != nil {
+			w = d.current(w, c.now)
+		}
+		v.Branches[c.xid(id, no)] = BranchView{Err: c.whyUnfinished(l, no), Attempts: w.attempts, Due: w.due}
 	}
 }
 

@@ -123,7 +123,7 @@ func (l *loop) drain(asks chan ask, received chan inbound) {
 
 func (l *loop) tick(now time.Time) {
 	l.ticked = now
-	l.events = append(l.events, Tick{Now: now})
+	l.events = append(l.events, Tick{Now: now, Peers: l.peersNow(now)})
 	l.watchDisk(now)
 	l.compact()
 	if now.Sub(l.reported) >= reportInterval {
@@ -137,6 +137,16 @@ func (l *loop) tick(now time.Time) {
 	if now.Sub(l.published) >= publishInterval {
 		l.publish(now)
 	}
+}
+
+// peersNow is what the clocks of the peers show, by what they said lately, the latest of them.
+func (l *loop) peersNow(now time.Time) (latest time.Time) {
+	for _, r := range l.reports {
+		if since := now.Sub(r.at); since < 3*reportInterval && r.Clock.Add(since).After(latest) {
+			latest = r.Clock.Add(since)
+		}
+	}
+	return latest
 }
 
 func (l *loop) receive(in inbound) {
@@ -188,14 +198,19 @@ func (l *loop) carryOut(fx *Effects) {
 	for _, r := range fx.Reply {
 		done := l.requests[r.Request]
 		delete(l.requests, r.Request)
-		if r.Seen && l.snapshot.Load().Zxid.Less(r.Zxid) {
+		if r.Fresh || r.Seen && l.snapshot.Load().Zxid.Less(r.Zxid) {
 			l.publish(time.Now())
 		}
 		done(r)
 	}
 	for _, t := range fx.Finish {
+		w := l.workers[t.Branch.Resource]
+		queue := w.tasks
+		if t.Again {
+			queue = w.retries
+		}
 		select {
-		case l.workers[t.Branch.Resource].tasks <- t:
+		case queue <- t:
 		default: // a former leadership has left the queue full
 			l.events = append(l.events, Failed{XID: t.XID, Why: "the workers are busy"})
 		}
@@ -207,6 +222,12 @@ func (l *loop) carryOut(fx *Effects) {
 		}
 	}
 	l.forget(fx.Forget)
+	for _, e := range fx.Evidence {
+		select {
+		case l.workers[e.Resource].kept <- e.After:
+		default: // one is due already, and is answered
+		}
+	}
 	for _, note := range fx.Notes {
 		if note.Alarm {
 			l.log.Error(note.Text)

@@ -179,7 +179,7 @@ func (n *Node) makeCore(resources []string) error {
 	}
 	n.core, err = NewCore(CoreConfig{Node: n.config.Node, Members: n.config.Members, Boot: n.store.Boot(),
 		Log:        zab.Config{HeartbeatTicks: heartbeatTicks},
-		NewCluster: txn.ClusterID(binary.BigEndian.Uint32(id[:])), Resources: resources, Rules: n.config.Rules, Reload: n.reload}, n.store, table)
+		NewCluster: txn.ClusterID(binary.BigEndian.Uint32(id[:])), Resources: resources, Validate: n.validate, Rules: n.config.Rules, Reload: n.reload}, n.store, table)
 	if err != nil {
 		return fmt.Errorf("members: %w", err)
 	}
@@ -194,6 +194,9 @@ func (n *Node) makeCore(resources []string) error {
 	n.applied.Store(&at)
 	return nil
 }
+
+// validate asks the adapter of a branch, which is one of the configuration. It asks no database.
+func (n *Node) validate(b txn.Branch) error { return n.workers[b.Resource].resource.Validate(b) }
 
 func (n *Node) hello() hello {
 	_, _, tail, _ := n.store.Initial()
@@ -274,16 +277,38 @@ func (n *Node) submit(event func(request uint64) Event, done func(Reply)) {
 	}
 }
 
+// Recheck asks a resource again who it is if whoever calls takes it for another one, or it was not
+// fit; what it says is in the Status then. It takes a few seconds at most, and however many
+// doubt, a resource is asked once a second.
+func (n *Node) Recheck(ctx context.Context, resource, identity string) {
+	w := n.workers[resource]
+	if w == nil {
+		return
+	}
+	if h := w.state(); h.OK && h.Identity == identity {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, recheckPatience)
+	defer cancel()
+	w.recheck(ctx)
+	_, _ = n.ask(ctx, func(request uint64) Event { return SeenAsked{Request: request, Fresh: true} }) // else it is published soon
+}
+
 // compareIdentities looks for two names of one database. Branches of one transaction
-// in both would wait for each other's locks, and each would list the other's.
+// in both would wait for each other's locks, and each would list the other's. The name that
+// the configuration lists first stays; which of them could be asked first does not matter.
 func (n *Node) compareIdentities(ctx context.Context) {
-	for name, w := range n.workers {
-		why := ""
-		for other, o := range n.workers {
-			if id := w.state().Identity; other != name && id != "" && id == o.state().Identity {
-				why = fmt.Sprintf("it is the same database as resource %s: remove one of them from \"resources\", or correct its dsn", other)
+	first := map[string]string{} // by identity
+	for _, r := range n.config.Resources {
+		h := n.workers[r.Name()].state()
+		f := Fitness{Resource: r.Name(), Fit: true, Down: !h.OK}
+		if id := h.Identity; id != "" {
+			if other, taken := first[id]; taken {
+				f.Fit, f.Why = false, fmt.Sprintf("it is the same database as resource %s, which is listed before it: remove one of them from \"resources\", or correct its dsn", other)
+			} else {
+				first[id] = r.Name()
 			}
 		}
-		n.post(ctx, Unfit{Resource: name, Why: why})
+		n.post(ctx, f)
 	}
 }

@@ -13,8 +13,13 @@ import (
 	"github.com/concordtx/concord/txn"
 )
 
+// scanAgain is when a resource that could not be listed is asked again: so soon, because what
+// waits for it holds locks elsewhere.
+const scanAgain = time.Second
+
 func (c *Core) rules() recovery.Rules {
-	return recovery.Rules{Cluster: c.table.Cluster(), MaxAge: c.config.Rules.MaxTransaction}
+	return recovery.Rules{Cluster: c.table.Cluster(), MaxAge: c.config.Rules.MaxTransaction,
+		Horizon: c.latest().Add(maxAheadListed)}
 }
 
 // scanDue asks resources for their prepared branches.
@@ -28,19 +33,26 @@ func (c *Core) scanDue() {
 	}
 }
 
-// onListed carries out what recovery plans for a listing.
+// onListed takes an answer. What recovery plans for it is carried out a piece in a turn.
 func (c *Core) onListed(e Listed) {
 	s, ok := c.scans[e.Resource]
-	if !c.leading || !ok {
+	if !c.leading || !ok || s.next != nil { // the one before is not judged yet
 		return
 	}
-	s.due = c.now.Add(c.config.Rules.Scan)
+	failed := s.err != nil
+	s.running, s.due, s.err = false, c.now.Add(c.config.Rules.Scan), e.Err
 	if e.Err != nil {
-		s.running, s.err = false, e.Err
+		s.due = c.now.Add(min(c.config.Rules.Scan, scanAgain))
 		return
 	}
-	s.next = newListing(c.now, e.Listing)
+	if failed {
+		c.returned(e.Resource)
+		s.due = c.now.Add(c.config.Rules.Scan)
+	}
+	s.running, s.next = true, newListing(c.now, e.Listing)
 	s.sightings.Begin()
+	c.due[e.Resource].chases = [2][]*listedBranch{}
+	c.judgeListing(s, c.piece())
 }
 
 // judge carries out what recovery plans for one branch of a listing.
@@ -48,7 +60,10 @@ func (c *Core) judge(s *scan, p adapters.Prepared) {
 	if s.next.gone[p.XID] {
 		return
 	}
-	c.enlist(s.next, s.resource, p.XID)
+	b := c.enlist(s.next, s.resource, p.XID)
+	if last := s.listing.branches[p.XID]; last != nil {
+		b.tried = last.tried
+	}
 	a, ours := s.sightings.Judge(s.resource, p, c.table, c.rules(), c.now)
 	if !ours {
 		return
@@ -56,19 +71,19 @@ func (c *Core) judge(s *scan, p adapters.Prepared) {
 	switch a.Kind {
 	case recovery.Commit:
 		if c.inHand(a.XID.ID) == nil {
-			c.chase(a, txn.Commit)
+			c.pursue(b, a, txn.Commit)
 		}
 	case recovery.Rollback:
 		if x, known := c.table.Get(a.XID.ID); known {
 			c.see(&x)
 		}
-		c.chase(a, txn.Abort)
+		c.pursue(b, a, txn.Abort)
 	case recovery.Abort:
 		if c.waiting >= maxWaiting && c.live[a.XID.ID] == nil {
 			return // the next scan lists it again
 		}
 		l := c.hold(a.XID.ID)
-		l.seen = true
+		l.seen, l.by = true, txn.FromCluster
 		c.carry(l, l.core.Step(twopc.RollbackAsked{Reason: "orphan: " + a.Why}))
 		c.note("%v at %s is an orphan: %s", a.XID, s.resource, a.Why)
 	case recovery.Report:
@@ -83,12 +98,17 @@ func (c *Core) judge(s *scan, p adapters.Prepared) {
 	}
 }
 
-// chase gives a listed branch with a known decision to the workers; what they cannot
-// take now is listed again by the next scan.
-func (c *Core) chase(a recovery.Action, d txn.Decision) {
-	if c.assignable(a.XID, a.Branch.Resource) {
-		c.assign(Task{XID: a.XID, Branch: a.Branch, Decision: d})
+// pursue has a listed branch with a known decision wait for the workers.
+func (c *Core) pursue(b *listedBranch, a recovery.Action, d txn.Decision) {
+	due := c.due[b.resource]
+	b.tried = due.current(b.tried, c.now)
+	b.chase = Task{XID: a.XID, Branch: a.Branch, Decision: d}
+	queue := 0
+	if b.tried.attempts > 0 {
+		queue = 1
 	}
+	due.chases[queue] = append(due.chases[queue], b)
+	c.sweeping = true
 }
 
 // rescan looks again soon at the resources that listed a branch of id: its decision
@@ -140,12 +160,16 @@ func (c *Core) planOn() {
 	c.reply(Reply{Request: p.Request, Zxid: c.zxid(), Plan: p.plan})
 }
 
-func (c *Core) onUnfit(e Unfit) {
-	if e.Why == "" {
+func (c *Core) onFitness(e Fitness) {
+	if c.down[e.Resource] && !e.Down {
+		c.returned(e.Resource)
+	}
+	c.down[e.Resource] = e.Down
+	if e.Fit {
 		delete(c.unfit, e.Resource)
 		return
 	}
-	if c.unfit[e.Resource] != e.Why {
+	if why, unfit := c.unfit[e.Resource]; !unfit || why != e.Why {
 		c.alarm("resource %s must not take part: %s", e.Resource, e.Why)
 	}
 	c.unfit[e.Resource] = e.Why

@@ -23,10 +23,11 @@ type report struct {
 	// Applied and Digest: what the node's table has folded, and its rolling hash there.
 	Applied zab.Zxid
 	Digest  txn.Digest
+	Clock   time.Time // of the node, in milliseconds
 	Disk    diskReport
 }
 
-const reportSize = 3 + 8 + 4 + 12 + 12 + len(txn.Digest{}) + 8 + 1 + 4
+const reportSize = 3 + 8 + 4 + 12 + 12 + len(txn.Digest{}) + 8 + 8 + 1 + 4
 
 func (r report) append(b []byte) []byte {
 	established := byte(0)
@@ -39,6 +40,7 @@ func (r report) append(b []byte) []byte {
 	b = appendZxid(b, r.Tail)
 	b = appendZxid(b, r.Applied)
 	b = append(b, r.Digest[:]...)
+	b = binary.BigEndian.AppendUint64(b, uint64(r.Clock.UnixMilli()))
 	b = binary.BigEndian.AppendUint64(b, r.Disk.free)
 	low := byte(0)
 	if r.Disk.low {
@@ -57,6 +59,7 @@ func decodeReport(b []byte) (r report, err error) {
 	r.Epoch = zab.Epoch(binary.BigEndian.Uint32(b[11:]))
 	r.Tail, r.Applied = zxidAt(b[15:]), zxidAt(b[27:])
 	b = b[39+copy(r.Digest[:], b[39:]):]
+	r.Clock, b = time.UnixMilli(int64(binary.BigEndian.Uint64(b))), b[8:]
 	if b[8] > 1 {
 		return report{}, errBadFrame
 	}

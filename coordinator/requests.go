@@ -60,6 +60,14 @@ func (n *Node) Forget(ctx context.Context, id txn.ID, who, why string) error {
 	return err
 }
 
+// Abandon is an operator's word that a branch which nobody can finish is given up.
+func (n *Node) Abandon(ctx context.Context, id txn.ID, no txn.BranchNo, who, why string) error {
+	_, err := n.ask(ctx, func(request uint64) Event {
+		return SettleAsked{Request: request, ID: id, Branch: no, Who: who, Why: why}
+	})
+	return err
+}
+
 // EachFinished visits finished transactions, newest first, beginning before the given
 // one if it is not zero, until visit returns false. It is never older than a View that
 // was taken before.
@@ -71,8 +79,8 @@ func (n *Node) EachFinished(before txn.ID, visit func(txn.Txn) bool) error {
 // that does not fit into the queue is dropped: the cluster finishes the branch again,
 // which is harmless.
 func (n *Node) Finished(id txn.ID, no txn.BranchNo, f txn.Finish) {
-	e := Finished{XID: txn.XID{Cluster: txn.ClusterID(n.cluster.Load()), ID: id, Branch: no}, Finish: f, Who: clientName,
-		Why: "reported by the client that prepared the branch"}
+	e := Finished{XID: txn.XID{Cluster: txn.ClusterID(n.cluster.Load()), ID: id, Branch: no}, Finish: f, By: txn.FromClient,
+		Who: "client", Why: "reported by the client that prepared the branch"}
 	select {
 	case n.posted <- e:
 	default:
@@ -185,7 +193,7 @@ func (n *Node) Check(ctx context.Context, name string) (map[string]CheckResult, 
 	if name != "" && n.workers[name] == nil {
 		return nil, &requestError{api.ErrNotFound, fmt.Sprintf("there is no resource %q: see \"concord resource ls\"", name)}
 	}
-	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
+	ctx, cancel := context.WithTimeout(ctx, preflightTimeout)
 	defer cancel()
 	var mu sync.Mutex
 	var wg sync.WaitGroup

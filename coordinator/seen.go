@@ -26,6 +26,7 @@ const (
 type SeenAsked struct {
 	Request uint64
 	Zxid    zab.Zxid
+	Fresh   bool // and that the status is of this moment
 }
 
 func (SeenAsked) isEvent() {}
@@ -39,7 +40,7 @@ type behind struct {
 func (c *Core) onSeenAsked(e SeenAsked) {
 	switch {
 	case !c.zxid().Less(e.Zxid):
-		c.reply(Reply{Request: e.Request, Zxid: c.zxid(), Seen: true})
+		c.reply(Reply{Request: e.Request, Zxid: c.zxid(), Seen: true, Fresh: e.Fresh})
 	case len(c.behind) >= maxBehind:
 		c.reply(Reply{Request: e.Request, Err: errBusy})
 	default:
@@ -54,7 +55,7 @@ func (c *Core) answerSeen() {
 		if at.Less(b.Zxid) {
 			return false
 		}
-		c.reply(Reply{Request: b.Request, Zxid: at, Seen: true})
+		c.reply(Reply{Request: b.Request, Zxid: at, Seen: true, Fresh: b.Fresh})
 		return true
 	})
 }

@@ -76,7 +76,7 @@ func (l *loop) ownReport() report {
 	s := l.core.zab.Status()
 	m := l.core.table.Meta()
 	return report{Role: s.Role, Phase: s.Phase, Established: s.Established, Leader: s.Leader, Epoch: s.Epoch, Tail: s.Tail,
-		Applied: l.core.zxid(), Digest: m.Digest, Disk: l.disk().report()}
+		Applied: l.core.zxid(), Digest: m.Digest, Clock: time.Now(), Disk: l.disk().report()}
 }
 
 // publish makes a snapshot for everybody who asks.
@@ -104,7 +104,7 @@ func (l *loop) publish(now time.Time) {
 	for _, r := range l.config.Resources {
 		w := l.workers[r.Name()]
 		state := ResourceState{Name: r.Name(), Driver: r.Driver(), Health: w.state(), Scan: l.core.ScanState(r.Name())}
-		if why := l.core.unfit[r.Name()]; why != "" {
+		if why, unfit := l.core.unfit[r.Name()]; unfit {
 			state.OK, state.Err = false, why
 		}
 		s.Resources = append(s.Resources, state)

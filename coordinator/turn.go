@@ -14,7 +14,7 @@ import "github.com/concordtx/concord/protocol/zab"
 const (
 	defaultTurnSteps = 1024
 	// pieces of a turn's steps are taken of each kind of work that is left over.
-	pieces = 8
+	pieces = 4
 )
 
 // piece is how many steps of one kind of left-over work are taken in a turn.
@@ -24,7 +24,7 @@ func (c *Core) piece() int { return max(1, c.config.TurnSteps/pieces) }
 // the next turn. Records that they give rise to share log entries.
 func (c *Core) Step(events ...Event) (*Effects, error) {
 	c.fx = Effects{Send: c.fx.Send[:0], Write: c.fx.Write[:0], Reply: c.fx.Reply[:0],
-		Finish: c.fx.Finish[:0], Scan: c.fx.Scan[:0], Notes: c.fx.Notes[:0]}
+		Finish: c.fx.Finish[:0], Scan: c.fx.Scan[:0], Evidence: c.fx.Evidence[:0], Notes: c.fx.Notes[:0]}
 	c.steps = 0
 	applied := c.zxid()
 	if len(c.left) > 0 {

@@ -4,9 +4,11 @@ package coordinator
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -16,15 +18,28 @@ import (
 )
 
 const (
-	// workersPerResource branches of one resource are finished at the same time.
+	// workersPerResource branches of one resource are finished at the same time, of which
+	// retryWorkers may be such that could not be finished before.
 	workersPerResource = 8
+	retryWorkers       = 3
 	// finishTimeout bounds one attempt to finish a branch. It leaves time to fence the
 	// session that holds it.
 	finishTimeout = 30 * time.Second
 	listTimeout   = 15 * time.Second
-	probeTimeout  = 10 * time.Second
-	probeAgain    = 30 * time.Second
-	probeRetry    = 2 * time.Second
+	// A resource is asked who it is every probeInterval, and has probeTimeout to say so: one that
+	// has gone away is known to be down after at most the sum of both. While it is not well, or
+	// somebody doubts it, it is asked after probeGap.
+	probeInterval = 2 * time.Second
+	probeTimeout  = 2 * time.Second
+	probeGap      = time.Second
+	// recheckPatience is how long whoever doubts waits for what the next probe says.
+	recheckPatience = 3 * time.Second
+	// The preflight is run now and then, since grants and settings change rarely, and whenever
+	// there is a doubt.
+	checkInterval = 30 * time.Second
+	checkTimeout  = 4 * time.Second
+	// preflightTimeout bounds a preflight that somebody asks for.
+	preflightTimeout = 10 * time.Second
 )
 
 // worker does everything that a node does with one resource: its goroutines are the
@@ -36,15 +51,26 @@ type worker struct {
 	probed   func(context.Context)        // called when health has changed
 
 	tasks   chan Task // capacity maxTasks, which is what the core keeps out at most
+	retries chan Task // capacity maxRetries, likewise
 	scans   chan struct{}
 	forgets chan []txn.XID
+	kept    chan txn.XID  // capacity 1: "list the evidence behind it"
+	doubts  chan struct{} // capacity 1: "probe now"; when full, one is due already
+	alive   atomic.Int64  // calls that the resource has answered well
 
 	mu     sync.Mutex
 	health Health
+	begun  int           // probes
+	ended  chan struct{} // closed when the one that is under way, or the next, has ended
+	// down ends when the resource answers again: what was asked before that is asked anew.
+	down context.Context
+	up   context.CancelFunc
 }
 
 // Health is what a node knows of a resource by asking it.
 type Health struct {
+	// Asked says that it has been asked at all.
+	Asked bool
 	// Identity tells which database it is; empty until it could be asked once.
 	Identity string
 	OK       bool
@@ -53,15 +79,45 @@ type Health struct {
 }
 
 func newWorker(r adapters.Resource, log *slog.Logger, post func(context.Context, Event), probed func(context.Context)) *worker {
-	return &worker{resource: r, log: log.With("resource", r.Name()), post: post, probed: probed,
-		tasks: make(chan Task, maxTasks), scans: make(chan struct{}, 1), forgets: make(chan []txn.XID, 16),
+	w := &worker{resource: r, log: log.With("resource", r.Name()), post: post, probed: probed,
+		tasks: make(chan Task, maxTasks), retries: make(chan Task, maxRetries), scans: make(chan struct{}, 1),
+		forgets: make(chan []txn.XID, 16), kept: make(chan txn.XID, 1), doubts: make(chan struct{}, 1), ended: make(chan struct{}),
 		health: Health{Err: "not asked yet"}}
+	w.down, w.up = context.WithCancel(context.Background())
+	return w
+}
+
+// errReturned is why a call is given up that was made before its resource came back. Its
+// connection may be one that nobody answers on any more.
+var errReturned = errors.New("the database was away, and answers again: the attempt is made anew")
+
+// bounded limits one call to the resource.
+func (w *worker) bounded(ctx context.Context, limit time.Duration) (context.Context, context.CancelFunc) {
+	w.mu.Lock()
+	down := w.down
+	w.mu.Unlock()
+	ctx, giveUp := context.WithCancelCause(ctx)
+	stop := context.AfterFunc(down, func() { giveUp(errReturned) })
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	return ctx, func() { stop(); cancel(); giveUp(nil) }
+}
+
+// returned gives up what was asked while the resource was away.
+func (w *worker) returned() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.up()
+	w.down, w.up = context.WithCancel(context.Background())
 }
 
 func (w *worker) run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
-	for range workersPerResource {
-		g.Go(func() error { w.finishTasks(ctx); return nil })
+	for i := range workersPerResource {
+		retries := w.retries
+		if i >= retryWorkers {
+			retries = nil // which is never ready
+		}
+		g.Go(func() error { w.finishTasks(ctx, retries); return nil })
 	}
 	g.Go(func() error { w.scan(ctx); return nil })
 	g.Go(func() error { w.forget(ctx); return nil })
@@ -69,10 +125,12 @@ func (w *worker) run(ctx context.Context) error {
 	return g.Wait()
 }
 
-func (w *worker) finishTasks(ctx context.Context) {
+func (w *worker) finishTasks(ctx context.Context, retries chan Task) {
 	for {
 		select {
 		case t := <-w.tasks:
+			w.post(ctx, w.finish(ctx, t))
+		case t := <-retries:
 			w.post(ctx, w.finish(ctx, t))
 		case <-ctx.Done():
 			return
@@ -82,19 +140,20 @@ func (w *worker) finishTasks(ctx context.Context) {
 
 // finish makes one attempt and tells the loop what came of it.
 func (w *worker) finish(ctx context.Context, t Task) Event {
-	ctx, cancel := context.WithTimeout(ctx, finishTimeout)
+	ctx, cancel := w.bounded(ctx, finishTimeout)
 	defer cancel()
 	finish := w.resource.Commit
 	if t.Decision == txn.Abort {
 		finish = w.resource.Rollback
 	}
 	f, err := finish(ctx, t.XID, t.Branch)
+	w.heard(err)
 	if err != nil {
 		w.log.Warn("branch not finished, will try again", "xid", t.XID.String(), "decision", t.Decision.String(), "err", err)
-		return Failed{XID: t.XID, Why: err.Error()}
+		return Failed{XID: t.XID, Interrupted: errors.Is(context.Cause(ctx), errReturned), Why: err.Error()}
 	}
 	w.log.Info("branch finished by the cluster", "xid", t.XID.String(), "decision", t.Decision.String(), "finish", f.String())
-	return Finished{XID: t.XID, Finish: f, Who: w.resource.Name(), Why: finishReason(f, t.Decision)}
+	return Finished{XID: t.XID, Finish: f, By: txn.FromCluster, Who: w.resource.Name(), Why: finishReason(f, t.Decision)}
 }
 
 // finishReason says in words what a resource answered, for records that people read.
@@ -121,71 +180,165 @@ func (w *worker) scan(ctx context.Context) {
 }
 
 func (w *worker) list(ctx context.Context) ([]adapters.Prepared, error) {
-	ctx, cancel := context.WithTimeout(ctx, listTimeout)
+	ctx, cancel := w.bounded(ctx, listTimeout)
 	defer cancel()
-	return w.resource.Recover(ctx)
+	listing, err := w.resource.Recover(ctx)
+	w.heard(err)
+	return listing, err
 }
 
-// forget removes evidence. What fails is left: it costs a little space, no more.
+// forget removes evidence, and lists what there is. What fails is left, for the next listing
+// to find.
 func (w *worker) forget(ctx context.Context) {
 	for {
 		select {
 		case xs := <-w.forgets:
-			call, cancel := context.WithTimeout(ctx, listTimeout)
-			if err := w.resource.Forget(call, xs); err != nil && ctx.Err() == nil {
+			call, cancel := w.bounded(ctx, listTimeout)
+			err := w.resource.Forget(call, xs)
+			w.heard(err)
+			if err != nil && ctx.Err() == nil {
 				w.log.Warn("evidence of finished branches not removed", "branches", len(xs), "err", err)
 			}
 			cancel()
+		case after := <-w.kept:
+			call, cancel := w.bounded(ctx, listTimeout)
+			xs, err := w.resource.Evidence(call, after)
+			cancel()
+			w.heard(err)
+			w.post(ctx, Kept{Resource: w.resource.Name(), Evidence: xs, Err: err})
 		case <-ctx.Done():
 			return
 		}
 	}
 }
 
-// probe asks the resource who it is and whether it is fit, now and then.
+// heard notes how a call went: one that failed is a reason to look at once whether the
+// resource is still there.
+func (w *worker) heard(err error) {
+	if err == nil {
+		w.alive.Add(1)
+		return
+	}
+	select {
+	case w.doubts <- struct{}{}:
+	default:
+	}
+}
+
+// probe keeps an eye on the resource: whether it is there, and whether it is fit.
 func (w *worker) probe(ctx context.Context) {
+	var checked time.Time
+	doubted := false
 	for ctx.Err() == nil {
-		h := w.ask(ctx)
+		w.mu.Lock()
+		w.begun++
+		w.mu.Unlock()
+		h := w.state()
+		identity, err := w.greet(ctx)
+		switch {
+		case err != nil:
+			h.Asked, h.OK, h.Err = true, false, err.Error()
+		case !h.OK || doubted || identity != h.Identity || time.Since(checked) >= checkInterval:
+			h, checked = w.check(ctx, identity), time.Now()
+		}
 		w.mu.Lock()
 		changed := h != w.health
-		if h.Identity == "" {
-			h.Identity = w.health.Identity
-		}
 		w.health = h
 		w.mu.Unlock()
 		if changed && ctx.Err() == nil {
 			if h.OK {
 				w.log.Info("resource is fit", "identity", h.Identity)
+				w.returned()
 			} else {
 				w.log.Warn("resource is not fit", "err", h.Err)
 			}
 			w.probed(ctx)
 		}
-		if h.OK {
-			pause(ctx, probeAgain)
-		} else {
-			pause(ctx, probeRetry)
+		w.mu.Lock()
+		close(w.ended)
+		w.ended = make(chan struct{})
+		w.mu.Unlock()
+		doubted = w.untilProbe(ctx, h.OK)
+	}
+}
+
+// untilProbe waits until the next probe is due, and reports whether a doubt made it so.
+func (w *worker) untilProbe(ctx context.Context, well bool) (doubted bool) {
+	pause(ctx, probeGap)
+	if !well {
+		return false
+	}
+	rest := time.NewTimer(probeInterval - probeGap)
+	defer rest.Stop()
+	select {
+	case <-w.doubts:
+		return true
+	case <-rest.C:
+	case <-ctx.Done():
+	}
+	return false
+}
+
+// recheck waits until a probe has ended that began after the call.
+func (w *worker) recheck(ctx context.Context) {
+	w.mu.Lock()
+	begun := w.begun
+	w.mu.Unlock()
+	select {
+	case w.doubts <- struct{}{}:
+	default:
+	}
+	for {
+		w.mu.Lock()
+		later, ended := w.begun > begun, w.ended
+		w.mu.Unlock()
+		select {
+		case <-ended:
+			if later {
+				return
+			}
+		case <-ctx.Done():
+			return
 		}
 	}
 }
 
-func (w *worker) ask(ctx context.Context) Health {
+// greet asks the resource who it is. A connection that broke is no database that is gone, so it
+// gets a second try; neither is one whose connections are all busy, as long as calls on
+// them are answered.
+func (w *worker) greet(ctx context.Context) (identity string, err error) {
 	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
 	defer cancel()
-	identity, err := w.resource.Identity(ctx)
-	if err != nil {
-		return Health{Err: err.Error()}
+	alive := w.alive.Load()
+	if identity, err = w.resource.Identity(ctx); err != nil && ctx.Err() == nil {
+		identity, err = w.resource.Identity(ctx)
 	}
+	switch {
+	case err == nil || ctx.Err() == nil:
+		return identity, err
+	case w.alive.Load() != alive && w.state().OK:
+		return w.state().Identity, nil
+	}
+	return "", fmt.Errorf("no answer within %v: check that the server runs and can be reached: %w", probeTimeout, err)
+}
+
+func (w *worker) check(ctx context.Context, identity string) Health {
+	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
+	defer cancel()
+	alive := w.alive.Load()
 	report, err := w.resource.Check(ctx)
-	if err != nil {
-		return Health{Identity: identity, Err: err.Error()}
+	switch was := w.state(); {
+	case err != nil && ctx.Err() != nil && w.alive.Load() != alive && was.OK:
+		return was // as in greet
+	case err != nil:
+		return Health{Asked: true, Identity: identity, Err: err.Error()}
 	}
 	for _, f := range report.Findings {
 		if f.Problem {
-			return Health{Identity: identity, Err: fmt.Sprintf("%s: %s: %s", f.What, f.Detail, f.Fix)}
+			return Health{Asked: true, Identity: identity, Err: fmt.Sprintf("%s: %s: %s", f.What, f.Detail, f.Fix)}
 		}
 	}
-	return Health{Identity: identity, OK: true}
+	return Health{Asked: true, Identity: identity, OK: true}
 }
 
 func (w *worker) state() Health {

@@ -19,4 +19,8 @@
 //  4. A branch older than what the log remembers is reported, never touched.
 //  5. A prepared branch that its own transaction's commit record does not name cannot
 //     come from this product: it is reported, never touched.
+//  6. A branch without decision whose transaction is dated ahead counts by how long it was
+//     listed, as above; one that is dated further ahead than anything that the log decides is
+//     reported.
+//  7. A branch that an operator has given up is his: it is reported, never touched.
 package recovery

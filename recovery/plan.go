@@ -56,6 +56,8 @@ type Rules struct {
 	Cluster txn.ClusterID
 	// MaxAge is how long a transaction may take from its birth to its decision.
 	MaxAge time.Duration
+	// Horizon is the latest birth of a transaction that the log decides. Zero: any.
+	Horizon time.Time
 }
 
 // Sightings remembers which branches a resource has listed, and since when: one value
@@ -142,7 +144,9 @@ func plan(resource string, p adapters.Prepared, d Decisions, r Rules, now, first
 func judge(x txn.XID, resource string, d Decisions, r Rules, now, first time.Time, again bool) Action {
 	a := Action{XID: x, Branch: txn.Branch{No: x.Branch, Resource: resource}}
 	t, decided := d.Get(x.ID)
-	switch {
+	switch up := givenUp(t, x.Branch); {
+	case decided && up != nil:
+		a.Kind, a.Why = Report, fmt.Sprintf("%s has given it up (%s): end it in the database by hand", up.Who, up.Why)
 	case decided && t.Decision == txn.Abort:
 		a.Kind, a.Why = Rollback, "the log says abort"
 		if t.Reason != "" {
@@ -164,6 +168,9 @@ func judge(x txn.XID, resource string, d Decisions, r Rules, now, first time.Tim
 		a.Kind, a.Why = Report, fmt.Sprintf("of the class %v, which is not switched on in this cluster: no decision here says nothing about it", x.ID.Class())
 	case d.TooOld(x.ID):
 		a.Kind, a.Why = Report, "older than what the log remembers: its decision is unknown"
+	case !r.Horizon.IsZero() && x.ID.Time().After(r.Horizon):
+		a.Kind, a.Why = Report, fmt.Sprintf("dated %s, so far ahead that no client of this cluster can have begun it: end it in the database by hand, "+
+			"or run \"concord tx resolve %v --abort\"", x.ID.Time().UTC().Format(time.RFC3339), x.ID)
 	case !again && !mutant.NoGrace:
 		a.Kind, a.Why = Leave, "no decision, seen for the first time"
 	case now.Sub(x.ID.Time()) < r.MaxAge && (first.IsZero() || now.Sub(first) < r.MaxAge) && !mutant.NoGrace:
@@ -172,4 +179,13 @@ func judge(x txn.XID, resource string, d Decisions, r Rules, now, first time.Tim
 		a.Kind, a.Why = Abort, fmt.Sprintf("no decision, and older than %v: whoever began it is gone", r.MaxAge)
 	}
 	return a
+}
+
+// givenUp returns the word of the operator who gave up a branch, or nil.
+func givenUp(t txn.Txn, no txn.BranchNo) *txn.Heuristic {
+	i := slices.IndexFunc(t.Heuristics, func(h txn.Heuristic) bool { return h.Branch == no && h.By == txn.FromOperator })
+	if i < 0 {
+		return nil
+	}
+	return &t.Heuristics[i]
 }

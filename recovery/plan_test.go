@@ -79,6 +79,20 @@ func TestBranchFromAClockInTheFutureIsAnOrphanAfterBeingSeenForLong(t *testing.T
 	require.Equal(t, Abort, after(time.Minute, p, log{}).Kind)
 }
 
+// What is dated further ahead than anything that is decided gets no record, and so is not ended.
+func TestBranchFromBeyondTheHorizonIsReported(t *testing.T) {
+	limited := rules
+	limited.Horizon = now.Add(24 * time.Hour)
+	for born, want := range map[time.Time]Kind{now.Add(23 * time.Hour): Abort, now.AddDate(1, 0, 0): Report, now.AddDate(8000, 0, 0): Report} {
+		var s Sightings
+		listing := []adapters.Prepared{prepared(born)}
+		s.Plan("orders", listing, log{}, limited, now)
+		s.Date(now)
+		a := s.Plan("orders", listing, log{}, limited, now.Add(time.Minute))[0]
+		require.Equal(t, want, a.Kind, "%v", born)
+	}
+}
+
 // The time of a plan is that of the last tick, so a new sighting may be younger than it says.
 func TestNewSightingIsDatedByTheNextTick(t *testing.T) {
 	var s Sightings

@@ -122,6 +122,28 @@ func (h *handlers) Forget(ctx context.Context, r *concordv1.ForgetRequest) (*con
 	return &concordv1.ForgetResponse{Zxid: h.zxid()}, err
 }
 
+func (h *handlers) Settle(ctx context.Context, r *concordv1.SettleRequest) (*concordv1.SettleResponse, error) {
+	id, err := api.ParseID("gid", r.GetGid())
+	if err != nil {
+		return nil, err
+	}
+	no, err := api.ParseBranchNo("no", r.GetNo())
+	if err != nil {
+		return nil, err
+	}
+	if r.GetAction() != settleAbandon {
+		return nil, fmt.Errorf("action: %.20q is not %s, the only one that this version knows: %w", r.GetAction(), settleAbandon, api.ErrInvalid)
+	}
+	if err := parseOperator(r.GetWho(), r.GetReason()); err != nil {
+		return nil, err
+	}
+	err = h.node.Abandon(ctx, id, no, r.GetWho(), r.GetReason())
+	return &concordv1.SettleResponse{Zxid: h.zxid()}, err
+}
+
+// settleAbandon is the action of a SettleRequest that gives a branch up.
+const settleAbandon = "abandon"
+
 func (h *handlers) ReplaceMember(ctx context.Context, r *concordv1.ReplaceMemberRequest) (*concordv1.ReplaceMemberResponse, error) {
 	if err := parseOperator(r.GetWho(), r.GetReason()); err != nil {
 		return nil, err
@@ -231,6 +253,9 @@ func same(a, b *coordinator.Snapshot) bool {
 }
 
 func (h *handlers) Resources(ctx context.Context, r *concordv1.ResourcesRequest) (*concordv1.ResourcesResponse, error) {
+	if r.GetName() != "" {
+		h.node.Recheck(ctx, r.GetName(), r.GetIdentity())
+	}
 	s, err := h.statusSince(ctx, r.GetSeen())
 	if err != nil {
 		return nil, err

@@ -55,6 +55,7 @@ var handOns = map[string]func(context.Context, leader, connect.AnyRequest) (conn
 	concordv1connect.CoordinatorServiceGetProcedure:           through(leader.Get),
 	concordv1connect.CoordinatorServiceResolveProcedure:       through(leader.Resolve),
 	concordv1connect.CoordinatorServiceForgetProcedure:        through(leader.Forget),
+	concordv1connect.CoordinatorServiceSettleProcedure:        through(leader.Settle),
 	concordv1connect.CoordinatorServiceReplaceMemberProcedure: through(leader.ReplaceMember),
 	concordv1connect.CoordinatorServiceRecoverProcedure:       through(leader.Recover),
 }

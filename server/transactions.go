@@ -195,11 +195,11 @@ func addListed(byID map[txn.ID]*concordv1.Transaction, x txn.XID, v *coordinator
 	}
 	for _, b := range m.GetBranches() {
 		if b.GetNo() == uint32(x.Branch) {
-			b.State = "prepared"
+			b.State, b.Error = "prepared", v.InDoubt[x].Err
 			return
 		}
 	}
-	m.Branches = append(m.Branches, &concordv1.Branch{No: uint32(x.Branch), Resource: v.InDoubt[x].Resource, State: "prepared"})
+	m.Branches = append(m.Branches, &concordv1.Branch{No: uint32(x.Branch), Resource: v.InDoubt[x].Resource, State: "prepared", Error: v.InDoubt[x].Err})
 }
 
 // finishedMessage is a transaction with nothing left to do.
@@ -227,7 +227,7 @@ func txnMessage(x txn.Txn) *concordv1.Transaction {
 	m := &concordv1.Transaction{Gid: x.ID.String(), Protocol: x.Protocol.String(), StartedMs: x.ID.Time().UnixMilli(),
 		Branches: api.BranchMessages(x.Branches), Reason: x.Reason, Label: x.Label, Zxid: x.Decided.String(), Outcome: x.Outcome().String()}
 	for _, h := range x.Heuristics {
-		m.Heuristics = append(m.Heuristics, &concordv1.Heuristic{No: uint32(h.Branch), Outcome: h.Outcome.String(), Who: h.Who, Why: h.Why, Forgotten: h.Forgotten})
+		m.Heuristics = append(m.Heuristics, &concordv1.Heuristic{No: uint32(h.Branch), Outcome: h.Outcome.String(), By: h.By.String(), Who: h.Who, Why: h.Why, Forgotten: h.Forgotten})
 		for _, b := range m.GetBranches() {
 			if b.GetNo() == uint32(h.Branch) {
 				b.State = h.Outcome.String()

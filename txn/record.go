@@ -42,8 +42,9 @@ type Form struct{ Cluster ClusterID }
 type CommitRecord struct {
 	ID       ID
 	Protocol Protocol
+	By       Source // a client, or an operator who resolved it
 	Branches []Branch
-	// Reason is empty for an ordinary request, or says which operator decided and why.
+	// Reason says which operator decided and why.
 	Reason string
 	// Label is what the application said the transaction is about.
 	Label string
@@ -54,6 +55,7 @@ type CommitRecord struct {
 // request finds it.
 type AbortRecord struct {
 	ID     ID
+	By     Source
 	Reason string
 	// Seen says that a prepared branch of the transaction was seen, or that whoever began it
 	// said that it had several: so no database has committed it alone. A record without
@@ -70,7 +72,8 @@ type HeuristicRecord struct {
 	ID      ID
 	Branch  BranchNo
 	Outcome Outcome // HeuristicCommit, HeuristicRollback or HeuristicHazard
-	Who     string  // the resource or the operator
+	By      Source
+	Who     string // the resource or the operator
 	Why     string
 }
 
@@ -88,7 +91,7 @@ type ForgetRecord struct {
 type MemberRecord struct {
 	Node  uint64
 	Store StoreID
-	Who   string // the operator; empty if the leader noted it
+	Who   string // the operator who replaced the disk
 	Why   string
 }
 
@@ -169,7 +172,7 @@ func (r Form) append(b []byte) []byte { return binary.BigEndian.AppendUint32(b, 
 
 func (r CommitRecord) append(b []byte) []byte {
 	b = append(b, r.ID[:]...)
-	b = append(b, byte(r.Protocol))
+	b = append(b, byte(r.Protocol), byte(r.By))
 	b = appendBranches(b, r.Branches)
 	b = appendText(b, r.Reason)
 	return appendText(b, r.Label)
@@ -177,6 +180,7 @@ func (r CommitRecord) append(b []byte) []byte {
 
 func (r AbortRecord) append(b []byte) []byte {
 	b = append(b, r.ID[:]...)
+	b = append(b, byte(r.By))
 	b = appendText(b, r.Reason)
 	return appendBool(b, r.Seen)
 }
@@ -191,7 +195,7 @@ func (r End) append(b []byte) []byte {
 
 func (r HeuristicRecord) append(b []byte) []byte {
 	b = append(b, r.ID[:]...)
-	b = append(b, byte(r.Branch), byte(r.Outcome))
+	b = append(b, byte(r.Branch), byte(r.Outcome), byte(r.By))
 	b = appendText(b, r.Who)
 	return appendText(b, r.Why)
 }
@@ -255,9 +259,9 @@ func (d *decoder) record() Record {
 		}
 		return Form{}
 	case kindCommit:
-		return CommitRecord{ID: d.id(), Protocol: d.protocol(), Branches: d.branches(), Reason: d.text(), Label: d.text()}
+		return CommitRecord{ID: d.id(), Protocol: d.protocol(), By: d.source(), Branches: d.branches(), Reason: d.text(), Label: d.text()}
 	case kindAbort:
-		return AbortRecord{ID: d.id(), Reason: d.text(), Seen: d.bool()}
+		return AbortRecord{ID: d.id(), By: d.source(), Reason: d.text(), Seen: d.bool()}
 	case kindEnd:
 		n := d.length(len(ID{}))
 		ids := make([]ID, 0, n)
@@ -266,7 +270,7 @@ func (d *decoder) record() Record {
 		}
 		return End{IDs: ids}
 	case kindHeuristic:
-		return HeuristicRecord{ID: d.id(), Branch: BranchNo(d.byte()), Outcome: d.outcome(), Who: d.text(), Why: d.text()}
+		return HeuristicRecord{ID: d.id(), Branch: BranchNo(d.byte()), Outcome: d.outcome(), By: d.source(), Who: d.text(), Why: d.text()}
 	case kindForget:
 		return ForgetRecord{ID: d.id(), Who: d.text(), Why: d.text()}
 	case kindMember:
@@ -362,6 +366,14 @@ func (d *decoder) protocol() Protocol {
 		d.err = true
 	}
 	return p
+}
+
+func (d *decoder) source() Source {
+	s := Source(d.byte())
+	if s > FromOperator {
+		d.err = true
+	}
+	return s
 }
 
 func (d *decoder) outcome() Outcome {

@@ -19,11 +19,11 @@ func sampleRecords() []Record {
 	id := NewID(time.Now())
 	return []Record{
 		Form{Cluster: 0xc0ffee},
-		CommitRecord{ID: id, Branches: sampleBranches, Reason: "operator", Label: "order 4711"},
-		AbortRecord{ID: id, Reason: "asked for"},
-		AbortRecord{ID: id, Reason: "orphan", Seen: true},
+		CommitRecord{ID: id, By: FromOperator, Branches: sampleBranches, Reason: "operator", Label: "order 4711"},
+		AbortRecord{ID: id, By: FromCluster, Reason: "asked for"},
+		AbortRecord{ID: id, By: FromCluster, Reason: "orphan", Seen: true},
 		End{IDs: []ID{id, NewID(time.Now())}},
-		HeuristicRecord{ID: id, Branch: 255, Outcome: HeuristicRollback, Who: "billing", Why: "rolled back by hand"},
+		HeuristicRecord{ID: id, Branch: 255, Outcome: HeuristicRollback, By: FromCluster, Who: "billing", Why: "rolled back by hand"},
 		ForgetRecord{ID: id, Who: "ann", Why: "refunded"},
 		Watermark{Time: time.UnixMilli(1_700_000_000_000)},
 		MemberRecord{Node: 3, Store: StoreID{1, 15: 9}, Who: "ann", Why: "disk"},
@@ -88,8 +88,8 @@ func FuzzDecodeRecords(f *testing.F) {
 }
 
 func FuzzTxnUnmarshal(f *testing.F) {
-	x := Txn{ID: NewID(time.Now()), Decision: Commit, Branches: sampleBranches, Label: "order 4711", Ended: true,
-		Heuristics: []Heuristic{{Branch: 1, Outcome: HeuristicHazard, Who: "r", Why: "w", Forgotten: true}}, Forgets: []Forget{{Who: "a", Why: "b"}}}
+	x := Txn{ID: NewID(time.Now()), Decision: Commit, By: FromOperator, Branches: sampleBranches, Label: "order 4711", Ended: true,
+		Heuristics: []Heuristic{{Branch: 1, Outcome: HeuristicHazard, By: FromOperator, Who: "r", Why: "w", Forgotten: true}}, Forgets: []Forget{{Who: "a", Why: "b"}}}
 	b, err := x.AppendBinary(nil)
 	require.NoError(f, err)
 	f.Add(b)

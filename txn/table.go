@@ -153,6 +153,7 @@ func (t *Table) Counts() (unended, alarming int) { return t.unended, t.alarming 
 type Verdict struct {
 	ID       ID
 	Decision Decision
+	By       Source
 	Reason   string
 	First    bool // this record made the decision
 	TooOld   bool // refused: older than what is kept
@@ -187,10 +188,10 @@ func (t *Table) Apply(at Position, data []byte) (Changes, error) {
 				t.cluster = r.Cluster
 			}
 		case CommitRecord:
-			x := Txn{ID: r.ID, Decision: Commit, Seen: len(r.Branches) > 0, Protocol: r.Protocol, Branches: r.Branches, Reason: r.Reason, Label: r.Label, Decided: at, Ended: len(r.Branches) == 0}
+			x := Txn{ID: r.ID, Decision: Commit, Seen: len(r.Branches) > 0, Protocol: r.Protocol, By: r.By, Branches: r.Branches, Reason: r.Reason, Label: r.Label, Decided: at, Ended: len(r.Branches) == 0}
 			touched = append(touched, t.decide(x, &c))
 		case AbortRecord:
-			touched = append(touched, t.decide(Txn{ID: r.ID, Decision: Abort, Reason: r.Reason, Seen: r.Seen, Decided: at, Ended: true}, &c))
+			touched = append(touched, t.decide(Txn{ID: r.ID, Decision: Abort, By: r.By, Reason: r.Reason, Seen: r.Seen, Decided: at, Ended: true}, &c))
 		case End:
 			for _, id := range r.IDs {
 				touched = append(touched, t.end(id))
@@ -229,7 +230,7 @@ func (t *Table) Apply(at Position, data []byte) (Changes, error) {
 // this is kept: that a branch was seen.
 func (t *Table) decide(x Txn, c *Changes) *held {
 	if old, ok := t.Get(x.ID); ok && !mutant.LastDecisionWins {
-		c.Verdicts = append(c.Verdicts, Verdict{ID: x.ID, Decision: old.Decision, Reason: old.Reason})
+		c.Verdicts = append(c.Verdicts, Verdict{ID: x.ID, Decision: old.Decision, By: old.By, Reason: old.Reason})
 		if old.Decision != Abort || old.Seen || !x.Seen {
 			return nil
 		}
@@ -241,7 +242,7 @@ func (t *Table) decide(x Txn, c *Changes) *held {
 			Reason: "the transaction is older than what the cluster remembers: " + t.watermark.UTC().Format(time.RFC3339)})
 		return nil
 	}
-	c.Verdicts = append(c.Verdicts, Verdict{ID: x.ID, Decision: x.Decision, Reason: x.Reason, First: true})
+	c.Verdicts = append(c.Verdicts, Verdict{ID: x.ID, Decision: x.Decision, By: x.By, Reason: x.Reason, First: true})
 	return t.hold(x)
 }
 
@@ -266,7 +267,7 @@ func (t *Table) heuristic(r HeuristicRecord) *held {
 		}
 	}
 	// A new slice: readers may hold the old one.
-	x.Heuristics = append(slices.Clip(x.Heuristics), Heuristic{Branch: r.Branch, Outcome: r.Outcome, Who: r.Who, Why: r.Why})
+	x.Heuristics = append(slices.Clip(x.Heuristics), Heuristic{Branch: r.Branch, Outcome: r.Outcome, By: r.By, Who: r.Who, Why: r.Why})
 	return t.hold(x)
 }
 

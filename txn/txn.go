@@ -14,6 +14,7 @@ type Txn struct {
 	ID       ID
 	Decision Decision // Commit or Abort, never Undecided
 	Protocol Protocol
+	By       Source // who decided
 	// Branches are those that voted Yes; none for an abort.
 	Branches []Branch
 	Reason   string
@@ -32,6 +33,7 @@ type Txn struct {
 type Heuristic struct {
 	Branch    BranchNo
 	Outcome   Outcome
+	By        Source
 	Who, Why  string
 	Forgotten bool
 }
@@ -82,7 +84,7 @@ var ErrBadTxn = errors.New("damaged transaction in the store")
 func (x Txn) AppendBinary(b []byte) ([]byte, error) {
 	b = append(b, recordsVersion)
 	b = append(b, x.ID[:]...)
-	b = append(b, byte(x.Decision), byte(x.Protocol))
+	b = append(b, byte(x.Decision), byte(x.Protocol), byte(x.By))
 	b = appendBranches(b, x.Branches)
 	b = appendText(b, x.Reason)
 	b = appendText(b, x.Label)
@@ -92,7 +94,7 @@ func (x Txn) AppendBinary(b []byte) ([]byte, error) {
 	b = appendBool(b, x.Ended)
 	b = binary.AppendUvarint(b, uint64(len(x.Heuristics)))
 	for _, h := range x.Heuristics {
-		b = append(b, byte(h.Branch), byte(h.Outcome))
+		b = append(b, byte(h.Branch), byte(h.Outcome), byte(h.By))
 		b = appendText(b, h.Who)
 		b = appendText(b, h.Why)
 		b = appendBool(b, h.Forgotten)
@@ -111,11 +113,11 @@ func (x *Txn) UnmarshalBinary(b []byte) error {
 	if d.byte() != recordsVersion {
 		return ErrBadTxn
 	}
-	*x = Txn{ID: d.id(), Decision: Decision(d.byte()), Protocol: d.protocol(), Branches: d.branches(), Reason: d.text(), Label: d.text(), Seen: d.bool()}
+	*x = Txn{ID: d.id(), Decision: Decision(d.byte()), Protocol: d.protocol(), By: d.source(), Branches: d.branches(), Reason: d.text(), Label: d.text(), Seen: d.bool()}
 	x.Decided = Position{Epoch: d.epoch(), Counter: d.uvarint()}
 	x.Ended = d.bool()
-	for range d.length(5) {
-		x.Heuristics = append(x.Heuristics, Heuristic{Branch: BranchNo(d.byte()), Outcome: d.outcome(), Who: d.text(), Why: d.text(), Forgotten: d.bool()})
+	for range d.length(6) {
+		x.Heuristics = append(x.Heuristics, Heuristic{Branch: BranchNo(d.byte()), Outcome: d.outcome(), By: d.source(), Who: d.text(), Why: d.text(), Forgotten: d.bool()})
 	}
 	for range d.length(2) {
 		x.Forgets = append(x.Forgets, Forget{Who: d.text(), Why: d.text()})

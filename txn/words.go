@@ -57,6 +57,18 @@ type Protocol uint8
 // TwoPhase is presumed-abort two-phase commit, the default.
 const TwoPhase Protocol = 0
 
+// Source is who brought a fact into the log. What follows from a fact depends on it; the
+// names and reasons beside it are for people alone.
+type Source uint8
+
+// FromClient: the client whose transaction it is, or who asked about it. FromCluster: the
+// cluster by itself, that is its scans and its workers. FromOperator: a person.
+const (
+	FromClient Source = iota
+	FromCluster
+	FromOperator
+)
+
 // Branch is the part of a global transaction at one resource, as the decision
 // record keeps it: all that somebody else needs to finish it.
 type Branch struct {
@@ -101,6 +113,9 @@ func (o Outcome) String() string {
 	return name([]string{"unknown", "committed", "aborted", "heuristic-commit", "heuristic-rollback", "heuristic-mixed", "heuristic-hazard",
 		"unrecorded", "pending"}, uint8(o))
 }
+
+// String returns client, cluster or operator.
+func (s Source) String() string { return name([]string{"client", "cluster", "operator"}, uint8(s)) }
 
 // String returns two_phase.
 func (p Protocol) String() string { return name([]string{"two_phase"}, uint8(p)) }

@@ -266,6 +266,25 @@ func (j *Journal) Committed(x txn.XID) (bool, error) {
 	return true, nil
 }
 
+// Markers lists the branches behind after that have left a marker, at most so many, in the
+// order of their names.
+func (j *Journal) Markers(after txn.XID, most int) (xs []txn.XID, err error) {
+	from := append(j.key(markerKind, after), 0) // the next key that there can be
+	err = j.scan(from, j.kind(markerKind+1), func(key, _ []byte) error {
+		if len(xs) == most {
+			return errEnough
+		}
+		xs = append(xs, getXID(key[len(j.space)+1:]))
+		return nil
+	})
+	if err != nil && !errors.Is(err, errEnough) {
+		return nil, err
+	}
+	return xs, nil
+}
+
+var errEnough = errors.New("enough was read")
+
 // Forget drops the markers of branches that nobody will ask for any more. It is not
 // synced: a crash may bring markers back, and that harms nobody.
 func (j *Journal) Forget(xs []txn.XID) error {

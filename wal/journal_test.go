@@ -124,6 +124,17 @@ func TestCommitOfAPreparedBranchLeavesAMarkerUntilForgotten(t *testing.T) {
 	done, err := j.Committed(b.XID)
 	require.NoError(t, err)
 	require.True(t, done)
+	listed, err := j.Markers(txn.XID{}, 1)
+	require.NoError(t, err)
+	require.Equal(t, []txn.XID{b.XID}, listed)
+	for _, none := range []struct {
+		after txn.XID
+		most  int
+	}{{b.XID, 1}, {txn.XID{}, 0}} {
+		listed, err = j.Markers(none.after, none.most)
+		require.NoError(t, err)
+		require.Empty(t, listed)
+	}
 	require.NoError(t, j.Forget([]txn.XID{b.XID, journalBranch(9).XID}))
 	require.Equal(t, after, dump(t, db))
 }

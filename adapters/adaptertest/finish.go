@@ -3,10 +3,12 @@
 package adaptertest
 
 import (
+	"slices"
 	"sync"
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/concordtx/concord/adapters"
 	"github.com/concordtx/concord/txn"
 )
 
@@ -148,5 +150,40 @@ var finishCases = []testCase{
 		require.Equal(b.t, []txn.XID{held}, b.listed(r))
 		require.Equal(b.t, txn.Done, b.finish(other, txn.Commit, held, branch))
 		b.requireValue(second, 8)
+	}},
+	{name: "evidence is listed until it is forgotten, page after page", run: func(b *bench) {
+		r := b.open()
+		kept := func(r adapters.Resource, after txn.XID) (mine []txn.XID) {
+			page, err := r.Evidence(b.ctx, after)
+			require.NoError(b.t, err)
+			for _, x := range page {
+				if x.Cluster == b.cluster {
+					mine = append(mine, x)
+				}
+			}
+			return mine
+		}
+		before := txn.XID{Cluster: b.cluster}
+		var xs []txn.XID
+		for range 3 {
+			x := b.xid()
+			s, _ := b.prepared(r, x, b.key(), 7)
+			_, err := s.Commit(b.ctx)
+			require.NoError(b.t, err)
+			xs = append(xs, x)
+		}
+		slices.SortFunc(xs, txn.XID.Compare) // two of one millisecond are in any order
+		one, aborted := b.work(r, b.xid(), b.key(), 7), b.work(r, b.xid(), b.key(), 7)
+		require.NoError(b.t, one.CommitOnePhase(b.ctx))
+		require.NoError(b.t, aborted.Rollback(b.ctx))
+		other := b.open()
+		if len(kept(other, before)) == 0 {
+			return // the database keeps its evidence itself
+		}
+		require.Equal(b.t, xs, kept(other, before), "one phase leaves nothing")
+		require.Equal(b.t, xs[1:], kept(other, xs[0]))
+		require.NoError(b.t, other.Forget(b.ctx, xs[:2]))
+		require.Equal(b.t, xs[2:], kept(other, before))
+		require.Empty(b.t, kept(other, xs[2]))
 	}},
 }

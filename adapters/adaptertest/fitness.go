@@ -3,6 +3,8 @@
 package adaptertest
 
 import (
+	"strings"
+
 	"github.com/stretchr/testify/require"
 
 	"github.com/concordtx/concord/adapters"
@@ -35,6 +37,17 @@ var fitnessCases = []testCase{
 		require.NotEmpty(b.t, report.Version)
 		require.NotEmpty(b.t, r.Name())
 		require.NotEmpty(b.t, r.Driver())
+	}},
+	{name: "a record is valid as its session wrote it and in no other form", run: func(b *bench) {
+		r, x, key := b.open(), b.xid(), b.key()
+		_, branch := b.prepared(r, x, key, 7)
+		require.NoError(b.t, r.Validate(branch))
+		require.NoError(b.t, r.Validate(txn.Branch{No: x.Branch, Resource: r.Name()}), "what is not known is left out")
+		for _, other := range []string{"poison", branch.Evidence + " ", branch.Holder + "+", "x" + branch.Evidence, "'; drop table kv; --", strings.Repeat("a", 1<<16)} {
+			require.Error(b.t, r.Validate(txn.Branch{No: branch.No, Resource: branch.Resource, Evidence: other, Holder: branch.Holder}), "evidence %.40q", other)
+			require.Error(b.t, r.Validate(txn.Branch{No: branch.No, Resource: branch.Resource, Evidence: branch.Evidence, Holder: other}), "holder %.40q", other)
+		}
+		require.Equal(b.t, txn.Done, b.finish(r, txn.Commit, x, branch))
 	}},
 	{name: "an ended branch takes no more orders", run: func(b *bench) {
 		r, key := b.open(), b.key()

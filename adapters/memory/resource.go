@@ -3,8 +3,11 @@
 package memory
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/concordtx/concord/adapters"
 	"github.com/concordtx/concord/txn"
@@ -68,6 +71,17 @@ func (r *Resource) Rollback(ctx context.Context, x txn.XID, _ txn.Branch) (txn.F
 	return r.disk.finish(ctx, x, txn.Abort)
 }
 
+// diskEvidence in a branch record says that the disk keeps how the branch ends.
+const diskEvidence = "kept by the disk"
+
+// Validate implements adapters.Resource. Branches here have no holder that matters.
+func (r *Resource) Validate(b txn.Branch) error {
+	if b.Evidence != "" && b.Evidence != diskEvidence || b.Holder != "" {
+		return errors.New("evidence or holder is not of a memory disk: run the newest version of concord on all nodes")
+	}
+	return nil
+}
+
 // Recover lists the prepared branches.
 func (r *Resource) Recover(ctx context.Context) ([]adapters.Prepared, error) {
 	r.disk.mu.Lock()
@@ -90,6 +104,23 @@ func (r *Resource) Forget(ctx context.Context, xs []txn.XID) error {
 	}
 	return ctx.Err()
 }
+
+// Evidence lists what was not forgotten.
+func (r *Resource) Evidence(ctx context.Context, after txn.XID) ([]txn.XID, error) {
+	r.disk.mu.Lock()
+	defer r.disk.mu.Unlock()
+	var kept []txn.XID
+	for x := range r.disk.ended {
+		if inEvidence(x, after) > 0 {
+			kept = append(kept, x)
+		}
+	}
+	slices.SortFunc(kept, inEvidence)
+	return kept[:min(len(kept), adapters.EvidencePage)], ctx.Err()
+}
+
+// inEvidence is the order of Evidence.
+func inEvidence(x, y txn.XID) int { return cmp.Or(cmp.Compare(x.Cluster, y.Cluster), x.Compare(y)) }
 
 // Check finds nothing wrong, ever.
 func (r *Resource) Check(ctx context.Context) (adapters.Report, error) {

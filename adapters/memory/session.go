@@ -70,7 +70,7 @@ func (s *session) Prepare(ctx context.Context) (txn.Vote, txn.Branch, error) {
 		return vote, b, fmt.Errorf("prepare %s: %w", s.branch.xid, err)
 	}
 	if vote == txn.VoteYes {
-		b.Evidence = "kept by the disk"
+		b.Evidence = diskEvidence
 	}
 	return vote, b, nil
 }

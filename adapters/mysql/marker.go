@@ -5,11 +5,13 @@ package mysql
 import (
 	"context"
 	"database/sql"
+	"errors"
 	"fmt"
 	"slices"
 	"strconv"
 	"strings"
 
+	"github.com/concordtx/concord/adapters"
 	"github.com/concordtx/concord/txn"
 )
 
@@ -189,6 +191,54 @@ func forget(ctx context.Context, c *sql.Conn, s server, xs []txn.XID) error {
 		return err
 	}
 	return tx.Commit()
+}
+
+// Evidence lists the markers of branches that committed: what is not committed is not seen,
+// and nothing is waited for.
+func (r *Resource) Evidence(ctx context.Context, after txn.XID) (xs []txn.XID, err error) {
+	if r.options.NoMarker {
+		return nil, nil
+	}
+	err = r.onServer(ctx, func(c *sql.Conn, s server) error {
+		xs, err = listMarkers(ctx, c, s, after)
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("list the evidence at %s: %w", r.name, advise(err))
+	}
+	return xs, nil
+}
+
+func listMarkers(ctx context.Context, c *sql.Conn, s server, after txn.XID) ([]txn.XID, error) {
+	// Three conditions and not one on the row, which the servers do not look up by the key.
+	behind := fmt.Sprintf("cluster > %[1]d OR cluster = %[1]d AND (gid > '%[2]s' OR gid = '%[2]s' AND branch > %[3]d)",
+		uint32(after.Cluster), after.ID, uint8(after.Branch))
+	// Rows that somebody else has put there are none of ours, and must not end a page early.
+	const ours = "gid REGEXP '^[0-7][0-9A-HJKMNP-TV-Z]{25}$'"
+	rows, err := readAt(ctx, c, sql.LevelReadCommitted, fmt.Sprintf("SELECT cluster, gid, branch FROM %s FORCE INDEX (PRIMARY) "+
+		"WHERE (%s) AND %s ORDER BY cluster, gid, branch LIMIT %d", tableIn(s), behind, ours, adapters.EvidencePage))
+	if isCode(err, codeNoSuchTable) {
+		return nil, nil
+	}
+	xs := make([]txn.XID, 0, len(rows))
+	for _, row := range rows {
+		x, err := parseMarker(row)
+		if err != nil {
+			return nil, err
+		}
+		xs = append(xs, x)
+	}
+	return xs, err
+}
+
+func parseMarker(row []string) (txn.XID, error) {
+	cluster, err1 := strconv.ParseUint(row[0], 10, 32)
+	id, err2 := txn.ParseID(row[1])
+	branch, err3 := strconv.ParseUint(row[2], 10, 8)
+	if err := errors.Join(err1, err2, err3); err != nil {
+		return txn.XID{}, fmt.Errorf("a row of %s is not concord's: %w", markerTable, err)
+	}
+	return txn.XID{Cluster: txn.ClusterID(cluster), ID: id, Branch: txn.BranchNo(branch)}, nil
 }
 
 // markersOf is the markers of some branches, in their order, for a FROM. Each is looked up by

@@ -4,6 +4,7 @@ package pebble
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -187,6 +188,17 @@ func (s *store) finishOpen(b *branch, d txn.Decision) (did bool, err error) {
 	}
 }
 
+// markerEvidence in a branch record says that the branch leaves a marker when it commits.
+const markerEvidence = "marker"
+
+// Validate implements adapters.Resource. Branches here have no holder that matters.
+func (r *Resource) Validate(b txn.Branch) error {
+	if b.Evidence != "" && b.Evidence != markerEvidence || b.Holder != "" {
+		return errors.New("evidence or holder is not of a Pebble store: run the newest version of concord on all nodes")
+	}
+	return nil
+}
+
 // Recover lists the prepared branches.
 func (r *Resource) Recover(ctx context.Context) ([]adapters.Prepared, error) {
 	release, err := r.store.use()
@@ -222,6 +234,19 @@ func (r *Resource) Forget(ctx context.Context, xs []txn.XID) error {
 	}
 	defer release()
 	return r.store.journal.Forget(xs)
+}
+
+// Evidence lists the markers that are kept.
+func (r *Resource) Evidence(ctx context.Context, after txn.XID) ([]txn.XID, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, fmt.Errorf("list the evidence: %w", err)
+	}
+	release, err := r.store.use()
+	if err != nil {
+		return nil, fmt.Errorf("list the evidence: %w", err)
+	}
+	defer release()
+	return r.store.journal.Markers(after, adapters.EvidencePage)
 }
 
 // Check tells the version. What would make a store unfit was found when it was opened.

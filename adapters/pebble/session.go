@@ -73,7 +73,7 @@ func (s *session) Prepare(ctx context.Context) (txn.Vote, txn.Branch, error) {
 		return txn.VoteNo, b, fmt.Errorf("prepare %s: %w", s.branch.journal.XID, err)
 	}
 	if vote == txn.VoteYes {
-		b.Evidence = "marker"
+		b.Evidence = markerEvidence
 	}
 	return vote, b, nil
 }

@@ -143,6 +143,9 @@ func (r *Resource) TxWith(ctx context.Context, g adapters.Global, options TxOpti
 // Forget does nothing: PostgreSQL keeps the evidence itself.
 func (r *Resource) Forget(context.Context, []txn.XID) error { return nil }
 
+// Evidence lists nothing, for the same reason.
+func (r *Resource) Evidence(context.Context, txn.XID) ([]txn.XID, error) { return nil, nil }
+
 // Close closes the pool that Open made, and waits for its connections.
 func (r *Resource) Close() error {
 	if r.ownsPool {

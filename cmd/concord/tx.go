@@ -47,6 +47,7 @@ type branchJSON struct {
 type heuristicJSON struct {
 	No        uint32 `json:"no"`
 	Outcome   string `json:"outcome"`
+	By        string `json:"by"`
 	Who       string `json:"who"`
 	Why       string `json:"why"`
 	Forgotten bool   `json:"forgotten"`
@@ -61,7 +62,7 @@ func txOf(m *concordv1.Transaction, now time.Time) txJSON {
 			Evidence: b.GetEvidence(), Holder: b.GetHolder(), Error: b.GetError()})
 	}
 	for _, h := range m.GetHeuristics() {
-		x.Heuristics = append(x.Heuristics, heuristicJSON{No: h.GetNo(), Outcome: h.GetOutcome(), Who: h.GetWho(), Why: h.GetWhy(), Forgotten: h.GetForgotten()})
+		x.Heuristics = append(x.Heuristics, heuristicJSON{No: h.GetNo(), Outcome: h.GetOutcome(), By: h.GetBy(), Who: h.GetWho(), Why: h.GetWhy(), Forgotten: h.GetForgotten()})
 	}
 	return x
 }
@@ -69,7 +70,8 @@ func txOf(m *concordv1.Transaction, now time.Time) txJSON {
 func (c *cli) txCommand() *cobra.Command {
 	cmd := &cobra.Command{Use: "tx", Short: "Look at transactions, and settle those that are stuck", Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() }}
-	cmd.AddCommand(c.txListCommand(), c.txGetCommand(), c.txWaitCommand(), c.txResolveCommand(), c.txForgetCommand())
+	cmd.AddCommand(c.txListCommand(), c.txGetCommand(), c.txWaitCommand(), c.txResolveCommand(),
+		c.txSettleCommand(), c.txForgetCommand())
 	return cmd
 }
 

@@ -3,6 +3,7 @@
 package sim
 
 import (
+	"cmp"
 	"slices"
 
 	"github.com/concordtx/concord/adapters"
@@ -273,6 +274,28 @@ func (b *branch) closeSession() {
 	if b.state == active {
 		b.set(rolledBack, ours)
 	}
+}
+
+// marked reports whether the branch has a marker that others see.
+func (b *branch) marked() bool {
+	return b.state == committed && !b.forgotten && !b.bank.noMarker && b.bank.family != postgres
+}
+
+// evidence is a page of the markers.
+func (b *bank) evidence(after txn.XID) []txn.XID {
+	var kept []txn.XID
+	for _, br := range b.all {
+		if br.marked() {
+			kept = append(kept, br.xid())
+		}
+	}
+	for _, x := range b.foreign {
+		kept = append(kept, x)
+	}
+	order := func(x, y txn.XID) int { return cmp.Or(cmp.Compare(x.Cluster, y.Cluster), x.Compare(y)) }
+	kept = slices.DeleteFunc(kept, func(x txn.XID) bool { return order(x, after) <= 0 })
+	slices.SortFunc(kept, order)
+	return kept[:min(len(kept), adapters.EvidencePage)]
 }
 
 // list is what the bank shows as prepared.

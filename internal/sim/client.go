@@ -277,7 +277,7 @@ func (c *client) finish(b *branch, d txn.Decision, left *int) {
 func (c *client) report(b *branch, f txn.Finish) {
 	n, xid := c.target(), b.xid()
 	c.w.say(func() {
-		c.w.event(n, asked{event: coordinator.Finished{XID: xid, Finish: f, Who: "client", Why: "seen by its session"}})
+		c.w.event(n, asked{event: coordinator.Finished{XID: xid, Finish: f, By: txn.FromClient, Who: "client", Why: "seen by its session"}})
 	})
 }
 

@@ -4,7 +4,6 @@ package sim
 
 import (
 	"slices"
-	"strings"
 
 	"github.com/concordtx/concord/txn"
 )
@@ -125,12 +124,12 @@ func (c *txnChecker) decided(node int, x txn.Txn) {
 // first is the moment of the decision.
 func (c *txnChecker) first(g *txnGhost, x txn.Txn) {
 	g.decision, g.at, g.record = x.Decision, x.Decided, x.Branches
-	g.resolved = strings.HasPrefix(x.Reason, "resolved by")
+	g.resolved = x.By == txn.FromOperator
 	switch {
 	case g.told != txn.Undecided && g.told != x.Decision && !g.alone:
 		c.fail("AC1", "%v is decided %v, but its client was told %v", x.ID, x.Decision, g.told)
 	case x.Decision == txn.Abort:
-		if strings.HasPrefix(x.Reason, "orphan") {
+		if x.By == txn.FromCluster {
 			c.orphaned(g)
 		}
 	case c.jobs[g.job] != nil:
@@ -186,6 +185,11 @@ func (c *txnChecker) mayEnd(g *txnGhost) {
 // reported reports whether the log knows that the branch did not end as decided.
 func (g *txnGhost) reported(b *branch) bool {
 	return slices.ContainsFunc(g.heuristics, func(h txn.Heuristic) bool { return h.Branch == b.no })
+}
+
+// givenUp reports whether an operator has given up the branch: what becomes of it is his.
+func (g *txnGhost) givenUp(b *branch) bool {
+	return slices.ContainsFunc(g.heuristics, func(h txn.Heuristic) bool { return h.Branch == b.no && h.By == txn.FromOperator })
 }
 
 // standing counts the reports on a branch that nobody has dealt with.
@@ -371,7 +375,7 @@ func (c *txnChecker) settled(epoch uint32) {
 
 func (c *txnChecker) ended(g *txnGhost, b *branch) {
 	switch {
-	case g.decision == txn.Commit && !g.has(b) && g.resolved:
+	case g.decision == txn.Commit && (!g.has(b) && g.resolved || g.givenUp(b)):
 	case g.decision != txn.Commit && b.state == committed && !b.taken && !g.alone:
 		c.fail("AC1", "%v is not committed, but branch %d is", g.id, b.no)
 	case g.decision != txn.Commit || b.state == committed:

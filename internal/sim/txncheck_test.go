@@ -198,12 +198,12 @@ func TestEachTransactionCheckRejectsABadHistoryAndAcceptsItsGoodTwin(t *testing.
 			func(d deal) {
 				d.maxAge = 5
 				d.w.now = 4
-				d.log(1, 1, txn.Txn{Decision: txn.Abort, Reason: "orphan: x"})
+				d.log(1, 1, txn.Txn{Decision: txn.Abort, By: txn.FromCluster, Reason: "orphan: x"})
 			},
 			func(d deal) {
 				d.maxAge = 5
 				d.w.now = 5
-				d.log(1, 1, txn.Txn{Decision: txn.Abort, Reason: "orphan: x"})
+				d.log(1, 1, txn.Txn{Decision: txn.Abort, By: txn.FromCluster, Reason: "orphan: x"})
 			}},
 		{"IDEM", "the same work is committed under two gids",
 			func(d deal) {

@@ -153,7 +153,7 @@ func (h *txnHost) Step(ev zab.Event) []zab.Effect {
 	case asked:
 		event = ev.event
 	case zab.Tick:
-		event = coordinator.Tick{Now: h.w.clock().Add(h.w.skews[h.n-1] + h.w.years[h.n-1])}
+		event = coordinator.Tick{Now: h.w.nodeClock(h.n - 1), Peers: h.w.latestClock()}
 	case zab.Applied:
 		return nil // the coordinator has told its log already
 	default:
@@ -200,12 +200,12 @@ func (h *txnHost) effects(fx *coordinator.Effects) []zab.Effect {
 		out = append(out, zab.Deliver{Entries: entries})
 		h.applied = z
 	}
-	if len(fx.Reply)+len(fx.Finish)+len(fx.Scan)+len(fx.Forget) > 0 {
+	if len(fx.Reply)+len(fx.Finish)+len(fx.Scan)+len(fx.Forget)+len(fx.Evidence) > 0 {
 		out = append(out, done{w: h.w, fx: coordinator.Effects{
 			Reply:  append([]coordinator.Reply(nil), fx.Reply...),
 			Finish: append([]coordinator.Task(nil), fx.Finish...),
 			Scan:   append([]string(nil), fx.Scan...),
-			Forget: fx.Forget,
+			Forget: fx.Forget, Evidence: append([]coordinator.EvidenceAsk(nil), fx.Evidence...),
 		}})
 	}
 	if c := h.table.Cluster(); c != 0 {
@@ -225,6 +225,9 @@ func (d done) carryOut(n *node) {
 	}
 	for _, name := range d.fx.Scan {
 		w.scan(n, name)
+	}
+	for _, e := range d.fx.Evidence {
+		w.evidence(n, e)
 	}
 	for _, name := range resources {
 		for _, x := range d.fx.Forget[name] {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/concordtx/concord/coordinator"
 	"github.com/concordtx/concord/txn"
@@ -78,6 +79,9 @@ func (w *txnWorld) operate() {
 	if g == nil {
 		return
 	}
+	if w.odds(0.3) && w.abandon() {
+		return
+	}
 	for tries := 3; tries > 0 && g.decision != txn.Undecided; tries-- { // he looks for what waits
 		g = w.recent()
 	}
@@ -103,10 +107,33 @@ func (w *txnWorld) operate() {
 			return
 		}
 		op.answer(r.Decision, w.now)
-		if strings.HasPrefix(r.Reason, "resolved by") {
+		if r.Txn.By == txn.FromOperator {
 			w.hit(OperatorResolved)
 		}
 	}, func() {})
+}
+
+// abandon gives up a branch that nobody has finished yet, as if nobody could.
+func (w *txnWorld) abandon() bool {
+	recent := w.check.all[max(0, len(w.check.all)-20):]
+	i := slices.IndexFunc(recent, func(g *txnGhost) bool { return g.decision == txn.Commit && !g.ended })
+	if i < 0 {
+		return false
+	}
+	g := recent[i]
+	b := g.branches[w.pick(len(g.branches))]
+	if b.confirmed || g.reported(b) {
+		return false
+	}
+	b.expect(txn.HeuristicHazard) // whether the answer arrives or not
+	w.question(w.leaderOrAny(), false, func(request uint64) coordinator.Event {
+		return coordinator.SettleAsked{Request: request, ID: g.id, Branch: b.no, Who: "operator", Why: "simulated"}
+	}, func(r coordinator.Reply) {
+		if r.Err == nil {
+			w.hit(BranchGivenUp)
+		}
+	}, func() {})
+	return true
 }
 
 // alarming prefers a transaction with an alarm.
@@ -146,7 +173,9 @@ func (w *txnWorld) isReported(leader *node, br *branch) bool {
 	_, known := h.table.Get(g.id)
 	unnamed := g.decision == txn.Commit && g.resolved && !g.has(br)
 	tooOld := !known && h.table.TooOld(g.id) && (g.decision != txn.Commit || br.confirmed || g.reported(br) || unnamed)
-	if !tooOld && !(known && unnamed) {
+	// By clocks that are all a year behind, everything comes from the future, and nothing is decided.
+	fromTheFuture := !known && g.id.Time().After(w.latestClock().Add(24*time.Hour))
+	if !tooOld && !fromTheFuture && !(known && unnamed) && !(known && g.givenUp(br)) {
 		return false
 	}
 	name := fmt.Sprintf("%v at %s: ", br.xid(), br.bank.name)

@@ -3,7 +3,6 @@
 package sim
 
 import (
-	"strings"
 	"time"
 
 	"github.com/concordtx/concord/coordinator"
@@ -49,6 +48,8 @@ const (
 	HeuristicForgotten
 	OperatorResolved
 	EndedByHandAsReported
+	BranchGivenUp
+	ForgetLost
 	FinishedPurged
 	TooOldRefused
 	ForeignListed
@@ -69,7 +70,8 @@ var txnSituationNames = [txnSituations]string{
 	"finish answered OK and lost", "prepared branch lost", "branch that came back finished again", "old backup restored",
 	"database down", "DBA acted before the decision", "DBA acted after the decision", "heuristic commit reported",
 	"heuristic rollback reported", "hazard reported", "heuristic outcome forgotten", "resolved by an operator",
-	"reported branch ended by hand", "finished transaction purged", "client older than the watermark refused",
+	"reported branch ended by hand", "branch given up by an operator",
+	"word to forget evidence lost", "finished transaction purged", "client older than the watermark refused",
 	"foreign branch listed and left alone", "view served", "view refused", "clock stepped", "unrecorded answered for what one database committed",
 }
 
@@ -80,7 +82,7 @@ func (w *txnWorld) hit(s TxnSituation) { w.counters[s]++ }
 
 // countVerdict counts first decisions; each node makes them once.
 func (w *txnWorld) countVerdict(v txn.Verdict) {
-	if v.First && strings.HasPrefix(v.Reason, "orphan") {
+	if v.First && v.By == txn.FromCluster {
 		w.hit(OrphanAborted)
 	}
 }

@@ -79,6 +79,18 @@ func (w *txnWorld) clock() time.Time {
 	return time.UnixMicro(1_800_000_000_000_000 + int64(w.now))
 }
 
+// nodeClock is what the clock of a node shows, and latestClock the one that is furthest ahead.
+func (w *txnWorld) nodeClock(i int) time.Time { return w.clock().Add(w.skews[i] + w.years[i]) }
+
+func (w *txnWorld) latestClock() (latest time.Time) {
+	for i := range w.nodes {
+		if now := w.nodeClock(i); now.After(latest) {
+			latest = now
+		}
+	}
+	return latest
+}
+
 // say lets something arrive after a while, or never.
 func (w *txnWorld) say(hear func()) {
 	if !w.chance(w.loss) {
@@ -159,7 +171,7 @@ func (w *txnWorld) worked(n *node, boot uint32, b *branch, t coordinator.Task, f
 	if n.boot == boot && n.up && !n.paused && f == txn.Contradicted && n.role.Role == zab.Leading && n.role.Established {
 		w.check.heard(b, uint32(n.role.Epoch))
 	}
-	w.post(n, boot, coordinator.Finished{XID: t.XID, Finish: f, Who: t.Branch.Resource, Why: "seen by a worker"})
+	w.post(n, boot, coordinator.Finished{XID: t.XID, Finish: f, By: txn.FromCluster, Who: t.Branch.Resource, Why: "seen by a worker"})
 }
 
 func (w *txnWorld) scan(n *node, name string) {
@@ -181,10 +193,28 @@ func (w *txnWorld) scan(n *node, name string) {
 // forget removes the marker of a branch, as an adapter does: only if it is committed.
 func (w *txnWorld) forget(name string, x txn.XID) {
 	b := w.bank(name).branches[branchKey{x.ID, x.Branch}]
+	if w.chance(w.loss) {
+		w.hit(ForgetLost)
+		return
+	}
 	w.after(w.about(10*millisecond), func() {
 		if b != nil && b.state == committed && !b.bank.down {
 			b.forgotten = true
 		}
+	})
+}
+
+// evidence lists a page of the markers that a bank keeps. What others have left is in front and
+// behind, and never forgotten.
+func (w *txnWorld) evidence(n *node, e coordinator.EvidenceAsk) {
+	boot := n.boot
+	w.after(w.about(10*millisecond)+1, func() {
+		server := w.bank(e.Resource)
+		kept := coordinator.Kept{Resource: e.Resource, Evidence: server.evidence(e.After)}
+		if server.down || w.chance(w.loss) {
+			kept = coordinator.Kept{Resource: e.Resource, Err: errConnection}
+		}
+		w.after(w.about(10*millisecond), func() { w.post(n, boot, kept) })
 	})
 }
 
@@ -281,7 +311,12 @@ func (w *txnWorld) settle() {
 		return
 	}
 	if !w.until(w.now+reunion, w.allDone) {
-		what, _ := w.check.leftover(w.banks)
+		what, left := w.check.leftover(w.banks)
+		if leader := w.leader(); left == nil && leader != nil {
+			if b := w.spent(leader); b != nil {
+				what = "the evidence of " + b.ghost.id.String() + " is kept at " + b.bank.name + ", and nobody needs it"
+			}
+		}
 		w.check.fail("AC5", "%s after healing: %s; %d clients wait%s", reunion, what, w.waiting(), w.describe())
 		return
 	}
@@ -306,12 +341,25 @@ func (w *txnWorld) allDone() bool {
 			w.administer(leader, b)
 		}
 	}
-	if _, left := w.check.leftover(w.banks); left != nil {
+	if _, left := w.check.leftover(w.banks); left != nil || w.spent(leader) != nil {
 		return false
 	}
 	done := true
 	leader.host.(*txnHost).table.EachOpen(func(x txn.Txn) { done = done && x.Ended })
 	return done
+}
+
+// spent returns a branch whose evidence is kept although nobody needs it, or nil.
+func (w *txnWorld) spent(leader *node) *branch {
+	table := leader.host.(*txnHost).table
+	for _, bank := range w.banks {
+		for _, b := range bank.all {
+			if x, known := table.Get(b.ghost.id); b.marked() && known && x.Decision == txn.Commit && x.Finished() {
+				return b
+			}
+		}
+	}
+	return nil
 }
 
 func (w *txnWorld) waiting() int {

@@ -3,6 +3,7 @@
 package e2e
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -44,6 +45,7 @@ type node struct {
 	id             int
 	api, peer, dir string
 	config, log    string
+	binary         string // empty: the one of today
 	process        *process
 }
 
@@ -159,7 +161,7 @@ func (c *cluster) start(n *node) {
 	log, err := os.OpenFile(n.log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	require.NoError(c, err)
 	defer log.Close()
-	cmd := exec.Command(binary, "serve", "--config", n.config)
+	cmd := exec.Command(cmp.Or(n.binary, binary), "serve", "--config", n.config)
 	cmd.Stdout, cmd.Stderr = log, log
 	n.process, err = startProcess(cmd)
 	require.NoError(c, err)
@@ -336,6 +338,7 @@ type (
 	heuristicJSON struct {
 		No        int    `json:"no"`
 		Outcome   string `json:"outcome"`
+		By        string `json:"by"`
 		Who       string `json:"who"`
 		Why       string `json:"why"`
 		Forgotten bool   `json:"forgotten"`

@@ -958,12 +958,14 @@ func (x *Transaction) GetOutcome() string {
 }
 
 type Heuristic struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	No            uint32                 `protobuf:"varint,1,opt,name=no,proto3" json:"no,omitempty"`
-	Outcome       string                 `protobuf:"bytes,2,opt,name=outcome,proto3" json:"outcome,omitempty"`
-	Who           string                 `protobuf:"bytes,3,opt,name=who,proto3" json:"who,omitempty"`
-	Why           string                 `protobuf:"bytes,4,opt,name=why,proto3" json:"why,omitempty"`
-	Forgotten     bool                   `protobuf:"varint,5,opt,name=forgotten,proto3" json:"forgotten,omitempty"`
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	No        uint32                 `protobuf:"varint,1,opt,name=no,proto3" json:"no,omitempty"`
+	Outcome   string                 `protobuf:"bytes,2,opt,name=outcome,proto3" json:"outcome,omitempty"`
+	Who       string                 `protobuf:"bytes,3,opt,name=who,proto3" json:"who,omitempty"`
+	Why       string                 `protobuf:"bytes,4,opt,name=why,proto3" json:"why,omitempty"`
+	Forgotten bool                   `protobuf:"varint,5,opt,name=forgotten,proto3" json:"forgotten,omitempty"`
+	// Who says so: client, cluster or operator.
+	By            string `protobuf:"bytes,6,opt,name=by,proto3" json:"by,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1031,6 +1033,13 @@ func (x *Heuristic) GetForgotten() bool {
 		return x.Forgotten
 	}
 	return false
+}
+
+func (x *Heuristic) GetBy() string {
+	if x != nil {
+		return x.By
+	}
+	return ""
 }
 
 type ListRequest struct {
@@ -1526,6 +1535,135 @@ func (x *ForgetResponse) GetZxid() string {
 	return ""
 }
 
+type SettleRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Gid   string                 `protobuf:"bytes,1,opt,name=gid,proto3" json:"gid,omitempty"`
+	No    uint32                 `protobuf:"varint,2,opt,name=no,proto3" json:"no,omitempty"`
+	// abandon: the branch is recorded as heuristic-hazard, and the cluster leaves it alone.
+	Action        string `protobuf:"bytes,3,opt,name=action,proto3" json:"action,omitempty"`
+	Who           string `protobuf:"bytes,4,opt,name=who,proto3" json:"who,omitempty"`
+	Reason        string `protobuf:"bytes,5,opt,name=reason,proto3" json:"reason,omitempty"`
+	Seen          string `protobuf:"bytes,6,opt,name=seen,proto3" json:"seen,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SettleRequest) Reset() {
+	*x = SettleRequest{}
+	mi := &file_concord_v1_concord_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SettleRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SettleRequest) ProtoMessage() {}
+
+func (x *SettleRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_concord_v1_concord_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SettleRequest.ProtoReflect.Descriptor instead.
+func (*SettleRequest) Descriptor() ([]byte, []int) {
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *SettleRequest) GetGid() string {
+	if x != nil {
+		return x.Gid
+	}
+	return ""
+}
+
+func (x *SettleRequest) GetNo() uint32 {
+	if x != nil {
+		return x.No
+	}
+	return 0
+}
+
+func (x *SettleRequest) GetAction() string {
+	if x != nil {
+		return x.Action
+	}
+	return ""
+}
+
+func (x *SettleRequest) GetWho() string {
+	if x != nil {
+		return x.Who
+	}
+	return ""
+}
+
+func (x *SettleRequest) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *SettleRequest) GetSeen() string {
+	if x != nil {
+		return x.Seen
+	}
+	return ""
+}
+
+type SettleResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Zxid          string                 `protobuf:"bytes,1,opt,name=zxid,proto3" json:"zxid,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SettleResponse) Reset() {
+	*x = SettleResponse{}
+	mi := &file_concord_v1_concord_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SettleResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SettleResponse) ProtoMessage() {}
+
+func (x *SettleResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_concord_v1_concord_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SettleResponse.ProtoReflect.Descriptor instead.
+func (*SettleResponse) Descriptor() ([]byte, []int) {
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *SettleResponse) GetZxid() string {
+	if x != nil {
+		return x.Zxid
+	}
+	return ""
+}
+
 type ReplaceMemberRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Node          uint64                 `protobuf:"varint,1,opt,name=node,proto3" json:"node,omitempty"`
@@ -1538,7 +1676,7 @@ type ReplaceMemberRequest struct {
 
 func (x *ReplaceMemberRequest) Reset() {
 	*x = ReplaceMemberRequest{}
-	mi := &file_concord_v1_concord_proto_msgTypes[23]
+	mi := &file_concord_v1_concord_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1550,7 +1688,7 @@ func (x *ReplaceMemberRequest) String() string {
 func (*ReplaceMemberRequest) ProtoMessage() {}
 
 func (x *ReplaceMemberRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[23]
+	mi := &file_concord_v1_concord_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1563,7 +1701,7 @@ func (x *ReplaceMemberRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplaceMemberRequest.ProtoReflect.Descriptor instead.
 func (*ReplaceMemberRequest) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{23}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *ReplaceMemberRequest) GetNode() uint64 {
@@ -1603,7 +1741,7 @@ type ReplaceMemberResponse struct {
 
 func (x *ReplaceMemberResponse) Reset() {
 	*x = ReplaceMemberResponse{}
-	mi := &file_concord_v1_concord_proto_msgTypes[24]
+	mi := &file_concord_v1_concord_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1615,7 +1753,7 @@ func (x *ReplaceMemberResponse) String() string {
 func (*ReplaceMemberResponse) ProtoMessage() {}
 
 func (x *ReplaceMemberResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[24]
+	mi := &file_concord_v1_concord_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1628,7 +1766,7 @@ func (x *ReplaceMemberResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplaceMemberResponse.ProtoReflect.Descriptor instead.
 func (*ReplaceMemberResponse) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{24}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *ReplaceMemberResponse) GetZxid() string {
@@ -1651,7 +1789,7 @@ type RecoverRequest struct {
 
 func (x *RecoverRequest) Reset() {
 	*x = RecoverRequest{}
-	mi := &file_concord_v1_concord_proto_msgTypes[25]
+	mi := &file_concord_v1_concord_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1663,7 +1801,7 @@ func (x *RecoverRequest) String() string {
 func (*RecoverRequest) ProtoMessage() {}
 
 func (x *RecoverRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[25]
+	mi := &file_concord_v1_concord_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1676,7 +1814,7 @@ func (x *RecoverRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RecoverRequest.ProtoReflect.Descriptor instead.
 func (*RecoverRequest) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{25}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *RecoverRequest) GetApply() bool {
@@ -1712,7 +1850,7 @@ type RecoverResponse struct {
 
 func (x *RecoverResponse) Reset() {
 	*x = RecoverResponse{}
-	mi := &file_concord_v1_concord_proto_msgTypes[26]
+	mi := &file_concord_v1_concord_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1724,7 +1862,7 @@ func (x *RecoverResponse) String() string {
 func (*RecoverResponse) ProtoMessage() {}
 
 func (x *RecoverResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[26]
+	mi := &file_concord_v1_concord_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1737,7 +1875,7 @@ func (x *RecoverResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RecoverResponse.ProtoReflect.Descriptor instead.
 func (*RecoverResponse) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{26}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *RecoverResponse) GetActions() []*RecoverAction {
@@ -1780,7 +1918,7 @@ type RecoverAction struct {
 
 func (x *RecoverAction) Reset() {
 	*x = RecoverAction{}
-	mi := &file_concord_v1_concord_proto_msgTypes[27]
+	mi := &file_concord_v1_concord_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1792,7 +1930,7 @@ func (x *RecoverAction) String() string {
 func (*RecoverAction) ProtoMessage() {}
 
 func (x *RecoverAction) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[27]
+	mi := &file_concord_v1_concord_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1805,7 +1943,7 @@ func (x *RecoverAction) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RecoverAction.ProtoReflect.Descriptor instead.
 func (*RecoverAction) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{27}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *RecoverAction) GetGid() string {
@@ -1873,7 +2011,7 @@ type StatusRequest struct {
 
 func (x *StatusRequest) Reset() {
 	*x = StatusRequest{}
-	mi := &file_concord_v1_concord_proto_msgTypes[28]
+	mi := &file_concord_v1_concord_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1885,7 +2023,7 @@ func (x *StatusRequest) String() string {
 func (*StatusRequest) ProtoMessage() {}
 
 func (x *StatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[28]
+	mi := &file_concord_v1_concord_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1898,7 +2036,7 @@ func (x *StatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusRequest.ProtoReflect.Descriptor instead.
 func (*StatusRequest) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{28}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *StatusRequest) GetSeen() string {
@@ -1919,7 +2057,7 @@ type WatchRequest struct {
 
 func (x *WatchRequest) Reset() {
 	*x = WatchRequest{}
-	mi := &file_concord_v1_concord_proto_msgTypes[29]
+	mi := &file_concord_v1_concord_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1931,7 +2069,7 @@ func (x *WatchRequest) String() string {
 func (*WatchRequest) ProtoMessage() {}
 
 func (x *WatchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[29]
+	mi := &file_concord_v1_concord_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1944,7 +2082,7 @@ func (x *WatchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchRequest.ProtoReflect.Descriptor instead.
 func (*WatchRequest) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{29}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *WatchRequest) GetIntervalMs() uint32 {
@@ -1992,7 +2130,7 @@ type StatusResponse struct {
 
 func (x *StatusResponse) Reset() {
 	*x = StatusResponse{}
-	mi := &file_concord_v1_concord_proto_msgTypes[30]
+	mi := &file_concord_v1_concord_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2004,7 +2142,7 @@ func (x *StatusResponse) String() string {
 func (*StatusResponse) ProtoMessage() {}
 
 func (x *StatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[30]
+	mi := &file_concord_v1_concord_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2017,7 +2155,7 @@ func (x *StatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusResponse.ProtoReflect.Descriptor instead.
 func (*StatusResponse) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{30}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *StatusResponse) GetCluster() string {
@@ -2130,7 +2268,7 @@ type Node struct {
 
 func (x *Node) Reset() {
 	*x = Node{}
-	mi := &file_concord_v1_concord_proto_msgTypes[31]
+	mi := &file_concord_v1_concord_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2142,7 +2280,7 @@ func (x *Node) String() string {
 func (*Node) ProtoMessage() {}
 
 func (x *Node) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[31]
+	mi := &file_concord_v1_concord_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2155,7 +2293,7 @@ func (x *Node) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Node.ProtoReflect.Descriptor instead.
 func (*Node) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{31}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *Node) GetId() uint64 {
@@ -2234,7 +2372,7 @@ type ResourceStatus struct {
 
 func (x *ResourceStatus) Reset() {
 	*x = ResourceStatus{}
-	mi := &file_concord_v1_concord_proto_msgTypes[32]
+	mi := &file_concord_v1_concord_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2246,7 +2384,7 @@ func (x *ResourceStatus) String() string {
 func (*ResourceStatus) ProtoMessage() {}
 
 func (x *ResourceStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[32]
+	mi := &file_concord_v1_concord_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2259,7 +2397,7 @@ func (x *ResourceStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResourceStatus.ProtoReflect.Descriptor instead.
 func (*ResourceStatus) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{32}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *ResourceStatus) GetName() string {
@@ -2319,15 +2457,19 @@ func (x *ResourceStatus) GetForeign() uint64 {
 }
 
 type ResourcesRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Seen          string                 `protobuf:"bytes,1,opt,name=seen,proto3" json:"seen,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Seen  string                 `protobuf:"bytes,1,opt,name=seen,proto3" json:"seen,omitempty"`
+	// A resource, and which database it is for the client. If the node takes it for another one,
+	// it looks again before it answers.
+	Name          string `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	Identity      string `protobuf:"bytes,3,opt,name=identity,proto3" json:"identity,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ResourcesRequest) Reset() {
 	*x = ResourcesRequest{}
-	mi := &file_concord_v1_concord_proto_msgTypes[33]
+	mi := &file_concord_v1_concord_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2339,7 +2481,7 @@ func (x *ResourcesRequest) String() string {
 func (*ResourcesRequest) ProtoMessage() {}
 
 func (x *ResourcesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[33]
+	mi := &file_concord_v1_concord_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2352,12 +2494,26 @@ func (x *ResourcesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResourcesRequest.ProtoReflect.Descriptor instead.
 func (*ResourcesRequest) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{33}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *ResourcesRequest) GetSeen() string {
 	if x != nil {
 		return x.Seen
+	}
+	return ""
+}
+
+func (x *ResourcesRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *ResourcesRequest) GetIdentity() string {
+	if x != nil {
+		return x.Identity
 	}
 	return ""
 }
@@ -2377,7 +2533,7 @@ type ResourcesResponse struct {
 
 func (x *ResourcesResponse) Reset() {
 	*x = ResourcesResponse{}
-	mi := &file_concord_v1_concord_proto_msgTypes[34]
+	mi := &file_concord_v1_concord_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2389,7 +2545,7 @@ func (x *ResourcesResponse) String() string {
 func (*ResourcesResponse) ProtoMessage() {}
 
 func (x *ResourcesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[34]
+	mi := &file_concord_v1_concord_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2402,7 +2558,7 @@ func (x *ResourcesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResourcesResponse.ProtoReflect.Descriptor instead.
 func (*ResourcesResponse) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{34}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *ResourcesResponse) GetCluster() string {
@@ -2451,7 +2607,7 @@ type CheckResourceRequest struct {
 
 func (x *CheckResourceRequest) Reset() {
 	*x = CheckResourceRequest{}
-	mi := &file_concord_v1_concord_proto_msgTypes[35]
+	mi := &file_concord_v1_concord_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2463,7 +2619,7 @@ func (x *CheckResourceRequest) String() string {
 func (*CheckResourceRequest) ProtoMessage() {}
 
 func (x *CheckResourceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[35]
+	mi := &file_concord_v1_concord_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2476,7 +2632,7 @@ func (x *CheckResourceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckResourceRequest.ProtoReflect.Descriptor instead.
 func (*CheckResourceRequest) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{35}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *CheckResourceRequest) GetName() string {
@@ -2502,7 +2658,7 @@ type CheckResourceResponse struct {
 
 func (x *CheckResourceResponse) Reset() {
 	*x = CheckResourceResponse{}
-	mi := &file_concord_v1_concord_proto_msgTypes[36]
+	mi := &file_concord_v1_concord_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2514,7 +2670,7 @@ func (x *CheckResourceResponse) String() string {
 func (*CheckResourceResponse) ProtoMessage() {}
 
 func (x *CheckResourceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[36]
+	mi := &file_concord_v1_concord_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2527,7 +2683,7 @@ func (x *CheckResourceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckResourceResponse.ProtoReflect.Descriptor instead.
 func (*CheckResourceResponse) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{36}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *CheckResourceResponse) GetReports() []*ResourceReport {
@@ -2551,7 +2707,7 @@ type ResourceReport struct {
 
 func (x *ResourceReport) Reset() {
 	*x = ResourceReport{}
-	mi := &file_concord_v1_concord_proto_msgTypes[37]
+	mi := &file_concord_v1_concord_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2563,7 +2719,7 @@ func (x *ResourceReport) String() string {
 func (*ResourceReport) ProtoMessage() {}
 
 func (x *ResourceReport) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[37]
+	mi := &file_concord_v1_concord_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2576,7 +2732,7 @@ func (x *ResourceReport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResourceReport.ProtoReflect.Descriptor instead.
 func (*ResourceReport) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{37}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *ResourceReport) GetName() string {
@@ -2633,7 +2789,7 @@ type Finding struct {
 
 func (x *Finding) Reset() {
 	*x = Finding{}
-	mi := &file_concord_v1_concord_proto_msgTypes[38]
+	mi := &file_concord_v1_concord_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2645,7 +2801,7 @@ func (x *Finding) String() string {
 func (*Finding) ProtoMessage() {}
 
 func (x *Finding) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[38]
+	mi := &file_concord_v1_concord_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2658,7 +2814,7 @@ func (x *Finding) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Finding.ProtoReflect.Descriptor instead.
 func (*Finding) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{38}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *Finding) GetWhat() string {
@@ -2701,7 +2857,7 @@ type NotLeader struct {
 
 func (x *NotLeader) Reset() {
 	*x = NotLeader{}
-	mi := &file_concord_v1_concord_proto_msgTypes[39]
+	mi := &file_concord_v1_concord_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2713,7 +2869,7 @@ func (x *NotLeader) String() string {
 func (*NotLeader) ProtoMessage() {}
 
 func (x *NotLeader) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[39]
+	mi := &file_concord_v1_concord_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2726,7 +2882,7 @@ func (x *NotLeader) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NotLeader.ProtoReflect.Descriptor instead.
 func (*NotLeader) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{39}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *NotLeader) GetLeader() uint64 {
@@ -2815,13 +2971,14 @@ const file_concord_v1_concord_proto_rawDesc = "" +
 	"\x04zxid\x18\b \x01(\tR\x04zxid\x12\x14\n" +
 	"\x05label\x18\t \x01(\tR\x05label\x12\x18\n" +
 	"\aoutcome\x18\n" +
-	" \x01(\tR\aoutcome\"w\n" +
+	" \x01(\tR\aoutcome\"\x87\x01\n" +
 	"\tHeuristic\x12\x0e\n" +
 	"\x02no\x18\x01 \x01(\rR\x02no\x12\x18\n" +
 	"\aoutcome\x18\x02 \x01(\tR\aoutcome\x12\x10\n" +
 	"\x03who\x18\x03 \x01(\tR\x03who\x12\x10\n" +
 	"\x03why\x18\x04 \x01(\tR\x03why\x12\x1c\n" +
-	"\tforgotten\x18\x05 \x01(\bR\tforgotten\"\xa3\x01\n" +
+	"\tforgotten\x18\x05 \x01(\bR\tforgotten\x12\x0e\n" +
+	"\x02by\x18\x06 \x01(\tR\x02by\"\xa3\x01\n" +
 	"\vListRequest\x12\x14\n" +
 	"\x05state\x18\x01 \x01(\tR\x05state\x12\"\n" +
 	"\rolder_than_ms\x18\x02 \x01(\x03R\volderThanMs\x12\x1a\n" +
@@ -2855,6 +3012,15 @@ const file_concord_v1_concord_proto_rawDesc = "" +
 	"\x06reason\x18\x03 \x01(\tR\x06reason\x12\x12\n" +
 	"\x04seen\x18\x04 \x01(\tR\x04seen\"$\n" +
 	"\x0eForgetResponse\x12\x12\n" +
+	"\x04zxid\x18\x01 \x01(\tR\x04zxid\"\x87\x01\n" +
+	"\rSettleRequest\x12\x10\n" +
+	"\x03gid\x18\x01 \x01(\tR\x03gid\x12\x0e\n" +
+	"\x02no\x18\x02 \x01(\rR\x02no\x12\x16\n" +
+	"\x06action\x18\x03 \x01(\tR\x06action\x12\x10\n" +
+	"\x03who\x18\x04 \x01(\tR\x03who\x12\x16\n" +
+	"\x06reason\x18\x05 \x01(\tR\x06reason\x12\x12\n" +
+	"\x04seen\x18\x06 \x01(\tR\x04seen\"$\n" +
+	"\x0eSettleResponse\x12\x12\n" +
 	"\x04zxid\x18\x01 \x01(\tR\x04zxid\"h\n" +
 	"\x14ReplaceMemberRequest\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\x04R\x04node\x12\x10\n" +
@@ -2920,9 +3086,11 @@ const file_concord_v1_concord_proto_rawDesc = "" +
 	"\bin_doubt\x18\x05 \x01(\x04R\ainDoubt\x12\x1b\n" +
 	"\toldest_ms\x18\x06 \x01(\x03R\boldestMs\x12\x1a\n" +
 	"\bidentity\x18\a \x01(\tR\bidentity\x12\x18\n" +
-	"\aforeign\x18\b \x01(\x04R\aforeign\"&\n" +
+	"\aforeign\x18\b \x01(\x04R\aforeign\"V\n" +
 	"\x10ResourcesRequest\x12\x12\n" +
-	"\x04seen\x18\x01 \x01(\tR\x04seen\"\xc0\x01\n" +
+	"\x04seen\x18\x01 \x01(\tR\x04seen\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x1a\n" +
+	"\bidentity\x18\x03 \x01(\tR\bidentity\"\xc0\x01\n" +
 	"\x11ResourcesResponse\x12\x18\n" +
 	"\acluster\x18\x01 \x01(\tR\acluster\x128\n" +
 	"\tresources\x18\x02 \x03(\v2\x1a.concord.v1.ResourceStatusR\tresources\x12,\n" +
@@ -2948,7 +3116,7 @@ const file_concord_v1_concord_proto_rawDesc = "" +
 	"\x03fix\x18\x04 \x01(\tR\x03fix\"5\n" +
 	"\tNotLeader\x12\x16\n" +
 	"\x06leader\x18\x01 \x01(\x04R\x06leader\x12\x10\n" +
-	"\x03api\x18\x02 \x01(\tR\x03api2\xd9\a\n" +
+	"\x03api\x18\x02 \x01(\tR\x03api2\x9a\b\n" +
 	"\x12CoordinatorService\x12?\n" +
 	"\x06Commit\x12\x19.concord.v1.CommitRequest\x1a\x1a.concord.v1.CommitResponse\x12C\n" +
 	"\x06Decide\x12\x19.concord.v1.DecideRequest\x1a\x1a.concord.v1.DecideResponse(\x010\x01\x12E\n" +
@@ -2957,7 +3125,8 @@ const file_concord_v1_concord_proto_rawDesc = "" +
 	"\x04List\x12\x17.concord.v1.ListRequest\x1a\x18.concord.v1.ListResponse\x126\n" +
 	"\x03Get\x12\x16.concord.v1.GetRequest\x1a\x17.concord.v1.GetResponse\x12B\n" +
 	"\aResolve\x12\x1a.concord.v1.ResolveRequest\x1a\x1b.concord.v1.ResolveResponse\x12?\n" +
-	"\x06Forget\x12\x19.concord.v1.ForgetRequest\x1a\x1a.concord.v1.ForgetResponse\x12T\n" +
+	"\x06Forget\x12\x19.concord.v1.ForgetRequest\x1a\x1a.concord.v1.ForgetResponse\x12?\n" +
+	"\x06Settle\x12\x19.concord.v1.SettleRequest\x1a\x1a.concord.v1.SettleResponse\x12T\n" +
 	"\rReplaceMember\x12 .concord.v1.ReplaceMemberRequest\x1a!.concord.v1.ReplaceMemberResponse\x12B\n" +
 	"\aRecover\x12\x1a.concord.v1.RecoverRequest\x1a\x1b.concord.v1.RecoverResponse\x12?\n" +
 	"\x06Status\x12\x19.concord.v1.StatusRequest\x1a\x1a.concord.v1.StatusResponse\x12?\n" +
@@ -2977,7 +3146,7 @@ func file_concord_v1_concord_proto_rawDescGZIP() []byte {
 	return file_concord_v1_concord_proto_rawDescData
 }
 
-var file_concord_v1_concord_proto_msgTypes = make([]protoimpl.MessageInfo, 40)
+var file_concord_v1_concord_proto_msgTypes = make([]protoimpl.MessageInfo, 42)
 var file_concord_v1_concord_proto_goTypes = []any{
 	(*Branch)(nil),                // 0: concord.v1.Branch
 	(*CommitRequest)(nil),         // 1: concord.v1.CommitRequest
@@ -3002,23 +3171,25 @@ var file_concord_v1_concord_proto_goTypes = []any{
 	(*ResolveResponse)(nil),       // 20: concord.v1.ResolveResponse
 	(*ForgetRequest)(nil),         // 21: concord.v1.ForgetRequest
 	(*ForgetResponse)(nil),        // 22: concord.v1.ForgetResponse
-	(*ReplaceMemberRequest)(nil),  // 23: concord.v1.ReplaceMemberRequest
-	(*ReplaceMemberResponse)(nil), // 24: concord.v1.ReplaceMemberResponse
-	(*RecoverRequest)(nil),        // 25: concord.v1.RecoverRequest
-	(*RecoverResponse)(nil),       // 26: concord.v1.RecoverResponse
-	(*RecoverAction)(nil),         // 27: concord.v1.RecoverAction
-	(*StatusRequest)(nil),         // 28: concord.v1.StatusRequest
-	(*WatchRequest)(nil),          // 29: concord.v1.WatchRequest
-	(*StatusResponse)(nil),        // 30: concord.v1.StatusResponse
-	(*Node)(nil),                  // 31: concord.v1.Node
-	(*ResourceStatus)(nil),        // 32: concord.v1.ResourceStatus
-	(*ResourcesRequest)(nil),      // 33: concord.v1.ResourcesRequest
-	(*ResourcesResponse)(nil),     // 34: concord.v1.ResourcesResponse
-	(*CheckResourceRequest)(nil),  // 35: concord.v1.CheckResourceRequest
-	(*CheckResourceResponse)(nil), // 36: concord.v1.CheckResourceResponse
-	(*ResourceReport)(nil),        // 37: concord.v1.ResourceReport
-	(*Finding)(nil),               // 38: concord.v1.Finding
-	(*NotLeader)(nil),             // 39: concord.v1.NotLeader
+	(*SettleRequest)(nil),         // 23: concord.v1.SettleRequest
+	(*SettleResponse)(nil),        // 24: concord.v1.SettleResponse
+	(*ReplaceMemberRequest)(nil),  // 25: concord.v1.ReplaceMemberRequest
+	(*ReplaceMemberResponse)(nil), // 26: concord.v1.ReplaceMemberResponse
+	(*RecoverRequest)(nil),        // 27: concord.v1.RecoverRequest
+	(*RecoverResponse)(nil),       // 28: concord.v1.RecoverResponse
+	(*RecoverAction)(nil),         // 29: concord.v1.RecoverAction
+	(*StatusRequest)(nil),         // 30: concord.v1.StatusRequest
+	(*WatchRequest)(nil),          // 31: concord.v1.WatchRequest
+	(*StatusResponse)(nil),        // 32: concord.v1.StatusResponse
+	(*Node)(nil),                  // 33: concord.v1.Node
+	(*ResourceStatus)(nil),        // 34: concord.v1.ResourceStatus
+	(*ResourcesRequest)(nil),      // 35: concord.v1.ResourcesRequest
+	(*ResourcesResponse)(nil),     // 36: concord.v1.ResourcesResponse
+	(*CheckResourceRequest)(nil),  // 37: concord.v1.CheckResourceRequest
+	(*CheckResourceResponse)(nil), // 38: concord.v1.CheckResourceResponse
+	(*ResourceReport)(nil),        // 39: concord.v1.ResourceReport
+	(*Finding)(nil),               // 40: concord.v1.Finding
+	(*NotLeader)(nil),             // 41: concord.v1.NotLeader
 }
 var file_concord_v1_concord_proto_depIdxs = []int32{
 	0,  // 0: concord.v1.CommitRequest.branches:type_name -> concord.v1.Branch
@@ -3027,18 +3198,18 @@ var file_concord_v1_concord_proto_depIdxs = []int32{
 	6,  // 3: concord.v1.DecideResponse.answers:type_name -> concord.v1.NumberedAnswer
 	2,  // 4: concord.v1.NumberedAnswer.response:type_name -> concord.v1.CommitResponse
 	7,  // 5: concord.v1.NumberedAnswer.error:type_name -> concord.v1.CommitError
-	39, // 6: concord.v1.CommitError.not_leader:type_name -> concord.v1.NotLeader
+	41, // 6: concord.v1.CommitError.not_leader:type_name -> concord.v1.NotLeader
 	9,  // 7: concord.v1.FinishedRequest.branches:type_name -> concord.v1.FinishedBranch
 	0,  // 8: concord.v1.Transaction.branches:type_name -> concord.v1.Branch
 	14, // 9: concord.v1.Transaction.heuristics:type_name -> concord.v1.Heuristic
 	13, // 10: concord.v1.ListResponse.transactions:type_name -> concord.v1.Transaction
 	13, // 11: concord.v1.GetResponse.transaction:type_name -> concord.v1.Transaction
-	27, // 12: concord.v1.RecoverResponse.actions:type_name -> concord.v1.RecoverAction
-	31, // 13: concord.v1.StatusResponse.nodes:type_name -> concord.v1.Node
-	32, // 14: concord.v1.StatusResponse.resources:type_name -> concord.v1.ResourceStatus
-	32, // 15: concord.v1.ResourcesResponse.resources:type_name -> concord.v1.ResourceStatus
-	37, // 16: concord.v1.CheckResourceResponse.reports:type_name -> concord.v1.ResourceReport
-	38, // 17: concord.v1.ResourceReport.findings:type_name -> concord.v1.Finding
+	29, // 12: concord.v1.RecoverResponse.actions:type_name -> concord.v1.RecoverAction
+	33, // 13: concord.v1.StatusResponse.nodes:type_name -> concord.v1.Node
+	34, // 14: concord.v1.StatusResponse.resources:type_name -> concord.v1.ResourceStatus
+	34, // 15: concord.v1.ResourcesResponse.resources:type_name -> concord.v1.ResourceStatus
+	39, // 16: concord.v1.CheckResourceResponse.reports:type_name -> concord.v1.ResourceReport
+	40, // 17: concord.v1.ResourceReport.findings:type_name -> concord.v1.Finding
 	1,  // 18: concord.v1.CoordinatorService.Commit:input_type -> concord.v1.CommitRequest
 	3,  // 19: concord.v1.CoordinatorService.Decide:input_type -> concord.v1.DecideRequest
 	8,  // 20: concord.v1.CoordinatorService.Finished:input_type -> concord.v1.FinishedRequest
@@ -3047,28 +3218,30 @@ var file_concord_v1_concord_proto_depIdxs = []int32{
 	17, // 23: concord.v1.CoordinatorService.Get:input_type -> concord.v1.GetRequest
 	19, // 24: concord.v1.CoordinatorService.Resolve:input_type -> concord.v1.ResolveRequest
 	21, // 25: concord.v1.CoordinatorService.Forget:input_type -> concord.v1.ForgetRequest
-	23, // 26: concord.v1.CoordinatorService.ReplaceMember:input_type -> concord.v1.ReplaceMemberRequest
-	25, // 27: concord.v1.CoordinatorService.Recover:input_type -> concord.v1.RecoverRequest
-	28, // 28: concord.v1.CoordinatorService.Status:input_type -> concord.v1.StatusRequest
-	29, // 29: concord.v1.CoordinatorService.Watch:input_type -> concord.v1.WatchRequest
-	33, // 30: concord.v1.CoordinatorService.Resources:input_type -> concord.v1.ResourcesRequest
-	35, // 31: concord.v1.CoordinatorService.CheckResource:input_type -> concord.v1.CheckResourceRequest
-	2,  // 32: concord.v1.CoordinatorService.Commit:output_type -> concord.v1.CommitResponse
-	5,  // 33: concord.v1.CoordinatorService.Decide:output_type -> concord.v1.DecideResponse
-	10, // 34: concord.v1.CoordinatorService.Finished:output_type -> concord.v1.FinishedResponse
-	12, // 35: concord.v1.CoordinatorService.Outcome:output_type -> concord.v1.OutcomeResponse
-	16, // 36: concord.v1.CoordinatorService.List:output_type -> concord.v1.ListResponse
-	18, // 37: concord.v1.CoordinatorService.Get:output_type -> concord.v1.GetResponse
-	20, // 38: concord.v1.CoordinatorService.Resolve:output_type -> concord.v1.ResolveResponse
-	22, // 39: concord.v1.CoordinatorService.Forget:output_type -> concord.v1.ForgetResponse
-	24, // 40: concord.v1.CoordinatorService.ReplaceMember:output_type -> concord.v1.ReplaceMemberResponse
-	26, // 41: concord.v1.CoordinatorService.Recover:output_type -> concord.v1.RecoverResponse
-	30, // 42: concord.v1.CoordinatorService.Status:output_type -> concord.v1.StatusResponse
-	30, // 43: concord.v1.CoordinatorService.Watch:output_type -> concord.v1.StatusResponse
-	34, // 44: concord.v1.CoordinatorService.Resources:output_type -> concord.v1.ResourcesResponse
-	36, // 45: concord.v1.CoordinatorService.CheckResource:output_type -> concord.v1.CheckResourceResponse
-	32, // [32:46] is the sub-list for method output_type
-	18, // [18:32] is the sub-list for method input_type
+	23, // 26: concord.v1.CoordinatorService.Settle:input_type -> concord.v1.SettleRequest
+	25, // 27: concord.v1.CoordinatorService.ReplaceMember:input_type -> concord.v1.ReplaceMemberRequest
+	27, // 28: concord.v1.CoordinatorService.Recover:input_type -> concord.v1.RecoverRequest
+	30, // 29: concord.v1.CoordinatorService.Status:input_type -> concord.v1.StatusRequest
+	31, // 30: concord.v1.CoordinatorService.Watch:input_type -> concord.v1.WatchRequest
+	35, // 31: concord.v1.CoordinatorService.Resources:input_type -> concord.v1.ResourcesRequest
+	37, // 32: concord.v1.CoordinatorService.CheckResource:input_type -> concord.v1.CheckResourceRequest
+	2,  // 33: concord.v1.CoordinatorService.Commit:output_type -> concord.v1.CommitResponse
+	5,  // 34: concord.v1.CoordinatorService.Decide:output_type -> concord.v1.DecideResponse
+	10, // 35: concord.v1.CoordinatorService.Finished:output_type -> concord.v1.FinishedResponse
+	12, // 36: concord.v1.CoordinatorService.Outcome:output_type -> concord.v1.OutcomeResponse
+	16, // 37: concord.v1.CoordinatorService.List:output_type -> concord.v1.ListResponse
+	18, // 38: concord.v1.CoordinatorService.Get:output_type -> concord.v1.GetResponse
+	20, // 39: concord.v1.CoordinatorService.Resolve:output_type -> concord.v1.ResolveResponse
+	22, // 40: concord.v1.CoordinatorService.Forget:output_type -> concord.v1.ForgetResponse
+	24, // 41: concord.v1.CoordinatorService.Settle:output_type -> concord.v1.SettleResponse
+	26, // 42: concord.v1.CoordinatorService.ReplaceMember:output_type -> concord.v1.ReplaceMemberResponse
+	28, // 43: concord.v1.CoordinatorService.Recover:output_type -> concord.v1.RecoverResponse
+	32, // 44: concord.v1.CoordinatorService.Status:output_type -> concord.v1.StatusResponse
+	32, // 45: concord.v1.CoordinatorService.Watch:output_type -> concord.v1.StatusResponse
+	36, // 46: concord.v1.CoordinatorService.Resources:output_type -> concord.v1.ResourcesResponse
+	38, // 47: concord.v1.CoordinatorService.CheckResource:output_type -> concord.v1.CheckResourceResponse
+	33, // [33:48] is the sub-list for method output_type
+	18, // [18:33] is the sub-list for method input_type
 	18, // [18:18] is the sub-list for extension type_name
 	18, // [18:18] is the sub-list for extension extendee
 	0,  // [0:18] is the sub-list for field type_name
@@ -3085,7 +3258,7 @@ func file_concord_v1_concord_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_concord_v1_concord_proto_rawDesc), len(file_concord_v1_concord_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   40,
+			NumMessages:   42,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -71,6 +71,9 @@ const (
 	// CoordinatorServiceForgetProcedure is the fully-qualified name of the CoordinatorService's Forget
 	// RPC.
 	CoordinatorServiceForgetProcedure = "/concord.v1.CoordinatorService/Forget"
+	// CoordinatorServiceSettleProcedure is the fully-qualified name of the CoordinatorService's Settle
+	// RPC.
+	CoordinatorServiceSettleProcedure = "/concord.v1.CoordinatorService/Settle"
 	// CoordinatorServiceReplaceMemberProcedure is the fully-qualified name of the CoordinatorService's
 	// ReplaceMember RPC.
 	CoordinatorServiceReplaceMemberProcedure = "/concord.v1.CoordinatorService/ReplaceMember"
@@ -113,6 +116,8 @@ type CoordinatorServiceClient interface {
 	Resolve(context.Context, *v1.ResolveRequest) (*v1.ResolveResponse, error)
 	// Forget is the operator's word that a heuristic outcome was dealt with.
 	Forget(context.Context, *v1.ForgetRequest) (*v1.ForgetResponse, error)
+	// Settle is the operator's word about one branch that the cluster cannot finish.
+	Settle(context.Context, *v1.SettleRequest) (*v1.SettleResponse, error)
 	// ReplaceMember is the operator's word that a node has lost its disk for good.
 	ReplaceMember(context.Context, *v1.ReplaceMemberRequest) (*v1.ReplaceMemberResponse, error)
 	// Recover plans what recovery would do, and does it if asked to.
@@ -186,6 +191,12 @@ func NewCoordinatorServiceClient(httpClient connect.HTTPClient, baseURL string, 
 			connect.WithSchema(coordinatorServiceMethods.ByName("Forget")),
 			connect.WithClientOptions(opts...),
 		),
+		settle: connect.NewClient[v1.SettleRequest, v1.SettleResponse](
+			httpClient,
+			baseURL+CoordinatorServiceSettleProcedure,
+			connect.WithSchema(coordinatorServiceMethods.ByName("Settle")),
+			connect.WithClientOptions(opts...),
+		),
 		replaceMember: connect.NewClient[v1.ReplaceMemberRequest, v1.ReplaceMemberResponse](
 			httpClient,
 			baseURL+CoordinatorServiceReplaceMemberProcedure,
@@ -235,6 +246,7 @@ type coordinatorServiceClient struct {
 	get           *connect.Client[v1.GetRequest, v1.GetResponse]
 	resolve       *connect.Client[v1.ResolveRequest, v1.ResolveResponse]
 	forget        *connect.Client[v1.ForgetRequest, v1.ForgetResponse]
+	settle        *connect.Client[v1.SettleRequest, v1.SettleResponse]
 	replaceMember *connect.Client[v1.ReplaceMemberRequest, v1.ReplaceMemberResponse]
 	recover       *connect.Client[v1.RecoverRequest, v1.RecoverResponse]
 	status        *connect.Client[v1.StatusRequest, v1.StatusResponse]
@@ -305,6 +317,15 @@ func (c *coordinatorServiceClient) Resolve(ctx context.Context, req *v1.ResolveR
 // Forget calls concord.v1.CoordinatorService.Forget.
 func (c *coordinatorServiceClient) Forget(ctx context.Context, req *v1.ForgetRequest) (*v1.ForgetResponse, error) {
 	response, err := c.forget.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// Settle calls concord.v1.CoordinatorService.Settle.
+func (c *coordinatorServiceClient) Settle(ctx context.Context, req *v1.SettleRequest) (*v1.SettleResponse, error) {
+	response, err := c.settle.CallUnary(ctx, connect.NewRequest(req))
 	if response != nil {
 		return response.Msg, err
 	}
@@ -383,6 +404,8 @@ type CoordinatorServiceHandler interface {
 	Resolve(context.Context, *v1.ResolveRequest) (*v1.ResolveResponse, error)
 	// Forget is the operator's word that a heuristic outcome was dealt with.
 	Forget(context.Context, *v1.ForgetRequest) (*v1.ForgetResponse, error)
+	// Settle is the operator's word about one branch that the cluster cannot finish.
+	Settle(context.Context, *v1.SettleRequest) (*v1.SettleResponse, error)
 	// ReplaceMember is the operator's word that a node has lost its disk for good.
 	ReplaceMember(context.Context, *v1.ReplaceMemberRequest) (*v1.ReplaceMemberResponse, error)
 	// Recover plans what recovery would do, and does it if asked to.
@@ -452,6 +475,12 @@ func NewCoordinatorServiceHandler(svc CoordinatorServiceHandler, opts ...connect
 		connect.WithSchema(coordinatorServiceMethods.ByName("Forget")),
 		connect.WithHandlerOptions(opts...),
 	)
+	coordinatorServiceSettleHandler := connect.NewUnaryHandlerSimple(
+		CoordinatorServiceSettleProcedure,
+		svc.Settle,
+		connect.WithSchema(coordinatorServiceMethods.ByName("Settle")),
+		connect.WithHandlerOptions(opts...),
+	)
 	coordinatorServiceReplaceMemberHandler := connect.NewUnaryHandlerSimple(
 		CoordinatorServiceReplaceMemberProcedure,
 		svc.ReplaceMember,
@@ -506,6 +535,8 @@ func NewCoordinatorServiceHandler(svc CoordinatorServiceHandler, opts ...connect
 			coordinatorServiceResolveHandler.ServeHTTP(w, r)
 		case CoordinatorServiceForgetProcedure:
 			coordinatorServiceForgetHandler.ServeHTTP(w, r)
+		case CoordinatorServiceSettleProcedure:
+			coordinatorServiceSettleHandler.ServeHTTP(w, r)
 		case CoordinatorServiceReplaceMemberProcedure:
 			coordinatorServiceReplaceMemberHandler.ServeHTTP(w, r)
 		case CoordinatorServiceRecoverProcedure:
@@ -557,6 +588,10 @@ func (UnimplementedCoordinatorServiceHandler) Resolve(context.Context, *v1.Resol
 
 func (UnimplementedCoordinatorServiceHandler) Forget(context.Context, *v1.ForgetRequest) (*v1.ForgetResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("concord.v1.CoordinatorService.Forget is not implemented"))
+}
+
+func (UnimplementedCoordinatorServiceHandler) Settle(context.Context, *v1.SettleRequest) (*v1.SettleResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("concord.v1.CoordinatorService.Settle is not implemented"))
 }
 
 func (UnimplementedCoordinatorServiceHandler) ReplaceMember(context.Context, *v1.ReplaceMemberRequest) (*v1.ReplaceMemberResponse, error) {

@@ -1,0 +1,23 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package recovery
+
+import "github.com/concordtx/concord/txn"
+
+// Spent returns the evidence that nobody needs any more, of what a resource keeps. Needed is
+// that of a branch whose transaction is not finished or has an alarm that nobody has dealt
+// with; that of an aborted transaction, which proves that somebody committed the branch; and
+// that of a transaction without decision. What belongs to another cluster is left alone.
+func Spent(kept []txn.XID, d Decisions, r Rules) (spent []txn.XID) {
+	for _, x := range kept {
+		if x.Cluster != r.Cluster {
+			continue
+		}
+		t, known := d.Get(x.ID)
+		dealtWith := t.Decision == txn.Commit || len(t.Heuristics) > 0
+		if known && t.Finished() && dealtWith || !known && d.TooOld(x.ID) {
+			spent = append(spent, x)
+		}
+	}
+	return spent
+}
