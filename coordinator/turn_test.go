@@ -348,11 +348,11 @@ func TestNoTurnGrowsWithWhatThereIs(t *testing.T) {
 	n.check("a plan, a view of everything, one of one, an outcome")
 
 	n.turn(Listed{Resource: "orders", Listing: listing}) // orphans, at the second sight
-	for range 20 {
+	for range 3 {
 		tick(nodes, sweepInterval)
 		n.turn(Listed{Resource: "orders", Listing: listing})
 	}
-	require.Greater(t, c.aborted, uint64(open/4), "orphans are aborted")
+	require.Greater(t, c.aborted, uint64(open/20), "orphans are aborted")
 	n.check("as many orphans")
 	n.turn(Listed{Resource: "orders"})
 	require.Zero(t, c.ScanState("orders").InDoubt)
@@ -445,9 +445,9 @@ func TestNoTurnGrowsWithALeaderChange(t *testing.T) {
 
 // A node that was away applies a log of any length in pieces.
 func TestNoTurnGrowsWithTheLogThatIsApplied(t *testing.T) {
-	count := 300_000
+	count := 150_000
 	if testing.Short() || raceEnabled {
-		count = 60_000
+		count = 40_000
 	}
 	nodes := newTurnNodes(t, 3, 0)
 	leader := leaderOf(t, nodes)
