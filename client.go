@@ -47,6 +47,11 @@ const (
 	settlePatience = 10 * time.Minute
 	// finishPatience bounds one attempt to end a branch on its own session.
 	finishPatience = 10 * time.Second
+	// claimPatience bounds how long who ends a transaction waits for another call: an Enlist, or
+	// the rollback at the time limit.
+	claimPatience = 3 * finishPatience
+	// maxCarried transactions of which something is left may be worked on in the background.
+	maxCarried = 4096
 )
 
 // Client runs global transactions. All methods may be called concurrently.
@@ -56,14 +61,18 @@ type Client struct {
 	resources resources
 	reports   *reports
 	doubts    doubts
+	lease     *lease
 
 	// life ends with Close: what still runs in the background is given up then.
 	life context.Context
 	end  context.CancelFunc
 
-	mu     sync.Mutex
-	closed bool
-	group  sync.WaitGroup // goroutines that outlive their caller
+	mu       sync.Mutex
+	closing  bool           // no new transactions
+	closed   bool           // and nothing new in the background
+	carried  int            // transactions that go on in the background
+	inFlight sync.WaitGroup // transactions from Begin to their end
+	group    sync.WaitGroup // goroutines that outlive their caller
 }
 
 // Dial connects to the cluster of which the nodes at addrs, "host:port" each, are
@@ -89,19 +98,38 @@ func Dial(ctx context.Context, addrs []string, opts ...Option) (*Client, error) 
 	c.life, c.end = context.WithCancel(context.Background())
 	c.reports = newReports(caller, o.logger)
 	c.group.Go(func() { c.reports.run(c.life) })
+	c.lease = newLease(caller, &c.resources, o.logger)
+	c.group.Go(func() { c.lease.run(c.life) })
 	return c, nil
 }
 
-// Close gives up what runs in the background, reports finished branches that were
-// not reported yet, and closes the connections to the cluster. Transactions must have
-// ended before; branches that are left are ended by the cluster.
+// Close refuses new transactions and waits for those that have begun: each ends at its time
+// limit at the latest, also one that is never committed or rolled back, so nobody may call Close
+// from within a transaction. Then it gives up what runs in the background, reports finished branches
+// that were not reported yet, gives its lease back, and closes the connections to the cluster, which
+// ends the branches that are left. A second Close does the same.
 func (c *Client) Close() error {
+	c.mu.Lock()
+	c.closing = true
+	c.mu.Unlock()
+	c.inFlight.Wait()
 	c.mu.Lock()
 	c.closed = true
 	c.mu.Unlock()
 	c.end()
 	c.group.Wait()
+	c.lease.close()
 	return c.api.Close()
+}
+
+// enter counts one more transaction in flight, unless the client is closed.
+func (c *Client) enter() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.closing {
+		c.inFlight.Add(1)
+	}
+	return !c.closing
 }
 
 // inBackground runs do in a goroutine that Close waits for; do ends soon after c.life.
@@ -115,66 +143,90 @@ func (c *Client) inBackground(do func()) bool {
 	return !c.closed
 }
 
+// carry is inBackground for the rest of a transaction. It refuses one too many: the cluster ends
+// what is left of it.
+func (c *Client) carry(do func()) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closed || c.carried == maxCarried {
+		return false
+	}
+	c.carried++
+	c.group.Go(func() {
+		do()
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		c.carried--
+	})
+	return true
+}
+
 // Run begins a transaction, calls fn, and commits if fn returns nil. Otherwise it
 // rolls back, and the error wraps what fn returned and ErrAborted; a panic of fn rolls
 // back and goes on. fn is called once: whether to try again after ErrAborted
-// is the caller's to decide. Errors are those of Tx.Commit.
+// is the caller's to decide. Errors are those of Tx.Commit. At the time limit, or when ctx ends, the
+// transaction is rolled back even if fn does not return; its context ends then, too.
 func (c *Client) Run(ctx context.Context, fn func(ctx context.Context, tx *Tx) error, opts ...TxOption) error {
 	tx, err := c.Begin(ctx, opts...)
 	if err != nil {
 		return err
 	}
-	work, cancel := context.WithDeadline(ctx, tx.deadline)
-	defer cancel()
 	returned := false
 	defer func() {
 		if !returned { // fn panicked, or ended the goroutine
 			c.logRollback(tx, tx.Rollback(ctx))
 		}
 	}()
-	err = fn(work, tx)
+	err = fn(tx.life, tx)
 	returned = true
 	if err == nil {
 		return tx.Commit(ctx)
+	}
+	if tx.life.Err() != nil {
+		err = tx.withLimit(err)
 	}
 	rollback := tx.Rollback(ctx)
 	if errors.Is(rollback, ErrTxEnded) { // fn has ended it itself and knows how
 		return err
 	}
-	c.logRollback(tx, rollback)
-	return &AbortedError{GID: tx.id, Err: err}
+	return tx.failed(err, rollback)
 }
 
 func (c *Client) logRollback(tx *Tx, err error) {
-	if err != nil && !errors.Is(err, ErrTxEnded) {
-		c.logger.Warn("rolling back left branches for the databases to end", "gid", tx.id, "error", err)
+	switch {
+	case errors.Is(err, ErrTorn):
+		c.logger.Error("a transaction is torn", "gid", tx.id, "error", err)
+	case err != nil && !errors.Is(err, ErrTxEnded):
+		c.logger.Warn("rolling back left branches, which the client goes on to end", "gid", tx.id, "error", err)
 	}
 }
 
-// Begin starts a transaction. It sends nothing. Whoever calls Begin must call Commit
-// or Rollback.
+// Begin starts a transaction. It sends nothing, except that the first one after a pause waits
+// for a lease, for a second at most: if this client dies, the cluster ends what it leaves behind
+// within seconds. Whoever calls Begin must call Commit or Rollback. When ctx ends, or the time
+// limit, the transaction is rolled back.
 func (c *Client) Begin(ctx context.Context, opts ...TxOption) (*Tx, error) {
 	o, protocol, err := newTxConfig(opts)
 	if err != nil {
 		return nil, err
 	}
-	if c.life.Err() != nil {
-		return nil, fmt.Errorf("begin: %w", ErrClosed)
-	}
 	if err := ctx.Err(); err != nil {
 		return nil, fmt.Errorf("begin: %w", err)
 	}
+	if c.resources.strange() != nil {
+		if err := c.resources.recognize(ctx); err != nil {
+			return nil, fmt.Errorf("begin: %w", err)
+		}
+	}
 	cluster, longest := c.resources.cluster()
-	now := time.Now()
-	deadline := now.Add(o.timeout)
-	if longest > 0 && longest < o.timeout {
-		deadline = now.Add(longest)
+	deadline, limit := o.limit(ctx, longest)
+	if !c.enter() {
+		return nil, fmt.Errorf("begin: %w", ErrClosed)
 	}
-	if d, ok := ctx.Deadline(); ok && d.Before(deadline) {
-		deadline = d
-	}
-	tx := newTx(c, txn.NewID(c.resources.now()).WithClass(o.class), cluster, protocol, deadline)
+	lease := c.lease.begin(ctx)
+	tx := newTx(ctx, c, txn.NewID(c.resources.now()).WithClass(o.class).WithLease(lease), cluster, protocol, limit, deadline)
 	tx.label = o.label
+	tx.watch = context.AfterFunc(tx.life, tx.expire)
 	return tx, nil
 }
 
@@ -184,8 +236,12 @@ func (c *Client) Begin(ctx context.Context, opts ...TxOption) (*Tx, error) {
 // of another one that the cluster has never heard of it is Unrecorded. With Unknown the error
 // says why.
 func (c *Client) Outcome(ctx context.Context, id ID) (Outcome, error) {
-	res, err := c.api.Outcome(ctx, &concordv1.OutcomeRequest{Gid: id.String(), Several: c.doubts.has(id)})
+	cluster, _ := c.resources.cluster()
+	res, err := c.api.Outcome(ctx, &concordv1.OutcomeRequest{Gid: id.String(), Several: c.doubts.has(id), Cluster: cluster.String()})
 	if err != nil {
+		if strange := c.resources.recognize(ctx); strange != nil {
+			err = strange
+		}
 		return Unknown, fmt.Errorf("outcome of %s: %w", id, err)
 	}
 	outcome, err := parseOutcome(res.GetOutcome())

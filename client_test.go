@@ -33,13 +33,17 @@ const cluster = txn.ClusterID(0xc0ffee01)
 type leader struct {
 	concordv1connect.UnimplementedCoordinatorServiceHandler
 	resources []*concordv1.ResourceStatus
+	longest   time.Duration // that a transaction may live
 
 	mu       sync.Mutex
+	id       txn.ClusterID
 	table    *txn.Table
 	counter  uint64
 	commits  int
 	finished []api.Finished
 	several  []txn.ID // of which somebody asked for the outcome and knew that there were several branches
+
+	outcomesAsked int
 
 	// before, if set, is asked before a commit request is handled: an error is the answer.
 	before func(context.Context) error
@@ -76,6 +80,9 @@ func (l *leader) Commit(ctx context.Context, r *concordv1.CommitRequest) (*conco
 		}
 	}
 	c, err := api.ParseCommit(r)
+	if err == nil && c.Cluster != l.cluster() {
+		err = fmt.Errorf("the transaction belongs to another cluster: %w", api.ErrInvalid)
+	}
 	if err != nil {
 		return nil, api.ToStatus(err)
 	}
@@ -99,6 +106,9 @@ func (l *leader) Outcome(_ context.Context, r *concordv1.OutcomeRequest) (*conco
 	if err != nil {
 		return nil, api.ToStatus(err)
 	}
+	l.mu.Lock()
+	l.outcomesAsked++
+	l.mu.Unlock()
 	v, err := l.decide(txn.AbortRecord{ID: id, Reason: "somebody asked and nobody had committed it", Seen: r.GetSeveral()})
 	if err != nil {
 		return nil, api.ToStatus(err)
@@ -125,7 +135,20 @@ func (l *leader) Finished(_ context.Context, r *concordv1.FinishedRequest) (*con
 }
 
 func (l *leader) Resources(context.Context, *concordv1.ResourcesRequest) (*concordv1.ResourcesResponse, error) {
-	return &concordv1.ResourcesResponse{Cluster: cluster.String(), Resources: l.resources, MaxTransactionMs: 60_000}, nil
+	return &concordv1.ResourcesResponse{Cluster: l.cluster().String(), Resources: l.resources, MaxTransactionMs: l.longest.Milliseconds()}, nil
+}
+
+// set changes what the leader is from now on.
+func (l *leader) set(change func()) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	change()
+}
+
+func (l *leader) cluster() txn.ClusterID {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.id
 }
 
 func (l *leader) asked() (commits, finished int) {
@@ -142,9 +165,12 @@ type bank struct {
 	disks           [2]*memory.Disk
 }
 
-func newBank(t *testing.T) *bank {
+func newBank(t *testing.T, opts ...concord.Option) *bank { return newBankOf(t, time.Minute, opts...) }
+
+// newBankOf is newBank at a cluster that lets a transaction live for longest.
+func newBankOf(t *testing.T, longest time.Duration, opts ...concord.Option) *bank {
 	t.Helper()
-	b := &bank{leader: &leader{table: txn.NewTable(txn.Meta{}, nil, archive{})}, disks: [2]*memory.Disk{memory.NewDisk(), memory.NewDisk()}}
+	b := &bank{leader: &leader{id: cluster, longest: longest, table: txn.NewTable(txn.Meta{}, nil, archive{})}, disks: [2]*memory.Disk{memory.NewDisk(), memory.NewDisk()}}
 	b.orders, b.billing = memory.New("orders", b.disks[0]), memory.New("billing", b.disks[1])
 	for _, r := range []*memory.Resource{b.orders, b.billing} {
 		identity, err := r.Identity(t.Context())
@@ -155,7 +181,7 @@ func newBank(t *testing.T) *bank {
 	mux.Handle(concordv1connect.NewCoordinatorServiceHandler(b.leader))
 	server := httptest.NewServer(mux)
 	t.Cleanup(server.Close)
-	client, err := concord.Dial(t.Context(), []string{server.Listener.Addr().String()})
+	client, err := concord.Dial(t.Context(), []string{server.Listener.Addr().String()}, opts...)
 	require.NoError(t, err)
 	b.client = client
 	t.Cleanup(func() { require.NoError(t, client.Close()) })

@@ -16,7 +16,11 @@
 // When the function returns nil every branch is prepared, the cluster decides, and the
 // branches are committed. The answer is nil, an error that wraps ErrAborted (nothing
 // happened anywhere), or an *UnknownError: the decision could not be learned in time.
-// An unknown outcome must not be retried blindly; Client.Outcome settles it.
+// An unknown outcome must not be retried blindly; Client.Outcome settles it. A *TornError says that
+// the function's own SQL, a COMMIT say, kept part of a branch from being rolled back.
+//
+// At its time limit a transaction is rolled back, whatever its function is doing. As long as the Client
+// lives it goes on ending the branches of what was aborted, through other connections if theirs broke.
 //
 // What concord gives is atomicity and durability. Isolation is what the databases give: a
 // reader may see one branch committed a moment before the other.

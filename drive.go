@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/concordtx/concord/adapters"
 	"github.com/concordtx/concord/api"
@@ -18,68 +19,111 @@ import (
 // driver carries out what the core of one transaction asks for. It decides nothing.
 // It is owned by the goroutine that runs drive, and then by the one that runs carryOn.
 type driver struct {
-	tx        *Tx
-	ctx       context.Context   // the application's, which bounds what may still be given up
-	events    chan twopc.Event  // has room for every event that can be sent
-	reply     chan *twopc.Reply // has room for the only one
-	gaveUp    bool              // no decision will arrive any more
-	finishing bool              // branches are being ended
+	tx     *Tx
+	ctx    context.Context   // the application's, which bounds what may still be given up
+	words  chan word         // has room for every one that can be under way
+	reply  chan *twopc.Reply // has room for the only one
+	cause  error             // why the core was told to give up or to abort
+	gaveUp bool              // no decision will arrive any more
+
+	finishing bool // branches are being ended
+	// What was tried in vain is tried again while again lasts, which is nil until then.
+	again    context.Context
+	endAgain context.CancelFunc
+}
+
+// word is what came of an effect. The event is nil when the decision will not be learned.
+type word struct {
+	event twopc.Event
+	from  *branch // nil if it is of none
+	err   error
 }
 
 // drive runs the core until it replies, and returns the reply. What the core still
 // has to do then goes on in the background: the sessions of prepared branches are
 // finished even if their application stopped waiting.
-func (tx *Tx) drive(ctx context.Context, first twopc.Event) twopc.Reply {
+func (tx *Tx) drive(ctx context.Context, first twopc.Event) (twopc.Reply, *driver) {
 	d := &driver{
 		tx:  tx,
 		ctx: ctx,
-		// A branch sends at most two events, for its vote and its end, and the Ask one.
-		events: make(chan twopc.Event, 2*len(tx.branches)+1),
-		reply:  make(chan *twopc.Reply, 1),
+		// At any time a branch has one word to say, and the Ask one.
+		words: make(chan word, len(tx.branches)+1),
+		reply: make(chan *twopc.Reply, 1),
 	}
 	d.step(first)
 	waitOver := ctx.Done()
 	for {
 		select {
 		case r := <-d.reply:
-			if !tx.core.Over() && (d.gaveUp || !tx.client.inBackground(d.carryOn)) {
+			switch {
+			case tx.core.Over():
+				tx.client.lease.done()
+			case d.gaveUp || !tx.client.carry(d.carryOn):
 				d.abandon()
+				tx.client.lease.done()
 			}
-			return *r
-		case e := <-d.events:
-			if e == nil {
-				d.gaveUp = true
-				e = twopc.WaitOver{Reason: "the cluster could not be asked"}
-			}
-			d.step(e)
+			return *r, d
+		case w := <-d.words:
+			d.hear(w)
 		case <-waitOver:
 			waitOver = nil // once is enough
-			d.step(twopc.WaitOver{Reason: "the time was up"})
+			d.waitOver(tx.because(ctx))
 		}
 	}
+}
+
+// hear takes a word while the application waits.
+func (d *driver) hear(w word) {
+	if b := w.from; b != nil && w.err != nil {
+		if b.err == nil {
+			b.err = w.err
+		}
+		if b.torn == nil && errors.Is(w.err, adapters.ErrTorn) {
+			b.torn = w.err
+		}
+	}
+	switch w.event.(type) {
+	case nil:
+		d.gaveUp = true
+		d.waitOver(w.err)
+		return
+	case twopc.Decided, twopc.NotAsked:
+		d.cause = w.err
+	}
+	d.step(w.event)
+}
+
+func (d *driver) waitOver(cause error) {
+	if d.cause == nil {
+		d.cause = cause
+	}
+	d.step(twopc.WaitOver{Reason: cause.Error()})
 }
 
 // carryOn runs the core to its end. It gives up with the client: the cluster ends
 // the branches that are left.
 func (d *driver) carryOn() {
+	defer d.tx.client.lease.done()
+	defer d.abandon()
 	for !d.tx.core.Over() {
 		select {
-		case e := <-d.events:
-			if e == nil { // ask logged why
-				d.abandon()
+		case w := <-d.words:
+			if w.event == nil { // ask logged why
 				return
 			}
-			d.step(e)
+			d.step(w.event)
 		case <-d.tx.client.life.Done():
-			d.abandon()
 			return
 		}
 	}
 }
 
-// abandon lets go of sessions whose prepared branches wait for a decision. One that is
-// being finished ends by itself.
+// abandon lets go of sessions whose prepared branches wait for a decision, and of further
+// attempts. A session that is being finished ends by itself.
 func (d *driver) abandon() {
+	if d.endAgain != nil {
+		d.endAgain()
+	}
 	if d.finishing {
 		return
 	}
@@ -94,18 +138,26 @@ func (d *driver) step(e twopc.Event) {
 		switch f := f.(type) {
 		case twopc.Prepare:
 			if b := last; b != nil {
-				go func() { d.events <- d.prepare(b) }()
+				go func() { d.words <- d.prepare(b) }()
 			}
 			last = d.tx.branches[f.No]
 		case twopc.CommitOnePhase:
-			go func() { d.events <- d.commitOnePhase(d.tx.branches[f.No]) }()
+			go func() { d.words <- d.commitOnePhase(d.tx.branches[f.No]) }()
 		case twopc.Ask:
-			if !d.tx.client.inBackground(func() { d.events <- d.ask(f.Branches) }) {
-				d.events <- nil
+			if !d.tx.client.inBackground(func() { d.words <- d.ask(f.Branches) }) {
+				d.words <- notAsked(ErrClosed)
 			}
 		case twopc.Finish:
 			d.finishing = true
-			go func() { d.events <- d.finish(d.tx.branches[f.No], f.Decision) }()
+			b := d.tx.branches[f.No]
+			if f.Again {
+				d.finishAgain(b, f.Decision)
+				continue
+			}
+			go func() { d.words <- d.finish(b, f.Decision) }()
+		case twopc.TellAborted:
+			again := d.tryAgain()
+			d.tx.client.inBackground(func() { d.tx.tellAborted(again) }) // not after Close
 		case twopc.Report:
 			d.tx.client.reports.add(api.Finished{ID: d.tx.id, No: f.No, Finish: f.Finish})
 		case twopc.Reply:
@@ -113,67 +165,137 @@ func (d *driver) step(e twopc.Event) {
 		}
 	}
 	if last != nil {
-		d.events <- d.prepare(last)
+		d.words <- d.prepare(last)
 	}
 }
 
-func (d *driver) prepare(b *branch) twopc.Event {
+func (d *driver) prepare(b *branch) word {
 	vote, prepared, err := b.session.Prepare(d.ctx)
+	if err == nil && vote == txn.VoteNo {
+		err = errors.New("voted no without a reason")
+	}
 	if err != nil {
-		b.err = err
-		return twopc.Voted{No: b.no, Vote: txn.VoteNo, Reason: err.Error()}
+		return word{event: twopc.Voted{No: b.no, Vote: txn.VoteNo, Reason: err.Error()}, from: b, err: err}
 	}
 	prepared.No, prepared.Resource = b.no, b.resource
-	if vote == txn.VoteNo {
-		b.err = errors.New("voted no without a reason")
-	}
-	return twopc.Voted{No: b.no, Vote: vote, Branch: prepared}
+	b.prepared = prepared
+	return word{event: twopc.Voted{No: b.no, Vote: vote, Branch: prepared}, from: b}
 }
 
-func (d *driver) commitOnePhase(b *branch) twopc.Event {
-	b.err = b.session.CommitOnePhase(d.ctx)
+func (d *driver) commitOnePhase(b *branch) word {
+	err := b.session.CommitOnePhase(d.ctx)
 	switch {
-	case b.err == nil:
-		return twopc.OnePhaseDone{Outcome: txn.Committed}
-	case errors.Is(b.err, adapters.ErrNotCommitted):
-		return twopc.OnePhaseDone{Outcome: txn.Aborted, Reason: b.err.Error()}
+	case err == nil:
+		return word{event: twopc.OnePhaseDone{Outcome: txn.Committed}, from: b}
+	case errors.Is(err, adapters.ErrNotCommitted):
+		return word{event: twopc.OnePhaseDone{Outcome: txn.Aborted, Reason: err.Error()}, from: b, err: err}
 	}
-	return twopc.OnePhaseDone{Outcome: txn.Unknown, Reason: b.err.Error()}
+	return word{event: twopc.OnePhaseDone{Outcome: txn.Unknown, Reason: err.Error()}, from: b, err: err}
 }
 
 // finish ends a branch on its own session, whatever became of the application's context.
-func (d *driver) finish(b *branch, decision txn.Decision) twopc.Event {
+func (d *driver) finish(b *branch, decision txn.Decision) word {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(d.ctx), finishPatience)
 	defer cancel()
 	log := d.tx.client.logger.With("gid", d.tx.id, "resource", b.resource)
 	if decision == txn.Abort {
-		if err := b.session.Rollback(ctx); err != nil {
-			if b.err == nil {
-				b.err = err
-			}
-			log.Warn("could not roll back a branch on its own session; the database or the cluster ends it", "error", err)
-			return twopc.FinishFailed{No: b.no}
+		err := b.session.Rollback(ctx)
+		if err != nil && !errors.Is(err, adapters.ErrTorn) {
+			log.Warn("could not roll back a branch; it is tried again", "error", err)
+			return word{event: twopc.FinishFailed{No: b.no}, from: b, err: err}
 		}
-		return twopc.Finished{No: b.no, Finish: txn.Done}
+		return word{event: twopc.Finished{No: b.no, Finish: txn.Done}, from: b, err: err}
 	}
 	finish, err := b.session.Commit(ctx)
 	if err != nil {
-		log.Warn("could not commit a branch on its own session; the cluster commits it", "error", err)
-		return twopc.FinishFailed{No: b.no}
+		log.Warn("could not commit a branch on its own session; it is tried again", "error", err)
+		return word{event: twopc.FinishFailed{No: b.no}, from: b, err: err}
 	}
 	if finish != txn.Done && finish != txn.AlreadyDone {
 		log.Error("a branch did not end as it was decided", "decision", decision, "found", finish)
 	}
-	return twopc.Finished{No: b.no, Finish: finish}
+	return word{event: twopc.Finished{No: b.no, Finish: finish}, from: b}
+}
+
+const (
+	// pauses before a further attempt to end a branch: the first, and what they grow to
+	shortPause, longPause = 50 * time.Millisecond, 5 * time.Second
+)
+
+// tryAgain returns what bounds further attempts: the client, or that nobody waits for them.
+func (d *driver) tryAgain() context.Context {
+	if d.again == nil {
+		d.again, d.endAgain = context.WithCancel(d.tx.client.life)
+	}
+	return d.again
+}
+
+// finishAgain tries to end a branch once more, after a pause. What is left when the client is
+// closed is the cluster's.
+func (d *driver) finishAgain(b *branch, decision txn.Decision) {
+	again, pause := d.tryAgain(), min(shortPause<<min(b.failed, 16), longPause)
+	b.failed++
+	d.tx.client.inBackground(func() {
+		if wait(again, pause) != nil {
+			b.session.Abandon()
+			return
+		}
+		d.words <- d.retry(again, b, decision)
+	})
+}
+
+// retry commits a branch like anybody else, since its session is gone or useless. Only
+// the session itself knows how to undo what was perhaps not prepared.
+func (d *driver) retry(ctx context.Context, b *branch, decision txn.Decision) word {
+	ctx, cancel := context.WithTimeout(ctx, finishPatience)
+	defer cancel()
+	log := d.tx.client.logger.With("gid", d.tx.id, "resource", b.resource)
+	finish, err := txn.Done, error(nil)
+	if decision == txn.Abort {
+		err = b.session.Rollback(ctx)
+	} else {
+		finish, err = b.opener.Commit(ctx, txn.XID{Cluster: d.tx.cluster, ID: d.tx.id, Branch: b.no}, b.prepared)
+	}
+	if err != nil && !errors.Is(err, adapters.ErrTorn) {
+		log.Debug("could not end a branch", "decision", decision, "attempts", b.failed, "error", err)
+		return word{event: twopc.FinishFailed{No: b.no}}
+	}
+	log.Info("ended a branch late", "decision", decision, "found", finish)
+	return word{event: twopc.Finished{No: b.no, Finish: finish}}
+}
+
+// tellAborted makes the cluster decide to abort what it never heard of, so that it ends the
+// branches if this client dies. It tries once even when ctx has ended.
+func (tx *Tx) tellAborted(ctx context.Context) {
+	for pause := shortPause; ; pause = min(2*pause, longPause) {
+		limited, cancel := context.WithTimeout(context.WithoutCancel(ctx), reportLimit)
+		_, err := tx.client.api.Outcome(limited, &concordv1.OutcomeRequest{Gid: tx.id.String(), Several: true, Cluster: tx.cluster.String()})
+		cancel()
+		if err == nil {
+			return
+		}
+		tx.client.logger.Debug("could not tell the cluster that a transaction is aborted", "gid", tx.id, "error", err)
+		if !errors.Is(err, api.ErrUnavailable) || wait(ctx, pause) != nil {
+			return
+		}
+	}
+}
+
+func notAsked(why error) word {
+	return word{event: twopc.NotAsked{Reason: why.Error()}, err: why}
 }
 
 // ask sends the one commit request. If the cluster refuses it, or does not answer, the
-// outcome is settled by asking for it: an earlier attempt may have been heard. It
-// returns nil when nobody could be asked in time.
-func (d *driver) ask(branches []txn.Branch) twopc.Event {
+// outcome is settled by asking for it: an earlier attempt may have been heard. The word has no
+// event when the decision will not be learned.
+func (d *driver) ask(branches []txn.Branch) word {
 	client := d.tx.client
 	ctx, cancel := context.WithTimeout(client.life, settlePatience)
 	defer cancel()
+	if err := client.lease.alive(ctx, d.tx.id.Lease()); err != nil {
+		return notAsked(err)
+	}
+	sent := time.Now()
 	request := api.Commit{ID: d.tx.id, Cluster: d.tx.cluster, Protocol: d.tx.protocol, Branches: branches, Label: d.tx.label}
 	res, err := client.api.Commit(ctx, api.CommitRequest(request))
 	if err != nil && mutant.RetryUnderNewGid {
@@ -183,28 +305,41 @@ func (d *driver) ask(branches []txn.Branch) twopc.Event {
 	if err == nil {
 		var decision txn.Decision
 		if decision, err = api.ParseDecision("decision", res.GetDecision()); err == nil {
-			return twopc.Decided{Decision: decision, Reason: res.GetReason()}
+			client.lease.answered(d.tx.id.Lease(), decision, sent)
+			return decided(decision, errors.New(res.GetReason()))
 		}
 	}
-	reason := err
+	refusal := err
+	unheard := api.Unheard(err)
 	for {
+		if strange := client.resources.recognize(ctx); strange != nil {
+			if unheard {
+				return notAsked(strange)
+			}
+			client.logger.Error("gave up asking for a decision", "gid", d.tx.id, "error", strange)
+			return word{err: strange}
+		}
 		decision, why, err := d.settle(ctx)
 		switch {
 		case err == nil && decision == txn.Abort:
-			return twopc.Decided{Decision: decision, Reason: fmt.Sprintf("%v (%s)", reason, why)}
+			return decided(decision, fmt.Errorf("%w (%s)", refusal, why))
 		case err == nil:
 			client.logger.Info("settled a transaction late", "gid", d.tx.id, "decision", decision)
-			return twopc.Decided{Decision: decision, Reason: why}
+			return decided(decision, errors.New(why))
 		case !errors.Is(err, api.ErrUnavailable) || ctx.Err() != nil:
 			client.logger.Error("gave up asking for a decision; the cluster ends the branches", "gid", d.tx.id, "error", err)
-			return nil
+			return word{err: fmt.Errorf("the cluster could not be asked: %w", err)}
 		}
 	}
 }
 
+func decided(d txn.Decision, why error) word {
+	return word{event: twopc.Decided{Decision: d, Reason: why.Error()}, err: why}
+}
+
 // settle asks for the outcome.
 func (d *driver) settle(ctx context.Context) (txn.Decision, string, error) {
-	res, err := d.tx.client.api.Outcome(ctx, &concordv1.OutcomeRequest{Gid: d.tx.id.String(), Several: true})
+	res, err := d.tx.client.api.Outcome(ctx, &concordv1.OutcomeRequest{Gid: d.tx.id.String(), Several: true, Cluster: d.tx.cluster.String()})
 	if err != nil {
 		return txn.Undecided, "", err
 	}
@@ -216,6 +351,8 @@ func (d *driver) settle(ctx context.Context) (txn.Decision, string, error) {
 		return txn.Commit, res.GetReason(), nil
 	case outcome == txn.Aborted:
 		return txn.Abort, res.GetReason(), nil
+	case outcome == txn.Unknown:
+		return txn.Undecided, "", api.ErrTooOld
 	}
-	return txn.Undecided, "", fmt.Errorf("the cluster answered %v: look with \"concord tx get %s\"", outcome, d.tx.id)
+	return txn.Undecided, "", fmt.Errorf("the cluster answered %v: see \"concord tx get %s\"", outcome, d.tx.id)
 }

@@ -3,8 +3,12 @@
 package concord
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"time"
+
+	"github.com/concordtx/concord/adapters"
 )
 
 var (
@@ -12,6 +16,8 @@ var (
 	ErrAborted = errors.New("transaction aborted")
 	// ErrUnknownOutcome is wrapped by *UnknownError.
 	ErrUnknownOutcome = errors.New("transaction outcome unknown")
+	// ErrTorn is wrapped by *TornError.
+	ErrTorn = adapters.ErrTorn
 	// ErrTxEnded says that a Tx was used after Commit or Rollback.
 	ErrTxEnded = errors.New("the transaction has ended: begin a new one")
 	// ErrClosed says that a Client was used after Close.
@@ -19,6 +25,9 @@ var (
 	// ErrResource says that a resource of the application and the cluster's resource of
 	// that name do not fit together, so nobody could finish its branches after a crash.
 	ErrResource = errors.New("the resource cannot take part")
+	// ErrCluster says that the nodes belong to another cluster than when the Client was
+	// dialed, so that nobody could decide.
+	ErrCluster = errors.New("this is another cluster")
 )
 
 // AbortedError says that nothing of the transaction happened anywhere. It wraps
@@ -56,8 +65,88 @@ func (e *UnknownError) Error() string {
 	if e.GID.IsZero() {
 		return fmt.Sprintf("the connection to %s broke while its only branch committed: %v; the cluster does not know more, so look at the data there before you repeat it (the cluster can tell of a transaction that is begun with concord.Recorded)", e.Resource, e.Err)
 	}
-	return fmt.Sprintf("the outcome of transaction %s is unknown: %v; ask with Client.Outcome or \"concord tx get %s\" before you repeat it", e.GID, e.Err, e.GID)
+	if errors.Is(e.Err, ErrCluster) {
+		return fmt.Sprintf("the outcome of transaction %s is unknown: %v; nobody else can tell it, so look at the data before you repeat it", e.GID, e.Err)
+	}
+	return fmt.Sprintf("the outcome of transaction %s is unknown: %v; ask Client.Outcome for it before you repeat it", e.GID, e.Err)
 }
 
 // Unwrap returns ErrUnknownOutcome and the cause.
 func (e *UnknownError) Unwrap() []error { return []error{ErrUnknownOutcome, e.Err} }
+
+// TornError says that the application's own SQL ended or replaced the transaction of a
+// branch, so that part of its work may be committed, although everything else is rolled back.
+// It wraps ErrTorn, never ErrAborted: to repeat the transaction may apply that part twice.
+type TornError struct {
+	GID      ID
+	Resource string // whose branch it is
+	Err      error
+}
+
+// Error ends with the next step.
+func (e *TornError) Error() string {
+	return fmt.Sprintf("transaction %s was rolled back, but not all of what it did in %s: %v; look into that database for what is left of it before you repeat it",
+		e.GID, e.Resource, e.Err)
+}
+
+// Unwrap returns ErrTorn and the cause.
+func (e *TornError) Unwrap() []error { return []error{ErrTorn, e.Err} }
+
+// after adds what the function of Run returned, which may be the same.
+func (e *TornError) after(err error) error {
+	if errors.Is(err, ErrTorn) {
+		return e
+	}
+	cause := fmt.Errorf("%w; the function returned: %w", e.Err, err)
+	if errors.Is(err, ErrAborted) { // of another transaction
+		cause = fmt.Errorf("%w; the function returned: %v", e.Err, err)
+	}
+	return &TornError{GID: e.GID, Resource: e.Resource, Err: cause}
+}
+
+// enlistError is an error of Enlist. It says no more than its cause, and knows the resource.
+type enlistError struct {
+	resource string
+	err      error
+}
+
+func (e *enlistError) Error() string { return e.err.Error() }
+func (e *enlistError) Unwrap() error { return e.err }
+
+// limitError says which limit ended a transaction.
+type limitError struct {
+	after  time.Duration
+	from   limitSource
+	wanted time.Duration // by WithTimeout, if the cluster's limit is shorter
+	caller error         // why a context of the caller's ended; nil if it is one of the other limits
+}
+
+type limitSource uint8
+
+const (
+	byDefault limitSource = iota
+	byOption
+	byCluster
+)
+
+func (e *limitError) Error() string {
+	switch {
+	case e.caller != nil:
+		return fmt.Sprintf("the caller's context ended %v after the transaction began: %v", e.after.Round(time.Millisecond), e.caller)
+	case e.from == byOption:
+		return fmt.Sprintf("its time limit of %v (WithTimeout) was over: allow more, or do less in one transaction", e.after)
+	case e.from == byDefault:
+		return fmt.Sprintf("the default time limit of %v was over: allow more by WithTimeout, or do less in one transaction", e.after)
+	case e.wanted != 0:
+		return fmt.Sprintf("the cluster's time limit of %v was over, which is shorter than the %v of WithTimeout: do less in one transaction, or raise transaction.max_age on the nodes",
+			e.after, e.wanted)
+	}
+	return fmt.Sprintf("the cluster's time limit of %v was over: do less in one transaction, or raise transaction.max_age on the nodes", e.after)
+}
+
+func (e *limitError) Unwrap() error {
+	if e.caller != nil {
+		return e.caller
+	}
+	return context.DeadlineExceeded
+}

@@ -3,6 +3,7 @@
 package concord
 
 import (
+	"context"
 	"crypto/tls"
 	"fmt"
 	"log/slog"
@@ -33,6 +34,7 @@ type TxOption func(*txConfig)
 type txConfig struct {
 	label    string
 	timeout  time.Duration
+	from     limitSource
 	protocol string
 	class    txn.Class
 }
@@ -41,8 +43,11 @@ type txConfig struct {
 const DefaultTimeout = 30 * time.Second
 
 // WithTimeout changes DefaultTimeout for one transaction. The cluster's longest transaction
-// and the deadline of the context may end it earlier.
-func WithTimeout(d time.Duration) TxOption { return func(o *txConfig) { o.timeout = d } }
+// and the context may end it earlier; the error says which of them it was. Whichever it is: the
+// branches are rolled back then, even if the application is in the middle of its work.
+func WithTimeout(d time.Duration) TxOption {
+	return func(o *txConfig) { o.timeout, o.from = d, byOption }
+}
 
 // WithLabel says what the transaction is about, in at most 1024 bytes. People see it in
 // "concord tx get"; it is kept as long as the transaction's outcome. It costs the bytes that
@@ -74,4 +79,21 @@ func newTxConfig(opts []TxOption) (txConfig, txn.Protocol, error) {
 		return o, 0, fmt.Errorf("begin: %w", err)
 	}
 	return o, protocol, nil
+}
+
+// limit returns when a transaction that begins now has to be over, and why then.
+func (o txConfig) limit(ctx context.Context, longest time.Duration) (time.Time, *limitError) {
+	now := time.Now()
+	limit := &limitError{after: o.timeout, from: o.from}
+	if longest > 0 && longest < o.timeout {
+		limit = &limitError{after: longest, from: byCluster}
+		if o.from == byOption {
+			limit.wanted = o.timeout
+		}
+	}
+	deadline := now.Add(limit.after)
+	if d, ok := ctx.Deadline(); ok && d.Before(deadline) {
+		return d, &limitError{after: d.Sub(now), caller: context.DeadlineExceeded}
+	}
+	return deadline, limit
 }

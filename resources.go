@@ -4,6 +4,7 @@ package concord
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -19,6 +20,9 @@ import (
 // maxSkew is how far clocks may differ without being corrected for.
 const maxSkew = 2 * time.Second
 
+// recognizePatience bounds the question which cluster it is.
+const recognizePatience = 3 * time.Second
+
 // maxFitting bounds how many resources are remembered as checked.
 const maxFitting = 1024
 
@@ -29,6 +33,7 @@ type resources struct {
 
 	mu      sync.Mutex
 	id      txn.ClusterID
+	other   txn.ClusterID // that answers now in the place of id; zero as a rule
 	longest time.Duration
 	skew    time.Duration // what the cluster's clock is ahead of ours
 	known   []*concordv1.ResourceStatus
@@ -53,6 +58,13 @@ func (r *resources) now() time.Time {
 	return time.Now().Add(r.skew)
 }
 
+// clock takes what the cluster's clock says now, in milliseconds since 1970.
+func (r *resources) clock(ms int64) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.skew = time.Until(time.UnixMilli(ms))
+}
+
 // refresh asks the cluster, and waits for it to be formed until ctx ends. With the name of a
 // resource it tells which database that is here: a node that takes it for another one looks again.
 func (r *resources) refresh(ctx context.Context, name, identity string) error {
@@ -67,17 +79,59 @@ func (r *resources) refresh(ctx context.Context, name, identity string) error {
 			}
 			continue
 		}
-		id, err := api.ParseCluster("cluster", res.GetCluster())
-		if err != nil {
-			return err
-		}
-		r.mu.Lock()
-		defer r.mu.Unlock()
-		r.id, r.known = id, res.GetResources()
-		r.longest = time.Duration(res.GetMaxTransactionMs()) * time.Millisecond
-		r.skew = time.Until(time.UnixMilli(res.GetNowMs()))
+		return r.learn(res)
+	}
+}
+
+// learn takes what a node says. Branches are named with the cluster that they began in, so
+// another one is not taken over: the error wraps ErrCluster.
+func (r *resources) learn(res *concordv1.ResourcesResponse) error {
+	id, err := api.ParseCluster("cluster", res.GetCluster())
+	if err != nil {
+		return err
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.other = 0
+	if r.id != 0 && r.id != id {
+		r.other = id
+		return r.strangeLocked()
+	}
+	r.id, r.known = id, res.GetResources()
+	r.longest = time.Duration(res.GetMaxTransactionMs()) * time.Millisecond
+	r.skew = time.Until(time.UnixMilli(res.GetNowMs()))
+	return nil
+}
+
+// recognize asks which cluster the nodes belong to now, and returns an error that wraps
+// ErrCluster if it is another one than before.
+func (r *resources) recognize(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, recognizePatience)
+	defer cancel()
+	res, err := r.api.Identify(ctx)
+	if err != nil || res.GetCluster() == "" {
+		return r.strange() // as far as is known
+	}
+	if err := r.learn(res); errors.Is(err, ErrCluster) {
+		return err
+	}
+	return nil
+}
+
+// strange returns an error that wraps ErrCluster if another cluster was seen last.
+func (r *resources) strange() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.strangeLocked()
+}
+
+func (r *resources) strangeLocked() error {
+	if r.other == 0 {
 		return nil
 	}
+	return fmt.Errorf("%w: the nodes at %s are cluster %v now, and this client was dialed when they were %v: if they were set up anew, "+
+		"look for branches of %[4]v with \"concord recover\" and restart the application; if not, correct the addresses",
+		ErrCluster, strings.Join(r.api.Addrs(), ","), r.other, r.id)
 }
 
 // fits checks at first use that the cluster could finish the branches of an

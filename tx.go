@@ -15,19 +15,30 @@ import (
 )
 
 // Tx is one global transaction. Enlist may be called concurrently; Commit or Rollback
-// ends it, the first of them wins.
+// ends it, or its time limit does, the first of them wins.
 type Tx struct {
 	client   *Client
 	id       ID
 	cluster  txn.ClusterID
 	protocol txn.Protocol
 	label    string
+	began    time.Time
 	deadline time.Time
+	limit    *limitError // what deadline comes from, unless it is the caller's
+
+	// life ends with the time limit and with the context of Begin: then the branches are rolled
+	// back, whatever the application is doing.
+	life context.Context
+	// watch stops waiting for that, and forget lets go of life after the end.
+	watch  func() bool
+	forget context.CancelFunc
 
 	// turn holds one token. Who has it owns what follows; a driver that has begun to end
 	// the transaction keeps it.
 	turn     chan struct{}
 	ended    bool
+	expired  *limitError // what ended it, if neither Commit nor Rollback did
+	undone   error       // what rolling back said then
 	core     twopc.Initiator
 	branches []*branch // by number
 }
@@ -38,12 +49,18 @@ var _ adapters.Global = (*Tx)(nil)
 type branch struct {
 	no       txn.BranchNo
 	resource string
+	opener   adapters.Opener
 	session  adapters.Session
-	err      error // why it voted No or did not commit; set before its event is sent
+	prepared txn.Branch // once it voted Yes
+	err      error      // why it voted No or did not commit
+	torn     error      // that part of it may be committed
+	failed   int        // attempts to end it
 }
 
-func newTx(c *Client, id ID, cluster txn.ClusterID, p txn.Protocol, deadline time.Time) *Tx {
-	tx := &Tx{client: c, id: id, cluster: cluster, protocol: p, deadline: deadline, turn: make(chan struct{}, 1)}
+func newTx(ctx context.Context, c *Client, id ID, cluster txn.ClusterID, p txn.Protocol, limit *limitError, deadline time.Time) *Tx {
+	tx := &Tx{client: c, id: id, cluster: cluster, protocol: p,
+		began: time.Now(), deadline: deadline, limit: limit, turn: make(chan struct{}, 1)}
+	tx.life, tx.forget = context.WithDeadlineCause(ctx, deadline, limit)
 	tx.turn <- struct{}{}
 	return tx
 }
@@ -53,14 +70,19 @@ func newTx(c *Client, id ID, cluster txn.ClusterID, p txn.Protocol, deadline tim
 // database the cluster hears nothing otherwise.
 func (tx *Tx) ID() ID { return tx.id }
 
-// take waits for the turn.
+// take waits for the turn. The error is ErrTxEnded, the limit that ended the transaction,
+// or why it was not waited for any longer.
 func (tx *Tx) take(ctx context.Context) error {
 	select {
 	case <-tx.turn:
 	case <-ctx.Done():
-		return ctx.Err()
+		return context.Cause(ctx)
 	}
-	if tx.ended {
+	switch {
+	case tx.expired != nil:
+		tx.give()
+		return tx.expired
+	case tx.ended:
 		tx.give()
 		return ErrTxEnded
 	}
@@ -72,15 +94,29 @@ func (tx *Tx) give() { tx.turn <- struct{}{} }
 // Enlist returns the open branch of a resource, and opens it at first use. Adapters
 // call it; applications call the Tx method of their adapter.
 func (tx *Tx) Enlist(ctx context.Context, r adapters.Opener) (adapters.Session, error) {
-	ctx, cancel := context.WithDeadline(ctx, tx.deadline)
+	ctx, cancel := context.WithDeadlineCause(ctx, tx.deadline, tx.limit)
 	defer cancel()
+	session, err := tx.enlist(ctx, r)
+	if err != nil {
+		if ended := ctx.Err(); ended != nil && err != error(tx.limit) && errors.Is(err, ended) {
+			err = fmt.Errorf("%w: %w", tx.because(ctx), err)
+		}
+		return nil, &enlistError{resource: r.Name(), err: err}
+	}
+	return session, nil
+}
+
+func (tx *Tx) enlist(ctx context.Context, r adapters.Opener) (adapters.Session, error) {
 	if err := tx.take(ctx); err != nil {
-		return nil, fmt.Errorf("transaction %s: %w", tx.id, err)
+		return nil, err
 	}
 	defer tx.give()
+	if tx.life.Err() != nil { // and nobody has rolled it back yet
+		return nil, tx.because(tx.life)
+	}
 	// Before the name is looked up: a second resource of that name may be another database.
 	if err := tx.client.resources.fits(ctx, r); err != nil {
-		return nil, fmt.Errorf("transaction %s: %w", tx.id, err)
+		return nil, err
 	}
 	for _, b := range tx.branches {
 		if b.resource == r.Name() {
@@ -88,81 +124,216 @@ func (tx *Tx) Enlist(ctx context.Context, r adapters.Opener) (adapters.Session, 
 		}
 	}
 	if len(tx.branches) == api.MaxBranches {
-		return nil, fmt.Errorf("transaction %s has %d branches already, which is the limit: split it", tx.id, api.MaxBranches)
+		return nil, fmt.Errorf("the transaction has %d branches already, which is the limit: split it", api.MaxBranches)
 	}
 	no := txn.BranchNo(len(tx.branches))
 	session, err := r.Open(ctx, txn.XID{Cluster: tx.cluster, ID: tx.id, Branch: no})
 	if err != nil {
-		return nil, fmt.Errorf("transaction %s: open a branch of %s: %w", tx.id, r.Name(), err)
+		return nil, err
 	}
-	tx.branches = append(tx.branches, &branch{no: no, resource: r.Name(), session: session})
+	tx.branches = append(tx.branches, &branch{no: no, resource: r.Name(), opener: r, session: session})
 	tx.core.Step(twopc.Enlisted{No: no})
 	return session, nil
 }
 
 // Commit makes all branches permanent, or none. It returns nil when the transaction is
 // committed, an *AbortedError when nothing of it happened anywhere, an *UnknownError when
-// that could not be learned before ctx or the transaction's time limit ended, and
-// ErrTxEnded after an earlier Commit or Rollback. After nil a branch may still be
-// applying if ctx ended meanwhile.
+// that could not be learned before ctx or the transaction's time limit ended, a *TornError
+// when the application's own SQL ended the work of a branch, and ErrTxEnded after an earlier
+// Commit or Rollback. After nil a branch may still be applying if ctx ended meanwhile.
 func (tx *Tx) Commit(ctx context.Context) error {
-	ctx, cancel := context.WithDeadline(ctx, tx.deadline)
+	ctx, cancel := context.WithDeadlineCause(ctx, tx.deadline, tx.limit)
 	defer cancel()
-	if err := tx.claim(ctx); err != nil {
+	if err := tx.claim(); err != nil {
+		if expired := (*limitError)(nil); errors.As(err, &expired) {
+			return tx.atLimit(expired)
+		}
 		return err
 	}
-	return tx.result(ctx, tx.drive(ctx, twopc.CommitAsked{Recorded: tx.id.Class() == txn.Recorded}))
+	defer tx.over()
+	if why := tx.hopeless(ctx); why != nil {
+		undone := tx.rollBack(ctx, why)
+		if errors.Is(undone, ErrTorn) {
+			return undone
+		}
+		tx.client.logRollback(tx, undone)
+		return tx.aborted("", why)
+	}
+	r, d := tx.drive(ctx, twopc.CommitAsked{Recorded: tx.id.Class() == txn.Recorded})
+	return tx.result(ctx, r, d.cause)
+}
+
+// hopeless says why a commit need not be tried.
+func (tx *Tx) hopeless(ctx context.Context) error {
+	switch {
+	case tx.life.Err() != nil:
+		return tx.because(tx.life)
+	case ctx.Err() != nil:
+		return tx.because(ctx)
+	}
+	return tx.client.resources.strange() // nobody could decide
 }
 
 // Rollback undoes all branches. An ended context does not keep it from that: it
-// takes a bounded time. It returns ErrTxEnded after an earlier Commit or Rollback.
+// takes a bounded time. If a branch could not be asked the error says so, and the client goes on
+// trying in the background. It returns a *TornError when the application's own SQL ended the work
+// of a branch, and ErrTxEnded after an earlier Commit or Rollback.
 func (tx *Tx) Rollback(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), finishPatience)
-	defer cancel()
-	if err := tx.claim(ctx); err != nil {
+	if err := tx.claim(); err != nil {
+		if expired := (*limitError)(nil); errors.As(err, &expired) {
+			return tx.undone
+		}
 		return err
 	}
-	tx.drive(ctx, twopc.RollbackAsked{Reason: "the application asked for it"})
+	defer tx.over()
+	return tx.rollBack(ctx, errAskedFor)
+}
+
+var errAskedFor = errors.New("the application asked for it")
+
+func (tx *Tx) rollBack(ctx context.Context, why error) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), finishPatience)
+	defer cancel()
+	tx.drive(ctx, twopc.RollbackAsked{Reason: why.Error()})
+	if torn := tx.torn(); torn != nil {
+		return torn
+	}
 	for _, b := range tx.branches {
 		if b.err != nil {
-			return fmt.Errorf("roll back %s: %w", b.resource, b.err)
+			return fmt.Errorf("%s could not be asked to end its branch, which may hold locks until the client or the cluster has ended it: %w", b.resource, b.err)
 		}
 	}
 	return nil
 }
 
+// expire ends a transaction at its limit, whatever its application is doing. Commit and
+// Rollback wait for it if it was first.
+func (tx *Tx) expire() {
+	<-tx.turn // an Enlist ends soon after the limit
+	defer tx.give()
+	if tx.ended {
+		return
+	}
+	tx.ended, tx.expired = true, tx.because(tx.life)
+	tx.undone = tx.rollBack(context.Background(), tx.expired)
+	tx.client.logRollback(tx, tx.undone)
+	tx.forget()
+	tx.client.inFlight.Done()
+}
+
+// atLimit is what Commit says after the limit.
+func (tx *Tx) atLimit(expired error) error {
+	if torn := tx.torn(); torn != nil {
+		return torn
+	}
+	return tx.aborted("", expired)
+}
+
 // claim ends the life of tx as far as others are concerned. Even an ended context
 // must claim: the branches have to be ended in any case.
-func (tx *Tx) claim(ctx context.Context) error {
-	patient, cancel := context.WithTimeout(context.WithoutCancel(ctx), finishPatience)
+func (tx *Tx) claim() error {
+	patient, cancel := context.WithTimeout(context.Background(), claimPatience)
 	defer cancel()
-	if err := tx.take(patient); err != nil { // an Enlist that does not return
-		return fmt.Errorf("transaction %s: %w", tx.id, err)
+	switch err := tx.take(patient); {
+	case err == nil:
+	case patient.Err() != nil:
+		return fmt.Errorf("transaction %s is still in the hands of another call, which does not return: its time limit ends it: %w", tx.id, err)
+	default:
+		return err
 	}
 	tx.ended = true
 	tx.give()
 	return nil
 }
 
+// over is called by who has claimed the transaction and ended it.
+func (tx *Tx) over() {
+	tx.watch()
+	tx.forget()
+	tx.client.inFlight.Done()
+}
+
 // result turns the core's reply into what the application gets.
-func (tx *Tx) result(ctx context.Context, r twopc.Reply) error {
-	cause := errors.New(r.Reason)
-	if ended := context.Cause(ctx); ended != nil {
-		cause = fmt.Errorf("%s (%w)", r.Reason, ended)
+func (tx *Tx) result(ctx context.Context, r twopc.Reply, cause error) error {
+	if torn := tx.torn(); torn != nil {
+		return torn
+	}
+	if cause == nil {
+		cause = errors.New(r.Reason)
 	}
 	var resource string
 	if r.By {
 		b := tx.branches[r.Branch]
 		resource, cause = b.resource, b.err
+		if err := ctx.Err(); err != nil && errors.Is(cause, err) {
+			cause = fmt.Errorf("%w: %w", tx.because(ctx), cause)
+		}
 	}
 	switch {
 	case r.Outcome == txn.Committed:
 		return nil
 	case r.Outcome == txn.Aborted:
-		return &AbortedError{GID: tx.id, Resource: resource, Err: cause}
+		return tx.aborted(resource, cause)
 	case len(tx.branches) == 1 && tx.id.Class() == txn.Plain:
 		return &UnknownError{Resource: tx.branches[0].resource, Err: tx.branches[0].err}
 	}
 	tx.client.doubts.add(tx.id)
 	return &UnknownError{GID: tx.id, Err: cause}
+}
+
+func (tx *Tx) aborted(resource string, cause error) error {
+	return &AbortedError{GID: tx.id, Resource: resource, Err: cause}
+}
+
+// failed is what Run says after its function failed.
+func (tx *Tx) failed(err, rollback error) error {
+	if torn := (*TornError)(nil); errors.As(rollback, &torn) {
+		return torn.after(err)
+	}
+	tx.client.logRollback(tx, rollback)
+	return tx.aborted(tx.blame(err), err)
+}
+
+// withLimit adds that the limit is over to what the function said about it.
+func (tx *Tx) withLimit(err error) error {
+	if errors.As(err, new(*limitError)) {
+		return err
+	}
+	return fmt.Errorf("%w; the function returned: %w", tx.because(tx.life), err)
+}
+
+// torn is a *TornError, or nil.
+func (tx *Tx) torn() error {
+	for _, b := range tx.branches {
+		if b.torn != nil {
+			return &TornError{GID: tx.id, Resource: b.resource, Err: b.torn}
+		}
+	}
+	return nil
+}
+
+// because names the limit that ended ctx, which is the transaction's or a caller's.
+func (tx *Tx) because(ctx context.Context) *limitError {
+	cause := context.Cause(ctx)
+	if cause == error(tx.limit) || tx.limit.caller != nil && errors.Is(cause, tx.limit.caller) {
+		return tx.limit
+	}
+	return &limitError{after: time.Since(tx.began), caller: cause}
+}
+
+// blame returns the resource that an error of the application came from, if one did. The
+// transaction must have ended.
+func (tx *Tx) blame(err error) string {
+	var enlisting *enlistError
+	if errors.As(err, &enlisting) {
+		return enlisting.resource
+	}
+	for _, b := range tx.branches {
+		if s, ok := b.session.(adapters.Failing); ok {
+			if failure := s.Failure(); failure != nil && errors.Is(err, failure) {
+				return b.resource
+			}
+		}
+	}
+	return ""
 }

@@ -90,13 +90,14 @@ type Finding struct {
 }
 
 // Session is the session half: one open branch on one session. Its methods are
-// called one at a time by the global transaction that it belongs to.
+// called one at a time by the global transaction that it belongs to. The application may be
+// in the middle of a statement, or begin one, while any of them runs.
 type Session interface {
 	// Prepare ends the work and votes. With VoteYes the branch carries evidence and
 	// holder. With VoteNo the error says why, and nothing of the branch is left. An error
 	// with any other vote cannot be. When the connection broke on the way, the branch may
-	// be prepared all the same: the vote is No, and whoever decided to abort has the
-	// orphan scan behind it.
+	// be prepared all the same: the vote is No, and Rollback, which is called after every
+	// No, finds out.
 	Prepare(ctx context.Context) (txn.Vote, txn.Branch, error)
 	// CommitOnePhase commits a branch that is the only one, without Prepare. It returns
 	// nil, an error that wraps ErrNotCommitted if the branch is certainly rolled back, or
@@ -104,14 +105,25 @@ type Session interface {
 	CommitOnePhase(ctx context.Context) error
 	// Commit finishes the prepared branch on this session.
 	Commit(ctx context.Context) (txn.Finish, error)
-	// Rollback ends the branch, prepared or not, on this session. An error means that it
-	// may still be there; the session is closed, and the database or the orphan scan ends
-	// the branch.
+	// Rollback ends the branch in every state that it may be in, also while a statement of
+	// the application runs: that one is cut off, later ones are refused with ErrBranchEnded.
+	// nil says that nothing of the branch is left: no transaction, no lock, nothing prepared;
+	// where that is known already it asks nobody. An error means that something may be left.
+	// It may be called again then, and tries again, through another connection if this
+	// session is gone. An error that wraps ErrTorn is the last word: nothing is left that a
+	// further call could end.
 	Rollback(ctx context.Context) error
 	// Abandon lets go of the session of a prepared branch whose decision cannot be
 	// learned. The branch stays prepared, for the cluster to finish. It does nothing in any
 	// other state, does not wait for the database, and may be called again.
 	Abandon()
+}
+
+// Failing is a Session that remembers what its application was told. Failure returns the
+// error of the statement that failed last, as the application got it, or nil. So the
+// transaction can tell which of its branches an error came from.
+type Failing interface {
+	Failure() error
 }
 
 // ErrNotCommitted says that a one-phase commit certainly did not happen.

@@ -31,4 +31,11 @@
 //     ended, and nothing concluded, by a record alone.
 //  8. Every call ends soon after its context ends, and leaves no statement running
 //     with locks held and no poisoned session in a pool.
+//  9. A branch knows its own transaction. Whatever the application's SQL did to it, a vote of
+//     yes is for all of the work; where part of it may be committed the error wraps
+//     ErrTorn, and where nothing can be it does not.
+//  10. Nothing of an aborted branch is seen outside, and nothing of any branch is left in a
+//     session that somebody else gets.
+//  11. A statement that failed, or was never sent, is missed at the vote even if the application
+//     ignored its error, unless a savepoint that is older was rolled back to.
 package adapters

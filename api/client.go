@@ -247,6 +247,11 @@ func (c *Client) Finished(ctx context.Context, r *concordv1.FinishedRequest) (*c
 	return call(ctx, c, "report finished branches", ofLeader, r, unary(stub.Finished))
 }
 
+// Lease asks for a lease, renews it or gives it back.
+func (c *Client) Lease(ctx context.Context, r *concordv1.LeaseRequest) (*concordv1.LeaseResponse, error) {
+	return call(ctx, c, "keep the lease", ofLeader, r, unary(stub.Lease))
+}
+
 // Outcome settles what became of a transaction.
 func (c *Client) Outcome(ctx context.Context, r *concordv1.OutcomeRequest) (*concordv1.OutcomeResponse, error) {
 	return call(ctx, c, "ask for the outcome", ofLeader, r, unary(stub.Outcome))
@@ -300,6 +305,15 @@ func (c *Client) Status(ctx context.Context, r *concordv1.StatusRequest) (*conco
 // Resources lists the resources that the first of the given nodes that answers knows.
 func (c *Client) Resources(ctx context.Context, r *concordv1.ResourcesRequest) (*concordv1.ResourcesResponse, error) {
 	return call(ctx, c, "list the resources", ofAny, r, unary(stub.Resources))
+}
+
+// Identify is Resources for who wants to know whether it is still the same cluster: what this
+// client has seen is not asked for, since another cluster may never come that far.
+func (c *Client) Identify(ctx context.Context) (*concordv1.ResourcesResponse, error) {
+	return call(ctx, c, "identify the cluster", ofAny, &concordv1.ResourcesRequest{},
+		func(n *node, ctx context.Context, r *concordv1.ResourcesRequest) (*concordv1.ResourcesResponse, error) {
+			return n.stub.Resources(ctx, r)
+		})
 }
 
 // Watch calls each for every status that a node streams, until ctx ends, each returns
@@ -361,7 +375,7 @@ func call[Req, Res any](ctx context.Context, c *Client, op string, how manner, r
 	}
 	var failed attempts
 	pause := newPause()
-	tour, inVain := c.newTour(how), false
+	tour, inVain, heard := c.newTour(how), false, false
 	for {
 		n := tour.next()
 		if n == nil { // asked everybody in vain
@@ -404,11 +418,35 @@ func call[Req, Res any](ctx context.Context, c *Client, op string, how manner, r
 		case errors.Is(err, ErrBusy): // the leader lives; asking others would not help
 			tour.left = nil
 		case final(err):
-			return none, fmt.Errorf("%s: %w", op, err)
+			return none, &refusal{op: op, err: err, heard: heard}
 		default: // the node is gone or going, or the connection broke at whatever point
+			heard = heard || !notReached(err)
 			c.forget(n.addr)
 		}
 	}
+}
+
+// refusal is the answer of a node.
+type refusal struct {
+	op    string
+	err   error
+	heard bool // perhaps by another node before, which did not answer
+}
+
+func (e *refusal) Error() string { return e.op + ": " + e.err.Error() }
+func (e *refusal) Unwrap() error { return e.err }
+
+// Unheard reports whether err says that a call was refused and that no other node can have
+// heard of it, so that it had no effect and never will.
+func Unheard(err error) bool {
+	var r *refusal
+	return errors.As(err, &r) && !r.heard
+}
+
+// notReached reports whether the connection to a node did not come about.
+func notReached(err error) bool {
+	var op *net.OpError
+	return errors.As(err, &op) && op.Op == "dial"
 }
 
 // final reports whether a node has answered. Everything else is repeated: a call that

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-	"unicode/utf8"
 
 	concordv1 "github.com/concordtx/concord/api/concord/v1"
 	"github.com/concordtx/concord/txn"
@@ -196,21 +195,6 @@ func ParseBranchNo(field string, no uint32) (txn.BranchNo, error) {
 		return 0, invalid(field, "is %d, want 0 to %d", no, MaxBranches-1)
 	}
 	return txn.BranchNo(no), nil
-}
-
-// ParseText validates a text that goes into the log: UTF-8 of at most limit bytes
-// without control characters, since it is printed on terminals later.
-func ParseText(field, s string, limit int) error {
-	if len(s) > limit {
-		return invalid(field, "has %d bytes, at most %d are allowed", len(s), limit)
-	}
-	if !utf8.ValidString(s) {
-		return invalid(field, "is not valid UTF-8")
-	}
-	if i := strings.IndexFunc(s, func(r rune) bool { return r < ' ' || r >= 0x7f && r < 0xa0 }); i >= 0 {
-		return invalid(field, "holds a control character at byte %d", i)
-	}
-	return nil
 }
 
 // BranchMessages turns branches into messages.

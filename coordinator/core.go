@@ -34,6 +34,9 @@ type Rules struct {
 	Scan time.Duration
 	// Retention is how long finished transactions are remembered. Default 7 days.
 	Retention time.Duration
+	// Lease is how long a client that has transactions may be silent before it counts as dead.
+	// Default 5 s.
+	Lease time.Duration
 }
 
 func (r Rules) withDefaults() Rules {
@@ -46,6 +49,7 @@ func (r Rules) withDefaults() Rules {
 	def(&r.Grace, 5*time.Second)
 	def(&r.Scan, 5*time.Second)
 	def(&r.Retention, 7*24*time.Hour)
+	def(&r.Lease, 5*time.Second)
 	return r
 }
 
@@ -128,6 +132,7 @@ type Core struct {
 	proposal uint64
 	// committed, aborted count first decisions since the start of this node.
 	committed, aborted uint64
+	decided            Decided          // of them, those that this node made as the leader
 	youngest           txn.ID           // that was decided since the start of this node
 	level              txn.FeatureLevel // as last noticed
 	digests            digestRing
@@ -154,10 +159,11 @@ type Core struct {
 	waiting   int              // bytes of transactions in the batch, about
 	proposed  uint64           // records that were in a batch and are in the log, or on their way
 	underway  []ownEntry       // in order
-	batchAcks []uint64         // requests of this turn that wait for the delivery of the batch
-	acks      []ack            // in order of records
+	waiters   waiters          // for the delivery of the batch
+	acks      []ack            // for the delivery of records, in order
+	grants    []ack            // for a lease that a record grants, in order
 	live      map[txn.ID]*live // transactions that somebody waits for, or that are committed and not ended
-	waiters   waiters
+	asked     askedList        // those that somebody waits for
 	taking    bool             // the take-over has not come by all that is open
 	due       map[string]*due  // branches of live, by resource
 	tasks     map[txn.XID]Task // with the recovery workers
@@ -171,10 +177,11 @@ type Core struct {
 	forming   bool
 	raising   bool // a FeatureRecord is on its way into the log
 	scans     map[string]*scan
-	listed    map[txn.ID][]*listedBranch // of this cluster, in all listings
+	listed    map[txn.ID][]*listedBranch // in all listings
 	lingering map[txn.ID]int             // how many of them linger, if any does
 	unfit     map[string]string          // resources that must not take part, and why
 	down      map[string]bool            // resources that this node finds down
+	leases    leaseBook
 }
 
 // NewCore makes a core from what a store kept. storage is what the replicated log is
@@ -200,8 +207,9 @@ func NewCore(config CoreConfig, storage zab.Storage, table *txn.Table) (*Core, e
 }
 
 func (c *Core) clearLeadership() {
-	c.batch, c.batchAcks, c.acks, c.waiting, c.proposed, c.underway = nil, nil, nil, 0, 0, nil
-	c.waiters, c.taking, c.due, c.sweeping = waiters{}, false, map[string]*due{}, false
+	c.batch, c.waiters, c.acks, c.grants, c.waiting, c.proposed, c.underway = nil, waiters{}, nil, nil, 0, 0, nil
+	c.asked, c.taking, c.due, c.sweeping = askedList{}, false, map[string]*due{}, false
+	c.leases.clear()
 	c.live, c.tasks, c.load = map[txn.ID]*live{}, map[txn.XID]Task{}, map[slot]int{}
 	c.ends, c.evidence, c.forming, c.raising = nil, map[string][]txn.XID{}, false, false
 	c.noting, c.heldAt = map[uint64]bool{}, map[uint64]time.Time{}
@@ -216,6 +224,7 @@ func (c *Core) handle(e Event) error {
 	switch e := e.(type) {
 	case Tick:
 		c.noticePause(e.Now)
+		c.passLeaseTime(e.Now)
 		c.now, c.peersNow = e.Now, e.Peers
 		c.refuseSeen()
 		if err := c.stepLog(zab.Tick{}); err != nil {
@@ -259,6 +268,14 @@ func (c *Core) handle(e Event) error {
 		c.onReplaceAsked(e)
 	case DiskChanged:
 		c.onDiskChanged(e)
+	case LeaseAsked:
+		c.onLeaseAsked(e)
+	case LeaseEndAsked:
+		c.onLeaseEndAsked(e)
+	case LeasesHeard:
+		for _, n := range e.Leases {
+			c.hear(n)
+		}
 	default:
 		panic(fmt.Sprintf("coordinator: unknown event %T", e))
 	}
@@ -278,6 +295,7 @@ func (c *Core) keepUp() {
 		return
 	}
 	c.sweep()
+	c.endSilent()
 	for _, s := range c.scans {
 		s.sightings.Date(c.now)
 	}
@@ -311,13 +329,16 @@ func (c *Core) mark() time.Time {
 
 // propose turns the records that wait into log entries.
 func (c *Core) propose() error {
-	if !c.leading {
+	if !c.leading || len(c.batch)+len(c.waiters.leases) == 0 || len(c.underway) >= maxUnderway {
 		return nil
 	}
-	if len(c.batch) > 0 && len(c.ends) > 0 && len(c.underway) < maxUnderway { // they cost nothing in company
+	if len(c.ends) > 0 { // they cost nothing in company
 		c.takeEnds()
 	}
-	c.numberAcks()
+	if n := len(c.waiters.leases); n > 0 {
+		c.batch = append(c.batch, txn.LeaseRecord{Count: uint32(n)})
+	}
+	c.numberWaiters()
 	for c.leading && len(c.batch) > 0 && len(c.underway) < maxUnderway {
 		data, n := encodeSome(c.batch)
 		c.batch = c.batch[n:]
@@ -337,10 +358,9 @@ func (c *Core) propose() error {
 // encodeSome encodes the first n records, as many as one entry may hold but at least one.
 func encodeSome(records []txn.Record) (data []byte, n int) {
 	for weight := 0; n < len(records) && len(data) < maxEntryBytes && weight < maxEntryRecords; n++ {
+		weight++
 		if end, ok := records[n].(txn.End); ok {
 			weight += len(end.IDs)
-		} else {
-			weight++
 		}
 		if n == 0 {
 			data = txn.EncodeRecords(make([]byte, 0, 256), records[0])
@@ -378,7 +398,7 @@ func (c *Core) refuse(data []byte, err error) {
 	if decodeErr != nil {
 		panic(fmt.Sprintf("coordinator: own records do not decode: %v", decodeErr))
 	}
-	c.answerAcks(c.proposed, Reply{Err: err})
+	c.refuseWaiters(c.proposed, err)
 	var again []txn.Record
 	for _, r := range records {
 		switch r := r.(type) {
@@ -398,6 +418,10 @@ func (c *Core) refuse(data []byte, err error) {
 			c.forming = false
 		case txn.FeatureRecord:
 			c.raising = false
+		case txn.LeaseEndRecord:
+			for _, n := range r.Leases {
+				delete(c.leases.ending, n)
+			}
 		}
 	}
 	c.batch = append(again, c.batch...)
@@ -473,20 +497,24 @@ func (c *Core) deliver(e zab.Entry) error {
 		if compareID(c.youngest, v.ID) < 0 && !c.isAhead(v.ID, maxAhead) {
 			c.youngest = v.ID
 		}
+		if v.First && c.leading && e.Zxid.Epoch == c.role.Epoch {
+			c.decided.count(v.Decision)
+		}
 		c.onVerdict(v)
 	}
 	c.steps += len(changes.Verdicts) + len(changes.Open) + len(changes.Finished) + len(e.Data)>>10
 	if c.leading {
-		c.delivered(e.Zxid)
+		c.delivered(e.Zxid, changes.Granted)
+		c.onLeasesEnded(changes.Ended)
 		for _, x := range changes.Open {
 			c.settled(x)
 			if x.Ended {
-				delete(c.live, x.ID)
+				c.letGo(x.ID)
 			}
 			c.relist(x.ID)
 		}
 		for _, x := range changes.Finished {
-			delete(c.live, x.ID)
+			c.letGo(x.ID)
 			c.evidenceDone(x)
 			c.relist(x.ID)
 		}
@@ -519,6 +547,7 @@ func (c *Core) onRoleChanged(e zab.RoleChanged) {
 func (c *Core) rise() {
 	if c.rising && !c.zxid().Less(c.inherits) {
 		c.rising, c.leading, c.taking = false, true, true
+		c.leases.clear()
 		c.table.StartWalk()
 		c.takeOver()
 	}

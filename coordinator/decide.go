@@ -121,7 +121,11 @@ func (c *Core) latest() time.Time {
 }
 
 func (c *Core) onCommitAsked(e CommitAsked) {
-	if !c.ready(e.Request) || c.answerKnown(e.Request, e.ID, len(e.Branches) > 0) || c.undecidable(e.Request, e.ID) {
+	if !c.ready(e.Request) {
+		return
+	}
+	c.hear(e.ID.Lease())
+	if c.answerKnown(e.Request, e.ID, len(e.Branches) > 0) || c.undecidable(e.Request, e.ID) {
 		return
 	}
 	if c.disk.Full && c.live[e.ID] == nil {
@@ -135,7 +139,13 @@ func (c *Core) onCommitAsked(e CommitAsked) {
 	l.seen = l.seen || len(e.Branches) > 0
 	// From here on the answer must be a decision, not a mere refusal: an earlier try of the
 	// same request may be on its way into the log through another leader.
-	if err := c.acceptable(e.Branches); err != nil {
+	err := c.leaseEnded(e.ID)
+	if err != nil {
+		l.by = txn.FromCluster
+	} else {
+		err = c.acceptable(e.Branches)
+	}
+	if err != nil {
 		c.carry(l, l.core.Step(twopc.RollbackAsked{Reason: err.Error()}))
 		return
 	}
@@ -219,7 +229,7 @@ func (c *Core) onResolveAsked(e ResolveAsked) {
 		l.by = txn.FromOperator
 		c.carry(l, l.core.Step(twopc.RollbackAsked{Reason: reason}))
 	case c.unlisted() != nil:
-		c.reply(Reply{Request: e.Request, Err: refusedf("%v, so it is not known whether %v has a branch there that would have to commit too: wait until \"concord status\" shows it well, or abort", c.unlisted(), e.ID)})
+		c.reply(Reply{Request: e.Request, Err: refusedf("%v, so it is not known whether %v has a branch there that would have to commit too: wait until \"concord status\" shows it well, or abort", c.unlisted()[0], e.ID)})
 	case len(branches) == 0:
 		c.reply(Reply{Request: e.Request, Err: notFound(e.ID)})
 	default:
@@ -234,7 +244,9 @@ func (c *Core) onResolveAsked(e ResolveAsked) {
 func (c *Core) listedBranches(id txn.ID) []txn.Branch {
 	var branches []txn.Branch
 	for _, b := range c.listed[id] {
-		branches = append(branches, txn.Branch{No: b.xid.Branch, Resource: b.resource})
+		if b.ours {
+			branches = append(branches, txn.Branch{No: b.xid.Branch, Resource: b.resource})
+		}
 	}
 	slices.SortFunc(branches, func(a, b txn.Branch) int {
 		return cmp.Or(cmp.Compare(a.No, b.No), cmp.Compare(a.Resource, b.Resource))
@@ -242,17 +254,18 @@ func (c *Core) listedBranches(id txn.ID) []txn.Branch {
 	return slices.CompactFunc(branches, func(a, b txn.Branch) bool { return a.No == b.No && a.Resource == b.Resource })
 }
 
-// unlisted returns which resource has not told lately what it holds prepared; nil if all have.
-func (c *Core) unlisted() error {
+// unlisted returns which resources have not told lately what they hold prepared; nil if all have.
+func (c *Core) unlisted() []error {
+	var why []error
 	for _, name := range c.config.Resources {
 		switch s := c.scans[name]; {
 		case s.err != nil:
-			return fmt.Errorf("resource %s could not be listed (%w)", name, s.err)
+			why = append(why, fmt.Errorf("resource %s could not be listed (%w)", name, s.err))
 		case s.at.IsZero():
-			return fmt.Errorf("resource %s has not been listed yet", name)
+			why = append(why, fmt.Errorf("resource %s has not been listed yet", name))
 		}
 	}
-	return nil
+	return why
 }
 
 func (c *Core) onForgetAsked(e ForgetAsked) {
@@ -262,12 +275,12 @@ func (c *Core) onForgetAsked(e ForgetAsked) {
 	x, ok := c.table.Get(e.ID)
 	switch {
 	case !ok:
-		c.reply(Reply{Request: e.Request, Err: notFound(e.ID)})
+		c.reply(Reply{Request: e.Request, Err: &requestError{api.ErrNotFound, fmt.Sprintf("the log has no decision about %v, so it has no heuristic outcome to forget", e.ID)}})
 	case !x.Alarming():
 		c.reply(Reply{Request: e.Request, Err: refusedf("%v has no heuristic outcome to forget", e.ID)})
 	default:
 		c.batch = append(c.batch, txn.ForgetRecord{ID: e.ID, Who: e.Who, Why: e.Why})
-		c.batchAcks = append(c.batchAcks, e.Request)
+		c.waiters.acks = append(c.waiters.acks, e.Request)
 		c.alarm("%v: %s forgets its heuristic outcome: %s", e.ID, e.Who, e.Why)
 	}
 }
@@ -302,7 +315,7 @@ func (c *Core) onSettleAsked(e SettleAsked) {
 	default:
 		c.batch = append(c.batch, txn.HeuristicRecord{ID: e.ID, Branch: e.Branch, Outcome: txn.HeuristicHazard,
 			By: txn.FromOperator, Who: e.Who, Why: e.Why})
-		c.batchAcks = append(c.batchAcks, e.Request)
+		c.waiters.acks = append(c.waiters.acks, e.Request)
 		c.alarm("%v: %s gives up branch %d: %s", e.ID, e.Who, e.Branch, e.Why)
 	}
 }
@@ -342,7 +355,7 @@ func (c *Core) onVerdict(v txn.Verdict) {
 		c.carry(l, l.core.Step(twopc.Delivered{Decision: x.Decision, Branches: x.Branches, Reason: x.Reason}))
 		c.tell(l) // those that did not ask for a commit
 		if x.Decision == txn.Abort || x.Ended {
-			delete(c.live, v.ID) // nothing is left that phase two would do
+			c.letGo(v.ID) // nothing is left that phase two would do
 		}
 	}
 	if v.First && v.Decision == txn.Abort {

@@ -28,8 +28,11 @@ func (s slot) most() int {
 	return maxTasks
 }
 
-// due has the branches of one resource that are not with its workers.
+// due has the branches of one resource that the leader has to finish.
 type due struct {
+	// away: the resource has left the configuration, and they wait until it is back.
+	away bool
+	open openBranches // of committed transactions
 	// era counts how often the resource has come back. What failed in an earlier one says nothing
 	// about a branch, and has kept it waiting for long enough.
 	era     uint64
@@ -59,6 +62,89 @@ func (d *due) returned() {
 // waits reports whether something waits for room.
 func (d *due) waits() bool {
 	return len(d.fresh)+len(d.retries)+len(d.chases[0])+len(d.chases[1]) > 0
+}
+
+// openBranch is a branch in hand.
+type openBranch struct {
+	x     txn.XID
+	place int // in openBranches
+}
+
+// openBranches is a heap, the oldest transactions first.
+type openBranches []*openBranch
+
+func (o openBranches) Len() int           { return len(o) }
+func (o openBranches) Less(i, j int) bool { return compareID(o[i].x.ID, o[j].x.ID) < 0 }
+func (o openBranches) Swap(i, j int) {
+	o[i], o[j] = o[j], o[i]
+	o[i].place, o[j].place = i, j
+}
+
+// Push implements heap.Interface.
+func (o *openBranches) Push(x any) {
+	b := x.(*openBranch)
+	b.place = len(*o)
+	*o = append(*o, b)
+}
+
+// Pop implements heap.Interface.
+func (o *openBranches) Pop() any {
+	last := len(*o) - 1
+	b := (*o)[last]
+	(*o)[last] = nil
+	*o = (*o)[:last]
+	return b
+}
+
+// dueAt returns what is due at a resource, also at one that has left the configuration.
+func (c *Core) dueAt(resource string) *due {
+	d := c.due[resource]
+	if d == nil {
+		d = &due{away: true}
+		c.due[resource] = d
+	}
+	return d
+}
+
+// takeUp takes a branch in hand.
+func (c *Core) takeUp(l *live, no txn.BranchNo, at time.Time) {
+	d := c.dueAt(l.branches[no].Resource)
+	b := &openBranch{x: c.xid(l.id, no)}
+	heap.Push(&d.open, b)
+	l.work[no] = work{due: at, era: d.era, open: b}
+	c.setWorking(l, no, true)
+	c.await(l, no)
+}
+
+// putDown lets go of a branch: it is finished, or its transaction is not in hand any more.
+func (c *Core) putDown(l *live, no txn.BranchNo) {
+	w, open := l.work[no]
+	if !open {
+		return
+	}
+	c.setWorking(l, no, false)
+	heap.Remove(&c.dueAt(l.branches[no].Resource).open, w.open.place)
+	delete(l.work, no)
+}
+
+// letGo lets go of a transaction.
+func (c *Core) letGo(id txn.ID) {
+	l := c.live[id]
+	if l == nil {
+		return
+	}
+	delete(c.live, id)
+	for no := range l.work {
+		c.putDown(l, no)
+	}
+}
+
+func (c *Core) setWorking(l *live, no txn.BranchNo, working bool) {
+	for _, b := range c.listed[l.id] {
+		if b.ours && b.xid.Branch == no && b.resource == l.branches[no].Resource {
+			b.setWorking(working)
+		}
+	}
 }
 
 // timer is when a branch is due. Those of an earlier era are.
@@ -120,10 +206,9 @@ func (r *readyBranches) Pop() any {
 	return x
 }
 
-// await has a branch wait for its time. One of a resource that has left the configuration waits
-// until it is back.
+// await has a branch wait for its time.
 func (c *Core) await(l *live, no txn.BranchNo) {
-	if d := c.due[l.branches[no].Resource]; d != nil {
+	if d := c.dueAt(l.branches[no].Resource); !d.away {
 		heap.Push(&d.timers, timer{era: d.era, at: l.work[no].due, x: c.xid(l.id, no)})
 	}
 }

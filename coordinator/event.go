@@ -194,6 +194,7 @@ type Reply struct {
 	View     *View   // of a ViewAsked
 	Seen     bool    // to a SeenAsked
 	Fresh    bool    // to one that wants it
+	Lease    txn.Lease
 	Plan     []recovery.Action
 }
 
@@ -206,9 +207,14 @@ type View struct {
 	// InDoubt are prepared branches outside of phase two that the last scans listed: of
 	// transactions without decision, aborted, or ended before.
 	InDoubt map[txn.XID]ListedBranch
+	// Unlisted says, for people, which resources have not told lately what they hold prepared,
+	// and why: what they hold may be missing here.
+	Unlisted []string
 	// Txn is the transaction that was asked for, and whether the log knows it.
 	Txn   txn.Txn
 	Known bool
+	// Foreign are listed branches of that id that belong to other clusters.
+	Foreign []txn.XID
 	// TooOld says that its record may have been forgotten.
 	TooOld bool
 }

@@ -46,7 +46,7 @@ func (c *Core) onFinished(e Finished) {
 		if i := slices.IndexFunc(effects, isAlarm); i >= 0 {
 			c.heuristic(e, effects[i].(twopc.Alarm).Outcome)
 		}
-		delete(l.work, e.XID.Branch)
+		c.putDown(l, e.XID.Branch)
 		c.carry(l, effects)
 		if mutant.EndOneShort && len(l.core.Unfinished()) == 1 {
 			c.end(l)
@@ -81,7 +81,7 @@ func (c *Core) onFailed(e Failed) {
 	}
 	t, had := c.release(e.XID)
 	d := c.due[t.Branch.Resource]
-	if !had || d == nil {
+	if !had || d == nil || d.away {
 		return
 	}
 	if l := c.live[e.XID.ID]; l != nil {
@@ -129,7 +129,7 @@ func (c *Core) settled(x txn.Txn) {
 	}
 	for _, h := range x.Heuristics {
 		if _, open := l.work[h.Branch]; open {
-			delete(l.work, h.Branch)
+			c.putDown(l, h.Branch)
 			c.carry(l, l.core.Step(twopc.Finished{No: h.Branch, Finish: txn.Lost})) // the report is there
 		}
 	}
@@ -137,7 +137,7 @@ func (c *Core) settled(x txn.Txn) {
 
 // end queues the End of a transaction whose branches are all finished.
 func (c *Core) end(l *live) {
-	delete(c.live, l.id)
+	c.letGo(l.id)
 	if x, ok := c.table.Get(l.id); !ok || x.Ended {
 		return
 	}

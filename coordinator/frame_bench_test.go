@@ -28,7 +28,7 @@ func BenchmarkEncodeFrame(b *testing.B) {
 		var buf []byte
 		b.ReportAllocs()
 		for b.Loop() {
-			buf = appendOutbound(buf[:0], outbound{message: m})
+			buf = appendOutbound(buf[:0], outbound{message: m}, protocolVersion)
 		}
 		b.SetBytes(int64(len(buf)))
 	})
@@ -36,7 +36,7 @@ func BenchmarkEncodeFrame(b *testing.B) {
 
 func BenchmarkDecodeFrame(b *testing.B) {
 	benchmarkFrames(b, func(b *testing.B, m zab.Message) {
-		frame := appendOutbound(nil, outbound{message: m})
+		frame := appendOutbound(nil, outbound{message: m}, protocolVersion)
 		source := bytes.NewReader(nil)
 		r := bufio.NewReaderSize(source, 64<<10)
 		b.SetBytes(int64(len(frame)))

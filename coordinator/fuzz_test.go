@@ -29,7 +29,10 @@ func sampleHello() hello {
 
 func sampleReport() report {
 	return report{Role: zab.Leading, Phase: zab.Broadcast, Established: true, Leader: 3, Epoch: 7, Tail: zab.Zxid{Epoch: 7, Counter: 9},
-		Applied: zab.Zxid{Epoch: 7, Counter: 8}, Digest: txn.Digest{1, 2}, Clock: time.UnixMilli(1_700_000_000_000), Disk: diskReport{free: 1 << 40, low: true, slowest: 20 * time.Millisecond}}
+		Applied: zab.Zxid{Epoch: 7, Counter: 8}, Digest: txn.Digest{1, 2}, Clock: time.UnixMilli(1_700_000_000_000), Disk: diskReport{free: 1 << 40, low: true, slowest: 20 * time.Millisecond},
+		Figures: &Figures{Clock: time.UnixMilli(1_800_000_000_000), InDoubt: 3, Heuristic: 1, Oldest: time.UnixMilli(1_700_000_000_000), Warnings: []string{"look"},
+			Resources: []ResourceFigures{{Name: "orders", Driver: "postgres", Health: Health{Asked: true, Identity: "it", OK: true, Err: "é"}, InDoubt: 2, Foreign: 4,
+				Oldest: time.UnixMilli(1_700_000_000_000), Listed: time.UnixMilli(1_800_000_000_000)}, {}}}}
 }
 
 func sampleMessage() zab.Message {

@@ -18,8 +18,11 @@ import (
 // know. A release knows at least the version before its own, so that the nodes of a cluster
 // can be upgraded one by one.
 const (
-	protocolVersion = 3
+	protocolVersion = 4
 	oldestVersion   = 3
+
+	// figuresVersion is the first in which reports have a clock, and those of a leader its figures.
+	figuresVersion = 4
 )
 
 var helloMagic = []byte("concord peer\n")

@@ -4,6 +4,9 @@ package coordinator
 
 import (
 	"container/heap"
+	"fmt"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/concordtx/concord/adapters"
@@ -25,6 +28,7 @@ type scan struct {
 	running   bool      // asked and not answered, or answered and not judged
 	at        time.Time // of the last listing that was judged
 	err       error
+	again     bool // a listing under way may be older than the end of a lease
 	sightings recovery.Sightings
 	evidence  evidenceSweep
 
@@ -39,14 +43,17 @@ type listing struct {
 	answer   []adapters.Prepared
 	done     int // of the answer: judged, or taken apart
 	branches map[txn.XID]*listedBranch
-	ages     ages             // of those that are this cluster's
+	ages     ages // of those that are this cluster's
+	working  int  // of them, those that the leader has in hand
+	others   map[txn.ClusterID]int
+	some     []txn.ClusterID  // the first of others
 	gone     map[txn.XID]bool // finished before they were judged
 	reported map[txn.XID]bool // that cannot be finished
 	report   []string         // of the first of them
 }
 
 func newListing(at time.Time, answer []adapters.Prepared) *listing {
-	return &listing{at: at, answer: answer, branches: map[txn.XID]*listedBranch{}, gone: map[txn.XID]bool{}, reported: map[txn.XID]bool{}}
+	return &listing{at: at, answer: answer, branches: map[txn.XID]*listedBranch{}, others: map[txn.ClusterID]int{}, gone: map[txn.XID]bool{}, reported: map[txn.XID]bool{}}
 }
 
 // take returns the next piece of the answer.
@@ -60,9 +67,12 @@ func (l *listing) take(n int) []adapters.Prepared {
 type listedBranch struct {
 	xid      txn.XID
 	resource string
+	in       *listing
+	ours     bool // it is this cluster's
 	lingers  bool // it counts as in doubt
+	working  bool // the leader has it in hand
 	gone     bool // from its listing
-	age      int  // place among ages; -1: it is another cluster's
+	age      int  // place among ages
 	chase    Task // if it has a decision that the workers are to apply
 	tried    work // what they could not do so far
 }
@@ -98,15 +108,54 @@ func (c *Core) enlist(l *listing, resource string, x txn.XID) *listedBranch {
 	if b, twice := l.branches[x]; twice {
 		return b
 	}
-	b := &listedBranch{xid: x, resource: resource, age: -1}
+	b := &listedBranch{xid: x, resource: resource, in: l, ours: x.Cluster == c.table.Cluster()}
 	l.branches[x] = b
-	if x.Cluster != c.table.Cluster() {
+	c.listed[x.ID] = append(c.listed[x.ID], b)
+	if !b.ours {
+		l.stranger(x.Cluster)
 		return b
 	}
 	heap.Push(&l.ages, b)
-	c.listed[x.ID] = append(c.listed[x.ID], b)
 	c.judgeLingering(b)
+	if held := c.live[x.ID]; held != nil {
+		_, open := held.work[x.Branch]
+		b.setWorking(open && held.branches[x.Branch].Resource == resource)
+	}
 	return b
+}
+
+// maxNamed other clusters are named.
+const maxNamed = 3
+
+// stranger counts a branch of another cluster.
+func (l *listing) stranger(c txn.ClusterID) {
+	if l.others[c]++; l.others[c] == 1 && len(l.some) < maxNamed {
+		l.some = append(l.some, c)
+	}
+}
+
+// strangers names the clusters, some of them, of which a scan listed branches.
+func (l *listing) strangers() string {
+	ids := make([]string, len(l.some), maxNamed+1)
+	for i, c := range l.some {
+		ids[i] = c.String()
+	}
+	slices.Sort(ids)
+	if more := len(l.others) - len(l.some); more > 0 {
+		ids = append(ids, fmt.Sprintf("and %d more", more))
+	}
+	return strings.Join(ids, ", ")
+}
+
+func (b *listedBranch) setWorking(working bool) {
+	if b.working != working {
+		b.working = working
+		if working {
+			b.in.working++
+		} else {
+			b.in.working--
+		}
+	}
 }
 
 // delist takes a branch out of a listing.
@@ -117,11 +166,14 @@ func (c *Core) delist(l *listing, x txn.XID) {
 	}
 	delete(l.branches, x)
 	b.gone = true
-	if b.age < 0 {
-		return
+	if b.ours {
+		heap.Remove(&l.ages, b.age)
+		c.setLingers(b, false)
+		b.setWorking(false)
+	} else if l.others[x.Cluster]--; l.others[x.Cluster] == 0 {
+		delete(l.others, x.Cluster)
+		l.some = slices.DeleteFunc(l.some, func(c txn.ClusterID) bool { return c == x.Cluster })
 	}
-	heap.Remove(&l.ages, b.age)
-	c.setLingers(b, false)
 	rest := c.listed[x.ID]
 	for i, other := range rest {
 		if other == b {
@@ -186,7 +238,9 @@ func (c *Core) setLingers(b *listedBranch, lingers bool) {
 func (c *Core) relist(id txn.ID) {
 	for _, b := range c.listed[id] {
 		c.steps++
-		c.judgeLingering(b)
+		if b.ours {
+			c.judgeLingering(b)
+		}
 	}
 }
 

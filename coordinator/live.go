@@ -27,7 +27,7 @@ type live struct {
 	branches map[txn.BranchNo]txn.Branch
 	work     map[txn.BranchNo]work // of the unfinished ones
 
-	next, prev *live // among the waiters, while there are requests
+	next, prev *live // in asked, while there are requests
 }
 
 // work is how far the cluster is with finishing a branch. The client that prepared
@@ -38,13 +38,14 @@ type work struct {
 	attempts int
 	err      string
 	era      uint64 // of its resource, in which they were made; see due
+	open     *openBranch
 }
 
 // wait lets a request wait for the decision on id.
 func (c *Core) wait(request uint64, id txn.ID) *live {
 	l := c.hold(id)
 	if len(l.requests) == 0 {
-		c.waiters.push(l)
+		c.asked.push(l)
 	}
 	l.requests = append(l.requests, request)
 	return l
@@ -90,12 +91,14 @@ func (c *Core) resume(x txn.Txn) {
 	if x.By == txn.FromOperator { // there is no client that finishes it
 		due = c.now
 	}
+	for no := range l.work {
+		c.putDown(l, no)
+	}
 	l.branches, l.work = make(map[txn.BranchNo]txn.Branch, len(x.Branches)), make(map[txn.BranchNo]work, len(x.Branches))
 	for _, b := range x.Branches {
 		l.branches[b.No] = b
 		if !slices.Contains(finished, b.No) {
-			l.work[b.No] = work{due: due}
-			c.await(l, b.No)
+			c.takeUp(l, b.No, due)
 		}
 	}
 	c.steps += len(x.Branches)
@@ -105,7 +108,7 @@ func (c *Core) resume(x txn.Txn) {
 func (c *Core) giveUp(id txn.ID, err error) {
 	if l := c.live[id]; l != nil {
 		c.answer(l, Reply{Err: err})
-		delete(c.live, id)
+		c.letGo(id)
 	}
 }
 
@@ -125,7 +128,7 @@ func (c *Core) answer(l *live, r Reply) {
 		c.reply(r)
 	}
 	l.requests = nil
-	c.waiters.remove(l)
+	c.asked.remove(l)
 }
 
 // size is about how many bytes a decision takes in the log.

@@ -35,6 +35,9 @@ func (c *Core) answerView(e ViewAsked) {
 		return
 	}
 	v := &View{Branches: map[txn.XID]BranchView{}, InDoubt: map[txn.XID]ListedBranch{}}
+	for _, why := range c.unlisted() {
+		v.Unlisted = append(v.Unlisted, why.Error())
+	}
 	if e.ID.IsZero() {
 		k := &look{ViewAsked: e, view: v}
 		for _, name := range c.config.Resources {
@@ -51,6 +54,9 @@ func (c *Core) answerView(e ViewAsked) {
 	c.viewBranches(v, e.ID)
 	for _, b := range c.listed[e.ID] {
 		c.viewListed(v, b)
+		if !b.ours && !slices.Contains(v.Foreign, b.xid) {
+			v.Foreign = append(v.Foreign, b.xid)
+		}
 	}
 	c.reply(Reply{Request: e.Request, Zxid: c.zxid(), View: v})
 }

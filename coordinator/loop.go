@@ -20,6 +20,7 @@ type loop struct {
 	next      uint64
 	events    []Event
 	handled   []Event // by the last turn
+	turns     turns
 	reports   map[zab.NodeID]peerReport
 	reported  time.Time
 	published time.Time
@@ -123,12 +124,15 @@ func (l *loop) drain(asks chan ask, received chan inbound) {
 
 func (l *loop) tick(now time.Time) {
 	l.ticked = now
+	if heard := l.heard.take(); len(heard) > 0 { // before the tick that would end them
+		l.events = append(l.events, LeasesHeard{Leases: heard})
+	}
 	l.events = append(l.events, Tick{Now: now, Peers: l.peersNow(now)})
 	l.watchDisk(now)
 	l.compact()
 	if now.Sub(l.reported) >= reportInterval {
 		l.reported = now
-		r := l.ownReport()
+		r := l.toldReport()
 		for _, m := range l.config.Members {
 			l.peers.send(m.ID, outbound{report: &r})
 		}
@@ -142,7 +146,7 @@ func (l *loop) tick(now time.Time) {
 // peersNow is what the clocks of the peers show, by what they said lately, the latest of them.
 func (l *loop) peersNow(now time.Time) (latest time.Time) {
 	for _, r := range l.reports {
-		if since := now.Sub(r.at); since < 3*reportInterval && r.Clock.Add(since).After(latest) {
+		if since := now.Sub(r.at); since < 3*reportInterval && !r.Clock.IsZero() && r.Clock.Add(since).After(latest) {
 			latest = r.Clock.Add(since)
 		}
 	}
@@ -235,6 +239,7 @@ func (l *loop) carryOut(fx *Effects) {
 			l.log.Info(note.Text)
 		}
 	}
+	l.publishLeases(l.core.table.Leases())
 	l.level.Store(uint32(l.core.table.Level()))
 	formed := l.core.table.Cluster()
 	if uint32(formed) != l.cluster.Load() {

@@ -121,7 +121,7 @@ func (c *Core) onReplaceAsked(e ReplaceAsked) {
 	default:
 		delete(c.noting, uint64(e.Node))
 		c.batch = append(c.batch, txn.MemberRecord{Node: uint64(e.Node), Who: e.Who, Why: e.Why})
-		c.batchAcks = append(c.batchAcks, e.Request)
+		c.waiters.acks = append(c.waiters.acks, e.Request)
 		c.alarm("%s replaces the disk of node %d: %s", e.Who, e.Node, e.Why)
 	}
 }

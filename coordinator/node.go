@@ -83,7 +83,8 @@ type Node struct {
 	snapshot atomic.Pointer[Snapshot]
 	applied  atomic.Pointer[zab.Zxid] // what the table reflects
 	restored atomic.Pointer[restoredState]
-	turns    turns
+	leases   atomic.Pointer[txn.Leases]
+	heard    heard
 
 	asks      chan ask
 	received  chan inbound
@@ -192,6 +193,7 @@ func (n *Node) makeCore(resources []string) error {
 	n.snapshot.Store(&Snapshot{Present: time.Now()})
 	at := n.core.zxid()
 	n.applied.Store(&at)
+	n.publishLeases(table.Leases())
 	return nil
 }
 

@@ -49,6 +49,9 @@ func (c *Core) onListed(e Listed) {
 		c.returned(e.Resource)
 		s.due = c.now.Add(c.config.Rules.Scan)
 	}
+	if s.again {
+		s.due, s.again = c.now, false
+	}
 	s.running, s.next = true, newListing(c.now, e.Listing)
 	s.sightings.Begin()
 	c.due[e.Resource].chases = [2][]*listedBranch{}
@@ -151,13 +154,24 @@ func (c *Core) planOn() {
 				return
 			}
 			c.steps++
-			if a, ours := c.scans[name].sightings.Preview(name, listing[p.done], c.table, c.rules(), c.now); ours {
+			b := listing[p.done]
+			if a, ours := c.scans[name].sightings.Preview(name, b, c.table, c.rules(), c.now); ours {
 				p.plan = append(p.plan, a)
+			} else {
+				p.plan = append(p.plan, c.foreign(name, b))
 			}
 		}
 	}
 	c.plans = c.plans[1:]
 	c.reply(Reply{Request: p.Request, Zxid: c.zxid(), Plan: p.plan})
+}
+
+// foreign reports a branch of another cluster, for people: scans leave it alone.
+func (c *Core) foreign(resource string, p adapters.Prepared) recovery.Action {
+	return recovery.Action{Kind: recovery.Report, XID: p.XID, Since: p.Since,
+		Branch: txn.Branch{No: p.XID.Branch, Resource: resource},
+		Why: fmt.Sprintf("it belongs to cluster %v, and this is cluster %v, which never touches it: let its own cluster finish it; "+
+			"if that is lost for good, end the branch %v in the database by hand", p.XID.Cluster, c.table.Cluster(), p.XID)}
 }
 
 func (c *Core) onFitness(e Fitness) {

@@ -95,8 +95,9 @@ type link struct {
 	// up says that a connection is established. overflow asks the sender to drop it.
 	up       atomic.Bool
 	overflow atomic.Bool
-	heard    atomic.Int64 // when the peer last said something, or the connection came about
-	refused  atomic.Int64 // when it was last logged why we and the peer do not talk
+	speaks   atomic.Uint32 // the version of the conversation, once there was a handshake
+	heard    atomic.Int64  // when the peer last said something, or the connection came about
+	refused  atomic.Int64  // when it was last logged why we and the peer do not talk
 }
 
 // began is where the monotonic clock of a link starts.
@@ -231,6 +232,7 @@ func (p *peers) introduce(conn net.Conn, to zab.NodeID) error {
 		return fmt.Errorf("node %d answers at the address of node %d: correct the addresses in \"members\"", answer.From, to)
 	}
 	p.refusals.Delete(to)
+	p.links[to].speaks.Store(uint32(min(answer.Newest, self.Newest)))
 	return nil
 }
 
@@ -271,9 +273,10 @@ func (p *peers) sendOn(ctx context.Context, conn net.Conn, l *link) error {
 		case err := <-broken:
 			return err
 		case o := <-l.queue:
-			buf = appendOutbound(buf[:0], o)
+			version := uint16(l.speaks.Load())
+			buf = appendOutbound(buf[:0], o, version)
 			for len(buf) < 256<<10 && len(l.queue) > 0 {
-				buf = appendOutbound(buf, <-l.queue)
+				buf = appendOutbound(buf, <-l.queue, version)
 			}
 		}
 		if l.overflow.Load() {
@@ -292,10 +295,15 @@ func (p *peers) sendOn(ctx context.Context, conn net.Conn, l *link) error {
 	}
 }
 
-func appendOutbound(b []byte, o outbound) []byte {
+// appendOutbound writes something in the words of a version.
+func appendOutbound(b []byte, o outbound, version uint16) []byte {
 	if o.report != nil {
 		b, start := beginFrame(b, frameReport)
-		return endFrame(o.report.append(b), start)
+		told := *o.report // which is for all peers
+		if version < figuresVersion {
+			told.Clock, told.Figures = time.Time{}, nil
+		}
+		return endFrame(told.append(b), start)
 	}
 	b, start := beginFrame(b, frameZAB)
 	return endFrame(zab.AppendMessage(b, o.message), start)

@@ -210,7 +210,9 @@ func TestSilentCrowdAtThePeerPortKeepsNothing(t *testing.T) {
 // of the new one.
 func TestLateBytesOfAnOldConnectionAreNotHeard(t *testing.T) {
 	p, received, addr := receiverOf(t)
-	word := func(epoch zab.Epoch) []byte { return appendOutbound(nil, outbound{report: &report{Epoch: epoch}}) }
+	word := func(epoch zab.Epoch) []byte {
+		return appendOutbound(nil, outbound{report: &report{Epoch: epoch}}, protocolVersion)
+	}
 	say := func(conn net.Conn, epoch zab.Epoch) {
 		_, err := conn.Write(word(epoch))
 		require.NoError(t, err)

@@ -78,6 +78,7 @@ type doubt struct{ has, asked bool }
 func (c *Core) noticePause(now time.Time) {
 	if !c.now.IsZero() && now.Sub(c.now) > pauseGap {
 		c.doubt.has = true
+		clear(c.leases.heard) // what was said meanwhile was said to nobody: all have their full time again
 	}
 }
 

@@ -23,11 +23,16 @@ type report struct {
 	// Applied and Digest: what the node's table has folded, and its rolling hash there.
 	Applied zab.Zxid
 	Digest  txn.Digest
-	Clock   time.Time // of the node, in milliseconds
 	Disk    diskReport
+	// Clock is what the node's shows, in milliseconds; zero from one of the release before.
+	Clock time.Time
+	// Figures are what a leader says besides; nil from all others. They are told in part if they
+	// are too many.
+	Figures *Figures
 }
 
-const reportSize = 3 + 8 + 4 + 12 + 12 + len(txn.Digest{}) + 8 + 8 + 1 + 4
+// reportSize is the size of all but the clock and the figures behind it.
+const reportSize = 3 + 8 + 4 + 12 + 12 + len(txn.Digest{}) + 8 + 1 + 4
 
 func (r report) append(b []byte) []byte {
 	established := byte(0)
@@ -40,18 +45,25 @@ func (r report) append(b []byte) []byte {
 	b = appendZxid(b, r.Tail)
 	b = appendZxid(b, r.Applied)
 	b = append(b, r.Digest[:]...)
-	b = binary.BigEndian.AppendUint64(b, uint64(r.Clock.UnixMilli()))
 	b = binary.BigEndian.AppendUint64(b, r.Disk.free)
 	low := byte(0)
 	if r.Disk.low {
 		low = 1
 	}
 	b = append(b, low)
-	return binary.BigEndian.AppendUint32(b, uint32(r.Disk.slowest.Milliseconds()))
+	b = binary.BigEndian.AppendUint32(b, uint32(r.Disk.slowest.Milliseconds()))
+	if r.Clock.IsZero() {
+		return b
+	}
+	b = binary.BigEndian.AppendUint64(b, uint64(r.Clock.UnixMilli()))
+	if r.Figures != nil {
+		b = r.Figures.append(b)
+	}
+	return b
 }
 
 func decodeReport(b []byte) (r report, err error) {
-	if len(b) != reportSize || b[0] > byte(zab.Observing) || b[1] > byte(zab.Broadcast) || b[2] > 1 {
+	if len(b) < reportSize || b[0] > byte(zab.Observing) || b[1] > byte(zab.Broadcast) || b[2] > 1 {
 		return r, errBadFrame
 	}
 	r.Role, r.Phase, r.Established = zab.Role(b[0]), zab.Phase(b[1]), b[2] == 1
@@ -59,12 +71,23 @@ func decodeReport(b []byte) (r report, err error) {
 	r.Epoch = zab.Epoch(binary.BigEndian.Uint32(b[11:]))
 	r.Tail, r.Applied = zxidAt(b[15:]), zxidAt(b[27:])
 	b = b[39+copy(r.Digest[:], b[39:]):]
-	r.Clock, b = time.UnixMilli(int64(binary.BigEndian.Uint64(b))), b[8:]
 	if b[8] > 1 {
 		return report{}, errBadFrame
 	}
 	r.Disk = diskReport{free: binary.BigEndian.Uint64(b), low: b[8] == 1, slowest: time.Duration(binary.BigEndian.Uint32(b[9:])) * time.Millisecond}
-	return r, nil
+	if b = b[13:]; len(b) == 0 {
+		return r, nil
+	}
+	if len(b) < 8 {
+		return report{}, errBadFrame
+	}
+	if r.Clock, b = time.UnixMilli(int64(binary.BigEndian.Uint64(b))), b[8:]; r.Clock.IsZero() {
+		return report{}, errBadFrame
+	}
+	if len(b) > 0 {
+		r.Figures, err = decodeFigures(b)
+	}
+	return r, err
 }
 
 func appendZxid(b []byte, z zab.Zxid) []byte {

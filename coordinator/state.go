@@ -7,6 +7,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/concordtx/concord/protocol/zab"
@@ -16,12 +17,13 @@ import (
 
 // The applied state has one key per transaction: under 'o' while it is open, under
 // 'f' when it is finished, in order of birth. Start-up reads the open ones only, so
-// its time does not grow with history. What a Table knows besides is under 'm' and 'v'.
+// its time does not grow with history. What a Table knows besides is under 'm', 'v' and 'l'.
 const (
 	openKey     = 'o'
 	finishedKey = 'f'
 	metaKey     = "m"
 	levelKey    = "v" // there from the first level above LevelBase on
+	leasesKey   = "l" // there once a lease was granted
 )
 
 func stateKey(space byte, id txn.ID) []byte {
@@ -49,6 +51,9 @@ func toState(folds []txn.Changes) (s wal.StateChange, n int) {
 		s.Deletes = append(s.Deletes, stateKey(p.other, id))
 	}
 	meta := folds[n-1].Meta
+	if slices.ContainsFunc(folds[:n], func(c txn.Changes) bool { return len(c.Granted)+len(c.Ended) > 0 }) {
+		s.Puts = append(s.Puts, wal.Pair{Key: []byte(leasesKey), Value: encodeLeases(meta.Leases)})
+	}
 	s.Applied, s.Digest = zab.Zxid{Epoch: zab.Epoch(meta.Position.Epoch), Counter: meta.Position.Counter}, meta.Digest
 	s.Puts = append(s.Puts, wal.Pair{Key: []byte(metaKey), Value: encodeMeta(meta)})
 	if meta.Level > txn.LevelBase {
@@ -110,6 +115,29 @@ func decodeLevel(b []byte) (txn.FeatureLevel, error) {
 	return l, nil
 }
 
+func encodeLeases(l txn.Leases) []byte {
+	b := binary.BigEndian.AppendUint32(make([]byte, 0, 4+4*len(l.Active)), uint32(l.Last))
+	for _, n := range l.Active {
+		b = binary.BigEndian.AppendUint32(b, uint32(n))
+	}
+	return b
+}
+
+func decodeLeases(b []byte) (l txn.Leases, err error) {
+	if len(b) < 4 || len(b)%4 != 0 {
+		return l, fmt.Errorf("leases of the clients: %w", txn.ErrBadTxn)
+	}
+	l.Last = txn.Lease(binary.BigEndian.Uint32(b))
+	for b = b[4:]; len(b) > 0; b = b[4:] {
+		n := txn.Lease(binary.BigEndian.Uint32(b))
+		if n == 0 || n > l.Last || len(l.Active) > 0 && n <= l.Active[len(l.Active)-1] {
+			return l, fmt.Errorf("leases of the clients: %w", txn.ErrBadTxn)
+		}
+		l.Active = append(l.Active, n)
+	}
+	return l, nil
+}
+
 // checkPair reports, by its error, whether a pair of the state is one that toState makes: the
 // state of another node is looked at before it takes the place of ours, since a node cannot
 // start from what it cannot read.
@@ -119,6 +147,9 @@ func checkPair(key, value []byte) error {
 		return decodeMeta(value, &txn.Meta{})
 	case levelKey:
 		_, err := decodeLevel(value)
+		return err
+	case leasesKey:
+		_, err := decodeLeases(value)
 		return err
 	}
 	var x txn.Txn
@@ -150,6 +181,14 @@ func loadTable(s *wal.Store, a txn.Archive) (*txn.Table, error) {
 	}
 	if found {
 		if m.Level, err = decodeLevel(value); err != nil {
+			return nil, err
+		}
+	}
+	if value, found, err = s.Get([]byte(leasesKey)); err != nil {
+		return nil, err
+	}
+	if found {
+		if m.Leases, err = decodeLeases(value); err != nil {
 			return nil, err
 		}
 	}

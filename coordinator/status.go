@@ -22,15 +22,19 @@ type Snapshot struct {
 	Epoch     zab.Epoch
 	Nodes     []NodeState
 	Resources []ResourceState
-	// InDoubt counts transactions that are not finished everywhere: decided ones, and
-	// prepared ones without decision that the last scans listed.
-	InDoubt            int
+	// Figures are what the leader knows; see Known.
+	Figures *Figures
+	// Committed and Aborted count the first decisions that this node has delivered since its
+	// start, as every node does.
 	Committed, Aborted uint64
-	Heuristic          int
-	Disk               Disk // of this node
-	Log                LogState
-	TurnedAway         uint64 // connections to the peer port that were refused
-	Warnings           []string
+	// Decided counts those that this node made as the leader, so one node counts each of them.
+	Decided    Decided
+	Leases     int  // of clients, as far as the log is applied here
+	Disk       Disk // of this node
+	Log        LogState
+	TurnedAway uint64 // connections to the peer port that were refused
+	Turns      Turns
+	Warnings   []string
 	// Zxid is the position in the log that the state of this node reflects.
 	Zxid zab.Zxid
 	// Present is when this node last knew an established leader, which is now if it does.
@@ -61,11 +65,21 @@ type NodeState struct {
 	Reachable bool
 }
 
-// ResourceState is one resource.
+// ResourceState is one resource as this node finds it.
 type ResourceState struct {
 	Name, Driver string
 	Health
-	Scan ScanState
+}
+
+// Decided counts decisions.
+type Decided struct{ Commit, Abort uint64 }
+
+func (d *Decided) count(v txn.Decision) {
+	if v == txn.Commit {
+		d.Commit++
+	} else {
+		d.Abort++
+	}
 }
 
 // Status returns the latest snapshot. It must not be changed.
@@ -79,13 +93,22 @@ func (l *loop) ownReport() report {
 		Applied: l.core.zxid(), Digest: m.Digest, Clock: time.Now(), Disk: l.disk().report()}
 }
 
+// toldReport is what the peers hear: a leader adds what only it knows.
+func (l *loop) toldReport() report {
+	r := l.ownReport()
+	if s := l.snapshot.Load(); l.core.leading && s.Leader == l.config.Node {
+		r.Figures = s.Figures
+	}
+	return r
+}
+
 // publish makes a snapshot for everybody who asks.
 func (l *loop) publish(now time.Time) {
 	l.published = now
 	own := l.ownReport()
 	s := &Snapshot{Cluster: l.core.table.Cluster(), Node: l.config.Node, Epoch: own.Epoch,
-		Committed: l.core.committed, Aborted: l.core.aborted, Disk: l.disk(), Log: l.logState(), Zxid: own.Applied,
-		TurnedAway: l.peers.turnedAway.total.Load()}
+		Committed: l.core.committed, Aborted: l.core.aborted, Decided: l.core.decided, Disk: l.disk(), Log: l.logState(), Zxid: own.Applied,
+		TurnedAway: l.peers.turnedAway.total.Load(), Turns: l.turns.read()}
 	if own.Established && !l.core.doubt.has && now.Sub(l.ticked) < presentFor {
 		s.Leader, l.present = own.Leader, now
 	}
@@ -100,18 +123,13 @@ func (l *loop) publish(now time.Time) {
 		s.Nodes = append(s.Nodes, l.nodeState(m, reports, s.Leader))
 		s.Warnings = append(s.Warnings, reports[m.ID].Disk.disk().warnings(m.ID)...)
 	}
-	s.InDoubt, s.Heuristic = l.core.counts()
+	s.Leases = len(l.core.table.Leases().Active)
 	for _, r := range l.config.Resources {
-		w := l.workers[r.Name()]
-		state := ResourceState{Name: r.Name(), Driver: r.Driver(), Health: w.state(), Scan: l.core.ScanState(r.Name())}
+		state := ResourceState{Name: r.Name(), Driver: r.Driver(), Health: l.workers[r.Name()].state()}
 		if why, unfit := l.core.unfit[r.Name()]; unfit {
 			state.OK, state.Err = false, why
 		}
 		s.Resources = append(s.Resources, state)
-		s.Warnings = append(s.Warnings, state.Scan.Report...)
-		if state.Scan.Err != nil {
-			s.Warnings = append(s.Warnings, "resource "+r.Name()+" could not be listed: "+state.Scan.Err.Error())
-		}
 	}
 	for id := range l.diverged {
 		s.Warnings = append(s.Warnings, fmt.Sprintf("nodes %d and %d have different states at the same zxid: stop one of them and replace its store", id, l.config.Node))
@@ -120,8 +138,26 @@ func (l *loop) publish(now time.Time) {
 		s.Warnings = append(s.Warnings, why.(string))
 		return true
 	})
-	slices.Sort(s.Warnings)
+	switch s.Leader {
+	case 0:
+	case l.config.Node:
+		if l.core.leading {
+			s.Figures = l.ownFigures(now, s.Resources)
+			s.Figures.Warnings = distinct(append(s.Figures.Warnings, s.Warnings...))
+			s.Warnings = s.Figures.Warnings
+		}
+	default:
+		if s.Figures = l.heardFigures(s.Leader, s.Epoch, now); s.Figures != nil {
+			s.Warnings = append(s.Warnings, s.Figures.Warnings...)
+		}
+	}
+	s.Warnings = distinct(s.Warnings)
 	l.snapshot.Store(s)
+}
+
+func distinct(texts []string) []string {
+	slices.Sort(texts)
+	return slices.Compact(texts)
 }
 
 func (l *loop) nodeState(m Member, reports map[zab.NodeID]report, leader zab.NodeID) NodeState {

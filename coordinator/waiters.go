@@ -2,16 +2,19 @@
 
 package coordinator
 
-import "github.com/concordtx/concord/protocol/zab"
+import (
+	"github.com/concordtx/concord/protocol/zab"
+	"github.com/concordtx/concord/txn"
+)
 
 // maxWaiters requests may wait for the decision of one transaction.
 const maxWaiters = 256
 
-// waiters are the transactions that somebody waits for, in the order in which they were first
+// askedList has the transactions that somebody waits for, in the order in which they were first
 // asked about.
-type waiters struct{ first, last *live }
+type askedList struct{ first, last *live }
 
-func (w *waiters) push(l *live) {
+func (w *askedList) push(l *live) {
 	l.prev = w.last
 	if w.last == nil {
 		w.first = l
@@ -21,7 +24,7 @@ func (w *waiters) push(l *live) {
 	w.last = l
 }
 
-func (w *waiters) remove(l *live) {
+func (w *askedList) remove(l *live) {
 	if l.prev == nil {
 		w.first = l.next
 	} else {
@@ -48,42 +51,63 @@ type ownEntry struct {
 	upto uint64 // its last record
 }
 
-// numberAcks has those who wait for the delivery of the batch wait for its last record.
-func (c *Core) numberAcks() {
-	for _, request := range c.batchAcks {
-		c.acks = append(c.acks, ack{request: request, record: c.proposed + uint64(len(c.batch))})
+// waiters are requests that wait for an entry: that it is delivered, and for a lease that it
+// grants.
+type waiters struct{ acks, leases []uint64 }
+
+// numberWaiters has those who wait for the delivery of the batch wait for its last record.
+func (c *Core) numberWaiters() {
+	last := c.proposed + uint64(len(c.batch))
+	for _, request := range c.waiters.acks {
+		c.acks = append(c.acks, ack{request: request, record: last})
 	}
-	c.batchAcks = c.batchAcks[:0]
+	for _, request := range c.waiters.leases {
+		c.grants = append(c.grants, ack{request: request, record: last})
+	}
+	c.waiters = waiters{}
+}
+
+// takeAcks takes those out who wait for records up to this one.
+func takeAcks(acks *[]ack, upto uint64) (requests []uint64) {
+	for len(*acks) > 0 && (*acks)[0].record <= upto {
+		requests = append(requests, (*acks)[0].request)
+		*acks = (*acks)[1:]
+	}
+	return requests
 }
 
 // delivered notes an own entry, and answers who waited for it.
-func (c *Core) delivered(z zab.Zxid) {
+func (c *Core) delivered(z zab.Zxid, granted []txn.Lease) {
 	if len(c.underway) == 0 || c.underway[0].zxid != z {
 		return
 	}
-	c.answerAcks(c.underway[0].upto, Reply{Zxid: z})
+	upto := c.underway[0].upto
 	c.underway = c.underway[1:]
+	for _, request := range takeAcks(&c.acks, upto) {
+		c.reply(Reply{Request: request, Zxid: z})
+	}
+	c.granted(takeAcks(&c.grants, upto), granted, z)
 }
 
-// answerAcks answers those who wait for records up to this one.
-func (c *Core) answerAcks(upto uint64, r Reply) {
-	for len(c.acks) > 0 && c.acks[0].record <= upto {
-		r.Request = c.acks[0].request
-		c.reply(r)
-		c.acks = c.acks[1:]
+// refuseWaiters answers who waits for records that the log did not take.
+func (c *Core) refuseWaiters(upto uint64, err error) {
+	for _, acks := range []*[]ack{&c.acks, &c.grants} {
+		for _, request := range takeAcks(acks, upto) {
+			c.reply(Reply{Request: request, Err: err})
+		}
 	}
 }
 
 // farewell is what a lost leadership leaves behind: requests that hear of it, a piece in a turn.
 type farewell struct {
-	waiters waiters
-	acks    []ack
-	err     error
+	asked askedList
+	acks  []ack
+	err   error
 }
 
 func (c *Core) failWaiting(err error) {
-	c.numberAcks()
-	c.farewells = append(c.farewells, &farewell{waiters: c.waiters, acks: c.acks, err: err})
+	c.numberWaiters()
+	c.farewells = append(c.farewells, &farewell{asked: c.asked, acks: append(c.acks, c.grants...), err: err})
 	c.sayFarewell()
 }
 
@@ -94,14 +118,14 @@ func (c *Core) sayFarewell() {
 	}
 	f := c.farewells[0]
 	for left := c.piece(); left > 0; left-- {
-		switch l := f.waiters.first; {
+		switch l := f.asked.first; {
 		case l != nil:
 			for _, request := range l.requests {
 				c.reply(Reply{Request: request, Err: f.err})
 			}
 			left -= len(l.requests)
 			l.requests = nil
-			f.waiters.remove(l)
+			f.asked.remove(l)
 		case len(f.acks) > 0:
 			c.reply(Reply{Request: f.acks[0].request, Err: f.err})
 			f.acks = f.acks[1:]

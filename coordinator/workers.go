@@ -27,12 +27,13 @@ const (
 	finishTimeout = 30 * time.Second
 	listTimeout   = 15 * time.Second
 	// A resource is asked who it is every probeInterval, and has probeTimeout to say so: one that
-	// has gone away is known to be down after at most the sum of both. While it is not well, or
-	// somebody doubts it, it is asked after probeGap.
+	// has gone away is known to be down after at most the sum of both.
 	probeInterval = 2 * time.Second
 	probeTimeout  = 2 * time.Second
-	probeGap      = time.Second
-	// recheckPatience is how long whoever doubts waits for what the next probe says.
+	probeRetry    = time.Second // while it is down
+	// probeGap apart are two probes at least, however often somebody doubts what is known.
+	probeGap = 500 * time.Millisecond
+	// recheckPatience is how long whoever doubts waits for the next probe.
 	recheckPatience = 3 * time.Second
 	// The preflight is run now and then, since grants and settings change rarely, and whenever
 	// there is a doubt.
@@ -219,6 +220,11 @@ func (w *worker) heard(err error) {
 		w.alive.Add(1)
 		return
 	}
+	w.doubt()
+}
+
+// doubt makes the next probe due.
+func (w *worker) doubt() {
 	select {
 	case w.doubts <- struct{}{}:
 	default:
@@ -258,17 +264,19 @@ func (w *worker) probe(ctx context.Context) {
 		close(w.ended)
 		w.ended = make(chan struct{})
 		w.mu.Unlock()
-		doubted = w.untilProbe(ctx, h.OK)
+		if h.OK {
+			doubted = w.untilProbe(ctx, probeInterval)
+		} else {
+			doubted = w.untilProbe(ctx, probeRetry)
+		}
 	}
 }
 
-// untilProbe waits until the next probe is due, and reports whether a doubt made it so.
-func (w *worker) untilProbe(ctx context.Context, well bool) (doubted bool) {
+// untilProbe waits until the next probe is due, which a doubt makes it at once, and reports whether
+// one did.
+func (w *worker) untilProbe(ctx context.Context, interval time.Duration) (doubted bool) {
 	pause(ctx, probeGap)
-	if !well {
-		return false
-	}
-	rest := time.NewTimer(probeInterval - probeGap)
+	rest := time.NewTimer(interval - probeGap)
 	defer rest.Stop()
 	select {
 	case <-w.doubts:
@@ -284,10 +292,7 @@ func (w *worker) recheck(ctx context.Context) {
 	w.mu.Lock()
 	begun := w.begun
 	w.mu.Unlock()
-	select {
-	case w.doubts <- struct{}{}:
-	default:
-	}
+	w.doubt()
 	for {
 		w.mu.Lock()
 		later, ended := w.begun > begun, w.ended

@@ -49,6 +49,8 @@ type Action struct {
 type Decisions interface {
 	Get(id txn.ID) (txn.Txn, bool)
 	TooOld(id txn.ID) bool
+	// LeaseEnded reports whether the lease was granted and has ended; of 0 it is false.
+	LeaseEnded(n txn.Lease) bool
 }
 
 // Rules are the numbers of the cluster.
@@ -130,7 +132,9 @@ func (s *Sightings) Plan(resource string, listing []adapters.Prepared, d Decisio
 	return actions
 }
 
-func ours(p adapters.Prepared, r Rules) bool { return p.XID.Cluster == r.Cluster || mutant.TouchForeign }
+func ours(p adapters.Prepared, r Rules) bool {
+	return p.XID.Cluster == r.Cluster || mutant.TouchForeign
+}
 
 func plan(resource string, p adapters.Prepared, d Decisions, r Rules, now, first time.Time, again bool) (Action, bool) {
 	if !ours(p, r) {
@@ -171,6 +175,8 @@ func judge(x txn.XID, resource string, d Decisions, r Rules, now, first time.Tim
 	case !r.Horizon.IsZero() && x.ID.Time().After(r.Horizon):
 		a.Kind, a.Why = Report, fmt.Sprintf("dated %s, so far ahead that no client of this cluster can have begun it: end it in the database by hand, "+
 			"or run \"concord tx resolve %v --abort\"", x.ID.Time().UTC().Format(time.RFC3339), x.ID)
+	case d.LeaseEnded(x.ID.Lease()):
+		a.Kind, a.Why = Abort, "no decision, and "+txn.LeaseEnded(x.ID.Lease())
 	case !again && !mutant.NoGrace:
 		a.Kind, a.Why = Leave, "no decision, seen for the first time"
 	case now.Sub(x.ID.Time()) < r.MaxAge && (first.IsZero() || now.Sub(first) < r.MaxAge) && !mutant.NoGrace:

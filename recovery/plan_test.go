@@ -15,10 +15,13 @@ import (
 type log struct {
 	txns map[txn.ID]txn.Txn
 	old  time.Time
+
+	leases txn.Leases
 }
 
 func (l log) Get(id txn.ID) (txn.Txn, bool) { t, ok := l.txns[id]; return t, ok }
 func (l log) TooOld(id txn.ID) bool         { return id.Time().Before(l.old) }
+func (l log) LeaseEnded(n txn.Lease) bool   { return l.leases.Ended(n) }
 
 var (
 	rules = Rules{Cluster: 7, MaxAge: time.Minute}
@@ -51,6 +54,20 @@ func TestWhatAnotherProtocolDecidesIsReportedAndNotPresumed(t *testing.T) {
 		a := after(time.Hour, p, log{})
 		require.Equal(t, Report, a.Kind, "%v", a)
 		require.Contains(t, a.Why, class.String())
+	}
+}
+
+// Whose lease has ended is gone, however young its branch is; whose lease is unknown may live.
+func TestABranchWhoseLeaseHasEndedIsAnOrphanAtOnce(t *testing.T) {
+	l := log{leases: txn.Leases{Last: 3, Active: []txn.Lease{2}}}
+	for lease, want := range map[txn.Lease]Kind{0: Leave, 1: Abort, 2: Leave, 3: Abort, 4: Leave} {
+		p := prepared(now)
+		p.XID.ID = p.XID.ID.WithLease(lease)
+		var s Sightings
+		require.Equal(t, want, s.Plan("orders", []adapters.Prepared{p}, l, rules, now)[0].Kind, "lease %d", lease)
+		l := l
+		l.txns = map[txn.ID]txn.Txn{p.XID.ID: {ID: p.XID.ID, Decision: txn.Commit, Branches: []txn.Branch{{No: 1, Resource: "orders"}}}}
+		require.Equal(t, Commit, s.Plan("orders", []adapters.Prepared{p}, l, rules, now)[0].Kind, "what is decided stays so")
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"io"
 	"sync"
+	"time"
 
 	"connectrpc.com/connect"
 
@@ -22,14 +23,15 @@ const maxUnanswered = 16384
 // Decide answers a stream of commit requests. One goroutine reads, this one writes, and
 // the node's loop puts answers in between.
 func (h *handlers) Decide(ctx context.Context, stream *connect.BidiStream[concordv1.DecideRequest, concordv1.DecideResponse]) error {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
 	redirect := stream.RequestHeader().Get(api.RedirectHeader) != ""
-	out := &answers{wake: make(chan struct{}, 1), room: make(chan struct{}, maxUnanswered)}
+	out := &answers{wake: make(chan struct{}, 1), room: make(chan struct{}, maxUnanswered), measure: h.metrics.answered}
 	// The reader ends with the client's last request, or when this handler returns.
 	go func() {
-		if err := h.readCommits(ctx, stream, out, redirect); err != nil {
-			cancel()
+		err := h.metrics.guard(h.log, methodDecide, func() error { return h.readCommits(ctx, stream, out, redirect) })
+		if err != nil {
+			cancel(err)
 		}
 		out.finish() // what was read is still answered
 	}()
@@ -45,6 +47,7 @@ func (h *handlers) readCommits(ctx context.Context, stream *connect.BidiStream[c
 		if err != nil {
 			return err
 		}
+		came := time.Now()
 		behind := h.reach(ctx, m.GetSeen())
 		for _, c := range m.GetCommits() {
 			select {
@@ -52,11 +55,7 @@ func (h *handlers) readCommits(ctx context.Context, stream *connect.BidiStream[c
 			case <-ctx.Done():
 				return ctx.Err()
 			}
-			if behind != nil {
-				out.add(&concordv1.NumberedAnswer{Number: c.GetNumber(), Error: api.CommitError(behind)})
-				continue
-			}
-			h.commitLater(ctx, c, out, redirect)
+			h.commitLater(ctx, c, behind, came, out, redirect)
 		}
 	}
 }
@@ -70,17 +69,22 @@ func (h *handlers) reach(ctx context.Context, seen string) error {
 	return h.node.Reach(ctx, zxid(at))
 }
 
-func (h *handlers) commitLater(ctx context.Context, c *concordv1.NumberedCommit, out *answers, redirect bool) {
+// commitLater answers a request that came at a time. What is wrong with it goes before that this
+// node is behind: who speaks of another cluster has seen what this one never reaches.
+func (h *handlers) commitLater(ctx context.Context, c *concordv1.NumberedCommit, behind error, came time.Time, out *answers, redirect bool) {
 	number := c.GetNumber()
 	commit, err := h.parseCommit(c.GetRequest())
+	if err == nil {
+		err = behind
+	}
 	if err != nil {
-		out.add(&concordv1.NumberedAnswer{Number: number, Error: api.CommitError(err)})
+		out.add(&concordv1.NumberedAnswer{Number: number, Error: api.CommitError(err)}, came)
 		return
 	}
 	h.node.CommitLater(commit.ID, commit.Protocol, commit.Branches, commit.Label, func(r coordinator.Reply) {
 		a := &concordv1.NumberedAnswer{Number: number}
 		if to := (*api.NotLeaderError)(nil); !redirect && errors.As(r.Err, &to) && to.API != "" {
-			go func() { out.add(h.relay.commit(ctx, c, to)) }() // as many as there is room for answers
+			go func() { out.add(h.relay.commit(ctx, c, to), came) }() // as many as there is room for answers
 			return
 		}
 		if r.Err != nil {
@@ -88,7 +92,7 @@ func (h *handlers) commitLater(ctx context.Context, c *concordv1.NumberedCommit,
 		} else {
 			a.Response = commitResponse(r)
 		}
-		out.add(a)
+		out.add(a, came)
 	})
 }
 
@@ -97,15 +101,18 @@ func (h *handlers) commitLater(ctx context.Context, c *concordv1.NumberedCommit,
 type answers struct {
 	wake chan struct{} // capacity 1: "look again"; when full, one is there already
 	room chan struct{}
+	// measure is told how long each answer took, when it is written.
+	measure func(*concordv1.NumberedAnswer, time.Duration)
 
 	mu     sync.Mutex
 	queue  []*concordv1.NumberedAnswer
+	came   []time.Time // of the requests, in the order of queue
 	ending bool
 }
 
-func (a *answers) add(m *concordv1.NumberedAnswer) {
+func (a *answers) add(m *concordv1.NumberedAnswer, came time.Time) {
 	a.mu.Lock()
-	a.queue = append(a.queue, m)
+	a.queue, a.came = append(a.queue, m), append(a.came, came)
 	a.mu.Unlock()
 	a.notify()
 }
@@ -132,11 +139,11 @@ func (a *answers) write(ctx context.Context, closed <-chan struct{}, stream *con
 		case <-closed:
 			return nil
 		case <-ctx.Done():
-			return nil
+			return context.Cause(ctx)
 		}
 		a.mu.Lock()
-		queue := a.queue
-		a.queue = nil
+		queue, came := a.queue, a.came
+		a.queue, a.came = nil, nil
 		ended := a.ending && len(a.room) == len(queue)
 		a.mu.Unlock()
 		if len(queue) > 0 {
@@ -144,7 +151,9 @@ func (a *answers) write(ctx context.Context, closed <-chan struct{}, stream *con
 				return err
 			}
 		}
-		for range queue {
+		written := time.Now()
+		for i, m := range queue {
+			a.measure(m, written.Sub(came[i]))
 			<-a.room
 		}
 		if ended {

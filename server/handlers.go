@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"reflect"
 	"slices"
 	"strings"
@@ -27,8 +28,10 @@ import (
 // What an answer calls its zxid may be newer than what it was made from, never older: whoever
 // shows it to another node sees nothing older there.
 type handlers struct {
-	node  *coordinator.Node
-	relay *relay
+	node    Node
+	relay   *relay
+	metrics *metrics
+	log     *slog.Logger
 }
 
 var _ concordv1connect.CoordinatorServiceHandler = (*handlers)(nil)
@@ -47,11 +50,24 @@ func (h *handlers) Commit(ctx context.Context, r *concordv1.CommitRequest) (*con
 
 func (h *handlers) parseCommit(r *concordv1.CommitRequest) (api.Commit, error) {
 	c, err := api.ParseCommit(r)
-	// A node that has just started may not know the cluster yet; the leader always does.
-	if own := h.node.Status().Cluster; err == nil && own != 0 && own != c.Cluster {
-		err = fmt.Errorf("the branches belong to cluster %v, but this is cluster %v: connect to the right nodes: %w", c.Cluster, own, api.ErrInvalid)
+	if err == nil {
+		err = sameCluster(h.node.Status().Cluster, r.GetCluster())
 	}
 	return c, err
+}
+
+// sameCluster refuses a request about another cluster's transactions. A node that has just started
+// may not know its cluster yet; the leader always does.
+func sameCluster(own txn.ClusterID, named string) error {
+	if named == "" || own == 0 {
+		return nil
+	}
+	id, err := api.ParseCluster("cluster", named)
+	if err == nil && id != own {
+		err = fmt.Errorf("the transaction belongs to cluster %v, but this is cluster %v: connect to the right nodes; "+
+			"if cluster %v was made anew, start the application again: %w", id, own, id, api.ErrInvalid)
+	}
+	return err
 }
 
 func commitResponse(r coordinator.Reply) *concordv1.CommitResponse {
@@ -63,13 +79,58 @@ func (h *handlers) Finished(_ context.Context, r *concordv1.FinishedRequest) (*c
 	if err != nil {
 		return nil, err
 	}
-	if s := h.node.Status(); s.Leader != s.Node || s.CutOff(time.Now()) > 0 {
-		return nil, &api.NotLeaderError{Leader: uint64(s.Leader), API: h.node.APIAddress(uint64(s.Leader))}
+	if err := h.ofLeader(); err != nil {
+		return nil, err
 	}
 	for _, f := range finished {
 		h.node.Finished(f.ID, f.No, f.Finish)
 	}
 	return &concordv1.FinishedResponse{}, nil
+}
+
+func (h *handlers) Lease(ctx context.Context, r *concordv1.LeaseRequest) (*concordv1.LeaseResponse, error) {
+	res := &concordv1.LeaseResponse{LengthMs: h.node.LeaseLength().Milliseconds(), NowMs: time.Now().UnixMilli()}
+	lease := txn.Lease(r.GetLease())
+	switch {
+	case lease == 0 && r.GetEnd():
+		return nil, fmt.Errorf("lease: is zero, which is none: %w", api.ErrInvalid)
+	case lease == 0:
+		granted, err := h.node.GrantLease(ctx)
+		if err != nil {
+			return nil, err
+		}
+		res.Lease = uint32(granted)
+	case r.GetEnd():
+		if err := h.node.EndLease(ctx, lease); err != nil {
+			return nil, err
+		}
+	default:
+		if err := h.ofLeader(); err != nil {
+			return nil, err
+		}
+		active, err := h.node.RenewLease(lease)
+		if err != nil {
+			return nil, err
+		}
+		if active {
+			res.Lease = r.GetLease()
+		}
+	}
+	res.Zxid = h.zxid()
+	return res, nil
+}
+
+// ofLeader returns an error unless this node leads: for calls that the loop does not refuse
+// itself, or not before they have asked all databases.
+func (h *handlers) ofLeader() error {
+	s := h.node.Status()
+	switch {
+	case s.CutOff(time.Now()) > 0:
+		return &api.NotLeaderError{}
+	case s.Leader != s.Node:
+		return &api.NotLeaderError{Leader: uint64(s.Leader), API: h.node.APIAddress(uint64(s.Leader))}
+	}
+	return nil
 }
 
 func (h *handlers) Outcome(ctx context.Context, r *concordv1.OutcomeRequest) (*concordv1.OutcomeResponse, error) {
@@ -168,6 +229,9 @@ func (h *handlers) Recover(ctx context.Context, r *concordv1.RecoverRequest) (*c
 			return nil, err
 		}
 	}
+	if err := h.ofLeader(); err != nil {
+		return nil, err
+	}
 	results, err := h.node.Recover(ctx, id, r.GetApply())
 	if err != nil && results == nil {
 		return nil, err
@@ -220,7 +284,7 @@ func (h *handlers) Watch(ctx context.Context, r *concordv1.WatchRequest, stream 
 	}
 	s, err := h.statusSince(ctx, r.GetSeen())
 	if err != nil {
-		return api.ToStatus(err)
+		return err
 	}
 	ticker := time.NewTicker(interval)
 	defer ticker.Stop()
@@ -249,11 +313,26 @@ func same(a, b *coordinator.Snapshot) bool {
 	}
 	without := *b
 	without.Present = a.Present
+	if a.Figures != nil && b.Figures != nil {
+		figures := *b.Figures
+		figures.At, figures.Clock = a.Figures.At, a.Figures.Clock
+		figures.Resources = slices.Clone(figures.Resources)
+		for i := range min(len(figures.Resources), len(a.Figures.Resources)) {
+			if was := a.Figures.Resources[i].Listed; was.IsZero() == figures.Resources[i].Listed.IsZero() {
+				figures.Resources[i].Listed = was
+			}
+		}
+		without.Figures = &figures
+	}
 	return reflect.DeepEqual(a, &without)
 }
 
 func (h *handlers) Resources(ctx context.Context, r *concordv1.ResourcesRequest) (*concordv1.ResourcesResponse, error) {
-	if r.GetName() != "" {
+	if r.GetName() != "" { // what counts is what the leader finds, if there is one
+		var other *api.NotLeaderError
+		if err := h.ofLeader(); errors.As(err, &other) && other.API != "" {
+			return nil, err
+		}
 		h.node.Recheck(ctx, r.GetName(), r.GetIdentity())
 	}
 	s, err := h.statusSince(ctx, r.GetSeen())
@@ -268,11 +347,17 @@ func (h *handlers) Resources(ctx context.Context, r *concordv1.ResourcesRequest)
 }
 
 func (h *handlers) CheckResource(ctx context.Context, r *concordv1.CheckResourceRequest) (*concordv1.CheckResourceResponse, error) {
+	// What counts is what the leader finds. Where there is none, this node looks itself: that
+	// something is wrong with a database is worth to be known before the cluster is formed.
+	var other *api.NotLeaderError
+	if err := h.ofLeader(); errors.As(err, &other) && other.API != "" {
+		return nil, err
+	}
 	results, err := h.node.Check(ctx, r.GetName())
 	if err != nil {
 		return nil, err
 	}
-	res := &concordv1.CheckResourceResponse{}
+	res := &concordv1.CheckResourceResponse{Node: uint64(h.node.Status().Node)}
 	for name, c := range results {
 		m := &concordv1.ResourceReport{Name: name, Driver: c.Driver, Version: c.Report.Version, Ok: c.Err == nil && c.Report.OK()}
 		if c.Err != nil {

@@ -4,109 +4,163 @@ package server
 
 import (
 	"context"
-	"path"
 	"strconv"
 	"time"
 
 	"connectrpc.com/connect"
 	"github.com/prometheus/client_golang/prometheus"
 
+	concordv1 "github.com/concordtx/concord/api/concord/v1"
 	"github.com/concordtx/concord/coordinator"
 )
 
 // metrics shows a node to Prometheus: what the status says, read at each scrape, and
-// how calls went. Labels are bounded: never a gid.
+// how calls went. Labels are bounded: never a gid. What is unknown here has no series.
 type metrics struct {
-	node  *coordinator.Node
-	calls *prometheus.HistogramVec
+	node    Node
+	calls   *prometheus.HistogramVec
+	streams *prometheus.GaugeVec
+	ended   *prometheus.CounterVec
+	panics  prometheus.Counter
+	// decided is the cell of calls for answers on streams that are no errors: the hot one.
+	decided prometheus.Observer
 }
 
-func newMetrics(n *coordinator.Node) *metrics {
-	return &metrics{node: n, calls: prometheus.NewHistogramVec(prometheus.HistogramOpts{
-		Name: "concord_rpc_duration_seconds", Help: "How long calls took, by method and status code.",
-		Buckets: []float64{.0005, .001, .002, .005, .01, .02, .05, .1, .25, .5, 1, 2.5, 5, 10},
-	}, []string{"method", "code"})}
+// methodDecide is the label of the decisions on streams, which are measured one by one.
+const methodDecide = "Decide"
+
+// across says what a metric of several nodes is together.
+type across string
+
+const (
+	summed  across = "sum"      // each node counts its own: the sum is that of the cluster
+	agreed  across = "max"      // every node that knows it says what the leader knows: take the max, or any
+	perNode across = "per node" // it is about the node that says it: look at each
+)
+
+// described is one metric, as docs/operations.md lists it.
+type described struct {
+	name, help string
+	kind       prometheus.ValueType
+	labels     []string
+	across     across
+	desc       *prometheus.Desc
 }
 
-func gauge(name, help string, labels ...string) *prometheus.Desc {
-	return prometheus.NewDesc("concord_"+name, help, labels, nil)
+func describe(name string, kind prometheus.ValueType, a across, help string, labels ...string) *described {
+	return &described{name: "concord_" + name, help: help, kind: kind, labels: labels, across: a,
+		desc: prometheus.NewDesc("concord_"+name, help, labels, nil)}
 }
+
+const (
+	gauge   = prometheus.GaugeValue
+	counter = prometheus.CounterValue
+)
 
 var (
-	descDecided   = gauge("transactions_decided_total", "First decisions delivered since the node started.", "decision")
-	descInDoubt   = gauge("in_doubt", "Transactions that are not finished everywhere, as far as this node knows; the leader knows best.")
-	descHeuristic = gauge("heuristic", "Transactions with a heuristic outcome that nobody has dealt with.")
-	descHasLeader = gauge("cluster_has_leader", "1 if this node knows an established leader.")
-	descIsLeader  = gauge("is_leader", "1 if this node leads.")
-	descCutOff    = gauge("cut_off_seconds", "For how long this node has known no established leader, if that is too long; else 0.")
-	descEpoch     = gauge("epoch", "The epoch of the log that this node is in.")
-	descLag       = gauge("member_lag_entries", "Log entries that a member is behind the leader.", "member")
-	descReachable = gauge("member_reachable", "1 if this node has a connection to the member.", "member")
-	descUp        = gauge("resource_up", "1 if the resource is fit to take part.", "resource")
-	descPrepared  = gauge("resource_in_doubt", "Prepared branches of this cluster that the last scan listed (leader only).", "resource")
-	descOldest    = gauge("resource_in_doubt_oldest_age_seconds", "Age of the oldest of them (leader only).", "resource")
-	descFree      = gauge("store_free_bytes", "Free space on the file system of this node's store.")
-	descFull      = gauge("store_full", "1 if that is below the reserve: while this node leads, new transactions are refused.")
-	descSync      = gauge("store_sync_seconds", "How long the last sync of this node's log took.")
-	descSlowest   = gauge("store_sync_slowest_seconds", "The slowest sync of the last minute, one that is under way included.")
-	descLogBytes  = gauge("log_bytes", "About how many bytes this node's log has; it is cut behind what is applied.")
-	descLogLength = gauge("log_entries", "How many entries this node's log has.")
-	descRefused   = gauge("peer_connections_refused_total", "Connections to the peer port that were refused since the node started.")
-	descTurn      = gauge("loop_turn_seconds", "How long the turns of this node's loop took; a client gets no answer while one goes on.")
-	descForeign   = gauge("resource_foreign", "Prepared branches of other clusters that the last scan listed (leader only).", "resource")
+	ofDecided   = describe("transactions_decided_total", counter, summed, "First decisions that this node made as the leader since it started.", "decision")
+	ofViewKnown = describe("leader_view_known", gauge, perNode, "1 if this node knows what the leader knows; if 0, the series that come from the leader are absent.")
+	ofViewAge   = describe("leader_view_age_seconds", gauge, perNode, "How old what this node knows of the leader is.")
+	ofInDoubt   = describe("in_doubt", gauge, agreed, "Transactions that are not finished everywhere, from the leader.")
+	ofOldestTxn = describe("in_doubt_oldest_age_seconds", gauge, agreed, "Age of the oldest of them, 0 if there is none, from the leader.")
+	ofHeuristic = describe("heuristic", gauge, agreed, "Transactions with a heuristic outcome that nobody has dealt with, from the leader.")
+	ofLeases    = describe("leases", gauge, agreed, "Clients that have a lease, as far as this node has read the log: those with transactions in the last seconds.")
+	ofHasLeader = describe("cluster_has_leader", gauge, perNode, "1 if this node knows an established leader.")
+	ofIsLeader  = describe("is_leader", gauge, summed, "1 if this node leads.")
+	ofCutOff    = describe("cut_off_seconds", gauge, perNode, "For how long this node has known no established leader, if that is too long; else 0.")
+	ofEpoch     = describe("epoch", gauge, perNode, "The epoch of the log that this node is in.")
+	ofLag       = describe("member_lag_entries", gauge, perNode, "Log entries that a member is behind the leader, as this node sees it.", "member")
+	ofReachable = describe("member_reachable", gauge, perNode, "1 if this node has a connection to the member.", "member")
+	ofUp        = describe("resource_up", gauge, agreed, "1 if the leader finds the resource fit to take part.", "resource")
+	ofOwnUp     = describe("resource_reachable", gauge, perNode, "1 if this node itself finds the resource fit, as it would have to if it led.", "resource")
+	ofPrepared  = describe("resource_in_doubt", gauge, agreed, "Branches of the resource that are not finished, whether or not it can be asked for them, from the leader.", "resource")
+	ofOldest    = describe("resource_in_doubt_oldest_age_seconds", gauge, agreed, "Age of the oldest of them, 0 if there is none, from the leader.", "resource")
+	ofForeign   = describe("resource_foreign", gauge, agreed, "Prepared branches of other clusters, by the leader's last listing.", "resource")
+	ofListed    = describe("resource_listed_age_seconds", gauge, agreed, "How old the leader's last listing of the resource is; absent if it has none since it leads.", "resource")
+	ofFree      = describe("store_free_bytes", gauge, perNode, "Free space on the file system of this node's store.")
+	ofFull      = describe("store_full", gauge, perNode, "1 if that is below the reserve: while this node leads, new transactions are refused.")
+	ofSync      = describe("store_sync_seconds", gauge, perNode, "How long the last sync of this node's log took.")
+	ofSlowest   = describe("store_sync_slowest_seconds", gauge, perNode, "The slowest sync of the last minute, one that is under way included.")
+	ofLogBytes  = describe("log_bytes", gauge, perNode, "About how many bytes this node's log has; it is cut behind what is applied.")
+	ofLogLength = describe("log_entries", gauge, perNode, "How many entries this node's log has.")
+	ofTurns     = describe("loop_turn_seconds", prometheus.UntypedValue, perNode, "How long the turns of this node's loop took; no client gets an answer while one goes on.")
+	ofRefused   = describe("peer_connections_refused_total", counter, summed, "Connections to this node's peer port that were refused since it started.")
+
+	ofCalls   = describe("rpc_duration_seconds", prometheus.UntypedValue, summed, "How long calls to this node took, by method and status code; of Decide, each decision. One that was handed on counts at both nodes.", "method", "code")
+	ofStreams = describe("rpc_streams", gauge, summed, "Streams that are open at this node.", "method")
+	ofEnded   = describe("rpc_streams_ended_total", counter, summed, "Streams that have ended at this node since it started.", "method", "code")
+	ofPanics  = describe("panics_total", counter, summed, "Calls to this node that ended in a panic: a bug each.")
 )
+
+// fromStatus are the metrics that Collect makes of the status; the others are kept here.
+var fromStatus = []*described{ofDecided, ofViewKnown, ofViewAge, ofInDoubt, ofOldestTxn, ofHeuristic, ofLeases, ofHasLeader, ofIsLeader, ofCutOff, ofEpoch,
+	ofLag, ofReachable, ofUp, ofOwnUp, ofPrepared, ofOldest, ofForeign, ofListed,
+	ofFree, ofFull, ofSync, ofSlowest, ofLogBytes, ofLogLength, ofRefused, ofTurns}
+
+func newMetrics(n Node) *metrics {
+	m := &metrics{node: n,
+		calls: prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: ofCalls.name, Help: ofCalls.help,
+			Buckets: []float64{.0005, .001, .002, .005, .01, .02, .05, .1, .25, .5, 1, 2.5, 5, 10}}, ofCalls.labels),
+		streams: prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: ofStreams.name, Help: ofStreams.help}, ofStreams.labels),
+		ended:   prometheus.NewCounterVec(prometheus.CounterOpts{Name: ofEnded.name, Help: ofEnded.help}, ofEnded.labels),
+		panics:  prometheus.NewCounter(prometheus.CounterOpts{Name: ofPanics.name, Help: ofPanics.help})}
+	m.decided = m.calls.WithLabelValues(methodDecide, codeOf(nil))
+	return m
+}
+
+func (m *metrics) register(r prometheus.Registerer) {
+	r.MustRegister(m, m.calls, m.streams, m.ended, m.panics)
+}
 
 // Describe implements prometheus.Collector.
 func (m *metrics) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{descDecided, descInDoubt, descHeuristic, descHasLeader, descIsLeader, descCutOff, descEpoch,
-		descLag, descReachable, descUp, descPrepared, descOldest, descForeign,
-		descFree, descFull, descSync, descSlowest, descLogBytes, descLogLength, descRefused, descTurn} {
-		ch <- d
+	for _, d := range fromStatus {
+		ch <- d.desc
 	}
-	m.calls.Describe(ch)
 }
 
 // Collect implements prometheus.Collector.
 func (m *metrics) Collect(ch chan<- prometheus.Metric) {
-	s := m.node.Status()
-	set := func(d *prometheus.Desc, v float64, labels ...string) {
-		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
+	s, now := m.node.Status(), time.Now()
+	set := func(d *described, v float64, labels ...string) {
+		ch <- prometheus.MustNewConstMetric(d.desc, d.kind, v, labels...)
 	}
-	ch <- prometheus.MustNewConstMetric(descDecided, prometheus.CounterValue, float64(s.Committed), "commit")
-	ch <- prometheus.MustNewConstMetric(descDecided, prometheus.CounterValue, float64(s.Aborted), "abort")
-	ch <- prometheus.MustNewConstMetric(descRefused, prometheus.CounterValue, float64(s.TurnedAway))
-	set(descInDoubt, float64(s.InDoubt))
-	set(descHeuristic, float64(s.Heuristic))
-	cutOff := s.CutOff(time.Now())
-	set(descHasLeader, oneIf(s.Leader != 0 && cutOff == 0))
-	set(descIsLeader, oneIf(s.Leader == s.Node && cutOff == 0))
-	set(descCutOff, cutOff.Seconds())
-	set(descEpoch, float64(s.Epoch))
+	set(ofDecided, float64(s.Decided.Commit), "commit")
+	set(ofDecided, float64(s.Decided.Abort), "abort")
+	set(ofRefused, float64(s.TurnedAway))
+	set(ofEpoch, float64(s.Epoch))
 	if s.Disk.Total > 0 {
-		set(descFree, float64(s.Disk.Free))
+		set(ofFree, float64(s.Disk.Free))
 	}
-	set(descFull, oneIf(s.Disk.Low))
-	set(descSync, s.Disk.Last.Seconds())
-	set(descSlowest, s.Disk.Slowest.Seconds())
-	set(descLogBytes, float64(s.Log.Bytes))
-	set(descLogLength, float64(s.Log.Entries))
-	for _, n := range s.Nodes {
-		member := strconv.FormatUint(uint64(n.ID), 10)
-		set(descLag, float64(n.Lag), member)
-		set(descReachable, oneIf(n.Reachable), member)
-	}
+	set(ofFull, oneIf(s.Disk.Low))
+	set(ofSync, s.Disk.Last.Seconds())
+	set(ofSlowest, s.Disk.Slowest.Seconds())
+	set(ofLogBytes, float64(s.Log.Bytes))
+	set(ofLogLength, float64(s.Log.Entries))
+	ch <- turnHistogram(s.Turns)
 	for _, r := range s.Resources {
-		set(descUp, oneIf(r.OK), r.Name)
-		set(descPrepared, float64(r.Scan.InDoubt), r.Name)
-		set(descForeign, float64(r.Scan.Foreign), r.Name)
-		age := 0.0
-		if !r.Scan.Oldest.IsZero() {
-			age = max(0, time.Since(r.Scan.Oldest).Seconds())
-		}
-		set(descOldest, age, r.Name)
+		set(ofOwnUp, oneIf(r.OK), r.Name)
 	}
-	ch <- turnHistogram(m.node.Turns())
-	m.calls.Collect(ch)
+	told := statusMessage(s, now) // so that both say the same
+	set(ofHasLeader, oneIf(told.GetLeader() != 0))
+	set(ofIsLeader, oneIf(told.GetLeader() == told.GetNode()))
+	set(ofCutOff, seconds(told.GetCutOffMs()))
+	for _, n := range told.GetNodes() {
+		member := strconv.FormatUint(n.GetId(), 10)
+		set(ofLag, float64(n.GetLag()), member)
+		set(ofReachable, oneIf(n.GetReachable()), member)
+	}
+	set(ofViewKnown, oneIf(told.GetKnown()))
+	if told.GetKnown() {
+		set(ofLeases, float64(s.Leases))
+		set(ofViewAge, seconds(told.GetKnownAgeMs()))
+		set(ofInDoubt, float64(told.GetInDoubt()))
+		set(ofOldestTxn, seconds(told.GetOldestMs()))
+		set(ofHeuristic, float64(told.GetHeuristic()))
+	}
+	for _, r := range told.GetResources() {
+		collectResource(r, set)
+	}
 }
 
 func turnHistogram(t coordinator.Turns) prometheus.Metric {
@@ -114,8 +168,23 @@ func turnHistogram(t coordinator.Turns) prometheus.Metric {
 	for bound, n := range t.Upto {
 		buckets[bound.Seconds()] = n
 	}
-	return prometheus.MustNewConstHistogram(descTurn, t.Count, t.Sum.Seconds(), buckets)
+	return prometheus.MustNewConstHistogram(ofTurns.desc, t.Count, t.Sum.Seconds(), buckets)
 }
+
+func collectResource(r *concordv1.ResourceStatus, set func(*described, float64, ...string)) {
+	if !r.GetKnown() {
+		return
+	}
+	set(ofUp, oneIf(r.GetOk()), r.GetName())
+	set(ofPrepared, float64(r.GetInDoubt()), r.GetName())
+	set(ofOldest, seconds(r.GetOldestMs()), r.GetName())
+	if r.GetListed() {
+		set(ofForeign, float64(r.GetForeign()), r.GetName())
+		set(ofListed, seconds(r.GetListedAgeMs()), r.GetName())
+	}
+}
+
+func seconds(ms int64) float64 { return (time.Duration(ms) * time.Millisecond).Seconds() }
 
 func oneIf(v bool) float64 {
 	if v {
@@ -124,17 +193,28 @@ func oneIf(v bool) float64 {
 	return 0
 }
 
-func (m *metrics) interceptor() connect.UnaryInterceptorFunc {
-	return func(next connect.UnaryFunc) connect.UnaryFunc {
-		return func(ctx context.Context, req connect.AnyRequest) (connect.AnyResponse, error) {
-			start := time.Now()
-			res, err := next(ctx, req)
-			code := "ok"
-			if err != nil {
-				code = connect.CodeOf(err).String()
-			}
-			m.calls.WithLabelValues(path.Base(req.Spec().Procedure), code).Observe(time.Since(start).Seconds())
-			return res, err
-		}
+// layer measures calls. How long a stream was open says nothing; what happens on it is measured
+// by its handler.
+func (m *metrics) layer(ctx context.Context, c call, next func(context.Context) error) error {
+	if c.stream {
+		open := m.streams.WithLabelValues(c.method())
+		open.Inc()
+		defer open.Dec()
+		err := next(ctx)
+		m.ended.WithLabelValues(c.method(), codeOf(err)).Inc()
+		return err
 	}
+	start := time.Now()
+	err := next(ctx)
+	m.calls.WithLabelValues(c.method(), codeOf(err)).Observe(time.Since(start).Seconds())
+	return err
+}
+
+// answered measures the answer to one request of a stream of decisions.
+func (m *metrics) answered(a *concordv1.NumberedAnswer, took time.Duration) {
+	if e := a.GetError(); e != nil {
+		m.calls.WithLabelValues(methodDecide, connect.Code(e.GetCode()).String()).Observe(took.Seconds())
+		return
+	}
+	m.decided.Observe(took.Seconds())
 }

@@ -17,14 +17,13 @@ import (
 	"github.com/concordtx/concord/api"
 	concordv1 "github.com/concordtx/concord/api/concord/v1"
 	"github.com/concordtx/concord/api/concord/v1/concordv1connect"
-	"github.com/concordtx/concord/coordinator"
 )
 
 // relay hands on to the leader what belongs to it and came to this node, so that clients
 // that reach only an observer can commit. A call is handed on once at most: who gets it that
 // way and does not lead says so.
 type relay struct {
-	node *coordinator.Node
+	node Node
 	http *http.Client
 
 	mu      sync.Mutex
@@ -33,7 +32,7 @@ type relay struct {
 
 type leader = concordv1connect.CoordinatorServiceClient
 
-func newRelay(n *coordinator.Node) *relay {
+func newRelay(n Node) *relay {
 	dialer := &net.Dialer{Timeout: 2 * time.Second, KeepAlive: 15 * time.Second}
 	protocols := new(http.Protocols)
 	protocols.SetUnencryptedHTTP2(true) // so that all calls share one connection
@@ -50,6 +49,7 @@ func newRelay(n *coordinator.Node) *relay {
 var handOns = map[string]func(context.Context, leader, connect.AnyRequest) (connect.AnyResponse, error){
 	concordv1connect.CoordinatorServiceCommitProcedure:        through(leader.Commit),
 	concordv1connect.CoordinatorServiceFinishedProcedure:      through(leader.Finished),
+	concordv1connect.CoordinatorServiceLeaseProcedure:         through(leader.Lease),
 	concordv1connect.CoordinatorServiceOutcomeProcedure:       through(leader.Outcome),
 	concordv1connect.CoordinatorServiceListProcedure:          through(leader.List),
 	concordv1connect.CoordinatorServiceGetProcedure:           through(leader.Get),
@@ -58,6 +58,8 @@ var handOns = map[string]func(context.Context, leader, connect.AnyRequest) (conn
 	concordv1connect.CoordinatorServiceSettleProcedure:        through(leader.Settle),
 	concordv1connect.CoordinatorServiceReplaceMemberProcedure: through(leader.ReplaceMember),
 	concordv1connect.CoordinatorServiceRecoverProcedure:       through(leader.Recover),
+	concordv1connect.CoordinatorServiceCheckResourceProcedure: through(leader.CheckResource),
+	concordv1connect.CoordinatorServiceResourcesProcedure:     through(leader.Resources), // with a doubt
 }
 
 func through[Req, Res any](do func(leader, context.Context, *Req) (*Res, error)) func(context.Context, leader, connect.AnyRequest) (connect.AnyResponse, error) {
@@ -140,7 +142,7 @@ func (r *relay) mark() connect.UnaryInterceptorFunc {
 
 // seen lets calls wait until this node's state reflects what their client has seen. Calls
 // of the leader are its own affair.
-func seen(n *coordinator.Node) connect.UnaryInterceptorFunc {
+func seen(n Node) connect.UnaryInterceptorFunc {
 	return func(next connect.UnaryFunc) connect.UnaryFunc {
 		return func(ctx context.Context, req connect.AnyRequest) (connect.AnyResponse, error) {
 			r, ok := req.Any().(interface{ GetSeen() string })
@@ -152,6 +154,12 @@ func seen(n *coordinator.Node) connect.UnaryInterceptorFunc {
 				return nil, err
 			}
 			s := n.Status()
+			// Who speaks of another cluster has seen what this one may never reach.
+			if named, ok := req.Any().(interface{ GetCluster() string }); ok {
+				if err := sameCluster(s.Cluster, named.GetCluster()); err != nil {
+					return nil, err
+				}
+			}
 			if handOns[req.Spec().Procedure] == nil || s.Leader == s.Node || req.Spec().Procedure == concordv1connect.CoordinatorServiceOutcomeProcedure {
 				if err := n.Reach(ctx, zxid(at)); err != nil {
 					return nil, err

@@ -15,9 +15,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
-	"github.com/concordtx/concord/api"
 	"github.com/concordtx/concord/api/concord/v1/concordv1connect"
-	"github.com/concordtx/concord/coordinator"
 )
 
 const (
@@ -30,12 +28,12 @@ const (
 
 // Serve serves the API of a node on a listener until ctx ends, and closes the
 // listener. Calls under way get a moment to end.
-func Serve(ctx context.Context, n *coordinator.Node, l net.Listener, log *slog.Logger) error {
+func Serve(ctx context.Context, n Node, l net.Listener, log *slog.Logger) error {
 	protocols := new(http.Protocols)
 	protocols.SetHTTP1(true)
 	protocols.SetUnencryptedHTTP2(true)
 	s := &http.Server{
-		Handler:           Handler(n),
+		Handler:           Handler(n, log),
 		Protocols:         protocols,
 		ReadHeaderTimeout: 5 * time.Second,
 		IdleTimeout:       2 * time.Minute,
@@ -63,41 +61,49 @@ func Serve(ctx context.Context, n *coordinator.Node, l net.Listener, log *slog.L
 }
 
 // Handler returns everything that a node serves to clients.
-func Handler(n *coordinator.Node) http.Handler {
+func Handler(n Node, log *slog.Logger) http.Handler {
 	metrics, relay := newMetrics(n), newRelay(n)
+	return handler(n, log, metrics, relay, layers(metrics, log))
+}
+
+func handler(n Node, log *slog.Logger, metrics *metrics, relay *relay, layers []layer) http.Handler {
 	registry := prometheus.NewRegistry()
-	registry.MustRegister(metrics)
+	metrics.register(registry)
+	var interceptors []connect.Interceptor
+	for _, l := range layers {
+		interceptors = append(interceptors, l)
+	}
+	interceptors = append(interceptors, relay.interceptor(), seen(n))
 
 	mux := http.NewServeMux()
-	mux.Handle(concordv1connect.NewCoordinatorServiceHandler(&handlers{node: n, relay: relay},
-		connect.WithReadMaxBytes(maxRequestBytes), connect.WithInterceptors(metrics.interceptor(), boundary(), relay.interceptor(), seen(n))))
+	mux.Handle(concordv1connect.NewCoordinatorServiceHandler(&handlers{node: n, relay: relay, metrics: metrics, log: log},
+		connect.WithReadMaxBytes(maxRequestBytes), connect.WithInterceptors(interceptors...)))
 	mux.Handle("GET /metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{}))
 	mux.HandleFunc("GET /livez", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
-		switch s, now := n.Status(), time.Now(); {
-		case s.CutOff(now) > 0:
-			http.Error(w, fmt.Sprintf("this node has known no leader for %v: its state is that of zxid %v", s.CutOff(now).Round(time.Second), s.Zxid), http.StatusServiceUnavailable)
-		case s.Leader == 0:
-			http.Error(w, "this node knows no leader at the moment", http.StatusServiceUnavailable)
-		default:
-			fmt.Fprintln(w, "ok")
+		if why := unready(n, time.Now()); why != "" {
+			http.Error(w, why, http.StatusServiceUnavailable)
+			return
 		}
+		fmt.Fprintln(w, "ok")
 	})
 	return mux
 }
 
-// boundary gives every unary call a deadline and every error its status.
-func boundary() connect.UnaryInterceptorFunc {
-	return func(next connect.UnaryFunc) connect.UnaryFunc {
-		return func(ctx context.Context, req connect.AnyRequest) (connect.AnyResponse, error) {
-			limit := callTimeout
-			if req.Spec().Procedure == concordv1connect.CoordinatorServiceRecoverProcedure {
-				limit = recoverTimeout
-			}
-			ctx, cancel := context.WithTimeout(ctx, limit)
-			defer cancel()
-			res, err := next(ctx, req)
-			return res, api.ToStatus(err)
-		}
+// unready says why a node should not be sent clients now; empty if it should.
+func unready(n Node, now time.Time) string {
+	select {
+	case <-n.Closed():
+		return "this node is shutting down"
+	default:
 	}
+	switch s := n.Status(); {
+	case s.CutOff(now) > 0:
+		return fmt.Sprintf("this node has known no leader for %v: its state is that of zxid %v", s.CutOff(now).Round(time.Second), s.Zxid)
+	case s.Leader == 0:
+		return "this node knows no leader at the moment: a majority of the voters must run and reach each other"
+	case s.Cluster == 0:
+		return "the cluster is being formed"
+	}
+	return ""
 }

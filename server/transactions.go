@@ -42,13 +42,26 @@ func (h *handlers) Get(ctx context.Context, r *concordv1.GetRequest) (*concordv1
 			return &concordv1.GetResponse{Transaction: m, Zxid: h.zxid()}, nil
 		}
 	}
-	if v.TooOld {
-		return nil, fmt.Errorf("transaction %v is older than what the cluster remembers, and no resource lists a prepared branch of it: look into the databases: %w", id, api.ErrTooOld)
-	}
 	if !v.Known {
-		return nil, fmt.Errorf("transaction %v is not known: no decision, and no resource lists a prepared branch of it: %w", id, api.ErrNotFound)
+		return nil, notKnown(id, v)
 	}
 	return &concordv1.GetResponse{Transaction: finishedMessage(v.Txn), Zxid: h.zxid()}, nil
+}
+
+// notKnown says what is not known of a transaction, and what cannot be known now.
+func notKnown(id txn.ID, v *coordinator.View) error {
+	if len(v.Foreign) > 0 {
+		return fmt.Errorf("transaction %v is not one of this cluster: a resource lists %v, of cluster %v; \"concord recover %v\" says what to do: %w",
+			id, v.Foreign[0], v.Foreign[0].Cluster, id, api.ErrNotFound)
+	}
+	branches := "no resource lists a prepared branch of it"
+	if len(v.Unlisted) > 0 {
+		branches = "whether a branch of it is prepared is not known of all resources: " + strings.Join(v.Unlisted, "; ")
+	}
+	if v.TooOld {
+		return fmt.Errorf("transaction %v is older than what the cluster remembers, and %s: look into the databases: %w", id, branches, api.ErrTooOld)
+	}
+	return fmt.Errorf("transaction %v is not known: no decision, and %s: %w", id, branches, api.ErrNotFound)
 }
 
 const (
@@ -99,7 +112,7 @@ func (h *handlers) List(ctx context.Context, r *concordv1.ListRequest) (*concord
 		found = found[:f.limit]
 		next = found[f.limit-1].GetGid()
 	}
-	return &concordv1.ListResponse{Transactions: found, Next: next, Zxid: h.zxid()}, nil
+	return &concordv1.ListResponse{Transactions: found, Next: next, Zxid: h.zxid(), Warnings: v.Unlisted}, nil
 }
 
 type filter struct {

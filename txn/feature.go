@@ -15,8 +15,10 @@ type FeatureLevel uint16
 const (
 	// LevelBase is what the first version of the log could say.
 	LevelBase FeatureLevel = 1
+	// LevelLeases has leases of clients.
+	LevelLeases FeatureLevel = 2
 	// Newest is what this program knows.
-	Newest = LevelBase
+	Newest = LevelLeases
 )
 
 // FeatureRecord says that every member of the cluster knows Level. Levels never fall.

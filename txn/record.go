@@ -28,9 +28,9 @@ const (
 	kindWatermark
 	kindMember
 	kindHolds
-	_ // 10 to 12 are taken
-	_
-	_
+	_ // 10 is taken
+	kindLease
+	kindLeaseEnd
 	kindFeature
 )
 
@@ -167,6 +167,8 @@ func (Watermark) kind() recordKind       { return kindWatermark }
 func (MemberRecord) kind() recordKind    { return kindMember }
 func (HoldsRecord) kind() recordKind     { return kindHolds }
 func (FeatureRecord) kind() recordKind   { return kindFeature }
+func (LeaseRecord) kind() recordKind     { return kindLease }
+func (LeaseEndRecord) kind() recordKind  { return kindLeaseEnd }
 
 func (r Form) append(b []byte) []byte { return binary.BigEndian.AppendUint32(b, uint32(r.Cluster)) }
 
@@ -226,6 +228,16 @@ func (r HoldsRecord) append(b []byte) []byte {
 
 func (r FeatureRecord) append(b []byte) []byte {
 	return binary.AppendUvarint(b, uint64(r.Level))
+}
+
+func (r LeaseRecord) append(b []byte) []byte { return binary.AppendUvarint(b, uint64(r.Count)) }
+
+func (r LeaseEndRecord) append(b []byte) []byte {
+	b = binary.AppendUvarint(b, uint64(len(r.Leases)))
+	for _, n := range r.Leases {
+		b = binary.AppendUvarint(b, uint64(n))
+	}
+	return b
 }
 
 func appendText(b []byte, s string) []byte {
@@ -291,6 +303,15 @@ func (d *decoder) record() Record {
 		return r
 	case kindFeature:
 		return FeatureRecord{Level: d.level()}
+	case kindLease:
+		return LeaseRecord{Count: d.uint32()}
+	case kindLeaseEnd:
+		n := d.length(1)
+		ended := make([]Lease, 0, n)
+		for range n {
+			ended = append(ended, Lease(d.uint32()))
+		}
+		return LeaseEndRecord{Leases: ended}
 	case kindWatermark:
 		return Watermark{Time: time.UnixMilli(int64(d.uvarint()))}
 	}
@@ -325,7 +346,7 @@ func (d *decoder) uvarint() uint64 {
 	return v
 }
 
-func (d *decoder) epoch() uint32 {
+func (d *decoder) uint32() uint32 {
 	v := d.uvarint()
 	if v > math.MaxUint32 {
 		d.err = true

@@ -29,6 +29,8 @@ func sampleRecords() []Record {
 		MemberRecord{Node: 3, Store: StoreID{1, 15: 9}, Who: "ann", Why: "disk"},
 		HoldsRecord{Node: 3, Store: StoreID{1, 15: 9}, Upto: Position{Epoch: 7, Counter: 1 << 40}},
 		FeatureRecord{Level: Newest},
+		LeaseRecord{Count: 300},
+		LeaseEndRecord{Leases: []Lease{1, 1<<32 - 1}},
 	}
 }
 

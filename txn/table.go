@@ -58,6 +58,7 @@ type Table struct {
 	position  Position
 	stores    []MemberStore
 	level     FeatureLevel
+	leases    Leases
 	open      map[ID]*held
 	queue     openQueue
 	unended   int // of what is open: those that have not ended
@@ -73,7 +74,8 @@ type Meta struct {
 	// Stores are the stores of the nodes, by node. It is replaced as a whole, never changed.
 	Stores []MemberStore
 	// Level is what every member knows; zero stands for LevelBase.
-	Level FeatureLevel
+	Level  FeatureLevel
+	Leases Leases
 }
 
 // MemberStore says which store a node has, and how much of the log it is known to hold.
@@ -86,7 +88,7 @@ type MemberStore struct {
 // NewTable makes a table from what a store kept: the zero Meta and nothing open for a
 // new one.
 func NewTable(m Meta, open []Txn, a Archive) *Table {
-	t := &Table{archive: a, cluster: m.Cluster, watermark: m.Watermark, digest: m.Digest, position: m.Position, stores: m.Stores, level: m.Level, open: make(map[ID]*held, len(open))}
+	t := &Table{archive: a, cluster: m.Cluster, watermark: m.Watermark, digest: m.Digest, position: m.Position, stores: m.Stores, level: m.Level, leases: m.Leases, open: make(map[ID]*held, len(open))}
 	for _, x := range open {
 		if mutant.ForgetDecisions {
 			break
@@ -100,7 +102,7 @@ func NewTable(m Meta, open []Txn, a Archive) *Table {
 
 // Meta returns the part of the table that is not transactions.
 func (t *Table) Meta() Meta {
-	return Meta{Cluster: t.cluster, Watermark: t.watermark, Position: t.position, Digest: t.digest, Stores: t.stores, Level: t.level}
+	return Meta{Cluster: t.cluster, Watermark: t.watermark, Position: t.position, Digest: t.digest, Stores: t.stores, Level: t.level, Leases: t.leases}
 }
 
 // Cluster returns the id of the cluster, or zero before it was formed.
@@ -168,6 +170,8 @@ type Changes struct {
 	// before Finished is stored.
 	PurgeBefore ID
 	Verdicts    []Verdict
+	Granted     []Lease // in the order in which LeaseRecord asks for them
+	Ended       []Lease // now
 	Meta        Meta
 }
 
@@ -189,6 +193,9 @@ func (t *Table) Apply(at Position, data []byte) (Changes, error) {
 			}
 		case CommitRecord:
 			x := Txn{ID: r.ID, Decision: Commit, Seen: len(r.Branches) > 0, Protocol: r.Protocol, By: r.By, Branches: r.Branches, Reason: r.Reason, Label: r.Label, Decided: at, Ended: len(r.Branches) == 0}
+			if why := t.refusal(r); why != "" {
+				x = Txn{ID: r.ID, Decision: Abort, By: FromCluster, Reason: why, Seen: len(r.Branches) > 0, Decided: at, Ended: true}
+			}
 			touched = append(touched, t.decide(x, &c))
 		case AbortRecord:
 			touched = append(touched, t.decide(Txn{ID: r.ID, Decision: Abort, By: r.By, Reason: r.Reason, Seen: r.Seen, Decided: at, Ended: true}, &c))
@@ -204,6 +211,10 @@ func (t *Table) Apply(at Position, data []byte) (Changes, error) {
 			t.member(r)
 		case HoldsRecord:
 			t.holds(r)
+		case LeaseRecord:
+			t.grant(r, &c)
+		case LeaseEndRecord:
+			t.endLeases(r, &c)
 		case FeatureRecord:
 			t.level = max(t.level, r.Level)
 		case Watermark:

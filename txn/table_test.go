@@ -256,3 +256,44 @@ func TestFirstStoreOfANodeCountsUntilAnOperatorReplacesIt(t *testing.T) {
 	got, _ = r.Store(2)
 	require.Equal(t, second, got)
 }
+
+func TestLeaseNumbersAreNeverGivenAgain(t *testing.T) {
+	r := newReplica()
+	c := r.fold(t, LeaseRecord{Count: 3})
+	require.Equal(t, []Lease{1, 2, 3}, c.Granted)
+	before := r.Leases()
+	c = r.fold(t, LeaseEndRecord{Leases: []Lease{2, 9}})
+	require.Equal(t, []Lease{2}, c.Ended)
+	require.Equal(t, []Lease{1, 2, 3}, before.Active, "readers may hold it")
+	require.Empty(t, r.fold(t, LeaseEndRecord{Leases: []Lease{2}}).Ended)
+	c = r.fold(t, LeaseEndRecord{Leases: []Lease{1, 3}}, LeaseRecord{Count: 1})
+	require.Equal(t, []Lease{4}, c.Granted)
+	r = r.restarted()
+	for lease, ended := range map[Lease]bool{0: false, 1: true, 2: true, 3: true, 4: false, 5: false} {
+		require.Equal(t, ended, r.LeaseEnded(lease), "lease %d", lease)
+		require.Equal(t, lease == 4, r.Leases().Holds(lease))
+	}
+	require.Len(t, r.fold(t, LeaseRecord{Count: MaxLeases}).Granted, MaxLeases-1)
+	require.Empty(t, r.fold(t, LeaseRecord{Count: 1}).Granted, "there is a limit")
+}
+
+func TestACommitUnderALeaseThatHasEndedIsAnAbort(t *testing.T) {
+	r := newReplica()
+	r.fold(t, LeaseRecord{Count: 2})
+	under := func(n Lease) ID { return NewID(time.Now()).WithLease(n) }
+	before, ended, alive, unknown, none, resolved := under(1), under(1), under(2), under(3), under(0), under(1)
+	r.fold(t, CommitRecord{ID: before, Branches: two})
+	r.fold(t, LeaseEndRecord{Leases: []Lease{1}}, CommitRecord{ID: ended, Branches: two})
+	r.fold(t, CommitRecord{ID: resolved, Branches: two, By: FromOperator})
+	for _, id := range []ID{alive, unknown, none} {
+		r.fold(t, CommitRecord{ID: id, Branches: two})
+	}
+	for id, want := range map[ID]Outcome{before: Committed, ended: Aborted, alive: Committed, unknown: Committed, none: Committed, resolved: Committed} {
+		x, known := r.Get(id)
+		require.True(t, known)
+		require.Equal(t, want, x.Outcome(), "%d: %v", id.Lease(), x)
+	}
+	x, _ := r.Get(ended)
+	require.Contains(t, x.Reason, "lease 1")
+	require.True(t, x.Finished())
+}

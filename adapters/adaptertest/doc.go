@@ -19,6 +19,12 @@
 // finishing a branch that another session may still hold. All waits end after
 // Patience.
 //
+// # A hostile application
+//
+// Target.Hostile names what the SQL of an application can do to the transaction of its
+// branch. The suite does it between two writes, before one and after one, lets the
+// branch end in each way, and compares what it was told with what is in the table.
+//
 // # A killed client
 //
 // The client that dies with its branch prepared is a process of its own: the test

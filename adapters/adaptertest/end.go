@@ -67,6 +67,33 @@ var endCases = []testCase{
 		b.requireAbsent(key)
 		b.requireFree(r, key)
 	}},
+	{name: "rollback after a no, and again after a rollback, says that nothing is left", run: func(b *bench) {
+		r, key := b.open(), b.key()
+		s := b.work(r, b.xid(), key, 7)
+		require.Error(b.t, b.Fail(b.ctx, s))
+		vote, _, err := s.Prepare(b.ctx)
+		require.Equal(b.t, txn.VoteNo, vote)
+		require.Error(b.t, err)
+		require.NoError(b.t, s.Rollback(b.ctx))
+		require.NoError(b.t, s.Rollback(b.ctx))
+		b.requireFree(r, key)
+		s = b.work(r, b.xid(), key, 8)
+		require.NoError(b.t, s.Rollback(b.ctx))
+		require.NoError(b.t, s.Rollback(b.ctx))
+		b.requireAbsent(key)
+	}},
+	{name: "a session that remembers what its application was told names the error", run: func(b *bench) {
+		r := b.open()
+		s := b.work(r, b.xid(), b.key(), 7)
+		remembers, ok := s.(adapters.Failing)
+		require.True(b.t, ok, "%T", s)
+		require.NoError(b.t, remembers.Failure())
+		err := b.Fail(b.ctx, s)
+		require.Error(b.t, err)
+		require.ErrorIs(b.t, err, remembers.Failure())
+		require.NoError(b.t, s.Rollback(b.ctx))
+		require.ErrorIs(b.t, err, remembers.Failure())
+	}},
 	{name: "a write after a failed statement does not heal the branch", run: func(b *bench) {
 		r, first, second := b.open(), b.key(), b.key()
 		s := b.work(r, b.xid(), first, 7)

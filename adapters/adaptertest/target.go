@@ -30,6 +30,12 @@ type Target struct {
 	Fail func(ctx context.Context, s adapters.Session) error
 	// ReadOnly reads something inside the branch and writes nothing.
 	ReadOnly func(ctx context.Context, s adapters.Session) error
+	// Hang runs a statement inside the branch that nothing but a rollback of the branch ends
+	// before Patience, and returns its error.
+	Hang func(ctx context.Context, s adapters.Session) error
+	// Busy returns when the server is in the middle of a statement of s, which may be
+	// waiting for a lock.
+	Busy func(t testing.TB, s adapters.Session)
 
 	// EndSession makes the connection of s die from the server's side.
 	EndSession func(t testing.TB, s adapters.Session)
@@ -41,12 +47,15 @@ type Target struct {
 	// pastes them into a statement, and returns the check that all are still prepared.
 	// Its own cleanup removes them.
 	Foreign func(t testing.TB) (untouched func(t testing.TB))
+	// Hostile is what applications do to the transaction of a branch. Harmless things
+	// belong to it as well: an adapter that refuses everything is of no use.
+	Hostile []Hostile
 }
 
 // Run runs every case as a subtest, one after another. A case that the target has not
 // got the means for is no subtest, so that nothing passes that was not run.
 func Run(t *testing.T, target Target) {
-	for _, group := range [][]testCase{endCases, surviveCases, finishCases, listCases, lockCases, fitnessCases} {
+	for _, group := range [][]testCase{endCases, surviveCases, finishCases, listCases, lockCases, concurrentCases, fitnessCases} {
 		for _, c := range group {
 			if c.needs != nil && !c.needs(target) {
 				t.Logf("not run: %s: the target has no %s", c.name, c.what)
@@ -54,6 +63,12 @@ func Run(t *testing.T, target Target) {
 			}
 			t.Run(c.name, func(t *testing.T) { c.run(newBench(t, target)) })
 		}
+	}
+	if len(target.Hostile) == 0 {
+		t.Log("not run: hostile applications: the target names none")
+	}
+	for _, h := range target.Hostile {
+		t.Run("a hostile application: "+h.Name, func(t *testing.T) { h.run(t, target) })
 	}
 }
 

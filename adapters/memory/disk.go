@@ -37,7 +37,7 @@ type branch struct {
 	prepared bool
 	since    time.Time
 	orphan   bool  // the session has died
-	failed   error // the first statement that failed
+	failed   error // what a statement said last that failed
 	undo     []undo
 }
 

@@ -83,6 +83,13 @@ func (s *session) Commit(ctx context.Context) (txn.Finish, error) {
 	return s.resource.disk.commit(ctx, s.branch)
 }
 
+// Failure implements adapters.Failing.
+func (s *session) Failure() error {
+	s.resource.disk.mu.Lock()
+	defer s.resource.disk.mu.Unlock()
+	return s.branch.failed
+}
+
 // Abandon does nothing: a branch here has no connection that somebody could need.
 func (s *session) Abandon() {}
 

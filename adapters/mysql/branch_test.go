@@ -360,6 +360,17 @@ func (w *world) awaitWait(s *session) {
 	}, patience, 150*time.Millisecond, "the statement waits")
 }
 
+// awaitBusy returns when the server executes a statement of the session.
+func (w *world) awaitBusy(s *session) {
+	w.t.Helper()
+	w.eventually("the server is busy", func() bool {
+		var n int
+		err := w.admin.QueryRowContext(w.ctx, "SELECT COUNT(*) FROM information_schema.processlist WHERE command IN ('Query', 'Execute') AND id = ?",
+			s.link.server.connection).Scan(&n)
+		return err == nil && n == 1
+	})
+}
+
 func (w *world) isLocked(key string) bool {
 	w.t.Helper()
 	c, err := w.admin.Conn(w.ctx)

@@ -23,7 +23,7 @@ func (r *Resource) Check(ctx context.Context) (report adapters.Report, err error
 		if err != nil {
 			return fmt.Errorf("ask for the grants: %w", err)
 		}
-		report.Findings = append(report.Findings, killFinding(s, grants))
+		report.Findings = append(report.Findings, killFinding(s, grants), tablesFinding(ctx, c))
 		if !r.options.NoMarker {
 			report.Findings = append(report.Findings, markerFinding(ctx, c, s))
 		}
@@ -117,6 +117,33 @@ func killFinding(s server, grants [][]string) adapters.Finding {
 	}
 	return adapters.Finding{What: privilege, Detail: "not granted: sessions of applications can be ended only if they use the same user",
 		Fix: "GRANT " + privilege + " ON *.* to the user of this resource"}
+}
+
+// tablesFinding warns of tables that take no part in transactions: what a branch did to them
+// stays when it is rolled back.
+func tablesFinding(ctx context.Context, c *sql.Conn) adapters.Finding {
+	const most = 5
+	f := adapters.Finding{What: "engines"}
+	rows, err := sqlRows(c)(ctx, "SELECT t.TABLE_NAME, t.ENGINE FROM information_schema.TABLES t JOIN information_schema.ENGINES e ON e.ENGINE = t.ENGINE "+
+		"WHERE t.TABLE_SCHEMA = DATABASE() AND t.TABLE_TYPE = 'BASE TABLE' AND IFNULL(e.XA, 'NO') <> 'YES' ORDER BY t.TABLE_NAME")
+	if err != nil {
+		f.Detail = "not known: " + err.Error()
+		return f
+	}
+	if len(rows) == 0 {
+		f.Detail = "all tables take part in XA transactions"
+		return f
+	}
+	names := make([]string, 0, most)
+	for _, row := range rows[:min(len(rows), most)] {
+		names = append(names, row[0]+" ("+row[1]+")")
+	}
+	f.Detail = fmt.Sprintf("%d tables have no XA transactions, what a branch does to them stays when it is rolled back: %s", len(rows), strings.Join(names, ", "))
+	if len(rows) > most {
+		f.Detail += ", ..."
+	}
+	f.Fix = "ALTER TABLE ... ENGINE=InnoDB, or keep them out of global transactions"
+	return f
 }
 
 func markerFinding(ctx context.Context, c *sql.Conn, s server) adapters.Finding {

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"testing"
 
+	sqldriver "github.com/go-sql-driver/mysql"
 	"github.com/stretchr/testify/require"
 
 	"github.com/concordtx/concord/adapters"
@@ -17,38 +18,77 @@ import (
 
 func TestConformance(t *testing.T) {
 	onEach(t, func(t *testing.T, w *world) {
-		adaptertest.Run(t, adaptertest.Target{
-			Open: func(t testing.TB) adapters.Opener {
-				r, err := Open("db", w.DSN(database))
+		target := w.target()
+		target.Open = func(t testing.TB) adapters.Opener {
+			r := w.openMulti(t)
+			r.pause = shortPause
+			return r
+		}
+		target.Restart = func(t testing.TB) {
+			require.NoError(t, w.Kill())
+			require.NoError(t, w.Start())
+		}
+		target.Child = w.DSN(database)
+		target.Foreign = w.plantForeign
+		target.Hostile = w.hostiles()
+		adaptertest.Run(t, target)
+	})
+}
+
+// On connectors of the driver itself every command of ours is a round trip of its own.
+func TestConformanceOnAPlainConnector(t *testing.T) {
+	for _, f := range flavors[:2] {
+		t.Run(f.name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t, f.start(t))
+			target := w.target()
+			target.Open = func(t testing.TB) adapters.Opener {
+				cfg, err := sqldriver.ParseDSN(w.DSN(database))
 				require.NoError(t, err)
+				cfg.Logger = &sqldriver.NopLogger{}
+				connector, err := sqldriver.NewConnector(cfg)
+				require.NoError(t, err)
+				r := New("db", connector)
 				r.pause = shortPause
 				return r
-			},
-			Write: write,
-			Read: func(t testing.TB, key string) (int64, bool) {
-				return w.value(key)
-			},
-			Fail: func(ctx context.Context, s adapters.Session) error {
-				return within(ctx, s, func(tx *sql.Tx) error {
-					_, err := tx.ExecContext(ctx, "INSERT INTO kv (k, v) VALUES ('NULL', NULL)")
-					return err
-				})
-			},
-			ReadOnly: func(ctx context.Context, s adapters.Session) error {
-				return within(ctx, s, func(tx *sql.Tx) error {
-					var n int
-					return tx.QueryRowContext(ctx, "SELECT COUNT(*) FROM kv").Scan(&n)
-				})
-			},
-			EndSession: func(t testing.TB, s adapters.Session) { w.kill(s) },
-			Restart: func(t testing.TB) {
-				require.NoError(t, w.Kill())
-				require.NoError(t, w.Start())
-			},
-			Child:   w.DSN(database),
-			Foreign: w.plantForeign,
+			}
+			target.Hostile = []adaptertest.Hostile{
+				text(adaptertest.Harmless, "SAVEPOINT a"),
+				w.procedure(adaptertest.Harmless, "SELECT 1"),
+				text(adaptertest.Spoiled, "COMMIT"),
+				w.procedure(adaptertest.Torn, "XA END $; XA COMMIT $ ONE PHASE; XA START $"),
+				w.procedure(adaptertest.Torn, "XA END $; XA COMMIT $ ONE PHASE"),
+			}
+			adaptertest.Run(t, target)
 		})
-	})
+	}
+}
+
+func (w *world) target() adaptertest.Target {
+	return adaptertest.Target{
+		Write: write,
+		Read:  func(t testing.TB, key string) (int64, bool) { return w.value(key) },
+		Fail: func(ctx context.Context, s adapters.Session) error {
+			return within(ctx, s, func(tx *sql.Tx) error {
+				_, err := tx.ExecContext(ctx, "INSERT INTO kv (k, v) VALUES ('NULL', NULL)")
+				return err
+			})
+		},
+		ReadOnly: func(ctx context.Context, s adapters.Session) error {
+			return within(ctx, s, func(tx *sql.Tx) error {
+				var n int
+				return tx.QueryRowContext(ctx, "SELECT COUNT(*) FROM kv").Scan(&n)
+			})
+		},
+		Hang: func(ctx context.Context, s adapters.Session) error {
+			return within(ctx, s, func(tx *sql.Tx) error {
+				_, err := tx.ExecContext(ctx, "DO SLEEP(600)")
+				return err
+			})
+		},
+		Busy:       func(t testing.TB, s adapters.Session) { w.awaitBusy(s.(*session)) },
+		EndSession: func(t testing.TB, s adapters.Session) { w.kill(s) },
+	}
 }
 
 // foreign are XA names that are not ours, as they stand in XA statements.

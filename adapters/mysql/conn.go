@@ -59,56 +59,63 @@ func (c *conn) CheckNamedValue(v *driver.NamedValue) error {
 		return err
 	}
 	if s := c.link.current(); s != nil {
-		s.doom(err)
+		s.doom(err, false)
 	}
 	return err
 }
 
-// branch returns the branch if it may be worked in.
-func (c *conn) branch() (*session, error) {
-	s := c.link.current()
-	if s == nil {
-		return nil, errSessionGone
-	}
-	return s, s.open()
-}
-
 // ExecContext runs a statement.
 func (c *conn) ExecContext(ctx context.Context, query string, args []driver.NamedValue) (driver.Result, error) {
-	s, err := c.begin(ctx, query)
-	if err != nil {
-		return nil, err
-	}
-	ctx, stop := s.within(ctx)
-	defer stop()
-	result, err := c.link.raw.ExecContext(ctx, query, args)
-	return result, s.note(ctx, err)
+	return c.exec(ctx, query, func(ctx context.Context) (driver.Result, error) {
+		return c.link.raw.ExecContext(ctx, query, args)
+	})
 }
 
 // QueryContext runs a query.
 func (c *conn) QueryContext(ctx context.Context, query string, args []driver.NamedValue) (driver.Rows, error) {
-	s, err := c.begin(ctx, query)
-	if err != nil {
-		return nil, err
-	}
-	ctx, stop := s.within(ctx)
-	raw, err := c.link.raw.QueryContext(ctx, query, args)
-	return s.rows(ctx, stop, raw, err)
+	return c.query(ctx, query, func(ctx context.Context) (driver.Rows, error) {
+		return c.link.raw.QueryContext(ctx, query, args)
+	})
 }
 
-// begin admits one statement to the branch.
-func (c *conn) begin(ctx context.Context, query string) (*session, error) {
-	s, err := c.branch()
+// exec runs one statement of the branch.
+func (c *conn) exec(ctx context.Context, query string, do func(context.Context) (driver.Result, error)) (driver.Result, error) {
+	s := c.link.current()
+	if s == nil {
+		return nil, errSessionGone
+	}
+	k := kindOf(query)
+	ctx, stop, err := s.enter(ctx, k)
 	if err != nil {
 		return nil, err
 	}
-	k := kindOf(query)
-	if !k.plain {
-		if err := s.link.started(ctx, s.name); err != nil {
-			return s, s.notStarted(ctx, err)
-		}
+	defer stop()
+	result, err := do(ctx)
+	s.waits(-1)
+	return result, s.note(ctx, k, err)
+}
+
+// query runs one query of the branch.
+func (c *conn) query(ctx context.Context, query string, do func(context.Context) (driver.Rows, error)) (driver.Rows, error) {
+	s := c.link.current()
+	if s == nil {
+		return nil, errSessionGone
 	}
-	return s, s.admit(ctx, k)
+	k := kindOf(query)
+	ctx, stop, err := s.enter(ctx, k)
+	if err != nil {
+		return nil, err
+	}
+	raw, err := do(ctx)
+	s.waits(-1)
+	if err := s.note(ctx, k, err); err != nil {
+		stop()
+		if raw != nil {
+			_ = raw.Close() // of a session that is gone
+		}
+		return nil, err
+	}
+	return &rows{Rows: raw, ctx: ctx, stop: stop, session: s}, nil
 }
 
 // Prepare is not called where PrepareContext is.
@@ -116,16 +123,20 @@ func (c *conn) Prepare(query string) (driver.Stmt, error) {
 	return c.PrepareContext(context.Background(), query)
 }
 
-// PrepareContext prepares a statement of the branch.
+// PrepareContext prepares a statement of the branch, which does nothing yet.
 func (c *conn) PrepareContext(ctx context.Context, query string) (driver.Stmt, error) {
-	s, err := c.branch()
-	if err != nil {
+	s := c.link.current()
+	if s == nil {
+		return nil, errSessionGone
+	}
+	if err := s.admit(kindOf(query)); err != nil {
 		return nil, err
 	}
 	ctx, stop := s.within(ctx)
 	defer stop()
 	raw, err := c.link.raw.PrepareContext(ctx, query)
-	if err := s.note(ctx, err); err != nil {
+	s.waits(-1)
+	if err := s.note(ctx, prepares, err); err != nil {
 		if raw != nil {
 			_ = raw.Close() // of a session that is gone
 		}
@@ -137,6 +148,9 @@ func (c *conn) PrepareContext(ctx context.Context, query string) (driver.Stmt, e
 	}
 	return &stmt{rawStmt: able, conn: c, query: query}, nil
 }
+
+// prepares is the kind of what executes nothing.
+var prepares = kind{reads: true, plain: true, steady: true, traced: true}
 
 type rawStmt interface {
 	driver.Stmt
@@ -155,36 +169,15 @@ type stmt struct {
 func (*stmt) NumInput() int { return -1 }
 
 func (st *stmt) ExecContext(ctx context.Context, args []driver.NamedValue) (driver.Result, error) {
-	s, err := st.conn.begin(ctx, st.query)
-	if err != nil {
-		return nil, err
-	}
-	ctx, stop := s.within(ctx)
-	defer stop()
-	result, err := st.rawStmt.ExecContext(ctx, args)
-	return result, s.note(ctx, err)
+	return st.conn.exec(ctx, st.query, func(ctx context.Context) (driver.Result, error) {
+		return st.rawStmt.ExecContext(ctx, args)
+	})
 }
 
 func (st *stmt) QueryContext(ctx context.Context, args []driver.NamedValue) (driver.Rows, error) {
-	s, err := st.conn.begin(ctx, st.query)
-	if err != nil {
-		return nil, err
-	}
-	ctx, stop := s.within(ctx)
-	raw, err := st.rawStmt.QueryContext(ctx, args)
-	return s.rows(ctx, stop, raw, err)
-}
-
-// rows wraps what a query returned.
-func (s *session) rows(ctx context.Context, stop func(), raw driver.Rows, err error) (driver.Rows, error) {
-	if err := s.note(ctx, err); err != nil {
-		stop()
-		if raw != nil {
-			_ = raw.Close() // of a session that is gone
-		}
-		return nil, err
-	}
-	return &rows{Rows: raw, ctx: ctx, stop: stop, session: s}, nil
+	return st.conn.query(ctx, st.query, func(ctx context.Context) (driver.Rows, error) {
+		return st.rawStmt.QueryContext(ctx, args)
+	})
 }
 
 // rows are the driver's, with their errors noted.
@@ -196,16 +189,23 @@ type rows struct {
 }
 
 func (r *rows) Next(dest []driver.Value) error {
-	err := r.Rows.Next(dest)
-	if errors.Is(err, io.EOF) {
-		return err
-	}
-	return r.session.note(r.ctx, err)
+	return r.wait(func() error { return r.Rows.Next(dest) })
 }
 
 func (r *rows) Close() error {
 	defer r.stop()
-	return r.session.note(r.ctx, r.Rows.Close())
+	return r.wait(r.Rows.Close)
+}
+
+// wait runs what may have to wait for the server.
+func (r *rows) wait(do func() error) error {
+	r.session.waits(1)
+	err := do()
+	r.session.waits(-1)
+	if err == nil || errors.Is(err, io.EOF) {
+		return err
+	}
+	return r.session.note(r.ctx, prepares, err)
 }
 
 func (r *rows) HasNextResultSet() bool {
@@ -218,11 +218,7 @@ func (r *rows) NextResultSet() error {
 	if !ok {
 		return io.EOF
 	}
-	err := n.NextResultSet()
-	if errors.Is(err, io.EOF) {
-		return err
-	}
-	return r.session.note(r.ctx, err)
+	return r.wait(n.NextResultSet)
 }
 
 func (r *rows) ColumnTypeDatabaseTypeName(i int) string {
@@ -263,6 +259,6 @@ var errRolledBack = errors.New("the application rolled the branch back")
 
 // Rollback dooms the branch.
 func (h *handle) Rollback() error {
-	h.session.doom(errRolledBack)
+	h.session.doom(errRolledBack, true)
 	return nil
 }

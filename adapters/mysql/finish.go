@@ -19,8 +19,8 @@ func (r *Resource) Commit(ctx context.Context, x txn.XID, b txn.Branch) (txn.Fin
 	return r.finish(ctx, x, b, txn.Commit)
 }
 
-// Rollback finishes a branch that was decided to abort. It ends the session that is
-// known to work for it, so that the branch cannot be prepared later.
+// Rollback finishes a branch that was decided to abort. It ends the session that works for
+// it, if its marker proves which one that is.
 func (r *Resource) Rollback(ctx context.Context, x txn.XID, b txn.Branch) (txn.Finish, error) {
 	return r.finish(ctx, x, b, txn.Abort)
 }
@@ -30,7 +30,7 @@ func (r *Resource) finish(ctx context.Context, x txn.XID, b txn.Branch, d txn.De
 	defer cancel()
 	err = r.onServer(ctx, func(c *sql.Conn, s server) (err error) {
 		f := finisher{r: r, conn: c, server: s, xid: x, decision: d, evident: b.Evidence == markerEvidence && !r.options.NoMarker}
-		f.holder, _ = parseHolder(b.Holder)
+		f.claimed, _ = parseHolder(b.Holder)
 		answer, err = f.run(ctx)
 		return err
 	})
@@ -49,19 +49,23 @@ type finisher struct {
 	xid      txn.XID
 	decision txn.Decision
 	evident  bool   // the branch left a marker
-	holder   holder // zero if nobody knows it
+	own      bool   // the session of the branch asks, and holder is itself
+	holder   holder // that holds the branch for certain; zero if nothing proves it
+	claimed  holder // that somebody says to hold it; zero if nobody does
 }
 
 var (
 	errHeld = errors.New("its session is alive or about to end, and nobody knows which one it is: wait until the server ends it, " +
 		"or find it in the process list and KILL it; then try again")
+	errAlive = errors.New("a session that is said to hold it is alive, and nothing proves that it does, so it is not ended: " +
+		"wait until it ends, or look what it does and KILL it; then try again")
 	errHidden = errors.New("its marker is written and not committed, but XA RECOVER does not list it: either another session is finishing it now, " +
 		"or the server hides it, and then a restart of the server brings it back; try again")
 	errStillListed = errors.New("the server said that it is finished, and lists it again: try again")
 )
 
 func (f *finisher) run(ctx context.Context) (txn.Finish, error) {
-	listed, err := f.listed(ctx)
+	listed, err := f.listed(ctx, true)
 	if err != nil {
 		return 0, err
 	}
@@ -69,7 +73,7 @@ func (f *finisher) run(ctx context.Context) (txn.Finish, error) {
 	if err != nil {
 		return 0, err
 	}
-	if f.holder == (holder{}) {
+	if !f.own { // the branch itself wrote who works for it; what a record says may be made up
 		f.holder = writer
 	}
 	// The list came first: what had left it then has its marker committed, or pending for
@@ -77,10 +81,14 @@ func (f *finisher) run(ctx context.Context) (txn.Finish, error) {
 	if found == committed && !listed {
 		return f.already(committed), nil
 	}
-	if f.mustFence(listed) {
-		if listed, err = f.fence(ctx); err != nil {
-			return 0, err
-		}
+	switch {
+	case f.mustFence(listed):
+		listed, err = f.fence(ctx)
+	case listed && f.holder == (holder{}):
+		listed, err = f.await(ctx)
+	}
+	if err != nil {
+		return 0, err
 	}
 	if listed {
 		return f.end(ctx)
@@ -112,11 +120,31 @@ func (f *finisher) fence(ctx context.Context) (listed bool, err error) {
 			return false, err
 		}
 	}
-	listed, err = f.listed(ctx)
+	listed, err = f.listed(ctx, true)
 	if err != nil || !listed || !f.holder.of(f.server) {
 		return listed, err
 	}
 	return true, f.r.pause(ctx)
+}
+
+// await returns when a session of which nothing proves that it holds the branch cannot hold
+// it, and reports whether the branch is still listed then. It does not wait for a session
+// that is alive.
+func (f *finisher) await(ctx context.Context) (listed bool, err error) {
+	if !f.claimed.of(f.server) || f.claimed.detaches && f.server.detaches {
+		return true, nil
+	}
+	alive, err := f.claimed.alive(ctx, f.conn, f.server)
+	if err != nil {
+		return false, err
+	}
+	if alive {
+		return false, errAlive
+	}
+	if err := f.r.pause(ctx); err != nil {
+		return false, err
+	}
+	return f.listed(ctx, true)
 }
 
 // end finishes a branch that is listed.
@@ -140,7 +168,7 @@ func (f *finisher) end(ctx context.Context) (txn.Finish, error) {
 	case !isCode(err, codeNotA):
 		return 0, err
 	}
-	listed, err := f.listed(ctx)
+	listed, err := f.listed(ctx, false)
 	if err != nil {
 		return 0, err
 	}
@@ -159,7 +187,7 @@ func (f *finisher) end(ctx context.Context) (txn.Finish, error) {
 
 // verify looks whether what the server said has happened.
 func (f *finisher) verify(ctx context.Context) (txn.Finish, error) {
-	listed, err := f.listed(ctx)
+	listed, err := f.listed(ctx, false)
 	if err != nil {
 		return 0, err
 	}
@@ -193,8 +221,13 @@ func (f *finisher) already(found trace) txn.Finish {
 	return txn.AlreadyDone
 }
 
-func (f *finisher) listed(ctx context.Context) (bool, error) {
+// listed reports whether the branch is prepared. The user of an application may not be allowed
+// to ask; for its own branch, whose session has ended, presumed says what it goes on with.
+func (f *finisher) listed(ctx context.Context, presumed bool) (bool, error) {
 	list, _, err := recoverList(ctx, sqlRows(f.conn))
+	if f.own && isCode(err, codeRMError) {
+		return presumed, nil
+	}
 	return slices.ContainsFunc(list, func(p adapters.Prepared) bool { return p.XID == f.xid }), err
 }
 

@@ -7,7 +7,9 @@ import (
 	"database/sql"
 	"fmt"
 	"net"
+	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -68,16 +70,64 @@ var finishStories = []story{
 		w.requireAbsent("orphan")
 		w.requireFree("orphan")
 	}},
-	{"a rollback ends a session that has not prepared yet", func(t *testing.T, w *world) {
+	{"a holder that is made up ends nobody's session", func(t *testing.T, w *world) {
+		innocent := w.work(w.open(), newXID(), "innocent0")
+		madeUp := holderOf(innocent.link.server)
+		for _, detaches := range []bool{false, true} {
+			madeUp.detaches = detaches
+			forged := txn.Branch{No: 1, Resource: "db", Evidence: markerEvidence, Holder: madeUp.String()}
+			for _, d := range []txn.Decision{txn.Commit, txn.Abort} {
+				// A branch of somebody who is gone: its marker says who had it.
+				x := newXID()
+				s, _ := w.prepared(w.open(), x, "made"+d.String())
+				w.kill(s)
+				require.Equal(t, txn.Done, w.finish(w.open(), d, x, forged))
+				// One that lives: whoever the marker names is ended, and nobody else.
+				x = newXID()
+				s, _ = w.prepared(w.open(), x, "made"+d.String())
+				require.Equal(t, txn.Done, w.finish(w.open(), d, x, forged))
+				require.Equal(t, d == txn.Abort || !s.link.server.detaches, w.isGone(s))
+				// One that nobody has.
+				want := txn.AlreadyDone
+				if d == txn.Commit {
+					want = txn.Lost
+				}
+				require.Equal(t, want, w.finish(w.open(), d, newXID(), forged))
+			}
+		}
+		require.False(t, w.isGone(innocent))
+		require.NoError(t, innocent.CommitOnePhase(w.ctx))
+		w.requireValue("innocent0", 7)
+	}},
+	{"without a marker a holder that lives is waited for and not ended", func(t *testing.T, w *world) {
+		blind := w.openAs(w.DSN(database), Options{NoMarker: true})
+		for _, d := range []txn.Decision{txn.Commit, txn.Abort} {
+			x := newXID()
+			s, b := w.prepared(blind, x, "blind"+d.String())
+			finish := blind.Commit
+			if d == txn.Abort {
+				finish = blind.Rollback
+			}
+			if !s.link.server.detaches {
+				_, err := finish(w.ctx, x, b)
+				require.ErrorIs(t, err, errAlive)
+				w.requireListed(x)
+			}
+			require.False(t, w.isGone(s))
+			w.kill(s)
+			require.Equal(t, txn.Done, w.finish(blind, d, x, b))
+		}
+	}},
+	{"a session that has not prepared yet is left alone by a rollback that only a record sends there", func(t *testing.T, w *world) {
 		x := newXID()
 		s := w.work(w.open(), x, "early")
 		b := branchOne
 		b.Holder = holderOf(s.link.server).String()
 		require.Equal(t, txn.AlreadyDone, w.finish(w.open(), txn.Abort, x, b))
-		require.True(t, w.isGone(s))
-		vote, _, err := s.Prepare(w.ctx)
-		require.Equal(t, txn.VoteNo, vote)
-		require.Error(t, err)
+		vote, b, err := s.Prepare(w.ctx)
+		require.NoError(t, err)
+		require.Equal(t, txn.VoteYes, vote)
+		require.Equal(t, txn.Done, w.finish(w.open(), txn.Abort, x, b), "the next sweep finds it")
 		w.requireAbsent("early")
 	}},
 	{"a session of another life of the server with the same number is left alone", func(t *testing.T, w *world) {
@@ -98,8 +148,8 @@ var finishStories = []story{
 		require.Equal(t, txn.AlreadyDone, w.finish(w.open(), txn.Abort, newXID(), b))
 		w.requireAbsent("nothing") // the table is there
 	}},
-	{"a prepare that is still running when the abort comes leaves nothing", func(t *testing.T, w *world) {
-		r := w.openAs(w.DSN(database), Options{NoMarker: true})
+	{"a prepare that is still running when the abort comes leaves nothing once it is swept", func(t *testing.T, w *world) {
+		r := w.openAs(w.DSN(database), Options{NoMarker: true}) // the lock below would stop the marker
 		x := newXID()
 		s := w.work(r, x, "late")
 		unlock := w.freeze()
@@ -112,15 +162,13 @@ var finishStories = []story{
 		b := branchOne
 		b.Holder = holderOf(s.link.server).String()
 		rec := w.openAs(w.DSN(database), Options{NoMarker: true, LockTimeout: time.Second})
-		_, early := rec.Rollback(w.ctx, x, b) // it may have to wait for the same lock
+		require.Equal(t, txn.AlreadyDone, w.finish(rec, txn.Abort, x, b))
 		unlock()
-		if early != nil {
-			require.True(t, isCode(early, codeLockWaitTimeout), "%v", early)
-		}
-		require.Equal(t, txn.VoteNo, <-vote)
+		require.Equal(t, txn.VoteYes, <-vote, "nothing proved that the session worked for it")
+		s.Abandon()
 		w.eventually("rolled back", func() bool {
 			got, err := rec.Rollback(w.ctx, x, b)
-			return err == nil && (got == txn.Done || got == txn.AlreadyDone)
+			return err == nil && got == txn.Done
 		})
 		w.requireListed()
 		w.requireAbsent("late")
@@ -323,6 +371,54 @@ func TestOtherDefaultsOfTheServerChangeNothing(t *testing.T) {
 	}
 }
 
+func TestTheIdentityStaysWithTheData(t *testing.T) {
+	for name, start := range map[string]func(testing.TB, ...testdb.Option) *testdb.Server{"MariaDB": testdb.MariaDB, "MySQL": testdb.MySQL} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t, start(t))
+			app, recovery := w.users()
+			first, err := w.openAs(app, Options{}).Identity(w.ctx)
+			require.NoError(t, err)
+			host, err := os.Hostname()
+			require.NoError(t, err)
+			require.NotContains(t, first, host)
+			require.NotContains(t, first, strconv.Itoa(w.Port()))
+			require.NoError(t, w.Kill())
+			require.NoError(t, w.Start())
+			for _, dsn := range []string{w.DSN(database), app, recovery} {
+				again, err := w.openAs(dsn, Options{}).Identity(w.ctx)
+				require.NoError(t, err)
+				require.Equal(t, first, again)
+			}
+			kept, err := w.open().Evidence(w.ctx, txn.XID{})
+			require.NoError(t, err)
+			require.Empty(t, kept, "the id is no evidence")
+		})
+	}
+}
+
+func TestManyWhoAskAtOnceDrawOneIdentity(t *testing.T) {
+	w := newWorld(t, testdb.MariaDB(t))
+	answers := make(chan string, 8)
+	var group sync.WaitGroup
+	for range 8 {
+		r := w.open()
+		group.Go(func() {
+			id, err := r.Identity(w.ctx)
+			if err != nil {
+				t.Error(err)
+			}
+			answers <- id
+		})
+	}
+	group.Wait()
+	first := <-answers
+	for range 7 {
+		require.Equal(t, first, <-answers)
+	}
+	require.Contains(t, first, " id=")
+}
+
 func TestTwoServersHaveTwoIdentities(t *testing.T) {
 	for _, f := range flavors[:2] {
 		t.Run(f.name, func(t *testing.T) {
@@ -466,6 +562,7 @@ func (w *world) race(r *Resource, x txn.XID, finish func() error) (txn.Branch, b
 		err = finish()
 	}
 	<-gone
+	s.Abandon()
 	require.NoError(w.t, err)
 	_, found := w.value(x.ID.String())
 	return b, found

@@ -82,3 +82,20 @@ func (h holder) end(ctx context.Context, c *sql.Conn, s server) error {
 		}
 	}
 }
+
+// alive reports whether the server knows the session, and does nothing to it. The statements
+// explain what a session executes; most answers are errors.
+func (h holder) alive(ctx context.Context, c *sql.Conn, s server) (bool, error) {
+	explain := "EXPLAIN FOR CONNECTION "
+	if s.flavor == flavorMariaDB {
+		explain = "SHOW EXPLAIN FOR "
+	}
+	_, err := sqlRows(c)(ctx, explain+strconv.FormatUint(h.connection, 10))
+	switch _, answered := codeOf(err); {
+	case isCode(err, codeUnknownThread):
+		return false, nil
+	case err != nil && !answered:
+		return false, fmt.Errorf("ask for session %d: %w", h.connection, err)
+	}
+	return true, nil
+}

@@ -8,6 +8,7 @@ import (
 	"database/sql/driver"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -51,7 +52,12 @@ type link struct {
 	// counted: changes is what the session's counters said, and it has written nothing since.
 	counted bool
 	changes changes
+	// xaSent is how many XA statements were sent to the session, and of those xaQueued wait.
+	xaSent, xaQueued int64
+	// lockTimeout limits its lock waits; zero if that is not known.
+	lockTimeout time.Duration
 
+	lease     time.Duration // after which the server ends it when it is idle
 	idleSince time.Time
 
 	branch atomic.Pointer[session] // that it works for, nil between branches
@@ -96,7 +102,11 @@ func (l *link) setUp(ctx context.Context) (err error) {
 	}
 	l.holder, l.table = holderOf(l.server).String(), tableIn(l.server)
 	o := l.r.options
-	limits := fmt.Sprintf("%s, wait_timeout = %d", setLimits(o.LockTimeout), int(o.Lease.Seconds()))
+	l.lease, l.lockTimeout = o.Lease, o.LockTimeout
+	if seconds, err := strconv.Atoi(l.server.variables["wait_timeout"]); err == nil {
+		l.lease = min(l.lease, time.Duration(seconds)*time.Second)
+	}
+	limits := startClean + ", " + l.server.lockLimit(o.LockTimeout) + ", " + l.server.limit("wait_timeout", o.Lease)
 	if l.wire.able() {
 		// A statement that travels with an XA START which the server refuses runs outside of
 		// the branch. It must not commit by itself, so that the end of the session undoes it.
@@ -105,28 +115,42 @@ func (l *link) setUp(ctx context.Context) (err error) {
 	return l.exec(ctx, limits)
 }
 
-// start opens a branch: where it can, with the next command.
-func (l *link) start(ctx context.Context, name string) error {
-	command := "XA START " + name
-	if l.wire.able() {
+// ahead lets commands travel with the next one. The wire must be able.
+func (l *link) ahead(commands []string) {
+	for _, command := range commands {
+		if isXA(command) {
+			l.xaQueued++
+		}
 		l.wire.send(command)
-		return nil
 	}
-	return l.exec(ctx, command)
+	l.xaSent += l.xaQueued
 }
 
-// started makes sure that the branch is open before a statement that could not be undone
-// outside of it.
-func (l *link) started(ctx context.Context, name string) error {
+// drop forgets what waits to travel, and reports whether something did.
+func (l *link) drop() bool {
 	if !l.wire.pending() {
-		return nil
+		l.xaQueued = 0
+		return false
 	}
 	l.wire.drop()
-	return l.exec(ctx, "XA START "+name)
+	l.xaSent -= l.xaQueued
+	l.xaQueued = 0
+	return true
 }
+
+// heard returns the answers to what has travelled.
+func (l *link) heard() []answer {
+	l.xaQueued = 0
+	return l.wire.take()
+}
+
+func isXA(command string) bool { return strings.HasPrefix(command, "XA ") }
 
 // exec runs one of our own commands.
 func (l *link) exec(ctx context.Context, command string) error {
+	if isXA(command) {
+		l.xaSent++
+	}
 	_, err := l.raw.ExecContext(ctx, command, nil)
 	return err
 }
@@ -142,19 +166,22 @@ type changes struct {
 // inOrder executes commands: in one round trip where that can be. It returns the first
 // error. Some of those behind it may have been executed.
 func (l *link) inOrder(ctx context.Context, commands ...string) error {
-	if l.wire.able() {
-		last := len(commands) - 1
-		for _, command := range commands[:last] {
-			l.wire.send(command)
+	switch {
+	case l.wire.able():
+		for _, a := range l.each(ctx, commands...) {
+			if a.err != nil {
+				return a.err
+			}
 		}
-		err := l.exec(ctx, commands[last])
-		if refused := l.wire.refused(); refused != nil {
-			return refused
+		return nil
+	case l.server.flavor == flavorMariaDB:
+		for _, command := range commands {
+			if isXA(command) {
+				l.xaSent++
+			}
 		}
+		_, err := l.raw.ExecContext(ctx, l.server.together(commands...), nil)
 		return err
-	}
-	if l.server.flavor == flavorMariaDB {
-		return l.exec(ctx, l.server.together(commands...))
 	}
 	for _, command := range commands {
 		if err := l.exec(ctx, command); err != nil {
@@ -162,6 +189,82 @@ func (l *link) inOrder(ctx context.Context, commands ...string) error {
 		}
 	}
 	return nil
+}
+
+// each executes all of the commands, whether the one before failed or not, and returns their
+// answers: in one round trip where that can be. What was not answered has the error of the
+// connection.
+func (l *link) each(ctx context.Context, commands ...string) []answer {
+	if !l.wire.able() {
+		answers := make([]answer, 0, len(commands))
+		for _, command := range commands {
+			answers = append(answers, answer{err: l.exec(ctx, command)})
+		}
+		return answers
+	}
+	last := len(commands) - 1
+	l.ahead(commands[:last])
+	err := l.exec(ctx, commands[last])
+	return l.answered(last, answer{err: err})
+}
+
+// answered returns the answers to n commands that were sent ahead, and that of the driver's
+// command behind them.
+func (l *link) answered(n int, own answer) []answer {
+	l.drop() // if the driver has not sent its command
+	answers := l.heard()
+	for len(answers) < n {
+		missing := own.err
+		if missing == nil {
+			missing = errNotAnswered
+		}
+		answers = append(answers, answer{err: missing})
+	}
+	return append(answers, own)
+}
+
+var errNotAnswered = errors.New("the server did not answer")
+
+// eachAndWarnings is each, and whether the server says of the last command that it could not
+// undo what was done to tables without transactions.
+func (l *link) eachAndWarnings(ctx context.Context, commands ...string) (answers []answer, stayed bool) {
+	var rows [][]string
+	var err error
+	if l.wire.able() {
+		l.ahead(commands)
+		rows, err = rawRows(l.raw)(ctx, "SHOW WARNINGS")
+		answers = l.answered(len(commands), answer{err: err})[:len(commands)]
+	} else {
+		answers = l.each(ctx, commands...)
+		rows, err = rawRows(l.raw)(ctx, "SHOW WARNINGS")
+	}
+	last := answers[len(answers)-1]
+	if err != nil || last.err != nil || l.wire.able() && last.warnings == 0 {
+		return answers, false // the server keeps older warnings
+	}
+	return answers, slices.ContainsFunc(rows, func(row []string) bool { return len(row) > 1 && row[1] == warningStayed })
+}
+
+// warningStayed is ER_WARNING_NOT_COMPLETE_ROLLBACK.
+const warningStayed = "1196"
+
+// endedByOthers reports whether the session was sent XA statements that are not ours. It is
+// asked only when something is wrong.
+func (l *link) endedByOthers(ctx context.Context) (bool, error) {
+	rows, err := rawRows(l.raw)(ctx, "SHOW SESSION STATUS WHERE Variable_name IN "+
+		"('Com_xa_start', 'Com_xa_end', 'Com_xa_prepare', 'Com_xa_commit', 'Com_xa_rollback')")
+	if err != nil {
+		return false, fmt.Errorf("count the XA statements of the session: %w", err)
+	}
+	var n int64
+	for _, row := range rows {
+		one, err := strconv.ParseInt(row[1], 10, 64)
+		if err != nil {
+			return false, fmt.Errorf("count the XA statements of the session: %s is no number", row[0])
+		}
+		n += one
+	}
+	return len(rows) != 5 || n != l.xaSent, nil // fewer, if somebody has reset the counters
 }
 
 // countChanges asks the session's counters how many rows it has written so far.
@@ -192,12 +295,8 @@ func (l *link) countChanges(ctx context.Context) (changes, error) {
 	return c, nil
 }
 
-// release gives the session back after its branch has ended.
-func (l *link) release() {
-	if l.dirty || !l.raw.IsValid() || !l.r.idle.keep(l, time.Now()) {
-		l.close()
-	}
-}
+// stale reports whether the server may have ended the session because it is idle.
+func (l *link) stale(now time.Time) bool { return now.Sub(l.idleSince) > l.lease/2 }
 
 // discard ends the session at the server too, whatever it is doing, and returns when
 // it is gone. The server does not notice that a client closed its socket while a
@@ -229,7 +328,6 @@ func (l *link) closeLocked() {
 		return
 	}
 	l.closed = true
-	l.wire.drop()
 	_ = l.db.Close() // of no more use, whatever it says
 	_ = l.raw.Close()
 }

@@ -149,7 +149,7 @@ func (w *world) prepared(r *Resource, x txn.XID, key string) (*session, txn.Bran
 
 func (w *world) seed(keys ...string) {
 	for _, key := range keys {
-		w.run(database, "INSERT INTO kv VALUES ('"+key+"', 1)")
+		w.run(database, "REPLACE INTO kv VALUES ('"+key+"', 1)")
 	}
 }
 

@@ -22,8 +22,8 @@ const (
 )
 
 // CreateMarkerTable is the table of the evidence, to be created in every database that
-// takes part. Users of applications need SELECT and INSERT on it, those of
-// coordinator nodes SELECT and DELETE.
+// takes part. Users of applications need SELECT, INSERT and DELETE on it, and so do those of
+// coordinator nodes.
 const CreateMarkerTable = `CREATE TABLE IF NOT EXISTS ` + markerTable + ` (
   cluster INT UNSIGNED NOT NULL,
   gid CHAR(26) CHARACTER SET ascii COLLATE ascii_bin NOT NULL,
@@ -43,8 +43,16 @@ func insertMarker(table string, x txn.XID, holder string) string {
 		", '" + x.ID.String() + "', " + strconv.FormatUint(uint64(x.Branch), 10) + ", '" + holder + "')"
 }
 
+func deleteMarker(table string, x txn.XID) string {
+	return fmt.Sprintf("DELETE FROM %s WHERE %s", table, markerOf(x))
+}
+
+func markerOf(x txn.XID) string {
+	return fmt.Sprintf("cluster = %d AND gid = '%s' AND branch = %d", uint32(x.Cluster), x.ID, uint8(x.Branch))
+}
+
 func selectMarker(s server, x txn.XID) string {
-	return fmt.Sprintf("SELECT holder FROM %s WHERE cluster = %d AND gid = '%s' AND branch = %d", tableIn(s), uint32(x.Cluster), x.ID, x.Branch)
+	return fmt.Sprintf("SELECT holder FROM %s WHERE %s", tableIn(s), markerOf(x))
 }
 
 // prepareMarker makes sure that branches can leave their markers. When several first
@@ -64,7 +72,7 @@ func (r *Resource) prepareMarker(ctx context.Context) error {
 			return err
 		}
 		// MariaDB and MySQL hide from a user without grants whether there is a table.
-		if _, err := c.ExecContext(ctx, strings.Replace(CreateMarkerTable, markerTable, tableIn(s), 1)); err != nil {
+		if _, err := c.ExecContext(ctx, createMarkerTable(s)); err != nil {
 			return markerMissing(s, err)
 		}
 		if _, err = c.ExecContext(ctx, try); err != nil {

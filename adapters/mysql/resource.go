@@ -30,7 +30,11 @@ type Options struct {
 	// is rolled back, a prepared one can then be finished by others. It has to be longer
 	// than a transaction thinks and a decision takes. Whole seconds; less than one means 5 minutes.
 	Lease time.Duration
-	// MaxIdle is how many sessions are kept for the next branch; 0 means 32.
+	// MaxOpen is how many sessions there are at most, and so how many branches are open at
+	// once: the next one waits. 0 means 24. Four connections more may be open for a short time,
+	// to end sessions.
+	MaxOpen int
+	// MaxIdle is how many sessions are kept for the next branch; 0 means MaxOpen.
 	MaxIdle int
 }
 
@@ -41,8 +45,11 @@ func (o Options) withDefaults() Options {
 	if o.Lease < time.Second {
 		o.Lease = 5 * time.Minute
 	}
-	if o.MaxIdle <= 0 {
-		o.MaxIdle = 32
+	if o.MaxOpen <= 0 {
+		o.MaxOpen = 24
+	}
+	if o.MaxIdle <= 0 || o.MaxIdle > o.MaxOpen {
+		o.MaxIdle = o.MaxOpen
 	}
 	return o
 }
@@ -66,7 +73,7 @@ type Resource struct {
 	connector driver.Connector
 	options   Options
 	db        *sql.DB // of the recovery half and for KILL
-	idle      idle
+	pool      *pool
 
 	markerReady atomic.Bool // the marker table is there and can be written
 
@@ -84,7 +91,7 @@ func New(name string, c driver.Connector) *Resource {
 // NewWithOptions is New with options.
 func NewWithOptions(name string, c driver.Connector, o Options) *Resource {
 	o = o.withDefaults()
-	r := &Resource{name: name, connector: c, options: o, idle: idle{most: o.MaxIdle, longest: o.Lease / 2}, pause: awaitDetach}
+	r := &Resource{name: name, connector: c, options: o, pool: newPool(o), pause: awaitDetach}
 	r.db = sql.OpenDB(limitedConnector{c, o.LockTimeout})
 	r.db.SetMaxOpenConns(recoveryConns)
 	r.db.SetMaxIdleConns(recoveryConns / 2)
@@ -128,26 +135,6 @@ func (r *Resource) Name() string { return r.name }
 // Driver is "mysql", for MariaDB too.
 func (r *Resource) Driver() string { return "mysql" }
 
-// Identity names the server and the database. XA names are server-wide, but the
-// markers are the database's. On MySQL it is server_uuid, which copies of a data
-// directory share, so host name and port as the server knows them go with it. MariaDB
-// has no such thing; its server_uid comes from port and network card, which containers
-// share, so host name, port and server_id go with it.
-func (r *Resource) Identity(ctx context.Context) (string, error) {
-	var id string
-	err := r.onServer(ctx, func(_ *sql.Conn, s server) error {
-		if s.database == "" {
-			return errNoDatabase
-		}
-		id = fmt.Sprintf("%s %s database=%s", s.flavor, s.name, s.database)
-		return nil
-	})
-	if err != nil {
-		return "", fmt.Errorf("identity of %s: %w", r.name, advise(err))
-	}
-	return id, nil
-}
-
 // onServer runs do on one connection of the recovery half.
 func (r *Resource) onServer(ctx context.Context, do func(*sql.Conn, server) error) error {
 	c, err := r.db.Conn(ctx)
@@ -164,6 +151,12 @@ func (r *Resource) onServer(ctx context.Context, do func(*sql.Conn, server) erro
 
 // Tx returns the branch of g to work in, opening it at first use.
 func (r *Resource) Tx(ctx context.Context, g adapters.Global) (*sql.Tx, error) {
+	return r.TxWith(ctx, g, TxOptions{})
+}
+
+// TxWith is Tx with options. They can only be set by the first call within a global
+// transaction, before its first statement.
+func (r *Resource) TxWith(ctx context.Context, g adapters.Global, o TxOptions) (*sql.Tx, error) {
 	enlisted, err := g.Enlist(ctx, r)
 	if err != nil {
 		return nil, fmt.Errorf("enlist %s: %w", r.name, err)
@@ -172,45 +165,26 @@ func (r *Resource) Tx(ctx context.Context, g adapters.Global) (*sql.Tx, error) {
 	if !ours {
 		return nil, fmt.Errorf("enlist %s: the transaction has a branch of another kind of resource under this name", r.name)
 	}
-	return s.work(ctx)
+	return s.work(ctx, o)
 }
 
-// Open begins a branch on a session of its own.
+// Open begins a branch on a session of its own. The server hears of it with its first
+// statement.
 func (r *Resource) Open(ctx context.Context, x txn.XID) (adapters.Session, error) {
 	if err := r.prepareMarker(ctx); err != nil {
 		return nil, fmt.Errorf("begin %s at %s: %w", x, r.name, advise(err))
 	}
-	for {
-		l, fresh, err := r.takeLink(ctx)
-		if err != nil {
-			return nil, fmt.Errorf("begin %s at %s: %w", x, r.name, advise(err))
-		}
-		s := newSession(r, l, x)
-		if err = l.start(ctx, s.name); err == nil {
-			return s, nil
-		}
-		l.close()
-		// The server may have ended a session that nobody used; nothing of the branch has
-		// happened on it.
-		if _, answered := codeOf(err); fresh || answered || ctx.Err() != nil {
-			return nil, fmt.Errorf("begin %s at %s: %w", x, r.name, advise(err))
-		}
+	l, err := r.pool.take(ctx, r)
+	if err != nil {
+		return nil, fmt.Errorf("begin %s at %s: %w", x, r.name, advise(err))
 	}
-}
-
-// takeLink returns a session that was kept, or a new one.
-func (r *Resource) takeLink(ctx context.Context) (l *link, fresh bool, err error) {
-	if l := r.idle.take(time.Now()); l != nil {
-		return l, false, nil
-	}
-	l, err = connect(ctx, r)
-	return l, true, err
+	return newSession(r, l, x), nil
 }
 
 // Close closes the connections that no branch uses. Branches that are open may be
 // ended afterwards.
 func (r *Resource) Close() error {
-	for _, l := range r.idle.close() {
+	for _, l := range r.pool.close() {
 		l.close()
 	}
 	if err := r.db.Close(); err != nil {
@@ -241,7 +215,7 @@ func (c limitedConnector) Connect(ctx context.Context) (driver.Conn, error) {
 	}
 	raw, err := asRaw(conn)
 	if err == nil {
-		_, err = raw.ExecContext(ctx, setLimits(c.timeout), nil)
+		_, err = raw.ExecContext(ctx, startClean+", "+lockLimit(c.timeout), nil)
 	}
 	if err != nil {
 		conn.Close()
@@ -250,8 +224,15 @@ func (c limitedConnector) Connect(ctx context.Context) (driver.Conn, error) {
 	return conn, nil
 }
 
-// setLimits also undoes defaults of the server that leave a transaction open where XA
-// wants none.
-func setLimits(t time.Duration) string {
-	return fmt.Sprintf("SET SESSION autocommit = 1, completion_type = 0, innodb_lock_wait_timeout = %d, lock_wait_timeout = %[1]d", int(t.Seconds()))
+// startClean undoes defaults of the server that leave a transaction open where XA wants none.
+const startClean = "SET SESSION autocommit = 1, completion_type = 0"
+
+// lockLimit is for a SET SESSION: it limits the lock waits of a session that has no stricter
+// limit yet.
+func lockLimit(t time.Duration) string {
+	return limit("innodb_lock_wait_timeout", t) + ", " + limit("lock_wait_timeout", t)
+}
+
+func limit(variable string, t time.Duration) string {
+	return fmt.Sprintf("%[1]s = CAST(LEAST(@@SESSION.%[1]s, %d) AS UNSIGNED)", variable, int(t.Seconds()))
 }

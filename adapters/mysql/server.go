@@ -13,6 +13,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"time"
 )
 
 // Flavors.
@@ -40,6 +41,20 @@ type server struct {
 	variables map[string]string
 }
 
+// lockLimit is for a SET SESSION: it limits the lock waits of a session to t, or to what
+// the session was given at first if that is stricter.
+func (s server) lockLimit(t time.Duration) string {
+	return s.limit("innodb_lock_wait_timeout", t) + ", " + s.limit("lock_wait_timeout", t)
+}
+
+func (s server) limit(variable string, t time.Duration) string {
+	seconds := int((t + time.Second - 1) / time.Second)
+	if given, err := strconv.Atoi(s.variables[variable]); err == nil {
+		seconds = min(seconds, given)
+	}
+	return variable + " = " + strconv.Itoa(seconds)
+}
+
 // together makes one statement of several. MariaDB takes compound statements outside of
 // stored programs, and stops at the first that fails; that needs no multi-statement
 // mode, which nobody shall switch on for the application's own statements. MySQL has
@@ -59,7 +74,8 @@ func (s server) id() string {
 
 const askVariables = `SHOW VARIABLES WHERE Variable_name IN ('version', 'server_uuid', 'server_uid', 'hostname', 'server_id', 'port', 'datadir', ` +
 	`'xa_detach_on_prepare', 'read_only', 'super_read_only', 'wsrep_on', 'group_replication_group_name', 'default_storage_engine', ` +
-	`'innodb_flush_log_at_trx_commit', 'sync_binlog', 'log_bin')`
+	`'innodb_flush_log_at_trx_commit', 'sync_binlog', 'log_bin', 'wait_timeout', 'lock_wait_timeout', ` +
+	`'innodb_lock_wait_timeout', 'innodb_rollback_on_timeout')`
 
 // askServer asks who the server is.
 func askServer(ctx context.Context, q rowsOf) (server, error) {

@@ -5,7 +5,6 @@ package mysql
 import (
 	"context"
 	"database/sql"
-	"database/sql/driver"
 	"errors"
 	"fmt"
 	"sync"
@@ -16,8 +15,11 @@ import (
 
 // session is the session half of one branch.
 //
-// What always holds: the link is the branch's from XA START until the branch has
-// ended; only while the phase is working does a *sql.Tx use it.
+// What always holds:
+//  1. The link is the branch's from its first statement until the branch has ended or is
+//     loose; only while the phase is working does a *sql.Tx use it.
+//  2. Before a statement that could end the transaction is sent, the transaction has the
+//     guard, and its marker where there are markers.
 type session struct {
 	r    *Resource
 	link *link
@@ -28,12 +30,30 @@ type session struct {
 	life context.Context
 	cut  context.CancelFunc
 
-	mu     sync.Mutex
-	phase  phase
-	tx     *sql.Tx // nil if the application has committed the last one
-	doomed error   // the first failure
-	wrote  bool    // some statement was no plain read
-	used   bool    // there was a statement
+	mu      sync.Mutex
+	phase   phase
+	options TxOptions
+	tx      *sql.Tx // nil if the application has committed the last one
+	running int     // statements that the server is asked for now
+	doomed  error   // the first failure that was not undone
+	final   bool    // and it cannot be undone
+	ours    bool    // and it is that of a command of our own
+	last    error   // the last failure, as the application was told
+	wrote   bool    // some statement was no plain read
+	used    bool    // there was a statement
+	points  savepoints
+
+	// What follows is owned by whoever uses the link.
+
+	begun   bool    // XA START was sent, or waits to be
+	awaited opening // what travels with the statement that runs
+	guard   string  // the name of the guard if the transaction has it
+	marked  bool    // the marker is in already
+	proven  bool    // the guard was still there when the work was over
+	missed  error   // the answer that the guard is not there
+	risked  bool    // a statement was sent that could end the transaction
+	voted   bool    // XA PREPARE was sent
+	torn    error   // why part of the branch may be committed
 }
 
 type phase uint8
@@ -42,6 +62,7 @@ const (
 	working phase = iota
 	voting        // the work is over
 	prepared
+	loose // the connection is gone, and nobody has seen that the branch is
 	ended
 )
 
@@ -53,15 +74,24 @@ func newSession(r *Resource, l *link, x txn.XID) *session {
 }
 
 // work returns the *sql.Tx to work with; a new one if the last was committed.
-func (s *session) work(ctx context.Context) (*sql.Tx, error) {
+func (s *session) work(ctx context.Context, o TxOptions) (*sql.Tx, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	if err := s.open(); err != nil {
+	if err := o.check(); err != nil {
 		return nil, err
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if err := s.openLocked(); err != nil {
+		return nil, err
+	}
+	if o != (TxOptions{}) && o != s.options {
+		if s.used || s.options != (TxOptions{}) {
+			return nil, errLateOptions
+		}
+		s.options = o
+	}
 	if s.tx != nil {
 		return s.tx, nil
 	}
@@ -75,19 +105,17 @@ func (s *session) work(ctx context.Context) (*sql.Tx, error) {
 
 // pieceDone lets the next call of work begin anew.
 func (s *session) pieceDone() error {
-	if err := s.open(); err != nil {
-		return err
-	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if err := s.openLocked(); err != nil {
+		return err
+	}
 	s.tx = nil
 	return nil
 }
 
-// open returns nil if the branch takes statements.
-func (s *session) open() error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+// openLocked returns nil if the branch takes statements. mu is held.
+func (s *session) openLocked() error {
 	if s.phase != working {
 		return adapters.ErrBranchEnded
 	}
@@ -97,38 +125,25 @@ func (s *session) open() error {
 	return nil
 }
 
-func (s *session) doom(cause error) {
+// doom notes a failure. One that is final is not undone by a rollback to a savepoint.
+func (s *session) doom(cause error, final bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.doomed == nil && s.phase == working {
+	if s.phase != working {
+		return
+	}
+	s.last = cause
+	s.final = s.final || final
+	if s.doomed == nil {
 		s.doomed = cause
 	}
 }
 
-// admit notes what a statement will do, before it does it.
-func (s *session) admit(ctx context.Context, k kind) error {
-	if !k.plain {
-		s.link.dirty = true
-	}
+// Failure returns the error of the statement that failed last, or nil.
+func (s *session) Failure() error {
 	s.mu.Lock()
-	first := !s.used
-	s.used = true
-	if !k.reads {
-		s.wrote = true
-	}
-	s.mu.Unlock()
-	if !k.reads {
-		s.link.counted = false
-	}
-	if !first || !k.reads || s.link.counted {
-		return nil
-	}
-	changes, err := s.link.countChanges(ctx)
-	if err != nil {
-		return s.note(ctx, err)
-	}
-	s.link.changes, s.link.counted = changes, true
-	return nil
+	defer s.mu.Unlock()
+	return s.last
 }
 
 // within limits a statement to the life of the branch.
@@ -141,41 +156,20 @@ func (s *session) within(ctx context.Context) (context.Context, func()) {
 	}
 }
 
-// note dooms the branch if its statement failed. If the connection broke, the
-// statement may still run and hold locks: the session is ended.
-func (s *session) note(ctx context.Context, err error) error {
-	if refused := s.link.wire.refused(); refused != nil {
-		return s.notStarted(ctx, refused)
-	}
-	if err == nil || errors.Is(err, driver.ErrSkip) {
-		return err
-	}
-	s.doom(err)
-	if !s.link.raw.IsValid() {
-		_ = s.link.discard(ctx) // the rollback tries again and says so
-	}
-	return err
-}
-
-// notStarted ends the session of a branch that the server refused to open: a statement may
-// have run outside of it, and whose branch that name is must not be asked to roll back.
-func (s *session) notStarted(ctx context.Context, refused error) error {
-	err := fmt.Errorf("begin %s at %s: %w", s.xid, s.r.name, advise(refused))
-	s.doom(err)
-	return errors.Join(err, s.link.discard(ctx))
-}
-
-// endWork closes the *sql.Tx and returns when no statement runs any more. When ctx
-// ends first, the statements are cut off.
-func (s *session) endWork(ctx context.Context) error {
+// endWork closes the *sql.Tx and returns when no statement runs any more. When ctx ends
+// first, the statements are cut off; at once if nobody needs what they do.
+func (s *session) endWork(ctx context.Context, atOnce bool) error {
 	s.mu.Lock()
 	if s.phase != working {
 		s.mu.Unlock()
 		return adapters.ErrBranchEnded
 	}
 	s.phase = voting
-	tx := s.tx
+	tx, busy := s.tx, s.running > 0
 	s.mu.Unlock()
+	if atOnce && busy {
+		s.cut()
+	}
 	stop := context.AfterFunc(ctx, s.cut)
 	defer stop()
 	if tx != nil {
@@ -195,7 +189,7 @@ func (s *session) Prepare(ctx context.Context) (txn.Vote, txn.Branch, error) {
 	b := txn.Branch{No: s.xid.Branch, Resource: s.r.name, Holder: s.link.holder}
 	vote, err := s.vote(ctx)
 	if err != nil {
-		return txn.VoteNo, b, fmt.Errorf("prepare %s at %s: %w", s.xid, s.r.name, advise(err))
+		return txn.VoteNo, b, fmt.Errorf("prepare %s at %s: %w", s.xid, s.r.name, err)
 	}
 	if vote == txn.VoteYes && !s.r.options.NoMarker {
 		b.Evidence = markerEvidence
@@ -204,53 +198,68 @@ func (s *session) Prepare(ctx context.Context) (txn.Vote, txn.Branch, error) {
 }
 
 func (s *session) vote(ctx context.Context) (txn.Vote, error) {
-	if err := s.endWork(ctx); err != nil {
+	if err := s.endWork(ctx, false); err != nil {
 		return txn.VoteNo, err
 	}
+	err := s.failure(ctx)
+	if err == nil {
+		vote, refused := s.voteYes(ctx)
+		if refused == nil {
+			return vote, nil
+		}
+		err = advise(refused)
+	}
+	return txn.VoteNo, s.gaveUp(err, s.abort(ctx))
+}
+
+// voteYes ends a branch that wrote nothing, and prepares any other.
+func (s *session) voteYes(ctx context.Context) (txn.Vote, error) {
 	readOnly, err := s.readOnly(ctx)
 	switch {
 	case err != nil:
+		return txn.VoteNo, err
 	case readOnly:
-		if err = s.endReadOnly(ctx); err == nil {
-			return txn.VoteReadOnly, nil
-		}
-	default:
-		if err = s.prepare(ctx); err == nil {
-			s.mu.Lock()
-			s.phase = prepared
-			s.mu.Unlock()
-			return txn.VoteYes, nil
-		}
+		return txn.VoteReadOnly, s.endReadOnly(ctx)
 	}
-	if rollback := s.abort(ctx); rollback != nil {
-		err = fmt.Errorf("%w (and the rollback failed: %w)", err, rollback)
+	if err := s.prepare(ctx); err != nil {
+		return txn.VoteNo, err
 	}
-	return txn.VoteNo, err
+	s.setPhase(prepared)
+	return txn.VoteYes, nil
+}
+
+// gaveUp is the error of a branch that does not commit for some reason, and that was rolled
+// back with some result.
+func (s *session) gaveUp(reason, rollback error) error {
+	switch {
+	case rollback == nil || errors.Is(reason, adapters.ErrTorn) && errors.Is(rollback, adapters.ErrTorn):
+		return reason
+	case errors.Is(rollback, adapters.ErrTorn):
+		return fmt.Errorf("%w (%w)", rollback, reason)
+	}
+	return fmt.Errorf("%w (and the rollback failed: %w)", reason, rollback)
 }
 
 // failure is why the branch cannot go on, if so.
 func (s *session) failure(ctx context.Context) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if errors.Is(s.doomed, errRolledBack) {
+	if s.ours || errors.Is(s.doomed, errRolledBack) {
 		return s.doomed
 	}
 	if s.doomed != nil {
-		return fmt.Errorf("a statement failed: %w", s.doomed)
+		return fmt.Errorf("the application ignored an error of this branch: %w", s.doomed)
 	}
 	return ctx.Err()
 }
 
 // readOnly reports whether it is certain that the branch wrote nothing.
 func (s *session) readOnly(ctx context.Context) (bool, error) {
-	if err := s.failure(ctx); err != nil {
-		return false, err
-	}
 	s.mu.Lock()
-	wrote, used := s.wrote, s.used
+	wrote, used, declared := s.wrote, s.used, s.options.ReadOnly
 	s.mu.Unlock()
-	if wrote || !used || !s.link.counted {
-		return !used, nil
+	if declared || wrote || !used || !s.link.counted {
+		return declared || !used, nil
 	}
 	changes, err := s.link.countChanges(ctx)
 	if err != nil {
@@ -263,11 +272,12 @@ func (s *session) readOnly(ctx context.Context) (bool, error) {
 // prepare leaves the evidence and prepares the branch.
 func (s *session) prepare(ctx context.Context) error {
 	s.link.counted = false
-	commands := make([]string, 0, 3)
-	if !s.r.options.NoMarker {
+	var commands []string
+	if !s.r.options.NoMarker && !s.marked {
 		commands = append(commands, insertMarker(s.link.table, s.xid, s.link.holder))
 	}
-	err := s.link.inOrder(ctx, append(commands, "XA END "+s.name, "XA PREPARE "+s.name)...)
+	s.voted = true
+	err := s.guarded(ctx, append(commands, "XA END "+s.name, "XA PREPARE "+s.name)...)
 	s.r.markerDoubted(err)
 	return err
 }
@@ -275,7 +285,10 @@ func (s *session) prepare(ctx context.Context) error {
 // endReadOnly ends a branch that wrote nothing. Whether it then counts as committed is all
 // the same, so both commands may travel together.
 func (s *session) endReadOnly(ctx context.Context) error {
-	if !s.link.wire.able() || s.link.wire.pending() {
+	if s.neverStarted() {
+		return nil
+	}
+	if s.guard != "" || !s.link.wire.able() {
 		return s.commitIdle(ctx)
 	}
 	err := s.link.inOrder(ctx, "XA END "+s.name, "XA COMMIT "+s.name+" ONE PHASE")
@@ -290,8 +303,8 @@ func (s *session) commitIdle(ctx context.Context) error {
 	if s.neverStarted() {
 		return nil
 	}
-	if err := s.link.exec(ctx, "XA END "+s.name); err != nil {
-		return fmt.Errorf("%w: end the work: %w", adapters.ErrNotCommitted, err)
+	if err := s.endOnePhase(ctx); err != nil {
+		return fmt.Errorf("%w: end the work: %w", errNotSent, err)
 	}
 	if err := s.link.exec(ctx, "XA COMMIT "+s.name+" ONE PHASE"); err != nil {
 		return err
@@ -300,12 +313,30 @@ func (s *session) commitIdle(ctx context.Context) error {
 	return nil
 }
 
+// errNotSent says that the commit was not sent.
+var errNotSent = errors.New("the commit was not sent")
+
+// endOnePhase ends the work. The marker of a branch that has no second phase is evidence of
+// nothing; whoever may not delete it leaves it.
+func (s *session) endOnePhase(ctx context.Context) error {
+	if !s.marked {
+		return s.guarded(ctx, "XA END "+s.name)
+	}
+	err := s.guarded(ctx, deleteMarker(s.link.table, s.xid), "XA END "+s.name)
+	if isCode(err, codeTableDenied) {
+		return nil // and the work has ended
+	}
+	return err
+}
+
 // neverStarted ends a branch that the server has not heard of.
 func (s *session) neverStarted() bool {
-	if !s.link.wire.pending() {
+	if s.begun && !s.link.wire.pending() {
 		return false
 	}
-	s.link.wire.drop()
+	if s.link.drop() {
+		s.link.lockTimeout = 0
+	}
 	s.end()
 	return true
 }
@@ -313,7 +344,7 @@ func (s *session) neverStarted() bool {
 // CommitOnePhase commits a branch that is the only one. It leaves no marker, so
 // nobody can tell what became of it when the connection breaks in the middle.
 func (s *session) CommitOnePhase(ctx context.Context) error {
-	if err := s.endWork(ctx); err != nil {
+	if err := s.endWork(ctx, false); err != nil {
 		return fmt.Errorf("commit %s at %s: %w", s.xid, s.r.name, err)
 	}
 	err := s.failure(ctx)
@@ -322,17 +353,19 @@ func (s *session) CommitOnePhase(ctx context.Context) error {
 		if err = s.commitIdle(ctx); err == nil {
 			return nil
 		}
-		if !errors.Is(err, adapters.ErrNotCommitted) && !refused(err) {
+		if !errors.Is(err, errNotSent) && !refused(err) {
 			_ = s.abort(ctx)
 			return fmt.Errorf("commit %s at %s: the answer is lost, look at the data: %w", s.xid, s.r.name, err)
 		}
+		err = advise(err)
 	}
 	// Either the commit was never sent, or the server refused it. When it then rolls
 	// back, or the session ends without being prepared, nothing is committed.
-	if rollback := s.abort(ctx); rollback != nil {
-		return fmt.Errorf("commit %s at %s: %w (and the rollback failed: %w)", s.xid, s.r.name, advise(err), rollback)
+	err = s.gaveUp(err, s.abort(ctx))
+	if errors.Is(err, adapters.ErrTorn) || s.phaseNow() != ended {
+		return fmt.Errorf("commit %s at %s: %w", s.xid, s.r.name, err)
 	}
-	return fmt.Errorf("commit %s at %s: %w: %w", s.xid, s.r.name, adapters.ErrNotCommitted, advise(err))
+	return fmt.Errorf("commit %s at %s: %w: %w", s.xid, s.r.name, adapters.ErrNotCommitted, err)
 }
 
 // refused reports whether err is an answer after which a commit has certainly not
@@ -382,43 +415,6 @@ func (s *session) committedByOthers(ctx context.Context) bool {
 	return err == nil && found == committed
 }
 
-// Rollback ends the branch, prepared or not.
-func (s *session) Rollback(ctx context.Context) error {
-	_ = s.endWork(ctx) // an error if the work is over already
-	if err := s.abort(ctx); err != nil {
-		return fmt.Errorf("roll back %s at %s: %w", s.xid, s.r.name, advise(err))
-	}
-	return nil
-}
-
-// abort is the sequence that ends a branch in every state that it may be in. It does
-// not depend on the context to be alive.
-func (s *session) abort(ctx context.Context) error {
-	was := s.phaseNow()
-	if was == ended || s.neverStarted() {
-		return nil
-	}
-	defer s.end()
-	bounded, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupTime)
-	defer cancel()
-	err := errSessionGone
-	if s.link.raw.IsValid() {
-		if was != prepared {
-			_ = s.link.exec(bounded, "XA END "+s.name) // needed by some states, an error in others
-		}
-		err = s.link.exec(bounded, "XA ROLLBACK "+s.name)
-		if err == nil || isCode(err, codeNotA, codeRolledBack, codeRolledBackTimeout, codeRolledBackDeadlock) {
-			return nil
-		}
-	}
-	s.link.dirty = true
-	gone := s.link.discard(ctx)
-	if was == prepared {
-		return errors.Join(err, gone)
-	}
-	return gone // a session that ends takes an unprepared branch with it
-}
-
 // Abandon implements adapters.Session. It closes the connection, which makes the server
 // let go of the branch, so that a recovery worker can finish it.
 func (s *session) Abandon() {
@@ -434,13 +430,21 @@ func (s *session) phaseNow() phase {
 	return s.phase
 }
 
+func (s *session) setPhase(p phase) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.phase = p
+}
+
 // end gives the link back.
 func (s *session) end() {
-	s.mu.Lock()
-	s.phase = ended
-	s.mu.Unlock()
+	s.setPhase(ended)
+	s.letGo()
+}
+
+func (s *session) letGo() {
 	s.cut()
 	if s.link.branch.CompareAndSwap(s, nil) {
-		s.link.release()
+		s.r.pool.give(s.link)
 	}
 }

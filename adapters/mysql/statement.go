@@ -3,54 +3,262 @@
 package mysql
 
 import (
+	"slices"
 	"strings"
 	"unicode"
+	"unicode/utf8"
 )
 
-// kind is what the text of a statement tells about it. It errs on the careful side.
+// kind is what the text of a statement tells about it. It errs on the careful side: the
+// zero kind is that of a text that may do anything.
 type kind struct {
 	// reads: it may be a plain read. The counters of the server have the last word,
 	// because a view or a stored function may write.
 	reads bool
 	// plain: it leaves the state of the session as it was.
 	plain bool
+	// steady: it cannot end the transaction that it runs in, and neither can what it calls,
+	// for functions and triggers may not.
+	steady bool
+	// traced: it sets, releases and rolls back to no savepoints but the one that it names.
+	traced bool
+	// refused says why it is not sent, if so.
+	refused error
+	// ends: it would end the transaction, by itself, and the server refuses it in a branch.
+	ends bool
+
+	verb      verb   // if it is about a savepoint
+	savepoint string // in lower case; empty if it cannot be compared
 }
 
+// verb is what a statement does with a savepoint.
+type verb uint8
+
+const (
+	noVerb verb = iota
+	setVerb
+	releaseVerb
+	rollbackVerb
+)
+
 func kindOf(text string) kind {
-	words := strings.FieldsFunc(strings.ToUpper(text), func(r rune) bool {
-		return r != '_' && !unicode.IsLetter(r) && !unicode.IsDigit(r)
-	})
-	if len(words) == 0 || !startsWithLetter(text) {
+	rest, clear := skipComments(text)
+	if !clear {
 		return kind{}
 	}
-	var k kind
-	switch words[0] {
-	case "SELECT":
-		k = kind{reads: true, plain: true}
-	case "INSERT", "UPDATE", "DELETE", "REPLACE", "SAVEPOINT", "RELEASE", "ROLLBACK":
-		k.plain = true
+	t := tokensOf(rest)
+	if len(t.words) == 0 || t.several || !startsWithLetter(strings.TrimLeft(rest, "( \t\r\n")) {
+		return kind{}
 	}
-	for _, word := range words {
+	k := firstWord(t)
+	for _, word := range t.words {
 		switch word {
 		case "FOR", "LOCK", "INTO", "PROCEDURE": // locks, or writes elsewhere
 			k.reads = false
 		case "GET_LOCK": // a user lock outlives the branch
-			k = kind{}
+			k.reads, k.plain = false, false
 		}
 	}
-	if strings.Contains(text, ":=") { // a user variable outlives the branch
+	// A user variable outlives the branch.
+	if strings.Contains(rest, ":=") || t.has("INTO") && strings.Contains(rest, "@") {
 		k.plain = false
 	}
 	return k
 }
 
+// firstWord is what the first words tell.
+func firstWord(t tokens) kind {
+	read, write := kind{reads: true, plain: true, steady: true, traced: true}, kind{plain: true, steady: true, traced: true}
+	switch t.words[0] {
+	case "SELECT", "VALUES", "TABLE", "SHOW":
+		return read
+	case "WITH", "EXPLAIN", "DESCRIBE", "DESC": // may write, or explain by doing
+		read.reads = !t.has("INSERT", "UPDATE", "DELETE", "REPLACE")
+		return read
+	case "INSERT", "UPDATE", "DELETE", "REPLACE", "DO":
+		return write
+	case "SET":
+		k := kind{steady: true, traced: true}
+		if t.has("STATEMENT") { // MariaDB: before any statement
+			return kind{}
+		}
+		if t.has("TRANSACTION", "TRANSACTION_ISOLATION", "TX_ISOLATION", "TRANSACTION_READ_ONLY", "TX_READ_ONLY") {
+			k.refused = errLevel
+		}
+		return k
+	case "SAVEPOINT", "RELEASE", "ROLLBACK":
+		if verb, name := savepointOf(t); verb != noVerb {
+			return kind{plain: true, steady: true, traced: name != "", verb: verb, savepoint: name}
+		}
+		return kind{ends: t.words[0] == "ROLLBACK", traced: true}
+	case "USE":
+		return kind{steady: true, traced: true}
+	case "CALL":
+		// A procedure may end the transaction. If it plays with savepoints, it does so as its
+		// caller wants it to.
+		return kind{traced: true}
+	case "XA":
+		if len(t.words) > 1 && t.words[1] != "RECOVER" {
+			return kind{traced: true, refused: errOwnXA}
+		}
+		return kind{traced: true}
+	case "COMMIT", "START", "CREATE", "ALTER", "DROP", "TRUNCATE", "RENAME", "LOCK", "UNLOCK", "GRANT", "REVOKE":
+		return kind{ends: true, traced: true}
+	case "BEGIN":
+		return kind{ends: len(t.words) == 1 || t.words[1] == "WORK"} // or a compound statement
+	}
+	return kind{}
+}
+
+// savepointOf reads a whole statement about a savepoint.
+func savepointOf(t tokens) (verb, string) {
+	words := t.words
+	take := func(word string) bool {
+		if len(words) == 0 || words[0] != word {
+			return false
+		}
+		words = words[1:]
+		return true
+	}
+	v := noVerb
+	switch {
+	case take("SAVEPOINT"):
+		v = setVerb
+	case take("RELEASE") && take("SAVEPOINT"):
+		v = releaseVerb
+	case take("ROLLBACK"):
+		take("WORK")
+		if !take("TO") {
+			return noVerb, ""
+		}
+		take("SAVEPOINT")
+		v = rollbackVerb
+	default:
+		return noVerb, ""
+	}
+	return v, nameOf(t, words)
+}
+
+// nameOf is the name of a savepoint as it can be compared: the servers take upper and lower
+// case for equal, and some letters beyond ASCII.
+func nameOf(t tokens, words []string) string {
+	var name string
+	switch {
+	case len(words) == 1 && len(t.quoted) == 0:
+		name = words[0]
+	case len(words) == 0 && len(t.quoted) == 1:
+		name = t.quoted[0]
+	}
+	if strings.ContainsFunc(name, func(r rune) bool { return r <= ' ' || r > '~' }) {
+		return ""
+	}
+	return strings.ToLower(name)
+}
+
+// tokens are the parts of a text that tell something.
+type tokens struct {
+	words   []string // in upper case
+	quoted  []string // names in backticks or double quotes, without them
+	several bool     // something follows a semicolon
+}
+
+func (t tokens) has(words ...string) bool {
+	return slices.ContainsFunc(words, func(w string) bool { return slices.Contains(t.words, w) })
+}
+
+// tokensOf reads a text that begins with no comment. What is in strings and comments is
+// left out, but what is in executable comments is not. Whether a backslash belongs to a string
+// depends on the mode of the session: with one in it, everything may be a word, and every
+// semicolon may end a statement.
+func tokensOf(text string) (t tokens) {
+	if strings.Contains(text, `\`) {
+		t.words = strings.FieldsFunc(strings.ToUpper(text), func(r rune) bool { return !isWord(r) })
+		t.several = strings.Contains(strings.TrimRight(text, "; \t\r\n"), ";")
+		return t
+	}
+	ended := false    // there was a semicolon
+	variable := false // the next word names a user variable
+	for {
+		rest, clear := skipComments(text)
+		if text = rest; text == "" {
+			return t
+		}
+		if !clear {
+			if _, text, clear = strings.Cut(text, "!"); !clear {
+				return tokens{several: true} // a comment without end
+			}
+			continue
+		}
+		if text[0] == ';' {
+			ended, text = true, text[1:]
+			continue
+		}
+		t.several = t.several || ended
+		switch c := text[0]; c {
+		case '\'', '"', '`':
+			body, after, closed := strings.Cut(text[1:], string(c))
+			if !closed {
+				return tokens{several: true} // the server says what is wrong with it
+			}
+			if c != '\'' {
+				t.quoted = append(t.quoted, body)
+			}
+			text, variable = after, false
+		case '@':
+			variable = !variable // "@@" is before those of the server
+			text = text[1:]
+		default:
+			word := text
+			if n := strings.IndexFunc(text, func(r rune) bool { return !isWord(r) }); n >= 0 {
+				word = text[:n]
+			}
+			if word == "" {
+				_, n := utf8.DecodeRuneInString(text)
+				text, variable = text[n:], false
+				continue
+			}
+			if !variable {
+				t.words = append(t.words, strings.ToUpper(word))
+			}
+			text, variable = text[len(word):], false
+		}
+	}
+}
+
+func isWord(r rune) bool { return r == '_' || r == '$' || unicode.IsLetter(r) || unicode.IsDigit(r) }
+
+// skipComments skips spaces and comments at the beginning, optimizer hints among them. It is
+// not clear when there is a comment that the server executes, or one that does not end.
+func skipComments(text string) (rest string, clear bool) {
+	for {
+		text = strings.TrimLeft(text, " \t\r\n\v\f")
+		switch {
+		case strings.HasPrefix(text, "/*!"), strings.HasPrefix(text, "/*M!"):
+			return text, false
+		case strings.HasPrefix(text, "/*"):
+			_, after, ends := strings.Cut(text[2:], "*/")
+			if !ends {
+				return "/*", false
+			}
+			text = after
+		case strings.HasPrefix(text, "#"), isDashes(text):
+			_, text, _ = strings.Cut(text, "\n")
+		default:
+			return text, true
+		}
+	}
+}
+
+// isDashes reports whether a comment begins here: "--1" is no comment.
+func isDashes(text string) bool {
+	return text == "--" || len(text) > 2 && text[:2] == "--" && text[2] <= ' '
+}
+
 // startsWithLetter reports whether the first word stands at the beginning, and not
-// behind a comment, a bracket or a quote.
+// behind a quote or a sign.
 func startsWithLetter(text string) bool {
 	for _, r := range text {
-		if !unicode.IsSpace(r) {
-			return unicode.IsLetter(r)
-		}
+		return unicode.IsLetter(r)
 	}
 	return false
 }

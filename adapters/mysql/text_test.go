@@ -11,7 +11,11 @@ import (
 )
 
 func TestKindErrsOnTheCarefulSide(t *testing.T) {
-	read, plain, other := kind{reads: true, plain: true}, kind{plain: true}, kind{}
+	read, write := kind{reads: true, plain: true, steady: true, traced: true}, kind{plain: true, steady: true, traced: true}
+	dirty, call, ends, anything := kind{steady: true, traced: true}, kind{traced: true}, kind{ends: true, traced: true}, kind{}
+	point := func(v verb, name string) kind {
+		return kind{plain: true, steady: true, traced: name != "", verb: v, savepoint: name}
+	}
 	tests := []struct {
 		text string
 		want kind
@@ -19,33 +23,92 @@ func TestKindErrsOnTheCarefulSide(t *testing.T) {
 		{"SELECT 1", read},
 		{"  \n\tselect * from t", read},
 		{"SELECT count(*) FROM t WHERE a = 'x'", read},
-		{"SELECT * FROM t FOR UPDATE", plain},
-		{"SELECT * FROM t FOR SHARE SKIP LOCKED", plain},
-		{"SELECT * FROM t LOCK IN SHARE MODE", plain},
-		{"SELECT * FROM t /*!50000 for update*/", plain},
-		{"SELECT a FROM t INTO OUTFILE '/tmp/x'", plain},
-		{"SELECT 'FOR'", plain}, // a write, to be careful
-		{"SELECT GET_LOCK('a', 1)", other},
-		{"SELECT @a:=1", kind{reads: true}},
-		{"/* SELECT */ DELETE FROM t", other},
-		{"(SELECT 1)", other},
-		{"WITH x AS (SELECT 1) DELETE FROM t", other},
-		{"INSERT INTO t VALUES (1)", plain},
-		{"INSERT INTO t SELECT GET_LOCK('a', 1)", other},
-		{"update t set a=1", plain},
-		{"DELETE FROM t", plain},
-		{"SAVEPOINT a", plain},
-		{"SET autocommit=1", other},
-		{"USE other", other},
-		{"CREATE TEMPORARY TABLE x (i INT)", other},
-		{"CALL p()", other},
-		{"", other},
-		{";", other},
+		{"SELECT 1;", read},
+		{"SELECT 1 ; -- the end", read},
+		{"SELECT 5--1", read},
+		{"SELECT * FROM t FOR UPDATE", write},
+		{"SELECT * FROM t FOR SHARE SKIP LOCKED", write},
+		{"SELECT * FROM t LOCK IN SHARE MODE", write},
+		{"SELECT * FROM t /*!50000 for update*/", write},
+		{"SELECT * FROM t /*M!100500 for update*/", write},
+		{"SELECT * FROM t -- c\nFOR UPDATE", write},
+		{"SELECT '/*' FROM t FOR UPDATE -- '*/'", write},
+		{"SELECT `-- ` FROM t FOR UPDATE", write},
+		{"SELECT '#' FROM t FOR UPDATE", write},
+		{`SELECT '\' FOR UPDATE -- '`, write}, // whether that is a string depends on the mode
+		{"SELECT a FROM t INTO OUTFILE '/tmp/x'", write},
+		{"SELECT 'FOR'", read},
+		{"SELECT 1 /* FOR UPDATE; COMMIT */", read},
+		{"SELECT 1 # FOR UPDATE", read},
+		{"SELECT /*+ SET_VAR(sort_buffer_size = 16M) NO_ICP(t) */ 1", read},
+		{"SELECT GET_LOCK('a', 1)", dirty},
+		{"SELECT @a:=1", kind{reads: true, steady: true, traced: true}},
+		{"SELECT 1 INTO @a", dirty},
+		{"-- name: GetX :one\nSELECT 1", read},
+		{"--\nSELECT 1", read},
+		{"# a\n  # b\nSELECT 1", read},
+		{"/* traceparent='00-1' */ SELECT 1", read},
+		{"/**/ -- x\n # y\n /* z */ SELECT 1 /* controller='for' */", read},
+		{"--name\nSELECT 1", anything},
+		{"/*! SELECT */ 1", anything},
+		{"/*!50000 XA END 'x' */", anything},
+		{"/*M! CALL p() */", anything},
+		{"/* SELECT 1", anything},
+		{"SELECT 1 /* ", anything},
+		{"SELECT 'x", anything},
+		{"/* SELECT */ DELETE FROM t", write},
+		{"(SELECT 1) UNION (SELECT 2)", read},
+		{"((SELECT 1 FOR UPDATE))", write},
+		{"WITH x AS (SELECT 1) SELECT * FROM x", read},
+		{"WITH x AS (SELECT 1) DELETE FROM t", write},
+		{"VALUES ROW(1)", read},
+		{"TABLE t", read},
+		{"TABLE t FOR UPDATE", write},
+		{"SHOW TABLES", read},
+		{"EXPLAIN SELECT 1", read},
+		{"EXPLAIN ANALYZE DELETE t FROM t JOIN u", write},
+		{"INSERT INTO t VALUES (1)", write},
+		{"INSERT INTO t SELECT GET_LOCK('a', 1)", dirty},
+		{"update t set a=1", write},
+		{"DELETE FROM t", write},
+		{"UPDATE t SET a = 1; XA END 'x'", anything},
+		{`UPDATE t SET a = '\'; XA END ''x'`, anything},
+		{"SELECT 1; -- ;\n;COMMIT", anything},
+		{"SAVEPOINT a", point(setVerb, "a")},
+		{"savepoint `A`", point(setVerb, "a")},
+		{`SAVEPOINT "a";`, point(setVerb, "a")},
+		{"SAVEPOINT /* one */ a -- two", point(setVerb, "a")},
+		{"SAVEPOINT ä", point(setVerb, "")},
+		{"SAVEPOINT `a``b`", point(setVerb, "")},
+		{"ROLLBACK TO SAVEPOINT sp1", point(rollbackVerb, "sp1")},
+		{"ROLLBACK WORK TO sp1", point(rollbackVerb, "sp1")},
+		{"RELEASE SAVEPOINT sp1", point(releaseVerb, "sp1")},
+		{"ROLLBACK", ends},
+		{"ROLLBACK AND CHAIN", ends},
+		{"COMMIT", ends},
+		{"BEGIN", ends.untraced()},
+		{"BEGIN NOT ATOMIC COMMIT", anything},
+		{"CREATE TABLE x (i INT)", ends},
+		{"SET autocommit=1", dirty},
+		{"SET STATEMENT max_statement_time=1 FOR CALL p()", anything},
+		{"SET @transaction = 1", dirty},
+		{"SET @@session.transaction_isolation = 'SERIALIZABLE'", kind{steady: true, traced: true, refused: errLevel}},
+		{"SET SESSION TRANSACTION READ ONLY", kind{steady: true, traced: true, refused: errLevel}},
+		{"XA END 'x'", kind{traced: true, refused: errOwnXA}},
+		{"XA RECOVER", call},
+		{"USE other", dirty},
+		{"CALL p()", call},
+		{"EXECUTE p", anything},
+		{"", anything},
+		{";", anything},
+		{"'SELECT'", anything},
 	}
 	for _, tt := range tests {
 		t.Run(tt.text, func(t *testing.T) { require.Equal(t, tt.want, kindOf(tt.text)) })
 	}
 }
+
+func (k kind) untraced() kind { k.traced = false; return k }
 
 func TestHolderIsReadBackExactly(t *testing.T) {
 	for _, h := range []holder{

@@ -56,11 +56,11 @@ type wire struct {
 	greeted bool // the driver has answered the server's greeting
 	plain   bool // and the packets of the session are neither encrypted nor compressed
 
-	ahead    []byte // commands that wait for the driver's next one
-	waiting  int    // how many they are
-	expected int    // answers of the server that are not the driver's
-	refusal  error  // the first of them that was an error
-	in       []byte // was read and is not the driver's yet
+	ahead    []byte   // commands that wait for the driver's next one
+	waiting  int      // how many they are
+	expected int      // answers of the server that are not the driver's
+	answers  []answer // those that have come
+	in       []byte   // was read and is not the driver's yet
 }
 
 // send queues a command that returns no rows. The wire must be able.
@@ -85,14 +85,20 @@ func (w *wire) drop() {
 	}
 }
 
-// refused returns and forgets the first error among the answers so far.
-func (w *wire) refused() error {
+// answer is what the server said to one command.
+type answer struct {
+	err      error // nil: OK
+	warnings int
+}
+
+// take returns and forgets the answers so far, in order.
+func (w *wire) take() []answer {
 	if w == nil {
 		return nil
 	}
-	err := w.refusal
-	w.refusal = nil
-	return err
+	answers := w.answers
+	w.answers = nil
+	return answers
 }
 
 // Write sends what waits first.
@@ -122,7 +128,7 @@ func (w *wire) greet(p []byte) {
 // Read keeps the answers to our own commands from the driver.
 func (w *wire) Read(p []byte) (int, error) {
 	for w.expected > 0 {
-		answer, rest, whole := cutPacket(w.in)
+		packet, rest, whole := cutPacket(w.in)
 		if !whole {
 			n, err := w.Conn.Read(p)
 			w.in = append(w.in, p[:n]...)
@@ -133,9 +139,7 @@ func (w *wire) Read(p []byte) (int, error) {
 		}
 		w.in = rest
 		w.expected--
-		if err := readAnswer(answer); err != nil && w.refusal == nil {
-			w.refusal = err
-		}
+		w.answers = append(w.answers, readAnswer(packet))
 	}
 	if len(w.in) == 0 {
 		return w.Conn.Read(p)
@@ -169,20 +173,39 @@ func cutPacket(in []byte) (payload, rest []byte, whole bool) {
 }
 
 // readAnswer reads the answer to a command that returns no rows: OK, or an error.
-func readAnswer(payload []byte) error {
+func readAnswer(payload []byte) answer {
 	const ok, refusal, state = 0x00, 0xff, 6
 	switch {
 	case len(payload) > 0 && payload[0] == ok:
-		return nil
+		return answer{warnings: warningsOf(payload[1:])}
 	case len(payload) < 3 || payload[0] != refusal:
-		return fmt.Errorf("%w: an answer of %d bytes is neither OK nor an error", sqldriver.ErrMalformPkt, len(payload))
+		return answer{err: fmt.Errorf("%w: an answer of %d bytes is neither OK nor an error", sqldriver.ErrMalformPkt, len(payload))}
 	}
-	answer := &sqldriver.MySQLError{Number: binary.LittleEndian.Uint16(payload[1:])}
+	err := &sqldriver.MySQLError{Number: binary.LittleEndian.Uint16(payload[1:])}
 	text := payload[3:]
 	if len(text) >= state && text[0] == '#' {
-		copy(answer.SQLState[:], text[1:state])
+		copy(err.SQLState[:], text[1:state])
 		text = text[state:]
 	}
-	answer.Message = string(text)
-	return answer
+	err.Message = string(text)
+	return answer{err: err}
+}
+
+// warningsOf reads how many warnings an OK has: it stands behind the rows that were changed,
+// the last id, both of a length that their first byte tells, and two bytes of status.
+func warningsOf(rest []byte) int {
+	for range 2 {
+		n := 1
+		if len(rest) > 0 {
+			n += map[byte]int{0xfc: 2, 0xfd: 3, 0xfe: 8}[rest[0]]
+		}
+		if len(rest) < n {
+			return 0
+		}
+		rest = rest[n:]
+	}
+	if len(rest) < 4 {
+		return 0
+	}
+	return int(binary.LittleEndian.Uint16(rest[2:]))
 }

@@ -210,6 +210,7 @@ func (c *countedConn) Write(p []byte) (int, error) {
 
 var (
 	okPacket      = []byte{7, 0, 0, 1, 0, 0, 0, 2, 0, 0, 0}
+	warnedPacket  = []byte{17, 0, 0, 1, 0, 0xfc, 1, 2, 0xfe, 1, 2, 3, 4, 5, 6, 7, 8, 2, 0, 1, 0}
 	refusalPacket = append([]byte{23, 0, 0, 1, 0xff, 0xa0, 0x05, '#'}, "XAE08XAER_DUPID: no"...)
 )
 
@@ -230,7 +231,7 @@ func scripted(answers io.Reader) (*wire, *script) {
 
 func TestWireSendsAheadInOneWriteAndKeepsTheAnswers(t *testing.T) {
 	theirs := []byte("the driver's own answer, of any form")
-	answers := bytes.Join([][]byte{okPacket, refusalPacket, okPacket, theirs}, nil)
+	answers := bytes.Join([][]byte{okPacket, refusalPacket, warnedPacket, theirs}, nil)
 	for name, reader := range map[string]io.Reader{
 		"at once":      bytes.NewReader(answers),
 		"byte by byte": iotest.OneByteReader(bytes.NewReader(answers)),
@@ -249,10 +250,13 @@ func TestWireSendsAheadInOneWriteAndKeepsTheAnswers(t *testing.T) {
 		got, err := io.ReadAll(w)
 		require.NoError(t, err, name)
 		require.Equal(t, string(theirs), string(got), name)
-		err = w.refused()
-		require.True(t, isCode(err, codeDuplicate), "%s: %v", name, err)
-		require.EqualError(t, err, "Error 1440 (XAE08): XAER_DUPID: no", name)
-		require.NoError(t, w.refused(), name)
+		taken := w.take()
+		require.Len(t, taken, 3, name)
+		require.Equal(t, answer{}, taken[0], name)
+		require.True(t, isCode(taken[1].err, codeDuplicate), "%s: %v", name, taken[1].err)
+		require.EqualError(t, taken[1].err, "Error 1440 (XAE08): XAER_DUPID: no", name)
+		require.Equal(t, answer{warnings: 1}, taken[2], name)
+		require.Empty(t, w.take(), name)
 	}
 }
 
@@ -271,7 +275,8 @@ func TestWireSaysSoWhenAnAnswerIsCutOffOrNone(t *testing.T) {
 	require.NoError(t, err)
 	_, err = w.Read(make([]byte, 100))
 	require.ErrorIs(t, err, io.EOF)
-	require.ErrorIs(t, w.refused(), sqldriver.ErrMalformPkt)
+	require.Len(t, w.answers, 1)
+	require.ErrorIs(t, w.answers[0].err, sqldriver.ErrMalformPkt)
 }
 
 func TestWireTellsFromTheGreetingWhetherItCanRead(t *testing.T) {
@@ -285,5 +290,5 @@ func TestWireTellsFromTheGreetingWhetherItCanRead(t *testing.T) {
 	var none *wire
 	require.False(t, none.able())
 	require.False(t, none.pending())
-	require.NoError(t, none.refused())
+	require.Empty(t, none.take())
 }

@@ -71,6 +71,9 @@ func isCode(err error, codes ...uint16) bool {
 // advise adds the next step to errors whose cause is outside of this program.
 func advise(err error) error {
 	code, answered := codeOf(err)
+	if errors.Is(err, ErrPoolBusy) {
+		return err // which says it
+	}
 	if !answered {
 		if broken(err) {
 			return fmt.Errorf("%w: check that the server runs and can be reached, then try again", err)
@@ -95,8 +98,6 @@ func advise(err error) error {
 		step = "the server chose this transaction to end a deadlock: run it again"
 	case codeReadOnly, codeReadOnlyMode:
 		step = "the server is read-only: point the resource at the primary, or switch read_only off; MariaDB lets READ_ONLY ADMIN finish branches"
-	case codeWrongState:
-		step = "inside a branch there is no DDL, BEGIN, COMMIT, ROLLBACK or LOCK TABLES"
 	case codeRMError:
 		step = "MySQL: GRANT XA_RECOVER_ADMIN ON *.* to the user of this resource; if it has that, look into the server's log"
 	case codeDuplicate:

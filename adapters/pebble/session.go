@@ -157,6 +157,13 @@ func (s *session) Commit(ctx context.Context) (txn.Finish, error) {
 	return s.store.finish(ctx, s.branch.journal.XID, txn.Commit)
 }
 
+// Failure implements adapters.Failing.
+func (s *session) Failure() error {
+	s.branch.mu.Lock()
+	defer s.branch.mu.Unlock()
+	return s.branch.failed
+}
+
 // Abandon does nothing: a branch of this store has no session that somebody could need.
 func (s *session) Abandon() {}
 

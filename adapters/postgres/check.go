@@ -24,7 +24,7 @@ func (r *Resource) Recover(ctx context.Context) ([]adapters.Prepared, error) {
 		return err
 	})
 	if err != nil {
-		return nil, r.explain("list prepared branches", err)
+		return nil, r.explain(asking, "list prepared branches", err)
 	}
 	return list, nil
 }
@@ -84,7 +84,9 @@ type state struct {
 	noticesLostPeer bool
 	now             time.Time
 	ours            []adapters.Prepared
-	foreign         []string // owners of ours whose role the login cannot take
+	foreign         []string // owners of ours whose role the login cannot take, and may be granted
+	mighty          []string // likewise, and must not be granted: superusers, and who may become one
+	gone            int      // of ours, how many have an owner that is there no more
 }
 
 const stateText = `
@@ -96,14 +98,19 @@ select current_setting('server_version_num')::int, current_setting('server_versi
        coalesce(current_setting('client_connection_check_interval', true), '0') <> '0', now()`
 
 const foreignText = `
-select coalesce(array_agg(distinct owner), '{}') from unnest($1::text[]) as owner
- where owner <> '' and not pg_has_role(owner, 'member')`
+select coalesce(array_agg(distinct owner) filter (where id is not null and not mighty), '{}'),
+       coalesce(array_agg(distinct owner) filter (where mighty), '{}'),
+       count(*) filter (where id is null)::int
+  from (select owner, r.oid as id, exists (select from pg_roles s where s.rolsuper and pg_has_role(r.oid, s.oid, 'member')) as mighty
+          from unnest($1::text[]) as owner left join pg_roles r on r.rolname = owner
+         where case when r.oid is null then not (select rolsuper from pg_roles where rolname = current_user)
+               else not pg_has_role(r.oid, 'member') end) as stranger`
 
 // Check implements adapters.Resource.
 func (r *Resource) Check(ctx context.Context) (adapters.Report, error) {
 	var s state
 	if err := r.with(ctx, func(conn *pgx.Conn) error { return s.ask(ctx, conn) }); err != nil {
-		return adapters.Report{}, r.explain("check", err)
+		return adapters.Report{}, r.explain(asking, "check", err)
 	}
 	return adapters.Report{Version: "PostgreSQL " + s.version, Findings: s.findings()}, nil
 }
@@ -121,7 +128,7 @@ func (s *state) ask(ctx context.Context, conn *pgx.Conn) error {
 	for _, p := range s.ours {
 		owners = append(owners, p.Owner)
 	}
-	return conn.QueryRow(ctx, foreignText, pgx.QueryExecModeExec, owners).Scan(&s.foreign)
+	return conn.QueryRow(ctx, foreignText, pgx.QueryExecModeExec, owners).Scan(&s.foreign, &s.mighty, &s.gone)
 }
 
 // oldest is the age of our oldest branch; the list is in order of time.
@@ -141,8 +148,8 @@ func (s state) findings() []adapters.Finding {
 		s.privileges(),
 		finding("ending sessions of others", choose(s.maySignal, "allowed", fmt.Sprintf("%s may end sessions of its own roles only", s.login)), false,
 			choose(s.maySignal, "", "GRANT pg_signal_backend TO "+identifier(s.login))),
-		finding("oldest prepared branch", s.oldest().String(), s.oldest() > forgottenAfter, "see what it waits for with \"concord recover\""),
-		finding("oldest prepared transaction of the server", fmt.Sprintf("%d transactions ago", s.horizon), s.horizon > horizonLimit,
+		hint("oldest prepared branch", s.oldest().String(), s.oldest() > forgottenAfter, "see what it waits for with \"concord recover\""),
+		hint("oldest prepared transaction of the server", fmt.Sprintf("%d transactions ago", s.horizon), s.horizon > horizonLimit,
 			"end it: it holds back vacuum for the whole server (select * from pg_prepared_xacts order by prepared)"),
 		finding("lost clients", choose(s.noticesLostPeer, "noticed while a statement runs", "noticed only when a statement has ended"), false,
 			choose(s.noticesLostPeer, "", "set client_connection_check_interval = '1s'")),
@@ -154,20 +161,44 @@ func (s state) room() adapters.Finding {
 	if s.allowed == 0 {
 		return adapters.Finding{What: what, Detail: "0: prepared transactions are disabled", Problem: true, Fix: fix}
 	}
-	return finding(what, fmt.Sprintf("%d of %d in use", s.used, s.allowed), s.used >= s.allowed, fix+", and look for forgotten branches with \"concord recover\"")
+	// A full table is no reason not to finish what is in it.
+	return hint(what, fmt.Sprintf("%d of %d in use", s.used, s.allowed), s.used >= s.allowed, fix+", and look for forgotten branches with \"concord recover\"")
 }
 
+// privileges says whose branches the login may not finish. That is no judgement: they may be
+// those of another cluster, and anybody can make one that looks like ours. It never advises to
+// become a superuser.
 func (s state) privileges() adapters.Finding {
 	const what = "finishing branches of other roles"
-	if len(s.foreign) == 0 {
+	var details, fixes []string
+	if len(s.foreign) > 0 {
+		details = append(details, fmt.Sprintf("%s is not a member of %s", s.login, strings.Join(s.foreign, ", ")))
+		for _, owner := range s.foreign {
+			fixes = append(fixes, fmt.Sprintf("GRANT %s TO %s", identifier(owner), identifier(s.login)))
+		}
+		fixes = append(fixes, "if these are roles of your applications")
+	}
+	if len(s.mighty) > 0 {
+		details = append(details, fmt.Sprintf("branches are prepared by %s, who may do everything", strings.Join(s.mighty, ", ")))
+		fixes = append(fixes, "let applications use roles of their own that are no superusers, and end what is prepared by hand")
+	}
+	if s.gone > 0 {
+		details = append(details, fmt.Sprintf("%d branches belong to roles that are there no more", s.gone))
+		fixes = append(fixes, "end those by hand")
+	}
+	if len(details) == 0 {
 		return adapters.Finding{What: what, Detail: s.login + " may finish all that is prepared now"}
 	}
-	grants := make([]string, 0, len(s.foreign))
-	for _, owner := range s.foreign {
-		grants = append(grants, fmt.Sprintf("GRANT %s TO %s", identifier(owner), identifier(s.login)))
+	return adapters.Finding{What: what, Detail: strings.Join(details, "; "), Fix: strings.Join(fixes, "; ")}
+}
+
+// hint is a finding about what the server holds at the moment: worth a look, and no reason to take
+// the resource out of service.
+func hint(what, detail string, look bool, fix string) adapters.Finding {
+	if !look {
+		fix = ""
 	}
-	return adapters.Finding{What: what, Detail: fmt.Sprintf("%s is not a member of %s", s.login, strings.Join(s.foreign, ", ")),
-		Problem: true, Fix: strings.Join(grants, "; ")}
+	return adapters.Finding{What: what, Detail: detail, Fix: fix}
 }
 
 // finding leaves out the fix of what is fine and needs none.

@@ -15,6 +15,7 @@ import (
 
 func TestConformance(t *testing.T) {
 	b := newBank(t)
+	b.ctx = context.Background() // each case has its own deadline
 	dsn := b.db.UserDSN("app", "", "")
 	adaptertest.Run(t, adaptertest.Target{
 		Open: func(t testing.TB) adapters.Opener {
@@ -28,6 +29,10 @@ func TestConformance(t *testing.T) {
 		ReadOnly: func(ctx context.Context, s adapters.Session) error {
 			return do(ctx, s, "select count(*) from account")
 		},
+		Hang:    func(ctx context.Context, s adapters.Session) error { return do(ctx, s, "select pg_sleep(600)") },
+		Busy:    func(_ testing.TB, s adapters.Session) { b.busy(s.(*session)) },
+		Hostile: hostile(b),
+
 		EndSession: func(_ testing.TB, s adapters.Session) { b.kill(s.(*session)) },
 		Restart: func(t testing.TB) {
 			require.NoError(t, b.db.Kill())

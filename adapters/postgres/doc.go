@@ -37,14 +37,46 @@
 // error of BEGIN is the error of the first statement. A branch without statements sends
 // nothing.
 //
+// # Whose transaction it is
+//
+// The application has the whole of SQL in its hands. The transaction of a branch carries a
+// setting that ends with it (concord.branch), and the vote's round trip reads it: what the
+// vote prepares or commits is the transaction that the branch began. A branch whose
+// application ended it votes No. The error wraps adapters.ErrTorn if part of the work may be
+// committed (COMMIT, with or without AND CHAIN, in one text with others, by Conn), and not if
+// the server knows that nothing is (ROLLBACK AND CHAIN; RESET ALL, which takes the setting away).
+//
+// # Nothing leaves an aborted branch
+//
+// What changed no table is not yet a read: NOTIFY, LISTEN and the like show outside, and no
+// query tells whether a transaction did them. A branch whose every text is a plain read
+// (SELECT and the like, with functions that are known) is rolled back at its vote, or committed
+// if it is serializable, and is read-only. Any other is prepared, which the server refuses
+// after NOTIFY, LISTEN, WITH HOLD and temporary tables; so a function that nobody knows
+// costs a branch that only read a PREPARE. What a view, a policy or a trigger says by NOTIFY is
+// lost if its branch wrote nothing and did nothing but plain reads. A branch that is the only one
+// commits in one phase and may do all of it.
+//
+// SET without LOCAL, locks of the session, PREPARE, DO, and whoever takes Conn leave something
+// in the session: it is closed, and nobody else gets it. Functions that do so themselves are
+// not seen through: use set_config(…, true) and pg_advisory_xact_lock in them.
+//
+// # Several goroutines
+//
+// Statements of one branch wait for each other. While Rows or BatchResults are open another
+// statement is refused; like all that was never sent it is missed at the vote, even if the
+// application ignores its error, unless a savepoint that is older is rolled back to. Rollback may
+// come at any moment: it cancels the statement that runs, and what comes later is refused.
+//
 // # What the caller owes
 //
 //   - max_prepared_transactions above 0, and a recovery login that is a member of the
 //     roles that prepare (GRANT app TO concord). Resource.Check says what is missing.
-//   - Temporary tables, LISTEN, NOTIFY and WITH HOLD cursors cannot be prepared: such a
-//     branch votes No. A NOTIFY inside a function of a branch that wrote nothing is sent
-//     at vote time; notifications are no part of a global transaction.
-//   - COMMIT and ROLLBACK as statements are not for a branch: they doom it.
+//   - COMMIT and ROLLBACK as statements are not for a branch.
+//   - Conn is for what the handle has not got. Beside the handle, and after the branch, it is
+//     nobody's; a statement that fails there may have been a commit, so the error is ErrTorn.
+//   - A branch keeps a connection of the pool until the global transaction ends. One that
+//     is begun inside another needs a second.
 //   - Sessions of the server, not of a pooler in transaction mode. Behind any pooler a
 //     session cannot be named, so a vote that was cut off is left to the orphan scan.
 package postgres

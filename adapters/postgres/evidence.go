@@ -130,13 +130,18 @@ func (s server) forgetNumber(pg *pgconn.PgConn) {
 	pg.CustomData()[customKey] = s
 }
 
-// limits are what a branch has to set for itself on this session.
+// limits are what a branch has to set for itself on this session. Limits that are
+// stricter already, by the settings of the server, the database, the role or the pool, stay.
 func (s server) limits(lockTimeout, idleTimeout time.Duration) []string {
-	if s.lockTimeout == lockTimeout {
-		lockTimeout = 0
+	return append(limitText("lock_timeout", lowered(lockTimeout, s.lockTimeout)),
+		limitText("idle_in_transaction_session_timeout", lowered(idleTimeout, s.idleTimeout))...)
+}
+
+// lowered is the wish, or zero if there is none or what is set already is no looser. A setting of
+// zero is no limit.
+func lowered(wish, set time.Duration) time.Duration {
+	if set > 0 && set <= wish {
+		return 0
 	}
-	if s.idleTimeout == idleTimeout {
-		idleTimeout = 0
-	}
-	return append(limitText("lock_timeout", lockTimeout), limitText("idle_in_transaction_session_timeout", idleTimeout)...)
+	return wish
 }

@@ -15,6 +15,7 @@ const (
 	codeUndefinedObject = "42704" // no prepared transaction of that name
 	codeNoStatement     = "26000" // no statement of that name was prepared
 	codeInvalidValue    = "22023" // a transaction number of the future, among others
+	codeInvalidText     = "22P02" // a setting that is not there, read as a number
 )
 
 // sqlState returns the SQLSTATE of an error that the server answered, or "".
@@ -37,40 +38,57 @@ func outage(code string) bool {
 	return strings.HasPrefix(code, "08") || strings.HasPrefix(code, "57P") || code == "53300"
 }
 
-// explain puts the resource and the operation in front of an error and the next step
-// behind it. It returns nil for nil. pgx keeps passwords out of its own errors.
-func (r *Resource) explain(operation string, err error) error {
+// operation is what concord itself was doing when the server answered. One SQLSTATE has
+// different causes in different operations, so the next step depends on it.
+type operation uint8
+
+const (
+	asking     operation = iota // about the server, in recovery and when a branch opens
+	preparing                   // PREPARE TRANSACTION and what comes with it
+	committing                  // in one phase
+	finishing                   // COMMIT PREPARED and ROLLBACK PREPARED
+)
+
+// explain puts the resource and the operation in front of an error of one of concord's
+// own commands, and the next step behind it. It returns nil for nil. pgx keeps passwords out of
+// its own errors.
+func (r *Resource) explain(op operation, what string, err error) error {
 	if err == nil {
 		return nil
 	}
-	if step := nextStep(strings.HasPrefix(operation, "prepare"), err); step != "" {
-		return fmt.Errorf("postgres %q: %s: %w; %s", r.name, operation, err, step)
+	if step := nextStep(op, err); step != "" {
+		return fmt.Errorf("postgres %q: %s: %w; %s", r.name, what, err, step)
 	}
-	return fmt.Errorf("postgres %q: %s: %w", r.name, operation, err)
+	return fmt.Errorf("postgres %q: %s: %w", r.name, what, err)
 }
 
-func nextStep(preparing bool, err error) string {
+func nextStep(op operation, err error) string {
 	code := sqlState(err)
+	voting := op == preparing || op == committing
 	switch {
-	case code == "42501":
-		return "make the recovery login a member of the role that prepared the branch (GRANT <owner> TO <login>) and, to end sessions of others, of pg_signal_backend"
-	case code == "25006":
-		return "this server is a standby: point the resource at the primary"
-	case code == "55000" && preparing:
-		return "set max_prepared_transactions above 0 and restart the server"
-	case code == "55000":
-		return "somebody else is finishing the branch: try again"
-	case code == "53200" && preparing:
-		return "raise max_prepared_transactions, and look for forgotten branches with \"concord recover\""
-	case code == "42710" && preparing:
-		return "a branch of this name is prepared already: run the work in a new global transaction"
-	case code == "0A000" && preparing:
-		return "keep temporary tables, LISTEN, NOTIFY and WITH HOLD cursors out of the branch"
-	case code == "0A000":
-		return "the branch belongs to another database of this server: point the resource at that one"
-	case code == "40001" || code == "40P01" || code == "55P03":
+	case voting && (code == "40001" || code == "40P01" || code == "55P03"):
 		return "run the global transaction again"
-	case code == "25001":
+	case fromWithin(err): // the error of a trigger, which says itself what is wrong
+		return ""
+	case op == finishing && code == "42501":
+		return "make the recovery login a member of the role that prepared the branch (GRANT <owner> TO <login>) and, to end sessions of others, of pg_signal_backend"
+	case op == asking && code == "42501":
+		return "grant the login what the message names"
+	case op == finishing && code == "25006":
+		return "this server is a standby: point the resource at the primary"
+	case op == preparing && code == "55000":
+		return "set max_prepared_transactions above 0 and restart the server"
+	case op == finishing && code == "55000":
+		return "somebody else is finishing the branch: try again"
+	case op == preparing && code == "53200":
+		return "raise max_prepared_transactions, and look for forgotten branches with \"concord recover\""
+	case op == preparing && code == "42710":
+		return "a branch of this name is prepared already: run the work in a new global transaction"
+	case op == preparing && code == "0A000":
+		return "keep temporary tables, LISTEN, NOTIFY and WITH HOLD cursors out of the branch"
+	case op == finishing && code == "0A000":
+		return "the branch belongs to another database of this server: point the resource at that one"
+	case op == finishing && code == "25001":
 		return "please report this as a bug of the adapter"
 	case strings.HasPrefix(code, "28") || code == "3D000":
 		return "check user, password and database of the resource's dsn"
@@ -80,6 +98,13 @@ func nextStep(preparing bool, err error) string {
 		return "check that the server runs and can be reached, then try again"
 	}
 	return ""
+}
+
+// fromWithin reports whether the server ran something of the application's when it met
+// the error: deferred triggers and constraints run at PREPARE and COMMIT.
+func fromWithin(err error) bool {
+	var answer *pgconn.PgError
+	return errors.As(err, &answer) && answer.Where != ""
 }
 
 func connectionLost(err error) bool {

@@ -29,7 +29,7 @@ func (r *Resource) finish(ctx context.Context, x txn.XID, b txn.Branch, d txn.De
 		return err
 	})
 	if err != nil {
-		return 0, r.explain(d.String()+" "+x.String(), err)
+		return 0, r.explain(finishing, d.String()+" "+x.String(), err)
 	}
 	return found, nil
 }
@@ -79,14 +79,46 @@ func abortAgain(ctx context.Context, conn *pgx.Conn, x txn.XID, b txn.Branch, wh
 		}
 		return txn.AlreadyDone, nil
 	}
-	if err := fence(ctx, conn, b.Holder); err != nil {
+	h, err := parseHolder(b.Holder)
+	if err != nil {
 		return 0, err
 	}
-	err := endPrepared(ctx, conn, x, txn.Abort)
+	e, _ := parseEvidence(b.Evidence) // statusOfBranch has read it
+	switch ended, err := fence(ctx, conn, h, proof{x: x, number: e.number}); {
+	case err != nil:
+		return 0, err
+	case !ended && what == inProgress:
+		return 0, errors.New("the branch is not listed, its transaction is still running and it is not that of the session which is said to hold it: try again")
+	}
+	err = endPrepared(ctx, conn, x, txn.Abort)
 	if sqlState(err) == codeUndefinedObject {
 		return txn.AlreadyDone, nil
 	}
 	return txn.Done, err
+}
+
+// endOwn ends a session that this process had opened itself, and the branch, should it be
+// prepared. nil says that nothing of it is left.
+func (r *Resource) endOwn(ctx context.Context, x txn.XID, h holder) error {
+	if h.pid == 0 {
+		return errors.New("the connection broke, and behind a pooler its session cannot be named; the orphan scan will look for the branch")
+	}
+	err := r.with(ctx, func(conn *pgx.Conn) error {
+		if _, err := fence(ctx, conn, h, proof{own: true}); err != nil {
+			return err
+		}
+		if err := endPrepared(ctx, conn, x, txn.Abort); sqlState(err) != codeUndefinedObject {
+			return err
+		}
+		return nil
+	})
+	if err == nil {
+		return nil
+	}
+	if step := nextStep(finishing, err); step != "" {
+		return fmt.Errorf("%w; %s", err, step)
+	}
+	return err
 }
 
 // endPrepared ends the branch as the role that prepared it, which only a superuser need
@@ -166,23 +198,31 @@ func statusOf(ctx context.Context, conn *pgx.Conn, e evidence) (status, error) {
 	return unproven, fmt.Errorf("pg_xact_status answered %q", *text)
 }
 
-// fence ends the session that may still be preparing, and returns nil when it is gone.
-func fence(ctx context.Context, conn *pgx.Conn, name string) error {
-	h, err := parseHolder(name)
-	if err != nil {
-		return err
-	}
+// proof is why a session may be ended. Anybody can write down the process of somebody
+// else's session, so a name alone is none: the server must see it at work on the branch.
+type proof struct {
+	own    bool // this process opened the session itself
+	x      txn.XID
+	number string // of the transaction, if the branch has evidence
+}
+
+// fence ends the session that may still be preparing, and reports whether it is gone when
+// it returns. One that is not proven to hold the branch is left alone.
+func fence(ctx context.Context, conn *pgx.Conn, h holder, p proof) (bool, error) {
 	var gone *bool
-	err = conn.QueryRow(ctx, fenceText, pgx.QueryExecModeExec, int32(h.pid), h.start).Scan(&gone)
+	var seen bool
+	err := conn.QueryRow(ctx, fenceText, pgx.QueryExecModeExec, int32(h.pid), h.start, p.own, prepareText(p.x), p.number).Scan(&gone, &seen)
 	switch {
 	case errors.Is(err, pgx.ErrNoRows):
-		return nil
+		return true, nil
 	case err != nil:
-		return fmt.Errorf("end the session of the branch: %w", err)
+		return false, fmt.Errorf("end the session of the branch: %w", err)
+	case !seen:
+		return false, fmt.Errorf("process %d may be the session of the branch, but this login may not see it: GRANT pg_read_all_stats and pg_signal_backend, or the role that prepared, to it", h.pid)
 	case gone == nil:
-		return fmt.Errorf("process %d may be the session of the branch, but this login may not see it: GRANT pg_read_all_stats and pg_signal_backend, or the role that prepared, to it", h.pid)
+		return false, nil
 	case !*gone:
-		return fmt.Errorf("the session of the branch (process %d) was told to end and is still there: try again", h.pid)
+		return false, fmt.Errorf("the session of the branch (process %d) was told to end and is still there: try again", h.pid)
 	}
-	return nil
+	return true, nil
 }

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync/atomic"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
@@ -16,28 +17,62 @@ var errRollbackOnly = errors.New("the application rolled back its part of the wo
 
 // handle is the pgx.Tx of the application: the branch, or a savepoint in it. It
 // refuses to work when it is closed or the branch has ended, because the connection
-// may be somebody else's by then.
+// may be somebody else's by then. Several goroutines may use it; their statements wait for
+// each other.
 type handle struct {
 	session   *session
 	savepoint pgx.Tx // nil for the branch
-	closed    bool
+	name      string // of the savepoint, for the session
+	closed    atomic.Bool
 }
 
 var _ pgx.Tx = (*handle)(nil)
 
 func (h *handle) usable() error {
-	if h.closed {
+	if h.closed.Load() {
 		return pgx.ErrTxClosed
 	}
 	return h.session.usable()
 }
 
-// native returns pgx's own transaction or savepoint. A transaction that is not open yet
-// is opened.
-func (h *handle) native(ctx context.Context) (pgx.Tx, error) {
+// enter takes the connection for a statement, whose text is read meanwhile. The caller
+// exits.
+func (h *handle) enter(ctx context.Context, read func(conforming bool) statement) (statement, error) {
 	if err := h.usable(); err != nil {
-		return nil, err
+		return statement{}, err
 	}
+	s := h.session
+	if err := s.enter(ctx); err != nil {
+		return statement{}, err
+	}
+	st := read(s.pgx.PgConn().ParameterStatus("standard_conforming_strings") == "on")
+	if err := s.announce(ctx, st); err != nil {
+		s.exit(free)
+		return statement{}, err
+	}
+	return st, nil
+}
+
+// readText reads one text. A rewriter may make anything of it.
+func readText(sql string, args []any) func(bool) statement {
+	return func(conforming bool) statement {
+		for _, a := range args {
+			switch a.(type) {
+			case pgx.NamedArgs, pgx.StrictNamedArgs: // they replace names only
+			case pgx.QueryRewriter:
+				return opaque
+			}
+		}
+		return readStatement(sql, conforming)
+	}
+}
+
+// silent is what the handle does by itself.
+func silent(bool) statement { return statement{} }
+
+// native returns pgx's own transaction or savepoint. A transaction that is not open yet
+// is opened. The caller has the connection.
+func (h *handle) native(ctx context.Context) (pgx.Tx, error) {
 	if h.savepoint != nil {
 		return h.savepoint, nil
 	}
@@ -49,27 +84,33 @@ func (h *handle) first() bool { return h.savepoint == nil && h.session.opened() 
 
 // Begin sets a savepoint.
 func (h *handle) Begin(ctx context.Context) (pgx.Tx, error) {
+	if _, err := h.enter(ctx, silent); err != nil {
+		return nil, err
+	}
+	defer h.session.exit(free)
 	native, err := h.native(ctx)
 	if err != nil {
 		return nil, err
 	}
 	nested, err := native.Begin(ctx)
-	h.session.note(pgconn.CommandTag{}, err)
+	name := h.session.newSavepoint()
+	h.session.noteDirect(statement{savedAs: name}, pgconn.CommandTag{}, err)
 	if err != nil {
 		return nil, err
 	}
-	return &handle{session: h.session, savepoint: nested}, nil
+	return &handle{session: h.session, savepoint: nested, name: name}, nil
 }
 
 // Commit releases the savepoint, or says that this part of the work is complete.
 func (h *handle) Commit(ctx context.Context) error {
-	if err := h.usable(); err != nil {
+	if _, err := h.enter(ctx, silent); err != nil {
 		return err
 	}
-	h.closed = true
+	defer h.session.exit(free)
+	h.closed.Store(true)
 	if h.savepoint != nil {
 		err := h.savepoint.Commit(ctx)
-		h.session.note(pgconn.CommandTag{}, err)
+		h.session.noteDirect(statement{released: h.name}, pgconn.CommandTag{}, err)
 		return err
 	}
 	if err := h.session.unfit(); err != nil {
@@ -80,34 +121,36 @@ func (h *handle) Commit(ctx context.Context) error {
 
 // Rollback goes back to the savepoint, or makes the global transaction abort.
 func (h *handle) Rollback(ctx context.Context) error {
-	if h.closed {
+	if h.closed.Swap(true) {
 		return pgx.ErrTxClosed
 	}
-	h.closed = true
-	if h.savepoint != nil {
-		if err := h.session.usable(); err != nil {
-			return err
+	if h.savepoint == nil {
+		if h.session.leave(working, working) {
+			h.session.doom(errRollbackOnly)
+			return nil
 		}
-		err := h.savepoint.Rollback(ctx)
-		h.session.note(pgconn.CommandTag{}, err)
+		return h.session.usable()
+	}
+	if err := h.session.enter(ctx); err != nil {
 		return err
 	}
-	if h.session.leave(working, working) {
-		h.session.doom(fmt.Errorf("postgres %q: %w", h.session.r.name, errRollbackOnly))
-		return nil
-	}
-	return h.session.usable()
+	defer h.session.exit(free)
+	err := h.savepoint.Rollback(ctx)
+	h.session.noteDirect(statement{backTo: h.name}, pgconn.CommandTag{}, err)
+	return err
 }
 
 func (h *handle) Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error) {
-	if err := h.usable(); err != nil {
+	st, err := h.enter(ctx, readText(sql, args))
+	if err != nil {
 		return pgconn.CommandTag{}, err
 	}
+	defer h.session.exit(free)
 	// Without arguments pgx takes several statements at once, and a batch does not. A
 	// rewriter may leave none.
 	if h.first() && len(args) > 0 && travels(args) {
 		if _, rewrites := args[0].(pgx.QueryRewriter); !rewrites {
-			return h.execFirst(ctx, sql, args)
+			return h.execFirst(ctx, st, sql, args)
 		}
 	}
 	native, err := h.native(ctx)
@@ -115,11 +158,11 @@ func (h *handle) Exec(ctx context.Context, sql string, args ...any) (pgconn.Comm
 		return pgconn.CommandTag{}, err
 	}
 	tag, err := native.Exec(ctx, sql, args...)
-	h.session.note(tag, err)
+	h.session.noteDirect(st, tag, err)
 	return tag, err
 }
 
-func (h *handle) execFirst(ctx context.Context, sql string, args []any) (pgconn.CommandTag, error) {
+func (h *handle) execFirst(ctx context.Context, st statement, sql string, args []any) (pgconn.CommandTag, error) {
 	answers, err := h.session.openWith(ctx, &pgx.QueuedQuery{SQL: sql, Arguments: args})
 	if err != nil {
 		return pgconn.CommandTag{}, err
@@ -128,146 +171,239 @@ func (h *handle) execFirst(ctx context.Context, sql string, args []any) (pgconn.
 	if closing := answers.Close(); err == nil {
 		err = closing
 	}
-	h.session.note(tag, err)
+	h.session.noteDirect(st, tag, err)
 	return tag, err
 }
 
 func (h *handle) Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error) {
-	if err := h.usable(); err != nil {
-		return brokenRows{err: err}, err
-	}
-	if h.first() && travels(args) {
-		return h.queryFirst(ctx, sql, args)
-	}
-	native, err := h.native(ctx)
-	if err != nil {
-		return brokenRows{err: err}, err
-	}
-	found, err := native.Query(ctx, sql, args...)
-	if err != nil {
-		h.session.note(pgconn.CommandTag{}, err)
-		return found, err
-	}
-	return &rows{Rows: found, session: h.session}, nil
-}
-
-func (h *handle) queryFirst(ctx context.Context, sql string, args []any) (pgx.Rows, error) {
-	answers, err := h.session.openWith(ctx, &pgx.QueuedQuery{SQL: sql, Arguments: args})
-	if err != nil {
-		return brokenRows{err: err}, err
-	}
-	found, err := answers.Query()
-	if err != nil {
-		_ = answers.Close() // the same error
-		h.session.note(pgconn.CommandTag{}, err)
-		return found, err
-	}
-	return &rows{Rows: found, session: h.session, answers: answers}, nil
+	return h.query(ctx, reading, sql, args)
 }
 
 func (h *handle) QueryRow(ctx context.Context, sql string, args ...any) pgx.Row {
-	result, _ := h.Query(ctx, sql, args...) // the error stays in the rows
+	result, _ := h.query(ctx, scanning, sql, args) // the error stays in the rows
 	return row{result}
 }
 
-func (h *handle) SendBatch(ctx context.Context, b *pgx.Batch) pgx.BatchResults {
-	if err := h.usable(); err != nil {
-		return brokenBatch{err}
+// query leaves the connection in use until the rows are closed.
+func (h *handle) query(ctx context.Context, meanwhile use, sql string, args []any) (pgx.Rows, error) {
+	s := h.session
+	st, err := h.enter(ctx, readText(sql, args))
+	if err != nil {
+		return brokenRows{err: err}, err
 	}
-	if h.first() && b.Len() > 0 {
-		answers, err := h.session.openWith(ctx, b.QueuedQueries...)
-		if err != nil {
-			return brokenBatch{err}
+	found := &rows{session: s, st: st, meanwhile: meanwhile, then: free}
+	if h.first() && travels(args) && !st.ends {
+		if found.answers, err = s.openWith(ctx, &pgx.QueuedQuery{SQL: sql, Arguments: args}); err == nil {
+			if found.Rows, err = found.answers.Query(); err != nil {
+				_ = found.answers.Close() // the same error
+				s.noteDirect(st, pgconn.CommandTag{}, err)
+			}
 		}
-		return &batch{BatchResults: answers, session: h.session, opened: true}
+	} else {
+		var native pgx.Tx
+		if native, err = h.native(ctx); err == nil {
+			if found.Rows, err = native.Query(ctx, sql, args...); err != nil {
+				s.noteDirect(st, pgconn.CommandTag{}, err)
+			}
+		}
 	}
-	native, err := h.native(ctx)
+	if err != nil {
+		s.exit(free)
+		return brokenRows{err: err}, err
+	}
+	s.exit(meanwhile)
+	return found, nil
+}
+
+func (h *handle) SendBatch(ctx context.Context, b *pgx.Batch) pgx.BatchResults {
+	s := h.session
+	st, err := h.enter(ctx, func(conforming bool) statement { return readBatch(b, conforming) })
 	if err != nil {
 		return brokenBatch{err}
 	}
-	return &batch{BatchResults: native.SendBatch(ctx, b), session: h.session}
+	answers := &batch{session: s, st: st}
+	if h.first() && b.Len() > 0 {
+		answers.BatchResults, err = s.openWith(ctx, b.QueuedQueries...)
+	} else {
+		var native pgx.Tx
+		if native, err = h.native(ctx); err == nil {
+			answers.BatchResults = native.SendBatch(ctx, b)
+		}
+	}
+	if err != nil {
+		s.exit(free)
+		return brokenBatch{err}
+	}
+	s.exit(reading)
+	return answers
+}
+
+// readBatch reads all statements of a batch.
+func readBatch(b *pgx.Batch, conforming bool) statement {
+	var all statement
+	for i, q := range b.QueuedQueries {
+		st := readText(q.SQL, q.Arguments)(conforming)
+		if i == 0 {
+			all = st
+		} else {
+			all = all.and(st)
+		}
+	}
+	return all
 }
 
 func (h *handle) CopyFrom(ctx context.Context, table pgx.Identifier, columns []string, source pgx.CopyFromSource) (int64, error) {
+	if _, err := h.enter(ctx, silent); err != nil {
+		return 0, err
+	}
+	defer h.session.exit(free)
 	native, err := h.native(ctx)
 	if err != nil {
 		return 0, err
 	}
 	n, err := native.CopyFrom(ctx, table, columns, source)
-	h.session.note(pgconn.NewCommandTag(fmt.Sprintf("INSERT 0 %d", n)), err)
+	h.session.noteDirect(statement{}, pgconn.NewCommandTag(fmt.Sprintf("INSERT 0 %d", n)), err)
 	return n, err
 }
 
+// Prepare prepares a statement, which runs when its name is sent.
 func (h *handle) Prepare(ctx context.Context, name, sql string) (*pgconn.StatementDescription, error) {
+	if _, err := h.enter(ctx, func(conforming bool) statement {
+		st := readStatement(sql, conforming)
+		return statement{ends: st.ends, keeps: st.keeps, several: st.ends, leaves: st.leaves}
+	}); err != nil {
+		return nil, err
+	}
+	defer h.session.exit(free)
 	native, err := h.native(ctx)
 	if err != nil {
 		return nil, err
 	}
 	description, err := native.Prepare(ctx, name, sql)
-	h.session.note(pgconn.CommandTag{}, err)
+	h.session.noteDirect(statement{}, pgconn.CommandTag{}, err)
 	return description, err
 }
 
 // LargeObjects returns pgx's own type. Its calls fail when the branch has ended. Taken
 // after that, it is the zero value, which cannot be used at all.
 func (h *handle) LargeObjects() pgx.LargeObjects {
-	if h.usable() == nil {
-		h.session.openNow()
-	}
+	h.past(statement{loud: true})
 	h.session.mu.Lock()
 	defer h.session.mu.Unlock()
-	if h.session.phase != working || h.closed || h.session.native == nil {
+	if h.session.phase != working || h.closed.Load() || h.session.native == nil {
 		return pgx.LargeObjects{}
 	}
 	h.session.borrowed = true
 	return h.session.native.LargeObjects()
 }
 
-// Conn returns the connection. It must not be used after the branch has ended.
+// Conn returns the connection. It must not be used after the branch has ended, nor beside
+// the handle by another goroutine. Whoever takes it may do anything, so it is closed when
+// the branch has ended.
 func (h *handle) Conn() *pgx.Conn {
-	if h.usable() == nil {
-		h.session.openNow()
-	}
+	h.past(opaque)
 	return h.session.pgx
+}
+
+// past opens the transaction for what the application does past the handle.
+func (h *handle) past(what statement) {
+	ctx, cancel := context.WithTimeout(context.Background(), openingTime)
+	defer cancel()
+	s := h.session
+	if s.pastReading(what) {
+		return
+	}
+	if _, err := h.enter(ctx, func(bool) statement { return what }); err == nil {
+		s.openNow(ctx)
+		s.exit(free)
+	}
 }
 
 // rows tells the session how the query ended.
 type rows struct {
 	pgx.Rows
-	session *session
-	answers pgx.BatchResults // that of the opening, which end with the rows
-	closing error
-	noted   bool
+	session   *session
+	st        statement
+	answers   pgx.BatchResults // that of the opening, which end with the rows
+	meanwhile use              // of the connection between two calls
+	then      use              // and afterwards
+	closing   error
+	noted     bool
 }
 
-func (r *rows) Next() bool {
-	more := r.Rows.Next()
-	if !more {
-		r.note()
+// call runs a call of pgx, and reports false if there is none to run any more.
+func (r *rows) call(do func() (over bool)) bool {
+	if r.noted {
+		return false
 	}
+	if !r.session.resume() {
+		r.noted, r.closing = true, r.session.usable()
+		return false
+	}
+	if do() {
+		r.note()
+		r.session.exit(r.then)
+	} else {
+		r.session.exit(r.meanwhile)
+	}
+	return true
+}
+
+func (r *rows) Next() (more bool) {
+	r.call(func() bool {
+		more = r.Rows.Next()
+		return !more
+	})
 	return more
 }
 
 func (r *rows) Close() {
-	r.Rows.Close()
-	r.note()
+	r.call(func() bool {
+		r.Rows.Close()
+		return true
+	})
+}
+
+// Scan closes the rows if it fails, as pgx does.
+func (r *rows) Scan(dest ...any) (err error) {
+	if !r.call(func() bool { err = r.Rows.Scan(dest...); return err != nil }) {
+		return r.Err()
+	}
+	return err
+}
+
+func (r *rows) Values() (values []any, err error) {
+	if !r.call(func() bool { values, err = r.Rows.Values(); return err != nil }) {
+		return nil, r.Err()
+	}
+	return values, err
+}
+
+func (r *rows) RawValues() (values [][]byte) {
+	r.call(func() bool { values = r.Rows.RawValues(); return false })
+	return values
+}
+
+// Conn is that of handle.
+func (r *rows) Conn() *pgx.Conn {
+	r.session.pastReading(opaque)
+	return r.session.pgx
 }
 
 func (r *rows) note() {
-	if !r.noted {
-		r.noted = true
-		if r.answers != nil {
-			r.closing = r.answers.Close()
-		}
-		r.session.note(r.CommandTag(), r.Err())
+	r.noted = true
+	r.Rows.Close()
+	if r.answers != nil {
+		r.closing = r.answers.Close()
 	}
+	r.session.note(r.st, r.CommandTag(), r.Err())
 }
 
 func (r *rows) Err() error {
-	if err := r.Rows.Err(); err != nil {
-		return err
+	if r.closing != nil {
+		return r.closing
 	}
-	return r.closing
+	return r.Rows.Err()
 }
 
 type row struct{ pgx.Rows }
@@ -296,30 +432,46 @@ func (r row) Scan(dest ...any) error {
 type batch struct {
 	pgx.BatchResults
 	session *session
-	opened  bool // the batch opened the branch
+	st      statement
+	over    error // once it is closed
 }
 
-// Tx is not for a batch that opened the branch: the transaction is concord's to end.
-func (b *batch) Tx() pgx.Tx {
-	if b.opened {
-		return nil
+// call runs a call of pgx.
+func (b *batch) call(do func() error, then use) error {
+	if b.over != nil {
+		return b.over
 	}
-	return b.BatchResults.Tx()
+	if !b.session.resume() {
+		b.over = b.session.usable()
+		return b.over
+	}
+	defer b.session.exit(then)
+	return do()
 }
 
-func (b *batch) Exec() (pgconn.CommandTag, error) {
-	tag, err := b.BatchResults.Exec()
-	b.session.note(tag, err)
+// Tx is nil: the transaction is concord's to end.
+func (b *batch) Tx() pgx.Tx { return nil }
+
+func (b *batch) Exec() (tag pgconn.CommandTag, err error) {
+	err = b.call(func() (err error) {
+		tag, err = b.BatchResults.Exec()
+		b.session.note(statement{}, tag, err)
+		return err
+	}, reading)
 	return tag, err
 }
 
 func (b *batch) Query() (pgx.Rows, error) {
-	native, err := b.BatchResults.Query()
-	if err != nil {
-		b.session.note(pgconn.CommandTag{}, err)
-		return native, err
+	var found pgx.Rows
+	if err := b.call(func() (err error) {
+		if found, err = b.BatchResults.Query(); err != nil {
+			b.session.note(statement{}, pgconn.CommandTag{}, err)
+		}
+		return err
+	}, reading); err != nil {
+		return brokenRows{err: err}, err
 	}
-	return &rows{Rows: native, session: b.session}, nil
+	return &rows{Rows: found, session: b.session, meanwhile: reading, then: reading}, nil
 }
 
 func (b *batch) QueryRow() pgx.Row {
@@ -328,10 +480,26 @@ func (b *batch) QueryRow() pgx.Row {
 }
 
 func (b *batch) Close() error {
-	err := b.BatchResults.Close()
-	b.session.note(pgconn.CommandTag{}, err)
+	err := b.call(func() error {
+		err := b.BatchResults.Close()
+		if early := (pgx.ErrPreprocessingBatch{}); errors.As(err, &early) {
+			b.session.noteDirect(b.st, pgconn.CommandTag{}, err)
+		} else {
+			b.session.note(b.st, pgconn.CommandTag{}, err)
+		}
+		return err
+	}, free)
+	if b.over == nil {
+		b.over = errBatchClosed
+		return err
+	}
+	if errors.Is(b.over, errBatchClosed) {
+		return nil
+	}
 	return err
 }
+
+var errBatchClosed = errors.New("the batch is closed already")
 
 // brokenRows and brokenBatch are what a handle that is over returns.
 type brokenRows struct {

@@ -65,6 +65,8 @@ func furnish(ctx context.Context, db *testdb.Server) error {
 			"create table canary (alive bool)", "insert into canary values (true)",
 			"create table child (k text references account deferrable initially deferred)", "grant all on child to app",
 			`create function slow() returns trigger language plpgsql as 'begin perform pg_sleep(30); return null; end'`,
+			"create function says(text) returns text language plpgsql as 'begin perform pg_notify(''channel'', $1); return $1; end'",
+			"create view speaker as select says('x')", "grant select on speaker to app", "create procedure commits() language plpgsql as 'begin commit; end'", "create procedure rolls_back() language plpgsql as 'begin rollback; end'",
 			"create table slowly (k text)", "grant all on slowly to app",
 			"create constraint trigger slow after insert on slowly deferrable initially deferred for each row execute function slow()"))
 }
@@ -83,6 +85,17 @@ func newBank(t *testing.T, options ...Option) *bank {
 		t.Skip("PostgreSQL: NOT RUN (not installed)")
 	}
 	return bankOf(t, shared, options...)
+}
+
+// newBankAt is a bank whose application has a pool with settings of its own.
+func newBankAt(t *testing.T, settings string, options ...Option) *bank {
+	if shared == nil {
+		t.Skip("PostgreSQL: NOT RUN (not installed)")
+	}
+	pool := newPool(t, shared.UserDSN("app", "", "")+settings)
+	b := newBank(t)
+	b.Resource = New("bank", pool, options...)
+	return b
 }
 
 func bankOf(t *testing.T, db *testdb.Server, options ...Option) *bank {
@@ -222,4 +235,13 @@ func (b *bank) kill(s *session) {
 	var gone bool
 	require.NoError(b, b.admin.QueryRow(b.ctx, "select pg_terminate_backend($1, 10000)", int32(s.server.holder.pid)).Scan(&gone))
 	require.True(b, gone)
+}
+
+// busy waits until the session is in the middle of a statement that hangs.
+func (b *bank) busy(s *session) {
+	b.Helper()
+	b.eventually(func() bool {
+		return b.count("select count(*) from pg_stat_activity where pid = $1 and state = 'active' and wait_event_type in ('Lock', 'Timeout')",
+			int32(s.server.holder.pid)) == 1
+	})
 }

@@ -47,6 +47,7 @@ func (s *session) open(ctx context.Context) (pgx.Tx, error) {
 func (s *session) openWith(ctx context.Context, statements ...*pgx.QueuedQuery) (pgx.BatchResults, error) {
 	b := &pgx.Batch{}
 	b.BeginTx(pgx.TxOptions{BeginQuery: "begin"})
+	b.Queue(markText)
 	for _, limit := range s.limits {
 		b.Queue(limit)
 	}
@@ -74,7 +75,7 @@ func (s *session) notOpened(err error) error {
 	if errors.As(err, &early) {
 		err = early.Unwrap()
 	}
-	s.note(pgconn.CommandTag{}, err)
+	s.noteDirect(statement{}, pgconn.CommandTag{}, err)
 	if sqlState(err) != "" || s.pgx.IsClosed() {
 		s.doom(fmt.Errorf("%w: %w", errNotOpened, err))
 	}
@@ -85,10 +86,8 @@ var errNotOpened = errors.New("the first statement failed")
 
 // openNow is for what the application does past the handle, and has neither a context nor
 // an error: if the transaction cannot be opened the connection is closed, so that
-// nothing happens outside of it.
-func (s *session) openNow() {
-	ctx, cancel := context.WithTimeout(context.Background(), openingTime)
-	defer cancel()
+// nothing happens outside of it. The caller has the connection.
+func (s *session) openNow(ctx context.Context) {
 	if _, err := s.open(ctx); err != nil {
 		s.doom(err)
 		_ = s.pgx.Close(ctx)

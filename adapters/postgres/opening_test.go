@@ -240,20 +240,26 @@ func TestARefusedFirstStatementDoomsTheBranch(t *testing.T) {
 	}
 }
 
-func TestWhatWasNeverSentLeavesTheBranchAsItWas(t *testing.T) {
+func TestWhatWasNeverSentIsMissedAtTheVote(t *testing.T) {
 	b := newBank(t)
 	ended, cancel := context.WithCancel(b.ctx)
 	cancel()
-	x := newXID()
-	s := b.begin(x)
-	_, err := handleOf(t, s).Exec(ended, insertAccount, "key", 1)
-	require.ErrorIs(t, err, context.Canceled)
-	require.ErrorIs(t, handleOf(t, s).QueryRow(ended, "select $1::int", 1).Scan(new(int)), context.Canceled)
-	require.NoError(t, write(b.ctx, s, x.ID.String(), 1))
-	require.NoError(t, s.CommitOnePhase(b.ctx))
-	_, found := b.value(x.ID.String())
-	require.True(t, found)
-	b.clean()
+	for name, opened := range map[string]bool{"first": false, "later": true} {
+		t.Run(name, func(t *testing.T) {
+			x := newXID()
+			s := b.begin(x)
+			if opened {
+				b.do(s, "select 1")
+			}
+			_, err := handleOf(t, s).Exec(ended, insertAccount, "key", 1)
+			require.ErrorIs(t, err, context.Canceled)
+			require.ErrorIs(t, handleOf(t, s).QueryRow(ended, "select $1::int", 1).Scan(new(int)), context.Canceled)
+			require.NoError(t, write(b.ctx, s, x.ID.String(), 1)) // the application took no notice
+			require.ErrorIs(t, b.votesNo(s, ""), context.Canceled)
+			_, found := b.value(x.ID.String())
+			require.False(t, found)
+		})
+	}
 }
 
 // pgx gives up the connection of a batch whose arguments it cannot send.
@@ -273,7 +279,7 @@ func TestArgumentsThatCannotBeSentLoseTheBranch(t *testing.T) {
 }
 
 func TestALimitThatTheServerRefusesIsTheErrorOfTheFirstStatement(t *testing.T) {
-	b := newBank(t, WithLockTimeout(10_000*time.Hour))
+	b := newBankAt(t, "&lock_timeout=0", WithLockTimeout(10_000*time.Hour))
 	for name, first := range firstStatements {
 		if name == "past the handle" || name == "large object" {
 			continue // they have no error of their own; see below
@@ -348,7 +354,6 @@ func TestRowsOfTheFirstQueryHoldTheSessionUntilTheyAreClosed(t *testing.T) {
 	rows, err := handleOf(t, s).Query(b.ctx, "select generate_series(1, $1)", 100_000)
 	require.NoError(t, err)
 	require.True(t, rows.Next())
-	require.Error(t, do(b.ctx, s, "select 1"), "the connection is busy")
 	rows.Close()
 	require.NoError(t, rows.Err())
 	require.Equal(t, "SELECT 100000", rows.CommandTag().String())
@@ -356,6 +361,15 @@ func TestRowsOfTheFirstQueryHoldTheSessionUntilTheyAreClosed(t *testing.T) {
 	vote, _, err := s.Prepare(b.ctx)
 	require.NoError(t, err)
 	require.Equal(t, txn.VoteReadOnly, vote)
+
+	s = b.begin(newXID())
+	rows, err = handleOf(t, s).Query(b.ctx, "select generate_series(1, $1)", 100_000)
+	require.NoError(t, err)
+	require.True(t, rows.Next())
+	require.ErrorContains(t, do(b.ctx, s, "select 1"), "a result is still open")
+	rows.Close()
+	require.NoError(t, do(b.ctx, s, "select 1"))
+	require.ErrorContains(t, b.votesNo(s, ""), "your closure ignored this error: a result is still open")
 
 	s = b.begin(newXID())
 	_, err = handleOf(t, s).Query(b.ctx, "select generate_series(1, $1)", 100_000)

@@ -37,12 +37,14 @@ var _ adapters.Opener = (*Resource)(nil)
 // Option changes a default of New.
 type Option func(*Resource)
 
-// WithLockTimeout limits how long a statement of a branch waits for a lock. Zero leaves
-// the server's lock_timeout as it is.
+// WithLockTimeout limits how long a statement of a branch waits for a lock. A stricter
+// lock_timeout of the server, the database, the role or the pool stays, and with zero any
+// does.
 func WithLockTimeout(d time.Duration) Option { return func(r *Resource) { r.lockTimeout = d } }
 
 // WithIdleTimeout is the lease of an open branch: the server ends a session that holds
-// one and says nothing for so long. Zero leaves idle_in_transaction_session_timeout as it is.
+// one and says nothing for so long. A stricter idle_in_transaction_session_timeout stays, and
+// with zero any does.
 func WithIdleTimeout(d time.Duration) Option { return func(r *Resource) { r.idleTimeout = d } }
 
 // New returns the resource that works through the application's own pool. Its name is
@@ -98,7 +100,7 @@ func (r *Resource) Identity(ctx context.Context) (string, error) {
 		return err
 	})
 	if err != nil {
-		return "", r.explain("identify", err)
+		return "", r.explain(asking, "identify", err)
 	}
 	return identity, nil
 }
@@ -107,7 +109,7 @@ func (r *Resource) Identity(ctx context.Context) (string, error) {
 type TxOptions struct {
 	Isolation   pgx.TxIsoLevel // empty: the server's default
 	ReadOnly    bool
-	LockTimeout time.Duration // zero: that of the resource
+	LockTimeout time.Duration // zero: that of the resource; a stricter one of the server stays
 }
 
 // Tx returns the branch of g in this database as a transaction to work in. Commit on
@@ -134,7 +136,7 @@ func (r *Resource) TxWith(ctx context.Context, g adapters.Global, options TxOpti
 	}
 	if options != (TxOptions{}) {
 		if err := s.configure(ctx, options); err != nil {
-			return nil, r.explain("set options of "+s.x.String(), err)
+			return nil, r.explain(asking, "set options of "+s.x.String(), err)
 		}
 	}
 	return &handle{session: s}, nil
@@ -157,10 +159,25 @@ func (r *Resource) Close() error {
 // with lends a connection. One that comes back broken or inside a transaction is
 // destroyed by the pool.
 func (r *Resource) with(ctx context.Context, do func(*pgx.Conn) error) error {
-	conn, err := r.pool.Acquire(ctx)
+	conn, err := r.acquire(ctx)
 	if err != nil {
 		return err
 	}
 	defer conn.Release()
 	return do(conn.Conn())
+}
+
+// acquire waits for a connection. If it waited in vain because all are lent, the error
+// names the pool, which nobody would think of when a transaction hangs.
+func (r *Resource) acquire(ctx context.Context) (*pgxpool.Conn, error) {
+	began := time.Now()
+	conn, err := r.pool.Acquire(ctx)
+	if err == nil {
+		return conn, nil
+	}
+	if stat := r.pool.Stat(); ctx.Err() != nil && stat.AcquiredConns() >= stat.MaxConns() {
+		return nil, fmt.Errorf("no connection of the pool became free in %v: all %d are in use: a branch keeps one until its global transaction ends, so a transaction begun inside another needs a second one: raise pool_max_conns, or end the outer transaction first: %w",
+			time.Since(began).Round(time.Millisecond), stat.MaxConns(), err)
+	}
+	return nil, err
 }

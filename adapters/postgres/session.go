@@ -40,6 +40,15 @@ const (
 	ended
 )
 
+// rest is what may be left of a branch that has ended.
+type rest uint8
+
+const (
+	kept    rest = iota // all of it: it is committed, or nobody knows
+	some                // a transaction, or a prepared branch, on a session that could not be asked
+	cleared             // nothing
+)
+
 // session is one branch. What always holds:
 //
 //  1. conn is nil exactly when the connection was given back; nobody uses it after.
@@ -58,12 +67,30 @@ type session struct {
 	conn     *pgxpool.Conn
 	lease    *time.Timer // ends keep
 	phase    phase
-	native   pgx.Tx // nil until the transaction was opened
-	touched  bool   // a statement was sent
-	wrote    bool   // surely; false says nothing
-	doomed   error  // why the branch must not commit
-	failure  error  // the first error since the transaction was last healthy
-	borrowed bool   // large objects hold on to native
+	use      use           // what the application does with conn
+	changed  chan struct{} // closed when phase or use changes
+	native   pgx.Tx        // nil until the transaction was opened
+	touched  bool          // a statement was sent
+	wrote    bool          // surely; false says nothing
+	sent     statement     // all that was sent, as one
+	number   string        // of the transaction, if it was asked for before sent.ends
+	torn     bool          // the server said that the application's SQL committed something
+	unproven bool          // it may have, and number would not tell
+	failed   bool          // the transaction had failed before sent.ends, so it was rolled back
+	intact   bool          // it was there when the last statement was sent, which could not end it
+	doomed   error         // why the branch must not commit
+	told     error         // the last error of a statement, as the application got it
+	failure  error         // the first error since the transaction was last healthy
+	unsent   bool          // failure is of a statement that the server never got
+	failedAt int           // how many savepoints there were
+	borrowed bool          // large objects hold on to native
+	safe     bool          // nothing of the branch was committed by the application
+	stuck    bool          // a call of the application has conn and does not come back
+	rest     rest          // once ended
+	lastWord error         // what Rollback says for ever, if the fate of the branch is known not to be an abort
+
+	savepoints []string // in the order in which they were set
+	nested     int      // how many of them the handles set
 }
 
 // Open implements adapters.Opener. The branch gets a connection of the pool; its
@@ -71,13 +98,13 @@ type session struct {
 func (r *Resource) Open(ctx context.Context, x txn.XID) (adapters.Session, error) {
 	s, err := r.begin(ctx, x)
 	if err != nil {
-		return nil, r.explain("begin "+x.String(), err)
+		return nil, r.explain(asking, "begin "+x.String(), err)
 	}
 	return s, nil
 }
 
 func (r *Resource) begin(ctx context.Context, x txn.XID) (*session, error) {
-	conn, err := r.pool.Acquire(ctx)
+	conn, err := r.acquire(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -86,16 +113,21 @@ func (r *Resource) begin(ctx context.Context, x txn.XID) (*session, error) {
 		conn.Release() // destroyed if it broke
 		return nil, err
 	}
-	return &session{r: r, x: x, server: known, conn: conn, pgx: conn.Conn(), limits: known.limits(r.lockTimeout, r.idleTimeout)}, nil
+	return &session{r: r, x: x, server: known, conn: conn, pgx: conn.Conn(),
+		changed: make(chan struct{}), limits: known.limits(r.lockTimeout, r.idleTimeout)}, nil
 }
 
 // configure sets options in a transaction that has done nothing yet. One that is not open
 // yet opens with them.
 func (s *session) configure(ctx context.Context, o TxOptions) error {
-	more, err := optionsTexts(o)
+	more, err := optionsTexts(o, s.server.lockTimeout)
 	if err != nil {
 		return err
 	}
+	if err := s.enter(ctx); err != nil {
+		return err
+	}
+	defer s.exit(free)
 	s.mu.Lock()
 	touched, native := s.touched, s.native
 	if native == nil && !touched {
@@ -109,7 +141,7 @@ func (s *session) configure(ctx context.Context, o TxOptions) error {
 		return nil
 	}
 	tag, err := native.Exec(ctx, strings.Join(more, "; "))
-	s.note(tag, err)
+	s.note(statement{}, tag, err)
 	return err
 }
 
@@ -117,10 +149,22 @@ func (s *session) configure(ctx context.Context, o TxOptions) error {
 func (s *session) usable() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	return s.usableLocked()
+}
+
+func (s *session) usableLocked() error {
 	if s.phase != working {
-		return fmt.Errorf("postgres %q: %w: %w", s.r.name, pgx.ErrTxClosed, adapters.ErrBranchEnded)
+		return s.named(fmt.Errorf("%w: %w", pgx.ErrTxClosed, adapters.ErrBranchEnded))
 	}
-	return s.doomed
+	return s.named(s.doomed)
+}
+
+// named puts the resource in front of an error.
+func (s *session) named(err error) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("postgres %q: %w", s.r.name, err)
 }
 
 // doom makes sure that the branch never commits.
@@ -132,10 +176,14 @@ func (s *session) doom(why error) {
 	}
 }
 
-// note learns from the answer to a statement of the application.
-func (s *session) note(tag pgconn.CommandTag, err error) {
+// note learns from the answer to a statement of the application, or to all of a message
+// whose text was st.
+func (s *session) note(st statement, tag pgconn.CommandTag, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if err != nil {
+		s.told = err
+	}
 	if s.phase != working || s.conn == nil {
 		return
 	}
@@ -148,14 +196,48 @@ func (s *session) note(tag pgconn.CommandTag, err error) {
 	if pg.IsBusy() { // the server has not said yet how it is after this
 		status = 0
 	}
-	if tag.String() == "COMMIT" || tag.String() == "PREPARE TRANSACTION" || err == nil && status == 'I' && s.native != nil {
-		s.doomed = fmt.Errorf("postgres %q: a statement of the application ended the transaction of the branch; what it did before may be committed: leave COMMIT, ROLLBACK and PREPARE TRANSACTION to concord", s.r.name)
+	if tag.String() == "COMMIT" || tag.String() == "PREPARE TRANSACTION" && s.number == "" {
+		s.torn = true
+	}
+	if s.torn || status == 'I' && s.native != nil && !pg.IsClosed() {
+		s.doomed = errEnded
 	}
 	switch {
 	case err != nil && s.failure == nil:
-		s.failure = err
+		s.failure, s.unsent, s.failedAt = err, false, len(s.savepoints)
 	case err == nil && status == 'T': // healthy, perhaps again: a savepoint was rolled back
-		s.failure = nil
+		if !s.unsent {
+			s.failure = nil
+		}
+		s.noteSavepoint(st)
+	}
+}
+
+// noteSavepoint follows the savepoints, for what the server never got is healed by going
+// back to one that is older, and by nothing else. The caller holds mu.
+func (s *session) noteSavepoint(st statement) {
+	find := func(name string) int {
+		for i := len(s.savepoints) - 1; i >= 0; i-- {
+			if s.savepoints[i] == name {
+				return i
+			}
+		}
+		return -1
+	}
+	switch {
+	case st.savedAs != "":
+		s.savepoints = append(s.savepoints, st.savedAs)
+	case st.released != "":
+		if i := find(st.released); i >= 0 {
+			s.savepoints, s.failedAt = s.savepoints[:i], min(s.failedAt, i)
+		}
+	case st.backTo != "":
+		if i := find(st.backTo); i >= 0 {
+			s.savepoints = s.savepoints[:i+1]
+			if s.failedAt > i {
+				s.failure, s.unsent = nil, false
+			}
+		}
 	}
 }
 
@@ -173,7 +255,9 @@ func (s *session) unfit() error {
 	case pg.IsClosed():
 		return because("the connection broke", s.failure)
 	case pg.IsBusy():
-		return errors.New("a result is still open: close Rows, BatchResults and the like before the commit")
+		return errUnread
+	case s.unsent:
+		return because("a statement was never sent", s.failure)
 	case s.native == nil: // nothing was sent
 		return nil
 	case pg.TxStatus() != 'T':
@@ -182,11 +266,13 @@ func (s *session) unfit() error {
 	return nil
 }
 
-func because(what string, cause error) error {
-	if cause == nil {
+// because adds the error of the application's own statement, which its closure ignored,
+// or it would not have come to a vote.
+func because(what string, ignored error) error {
+	if ignored == nil {
 		return errors.New(what)
 	}
-	return fmt.Errorf("%s: %w", what, cause)
+	return fmt.Errorf("%s; your closure ignored this error: %w", what, ignored)
 }
 
 // Prepare implements adapters.Session.
@@ -194,26 +280,30 @@ func (s *session) Prepare(ctx context.Context) (txn.Vote, txn.Branch, error) {
 	if !s.leave(working, ended) {
 		return txn.VoteNo, txn.Branch{}, fmt.Errorf("postgres %q: prepare %s: %w", s.r.name, s.x, adapters.ErrBranchEnded)
 	}
+	if err := s.seize(ctx); err != nil {
+		return s.voteNo(ctx, s.vote(err))
+	}
 	if mutant.RollbackTagIsPrepared {
 		if _, err := run(ctx, s.conn.Conn().PgConn(), prepareText(s.x)); err == nil {
 			return txn.VoteYes, s.becomePrepared(ending{}), nil
 		}
 	}
 	if err := s.unfit(); err != nil {
-		return s.voteNo(ctx, err)
+		return s.voteNo(ctx, s.vote(err))
 	}
 	if s.opened() == nil {
-		s.giveBack()
+		_ = s.settle(cleared, nil)
+		s.giveBack(false)
 		return txn.VoteReadOnly, txn.Branch{No: s.x.Branch, Resource: s.r.name}, nil
 	}
 	pg := s.conn.Conn().PgConn()
-	if !s.wrote {
-		number, _, err := askNumber(ctx, pg)
+	if !s.wrote && !s.sent.loud {
+		number, isolation, err := askReader(ctx, pg)
 		if err != nil {
-			return s.voteNo(ctx, err)
+			return s.voteNo(ctx, s.explainVote(s.replaced(err, true)))
 		}
 		if number == "" {
-			return s.voteReadOnly(ctx, pg)
+			return s.voteReadOnly(ctx, pg, isolation)
 		}
 	}
 	end, err := prepareBranch(ctx, pg, s.server.number, prepareText(s.x))
@@ -221,13 +311,23 @@ func (s *session) Prepare(ctx context.Context) (txn.Vote, txn.Branch, error) {
 		s.server.forgetNumber(pg)
 	}
 	if err != nil {
-		return s.voteNo(ctx, err)
+		return s.voteNo(ctx, s.explainVote(s.replaced(err, end.early)))
 	}
 	if end.tag != "PREPARE TRANSACTION" {
 		// The server's way to say that there was nothing to prepare: ROLLBACK and no error.
-		return s.voteNo(ctx, because(fmt.Sprintf("PostgreSQL answered %q", end.tag), s.failure))
+		return s.voteNo(ctx, s.vote(because(fmt.Sprintf("PostgreSQL answered %q", end.tag), s.failure)))
 	}
 	return txn.VoteYes, s.becomePrepared(end), nil
+}
+
+// vote puts the operation in front of an error that is not an answer to concord's own
+// commands; explainVote explains one that is.
+func (s *session) vote(err error) error {
+	return fmt.Errorf("postgres %q: prepare %s: %w", s.r.name, s.x, err)
+}
+
+func (s *session) explainVote(err error) error {
+	return s.r.explain(preparing, "prepare "+s.x.String(), err)
 }
 
 func (s *session) becomePrepared(end ending) txn.Branch {
@@ -240,31 +340,43 @@ func (s *session) becomePrepared(end ending) txn.Branch {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.phase = prepared
+	s.wake()
 	s.lease = time.AfterFunc(keep, func() {
 		if conn := s.take(); conn != nil {
-			conn.Release()
+			s.release(conn, true)
 		}
 	})
 	return s.branch
 }
 
-func (s *session) voteReadOnly(ctx context.Context, pg *pgconn.PgConn) (txn.Vote, txn.Branch, error) {
-	tag, err := run(ctx, pg, "commit")
-	if err == nil && tag != "COMMIT" {
-		err = because(fmt.Sprintf("PostgreSQL answered %q", tag), s.failure)
+// voteReadOnly ends a branch that only read. It is rolled back, so that nothing of it is
+// seen outside however the global transaction ends; under serializable isolation only a
+// commit says that what it read is true.
+func (s *session) voteReadOnly(ctx context.Context, pg *pgconn.PgConn, isolation string) (txn.Vote, txn.Branch, error) {
+	text, want := "rollback", "ROLLBACK"
+	if isolation == "serializable" {
+		text, want = "commit", "COMMIT"
+	}
+	tag, err := run(ctx, pg, text)
+	if err == nil && tag != want {
+		err = fmt.Errorf("PostgreSQL answered %q", tag)
 	}
 	if err != nil {
-		return s.voteNo(ctx, err)
+		return s.voteNo(ctx, s.explainVote(err))
 	}
-	s.giveBack()
+	_ = s.settle(cleared, nil)
+	s.giveBack(want == "COMMIT")
 	return txn.VoteReadOnly, txn.Branch{No: s.x.Branch, Resource: s.r.name}, nil
 }
 
 // voteNo rolls back, makes sure of it as far as it can, and says why.
 func (s *session) voteNo(ctx context.Context, cause error) (txn.Vote, txn.Branch, error) {
 	branch := txn.Branch{No: s.x.Branch, Resource: s.r.name}
-	cause = s.r.explain("prepare "+s.x.String(), cause)
-	if err := s.undo(ctx); err != nil {
+	err := s.undo(ctx)
+	switch {
+	case errors.Is(err, adapters.ErrTorn):
+		cause = fmt.Errorf("%w: %w", cause, err)
+	case err != nil:
 		branch.Holder = s.server.holder.String()
 		cause = fmt.Errorf("%w; and it is not sure that nothing is left of it, which the orphan scan will see to: %w", cause, err)
 	}
@@ -277,39 +389,46 @@ func (s *session) CommitOnePhase(ctx context.Context) error {
 	if !s.leave(working, ended) {
 		return fmt.Errorf("postgres %q: %s: %w", s.r.name, operation, adapters.ErrBranchEnded)
 	}
-	if err := s.unfit(); err != nil {
-		return s.r.explain(operation, chain(s.notCommitted(), err, s.undo(ctx)))
+	err := s.seize(ctx)
+	if err == nil {
+		err = s.unfit()
+	}
+	if err != nil {
+		return fmt.Errorf("postgres %q: %s: %w", s.r.name, operation, s.notCommitted(ctx, err))
 	}
 	if s.opened() == nil {
-		s.giveBack()
+		s.giveBack(false)
 		return nil
 	}
 	end, err := commitBranch(ctx, s.conn.Conn().PgConn())
 	switch {
 	case err == nil && end.tag == "COMMIT":
-		s.giveBack()
+		s.giveBack(true)
 		return nil
 	case err == nil:
 		err = because(fmt.Sprintf("PostgreSQL answered %q", end.tag), s.failure)
-		return s.r.explain(operation, chain(adapters.ErrNotCommitted, err, s.undo(ctx)))
+		return fmt.Errorf("postgres %q: %s: %w", s.r.name, operation, s.notCommitted(ctx, err))
 	case refused(err) || end.early || pgconn.SafeToRetry(err): // failed, not reached, or never sent
-		return s.r.explain(operation, chain(adapters.ErrNotCommitted, err, s.undo(ctx)))
+		return s.r.explain(committing, operation, s.notCommitted(ctx, s.replaced(err, end.early)))
 	}
 	return s.resolve(ctx, operation, end, err)
 }
 
-// notCommitted is ErrNotCommitted unless the application itself ended the transaction.
-func (s *session) notCommitted() error {
-	if !errors.Is(s.doomed, errRollbackOnly) && !errors.Is(s.doomed, errNotOpened) && s.doomed != nil {
-		return nil
+// notCommitted rolls back a branch that concord did not commit, and says so unless the
+// application itself may have.
+func (s *session) notCommitted(ctx context.Context, cause error) error {
+	err := s.undo(ctx)
+	if errors.Is(err, adapters.ErrTorn) {
+		return chain(cause, err)
 	}
-	return adapters.ErrNotCommitted
+	return chain(adapters.ErrNotCommitted, cause, err)
 }
 
 // resolve finds out what became of a COMMIT whose answer was lost.
 func (s *session) resolve(ctx context.Context, operation string, end ending, cause error) error {
 	if err := s.undo(ctx); err != nil || end.number == "" {
-		return s.r.explain(operation, chain(errInDoubt, cause, err))
+		_ = s.settle(kept, nil)
+		return s.r.explain(committing, operation, chain(errInDoubt, cause, err))
 	}
 	ctx, cancel := grace(ctx)
 	defer cancel()
@@ -320,11 +439,12 @@ func (s *session) resolve(ctx context.Context, operation string, end ending, cau
 	})
 	switch what {
 	case committed:
-		return nil
+		return s.settle(kept, nil)
 	case aborted:
-		return s.r.explain(operation, chain(adapters.ErrNotCommitted, cause))
+		return s.r.explain(committing, operation, chain(adapters.ErrNotCommitted, cause))
 	}
-	return s.r.explain(operation, chain(errInDoubt, cause, err))
+	_ = s.settle(kept, nil)
+	return s.r.explain(committing, operation, chain(errInDoubt, cause, err))
 }
 
 // Commit implements adapters.Session.
@@ -333,13 +453,51 @@ func (s *session) Commit(ctx context.Context) (txn.Finish, error) { return s.fin
 // Rollback implements adapters.Session.
 func (s *session) Rollback(ctx context.Context) error {
 	if s.leave(working, ended) {
-		return s.undo(ctx)
+		_ = s.seize(ctx) // it rolls back what there is
+		return s.rolledBack(s.undo(ctx))
+	}
+	s.mu.Lock()
+	now, left, last := s.phase, s.rest, s.lastWord
+	s.mu.Unlock()
+	switch {
+	case last != nil:
+		return s.rolledBack(last)
+	case now == ended && left == cleared:
+		return nil
+	case now == ended && left == some:
+		ctx, cancel := grace(ctx)
+		defer cancel()
+		return s.rolledBack(s.clear(ctx))
 	}
 	found, err := s.finish(ctx, txn.Abort)
 	if err == nil && found == txn.Contradicted {
-		err = fmt.Errorf("postgres %q: roll back %s: it is committed; ask \"concord tx get %s\" who decided so", s.r.name, s.x, s.x.ID)
+		err = fmt.Errorf("%w: it is committed; ask \"concord tx get %s\" who decided so", adapters.ErrTorn, s.x.ID)
+		return s.rolledBack(s.settle(kept, err))
 	}
 	return err
+}
+
+// rolledBack puts the operation in front of an error that stands in the way of it.
+func (s *session) rolledBack(err error) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("postgres %q: roll back %s: %w", s.r.name, s.x, err)
+}
+
+// Failure implements adapters.Failing.
+func (s *session) Failure() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.told
+}
+
+// settle notes what is left of a branch that has ended, and what there is to say of it.
+func (s *session) settle(left rest, lastWord error) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.rest, s.lastWord = left, lastWord
+	return lastWord
 }
 
 // finish ends the prepared branch: on its own connection if it still has it and that
@@ -357,9 +515,13 @@ func (s *session) finish(ctx context.Context, d txn.Decision) (txn.Finish, error
 	}
 	if conn := s.take(); conn != nil {
 		tag, err := run(ctx, conn.Conn().PgConn(), finishText(s.x, d))
-		conn.Release()
+		if d == txn.Abort && s.sent.loud { // PREPARE has kept what functions set
+			discard(conn)
+		} else {
+			s.release(conn, true)
+		}
 		if err == nil && tag == finishTag(d) {
-			s.leave(prepared, ended)
+			s.finished(d)
 			return txn.Done, nil
 		}
 	}
@@ -367,15 +529,22 @@ func (s *session) finish(ctx context.Context, d txn.Decision) (txn.Finish, error
 	defer cancel()
 	found, err := s.r.finish(ctx, s.x, s.branch, d)
 	if err == nil {
-		s.leave(prepared, ended)
+		s.finished(d)
 	}
 	return found, err
+}
+
+func (s *session) finished(d txn.Decision) {
+	s.leave(prepared, ended)
+	if d == txn.Abort {
+		_ = s.settle(cleared, nil)
+	}
 }
 
 // Abandon implements adapters.Session: a prepared branch does not need its session.
 func (s *session) Abandon() {
 	if s.leave(prepared, ended) {
-		s.giveBack()
+		s.giveBack(true)
 	}
 }
 
@@ -387,6 +556,7 @@ func (s *session) leave(from, to phase) bool {
 		return false
 	}
 	s.phase = to
+	s.wake()
 	return true
 }
 
@@ -403,37 +573,80 @@ func (s *session) take() *pgxpool.Conn {
 }
 
 // giveBack ends the handles of a transaction that has ended, and returns its connection.
-func (s *session) giveBack() {
+// kept says that what the transaction did to its session stays.
+func (s *session) giveBack(kept bool) {
 	s.closeNative()
 	if conn := s.take(); conn != nil {
-		conn.Release()
+		s.release(conn, kept)
 	}
 }
 
+// release returns a connection to the pool. One that the branch left something in goes to
+// nobody else.
+func (s *session) release(conn *pgxpool.Conn, kept bool) {
+	if s.sent.leaves == lasting || s.sent.leaves == revoked && kept {
+		discard(conn)
+		return
+	}
+	conn.Release()
+}
+
+// discard closes a connection, so that the pool makes another.
+func discard(conn *pgxpool.Conn) {
+	ctx, cancel := context.WithTimeout(context.Background(), graceTime)
+	defer cancel()
+	_ = conn.Conn().Close(ctx) // it is over for us in any case
+	conn.Release()
+}
+
 // undo ends the unprepared work. nil says that surely nothing of it is left: no
-// transaction, no lock, no prepared branch.
+// transaction, no lock, no prepared branch, and nothing committed.
 func (s *session) undo(ctx context.Context) error {
 	ctx, cancel := grace(ctx)
 	defer cancel()
-	if pg := s.conn.Conn().PgConn(); !pg.IsClosed() && !pg.IsBusy() {
-		if pg.TxStatus() == 'I' { // the server has ended it
-			s.giveBack()
-			return nil
-		}
-		if tag, err := run(ctx, pg, "rollback"); err == nil && tag == "ROLLBACK" {
-			s.giveBack()
-			return nil
+	s.safe = !s.torn && (!s.sent.ends || s.whole(ctx))
+	_ = s.settle(some, nil)
+	switch {
+	case s.stuck:
+		go s.letGo() // the connection is cut
+	case s.rollBack(ctx):
+		return s.judge(ctx)
+	default:
+		discard(s.take())
+	}
+	return s.clear(ctx)
+}
+
+// clear ends a branch whose session is out of hand: PREPARE may still be on its way in it.
+func (s *session) clear(ctx context.Context) error {
+	if err := s.r.endOwn(ctx, s.x, s.server.holder); err != nil {
+		return err
+	}
+	return s.judge(ctx)
+}
+
+// judge has the last word on a branch of which nothing is left on the server.
+func (s *session) judge(ctx context.Context) error {
+	var err error
+	if !s.safe {
+		err = s.fate(ctx)
+	}
+	return s.settle(cleared, err)
+}
+
+// rollBack rolls back on the session and reports whether that did it.
+func (s *session) rollBack(ctx context.Context) bool {
+	pg := s.conn.Conn().PgConn()
+	if pg.IsClosed() || pg.IsBusy() {
+		return false
+	}
+	if pg.TxStatus() != 'I' { // otherwise the server has ended it
+		if tag, err := run(ctx, pg, "rollback"); err != nil || tag != "ROLLBACK" {
+			return false
 		}
 	}
-	conn := s.take()
-	_ = conn.Conn().Close(ctx) // so that the pool destroys it
-	conn.Release()
-	if s.server.holder.pid == 0 {
-		return fmt.Errorf("postgres %q: roll back %s: the connection broke, and behind a pooler its session cannot be named; the orphan scan will look for the branch", s.r.name, s.x)
-	}
-	// PREPARE may still be on its way in a session that nobody listens to.
-	_, err := s.r.finish(ctx, s.x, txn.Branch{Holder: s.server.holder.String()}, txn.Abort)
-	return err
+	s.giveBack(s.sent.ends)
+	return true
 }
 
 // closeNative makes handles that pgx itself gave out refuse to work on a connection

@@ -48,9 +48,9 @@ func roleText(role string) string {
 	return "set role " + pgx.Identifier{role}.Sanitize()
 }
 
-// beginText opens a transaction with its limits in one round trip.
+// beginText opens a transaction with its mark and its limits in one round trip.
 func beginText(limits []string) string {
-	return strings.Join(append([]string{"begin"}, limits...), "; ")
+	return strings.Join(append([]string{"begin", markText}, limits...), "; ")
 }
 
 // limitText sets a limit for one transaction. Zero leaves the setting as it is.
@@ -62,7 +62,8 @@ func limitText(setting string, d time.Duration) []string {
 }
 
 // optionsTexts set what TxOptions ask for, in a transaction that has done nothing yet.
-func optionsTexts(o TxOptions) ([]string, error) {
+// lockTimeout is the limit that the session has by itself.
+func optionsTexts(o TxOptions, lockTimeout time.Duration) ([]string, error) {
 	var modes []string
 	switch o.Isolation {
 	case "":
@@ -74,7 +75,7 @@ func optionsTexts(o TxOptions) ([]string, error) {
 	if o.ReadOnly {
 		modes = append(modes, "read only")
 	}
-	texts := limitText("lock_timeout", o.LockTimeout)
+	texts := limitText("lock_timeout", lowered(o.LockTimeout, lockTimeout))
 	if len(modes) > 0 {
 		texts = append([]string{"set transaction " + strings.Join(modes, ", ")}, texts...)
 	}
@@ -82,8 +83,15 @@ func optionsTexts(o TxOptions) ([]string, error) {
 }
 
 const (
-	// numberText names the transaction it runs in; no number means that it wrote nothing.
-	numberText = "select pg_current_xact_id_if_assigned()::text, current_user::text"
+	// markText marks the transaction that a branch begins. The mark ends with it.
+	markText = "set local concord.branch = 1"
+
+	// numberText names the transaction it runs in, and fails if that has no mark. No number
+	// means that it wrote nothing.
+	numberText = "select pg_current_xact_id_if_assigned()::text, current_user::text, current_setting('concord.branch')::int"
+
+	// readerText is numberText for a branch that may have read only.
+	readerText = "select pg_current_xact_id_if_assigned()::text, current_setting('transaction_isolation'), current_setting('concord.branch')::int"
 
 	// serverText asks what stays the same as long as a connection lives, and its limits. The
 	// timeline is that of the write-ahead log, because the one in the control file is as old as the
@@ -106,11 +114,16 @@ select case when (select system_identifier from pg_control_system())::text = $1:
                       then pg_xact_status($3::text::xid8) end end`
 
 	// fenceText ends the session with process $1 that began at $2 microseconds, and waits
-	// until it is gone. No row, or true: it is. Null: we may not see who that is.
+	// until it is gone. No row, or true: it is. Unless it is our own ($3), it must be seen at work
+	// on the branch: in the very statement $4 that prepares it, or in the transaction with number
+	// $5. Null: it is not. The second column tells whether we may see it at all.
 	fenceText = `
 select case when backend_start is null then null
-            when (extract(epoch from backend_start) * 1000000)::bigint = $2::bigint then pg_terminate_backend(pid, 5000)
-            else true end
+            when (extract(epoch from backend_start) * 1000000)::bigint <> $2::bigint then true
+            when $3::bool or datname = current_database()
+                 and (state = 'active' and query = $4::text or backend_xid = nullif($5::text, '')::xid8::xid)
+            then pg_terminate_backend(pid, 5000) end,
+       backend_start is not null
   from pg_stat_activity where pid = $1::int and pid <> pg_backend_pid()`
 
 	// listText lists candidates; txn.ParseXID decides. Names from other databases may be in

@@ -23,15 +23,19 @@ func run(ctx context.Context, pg *pgconn.PgConn, text string) (string, error) {
 
 // askNumber returns the number of the transaction, empty if it has none, and the role.
 func askNumber(ctx context.Context, pg *pgconn.PgConn) (number, role string, err error) {
-	result := pg.ExecParams(ctx, numberText, nil, nil, nil, nil).Read()
-	if result.Err != nil {
-		return "", "", result.Err
-	}
-	return readNumber(result)
+	return readNumber(pg.ExecParams(ctx, numberText, nil, nil, nil, nil).Read())
+}
+
+// askReader returns the number of the transaction, empty if it has none, and its isolation.
+func askReader(ctx context.Context, pg *pgconn.PgConn) (number, isolation string, err error) {
+	return readNumber(pg.ExecParams(ctx, readerText, nil, nil, nil, nil).Read())
 }
 
 func readNumber(result *pgconn.Result) (number, role string, err error) {
-	if len(result.Rows) != 1 || len(result.Rows[0]) != 2 {
+	if result.Err != nil {
+		return "", "", result.Err
+	}
+	if len(result.Rows) != 1 || len(result.Rows[0]) != 3 {
 		return "", "", fmt.Errorf("%d rows instead of a transaction number", len(result.Rows))
 	}
 	return string(result.Rows[0][0]), string(result.Rows[0][1]), nil

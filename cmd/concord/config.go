@@ -3,11 +3,10 @@
 package main
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
-	"io/fs"
 	"net"
-	"os"
 	"regexp"
 	"slices"
 	"strings"
@@ -23,7 +22,8 @@ import (
 )
 
 // config is what a node is told. Precedence: flag, CONCORD_* environment, file,
-// default. An unknown key is an error: a typing error must not become a default.
+// default; there need be no file. An unknown key is an error: a typing error must not become a
+// default.
 type config struct {
 	Node    uint64
 	DataDir string `mapstructure:"data_dir"`
@@ -33,7 +33,7 @@ type config struct {
 	API          listenConfig
 	Peer         listenConfig
 	Members      []memberConfig
-	Resources    []resourceConfig
+	Resources    []resourceConfig // by decodeResources
 	Transaction  transactionConfig
 	Disk         diskConfig
 	Log          logConfig
@@ -46,13 +46,6 @@ type memberConfig struct {
 	Peer string
 	API  string
 	Role string // voter (default) or observer
-}
-
-type resourceConfig struct {
-	Name    string
-	Driver  string // postgres or mysql (MySQL and MariaDB)
-	DSN     string
-	DSNFile string `mapstructure:"dsn_file"`
 }
 
 type transactionConfig struct {
@@ -86,20 +79,32 @@ resources:
   - {name: orders,  driver: postgres, dsn: "postgres://app@127.0.0.1:5432/orders"}
   - {name: billing, driver: mysql,    dsn_file: /run/secrets/billing}`
 
-// loadConfig reads a configuration file and checks it. flags may override some keys.
+// envExample is the same in variables, as a shell sets them.
+const envExample = `CONCORD_NODE=1
+CONCORD_DATA_DIR=/var/lib/concord
+CONCORD_MEMBERS='[{id: 1, peer: "127.0.0.1:7421", api: "127.0.0.1:7420"}]'
+CONCORD_RESOURCES='[{"name": "orders", "driver": "postgres", "dsn": "postgres://app@127.0.0.1:5432/orders"}]'`
+
+// configDefaults are the keys that are no lists, each with its default.
+func configDefaults() map[string]any {
+	return map[string]any{
+		"node": 0, "data_dir": "", "feature_level": 0, "api.listen": "127.0.0.1:7420", "peer.listen": "127.0.0.1:7421",
+		"transaction.max_age": time.Minute, "transaction.grace": 5 * time.Second,
+		"transaction.scan": 5 * time.Second, "transaction.retention": 7 * 24 * time.Hour,
+		"disk.reserve_mib": wal.DefaultReserve >> 20,
+		"log.level":        "info", "log.format": "text",
+	}
+}
+
+// loadConfig reads a configuration file, or with no name the environment alone, and checks it.
+// flags may override some keys.
 func loadConfig(file string, flags *pflag.FlagSet) (*config, error) {
 	v := viper.New()
 	v.SetConfigType("yaml")
 	v.SetEnvPrefix("concord")
 	v.SetEnvKeyReplacer(strings.NewReplacer(".", "_"))
 	v.AutomaticEnv()
-	for key, value := range map[string]any{
-		"node": 0, "data_dir": "", "feature_level": 0, "api.listen": "127.0.0.1:7420", "peer.listen": "127.0.0.1:7421",
-		"transaction.max_age": time.Minute, "transaction.grace": 5 * time.Second,
-		"transaction.scan": 5 * time.Second, "transaction.retention": 7 * 24 * time.Hour,
-		"disk.reserve_mib": wal.DefaultReserve >> 20,
-		"log.level":        "info", "log.format": "text",
-	} {
+	for key, value := range configDefaults() {
 		v.SetDefault(key, value)
 	}
 	for key, flag := range map[string]string{"node": "node", "data_dir": "data-dir", "log.level": "log-level", "log.format": "log-format"} {
@@ -109,22 +114,51 @@ func loadConfig(file string, flags *pflag.FlagSet) (*config, error) {
 			}
 		}
 	}
-	f, err := os.Open(file)
+	source := "the environment (CONCORD_*)"
+	if file != "" {
+		source = file
+		if err := readConfig(v, file); err != nil {
+			return nil, err
+		}
+	}
+	if err := listsFromEnvironment(v); err != nil {
+		return nil, err
+	}
+	resources, err := decodeResources(v.Get("resources"))
 	if err != nil {
-		return nil, fmt.Errorf("read the configuration: %w: give its path with --config; an example is in \"concord serve --help\"", err)
+		return nil, fmt.Errorf("%s: %w: see the example in \"concord serve --help\"", source, err)
 	}
-	defer f.Close()
-	if err := v.ReadConfig(f); err != nil {
-		return nil, fmt.Errorf("%s is not YAML: %w", file, err)
-	}
+	v.Set("resources", []any{}) // done with
 	var c config
 	if err := v.UnmarshalExact(&c, func(d *mapstructure.DecoderConfig) { d.ErrorUnused = true }); err != nil {
-		return nil, fmt.Errorf("%s: %s: see the example in \"concord serve --help\"", file, decodeError(err))
+		return nil, fmt.Errorf("%s: %s: see the example in \"concord serve --help\"", source, decodeError(err))
 	}
+	c.Resources = resources
 	if err := c.check(); err != nil {
-		return nil, fmt.Errorf("%s: %w", file, err)
+		return nil, fmt.Errorf("%s: %w", source, err)
 	}
 	return &c, nil
+}
+
+func readConfig(v *viper.Viper, file string) error {
+	b, err := readFile(file, maxConfigFile)
+	if err != nil {
+		return fmt.Errorf("read the configuration %s: %w: give the path of a file with --config; an example is in \"concord serve --help\"", file, err)
+	}
+	if err := v.ReadConfig(bytes.NewReader(b)); err != nil {
+		return fmt.Errorf("%s is not YAML%s: put texts with special characters in quotes; an example is in \"concord serve --help\"", file, line(err))
+	}
+	return nil
+}
+
+var lineNumber = regexp.MustCompile(`line (\d+)`)
+
+// line says where YAML is wrong. What the parser says besides may be a piece of a secret.
+func line(err error) string {
+	if m := lineNumber.FindStringSubmatch(err.Error()); m != nil {
+		return " (line " + m[1] + ")"
+	}
+	return ""
 }
 
 var unnamedKey = regexp.MustCompile(`'' has invalid keys`)
@@ -187,26 +221,6 @@ func (c *config) checkMembers() error {
 	return nil
 }
 
-func (c *config) checkResources() error {
-	var names []string
-	for i, r := range c.Resources {
-		if r.Name == "" {
-			return fmt.Errorf("resources[%d]: \"name\" is missing", i)
-		}
-		if slices.Contains(names, r.Name) {
-			return fmt.Errorf("resources[%d]: the name %q is given twice", i, r.Name)
-		}
-		names = append(names, r.Name)
-		if !slices.Contains([]string{"postgres", "mysql"}, r.Driver) {
-			return fmt.Errorf("resource %s: driver %q is none of postgres, mysql (also for MariaDB)", r.Name, r.Driver)
-		}
-		if (r.DSN == "") == (r.DSNFile == "") {
-			return fmt.Errorf("resource %s: give either \"dsn\" or \"dsn_file\"", r.Name)
-		}
-	}
-	return nil
-}
-
 func (c *config) checkRest() error {
 	t := c.Transaction
 	for key, d := range map[string]time.Duration{"max_age": t.MaxAge, "grace": t.Grace, "scan": t.Scan, "retention": t.Retention} {
@@ -224,21 +238,6 @@ func (c *config) checkRest() error {
 		return fmt.Errorf("log.format: %q is neither text nor json", c.Log.Format)
 	}
 	return nil
-}
-
-// secret returns the DSN, from its file if it has one. Errors never hold it.
-func (r resourceConfig) secret() (string, error) {
-	if r.DSNFile == "" {
-		return r.DSN, nil
-	}
-	b, err := os.ReadFile(r.DSNFile)
-	if err != nil {
-		if errors.Is(err, fs.ErrPermission) {
-			return "", fmt.Errorf("resource %s: %w: let the user of concord read it", r.Name, err)
-		}
-		return "", fmt.Errorf("resource %s: %w", r.Name, err)
-	}
-	return strings.TrimSpace(string(b)), nil
 }
 
 func (c *config) members() []coordinator.Member {
@@ -269,16 +268,20 @@ func loadResources(file string) ([]resourceConfig, error) {
 // leaves the rest alone.
 func loadParts(file string, keys ...string) (*config, error) {
 	v := viper.New()
-	v.SetConfigFile(file)
 	v.SetConfigType("yaml")
-	if err := v.ReadInConfig(); err != nil {
-		return nil, fmt.Errorf("read %s: %w", file, err)
+	if err := readConfig(v, file); err != nil {
+		return nil, err
 	}
 	var c config
-	lists := map[string]any{"members": &c.Members, "resources": &c.Resources}
-	for _, key := range keys {
-		if err := v.UnmarshalKey(key, lists[key], func(d *mapstructure.DecoderConfig) { d.ErrorUnused = true }); err != nil {
-			return nil, fmt.Errorf("%s: %s: %s", file, key, decodeError(err))
+	if slices.Contains(keys, "resources") {
+		var err error
+		if c.Resources, err = decodeResources(v.Get("resources")); err != nil {
+			return nil, fmt.Errorf("%s: %w", file, err)
+		}
+	}
+	if slices.Contains(keys, "members") {
+		if err := v.UnmarshalKey("members", &c.Members, func(d *mapstructure.DecoderConfig) { d.ErrorUnused = true }); err != nil {
+			return nil, fmt.Errorf("%s: members: %s", file, decodeError(err))
 		}
 	}
 	return &c, nil

@@ -3,9 +3,13 @@
 package main
 
 import (
+	"bytes"
+	"fmt"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -15,9 +19,14 @@ import (
 
 func loadText(t *testing.T, text string) (*config, error) {
 	t.Helper()
+	return loadConfig(fileOf(t, text), pflag.NewFlagSet("", pflag.ContinueOnError))
+}
+
+func fileOf(t *testing.T, text string) string {
+	t.Helper()
 	file := filepath.Join(t.TempDir(), "concord.yaml")
 	require.NoError(t, os.WriteFile(file, []byte(text), 0o600))
-	return loadConfig(file, pflag.NewFlagSet("", pflag.ContinueOnError))
+	return file
 }
 
 func TestExampleOfTheHelpLoads(t *testing.T) {
@@ -105,4 +114,154 @@ func FuzzConfig(f *testing.F) {
 		require.Len(t, c.members(), len(c.Members))
 		require.Positive(t, c.rules().Retention)
 	})
+}
+
+func TestConfigurationFromTheEnvironmentAlone(t *testing.T) {
+	for entry := range strings.Lines(envExample) {
+		name, value, _ := strings.Cut(strings.TrimSpace(entry), "=")
+		t.Setenv(name, strings.Trim(value, "'"))
+	}
+	c, err := loadConfig("", pflag.NewFlagSet("", pflag.ContinueOnError))
+	require.NoError(t, err)
+	require.Equal(t, []memberConfig{{ID: 1, Peer: "127.0.0.1:7421", API: "127.0.0.1:7420"}}, c.Members)
+	require.Equal(t, []resourceConfig{{Name: "orders", Driver: "postgres", DSN: "postgres://app@127.0.0.1:5432/orders"}}, c.Resources)
+	require.Equal(t, time.Minute, c.Transaction.MaxAge, "the rest has its defaults")
+
+	t.Setenv("CONCORD_MEMBERS", "- {id: 1, peer: 10.0.0.1:1, api: 10.0.0.1:2}\n- {id: 2, peer: 10.0.0.2:1, api: 10.0.0.2:2}\n")
+	c, err = loadText(t, configExample)
+	require.NoError(t, err)
+	require.Len(t, c.Members, 2, "the environment goes before the file")
+	require.Len(t, c.Resources, 1)
+	for value, want := range map[string]string{"[": "no list", "{id: 1}": "no list", "[{id: 1, peer: x, api: y}]": "host:port", "[{id: 1, wieght: 2}]": "wieght"} {
+		t.Setenv("CONCORD_MEMBERS", value)
+		_, err = loadConfig("", pflag.NewFlagSet("", pflag.ContinueOnError))
+		require.ErrorContains(t, err, want)
+	}
+}
+
+func TestUnknownVariablesAreNamedWithTheNearest(t *testing.T) {
+	for entry, near := range map[string]string{
+		"CONCORD_DATADIR=/x": "CONCORD_DATA_DIR", "CONCORD_API_LISTN=s3cr3t": "CONCORD_API_LISTEN", "CONCORD_MEMBER=[]": "CONCORD_MEMBERS",
+		"CONCORD_LOGLEVEL=debug": "CONCORD_LOG_LEVEL", "CONCORD_ADRESS=x": "CONCORD_ADDR", "CONCORD_TRANSACTION_MAXAGE=1s": "CONCORD_TRANSACTION_MAX_AGE",
+		"CONCORD_=x": "CONCORD_", "CONCORD_data_dir=x": "CONCORD_",
+	} {
+		err := checkEnvironment([]string{"PATH=/bin", entry})
+		require.ErrorContains(t, err, near, entry)
+		require.NotContains(t, err.Error(), "s3cr3t")
+		require.Equal(t, exitUsage, exitCode(err))
+	}
+	require.NoError(t, checkEnvironment([]string{"CONCORDE=1", "_CONCORD_RELAXED=1", "CONCORD_ADDR=x", "CONCORD_LOG_LEVEL=debug",
+		// What Kubernetes sets in every container beside a service that is named concord or concord-peer.
+		"CONCORD_SERVICE_HOST=10.0.0.1", "CONCORD_SERVICE_PORT=7420", "CONCORD_SERVICE_PORT_API=7420", "CONCORD_PORT=tcp://10.0.0.1:7420",
+		"CONCORD_PORT_7420_TCP=tcp://10.0.0.1:7420", "CONCORD_PORT_7420_TCP_PROTO=tcp", "CONCORD_PORT_7420_TCP_PORT=7420", "CONCORD_PORT_7420_TCP_ADDR=10.0.0.1",
+		"CONCORD_PEER_SERVICE_HOST=10.0.0.2", "CONCORD_PEER_PORT_7421_TCP_ADDR=10.0.0.2"}))
+}
+
+// Whoever writes a secret in the wrong place, or without quotes, does not find it in the error.
+func TestErrorsOfTheConfigurationHoldNoSecret(t *testing.T) {
+	const secret = "s3cr3t"
+	for name, entry := range map[string]string{
+		"behind a comma":            "{name: a, driver: mysql, dsn: app:x,s3cr3t@tcp(db:3306)/shop}",
+		"a word behind a comma":     "{name: a, driver: postgres, dsn: host=db password=x,s3cr3t}",
+		"a key behind a comma":      "{name: a, driver: postgres, dsn: host=db password=x,s3cr3t: y}",
+		"behind a bracket":          "{name: a, driver: mysql, dsn: app:x}s3cr3t@tcp(db:3306)/shop}",
+		"behind a square bracket":   "{name: a, driver: mysql, dsn: [app:s3cr3t]}",
+		"in a map":                  "{name: a, driver: mysql, dsn: {app: s3cr3t}}",
+		"an alias":                  "{name: a, driver: mysql, dsn: *s3cr3t}",
+		"a tag":                     "{name: a, driver: mysql, dsn: !s3cr3t}",
+		"an unknown escape":         `{name: a, driver: mysql, dsn: "app:\s3cr3t"}`,
+		"a quote that is not ended": `{name: a, driver: mysql, dsn: "app:s3cr3t}`,
+		"twice":                     "{name: a, driver: mysql, dsn: app:x, s3cr3t, s3cr3t}",
+		"no map":                    "postgres://app:s3cr3t@db/shop",
+		"as name":                   "{name: \"postgres://app:s3cr3t@db/shop\", driver: x}",
+		"as name, and well formed":  "{name: \"postgres://app:s3cr3t@db/shop\", driver: postgres, dsn: \"a b\"}",
+		"as name, twice":            "{name: \"app:s3cr3t\", driver: mysql, dsn: x}\n  - {name: \"app:s3cr3t\", driver: mysql, dsn: x}",
+		"as driver":                 "{name: a, driver: \"postgres://app:s3cr3t@db/shop\"}",
+		"as dsn_file":               "{name: a, driver: postgres, dsn_file: \"postgres://app:s3cr3t@db/shop\"}",
+		"as dsn_file, keywords":     "{name: a, driver: postgres, dsn_file: \"host=db password=s3cr3t\"}",
+		"as dsn_file, mysql":        "{name: a, driver: mysql, dsn_file: \"app:s3cr3t@tcp(db:3306)/shop\"}",
+		"in a bad URL":              "{name: a, driver: postgres, dsn: \"postgres://app:s3cr3t%zz@db/shop\"}",
+		"in a bad port":             "{name: a, driver: postgres, dsn: \"postgres://app:x@db:s3cr3t/shop\"}",
+		"in a bad mysql dsn":        "{name: a, driver: mysql, dsn: \"app:s3cr3t@db/shop\"}",
+		"with both":                 "{name: a, driver: postgres, dsn: \"postgres://app:s3cr3t@db/shop\", dsn_file: /s3cr3t}",
+	} {
+		t.Run(name, func(t *testing.T) {
+			text := "node: 1\ndata_dir: /nowhere\nmembers:\n  - {id: 1, peer: 127.0.0.1:7421, api: 127.0.0.1:7420}\nresources:\n  - " + entry + "\n"
+			c, err := loadText(t, text)
+			if err == nil {
+				_, err = openResources(t.Context(), c.Resources)
+			}
+			require.Error(t, err)
+			require.NotContains(t, err.Error(), secret)
+			t.Log(err)
+			_, err = loadResources(fileOf(t, text))
+			if err != nil {
+				require.NotContains(t, err.Error(), secret)
+			}
+			t.Setenv("CONCORD_RESOURCES", "[ "+entry+" ]")
+			c, err = loadText(t, configExample)
+			if err == nil {
+				_, err = openResources(t.Context(), c.Resources)
+			}
+			require.Error(t, err)
+			require.NotContains(t, err.Error(), secret)
+		})
+	}
+}
+
+func TestFilesAreBounded(t *testing.T) {
+	dir := t.TempDir()
+	name := func(s string) string { return filepath.Join(dir, s) }
+	require.NoError(t, os.WriteFile(name("fine"), []byte(" postgres://app@db/shop\n"), 0o600))
+	require.NoError(t, os.WriteFile(name("huge"), make([]byte, maxSecretFile+1), 0o600))
+	require.NoError(t, os.WriteFile(name("blank"), []byte(" \n"), 0o600))
+	require.NoError(t, syscall.Mkfifo(name("pipe"), 0o600))
+	got, err := resourceConfig{DSNFile: name("fine")}.secret()
+	require.NoError(t, err)
+	require.Equal(t, "postgres://app@db/shop", got)
+	for file, want := range map[string]string{"/dev/zero": "larger than", name("huge"): "larger than", name("pipe"): "empty", name("blank"): "empty",
+		"/dev/null": "empty", dir: "directory", name("none"): "no such file"} {
+		_, err := resourceConfig{DSNFile: file}.secret()
+		require.ErrorContains(t, err, want, file)
+		require.ErrorContains(t, err, file)
+		_, err = loadConfig(file, pflag.NewFlagSet("", pflag.ContinueOnError))
+		require.Error(t, err, file)
+	}
+	// Who writes into a pipe is heard.
+	r, w, err := os.Pipe()
+	require.NoError(t, err)
+	_, err = w.WriteString("secret")
+	require.NoError(t, err)
+	require.NoError(t, w.Close())
+	b, err := readFile(fmt.Sprintf("/dev/fd/%d", r.Fd()), maxSecretFile)
+	require.NoError(t, err)
+	require.Equal(t, "secret", string(b))
+	require.NoError(t, r.Close())
+}
+
+func TestReloadSetsTheLogLevelAndNamesTheRest(t *testing.T) {
+	var said bytes.Buffer
+	log, level, err := newLogger(&said, "info", "text")
+	require.NoError(t, err)
+	running, err := loadText(t, configExample)
+	require.NoError(t, err)
+	load := func(old, new string) func() (*config, error) {
+		return func() (*config, error) { return loadText(t, strings.Replace(configExample, old, new, 1)) }
+	}
+	log.Debug("whispered")
+	running = reload(running, load("node: 1", "node: 1\nlog: {level: debug}"), level, log)
+	log.Debug("heard")
+	require.NotContains(t, said.String(), "whispered")
+	require.Contains(t, said.String(), "heard")
+	require.Contains(t, said.String(), "changes_that_need_a_restart=none")
+	said.Reset()
+	running = reload(running, load("data_dir: /var", "data_dir: /other"), level, log)
+	require.Contains(t, said.String(), "changes_that_need_a_restart=data_dir")
+	require.Equal(t, "/var/lib/concord", running.DataDir, "it is not in force")
+	said.Reset()
+	running = reload(running, load("node: 1", "node: ["), level, log)
+	require.Contains(t, said.String(), "is wrong")
+	running = reload(running, load("node: 1", "node: 1\nlog: {level: loud}"), level, log)
+	require.Equal(t, slog.LevelInfo, level.Level())
+	require.NotNil(t, running)
 }

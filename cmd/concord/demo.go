@@ -23,7 +23,7 @@ type demoResult struct {
 	LeaderKills int     `json:"leader_kills"`
 	SumExpected int64   `json:"sum_expected"`
 	Sum         int64   `json:"sum"`
-	InDoubt     int     `json:"in_doubt"`
+	InDoubt     *int    `json:"in_doubt"` // null: nobody could tell
 	Seconds     float64 `json:"seconds"`
 	PerSecond   float64 `json:"per_second"`
 	P50         float64 `json:"p50_ms"`
@@ -83,7 +83,7 @@ func (c *cli) demo(ctx context.Context, o demoOptions) (err error) {
 	defer w.close()
 
 	var result demoResult
-	if f, ok := c.out.(*os.File); ok && c.output == "table" && isTerminal(f) && isTerminal(c.in) {
+	if f, ok := c.screen.(*os.File); ok && c.output == "table" && isTerminal(f) && isTerminal(c.in) {
 		result, err = w.runWithView(ctx, c.in, f)
 	} else {
 		result, err = w.runWithLines(ctx, c.err)
@@ -106,13 +106,19 @@ func (c *cli) printDemo(r demoResult) error {
 		if r.Sum != r.SumExpected {
 			verdict = "WRONG"
 		}
-		fmt.Fprintf(c.out, "sum of all balances %d, expected %d: %s; %d in doubt\n", r.Sum, r.SumExpected, verdict, r.InDoubt)
+		inDoubt := "unknown whether anything is"
+		if r.InDoubt != nil {
+			inDoubt = fmt.Sprint(*r.InDoubt)
+		}
+		fmt.Fprintf(c.out, "sum of all balances %d, expected %d: %s; %s in doubt\n", r.Sum, r.SumExpected, verdict, inDoubt)
 	}
 	switch {
 	case r.Sum != r.SumExpected:
 		return &exitError{exitFailed, "the sum of all balances is wrong: this is a bug, please report it with the output above"}
-	case r.InDoubt > 0:
-		return &exitError{exitInDoubt, plural(r.InDoubt, "transaction is", "transactions are") + " still in doubt"}
+	case r.InDoubt == nil:
+		return &exitError{exitInDoubt, "nobody could tell whether transactions are in doubt: the cluster had no leader, or a bank could not be listed"}
+	case *r.InDoubt > 0:
+		return &exitError{exitInDoubt, plural(*r.InDoubt, "transaction is", "transactions are") + " still in doubt"}
 	}
 	return nil
 }
@@ -128,7 +134,7 @@ func (w *workload) runWithLines(ctx context.Context, out io.Writer) (demoResult,
 			select {
 			case <-ticker.C:
 				p := w.progress()
-				fmt.Fprintf(out, "%5.1fs  %d/%d transfers  %.0f/s  leader %s  in doubt %d  killed %d\n",
+				fmt.Fprintf(out, "%5.1fs  %d/%d transfers  %.0f/s  leader %s  in doubt %s  killed %d\n",
 					p.elapsed.Seconds(), p.done, w.o.transfers, p.rate, p.leader, p.inDoubt, p.kills)
 			case line := <-w.events:
 				fmt.Fprintln(out, line)

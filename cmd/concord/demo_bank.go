@@ -145,7 +145,7 @@ func openMySQLBank(name, dsn string, l ledger) (*mysqlBank, error) {
 		db.SetMaxOpenConns(l.conns)
 		db.SetMaxIdleConns(l.conns)
 	}
-	return &mysqlBank{mysql.NewWithOptions(name, connector, mysql.Options{MaxIdle: l.conns}), db, l}, nil
+	return &mysqlBank{mysql.NewWithOptions(name, connector, mysql.Options{MaxOpen: l.conns}), db, l}, nil
 }
 
 func (b *banks) resources() []adapters.Resource { return b.recovery }

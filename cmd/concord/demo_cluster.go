@@ -161,6 +161,15 @@ func (c *demoCluster) snapshot() coordinator.Snapshot {
 	return best
 }
 
+// inDoubt counts what is in doubt; nil if the leader, if there is one, does not know all of it.
+func (c *demoCluster) inDoubt() *int {
+	s := c.snapshot()
+	if f := s.Known(time.Now()); f != nil && !f.Incomplete() {
+		return &f.InDoubt
+	}
+	return nil
+}
+
 func (c *demoCluster) addresses() string { return strings.Join(c.api(), " ") }
 
 func (c *demoCluster) api() []string {

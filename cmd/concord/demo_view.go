@@ -121,7 +121,7 @@ func (v *view) View() tea.View {
 	}
 	fmt.Fprintf(&b, "\n  transfers  %d of %d   committed %d   aborted %d   unknown %d\n", p.done, v.w.o.transfers, p.committed, p.aborted, p.unknown)
 	fmt.Fprintf(&b, "  per second %.0f  %s\n", p.rate, sparkline(v.rates))
-	fmt.Fprintf(&b, "  in doubt   %d\n", p.inDoubt)
+	fmt.Fprintf(&b, "  in doubt   %s\n", p.inDoubt)
 	fmt.Fprintf(&b, "  sum        expected %d, %s\n\n", v.w.banks.expected(), v.sum)
 	for _, e := range v.events {
 		b.WriteString("  " + e + "\n")

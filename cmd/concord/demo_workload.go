@@ -70,7 +70,7 @@ func (w *workload) run(ctx context.Context) (demoResult, error) {
 	defer w.mu.Unlock()
 	slices.Sort(w.latencies)
 	return demoResult{Transfers: w.o.transfers, Committed: w.committed, Aborted: w.aborted, Unknown: len(w.unknown), LeaderKills: w.kills,
-		SumExpected: w.banks.expected(), Sum: sum, InDoubt: w.cluster.snapshot().InDoubt, Seconds: elapsed.Seconds(),
+		SumExpected: w.banks.expected(), Sum: sum, InDoubt: w.cluster.inDoubt(), Seconds: elapsed.Seconds(),
 		PerSecond: float64(w.committed) / elapsed.Seconds(), P50: quantile(w.latencies, .5), P99: quantile(w.latencies, .99)}, nil
 }
 
@@ -175,7 +175,7 @@ func (w *workload) settle(ctx context.Context) error {
 
 // settled asks the leader and every bank.
 func (w *workload) settled(ctx context.Context) bool {
-	if s := w.cluster.snapshot(); s.Leader == 0 || s.InDoubt > 0 {
+	if n := w.cluster.inDoubt(); n == nil || *n > 0 {
 		return false
 	}
 	for _, r := range w.banks.resources() {
@@ -191,7 +191,8 @@ type progress struct {
 	elapsed            time.Duration
 	done, kills        int
 	committed, aborted int
-	unknown, inDoubt   int
+	unknown            int
+	inDoubt            string
 	rate               float64
 	leader             string
 }
@@ -200,7 +201,10 @@ func (w *workload) progress() progress {
 	s := w.cluster.snapshot()
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	p := progress{elapsed: time.Since(w.started), committed: w.committed, aborted: w.aborted, unknown: len(w.unknown), kills: w.kills, inDoubt: s.InDoubt, leader: "none"}
+	p := progress{elapsed: time.Since(w.started), committed: w.committed, aborted: w.aborted, unknown: len(w.unknown), kills: w.kills, inDoubt: "unknown", leader: "none"}
+	if f := s.Known(time.Now()); f != nil {
+		p.inDoubt = fmt.Sprint(f.InDoubt)
+	}
 	p.done = p.committed + p.aborted + p.unknown
 	p.rate = float64(p.committed) / p.elapsed.Seconds()
 	if s.Leader != 0 {

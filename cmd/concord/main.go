@@ -15,6 +15,7 @@ import (
 func main() {
 	root := newRoot(os.Stdin, os.Stdout, os.Stderr)
 	if cmd, _, err := root.Find(os.Args[1:]); err == nil && cmd.Name() == "serve" {
+		surviveSignals() // also while the program is started again
 		relaxTimers()
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -22,7 +23,7 @@ func main() {
 	stop()
 	if err != nil {
 		if text := err.Error(); text != "" {
-			fmt.Fprintln(os.Stderr, "concord: "+text)
+			fmt.Fprintln(&harmless{to: os.Stderr}, "concord: "+text)
 		}
 		os.Exit(exitCode(err))
 	}

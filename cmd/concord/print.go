@@ -24,10 +24,16 @@ func printTable(w io.Writer, header []string, rows [][]string) error {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(t, strings.Join(header, "\t"))
 	for _, row := range rows {
+		for i := range row {
+			row[i] = cell(row[i])
+		}
 		fmt.Fprintln(t, strings.Join(row, "\t"))
 	}
 	return t.Flush()
 }
+
+// warn prints one line to who looks, beside the output.
+func (c *cli) warn(text string) { fmt.Fprintln(c.err, "warning: "+cell(text)) }
 
 // age prints a duration in Go syntax, as precisely as a person wants it.
 func age(d time.Duration) string {

@@ -72,7 +72,7 @@ func (c *cli) printRecover(r *concordv1.RecoverResponse) error {
 		actions = append(actions, j)
 	}
 	for _, w := range r.GetWarnings() {
-		fmt.Fprintln(c.err, "warning: "+w)
+		c.warn(w)
 	}
 	if c.output == "json" {
 		if err := c.printJSON(actions); err != nil {

@@ -106,18 +106,21 @@ func (c *cli) resourceCheck(cmd *cobra.Command, name string) error {
 
 func (c *cli) printReports(reports []reportJSON) error {
 	for _, r := range reports {
-		fmt.Fprintf(c.out, "%s (%s %s): %s\n", r.Name, r.Driver, orDash(r.Version), map[bool]string{true: "fit", false: "NOT FIT"}[r.OK])
+		fmt.Fprintf(c.out, "%s (%s %s): %s\n", cell(r.Name), cell(r.Driver), orDash(cell(r.Version)), map[bool]string{true: "fit", false: "NOT FIT"}[r.OK])
 		if r.Error != "" {
-			fmt.Fprintf(c.out, "  PROBLEM  %s\n", r.Error)
+			fmt.Fprintf(c.out, "  PROBLEM  %s\n", cell(r.Error))
 		}
 		for _, f := range r.Findings {
 			mark := "ok     "
-			if f.Problem {
+			switch {
+			case f.Problem:
 				mark = "PROBLEM"
+			case f.Fix != "":
+				mark = "note   "
 			}
-			fmt.Fprintf(c.out, "  %s  %s: %s\n", mark, f.What, f.Detail)
+			fmt.Fprintf(c.out, "  %s  %s: %s\n", mark, cell(f.What), cell(f.Detail))
 			if f.Fix != "" {
-				fmt.Fprintf(c.out, "           -> %s\n", f.Fix)
+				fmt.Fprintf(c.out, "           -> %s\n", cell(f.Fix))
 			}
 		}
 	}

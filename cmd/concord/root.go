@@ -17,10 +17,12 @@ import (
 // cli is what all commands share.
 type cli struct {
 	in       io.Reader
-	out, err io.Writer
-	addr     string
-	output   string
-	timeout  time.Duration
+	out, err io.Writer // harmless
+	// screen and messages are what out and err write to: for who draws, or asks whether it is a terminal.
+	screen, messages io.Writer
+	addr             string
+	output           string
+	timeout          time.Duration
 }
 
 const rootHelp = `concord makes changes in several databases commit everywhere or nowhere, whatever
@@ -38,7 +40,7 @@ Exit codes: 0 done, 1 failed, 2 usage or confirmation needed, 3 not found,
 6 outcome unknown or in-doubt transactions remain.`
 
 func newRoot(in io.Reader, out, errw io.Writer) *cobra.Command {
-	c := &cli{in: in, out: out, err: errw}
+	c := &cli{in: in, out: &harmless{to: out}, err: &harmless{to: errw}, screen: out, messages: errw}
 	root := &cobra.Command{
 		Use: "concord", Short: "A distributed transaction coordinator", Long: rootHelp,
 		SilenceErrors: true, SilenceUsage: true,
@@ -47,7 +49,7 @@ func newRoot(in io.Reader, out, errw io.Writer) *cobra.Command {
 			if c.output != "table" && c.output != "json" {
 				return usagef("--output: %q is neither table nor json", c.output)
 			}
-			return nil
+			return checkEnvironment(os.Environ())
 		},
 	}
 	root.SetIn(in)
@@ -88,14 +90,22 @@ func gidArg(cmd *cobra.Command, args []string) error {
 	return nil
 }
 
-func newLogger(w io.Writer, level, format string) (*slog.Logger, error) {
-	var l slog.Level
-	if err := l.UnmarshalText([]byte(level)); err != nil {
-		return nil, usagef("log level %q is none of debug, info, warn, error", level)
+// newLogger also returns the level, which may be changed later.
+func newLogger(w io.Writer, level, format string) (*slog.Logger, *slog.LevelVar, error) {
+	l := &slog.LevelVar{}
+	if err := setLevel(l, level); err != nil {
+		return nil, nil, err
 	}
 	options := &slog.HandlerOptions{Level: l}
 	if format == "json" {
-		return slog.New(slog.NewJSONHandler(w, options)), nil
+		return slog.New(slog.NewJSONHandler(w, options)), l, nil
 	}
-	return slog.New(slog.NewTextHandler(w, options)), nil
+	return slog.New(slog.NewTextHandler(w, options)), l, nil
+}
+
+func setLevel(l *slog.LevelVar, level string) error {
+	if err := l.UnmarshalText([]byte(level)); err != nil {
+		return usagef("log level %q is none of debug, info, warn, error", level)
+	}
+	return nil
 }

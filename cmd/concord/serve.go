@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"os"
 	"path/filepath"
 	"strings"
 
@@ -23,24 +24,30 @@ import (
 func (c *cli) serveCommand() *cobra.Command {
 	var file string
 	cmd := &cobra.Command{
-		Use: "serve --config FILE", Short: "Run a coordinator node", Args: noArgs,
+		Use: "serve [--config FILE]", Short: "Run a coordinator node", Args: noArgs,
 		Long: "Runs one node of the coordinator cluster until it is interrupted. All nodes have the same\n" +
-			"\"members\" and \"resources\"; three voters survive the loss of one. Keys can also come from\n" +
-			"the environment (CONCORD_DATA_DIR, CONCORD_API_LISTEN, ...) or, some, from flags.\n\n" +
+			"\"members\" and \"resources\"; three voters survive the loss of one.\n\n" +
+			"Every key can also come from the environment, which goes before the file, and some from flags,\n" +
+			"which go before both; without FILE all of it has to. The lists are YAML or JSON there:\n\n" +
+			indent(envExample) + "\n\n" +
+			"All variables: " + strings.Join(knownVariables(), ", ") + ".\n" +
+			"One that is misspelt is an error. SIGHUP makes the node read its configuration again and set the\n" +
+			"log level; everything else takes effect at the next start.\n\n" +
 			"Example of FILE:\n\n" + indent(configExample),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if file == "" {
-				return usagef("--config is missing: an example of the file is in \"concord serve --help\"")
+			if file == "" && os.Getenv(envOf("members")) == "" {
+				return usagef("--config is missing, and %s is not set: an example of both is in \"concord serve --help\"", envOf("members"))
 			}
-			conf, err := loadConfig(file, cmd.Flags())
+			load := func() (*config, error) { return loadConfig(file, cmd.Flags()) }
+			conf, err := load()
 			if err != nil {
 				return &exitError{exitUsage, err.Error()}
 			}
-			log, err := newLogger(c.err, conf.Log.Level, conf.Log.Format)
+			log, level, err := newLogger(c.err, conf.Log.Level, conf.Log.Format)
 			if err != nil {
 				return err
 			}
-			return serve(cmd.Context(), conf, log)
+			return serve(cmd.Context(), conf, log, func(ctx context.Context) { reloadOnHangup(ctx, conf, load, level, log) })
 		},
 	}
 	cmd.Flags().StringVar(&file, "config", "", "the node's configuration file")
@@ -51,8 +58,9 @@ func (c *cli) serveCommand() *cobra.Command {
 	return cmd
 }
 
-// serve runs a node from bottom to top: databases, listeners, store and log, API.
-func serve(ctx context.Context, conf *config, log *slog.Logger) (err error) {
+// serve runs a node from bottom to top: databases, listeners, store and log, API. reload runs
+// beside it.
+func serve(ctx context.Context, conf *config, log *slog.Logger, reload func(context.Context)) (err error) {
 	resources, err := openResources(ctx, conf.Resources)
 	if err != nil {
 		return err
@@ -78,6 +86,7 @@ func serve(ctx context.Context, conf *config, log *slog.Logger) (err error) {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return node.Run(ctx) })
 	g.Go(func() error { return server.Serve(ctx, node, clients, log) })
+	g.Go(func() error { reload(ctx); return nil })
 	return g.Wait()
 }
 

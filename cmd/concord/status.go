@@ -4,6 +4,7 @@ package main
 
 import (
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -19,9 +20,15 @@ type statusJSON struct {
 	Epoch     uint32         `json:"epoch"`
 	Nodes     []nodeJSON     `json:"nodes"`
 	Resources []resourceJSON `json:"resources"`
-	InDoubt   uint64         `json:"in_doubt"`
-	Heuristic uint64         `json:"heuristic"`
-	Warnings  []string       `json:"warnings"`
+	// Known says whether the answering node knows what the leader knows. If not, that is null.
+	Known     bool    `json:"known"`
+	InDoubt   *uint64 `json:"in_doubt"`
+	Heuristic *uint64 `json:"heuristic"`
+	// Oldest is the age of the oldest transaction in doubt, empty if there is none.
+	Oldest *string `json:"oldest"`
+	// Incomplete says that in_doubt is "at least": a resource has not been listed yet.
+	Incomplete bool     `json:"incomplete"`
+	Warnings   []string `json:"warnings"`
 	// Zxid is the position in the log that the state of the answering node reflects.
 	Zxid string `json:"zxid"`
 	// CutOff is for how long the node has known no leader, empty if that is not too long.
@@ -40,23 +47,31 @@ type nodeJSON struct {
 }
 
 type resourceJSON struct {
-	Name    string `json:"name"`
-	Driver  string `json:"driver"`
-	OK      bool   `json:"ok"`
-	Error   string `json:"error"`
-	InDoubt uint64 `json:"in_doubt"`
-	// Oldest is the age of the oldest prepared branch, empty if there is none.
-	Oldest   string `json:"oldest"`
-	Identity string `json:"identity"`
-	Foreign  uint64 `json:"foreign"`
+	Name   string `json:"name"`
+	Driver string `json:"driver"`
+	// Known says whether this is what the leader knows. If not, ok and error are what the
+	// answering node finds, and the rest is null.
+	Known   bool    `json:"known"`
+	OK      bool    `json:"ok"`
+	Error   string  `json:"error"`
+	InDoubt *uint64 `json:"in_doubt"`
+	// Oldest is the age of the oldest branch in doubt, empty if there is none.
+	Oldest   *string `json:"oldest"`
+	Identity string  `json:"identity"`
+	Foreign  *uint64 `json:"foreign"`
+	// Listed says whether the leader has listed it. If not, in_doubt is "at least".
+	Listed bool `json:"listed"`
+	// OwnError is what the answering node itself finds wrong.
+	OwnError string `json:"own_error"`
 }
 
 func (c *cli) statusCommand() *cobra.Command {
 	return &cobra.Command{
 		Use: "status", Short: "Show members, leader, lag, resources and what is in doubt", Args: noArgs,
-		Long: "Shows the cluster as the node sees it that answers. Counts of prepared branches come from\n" +
-			"the leader's scans: ask the leader (--addr) for them. A node that is cut off from the others says\n" +
-			"so: it shows an old state. Exit code 4 if the cluster has no leader.",
+		Long: "Shows the cluster as the node sees it that answers, and what the leader knows besides: what is in\n" +
+			"doubt, and the state of the resources. Where the node has not heard of a leader for some seconds, that\n" +
+			"is \"unknown here\" (JSON: null). A node that is cut off from the others says so: it shows an old\n" +
+			"state. Exit code 4 if the cluster has no leader.",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			client, err := c.dial()
 			if err != nil {
@@ -79,11 +94,13 @@ func (c *cli) statusCommand() *cobra.Command {
 }
 
 func statusOf(s *concordv1.StatusResponse) statusJSON {
-	out := statusJSON{Cluster: s.GetCluster(), Node: s.GetNode(), Leader: s.GetLeader(), Epoch: s.GetEpoch(), InDoubt: s.GetInDoubt(),
-		Heuristic: s.GetHeuristic(), Nodes: []nodeJSON{}, Resources: resourcesOf(s.GetResources()), Warnings: append([]string{}, s.GetWarnings()...), Zxid: s.GetZxid()}
-	if ms := s.GetCutOffMs(); ms > 0 {
-		out.CutOff = age(time.Duration(ms) * time.Millisecond)
+	out := statusJSON{Cluster: s.GetCluster(), Node: s.GetNode(), Leader: s.GetLeader(), Epoch: s.GetEpoch(), Known: s.GetKnown(),
+		Nodes: []nodeJSON{}, Resources: resourcesOf(s.GetResources()), Warnings: append([]string{}, s.GetWarnings()...), Zxid: s.GetZxid()}
+	if out.Known {
+		oldest := ageMs(s.GetOldestMs())
+		out.InDoubt, out.Heuristic, out.Oldest, out.Incomplete = &s.InDoubt, &s.Heuristic, &oldest, s.GetIncomplete()
 	}
+	out.CutOff = ageMs(s.GetCutOffMs())
 	for _, n := range s.GetNodes() {
 		out.Nodes = append(out.Nodes, nodeJSON{ID: n.GetId(), Role: n.GetRole(), State: n.GetState(), Epoch: n.GetEpoch(),
 			Zxid: n.GetZxid(), Lag: n.GetLag(), Reachable: n.GetReachable(), API: n.GetApi()})
@@ -94,14 +111,46 @@ func statusOf(s *concordv1.StatusResponse) statusJSON {
 func resourcesOf(list []*concordv1.ResourceStatus) []resourceJSON {
 	out := []resourceJSON{}
 	for _, r := range list {
-		oldest := ""
-		if r.GetOldestMs() > 0 {
-			oldest = age(time.Duration(r.GetOldestMs()) * time.Millisecond)
+		j := resourceJSON{Name: r.GetName(), Driver: r.GetDriver(), Known: r.GetKnown(), OK: r.GetOk(), Error: r.GetError(),
+			Identity: r.GetIdentity(), Listed: r.GetListed(), OwnError: r.GetOwnError()}
+		if j.Known {
+			oldest := ageMs(r.GetOldestMs())
+			j.InDoubt, j.Oldest = &r.InDoubt, &oldest
 		}
-		out = append(out, resourceJSON{Name: r.GetName(), Driver: r.GetDriver(), OK: r.GetOk(), Error: r.GetError(), InDoubt: r.GetInDoubt(),
-			Oldest: oldest, Identity: r.GetIdentity(), Foreign: r.GetForeign()})
+		if j.Listed {
+			j.Foreign = &r.Foreign
+		}
+		out = append(out, j)
 	}
 	return out
+}
+
+// ageMs is empty for 0: there is nothing that has an age.
+func ageMs(ms int64) string {
+	if ms <= 0 {
+		return ""
+	}
+	return age(time.Duration(ms) * time.Millisecond)
+}
+
+// unknownHere is printed for what the answering node does not know: never a zero.
+const unknownHere = "unknown here"
+
+func countOr(n *uint64, atLeast bool) string {
+	switch {
+	case n == nil:
+		return unknownHere
+	case atLeast:
+		return fmt.Sprintf("at least %d", *n)
+	}
+	return fmt.Sprint(*n)
+}
+
+func ageOr(oldest *string) string {
+	if oldest == nil {
+		return unknownHere
+	}
+	return orDash(*oldest)
 }
 
 func (c *cli) printStatus(s statusJSON) error {
@@ -112,8 +161,12 @@ func (c *cli) printStatus(s statusJSON) error {
 	if s.Leader != 0 {
 		leader = fmt.Sprintf("node %d", s.Leader)
 	}
-	fmt.Fprintf(c.out, "cluster %s  leader %s  epoch %d  in doubt %d  heuristic %d  (as node %d sees it, at zxid %s)\n",
-		orDash(s.Cluster), leader, s.Epoch, s.InDoubt, s.Heuristic, s.Node, orDash(s.Zxid))
+	oldest := ""
+	if s.Oldest != nil && *s.Oldest != "" {
+		oldest = " (oldest " + *s.Oldest + ")"
+	}
+	fmt.Fprintf(c.out, "cluster %s  leader %s  epoch %d  in doubt %s%s  heuristic %s  (as node %d sees it, at zxid %s)\n",
+		orDash(s.Cluster), leader, s.Epoch, countOr(s.InDoubt, s.Incomplete), oldest, countOr(s.Heuristic, false), s.Node, orDash(s.Zxid))
 	if s.CutOff != "" {
 		fmt.Fprintf(c.out, "node %d has been cut off for %s: this is what it knew then\n", s.Node, s.CutOff)
 	}
@@ -132,7 +185,7 @@ func (c *cli) printStatus(s statusJSON) error {
 		}
 	}
 	for _, w := range s.Warnings {
-		fmt.Fprintln(c.err, "warning: "+w)
+		c.warn(w)
 	}
 	return nil
 }
@@ -140,7 +193,14 @@ func (c *cli) printStatus(s statusJSON) error {
 func (c *cli) printResources(resources []resourceJSON) error {
 	var rows [][]string
 	for _, r := range resources {
-		rows = append(rows, []string{r.Name, r.Driver, yesNo(r.OK), fmt.Sprint(r.InDoubt), orDash(r.Oldest), orDash(r.Identity), orDash(r.Error)})
+		ok, why := yesNo(r.OK), r.Error
+		if !r.Known {
+			ok = unknownHere
+		}
+		if r.OwnError != "" && r.OwnError != r.Error {
+			why = strings.TrimPrefix(why+"; here: "+r.OwnError, "; ")
+		}
+		rows = append(rows, []string{r.Name, r.Driver, ok, countOr(r.InDoubt, !r.Listed), ageOr(r.Oldest), countOr(r.Foreign, false), orDash(r.Identity), orDash(why)})
 	}
-	return printTable(c.out, []string{"RESOURCE", "DRIVER", "OK", "IN DOUBT", "OLDEST", "IDENTITY", "ERROR"}, rows)
+	return printTable(c.out, []string{"RESOURCE", "DRIVER", "OK", "IN DOUBT", "OLDEST", "FOREIGN", "IDENTITY", "ERROR"}, rows)
 }

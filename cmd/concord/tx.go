@@ -111,6 +111,9 @@ func (c *cli) printList(r *concordv1.ListResponse) error {
 	for _, m := range r.GetTransactions() {
 		list = append(list, txOf(m, now))
 	}
+	for _, w := range r.GetWarnings() {
+		c.warn(w + ": what it holds prepared may be missing here")
+	}
 	if c.output == "json" {
 		return c.printJSON(list)
 	}
@@ -162,10 +165,10 @@ func (c *cli) printTx(x txJSON) error {
 		fmt.Fprintf(c.out, "decided   at zxid %s\n", x.Zxid)
 	}
 	if x.Label != "" {
-		fmt.Fprintf(c.out, "label     %s\n", x.Label)
+		fmt.Fprintf(c.out, "label     %s\n", cell(x.Label))
 	}
 	if x.Reason != "" {
-		fmt.Fprintf(c.out, "reason    %s\n", x.Reason)
+		fmt.Fprintf(c.out, "reason    %s\n", cell(x.Reason))
 	}
 	if x.State == "unrecorded" {
 		fmt.Fprintf(c.out, "means     %s\n", unrecordedHint)
@@ -185,7 +188,7 @@ func (c *cli) printTx(x txJSON) error {
 		if h.Forgotten {
 			dealt = " (forgotten)"
 		}
-		fmt.Fprintf(c.out, "\nbranch %d: %s, says %s: %s%s\n", h.No, h.Outcome, h.Who, h.Why, dealt)
+		fmt.Fprintf(c.out, "\nbranch %d: %s, says %s: %s%s\n", h.No, h.Outcome, cell(h.Who), cell(h.Why), dealt)
 	}
 	return nil
 }
@@ -323,7 +326,7 @@ func (c *cli) confirm(yes bool, gid, what string) error {
 	if yes {
 		return nil
 	}
-	if !isTerminal(c.in) || !isTerminal(c.err) {
+	if !isTerminal(c.in) || !isTerminal(c.messages) {
 		return usagef("%s Confirm with --yes", what)
 	}
 	fmt.Fprintf(c.err, "%s Type %s to go on: ", what, gid)

@@ -17,12 +17,13 @@ const (
 )
 
 // conn is one connection through a Link. The way to the target is opened for the first
-// bytes that get there, as in a network that loses the dialer's SYN.
+// bytes that get there, as in a network that loses the dialer's SYN; with a knife, at once.
 type conn struct {
 	in     *net.TCPConn
 	queues [2]chan chunk
 	gone   chan struct{} // closed by reset
 	frozen bool          // under the mutex of the link
+	blades [2]*blade     // each used by its pump; nil: none
 
 	mu   sync.Mutex
 	over bool
@@ -127,6 +128,12 @@ func (c *conn) inject(d Direction, b []byte) { c.put(d, chunk{bytes: b, sent: ti
 // pump delivers what was collected in one direction, as the faults allow.
 func (c *conn) pump(l *Link, d Direction, pumps *sync.WaitGroup) {
 	lost := false
+	if d == Forward && c.blades[d] != nil { // servers that speak first are cut, too
+		if _, err := c.connect(l, pumps); err != nil {
+			c.reset()
+			return
+		}
+	}
 	for {
 		var x chunk
 		select {
@@ -148,7 +155,16 @@ func (c *conn) pump(l *Link, d Direction, pumps *sync.WaitGroup) {
 			c.reset()
 			return
 		}
-		if !c.deliver(l, d, x, pumps) {
+		cut := false
+		if b := c.blades[d]; b != nil && len(x.bytes) > 0 {
+			n := 0
+			if n, cut = b.pass(x.bytes); n == 0 { // delivered with none it would be the end
+				c.reset()
+				return
+			}
+			x.bytes = x.bytes[:n]
+		}
+		if !c.deliver(l, d, x, pumps) || cut {
 			c.reset()
 			return
 		}

@@ -42,6 +42,7 @@ type Link struct {
 	clear   [2]time.Time  // until then the bytes that have passed fill the Rate
 	changed chan struct{} // closed when something above or in a conn has changed
 	conns   []*conn
+	knife   *Knife // for the connections to come; nil: none
 }
 
 // New opens a link to a target at an address of its own.
@@ -137,6 +138,9 @@ func (l *Link) accept() {
 		c := newConn(in.(*net.TCPConn))
 		l.mu.Lock()
 		closed := l.closed
+		if l.knife != nil {
+			c.blades = [2]*blade{l.knife.blade(Forward), l.knife.blade(Backward)}
+		}
 		if !closed {
 			l.conns = append(l.conns, c)
 		}

@@ -39,4 +39,5 @@ const (
 	ApplyTwice            = false // X32
 	TimerNotRearmed       = false // X34
 	UnrecordedIsAborted   = false // X35
+	CommitUnderEndedLease = false // X36
 )

@@ -39,6 +39,7 @@ var (
 	ApplyTwice            bool // X32
 	TimerNotRearmed       bool // X34
 	UnrecordedIsAborted   bool // X35
+	CommitUnderEndedLease bool // X36
 )
 
 var switches = map[string]*bool{
@@ -75,6 +76,7 @@ var switches = map[string]*bool{
 	"X32": &ApplyTwice,
 	"X34": &TimerNotRearmed,
 	"X35": &UnrecordedIsAborted,
+	"X36": &CommitUnderEndedLease,
 }
 
 // With runs f while the mutant with this ID is on. Tests that use it must not be parallel.

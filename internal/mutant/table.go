@@ -6,7 +6,7 @@ import "slices"
 
 // Mutant is one planted mistake.
 type Mutant struct {
-	ID   string // X01 to X35
+	ID   string // X01 to X36
 	Name string // of the switch
 	What string // is wrong
 	// In are the packages whose TestMutants must kill it.
@@ -76,4 +76,5 @@ var table = []Mutant{
 		NotHere: "three-phase commit is not built"},
 	{ID: "X34", Name: "TimerNotRearmed", What: "a timer is not set again after an election", In: []string{inSim}},
 	{ID: "X35", Name: "UnrecordedIsAborted", What: "a transaction that the cluster knows nothing of is called aborted", In: []string{inSim, inExplore}},
+	{ID: "X36", Name: "CommitUnderEndedLease", What: "a commit request of a client whose lease has ended is taken", In: []string{inSim}},
 }

@@ -4,6 +4,7 @@ package sim
 
 import (
 	"errors"
+	"strings"
 
 	"github.com/concordtx/concord/api"
 	"github.com/concordtx/concord/coordinator"
@@ -28,6 +29,8 @@ type client struct {
 	limit   instant // until when it asks at all
 	asked   []int   // the nodes that it asked to commit
 	lost    bool    // an answer to it
+	lease   txn.Lease
+	silent  instant // until when it does not renew its lease
 }
 
 func (w *txnWorld) beginClients() {
@@ -58,7 +61,13 @@ func (c *client) begin() {
 		return
 	}
 	c.life++
-	c.busy, c.votes, c.no, c.asking, c.asked, c.lost = true, 0, false, 0, nil, false
+	c.busy = true
+	c.leased(c.beginLeased)
+}
+
+func (c *client) beginLeased() {
+	w := c.w
+	c.votes, c.no, c.asking, c.asked, c.lost = 0, false, 0, nil, false
 	job := c.again
 	if job == 0 {
 		w.jobs++
@@ -69,7 +78,7 @@ func (c *client) begin() {
 	if w.odds(0.3) {
 		class = txn.Recorded
 	}
-	c.ghost = w.check.begun(w.newID(class), job)
+	c.ghost = w.check.begun(w.newID(class).WithLease(c.lease), job)
 	if w.chance(w.crash) {
 		c.later(300*millisecond, c.die)
 	}
@@ -153,6 +162,19 @@ func (c *client) vote(yes bool) {
 		return
 	}
 	c.ghost.yes = true
+	if pause := c.silent - c.w.now; pause > 0 { // it was stopped with everything prepared
+		life := c.life
+		c.w.after(pause+1, func() {
+			if c.life == life {
+				c.beginToAsk()
+			}
+		})
+		return
+	}
+	c.beginToAsk()
+}
+
+func (c *client) beginToAsk() {
 	c.asking = c.w.now
 	c.patient, c.limit = c.w.now+2*second, c.w.now+10*second
 	c.ask()
@@ -230,6 +252,10 @@ func (c *client) replied(kind operationKind, r coordinator.Reply) {
 		if kind == askCommit && r.Decision == txn.Abort {
 			w.hit(CommitBeatenByTombstone)
 		}
+		if n := c.ghost.id.Lease(); n != 0 && r.Decision == txn.Abort && strings.HasSuffix(r.Reason, txn.LeaseEnded(n)) {
+			w.hit(LeaseEndedUnderCommit)
+			c.lease = 0
+		}
 		if r.Decision == txn.Commit && len(c.asked) > 1 && c.asked[0] != c.asked[len(c.asked)-1] {
 			w.hit(CommitRetriedElsewhere)
 		}
@@ -306,6 +332,7 @@ func (c *client) giveUp() {
 // die is a crash of the application.
 func (c *client) die() {
 	c.w.hit(ClientCrashed)
+	c.lease = 0
 	c.close()
 	c.rest()
 }

@@ -17,6 +17,7 @@ import (
 //	AC6     only old branches are orphans   DUR1   told commit is in the log of a quorum
 //	DET     equal digests at all nodes      IDEM   one piece of work takes effect once
 //	HEUR    what a DBA or a loss made is reported once, and nothing else is
+//	LEASE   nothing is committed under a lease that has ended
 //	FOREIGN what belongs to others is left alone
 //	LIN     the decision of a gid is a write-once register (see history)
 type txnChecker struct {
@@ -24,10 +25,11 @@ type txnChecker struct {
 	ghosts  map[txn.ID]*txnGhost // looked up by id only
 	all     []*txnGhost
 	digests map[txn.Position]txn.Digest
-	foreign map[txn.ID]bool     // of branches of others
-	jobs    map[int]*txnGhost   // which transaction has done a piece of work
-	seen    []seenContradiction // by workers
-	maxAge  instant             // after which a branch may be an orphan
+	foreign map[txn.ID]bool            // of branches of others
+	leases  map[txn.Lease]txn.Position // where they ended
+	jobs    map[int]*txnGhost          // which transaction has done a piece of work
+	seen    []seenContradiction        // by workers
+	maxAge  instant                    // after which a branch may be an orphan
 	// quorumHas reports whether the logs of a quorum hold the entry.
 	quorumHas func(txn.Position) bool
 	now       func() instant
@@ -68,7 +70,7 @@ type seenContradiction struct {
 }
 
 func newTxnChecker(c *Checker) *txnChecker {
-	return &txnChecker{Checker: c, ghosts: map[txn.ID]*txnGhost{}, digests: map[txn.Position]txn.Digest{}, foreign: map[txn.ID]bool{},
+	return &txnChecker{Checker: c, ghosts: map[txn.ID]*txnGhost{}, digests: map[txn.Position]txn.Digest{}, foreign: map[txn.ID]bool{}, leases: map[txn.Lease]txn.Position{},
 		jobs: map[int]*txnGhost{}, quorumHas: func(txn.Position) bool { return true }, now: func() instant { return 0 }}
 }
 
@@ -86,6 +88,7 @@ func (c *txnChecker) folded(node int, changes txn.Changes) {
 		c.fail("DET", "node %d has another digest at %v than others", node, at)
 	}
 	c.digests[at] = changes.Meta.Digest
+	c.leasesFolded(changes)
 	for _, list := range [][]txn.Txn{changes.Open, changes.Finished} {
 		for _, x := range list {
 			c.decided(node, x)
@@ -135,6 +138,7 @@ func (c *txnChecker) first(g *txnGhost, x txn.Txn) {
 	case c.jobs[g.job] != nil:
 		c.fail("IDEM", "%v commits the work that %v has committed", g.id, c.jobs[g.job].id)
 	case x.Decision == txn.Commit:
+		c.leased(x)
 		if g.job != 0 {
 			c.jobs[g.job] = g
 		}
@@ -144,7 +148,8 @@ func (c *txnChecker) first(g *txnGhost, x txn.Txn) {
 
 // orphaned is AC6. The scan has asked for the outcome, as far as the history goes.
 func (c *txnChecker) orphaned(g *txnGhost) {
-	if age := c.now() - g.born; age < c.maxAge {
+	_, gone := c.leases[g.id.Lease()]
+	if age := c.now() - g.born; age < c.maxAge && !gone {
 		c.fail("AC6", "%v is aborted as an orphan at the age of %s, and may live for %s", g.id, age, c.maxAge)
 	}
 	c.history.ask(g.id, askOutcome, c.now())

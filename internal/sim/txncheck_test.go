@@ -48,6 +48,19 @@ func (d deal) beginAlone(id txn.ID) *txnGhost {
 	return g
 }
 
+// endLease folds the end of a lease.
+func (d deal) endLease(n txn.Lease) {
+	d.folded(1, txn.Changes{Ended: []txn.Lease{n}, Meta: txn.Meta{Position: txn.Position{Epoch: 1, Counter: 2}, Digest: txn.Digest{2}}})
+}
+
+// commitUnder folds a decision to commit under a lease, after the end of lease 1.
+func (d deal) commitUnder(n txn.Lease, by txn.Source) {
+	d.endLease(1)
+	id := txn.ID{2}.WithLease(n)
+	d.begin(id, 2)
+	d.logOf(id, 1, 3, txn.Txn{Decision: txn.Commit, By: by, Decided: txn.Position{Epoch: 1, Counter: 3}})
+}
+
 // log folds a decision at some node.
 func (d deal) log(node int, counter uint64, x txn.Txn) { d.logOf(d.g.id, node, counter, x) }
 
@@ -205,6 +218,27 @@ func TestEachTransactionCheckRejectsABadHistoryAndAcceptsItsGoodTwin(t *testing.
 				d.w.now = 5
 				d.log(1, 1, txn.Txn{Decision: txn.Abort, By: txn.FromCluster, Reason: "orphan: x"})
 			}},
+		{"AC6", "a young branch whose lease has not ended is taken for an orphan",
+			func(d deal) {
+				d.maxAge = 5
+				d.endLease(2)
+				id := txn.ID{2}.WithLease(1)
+				d.begin(id, 2)
+				d.logOf(id, 1, 3, txn.Txn{Decision: txn.Abort, By: txn.FromCluster})
+			},
+			func(d deal) {
+				d.maxAge = 5
+				d.endLease(1)
+				id := txn.ID{2}.WithLease(1)
+				d.begin(id, 2)
+				d.logOf(id, 1, 3, txn.Txn{Decision: txn.Abort, By: txn.FromCluster})
+			}},
+		{"LEASE", "a commit under a lease that has ended",
+			func(d deal) { d.commitUnder(1, txn.FromClient) },
+			func(d deal) { d.commitUnder(2, txn.FromClient) }},
+		{"LEASE", "and not by an operator",
+			func(d deal) { d.commitUnder(1, txn.FromClient) },
+			func(d deal) { d.commitUnder(1, txn.FromOperator) }},
 		{"IDEM", "the same work is committed under two gids",
 			func(d deal) {
 				d.begin(txn.ID{2}, 1)

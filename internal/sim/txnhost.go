@@ -116,7 +116,7 @@ func (w *txnWorld) newHost(config zab.Config, s zab.Storage) (host, error) {
 // table makes the table of a node from what is applied on its disk.
 func (w *txnWorld) table(node int, d *disk) (*txn.Table, error) {
 	m := &memory{w: w, node: node, silent: true, finished: map[txn.ID]txn.Txn{}}
-	again := txn.NewTable(txn.Meta{}, nil, m)
+	again := txn.NewTable(txn.Meta{Level: txn.Newest}, nil, m)
 	for _, e := range d.log[:d.applied] {
 		if _, err := again.Apply(position(e.Zxid), e.Data); err != nil {
 			return nil, err

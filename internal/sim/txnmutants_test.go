@@ -20,6 +20,7 @@ var txnMutants = map[string]hunt{
 	"X20": {seeds: 1000, checks: []string{"AC4"}, run: withoutFaults},
 	"X31": txnHunt(500, "HEUR"),
 	"X35": txnHunt(100, "AC1"),
+	"X36": txnHunt(200, "LEASE"),
 }
 
 func txnHunt(seeds uint64, checks ...string) hunt {

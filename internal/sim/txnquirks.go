@@ -24,6 +24,8 @@ type quirks struct {
 	Reads                        instant
 	Retention                    time.Duration // zero: as long as a week
 	TurnSteps                    int           // of a node; zero: more than a run ever needs
+	Leases                       bool          // clients have them
+	Silence                      float64       // a client with a lease is silent for a while
 
 	Failover, Restart, Restore, DBA, Operator, Clock instant
 }
@@ -53,6 +55,7 @@ func drawQuirks(seed uint64, quiet bool) (quirks, *rand.Rand) {
 	if chance(0.3) {
 		q.Retention = time.Duration(between(3*second, 15*second)) * time.Microsecond
 	}
+	q.Leases = chance(0.7)
 	if quiet {
 		return q, r
 	}
@@ -61,6 +64,9 @@ func drawQuirks(seed uint64, quiet bool) (quirks, *rand.Rand) {
 	}
 	if chance(0.5) {
 		q.Vanish = 0.5
+	}
+	if chance(0.5) {
+		q.Silence = 0.2
 	}
 	q.Failover, q.Restart = often(0.5, second/2, 10*second), often(0.5, second/2, 10*second)
 	q.Restore, q.DBA = often(0.3, 2*second, 20*second), often(0.4, second/4, 5*second)

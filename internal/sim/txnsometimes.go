@@ -3,6 +3,7 @@
 package sim
 
 import (
+	"strings"
 	"time"
 
 	"github.com/concordtx/concord/coordinator"
@@ -57,6 +58,8 @@ const (
 	ViewRefused
 	ClockStepped
 	CommittedAloneUnrecorded
+	LeaseEndedUnderCommit
+	OrphanOfEndedLease
 	txnSituations
 )
 
@@ -73,6 +76,7 @@ var txnSituationNames = [txnSituations]string{
 	"reported branch ended by hand", "branch given up by an operator",
 	"word to forget evidence lost", "finished transaction purged", "client older than the watermark refused",
 	"foreign branch listed and left alone", "view served", "view refused", "clock stepped", "unrecorded answered for what one database committed",
+	"commit asked for and refused because the lease had ended", "orphan aborted because its lease had ended",
 }
 
 // String is the situation in words.
@@ -84,6 +88,9 @@ func (w *txnWorld) hit(s TxnSituation) { w.counters[s]++ }
 func (w *txnWorld) countVerdict(v txn.Verdict) {
 	if v.First && v.By == txn.FromCluster {
 		w.hit(OrphanAborted)
+		if strings.HasSuffix(v.Reason, txn.LeaseEnded(v.ID.Lease())) {
+			w.hit(OrphanOfEndedLease)
+		}
 	}
 }
 

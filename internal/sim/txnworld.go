@@ -63,7 +63,7 @@ type asked struct {
 var resources = []string{"orders", "billing", "ledger", "stock"}
 
 // txnRules are short, so that grace periods and orphans happen within a run.
-var txnRules = coordinator.Rules{MaxTransaction: 4 * time.Second, Grace: 500 * time.Millisecond, Scan: 500 * time.Millisecond}
+var txnRules = coordinator.Rules{MaxTransaction: 4 * time.Second, Grace: 500 * time.Millisecond, Scan: 500 * time.Millisecond, Lease: 1500 * time.Millisecond}
 
 // inhabit puts coordinators on the nodes of a cluster that is being made.
 func (w *txnWorld) inhabit(seed uint64, c *cluster) {

@@ -28,7 +28,9 @@
 //
 // # Presumed abort
 //
-// An initiator with a No branch ends the others by itself and sends no message. A
+// An initiator with a No branch ends all of them by itself and sends no message, unless it
+// cannot: a branch may be prepared behind a connection that broke. Then it tells the coordinator, and
+// goes on trying. A
 // coordinator that is asked about a transaction it never heard of has an abort record
 // delivered first, and answers then: the late commit request finds that record.
 //

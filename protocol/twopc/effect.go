@@ -34,7 +34,15 @@ type Propose struct {
 type Finish struct {
 	No       txn.BranchNo
 	Decision txn.Decision
+	// Again says that it failed before, so that it has to wait for a while first, and that the
+	// session may be gone (Initiator).
+	Again bool
 }
+
+// TellAborted tells the coordinator that the transaction is aborted, although it was never
+// asked to commit it: something of a branch may be left, and whoever asks may die
+// (Initiator). It may be lost.
+type TellAborted struct{}
 
 // Report tells the coordinator what finishing a branch found (Initiator and
 // Participant). It may be lost.
@@ -79,6 +87,7 @@ func (CommitOnePhase) isEffect() {}
 func (Ask) isEffect()            {}
 func (Propose) isEffect()        {}
 func (Finish) isEffect()         {}
+func (TellAborted) isEffect()    {}
 func (Report) isEffect()         {}
 func (CastVote) isEffect()       {}
 func (Inquire) isEffect()        {}

@@ -69,9 +69,12 @@ type Finished struct {
 	Finish txn.Finish
 }
 
-// FinishFailed says that finishing a branch found nothing out: it has to be tried
-// again. To an Initiator, whose session is gone then, it means that others will.
+// FinishFailed says that finishing a branch found nothing out: it has to be tried again.
 type FinishFailed struct{ No txn.BranchNo }
+
+// NotAsked says that Ask was not carried out and will not be: nobody has heard of the
+// transaction. To an Initiator, which aborts it.
+type NotAsked struct{ Reason string }
 
 // Inquired says that the holder of a prepared branch asks what became of it, or that a
 // scan found one that nobody speaks for. To a Coordinator.
@@ -100,6 +103,7 @@ func (Decided) isEvent()       {}
 func (WaitOver) isEvent()      {}
 func (Finished) isEvent()      {}
 func (FinishFailed) isEvent()  {}
+func (NotAsked) isEvent()      {}
 func (Inquired) isEvent()      {}
 func (Opened) isEvent()        {}
 func (Listed) isEvent()        {}

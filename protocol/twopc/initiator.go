@@ -21,6 +21,8 @@ import (
 //     or by the decision after it.
 //  3. Reply is sent exactly once, and when it says Committed every branch that wrote
 //     is decided to commit.
+//  4. It is over only when every branch of an abort is known to have left nothing. A No
+//     proves nothing: the connection may have broken behind the prepare.
 type Initiator struct {
 	phase    initiatorPhase
 	branches []held // in order of No
@@ -28,10 +30,17 @@ type Initiator struct {
 	reason   string
 	recorded bool // the cluster decides, however many branches there are
 	late     bool // nobody waits any more, before the cluster was asked
+	asked    bool // the cluster was
+	told     bool // the cluster was, that the transaction is aborted
+	wanted   bool // the application wanted the abort, and waits for every branch
 	blamed   bool
 	blame    txn.BranchNo
 	replied  bool
 }
+
+// commitTries bounds how often a branch is committed by whoever prepared it. The cluster,
+// which knows the decision, has its turn then.
+const commitTries = 5
 
 type initiatorPhase uint8
 
@@ -50,16 +59,19 @@ type held struct {
 	no     txn.BranchNo
 	state  branchState
 	branch txn.Branch // once it voted Yes
+	failed int        // attempts to commit it
 }
 
 type branchState uint8
 
 const (
-	open     branchState = iota // may hold work
-	waiting                     // Prepare was asked for
-	prepared                    // voted Yes
-	ended                       // nothing is left to do here: voted No or ReadOnly, or finished
-	ending                      // Finish was asked for
+	open      branchState = iota // may hold work
+	waiting                      // Prepare was asked for
+	prepared                     // voted Yes
+	refused                      // voted No
+	ended                        // nothing is left to do here: voted ReadOnly, or finished
+	ending                       // Finish was asked for
+	lingering                    // as ending, after it had failed; nobody waits for it
 )
 
 // Step handles one event.
@@ -74,7 +86,7 @@ func (i *Initiator) Step(e Event) []Effect {
 		}
 	case RollbackAsked:
 		if i.phase == working {
-			i.reason = e.Reason
+			i.reason, i.wanted = e.Reason, true
 			return i.conclude(txn.Abort)
 		}
 	case OnePhaseDone:
@@ -94,12 +106,17 @@ func (i *Initiator) Step(e Event) []Effect {
 			i.reason = e.Reason
 			return i.conclude(e.Decision)
 		}
+	case NotAsked:
+		if i.phase == asking || i.phase == doubting {
+			i.reason, i.asked = e.Reason, false
+			return i.conclude(txn.Abort)
+		}
 	case WaitOver:
 		return i.waitOver(e.Reason)
 	case Finished:
 		return i.finished(e.No, e.Finish)
 	case FinishFailed:
-		return i.finished(e.No, 0)
+		return i.finishFailed(e.No)
 	}
 	return nil
 }
@@ -143,7 +160,7 @@ func (i *Initiator) vote(b *held, v Voted) []Effect {
 	case txn.VoteReadOnly:
 		b.state = ended
 	default: // whatever is not a Yes is a No
-		b.state = ended
+		b.state = refused
 		if !i.blamed {
 			i.blamed, i.blame, i.reason = true, b.no, v.Reason
 		}
@@ -168,7 +185,7 @@ func (i *Initiator) count() []Effect {
 	case len(yes) == 0 && !i.recorded:
 		return i.conclude(txn.Commit)
 	}
-	i.phase = asking
+	i.phase, i.asked = asking, true
 	return []Effect{Ask{Branches: yes}}
 }
 
@@ -188,19 +205,46 @@ func (i *Initiator) conclude(d txn.Decision) []Effect {
 }
 
 // finished marks a branch. Only a branch of a decided commit is reported: nobody waits
-// for the others.
+// for the others. A second attempt reports nothing bad: the cluster may have finished the
+// branch in the meantime, and have removed the evidence.
 func (i *Initiator) finished(no txn.BranchNo, f txn.Finish) []Effect {
 	b := i.find(no)
-	if b == nil || i.phase != finishing || b.state != ending {
+	if b == nil || !b.finishing() {
 		return nil
 	}
-	b.state = ended
+	good := f == txn.Done || f == txn.AlreadyDone
 	var effects []Effect
-	if f != 0 && i.decision == txn.Commit {
+	if i.decision == txn.Commit && (good || b.state == ending) {
 		effects = append(effects, Report{No: no, Finish: f})
+	}
+	b.state = ended
+	return append(effects, i.settle()...)
+}
+
+// finishFailed tries again. The cluster knows of a commit and of an abort that it decided
+// itself; another abort it has to be told.
+func (i *Initiator) finishFailed(no txn.BranchNo) []Effect {
+	b := i.find(no)
+	if b == nil || !b.finishing() {
+		return nil
+	}
+	b.state = lingering
+	var effects []Effect
+	if i.decision == txn.Commit {
+		b.failed++
+	} else if !i.asked && !i.told {
+		i.told = true
+		effects = append(effects, TellAborted{})
+	}
+	if b.failed < commitTries {
+		effects = append(effects, Finish{No: no, Decision: i.decision, Again: true})
+	} else {
+		b.state = ended
 	}
 	return append(effects, i.settle()...)
 }
+
+func (b *held) finishing() bool { return b.state == ending || b.state == lingering }
 
 // waitOver tells the application what is known now. The branches are ended in any case.
 func (i *Initiator) waitOver(reason string) []Effect {
@@ -216,19 +260,26 @@ func (i *Initiator) waitOver(reason string) []Effect {
 		i.phase = doubting
 		i.reason = reason
 		return i.reply(txn.Unknown)
-	case i.phase == finishing:
+	case i.phase == finishing && !i.wanted:
 		return i.reply(outcome(i.decision))
 	}
 	return nil
 }
 
+// settle replies when every branch was tried once, and ends when none is left.
 func (i *Initiator) settle() []Effect {
-	for _, b := range i.branches {
-		if b.state != ended {
+	left := false
+	for n := range i.branches {
+		switch b := &i.branches[n]; b.state {
+		case ending:
 			return nil
+		case lingering:
+			left = true
 		}
 	}
-	i.phase = over
+	if !left {
+		i.phase = over
+	}
 	return i.reply(outcome(i.decision))
 }
 
@@ -282,6 +333,9 @@ func (i *Initiator) String() string {
 	if i.late {
 		b.WriteString(" late")
 	}
+	if i.told {
+		b.WriteString(" told")
+	}
 	if i.replied {
 		b.WriteString(" replied")
 	}
@@ -293,5 +347,5 @@ func (p initiatorPhase) String() string {
 }
 
 func (s branchState) String() string {
-	return [...]string{"open", "waiting", "prepared", "ended", "ending"}[s]
+	return [...]string{"open", "waiting", "prepared", "refused", "ended", "ending", "lingering"}[s]
 }

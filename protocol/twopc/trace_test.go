@@ -116,6 +116,8 @@ func event(t *testing.T, words []string) Event {
 		return Finished{No: no(), Finish: finish[arg(2)]}
 	case "finish-failed":
 		return FinishFailed{No: no()}
+	case "not-asked":
+		return NotAsked{Reason: strings.Join(words[1:], " ")}
 	case "inquired":
 		return Inquired{No: no()}
 	case "opened":
@@ -159,6 +161,11 @@ func effect(f Effect) string {
 		s = fmt.Sprintf("propose %v %s %s", f.Decision, numbers(f.Branches), f.Reason)
 	case Finish:
 		s = fmt.Sprintf("finish %d %v", f.No, f.Decision)
+		if f.Again {
+			s += " again"
+		}
+	case TellAborted:
+		s = "tell-aborted"
 	case Report:
 		s = fmt.Sprintf("report %d %v", f.No, f.Finish)
 	case CastVote:

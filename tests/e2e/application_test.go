@@ -112,21 +112,25 @@ func (h *hand) xid(no int) txn.XID {
 // prepareTransfer does the work of one transfer and prepares both branches.
 func (a *application) prepareTransfer(ctx context.Context, cluster txn.ClusterID) (*hand, error) {
 	h := &hand{cluster: cluster, id: txn.NewID(time.Now())}
+	return h, a.prepare(ctx, h)
+}
+
+func (a *application) prepare(ctx context.Context, h *hand) error {
 	if err := a.transfer(ctx, h, h.id); err != nil {
-		return h, err
+		return err
 	}
 	for i, s := range h.sessions {
 		vote, branch, err := s.Prepare(ctx)
 		if err != nil {
-			return h, err
+			return err
 		}
 		if vote != txn.VoteYes {
-			return h, fmt.Errorf("branch %d votes %v", i, vote)
+			return fmt.Errorf("branch %d votes %v", i, vote)
 		}
 		branch.No, branch.Resource = txn.BranchNo(i), h.opened[i].Name()
 		h.branches = append(h.branches, branch)
 	}
-	return h, nil
+	return nil
 }
 
 // request is the one commit request.

@@ -124,18 +124,26 @@ func TestMySQLUserWithoutThePrivilegeIsNotFit(t *testing.T) {
 	require.Contains(t, f.Fix, "GRANT XA_RECOVER_ADMIN")
 }
 
-func TestTwoNamesForOneDatabaseAreRefused(t *testing.T) {
+// The name that is listed first goes on; the second is refused.
+func TestSecondNameForOneDatabaseIsRefused(t *testing.T) {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	b := newBank(t)
 	twin := resource{"orders2", "postgres", b.left.dsn()}
 	c := startCluster(t, settings{nodes: 1, resources: append(b.resources(), twin), maxAge: 3 * time.Second, scan: 500 * time.Millisecond})
 	require.Contains(t, c.waitUnfit("orders2"), "same database as resource orders")
-	require.Contains(t, c.waitUnfit("orders"), "same database as resource orders2")
 	id, err := b.run(ctx, c.dial())
-	require.ErrorIs(t, err, concord.ErrAborted)
-	require.ErrorContains(t, err, "same database")
+	require.NoError(t, err, "the first name is as good as before")
+	require.Equal(t, concord.Committed, b.shows(id))
+	h, err := b.prepareTransfer(ctx, c.id)
+	require.NoError(t, err)
+	second := h.request()
+	second.Branches[0].Resource = twin.name
+	res, err := c.caller().Commit(ctx, second)
+	require.NoError(t, err)
+	require.Equal(t, "abort", res.GetDecision())
+	require.Contains(t, res.GetReason(), "same database as resource orders")
 	b.settled(c)
-	require.Equal(t, concord.Aborted, b.shows(id))
+	require.Equal(t, concord.Aborted, b.shows(h.id))
 	b.sumHolds()
 }

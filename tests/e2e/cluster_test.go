@@ -290,11 +290,15 @@ type (
 		Epoch     int            `json:"epoch"`
 		Nodes     []nodeJSON     `json:"nodes"`
 		Resources []resourceJSON `json:"resources"`
-		InDoubt   int            `json:"in_doubt"`
-		Heuristic int            `json:"heuristic"`
+		Known     bool           `json:"known"` // else what is a pointer is nil
+		InDoubt   *int           `json:"in_doubt"`
+		Heuristic *int           `json:"heuristic"`
+		Oldest    *string        `json:"oldest"`
 		Warnings  []string       `json:"warnings"`
 		Zxid      string         `json:"zxid"`
 		CutOff    string         `json:"cut_off"`
+
+		Incomplete bool `json:"incomplete"`
 	}
 	nodeJSON struct {
 		ID        int    `json:"id"`
@@ -307,14 +311,17 @@ type (
 		API       string `json:"api"`
 	}
 	resourceJSON struct {
-		Name     string `json:"name"`
-		Driver   string `json:"driver"`
-		OK       bool   `json:"ok"`
-		Error    string `json:"error"`
-		InDoubt  int    `json:"in_doubt"`
-		Oldest   string `json:"oldest"`
-		Identity string `json:"identity"`
-		Foreign  int    `json:"foreign"`
+		Name     string  `json:"name"`
+		Driver   string  `json:"driver"`
+		Known    bool    `json:"known"`
+		OK       bool    `json:"ok"`
+		Error    string  `json:"error"`
+		InDoubt  *int    `json:"in_doubt"`
+		Oldest   *string `json:"oldest"`
+		Identity string  `json:"identity"`
+		Foreign  *int    `json:"foreign"`
+		Listed   bool    `json:"listed"`
+		OwnError string  `json:"own_error"`
 	}
 	txJSON struct {
 		GID        string          `json:"gid"`

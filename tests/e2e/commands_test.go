@@ -281,7 +281,8 @@ func alarms(t testing.TB, c *cluster) int {
 	t.Helper()
 	s, ok := c.leader().status(t)
 	require.True(t, ok)
-	return s.Heuristic
+	require.NotNil(t, s.Heuristic)
+	return *s.Heuristic
 }
 
 // undo takes back the half of a transfer that has happened: in PostgreSQL, where the amount

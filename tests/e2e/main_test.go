@@ -28,6 +28,9 @@ func TestMain(m *testing.M) {
 	if order := os.Getenv(childEnv); order != "" {
 		os.Exit(runChild(order))
 	}
+	if order := os.Getenv(clientEnv); order != "" {
+		os.Exit(runClient(order))
+	}
 	os.Exit(run(m))
 }
 

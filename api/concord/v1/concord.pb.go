@@ -9,9 +9,10 @@
 // The interface of a coordinator node. It is served over HTTP: with
 // "curl -H 'Content-Type: application/json' -d '{}'" as well as with gRPC or Connect clients.
 //
-// Every node answers Status, Watch and Resources from what it knows itself, and Outcome of a
-// decided transaction once the leader has confirmed that it knows all decisions. The other
-// calls belong to the leader; another node hands them on to it. A call with the header
+// Every node answers Status, Watch and Resources, with what the leader told it half a second ago
+// or, where "known" is false, without that; and Outcome of a decided transaction once the leader
+// has confirmed that it knows all decisions. The other calls belong to the leader; another node
+// hands them on to it. A call with the header
 // "Concord-Redirect: 1" is not handed on but refused with code failed_precondition and a
 // NotLeader detail that says where the leader is.
 // No call that carries a gid needs to be thought about before it is repeated: the first
@@ -701,20 +702,156 @@ func (*FinishedResponse) Descriptor() ([]byte, []int) {
 	return file_concord_v1_concord_proto_rawDescGZIP(), []int{10}
 }
 
+type LeaseRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// 0 asks for a new one. Its number goes into the gids.
+	Lease uint32 `protobuf:"varint,1,opt,name=lease,proto3" json:"lease,omitempty"`
+	// Gives it back: whatever was begun under it and is not decided is aborted.
+	End           bool   `protobuf:"varint,2,opt,name=end,proto3" json:"end,omitempty"`
+	Seen          string `protobuf:"bytes,3,opt,name=seen,proto3" json:"seen,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LeaseRequest) Reset() {
+	*x = LeaseRequest{}
+	mi := &file_concord_v1_concord_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LeaseRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LeaseRequest) ProtoMessage() {}
+
+func (x *LeaseRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_concord_v1_concord_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LeaseRequest.ProtoReflect.Descriptor instead.
+func (*LeaseRequest) Descriptor() ([]byte, []int) {
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *LeaseRequest) GetLease() uint32 {
+	if x != nil {
+		return x.Lease
+	}
+	return 0
+}
+
+func (x *LeaseRequest) GetEnd() bool {
+	if x != nil {
+		return x.End
+	}
+	return false
+}
+
+func (x *LeaseRequest) GetSeen() string {
+	if x != nil {
+		return x.Seen
+	}
+	return ""
+}
+
+type LeaseResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// 0: it has ended, and so has whatever was begun under it and is not decided.
+	Lease uint32 `protobuf:"varint,1,opt,name=lease,proto3" json:"lease,omitempty"`
+	// How long the client may be silent. Commit requests count as well.
+	LengthMs int64 `protobuf:"varint,2,opt,name=length_ms,json=lengthMs,proto3" json:"length_ms,omitempty"`
+	// The leader's clock, milliseconds since 1970.
+	NowMs         int64  `protobuf:"varint,3,opt,name=now_ms,json=nowMs,proto3" json:"now_ms,omitempty"`
+	Zxid          string `protobuf:"bytes,4,opt,name=zxid,proto3" json:"zxid,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LeaseResponse) Reset() {
+	*x = LeaseResponse{}
+	mi := &file_concord_v1_concord_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LeaseResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LeaseResponse) ProtoMessage() {}
+
+func (x *LeaseResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_concord_v1_concord_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LeaseResponse.ProtoReflect.Descriptor instead.
+func (*LeaseResponse) Descriptor() ([]byte, []int) {
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *LeaseResponse) GetLease() uint32 {
+	if x != nil {
+		return x.Lease
+	}
+	return 0
+}
+
+func (x *LeaseResponse) GetLengthMs() int64 {
+	if x != nil {
+		return x.LengthMs
+	}
+	return 0
+}
+
+func (x *LeaseResponse) GetNowMs() int64 {
+	if x != nil {
+		return x.NowMs
+	}
+	return 0
+}
+
+func (x *LeaseResponse) GetZxid() string {
+	if x != nil {
+		return x.Zxid
+	}
+	return ""
+}
+
 type OutcomeRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Gid   string                 `protobuf:"bytes,1,opt,name=gid,proto3" json:"gid,omitempty"`
 	Seen  string                 `protobuf:"bytes,2,opt,name=seen,proto3" json:"seen,omitempty"`
 	// Whoever asks knows that the transaction had several branches, so that no database decided it
 	// alone: what is unrecorded is aborted then.
-	Several       bool `protobuf:"varint,3,opt,name=several,proto3" json:"several,omitempty"`
+	Several bool `protobuf:"varint,3,opt,name=several,proto3" json:"several,omitempty"`
+	// 8 hex characters: the cluster that the transaction belongs to. Another one knows nothing of it
+	// and refuses. Empty: the one that is asked.
+	Cluster       string `protobuf:"bytes,4,opt,name=cluster,proto3" json:"cluster,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *OutcomeRequest) Reset() {
 	*x = OutcomeRequest{}
-	mi := &file_concord_v1_concord_proto_msgTypes[11]
+	mi := &file_concord_v1_concord_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -726,7 +863,7 @@ func (x *OutcomeRequest) String() string {
 func (*OutcomeRequest) ProtoMessage() {}
 
 func (x *OutcomeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[11]
+	mi := &file_concord_v1_concord_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -739,7 +876,7 @@ func (x *OutcomeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OutcomeRequest.ProtoReflect.Descriptor instead.
 func (*OutcomeRequest) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{11}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *OutcomeRequest) GetGid() string {
@@ -763,6 +900,13 @@ func (x *OutcomeRequest) GetSeveral() bool {
 	return false
 }
 
+func (x *OutcomeRequest) GetCluster() string {
+	if x != nil {
+		return x.Cluster
+	}
+	return ""
+}
+
 type OutcomeResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// committed, aborted, unrecorded, heuristic-mixed, heuristic-hazard or unknown (older than what
@@ -778,7 +922,7 @@ type OutcomeResponse struct {
 
 func (x *OutcomeResponse) Reset() {
 	*x = OutcomeResponse{}
-	mi := &file_concord_v1_concord_proto_msgTypes[12]
+	mi := &file_concord_v1_concord_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -790,7 +934,7 @@ func (x *OutcomeResponse) String() string {
 func (*OutcomeResponse) ProtoMessage() {}
 
 func (x *OutcomeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[12]
+	mi := &file_concord_v1_concord_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -803,7 +947,7 @@ func (x *OutcomeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OutcomeResponse.ProtoReflect.Descriptor instead.
 func (*OutcomeResponse) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{12}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *OutcomeResponse) GetOutcome() string {
@@ -859,7 +1003,7 @@ type Transaction struct {
 
 func (x *Transaction) Reset() {
 	*x = Transaction{}
-	mi := &file_concord_v1_concord_proto_msgTypes[13]
+	mi := &file_concord_v1_concord_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -871,7 +1015,7 @@ func (x *Transaction) String() string {
 func (*Transaction) ProtoMessage() {}
 
 func (x *Transaction) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[13]
+	mi := &file_concord_v1_concord_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -884,7 +1028,7 @@ func (x *Transaction) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Transaction.ProtoReflect.Descriptor instead.
 func (*Transaction) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{13}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Transaction) GetGid() string {
@@ -972,7 +1116,7 @@ type Heuristic struct {
 
 func (x *Heuristic) Reset() {
 	*x = Heuristic{}
-	mi := &file_concord_v1_concord_proto_msgTypes[14]
+	mi := &file_concord_v1_concord_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -984,7 +1128,7 @@ func (x *Heuristic) String() string {
 func (*Heuristic) ProtoMessage() {}
 
 func (x *Heuristic) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[14]
+	mi := &file_concord_v1_concord_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -997,7 +1141,7 @@ func (x *Heuristic) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Heuristic.ProtoReflect.Descriptor instead.
 func (*Heuristic) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{14}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Heuristic) GetNo() uint32 {
@@ -1059,7 +1203,7 @@ type ListRequest struct {
 
 func (x *ListRequest) Reset() {
 	*x = ListRequest{}
-	mi := &file_concord_v1_concord_proto_msgTypes[15]
+	mi := &file_concord_v1_concord_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1071,7 +1215,7 @@ func (x *ListRequest) String() string {
 func (*ListRequest) ProtoMessage() {}
 
 func (x *ListRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[15]
+	mi := &file_concord_v1_concord_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1084,7 +1228,7 @@ func (x *ListRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRequest.ProtoReflect.Descriptor instead.
 func (*ListRequest) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{15}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *ListRequest) GetState() string {
@@ -1133,15 +1277,17 @@ type ListResponse struct {
 	state        protoimpl.MessageState `protogen:"open.v1"`
 	Transactions []*Transaction         `protobuf:"bytes,1,rep,name=transactions,proto3" json:"transactions,omitempty"`
 	// Set if there may be more: pass it as after.
-	Next          string `protobuf:"bytes,2,opt,name=next,proto3" json:"next,omitempty"`
-	Zxid          string `protobuf:"bytes,3,opt,name=zxid,proto3" json:"zxid,omitempty"`
+	Next string `protobuf:"bytes,2,opt,name=next,proto3" json:"next,omitempty"`
+	Zxid string `protobuf:"bytes,3,opt,name=zxid,proto3" json:"zxid,omitempty"`
+	// What the list may lack: resources that could not be listed.
+	Warnings      []string `protobuf:"bytes,4,rep,name=warnings,proto3" json:"warnings,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ListResponse) Reset() {
 	*x = ListResponse{}
-	mi := &file_concord_v1_concord_proto_msgTypes[16]
+	mi := &file_concord_v1_concord_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1153,7 +1299,7 @@ func (x *ListResponse) String() string {
 func (*ListResponse) ProtoMessage() {}
 
 func (x *ListResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[16]
+	mi := &file_concord_v1_concord_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1166,7 +1312,7 @@ func (x *ListResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListResponse.ProtoReflect.Descriptor instead.
 func (*ListResponse) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{16}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *ListResponse) GetTransactions() []*Transaction {
@@ -1190,6 +1336,13 @@ func (x *ListResponse) GetZxid() string {
 	return ""
 }
 
+func (x *ListResponse) GetWarnings() []string {
+	if x != nil {
+		return x.Warnings
+	}
+	return nil
+}
+
 type GetRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Gid           string                 `protobuf:"bytes,1,opt,name=gid,proto3" json:"gid,omitempty"`
@@ -1200,7 +1353,7 @@ type GetRequest struct {
 
 func (x *GetRequest) Reset() {
 	*x = GetRequest{}
-	mi := &file_concord_v1_concord_proto_msgTypes[17]
+	mi := &file_concord_v1_concord_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1212,7 +1365,7 @@ func (x *GetRequest) String() string {
 func (*GetRequest) ProtoMessage() {}
 
 func (x *GetRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[17]
+	mi := &file_concord_v1_concord_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1225,7 +1378,7 @@ func (x *GetRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetRequest.ProtoReflect.Descriptor instead.
 func (*GetRequest) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{17}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *GetRequest) GetGid() string {
@@ -1252,7 +1405,7 @@ type GetResponse struct {
 
 func (x *GetResponse) Reset() {
 	*x = GetResponse{}
-	mi := &file_concord_v1_concord_proto_msgTypes[18]
+	mi := &file_concord_v1_concord_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1264,7 +1417,7 @@ func (x *GetResponse) String() string {
 func (*GetResponse) ProtoMessage() {}
 
 func (x *GetResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[18]
+	mi := &file_concord_v1_concord_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1277,7 +1430,7 @@ func (x *GetResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetResponse.ProtoReflect.Descriptor instead.
 func (*GetResponse) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{18}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *GetResponse) GetTransaction() *Transaction {
@@ -1308,7 +1461,7 @@ type ResolveRequest struct {
 
 func (x *ResolveRequest) Reset() {
 	*x = ResolveRequest{}
-	mi := &file_concord_v1_concord_proto_msgTypes[19]
+	mi := &file_concord_v1_concord_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1320,7 +1473,7 @@ func (x *ResolveRequest) String() string {
 func (*ResolveRequest) ProtoMessage() {}
 
 func (x *ResolveRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[19]
+	mi := &file_concord_v1_concord_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1333,7 +1486,7 @@ func (x *ResolveRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResolveRequest.ProtoReflect.Descriptor instead.
 func (*ResolveRequest) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{19}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *ResolveRequest) GetGid() string {
@@ -1381,7 +1534,7 @@ type ResolveResponse struct {
 
 func (x *ResolveResponse) Reset() {
 	*x = ResolveResponse{}
-	mi := &file_concord_v1_concord_proto_msgTypes[20]
+	mi := &file_concord_v1_concord_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1393,7 +1546,7 @@ func (x *ResolveResponse) String() string {
 func (*ResolveResponse) ProtoMessage() {}
 
 func (x *ResolveResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[20]
+	mi := &file_concord_v1_concord_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1406,7 +1559,7 @@ func (x *ResolveResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResolveResponse.ProtoReflect.Descriptor instead.
 func (*ResolveResponse) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{20}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *ResolveResponse) GetDecision() string {
@@ -1435,7 +1588,7 @@ type ForgetRequest struct {
 
 func (x *ForgetRequest) Reset() {
 	*x = ForgetRequest{}
-	mi := &file_concord_v1_concord_proto_msgTypes[21]
+	mi := &file_concord_v1_concord_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1447,7 +1600,7 @@ func (x *ForgetRequest) String() string {
 func (*ForgetRequest) ProtoMessage() {}
 
 func (x *ForgetRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[21]
+	mi := &file_concord_v1_concord_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1460,7 +1613,7 @@ func (x *ForgetRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ForgetRequest.ProtoReflect.Descriptor instead.
 func (*ForgetRequest) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{21}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *ForgetRequest) GetGid() string {
@@ -1500,7 +1653,7 @@ type ForgetResponse struct {
 
 func (x *ForgetResponse) Reset() {
 	*x = ForgetResponse{}
-	mi := &file_concord_v1_concord_proto_msgTypes[22]
+	mi := &file_concord_v1_concord_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1512,7 +1665,7 @@ func (x *ForgetResponse) String() string {
 func (*ForgetResponse) ProtoMessage() {}
 
 func (x *ForgetResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[22]
+	mi := &file_concord_v1_concord_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1525,7 +1678,7 @@ func (x *ForgetResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ForgetResponse.ProtoReflect.Descriptor instead.
 func (*ForgetResponse) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{22}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *ForgetResponse) GetZxid() string {
@@ -1550,7 +1703,7 @@ type SettleRequest struct {
 
 func (x *SettleRequest) Reset() {
 	*x = SettleRequest{}
-	mi := &file_concord_v1_concord_proto_msgTypes[23]
+	mi := &file_concord_v1_concord_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1562,7 +1715,7 @@ func (x *SettleRequest) String() string {
 func (*SettleRequest) ProtoMessage() {}
 
 func (x *SettleRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[23]
+	mi := &file_concord_v1_concord_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1575,7 +1728,7 @@ func (x *SettleRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SettleRequest.ProtoReflect.Descriptor instead.
 func (*SettleRequest) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{23}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *SettleRequest) GetGid() string {
@@ -1629,7 +1782,7 @@ type SettleResponse struct {
 
 func (x *SettleResponse) Reset() {
 	*x = SettleResponse{}
-	mi := &file_concord_v1_concord_proto_msgTypes[24]
+	mi := &file_concord_v1_concord_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1641,7 +1794,7 @@ func (x *SettleResponse) String() string {
 func (*SettleResponse) ProtoMessage() {}
 
 func (x *SettleResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[24]
+	mi := &file_concord_v1_concord_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1654,7 +1807,7 @@ func (x *SettleResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SettleResponse.ProtoReflect.Descriptor instead.
 func (*SettleResponse) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{24}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *SettleResponse) GetZxid() string {
@@ -1676,7 +1829,7 @@ type ReplaceMemberRequest struct {
 
 func (x *ReplaceMemberRequest) Reset() {
 	*x = ReplaceMemberRequest{}
-	mi := &file_concord_v1_concord_proto_msgTypes[25]
+	mi := &file_concord_v1_concord_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1688,7 +1841,7 @@ func (x *ReplaceMemberRequest) String() string {
 func (*ReplaceMemberRequest) ProtoMessage() {}
 
 func (x *ReplaceMemberRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[25]
+	mi := &file_concord_v1_concord_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1701,7 +1854,7 @@ func (x *ReplaceMemberRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplaceMemberRequest.ProtoReflect.Descriptor instead.
 func (*ReplaceMemberRequest) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{25}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *ReplaceMemberRequest) GetNode() uint64 {
@@ -1741,7 +1894,7 @@ type ReplaceMemberResponse struct {
 
 func (x *ReplaceMemberResponse) Reset() {
 	*x = ReplaceMemberResponse{}
-	mi := &file_concord_v1_concord_proto_msgTypes[26]
+	mi := &file_concord_v1_concord_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1753,7 +1906,7 @@ func (x *ReplaceMemberResponse) String() string {
 func (*ReplaceMemberResponse) ProtoMessage() {}
 
 func (x *ReplaceMemberResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[26]
+	mi := &file_concord_v1_concord_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1766,7 +1919,7 @@ func (x *ReplaceMemberResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplaceMemberResponse.ProtoReflect.Descriptor instead.
 func (*ReplaceMemberResponse) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{26}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *ReplaceMemberResponse) GetZxid() string {
@@ -1789,7 +1942,7 @@ type RecoverRequest struct {
 
 func (x *RecoverRequest) Reset() {
 	*x = RecoverRequest{}
-	mi := &file_concord_v1_concord_proto_msgTypes[27]
+	mi := &file_concord_v1_concord_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1801,7 +1954,7 @@ func (x *RecoverRequest) String() string {
 func (*RecoverRequest) ProtoMessage() {}
 
 func (x *RecoverRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[27]
+	mi := &file_concord_v1_concord_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1814,7 +1967,7 @@ func (x *RecoverRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RecoverRequest.ProtoReflect.Descriptor instead.
 func (*RecoverRequest) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{27}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *RecoverRequest) GetApply() bool {
@@ -1850,7 +2003,7 @@ type RecoverResponse struct {
 
 func (x *RecoverResponse) Reset() {
 	*x = RecoverResponse{}
-	mi := &file_concord_v1_concord_proto_msgTypes[28]
+	mi := &file_concord_v1_concord_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1862,7 +2015,7 @@ func (x *RecoverResponse) String() string {
 func (*RecoverResponse) ProtoMessage() {}
 
 func (x *RecoverResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[28]
+	mi := &file_concord_v1_concord_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1875,7 +2028,7 @@ func (x *RecoverResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RecoverResponse.ProtoReflect.Descriptor instead.
 func (*RecoverResponse) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{28}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *RecoverResponse) GetActions() []*RecoverAction {
@@ -1918,7 +2071,7 @@ type RecoverAction struct {
 
 func (x *RecoverAction) Reset() {
 	*x = RecoverAction{}
-	mi := &file_concord_v1_concord_proto_msgTypes[29]
+	mi := &file_concord_v1_concord_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1930,7 +2083,7 @@ func (x *RecoverAction) String() string {
 func (*RecoverAction) ProtoMessage() {}
 
 func (x *RecoverAction) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[29]
+	mi := &file_concord_v1_concord_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1943,7 +2096,7 @@ func (x *RecoverAction) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RecoverAction.ProtoReflect.Descriptor instead.
 func (*RecoverAction) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{29}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *RecoverAction) GetGid() string {
@@ -2011,7 +2164,7 @@ type StatusRequest struct {
 
 func (x *StatusRequest) Reset() {
 	*x = StatusRequest{}
-	mi := &file_concord_v1_concord_proto_msgTypes[30]
+	mi := &file_concord_v1_concord_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2023,7 +2176,7 @@ func (x *StatusRequest) String() string {
 func (*StatusRequest) ProtoMessage() {}
 
 func (x *StatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[30]
+	mi := &file_concord_v1_concord_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2036,7 +2189,7 @@ func (x *StatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusRequest.ProtoReflect.Descriptor instead.
 func (*StatusRequest) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{30}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *StatusRequest) GetSeen() string {
@@ -2057,7 +2210,7 @@ type WatchRequest struct {
 
 func (x *WatchRequest) Reset() {
 	*x = WatchRequest{}
-	mi := &file_concord_v1_concord_proto_msgTypes[31]
+	mi := &file_concord_v1_concord_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2069,7 +2222,7 @@ func (x *WatchRequest) String() string {
 func (*WatchRequest) ProtoMessage() {}
 
 func (x *WatchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[31]
+	mi := &file_concord_v1_concord_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2082,7 +2235,7 @@ func (x *WatchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchRequest.ProtoReflect.Descriptor instead.
 func (*WatchRequest) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{31}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *WatchRequest) GetIntervalMs() uint32 {
@@ -2110,12 +2263,12 @@ type StatusResponse struct {
 	Epoch     uint32            `protobuf:"varint,4,opt,name=epoch,proto3" json:"epoch,omitempty"`
 	Nodes     []*Node           `protobuf:"bytes,5,rep,name=nodes,proto3" json:"nodes,omitempty"`
 	Resources []*ResourceStatus `protobuf:"bytes,6,rep,name=resources,proto3" json:"resources,omitempty"`
-	// Transactions that are not finished everywhere.
+	// Transactions that are not finished everywhere; means nothing unless known.
 	InDoubt uint64 `protobuf:"varint,7,opt,name=in_doubt,json=inDoubt,proto3" json:"in_doubt,omitempty"`
-	// Decisions since this node started.
+	// Decisions that this node has delivered since it started: every node delivers all of them.
 	Committed uint64 `protobuf:"varint,8,opt,name=committed,proto3" json:"committed,omitempty"`
 	Aborted   uint64 `protobuf:"varint,9,opt,name=aborted,proto3" json:"aborted,omitempty"`
-	// Transactions with a heuristic outcome that nobody has forgotten yet.
+	// Transactions with a heuristic outcome that nobody has forgotten yet; means nothing unless known.
 	Heuristic uint64 `protobuf:"varint,10,opt,name=heuristic,proto3" json:"heuristic,omitempty"`
 	// What an operator should look at, in words.
 	Warnings []string `protobuf:"bytes,11,rep,name=warnings,proto3" json:"warnings,omitempty"`
@@ -2123,14 +2276,23 @@ type StatusResponse struct {
 	Zxid string `protobuf:"bytes,12,opt,name=zxid,proto3" json:"zxid,omitempty"`
 	// Milliseconds since this node last knew an established leader, if that is too long: what it
 	// shows is the state of then. 0 if it is not cut off.
-	CutOffMs      int64 `protobuf:"varint,13,opt,name=cut_off_ms,json=cutOffMs,proto3" json:"cut_off_ms,omitempty"`
+	CutOffMs int64 `protobuf:"varint,13,opt,name=cut_off_ms,json=cutOffMs,proto3" json:"cut_off_ms,omitempty"`
+	// Whether this node knows what the leader knows: in_doubt, heuristic, oldest_ms, the leader's
+	// warnings, and the resources as far as they are known. If not they are unknown here.
+	Known bool `protobuf:"varint,20,opt,name=known,proto3" json:"known,omitempty"`
+	// How old that is, in milliseconds.
+	KnownAgeMs int64 `protobuf:"varint,21,opt,name=known_age_ms,json=knownAgeMs,proto3" json:"known_age_ms,omitempty"`
+	// Some resource has not been listed since the leader leads: in_doubt is "at least".
+	Incomplete bool `protobuf:"varint,22,opt,name=incomplete,proto3" json:"incomplete,omitempty"`
+	// Milliseconds since the oldest transaction in doubt was born, 0 if there is none.
+	OldestMs      int64 `protobuf:"varint,23,opt,name=oldest_ms,json=oldestMs,proto3" json:"oldest_ms,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *StatusResponse) Reset() {
 	*x = StatusResponse{}
-	mi := &file_concord_v1_concord_proto_msgTypes[32]
+	mi := &file_concord_v1_concord_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2142,7 +2304,7 @@ func (x *StatusResponse) String() string {
 func (*StatusResponse) ProtoMessage() {}
 
 func (x *StatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[32]
+	mi := &file_concord_v1_concord_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2155,7 +2317,7 @@ func (x *StatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusResponse.ProtoReflect.Descriptor instead.
 func (*StatusResponse) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{32}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *StatusResponse) GetCluster() string {
@@ -2249,6 +2411,34 @@ func (x *StatusResponse) GetCutOffMs() int64 {
 	return 0
 }
 
+func (x *StatusResponse) GetKnown() bool {
+	if x != nil {
+		return x.Known
+	}
+	return false
+}
+
+func (x *StatusResponse) GetKnownAgeMs() int64 {
+	if x != nil {
+		return x.KnownAgeMs
+	}
+	return 0
+}
+
+func (x *StatusResponse) GetIncomplete() bool {
+	if x != nil {
+		return x.Incomplete
+	}
+	return false
+}
+
+func (x *StatusResponse) GetOldestMs() int64 {
+	if x != nil {
+		return x.OldestMs
+	}
+	return 0
+}
+
 type Node struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Id    uint64                 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
@@ -2268,7 +2458,7 @@ type Node struct {
 
 func (x *Node) Reset() {
 	*x = Node{}
-	mi := &file_concord_v1_concord_proto_msgTypes[33]
+	mi := &file_concord_v1_concord_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2280,7 +2470,7 @@ func (x *Node) String() string {
 func (*Node) ProtoMessage() {}
 
 func (x *Node) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[33]
+	mi := &file_concord_v1_concord_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2293,7 +2483,7 @@ func (x *Node) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Node.ProtoReflect.Descriptor instead.
 func (*Node) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{33}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *Node) GetId() uint64 {
@@ -2356,23 +2546,35 @@ type ResourceStatus struct {
 	state  protoimpl.MessageState `protogen:"open.v1"`
 	Name   string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
 	Driver string                 `protobuf:"bytes,2,opt,name=driver,proto3" json:"driver,omitempty"`
-	Ok     bool                   `protobuf:"varint,3,opt,name=ok,proto3" json:"ok,omitempty"`
-	Error  string                 `protobuf:"bytes,4,opt,name=error,proto3" json:"error,omitempty"`
-	// Prepared branches that the last scan saw.
+	// Whether the leader finds it fit, and what is wrong. Unless known: whether this node does.
+	Ok    bool   `protobuf:"varint,3,opt,name=ok,proto3" json:"ok,omitempty"`
+	Error string `protobuf:"bytes,4,opt,name=error,proto3" json:"error,omitempty"`
+	// Branches that are not finished: of decided transactions, and those that the last listing
+	// had. Means nothing unless known.
 	InDoubt uint64 `protobuf:"varint,5,opt,name=in_doubt,json=inDoubt,proto3" json:"in_doubt,omitempty"`
-	// Milliseconds since the oldest of them was born, 0 if there is none.
+	// Milliseconds since the oldest of them was born, 0 if there is none. Means nothing unless known.
 	OldestMs int64 `protobuf:"varint,6,opt,name=oldest_ms,json=oldestMs,proto3" json:"oldest_ms,omitempty"`
 	// Which database it is; empty if it could not be asked yet.
 	Identity string `protobuf:"bytes,7,opt,name=identity,proto3" json:"identity,omitempty"`
-	// Prepared branches that are not this cluster's.
-	Foreign       uint64 `protobuf:"varint,8,opt,name=foreign,proto3" json:"foreign,omitempty"`
+	// Prepared branches that are not this cluster's, by the last listing. Means nothing unless known.
+	Foreign uint64 `protobuf:"varint,8,opt,name=foreign,proto3" json:"foreign,omitempty"`
+	// Whether this is what the leader knows. If not, it is unknown here.
+	Known bool `protobuf:"varint,20,opt,name=known,proto3" json:"known,omitempty"`
+	// Whether the leader has listed it since it leads. If not, in_doubt and oldest_ms are "at
+	// least", and foreign is unknown.
+	Listed bool `protobuf:"varint,21,opt,name=listed,proto3" json:"listed,omitempty"`
+	// How old that listing is, in milliseconds.
+	ListedAgeMs int64 `protobuf:"varint,22,opt,name=listed_age_ms,json=listedAgeMs,proto3" json:"listed_age_ms,omitempty"`
+	// What the answering node itself finds wrong, if anything: it could not finish branches
+	// of this resource if it led.
+	OwnError      string `protobuf:"bytes,23,opt,name=own_error,json=ownError,proto3" json:"own_error,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ResourceStatus) Reset() {
 	*x = ResourceStatus{}
-	mi := &file_concord_v1_concord_proto_msgTypes[34]
+	mi := &file_concord_v1_concord_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2384,7 +2586,7 @@ func (x *ResourceStatus) String() string {
 func (*ResourceStatus) ProtoMessage() {}
 
 func (x *ResourceStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[34]
+	mi := &file_concord_v1_concord_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2397,7 +2599,7 @@ func (x *ResourceStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResourceStatus.ProtoReflect.Descriptor instead.
 func (*ResourceStatus) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{34}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *ResourceStatus) GetName() string {
@@ -2456,6 +2658,34 @@ func (x *ResourceStatus) GetForeign() uint64 {
 	return 0
 }
 
+func (x *ResourceStatus) GetKnown() bool {
+	if x != nil {
+		return x.Known
+	}
+	return false
+}
+
+func (x *ResourceStatus) GetListed() bool {
+	if x != nil {
+		return x.Listed
+	}
+	return false
+}
+
+func (x *ResourceStatus) GetListedAgeMs() int64 {
+	if x != nil {
+		return x.ListedAgeMs
+	}
+	return 0
+}
+
+func (x *ResourceStatus) GetOwnError() string {
+	if x != nil {
+		return x.OwnError
+	}
+	return ""
+}
+
 type ResourcesRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Seen  string                 `protobuf:"bytes,1,opt,name=seen,proto3" json:"seen,omitempty"`
@@ -2469,7 +2699,7 @@ type ResourcesRequest struct {
 
 func (x *ResourcesRequest) Reset() {
 	*x = ResourcesRequest{}
-	mi := &file_concord_v1_concord_proto_msgTypes[35]
+	mi := &file_concord_v1_concord_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2481,7 +2711,7 @@ func (x *ResourcesRequest) String() string {
 func (*ResourcesRequest) ProtoMessage() {}
 
 func (x *ResourcesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[35]
+	mi := &file_concord_v1_concord_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2494,7 +2724,7 @@ func (x *ResourcesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResourcesRequest.ProtoReflect.Descriptor instead.
 func (*ResourcesRequest) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{35}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *ResourcesRequest) GetSeen() string {
@@ -2533,7 +2763,7 @@ type ResourcesResponse struct {
 
 func (x *ResourcesResponse) Reset() {
 	*x = ResourcesResponse{}
-	mi := &file_concord_v1_concord_proto_msgTypes[36]
+	mi := &file_concord_v1_concord_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2545,7 +2775,7 @@ func (x *ResourcesResponse) String() string {
 func (*ResourcesResponse) ProtoMessage() {}
 
 func (x *ResourcesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[36]
+	mi := &file_concord_v1_concord_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2558,7 +2788,7 @@ func (x *ResourcesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResourcesResponse.ProtoReflect.Descriptor instead.
 func (*ResourcesResponse) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{36}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *ResourcesResponse) GetCluster() string {
@@ -2607,7 +2837,7 @@ type CheckResourceRequest struct {
 
 func (x *CheckResourceRequest) Reset() {
 	*x = CheckResourceRequest{}
-	mi := &file_concord_v1_concord_proto_msgTypes[37]
+	mi := &file_concord_v1_concord_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2619,7 +2849,7 @@ func (x *CheckResourceRequest) String() string {
 func (*CheckResourceRequest) ProtoMessage() {}
 
 func (x *CheckResourceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[37]
+	mi := &file_concord_v1_concord_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2632,7 +2862,7 @@ func (x *CheckResourceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckResourceRequest.ProtoReflect.Descriptor instead.
 func (*CheckResourceRequest) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{37}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *CheckResourceRequest) GetName() string {
@@ -2650,15 +2880,17 @@ func (x *CheckResourceRequest) GetSeen() string {
 }
 
 type CheckResourceResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Reports       []*ResourceReport      `protobuf:"bytes,1,rep,name=reports,proto3" json:"reports,omitempty"`
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Reports []*ResourceReport      `protobuf:"bytes,1,rep,name=reports,proto3" json:"reports,omitempty"`
+	// The node that asked the databases.
+	Node          uint64 `protobuf:"varint,2,opt,name=node,proto3" json:"node,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *CheckResourceResponse) Reset() {
 	*x = CheckResourceResponse{}
-	mi := &file_concord_v1_concord_proto_msgTypes[38]
+	mi := &file_concord_v1_concord_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2670,7 +2902,7 @@ func (x *CheckResourceResponse) String() string {
 func (*CheckResourceResponse) ProtoMessage() {}
 
 func (x *CheckResourceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[38]
+	mi := &file_concord_v1_concord_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2683,7 +2915,7 @@ func (x *CheckResourceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckResourceResponse.ProtoReflect.Descriptor instead.
 func (*CheckResourceResponse) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{38}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *CheckResourceResponse) GetReports() []*ResourceReport {
@@ -2691,6 +2923,13 @@ func (x *CheckResourceResponse) GetReports() []*ResourceReport {
 		return x.Reports
 	}
 	return nil
+}
+
+func (x *CheckResourceResponse) GetNode() uint64 {
+	if x != nil {
+		return x.Node
+	}
+	return 0
 }
 
 type ResourceReport struct {
@@ -2707,7 +2946,7 @@ type ResourceReport struct {
 
 func (x *ResourceReport) Reset() {
 	*x = ResourceReport{}
-	mi := &file_concord_v1_concord_proto_msgTypes[39]
+	mi := &file_concord_v1_concord_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2719,7 +2958,7 @@ func (x *ResourceReport) String() string {
 func (*ResourceReport) ProtoMessage() {}
 
 func (x *ResourceReport) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[39]
+	mi := &file_concord_v1_concord_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2732,7 +2971,7 @@ func (x *ResourceReport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResourceReport.ProtoReflect.Descriptor instead.
 func (*ResourceReport) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{39}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *ResourceReport) GetName() string {
@@ -2789,7 +3028,7 @@ type Finding struct {
 
 func (x *Finding) Reset() {
 	*x = Finding{}
-	mi := &file_concord_v1_concord_proto_msgTypes[40]
+	mi := &file_concord_v1_concord_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2801,7 +3040,7 @@ func (x *Finding) String() string {
 func (*Finding) ProtoMessage() {}
 
 func (x *Finding) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[40]
+	mi := &file_concord_v1_concord_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2814,7 +3053,7 @@ func (x *Finding) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Finding.ProtoReflect.Descriptor instead.
 func (*Finding) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{40}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *Finding) GetWhat() string {
@@ -2857,7 +3096,7 @@ type NotLeader struct {
 
 func (x *NotLeader) Reset() {
 	*x = NotLeader{}
-	mi := &file_concord_v1_concord_proto_msgTypes[41]
+	mi := &file_concord_v1_concord_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2869,7 +3108,7 @@ func (x *NotLeader) String() string {
 func (*NotLeader) ProtoMessage() {}
 
 func (x *NotLeader) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[41]
+	mi := &file_concord_v1_concord_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2882,7 +3121,7 @@ func (x *NotLeader) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NotLeader.ProtoReflect.Descriptor instead.
 func (*NotLeader) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{41}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *NotLeader) GetLeader() uint64 {
@@ -2947,11 +3186,21 @@ const file_concord_v1_concord_proto_rawDesc = "" +
 	"\x03gid\x18\x01 \x01(\tR\x03gid\x12\x0e\n" +
 	"\x02no\x18\x02 \x01(\rR\x02no\x12\x16\n" +
 	"\x06finish\x18\x03 \x01(\tR\x06finish\"\x12\n" +
-	"\x10FinishedResponse\"P\n" +
+	"\x10FinishedResponse\"J\n" +
+	"\fLeaseRequest\x12\x14\n" +
+	"\x05lease\x18\x01 \x01(\rR\x05lease\x12\x10\n" +
+	"\x03end\x18\x02 \x01(\bR\x03end\x12\x12\n" +
+	"\x04seen\x18\x03 \x01(\tR\x04seen\"m\n" +
+	"\rLeaseResponse\x12\x14\n" +
+	"\x05lease\x18\x01 \x01(\rR\x05lease\x12\x1b\n" +
+	"\tlength_ms\x18\x02 \x01(\x03R\blengthMs\x12\x15\n" +
+	"\x06now_ms\x18\x03 \x01(\x03R\x05nowMs\x12\x12\n" +
+	"\x04zxid\x18\x04 \x01(\tR\x04zxid\"j\n" +
 	"\x0eOutcomeRequest\x12\x10\n" +
 	"\x03gid\x18\x01 \x01(\tR\x03gid\x12\x12\n" +
 	"\x04seen\x18\x02 \x01(\tR\x04seen\x12\x18\n" +
-	"\aseveral\x18\x03 \x01(\bR\aseveral\"s\n" +
+	"\aseveral\x18\x03 \x01(\bR\aseveral\x12\x18\n" +
+	"\acluster\x18\x04 \x01(\tR\acluster\"s\n" +
 	"\x0fOutcomeResponse\x12\x18\n" +
 	"\aoutcome\x18\x01 \x01(\tR\aoutcome\x12\x16\n" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\x12\x12\n" +
@@ -2985,11 +3234,12 @@ const file_concord_v1_concord_proto_rawDesc = "" +
 	"\bresource\x18\x03 \x01(\tR\bresource\x12\x14\n" +
 	"\x05limit\x18\x04 \x01(\rR\x05limit\x12\x14\n" +
 	"\x05after\x18\x05 \x01(\tR\x05after\x12\x12\n" +
-	"\x04seen\x18\x06 \x01(\tR\x04seen\"s\n" +
+	"\x04seen\x18\x06 \x01(\tR\x04seen\"\x8f\x01\n" +
 	"\fListResponse\x12;\n" +
 	"\ftransactions\x18\x01 \x03(\v2\x17.concord.v1.TransactionR\ftransactions\x12\x12\n" +
 	"\x04next\x18\x02 \x01(\tR\x04next\x12\x12\n" +
-	"\x04zxid\x18\x03 \x01(\tR\x04zxid\"2\n" +
+	"\x04zxid\x18\x03 \x01(\tR\x04zxid\x12\x1a\n" +
+	"\bwarnings\x18\x04 \x03(\tR\bwarnings\"2\n" +
 	"\n" +
 	"GetRequest\x12\x10\n" +
 	"\x03gid\x18\x01 \x01(\tR\x03gid\x12\x12\n" +
@@ -3052,7 +3302,7 @@ const file_concord_v1_concord_proto_rawDesc = "" +
 	"\fWatchRequest\x12\x1f\n" +
 	"\vinterval_ms\x18\x01 \x01(\rR\n" +
 	"intervalMs\x12\x12\n" +
-	"\x04seen\x18\x02 \x01(\tR\x04seen\"\x8d\x03\n" +
+	"\x04seen\x18\x02 \x01(\tR\x04seen\"\x82\x04\n" +
 	"\x0eStatusResponse\x12\x18\n" +
 	"\acluster\x18\x01 \x01(\tR\acluster\x12\x12\n" +
 	"\x04node\x18\x02 \x01(\x04R\x04node\x12\x16\n" +
@@ -3068,7 +3318,14 @@ const file_concord_v1_concord_proto_rawDesc = "" +
 	"\bwarnings\x18\v \x03(\tR\bwarnings\x12\x12\n" +
 	"\x04zxid\x18\f \x01(\tR\x04zxid\x12\x1c\n" +
 	"\n" +
-	"cut_off_ms\x18\r \x01(\x03R\bcutOffMs\"\xac\x01\n" +
+	"cut_off_ms\x18\r \x01(\x03R\bcutOffMs\x12\x14\n" +
+	"\x05known\x18\x14 \x01(\bR\x05known\x12 \n" +
+	"\fknown_age_ms\x18\x15 \x01(\x03R\n" +
+	"knownAgeMs\x12\x1e\n" +
+	"\n" +
+	"incomplete\x18\x16 \x01(\bR\n" +
+	"incomplete\x12\x1b\n" +
+	"\toldest_ms\x18\x17 \x01(\x03R\boldestMs\"\xac\x01\n" +
 	"\x04Node\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x12\n" +
 	"\x04role\x18\x02 \x01(\tR\x04role\x12\x14\n" +
@@ -3077,7 +3334,7 @@ const file_concord_v1_concord_proto_rawDesc = "" +
 	"\x04zxid\x18\x05 \x01(\tR\x04zxid\x12\x10\n" +
 	"\x03lag\x18\x06 \x01(\x04R\x03lag\x12\x1c\n" +
 	"\treachable\x18\a \x01(\bR\treachable\x12\x10\n" +
-	"\x03api\x18\b \x01(\tR\x03api\"\xd0\x01\n" +
+	"\x03api\x18\b \x01(\tR\x03api\"\xbf\x02\n" +
 	"\x0eResourceStatus\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
 	"\x06driver\x18\x02 \x01(\tR\x06driver\x12\x0e\n" +
@@ -3086,7 +3343,11 @@ const file_concord_v1_concord_proto_rawDesc = "" +
 	"\bin_doubt\x18\x05 \x01(\x04R\ainDoubt\x12\x1b\n" +
 	"\toldest_ms\x18\x06 \x01(\x03R\boldestMs\x12\x1a\n" +
 	"\bidentity\x18\a \x01(\tR\bidentity\x12\x18\n" +
-	"\aforeign\x18\b \x01(\x04R\aforeign\"V\n" +
+	"\aforeign\x18\b \x01(\x04R\aforeign\x12\x14\n" +
+	"\x05known\x18\x14 \x01(\bR\x05known\x12\x16\n" +
+	"\x06listed\x18\x15 \x01(\bR\x06listed\x12\"\n" +
+	"\rlisted_age_ms\x18\x16 \x01(\x03R\vlistedAgeMs\x12\x1b\n" +
+	"\town_error\x18\x17 \x01(\tR\bownError\"V\n" +
 	"\x10ResourcesRequest\x12\x12\n" +
 	"\x04seen\x18\x01 \x01(\tR\x04seen\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x1a\n" +
@@ -3099,9 +3360,10 @@ const file_concord_v1_concord_proto_rawDesc = "" +
 	"\x04zxid\x18\x05 \x01(\tR\x04zxid\">\n" +
 	"\x14CheckResourceRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
-	"\x04seen\x18\x02 \x01(\tR\x04seen\"M\n" +
+	"\x04seen\x18\x02 \x01(\tR\x04seen\"a\n" +
 	"\x15CheckResourceResponse\x124\n" +
-	"\areports\x18\x01 \x03(\v2\x1a.concord.v1.ResourceReportR\areports\"\xad\x01\n" +
+	"\areports\x18\x01 \x03(\v2\x1a.concord.v1.ResourceReportR\areports\x12\x12\n" +
+	"\x04node\x18\x02 \x01(\x04R\x04node\"\xad\x01\n" +
 	"\x0eResourceReport\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
 	"\x06driver\x18\x02 \x01(\tR\x06driver\x12\x18\n" +
@@ -3116,11 +3378,12 @@ const file_concord_v1_concord_proto_rawDesc = "" +
 	"\x03fix\x18\x04 \x01(\tR\x03fix\"5\n" +
 	"\tNotLeader\x12\x16\n" +
 	"\x06leader\x18\x01 \x01(\x04R\x06leader\x12\x10\n" +
-	"\x03api\x18\x02 \x01(\tR\x03api2\x9a\b\n" +
+	"\x03api\x18\x02 \x01(\tR\x03api2\xd8\b\n" +
 	"\x12CoordinatorService\x12?\n" +
 	"\x06Commit\x12\x19.concord.v1.CommitRequest\x1a\x1a.concord.v1.CommitResponse\x12C\n" +
 	"\x06Decide\x12\x19.concord.v1.DecideRequest\x1a\x1a.concord.v1.DecideResponse(\x010\x01\x12E\n" +
-	"\bFinished\x12\x1b.concord.v1.FinishedRequest\x1a\x1c.concord.v1.FinishedResponse\x12B\n" +
+	"\bFinished\x12\x1b.concord.v1.FinishedRequest\x1a\x1c.concord.v1.FinishedResponse\x12<\n" +
+	"\x05Lease\x12\x18.concord.v1.LeaseRequest\x1a\x19.concord.v1.LeaseResponse\x12B\n" +
 	"\aOutcome\x12\x1a.concord.v1.OutcomeRequest\x1a\x1b.concord.v1.OutcomeResponse\x129\n" +
 	"\x04List\x12\x17.concord.v1.ListRequest\x1a\x18.concord.v1.ListResponse\x126\n" +
 	"\x03Get\x12\x16.concord.v1.GetRequest\x1a\x17.concord.v1.GetResponse\x12B\n" +
@@ -3146,7 +3409,7 @@ func file_concord_v1_concord_proto_rawDescGZIP() []byte {
 	return file_concord_v1_concord_proto_rawDescData
 }
 
-var file_concord_v1_concord_proto_msgTypes = make([]protoimpl.MessageInfo, 42)
+var file_concord_v1_concord_proto_msgTypes = make([]protoimpl.MessageInfo, 44)
 var file_concord_v1_concord_proto_goTypes = []any{
 	(*Branch)(nil),                // 0: concord.v1.Branch
 	(*CommitRequest)(nil),         // 1: concord.v1.CommitRequest
@@ -3159,37 +3422,39 @@ var file_concord_v1_concord_proto_goTypes = []any{
 	(*FinishedRequest)(nil),       // 8: concord.v1.FinishedRequest
 	(*FinishedBranch)(nil),        // 9: concord.v1.FinishedBranch
 	(*FinishedResponse)(nil),      // 10: concord.v1.FinishedResponse
-	(*OutcomeRequest)(nil),        // 11: concord.v1.OutcomeRequest
-	(*OutcomeResponse)(nil),       // 12: concord.v1.OutcomeResponse
-	(*Transaction)(nil),           // 13: concord.v1.Transaction
-	(*Heuristic)(nil),             // 14: concord.v1.Heuristic
-	(*ListRequest)(nil),           // 15: concord.v1.ListRequest
-	(*ListResponse)(nil),          // 16: concord.v1.ListResponse
-	(*GetRequest)(nil),            // 17: concord.v1.GetRequest
-	(*GetResponse)(nil),           // 18: concord.v1.GetResponse
-	(*ResolveRequest)(nil),        // 19: concord.v1.ResolveRequest
-	(*ResolveResponse)(nil),       // 20: concord.v1.ResolveResponse
-	(*ForgetRequest)(nil),         // 21: concord.v1.ForgetRequest
-	(*ForgetResponse)(nil),        // 22: concord.v1.ForgetResponse
-	(*SettleRequest)(nil),         // 23: concord.v1.SettleRequest
-	(*SettleResponse)(nil),        // 24: concord.v1.SettleResponse
-	(*ReplaceMemberRequest)(nil),  // 25: concord.v1.ReplaceMemberRequest
-	(*ReplaceMemberResponse)(nil), // 26: concord.v1.ReplaceMemberResponse
-	(*RecoverRequest)(nil),        // 27: concord.v1.RecoverRequest
-	(*RecoverResponse)(nil),       // 28: concord.v1.RecoverResponse
-	(*RecoverAction)(nil),         // 29: concord.v1.RecoverAction
-	(*StatusRequest)(nil),         // 30: concord.v1.StatusRequest
-	(*WatchRequest)(nil),          // 31: concord.v1.WatchRequest
-	(*StatusResponse)(nil),        // 32: concord.v1.StatusResponse
-	(*Node)(nil),                  // 33: concord.v1.Node
-	(*ResourceStatus)(nil),        // 34: concord.v1.ResourceStatus
-	(*ResourcesRequest)(nil),      // 35: concord.v1.ResourcesRequest
-	(*ResourcesResponse)(nil),     // 36: concord.v1.ResourcesResponse
-	(*CheckResourceRequest)(nil),  // 37: concord.v1.CheckResourceRequest
-	(*CheckResourceResponse)(nil), // 38: concord.v1.CheckResourceResponse
-	(*ResourceReport)(nil),        // 39: concord.v1.ResourceReport
-	(*Finding)(nil),               // 40: concord.v1.Finding
-	(*NotLeader)(nil),             // 41: concord.v1.NotLeader
+	(*LeaseRequest)(nil),          // 11: concord.v1.LeaseRequest
+	(*LeaseResponse)(nil),         // 12: concord.v1.LeaseResponse
+	(*OutcomeRequest)(nil),        // 13: concord.v1.OutcomeRequest
+	(*OutcomeResponse)(nil),       // 14: concord.v1.OutcomeResponse
+	(*Transaction)(nil),           // 15: concord.v1.Transaction
+	(*Heuristic)(nil),             // 16: concord.v1.Heuristic
+	(*ListRequest)(nil),           // 17: concord.v1.ListRequest
+	(*ListResponse)(nil),          // 18: concord.v1.ListResponse
+	(*GetRequest)(nil),            // 19: concord.v1.GetRequest
+	(*GetResponse)(nil),           // 20: concord.v1.GetResponse
+	(*ResolveRequest)(nil),        // 21: concord.v1.ResolveRequest
+	(*ResolveResponse)(nil),       // 22: concord.v1.ResolveResponse
+	(*ForgetRequest)(nil),         // 23: concord.v1.ForgetRequest
+	(*ForgetResponse)(nil),        // 24: concord.v1.ForgetResponse
+	(*SettleRequest)(nil),         // 25: concord.v1.SettleRequest
+	(*SettleResponse)(nil),        // 26: concord.v1.SettleResponse
+	(*ReplaceMemberRequest)(nil),  // 27: concord.v1.ReplaceMemberRequest
+	(*ReplaceMemberResponse)(nil), // 28: concord.v1.ReplaceMemberResponse
+	(*RecoverRequest)(nil),        // 29: concord.v1.RecoverRequest
+	(*RecoverResponse)(nil),       // 30: concord.v1.RecoverResponse
+	(*RecoverAction)(nil),         // 31: concord.v1.RecoverAction
+	(*StatusRequest)(nil),         // 32: concord.v1.StatusRequest
+	(*WatchRequest)(nil),          // 33: concord.v1.WatchRequest
+	(*StatusResponse)(nil),        // 34: concord.v1.StatusResponse
+	(*Node)(nil),                  // 35: concord.v1.Node
+	(*ResourceStatus)(nil),        // 36: concord.v1.ResourceStatus
+	(*ResourcesRequest)(nil),      // 37: concord.v1.ResourcesRequest
+	(*ResourcesResponse)(nil),     // 38: concord.v1.ResourcesResponse
+	(*CheckResourceRequest)(nil),  // 39: concord.v1.CheckResourceRequest
+	(*CheckResourceResponse)(nil), // 40: concord.v1.CheckResourceResponse
+	(*ResourceReport)(nil),        // 41: concord.v1.ResourceReport
+	(*Finding)(nil),               // 42: concord.v1.Finding
+	(*NotLeader)(nil),             // 43: concord.v1.NotLeader
 }
 var file_concord_v1_concord_proto_depIdxs = []int32{
 	0,  // 0: concord.v1.CommitRequest.branches:type_name -> concord.v1.Branch
@@ -3198,50 +3463,52 @@ var file_concord_v1_concord_proto_depIdxs = []int32{
 	6,  // 3: concord.v1.DecideResponse.answers:type_name -> concord.v1.NumberedAnswer
 	2,  // 4: concord.v1.NumberedAnswer.response:type_name -> concord.v1.CommitResponse
 	7,  // 5: concord.v1.NumberedAnswer.error:type_name -> concord.v1.CommitError
-	41, // 6: concord.v1.CommitError.not_leader:type_name -> concord.v1.NotLeader
+	43, // 6: concord.v1.CommitError.not_leader:type_name -> concord.v1.NotLeader
 	9,  // 7: concord.v1.FinishedRequest.branches:type_name -> concord.v1.FinishedBranch
 	0,  // 8: concord.v1.Transaction.branches:type_name -> concord.v1.Branch
-	14, // 9: concord.v1.Transaction.heuristics:type_name -> concord.v1.Heuristic
-	13, // 10: concord.v1.ListResponse.transactions:type_name -> concord.v1.Transaction
-	13, // 11: concord.v1.GetResponse.transaction:type_name -> concord.v1.Transaction
-	29, // 12: concord.v1.RecoverResponse.actions:type_name -> concord.v1.RecoverAction
-	33, // 13: concord.v1.StatusResponse.nodes:type_name -> concord.v1.Node
-	34, // 14: concord.v1.StatusResponse.resources:type_name -> concord.v1.ResourceStatus
-	34, // 15: concord.v1.ResourcesResponse.resources:type_name -> concord.v1.ResourceStatus
-	39, // 16: concord.v1.CheckResourceResponse.reports:type_name -> concord.v1.ResourceReport
-	40, // 17: concord.v1.ResourceReport.findings:type_name -> concord.v1.Finding
+	16, // 9: concord.v1.Transaction.heuristics:type_name -> concord.v1.Heuristic
+	15, // 10: concord.v1.ListResponse.transactions:type_name -> concord.v1.Transaction
+	15, // 11: concord.v1.GetResponse.transaction:type_name -> concord.v1.Transaction
+	31, // 12: concord.v1.RecoverResponse.actions:type_name -> concord.v1.RecoverAction
+	35, // 13: concord.v1.StatusResponse.nodes:type_name -> concord.v1.Node
+	36, // 14: concord.v1.StatusResponse.resources:type_name -> concord.v1.ResourceStatus
+	36, // 15: concord.v1.ResourcesResponse.resources:type_name -> concord.v1.ResourceStatus
+	41, // 16: concord.v1.CheckResourceResponse.reports:type_name -> concord.v1.ResourceReport
+	42, // 17: concord.v1.ResourceReport.findings:type_name -> concord.v1.Finding
 	1,  // 18: concord.v1.CoordinatorService.Commit:input_type -> concord.v1.CommitRequest
 	3,  // 19: concord.v1.CoordinatorService.Decide:input_type -> concord.v1.DecideRequest
 	8,  // 20: concord.v1.CoordinatorService.Finished:input_type -> concord.v1.FinishedRequest
-	11, // 21: concord.v1.CoordinatorService.Outcome:input_type -> concord.v1.OutcomeRequest
-	15, // 22: concord.v1.CoordinatorService.List:input_type -> concord.v1.ListRequest
-	17, // 23: concord.v1.CoordinatorService.Get:input_type -> concord.v1.GetRequest
-	19, // 24: concord.v1.CoordinatorService.Resolve:input_type -> concord.v1.ResolveRequest
-	21, // 25: concord.v1.CoordinatorService.Forget:input_type -> concord.v1.ForgetRequest
-	23, // 26: concord.v1.CoordinatorService.Settle:input_type -> concord.v1.SettleRequest
-	25, // 27: concord.v1.CoordinatorService.ReplaceMember:input_type -> concord.v1.ReplaceMemberRequest
-	27, // 28: concord.v1.CoordinatorService.Recover:input_type -> concord.v1.RecoverRequest
-	30, // 29: concord.v1.CoordinatorService.Status:input_type -> concord.v1.StatusRequest
-	31, // 30: concord.v1.CoordinatorService.Watch:input_type -> concord.v1.WatchRequest
-	35, // 31: concord.v1.CoordinatorService.Resources:input_type -> concord.v1.ResourcesRequest
-	37, // 32: concord.v1.CoordinatorService.CheckResource:input_type -> concord.v1.CheckResourceRequest
-	2,  // 33: concord.v1.CoordinatorService.Commit:output_type -> concord.v1.CommitResponse
-	5,  // 34: concord.v1.CoordinatorService.Decide:output_type -> concord.v1.DecideResponse
-	10, // 35: concord.v1.CoordinatorService.Finished:output_type -> concord.v1.FinishedResponse
-	12, // 36: concord.v1.CoordinatorService.Outcome:output_type -> concord.v1.OutcomeResponse
-	16, // 37: concord.v1.CoordinatorService.List:output_type -> concord.v1.ListResponse
-	18, // 38: concord.v1.CoordinatorService.Get:output_type -> concord.v1.GetResponse
-	20, // 39: concord.v1.CoordinatorService.Resolve:output_type -> concord.v1.ResolveResponse
-	22, // 40: concord.v1.CoordinatorService.Forget:output_type -> concord.v1.ForgetResponse
-	24, // 41: concord.v1.CoordinatorService.Settle:output_type -> concord.v1.SettleResponse
-	26, // 42: concord.v1.CoordinatorService.ReplaceMember:output_type -> concord.v1.ReplaceMemberResponse
-	28, // 43: concord.v1.CoordinatorService.Recover:output_type -> concord.v1.RecoverResponse
-	32, // 44: concord.v1.CoordinatorService.Status:output_type -> concord.v1.StatusResponse
-	32, // 45: concord.v1.CoordinatorService.Watch:output_type -> concord.v1.StatusResponse
-	36, // 46: concord.v1.CoordinatorService.Resources:output_type -> concord.v1.ResourcesResponse
-	38, // 47: concord.v1.CoordinatorService.CheckResource:output_type -> concord.v1.CheckResourceResponse
-	33, // [33:48] is the sub-list for method output_type
-	18, // [18:33] is the sub-list for method input_type
+	11, // 21: concord.v1.CoordinatorService.Lease:input_type -> concord.v1.LeaseRequest
+	13, // 22: concord.v1.CoordinatorService.Outcome:input_type -> concord.v1.OutcomeRequest
+	17, // 23: concord.v1.CoordinatorService.List:input_type -> concord.v1.ListRequest
+	19, // 24: concord.v1.CoordinatorService.Get:input_type -> concord.v1.GetRequest
+	21, // 25: concord.v1.CoordinatorService.Resolve:input_type -> concord.v1.ResolveRequest
+	23, // 26: concord.v1.CoordinatorService.Forget:input_type -> concord.v1.ForgetRequest
+	25, // 27: concord.v1.CoordinatorService.Settle:input_type -> concord.v1.SettleRequest
+	27, // 28: concord.v1.CoordinatorService.ReplaceMember:input_type -> concord.v1.ReplaceMemberRequest
+	29, // 29: concord.v1.CoordinatorService.Recover:input_type -> concord.v1.RecoverRequest
+	32, // 30: concord.v1.CoordinatorService.Status:input_type -> concord.v1.StatusRequest
+	33, // 31: concord.v1.CoordinatorService.Watch:input_type -> concord.v1.WatchRequest
+	37, // 32: concord.v1.CoordinatorService.Resources:input_type -> concord.v1.ResourcesRequest
+	39, // 33: concord.v1.CoordinatorService.CheckResource:input_type -> concord.v1.CheckResourceRequest
+	2,  // 34: concord.v1.CoordinatorService.Commit:output_type -> concord.v1.CommitResponse
+	5,  // 35: concord.v1.CoordinatorService.Decide:output_type -> concord.v1.DecideResponse
+	10, // 36: concord.v1.CoordinatorService.Finished:output_type -> concord.v1.FinishedResponse
+	12, // 37: concord.v1.CoordinatorService.Lease:output_type -> concord.v1.LeaseResponse
+	14, // 38: concord.v1.CoordinatorService.Outcome:output_type -> concord.v1.OutcomeResponse
+	18, // 39: concord.v1.CoordinatorService.List:output_type -> concord.v1.ListResponse
+	20, // 40: concord.v1.CoordinatorService.Get:output_type -> concord.v1.GetResponse
+	22, // 41: concord.v1.CoordinatorService.Resolve:output_type -> concord.v1.ResolveResponse
+	24, // 42: concord.v1.CoordinatorService.Forget:output_type -> concord.v1.ForgetResponse
+	26, // 43: concord.v1.CoordinatorService.Settle:output_type -> concord.v1.SettleResponse
+	28, // 44: concord.v1.CoordinatorService.ReplaceMember:output_type -> concord.v1.ReplaceMemberResponse
+	30, // 45: concord.v1.CoordinatorService.Recover:output_type -> concord.v1.RecoverResponse
+	34, // 46: concord.v1.CoordinatorService.Status:output_type -> concord.v1.StatusResponse
+	34, // 47: concord.v1.CoordinatorService.Watch:output_type -> concord.v1.StatusResponse
+	38, // 48: concord.v1.CoordinatorService.Resources:output_type -> concord.v1.ResourcesResponse
+	40, // 49: concord.v1.CoordinatorService.CheckResource:output_type -> concord.v1.CheckResourceResponse
+	34, // [34:50] is the sub-list for method output_type
+	18, // [18:34] is the sub-list for method input_type
 	18, // [18:18] is the sub-list for extension type_name
 	18, // [18:18] is the sub-list for extension extendee
 	0,  // [0:18] is the sub-list for field type_name
@@ -3258,7 +3525,7 @@ func file_concord_v1_concord_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_concord_v1_concord_proto_rawDesc), len(file_concord_v1_concord_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   42,
+			NumMessages:   44,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -7,9 +7,10 @@
 // The interface of a coordinator node. It is served over HTTP: with
 // "curl -H 'Content-Type: application/json' -d '{}'" as well as with gRPC or Connect clients.
 //
-// Every node answers Status, Watch and Resources from what it knows itself, and Outcome of a
-// decided transaction once the leader has confirmed that it knows all decisions. The other
-// calls belong to the leader; another node hands them on to it. A call with the header
+// Every node answers Status, Watch and Resources, with what the leader told it half a second ago
+// or, where "known" is false, without that; and Outcome of a decided transaction once the leader
+// has confirmed that it knows all decisions. The other calls belong to the leader; another node
+// hands them on to it. A call with the header
 // "Concord-Redirect: 1" is not handed on but refused with code failed_precondition and a
 // NotLeader detail that says where the leader is.
 // No call that carries a gid needs to be thought about before it is repeated: the first
@@ -58,6 +59,9 @@ const (
 	// CoordinatorServiceFinishedProcedure is the fully-qualified name of the CoordinatorService's
 	// Finished RPC.
 	CoordinatorServiceFinishedProcedure = "/concord.v1.CoordinatorService/Finished"
+	// CoordinatorServiceLeaseProcedure is the fully-qualified name of the CoordinatorService's Lease
+	// RPC.
+	CoordinatorServiceLeaseProcedure = "/concord.v1.CoordinatorService/Lease"
 	// CoordinatorServiceOutcomeProcedure is the fully-qualified name of the CoordinatorService's
 	// Outcome RPC.
 	CoordinatorServiceOutcomeProcedure = "/concord.v1.CoordinatorService/Outcome"
@@ -103,6 +107,9 @@ type CoordinatorServiceClient interface {
 	Decide(context.Context) (*connect.BidiStreamForClientSimple[v1.DecideRequest, v1.DecideResponse], error)
 	// Finished reports branches that their own sessions have finished.
 	Finished(context.Context, *v1.FinishedRequest) (*v1.FinishedResponse, error)
+	// Lease keeps the lease under which a client begins transactions: the branches of one that
+	// does not keep it are rolled back without waiting until they are old.
+	Lease(context.Context, *v1.LeaseRequest) (*v1.LeaseResponse, error)
 	// Outcome settles what became of a transaction: the cluster will never commit one that it
 	// has no decision of when it is asked. What that means depends on the last character of the
 	// gid: with R the transaction is aborted, for good; with 0 it is "unrecorded": two or more
@@ -126,7 +133,7 @@ type CoordinatorServiceClient interface {
 	Status(context.Context, *v1.StatusRequest) (*v1.StatusResponse, error)
 	// Watch streams the status whenever it changed, at most once per interval.
 	Watch(context.Context, *v1.WatchRequest) (*connect.ServerStreamForClient[v1.StatusResponse], error)
-	// Resources lists the resources that this node knows, with their identities.
+	// Resources lists the resources of the cluster, with their identities.
 	Resources(context.Context, *v1.ResourcesRequest) (*v1.ResourcesResponse, error)
 	// CheckResource runs the preflight of one resource, or of all.
 	CheckResource(context.Context, *v1.CheckResourceRequest) (*v1.CheckResourceResponse, error)
@@ -159,6 +166,12 @@ func NewCoordinatorServiceClient(httpClient connect.HTTPClient, baseURL string, 
 			httpClient,
 			baseURL+CoordinatorServiceFinishedProcedure,
 			connect.WithSchema(coordinatorServiceMethods.ByName("Finished")),
+			connect.WithClientOptions(opts...),
+		),
+		lease: connect.NewClient[v1.LeaseRequest, v1.LeaseResponse](
+			httpClient,
+			baseURL+CoordinatorServiceLeaseProcedure,
+			connect.WithSchema(coordinatorServiceMethods.ByName("Lease")),
 			connect.WithClientOptions(opts...),
 		),
 		outcome: connect.NewClient[v1.OutcomeRequest, v1.OutcomeResponse](
@@ -241,6 +254,7 @@ type coordinatorServiceClient struct {
 	commit        *connect.Client[v1.CommitRequest, v1.CommitResponse]
 	decide        *connect.Client[v1.DecideRequest, v1.DecideResponse]
 	finished      *connect.Client[v1.FinishedRequest, v1.FinishedResponse]
+	lease         *connect.Client[v1.LeaseRequest, v1.LeaseResponse]
 	outcome       *connect.Client[v1.OutcomeRequest, v1.OutcomeResponse]
 	list          *connect.Client[v1.ListRequest, v1.ListResponse]
 	get           *connect.Client[v1.GetRequest, v1.GetResponse]
@@ -272,6 +286,15 @@ func (c *coordinatorServiceClient) Decide(ctx context.Context) (*connect.BidiStr
 // Finished calls concord.v1.CoordinatorService.Finished.
 func (c *coordinatorServiceClient) Finished(ctx context.Context, req *v1.FinishedRequest) (*v1.FinishedResponse, error) {
 	response, err := c.finished.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// Lease calls concord.v1.CoordinatorService.Lease.
+func (c *coordinatorServiceClient) Lease(ctx context.Context, req *v1.LeaseRequest) (*v1.LeaseResponse, error) {
+	response, err := c.lease.CallUnary(ctx, connect.NewRequest(req))
 	if response != nil {
 		return response.Msg, err
 	}
@@ -391,6 +414,9 @@ type CoordinatorServiceHandler interface {
 	Decide(context.Context, *connect.BidiStream[v1.DecideRequest, v1.DecideResponse]) error
 	// Finished reports branches that their own sessions have finished.
 	Finished(context.Context, *v1.FinishedRequest) (*v1.FinishedResponse, error)
+	// Lease keeps the lease under which a client begins transactions: the branches of one that
+	// does not keep it are rolled back without waiting until they are old.
+	Lease(context.Context, *v1.LeaseRequest) (*v1.LeaseResponse, error)
 	// Outcome settles what became of a transaction: the cluster will never commit one that it
 	// has no decision of when it is asked. What that means depends on the last character of the
 	// gid: with R the transaction is aborted, for good; with 0 it is "unrecorded": two or more
@@ -414,7 +440,7 @@ type CoordinatorServiceHandler interface {
 	Status(context.Context, *v1.StatusRequest) (*v1.StatusResponse, error)
 	// Watch streams the status whenever it changed, at most once per interval.
 	Watch(context.Context, *v1.WatchRequest, *connect.ServerStream[v1.StatusResponse]) error
-	// Resources lists the resources that this node knows, with their identities.
+	// Resources lists the resources of the cluster, with their identities.
 	Resources(context.Context, *v1.ResourcesRequest) (*v1.ResourcesResponse, error)
 	// CheckResource runs the preflight of one resource, or of all.
 	CheckResource(context.Context, *v1.CheckResourceRequest) (*v1.CheckResourceResponse, error)
@@ -443,6 +469,12 @@ func NewCoordinatorServiceHandler(svc CoordinatorServiceHandler, opts ...connect
 		CoordinatorServiceFinishedProcedure,
 		svc.Finished,
 		connect.WithSchema(coordinatorServiceMethods.ByName("Finished")),
+		connect.WithHandlerOptions(opts...),
+	)
+	coordinatorServiceLeaseHandler := connect.NewUnaryHandlerSimple(
+		CoordinatorServiceLeaseProcedure,
+		svc.Lease,
+		connect.WithSchema(coordinatorServiceMethods.ByName("Lease")),
 		connect.WithHandlerOptions(opts...),
 	)
 	coordinatorServiceOutcomeHandler := connect.NewUnaryHandlerSimple(
@@ -525,6 +557,8 @@ func NewCoordinatorServiceHandler(svc CoordinatorServiceHandler, opts ...connect
 			coordinatorServiceDecideHandler.ServeHTTP(w, r)
 		case CoordinatorServiceFinishedProcedure:
 			coordinatorServiceFinishedHandler.ServeHTTP(w, r)
+		case CoordinatorServiceLeaseProcedure:
+			coordinatorServiceLeaseHandler.ServeHTTP(w, r)
 		case CoordinatorServiceOutcomeProcedure:
 			coordinatorServiceOutcomeHandler.ServeHTTP(w, r)
 		case CoordinatorServiceListProcedure:
@@ -568,6 +602,10 @@ func (UnimplementedCoordinatorServiceHandler) Decide(context.Context, *connect.B
 
 func (UnimplementedCoordinatorServiceHandler) Finished(context.Context, *v1.FinishedRequest) (*v1.FinishedResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("concord.v1.CoordinatorService.Finished is not implemented"))
+}
+
+func (UnimplementedCoordinatorServiceHandler) Lease(context.Context, *v1.LeaseRequest) (*v1.LeaseResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("concord.v1.CoordinatorService.Lease is not implemented"))
 }
 
 func (UnimplementedCoordinatorServiceHandler) Outcome(context.Context, *v1.OutcomeRequest) (*v1.OutcomeResponse, error) {

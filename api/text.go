@@ -1,0 +1,34 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package api
+
+import (
+	"strings"
+	"unicode"
+	"unicode/utf8"
+)
+
+// ParseText validates a text that goes into the log: UTF-8 of at most limit bytes
+// of characters that are seen, since it is printed on terminals later.
+func ParseText(field, s string, limit int) error {
+	if len(s) > limit {
+		return invalid(field, "has %d bytes, at most %d are allowed", len(s), limit)
+	}
+	if !utf8.ValidString(s) {
+		return invalid(field, "is not valid UTF-8")
+	}
+	if i := strings.IndexFunc(s, Hidden); i >= 0 {
+		return invalid(field, "holds a control character or an invisible one at byte %d", i)
+	}
+	return nil
+}
+
+// Hidden reports whether a terminal would not show a character but act on it, or show
+// nothing: control characters, escapes, those that change the direction of a line, and those
+// without width.
+func Hidden(r rune) bool {
+	if r < 0x7f { // nearly all there is
+		return r < ' '
+	}
+	return unicode.In(r, unicode.Cc, unicode.Cf, unicode.Zl, unicode.Zp, unicode.Variation_Selector, unicode.Other_Default_Ignorable_Code_Point)
+}

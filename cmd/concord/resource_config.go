@@ -1,0 +1,138 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"regexp"
+	"slices"
+	"strings"
+
+	"github.com/concordtx/concord/api"
+)
+
+// A resource holds a secret, and whoever makes a mistake in writing it down may have put that
+// anywhere: a data source name without quotes falls apart at a comma, and is written under a wrong
+// key. So what follows shows nothing that was written unless it cannot be a piece of one.
+
+type resourceConfig struct {
+	Name    string
+	Driver  string // postgres or mysql (MySQL and MariaDB)
+	DSN     string
+	DSNFile string
+}
+
+var resourceKeys = []string{"name", "driver", "dsn", "dsn_file"}
+
+const notShown = "(not shown, as it may be a piece of a password)"
+
+// decodeResources reads what a file or the environment has under "resources".
+func decodeResources(raw any) ([]resourceConfig, error) {
+	if raw == nil {
+		return nil, nil
+	}
+	list, ok := raw.([]any)
+	if !ok {
+		return nil, errors.New("resources: want a list, each with name, driver, and dsn or dsn_file")
+	}
+	var out []resourceConfig
+	for i, entry := range list {
+		values, ok := entry.(map[string]any)
+		if !ok {
+			return nil, fmt.Errorf("resources[%d]: want name, driver, and dsn or dsn_file; put a dsn with special characters in quotes", i)
+		}
+		r, err := decodeResource(values)
+		if err != nil {
+			return nil, fmt.Errorf("resources[%d]: %w", i, err)
+		}
+		out = append(out, r)
+	}
+	return out, nil
+}
+
+func decodeResource(values map[string]any) (r resourceConfig, err error) {
+	fields := map[string]*string{"name": &r.Name, "driver": &r.Driver, "dsn": &r.DSN, "dsn_file": &r.DSNFile}
+	for key, value := range values {
+		field, ok := fields[key]
+		if !ok {
+			if near := nearest(key, resourceKeys); typos(key, near) <= 1 {
+				return r, fmt.Errorf("unknown key %q: did you mean %q?", key, near)
+			}
+			return r, fmt.Errorf("unknown key %s: the keys are %s; put a dsn with special characters in quotes", notShown, strings.Join(resourceKeys, ", "))
+		}
+		switch v := value.(type) {
+		case nil:
+		case string:
+			*field = v
+		case int, bool:
+			*field = fmt.Sprint(v)
+		default:
+			return r, fmt.Errorf("%s: want a text: put it in quotes", key)
+		}
+	}
+	return r, nil
+}
+
+func (c *config) checkResources() error {
+	var names []string
+	for i, r := range c.Resources {
+		if r.Name == "" {
+			return fmt.Errorf("resources[%d]: \"name\" is missing", i)
+		}
+		if err := api.ParseText("name", r.Name, api.MaxResourceName); err != nil {
+			return fmt.Errorf("resources[%d]: %w", i, err)
+		}
+		if dsnLike.MatchString(r.Name) {
+			return fmt.Errorf("resources[%d]: the name %s looks like a data source name, which belongs under \"dsn\"", i, notShown)
+		}
+		if slices.Contains(names, r.Name) {
+			return fmt.Errorf("resources[%d]: the name %s is given twice", i, shown(r.Name))
+		}
+		names = append(names, r.Name)
+		if !slices.Contains([]string{"postgres", "mysql"}, r.Driver) {
+			return fmt.Errorf("resources[%d]: driver %s is none of postgres, mysql (also for MariaDB)", i, shown(r.Driver))
+		}
+		if (r.DSN == "") == (r.DSNFile == "") {
+			return fmt.Errorf("resource %s: give either \"dsn\" or \"dsn_file\"", shown(r.Name))
+		}
+	}
+	return nil
+}
+
+// secret returns the DSN, from its file if it has one. Errors never hold it.
+func (r resourceConfig) secret() (string, error) {
+	if r.DSNFile == "" {
+		return r.DSN, nil
+	}
+	b, err := readFile(r.DSNFile, maxSecretFile)
+	text := strings.TrimSpace(string(b))
+	if err == nil && text == "" {
+		err = errors.New("it is empty")
+	}
+	switch {
+	case err == nil:
+		return text, nil
+	case !pathLike.MatchString(r.DSNFile):
+		return "", fmt.Errorf("dsn_file %s cannot be read: %w: it wants the path of a file; a data source name belongs under \"dsn\"", notShown, err)
+	case errors.Is(err, fs.ErrPermission):
+		return "", fmt.Errorf("dsn_file %s: %w: let the user of concord read it", r.DSNFile, err)
+	}
+	return "", fmt.Errorf("dsn_file %s: %w: it wants the path of a file that holds the data source name", r.DSNFile, err)
+}
+
+var (
+	// pathLike is what cannot be a data source name, of which each has a colon, an at or an equals sign.
+	pathLike = regexp.MustCompile(`^[\pL\pN ./_+,-]+$`)
+	dsnLike  = regexp.MustCompile(`://|:.*@|(?i)pass(word|wd)? *=`)
+	wordLike = regexp.MustCompile(`^[\pL\pN._ -]{1,64}$`)
+)
+
+// shown quotes a word, unless it looks like more than that.
+func shown(word string) string {
+	if word == "" || wordLike.MatchString(word) {
+		return fmt.Sprintf("%q", word)
+	}
+	return notShown
+}

@@ -1,0 +1,72 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"log/slog"
+	"os"
+	"os/signal"
+	"reflect"
+	"strings"
+	"syscall"
+)
+
+// surviveSignals lets nothing end a node that means no harm: a terminal that is closed, the hint of
+// a log rotator, the death of who reads the log. A program that is started in its place
+// inherits that.
+func surviveSignals() {
+	signal.Ignore(append(hints(), syscall.SIGHUP, syscall.SIGPIPE)...)
+}
+
+// reloadOnHangup reads the configuration again at each SIGHUP, until ctx ends. A configuration that
+// is wrong changes nothing.
+func reloadOnHangup(ctx context.Context, running *config, load func() (*config, error), level *slog.LevelVar, log *slog.Logger) {
+	hangups := make(chan os.Signal, 1) // one that comes meanwhile is for the same file
+	signal.Notify(hangups, syscall.SIGHUP)
+	defer signal.Ignore(syscall.SIGHUP)
+	for {
+		select {
+		case <-hangups:
+			running = reload(running, load, level, log)
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// reload sets the log level and says what needs a restart. It returns the configuration that is in
+// force.
+func reload(running *config, load func() (*config, error), level *slog.LevelVar, log *slog.Logger) *config {
+	now, err := load()
+	if err == nil {
+		err = setLevel(level, now.Log.Level)
+	}
+	if err != nil {
+		log.Error("the configuration was read again and is wrong: the node goes on with the one it has", "err", err)
+		return running
+	}
+	inForce := *running
+	inForce.Log.Level = now.Log.Level
+	later := "none"
+	if keys := differing(&inForce, now); len(keys) > 0 {
+		later = strings.Join(keys, ", ")
+	}
+	log.Info("the configuration was read again", "log_level", now.Log.Level, "changes_that_need_a_restart", later)
+	return &inForce
+}
+
+// differing names the keys in which two configurations differ.
+func differing(a, b *config) (keys []string) {
+	x, y := reflect.ValueOf(*a), reflect.ValueOf(*b)
+	for i := range x.NumField() {
+		if field := x.Type().Field(i); !reflect.DeepEqual(x.Field(i).Interface(), y.Field(i).Interface()) {
+			key := field.Tag.Get("mapstructure")
+			if key == "" {
+				key = strings.ToLower(field.Name)
+			}
+			keys = append(keys, key)
+		}
+	}
+	return keys
+}

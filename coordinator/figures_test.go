@@ -1,0 +1,321 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package coordinator
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/concordtx/concord/adapters"
+	"github.com/concordtx/concord/adapters/memory"
+	"github.com/concordtx/concord/protocol/zab"
+	"github.com/concordtx/concord/txn"
+)
+
+// outage is a database that can go away: it refuses, or says nothing at all.
+type outage struct {
+	*memory.Resource
+	state *atomic.Int32
+}
+
+const (
+	isUp int32 = iota
+	refuses
+	hangs
+	busy // says nothing to who asks for its identity, and works
+)
+
+func (o outage) fails(ctx context.Context) error {
+	switch o.state.Load() {
+	case refuses:
+		return errors.New("connection refused")
+	case hangs:
+		<-ctx.Done()
+		return ctx.Err()
+	}
+	return nil
+}
+
+func (o outage) Identity(ctx context.Context) (string, error) {
+	if o.state.Load() == busy {
+		<-ctx.Done()
+	}
+	if err := o.fails(ctx); err != nil {
+		return "", err
+	}
+	return o.Resource.Identity(ctx)
+}
+
+func (o outage) Check(ctx context.Context) (adapters.Report, error) {
+	return adapters.Report{}, o.fails(ctx)
+}
+
+func (o outage) Recover(ctx context.Context) ([]adapters.Prepared, error) {
+	if err := o.fails(ctx); err != nil {
+		return nil, err
+	}
+	return o.Resource.Recover(ctx)
+}
+
+func (o outage) Commit(ctx context.Context, x txn.XID, b txn.Branch) (txn.Finish, error) {
+	if err := o.fails(ctx); err != nil {
+		return 0, err
+	}
+	return o.Resource.Commit(ctx, x, b)
+}
+
+// everywhere waits until all running nodes know figures that satisfy a condition.
+func (c *testCluster) everywhere(what string, holds func(*Figures) bool) {
+	c.t.Helper()
+	require.Eventually(c.t, func() bool {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		for _, n := range c.nodes {
+			if f := n.Status().Known(time.Now()); f == nil || !holds(f) {
+				return false
+			}
+		}
+		return true
+	}, 20*time.Second, 20*time.Millisecond, what)
+}
+
+func TestEveryNodeTellsWhatTheLeaderKnows(t *testing.T) {
+	disk := memory.NewDisk()
+	c := newTunedCluster(t, 4, func() []adapters.Resource { return []adapters.Resource{memory.New("orders", disk)} }, func(c *Config) {
+		c.Members[3].Observer = true
+		c.Rules = Rules{MaxTransaction: time.Hour, Grace: time.Hour, Scan: 100 * time.Millisecond}
+	})
+	orders := memory.New("orders", disk)
+	undecided, committing, foreign := txn.NewID(time.Now().Add(-time.Minute)), txn.NewID(time.Now()), txn.NewID(time.Now())
+	c.prepared(orders, undecided, "a")
+	require.Equal(t, txn.Commit, c.commit(committing, c.prepared(orders, committing, "b")).Decision)
+	stranger, err := orders.Open(t.Context(), txn.XID{Cluster: c.leader().Status().Cluster + 1, ID: foreign})
+	require.NoError(t, err)
+	tx, err := orders.Tx(t.Context(), enlisted{stranger})
+	require.NoError(t, err)
+	require.NoError(t, tx.Put(t.Context(), "c", 1))
+	_, _, err = stranger.Prepare(t.Context())
+	require.NoError(t, err)
+	born := undecided.Time()
+	c.everywhere("the counts of the leader", func(f *Figures) bool {
+		r := f.Resources[0]
+		return f.InDoubt == 2 && f.Oldest.Equal(born) && r.OK && r.InDoubt == 2 && r.Oldest.Equal(born) && r.Foreign == 1 && !r.Listed.IsZero() &&
+			f.Age(f.Oldest, time.Now()) >= time.Minute
+	})
+	c.everywhere("its warnings", func(f *Figures) bool {
+		return strings.Contains(strings.Join(f.Warnings, "\n"), "orders holds 1 prepared branches of other clusters")
+	})
+	for _, n := range c.nodes {
+		require.Contains(t, strings.Join(n.Status().Warnings, "\n"), "other clusters")
+	}
+	view, err := c.leader().View(t.Context(), foreign)
+	require.NoError(t, err)
+	require.Len(t, view.Foreign, 1)
+	plan, err := c.leader().Recover(t.Context(), foreign, true)
+	require.NoError(t, err)
+	require.Len(t, plan, 1, "shown, with what to do, and not touched")
+	require.Contains(t, plan[0].Why, "by hand")
+	require.Empty(t, plan[0].Result)
+
+	// Without a leader it is unknown, not zero.
+	for id := zab.NodeID(1); id <= 2; id++ {
+		c.kill(id)
+	}
+	require.Eventually(t, func() bool {
+		return c.nodes[3].Status().Known(time.Now()) == nil && c.nodes[4].Status().Known(time.Now()) == nil
+	}, 20*time.Second, 20*time.Millisecond)
+}
+
+func TestOldestBranchIsTheOneOfADatabaseThatIsDown(t *testing.T) {
+	disk, state := memory.NewDisk(), &atomic.Int32{}
+	c := newTunedCluster(t, 3, func() []adapters.Resource { return []adapters.Resource{outage{memory.New("orders", disk), state}} }, func(c *Config) {
+		c.Rules = Rules{MaxTransaction: time.Hour, Grace: 10 * time.Millisecond, Scan: 100 * time.Millisecond}
+	})
+	orders := memory.New("orders", disk)
+	id, orphan := txn.NewID(time.Now().Add(-time.Minute)), txn.NewID(time.Now().Add(-2*time.Minute))
+	b := c.prepared(orders, id, "k")
+	c.everywhere("it is fit", func(f *Figures) bool { return f.Resources[0].OK })
+	state.Store(refuses)
+	require.Equal(t, txn.Commit, c.commit(id, b).Decision)
+	counted := func(f *Figures) bool {
+		r := f.Resources[0]
+		return !r.OK && strings.Contains(r.Err, "connection refused") && r.InDoubt == 1 && r.Oldest.Equal(id.Time()) && f.InDoubt == 1 && f.Oldest.Equal(id.Time())
+	}
+	c.everywhere("down, with its branch", counted)
+	// Who leads next has never listed it, and knows of the branch all the same; of others it says that
+	// it does not know.
+	c.kill(c.leader().config.Node)
+	c.leader()
+	c.everywhere("down, with its branch", func(f *Figures) bool { return counted(f) && f.Incomplete() && f.Resources[0].Listed.IsZero() })
+	view, err := c.leader().View(t.Context(), orphan)
+	require.NoError(t, err)
+	require.False(t, view.Known)
+	require.Len(t, view.Unlisted, 1)
+	require.Contains(t, view.Unlisted[0], "orders")
+	state.Store(isUp)
+	c.everywhere("back, and finished", func(f *Figures) bool {
+		return f.Resources[0].OK && f.Resources[0].InDoubt == 0 && f.InDoubt == 0 && f.Oldest.IsZero() && !f.Incomplete()
+	})
+}
+
+// The last listing of a database that has gone away since still counts.
+func TestUndecidedBranchOfADatabaseThatIsDownStillCounts(t *testing.T) {
+	disk, state := memory.NewDisk(), &atomic.Int32{}
+	c := newTunedCluster(t, 1, func() []adapters.Resource { return []adapters.Resource{outage{memory.New("orders", disk), state}} }, func(c *Config) {
+		c.Rules = Rules{MaxTransaction: time.Hour, Scan: 100 * time.Millisecond}
+	})
+	c.prepared(memory.New("orders", disk), txn.NewID(time.Now()), "k")
+	c.everywhere("listed", func(f *Figures) bool { return f.Resources[0].InDoubt == 1 })
+	state.Store(hangs)
+	c.everywhere("down, and still counted", func(f *Figures) bool { return !f.Resources[0].OK && f.Resources[0].InDoubt == 1 && f.InDoubt == 1 })
+}
+
+func TestResourceThatGoesAwayIsDownWithinSixSeconds(t *testing.T) {
+	for name, how := range map[string]int32{"refuses": refuses, "hangs": hangs} {
+		t.Run(name, func(t *testing.T) {
+			// At any moment of the probe's rhythm, the preflight's included.
+			for after := time.Duration(0); after < 35*time.Second; after += 700 * time.Millisecond {
+				synctest.Test(t, func(t *testing.T) {
+					state := &atomic.Int32{}
+					w, stop := runProbe(t, outage{memory.New("orders", memory.NewDisk()), state})
+					time.Sleep(time.Second + after)
+					synctest.Wait()
+					require.True(t, w.state().OK)
+					identity := w.state().Identity
+					state.Store(how)
+					time.Sleep(5 * time.Second) // and a second for the way to the other nodes
+					synctest.Wait()
+					require.False(t, w.state().OK, "after %v", after)
+					require.NotEmpty(t, w.state().Err)
+					require.Equal(t, identity, w.state().Identity, "which database it is stays known")
+					state.Store(isUp)
+					time.Sleep(5 * time.Second)
+					synctest.Wait()
+					require.True(t, w.state().OK)
+					stop()
+				})
+			}
+		})
+	}
+}
+
+func TestFailedCallMakesTheProbeLookAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		state := &atomic.Int32{}
+		w, stop := runProbe(t, outage{memory.New("orders", memory.NewDisk()), state})
+		time.Sleep(probeInterval / 2)
+		state.Store(refuses)
+		_, err := w.list(t.Context())
+		require.Error(t, err)
+		synctest.Wait()
+		require.False(t, w.state().OK)
+		stop()
+	})
+}
+
+func TestResourceThatIsBusyIsNotDown(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		state := &atomic.Int32{}
+		w, stop := runProbe(t, outage{memory.New("orders", memory.NewDisk()), state})
+		time.Sleep(time.Second)
+		state.Store(busy)
+		for range 20 {
+			_, err := w.list(t.Context())
+			require.NoError(t, err)
+			time.Sleep(time.Second)
+			synctest.Wait()
+			require.True(t, w.state().OK)
+		}
+		time.Sleep(5 * time.Second)
+		synctest.Wait()
+		require.False(t, w.state().OK, "nothing is answered any more")
+		stop()
+	})
+}
+
+func runProbe(t *testing.T, r adapters.Resource) (w *worker, stop func()) {
+	w = newWorker(r, slog.New(slog.DiscardHandler), func(context.Context, Event) {}, func(context.Context) {})
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan struct{})
+	go func() { w.probe(ctx); close(done) }()
+	return w, func() { cancel(); <-done }
+}
+
+// Every node delivers every decision, and only one has made it.
+func TestEachDecisionIsCountedByOneNode(t *testing.T) {
+	c := newCluster(t, 3, func() []adapters.Resource { return nil })
+	made := func() (sum Decided) {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		for _, n := range c.nodes {
+			sum.Commit += n.Status().Decided.Commit
+			sum.Abort += n.Status().Decided.Abort
+		}
+		return sum
+	}
+	decide := func() {
+		for range 5 {
+			require.Equal(t, txn.Commit, c.commit(txn.NewID(time.Now())).Decision)
+		}
+		_, err := c.leader().Outcome(t.Context(), txn.NewID(time.Now()))
+		require.NoError(t, err)
+	}
+	decide()
+	require.Eventually(t, func() bool { return made() == Decided{Commit: 5, Abort: 1} }, 10*time.Second, 20*time.Millisecond)
+	first := c.leader().config.Node
+	c.kill(first)
+	c.leader()
+	c.start(first)
+	decide()
+	require.Eventually(t, func() bool { return made() == Decided{Commit: 5, Abort: 1} }, 10*time.Second, 20*time.Millisecond,
+		"who was started again counts nothing that others made")
+}
+
+func TestFiguresThatAreTooManyAreToldInPart(t *testing.T) {
+	f := &Figures{Clock: time.UnixMilli(1), InDoubt: 7}
+	for i := range 2000 {
+		f.Resources = append(f.Resources, ResourceFigures{Name: fmt.Sprintf("r%d", i), Health: Health{Err: strings.Repeat("é", 1000), Identity: strings.Repeat("i", 1000)}})
+		f.Warnings = append(f.Warnings, strings.Repeat("w", 1000)+"\xff")
+	}
+	b := report{Figures: f}.append(nil)
+	require.Less(t, len(b), maxToldResources*(2*maxToldName+2*maxToldText+64)+maxToldWarnings*(maxToldText+2)+reportSize)
+	r, err := decodeReport(b)
+	require.NoError(t, err)
+	require.Equal(t, 7, r.Figures.InDoubt)
+	require.Len(t, r.Figures.Resources, maxToldResources)
+	require.Empty(t, r.Figures.Resources[0].Identity, "half of an identity is another one")
+	require.Len(t, r.Figures.Warnings, maxToldWarnings)
+	require.Contains(t, r.Figures.Warnings[maxToldWarnings-1], "1969 more")
+	for n := range b {
+		if _, err := decodeReport(b[:n]); n != reportSize && n != reportSize+8 {
+			require.Error(t, err)
+		}
+	}
+}
+
+// A node of the release before does not know figures, and would take them for damage.
+func TestFiguresAreToldOnlyToWhoKnowsThem(t *testing.T) {
+	r := sampleReport()
+	for version, want := range map[uint16]*Figures{figuresVersion - 1: nil, figuresVersion: r.Figures} {
+		frame := appendOutbound(nil, outbound{report: &r}, version)
+		in, err := readInbound(bufio.NewReader(bytes.NewReader(frame)), 1)
+		require.NoError(t, err)
+		require.Equal(t, want, in.report.Figures, "version %d", version)
+		require.Equal(t, want == nil, in.report.Clock.IsZero(), "version %d", version)
+	}
+	require.NotNil(t, r.Figures, "the others are still told")
+	early := r
+	early.Clock, early.Figures = time.Time{}, nil
+	require.Len(t, early.append(nil), reportSize, "what the release before says and reads")
+}

@@ -1,0 +1,75 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package coordinator
+
+import (
+	"context"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/concordtx/concord/txn"
+)
+
+// heard collects who renewed a lease since the last tick. It is beside the queue of requests,
+// which is not read while the disk is behind: clients must not count as dead for that.
+type heard struct {
+	mu     sync.Mutex
+	leases map[txn.Lease]bool
+}
+
+func (h *heard) add(n txn.Lease) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.leases == nil {
+		h.leases = make(map[txn.Lease]bool)
+	}
+	h.leases[n] = true
+}
+
+func (h *heard) take() []txn.Lease {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	leases := slices.Sorted(maps.Keys(h.leases))
+	clear(h.leases)
+	return leases
+}
+
+// publishLeases shows the leases to whoever asks; what differs has another Last or length.
+func (n *Node) publishLeases(l txn.Leases) {
+	if old := n.leases.Load(); old == nil || old.Last != l.Last || len(old.Active) != len(l.Active) {
+		n.leases.Store(&l)
+	}
+}
+
+// LeaseLength returns how long whoever has a lease may be silent.
+func (n *Node) LeaseLength() time.Duration { return n.config.Rules.Lease }
+
+// Leases returns the leases that this node knows of. They must not be changed.
+func (n *Node) Leases() txn.Leases { return *n.leases.Load() }
+
+// GrantLease returns a new lease.
+func (n *Node) GrantLease(ctx context.Context) (txn.Lease, error) {
+	r, err := n.ask(ctx, func(request uint64) Event { return LeaseAsked{Request: request} })
+	return r.Lease, err
+}
+
+// RenewLease notes that whoever has a lease lives, and reports whether it still has it. It is
+// for the leader.
+func (n *Node) RenewLease(l txn.Lease) (bool, error) {
+	switch leases := n.Leases(); {
+	case leases.Holds(l):
+		n.heard.add(l)
+		return true, nil
+	case leases.Ended(l):
+		return false, nil
+	}
+	return false, unavailablef("lease %d is not known here yet: ask again", l)
+}
+
+// EndLease gives a lease back: what is left of its transactions is aborted at once.
+func (n *Node) EndLease(ctx context.Context, l txn.Lease) error {
+	_, err := n.ask(ctx, func(request uint64) Event { return LeaseEndAsked{Request: request, Lease: l} })
+	return err
+}

@@ -1,0 +1,282 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package concord_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/concordtx/concord"
+	"github.com/concordtx/concord/adapters"
+	"github.com/concordtx/concord/adapters/memory"
+	"github.com/concordtx/concord/api"
+	concordv1 "github.com/concordtx/concord/api/concord/v1"
+)
+
+// message is an error that a user of the SDK can meet: how to get it, what it says, with GID for
+// the transaction's id, ADDR for the node's address and TIME for what differs, and what it wraps.
+type message struct {
+	name     string
+	meet     func(*testing.T, *shaky) error
+	says     string
+	resource string // of an AbortedError
+	is       []error
+}
+
+var broke = errors.New("insufficient funds")
+
+// in is what Run says about a transaction that does this.
+func in(do func(context.Context, *shaky, *concord.Tx) error, opts ...concord.TxOption) func(*testing.T, *shaky) error {
+	return func(t *testing.T, b *shaky) error {
+		return b.client.Run(t.Context(), func(ctx context.Context, tx *concord.Tx) error { return do(ctx, b, tx) }, opts...)
+	}
+}
+
+// of opens a branch of some other resource.
+func of(r adapters.Opener) func(*testing.T, *shaky) error {
+	return in(func(ctx context.Context, b *shaky, tx *concord.Tx) error {
+		_, err := tx.Enlist(ctx, r)
+		return err
+	})
+}
+
+// known is a resource as the cluster shows it.
+func known(b *shaky, r *concordv1.ResourceStatus) { b.resources = append(b.resources, r) }
+
+func dial(ctx context.Context, addrs ...string) error {
+	c, err := concord.Dial(ctx, addrs)
+	if err == nil {
+		err = errors.Join(errors.New("it was dialed"), c.Close())
+	}
+	return err
+}
+
+var messages = []message{
+	{name: "dial nobody", meet: func(t *testing.T, _ *shaky) error { return dial(t.Context()) },
+		says: "dial: addrs: is empty, want the address of at least one coordinator node, such as 127.0.0.1:7420", is: []error{api.ErrInvalid}},
+	{name: "dial a malformed address", meet: func(t *testing.T, _ *shaky) error { return dial(t.Context(), "localhost") },
+		says: `dial: addrs[0]: "localhost" is not host:port, such as 127.0.0.1:7420`, is: []error{api.ErrInvalid}},
+	{name: "dial a dead address", meet: func(t *testing.T, b *shaky) error {
+		ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+		defer cancel()
+		return dial(ctx, "127.0.0.1:1")
+	}, says: "dial: list the resources: no coordinator node did it in time (context deadline exceeded); 127.0.0.1:1: dial tcp 127.0.0.1:1: " +
+		`connect: connection refused; look at the nodes with "concord status --addr 127.0.0.1:1"`,
+		is: []error{api.ErrUnavailable, context.DeadlineExceeded}},
+
+	{name: "a timeout that is none", meet: in(nil, concord.WithTimeout(-1)),
+		says: "begin: WithTimeout(-1ns): invalid request: want a positive duration", is: []error{api.ErrInvalid}},
+	{name: "a label that is too long", meet: in(nil, concord.WithLabel(strings.Repeat("x", 1025))),
+		says: "begin: WithLabel: has 1025 bytes, at most 1024 are allowed", is: []error{api.ErrInvalid}},
+	{name: "a protocol that nobody knows", meet: in(nil, concord.WithProtocol("three_phase")),
+		says: `begin: WithProtocol: "three_phase" is not a protocol that this version knows, want two_phase`, is: []error{api.ErrInvalid}},
+	{name: "a context that has ended", meet: func(t *testing.T, b *shaky) error {
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		return b.client.Run(ctx, b.transfer)
+	}, says: "begin: context canceled", is: []error{context.Canceled}},
+	{name: "a client that is closed", meet: func(t *testing.T, b *shaky) error {
+		require.NoError(t, b.client.Close())
+		return b.client.Run(t.Context(), b.transfer)
+	}, says: "begin: the client is closed", is: []error{concord.ErrClosed}},
+
+	{name: "a resource that the cluster does not know", meet: of(memory.New("stock", memory.NewDisk())), resource: "stock",
+		says: `transaction GID was aborted by stock: the resource cannot take part: the coordinator knows no resource "stock", only billing, orders: ` +
+			`add it to the nodes' config, or use a name from "concord resource ls"`, is: []error{concord.ErrAborted, concord.ErrResource}},
+	{name: "a resource that is another database", meet: of(memory.New("orders", memory.NewDisk())), resource: "orders",
+		says: `transaction GID was aborted by orders: the resource cannot take part: "orders" is memory TIME here and memory TIME at the coordinator, ` +
+			`which could not finish a branch of yours: let both connect to the same database`, is: []error{concord.ErrAborted, concord.ErrResource}},
+	{name: "a resource of another kind", resource: "pg", meet: func(t *testing.T, b *shaky) error {
+		known(b, &concordv1.ResourceStatus{Name: "pg", Driver: "postgres", Identity: "x", Ok: true})
+		return of(memory.New("pg", memory.NewDisk()))(t, b)
+	}, says: `transaction GID was aborted by pg: the resource cannot take part: "pg" is a memory database here and a postgres database at the coordinator: ` +
+		`give one of them another name`, is: []error{concord.ErrAborted, concord.ErrResource}},
+	{name: "a resource that the coordinator cannot reach", resource: "stock", meet: func(t *testing.T, b *shaky) error {
+		known(b, &concordv1.ResourceStatus{Name: "stock", Driver: "memory", Error: "connection refused"})
+		return of(memory.New("stock", memory.NewDisk()))(t, b)
+	}, says: `transaction GID was aborted by stock: the resource cannot take part: the coordinator could not ask its "stock" which database it is ` +
+		`(connection refused): run "concord resource check stock"`, is: []error{concord.ErrAborted, concord.ErrResource}},
+	{name: "a resource that is not fit", resource: "stock", meet: func(t *testing.T, b *shaky) error {
+		disk := memory.NewDisk()
+		r := memory.New("stock", disk)
+		identity, err := r.Identity(t.Context())
+		require.NoError(t, err)
+		known(b, &concordv1.ResourceStatus{Name: "stock", Driver: "memory", Identity: identity, Error: "no privilege"})
+		return of(r)(t, b)
+	}, says: `transaction GID was aborted by stock: the resource cannot take part: the coordinator finds "stock" not fit: no privilege: ` +
+		`run "concord resource check stock"`, is: []error{concord.ErrAborted, concord.ErrResource}},
+	{name: "too many branches", resource: "r256", meet: in(func(ctx context.Context, b *shaky, tx *concord.Tx) error {
+		for i := range api.MaxBranches + 1 {
+			r := memory.New(fmt.Sprint("r", i), memory.NewDisk())
+			identity, _ := r.Identity(ctx) // of a live context
+			known(b, &concordv1.ResourceStatus{Name: r.Name(), Driver: "memory", Identity: identity, Ok: true})
+			if _, err := tx.Enlist(ctx, r); err != nil {
+				return err
+			}
+		}
+		return nil
+	}), says: "transaction GID was aborted by r256: the transaction has 256 branches already, which is the limit: split it", is: []error{concord.ErrAborted}},
+
+	{name: "the function fails", meet: in(func(ctx context.Context, b *shaky, tx *concord.Tx) error {
+		return errors.Join(b.transfer(ctx, tx), broke)
+	}),
+		says: "transaction GID was aborted: insufficient funds", is: []error{concord.ErrAborted, broke}},
+	{name: "the function fails with what a database said", resource: "billing", meet: in(func(ctx context.Context, b *shaky, tx *concord.Tx) error {
+		b.billing.set(func() { b.billing.statement = errBroke })
+		return errors.Join(b.transfer(ctx, tx), fmt.Errorf("pay: %w", errBroke))
+	}), says: "transaction GID was aborted by billing: pay: the connection broke", is: []error{concord.ErrAborted, errBroke}},
+	{name: "a statement fails, and the function takes no notice", resource: "orders", meet: in(func(ctx context.Context, b *shaky, tx *concord.Tx) error {
+		m, err := b.orders.Tx(ctx, tx)
+		if err == nil && m.Put(ctx, "", 1) != nil {
+			err = b.billing.add(ctx, tx, "A", 1)
+		}
+		return err
+	}), says: "transaction GID was aborted by orders: prepare concord-c0ffee01-GID-00: a statement failed: a key must not be empty",
+		is: []error{concord.ErrAborted, memory.ErrNoKey}},
+	{name: "the same, and it was the only branch", resource: "orders", meet: in(func(ctx context.Context, b *shaky, tx *concord.Tx) error {
+		m, err := b.orders.Tx(ctx, tx)
+		if err == nil {
+			_ = m.Put(ctx, "", 1)
+		}
+		return err
+	}), says: "transaction GID was aborted by orders: not committed: a key must not be empty", is: []error{concord.ErrAborted, memory.ErrNoKey}},
+	{name: "the cluster refuses", meet: func(t *testing.T, b *shaky) error {
+		b.before = func(context.Context) error {
+			return fmt.Errorf("branch 1: the coordinator has no resource %q: %w", "billing", api.ErrInvalid)
+		}
+		return b.client.Run(t.Context(), b.transfer)
+	}, says: `transaction GID was aborted: commit: branch 1: the coordinator has no resource "billing": invalid request (somebody asked and nobody had committed it)`,
+		is: []error{concord.ErrAborted, api.ErrInvalid}},
+	{name: "the cluster decided to abort before", meet: in(func(ctx context.Context, b *shaky, tx *concord.Tx) error {
+		_, err := b.client.Outcome(ctx, tx.ID())
+		return errors.Join(err, b.transfer(ctx, tx))
+	}), says: "transaction GID was aborted: somebody asked and nobody had committed it", is: []error{concord.ErrAborted}},
+
+	{name: "its own limit", meet: in(func(ctx context.Context, _ *shaky, _ *concord.Tx) error { <-ctx.Done(); return nil }, concord.WithTimeout(time.Millisecond)),
+		says: "transaction GID was aborted: its time limit of 1ms (WithTimeout) was over: allow more, or do less in one transaction",
+		is:   []error{concord.ErrAborted, context.DeadlineExceeded}},
+	{name: "the limit, and a function that fails of it", meet: in(func(ctx context.Context, _ *shaky, _ *concord.Tx) error { <-ctx.Done(); return ctx.Err() }, concord.WithTimeout(time.Millisecond)),
+		says: "transaction GID was aborted: its time limit of 1ms (WithTimeout) was over: allow more, or do less in one transaction; the function returned: context deadline exceeded",
+		is:   []error{concord.ErrAborted, context.DeadlineExceeded}},
+	{name: "a branch after the limit", resource: "orders", meet: in(func(ctx context.Context, b *shaky, tx *concord.Tx) error {
+		<-ctx.Done()
+		_, err := b.orders.Tx(context.WithoutCancel(ctx), tx)
+		return err
+	}, concord.WithTimeout(time.Millisecond)),
+		says: "transaction GID was aborted by orders: enlist orders: its time limit of 1ms (WithTimeout) was over: allow more, or do less in one transaction",
+		is:   []error{concord.ErrAborted, context.DeadlineExceeded}},
+	{name: "the context of the caller", meet: func(t *testing.T, b *shaky) error {
+		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+		defer cancel()
+		return b.client.Run(ctx, func(ctx context.Context, _ *concord.Tx) error { <-ctx.Done(); return nil })
+	}, says: "transaction GID was aborted: the caller's context ended TIME after the transaction began: context deadline exceeded",
+		is: []error{concord.ErrAborted, context.DeadlineExceeded}},
+
+	{name: "a second commit", meet: func(t *testing.T, b *shaky) error {
+		tx, err := b.client.Begin(t.Context())
+		require.NoError(t, err)
+		require.NoError(t, tx.Commit(t.Context()))
+		return tx.Commit(t.Context())
+	}, says: "the transaction has ended: begin a new one", is: []error{concord.ErrTxEnded}},
+	{name: "a rollback that fails", meet: func(t *testing.T, b *shaky) error {
+		b.billing.dropped[callRollback] = 1
+		tx, err := b.client.Begin(t.Context())
+		require.NoError(t, err)
+		require.NoError(t, b.transfer(t.Context(), tx))
+		return tx.Rollback(t.Context())
+	}, says: "billing could not be asked to end its branch, which may hold locks until the client or the cluster has ended it: the connection broke", is: []error{errBroke}},
+
+	{name: "nobody knows", meet: func(t *testing.T, b *shaky) error {
+		b.before = func(ctx context.Context) error { <-ctx.Done(); return api.ErrUnavailable }
+		return b.client.Run(t.Context(), b.transfer, concord.WithTimeout(100*time.Millisecond))
+	}, says: "the outcome of transaction GID is unknown: its time limit of 100ms (WithTimeout) was over: allow more, or do less in one transaction; " +
+		"ask Client.Outcome for it before you repeat it", is: []error{concord.ErrUnknownOutcome, context.DeadlineExceeded}},
+	{name: "only the database knows", meet: func(t *testing.T, b *shaky) error {
+		b.billing.lost[callOnePhase] = 1
+		return b.client.Run(t.Context(), func(ctx context.Context, tx *concord.Tx) error { return b.billing.add(ctx, tx, "A", 1) })
+	}, says: "the connection to billing broke while its only branch committed: the connection broke; the cluster does not know more, so look at the data there before " +
+		"you repeat it (the cluster can tell of a transaction that is begun with concord.Recorded)", is: []error{concord.ErrUnknownOutcome, errBroke}},
+	{name: "torn", meet: func(t *testing.T, b *shaky) error {
+		b.billing.torn = errors.New("a statement ended the transaction")
+		return b.client.Run(t.Context(), b.transfer)
+	}, says: "transaction GID was rolled back, but not all of what it did in billing: part of the branch may be committed: a statement ended the transaction; " +
+		"look into that database for what is left of it before you repeat it", is: []error{concord.ErrTorn}},
+	{name: "torn, and the function failed", meet: func(t *testing.T, b *shaky) error {
+		b.billing.torn = errors.New("a statement ended the transaction")
+		return b.client.Run(t.Context(), func(ctx context.Context, tx *concord.Tx) error { return errors.Join(b.transfer(ctx, tx), broke) })
+	}, says: "transaction GID was rolled back, but not all of what it did in billing: part of the branch may be committed: a statement ended the transaction; " +
+		"the function returned: insufficient funds; look into that database for what is left of it before you repeat it", is: []error{concord.ErrTorn, broke}},
+
+	{name: "another cluster", meet: func(t *testing.T, b *shaky) error {
+		b.leader.set(func() { b.id = cluster + 1 })
+		return b.client.Run(t.Context(), b.transfer)
+	}, says: "transaction GID was aborted: this is another cluster: the nodes at ADDR are cluster c0ffee02 now, and this client was dialed when they were c0ffee01: " +
+		`if they were set up anew, look for branches of c0ffee01 with "concord recover" and restart the application; if not, correct the addresses`,
+		is: []error{concord.ErrAborted, concord.ErrCluster}},
+	{name: "another cluster, which may have been asked in the place of the first one", meet: func(t *testing.T, b *shaky) error {
+		b.after = func(context.Context) error { // the decision is made, and then everything is lost
+			b.leader.set(func() { b.id = cluster + 1 })
+			return api.ErrUnavailable
+		}
+		err := b.client.Run(t.Context(), b.transfer)
+		require.Len(t, b.prepared(t), 2, "nobody may end them")
+		return err
+	}, says: "the outcome of transaction GID is unknown: this is another cluster: the nodes at ADDR are cluster c0ffee02 now, and this client was dialed when they were c0ffee01: " +
+		`if they were set up anew, look for branches of c0ffee01 with "concord recover" and restart the application; if not, correct the addresses; ` +
+		"nobody else can tell it, so look at the data before you repeat it", is: []error{concord.ErrUnknownOutcome, concord.ErrCluster}},
+	{name: "another cluster, again", meet: func(t *testing.T, b *shaky) error {
+		b.leader.set(func() { b.id = cluster + 1 })
+		require.ErrorIs(t, b.client.Run(t.Context(), b.transfer), concord.ErrCluster)
+		return b.client.Run(t.Context(), b.transfer)
+	}, says: "begin: this is another cluster: the nodes at ADDR are cluster c0ffee02 now, and this client was dialed when they were c0ffee01: " +
+		`if they were set up anew, look for branches of c0ffee01 with "concord recover" and restart the application; if not, correct the addresses`,
+		is: []error{concord.ErrCluster}},
+}
+
+var (
+	anID      = regexp.MustCompile(`\b[0-7][0-9A-HJKMNP-TV-Z]{25}\b`)
+	anAddr    = regexp.MustCompile(`127\.0\.0\.1:[0-9]{4,5}`)
+	aDuration = regexp.MustCompile(`ended [0-9.]+m?s after|memory [0-9A-Z]{26}`)
+)
+
+func TestWhatErrorsSay(t *testing.T) {
+	for _, m := range messages {
+		t.Run(m.name, func(t *testing.T) {
+			b := newShaky(t)
+			err := m.meet(t, b)
+			require.Error(t, err)
+			said := aDuration.ReplaceAllStringFunc(err.Error(), func(s string) string {
+				if strings.HasPrefix(s, "memory") {
+					return "memory TIME"
+				}
+				return "ended TIME after"
+			})
+			said = anID.ReplaceAllString(said, "GID")
+			if !strings.Contains(m.says, "such as 127") {
+				said = anAddr.ReplaceAllString(said, "ADDR")
+			}
+			require.Equal(t, m.says, said)
+			for _, is := range m.is {
+				require.ErrorIs(t, err, is)
+			}
+			for _, other := range []error{concord.ErrAborted, concord.ErrUnknownOutcome, concord.ErrTorn} {
+				named := false
+				for _, is := range m.is {
+					named = named || errors.Is(is, other)
+				}
+				require.Equal(t, named, errors.Is(err, other), "%v", other)
+			}
+			var aborted *concord.AbortedError
+			if errors.As(err, &aborted) {
+				require.Equal(t, m.resource, aborted.Resource)
+			}
+		})
+	}
+}

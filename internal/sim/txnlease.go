@@ -1,0 +1,72 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package sim
+
+import (
+	"github.com/concordtx/concord/coordinator"
+	"github.com/concordtx/concord/txn"
+)
+
+// A client of a seed with leases has one, as the SDK does: it asks for one before its first
+// transaction and renews it for as long as it lives. It may be silent for longer than the lease
+// lasts and then go on as if nothing had happened, which no clock of its own keeps it from here.
+
+const (
+	leaseRenewal = 400 * millisecond
+	leaseSilence = 3 * second
+)
+
+// leased goes on when the client has a lease, or could not get one.
+func (c *client) leased(then func()) {
+	w := c.w
+	if c.lease != 0 || !w.quirks.Leases {
+		then()
+		return
+	}
+	life := c.life
+	got := func(n txn.Lease) {
+		if c.life != life {
+			return // it ends by itself
+		}
+		if c.lease = n; n != 0 {
+			c.silent = 0
+			c.renew(n)
+		}
+		then()
+	}
+	w.question(c.target(), false, func(request uint64) coordinator.Event {
+		return coordinator.LeaseAsked{Request: request}
+	}, func(r coordinator.Reply) { got(r.Lease) }, func() { got(0) })
+}
+
+// renew renews a lease again and again.
+func (c *client) renew(n txn.Lease) {
+	w := c.w
+	if c.lease != n || w.healed && !c.busy {
+		return
+	}
+	if w.now >= c.silent {
+		to := c.target()
+		w.say(func() { w.event(to, asked{event: coordinator.LeasesHeard{Leases: []txn.Lease{n}}}) })
+	}
+	if w.odds(w.quirks.Silence) {
+		c.silent = w.now + w.roll(leaseSilence)
+	}
+	w.after(leaseRenewal, func() { c.renew(n) })
+}
+
+// leasesFolded notes where leases end.
+func (c *txnChecker) leasesFolded(changes txn.Changes) {
+	for _, n := range changes.Ended {
+		if _, known := c.leases[n]; !known {
+			c.leases[n] = changes.Meta.Position
+		}
+	}
+}
+
+// leased is LEASE: nothing is committed under a lease that has ended, unless an operator says so.
+func (c *txnChecker) leased(x txn.Txn) {
+	if end, ended := c.leases[x.ID.Lease()]; ended && end.Less(x.Decided) && x.By != txn.FromOperator {
+		c.fail("LEASE", "%v is decided commit at %v, but lease %d of its client ended at %v", x.ID, x.Decided, x.ID.Lease(), end)
+	}
+}

@@ -1,0 +1,202 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package concord_test
+
+import (
+	"context"
+	"errors"
+	"math/rand/v2"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/concordtx/concord"
+	"github.com/concordtx/concord/adapters"
+	"github.com/concordtx/concord/api"
+)
+
+// hang runs a transaction whose function does not return before release is closed, and
+// returns what Run says in the end.
+func (b *bank) hang(t *testing.T, ctx context.Context, opts ...concord.TxOption) (release func(error) error) {
+	t.Helper()
+	working, end, said := make(chan struct{}), make(chan error, 1), make(chan error, 1)
+	go func() {
+		said <- b.client.Run(ctx, func(ctx context.Context, tx *concord.Tx) error {
+			err := b.transfer(ctx, tx)
+			close(working)
+			return errors.Join(err, <-end)
+		}, opts...)
+	}()
+	<-working
+	return func(err error) error { end <- err; return <-said }
+}
+
+// requireFree works on the rows of transfer, once nobody holds them any more.
+func (b *bank) requireFree(t *testing.T) {
+	t.Helper()
+	require.Eventually(t, func() bool {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), time.Second)
+		defer cancel()
+		return b.client.Run(ctx, b.transfer) == nil
+	}, patience, time.Millisecond)
+	b.requireMoved(t, 5)
+}
+
+func TestTheLimitFreesTheLocksOfAFunctionThatHangs(t *testing.T) {
+	const limit = 50 * time.Millisecond
+	for name, c := range map[string]struct {
+		ctx     func(context.Context) (context.Context, func())
+		longest time.Duration
+		opts    []concord.TxOption
+		text    string
+		is      error
+	}{
+		"its own": {opts: []concord.TxOption{concord.WithTimeout(limit)}, is: context.DeadlineExceeded,
+			text: "its time limit of 50ms (WithTimeout) was over"},
+		"the cluster's": {longest: limit, is: context.DeadlineExceeded,
+			text: "the cluster's time limit of 50ms was over: "},
+		"the cluster's, of one who wanted more": {longest: limit, opts: []concord.TxOption{concord.WithTimeout(time.Hour)}, is: context.DeadlineExceeded,
+			text: "the cluster's time limit of 50ms was over, which is shorter than the 1h0m0s of WithTimeout"},
+		"the caller's deadline": {is: context.DeadlineExceeded, text: "the caller's context ended 50ms after the transaction began: context deadline exceeded",
+			ctx: func(ctx context.Context) (context.Context, func()) {
+				ctx, cancel := context.WithTimeout(ctx, limit)
+				return ctx, func() { time.AfterFunc(time.Minute, cancel) }
+			}},
+		"the caller's word": {is: context.Canceled, text: "the caller's context ended ",
+			ctx: func(ctx context.Context) (context.Context, func()) { return context.WithCancel(ctx) }},
+	} {
+		for end, returned := range map[string]error{"succeeds late": nil, "fails late": errors.New("broke")} {
+			t.Run(name+", "+end, func(t *testing.T) {
+				b := newBank(t)
+				if c.longest > 0 {
+					b = newBankOf(t, c.longest)
+				}
+				ctx, cancel := t.Context(), func() {}
+				if c.ctx != nil {
+					ctx, cancel = c.ctx(ctx)
+				}
+				release := b.hang(t, ctx, c.opts...)
+				cancel()
+				b.requireFree(t)
+				err := release(returned)
+				require.ErrorIs(t, err, concord.ErrAborted)
+				require.ErrorIs(t, err, c.is)
+				require.ErrorContains(t, err, c.text)
+				if returned != nil {
+					require.ErrorIs(t, err, returned)
+				}
+				b.requireMoved(t, 5)
+				require.Zero(t, b.outcomes())
+			})
+		}
+	}
+}
+
+func TestAfterTheLimitNothingIsDoneAnyMore(t *testing.T) {
+	b := newBank(t)
+	err := b.client.Run(t.Context(), func(ctx context.Context, tx *concord.Tx) error {
+		m, err := b.orders.Tx(ctx, tx)
+		require.NoError(t, err)
+		require.NoError(t, m.Put(ctx, "A", 7))
+		<-ctx.Done()
+		lasting := context.WithoutCancel(ctx)
+		require.Eventually(t, func() bool { return errors.Is(m.Put(lasting, "B", 1), adapters.ErrBranchEnded) }, patience, time.Millisecond)
+		_, err = b.billing.Tx(lasting, tx)
+		require.ErrorContains(t, err, "its time limit of 20ms (WithTimeout) was over")
+		return nil
+	}, concord.WithTimeout(20*time.Millisecond))
+	var aborted *concord.AbortedError
+	require.ErrorAs(t, err, &aborted)
+	require.Empty(t, aborted.Resource)
+	b.requireMoved(t, 0)
+}
+
+// A transaction that its application forgets, with its client.
+func TestTheLimitEndsWhatNobodyEnds(t *testing.T) {
+	b := newBank(t)
+	tx, err := b.client.Begin(t.Context(), concord.WithTimeout(20*time.Millisecond))
+	require.NoError(t, err)
+	require.NoError(t, b.transfer(t.Context(), tx))
+	b.requireFree(t)
+	require.NoError(t, tx.Rollback(t.Context()), "it is rolled back")
+	require.ErrorIs(t, tx.Commit(t.Context()), concord.ErrAborted)
+	b.requireMoved(t, 5)
+}
+
+func TestTheLimitAndCommitAreDecidedOnce(t *testing.T) {
+	b := newBank(t)
+	moved := int64(0)
+	for range 300 {
+		err := b.client.Run(t.Context(), func(ctx context.Context, tx *concord.Tx) error {
+			return b.transfer(ctx, tx)
+		}, concord.WithTimeout(time.Duration(rand.Int64N(int64(4*time.Millisecond)))+1))
+		var unknown *concord.UnknownError
+		switch {
+		case err == nil:
+			moved += 5
+		case errors.As(err, &unknown):
+			outcome, err := b.client.Outcome(t.Context(), unknown.GID)
+			require.NoError(t, err)
+			if outcome == concord.Committed {
+				moved += 5
+			}
+		default:
+			require.ErrorIs(t, err, concord.ErrAborted)
+		}
+		require.Eventually(t, func() bool { return len(b.prepared(t)) == 0 }, patience, time.Millisecond)
+		b.requireMoved(t, moved)
+	}
+	t.Logf("%d of 300 were faster than their limit", moved/5)
+}
+
+func TestTheLimitIsToldWhenItPassesDuringCommit(t *testing.T) {
+	b := newBank(t)
+	b.before = func(ctx context.Context) error { <-ctx.Done(); return api.ErrUnavailable }
+	tx, err := b.client.Begin(t.Context(), concord.WithTimeout(50*time.Millisecond))
+	require.NoError(t, err)
+	require.NoError(t, b.transfer(t.Context(), tx))
+	err = tx.Commit(t.Context())
+	require.ErrorIs(t, err, concord.ErrUnknownOutcome)
+	require.ErrorIs(t, err, context.DeadlineExceeded)
+	require.ErrorContains(t, err, "its time limit of 50ms (WithTimeout) was over")
+}
+
+func TestCloseRefusesAndWaits(t *testing.T) {
+	b := newBank(t)
+	release := b.hang(t, t.Context())
+	var closing sync.WaitGroup
+	for range 2 {
+		closing.Go(func() {
+			if err := b.client.Close(); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	require.Eventually(t, func() bool {
+		tx, err := b.client.Begin(t.Context())
+		if err == nil {
+			err = tx.Rollback(t.Context())
+		}
+		return errors.Is(err, concord.ErrClosed)
+	}, patience, time.Millisecond)
+	require.NoError(t, release(nil), "what had begun is committed")
+	closing.Wait()
+	b.requireMoved(t, 5)
+	require.NoError(t, b.client.Close())
+	require.ErrorIs(t, b.client.Run(t.Context(), b.transfer), concord.ErrClosed)
+}
+
+func TestCloseWaitsForAFunctionThatHangsUntilItsLimit(t *testing.T) {
+	b := newBank(t)
+	release := b.hang(t, t.Context(), concord.WithTimeout(50*time.Millisecond))
+	require.NoError(t, b.client.Close())
+	b.requireMoved(t, 0)
+	err := release(nil)
+	require.ErrorIs(t, err, concord.ErrAborted)
+	require.ErrorContains(t, err, "its time limit of 50ms (WithTimeout) was over")
+	b.requireMoved(t, 0)
+	commits, _ := b.asked()
+	require.Zero(t, commits)
+}

@@ -1,0 +1,208 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package server
+
+import (
+	"context"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/concordtx/concord/adapters"
+	"github.com/concordtx/concord/api"
+	"github.com/concordtx/concord/api/concord/v1/concordv1connect"
+	"github.com/concordtx/concord/coordinator"
+	"github.com/concordtx/concord/protocol/zab"
+	"github.com/concordtx/concord/txn"
+)
+
+const fakeCluster txn.ClusterID = 0xc0ffee01
+
+// fakeNode is a node that knows what a test tells it. It decides to commit whatever it is
+// asked, and has the answer ready that the real one would have.
+type fakeNode struct {
+	snapshot  *coordinator.Snapshot
+	addresses map[uint64]string
+	view      *coordinator.View
+	finished  []txn.Txn
+	err       error // of every call of the leader, if it is not nil
+	behind    error // of Reach and StatusSince
+	panics    bool  // in every call
+	closed    chan struct{}
+
+	calls []string
+}
+
+// newFake is a node that leads a cluster of two in which all is well.
+func newFake() *fakeNode {
+	now := time.Now()
+	return &fakeNode{closed: make(chan struct{}), addresses: map[uint64]string{}, view: &coordinator.View{},
+		snapshot: &coordinator.Snapshot{Cluster: fakeCluster, Node: 1, Leader: 1, Epoch: 3, Present: now.Add(time.Hour), Zxid: zab.Zxid{Epoch: 3, Counter: 9},
+			Figures: &coordinator.Figures{At: now.Add(time.Hour), Clock: now.Add(time.Hour)}}}
+}
+
+func (f *fakeNode) did(call string) error {
+	if f.panics {
+		panic("a bug")
+	}
+	f.calls = append(f.calls, call)
+	return f.err
+}
+
+func (f *fakeNode) Status() *coordinator.Snapshot { return f.snapshot }
+func (f *fakeNode) StatusSince(context.Context, zab.Zxid) (*coordinator.Snapshot, error) {
+	if f.panics {
+		panic("a bug")
+	}
+	return f.snapshot, f.behind
+}
+func (f *fakeNode) Applied() zab.Zxid                         { return f.snapshot.Zxid }
+func (f *fakeNode) Reach(context.Context, zab.Zxid) error     { return f.behind }
+func (f *fakeNode) APIAddress(id uint64) string               { return f.addresses[id] }
+func (f *fakeNode) MaxTransaction() time.Duration             { return time.Minute }
+func (f *fakeNode) Closed() <-chan struct{}                   { return f.closed }
+func (f *fakeNode) Finished(txn.ID, txn.BranchNo, txn.Finish) { _ = f.did("Finished") }
+
+func (f *fakeNode) Commit(context.Context, txn.ID, txn.Protocol, []txn.Branch, string) (coordinator.Reply, error) {
+	return coordinator.Reply{Decision: txn.Commit, Zxid: f.snapshot.Zxid}, f.did("Commit")
+}
+
+func (f *fakeNode) CommitLater(_ txn.ID, _ txn.Protocol, _ []txn.Branch, _ string, done func(coordinator.Reply)) {
+	done(coordinator.Reply{Decision: txn.Commit, Zxid: f.snapshot.Zxid, Err: f.did("CommitLater")})
+}
+
+func (f *fakeNode) Outcome(context.Context, txn.ID) (coordinator.Reply, error) {
+	return coordinator.Reply{Decision: txn.Abort, Txn: txn.Txn{Decision: txn.Abort}}, f.did("Outcome")
+}
+
+func (f *fakeNode) GrantLease(context.Context) (txn.Lease, error)   { return 1, f.did("GrantLease") }
+func (f *fakeNode) RenewLease(l txn.Lease) (bool, error)            { return l == 1, f.did("RenewLease") }
+func (f *fakeNode) EndLease(ctx context.Context, l txn.Lease) error { return f.did("EndLease") }
+func (f *fakeNode) LeaseLength() time.Duration                      { return 5 * time.Second }
+
+func (f *fakeNode) OutcomeOfSeveral(ctx context.Context, id txn.ID) (coordinator.Reply, error) {
+	return f.Outcome(ctx, id)
+}
+
+func (f *fakeNode) Recheck(context.Context, string, string) { _ = f.did("Recheck") }
+
+func (f *fakeNode) Abandon(context.Context, txn.ID, txn.BranchNo, string, string) error {
+	return f.did("Abandon")
+}
+
+func (f *fakeNode) View(context.Context, txn.ID) (*coordinator.View, error) {
+	if err := f.did("View"); err != nil {
+		return nil, err
+	}
+	return f.view, nil
+}
+
+func (f *fakeNode) EachFinished(_ txn.ID, visit func(txn.Txn) bool) error {
+	for _, x := range f.finished {
+		if !visit(x) {
+			break
+		}
+	}
+	return nil
+}
+
+func (f *fakeNode) Resolve(_ context.Context, _ txn.ID, d txn.Decision, _, _ string) (coordinator.Reply, error) {
+	return coordinator.Reply{Decision: d}, f.did("Resolve")
+}
+
+func (f *fakeNode) Forget(context.Context, txn.ID, string, string) error { return f.did("Forget") }
+
+func (f *fakeNode) Replace(context.Context, zab.NodeID, string, string) error {
+	return f.did("Replace")
+}
+
+func (f *fakeNode) Recover(context.Context, txn.ID, bool) ([]coordinator.ActionResult, error) {
+	if err := f.did("Recover"); err != nil {
+		return nil, err
+	}
+	return []coordinator.ActionResult{}, nil
+}
+
+func (f *fakeNode) Check(context.Context, string) (map[string]coordinator.CheckResult, error) {
+	return map[string]coordinator.CheckResult{"orders": {Driver: "postgres", Report: adapters.Report{Version: "17"}}}, f.did("Check")
+}
+
+// follows makes it a node that follows another one, whose API is at addr.
+func (f *fakeNode) follows(leader uint64, addr string) {
+	f.snapshot.Node, f.snapshot.Leader = 2, zab.NodeID(leader)
+	f.addresses[leader] = addr
+	f.err = &api.NotLeaderError{Leader: leader, API: addr}
+}
+
+// served is a node on the network.
+type served struct {
+	*httptest.Server
+	metrics *metrics
+}
+
+func serve(t *testing.T, n Node, wrap func(int, layer) layer) *served {
+	t.Helper()
+	log := slog.New(slog.DiscardHandler)
+	m, r := newMetrics(n), newRelay(n)
+	all := layers(m, log)
+	for i := range all {
+		if wrap != nil {
+			all[i] = wrap(i, all[i])
+		}
+	}
+	s := &served{Server: httptest.NewUnstartedServer(handler(n, log, m, r, all)), metrics: m}
+	s.Config.Protocols = new(http.Protocols)
+	s.Config.Protocols.SetHTTP1(true)
+	s.Config.Protocols.SetUnencryptedHTTP2(true)
+	s.Start()
+	t.Cleanup(s.Close)
+	return s
+}
+
+func (s *served) addr() string { return strings.TrimPrefix(s.URL, "http://") }
+
+// h2 is a client that speaks HTTP/2, as streams need it.
+func h2(t *testing.T) *http.Client {
+	protocols := new(http.Protocols)
+	protocols.SetUnencryptedHTTP2(true)
+	transport := &http.Transport{Protocols: protocols}
+	t.Cleanup(transport.CloseIdleConnections)
+	return &http.Client{Transport: transport, Timeout: time.Minute}
+}
+
+func (s *served) stub(t *testing.T) concordv1connect.CoordinatorServiceClient {
+	return concordv1connect.NewCoordinatorServiceClient(h2(t), s.URL)
+}
+
+// get returns status code and text of a plain page.
+func (s *served) get(t *testing.T, path string) (int, string) {
+	t.Helper()
+	res, err := http.Get(s.URL + path)
+	require.NoError(t, err)
+	defer res.Body.Close()
+	text, err := io.ReadAll(res.Body)
+	require.NoError(t, err)
+	return res.StatusCode, string(text)
+}
+
+// value returns one series of /metrics, which is named as it is written there.
+func (s *served) value(t *testing.T, series string) (float64, bool) {
+	t.Helper()
+	code, text := s.get(t, "/metrics")
+	require.Equal(t, http.StatusOK, code, text)
+	for line := range strings.Lines(text) {
+		if rest, ok := strings.CutPrefix(strings.TrimSpace(line), series+" "); ok {
+			v, err := strconv.ParseFloat(rest, 64)
+			require.NoError(t, err)
+			return v, true
+		}
+	}
+	return 0, false
+}

@@ -1,0 +1,409 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package server
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"slices"
+	"testing"
+	"time"
+
+	"connectrpc.com/connect"
+	"github.com/stretchr/testify/require"
+
+	"github.com/concordtx/concord/api"
+	concordv1 "github.com/concordtx/concord/api/concord/v1"
+	"github.com/concordtx/concord/api/concord/v1/concordv1connect"
+	"github.com/concordtx/concord/coordinator"
+	"github.com/concordtx/concord/protocol/zab"
+	"github.com/concordtx/concord/txn"
+)
+
+// ofLeader makes a call of each kind that belongs to the leader. A method that is in neither
+// this list nor among those that every node answers is missing from the tests.
+var ofLeader = map[string]func(context.Context, concordv1connect.CoordinatorServiceClient) error{
+	"Commit": func(ctx context.Context, c concordv1connect.CoordinatorServiceClient) error {
+		_, err := c.Commit(ctx, bare())
+		return err
+	},
+	"Finished": func(ctx context.Context, c concordv1connect.CoordinatorServiceClient) error {
+		_, err := c.Finished(ctx, &concordv1.FinishedRequest{Branches: []*concordv1.FinishedBranch{{Gid: gid(), Finish: "done"}}})
+		return err
+	},
+	"Lease": func(ctx context.Context, c concordv1connect.CoordinatorServiceClient) error {
+		_, err := c.Lease(ctx, &concordv1.LeaseRequest{Lease: 1})
+		return err
+	},
+	"Outcome": func(ctx context.Context, c concordv1connect.CoordinatorServiceClient) error {
+		_, err := c.Outcome(ctx, &concordv1.OutcomeRequest{Gid: gid()})
+		return err
+	},
+	"List": func(ctx context.Context, c concordv1connect.CoordinatorServiceClient) error {
+		_, err := c.List(ctx, &concordv1.ListRequest{})
+		return err
+	},
+	"Get": func(ctx context.Context, c concordv1connect.CoordinatorServiceClient) error {
+		_, err := c.Get(ctx, &concordv1.GetRequest{Gid: known.ID.String()})
+		return err
+	},
+	"Resolve": func(ctx context.Context, c concordv1connect.CoordinatorServiceClient) error {
+		_, err := c.Resolve(ctx, &concordv1.ResolveRequest{Gid: gid(), Decision: "abort", Who: "ann", Reason: "why"})
+		return err
+	},
+	"Forget": func(ctx context.Context, c concordv1connect.CoordinatorServiceClient) error {
+		_, err := c.Forget(ctx, &concordv1.ForgetRequest{Gid: gid(), Who: "ann", Reason: "why"})
+		return err
+	},
+	"Settle": func(ctx context.Context, c concordv1connect.CoordinatorServiceClient) error {
+		_, err := c.Settle(ctx, &concordv1.SettleRequest{Gid: gid(), Action: settleAbandon, Who: "ann", Reason: "why"})
+		return err
+	},
+	"ReplaceMember": func(ctx context.Context, c concordv1connect.CoordinatorServiceClient) error {
+		_, err := c.ReplaceMember(ctx, &concordv1.ReplaceMemberRequest{Node: 2, Who: "ann", Reason: "why"})
+		return err
+	},
+	"Recover": func(ctx context.Context, c concordv1connect.CoordinatorServiceClient) error {
+		_, err := c.Recover(ctx, &concordv1.RecoverRequest{})
+		return err
+	},
+	"Resources": func(ctx context.Context, c concordv1connect.CoordinatorServiceClient) error {
+		_, err := c.Resources(ctx, &concordv1.ResourcesRequest{Name: "orders", Identity: "another"})
+		return err
+	},
+	"CheckResource": func(ctx context.Context, c concordv1connect.CoordinatorServiceClient) error {
+		_, err := c.CheckResource(ctx, &concordv1.CheckResourceRequest{})
+		return err
+	},
+}
+
+// ofAny are answered by every node, with what the leader told it; Decide is a stream. So are Resources
+// unless the client doubts what they say.
+var ofAny = []string{"Status", "Watch", "Decide"}
+
+var known = txn.Txn{ID: txn.NewID(time.Now()), Decision: txn.Commit, Branches: []txn.Branch{{Resource: "orders"}}, Ended: true}
+
+func gid() string { return txn.NewID(time.Now()).String() }
+
+func TestCallsOfTheLeaderAreHandedOnToIt(t *testing.T) {
+	for _, m := range procedures() {
+		_, leaders := ofLeader[string(m.Name())]
+		require.NotEqual(t, leaders, slices.Contains(ofAny, string(m.Name())), "say whose call %s is", m.Name())
+	}
+	first := newFake()
+	first.view = &coordinator.View{Known: true, Txn: known}
+	leads := serve(t, first, nil)
+	second := newFake()
+	second.follows(1, leads.addr())
+	follows := serve(t, second, nil)
+	for name, do := range ofLeader {
+		t.Run(name, func(t *testing.T) {
+			first.calls = nil
+			ctx, info := connect.NewClientContext(t.Context())
+			require.NoError(t, do(ctx, follows.stub(t)))
+			require.Len(t, first.calls, 1)
+			require.Equal(t, "2", info.ResponseHeader().Get(api.HandedOnHeader), "who handed it on")
+
+			ctx, info = connect.NewClientContext(t.Context())
+			info.RequestHeader().Set(api.RedirectHeader, "1")
+			notLeader := (*api.NotLeaderError)(nil)
+			require.ErrorAs(t, api.FromStatus(do(ctx, follows.stub(t))), &notLeader, "who wants to go there himself is told where")
+			require.Equal(t, leads.addr(), notLeader.API)
+
+			ctx, info = connect.NewClientContext(t.Context())
+			info.RequestHeader().Set(api.HandedOnHeader, "3")
+			require.ErrorAs(t, api.FromStatus(do(ctx, follows.stub(t))), &notLeader, "once at most")
+			require.Len(t, first.calls, 1)
+		})
+	}
+	answers := decide(t, follows, "", bare(), bare())
+	require.Equal(t, "commit", answers[0].GetResponse().GetDecision(), "streams too")
+	require.Equal(t, "commit", answers[1].GetResponse().GetDecision())
+	require.NotContains(t, second.calls, "Recover", "nobody asks all databases first, to be told then who leads")
+	require.NotContains(t, second.calls, "Check")
+
+	leads.Close()
+	for name, do := range ofLeader {
+		err := api.FromStatus(do(t.Context(), follows.stub(t)))
+		require.ErrorIs(t, err, api.ErrUnavailable, name)
+		require.ErrorContains(t, err, "node 1, did not answer", name)
+	}
+}
+
+// Only to look at a database needs no leader.
+func TestWithoutALeaderTheCallsOfTheLeaderAreUnavailable(t *testing.T) {
+	n := newFake()
+	n.snapshot.Leader, n.err = 0, &api.NotLeaderError{}
+	s := serve(t, n, nil)
+	for name, do := range ofLeader {
+		if err := do(t.Context(), s.stub(t)); name == "CheckResource" || name == "Resources" {
+			require.NotErrorIs(t, api.FromStatus(err), api.ErrInvalid)
+		} else {
+			require.ErrorIs(t, api.FromStatus(err), api.ErrUnavailable, name)
+		}
+	}
+	n.err = nil
+	res, err := s.stub(t).CheckResource(t.Context(), &concordv1.CheckResourceRequest{})
+	require.NoError(t, err)
+	require.EqualValues(t, 1, res.GetNode(), "it says who asked")
+}
+
+func TestErrorsOfTheNodeKeepTheirKind(t *testing.T) {
+	for _, want := range []error{api.ErrUnavailable, api.ErrNotFound, api.ErrDecided, api.ErrRefused, api.ErrBusy, api.ErrTooOld} {
+		n := newFake()
+		n.err = fmt.Errorf("because of the test: %w", want)
+		s := serve(t, n, nil)
+		for name, do := range ofLeader {
+			if name == "Outcome" && want == api.ErrTooOld || name == "Finished" || name == "Resources" {
+				continue // an answer of its own; what the node does about it has no error
+			}
+			err := api.FromStatus(do(t.Context(), s.stub(t)))
+			require.ErrorIs(t, err, want, name)
+			require.ErrorContains(t, err, "because of the test", name)
+		}
+		a := decide(t, s, "", bare())[0].GetError()
+		require.Contains(t, a.GetMessage(), "because of the test")
+		require.Equal(t, connect.CodeOf(api.ToStatus(want)), connect.Code(a.GetCode()))
+	}
+	n := newFake()
+	n.err = api.ErrTooOld
+	res, err := serve(t, n, nil).stub(t).Outcome(t.Context(), &concordv1.OutcomeRequest{Gid: gid()})
+	require.NoError(t, err)
+	require.Equal(t, "unknown", res.GetOutcome())
+}
+
+func TestMalformedRequestsAreRefusedBeforeTheNodeHearsOfThem(t *testing.T) {
+	n := newFake()
+	c := serve(t, n, nil).stub(t)
+	for what, do := range map[string]func(context.Context) error{
+		"gid of Commit": func(ctx context.Context) error {
+			_, err := c.Commit(ctx, &concordv1.CommitRequest{Gid: "x"})
+			return err
+		},
+		"lease of Lease": func(ctx context.Context) error {
+			_, err := c.Lease(ctx, &concordv1.LeaseRequest{End: true})
+			return err
+		},
+		"gid of Outcome": func(ctx context.Context) error { _, err := c.Outcome(ctx, &concordv1.OutcomeRequest{}); return err },
+		"gid of Get":     func(ctx context.Context) error { _, err := c.Get(ctx, &concordv1.GetRequest{Gid: "x"}); return err },
+		"gid of Recover": func(ctx context.Context) error {
+			_, err := c.Recover(ctx, &concordv1.RecoverRequest{Gid: "x"})
+			return err
+		},
+		"state of List": func(ctx context.Context) error { _, err := c.List(ctx, &concordv1.ListRequest{State: "x"}); return err },
+		"finish of Finished": func(ctx context.Context) error {
+			_, err := c.Finished(ctx, &concordv1.FinishedRequest{Branches: []*concordv1.FinishedBranch{{Gid: gid(), Finish: "x"}}})
+			return err
+		},
+		"seen of Status": func(ctx context.Context) error {
+			_, err := c.Status(ctx, &concordv1.StatusRequest{Seen: "x"})
+			return err
+		},
+		"reason of Resolve": func(ctx context.Context) error {
+			_, err := c.Resolve(ctx, &concordv1.ResolveRequest{Gid: gid(), Decision: "abort", Who: "ann"})
+			return err
+		},
+		"who of Forget": func(ctx context.Context) error {
+			_, err := c.Forget(ctx, &concordv1.ForgetRequest{Gid: gid(), Who: "a\x1bnn", Reason: "why"})
+			return err
+		},
+		"who of Replace": func(ctx context.Context) error {
+			_, err := c.ReplaceMember(ctx, &concordv1.ReplaceMemberRequest{Node: 2, Who: "a\u202enn", Reason: "why"})
+			return err
+		},
+		"label of Commit": func(ctx context.Context) error {
+			r := bare()
+			r.Label = "zero\u200bwidth"
+			_, err := c.Commit(ctx, r)
+			return err
+		},
+	} {
+		require.ErrorIs(t, api.FromStatus(do(t.Context())), api.ErrInvalid, what)
+	}
+	require.Empty(t, n.calls)
+}
+
+// An application that outlived its cluster has seen positions that the new one never reaches. It is told
+// what is wrong, and not that this node is behind.
+func TestRequestForAnotherClusterIsRefusedAtOnce(t *testing.T) {
+	n := newFake()
+	n.behind = fmt.Errorf("this node is behind: %w", api.ErrUnavailable)
+	s := serve(t, n, nil)
+	r := bare()
+	r.Cluster, r.Seen = (fakeCluster + 1).String(), "99.1"
+	_, err := s.stub(t).Commit(t.Context(), r)
+	require.ErrorIs(t, api.FromStatus(err), api.ErrInvalid)
+	require.ErrorContains(t, err, "made anew")
+	a := decide(t, s, "99.1", r, bare())
+	require.EqualValues(t, connect.CodeInvalidArgument, a[0].GetError().GetCode())
+	require.Contains(t, a[0].GetError().GetMessage(), fakeCluster.String())
+	require.EqualValues(t, connect.CodeUnavailable, a[1].GetError().GetCode())
+	require.Empty(t, n.calls)
+}
+
+func TestNotFoundSaysWhatCannotBeKnown(t *testing.T) {
+	n := newFake()
+	s := serve(t, n, nil)
+	get := func(id string) error {
+		_, err := s.stub(t).Get(t.Context(), &concordv1.GetRequest{Gid: id})
+		require.ErrorIs(t, api.FromStatus(err), api.ErrNotFound)
+		return err
+	}
+	id := txn.NewID(time.Now())
+	require.ErrorContains(t, get(id.String()), "no resource lists a prepared branch of it")
+	n.view.Unlisted = []string{"resource orders could not be listed (connection refused)"}
+	err := get(id.String())
+	require.NotContains(t, err.Error(), "no resource lists")
+	require.ErrorContains(t, err, "not known of all resources: resource orders could not be listed")
+	res, err := s.stub(t).List(t.Context(), &concordv1.ListRequest{})
+	require.NoError(t, err)
+	require.Equal(t, n.view.Unlisted, res.GetWarnings())
+	n.view.Foreign = []txn.XID{{Cluster: 0xdead, ID: id}}
+	require.ErrorContains(t, get(id.String()), "of cluster 0000dead")
+}
+
+func TestListPagesThroughWhatIsFinished(t *testing.T) {
+	n := newFake()
+	for i := range 5 {
+		n.finished = append(n.finished, txn.Txn{ID: txn.NewID(time.Now().Add(-time.Duration(i) * time.Hour)), Decision: txn.Commit, Ended: true})
+	}
+	open := txn.Txn{ID: txn.NewID(time.Now().Add(time.Second)), Decision: txn.Commit, Branches: []txn.Branch{{Resource: "orders"}}}
+	x := txn.XID{Cluster: fakeCluster, ID: open.ID}
+	n.view = &coordinator.View{Open: []txn.Txn{open}, Branches: map[txn.XID]coordinator.BranchView{x: {Err: "refused"}}}
+	c := serve(t, n, nil).stub(t)
+	res, err := c.List(t.Context(), &concordv1.ListRequest{Limit: 3})
+	require.NoError(t, err)
+	require.Len(t, res.GetTransactions(), 3)
+	require.Equal(t, "committing", res.GetTransactions()[0].GetState())
+	require.Equal(t, "refused", res.GetTransactions()[0].GetBranches()[0].GetError())
+	require.Equal(t, n.finished[1].ID.String(), res.GetNext())
+	res, err = c.List(t.Context(), &concordv1.ListRequest{State: "in-doubt"})
+	require.NoError(t, err)
+	require.Len(t, res.GetTransactions(), 1)
+}
+
+// figures are those of a leader with one database in trouble, one that is well and one that it has
+// not listed yet.
+func figures(now time.Time) *coordinator.Figures {
+	return &coordinator.Figures{At: now, Clock: now.Add(-time.Hour), InDoubt: 3, Heuristic: 1, Oldest: now.Add(-time.Hour - time.Minute),
+		Resources: []coordinator.ResourceFigures{
+			{Name: "orders", Driver: "postgres", Health: coordinator.Health{Asked: true, OK: true, Identity: "it"}, Listed: now.Add(-time.Hour), Foreign: 2},
+			{Name: "billing", Driver: "mysql", Health: coordinator.Health{Asked: true, Err: "refused"}, InDoubt: 2, Oldest: now.Add(-time.Hour - time.Minute)}},
+		Warnings: []string{"look"}}
+}
+
+func follower(now time.Time) *fakeNode {
+	n := newFake()
+	n.follows(1, "127.0.0.1:1")
+	n.snapshot.Present, n.snapshot.Figures = now, figures(now)
+	n.snapshot.Resources = []coordinator.ResourceState{
+		{Name: "orders", Driver: "postgres", Health: coordinator.Health{Asked: true, Err: "no route", Identity: "it"}},
+		{Name: "billing", Driver: "mysql", Health: coordinator.Health{Asked: true, OK: true, Identity: "that"}}}
+	return n
+}
+
+func TestFollowerShowsWhatTheLeaderToldIt(t *testing.T) {
+	now := time.Now().Add(time.Minute) // the test may be slow
+	n := follower(now)
+	m := statusMessage(n.snapshot, now.Add(time.Second))
+	require.True(t, m.GetKnown())
+	require.EqualValues(t, 3, m.GetInDoubt())
+	require.EqualValues(t, 1, m.GetHeuristic())
+	require.True(t, m.GetIncomplete())
+	require.EqualValues(t, 61_000, m.GetOldestMs(), "by the leader's clock, which need not be ours")
+	orders, billing := m.GetResources()[0], m.GetResources()[1]
+	require.True(t, orders.GetOk(), "the leader can use it")
+	require.Equal(t, "no route", orders.GetOwnError(), "this node cannot")
+	require.True(t, orders.GetListed())
+	require.EqualValues(t, 1000, orders.GetListedAgeMs())
+	require.EqualValues(t, 2, orders.GetForeign())
+	require.False(t, billing.GetOk())
+	require.Equal(t, "refused", billing.GetError())
+	require.Equal(t, "that", billing.GetIdentity(), "which the leader has not learned yet")
+	require.False(t, billing.GetListed())
+	require.EqualValues(t, 61_000, billing.GetOldestMs())
+
+	s := serve(t, n, nil)
+	for series, want := range map[string]float64{
+		"concord_leader_view_known": 1, "concord_in_doubt": 3, "concord_heuristic": 1, `concord_resource_up{resource="orders"}`: 1, `concord_resource_up{resource="billing"}`: 0,
+		`concord_resource_in_doubt{resource="billing"}`: 2, `concord_resource_foreign{resource="orders"}`: 2, `concord_resource_reachable{resource="orders"}`: 0,
+	} {
+		got, ok := s.value(t, series)
+		require.True(t, ok, series)
+		require.Equal(t, want, got, series)
+	}
+	_, ok := s.value(t, `concord_resource_foreign{resource="billing"}`)
+	require.False(t, ok, "it was not listed")
+}
+
+// What a node does not know is unknown, and never zero.
+func TestWhatANodeDoesNotKnowIsUnknown(t *testing.T) {
+	past := time.Now().Add(-time.Hour)
+	for name, spoil := range map[string]func(*coordinator.Snapshot){
+		"no leader":         func(s *coordinator.Snapshot) { s.Leader = 0 },
+		"cut off":           func(s *coordinator.Snapshot) { s.Present = past },
+		"nothing was heard": func(s *coordinator.Snapshot) { s.Figures = nil },
+		"long ago":          func(s *coordinator.Snapshot) { s.Figures.At = past },
+	} {
+		t.Run(name, func(t *testing.T) {
+			n := follower(time.Now().Add(time.Minute))
+			spoil(n.snapshot)
+			s := serve(t, n, nil)
+			m, err := s.stub(t).Status(t.Context(), &concordv1.StatusRequest{})
+			require.NoError(t, err)
+			require.False(t, m.GetKnown())
+			for _, r := range m.GetResources() {
+				require.False(t, r.GetKnown())
+				require.False(t, r.GetListed())
+			}
+			require.Equal(t, "no route", m.GetResources()[0].GetError(), "what it finds itself")
+			known, _ := s.value(t, "concord_leader_view_known")
+			require.Zero(t, known)
+			_, text := s.get(t, "/metrics")
+			for _, d := range fromStatus {
+				if d.across == agreed {
+					require.NotContains(t, text, "\n"+d.name, "absent")
+				}
+			}
+			require.NotContains(t, text, "NaN")
+		})
+	}
+}
+
+func TestReadySaysWhyNot(t *testing.T) {
+	for want, spoil := range map[string]func(*fakeNode){
+		"ok":                     func(*fakeNode) {},
+		"known no leader for 1h": func(n *fakeNode) { n.snapshot.Present = time.Now().Add(-time.Hour) },
+		"knows no leader":        func(n *fakeNode) { n.snapshot.Leader = 0 },
+		"being formed":           func(n *fakeNode) { n.snapshot.Cluster = 0 },
+		"shutting down":          func(n *fakeNode) { close(n.closed) },
+	} {
+		n := newFake()
+		spoil(n)
+		s := serve(t, n, nil)
+		code, text := s.get(t, "/readyz")
+		require.Contains(t, text, want)
+		require.Equal(t, want == "ok", code == http.StatusOK, text)
+		code, _ = s.get(t, "/livez")
+		require.Equal(t, http.StatusOK, code, "it lives")
+	}
+}
+
+func TestWatchSendsWhatHasChanged(t *testing.T) {
+	a := follower(time.Now()).snapshot
+	b := *a
+	later := *a.Figures
+	later.At, later.Clock = later.At.Add(time.Second), later.Clock.Add(time.Second)
+	later.Resources = slices.Clone(later.Resources)
+	later.Resources[0].Listed = later.Resources[0].Listed.Add(time.Second)
+	b.Figures, b.Present = &later, b.Present.Add(time.Second)
+	require.True(t, same(&b, a), "only the time went on")
+	later.InDoubt++
+	require.False(t, same(&b, a))
+	b.Figures = nil
+	require.False(t, same(&b, a), "unknown is news")
+	b = *a
+	b.Zxid = zab.Zxid{Epoch: 9}
+	require.False(t, same(&b, a))
+}

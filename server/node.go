@@ -1,0 +1,54 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package server
+
+import (
+	"context"
+	"time"
+
+	"github.com/concordtx/concord/coordinator"
+	"github.com/concordtx/concord/protocol/zab"
+	"github.com/concordtx/concord/txn"
+)
+
+// Node is what this package needs of a coordinator node; *coordinator.Node is one.
+type Node interface {
+	// Status is what the node knows without asking anybody, and StatusSince that of a state
+	// which reflects z. Nobody changes a snapshot.
+	Status() *coordinator.Snapshot
+	StatusSince(ctx context.Context, z zab.Zxid) (*coordinator.Snapshot, error)
+	// Applied is the position that the node's state reflects; Reach waits until that is z.
+	Applied() zab.Zxid
+	Reach(ctx context.Context, z zab.Zxid) error
+	// APIAddress returns the API address of a member; empty if there is no such member.
+	APIAddress(id uint64) string
+	MaxTransaction() time.Duration
+	// Closed is closed when the node answers no more.
+	Closed() <-chan struct{}
+
+	Commit(ctx context.Context, id txn.ID, p txn.Protocol, branches []txn.Branch, label string) (coordinator.Reply, error)
+	// CommitLater calls done once, from a goroutine that must not wait, or never if the node closes.
+	CommitLater(id txn.ID, p txn.Protocol, branches []txn.Branch, label string, done func(coordinator.Reply))
+	Finished(id txn.ID, no txn.BranchNo, f txn.Finish)
+	Outcome(ctx context.Context, id txn.ID) (coordinator.Reply, error)
+	// GrantLease, RenewLease and EndLease are for the leader; RenewLease reports whether the
+	// lease has not ended.
+	GrantLease(ctx context.Context) (txn.Lease, error)
+	RenewLease(l txn.Lease) (bool, error)
+	EndLease(ctx context.Context, l txn.Lease) error
+	LeaseLength() time.Duration
+	// OutcomeOfSeveral is Outcome for whoever knows that no database committed it alone.
+	OutcomeOfSeveral(ctx context.Context, id txn.ID) (coordinator.Reply, error)
+	View(ctx context.Context, id txn.ID) (*coordinator.View, error)
+	EachFinished(before txn.ID, visit func(txn.Txn) bool) error
+	Resolve(ctx context.Context, id txn.ID, d txn.Decision, who, why string) (coordinator.Reply, error)
+	Forget(ctx context.Context, id txn.ID, who, why string) error
+	Abandon(ctx context.Context, id txn.ID, no txn.BranchNo, who, why string) error
+	Replace(ctx context.Context, node zab.NodeID, who, why string) error
+	Recover(ctx context.Context, id txn.ID, apply bool) ([]coordinator.ActionResult, error)
+	// Recheck looks at a resource again if the node takes it for another database than identity.
+	Recheck(ctx context.Context, resource, identity string)
+	Check(ctx context.Context, resource string) (map[string]coordinator.CheckResult, error)
+}
+
+var _ Node = (*coordinator.Node)(nil)
