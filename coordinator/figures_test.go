@@ -288,7 +288,7 @@ func TestFiguresThatAreTooManyAreToldInPart(t *testing.T) {
 		f.Resources = append(f.Resources, ResourceFigures{Name: fmt.Sprintf("r%d", i), Health: Health{Err: strings.Repeat("é", 1000), Identity: strings.Repeat("i", 1000)}})
 		f.Warnings = append(f.Warnings, strings.Repeat("w", 1000)+"\xff")
 	}
-	b := report{Figures: f}.append(nil)
+	b := report{Clock: time.UnixMilli(2), Figures: f}.append(nil)
 	require.Less(t, len(b), maxToldResources*(2*maxToldName+2*maxToldText+64)+maxToldWarnings*(maxToldText+2)+reportSize)
 	r, err := decodeReport(b)
 	require.NoError(t, err)

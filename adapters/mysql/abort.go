@@ -5,6 +5,7 @@ package mysql
 import (
 	"context"
 	"database/sql"
+	"errors"
 	"fmt"
 
 	"github.com/concordtx/concord/adapters"
@@ -83,7 +84,7 @@ func (s *session) rolledBack(ctx context.Context, was phase) bool {
 	if !s.link.raw.IsValid() {
 		return false
 	}
-	if stayed {
+	if stayed && s.torn == nil {
 		s.torn = fmt.Errorf("%w: it changed tables whose engine has no transactions", adapters.ErrTorn)
 	}
 	err := answers[len(answers)-1].err
@@ -104,12 +105,10 @@ func (s *session) nothingLeft(ctx context.Context) error {
 	if !s.voted && !s.risked {
 		return nil // a session that ends takes an unprepared branch with it
 	}
-	var found txn.Finish
-	err := s.r.onServer(ctx, func(c *sql.Conn, on server) (err error) {
-		f := finisher{r: s.r, conn: c, server: on, xid: s.xid, decision: txn.Abort, own: true, holder: holderOf(s.link.server)}
-		found, err = f.run(ctx)
-		return err
-	})
+	found, err := s.finishOwn(ctx)
+	for errors.Is(err, errHidden) && wait(ctx, killEvery) == nil { // the server may still be rolling back
+		found, err = s.finishOwn(ctx)
+	}
 	if err != nil {
 		return err
 	}
@@ -118,6 +117,15 @@ func (s *session) nothingLeft(ctx context.Context) error {
 		s.torn = fmt.Errorf("%w: its connection is lost, and %s", adapters.ErrTorn, whyTorn(found))
 	}
 	return nil
+}
+
+func (s *session) finishOwn(ctx context.Context) (found txn.Finish, err error) {
+	err = s.r.onServer(ctx, func(c *sql.Conn, on server) (err error) {
+		f := finisher{r: s.r, conn: c, server: on, xid: s.xid, decision: txn.Abort, own: true, holder: holderOf(s.link.server)}
+		found, err = f.run(ctx)
+		return err
+	})
+	return found, err
 }
 
 func whyTorn(found txn.Finish) string {

@@ -28,7 +28,8 @@ func BenchmarkBranch(b *testing.B) {
 			b.Run("without marker", func(b *testing.B) { benchBranch(ctx, b, server, Options{NoMarker: true}) })
 			b.Run("with marker", func(b *testing.B) { benchBranch(ctx, b, server, Options{}) })
 			b.Run("one phase", func(b *testing.B) { benchOnePhase(ctx, b, server) })
-			b.Run("read-only", func(b *testing.B) { benchReadOnly(ctx, b, server) })
+			b.Run("read-only", func(b *testing.B) { benchReadOnly(ctx, b, server, "") })
+			b.Run("read-only, as sqlc writes it", func(b *testing.B) { benchReadOnly(ctx, b, server, "-- name: GetV :one\n") })
 		})
 	}
 }
@@ -72,10 +73,10 @@ func benchOnePhase(ctx context.Context, b *testing.B, server *testdb.Server) {
 	})
 }
 
-func benchReadOnly(ctx context.Context, b *testing.B, server *testdb.Server) {
+func benchReadOnly(ctx context.Context, b *testing.B, server *testdb.Server, comment string) {
 	benchSessions(ctx, b, server, Options{}, func(_ int, s *session, tx *sql.Tx) error {
 		var v int64
-		if err := tx.QueryRowContext(ctx, "SELECT v FROM kv WHERE k = 'A'").Scan(&v); err != nil {
+		if err := tx.QueryRowContext(ctx, comment+"SELECT v FROM kv WHERE k = 'A'").Scan(&v); err != nil {
 			return err
 		}
 		if vote, _, err := s.Prepare(ctx); vote != txn.VoteReadOnly {

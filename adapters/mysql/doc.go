@@ -20,7 +20,20 @@
 //
 // A statement error dooms the branch, because the server would prepare what is left
 // of the work: further statements are refused and the vote is No, with the first
-// error as its reason.
+// error as its reason. ROLLBACK TO a savepoint that was set before the error heals the
+// branch, unless the server has rolled all of it back (a deadlock).
+//
+// TxWith gives a branch an isolation level, makes it read-only or limits its lock waits;
+// SET TRANSACTION would have no effect inside and is refused.
+//
+// # What the application's SQL can do to the branch
+//
+// The servers refuse COMMIT, DDL and the like inside a branch, but not XA END and XA COMMIT in
+// a text of several statements or in a procedure. A branch notices (see guard.go): its error
+// is then adapters.ErrTorn, because part of it may be committed. The same error says that
+// tables without transactions (MyISAM, Aria, MEMORY, CSV, ARCHIVE, ...) were changed by a
+// branch that was rolled back; only the session that did it can tell. Temporary tables of such
+// engines count as well.
 //
 // # Sessions
 //
@@ -29,7 +42,12 @@
 // lives. Afterwards it is kept in a bounded list for the next branch, unless the
 // application changed its state (SET, USE, temporary tables, user locks). Its lock
 // waits are limited, since two databases can make a deadlock that neither sees, and
-// it has a lease: the server ends it when it has been idle for so long.
+// it has a lease: the server ends it when it has been idle for so long. Limits of the
+// server that are stricter stay.
+//
+// There are at most Options.MaxOpen sessions; the next branch waits, also while the server
+// answers that it has too many connections. ErrPoolBusy says that it waited in vain: a
+// transaction that is begun inside another waits for itself.
 //
 // go-sql-driver ends a statement whose context ended by closing the socket, and the
 // server goes on with the statement. So the session is ended by KILL from another
@@ -37,15 +55,17 @@
 //
 // # Round trips
 //
-// On connectors of NewConnector, and so on resources of Open, a branch is three: its first
-// statement, which takes XA START along; the vote, with marker, XA END and XA PREPARE; and
+// The server hears of a branch with its first statement. On connectors of NewConnector, and so
+// on resources of Open, a branch is three: its first statement, which takes XA START along; the vote, with marker, XA END and XA PREPARE; and
 // the end. A branch without statements is none. The commands are sent one behind the other
 // without waiting; the mode of several statements in one, which would let a string of
 // the application hold more than it should, stays off. If the server refuses XA START,
 // the statement behind it has run outside of the branch. So the session does not commit
 // by itself (autocommit = 0), only statements that a rollback undoes travel (SELECT,
 // INSERT, UPDATE, DELETE, REPLACE), and the session is ended before the error is returned.
-// With other connectors, TLS or compression XA START has a round trip of its own.
+// With other connectors, TLS or compression XA START has a round trip of its own. The first
+// statement that is no plain one (CALL, SET, several in one text) costs one more, for the guard.
+// Comments before a statement do not make it less plain.
 //
 // # Evidence
 //
@@ -69,10 +89,15 @@
 // can answer OK and do nothing; the branch is then hidden from XA RECOVER, holds its
 // locks, and only a restart of the server brings it back. So the recovery half fences
 // first: KILL until the server does not know the connection any more, a pause, and
-// then it finishes and looks at the list and the marker. A branch that is hidden all
+// then it finishes and looks at the list and the marker. Only the session that the marker
+// names is ended: what a branch record says may be made up. Without a marker the recovery half
+// waits until the session that the record names is gone by itself. A branch that is hidden all
 // the same is an error that says so, never Done: its marker is written and
 // uncommitted. A holder is a connection id in one life of one server, because
 // connection ids start at 1 again after a restart.
+//
+// A branch whose vote failed, or whose connection broke on the way, does the same for itself:
+// its Rollback returns nil only when nothing is left, and tries again when it is called again.
 //
 // # Read-only branches
 //

@@ -37,9 +37,7 @@ import (
 type opening struct {
 	commands []string
 	starts   bool // XA START is among them
-	guards   bool // the guard is among them
 	marks    bool // the marker is
-	timeout  bool // the limit of lock waits is
 }
 
 func newGuard() string {
@@ -55,7 +53,7 @@ func (s *session) opening(k kind) opening {
 		s.begun, o.starts = true, true
 		if l := s.r.lockTimeout(s.options); l != s.link.lockTimeout {
 			o.commands = append(o.commands, "SET SESSION "+s.link.server.lockLimit(l))
-			s.link.lockTimeout, o.timeout = l, true
+			s.link.lockTimeout = l
 		}
 		if level := s.options.level(); level != "" {
 			o.commands = append(o.commands, level)
@@ -63,7 +61,7 @@ func (s *session) opening(k kind) opening {
 		o.commands = append(o.commands, "XA START "+s.name)
 	}
 	if s.guard == "" && (!k.steady || k.verb != noVerb) {
-		s.guard, o.guards = newGuard(), true
+		s.guard = newGuard()
 		o.commands = append(o.commands, "SAVEPOINT "+s.guard)
 		if !s.r.options.NoMarker && !s.options.ReadOnly {
 			s.marked, o.marks = true, true
@@ -251,7 +249,7 @@ func (s *session) note(ctx context.Context, k kind, err error) error {
 	s.mu.Lock()
 	s.points.note(k, err != nil)
 	if err == nil && k.verb == rollbackVerb {
-		s.doomed, s.last = nil, nil
+		s.doomed = nil
 	}
 	s.mu.Unlock()
 	if err == nil {

@@ -78,7 +78,7 @@ func (h holder) end(ctx context.Context, c *sql.Conn, s server) error {
 		select {
 		case <-time.After(killEvery):
 		case <-ctx.Done():
-			return fmt.Errorf("end session %d: it is still there, try again: %w", h.connection, ctx.Err())
+			return fmt.Errorf("end session %d: it is still there: %w", h.connection, ctx.Err())
 		}
 	}
 }

@@ -193,9 +193,12 @@ func (r *Resource) Close() error {
 	return nil
 }
 
-func awaitDetach(ctx context.Context) error {
+func awaitDetach(ctx context.Context) error { return wait(ctx, detachTime) }
+
+// wait returns after d, or with the error of a context that ends before.
+func wait(ctx context.Context, d time.Duration) error {
 	select {
-	case <-time.After(detachTime):
+	case <-time.After(d):
 		return nil
 	case <-ctx.Done():
 		return ctx.Err()

@@ -56,6 +56,8 @@ type session struct {
 	torn    error   // why part of the branch may be committed
 }
 
+var _ adapters.Failing = (*session)(nil)
+
 type phase uint8
 
 const (

@@ -42,6 +42,35 @@ var startStories = []story{
 		require.EqualValues(t, 1, trips.Swap(0))
 		w.requireValue("trips", 2)
 	}},
+	{"only a branch that could be torn has a guard, for one more round trip", func(t *testing.T, w *world) {
+		w.seed("guard")
+		w.run(database, "CREATE PROCEDURE nothing() DO 0")
+		r, trips := w.counted(nil)
+		require.NoError(t, w.work(r, newXID(), "guard").CommitOnePhase(w.ctx)) // connects
+		for statement, calls := range map[string]bool{
+			"/* c */ UPDATE kv SET v = 3 WHERE k = 'guard'": false, "DO 1": false, "CALL nothing()": true, "SAVEPOINT a": true,
+		} {
+			s := w.begin(r, newXID())
+			_, err := w.tx(s).ExecContext(w.ctx, "-- name: Set :exec\nUPDATE kv SET v = 2 WHERE k = 'guard'")
+			require.NoError(t, err)
+			trips.Store(0)
+			_, err = w.tx(s).ExecContext(w.ctx, statement)
+			require.NoError(t, err)
+			require.Equal(t, calls, s.guard != "", statement)
+			want := int64(1)
+			if statement == "CALL nothing()" {
+				want = 2
+			}
+			require.Equal(t, want, trips.Swap(0), statement)
+			vote, _, err := s.Prepare(w.ctx)
+			require.NoError(t, err)
+			require.Equal(t, txn.VoteYes, vote)
+			require.EqualValues(t, 1, trips.Swap(0), statement)
+			_, err = s.Commit(w.ctx)
+			require.NoError(t, err)
+			require.Equal(t, want, trips.Swap(0), "%s: a session that a procedure may have changed says goodbye", statement)
+		}
+	}},
 	{"a branch without statements costs nothing, whichever way it ends", func(t *testing.T, w *world) {
 		r, trips := w.counted(nil)
 		require.NoError(t, w.work(r, newXID(), "idle").CommitOnePhase(w.ctx))

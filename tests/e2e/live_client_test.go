@@ -118,3 +118,66 @@ func TestLimitFreesTheLocksOfAFunctionThatHangs(t *testing.T) {
 		})
 	}
 }
+
+func TestErrorOfADatabaseNamesItsResource(t *testing.T) {
+	for _, server := range []*sharedServer{postgresServer, mariadbServer, mysqlServer} {
+		t.Run(server.flavor, func(t *testing.T) {
+			ctx, cancel := context.WithTimeout(context.Background(), patience)
+			defer cancel()
+			s := server.get(t)
+			near, far := newDatabase(t, s), newDatabase(t, s)
+			c := startCluster(t, idleCluster(near, far))
+			x := &cutter{TB: t, near: near, far: far}
+			x.open()
+			defer x.close()
+			client := c.dial()
+			for name, broken := range map[string]place{"near": x.nearR, "far": x.farR} {
+				err := client.Run(ctx, func(ctx context.Context, tx *concord.Tx) error {
+					note := "INSERT INTO transfer VALUES ('twice', 1)"
+					if err := errors.Join(x.nearR.work(ctx, tx, note), x.farR.work(ctx, tx, note)); err != nil {
+						return err
+					}
+					return fmt.Errorf("pay: %w", broken.work(ctx, tx, note))
+				})
+				var aborted *concord.AbortedError
+				require.ErrorAs(t, err, &aborted)
+				require.Equal(t, name, aborted.Resource, "%v", err)
+			}
+		})
+	}
+}
+
+func TestFunctionThatCommitsByItselfIsToldSo(t *testing.T) {
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	s := postgresServer.get(t)
+	near, far := newDatabase(t, s), newDatabase(t, s)
+	c := startCluster(t, idleCluster(near, far))
+	x := &cutter{TB: t, near: near, far: far}
+	x.open()
+	defer x.close()
+	client := c.dial()
+	for name, returned := range map[string]error{"and succeeds": nil, "and fails": errRefuses} {
+		for _, hostile := range []string{"commit", "commit; begin", "commit and chain", "rollback; begin"} {
+			t.Run(hostile+" "+name, func(t *testing.T) {
+				var id concord.ID
+				err := client.Run(ctx, func(ctx context.Context, tx *concord.Tx) error {
+					id = tx.ID()
+					note := fmt.Sprintf("INSERT INTO transfer VALUES ('%v', 1)", id)
+					require.NoError(t, errors.Join(x.nearR.work(ctx, tx, note), x.farR.work(ctx, tx, note)))
+					_ = x.nearR.work(ctx, tx, hostile, "UPDATE account SET balance = 1 WHERE id = 1") // it takes no notice
+					return returned
+				})
+				require.Error(t, err)
+				require.False(t, far.holds(t, id))
+				if near.holds(t, id) {
+					var torn *concord.TornError
+					require.ErrorAs(t, err, &torn)
+					require.Equal(t, "near", torn.Resource)
+					require.NotErrorIs(t, err, concord.ErrAborted)
+				}
+				require.Empty(t, append(near.preparedOf(t, c.id, id), far.preparedOf(t, c.id, id)...))
+			})
+		}
+	}
+}

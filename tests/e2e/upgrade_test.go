@@ -21,7 +21,7 @@ import (
 
 // firstCompatible is the first revision whose nodes can share a cluster with later ones. Once
 // there are releases, the last tag takes its place.
-const firstCompatible = "8715fe892360d17d9b31b5d6fcbcd1105c7db756"
+const firstCompatible = "90ca25835c2699a75713e8cba69394313e645c98"
 
 // earlierRelease builds the last release, or the first revision that a cluster can be upgraded
 // from.
