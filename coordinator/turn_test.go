@@ -330,6 +330,9 @@ func TestNoTurnGrowsWithWhatThereIs(t *testing.T) {
 	require.Equal(t, []int{2 * open, open}, []int{state.InDoubt, state.Foreign})
 	inDoubt, heuristic := c.counts()
 	require.Equal(t, []int{2 * open, 0}, []int{inDoubt, heuristic})
+	for _, r := range c.figures(n.now).Resources {
+		require.Equal(t, map[string]int{"orders": 2 * open, "billing": open}[r.Name], r.InDoubt, r.Name)
+	}
 	n.check("a long listing")
 
 	plan := n.ask(true, func(r uint64) Event {
@@ -340,8 +343,8 @@ func TestNoTurnGrowsWithWhatThereIs(t *testing.T) {
 	outcome := n.ask(true, func(r uint64) Event { return OutcomeAsked{Request: r, ID: listing[open].XID.ID} })
 	n.turn()
 	tick(nodes, time.Second)
-	require.Len(t, n.replies[plan].Plan, 2*open)
-	require.Len(t, n.replies[everything].View.InDoubt, open)
+	require.Equal(t, 3*open, len(n.replies[plan].Plan))
+	require.Equal(t, open, len(n.replies[everything].View.InDoubt))
 	require.Len(t, n.replies[one].View.Branches, 2)
 	require.NoError(t, n.replies[outcome].Err)
 	require.Equal(t, txn.Abort, n.replies[outcome].Decision)
@@ -381,6 +384,10 @@ func TestNoTurnGrowsWithWhatThereIs(t *testing.T) {
 	require.Zero(t, c.table.OpenCount())
 	inDoubt, _ = c.counts()
 	require.Zero(t, inDoubt)
+	for _, r := range c.figures(n.now).Resources {
+		require.Zero(t, r.InDoubt, r.Name)
+		require.Zero(t, r.Oldest, r.Name)
+	}
 	n.check("all are finished at once")
 }
 
@@ -433,7 +440,7 @@ func TestNoTurnGrowsWithALeaderChange(t *testing.T) {
 	second := leaderOf(t, nodes)
 	tick(nodes, time.Second)
 	require.NotSame(t, first, second)
-	require.Len(t, second.core.live, open, "all that is open is in hand")
+	require.Equal(t, open, len(second.core.live), "all that is open is in hand")
 	second.check("a take-over")
 
 	first.down, first.inbox = false, nil
