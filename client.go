@@ -106,8 +106,8 @@ func Dial(ctx context.Context, addrs []string, opts ...Option) (*Client, error) 
 // Close refuses new transactions and waits for those that have begun: each ends at its time
 // limit at the latest, also one that is never committed or rolled back, so nobody may call Close
 // from within a transaction. Then it gives up what runs in the background, reports finished branches
-// that were not reported yet, gives its lease back, and closes the connections to the cluster, which
-// ends the branches that are left. A second Close does the same.
+// that were not reported yet, gives the client's lease back, and closes the connections to the
+// cluster, which ends the branches that are left. A second Close does the same.
 func (c *Client) Close() error {
 	c.mu.Lock()
 	c.closing = true
@@ -201,10 +201,12 @@ func (c *Client) logRollback(tx *Tx, err error) {
 	}
 }
 
-// Begin starts a transaction. It sends nothing, except that the first one after a pause waits
-// for a lease, for a second at most: if this client dies, the cluster ends what it leaves behind
-// within seconds. Whoever calls Begin must call Commit or Rollback. When ctx ends, or the time
-// limit, the transaction is rolled back.
+// Begin starts a transaction. Whoever calls Begin must call Commit or Rollback. When ctx ends, or
+// the time limit, the transaction is rolled back.
+//
+// It sends nothing, except that the first one after a pause asks for a lease, and waits for it
+// for a second at most: what a client with a lease leaves behind when it dies, the cluster ends
+// within seconds.
 func (c *Client) Begin(ctx context.Context, opts ...TxOption) (*Tx, error) {
 	o, protocol, err := newTxConfig(opts)
 	if err != nil {
@@ -223,7 +225,7 @@ func (c *Client) Begin(ctx context.Context, opts ...TxOption) (*Tx, error) {
 	if !c.enter() {
 		return nil, fmt.Errorf("begin: %w", ErrClosed)
 	}
-	lease := c.lease.begin(ctx)
+	lease := c.lease.begin(ctx, min(beginPatience, time.Until(deadline)/4))
 	tx := newTx(ctx, c, txn.NewID(c.resources.now()).WithClass(o.class).WithLease(lease), cluster, protocol, limit, deadline)
 	tx.label = o.label
 	tx.watch = context.AfterFunc(tx.life, tx.expire)

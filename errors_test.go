@@ -195,8 +195,8 @@ var messages = []message{
 
 	{name: "nobody knows", meet: func(t *testing.T, b *shaky) error {
 		b.before = func(ctx context.Context) error { <-ctx.Done(); return api.ErrUnavailable }
-		return b.client.Run(t.Context(), b.transfer, concord.WithTimeout(100*time.Millisecond))
-	}, says: "the outcome of transaction GID is unknown: its time limit of 100ms (WithTimeout) was over: allow more, or do less in one transaction; " +
+		return b.client.Run(t.Context(), b.transfer, concord.WithTimeout(time.Second))
+	}, says: "the outcome of transaction GID is unknown: its time limit of 1s (WithTimeout) was over: allow more, or do less in one transaction; " +
 		"ask Client.Outcome for it before you repeat it", is: []error{concord.ErrUnknownOutcome, context.DeadlineExceeded}},
 	{name: "only the database knows", meet: func(t *testing.T, b *shaky) error {
 		b.billing.lost[callOnePhase] = 1

@@ -25,6 +25,8 @@ const (
 	// leaseNever after one that does not know what a lease is.
 	leaseRetry = time.Second
 	leaseNever = time.Minute
+	// leaseQuestion bounds asking whether a lease has ended, when it may have.
+	leaseQuestion = 10 * time.Second
 	// leaseGoodbye bounds giving a lease back.
 	leaseGoodbye = time.Second
 )
@@ -43,23 +45,28 @@ type lease struct {
 	resources *resources
 	wake      chan struct{} // capacity 1: "look again"; when full, one is there already
 
-	mu     sync.Mutex
-	number txn.Lease // 0: none
-	length time.Duration
-	until  time.Time     // when it ends unless it is renewed
-	users  int           // transactions that are not over
-	wanted chan struct{} // not nil while one is asked for at once; closed when that is over
-	since  time.Time     // when that began
-	later  time.Time     // nothing is asked for before
+	mu      sync.Mutex
+	granted bool      // the cluster grants leases, as far as is known
+	number  txn.Lease // 0: none
+	length  time.Duration
+	until   time.Time     // when it ends unless it is renewed
+	users   int           // transactions that are not over
+	wanted  chan struct{} // not nil while one is asked for at once; closed when that is over
+	since   time.Time     // when that began
+	later   time.Time     // nothing is asked for before
 }
 
 func newLease(c *api.Client, r *resources, l *slog.Logger) *lease {
-	return &lease{api: c, logger: l, resources: r, wake: make(chan struct{}, 1)}
+	k := &lease{api: c, logger: l, resources: r, wake: make(chan struct{}, 1), granted: r.grantsLeases()}
+	if !k.granted { // perhaps it will
+		k.later = time.Now().Add(leaseRetry)
+	}
+	return k
 }
 
 // begin counts one more transaction and returns the lease to begin it under. If there is none
 // that lasts long enough it waits a little for one, and then goes without.
-func (l *lease) begin(ctx context.Context) txn.Lease {
+func (l *lease) begin(ctx context.Context, patience time.Duration) txn.Lease {
 	l.mu.Lock()
 	l.users++
 	number, now := l.lasting(), time.Now()
@@ -69,16 +76,16 @@ func (l *lease) begin(ctx context.Context) txn.Lease {
 	if l.users == 1 || number == 0 {
 		l.look()
 	}
-	wanted, since := l.wanted, l.since
+	wanted, since, granted := l.wanted, l.since, l.granted
 	l.mu.Unlock()
-	if number != 0 || wanted == nil {
+	if number != 0 || wanted == nil || !granted { // who may not get one does not wait for it
 		return number
 	}
-	patience := time.NewTimer(time.Until(since.Add(beginPatience)))
-	defer patience.Stop()
+	over := time.NewTimer(time.Until(since.Add(patience)))
+	defer over.Stop()
 	select {
 	case <-wanted:
-	case <-patience.C:
+	case <-over.C:
 	case <-ctx.Done():
 	}
 	l.mu.Lock()
@@ -193,7 +200,7 @@ func (l *lease) renew(ctx context.Context, number txn.Lease) (ended bool, err er
 	case res.GetLease() != 0:
 		if number == 0 {
 			number = txn.Lease(res.GetLease())
-			l.number = number
+			l.number, l.granted = number, true
 		}
 		l.hold(number, sent)
 		return false, nil
@@ -239,6 +246,8 @@ func (l *lease) alive(ctx context.Context, number txn.Lease) error {
 	case !held:
 		return errLeaseEnded
 	}
+	ctx, cancel := context.WithTimeout(ctx, leaseQuestion)
+	defer cancel()
 	ended, err := l.renew(ctx, number)
 	switch {
 	case err != nil:

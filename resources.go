@@ -35,6 +35,7 @@ type resources struct {
 	id      txn.ClusterID
 	other   txn.ClusterID // that answers now in the place of id; zero as a rule
 	longest time.Duration
+	leases  bool          // the cluster grants them
 	skew    time.Duration // what the cluster's clock is ahead of ours
 	known   []*concordv1.ResourceStatus
 	fitting map[adapters.Opener]bool // adapters are pointers
@@ -56,6 +57,13 @@ func (r *resources) now() time.Time {
 		return time.Now()
 	}
 	return time.Now().Add(r.skew)
+}
+
+// grantsLeases reports whether the cluster has said that it grants leases.
+func (r *resources) grantsLeases() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.leases
 }
 
 // clock takes what the cluster's clock says now, in milliseconds since 1970.
@@ -99,6 +107,7 @@ func (r *resources) learn(res *concordv1.ResourcesResponse) error {
 	}
 	r.id, r.known = id, res.GetResources()
 	r.longest = time.Duration(res.GetMaxTransactionMs()) * time.Millisecond
+	r.leases = res.GetLeaseMs() > 0
 	r.skew = time.Until(time.UnixMilli(res.GetNowMs()))
 	return nil
 }

@@ -287,6 +287,21 @@ func (c *Client) ReplaceMember(ctx context.Context, r *concordv1.ReplaceMemberRe
 	return call(ctx, c, "replace the member", ofLeader, r, unary(stub.ReplaceMember))
 }
 
+// AddMember makes a node a member.
+func (c *Client) AddMember(ctx context.Context, r *concordv1.AddMemberRequest) (*concordv1.AddMemberResponse, error) {
+	return call(ctx, c, "add the member", ofLeader|slow, r, unary(stub.AddMember))
+}
+
+// RemoveMember makes a member one no more.
+func (c *Client) RemoveMember(ctx context.Context, r *concordv1.RemoveMemberRequest) (*concordv1.RemoveMemberResponse, error) {
+	return call(ctx, c, "remove the member", ofLeader|slow, r, unary(stub.RemoveMember))
+}
+
+// TransferLeadership makes another voter lead.
+func (c *Client) TransferLeadership(ctx context.Context, r *concordv1.TransferLeadershipRequest) (*concordv1.TransferLeadershipResponse, error) {
+	return call(ctx, c, "move leadership", ofLeader|slow, r, unary(stub.TransferLeadership))
+}
+
 // Recover plans recovery, and carries it out if asked to.
 func (c *Client) Recover(ctx context.Context, r *concordv1.RecoverRequest) (*concordv1.RecoverResponse, error) {
 	return call(ctx, c, "recover", ofLeader|slow, r, unary(stub.Recover))

@@ -107,6 +107,17 @@ func (s *connSet) close(c net.Conn) {
 	_ = c.Close()
 }
 
+// closeNode closes what a node speaks on.
+func (s *connSet) closeNode(id zab.NodeID) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for c, who := range s.conns {
+		if who.Node == id {
+			_ = c.Close() // its reader sees that, and forgets it
+		}
+	}
+}
+
 func (s *connSet) closeAll() {
 	s.mu.Lock()
 	defer s.mu.Unlock()

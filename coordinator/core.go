@@ -12,10 +12,11 @@ import (
 	"github.com/concordtx/concord/txn"
 )
 
-// Member is one node of the cluster, as configured on every node.
+// Member is one node of the cluster.
 type Member struct {
 	ID       zab.NodeID
-	Observer bool
+	Observer bool   // it is in no quorum
+	Learner  bool   // likewise, until it has caught up and becomes a voter
 	Peer     string // host:port for the other nodes
 	API      string // host:port for clients
 }
@@ -86,8 +87,11 @@ func (r Rules) watermarkStep() time.Duration { return min(time.Hour, r.Retention
 
 // CoreConfig is what a Core must know.
 type CoreConfig struct {
-	Node    zab.NodeID
+	Node zab.NodeID
+	// Members are those that the configuration names; they count until the log says who they are.
 	Members []Member
+	// Distrust is why this node stopped for good at an earlier time; empty: it did not.
+	Distrust string
 	// Boot is the durable counter of starts of this node.
 	Boot uint32
 	// Log has the numbers of the replicated log; zero means its defaults. Who takes part is
@@ -115,7 +119,9 @@ type CoreConfig struct {
 //  1. A decision is told only after its record was delivered.
 //  2. Only an established leader proposes, answers "no record" or finishes branches.
 //  3. A request is answered exactly once.
-//  4. A turn takes a bounded number of steps, however much there is: see turn.go.
+//  4. list is the latest list of members that this node knows of, and the log's set in force is
+//     never later.
+//  5. A turn takes a bounded number of steps, however much there is: see turn.go.
 type Core struct {
 	config CoreConfig
 	zab    *zab.Node
@@ -143,6 +149,13 @@ type Core struct {
 	reads              map[uint64]Event     // ViewAsked and OutcomeAsked that wait for a read index
 	behind             []behind             // SeenAsked that wait for this node to catch up
 	doubt              doubt                // whether a leader still leads, after a pause
+	list               List                 // of the members, the latest that is known
+	delivered          zab.Zxid             // the last entry about them that was delivered
+	asleep             bool                 // an empty store: it waits until it has met enough others
+	met                map[zab.NodeID]bool  // while asleep
+	speakers           []Speaker            // as last seen
+	diverged           divergence
+	handing            *handover // of leadership, nil if there is none
 
 	// What is left for later turns:
 	steps     int      // of this turn
@@ -176,6 +189,7 @@ type Core struct {
 	nextEvid  time.Time
 	forming   bool
 	raising   bool // a FeatureRecord is on its way into the log
+	changes   membersWork
 	scans     map[string]*scan
 	listed    map[txn.ID][]*listedBranch // in all listings
 	lingering map[txn.ID]int             // how many of them linger, if any does
@@ -191,17 +205,21 @@ func NewCore(config CoreConfig, storage zab.Storage, table *txn.Table) (*Core, e
 	if config.TurnSteps <= 0 {
 		config.TurnSteps = defaultTurnSteps
 	}
-	members := make([]zab.Member, len(config.Members))
-	for i, m := range config.Members {
-		members[i] = zab.Member{ID: m.ID, Observer: m.Observer}
+	list, said := tableList(table)
+	if !said {
+		list.Members = toMembers(fromMembers(config.Members))
 	}
 	log := config.Log
-	log.ID, log.Members, log.Boot = config.Node, members, config.Boot
+	log.ID, log.Members, log.MembersAt, log.Change, log.Boot = config.Node, zabMembers(list.Members), list.At, changeOf, config.Boot
 	z, err := zab.New(log, storage)
 	if err != nil {
 		return nil, err
 	}
-	c := &Core{config: config, zab: z, table: table, level: table.Level(), unfit: map[string]string{}, down: map[string]bool{}, reads: map[uint64]Event{}}
+	c := &Core{config: config, zab: z, table: table, level: table.Level(), unfit: map[string]string{}, down: map[string]bool{}, reads: map[uint64]Event{},
+		list: list, delivered: list.At, met: map[zab.NodeID]bool{}}
+	c.diverged = divergence{Why: config.Distrust, claims: map[zab.NodeID]StateSeen{}, stances: map[zab.NodeID]stance{}}
+	c.asleep = blank(storage, table) && !observes(list.Members, config.Node) && len(c.missing()) > 0
+	c.digests.add(c.zxid(), table.Meta().Digest)
 	c.clearLeadership()
 	return c, nil
 }
@@ -213,6 +231,7 @@ func (c *Core) clearLeadership() {
 	c.live, c.tasks, c.load = map[txn.ID]*live{}, map[txn.XID]Task{}, map[slot]int{}
 	c.ends, c.evidence, c.forming, c.raising = nil, map[string][]txn.XID{}, false, false
 	c.noting, c.heldAt = map[uint64]bool{}, map[uint64]time.Time{}
+	c.changes = membersWork{looked: map[zab.NodeID]zab.Zxid{}}
 	c.scans, c.listed, c.lingering = map[string]*scan{}, map[txn.ID][]*listedBranch{}, map[txn.ID]int{}
 	for _, r := range c.config.Resources {
 		c.scans[r] = &scan{resource: r, listing: newListing(time.Time{}, nil)}
@@ -227,13 +246,29 @@ func (c *Core) handle(e Event) error {
 		c.passLeaseTime(e.Now)
 		c.now, c.peersNow = e.Now, e.Peers
 		c.refuseSeen()
+		if c.asleep {
+			return nil
+		}
 		if err := c.stepLog(zab.Tick{}); err != nil {
 			return err
 		}
 		c.keepUp()
 		return c.probe()
 	case Peer:
+		if c.asleep {
+			return nil
+		}
 		return c.onPeer(e.Event)
+	case PeerMet:
+		return c.onPeerMet(e)
+	case StateSeen:
+		c.onStateSeen(e)
+	case AddAsked:
+		c.onAddAsked(e)
+	case RemoveAsked:
+		c.onRemoveAsked(e)
+	case LeadAsked:
+		c.onLeadAsked(e)
 	case CommitAsked:
 		c.onCommitAsked(e)
 	case OutcomeAsked:
@@ -284,7 +319,7 @@ func (c *Core) handle(e Event) error {
 
 // keepUp does what a leader does by the clock.
 func (c *Core) keepUp() {
-	if !c.leading {
+	if !c.leading || c.distrusted() != nil {
 		return
 	}
 	if c.table.Cluster() == 0 {
@@ -294,6 +329,7 @@ func (c *Core) keepUp() {
 		}
 		return
 	}
+	c.keepMembers()
 	c.sweep()
 	c.endSilent()
 	for _, s := range c.scans {
@@ -329,8 +365,14 @@ func (c *Core) mark() time.Time {
 
 // propose turns the records that wait into log entries.
 func (c *Core) propose() error {
-	if !c.leading || len(c.batch)+len(c.waiters.leases) == 0 || len(c.underway) >= maxUnderway {
+	if c.handing != nil {
+		return c.proceedHandover()
+	}
+	if !c.leading || len(c.underway) >= maxUnderway {
 		return nil
+	}
+	if err := c.proposeChange(); err != nil || !c.leading || len(c.batch)+len(c.waiters.leases) == 0 {
+		return err
 	}
 	if len(c.ends) > 0 { // they cost nothing in company
 		c.takeEnds()
@@ -346,9 +388,8 @@ func (c *Core) propose() error {
 		if len(c.batch) == 0 {
 			c.batch, c.waiting = nil, 0
 		}
-		c.proposed += uint64(n)
 		c.proposal++
-		if accepted, err := c.stepProposed(data); err != nil || !accepted {
+		if accepted, err := c.stepProposed(data, n); err != nil || !accepted {
 			return err
 		}
 	}
@@ -371,16 +412,17 @@ func encodeSome(records []txn.Record) (data []byte, n int) {
 	return data, n
 }
 
-// stepProposed reports whether the log took an entry.
-func (c *Core) stepProposed(data []byte) (accepted bool, err error) {
+// stepProposed reports whether the log took an entry with the next n records of the batch.
+func (c *Core) stepProposed(data []byte, n int) (accepted bool, err error) {
 	effects := c.zab.Step(zab.Proposed{ID: c.proposal, Data: data})
 	for _, e := range effects {
 		switch e := e.(type) {
 		case zab.Accepted:
 			accepted = true
+			c.proposed += uint64(n)
 			c.underway = append(c.underway, ownEntry{zxid: e.Zxid, upto: c.proposed})
 		case zab.Refused:
-			c.refuse(data, e.Err)
+			c.refuse(data, n, e.Err)
 		}
 	}
 	return accepted, c.carryOut(effects)
@@ -388,17 +430,20 @@ func (c *Core) stepProposed(data []byte) (accepted bool, err error) {
 
 // refuse answers everybody who waits for records that the log did not take. Nothing
 // was appended, so asking again is safe.
-func (c *Core) refuse(data []byte, err error) {
-	if errors.Is(err, zab.ErrBusy) {
+func (c *Core) refuse(data []byte, n int, err error) {
+	switch {
+	case errors.Is(err, zab.ErrBusy):
 		err = errBusy
-	} else {
+	case errors.Is(err, zab.ErrMembers):
+		err = unavailablef("%v: ask again in a moment", err)
+	default:
 		err = c.notLeader(c.role.Leader)
 	}
 	records, decodeErr := txn.DecodeRecords(data)
 	if decodeErr != nil {
 		panic(fmt.Sprintf("coordinator: own records do not decode: %v", decodeErr))
 	}
-	c.refuseWaiters(c.proposed, err)
+	c.refuseWaiters(n, err)
 	var again []txn.Record
 	for _, r := range records {
 		switch r := r.(type) {
@@ -422,10 +467,12 @@ func (c *Core) refuse(data []byte, err error) {
 			for _, n := range r.Leases {
 				delete(c.leases.ending, n)
 			}
+		case txn.MembersRecord:
+			c.changeRefused(r, err)
 		}
 	}
 	c.batch = append(again, c.batch...)
-	c.proposed -= uint64(len(again))
+	c.proposed += uint64(n - len(again))
 }
 
 // stepLog hands one event to the replicated log and carries out its effects.
@@ -460,6 +507,8 @@ func (c *Core) carryOut(effects []zab.Effect) error {
 			c.onReadReady(e.ID)
 		case zab.ReadFailed:
 			c.onReadFailed(e.ID)
+		case zab.TransferEnded:
+			c.onTransferEnded(e)
 		case zab.Dropped:
 			// onRoleChanged answers everybody who waits.
 		case zab.Accepted, zab.Refused:
@@ -471,6 +520,10 @@ func (c *Core) carryOut(effects []zab.Effect) error {
 		}
 	}
 	if applied.IsZero() {
+		return nil
+	}
+	c.compareClaims()
+	if c.diverged.Why != "" {
 		return nil
 	}
 	if c.steps >= c.config.TurnSteps {
@@ -489,6 +542,7 @@ func (c *Core) deliver(e zab.Entry) error {
 	}
 	c.digests.add(e.Zxid, changes.Meta.Digest)
 	c.noticeLevel(changes.Meta.Level)
+	c.onMembersDelivered()
 	c.compareStores(stores, changes.Meta.Stores)
 	if len(changes.Verdicts)+len(changes.Open)+len(changes.Finished) > 0 {
 		c.busy = e.Zxid
@@ -504,7 +558,7 @@ func (c *Core) deliver(e zab.Entry) error {
 	}
 	c.steps += len(changes.Verdicts) + len(changes.Open) + len(changes.Finished) + len(e.Data)>>10
 	if c.leading {
-		c.delivered(e.Zxid, changes.Granted)
+		c.entryDelivered(e.Zxid, changes.Granted)
 		c.onLeasesEnded(changes.Ended)
 		for _, x := range changes.Open {
 			c.settled(x)
@@ -530,8 +584,12 @@ func (c *Core) onRoleChanged(e zab.RoleChanged) {
 	switch {
 	case was && !is:
 		c.note("node %d leads no more: %s", c.config.Node, e.Reason)
+		next := e.Leader
+		if c.handing != nil {
+			next = c.handing.to
+		}
 		if c.leading {
-			c.failWaiting(c.notLeader(e.Leader))
+			c.failWaiting(c.notLeader(next))
 		}
 		c.leading, c.rising = false, false
 		c.clearLeadership()
@@ -540,6 +598,7 @@ func (c *Core) onRoleChanged(e zab.RoleChanged) {
 		c.note("node %d leads in epoch %d", c.config.Node, e.Epoch)
 		c.rise()
 	}
+	c.followHandover(e)
 }
 
 // rise begins to lead when the table has all that earlier leaders committed: what it does not
@@ -568,6 +627,9 @@ func (c *Core) takeOver() {
 }
 
 func (c *Core) reply(r Reply) {
+	if err := c.distrusted(); err != nil && r.Err == nil {
+		r = Reply{Request: r.Request, Err: err}
+	}
 	c.steps++
 	c.fx.Reply = append(c.fx.Reply, r)
 }

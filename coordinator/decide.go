@@ -17,7 +17,9 @@ import (
 
 // ready answers a request with an error unless this node may decide.
 func (c *Core) ready(request uint64) bool {
-	switch {
+	switch err := c.distrusted(); {
+	case err != nil:
+		c.reply(Reply{Request: request, Err: err})
 	case !c.leading:
 		c.reply(Reply{Request: request, Err: c.notLeader(c.role.Leader)})
 	case c.table.Cluster() == 0:

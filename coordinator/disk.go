@@ -70,7 +70,7 @@ func (l *loop) stepAside(now time.Time) {
 	if !l.diskFull || !l.core.role.Established || now.Sub(l.resigned) < resignInterval {
 		return
 	}
-	for _, m := range l.config.Members {
+	for _, m := range l.core.list.Members {
 		r, ok := l.reports[m.ID]
 		if ok && !m.Observer && r.Established && now.Sub(r.at) < 3*reportInterval && !r.Disk.low {
 			l.resigned = now

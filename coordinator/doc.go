@@ -21,6 +21,9 @@
 // remembers, and sweeps find evidence that nobody needs (package recovery says what is
 // done about them).
 //
+// Who the members are is said by the log, too (members.go); a node whose state differs from that of
+// a majority stops (diverged.go).
+//
 // The log is cut behind what is stored when it is too long. A node that was away for
 // longer than that fetches a snapshot of the leader's state, stages it in its store, and
 // makes table and archive anew when the log has installed it (snapshot.go).

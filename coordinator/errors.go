@@ -46,10 +46,8 @@ func tooOld(id txn.ID) error {
 // notLeader names the leader, as far as this node knows it.
 func (c *Core) notLeader(leader zab.NodeID) error {
 	e := &api.NotLeaderError{}
-	for _, m := range c.config.Members {
-		if m.ID == leader && leader != c.config.Node {
-			e.Leader, e.API = uint64(leader), m.API
-		}
+	if m, ok := c.list.Find(leader); ok && leader != c.config.Node {
+		e.Leader, e.API = uint64(leader), m.API
 	}
 	return e
 }

@@ -158,6 +158,8 @@ type Effects struct {
 	Scan []string
 	// Forget are branches whose evidence is not needed any more, by resource.
 	Forget map[string][]txn.XID
+	// Distrust, if not empty, is why this node stops for good: it must be told so at each start.
+	Distrust string
 	// Evidence are resources that shall list what evidence they keep: Kept answers each.
 	Evidence []EvidenceAsk
 	Notes    []Note

@@ -13,7 +13,7 @@ func (c *Core) raiseLevel(speakers []Speaker) {
 		known[uint64(s.Node)] = s.Level
 	}
 	lowest := txn.Newest
-	for _, m := range c.config.Members {
+	for _, m := range c.list.Members {
 		lowest = min(lowest, known[uint64(m.ID)]) // 0: it is away
 	}
 	if lowest > c.table.Level() && !c.raising {

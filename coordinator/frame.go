@@ -21,6 +21,8 @@ const (
 	// maxHandshake bounds the frames of a handshake: who has not said who he is gets no
 	// more memory than that.
 	maxHandshake = 1 << 10
+	// maxList bounds one with a list of members.
+	maxList = 32 << 10
 	// firstRead is what a frame may claim without having it.
 	firstRead = 32 << 10
 )
@@ -35,6 +37,9 @@ const (
 	frameSnapshotAsk  // of a session (8 bytes); the answer comes on the same connection
 	frameSnapshotPart // see wal.Snapshot.Next
 	frameSnapshotEnd
+	frameMembers // a List, of who knows a later one, right after the hellos
+	frameStanding
+	frameRemoved // a hello and a List: whoever asks is no member any more
 )
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)

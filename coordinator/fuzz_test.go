@@ -35,6 +35,11 @@ func sampleReport() report {
 				Oldest: time.UnixMilli(1_700_000_000_000), Listed: time.UnixMilli(1_800_000_000_000)}, {}}}}
 }
 
+func sampleStanding() *standing {
+	return &standing{Distrusted: true, Peer: "a:7421", API: "a:7420", ListAt: zab.Zxid{Epoch: 6, Counter: 1},
+		List: List{At: zab.Zxid{Epoch: 6, Counter: 1}, Members: []Member{{ID: 1, Peer: "a:7421"}, {ID: 2, Observer: true, Learner: true}}}}
+}
+
 func sampleMessage() zab.Message {
 	return zab.Message{From: 1, To: 2, Epoch: 7, Session: 1<<32 | 9, Body: zab.Propose{
 		Entries: []zab.Entry{{Zxid: zab.Zxid{Epoch: 7, Counter: 1}, Data: []byte("data")}}, Commit: zab.Zxid{Epoch: 7, Counter: 1}}}
@@ -65,6 +70,7 @@ func FuzzReadFrame(f *testing.F) {
 func FuzzInbound(f *testing.F) {
 	f.Add(byte(frameZAB), zab.AppendMessage(nil, sampleMessage()))
 	f.Add(byte(frameReport), sampleReport().append(nil))
+	f.Add(byte(frameStanding), sampleStanding().append(nil))
 	f.Add(byte(frameSnapshotAsk), binary.BigEndian.AppendUint64(nil, 1<<32|9))
 	f.Add(byte(frameSnapshotAsk), make([]byte, 8))
 	f.Add(byte(200), []byte("later version"))
@@ -77,6 +83,8 @@ func FuzzInbound(f *testing.F) {
 		switch {
 		case in.report != nil:
 			again = in.report.append(nil)
+		case in.standing != nil:
+			again = in.standing.append(nil)
 		case in.snapshot != 0:
 			again = binary.BigEndian.AppendUint64(nil, in.snapshot)
 		default:
@@ -95,6 +103,9 @@ func FuzzHello(f *testing.F) {
 	f.Add(later.append(nil))
 	later.Oldest = protocolVersion // they talk, and what the later one adds is not read
 	f.Add(append(later.append(nil), 1, 2, 3))
+	earlier := sampleHello()
+	earlier.Newest = listVersion - 1
+	f.Add(earlier.append(nil))
 	f.Add([]byte("GET / HTTP/1.1\r\n\r\n"))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		h, err := decodeHello(b)
@@ -108,8 +119,9 @@ func FuzzHello(f *testing.F) {
 			require.Contains(t, h.check(self), "the releases are too far apart")
 			return
 		}
-		require.Equal(t, b[:helloSize], h.append(nil))
-		require.True(t, len(b) == helloSize || h.Newest > protocolVersion)
+		size := len(h.append(nil))
+		require.Equal(t, b[:size], h.append(nil))
+		require.True(t, len(b) == size || h.Newest > protocolVersion)
 	})
 }
 

@@ -18,11 +18,13 @@ import (
 // know. A release knows at least the version before its own, so that the nodes of a cluster
 // can be upgraded one by one.
 const (
-	protocolVersion = 4
+	protocolVersion = 5
 	oldestVersion   = 3
 
 	// figuresVersion is the first in which reports have a clock, and those of a leader its figures.
 	figuresVersion = 4
+	// listVersion is the first that tells who the members are by the log.
+	listVersion = 5
 )
 
 var helloMagic = []byte("concord peer\n")
@@ -36,7 +38,8 @@ type hello struct {
 	// Newest and Oldest are the versions that the sender speaks.
 	Newest, Oldest uint16
 	From, To       zab.NodeID
-	// Members is a hash of who the members are; addresses are not part of it.
+	// Members is a hash of who the members are by the configuration; addresses are not part of
+	// it. It counts as long as neither side knows of a list in the log.
 	Members [sha256.Size]byte
 	// Cluster is 0 until the sender has learned it from the log.
 	Cluster txn.ClusterID
@@ -49,9 +52,13 @@ type hello struct {
 	// Level is the newest feature level that the sender knows, and Needs the one that the log
 	// is at, as far as the sender has read it.
 	Level, Needs txn.FeatureLevel
+	// ListAt is the entry of the log that says who the members are, the latest that the sender
+	// knows of; zero: it knows of none.
+	ListAt zab.Zxid
 }
 
-const helloSize = 13 + 2 + 8 + 2 + 8 + sha256.Size + 4 + 16 + 8 + 12 + 2 + 2
+const helloSize = helloSize3 + 12
+const helloSize3 = 13 + 2 + 8 + 2 + 8 + sha256.Size + 4 + 16 + 8 + 12 + 2 + 2
 
 func (h hello) append(b []byte) []byte {
 	b = append(b, helloMagic...)
@@ -65,7 +72,11 @@ func (h hello) append(b []byte) []byte {
 	b = binary.BigEndian.AppendUint64(b, h.Dial)
 	b = appendZxid(b, h.Tail)
 	b = binary.BigEndian.AppendUint16(b, uint16(h.Level))
-	return binary.BigEndian.AppendUint16(b, uint16(h.Needs))
+	b = binary.BigEndian.AppendUint16(b, uint16(h.Needs))
+	if h.Newest < listVersion {
+		return b
+	}
+	return appendZxid(b, h.ListAt)
 }
 
 // decodeHello of a node that speaks no version of ours tells only which it speaks, and who it is.
@@ -80,7 +91,11 @@ func decodeHello(b []byte) (h hello, err error) {
 	if h.Newest < oldestVersion {
 		return h, nil
 	}
-	if whole < helloSize || whole > helloSize && h.Newest == protocolVersion {
+	size := helloSize
+	if h.Newest < listVersion {
+		size = helloSize3
+	}
+	if whole < size || whole > size && h.Newest <= protocolVersion {
 		return hello{}, errBadFrame
 	}
 	h.Oldest = binary.BigEndian.Uint16(b[10:])
@@ -95,6 +110,9 @@ func decodeHello(b []byte) (h hello, err error) {
 	b = b[copy(h.Store[:], b):]
 	h.Dial, h.Tail = binary.BigEndian.Uint64(b), zxidAt(b[8:])
 	h.Level, h.Needs = txn.FeatureLevel(binary.BigEndian.Uint16(b[20:])), txn.FeatureLevel(binary.BigEndian.Uint16(b[22:]))
+	if h.Newest >= listVersion {
+		h.ListAt = zxidAt(b[24:])
+	}
 	return h, nil
 }
 
@@ -127,7 +145,7 @@ func (h hello) check(self hello) string {
 		return fmt.Sprintf("two nodes have the id %d: give each node its own id in \"node\" and \"members\"", self.From)
 	case h.To != self.From:
 		return fmt.Sprintf("node %d expected node %d at this address, but here is node %d: correct the addresses in \"members\"", h.From, h.To, self.From)
-	case h.Members != self.Members:
+	case h.Members != self.Members && h.ListAt.IsZero() && self.ListAt.IsZero():
 		return fmt.Sprintf("nodes %d and %d have different \"members\": use the same list on all nodes", h.From, self.From)
 	case h.Cluster != 0 && self.Cluster != 0 && h.Cluster != self.Cluster:
 		return fmt.Sprintf("node %d belongs to cluster %v, node %d to cluster %v: one of them has the data directory of another cluster", h.From, h.Cluster, self.From, self.Cluster)
@@ -139,4 +157,21 @@ func (h hello) check(self hello) string {
 			h.Needs, self.From, self.Level)
 	}
 	return ""
+}
+
+// appendList and decodeList carry a List.
+func appendList(b []byte, l List) []byte {
+	return txn.AppendMembers(appendZxid(b, l.At), fromMembers(l.Members))
+}
+
+func decodeList(b []byte) (l List, err error) {
+	if len(b) < 12 {
+		return l, errBadFrame
+	}
+	list, err := txn.DecodeMembers(b[12:])
+	if l.At = zxidAt(b); err != nil || l.At.IsZero() {
+		return List{}, errBadFrame
+	}
+	l.Members = toMembers(list)
+	return l, nil
 }

@@ -43,8 +43,14 @@ func (n *Node) publishLeases(l txn.Leases) {
 	}
 }
 
-// LeaseLength returns how long whoever has a lease may be silent.
-func (n *Node) LeaseLength() time.Duration { return n.config.Rules.Lease }
+// LeaseLength returns how long whoever has a lease may be silent, or 0 as long as leases are not
+// switched on.
+func (n *Node) LeaseLength() time.Duration {
+	if txn.FeatureLevel(n.level.Load()) < txn.LevelLeases {
+		return 0
+	}
+	return n.config.Rules.Lease
+}
 
 // Leases returns the leases that this node knows of. They must not be changed.
 func (n *Node) Leases() txn.Leases { return *n.leases.Load() }

@@ -273,7 +273,7 @@ func (c *Core) judgeListing(s *scan, left int) int {
 	}
 	piece := s.next.take(left)
 	for _, p := range piece {
-		c.judge(s, p)
+		c.judgeBranch(s, p)
 	}
 	c.steps += len(piece)
 	if s.next.done == len(s.next.answer) {

@@ -20,6 +20,8 @@ type BranchesAsked struct {
 
 func (BranchesAsked) isEvent() {}
 
+func (e BranchesAsked) request() uint64 { return e.Request }
+
 // look is a ViewAsked for everything that is being answered. Listings are gone through a piece in
 // a turn; each branch counts as it is at that moment.
 type look struct {

@@ -22,14 +22,14 @@ type loop struct {
 	handled   []Event // by the last turn
 	turns     turns
 	reports   map[zab.NodeID]peerReport
+	standings map[zab.NodeID]standing // as last told
 	reported  time.Time
 	published time.Time
 	present   time.Time // when this node last knew an established leader
 	ticked    time.Time
 	role      zab.RoleChanged // as last published
-	diverged  map[zab.NodeID]bool
-	diskFull  bool      // as the core was told
-	resigned  time.Time // last, because of that
+	diskFull  bool            // as the core was told
+	resigned  time.Time       // last, because of that
 }
 
 // always is ready to be received from.
@@ -41,7 +41,7 @@ type peerReport struct {
 }
 
 func newLoop(n *Node, w *wal.Writer) *loop {
-	return &loop{Node: n, writer: w, present: time.Now(), ticked: time.Now(), requests: map[uint64]func(Reply){}, reports: map[zab.NodeID]peerReport{}, diverged: map[zab.NodeID]bool{}}
+	return &loop{Node: n, writer: w, present: time.Now(), ticked: time.Now(), requests: map[uint64]func(Reply){}, reports: map[zab.NodeID]peerReport{}, standings: map[zab.NodeID]standing{}}
 }
 
 func (l *loop) run(ctx context.Context) error {
@@ -132,9 +132,13 @@ func (l *loop) tick(now time.Time) {
 	l.compact()
 	if now.Sub(l.reported) >= reportInterval {
 		l.reported = now
-		r := l.toldReport()
-		for _, m := range l.config.Members {
-			l.peers.send(m.ID, outbound{report: &r})
+		r, s := l.toldReport(), l.ownStanding()
+		for _, m := range l.core.list.Members {
+			told := s
+			if heard, ok := l.standings[m.ID]; ok && heard.ListAt.Less(s.ListAt) {
+				told.List = l.core.list
+			}
+			l.peers.send(m.ID, outbound{report: &r, standing: &told})
 		}
 		l.watchMembers()
 	}
@@ -157,11 +161,15 @@ func (l *loop) receive(in inbound) {
 	switch {
 	case in.lost:
 		l.events = append(l.events, Peer{zab.PeerLost{Peer: in.from}})
+	case in.met != nil:
+		l.events = append(l.events, *in.met)
 	case in.report != nil:
 		l.reports[in.from] = peerReport{report: *in.report, at: time.Now()}
-		if l.core.digests.differs(in.report.Applied, in.report.Digest) && !l.diverged[in.from] {
-			l.diverged[in.from] = true
-			l.log.Error("two nodes have different states at the same zxid: stop one of them and replace its store", "peer", uint64(in.from), "zxid", in.report.Applied.String())
+		l.events = append(l.events, StateSeen{Node: in.from, At: in.report.Applied, Digest: in.report.Digest})
+	case in.standing != nil:
+		l.standings[in.from] = *in.standing
+		if l.core.list.At.Less(in.standing.List.At) {
+			l.events = append(l.events, PeerMet{Node: in.from, Cluster: txn.ClusterID(l.cluster.Load()), List: in.standing.List})
 		}
 	default:
 		l.events = append(l.events, Peer{zab.Received{Message: in.message}})
@@ -183,7 +191,9 @@ func (l *loop) carryOut(fx *Effects) {
 	if at := l.core.zxid(); at != *l.applied.Load() {
 		l.applied.Store(&at)
 	}
+	l.publishLeases(l.core.table.Leases()) // before anybody hears that one was granted, or has ended
 	l.tellStores()
+	l.followMembers()
 	for _, e := range fx.SendSnapshot {
 		l.sender.allow(e)
 	}
@@ -226,6 +236,11 @@ func (l *loop) carryOut(fx *Effects) {
 		}
 	}
 	l.forget(fx.Forget)
+	if fx.Distrust != "" {
+		if err := l.store.WriteNote(wal.DistrustNote, fx.Distrust); err != nil {
+			l.fatal(err)
+		}
+	}
 	for _, e := range fx.Evidence {
 		select {
 		case l.workers[e.Resource].kept <- e.After:
@@ -239,7 +254,6 @@ func (l *loop) carryOut(fx *Effects) {
 			l.log.Info(note.Text)
 		}
 	}
-	l.publishLeases(l.core.table.Leases())
 	l.level.Store(uint32(l.core.table.Level()))
 	formed := l.core.table.Cluster()
 	if uint32(formed) != l.cluster.Load() {
@@ -250,6 +264,14 @@ func (l *loop) carryOut(fx *Effects) {
 	}
 	l.role = l.core.role
 	l.publish(time.Now()) // clients look for a leader here
+}
+
+// followMembers lets the connections be those to the members.
+func (l *loop) followMembers() {
+	if list := l.core.list; list.At != l.list.Load().At {
+		l.list.Store(&list)
+		l.peers.follow()
+	}
 }
 
 // forget hands out branches whose evidence can go. When a resource is slow the evidence

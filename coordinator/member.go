@@ -9,7 +9,6 @@ import (
 	"slices"
 	"time"
 
-	"github.com/concordtx/concord/api"
 	"github.com/concordtx/concord/protocol/zab"
 	"github.com/concordtx/concord/txn"
 )
@@ -31,6 +30,8 @@ type Speaker struct {
 	Node  zab.NodeID
 	Store txn.StoreID
 	Level txn.FeatureLevel
+	// Peer and API are where it says that it is, if it does.
+	Peer, API string
 }
 
 // ReplaceAsked is an operator's word that a node has lost its disk for good.
@@ -50,13 +51,16 @@ func (c *Core) onMembersSeen(e MembersSeen) {
 	}
 	for _, s := range e.Speakers {
 		node := uint64(s.Node)
-		if _, known := c.table.Store(node); !known && !c.noting[node] && !observes(c.config.Members, s.Node) {
+		if _, known := c.table.Store(node); !known && !c.noting[node] && c.votes(s.Node) {
 			c.noting[node] = true
 			c.batch = append(c.batch, txn.MemberRecord{Node: node, Store: s.Store})
 		}
 	}
 	c.noteHolds()
 	c.raiseLevel(e.Speakers)
+	c.speakers = e.Speakers
+	c.watchLearners()
+	c.watchAddresses()
 }
 
 // holdsInterval is how often it is noted what a store holds. One that was set back by less
@@ -114,8 +118,8 @@ func (c *Core) onReplaceAsked(e ReplaceAsked) {
 		return
 	}
 	switch {
-	case !slices.ContainsFunc(c.config.Members, func(m Member) bool { return m.ID == e.Node }):
-		c.reply(Reply{Request: e.Request, Err: &requestError{api.ErrNotFound, fmt.Sprintf("there is no member %d: see \"concord status\"", e.Node)}})
+	case !c.isMember(e.Node):
+		c.reply(Reply{Request: e.Request, Err: noMember(e.Node)})
 	case e.Node == c.config.Node:
 		c.reply(Reply{Request: e.Request, Err: refusedf("node %d leads, its disk is not lost: name the node that lost it", e.Node)})
 	default:
@@ -135,7 +139,12 @@ func (n *Node) Replace(ctx context.Context, node zab.NodeID, who, why string) er
 
 // watchMembers tells the core who speaks.
 func (l *loop) watchMembers() {
-	speakers := append(l.peers.conns.speakers(), Speaker{Node: l.config.Node, Store: l.store.ID(), Level: l.config.FeatureLevel})
+	speakers := append(l.peers.conns.speakers(), Speaker{Node: l.config.Node, Store: l.store.ID(), Level: l.config.FeatureLevel, Peer: l.self.Peer, API: l.self.API})
+	for i := range speakers {
+		if s, ok := l.standings[speakers[i].Node]; ok {
+			speakers[i].Peer, speakers[i].API = s.Peer, s.API
+		}
+	}
 	slices.SortFunc(speakers, func(a, b Speaker) int { return cmp.Compare(a.Node, b.Node) })
 	l.events = append(l.events, MembersSeen{Speakers: speakers})
 }
@@ -150,7 +159,7 @@ func (l *loop) tellStores() {
 // foreignStore says why a node must not speak from this store; empty if it may.
 func (p *peers) foreignStore(h hello) string {
 	known := p.known.Load()
-	if known == nil || observes(p.members, h.From) {
+	if known == nil || observes(p.list.Load().Members, h.From) {
 		return ""
 	}
 	for _, m := range *known {
@@ -166,6 +175,10 @@ func (p *peers) foreignStore(h hello) string {
 	}
 	return ""
 }
+
+func (c *Core) isMember(id zab.NodeID) bool { _, ok := c.list.Find(id); return ok }
+
+func (c *Core) votes(id zab.NodeID) bool { m, ok := c.list.Find(id); return ok && !m.Observer }
 
 // observes reports whether a node is an observer.
 func observes(members []Member, id zab.NodeID) bool {

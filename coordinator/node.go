@@ -70,6 +70,7 @@ type Config struct {
 // sender and a receiver; each resource has its workers. Nothing blocks the loop.
 type Node struct {
 	config   Config
+	self     Member // as configured
 	log      *slog.Logger
 	store    *wal.Store
 	archive  *archive
@@ -85,6 +86,7 @@ type Node struct {
 	restored atomic.Pointer[restoredState]
 	leases   atomic.Pointer[txn.Leases]
 	heard    heard
+	list     atomic.Pointer[List] // the latest list of members that is known
 
 	asks      chan ask
 	received  chan inbound
@@ -123,7 +125,7 @@ func Open(c Config) (*Node, error) {
 	if self < 0 {
 		return nil, fmt.Errorf("node %d is not one of the members: add it to \"members\", or correct \"node\"", c.Node)
 	}
-	n := &Node{config: c, log: c.Logger.With("node", uint64(c.Node)), workers: map[string]*worker{},
+	n := &Node{config: c, self: c.Members[self], log: c.Logger.With("node", uint64(c.Node)), workers: map[string]*worker{},
 		asks: make(chan ask, maxAsks), received: make(chan inbound, 4096), persisted: make(chan uint64, 64),
 		posted: make(chan Event, 4096), closed: make(chan struct{})}
 	names, err := n.makeWorkers(c.Resources)
@@ -143,7 +145,7 @@ func Open(c Config) (*Node, error) {
 			return nil, errors.Join(err, n.store.Close())
 		}
 	}
-	n.peers = newPeers(n.hello, c.Members, listener, n.log, n.received)
+	n.peers = newPeers(n.hello, &n.list, c.Members, listener, n.log, n.received)
 	stores := n.core.table.Meta().Stores
 	n.peers.known.Store(&stores)
 	n.sender = &snapshotSender{store: n.store, log: n.log, post: n.post, fatal: n.fatal}
@@ -174,13 +176,23 @@ func (n *Node) makeCore(resources []string) error {
 	if err != nil {
 		return err
 	}
+	if err := n.checkList(table); err != nil {
+		return err
+	}
+	distrust, _, err := n.store.ReadNote(wal.DistrustNote)
+	if err != nil {
+		return err
+	}
+	if distrust != "" {
+		n.log.Error(distrust)
+	}
 	var id [4]byte
 	for binary.BigEndian.Uint32(id[:]) == 0 {
 		_, _ = rand.Read(id[:]) // ends the process itself if there is no randomness
 	}
 	n.core, err = NewCore(CoreConfig{Node: n.config.Node, Members: n.config.Members, Boot: n.store.Boot(),
 		Log:        zab.Config{HeartbeatTicks: heartbeatTicks},
-		NewCluster: txn.ClusterID(binary.BigEndian.Uint32(id[:])), Resources: resources, Validate: n.validate, Rules: n.config.Rules, Reload: n.reload}, n.store, table)
+		NewCluster: txn.ClusterID(binary.BigEndian.Uint32(id[:])), Resources: resources, Validate: n.validate, Rules: n.config.Rules, Reload: n.reload, Distrust: distrust}, n.store, table)
 	if err != nil {
 		return fmt.Errorf("members: %w", err)
 	}
@@ -191,10 +203,66 @@ func (n *Node) makeCore(resources []string) error {
 	n.cluster.Store(uint32(table.Cluster()))
 	n.level.Store(uint32(table.Level()))
 	n.snapshot.Store(&Snapshot{Present: time.Now()})
-	at := n.core.zxid()
+	at, list := n.core.zxid(), n.core.list
 	n.applied.Store(&at)
 	n.publishLeases(table.Leases())
+	n.list.Store(&list)
 	return nil
+}
+
+// ErrMembers says that the configuration names members whom the log does not know.
+var ErrMembers = errors.New("the \"members\" of the configuration are not those of this node's log")
+
+// checkList compares the members of the configuration with what this store knows. They found a
+// cluster, once; a list that the cluster never had, and that is not the one with which this store was
+// first started, is a mistake that could make two of it.
+func (n *Node) checkList(table *txn.Table) error {
+	own := fromMembers(n.config.Members)
+	first, err := n.firstList(own, table)
+	if err != nil {
+		return err
+	}
+	inLog, at := first, "since its first start"
+	known := txn.Print(own) == txn.Print(first)
+	if m := table.Members(); m != nil {
+		inLog, at, known = m.List, fmt.Sprintf("since %v", m.At), known || m.Knows(own)
+		if _, member := m.Member(uint64(n.config.Node)); !member {
+			return nil // it has not come to where it is added, or will hear that it was removed
+		}
+	}
+	_, _, last, applied := n.store.Initial()
+	for z := applied; !known && z.Less(last); {
+		entries, err := n.store.Entries(z, last, 1<<20)
+		if err != nil {
+			return err
+		}
+		for _, e := range entries {
+			if list, ok := txn.MembersOf(e.Data); ok {
+				inLog, at, known = list, fmt.Sprintf("since %v", e.Zxid), known || txn.Print(list) == txn.Print(own)
+			}
+			z = e.Zxid
+		}
+	}
+	if known {
+		return nil
+	}
+	return fmt.Errorf("%w (%s):\n%sThe file says only who founds a cluster. Put a list back there that the cluster has or had; members come and go with "+
+		"\"concord member add\" and \"concord member remove\", while the cluster runs", ErrMembers, at, listsSideBySide(own, inLog))
+}
+
+// firstList returns the list with which this store was first started, which is this one if
+// nothing came of the store yet, or if nobody has ever asked.
+func (n *Node) firstList(own []txn.Member, table *txn.Table) ([]txn.Member, error) {
+	text, found, err := n.store.ReadNote(wal.MembersNote)
+	switch {
+	case err != nil:
+		return nil, err
+	case !found && table.Members() != nil:
+		return table.Members().List, nil
+	case !found, blank(n.store, table):
+		return own, n.store.WriteNote(wal.MembersNote, string(txn.AppendMembers(nil, own)))
+	}
+	return txn.DecodeMembers([]byte(text))
 }
 
 // validate asks the adapter of a branch, which is one of the configuration. It asks no database.
@@ -204,7 +272,7 @@ func (n *Node) hello() hello {
 	_, _, tail, _ := n.store.Initial()
 	return hello{Newest: protocolVersion, Oldest: oldestVersion, From: n.config.Node, Members: membersHash(n.config.Members),
 		Cluster: txn.ClusterID(n.cluster.Load()), Store: n.store.ID(), Dial: uint64(n.store.Boot()) << 32, Tail: tail,
-		Level: n.config.FeatureLevel, Needs: txn.FeatureLevel(n.level.Load())}
+		Level: n.config.FeatureLevel, Needs: txn.FeatureLevel(n.level.Load()), ListAt: n.list.Load().At}
 }
 
 // fatal ends the process: the node can neither go on nor take back what it promised.

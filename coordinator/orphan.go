@@ -58,8 +58,8 @@ func (c *Core) onListed(e Listed) {
 	c.judgeListing(s, c.piece())
 }
 
-// judge carries out what recovery plans for one branch of a listing.
-func (c *Core) judge(s *scan, p adapters.Prepared) {
+// judgeBranch carries out what recovery plans for one branch of a listing.
+func (c *Core) judgeBranch(s *scan, p adapters.Prepared) {
 	if s.next.gone[p.XID] {
 		return
 	}

@@ -3,6 +3,8 @@
 package coordinator
 
 import (
+	"maps"
+	"slices"
 	"time"
 
 	"github.com/concordtx/concord/protocol/zab"
@@ -49,6 +51,10 @@ func (c *Core) answerReads() {
 		request := c.failed[0]
 		c.failed = c.failed[1:]
 		delete(c.reads, request)
+		if err := c.distrusted(); err != nil {
+			c.reply(Reply{Request: request, Err: err})
+			continue
+		}
 		c.reply(Reply{Request: request, Err: unavailablef("this node cannot tell whether it knows all decisions, since no leader has confirmed it: ask another one, or run \"concord status\"")})
 	}
 }
@@ -61,6 +67,11 @@ func (c *Core) onReadFailed(request uint64) {
 	if _, ok := c.reads[request]; ok {
 		c.failed = append(c.failed, request)
 	}
+}
+
+// failReads fails all reads, of a node whose log goes on no more.
+func (c *Core) failReads() {
+	c.confirmed, c.failed = nil, slices.Sorted(maps.Keys(c.reads))
 }
 
 // A node that did not run for a while, because its process or its machine was stopped, cannot

@@ -12,6 +12,7 @@ import (
 
 	"github.com/concordtx/concord/adapters"
 	"github.com/concordtx/concord/api"
+	"github.com/concordtx/concord/protocol/zab"
 	"github.com/concordtx/concord/recovery"
 	"github.com/concordtx/concord/txn"
 )
@@ -225,10 +226,6 @@ func (n *Node) MaxTransaction() time.Duration { return n.config.Rules.MaxTransac
 
 // APIAddress returns the API address of a member; empty if there is no such member.
 func (n *Node) APIAddress(id uint64) string {
-	for _, m := range n.config.Members {
-		if uint64(m.ID) == id {
-			return m.API
-		}
-	}
-	return ""
+	m, _ := n.list.Load().Find(zab.NodeID(id))
+	return m.API
 }

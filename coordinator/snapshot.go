@@ -45,7 +45,9 @@ func (c *Core) restore(z zab.Zxid) error {
 	if at := c.zxid(); at != z {
 		return fmt.Errorf("restore from a snapshot of %v: the store holds %v", z, at)
 	}
+	c.digests.reset()
 	c.digests.add(z, table.Meta().Digest)
+	c.onMembersDelivered()
 	c.noticeLevel(table.Level())
 	c.note("the state is that of a snapshot of %v now, with %d open transactions", z, table.OpenCount())
 	return nil

@@ -24,6 +24,7 @@ const (
 	metaKey     = "m"
 	levelKey    = "v" // there from the first level above LevelBase on
 	leasesKey   = "l" // there once a lease was granted
+	membersKey  = "n" // from LevelMembers on
 )
 
 func stateKey(space byte, id txn.ID) []byte {
@@ -56,6 +57,10 @@ func toState(folds []txn.Changes) (s wal.StateChange, n int) {
 	}
 	s.Applied, s.Digest = zab.Zxid{Epoch: zab.Epoch(meta.Position.Epoch), Counter: meta.Position.Counter}, meta.Digest
 	s.Puts = append(s.Puts, wal.Pair{Key: []byte(metaKey), Value: encodeMeta(meta)})
+	if meta.Members != nil {
+		value, _ := meta.Members.AppendBinary(nil) // it has no way to fail
+		s.Puts = append(s.Puts, wal.Pair{Key: []byte(membersKey), Value: value})
+	}
 	if meta.Level > txn.LevelBase {
 		s.Puts = append(s.Puts, wal.Pair{Key: []byte(levelKey), Value: encodeLevel(meta.Level)})
 	}
@@ -151,6 +156,8 @@ func checkPair(key, value []byte) error {
 	case leasesKey:
 		_, err := decodeLeases(value)
 		return err
+	case membersKey:
+		return new(txn.Members).UnmarshalBinary(value)
 	}
 	var x txn.Txn
 	if err := x.UnmarshalBinary(value); err != nil {
@@ -189,6 +196,15 @@ func loadTable(s *wal.Store, a txn.Archive) (*txn.Table, error) {
 	}
 	if found {
 		if m.Leases, err = decodeLeases(value); err != nil {
+			return nil, err
+		}
+	}
+	if value, found, err = s.Get([]byte(membersKey)); err != nil {
+		return nil, err
+	}
+	if found {
+		m.Members = &txn.Members{}
+		if err := m.Members.UnmarshalBinary(value); err != nil {
 			return nil, err
 		}
 	}

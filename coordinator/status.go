@@ -3,7 +3,6 @@
 package coordinator
 
 import (
-	"fmt"
 	"slices"
 	"time"
 
@@ -35,6 +34,9 @@ type Snapshot struct {
 	TurnedAway uint64 // connections to the peer port that were refused
 	Turns      Turns
 	Warnings   []string
+	// Distrusted is why this node answers nothing, because of what it knows of other nodes'
+	// states; empty: it answers.
+	Distrusted string
 	// Zxid is the position in the log that the state of this node reflects.
 	Zxid zab.Zxid
 	// Present is when this node last knew an established leader, which is now if it does.
@@ -109,7 +111,7 @@ func (l *loop) publish(now time.Time) {
 	s := &Snapshot{Cluster: l.core.table.Cluster(), Node: l.config.Node, Epoch: own.Epoch,
 		Committed: l.core.committed, Aborted: l.core.aborted, Decided: l.core.decided, Disk: l.disk(), Log: l.logState(), Zxid: own.Applied,
 		TurnedAway: l.peers.turnedAway.total.Load(), Turns: l.turns.read()}
-	if own.Established && !l.core.doubt.has && now.Sub(l.ticked) < presentFor {
+	if own.Established && !l.core.doubt.has && l.core.distrusted() == nil && now.Sub(l.ticked) < presentFor {
 		s.Leader, l.present = own.Leader, now
 	}
 	s.Present = l.present
@@ -119,11 +121,14 @@ func (l *loop) publish(now time.Time) {
 			reports[id] = r.report
 		}
 	}
-	for _, m := range l.config.Members {
+	for _, m := range l.core.list.Members {
 		s.Nodes = append(s.Nodes, l.nodeState(m, reports, s.Leader))
 		s.Warnings = append(s.Warnings, reports[m.ID].Disk.disk().warnings(m.ID)...)
 	}
 	s.Leases = len(l.core.table.Leases().Active)
+	if err := l.core.distrusted(); err != nil {
+		s.Distrusted = err.Error()
+	}
 	for _, r := range l.config.Resources {
 		state := ResourceState{Name: r.Name(), Driver: r.Driver(), Health: l.workers[r.Name()].state()}
 		if why, unfit := l.core.unfit[r.Name()]; unfit {
@@ -131,9 +136,7 @@ func (l *loop) publish(now time.Time) {
 		}
 		s.Resources = append(s.Resources, state)
 	}
-	for id := range l.diverged {
-		s.Warnings = append(s.Warnings, fmt.Sprintf("nodes %d and %d have different states at the same zxid: stop one of them and replace its store", id, l.config.Node))
-	}
+	s.Warnings = append(s.Warnings, l.core.warnings()...)
 	l.peers.refusals.Range(func(_, why any) bool {
 		s.Warnings = append(s.Warnings, why.(string))
 		return true
@@ -168,6 +171,9 @@ func (l *loop) nodeState(m Member, reports map[zab.NodeID]report, leader zab.Nod
 		return state
 	}
 	state.State, state.Epoch, state.Zxid = roleNames[r.Role], r.Epoch, r.Tail
+	if l.standings[m.ID].Distrusted {
+		state.State = "diverged"
+	}
 	if lead, ok := reports[leader]; ok && r.Tail.Less(lead.Tail) {
 		state.Lag = lead.Tail.Counter
 		if r.Tail.Epoch == lead.Tail.Epoch {

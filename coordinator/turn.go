@@ -37,6 +37,10 @@ func (c *Core) Step(events ...Event) (*Effects, error) {
 			break
 		}
 		c.steps++
+		if c.diverged.Why != "" {
+			c.refuseAll(e)
+			continue
+		}
 		if err := c.handle(e); err != nil {
 			return nil, err
 		}
@@ -57,6 +61,9 @@ func (c *Core) Step(events ...Event) (*Effects, error) {
 func (c *Core) goOn() error {
 	if applied := c.unsaid; !applied.IsZero() {
 		c.unsaid = zab.Zxid{}
+		if c.diverged.Why != "" {
+			return nil
+		}
 		if err := c.stepLog(zab.Applied{Upto: applied}); err != nil {
 			return err
 		}

@@ -3,6 +3,8 @@
 package coordinator
 
 import (
+	"slices"
+
 	"github.com/concordtx/concord/protocol/zab"
 	"github.com/concordtx/concord/txn"
 )
@@ -67,32 +69,41 @@ func (c *Core) numberWaiters() {
 	c.waiters = waiters{}
 }
 
-// takeAcks takes those out who wait for records up to this one.
-func takeAcks(acks *[]ack, upto uint64) (requests []uint64) {
-	for len(*acks) > 0 && (*acks)[0].record <= upto {
-		requests = append(requests, (*acks)[0].request)
-		*acks = (*acks)[1:]
+// takeAcks takes those out who wait for records behind one and up to another.
+func takeAcks(acks *[]ack, behind, upto uint64) (requests []uint64) {
+	from, to := 0, 0
+	for ; to < len(*acks) && (*acks)[to].record <= upto; to++ {
+		if (*acks)[to].record <= behind {
+			from++
+		} else {
+			requests = append(requests, (*acks)[to].request)
+		}
+	}
+	if from == 0 { // as a rule
+		*acks = (*acks)[to:]
+	} else {
+		*acks = slices.Delete(*acks, from, to)
 	}
 	return requests
 }
 
-// delivered notes an own entry, and answers who waited for it.
-func (c *Core) delivered(z zab.Zxid, granted []txn.Lease) {
+// entryDelivered notes an own entry, and answers who waited for it.
+func (c *Core) entryDelivered(z zab.Zxid, granted []txn.Lease) {
 	if len(c.underway) == 0 || c.underway[0].zxid != z {
 		return
 	}
 	upto := c.underway[0].upto
 	c.underway = c.underway[1:]
-	for _, request := range takeAcks(&c.acks, upto) {
+	for _, request := range takeAcks(&c.acks, 0, upto) {
 		c.reply(Reply{Request: request, Zxid: z})
 	}
-	c.granted(takeAcks(&c.grants, upto), granted, z)
+	c.granted(takeAcks(&c.grants, 0, upto), granted, z)
 }
 
-// refuseWaiters answers who waits for records that the log did not take.
-func (c *Core) refuseWaiters(upto uint64, err error) {
+// refuseWaiters answers who waits for the next n records, which the log did not take.
+func (c *Core) refuseWaiters(n int, err error) {
 	for _, acks := range []*[]ack{&c.acks, &c.grants} {
-		for _, request := range takeAcks(acks, upto) {
+		for _, request := range takeAcks(acks, c.proposed, c.proposed+uint64(n)) {
 			c.reply(Reply{Request: request, Err: err})
 		}
 	}
@@ -107,7 +118,11 @@ type farewell struct {
 
 func (c *Core) failWaiting(err error) {
 	c.numberWaiters()
-	c.farewells = append(c.farewells, &farewell{asked: c.asked, acks: append(c.acks, c.grants...), err: err})
+	f := &farewell{asked: c.asked, acks: append(c.acks, c.grants...), err: err}
+	for _, w := range c.changes.waiting {
+		f.acks = append(f.acks, ack{request: w.request})
+	}
+	c.farewells = append(c.farewells, f)
 	c.sayFarewell()
 }
 

@@ -123,6 +123,16 @@ func (f *fakeNode) Replace(context.Context, zab.NodeID, string, string) error {
 	return f.did("Replace")
 }
 
+func (f *fakeNode) AddMember(context.Context, coordinator.Member, string, string, string) error {
+	return f.did("AddMember")
+}
+
+func (f *fakeNode) RemoveMember(context.Context, zab.NodeID, string, string, string) error {
+	return f.did("RemoveMember")
+}
+
+func (f *fakeNode) Lead(context.Context, zab.NodeID, string, string) error { return f.did("Lead") }
+
 func (f *fakeNode) Recover(context.Context, txn.ID, bool) ([]coordinator.ActionResult, error) {
 	if err := f.did("Recover"); err != nil {
 		return nil, err

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"reflect"
 	"slices"
 	"strings"
@@ -213,6 +214,56 @@ func (h *handlers) ReplaceMember(ctx context.Context, r *concordv1.ReplaceMember
 	return &concordv1.ReplaceMemberResponse{Zxid: h.zxid()}, err
 }
 
+func (h *handlers) AddMember(ctx context.Context, r *concordv1.AddMemberRequest) (*concordv1.AddMemberResponse, error) {
+	m := coordinator.Member{ID: zab.NodeID(r.GetNode()), Observer: r.GetRole() == "observer", Peer: r.GetPeer(), API: r.GetApi()}
+	if err := errors.Join(parseOperator(r.GetWho(), r.GetReason()), api.ParseText("key", r.GetKey(), maxKey)); err != nil {
+		return nil, err
+	}
+	switch {
+	case m.ID == 0:
+		return nil, fmt.Errorf("node: is missing or 0: ids start at 1: %w", api.ErrInvalid)
+	case r.GetRole() != "voter" && r.GetRole() != "observer":
+		return nil, fmt.Errorf("role: %.20q is neither voter nor observer: %w", r.GetRole(), api.ErrInvalid)
+	case m.Peer == m.API:
+		return nil, fmt.Errorf("peer, api: both are %.40q: give two addresses: %w", m.Peer, api.ErrInvalid)
+	}
+	if err := errors.Join(parseAddress("peer", m.Peer), parseAddress("api", m.API)); err != nil {
+		return nil, err
+	}
+	err := h.node.AddMember(ctx, m, r.GetKey(), r.GetWho(), r.GetReason())
+	return &concordv1.AddMemberResponse{Zxid: h.zxid()}, err
+}
+
+// maxKey and maxAddress bound what names a request and a place.
+const (
+	maxKey     = 64
+	maxAddress = 200
+)
+
+func parseAddress(field, addr string) error {
+	host, port, err := net.SplitHostPort(addr)
+	if err != nil || host == "" || port == "" {
+		return fmt.Errorf("%s: %.40q is not host:port: %w", field, addr, api.ErrInvalid)
+	}
+	return api.ParseText(field, addr, maxAddress)
+}
+
+func (h *handlers) RemoveMember(ctx context.Context, r *concordv1.RemoveMemberRequest) (*concordv1.RemoveMemberResponse, error) {
+	if err := errors.Join(parseOperator(r.GetWho(), r.GetReason()), api.ParseText("key", r.GetKey(), maxKey)); err != nil {
+		return nil, err
+	}
+	err := h.node.RemoveMember(ctx, zab.NodeID(r.GetNode()), r.GetKey(), r.GetWho(), r.GetReason())
+	return &concordv1.RemoveMemberResponse{Zxid: h.zxid()}, err
+}
+
+func (h *handlers) TransferLeadership(ctx context.Context, r *concordv1.TransferLeadershipRequest) (*concordv1.TransferLeadershipResponse, error) {
+	if err := parseOperator(r.GetWho(), r.GetReason()); err != nil {
+		return nil, err
+	}
+	err := h.node.Lead(ctx, zab.NodeID(r.GetNode()), r.GetWho(), r.GetReason())
+	return &concordv1.TransferLeadershipResponse{Zxid: h.zxid()}, err
+}
+
 // parseOperator checks who acts and why: both go into the log for good.
 func parseOperator(who, reason string) error {
 	if reason == "" {
@@ -343,7 +394,8 @@ func (h *handlers) Resources(ctx context.Context, r *concordv1.ResourcesRequest)
 		return nil, fmt.Errorf("the cluster is being formed: ask again in a moment: %w", api.ErrUnavailable)
 	}
 	return &concordv1.ResourcesResponse{Cluster: s.Cluster.String(), Resources: resourceMessages(s, time.Now()),
-		MaxTransactionMs: h.node.MaxTransaction().Milliseconds(), NowMs: time.Now().UnixMilli(), Zxid: s.Zxid.String()}, nil
+		MaxTransactionMs: h.node.MaxTransaction().Milliseconds(), NowMs: time.Now().UnixMilli(), Zxid: s.Zxid.String(),
+		LeaseMs: h.node.LeaseLength().Milliseconds()}, nil
 }
 
 func (h *handlers) CheckResource(ctx context.Context, r *concordv1.CheckResourceRequest) (*concordv1.CheckResourceResponse, error) {

@@ -64,6 +64,18 @@ var ofLeader = map[string]func(context.Context, concordv1connect.CoordinatorServ
 		_, err := c.ReplaceMember(ctx, &concordv1.ReplaceMemberRequest{Node: 2, Who: "ann", Reason: "why"})
 		return err
 	},
+	"AddMember": func(ctx context.Context, c concordv1connect.CoordinatorServiceClient) error {
+		_, err := c.AddMember(ctx, &concordv1.AddMemberRequest{Node: 4, Role: "voter", Peer: "a:1", Api: "a:2", Key: "k", Who: "ann", Reason: "why"})
+		return err
+	},
+	"RemoveMember": func(ctx context.Context, c concordv1connect.CoordinatorServiceClient) error {
+		_, err := c.RemoveMember(ctx, &concordv1.RemoveMemberRequest{Node: 2, Key: "k", Who: "ann", Reason: "why"})
+		return err
+	},
+	"TransferLeadership": func(ctx context.Context, c concordv1connect.CoordinatorServiceClient) error {
+		_, err := c.TransferLeadership(ctx, &concordv1.TransferLeadershipRequest{Node: 2, Who: "ann", Reason: "why"})
+		return err
+	},
 	"Recover": func(ctx context.Context, c concordv1connect.CoordinatorServiceClient) error {
 		_, err := c.Recover(ctx, &concordv1.RecoverRequest{})
 		return err
@@ -377,6 +389,7 @@ func TestReadySaysWhyNot(t *testing.T) {
 		"known no leader for 1h": func(n *fakeNode) { n.snapshot.Present = time.Now().Add(-time.Hour) },
 		"knows no leader":        func(n *fakeNode) { n.snapshot.Leader = 0 },
 		"being formed":           func(n *fakeNode) { n.snapshot.Cluster = 0 },
+		"differs":                func(n *fakeNode) { n.snapshot.Distrusted = "its state differs" },
 		"shutting down":          func(n *fakeNode) { close(n.closed) },
 	} {
 		n := newFake()

@@ -26,12 +26,8 @@ func statusMessage(s *coordinator.Snapshot, now time.Time) *concordv1.StatusResp
 		m.Cluster = s.Cluster.String()
 	}
 	for _, n := range s.Nodes {
-		role := "voter"
-		if n.Observer {
-			role = "observer"
-		}
-		m.Nodes = append(m.Nodes, &concordv1.Node{Id: uint64(n.ID), Role: role, State: n.State, Epoch: uint32(n.Epoch),
-			Zxid: n.Zxid.String(), Lag: n.Lag, Reachable: n.Reachable, Api: n.API})
+		m.Nodes = append(m.Nodes, &concordv1.Node{Id: uint64(n.ID), Role: n.Role(), State: n.State, Epoch: uint32(n.Epoch),
+			Zxid: n.Zxid.String(), Lag: n.Lag, Reachable: n.Reachable, Api: n.API, Peer: n.Peer})
 	}
 	return m
 }

@@ -83,9 +83,9 @@ var (
 	ofSlowest   = describe("store_sync_slowest_seconds", gauge, perNode, "The slowest sync of the last minute, one that is under way included.")
 	ofLogBytes  = describe("log_bytes", gauge, perNode, "About how many bytes this node's log has; it is cut behind what is applied.")
 	ofLogLength = describe("log_entries", gauge, perNode, "How many entries this node's log has.")
-	ofTurns     = describe("loop_turn_seconds", prometheus.UntypedValue, perNode, "How long the turns of this node's loop took; no client gets an answer while one goes on.")
 	ofRefused   = describe("peer_connections_refused_total", counter, summed, "Connections to this node's peer port that were refused since it started.")
 
+	ofTurns   = describe("loop_turn_seconds", prometheus.UntypedValue, summed, "How long the turns of this node's loop took; a client gets no answer while one goes on.")
 	ofCalls   = describe("rpc_duration_seconds", prometheus.UntypedValue, summed, "How long calls to this node took, by method and status code; of Decide, each decision. One that was handed on counts at both nodes.", "method", "code")
 	ofStreams = describe("rpc_streams", gauge, summed, "Streams that are open at this node.", "method")
 	ofEnded   = describe("rpc_streams_ended_total", counter, summed, "Streams that have ended at this node since it started.", "method", "code")
@@ -95,7 +95,7 @@ var (
 // fromStatus are the metrics that Collect makes of the status; the others are kept here.
 var fromStatus = []*described{ofDecided, ofViewKnown, ofViewAge, ofInDoubt, ofOldestTxn, ofHeuristic, ofLeases, ofHasLeader, ofIsLeader, ofCutOff, ofEpoch,
 	ofLag, ofReachable, ofUp, ofOwnUp, ofPrepared, ofOldest, ofForeign, ofListed,
-	ofFree, ofFull, ofSync, ofSlowest, ofLogBytes, ofLogLength, ofRefused, ofTurns}
+	ofFree, ofFull, ofSync, ofSlowest, ofLogBytes, ofLogLength, ofRefused}
 
 func newMetrics(n Node) *metrics {
 	m := &metrics{node: n,
@@ -117,6 +117,7 @@ func (m *metrics) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range fromStatus {
 		ch <- d.desc
 	}
+	ch <- ofTurns.desc
 }
 
 // Collect implements prometheus.Collector.
@@ -137,7 +138,6 @@ func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 	set(ofSlowest, s.Disk.Slowest.Seconds())
 	set(ofLogBytes, float64(s.Log.Bytes))
 	set(ofLogLength, float64(s.Log.Entries))
-	ch <- turnHistogram(s.Turns)
 	for _, r := range s.Resources {
 		set(ofOwnUp, oneIf(r.OK), r.Name)
 	}
@@ -161,14 +161,7 @@ func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 	for _, r := range told.GetResources() {
 		collectResource(r, set)
 	}
-}
-
-func turnHistogram(t coordinator.Turns) prometheus.Metric {
-	buckets := make(map[float64]uint64, len(t.Upto))
-	for bound, n := range t.Upto {
-		buckets[bound.Seconds()] = n
-	}
-	return prometheus.MustNewConstHistogram(ofTurns.desc, t.Count, t.Sum.Seconds(), buckets)
+	ch <- turnHistogram(s.Turns)
 }
 
 func collectResource(r *concordv1.ResourceStatus, set func(*described, float64, ...string)) {
@@ -185,6 +178,14 @@ func collectResource(r *concordv1.ResourceStatus, set func(*described, float64, 
 }
 
 func seconds(ms int64) float64 { return (time.Duration(ms) * time.Millisecond).Seconds() }
+
+func turnHistogram(t coordinator.Turns) prometheus.Metric {
+	buckets := make(map[float64]uint64, len(t.Upto))
+	for bound, n := range t.Upto {
+		buckets[bound.Seconds()] = n
+	}
+	return prometheus.MustNewConstHistogram(ofTurns.desc, t.Count, t.Sum.Seconds(), buckets)
+}
 
 func oneIf(v bool) float64 {
 	if v {

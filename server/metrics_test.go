@@ -19,7 +19,7 @@ import (
 )
 
 // kept are the metrics that are not made of the status.
-var kept = []*described{ofCalls, ofStreams, ofEnded, ofPanics}
+var kept = []*described{ofCalls, ofStreams, ofEnded, ofPanics, ofTurns}
 
 // row is how docs/operations.md shows a metric.
 func (d *described) row() string {

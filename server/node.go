@@ -36,7 +36,7 @@ type Node interface {
 	GrantLease(ctx context.Context) (txn.Lease, error)
 	RenewLease(l txn.Lease) (bool, error)
 	EndLease(ctx context.Context, l txn.Lease) error
-	LeaseLength() time.Duration
+	LeaseLength() time.Duration // 0: there are none
 	// OutcomeOfSeveral is Outcome for whoever knows that no database committed it alone.
 	OutcomeOfSeveral(ctx context.Context, id txn.ID) (coordinator.Reply, error)
 	View(ctx context.Context, id txn.ID) (*coordinator.View, error)
@@ -45,6 +45,9 @@ type Node interface {
 	Forget(ctx context.Context, id txn.ID, who, why string) error
 	Abandon(ctx context.Context, id txn.ID, no txn.BranchNo, who, why string) error
 	Replace(ctx context.Context, node zab.NodeID, who, why string) error
+	AddMember(ctx context.Context, m coordinator.Member, key, who, why string) error
+	RemoveMember(ctx context.Context, node zab.NodeID, key, who, why string) error
+	Lead(ctx context.Context, node zab.NodeID, who, why string) error
 	Recover(ctx context.Context, id txn.ID, apply bool) ([]coordinator.ActionResult, error)
 	// Recheck looks at a resource again if the node takes it for another database than identity.
 	Recheck(ctx context.Context, resource, identity string)

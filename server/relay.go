@@ -47,19 +47,22 @@ func newRelay(n Node) *relay {
 
 // handOns are the calls of the leader.
 var handOns = map[string]func(context.Context, leader, connect.AnyRequest) (connect.AnyResponse, error){
-	concordv1connect.CoordinatorServiceCommitProcedure:        through(leader.Commit),
-	concordv1connect.CoordinatorServiceFinishedProcedure:      through(leader.Finished),
-	concordv1connect.CoordinatorServiceLeaseProcedure:         through(leader.Lease),
-	concordv1connect.CoordinatorServiceOutcomeProcedure:       through(leader.Outcome),
-	concordv1connect.CoordinatorServiceListProcedure:          through(leader.List),
-	concordv1connect.CoordinatorServiceGetProcedure:           through(leader.Get),
-	concordv1connect.CoordinatorServiceResolveProcedure:       through(leader.Resolve),
-	concordv1connect.CoordinatorServiceForgetProcedure:        through(leader.Forget),
-	concordv1connect.CoordinatorServiceSettleProcedure:        through(leader.Settle),
-	concordv1connect.CoordinatorServiceReplaceMemberProcedure: through(leader.ReplaceMember),
-	concordv1connect.CoordinatorServiceRecoverProcedure:       through(leader.Recover),
-	concordv1connect.CoordinatorServiceCheckResourceProcedure: through(leader.CheckResource),
-	concordv1connect.CoordinatorServiceResourcesProcedure:     through(leader.Resources), // with a doubt
+	concordv1connect.CoordinatorServiceCommitProcedure:             through(leader.Commit),
+	concordv1connect.CoordinatorServiceFinishedProcedure:           through(leader.Finished),
+	concordv1connect.CoordinatorServiceLeaseProcedure:              through(leader.Lease),
+	concordv1connect.CoordinatorServiceOutcomeProcedure:            through(leader.Outcome),
+	concordv1connect.CoordinatorServiceListProcedure:               through(leader.List),
+	concordv1connect.CoordinatorServiceGetProcedure:                through(leader.Get),
+	concordv1connect.CoordinatorServiceResolveProcedure:            through(leader.Resolve),
+	concordv1connect.CoordinatorServiceForgetProcedure:             through(leader.Forget),
+	concordv1connect.CoordinatorServiceSettleProcedure:             through(leader.Settle),
+	concordv1connect.CoordinatorServiceReplaceMemberProcedure:      through(leader.ReplaceMember),
+	concordv1connect.CoordinatorServiceRecoverProcedure:            through(leader.Recover),
+	concordv1connect.CoordinatorServiceCheckResourceProcedure:      through(leader.CheckResource),
+	concordv1connect.CoordinatorServiceResourcesProcedure:          through(leader.Resources), // with a doubt
+	concordv1connect.CoordinatorServiceAddMemberProcedure:          through(leader.AddMember),
+	concordv1connect.CoordinatorServiceRemoveMemberProcedure:       through(leader.RemoveMember),
+	concordv1connect.CoordinatorServiceTransferLeadershipProcedure: through(leader.TransferLeadership),
 }
 
 func through[Req, Res any](do func(leader, context.Context, *Req) (*Res, error)) func(context.Context, leader, connect.AnyRequest) (connect.AnyResponse, error) {

@@ -98,6 +98,8 @@ func unready(n Node, now time.Time) string {
 	default:
 	}
 	switch s := n.Status(); {
+	case s.Distrusted != "":
+		return s.Distrusted
 	case s.CutOff(now) > 0:
 		return fmt.Sprintf("this node has known no leader for %v: its state is that of zxid %v", s.CutOff(now).Round(time.Second), s.Zxid)
 	case s.Leader == 0:

@@ -17,8 +17,10 @@ const (
 	LevelBase FeatureLevel = 1
 	// LevelLeases has leases of clients.
 	LevelLeases FeatureLevel = 2
+	// LevelMembers has MembersRecord: who the members are.
+	LevelMembers FeatureLevel = 3
 	// Newest is what this program knows.
-	Newest = LevelLeases
+	Newest = LevelMembers
 )
 
 // FeatureRecord says that every member of the cluster knows Level. Levels never fall.

@@ -28,7 +28,7 @@ const (
 	kindWatermark
 	kindMember
 	kindHolds
-	_ // 10 is taken
+	kindMembers
 	kindLease
 	kindLeaseEnd
 	kindFeature
@@ -143,7 +143,7 @@ func DecodeRecords(b []byte) ([]Record, error) {
 	var records []Record
 	for len(d.b) > 0 {
 		r := d.record()
-		if d.err {
+		if _, members := r.(MembersRecord); d.err || members && len(records) > 0 {
 			return nil, fmt.Errorf("record %d: %w", len(records), ErrBadRecord)
 		}
 		records = append(records, r)
@@ -301,6 +301,8 @@ func (d *decoder) record() Record {
 			r.Upto = Position{Epoch: binary.BigEndian.Uint32(b), Counter: binary.BigEndian.Uint64(b[4:])}
 		}
 		return r
+	case kindMembers:
+		return MembersRecord{Members: d.members(), Who: d.text(), Why: d.text(), Key: d.text()}
 	case kindFeature:
 		return FeatureRecord{Level: d.level()}
 	case kindLease:

@@ -15,9 +15,16 @@ var sampleBranches = []Branch{
 	{No: 255, Resource: "billing"},
 }
 
+var sampleMembers = []Member{
+	{ID: 1, Role: Voter, Peer: "a:7421", API: "a:7420"},
+	{ID: 2, Role: Observer},
+	{ID: 1 << 40, Role: Learner, Peer: "c:7421", API: "c:7420"},
+}
+
 func sampleRecords() []Record {
 	id := NewID(time.Now())
 	return []Record{
+		MembersRecord{Members: sampleMembers, Who: "ann", Why: "more of them", Key: "k"},
 		Form{Cluster: 0xc0ffee},
 		CommitRecord{ID: id, By: FromOperator, Branches: sampleBranches, Reason: "operator", Label: "order 4711"},
 		AbortRecord{ID: id, By: FromCluster, Reason: "asked for"},

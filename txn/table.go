@@ -59,6 +59,7 @@ type Table struct {
 	stores    []MemberStore
 	level     FeatureLevel
 	leases    Leases
+	members   *Members
 	open      map[ID]*held
 	queue     openQueue
 	unended   int // of what is open: those that have not ended
@@ -76,6 +77,9 @@ type Meta struct {
 	// Level is what every member knows; zero stands for LevelBase.
 	Level  FeatureLevel
 	Leases Leases
+	// Members are those of the cluster; nil before the log said so. What it points to is never
+	// changed.
+	Members *Members
 }
 
 // MemberStore says which store a node has, and how much of the log it is known to hold.
@@ -88,7 +92,8 @@ type MemberStore struct {
 // NewTable makes a table from what a store kept: the zero Meta and nothing open for a
 // new one.
 func NewTable(m Meta, open []Txn, a Archive) *Table {
-	t := &Table{archive: a, cluster: m.Cluster, watermark: m.Watermark, digest: m.Digest, position: m.Position, stores: m.Stores, level: m.Level, leases: m.Leases, open: make(map[ID]*held, len(open))}
+	t := &Table{archive: a, cluster: m.Cluster, watermark: m.Watermark, digest: m.Digest, position: m.Position, stores: m.Stores,
+		level: m.Level, leases: m.Leases, members: m.Members, open: make(map[ID]*held, len(open))}
 	for _, x := range open {
 		if mutant.ForgetDecisions {
 			break
@@ -102,7 +107,8 @@ func NewTable(m Meta, open []Txn, a Archive) *Table {
 
 // Meta returns the part of the table that is not transactions.
 func (t *Table) Meta() Meta {
-	return Meta{Cluster: t.cluster, Watermark: t.watermark, Position: t.position, Digest: t.digest, Stores: t.stores, Level: t.level, Leases: t.leases}
+	return Meta{Cluster: t.cluster, Watermark: t.watermark, Position: t.position, Digest: t.digest, Stores: t.stores,
+		Level: t.level, Leases: t.leases, Members: t.members}
 }
 
 // Cluster returns the id of the cluster, or zero before it was formed.
@@ -110,6 +116,9 @@ func (t *Table) Cluster() ClusterID { return t.cluster }
 
 // Level returns what every member of the cluster knows.
 func (t *Table) Level() FeatureLevel { return max(t.level, LevelBase) }
+
+// Members returns what the log says of the members of the cluster, nil before it does.
+func (t *Table) Members() *Members { return t.members }
 
 // TooOld reports whether a transaction without record is so old that its record may
 // have been forgotten: nothing may be presumed of it.
@@ -215,6 +224,8 @@ func (t *Table) Apply(at Position, data []byte) (Changes, error) {
 			t.grant(r, &c)
 		case LeaseEndRecord:
 			t.endLeases(r, &c)
+		case MembersRecord:
+			t.takeMembers(r, at)
 		case FeatureRecord:
 			t.level = max(t.level, r.Level)
 		case Watermark:

@@ -96,7 +96,7 @@ func prepareDir(files vfs.FS, dir string) error {
 		switch name {
 		case dbDir:
 			return nil
-		case lockFile, creatingDir, markFile, ballastFile:
+		case lockFile, creatingDir, markFile, ballastFile, string(MembersNote), string(DistrustNote):
 		default:
 			foreign = name
 		}
@@ -151,7 +151,7 @@ func lockDir(files vfs.FS, dir string) (*pebble.Lock, error) {
 
 func openLocked(files vfs.FS, dir string, o Options) (*Store, error) {
 	log := newEngineLog(o.Logger, o.Exit)
-	s := &Store{dir: dir, fatal: log.fatal, guard: newGuard(files, dir, o.Reserve, o.Logger)}
+	s := &Store{files: files, dir: dir, fatal: log.fatal, guard: newGuard(files, dir, o.Reserve, o.Logger)}
 	if err := s.guard.admit(); err != nil {
 		return nil, err
 	}

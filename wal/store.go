@@ -10,6 +10,7 @@ import (
 	"sync/atomic"
 
 	"github.com/cockroachdb/pebble/v2"
+	"github.com/cockroachdb/pebble/v2/vfs"
 
 	"github.com/concordtx/concord/internal/mutant"
 	"github.com/concordtx/concord/protocol/zab"
@@ -21,6 +22,7 @@ import (
 // What always holds: base <= applied <= last, all three in the log or the base;
 // hard.Current <= hard.Accepted; the index names durable entries only.
 type Store struct {
+	files    vfs.FS
 	dir      string
 	id       [16]byte
 	boot     uint32

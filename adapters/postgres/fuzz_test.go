@@ -39,3 +39,16 @@ func FuzzPostgresDSN(f *testing.F) {
 		}
 	})
 }
+
+// FuzzStatement reads any text as the application may send it. What is added behind it is
+// seen, unless the text never ends.
+func FuzzStatement(f *testing.F) {
+	for _, text := range []string{"select 1", "select 'a;''b' -- c\n", "$x$;$x$", "/* /* */", `e'\'`, `"a""b`, "select $1;", "a$b$c"} {
+		f.Add(text, true)
+	}
+	f.Fuzz(func(t *testing.T, text string, conforming bool) {
+		st := readStatement(text+"\n;commit", conforming)
+		require.True(t, st.ends && st.keeps, "%+v", st)
+		_ = readStatement(text, conforming)
+	})
+}

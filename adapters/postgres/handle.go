@@ -192,7 +192,7 @@ func (h *handle) query(ctx context.Context, meanwhile use, sql string, args []an
 		return brokenRows{err: err}, err
 	}
 	found := &rows{session: s, st: st, meanwhile: meanwhile, then: free}
-	if h.first() && travels(args) && !st.ends {
+	if h.first() && travels(args) {
 		if found.answers, err = s.openWith(ctx, &pgx.QueuedQuery{SQL: sql, Arguments: args}); err == nil {
 			if found.Rows, err = found.answers.Query(); err != nil {
 				_ = found.answers.Close() // the same error
@@ -325,6 +325,7 @@ type rows struct {
 	session   *session
 	st        statement
 	answers   pgx.BatchResults // that of the opening, which end with the rows
+	of        *batch           // which the rows are part of, and end with
 	meanwhile use              // of the connection between two calls
 	then      use              // and afterwards
 	closing   error
@@ -333,7 +334,7 @@ type rows struct {
 
 // call runs a call of pgx, and reports false if there is none to run any more.
 func (r *rows) call(do func() (over bool)) bool {
-	if r.noted {
+	if r.noted || r.of != nil && r.of.over != nil {
 		return false
 	}
 	if !r.session.resume() {
@@ -471,7 +472,7 @@ func (b *batch) Query() (pgx.Rows, error) {
 	}, reading); err != nil {
 		return brokenRows{err: err}, err
 	}
-	return &rows{Rows: found, session: b.session, meanwhile: reading, then: reading}, nil
+	return &rows{Rows: found, session: b.session, of: b, meanwhile: reading, then: reading}, nil
 }
 
 func (b *batch) QueryRow() pgx.Row {

@@ -38,7 +38,7 @@ func (l *lexer) statement() (tokens []token, more bool) {
 		case c <= ' ':
 			l.at++
 		case strings.HasPrefix(l.text[l.at:], "--"):
-			l.to("\n")
+			l.lineComment()
 		case strings.HasPrefix(l.text[l.at:], "/*"):
 			l.comment()
 		case c == '\'':
@@ -65,6 +65,15 @@ func (l *lexer) statement() (tokens []token, more bool) {
 
 func inWord(c byte) bool {
 	return c == '_' || c >= '0' && c <= '9' || c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= 0x80
+}
+
+// lineComment skips a comment up to the end of its line.
+func (l *lexer) lineComment() {
+	if i := strings.IndexAny(l.text[l.at:], "\n\r"); i >= 0 {
+		l.at += i
+		return
+	}
+	l.at = len(l.text)
 }
 
 // to skips behind the next end, or to the end of the text.
@@ -95,16 +104,19 @@ func (l *lexer) comment() {
 	l.lost = true
 }
 
-// literal skips a text.
+// literal skips a text, and what continues it on a later line.
 func (l *lexer) literal(escapes bool) {
 	for l.at++; l.at < len(l.text); l.at++ {
 		switch l.text[l.at] {
 		case '\'':
-			if !strings.HasPrefix(l.text[l.at+1:], "'") {
+			if strings.HasPrefix(l.text[l.at+1:], "'") {
 				l.at++
-				return
+				continue
 			}
 			l.at++
+			if !l.continued() {
+				return
+			}
 		case '\\':
 			if escapes {
 				l.at++
@@ -112,6 +124,29 @@ func (l *lexer) literal(escapes bool) {
 		}
 	}
 	l.lost = true
+}
+
+// continued goes to the quote that continues a text, if there is one: only space and
+// comments stand between, and the end of a line.
+func (l *lexer) continued() bool {
+	ahead, line := *l, false
+	for ahead.at < len(ahead.text) {
+		switch c := ahead.text[ahead.at]; {
+		case c == '\'' && line:
+			l.at = ahead.at
+			return true
+		case strings.HasPrefix(ahead.text[ahead.at:], "--"):
+			ahead.lineComment()
+		case c == '\n' || c == '\r':
+			line = true
+			ahead.at++
+		case c <= ' ':
+			ahead.at++
+		default:
+			return false
+		}
+	}
+	return false
 }
 
 // name reads a name in double quotes.

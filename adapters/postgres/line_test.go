@@ -102,6 +102,22 @@ func TestAStatementBesideAnOpenResultIsRefusedAndMissed(t *testing.T) {
 			require.False(t, found)
 		})
 	}
+	t.Run("rows end with their batch", func(t *testing.T) {
+		s, _ := b.work()
+		batch := &pgx.Batch{}
+		batch.Queue("select generate_series(1, 10)")
+		answers := handleOf(t, s).SendBatch(b.ctx, batch)
+		rows, err := answers.Query()
+		require.NoError(t, err)
+		require.True(t, rows.Next())
+		require.NoError(t, answers.Close())
+		require.NoError(t, answers.Close())
+		require.False(t, rows.Next())
+		rows.Close()
+		b.do(s, "select 1")
+		b.prepare(s)
+		require.NoError(t, s.Rollback(b.ctx))
+	})
 	t.Run("an older savepoint heals it", func(t *testing.T) {
 		s, _ := b.work()
 		tx := handleOf(t, s)

@@ -55,6 +55,7 @@ const (
 //  2. while working, the connection is inside the branch's transaction, or broken, or
 //     doomed says what became of it, or native is nil and nothing was sent yet.
 //  3. once prepared, the branch is durable and conn, if any, is outside a transaction.
+//  4. whoever is inside a call of pgx on conn has set use to calling, or ends the branch.
 type session struct {
 	r      *Resource
 	x      txn.XID

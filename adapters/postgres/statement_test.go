@@ -81,6 +81,18 @@ func TestWhatTheTextOfAStatementShows(t *testing.T) {
 	} {
 		require.Equal(t, want, readStatement(sql, true), "%s", sql)
 	}
+	for sql, want := range map[string]statement{
+		"select 1 -- comment\r; commit":                         several(ends),
+		"select 1 -- comment; commit":                           read,
+		"select e'a'\n'b\\'; commit; select '":                  read,
+		"select e'a' -- comment\n'b\\'; commit; select '":       read,
+		"select e'a' 'b\\'; commit; select ''":                  several(ends),
+		"select 'a'\n'b\\'; commit":                             several(ends),
+		"select 1 as a$b$; commit; select 1 as a$b$":            several(ends),
+		"select u&'d\\0061t' || b'01' || x'1f' || n'x; commit'": read,
+	} {
+		require.Equal(t, want, readStatement(sql, true), "%s", sql)
+	}
 	require.Equal(t, several(ends), readStatement(`select 'a\'; commit; select 'b'`, true))
 	require.Equal(t, opaque, readStatement(`select 'a\'; commit; select 'b'`, false))
 	require.Equal(t, several(ends), readStatement(`select 'a\''; commit; select 'b'`, false))

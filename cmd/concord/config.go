@@ -49,7 +49,8 @@ type memberConfig struct {
 }
 
 type transactionConfig struct {
-	// MaxAge is how long a transaction may take before its prepared branches count as orphans.
+	// MaxAge is how long a transaction may take, and after which prepared branches without a
+	// lease count as orphans.
 	MaxAge time.Duration `mapstructure:"max_age"`
 	// Grace is how long a client may take to finish branches before the cluster does.
 	Grace time.Duration

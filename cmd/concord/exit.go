@@ -40,7 +40,8 @@ func exitCode(err error) int {
 	switch {
 	case errors.As(err, &own):
 		return own.code
-	case errors.Is(err, api.ErrInvalid), errors.Is(err, coordinator.ErrNewerStore):
+	case errors.Is(err, api.ErrInvalid), errors.Is(err, coordinator.ErrNewerStore),
+		errors.Is(err, coordinator.ErrMembers), errors.Is(err, coordinator.ErrRemoved):
 		return exitUsage
 	case errors.Is(err, api.ErrNotFound):
 		return exitNotFound

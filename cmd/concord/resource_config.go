@@ -95,7 +95,7 @@ func (c *config) checkResources() error {
 			return fmt.Errorf("resources[%d]: driver %s is none of postgres, mysql (also for MariaDB)", i, shown(r.Driver))
 		}
 		if (r.DSN == "") == (r.DSNFile == "") {
-			return fmt.Errorf("resource %s: give either \"dsn\" or \"dsn_file\"", shown(r.Name))
+			return fmt.Errorf("resource %s: give either \"dsn\" or \"dsn_file\"", named(r.Name))
 		}
 	}
 	return nil
@@ -129,9 +129,16 @@ var (
 	wordLike = regexp.MustCompile(`^[\pL\pN._ -]{1,64}$`)
 )
 
-// shown quotes a word, unless it looks like more than that.
-func shown(word string) string {
+// named returns a word, unless it looks like more than that; shown quotes it.
+func named(word string) string {
 	if word == "" || wordLike.MatchString(word) {
+		return word
+	}
+	return notShown
+}
+
+func shown(word string) string {
+	if named(word) == word {
 		return fmt.Sprintf("%q", word)
 	}
 	return notShown

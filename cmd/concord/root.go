@@ -66,7 +66,7 @@ func newRoot(in io.Reader, out, errw io.Writer) *cobra.Command {
 	flags.StringVar(&c.addr, "addr", addr, "API addresses of one or more nodes, host:port[,host:port]; any node answers and finds the leader (CONCORD_ADDR)")
 	flags.StringVarP(&c.output, "output", "o", "table", "table or json")
 	flags.DurationVar(&c.timeout, "timeout", 10*time.Second, "how long to try before giving up")
-	root.AddCommand(c.demoCommand(), c.serveCommand(), c.statusCommand(), c.txCommand(), c.recoverCommand(), c.resourceCommand(), c.memberCommand(), c.benchCommand(), c.versionCommand())
+	root.AddCommand(c.demoCommand(), c.serveCommand(), c.statusCommand(), c.txCommand(), c.recoverCommand(), c.resourceCommand(), c.memberCommand(), c.leadCommand(), c.benchCommand(), c.versionCommand())
 	return root
 }
 

@@ -249,7 +249,8 @@ func (c *cli) txResolveCommand() *cobra.Command {
 		Long: "Makes the operator's decision for a transaction whose branches are prepared and whose decision\n" +
 			"nobody has made. The decision goes into the replicated log with the reason, and the branches that\n" +
 			"the last scans listed are finished by it. A decision that exists is never changed (exit code 5).\n" +
-			"Left alone, such a transaction is aborted by itself once it is older than transaction.max_age.",
+			"Left alone, such a transaction is aborted by itself when the lease of its client ends or, without\n" +
+			"one, once it is older than transaction.max_age.",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if commit == abort {
 				return usagef("give one of --commit and --abort")

@@ -30,6 +30,10 @@ func Quick() []World {
 		Bounds{Elections: 1, Sessions: 2, Proposals: 1, Crashes: 1, Delays: -1},
 		Bounds{Elections: 1, Sessions: 2, Proposals: 1, Breaks: 1, Ticks: 1},
 		Bounds{Elections: 2, Sessions: 4, Proposals: 2, Crashes: 1},
+		Bounds{Changes: 2, Delays: -1},
+		Bounds{Elections: 2, Sessions: 4, Changes: 2, Crashes: 1},
+		Bounds{Elections: 2, Sessions: 3, Changes: 3, Breaks: 1},
+		Bounds{Elections: 1, Sessions: 2, Proposals: 1, Changes: 2, Lessons: 1, Crashes: 1},
 	)...)
 }
 
@@ -50,6 +54,8 @@ func Long() []World {
 		Bounds{Elections: 2, Sessions: 4, Proposals: 2, Crashes: 1, Breaks: 1},
 		Bounds{Elections: 2, Sessions: 4, Proposals: 2, Crashes: 2, Stale: 1},
 		Bounds{Elections: 2, Sessions: 4, Proposals: 2, Crashes: 1, Breaks: 1, Ticks: 1, Delays: 4},
+		Bounds{Elections: 2, Sessions: 4, Changes: 3, Lessons: 1, Crashes: 1, Breaks: 1},
+		Bounds{Elections: 3, Sessions: 5, Proposals: 1, Changes: 3, Lessons: 2, Crashes: 2, Breaks: 1, Delays: 1},
 		Bounds{Elections: 2, Sessions: 4, Proposals: 2, Crashes: 2, Breaks: 2, Stale: 1, Ticks: 2, Delays: -1},
 	)...)
 }

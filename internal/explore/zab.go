@@ -5,6 +5,7 @@ package explore
 import (
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/concordtx/concord/protocol/zab"
 )
@@ -17,10 +18,14 @@ type Bounds struct {
 	Elections int // of anybody who looks for a leader
 	Sessions  int // that nodes are told to open with a leader
 	Proposals int
-	Crashes   int
-	Breaks    int // of a connection, noticed on both sides or on one
-	Stale     int // messages that arrive a second time, at any time later
-	Ticks     int // one tick, or a pause after which time comes in a burst
+	// Changes are of the members: a leader lets a voter go, or takes one back that has gone.
+	// Lessons are sets of members that one node hears of from another.
+	Changes int
+	Lessons int
+	Crashes int
+	Breaks  int // of a connection, noticed on both sides or on one
+	Stale   int // messages that arrive a second time, at any time later
+	Ticks   int // one tick, or a pause after which time comes in a burst
 	// Delays is how often something else may happen than what is due; negative: ever.
 	// Due is the oldest message of the first wire that has one, and then the writes of the
 	// first node that has some. What the other numbers count may happen at any time.
@@ -34,7 +39,8 @@ func (b Bounds) String() string {
 		s += " from the start"
 	}
 	s += counted(b.Elections, "election", "elections") + counted(b.Sessions, "session", "sessions") +
-		counted(b.Proposals, "proposal", "proposals") + counted(b.Crashes, "crash", "crashes") +
+		counted(b.Proposals, "proposal", "proposals") + counted(b.Changes, "change of the members", "changes of the members") +
+		counted(b.Lessons, "lesson", "lessons") + counted(b.Crashes, "crash", "crashes") +
 		counted(b.Breaks, "lost connection", "lost connections") + counted(b.Stale, "stale message", "stale messages") +
 		counted(b.Ticks, "tick", "ticks")
 	switch {
@@ -56,7 +62,8 @@ func (b Bounds) String() string {
 // having reached the disk, and starts again, with the applied state or without it. An
 // established leader is asked to append. Ballots are hints, and safety must not rest on
 // them, so an oracle forges them: any node that looks for a leader may be elected, and
-// may be told to follow whoever leads. The nodes' own ballots go nowhere.
+// may be told to follow whoever leads. The nodes' own ballots go nowhere. All nodes are voters at
+// the start; one that is no member any more goes on as if it were one, as far as it is let.
 //
 // # What must hold, after every event
 //
@@ -66,7 +73,8 @@ func (b Bounds) String() string {
 //	S5   every node delivers the committed sequence, from where it is
 //	S6   a leader has all that was committed before its epoch
 //	S7   a durable current epoch means that all that earlier epochs committed is in the log
-//	S8   what is committed is durable at a quorum
+//	S8   what is committed is durable at a quorum of the members as of its position, or, if a
+//	     leader found a change in its log that it did not know to be committed, of those before
 //	S9   what is committed is never cut off
 //	S10  what is acknowledged is durable
 //	L1 to L5 promises grow, logs have no gaps, applied <= commit, no word for an epoch older
@@ -109,7 +117,7 @@ type wire struct {
 }
 
 type budget struct {
-	elections, sessions, proposals, crashes, breaks, stale, ticks, delays uint8
+	elections, sessions, proposals, changes, lessons, crashes, breaks, stale, ticks, delays uint8
 }
 
 // comingUp is what a cluster needs to come up.
@@ -156,8 +164,34 @@ func newCluster(bounds Bounds, m zabMistake) *cluster {
 	return w
 }
 
-func (w *cluster) config(id int, boot uint32) zab.Config {
-	return zab.Config{ID: zab.NodeID(id + 1), Members: []zab.Member{{ID: 1}, {ID: 2}, {ID: 3}}, Boot: boot, SyncTicks: syncTicks, InitTicks: initTicks}
+func (w *cluster) config(h *host) zab.Config {
+	set := setOf(h.log[:h.after(h.applied)])
+	return zab.Config{ID: zab.NodeID(h.id + 1), Members: set.Members, MembersAt: set.At, Change: change,
+		Boot: h.boot, SyncTicks: syncTicks, InitTicks: initTicks}
+}
+
+// changeMark begins an entry that changes the members: the digits after it name the voters.
+const changeMark = "voters="
+
+func change(data []byte) (members []zab.Member, ok bool) {
+	digits, ok := strings.CutPrefix(string(data), changeMark)
+	if !ok {
+		return nil, false
+	}
+	for _, d := range digits {
+		members = append(members, zab.Member{ID: zab.NodeID(d - '0')})
+	}
+	return members, ok
+}
+
+// setOf finds the members as of the end of a log.
+func setOf(log []zab.Entry) zab.Set {
+	for _, e := range slices.Backward(log) {
+		if members, ok := change(e.Data); ok {
+			return zab.Set{At: e.Zxid, Members: members}
+		}
+	}
+	return zab.Set{Members: []zab.Member{{ID: 1}, {ID: 2}, {ID: 3}}}
 }
 
 func (w *cluster) number(h *host) hostID {
@@ -242,6 +276,7 @@ func (w *cluster) left() budget {
 	b := w.bounds
 	return budget{
 		elections: uint8(b.Elections), sessions: uint8(b.Sessions), proposals: uint8(b.Proposals), crashes: uint8(b.Crashes),
+		changes: uint8(b.Changes), lessons: uint8(b.Lessons),
 		breaks: uint8(b.Breaks), stale: uint8(b.Stale), ticks: uint8(b.Ticks), delays: uint8(max(b.Delays, 0)),
 	}
 }
@@ -261,6 +296,8 @@ const (
 	again                         // the spare message
 	tickOnce                      // node
 	tickPause                     // node
+	toggle                        // node that leads, and node that comes or goes
+	tell                          // node, and who told it
 
 	delayed Move = 1 << 24 // something else was due
 	kinds   Move = 0xff << 16
@@ -346,6 +383,17 @@ func (w *cluster) Moves(s *state, moves []Move) []Move {
 		if s.left.proposals > 0 && v.role == zab.Leading && v.established {
 			moves = append(moves, propose|Move(i))
 		}
+		for j := range nodes {
+			if j == i {
+				continue
+			}
+			if s.left.changes > 0 && v.role == zab.Leading && v.established {
+				moves = append(moves, toggle|Move(i)<<4|Move(j))
+			}
+			if o := w.view(s, j); s.left.lessons > 0 && o.up && w.zxid(v.set).Less(w.zxid(o.set)) {
+				moves = append(moves, tell|Move(i)<<4|Move(j))
+			}
+		}
 		if s.left.crashes > 0 {
 			for k := 0; k <= v.writes; k++ {
 				moves = append(moves, crash|Move(i)<<4|Move(k))
@@ -413,6 +461,12 @@ func (w *cluster) Do(s *state, m Move) {
 	case propose:
 		s.left.proposals--
 		w.at(s, b, proposes|Move(s.left.proposals))
+	case toggle:
+		s.left.changes--
+		w.at(s, a, toggles|Move(b))
+	case tell:
+		s.left.lessons--
+		w.at(s, a, learns|Move(w.view(s, b).set))
 	case crash:
 		s.left.crashes--
 		w.at(s, a, crashes|Move(b))
@@ -520,5 +574,6 @@ func (w *cluster) Fingerprint(s *state) uint64 {
 	l := &s.left
 	h = mix(h, uint64(l.elections)|uint64(l.sessions)<<8|uint64(l.proposals)<<16|uint64(l.crashes)<<24|
 		uint64(l.breaks)<<32|uint64(l.stale)<<40|uint64(l.ticks)<<48|uint64(l.delays)<<56)
+	h = mix(h, uint64(l.changes)|uint64(l.lessons)<<8)
 	return s.ghost.mix(mix(h, uint64(s.bad)|bit(s.over)<<16))
 }

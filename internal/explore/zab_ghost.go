@@ -145,8 +145,46 @@ func (w *cluster) survey(s *state) {
 				w.fail(s, "S7: node %d has current epoch %d without %s, which epoch %d committed", i+1, v.current, w.zxid(e), s.by[at])
 			}
 		}
-		if have < nodes/2+1 {
-			w.fail(s, "S8: %s is committed, but durable at %d of %d nodes", w.zxid(e), have, nodes)
+		if w.bounds.Changes == 0 && have < nodes/2+1 || w.bounds.Changes > 0 && !w.atQuorum(s, at, e) {
+			w.fail(s, "S8: %s is committed, but durable at %d nodes", w.zxid(e), have)
 		}
 	}
+}
+
+// atQuorum reports whether an entry of the committed sequence is durable at a quorum of the
+// members as of its position, or of those before them.
+func (w *cluster) atQuorum(s *state, at int, e uint8) bool {
+	log := make([]zab.Entry, at)
+	for i := range log {
+		log[i] = w.entries[s.global.entries[i]]
+	}
+	for range 2 {
+		set, have := setOf(log), 0
+		for _, m := range set.Members {
+			if w.view(s, int(m.ID)-1).durable.holds(e) {
+				have++
+			}
+		}
+		if have >= len(set.Members)/2+1 {
+			return true
+		}
+		for len(log) > 0 && set.At.Less(log[len(log)-1].Zxid) {
+			log = log[:len(log)-1]
+		}
+		log = log[:max(0, len(log)-1)]
+	}
+	return false
+}
+
+// changeTo finds the entry that made a set.
+func (w *cluster) changeTo(set zab.Set) uint8 {
+	for i, e := range w.entries {
+		if e.Zxid != set.At {
+			continue
+		}
+		if members, ok := change(e.Data); ok && slices.Equal(members, set.Members) {
+			return uint8(i)
+		}
+	}
+	panic("a set that no entry made")
 }

@@ -40,6 +40,7 @@ type view struct {
 	epoch       zab.Epoch
 	current     zab.Epoch // durable
 	writes      int       // under way
+	set         uint8     // the entry that made the members that are in force; 0: none
 	durable     chain
 	handed      chain // the log when all writes are durable
 	committed   uint8 // so many of handed
@@ -144,6 +145,8 @@ const (
 	ticks   // so often
 	crashes // so many writes survive
 	starts  // 1: without the applied state
+	toggles // a host comes or goes
+	learns  // the members that an entry made
 
 	aboutMask Move = 1<<24 - 1
 )
@@ -233,6 +236,13 @@ func (a *actor) happen(m Move) {
 	case proposes:
 		a.asked++
 		a.step(zab.Proposed{ID: a.asked, Data: []byte{'a' + byte(about)}})
+	case toggles:
+		a.asked++
+		a.step(zab.Proposed{ID: a.asked, Data: a.toggled(about)})
+	case learns:
+		e := a.world.entries[about]
+		members, _ := change(e.Data)
+		a.step(zab.Learned{Set: zab.Set{At: e.Zxid, Members: members}})
 	case leads:
 		a.drawn++
 		for j := range nodes {
@@ -252,6 +262,18 @@ func (a *actor) happen(m Move) {
 	case starts:
 		a.start(about == 1)
 	}
+}
+
+// toggled is the change that lets a host come or go.
+func (a *actor) toggled(other int) []byte {
+	data := []byte(changeMark)
+	for i := range nodes {
+		votes := slices.Contains(a.core.Status().Set.Members, zab.Member{ID: zab.NodeID(i + 1)})
+		if votes != (i == other) {
+			data = append(data, '1'+byte(i))
+		}
+	}
+	return data
 }
 
 // forge makes a ballot: elections are hints, so anybody may be elected at any time. Its round
@@ -289,7 +311,7 @@ func (a *actor) start(anew bool) {
 		a.applied, a.place = zab.Zxid{}, 0
 	}
 	a.boot++
-	core, err := zab.New(a.world.config(a.id, a.boot), a.host)
+	core, err := zab.New(a.world.config(a.host), a.host)
 	if err != nil {
 		a.fail("L6: node %d does not start: %v", a.id+1, err)
 		return
@@ -441,6 +463,9 @@ func (h *host) look(w *cluster) {
 		return
 	}
 	s := h.core.Status()
+	if !s.Set.At.IsZero() {
+		v.set = w.changeTo(s.Set)
+	}
 	v.up, v.role, v.phase, v.established, v.leader, v.epoch = true, s.Role, s.Phase, s.Established, s.Leader, s.Epoch
 	for v.committed < v.handed.n && !s.Commit.Less(w.entries[v.handed.entries[v.committed]].Zxid) {
 		v.committed++

@@ -80,6 +80,10 @@ func (w *cluster) commands(s *state, m Move) []string {
 		return one("elect n%d", b+1)
 	case propose:
 		return one("propose n%d %c", b+1, 'a'+rune(s.left.proposals)-1)
+	case toggle:
+		return one("propose n%d %s", a+1, (&actor{host: w.hosts[s.hosts[a]]}).toggled(b))
+	case tell:
+		return one("learn n%d n%d", a+1, b+1)
 	case crash:
 		return one("crash n%d %d", a+1, b)
 	case breakBoth:

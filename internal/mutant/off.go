@@ -40,4 +40,5 @@ const (
 	TimerNotRearmed       = false // X34
 	UnrecordedIsAborted   = false // X35
 	CommitUnderEndedLease = false // X36
+	NewSetAtOnce          = false // X37
 )

@@ -40,6 +40,7 @@ var (
 	TimerNotRearmed       bool // X34
 	UnrecordedIsAborted   bool // X35
 	CommitUnderEndedLease bool // X36
+	NewSetAtOnce          bool // X37
 )
 
 var switches = map[string]*bool{
@@ -77,6 +78,7 @@ var switches = map[string]*bool{
 	"X34": &TimerNotRearmed,
 	"X35": &UnrecordedIsAborted,
 	"X36": &CommitUnderEndedLease,
+	"X37": &NewSetAtOnce,
 }
 
 // With runs f while the mutant with this ID is on. Tests that use it must not be parallel.

@@ -6,7 +6,7 @@ import "slices"
 
 // Mutant is one planted mistake.
 type Mutant struct {
-	ID   string // X01 to X36
+	ID   string // X01 to X37
 	Name string // of the switch
 	What string // is wrong
 	// In are the packages whose TestMutants must kill it.
@@ -77,4 +77,5 @@ var table = []Mutant{
 	{ID: "X34", Name: "TimerNotRearmed", What: "a timer is not set again after an election", In: []string{inSim}},
 	{ID: "X35", Name: "UnrecordedIsAborted", What: "a transaction that the cluster knows nothing of is called aborted", In: []string{inSim, inExplore}},
 	{ID: "X36", Name: "CommitUnderEndedLease", What: "a commit request of a client whose lease has ended is taken", In: []string{inSim}},
+	{ID: "X37", Name: "NewSetAtOnce", What: "a new set of members counts before it is delivered", In: []string{inSim, inExplore}},
 }

@@ -14,8 +14,9 @@ import (
 // says when something happened that must not. Its checks never ask a core what is
 // durable: they look at the disks.
 type Checker struct {
-	quorum int
 	ghosts []*ghost // by node index
+	change func([]byte) ([]zab.Member, bool)
+	sets   []committedSet // of members, in order
 
 	proposals map[zab.Zxid]proposal
 	reigns    map[zab.Epoch]*reign
@@ -50,8 +51,9 @@ type reign struct {
 // ghost is what the checker knows of a node, across all its crashes.
 type ghost struct {
 	id       zab.NodeID
-	observer bool
+	observer bool // and never was a voter
 	disk     *disk
+	force    zab.Set // as of its last step
 	role     zab.RoleChanged
 	status   zab.Status
 	promised zab.HardState // the greatest that was ever durable
@@ -74,17 +76,13 @@ func newChecker(members []zab.Member, disks []*disk) *Checker {
 		reigns:    map[zab.Epoch]*reign{},
 		folds:     []uint64{foldStart},
 	}
-	voters := 0
+	c.change, c.sets = changeOf, []committedSet{{Set: zab.Set{Members: members}}}
 	for i, m := range members {
-		if !m.Observer {
-			voters++
-		}
 		c.ghosts = append(c.ghosts, &ghost{
-			id: m.ID, observer: m.Observer, disk: disks[i],
+			id: m.ID, observer: m.Observer, disk: disks[i], force: zab.Set{Members: members},
 			acked: map[zab.Epoch]zab.Zxid{}, ackedNew: map[zab.Epoch]zab.Zxid{},
 		})
 	}
-	c.quorum = voters/2 + 1
 	return c
 }
 
@@ -288,15 +286,7 @@ func (c *Checker) evidence(g *ghost) {
 
 // among reports whether z is one of the first n entries of the committed sequence.
 func (c *Checker) among(n int, z zab.Zxid) bool {
-	_, found := slices.BinarySearchFunc(c.committed[:min(n, len(c.committed))], z, func(a, b zab.Zxid) int {
-		switch {
-		case a.Less(b):
-			return -1
-		case b.Less(a):
-			return 1
-		}
-		return 0
-	})
+	_, found := slices.BinarySearchFunc(c.committed[:min(n, len(c.committed))], z, compareZxid)
 	return found
 }
 
@@ -311,13 +301,8 @@ func (c *Checker) committedBefore(e zab.Epoch) int {
 
 // quorumDurability is S8. It is asked after every change of a disk and of G.
 func (c *Checker) quorumDurability() {
-	have := 0
-	for _, g := range c.ghosts {
-		if !g.observer && c.contains(g.disk.log, len(c.committed)) {
-			have++
-		}
-	}
-	if have < c.quorum {
+	ok, have := c.quorumHolds(c.inForce(len(c.committed)), func(g *ghost) bool { return c.contains(g.disk.log, len(c.committed)) })
+	if !ok {
 		c.fail("S8", "%d entries are committed, but only %d voters have all of them on disk", len(c.committed), have)
 	}
 }
@@ -384,19 +369,15 @@ func (c *Checker) established(g *ghost, e zab.Epoch) {
 		return
 	}
 	r.established = true
-	have := 0
-	for _, o := range c.ghosts {
-		_, acked := o.ackedNew[e]
-		acked = acked && o.disk.hard.Current >= e
+	ok, have := c.quorumHolds([]committedSet{{Set: g.force}}, func(o *ghost) bool {
 		if o == g {
-			acked = o.disk.hard.Current >= e && holds(o.disk.log, tail(r.history))
+			return o.disk.hard.Current >= e && holds(o.disk.log, tail(r.history))
 		}
-		if acked && !o.observer {
-			have++
-		}
-	}
-	if have < c.quorum {
-		c.fail("S10", "node %d is established in epoch %d with %d of %d acknowledgements", g.id, e, have, c.quorum)
+		_, acked := o.ackedNew[e]
+		return acked && o.disk.hard.Current >= e
+	})
+	if !ok {
+		c.fail("S10", "node %d is established in epoch %d with %d acknowledgements of %d voters", g.id, e, have, voters(g.force.Members))
 	}
 	for _, o := range c.ghosts {
 		if o.disk.hard.Accepted > e {
@@ -499,6 +480,7 @@ func (c *Checker) extend(by zab.Epoch, entry zab.Entry) {
 	c.committed = append(c.committed, entry.Zxid)
 	c.committedBy = append(c.committedBy, by)
 	c.folds = append(c.folds, fold(c.folds[position], entry))
+	c.noteChange(entry)
 }
 
 // delivers looks at entries that a core hands to its state machine.

@@ -33,7 +33,11 @@ type cluster struct {
 	healed, wasFaulty bool
 	stepsHealed       int // when the faults ended
 	healedAt          instant
-	dying             bool // the node of this step dies before it has carried out everything
+	dying             bool                              // the node of this step dies before it has carried out everything
+	change            func([]byte) ([]zab.Member, bool) // tells the changes of the members
+	tell              func(from, to *node)              // lets a node hear of another who the members are
+	founded           func() bool                       // whether a minority may be away for good
+	propose           func(*node, []byte)               // asks a node to append something; nil: nobody does
 	newHost           func(zab.Config, zab.Storage) (host, error)
 	// answered hears what a core says about proposals and reads.
 	answered func(*node, zab.Effect)
@@ -75,10 +79,15 @@ func newCluster(seed uint64, o Options) *cluster {
 		c.swarm.drawCompaction(seed)
 		c.swarm.drawLast(seed)
 	}
+	if o.edition == 0 {
+		c.swarm.drawMembers(seed)
+	}
 	if o.Swarm != nil {
 		o.Swarm(&c.swarm)
 	}
 	c.newHost = func(config zab.Config, s zab.Storage) (host, error) { return zab.New(config, s) }
+	c.change, c.tell = changeOf, c.tells
+	c.founded = func() bool { return true }
 	c.answered = func(*node, zab.Effect) {}
 	c.appliedEntry = func(*node, zab.Entry) {}
 	if o.inhabit != nil {
@@ -91,6 +100,7 @@ func newCluster(seed uint64, o Options) *cluster {
 	}
 	c.check = newChecker(c.members, disks)
 	c.check.muted = o.Mute
+	c.check.change = c.change
 	c.net = newNetwork(c.scheduler, c.swarm, len(c.members))
 	c.net.arrive, c.net.lost = c.arrive, c.lost
 	c.net.up = func(i int) bool { return c.nodes[i].up }
@@ -105,6 +115,9 @@ func newCluster(seed uint64, o Options) *cluster {
 		c.nodes = append(c.nodes, n)
 		c.boot(n)
 	}
+	if every := c.swarm.Gossip; every > 0 {
+		c.after(1, func() { c.gossip(every) })
+	}
 	return c
 }
 
@@ -118,8 +131,10 @@ func (c *cluster) boot(n *node) {
 	c.check.restarted(n.ghost)
 	c.trace.add("%s n%d boot %d: %+v, log to %s, applied %s", c.now, n.id, n.boot, n.disk.hard, tail(n.disk.log), n.disk.appliedZxid())
 	w := c.swarm
+	set := c.setOf(n.disk.log[:min(n.disk.applied, len(n.disk.log))])
+	n.force = set
 	h, err := c.newHost(zab.Config{
-		ID: n.id, Members: c.members, Boot: n.boot,
+		ID: n.id, Members: set.Members, MembersAt: set.At, Change: c.change, Boot: n.boot,
 		HeartbeatTicks: w.Heartbeat, SyncTicks: w.Sync, InitTicks: w.Init, FinalizeTicks: w.Finalize,
 		MaxUncommittedBytes: w.MaxUncommitted, MaxBatchBytes: w.MaxBatch, WindowBytes: w.WindowSize,
 	}, n.disk)
@@ -187,6 +202,7 @@ func (c *cluster) step(n *node, ev zab.Event) {
 		}
 	}
 	c.roles(n, effects[:carried])
+	n.force = status.Set
 	if !c.dying {
 		c.check.observed(n.ghost, status)
 	} else if status.Role == zab.Leading && status.Established && holds(n.disk.view, status.Commit) {
@@ -247,6 +263,8 @@ func (c *cluster) carryOut(n *node, e zab.Effect) {
 	case zab.Dropped:
 		c.check.counters.hit(ProposalsDropped)
 		c.answered(n, e)
+	case zab.TransferEnded:
+		c.check.counters.hit(TransferFailed)
 	case zab.Accepted, zab.Refused, zab.ReadReady, zab.ReadFailed:
 		c.answered(n, e)
 	case zab.SendSnapshot:

@@ -20,7 +20,8 @@
 // write is one atomic batch with a checksum, so a torn one is as one that never began, and
 // is lost whole. Disks are slow, get stuck, and fail a write, which ends the node for good
 // with the writes before it. Logs are cut, and snapshots break off on their way. Leaders
-// are asked to resign.
+// are asked to resign, or to hand over. In a third of the seeds members come and go, change their
+// roles, and hear late who is one; who was removed may stay dead after healing.
 //
 // # Checks
 //
@@ -32,7 +33,7 @@
 //	S1 one leader for each epoch                 S2 one proposal for each zxid, of that leader
 //	S3 logs that share an entry agree up to it   S4 what is applied was proposed, and only once
 //	S5 all apply a prefix of one sequence        S6 a new leader has all that is committed
-//	S7 Current = e means: all before e is here   S8 committed is on a quorum of disks, always
+//	S7 Current = e means: all before e is here   S8 committed is on a quorum's disks, always
 //	S9 cuts and snapshots lose nothing committed S10 acknowledgements counted are true
 //	S11 an epoch's entries without a gap         S12 epochs never go back
 //	S13 nothing old after a leader's first       S14 observers hold what is committed, no more

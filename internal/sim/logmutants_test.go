@@ -19,6 +19,7 @@ var logMutants = map[string]hunt{
 	"X25": {checks: []string{"S15"}, seeds: 500, run: runLog(3000, pausedLeaders)},
 	"X26": {checks: []string{"S15"}, seeds: 500, run: runLog(3000, pausedLeaders)},
 	"X32": {checks: []string{"S4"}, seeds: 200, run: runLog(1000, nil)},
+	"X37": {checks: []string{"S8"}, seeds: 500, run: runLog(1000, changingMembers)},
 	"X34": {checks: []string{"V1", "V4"}, seeds: 500, run: runLog(1000, nil)},
 }
 
@@ -44,6 +45,16 @@ func lateBytes(w *Swarm) {
 	w.Latency, w.Fsync, w.Proposals, w.Reads = 20*millisecond, millisecond, 40*millisecond, second
 	w.Replay, w.Crash, w.Sync, w.Finalize, w.Lag = 3*millisecond, second, 8, 2, 0
 	w.Pause, w.Stall, w.Blackout, w.Forged, w.Compact, w.DiskFail, w.SlowDisk = 0, 0, 0, 0, 0, 0, 0
+}
+
+// changingMembers is few nodes that come and go all the time, and leaders that die over it.
+func changingMembers(w *Swarm) {
+	w.Quiet, w.DeadCore = false, false
+	w.Voters, w.Observers, w.Sync, w.Finalize = 3, 0, 8, 2
+	w.Latency, w.Fsync, w.Lag, w.Proposals, w.Reads = 5*millisecond, 5*millisecond, 0, 100*millisecond, second
+	w.Changes, w.Gossip, w.Moves = 60*millisecond, second/4, 0
+	w.Crash, w.Partition, w.Cuts, w.Loss = second, second, second, 0
+	w.MidCrash, w.Blackout, w.Pause, w.Stall, w.Forged, w.Resign, w.Compact, w.DiskFail, w.SlowDisk = 0, 0, 0, 0, 0, 0, 0, 0, 0
 }
 
 // pausedLeaders is nodes that stop for longer than it takes to elect another leader, and

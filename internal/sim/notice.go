@@ -24,6 +24,7 @@ var byReason = map[string]Situation{
 	"the leader leads no more":                LeaderSaidItLeft,
 	"its own disk stalls":                     StalledLeaderYielded,
 	"session reset":                           SessionReset,
+	"leadership is handed over":               LeadershipHandedOver,
 	resignReason:                              LeaderResigned,
 }
 

@@ -107,6 +107,10 @@ func (c *cluster) startFaults() {
 	c.again(s.Blackout, c.blackout)
 	c.again(s.Replay, c.net.replay)
 	c.again(s.Resign, func() { c.event(c.anyNode(), zab.Resigned{Reason: resignReason}) })
+	c.again(s.Changes, c.changeMembers)
+	if c.propose != nil { // else people do
+		c.again(s.Moves, c.moveLeadership)
+	}
 	c.again(s.Flapping, func() { c.flap(c.rng.IntN(len(c.nodes)), c.rng.IntN(len(c.nodes)), 20) })
 }
 
@@ -214,11 +218,17 @@ func (c *cluster) heal() {
 	c.swarm = c.swarm.calm()
 	c.net.heal(c.swarm)
 	mayDie := 0
-	if c.swarm.DeadCore {
+	if c.swarm.DeadCore && c.founded() {
 		mayDie = c.upTo((c.swarm.Voters - 1) / 2)
 	}
+	removed := c.removed()
 	for _, i := range c.rng.Perm(len(c.nodes)) {
 		n := c.nodes[i]
+		if removed[n.id] {
+			c.check.counters.hit(RemovedStayedDead)
+			c.crash(n)
+			n.dead = true
+		}
 		n.tick, n.failing = 50*millisecond, false
 		if mayDie > 0 && !n.observer {
 			mayDie--
@@ -239,12 +249,12 @@ func (c *cluster) heal() {
 // reunited reports whether one leader is established and has everybody who is up.
 func (c *cluster) reunited() bool {
 	leader := c.leader()
-	if leader == nil {
-		return false
+	if leader == nil || leader.host.Status().Transfer != 0 || !c.belongs(leader, leader) {
+		return false // or its reign is about to end
 	}
 	for _, n := range c.nodes {
 		r := n.role
-		if !n.dead && (!r.Established || r.Leader != leader.id || r.Epoch != leader.role.Epoch) {
+		if !n.dead && c.belongs(leader, n) && (!r.Established || r.Leader != leader.id || r.Epoch != leader.role.Epoch) {
 			return false
 		}
 	}
@@ -267,7 +277,7 @@ func (c *cluster) disksRest() bool {
 func (c *cluster) linksRest() bool {
 	leader := c.leader()
 	for _, n := range c.nodes {
-		if n.up && n != leader && (c.net.owed(leader.index, n.index) || c.net.owed(n.index, leader.index)) {
+		if n.up && n != leader && c.belongs(leader, n) && (c.net.owed(leader.index, n.index) || c.net.owed(n.index, leader.index)) {
 			return false
 		}
 	}
@@ -295,8 +305,9 @@ func (c *cluster) notReunited() {
 }
 
 func (c *cluster) allApplied(count int) bool {
+	leader := c.leader()
 	for _, n := range c.nodes {
-		if n.up && n.disk.applied < count {
+		if n.up && leader != nil && c.belongs(leader, n) && n.disk.applied < count {
 			return false
 		}
 	}

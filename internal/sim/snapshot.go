@@ -88,7 +88,7 @@ func (c *cluster) arrived(t *transfer) {
 	n.fetching = zab.FetchSnapshot{}
 	t.staged.ref = n.disk.staged.ref + 1
 	n.disk.staged = t.staged
-	c.event(n, zab.SnapshotStaged{Session: t.want.Session, Snapshot: zab.Snapshot{Zxid: t.zxid, Ref: t.staged.ref}})
+	c.event(n, zab.SnapshotStaged{Session: t.want.Session, Snapshot: zab.Snapshot{Zxid: t.zxid, Ref: t.staged.ref, Members: c.setOf(t.staged.log)}})
 }
 
 // unwanted counts a snapshot that is not installed: its session is over.

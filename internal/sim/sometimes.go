@@ -74,6 +74,12 @@ const (
 	SessionReset
 	SilentPeerDropped
 	UnacknowledgingPeerDropped
+	VoterCame
+	VoterWent
+	NewerSetLearned
+	RemovedStayedDead
+	LeadershipHandedOver
+	TransferFailed
 	situations
 )
 
@@ -144,6 +150,12 @@ var situationNames = [situations]string{
 	SessionReset:                  "session reset",
 	SilentPeerDropped:             "silent peer dropped",
 	UnacknowledgingPeerDropped:    "peer that acknowledges nothing dropped",
+	VoterCame:                     "a voter more",
+	VoterWent:                     "a voter less",
+	NewerSetLearned:               "newer set of members learned from another node",
+	RemovedStayedDead:             "removed node stayed dead",
+	LeadershipHandedOver:          "leadership handed over",
+	TransferFailed:                "leadership not handed over when asked to",
 }
 
 // String is the situation in words.

@@ -53,6 +53,10 @@ type Swarm struct {
 	Resign    instant // between two wishes that a node should not lead
 	LongPause instant // mean length of a pause; zero is a second
 	Sessions  int     // clients that go from node to node
+
+	Changes instant // between two changes of the members
+	Moves   instant // between two moves of leadership
+	Gossip  instant // between two words of each node to each other about who the members are
 }
 
 func drawSwarm(s *scheduler) Swarm {
@@ -152,6 +156,24 @@ func (w *Swarm) drawLast(seed uint64) {
 	}
 }
 
+// drawMembers draws what changes about the members, likewise.
+func (w *Swarm) drawMembers(seed uint64) {
+	r := rand.New(rand.NewPCG(seed, 0x6d656d62))
+	rate := func(low, high float64) instant {
+		return instant(float64(second) * low * math.Exp(r.Float64()*math.Log(high/low)))
+	}
+	if w.Quiet || r.IntN(3) > 0 {
+		return
+	}
+	w.Changes, w.Gossip, w.DeadCore = rate(0.1, 2), second/2, false
+	if r.IntN(2) == 0 {
+		w.Moves = rate(0.5, 5)
+	}
+	if r.IntN(3) == 0 { // many that come and go
+		w.Voters, w.Observers, w.Crash, w.Changes = 4+r.IntN(2), r.IntN(2), second, second/8
+	}
+}
+
 // calm is the same cluster with its faults over.
 func (w Swarm) calm() Swarm {
 	return Swarm{
@@ -159,7 +181,7 @@ func (w Swarm) calm() Swarm {
 		Heartbeat: w.Heartbeat, Sync: w.Sync, Init: w.Init, Finalize: w.Finalize,
 		MaxUncommitted: w.MaxUncommitted, MaxBatch: w.MaxBatch, WindowSize: w.WindowSize,
 		Latency: 2 * millisecond, Fsync: 5 * millisecond, ApplyTime: 2 * millisecond,
-		DeadCore: w.DeadCore,
+		DeadCore: w.DeadCore, Gossip: w.Gossip,
 	}
 }
 

@@ -93,8 +93,8 @@ func (w *txnWorld) newHost(config zab.Config, s zab.Storage) (host, error) {
 		return nil, err
 	}
 	var members []coordinator.Member
-	for _, member := range config.Members {
-		members = append(members, coordinator.Member{ID: member.ID, Observer: member.Observer})
+	for _, member := range w.members {
+		members = append(members, configured(member.ID, member.Observer))
 	}
 	h := &txnHost{w: w, n: int(config.ID), table: table, disk: d, applied: d.appliedZxid()}
 	if last := w.hosts[h.n-1]; last != nil && last.role.Role == zab.Leading && last.applied.Less(last.proposed) {

@@ -60,6 +60,10 @@ const (
 	CommittedAloneUnrecorded
 	LeaseEndedUnderCommit
 	OrphanOfEndedLease
+	MembersOperated
+	MembersRefused
+	NodeLearned
+	LearnerBecameVoter
 	txnSituations
 )
 
@@ -77,6 +81,7 @@ var txnSituationNames = [txnSituations]string{
 	"word to forget evidence lost", "finished transaction purged", "client older than the watermark refused",
 	"foreign branch listed and left alone", "view served", "view refused", "clock stepped", "unrecorded answered for what one database committed",
 	"commit asked for and refused because the lease had ended", "orphan aborted because its lease had ended",
+	"members changed or leadership moved by an operator", "operator refused about the members", "node learned", "learner became a voter",
 }
 
 // String is the situation in words.
@@ -122,6 +127,8 @@ func (w *txnWorld) lookAtRecord(r txn.Record) {
 		case w.now-g.born >= instant(txnRules.MaxTransaction/time.Microsecond):
 			w.hit(OldCommitted)
 		}
+	case txn.MembersRecord:
+		w.lookAtMembers(r)
 	case txn.HeuristicRecord:
 		switch r.Outcome {
 		case txn.HeuristicCommit:

@@ -38,6 +38,7 @@ type txnWorld struct {
 	lookedAt  txn.Position     // up to which the log was searched for situations
 	watermark time.Time        // the latest that a table ever had
 	planted   PlantedTxn
+	learners  []uint64 // as of lookedAt
 }
 
 // PlantedTxn is a bug that clients, workers or the applied state could have.
@@ -72,6 +73,9 @@ func (w *txnWorld) inhabit(seed uint64, c *cluster) {
 	members := c.swarm.Voters + c.swarm.Observers
 	w.hosts, w.skews, w.years = make([]*txnHost, members), make([]time.Duration, members), make([]time.Duration, members)
 	c.newHost = w.newHost
+	c.change, c.tell = changeOfRecords, w.tells
+	c.founded = func() bool { return w.formed != 0 } // with all voters
+	c.swarm.Gossip = second / 4
 }
 
 // clock is the true time.
@@ -282,6 +286,7 @@ func runTxnOnce(seed uint64, o TxnOptions) *txnWorld {
 	w.beginClients()
 	w.startFaults()
 	w.startQuirks()
+	w.startMembers()
 	if w.quirks.Clock > 0 && seed%3 == 0 { // a clock that is a year ahead, or behind
 		w.years[int(seed/6)%len(w.years)] = time.Duration(seed%2*2)*year - year
 	}
@@ -374,15 +379,8 @@ func (w *txnWorld) waiting() int {
 
 // quorumHas reports whether the durable logs of a quorum hold an entry.
 func (w *txnWorld) quorumHas(p txn.Position) bool {
-	z, have, need := zab.Zxid{Epoch: zab.Epoch(p.Epoch), Counter: p.Counter}, 0, 0
-	for _, n := range w.nodes {
-		if n.observer {
-			continue
-		}
-		need++
-		if n.disk.has(z) {
-			have++
-		}
-	}
-	return have > need/2
+	z := zab.Zxid{Epoch: zab.Epoch(p.Epoch), Counter: p.Counter}
+	c := w.cluster.check
+	ok, _ := c.quorumHolds(c.inForce(c.countUpto(z)), func(g *ghost) bool { return g.disk.has(z) })
+	return ok
 }

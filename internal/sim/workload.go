@@ -36,6 +36,7 @@ type request struct {
 func newWorkload(c *cluster) *workload {
 	w := &workload{c: c, on: true, open: map[uint64]request{}}
 	c.answered = w.answered
+	c.propose = func(n *node, data []byte) { w.ask(request{node: n, data: data}) }
 	w.every(c.swarm.Proposals, w.propose)
 	w.every(c.swarm.Reads, w.read)
 	w.sessions = newSessions(w)

@@ -2,16 +2,24 @@
 
 package zab
 
-import "github.com/concordtx/concord/internal/mutant"
+import (
+	"fmt"
+
+	"github.com/concordtx/concord/internal/mutant"
+)
 
 // propose appends one entry. It is sent while it is written: the own disk counts
 // like any other of the quorum.
 func (n *Node) propose(ev Proposed) {
-	if n.lead == nil || !n.established {
+	if n.lead == nil || !n.established || n.observer() {
 		n.emit(Refused{ID: ev.ID, Err: ErrNotLeader})
 		return
 	}
 	l := n.lead
+	if l.transfer != 0 {
+		n.emit(Refused{ID: ev.ID, Err: ErrBusy})
+		return
+	}
 	size := len(ev.Data) + entryOverhead
 	if l.uncommitted > 0 && l.uncommitted+size > n.cfg.MaxUncommittedBytes {
 		n.emit(Refused{ID: ev.ID, Err: ErrBusy})
@@ -27,7 +35,18 @@ func (n *Node) propose(ev Proposed) {
 		}
 		z.Counter = prev.Counter + 1
 	}
-	entries := n.history.append(Entry{Zxid: z, Prev: prev, Data: ev.Data})
+	e := Entry{Zxid: z, Prev: prev, Data: ev.Data}
+	if s, ok, err := n.change(&e); err != nil {
+		n.emit(Refused{ID: ev.ID, Err: fmt.Errorf("%w: %w", ErrMembers, err)})
+		return
+	} else if ok {
+		if err := n.mayChange(s); err != nil {
+			n.emit(Refused{ID: ev.ID, Err: err})
+			return
+		}
+	}
+	entries := n.history.append(e)
+	n.appended(entries)
 	l.uncommitted += size
 	n.emit(Accepted{ID: ev.ID, Zxid: z})
 	n.write(Write{Entries: entries})
@@ -40,7 +59,7 @@ func (n *Node) broadcast(entries []Entry, size int) {
 	var body Body = Propose{Entries: entries, Commit: n.commit}
 	for i := range n.lead.peers {
 		p := &n.lead.peers[i]
-		if p.announced && p.sent == entries[0].Prev && p.inFlight < n.cfg.WindowBytes && !n.members[i].Observer {
+		if p.announced && p.sent == entries[0].Prev && p.inFlight < n.cfg.WindowBytes && !n.set.Members[i].Observer {
 			n.dispatch(i, body, entries[0].Zxid, size)
 		}
 	}
@@ -71,7 +90,7 @@ func (n *Node) onAck(from int, upto Zxid) {
 	}
 	if p.step == stepSynced {
 		p.match = upto
-		if !n.members[from].Observer {
+		if !n.set.Members[from].Observer {
 			n.advanceCommit()
 		}
 	}
@@ -81,17 +100,10 @@ func (n *Node) onAck(from int, upto Zxid) {
 // advanceCommit moves the watermark to what a quorum has durable. Followers hear of it
 // with the next entries, or at once when nothing else is under way.
 func (n *Node) advanceCommit() {
-	if !n.established {
+	if !n.established || n.observer() {
 		return
 	}
-	var t tally[Zxid]
-	t.add(n.stable, lessZxid)
-	for i := range n.lead.peers {
-		if !n.members[i].Observer {
-			t.add(n.lead.peers[i].match, lessZxid)
-		}
-	}
-	z := t.reached(n.quorum)
+	z := n.durableAtQuorum()
 	if mutant.CommitOnOwnDisk {
 		z = n.stable
 	}
@@ -109,7 +121,7 @@ func (n *Node) spreadCommit() {
 		p := &n.lead.peers[i]
 		switch {
 		case p.step != stepSynced:
-		case n.members[i].Observer:
+		case n.set.Members[i].Observer:
 			n.pump(i)
 		case n.commit == n.tail():
 			if body == nil {

@@ -4,7 +4,9 @@ package zab
 
 import (
 	"fmt"
+	"slices"
 	"sort"
+	"strings"
 )
 
 // disk is what survives a crash of a host. It is the Storage of its core.
@@ -13,7 +15,24 @@ type disk struct {
 	base    Zxid
 	log     []Entry
 	applied Zxid
+	set     Set // as of the base; zero: none yet
 	boot    uint32
+}
+
+// changeOfTests takes "voters=123" for a change, and "voters=123 observers=4".
+func changeOfTests(data []byte) (members []Member, ok bool) {
+	text, ok := strings.CutPrefix(string(data), "voters=")
+	if !ok {
+		return nil, false
+	}
+	voters, observers, _ := strings.Cut(text, " observers=")
+	for _, d := range voters {
+		members = append(members, Member{ID: NodeID(d - '0')})
+	}
+	for _, d := range observers {
+		members = append(members, Member{ID: NodeID(d - '0'), Observer: true})
+	}
+	return members, ok
 }
 
 func (d *disk) last() Zxid {
@@ -51,6 +70,16 @@ func (d *disk) Entries(after, upto Zxid, maxBytes int) ([]Entry, error) {
 	return out, nil
 }
 
+// members are those of the applied state.
+func (d *disk) members() Set {
+	for _, e := range slices.Backward(d.log[:d.after(d.applied)]) {
+		if members, ok := changeOfTests(e.Data); ok {
+			return Set{At: e.Zxid, Members: members}
+		}
+	}
+	return d.set
+}
+
 func (d *disk) do(w Write) {
 	if w.TruncateAfter != nil {
 		i := d.after(*w.TruncateAfter)
@@ -58,6 +87,7 @@ func (d *disk) do(w Write) {
 	}
 	d.log = append(d.log, w.Entries...)
 	if w.Cut != nil {
+		d.set = d.members()
 		if d.applied.Less(*w.Cut) {
 			panic(fmt.Sprintf("cut at %s, but only %s is applied", *w.Cut, d.applied))
 		}
@@ -65,7 +95,7 @@ func (d *disk) do(w Write) {
 		d.base = *w.Cut
 	}
 	if w.Install != nil {
-		d.base, d.applied, d.log = w.Install.Zxid, w.Install.Zxid, nil
+		d.base, d.applied, d.log, d.set = w.Install.Zxid, w.Install.Zxid, nil, w.Install.Members
 	}
 	if w.Hard != nil {
 		d.hard = *w.Hard
@@ -128,7 +158,12 @@ func (c *cluster) start(h *host) error {
 	h.cfg.Boot = h.disk.boot
 	h.writes, h.applies, h.machine, h.from = nil, nil, nil, h.disk.applied
 	h.mayFetch, h.fetch = map[NodeID]uint64{}, nil
-	core, err := New(h.cfg, h.disk)
+	h.cfg.Change = changeOfTests
+	cfg := h.cfg
+	if set := h.disk.members(); set.Members != nil {
+		cfg.Members, cfg.MembersAt = set.Members, set.At
+	}
+	core, err := New(cfg, h.disk)
 	h.core = core
 	return err
 }
@@ -220,7 +255,7 @@ func (c *cluster) take(h *host) bool {
 	if from.core == nil || from.mayFetch[h.cfg.ID] != f.session {
 		return c.failFetch(h, "not allowed")
 	}
-	f.taken = &Snapshot{Zxid: from.disk.applied}
+	f.taken = &Snapshot{Zxid: from.disk.applied, Members: from.disk.members()}
 	c.step(from, SnapshotMoved{Peer: h.cfg.ID, Session: f.session})
 	c.step(h, SnapshotMoved{Peer: f.from, Session: f.session})
 	return true

@@ -36,6 +36,7 @@ const (
 	kindPong
 	kindReadReq
 	kindReadResp
+	kindHandOver
 )
 
 // AppendMessage appends the encoding of m to b: version, kind, then all numbers as
@@ -144,6 +145,9 @@ func (w *writer) body(body Body) kind {
 		w.num(m.Nonce)
 		w.zxid(m.Index)
 		return kindReadResp
+	case HandOver:
+		w.num(uint64(m.To))
+		return kindHandOver
 	}
 	panicf("no encoding for a body of type %T", body)
 	return 0
@@ -278,6 +282,8 @@ func (r *reader) body(k kind) Body {
 		return ReadReq{Nonce: r.num()}
 	case kindReadResp:
 		return ReadResp{Nonce: r.num(), Index: r.zxid()}
+	case kindHandOver:
+		return HandOver{To: NodeID(r.num())}
 	}
 	return nil
 }

@@ -37,7 +37,7 @@ func (n *Node) yieldToHealthyDisks() {
 func (n *Node) othersSuffice() bool {
 	others := 0
 	for i := range n.lead.peers {
-		if n.lead.peers[i].step == stepSynced && !n.members[i].Observer {
+		if n.lead.peers[i].step == stepSynced && !n.set.Members[i].Observer {
 			others++
 		}
 	}

@@ -28,6 +28,8 @@
 //     for ever. Of a snapshot the core knows the zxid only: taking, carrying, staging and
 //     verifying it is the driver's part, between SendSnapshot and SnapshotStaged. After
 //     Restored the state machine begins anew from the store.
+//  8. The applied state holds the set of members as of its position, and New gets it. Say
+//     Learned when somebody who belongs to the cluster tells of a later set.
 //
 // The driving loop, with everything slow behind channels:
 //
@@ -50,6 +52,8 @@
 //				snapshots.carryOut(e)
 //			case zab.Accepted, zab.Refused, zab.Dropped:
 //				answerProposer(e)
+//			case zab.TransferEnded:
+//				answerOperator(e)
 //			case zab.ReadReady, zab.ReadFailed:
 //				answerReader(e)
 //			case zab.RoleChanged, zab.Note:
@@ -83,8 +87,52 @@
 // Ping and Pong show that the other side lives; Pongs of a quorum also confirm
 // reads, which followers ask for with ReadReq and ReadResp. Reject ends a session.
 //
+// HandOver ends a reign in favour of a follower that has everything.
+//
 // Every message but a Ballot carries the epoch that the sender speaks for and the session
 // that the follower chose. What belongs to another session is not acted upon.
+//
+// # Members that change
+//
+// Some entries are changes: each names a set of members, C0 being the one that the cluster begins
+// with, Ci the one that the change zi names. Three rules:
+//
+//  1. The set in force at a node is the latest that it knows to be committed: because it delivered
+//     the change, or has a later change in its log, or was told (Learned). All of its
+//     quorums are of that set: for discovery, for synchronization, for entries, for reads.
+//     A leader commits nothing behind a change before it has delivered that, so an entry is
+//     committed by a quorum of the set as of its position, a change by one of the set before it.
+//  2. A change is proposed when all earlier ones are delivered at the leader. So a log that has zi
+//     proves that z(i-1) is committed, and whoever has zi has at least C(i-1) in force. That is
+//     also so after a restart, because New looks through what is not applied of the log.
+//  3. Ci and C(i+1) differ by one voter, so a quorum of one shares a voter with each quorum of the
+//     other.
+//
+// Claim: when the leader L of epoch e closes discovery with a quorum Q of its set Cj, its log has
+// everything that was committed in epochs before e. Assume it of all leaders before L, and let z
+// be committed by one of them, by a quorum P of Cm.
+//
+//   - j is m-1, m or m+1: P and Q share a voter, by rule 3. It had z before it promised e, and L
+//     is not behind it, so L has z. That is the argument of a set that never changes.
+//   - In particular L has each change zk with k-1, k or k-2 equal to j that was committed before
+//     e: by rule 2 the first leader to commit zk had C(k-1) in force.
+//   - j > m+1: zj was committed before L began, and by the voter that its quorum of C(j-1) shares
+//     with those who told L what they promised, in an epoch before e. So L has zj. Who
+//     committed z had no zj in his log, by rule 2, so who committed zj had z before it in his.
+//     Logs that share an entry agree up to it: L has z.
+//   - j < m-1: z(j+2) was committed before z, so before e, and L has it. By rule 2 it has at least
+//     C(j+1) in force, so this does not happen.
+//
+// A leader that hears of a later set before it is established gives up, so Q is of one set. One
+// that found changes in its log that it did not know to be committed commits its initial
+// history by a quorum of the set in force at it, which is what Cm stands for above.
+//
+// What rules 1 to 3 do not give is that whoever is left can go on: when a voter goes and is
+// switched off, a node that crashed may not know any more that this was committed, and wait for
+// it. Therefore the driver proposes each set twice, and says that a change is done when
+// the second is delivered: then a quorum of the new set has in its log that it is in force.
+// A node that was away may know nobody of today's members, hence Learned. A new voter is
+// an observer first, so that it does not lack everything when it is counted.
 //
 // # Sources, and where this differs
 //

@@ -93,7 +93,7 @@ func (n *Node) mayLead(id NodeID) bool {
 		return true
 	}
 	i := n.place(id)
-	return i >= 0 && !n.members[i].Observer && !n.elect.lost[i]
+	return i >= 0 && !n.set.Members[i].Observer && !n.elect.lost[i]
 }
 
 // campaign tells all voters the own ballot, now and then again in growing intervals.
@@ -107,7 +107,7 @@ func (n *Node) sendBallots() {
 	if mutant.TimerNotRearmed && n.elect.round > 1 {
 		n.elect.resendAt = never
 	}
-	for i, m := range n.members {
+	for i, m := range n.set.Members {
 		if i != n.me && !m.Observer {
 			n.sendBallot(i)
 		}
@@ -151,7 +151,7 @@ func (n *Node) onBallot(from int, b Ballot) {
 	}
 	*old = heardBallot{Ballot: b, known: true}
 	switch {
-	case n.members[from].Observer:
+	case n.set.Members[from].Observer:
 		if n.role == Following || n.role == Leading {
 			n.sendBallot(from)
 		}
@@ -193,7 +193,7 @@ func (n *Node) adopt(a, b Vote) {
 }
 
 func (n *Node) ballotWhileSettled(from int, b Ballot) {
-	if n.follow != nil && n.follow.leader == n.members[from].ID {
+	if n.follow != nil && n.follow.leader == n.set.Members[from].ID {
 		if n.leaderLeft(b) {
 			n.enterLooking("the leader stopped leading")
 			return
@@ -242,7 +242,7 @@ func (n *Node) tryDecide() {
 	}
 	if i := n.settledLeader(); i >= 0 {
 		n.elect.round = n.elect.ballots[i].Round
-		n.becomeFollower(n.members[i].ID, "joined a leader")
+		n.becomeFollower(n.set.Members[i].ID, "joined a leader")
 		return
 	}
 	if n.observer() || n.elect.vote.Leader == 0 || !n.candidateHeard() {
@@ -271,18 +271,18 @@ func (n *Node) decide() {
 // settledLeader returns who says that it leads while enough others say that they
 // follow it, or -1. Without its own word the others may only not have noticed its death.
 func (n *Node) settledLeader() int {
-	for i := range n.members {
+	for i := range n.set.Members {
 		b := &n.elect.ballots[i]
-		if i == n.me || !b.known || b.State != Leading || b.Vote.Leader != n.members[i].ID || n.members[i].Observer {
+		if i == n.me || !b.known || b.State != Leading || b.Vote.Leader != n.set.Members[i].ID || n.set.Members[i].Observer {
 			continue
 		}
 		followers := 0
 		if !n.observer() {
 			followers = 1
 		}
-		for j := range n.members {
+		for j := range n.set.Members {
 			o := &n.elect.ballots[j]
-			if j != n.me && !n.members[j].Observer && o.known && o.State != Looking && o.Vote.Leader == b.Vote.Leader {
+			if j != n.me && !n.set.Members[j].Observer && o.known && o.State != Looking && o.Vote.Leader == b.Vote.Leader {
 				followers++
 			}
 		}
@@ -303,7 +303,7 @@ func (n *Node) candidateHeard() bool {
 // support counts the voters of this round that share the own vote, and those that can
 // be reached but did not say so.
 func (n *Node) support() (support, missing int) {
-	for i, m := range n.members {
+	for i, m := range n.set.Members {
 		b := &n.elect.ballots[i]
 		switch {
 		case m.Observer:
@@ -359,7 +359,7 @@ func (n *Node) lookingTick() {
 func (n *Node) standsInVain() bool {
 	el := &n.elect
 	heard := false
-	for i, m := range n.members {
+	for i, m := range n.set.Members {
 		heard = heard || i != n.me && !m.Observer && el.ballots[i].known && !el.lost[i]
 	}
 	if !heard || el.vote.Leader != n.cfg.ID {

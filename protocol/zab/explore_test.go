@@ -203,20 +203,28 @@ func (g *ghost) extend(h *host) {
 	}
 }
 
+// durable is S8: what is committed is durable at a quorum of the members as of its position, or,
+// if its leader found a change in its log that it did not know to be committed, of those before.
 func (g *ghost) durable(z Zxid) {
-	have, voters := 0, 0
-	for _, h := range g.c.hosts {
-		if h.cfg.Members[h.cfg.ID-1].Observer {
-			continue
-		}
-		voters++
-		if h.disk.holds(z) {
-			have++
+	sets := []Set{{Members: g.c.hosts[0].cfg.Members}}
+	for _, e := range g.global[:g.place[z]-1] {
+		if members, ok := changeOfTests(e.Data); ok {
+			sets = append(sets, Set{At: e.Zxid, Members: members})
 		}
 	}
-	if have < majority(voters) {
-		g.fail("S8: %s is committed, but durable at %d of %d voters", z, have, voters)
+	var have int
+	for _, s := range sets[max(0, len(sets)-2):] {
+		have = 0
+		for _, m := range s.Members {
+			if !m.Observer && g.c.hosts[m.ID-1].disk.holds(z) {
+				have++
+			}
+		}
+		if have >= majority(countVoters(s.Members)) {
+			return
+		}
 	}
+	g.fail("S8: %s is committed, but durable at %d voters", z, have)
 }
 
 // survey checks what costs more.

@@ -39,12 +39,16 @@ const (
 )
 
 func (n *Node) becomeFollower(id NodeID, reason string) {
-	n.role = Following
-	if n.observer() {
-		n.role = Observing
-	}
+	n.role = n.followingRole()
 	n.openSession(id, 0)
 	n.report(reason)
+}
+
+func (n *Node) followingRole() Role {
+	if n.observer() {
+		return Observing
+	}
+	return Following
 }
 
 // openSession greets the leader under a new number; whatever belonged to an older
@@ -64,7 +68,7 @@ func (n *Node) openSession(id NodeID, resets int) {
 
 func (n *Node) greet() {
 	n.follow.helloAt = n.now + helloTicks
-	n.send(n.place(n.follow.leader), 0, n.follow.session, FollowerInfo{Accepted: n.hard.Accepted})
+	n.sendTo(n.follow.leader, 0, n.follow.session, FollowerInfo{Accepted: n.hard.Accepted})
 }
 
 // resetSession starts over with the same leader, without an election: what was received
@@ -82,7 +86,7 @@ func (n *Node) resetSession(format string, args ...any) {
 }
 
 func (n *Node) toLeader(b Body) {
-	n.send(n.place(n.follow.leader), n.follow.epoch, n.follow.session, b)
+	n.sendTo(n.follow.leader, n.follow.epoch, n.follow.session, b)
 }
 
 // fromLeader handles what comes from the leader within the current session.
@@ -102,7 +106,7 @@ func (n *Node) fromLeader(m Message) {
 	case Propose:
 		n.onPropose(b)
 	case Inform:
-		if n.observer() && len(b.Entries) > 0 {
+		if len(b.Entries) > 0 {
 			n.onPropose(Propose{Entries: b.Entries, Commit: b.Entries[len(b.Entries)-1].Zxid})
 		}
 	case NewLeader:
@@ -117,6 +121,8 @@ func (n *Node) fromLeader(m Message) {
 		if n.established {
 			n.onReadResp(b)
 		}
+	case HandOver:
+		n.onHandOver(b)
 	}
 }
 
@@ -143,7 +149,7 @@ func (n *Node) onLeaderInfo(m Message) {
 		n.hard.Accepted, n.hard.AcceptedFrom = m.Epoch, m.From
 		n.writeHard()
 	}
-	f.counted = n.hard.AcceptedFrom == m.From && !n.observer()
+	f.counted = n.hard.AcceptedFrom == m.From
 	f.promiseWrite = n.issued
 	n.phase = Synchronization
 	n.report("the leader proposed an epoch")
@@ -235,11 +241,17 @@ func (n *Node) onPropose(b Propose) {
 			n.resetSession("entry %s after %s does not follow %s", e.Zxid, e.Prev, prev)
 			return
 		}
+		if _, _, err := n.change(e); err != nil {
+			n.resetSession("entry %s makes no set of members: %v", e.Zxid, err)
+			return
+		}
 		prev = e.Zxid
 	}
 	if len(entries) > 0 {
 		f.progress = n.now
-		n.write(Write{Entries: n.history.append(entries...)})
+		entries = n.history.append(entries...)
+		n.write(Write{Entries: entries})
+		n.appended(entries)
 		if mutant.AckBeforeDurable {
 			n.toLeader(Ack{Upto: n.tail()})
 		}
@@ -251,7 +263,7 @@ func (n *Node) onPropose(b Propose) {
 // The log writer's order makes one of the first two, Persisted the third.
 func (n *Node) onNewLeader(b NewLeader) {
 	f := n.follow
-	if !f.synced || f.ended || n.observer() {
+	if !f.synced || f.ended {
 		return
 	}
 	if b.End != n.tail() || n.hard.Accepted != f.epoch {
@@ -270,7 +282,7 @@ func (n *Node) onNewLeader(b NewLeader) {
 // onUpToDate starts delivering.
 func (n *Node) onUpToDate(b UpToDate) {
 	f := n.follow
-	if n.established || !f.synced || !f.confirmed && !n.observer() {
+	if n.established || !f.synced || f.ended && !f.confirmed {
 		return
 	}
 	n.established, n.phase, f.resets = true, Broadcast, 0

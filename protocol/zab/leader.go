@@ -17,6 +17,10 @@ type leader struct {
 	peers      []peer // by place; the own one is unused
 	progress   uint64 // tick of the last step forward before establishment
 
+	// transfer is who leadership is being handed to, 0 for nobody, and when that is given up.
+	transfer      NodeID
+	transferUntil uint64
+
 	uncommitted int    // bytes of (commit, tail]
 	pingSeq     uint64 // the last ping round sent
 	pingAt      uint64 // tick of the next heartbeat
@@ -72,7 +76,7 @@ type flight struct {
 
 func (n *Node) becomeLeader(reason string) {
 	n.role, n.phase = Leading, Discovery
-	n.lead = &leader{peers: make([]peer, len(n.members)), progress: n.now}
+	n.lead = &leader{peers: make([]peer, len(n.set.Members)), progress: n.now}
 	n.report(reason)
 	n.sendBallotsToStrangers()
 	n.decideEpoch()
@@ -80,7 +84,7 @@ func (n *Node) becomeLeader(reason string) {
 
 // sendBallotsToStrangers tells who is not in a session that there is a leader.
 func (n *Node) sendBallotsToStrangers() {
-	for i := range n.members {
+	for i := range n.set.Members {
 		if i != n.me && n.lead.peers[i].session == 0 {
 			n.sendBallot(i)
 		}
@@ -142,9 +146,9 @@ func (n *Node) onFollowerInfo(from int, session uint64, info FollowerInfo) {
 	if session < p.newest || session == 0 {
 		return
 	}
-	voter := !n.members[from].Observer
+	voter := !n.set.Members[from].Observer
 	if !n.plausible(info.Accepted) {
-		n.note("ALARM: ignoring node %d: it claims to have promised epoch %d, and this node is at %d: replace its store", n.members[from].ID, info.Accepted, n.hard.Accepted)
+		n.note("ALARM: ignoring node %d: it claims to have promised epoch %d, and this node is at %d: replace its store", n.set.Members[from].ID, info.Accepted, n.hard.Accepted)
 		return
 	}
 	if l.epoch != 0 && info.Accepted > l.epoch {
@@ -188,7 +192,7 @@ func (n *Node) decideEpoch() {
 	}
 	highest, infos := max(n.hard.Accepted, n.seenAccepted), 1
 	for i := range l.peers {
-		if !l.peers[i].known || n.members[i].Observer {
+		if !l.peers[i].known || n.set.Members[i].Observer {
 			continue
 		}
 		infos++
@@ -213,7 +217,7 @@ func (n *Node) decideEpoch() {
 // the leader is established: a promise to one who never is would lock it out from
 // whoever leads instead, for whom nobody abdicates.
 func (n *Node) mayInvite(i int) bool {
-	return n.lead.announced && (n.established || !n.members[i].Observer)
+	return n.lead.announced && (n.established || !n.set.Members[i].Observer)
 }
 
 func (n *Node) invite(to int) {
@@ -248,7 +252,7 @@ func (n *Node) onAckEpoch(from int, a AckEpoch) {
 		return
 	}
 	p.step, p.history = stepPromised, a
-	if n.members[from].Observer {
+	if n.set.Members[from].Observer {
 		if n.established {
 			n.beginSync(from)
 		}
@@ -260,13 +264,13 @@ func (n *Node) onAckEpoch(from int, a AckEpoch) {
 	}
 	if !a.Counted {
 		p.refused, l.refused = true, true
-		n.note("node %d promised epoch %d to another leader", n.members[from].ID, l.epoch)
+		n.note("node %d promised epoch %d to another leader", n.set.Members[from].ID, l.epoch)
 		n.supporterLeft()
 		return
 	}
 	ahead := a.Current > n.hard.Current || a.Current == n.hard.Current && n.tail().Less(a.Last)
 	if ahead && !mutant.ShorterLogLeads {
-		n.note("node %d is ahead: current %d last %s, here %d %s", n.members[from].ID, a.Current, a.Last, n.hard.Current, n.tail())
+		n.note("node %d is ahead: current %d last %s, here %d %s", n.set.Members[from].ID, a.Current, a.Last, n.hard.Current, n.tail())
 		n.failLeading("a follower is ahead") // stays away, or who is ahead but abstains elects it again at once
 		return
 	}
@@ -296,7 +300,7 @@ func (n *Node) closeDiscovery() {
 	n.phase = Synchronization
 	n.report("a quorum promised the epoch")
 	for i := range l.peers {
-		if l.peers[i].step == stepPromised && !n.members[i].Observer {
+		if l.peers[i].step == stepPromised && !n.set.Members[i].Observer {
 			n.beginSync(i)
 		}
 	}
@@ -306,7 +310,7 @@ func (n *Node) closeDiscovery() {
 // discovery any more, instead of waiting for InitTicks.
 func (n *Node) supporterLeft() {
 	possible := 1
-	for i, m := range n.members {
+	for i, m := range n.set.Members {
 		if i != n.me && !m.Observer && n.mayPromise(i) {
 			possible++
 		}
@@ -331,7 +335,7 @@ func (n *Node) mayPromise(i int) bool {
 
 // rejectedByFollower hears that a peer left the session, or promised more.
 func (n *Node) rejectedByFollower(from int, r Reject) {
-	if n.lead.epoch != 0 && r.Accepted > n.lead.epoch && n.plausible(r.Accepted) && !n.members[from].Observer && n.abdicate(r.Accepted) {
+	if n.lead.epoch != 0 && r.Accepted > n.lead.epoch && n.plausible(r.Accepted) && !n.set.Members[from].Observer && n.abdicate(r.Accepted) {
 		return
 	}
 	n.dropSession(from, "the peer left")
@@ -345,7 +349,7 @@ func (n *Node) dropSession(i int, reason string) {
 		return
 	}
 	session := p.session
-	n.note("session %x of node %d dropped: %s; it had acknowledged %s", session, n.members[i].ID, reason, p.acked)
+	n.note("session %x of node %d dropped: %s; it had acknowledged %s", session, n.set.Members[i].ID, reason, p.acked)
 	p.forget()
 	n.send(i, n.lead.epoch, session, Reject{Reason: UnknownSession, Accepted: n.durable.Accepted})
 }
@@ -388,7 +392,7 @@ func (n *Node) checkPeer(i int) {
 		n.dropSession(i, "the snapshot makes no progress")
 		return
 	}
-	if p.step == stepStreaming || n.members[i].Observer {
+	if p.step == stepStreaming || n.set.Members[i].Observer {
 		limit = uint64(n.cfg.InitTicks)
 	}
 	if p.flight.len() > 0 && n.now-p.flight.front().since > limit {
@@ -397,12 +401,12 @@ func (n *Node) checkPeer(i int) {
 }
 
 // heardVoters counts the voters that were synchronized within SyncTicks, including
-// this node.
+// this node. One that has become a voter counts from the time before.
 func (n *Node) heardVoters() int {
 	heard := 1
 	for i := range n.lead.peers {
 		p := &n.lead.peers[i]
-		if !n.members[i].Observer && p.syncedAt != 0 && n.now-p.syncedAt <= uint64(n.cfg.SyncTicks) {
+		if !n.set.Members[i].Observer && p.syncedAt != 0 && n.now-p.syncedAt <= uint64(n.cfg.SyncTicks) {
 			heard++
 		}
 	}

@@ -136,6 +136,9 @@ type ReadResp struct {
 	Index Zxid
 }
 
+// HandOver says that the leader ends its reign, and who is to lead next.
+type HandOver struct{ To NodeID }
+
 func (Ballot) isBody()       {}
 func (FollowerInfo) isBody() {}
 func (LeaderInfo) isBody()   {}
@@ -153,6 +156,7 @@ func (Ping) isBody()         {}
 func (Pong) isBody()         {}
 func (ReadReq) isBody()      {}
 func (ReadResp) isBody()     {}
+func (HandOver) isBody()     {}
 
 // better reports whether v is a better candidate than o.
 func (v Vote) better(o Vote) bool {
@@ -171,7 +175,7 @@ func (v Vote) better(o Vote) bool {
 // spokenByLeader reports whether a body is one that only leaders send.
 func spokenByLeader(b Body) bool {
 	switch b.(type) {
-	case LeaderInfo, Sync, Propose, NewLeader, UpToDate, Commit, Inform, Ping, ReadResp:
+	case LeaderInfo, Sync, Propose, NewLeader, UpToDate, Commit, Inform, Ping, ReadResp, HandOver:
 		return true
 	}
 	return false

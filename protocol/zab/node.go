@@ -5,7 +5,6 @@ package zab
 import (
 	"errors"
 	"fmt"
-	"sort"
 
 	"github.com/concordtx/concord/internal/mutant"
 )
@@ -30,8 +29,9 @@ var (
 type Node struct {
 	cfg     Config
 	storage Storage
-	members []Member // ordered by ID; peers are known by their place in here
-	me      int
+	members membership
+	set     Set // in force; ordered by ID; peers are known by their place in here
+	me      int // own place; -1: no member, which is taken for an observer
 	quorum  int
 
 	started bool
@@ -113,10 +113,15 @@ func (n *Node) plausible(e Epoch) bool {
 // legal: it is what a crash in the middle of synchronization leaves behind.
 func New(c Config, s Storage) (*Node, error) {
 	c = c.withDefaults()
-	n := &Node{cfg: c, storage: s, members: append([]Member(nil), c.Members...), me: -1}
-	sort.Slice(n.members, func(i, j int) bool { return n.members[i].ID < n.members[j].ID })
-	if err := n.checkMembers(); err != nil {
-		return nil, err
+	n := &Node{cfg: c, storage: s}
+	members, err := ordered(c.Members)
+	if err != nil {
+		return nil, fmt.Errorf("members: %w", err)
+	}
+	n.members.known = Set{At: c.MembersAt, Members: members}
+	n.set = n.members.known
+	if n.countMembers(); n.me < 0 && c.MembersAt.IsZero() {
+		return nil, fmt.Errorf("members: own id %d is not among them", n.cfg.ID)
 	}
 	hard, base, last, applied := s.Initial()
 	switch {
@@ -134,37 +139,17 @@ func New(c Config, s Storage) (*Node, error) {
 	n.base, n.history.after, n.stable = base, last, last
 	n.commit, n.delivered, n.applied = applied, applied, applied
 	n.reported.Phase = Broadcast + 1 // no phase, so that the first report differs
-	n.elect.ballots = make([]heardBallot, len(n.members))
-	n.elect.lost = make([]bool, len(n.members))
+	n.elect.ballots = make([]heardBallot, len(n.set.Members))
+	n.elect.lost = make([]bool, len(n.set.Members))
+	if n.cfg.Change != nil {
+		for at := applied; at.Less(last); {
+			entries := n.readStorage(at, last, deliverBytes)
+			n.appended(entries)
+			at = entries[len(entries)-1].Zxid
+		}
+	}
+	n.effects = n.effects[:0]
 	return n, nil
-}
-
-func (n *Node) checkMembers() error {
-	if len(n.members) > maxMembers {
-		return fmt.Errorf("members: %d, at most %d are possible", len(n.members), maxMembers)
-	}
-	voters := 0
-	for i, m := range n.members {
-		switch {
-		case m.ID == 0:
-			return errors.New("members: id 0 means nobody")
-		case i > 0 && n.members[i-1].ID == m.ID:
-			return fmt.Errorf("members: id %d is there twice", m.ID)
-		case m.ID == n.cfg.ID:
-			n.me = i
-		}
-		if !m.Observer {
-			voters++
-		}
-	}
-	if voters == 0 {
-		return errors.New("members: there must be a voter")
-	}
-	if n.me < 0 {
-		return fmt.Errorf("members: own id %d is not among them", n.cfg.ID)
-	}
-	n.quorum = majority(voters)
-	return nil
 }
 
 func (c Config) withDefaults() Config {
@@ -189,7 +174,7 @@ func (c Config) withDefaults() Config {
 // message belong to the core from here on.
 func (n *Node) Step(ev Event) []Effect {
 	n.effects = n.effects[:0]
-	if !n.started {
+	if _, ok := ev.(Learned); !n.started && !ok { // who is told before it starts begins with that
 		n.started = true
 		n.enterLooking("started")
 	}
@@ -210,6 +195,10 @@ func (n *Node) Step(ev Event) []Effect {
 		n.peerLost(ev.Peer)
 	case Resigned:
 		n.resign(ev)
+	case Transfer:
+		n.transfer(ev.To)
+	case Learned:
+		n.learned(ev.Set)
 	case Compact:
 		n.compact(ev)
 	case SnapshotMoved:
@@ -227,6 +216,7 @@ func (n *Node) Step(ev Event) []Effect {
 
 func (n *Node) tick() {
 	n.now++
+	n.endReign()
 	switch {
 	case n.lead != nil:
 		n.leaderTick()
@@ -317,15 +307,16 @@ func (n *Node) peerLost(id NodeID) {
 
 // place returns where id stands among the members, or -1.
 func (n *Node) place(id NodeID) int {
-	for i := range n.members {
-		if n.members[i].ID == id {
+	for i := range n.set.Members {
+		if n.set.Members[i].ID == id {
 			return i
 		}
 	}
 	return -1
 }
 
-func (n *Node) observer() bool { return n.members[n.me].Observer }
+// observer reports whether this node is in no quorum.
+func (n *Node) observer() bool { return n.me < 0 || n.set.Members[n.me].Observer }
 
 // tail is where the log ends when all writes are durable.
 func (n *Node) tail() Zxid {
@@ -342,12 +333,16 @@ func (n *Node) note(format string, args ...any) {
 }
 
 func (n *Node) send(to int, epoch Epoch, session uint64, b Body) {
-	n.emit(Send{Message{From: n.cfg.ID, To: n.members[to].ID, Epoch: epoch, Session: session, Body: b}})
+	n.sendTo(n.set.Members[to].ID, epoch, session, b)
+}
+
+func (n *Node) sendTo(id NodeID, epoch Epoch, session uint64, b Body) {
+	n.emit(Send{Message{From: n.cfg.ID, To: id, Epoch: epoch, Session: session, Body: b}})
 }
 
 // reject answers m. It tells only what is durable.
 func (n *Node) reject(m Message, why Reason) {
-	n.send(n.place(m.From), n.durable.Accepted, m.Session, Reject{Reason: why, Accepted: n.durable.Accepted})
+	n.sendTo(m.From, n.durable.Accepted, m.Session, Reject{Reason: why, Accepted: n.durable.Accepted})
 }
 
 // report tells the driver about role, phase, leader, epoch and establishment when
@@ -409,6 +404,7 @@ func (n *Node) truncate(z Zxid) {
 	n.history.truncate(z)
 	n.stable = z
 	n.write(Write{TruncateAfter: &z})
+	n.cutChanges(z)
 }
 
 // persisted moves what is durable, and releases what was waiting for it.
@@ -445,8 +441,18 @@ func (n *Node) appliedUpto(z Zxid) {
 
 // deliver hands over what is committed and durable here, while this node is part of
 // an established reign (rule R5). However much there is, it comes in pieces, and who applies it
-// sets the pace.
+// sets the pace. A change that is among it may let a leader commit more.
 func (n *Node) deliver() {
+	for before := n.delivered; ; before = n.delivered {
+		n.deliverCommitted()
+		if n.delivered == before {
+			return
+		}
+		n.deliverChanges()
+	}
+}
+
+func (n *Node) deliverCommitted() {
 	if !n.established {
 		return
 	}

@@ -7,6 +7,9 @@ import "github.com/concordtx/concord/internal/mutant"
 // maxReads bounds the reads under way at a node; beyond it they fail at once.
 const maxReads = 1 << 14
 
+// here is where a read comes from that was asked of this node itself.
+const here = -1
+
 // reads are linearizable reads under way. A read takes the leader's commit watermark
 // as its index, is confirmed by a quorum that answers a ping sent after it arrived (so no
 // other leader can have committed anything), and is served when the index is applied.
@@ -18,7 +21,7 @@ type reads struct {
 
 type read struct {
 	id      uint64
-	from    int    // place of the asking peer, or the own one
+	from    int    // place of the asking peer, or here
 	session uint64 // of the asking peer
 	nonce   uint64
 	index   Zxid
@@ -32,12 +35,12 @@ func (n *Node) readAsked(id uint64) {
 		return
 	}
 	if n.lead != nil {
-		n.queueRead(read{id: id, from: n.me})
+		n.queueRead(read{id: id, from: here})
 		return
 	}
 	n.reads.nonce++
-	n.reads.asked.push(read{id: id, from: n.me, nonce: n.reads.nonce, since: n.now})
-	n.send(n.place(n.follow.leader), n.follow.epoch, n.follow.session, ReadReq{Nonce: n.reads.nonce})
+	n.reads.asked.push(read{id: id, from: here, nonce: n.reads.nonce, since: n.now})
+	n.toLeader(ReadReq{Nonce: n.reads.nonce})
 }
 
 func (n *Node) onReadReq(from int, r ReadReq) {
@@ -79,7 +82,7 @@ func (n *Node) ping() {
 
 func (n *Node) onPong(from int, b Pong) {
 	p := &n.lead.peers[from]
-	if p.step != stepSynced || n.members[from].Observer || b.Seq > n.lead.pingSeq || b.Seq <= p.pong {
+	if p.step != stepSynced || n.set.Members[from].Observer || b.Seq > n.lead.pingSeq || b.Seq <= p.pong {
 		return
 	}
 	p.pong = b.Seq
@@ -88,13 +91,13 @@ func (n *Node) onPong(from int, b Pong) {
 
 func (n *Node) confirmReads() {
 	l := n.lead
-	if !n.established {
+	if !n.established || n.observer() {
 		return
 	}
 	var t tally[uint64]
 	t.add(l.pingSeq, lessSeq)
 	for i := range l.peers {
-		if !n.members[i].Observer {
+		if !n.set.Members[i].Observer {
 			t.add(l.peers[i].pong, lessSeq)
 		}
 	}
@@ -102,7 +105,7 @@ func (n *Node) confirmReads() {
 	asked := &n.reads.asked
 	for asked.len() > 0 && asked.front().round <= l.confirmed {
 		r := asked.pop()
-		if r.from == n.me {
+		if r.from == here {
 			n.reads.ready.push(r)
 			continue
 		}
@@ -150,6 +153,22 @@ func (n *Node) expireReads() {
 	}
 }
 
+// moveReads lets reads follow their askers to other places. Who is no member any more gets no
+// answer, and fails the read itself.
+func (n *Node) moveReads(places []int) {
+	var asked fifo[read]
+	for _, r := range n.reads.asked.all() {
+		if r.from != here {
+			r.from = places[r.from]
+			if r.from < 0 {
+				continue
+			}
+		}
+		asked.push(r)
+	}
+	n.reads.asked = asked
+}
+
 // failReads fails all: nobody is left to confirm them.
 func (n *Node) failReads() {
 	for n.reads.asked.len() > 0 {
@@ -161,7 +180,7 @@ func (n *Node) failReads() {
 }
 
 func (n *Node) failRead(r read) {
-	if r.from == n.me {
+	if r.from == here {
 		n.emit(ReadFailed{ID: r.id})
 	}
 }

@@ -43,7 +43,7 @@ func (p *peer) holds() Zxid { return maxZxid(p.start, p.acked) }
 func (n *Node) offerSnapshot(to int) {
 	p := &n.lead.peers[to]
 	p.step, p.start, p.moved = stepSnapshot, n.base, n.now
-	n.emit(SendSnapshot{To: n.members[to].ID, Session: p.session})
+	n.emit(SendSnapshot{To: n.set.Members[to].ID, Session: p.session})
 	n.send(to, n.lead.epoch, p.session, Sync{Mode: Snap, From: p.history.Last, TruncTo: n.base, Commit: n.commit})
 }
 
@@ -56,7 +56,7 @@ func (n *Node) onInstalled(from int, z Zxid) {
 	case z.Less(p.start) || !n.contains(z) || n.delivered.Less(z):
 		n.dropSession(from, "installed a snapshot that is not of this node")
 	default:
-		n.note("sync node %d: it has installed a snapshot: s %s base %s last %s epoch %d", n.members[from].ID, z, n.base, n.tail(), n.lead.epoch)
+		n.note("sync node %d: it has installed a snapshot: s %s base %s last %s epoch %d", n.set.Members[from].ID, z, n.base, n.tail(), n.lead.epoch)
 		n.lead.progress = n.now
 		p.acked = z
 		n.beginStream(from, z)
@@ -77,7 +77,7 @@ func (n *Node) snapshotMoved(ev SnapshotMoved) {
 	}
 	if p := &n.lead.peers[i]; p.step == stepSnapshot && p.session == ev.Session {
 		p.moved = n.now
-		if !n.members[i].Observer {
+		if !n.set.Members[i].Observer {
 			n.lead.progress = n.now
 		}
 	}
@@ -129,5 +129,10 @@ func (n *Node) restored() {
 	n.installing = nil
 	n.base, n.history = s.Zxid, history{after: s.Zxid}
 	n.stable, n.commit, n.delivered, n.applied = s.Zxid, s.Zxid, s.Zxid, s.Zxid
+	n.members.changes = nil
+	if n.members.known.At.Less(s.Members.At) {
+		n.members.known = s.Members
+	}
+	n.takeForce()
 	n.emit(Restored{Snapshot: s})
 }

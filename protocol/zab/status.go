@@ -13,12 +13,13 @@ func (n *Node) Status() Status {
 	s := Status{
 		ID: n.cfg.ID, Role: n.role, Phase: n.phase, Established: n.established,
 		Leader: n.leaderID(), Epoch: n.epoch(), Hard: n.durable,
-		Base: n.base, Tail: n.tail(), Stable: n.stable, Commit: n.commit, Applied: n.applied,
+		Set: n.set, Base: n.base, Tail: n.tail(), Stable: n.stable, Commit: n.commit, Applied: n.applied,
 	}
 	if n.lead == nil {
 		return s
 	}
-	for i, m := range n.members {
+	s.Transfer = n.lead.transfer
+	for i, m := range n.set.Members {
 		p := &n.lead.peers[i]
 		if p.session != 0 {
 			s.Peers = append(s.Peers, PeerStatus{
@@ -41,6 +42,7 @@ func (n *Node) Clone(s Storage) *Node {
 	c.reads.asked, c.reads.ready = n.reads.asked.clone(), n.reads.ready.clone()
 	c.elect.ballots = append([]heardBallot(nil), n.elect.ballots...)
 	c.elect.lost = append([]bool(nil), n.elect.lost...)
+	c.members = n.members.clone()
 	if n.follow != nil {
 		f := *n.follow
 		c.follow = &f
@@ -74,6 +76,7 @@ func (n *Node) Fingerprint() uint64 {
 	if n.installing != nil {
 		fmt.Fprintf(h, "installing %+v\n", *n.installing)
 	}
+	fmt.Fprintf(h, "members %v %v %v\n", n.set, n.members.known, n.members.changes)
 	fmt.Fprintf(h, "log %s", n.history.after)
 	for _, c := range n.history.chunks {
 		for _, e := range c.entries {
@@ -106,6 +109,7 @@ func (n *Node) fingerprintLeader(h interface{ Write([]byte) (int, error) }) {
 	fmt.Fprintf(h, "lead %d %d %t %t %d %t %s progress %d uncommitted %d ping %d/%d confirmed %d\n",
 		l.epoch, l.epochWrite, l.announced, l.closed, l.ownWrite, l.refused, l.initial,
 		n.now-l.progress, l.uncommitted, l.pingSeq, n.until(l.pingAt), l.confirmed)
+	fmt.Fprintf(h, "transfer %d/%d\n", l.transfer, n.until(l.transferUntil))
 	for i := range l.peers {
 		p := &l.peers[i]
 		fmt.Fprintf(h, "peer %t %d %t %t %d newest %x session %x step %d %+v pong %d sent %s end %s %t acked %s match %s start %s",

@@ -14,20 +14,22 @@ import "github.com/concordtx/concord/internal/mutant"
 //	p == z               DIFF     stream (z, last]
 //	p < z                TRUNC p  stream (p, last]
 //
+// An observer that was a voter may have more than is committed: what of it is in the own log
+// stays, and the stream goes on when that much is committed.
+//
 // p is in the peer's log too: an epoch that has entries was established, so every
 // later leader holds its initial history, and two logs that share an entry agree up to it.
 // A snapshot holds everything that two logs share, and more: S is behind all of the peer's log.
 func (n *Node) beginSync(to int) {
 	l, p := n.lead, &n.lead.peers[to]
-	id, z, applied := n.members[to].ID, p.history.Last, p.history.Applied
+	id, z, applied := n.set.Members[to].ID, p.history.Last, p.history.Applied
 	floor, ok := n.floor(z)
 	if !ok {
 		n.note("sync node %d: SNAP: z %s applied there %s base %s applied %s last %s epoch %d", id, z, applied, n.base, n.applied, n.tail(), l.epoch)
 		n.offerSnapshot(to)
 		return
 	}
-	observer := n.members[to].Observer
-	if floor.Less(applied) || observer && (floor != z || n.commit.Less(z)) {
+	if floor.Less(applied) {
 		n.note("ALARM sync node %d: histories diverged: z %s p %s applied %s base %s last %s commit %s epoch %d",
 			id, z, floor, applied, n.base, n.tail(), n.commit, l.epoch)
 		n.refuseSync(to, Diverged)
@@ -49,7 +51,7 @@ func (n *Node) beginSync(to int) {
 func (n *Node) beginStream(to int, z Zxid) {
 	p := &n.lead.peers[to]
 	p.step, p.start, p.sent, p.end = stepStreaming, z, z, n.tail()
-	if n.members[to].Observer {
+	if n.set.Members[to].Observer {
 		p.end = n.commit
 	}
 	n.pump(to)
@@ -66,7 +68,7 @@ func (n *Node) refuseSync(to int, why Reason) {
 // after. Entries that are sent together share messages.
 func (n *Node) pump(to int) {
 	p := &n.lead.peers[to]
-	observer := n.members[to].Observer
+	observer := n.set.Members[to].Observer
 	for p.inFlight < n.window(p) {
 		limit := p.end
 		if p.announced {
@@ -98,7 +100,7 @@ func (n *Node) window(p *peer) int {
 
 func (n *Node) announceEnd(to int) {
 	p := &n.lead.peers[to]
-	if n.members[to].Observer {
+	if n.set.Members[to].Observer {
 		p.step = stepSynced // in no quorum, so nobody waits for its disk
 		n.send(to, n.lead.epoch, p.session, UpToDate{Commit: n.commit})
 		return
@@ -115,10 +117,10 @@ func (n *Node) stream(to int, limit Zxid) {
 	}
 	entries := n.entries(p.sent, limit, size)
 	if len(entries) == 0 || entries[0].Prev != p.sent {
-		panicf("no entry after %s for node %d, log is %s..%s", p.sent, n.members[to].ID, n.base, n.tail())
+		panicf("no entry after %s for node %d, log is %s..%s", p.sent, n.set.Members[to].ID, n.base, n.tail())
 	}
 	var body Body = Propose{Entries: entries, Commit: n.commit}
-	if n.members[to].Observer {
+	if n.set.Members[to].Observer {
 		body = Inform{Entries: entries}
 	}
 	n.dispatch(to, body, entries[len(entries)-1].Zxid, sizeOf(entries))
@@ -143,7 +145,7 @@ func (p *peer) landed(upto Zxid) {
 // onAckNewLeader counts a voter that has the initial history and the epoch durable.
 func (n *Node) onAckNewLeader(from int, a AckNewLeader) {
 	p := &n.lead.peers[from]
-	if p.step != stepStreaming || !p.announced || n.members[from].Observer {
+	if p.step != stepStreaming || !p.announced || n.set.Members[from].Observer {
 		return
 	}
 	if a.End != p.end {
@@ -176,7 +178,7 @@ func (n *Node) establish() {
 	}
 	synced := 1
 	for i := range l.peers {
-		if l.peers[i].step == stepSynced && !n.members[i].Observer {
+		if l.peers[i].step == stepSynced && !n.set.Members[i].Observer {
 			synced++
 		}
 	}

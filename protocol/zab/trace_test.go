@@ -29,6 +29,9 @@ import (
 //	pause n1, resume n1              a process that is stopped: no ticks, messages wait
 //	resign n1                        it should not lead any more
 //	crash n1, start n1               what was not persisted is gone
+//	propose n1 voters=12             a change of the members; "voters=12 observers=3" in quotes
+//	learn n1 n2                      n1 hears of the members that are in force at n2
+//	transfer n1 n2                   n1 hands over to n2
 //	keep n1->n2 [k], replay          the first messages of a wire arrive a second time, later
 //	propose n1 x, read n1 [7], status, disk n1 (a read with an ID of the caller's choice)
 //	compact n1 1.3 [1.2]             the driver would like to cut up to 1.3, and must up to 1.2
@@ -251,6 +254,10 @@ func (s *story) commandAt(cmd string, h *host, arg, last string, k int) error {
 		}
 		s.forged[h.cfg.ID] = 0
 		return s.start(h)
+	case "learn":
+		s.step(h, Learned{Set: s.host(arg).core.Status().Set})
+	case "transfer":
+		s.step(h, Transfer{To: s.host(arg).cfg.ID})
 	case "propose":
 		s.propose(h, arg)
 	case "read":

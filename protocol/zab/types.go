@@ -56,6 +56,8 @@ type Snapshot struct {
 	Zxid Zxid
 	// Ref is the receiving driver's own number for what it staged.
 	Ref uint64
+	// Members is the set that the state holds; of a cluster that never had a change, none.
+	Members Set
 }
 
 // Role says how a node takes part.
@@ -80,7 +82,7 @@ const (
 	Broadcast
 )
 
-// Member is one configured node of the cluster.
+// Member is one node of the cluster.
 type Member struct {
 	ID NodeID
 	// Observer members are in no quorum of any kind.
@@ -105,8 +107,15 @@ type Storage interface {
 
 // Config is what a core must know of itself and of its cluster.
 type Config struct {
-	ID      NodeID
-	Members []Member
+	ID NodeID
+	// Members are those of the set that the applied state holds, and MembersAt is the entry
+	// that made it so; zero: the list that the cluster begins with, which has this node.
+	Members   []Member
+	MembersAt Zxid
+	// Change returns the members that an entry makes those of the cluster from there on, and
+	// false for every other entry. It says the same of the same data, always and everywhere.
+	// Nil: no entry does.
+	Change func(data []byte) ([]Member, bool)
 	// Boot is a durable counter of process starts, given by the driver. Sessions are
 	// numbered Boot<<32|n, so a message from before a crash never matches.
 	Boot uint32
@@ -136,10 +145,12 @@ type Status struct {
 	Epoch       Epoch  // epoch of the current session; of Current when looking
 	Hard        HardState
 	Base        Zxid
-	Tail        Zxid // last entry handed to the log writer
-	Stable      Zxid // last entry known to be durable
-	Commit      Zxid // last entry here that is known to be committed; it may be ahead of Stable
-	Applied     Zxid // last entry that the driver said it applied
+	Tail        Zxid   // last entry handed to the log writer
+	Stable      Zxid   // last entry known to be durable
+	Commit      Zxid   // last entry here that is known to be committed; it may be ahead of Stable
+	Applied     Zxid   // last entry that the driver said it applied
+	Set         Set    // in force
+	Transfer    NodeID // leader: whom leadership is being handed to, 0 for nobody
 	Peers       []PeerStatus
 }
 

@@ -170,26 +170,6 @@ func TestSecondProcessWithTheSameIDIsKeptOut(t *testing.T) {
 	d.end(c)
 }
 
-func TestNodeWithAnotherMemberListIsKeptOut(t *testing.T) {
-	c := startCluster(t, settings{})
-	d := c.startDecisions(t, c.addrs(), 4, 20*time.Second)
-	d.goesOn(50)
-	stray := c.others(c.leader())[0]
-	c.stopped(stray)
-	before, err := os.ReadFile(stray.config)
-	require.NoError(t, err)
-	stray.rewrite(t, "members:\n", fmt.Sprintf("members:\n  - {id: 4, peer: 127.0.0.1:%d, api: 127.0.0.1:%d}\n", testdb.FreePort(t), testdb.FreePort(t)))
-	c.start(stray)
-	c.warned(c.leader(), `different "members"`, "use the same list on all nodes")
-	c.keptOut(stray, "use the same list on all nodes")
-	d.goesOn(50)
-	c.stopped(stray)
-	require.NoError(t, os.WriteFile(stray.config, before, 0o600))
-	c.start(stray)
-	c.ready()
-	d.end(c)
-}
-
 // Strangers at the peer port: who sends garbage, who promises gigabytes, who sends half of a
 // hello and waits, and a crowd of who say nothing. The node goes on, with the memory it had.
 func TestStrangersAtThePeerPortDisturbNobody(t *testing.T) {

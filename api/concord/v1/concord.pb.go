@@ -1929,6 +1929,386 @@ func (x *ReplaceMemberResponse) GetZxid() string {
 	return ""
 }
 
+type AddMemberRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Node  uint64                 `protobuf:"varint,1,opt,name=node,proto3" json:"node,omitempty"`
+	// voter or observer.
+	Role string `protobuf:"bytes,2,opt,name=role,proto3" json:"role,omitempty"`
+	// Where the other nodes and where clients reach it, host:port.
+	Peer   string `protobuf:"bytes,3,opt,name=peer,proto3" json:"peer,omitempty"`
+	Api    string `protobuf:"bytes,4,opt,name=api,proto3" json:"api,omitempty"`
+	Who    string `protobuf:"bytes,5,opt,name=who,proto3" json:"who,omitempty"`
+	Reason string `protobuf:"bytes,6,opt,name=reason,proto3" json:"reason,omitempty"`
+	// Random: a repeated request has the same.
+	Key           string `protobuf:"bytes,7,opt,name=key,proto3" json:"key,omitempty"`
+	Seen          string `protobuf:"bytes,8,opt,name=seen,proto3" json:"seen,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AddMemberRequest) Reset() {
+	*x = AddMemberRequest{}
+	mi := &file_concord_v1_concord_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AddMemberRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AddMemberRequest) ProtoMessage() {}
+
+func (x *AddMemberRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_concord_v1_concord_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AddMemberRequest.ProtoReflect.Descriptor instead.
+func (*AddMemberRequest) Descriptor() ([]byte, []int) {
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{29}
+}
+
+func (x *AddMemberRequest) GetNode() uint64 {
+	if x != nil {
+		return x.Node
+	}
+	return 0
+}
+
+func (x *AddMemberRequest) GetRole() string {
+	if x != nil {
+		return x.Role
+	}
+	return ""
+}
+
+func (x *AddMemberRequest) GetPeer() string {
+	if x != nil {
+		return x.Peer
+	}
+	return ""
+}
+
+func (x *AddMemberRequest) GetApi() string {
+	if x != nil {
+		return x.Api
+	}
+	return ""
+}
+
+func (x *AddMemberRequest) GetWho() string {
+	if x != nil {
+		return x.Who
+	}
+	return ""
+}
+
+func (x *AddMemberRequest) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *AddMemberRequest) GetKey() string {
+	if x != nil {
+		return x.Key
+	}
+	return ""
+}
+
+func (x *AddMemberRequest) GetSeen() string {
+	if x != nil {
+		return x.Seen
+	}
+	return ""
+}
+
+type AddMemberResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Zxid          string                 `protobuf:"bytes,1,opt,name=zxid,proto3" json:"zxid,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AddMemberResponse) Reset() {
+	*x = AddMemberResponse{}
+	mi := &file_concord_v1_concord_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AddMemberResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AddMemberResponse) ProtoMessage() {}
+
+func (x *AddMemberResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_concord_v1_concord_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AddMemberResponse.ProtoReflect.Descriptor instead.
+func (*AddMemberResponse) Descriptor() ([]byte, []int) {
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{30}
+}
+
+func (x *AddMemberResponse) GetZxid() string {
+	if x != nil {
+		return x.Zxid
+	}
+	return ""
+}
+
+type RemoveMemberRequest struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Node   uint64                 `protobuf:"varint,1,opt,name=node,proto3" json:"node,omitempty"`
+	Who    string                 `protobuf:"bytes,2,opt,name=who,proto3" json:"who,omitempty"`
+	Reason string                 `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
+	// Random: a repeated request has the same.
+	Key           string `protobuf:"bytes,4,opt,name=key,proto3" json:"key,omitempty"`
+	Seen          string `protobuf:"bytes,5,opt,name=seen,proto3" json:"seen,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RemoveMemberRequest) Reset() {
+	*x = RemoveMemberRequest{}
+	mi := &file_concord_v1_concord_proto_msgTypes[31]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RemoveMemberRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RemoveMemberRequest) ProtoMessage() {}
+
+func (x *RemoveMemberRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_concord_v1_concord_proto_msgTypes[31]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RemoveMemberRequest.ProtoReflect.Descriptor instead.
+func (*RemoveMemberRequest) Descriptor() ([]byte, []int) {
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{31}
+}
+
+func (x *RemoveMemberRequest) GetNode() uint64 {
+	if x != nil {
+		return x.Node
+	}
+	return 0
+}
+
+func (x *RemoveMemberRequest) GetWho() string {
+	if x != nil {
+		return x.Who
+	}
+	return ""
+}
+
+func (x *RemoveMemberRequest) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *RemoveMemberRequest) GetKey() string {
+	if x != nil {
+		return x.Key
+	}
+	return ""
+}
+
+func (x *RemoveMemberRequest) GetSeen() string {
+	if x != nil {
+		return x.Seen
+	}
+	return ""
+}
+
+type RemoveMemberResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Zxid          string                 `protobuf:"bytes,1,opt,name=zxid,proto3" json:"zxid,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RemoveMemberResponse) Reset() {
+	*x = RemoveMemberResponse{}
+	mi := &file_concord_v1_concord_proto_msgTypes[32]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RemoveMemberResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RemoveMemberResponse) ProtoMessage() {}
+
+func (x *RemoveMemberResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_concord_v1_concord_proto_msgTypes[32]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RemoveMemberResponse.ProtoReflect.Descriptor instead.
+func (*RemoveMemberResponse) Descriptor() ([]byte, []int) {
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{32}
+}
+
+func (x *RemoveMemberResponse) GetZxid() string {
+	if x != nil {
+		return x.Zxid
+	}
+	return ""
+}
+
+type TransferLeadershipRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Node          uint64                 `protobuf:"varint,1,opt,name=node,proto3" json:"node,omitempty"`
+	Who           string                 `protobuf:"bytes,2,opt,name=who,proto3" json:"who,omitempty"`
+	Reason        string                 `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
+	Seen          string                 `protobuf:"bytes,4,opt,name=seen,proto3" json:"seen,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TransferLeadershipRequest) Reset() {
+	*x = TransferLeadershipRequest{}
+	mi := &file_concord_v1_concord_proto_msgTypes[33]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TransferLeadershipRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TransferLeadershipRequest) ProtoMessage() {}
+
+func (x *TransferLeadershipRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_concord_v1_concord_proto_msgTypes[33]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TransferLeadershipRequest.ProtoReflect.Descriptor instead.
+func (*TransferLeadershipRequest) Descriptor() ([]byte, []int) {
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{33}
+}
+
+func (x *TransferLeadershipRequest) GetNode() uint64 {
+	if x != nil {
+		return x.Node
+	}
+	return 0
+}
+
+func (x *TransferLeadershipRequest) GetWho() string {
+	if x != nil {
+		return x.Who
+	}
+	return ""
+}
+
+func (x *TransferLeadershipRequest) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *TransferLeadershipRequest) GetSeen() string {
+	if x != nil {
+		return x.Seen
+	}
+	return ""
+}
+
+type TransferLeadershipResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Zxid          string                 `protobuf:"bytes,1,opt,name=zxid,proto3" json:"zxid,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TransferLeadershipResponse) Reset() {
+	*x = TransferLeadershipResponse{}
+	mi := &file_concord_v1_concord_proto_msgTypes[34]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TransferLeadershipResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TransferLeadershipResponse) ProtoMessage() {}
+
+func (x *TransferLeadershipResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_concord_v1_concord_proto_msgTypes[34]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TransferLeadershipResponse.ProtoReflect.Descriptor instead.
+func (*TransferLeadershipResponse) Descriptor() ([]byte, []int) {
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{34}
+}
+
+func (x *TransferLeadershipResponse) GetZxid() string {
+	if x != nil {
+		return x.Zxid
+	}
+	return ""
+}
+
 type RecoverRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Carry the plan out.
@@ -1942,7 +2322,7 @@ type RecoverRequest struct {
 
 func (x *RecoverRequest) Reset() {
 	*x = RecoverRequest{}
-	mi := &file_concord_v1_concord_proto_msgTypes[29]
+	mi := &file_concord_v1_concord_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1954,7 +2334,7 @@ func (x *RecoverRequest) String() string {
 func (*RecoverRequest) ProtoMessage() {}
 
 func (x *RecoverRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[29]
+	mi := &file_concord_v1_concord_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1967,7 +2347,7 @@ func (x *RecoverRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RecoverRequest.ProtoReflect.Descriptor instead.
 func (*RecoverRequest) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{29}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *RecoverRequest) GetApply() bool {
@@ -2003,7 +2383,7 @@ type RecoverResponse struct {
 
 func (x *RecoverResponse) Reset() {
 	*x = RecoverResponse{}
-	mi := &file_concord_v1_concord_proto_msgTypes[30]
+	mi := &file_concord_v1_concord_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2015,7 +2395,7 @@ func (x *RecoverResponse) String() string {
 func (*RecoverResponse) ProtoMessage() {}
 
 func (x *RecoverResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[30]
+	mi := &file_concord_v1_concord_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2028,7 +2408,7 @@ func (x *RecoverResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RecoverResponse.ProtoReflect.Descriptor instead.
 func (*RecoverResponse) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{30}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *RecoverResponse) GetActions() []*RecoverAction {
@@ -2071,7 +2451,7 @@ type RecoverAction struct {
 
 func (x *RecoverAction) Reset() {
 	*x = RecoverAction{}
-	mi := &file_concord_v1_concord_proto_msgTypes[31]
+	mi := &file_concord_v1_concord_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2083,7 +2463,7 @@ func (x *RecoverAction) String() string {
 func (*RecoverAction) ProtoMessage() {}
 
 func (x *RecoverAction) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[31]
+	mi := &file_concord_v1_concord_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2096,7 +2476,7 @@ func (x *RecoverAction) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RecoverAction.ProtoReflect.Descriptor instead.
 func (*RecoverAction) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{31}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *RecoverAction) GetGid() string {
@@ -2164,7 +2544,7 @@ type StatusRequest struct {
 
 func (x *StatusRequest) Reset() {
 	*x = StatusRequest{}
-	mi := &file_concord_v1_concord_proto_msgTypes[32]
+	mi := &file_concord_v1_concord_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2176,7 +2556,7 @@ func (x *StatusRequest) String() string {
 func (*StatusRequest) ProtoMessage() {}
 
 func (x *StatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[32]
+	mi := &file_concord_v1_concord_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2189,7 +2569,7 @@ func (x *StatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusRequest.ProtoReflect.Descriptor instead.
 func (*StatusRequest) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{32}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *StatusRequest) GetSeen() string {
@@ -2210,7 +2590,7 @@ type WatchRequest struct {
 
 func (x *WatchRequest) Reset() {
 	*x = WatchRequest{}
-	mi := &file_concord_v1_concord_proto_msgTypes[33]
+	mi := &file_concord_v1_concord_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2222,7 +2602,7 @@ func (x *WatchRequest) String() string {
 func (*WatchRequest) ProtoMessage() {}
 
 func (x *WatchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[33]
+	mi := &file_concord_v1_concord_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2235,7 +2615,7 @@ func (x *WatchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchRequest.ProtoReflect.Descriptor instead.
 func (*WatchRequest) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{33}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *WatchRequest) GetIntervalMs() uint32 {
@@ -2292,7 +2672,7 @@ type StatusResponse struct {
 
 func (x *StatusResponse) Reset() {
 	*x = StatusResponse{}
-	mi := &file_concord_v1_concord_proto_msgTypes[34]
+	mi := &file_concord_v1_concord_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2304,7 +2684,7 @@ func (x *StatusResponse) String() string {
 func (*StatusResponse) ProtoMessage() {}
 
 func (x *StatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[34]
+	mi := &file_concord_v1_concord_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2317,7 +2697,7 @@ func (x *StatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusResponse.ProtoReflect.Descriptor instead.
 func (*StatusResponse) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{34}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *StatusResponse) GetCluster() string {
@@ -2442,9 +2822,9 @@ func (x *StatusResponse) GetOldestMs() int64 {
 type Node struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Id    uint64                 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
-	// voter or observer.
+	// voter, observer, or learner: an observer that becomes a voter when it has caught up.
 	Role string `protobuf:"bytes,2,opt,name=role,proto3" json:"role,omitempty"`
-	// looking, following, leading, observing or unknown.
+	// looking, following, leading, observing, diverged or unknown.
 	State string `protobuf:"bytes,3,opt,name=state,proto3" json:"state,omitempty"`
 	Epoch uint32 `protobuf:"varint,4,opt,name=epoch,proto3" json:"epoch,omitempty"`
 	Zxid  string `protobuf:"bytes,5,opt,name=zxid,proto3" json:"zxid,omitempty"`
@@ -2452,13 +2832,14 @@ type Node struct {
 	Lag           uint64 `protobuf:"varint,6,opt,name=lag,proto3" json:"lag,omitempty"`
 	Reachable     bool   `protobuf:"varint,7,opt,name=reachable,proto3" json:"reachable,omitempty"`
 	Api           string `protobuf:"bytes,8,opt,name=api,proto3" json:"api,omitempty"`
+	Peer          string `protobuf:"bytes,9,opt,name=peer,proto3" json:"peer,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Node) Reset() {
 	*x = Node{}
-	mi := &file_concord_v1_concord_proto_msgTypes[35]
+	mi := &file_concord_v1_concord_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2470,7 +2851,7 @@ func (x *Node) String() string {
 func (*Node) ProtoMessage() {}
 
 func (x *Node) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[35]
+	mi := &file_concord_v1_concord_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2483,7 +2864,7 @@ func (x *Node) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Node.ProtoReflect.Descriptor instead.
 func (*Node) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{35}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *Node) GetId() uint64 {
@@ -2542,6 +2923,13 @@ func (x *Node) GetApi() string {
 	return ""
 }
 
+func (x *Node) GetPeer() string {
+	if x != nil {
+		return x.Peer
+	}
+	return ""
+}
+
 type ResourceStatus struct {
 	state  protoimpl.MessageState `protogen:"open.v1"`
 	Name   string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
@@ -2574,7 +2962,7 @@ type ResourceStatus struct {
 
 func (x *ResourceStatus) Reset() {
 	*x = ResourceStatus{}
-	mi := &file_concord_v1_concord_proto_msgTypes[36]
+	mi := &file_concord_v1_concord_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2586,7 +2974,7 @@ func (x *ResourceStatus) String() string {
 func (*ResourceStatus) ProtoMessage() {}
 
 func (x *ResourceStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[36]
+	mi := &file_concord_v1_concord_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2599,7 +2987,7 @@ func (x *ResourceStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResourceStatus.ProtoReflect.Descriptor instead.
 func (*ResourceStatus) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{36}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *ResourceStatus) GetName() string {
@@ -2699,7 +3087,7 @@ type ResourcesRequest struct {
 
 func (x *ResourcesRequest) Reset() {
 	*x = ResourcesRequest{}
-	mi := &file_concord_v1_concord_proto_msgTypes[37]
+	mi := &file_concord_v1_concord_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2711,7 +3099,7 @@ func (x *ResourcesRequest) String() string {
 func (*ResourcesRequest) ProtoMessage() {}
 
 func (x *ResourcesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[37]
+	mi := &file_concord_v1_concord_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2724,7 +3112,7 @@ func (x *ResourcesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResourcesRequest.ProtoReflect.Descriptor instead.
 func (*ResourcesRequest) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{37}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *ResourcesRequest) GetSeen() string {
@@ -2755,15 +3143,17 @@ type ResourcesResponse struct {
 	// How long a transaction may live before its prepared branches count as orphans, in milliseconds.
 	MaxTransactionMs int64 `protobuf:"varint,3,opt,name=max_transaction_ms,json=maxTransactionMs,proto3" json:"max_transaction_ms,omitempty"`
 	// The node's clock, milliseconds since 1970.
-	NowMs         int64  `protobuf:"varint,4,opt,name=now_ms,json=nowMs,proto3" json:"now_ms,omitempty"`
-	Zxid          string `protobuf:"bytes,5,opt,name=zxid,proto3" json:"zxid,omitempty"`
+	NowMs int64  `protobuf:"varint,4,opt,name=now_ms,json=nowMs,proto3" json:"now_ms,omitempty"`
+	Zxid  string `protobuf:"bytes,5,opt,name=zxid,proto3" json:"zxid,omitempty"`
+	// How long a client with a lease may be silent, in milliseconds; 0: there are no leases (yet).
+	LeaseMs       int64 `protobuf:"varint,6,opt,name=lease_ms,json=leaseMs,proto3" json:"lease_ms,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ResourcesResponse) Reset() {
 	*x = ResourcesResponse{}
-	mi := &file_concord_v1_concord_proto_msgTypes[38]
+	mi := &file_concord_v1_concord_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2775,7 +3165,7 @@ func (x *ResourcesResponse) String() string {
 func (*ResourcesResponse) ProtoMessage() {}
 
 func (x *ResourcesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[38]
+	mi := &file_concord_v1_concord_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2788,7 +3178,7 @@ func (x *ResourcesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResourcesResponse.ProtoReflect.Descriptor instead.
 func (*ResourcesResponse) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{38}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *ResourcesResponse) GetCluster() string {
@@ -2826,6 +3216,13 @@ func (x *ResourcesResponse) GetZxid() string {
 	return ""
 }
 
+func (x *ResourcesResponse) GetLeaseMs() int64 {
+	if x != nil {
+		return x.LeaseMs
+	}
+	return 0
+}
+
 type CheckResourceRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Empty: all.
@@ -2837,7 +3234,7 @@ type CheckResourceRequest struct {
 
 func (x *CheckResourceRequest) Reset() {
 	*x = CheckResourceRequest{}
-	mi := &file_concord_v1_concord_proto_msgTypes[39]
+	mi := &file_concord_v1_concord_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2849,7 +3246,7 @@ func (x *CheckResourceRequest) String() string {
 func (*CheckResourceRequest) ProtoMessage() {}
 
 func (x *CheckResourceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[39]
+	mi := &file_concord_v1_concord_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2862,7 +3259,7 @@ func (x *CheckResourceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckResourceRequest.ProtoReflect.Descriptor instead.
 func (*CheckResourceRequest) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{39}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *CheckResourceRequest) GetName() string {
@@ -2890,7 +3287,7 @@ type CheckResourceResponse struct {
 
 func (x *CheckResourceResponse) Reset() {
 	*x = CheckResourceResponse{}
-	mi := &file_concord_v1_concord_proto_msgTypes[40]
+	mi := &file_concord_v1_concord_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2902,7 +3299,7 @@ func (x *CheckResourceResponse) String() string {
 func (*CheckResourceResponse) ProtoMessage() {}
 
 func (x *CheckResourceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[40]
+	mi := &file_concord_v1_concord_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2915,7 +3312,7 @@ func (x *CheckResourceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckResourceResponse.ProtoReflect.Descriptor instead.
 func (*CheckResourceResponse) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{40}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *CheckResourceResponse) GetReports() []*ResourceReport {
@@ -2946,7 +3343,7 @@ type ResourceReport struct {
 
 func (x *ResourceReport) Reset() {
 	*x = ResourceReport{}
-	mi := &file_concord_v1_concord_proto_msgTypes[41]
+	mi := &file_concord_v1_concord_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2958,7 +3355,7 @@ func (x *ResourceReport) String() string {
 func (*ResourceReport) ProtoMessage() {}
 
 func (x *ResourceReport) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[41]
+	mi := &file_concord_v1_concord_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2971,7 +3368,7 @@ func (x *ResourceReport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResourceReport.ProtoReflect.Descriptor instead.
 func (*ResourceReport) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{41}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *ResourceReport) GetName() string {
@@ -3028,7 +3425,7 @@ type Finding struct {
 
 func (x *Finding) Reset() {
 	*x = Finding{}
-	mi := &file_concord_v1_concord_proto_msgTypes[42]
+	mi := &file_concord_v1_concord_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3040,7 +3437,7 @@ func (x *Finding) String() string {
 func (*Finding) ProtoMessage() {}
 
 func (x *Finding) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[42]
+	mi := &file_concord_v1_concord_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3053,7 +3450,7 @@ func (x *Finding) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Finding.ProtoReflect.Descriptor instead.
 func (*Finding) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{42}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *Finding) GetWhat() string {
@@ -3096,7 +3493,7 @@ type NotLeader struct {
 
 func (x *NotLeader) Reset() {
 	*x = NotLeader{}
-	mi := &file_concord_v1_concord_proto_msgTypes[43]
+	mi := &file_concord_v1_concord_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3108,7 +3505,7 @@ func (x *NotLeader) String() string {
 func (*NotLeader) ProtoMessage() {}
 
 func (x *NotLeader) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[43]
+	mi := &file_concord_v1_concord_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3121,7 +3518,7 @@ func (x *NotLeader) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NotLeader.ProtoReflect.Descriptor instead.
 func (*NotLeader) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{43}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *NotLeader) GetLeader() uint64 {
@@ -3278,6 +3675,32 @@ const file_concord_v1_concord_proto_rawDesc = "" +
 	"\x06reason\x18\x03 \x01(\tR\x06reason\x12\x12\n" +
 	"\x04seen\x18\x04 \x01(\tR\x04seen\"+\n" +
 	"\x15ReplaceMemberResponse\x12\x12\n" +
+	"\x04zxid\x18\x01 \x01(\tR\x04zxid\"\xb0\x01\n" +
+	"\x10AddMemberRequest\x12\x12\n" +
+	"\x04node\x18\x01 \x01(\x04R\x04node\x12\x12\n" +
+	"\x04role\x18\x02 \x01(\tR\x04role\x12\x12\n" +
+	"\x04peer\x18\x03 \x01(\tR\x04peer\x12\x10\n" +
+	"\x03api\x18\x04 \x01(\tR\x03api\x12\x10\n" +
+	"\x03who\x18\x05 \x01(\tR\x03who\x12\x16\n" +
+	"\x06reason\x18\x06 \x01(\tR\x06reason\x12\x10\n" +
+	"\x03key\x18\a \x01(\tR\x03key\x12\x12\n" +
+	"\x04seen\x18\b \x01(\tR\x04seen\"'\n" +
+	"\x11AddMemberResponse\x12\x12\n" +
+	"\x04zxid\x18\x01 \x01(\tR\x04zxid\"y\n" +
+	"\x13RemoveMemberRequest\x12\x12\n" +
+	"\x04node\x18\x01 \x01(\x04R\x04node\x12\x10\n" +
+	"\x03who\x18\x02 \x01(\tR\x03who\x12\x16\n" +
+	"\x06reason\x18\x03 \x01(\tR\x06reason\x12\x10\n" +
+	"\x03key\x18\x04 \x01(\tR\x03key\x12\x12\n" +
+	"\x04seen\x18\x05 \x01(\tR\x04seen\"*\n" +
+	"\x14RemoveMemberResponse\x12\x12\n" +
+	"\x04zxid\x18\x01 \x01(\tR\x04zxid\"m\n" +
+	"\x19TransferLeadershipRequest\x12\x12\n" +
+	"\x04node\x18\x01 \x01(\x04R\x04node\x12\x10\n" +
+	"\x03who\x18\x02 \x01(\tR\x03who\x12\x16\n" +
+	"\x06reason\x18\x03 \x01(\tR\x06reason\x12\x12\n" +
+	"\x04seen\x18\x04 \x01(\tR\x04seen\"0\n" +
+	"\x1aTransferLeadershipResponse\x12\x12\n" +
 	"\x04zxid\x18\x01 \x01(\tR\x04zxid\"L\n" +
 	"\x0eRecoverRequest\x12\x14\n" +
 	"\x05apply\x18\x01 \x01(\bR\x05apply\x12\x10\n" +
@@ -3325,7 +3748,7 @@ const file_concord_v1_concord_proto_rawDesc = "" +
 	"\n" +
 	"incomplete\x18\x16 \x01(\bR\n" +
 	"incomplete\x12\x1b\n" +
-	"\toldest_ms\x18\x17 \x01(\x03R\boldestMs\"\xac\x01\n" +
+	"\toldest_ms\x18\x17 \x01(\x03R\boldestMs\"\xc0\x01\n" +
 	"\x04Node\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x12\n" +
 	"\x04role\x18\x02 \x01(\tR\x04role\x12\x14\n" +
@@ -3334,7 +3757,8 @@ const file_concord_v1_concord_proto_rawDesc = "" +
 	"\x04zxid\x18\x05 \x01(\tR\x04zxid\x12\x10\n" +
 	"\x03lag\x18\x06 \x01(\x04R\x03lag\x12\x1c\n" +
 	"\treachable\x18\a \x01(\bR\treachable\x12\x10\n" +
-	"\x03api\x18\b \x01(\tR\x03api\"\xbf\x02\n" +
+	"\x03api\x18\b \x01(\tR\x03api\x12\x12\n" +
+	"\x04peer\x18\t \x01(\tR\x04peer\"\xbf\x02\n" +
 	"\x0eResourceStatus\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
 	"\x06driver\x18\x02 \x01(\tR\x06driver\x12\x0e\n" +
@@ -3351,13 +3775,14 @@ const file_concord_v1_concord_proto_rawDesc = "" +
 	"\x10ResourcesRequest\x12\x12\n" +
 	"\x04seen\x18\x01 \x01(\tR\x04seen\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x1a\n" +
-	"\bidentity\x18\x03 \x01(\tR\bidentity\"\xc0\x01\n" +
+	"\bidentity\x18\x03 \x01(\tR\bidentity\"\xdb\x01\n" +
 	"\x11ResourcesResponse\x12\x18\n" +
 	"\acluster\x18\x01 \x01(\tR\acluster\x128\n" +
 	"\tresources\x18\x02 \x03(\v2\x1a.concord.v1.ResourceStatusR\tresources\x12,\n" +
 	"\x12max_transaction_ms\x18\x03 \x01(\x03R\x10maxTransactionMs\x12\x15\n" +
 	"\x06now_ms\x18\x04 \x01(\x03R\x05nowMs\x12\x12\n" +
-	"\x04zxid\x18\x05 \x01(\tR\x04zxid\">\n" +
+	"\x04zxid\x18\x05 \x01(\tR\x04zxid\x12\x19\n" +
+	"\blease_ms\x18\x06 \x01(\x03R\aleaseMs\">\n" +
 	"\x14CheckResourceRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04seen\x18\x02 \x01(\tR\x04seen\"a\n" +
@@ -3378,7 +3803,8 @@ const file_concord_v1_concord_proto_rawDesc = "" +
 	"\x03fix\x18\x04 \x01(\tR\x03fix\"5\n" +
 	"\tNotLeader\x12\x16\n" +
 	"\x06leader\x18\x01 \x01(\x04R\x06leader\x12\x10\n" +
-	"\x03api\x18\x02 \x01(\tR\x03api2\xd8\b\n" +
+	"\x03api\x18\x02 \x01(\tR\x03api2\xda\n" +
+	"\n" +
 	"\x12CoordinatorService\x12?\n" +
 	"\x06Commit\x12\x19.concord.v1.CommitRequest\x1a\x1a.concord.v1.CommitResponse\x12C\n" +
 	"\x06Decide\x12\x19.concord.v1.DecideRequest\x1a\x1a.concord.v1.DecideResponse(\x010\x01\x12E\n" +
@@ -3390,7 +3816,10 @@ const file_concord_v1_concord_proto_rawDesc = "" +
 	"\aResolve\x12\x1a.concord.v1.ResolveRequest\x1a\x1b.concord.v1.ResolveResponse\x12?\n" +
 	"\x06Forget\x12\x19.concord.v1.ForgetRequest\x1a\x1a.concord.v1.ForgetResponse\x12?\n" +
 	"\x06Settle\x12\x19.concord.v1.SettleRequest\x1a\x1a.concord.v1.SettleResponse\x12T\n" +
-	"\rReplaceMember\x12 .concord.v1.ReplaceMemberRequest\x1a!.concord.v1.ReplaceMemberResponse\x12B\n" +
+	"\rReplaceMember\x12 .concord.v1.ReplaceMemberRequest\x1a!.concord.v1.ReplaceMemberResponse\x12H\n" +
+	"\tAddMember\x12\x1c.concord.v1.AddMemberRequest\x1a\x1d.concord.v1.AddMemberResponse\x12Q\n" +
+	"\fRemoveMember\x12\x1f.concord.v1.RemoveMemberRequest\x1a .concord.v1.RemoveMemberResponse\x12c\n" +
+	"\x12TransferLeadership\x12%.concord.v1.TransferLeadershipRequest\x1a&.concord.v1.TransferLeadershipResponse\x12B\n" +
 	"\aRecover\x12\x1a.concord.v1.RecoverRequest\x1a\x1b.concord.v1.RecoverResponse\x12?\n" +
 	"\x06Status\x12\x19.concord.v1.StatusRequest\x1a\x1a.concord.v1.StatusResponse\x12?\n" +
 	"\x05Watch\x12\x18.concord.v1.WatchRequest\x1a\x1a.concord.v1.StatusResponse0\x01\x12H\n" +
@@ -3409,52 +3838,58 @@ func file_concord_v1_concord_proto_rawDescGZIP() []byte {
 	return file_concord_v1_concord_proto_rawDescData
 }
 
-var file_concord_v1_concord_proto_msgTypes = make([]protoimpl.MessageInfo, 44)
+var file_concord_v1_concord_proto_msgTypes = make([]protoimpl.MessageInfo, 50)
 var file_concord_v1_concord_proto_goTypes = []any{
-	(*Branch)(nil),                // 0: concord.v1.Branch
-	(*CommitRequest)(nil),         // 1: concord.v1.CommitRequest
-	(*CommitResponse)(nil),        // 2: concord.v1.CommitResponse
-	(*DecideRequest)(nil),         // 3: concord.v1.DecideRequest
-	(*NumberedCommit)(nil),        // 4: concord.v1.NumberedCommit
-	(*DecideResponse)(nil),        // 5: concord.v1.DecideResponse
-	(*NumberedAnswer)(nil),        // 6: concord.v1.NumberedAnswer
-	(*CommitError)(nil),           // 7: concord.v1.CommitError
-	(*FinishedRequest)(nil),       // 8: concord.v1.FinishedRequest
-	(*FinishedBranch)(nil),        // 9: concord.v1.FinishedBranch
-	(*FinishedResponse)(nil),      // 10: concord.v1.FinishedResponse
-	(*LeaseRequest)(nil),          // 11: concord.v1.LeaseRequest
-	(*LeaseResponse)(nil),         // 12: concord.v1.LeaseResponse
-	(*OutcomeRequest)(nil),        // 13: concord.v1.OutcomeRequest
-	(*OutcomeResponse)(nil),       // 14: concord.v1.OutcomeResponse
-	(*Transaction)(nil),           // 15: concord.v1.Transaction
-	(*Heuristic)(nil),             // 16: concord.v1.Heuristic
-	(*ListRequest)(nil),           // 17: concord.v1.ListRequest
-	(*ListResponse)(nil),          // 18: concord.v1.ListResponse
-	(*GetRequest)(nil),            // 19: concord.v1.GetRequest
-	(*GetResponse)(nil),           // 20: concord.v1.GetResponse
-	(*ResolveRequest)(nil),        // 21: concord.v1.ResolveRequest
-	(*ResolveResponse)(nil),       // 22: concord.v1.ResolveResponse
-	(*ForgetRequest)(nil),         // 23: concord.v1.ForgetRequest
-	(*ForgetResponse)(nil),        // 24: concord.v1.ForgetResponse
-	(*SettleRequest)(nil),         // 25: concord.v1.SettleRequest
-	(*SettleResponse)(nil),        // 26: concord.v1.SettleResponse
-	(*ReplaceMemberRequest)(nil),  // 27: concord.v1.ReplaceMemberRequest
-	(*ReplaceMemberResponse)(nil), // 28: concord.v1.ReplaceMemberResponse
-	(*RecoverRequest)(nil),        // 29: concord.v1.RecoverRequest
-	(*RecoverResponse)(nil),       // 30: concord.v1.RecoverResponse
-	(*RecoverAction)(nil),         // 31: concord.v1.RecoverAction
-	(*StatusRequest)(nil),         // 32: concord.v1.StatusRequest
-	(*WatchRequest)(nil),          // 33: concord.v1.WatchRequest
-	(*StatusResponse)(nil),        // 34: concord.v1.StatusResponse
-	(*Node)(nil),                  // 35: concord.v1.Node
-	(*ResourceStatus)(nil),        // 36: concord.v1.ResourceStatus
-	(*ResourcesRequest)(nil),      // 37: concord.v1.ResourcesRequest
-	(*ResourcesResponse)(nil),     // 38: concord.v1.ResourcesResponse
-	(*CheckResourceRequest)(nil),  // 39: concord.v1.CheckResourceRequest
-	(*CheckResourceResponse)(nil), // 40: concord.v1.CheckResourceResponse
-	(*ResourceReport)(nil),        // 41: concord.v1.ResourceReport
-	(*Finding)(nil),               // 42: concord.v1.Finding
-	(*NotLeader)(nil),             // 43: concord.v1.NotLeader
+	(*Branch)(nil),                     // 0: concord.v1.Branch
+	(*CommitRequest)(nil),              // 1: concord.v1.CommitRequest
+	(*CommitResponse)(nil),             // 2: concord.v1.CommitResponse
+	(*DecideRequest)(nil),              // 3: concord.v1.DecideRequest
+	(*NumberedCommit)(nil),             // 4: concord.v1.NumberedCommit
+	(*DecideResponse)(nil),             // 5: concord.v1.DecideResponse
+	(*NumberedAnswer)(nil),             // 6: concord.v1.NumberedAnswer
+	(*CommitError)(nil),                // 7: concord.v1.CommitError
+	(*FinishedRequest)(nil),            // 8: concord.v1.FinishedRequest
+	(*FinishedBranch)(nil),             // 9: concord.v1.FinishedBranch
+	(*FinishedResponse)(nil),           // 10: concord.v1.FinishedResponse
+	(*LeaseRequest)(nil),               // 11: concord.v1.LeaseRequest
+	(*LeaseResponse)(nil),              // 12: concord.v1.LeaseResponse
+	(*OutcomeRequest)(nil),             // 13: concord.v1.OutcomeRequest
+	(*OutcomeResponse)(nil),            // 14: concord.v1.OutcomeResponse
+	(*Transaction)(nil),                // 15: concord.v1.Transaction
+	(*Heuristic)(nil),                  // 16: concord.v1.Heuristic
+	(*ListRequest)(nil),                // 17: concord.v1.ListRequest
+	(*ListResponse)(nil),               // 18: concord.v1.ListResponse
+	(*GetRequest)(nil),                 // 19: concord.v1.GetRequest
+	(*GetResponse)(nil),                // 20: concord.v1.GetResponse
+	(*ResolveRequest)(nil),             // 21: concord.v1.ResolveRequest
+	(*ResolveResponse)(nil),            // 22: concord.v1.ResolveResponse
+	(*ForgetRequest)(nil),              // 23: concord.v1.ForgetRequest
+	(*ForgetResponse)(nil),             // 24: concord.v1.ForgetResponse
+	(*SettleRequest)(nil),              // 25: concord.v1.SettleRequest
+	(*SettleResponse)(nil),             // 26: concord.v1.SettleResponse
+	(*ReplaceMemberRequest)(nil),       // 27: concord.v1.ReplaceMemberRequest
+	(*ReplaceMemberResponse)(nil),      // 28: concord.v1.ReplaceMemberResponse
+	(*AddMemberRequest)(nil),           // 29: concord.v1.AddMemberRequest
+	(*AddMemberResponse)(nil),          // 30: concord.v1.AddMemberResponse
+	(*RemoveMemberRequest)(nil),        // 31: concord.v1.RemoveMemberRequest
+	(*RemoveMemberResponse)(nil),       // 32: concord.v1.RemoveMemberResponse
+	(*TransferLeadershipRequest)(nil),  // 33: concord.v1.TransferLeadershipRequest
+	(*TransferLeadershipResponse)(nil), // 34: concord.v1.TransferLeadershipResponse
+	(*RecoverRequest)(nil),             // 35: concord.v1.RecoverRequest
+	(*RecoverResponse)(nil),            // 36: concord.v1.RecoverResponse
+	(*RecoverAction)(nil),              // 37: concord.v1.RecoverAction
+	(*StatusRequest)(nil),              // 38: concord.v1.StatusRequest
+	(*WatchRequest)(nil),               // 39: concord.v1.WatchRequest
+	(*StatusResponse)(nil),             // 40: concord.v1.StatusResponse
+	(*Node)(nil),                       // 41: concord.v1.Node
+	(*ResourceStatus)(nil),             // 42: concord.v1.ResourceStatus
+	(*ResourcesRequest)(nil),           // 43: concord.v1.ResourcesRequest
+	(*ResourcesResponse)(nil),          // 44: concord.v1.ResourcesResponse
+	(*CheckResourceRequest)(nil),       // 45: concord.v1.CheckResourceRequest
+	(*CheckResourceResponse)(nil),      // 46: concord.v1.CheckResourceResponse
+	(*ResourceReport)(nil),             // 47: concord.v1.ResourceReport
+	(*Finding)(nil),                    // 48: concord.v1.Finding
+	(*NotLeader)(nil),                  // 49: concord.v1.NotLeader
 }
 var file_concord_v1_concord_proto_depIdxs = []int32{
 	0,  // 0: concord.v1.CommitRequest.branches:type_name -> concord.v1.Branch
@@ -3463,18 +3898,18 @@ var file_concord_v1_concord_proto_depIdxs = []int32{
 	6,  // 3: concord.v1.DecideResponse.answers:type_name -> concord.v1.NumberedAnswer
 	2,  // 4: concord.v1.NumberedAnswer.response:type_name -> concord.v1.CommitResponse
 	7,  // 5: concord.v1.NumberedAnswer.error:type_name -> concord.v1.CommitError
-	43, // 6: concord.v1.CommitError.not_leader:type_name -> concord.v1.NotLeader
+	49, // 6: concord.v1.CommitError.not_leader:type_name -> concord.v1.NotLeader
 	9,  // 7: concord.v1.FinishedRequest.branches:type_name -> concord.v1.FinishedBranch
 	0,  // 8: concord.v1.Transaction.branches:type_name -> concord.v1.Branch
 	16, // 9: concord.v1.Transaction.heuristics:type_name -> concord.v1.Heuristic
 	15, // 10: concord.v1.ListResponse.transactions:type_name -> concord.v1.Transaction
 	15, // 11: concord.v1.GetResponse.transaction:type_name -> concord.v1.Transaction
-	31, // 12: concord.v1.RecoverResponse.actions:type_name -> concord.v1.RecoverAction
-	35, // 13: concord.v1.StatusResponse.nodes:type_name -> concord.v1.Node
-	36, // 14: concord.v1.StatusResponse.resources:type_name -> concord.v1.ResourceStatus
-	36, // 15: concord.v1.ResourcesResponse.resources:type_name -> concord.v1.ResourceStatus
-	41, // 16: concord.v1.CheckResourceResponse.reports:type_name -> concord.v1.ResourceReport
-	42, // 17: concord.v1.ResourceReport.findings:type_name -> concord.v1.Finding
+	37, // 12: concord.v1.RecoverResponse.actions:type_name -> concord.v1.RecoverAction
+	41, // 13: concord.v1.StatusResponse.nodes:type_name -> concord.v1.Node
+	42, // 14: concord.v1.StatusResponse.resources:type_name -> concord.v1.ResourceStatus
+	42, // 15: concord.v1.ResourcesResponse.resources:type_name -> concord.v1.ResourceStatus
+	47, // 16: concord.v1.CheckResourceResponse.reports:type_name -> concord.v1.ResourceReport
+	48, // 17: concord.v1.ResourceReport.findings:type_name -> concord.v1.Finding
 	1,  // 18: concord.v1.CoordinatorService.Commit:input_type -> concord.v1.CommitRequest
 	3,  // 19: concord.v1.CoordinatorService.Decide:input_type -> concord.v1.DecideRequest
 	8,  // 20: concord.v1.CoordinatorService.Finished:input_type -> concord.v1.FinishedRequest
@@ -3486,29 +3921,35 @@ var file_concord_v1_concord_proto_depIdxs = []int32{
 	23, // 26: concord.v1.CoordinatorService.Forget:input_type -> concord.v1.ForgetRequest
 	25, // 27: concord.v1.CoordinatorService.Settle:input_type -> concord.v1.SettleRequest
 	27, // 28: concord.v1.CoordinatorService.ReplaceMember:input_type -> concord.v1.ReplaceMemberRequest
-	29, // 29: concord.v1.CoordinatorService.Recover:input_type -> concord.v1.RecoverRequest
-	32, // 30: concord.v1.CoordinatorService.Status:input_type -> concord.v1.StatusRequest
-	33, // 31: concord.v1.CoordinatorService.Watch:input_type -> concord.v1.WatchRequest
-	37, // 32: concord.v1.CoordinatorService.Resources:input_type -> concord.v1.ResourcesRequest
-	39, // 33: concord.v1.CoordinatorService.CheckResource:input_type -> concord.v1.CheckResourceRequest
-	2,  // 34: concord.v1.CoordinatorService.Commit:output_type -> concord.v1.CommitResponse
-	5,  // 35: concord.v1.CoordinatorService.Decide:output_type -> concord.v1.DecideResponse
-	10, // 36: concord.v1.CoordinatorService.Finished:output_type -> concord.v1.FinishedResponse
-	12, // 37: concord.v1.CoordinatorService.Lease:output_type -> concord.v1.LeaseResponse
-	14, // 38: concord.v1.CoordinatorService.Outcome:output_type -> concord.v1.OutcomeResponse
-	18, // 39: concord.v1.CoordinatorService.List:output_type -> concord.v1.ListResponse
-	20, // 40: concord.v1.CoordinatorService.Get:output_type -> concord.v1.GetResponse
-	22, // 41: concord.v1.CoordinatorService.Resolve:output_type -> concord.v1.ResolveResponse
-	24, // 42: concord.v1.CoordinatorService.Forget:output_type -> concord.v1.ForgetResponse
-	26, // 43: concord.v1.CoordinatorService.Settle:output_type -> concord.v1.SettleResponse
-	28, // 44: concord.v1.CoordinatorService.ReplaceMember:output_type -> concord.v1.ReplaceMemberResponse
-	30, // 45: concord.v1.CoordinatorService.Recover:output_type -> concord.v1.RecoverResponse
-	34, // 46: concord.v1.CoordinatorService.Status:output_type -> concord.v1.StatusResponse
-	34, // 47: concord.v1.CoordinatorService.Watch:output_type -> concord.v1.StatusResponse
-	38, // 48: concord.v1.CoordinatorService.Resources:output_type -> concord.v1.ResourcesResponse
-	40, // 49: concord.v1.CoordinatorService.CheckResource:output_type -> concord.v1.CheckResourceResponse
-	34, // [34:50] is the sub-list for method output_type
-	18, // [18:34] is the sub-list for method input_type
+	29, // 29: concord.v1.CoordinatorService.AddMember:input_type -> concord.v1.AddMemberRequest
+	31, // 30: concord.v1.CoordinatorService.RemoveMember:input_type -> concord.v1.RemoveMemberRequest
+	33, // 31: concord.v1.CoordinatorService.TransferLeadership:input_type -> concord.v1.TransferLeadershipRequest
+	35, // 32: concord.v1.CoordinatorService.Recover:input_type -> concord.v1.RecoverRequest
+	38, // 33: concord.v1.CoordinatorService.Status:input_type -> concord.v1.StatusRequest
+	39, // 34: concord.v1.CoordinatorService.Watch:input_type -> concord.v1.WatchRequest
+	43, // 35: concord.v1.CoordinatorService.Resources:input_type -> concord.v1.ResourcesRequest
+	45, // 36: concord.v1.CoordinatorService.CheckResource:input_type -> concord.v1.CheckResourceRequest
+	2,  // 37: concord.v1.CoordinatorService.Commit:output_type -> concord.v1.CommitResponse
+	5,  // 38: concord.v1.CoordinatorService.Decide:output_type -> concord.v1.DecideResponse
+	10, // 39: concord.v1.CoordinatorService.Finished:output_type -> concord.v1.FinishedResponse
+	12, // 40: concord.v1.CoordinatorService.Lease:output_type -> concord.v1.LeaseResponse
+	14, // 41: concord.v1.CoordinatorService.Outcome:output_type -> concord.v1.OutcomeResponse
+	18, // 42: concord.v1.CoordinatorService.List:output_type -> concord.v1.ListResponse
+	20, // 43: concord.v1.CoordinatorService.Get:output_type -> concord.v1.GetResponse
+	22, // 44: concord.v1.CoordinatorService.Resolve:output_type -> concord.v1.ResolveResponse
+	24, // 45: concord.v1.CoordinatorService.Forget:output_type -> concord.v1.ForgetResponse
+	26, // 46: concord.v1.CoordinatorService.Settle:output_type -> concord.v1.SettleResponse
+	28, // 47: concord.v1.CoordinatorService.ReplaceMember:output_type -> concord.v1.ReplaceMemberResponse
+	30, // 48: concord.v1.CoordinatorService.AddMember:output_type -> concord.v1.AddMemberResponse
+	32, // 49: concord.v1.CoordinatorService.RemoveMember:output_type -> concord.v1.RemoveMemberResponse
+	34, // 50: concord.v1.CoordinatorService.TransferLeadership:output_type -> concord.v1.TransferLeadershipResponse
+	36, // 51: concord.v1.CoordinatorService.Recover:output_type -> concord.v1.RecoverResponse
+	40, // 52: concord.v1.CoordinatorService.Status:output_type -> concord.v1.StatusResponse
+	40, // 53: concord.v1.CoordinatorService.Watch:output_type -> concord.v1.StatusResponse
+	44, // 54: concord.v1.CoordinatorService.Resources:output_type -> concord.v1.ResourcesResponse
+	46, // 55: concord.v1.CoordinatorService.CheckResource:output_type -> concord.v1.CheckResourceResponse
+	37, // [37:56] is the sub-list for method output_type
+	18, // [18:37] is the sub-list for method input_type
 	18, // [18:18] is the sub-list for extension type_name
 	18, // [18:18] is the sub-list for extension extendee
 	0,  // [0:18] is the sub-list for field type_name
@@ -3525,7 +3966,7 @@ func file_concord_v1_concord_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_concord_v1_concord_proto_rawDesc), len(file_concord_v1_concord_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   44,
+			NumMessages:   50,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -81,6 +81,15 @@ const (
 	// CoordinatorServiceReplaceMemberProcedure is the fully-qualified name of the CoordinatorService's
 	// ReplaceMember RPC.
 	CoordinatorServiceReplaceMemberProcedure = "/concord.v1.CoordinatorService/ReplaceMember"
+	// CoordinatorServiceAddMemberProcedure is the fully-qualified name of the CoordinatorService's
+	// AddMember RPC.
+	CoordinatorServiceAddMemberProcedure = "/concord.v1.CoordinatorService/AddMember"
+	// CoordinatorServiceRemoveMemberProcedure is the fully-qualified name of the CoordinatorService's
+	// RemoveMember RPC.
+	CoordinatorServiceRemoveMemberProcedure = "/concord.v1.CoordinatorService/RemoveMember"
+	// CoordinatorServiceTransferLeadershipProcedure is the fully-qualified name of the
+	// CoordinatorService's TransferLeadership RPC.
+	CoordinatorServiceTransferLeadershipProcedure = "/concord.v1.CoordinatorService/TransferLeadership"
 	// CoordinatorServiceRecoverProcedure is the fully-qualified name of the CoordinatorService's
 	// Recover RPC.
 	CoordinatorServiceRecoverProcedure = "/concord.v1.CoordinatorService/Recover"
@@ -127,6 +136,13 @@ type CoordinatorServiceClient interface {
 	Settle(context.Context, *v1.SettleRequest) (*v1.SettleResponse, error)
 	// ReplaceMember is the operator's word that a node has lost its disk for good.
 	ReplaceMember(context.Context, *v1.ReplaceMemberRequest) (*v1.ReplaceMemberResponse, error)
+	// AddMember makes a node a member of the cluster: an observer, or a voter, which learns
+	// first and counts when it has caught up (Status shows which).
+	AddMember(context.Context, *v1.AddMemberRequest) (*v1.AddMemberResponse, error)
+	// RemoveMember makes a member one no more. After the answer the node can be switched off.
+	RemoveMember(context.Context, *v1.RemoveMemberRequest) (*v1.RemoveMemberResponse, error)
+	// TransferLeadership makes another voter lead.
+	TransferLeadership(context.Context, *v1.TransferLeadershipRequest) (*v1.TransferLeadershipResponse, error)
 	// Recover plans what recovery would do, and does it if asked to.
 	Recover(context.Context, *v1.RecoverRequest) (*v1.RecoverResponse, error)
 	// Status shows the cluster as this node sees it.
@@ -216,6 +232,24 @@ func NewCoordinatorServiceClient(httpClient connect.HTTPClient, baseURL string, 
 			connect.WithSchema(coordinatorServiceMethods.ByName("ReplaceMember")),
 			connect.WithClientOptions(opts...),
 		),
+		addMember: connect.NewClient[v1.AddMemberRequest, v1.AddMemberResponse](
+			httpClient,
+			baseURL+CoordinatorServiceAddMemberProcedure,
+			connect.WithSchema(coordinatorServiceMethods.ByName("AddMember")),
+			connect.WithClientOptions(opts...),
+		),
+		removeMember: connect.NewClient[v1.RemoveMemberRequest, v1.RemoveMemberResponse](
+			httpClient,
+			baseURL+CoordinatorServiceRemoveMemberProcedure,
+			connect.WithSchema(coordinatorServiceMethods.ByName("RemoveMember")),
+			connect.WithClientOptions(opts...),
+		),
+		transferLeadership: connect.NewClient[v1.TransferLeadershipRequest, v1.TransferLeadershipResponse](
+			httpClient,
+			baseURL+CoordinatorServiceTransferLeadershipProcedure,
+			connect.WithSchema(coordinatorServiceMethods.ByName("TransferLeadership")),
+			connect.WithClientOptions(opts...),
+		),
 		recover: connect.NewClient[v1.RecoverRequest, v1.RecoverResponse](
 			httpClient,
 			baseURL+CoordinatorServiceRecoverProcedure,
@@ -251,22 +285,25 @@ func NewCoordinatorServiceClient(httpClient connect.HTTPClient, baseURL string, 
 
 // coordinatorServiceClient implements CoordinatorServiceClient.
 type coordinatorServiceClient struct {
-	commit        *connect.Client[v1.CommitRequest, v1.CommitResponse]
-	decide        *connect.Client[v1.DecideRequest, v1.DecideResponse]
-	finished      *connect.Client[v1.FinishedRequest, v1.FinishedResponse]
-	lease         *connect.Client[v1.LeaseRequest, v1.LeaseResponse]
-	outcome       *connect.Client[v1.OutcomeRequest, v1.OutcomeResponse]
-	list          *connect.Client[v1.ListRequest, v1.ListResponse]
-	get           *connect.Client[v1.GetRequest, v1.GetResponse]
-	resolve       *connect.Client[v1.ResolveRequest, v1.ResolveResponse]
-	forget        *connect.Client[v1.ForgetRequest, v1.ForgetResponse]
-	settle        *connect.Client[v1.SettleRequest, v1.SettleResponse]
-	replaceMember *connect.Client[v1.ReplaceMemberRequest, v1.ReplaceMemberResponse]
-	recover       *connect.Client[v1.RecoverRequest, v1.RecoverResponse]
-	status        *connect.Client[v1.StatusRequest, v1.StatusResponse]
-	watch         *connect.Client[v1.WatchRequest, v1.StatusResponse]
-	resources     *connect.Client[v1.ResourcesRequest, v1.ResourcesResponse]
-	checkResource *connect.Client[v1.CheckResourceRequest, v1.CheckResourceResponse]
+	commit             *connect.Client[v1.CommitRequest, v1.CommitResponse]
+	decide             *connect.Client[v1.DecideRequest, v1.DecideResponse]
+	finished           *connect.Client[v1.FinishedRequest, v1.FinishedResponse]
+	lease              *connect.Client[v1.LeaseRequest, v1.LeaseResponse]
+	outcome            *connect.Client[v1.OutcomeRequest, v1.OutcomeResponse]
+	list               *connect.Client[v1.ListRequest, v1.ListResponse]
+	get                *connect.Client[v1.GetRequest, v1.GetResponse]
+	resolve            *connect.Client[v1.ResolveRequest, v1.ResolveResponse]
+	forget             *connect.Client[v1.ForgetRequest, v1.ForgetResponse]
+	settle             *connect.Client[v1.SettleRequest, v1.SettleResponse]
+	replaceMember      *connect.Client[v1.ReplaceMemberRequest, v1.ReplaceMemberResponse]
+	addMember          *connect.Client[v1.AddMemberRequest, v1.AddMemberResponse]
+	removeMember       *connect.Client[v1.RemoveMemberRequest, v1.RemoveMemberResponse]
+	transferLeadership *connect.Client[v1.TransferLeadershipRequest, v1.TransferLeadershipResponse]
+	recover            *connect.Client[v1.RecoverRequest, v1.RecoverResponse]
+	status             *connect.Client[v1.StatusRequest, v1.StatusResponse]
+	watch              *connect.Client[v1.WatchRequest, v1.StatusResponse]
+	resources          *connect.Client[v1.ResourcesRequest, v1.ResourcesResponse]
+	checkResource      *connect.Client[v1.CheckResourceRequest, v1.CheckResourceResponse]
 }
 
 // Commit calls concord.v1.CoordinatorService.Commit.
@@ -364,6 +401,33 @@ func (c *coordinatorServiceClient) ReplaceMember(ctx context.Context, req *v1.Re
 	return nil, err
 }
 
+// AddMember calls concord.v1.CoordinatorService.AddMember.
+func (c *coordinatorServiceClient) AddMember(ctx context.Context, req *v1.AddMemberRequest) (*v1.AddMemberResponse, error) {
+	response, err := c.addMember.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// RemoveMember calls concord.v1.CoordinatorService.RemoveMember.
+func (c *coordinatorServiceClient) RemoveMember(ctx context.Context, req *v1.RemoveMemberRequest) (*v1.RemoveMemberResponse, error) {
+	response, err := c.removeMember.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// TransferLeadership calls concord.v1.CoordinatorService.TransferLeadership.
+func (c *coordinatorServiceClient) TransferLeadership(ctx context.Context, req *v1.TransferLeadershipRequest) (*v1.TransferLeadershipResponse, error) {
+	response, err := c.transferLeadership.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
 // Recover calls concord.v1.CoordinatorService.Recover.
 func (c *coordinatorServiceClient) Recover(ctx context.Context, req *v1.RecoverRequest) (*v1.RecoverResponse, error) {
 	response, err := c.recover.CallUnary(ctx, connect.NewRequest(req))
@@ -434,6 +498,13 @@ type CoordinatorServiceHandler interface {
 	Settle(context.Context, *v1.SettleRequest) (*v1.SettleResponse, error)
 	// ReplaceMember is the operator's word that a node has lost its disk for good.
 	ReplaceMember(context.Context, *v1.ReplaceMemberRequest) (*v1.ReplaceMemberResponse, error)
+	// AddMember makes a node a member of the cluster: an observer, or a voter, which learns
+	// first and counts when it has caught up (Status shows which).
+	AddMember(context.Context, *v1.AddMemberRequest) (*v1.AddMemberResponse, error)
+	// RemoveMember makes a member one no more. After the answer the node can be switched off.
+	RemoveMember(context.Context, *v1.RemoveMemberRequest) (*v1.RemoveMemberResponse, error)
+	// TransferLeadership makes another voter lead.
+	TransferLeadership(context.Context, *v1.TransferLeadershipRequest) (*v1.TransferLeadershipResponse, error)
 	// Recover plans what recovery would do, and does it if asked to.
 	Recover(context.Context, *v1.RecoverRequest) (*v1.RecoverResponse, error)
 	// Status shows the cluster as this node sees it.
@@ -519,6 +590,24 @@ func NewCoordinatorServiceHandler(svc CoordinatorServiceHandler, opts ...connect
 		connect.WithSchema(coordinatorServiceMethods.ByName("ReplaceMember")),
 		connect.WithHandlerOptions(opts...),
 	)
+	coordinatorServiceAddMemberHandler := connect.NewUnaryHandlerSimple(
+		CoordinatorServiceAddMemberProcedure,
+		svc.AddMember,
+		connect.WithSchema(coordinatorServiceMethods.ByName("AddMember")),
+		connect.WithHandlerOptions(opts...),
+	)
+	coordinatorServiceRemoveMemberHandler := connect.NewUnaryHandlerSimple(
+		CoordinatorServiceRemoveMemberProcedure,
+		svc.RemoveMember,
+		connect.WithSchema(coordinatorServiceMethods.ByName("RemoveMember")),
+		connect.WithHandlerOptions(opts...),
+	)
+	coordinatorServiceTransferLeadershipHandler := connect.NewUnaryHandlerSimple(
+		CoordinatorServiceTransferLeadershipProcedure,
+		svc.TransferLeadership,
+		connect.WithSchema(coordinatorServiceMethods.ByName("TransferLeadership")),
+		connect.WithHandlerOptions(opts...),
+	)
 	coordinatorServiceRecoverHandler := connect.NewUnaryHandlerSimple(
 		CoordinatorServiceRecoverProcedure,
 		svc.Recover,
@@ -573,6 +662,12 @@ func NewCoordinatorServiceHandler(svc CoordinatorServiceHandler, opts ...connect
 			coordinatorServiceSettleHandler.ServeHTTP(w, r)
 		case CoordinatorServiceReplaceMemberProcedure:
 			coordinatorServiceReplaceMemberHandler.ServeHTTP(w, r)
+		case CoordinatorServiceAddMemberProcedure:
+			coordinatorServiceAddMemberHandler.ServeHTTP(w, r)
+		case CoordinatorServiceRemoveMemberProcedure:
+			coordinatorServiceRemoveMemberHandler.ServeHTTP(w, r)
+		case CoordinatorServiceTransferLeadershipProcedure:
+			coordinatorServiceTransferLeadershipHandler.ServeHTTP(w, r)
 		case CoordinatorServiceRecoverProcedure:
 			coordinatorServiceRecoverHandler.ServeHTTP(w, r)
 		case CoordinatorServiceStatusProcedure:
@@ -634,6 +729,18 @@ func (UnimplementedCoordinatorServiceHandler) Settle(context.Context, *v1.Settle
 
 func (UnimplementedCoordinatorServiceHandler) ReplaceMember(context.Context, *v1.ReplaceMemberRequest) (*v1.ReplaceMemberResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("concord.v1.CoordinatorService.ReplaceMember is not implemented"))
+}
+
+func (UnimplementedCoordinatorServiceHandler) AddMember(context.Context, *v1.AddMemberRequest) (*v1.AddMemberResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("concord.v1.CoordinatorService.AddMember is not implemented"))
+}
+
+func (UnimplementedCoordinatorServiceHandler) RemoveMember(context.Context, *v1.RemoveMemberRequest) (*v1.RemoveMemberResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("concord.v1.CoordinatorService.RemoveMember is not implemented"))
+}
+
+func (UnimplementedCoordinatorServiceHandler) TransferLeadership(context.Context, *v1.TransferLeadershipRequest) (*v1.TransferLeadershipResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("concord.v1.CoordinatorService.TransferLeadership is not implemented"))
 }
 
 func (UnimplementedCoordinatorServiceHandler) Recover(context.Context, *v1.RecoverRequest) (*v1.RecoverResponse, error) {
