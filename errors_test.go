@@ -30,7 +30,7 @@ type message struct {
 	is       []error
 }
 
-var broke = errors.New("insufficient funds")
+var errFunds = errors.New("insufficient funds")
 
 // in is what Run says about a transaction that does this.
 func in(do func(context.Context, *shaky, *concord.Tx) error, opts ...concord.TxOption) func(*testing.T, *shaky) error {
@@ -125,9 +125,9 @@ var messages = []message{
 	}), says: "transaction GID was aborted by r256: the transaction has 256 branches already, which is the limit: split it", is: []error{concord.ErrAborted}},
 
 	{name: "the function fails", meet: in(func(ctx context.Context, b *shaky, tx *concord.Tx) error {
-		return errors.Join(b.transfer(ctx, tx), broke)
+		return errors.Join(b.transfer(ctx, tx), errFunds)
 	}),
-		says: "transaction GID was aborted: insufficient funds", is: []error{concord.ErrAborted, broke}},
+		says: "transaction GID was aborted: insufficient funds", is: []error{concord.ErrAborted, errFunds}},
 	{name: "the function fails with what a database said", resource: "billing", meet: in(func(ctx context.Context, b *shaky, tx *concord.Tx) error {
 		b.billing.set(func() { b.billing.statement = errBroke })
 		return errors.Join(b.transfer(ctx, tx), fmt.Errorf("pay: %w", errBroke))
@@ -210,9 +210,9 @@ var messages = []message{
 		"look into that database for what is left of it before you repeat it", is: []error{concord.ErrTorn}},
 	{name: "torn, and the function failed", meet: func(t *testing.T, b *shaky) error {
 		b.billing.torn = errors.New("a statement ended the transaction")
-		return b.client.Run(t.Context(), func(ctx context.Context, tx *concord.Tx) error { return errors.Join(b.transfer(ctx, tx), broke) })
+		return b.client.Run(t.Context(), func(ctx context.Context, tx *concord.Tx) error { return errors.Join(b.transfer(ctx, tx), errFunds) })
 	}, says: "transaction GID was rolled back, but not all of what it did in billing: part of the branch may be committed: a statement ended the transaction; " +
-		"the function returned: insufficient funds; look into that database for what is left of it before you repeat it", is: []error{concord.ErrTorn, broke}},
+		"the function returned: insufficient funds; look into that database for what is left of it before you repeat it", is: []error{concord.ErrTorn, errFunds}},
 
 	{name: "another cluster", meet: func(t *testing.T, b *shaky) error {
 		b.leader.set(func() { b.id = cluster + 1 })

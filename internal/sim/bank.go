@@ -289,9 +289,7 @@ func (b *bank) evidence(after txn.XID) []txn.XID {
 			kept = append(kept, br.xid())
 		}
 	}
-	for _, x := range b.foreign {
-		kept = append(kept, x)
-	}
+	kept = append(kept, b.foreign...)
 	order := func(x, y txn.XID) int { return cmp.Or(cmp.Compare(x.Cluster, y.Cluster), x.Compare(y)) }
 	kept = slices.DeleteFunc(kept, func(x txn.XID) bool { return order(x, after) <= 0 })
 	slices.SortFunc(kept, order)
