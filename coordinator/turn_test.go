@@ -142,6 +142,11 @@ func newTurnNodes(t *testing.T, n int, steps int) map[zab.NodeID]*turnNode {
 		x.core, err = NewCore(CoreConfig{Node: m.ID, Members: members, Boot: 1, NewCluster: 7, Resources: []string{"orders", "billing"}, TurnSteps: steps,
 			Reload: func() (*txn.Table, error) { return x.restore() }}, x.log, txn.NewTable(txn.Meta{}, nil, x.archive))
 		require.NoError(t, err)
+		for _, other := range members {
+			if other.ID != m.ID {
+				x.inbox = append(x.inbox, PeerMet{Node: other.ID})
+			}
+		}
 		nodes[m.ID] = x
 	}
 	return nodes
