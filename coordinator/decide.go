@@ -169,7 +169,7 @@ func (c *Core) overloaded(request uint64, id txn.ID) bool {
 // acceptable returns why a transaction with these branches could never be finished, or nil.
 func (c *Core) acceptable(branches []txn.Branch) error {
 	if len(branches) > api.MaxBranches {
-		return fmt.Errorf("%d branches: a transaction has at most %d", len(branches), api.MaxBranches)
+		return fmt.Errorf("%d branches: a transaction has at most %d: split it", len(branches), api.MaxBranches)
 	}
 	for i, b := range branches {
 		if !slices.Contains(c.config.Resources, b.Resource) {
@@ -179,7 +179,7 @@ func (c *Core) acceptable(branches []txn.Branch) error {
 			return fmt.Errorf("branch %d: resource %q: %s", b.No, b.Resource, why)
 		}
 		if slices.ContainsFunc(branches[:i], func(o txn.Branch) bool { return o.No == b.No }) {
-			return fmt.Errorf("two branches have the number %d", b.No)
+			return fmt.Errorf("two branches have the number %d: give each its own", b.No)
 		}
 		if c.config.Validate != nil {
 			if err := c.config.Validate(b); err != nil {
@@ -277,9 +277,9 @@ func (c *Core) onForgetAsked(e ForgetAsked) {
 	x, ok := c.table.Get(e.ID)
 	switch {
 	case !ok:
-		c.reply(Reply{Request: e.Request, Err: &requestError{api.ErrNotFound, fmt.Sprintf("the log has no decision about %v, so it has no heuristic outcome to forget", e.ID)}})
+		c.reply(Reply{Request: e.Request, Err: &requestError{api.ErrNotFound, fmt.Sprintf("the log has no decision about %v, so it has no heuristic outcome to forget: see \"concord tx ls --state heuristic\"", e.ID)}})
 	case !x.Alarming():
-		c.reply(Reply{Request: e.Request, Err: refusedf("%v has no heuristic outcome to forget", e.ID)})
+		c.reply(Reply{Request: e.Request, Err: refusedf("%v has no heuristic outcome to forget: see \"concord tx get\"", e.ID)})
 	default:
 		c.batch = append(c.batch, txn.ForgetRecord{ID: e.ID, Who: e.Who, Why: e.Why})
 		c.waiters.acks = append(c.waiters.acks, e.Request)

@@ -127,7 +127,7 @@ func (c *Core) judge() {
 	switch d.suspect = ""; {
 	case against == 0 || agree >= majority:
 		if text != "" {
-			text += "; a majority agrees with this node: replace the store of " + nodeNames(differ) + " (concord member replace)"
+			text += "; a majority agrees with this node: replace the store of " + nodeNames(differ) + " with \"concord member replace\""
 		}
 	case voters-against < majority:
 		c.stopForGood(text)

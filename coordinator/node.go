@@ -119,7 +119,7 @@ func Open(c Config) (*Node, error) {
 		c.FeatureLevel = txn.Newest
 	}
 	if c.FeatureLevel > txn.Newest {
-		return nil, fmt.Errorf("feature level %d: this release knows up to %d", c.FeatureLevel, txn.Newest)
+		return nil, fmt.Errorf("\"feature_level\" is %d, and this release knows up to %d: lower it, or run the release that the other nodes run", c.FeatureLevel, txn.Newest)
 	}
 	self := slices.IndexFunc(c.Members, func(m Member) bool { return m.ID == c.Node })
 	if self < 0 {

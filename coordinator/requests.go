@@ -7,6 +7,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -155,7 +156,7 @@ func (n *Node) listAll(ctx context.Context, id txn.ID) (map[string][]adapters.Pr
 	wg.Wait()
 	if len(failed) > 0 {
 		slices.Sort(failed)
-		return listings, unavailablef("not listed: %v", failed)
+		return listings, unavailablef("not listed: %s; run \"concord resource check\"", strings.Join(failed, "; "))
 	}
 	return listings, nil
 }

@@ -159,7 +159,7 @@ func judge(x txn.XID, resource string, d Decisions, r Rules, now, first time.Tim
 	case decided:
 		i := slices.IndexFunc(t.Branches, func(b txn.Branch) bool { return b.No == x.Branch && b.Resource == resource })
 		if i < 0 {
-			a.Kind, a.Why = Report, "the log says commit, but for other branches than this one"
+			a.Kind, a.Why = Report, "the log says commit, but for other branches than this one: look into the databases before you end it by hand"
 			break
 		}
 		a.Kind, a.Branch, a.Why = Commit, t.Branches[i], "the log says commit"
@@ -169,9 +169,10 @@ func judge(x txn.XID, resource string, d Decisions, r Rules, now, first time.Tim
 	case mutant.PresumeCommit:
 		a.Kind, a.Why = Commit, "no decision"
 	case x.ID.Class() != txn.Plain && x.ID.Class() != txn.Recorded:
-		a.Kind, a.Why = Report, fmt.Sprintf("of the class %v, which is not switched on in this cluster: no decision here says nothing about it", x.ID.Class())
+		a.Kind, a.Why = Report, fmt.Sprintf("of the class %v, which is not switched on in this cluster, so that it has no decision here says nothing: "+
+			"look into the databases before you end it by hand", x.ID.Class())
 	case d.TooOld(x.ID):
-		a.Kind, a.Why = Report, "older than what the log remembers: its decision is unknown"
+		a.Kind, a.Why = Report, "older than what the log remembers, so its decision is unknown: look into the databases before you end it by hand"
 	case !r.Horizon.IsZero() && x.ID.Time().After(r.Horizon):
 		a.Kind, a.Why = Report, fmt.Sprintf("dated %s, so far ahead that no client of this cluster can have begun it: end it in the database by hand, "+
 			"or run \"concord tx resolve %v --abort\"", x.ID.Time().UTC().Format(time.RFC3339), x.ID)
