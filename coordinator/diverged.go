@@ -156,8 +156,9 @@ func (c *Core) stopForGood(why string) {
 	c.alarm("%s", d.Why)
 	c.fx.Distrust = d.Why
 	c.failWaiting(c.distrusted())
+	c.failReads()
 	c.clearLeadership()
-	c.leading, c.role = false, zab.RoleChanged{Role: zab.Looking}
+	c.leading, c.rising, c.role = false, false, zab.RoleChanged{Role: zab.Looking}
 }
 
 // distrusted is the answer of a node that must not answer; nil: it may.

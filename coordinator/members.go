@@ -224,7 +224,8 @@ func (c *Core) proposeChange() error {
 	}
 	c.changes.change = nil
 	c.proposal++
-	return c.stepProposed(txn.EncodeRecords(nil, records...), waiters{})
+	_, err := c.stepProposed(txn.EncodeRecords(nil, records...), 0)
+	return err
 }
 
 // changeRefused hears that the log has not taken a change.

@@ -121,7 +121,7 @@ func (d *Disk) begin(x txn.XID) (*branch, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.open[x] != nil || d.ended[x] != txn.Undecided {
-		return nil, fmt.Errorf("begin %s: the name is in use", x)
+		return nil, fmt.Errorf("begin %s: the name is in use: begin a new transaction", x)
 	}
 	b := &branch{xid: x}
 	d.open[x] = b
@@ -252,7 +252,7 @@ func (d *Disk) finish(ctx context.Context, x txn.XID, decision txn.Decision) (tx
 	}
 	if b := d.open[x]; b != nil {
 		if decision == txn.Commit && !b.prepared {
-			return 0, fmt.Errorf("%s is not prepared yet", x)
+			return 0, fmt.Errorf("%s is not prepared yet: its session must vote first", x)
 		}
 		if decision == txn.Commit {
 			d.end(b)

@@ -15,7 +15,7 @@ var ErrNoKey = errors.New("a key must not be empty")
 
 // ErrSessionDied says that Crash or Kill ended the session of a prepared branch: the
 // recovery half finishes it.
-var ErrSessionDied = errors.New("the session died")
+var ErrSessionDied = errors.New("the session died: finish its branch by Resource.Commit or Resource.Rollback")
 
 // Tx is what the application works with. Its methods are called one at a time. Each
 // locks its key for the rest of the branch, reads too; an error dooms the branch.

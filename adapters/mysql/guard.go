@@ -276,7 +276,7 @@ func (s *session) undid(err error) bool {
 }
 
 var (
-	errEnds  = errors.New("inside a branch there is no DDL, BEGIN, COMMIT, ROLLBACK or LOCK TABLES")
+	errEnds  = errors.New("inside a branch there is no DDL, BEGIN, COMMIT, ROLLBACK or LOCK TABLES: run them outside, and let the global transaction end the branch")
 	errOwnXA = errors.New("inside a branch XA statements are concord's: end the global transaction instead")
 	errLevel = errors.New("inside a branch this would have no effect: give the options with the first call of TxWith")
 )

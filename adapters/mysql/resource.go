@@ -163,7 +163,7 @@ func (r *Resource) TxWith(ctx context.Context, g adapters.Global, o TxOptions) (
 	}
 	s, ours := enlisted.(*session)
 	if !ours {
-		return nil, fmt.Errorf("enlist %s: the transaction has a branch of another kind of resource under this name", r.name)
+		return nil, fmt.Errorf("enlist %s: the transaction has a branch of another kind of resource under this name: give each its own", r.name)
 	}
 	return s.work(ctx, o)
 }

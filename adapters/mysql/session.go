@@ -391,7 +391,7 @@ func (s *session) commit(ctx context.Context) (txn.Finish, error) {
 		if p == ended {
 			return 0, adapters.ErrBranchEnded
 		}
-		return 0, errors.New("the branch is not prepared")
+		return 0, errors.New("the branch is not prepared: call Prepare first")
 	}
 	err := s.link.exec(ctx, "XA COMMIT "+s.name)
 	if err == nil {

@@ -83,7 +83,7 @@ func (r *Resource) Tx(ctx context.Context, g adapters.Global) (*Tx, error) {
 	}
 	s, ours := enlisted.(*session)
 	if !ours || s.store != r.store {
-		return nil, fmt.Errorf("enlist %s: the transaction has a branch of another store under this name; give each its own name", r.name)
+		return nil, fmt.Errorf("enlist %s: the transaction has a branch of another store under this name: give each its own", r.name)
 	}
 	return &Tx{store: s.store, branch: s.branch}, nil
 }
@@ -184,7 +184,7 @@ func (s *store) finishOpen(b *branch, d txn.Decision) (did bool, err error) {
 	case b.state == prepared:
 		return true, s.commit(b)
 	default:
-		return false, fmt.Errorf("the branch is not prepared yet")
+		return false, errors.New("the branch is not prepared yet: its session must vote first")
 	}
 }
 

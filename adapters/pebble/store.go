@@ -33,7 +33,7 @@ const LockTimeout = 5 * time.Second
 // Errors of a Tx. Each dooms its branch.
 var (
 	// ErrReservedKey: the key starts with Reserved.
-	ErrReservedKey = errors.New("the key is reserved for concord")
+	ErrReservedKey = errors.New("the key is reserved for concord: choose one that does not begin with pebble.Reserved")
 	// ErrLockTimeout: another branch held the key for LockTimeout. If nobody ends that
 	// branch, "concord tx ls" shows whether it is in doubt.
 	ErrLockTimeout = errors.New("lock timeout: another branch holds the key; try the transaction again")
@@ -197,7 +197,7 @@ func (s *store) begin(x txn.XID) (*branch, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if inUse || s.branches[x] != nil {
-		return nil, fmt.Errorf("the name %s is in use", x)
+		return nil, fmt.Errorf("the name %s is in use: begin a new transaction", x)
 	}
 	b := &branch{journal: wal.Branch{XID: x}, changed: map[string]struct{}{}}
 	s.branches[x] = b

@@ -196,14 +196,14 @@ func (c *config) checkMembers() error {
 			return fmt.Errorf("members[%d]: id %d is given twice: each member has its own", i, m.ID)
 		}
 		ids = append(ids, m.ID)
-		for key, addr := range map[string]string{"peer": m.Peer, "api": m.API} {
-			if _, _, err := net.SplitHostPort(addr); err != nil {
-				return fmt.Errorf("members[%d]: %s: %q is not host:port", i, key, addr)
+		for _, a := range []struct{ key, addr string }{{"peer", m.Peer}, {"api", m.API}} {
+			if _, _, err := net.SplitHostPort(a.addr); err != nil {
+				return fmt.Errorf("members[%d]: %s: %q is not host:port, such as 10.0.0.1:7421", i, a.key, a.addr)
 			}
-			if slices.Contains(addrs, addr) {
-				return fmt.Errorf("members[%d]: the address %s is given twice", i, addr)
+			if slices.Contains(addrs, a.addr) {
+				return fmt.Errorf("members[%d]: %s: the address %s is given twice: each member has two of its own", i, a.key, a.addr)
 			}
-			addrs = append(addrs, addr)
+			addrs = append(addrs, a.addr)
 		}
 		switch m.Role {
 		case "", "voter":
@@ -217,20 +217,23 @@ func (c *config) checkMembers() error {
 		return fmt.Errorf("node %d is not in \"members\" (%v): add it, or correct \"node\"", c.Node, ids)
 	}
 	if voters == 0 {
-		return errors.New("\"members\" has no voter")
+		return errors.New("\"members\" has no voter: at least one must not be an observer")
 	}
 	return nil
 }
 
 func (c *config) checkRest() error {
 	t := c.Transaction
-	for key, d := range map[string]time.Duration{"max_age": t.MaxAge, "grace": t.Grace, "scan": t.Scan, "retention": t.Retention} {
-		if d <= 0 {
-			return fmt.Errorf("transaction.%s: %v is not a positive duration such as 5s", key, d)
+	for _, limit := range []struct {
+		key string
+		is  time.Duration
+	}{{"max_age", t.MaxAge}, {"grace", t.Grace}, {"scan", t.Scan}, {"retention", t.Retention}} {
+		if limit.is <= 0 {
+			return fmt.Errorf("transaction.%s: %v is not a positive duration such as 5s", limit.key, limit.is)
 		}
 	}
 	if t.Retention < 2*t.MaxAge {
-		return fmt.Errorf("transaction.retention: %v is too short: decisions must be remembered much longer than max_age (%v)", t.Retention, t.MaxAge)
+		return fmt.Errorf("transaction.retention: %v is too short: decisions must be remembered at least twice as long as max_age (%v), better for days", t.Retention, t.MaxAge)
 	}
 	if r := c.Disk.ReserveMiB; r < 16 || r > 1<<20 {
 		return fmt.Errorf("disk.reserve_mib: %d is not between 16 and %d: it is the free space, in MiB, that is kept for what was begun", r, 1<<20)

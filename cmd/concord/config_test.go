@@ -60,39 +60,6 @@ func TestEnvironmentOverridesTheFile(t *testing.T) {
 	require.Equal(t, 90*time.Second, c.Transaction.MaxAge)
 }
 
-func TestBadConfigurationsAreNamed(t *testing.T) {
-	for name, tt := range map[string]struct{ old, new, want string }{
-		"not YAML":             {"node: 1", "node: [", "is not YAML"},
-		"unknown key":          {"node: 1", "node: 1\nnoed: 2", "noed"},
-		"unknown nested key":   {"listen: 127.0.0.1:7421", "lisen: 127.0.0.1:7421", "lisen"},
-		"node missing":         {"node: 1", "", `"node" is missing`},
-		"data_dir missing":     {"data_dir: /var/lib/concord", "", `"data_dir" is missing`},
-		"node not a member":    {"node: 1", "node: 7", "node 7 is not in"},
-		"member id missing":    {"{id: 1, ", "{", `"id" is missing`},
-		"member id twice":      {"resources:", "  - {id: 1, peer: 127.0.0.1:1, api: 127.0.0.1:2}\nresources:", "id 1 is given twice"},
-		"address twice":        {"resources:", "  - {id: 2, peer: 127.0.0.1:7421, api: 127.0.0.1:2}\nresources:", "127.0.0.1:7421 is given twice"},
-		"address without port": {"peer: 127.0.0.1:7421, api", "peer: 127.0.0.1, api", "is not host:port"},
-		"role unknown":         {"api: 127.0.0.1:7420}", "api: 127.0.0.1:7420, role: king}", `role "king"`},
-		"no voter":             {"api: 127.0.0.1:7420}", "api: 127.0.0.1:7420, role: observer}", "no voter"},
-		"resource name twice":  {"name: billing", "name: orders", `"orders" is given twice`},
-		"driver unknown":       {"driver: mysql", "driver: oracle", `driver "oracle"`},
-		"dsn missing":          {"dsn_file: /run/secrets/billing", "", `either "dsn" or "dsn_file"`},
-		"duration bad":         {"node: 1", "node: 1\ntransaction: {grace: -5s}", "transaction.grace"},
-		"retention too short":  {"node: 1", "node: 1\ntransaction: {retention: 30s}", "transaction.retention"},
-	} {
-		t.Run(name, func(t *testing.T) {
-			require.Contains(t, configExample, tt.old)
-			_, err := loadText(t, strings.Replace(configExample, tt.old, tt.new, 1))
-			require.ErrorContains(t, err, tt.want)
-		})
-	}
-}
-
-func TestMissingConfigurationSaysWhatToDo(t *testing.T) {
-	_, err := loadConfig("/nonexistent/concord.yaml", pflag.NewFlagSet("", pflag.ContinueOnError))
-	require.ErrorContains(t, err, "--config")
-}
-
 // FuzzConfig reads a configuration file of anything: it is refused with its name, or all that
 // the node is made of can be.
 func FuzzConfig(f *testing.F) {

@@ -25,7 +25,7 @@ var hostile = struct {
 }{
 	status: &concordv1.StatusResponse{Known: true, Warnings: []string{nasty}, Resources: []*concordv1.ResourceStatus{
 		{Name: nasty, Driver: nasty, Error: nasty, Identity: nasty, OwnError: nasty + "!"}, {Name: "billing"}}},
-	tx: &concordv1.Transaction{Gid: "01JD2M8Q4ZK3W6T9V0X5Y7ABCD", Label: nasty, Reason: nasty, Branches: []*concordv1.Branch{
+	tx: &concordv1.Transaction{Gid: "01JD2M8Q4ZK3W6T9V0X5Y7ABCR", Label: nasty, Reason: nasty, Branches: []*concordv1.Branch{
 		{Resource: nasty, Evidence: nasty, Holder: nasty, Error: nasty}}, Heuristics: []*concordv1.Heuristic{{Who: nasty, Why: nasty}}},
 	recover: &concordv1.RecoverResponse{Warnings: []string{nasty}, Actions: []*concordv1.RecoverAction{{Resource: nasty, Why: nasty, Error: nasty}}},
 }

@@ -22,7 +22,7 @@ func (c *cli) recoverCommand() *cobra.Command {
 			"Exit code 6 if prepared branches remain.",
 		Args: func(cmd *cobra.Command, args []string) error {
 			if len(args) > 1 {
-				return usagef("want at most one GID")
+				return usagef("want at most one GID: without one, all that is prepared is shown")
 			}
 			return nil
 		},
@@ -93,8 +93,11 @@ func (c *cli) printRecover(r *concordv1.RecoverResponse) error {
 			return err
 		}
 	}
-	if left > 0 || len(r.GetWarnings()) > 0 {
+	switch {
+	case left > 0:
 		return &exitError{exitInDoubt, plural(left, "prepared branch remains", "prepared branches remain")}
+	case len(r.GetWarnings()) > 0:
+		return &exitError{exitInDoubt, "prepared branches may remain that are not shown: see the warnings"}
 	}
 	return nil
 }

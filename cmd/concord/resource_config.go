@@ -79,7 +79,7 @@ func (c *config) checkResources() error {
 	var names []string
 	for i, r := range c.Resources {
 		if r.Name == "" {
-			return fmt.Errorf("resources[%d]: \"name\" is missing", i)
+			return fmt.Errorf("resources[%d]: \"name\" is missing: give the name that the applications have for it", i)
 		}
 		if err := api.ParseText("name", r.Name, api.MaxResourceName); err != nil {
 			return fmt.Errorf("resources[%d]: %w", i, err)
@@ -88,7 +88,7 @@ func (c *config) checkResources() error {
 			return fmt.Errorf("resources[%d]: the name %s looks like a data source name, which belongs under \"dsn\"", i, notShown)
 		}
 		if slices.Contains(names, r.Name) {
-			return fmt.Errorf("resources[%d]: the name %s is given twice", i, shown(r.Name))
+			return fmt.Errorf("resources[%d]: the name %s is given twice: each resource has its own", i, shown(r.Name))
 		}
 		names = append(names, r.Name)
 		if !slices.Contains([]string{"postgres", "mysql"}, r.Driver) {

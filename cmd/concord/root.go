@@ -85,7 +85,7 @@ func noArgs(cmd *cobra.Command, args []string) error {
 
 func gidArg(cmd *cobra.Command, args []string) error {
 	if len(args) != 1 {
-		return usagef("want exactly one GID, for example: %s 01JD2M8Q4ZK3W6T9V0X5Y7ABCD", cmd.CommandPath())
+		return usagef("want exactly one GID, for example: %s 01JD2M8Q4ZK3W6T9V0X5Y7ABCR", cmd.CommandPath())
 	}
 	return nil
 }

@@ -23,7 +23,7 @@ func (c *cli) txSettleCommand() *cobra.Command {
 			"on it any more, and its transaction ends with the other branches. What is true in its database is for\n" +
 			"you to find out and to put right by hand; then end the alarm with \"concord tx forget\".\n" +
 			"Exit code 3 no such branch, 5 it is finished or on record already.",
-		Example: "  concord tx settle 01JD7Z0B6Q4YV3M2T1S0R9P8N7/2 --abandon --reason \"the database was dropped\"",
+		Example: "  concord tx settle 01JD7Z0B6Q4YV3M2T1S0R9P8N0/2 --abandon --reason \"the database was dropped\"",
 		Args: func(cmd *cobra.Command, args []string) error {
 			if len(args) != 1 {
 				return usagef("want GID/NO, one branch of one transaction as in \"concord tx get\"")
@@ -72,7 +72,7 @@ func branchArg(arg string) (gid string, no uint32, err error) {
 	gid, number, ok := strings.Cut(arg, "/")
 	n, err := strconv.ParseUint(number, 10, 32)
 	if !ok || err != nil || strconv.FormatUint(n, 10) != number {
-		return "", 0, usagef("%.60q is not GID/NO, such as 01JD7Z0B6Q4YV3M2T1S0R9P8N7/2", arg)
+		return "", 0, usagef("%.60q is not GID/NO, such as 01JD7Z0B6Q4YV3M2T1S0R9P8N0/2", arg)
 	}
 	if _, err := api.ParseID("gid", gid); err != nil {
 		return "", 0, usagef("%v", err)

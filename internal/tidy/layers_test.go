@@ -60,6 +60,7 @@ var house = map[string]struct {
 	"internal/crashfs":        {layer: above, kind: forTests, why: "a file system that forgets what was not synced"},
 	"internal/explore":        {layer: above, kind: forTests, why: "exhaustive search over small worlds of cores"},
 	"internal/faultproxy":     {layer: above, kind: forTests, why: "a bad network between real processes"},
+	"internal/said":           {layer: above, kind: forTests, why: "texts of errors that no table test says"},
 	"internal/testdb":         {layer: above, kind: forTests, why: "real database servers"},
 	"internal/prove":          {layer: above + 1, kind: command, why: "everything that can show concord wrong, and a table"},
 	"internal/testdb/try":     {layer: above + 1, kind: command, why: "databases for a trial by hand"},
