@@ -222,7 +222,7 @@ func fence(ctx context.Context, conn *pgx.Conn, h holder, p proof) (bool, error)
 	case gone == nil:
 		return false, nil
 	case !*gone:
-		return false, fmt.Errorf("the session of the branch (process %d) was told to end and is still there", h.pid)
+		return false, fmt.Errorf("the session of the branch (process %d) was told to end and is still there: try again", h.pid)
 	}
 	return true, nil
 }
