@@ -164,6 +164,8 @@ func TestKilledClientsHoldNobodyUp(t *testing.T) {
 	defer stop()
 	l := startLoad(loading, b, client, 4, func(int) bool { return false })
 	var worst time.Duration
+	eventually(t, "the load is under way", func() bool { return l.sofar() >= 10 })
+	before := l.rate(3 * time.Second)
 	for range 5 {
 		var killed []*childClient
 		for range 4 {
@@ -182,7 +184,7 @@ func TestKilledClientsHoldNobodyUp(t *testing.T) {
 		eventually(t, "nothing of the killed clients is left", func() bool { return len(b.heldBy(c, leases)) == 0 })
 		took := time.Since(began)
 		worst = max(worst, took)
-		t.Logf("free after %v", took.Round(10*time.Millisecond))
+		t.Logf("free after %v; then the others commit at %.2f of their rate before", took.Round(10*time.Millisecond), l.rate(3*time.Second)/before)
 		from := l.sofar()
 		eventually(t, "the others go on", func() bool { return l.sofar() >= from+10 })
 	}

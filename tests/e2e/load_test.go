@@ -74,6 +74,13 @@ func (l *load) sofar() int {
 	return l.committed
 }
 
+// rate is how many commit per second, for as long as it looks.
+func (l *load) rate(look time.Duration) float64 {
+	from := l.sofar()
+	time.Sleep(look) // the measurement itself
+	return float64(l.sofar()-from) / look.Seconds()
+}
+
 // one does one transfer and reports whether it committed.
 func (l *load) one(ctx context.Context) bool {
 	began := time.Now()
