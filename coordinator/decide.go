@@ -3,6 +3,7 @@
 package coordinator
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"time"
@@ -155,9 +156,10 @@ func (c *Core) onCommitAsked(e CommitAsked) {
 }
 
 // overloaded answers "busy" to a request for one more transaction when the log does
-// not keep up. That is no decision: asking again is safe.
+// not keep up, and to one more about the same transaction when too many wait for it. That is no
+// decision: asking again is safe.
 func (c *Core) overloaded(request uint64, id txn.ID) bool {
-	if c.waiting < maxWaiting || c.live[id] != nil {
+	if l := c.live[id]; l != nil && len(l.requests) < maxWaiters || l == nil && c.waiting < maxWaiting {
 		return false
 	}
 	c.reply(Reply{Request: request, Err: errBusy})
@@ -167,7 +169,7 @@ func (c *Core) overloaded(request uint64, id txn.ID) bool {
 // acceptable returns why a transaction with these branches could never be finished, or nil.
 func (c *Core) acceptable(branches []txn.Branch) error {
 	if len(branches) > api.MaxBranches {
-		return fmt.Errorf("%d branches: a transaction has at most %d", len(branches), api.MaxBranches)
+		return fmt.Errorf("%d branches: a transaction has at most %d: split it", len(branches), api.MaxBranches)
 	}
 	for i, b := range branches {
 		if !slices.Contains(c.config.Resources, b.Resource) {
@@ -177,7 +179,7 @@ func (c *Core) acceptable(branches []txn.Branch) error {
 			return fmt.Errorf("branch %d: resource %q: %s", b.No, b.Resource, why)
 		}
 		if slices.ContainsFunc(branches[:i], func(o txn.Branch) bool { return o.No == b.No }) {
-			return fmt.Errorf("two branches have the number %d", b.No)
+			return fmt.Errorf("two branches have the number %d: give each its own", b.No)
 		}
 		if c.config.Validate != nil {
 			if err := c.config.Validate(b); err != nil {
@@ -243,15 +245,15 @@ func (c *Core) onResolveAsked(e ResolveAsked) {
 // listedBranches returns what the last scans saw of a transaction without record.
 func (c *Core) listedBranches(id txn.ID) []txn.Branch {
 	var branches []txn.Branch
-	for _, name := range c.config.Resources {
-		for _, p := range c.scans[name].listing {
-			if p.XID.ID == id && p.XID.Cluster == c.table.Cluster() {
-				branches = append(branches, txn.Branch{No: p.XID.Branch, Resource: name})
-			}
+	for _, b := range c.listed[id] {
+		if b.ours {
+			branches = append(branches, txn.Branch{No: b.xid.Branch, Resource: b.resource})
 		}
 	}
-	slices.SortFunc(branches, func(a, b txn.Branch) int { return int(a.No) - int(b.No) })
-	return branches
+	slices.SortFunc(branches, func(a, b txn.Branch) int {
+		return cmp.Or(cmp.Compare(a.No, b.No), cmp.Compare(a.Resource, b.Resource))
+	})
+	return slices.CompactFunc(branches, func(a, b txn.Branch) bool { return a.No == b.No && a.Resource == b.Resource })
 }
 
 // unlisted returns which resources have not told lately what they hold prepared; nil if all have.
@@ -275,9 +277,9 @@ func (c *Core) onForgetAsked(e ForgetAsked) {
 	x, ok := c.table.Get(e.ID)
 	switch {
 	case !ok:
-		c.reply(Reply{Request: e.Request, Err: &requestError{api.ErrNotFound, fmt.Sprintf("the log has no decision about %v, so it has no heuristic outcome to forget", e.ID)}})
+		c.reply(Reply{Request: e.Request, Err: &requestError{api.ErrNotFound, fmt.Sprintf("the log has no decision about %v, so it has no heuristic outcome to forget: see \"concord tx ls --state heuristic\"", e.ID)}})
 	case !x.Alarming():
-		c.reply(Reply{Request: e.Request, Err: refusedf("%v has no heuristic outcome to forget", e.ID)})
+		c.reply(Reply{Request: e.Request, Err: refusedf("%v has no heuristic outcome to forget: see \"concord tx get\"", e.ID)})
 	default:
 		c.batch = append(c.batch, txn.ForgetRecord{ID: e.ID, Who: e.Who, Why: e.Why})
 		c.waiters.acks = append(c.waiters.acks, e.Request)
@@ -294,7 +296,7 @@ func (c *Core) onSettleAsked(e SettleAsked) {
 	x, known := c.table.Get(e.ID)
 	listed := c.listedAt(c.xid(e.ID, e.Branch))
 	unfinished := listed
-	if l := c.live[e.ID]; l != nil {
+	if l := c.inHand(e.ID); l != nil {
 		_, open := l.work[e.Branch]
 		unfinished = unfinished || open
 	}
@@ -322,12 +324,7 @@ func (c *Core) onSettleAsked(e SettleAsked) {
 
 // listedAt reports whether the last scan of some resource saw a branch.
 func (c *Core) listedAt(x txn.XID) bool {
-	for _, s := range c.scans {
-		if _, listed := s.listing[x]; listed {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(c.listed[x.ID], func(b *listedBranch) bool { return b.xid == x })
 }
 
 // onVerdict tells a decision to everybody who waits for it.
@@ -360,7 +357,7 @@ func (c *Core) onVerdict(v txn.Verdict) {
 		c.carry(l, l.core.Step(twopc.Delivered{Decision: x.Decision, Branches: x.Branches, Reason: x.Reason}))
 		c.tell(l) // those that did not ask for a commit
 		if x.Decision == txn.Abort || x.Ended {
-			delete(c.live, v.ID) // nothing is left that phase two would do
+			c.letGo(v.ID) // nothing is left that phase two would do
 		}
 	}
 	if v.First && v.Decision == txn.Abort {
@@ -373,32 +370,6 @@ func (c *Core) onViewAsked(e ViewAsked) error {
 		return nil
 	}
 	return c.read(e.Request, e)
-}
-
-func (c *Core) answerView(e ViewAsked) {
-	v := &View{Open: c.table.Open(), Branches: map[txn.XID]BranchView{}, InDoubt: map[txn.XID]ListedBranch{}}
-	v.Txn, v.Known = c.table.Get(e.ID)
-	v.TooOld = !v.Known && c.table.TooOld(e.ID)
-	for _, why := range c.unlisted() {
-		v.Unlisted = append(v.Unlisted, why.Error())
-	}
-	for _, l := range c.live {
-		for _, no := range l.core.Unfinished() {
-			v.Branches[c.xid(l.id, no)] = BranchView{Err: c.whyUnfinished(l, no), Attempts: l.work[no].attempts, Due: l.work[no].due}
-		}
-	}
-	for name, s := range c.scans {
-		for xid := range s.listing {
-			if c.lingers(xid) {
-				x, _ := c.table.Get(xid.ID)
-				v.InDoubt[xid] = ListedBranch{Resource: name, Decision: x.Decision, Err: s.whyListed(xid)}
-			}
-			if xid.ID == e.ID && xid.Cluster != c.table.Cluster() {
-				v.Foreign = append(v.Foreign, xid)
-			}
-		}
-	}
-	c.reply(Reply{Request: e.Request, Zxid: c.zxid(), View: v})
 }
 
 // whyUnfinished says what keeps a branch, for people.

@@ -127,7 +127,7 @@ func (c *Core) judge() {
 	switch d.suspect = ""; {
 	case against == 0 || agree >= majority:
 		if text != "" {
-			text += "; a majority agrees with this node: replace the store of " + nodeNames(differ) + " (concord member replace)"
+			text += "; a majority agrees with this node: replace the store of " + nodeNames(differ) + " with \"concord member replace\""
 		}
 	case voters-against < majority:
 		c.stopForGood(text)
@@ -156,8 +156,9 @@ func (c *Core) stopForGood(why string) {
 	c.alarm("%s", d.Why)
 	c.fx.Distrust = d.Why
 	c.failWaiting(c.distrusted())
+	c.failReads()
 	c.clearLeadership()
-	c.leading, c.role = false, zab.RoleChanged{Role: zab.Looking}
+	c.leading, c.rising, c.role = false, false, zab.RoleChanged{Role: zab.Looking}
 }
 
 // distrusted is the answer of a node that must not answer; nil: it may.

@@ -32,11 +32,11 @@ func refusedf(format string, args ...any) error {
 }
 
 func decided(x txn.Txn) error {
-	return &requestError{api.ErrDecided, fmt.Sprintf("the decision of %v stands: %v, at zxid %v", x.ID, x.Decision, x.Decided)}
+	return &requestError{api.ErrDecided, fmt.Sprintf("the decision of %v stands: %v, at zxid %v; see \"concord tx get\"", x.ID, x.Decision, x.Decided)}
 }
 
 func notFound(id txn.ID) error {
-	return &requestError{api.ErrNotFound, fmt.Sprintf("transaction %v is not known: no decision, and no resource lists a prepared branch of it", id)}
+	return &requestError{api.ErrNotFound, fmt.Sprintf("transaction %v is not known: no decision, and no resource lists a prepared branch of it; compare the gid with \"concord tx ls\"", id)}
 }
 
 func tooOld(id txn.ID) error {

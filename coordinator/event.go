@@ -70,14 +70,14 @@ type SettleAsked struct {
 	Who, Why string
 }
 
-// ViewAsked asks for a linearizable look at the open transactions and, if ID is not
-// zero, at that one.
+// ViewAsked asks for a linearizable look at one transaction. With a zero ID it asks for all
+// listed branches that are in doubt; what is open is in the applied state.
 type ViewAsked struct {
 	Request uint64
 	ID      txn.ID
 }
 
-// PlanAsked asks what recovery would do about these listings.
+// PlanAsked asks what recovery would do about these listings. The actions come in no order.
 type PlanAsked struct {
 	Request  uint64
 	Listings map[string][]adapters.Prepared

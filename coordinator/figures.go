@@ -5,11 +5,9 @@ package coordinator
 import (
 	"fmt"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/concordtx/concord/protocol/zab"
-	"github.com/concordtx/concord/txn"
 )
 
 // figuresFor is how long what the leader said about itself is taken for the present. It says
@@ -70,31 +68,12 @@ func (s *Snapshot) Known(now time.Time) *Figures {
 func (c *Core) figures(now time.Time) *Figures {
 	f := &Figures{At: now, Clock: now}
 	f.InDoubt, f.Heuristic = c.counts()
-	at := make(map[string]*ResourceFigures, len(c.config.Resources))
 	f.Resources = make([]ResourceFigures, len(c.config.Resources))
 	for i, name := range c.config.Resources {
-		r, s := &f.Resources[i], c.scans[name]
-		at[name] = r
-		r.Name, r.Listed = name, s.at
-		for x := range s.listing {
-			if x.Cluster == c.table.Cluster() {
-				r.count(x.ID)
-			} else {
-				r.Foreign++
-			}
-		}
-	}
-	waiting := map[string]int{} // at resources that have left the configuration
-	for _, l := range c.live {
-		for no := range l.work {
-			name := l.branches[no].Resource
-			if r := at[name]; r == nil {
-				waiting[name]++
-				f.Oldest = older(f.Oldest, l.id.Time())
-			} else if _, listed := c.scans[name].listing[c.xid(l.id, no)]; !listed {
-				r.count(l.id)
-			}
-		}
+		s, d := c.scans[name], c.due[name]
+		l := s.listing
+		f.Resources[i] = ResourceFigures{Name: name, Listed: s.at, InDoubt: len(l.ages) + len(d.open) - l.working,
+			Foreign: len(l.branches) - len(l.ages), Oldest: older(l.oldest(), d.oldest())}
 	}
 	for _, r := range f.Resources {
 		f.Oldest = older(f.Oldest, r.Oldest)
@@ -104,19 +83,34 @@ func (c *Core) figures(now time.Time) *Figures {
 		}
 		if r.Foreign > 0 {
 			f.Warnings = append(f.Warnings, fmt.Sprintf("resource %s holds %d prepared branches of other clusters (%s), which this one never touches: "+
-				"\"concord recover\" lists them; if their cluster is lost, see \"The whole cluster is lost\" in docs/operations.md", r.Name, r.Foreign, c.strangers(s)))
+				"\"concord recover\" lists them; if their cluster is lost, see \"The whole cluster is lost\" in docs/operations.md", r.Name, r.Foreign, s.listing.strangers()))
 		}
 		f.Warnings = append(f.Warnings, c.ScanState(r.Name).Report...)
 	}
-	for name, n := range waiting {
+	for name, d := range c.due {
+		n := len(d.open)
+		if !d.away || n == 0 {
+			continue
+		}
+		f.Oldest = older(f.Oldest, d.oldest())
 		f.Warnings = append(f.Warnings, fmt.Sprintf("%d branches wait for resource %q, which has left the configuration: add it to \"resources\" again on all nodes", n, name))
 	}
 	return f
 }
 
-func (r *ResourceFigures) count(id txn.ID) {
-	r.InDoubt++
-	r.Oldest = older(r.Oldest, id.Time())
+// oldest returns the birth of the oldest transaction of this cluster; zero if there is none.
+func (l *listing) oldest() time.Time {
+	if len(l.ages) == 0 {
+		return time.Time{}
+	}
+	return l.ages[0].xid.ID.Time()
+}
+
+func (d *due) oldest() time.Time {
+	if len(d.open) == 0 {
+		return time.Time{}
+	}
+	return d.open[0].x.ID.Time()
 }
 
 // older returns the earlier of two times, of which zero is none.
@@ -125,22 +119,6 @@ func older(a, b time.Time) time.Time {
 		return b
 	}
 	return a
-}
-
-// strangers names the clusters, some of them, of which a scan listed branches.
-func (c *Core) strangers(s *scan) string {
-	const most = 3
-	var ids []string
-	for x := range s.listing {
-		if id := x.Cluster.String(); x.Cluster != c.table.Cluster() && !slices.Contains(ids, id) {
-			ids = append(ids, id)
-		}
-	}
-	slices.Sort(ids)
-	if len(ids) > most {
-		ids = append(ids[:most], fmt.Sprintf("and %d more", len(ids)-most))
-	}
-	return strings.Join(ids, ", ")
 }
 
 // ownFigures returns the figures of this node as the leader.

@@ -3,7 +3,6 @@
 package coordinator
 
 import (
-	"cmp"
 	"slices"
 	"time"
 
@@ -12,79 +11,11 @@ import (
 	"github.com/concordtx/concord/txn"
 )
 
-// slot is a place with the workers of a resource: for first attempts, or for others.
-type slot struct {
-	resource string
-	again    bool
-}
-
-// dueBranch is a branch of a committed transaction whose time has come.
-type dueBranch struct {
-	x        txn.XID
-	attempts int
-	due      time.Time
-}
-
-// sweep gives branches that are due to the recovery workers: first those that were never tried,
-// from the oldest on; then those that failed, the fewer times the sooner. What nobody can finish
-// comes last, and in few places, so it delays nobody.
-func (c *Core) sweep() {
-	if c.now.Before(c.nextSweep) {
-		return
-	}
-	c.nextSweep = c.now.Add(sweepInterval)
-	var due []dueBranch
-	for id, l := range c.live {
-		for no, w := range l.work {
-			if !c.now.Before(w.due) {
-				due = append(due, dueBranch{c.xid(id, no), w.attempts, w.due})
-			}
-		}
-	}
-	slices.SortFunc(due, func(a, b dueBranch) int {
-		if a.attempts == 0 && b.attempts == 0 {
-			return a.x.Compare(b.x)
-		}
-		return cmp.Or(cmp.Compare(a.attempts, b.attempts), a.due.Compare(b.due), a.x.Compare(b.x))
-	})
-	for _, d := range due {
-		l := c.live[d.x.ID]
-		c.give(Task{XID: d.x, Branch: l.branches[d.x.Branch], Decision: l.core.Decision(), Again: d.attempts > 0})
-	}
-	for _, name := range c.config.Resources {
-		c.chase(c.scans[name])
-	}
-}
-
-// give gives a branch to the workers if they can take it.
-func (c *Core) give(t Task) {
-	if c.hasRoom(t) {
-		c.assign(t)
-	}
-}
-
-// hasRoom reports whether the workers can take a branch: it is not with them already, they do
-// not have too many of its resource, and the resource has not left the configuration. A
-// branch of one that has left waits until it is back.
-func (c *Core) hasRoom(t Task) bool {
-	if _, busy := c.tasks[t.XID]; busy || c.scans[t.Branch.Resource] == nil {
-		return false
-	}
-	most := maxTasks
-	if t.Again {
-		most = maxRetries
-	}
-	if c.load[slot{t.Branch.Resource, t.Again}] < most {
-		return true
-	}
-	c.nextSweep = c.now // there is more to do than they can take: look again at the next tick
-	return false
-}
-
 func (c *Core) assign(t Task) {
 	c.tasks[t.XID] = t
 	c.load[slot{t.Branch.Resource, t.Again}]++
 	c.fx.Finish = append(c.fx.Finish, t)
+	c.relist(t.XID.ID)
 }
 
 // release takes a task back from the workers, if they had it.
@@ -92,6 +23,7 @@ func (c *Core) release(x txn.XID) (t Task, had bool) {
 	if t, had = c.tasks[x]; had {
 		delete(c.tasks, x)
 		c.load[slot{t.Branch.Resource, t.Again}]--
+		c.relist(x.ID)
 	}
 	return t, had
 }
@@ -108,13 +40,13 @@ func (c *Core) onFinished(e Finished) {
 		return
 	}
 	x, known := c.table.Get(e.XID.ID)
-	l := c.live[e.XID.ID]
+	l := c.inHand(e.XID.ID)
 	if l != nil && l.core.Decision() != txn.Undecided {
 		effects := l.core.Step(twopc.Finished{No: e.XID.Branch, Finish: e.Finish})
 		if i := slices.IndexFunc(effects, isAlarm); i >= 0 {
 			c.heuristic(e, effects[i].(twopc.Alarm).Outcome)
 		}
-		delete(l.work, e.XID.Branch)
+		c.putDown(l, e.XID.Branch)
 		c.carry(l, effects)
 		if mutant.EndOneShort && len(l.core.Unfinished()) == 1 {
 			c.end(l)
@@ -148,14 +80,21 @@ func (c *Core) onFailed(e Failed) {
 		return
 	}
 	t, had := c.release(e.XID)
+	d := c.due[t.Branch.Resource]
+	if !had || d == nil || d.away {
+		return
+	}
 	if l := c.live[e.XID.ID]; l != nil {
 		if w, open := l.work[e.XID.Branch]; open {
-			l.work[e.XID.Branch] = w.failed(e, c.now)
+			l.work[e.XID.Branch] = d.current(w, c.now).failed(e, c.now)
+			c.await(l, e.XID.Branch)
 			return
 		}
 	}
-	if s := c.scans[t.Branch.Resource]; had && s != nil {
-		s.tried[e.XID] = s.tried[e.XID].failed(e, c.now)
+	for _, b := range c.listed[e.XID.ID] {
+		if b.xid == e.XID {
+			b.tried = d.current(b.tried, c.now).failed(e, c.now)
+		}
 	}
 }
 
@@ -171,26 +110,14 @@ func (w work) failed(e Failed, now time.Time) work {
 	return w
 }
 
-// returned is when a resource that could not be asked answers again: what failed meanwhile says
-// nothing about the branches, and they have waited for long enough.
+// returned is when a resource that could not be asked answers again.
 func (c *Core) returned(resource string) {
 	s := c.scans[resource]
 	if !c.leading || s == nil {
 		return
 	}
 	s.due, c.nextSweep = c.now, c.now
-	for x, w := range s.tried {
-		w.attempts, w.due = 0, c.now
-		s.tried[x] = w
-	}
-	for _, l := range c.live {
-		for no, w := range l.work {
-			if w.attempts > 0 && l.branches[no].Resource == resource {
-				w.attempts, w.due = 0, c.now
-				l.work[no] = w
-			}
-		}
-	}
+	c.due[resource].returned()
 }
 
 // settled takes note of branches of which the log has a report that did not come from here:
@@ -202,7 +129,7 @@ func (c *Core) settled(x txn.Txn) {
 	}
 	for _, h := range x.Heuristics {
 		if _, open := l.work[h.Branch]; open {
-			delete(l.work, h.Branch)
+			c.putDown(l, h.Branch)
 			c.carry(l, l.core.Step(twopc.Finished{No: h.Branch, Finish: txn.Lost})) // the report is there
 		}
 	}
@@ -210,7 +137,7 @@ func (c *Core) settled(x txn.Txn) {
 
 // end queues the End of a transaction whose branches are all finished.
 func (c *Core) end(l *live) {
-	delete(c.live, l.id)
+	c.letGo(l.id)
 	if x, ok := c.table.Get(l.id); !ok || x.Ended {
 		return
 	}
@@ -220,8 +147,11 @@ func (c *Core) end(l *live) {
 	c.ends = append(c.ends, l.id)
 }
 
-// takeEnds moves waiting Ends into the batch of this turn.
+// takeEnds moves waiting Ends into the batch, as records that are no longer than an entry.
 func (c *Core) takeEnds() {
-	c.batch = append(c.batch, txn.End{IDs: c.ends})
+	for n := 0; len(c.ends) > 0; c.ends = c.ends[n:] {
+		n = min(len(c.ends), maxEntryRecords)
+		c.batch = append(c.batch, txn.End{IDs: c.ends[:n:n]})
+	}
 	c.ends = nil
 }

@@ -69,7 +69,7 @@ func (c *Core) onLeaseAsked(e LeaseAsked) {
 	switch {
 	case !c.ready(e.Request):
 	case c.table.Level() < txn.LevelLeases:
-		c.reply(Reply{Request: e.Request, Err: refusedf("leases are not switched on yet: some member of the cluster is away, or runs a release that does not know them")})
+		c.reply(Reply{Request: e.Request, Err: refusedf("leases are not switched on yet: some member of the cluster is away, or runs a release that does not know them; see \"concord status\"")})
 	default:
 		c.waiters.leases = append(c.waiters.leases, e.Request)
 	}
@@ -79,7 +79,7 @@ func (c *Core) onLeaseAsked(e LeaseAsked) {
 func (c *Core) granted(asked []uint64, leases []txn.Lease, at zab.Zxid) {
 	for i, request := range asked {
 		if i >= len(leases) {
-			c.reply(Reply{Request: request, Err: refusedf("%d clients have a lease, which is the limit", txn.MaxLeases)})
+			c.reply(Reply{Request: request, Err: refusedf("%d clients have a lease, which is the limit: close some of them", txn.MaxLeases)})
 			continue
 		}
 		c.leases.heard[leases[i]] = c.leases.now

@@ -26,6 +26,8 @@ type live struct {
 	seen     bool       // a prepared branch was seen, or whoever began it says that there were several
 	branches map[txn.BranchNo]txn.Branch
 	work     map[txn.BranchNo]work // of the unfinished ones
+
+	next, prev *live // in asked, while there are requests
 }
 
 // work is how far the cluster is with finishing a branch. The client that prepared
@@ -35,11 +37,16 @@ type work struct {
 	due      time.Time
 	attempts int
 	err      string
+	era      uint64 // of its resource, in which they were made; see due
+	open     *openBranch
 }
 
 // wait lets a request wait for the decision on id.
 func (c *Core) wait(request uint64, id txn.ID) *live {
 	l := c.hold(id)
+	if len(l.requests) == 0 {
+		c.asked.push(l)
+	}
 	l.requests = append(l.requests, request)
 	return l
 }
@@ -51,6 +58,18 @@ func (c *Core) hold(id txn.ID) *live {
 		c.live[id] = l
 	}
 	return l
+}
+
+// inHand returns what the leader has in hand of a transaction, nil if there is nothing to do about
+// it. What is committed and not ended is taken in hand if the take-over has not come by yet.
+func (c *Core) inHand(id txn.ID) *live {
+	if l := c.live[id]; l != nil || !c.taking {
+		return l
+	}
+	if x, ok := c.table.Get(id); ok && x.Decision == txn.Commit && !x.Ended {
+		c.resume(x)
+	}
+	return c.live[id]
 }
 
 // resume takes the branches of a committed transaction in hand.
@@ -72,20 +91,24 @@ func (c *Core) resume(x txn.Txn) {
 	if x.By == txn.FromOperator { // there is no client that finishes it
 		due = c.now
 	}
+	for no := range l.work {
+		c.putDown(l, no)
+	}
 	l.branches, l.work = make(map[txn.BranchNo]txn.Branch, len(x.Branches)), make(map[txn.BranchNo]work, len(x.Branches))
 	for _, b := range x.Branches {
 		l.branches[b.No] = b
 		if !slices.Contains(finished, b.No) {
-			l.work[b.No] = work{due: due}
+			c.takeUp(l, b.No, due)
 		}
 	}
+	c.steps += len(x.Branches)
 }
 
 // giveUp answers everybody who waits for a decision that does not come from here.
 func (c *Core) giveUp(id txn.ID, err error) {
 	if l := c.live[id]; l != nil {
 		c.answer(l, Reply{Err: err})
-		delete(c.live, id)
+		c.letGo(id)
 	}
 }
 
@@ -97,11 +120,15 @@ func (c *Core) tell(l *live) {
 }
 
 func (c *Core) answer(l *live, r Reply) {
+	if len(l.requests) == 0 {
+		return
+	}
 	for _, request := range l.requests {
 		r.Request = request
 		c.reply(r)
 	}
 	l.requests = nil
+	c.asked.remove(l)
 }
 
 // size is about how many bytes a decision takes in the log.

@@ -20,6 +20,7 @@ type loop struct {
 	next      uint64
 	events    []Event
 	handled   []Event // by the last turn
+	turns     turns
 	reports   map[zab.NodeID]peerReport
 	standings map[zab.NodeID]standing // as last told
 	reported  time.Time
@@ -30,6 +31,9 @@ type loop struct {
 	diskFull  bool            // as the core was told
 	resigned  time.Time       // last, because of that
 }
+
+// always is ready to be received from.
+var always = func() chan struct{} { c := make(chan struct{}); close(c); return c }()
 
 type peerReport struct {
 	report
@@ -55,11 +59,17 @@ func (l *loop) run(ctx context.Context) error {
 		if l.writer.Full() || l.archive.full() {
 			asks, received = nil, nil
 		}
+		// What is left of earlier turns goes on at once.
+		var more chan struct{}
+		if l.core.More() || len(l.events) > 0 {
+			more = always
+		}
 		var tick time.Time
 		select {
 		case <-ctx.Done():
 			return nil
 		case tick = <-ticker.C:
+		case <-more:
 		case id := <-l.persisted:
 			l.events = append(l.events, Peer{zab.Persisted{Write: id}})
 		case e := <-l.posted:
@@ -96,7 +106,7 @@ func (l *loop) turn(tick time.Time, asks chan ask, received chan inbound) {
 
 // drain collects what waits already, so that it shares a turn.
 func (l *loop) drain(asks chan ask, received chan inbound) {
-	for len(l.events) < maxTurn {
+	for len(l.events)+l.core.Left() < maxTurn {
 		select {
 		case id := <-l.persisted:
 			l.events = append(l.events, Peer{zab.Persisted{Write: id}})

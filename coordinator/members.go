@@ -224,7 +224,8 @@ func (c *Core) proposeChange() error {
 	}
 	c.changes.change = nil
 	c.proposal++
-	return c.stepProposed(txn.EncodeRecords(nil, records...), waiters{})
+	_, err := c.stepProposed(txn.EncodeRecords(nil, records...), 0)
+	return err
 }
 
 // changeRefused hears that the log has not taken a change.
@@ -328,9 +329,9 @@ func (c *Core) onRemoveAsked(e RemoveAsked) {
 	case !there:
 		c.reply(Reply{Request: e.Request, Err: noMember(e.Node)})
 	case learns && l.ID != e.Node:
-		c.reply(Reply{Request: e.Request, Err: refusedf("node %d is being added and has not caught up yet: wait for it, or remove it first", l.ID)})
+		c.reply(Reply{Request: e.Request, Err: refusedf("node %d is being added and has not caught up yet: wait for it, or remove it first, with \"concord member remove %d\"", l.ID, l.ID)})
 	case !m.Observer && countVoters(rest) == 0:
-		c.reply(Reply{Request: e.Request, Err: refusedf("node %d is the last voter: nobody would be left to decide", e.Node)})
+		c.reply(Reply{Request: e.Request, Err: refusedf("node %d is the last voter, and nobody would be left to decide: add another one first, with \"concord member add\"", e.Node)})
 	case !m.Observer && !c.quorumWithout(e.Node, rest):
 		c.reply(Reply{Request: e.Request, Err: refusedf("without node %d too few of the voters that are left follow this leader, and the cluster would stop: bring them back, or remove those first; see \"concord status\"", e.Node)})
 	case e.Node == c.config.Node:
@@ -439,7 +440,7 @@ func (c *Core) onLeadAsked(e LeadAsked) {
 	case e.Node == c.config.Node:
 		c.reply(Reply{Request: e.Request, Zxid: c.zxid()}) // it is so, perhaps since the request was made first
 	case m.Observer:
-		c.reply(Reply{Request: e.Request, Err: refusedf("node %d is no voter (%v), and cannot lead", e.Node, roleOf(m))})
+		c.reply(Reply{Request: e.Request, Err: refusedf("node %d is no voter (%v), and cannot lead: name one that \"concord member ls\" shows as a voter", e.Node, roleOf(m))})
 	case c.diverged.Why != "":
 		c.reply(Reply{Request: e.Request, Err: c.distrusted()})
 	default:

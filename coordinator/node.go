@@ -83,10 +83,10 @@ type Node struct {
 	level    atomic.Uint32 // txn.FeatureLevel of the log, likewise
 	snapshot atomic.Pointer[Snapshot]
 	applied  atomic.Pointer[zab.Zxid] // what the table reflects
+	restored atomic.Pointer[restoredState]
 	leases   atomic.Pointer[txn.Leases]
 	heard    heard
 	list     atomic.Pointer[List] // the latest list of members that is known
-	turns    turns
 
 	asks      chan ask
 	received  chan inbound
@@ -119,7 +119,7 @@ func Open(c Config) (*Node, error) {
 		c.FeatureLevel = txn.Newest
 	}
 	if c.FeatureLevel > txn.Newest {
-		return nil, fmt.Errorf("feature level %d: this release knows up to %d", c.FeatureLevel, txn.Newest)
+		return nil, fmt.Errorf("\"feature_level\" is %d, and this release knows up to %d: lower it, or run the release that the other nodes run", c.FeatureLevel, txn.Newest)
 	}
 	self := slices.IndexFunc(c.Members, func(m Member) bool { return m.ID == c.Node })
 	if self < 0 {
@@ -167,7 +167,11 @@ func (n *Node) makeWorkers(resources []adapters.Resource) (names []string, err e
 }
 
 func (n *Node) makeCore(resources []string) error {
-	n.archive = newArchive(n.store, n.fatal)
+	newest, err := newestFinished(n.store)
+	if err != nil {
+		return err
+	}
+	n.archive = newArchive(n.store, newest, n.fatal)
 	table, err := loadTable(n.store, n.archive)
 	if err != nil {
 		return err
@@ -264,12 +268,6 @@ func (n *Node) firstList(own []txn.Member, table *txn.Table) ([]txn.Member, erro
 // validate asks the adapter of a branch, which is one of the configuration. It asks no database.
 func (n *Node) validate(b txn.Branch) error { return n.workers[b.Resource].resource.Validate(b) }
 
-// reload makes the table anew, after a snapshot took the place of the stored state.
-func (n *Node) reload() (*txn.Table, error) {
-	n.archive.reload()
-	return loadTable(n.store, n.archive)
-}
-
 func (n *Node) hello() hello {
 	_, _, tail, _ := n.store.Initial()
 	return hello{Newest: protocolVersion, Oldest: oldestVersion, From: n.config.Node, Members: membersHash(n.config.Members),
@@ -291,12 +289,12 @@ func (n *Node) Run(ctx context.Context) error {
 	go func() { n.archive.run(storer); close(stored) }()
 
 	g, ctx := errgroup.WithContext(ctx)
-	writer := wal.NewWriter(n.store, func(id uint64) {
+	writer := wal.NewWriter(n.store, n.persistedReader(func(id uint64) {
 		select {
 		case n.persisted <- id:
 		case <-ctx.Done():
 		}
-	})
+	}))
 	g.Go(func() error { return n.peers.run(ctx) })
 	g.Go(func() error { return n.fetcher.run(ctx) })
 	for _, w := range n.workers {

@@ -4,7 +4,6 @@ package coordinator
 
 import (
 	"fmt"
-	"maps"
 	"slices"
 	"time"
 
@@ -34,10 +33,10 @@ func (c *Core) scanDue() {
 	}
 }
 
-// onListed carries out what recovery plans for a listing.
+// onListed takes an answer. What recovery plans for it is carried out a piece in a turn.
 func (c *Core) onListed(e Listed) {
 	s, ok := c.scans[e.Resource]
-	if !c.leading || !ok {
+	if !c.leading || !ok || s.next != nil { // the one before is not judged yet
 		return
 	}
 	failed := s.err != nil
@@ -53,103 +52,126 @@ func (c *Core) onListed(e Listed) {
 	if s.again {
 		s.due, s.again = c.now, false
 	}
-	s.listing, s.at = make(map[txn.XID]adapters.Prepared, len(e.Listing)), c.now
-	for _, p := range e.Listing {
-		s.listing[p.XID] = p
-	}
-	maps.DeleteFunc(s.tried, func(x txn.XID, _ work) bool { _, listed := s.listing[x]; return !listed })
-	s.chases = s.chases[:0]
-	reported := map[txn.XID]string{}
-	for _, a := range s.sightings.Plan(e.Resource, e.Listing, c.table, c.rules(), c.now) {
-		switch a.Kind {
-		case recovery.Commit:
-			if c.live[a.XID.ID] == nil {
-				s.chases = append(s.chases, Task{XID: a.XID, Branch: a.Branch, Decision: txn.Commit})
-			}
-		case recovery.Rollback:
-			if x, known := c.table.Get(a.XID.ID); known {
-				c.see(&x)
-			}
-			s.chases = append(s.chases, Task{XID: a.XID, Branch: a.Branch, Decision: txn.Abort})
-		case recovery.Abort:
-			l := c.hold(a.XID.ID)
-			l.seen, l.by = true, txn.FromCluster
-			c.carry(l, l.core.Step(twopc.RollbackAsked{Reason: "orphan: " + a.Why}))
-			c.note("%v at %s is an orphan: %s", a.XID, e.Resource, a.Why)
-		case recovery.Report:
-			reported[a.XID] = a.Why
-			if _, again := s.reported[a.XID]; !again {
-				c.alarm("%v at %s cannot be finished: %s", a.XID, e.Resource, a.Why)
-			}
-		case recovery.Leave:
-		}
-	}
-	s.reported = reported
-	c.chase(s)
+	s.running, s.next = true, newListing(c.now, e.Listing)
+	s.sightings.Begin()
+	c.due[e.Resource].chases = [2][]*listedBranch{}
+	c.judgeListing(s, c.piece())
 }
 
-// chase gives listed branches with a known decision to the workers, as many as they have room
-// for. Those that failed lately wait for a later scan.
-func (c *Core) chase(s *scan) {
-	left := s.chases[:0]
-	for _, t := range s.chases {
-		if _, listed := s.listing[t.XID]; !listed {
-			continue // it was finished meanwhile
-		}
-		w := s.tried[t.XID]
-		if t.Again = w.attempts > 0; t.Again && c.now.Before(w.due) {
-			continue
-		}
-		if c.hasRoom(t) {
-			c.assign(t)
-		} else {
-			left = append(left, t)
-		}
+// judgeBranch carries out what recovery plans for one branch of a listing.
+func (c *Core) judgeBranch(s *scan, p adapters.Prepared) {
+	if s.next.gone[p.XID] {
+		return
 	}
-	s.chases = left
+	b := c.enlist(s.next, s.resource, p.XID)
+	if last := s.listing.branches[p.XID]; last != nil {
+		b.tried = last.tried
+	}
+	a, ours := s.sightings.Judge(s.resource, p, c.table, c.rules(), c.now)
+	if !ours {
+		return
+	}
+	switch a.Kind {
+	case recovery.Commit:
+		if c.inHand(a.XID.ID) == nil {
+			c.pursue(b, a, txn.Commit)
+		}
+	case recovery.Rollback:
+		if x, known := c.table.Get(a.XID.ID); known {
+			c.see(&x)
+		}
+		c.pursue(b, a, txn.Abort)
+	case recovery.Abort:
+		if c.waiting >= maxWaiting && c.live[a.XID.ID] == nil {
+			return // the next scan lists it again
+		}
+		l := c.hold(a.XID.ID)
+		l.seen, l.by = true, txn.FromCluster
+		c.carry(l, l.core.Step(twopc.RollbackAsked{Reason: "orphan: " + a.Why}))
+		c.note("%v at %s is an orphan: %s", a.XID, s.resource, a.Why)
+	case recovery.Report:
+		if !s.listing.reported[a.XID] {
+			c.alarm("%v at %s cannot be finished: %s", a.XID, s.resource, a.Why)
+		}
+		s.next.reported[a.XID] = true
+		if len(s.next.report) < maxReport {
+			s.next.report = append(s.next.report, a.XID.String()+" at "+s.resource+": "+a.Why)
+		}
+	case recovery.Leave:
+	}
+}
+
+// pursue has a listed branch with a known decision wait for the workers.
+func (c *Core) pursue(b *listedBranch, a recovery.Action, d txn.Decision) {
+	due := c.due[b.resource]
+	b.tried = due.current(b.tried, c.now)
+	b.chase = Task{XID: a.XID, Branch: a.Branch, Decision: d}
+	queue := 0
+	if b.tried.attempts > 0 {
+		queue = 1
+	}
+	due.chases[queue] = append(due.chases[queue], b)
+	c.sweeping = true
 }
 
 // rescan looks again soon at the resources that listed a branch of id: its decision
 // has just become known.
 func (c *Core) rescan(id txn.ID) {
-	for _, s := range c.scans {
-		for _, p := range s.listing {
-			if p.XID.ID == id {
-				s.due = c.now
-			}
-		}
+	for _, b := range c.listed[id] {
+		c.scans[b.resource].due = c.now
 	}
+}
+
+// planning is a PlanAsked that is being answered, a piece in a turn.
+type planning struct {
+	PlanAsked
+	resource, done int // done: of the listing of that resource
+	plan           []recovery.Action
 }
 
 // onPlanAsked plans without doing anything and without counting as a sighting.
 func (c *Core) onPlanAsked(e PlanAsked) {
-	if !c.ready(e.Request) {
-		return
+	if c.ready(e.Request) {
+		c.plans = append(c.plans, &planning{PlanAsked: e})
 	}
-	var plan []recovery.Action
-	for _, name := range c.config.Resources {
-		if listing, ok := e.Listings[name]; ok {
-			s := c.scans[name].sightings.Clone()
-			plan = append(plan, s.Plan(name, listing, c.table, c.rules(), c.now)...)
-			plan = append(plan, c.foreign(name, listing)...)
-		}
-	}
-	slices.SortStableFunc(plan, func(a, b recovery.Action) int { return compareID(a.XID.ID, b.XID.ID) })
-	c.reply(Reply{Request: e.Request, Zxid: c.zxid(), Plan: plan})
 }
 
-// foreign reports what a listing holds of other clusters, for people: scans leave it alone.
-func (c *Core) foreign(resource string, listing []adapters.Prepared) (reports []recovery.Action) {
-	for _, p := range listing {
-		if p.XID.Cluster == c.table.Cluster() {
-			continue
-		}
-		reports = append(reports, recovery.Action{Kind: recovery.Report, XID: p.XID, Since: p.Since,
-			Branch: txn.Branch{No: p.XID.Branch, Resource: resource},
-			Why: fmt.Sprintf("it belongs to cluster %v, and this is cluster %v, which never touches it: let its own cluster finish it; "+
-				"if that is lost for good, end the branch %v in the database by hand", p.XID.Cluster, c.table.Cluster(), p.XID)})
+// planOn goes on with the oldest plan that was asked for.
+func (c *Core) planOn() {
+	if len(c.plans) == 0 {
+		return
 	}
-	return reports
+	p := c.plans[0]
+	if !c.leading {
+		c.plans = c.plans[1:]
+		c.reply(Reply{Request: p.Request, Err: c.notLeader(c.role.Leader)})
+		return
+	}
+	for left := c.piece(); p.resource < len(c.config.Resources); p.resource, p.done = p.resource+1, 0 {
+		name := c.config.Resources[p.resource]
+		for listing := p.Listings[name]; p.done < len(listing); p.done++ {
+			if left--; left < 0 {
+				return
+			}
+			c.steps++
+			b := listing[p.done]
+			if a, ours := c.scans[name].sightings.Preview(name, b, c.table, c.rules(), c.now); ours {
+				p.plan = append(p.plan, a)
+			} else {
+				p.plan = append(p.plan, c.foreign(name, b))
+			}
+		}
+	}
+	c.plans = c.plans[1:]
+	c.reply(Reply{Request: p.Request, Zxid: c.zxid(), Plan: p.plan})
+}
+
+// foreign reports a branch of another cluster, for people: scans leave it alone.
+func (c *Core) foreign(resource string, p adapters.Prepared) recovery.Action {
+	return recovery.Action{Kind: recovery.Report, XID: p.XID, Since: p.Since,
+		Branch: txn.Branch{No: p.XID.Branch, Resource: resource},
+		Why: fmt.Sprintf("it belongs to cluster %v, and this is cluster %v, which never touches it: let its own cluster finish it; "+
+			"if that is lost for good, end the branch %v in the database by hand", p.XID.Cluster, c.table.Cluster(), p.XID)}
 }
 
 func (c *Core) onFitness(e Fitness) {
@@ -165,38 +187,6 @@ func (c *Core) onFitness(e Fitness) {
 		c.alarm("resource %s must not take part: %s", e.Resource, e.Why)
 	}
 	c.unfit[e.Resource] = e.Why
-}
-
-// unlist forgets that a scan saw a branch, since it was finished after the scan.
-func (c *Core) unlist(x txn.XID) {
-	for _, s := range c.scans {
-		delete(s.listing, x)
-		delete(s.tried, x)
-	}
-}
-
-// whyListed says what keeps a listed branch, for people; empty if nothing is known to.
-func (s *scan) whyListed(x txn.XID) string {
-	if s.err != nil {
-		return s.err.Error()
-	}
-	return s.tried[x].err
-}
-
-// lingers reports whether a listed branch of this cluster counts as in doubt by itself,
-// and not as a part of phase two: it has no decision, or is still there after an abort, or
-// after the end of its transaction. The scan may have been faster than that end, so a
-// branch after it counts only if the workers, who look at once, could not finish it.
-func (c *Core) lingers(xid txn.XID) bool {
-	if xid.Cluster != c.table.Cluster() {
-		return false
-	}
-	x, decided := c.table.Get(xid.ID)
-	if !decided || x.Decision == txn.Abort {
-		return true
-	}
-	_, tried := c.tasks[xid]
-	return x.Ended && !tried
 }
 
 // ScanState is what the leader knows of one resource.
@@ -216,43 +206,20 @@ func (c *Core) ScanState(resource string) ScanState {
 	if !ok || !c.leading {
 		return ScanState{}
 	}
-	st := ScanState{At: s.at, Err: s.err}
-	for _, p := range s.listing {
-		if p.XID.Cluster != c.table.Cluster() {
-			st.Foreign++
-			continue
-		}
-		st.InDoubt++
-		if born := p.XID.ID.Time(); st.Oldest.IsZero() || born.Before(st.Oldest) {
-			st.Oldest = born
-		}
+	l := s.listing
+	st := ScanState{At: s.at, Err: s.err, InDoubt: len(l.ages), Foreign: len(l.branches) - len(l.ages), Report: slices.Sorted(slices.Values(l.report))}
+	if len(l.ages) > 0 {
+		st.Oldest = l.ages[0].xid.ID.Time()
 	}
-	for x, why := range s.reported {
-		st.Report = append(st.Report, x.String()+" at "+resource+": "+why)
+	if more := len(l.reported) - len(l.report); more > 0 {
+		st.Report = append(st.Report, fmt.Sprintf("%d more branches at %s cannot be finished: this node's log names them all", more, resource))
 	}
-	slices.Sort(st.Report)
 	return st
 }
 
 // counts returns how many transactions are not finished everywhere, and how many
 // have a heuristic outcome that nobody has dealt with.
 func (c *Core) counts() (inDoubt, heuristic int) {
-	lingering := map[txn.ID]bool{}
-	for _, s := range c.scans {
-		for x := range s.listing {
-			if c.lingers(x) {
-				lingering[x.ID] = true
-			}
-		}
-	}
-	inDoubt = len(lingering)
-	c.table.EachOpen(func(x txn.Txn) {
-		if !x.Ended {
-			inDoubt++
-		}
-		if x.Alarming() {
-			heuristic++
-		}
-	})
-	return inDoubt, heuristic
+	unended, heuristic := c.table.Counts()
+	return len(c.lingering) + unended, heuristic
 }

@@ -3,6 +3,8 @@
 package coordinator
 
 import (
+	"maps"
+	"slices"
 	"time"
 
 	"github.com/concordtx/concord/protocol/zab"
@@ -21,17 +23,39 @@ func (c *Core) onReadReady(request uint64) {
 		c.doubt = doubt{}
 		return
 	}
-	e, ok := c.reads[request]
-	delete(c.reads, request)
-	switch e := e.(type) {
-	case OutcomeAsked:
-		c.settle(e)
-	case ViewAsked:
-		c.answerView(e)
-	default:
-		if ok {
-			panic("coordinator: a read that asks for nothing")
+	c.confirmed = append(c.confirmed, request)
+}
+
+// answerReads answers reads that were confirmed, and those that failed, a piece in a turn. What
+// a read is answered from may be younger than its confirmation, never older.
+func (c *Core) answerReads() {
+	left := c.piece()
+	for ; left > 0 && len(c.confirmed) > 0; left-- {
+		request := c.confirmed[0]
+		c.confirmed = c.confirmed[1:]
+		c.steps++
+		e, ok := c.reads[request]
+		delete(c.reads, request)
+		switch e := e.(type) {
+		case OutcomeAsked:
+			c.settle(e)
+		case ViewAsked:
+			c.answerView(e)
+		default:
+			if ok {
+				panic("coordinator: a read that asks for nothing")
+			}
 		}
+	}
+	for ; left > 0 && len(c.failed) > 0; left-- {
+		request := c.failed[0]
+		c.failed = c.failed[1:]
+		delete(c.reads, request)
+		if err := c.distrusted(); err != nil {
+			c.reply(Reply{Request: request, Err: err})
+			continue
+		}
+		c.reply(Reply{Request: request, Err: unavailablef("this node cannot tell whether it knows all decisions, since no leader has confirmed it: ask another one, or run \"concord status\"")})
 	}
 }
 
@@ -41,9 +65,13 @@ func (c *Core) onReadFailed(request uint64) {
 		return
 	}
 	if _, ok := c.reads[request]; ok {
-		delete(c.reads, request)
-		c.reply(Reply{Request: request, Err: unavailablef("this node cannot tell whether it knows all decisions, since no leader has confirmed it: ask another one, or run \"concord status\"")})
+		c.failed = append(c.failed, request)
 	}
+}
+
+// failReads fails all reads, of a node whose log goes on no more.
+func (c *Core) failReads() {
+	c.confirmed, c.failed = nil, slices.Sorted(maps.Keys(c.reads))
 }
 
 // A node that did not run for a while, because its process or its machine was stopped, cannot

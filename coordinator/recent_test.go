@@ -5,6 +5,7 @@ package coordinator
 import (
 	"encoding/binary"
 	"math/rand/v2"
+	"reflect"
 	"testing"
 	"time"
 
@@ -59,6 +60,24 @@ func TestRecentIDsKnowNothingBelowTheirFloor(t *testing.T) {
 	}
 	require.Empty(t, r.young.ids, "what is below the floor is not kept")
 	require.True(t, r.absent(txn.NewID(base.Add(time.Hour))))
+}
+
+// A full generation is handed on as it is: nothing is moved, and so nothing takes long.
+func TestRecentIDsMoveNothing(t *testing.T) {
+	var r recentIDs
+	place := func(g generation) uintptr { return reflect.ValueOf(g.ids).Pointer() }
+	base := time.UnixMilli(1_700_000_000_000)
+	for range 3 {
+		r.add(txn.NewID(base))
+		young := place(r.young)
+		for len(r.young.ids) > 0 && place(r.young) == young {
+			r.add(txn.NewID(base))
+		}
+		require.Equal(t, young, place(r.old))
+		require.Len(t, r.old.ids, recentMax)
+		require.Empty(t, r.young.ids)
+		base = base.Add(time.Second)
+	}
 }
 
 // Random adds of few ids, compared with a set that forgets nothing.

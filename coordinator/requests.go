@@ -3,9 +3,11 @@
 package coordinator
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -68,13 +70,6 @@ func (n *Node) Abandon(ctx context.Context, id txn.ID, no txn.BranchNo, who, why
 	return err
 }
 
-// View is a linearizable look at everything that is not finished, and at id unless it
-// is zero.
-func (n *Node) View(ctx context.Context, id txn.ID) (*View, error) {
-	r, err := n.ask(ctx, func(request uint64) Event { return ViewAsked{Request: request, ID: id} })
-	return r.View, err
-}
-
 // EachFinished visits finished transactions, newest first, beginning before the given
 // one if it is not zero, until visit returns false. It is never older than a View that
 // was taken before.
@@ -102,17 +97,35 @@ type ActionResult struct {
 	Err    error
 }
 
+// maxPlanned branches are asked about in one PlanAsked.
+const maxPlanned = 1024
+
 // Recover lists all resources now and plans what recovery would do, for one
 // transaction unless id is zero. With apply it does it. Resources that cannot be
 // listed are named in the error; the plan for the others stands.
 func (n *Node) Recover(ctx context.Context, id txn.ID, apply bool) ([]ActionResult, error) {
 	listings, listErr := n.listAll(ctx, id)
-	r, err := n.ask(ctx, func(request uint64) Event { return PlanAsked{Request: request, Listings: listings} })
-	if err != nil {
+	// Also with nothing to plan: only a leader may say so.
+	if _, err := n.ask(ctx, func(request uint64) Event { return PlanAsked{Request: request} }); err != nil {
 		return nil, err
 	}
-	results := make([]ActionResult, len(r.Plan))
-	for i, a := range r.Plan {
+	var plan []recovery.Action
+	for name, listing := range listings {
+		for some := range slices.Chunk(listing, maxPlanned) {
+			r, err := n.ask(ctx, func(request uint64) Event {
+				return PlanAsked{Request: request, Listings: map[string][]adapters.Prepared{name: some}}
+			})
+			if err != nil {
+				return nil, err
+			}
+			plan = append(plan, r.Plan...)
+		}
+	}
+	slices.SortFunc(plan, func(a, b recovery.Action) int {
+		return cmp.Or(compareID(a.XID.ID, b.XID.ID), cmp.Compare(a.Branch.Resource, b.Branch.Resource), a.XID.Compare(b.XID))
+	})
+	results := make([]ActionResult, len(plan))
+	for i, a := range plan {
 		results[i].Action = a
 		if apply {
 			results[i].Result, results[i].Err = n.carryOut(ctx, a)
@@ -143,7 +156,7 @@ func (n *Node) listAll(ctx context.Context, id txn.ID) (map[string][]adapters.Pr
 	wg.Wait()
 	if len(failed) > 0 {
 		slices.Sort(failed)
-		return listings, unavailablef("not listed: %v", failed)
+		return listings, unavailablef("not listed: %s; run \"concord resource check\"", strings.Join(failed, "; "))
 	}
 	return listings, nil
 }

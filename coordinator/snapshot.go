@@ -49,7 +49,6 @@ func (c *Core) restore(z zab.Zxid) error {
 	c.digests.add(z, table.Meta().Digest)
 	c.onMembersDelivered()
 	c.noticeLevel(table.Level())
-	c.answerSeen()
 	c.note("the state is that of a snapshot of %v now, with %d open transactions", z, table.OpenCount())
 	return nil
 }

@@ -8,7 +8,6 @@ import (
 	"maps"
 	"slices"
 	"strings"
-	"sync/atomic"
 	"time"
 )
 
@@ -33,23 +32,23 @@ type Turns struct {
 	Upto map[time.Duration]uint64
 }
 
-// turns counts the turns of a loop. The loop writes, anybody may read.
+// turns counts the turns of a loop.
 type turns struct {
-	buckets [len(turnBounds) + 1]atomic.Uint64 // each without those before it
-	sum     atomic.Int64
+	buckets [len(turnBounds) + 1]uint64 // each without those before it
+	sum     time.Duration
 
-	logged   time.Time // when a slow turn was last logged; the loop's
+	logged   time.Time // when a slow turn was last logged
 	unlogged int       // slow turns since
 }
 
-// read is a picture of the counts. A turn that ends at the same time may be in only a part of it.
+// read is a picture of the counts.
 func (t *turns) read() Turns {
-	x := Turns{Sum: time.Duration(t.sum.Load()), Upto: make(map[time.Duration]uint64, len(turnBounds))}
+	x := Turns{Sum: t.sum, Upto: make(map[time.Duration]uint64, len(turnBounds))}
 	for i, bound := range turnBounds {
-		x.Count += t.buckets[i].Load()
+		x.Count += t.buckets[i]
 		x.Upto[bound] = x.Count
 	}
-	x.Count += t.buckets[len(turnBounds)].Load()
+	x.Count += t.buckets[len(turnBounds)]
 	return x
 }
 
@@ -65,8 +64,8 @@ type turn struct {
 func (t *turns) count(log *slog.Logger, x turn) {
 	took := x.ended.Sub(x.began)
 	i, _ := slices.BinarySearch(turnBounds[:], took)
-	t.buckets[i].Add(1)
-	t.sum.Add(int64(took))
+	t.buckets[i]++
+	t.sum += took
 	if took <= slowTurn {
 		return
 	}

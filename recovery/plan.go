@@ -4,7 +4,6 @@ package recovery
 
 import (
 	"fmt"
-	"maps"
 	"slices"
 	"time"
 
@@ -65,49 +64,85 @@ type Rules struct {
 
 // Sightings remembers which branches a resource has listed, and since when: one value
 // per resource, owned by whoever plans. The zero value is ready to use.
+//
+// A listing may be planned a piece at a time: Begin, Judge for each of its branches, End.
 type Sightings struct {
-	first   map[txn.XID]time.Time // zero until Date
-	undated bool                  // some are zero
+	first   map[txn.XID]*sighting
+	next    map[txn.XID]*sighting // of the listing that is being planned
+	fresh   *sighting             // of what it shows for the first time
+	undated []*sighting
 }
 
-// Date gives the sightings that are new since the last call a time. Plan itself does not: its now
+// sighting is when a listing showed something for the first time. Zero until Date.
+type sighting struct{ at time.Time }
+
+// Date gives the sightings that are new since the last call a time. Judge itself does not: its now
 // may be that of an earlier tick, and a branch would be taken for older than it is.
 func (s *Sightings) Date(now time.Time) {
-	if !s.undated {
-		return
+	for _, x := range s.undated {
+		x.at = now
 	}
-	s.undated = false
-	for x, first := range s.first {
-		if first.IsZero() {
-			s.first[x] = now
-		}
-	}
+	s.undated = nil
 }
 
-// Clone returns a copy, to plan without remembering.
-func (s *Sightings) Clone() *Sightings {
-	return &Sightings{first: maps.Clone(s.first), undated: s.undated}
+// Begin begins a new listing. What an unfinished one has shown is forgotten.
+func (s *Sightings) Begin() {
+	s.next, s.fresh = map[txn.XID]*sighting{}, &sighting{}
+	s.undated = append(s.undated, s.fresh)
+}
+
+// Judge says what is to be done about a branch of the listing that was begun, and remembers that it
+// was seen. It returns false if the branch is none of ours.
+func (s *Sightings) Judge(resource string, p adapters.Prepared, d Decisions, r Rules, now time.Time) (Action, bool) {
+	first, again := s.first[p.XID]
+	if !again {
+		first = s.fresh
+	}
+	if ours(p, r) {
+		s.next[p.XID] = first
+	}
+	return plan(resource, p, d, r, now, first.at, again)
+}
+
+// End ends the listing: what it did not show was not seen.
+func (s *Sightings) End() { s.first, s.next = s.next, nil }
+
+// Preview is Judge without remembering, of a listing that is not this value's.
+func (s *Sightings) Preview(resource string, p adapters.Prepared, d Decisions, r Rules, now time.Time) (Action, bool) {
+	var at time.Time
+	first, again := s.first[p.XID]
+	if again {
+		at = first.at
+	}
+	return plan(resource, p, d, r, now, at, again)
 }
 
 // Plan plans for one listing of one resource, made at now, and remembers it. Actions
 // are in the order of the listing's xids.
 func (s *Sightings) Plan(resource string, listing []adapters.Prepared, d Decisions, r Rules, now time.Time) []Action {
-	seen := make(map[txn.XID]time.Time, len(listing))
 	actions := make([]Action, 0, len(listing))
+	s.Begin()
 	for _, p := range listing {
-		if p.XID.Cluster != r.Cluster && !mutant.TouchForeign {
-			continue
+		if a, ours := s.Judge(resource, p, d, r, now); ours {
+			actions = append(actions, a)
 		}
-		first, again := s.first[p.XID]
-		s.undated = s.undated || !again
-		seen[p.XID] = first
-		a := judge(p.XID, resource, d, r, now, first, again)
-		a.Since = p.Since
-		actions = append(actions, a)
 	}
-	s.first = seen
+	s.End()
 	slices.SortFunc(actions, func(a, b Action) int { return a.XID.Compare(b.XID) })
 	return actions
+}
+
+func ours(p adapters.Prepared, r Rules) bool {
+	return p.XID.Cluster == r.Cluster || mutant.TouchForeign
+}
+
+func plan(resource string, p adapters.Prepared, d Decisions, r Rules, now, first time.Time, again bool) (Action, bool) {
+	if !ours(p, r) {
+		return Action{}, false
+	}
+	a := judge(p.XID, resource, d, r, now, first, again)
+	a.Since = p.Since
+	return a, true
 }
 
 func judge(x txn.XID, resource string, d Decisions, r Rules, now, first time.Time, again bool) Action {
@@ -124,7 +159,7 @@ func judge(x txn.XID, resource string, d Decisions, r Rules, now, first time.Tim
 	case decided:
 		i := slices.IndexFunc(t.Branches, func(b txn.Branch) bool { return b.No == x.Branch && b.Resource == resource })
 		if i < 0 {
-			a.Kind, a.Why = Report, "the log says commit, but for other branches than this one"
+			a.Kind, a.Why = Report, "the log says commit, but for other branches than this one: look into the databases before you end it by hand"
 			break
 		}
 		a.Kind, a.Branch, a.Why = Commit, t.Branches[i], "the log says commit"
@@ -134,9 +169,10 @@ func judge(x txn.XID, resource string, d Decisions, r Rules, now, first time.Tim
 	case mutant.PresumeCommit:
 		a.Kind, a.Why = Commit, "no decision"
 	case x.ID.Class() != txn.Plain && x.ID.Class() != txn.Recorded:
-		a.Kind, a.Why = Report, fmt.Sprintf("of the class %v, which is not switched on in this cluster: no decision here says nothing about it", x.ID.Class())
+		a.Kind, a.Why = Report, fmt.Sprintf("of the class %v, which is not switched on in this cluster, so that it has no decision here says nothing: "+
+			"look into the databases before you end it by hand", x.ID.Class())
 	case d.TooOld(x.ID):
-		a.Kind, a.Why = Report, "older than what the log remembers: its decision is unknown"
+		a.Kind, a.Why = Report, "older than what the log remembers, so its decision is unknown: look into the databases before you end it by hand"
 	case !r.Horizon.IsZero() && x.ID.Time().After(r.Horizon):
 		a.Kind, a.Why = Report, fmt.Sprintf("dated %s, so far ahead that no client of this cluster can have begun it: end it in the database by hand, "+
 			"or run \"concord tx resolve %v --abort\"", x.ID.Time().UTC().Format(time.RFC3339), x.ID)

@@ -115,7 +115,7 @@ func (r *relay) commit(ctx context.Context, c *concordv1.NumberedCommit, to *api
 // leaderError is what the leader said, or that it said nothing.
 func leaderError(l *api.NotLeaderError, err error) error {
 	if !connect.IsWireError(err) {
-		return fmt.Errorf("the leader, node %d, did not answer at %s: %v: %w", l.Leader, l.API, err, api.ErrUnavailable)
+		return fmt.Errorf("the leader, node %d, did not answer at %s (%v): ask again, or run \"concord status\": %w", l.Leader, l.API, api.FromStatus(err), api.ErrUnavailable)
 	}
 	return api.FromStatus(err)
 }

@@ -54,14 +54,15 @@ func notKnown(id txn.ID, v *coordinator.View) error {
 		return fmt.Errorf("transaction %v is not one of this cluster: a resource lists %v, of cluster %v; \"concord recover %v\" says what to do: %w",
 			id, v.Foreign[0], v.Foreign[0].Cluster, id, api.ErrNotFound)
 	}
-	branches := "no resource lists a prepared branch of it"
+	branches, next := "no resource lists a prepared branch of it", "compare the gid with \"concord tx ls\""
 	if len(v.Unlisted) > 0 {
 		branches = "whether a branch of it is prepared is not known of all resources: " + strings.Join(v.Unlisted, "; ")
+		next = "run \"concord resource check\""
 	}
 	if v.TooOld {
 		return fmt.Errorf("transaction %v is older than what the cluster remembers, and %s: look into the databases: %w", id, branches, api.ErrTooOld)
 	}
-	return fmt.Errorf("transaction %v is not known: no decision, and %s: %w", id, branches, api.ErrNotFound)
+	return fmt.Errorf("transaction %v is not known: no decision, and %s; %s: %w", id, branches, next, api.ErrNotFound)
 }
 
 const (

@@ -7,7 +7,6 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"fmt"
-	"maps"
 	"slices"
 	"time"
 
@@ -46,7 +45,8 @@ type Archive interface {
 // Invariants:
 //  1. The first decision of a gid wins, for ever: Decision of a Txn never changes.
 //  2. open holds exactly the transactions that are not finished; the archive holds
-//     the finished ones born since the watermark.
+//     the finished ones born since the watermark. Between two folds queue holds what
+//     open holds.
 //  3. The same records in the same order give the same table, digest and changes.
 //
 // A Table has one owner; it is not safe for concurrent use.
@@ -60,7 +60,10 @@ type Table struct {
 	level     FeatureLevel
 	leases    Leases
 	members   *Members
-	open      map[ID]*Txn
+	open      map[ID]*held
+	queue     openQueue
+	unended   int // of what is open: those that have not ended
+	alarming  int // and those with an alarm
 }
 
 // Meta is the part of a Table that is not transactions.
@@ -90,12 +93,14 @@ type MemberStore struct {
 // new one.
 func NewTable(m Meta, open []Txn, a Archive) *Table {
 	t := &Table{archive: a, cluster: m.Cluster, watermark: m.Watermark, digest: m.Digest, position: m.Position, stores: m.Stores,
-		level: m.Level, leases: m.Leases, members: m.Members, open: make(map[ID]*Txn, len(open))}
+		level: m.Level, leases: m.Leases, members: m.Members, open: make(map[ID]*held, len(open))}
 	for _, x := range open {
 		if mutant.ForgetDecisions {
 			break
 		}
-		t.open[x.ID] = &x
+		h := &held{Txn: x}
+		t.open[x.ID] = h
+		t.keep(h)
 	}
 	return t
 }
@@ -123,7 +128,7 @@ func (t *Table) TooOld(id ID) bool { return id.Time().Before(t.watermark) }
 // table and must not be changed.
 func (t *Table) Get(id ID) (Txn, bool) {
 	if x, ok := t.open[id]; ok {
-		return *x, true
+		return x.Txn, true
 	}
 	if t.TooOld(id) {
 		return Txn{}, false
@@ -131,11 +136,12 @@ func (t *Table) Get(id ID) (Txn, bool) {
 	return t.archive.Finished(id)
 }
 
-// Open returns the transactions that are not finished, oldest first.
+// Open returns the transactions that are not finished, oldest first. It takes as long as there
+// are many; Walk does not.
 func (t *Table) Open() []Txn {
 	open := make([]Txn, 0, len(t.open))
 	for _, x := range t.open {
-		open = append(open, *x)
+		open = append(open, x.Txn)
 	}
 	slices.SortFunc(open, func(a, b Txn) int { return slices.Compare(a.ID[:], b.ID[:]) })
 	return open
@@ -144,12 +150,15 @@ func (t *Table) Open() []Txn {
 // EachOpen visits the transactions that are not finished, in no order.
 func (t *Table) EachOpen(visit func(Txn)) {
 	for _, x := range t.open {
-		visit(*x)
+		visit(x.Txn)
 	}
 }
 
 // OpenCount returns how many transactions are not finished.
 func (t *Table) OpenCount() int { return len(t.open) }
+
+// Counts returns how many transactions have not ended, and how many have an alarm.
+func (t *Table) Counts() (unended, alarming int) { return t.unended, t.alarming }
 
 // Verdict is what a table answers to a CommitRecord or AbortRecord.
 type Verdict struct {
@@ -184,7 +193,7 @@ func (t *Table) Apply(at Position, data []byte) (Changes, error) {
 	}
 	t.roll(at, data)
 	var c Changes
-	var touched []*Txn
+	var touched []*held
 	for _, r := range records {
 		switch r := r.(type) {
 		case Form:
@@ -224,7 +233,11 @@ func (t *Table) Apply(at Position, data []byte) (Changes, error) {
 				t.watermark = r.Time
 				c.PurgeBefore = FirstID(r.Time)
 				if mutant.PurgeUnfinished {
-					maps.DeleteFunc(t.open, func(id ID, _ *Txn) bool { return t.TooOld(id) })
+					for _, x := range t.open {
+						if t.TooOld(x.ID) {
+							t.drop(x)
+						}
+					}
 				}
 			}
 		}
@@ -237,7 +250,7 @@ func (t *Table) Apply(at Position, data []byte) (Changes, error) {
 
 // decide records a first decision, and gives the verdict in any case. Of a later one only
 // this is kept: that a branch was seen.
-func (t *Table) decide(x Txn, c *Changes) *Txn {
+func (t *Table) decide(x Txn, c *Changes) *held {
 	if old, ok := t.Get(x.ID); ok && !mutant.LastDecisionWins {
 		c.Verdicts = append(c.Verdicts, Verdict{ID: x.ID, Decision: old.Decision, By: old.By, Reason: old.Reason})
 		if old.Decision != Abort || old.Seen || !x.Seen {
@@ -252,13 +265,10 @@ func (t *Table) decide(x Txn, c *Changes) *Txn {
 		return nil
 	}
 	c.Verdicts = append(c.Verdicts, Verdict{ID: x.ID, Decision: x.Decision, By: x.By, Reason: x.Reason, First: true})
-	// In open for the rest of this fold, so that a second record of the same entry
-	// finds it; file moves it on.
-	t.open[x.ID] = &x
-	return &x
+	return t.hold(x)
 }
 
-func (t *Table) end(id ID) *Txn {
+func (t *Table) end(id ID) *held {
 	x, ok := t.open[id]
 	if !ok || x.Ended {
 		return nil
@@ -268,7 +278,7 @@ func (t *Table) end(id ID) *Txn {
 }
 
 // heuristic adds a report, and brings a finished transaction back into memory for it.
-func (t *Table) heuristic(r HeuristicRecord) *Txn {
+func (t *Table) heuristic(r HeuristicRecord) *held {
 	x, ok := t.Get(r.ID)
 	if !ok {
 		return nil
@@ -283,17 +293,19 @@ func (t *Table) heuristic(r HeuristicRecord) *Txn {
 	return t.hold(x)
 }
 
-// hold puts a changed transaction among the open ones, for file to sort.
-func (t *Table) hold(x Txn) *Txn {
-	if held, ok := t.open[x.ID]; ok {
-		*held = x
-		return held
+// hold puts a changed transaction among the open ones for the rest of this fold, so that a second
+// record of the same entry finds it; file moves it on.
+func (t *Table) hold(x Txn) *held {
+	if open, ok := t.open[x.ID]; ok {
+		open.Txn = x
+		return open
 	}
-	t.open[x.ID] = &x
-	return &x
+	h := &held{Txn: x}
+	t.open[x.ID] = h
+	return h
 }
 
-func (t *Table) forget(r ForgetRecord) *Txn {
+func (t *Table) forget(r ForgetRecord) *held {
 	x, ok := t.open[r.ID]
 	if !ok {
 		return nil
@@ -340,15 +352,16 @@ func (t *Table) holds(r HoldsRecord) {
 
 // file sorts what a fold touched into open and finished. One that was touched
 // twice may be listed twice as open: storing it again changes nothing.
-func (t *Table) file(touched []*Txn, c *Changes) {
+func (t *Table) file(touched []*held, c *Changes) {
 	for _, x := range touched {
 		switch {
 		case x == nil || t.open[x.ID] != x: // untouched, or filed as finished already
 		case x.Finished():
-			delete(t.open, x.ID)
-			c.Finished = append(c.Finished, *x)
+			t.drop(x)
+			c.Finished = append(c.Finished, x.Txn)
 		default:
-			c.Open = append(c.Open, *x)
+			t.keep(x)
+			c.Open = append(c.Open, x.Txn)
 		}
 	}
 }

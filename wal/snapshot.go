@@ -322,3 +322,11 @@ func (s *Store) wipe(space byte) error {
 	}
 	return nil
 }
+
+// Restored returns the zxid of the last snapshot that was installed since the store was opened;
+// zero if none was.
+func (s *Store) Restored() zab.Zxid {
+	s.applying.Lock()
+	defer s.applying.Unlock()
+	return s.restored
+}

@@ -25,6 +25,7 @@ type Writer struct {
 
 	mu     sync.Mutex
 	queue  []zab.Write
+	queued int // bytes of it
 	bytes  int // what waits or is being written
 	closed bool
 	wake   chan struct{} // capacity 1: a token that says "look again"; when full, one is there already
@@ -52,6 +53,7 @@ func (w *Writer) Enqueue(x zab.Write) {
 		panic("wal: Enqueue after Close")
 	}
 	w.queue = append(w.queue, x)
+	w.queued += weight(x)
 	w.bytes += weight(x)
 	w.mu.Unlock()
 	w.notify()
@@ -114,9 +116,7 @@ func (w *Writer) take(spare []zab.Write) (batch []zab.Write, size int, closed bo
 		return nil, 0, w.closed // spare stays with the caller: it must never be in two places
 	}
 	batch, w.queue = w.queue, spare
-	for _, x := range batch {
-		size += weight(x)
-	}
+	size, w.queued = w.queued, 0
 	return batch, size, w.closed
 }
 

@@ -105,7 +105,7 @@ func (w *txnWorld) newHost(config zab.Config, s zab.Storage) (host, error) {
 	rules.Retention = w.quirks.Retention
 	h.core, err = coordinator.NewCore(coordinator.CoreConfig{
 		Node: config.ID, Members: members, Boot: config.Boot, Log: config,
-		NewCluster: txn.ClusterID(config.ID), Resources: resources, Rules: rules, Reload: h.reload,
+		NewCluster: txn.ClusterID(config.ID), Resources: resources, Rules: rules, TurnSteps: w.quirks.TurnSteps, Reload: h.reload,
 	}, s, table)
 	if err != nil {
 		return nil, err

@@ -23,6 +23,7 @@ type quirks struct {
 	Rows                         int     // over which transactions compete; zero: they do not
 	Reads                        instant
 	Retention                    time.Duration // zero: as long as a week
+	TurnSteps                    int           // of a node; zero: more than a run ever needs
 	Leases                       bool          // clients have them
 	Silence                      float64       // a client with a lease is silent for a while
 
@@ -44,6 +45,9 @@ func drawQuirks(seed uint64, quiet bool) (quirks, *rand.Rand) {
 	q := quirks{
 		Detach: chance(0.3), NoMarker: chance(0.5), SlowCommit: chance(0.3),
 		Foreign: r.IntN(3), Reads: often(0.7, 100*millisecond, 2*second),
+	}
+	if seed%3 == 1 { // so few that whatever can wait does; a piece is one step
+		q.TurnSteps = 1 + int(seed/3%3)
 	}
 	if chance(0.4) {
 		q.Rows = 1 + r.IntN(30)

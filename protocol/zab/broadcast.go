@@ -110,7 +110,7 @@ func (n *Node) advanceCommit() {
 	if !n.commit.Less(z) {
 		return
 	}
-	n.lead.uncommitted -= sizeOf(n.history.slice(n.commit, z, int(^uint(0)>>1)))
+	n.lead.uncommitted -= n.history.size(n.commit, z)
 	n.commit = z
 	n.spreadCommit()
 }

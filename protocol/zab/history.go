@@ -5,16 +5,35 @@ package zab
 import "sort"
 
 // history is the tail of the log in memory: every entry after `after`, which is
-// itself in the durable log, the base, or the empty history.
+// itself in the durable log, the base, or the empty history. It is in chunks, so that nothing that
+// is done about it takes longer because it is long.
 //
-//  1. entries[0].Prev == after, and each later entry names the one before it;
+//  1. The first entry's Prev == after, and each later entry names the one before it;
 //  2. whatever is not durable yet is in here;
-//  3. a slot of the array that was ever handed out is never written again, because log
-//     writer, senders and state machine read handed-out slices at their own pace.
+//  3. a slot of an array that was ever handed out is never written again, because log
+//     writer, senders and state machine read handed-out slices at their own pace;
+//  4. no chunk is empty.
 type history struct {
-	after   Zxid
+	after  Zxid
+	chunks []chunk
+	bytes  int
+}
+
+// chunk is a run of entries.
+type chunk struct {
 	entries []Entry
 	bytes   int
+}
+
+// chunkEntries entries are in a chunk, or more that were appended together.
+const chunkEntries = 512
+
+func (c *chunk) first() Zxid { return c.entries[0].Zxid }
+func (c *chunk) last() Zxid  { return c.entries[len(c.entries)-1].Zxid }
+
+// behind returns how many entries of the chunk are not after z.
+func (c *chunk) behind(z Zxid) int {
+	return sort.Search(len(c.entries), func(i int) bool { return z.Less(c.entries[i].Zxid) })
 }
 
 // entrySize is what an entry counts for in windows and bounds, in bytes.
@@ -31,10 +50,10 @@ func sizeOf(entries []Entry) int {
 }
 
 func (h *history) tail() Zxid {
-	if len(h.entries) == 0 {
+	if len(h.chunks) == 0 {
 		return h.after
 	}
-	return h.entries[len(h.entries)-1].Zxid
+	return h.chunks[len(h.chunks)-1].last()
 }
 
 // follows reports whether z may stand right after prev.
@@ -47,88 +66,152 @@ func follows(prev, z Zxid) bool {
 
 // append adds entries and returns them as they stand in the history.
 func (h *history) append(entries ...Entry) []Entry {
+	if len(entries) == 0 {
+		return nil
+	}
+	prev := h.tail()
 	for i := range entries {
 		e := &entries[i]
-		if e.Prev != h.tail() || !follows(e.Prev, e.Zxid) {
-			panicf("append %s after %s to a history that ends at %s", e.Zxid, e.Prev, h.tail())
+		if e.Prev != prev || !follows(prev, e.Zxid) {
+			panicf("append %s after %s to a history that ends at %s", e.Zxid, e.Prev, prev)
 		}
-		h.entries = append(h.entries, *e)
-		h.bytes += entrySize(e)
+		prev = e.Zxid
 	}
-	n := len(h.entries)
-	return h.entries[n-len(entries) : n : n]
+	last := len(h.chunks) - 1
+	if last < 0 || len(h.chunks[last].entries)+len(entries) > chunkEntries {
+		h.chunks = append(h.chunks, chunk{})
+		last++
+	}
+	c, size := &h.chunks[last], sizeOf(entries)
+	c.entries = append(c.entries, entries...)
+	c.bytes += size
+	h.bytes += size
+	n := len(c.entries)
+	return c.entries[n-len(entries) : n : n]
 }
 
-// index returns the position of the first entry after z.
-func (h *history) index(z Zxid) int {
-	n := len(h.entries)
-	if n == 0 || z.Less(h.entries[0].Zxid) {
-		return 0
-	}
-	if !z.Less(h.entries[n-1].Zxid) {
-		return n
-	}
-	return sort.Search(n, func(i int) bool { return z.Less(h.entries[i].Zxid) })
+// chunk returns the place of the chunk with the first entry after z, or how many there are.
+func (h *history) chunk(z Zxid) int {
+	return sort.Search(len(h.chunks), func(i int) bool { return z.Less(h.chunks[i].last()) })
 }
 
 // floor returns the greatest zxid <= z in memory; z must not be before `after`.
 func (h *history) floor(z Zxid) Zxid {
-	if i := h.index(z); i > 0 {
-		return h.entries[i-1].Zxid
+	i := h.chunk(z)
+	if i < len(h.chunks) {
+		if n := h.chunks[i].behind(z); n > 0 {
+			return h.chunks[i].entries[n-1].Zxid
+		}
 	}
-	return h.after
+	if i == 0 {
+		return h.after
+	}
+	return h.chunks[i-1].last()
 }
 
-// slice returns (after, upto], cut after the first entry with which the sizes
-// exceed maxBytes.
+// slice returns entries of (after, upto] from the first one on: no more than one chunk has, cut
+// after the first entry with which the sizes exceed maxBytes.
 func (h *history) slice(after, upto Zxid, maxBytes int) []Entry {
-	from, to := h.index(after), h.index(upto)
+	i := h.chunk(after)
+	if i == len(h.chunks) {
+		return nil
+	}
+	c := &h.chunks[i]
+	from, to := c.behind(after), c.behind(upto)
 	size := 0
-	for i := from; i < to; i++ {
-		if size += entrySize(&h.entries[i]); size > maxBytes {
-			to = i + 1
+	for k := from; k < to; k++ {
+		if size += entrySize(&c.entries[k]); size > maxBytes {
+			to = k + 1
 		}
 	}
 	if from >= to {
 		return nil
 	}
-	return h.entries[from:to:to]
+	return c.entries[from:to:to]
+}
+
+// size returns what the entries of (after, upto] count for.
+func (h *history) size(after, upto Zxid) (bytes int) {
+	for i := h.chunk(after); i < len(h.chunks) && !upto.Less(h.chunks[i].first()); i++ {
+		c := &h.chunks[i]
+		if after.Less(c.first()) && !upto.Less(c.last()) {
+			bytes += c.bytes
+		} else if from, to := c.behind(after), c.behind(upto); from < to {
+			bytes += sizeOf(c.entries[from:to])
+		}
+	}
+	return bytes
 }
 
 // truncate removes all entries after z.
 func (h *history) truncate(z Zxid) {
-	if z.Less(h.after) {
-		h.after, h.entries, h.bytes = z, nil, 0
-		return
+	for n := len(h.chunks); n > 0 && z.Less(h.chunks[n-1].last()); n-- {
+		c := &h.chunks[n-1]
+		if i := c.behind(z); i > 0 {
+			size := sizeOf(c.entries[i:])
+			c.entries = c.entries[:i:i] // the next append takes a new array
+			c.bytes -= size
+			h.bytes -= size
+			return
+		}
+		h.bytes -= c.bytes
+		h.chunks[n-1] = chunk{}
+		h.chunks = h.chunks[:n-1]
 	}
-	i := h.index(z)
-	h.bytes -= sizeOf(h.entries[i:])
-	h.entries = h.entries[:i:i] // the next append takes a new array
+	if z.Less(h.after) {
+		h.after = z
+	}
 }
 
 // evict forgets the oldest entries up to `upto` until maxBytes are left.
 func (h *history) evict(upto Zxid, maxBytes int) {
-	i := 0
-	for h.bytes > maxBytes && i < len(h.entries) && !upto.Less(h.entries[i].Zxid) {
-		h.bytes -= entrySize(&h.entries[i])
-		h.after = h.entries[i].Zxid
-		i++
+	for h.bytes > maxBytes && len(h.chunks) > 0 {
+		c := &h.chunks[0]
+		n := len(c.entries)
+		if h.bytes-c.bytes < maxBytes || upto.Less(c.last()) {
+			n = 0
+			for size := 0; h.bytes-size > maxBytes && n < len(c.entries) && !upto.Less(c.entries[n].Zxid); n++ {
+				size += entrySize(&c.entries[n])
+			}
+		}
+		if n == 0 {
+			return
+		}
+		h.dropFirst(n)
 	}
-	h.entries = h.entries[i:]
 }
 
 // forget lets go of the entries up to z.
 func (h *history) forget(z Zxid) {
-	if i := h.index(z); i > 0 {
-		h.bytes -= sizeOf(h.entries[:i])
-		h.after, h.entries = h.entries[i-1].Zxid, h.entries[i:]
+	for len(h.chunks) > 0 && !z.Less(h.chunks[0].first()) {
+		h.dropFirst(h.chunks[0].behind(z))
 	}
+}
+
+// dropFirst lets go of the first n entries of the first chunk.
+func (h *history) dropFirst(n int) {
+	c := &h.chunks[0]
+	h.after = c.entries[n-1].Zxid
+	if n == len(c.entries) {
+		h.bytes -= c.bytes
+		*c = chunk{} // the array may go
+		h.chunks = h.chunks[1:]
+		return
+	}
+	size := sizeOf(c.entries[:n])
+	c.entries = c.entries[n:]
+	c.bytes -= size
+	h.bytes -= size
 }
 
 // clone returns a history that shares nothing that is ever written.
 func (h *history) clone() history {
 	c := *h
-	c.entries = h.entries[:len(h.entries):len(h.entries)]
+	c.chunks = append([]chunk(nil), h.chunks...)
+	for i := range c.chunks {
+		n := len(c.chunks[i].entries)
+		c.chunks[i].entries = c.chunks[i].entries[:n:n]
+	}
 	return c
 }
 

@@ -20,6 +20,13 @@ func chain(after Zxid, zxids ...Zxid) []Entry {
 	return entries
 }
 
+func (h *history) all() (entries []Entry) {
+	for _, c := range h.chunks {
+		entries = append(entries, c.entries...)
+	}
+	return entries
+}
+
 func TestHistoryThatBeginsAfterABase(t *testing.T) {
 	h := history{after: Zxid{2, 9}}
 	require.Equal(t, Zxid{2, 9}, h.tail())
@@ -52,7 +59,7 @@ func TestTruncatedHistoryLeavesHandedOutEntriesAlone(t *testing.T) {
 	h.append(chain(Zxid{1, 1}, Zxid{2, 1}, Zxid{2, 2})...)
 	require.Equal(t, chain(Zxid{}, Zxid{1, 1}, Zxid{1, 2}, Zxid{1, 3}), out)
 	require.Equal(t, Zxid{2, 2}, h.tail())
-	require.Equal(t, sizeOf(h.entries), h.bytes)
+	require.Equal(t, sizeOf(h.all()), h.bytes)
 
 	h.truncate(Zxid{})
 	require.Equal(t, Zxid{}, h.tail())
@@ -64,10 +71,92 @@ func TestEvictedHistoryKeepsWhatIsNotDurable(t *testing.T) {
 	h.append(chain(Zxid{}, Zxid{1, 1}, Zxid{1, 2}, Zxid{1, 3})...)
 	h.evict(Zxid{1, 2}, 0)
 	require.Equal(t, Zxid{1, 2}, h.after)
-	require.Equal(t, chain(Zxid{1, 2}, Zxid{1, 3}), h.entries)
-	require.Equal(t, sizeOf(h.entries), h.bytes)
+	require.Equal(t, chain(Zxid{1, 2}, Zxid{1, 3}), h.all())
+	require.Equal(t, sizeOf(h.all()), h.bytes)
 	h.truncate(Zxid{1, 1}) // below what is in memory
 	require.Equal(t, Zxid{1, 1}, h.tail())
+}
+
+// Whatever is done to a history, it is what one plain list would be; and what it handed out stays.
+func TestHistoryAgreesWithAPlainList(t *testing.T) {
+	r := rand.New(rand.NewSource(5))
+	var h history
+	var list []Entry
+	after := Zxid{}
+	epoch := Epoch(1)
+	at := func() Zxid { // of the list, or after
+		if i := r.Intn(len(list) + 1); i > 0 {
+			return list[i-1].Zxid
+		}
+		return after
+	}
+	type handed struct{ got, want []Entry }
+	var out []handed
+	for range 4000 {
+		switch r.Intn(12) {
+		default:
+			var zxids []Zxid
+			z := h.tail()
+			for range 1 + r.Intn(200) {
+				if r.Intn(50) == 0 {
+					epoch++
+				}
+				if z.Epoch == epoch {
+					z.Counter++
+				} else {
+					z = Zxid{epoch, 1}
+				}
+				zxids = append(zxids, z)
+			}
+			more := chain(h.tail(), zxids...)
+			list = append(list, more...)
+			out = append(out, handed{h.append(more...), more})
+		case 0:
+			z := at()
+			n := sort.Search(len(list), func(i int) bool { return z.Less(list[i].Zxid) })
+			h.truncate(z)
+			list = list[:n:n]
+			epoch++
+		case 1:
+			upto, most := at(), r.Intn(h.bytes+1)
+			h.evict(upto, most)
+			for sizeOf(list) > most && len(list) > 0 && !upto.Less(list[0].Zxid) {
+				after, list = list[0].Zxid, list[1:]
+			}
+		case 2:
+			z := at()
+			h.forget(z)
+			for len(list) > 0 && !z.Less(list[0].Zxid) {
+				after, list = list[0].Zxid, list[1:]
+			}
+		}
+		require.Equal(t, after, h.after)
+		require.Equal(t, sizeOf(list), h.bytes)
+		if len(list) > 0 {
+			require.Equal(t, list[len(list)-1].Zxid, h.tail())
+		}
+		a, b := at(), at()
+		from := sort.Search(len(list), func(i int) bool { return a.Less(list[i].Zxid) })
+		to := sort.Search(len(list), func(i int) bool { return b.Less(list[i].Zxid) })
+		require.Equal(t, a, h.floor(a))
+		if from < to {
+			require.Equal(t, sizeOf(list[from:to]), h.size(a, b))
+			got := h.slice(a, b, 1+r.Intn(5000))
+			require.NotEmpty(t, got)
+			require.Equal(t, list[from:from+len(got)], got)
+		} else {
+			require.Zero(t, h.size(a, b))
+			require.Empty(t, h.slice(a, b, 1000))
+		}
+		for len(out) > 20 {
+			require.Equal(t, out[0].want, out[0].got)
+			out = out[1:]
+		}
+		if len(list) > 5000 {
+			h.forget(list[len(list)-1].Zxid)
+			after, list = list[len(list)-1].Zxid, nil
+		}
+	}
 }
 
 func TestTallyAgreesWithSorting(t *testing.T) {

@@ -72,7 +72,9 @@ type Node struct {
 
 	effects  []Effect
 	reported RoleChanged
-	chunked  bool // one read of old entries for delivery is enough for a Step
+	// paused is where a delivery was cut short, because there was more than deliverBytes: the
+	// rest follows when this is applied.
+	paused Zxid
 }
 
 // pendingWrite remembers what will be durable when a write is.
@@ -85,7 +87,11 @@ type pendingWrite struct {
 
 const (
 	cacheBytes   = 16 << 20 // of stable entries kept in memory
-	deliverBytes = 4 << 20  // of old entries read for delivery in one Step
+	deliverBytes = 32 << 10 // of entries delivered at a time, or one entry
+	// storedBatch is about how much of the log is read from the storage for one message, and
+	// storedWindow how much of that may be under way to a peer.
+	storedBatch  = 256 << 10
+	storedWindow = 1 << 20
 	// Epochs are below maxEpoch and counters at most maxCounter, so that the number after
 	// one never wraps, here or at a reader of the log.
 	maxEpoch   = Epoch(1<<32 - 2)
@@ -168,7 +174,6 @@ func (c Config) withDefaults() Config {
 // message belong to the core from here on.
 func (n *Node) Step(ev Event) []Effect {
 	n.effects = n.effects[:0]
-	n.chunked = false
 	if _, ok := ev.(Learned); !n.started && !ok { // who is told before it starts begins with that
 		n.started = true
 		n.enterLooking("started")
@@ -435,7 +440,8 @@ func (n *Node) appliedUpto(z Zxid) {
 }
 
 // deliver hands over what is committed and durable here, while this node is part of
-// an established reign (rule R5). A change that is among it may let a leader commit more.
+// an established reign (rule R5). However much there is, it comes in pieces, and who applies it
+// sets the pace. A change that is among it may let a leader commit more.
 func (n *Node) deliver() {
 	for before := n.delivered; ; before = n.delivered {
 		n.deliverCommitted()
@@ -451,14 +457,17 @@ func (n *Node) deliverCommitted() {
 		return
 	}
 	upto := minZxid(n.commit, n.stable)
-	if n.delivered.Less(n.history.after) && n.delivered.Less(upto) && !n.chunked {
-		n.chunked = true // the rest follows with Applied or Tick
-		n.deliverEntries(n.readStorage(n.delivered, minZxid(upto, n.history.after), deliverBytes))
-	}
-	if n.delivered.Less(n.history.after) || !n.delivered.Less(upto) {
+	if !n.delivered.Less(upto) || n.applied.Less(n.paused) {
 		return
 	}
-	n.deliverEntries(n.history.slice(n.delivered, upto, int(^uint(0)>>1)))
+	for left := deliverBytes; left > 0 && n.delivered.Less(upto); {
+		entries := n.entries(n.delivered, upto, left)
+		n.deliverEntries(entries)
+		left -= sizeOf(entries)
+	}
+	if n.delivered.Less(upto) {
+		n.paused = n.delivered
+	}
 }
 
 func (n *Node) deliverEntries(entries []Entry) {

@@ -70,14 +70,18 @@ func (n *Node) Fingerprint() uint64 {
 	if n.writes.len() > 0 {
 		fmt.Fprintf(h, "disk %d\n", n.now-n.diskMoved)
 	}
+	if n.applied.Less(n.paused) {
+		fmt.Fprintf(h, "paused %s\n", n.paused)
+	}
 	if n.installing != nil {
 		fmt.Fprintf(h, "installing %+v\n", *n.installing)
 	}
 	fmt.Fprintf(h, "members %v %v %v\n", n.set, n.members.known, n.members.changes)
 	fmt.Fprintf(h, "log %s", n.history.after)
-	for i := range n.history.entries {
-		e := &n.history.entries[i]
-		fmt.Fprintf(h, " %s<%s:%x", e.Zxid, e.Prev, e.Data)
+	for _, c := range n.history.chunks {
+		for _, e := range c.entries {
+			fmt.Fprintf(h, " %s<%s:%x", e.Zxid, e.Prev, e.Data)
+		}
 	}
 	el := &n.elect
 	fmt.Fprintf(h, "\nround %d vote %v ballots %v lost %v seq %d finalize %d abstain %d/%d standing %d\n",

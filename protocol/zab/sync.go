@@ -69,7 +69,7 @@ func (n *Node) refuseSync(to int, why Reason) {
 func (n *Node) pump(to int) {
 	p := &n.lead.peers[to]
 	observer := n.set.Members[to].Observer
-	for p.inFlight < n.cfg.WindowBytes {
+	for p.inFlight < n.window(p) {
 		limit := p.end
 		if p.announced {
 			limit = n.tail()
@@ -89,6 +89,15 @@ func (n *Node) pump(to int) {
 	}
 }
 
+// window is how much may be under way to a peer. What has to be read from the storage first
+// comes in smaller portions: acknowledgements set the pace, and no Step reads more.
+func (n *Node) window(p *peer) int {
+	if p.sent.Less(n.history.after) {
+		return min(n.cfg.WindowBytes, storedWindow)
+	}
+	return n.cfg.WindowBytes
+}
+
 func (n *Node) announceEnd(to int) {
 	p := &n.lead.peers[to]
 	if n.set.Members[to].Observer {
@@ -102,7 +111,11 @@ func (n *Node) announceEnd(to int) {
 // stream sends one message of entries after p.sent.
 func (n *Node) stream(to int, limit Zxid) {
 	p := &n.lead.peers[to]
-	entries := n.entries(p.sent, limit, n.cfg.MaxBatchBytes)
+	size := n.cfg.MaxBatchBytes
+	if p.sent.Less(n.history.after) {
+		size = min(size, storedBatch)
+	}
+	entries := n.entries(p.sent, limit, size)
 	if len(entries) == 0 || entries[0].Prev != p.sent {
 		panicf("no entry after %s for node %d, log is %s..%s", p.sent, n.set.Members[to].ID, n.base, n.tail())
 	}

@@ -1,0 +1,160 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package api_test
+
+import (
+	"errors"
+	"fmt"
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"os"
+	"regexp"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/concordtx/concord/api"
+	concordv1 "github.com/concordtx/concord/api/concord/v1"
+	"github.com/concordtx/concord/txn"
+)
+
+const wantID = `: not a transaction id: want 26 characters of Crockford base 32 in upper case, of which the last is 0, R, T or M, as printed by "concord tx ls"`
+
+// commit is what a request says of which something is wrong.
+func commit(spoil func(*concordv1.CommitRequest)) error {
+	r := api.CommitRequest(api.Commit{ID: txn.NewID(time.Now()), Cluster: 1, Branches: []txn.Branch{{Resource: "orders"}, {No: 1, Resource: "billing"}}})
+	spoil(r)
+	_, err := api.ParseCommit(r)
+	return err
+}
+
+func finished(spoil func(*concordv1.FinishedBranch)) error {
+	r := api.FinishedRequest([]api.Finished{{ID: txn.NewID(time.Now()), Finish: txn.Done}})
+	spoil(r.Branches[0])
+	_, err := api.ParseFinished(r)
+	return err
+}
+
+func second[T any](_ T, err error) error { return err }
+
+// received is an error as a client has it, that a node answered.
+func received(err error) error { return api.FromStatus(api.ToStatus(err)) }
+
+// messages are all texts that this package writes about a request, and about who does not lead.
+var messages = []struct {
+	name string
+	meet func() error
+	says string
+	is   error
+}{
+	{"no gid", func() error { return commit(func(r *concordv1.CommitRequest) { r.Gid = "" }) }, "gid: is empty, want a transaction id of 26 characters", api.ErrInvalid},
+	{"no such gid", func() error { return commit(func(r *concordv1.CommitRequest) { r.Gid = "0001" }) }, `gid: "0001"` + wantID, api.ErrInvalid},
+	{"a gid of zeros", func() error { return commit(func(r *concordv1.CommitRequest) { r.Gid = txn.ID{}.String() }) }, "gid: is zero, which names no transaction", api.ErrInvalid},
+	{"no such cluster", func() error { return commit(func(r *concordv1.CommitRequest) { r.Cluster = "C0FFEE00" }) },
+		`cluster: "C0FFEE00" is not a cluster id, want 8 hex characters as in "concord status"`, api.ErrInvalid},
+	{"a cluster of zeros", func() error { return commit(func(r *concordv1.CommitRequest) { r.Cluster = "00000000" }) },
+		"cluster: is zero: the cluster was not formed yet", api.ErrInvalid},
+	{"no such protocol", func() error { return commit(func(r *concordv1.CommitRequest) { r.Protocol = "paxos" }) },
+		`protocol: "paxos" is not a protocol that this version knows, want two_phase`, api.ErrInvalid},
+	{"too many branches", func() error {
+		return commit(func(r *concordv1.CommitRequest) { r.Branches = make([]*concordv1.Branch, 257) })
+	}, "branches: holds 257 branches, at most 256 are allowed", api.ErrInvalid},
+	{"no such number", func() error { return commit(func(r *concordv1.CommitRequest) { r.Branches[1].No = 256 }) }, "branches[1].no: is 256, want 0 to 255", api.ErrInvalid},
+	{"a number twice", func() error { return commit(func(r *concordv1.CommitRequest) { r.Branches[1].No = 0 }) }, "branches[1].no: branch 0 is listed twice", api.ErrInvalid},
+	{"a resource twice", func() error { return commit(func(r *concordv1.CommitRequest) { r.Branches[1].Resource = "orders" }) },
+		`branches[1].resource: "orders" is listed twice: a transaction has one branch per resource`, api.ErrInvalid},
+	{"no resource", func() error { return commit(func(r *concordv1.CommitRequest) { r.Branches[0].Resource = "" }) },
+		"branches[0].resource: is empty, want the name of a resource", api.ErrInvalid},
+	{"a long name", func() error {
+		return commit(func(r *concordv1.CommitRequest) { r.Branches[0].Resource = strings.Repeat("x", 65) })
+	}, "branches[0].resource: has 65 bytes, at most 64 are allowed", api.ErrInvalid},
+	{"a long evidence", func() error {
+		return commit(func(r *concordv1.CommitRequest) { r.Branches[0].Evidence = strings.Repeat("x", 1025) })
+	}, "branches[0].evidence: has 1025 bytes, at most 1024 are allowed", api.ErrInvalid},
+	{"an escape", func() error { return commit(func(r *concordv1.CommitRequest) { r.Branches[0].Holder = "a\x1b[2J" }) },
+		"branches[0].holder: holds a control character or an invisible one at byte 1: leave it out", api.ErrInvalid},
+	{"bytes", func() error { return commit(func(r *concordv1.CommitRequest) { r.Label = "\xff" }) }, "label: is not valid UTF-8", api.ErrInvalid},
+	{"too much finished", func() error {
+		return second(api.ParseFinished(&concordv1.FinishedRequest{Branches: make([]*concordv1.FinishedBranch, 4097)}))
+	}, "branches: holds 4097 branches, at most 4096 are allowed", api.ErrInvalid},
+	{"finished nowhere", func() error { return finished(func(b *concordv1.FinishedBranch) { b.No = 1000 }) }, "branches[0].no: is 1000, want 0 to 255", api.ErrInvalid},
+	{"finished nothing", func() error { return finished(func(b *concordv1.FinishedBranch) { b.Gid = "x" }) }, `branches[0].gid: "x"` + wantID, api.ErrInvalid},
+	{"finished otherwise", func() error { return finished(func(b *concordv1.FinishedBranch) { b.Finish = "gone" }) },
+		`branches[0].finish: is "gone", want done, already-done, contradicted, lost`, api.ErrInvalid},
+	{"no such decision", func() error { return second(api.ParseDecision("decision", "maybe")) }, `decision: is "maybe", want commit, abort`, api.ErrInvalid},
+	{"no such outcome", func() error { return second(api.ParseOutcome("outcome", "maybe")) },
+		`outcome: is "maybe", want unknown, committed, aborted, unrecorded, pending, heuristic-mixed, heuristic-hazard`, api.ErrInvalid},
+	{"no such zxid", func() error { return second(api.ParseZxid("seen", "3,1")) }, `seen: "3,1" is not a zxid, want epoch.counter as in an answer`, api.ErrInvalid},
+
+	{"dial nobody", func() error { return second(api.Dial(nil, api.ClientOptions{})) },
+		"addrs: is empty, want the address of at least one coordinator node, such as 127.0.0.1:7420", api.ErrInvalid},
+	{"dial too many", func() error { return second(api.Dial(make([]string, 1000), api.ClientOptions{})) }, "addrs: holds 1000 addresses, at most 64 are allowed", api.ErrInvalid},
+	{"dial a name", func() error { return second(api.Dial([]string{"localhost"}, api.ClientOptions{})) },
+		`addrs[0]: "localhost" is not host:port, such as 127.0.0.1:7420`, api.ErrInvalid},
+
+	{"nobody leads", func() error { return received(&api.NotLeaderError{}) },
+		`this node is not the leader and knows none at the moment: ask again, or run "concord status"`, api.ErrUnavailable},
+	{"another leads", func() error { return received(&api.NotLeaderError{Leader: 3, API: "10.0.0.3:7420"}) },
+		"this node is not the leader: ask node 3 at 10.0.0.3:7420", nil},
+	{"what a node says", func() error {
+		return received(fmt.Errorf("GID has no branch 7: see %q: %w", "concord tx get", api.ErrNotFound))
+	},
+		`GID has no branch 7: see "concord tx get": not found`, api.ErrNotFound},
+	{"what nobody expected", func() error { return received(errors.New("internal error: the node's log says more")) },
+		"internal: internal error: the node's log says more", nil},
+}
+
+func TestWhatErrorsSay(t *testing.T) {
+	for _, m := range messages {
+		t.Run(m.name, func(t *testing.T) {
+			err := m.meet()
+			require.EqualError(t, err, m.says)
+			if m.is != nil {
+				require.ErrorIs(t, err, m.is)
+			}
+		})
+	}
+}
+
+// Each text about a field is made by one function, so that none can be forgotten here.
+func TestEveryFieldErrorHasARow(t *testing.T) {
+	files, err := os.ReadDir(".")
+	require.NoError(t, err)
+	found := 0
+	for _, f := range files {
+		if !strings.HasSuffix(f.Name(), ".go") || strings.HasSuffix(f.Name(), "_test.go") {
+			continue
+		}
+		file, err := parser.ParseFile(token.NewFileSet(), f.Name(), nil, parser.SkipObjectResolution)
+		require.NoError(t, err)
+		ast.Inspect(file, func(n ast.Node) bool {
+			call, ok := n.(*ast.CallExpr)
+			if !ok {
+				return true
+			}
+			if name, ok := call.Fun.(*ast.Ident); !ok || name.Name != "invalid" {
+				return true
+			}
+			found++
+			format, err := strconv.Unquote(call.Args[1].(*ast.BasicLit).Value)
+			require.NoError(t, err)
+			words := regexp.MustCompile(`%[-+#0-9.]*[a-z]`).Split(format, -1)
+			for i := range words {
+				words[i] = regexp.QuoteMeta(words[i])
+			}
+			like := regexp.MustCompile(": " + strings.Join(words, ".*") + "$")
+			for _, m := range messages {
+				if like.MatchString(m.says) {
+					return true
+				}
+			}
+			t.Errorf("no row of messages, in texts_test.go, shows this error: %q: add what one parses to meet it, and all that it says then", format)
+			return true
+		})
+	}
+	require.Greater(t, found, 15, "the errors were not found")
+}

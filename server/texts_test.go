@@ -1,0 +1,213 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package server
+
+import (
+	"context"
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"os"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+
+	"connectrpc.com/connect"
+	"github.com/stretchr/testify/require"
+
+	"github.com/concordtx/concord/api"
+	concordv1 "github.com/concordtx/concord/api/concord/v1"
+	"github.com/concordtx/concord/api/concord/v1/concordv1connect"
+	"github.com/concordtx/concord/txn"
+)
+
+// message is what a call is answered: to which node it is made, and what the client then reads
+// over the network, with GID for the id of a transaction and ADDR for an address.
+type message struct {
+	name string
+	node func(*testing.T, *fakeNode) // nil: all is well
+	call func(context.Context, client) error
+	says string
+	is   error
+	wrap func(int, layer) layer
+}
+
+type client = concordv1connect.CoordinatorServiceClient
+
+// adds asks for a member of which something is wrong.
+func adds(spoil func(*concordv1.AddMemberRequest)) func(context.Context, client) error {
+	return func(ctx context.Context, c client) error {
+		r := &concordv1.AddMemberRequest{Node: 4, Role: "voter", Peer: "a:1", Api: "a:2", Key: "k", Who: "ann", Reason: "why"}
+		spoil(r)
+		_, err := c.AddMember(ctx, r)
+		return err
+	}
+}
+
+func gets(ctx context.Context, c client) error {
+	_, err := c.Get(ctx, &concordv1.GetRequest{Gid: known.ID.String()})
+	return err
+}
+
+func resources(ctx context.Context, c client) error {
+	_, err := c.Resources(ctx, &concordv1.ResourcesRequest{})
+	return err
+}
+
+var messages = []message{
+	{name: "another cluster", is: api.ErrInvalid, call: func(ctx context.Context, c client) error {
+		r := bare()
+		r.Cluster = (fakeCluster + 1).String()
+		_, err := c.Commit(ctx, r)
+		return err
+	}, says: "the transaction belongs to cluster c0ffee02, but this is cluster c0ffee01: connect to the right nodes; " +
+		"if cluster c0ffee02 was made anew, start the application again: invalid request"},
+	{name: "end no lease", is: api.ErrInvalid, call: func(ctx context.Context, c client) error {
+		_, err := c.Lease(ctx, &concordv1.LeaseRequest{End: true})
+		return err
+	}, says: "lease: is zero, which is none: invalid request"},
+	{name: "settle by another action", is: api.ErrInvalid, call: func(ctx context.Context, c client) error {
+		_, err := c.Settle(ctx, &concordv1.SettleRequest{Gid: gid(), Action: "commit", Who: "ann", Reason: "why"})
+		return err
+	}, says: `action: "commit" is not abandon, the only one that this version knows: invalid request`},
+	{name: "no reason", is: api.ErrInvalid, call: func(ctx context.Context, c client) error {
+		_, err := c.Resolve(ctx, &concordv1.ResolveRequest{Gid: gid(), Decision: "abort", Who: "ann"})
+		return err
+	}, says: "reason: say why, it is kept with the transaction: invalid request"},
+	{name: "no reason to move leadership", is: api.ErrInvalid, call: func(ctx context.Context, c client) error {
+		_, err := c.TransferLeadership(ctx, &concordv1.TransferLeadershipRequest{Node: 2, Who: "ann"})
+		return err
+	}, says: "reason: say why, it is kept with the transaction: invalid request"},
+	{name: "add nobody", is: api.ErrInvalid, call: adds(func(r *concordv1.AddMemberRequest) { r.Node = 0 }), says: "node: is missing or 0: ids start at 1: invalid request"},
+	{name: "add in no role", is: api.ErrInvalid, call: adds(func(r *concordv1.AddMemberRequest) { r.Role = "learner" }),
+		says: `role: "learner" is neither voter nor observer: invalid request`},
+	{name: "add at one address", is: api.ErrInvalid, call: adds(func(r *concordv1.AddMemberRequest) { r.Api = r.GetPeer() }),
+		says: `peer, api: both are "a:1": give two addresses: invalid request`},
+	{name: "add at no address", is: api.ErrInvalid, call: adds(func(r *concordv1.AddMemberRequest) { r.Api = ":7420" }), says: `api: ":7420" is not host:port: invalid request`},
+	{name: "list what there is not", is: api.ErrInvalid, call: func(ctx context.Context, c client) error {
+		_, err := c.List(ctx, &concordv1.ListRequest{State: "lost"})
+		return err
+	}, says: `state: "lost" is none of in-doubt, committed, aborted, unrecorded, heuristic: invalid request`},
+	{name: "ask while the cluster is being formed", is: api.ErrUnavailable, node: func(_ *testing.T, n *fakeNode) { n.snapshot.Cluster = 0 }, call: resources,
+		says: "the cluster is being formed: ask again in a moment: unavailable"},
+
+	{name: "get what nobody knows", is: api.ErrNotFound, call: gets,
+		says: `transaction GID is not known: no decision, and no resource lists a prepared branch of it; compare the gid with "concord tx ls": not found`},
+	{name: "get what nobody knows for sure", is: api.ErrNotFound, call: gets, node: func(_ *testing.T, n *fakeNode) {
+		n.view.Unlisted = []string{"resource orders could not be listed (connection refused)", "resource billing has not been listed yet"}
+	}, says: "transaction GID is not known: no decision, and whether a branch of it is prepared is not known of all resources: " +
+		`resource orders could not be listed (connection refused); resource billing has not been listed yet; run "concord resource check": not found`},
+	{name: "get what is too old", is: api.ErrTooOld, call: gets, node: func(_ *testing.T, n *fakeNode) { n.view.TooOld = true },
+		says: "transaction GID is older than what the cluster remembers, and no resource lists a prepared branch of it: look into the databases: " +
+			"older than what the cluster remembers"},
+	{name: "get what belongs to another cluster", is: api.ErrNotFound, call: gets, node: func(_ *testing.T, n *fakeNode) {
+		n.view.Foreign = []txn.XID{{Cluster: 0xdead, ID: known.ID}}
+	}, says: "transaction GID is not one of this cluster: a resource lists concord-0000dead-GID-00, of cluster 0000dead; " +
+		`"concord recover GID" says what to do: not found`},
+
+	{name: "ask a node that knows no leader", is: api.ErrUnavailable, call: gets, node: func(_ *testing.T, n *fakeNode) { n.err = &api.NotLeaderError{} },
+		says: `this node is not the leader and knows none at the moment: ask again, or run "concord status"`},
+	{name: "ask a node whose leader does not answer", is: api.ErrUnavailable, call: gets, node: func(t *testing.T, n *fakeNode) {
+		gone := serve(t, newFake(), nil)
+		gone.Close()
+		n.follows(1, gone.addr())
+	}, says: "the leader, node 1, did not answer at ADDR (dial tcp ADDR: connect: connection refused): ask again, or run \"concord status\": unavailable"},
+	{name: "a panic", call: gets, node: func(_ *testing.T, n *fakeNode) { n.panics = true }, says: "internal: internal error: the node's log says more"},
+	{name: "too many calls", is: api.ErrBusy, call: resources, wrap: func(i int, l layer) layer {
+		if i == 3 {
+			return limited(0, 0)
+		}
+		return l
+	}, says: "0 calls are under way at this node: ask again in a moment, or another node: busy"},
+}
+
+var (
+	anID   = regexp.MustCompile(`\b[0-7][0-9A-HJKMNP-TV-Z]{25}\b`)
+	anAddr = regexp.MustCompile(`127\.0\.0\.1:[0-9]{4,5}`)
+)
+
+func TestWhatErrorsSay(t *testing.T) {
+	for _, m := range messages {
+		t.Run(m.name, func(t *testing.T) {
+			n := newFake()
+			if m.node != nil {
+				m.node(t, n)
+			}
+			err := api.FromStatus(m.call(t.Context(), serve(t, n, m.wrap).stub(t)))
+			require.Error(t, err)
+			require.Equal(t, m.says, anAddr.ReplaceAllString(anID.ReplaceAllString(err.Error(), "GID"), "ADDR"))
+			if m.is != nil {
+				require.ErrorIs(t, err, m.is)
+			} else {
+				require.Equal(t, connect.CodeInternal, connect.CodeOf(err))
+			}
+		})
+	}
+}
+
+// unmet are texts that no client reads.
+var unmet = []string{
+	"serve the API at %v: ",          // of a listener that ends: the node stops with it
+	"server: %T is no request of %s", // of a table of this package that is wrong
+}
+
+// Who writes another error finds out here that its text has to be looked at by everybody.
+func TestEveryErrorHasARow(t *testing.T) {
+	files, err := os.ReadDir(".")
+	require.NoError(t, err)
+	found := 0
+	for _, f := range files {
+		if !strings.HasSuffix(f.Name(), ".go") || strings.HasSuffix(f.Name(), "_test.go") {
+			continue
+		}
+		file, err := parser.ParseFile(token.NewFileSet(), f.Name(), nil, parser.SkipObjectResolution)
+		require.NoError(t, err)
+		ast.Inspect(file, func(n ast.Node) bool {
+			call, ok := n.(*ast.CallExpr)
+			if !ok {
+				return true
+			}
+			if name := nameOf(call.Fun); name != "fmt.Errorf" && name != "errors.New" {
+				return true
+			}
+			format := literals(call.Args[0])
+			found++
+			words := regexp.MustCompile(`%[-+#0-9.]*[a-zA-Z]`).Split(format, -1)
+			for i := range words {
+				words[i] = regexp.QuoteMeta(words[i])
+			}
+			like := regexp.MustCompile(strings.Join(words, ".*"))
+			row := slices.ContainsFunc(messages, func(m message) bool { return like.MatchString(m.says) }) ||
+				slices.ContainsFunc(unmet, func(u string) bool { return strings.Contains(format, u) })
+			if !row {
+				t.Errorf("no row of messages, in texts_test.go, shows this error: %q: add the call that meets it, and all that it says then, with a true next step", format)
+			}
+			return true
+		})
+	}
+	require.Greater(t, found, 12, "the errors were not found")
+}
+
+// nameOf returns the name of a function of another package.
+func nameOf(e ast.Expr) string {
+	if of, ok := e.(*ast.SelectorExpr); ok {
+		if pkg, ok := of.X.(*ast.Ident); ok {
+			return pkg.Name + "." + of.Sel.Name
+		}
+	}
+	return ""
+}
+
+// literals joins the parts of a text that are written there.
+func literals(e ast.Expr) string {
+	switch e := e.(type) {
+	case *ast.BasicLit:
+		text, _ := strconv.Unquote(e.Value) // of a number it is an error, and empty
+		return text
+	case *ast.BinaryExpr:
+		return literals(e.X) + literals(e.Y)
+	}
+	return ""
+}
