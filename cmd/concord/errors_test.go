@@ -115,7 +115,7 @@ var configured = []message{
 		says: "FILE: resources[1]: unknown key " + notShown + ": the keys are name, driver, dsn, dsn_file; put a dsn with special characters in quotes: " + example},
 	{name: "a value of a resource that is no text", file: with("name: billing", "name: [billing]"), says: "FILE: resources[1]: name: want a text: put it in quotes: " + example},
 	{name: "resource name missing", file: with("name: billing, ", ""), says: `FILE: resources[1]: "name" is missing: give the name that the applications have for it`},
-	{name: "resource name invisible", file: with("name: billing", `name: "bill\u200bing"`), says: "FILE: resources[1]: name: holds a control character or an invisible one at byte 4"},
+	{name: "resource name invisible", file: with("name: billing", `name: "bill\u200bing"`), says: "FILE: resources[1]: name: holds a control character or an invisible one at byte 4: leave it out"},
 	{name: "resource name is a dsn", file: with("name: billing", `name: "postgres://app:s3cr3t@db/shop"`),
 		says: "FILE: resources[1]: the name " + notShown + ` looks like a data source name, which belongs under "dsn"`},
 	{name: "resource name twice", file: with("name: billing", "name: orders"), says: `FILE: resources[1]: the name "orders" is given twice: each resource has its own`},
