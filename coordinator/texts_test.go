@@ -273,13 +273,21 @@ var messages = []message{
 
 	{name: "a lease that is not switched on", is: api.ErrRefused, meet: asked(func(_ *lone, request uint64) Event { return LeaseAsked{Request: request} }),
 		says: `leases are not switched on yet: some member of the cluster is away, or runs a release that does not know them; see "concord status"`},
-	{name: "more leases than may be", is: api.ErrRefused, meet: asked(func(_ *lone, request uint64) Event { return LeaseAsked{Request: request} }, levelled, func(l *lone) {
-		events := make([]Event, txn.MaxLeases)
-		for i := range events {
-			events[i] = LeaseAsked{Request: uint64(1000 + i)}
+	{name: "more leases than may be", is: api.ErrRefused, meet: func(t *testing.T) error {
+		l := newLone(t)
+		levelled(l)
+		const first = 1000
+		for i := range txn.MaxLeases + 1 {
+			l.step(LeaseAsked{Request: uint64(first + i)})
+			if i%500 == 0 {
+				l.tick(10 * time.Millisecond)
+			}
 		}
-		l.step(events...)
-	}), says: "10000 clients have a lease, which is the limit: close some of them"},
+		for range 20 {
+			l.tick(50 * time.Millisecond)
+		}
+		return l.replies[first+txn.MaxLeases].Err
+	}, says: "10000 clients have a lease, which is the limit: close some of them"},
 	{name: "a lease that is not known yet", is: api.ErrUnavailable, meet: one(func(_ context.Context, _ *testCluster, n *Node) error {
 		_, err := n.RenewLease(99)
 		return err
