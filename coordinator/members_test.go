@@ -67,10 +67,30 @@ func (c *testCluster) add(m Member) {
 	require.NoError(c.t, c.again(func(ctx context.Context, n *Node) error { return n.AddMember(ctx, m, key, "ann", "more") }))
 }
 
+// remove removes a member once it may be: a leader that has just begun, or has just made a voter,
+// refuses for as long as too few of the others follow it.
 func (c *testCluster) remove(id zab.NodeID) {
 	c.t.Helper()
 	key := txn.NewID(time.Now()).String()
-	require.NoError(c.t, c.again(func(ctx context.Context, n *Node) error { return n.RemoveMember(ctx, id, key, "ann", "less") }))
+	var err error
+	require.Eventually(c.t, func() bool {
+		err = c.again(func(ctx context.Context, n *Node) error { return n.RemoveMember(ctx, id, key, "ann", "less") })
+		return !errors.Is(err, api.ErrRefused)
+	}, 40*time.Second, 20*time.Millisecond, "node %d may be removed", id)
+	require.NoError(c.t, err)
+}
+
+// anotherVoter is one that does not lead.
+func (c *testCluster) anotherVoter() zab.NodeID {
+	c.t.Helper()
+	leader := c.leader()
+	for _, m := range leader.Members().Members {
+		if !m.Observer && m.ID != leader.config.Node {
+			return m.ID
+		}
+	}
+	require.FailNow(c.t, "the leader is the only voter")
+	return 0
 }
 
 // role waits until the leader knows a node in a role.
@@ -131,7 +151,7 @@ func TestAClusterGrowsAndShrinksUnderLoad(t *testing.T) {
 	first := c.leader().config.Node
 	c.remove(first)
 	c.told(first)
-	second := c.follower()
+	second := c.anotherVoter()
 	c.remove(second)
 	c.told(second)
 	known := end()
