@@ -146,13 +146,12 @@ func (n *Node) onFollowerInfo(from int, session uint64, info FollowerInfo) {
 	if session < p.newest || session == 0 {
 		return
 	}
-	voter := !n.set.Members[from].Observer
 	if !n.plausible(info.Accepted) {
 		n.note("ALARM: ignoring node %d: it claims to have promised epoch %d, and this node is at %d: replace its store", n.set.Members[from].ID, info.Accepted, n.hard.Accepted)
 		return
 	}
 	if l.epoch != 0 && info.Accepted > l.epoch {
-		if !voter || !n.abdicate(info.Accepted) {
+		if !n.abdicate(info.Accepted) { // an observer was a voter when it promised that
 			n.send(from, l.epoch, session, Reject{Reason: EpochTooLow, Accepted: n.durable.Accepted})
 		}
 		return
@@ -192,11 +191,13 @@ func (n *Node) decideEpoch() {
 	}
 	highest, infos := max(n.hard.Accepted, n.seenAccepted), 1
 	for i := range l.peers {
-		if !l.peers[i].known || n.set.Members[i].Observer {
+		if !l.peers[i].known {
 			continue
 		}
-		infos++
-		highest = max(highest, l.peers[i].accepted)
+		highest = max(highest, l.peers[i].accepted) // an observer may have been a voter
+		if !n.set.Members[i].Observer {
+			infos++
+		}
 	}
 	if infos < n.quorum {
 		return
@@ -335,7 +336,7 @@ func (n *Node) mayPromise(i int) bool {
 
 // rejectedByFollower hears that a peer left the session, or promised more.
 func (n *Node) rejectedByFollower(from int, r Reject) {
-	if n.lead.epoch != 0 && r.Accepted > n.lead.epoch && n.plausible(r.Accepted) && !n.set.Members[from].Observer && n.abdicate(r.Accepted) {
+	if n.lead.epoch != 0 && r.Accepted > n.lead.epoch && n.plausible(r.Accepted) && n.abdicate(r.Accepted) {
 		return
 	}
 	n.dropSession(from, "the peer left")

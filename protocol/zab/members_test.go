@@ -262,3 +262,17 @@ func TestWhyLeadershipIsNotHandedOver(t *testing.T) {
 	require.NotEmpty(t, why)
 	require.Empty(t, g.errs)
 }
+
+// A voter promised an epoch in an election that came to nothing, and is an observer since. It could
+// follow no leader below that promise, so whoever leads makes room for an epoch above it.
+func TestAnObserverThatWasAVoterIsNotLockedOutByItsPromise(t *testing.T) {
+	c := newCluster(3, 1, nil)
+	observer := c.hosts[len(c.hosts)-1]
+	observer.disk.hard = HardState{Accepted: 7, AcceptedFrom: observer.cfg.ID}
+	for _, h := range c.hosts {
+		require.NoError(t, c.start(h))
+	}
+	c.run(400)
+	require.True(t, observer.core.Status().Established)
+	require.Greater(t, observer.core.Status().Epoch, Epoch(6))
+}
