@@ -184,9 +184,19 @@ func (c *Core) States(id txn.ID) []State {
 // Open is how many branches have a session.
 func (c *Core) Open() int { return c.open }
 
+// Quiet reports whether all that a session is still needed for is prepared.
+func (c *Core) Quiet() bool {
+	for _, b := range c.branches {
+		if b.open && !b.core.InDoubt() || b.clearing {
+			return false
+		}
+	}
+	return true
+}
+
 // Clone returns an independent copy.
 func (c *Core) Clone() *Core {
-	d := NewCore(c.rules, c.epoch, c.cluster, c.resources, nil)
+	d := NewCore(c.rules, c.life, c.cluster, c.resources, nil)
 	d.now, d.stopping, d.open, d.turn, d.durable = c.now, c.stopping, c.open, c.turn, c.durable
 	d.ended = slices.Clone(c.ended)
 	for xid, b := range c.branches {
@@ -219,7 +229,7 @@ func (c *Core) Clone() *Core {
 // String prints the state, a line for each branch.
 func (c *Core) String() string {
 	var s strings.Builder
-	fmt.Fprintf(&s, "agent epoch=%d open=%d", c.epoch, c.open)
+	fmt.Fprintf(&s, "agent epoch=%d open=%d", c.life.Epoch, c.open)
 	for _, state := range c.States(txn.ID{}) {
 		b := c.branches[state.Branch.XID]
 		fmt.Fprintf(&s, "\n  %s/%02x %s", b.resource, uint8(b.xid.Branch), state.Phase)

@@ -63,7 +63,7 @@ const (
 //     decision of the cluster, and asking about it never makes one.
 type Core struct {
 	rules     Rules
-	epoch     Epoch
+	life      Life
 	cluster   txn.ClusterID // 0: not known yet
 	resources []string
 	now       time.Time
@@ -91,9 +91,9 @@ type ended struct {
 
 // NewCore makes the core of a life of an agent that hosts these resources, with what the journal
 // has of earlier lives. Cluster is 0 if the agent has never belonged to one.
-func NewCore(rules Rules, epoch Epoch, cluster txn.ClusterID, resources []string, entries []Entry) *Core {
+func NewCore(rules Rules, life Life, cluster txn.ClusterID, resources []string, entries []Entry) *Core {
 	c := &Core{
-		rules: rules.withDefaults(), epoch: epoch, cluster: cluster, resources: slices.Clone(resources),
+		rules: rules.withDefaults(), life: life, cluster: cluster, resources: slices.Clone(resources),
 		branches: map[txn.XID]*branch{}, byID: map[txn.ID][]*branch{}, calls: map[Call]txn.XID{}, asking: map[txn.ID]bool{},
 		live: map[txn.XID]bool{}, withheld: map[uint64][]Effect{},
 	}

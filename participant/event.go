@@ -20,6 +20,12 @@ type Call uint64
 // of it.
 type Epoch uint32
 
+// Life is one life of one agent. What was opened in another is not here any more, unless it voted.
+type Life struct {
+	Journal JournalID
+	Epoch   Epoch
+}
+
 // Digest stands for all work of a branch that was answered, in its order: each answer brings the
 // next one. It begins as zero.
 type Digest = statement.Sum
@@ -34,7 +40,7 @@ type Branch struct {
 type WorkAsked struct {
 	Call   Call
 	Branch Branch
-	Epoch  Epoch // the life of the agent that the caller means
+	Life   Life // that the caller means
 	Number uint64
 	Work   statement.Work
 	// Limits bound the result, Timeout the time that it may take.
@@ -60,7 +66,7 @@ type WorkDone struct {
 type PrepareAsked struct {
 	Call     Call
 	Branch   Branch
-	Epoch    Epoch
+	Life     Life
 	Number   uint64
 	Digest   Digest
 	DecideBy time.Duration

@@ -39,7 +39,7 @@ func TestTraces(t *testing.T) {
 					require.Equal(t, e, parsed)
 					entries = append(entries, parsed)
 				}
-				s.core = NewCore(Rules{MaxOpen: open}, Epoch(epoch), storyCluster, []string{"pg", "my"}, entries)
+				s.core = NewCore(Rules{MaxOpen: open}, Life{Epoch: Epoch(epoch)}, storyCluster, []string{"pg", "my"}, entries)
 				for _, f := range s.core.Step(Tick{Now: s.start.Add(s.now)}) {
 					fmt.Fprintf(&b, "  > %s\n", s.effect(f))
 				}
@@ -113,12 +113,15 @@ func (s *story) event(words []string) Event {
 	}
 	reason := strings.Join(words[min(3, len(words)):], " ")
 	decision := map[string]txn.Decision{"commit": txn.Commit, "abort": txn.Abort}
-	epoch := Epoch(number("epoch", uint64(s.core.epoch)))
+	life := Life{Epoch: Epoch(number("epoch", uint64(s.core.life.Epoch)))}
+	if _, ok := arg("other-journal"); ok {
+		life.Journal[0]++
+	}
 	switch words[0] {
 	case "work": // work T/pg/0 1 text call=1
 		n, err := strconv.ParseUint(words[2], 10, 64)
 		require.NoError(s.t, err)
-		e := WorkAsked{Call: Call(number("call", n)), Branch: s.branch(words[1]), Epoch: epoch, Number: n,
+		e := WorkAsked{Call: Call(number("call", n)), Branch: s.branch(words[1]), Life: life, Number: n,
 			Work: statement.Work{Verb: statement.Execute, Text: words[3]}}
 		if _, ok := arg("other-cluster"); ok {
 			e.Branch.XID.Cluster++
@@ -131,7 +134,7 @@ func (s *story) event(words []string) Event {
 	case "prepare": // prepare T/pg/0 2 [digest=zero]
 		n, err := strconv.ParseUint(words[2], 10, 64)
 		require.NoError(s.t, err)
-		e := PrepareAsked{Call: Call(number("call", 100)), Branch: s.branch(words[1]), Epoch: epoch, Number: n, Digest: s.digests[words[1]]}
+		e := PrepareAsked{Call: Call(number("call", 100)), Branch: s.branch(words[1]), Life: life, Number: n, Digest: s.digests[words[1]]}
 		if _, ok := arg("digest"); ok {
 			e.Digest = Digest{}
 		}

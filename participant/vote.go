@@ -36,9 +36,9 @@ func (c *Core) prepareAsked(e PrepareAsked) {
 	b := c.branches[e.Branch.XID]
 	no := func(reason string) { c.emit(Cast{Call: e.Call, Vote: txn.VoteNo, Reason: reason}) }
 	switch {
-	case b == nil && e.Epoch != c.epoch, b != nil && b.foreign() && !b.over, b != nil && b.opened && e.Epoch != c.epoch:
+	case b == nil && e.Life != c.life, b != nil && b.foreign() && !b.over, b != nil && b.opened && e.Life != c.life:
 		// Nothing is rolled back: another life may have prepared it and said Yes.
-		no(c.otherLife(e.Epoch))
+		no(c.otherLife(e.Life))
 		return
 	case b == nil:
 		b = newBranch(e.Branch)

@@ -26,8 +26,8 @@ func (c *Core) workAsked(e WorkAsked) {
 	switch {
 	case b.asked || b.core.Ended() || !b.opened:
 		c.refuse(e.Call, Refused, "the branch takes no work any more: %s", b.notOpen())
-	case e.Epoch != c.epoch:
-		c.refuse(e.Call, Refused, "%s", c.otherLife(e.Epoch))
+	case e.Life != c.life:
+		c.refuse(e.Call, Refused, "%s", c.otherLife(e.Life))
 	case e.Number == b.number && sum != b.sum:
 		c.refuse(e.Call, Invalid, "request %d of this branch was another one: a request that is repeated must be the same", e.Number)
 	case e.Number == b.number && b.busy:
@@ -51,8 +51,8 @@ func (c *Core) openBranch(e WorkAsked) *branch {
 	switch class := e.Branch.XID.ID.Class(); {
 	case class != txn.Plain && class != txn.Recorded:
 		c.refuse(e.Call, Invalid, "the transaction is of class %v, whose branches this agent cannot hold: begin it as two_phase", class)
-	case e.Epoch != c.epoch:
-		c.refuse(e.Call, Refused, "%s", c.otherLife(e.Epoch))
+	case e.Life != c.life:
+		c.refuse(e.Call, Refused, "%s", c.otherLife(e.Life))
 	case c.stopping:
 		c.refuse(e.Call, Unavailable, "this agent is shutting down: ask again when it has started")
 	case e.Number != 1:
@@ -75,8 +75,12 @@ func (c *Core) openBranch(e WorkAsked) *branch {
 	return nil
 }
 
-func (c *Core) otherLife(epoch Epoch) string {
-	return "this agent has started again since: its epoch is " + uintText(uint64(c.epoch)) + ", the request is for " + uintText(uint64(epoch)) +
+func (c *Core) otherLife(l Life) string {
+	if l.Journal != c.life.Journal {
+		return "the request is for journal " + l.Journal.String() + ", and this agent has " + c.life.Journal.String() +
+			": it is another agent, or lost its journal; roll the transaction back and begin a new one"
+	}
+	return "this agent has started again since: its epoch is " + uintText(uint64(c.life.Epoch)) + ", the request is for " + uintText(uint64(l.Epoch)) +
 		", and what was open then is rolled back; roll the transaction back and begin a new one"
 }
 
