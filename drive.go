@@ -296,7 +296,7 @@ func (d *driver) ask(branches []txn.Branch) word {
 		return notAsked(err)
 	}
 	sent := time.Now()
-	request := api.Commit{ID: d.tx.id, Cluster: d.tx.cluster, Protocol: d.tx.protocol, Branches: branches, Label: d.tx.label}
+	request := txn.CommitRequest{ID: d.tx.id, Cluster: d.tx.cluster, Protocol: d.tx.protocol, Branches: branches, Label: d.tx.label}
 	res, err := client.api.Commit(ctx, api.CommitRequest(request))
 	if err != nil && mutant.RetryUnderNewGid {
 		request.ID = txn.NewID(d.tx.id.Time()).WithClass(d.tx.id.Class())

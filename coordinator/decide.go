@@ -30,6 +30,30 @@ func (c *Core) ready(request uint64) bool {
 	return false
 }
 
+// SameCluster returns why a cluster knows nothing of a transaction that is said to belong to
+// another one, or nil. The error wraps api.ErrInvalid.
+func SameCluster(own, named txn.ClusterID) error {
+	if named == 0 || named == own {
+		return nil
+	}
+	return &requestError{api.ErrInvalid, fmt.Sprintf("the transaction belongs to cluster %v, but this is cluster %v: connect to the right nodes; "+
+		"if cluster %v was made anew, start the application again", named, own, named)}
+}
+
+// ofAnother answers a request about another cluster's transaction. Before the cluster is formed
+// nothing is decided, and nobody knows of anything decided.
+func (c *Core) ofAnother(request uint64, named txn.ClusterID) bool {
+	own := c.table.Cluster()
+	if own == 0 {
+		return false
+	}
+	err := SameCluster(own, named)
+	if err != nil {
+		c.reply(Reply{Request: request, Err: err})
+	}
+	return err != nil
+}
+
 // answerKnown answers a request about a transaction that is decided, or too old to
 // be judged. seen says that the request tells of a prepared branch, or of several.
 func (c *Core) answerKnown(request uint64, id txn.ID, seen bool) bool {
@@ -123,7 +147,7 @@ func (c *Core) latest() time.Time {
 }
 
 func (c *Core) onCommitAsked(e CommitAsked) {
-	if !c.ready(e.Request) {
+	if !c.ready(e.Request) || c.ofAnother(e.Request, e.Cluster) {
 		return
 	}
 	c.hear(e.ID.Lease())
@@ -192,7 +216,7 @@ func (c *Core) acceptable(branches []txn.Branch) error {
 
 // settle answers for good: what is not decided is aborted, by the leader.
 func (c *Core) settle(e OutcomeAsked) {
-	if c.answerKnown(e.Request, e.ID, e.Several) || !c.ready(e.Request) || c.undecidable(e.Request, e.ID) || c.overloaded(e.Request, e.ID) {
+	if c.ofAnother(e.Request, e.Cluster) || c.answerKnown(e.Request, e.ID, e.Several) || !c.ready(e.Request) || c.undecidable(e.Request, e.ID) || c.overloaded(e.Request, e.ID) {
 		return
 	}
 	if mutant.ForgetTombstones {
