@@ -10,7 +10,7 @@ import (
 
 	"github.com/concordtx/concord/api"
 	"github.com/concordtx/concord/internal/mutant"
-	"github.com/concordtx/concord/protocol/twopc"
+	"github.com/concordtx/concord/protocol"
 	"github.com/concordtx/concord/protocol/zab"
 	"github.com/concordtx/concord/txn"
 )
@@ -172,11 +172,11 @@ func (c *Core) onCommitAsked(e CommitAsked) {
 		err = c.acceptable(e.Branches)
 	}
 	if err != nil {
-		c.carry(l, l.core.Step(twopc.RollbackAsked{Reason: err.Error()}))
+		c.carry(l, l.core.Step(protocol.RollbackAsked{Reason: err.Error()}))
 		return
 	}
 	l.protocol, l.label = e.Protocol, e.Label
-	c.carry(l, l.core.Step(twopc.Asked{Branches: e.Branches}))
+	c.carry(l, l.core.Step(protocol.Asked{Branches: e.Branches}))
 }
 
 // overloaded answers "busy" to a request for one more transaction when the log does
@@ -225,7 +225,7 @@ func (c *Core) settle(e OutcomeAsked) {
 	}
 	l := c.wait(e.Request, e.ID)
 	l.seen = l.seen || e.Several || len(c.listedBranches(e.ID)) > 0
-	c.carry(l, l.core.Step(twopc.RollbackAsked{Reason: "asked for its outcome before it was decided"}))
+	c.carry(l, l.core.Step(protocol.RollbackAsked{Reason: "asked for its outcome before it was decided"}))
 }
 
 func (c *Core) onResolveAsked(e ResolveAsked) {
@@ -253,7 +253,7 @@ func (c *Core) onResolveAsked(e ResolveAsked) {
 		l := c.wait(e.Request, e.ID)
 		l.seen = l.seen || len(branches) > 0
 		l.by = txn.FromOperator
-		c.carry(l, l.core.Step(twopc.RollbackAsked{Reason: reason}))
+		c.carry(l, l.core.Step(protocol.RollbackAsked{Reason: reason}))
 	case c.unlisted() != nil:
 		c.reply(Reply{Request: e.Request, Err: refusedf("%v, so it is not known whether %v has a branch there that would have to commit too: wait until \"concord status\" shows it well, or abort", c.unlisted()[0], e.ID)})
 	case len(branches) == 0:
@@ -261,7 +261,7 @@ func (c *Core) onResolveAsked(e ResolveAsked) {
 	default:
 		l := c.wait(e.Request, e.ID)
 		l.by, l.reason = txn.FromOperator, reason
-		c.carry(l, l.core.Step(twopc.Asked{Branches: branches}))
+		c.carry(l, l.core.Step(protocol.Asked{Branches: branches}))
 	}
 	c.alarm("%v: an operator asks for %v: %s", e.ID, e.Decision, reason)
 }
@@ -378,7 +378,7 @@ func (c *Core) onVerdict(v txn.Verdict) {
 		if l.seen {
 			c.see(&x)
 		}
-		c.carry(l, l.core.Step(twopc.Delivered{Decision: x.Decision, Branches: x.Branches, Reason: x.Reason}))
+		c.carry(l, l.core.Step(protocol.Delivered{Decision: x.Decision, Branches: x.Branches, Reason: x.Reason}))
 		c.tell(l) // those that did not ask for a commit
 		if x.Decision == txn.Abort || x.Ended {
 			c.letGo(v.ID) // nothing is left that phase two would do
