@@ -1,7 +1,7 @@
 #!/bin/sh
 # SPDX-License-Identifier: Apache-2.0
 #
-# Writes the Go code of the API from concord/v1/concord.proto. The result is
+# Writes the Go code of the API from concord/v1/*.proto. The result is
 # committed, so only a change of the .proto needs this. It needs Go and either buf
 # or npx; the versions are pinned here so that everybody writes the same bytes.
 set -eu
