@@ -12,7 +12,7 @@ import (
 
 // Rules are what an agent is told. The zero value of each field means its default.
 type Rules struct {
-	// MaxOpen is how many branches may have a session. Default 256.
+	// MaxOpen is how many branches may have a session. Default 64.
 	MaxOpen int
 	// Silence is how long an open branch may hear nothing before it is rolled back. A caller may
 	// ask for less. Default 1 minute.
@@ -32,7 +32,7 @@ func (r Rules) withDefaults() Rules {
 		}
 	}
 	if r.MaxOpen <= 0 {
-		r.MaxOpen = 256
+		r.MaxOpen = 64
 	}
 	set(&r.Silence, time.Minute)
 	set(&r.InquireAfter, 2*time.Second)
