@@ -262,6 +262,20 @@ func (c *Core) write(id txn.ID, forced bool) uint64 {
 	return w.Turn
 }
 
+// say lets out what rests on the last forced write of a branch, once that is durable.
+func (c *Core) say(b *branch, speak func()) {
+	before := c.effects
+	c.effects = nil
+	speak()
+	said := c.effects
+	c.effects = before
+	if b.turn > c.durable {
+		c.withheld[b.turn] = append(c.withheld[b.turn], said...)
+	} else {
+		c.effects = append(c.effects, said...)
+	}
+}
+
 // written lets go of what waited for a force.
 func (c *Core) written(turn uint64) {
 	c.durable = max(c.durable, turn)
