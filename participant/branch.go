@@ -61,7 +61,7 @@ type branch struct {
 	why       string     // what the last attempt to finish it said
 	due       time.Time  // of the next question or attempt
 	pause     time.Duration
-	turn      uint64 // of the forced write that says how badly it ended
+	turn      uint64 // of the last forced write that says something of it
 	sightings int    // how many listings in a row had it
 }
 

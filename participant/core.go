@@ -12,7 +12,7 @@ import (
 
 // Rules are what an agent is told. The zero value of each field means its default.
 type Rules struct {
-	// MaxOpen is how many branches may have a session. Default 256.
+	// MaxOpen is how many branches may have a session. Default 64.
 	MaxOpen int
 	// Silence is how long an open branch may hear nothing before it is rolled back. A caller may
 	// ask for less. Default 1 minute.
@@ -32,7 +32,7 @@ func (r Rules) withDefaults() Rules {
 		}
 	}
 	if r.MaxOpen <= 0 {
-		r.MaxOpen = 256
+		r.MaxOpen = 64
 	}
 	set(&r.Silence, time.Minute)
 	set(&r.InquireAfter, 2*time.Second)
@@ -260,6 +260,20 @@ func (c *Core) write(id txn.ID, forced bool) uint64 {
 	}
 	c.emit(w)
 	return w.Turn
+}
+
+// say lets out what rests on the last forced write of a branch, once that is durable.
+func (c *Core) say(b *branch, speak func()) {
+	before := c.effects
+	c.effects = nil
+	speak()
+	said := c.effects
+	c.effects = before
+	if b.turn > c.durable {
+		c.withheld[b.turn] = append(c.withheld[b.turn], said...)
+	} else {
+		c.effects = append(c.effects, said...)
+	}
 }
 
 // written lets go of what waited for a force.

@@ -110,16 +110,9 @@ func (c *Core) finished(e Finished) {
 // in the journal, and is there before it is said.
 func (c *Core) report(b *branch, f txn.Finish) {
 	bad := f == txn.Lost || f == txn.Contradicted
-	was := c.effects
-	c.effects = nil
-	told := c.answered(&b.finishers, func(call Call) Effect { return Ended{Call: call, Finish: f} })
 	// Of what never voted Yes nobody needs to hear; and of a branch that its own session may have
 	// finished meanwhile, "not found" says nothing.
-	if !told && (b.entered || b.foreign() && !bad) {
-		c.emit(Report{Branch: b.branch(), Finish: f})
-	}
-	said := c.effects
-	c.effects = was
+	worth := b.entered || b.foreign() && !bad
 	news := b.entered && (!bad || b.finish != f)
 	b.finish = f
 	c.over(b)
@@ -130,11 +123,11 @@ func (c *Core) report(b *branch, f txn.Finish) {
 		b.entered = false
 		c.write(b.xid.ID, false)
 	}
-	if b.turn > c.durable {
-		c.withheld[b.turn] = append(c.withheld[b.turn], said...)
-	} else {
-		c.effects = append(c.effects, said...)
-	}
+	c.say(b, func() {
+		if !c.answered(&b.finishers, func(call Call) Effect { return Ended{Call: call, Finish: f} }) && worth {
+			c.emit(Report{Branch: b.branch(), Finish: f})
+		}
+	})
 }
 
 // over notes that nothing is to be done for a branch.

@@ -45,8 +45,8 @@ func ParseJournalID(s string) (JournalID, bool) {
 // What it owes its caller:
 //   - What a forced Apply returned for is there after any crash that leaves the synced bytes of the
 //     disk intact, and so is all that was applied before.
-//   - One Apply is atomic. An Apply that is not forced survives the death of the process alone, most
-//     likely, and a power failure only by luck.
+//   - One Apply is atomic. An Apply that is not forced survives the death of the process only by
+//     luck, and is there once a later one was forced.
 //   - Nothing is believed on sight: each value has a checksum over its key and itself.
 //   - A write error ends the process: after a failed sync nobody knows what the disk holds.
 //

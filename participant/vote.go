@@ -92,18 +92,21 @@ func (c *Core) voted(e Voted) {
 	}
 }
 
-// cast answers whoever asked. The entry goes into the journal before; under two phases nothing that
-// is safe rests on it, so it is not forced.
+// cast answers whoever asked. The entry is durable before: so the vote stays the same in every life,
+// with its evidence, and the agent may settle what nobody decides. Without it a branch that is
+// listed might be somebody else's.
 func (c *Core) cast(b *branch, vote txn.Vote, branch txn.Branch, reason string) {
 	b.vote = vote
 	if vote == txn.VoteYes && !b.entered {
 		b.entered, b.prepared, b.reason = true, branch, "it is prepared"
 		b.pause = c.rules.InquireAfter
 		c.later(b)
-		c.write(b.xid.ID, false)
+		b.turn = c.write(b.xid.ID, true)
 	}
-	c.answered(&b.voters, func(call Call) Effect {
-		return Cast{Call: call, Vote: vote, Branch: branch, Reason: reason, Torn: b.torn}
+	c.say(b, func() {
+		c.answered(&b.voters, func(call Call) Effect {
+			return Cast{Call: call, Vote: vote, Branch: branch, Reason: reason, Torn: b.torn}
+		})
 	})
 }
 

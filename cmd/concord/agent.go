@@ -5,7 +5,9 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
+	"net"
 	"os"
 	"strings"
 
@@ -30,7 +32,7 @@ func (c *cli) agentCommand() *cobra.Command {
 			"over HTTP with JSON or gRPC. It keeps a journal in \"data_dir\": after a crash it finishes what was\n" +
 			"prepared as the coordinators say, and what was not is rolled back.\n\n" +
 			"Each agent has a name and a data_dir of its own. The journal must not be restored from a backup.\n" +
-			"A branch that hears nothing for \"silence\" (default 1m) is rolled back; at most \"max_open\" (256)\n" +
+			"A branch that hears nothing for \"silence\" (default 1m) is rolled back; at most \"max_open\" (64)\n" +
 			"are open. \"scan\" (5s) is how often the databases are asked for prepared branches.\n\n" +
 			"Every key can also come from the environment, which goes before the file, and some from flags,\n" +
 			"which go before both; the lists are YAML or JSON there.\n" +
@@ -64,7 +66,7 @@ func (c *cli) agentCommand() *cobra.Command {
 
 // runAgent runs an agent from bottom to top: databases, listener, journal, service.
 func runAgent(ctx context.Context, conf *agentConfig, log *slog.Logger) (err error) {
-	databases, err := openDatabases(ctx, conf.Resources)
+	databases, err := openDatabases(ctx, conf.Resources, conf.MaxOpen)
 	defer func() {
 		for _, d := range databases {
 			err = errors.Join(err, d.Close())
@@ -78,9 +80,9 @@ func runAgent(ctx context.Context, conf *agentConfig, log *slog.Logger) (err err
 		return err
 	}
 	defer coordinators.Close()
-	l, err := listen("agent", conf.Listen)
+	l, err := net.Listen("tcp", conf.Listen)
 	if err != nil {
-		return err
+		return fmt.Errorf("listen: %w: choose another address, or stop who uses it", err)
 	}
 	defer l.Close()
 	agent, err := participant.Open(participant.Config{
@@ -102,9 +104,9 @@ func runAgent(ctx context.Context, conf *agentConfig, log *slog.Logger) (err err
 
 // openDatabases opens the databases of an agent. Nothing is connected yet, but an embedded store is
 // opened, and what a crash left unprepared in it undone. What was opened is returned in any case.
-func openDatabases(ctx context.Context, configs []resourceConfig) (list []statement.Database, err error) {
+func openDatabases(ctx context.Context, configs []resourceConfig, sessions int) (list []statement.Database, err error) {
 	for _, c := range configs {
-		d, err := openDatabase(ctx, c)
+		d, err := openDatabase(ctx, c, sessions)
 		if err != nil {
 			return list, err
 		}
@@ -113,7 +115,7 @@ func openDatabases(ctx context.Context, configs []resourceConfig) (list []statem
 	return list, nil
 }
 
-func openDatabase(ctx context.Context, c resourceConfig) (statement.Database, error) {
+func openDatabase(ctx context.Context, c resourceConfig, sessions int) (statement.Database, error) {
 	if c.Driver == "pebble" {
 		r, err := pebble.Open(c.Name, c.Dir)
 		if err != nil {
@@ -121,12 +123,38 @@ func openDatabase(ctx context.Context, c resourceConfig) (statement.Database, er
 		}
 		return statement.Pebble(r), nil
 	}
-	r, err := openResource(ctx, c)
+	dsn, err := c.secret()
+	if err != nil {
+		return nil, fmt.Errorf("resource %s: %w", c.Name, err)
+	}
+	if c.Driver == "mysql" {
+		r, err := mysql.OpenWithOptions(c.Name, dsn, mysql.Options{MaxOpen: sessions})
+		if err != nil {
+			return nil, err
+		}
+		return statement.MySQL(r), nil
+	}
+	r, err := postgres.Open(ctx, c.Name, withPool(dsn, sessions+spareConns))
 	if err != nil {
 		return nil, err
 	}
-	if m, ok := r.(*mysql.Resource); ok {
-		return statement.MySQL(m), nil
+	return statement.Postgres(r), nil
+}
+
+// spareConns are connections beside those of branches, for what ends others and lists.
+const spareConns = 4
+
+// withPool gives a pool the room for all branches that may be open, unless the data source name
+// says otherwise.
+func withPool(dsn string, conns int) string {
+	setting := fmt.Sprintf("pool_max_conns=%d", conns)
+	switch {
+	case strings.Contains(dsn, "pool_max_conns"):
+		return dsn
+	case !strings.Contains(dsn, "://"):
+		return dsn + " " + setting
+	case strings.Contains(dsn, "?"):
+		return dsn + "&" + setting
 	}
-	return statement.Postgres(r.(*postgres.Resource)), nil
+	return dsn + "?" + setting
 }

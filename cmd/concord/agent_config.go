@@ -53,7 +53,7 @@ func agentEnvOf(key string) string {
 // agentDefaults are the keys that are no lists, each with its default.
 func agentDefaults() map[string]any {
 	return map[string]any{
-		"name": "", "data_dir": "", "listen": "127.0.0.1:7430", "max_open": 256, "silence": time.Minute, "scan": 5 * time.Second,
+		"name": "", "data_dir": "", "listen": "127.0.0.1:7430", "max_open": 64, "silence": time.Minute, "scan": 5 * time.Second,
 		"log.level": "info", "log.format": "text",
 	}
 }

@@ -16,18 +16,24 @@ import (
 
 // MySQL makes the branches of a MySQL or MariaDB database take statements.
 func MySQL(r *mysql.Resource) Database {
-	return database{r, func(s adapters.Session) executor { return &mysqlExecutor{r, s} }}
+	return database{r, func(s adapters.Session) executor { return &mysqlExecutor{r: r, s: s} }}
 }
 
 type mysqlExecutor struct {
-	r *mysql.Resource
-	s adapters.Session
+	r    *mysql.Resource
+	s    adapters.Session
+	open *sql.Tx // once it was used: a branch that failed hands out none, and this one takes what heals it
 }
 
 func (e *mysqlExecutor) refuse(text string) error { return refuseMySQL(text) }
 
 func (e *mysqlExecutor) tx(ctx context.Context) (*sql.Tx, error) {
-	return e.r.Tx(ctx, enlisted{e.s})
+	if e.open != nil {
+		return e.open, nil
+	}
+	tx, err := e.r.Tx(ctx, enlisted{e.s})
+	e.open = tx
+	return tx, err
 }
 
 func (e *mysqlExecutor) execute(ctx context.Context, w Work, limits Limits) (Result, error) {
@@ -70,11 +76,11 @@ func mysqlHasRows(text string) bool {
 }
 
 func (e *mysqlExecutor) savepoint(ctx context.Context, name string) error {
-	return e.command(ctx, "SAVEPOINT "+name)
+	return e.command(ctx, "SAVEPOINT "+pointPrefix+name)
 }
 
 func (e *mysqlExecutor) rollbackTo(ctx context.Context, name string) error {
-	return e.command(ctx, "ROLLBACK TO SAVEPOINT "+name)
+	return e.command(ctx, "ROLLBACK TO SAVEPOINT "+pointPrefix+name)
 }
 
 func (e *mysqlExecutor) command(ctx context.Context, text string) error {

@@ -84,11 +84,11 @@ func hasRows(text string) bool {
 }
 
 func (e *postgresExecutor) savepoint(ctx context.Context, name string) error {
-	return e.command(ctx, "savepoint "+name)
+	return e.command(ctx, "savepoint "+pointPrefix+name)
 }
 
 func (e *postgresExecutor) rollbackTo(ctx context.Context, name string) error {
-	return e.command(ctx, "rollback to savepoint "+name)
+	return e.command(ctx, "rollback to savepoint "+pointPrefix+name)
 }
 
 func (e *postgresExecutor) command(ctx context.Context, text string) error {

@@ -33,6 +33,9 @@ const (
 
 var savepointName = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9_]{0,31}$`)
 
+// pointPrefix stands before the names of savepoints in SQL, so that none is a word of the language.
+const pointPrefix = "sp_"
+
 // dialect is how a database reads a text.
 type dialect struct {
 	dollar    bool // $tag$ quotes
