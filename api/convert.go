@@ -237,3 +237,20 @@ func FinishedRequest(finished []Finished) *concordv1.FinishedRequest {
 	}
 	return r
 }
+
+// BranchName is the inverse of ParseBranchName.
+func BranchName(x txn.XID) *concordv1.BranchName {
+	return &concordv1.BranchName{Cluster: x.Cluster.String(), Gid: x.ID.String(), No: uint32(x.Branch)}
+}
+
+// ParseBranchName validates the name of a branch of any cluster.
+func ParseBranchName(field string, m *concordv1.BranchName) (x txn.XID, err error) {
+	if x.Cluster, err = ParseCluster(field+".cluster", m.GetCluster()); err != nil {
+		return x, err
+	}
+	if x.ID, err = ParseID(field+".gid", m.GetGid()); err != nil {
+		return x, err
+	}
+	x.Branch, err = ParseBranchNo(field+".no", m.GetNo())
+	return x, err
+}

@@ -1471,6 +1471,350 @@ func (x *AgentBranch) GetPreparedMs() int64 {
 	return 0
 }
 
+type CheckHostedRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Resource      string                 `protobuf:"bytes,1,opt,name=resource,proto3" json:"resource,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CheckHostedRequest) Reset() {
+	*x = CheckHostedRequest{}
+	mi := &file_concord_v1_participant_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CheckHostedRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CheckHostedRequest) ProtoMessage() {}
+
+func (x *CheckHostedRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_concord_v1_participant_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CheckHostedRequest.ProtoReflect.Descriptor instead.
+func (*CheckHostedRequest) Descriptor() ([]byte, []int) {
+	return file_concord_v1_participant_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *CheckHostedRequest) GetResource() string {
+	if x != nil {
+		return x.Resource
+	}
+	return ""
+}
+
+type CheckHostedResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Version       string                 `protobuf:"bytes,1,opt,name=version,proto3" json:"version,omitempty"`
+	Findings      []*Finding             `protobuf:"bytes,2,rep,name=findings,proto3" json:"findings,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CheckHostedResponse) Reset() {
+	*x = CheckHostedResponse{}
+	mi := &file_concord_v1_participant_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CheckHostedResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CheckHostedResponse) ProtoMessage() {}
+
+func (x *CheckHostedResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_concord_v1_participant_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CheckHostedResponse.ProtoReflect.Descriptor instead.
+func (*CheckHostedResponse) Descriptor() ([]byte, []int) {
+	return file_concord_v1_participant_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *CheckHostedResponse) GetVersion() string {
+	if x != nil {
+		return x.Version
+	}
+	return ""
+}
+
+func (x *CheckHostedResponse) GetFindings() []*Finding {
+	if x != nil {
+		return x.Findings
+	}
+	return nil
+}
+
+// BranchName names a branch of any cluster.
+type BranchName struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// 8 hex characters.
+	Cluster       string `protobuf:"bytes,1,opt,name=cluster,proto3" json:"cluster,omitempty"`
+	Gid           string `protobuf:"bytes,2,opt,name=gid,proto3" json:"gid,omitempty"`
+	No            uint32 `protobuf:"varint,3,opt,name=no,proto3" json:"no,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BranchName) Reset() {
+	*x = BranchName{}
+	mi := &file_concord_v1_participant_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BranchName) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BranchName) ProtoMessage() {}
+
+func (x *BranchName) ProtoReflect() protoreflect.Message {
+	mi := &file_concord_v1_participant_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BranchName.ProtoReflect.Descriptor instead.
+func (*BranchName) Descriptor() ([]byte, []int) {
+	return file_concord_v1_participant_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *BranchName) GetCluster() string {
+	if x != nil {
+		return x.Cluster
+	}
+	return ""
+}
+
+func (x *BranchName) GetGid() string {
+	if x != nil {
+		return x.Gid
+	}
+	return ""
+}
+
+func (x *BranchName) GetNo() uint32 {
+	if x != nil {
+		return x.No
+	}
+	return 0
+}
+
+type EvidenceRequest struct {
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Resource string                 `protobuf:"bytes,1,opt,name=resource,proto3" json:"resource,omitempty"`
+	// Where the last page ended; not set: from the beginning.
+	After         *BranchName `protobuf:"bytes,2,opt,name=after,proto3" json:"after,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *EvidenceRequest) Reset() {
+	*x = EvidenceRequest{}
+	mi := &file_concord_v1_participant_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *EvidenceRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*EvidenceRequest) ProtoMessage() {}
+
+func (x *EvidenceRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_concord_v1_participant_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use EvidenceRequest.ProtoReflect.Descriptor instead.
+func (*EvidenceRequest) Descriptor() ([]byte, []int) {
+	return file_concord_v1_participant_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *EvidenceRequest) GetResource() string {
+	if x != nil {
+		return x.Resource
+	}
+	return ""
+}
+
+func (x *EvidenceRequest) GetAfter() *BranchName {
+	if x != nil {
+		return x.After
+	}
+	return nil
+}
+
+type EvidenceResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// In the order of cluster, gid and number; fewer than 500 are all.
+	Branches      []*BranchName `protobuf:"bytes,1,rep,name=branches,proto3" json:"branches,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *EvidenceResponse) Reset() {
+	*x = EvidenceResponse{}
+	mi := &file_concord_v1_participant_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *EvidenceResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*EvidenceResponse) ProtoMessage() {}
+
+func (x *EvidenceResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_concord_v1_participant_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use EvidenceResponse.ProtoReflect.Descriptor instead.
+func (*EvidenceResponse) Descriptor() ([]byte, []int) {
+	return file_concord_v1_participant_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *EvidenceResponse) GetBranches() []*BranchName {
+	if x != nil {
+		return x.Branches
+	}
+	return nil
+}
+
+type ForgetEvidenceRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Resource      string                 `protobuf:"bytes,1,opt,name=resource,proto3" json:"resource,omitempty"`
+	Branches      []*BranchName          `protobuf:"bytes,2,rep,name=branches,proto3" json:"branches,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ForgetEvidenceRequest) Reset() {
+	*x = ForgetEvidenceRequest{}
+	mi := &file_concord_v1_participant_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ForgetEvidenceRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ForgetEvidenceRequest) ProtoMessage() {}
+
+func (x *ForgetEvidenceRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_concord_v1_participant_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ForgetEvidenceRequest.ProtoReflect.Descriptor instead.
+func (*ForgetEvidenceRequest) Descriptor() ([]byte, []int) {
+	return file_concord_v1_participant_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *ForgetEvidenceRequest) GetResource() string {
+	if x != nil {
+		return x.Resource
+	}
+	return ""
+}
+
+func (x *ForgetEvidenceRequest) GetBranches() []*BranchName {
+	if x != nil {
+		return x.Branches
+	}
+	return nil
+}
+
+type ForgetEvidenceResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ForgetEvidenceResponse) Reset() {
+	*x = ForgetEvidenceResponse{}
+	mi := &file_concord_v1_participant_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ForgetEvidenceResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ForgetEvidenceResponse) ProtoMessage() {}
+
+func (x *ForgetEvidenceResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_concord_v1_participant_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ForgetEvidenceResponse.ProtoReflect.Descriptor instead.
+func (*ForgetEvidenceResponse) Descriptor() ([]byte, []int) {
+	return file_concord_v1_participant_proto_rawDescGZIP(), []int{24}
+}
+
 var File_concord_v1_participant_proto protoreflect.FileDescriptor
 
 const file_concord_v1_participant_proto_rawDesc = "" +
@@ -1584,7 +1928,26 @@ const file_concord_v1_participant_proto_rawDesc = "" +
 	"\apartial\x18\n" +
 	" \x01(\bR\apartial\x12\x1f\n" +
 	"\vprepared_ms\x18\v \x01(\x03R\n" +
-	"preparedMs2\x89\x04\n" +
+	"preparedMs\"0\n" +
+	"\x12CheckHostedRequest\x12\x1a\n" +
+	"\bresource\x18\x01 \x01(\tR\bresource\"`\n" +
+	"\x13CheckHostedResponse\x12\x18\n" +
+	"\aversion\x18\x01 \x01(\tR\aversion\x12/\n" +
+	"\bfindings\x18\x02 \x03(\v2\x13.concord.v1.FindingR\bfindings\"H\n" +
+	"\n" +
+	"BranchName\x12\x18\n" +
+	"\acluster\x18\x01 \x01(\tR\acluster\x12\x10\n" +
+	"\x03gid\x18\x02 \x01(\tR\x03gid\x12\x0e\n" +
+	"\x02no\x18\x03 \x01(\rR\x02no\"[\n" +
+	"\x0fEvidenceRequest\x12\x1a\n" +
+	"\bresource\x18\x01 \x01(\tR\bresource\x12,\n" +
+	"\x05after\x18\x02 \x01(\v2\x16.concord.v1.BranchNameR\x05after\"F\n" +
+	"\x10EvidenceResponse\x122\n" +
+	"\bbranches\x18\x01 \x03(\v2\x16.concord.v1.BranchNameR\bbranches\"g\n" +
+	"\x15ForgetEvidenceRequest\x12\x1a\n" +
+	"\bresource\x18\x01 \x01(\tR\bresource\x122\n" +
+	"\bbranches\x18\x02 \x03(\v2\x16.concord.v1.BranchNameR\bbranches\"\x18\n" +
+	"\x16ForgetEvidenceResponse2\xf9\x05\n" +
 	"\x12ParticipantService\x12E\n" +
 	"\bDescribe\x12\x1b.concord.v1.DescribeRequest\x1a\x1c.concord.v1.DescribeResponse\x12B\n" +
 	"\aExecute\x12\x1a.concord.v1.ExecuteRequest\x1a\x1b.concord.v1.ExecuteResponse\x12F\n" +
@@ -1593,7 +1956,10 @@ const file_concord_v1_participant_proto_rawDesc = "" +
 	"RollbackTo\x12\x1d.concord.v1.RollbackToRequest\x1a\x1b.concord.v1.ExecuteResponse\x12B\n" +
 	"\aPrepare\x12\x1a.concord.v1.PrepareRequest\x1a\x1b.concord.v1.PrepareResponse\x12?\n" +
 	"\x06Finish\x12\x19.concord.v1.FinishRequest\x1a\x1a.concord.v1.FinishResponse\x12Q\n" +
-	"\fListBranches\x12\x1f.concord.v1.ListBranchesRequest\x1a .concord.v1.ListBranchesResponseB7Z5github.com/concordtx/concord/api/concord/v1;concordv1b\x06proto3"
+	"\fListBranches\x12\x1f.concord.v1.ListBranchesRequest\x1a .concord.v1.ListBranchesResponse\x12N\n" +
+	"\vCheckHosted\x12\x1e.concord.v1.CheckHostedRequest\x1a\x1f.concord.v1.CheckHostedResponse\x12E\n" +
+	"\bEvidence\x12\x1b.concord.v1.EvidenceRequest\x1a\x1c.concord.v1.EvidenceResponse\x12W\n" +
+	"\x0eForgetEvidence\x12!.concord.v1.ForgetEvidenceRequest\x1a\".concord.v1.ForgetEvidenceResponseB7Z5github.com/concordtx/concord/api/concord/v1;concordv1b\x06proto3"
 
 var (
 	file_concord_v1_participant_proto_rawDescOnce sync.Once
@@ -1607,27 +1973,35 @@ func file_concord_v1_participant_proto_rawDescGZIP() []byte {
 	return file_concord_v1_participant_proto_rawDescData
 }
 
-var file_concord_v1_participant_proto_msgTypes = make([]protoimpl.MessageInfo, 18)
+var file_concord_v1_participant_proto_msgTypes = make([]protoimpl.MessageInfo, 25)
 var file_concord_v1_participant_proto_goTypes = []any{
-	(*DescribeRequest)(nil),      // 0: concord.v1.DescribeRequest
-	(*DescribeResponse)(nil),     // 1: concord.v1.DescribeResponse
-	(*HostedResource)(nil),       // 2: concord.v1.HostedResource
-	(*BranchAddress)(nil),        // 3: concord.v1.BranchAddress
-	(*Value)(nil),                // 4: concord.v1.Value
-	(*ExecuteRequest)(nil),       // 5: concord.v1.ExecuteRequest
-	(*SavepointRequest)(nil),     // 6: concord.v1.SavepointRequest
-	(*RollbackToRequest)(nil),    // 7: concord.v1.RollbackToRequest
-	(*ExecuteResponse)(nil),      // 8: concord.v1.ExecuteResponse
-	(*Column)(nil),               // 9: concord.v1.Column
-	(*Row)(nil),                  // 10: concord.v1.Row
-	(*PrepareRequest)(nil),       // 11: concord.v1.PrepareRequest
-	(*PrepareResponse)(nil),      // 12: concord.v1.PrepareResponse
-	(*FinishRequest)(nil),        // 13: concord.v1.FinishRequest
-	(*FinishResponse)(nil),       // 14: concord.v1.FinishResponse
-	(*ListBranchesRequest)(nil),  // 15: concord.v1.ListBranchesRequest
-	(*ListBranchesResponse)(nil), // 16: concord.v1.ListBranchesResponse
-	(*AgentBranch)(nil),          // 17: concord.v1.AgentBranch
-	(*Branch)(nil),               // 18: concord.v1.Branch
+	(*DescribeRequest)(nil),        // 0: concord.v1.DescribeRequest
+	(*DescribeResponse)(nil),       // 1: concord.v1.DescribeResponse
+	(*HostedResource)(nil),         // 2: concord.v1.HostedResource
+	(*BranchAddress)(nil),          // 3: concord.v1.BranchAddress
+	(*Value)(nil),                  // 4: concord.v1.Value
+	(*ExecuteRequest)(nil),         // 5: concord.v1.ExecuteRequest
+	(*SavepointRequest)(nil),       // 6: concord.v1.SavepointRequest
+	(*RollbackToRequest)(nil),      // 7: concord.v1.RollbackToRequest
+	(*ExecuteResponse)(nil),        // 8: concord.v1.ExecuteResponse
+	(*Column)(nil),                 // 9: concord.v1.Column
+	(*Row)(nil),                    // 10: concord.v1.Row
+	(*PrepareRequest)(nil),         // 11: concord.v1.PrepareRequest
+	(*PrepareResponse)(nil),        // 12: concord.v1.PrepareResponse
+	(*FinishRequest)(nil),          // 13: concord.v1.FinishRequest
+	(*FinishResponse)(nil),         // 14: concord.v1.FinishResponse
+	(*ListBranchesRequest)(nil),    // 15: concord.v1.ListBranchesRequest
+	(*ListBranchesResponse)(nil),   // 16: concord.v1.ListBranchesResponse
+	(*AgentBranch)(nil),            // 17: concord.v1.AgentBranch
+	(*CheckHostedRequest)(nil),     // 18: concord.v1.CheckHostedRequest
+	(*CheckHostedResponse)(nil),    // 19: concord.v1.CheckHostedResponse
+	(*BranchName)(nil),             // 20: concord.v1.BranchName
+	(*EvidenceRequest)(nil),        // 21: concord.v1.EvidenceRequest
+	(*EvidenceResponse)(nil),       // 22: concord.v1.EvidenceResponse
+	(*ForgetEvidenceRequest)(nil),  // 23: concord.v1.ForgetEvidenceRequest
+	(*ForgetEvidenceResponse)(nil), // 24: concord.v1.ForgetEvidenceResponse
+	(*Branch)(nil),                 // 25: concord.v1.Branch
+	(*Finding)(nil),                // 26: concord.v1.Finding
 }
 var file_concord_v1_participant_proto_depIdxs = []int32{
 	2,  // 0: concord.v1.DescribeResponse.resources:type_name -> concord.v1.HostedResource
@@ -1639,29 +2013,39 @@ var file_concord_v1_participant_proto_depIdxs = []int32{
 	10, // 6: concord.v1.ExecuteResponse.rows:type_name -> concord.v1.Row
 	4,  // 7: concord.v1.Row.values:type_name -> concord.v1.Value
 	3,  // 8: concord.v1.PrepareRequest.branch:type_name -> concord.v1.BranchAddress
-	18, // 9: concord.v1.PrepareResponse.branch:type_name -> concord.v1.Branch
+	25, // 9: concord.v1.PrepareResponse.branch:type_name -> concord.v1.Branch
 	3,  // 10: concord.v1.FinishRequest.branch:type_name -> concord.v1.BranchAddress
-	18, // 11: concord.v1.FinishRequest.record:type_name -> concord.v1.Branch
+	25, // 11: concord.v1.FinishRequest.record:type_name -> concord.v1.Branch
 	17, // 12: concord.v1.ListBranchesResponse.branches:type_name -> concord.v1.AgentBranch
-	0,  // 13: concord.v1.ParticipantService.Describe:input_type -> concord.v1.DescribeRequest
-	5,  // 14: concord.v1.ParticipantService.Execute:input_type -> concord.v1.ExecuteRequest
-	6,  // 15: concord.v1.ParticipantService.Savepoint:input_type -> concord.v1.SavepointRequest
-	7,  // 16: concord.v1.ParticipantService.RollbackTo:input_type -> concord.v1.RollbackToRequest
-	11, // 17: concord.v1.ParticipantService.Prepare:input_type -> concord.v1.PrepareRequest
-	13, // 18: concord.v1.ParticipantService.Finish:input_type -> concord.v1.FinishRequest
-	15, // 19: concord.v1.ParticipantService.ListBranches:input_type -> concord.v1.ListBranchesRequest
-	1,  // 20: concord.v1.ParticipantService.Describe:output_type -> concord.v1.DescribeResponse
-	8,  // 21: concord.v1.ParticipantService.Execute:output_type -> concord.v1.ExecuteResponse
-	8,  // 22: concord.v1.ParticipantService.Savepoint:output_type -> concord.v1.ExecuteResponse
-	8,  // 23: concord.v1.ParticipantService.RollbackTo:output_type -> concord.v1.ExecuteResponse
-	12, // 24: concord.v1.ParticipantService.Prepare:output_type -> concord.v1.PrepareResponse
-	14, // 25: concord.v1.ParticipantService.Finish:output_type -> concord.v1.FinishResponse
-	16, // 26: concord.v1.ParticipantService.ListBranches:output_type -> concord.v1.ListBranchesResponse
-	20, // [20:27] is the sub-list for method output_type
-	13, // [13:20] is the sub-list for method input_type
-	13, // [13:13] is the sub-list for extension type_name
-	13, // [13:13] is the sub-list for extension extendee
-	0,  // [0:13] is the sub-list for field type_name
+	26, // 13: concord.v1.CheckHostedResponse.findings:type_name -> concord.v1.Finding
+	20, // 14: concord.v1.EvidenceRequest.after:type_name -> concord.v1.BranchName
+	20, // 15: concord.v1.EvidenceResponse.branches:type_name -> concord.v1.BranchName
+	20, // 16: concord.v1.ForgetEvidenceRequest.branches:type_name -> concord.v1.BranchName
+	0,  // 17: concord.v1.ParticipantService.Describe:input_type -> concord.v1.DescribeRequest
+	5,  // 18: concord.v1.ParticipantService.Execute:input_type -> concord.v1.ExecuteRequest
+	6,  // 19: concord.v1.ParticipantService.Savepoint:input_type -> concord.v1.SavepointRequest
+	7,  // 20: concord.v1.ParticipantService.RollbackTo:input_type -> concord.v1.RollbackToRequest
+	11, // 21: concord.v1.ParticipantService.Prepare:input_type -> concord.v1.PrepareRequest
+	13, // 22: concord.v1.ParticipantService.Finish:input_type -> concord.v1.FinishRequest
+	15, // 23: concord.v1.ParticipantService.ListBranches:input_type -> concord.v1.ListBranchesRequest
+	18, // 24: concord.v1.ParticipantService.CheckHosted:input_type -> concord.v1.CheckHostedRequest
+	21, // 25: concord.v1.ParticipantService.Evidence:input_type -> concord.v1.EvidenceRequest
+	23, // 26: concord.v1.ParticipantService.ForgetEvidence:input_type -> concord.v1.ForgetEvidenceRequest
+	1,  // 27: concord.v1.ParticipantService.Describe:output_type -> concord.v1.DescribeResponse
+	8,  // 28: concord.v1.ParticipantService.Execute:output_type -> concord.v1.ExecuteResponse
+	8,  // 29: concord.v1.ParticipantService.Savepoint:output_type -> concord.v1.ExecuteResponse
+	8,  // 30: concord.v1.ParticipantService.RollbackTo:output_type -> concord.v1.ExecuteResponse
+	12, // 31: concord.v1.ParticipantService.Prepare:output_type -> concord.v1.PrepareResponse
+	14, // 32: concord.v1.ParticipantService.Finish:output_type -> concord.v1.FinishResponse
+	16, // 33: concord.v1.ParticipantService.ListBranches:output_type -> concord.v1.ListBranchesResponse
+	19, // 34: concord.v1.ParticipantService.CheckHosted:output_type -> concord.v1.CheckHostedResponse
+	22, // 35: concord.v1.ParticipantService.Evidence:output_type -> concord.v1.EvidenceResponse
+	24, // 36: concord.v1.ParticipantService.ForgetEvidence:output_type -> concord.v1.ForgetEvidenceResponse
+	27, // [27:37] is the sub-list for method output_type
+	17, // [17:27] is the sub-list for method input_type
+	17, // [17:17] is the sub-list for extension type_name
+	17, // [17:17] is the sub-list for extension extendee
+	0,  // [0:17] is the sub-list for field type_name
 }
 
 func init() { file_concord_v1_participant_proto_init() }
@@ -1688,7 +2072,7 @@ func file_concord_v1_participant_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_concord_v1_participant_proto_rawDesc), len(file_concord_v1_participant_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   18,
+			NumMessages:   25,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -62,6 +62,15 @@ const (
 	// ParticipantServiceListBranchesProcedure is the fully-qualified name of the ParticipantService's
 	// ListBranches RPC.
 	ParticipantServiceListBranchesProcedure = "/concord.v1.ParticipantService/ListBranches"
+	// ParticipantServiceCheckHostedProcedure is the fully-qualified name of the ParticipantService's
+	// CheckHosted RPC.
+	ParticipantServiceCheckHostedProcedure = "/concord.v1.ParticipantService/CheckHosted"
+	// ParticipantServiceEvidenceProcedure is the fully-qualified name of the ParticipantService's
+	// Evidence RPC.
+	ParticipantServiceEvidenceProcedure = "/concord.v1.ParticipantService/Evidence"
+	// ParticipantServiceForgetEvidenceProcedure is the fully-qualified name of the ParticipantService's
+	// ForgetEvidence RPC.
+	ParticipantServiceForgetEvidenceProcedure = "/concord.v1.ParticipantService/ForgetEvidence"
 )
 
 // ParticipantServiceClient is a client for the concord.v1.ParticipantService service.
@@ -82,6 +91,12 @@ type ParticipantServiceClient interface {
 	// ListBranches shows the branches that the agent knows, and with fresh what its databases list
 	// as prepared. It changes nothing.
 	ListBranches(context.Context, *v1.ListBranchesRequest) (*v1.ListBranchesResponse, error)
+	// CheckHosted tells whether a database of the agent is fit to take part.
+	CheckHosted(context.Context, *v1.CheckHostedRequest) (*v1.CheckHostedResponse, error)
+	// Evidence lists branches whose evidence a database keeps, and ForgetEvidence removes that of
+	// branches that need none any more.
+	Evidence(context.Context, *v1.EvidenceRequest) (*v1.EvidenceResponse, error)
+	ForgetEvidence(context.Context, *v1.ForgetEvidenceRequest) (*v1.ForgetEvidenceResponse, error)
 }
 
 // NewParticipantServiceClient constructs a client for the concord.v1.ParticipantService service. By
@@ -137,18 +152,39 @@ func NewParticipantServiceClient(httpClient connect.HTTPClient, baseURL string, 
 			connect.WithSchema(participantServiceMethods.ByName("ListBranches")),
 			connect.WithClientOptions(opts...),
 		),
+		checkHosted: connect.NewClient[v1.CheckHostedRequest, v1.CheckHostedResponse](
+			httpClient,
+			baseURL+ParticipantServiceCheckHostedProcedure,
+			connect.WithSchema(participantServiceMethods.ByName("CheckHosted")),
+			connect.WithClientOptions(opts...),
+		),
+		evidence: connect.NewClient[v1.EvidenceRequest, v1.EvidenceResponse](
+			httpClient,
+			baseURL+ParticipantServiceEvidenceProcedure,
+			connect.WithSchema(participantServiceMethods.ByName("Evidence")),
+			connect.WithClientOptions(opts...),
+		),
+		forgetEvidence: connect.NewClient[v1.ForgetEvidenceRequest, v1.ForgetEvidenceResponse](
+			httpClient,
+			baseURL+ParticipantServiceForgetEvidenceProcedure,
+			connect.WithSchema(participantServiceMethods.ByName("ForgetEvidence")),
+			connect.WithClientOptions(opts...),
+		),
 	}
 }
 
 // participantServiceClient implements ParticipantServiceClient.
 type participantServiceClient struct {
-	describe     *connect.Client[v1.DescribeRequest, v1.DescribeResponse]
-	execute      *connect.Client[v1.ExecuteRequest, v1.ExecuteResponse]
-	savepoint    *connect.Client[v1.SavepointRequest, v1.ExecuteResponse]
-	rollbackTo   *connect.Client[v1.RollbackToRequest, v1.ExecuteResponse]
-	prepare      *connect.Client[v1.PrepareRequest, v1.PrepareResponse]
-	finish       *connect.Client[v1.FinishRequest, v1.FinishResponse]
-	listBranches *connect.Client[v1.ListBranchesRequest, v1.ListBranchesResponse]
+	describe       *connect.Client[v1.DescribeRequest, v1.DescribeResponse]
+	execute        *connect.Client[v1.ExecuteRequest, v1.ExecuteResponse]
+	savepoint      *connect.Client[v1.SavepointRequest, v1.ExecuteResponse]
+	rollbackTo     *connect.Client[v1.RollbackToRequest, v1.ExecuteResponse]
+	prepare        *connect.Client[v1.PrepareRequest, v1.PrepareResponse]
+	finish         *connect.Client[v1.FinishRequest, v1.FinishResponse]
+	listBranches   *connect.Client[v1.ListBranchesRequest, v1.ListBranchesResponse]
+	checkHosted    *connect.Client[v1.CheckHostedRequest, v1.CheckHostedResponse]
+	evidence       *connect.Client[v1.EvidenceRequest, v1.EvidenceResponse]
+	forgetEvidence *connect.Client[v1.ForgetEvidenceRequest, v1.ForgetEvidenceResponse]
 }
 
 // Describe calls concord.v1.ParticipantService.Describe.
@@ -214,6 +250,33 @@ func (c *participantServiceClient) ListBranches(ctx context.Context, req *v1.Lis
 	return nil, err
 }
 
+// CheckHosted calls concord.v1.ParticipantService.CheckHosted.
+func (c *participantServiceClient) CheckHosted(ctx context.Context, req *v1.CheckHostedRequest) (*v1.CheckHostedResponse, error) {
+	response, err := c.checkHosted.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// Evidence calls concord.v1.ParticipantService.Evidence.
+func (c *participantServiceClient) Evidence(ctx context.Context, req *v1.EvidenceRequest) (*v1.EvidenceResponse, error) {
+	response, err := c.evidence.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// ForgetEvidence calls concord.v1.ParticipantService.ForgetEvidence.
+func (c *participantServiceClient) ForgetEvidence(ctx context.Context, req *v1.ForgetEvidenceRequest) (*v1.ForgetEvidenceResponse, error) {
+	response, err := c.forgetEvidence.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
 // ParticipantServiceHandler is an implementation of the concord.v1.ParticipantService service.
 type ParticipantServiceHandler interface {
 	// Describe says who the agent is, which life it is in and what it hosts.
@@ -232,6 +295,12 @@ type ParticipantServiceHandler interface {
 	// ListBranches shows the branches that the agent knows, and with fresh what its databases list
 	// as prepared. It changes nothing.
 	ListBranches(context.Context, *v1.ListBranchesRequest) (*v1.ListBranchesResponse, error)
+	// CheckHosted tells whether a database of the agent is fit to take part.
+	CheckHosted(context.Context, *v1.CheckHostedRequest) (*v1.CheckHostedResponse, error)
+	// Evidence lists branches whose evidence a database keeps, and ForgetEvidence removes that of
+	// branches that need none any more.
+	Evidence(context.Context, *v1.EvidenceRequest) (*v1.EvidenceResponse, error)
+	ForgetEvidence(context.Context, *v1.ForgetEvidenceRequest) (*v1.ForgetEvidenceResponse, error)
 }
 
 // NewParticipantServiceHandler builds an HTTP handler from the service implementation. It returns
@@ -283,6 +352,24 @@ func NewParticipantServiceHandler(svc ParticipantServiceHandler, opts ...connect
 		connect.WithSchema(participantServiceMethods.ByName("ListBranches")),
 		connect.WithHandlerOptions(opts...),
 	)
+	participantServiceCheckHostedHandler := connect.NewUnaryHandlerSimple(
+		ParticipantServiceCheckHostedProcedure,
+		svc.CheckHosted,
+		connect.WithSchema(participantServiceMethods.ByName("CheckHosted")),
+		connect.WithHandlerOptions(opts...),
+	)
+	participantServiceEvidenceHandler := connect.NewUnaryHandlerSimple(
+		ParticipantServiceEvidenceProcedure,
+		svc.Evidence,
+		connect.WithSchema(participantServiceMethods.ByName("Evidence")),
+		connect.WithHandlerOptions(opts...),
+	)
+	participantServiceForgetEvidenceHandler := connect.NewUnaryHandlerSimple(
+		ParticipantServiceForgetEvidenceProcedure,
+		svc.ForgetEvidence,
+		connect.WithSchema(participantServiceMethods.ByName("ForgetEvidence")),
+		connect.WithHandlerOptions(opts...),
+	)
 	return "/concord.v1.ParticipantService/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case ParticipantServiceDescribeProcedure:
@@ -299,6 +386,12 @@ func NewParticipantServiceHandler(svc ParticipantServiceHandler, opts ...connect
 			participantServiceFinishHandler.ServeHTTP(w, r)
 		case ParticipantServiceListBranchesProcedure:
 			participantServiceListBranchesHandler.ServeHTTP(w, r)
+		case ParticipantServiceCheckHostedProcedure:
+			participantServiceCheckHostedHandler.ServeHTTP(w, r)
+		case ParticipantServiceEvidenceProcedure:
+			participantServiceEvidenceHandler.ServeHTTP(w, r)
+		case ParticipantServiceForgetEvidenceProcedure:
+			participantServiceForgetEvidenceHandler.ServeHTTP(w, r)
 		default:
 			http.NotFound(w, r)
 		}
@@ -334,4 +427,16 @@ func (UnimplementedParticipantServiceHandler) Finish(context.Context, *v1.Finish
 
 func (UnimplementedParticipantServiceHandler) ListBranches(context.Context, *v1.ListBranchesRequest) (*v1.ListBranchesResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("concord.v1.ParticipantService.ListBranches is not implemented"))
+}
+
+func (UnimplementedParticipantServiceHandler) CheckHosted(context.Context, *v1.CheckHostedRequest) (*v1.CheckHostedResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("concord.v1.ParticipantService.CheckHosted is not implemented"))
+}
+
+func (UnimplementedParticipantServiceHandler) Evidence(context.Context, *v1.EvidenceRequest) (*v1.EvidenceResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("concord.v1.ParticipantService.Evidence is not implemented"))
+}
+
+func (UnimplementedParticipantServiceHandler) ForgetEvidence(context.Context, *v1.ForgetEvidenceRequest) (*v1.ForgetEvidenceResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("concord.v1.ParticipantService.ForgetEvidence is not implemented"))
 }
