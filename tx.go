@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/concordtx/concord/adapters"
@@ -160,8 +161,16 @@ func (tx *Tx) Commit(ctx context.Context) error {
 		tx.client.logRollback(tx, undone)
 		return tx.aborted("", why)
 	}
-	r, d := tx.drive(ctx, twopc.CommitAsked{Recorded: tx.id.Class() == txn.Recorded})
+	r, d := tx.drive(ctx, twopc.CommitAsked{Recorded: tx.recorded()})
 	return tx.result(ctx, r, d.cause)
+}
+
+// recorded reports whether the cluster decides in any case. The transaction must have been claimed.
+func (tx *Tx) recorded() bool {
+	return tx.id.Class() == txn.Recorded || slices.ContainsFunc(tx.branches, func(b *branch) bool {
+		s, ok := b.session.(adapters.Undecided)
+		return ok && s.NeedsDecision()
+	})
 }
 
 // hopeless says why a commit need not be tried.
@@ -275,7 +284,7 @@ func (tx *Tx) result(ctx context.Context, r protocol.Reply, cause error) error {
 		return nil
 	case r.Outcome == txn.Aborted:
 		return tx.aborted(resource, cause)
-	case len(tx.branches) == 1 && tx.id.Class() == txn.Plain:
+	case len(tx.branches) == 1 && !tx.recorded():
 		return &UnknownError{Resource: tx.branches[0].resource, Err: tx.branches[0].err}
 	}
 	tx.client.doubts.add(tx.id)

@@ -126,6 +126,13 @@ type Failing interface {
 	Failure() error
 }
 
+// Undecided is a Session whose branch may be ended by somebody else, who asks the cluster for the
+// decision. If NeedsDecision reports true there must be one, also when the branch is the only one:
+// CommitOnePhase is not called.
+type Undecided interface {
+	NeedsDecision() bool
+}
+
 // ErrNotCommitted says that a one-phase commit certainly did not happen.
 var ErrNotCommitted = errors.New("not committed")
 

@@ -117,6 +117,11 @@ func ParseOutcome(field, s string) (txn.Outcome, error) {
 	return parseWord(field, s, txn.Unknown, txn.Committed, txn.Aborted, txn.Unrecorded, txn.Pending, txn.HeuristicMixed, txn.HeuristicHazard)
 }
 
+// ParseVote validates the vote of a branch.
+func ParseVote(field, s string) (txn.Vote, error) {
+	return parseWord(field, s, txn.VoteNo, txn.VoteYes, txn.VoteReadOnly)
+}
+
 // ParseFinish validates what an attempt to finish a branch found.
 func ParseFinish(field, s string) (txn.Finish, error) {
 	return parseWord(field, s, txn.Done, txn.AlreadyDone, txn.Contradicted, txn.Lost)

@@ -64,11 +64,14 @@ func (a *Agent) query(ctx context.Context, ask func(*Core)) error {
 	}
 }
 
-// Listed asks the databases for the prepared branches of the agent's cluster. Which could not be
+// Listed asks the databases, or the one of that name, for their prepared branches. Which could not be
 // asked is said by the second result.
-func (a *Agent) Listed(ctx context.Context) (list map[string][]adapters.Prepared, warnings []string) {
+func (a *Agent) Listed(ctx context.Context, name string) (list map[string][]adapters.Prepared, warnings []string) {
 	list = map[string][]adapters.Prepared{}
 	for _, d := range a.conf.Databases {
+		if name != "" && d.Name() != name {
+			continue
+		}
 		prepared, err := d.Recover(ctx)
 		if err != nil {
 			warnings = append(warnings, fmt.Sprintf("resource %s could not be listed: %v", d.Name(), err))

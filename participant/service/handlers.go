@@ -176,13 +176,20 @@ func (h *handlers) ListBranches(ctx context.Context, r *concordv1.ListBranchesRe
 	if err != nil {
 		return nil, refused(err)
 	}
+	if r.GetResource() != "" {
+		if _, err := h.database(r.GetResource()); err != nil {
+			return nil, err
+		}
+	}
 	m := &concordv1.ListBranchesResponse{}
 	var list []*concordv1.AgentBranch
 	for _, s := range states {
-		list = append(list, stateMessage(s))
+		if r.GetResource() == "" || s.Branch.Resource == r.GetResource() {
+			list = append(list, stateMessage(s))
+		}
 	}
 	if r.GetFresh() {
-		list, m.Warnings = h.fresh(ctx, id, list)
+		list, m.Warnings = h.fresh(ctx, id, r.GetResource(), list)
 	}
 	m.More = len(list) > limit
 	m.Branches = list[:min(limit, len(list))]
@@ -190,8 +197,8 @@ func (h *handlers) ListBranches(ctx context.Context, r *concordv1.ListBranchesRe
 }
 
 // fresh adds what the databases list.
-func (h *handlers) fresh(ctx context.Context, id txn.ID, list []*concordv1.AgentBranch) ([]*concordv1.AgentBranch, []string) {
-	listed, warnings := h.agent.Listed(ctx)
+func (h *handlers) fresh(ctx context.Context, id txn.ID, resource string, list []*concordv1.AgentBranch) ([]*concordv1.AgentBranch, []string) {
+	listed, warnings := h.agent.Listed(ctx, resource)
 	for _, d := range h.agent.Databases() {
 		for _, p := range listed[d.Name()] {
 			if !id.IsZero() && p.XID.ID != id {

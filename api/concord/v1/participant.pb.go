@@ -1223,7 +1223,9 @@ type ListBranchesRequest struct {
 	// Ask the databases too.
 	Fresh bool `protobuf:"varint,2,opt,name=fresh,proto3" json:"fresh,omitempty"`
 	// At most this many; 0 means 1000; at most 10000.
-	Limit         uint32 `protobuf:"varint,3,opt,name=limit,proto3" json:"limit,omitempty"`
+	Limit uint32 `protobuf:"varint,3,opt,name=limit,proto3" json:"limit,omitempty"`
+	// Only branches in this resource, which is the only one that is asked then.
+	Resource      string `protobuf:"bytes,4,opt,name=resource,proto3" json:"resource,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1277,6 +1279,13 @@ func (x *ListBranchesRequest) GetLimit() uint32 {
 		return x.Limit
 	}
 	return 0
+}
+
+func (x *ListBranchesRequest) GetResource() string {
+	if x != nil {
+		return x.Resource
+	}
+	return ""
 }
 
 type ListBranchesResponse struct {
@@ -1906,11 +1915,12 @@ const file_concord_v1_participant_proto_rawDesc = "" +
 	"\bdecision\x18\x02 \x01(\tR\bdecision\x12*\n" +
 	"\x06record\x18\x03 \x01(\v2\x12.concord.v1.BranchR\x06record\"(\n" +
 	"\x0eFinishResponse\x12\x16\n" +
-	"\x06finish\x18\x01 \x01(\tR\x06finish\"S\n" +
+	"\x06finish\x18\x01 \x01(\tR\x06finish\"o\n" +
 	"\x13ListBranchesRequest\x12\x10\n" +
 	"\x03gid\x18\x01 \x01(\tR\x03gid\x12\x14\n" +
 	"\x05fresh\x18\x02 \x01(\bR\x05fresh\x12\x14\n" +
-	"\x05limit\x18\x03 \x01(\rR\x05limit\"{\n" +
+	"\x05limit\x18\x03 \x01(\rR\x05limit\x12\x1a\n" +
+	"\bresource\x18\x04 \x01(\tR\bresource\"{\n" +
 	"\x14ListBranchesResponse\x123\n" +
 	"\bbranches\x18\x01 \x03(\v2\x17.concord.v1.AgentBranchR\bbranches\x12\x12\n" +
 	"\x04more\x18\x02 \x01(\bR\x04more\x12\x1a\n" +

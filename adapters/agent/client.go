@@ -1,0 +1,124 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package agent
+
+import (
+	"context"
+	"crypto/tls"
+	"fmt"
+	"net"
+	"net/http"
+	"sync"
+	"time"
+
+	"connectrpc.com/connect"
+
+	"github.com/concordtx/concord/api"
+	concordv1 "github.com/concordtx/concord/api/concord/v1"
+	"github.com/concordtx/concord/api/concord/v1/concordv1connect"
+)
+
+const (
+	// answerTimeout bounds a call that waits for no statement.
+	answerTimeout = 15 * time.Second
+	// maxAnswerBytes bounds what an agent answers: its own limit for rows, and what is around them.
+	maxAnswerBytes = 16 << 20
+)
+
+// Client calls one agent. All its methods and those of its resources may be called concurrently.
+type Client struct {
+	addr string
+	http *http.Client
+	stub concordv1connect.ParticipantServiceClient
+
+	mu   sync.Mutex
+	life life // as last described; the zero life is none
+}
+
+// life is one life of an agent: what it opens ends with it, unless it was prepared.
+type life struct {
+	name    string
+	journal string
+	epoch   uint32
+}
+
+// Option configures a Client.
+type Option func(*options)
+
+type options struct{ tls *tls.Config }
+
+// WithTLS encrypts every connection.
+func WithTLS(c *tls.Config) Option { return func(o *options) { o.tls = c } }
+
+// Dial makes a client of the agent at "host:port". It opens no connection yet. The error wraps
+// api.ErrInvalid.
+func Dial(addr string, opts ...Option) (*Client, error) {
+	var o options
+	for _, opt := range opts {
+		opt(&o)
+	}
+	if host, port, err := net.SplitHostPort(addr); err != nil || host == "" || port == "" {
+		return nil, &api.FieldError{Field: "addr", Detail: fmt.Sprintf("%.80q is not host:port, such as 127.0.0.1:7430", addr)}
+	}
+	protocols, scheme := new(http.Protocols), "http://"
+	if o.tls == nil {
+		protocols.SetUnencryptedHTTP2(true)
+	} else {
+		protocols.SetHTTP2(true)
+		scheme = "https://"
+	}
+	c := &Client{addr: addr, http: &http.Client{Transport: &http.Transport{
+		DialContext:        (&net.Dialer{Timeout: 2 * time.Second, KeepAlive: 15 * time.Second}).DialContext,
+		TLSClientConfig:    o.tls,
+		Protocols:          protocols,
+		HTTP2:              &http.HTTP2Config{SendPingTimeout: 2 * time.Second, PingTimeout: 2 * time.Second}, // it may lead into a black hole
+		IdleConnTimeout:    time.Minute,
+		DisableCompression: true,
+	}}}
+	c.stub = concordv1connect.NewParticipantServiceClient(c.http, scheme+addr, connect.WithReadMaxBytes(maxAnswerBytes))
+	return c, nil
+}
+
+// Addr returns the address of the agent.
+func (c *Client) Addr() string { return c.addr }
+
+// Close closes idle connections.
+func (c *Client) Close() error {
+	c.http.CloseIdleConnections()
+	return nil
+}
+
+// describe asks the agent who it is.
+func (c *Client) describe(ctx context.Context) (*concordv1.DescribeResponse, error) {
+	ctx, cancel := context.WithTimeout(ctx, answerTimeout)
+	defer cancel()
+	m, err := c.stub.Describe(ctx, &concordv1.DescribeRequest{})
+	if err != nil {
+		return nil, c.failed("describe", err)
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.life = life{name: m.GetName(), journal: m.GetJournal(), epoch: m.GetEpoch()}
+	return m, nil
+}
+
+// current returns the life that branches are opened in, as far as is known.
+func (c *Client) current(ctx context.Context) (life, error) {
+	c.mu.Lock()
+	l := c.life
+	c.mu.Unlock()
+	if l.journal != "" {
+		return l, nil
+	}
+	if _, err := c.describe(ctx); err != nil {
+		return l, err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.life, nil
+}
+
+// failed says which agent did not do what.
+func (c *Client) failed(what string, err error) error {
+	return fmt.Errorf("agent at %s: %s: %w", c.addr, what, api.FromStatus(err))
+}

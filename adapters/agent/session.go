@@ -1,0 +1,277 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"connectrpc.com/connect"
+
+	"github.com/concordtx/concord/adapters"
+	"github.com/concordtx/concord/api"
+	concordv1 "github.com/concordtx/concord/api/concord/v1"
+	"github.com/concordtx/concord/txn"
+)
+
+const (
+	// repeatPause is how long a request whose answer was lost waits before it is sent again.
+	repeatPause = 100 * time.Millisecond
+	// collectLimit is the most that an agent lets votes be collected.
+	collectLimit = 10 * time.Second
+)
+
+// session is the session half of one branch: the numbers and the digest of what the agent answered.
+type session struct {
+	client   *Client
+	resource string
+	xid      txn.XID
+
+	// turn holds one token: who has it may send work, one request at a time.
+	turn chan struct{}
+
+	mu     sync.Mutex
+	life   life // that opened the branch; the zero life before its first request
+	number uint64
+	digest []byte
+	ended  bool       // no work any more
+	doubt  error      // an answer was lost for good: what the agent holds is not known
+	failed error      // what the application was told last
+	vote   txn.Vote   // once cast
+	record txn.Branch // of a Yes
+}
+
+var (
+	_ adapters.Session   = (*session)(nil)
+	_ adapters.Failing   = (*session)(nil)
+	_ adapters.Undecided = (*session)(nil)
+)
+
+func newSession(c *Client, resource string, x txn.XID) *session {
+	s := &session{client: c, resource: resource, xid: x, turn: make(chan struct{}, 1)}
+	s.turn <- struct{}{}
+	return s
+}
+
+func (s *session) address(l life) *concordv1.BranchAddress {
+	return &concordv1.BranchAddress{Cluster: s.xid.Cluster.String(), Gid: s.xid.ID.String(), No: uint32(s.xid.Branch),
+		Resource: s.resource, Journal: l.journal, Epoch: l.epoch}
+}
+
+// NeedsDecision implements adapters.Undecided.
+func (s *session) NeedsDecision() bool { return true }
+
+// Failure implements adapters.Failing.
+func (s *session) Failure() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.failed
+}
+
+// work sends one piece of work, and sends it again under its number as long as ctx lasts if its
+// answer is lost.
+func (s *session) work(ctx context.Context, what string,
+	send func(ctx context.Context, at *concordv1.BranchAddress, number uint64) (*concordv1.ExecuteResponse, error)) (*concordv1.ExecuteResponse, error) {
+
+	select {
+	case <-s.turn:
+	case <-ctx.Done():
+		return nil, fmt.Errorf("another request is under way in this branch: %w", context.Cause(ctx))
+	}
+	defer func() { s.turn <- struct{}{} }()
+	m, err := s.send(ctx, what, send)
+	if err != nil {
+		err = fmt.Errorf("%s: %w", s.resource, err)
+		s.mu.Lock()
+		s.failed = err
+		s.mu.Unlock()
+		return nil, err
+	}
+	return m, nil
+}
+
+func (s *session) send(ctx context.Context, what string,
+	send func(ctx context.Context, at *concordv1.BranchAddress, number uint64) (*concordv1.ExecuteResponse, error)) (*concordv1.ExecuteResponse, error) {
+
+	l, number, err := s.next(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for described := false; ; {
+		m, err := send(ctx, s.address(l), number)
+		switch {
+		case err == nil:
+			return m, s.answered(l, m)
+		case ctx.Err() != nil:
+			err = s.lost(s.client.failed(what, context.Cause(ctx)))
+			return nil, err
+		case connect.CodeOf(err) == connect.CodeFailedPrecondition && number == 1 && !described:
+			// It may have started again since it was described; nothing is lost by that yet.
+			described = true
+			again, derr := s.again(ctx, l)
+			if derr != nil || again == l {
+				return nil, s.client.failed(what, err)
+			}
+			l = again
+		case repeatable(err):
+			if pause(ctx, repeatPause) != nil {
+				return nil, s.lost(s.client.failed(what, err))
+			}
+		default: // refused: nothing was done, and the number is not used
+			return nil, s.client.failed(what, err)
+		}
+	}
+}
+
+// repeatable reports whether the request may be under way, or may be taken when it comes again.
+func repeatable(err error) bool {
+	switch connect.CodeOf(err) {
+	case connect.CodeUnavailable, connect.CodeResourceExhausted, connect.CodeDeadlineExceeded, connect.CodeUnknown, connect.CodeCanceled:
+		return true
+	}
+	return false
+}
+
+// next returns the life and the number of the next piece of work.
+func (s *session) next(ctx context.Context) (life, uint64, error) {
+	s.mu.Lock()
+	l, number, ended, doubt := s.life, s.number+1, s.ended, s.doubt
+	s.mu.Unlock()
+	switch {
+	case ended:
+		return l, 0, adapters.ErrBranchEnded
+	case doubt != nil:
+		return l, 0, fmt.Errorf("the branch cannot go on: %w", doubt)
+	case number > 1:
+		return l, number, nil
+	}
+	l, err := s.client.current(ctx)
+	return l, number, err
+}
+
+// again asks the agent who it is now.
+func (s *session) again(ctx context.Context, l life) (life, error) {
+	if _, err := s.client.describe(ctx); err != nil {
+		return l, err
+	}
+	return s.client.current(ctx)
+}
+
+func (s *session) answered(l life, m *concordv1.ExecuteResponse) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.life, s.number, s.digest = l, m.GetNumber(), m.GetDigest()
+	if m.GetError() != "" {
+		return errors.New(m.GetError())
+	}
+	return nil
+}
+
+// lost notes that an answer did not come: whether the work was done is not known.
+func (s *session) lost(err error) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.doubt = err
+	return err
+}
+
+// end refuses further work. It reports whether the agent may hold anything.
+func (s *session) end() (l life, touched bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.ended = true
+	return s.life, s.number > 0 || s.doubt != nil
+}
+
+// Prepare implements adapters.Session.
+func (s *session) Prepare(ctx context.Context) (txn.Vote, txn.Branch, error) {
+	none := txn.Branch{No: s.xid.Branch, Resource: s.resource}
+	l, touched := s.end()
+	s.mu.Lock()
+	number, digest, doubt := s.number, s.digest, s.doubt
+	s.mu.Unlock()
+	switch {
+	case doubt != nil:
+		return txn.VoteNo, none, fmt.Errorf("%s: %w", s.resource, doubt)
+	case !touched:
+		return txn.VoteReadOnly, none, nil
+	}
+	collect := collectLimit
+	if by, ok := ctx.Deadline(); ok {
+		collect = min(collect, time.Until(by))
+	}
+	m, err := s.client.stub.Prepare(ctx, &concordv1.PrepareRequest{Branch: s.address(l), Number: number, Digest: digest, DecideByMs: max(1, collect.Milliseconds())})
+	if err != nil {
+		return txn.VoteNo, none, s.client.failed("prepare "+s.resource, err)
+	}
+	vote, err := api.ParseVote("vote", m.GetVote())
+	switch {
+	case err != nil:
+		return txn.VoteNo, none, s.client.failed("prepare "+s.resource, err)
+	case vote == txn.VoteReadOnly:
+		return vote, none, nil
+	case vote == txn.VoteNo && m.GetTorn():
+		return vote, none, fmt.Errorf("%s: %s: %w", s.resource, m.GetReason(), adapters.ErrTorn)
+	case vote == txn.VoteNo:
+		return vote, none, fmt.Errorf("%s: %s", s.resource, m.GetReason())
+	case m.GetName() != l.name || m.GetJournal() != l.journal:
+		return txn.VoteNo, none, fmt.Errorf("%s: the vote is of the agent %q with the journal %s, and the branch was opened at %q with %s: look which of them runs at %s",
+			s.resource, m.GetName(), m.GetJournal(), l.name, l.journal, s.client.addr)
+	}
+	records, err := api.ParseBranches("branch", []*concordv1.Branch{m.GetBranch()})
+	if err != nil || records[0].No != s.xid.Branch || records[0].Resource != s.resource {
+		return txn.VoteNo, none, s.client.failed("prepare "+s.resource, errors.Join(errors.New("the vote names another branch"), err))
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.vote, s.record = txn.VoteYes, records[0]
+	return txn.VoteYes, records[0], nil
+}
+
+// CommitOnePhase implements adapters.Session; nobody calls it, because of NeedsDecision.
+func (s *session) CommitOnePhase(context.Context) error {
+	return fmt.Errorf("%w: a branch at an agent is committed by a decision of the cluster only", adapters.ErrNotCommitted)
+}
+
+// Commit implements adapters.Session.
+func (s *session) Commit(ctx context.Context) (txn.Finish, error) {
+	s.mu.Lock()
+	record := s.record
+	s.mu.Unlock()
+	return s.client.finish(ctx, s.xid, s.resource, txn.Commit, record)
+}
+
+// Rollback implements adapters.Session. A statement that runs is cut off by the agent.
+func (s *session) Rollback(ctx context.Context) error {
+	if _, touched := s.end(); !touched {
+		return nil
+	}
+	s.mu.Lock()
+	record := s.record
+	s.mu.Unlock()
+	found, err := s.client.finish(ctx, s.xid, s.resource, txn.Abort, record)
+	switch {
+	case err != nil:
+		return err
+	case found == txn.Contradicted:
+		return fmt.Errorf("%s: somebody has committed the branch: %w", s.resource, adapters.ErrTorn)
+	}
+	return nil
+}
+
+// Abandon implements adapters.Session: the agent keeps what it voted for, whoever goes away.
+func (s *session) Abandon() { s.end() }
+
+func pause(ctx context.Context, d time.Duration) error {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
