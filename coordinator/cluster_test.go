@@ -19,6 +19,7 @@ import (
 	"github.com/concordtx/concord/adapters"
 	"github.com/concordtx/concord/adapters/memory"
 	"github.com/concordtx/concord/api"
+	"github.com/concordtx/concord/coordinator/replica"
 	"github.com/concordtx/concord/protocol/zab"
 	"github.com/concordtx/concord/txn"
 )
@@ -27,7 +28,7 @@ import (
 type testCluster struct {
 	t       *testing.T
 	dir     string
-	members []Member
+	members []replica.Member
 	rules   Rules
 	files   map[zab.NodeID]vfs.FS // nil: the real one
 	open    func() []adapters.Resource
@@ -53,7 +54,7 @@ func newTunedCluster(t *testing.T, size int, open func() []adapters.Resource, tu
 	for id := 1; id <= size; id++ {
 		l, err := net.Listen("tcp", "127.0.0.1:0")
 		require.NoError(t, err)
-		c.members = append(c.members, Member{ID: zab.NodeID(id), Peer: l.Addr().String(), API: "api-" + strconv.Itoa(id)})
+		c.members = append(c.members, replica.Member{ID: zab.NodeID(id), Peer: l.Addr().String(), API: "api-" + strconv.Itoa(id)})
 		require.NoError(t, l.Close())
 	}
 	for _, m := range c.members {
@@ -281,4 +282,14 @@ func TestBranchOfAResourceThatHasLeftSaysWhyItWaits(t *testing.T) {
 	c.rules.Grace = time.Millisecond
 	restart(with)
 	require.Eventually(t, func() bool { _, found := disk.Get("k"); return found }, 10*time.Second, 20*time.Millisecond)
+}
+
+func TestWhoIsTurnedAwayAtThePeerPortIsCounted(t *testing.T) {
+	c := newCluster(t, 1, nobody)
+	conn, err := net.Dial("tcp", c.members[0].Peer)
+	require.NoError(t, err)
+	_, err = conn.Write([]byte("GET / HTTP/1.1\r\nHost: x\r\n\r\n"))
+	require.NoError(t, err)
+	require.NoError(t, conn.Close())
+	require.Eventually(t, func() bool { return c.nodes[1].Status().TurnedAway == 1 }, 10*time.Second, 10*time.Millisecond)
 }

@@ -8,18 +8,10 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/concordtx/concord/coordinator/replica"
 	"github.com/concordtx/concord/protocol/zab"
 	"github.com/concordtx/concord/txn"
 )
-
-// Member is one node of the cluster.
-type Member struct {
-	ID       zab.NodeID
-	Observer bool   // it is in no quorum
-	Learner  bool   // likewise, until it has caught up and becomes a voter
-	Peer     string // host:port for the other nodes
-	API      string // host:port for clients
-}
 
 // Rules are the numbers of a cluster, equal on all nodes by good custom: nothing
 // that is safe or unsafe depends on them.
@@ -89,7 +81,7 @@ func (r Rules) watermarkStep() time.Duration { return min(time.Hour, r.Retention
 type CoreConfig struct {
 	Node zab.NodeID
 	// Members are those that the configuration names; they count until the log says who they are.
-	Members []Member
+	Members []replica.Member
 	// Distrust is why this node stopped for good at an earlier time; empty: it did not.
 	Distrust string
 	// Boot is the durable counter of starts of this node.
@@ -149,11 +141,11 @@ type Core struct {
 	reads              map[uint64]Event     // ViewAsked and OutcomeAsked that wait for a read index
 	behind             []behind             // SeenAsked that wait for this node to catch up
 	doubt              doubt                // whether a leader still leads, after a pause
-	list               List                 // of the members, the latest that is known
+	list               replica.List         // of the members, the latest that is known
 	delivered          zab.Zxid             // the last entry about them that was delivered
 	asleep             bool                 // an empty store: it waits until it has met enough others
 	met                map[zab.NodeID]bool  // while asleep
-	speakers           []Speaker            // as last seen
+	speakers           []replica.Speaker    // as last seen
 	diverged           divergence
 	handing            *handover // of leadership, nil if there is none
 
@@ -207,10 +199,10 @@ func NewCore(config CoreConfig, storage zab.Storage, table *txn.Table) (*Core, e
 	}
 	list, said := tableList(table)
 	if !said {
-		list.Members = toMembers(fromMembers(config.Members))
+		list.Members = replica.ToMembers(replica.FromMembers(config.Members))
 	}
 	log := config.Log
-	log.ID, log.Members, log.MembersAt, log.Change, log.Boot = config.Node, zabMembers(list.Members), list.At, changeOf, config.Boot
+	log.ID, log.Members, log.MembersAt, log.Change, log.Boot = config.Node, replica.ZabMembers(list.Members), list.At, changeOf, config.Boot
 	z, err := zab.New(log, storage)
 	if err != nil {
 		return nil, err
@@ -218,7 +210,7 @@ func NewCore(config CoreConfig, storage zab.Storage, table *txn.Table) (*Core, e
 	c := &Core{config: config, zab: z, table: table, level: table.Level(), unfit: map[string]string{}, down: map[string]bool{}, reads: map[uint64]Event{},
 		list: list, delivered: list.At, met: map[zab.NodeID]bool{}}
 	c.diverged = divergence{Why: config.Distrust, claims: map[zab.NodeID]StateSeen{}, stances: map[zab.NodeID]stance{}}
-	c.asleep = blank(storage, table) && !observes(list.Members, config.Node) && len(c.missing()) > 0
+	c.asleep = blank(storage, table) && !list.Observes(config.Node) && len(c.missing()) > 0
 	c.digests.add(c.zxid(), table.Meta().Digest)
 	c.clearLeadership()
 	return c, nil

@@ -11,6 +11,7 @@ import (
 
 	"github.com/concordtx/concord/adapters"
 	"github.com/concordtx/concord/api"
+	"github.com/concordtx/concord/coordinator/replica"
 	"github.com/concordtx/concord/protocol/zab"
 	"github.com/concordtx/concord/txn"
 )
@@ -67,7 +68,7 @@ func (d *loneDisk) Entries(after, upto zab.Zxid, _ int) (list []zab.Entry, err e
 
 // newLone returns a leader that is ready.
 func newLone(t *testing.T, resources ...string) *lone {
-	l := &lone{t: t, disk: &loneDisk{}, now: time.UnixMilli(1_800_000_000_000), config: CoreConfig{Node: 1, Members: []Member{{ID: 1}},
+	l := &lone{t: t, disk: &loneDisk{}, now: time.UnixMilli(1_800_000_000_000), config: CoreConfig{Node: 1, Members: []replica.Member{{ID: 1}},
 		NewCluster: 7, Resources: resources, Rules: Rules{MaxTransaction: time.Minute, Grace: time.Second, Scan: time.Hour}}}
 	l.restart()
 	return l

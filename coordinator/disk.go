@@ -7,6 +7,7 @@ import (
 	"math"
 	"time"
 
+	"github.com/concordtx/concord/coordinator/peer"
 	"github.com/concordtx/concord/protocol/zab"
 	"github.com/concordtx/concord/wal"
 )
@@ -72,7 +73,7 @@ func (l *loop) stepAside(now time.Time) {
 	}
 	for _, m := range l.core.list.Members {
 		r, ok := l.reports[m.ID]
-		if ok && !m.Observer && r.Established && now.Sub(r.at) < 3*reportInterval && !r.Disk.low {
+		if ok && !m.Observer && r.Established && now.Sub(r.at) < 3*reportInterval && !r.Disk.Low {
 			l.resigned = now
 			l.events = append(l.events, Peer{zab.Resigned{Reason: "its disk is nearly full, and others have space"}})
 			return
@@ -82,18 +83,12 @@ func (l *loop) stepAside(now time.Time) {
 
 func (c *Core) onDiskChanged(e DiskChanged) { c.disk = e }
 
-// diskReport is a Disk as peers hear of it.
-type diskReport struct {
-	free    uint64
-	low     bool
-	slowest time.Duration // in milliseconds
-}
-
-func (d Disk) report() diskReport {
+func (d Disk) report() peer.Disk {
 	ms := min(d.Slowest.Milliseconds(), math.MaxUint32)
-	return diskReport{free: d.Free, low: d.Low, slowest: time.Duration(ms) * time.Millisecond}
+	return peer.Disk{Free: d.Free, Low: d.Low, Slowest: time.Duration(ms) * time.Millisecond}
 }
 
-func (r diskReport) disk() Disk {
-	return Disk{Space: wal.Space{Free: r.free, Low: r.low}, Latency: wal.Latency{Slowest: r.slowest}}
+// diskOf is the inverse of Disk.report.
+func diskOf(r peer.Disk) Disk {
+	return Disk{Space: wal.Space{Free: r.Free, Low: r.Low}, Latency: wal.Latency{Slowest: r.Slowest}}
 }

@@ -2,12 +2,15 @@
 
 package coordinator
 
-import "github.com/concordtx/concord/txn"
+import (
+	"github.com/concordtx/concord/coordinator/replica"
+	"github.com/concordtx/concord/txn"
+)
 
 // raiseLevel switches on what every member knows. All of them must be in a conversation with
 // this leader at one moment, observers too: one that is away may come back with an older
 // release, and could not read the log then.
-func (c *Core) raiseLevel(speakers []Speaker) {
+func (c *Core) raiseLevel(speakers []replica.Speaker) {
 	known := map[uint64]txn.FeatureLevel{}
 	for _, s := range speakers {
 		known[uint64(s.Node)] = s.Level

@@ -9,6 +9,7 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/stretchr/testify/require"
 
+	"github.com/concordtx/concord/coordinator/replica"
 	"github.com/concordtx/concord/protocol/zab"
 	"github.com/concordtx/concord/txn"
 	"github.com/concordtx/concord/wal"
@@ -25,11 +26,11 @@ func TestStoreOfALaterReleaseIsNotOpened(t *testing.T) {
 	w.Enqueue(zab.Write{ID: 1, Hard: &zab.HardState{Accepted: 1, Current: 1}, Entries: []zab.Entry{first}})
 	<-durable
 	w.Close()
-	state, _ := toState([]txn.Changes{{Meta: txn.Meta{Cluster: 7, Position: toPosition(first.Zxid), Level: txn.Newest + 1}}}, nil)
+	state, _ := toState([]txn.Changes{{Meta: txn.Meta{Cluster: 7, Position: replica.ToPosition(first.Zxid), Level: txn.Newest + 1}}}, nil)
 	require.NoError(t, store.Apply(state))
 	require.NoError(t, store.Close())
 
-	_, err = Open(Config{Node: 1, Members: []Member{{ID: 1, Peer: "127.0.0.1:0"}}, DataDir: "/data", FS: fs, Logger: slog.New(slog.DiscardHandler)})
+	_, err = Open(Config{Node: 1, Members: []replica.Member{{ID: 1, Peer: "127.0.0.1:0"}}, DataDir: "/data", FS: fs, Logger: slog.New(slog.DiscardHandler)})
 	require.ErrorIs(t, err, ErrNewerStore)
 	require.ErrorContains(t, err, "run the release that the other nodes run")
 }

@@ -6,10 +6,14 @@ import (
 	"context"
 	"time"
 
+	"github.com/concordtx/concord/coordinator/peer"
 	"github.com/concordtx/concord/protocol/zab"
 	"github.com/concordtx/concord/txn"
 	"github.com/concordtx/concord/wal"
 )
+
+// reportInterval is how often a node tells its peers about itself.
+const reportInterval = 500 * time.Millisecond
 
 // loop is the goroutine that owns the Core: it collects events, lets the Core handle
 // them in turns and carries its effects out to goroutines that may wait.
@@ -22,7 +26,7 @@ type loop struct {
 	handled   []Event // by the last turn
 	turns     turns
 	reports   map[zab.NodeID]peerReport
-	standings map[zab.NodeID]standing // as last told
+	standings map[zab.NodeID]peer.Standing // as last told
 	reported  time.Time
 	published time.Time
 	present   time.Time // when this node last knew an established leader
@@ -36,12 +40,12 @@ type loop struct {
 var always = func() chan struct{} { c := make(chan struct{}); close(c); return c }()
 
 type peerReport struct {
-	report
+	peer.Report
 	at time.Time
 }
 
 func newLoop(n *Node, w *wal.Writer) *loop {
-	return &loop{Node: n, writer: w, present: time.Now(), ticked: time.Now(), requests: map[uint64]func(Reply){}, reports: map[zab.NodeID]peerReport{}, standings: map[zab.NodeID]standing{}}
+	return &loop{Node: n, writer: w, present: time.Now(), ticked: time.Now(), requests: map[uint64]func(Reply){}, reports: map[zab.NodeID]peerReport{}, standings: map[zab.NodeID]peer.Standing{}}
 }
 
 func (l *loop) run(ctx context.Context) error {
@@ -84,7 +88,7 @@ func (l *loop) run(ctx context.Context) error {
 }
 
 // turn handles what waits. tick is zero unless a tick began it.
-func (l *loop) turn(tick time.Time, asks chan ask, received chan inbound) {
+func (l *loop) turn(tick time.Time, asks chan ask, received chan peer.Inbound) {
 	t := turn{began: time.Now()}
 	if !tick.IsZero() {
 		l.tick(tick)
@@ -105,7 +109,7 @@ func (l *loop) turn(tick time.Time, asks chan ask, received chan inbound) {
 }
 
 // drain collects what waits already, so that it shares a turn.
-func (l *loop) drain(asks chan ask, received chan inbound) {
+func (l *loop) drain(asks chan ask, received chan peer.Inbound) {
 	for len(l.events)+l.core.Left() < maxTurn {
 		select {
 		case id := <-l.persisted:
@@ -138,7 +142,7 @@ func (l *loop) tick(now time.Time) {
 			if heard, ok := l.standings[m.ID]; ok && heard.ListAt.Less(s.ListAt) {
 				told.List = l.core.list
 			}
-			l.peers.send(m.ID, outbound{report: &r, standing: &told})
+			l.peers.Tell(m.ID, &r, &told)
 		}
 		l.watchMembers()
 	}
@@ -157,22 +161,22 @@ func (l *loop) peersNow(now time.Time) (latest time.Time) {
 	return latest
 }
 
-func (l *loop) receive(in inbound) {
+func (l *loop) receive(in peer.Inbound) {
 	switch {
-	case in.lost:
-		l.events = append(l.events, Peer{zab.PeerLost{Peer: in.from}})
-	case in.met != nil:
-		l.events = append(l.events, *in.met)
-	case in.report != nil:
-		l.reports[in.from] = peerReport{report: *in.report, at: time.Now()}
-		l.events = append(l.events, StateSeen{Node: in.from, At: in.report.Applied, Digest: in.report.Digest})
-	case in.standing != nil:
-		l.standings[in.from] = *in.standing
-		if l.core.list.At.Less(in.standing.List.At) {
-			l.events = append(l.events, PeerMet{Node: in.from, Cluster: txn.ClusterID(l.cluster.Load()), List: in.standing.List})
+	case in.Lost:
+		l.events = append(l.events, Peer{zab.PeerLost{Peer: in.From}})
+	case in.Met != nil:
+		l.events = append(l.events, PeerMet(*in.Met))
+	case in.Report != nil:
+		l.reports[in.From] = peerReport{Report: *in.Report, at: time.Now()}
+		l.events = append(l.events, StateSeen{Node: in.From, At: in.Report.Applied, Digest: in.Report.Digest})
+	case in.Standing != nil:
+		l.standings[in.From] = *in.Standing
+		if l.core.list.At.Less(in.Standing.List.At) {
+			l.events = append(l.events, PeerMet{Node: in.From, Cluster: txn.ClusterID(l.cluster.Load()), List: in.Standing.List})
 		}
 	default:
-		l.events = append(l.events, Peer{zab.Received{Message: in.message}})
+		l.events = append(l.events, Peer{zab.Received{Message: in.Message}})
 	}
 }
 
@@ -196,19 +200,19 @@ func (l *loop) carryOut(fx *Effects) {
 	l.tellStores()
 	l.followMembers()
 	for _, e := range fx.SendSnapshot {
-		l.sender.allow(e)
+		l.peers.AllowSnapshot(e)
 	}
 	if fx.FetchSnapshot.Session != 0 {
-		l.fetcher.fetch(fx.FetchSnapshot)
+		l.peers.FetchSnapshot(fx.FetchSnapshot)
 	}
 	if fx.Discard != 0 {
-		l.fetcher.forget(fx.Discard)
+		l.peers.DiscardSnapshot(fx.Discard)
 	}
 	for _, w := range fx.Write {
 		l.writer.Enqueue(w)
 	}
 	for _, m := range fx.Send {
-		l.peers.send(m.To, outbound{message: m})
+		l.peers.Send(m)
 	}
 	for _, r := range fx.Reply {
 		done := l.requests[r.Request]
@@ -272,7 +276,7 @@ func (l *loop) followMembers() {
 	if l.core.list.At != l.list.Load().At {
 		list := l.core.list
 		l.list.Store(&list)
-		l.peers.follow()
+		l.peers.Follow()
 	}
 }
 
@@ -287,4 +291,9 @@ func (l *loop) forget(spent map[string][]txn.XID) {
 			}
 		}
 	}
+}
+
+// ownStanding is where this node stands.
+func (l *loop) ownStanding() peer.Standing {
+	return peer.Standing{Distrusted: l.core.diverged.Why != "", Peer: l.self.Peer, API: l.self.API, ListAt: l.core.list.At}
 }

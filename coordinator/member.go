@@ -5,10 +5,10 @@ package coordinator
 import (
 	"cmp"
 	"context"
-	"fmt"
 	"slices"
 	"time"
 
+	"github.com/concordtx/concord/coordinator/replica"
 	"github.com/concordtx/concord/protocol/zab"
 	"github.com/concordtx/concord/txn"
 )
@@ -22,17 +22,7 @@ import (
 // disk it is as good as new, so nobody asks which store it has.
 
 // MembersSeen says who speaks now, this node included.
-type MembersSeen struct{ Speakers []Speaker }
-
-// Speaker is a node in a conversation: the store that speaks for it, and the newest feature
-// level that its program knows.
-type Speaker struct {
-	Node  zab.NodeID
-	Store txn.StoreID
-	Level txn.FeatureLevel
-	// Peer and API are where it says that it is, if it does.
-	Peer, API string
-}
+type MembersSeen struct{ Speakers []replica.Speaker }
 
 // ReplaceAsked is an operator's word that a node has lost its disk for good.
 type ReplaceAsked struct {
@@ -51,7 +41,7 @@ func (c *Core) onMembersSeen(e MembersSeen) {
 	}
 	for _, s := range e.Speakers {
 		node := uint64(s.Node)
-		if _, known := c.table.Store(node); !known && !c.noting[node] && c.votes(s.Node) {
+		if _, known := c.table.Store(node); !known && !c.noting[node] && c.list.Votes(s.Node) {
 			c.noting[node] = true
 			c.batch = append(c.batch, txn.MemberRecord{Node: node, Store: s.Store})
 		}
@@ -84,13 +74,13 @@ func (c *Core) noteHolds() {
 		if c.zxid().Less(upto) {
 			upto = c.zxid()
 		}
-		known := toZxid(m.Holds)
+		known := replica.ToZxid(m.Holds)
 		last, noted := c.heldAt[m.Node]
 		if !ok || !known.Less(upto) || noted && (!known.Less(c.busy) || c.now.Sub(last) < holdsInterval) {
 			continue
 		}
 		c.heldAt[m.Node] = c.now
-		c.batch = append(c.batch, txn.HoldsRecord{Node: m.Node, Store: m.Store, Upto: toPosition(upto)})
+		c.batch = append(c.batch, txn.HoldsRecord{Node: m.Node, Store: m.Store, Upto: replica.ToPosition(upto)})
 	}
 }
 
@@ -118,7 +108,7 @@ func (c *Core) onReplaceAsked(e ReplaceAsked) {
 		return
 	}
 	switch {
-	case !c.isMember(e.Node):
+	case !c.list.Has(e.Node):
 		c.reply(Reply{Request: e.Request, Err: noMember(e.Node)})
 	case e.Node == c.config.Node:
 		c.reply(Reply{Request: e.Request, Err: refusedf("node %d leads, its disk is not lost: name the node that lost it", e.Node)})
@@ -139,66 +129,19 @@ func (n *Node) Replace(ctx context.Context, node zab.NodeID, who, why string) er
 
 // watchMembers tells the core who speaks.
 func (l *loop) watchMembers() {
-	speakers := append(l.peers.conns.speakers(), Speaker{Node: l.config.Node, Store: l.store.ID(), Level: l.config.FeatureLevel, Peer: l.self.Peer, API: l.self.API})
+	speakers := append(l.peers.Speakers(), replica.Speaker{Node: l.config.Node, Store: l.store.ID(), Level: l.config.FeatureLevel, Peer: l.self.Peer, API: l.self.API})
 	for i := range speakers {
 		if s, ok := l.standings[speakers[i].Node]; ok {
 			speakers[i].Peer, speakers[i].API = s.Peer, s.API
 		}
 	}
-	slices.SortFunc(speakers, func(a, b Speaker) int { return cmp.Compare(a.Node, b.Node) })
+	slices.SortFunc(speakers, func(a, b replica.Speaker) int { return cmp.Compare(a.Node, b.Node) })
 	l.events = append(l.events, MembersSeen{Speakers: speakers})
 }
 
 // tellStores tells the handshakes what the log knows of the stores.
 func (l *loop) tellStores() {
-	if !slices.Equal(*l.peers.known.Load(), l.core.table.Meta().Stores) {
-		known := l.core.table.Meta().Stores
-		l.peers.known.Store(&known)
+	if known := l.core.table.Meta().Stores; !slices.Equal(l.peers.Stores(), known) {
+		l.peers.KnowStores(known)
 	}
-}
-
-// foreignStore says why a node must not speak from this store; empty if it may.
-func (p *peers) foreignStore(h hello) string {
-	known := p.known.Load()
-	if known == nil || observes(p.list.Load().Members, h.From) {
-		return ""
-	}
-	for _, m := range *known {
-		switch holds := toZxid(m.Holds); {
-		case m.Node != uint64(h.From):
-		case m.Store != h.Store:
-			return fmt.Sprintf("node %d has another store than the cluster knows: its disk was lost, or directories were swapped. "+
-				"Give it its own directory back; if that is lost for good, run \"concord member replace %d\"", h.From, h.From)
-		case h.Tail.Less(holds):
-			return fmt.Sprintf("the store of node %d was set back: its log ends at %v, and it had all up to %v. It has forgotten what it promised since. "+
-				"Stop it, run \"concord member replace %d\", and start it on an empty directory", h.From, h.Tail, holds, h.From)
-		}
-	}
-	return ""
-}
-
-func (c *Core) isMember(id zab.NodeID) bool { _, ok := c.list.Find(id); return ok }
-
-func (c *Core) votes(id zab.NodeID) bool { m, ok := c.list.Find(id); return ok && !m.Observer }
-
-// observes reports whether a node is an observer.
-func observes(members []Member, id zab.NodeID) bool {
-	return slices.ContainsFunc(members, func(m Member) bool { return m.ID == id && m.Observer })
-}
-
-// speakers returns who speaks on accepted connections.
-func (s *connSet) speakers() []Speaker {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	latest := map[zab.NodeID]claim{}
-	for _, c := range s.conns {
-		if c.Node != 0 && latest[c.Node].order < c.order {
-			latest[c.Node] = c
-		}
-	}
-	out := make([]Speaker, 0, len(latest)+1)
-	for _, c := range latest {
-		out = append(out, c.Speaker)
-	}
-	return out
 }

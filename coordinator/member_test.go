@@ -14,6 +14,7 @@ import (
 
 	"github.com/concordtx/concord/adapters"
 	"github.com/concordtx/concord/api"
+	"github.com/concordtx/concord/coordinator/replica"
 	"github.com/concordtx/concord/txn"
 )
 
@@ -54,7 +55,7 @@ func TestNodeWithALostDiskIsRefusedUntilAnOperatorReplacesIt(t *testing.T) {
 func (c *testCluster) storesKnown(n int) {
 	require.Eventually(c.t, func() bool {
 		for _, r := range c.nodes {
-			if known := r.peers.known.Load(); known == nil || len(*known) != n {
+			if len(r.peers.Stores()) != n {
 				return false
 			}
 		}
@@ -83,8 +84,8 @@ func TestStoreThatWasSetBackIsRefused(t *testing.T) {
 	c.start(old)
 	require.Eventually(t, func() bool {
 		for _, r := range c.nodes {
-			for _, m := range *r.peers.known.Load() {
-				if m.Node == uint64(victim) && toZxid(m.Holds).Less(tail) {
+			for _, m := range r.peers.Stores() {
+				if m.Node == uint64(victim) && replica.ToZxid(m.Holds).Less(tail) {
 					return false
 				}
 			}

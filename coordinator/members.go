@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/concordtx/concord/api"
+	"github.com/concordtx/concord/coordinator/replica"
 	"github.com/concordtx/concord/protocol/zab"
 	"github.com/concordtx/concord/txn"
 )
@@ -21,34 +22,18 @@ import (
 // voter learns first, in no quorum, and is made a voter when it has caught up. A leader that is to
 // go hands over before.
 
-// List says who the members are.
-type List struct {
-	At      zab.Zxid // the entry of the log that says so; zero: the configuration does
-	Members []Member // by ID; never changed
-}
-
-// Find returns the member with an ID.
-func (l List) Find(id zab.NodeID) (Member, bool) {
-	for _, m := range l.Members {
-		if m.ID == id {
-			return m, true
-		}
-	}
-	return Member{}, false
-}
-
 // PeerMet says that this node and another agree to talk, and what that one belongs to.
 type PeerMet struct {
 	Node    zab.NodeID
 	Cluster txn.ClusterID // 0: it knows of none yet
 	// List is what it knows of the members, if that is later than what this node knows.
-	List List
+	List replica.List
 }
 
 // AddAsked asks for a node to become a member.
 type AddAsked struct {
 	Request  uint64
-	Member   Member
+	Member   replica.Member
 	Key      string // tells a repeated request
 	Who, Why string
 }
@@ -104,23 +89,23 @@ type handover struct {
 const handoverPatience = 10 * time.Second
 
 // takeList takes over a list that is later than what is known.
-func (c *Core) takeList(l List) {
+func (c *Core) takeList(l replica.List) {
 	if !c.list.At.Less(l.At) {
 		return
 	}
-	if !sameMembers(c.list.Members, l.Members) {
-		c.note("the members are %s since %v", txn.ListText(fromMembers(l.Members)), l.At)
+	if !replica.SameMembers(c.list.Members, l.Members) {
+		c.note("the members are %s since %v", txn.ListText(replica.FromMembers(l.Members)), l.At)
 	}
 	c.list = l
 }
 
 // tableList is what the table says of the members.
-func tableList(t *txn.Table) (l List, ok bool) {
+func tableList(t *txn.Table) (l replica.List, ok bool) {
 	m := t.Members()
 	if m == nil {
-		return List{}, false
+		return replica.List{}, false
 	}
-	return List{At: toZxid(m.At), Members: toMembers(m.List)}, true
+	return replica.List{At: replica.ToZxid(m.At), Members: replica.ToMembers(m.List)}, true
 }
 
 // A node with an empty store must not found a cluster with others who are as blank while those
@@ -147,7 +132,7 @@ func (c *Core) onPeerMet(e PeerMet) error {
 	if c.list.At.Less(e.List.At) {
 		c.takeList(e.List)
 		c.wake("node %d tells who belongs to the cluster", e.Node)
-		return c.stepLog(zab.Learned{Set: zab.Set{At: e.List.At, Members: zabMembers(e.List.Members)}})
+		return c.stepLog(zab.Learned{Set: zab.Set{At: e.List.At, Members: replica.ZabMembers(e.List.Members)}})
 	}
 	if c.asleep {
 		c.met[e.Node] = true
@@ -203,7 +188,7 @@ func (c *Core) keepMembers() {
 	}
 	switch m := c.table.Members(); {
 	case m == nil:
-		c.takeChange(txn.MembersRecord{Members: fromMembers(c.list.Members)})
+		c.takeChange(txn.MembersRecord{Members: replica.FromMembers(c.list.Members)})
 	case !m.Settled:
 		c.takeChange(txn.MembersRecord{Members: m.List})
 	}
@@ -272,13 +257,13 @@ func (c *Core) onAddAsked(e AddAsked) {
 		c.reply(Reply{Request: e.Request, Zxid: c.zxid()}) // somebody goes on waiting for it
 		return
 	case there:
-		why = fmt.Sprintf("node %d is a member already (%v): see \"concord member ls\"", old.ID, roleOf(old))
+		why = fmt.Sprintf("node %d is a member already (%v): see \"concord member ls\"", old.ID, replica.RoleOf(old))
 	case len(c.list.Members) >= txn.MaxMembers:
 		why = fmt.Sprintf("a cluster has at most %d members: remove one first", txn.MaxMembers)
 	default:
 		why = c.occupied(e.Member)
 	}
-	if why == "" && !c.quorumWithout(0, fromMembers(c.list.Members)) {
+	if why == "" && !c.quorumWithout(0, replica.FromMembers(c.list.Members)) {
 		c.reply(Reply{Request: e.Request, Err: unavailablef("too few voters follow this leader for a decision: see \"concord status\"")})
 		return
 	}
@@ -293,13 +278,13 @@ func (c *Core) onAddAsked(e AddAsked) {
 	if e.Member.Observer {
 		m.Role = txn.Observer
 	}
-	c.takeChange(txn.MembersRecord{Members: append(fromMembers(c.list.Members), m), Who: e.Who, Why: e.Why, Key: e.Key})
+	c.takeChange(txn.MembersRecord{Members: append(replica.FromMembers(c.list.Members), m), Who: e.Who, Why: e.Why, Key: e.Key})
 	c.changes.waiting = append(c.changes.waiting, memberWait{e.Request, e.Key})
 	c.alarm("%s adds node %d as %v: %s", e.Who, m.ID, m.Role, e.Why)
 }
 
 // occupied says which member has an address of a new one.
-func (c *Core) occupied(m Member) string {
+func (c *Core) occupied(m replica.Member) string {
 	for _, o := range c.list.Members {
 		for _, addr := range []string{m.Peer, m.API} {
 			if addr == o.Peer || addr == o.API {
@@ -311,10 +296,10 @@ func (c *Core) occupied(m Member) string {
 }
 
 // learner returns who is on the way to be a voter.
-func (c *Core) learner() (Member, bool) {
-	i := slices.IndexFunc(c.list.Members, func(m Member) bool { return m.Learner })
+func (c *Core) learner() (replica.Member, bool) {
+	i := slices.IndexFunc(c.list.Members, func(m replica.Member) bool { return m.Learner })
 	if i < 0 {
-		return Member{}, false
+		return replica.Member{}, false
 	}
 	return c.list.Members[i], true
 }
@@ -324,7 +309,7 @@ func (c *Core) onRemoveAsked(e RemoveAsked) {
 		return
 	}
 	m, there := c.list.Find(e.Node)
-	rest := slices.DeleteFunc(fromMembers(c.list.Members), func(m txn.Member) bool { return m.ID == uint64(e.Node) })
+	rest := slices.DeleteFunc(replica.FromMembers(c.list.Members), func(m txn.Member) bool { return m.ID == uint64(e.Node) })
 	switch l, learns := c.learner(); {
 	case !there:
 		c.reply(Reply{Request: e.Request, Err: noMember(e.Node)})
@@ -397,11 +382,11 @@ func (c *Core) watchLearners() {
 	}
 	before, looked := c.changes.looked[l.ID]
 	c.changes.looked[l.ID] = s.Commit
-	at := slices.IndexFunc(c.speakers, func(s Speaker) bool { return s.Node == l.ID })
+	at := slices.IndexFunc(c.speakers, func(s replica.Speaker) bool { return s.Node == l.ID })
 	if !looked || at < 0 || s.Peers[i].Match.Less(before) {
 		return
 	}
-	list := fromMembers(c.list.Members)
+	list := replica.FromMembers(c.list.Members)
 	for i := range list {
 		if list[i].ID == uint64(l.ID) {
 			list[i].Role = txn.Voter
@@ -419,7 +404,7 @@ func (c *Core) watchAddresses() {
 	}
 	list := slices.Clone(m.List)
 	for i := range list {
-		at := slices.IndexFunc(c.speakers, func(s Speaker) bool { return uint64(s.Node) == list[i].ID && s.Peer != "" && s.API != "" })
+		at := slices.IndexFunc(c.speakers, func(s replica.Speaker) bool { return uint64(s.Node) == list[i].ID && s.Peer != "" && s.API != "" })
 		if at >= 0 {
 			list[i].Peer, list[i].API = c.speakers[at].Peer, c.speakers[at].API
 		}
@@ -440,7 +425,7 @@ func (c *Core) onLeadAsked(e LeadAsked) {
 	case e.Node == c.config.Node:
 		c.reply(Reply{Request: e.Request, Zxid: c.zxid()}) // it is so, perhaps since the request was made first
 	case m.Observer:
-		c.reply(Reply{Request: e.Request, Err: refusedf("node %d is no voter (%v), and cannot lead: name one that \"concord member ls\" shows as a voter", e.Node, roleOf(m))})
+		c.reply(Reply{Request: e.Request, Err: refusedf("node %d is no voter (%v), and cannot lead: name one that \"concord member ls\" shows as a voter", e.Node, replica.RoleOf(m))})
 	case c.diverged.Why != "":
 		c.reply(Reply{Request: e.Request, Err: c.distrusted()})
 	default:
@@ -505,55 +490,13 @@ func (c *Core) endHandover(err error) {
 	c.handing = nil
 }
 
-func roleOf(m Member) txn.Role {
-	switch {
-	case m.Learner:
-		return txn.Learner
-	case m.Observer:
-		return txn.Observer
-	}
-	return txn.Voter
-}
-
-// Role says how the member takes part: voter, observer or learner.
-func (m Member) Role() string { return roleOf(m).String() }
-
-func toMembers(list []txn.Member) []Member {
-	members := make([]Member, len(list))
-	for i, m := range list {
-		members[i] = Member{ID: zab.NodeID(m.ID), Observer: m.Role != txn.Voter, Learner: m.Role == txn.Learner, Peer: m.Peer, API: m.API}
-	}
-	return members
-}
-
-func fromMembers(members []Member) []txn.Member {
-	list := make([]txn.Member, len(members))
-	for i, m := range members {
-		list[i] = txn.Member{ID: uint64(m.ID), Role: roleOf(m), Peer: m.Peer, API: m.API}
-	}
-	slices.SortFunc(list, func(a, b txn.Member) int { return cmp.Compare(a.ID, b.ID) })
-	return list
-}
-
-func zabMembers(members []Member) []zab.Member {
-	list := make([]zab.Member, len(members))
-	for i, m := range members {
-		list[i] = zab.Member{ID: m.ID, Observer: m.Observer}
-	}
-	return list
-}
-
 // changeOf tells the log which entries change the members.
 func changeOf(data []byte) ([]zab.Member, bool) {
 	list, ok := txn.MembersOf(data)
 	if !ok {
 		return nil, false
 	}
-	return zabMembers(toMembers(list)), true
-}
-
-func sameMembers(a, b []Member) bool {
-	return slices.Equal(fromMembers(a), fromMembers(b))
+	return replica.ZabMembers(replica.ToMembers(list)), true
 }
 
 // listsSideBySide prints two lists of members, for an operator who has to find the difference.
@@ -579,7 +522,7 @@ func listsSideBySide(inFile, inLog []txn.Member) string {
 
 // AddMember makes a node a member: an observer, or a voter, which learns first. It returns when
 // the log says so; a learner becomes a voter when it has caught up.
-func (n *Node) AddMember(ctx context.Context, m Member, key, who, why string) error {
+func (n *Node) AddMember(ctx context.Context, m replica.Member, key, who, why string) error {
 	_, err := n.ask(ctx, func(request uint64) Event { return AddAsked{Request: request, Member: m, Key: key, Who: who, Why: why} })
 	return err
 }
@@ -599,4 +542,4 @@ func (n *Node) Lead(ctx context.Context, node zab.NodeID, who, why string) error
 }
 
 // Members returns who the members are, as far as this node knows.
-func (n *Node) Members() List { return *n.list.Load() }
+func (n *Node) Members() replica.List { return *n.list.Load() }

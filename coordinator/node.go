@@ -15,10 +15,12 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/cockroachdb/pebble/v2/vfs"
 	"golang.org/x/sync/errgroup"
 
-	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/concordtx/concord/adapters"
+	"github.com/concordtx/concord/coordinator/peer"
+	"github.com/concordtx/concord/coordinator/replica"
 	"github.com/concordtx/concord/protocol/zab"
 	"github.com/concordtx/concord/txn"
 	"github.com/concordtx/concord/wal"
@@ -42,7 +44,7 @@ const (
 // Config is what a node must know.
 type Config struct {
 	Node    zab.NodeID
-	Members []Member
+	Members []replica.Member
 	DataDir string
 	// FS is where DataDir is; nil: the real file system.
 	FS vfs.FS
@@ -70,14 +72,12 @@ type Config struct {
 // sender and a receiver; each resource has its workers. Nothing blocks the loop.
 type Node struct {
 	config   Config
-	self     Member // as configured
+	self     replica.Member // as configured
 	log      *slog.Logger
 	store    *wal.Store
 	archive  *archive
 	core     *Core
-	peers    *peers
-	sender   *snapshotSender
-	fetcher  *snapshotFetcher
+	peers    *peer.Transport
 	workers  map[string]*worker
 	cluster  atomic.Uint32 // txn.ClusterID, for the handshake
 	level    atomic.Uint32 // txn.FeatureLevel of the log, likewise
@@ -86,10 +86,10 @@ type Node struct {
 	restored atomic.Pointer[restoredState]
 	leases   atomic.Pointer[txn.Leases]
 	heard    heard
-	list     atomic.Pointer[List] // the latest list of members that is known
+	list     atomic.Pointer[replica.List] // the latest list of members that is known
 
 	asks      chan ask
-	received  chan inbound
+	received  chan peer.Inbound
 	persisted chan uint64
 	posted    chan Event // from workers and clients: capacity bounds what waits; senders wait
 	closed    chan struct{}
@@ -121,12 +121,12 @@ func Open(c Config) (*Node, error) {
 	if c.FeatureLevel > txn.Newest {
 		return nil, fmt.Errorf("\"feature_level\" is %d, and this release knows up to %d: lower it, or run the release that the other nodes run", c.FeatureLevel, txn.Newest)
 	}
-	self := slices.IndexFunc(c.Members, func(m Member) bool { return m.ID == c.Node })
+	self := slices.IndexFunc(c.Members, func(m replica.Member) bool { return m.ID == c.Node })
 	if self < 0 {
 		return nil, fmt.Errorf("node %d is not one of the members: add it to \"members\", or correct \"node\"", c.Node)
 	}
 	n := &Node{config: c, self: c.Members[self], log: c.Logger.With("node", uint64(c.Node)), workers: map[string]*worker{},
-		asks: make(chan ask, maxAsks), received: make(chan inbound, 4096), persisted: make(chan uint64, 64),
+		asks: make(chan ask, maxAsks), received: make(chan peer.Inbound, 4096), persisted: make(chan uint64, 64),
 		posted: make(chan Event, 4096), closed: make(chan struct{})}
 	names, err := n.makeWorkers(c.Resources)
 	if err != nil {
@@ -145,13 +145,11 @@ func Open(c Config) (*Node, error) {
 			return nil, errors.Join(err, n.store.Close())
 		}
 	}
-	n.peers = newPeers(n.hello, &n.list, c.Members, listener, n.log, n.received)
-	stores := n.core.table.Meta().Stores
-	n.peers.known.Store(&stores)
-	n.sender = &snapshotSender{store: n.store, log: n.log, post: n.post, fatal: n.fatal}
-	n.peers.snapshots = n.sender
-	n.fetcher = &snapshotFetcher{store: n.store, log: n.log, dial: n.peers.dialFor, hang: n.peers.hangUp,
-		post: n.post, fatal: n.fatal, wake: make(chan struct{}, 1)}
+	n.config.Listener = listener
+	n.peers = peer.New(peer.Config{Self: n.hello, List: &n.list, Configured: c.Members, Listener: listener, Log: n.log,
+		Received: n.received, Store: n.store, CheckPair: checkPair, Fatal: n.fatal,
+		Post: func(ctx context.Context, e zab.Event) { n.post(ctx, Peer{e}) }})
+	n.peers.KnowStores(n.core.table.Meta().Stores)
 	return n, nil
 }
 
@@ -217,7 +215,7 @@ var ErrMembers = errors.New("the \"members\" of the configuration are not those 
 // cluster, once; a list that the cluster never had, and that is not the one with which this store was
 // first started, is a mistake that could make two of it.
 func (n *Node) checkList(table *txn.Table) error {
-	own := fromMembers(n.config.Members)
+	own := replica.FromMembers(n.config.Members)
 	first, err := n.firstList(own, table)
 	if err != nil {
 		return err
@@ -268,10 +266,9 @@ func (n *Node) firstList(own []txn.Member, table *txn.Table) ([]txn.Member, erro
 // validate asks the adapter of a branch, which is one of the configuration. It asks no database.
 func (n *Node) validate(b txn.Branch) error { return n.workers[b.Resource].resource.Validate(b) }
 
-func (n *Node) hello() hello {
+func (n *Node) hello() peer.Hello {
 	_, _, tail, _ := n.store.Initial()
-	return hello{Newest: protocolVersion, Oldest: oldestVersion, From: n.config.Node, Members: membersHash(n.config.Members),
-		Cluster: txn.ClusterID(n.cluster.Load()), Store: n.store.ID(), Dial: uint64(n.store.Boot()) << 32, Tail: tail,
+	return peer.Hello{From: n.config.Node, Cluster: txn.ClusterID(n.cluster.Load()), Store: n.store.ID(), Dial: uint64(n.store.Boot()) << 32, Tail: tail,
 		Level: n.config.FeatureLevel, Needs: txn.FeatureLevel(n.level.Load()), ListAt: n.list.Load().At}
 }
 
@@ -295,8 +292,7 @@ func (n *Node) Run(ctx context.Context) error {
 		case <-ctx.Done():
 		}
 	}))
-	g.Go(func() error { return n.peers.run(ctx) })
-	g.Go(func() error { return n.fetcher.run(ctx) })
+	g.Go(func() error { return n.peers.Run(ctx) })
 	for _, w := range n.workers {
 		g.Go(func() error { return w.run(ctx) })
 	}

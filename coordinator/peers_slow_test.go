@@ -12,6 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/concordtx/concord/api"
+	"github.com/concordtx/concord/coordinator/replica"
 	"github.com/concordtx/concord/internal/faultproxy"
 	"github.com/concordtx/concord/protocol/zab"
 	"github.com/concordtx/concord/txn"
@@ -21,7 +22,7 @@ import (
 func linked(t *testing.T, tune func(*Config)) (*testCluster, map[[2]zab.NodeID]*faultproxy.Link) {
 	links := map[[2]zab.NodeID]*faultproxy.Link{}
 	c := newTunedCluster(t, 3, nobody, func(c *Config) {
-		own := append([]Member(nil), c.Members...)
+		own := append([]replica.Member(nil), c.Members...)
 		for i, m := range own {
 			if m.ID == c.Node {
 				continue

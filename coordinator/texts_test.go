@@ -5,14 +5,9 @@ package coordinator
 import (
 	"context"
 	"errors"
-	"go/ast"
-	"go/parser"
-	"go/token"
 	"math"
 	"net"
-	"os"
 	"regexp"
-	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -23,6 +18,9 @@ import (
 	"github.com/concordtx/concord/adapters"
 	"github.com/concordtx/concord/adapters/memory"
 	"github.com/concordtx/concord/api"
+	"github.com/concordtx/concord/coordinator/peer"
+	"github.com/concordtx/concord/coordinator/replica"
+	"github.com/concordtx/concord/internal/said"
 	"github.com/concordtx/concord/protocol/zab"
 	"github.com/concordtx/concord/txn"
 )
@@ -63,7 +61,7 @@ func aborted(id func(*lone) txn.ID, branches []txn.Branch, before ...func(*lone)
 // levelled lets the log say who the members are and where, and switches leases on.
 func levelled(l *lone) {
 	for range 3 { // a level, who they are, where they are
-		l.step(MembersSeen{Speakers: []Speaker{{Node: 1, Store: txn.StoreID{1}, Level: txn.Newest, Peer: "10.0.0.1:7421", API: "10.0.0.1:7420"}}})
+		l.step(MembersSeen{Speakers: []replica.Speaker{{Node: 1, Store: txn.StoreID{1}, Level: txn.Newest, Peer: "10.0.0.1:7421", API: "10.0.0.1:7420"}}})
 		for range 10 {
 			l.tick(50 * time.Millisecond)
 		}
@@ -89,7 +87,7 @@ func adding(id zab.NodeID, observer bool) func(*lone, uint64) Event {
 	n := strconv.Itoa(int(id))
 	return func(_ *lone, request uint64) Event {
 		return AddAsked{Request: request, Key: "add " + n, Who: "ann", Why: "more",
-			Member: Member{ID: id, Observer: observer, Peer: "10.0.0." + n + ":7421", API: "10.0.0." + n + ":7420"}}
+			Member: replica.Member{ID: id, Observer: observer, Peer: "10.0.0." + n + ":7421", API: "10.0.0." + n + ":7420"}}
 	}
 }
 
@@ -127,7 +125,7 @@ func givesUp(l *lone) { require.NoError(l.t, l.ask(settle(thatID, 0)).Err) }
 // differs lets other voters of three tell of another state than this node has.
 func differs(nodes ...zab.NodeID) func(*lone) {
 	return func(l *lone) {
-		l.core.list = List{Members: []Member{{ID: 1}, {ID: 2}, {ID: 3}}}
+		l.core.list = replica.List{Members: []replica.Member{{ID: 1}, {ID: 2}, {ID: 3}}}
 		for _, id := range nodes {
 			l.step(StateSeen{Node: id, At: l.core.zxid(), Digest: txn.Digest{0xba}})
 		}
@@ -163,25 +161,13 @@ func one(ask func(context.Context, *testCluster, *Node) error, resources ...adap
 // opening is what Open says of a configuration in which something is wrong.
 func opening(spoil func(*testing.T, *Config)) func(*testing.T) error {
 	return func(t *testing.T) error {
-		config := Config{Node: 1, Members: []Member{{ID: 1, Peer: "127.0.0.1:0", API: "127.0.0.1:7420"}}, DataDir: t.TempDir()}
+		config := Config{Node: 1, Members: []replica.Member{{ID: 1, Peer: "127.0.0.1:0", API: "127.0.0.1:7420"}}, DataDir: t.TempDir()}
 		spoil(t, &config)
 		n, err := Open(config)
 		if err == nil {
 			err = errors.Join(errors.New("it was opened"), n.listenerClosed())
 		}
 		return err
-	}
-}
-
-// refused is what node 1, one of three, answers to a hello in which something is wrong.
-func refused(spoil func(*hello)) func(*testing.T) error {
-	return func(t *testing.T) error {
-		n, addr, _ := lonely(t)
-		h := asPeer(n, 2)
-		spoil(&h)
-		_, kind, why := speak(t, addr, h)
-		require.Equal(t, frameRefused, kind)
-		return errors.New(why)
 	}
 }
 
@@ -197,7 +183,7 @@ var messages = []message{
 		says: `this node is not the leader and knows none at the moment: ask again, or run "concord status"`},
 	{name: "a read that no leader confirms", is: api.ErrUnavailable, meet: func(t *testing.T) error {
 		l := newLone(t)
-		core, err := NewCore(CoreConfig{Node: 1, Members: []Member{{ID: 1}, {ID: 2}, {ID: 3}}, Boot: 9, NewCluster: 7}, l.disk, txn.NewTable(txn.Meta{}, nil, l))
+		core, err := NewCore(CoreConfig{Node: 1, Members: []replica.Member{{ID: 1}, {ID: 2}, {ID: 3}}, Boot: 9, NewCluster: 7}, l.disk, txn.NewTable(txn.Meta{}, nil, l))
 		require.NoError(t, err)
 		l.core = core
 		return l.ask(func(request uint64) Event { return OutcomeAsked{Request: request, Inquiry: txn.Inquiry{ID: thatID}} }).Err
@@ -302,10 +288,10 @@ var messages = []message{
 		says: "the log does not say yet who the members are: it will when all of them run a release that knows feature level 3 and have been up together; " +
 			`see "concord status"`},
 	{name: "add who is there", is: api.ErrRefused, meet: asked(func(_ *lone, request uint64) Event {
-		return AddAsked{Request: request, Key: "k", Member: Member{ID: 1, Peer: "10.0.0.9:1", API: "10.0.0.9:2"}}
+		return AddAsked{Request: request, Key: "k", Member: replica.Member{ID: 1, Peer: "10.0.0.9:1", API: "10.0.0.9:2"}}
 	}, levelled), says: `node 1 is a member already (voter): see "concord member ls"`},
 	{name: "add at an address that is taken", is: api.ErrRefused, meet: asked(func(_ *lone, request uint64) Event {
-		return AddAsked{Request: request, Key: "k", Member: Member{ID: 2, Peer: "10.0.0.1:7421", API: "10.0.0.9:2"}}
+		return AddAsked{Request: request, Key: "k", Member: replica.Member{ID: 2, Peer: "10.0.0.1:7421", API: "10.0.0.9:2"}}
 	}, levelled), says: "the address 10.0.0.1:7421 is that of node 1: give the new node its own"},
 	{name: "add while another learns", is: api.ErrRefused, meet: asked(adding(3, false), levelled, with(2, false)),
 		says: `node 2 is being added and has not caught up yet: wait for it, or remove it with "concord member remove 2"`},
@@ -350,7 +336,7 @@ var messages = []message{
 		return err
 	}, says: "without node N too few of the voters that are left follow this leader, and the cluster would stop: bring them back, or remove those first; " +
 		`see "concord status"`},
-	{name: "a node that was removed", is: ErrRemoved, meet: func(t *testing.T) error {
+	{name: "a node that was removed", is: peer.ErrRemoved, meet: func(t *testing.T) error {
 		c := newCluster(t, 3, nobody)
 		c.listed()
 		id := c.follower()
@@ -391,7 +377,7 @@ var messages = []message{
 		c := newCluster(t, 1, nobody)
 		c.listed()
 		c.kill(1)
-		_, err := c.openNode(1, append(c.members[:1:1], Member{ID: 2, Peer: "127.0.0.1:1001", API: "x"}))
+		_, err := c.openNode(1, append(c.members[:1:1], replica.Member{ID: 2, Peer: "127.0.0.1:1001", API: "x"}))
 		return err
 	}, says: "the \"members\" of the configuration are not those of this node's log (since ZXID):\n" +
 		"  \"members\" in the file   in the log\n  1 voter                 1 voter\n  2 voter                 -\n" +
@@ -406,69 +392,6 @@ var messages = []message{
 		})(t)
 	}, says: "the store belongs to a later release of concord: the cluster is at feature level 3, and \"feature_level\" holds this node at 1: remove that key; " +
 		"what was switched on cannot be switched off"},
-
-	{name: "a peer of an earlier release", meet: refused(func(h *hello) { h.Newest, h.Oldest = oldestVersion-1, 1 }),
-		says: "node 2 speaks version 2 of the peer protocol, node 1 speaks 3 to 5: the releases are too far apart, upgrade node 2"},
-	{name: "a peer of a later release", meet: refused(func(h *hello) { h.Newest, h.Oldest = protocolVersion+2, protocolVersion+1 }),
-		says: "node 2 speaks versions 6 and above of the peer protocol, node 1 up to 5: the releases are too far apart, upgrade node 1"},
-	{name: "a peer with the same id", meet: refused(func(h *hello) { h.From = 1 }), says: `two nodes have the id 1: give each node its own id in "node" and "members"`},
-	{name: "a peer that looks for another node", meet: refused(func(h *hello) { h.To = 3 }),
-		says: `node 2 expected node 3 at this address, but here is node 1: correct the addresses in "members"`},
-	{name: "a peer with other members", meet: refused(func(h *hello) { h.Members[0]++ }), says: `nodes 2 and 1 have different "members": use the same list on all nodes`},
-	{name: "a peer that knows a lower level", meet: refused(func(h *hello) { h.Level = txn.LevelBase - 1 }),
-		says: `the cluster is at feature level 1, and node 2 knows up to 0: run the release there that the other nodes run, and set no lower "feature_level"`},
-	{name: "a peer that needs a higher level", meet: refused(func(h *hello) { h.Needs = txn.Newest + 1 }),
-		says: `the cluster is at feature level 4, and node 1 knows up to 3: run the release there that the other nodes run, and set no lower "feature_level"`},
-	{name: "a peer that is no member", meet: refused(func(h *hello) { h.From = 9 }),
-		says: `node 9 is not a member of the cluster of node 1: run "concord member add 9" with its addresses, or correct "members"`},
-	{name: "a peer of another cluster", meet: one(func(_ context.Context, c *testCluster, n *Node) error {
-		h := asPeer(c.nodes[1], 2)
-		h.Cluster++
-		_, kind, why := speak(c.t, c.members[0].Peer, h)
-		require.Equal(c.t, frameRefused, kind)
-		return errors.New(why)
-	}), says: "node 2 belongs to cluster CLUSTER, node 1 to cluster CLUSTER: one of them has the data directory of another cluster"},
-	{name: "a peer with another store", meet: asOther(func(h *hello, _ txn.MemberStore) { h.Store = txn.StoreID{0xba} }),
-		says: "node N has another store than the cluster knows: its disk was lost, or directories were swapped. Give it its own directory back; " +
-			`if that is lost for good, run "concord member replace N"`},
-	{name: "a peer whose store was set back", meet: asOther(func(h *hello, known txn.MemberStore) { h.Store, h.Tail = known.Store, zab.Zxid{} }),
-		says: "the store of node N was set back: its log ends at ZXID, and it had all up to ZXID. It has forgotten what it promised since. " +
-			`Stop it, run "concord member replace N", and start it on an empty directory`},
-}
-
-// asOther speaks to the leader as a node of its cluster that is away, with a hello in which
-// something is wrong.
-func asOther(spoil func(*hello, txn.MemberStore)) func(*testing.T) error {
-	return func(t *testing.T) error {
-		c := newCluster(t, 3, nobody)
-		c.commit(txn.NewID(time.Now()))
-		c.storesKnown(3)
-		old := c.leader().config.Node
-		c.kill(old) // the next leader notes at once what the stores hold
-		c.commit(txn.NewID(time.Now()))
-		c.start(old)
-		n := c.leader()
-		id := 6 - old - n.config.Node
-		if n.config.Node == old { // it was fast
-			id = old%3 + 1
-		}
-		var known txn.MemberStore
-		require.Eventually(t, func() bool {
-			for _, m := range *n.peers.known.Load() {
-				if m.Node == uint64(id) {
-					known = m
-				}
-			}
-			return toZxid(known.Holds) != zab.Zxid{}
-		}, 40*time.Second, 20*time.Millisecond)
-		c.kill(id)
-		h := asPeer(n, id)
-		h.To = n.config.Node
-		spoil(&h, known)
-		_, kind, why := speak(t, c.members[n.config.Node-1].Peer, h)
-		require.Equal(t, frameRefused, kind)
-		return errors.New(why)
-	}
 }
 
 func commitNew(l *lone) { l.commit(l.newID()) }
@@ -520,83 +443,12 @@ var unmet = []string{
 	"%v was committed in the meantime:",                     // its client was faster than the operator
 }
 
-// formats returns the formats of all errors that requests, Open and handshakes end with.
-func formats(t *testing.T) (found []string) {
-	files, err := os.ReadDir(".")
-	require.NoError(t, err)
-	everything := []string{"refusedf", "unavailablef"}
-	within := []string{"acceptable", "Open", "makeWorkers", "makeCore", "checkList", "check", "occupied", "onAddAsked", "foreignStore", "decided", "notFound", "tooOld"}
-	for _, f := range files {
-		if !strings.HasSuffix(f.Name(), ".go") || strings.HasSuffix(f.Name(), "_test.go") {
-			continue
-		}
-		file, err := parser.ParseFile(token.NewFileSet(), f.Name(), nil, parser.SkipObjectResolution)
-		require.NoError(t, err)
-		for _, d := range file.Decls {
-			all := false
-			if fn, ok := d.(*ast.FuncDecl); ok {
-				all = slices.Contains(within, fn.Name.Name)
-			}
-			ast.Inspect(d, func(n ast.Node) bool {
-				switch n := n.(type) {
-				case *ast.CallExpr:
-					name := ""
-					switch f := n.Fun.(type) {
-					case *ast.Ident:
-						name = f.Name
-					case *ast.SelectorExpr:
-						name = f.Sel.Name
-					}
-					if slices.Contains(everything, name) || all && (name == "Errorf" || name == "Sprintf") {
-						found = append(found, literals(n.Args[0]))
-					}
-				case *ast.CompositeLit: // a requestError
-					if name, ok := n.Type.(*ast.Ident); ok && name.Name == "requestError" && len(n.Elts) == 2 {
-						text := n.Elts[1]
-						if call, ok := text.(*ast.CallExpr); ok {
-							text = call.Args[0]
-						}
-						found = append(found, literals(text))
-					}
-				}
-				return true
-			})
-		}
-	}
-	return found
-}
-
-// literals joins the parts of a text that are written there.
-func literals(e ast.Expr) string {
-	switch e := e.(type) {
-	case *ast.BasicLit:
-		text, _ := strconv.Unquote(e.Value) // of a number it is an error, and empty
-		return text
-	case *ast.BinaryExpr:
-		return literals(e.X) + literals(e.Y)
-	}
-	return ""
-}
-
-var aVerb = regexp.MustCompile(`%[-+#0-9.]*[a-z]`)
-
 // Who writes another error finds out here that its text has to be looked at by everybody.
 func TestEveryErrorHasARow(t *testing.T) {
-	found := formats(t)
-	require.Greater(t, len(found), 50, "the errors were not found")
-	for _, format := range found {
-		words := aVerb.Split(format, -1)
-		if strings.TrimSpace(strings.Join(words, "")) == "" {
-			continue // it only passes on a text
-		}
-		for i := range words {
-			words[i] = regexp.QuoteMeta(words[i])
-		}
-		like := regexp.MustCompile("(?s)" + strings.Join(words, ".*"))
-		row := slices.ContainsFunc(messages, func(m message) bool { return like.MatchString(m.says) }) ||
-			slices.ContainsFunc(unmet, func(u string) bool { return strings.Contains(format, u) })
-		if !row {
-			t.Errorf("no row of messages, in texts_test.go, shows this error: %q: add how one meets it, and all that it says then, with a true next step", format)
-		}
+	var rows []string
+	for _, m := range messages {
+		rows = append(rows, m.says)
 	}
+	said.Within(t, rows, unmet, []string{"refusedf", "unavailablef"},
+		[]string{"acceptable", "Open", "makeWorkers", "makeCore", "checkList", "occupied", "onAddAsked", "decided", "notFound", "tooOld"})
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/concordtx/concord/adapters"
+	"github.com/concordtx/concord/coordinator/replica"
 	"github.com/concordtx/concord/protocol/zab"
 	"github.com/concordtx/concord/txn"
 )
@@ -132,9 +133,9 @@ type turnNode struct {
 
 func newTurnNodes(t *testing.T, n int, steps int) map[zab.NodeID]*turnNode {
 	nodes := map[zab.NodeID]*turnNode{}
-	var members []Member
+	var members []replica.Member
 	for i := range n {
-		members = append(members, Member{ID: zab.NodeID(i + 1)})
+		members = append(members, replica.Member{ID: zab.NodeID(i + 1)})
 	}
 	for _, m := range members {
 		x := &turnNode{t: t, log: &turnLog{}, archive: &turnArchive{}, others: nodes, now: time.UnixMilli(1_700_000_000_000), replies: map[uint64]Reply{}}

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/concordtx/concord/adapters"
+	"github.com/concordtx/concord/coordinator/commit"
 	"github.com/concordtx/concord/txn"
 )
 
@@ -60,7 +61,7 @@ type worker struct {
 	alive   atomic.Int64  // calls that the resource has answered well
 
 	mu     sync.Mutex
-	health Health
+	health commit.Health
 	begun  int           // probes
 	ended  chan struct{} // closed when the one that is under way, or the next, has ended
 	// down ends when the resource answers again: what was asked before that is asked anew.
@@ -68,22 +69,11 @@ type worker struct {
 	up   context.CancelFunc
 }
 
-// Health is what a node knows of a resource by asking it.
-type Health struct {
-	// Asked says that it has been asked at all.
-	Asked bool
-	// Identity tells which database it is; empty until it could be asked once.
-	Identity string
-	OK       bool
-	// Err says what is wrong, and the next step.
-	Err string
-}
-
 func newWorker(r adapters.Resource, log *slog.Logger, post func(context.Context, Event), probed func(context.Context)) *worker {
 	w := &worker{resource: r, log: log.With("resource", r.Name()), post: post, probed: probed,
 		tasks: make(chan Task, maxTasks), retries: make(chan Task, maxRetries), scans: make(chan struct{}, 1),
 		forgets: make(chan []txn.XID, 16), kept: make(chan txn.XID, 1), doubts: make(chan struct{}, 1), ended: make(chan struct{}),
-		health: Health{Err: "not asked yet"}}
+		health: commit.Health{Err: "not asked yet"}}
 	w.down, w.up = context.WithCancel(context.Background())
 	return w
 }
@@ -275,7 +265,12 @@ func (w *worker) probe(ctx context.Context) {
 // untilProbe waits until the next probe is due, which a doubt makes it at once, and reports whether
 // one did.
 func (w *worker) untilProbe(ctx context.Context, interval time.Duration) (doubted bool) {
-	pause(ctx, probeGap)
+	gap := time.NewTimer(probeGap)
+	defer gap.Stop()
+	select {
+	case <-gap.C:
+	case <-ctx.Done():
+	}
 	rest := time.NewTimer(interval - probeGap)
 	defer rest.Stop()
 	select {
@@ -327,7 +322,7 @@ func (w *worker) greet(ctx context.Context) (identity string, err error) {
 	return "", fmt.Errorf("no answer within %v: check that the server runs and can be reached: %w", probeTimeout, err)
 }
 
-func (w *worker) check(ctx context.Context, identity string) Health {
+func (w *worker) check(ctx context.Context, identity string) commit.Health {
 	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
 	defer cancel()
 	alive := w.alive.Load()
@@ -336,17 +331,17 @@ func (w *worker) check(ctx context.Context, identity string) Health {
 	case err != nil && ctx.Err() != nil && w.alive.Load() != alive && was.OK:
 		return was // as in greet
 	case err != nil:
-		return Health{Asked: true, Identity: identity, Err: err.Error()}
+		return commit.Health{Asked: true, Identity: identity, Err: err.Error()}
 	}
 	for _, f := range report.Findings {
 		if f.Problem {
-			return Health{Asked: true, Identity: identity, Err: fmt.Sprintf("%s: %s: %s", f.What, f.Detail, f.Fix)}
+			return commit.Health{Asked: true, Identity: identity, Err: fmt.Sprintf("%s: %s: %s", f.What, f.Detail, f.Fix)}
 		}
 	}
-	return Health{Asked: true, Identity: identity, OK: true}
+	return commit.Health{Asked: true, Identity: identity, OK: true}
 }
 
-func (w *worker) state() Health {
+func (w *worker) state() commit.Health {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.health

@@ -19,6 +19,8 @@ import (
 	"github.com/concordtx/concord/api"
 	"github.com/concordtx/concord/api/concord/v1/concordv1connect"
 	"github.com/concordtx/concord/coordinator"
+	"github.com/concordtx/concord/coordinator/commit"
+	"github.com/concordtx/concord/coordinator/replica"
 	"github.com/concordtx/concord/protocol/zab"
 	"github.com/concordtx/concord/txn"
 )
@@ -45,7 +47,7 @@ func newFake() *fakeNode {
 	now := time.Now()
 	return &fakeNode{closed: make(chan struct{}), addresses: map[uint64]string{}, view: &coordinator.View{},
 		snapshot: &coordinator.Snapshot{Cluster: fakeCluster, Node: 1, Leader: 1, Epoch: 3, Present: now.Add(time.Hour), Zxid: zab.Zxid{Epoch: 3, Counter: 9},
-			Figures: &coordinator.Figures{At: now.Add(time.Hour), Clock: now.Add(time.Hour)}}}
+			Figures: &commit.Figures{At: now.Add(time.Hour), Clock: now.Add(time.Hour)}}}
 }
 
 func (f *fakeNode) did(call string) error {
@@ -119,7 +121,7 @@ func (f *fakeNode) Replace(context.Context, zab.NodeID, string, string) error {
 	return f.did("Replace")
 }
 
-func (f *fakeNode) AddMember(context.Context, coordinator.Member, string, string, string) error {
+func (f *fakeNode) AddMember(context.Context, replica.Member, string, string, string) error {
 	return f.did("AddMember")
 }
 

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/concordtx/concord/coordinator"
+	"github.com/concordtx/concord/coordinator/replica"
 	"github.com/concordtx/concord/protocol/zab"
 	"github.com/concordtx/concord/txn"
 )
@@ -43,7 +44,7 @@ type Node interface {
 	Forget(ctx context.Context, id txn.ID, who, why string) error
 	Abandon(ctx context.Context, id txn.ID, no txn.BranchNo, who, why string) error
 	Replace(ctx context.Context, node zab.NodeID, who, why string) error
-	AddMember(ctx context.Context, m coordinator.Member, key, who, why string) error
+	AddMember(ctx context.Context, m replica.Member, key, who, why string) error
 	RemoveMember(ctx context.Context, node zab.NodeID, key, who, why string) error
 	Lead(ctx context.Context, node zab.NodeID, who, why string) error
 	Recover(ctx context.Context, id txn.ID, apply bool) ([]coordinator.ActionResult, error)

@@ -17,6 +17,7 @@ import (
 	"github.com/spf13/viper"
 
 	"github.com/concordtx/concord/coordinator"
+	"github.com/concordtx/concord/coordinator/replica"
 	"github.com/concordtx/concord/protocol/zab"
 	"github.com/concordtx/concord/wal"
 )
@@ -244,10 +245,10 @@ func (c *config) checkRest() error {
 	return nil
 }
 
-func (c *config) members() []coordinator.Member {
-	var out []coordinator.Member
+func (c *config) members() []replica.Member {
+	var out []replica.Member
 	for _, m := range c.Members {
-		out = append(out, coordinator.Member{ID: zab.NodeID(m.ID), Observer: m.Role == "observer", Peer: m.Peer, API: m.API})
+		out = append(out, replica.Member{ID: zab.NodeID(m.ID), Observer: m.Role == "observer", Peer: m.Peer, API: m.API})
 	}
 	return out
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 
 	"github.com/concordtx/concord/coordinator"
+	"github.com/concordtx/concord/coordinator/replica"
 	"github.com/concordtx/concord/protocol/zab"
 	"github.com/concordtx/concord/txn"
 )
@@ -92,7 +93,7 @@ func (w *txnWorld) newHost(config zab.Config, s zab.Storage) (host, error) {
 	if err != nil {
 		return nil, err
 	}
-	var members []coordinator.Member
+	var members []replica.Member
 	for _, member := range w.members {
 		members = append(members, configured(member.ID, member.Observer))
 	}

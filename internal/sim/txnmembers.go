@@ -7,6 +7,7 @@ import (
 	"slices"
 
 	"github.com/concordtx/concord/coordinator"
+	"github.com/concordtx/concord/coordinator/replica"
 	"github.com/concordtx/concord/protocol/zab"
 	"github.com/concordtx/concord/txn"
 )
@@ -25,8 +26,8 @@ func changeOfRecords(data []byte) ([]zab.Member, bool) {
 }
 
 // configured is a member as all configurations name it.
-func configured(id zab.NodeID, observer bool) coordinator.Member {
-	return coordinator.Member{ID: id, Observer: observer, Peer: fmt.Sprintf("peer%d", id), API: fmt.Sprintf("api%d", id)}
+func configured(id zab.NodeID, observer bool) replica.Member {
+	return replica.Member{ID: id, Observer: observer, Peer: fmt.Sprintf("peer%d", id), API: fmt.Sprintf("api%d", id)}
 }
 
 // tells is what a node hears of another: that they have met, or who the members are.
@@ -82,11 +83,11 @@ func (w *txnWorld) seeSpeakers() {
 		if !n.up || n.paused || n.role.Role != zab.Leading || !n.role.Established {
 			continue
 		}
-		var speakers []coordinator.Speaker
+		var speakers []replica.Speaker
 		for _, o := range w.nodes {
 			if o.up && w.net.links[o.index][n.index].cuts == 0 {
 				m := configured(o.id, false)
-				speakers = append(speakers, coordinator.Speaker{Node: o.id, Store: txn.StoreID{byte(o.id)}, Level: txn.Newest, Peer: m.Peer, API: m.API})
+				speakers = append(speakers, replica.Speaker{Node: o.id, Store: txn.StoreID{byte(o.id)}, Level: txn.Newest, Peer: m.Peer, API: m.API})
 			}
 		}
 		w.event(n, asked{event: coordinator.MembersSeen{Speakers: speakers}})

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package coordinator
+package peer
 
 import (
 	"log/slog"
@@ -10,6 +10,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/concordtx/concord/coordinator/replica"
 	"github.com/concordtx/concord/protocol/zab"
 	"github.com/concordtx/concord/txn"
 )
@@ -34,7 +35,7 @@ type connSet struct {
 
 // claim is who speaks on an accepted connection; zero for one that this node opened.
 type claim struct {
-	Speaker
+	replica.Speaker
 	order uint64
 }
 
@@ -69,7 +70,7 @@ func (s *connSet) greet(c net.Conn) bool {
 
 // claim says who speaks on c. It is false if the same node speaks from another store on
 // another connection: two processes with one id.
-func (s *connSet) claim(c net.Conn, who Speaker) bool {
+func (s *connSet) claim(c net.Conn, who replica.Speaker) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var oldest net.Conn
@@ -142,7 +143,7 @@ type voice struct {
 
 // take makes conn the voice of the peer that opened it, and returns the one whose place
 // it takes, which must fall silent first. It returns nil if conn is not the peer's latest.
-func (v *voices) take(h hello, conn net.Conn) (taken, old *voice) {
+func (v *voices) take(h Hello, conn net.Conn) (taken, old *voice) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	old = v.latest[h.From]
@@ -182,4 +183,21 @@ func (t *turnedAway) count(log *slog.Logger, who net.Addr, why error) {
 		return
 	}
 	t.quiet++
+}
+
+// speakers returns who speaks on accepted connections.
+func (s *connSet) speakers() []replica.Speaker {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	latest := map[zab.NodeID]claim{}
+	for _, c := range s.conns {
+		if c.Node != 0 && latest[c.Node].order < c.order {
+			latest[c.Node] = c
+		}
+	}
+	out := make([]replica.Speaker, 0, len(latest)+1)
+	for _, c := range latest {
+		out = append(out, c.Speaker)
+	}
+	return out
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package coordinator
+package peer
 
 import (
 	"encoding/binary"
@@ -8,6 +8,8 @@ import (
 	"math"
 	"time"
 	"unicode/utf8"
+
+	"github.com/concordtx/concord/coordinator/commit"
 )
 
 // What a report may say of figures: it goes to every node twice a second. What does not fit is
@@ -24,9 +26,9 @@ const (
 	flagAsked
 )
 
-// append encodes what is told of figures. Texts are cut, which only people read; an identity
+// appendFigures encodes what is told of figures. Texts are cut, which only people read; an identity
 // that is cut would be another one, so it is left out.
-func (f *Figures) append(b []byte) []byte {
+func appendFigures(b []byte, f *commit.Figures) []byte {
 	b = appendTime(b, f.Clock)
 	b = appendTime(b, f.Oldest)
 	b = binary.BigEndian.AppendUint64(b, uint64(f.InDoubt))
@@ -65,14 +67,14 @@ func (f *Figures) append(b []byte) []byte {
 	return b
 }
 
-func decodeFigures(b []byte) (*Figures, error) {
+func decodeFigures(b []byte) (*commit.Figures, error) {
 	d := figuresReader{rest: b}
-	f := &Figures{Clock: d.time(), Oldest: d.time(), InDoubt: d.count(), Heuristic: d.count()}
+	f := &commit.Figures{Clock: d.time(), Oldest: d.time(), InDoubt: d.count(), Heuristic: d.count()}
 	for n := d.length(maxToldResources); n > 0 && !d.bad; n-- {
 		flags := d.take(1)[0]
 		d.bad = d.bad || flags > flagOK|flagAsked
-		r := ResourceFigures{Name: d.text(maxToldName), Driver: d.text(maxToldName)}
-		r.Health = Health{OK: flags&flagOK != 0, Asked: flags&flagAsked != 0, Identity: d.text(maxToldText), Err: d.text(maxToldText)}
+		r := commit.ResourceFigures{Name: d.text(maxToldName), Driver: d.text(maxToldName)}
+		r.Health = commit.Health{OK: flags&flagOK != 0, Asked: flags&flagAsked != 0, Identity: d.text(maxToldText), Err: d.text(maxToldText)}
 		r.InDoubt, r.Foreign, r.Oldest, r.Listed = d.count(), d.count(), d.time(), d.time()
 		f.Resources = append(f.Resources, r)
 	}

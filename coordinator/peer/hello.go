@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package coordinator
+package peer
 
 import (
 	"bytes"
@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"slices"
 
+	"github.com/concordtx/concord/coordinator/replica"
 	"github.com/concordtx/concord/protocol/zab"
 	"github.com/concordtx/concord/txn"
 )
@@ -29,12 +30,12 @@ const (
 
 var helloMagic = []byte("concord peer\n")
 
-// hello opens a connection in both directions. A node talks only to nodes that agree
+// Hello opens a connection in both directions. A node talks only to nodes that agree
 // with it on all of it.
 //
 // Its layout is for all versions: what a later one has to say comes at the end, and is not
 // read by an earlier one.
-type hello struct {
+type Hello struct {
 	// Newest and Oldest are the versions that the sender speaks.
 	Newest, Oldest uint16
 	From, To       zab.NodeID
@@ -60,7 +61,7 @@ type hello struct {
 const helloSize = helloSize3 + 12
 const helloSize3 = 13 + 2 + 8 + 2 + 8 + sha256.Size + 4 + 16 + 8 + 12 + 2 + 2
 
-func (h hello) append(b []byte) []byte {
+func (h Hello) append(b []byte) []byte {
 	b = append(b, helloMagic...)
 	b = binary.BigEndian.AppendUint16(b, h.Newest)
 	b = binary.BigEndian.AppendUint64(b, uint64(h.From))
@@ -70,17 +71,17 @@ func (h hello) append(b []byte) []byte {
 	b = binary.BigEndian.AppendUint32(b, uint32(h.Cluster))
 	b = append(b, h.Store[:]...)
 	b = binary.BigEndian.AppendUint64(b, h.Dial)
-	b = appendZxid(b, h.Tail)
+	b = replica.AppendZxid(b, h.Tail)
 	b = binary.BigEndian.AppendUint16(b, uint16(h.Level))
 	b = binary.BigEndian.AppendUint16(b, uint16(h.Needs))
 	if h.Newest < listVersion {
 		return b
 	}
-	return appendZxid(b, h.ListAt)
+	return replica.AppendZxid(b, h.ListAt)
 }
 
 // decodeHello of a node that speaks no version of ours tells only which it speaks, and who it is.
-func decodeHello(b []byte) (h hello, err error) {
+func decodeHello(b []byte) (h Hello, err error) {
 	if len(b) < len(helloMagic)+10 || !bytes.HasPrefix(b, helloMagic) {
 		return h, errBadFrame
 	}
@@ -96,7 +97,7 @@ func decodeHello(b []byte) (h hello, err error) {
 		size = helloSize3
 	}
 	if whole < size || whole > size && h.Newest <= protocolVersion {
-		return hello{}, errBadFrame
+		return Hello{}, errBadFrame
 	}
 	h.Oldest = binary.BigEndian.Uint16(b[10:])
 	if h.Oldest > protocolVersion {
@@ -108,19 +109,19 @@ func decodeHello(b []byte) (h hello, err error) {
 	h.Cluster = txn.ClusterID(binary.BigEndian.Uint32(b[sha256.Size:]))
 	b = b[sha256.Size+4:]
 	b = b[copy(h.Store[:], b):]
-	h.Dial, h.Tail = binary.BigEndian.Uint64(b), zxidAt(b[8:])
+	h.Dial, h.Tail = binary.BigEndian.Uint64(b), replica.ZxidAt(b[8:])
 	h.Level, h.Needs = txn.FeatureLevel(binary.BigEndian.Uint16(b[20:])), txn.FeatureLevel(binary.BigEndian.Uint16(b[22:]))
 	if h.Newest >= listVersion {
-		h.ListAt = zxidAt(b[24:])
+		h.ListAt = replica.ZxidAt(b[24:])
 	}
 	return h, nil
 }
 
 // membersHash is equal on nodes whose configurations name the same members with the
 // same roles, in whatever order.
-func membersHash(members []Member) [sha256.Size]byte {
+func membersHash(members []replica.Member) [sha256.Size]byte {
 	var b []byte
-	for _, m := range slices.SortedFunc(slices.Values(members), func(a, b Member) int { return int(a.ID) - int(b.ID) }) {
+	for _, m := range slices.SortedFunc(slices.Values(members), func(a, b replica.Member) int { return int(a.ID) - int(b.ID) }) {
 		b = binary.BigEndian.AppendUint64(b, uint64(m.ID))
 		if m.Observer {
 			b = append(b, 1)
@@ -133,7 +134,7 @@ func membersHash(members []Member) [sha256.Size]byte {
 
 // check says why this node must not talk to the sender of h, in words for the
 // operators of both nodes; empty if it may.
-func (h hello) check(self hello) string {
+func (h Hello) check(self Hello) string {
 	switch {
 	case h.Newest < self.Oldest:
 		return fmt.Sprintf("node %d speaks version %d of the peer protocol, node %d speaks %d to %d: the releases are too far apart, upgrade node %d",
@@ -160,18 +161,18 @@ func (h hello) check(self hello) string {
 }
 
 // appendList and decodeList carry a List.
-func appendList(b []byte, l List) []byte {
-	return txn.AppendMembers(appendZxid(b, l.At), fromMembers(l.Members))
+func appendList(b []byte, l replica.List) []byte {
+	return txn.AppendMembers(replica.AppendZxid(b, l.At), replica.FromMembers(l.Members))
 }
 
-func decodeList(b []byte) (l List, err error) {
+func decodeList(b []byte) (l replica.List, err error) {
 	if len(b) < 12 {
 		return l, errBadFrame
 	}
 	list, err := txn.DecodeMembers(b[12:])
-	if l.At = zxidAt(b); err != nil || l.At.IsZero() {
-		return List{}, errBadFrame
+	if l.At = replica.ZxidAt(b); err != nil || l.At.IsZero() {
+		return replica.List{}, errBadFrame
 	}
-	l.Members = toMembers(list)
+	l.Members = replica.ToMembers(list)
 	return l, nil
 }

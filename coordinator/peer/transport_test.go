@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package coordinator
+package peer
 
 import (
 	"bufio"
@@ -19,6 +19,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/concordtx/concord/coordinator/replica"
 	"github.com/concordtx/concord/protocol/zab"
 	"github.com/concordtx/concord/txn"
 )
@@ -41,20 +42,23 @@ func (l *lines) String() string {
 	return l.text.String()
 }
 
-// lonely is one node of three, whose peers are for a test to play. It listens at addr.
-func lonely(t *testing.T) (n *runningNode, addr string, log *lines) {
+// lonely is node 1 of three, whose peers are for a test to play. It listens at addr.
+func lonely(t *testing.T) (p *Transport, addr string, log *lines) {
 	log = &lines{}
-	c := &testCluster{t: t, dir: t.TempDir(), open: nobody, nodes: map[zab.NodeID]*runningNode{}}
-	for id := range 3 {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		require.NoError(t, err)
-		c.members = append(c.members, Member{ID: zab.NodeID(id + 1), Peer: l.Addr().String()})
-		require.NoError(t, l.Close())
-	}
-	c.tune = func(c *Config) { c.Logger = slog.New(slog.NewTextHandler(log, nil)) }
-	c.start(1)
-	t.Cleanup(func() { c.kill(1) })
-	return c.nodes[1], c.members[0].Peer, log
+	p, received, addr := transportOf(t, 3, slog.New(slog.NewTextHandler(log, nil)))
+	ctx, stop := context.WithCancel(context.Background())
+	var drained sync.WaitGroup
+	drained.Go(func() {
+		for {
+			select {
+			case <-received:
+			case <-ctx.Done():
+				return
+			}
+		}
+	})
+	t.Cleanup(func() { stop(); drained.Wait() })
+	return p, addr, log
 }
 
 func dialRaw(t *testing.T, addr string) net.Conn {
@@ -65,14 +69,14 @@ func dialRaw(t *testing.T, addr string) net.Conn {
 }
 
 // asPeer is a hello that node 1 accepts.
-func asPeer(n *runningNode, from zab.NodeID) hello {
-	h := n.hello()
+func asPeer(p *Transport, from zab.NodeID) Hello {
+	h := p.hello()
 	h.From, h.To, h.Store, h.Dial = from, 1, txn.StoreID{byte(from)}, 1<<32|1
 	return h
 }
 
 // speak opens a connection with a hello and returns what comes back.
-func speak(t *testing.T, addr string, h hello) (net.Conn, frameKind, string) {
+func speak(t *testing.T, addr string, h Hello) (net.Conn, frameKind, string) {
 	conn := dialRaw(t, addr)
 	require.NoError(t, writeFrame(conn, frameHello, h.append(nil)))
 	_ = conn.SetReadDeadline(time.Now().Add(10 * time.Second))
@@ -90,17 +94,17 @@ func closed(t *testing.T, conn net.Conn) {
 }
 
 func TestStrangersAreRefusedAndCounted(t *testing.T) {
-	n, addr, log := lonely(t)
+	p, addr, log := lonely(t)
 	oversized := binary.BigEndian.AppendUint32(nil, 1<<31)
 	handshake := binary.BigEndian.AppendUint32(nil, maxHandshake+1) // a frame that only a peer may send
 	damaged, start := beginFrame(nil, frameHello)
-	damaged = endFrame(asPeer(n, 2).append(damaged), start)
+	damaged = endFrame(asPeer(p, 2).append(damaged), start)
 	damaged[len(damaged)-1] ^= 1
 	early, start := beginFrame(nil, frameReport)
-	early = endFrame(report{}.append(early), start)
+	early = endFrame(Report{}.append(early), start)
 	short, start := beginFrame(nil, frameHello)
-	short = endFrame(append(short, asPeer(n, 2).append(nil)[:60]...), start)
-	before := n.peers.turnedAway.total.Load()
+	short = endFrame(append(short, asPeer(p, 2).append(nil)[:60]...), start)
+	before := p.TurnedAway()
 	count := uint64(0)
 	for name, bytes := range map[string][]byte{
 		"HTTP": []byte("GET / HTTP/1.1\r\nHost: x\r\n\r\n"), "zeros": make([]byte, 64),
@@ -116,30 +120,29 @@ func TestStrangersAreRefusedAndCounted(t *testing.T) {
 		closed(t, conn)
 		count++
 	}
-	require.Eventually(t, func() bool { return n.peers.turnedAway.total.Load() == before+count }, 10*time.Second, 10*time.Millisecond)
+	require.Eventually(t, func() bool { return p.TurnedAway() == before+count }, 10*time.Second, 10*time.Millisecond)
 	require.Contains(t, log.String(), "connection to the peer port refused")
 	require.Equal(t, 1, strings.Count(log.String(), "connection to the peer port refused"), "one line for all of them: %s", log)
-	require.Eventually(t, func() bool { return n.Status().TurnedAway == before+count }, 10*time.Second, 10*time.Millisecond)
 }
 
 func TestHelloThatDoesNotFitIsRefusedWithTheNextStep(t *testing.T) {
-	n, addr, log := lonely(t)
+	p, addr, log := lonely(t)
 	began := time.Now()
 	for name, x := range map[string]struct {
-		change func(*hello)
+		change func(*Hello)
 		want   string
 	}{
-		"earlier":    {func(h *hello) { h.Newest, h.Oldest = oldestVersion-1, 1 }, "the releases are too far apart, upgrade node"},
-		"later":      {func(h *hello) { h.Newest, h.Oldest = protocolVersion+2, protocolVersion+1 }, "the releases are too far apart, upgrade node"},
-		"level":      {func(h *hello) { h.Level = txn.LevelBase - 1 }, "the cluster is at feature level 1, and node"},
-		"needs":      {func(h *hello) { h.Needs = txn.Newest + 1 }, "run the release there that the other nodes run"},
-		"own id":     {func(h *hello) { h.From = 1 }, "two nodes have the id 1: give each node its own id"},
-		"wrong node": {func(h *hello) { h.To = 3 }, `correct the addresses in "members"`},
-		"members":    {func(h *hello) { h.Members[0]++ }, "use the same list on all nodes"},
-		"stranger":   {func(h *hello) { h.From = 9 }, "concord member add 9"},
+		"earlier":    {func(h *Hello) { h.Newest, h.Oldest = oldestVersion-1, 1 }, "the releases are too far apart, upgrade node"},
+		"later":      {func(h *Hello) { h.Newest, h.Oldest = protocolVersion+2, protocolVersion+1 }, "the releases are too far apart, upgrade node"},
+		"level":      {func(h *Hello) { h.Level = txn.LevelBase - 1 }, "the cluster is at feature level 1, and node"},
+		"needs":      {func(h *Hello) { h.Needs = txn.Newest + 1 }, "run the release there that the other nodes run"},
+		"own id":     {func(h *Hello) { h.From = 1 }, "two nodes have the id 1: give each node its own id"},
+		"wrong node": {func(h *Hello) { h.To = 3 }, `correct the addresses in "members"`},
+		"members":    {func(h *Hello) { h.Members[0]++ }, "use the same list on all nodes"},
+		"stranger":   {func(h *Hello) { h.From = 9 }, "concord member add 9"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			h := asPeer(n, 2)
+			h := asPeer(p, 2)
 			x.change(&h)
 			conn, kind, why := speak(t, addr, h)
 			require.Equal(t, frameRefused, kind)
@@ -148,24 +151,22 @@ func TestHelloThatDoesNotFitIsRefusedWithTheNextStep(t *testing.T) {
 		})
 	}
 	for from := range zab.NodeID(200) { // any number can be said; none of it is kept
-		h := asPeer(n, 100+from)
+		h := asPeer(p, 100+from)
 		_, kind, _ := speak(t, addr, h)
 		require.Equal(t, frameRefused, kind)
 	}
 	for i := range 200 { // as can many reasons
-		h := asPeer(n, 2)
+		h := asPeer(p, 2)
 		h.To += zab.NodeID(i + 1)
 		_, kind, _ := speak(t, addr, h)
 		require.Equal(t, frameRefused, kind)
 	}
 	require.LessOrEqual(t, strings.Count(log.String(), "peer refused"), 2+int(time.Since(began)/refusalInterval), "%s", log)
-	kept := 0
-	n.peers.refusals.Range(func(any, any) bool { kept++; return true })
-	require.LessOrEqual(t, kept, 2)
+	require.LessOrEqual(t, len(p.Refusals()), 2)
 
-	conn, kind, _ := speak(t, addr, asPeer(n, 2))
+	conn, kind, _ := speak(t, addr, asPeer(p, 2))
 	require.Equal(t, frameHello, kind)
-	twin := asPeer(n, 2)
+	twin := asPeer(p, 2)
 	twin.Store[5]++
 	_, kind, why := speak(t, addr, twin)
 	require.Equal(t, frameRefused, kind)
@@ -176,9 +177,9 @@ func TestHelloThatDoesNotFitIsRefusedWithTheNextStep(t *testing.T) {
 // Thousands of connections that say nothing, or half of a hello, neither keep a peer out
 // nor keep anything of this node.
 func TestSilentCrowdAtThePeerPortKeepsNothing(t *testing.T) {
-	n, addr, _ := lonely(t)
+	p, addr, _ := lonely(t)
 	half, start := beginFrame(nil, frameHello)
-	half = endFrame(asPeer(n, 2).append(half), start)[:20]
+	half = endFrame(asPeer(p, 2).append(half), start)[:20]
 	before := runtime.NumGoroutine()
 	for i := range 2000 {
 		conn, err := net.DialTimeout("tcp", addr, 10*time.Second)
@@ -188,21 +189,21 @@ func TestSilentCrowdAtThePeerPortKeepsNothing(t *testing.T) {
 			_, _ = conn.Write(half) // it may be closed again already
 		}
 		if i%500 == 499 {
-			c, kind, _ := speak(t, addr, asPeer(n, 2))
+			c, kind, _ := speak(t, addr, asPeer(p, 2))
 			require.Equal(t, frameHello, kind, "a peer is heard in the crowd")
 			require.NoError(t, c.Close())
 		}
 	}
 	require.Eventually(t, func() bool {
-		n.peers.conns.mu.Lock()
-		defer n.peers.conns.mu.Unlock()
-		return len(n.peers.conns.strangers) <= maxStrangers && len(n.peers.conns.conns) <= maxStrangers+2*maxPerPeer &&
+		p.conns.mu.Lock()
+		defer p.conns.mu.Unlock()
+		return len(p.conns.strangers) <= maxStrangers && len(p.conns.conns) <= maxStrangers+2*maxPerPeer &&
 			runtime.NumGoroutine() <= before+maxStrangers+8
 	}, 20*time.Second, 20*time.Millisecond, "%d goroutines", runtime.NumGoroutine())
 	require.Eventually(t, func() bool { // those that stay have the time of a handshake
-		n.peers.conns.mu.Lock()
-		defer n.peers.conns.mu.Unlock()
-		return len(n.peers.conns.strangers) == 0
+		p.conns.mu.Lock()
+		defer p.conns.mu.Unlock()
+		return len(p.conns.strangers) == 0
 	}, 20*time.Second, 20*time.Millisecond)
 }
 
@@ -210,19 +211,19 @@ func TestSilentCrowdAtThePeerPortKeepsNothing(t *testing.T) {
 // however late that arrives: neither do its bytes count nor does its end look like an end
 // of the new one.
 func TestLateBytesOfAnOldConnectionAreNotHeard(t *testing.T) {
-	p, received, addr := receiverOf(t)
+	p, received, addr := transportOf(t, 2, slog.New(slog.DiscardHandler))
 	word := func(epoch zab.Epoch) []byte {
-		return appendOutbound(nil, outbound{report: &report{Epoch: epoch}}, listVersion-1)
+		return appendOutbound(nil, outbound{report: &Report{Epoch: epoch}}, listVersion-1)
 	}
 	say := func(conn net.Conn, epoch zab.Epoch) {
 		_, err := conn.Write(word(epoch))
 		require.NoError(t, err)
 	}
-	next := func() inbound {
+	next := func() Inbound {
 		for {
 			select {
 			case in := <-received:
-				if in.met == nil {
+				if in.Met == nil {
 					return in
 				}
 			case <-time.After(20 * time.Second):
@@ -230,8 +231,8 @@ func TestLateBytesOfAnOldConnectionAreNotHeard(t *testing.T) {
 			}
 		}
 	}
-	number := func(dial uint64) hello {
-		h := p.self()
+	number := func(dial uint64) Hello {
+		h := p.hello()
 		h.From, h.To, h.Dial = 2, 1, dial
 		h.Store = txn.StoreID{2}
 		return h
@@ -242,37 +243,44 @@ func TestLateBytesOfAnOldConnectionAreNotHeard(t *testing.T) {
 	idle, kind, _ := speak(t, addr, number(2)) // its words are on their way
 	require.Equal(t, frameHello, kind)
 	say(first, 1)
-	require.EqualValues(t, 1, next().report.Epoch)
+	require.EqualValues(t, 1, next().Report.Epoch)
 
 	latest, kind, _ := speak(t, addr, number(3))
 	require.Equal(t, frameHello, kind)
 	_, err := first.Write(word(1)[:9]) // half a frame, and the rest comes late
 	require.NoError(t, err)
 	say(latest, 3)
-	require.True(t, next().lost, "the end of the first comes before the first word of the latest")
-	require.EqualValues(t, 3, next().report.Epoch)
+	require.True(t, next().Lost, "the end of the first comes before the first word of the latest")
+	require.EqualValues(t, 3, next().Report.Epoch)
 	closed(t, first)
 
 	_, _ = idle.Write(word(2))
 	closed(t, idle)
 	say(latest, 4)
-	require.EqualValues(t, 4, next().report.Epoch, "nothing came between, neither a word nor a loss")
+	require.EqualValues(t, 4, next().Report.Epoch, "nothing came between, neither a word nor a loss")
 }
 
-// receiverOf is the receiving half of node 1 alone.
-func receiverOf(t *testing.T) (p *peers, received chan inbound, addr string) {
+// transportOf is the transport of node 1 of some, and what it hears.
+func transportOf(t *testing.T, nodes int, log *slog.Logger) (p *Transport, received chan Inbound, addr string) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
-	received = make(chan inbound)
-	members := []Member{{ID: 1, Peer: l.Addr().String()}, {ID: 2, Peer: "127.0.0.1:1"}}
-	self := func() hello {
-		return hello{Newest: protocolVersion, Oldest: oldestVersion, From: 1, Members: membersHash(members)}
+	members := []replica.Member{{ID: 1, Peer: l.Addr().String()}}
+	for id := 2; id <= nodes; id++ {
+		members = append(members, replica.Member{ID: zab.NodeID(id), Peer: "127.0.0.1:1"})
 	}
-	var list atomic.Pointer[List]
-	list.Store(&List{Members: members})
-	p = newPeers(self, &list, members, l, slog.New(slog.DiscardHandler), received)
-	runUntilEnd(t, p.run)
+	p, received = listening(t, l, members, log)
 	return p, received, l.Addr().String()
+}
+
+// listening runs the transport of node 1, of a cluster.
+func listening(t *testing.T, l net.Listener, members []replica.Member, log *slog.Logger) (p *Transport, received chan Inbound) {
+	received = make(chan Inbound)
+	var list atomic.Pointer[replica.List]
+	list.Store(&replica.List{Members: members})
+	self := Hello{From: 1, Level: txn.Newest, Needs: txn.LevelBase, Store: txn.StoreID{1}, Cluster: 7}
+	p = New(Config{Self: func() Hello { return self }, List: &list, Configured: members, Listener: l, Log: log, Received: received})
+	runUntilEnd(t, p.Run)
+	return p, received
 }
 
 func runUntilEnd(t *testing.T, run func(context.Context) error) {
@@ -293,13 +301,8 @@ func TestPeerThatIsNeverHeardIsNotSpokenTo(t *testing.T) {
 	hole, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = hole.Close() })
-	members := []Member{{ID: 1, Peer: l.Addr().String()}, {ID: 2, Peer: hole.Addr().String()}}
-	self := hello{Newest: protocolVersion, Oldest: oldestVersion, From: 1, Members: membersHash(members)}
-	received := make(chan inbound)
-	var list atomic.Pointer[List]
-	list.Store(&List{Members: members})
-	p := newPeers(func() hello { return self }, &list, members, l, slog.New(slog.DiscardHandler), received)
-	runUntilEnd(t, p.run)
+	members := []replica.Member{{ID: 1, Peer: l.Addr().String()}, {ID: 2, Peer: hole.Addr().String()}}
+	p, received := listening(t, l, members, slog.New(slog.DiscardHandler))
 	conn, err := hole.Accept()
 	require.NoError(t, err)
 	r := bufio.NewReader(conn)
@@ -309,18 +312,18 @@ func TestPeerThatIsNeverHeardIsNotSpokenTo(t *testing.T) {
 	require.NoError(t, err)
 	h.From, h.To = 2, 1
 	require.NoError(t, writeFrame(conn, frameHello, h.append(nil)))
-	require.Eventually(t, func() bool { return p.reachable(2) }, 10*time.Second, 10*time.Millisecond)
+	require.Eventually(t, func() bool { return p.Reachable(2) }, 10*time.Second, 10*time.Millisecond)
 	go func() { _, _ = io.Copy(io.Discard, r) }()
-	deadline := time.After(4 * peerTimeout)
+	deadline := time.After(4 * timeout)
 	for {
-		p.send(2, outbound{report: &report{}, standing: &standing{}})
+		p.Tell(2, &Report{}, &Standing{})
 		select {
 		case in := <-received:
-			if in.met != nil {
+			if in.Met != nil {
 				continue
 			}
-			require.True(t, in.lost)
-			require.EqualValues(t, 2, in.from)
+			require.True(t, in.Lost)
+			require.EqualValues(t, 2, in.From)
 			return
 		case <-deadline:
 			t.Fatal("the black hole is not noticed")

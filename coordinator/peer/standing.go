@@ -1,15 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package coordinator
+package peer
 
 import (
 	"encoding/binary"
 
+	"github.com/concordtx/concord/coordinator/replica"
 	"github.com/concordtx/concord/protocol/zab"
 )
 
-// standing is what a node tells its peers with each report: where it stands in the cluster.
-type standing struct {
+// Standing is what a node tells its peers with each report: where it stands in the cluster.
+type Standing struct {
 	// Distrusted says that it stopped for good.
 	Distrusted bool
 	// Peer and API are where it is, as its configuration says.
@@ -17,16 +18,16 @@ type standing struct {
 	// ListAt is the list of members that it knows.
 	ListAt zab.Zxid
 	// List is for who knows an earlier one; its At is zero for others.
-	List List
+	List replica.List
 }
 
-func (s *standing) append(b []byte) []byte {
+func (s *Standing) append(b []byte) []byte {
 	distrusted := byte(0)
 	if s.Distrusted {
 		distrusted = 1
 	}
 	b = append(b, distrusted)
-	b = appendZxid(b, s.ListAt)
+	b = replica.AppendZxid(b, s.ListAt)
 	for _, addr := range []string{s.Peer, s.API} {
 		b = append(binary.BigEndian.AppendUint16(b, uint16(len(addr))), addr...)
 	}
@@ -36,15 +37,15 @@ func (s *standing) append(b []byte) []byte {
 	return appendList(b, s.List)
 }
 
-func decodeStanding(b []byte) (s standing, err error) {
+func decodeStanding(b []byte) (s Standing, err error) {
 	if len(b) < 1+12 || b[0] > 1 {
 		return s, errBadFrame
 	}
-	s.Distrusted, s.ListAt = b[0] == 1, zxidAt(b[1:])
+	s.Distrusted, s.ListAt = b[0] == 1, replica.ZxidAt(b[1:])
 	b = b[13:]
 	for _, addr := range []*string{&s.Peer, &s.API} {
 		if len(b) < 2 || len(b)-2 < int(binary.BigEndian.Uint16(b)) {
-			return standing{}, errBadFrame
+			return Standing{}, errBadFrame
 		}
 		n := 2 + int(binary.BigEndian.Uint16(b))
 		*addr, b = string(b[2:n]), b[n:]
@@ -53,9 +54,4 @@ func decodeStanding(b []byte) (s standing, err error) {
 		s.List, err = decodeList(b)
 	}
 	return s, err
-}
-
-// ownStanding is where this node stands.
-func (l *loop) ownStanding() standing {
-	return standing{Distrusted: l.core.diverged.Why != "", Peer: l.self.Peer, API: l.self.API, ListAt: l.core.list.At}
 }
