@@ -21,8 +21,8 @@ func TestEveryEventWithARequestIsAsking(t *testing.T) {
 		case *ast.FuncDecl:
 			if n.Recv != nil {
 				if of, ok := n.Recv.List[0].Type.(*ast.Ident); ok {
-					events[of.Name] = events[of.Name] || n.Name.Name == "isEvent"
-					asking[of.Name] = asking[of.Name] || n.Name.Name == "request"
+					events[of.Name] = events[of.Name] || n.Name.Name == "IsEvent"
+					asking[of.Name] = asking[of.Name] || n.Name.Name == "RequestNo"
 				}
 			}
 		case *ast.TypeSpec:
@@ -47,7 +47,7 @@ func TestEveryEventWithARequestIsAsking(t *testing.T) {
 	for name := range events {
 		if events[name] && asks[name] {
 			found++
-			require.True(t, asking[name], "%s has a Request: give it the method request, beside the others in diverged.go", name)
+			require.True(t, asking[name], "%s has a Request: give it the method RequestNo", name)
 		}
 	}
 	require.Greater(t, found, 10)

@@ -24,7 +24,7 @@ type LogState struct {
 }
 
 func (l *loop) logState() LogState {
-	s := LogState{Base: l.core.zab.Status().Base}
+	s := LogState{Base: l.core.Log().Base}
 	s.Entries, s.Bytes = l.store.LogSize()
 	return s
 }

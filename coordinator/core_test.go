@@ -21,7 +21,9 @@ import (
 type lone struct {
 	t        *testing.T
 	config   CoreConfig
-	core     *Core
+	machine  CommitConfig
+	log      *Core
+	core     *Transactions
 	table    *txn.Table
 	disk     *loneDisk
 	now      time.Time
@@ -68,8 +70,9 @@ func (d *loneDisk) Entries(after, upto zab.Zxid, _ int) (list []zab.Entry, err e
 
 // newLone returns a leader that is ready.
 func newLone(t *testing.T, resources ...string) *lone {
-	l := &lone{t: t, disk: &loneDisk{}, now: time.UnixMilli(1_800_000_000_000), config: CoreConfig{Node: 1, Members: []replica.Member{{ID: 1}},
-		NewCluster: 7, Resources: resources, Rules: Rules{MaxTransaction: time.Minute, Grace: time.Second, Scan: time.Hour}}}
+	l := &lone{t: t, disk: &loneDisk{}, now: time.UnixMilli(1_800_000_000_000),
+		config:  CoreConfig{Node: 1, Members: []replica.Member{{ID: 1}}, NewCluster: 7},
+		machine: CommitConfig{Resources: resources, Rules: Rules{MaxTransaction: time.Minute, Grace: time.Second, Scan: time.Hour}}}
 	l.restart()
 	return l
 }
@@ -81,12 +84,13 @@ func (l *lone) restart() {
 	l.replies, l.forgets, l.finished = map[uint64]Reply{}, map[string][]txn.XID{}, map[txn.ID]txn.Txn{}
 	l.tasks, l.scans, l.evidence = nil, nil, nil
 	l.table = txn.NewTable(txn.Meta{}, nil, l)
-	core, err := NewCore(l.config, l.disk, l.table)
+	l.core = NewMachine(l.machine, l.table)
+	log, err := NewCore(l.config, l.disk, l.core)
 	require.NoError(l.t, err)
-	l.core = core
+	l.log = log
 	for range 100 {
 		l.tick(50 * time.Millisecond)
-		if core.leading && l.table.Cluster() != 0 {
+		if log.Leading() && l.table.Cluster() != 0 {
 			return
 		}
 	}
@@ -110,8 +114,9 @@ func (l *lone) Finished(id txn.ID) (txn.Txn, bool) { x, ok := l.finished[id]; re
 func (l *lone) step(events ...Event) {
 	l.t.Helper()
 	for len(events) > 0 {
-		fx, err := l.core.Step(events...)
+		fx, err := l.log.Step(events...)
 		require.NoError(l.t, err)
+		out := l.core.Take()
 		events = nil
 		for _, w := range fx.Write {
 			if w.Hard != nil {
@@ -121,12 +126,15 @@ func (l *lone) step(events ...Event) {
 			events = append(events, Peer{zab.Persisted{Write: w.ID}})
 		}
 		for _, r := range fx.Reply {
+			l.replies[r.Request] = Reply{Request: r.Request, Err: r.Err, Zxid: r.Zxid}
+		}
+		for _, r := range out.Reply {
 			l.replies[r.Request] = r
 		}
-		l.tasks = append(l.tasks, fx.Finish...)
-		l.scans = append(l.scans, fx.Scan...)
-		l.evidence = append(l.evidence, fx.Evidence...)
-		for name, xs := range fx.Forget {
+		l.tasks = append(l.tasks, out.Finish...)
+		l.scans = append(l.scans, out.Scan...)
+		l.evidence = append(l.evidence, out.Evidence...)
+		for name, xs := range out.Forget {
 			l.forgets[name] = append(l.forgets[name], xs...)
 		}
 		for _, n := range fx.Notes {
@@ -283,7 +291,7 @@ func TestWhatNobodyCanFinishDelaysNobody(t *testing.T) {
 	for range 20 {
 		id := l.newID()
 		l.commit(id, txn.Branch{Resource: "orders"})
-		for range int(l.config.Rules.Grace/sweepInterval) - 1 {
+		for range int(l.machine.Rules.Grace/sweepInterval) - 1 {
 			l.tick(sweepInterval)
 			require.NotContains(t, l.work(bad), id, "its client has the time to finish it")
 		}

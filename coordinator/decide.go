@@ -11,23 +11,16 @@ import (
 	"github.com/concordtx/concord/api"
 	"github.com/concordtx/concord/internal/mutant"
 	"github.com/concordtx/concord/protocol"
-	"github.com/concordtx/concord/protocol/zab"
 	"github.com/concordtx/concord/txn"
 )
 
 // ready answers a request with an error unless this node may decide.
-func (c *Core) ready(request uint64) bool {
-	switch err := c.distrusted(); {
-	case err != nil:
+func (c *Transactions) ready(request uint64) bool {
+	err := c.core.Ready()
+	if err != nil {
 		c.reply(Reply{Request: request, Err: err})
-	case !c.leading:
-		c.reply(Reply{Request: request, Err: c.notLeader(c.role.Leader)})
-	case c.table.Cluster() == 0:
-		c.reply(Reply{Request: request, Err: c.notLeader(0)}) // being formed at this moment
-	default:
-		return true
 	}
-	return false
+	return err == nil
 }
 
 // SameCluster returns why a cluster knows nothing of a transaction that is said to belong to
@@ -42,7 +35,7 @@ func SameCluster(own, named txn.ClusterID) error {
 
 // ofAnother answers a request about another cluster's transaction. Before the cluster is formed
 // nothing is decided, and nobody knows of anything decided.
-func (c *Core) ofAnother(request uint64, named txn.ClusterID) bool {
+func (c *Transactions) ofAnother(request uint64, named txn.ClusterID) bool {
 	own := c.table.Cluster()
 	if own == 0 {
 		return false
@@ -56,12 +49,12 @@ func (c *Core) ofAnother(request uint64, named txn.ClusterID) bool {
 
 // answerKnown answers a request about a transaction that is decided, or too old to
 // be judged. seen says that the request tells of a prepared branch, or of several.
-func (c *Core) answerKnown(request uint64, id txn.ID, seen bool) bool {
+func (c *Transactions) answerKnown(request uint64, id txn.ID, seen bool) bool {
 	if x, ok := c.table.Get(id); ok && !mutant.LastDecisionWins {
 		if seen {
 			c.see(&x)
 		}
-		c.reply(Reply{Request: request, Decision: x.Decision, Reason: x.Reason, Zxid: c.zxid(), Txn: x})
+		c.reply(Reply{Request: request, Decision: x.Decision, Reason: x.Reason, Zxid: c.core.Zxid(), Txn: x})
 		return true
 	}
 	if c.table.TooOld(id) {
@@ -72,13 +65,13 @@ func (c *Core) answerKnown(request uint64, id txn.ID, seen bool) bool {
 }
 
 // see records of an abort that it is no mere lack of knowledge, once that is known.
-func (c *Core) see(x *txn.Txn) {
+func (c *Transactions) see(x *txn.Txn) {
 	if x.Outcome() != txn.Unrecorded {
 		return
 	}
 	x.Seen = true
-	if c.leading {
-		c.batch = append(c.batch, txn.AbortRecord{ID: x.ID, Reason: x.Reason, Seen: true})
+	if c.core.Leading() {
+		c.core.Propose(txn.AbortRecord{ID: x.ID, Reason: x.Reason, Seen: true})
 	}
 }
 
@@ -96,13 +89,13 @@ const (
 
 // undecidable answers a request about a transaction without record that this cluster must not
 // decide, whatever is asked.
-func (c *Core) undecidable(request uint64, id txn.ID) bool {
+func (c *Transactions) undecidable(request uint64, id txn.ID) bool {
 	return c.notSwitchedOn(request, id) || c.inFuture(request, id)
 }
 
 // notSwitchedOn refuses a transaction that is decided in a way that this version does not know:
 // that the log has no record of it says nothing about it.
-func (c *Core) notSwitchedOn(request uint64, id txn.ID) bool {
+func (c *Transactions) notSwitchedOn(request uint64, id txn.ID) bool {
 	if class := id.Class(); class != txn.Plain && class != txn.Recorded {
 		c.reply(Reply{Request: request, Err: refusedf("transaction %v is of the class %v, which is not switched on in this cluster, so it can neither decide it nor tell its outcome: look into the databases", id, class)})
 		return true
@@ -111,7 +104,7 @@ func (c *Core) notSwitchedOn(request uint64, id txn.ID) bool {
 }
 
 // inFuture refuses a transaction that is dated further ahead than may be.
-func (c *Core) inFuture(request uint64, id txn.ID) bool {
+func (c *Transactions) inFuture(request uint64, id txn.ID) bool {
 	ahead := maxAhead
 	if !c.isAhead(id, ahead) {
 		return false
@@ -129,24 +122,21 @@ func (c *Core) inFuture(request uint64, id txn.ID) bool {
 
 // isAhead reports whether a transaction is dated too far ahead. Its time is that of a client, so it
 // is compared with whatever clock is ahead here: one that is wrong must not stop all work.
-func (c *Core) isAhead(id txn.ID, ahead time.Duration) bool {
+func (c *Transactions) isAhead(id txn.ID, ahead time.Duration) bool {
 	return id.Time().After(c.latest().Add(ahead))
 }
 
 // latest is the latest time that this node knows of: by the clocks of the nodes, or because the
 // log has come so far that its watermark stands a retention behind it.
-func (c *Core) latest() time.Time {
-	latest := c.now
-	if c.peersNow.After(latest) {
-		latest = c.peersNow
-	}
+func (c *Transactions) latest() time.Time {
+	latest := c.core.Clock()
 	if mark := c.table.Meta().Watermark; !mark.IsZero() && mark.Add(c.config.Rules.Retention).After(latest) {
 		latest = mark.Add(c.config.Rules.Retention)
 	}
 	return latest
 }
 
-func (c *Core) onCommitAsked(e CommitAsked) {
+func (c *Transactions) onCommitAsked(e CommitAsked) {
 	if !c.ready(e.Request) || c.ofAnother(e.Request, e.Cluster) {
 		return
 	}
@@ -182,8 +172,8 @@ func (c *Core) onCommitAsked(e CommitAsked) {
 // overloaded answers "busy" to a request for one more transaction when the log does
 // not keep up, and to one more about the same transaction when too many wait for it. That is no
 // decision: asking again is safe.
-func (c *Core) overloaded(request uint64, id txn.ID) bool {
-	if l := c.live[id]; l != nil && len(l.requests) < maxWaiters || l == nil && c.waiting < maxWaiting {
+func (c *Transactions) overloaded(request uint64, id txn.ID) bool {
+	if l := c.live[id]; l != nil && len(l.requests) < maxWaiters || l == nil && c.core.Waiting() < maxWaiting {
 		return false
 	}
 	c.reply(Reply{Request: request, Err: errBusy})
@@ -191,7 +181,7 @@ func (c *Core) overloaded(request uint64, id txn.ID) bool {
 }
 
 // acceptable returns why a transaction with these branches could never be finished, or nil.
-func (c *Core) acceptable(branches []txn.Branch) error {
+func (c *Transactions) acceptable(branches []txn.Branch) error {
 	if len(branches) > api.MaxBranches {
 		return fmt.Errorf("%d branches: a transaction has at most %d: split it", len(branches), api.MaxBranches)
 	}
@@ -215,7 +205,7 @@ func (c *Core) acceptable(branches []txn.Branch) error {
 }
 
 // settle answers for good: what is not decided is aborted, by the leader.
-func (c *Core) settle(e OutcomeAsked) {
+func (c *Transactions) settle(e OutcomeAsked) {
 	if c.ofAnother(e.Request, e.Cluster) || c.answerKnown(e.Request, e.ID, e.Several) || !c.ready(e.Request) || c.undecidable(e.Request, e.ID) || c.overloaded(e.Request, e.ID) {
 		return
 	}
@@ -228,7 +218,7 @@ func (c *Core) settle(e OutcomeAsked) {
 	c.carry(l, l.core.Step(protocol.RollbackAsked{Reason: "asked for its outcome before it was decided"}))
 }
 
-func (c *Core) onResolveAsked(e ResolveAsked) {
+func (c *Transactions) onResolveAsked(e ResolveAsked) {
 	if !c.ready(e.Request) {
 		return
 	}
@@ -240,7 +230,7 @@ func (c *Core) onResolveAsked(e ResolveAsked) {
 			c.reply(Reply{Request: e.Request, Err: decided(x)})
 			return
 		}
-		c.reply(Reply{Request: e.Request, Decision: x.Decision, Reason: x.Reason, Zxid: c.zxid(), Txn: x})
+		c.reply(Reply{Request: e.Request, Decision: x.Decision, Reason: x.Reason, Zxid: c.core.Zxid(), Txn: x})
 		return
 	}
 	branches := c.listedBranches(e.ID)
@@ -263,11 +253,11 @@ func (c *Core) onResolveAsked(e ResolveAsked) {
 		l.by, l.reason = txn.FromOperator, reason
 		c.carry(l, l.core.Step(protocol.Asked{Branches: branches}))
 	}
-	c.alarm("%v: an operator asks for %v: %s", e.ID, e.Decision, reason)
+	c.core.Alarm("%v: an operator asks for %v: %s", e.ID, e.Decision, reason)
 }
 
 // listedBranches returns what the last scans saw of a transaction without record.
-func (c *Core) listedBranches(id txn.ID) []txn.Branch {
+func (c *Transactions) listedBranches(id txn.ID) []txn.Branch {
 	var branches []txn.Branch
 	for _, b := range c.listed[id] {
 		if b.ours {
@@ -281,7 +271,7 @@ func (c *Core) listedBranches(id txn.ID) []txn.Branch {
 }
 
 // unlisted returns which resources have not told lately what they hold prepared; nil if all have.
-func (c *Core) unlisted() []error {
+func (c *Transactions) unlisted() []error {
 	var why []error
 	for _, name := range c.config.Resources {
 		switch s := c.scans[name]; {
@@ -294,7 +284,7 @@ func (c *Core) unlisted() []error {
 	return why
 }
 
-func (c *Core) onForgetAsked(e ForgetAsked) {
+func (c *Transactions) onForgetAsked(e ForgetAsked) {
 	if !c.ready(e.Request) {
 		return
 	}
@@ -305,15 +295,15 @@ func (c *Core) onForgetAsked(e ForgetAsked) {
 	case !x.Alarming():
 		c.reply(Reply{Request: e.Request, Err: refusedf("%v has no heuristic outcome to forget: see \"concord tx get\"", e.ID)})
 	default:
-		c.batch = append(c.batch, txn.ForgetRecord{ID: e.ID, Who: e.Who, Why: e.Why})
-		c.waiters.acks = append(c.waiters.acks, e.Request)
-		c.alarm("%v: %s forgets its heuristic outcome: %s", e.ID, e.Who, e.Why)
+		c.core.Propose(txn.ForgetRecord{ID: e.ID, Who: e.Who, Why: e.Why})
+		c.core.Await(e.Request)
+		c.core.Alarm("%v: %s forgets its heuristic outcome: %s", e.ID, e.Who, e.Why)
 	}
 }
 
 // onSettleAsked gives up a branch that nobody can finish. Its transaction must be decided: what
 // is not can be resolved as a whole.
-func (c *Core) onSettleAsked(e SettleAsked) {
+func (c *Transactions) onSettleAsked(e SettleAsked) {
 	if !c.ready(e.Request) {
 		return
 	}
@@ -339,27 +329,27 @@ func (c *Core) onSettleAsked(e SettleAsked) {
 	case !unfinished:
 		refuse(refusedf("branch %d of %v is finished: there is nothing to give up", e.Branch, e.ID))
 	default:
-		c.batch = append(c.batch, txn.HeuristicRecord{ID: e.ID, Branch: e.Branch, Outcome: txn.HeuristicHazard,
+		c.core.Propose(txn.HeuristicRecord{ID: e.ID, Branch: e.Branch, Outcome: txn.HeuristicHazard,
 			By: txn.FromOperator, Who: e.Who, Why: e.Why})
-		c.waiters.acks = append(c.waiters.acks, e.Request)
-		c.alarm("%v: %s gives up branch %d: %s", e.ID, e.Who, e.Branch, e.Why)
+		c.core.Await(e.Request)
+		c.core.Alarm("%v: %s gives up branch %d: %s", e.ID, e.Who, e.Branch, e.Why)
 	}
 }
 
 // listedAt reports whether the last scan of some resource saw a branch.
-func (c *Core) listedAt(x txn.XID) bool {
+func (c *Transactions) listedAt(x txn.XID) bool {
 	return slices.ContainsFunc(c.listed[x.ID], func(b *listedBranch) bool { return b.xid == x })
 }
 
 // onVerdict tells a decision to everybody who waits for it.
-func (c *Core) onVerdict(v txn.Verdict) {
+func (c *Transactions) onVerdict(v txn.Verdict) {
 	if v.First && v.Decision == txn.Commit {
 		c.committed++
 	}
 	if v.First && v.Decision == txn.Abort {
 		c.aborted++
 	}
-	if !c.leading {
+	if !c.core.Leading() {
 		return
 	}
 	if v.TooOld {
@@ -389,27 +379,21 @@ func (c *Core) onVerdict(v txn.Verdict) {
 	}
 }
 
-func (c *Core) onViewAsked(e ViewAsked) error {
+func (c *Transactions) onViewAsked(e ViewAsked) error {
 	if !c.ready(e.Request) {
 		return nil
 	}
-	return c.read(e.Request, e)
+	return c.core.Read(e.Request, e)
 }
 
 // whyUnfinished says what keeps a branch, for people.
-func (c *Core) whyUnfinished(l *live, no txn.BranchNo) string {
+func (c *Transactions) whyUnfinished(l *live, no txn.BranchNo) string {
 	if name := l.branches[no].Resource; c.scans[name] == nil {
 		return fmt.Sprintf("it waits: resource %q has left the configuration; add it to \"resources\" again on all nodes", name)
 	}
 	return l.work[no].err
 }
 
-func (c *Core) xid(id txn.ID, no txn.BranchNo) txn.XID {
+func (c *Transactions) xid(id txn.ID, no txn.BranchNo) txn.XID {
 	return txn.XID{Cluster: c.table.Cluster(), ID: id, Branch: no}
-}
-
-// zxid is the position that this node's table reflects.
-func (c *Core) zxid() zab.Zxid {
-	p := c.table.Meta().Position
-	return zab.Zxid{Epoch: zab.Epoch(p.Epoch), Counter: p.Counter}
 }

@@ -27,7 +27,7 @@ type DiskChanged struct {
 	Why  string // it takes no new transactions, for people
 }
 
-func (DiskChanged) isEvent() {}
+func (DiskChanged) IsEvent() {}
 
 // Disk is how a node's store is doing.
 type Disk struct {
@@ -68,10 +68,10 @@ func (l *loop) watchDisk(now time.Time) {
 // space. It says so only as long as both are part of one reign: then that voter has all
 // there is, and could lead. If it then cannot, this node stands again after a while.
 func (l *loop) stepAside(now time.Time) {
-	if !l.diskFull || !l.core.role.Established || now.Sub(l.resigned) < resignInterval {
+	if !l.diskFull || !l.core.Role().Established || now.Sub(l.resigned) < resignInterval {
 		return
 	}
-	for _, m := range l.core.list.Members {
+	for _, m := range l.core.Known().Members {
 		r, ok := l.reports[m.ID]
 		if ok && !m.Observer && r.Established && now.Sub(r.at) < 3*reportInterval && !r.Disk.Low {
 			l.resigned = now
@@ -80,8 +80,6 @@ func (l *loop) stepAside(now time.Time) {
 		}
 	}
 }
-
-func (c *Core) onDiskChanged(e DiskChanged) { c.disk = e }
 
 func (d Disk) report() peer.Disk {
 	ms := min(d.Slowest.Milliseconds(), math.MaxUint32)

@@ -30,7 +30,7 @@ type StateSeen struct {
 	Digest txn.Digest
 }
 
-func (StateSeen) isEvent() {}
+func (StateSeen) IsEvent() {}
 
 // divergence is what a node knows of states that differ from its own.
 type divergence struct {
@@ -54,7 +54,7 @@ func (c *Core) onStateSeen(e StateSeen) {
 	if !e.At.IsZero() {
 		c.wake("node %d has the log of a cluster", e.Node)
 	}
-	if c.zxid().Less(e.At) {
+	if c.Zxid().Less(e.At) {
 		if old, waits := d.claims[e.Node]; !waits || e.At.Less(old.At) {
 			d.claims[e.Node] = e
 		}
@@ -69,7 +69,7 @@ func (c *Core) compareClaims() {
 	d := &c.diverged
 	compared := false
 	for node, e := range d.claims {
-		if !c.zxid().Less(e.At) {
+		if !c.Zxid().Less(e.At) {
 			delete(d.claims, node)
 			c.compareState(e)
 			compared = true
@@ -139,9 +139,9 @@ func (c *Core) judge() {
 	if text != d.told {
 		d.told = text
 		if text == "" {
-			c.note("the states of all nodes are equal again")
+			c.Note("the states of all nodes are equal again")
 		} else {
-			c.alarm("%s", text)
+			c.Alarm("%s", text)
 		}
 	}
 }
@@ -153,16 +153,16 @@ func (c *Core) stopForGood(why string) {
 		"Stop it, move its directory away, run \"concord member replace " + fmt.Sprint(c.config.Node) + "\" on the others, and start it on an empty one; " +
 		"if all nodes say this, put back a backup of one of them"
 	d.suspect = ""
-	c.alarm("%s", d.Why)
+	c.Alarm("%s", d.Why)
 	c.fx.Distrust = d.Why
-	c.failWaiting(c.distrusted())
+	c.failWaiting(c.Distrusted())
 	c.failReads()
 	c.clearLeadership()
 	c.leading, c.rising, c.role = false, false, zab.RoleChanged{Role: zab.Looking}
 }
 
 // distrusted is the answer of a node that must not answer; nil: it may.
-func (c *Core) distrusted() error {
+func (c *Core) Distrusted() error {
 	if why := c.diverged.Why + c.diverged.suspect; why != "" {
 		return &requestError{api.ErrUnavailable, why}
 	}
@@ -174,28 +174,16 @@ func (c *Core) refuseAll(e Event) {
 	switch e := e.(type) {
 	case Tick:
 		c.now = e.Now
-	case asking:
-		c.reply(Reply{Request: e.request(), Err: c.distrusted()})
+	case Asking:
+		c.reply(LogReply{Request: e.RequestNo(), Err: c.Distrusted()})
 	}
 }
 
-// asking is an event that is answered: each that has a Request. A test looks for forgotten ones.
-type asking interface{ request() uint64 }
-
-func (e CommitAsked) request() uint64   { return e.Request }
-func (e OutcomeAsked) request() uint64  { return e.Request }
-func (e ResolveAsked) request() uint64  { return e.Request }
-func (e ForgetAsked) request() uint64   { return e.Request }
-func (e SettleAsked) request() uint64   { return e.Request }
-func (e ViewAsked) request() uint64     { return e.Request }
-func (e SeenAsked) request() uint64     { return e.Request }
-func (e PlanAsked) request() uint64     { return e.Request }
-func (e ReplaceAsked) request() uint64  { return e.Request }
-func (e AddAsked) request() uint64      { return e.Request }
-func (e RemoveAsked) request() uint64   { return e.Request }
-func (e LeadAsked) request() uint64     { return e.Request }
-func (e LeaseAsked) request() uint64    { return e.Request }
-func (e LeaseEndAsked) request() uint64 { return e.Request }
+func (e SeenAsked) RequestNo() uint64    { return e.Request }
+func (e ReplaceAsked) RequestNo() uint64 { return e.Request }
+func (e AddAsked) RequestNo() uint64     { return e.Request }
+func (e RemoveAsked) RequestNo() uint64  { return e.Request }
+func (e LeadAsked) RequestNo() uint64    { return e.Request }
 
 func nodeNames(ids []zab.NodeID) string {
 	slices.Sort(ids)
@@ -206,8 +194,8 @@ func nodeNames(ids []zab.NodeID) string {
 	return strings.Join(names, ", ")
 }
 
-// warnings are what an operator should know of the members and their states.
-func (c *Core) warnings() (texts []string) {
+// Warnings are what an operator should know of the members and their states.
+func (c *Core) Warnings() (texts []string) {
 	if text := c.diverged.Why; text != "" {
 		texts = append(texts, text)
 	} else if text := c.diverged.told; text != "" {

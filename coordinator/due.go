@@ -97,7 +97,7 @@ func (o *openBranches) Pop() any {
 }
 
 // dueAt returns what is due at a resource, also at one that has left the configuration.
-func (c *Core) dueAt(resource string) *due {
+func (c *Transactions) dueAt(resource string) *due {
 	d := c.due[resource]
 	if d == nil {
 		d = &due{away: true}
@@ -107,7 +107,7 @@ func (c *Core) dueAt(resource string) *due {
 }
 
 // takeUp takes a branch in hand.
-func (c *Core) takeUp(l *live, no txn.BranchNo, at time.Time) {
+func (c *Transactions) takeUp(l *live, no txn.BranchNo, at time.Time) {
 	d := c.dueAt(l.branches[no].Resource)
 	b := &openBranch{x: c.xid(l.id, no)}
 	heap.Push(&d.open, b)
@@ -117,7 +117,7 @@ func (c *Core) takeUp(l *live, no txn.BranchNo, at time.Time) {
 }
 
 // putDown lets go of a branch: it is finished, or its transaction is not in hand any more.
-func (c *Core) putDown(l *live, no txn.BranchNo) {
+func (c *Transactions) putDown(l *live, no txn.BranchNo) {
 	w, open := l.work[no]
 	if !open {
 		return
@@ -128,7 +128,7 @@ func (c *Core) putDown(l *live, no txn.BranchNo) {
 }
 
 // letGo lets go of a transaction.
-func (c *Core) letGo(id txn.ID) {
+func (c *Transactions) letGo(id txn.ID) {
 	l := c.live[id]
 	if l == nil {
 		return
@@ -139,7 +139,7 @@ func (c *Core) letGo(id txn.ID) {
 	}
 }
 
-func (c *Core) setWorking(l *live, no txn.BranchNo, working bool) {
+func (c *Transactions) setWorking(l *live, no txn.BranchNo, working bool) {
 	for _, b := range c.listed[l.id] {
 		if b.ours && b.xid.Branch == no && b.resource == l.branches[no].Resource {
 			b.setWorking(working)
@@ -207,7 +207,7 @@ func (r *readyBranches) Pop() any {
 }
 
 // await has a branch wait for its time.
-func (c *Core) await(l *live, no txn.BranchNo) {
+func (c *Transactions) await(l *live, no txn.BranchNo) {
 	if d := c.dueAt(l.branches[no].Resource); !d.away {
 		heap.Push(&d.timers, timer{era: d.era, at: l.work[no].due, x: c.xid(l.id, no)})
 	}
@@ -216,14 +216,14 @@ func (c *Core) await(l *live, no txn.BranchNo) {
 // sweep gives branches that are due to the recovery workers, a piece in a turn: first those that
 // were never tried, from the oldest on; then those that failed, the fewer times the sooner. What
 // nobody can finish comes last, and in few places, so it delays nobody.
-func (c *Core) sweep() {
-	if !c.sweeping && c.now.Before(c.nextSweep) {
+func (c *Transactions) sweep() {
+	if !c.sweeping && c.core.Now().Before(c.nextSweep) {
 		return
 	}
-	c.sweeping, c.nextSweep = false, c.now.Add(sweepInterval)
+	c.sweeping, c.nextSweep = false, c.core.Now().Add(sweepInterval)
 	for _, name := range c.config.Resources {
 		d := c.due[name]
-		left := c.wakeDue(d, c.piece())
+		left := c.wakeDue(d, c.core.Piece())
 		left = c.assignReady(&d.fresh, slot{name, false}, left)
 		left = c.assignReady(&d.retries, slot{name, true}, left)
 		left = c.chase(d, slot{name, false}, left)
@@ -232,13 +232,13 @@ func (c *Core) sweep() {
 		case left == 0:
 			c.sweeping = true
 		case d.waits(): // there is more to do than they can take: look again at the next tick
-			c.nextSweep = c.now
+			c.nextSweep = c.core.Now()
 		}
 	}
 }
 
 // wakeDue has branches wait for room whose time has come. It returns how many steps are left.
-func (c *Core) wakeDue(d *due, left int) int {
+func (c *Transactions) wakeDue(d *due, left int) int {
 	for ; left > 0 && len(d.back) > 0; left-- {
 		last := &d.back[len(d.back)-1]
 		if n := len(*last); n > 0 {
@@ -248,23 +248,23 @@ func (c *Core) wakeDue(d *due, left int) int {
 			d.back = d.back[:len(d.back)-1]
 		}
 	}
-	for ; left > 0 && len(d.timers) > 0 && (d.timers[0].era < d.era || !c.now.Before(d.timers[0].at)); left-- {
+	for ; left > 0 && len(d.timers) > 0 && (d.timers[0].era < d.era || !c.core.Now().Before(d.timers[0].at)); left-- {
 		c.makeReady(d, heap.Pop(&d.timers).(timer).x)
 	}
 	return left
 }
 
 // makeReady has a branch wait for room, or on for its time.
-func (c *Core) makeReady(d *due, x txn.XID) {
-	c.steps++
+func (c *Transactions) makeReady(d *due, x txn.XID) {
+	c.core.Spend(1)
 	l, w, open := c.unfinished(x)
 	if !open {
 		return
 	}
-	w = d.current(w, c.now)
+	w = d.current(w, c.core.Now())
 	l.work[x.Branch] = w
 	switch {
-	case c.now.Before(w.due):
+	case c.core.Now().Before(w.due):
 		c.await(l, x.Branch)
 	case w.attempts > 0:
 		heap.Push(&d.retries, readyBranch{x, w.attempts, w.due})
@@ -275,7 +275,7 @@ func (c *Core) makeReady(d *due, x txn.XID) {
 
 // unfinished returns how far the cluster is with a branch of a committed transaction, if it is to be
 // finished and not with the workers.
-func (c *Core) unfinished(x txn.XID) (l *live, w work, ok bool) {
+func (c *Transactions) unfinished(x txn.XID) (l *live, w work, ok bool) {
 	if l = c.live[x.ID]; l == nil {
 		return nil, w, false
 	}
@@ -285,9 +285,9 @@ func (c *Core) unfinished(x txn.XID) (l *live, w work, ok bool) {
 }
 
 // assignReady gives branches to the workers, as many as they have room for.
-func (c *Core) assignReady(ready *readyBranches, s slot, left int) int {
+func (c *Transactions) assignReady(ready *readyBranches, s slot, left int) int {
 	for ; left > 0 && ready.Len() > 0 && c.load[s] < s.most(); left-- {
-		c.steps++
+		c.core.Spend(1)
 		x := heap.Pop(ready).(readyBranch).x
 		if l, _, ok := c.unfinished(x); ok {
 			c.assign(Task{XID: x, Branch: l.branches[x.Branch], Decision: l.core.Decision(), Again: s.again})
@@ -298,19 +298,19 @@ func (c *Core) assignReady(ready *readyBranches, s slot, left int) int {
 
 // chase gives listed branches with a known decision to the workers, as many as they have room
 // for. Those that failed lately wait for a later scan.
-func (c *Core) chase(d *due, s slot, left int) int {
+func (c *Transactions) chase(d *due, s slot, left int) int {
 	queue := &d.chases[0]
 	if s.again {
 		queue = &d.chases[1]
 	}
 	for ; left > 0 && len(*queue) > 0 && c.load[s] < s.most(); left-- {
-		c.steps++
+		c.core.Spend(1)
 		b := (*queue)[0]
 		*queue = (*queue)[1:]
-		b.tried = d.current(b.tried, c.now)
+		b.tried = d.current(b.tried, c.core.Now())
 		_, busy := c.tasks[b.xid]
 		switch again := b.tried.attempts > 0; {
-		case b.gone || busy || again && c.now.Before(b.tried.due):
+		case b.gone || busy || again && c.core.Now().Before(b.tried.due):
 		case s.again && !again: // its resource came back
 			d.chases[0] = append(d.chases[0], b)
 		default:

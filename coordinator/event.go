@@ -11,22 +11,6 @@ import (
 	"github.com/concordtx/concord/txn"
 )
 
-// Event is something that happened to a coordinator. Events are the only input of a
-// Core. Events with a Request are answered by exactly one Reply with that number.
-type Event interface{ isEvent() }
-
-// Tick says that one tick went by, and what time it is now. Time only decides when
-// something is tried, never what is true.
-type Tick struct {
-	Now time.Time
-	// Peers is the latest that the clock of another node shows, as far as is known.
-	Peers time.Time
-}
-
-// Peer hands over an event of the replicated log: zab.Received, zab.PeerLost,
-// zab.Persisted, zab.Compact, or one about a snapshot.
-type Peer struct{ Event zab.Event }
-
 // CommitAsked asks for the decision to commit.
 type CommitAsked struct {
 	Request uint64
@@ -120,44 +104,58 @@ type Fitness struct {
 	Down     bool   // it does not answer, or not well, at this node
 }
 
-func (Tick) isEvent()         {}
-func (Peer) isEvent()         {}
-func (CommitAsked) isEvent()  {}
-func (OutcomeAsked) isEvent() {}
-func (ResolveAsked) isEvent() {}
-func (ForgetAsked) isEvent()  {}
-func (SettleAsked) isEvent()  {}
-func (ViewAsked) isEvent()    {}
-func (PlanAsked) isEvent()    {}
-func (Finished) isEvent()     {}
-func (Failed) isEvent()       {}
-func (Listed) isEvent()       {}
-func (Kept) isEvent()         {}
-func (Fitness) isEvent()      {}
+func (CommitAsked) IsEvent()  {}
+func (OutcomeAsked) IsEvent() {}
+func (ResolveAsked) IsEvent() {}
+func (ForgetAsked) IsEvent()  {}
+func (SettleAsked) IsEvent()  {}
+func (ViewAsked) IsEvent()    {}
+func (PlanAsked) IsEvent()    {}
+func (Finished) IsEvent()     {}
+func (Failed) IsEvent()       {}
+func (Listed) IsEvent()       {}
+func (Kept) IsEvent()         {}
+func (Fitness) IsEvent()      {}
 
-// Effects is what the driver has to carry out after a Step. Order matters only within
-// one slice. The slices are valid until the next Step.
+// RequestNo implements Asking.
+func (e CommitAsked) RequestNo() uint64 { return e.Request }
+
+// RequestNo implements Asking.
+func (e OutcomeAsked) RequestNo() uint64 { return e.Request }
+
+// RequestNo implements Asking.
+func (e ResolveAsked) RequestNo() uint64 { return e.Request }
+
+// RequestNo implements Asking.
+func (e ForgetAsked) RequestNo() uint64 { return e.Request }
+
+// RequestNo implements Asking.
+func (e SettleAsked) RequestNo() uint64 { return e.Request }
+
+// RequestNo implements Asking.
+func (e ViewAsked) RequestNo() uint64 { return e.Request }
+
+// RequestNo implements Asking.
+func (e PlanAsked) RequestNo() uint64 { return e.Request }
+
+// RequestNo implements Asking.
+func (e LeaseAsked) RequestNo() uint64 { return e.Request }
+
+// RequestNo implements Asking.
+func (e LeaseEndAsked) RequestNo() uint64 { return e.Request }
+
+// Effects is what the driver has to carry out after a turn. Order matters only within
+// one slice. The slices are valid until the next.
 type Effects struct {
-	Send  []zab.Message
-	Write []zab.Write
 	Reply []Reply
-	// SendSnapshot come before Send: who is told of a snapshot may ask for it at once.
-	SendSnapshot []zab.SendSnapshot
-	// FetchSnapshot, if its session is not 0, and Discard, if not 0: the Ref of a staged
-	// snapshot that is not wanted.
-	FetchSnapshot zab.FetchSnapshot
-	Discard       uint64
 	// Finish are branches for the recovery workers: Finished or Failed answers each.
 	Finish []Task
 	// Scan names resources that shall be listed: Listed answers each.
 	Scan []string
 	// Forget are branches whose evidence is not needed any more, by resource.
 	Forget map[string][]txn.XID
-	// Distrust, if not empty, is why this node stops for good: it must be told so at each start.
-	Distrust string
 	// Evidence are resources that shall list what evidence they keep: Kept answers each.
 	Evidence []EvidenceAsk
-	Notes    []Note
 }
 
 // EvidenceAsk is the order to list a page of the evidence that a resource keeps.
@@ -174,12 +172,6 @@ type Task struct {
 	Again    bool // an earlier attempt has failed
 }
 
-// Note is a line for the log of the node.
-type Note struct {
-	Alarm bool // somebody has to look at it
-	Text  string
-}
-
 // Reply answers a request. With an error (see requestError) nothing else is set.
 type Reply struct {
 	Request  uint64
@@ -189,8 +181,6 @@ type Reply struct {
 	Zxid     zab.Zxid
 	Txn      txn.Txn // as far as it is known
 	View     *View   // of a ViewAsked
-	Seen     bool    // to a SeenAsked
-	Fresh    bool    // to one that wants it
 	Lease    txn.Lease
 	Plan     []recovery.Action
 }

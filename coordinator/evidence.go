@@ -31,13 +31,13 @@ type evidenceSweep struct {
 }
 
 // sweepEvidence asks for pages of evidence that are due.
-func (c *Core) sweepEvidence() {
+func (c *Transactions) sweepEvidence() {
 	for _, name := range c.config.Resources {
 		e := &c.scans[name].evidence
 		switch {
 		case e.due.IsZero():
-			e.due = c.now.Add(evidenceAfter)
-		case !e.running && !c.now.Before(e.due):
+			e.due = c.core.Now().Add(evidenceAfter)
+		case !e.running && !c.core.Now().Before(e.due):
 			e.running, e.after.Cluster = true, c.table.Cluster()
 			c.fx.Evidence = append(c.fx.Evidence, EvidenceAsk{Resource: name, After: e.after})
 		}
@@ -45,12 +45,12 @@ func (c *Core) sweepEvidence() {
 }
 
 // onKept plans for one page. It is as long as it is so that no turn takes long.
-func (c *Core) onKept(k Kept) {
+func (c *Transactions) onKept(k Kept) {
 	s := c.scans[k.Resource]
-	if !c.leading || s == nil {
+	if !c.core.Leading() || s == nil {
 		return
 	}
-	s.evidence = evidenceSweep{due: c.now.Add(evidenceEvery)}
+	s.evidence = evidenceSweep{due: c.core.Now().Add(evidenceEvery)}
 	if k.Err != nil {
 		return
 	}
@@ -59,13 +59,13 @@ func (c *Core) onKept(k Kept) {
 	}
 	// What comes behind that of this cluster belongs to others.
 	if n := len(k.Evidence); n >= adapters.EvidencePage && k.Evidence[n-1].Cluster == c.table.Cluster() {
-		s.evidence.due, s.evidence.after = c.now.Add(evidencePage), k.Evidence[n-1]
+		s.evidence.due, s.evidence.after = c.core.Now().Add(evidencePage), k.Evidence[n-1]
 	}
 }
 
 // evidenceDone notes that the evidence of a finished transaction is not needed any
 // more. Nothing that is alarming is finished, so a contradiction keeps its evidence.
-func (c *Core) evidenceDone(x txn.Txn) {
+func (c *Transactions) evidenceDone(x txn.Txn) {
 	for _, b := range x.Branches {
 		c.evidence[b.Resource] = append(c.evidence[b.Resource], c.xid(x.ID, b.No))
 	}

@@ -19,9 +19,9 @@ func (c *Core) raiseLevel(speakers []replica.Speaker) {
 	for _, m := range c.list.Members {
 		lowest = min(lowest, known[uint64(m.ID)]) // 0: it is away
 	}
-	if lowest > c.table.Level() && !c.raising {
+	if lowest > c.State().Level() && !c.raising {
 		c.raising = true
-		c.batch = append(c.batch, txn.FeatureRecord{Level: lowest})
+		c.Propose(txn.FeatureRecord{Level: lowest})
 	}
 }
 
@@ -29,6 +29,6 @@ func (c *Core) raiseLevel(speakers []replica.Speaker) {
 func (c *Core) noticeLevel(now txn.FeatureLevel) {
 	if now > c.level {
 		c.level, c.raising = now, false
-		c.note("feature level %d from now on: every member knows it", now)
+		c.Note("feature level %d from now on: every member knows it", now)
 	}
 }

@@ -23,8 +23,8 @@ func (s *Snapshot) Known(now time.Time) *commit.Figures {
 	return nil
 }
 
-// figures returns what this core knows as the leader; health is not its business.
-func (c *Core) figures(now time.Time) *commit.Figures {
+// Figures returns what this core knows as the leader; health is not its business.
+func (c *Transactions) Figures(now time.Time) *commit.Figures {
 	f := &commit.Figures{At: now, Clock: now}
 	f.InDoubt, f.Heuristic = c.counts()
 	f.Resources = make([]commit.ResourceFigures, len(c.config.Resources))
@@ -82,7 +82,7 @@ func older(a, b time.Time) time.Time {
 
 // ownFigures returns the figures of this node as the leader.
 func (l *loop) ownFigures(now time.Time, resources []ResourceState) *commit.Figures {
-	f := l.core.figures(now)
+	f := l.commits.Figures(now)
 	for i := range f.Resources {
 		f.Resources[i].Driver, f.Resources[i].Health = resources[i].Driver, resources[i].Health
 	}

@@ -11,7 +11,7 @@ import (
 	"github.com/concordtx/concord/txn"
 )
 
-func (c *Core) assign(t Task) {
+func (c *Transactions) assign(t Task) {
 	c.tasks[t.XID] = t
 	c.load[slot{t.Branch.Resource, t.Again}]++
 	c.fx.Finish = append(c.fx.Finish, t)
@@ -19,7 +19,7 @@ func (c *Core) assign(t Task) {
 }
 
 // release takes a task back from the workers, if they had it.
-func (c *Core) release(x txn.XID) (t Task, had bool) {
+func (c *Transactions) release(x txn.XID) (t Task, had bool) {
 	if t, had = c.tasks[x]; had {
 		delete(c.tasks, x)
 		c.load[slot{t.Branch.Resource, t.Again}]--
@@ -28,8 +28,8 @@ func (c *Core) release(x txn.XID) (t Task, had bool) {
 	return t, had
 }
 
-func (c *Core) onFinished(e Finished) {
-	if !c.leading {
+func (c *Transactions) onFinished(e Finished) {
+	if !c.core.Leading() {
 		return // the next leader finishes it again, which is harmless
 	}
 	if e.By == txn.FromCluster {
@@ -67,16 +67,16 @@ func (c *Core) onFinished(e Finished) {
 func isAlarm(e protocol.Effect) bool { _, ok := e.(protocol.Alarm); return ok }
 
 // heuristic records that a branch did not end as decided, or that nobody can tell.
-func (c *Core) heuristic(e Finished, o txn.Outcome) {
+func (c *Transactions) heuristic(e Finished, o txn.Outcome) {
 	if mutant.SwallowHeuristic {
 		return
 	}
-	c.batch = append(c.batch, txn.HeuristicRecord{ID: e.XID.ID, Branch: e.XID.Branch, Outcome: o, By: e.By, Who: e.Who, Why: e.Why})
-	c.alarm("%v: %v, says %s: %s", e.XID, o, e.Who, e.Why)
+	c.core.Propose(txn.HeuristicRecord{ID: e.XID.ID, Branch: e.XID.Branch, Outcome: o, By: e.By, Who: e.Who, Why: e.Why})
+	c.core.Alarm("%v: %v, says %s: %s", e.XID, o, e.Who, e.Why)
 }
 
-func (c *Core) onFailed(e Failed) {
-	if !c.leading {
+func (c *Transactions) onFailed(e Failed) {
+	if !c.core.Leading() {
 		return
 	}
 	t, had := c.release(e.XID)
@@ -86,14 +86,14 @@ func (c *Core) onFailed(e Failed) {
 	}
 	if l := c.live[e.XID.ID]; l != nil {
 		if w, open := l.work[e.XID.Branch]; open {
-			l.work[e.XID.Branch] = d.current(w, c.now).failed(e, c.now)
+			l.work[e.XID.Branch] = d.current(w, c.core.Now()).failed(e, c.core.Now())
 			c.await(l, e.XID.Branch)
 			return
 		}
 	}
 	for _, b := range c.listed[e.XID.ID] {
 		if b.xid == e.XID {
-			b.tried = d.current(b.tried, c.now).failed(e, c.now)
+			b.tried = d.current(b.tried, c.core.Now()).failed(e, c.core.Now())
 		}
 	}
 }
@@ -111,18 +111,18 @@ func (w work) failed(e Failed, now time.Time) work {
 }
 
 // returned is when a resource that could not be asked answers again.
-func (c *Core) returned(resource string) {
+func (c *Transactions) returned(resource string) {
 	s := c.scans[resource]
-	if !c.leading || s == nil {
+	if !c.core.Leading() || s == nil {
 		return
 	}
-	s.due, c.nextSweep = c.now, c.now
+	s.due, c.nextSweep = c.core.Now(), c.core.Now()
 	c.due[resource].returned()
 }
 
 // settled takes note of branches of which the log has a report that did not come from here:
 // an operator has given one up, or an earlier leader reported it. They are not worked on.
-func (c *Core) settled(x txn.Txn) {
+func (c *Transactions) settled(x txn.Txn) {
 	l := c.live[x.ID]
 	if l == nil {
 		return
@@ -136,22 +136,22 @@ func (c *Core) settled(x txn.Txn) {
 }
 
 // end queues the End of a transaction whose branches are all finished.
-func (c *Core) end(l *live) {
+func (c *Transactions) end(l *live) {
 	c.letGo(l.id)
 	if x, ok := c.table.Get(l.id); !ok || x.Ended {
 		return
 	}
 	if len(c.ends) == 0 {
-		c.nextEnds = c.now.Add(endInterval)
+		c.nextEnds = c.core.Now().Add(endInterval)
 	}
 	c.ends = append(c.ends, l.id)
 }
 
 // takeEnds moves waiting Ends into the batch, as records that are no longer than an entry.
-func (c *Core) takeEnds() {
+func (c *Transactions) takeEnds() {
 	for n := 0; len(c.ends) > 0; c.ends = c.ends[n:] {
 		n = min(len(c.ends), maxEntryRecords)
-		c.batch = append(c.batch, txn.End{IDs: c.ends[:n:n]})
+		c.core.Propose(txn.End{IDs: c.ends[:n:n]})
 	}
 	c.ends = nil
 }

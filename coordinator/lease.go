@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"github.com/concordtx/concord/internal/mutant"
-	"github.com/concordtx/concord/protocol/zab"
 	"github.com/concordtx/concord/txn"
 )
 
@@ -31,9 +30,9 @@ type LeaseEndAsked struct {
 // LeasesHeard says which leases were renewed.
 type LeasesHeard struct{ Leases []txn.Lease }
 
-func (LeaseAsked) isEvent()    {}
-func (LeaseEndAsked) isEvent() {}
-func (LeasesHeard) isEvent()   {}
+func (LeaseAsked) IsEvent()    {}
+func (LeaseEndAsked) IsEvent() {}
+func (LeasesHeard) IsEvent()   {}
 
 const (
 	// leaseCheck is how often a leader looks for leases that it has not heard of.
@@ -51,71 +50,82 @@ type leaseBook struct {
 	check  time.Duration // when it looks next
 	heard  map[txn.Lease]time.Duration
 	ending map[txn.Lease]bool // with a record on its way
+
+	asked   []uint64    // requests for a lease, in order
+	wanted  int         // of them, those that no record asks for yet
+	granted []txn.Lease // by the entry that was applied last, in the order of its requests
 }
 
 // clear begins a leadership: every lease has its full time from now on.
 func (b *leaseBook) clear() {
 	b.heard, b.ending = map[txn.Lease]time.Duration{}, map[txn.Lease]bool{}
+	b.asked, b.wanted, b.granted = nil, 0, nil
 }
 
 // passLeaseTime notes that some time went by between two ticks.
-func (c *Core) passLeaseTime(now time.Time) {
-	if !c.now.IsZero() {
-		c.leases.now += min(max(now.Sub(c.now), 0), leaseStep)
+func (c *Transactions) passLeaseTime(now time.Time) {
+	last := c.core.Now()
+	if last.IsZero() {
+		return
+	}
+	c.leases.now += min(max(now.Sub(last), 0), leaseStep)
+	if now.Sub(last) > pauseGap {
+		clear(c.leases.heard) // what was said meanwhile was said to nobody: all have their full time again
 	}
 }
 
-func (c *Core) onLeaseAsked(e LeaseAsked) {
+func (c *Transactions) onLeaseAsked(e LeaseAsked) {
 	switch {
 	case !c.ready(e.Request):
 	case c.table.Level() < txn.LevelLeases:
 		c.reply(Reply{Request: e.Request, Err: refusedf("leases are not switched on yet: some member of the cluster is away, or runs a release that does not know them; see \"concord status\"")})
 	default:
-		c.waiters.leases = append(c.waiters.leases, e.Request)
+		c.leases.asked, c.leases.wanted = append(c.leases.asked, e.Request), c.leases.wanted+1
+		c.core.Await(e.Request)
 	}
 }
 
-// granted answers requests whose entry was delivered.
-func (c *Core) granted(asked []uint64, leases []txn.Lease, at zab.Zxid) {
-	for i, request := range asked {
-		if i >= len(leases) {
-			c.reply(Reply{Request: request, Err: refusedf("%d clients have a lease, which is the limit: close some of them", txn.MaxLeases)})
-			continue
-		}
-		c.leases.heard[leases[i]] = c.leases.now
-		c.reply(Reply{Request: request, Lease: leases[i], Zxid: at})
+// grant answers a request whose entry was delivered.
+func (c *Transactions) grant(request uint64) {
+	if len(c.leases.granted) == 0 {
+		c.reply(Reply{Request: request, Err: refusedf("%d clients have a lease, which is the limit: close some of them", txn.MaxLeases)})
+		return
 	}
+	lease := c.leases.granted[0]
+	c.leases.granted = c.leases.granted[1:]
+	c.leases.heard[lease] = c.leases.now
+	c.reply(Reply{Request: request, Lease: lease, Zxid: c.core.Zxid()})
 }
 
-func (c *Core) onLeaseEndAsked(e LeaseEndAsked) {
+func (c *Transactions) onLeaseEndAsked(e LeaseEndAsked) {
 	if !c.ready(e.Request) {
 		return
 	}
 	if !c.table.Leases().Holds(e.Lease) {
-		c.reply(Reply{Request: e.Request, Zxid: c.zxid()}) // it has ended, or never was
+		c.reply(Reply{Request: e.Request, Zxid: c.core.Zxid()}) // it has ended, or never was
 		return
 	}
 	c.endLeases([]txn.Lease{e.Lease})
-	c.waiters.acks = append(c.waiters.acks, e.Request)
+	c.core.Await(e.Request)
 }
 
-func (c *Core) endLeases(leases []txn.Lease) {
-	c.batch = append(c.batch, txn.LeaseEndRecord{Leases: leases})
+func (c *Transactions) endLeases(leases []txn.Lease) {
+	c.core.Propose(txn.LeaseEndRecord{Leases: leases})
 	for _, n := range leases {
 		c.leases.ending[n] = true
 	}
 }
 
 // hear notes that whoever holds a lease lives.
-func (c *Core) hear(n txn.Lease) {
-	if c.leading && n != 0 && c.table.Leases().Holds(n) {
+func (c *Transactions) hear(n txn.Lease) {
+	if c.core.Leading() && n != 0 && c.table.Leases().Holds(n) {
 		c.leases.heard[n] = c.leases.now
 	}
 }
 
 // endSilent ends the leases of clients that were not heard for too long.
-func (c *Core) endSilent() {
-	if c.leases.now < c.leases.check || c.doubt.has {
+func (c *Transactions) endSilent() {
+	if c.leases.now < c.leases.check || c.core.Doubts() {
 		return
 	}
 	c.leases.check = c.leases.now + leaseCheck
@@ -130,26 +140,26 @@ func (c *Core) endSilent() {
 		}
 	}
 	if len(silent) > 0 {
-		c.note("leases %v end: their clients were not heard for %v, and what they left prepared is aborted", silent, c.config.Rules.Lease)
+		c.core.Note("leases %v end: their clients were not heard for %v, and what they left prepared is aborted", silent, c.config.Rules.Lease)
 		c.endLeases(silent)
 	}
 }
 
 // onLeasesEnded looks for branches of leases that have just ended at once.
-func (c *Core) onLeasesEnded(ended []txn.Lease) {
+func (c *Transactions) onLeasesEnded(ended []txn.Lease) {
 	for _, n := range ended {
 		delete(c.leases.heard, n)
 		delete(c.leases.ending, n)
 	}
 	for _, s := range c.scans {
 		if len(ended) > 0 {
-			s.due, s.again = c.now, s.running
+			s.due, s.again = c.core.Now(), s.running
 		}
 	}
 }
 
 // leaseEnded returns why a transaction cannot be committed any more, or nil.
-func (c *Core) leaseEnded(id txn.ID) error {
+func (c *Transactions) leaseEnded(id txn.ID) error {
 	if n := id.Lease(); c.table.LeaseEnded(n) && !mutant.CommitUnderEndedLease {
 		return errors.New(txn.LeaseEnded(n))
 	}

@@ -119,29 +119,25 @@ func TestAChangeOfLeaderEndsNoLease(t *testing.T) {
 }
 
 func TestALeaderThatWasStoppedDoesNotTakeThatForTheSilenceOfItsClients(t *testing.T) {
-	table := txn.NewTable(txn.Meta{Cluster: 1, Leases: txn.Leases{Last: 2, Active: []txn.Lease{1, 2}}}, nil, nil)
-	c := &Core{config: CoreConfig{Rules: Rules{Lease: 6 * time.Second}}, table: table, leading: true, now: time.Now()}
-	c.leases.clear()
-	tick := func(d time.Duration) {
-		now := c.now.Add(d)
-		c.noticePause(now)
-		c.passLeaseTime(now)
-		c.now = now
-		c.doubt = doubt{} // a quorum has confirmed that it leads
-		c.endSilent()
+	l := newLone(t)
+	l.machine.Rules.Lease = 6 * time.Second
+	l.restart()
+	levelled(l)
+	for n := range txn.Lease(2) {
+		require.Equal(t, n+1, l.ask(func(request uint64) Event { return LeaseAsked{Request: request} }).Lease)
 	}
 	for range 5 { // as many pauses as one likes, and clocks that are set
-		tick(50 * time.Millisecond)
-		tick(time.Hour)
-		tick(-2 * time.Hour)
-		tick(900 * time.Millisecond)
+		l.tick(50 * time.Millisecond)
+		l.tick(time.Hour)
+		l.tick(-2 * time.Hour)
+		l.tick(900 * time.Millisecond)
 	}
-	require.Empty(t, c.batch)
+	require.Equal(t, []txn.Lease{1, 2}, l.table.Leases().Active)
 	for range 200 {
-		tick(50 * time.Millisecond)
-		c.hear(2)
+		l.tick(50 * time.Millisecond)
+		l.step(LeasesHeard{Leases: []txn.Lease{2}})
 	}
-	require.Equal(t, []txn.Record{txn.LeaseEndRecord{Leases: []txn.Lease{1}}}, c.batch, "once")
+	require.Equal(t, []txn.Lease{2}, l.table.Leases().Active)
 }
 
 func TestLeasesAreNotGrantedBeforeAllMembersKnowThem(t *testing.T) {

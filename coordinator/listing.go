@@ -104,7 +104,7 @@ func (a *ages) Pop() any {
 }
 
 // enlist adds a branch to a listing.
-func (c *Core) enlist(l *listing, resource string, x txn.XID) *listedBranch {
+func (c *Transactions) enlist(l *listing, resource string, x txn.XID) *listedBranch {
 	if b, twice := l.branches[x]; twice {
 		return b
 	}
@@ -159,7 +159,7 @@ func (b *listedBranch) setWorking(working bool) {
 }
 
 // delist takes a branch out of a listing.
-func (c *Core) delist(l *listing, x txn.XID) {
+func (c *Transactions) delist(l *listing, x txn.XID) {
 	b, ok := l.branches[x]
 	if !ok {
 		return
@@ -191,7 +191,7 @@ func (c *Core) delist(l *listing, x txn.XID) {
 }
 
 // unlist forgets that a scan saw a branch, since it was finished after the scan.
-func (c *Core) unlist(x txn.XID) {
+func (c *Transactions) unlist(x txn.XID) {
 	for _, s := range c.scans {
 		c.delist(s.listing, x)
 		if s.old != nil {
@@ -208,7 +208,7 @@ func (c *Core) unlist(x txn.XID) {
 // and not as a part of phase two: it has no decision, or is still there after an abort, or
 // after the end of its transaction. The scan may have been faster than that end, so a
 // branch after it counts only if the workers, who look at once, could not finish it.
-func (c *Core) lingers(xid txn.XID) bool {
+func (c *Transactions) lingers(xid txn.XID) bool {
 	x, decided := c.table.Get(xid.ID)
 	if !decided || x.Decision == txn.Abort {
 		return true
@@ -217,10 +217,10 @@ func (c *Core) lingers(xid txn.XID) bool {
 	return x.Ended && !tried
 }
 
-func (c *Core) judgeLingering(b *listedBranch) { c.setLingers(b, c.lingers(b.xid)) }
+func (c *Transactions) judgeLingering(b *listedBranch) { c.setLingers(b, c.lingers(b.xid)) }
 
 // setLingers counts the transactions of which some listed branch lingers.
-func (c *Core) setLingers(b *listedBranch, lingers bool) {
+func (c *Transactions) setLingers(b *listedBranch, lingers bool) {
 	switch {
 	case b.lingers == lingers:
 		return
@@ -235,9 +235,9 @@ func (c *Core) setLingers(b *listedBranch, lingers bool) {
 }
 
 // relist judges the listed branches of a transaction again, after something became known of it.
-func (c *Core) relist(id txn.ID) {
+func (c *Transactions) relist(id txn.ID) {
 	for _, b := range c.listed[id] {
-		c.steps++
+		c.core.Spend(1)
 		if b.ours {
 			c.judgeLingering(b)
 		}
@@ -245,8 +245,8 @@ func (c *Core) relist(id txn.ID) {
 }
 
 // judgeListings goes on with listings that were answered.
-func (c *Core) judgeListings() {
-	left := c.piece()
+func (c *Transactions) judgeListings() {
+	left := c.core.Piece()
 	for _, name := range c.config.Resources {
 		s := c.scans[name]
 		if s.old != nil {
@@ -255,7 +255,7 @@ func (c *Core) judgeListings() {
 				c.delist(s.old, p.XID)
 			}
 			left -= len(piece)
-			c.steps += len(piece)
+			c.core.Spend(len(piece))
 			if s.old.done == len(s.old.answer) {
 				s.old = nil
 			}
@@ -267,7 +267,7 @@ func (c *Core) judgeListings() {
 }
 
 // judgeListing judges a piece of an answer, and returns how many steps are left.
-func (c *Core) judgeListing(s *scan, left int) int {
+func (c *Transactions) judgeListing(s *scan, left int) int {
 	if s.next == nil || s.old != nil {
 		return left
 	}
@@ -275,7 +275,7 @@ func (c *Core) judgeListing(s *scan, left int) int {
 	for _, p := range piece {
 		c.judgeBranch(s, p)
 	}
-	c.steps += len(piece)
+	c.core.Spend(len(piece))
 	if s.next.done == len(s.next.answer) {
 		s.sightings.End()
 		s.at, s.running = s.next.at, false
@@ -289,7 +289,7 @@ func (c *Core) judgeListing(s *scan, left int) int {
 }
 
 // whyListed says what keeps a listed branch, for people; empty if nothing is known to.
-func (c *Core) whyListed(b *listedBranch) string {
+func (c *Transactions) whyListed(b *listedBranch) string {
 	if err := c.scans[b.resource].err; err != nil {
 		return err.Error()
 	}
@@ -297,7 +297,7 @@ func (c *Core) whyListed(b *listedBranch) string {
 }
 
 // judging reports whether there is more to do for judgeListings.
-func (c *Core) judging() bool {
+func (c *Transactions) judging() bool {
 	for _, s := range c.scans {
 		if s.next != nil || s.old != nil {
 			return true

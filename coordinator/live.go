@@ -43,7 +43,7 @@ type work struct {
 }
 
 // wait lets a request wait for the decision on id.
-func (c *Core) wait(request uint64, id txn.ID) *live {
+func (c *Transactions) wait(request uint64, id txn.ID) *live {
 	l := c.hold(id)
 	if len(l.requests) == 0 {
 		c.asked.push(l)
@@ -52,7 +52,7 @@ func (c *Core) wait(request uint64, id txn.ID) *live {
 	return l
 }
 
-func (c *Core) hold(id txn.ID) *live {
+func (c *Transactions) hold(id txn.ID) *live {
 	l, ok := c.live[id]
 	if !ok {
 		l = &live{id: id, core: &twopc.Coordinator{}}
@@ -63,7 +63,7 @@ func (c *Core) hold(id txn.ID) *live {
 
 // inHand returns what the leader has in hand of a transaction, nil if there is nothing to do about
 // it. What is committed and not ended is taken in hand if the take-over has not come by yet.
-func (c *Core) inHand(id txn.ID) *live {
+func (c *Transactions) inHand(id txn.ID) *live {
 	if l := c.live[id]; l != nil || !c.taking {
 		return l
 	}
@@ -74,7 +74,7 @@ func (c *Core) inHand(id txn.ID) *live {
 }
 
 // resume takes the branches of a committed transaction in hand.
-func (c *Core) resume(x txn.Txn) {
+func (c *Transactions) resume(x txn.Txn) {
 	var finished []txn.BranchNo
 	for _, h := range x.Heuristics {
 		finished = append(finished, h.Branch)
@@ -88,9 +88,9 @@ func (c *Core) resume(x txn.Txn) {
 			return
 		}
 	}
-	due := c.now.Add(c.config.Rules.Grace)
+	due := c.core.Now().Add(c.config.Rules.Grace)
 	if x.By == txn.FromOperator { // there is no client that finishes it
-		due = c.now
+		due = c.core.Now()
 	}
 	for no := range l.work {
 		c.putDown(l, no)
@@ -102,11 +102,11 @@ func (c *Core) resume(x txn.Txn) {
 			c.takeUp(l, b.No, due)
 		}
 	}
-	c.steps += len(x.Branches)
+	c.core.Spend(len(x.Branches))
 }
 
 // giveUp answers everybody who waits for a decision that does not come from here.
-func (c *Core) giveUp(id txn.ID, err error) {
+func (c *Transactions) giveUp(id txn.ID, err error) {
 	if l := c.live[id]; l != nil {
 		c.answer(l, Reply{Err: err})
 		c.letGo(id)
@@ -114,13 +114,13 @@ func (c *Core) giveUp(id txn.ID, err error) {
 }
 
 // tell tells the decision to everybody who waits for it.
-func (c *Core) tell(l *live) {
+func (c *Transactions) tell(l *live) {
 	x, _ := c.table.Get(l.id)
 	x.Seen = x.Seen || l.seen
-	c.answer(l, Reply{Decision: x.Decision, Reason: x.Reason, Zxid: c.zxid(), Txn: x})
+	c.answer(l, Reply{Decision: x.Decision, Reason: x.Reason, Zxid: c.core.Zxid(), Txn: x})
 }
 
-func (c *Core) answer(l *live, r Reply) {
+func (c *Transactions) answer(l *live, r Reply) {
 	if len(l.requests) == 0 {
 		return
 	}
@@ -142,19 +142,19 @@ func size(l *live, p protocol.Propose) int {
 }
 
 // carry carries out what the core of a transaction asks for.
-func (c *Core) carry(l *live, effects []protocol.Effect) {
+func (c *Transactions) carry(l *live, effects []protocol.Effect) {
 	for _, e := range effects {
 		switch e := e.(type) {
 		case protocol.Propose:
 			if e.Decision == txn.Commit {
-				c.batch = append(c.batch, txn.CommitRecord{ID: l.id, Protocol: l.protocol, By: l.by, Branches: e.Branches, Reason: l.reason, Label: l.label})
+				c.core.Propose(txn.CommitRecord{ID: l.id, Protocol: l.protocol, By: l.by, Branches: e.Branches, Reason: l.reason, Label: l.label})
 				if mutant.ReplyBeforeQuorum {
 					c.answer(l, Reply{Decision: txn.Commit})
 				}
 			} else {
-				c.batch = append(c.batch, txn.AbortRecord{ID: l.id, By: l.by, Reason: e.Reason, Seen: l.seen})
+				c.core.Propose(txn.AbortRecord{ID: l.id, By: l.by, Reason: e.Reason, Seen: l.seen})
 			}
-			c.waiting += size(l, e)
+			c.core.Weigh(size(l, e))
 		case protocol.Reply:
 			c.tell(l)
 		case protocol.End:

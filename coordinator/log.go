@@ -3,6 +3,8 @@
 package coordinator
 
 import (
+	"time"
+
 	"github.com/concordtx/concord/coordinator/replica"
 	"github.com/concordtx/concord/protocol/zab"
 )
@@ -15,3 +17,32 @@ func (c *Core) Known() replica.List { return c.list }
 
 // Asleep reports whether this node waits with an empty store until it has met enough others.
 func (c *Core) Asleep() bool { return c.asleep }
+
+// Now is the time of the last tick, and Clock what is latest of the clocks of the nodes.
+func (c *Core) Now() time.Time { return c.now }
+
+// Clock is there with Now.
+func (c *Core) Clock() time.Time {
+	if c.peersNow.After(c.now) {
+		return c.peersNow
+	}
+	return c.now
+}
+
+// Zxid is the position in the log that the machine's state reflects.
+func (c *Core) Zxid() zab.Zxid { return replica.ToZxid(c.State().Position()) }
+
+// Leading reports whether this node leads, and its machine has all that earlier leaders committed.
+func (c *Core) Leading() bool { return c.leading }
+
+// Role is what this node is in the replicated log, as it last changed.
+func (c *Core) Role() zab.RoleChanged { return c.role }
+
+// Epoch is the reign that this node takes part in.
+func (c *Core) Epoch() zab.Epoch { return c.role.Epoch }
+
+// Stopped reports whether this node stopped for good: its state differs from that of too many.
+func (c *Core) Stopped() bool { return c.diverged.Why != "" }
+
+// Steps is how many steps the last turn took.
+func (c *Core) Steps() int { return c.steps }

@@ -18,9 +18,9 @@ type BranchesAsked struct {
 	IDs     []txn.ID
 }
 
-func (BranchesAsked) isEvent() {}
+func (BranchesAsked) IsEvent() {}
 
-func (e BranchesAsked) request() uint64 { return e.Request }
+func (e BranchesAsked) RequestNo() uint64 { return e.Request }
 
 // look is a ViewAsked for everything that is being answered. Listings are gone through a piece in
 // a turn; each branch counts as it is at that moment.
@@ -32,7 +32,7 @@ type look struct {
 }
 
 // answerView looks at one transaction, or begins to look at everything.
-func (c *Core) answerView(e ViewAsked) {
+func (c *Transactions) answerView(e ViewAsked) {
 	if !c.ready(e.Request) {
 		return
 	}
@@ -60,59 +60,59 @@ func (c *Core) answerView(e ViewAsked) {
 			v.Foreign = append(v.Foreign, b.xid)
 		}
 	}
-	c.reply(Reply{Request: e.Request, Zxid: c.zxid(), View: v})
+	c.reply(Reply{Request: e.Request, Zxid: c.core.Zxid(), View: v})
 }
 
 // lookOn goes on with the oldest look.
-func (c *Core) lookOn() {
+func (c *Transactions) lookOn() {
 	if len(c.looks) == 0 {
 		return
 	}
 	k := c.looks[0]
-	if !c.leading {
+	if !c.core.Leading() {
 		c.looks = c.looks[1:]
-		c.reply(Reply{Request: k.Request, Err: c.notLeader(c.role.Leader)})
+		c.reply(Reply{Request: k.Request, Err: c.core.NotLeader()})
 		return
 	}
-	for left := c.piece(); len(k.listings) > 0; k.listings, k.done = k.listings[1:], 0 {
+	for left := c.core.Piece(); len(k.listings) > 0; k.listings, k.done = k.listings[1:], 0 {
 		l := k.listings[0]
 		for ; k.done < len(l.answer); k.done++ {
 			if left--; left < 0 {
 				return
 			}
-			c.steps++
+			c.core.Spend(1)
 			if b := l.branches[l.answer[k.done].XID]; b != nil {
 				c.viewListed(k.view, b)
 			}
 		}
 	}
 	c.looks = c.looks[1:]
-	c.reply(Reply{Request: k.Request, Zxid: c.zxid(), View: k.view})
+	c.reply(Reply{Request: k.Request, Zxid: c.core.Zxid(), View: k.view})
 }
 
-func (c *Core) viewListed(v *View, b *listedBranch) {
+func (c *Transactions) viewListed(v *View, b *listedBranch) {
 	if b.lingers {
 		x, _ := c.table.Get(b.xid.ID)
 		v.InDoubt[b.xid] = ListedBranch{Resource: b.resource, Decision: x.Decision, Err: c.whyListed(b)}
 	}
 }
 
-func (c *Core) viewBranches(v *View, id txn.ID) {
+func (c *Transactions) viewBranches(v *View, id txn.ID) {
 	l := c.inHand(id)
 	if l == nil {
 		return
 	}
 	for _, no := range l.core.Unfinished() {
-		c.steps++
+		c.core.Spend(1)
 		w := l.work[no]
 		if d := c.due[l.branches[no].Resource]; d != nil {
-			w = d.current(w, c.now)
+			w = d.current(w, c.core.Now())
 		}
 		v.Branches[c.xid(id, no)] = BranchView{Err: c.whyUnfinished(l, no), Attempts: w.attempts, Due: w.due}
 	}
 }
 
-func (c *Core) onBranchesAsked(e BranchesAsked) {
+func (c *Transactions) onBranchesAsked(e BranchesAsked) {
 	if !c.ready(e.Request) {
 		return
 	}
@@ -120,7 +120,7 @@ func (c *Core) onBranchesAsked(e BranchesAsked) {
 	for _, id := range e.IDs {
 		c.viewBranches(v, id)
 	}
-	c.reply(Reply{Request: e.Request, Zxid: c.zxid(), View: v})
+	c.reply(Reply{Request: e.Request, Zxid: c.core.Zxid(), View: v})
 }
 
 // View is a linearizable look at one transaction, or, if id is zero, at everything that is not

@@ -98,10 +98,13 @@ func (l *loop) turn(tick time.Time, asks chan ask, received chan peer.Inbound) {
 	if err != nil {
 		l.fatal(err)
 	}
-	t.stepped, t.effects = time.Now(), fx
+	out := l.commits.Take()
+	t.stepped, t.log, t.commits = time.Now(), fx, out
 	// What carryOut finds to be an event belongs to the next turn.
 	t.events, l.events = l.events, l.handled[:0]
 	l.carryOut(fx)
+	l.carryOutCommits(out)
+	l.publishRole()
 	t.ended = time.Now()
 	l.turns.count(l.log, t)
 	clear(t.events)
@@ -137,10 +140,10 @@ func (l *loop) tick(now time.Time) {
 	if now.Sub(l.reported) >= reportInterval {
 		l.reported = now
 		r, s := l.toldReport(), l.ownStanding()
-		for _, m := range l.core.list.Members {
+		for _, m := range l.core.Known().Members {
 			told := s
 			if heard, ok := l.standings[m.ID]; ok && heard.ListAt.Less(s.ListAt) {
-				told.List = l.core.list
+				told.List = l.core.Known()
 			}
 			l.peers.Tell(m.ID, &r, &told)
 		}
@@ -172,7 +175,7 @@ func (l *loop) receive(in peer.Inbound) {
 		l.events = append(l.events, StateSeen{Node: in.From, At: in.Report.Applied, Digest: in.Report.Digest})
 	case in.Standing != nil:
 		l.standings[in.From] = *in.Standing
-		if l.core.list.At.Less(in.Standing.List.At) {
+		if l.core.Known().At.Less(in.Standing.List.At) {
 			l.events = append(l.events, PeerMet{Node: in.From, Cluster: txn.ClusterID(l.cluster.Load()), List: in.Standing.List})
 		}
 	default:
@@ -191,12 +194,12 @@ func (l *loop) admit(a ask) {
 	l.events = append(l.events, a.event(l.next))
 }
 
-func (l *loop) carryOut(fx *Effects) {
-	if l.core.zxid() != *l.applied.Load() {
-		at := l.core.zxid()
+func (l *loop) carryOut(fx *LogEffects) {
+	if l.core.Zxid() != *l.applied.Load() {
+		at := l.core.Zxid()
 		l.applied.Store(&at)
 	}
-	l.publishLeases(l.core.table.Leases()) // before anybody hears that one was granted, or has ended
+	l.publishLeases(l.commits.Leases()) // before anybody hears that one was granted, or has ended
 	l.tellStores()
 	l.followMembers()
 	for _, e := range fx.SendSnapshot {
@@ -215,12 +218,36 @@ func (l *loop) carryOut(fx *Effects) {
 		l.peers.Send(m)
 	}
 	for _, r := range fx.Reply {
-		done := l.requests[r.Request]
-		delete(l.requests, r.Request)
 		if r.Fresh || r.Seen && l.snapshot.Load().Zxid.Less(r.Zxid) {
 			l.publish(time.Now())
 		}
-		done(r)
+		l.reply(Reply{Request: r.Request, Err: r.Err, Zxid: r.Zxid})
+	}
+	if fx.Distrust != "" {
+		if err := l.store.WriteNote(wal.DistrustNote, fx.Distrust); err != nil {
+			l.fatal(err)
+		}
+	}
+	for _, note := range fx.Notes {
+		if note.Alarm {
+			l.log.Error(note.Text)
+		} else {
+			l.log.Info(note.Text)
+		}
+	}
+}
+
+// reply answers a request.
+func (l *loop) reply(r Reply) {
+	done := l.requests[r.Request]
+	delete(l.requests, r.Request)
+	done(r)
+}
+
+// carryOutCommits does for the transaction machine what it wants.
+func (l *loop) carryOutCommits(fx *Effects) {
+	for _, r := range fx.Reply {
+		l.reply(r)
 	}
 	for _, t := range fx.Finish {
 		w := l.workers[t.Branch.Resource]
@@ -241,40 +268,32 @@ func (l *loop) carryOut(fx *Effects) {
 		}
 	}
 	l.forget(fx.Forget)
-	if fx.Distrust != "" {
-		if err := l.store.WriteNote(wal.DistrustNote, fx.Distrust); err != nil {
-			l.fatal(err)
-		}
-	}
 	for _, e := range fx.Evidence {
 		select {
 		case l.workers[e.Resource].kept <- e.After:
 		default: // one is due already, and is answered
 		}
 	}
-	for _, note := range fx.Notes {
-		if note.Alarm {
-			l.log.Error(note.Text)
-		} else {
-			l.log.Info(note.Text)
-		}
-	}
-	l.level.Store(uint32(l.core.table.Level()))
-	formed := l.core.table.Cluster()
+}
+
+// publishRole shows at once who leads which cluster: clients look for a leader here.
+func (l *loop) publishRole() {
+	l.level.Store(uint32(l.core.State().Level()))
+	formed := l.core.State().Cluster()
 	if uint32(formed) != l.cluster.Load() {
 		l.cluster.Store(uint32(formed))
 		l.log.Info("the cluster is formed", "cluster", formed.String())
-	} else if l.role == l.core.role {
+	} else if l.role == l.core.Role() {
 		return
 	}
-	l.role = l.core.role
-	l.publish(time.Now()) // clients look for a leader here
+	l.role = l.core.Role()
+	l.publish(time.Now())
 }
 
 // followMembers lets the connections be those to the members.
 func (l *loop) followMembers() {
-	if l.core.list.At != l.list.Load().At {
-		list := l.core.list
+	if l.core.Known().At != l.list.Load().At {
+		list := l.core.Known()
 		l.list.Store(&list)
 		l.peers.Follow()
 	}
@@ -295,5 +314,5 @@ func (l *loop) forget(spent map[string][]txn.XID) {
 
 // ownStanding is where this node stands.
 func (l *loop) ownStanding() peer.Standing {
-	return peer.Standing{Distrusted: l.core.diverged.Why != "", Peer: l.self.Peer, API: l.self.API, ListAt: l.core.list.At}
+	return peer.Standing{Distrusted: l.core.Stopped(), Peer: l.self.Peer, API: l.self.API, ListAt: l.core.Known().At}
 }

@@ -31,19 +31,19 @@ type ReplaceAsked struct {
 	Who, Why string
 }
 
-func (MembersSeen) isEvent()  {}
-func (ReplaceAsked) isEvent() {}
+func (MembersSeen) IsEvent()  {}
+func (ReplaceAsked) IsEvent() {}
 
 // onMembersSeen notes stores that the log does not know yet.
 func (c *Core) onMembersSeen(e MembersSeen) {
-	if !c.leading || c.table.Cluster() == 0 {
+	if !c.leading || c.State().Cluster() == 0 {
 		return
 	}
 	for _, s := range e.Speakers {
 		node := uint64(s.Node)
-		if _, known := c.table.Store(node); !known && !c.noting[node] && c.list.Votes(s.Node) {
+		if _, known := c.State().Store(node); !known && !c.noting[node] && c.list.Votes(s.Node) {
 			c.noting[node] = true
-			c.batch = append(c.batch, txn.MemberRecord{Node: node, Store: s.Store})
+			c.Propose(txn.MemberRecord{Node: node, Store: s.Store})
 		}
 	}
 	c.noteHolds()
@@ -69,10 +69,10 @@ func (c *Core) noteHolds() {
 			held[uint64(p.ID)] = p.Match
 		}
 	}
-	for _, m := range c.table.Meta().Stores {
+	for _, m := range c.State().Stores() {
 		upto, ok := held[m.Node]
-		if c.zxid().Less(upto) {
-			upto = c.zxid()
+		if c.Zxid().Less(upto) {
+			upto = c.Zxid()
 		}
 		known := replica.ToZxid(m.Holds)
 		last, noted := c.heldAt[m.Node]
@@ -80,7 +80,7 @@ func (c *Core) noteHolds() {
 			continue
 		}
 		c.heldAt[m.Node] = c.now
-		c.batch = append(c.batch, txn.HoldsRecord{Node: m.Node, Store: m.Store, Upto: replica.ToPosition(upto)})
+		c.Propose(txn.HoldsRecord{Node: m.Node, Store: m.Store, Upto: replica.ToPosition(upto)})
 	}
 }
 
@@ -96,9 +96,9 @@ func (c *Core) compareStores(before, after []txn.MemberStore) {
 		}
 		switch {
 		case old.Store != m.Store:
-			c.note("node %d has the store %x from now on", m.Node, m.Store)
+			c.Note("node %d has the store %x from now on", m.Node, m.Store)
 		case old.Holds.Epoch != m.Holds.Epoch: // once in a reign is enough for the eye
-			c.note("node %d holds the log up to %v", m.Node, m.Holds)
+			c.Note("node %d holds the log up to %v", m.Node, m.Holds)
 		}
 	}
 }
@@ -109,14 +109,14 @@ func (c *Core) onReplaceAsked(e ReplaceAsked) {
 	}
 	switch {
 	case !c.list.Has(e.Node):
-		c.reply(Reply{Request: e.Request, Err: noMember(e.Node)})
+		c.reply(LogReply{Request: e.Request, Err: noMember(e.Node)})
 	case e.Node == c.config.Node:
-		c.reply(Reply{Request: e.Request, Err: refusedf("node %d leads, its disk is not lost: name the node that lost it", e.Node)})
+		c.reply(LogReply{Request: e.Request, Err: refusedf("node %d leads, its disk is not lost: name the node that lost it", e.Node)})
 	default:
 		delete(c.noting, uint64(e.Node))
-		c.batch = append(c.batch, txn.MemberRecord{Node: uint64(e.Node), Who: e.Who, Why: e.Why})
-		c.waiters.acks = append(c.waiters.acks, e.Request)
-		c.alarm("%s replaces the disk of node %d: %s", e.Who, e.Node, e.Why)
+		c.Propose(txn.MemberRecord{Node: uint64(e.Node), Who: e.Who, Why: e.Why})
+		c.waiters = append(c.waiters, ack{request: e.Request, own: true})
+		c.Alarm("%s replaces the disk of node %d: %s", e.Who, e.Node, e.Why)
 	}
 }
 
@@ -141,7 +141,7 @@ func (l *loop) watchMembers() {
 
 // tellStores tells the handshakes what the log knows of the stores.
 func (l *loop) tellStores() {
-	if known := l.core.table.Meta().Stores; !slices.Equal(l.peers.Stores(), known) {
+	if known := l.core.State().Stores(); !slices.Equal(l.peers.Stores(), known) {
 		l.peers.KnowStores(known)
 	}
 }

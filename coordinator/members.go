@@ -53,10 +53,10 @@ type LeadAsked struct {
 	Who, Why string
 }
 
-func (PeerMet) isEvent()     {}
-func (AddAsked) isEvent()    {}
-func (RemoveAsked) isEvent() {}
-func (LeadAsked) isEvent()   {}
+func (PeerMet) IsEvent()     {}
+func (AddAsked) IsEvent()    {}
+func (RemoveAsked) IsEvent() {}
+func (LeadAsked) IsEvent()   {}
 
 // membersWork is what a leader has in hand about them. It is dropped with its leadership, but for
 // the handing over of that.
@@ -94,13 +94,13 @@ func (c *Core) takeList(l replica.List) {
 		return
 	}
 	if !replica.SameMembers(c.list.Members, l.Members) {
-		c.note("the members are %s since %v", txn.ListText(replica.FromMembers(l.Members)), l.At)
+		c.Note("the members are %s since %v", txn.ListText(replica.FromMembers(l.Members)), l.At)
 	}
 	c.list = l
 }
 
-// tableList is what the table says of the members.
-func tableList(t *txn.Table) (l replica.List, ok bool) {
+// stateList is what the state says of the members.
+func stateList(t *txn.ClusterState) (l replica.List, ok bool) {
 	m := t.Members()
 	if m == nil {
 		return replica.List{}, false
@@ -112,8 +112,8 @@ func tableList(t *txn.Table) (l replica.List, ok bool) {
 // who know the log are away: it would be another cluster under the same addresses. So a
 // voter sleeps until it has met all other voters, or somebody who belongs to the cluster.
 
-// blank reports whether a node with this store knows nothing of any cluster.
-func blank(s zab.Storage, t *txn.Table) bool {
+// Blank reports whether a node with this store knows nothing of any cluster.
+func Blank(s zab.Storage, t *txn.ClusterState) bool {
 	hard, _, last, _ := s.Initial()
 	return hard == zab.HardState{} && last.IsZero() && t.Cluster() == 0
 }
@@ -149,13 +149,13 @@ func (c *Core) onPeerMet(e PeerMet) error {
 func (c *Core) wake(format string, args ...any) {
 	if c.asleep {
 		c.asleep = false
-		c.note("this node has an empty store, and takes part now: "+format, args...)
+		c.Note("this node has an empty store, and takes part now: "+format, args...)
 	}
 }
 
 // onMembersDelivered sees what an entry has said of the members.
 func (c *Core) onMembersDelivered() {
-	l, ok := tableList(c.table)
+	l, ok := stateList(c.State())
 	if !ok || l.At == c.delivered {
 		return
 	}
@@ -167,7 +167,7 @@ func (c *Core) onMembersDelivered() {
 
 // answerChanged answers who waits for the change that is done.
 func (c *Core) answerChanged() {
-	m := c.table.Members()
+	m := c.State().Members()
 	if m == nil || !m.Settled {
 		return
 	}
@@ -175,7 +175,7 @@ func (c *Core) answerChanged() {
 		if w.key != m.Key {
 			return false
 		}
-		c.reply(Reply{Request: w.request, Zxid: c.zxid()})
+		c.reply(LogReply{Request: w.request, Zxid: c.Zxid()})
 		return true
 	})
 }
@@ -183,10 +183,10 @@ func (c *Core) answerChanged() {
 // keepMembers does what is due about the members: the log shall say who they are, and that the
 // latest change is done.
 func (c *Core) keepMembers() {
-	if c.changes.underway || c.table.Level() < txn.LevelMembers {
+	if c.changes.underway || c.State().Level() < txn.LevelMembers {
 		return
 	}
-	switch m := c.table.Members(); {
+	switch m := c.State().Members(); {
 	case m == nil:
 		c.takeChange(txn.MembersRecord{Members: replica.FromMembers(c.list.Members)})
 	case !m.Settled:
@@ -209,7 +209,7 @@ func (c *Core) proposeChange() error {
 	}
 	c.changes.change = nil
 	c.proposal++
-	_, err := c.stepProposed(txn.EncodeRecords(nil, records...), 0)
+	_, err := c.stepProposed(txn.EncodeRecords(nil, records...), records, 0)
 	return err
 }
 
@@ -220,7 +220,7 @@ func (c *Core) changeRefused(r txn.MembersRecord, err error) {
 		if w.key != r.Key {
 			return false
 		}
-		c.reply(Reply{Request: w.request, Err: err})
+		c.reply(LogReply{Request: w.request, Err: err})
 		return true
 	})
 }
@@ -230,16 +230,16 @@ func (c *Core) mayChange(request uint64, key string) bool {
 	if !c.ready(request) {
 		return false
 	}
-	m := c.table.Members()
+	m := c.State().Members()
 	switch {
 	case m == nil:
-		c.reply(Reply{Request: request, Err: refusedf("the log does not say yet who the members are: it will when all of them run a release that knows feature level %d and have been up together; see \"concord status\"", txn.LevelMembers)})
+		c.reply(LogReply{Request: request, Err: refusedf("the log does not say yet who the members are: it will when all of them run a release that knows feature level %d and have been up together; see \"concord status\"", txn.LevelMembers)})
 	case m.Key == key && m.Settled && !c.changes.underway:
-		c.reply(Reply{Request: request, Zxid: c.zxid()})
+		c.reply(LogReply{Request: request, Zxid: c.Zxid()})
 	case m.Key == key || slices.ContainsFunc(c.changes.waiting, func(w memberWait) bool { return w.key == key }):
 		c.changes.waiting = append(c.changes.waiting, memberWait{request, key}) // asked again
 	case !m.Settled || c.changes.underway:
-		c.reply(Reply{Request: request, Err: errBusy})
+		c.reply(LogReply{Request: request, Err: errBusy})
 	default:
 		return true
 	}
@@ -254,7 +254,7 @@ func (c *Core) onAddAsked(e AddAsked) {
 	why := ""
 	switch {
 	case there && old.Learner && !e.Member.Observer && old.Peer == e.Member.Peer && old.API == e.Member.API:
-		c.reply(Reply{Request: e.Request, Zxid: c.zxid()}) // somebody goes on waiting for it
+		c.reply(LogReply{Request: e.Request, Zxid: c.Zxid()}) // somebody goes on waiting for it
 		return
 	case there:
 		why = fmt.Sprintf("node %d is a member already (%v): see \"concord member ls\"", old.ID, replica.RoleOf(old))
@@ -264,14 +264,14 @@ func (c *Core) onAddAsked(e AddAsked) {
 		why = c.occupied(e.Member)
 	}
 	if why == "" && !c.quorumWithout(0, replica.FromMembers(c.list.Members)) {
-		c.reply(Reply{Request: e.Request, Err: unavailablef("too few voters follow this leader for a decision: see \"concord status\"")})
+		c.reply(LogReply{Request: e.Request, Err: unavailablef("too few voters follow this leader for a decision: see \"concord status\"")})
 		return
 	}
 	if l, learns := c.learner(); why == "" && learns {
 		why = fmt.Sprintf("node %d is being added and has not caught up yet: wait for it, or remove it with \"concord member remove %d\"", l.ID, l.ID)
 	}
 	if why != "" {
-		c.reply(Reply{Request: e.Request, Err: refusedf("%s", why)})
+		c.reply(LogReply{Request: e.Request, Err: refusedf("%s", why)})
 		return
 	}
 	m := txn.Member{ID: uint64(e.Member.ID), Role: txn.Learner, Peer: e.Member.Peer, API: e.Member.API}
@@ -280,7 +280,7 @@ func (c *Core) onAddAsked(e AddAsked) {
 	}
 	c.takeChange(txn.MembersRecord{Members: append(replica.FromMembers(c.list.Members), m), Who: e.Who, Why: e.Why, Key: e.Key})
 	c.changes.waiting = append(c.changes.waiting, memberWait{e.Request, e.Key})
-	c.alarm("%s adds node %d as %v: %s", e.Who, m.ID, m.Role, e.Why)
+	c.Alarm("%s adds node %d as %v: %s", e.Who, m.ID, m.Role, e.Why)
 }
 
 // occupied says which member has an address of a new one.
@@ -312,19 +312,19 @@ func (c *Core) onRemoveAsked(e RemoveAsked) {
 	rest := slices.DeleteFunc(replica.FromMembers(c.list.Members), func(m txn.Member) bool { return m.ID == uint64(e.Node) })
 	switch l, learns := c.learner(); {
 	case !there:
-		c.reply(Reply{Request: e.Request, Err: noMember(e.Node)})
+		c.reply(LogReply{Request: e.Request, Err: noMember(e.Node)})
 	case learns && l.ID != e.Node:
-		c.reply(Reply{Request: e.Request, Err: refusedf("node %d is being added and has not caught up yet: wait for it, or remove it first, with \"concord member remove %d\"", l.ID, l.ID)})
+		c.reply(LogReply{Request: e.Request, Err: refusedf("node %d is being added and has not caught up yet: wait for it, or remove it first, with \"concord member remove %d\"", l.ID, l.ID)})
 	case !m.Observer && countVoters(rest) == 0:
-		c.reply(Reply{Request: e.Request, Err: refusedf("node %d is the last voter, and nobody would be left to decide: add another one first, with \"concord member add\"", e.Node)})
+		c.reply(LogReply{Request: e.Request, Err: refusedf("node %d is the last voter, and nobody would be left to decide: add another one first, with \"concord member add\"", e.Node)})
 	case !m.Observer && !c.quorumWithout(e.Node, rest):
-		c.reply(Reply{Request: e.Request, Err: refusedf("without node %d too few of the voters that are left follow this leader, and the cluster would stop: bring them back, or remove those first; see \"concord status\"", e.Node)})
+		c.reply(LogReply{Request: e.Request, Err: refusedf("without node %d too few of the voters that are left follow this leader, and the cluster would stop: bring them back, or remove those first; see \"concord status\"", e.Node)})
 	case e.Node == c.config.Node:
 		c.handOver(handover{to: c.bestFollower(), request: e.Request, remove: true})
 	default:
 		c.takeChange(txn.MembersRecord{Members: rest, Who: e.Who, Why: e.Why, Key: e.Key})
 		c.changes.waiting = append(c.changes.waiting, memberWait{e.Request, e.Key})
-		c.alarm("%s removes node %d: %s", e.Who, e.Node, e.Why)
+		c.Alarm("%s removes node %d: %s", e.Who, e.Node, e.Why)
 	}
 }
 
@@ -370,7 +370,7 @@ func (c *Core) bestFollower() (best zab.NodeID) {
 // watchLearners makes a voter of who has caught up.
 func (c *Core) watchLearners() {
 	l, learns := c.learner()
-	m := c.table.Members()
+	m := c.State().Members()
 	if !learns || m == nil || !m.Settled || c.changes.underway {
 		return
 	}
@@ -392,13 +392,13 @@ func (c *Core) watchLearners() {
 			list[i].Role = txn.Voter
 		}
 	}
-	c.note("node %d has caught up, and becomes a voter", l.ID)
+	c.Note("node %d has caught up, and becomes a voter", l.ID)
 	c.takeChange(txn.MembersRecord{Members: list}, txn.MemberRecord{Node: uint64(l.ID), Store: c.speakers[at].Store})
 }
 
 // watchAddresses takes the word of each member for where it is.
 func (c *Core) watchAddresses() {
-	m := c.table.Members()
+	m := c.State().Members()
 	if m == nil || !m.Settled || c.changes.underway {
 		return
 	}
@@ -421,15 +421,15 @@ func (c *Core) onLeadAsked(e LeadAsked) {
 	m, there := c.list.Find(e.Node)
 	switch {
 	case !there:
-		c.reply(Reply{Request: e.Request, Err: noMember(e.Node)})
+		c.reply(LogReply{Request: e.Request, Err: noMember(e.Node)})
 	case e.Node == c.config.Node:
-		c.reply(Reply{Request: e.Request, Zxid: c.zxid()}) // it is so, perhaps since the request was made first
+		c.reply(LogReply{Request: e.Request, Zxid: c.Zxid()}) // it is so, perhaps since the request was made first
 	case m.Observer:
-		c.reply(Reply{Request: e.Request, Err: refusedf("node %d is no voter (%v), and cannot lead: name one that \"concord member ls\" shows as a voter", e.Node, replica.RoleOf(m))})
+		c.reply(LogReply{Request: e.Request, Err: refusedf("node %d is no voter (%v), and cannot lead: name one that \"concord member ls\" shows as a voter", e.Node, replica.RoleOf(m))})
 	case c.diverged.Why != "":
-		c.reply(Reply{Request: e.Request, Err: c.distrusted()})
+		c.reply(LogReply{Request: e.Request, Err: c.Distrusted()})
 	default:
-		c.note("%s moves leadership to node %d: %s", e.Who, e.Node, e.Why)
+		c.Note("%s moves leadership to node %d: %s", e.Who, e.Node, e.Why)
 		c.handOver(handover{to: e.Node, request: e.Request})
 	}
 }
@@ -437,7 +437,7 @@ func (c *Core) onLeadAsked(e LeadAsked) {
 // handOver begins to hand leadership to another node. New records wait for the next leader.
 func (c *Core) handOver(h handover) {
 	if c.handing != nil {
-		c.reply(Reply{Request: h.request, Err: errBusy})
+		c.reply(LogReply{Request: h.request, Err: errBusy})
 		return
 	}
 	c.handing = &h
@@ -461,7 +461,7 @@ func (c *Core) proceedHandover() error {
 
 // onTransferEnded hears that the log goes on with this leader.
 func (c *Core) onTransferEnded(e zab.TransferEnded) {
-	c.note("leadership stays here: node %d: %s", e.To, e.Why)
+	c.Note("leadership stays here: node %d: %s", e.To, e.Why)
 	c.endHandover(unavailablef("node %d cannot take over leadership now: %s; see \"concord status\", and ask again", e.To, e.Why))
 }
 
@@ -485,7 +485,7 @@ func (c *Core) followHandover(e zab.RoleChanged) {
 
 func (c *Core) endHandover(err error) {
 	if r := c.handing.request; r != 0 {
-		c.reply(Reply{Request: r, Err: err, Zxid: c.zxid()})
+		c.reply(LogReply{Request: r, Err: err, Zxid: c.Zxid()})
 	}
 	c.handing = nil
 }

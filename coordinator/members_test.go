@@ -489,11 +489,11 @@ func (c *testCluster) falsify(id zab.NodeID) {
 	r := c.nodes[id]
 	done := make(chan struct{})
 	r.submit(func(uint64) Event {
-		m := r.core.table.Meta()
+		m := r.commits.table.Meta()
 		m.Digest[0] ^= byte(id)
-		r.core.table = txn.NewTable(m, r.core.table.Open(), r.archive)
+		r.commits.table = txn.NewTable(m, r.commits.table.Open(), r.archive)
 		r.core.digests.reset()
-		r.core.digests.add(r.core.zxid(), m.Digest)
+		r.core.digests.add(r.core.Zxid(), m.Digest)
 		close(done)
 		return Tick{Now: time.Now()}
 	}, func(Reply) {})

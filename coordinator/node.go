@@ -77,6 +77,7 @@ type Node struct {
 	store    *wal.Store
 	archive  *archive
 	core     *Core
+	commits  *Transactions // that it carries
 	peers    *peer.Transport
 	workers  map[string]*worker
 	cluster  atomic.Uint32 // txn.ClusterID, for the handshake
@@ -149,7 +150,7 @@ func Open(c Config) (*Node, error) {
 	n.peers = peer.New(peer.Config{Self: n.hello, List: &n.list, Configured: c.Members, Listener: listener, Log: n.log,
 		Received: n.received, Store: n.store, CheckPair: checkPair, Fatal: n.fatal,
 		Post: func(ctx context.Context, e zab.Event) { n.post(ctx, Peer{e}) }})
-	n.peers.KnowStores(n.core.table.Meta().Stores)
+	n.peers.KnowStores(n.core.State().Stores())
 	return n, nil
 }
 
@@ -188,9 +189,9 @@ func (n *Node) makeCore(resources []string) error {
 	for binary.BigEndian.Uint32(id[:]) == 0 {
 		_, _ = rand.Read(id[:]) // ends the process itself if there is no randomness
 	}
-	n.core, err = NewCore(CoreConfig{Node: n.config.Node, Members: n.config.Members, Boot: n.store.Boot(),
-		Log:        zab.Config{HeartbeatTicks: heartbeatTicks},
-		NewCluster: txn.ClusterID(binary.BigEndian.Uint32(id[:])), Resources: resources, Validate: n.validate, Rules: n.config.Rules, Reload: n.reload, Distrust: distrust}, n.store, table)
+	n.commits = NewMachine(CommitConfig{Resources: resources, Validate: n.validate, Rules: n.config.Rules, Reload: n.reload}, table)
+	n.core, err = NewCore(CoreConfig{Node: n.config.Node, Members: n.config.Members, Boot: n.store.Boot(), Log: zab.Config{HeartbeatTicks: heartbeatTicks},
+		NewCluster: txn.ClusterID(binary.BigEndian.Uint32(id[:])), Distrust: distrust}, n.store, n.commits)
 	if err != nil {
 		return fmt.Errorf("members: %w", err)
 	}
@@ -201,7 +202,7 @@ func (n *Node) makeCore(resources []string) error {
 	n.cluster.Store(uint32(table.Cluster()))
 	n.level.Store(uint32(table.Level()))
 	n.snapshot.Store(&Snapshot{Present: time.Now()})
-	at, list := n.core.zxid(), n.core.list
+	at, list := n.core.Zxid(), n.core.Known()
 	n.applied.Store(&at)
 	n.publishLeases(table.Leases())
 	n.list.Store(&list)
@@ -257,7 +258,7 @@ func (n *Node) firstList(own []txn.Member, table *txn.Table) ([]txn.Member, erro
 		return nil, err
 	case !found && table.Members() != nil:
 		return table.Members().List, nil
-	case !found, blank(n.store, table):
+	case !found, Blank(n.store, table.State()):
 		return own, n.store.WriteNote(wal.MembersNote, string(txn.AppendMembers(nil, own)))
 	}
 	return txn.DecodeMembers([]byte(text))

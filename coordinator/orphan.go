@@ -17,16 +17,16 @@ import (
 // waits for it holds locks elsewhere.
 const scanAgain = time.Second
 
-func (c *Core) rules() recovery.Rules {
+func (c *Transactions) rules() recovery.Rules {
 	return recovery.Rules{Cluster: c.table.Cluster(), MaxAge: c.config.Rules.MaxTransaction,
 		Horizon: c.latest().Add(maxAheadListed)}
 }
 
 // scanDue asks resources for their prepared branches.
-func (c *Core) scanDue() {
+func (c *Transactions) scanDue() {
 	for _, name := range c.config.Resources {
 		s := c.scans[name]
-		if !s.running && !c.now.Before(s.due) {
+		if !s.running && !c.core.Now().Before(s.due) {
 			s.running = true
 			c.fx.Scan = append(c.fx.Scan, name)
 		}
@@ -34,32 +34,32 @@ func (c *Core) scanDue() {
 }
 
 // onListed takes an answer. What recovery plans for it is carried out a piece in a turn.
-func (c *Core) onListed(e Listed) {
+func (c *Transactions) onListed(e Listed) {
 	s, ok := c.scans[e.Resource]
-	if !c.leading || !ok || s.next != nil { // the one before is not judged yet
+	if !c.core.Leading() || !ok || s.next != nil { // the one before is not judged yet
 		return
 	}
 	failed := s.err != nil
-	s.running, s.due, s.err = false, c.now.Add(c.config.Rules.Scan), e.Err
+	s.running, s.due, s.err = false, c.core.Now().Add(c.config.Rules.Scan), e.Err
 	if e.Err != nil {
-		s.due = c.now.Add(min(c.config.Rules.Scan, scanAgain))
+		s.due = c.core.Now().Add(min(c.config.Rules.Scan, scanAgain))
 		return
 	}
 	if failed {
 		c.returned(e.Resource)
-		s.due = c.now.Add(c.config.Rules.Scan)
+		s.due = c.core.Now().Add(c.config.Rules.Scan)
 	}
 	if s.again {
-		s.due, s.again = c.now, false
+		s.due, s.again = c.core.Now(), false
 	}
-	s.running, s.next = true, newListing(c.now, e.Listing)
+	s.running, s.next = true, newListing(c.core.Now(), e.Listing)
 	s.sightings.Begin()
 	c.due[e.Resource].chases = [2][]*listedBranch{}
-	c.judgeListing(s, c.piece())
+	c.judgeListing(s, c.core.Piece())
 }
 
 // judgeBranch carries out what recovery plans for one branch of a listing.
-func (c *Core) judgeBranch(s *scan, p adapters.Prepared) {
+func (c *Transactions) judgeBranch(s *scan, p adapters.Prepared) {
 	if s.next.gone[p.XID] {
 		return
 	}
@@ -67,7 +67,7 @@ func (c *Core) judgeBranch(s *scan, p adapters.Prepared) {
 	if last := s.listing.branches[p.XID]; last != nil {
 		b.tried = last.tried
 	}
-	a, ours := s.sightings.Judge(s.resource, p, c.table, c.rules(), c.now)
+	a, ours := s.sightings.Judge(s.resource, p, c.table, c.rules(), c.core.Now())
 	if !ours {
 		return
 	}
@@ -82,16 +82,16 @@ func (c *Core) judgeBranch(s *scan, p adapters.Prepared) {
 		}
 		c.pursue(b, a, txn.Abort)
 	case recovery.Abort:
-		if c.waiting >= maxWaiting && c.live[a.XID.ID] == nil {
+		if c.core.Waiting() >= maxWaiting && c.live[a.XID.ID] == nil {
 			return // the next scan lists it again
 		}
 		l := c.hold(a.XID.ID)
 		l.seen, l.by = true, txn.FromCluster
 		c.carry(l, l.core.Step(protocol.OrphanMet{Reason: "orphan: " + a.Why}))
-		c.note("%v at %s is an orphan: %s", a.XID, s.resource, a.Why)
+		c.core.Note("%v at %s is an orphan: %s", a.XID, s.resource, a.Why)
 	case recovery.Report:
 		if !s.listing.reported[a.XID] {
-			c.alarm("%v at %s cannot be finished: %s", a.XID, s.resource, a.Why)
+			c.core.Alarm("%v at %s cannot be finished: %s", a.XID, s.resource, a.Why)
 		}
 		s.next.reported[a.XID] = true
 		if len(s.next.report) < maxReport {
@@ -102,9 +102,9 @@ func (c *Core) judgeBranch(s *scan, p adapters.Prepared) {
 }
 
 // pursue has a listed branch with a known decision wait for the workers.
-func (c *Core) pursue(b *listedBranch, a recovery.Action, d txn.Decision) {
+func (c *Transactions) pursue(b *listedBranch, a recovery.Action, d txn.Decision) {
 	due := c.due[b.resource]
-	b.tried = due.current(b.tried, c.now)
+	b.tried = due.current(b.tried, c.core.Now())
 	b.chase = Task{XID: a.XID, Branch: a.Branch, Decision: d}
 	queue := 0
 	if b.tried.attempts > 0 {
@@ -116,9 +116,9 @@ func (c *Core) pursue(b *listedBranch, a recovery.Action, d txn.Decision) {
 
 // rescan looks again soon at the resources that listed a branch of id: its decision
 // has just become known.
-func (c *Core) rescan(id txn.ID) {
+func (c *Transactions) rescan(id txn.ID) {
 	for _, b := range c.listed[id] {
-		c.scans[b.resource].due = c.now
+		c.scans[b.resource].due = c.core.Now()
 	}
 }
 
@@ -130,32 +130,32 @@ type planning struct {
 }
 
 // onPlanAsked plans without doing anything and without counting as a sighting.
-func (c *Core) onPlanAsked(e PlanAsked) {
+func (c *Transactions) onPlanAsked(e PlanAsked) {
 	if c.ready(e.Request) {
 		c.plans = append(c.plans, &planning{PlanAsked: e})
 	}
 }
 
 // planOn goes on with the oldest plan that was asked for.
-func (c *Core) planOn() {
+func (c *Transactions) planOn() {
 	if len(c.plans) == 0 {
 		return
 	}
 	p := c.plans[0]
-	if !c.leading {
+	if !c.core.Leading() {
 		c.plans = c.plans[1:]
-		c.reply(Reply{Request: p.Request, Err: c.notLeader(c.role.Leader)})
+		c.reply(Reply{Request: p.Request, Err: c.core.NotLeader()})
 		return
 	}
-	for left := c.piece(); p.resource < len(c.config.Resources); p.resource, p.done = p.resource+1, 0 {
+	for left := c.core.Piece(); p.resource < len(c.config.Resources); p.resource, p.done = p.resource+1, 0 {
 		name := c.config.Resources[p.resource]
 		for listing := p.Listings[name]; p.done < len(listing); p.done++ {
 			if left--; left < 0 {
 				return
 			}
-			c.steps++
+			c.core.Spend(1)
 			b := listing[p.done]
-			if a, ours := c.scans[name].sightings.Preview(name, b, c.table, c.rules(), c.now); ours {
+			if a, ours := c.scans[name].sightings.Preview(name, b, c.table, c.rules(), c.core.Now()); ours {
 				p.plan = append(p.plan, a)
 			} else {
 				p.plan = append(p.plan, c.foreign(name, b))
@@ -163,18 +163,18 @@ func (c *Core) planOn() {
 		}
 	}
 	c.plans = c.plans[1:]
-	c.reply(Reply{Request: p.Request, Zxid: c.zxid(), Plan: p.plan})
+	c.reply(Reply{Request: p.Request, Zxid: c.core.Zxid(), Plan: p.plan})
 }
 
 // foreign reports a branch of another cluster, for people: scans leave it alone.
-func (c *Core) foreign(resource string, p adapters.Prepared) recovery.Action {
+func (c *Transactions) foreign(resource string, p adapters.Prepared) recovery.Action {
 	return recovery.Action{Kind: recovery.Report, XID: p.XID, Since: p.Since,
 		Branch: txn.Branch{No: p.XID.Branch, Resource: resource},
 		Why: fmt.Sprintf("it belongs to cluster %v, and this is cluster %v, which never touches it: let its own cluster finish it; "+
 			"if that is lost for good, end the branch %v in the database by hand", p.XID.Cluster, c.table.Cluster(), p.XID)}
 }
 
-func (c *Core) onFitness(e Fitness) {
+func (c *Transactions) onFitness(e Fitness) {
 	if c.down[e.Resource] && !e.Down {
 		c.returned(e.Resource)
 	}
@@ -184,7 +184,7 @@ func (c *Core) onFitness(e Fitness) {
 		return
 	}
 	if why, unfit := c.unfit[e.Resource]; !unfit || why != e.Why {
-		c.alarm("resource %s must not take part: %s", e.Resource, e.Why)
+		c.core.Alarm("resource %s must not take part: %s", e.Resource, e.Why)
 	}
 	c.unfit[e.Resource] = e.Why
 }
@@ -201,9 +201,9 @@ type ScanState struct {
 
 // ScanState returns what the last scan of a resource found; the zero value at nodes
 // that do not lead.
-func (c *Core) ScanState(resource string) ScanState {
+func (c *Transactions) ScanState(resource string) ScanState {
 	s, ok := c.scans[resource]
-	if !ok || !c.leading {
+	if !ok || !c.core.Leading() {
 		return ScanState{}
 	}
 	l := s.listing
@@ -219,7 +219,7 @@ func (c *Core) ScanState(resource string) ScanState {
 
 // counts returns how many transactions are not finished everywhere, and how many
 // have a heuristic outcome that nobody has dealt with.
-func (c *Core) counts() (inDoubt, heuristic int) {
+func (c *Transactions) counts() (inDoubt, heuristic int) {
 	unended, heuristic := c.table.Counts()
 	return len(c.lingering) + unended, heuristic
 }

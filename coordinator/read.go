@@ -10,10 +10,10 @@ import (
 	"github.com/concordtx/concord/protocol/zab"
 )
 
-// read answers a request when this node is sure to know everything that was decided
+// Read has the machine answer a request when this node is sure to know everything that was decided
 // before it was made. A quorum has to confirm that, so a leader that was stopped or cut off
 // while another took its place answers nobody from its old state.
-func (c *Core) read(request uint64, e Event) error {
+func (c *Core) Read(request uint64, e Event) error {
 	c.reads[request] = e
 	return c.stepLog(zab.ReadAsked{ID: request})
 }
@@ -29,33 +29,26 @@ func (c *Core) onReadReady(request uint64) {
 // answerReads answers reads that were confirmed, and those that failed, a piece in a turn. What
 // a read is answered from may be younger than its confirmation, never older.
 func (c *Core) answerReads() {
-	left := c.piece()
+	left := c.Piece()
 	for ; left > 0 && len(c.confirmed) > 0; left-- {
 		request := c.confirmed[0]
 		c.confirmed = c.confirmed[1:]
 		c.steps++
 		e, ok := c.reads[request]
 		delete(c.reads, request)
-		switch e := e.(type) {
-		case OutcomeAsked:
-			c.settle(e)
-		case ViewAsked:
-			c.answerView(e)
-		default:
-			if ok {
-				panic("coordinator: a read that asks for nothing")
-			}
+		if ok {
+			c.machine.Answer(e)
 		}
 	}
 	for ; left > 0 && len(c.failed) > 0; left-- {
 		request := c.failed[0]
 		c.failed = c.failed[1:]
 		delete(c.reads, request)
-		if err := c.distrusted(); err != nil {
-			c.reply(Reply{Request: request, Err: err})
+		if err := c.Distrusted(); err != nil {
+			c.reply(LogReply{Request: request, Err: err})
 			continue
 		}
-		c.reply(Reply{Request: request, Err: unavailablef("this node cannot tell whether it knows all decisions, since no leader has confirmed it: ask another one, or run \"concord status\"")})
+		c.reply(LogReply{Request: request, Err: unavailablef("this node cannot tell whether it knows all decisions, since no leader has confirmed it: ask another one, or run \"concord status\"")})
 	}
 }
 
@@ -84,12 +77,14 @@ const probeRead = 0
 // pauseGap between two ticks is more than a busy machine makes.
 const pauseGap = time.Second
 
+// Doubts reports whether this node does not know whether it still is what it takes itself for.
+func (c *Core) Doubts() bool { return c.doubt.has }
+
 type doubt struct{ has, asked bool }
 
 func (c *Core) noticePause(now time.Time) {
 	if !c.now.IsZero() && now.Sub(c.now) > pauseGap {
 		c.doubt.has = true
-		clear(c.leases.heard) // what was said meanwhile was said to nobody: all have their full time again
 	}
 }
 

@@ -8,24 +8,19 @@ import (
 	"github.com/concordtx/concord/protocol/zab"
 )
 
-// restore makes the table anew after a snapshot took the place of the stored state.
+// restore has the machine take its state anew after a snapshot took the place of the stored state.
 func (c *Core) restore(z zab.Zxid) error {
-	if c.config.Reload == nil {
-		return fmt.Errorf("restore from a snapshot of %v: there is no store to read it from", z)
-	}
-	table, err := c.config.Reload()
-	if err != nil {
+	if err := c.machine.Load(); err != nil {
 		return fmt.Errorf("restore from a snapshot of %v: %w", z, err)
 	}
-	c.table = table
-	if at := c.zxid(); at != z {
+	if at := c.Zxid(); at != z {
 		return fmt.Errorf("restore from a snapshot of %v: the store holds %v", z, at)
 	}
 	c.digests.reset()
-	c.digests.add(z, table.Meta().Digest)
+	c.digests.add(z, c.State().Digest())
 	c.onMembersDelivered()
-	c.noticeLevel(table.Level())
-	c.note("the state is that of a snapshot of %v now, with %d open transactions", z, table.OpenCount())
+	c.noticeLevel(c.State().Level())
+	c.Note("the state is that of a snapshot of %v now", z)
 	return nil
 }
 

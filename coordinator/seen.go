@@ -29,7 +29,7 @@ type SeenAsked struct {
 	Fresh   bool // and that the status is of this moment
 }
 
-func (SeenAsked) isEvent() {}
+func (SeenAsked) IsEvent() {}
 
 // behind is a SeenAsked that waits.
 type behind struct {
@@ -39,10 +39,10 @@ type behind struct {
 
 func (c *Core) onSeenAsked(e SeenAsked) {
 	switch {
-	case !c.zxid().Less(e.Zxid):
-		c.reply(Reply{Request: e.Request, Zxid: c.zxid(), Seen: true, Fresh: e.Fresh})
+	case !c.Zxid().Less(e.Zxid):
+		c.reply(LogReply{Request: e.Request, Zxid: c.Zxid(), Seen: true, Fresh: e.Fresh})
 	case len(c.behind) >= maxBehind:
-		c.reply(Reply{Request: e.Request, Err: errBusy})
+		c.reply(LogReply{Request: e.Request, Err: errBusy})
 	default:
 		c.behind = append(c.behind, behind{e, c.now.Add(seenPatience)})
 	}
@@ -50,12 +50,12 @@ func (c *Core) onSeenAsked(e SeenAsked) {
 
 // answerSeen answers who waited for what is applied now.
 func (c *Core) answerSeen() {
-	at := c.zxid()
+	at := c.Zxid()
 	c.behind = slices.DeleteFunc(c.behind, func(b behind) bool {
 		if at.Less(b.Zxid) {
 			return false
 		}
-		c.reply(Reply{Request: b.Request, Zxid: at, Seen: true, Fresh: b.Fresh})
+		c.reply(LogReply{Request: b.Request, Zxid: at, Seen: true, Fresh: b.Fresh})
 		return true
 	})
 }
@@ -66,7 +66,7 @@ func (c *Core) refuseSeen() {
 		if c.now.Before(b.until) {
 			return false
 		}
-		c.reply(Reply{Request: b.Request, Err: tooFarBehind(c.zxid(), b.Zxid)})
+		c.reply(LogReply{Request: b.Request, Err: tooFarBehind(c.Zxid(), b.Zxid)})
 		return true
 	})
 }

@@ -92,16 +92,15 @@ func (n *Node) Status() *Snapshot { return n.snapshot.Load() }
 
 // ownReport is what this node tells its peers about itself.
 func (l *loop) ownReport() peer.Report {
-	s := l.core.zab.Status()
-	m := l.core.table.Meta()
+	s := l.core.Log()
 	return peer.Report{Role: s.Role, Phase: s.Phase, Established: s.Established, Leader: s.Leader, Epoch: s.Epoch, Tail: s.Tail,
-		Applied: l.core.zxid(), Digest: m.Digest, Clock: time.Now(), Disk: l.disk().report()}
+		Applied: l.core.Zxid(), Digest: l.core.State().Digest(), Clock: time.Now(), Disk: l.disk().report()}
 }
 
 // toldReport is what the peers hear: a leader adds what only it knows.
 func (l *loop) toldReport() peer.Report {
 	r := l.ownReport()
-	if s := l.snapshot.Load(); l.core.leading && s.Leader == l.config.Node {
+	if s := l.snapshot.Load(); l.core.Leading() && s.Leader == l.config.Node {
 		r.Figures = s.Figures
 	}
 	return r
@@ -111,10 +110,10 @@ func (l *loop) toldReport() peer.Report {
 func (l *loop) publish(now time.Time) {
 	l.published = now
 	own := l.ownReport()
-	s := &Snapshot{Cluster: l.core.table.Cluster(), Node: l.config.Node, Epoch: own.Epoch,
-		Committed: l.core.committed, Aborted: l.core.aborted, Decided: l.core.decided, Disk: l.disk(), Log: l.logState(), Zxid: own.Applied,
+	s := &Snapshot{Cluster: l.core.State().Cluster(), Node: l.config.Node, Epoch: own.Epoch,
+		Disk: l.disk(), Log: l.logState(), Zxid: own.Applied,
 		TurnedAway: l.peers.TurnedAway(), Turns: l.turns.read()}
-	if own.Established && !l.core.doubt.has && l.core.distrusted() == nil && now.Sub(l.ticked) < presentFor {
+	if own.Established && !l.core.Doubts() && l.core.Distrusted() == nil && now.Sub(l.ticked) < presentFor {
 		s.Leader, l.present = own.Leader, now
 	}
 	s.Present = l.present
@@ -124,27 +123,28 @@ func (l *loop) publish(now time.Time) {
 			reports[id] = r.Report
 		}
 	}
-	for _, m := range l.core.list.Members {
+	for _, m := range l.core.Known().Members {
 		s.Nodes = append(s.Nodes, l.nodeState(m, reports, s.Leader))
 		s.Warnings = append(s.Warnings, diskOf(reports[m.ID].Disk).warnings(m.ID)...)
 	}
-	s.Leases = len(l.core.table.Leases().Active)
-	if err := l.core.distrusted(); err != nil {
+	s.Leases = len(l.commits.Leases().Active)
+	s.Committed, s.Aborted, s.Decided = l.commits.Counts()
+	if err := l.core.Distrusted(); err != nil {
 		s.Distrusted = err.Error()
 	}
 	for _, r := range l.config.Resources {
 		state := ResourceState{Name: r.Name(), Driver: r.Driver(), Health: l.workers[r.Name()].state()}
-		if why, unfit := l.core.unfit[r.Name()]; unfit {
+		if why := l.commits.Unfit(r.Name()); why != "" {
 			state.OK, state.Err = false, why
 		}
 		s.Resources = append(s.Resources, state)
 	}
-	s.Warnings = append(s.Warnings, l.core.warnings()...)
+	s.Warnings = append(s.Warnings, l.core.Warnings()...)
 	s.Warnings = append(s.Warnings, l.peers.Refusals()...)
 	switch s.Leader {
 	case 0:
 	case l.config.Node:
-		if l.core.leading {
+		if l.core.Leading() {
 			s.Figures = l.ownFigures(now, s.Resources)
 			s.Figures.Warnings = distinct(append(s.Figures.Warnings, s.Warnings...))
 			s.Warnings = s.Figures.Warnings

@@ -107,7 +107,7 @@ func lists(l *lone) {
 }
 
 func listsNothing(l *lone) {
-	for _, name := range l.config.Resources {
+	for _, name := range l.machine.Resources {
 		l.step(Listed{Resource: name})
 	}
 }
@@ -125,9 +125,9 @@ func givesUp(l *lone) { require.NoError(l.t, l.ask(settle(thatID, 0)).Err) }
 // differs lets other voters of three tell of another state than this node has.
 func differs(nodes ...zab.NodeID) func(*lone) {
 	return func(l *lone) {
-		l.core.list = replica.List{Members: []replica.Member{{ID: 1}, {ID: 2}, {ID: 3}}}
+		l.log.list = replica.List{Members: []replica.Member{{ID: 1}, {ID: 2}, {ID: 3}}}
 		for _, id := range nodes {
-			l.step(StateSeen{Node: id, At: l.core.zxid(), Digest: txn.Digest{0xba}})
+			l.step(StateSeen{Node: id, At: l.log.Zxid(), Digest: txn.Digest{0xba}})
 		}
 	}
 }
@@ -179,13 +179,14 @@ func (silent) Recover(context.Context) ([]adapters.Prepared, error) {
 }
 
 var messages = []message{
-	{name: "nobody leads", meet: asked(committing, func(l *lone) { l.core.leading = false }), is: &api.NotLeaderError{},
+	{name: "nobody leads", meet: asked(committing, func(l *lone) { l.log.leading = false }), is: &api.NotLeaderError{},
 		says: `this node is not the leader and knows none at the moment: ask again, or run "concord status"`},
 	{name: "a read that no leader confirms", is: api.ErrUnavailable, meet: func(t *testing.T) error {
 		l := newLone(t)
-		core, err := NewCore(CoreConfig{Node: 1, Members: []replica.Member{{ID: 1}, {ID: 2}, {ID: 3}}, Boot: 9, NewCluster: 7}, l.disk, txn.NewTable(txn.Meta{}, nil, l))
+		l.core = NewMachine(CommitConfig{}, txn.NewTable(txn.Meta{}, nil, l))
+		log, err := NewCore(CoreConfig{Node: 1, Members: []replica.Member{{ID: 1}, {ID: 2}, {ID: 3}}, Boot: 9, NewCluster: 7}, l.disk, l.core)
 		require.NoError(t, err)
-		l.core = core
+		l.log = log
 		return l.ask(func(request uint64) Event { return OutcomeAsked{Request: request, Inquiry: txn.Inquiry{ID: thatID}} }).Err
 	}, says: `this node cannot tell whether it knows all decisions, since no leader has confirmed it: ask another one, or run "concord status"`},
 	{name: "more wait than may", is: api.ErrBusy, meet: asked(func(_ *lone, request uint64) Event {

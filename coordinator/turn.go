@@ -17,16 +17,15 @@ const (
 	pieces = 4
 )
 
-// piece is how many steps of one kind of left-over work are taken in a turn.
-func (c *Core) piece() int { return max(1, c.config.TurnSteps/pieces) }
+// Piece is how many steps of one kind of left-over work are taken in a turn.
+func (c *Core) Piece() int { return max(1, c.config.TurnSteps/pieces) }
 
 // Step handles one turn: some events, in order, as far as they fit in; the rest are the first of
 // the next turn. Records that they give rise to share log entries.
-func (c *Core) Step(events ...Event) (*Effects, error) {
-	c.fx = Effects{Send: c.fx.Send[:0], Write: c.fx.Write[:0], Reply: c.fx.Reply[:0],
-		Finish: c.fx.Finish[:0], Scan: c.fx.Scan[:0], Evidence: c.fx.Evidence[:0], Notes: c.fx.Notes[:0]}
+func (c *Core) Step(events ...Event) (*LogEffects, error) {
+	c.fx = LogEffects{Send: c.fx.Send[:0], Write: c.fx.Write[:0], Reply: c.fx.Reply[:0], Notes: c.fx.Notes[:0]}
 	c.steps = 0
-	applied := c.zxid()
+	applied := c.Zxid()
 	if len(c.left) > 0 {
 		events = append(c.left, events...)
 		c.left = nil
@@ -48,7 +47,7 @@ func (c *Core) Step(events ...Event) (*Effects, error) {
 	if err := c.goOn(); err != nil {
 		return nil, err
 	}
-	if applied != c.zxid() {
+	if applied != c.Zxid() {
 		c.answerSeen()
 	}
 	if err := c.propose(); err != nil {
@@ -70,22 +69,13 @@ func (c *Core) goOn() error {
 	}
 	c.answerReads()
 	c.sayFarewell()
-	c.planOn()
-	c.lookOn()
-	if c.leading {
-		c.takeOver()
-		c.judgeListings()
-		if c.sweeping {
-			c.sweep()
-		}
-	}
+	c.machine.GoOn()
 	return nil
 }
 
 // More reports whether work is left that no event will bring on.
 func (c *Core) More() bool {
-	return len(c.left)+len(c.confirmed)+len(c.failed)+len(c.farewells)+len(c.plans)+len(c.looks) > 0 ||
-		!c.unsaid.IsZero() || c.taking || c.sweeping || c.judging()
+	return len(c.left)+len(c.confirmed)+len(c.failed)+len(c.farewells) > 0 || !c.unsaid.IsZero() || c.machine.More()
 }
 
 // Left returns how many events wait for the next turn.

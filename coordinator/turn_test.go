@@ -78,17 +78,18 @@ func (l *turnLog) write(w zab.Write) {
 	}
 }
 
-// turnArchive has the ids of what is finished as the archive of a node has them, and in place of
-// a store the last of the transactions.
+// turnArchive has in place of a store the last of the transactions.
 type turnArchive struct {
-	recent     recentIDs
+	newest     txn.ID // that is finished
 	young, old map[txn.ID]txn.Txn
 	purged     txn.ID
 }
 
 func (a *turnArchive) Keep(c txn.Changes) {
 	for _, x := range c.Finished {
-		a.recent.add(x.ID)
+		if compareID(a.newest, x.ID) < 0 {
+			a.newest = x.ID
+		}
 		if len(a.young) >= 100_000 || a.young == nil {
 			a.young, a.old = map[txn.ID]txn.Txn{}, a.young
 		}
@@ -100,7 +101,7 @@ func (a *turnArchive) Keep(c txn.Changes) {
 }
 
 func (a *turnArchive) Finished(id txn.ID) (txn.Txn, bool) {
-	if a.recent.absent(id) {
+	if compareID(id, a.newest) > 0 {
 		return txn.Txn{}, false
 	}
 	x, ok := a.young[id]
@@ -114,6 +115,7 @@ func (a *turnArchive) Finished(id txn.ID) (txn.Txn, bool) {
 type turnNode struct {
 	t       *testing.T
 	core    *Core
+	machine *Transactions
 	log     *turnLog
 	archive *turnArchive
 	others  map[zab.NodeID]*turnNode
@@ -140,8 +142,9 @@ func newTurnNodes(t *testing.T, n int, steps int) map[zab.NodeID]*turnNode {
 	for _, m := range members {
 		x := &turnNode{t: t, log: &turnLog{}, archive: &turnArchive{}, others: nodes, now: time.UnixMilli(1_700_000_000_000), replies: map[uint64]Reply{}}
 		var err error
-		x.core, err = NewCore(CoreConfig{Node: m.ID, Members: members, Boot: 1, NewCluster: 7, Resources: []string{"orders", "billing"}, TurnSteps: steps,
-			Reload: func() (*txn.Table, error) { return x.restore() }}, x.log, txn.NewTable(txn.Meta{}, nil, x.archive))
+		x.machine = NewMachine(CommitConfig{Resources: []string{"orders", "billing"}, Reload: func() (*txn.Table, error) { return x.restore() }},
+			txn.NewTable(txn.Meta{}, nil, x.archive))
+		x.core, err = NewCore(CoreConfig{Node: m.ID, Members: members, Boot: 1, NewCluster: 7, TurnSteps: steps}, x.log, x.machine)
 		require.NoError(t, err)
 		for _, other := range members {
 			if other.ID != m.ID {
@@ -167,12 +170,12 @@ func (n *turnNode) turn(events ...Event) {
 		events = nil
 		require.NoError(n.t, err)
 		n.turns++
-		n.most = max(n.most, n.core.steps)
-		n.carryOut(fx)
+		n.most = max(n.most, n.core.Steps())
+		n.carryOut(fx, n.machine.Take())
 	}
 }
 
-func (n *turnNode) carryOut(fx *Effects) {
+func (n *turnNode) carryOut(fx *LogEffects, out *Effects) {
 	for _, w := range fx.Write {
 		n.log.write(w)
 		n.inbox = append(n.inbox, Peer{zab.Persisted{Write: w.ID}})
@@ -182,7 +185,11 @@ func (n *turnNode) carryOut(fx *Effects) {
 			to.inbox = append(to.inbox, Peer{zab.Received{Message: m}})
 		}
 	}
+	replies := out.Reply
 	for _, r := range fx.Reply {
+		replies = append(replies, Reply{Request: r.Request, Err: r.Err, Zxid: r.Zxid})
+	}
+	for _, r := range replies {
 		if r.Err == error(errBusy) {
 			n.busy++
 		}
@@ -190,14 +197,14 @@ func (n *turnNode) carryOut(fx *Effects) {
 			n.replies[r.Request] = r
 		}
 	}
-	n.tasks = append(n.tasks, fx.Finish...)
+	n.tasks = append(n.tasks, out.Finish...)
 	if e := fx.FetchSnapshot; e.Session != 0 {
 		from := n.others[e.From]
-		z, meta, open := from.core.zxid(), from.core.table.Meta(), from.core.table.Open()
+		z, meta, open := from.core.Zxid(), from.machine.table.Meta(), from.machine.table.Open()
 		n.restore = func() (*txn.Table, error) { return txn.NewTable(meta, open, n.archive), nil }
 		n.inbox = append(n.inbox, Peer{zab.SnapshotStaged{Session: e.Session, Snapshot: zab.Snapshot{Zxid: z, Ref: 1}}})
 	}
-	n.log.applied = n.core.zxid()
+	n.log.applied = n.core.Zxid()
 }
 
 // tick lets time pass at all nodes, with everything arriving.
@@ -229,7 +236,7 @@ func leaderOf(t *testing.T, nodes map[zab.NodeID]*turnNode) *turnNode {
 	for range 200 {
 		tick(nodes, tickInterval)
 		for i := range len(nodes) {
-			if n := nodes[zab.NodeID(i+1)]; !n.down && n.core.leading && n.core.table.Cluster() != 0 {
+			if n := nodes[zab.NodeID(i+1)]; !n.down && n.core.Leading() && n.machine.table.Cluster() != 0 {
 				return n
 			}
 		}
@@ -277,7 +284,7 @@ func (n *turnNode) newID() txn.ID {
 
 func (n *turnNode) check(what string) {
 	n.t.Helper()
-	n.t.Logf("node %d: %s: at most %d steps in one of %d turns", n.core.config.Node, what, n.most, n.turns)
+	n.t.Logf("node %d: %s: at most %d steps in one of %d turns", n.core.Log().ID, what, n.most, n.turns)
 	require.LessOrEqual(n.t, n.most, mostSteps, what)
 	n.most, n.turns = 0, 0
 }
@@ -292,7 +299,7 @@ func TestNoTurnGrowsWithWhatThereIs(t *testing.T) {
 	}
 	nodes := newTurnNodes(t, 1, 0)
 	n := leaderOf(t, nodes)
-	c := n.core
+	c := n.machine
 	for i := 0; i < finished; i += 100_000 {
 		n.commit(min(100_000, finished-i), nil, func() {})
 		tick(nodes, time.Second)
@@ -338,7 +345,7 @@ func TestNoTurnGrowsWithWhatThereIs(t *testing.T) {
 	require.Equal(t, []int{2 * open, open}, []int{state.InDoubt, state.Foreign})
 	inDoubt, heuristic := c.counts()
 	require.Equal(t, []int{2 * open, 0}, []int{inDoubt, heuristic})
-	for _, r := range c.figures(n.now).Resources {
+	for _, r := range c.Figures(n.now).Resources {
 		require.Equal(t, map[string]int{"orders": 2 * open, "billing": open}[r.Name], r.InDoubt, r.Name)
 	}
 	n.check("a long listing")
@@ -371,8 +378,8 @@ func TestNoTurnGrowsWithWhatThereIs(t *testing.T) {
 	require.Equal(t, open, inDoubt)
 	n.check("an empty listing in place of a long one")
 
-	n.turn(Peer{zab.Compact{Upto: c.zxid(), Must: c.zxid()}})
-	require.Equal(t, c.zxid(), n.log.base)
+	n.turn(Peer{zab.Compact{Upto: n.core.Zxid(), Must: n.core.Zxid()}})
+	require.Equal(t, n.core.Zxid(), n.log.base)
 	n.check("a cut of the log")
 
 	n.now = n.now.Add(8 * 24 * time.Hour)
@@ -392,7 +399,7 @@ func TestNoTurnGrowsWithWhatThereIs(t *testing.T) {
 	require.Zero(t, c.table.OpenCount())
 	inDoubt, _ = c.counts()
 	require.Zero(t, inDoubt)
-	for _, r := range c.figures(n.now).Resources {
+	for _, r := range c.Figures(n.now).Resources {
 		require.Zero(t, r.InDoubt, r.Name)
 		require.Zero(t, r.Oldest, r.Name)
 	}
@@ -409,18 +416,18 @@ func TestNoTurnGrowsWithALeaderChange(t *testing.T) {
 	nodes := newTurnNodes(t, 3, 0)
 	first := leaderOf(t, nodes)
 	rest := func() { arrive(nodes) }
-	late := nodes[first.core.config.Node%3+1]
+	late := nodes[first.core.Log().ID%3+1]
 	late.down = true
 	first.commit(open, twoBranches, rest)
 	tick(nodes, time.Second)
 	first.check("open transactions")
-	first.turn(Peer{zab.Compact{Upto: first.core.zxid(), Must: first.core.zxid()}})
+	first.turn(Peer{zab.Compact{Upto: first.core.Zxid(), Must: first.core.Zxid()}})
 	first.check("a cut of the log")
 
 	late.down = false
 	tick(nodes, 3*time.Second)
-	require.Equal(t, first.core.zxid(), late.core.zxid())
-	require.Equal(t, open, late.core.table.OpenCount(), "by a snapshot")
+	require.Equal(t, first.core.Zxid(), late.core.Zxid())
+	require.Equal(t, open, late.machine.table.OpenCount(), "by a snapshot")
 	late.check("a snapshot")
 
 	// The leader hears nobody. What is asked of it now is answered when it gives up.
@@ -434,7 +441,7 @@ func TestNoTurnGrowsWithALeaderChange(t *testing.T) {
 		}))
 	}
 	tick(nodes, 3*time.Second)
-	require.False(t, first.core.leading)
+	require.False(t, first.core.Leading())
 	for _, r := range requests {
 		require.Error(t, first.replies[r].Err)
 	}
@@ -448,13 +455,13 @@ func TestNoTurnGrowsWithALeaderChange(t *testing.T) {
 	second := leaderOf(t, nodes)
 	tick(nodes, time.Second)
 	require.NotSame(t, first, second)
-	require.Equal(t, open, len(second.core.live), "all that is open is in hand")
+	require.Equal(t, open, len(second.machine.live), "all that is open is in hand")
 	second.check("a take-over")
 
 	first.down, first.inbox = false, nil
 	tick(nodes, 3*time.Second)
-	require.Equal(t, second.core.zxid(), first.core.zxid())
-	require.Equal(t, second.core.table.Meta().Digest, first.core.table.Meta().Digest)
+	require.Equal(t, second.core.Zxid(), first.core.Zxid())
+	require.Equal(t, second.machine.table.Meta().Digest, first.machine.table.Meta().Digest)
 	first.check("the former leader follows")
 }
 
@@ -466,13 +473,13 @@ func TestNoTurnGrowsWithTheLogThatIsApplied(t *testing.T) {
 	}
 	nodes := newTurnNodes(t, 3, 0)
 	leader := leaderOf(t, nodes)
-	late := nodes[leader.core.config.Node%3+1]
+	late := nodes[leader.core.Log().ID%3+1]
 	late.down = true
 	leader.commit(count, twoBranches[:1], func() { arrive(nodes) })
 	late.down = false
 	tick(nodes, 3*time.Second)
-	require.Equal(t, leader.core.zxid(), late.core.zxid())
-	require.Equal(t, count, late.core.table.OpenCount())
+	require.Equal(t, leader.core.Zxid(), late.core.Zxid())
+	require.Equal(t, count, late.machine.table.OpenCount())
 	leader.check("a long log is sent")
 	late.check("a long log is applied")
 }

@@ -57,7 +57,8 @@ type turn struct {
 	began, stepped time.Time // stepped: when the core had handled its events
 	ended          time.Time
 	events         []Event
-	effects        *Effects
+	log            *LogEffects
+	commits        *Effects
 }
 
 // count counts a turn, and logs one that took too long: one line in slowTurnInterval.
@@ -73,10 +74,9 @@ func (t *turns) count(log *slog.Logger, x turn) {
 	if !t.logged.IsZero() && x.ended.Sub(t.logged) < slowTurnInterval {
 		return
 	}
-	fx := x.effects
 	log.Warn("a turn of the loop took long, and nobody got an answer meanwhile: if it happens again and the machine is not short of CPU, report it with this line",
 		"took", took.String(), "core", x.stepped.Sub(x.began).String(), "events", len(x.events), "kinds", kinds(x.events),
-		"writes", len(fx.Write), "sends", len(fx.Send), "replies", len(fx.Reply), "tasks", len(fx.Finish), "notes", len(fx.Notes),
+		"writes", len(x.log.Write), "sends", len(x.log.Send), "replies", len(x.log.Reply)+len(x.commits.Reply), "tasks", len(x.commits.Finish), "notes", len(x.log.Notes),
 		"slow_turns", t.unlogged)
 	t.logged, t.unlogged = x.ended, 0
 }

@@ -21,7 +21,7 @@ func TestTurnsAreCountedAndSlowOnesLogged(t *testing.T) {
 	now := time.Unix(1_700_000_000, 0)
 	took := func(d time.Duration) {
 		now = now.Add(d)
-		ts.count(log, turn{began: now.Add(-d), stepped: now.Add(-d / 4), ended: now, effects: &Effects{Reply: make([]Reply, 3)},
+		ts.count(log, turn{began: now.Add(-d), stepped: now.Add(-d / 4), ended: now, log: &LogEffects{}, commits: &Effects{Reply: make([]Reply, 3)},
 			events: []Event{CommitAsked{}, Peer{zab.Persisted{}}, CommitAsked{}}})
 	}
 	took(time.Microsecond)

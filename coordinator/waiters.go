@@ -6,45 +6,14 @@ import (
 	"slices"
 
 	"github.com/concordtx/concord/protocol/zab"
-	"github.com/concordtx/concord/txn"
 )
-
-// maxWaiters requests may wait for the decision of one transaction.
-const maxWaiters = 256
-
-// askedList has the transactions that somebody waits for, in the order in which they were first
-// asked about.
-type askedList struct{ first, last *live }
-
-func (w *askedList) push(l *live) {
-	l.prev = w.last
-	if w.last == nil {
-		w.first = l
-	} else {
-		w.last.next = l
-	}
-	w.last = l
-}
-
-func (w *askedList) remove(l *live) {
-	if l.prev == nil {
-		w.first = l.next
-	} else {
-		l.prev.next = l.next
-	}
-	if l.next == nil {
-		w.last = l.prev
-	} else {
-		l.next.prev = l.prev
-	}
-	l.next, l.prev = nil, nil
-}
 
 // ack is a request that waits for the delivery of a record, and of all before it: records of a
 // leadership have numbers.
 type ack struct {
 	request uint64
 	record  uint64
+	own     bool // it is answered here, and not by the machine
 }
 
 // ownEntry is an entry of this leadership that is not delivered yet.
@@ -53,30 +22,28 @@ type ownEntry struct {
 	upto uint64 // its last record
 }
 
-// waiters are requests that wait for an entry: that it is delivered, and for a lease that it
-// grants.
-type waiters struct{ acks, leases []uint64 }
+// Await has a request wait for the delivery of all records that are proposed in this turn or wait
+// to be. The machine answers it then, in Delivered.
+func (c *Core) Await(request uint64) { c.waiters = append(c.waiters, ack{request: request}) }
 
 // numberWaiters has those who wait for the delivery of the batch wait for its last record.
 func (c *Core) numberWaiters() {
 	last := c.proposed + uint64(len(c.batch))
-	for _, request := range c.waiters.acks {
-		c.acks = append(c.acks, ack{request: request, record: last})
+	for _, w := range c.waiters {
+		w.record = last
+		c.acks = append(c.acks, w)
 	}
-	for _, request := range c.waiters.leases {
-		c.grants = append(c.grants, ack{request: request, record: last})
-	}
-	c.waiters = waiters{}
+	c.waiters = nil
 }
 
 // takeAcks takes those out who wait for records behind one and up to another.
-func takeAcks(acks *[]ack, behind, upto uint64) (requests []uint64) {
+func takeAcks(acks *[]ack, behind, upto uint64) (taken []ack) {
 	from, to := 0, 0
 	for ; to < len(*acks) && (*acks)[to].record <= upto; to++ {
 		if (*acks)[to].record <= behind {
 			from++
 		} else {
-			requests = append(requests, (*acks)[to].request)
+			taken = append(taken, (*acks)[to])
 		}
 	}
 	if from == 0 { // as a rule
@@ -84,46 +51,57 @@ func takeAcks(acks *[]ack, behind, upto uint64) (requests []uint64) {
 	} else {
 		*acks = slices.Delete(*acks, from, to)
 	}
-	return requests
+	return taken
 }
 
-// entryDelivered notes an own entry, and answers who waited for it.
-func (c *Core) entryDelivered(z zab.Zxid, granted []txn.Lease) {
+// entryDelivered notes an own entry, and has those answered who waited for it.
+func (c *Core) entryDelivered(z zab.Zxid) {
 	if len(c.underway) == 0 || c.underway[0].zxid != z {
 		return
 	}
 	upto := c.underway[0].upto
 	c.underway = c.underway[1:]
-	for _, request := range takeAcks(&c.acks, 0, upto) {
-		c.reply(Reply{Request: request, Zxid: z})
-	}
-	c.granted(takeAcks(&c.grants, 0, upto), granted, z)
-}
-
-// refuseWaiters answers who waits for the next n records, which the log did not take.
-func (c *Core) refuseWaiters(n int, err error) {
-	for _, acks := range []*[]ack{&c.acks, &c.grants} {
-		for _, request := range takeAcks(acks, c.proposed, c.proposed+uint64(n)) {
-			c.reply(Reply{Request: request, Err: err})
+	var requests []uint64
+	for _, a := range takeAcks(&c.acks, 0, upto) {
+		if a.own {
+			c.reply(LogReply{Request: a.request, Zxid: z})
+		} else {
+			requests = append(requests, a.request)
 		}
 	}
+	if len(requests) > 0 {
+		c.machine.Delivered(requests)
+	}
+}
+
+// refuseWaiters answers who waits for the next n records, which the log did not take. It returns
+// those whom the machine has to answer.
+func (c *Core) refuseWaiters(n int, err error) (requests []uint64) {
+	for _, a := range takeAcks(&c.acks, c.proposed, c.proposed+uint64(n)) {
+		if a.own {
+			c.reply(LogReply{Request: a.request, Err: err})
+		} else {
+			requests = append(requests, a.request)
+		}
+	}
+	return requests
 }
 
 // farewell is what a lost leadership leaves behind: requests that hear of it, a piece in a turn.
 type farewell struct {
-	asked askedList
-	acks  []ack
-	err   error
+	acks []ack
+	err  error
 }
 
 func (c *Core) failWaiting(err error) {
 	c.numberWaiters()
-	f := &farewell{asked: c.asked, acks: append(c.acks, c.grants...), err: err}
+	f := farewell{acks: c.acks, err: err}
 	for _, w := range c.changes.waiting {
 		f.acks = append(f.acks, ack{request: w.request})
 	}
 	c.farewells = append(c.farewells, f)
 	c.sayFarewell()
+	c.machine.Resign(err)
 }
 
 // sayFarewell goes on with the oldest farewell.
@@ -131,22 +109,13 @@ func (c *Core) sayFarewell() {
 	if len(c.farewells) == 0 {
 		return
 	}
-	f := c.farewells[0]
-	for left := c.piece(); left > 0; left-- {
-		switch l := f.asked.first; {
-		case l != nil:
-			for _, request := range l.requests {
-				c.reply(Reply{Request: request, Err: f.err})
-			}
-			left -= len(l.requests)
-			l.requests = nil
-			f.asked.remove(l)
-		case len(f.acks) > 0:
-			c.reply(Reply{Request: f.acks[0].request, Err: f.err})
-			f.acks = f.acks[1:]
-		default:
+	f := &c.farewells[0]
+	for left := c.Piece(); left > 0; left-- {
+		if len(f.acks) == 0 {
 			c.farewells = c.farewells[1:]
 			return
 		}
+		c.reply(LogReply{Request: f.acks[0].request, Err: f.err})
+		f.acks = f.acks[1:]
 	}
 }

@@ -25,6 +25,7 @@ type txnHost struct {
 	w       *txnWorld
 	n       int
 	core    *coordinator.Core
+	machine *coordinator.Transactions // that it carries
 	table   *txn.Table
 	disk    *disk
 	role    zab.RoleChanged
@@ -104,10 +105,10 @@ func (w *txnWorld) newHost(config zab.Config, s zab.Storage) (host, error) {
 	w.hosts[h.n-1] = h
 	rules := txnRules
 	rules.Retention = w.quirks.Retention
+	h.machine = coordinator.NewMachine(coordinator.CommitConfig{Resources: resources, Rules: rules, Reload: h.reload}, table)
 	h.core, err = coordinator.NewCore(coordinator.CoreConfig{
-		Node: config.ID, Members: members, Boot: config.Boot, Log: config,
-		NewCluster: txn.ClusterID(config.ID), Resources: resources, Rules: rules, TurnSteps: w.quirks.TurnSteps, Reload: h.reload,
-	}, s, table)
+		Node: config.ID, Members: members, Boot: config.Boot, Log: config, NewCluster: txn.ClusterID(config.ID), TurnSteps: w.quirks.TurnSteps,
+	}, s, h.machine)
 	if err != nil {
 		return nil, err
 	}
@@ -164,10 +165,10 @@ func (h *txnHost) Step(ev zab.Event) []zab.Effect {
 	if err != nil {
 		panic(err)
 	}
-	return h.effects(fx)
+	return h.effects(fx, h.machine.Take())
 }
 
-func (h *txnHost) effects(fx *coordinator.Effects) []zab.Effect {
+func (h *txnHost) effects(fx *coordinator.LogEffects, more *coordinator.Effects) []zab.Effect {
 	var out []zab.Effect
 	s := h.core.Log()
 	role := zab.RoleChanged{Role: s.Role, Phase: s.Phase, Leader: s.Leader, Epoch: s.Epoch, Established: s.Established}
@@ -201,12 +202,16 @@ func (h *txnHost) effects(fx *coordinator.Effects) []zab.Effect {
 		out = append(out, zab.Deliver{Entries: entries})
 		h.applied = z
 	}
-	if len(fx.Reply)+len(fx.Finish)+len(fx.Scan)+len(fx.Forget)+len(fx.Evidence) > 0 {
+	replies := append([]coordinator.Reply(nil), more.Reply...)
+	for _, r := range fx.Reply {
+		replies = append(replies, coordinator.Reply{Request: r.Request, Err: r.Err, Zxid: r.Zxid})
+	}
+	if len(replies)+len(more.Finish)+len(more.Scan)+len(more.Forget)+len(more.Evidence) > 0 {
 		out = append(out, done{w: h.w, fx: coordinator.Effects{
-			Reply:  append([]coordinator.Reply(nil), fx.Reply...),
-			Finish: append([]coordinator.Task(nil), fx.Finish...),
-			Scan:   append([]string(nil), fx.Scan...),
-			Forget: fx.Forget, Evidence: append([]coordinator.EvidenceAsk(nil), fx.Evidence...),
+			Reply:  replies,
+			Finish: append([]coordinator.Task(nil), more.Finish...),
+			Scan:   append([]string(nil), more.Scan...),
+			Forget: more.Forget, Evidence: append([]coordinator.EvidenceAsk(nil), more.Evidence...),
 		}})
 	}
 	if c := h.table.Cluster(); c != 0 {

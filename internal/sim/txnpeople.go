@@ -179,5 +179,5 @@ func (w *txnWorld) isReported(leader *node, br *branch) bool {
 		return false
 	}
 	name := fmt.Sprintf("%v at %s: ", br.xid(), br.bank.name)
-	return slices.ContainsFunc(h.core.ScanState(br.bank.name).Report, func(line string) bool { return strings.HasPrefix(line, name) })
+	return slices.ContainsFunc(h.machine.ScanState(br.bank.name).Report, func(line string) bool { return strings.HasPrefix(line, name) })
 }
