@@ -134,7 +134,7 @@ func (a *archive) each(space byte, before txn.ID, visit func(txn.Txn) bool) erro
 	}
 	more := true
 	err := scanTxns(a.store, space, upto, true, func(x txn.Txn) bool {
-		for more && len(newer) > 0 && compareID(newer[0].ID, x.ID) > 0 {
+		for more && len(newer) > 0 && newer[0].ID.Compare(x.ID) > 0 {
 			more = visit(newer[0])
 			newer = newer[1:]
 		}
@@ -165,11 +165,11 @@ func (a *archive) underway(space byte, before txn.ID) (all map[txn.ID]bool, in [
 	all = make(map[txn.ID]bool, len(f.latest))
 	for id, last := range f.latest {
 		all[id] = true
-		if last.finished == (space == finishedKey) && (before.IsZero() || compareID(id, before) < 0) {
+		if last.finished == (space == finishedKey) && (before.IsZero() || id.Compare(before) < 0) {
 			in = append(in, last.txn)
 		}
 	}
-	slices.SortFunc(in, func(x, y txn.Txn) int { return compareID(y.ID, x.ID) })
+	slices.SortFunc(in, func(x, y txn.Txn) int { return y.ID.Compare(x.ID) })
 	return all, in
 }
 

@@ -2,7 +2,10 @@
 
 package coordinator
 
-import "github.com/concordtx/concord/protocol/zab"
+import (
+	"github.com/concordtx/concord/coordinator/replica"
+	"github.com/concordtx/concord/protocol/zab"
+)
 
 // compact offers the log to be cut when it is too long. Half of what it may have stays
 // for followers that were away for a short time. Those in a session are waited for until
@@ -10,7 +13,7 @@ import "github.com/concordtx/concord/protocol/zab"
 func (l *loop) compact() {
 	c := l.config
 	if entries, bytes := l.store.LogSize(); entries > c.MaxLogEntries || bytes > c.MaxLogBytes {
-		l.events = append(l.events, Peer{zab.Compact{
+		l.events = append(l.events, replica.Peer{Event: zab.Compact{
 			Upto: l.store.CutPoint(c.MaxLogEntries/2, c.MaxLogBytes/2),
 			Must: l.store.CutPoint(4*c.MaxLogEntries, 4*c.MaxLogBytes),
 		}})

@@ -7,7 +7,9 @@ import (
 	"math"
 	"time"
 
+	"github.com/concordtx/concord/coordinator/commit"
 	"github.com/concordtx/concord/coordinator/peer"
+	"github.com/concordtx/concord/coordinator/replica"
 	"github.com/concordtx/concord/protocol/zab"
 	"github.com/concordtx/concord/wal"
 )
@@ -19,15 +21,6 @@ const slowDisk = time.Second
 // resignInterval is how often a node with a full disk says that it should not lead: more
 // often than the log forgets it (zab.Config.InitTicks).
 const resignInterval = 2 * time.Second
-
-// DiskChanged says that the disk of this node got full, or is full no more. A leader
-// with a full disk takes no new transaction; what was begun is finished.
-type DiskChanged struct {
-	Full bool
-	Why  string // it takes no new transactions, for people
-}
-
-func (DiskChanged) IsEvent() {}
 
 // Disk is how a node's store is doing.
 type Disk struct {
@@ -57,7 +50,7 @@ func (l *loop) watchDisk(now time.Time) {
 		return
 	}
 	l.diskFull = space.Low
-	e := DiskChanged{Full: space.Low}
+	e := commit.DiskChanged{Full: space.Low}
 	if space.Low {
 		e.Why = fmt.Sprintf("the disk of node %d, the leader, is nearly full (%v): it takes no new transactions until space is freed or added; ask again later", l.config.Node, space)
 	}
@@ -75,7 +68,7 @@ func (l *loop) stepAside(now time.Time) {
 		r, ok := l.reports[m.ID]
 		if ok && !m.Observer && r.Established && now.Sub(r.at) < 3*reportInterval && !r.Disk.Low {
 			l.resigned = now
-			l.events = append(l.events, Peer{zab.Resigned{Reason: "its disk is nearly full, and others have space"}})
+			l.events = append(l.events, replica.Peer{Event: zab.Resigned{Reason: "its disk is nearly full, and others have space"}})
 			return
 		}
 	}

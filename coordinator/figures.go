@@ -3,7 +3,6 @@
 package coordinator
 
 import (
-	"fmt"
 	"time"
 
 	"github.com/concordtx/concord/coordinator/commit"
@@ -21,63 +20,6 @@ func (s *Snapshot) Known(now time.Time) *commit.Figures {
 		return f
 	}
 	return nil
-}
-
-// Figures returns what this core knows as the leader; health is not its business.
-func (c *Transactions) Figures(now time.Time) *commit.Figures {
-	f := &commit.Figures{At: now, Clock: now}
-	f.InDoubt, f.Heuristic = c.counts()
-	f.Resources = make([]commit.ResourceFigures, len(c.config.Resources))
-	for i, name := range c.config.Resources {
-		s, d := c.scans[name], c.due[name]
-		l := s.listing
-		f.Resources[i] = commit.ResourceFigures{Name: name, Listed: s.at, InDoubt: len(l.ages) + len(d.open) - l.working,
-			Foreign: len(l.branches) - len(l.ages), Oldest: older(l.oldest(), d.oldest())}
-	}
-	for _, r := range f.Resources {
-		f.Oldest = older(f.Oldest, r.Oldest)
-		s := c.scans[r.Name]
-		if s.err != nil {
-			f.Warnings = append(f.Warnings, "resource "+r.Name+" could not be listed: "+s.err.Error())
-		}
-		if r.Foreign > 0 {
-			f.Warnings = append(f.Warnings, fmt.Sprintf("resource %s holds %d prepared branches of other clusters (%s), which this one never touches: "+
-				"\"concord recover\" lists them; if their cluster is lost, see \"The whole cluster is lost\" in docs/operations.md", r.Name, r.Foreign, s.listing.strangers()))
-		}
-		f.Warnings = append(f.Warnings, c.ScanState(r.Name).Report...)
-	}
-	for name, d := range c.due {
-		n := len(d.open)
-		if !d.away || n == 0 {
-			continue
-		}
-		f.Oldest = older(f.Oldest, d.oldest())
-		f.Warnings = append(f.Warnings, fmt.Sprintf("%d branches wait for resource %q, which has left the configuration: add it to \"resources\" again on all nodes", n, name))
-	}
-	return f
-}
-
-// oldest returns the birth of the oldest transaction of this cluster; zero if there is none.
-func (l *listing) oldest() time.Time {
-	if len(l.ages) == 0 {
-		return time.Time{}
-	}
-	return l.ages[0].xid.ID.Time()
-}
-
-func (d *due) oldest() time.Time {
-	if len(d.open) == 0 {
-		return time.Time{}
-	}
-	return d.open[0].x.ID.Time()
-}
-
-// older returns the earlier of two times, of which zero is none.
-func older(a, b time.Time) time.Time {
-	if a.IsZero() || !b.IsZero() && b.Before(a) {
-		return b
-	}
-	return a
 }
 
 // ownFigures returns the figures of this node as the leader.

@@ -18,6 +18,7 @@ import (
 	"github.com/concordtx/concord/adapters"
 	"github.com/concordtx/concord/adapters/memory"
 	"github.com/concordtx/concord/coordinator/commit"
+	"github.com/concordtx/concord/coordinator/replica"
 	"github.com/concordtx/concord/protocol/zab"
 	"github.com/concordtx/concord/txn"
 )
@@ -94,7 +95,7 @@ func TestEveryNodeTellsWhatTheLeaderKnows(t *testing.T) {
 	c := newTunedCluster(t, 4, func() []adapters.Resource { return []adapters.Resource{memory.New("orders", disk)} }, func(c *Config) {
 		c.Members = slices.Clone(c.Members) // the nodes before have it
 		c.Members[3].Observer = true
-		c.Rules = Rules{MaxTransaction: time.Hour, Grace: time.Hour, Scan: 100 * time.Millisecond}
+		c.Rules = commit.Rules{MaxTransaction: time.Hour, Grace: time.Hour, Scan: 100 * time.Millisecond}
 	})
 	orders := memory.New("orders", disk)
 	undecided, committing, foreign := txn.NewID(time.Now().Add(-time.Minute)), txn.NewID(time.Now()), txn.NewID(time.Now())
@@ -140,7 +141,7 @@ func TestEveryNodeTellsWhatTheLeaderKnows(t *testing.T) {
 func TestOldestBranchIsTheOneOfADatabaseThatIsDown(t *testing.T) {
 	disk, state := memory.NewDisk(), &atomic.Int32{}
 	c := newTunedCluster(t, 3, func() []adapters.Resource { return []adapters.Resource{outage{memory.New("orders", disk), state}} }, func(c *Config) {
-		c.Rules = Rules{MaxTransaction: time.Hour, Grace: 10 * time.Millisecond, Scan: 100 * time.Millisecond}
+		c.Rules = commit.Rules{MaxTransaction: time.Hour, Grace: 10 * time.Millisecond, Scan: 100 * time.Millisecond}
 	})
 	orders := memory.New("orders", disk)
 	id, orphan := txn.NewID(time.Now().Add(-time.Minute)), txn.NewID(time.Now().Add(-2*time.Minute))
@@ -173,7 +174,7 @@ func TestOldestBranchIsTheOneOfADatabaseThatIsDown(t *testing.T) {
 func TestUndecidedBranchOfADatabaseThatIsDownStillCounts(t *testing.T) {
 	disk, state := memory.NewDisk(), &atomic.Int32{}
 	c := newTunedCluster(t, 1, func() []adapters.Resource { return []adapters.Resource{outage{memory.New("orders", disk), state}} }, func(c *Config) {
-		c.Rules = Rules{MaxTransaction: time.Hour, Scan: 100 * time.Millisecond}
+		c.Rules = commit.Rules{MaxTransaction: time.Hour, Scan: 100 * time.Millisecond}
 	})
 	c.prepared(memory.New("orders", disk), txn.NewID(time.Now()), "k")
 	c.everywhere("listed", func(f *commit.Figures) bool { return f.Resources[0].InDoubt == 1 })
@@ -247,7 +248,7 @@ func TestResourceThatIsBusyIsNotDown(t *testing.T) {
 }
 
 func runProbe(t *testing.T, r adapters.Resource) (w *worker, stop func()) {
-	w = newWorker(r, slog.New(slog.DiscardHandler), func(context.Context, Event) {}, func(context.Context) {})
+	w = newWorker(r, slog.New(slog.DiscardHandler), func(context.Context, replica.Event) {}, func(context.Context) {})
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan struct{})
 	go func() { w.probe(ctx); close(done) }()
@@ -257,7 +258,7 @@ func runProbe(t *testing.T, r adapters.Resource) (w *worker, stop func()) {
 // Every node delivers every decision, and only one has made it.
 func TestEachDecisionIsCountedByOneNode(t *testing.T) {
 	c := newCluster(t, 3, func() []adapters.Resource { return nil })
-	made := func() (sum Decided) {
+	made := func() (sum commit.Decided) {
 		c.mu.Lock()
 		defer c.mu.Unlock()
 		for _, n := range c.nodes {
@@ -274,12 +275,12 @@ func TestEachDecisionIsCountedByOneNode(t *testing.T) {
 		require.NoError(t, err)
 	}
 	decide()
-	require.Eventually(t, func() bool { return made() == Decided{Commit: 5, Abort: 1} }, 10*time.Second, 20*time.Millisecond)
+	require.Eventually(t, func() bool { return made() == commit.Decided{Commit: 5, Abort: 1} }, 10*time.Second, 20*time.Millisecond)
 	first := c.leader().config.Node
 	c.kill(first)
 	c.leader()
 	c.start(first)
 	decide()
-	require.Eventually(t, func() bool { return made() == Decided{Commit: 5, Abort: 1} }, 10*time.Second, 20*time.Millisecond,
+	require.Eventually(t, func() bool { return made() == commit.Decided{Commit: 5, Abort: 1} }, 10*time.Second, 20*time.Millisecond,
 		"who was started again counts nothing that others made")
 }

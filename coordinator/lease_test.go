@@ -11,13 +11,14 @@ import (
 	"github.com/concordtx/concord/adapters"
 	"github.com/concordtx/concord/adapters/memory"
 	"github.com/concordtx/concord/api"
+	"github.com/concordtx/concord/coordinator/commit"
 	"github.com/concordtx/concord/txn"
 )
 
 // patient rules make sure that nothing but a lease ends a transaction.
-var patient = Rules{MaxTransaction: time.Hour, Grace: time.Hour, Scan: time.Hour, Lease: time.Second}
+var patient = commit.Rules{MaxTransaction: time.Hour, Grace: time.Hour, Scan: time.Hour, Lease: time.Second}
 
-func (c *testCluster) restartWith(r Rules) {
+func (c *testCluster) restartWith(r commit.Rules) {
 	c.t.Helper()
 	c.rules = r
 	for _, m := range c.members {
@@ -116,28 +117,6 @@ func TestAChangeOfLeaderEndsNoLease(t *testing.T) {
 		require.Equal(t, txn.Commit, c.commit(under(n)).Decision)
 		c.start(dead)
 	}
-}
-
-func TestALeaderThatWasStoppedDoesNotTakeThatForTheSilenceOfItsClients(t *testing.T) {
-	l := newLone(t)
-	l.machine.Rules.Lease = 6 * time.Second
-	l.restart()
-	levelled(l)
-	for n := range txn.Lease(2) {
-		require.Equal(t, n+1, l.ask(func(request uint64) Event { return LeaseAsked{Request: request} }).Lease)
-	}
-	for range 5 { // as many pauses as one likes, and clocks that are set
-		l.tick(50 * time.Millisecond)
-		l.tick(time.Hour)
-		l.tick(-2 * time.Hour)
-		l.tick(900 * time.Millisecond)
-	}
-	require.Equal(t, []txn.Lease{1, 2}, l.table.Leases().Active)
-	for range 200 {
-		l.tick(50 * time.Millisecond)
-		l.step(LeasesHeard{Leases: []txn.Lease{2}})
-	}
-	require.Equal(t, []txn.Lease{2}, l.table.Leases().Active)
 }
 
 func TestLeasesAreNotGrantedBeforeAllMembersKnowThem(t *testing.T) {

@@ -6,7 +6,9 @@ import (
 	"context"
 	"time"
 
+	"github.com/concordtx/concord/coordinator/commit"
 	"github.com/concordtx/concord/coordinator/peer"
+	"github.com/concordtx/concord/coordinator/replica"
 	"github.com/concordtx/concord/protocol/zab"
 	"github.com/concordtx/concord/txn"
 	"github.com/concordtx/concord/wal"
@@ -20,10 +22,10 @@ const reportInterval = 500 * time.Millisecond
 type loop struct {
 	*Node
 	writer    *wal.Writer
-	requests  map[uint64]func(Reply)
+	requests  map[uint64]func(commit.Reply)
 	next      uint64
-	events    []Event
-	handled   []Event // by the last turn
+	events    []replica.Event
+	handled   []replica.Event // by the last turn
 	turns     turns
 	reports   map[zab.NodeID]peerReport
 	standings map[zab.NodeID]peer.Standing // as last told
@@ -45,7 +47,7 @@ type peerReport struct {
 }
 
 func newLoop(n *Node, w *wal.Writer) *loop {
-	return &loop{Node: n, writer: w, present: time.Now(), ticked: time.Now(), requests: map[uint64]func(Reply){}, reports: map[zab.NodeID]peerReport{}, standings: map[zab.NodeID]peer.Standing{}}
+	return &loop{Node: n, writer: w, present: time.Now(), ticked: time.Now(), requests: map[uint64]func(commit.Reply){}, reports: map[zab.NodeID]peerReport{}, standings: map[zab.NodeID]peer.Standing{}}
 }
 
 func (l *loop) run(ctx context.Context) error {
@@ -53,7 +55,7 @@ func (l *loop) run(ctx context.Context) error {
 	defer ticker.Stop()
 	defer func() {
 		for _, done := range l.requests {
-			done(Reply{Err: errClosed})
+			done(commit.Reply{Err: errClosed})
 		}
 	}()
 	l.publish(time.Now())
@@ -75,7 +77,7 @@ func (l *loop) run(ctx context.Context) error {
 		case tick = <-ticker.C:
 		case <-more:
 		case id := <-l.persisted:
-			l.events = append(l.events, Peer{zab.Persisted{Write: id}})
+			l.events = append(l.events, replica.Peer{Event: zab.Persisted{Write: id}})
 		case e := <-l.posted:
 			l.events = append(l.events, e)
 		case in := <-received:
@@ -116,7 +118,7 @@ func (l *loop) drain(asks chan ask, received chan peer.Inbound) {
 	for len(l.events)+l.core.Left() < maxTurn {
 		select {
 		case id := <-l.persisted:
-			l.events = append(l.events, Peer{zab.Persisted{Write: id}})
+			l.events = append(l.events, replica.Peer{Event: zab.Persisted{Write: id}})
 		case e := <-l.posted:
 			l.events = append(l.events, e)
 		case in := <-received:
@@ -132,9 +134,9 @@ func (l *loop) drain(asks chan ask, received chan peer.Inbound) {
 func (l *loop) tick(now time.Time) {
 	l.ticked = now
 	if heard := l.heard.take(); len(heard) > 0 { // before the tick that would end them
-		l.events = append(l.events, LeasesHeard{Leases: heard})
+		l.events = append(l.events, commit.LeasesHeard{Leases: heard})
 	}
-	l.events = append(l.events, Tick{Now: now, Peers: l.peersNow(now)})
+	l.events = append(l.events, replica.Tick{Now: now, Peers: l.peersNow(now)})
 	l.watchDisk(now)
 	l.compact()
 	if now.Sub(l.reported) >= reportInterval {
@@ -167,26 +169,26 @@ func (l *loop) peersNow(now time.Time) (latest time.Time) {
 func (l *loop) receive(in peer.Inbound) {
 	switch {
 	case in.Lost:
-		l.events = append(l.events, Peer{zab.PeerLost{Peer: in.From}})
+		l.events = append(l.events, replica.Peer{Event: zab.PeerLost{Peer: in.From}})
 	case in.Met != nil:
-		l.events = append(l.events, PeerMet(*in.Met))
+		l.events = append(l.events, replica.PeerMet(*in.Met))
 	case in.Report != nil:
 		l.reports[in.From] = peerReport{Report: *in.Report, at: time.Now()}
-		l.events = append(l.events, StateSeen{Node: in.From, At: in.Report.Applied, Digest: in.Report.Digest})
+		l.events = append(l.events, replica.StateSeen{Node: in.From, At: in.Report.Applied, Digest: in.Report.Digest})
 	case in.Standing != nil:
 		l.standings[in.From] = *in.Standing
 		if l.core.Known().At.Less(in.Standing.List.At) {
-			l.events = append(l.events, PeerMet{Node: in.From, Cluster: txn.ClusterID(l.cluster.Load()), List: in.Standing.List})
+			l.events = append(l.events, replica.PeerMet{Node: in.From, Cluster: txn.ClusterID(l.cluster.Load()), List: in.Standing.List})
 		}
 	default:
-		l.events = append(l.events, Peer{zab.Received{Message: in.Message}})
+		l.events = append(l.events, replica.Peer{Event: zab.Received{Message: in.Message}})
 	}
 }
 
 // admit gives a request its number, under which it is answered exactly once.
 func (l *loop) admit(a ask) {
 	if len(l.requests) >= maxRequests {
-		a.done(Reply{Err: errBusy})
+		a.done(commit.Reply{Err: replica.ErrBusy})
 		return
 	}
 	l.next++
@@ -194,7 +196,7 @@ func (l *loop) admit(a ask) {
 	l.events = append(l.events, a.event(l.next))
 }
 
-func (l *loop) carryOut(fx *LogEffects) {
+func (l *loop) carryOut(fx *replica.Effects) {
 	if l.core.Zxid() != *l.applied.Load() {
 		at := l.core.Zxid()
 		l.applied.Store(&at)
@@ -221,7 +223,7 @@ func (l *loop) carryOut(fx *LogEffects) {
 		if r.Fresh || r.Seen && l.snapshot.Load().Zxid.Less(r.Zxid) {
 			l.publish(time.Now())
 		}
-		l.reply(Reply{Request: r.Request, Err: r.Err, Zxid: r.Zxid})
+		l.reply(commit.Reply{Request: r.Request, Err: r.Err, Zxid: r.Zxid})
 	}
 	if fx.Distrust != "" {
 		if err := l.store.WriteNote(wal.DistrustNote, fx.Distrust); err != nil {
@@ -238,14 +240,14 @@ func (l *loop) carryOut(fx *LogEffects) {
 }
 
 // reply answers a request.
-func (l *loop) reply(r Reply) {
+func (l *loop) reply(r commit.Reply) {
 	done := l.requests[r.Request]
 	delete(l.requests, r.Request)
 	done(r)
 }
 
 // carryOutCommits does for the transaction machine what it wants.
-func (l *loop) carryOutCommits(fx *Effects) {
+func (l *loop) carryOutCommits(fx *commit.Effects) {
 	for _, r := range fx.Reply {
 		l.reply(r)
 	}
@@ -258,7 +260,7 @@ func (l *loop) carryOutCommits(fx *Effects) {
 		select {
 		case queue <- t:
 		default: // a former leadership has left the queue full
-			l.events = append(l.events, Failed{XID: t.XID, Why: "the workers are busy"})
+			l.events = append(l.events, commit.Failed{XID: t.XID, Why: "the workers are busy"})
 		}
 	}
 	for _, name := range fx.Scan {

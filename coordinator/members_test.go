@@ -18,6 +18,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/concordtx/concord/api"
+	"github.com/concordtx/concord/coordinator/commit"
 	"github.com/concordtx/concord/coordinator/peer"
 	"github.com/concordtx/concord/coordinator/replica"
 	"github.com/concordtx/concord/protocol/zab"
@@ -484,18 +485,29 @@ func TestTwoThatDifferWaitForTheThird(t *testing.T) {
 	require.Eventually(t, func() bool { return c.nodes[right].Status().Distrusted == "" }, 60*time.Second, 20*time.Millisecond)
 }
 
-// falsify lets a node fold something else than the others do from here on.
+// falsify lets a node fold something else than the others do from the next entry on.
 func (c *testCluster) falsify(id zab.NodeID) {
+	c.t.Helper()
 	r := c.nodes[id]
-	done := make(chan struct{})
-	r.submit(func(uint64) Event {
-		m := r.commits.table.Meta()
+	did := make(chan bool, 1)
+	forge := func(uint64) replica.Event {
+		x, err := r.readRestored(r.core.Zxid())
+		require.NoError(c.t, err)
+		m := x.table.Meta()
+		if replica.ToZxid(m.Position) != r.core.Zxid() { // something is on its way to the store
+			did <- false
+			return replica.Tick{Now: time.Now()}
+		}
 		m.Digest[0] ^= byte(id)
-		r.commits.table = txn.NewTable(m, r.commits.table.Open(), r.archive)
-		r.core.digests.reset()
-		r.core.digests.add(r.core.Zxid(), m.Digest)
-		close(done)
-		return Tick{Now: time.Now()}
-	}, func(Reply) {})
-	<-done
+		x.table = txn.NewTable(m, x.table.Open(), r.archive)
+		r.restored.Store(x)
+		require.NoError(c.t, r.commits.Load())
+		did <- true
+		return replica.Tick{Now: time.Now()}
+	}
+	require.Eventually(c.t, func() bool {
+		r.submit(forge, func(commit.Reply) {})
+		return <-did
+	}, 20*time.Second, 10*time.Millisecond)
+	c.leader().CommitLater(txn.CommitRequest{ID: txn.NewID(time.Now())}, func(commit.Reply) {})
 }

@@ -19,6 +19,8 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/concordtx/concord/adapters"
+	"github.com/concordtx/concord/api"
+	"github.com/concordtx/concord/coordinator/commit"
 	"github.com/concordtx/concord/coordinator/peer"
 	"github.com/concordtx/concord/coordinator/replica"
 	"github.com/concordtx/concord/protocol/zab"
@@ -51,7 +53,7 @@ type Config struct {
 	// Listener accepts peers; nil: the node listens at its own Peer address.
 	Listener  net.Listener
 	Resources []adapters.Resource
-	Rules     Rules
+	Rules     commit.Rules
 	// FeatureLevel is the newest feature level that this node says it knows. 0: txn.Newest. A
 	// lower one on all nodes keeps the way back to an older release open.
 	FeatureLevel txn.FeatureLevel
@@ -76,8 +78,8 @@ type Node struct {
 	log      *slog.Logger
 	store    *wal.Store
 	archive  *archive
-	core     *Core
-	commits  *Transactions // that it carries
+	core     *replica.Core
+	commits  *commit.Machine // that it carries
 	peers    *peer.Transport
 	workers  map[string]*worker
 	cluster  atomic.Uint32 // txn.ClusterID, for the handshake
@@ -92,15 +94,15 @@ type Node struct {
 	asks      chan ask
 	received  chan peer.Inbound
 	persisted chan uint64
-	posted    chan Event // from workers and clients: capacity bounds what waits; senders wait
+	posted    chan replica.Event // from workers and clients: capacity bounds what waits; senders wait
 	closed    chan struct{}
 }
 
 // ask is a request on its way into the loop.
 type ask struct {
-	event func(request uint64) Event
+	event func(request uint64) replica.Event
 	// done takes the answer, on the loop: it must not wait.
-	done func(Reply)
+	done func(commit.Reply)
 }
 
 // Open opens the store of a node and listens for its peers. The node does nothing
@@ -109,7 +111,7 @@ func Open(c Config) (*Node, error) {
 	if c.Logger == nil {
 		c.Logger = slog.Default()
 	}
-	c.Rules = c.Rules.withDefaults()
+	c.Rules = c.Rules.WithDefaults()
 	if c.MaxLogBytes == 0 {
 		c.MaxLogBytes = defaultLogBytes
 	}
@@ -128,7 +130,7 @@ func Open(c Config) (*Node, error) {
 	}
 	n := &Node{config: c, self: c.Members[self], log: c.Logger.With("node", uint64(c.Node)), workers: map[string]*worker{},
 		asks: make(chan ask, maxAsks), received: make(chan peer.Inbound, 4096), persisted: make(chan uint64, 64),
-		posted: make(chan Event, 4096), closed: make(chan struct{})}
+		posted: make(chan replica.Event, 4096), closed: make(chan struct{})}
 	names, err := n.makeWorkers(c.Resources)
 	if err != nil {
 		return nil, err
@@ -149,7 +151,7 @@ func Open(c Config) (*Node, error) {
 	n.config.Listener = listener
 	n.peers = peer.New(peer.Config{Self: n.hello, List: &n.list, Configured: c.Members, Listener: listener, Log: n.log,
 		Received: n.received, Store: n.store, CheckPair: checkPair, Fatal: n.fatal,
-		Post: func(ctx context.Context, e zab.Event) { n.post(ctx, Peer{e}) }})
+		Post: func(ctx context.Context, e zab.Event) { n.post(ctx, replica.Peer{Event: e}) }})
 	n.peers.KnowStores(n.core.State().Stores())
 	return n, nil
 }
@@ -189,8 +191,8 @@ func (n *Node) makeCore(resources []string) error {
 	for binary.BigEndian.Uint32(id[:]) == 0 {
 		_, _ = rand.Read(id[:]) // ends the process itself if there is no randomness
 	}
-	n.commits = NewMachine(CommitConfig{Resources: resources, Validate: n.validate, Rules: n.config.Rules, Reload: n.reload}, table)
-	n.core, err = NewCore(CoreConfig{Node: n.config.Node, Members: n.config.Members, Boot: n.store.Boot(), Log: zab.Config{HeartbeatTicks: heartbeatTicks},
+	n.commits = commit.New(commit.Config{Resources: resources, Validate: n.validate, Rules: n.config.Rules, Reload: n.reload}, table)
+	n.core, err = replica.New(replica.Config{Node: n.config.Node, Members: n.config.Members, Boot: n.store.Boot(), Log: zab.Config{HeartbeatTicks: heartbeatTicks},
 		NewCluster: txn.ClusterID(binary.BigEndian.Uint32(id[:])), Distrust: distrust}, n.store, n.commits)
 	if err != nil {
 		return fmt.Errorf("members: %w", err)
@@ -258,7 +260,7 @@ func (n *Node) firstList(own []txn.Member, table *txn.Table) ([]txn.Member, erro
 		return nil, err
 	case !found && table.Members() != nil:
 		return table.Members().List, nil
-	case !found, Blank(n.store, table.State()):
+	case !found, replica.Blank(n.store, table.State()):
 		return own, n.store.WriteNote(wal.MembersNote, string(txn.AppendMembers(nil, own)))
 	}
 	return txn.DecodeMembers([]byte(text))
@@ -272,6 +274,9 @@ func (n *Node) hello() peer.Hello {
 	return peer.Hello{From: n.config.Node, Cluster: txn.ClusterID(n.cluster.Load()), Store: n.store.ID(), Dial: uint64(n.store.Boot()) << 32, Tail: tail,
 		Level: n.config.FeatureLevel, Needs: txn.FeatureLevel(n.level.Load()), ListAt: n.list.Load().At}
 }
+
+// errClosed answers whoever asks a node that runs no more.
+var errClosed = &replica.RequestError{Kind: api.ErrUnavailable, Text: "the node is shutting down: ask another one"}
 
 // fatal ends the process: the node can neither go on nor take back what it promised.
 func (n *Node) fatal(err error) {
@@ -312,7 +317,7 @@ func (n *Node) Run(ctx context.Context) error {
 func (n *Node) Closed() <-chan struct{} { return n.closed }
 
 // post hands an event of a worker to the loop.
-func (n *Node) post(ctx context.Context, e Event) {
+func (n *Node) post(ctx context.Context, e replica.Event) {
 	select {
 	case n.posted <- e:
 	case <-ctx.Done():
@@ -321,26 +326,26 @@ func (n *Node) post(ctx context.Context, e Event) {
 
 // ask hands a request to the loop and waits for its answer. When ctx ends first the
 // request may be carried out all the same.
-func (n *Node) ask(ctx context.Context, event func(request uint64) Event) (Reply, error) {
-	reply := make(chan Reply, 1)
-	n.submit(event, func(r Reply) { reply <- r })
+func (n *Node) ask(ctx context.Context, event func(request uint64) replica.Event) (commit.Reply, error) {
+	reply := make(chan commit.Reply, 1)
+	n.submit(event, func(r commit.Reply) { reply <- r })
 	select {
 	case r := <-reply:
 		return r, r.Err
 	case <-n.closed:
-		return Reply{}, errClosed
+		return commit.Reply{}, errClosed
 	case <-ctx.Done():
-		return Reply{}, ctx.Err()
+		return commit.Reply{}, ctx.Err()
 	}
 }
 
 // submit hands a request to the loop. done is called once, on the loop or, if the loop
 // does not take the request, at once; not at all if the node closes first.
-func (n *Node) submit(event func(request uint64) Event, done func(Reply)) {
+func (n *Node) submit(event func(request uint64) replica.Event, done func(commit.Reply)) {
 	select {
 	case n.asks <- ask{event: event, done: done}:
 	default:
-		done(Reply{Err: errBusy})
+		done(commit.Reply{Err: replica.ErrBusy})
 	}
 }
 
@@ -358,7 +363,7 @@ func (n *Node) Recheck(ctx context.Context, resource, identity string) {
 	ctx, cancel := context.WithTimeout(ctx, recheckPatience)
 	defer cancel()
 	w.recheck(ctx)
-	_, _ = n.ask(ctx, func(request uint64) Event { return SeenAsked{Request: request, Fresh: true} }) // else it is published soon
+	_, _ = n.ask(ctx, func(request uint64) replica.Event { return replica.SeenAsked{Request: request, Fresh: true} }) // else it is published soon
 }
 
 // compareIdentities looks for two names of one database. Branches of one transaction
@@ -368,7 +373,7 @@ func (n *Node) compareIdentities(ctx context.Context) {
 	first := map[string]string{} // by identity
 	for _, r := range n.config.Resources {
 		h := n.workers[r.Name()].state()
-		f := Fitness{Resource: r.Name(), Fit: true, Down: !h.OK}
+		f := commit.Fitness{Resource: r.Name(), Fit: true, Down: !h.OK}
 		if id := h.Identity; id != "" {
 			if other, taken := first[id]; taken {
 				f.Fit, f.Why = false, fmt.Sprintf("it is the same database as resource %s, which is listed before it: remove one of them from \"resources\", or correct its dsn", other)

@@ -12,6 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/concordtx/concord/api"
+	"github.com/concordtx/concord/coordinator/commit"
 	"github.com/concordtx/concord/coordinator/replica"
 	"github.com/concordtx/concord/internal/faultproxy"
 	"github.com/concordtx/concord/protocol/zab"
@@ -55,10 +56,10 @@ func TestSlowQuorumMakesTheLeaderSayBusy(t *testing.T) {
 	var mu sync.Mutex
 	told, busy, others := map[txn.ID]bool{}, map[txn.ID]bool{}, []error{}
 	var waiting sync.WaitGroup
-	for range 3 * maxWaiting / api.MaxLabel {
+	for range 3 * replica.MaxWaiting / api.MaxLabel {
 		id := txn.NewID(time.Now())
 		waiting.Add(1)
-		leader.CommitLater(txn.CommitRequest{ID: id, Label: label}, func(r Reply) {
+		leader.CommitLater(txn.CommitRequest{ID: id, Label: label}, func(r commit.Reply) {
 			mu.Lock()
 			defer mu.Unlock()
 			defer waiting.Done()

@@ -31,7 +31,7 @@ func (g *generation) add(id txn.ID) {
 		g.ids = make(map[txn.ID]struct{})
 	}
 	g.ids[id] = struct{}{}
-	if compareID(g.greatest, id) < 0 {
+	if g.greatest.Compare(id) < 0 {
 		g.greatest = id
 	}
 }
@@ -42,14 +42,14 @@ func (g *generation) has(id txn.ID) bool {
 }
 
 func (r *recentIDs) add(id txn.ID) {
-	if compareID(id, r.floor) <= 0 {
+	if id.Compare(r.floor) <= 0 {
 		return
 	}
 	r.young.add(id)
 	if len(r.young.ids) < recentMax {
 		return
 	}
-	if compareID(r.floor, r.old.greatest) < 0 {
+	if r.floor.Compare(r.old.greatest) < 0 {
 		r.floor = r.old.greatest
 	}
 	r.old, r.young = r.young, generation{}
@@ -57,5 +57,5 @@ func (r *recentIDs) add(id txn.ID) {
 
 // absent reports that id is certainly not finished. False means nothing.
 func (r *recentIDs) absent(id txn.ID) bool {
-	return compareID(id, r.floor) > 0 && !r.young.has(id) && !r.old.has(id)
+	return id.Compare(r.floor) > 0 && !r.young.has(id) && !r.old.has(id)
 }

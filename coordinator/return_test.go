@@ -12,6 +12,7 @@ import (
 	"github.com/concordtx/concord/adapters"
 	"github.com/concordtx/concord/adapters/mysql"
 	"github.com/concordtx/concord/adapters/postgres"
+	"github.com/concordtx/concord/coordinator/commit"
 	"github.com/concordtx/concord/internal/testdb"
 	"github.com/concordtx/concord/txn"
 )
@@ -80,12 +81,12 @@ func TestBranchesAreFinishedWhenTheirDatabaseIsBack(t *testing.T) {
 			require.Equal(t, txn.VoteYes, vote)
 			require.NoError(t, db.Stop())
 			require.Equal(t, txn.Commit, c.commit(id, b).Decision)
-			view := func() (BranchView, bool) {
+			view := func() (commit.BranchView, bool) {
 				v, err := leader.View(t.Context(), id)
 				require.NoError(t, err)
 				return v.Branches[x], v.Txn.Ended
 			}
-			var waits BranchView
+			var waits commit.BranchView
 			require.Eventually(t, func() bool {
 				waits, _ = view()
 				return time.Until(waits.Due) > 10*time.Second

@@ -30,7 +30,7 @@ type Snapshot struct {
 	// start, as every node does.
 	Committed, Aborted uint64
 	// Decided counts those that this node made as the leader, so one node counts each of them.
-	Decided    Decided
+	Decided    commit.Decided
 	Leases     int  // of clients, as far as the log is applied here
 	Disk       Disk // of this node
 	Log        LogState
@@ -74,17 +74,6 @@ type NodeState struct {
 type ResourceState struct {
 	Name, Driver string
 	commit.Health
-}
-
-// Decided counts decisions.
-type Decided struct{ Commit, Abort uint64 }
-
-func (d *Decided) count(v txn.Decision) {
-	if v == txn.Commit {
-		d.Commit++
-	} else {
-		d.Abort++
-	}
 }
 
 // Status returns the latest snapshot. It must not be changed.

@@ -9,6 +9,9 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/concordtx/concord/coordinator/commit"
+	"github.com/concordtx/concord/coordinator/replica"
 )
 
 const (
@@ -56,9 +59,9 @@ func (t *turns) read() Turns {
 type turn struct {
 	began, stepped time.Time // stepped: when the core had handled its events
 	ended          time.Time
-	events         []Event
-	log            *LogEffects
-	commits        *Effects
+	events         []replica.Event
+	log            *replica.Effects
+	commits        *commit.Effects
 }
 
 // count counts a turn, and logs one that took too long: one line in slowTurnInterval.
@@ -82,11 +85,11 @@ func (t *turns) count(log *slog.Logger, x turn) {
 }
 
 // kinds says for people what events there are.
-func kinds(events []Event) string {
+func kinds(events []replica.Event) string {
 	count := map[string]int{}
 	for _, e := range events {
 		name := fmt.Sprintf("%T", e)
-		if p, ok := e.(Peer); ok {
+		if p, ok := e.(replica.Peer); ok {
 			name = fmt.Sprintf("%T", p.Event)
 		}
 		count[name[strings.LastIndexByte(name, '.')+1:]]++

@@ -8,6 +8,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/concordtx/concord/coordinator/replica"
 	"github.com/concordtx/concord/protocol/zab"
 	"github.com/concordtx/concord/txn"
 )
@@ -20,7 +21,7 @@ func TestEntriesThatDoNotDecodeAreNotAcknowledged(t *testing.T) {
 	known := map[txn.ID]txn.Decision{}
 	c.decide(3, known)
 	broken := c.leader()
-	broken.post(t.Context(), Peer{zab.Proposed{ID: 1 << 40, Data: []byte("no records")}})
+	broken.post(t.Context(), replica.Peer{Event: zab.Proposed{ID: 1 << 40, Data: []byte("no records")}})
 	require.Eventually(t, func() bool { // it is in the log of the broken one
 		_, _, tail, _ := broken.store.Initial()
 		return broken.Applied().Less(tail)

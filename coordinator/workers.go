@@ -15,6 +15,7 @@ import (
 
 	"github.com/concordtx/concord/adapters"
 	"github.com/concordtx/concord/coordinator/commit"
+	"github.com/concordtx/concord/coordinator/replica"
 	"github.com/concordtx/concord/txn"
 )
 
@@ -49,11 +50,11 @@ const (
 type worker struct {
 	resource adapters.Resource
 	log      *slog.Logger
-	post     func(context.Context, Event) // to the loop
-	probed   func(context.Context)        // called when health has changed
+	post     func(context.Context, replica.Event) // to the loop
+	probed   func(context.Context)                // called when health has changed
 
-	tasks   chan Task // capacity maxTasks, which is what the core keeps out at most
-	retries chan Task // capacity maxRetries, likewise
+	tasks   chan commit.Task // capacity maxTasks, which is what the core keeps out at most
+	retries chan commit.Task // capacity maxRetries, likewise
 	scans   chan struct{}
 	forgets chan []txn.XID
 	kept    chan txn.XID  // capacity 1: "list the evidence behind it"
@@ -69,9 +70,9 @@ type worker struct {
 	up   context.CancelFunc
 }
 
-func newWorker(r adapters.Resource, log *slog.Logger, post func(context.Context, Event), probed func(context.Context)) *worker {
+func newWorker(r adapters.Resource, log *slog.Logger, post func(context.Context, replica.Event), probed func(context.Context)) *worker {
 	w := &worker{resource: r, log: log.With("resource", r.Name()), post: post, probed: probed,
-		tasks: make(chan Task, maxTasks), retries: make(chan Task, maxRetries), scans: make(chan struct{}, 1),
+		tasks: make(chan commit.Task, commit.MaxTasks), retries: make(chan commit.Task, commit.MaxRetries), scans: make(chan struct{}, 1),
 		forgets: make(chan []txn.XID, 16), kept: make(chan txn.XID, 1), doubts: make(chan struct{}, 1), ended: make(chan struct{}),
 		health: commit.Health{Err: "not asked yet"}}
 	w.down, w.up = context.WithCancel(context.Background())
@@ -116,7 +117,7 @@ func (w *worker) run(ctx context.Context) error {
 	return g.Wait()
 }
 
-func (w *worker) finishTasks(ctx context.Context, retries chan Task) {
+func (w *worker) finishTasks(ctx context.Context, retries chan commit.Task) {
 	for {
 		select {
 		case t := <-w.tasks:
@@ -130,7 +131,7 @@ func (w *worker) finishTasks(ctx context.Context, retries chan Task) {
 }
 
 // finish makes one attempt and tells the loop what came of it.
-func (w *worker) finish(ctx context.Context, t Task) Event {
+func (w *worker) finish(ctx context.Context, t commit.Task) replica.Event {
 	ctx, cancel := w.bounded(ctx, finishTimeout)
 	defer cancel()
 	finish := w.resource.Commit
@@ -141,10 +142,10 @@ func (w *worker) finish(ctx context.Context, t Task) Event {
 	w.heard(err)
 	if err != nil {
 		w.log.Warn("branch not finished, will try again", "xid", t.XID.String(), "decision", t.Decision.String(), "err", err)
-		return Failed{XID: t.XID, Interrupted: errors.Is(context.Cause(ctx), errReturned), Why: err.Error()}
+		return commit.Failed{XID: t.XID, Interrupted: errors.Is(context.Cause(ctx), errReturned), Why: err.Error()}
 	}
 	w.log.Info("branch finished by the cluster", "xid", t.XID.String(), "decision", t.Decision.String(), "finish", f.String())
-	return Finished{XID: t.XID, Finish: f, By: txn.FromCluster, Who: w.resource.Name(), Why: finishReason(f, t.Decision)}
+	return commit.Finished{XID: t.XID, Finish: f, By: txn.FromCluster, Who: w.resource.Name(), Why: finishReason(f, t.Decision)}
 }
 
 // finishReason says in words what a resource answered, for records that people read.
@@ -163,7 +164,7 @@ func (w *worker) scan(ctx context.Context) {
 		select {
 		case <-w.scans:
 			listing, err := w.list(ctx)
-			w.post(ctx, Listed{Resource: w.resource.Name(), Listing: listing, Err: err})
+			w.post(ctx, commit.Listed{Resource: w.resource.Name(), Listing: listing, Err: err})
 		case <-ctx.Done():
 			return
 		}
@@ -196,7 +197,7 @@ func (w *worker) forget(ctx context.Context) {
 			xs, err := w.resource.Evidence(call, after)
 			cancel()
 			w.heard(err)
-			w.post(ctx, Kept{Resource: w.resource.Name(), Evidence: xs, Err: err})
+			w.post(ctx, commit.Kept{Resource: w.resource.Name(), Evidence: xs, Err: err})
 		case <-ctx.Done():
 			return
 		}

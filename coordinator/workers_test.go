@@ -14,6 +14,7 @@ import (
 
 	"github.com/concordtx/concord/adapters"
 	"github.com/concordtx/concord/adapters/memory"
+	"github.com/concordtx/concord/coordinator/commit"
 	"github.com/concordtx/concord/txn"
 )
 
@@ -146,7 +147,7 @@ func TestARealBranchIsFinishedAmongThousandsThatFail(t *testing.T) {
 	var decided sync.WaitGroup
 	for range poison {
 		decided.Add(1)
-		leader.CommitLater(txn.CommitRequest{ID: txn.NewID(time.Now()), Branches: []txn.Branch{{Resource: "orders"}}}, func(r Reply) {
+		leader.CommitLater(txn.CommitRequest{ID: txn.NewID(time.Now()), Branches: []txn.Branch{{Resource: "orders"}}}, func(r commit.Reply) {
 			defer decided.Done()
 			if r.Decision != txn.Commit {
 				t.Errorf("%+v", r)

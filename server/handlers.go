@@ -19,6 +19,7 @@ import (
 	concordv1 "github.com/concordtx/concord/api/concord/v1"
 	"github.com/concordtx/concord/api/concord/v1/concordv1connect"
 	"github.com/concordtx/concord/coordinator"
+	"github.com/concordtx/concord/coordinator/commit"
 	"github.com/concordtx/concord/coordinator/replica"
 	"github.com/concordtx/concord/protocol/zab"
 	"github.com/concordtx/concord/txn"
@@ -74,10 +75,10 @@ func sameCluster(s *coordinator.Snapshot, named string) error {
 	case s.Cluster == 0:
 		return nil
 	}
-	return coordinator.SameCluster(s.Cluster, id)
+	return commit.SameCluster(s.Cluster, id)
 }
 
-func commitResponse(r coordinator.Reply) *concordv1.CommitResponse {
+func commitResponse(r commit.Reply) *concordv1.CommitResponse {
 	return &concordv1.CommitResponse{Decision: r.Decision.String(), Reason: r.Reason, Zxid: r.Zxid.String()}
 }
 

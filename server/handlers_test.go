@@ -105,7 +105,7 @@ func TestCallsOfTheLeaderAreHandedOnToIt(t *testing.T) {
 		require.NotEqual(t, leaders, slices.Contains(ofAny, string(m.Name())), "say whose call %s is", m.Name())
 	}
 	first := newFake()
-	first.view = &coordinator.View{Known: true, Txn: known}
+	first.view = &commit.View{Known: true, Txn: known}
 	leads := serve(t, first, nil)
 	second := newFake()
 	second.follows(1, leads.addr())
@@ -302,7 +302,7 @@ func TestListPagesThroughWhatIsFinished(t *testing.T) {
 	}
 	open := txn.Txn{ID: txn.NewID(time.Now().Add(time.Second)), Decision: txn.Commit, Branches: []txn.Branch{{Resource: "orders"}}}
 	x := txn.XID{Cluster: fakeCluster, ID: open.ID}
-	n.view = &coordinator.View{Open: []txn.Txn{open}, Branches: map[txn.XID]coordinator.BranchView{x: {Err: "refused"}}}
+	n.view = &commit.View{Open: []txn.Txn{open}, Branches: map[txn.XID]commit.BranchView{x: {Err: "refused"}}}
 	c := serve(t, n, nil).stub(t)
 	res, err := c.List(t.Context(), &concordv1.ListRequest{Limit: 3})
 	require.NoError(t, err)

@@ -16,7 +16,7 @@ import (
 	"github.com/spf13/pflag"
 	"github.com/spf13/viper"
 
-	"github.com/concordtx/concord/coordinator"
+	"github.com/concordtx/concord/coordinator/commit"
 	"github.com/concordtx/concord/coordinator/replica"
 	"github.com/concordtx/concord/protocol/zab"
 	"github.com/concordtx/concord/wal"
@@ -253,8 +253,8 @@ func (c *config) members() []replica.Member {
 	return out
 }
 
-func (c *config) rules() coordinator.Rules {
-	return coordinator.Rules{MaxTransaction: c.Transaction.MaxAge, Grace: c.Transaction.Grace, Scan: c.Transaction.Scan, Retention: c.Transaction.Retention}
+func (c *config) rules() commit.Rules {
+	return commit.Rules{MaxTransaction: c.Transaction.MaxAge, Grace: c.Transaction.Grace, Scan: c.Transaction.Scan, Retention: c.Transaction.Retention}
 }
 
 // loadResources reads only the resources of a configuration file.

@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/concordtx/concord/coordinator"
+	"github.com/concordtx/concord/coordinator/commit"
 	"github.com/concordtx/concord/coordinator/replica"
 	"github.com/concordtx/concord/protocol/zab"
 	"github.com/concordtx/concord/server"
@@ -91,7 +92,7 @@ func (c *demoCluster) start(m replica.Member) error {
 	}
 	n, err := coordinator.Open(coordinator.Config{Node: m.ID, Members: c.members, Listener: peers,
 		DataDir:   filepath.Join(c.dir, "node"+strconv.Itoa(int(m.ID))),
-		Resources: c.banks.resources(), Rules: coordinator.Rules{Grace: time.Second, Scan: time.Second}, Reserve: 16 << 20, Logger: quiet()})
+		Resources: c.banks.resources(), Rules: commit.Rules{Grace: time.Second, Scan: time.Second}, Reserve: 16 << 20, Logger: quiet()})
 	if err != nil {
 		return errors.Join(err, peers.Close(), clients.Close())
 	}

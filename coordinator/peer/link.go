@@ -58,11 +58,11 @@ func (p *Transport) address(l *link) string {
 	return *l.addr.Load()
 }
 
-// Send queues a message for its receiver, and Tell what a node says of itself. Neither ever
-// blocks; without a connection it is dropped: the core repeats what matters.
+// Send queues a message for its receiver. It never blocks; without a connection the message is
+// dropped: the core repeats what matters.
 func (p *Transport) Send(m zab.Message) { p.enqueue(m.To, outbound{message: m}) }
 
-// Tell is there with Send.
+// Tell queues what this node says of itself, in the same way.
 func (p *Transport) Tell(to zab.NodeID, r *Report, s *Standing) {
 	p.enqueue(to, outbound{report: r, standing: s})
 }

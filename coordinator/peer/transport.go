@@ -96,6 +96,7 @@ type Config struct {
 	Fatal func(error)
 }
 
+// New returns a transport that is not running yet.
 func New(c Config) *Transport {
 	p := &Transport{config: c, configured: map[zab.NodeID]string{}, members: membersHash(c.Configured), log: c.Log,
 		links: map[zab.NodeID]*link{}, removed: make(chan error, 1)}

@@ -16,25 +16,30 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// Within checks a package of which only some errors come before people: those that one of the
-// makers makes, functions that take the text first; those in a composite literal of requestError;
-// and what is formatted within some functions. Each needs a row that says all of it, or has a part
-// of its text among those that are unmet, because only a race of some kind shows them. It reads
-// the sources in the working directory.
-func Within(t testing.TB, rows, unmet, makers, within []string) {
+// Within checks packages, by their directories, of which only some errors come before people:
+// those that one of the makers makes, functions that take the text first; those in a composite
+// literal of RequestError; and what is formatted within some functions. Each needs a row, in a
+// table of a test there, whose field says has all of it, or has a part of its text among those that
+// are unmet, because only a race of some kind shows them.
+func Within(t testing.TB, dirs, unmet, makers, within []string) {
 	t.Helper()
-	files, err := filepath.Glob("*.go")
-	require.NoError(t, err)
-	var found []string
-	for _, file := range files {
-		if strings.HasSuffix(file, "_test.go") {
-			continue
-		}
-		f, err := parser.ParseFile(token.NewFileSet(), file, nil, parser.SkipObjectResolution)
+	var found, rows []string
+	for _, dir := range dirs {
+		files, err := filepath.Glob(filepath.Join(dir, "*.go"))
 		require.NoError(t, err)
-		found = append(found, formats(f, makers, within)...)
+		require.NotEmpty(t, files, dir)
+		for _, file := range files {
+			f, err := parser.ParseFile(token.NewFileSet(), file, nil, parser.SkipObjectResolution)
+			require.NoError(t, err)
+			if strings.HasSuffix(file, "_test.go") {
+				rows = append(rows, says(f)...)
+			} else {
+				found = append(found, formats(f, makers, within)...)
+			}
+		}
 	}
 	require.NotEmpty(t, found, "the errors were not found")
+	require.NotEmpty(t, rows, "the rows were not found")
 	for _, text := range unmet {
 		require.True(t, slices.ContainsFunc(found, func(f string) bool { return strings.Contains(f, text) }),
 			"no error says %q: take it off the list of those without a row", text)
@@ -54,6 +59,19 @@ func Within(t testing.TB, rows, unmet, makers, within []string) {
 	}
 }
 
+// says returns what the rows of the tables in a test say.
+func says(f *ast.File) (rows []string) {
+	ast.Inspect(f, func(n ast.Node) bool {
+		if kv, ok := n.(*ast.KeyValueExpr); ok {
+			if name, _ := nameOf(kv.Key); name == "says" {
+				rows = append(rows, literals(kv.Value))
+			}
+		}
+		return true
+	})
+	return rows
+}
+
 var aVerb = regexp.MustCompile(`%[-+#0-9.]*[a-z]`)
 
 // formats returns what is formatted in a file, as far as Within looks at it.
@@ -69,8 +87,11 @@ func formats(f *ast.File, makers, within []string) (found []string) {
 					found = append(found, literals(n.Args[0]))
 				}
 			case *ast.CompositeLit:
-				if name, _ := nameOf(n.Type); name == "requestError" && len(n.Elts) == 2 {
+				if name, _ := nameOf(n.Type); name == "RequestError" && len(n.Elts) == 2 {
 					text := n.Elts[1]
+					if kv, ok := text.(*ast.KeyValueExpr); ok {
+						text = kv.Value
+					}
 					if call, ok := text.(*ast.CallExpr); ok {
 						text = call.Args[0]
 					}

@@ -6,7 +6,7 @@ import (
 	"bytes"
 	"fmt"
 
-	"github.com/concordtx/concord/coordinator"
+	"github.com/concordtx/concord/coordinator/commit"
 	"github.com/concordtx/concord/coordinator/replica"
 	"github.com/concordtx/concord/protocol/zab"
 	"github.com/concordtx/concord/txn"
@@ -16,7 +16,7 @@ import (
 type done struct {
 	zab.Note
 	w  *txnWorld
-	fx coordinator.Effects
+	fx commit.Effects
 }
 
 // txnHost is a coordinator that looks like the zab core within it: what the log did
@@ -24,8 +24,8 @@ type done struct {
 type txnHost struct {
 	w       *txnWorld
 	n       int
-	core    *coordinator.Core
-	machine *coordinator.Transactions // that it carries
+	core    *replica.Core
+	machine *commit.Machine // that it carries
 	table   *txn.Table
 	disk    *disk
 	role    zab.RoleChanged
@@ -105,8 +105,8 @@ func (w *txnWorld) newHost(config zab.Config, s zab.Storage) (host, error) {
 	w.hosts[h.n-1] = h
 	rules := txnRules
 	rules.Retention = w.quirks.Retention
-	h.machine = coordinator.NewMachine(coordinator.CommitConfig{Resources: resources, Rules: rules, Reload: h.reload}, table)
-	h.core, err = coordinator.NewCore(coordinator.CoreConfig{
+	h.machine = commit.New(commit.Config{Resources: resources, Rules: rules, Reload: h.reload}, table)
+	h.core, err = replica.New(replica.Config{
 		Node: config.ID, Members: members, Boot: config.Boot, Log: config, NewCluster: txn.ClusterID(config.ID), TurnSteps: w.quirks.TurnSteps,
 	}, s, h.machine)
 	if err != nil {
@@ -150,16 +150,16 @@ func (h *txnHost) Status() zab.Status { return h.core.Log() }
 
 // Step implements host.
 func (h *txnHost) Step(ev zab.Event) []zab.Effect {
-	var event coordinator.Event
+	var event replica.Event
 	switch ev := ev.(type) {
 	case asked:
 		event = ev.event
 	case zab.Tick:
-		event = coordinator.Tick{Now: h.w.nodeClock(h.n - 1), Peers: h.w.latestClock()}
+		event = replica.Tick{Now: h.w.nodeClock(h.n - 1), Peers: h.w.latestClock()}
 	case zab.Applied:
 		return nil // the coordinator has told its log already
 	default:
-		event = coordinator.Peer{Event: ev}
+		event = replica.Peer{Event: ev}
 	}
 	fx, err := h.core.Step(event)
 	if err != nil {
@@ -168,7 +168,7 @@ func (h *txnHost) Step(ev zab.Event) []zab.Effect {
 	return h.effects(fx, h.machine.Take())
 }
 
-func (h *txnHost) effects(fx *coordinator.LogEffects, more *coordinator.Effects) []zab.Effect {
+func (h *txnHost) effects(fx *replica.Effects, more *commit.Effects) []zab.Effect {
 	var out []zab.Effect
 	s := h.core.Log()
 	role := zab.RoleChanged{Role: s.Role, Phase: s.Phase, Leader: s.Leader, Epoch: s.Epoch, Established: s.Established}
@@ -202,16 +202,16 @@ func (h *txnHost) effects(fx *coordinator.LogEffects, more *coordinator.Effects)
 		out = append(out, zab.Deliver{Entries: entries})
 		h.applied = z
 	}
-	replies := append([]coordinator.Reply(nil), more.Reply...)
+	replies := append([]commit.Reply(nil), more.Reply...)
 	for _, r := range fx.Reply {
-		replies = append(replies, coordinator.Reply{Request: r.Request, Err: r.Err, Zxid: r.Zxid})
+		replies = append(replies, commit.Reply{Request: r.Request, Err: r.Err, Zxid: r.Zxid})
 	}
 	if len(replies)+len(more.Finish)+len(more.Scan)+len(more.Forget)+len(more.Evidence) > 0 {
-		out = append(out, done{w: h.w, fx: coordinator.Effects{
+		out = append(out, done{w: h.w, fx: commit.Effects{
 			Reply:  replies,
-			Finish: append([]coordinator.Task(nil), more.Finish...),
+			Finish: append([]commit.Task(nil), more.Finish...),
 			Scan:   append([]string(nil), more.Scan...),
-			Forget: more.Forget, Evidence: append([]coordinator.EvidenceAsk(nil), more.Evidence...),
+			Forget: more.Forget, Evidence: append([]commit.EvidenceAsk(nil), more.Evidence...),
 		}})
 	}
 	if c := h.table.Cluster(); c != 0 {

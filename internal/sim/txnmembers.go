@@ -6,7 +6,7 @@ import (
 	"fmt"
 	"slices"
 
-	"github.com/concordtx/concord/coordinator"
+	"github.com/concordtx/concord/coordinator/commit"
 	"github.com/concordtx/concord/coordinator/replica"
 	"github.com/concordtx/concord/protocol/zab"
 	"github.com/concordtx/concord/txn"
@@ -33,7 +33,7 @@ func configured(id zab.NodeID, observer bool) replica.Member {
 // tells is what a node hears of another: that they have met, or who the members are.
 func (w *txnWorld) tells(from, to *node) {
 	f, t := from.host.(*txnHost), to.host.(*txnHost)
-	e := coordinator.PeerMet{Node: from.id, Cluster: f.table.Cluster()}
+	e := replica.PeerMet{Node: from.id, Cluster: f.table.Cluster()}
 	if l := f.core.Known(); t.core.Known().At.Less(l.At) {
 		w.cluster.check.counters.hit(NewerSetLearned)
 		e.List = l
@@ -60,15 +60,15 @@ func (w *txnWorld) operateMembers() {
 		return leader != nil && w.belongs(leader, w.nodes[id-1])
 	}()
 	key := fmt.Sprint(w.now)
-	w.question(w.leaderOrAny(), w.odds(0.2), func(request uint64) coordinator.Event {
+	w.question(w.leaderOrAny(), w.odds(0.2), func(request uint64) replica.Event {
 		switch {
 		case w.swarm.Moves > 0 && w.odds(0.3):
-			return coordinator.LeadAsked{Request: request, Node: id, Who: "operator", Why: "simulated"}
+			return replica.LeadAsked{Request: request, Node: id, Who: "operator", Why: "simulated"}
 		case member:
-			return coordinator.RemoveAsked{Request: request, Node: id, Key: key, Who: "operator", Why: "simulated"}
+			return replica.RemoveAsked{Request: request, Node: id, Key: key, Who: "operator", Why: "simulated"}
 		}
-		return coordinator.AddAsked{Request: request, Member: configured(id, w.odds(0.3)), Key: key, Who: "operator", Why: "simulated"}
-	}, func(r coordinator.Reply) {
+		return replica.AddAsked{Request: request, Member: configured(id, w.odds(0.3)), Key: key, Who: "operator", Why: "simulated"}
+	}, func(r commit.Reply) {
 		if r.Err == nil {
 			w.hit(MembersOperated)
 		} else {
@@ -90,7 +90,7 @@ func (w *txnWorld) seeSpeakers() {
 				speakers = append(speakers, replica.Speaker{Node: o.id, Store: txn.StoreID{byte(o.id)}, Level: txn.Newest, Peer: m.Peer, API: m.API})
 			}
 		}
-		w.event(n, asked{event: coordinator.MembersSeen{Speakers: speakers}})
+		w.event(n, asked{event: replica.MembersSeen{Speakers: speakers}})
 	}
 	w.after(second/2, w.seeSpeakers)
 }
