@@ -14,7 +14,7 @@
 // entry the log delivers it, the table folds it, and the verdict is told: that is the
 // commit point, and the only one.
 //
-// The log is cut behind what is stored when it is too long (compact.go). A node that was away for
+// The log is cut behind what is stored when it is too long (disk.go). A node that was away for
 // longer than that fetches a snapshot of the leader's state, stages it in its store, and
 // makes table and archive anew when the log has installed it (reload.go).
 package coordinator

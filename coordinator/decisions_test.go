@@ -11,6 +11,8 @@ import (
 	"github.com/concordtx/concord/adapters"
 	"github.com/concordtx/concord/adapters/memory"
 	"github.com/concordtx/concord/api"
+	"github.com/concordtx/concord/coordinator/replica"
+	"github.com/concordtx/concord/protocol/zab"
 	"github.com/concordtx/concord/txn"
 )
 
@@ -136,4 +138,51 @@ func TestAGidFromTheFutureIsRefusedAndLeavesNoRecord(t *testing.T) {
 		require.NoError(t, err)
 		require.False(t, v.Known)
 	}
+}
+
+// The same with nodes: the leader is killed before it lets anything be forgotten.
+func TestEvidenceOfADeadLeaderIsForgottenByTheNext(t *testing.T) {
+	disk := memory.NewDisk()
+	c := newCluster(t, 3, func() []adapters.Resource { return []adapters.Resource{memory.New("orders", disk)} })
+	orders := memory.New("orders", disk)
+	leader := c.leader()
+	x := txn.XID{Cluster: leader.Status().Cluster}
+	for range 10 {
+		x.ID = txn.NewID(time.Now())
+		b := c.prepared(orders, x.ID, x.ID.String())
+		require.Equal(t, txn.Commit, c.commit(x.ID, b).Decision)
+		_, err := orders.Commit(t.Context(), x, b)
+		require.NoError(t, err)
+		c.leader().Finished(x.ID, b.No, txn.Done)
+	}
+	require.Eventually(t, func() bool {
+		v, err := c.leader().View(t.Context(), x.ID)
+		return err == nil && v.Known && v.Txn.Ended
+	}, 10*time.Second, 10*time.Millisecond)
+	c.kill(c.leader().config.Node)
+	require.Eventually(t, func() bool {
+		kept, err := orders.Evidence(t.Context(), txn.XID{})
+		require.NoError(t, err)
+		return len(kept) == 0
+	}, time.Minute, 50*time.Millisecond)
+}
+
+// A leader that has gone wrong proposes what nobody can decode. The followers do not
+// acknowledge it and go on living, so that it is never decided and never in their logs; one
+// of them leads when the broken one is stopped, and cuts it off its log when it comes back.
+func TestEntriesThatDoNotDecodeAreNotAcknowledged(t *testing.T) {
+	c := newCluster(t, 3, nobody)
+	known := map[txn.ID]txn.Decision{}
+	c.decide(3, known)
+	broken := c.leader()
+	broken.post(t.Context(), replica.Peer{Event: zab.Proposed{ID: 1 << 40, Data: []byte("no records")}})
+	require.Eventually(t, func() bool { // it is in the log of the broken one
+		_, _, tail, _ := broken.store.Initial()
+		return broken.Applied().Less(tail)
+	}, 30*time.Second, 10*time.Millisecond)
+	c.kill(broken.config.Node)
+	c.decide(3, known)
+	c.start(broken.config.Node)
+	c.equal(3)
+	c.remembered(known)
 }
