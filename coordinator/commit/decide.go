@@ -312,8 +312,7 @@ func (c *Machine) onSettleAsked(e SettleAsked) {
 	listed := c.listedAt(c.xid(e.ID, e.Branch))
 	unfinished := listed
 	if l := c.inHand(e.ID); l != nil {
-		_, open := l.work[e.Branch]
-		unfinished = unfinished || open
+		unfinished = unfinished || l.working(e.Branch)
 	}
 	refuse := func(err error) { c.reply(Reply{Request: e.Request, Err: err}) }
 	switch {
@@ -388,11 +387,11 @@ func (c *Machine) onViewAsked(e ViewAsked) error {
 }
 
 // whyUnfinished says what keeps a branch, for people.
-func (c *Machine) whyUnfinished(l *live, no txn.BranchNo) string {
-	if name := l.branches[no].Resource; c.scans[name] == nil {
-		return fmt.Sprintf("it waits: resource %q has left the configuration; add it to \"resources\" again on all nodes", name)
+func (c *Machine) whyUnfinished(b *branch) string {
+	if c.scans[b.Resource] == nil {
+		return fmt.Sprintf("it waits: resource %q has left the configuration; add it to \"resources\" again on all nodes", b.Resource)
 	}
-	return l.work[no].err
+	return b.err
 }
 
 func (c *Machine) xid(id txn.ID, no txn.BranchNo) txn.XID {

@@ -32,7 +32,7 @@ func (s slot) most() int {
 type due struct {
 	// away: the resource has left the configuration, and they wait until it is back.
 	away bool
-	open openBranches // of committed transactions
+	open byAge[*branch] // of committed transactions
 	// era counts how often the resource has come back. What failed in an earlier one says nothing
 	// about a branch, and has kept it waiting for long enough.
 	era     uint64
@@ -64,38 +64,6 @@ func (d *due) waits() bool {
 	return len(d.fresh)+len(d.retries)+len(d.chases[0])+len(d.chases[1]) > 0
 }
 
-// openBranch is a branch in hand.
-type openBranch struct {
-	x     txn.XID
-	place int // in openBranches
-}
-
-// openBranches is a heap, the oldest transactions first.
-type openBranches []*openBranch
-
-func (o openBranches) Len() int           { return len(o) }
-func (o openBranches) Less(i, j int) bool { return o[i].x.ID.Compare(o[j].x.ID) < 0 }
-func (o openBranches) Swap(i, j int) {
-	o[i], o[j] = o[j], o[i]
-	o[i].place, o[j].place = i, j
-}
-
-// Push implements heap.Interface.
-func (o *openBranches) Push(x any) {
-	b := x.(*openBranch)
-	b.place = len(*o)
-	*o = append(*o, b)
-}
-
-// Pop implements heap.Interface.
-func (o *openBranches) Pop() any {
-	last := len(*o) - 1
-	b := (*o)[last]
-	(*o)[last] = nil
-	*o = (*o)[:last]
-	return b
-}
-
 // dueAt returns what is due at a resource, also at one that has left the configuration.
 func (c *Machine) dueAt(resource string) *due {
 	d := c.due[resource]
@@ -107,24 +75,22 @@ func (c *Machine) dueAt(resource string) *due {
 }
 
 // takeUp takes a branch in hand.
-func (c *Machine) takeUp(l *live, no txn.BranchNo, at time.Time) {
-	d := c.dueAt(l.branches[no].Resource)
-	b := &openBranch{x: c.xid(l.id, no)}
-	heap.Push(&d.open, b)
-	l.work[no] = work{due: at, era: d.era, open: b}
-	c.setWorking(l, no, true)
-	c.await(l, no)
+func (c *Machine) takeUp(b *branch, at time.Time) {
+	d := c.dueAt(b.Resource)
+	b.open, b.work = true, work{due: at, era: d.era}
+	d.open.add(b)
+	c.setWorking(b, true)
+	c.await(b)
 }
 
 // putDown lets go of a branch: it is finished, or its transaction is not in hand any more.
-func (c *Machine) putDown(l *live, no txn.BranchNo) {
-	w, open := l.work[no]
-	if !open {
+func (c *Machine) putDown(b *branch) {
+	if b == nil || !b.open {
 		return
 	}
-	c.setWorking(l, no, false)
-	heap.Remove(&c.dueAt(l.branches[no].Resource).open, w.open.place)
-	delete(l.work, no)
+	c.setWorking(b, false)
+	c.dueAt(b.Resource).open.remove(b)
+	b.open, b.work = false, work{}
 }
 
 // letGo lets go of a transaction.
@@ -134,15 +100,15 @@ func (c *Machine) letGo(id txn.ID) {
 		return
 	}
 	delete(c.live, id)
-	for no := range l.work {
-		c.putDown(l, no)
+	for i := range l.branches {
+		c.putDown(&l.branches[i])
 	}
 }
 
-func (c *Machine) setWorking(l *live, no txn.BranchNo, working bool) {
-	for _, b := range c.listed[l.id] {
-		if b.ours && b.xid.Branch == no && b.resource == l.branches[no].Resource {
-			b.setWorking(working)
+func (c *Machine) setWorking(b *branch, working bool) {
+	for _, listed := range c.listed[b.of.id] {
+		if listed.ours && listed.xid.Branch == b.No && listed.resource == b.Resource {
+			listed.setWorking(working)
 		}
 	}
 }
@@ -207,9 +173,9 @@ func (r *readyBranches) Pop() any {
 }
 
 // await has a branch wait for its time.
-func (c *Machine) await(l *live, no txn.BranchNo) {
-	if d := c.dueAt(l.branches[no].Resource); !d.away {
-		heap.Push(&d.timers, timer{era: d.era, at: l.work[no].due, x: c.xid(l.id, no)})
+func (c *Machine) await(b *branch) {
+	if d := c.dueAt(b.Resource); !d.away {
+		heap.Push(&d.timers, timer{era: d.era, at: b.due, x: c.xid(b.of.id, b.No)})
 	}
 }
 
@@ -257,31 +223,31 @@ func (c *Machine) wakeDue(d *due, left int) int {
 // makeReady has a branch wait for room, or on for its time.
 func (c *Machine) makeReady(d *due, x txn.XID) {
 	c.core.Spend(1)
-	l, w, open := c.unfinished(x)
-	if !open {
+	b := c.unfinished(x)
+	if b == nil {
 		return
 	}
-	w = d.current(w, c.core.Now())
-	l.work[x.Branch] = w
+	b.work = d.current(b.work, c.core.Now())
 	switch {
-	case c.core.Now().Before(w.due):
-		c.await(l, x.Branch)
-	case w.attempts > 0:
-		heap.Push(&d.retries, readyBranch{x, w.attempts, w.due})
+	case c.core.Now().Before(b.due):
+		c.await(b)
+	case b.attempts > 0:
+		heap.Push(&d.retries, readyBranch{x, b.attempts, b.due})
 	default:
-		heap.Push(&d.fresh, readyBranch{x, w.attempts, w.due})
+		heap.Push(&d.fresh, readyBranch{x, b.attempts, b.due})
 	}
 }
 
-// unfinished returns how far the cluster is with a branch of a committed transaction, if it is to be
-// finished and not with the workers.
-func (c *Machine) unfinished(x txn.XID) (l *live, w work, ok bool) {
-	if l = c.live[x.ID]; l == nil {
-		return nil, w, false
+// unfinished returns a branch of a committed transaction that is to be finished and not with the
+// workers, or nil.
+func (c *Machine) unfinished(x txn.XID) *branch {
+	if _, busy := c.tasks[x]; busy {
+		return nil
 	}
-	w, ok = l.work[x.Branch]
-	_, busy := c.tasks[x]
-	return l, w, ok && !busy
+	if b := c.live[x.ID].branch(x.Branch); b != nil && b.open {
+		return b
+	}
+	return nil
 }
 
 // assignReady gives branches to the workers, as many as they have room for.
@@ -289,8 +255,8 @@ func (c *Machine) assignReady(ready *readyBranches, s slot, left int) int {
 	for ; left > 0 && ready.Len() > 0 && c.load[s] < s.most(); left-- {
 		c.core.Spend(1)
 		x := heap.Pop(ready).(readyBranch).x
-		if l, _, ok := c.unfinished(x); ok {
-			c.assign(Task{XID: x, Branch: l.branches[x.Branch], Decision: l.core.Decision(), Again: s.again})
+		if b := c.unfinished(x); b != nil {
+			c.assign(Task{XID: x, Branch: b.Branch, Decision: b.of.core.Decision(), Again: s.again})
 		}
 	}
 	return left

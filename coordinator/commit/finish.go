@@ -47,7 +47,7 @@ func (c *Machine) onFinished(e Finished) {
 		if i := slices.IndexFunc(effects, isAlarm); i >= 0 {
 			c.heuristic(e, effects[i].(protocol.Alarm).Outcome)
 		}
-		c.putDown(l, e.XID.Branch)
+		c.putDown(l.branch(e.XID.Branch))
 		c.carry(l, effects)
 		if mutant.EndOneShort && len(l.core.Unfinished()) == 1 {
 			c.end(l)
@@ -85,12 +85,10 @@ func (c *Machine) onFailed(e Failed) {
 	if !had || d == nil || d.away {
 		return
 	}
-	if l := c.live[e.XID.ID]; l != nil {
-		if w, open := l.work[e.XID.Branch]; open {
-			l.work[e.XID.Branch] = d.current(w, c.core.Now()).failed(e, c.core.Now())
-			c.await(l, e.XID.Branch)
-			return
-		}
+	if b := c.live[e.XID.ID].branch(e.XID.Branch); b != nil && b.open {
+		b.work = d.current(b.work, c.core.Now()).failed(e, c.core.Now())
+		c.await(b)
+		return
 	}
 	for _, b := range c.listed[e.XID.ID] {
 		if b.xid == e.XID {
@@ -129,8 +127,8 @@ func (c *Machine) settled(x txn.Txn) {
 		return
 	}
 	for _, h := range x.Heuristics {
-		if _, open := l.work[h.Branch]; open {
-			c.putDown(l, h.Branch)
+		if l.working(h.Branch) {
+			c.putDown(l.branch(h.Branch))
 			c.carry(l, l.core.Step(protocol.Finished{No: h.Branch, Finish: txn.Lost})) // the report is there
 		}
 	}

@@ -3,7 +3,6 @@
 package commit
 
 import (
-	"container/heap"
 	"fmt"
 	"slices"
 	"strings"
@@ -43,8 +42,8 @@ type listing struct {
 	answer   []adapters.Prepared
 	done     int // of the answer: judged, or taken apart
 	branches map[txn.XID]*listedBranch
-	ages     ages // of those that are this cluster's
-	working  int  // of them, those that the leader has in hand
+	ages     byAge[*listedBranch] // those that are this cluster's
+	working  int                  // of them, those that the leader has in hand
 	others   map[txn.ClusterID]int
 	some     []txn.ClusterID  // the first of others
 	gone     map[txn.XID]bool // finished before they were judged
@@ -72,36 +71,13 @@ type listedBranch struct {
 	lingers  bool // it counts as in doubt
 	working  bool // the leader has it in hand
 	gone     bool // from its listing
-	age      int  // place among ages
+	at       int  // place among ages
 	chase    Task // if it has a decision that the workers are to apply
 	tried    work // what they could not do so far
 }
 
-// ages is a heap of branches, the oldest first.
-type ages []*listedBranch
-
-func (a ages) Len() int           { return len(a) }
-func (a ages) Less(i, j int) bool { return a[i].xid.ID.Compare(a[j].xid.ID) < 0 }
-func (a ages) Swap(i, j int) {
-	a[i], a[j] = a[j], a[i]
-	a[i].age, a[j].age = i, j
-}
-
-// Push implements heap.Interface.
-func (a *ages) Push(x any) {
-	b := x.(*listedBranch)
-	b.age = len(*a)
-	*a = append(*a, b)
-}
-
-// Pop implements heap.Interface.
-func (a *ages) Pop() any {
-	last := len(*a) - 1
-	b := (*a)[last]
-	(*a)[last] = nil
-	*a = (*a)[:last]
-	return b
-}
+func (b *listedBranch) transaction() txn.ID { return b.xid.ID }
+func (b *listedBranch) place() *int         { return &b.at }
 
 // enlist adds a branch to a listing.
 func (c *Machine) enlist(l *listing, resource string, x txn.XID) *listedBranch {
@@ -115,11 +91,10 @@ func (c *Machine) enlist(l *listing, resource string, x txn.XID) *listedBranch {
 		l.stranger(x.Cluster)
 		return b
 	}
-	heap.Push(&l.ages, b)
+	l.ages.add(b)
 	c.judgeLingering(b)
-	if held := c.live[x.ID]; held != nil {
-		_, open := held.work[x.Branch]
-		b.setWorking(open && held.branches[x.Branch].Resource == resource)
+	if held := c.live[x.ID].branch(x.Branch); held != nil {
+		b.setWorking(held.open && held.Resource == resource)
 	}
 	return b
 }
@@ -167,7 +142,7 @@ func (c *Machine) delist(l *listing, x txn.XID) {
 	delete(l.branches, x)
 	b.gone = true
 	if b.ours {
-		heap.Remove(&l.ages, b.age)
+		l.ages.remove(b)
 		c.setLingers(b, false)
 		b.setWorking(false)
 	} else if l.others[x.Cluster]--; l.others[x.Cluster] == 0 {

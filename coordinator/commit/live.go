@@ -24,11 +24,22 @@ type live struct {
 	by       txn.Source // who asks for the decision
 	reason   string     // for the commit record, if an operator decides
 	seen     bool       // a prepared branch was seen, or whoever began it says that there were several
-	branches map[txn.BranchNo]txn.Branch
-	work     map[txn.BranchNo]work // of the unfinished ones
+	branches []branch   // of a commit; never moved, as heaps point into it
 
 	next, prev *live // in asked, while there are requests
 }
+
+// branch is a branch of a committed transaction in hand.
+type branch struct {
+	txn.Branch
+	of   *live
+	open bool // nobody has reported it finished
+	work      // while it is open
+	at   int  // its place among the open ones of its resource
+}
+
+func (b *branch) transaction() txn.ID { return b.of.id }
+func (b *branch) place() *int         { return &b.at }
 
 // work is how far the cluster is with finishing a branch. The client that prepared
 // it finishes it itself as a rule; when due has come the recovery workers do it, for
@@ -38,7 +49,25 @@ type work struct {
 	attempts int
 	err      string
 	era      uint64 // of its resource, in which they were made; see due
-	open     *openBranch
+}
+
+// branch returns the branch with a number, nil if there is none in hand.
+func (l *live) branch(no txn.BranchNo) *branch {
+	if l == nil {
+		return nil
+	}
+	for i := range l.branches {
+		if l.branches[i].No == no {
+			return &l.branches[i]
+		}
+	}
+	return nil
+}
+
+// working reports whether a branch is to be finished.
+func (l *live) working(no txn.BranchNo) bool {
+	b := l.branch(no)
+	return b != nil && b.open
 }
 
 // wait lets a request wait for the decision on id.
@@ -91,14 +120,14 @@ func (c *Machine) resume(x txn.Txn) {
 	if x.By == txn.FromOperator { // there is no client that finishes it
 		due = c.core.Now()
 	}
-	for no := range l.work {
-		c.putDown(l, no)
+	for i := range l.branches {
+		c.putDown(&l.branches[i])
 	}
-	l.branches, l.work = make(map[txn.BranchNo]txn.Branch, len(x.Branches)), make(map[txn.BranchNo]work, len(x.Branches))
-	for _, b := range x.Branches {
-		l.branches[b.No] = b
+	l.branches = make([]branch, len(x.Branches))
+	for i, b := range x.Branches {
+		l.branches[i] = branch{Branch: b, of: l}
 		if !slices.Contains(finished, b.No) {
-			c.takeUp(l, b.No, due)
+			c.takeUp(&l.branches[i], due)
 		}
 	}
 	c.core.Spend(len(x.Branches))

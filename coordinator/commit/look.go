@@ -101,11 +101,12 @@ func (c *Machine) viewBranches(v *View, id txn.ID) {
 	}
 	for _, no := range l.core.Unfinished() {
 		c.core.Spend(1)
-		w := l.work[no]
-		if d := c.due[l.branches[no].Resource]; d != nil {
+		b := l.branch(no)
+		w := b.work
+		if d := c.due[b.Resource]; d != nil {
 			w = d.current(w, c.core.Now())
 		}
-		v.Branches[c.xid(id, no)] = BranchView{Err: c.whyUnfinished(l, no), Attempts: w.attempts, Due: w.due}
+		v.Branches[c.xid(id, no)] = BranchView{Err: c.whyUnfinished(b), Attempts: w.attempts, Due: w.due}
 	}
 }
 

@@ -306,7 +306,7 @@ func TestWhatNobodyCanFinishDelaysNobody(t *testing.T) {
 	id := l.newID()
 	l.commit(id, txn.Branch{Resource: "orders"})
 	bad[id] = true
-	for turns := 0; len(l.core.live[id].work) > 0 && l.core.live[id].work[0].attempts == 0; turns++ {
+	for turns := 0; l.core.live[id].working(0) && l.core.live[id].branch(0).attempts == 0; turns++ {
 		require.Less(t, turns, 100)
 		l.tick(sweepInterval)
 		l.work(bad)
@@ -372,17 +372,17 @@ func TestBackoffEndsWhenTheDatabaseReturns(t *testing.T) {
 			l.commit(other, txn.Branch{Resource: "billing"})
 			bad := map[txn.ID]bool{id: true, other: true}
 			away(l, true)
-			for l.core.live[other].work[0].due.Sub(l.now) < 20*time.Second {
+			for l.core.live[other].branch(0).due.Sub(l.now) < 20*time.Second {
 				l.tick(time.Second)
 				l.work(bad)
 			}
-			due := l.core.live[other].work[0].due
+			due := l.core.live[other].branch(0).due
 			away(l, false)
 			l.tick(50 * time.Millisecond)
 			tasks := l.take()
 			require.Len(t, tasks, 1, "and that of the other database waits")
 			require.Equal(t, id, tasks[0].XID.ID)
-			require.Equal(t, due, l.core.live[other].work[0].due)
+			require.Equal(t, due, l.core.live[other].branch(0).due)
 		})
 	}
 }

@@ -209,9 +209,7 @@ func (c *Machine) ScanState(resource string) ScanState {
 	}
 	l := s.listing
 	st := ScanState{At: s.at, Err: s.err, InDoubt: len(l.ages), Foreign: len(l.branches) - len(l.ages), Report: slices.Sorted(slices.Values(l.report))}
-	if len(l.ages) > 0 {
-		st.Oldest = l.ages[0].xid.ID.Time()
-	}
+	st.Oldest = l.ages.oldest()
 	if more := len(l.reported) - len(l.report); more > 0 {
 		st.Report = append(st.Report, fmt.Sprintf("%d more branches at %s cannot be finished: this node's log names them all", more, resource))
 	}

@@ -16,7 +16,7 @@ func (c *Machine) Figures(now time.Time) *Figures {
 		s, d := c.scans[name], c.due[name]
 		l := s.listing
 		f.Resources[i] = ResourceFigures{Name: name, Listed: s.at, InDoubt: len(l.ages) + len(d.open) - l.working,
-			Foreign: len(l.branches) - len(l.ages), Oldest: older(l.oldest(), d.oldest())}
+			Foreign: len(l.branches) - len(l.ages), Oldest: older(l.ages.oldest(), d.open.oldest())}
 	}
 	for _, r := range f.Resources {
 		f.Oldest = older(f.Oldest, r.Oldest)
@@ -35,25 +35,10 @@ func (c *Machine) Figures(now time.Time) *Figures {
 		if !d.away || n == 0 {
 			continue
 		}
-		f.Oldest = older(f.Oldest, d.oldest())
+		f.Oldest = older(f.Oldest, d.open.oldest())
 		f.Warnings = append(f.Warnings, fmt.Sprintf("%d branches wait for resource %q, which has left the configuration: add it to \"resources\" again on all nodes", n, name))
 	}
 	return f
-}
-
-// oldest returns the birth of the oldest transaction of this cluster; zero if there is none.
-func (l *listing) oldest() time.Time {
-	if len(l.ages) == 0 {
-		return time.Time{}
-	}
-	return l.ages[0].xid.ID.Time()
-}
-
-func (d *due) oldest() time.Time {
-	if len(d.open) == 0 {
-		return time.Time{}
-	}
-	return d.open[0].x.ID.Time()
 }
 
 // older returns the earlier of two times, of which zero is none.
