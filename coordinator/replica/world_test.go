@@ -3,6 +3,7 @@
 package replica
 
 import (
+	"fmt"
 	"sort"
 	"testing"
 	"time"
@@ -88,7 +89,7 @@ type world struct {
 func newWorld(t testing.TB, size int) *world {
 	w := &world{t: t, nodes: map[zab.NodeID]*node{}, now: time.UnixMilli(1_800_000_000_000), answers: map[uint64]answer{}}
 	for id := range zab.NodeID(size) {
-		w.members = append(w.members, Member{ID: id + 1})
+		w.members = append(w.members, Member{ID: id + 1, API: fmt.Sprintf("10.0.0.%d:7420", id+1)})
 	}
 	for _, m := range w.members {
 		w.nodes[m.ID] = &node{id: m.ID, disk: &disk{}, store: &register{}}
@@ -186,7 +187,7 @@ func (w *world) turn(n *node) {
 	}
 	n.state.said = nil
 	for _, note := range fx.Notes {
-		w.notes = append(w.notes, note.Text)
+		w.notes = append(w.notes, fmt.Sprintf("node %d: %s", n.id, note.Text))
 	}
 }
 
