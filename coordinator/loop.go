@@ -17,8 +17,8 @@ import (
 // reportInterval is how often a node tells its peers about itself.
 const reportInterval = 500 * time.Millisecond
 
-// loop is the goroutine that owns the Core: it collects events, lets the Core handle
-// them in turns and carries its effects out to goroutines that may wait.
+// loop is the goroutine that owns the cores: it collects events, lets the cores handle
+// them in turns and carries their effects out to goroutines that may wait.
 type loop struct {
 	*Node
 	writer    *wal.Writer

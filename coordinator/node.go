@@ -66,10 +66,10 @@ type Config struct {
 	Logger                     *slog.Logger // nil: slog.Default()
 }
 
-// Node is a coordinator node: a Core and everything around it that waits for clocks,
+// Node is a coordinator node: its cores and everything around them that waits for clocks,
 // disks, databases and other nodes.
 //
-// Who owns what: the loop owns the Core and all requests; the writer owns appending
+// Who owns what: the loop owns the cores and all requests; the writer owns appending
 // to the log; the archive's goroutine owns writing the applied state; each peer has a
 // sender and a receiver; each resource has its workers. Nothing blocks the loop.
 type Node struct {

@@ -190,7 +190,7 @@ func (c *Machine) carry(l *live, effects []protocol.Effect) {
 		case protocol.Alarm:
 			// onFinished has recorded it, with who says so and why.
 		default:
-			panic(fmt.Sprintf("coordinator: %T from a transaction whose branches are held by clients", e))
+			panic(fmt.Sprintf("commit: %T from a transaction whose branches are held by clients", e))
 		}
 	}
 }

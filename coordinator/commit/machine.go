@@ -159,7 +159,7 @@ func (c *Machine) Step(e replica.Event) error {
 			c.hear(n)
 		}
 	default:
-		panic(fmt.Sprintf("coordinator: unknown event %T", e))
+		panic(fmt.Sprintf("commit: unknown event %T", e))
 	}
 	return nil
 }
@@ -172,7 +172,7 @@ func (c *Machine) Answer(e replica.Event) {
 	case ViewAsked:
 		c.answerView(e)
 	default:
-		panic(fmt.Sprintf("coordinator: %T is a read that asks for nothing", e))
+		panic(fmt.Sprintf("commit: %T is a read that asks for nothing", e))
 	}
 }
 

@@ -16,7 +16,7 @@ import (
 const (
 	frameHeader = 8
 	// maxFrame bounds what a peer can make us allocate. Entries are bounded far below
-	// it, see maxEntryBytes.
+	// it, by package replica.
 	maxFrame = 8 << 20
 	// maxHandshake bounds the frames of a handshake: who has not said who he is gets no
 	// more memory than that.

@@ -338,7 +338,7 @@ func (c *Core) carryOut(effects []zab.Effect) error {
 		case zab.Note:
 			c.Note("%s", e.Text)
 		default:
-			panic(fmt.Sprintf("coordinator: unknown effect %T", e))
+			panic(fmt.Sprintf("replica: unknown effect %T", e))
 		}
 	}
 	if applied.IsZero() {
