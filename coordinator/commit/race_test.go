@@ -2,6 +2,6 @@
 
 //go:build race
 
-package coordinator
+package commit
 
 const raceEnabled = true
