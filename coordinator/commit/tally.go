@@ -5,6 +5,8 @@ package commit
 import (
 	"fmt"
 	"time"
+
+	"github.com/concordtx/concord/txn"
 )
 
 // Figures returns what this core knows as the leader; health is not its business.
@@ -47,4 +49,15 @@ func older(a, b time.Time) time.Time {
 		return b
 	}
 	return a
+}
+
+// Decided counts decisions.
+type Decided struct{ Commit, Abort uint64 }
+
+func (d *Decided) count(v txn.Decision) {
+	if v == txn.Commit {
+		d.Commit++
+	} else {
+		d.Abort++
+	}
 }
