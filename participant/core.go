@@ -60,11 +60,13 @@ const (
 //  2. A Prepare that does not name the last answer ends in No, and the branch is rolled back.
 //  3. Whatever is forced is durable before anything that rests on it is said (Write, Written).
 //  4. A branch that this life did not open and the journal does not have is ended only by a
-//     decision of the cluster, and asking about it never makes one.
+//     decision of the cluster, and asking about it makes one only when its transaction is older
+//     than the cluster lets any become.
 type Core struct {
 	rules     Rules
 	life      Life
 	cluster   txn.ClusterID // 0: not known yet
+	maxAge    time.Duration // of a transaction; 0: not known yet
 	resources []string
 	now       time.Time
 	stopping  bool
@@ -139,9 +141,7 @@ func (c *Core) Step(e Event) []Effect {
 	case Written:
 		c.written(e.Turn)
 	case Joined:
-		if c.cluster == 0 {
-			c.cluster = e.Cluster
-		}
+		c.cluster, c.maxAge = e.Cluster, e.MaxAge
 	case Left:
 		c.left(e.Call)
 	case Stop:

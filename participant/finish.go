@@ -48,8 +48,9 @@ func (c *Core) informed(e Informed) {
 	}
 }
 
-// inquire asks for the decision. Only the branch that this agent voted Yes for may make the cluster
-// decide, and only when its caller collects no votes any more.
+// inquire asks for the decision. A branch that this agent voted Yes for may make the cluster decide
+// when its caller collects no votes any more; any other, which may be an application's, when it is
+// an orphan by the cluster's own rule.
 func (c *Core) inquire(b *branch) {
 	c.later(b)
 	if c.asking[b.xid.ID] {
@@ -59,7 +60,11 @@ func (c *Core) inquire(b *branch) {
 	if b.decideBy.IsZero() { // of an earlier life
 		b.decideBy = c.now.Add(MaxVoting)
 	}
-	c.emit(Inquire{ID: b.xid.ID, Settle: b.entered && !c.now.Before(b.decideBy)})
+	settle := b.entered && !c.now.Before(b.decideBy)
+	if !b.entered {
+		settle = c.maxAge > 0 && c.now.Sub(b.xid.ID.Time()) > c.maxAge
+	}
+	c.emit(Inquire{ID: b.xid.ID, Settle: settle})
 }
 
 // again asks a participant to ask for what is missing.

@@ -5,6 +5,7 @@ package service
 import (
 	"context"
 	"errors"
+	"time"
 
 	"github.com/concordtx/concord/api"
 	concordv1 "github.com/concordtx/concord/api/concord/v1"
@@ -17,12 +18,13 @@ func Cluster(c *api.Client) participant.Cluster { return cluster{c} }
 
 type cluster struct{ api *api.Client }
 
-func (c cluster) Identify(ctx context.Context) (txn.ClusterID, error) {
+func (c cluster) Identify(ctx context.Context) (txn.ClusterID, time.Duration, error) {
 	r, err := c.api.Identify(ctx)
 	if err != nil {
-		return 0, err
+		return 0, 0, err
 	}
-	return api.ParseCluster("cluster", r.GetCluster())
+	id, err := api.ParseCluster("cluster", r.GetCluster())
+	return id, time.Duration(r.GetMaxTransactionMs()) * time.Millisecond, err
 }
 
 func (c cluster) Decision(ctx context.Context, id txn.ID, settle bool) (txn.Decision, []txn.Branch, error) {
