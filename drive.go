@@ -12,6 +12,7 @@ import (
 	"github.com/concordtx/concord/api"
 	concordv1 "github.com/concordtx/concord/api/concord/v1"
 	"github.com/concordtx/concord/internal/mutant"
+	"github.com/concordtx/concord/protocol"
 	"github.com/concordtx/concord/protocol/twopc"
 	"github.com/concordtx/concord/txn"
 )
@@ -22,7 +23,7 @@ type driver struct {
 	tx     *Tx
 	ctx    context.Context   // the application's, which bounds what may still be given up
 	words  chan word         // has room for every one that can be under way
-	reply  chan *twopc.Reply // has room for the only one
+	reply  chan *protocol.Reply // has room for the only one
 	cause  error             // why the core was told to give up or to abort
 	gaveUp bool              // no decision will arrive any more
 
@@ -34,7 +35,7 @@ type driver struct {
 
 // word is what came of an effect. The event is nil when the decision will not be learned.
 type word struct {
-	event twopc.Event
+	event protocol.Event
 	from  *branch // nil if it is of none
 	err   error
 }
@@ -42,13 +43,13 @@ type word struct {
 // drive runs the core until it replies, and returns the reply. What the core still
 // has to do then goes on in the background: the sessions of prepared branches are
 // finished even if their application stopped waiting.
-func (tx *Tx) drive(ctx context.Context, first twopc.Event) (twopc.Reply, *driver) {
+func (tx *Tx) drive(ctx context.Context, first protocol.Event) (protocol.Reply, *driver) {
 	d := &driver{
 		tx:  tx,
 		ctx: ctx,
 		// At any time a branch has one word to say, and the Ask one.
 		words: make(chan word, len(tx.branches)+1),
-		reply: make(chan *twopc.Reply, 1),
+		reply: make(chan *protocol.Reply, 1),
 	}
 	d.step(first)
 	waitOver := ctx.Done()
@@ -87,7 +88,7 @@ func (d *driver) hear(w word) {
 		d.gaveUp = true
 		d.waitOver(w.err)
 		return
-	case twopc.Decided, twopc.NotAsked:
+	case protocol.Decided, twopc.NotAsked:
 		d.cause = w.err
 	}
 	d.step(w.event)
@@ -132,11 +133,11 @@ func (d *driver) abandon() {
 	}
 }
 
-func (d *driver) step(e twopc.Event) {
+func (d *driver) step(e protocol.Event) {
 	var last *branch // to prepare, which needs no goroutine: all votes are waited for
 	for _, f := range d.tx.core.Step(e) {
 		switch f := f.(type) {
-		case twopc.Prepare:
+		case protocol.Prepare:
 			if b := last; b != nil {
 				go func() { d.words <- d.prepare(b) }()
 			}
@@ -147,7 +148,7 @@ func (d *driver) step(e twopc.Event) {
 			if !d.tx.client.inBackground(func() { d.words <- d.ask(f.Branches) }) {
 				d.words <- notAsked(ErrClosed)
 			}
-		case twopc.Finish:
+		case protocol.Finish:
 			d.finishing = true
 			b := d.tx.branches[f.No]
 			if f.Again {
@@ -158,9 +159,9 @@ func (d *driver) step(e twopc.Event) {
 		case twopc.TellAborted:
 			again := d.tryAgain()
 			d.tx.client.inBackground(func() { d.tx.tellAborted(again) }) // not after Close
-		case twopc.Report:
+		case protocol.Report:
 			d.tx.client.reports.add(api.Finished{ID: d.tx.id, No: f.No, Finish: f.Finish})
-		case twopc.Reply:
+		case protocol.Reply:
 			d.reply <- &f
 		}
 	}
@@ -175,11 +176,11 @@ func (d *driver) prepare(b *branch) word {
 		err = errors.New("voted no without a reason")
 	}
 	if err != nil {
-		return word{event: twopc.Voted{No: b.no, Vote: txn.VoteNo, Reason: err.Error()}, from: b, err: err}
+		return word{event: protocol.Voted{No: b.no, Vote: txn.VoteNo, Reason: err.Error()}, from: b, err: err}
 	}
 	prepared.No, prepared.Resource = b.no, b.resource
 	b.prepared = prepared
-	return word{event: twopc.Voted{No: b.no, Vote: vote, Branch: prepared}, from: b}
+	return word{event: protocol.Voted{No: b.no, Vote: vote, Branch: prepared}, from: b}
 }
 
 func (d *driver) commitOnePhase(b *branch) word {
@@ -202,19 +203,19 @@ func (d *driver) finish(b *branch, decision txn.Decision) word {
 		err := b.session.Rollback(ctx)
 		if err != nil && !errors.Is(err, adapters.ErrTorn) {
 			log.Warn("could not roll back a branch; it is tried again", "error", err)
-			return word{event: twopc.FinishFailed{No: b.no}, from: b, err: err}
+			return word{event: protocol.FinishFailed{No: b.no}, from: b, err: err}
 		}
-		return word{event: twopc.Finished{No: b.no, Finish: txn.Done}, from: b, err: err}
+		return word{event: protocol.Finished{No: b.no, Finish: txn.Done}, from: b, err: err}
 	}
 	finish, err := b.session.Commit(ctx)
 	if err != nil {
 		log.Warn("could not commit a branch on its own session; it is tried again", "error", err)
-		return word{event: twopc.FinishFailed{No: b.no}, from: b, err: err}
+		return word{event: protocol.FinishFailed{No: b.no}, from: b, err: err}
 	}
 	if finish != txn.Done && finish != txn.AlreadyDone {
 		log.Error("a branch did not end as it was decided", "decision", decision, "found", finish)
 	}
-	return word{event: twopc.Finished{No: b.no, Finish: finish}, from: b}
+	return word{event: protocol.Finished{No: b.no, Finish: finish}, from: b}
 }
 
 const (
@@ -258,10 +259,10 @@ func (d *driver) retry(ctx context.Context, b *branch, decision txn.Decision) wo
 	}
 	if err != nil && !errors.Is(err, adapters.ErrTorn) {
 		log.Debug("could not end a branch", "decision", decision, "attempts", b.failed, "error", err)
-		return word{event: twopc.FinishFailed{No: b.no}}
+		return word{event: protocol.FinishFailed{No: b.no}}
 	}
 	log.Info("ended a branch late", "decision", decision, "found", finish)
-	return word{event: twopc.Finished{No: b.no, Finish: finish}}
+	return word{event: protocol.Finished{No: b.no, Finish: finish}}
 }
 
 // tellAborted makes the cluster decide to abort what it never heard of, so that it ends the
@@ -296,7 +297,7 @@ func (d *driver) ask(branches []txn.Branch) word {
 		return notAsked(err)
 	}
 	sent := time.Now()
-	request := api.Commit{ID: d.tx.id, Cluster: d.tx.cluster, Protocol: d.tx.protocol, Branches: branches, Label: d.tx.label}
+	request := txn.CommitRequest{ID: d.tx.id, Cluster: d.tx.cluster, Protocol: d.tx.protocol, Branches: branches, Label: d.tx.label}
 	res, err := client.api.Commit(ctx, api.CommitRequest(request))
 	if err != nil && mutant.RetryUnderNewGid {
 		request.ID = txn.NewID(d.tx.id.Time()).WithClass(d.tx.id.Class())
@@ -334,7 +335,7 @@ func (d *driver) ask(branches []txn.Branch) word {
 }
 
 func decided(d txn.Decision, why error) word {
-	return word{event: twopc.Decided{Decision: d, Reason: why.Error()}, err: why}
+	return word{event: protocol.Decided{Decision: d, Reason: why.Error()}, err: why}
 }
 
 // settle asks for the outcome.

@@ -10,6 +10,7 @@ import (
 
 	"github.com/concordtx/concord/adapters"
 	"github.com/concordtx/concord/api"
+	"github.com/concordtx/concord/protocol"
 	"github.com/concordtx/concord/protocol/twopc"
 	"github.com/concordtx/concord/txn"
 )
@@ -194,7 +195,7 @@ var errAskedFor = errors.New("the application asked for it")
 func (tx *Tx) rollBack(ctx context.Context, why error) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), finishPatience)
 	defer cancel()
-	tx.drive(ctx, twopc.RollbackAsked{Reason: why.Error()})
+	tx.drive(ctx, protocol.RollbackAsked{Reason: why.Error()})
 	if torn := tx.torn(); torn != nil {
 		return torn
 	}
@@ -254,7 +255,7 @@ func (tx *Tx) over() {
 }
 
 // result turns the core's reply into what the application gets.
-func (tx *Tx) result(ctx context.Context, r twopc.Reply, cause error) error {
+func (tx *Tx) result(ctx context.Context, r protocol.Reply, cause error) error {
 	if torn := tx.torn(); torn != nil {
 		return torn
 	}

@@ -458,10 +458,10 @@ func Unheard(err error) bool {
 	return errors.As(err, &r) && !r.heard
 }
 
-// notReached reports whether the connection to a node did not come about.
+// notReached reports whether a node cannot have got the request.
 func notReached(err error) bool {
 	var op *net.OpError
-	return errors.As(err, &op) && op.Op == "dial"
+	return errors.As(err, &op) && op.Op == "dial" || errors.Is(err, errNotSent)
 }
 
 // final reports whether a node has answered. Everything else is repeated: a call that

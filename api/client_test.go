@@ -74,6 +74,28 @@ func fails(err error) *handler {
 	}}
 }
 
+// refuser answers the commit requests of a stream with an error.
+type refuser struct {
+	concordv1connect.UnimplementedCoordinatorServiceHandler
+	err error
+}
+
+func (h *refuser) Decide(_ context.Context, s *connect.BidiStream[concordv1.DecideRequest, concordv1.DecideResponse]) error {
+	for {
+		m, err := s.Receive()
+		if err != nil {
+			return nil // the client has ended
+		}
+		res := &concordv1.DecideResponse{}
+		for _, c := range m.GetCommits() {
+			res.Answers = append(res.Answers, &concordv1.NumberedAnswer{Number: c.GetNumber(), Error: api.CommitError(h.err)})
+		}
+		if err := s.Send(res); err != nil {
+			return err
+		}
+	}
+}
+
 // deadAddr returns an address that refuses connections.
 func deadAddr(t *testing.T) string {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -115,6 +137,26 @@ func TestClientWaitsForANewLeader(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, "aborted", res.Outcome)
 	require.EqualValues(t, 4, h.calls.Load())
+}
+
+// What one node refuses has happened nowhere, unless another one may have heard of it before.
+func TestUnheardIsWhatNoNodeCanHaveHeard(t *testing.T) {
+	refuses := serve(t, &refuser{err: fmt.Errorf("no: %w", api.ErrInvalid)})
+	for name, before := range map[string]struct {
+		addr    string
+		unheard bool
+	}{
+		"nobody is there":         {deadAddr(t), true},
+		"no leader is known":      {serve(t, &refuser{err: &api.NotLeaderError{}}), true},
+		"another leader is known": {serve(t, &refuser{err: &api.NotLeaderError{Leader: 2, API: refuses}}), true},
+		"it is not said":          {serve(t, &refuser{err: fmt.Errorf("later: %w", api.ErrUnavailable)}), false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, err := dial(t, api.ClientOptions{}, before.addr, refuses).Commit(t.Context(), &concordv1.CommitRequest{})
+			require.ErrorIs(t, err, api.ErrInvalid)
+			require.Equal(t, before.unheard, api.Unheard(err), err)
+		})
+	}
 }
 
 func TestTwoNodesThatNameEachOtherDoNotSpin(t *testing.T) {

@@ -40,41 +40,32 @@ func invalid(field, format string, args ...any) error {
 	return &FieldError{Field: field, Detail: fmt.Sprintf(format, args...)}
 }
 
-// Commit is a valid CommitRequest.
-type Commit struct {
-	ID       txn.ID
-	Cluster  txn.ClusterID
-	Protocol txn.Protocol
-	Label    string
-	Branches []txn.Branch // numbers and resources unique, in order of No; there may be none
-}
-
 // ParseCommit validates a CommitRequest.
-func ParseCommit(r *concordv1.CommitRequest) (Commit, error) {
+func ParseCommit(r *concordv1.CommitRequest) (txn.CommitRequest, error) {
 	id, err := ParseID("gid", r.GetGid())
 	if err != nil {
-		return Commit{}, err
+		return txn.CommitRequest{}, err
 	}
 	cluster, err := ParseCluster("cluster", r.GetCluster())
 	if err != nil {
-		return Commit{}, err
+		return txn.CommitRequest{}, err
 	}
 	protocol, err := ParseProtocol("protocol", r.GetProtocol())
 	if err != nil {
-		return Commit{}, err
+		return txn.CommitRequest{}, err
 	}
 	branches, err := ParseBranches("branches", r.GetBranches())
 	if err != nil {
-		return Commit{}, err
+		return txn.CommitRequest{}, err
 	}
 	if err := ParseText("label", r.GetLabel(), MaxLabel); err != nil {
-		return Commit{}, err
+		return txn.CommitRequest{}, err
 	}
-	return Commit{ID: id, Cluster: cluster, Protocol: protocol, Branches: branches, Label: r.GetLabel()}, nil
+	return txn.CommitRequest{ID: id, Cluster: cluster, Protocol: protocol, Branches: branches, Label: r.GetLabel()}, nil
 }
 
 // CommitRequest is the inverse of ParseCommit.
-func CommitRequest(c Commit) *concordv1.CommitRequest {
+func CommitRequest(c txn.CommitRequest) *concordv1.CommitRequest {
 	return &concordv1.CommitRequest{
 		Gid: c.ID.String(), Cluster: c.Cluster.String(), Protocol: c.Protocol.String(), Branches: BranchMessages(c.Branches), Label: c.Label,
 	}

@@ -18,7 +18,7 @@ import (
 )
 
 func TestCommitRoundTripsSorted(t *testing.T) {
-	want := api.Commit{ID: txn.NewID(time.Now()), Cluster: 0xc0ffee, Branches: []txn.Branch{
+	want := txn.CommitRequest{ID: txn.NewID(time.Now()), Cluster: 0xc0ffee, Branches: []txn.Branch{
 		{No: 0, Resource: "orders", Evidence: "pg:1", Holder: "12@x"}, {No: 255, Resource: "billing"},
 	}}
 	r := api.CommitRequest(want)
@@ -29,7 +29,7 @@ func TestCommitRoundTripsSorted(t *testing.T) {
 }
 
 func TestACommitRequestWithoutBranchesIsValid(t *testing.T) {
-	want := api.Commit{ID: txn.NewID(time.Now()), Cluster: 1, Branches: []txn.Branch{}}
+	want := txn.CommitRequest{ID: txn.NewID(time.Now()), Cluster: 1, Branches: []txn.Branch{}}
 	got, err := api.ParseCommit(api.CommitRequest(want))
 	require.NoError(t, err)
 	require.Equal(t, want, got)
@@ -53,7 +53,7 @@ func TestABadCommitRequestNamesTheField(t *testing.T) {
 		"branches[0].holder":   func(r *concordv1.CommitRequest) { r.Branches[0].Holder = "\x1b[2J" },
 		"branches[0].holder ":  func(r *concordv1.CommitRequest) { r.Branches[0].Holder = "\xff" },
 	} {
-		r := api.CommitRequest(api.Commit{ID: txn.NewID(time.Now()), Cluster: 1, Branches: []txn.Branch{{Resource: "orders"}, {No: 1, Resource: "billing"}}})
+		r := api.CommitRequest(txn.CommitRequest{ID: txn.NewID(time.Now()), Cluster: 1, Branches: []txn.Branch{{Resource: "orders"}, {No: 1, Resource: "billing"}}})
 		breakIt(r)
 		_, err := api.ParseCommit(r)
 		require.ErrorIs(t, err, api.ErrInvalid, field)
@@ -90,7 +90,7 @@ func requireRoundTrip[M, V any](t *testing.T, r M, parse func(M) (V, error), mak
 }
 
 func FuzzParseCommit(f *testing.F) {
-	good, _ := proto.Marshal(api.CommitRequest(api.Commit{ID: txn.NewID(time.Now()), Cluster: 1, Branches: []txn.Branch{{Resource: "orders"}}}))
+	good, _ := proto.Marshal(api.CommitRequest(txn.CommitRequest{ID: txn.NewID(time.Now()), Cluster: 1, Branches: []txn.Branch{{Resource: "orders"}}}))
 	f.Add(good)
 	f.Fuzz(func(t *testing.T, b []byte) {
 		var r concordv1.CommitRequest
@@ -123,7 +123,7 @@ func TestZxidsAreParsedStrictly(t *testing.T) {
 
 // FuzzCommitJSON reads a commit request as JSON, which is what a client without our library sends.
 func FuzzCommitJSON(f *testing.F) {
-	good, _ := protojson.Marshal(api.CommitRequest(api.Commit{ID: txn.NewID(time.Now()), Cluster: 1, Branches: []txn.Branch{{Resource: "orders"}}}))
+	good, _ := protojson.Marshal(api.CommitRequest(txn.CommitRequest{ID: txn.NewID(time.Now()), Cluster: 1, Branches: []txn.Branch{{Resource: "orders"}}}))
 	f.Add(good)
 	f.Add([]byte(`{"gid":"","branches":[{"no":4294967296}]}`))
 	f.Add([]byte(`{"gid":1e999,"branches":{}}`))

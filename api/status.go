@@ -32,8 +32,8 @@ var (
 	ErrTooOld = errors.New("older than what the cluster remembers")
 )
 
-// NotLeaderError says that the call belongs to the leader, which this node is not. If the node
-// knows no leader, the caller gets ErrUnavailable.
+// NotLeaderError says that the call belongs to the leader, which this node is not, and that this
+// node did nothing about it. If the node knows no leader it is an ErrUnavailable as well.
 type NotLeaderError struct {
 	Leader uint64 // node id; 0 if this node knows none
 	API    string // host:port of the leader's API; empty if unknown
@@ -47,8 +47,11 @@ func (e *NotLeaderError) Error() string {
 	return fmt.Sprintf("this node is not the leader: ask node %d at %s", e.Leader, e.API)
 }
 
+// Is reports whether target is ErrUnavailable and no leader is known.
+func (e *NotLeaderError) Is(target error) bool { return target == ErrUnavailable && e.Leader == 0 }
+
 // codes pairs every sentinel with its status code. A code stands for one sentinel
-// only; failed_precondition with a NotLeader detail is a NotLeaderError instead.
+// only; with a NotLeader detail it is a NotLeaderError instead.
 var codes = [...]struct {
 	err  error
 	code connect.Code
@@ -71,11 +74,12 @@ func ToStatus(err error) error {
 		return nil
 	}
 	var notLeader *NotLeaderError
-	if errors.As(err, &notLeader) && notLeader.Leader == 0 {
-		return connect.NewError(connect.CodeUnavailable, err)
-	}
 	if errors.As(err, &notLeader) {
-		status := connect.NewError(connect.CodeFailedPrecondition, err)
+		code := connect.CodeFailedPrecondition
+		if notLeader.Leader == 0 {
+			code = connect.CodeUnavailable
+		}
+		status := connect.NewError(code, err)
 		// A message that marshals always can be a detail; without the detail the client
 		// tries the other nodes.
 		if detail, derr := connect.NewErrorDetail(&concordv1.NotLeader{Leader: notLeader.Leader, Api: notLeader.API}); derr == nil {
@@ -112,9 +116,6 @@ func FromStatus(err error) error {
 
 // notLeaderDetail returns nil if the status carries none.
 func notLeaderDetail(status *connect.Error) *NotLeaderError {
-	if status.Code() != connect.CodeFailedPrecondition {
-		return nil
-	}
 	for _, d := range status.Details() {
 		value, err := d.Value()
 		if err != nil {

@@ -65,7 +65,7 @@ func (c *commitStream) commit(ctx context.Context, r *concordv1.CommitRequest) (
 	c.mu.Lock()
 	if err := c.broken; err != nil {
 		c.mu.Unlock()
-		return nil, err
+		return nil, notSent(err)
 	}
 	if len(c.waiting) >= maxStreamQueue {
 		c.mu.Unlock()
@@ -144,7 +144,14 @@ func (c *commitStream) receive() {
 	}
 }
 
-// close answers everybody who waits: the requests may have been heard.
+// errNotSent is wrapped by the error of a request that was not written to the stream.
+var errNotSent = errors.New("the request was not sent")
+
+func notSent(broken error) error {
+	return connect.NewError(connect.CodeUnavailable, errors.Join(errNotSent, broken))
+}
+
+// close answers everybody who waits: what is not in the queue any more may have been heard.
 func (c *commitStream) close(err error) {
 	c.end()
 	_ = c.bidi.CloseRequest() // it is broken already
@@ -152,6 +159,12 @@ func (c *commitStream) close(err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.broken = connect.NewError(connect.CodeUnavailable, errors.Join(errors.New("the stream to the node broke"), err))
+	for _, unsent := range c.queue {
+		if reply, ok := c.waiting[unsent.GetNumber()]; ok {
+			delete(c.waiting, unsent.GetNumber())
+			reply <- answer{err: notSent(c.broken)}
+		}
+	}
 	for _, reply := range c.waiting {
 		reply <- answer{err: c.broken}
 	}
@@ -179,7 +192,7 @@ func CommitError(err error) *concordv1.CommitError {
 		return nil
 	}
 	e := &concordv1.CommitError{Code: uint32(status.Code()), Message: status.Message()}
-	if notLeader := (*NotLeaderError)(nil); errors.As(err, &notLeader) && notLeader.Leader != 0 {
+	if notLeader := (*NotLeaderError)(nil); errors.As(err, &notLeader) {
 		e.NotLeader = &concordv1.NotLeader{Leader: notLeader.Leader, Api: notLeader.API}
 	}
 	return e

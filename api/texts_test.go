@@ -26,7 +26,7 @@ const wantID = `: not a transaction id: want 26 characters of Crockford base 32 
 
 // commit is what a request says of which something is wrong.
 func commit(spoil func(*concordv1.CommitRequest)) error {
-	r := api.CommitRequest(api.Commit{ID: txn.NewID(time.Now()), Cluster: 1, Branches: []txn.Branch{{Resource: "orders"}, {No: 1, Resource: "billing"}}})
+	r := api.CommitRequest(txn.CommitRequest{ID: txn.NewID(time.Now()), Cluster: 1, Branches: []txn.Branch{{Resource: "orders"}, {No: 1, Resource: "billing"}}})
 	spoil(r)
 	_, err := api.ParseCommit(r)
 	return err

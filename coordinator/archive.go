@@ -182,6 +182,7 @@ func (a *archive) full() bool {
 
 // run writes queued changes until ctx ends, and then what is left.
 func (a *archive) run(ctx context.Context) {
+	var stored *txn.Members // by the last write; a list that is replaced is another one
 	for done := false; !done; {
 		select {
 		case <-a.wake:
@@ -193,12 +194,12 @@ func (a *archive) run(ctx context.Context) {
 		left := a.writing.list
 		a.mu.Unlock()
 		for len(left) > 0 {
-			state, n := toState(left)
-			left = left[n:]
+			state, n := toState(left, stored)
 			if err := a.store.Apply(state); err != nil {
 				a.fatal(err)
 				return
 			}
+			stored, left = left[n-1].Meta.Members, left[n:]
 		}
 		a.mu.Lock()
 		a.writing = folds{} // the store has it

@@ -16,7 +16,7 @@ import (
 
 func (c *testCluster) called(id txn.ID) txn.Outcome {
 	c.t.Helper()
-	r, err := c.leader().Outcome(c.t.Context(), id)
+	r, err := c.leader().Outcome(c.t.Context(), txn.Inquiry{ID: id})
 	require.NoError(c.t, err)
 	return r.Txn.Outcome()
 }
@@ -40,7 +40,7 @@ func TestWhatTheClusterKnowsOfAnAbortDecidesWhatItCallsIt(t *testing.T) {
 	t.Run("asked for by whoever knows that it had several branches", func(t *testing.T) {
 		id := plain()
 		for range 2 {
-			r, err := c.leader().OutcomeOfSeveral(t.Context(), id)
+			r, err := c.leader().Outcome(t.Context(), txn.Inquiry{ID: id, Several: true})
 			require.NoError(t, err)
 			require.Equal(t, txn.Aborted, r.Txn.Outcome())
 		}
@@ -49,7 +49,7 @@ func TestWhatTheClusterKnowsOfAnAbortDecidesWhatItCallsIt(t *testing.T) {
 	t.Run("asked for, and then by whoever knows", func(t *testing.T) {
 		id := plain()
 		require.Equal(t, txn.Unrecorded, c.called(id))
-		r, err := c.leader().OutcomeOfSeveral(t.Context(), id)
+		r, err := c.leader().Outcome(t.Context(), txn.Inquiry{ID: id, Several: true})
 		require.NoError(t, err)
 		require.Equal(t, txn.Aborted, r.Txn.Outcome())
 		require.Eventually(t, func() bool { return c.called(id) == txn.Aborted }, 10*time.Second, 10*time.Millisecond)
@@ -96,18 +96,39 @@ func TestWhatTheClusterKnowsOfAnAbortDecidesWhatItCallsIt(t *testing.T) {
 	})
 }
 
+// A request that was on its way while the cluster was being formed is judged by the loop: a
+// branch is named with its cluster, so another one could never finish it.
+func TestTransactionOfAnotherClusterIsNotDecided(t *testing.T) {
+	l := newLone(t, "orders")
+	id, other := txn.NewID(l.now), l.table.Cluster()+1
+	written := len(l.disk.entries)
+	for _, r := range []Reply{
+		l.ask(func(request uint64) Event {
+			return CommitAsked{request, txn.CommitRequest{ID: id, Cluster: other, Branches: []txn.Branch{{Resource: "orders"}}}}
+		}),
+		l.ask(func(request uint64) Event {
+			return OutcomeAsked{request, txn.Inquiry{ID: id, Cluster: other, Several: true}}
+		}),
+	} {
+		require.ErrorIs(t, r.Err, api.ErrInvalid)
+		require.ErrorContains(t, r.Err, other.String())
+	}
+	require.Len(t, l.disk.entries, written, "nothing was written")
+	require.Equal(t, txn.Commit, l.commit(id).Decision, "and its own may have that gid")
+}
+
 // Of what another protocol decides nothing is said, and nothing is written.
 func TestAClassThatIsNotSwitchedOnIsRefusedAndNothingIsPresumed(t *testing.T) {
 	c := newCluster(t, 1, func() []adapters.Resource { return nil })
 	for _, class := range []txn.Class{txn.ThreePhase, txn.LastResource} {
 		id := txn.NewID(time.Now()).WithClass(class)
 		n := c.leader()
-		_, err := n.Commit(t.Context(), id, txn.TwoPhase, nil, "")
+		_, err := n.Commit(t.Context(), txn.CommitRequest{ID: id})
 		require.ErrorIs(t, err, api.ErrRefused)
 		require.ErrorContains(t, err, class.String())
-		_, err = n.Outcome(t.Context(), id)
+		_, err = n.Outcome(t.Context(), txn.Inquiry{ID: id})
 		require.ErrorIs(t, err, api.ErrRefused)
-		_, err = n.OutcomeOfSeveral(t.Context(), id)
+		_, err = n.Outcome(t.Context(), txn.Inquiry{ID: id, Several: true})
 		require.ErrorIs(t, err, api.ErrRefused)
 		_, err = n.Resolve(t.Context(), id, txn.Abort, "ann", "test")
 		require.Error(t, err)
@@ -124,11 +145,11 @@ func TestAGidFromTheFutureIsRefusedAndLeavesNoRecord(t *testing.T) {
 	for _, ahead := range []time.Duration{time.Hour, 48 * time.Hour, 366 * 24 * time.Hour, 200 * 366 * 24 * time.Hour} {
 		id := txn.NewID(time.Now().Add(ahead))
 		n := c.leader()
-		_, err := n.Commit(t.Context(), id, txn.TwoPhase, nil, "")
+		_, err := n.Commit(t.Context(), txn.CommitRequest{ID: id})
 		require.ErrorIs(t, err, api.ErrInvalid, "%v", ahead)
 		require.ErrorContains(t, err, id.String())
 		require.ErrorContains(t, err, "clock")
-		_, err = n.Outcome(t.Context(), id)
+		_, err = n.Outcome(t.Context(), txn.Inquiry{ID: id})
 		require.ErrorIs(t, err, api.ErrInvalid, "%v", ahead)
 		_, err = n.Resolve(t.Context(), id, txn.Abort, "ann", "test")
 		require.Error(t, err)

@@ -115,7 +115,7 @@ func (c *testCluster) commit(id txn.ID, branches ...txn.Branch) Reply {
 	deadline := time.Now().Add(20 * time.Second)
 	for {
 		ctx, cancel := context.WithTimeout(context.Background(), 3*time.Second)
-		r, err := c.leader().Commit(ctx, id, txn.TwoPhase, branches, "")
+		r, err := c.leader().Commit(ctx, txn.CommitRequest{ID: id, Branches: branches})
 		cancel()
 		if err == nil {
 			return r
@@ -158,7 +158,7 @@ func TestDecisionsSurviveTheDeathOfEveryLeader(t *testing.T) {
 		}
 		c.start(dead)
 	}
-	r, err := c.leader().Outcome(t.Context(), ids[0])
+	r, err := c.leader().Outcome(t.Context(), txn.Inquiry{ID: ids[0]})
 	require.NoError(t, err)
 	require.Equal(t, txn.Committed, r.Txn.Outcome())
 }
@@ -166,7 +166,7 @@ func TestDecisionsSurviveTheDeathOfEveryLeader(t *testing.T) {
 func TestAskingForTheOutcomeAbortsWhatIsUndecided(t *testing.T) {
 	c := newCluster(t, 1, func() []adapters.Resource { return nil })
 	id := txn.NewID(time.Now())
-	r, err := c.leader().Outcome(t.Context(), id)
+	r, err := c.leader().Outcome(t.Context(), txn.Inquiry{ID: id})
 	require.NoError(t, err)
 	require.Equal(t, txn.Abort, r.Decision)
 	late := c.commit(id)

@@ -152,7 +152,9 @@ func (l *lone) ask(event func(request uint64) Event) Reply {
 
 func (l *lone) commit(id txn.ID, branches ...txn.Branch) Reply {
 	l.t.Helper()
-	return l.ask(func(request uint64) Event { return CommitAsked{Request: request, ID: id, Branches: branches} })
+	return l.ask(func(request uint64) Event {
+		return CommitAsked{Request: request, CommitRequest: txn.CommitRequest{ID: id, Branches: branches}}
+	})
 }
 
 // take returns what was handed to the workers since the last call.
@@ -395,7 +397,7 @@ func TestAListedBranchThatFailsIsTriedLessOftenAndSaysWhy(t *testing.T) {
 	var listing []adapters.Prepared
 	for range 2 * maxTasks {
 		id := l.newID()
-		l.ask(func(request uint64) Event { return OutcomeAsked{Request: request, ID: id} })
+		l.ask(func(request uint64) Event { return OutcomeAsked{Request: request, Inquiry: txn.Inquiry{ID: id}} })
 		listing = append(listing, prepared(l.xid(id, 0)))
 	}
 	attempts := 0
@@ -529,9 +531,9 @@ func TestAnOrphanFromTheFutureIsAbortedOrReported(t *testing.T) {
 	require.Contains(t, l.core.ScanState("orders").Report[0], "dated 10889")
 	require.Equal(t, today, l.core.youngest)
 	for _, ask := range []func(request uint64) Event{
-		func(request uint64) Event { return OutcomeAsked{Request: request, ID: never} },
+		func(request uint64) Event { return OutcomeAsked{Request: request, Inquiry: txn.Inquiry{ID: never}} },
 		func(request uint64) Event {
-			return CommitAsked{Request: request, ID: never, Branches: []txn.Branch{{Resource: "orders"}}}
+			return CommitAsked{Request: request, CommitRequest: txn.CommitRequest{ID: never, Branches: []txn.Branch{{Resource: "orders"}}}}
 		},
 	} {
 		require.ErrorIs(t, l.ask(ask).Err, api.ErrInvalid)

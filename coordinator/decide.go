@@ -10,7 +10,7 @@ import (
 
 	"github.com/concordtx/concord/api"
 	"github.com/concordtx/concord/internal/mutant"
-	"github.com/concordtx/concord/protocol/twopc"
+	"github.com/concordtx/concord/protocol"
 	"github.com/concordtx/concord/protocol/zab"
 	"github.com/concordtx/concord/txn"
 )
@@ -28,6 +28,30 @@ func (c *Core) ready(request uint64) bool {
 		return true
 	}
 	return false
+}
+
+// SameCluster returns why a cluster knows nothing of a transaction that is said to belong to
+// another one, or nil. The error wraps api.ErrInvalid.
+func SameCluster(own, named txn.ClusterID) error {
+	if named == 0 || named == own {
+		return nil
+	}
+	return &requestError{api.ErrInvalid, fmt.Sprintf("the transaction belongs to cluster %v, but this is cluster %v: connect to the right nodes; "+
+		"if cluster %v was made anew, start the application again", named, own, named)}
+}
+
+// ofAnother answers a request about another cluster's transaction. Before the cluster is formed
+// nothing is decided, and nobody knows of anything decided.
+func (c *Core) ofAnother(request uint64, named txn.ClusterID) bool {
+	own := c.table.Cluster()
+	if own == 0 {
+		return false
+	}
+	err := SameCluster(own, named)
+	if err != nil {
+		c.reply(Reply{Request: request, Err: err})
+	}
+	return err != nil
 }
 
 // answerKnown answers a request about a transaction that is decided, or too old to
@@ -123,7 +147,7 @@ func (c *Core) latest() time.Time {
 }
 
 func (c *Core) onCommitAsked(e CommitAsked) {
-	if !c.ready(e.Request) {
+	if !c.ready(e.Request) || c.ofAnother(e.Request, e.Cluster) {
 		return
 	}
 	c.hear(e.ID.Lease())
@@ -148,11 +172,11 @@ func (c *Core) onCommitAsked(e CommitAsked) {
 		err = c.acceptable(e.Branches)
 	}
 	if err != nil {
-		c.carry(l, l.core.Step(twopc.RollbackAsked{Reason: err.Error()}))
+		c.carry(l, l.core.Step(protocol.RollbackAsked{Reason: err.Error()}))
 		return
 	}
 	l.protocol, l.label = e.Protocol, e.Label
-	c.carry(l, l.core.Step(twopc.Asked{Branches: e.Branches}))
+	c.carry(l, l.core.Step(protocol.Asked{Branches: e.Branches}))
 }
 
 // overloaded answers "busy" to a request for one more transaction when the log does
@@ -192,7 +216,7 @@ func (c *Core) acceptable(branches []txn.Branch) error {
 
 // settle answers for good: what is not decided is aborted, by the leader.
 func (c *Core) settle(e OutcomeAsked) {
-	if c.answerKnown(e.Request, e.ID, e.Several) || !c.ready(e.Request) || c.undecidable(e.Request, e.ID) || c.overloaded(e.Request, e.ID) {
+	if c.ofAnother(e.Request, e.Cluster) || c.answerKnown(e.Request, e.ID, e.Several) || !c.ready(e.Request) || c.undecidable(e.Request, e.ID) || c.overloaded(e.Request, e.ID) {
 		return
 	}
 	if mutant.ForgetTombstones {
@@ -201,7 +225,7 @@ func (c *Core) settle(e OutcomeAsked) {
 	}
 	l := c.wait(e.Request, e.ID)
 	l.seen = l.seen || e.Several || len(c.listedBranches(e.ID)) > 0
-	c.carry(l, l.core.Step(twopc.RollbackAsked{Reason: "asked for its outcome before it was decided"}))
+	c.carry(l, l.core.Step(protocol.RollbackAsked{Reason: "asked for its outcome before it was decided"}))
 }
 
 func (c *Core) onResolveAsked(e ResolveAsked) {
@@ -229,7 +253,7 @@ func (c *Core) onResolveAsked(e ResolveAsked) {
 		l := c.wait(e.Request, e.ID)
 		l.seen = l.seen || len(branches) > 0
 		l.by = txn.FromOperator
-		c.carry(l, l.core.Step(twopc.RollbackAsked{Reason: reason}))
+		c.carry(l, l.core.Step(protocol.RollbackAsked{Reason: reason}))
 	case c.unlisted() != nil:
 		c.reply(Reply{Request: e.Request, Err: refusedf("%v, so it is not known whether %v has a branch there that would have to commit too: wait until \"concord status\" shows it well, or abort", c.unlisted()[0], e.ID)})
 	case len(branches) == 0:
@@ -237,7 +261,7 @@ func (c *Core) onResolveAsked(e ResolveAsked) {
 	default:
 		l := c.wait(e.Request, e.ID)
 		l.by, l.reason = txn.FromOperator, reason
-		c.carry(l, l.core.Step(twopc.Asked{Branches: branches}))
+		c.carry(l, l.core.Step(protocol.Asked{Branches: branches}))
 	}
 	c.alarm("%v: an operator asks for %v: %s", e.ID, e.Decision, reason)
 }
@@ -354,7 +378,7 @@ func (c *Core) onVerdict(v txn.Verdict) {
 		if l.seen {
 			c.see(&x)
 		}
-		c.carry(l, l.core.Step(twopc.Delivered{Decision: x.Decision, Branches: x.Branches, Reason: x.Reason}))
+		c.carry(l, l.core.Step(protocol.Delivered{Decision: x.Decision, Branches: x.Branches, Reason: x.Reason}))
 		c.tell(l) // those that did not ask for a commit
 		if x.Decision == txn.Abort || x.Ended {
 			c.letGo(v.ID) // nothing is left that phase two would do

@@ -55,10 +55,10 @@ func TestANodeWithAFullDiskFinishesWhatWasBegunAndTakesNothingNewUntilItHeals(t 
 	require.Eventually(t, func() bool { return c.leader().Status().Disk.Low }, 10*time.Second, 10*time.Millisecond)
 	require.Contains(t, c.leader().Status().Warnings[0], "node 1: the disk is nearly full (64 MiB free)")
 
-	_, err := c.leader().Commit(t.Context(), refused, txn.TwoPhase, nil, "")
+	_, err := c.leader().Commit(t.Context(), txn.CommitRequest{ID: refused})
 	require.ErrorIs(t, err, api.ErrUnavailable)
 	require.ErrorContains(t, err, "the disk of node 1, the leader, is nearly full (64.0 MiB of 2048.0 MiB free)")
-	again, err := c.leader().Commit(t.Context(), open, txn.TwoPhase, []txn.Branch{b}, "")
+	again, err := c.leader().Commit(t.Context(), txn.CommitRequest{ID: open, Branches: []txn.Branch{b}})
 	require.NoError(t, err)
 	require.Equal(t, txn.Commit, again.Decision, "what is decided is told")
 	require.Eventually(t, func() bool {
@@ -66,12 +66,12 @@ func TestANodeWithAFullDiskFinishesWhatWasBegunAndTakesNothingNewUntilItHeals(t 
 		return err == nil && v.Known && v.Txn.Ended
 	}, 10*time.Second, 20*time.Millisecond, "and finished")
 	undecided := txn.NewID(time.Now())
-	r, err := c.leader().Outcome(t.Context(), undecided)
+	r, err := c.leader().Outcome(t.Context(), txn.Inquiry{ID: undecided})
 	require.NoError(t, err)
 	require.Equal(t, txn.Abort, r.Decision, "who was refused can settle it")
 
 	files.free.Store(wal.DefaultReserve + 1) // within the margin: not yet
-	_, err = c.leader().Commit(t.Context(), refused, txn.TwoPhase, nil, "")
+	_, err = c.leader().Commit(t.Context(), txn.CommitRequest{ID: refused})
 	require.ErrorIs(t, err, api.ErrUnavailable)
 	files.free.Store(1 << 30)
 	require.Eventually(t, func() bool { return !c.leader().Status().Disk.Low }, 10*time.Second, 10*time.Millisecond)
@@ -114,7 +114,7 @@ func TestALeaderWithAFullDiskStepsAsideForOneWithSpace(t *testing.T) {
 	last := leaderWithSpace()
 	files[last.config.Node].free.Store(10 << 20)
 	require.Eventually(t, func() bool {
-		_, err := last.Commit(t.Context(), txn.NewID(time.Now()), txn.TwoPhase, nil, "")
+		_, err := last.Commit(t.Context(), txn.CommitRequest{ID: txn.NewID(time.Now())})
 		return errors.Is(err, api.ErrUnavailable) && strings.Contains(err.Error(), "nearly full")
 	}, 10*time.Second, 10*time.Millisecond)
 	require.Eventually(t, func() bool { return len(last.Status().Warnings) == 3 }, 10*time.Second, 10*time.Millisecond, "it knows of all three")
@@ -167,7 +167,7 @@ func TestALeaderWhoseDiskStallsIsReplacedAndFollowsWhenItIsBack(t *testing.T) {
 	id := txn.NewID(time.Now())
 	ctx, cancel := context.WithTimeout(t.Context(), 15*time.Second)
 	defer cancel()
-	_, err := stalled.Commit(ctx, id, txn.TwoPhase, nil, "")
+	_, err := stalled.Commit(ctx, txn.CommitRequest{ID: id})
 	require.ErrorAs(t, err, new(*api.NotLeaderError), "its clients are told to ask elsewhere")
 	require.Eventually(t, func() bool { return c.leader() != stalled }, 15*time.Second, 10*time.Millisecond)
 	require.Equal(t, txn.Commit, c.commit(id).Decision)

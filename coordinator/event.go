@@ -27,22 +27,17 @@ type Tick struct {
 // zab.Persisted, zab.Compact, or one about a snapshot.
 type Peer struct{ Event zab.Event }
 
-// CommitAsked asks for the decision to commit. All branches have voted Yes.
+// CommitAsked asks for the decision to commit.
 type CommitAsked struct {
-	Request  uint64
-	ID       txn.ID
-	Protocol txn.Protocol
-	Branches []txn.Branch
-	Label    string
+	Request uint64
+	txn.CommitRequest
 }
 
-// OutcomeAsked asks what became of a transaction; one without decision is aborted. Any member
-// may be asked about one that is decided. Several says that whoever asks knows that no database
-// can have committed it alone.
+// OutcomeAsked asks what became of a transaction. Any member may be asked about one that is
+// decided.
 type OutcomeAsked struct {
 	Request uint64
-	ID      txn.ID
-	Several bool
+	txn.Inquiry
 }
 
 // ResolveAsked is an operator's decision for a transaction that has none.

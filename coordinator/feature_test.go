@@ -25,7 +25,7 @@ func TestStoreOfALaterReleaseIsNotOpened(t *testing.T) {
 	w.Enqueue(zab.Write{ID: 1, Hard: &zab.HardState{Accepted: 1, Current: 1}, Entries: []zab.Entry{first}})
 	<-durable
 	w.Close()
-	state, _ := toState([]txn.Changes{{Meta: txn.Meta{Cluster: 7, Position: toPosition(first.Zxid), Level: txn.Newest + 1}}})
+	state, _ := toState([]txn.Changes{{Meta: txn.Meta{Cluster: 7, Position: toPosition(first.Zxid), Level: txn.Newest + 1}}}, nil)
 	require.NoError(t, store.Apply(state))
 	require.NoError(t, store.Close())
 

@@ -270,7 +270,7 @@ func TestEachDecisionIsCountedByOneNode(t *testing.T) {
 		for range 5 {
 			require.Equal(t, txn.Commit, c.commit(txn.NewID(time.Now())).Decision)
 		}
-		_, err := c.leader().Outcome(t.Context(), txn.NewID(time.Now()))
+		_, err := c.leader().Outcome(t.Context(), txn.Inquiry{ID: txn.NewID(time.Now())})
 		require.NoError(t, err)
 	}
 	decide()

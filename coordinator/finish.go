@@ -7,7 +7,7 @@ import (
 	"time"
 
 	"github.com/concordtx/concord/internal/mutant"
-	"github.com/concordtx/concord/protocol/twopc"
+	"github.com/concordtx/concord/protocol"
 	"github.com/concordtx/concord/txn"
 )
 
@@ -42,9 +42,9 @@ func (c *Core) onFinished(e Finished) {
 	x, known := c.table.Get(e.XID.ID)
 	l := c.inHand(e.XID.ID)
 	if l != nil && l.core.Decision() != txn.Undecided {
-		effects := l.core.Step(twopc.Finished{No: e.XID.Branch, Finish: e.Finish})
+		effects := l.core.Step(protocol.Finished{No: e.XID.Branch, Finish: e.Finish})
 		if i := slices.IndexFunc(effects, isAlarm); i >= 0 {
-			c.heuristic(e, effects[i].(twopc.Alarm).Outcome)
+			c.heuristic(e, effects[i].(protocol.Alarm).Outcome)
 		}
 		c.putDown(l, e.XID.Branch)
 		c.carry(l, effects)
@@ -64,7 +64,7 @@ func (c *Core) onFinished(e Finished) {
 	}
 }
 
-func isAlarm(e twopc.Effect) bool { _, ok := e.(twopc.Alarm); return ok }
+func isAlarm(e protocol.Effect) bool { _, ok := e.(protocol.Alarm); return ok }
 
 // heuristic records that a branch did not end as decided, or that nobody can tell.
 func (c *Core) heuristic(e Finished, o txn.Outcome) {
@@ -130,7 +130,7 @@ func (c *Core) settled(x txn.Txn) {
 	for _, h := range x.Heuristics {
 		if _, open := l.work[h.Branch]; open {
 			c.putDown(l, h.Branch)
-			c.carry(l, l.core.Step(twopc.Finished{No: h.Branch, Finish: txn.Lost})) // the report is there
+			c.carry(l, l.core.Step(protocol.Finished{No: h.Branch, Finish: txn.Lost})) // the report is there
 		}
 	}
 }

@@ -39,7 +39,8 @@ func (h *heard) take() []txn.Lease {
 // publishLeases shows the leases to whoever asks; what differs has another Last or length.
 func (n *Node) publishLeases(l txn.Leases) {
 	if old := n.leases.Load(); old == nil || old.Last != l.Last || len(old.Active) != len(l.Active) {
-		n.leases.Store(&l)
+		changed := l // a copy, so that nothing is allocated when nothing changed
+		n.leases.Store(&changed)
 	}
 }
 

@@ -8,16 +8,17 @@ import (
 	"time"
 
 	"github.com/concordtx/concord/internal/mutant"
+	"github.com/concordtx/concord/protocol"
 	"github.com/concordtx/concord/protocol/twopc"
 	"github.com/concordtx/concord/txn"
 )
 
 // live is a transaction that the leader has in hand: somebody waits for its decision,
 // or it is committed and has branches to finish. What is done about it is the
-// business of its twopc.Coordinator; live holds what that core has no use for.
+// business of its core; live holds what that core has no use for.
 type live struct {
 	id       txn.ID
-	core     *twopc.Coordinator
+	core     protocol.Transaction
 	requests []uint64 // that wait for the decision
 	protocol txn.Protocol
 	label    string
@@ -132,7 +133,7 @@ func (c *Core) answer(l *live, r Reply) {
 }
 
 // size is about how many bytes a decision takes in the log.
-func size(l *live, p twopc.Propose) int {
+func size(l *live, p protocol.Propose) int {
 	n := 32 + len(l.label) + len(l.reason) + len(p.Reason)
 	for _, b := range p.Branches {
 		n += 4 + len(b.Resource) + len(b.Evidence) + len(b.Holder)
@@ -141,10 +142,10 @@ func size(l *live, p twopc.Propose) int {
 }
 
 // carry carries out what the core of a transaction asks for.
-func (c *Core) carry(l *live, effects []twopc.Effect) {
+func (c *Core) carry(l *live, effects []protocol.Effect) {
 	for _, e := range effects {
 		switch e := e.(type) {
-		case twopc.Propose:
+		case protocol.Propose:
 			if e.Decision == txn.Commit {
 				c.batch = append(c.batch, txn.CommitRecord{ID: l.id, Protocol: l.protocol, By: l.by, Branches: e.Branches, Reason: l.reason, Label: l.label})
 				if mutant.ReplyBeforeQuorum {
@@ -154,11 +155,11 @@ func (c *Core) carry(l *live, effects []twopc.Effect) {
 				c.batch = append(c.batch, txn.AbortRecord{ID: l.id, By: l.by, Reason: e.Reason, Seen: l.seen})
 			}
 			c.waiting += size(l, e)
-		case twopc.Reply:
+		case protocol.Reply:
 			c.tell(l)
-		case twopc.End:
+		case protocol.End:
 			c.end(l)
-		case twopc.Alarm:
+		case protocol.Alarm:
 			// onFinished has recorded it, with who says so and why.
 		default:
 			panic(fmt.Sprintf("coordinator: %T from a transaction whose branches are held by clients", e))

@@ -188,7 +188,8 @@ func (l *loop) admit(a ask) {
 }
 
 func (l *loop) carryOut(fx *Effects) {
-	if at := l.core.zxid(); at != *l.applied.Load() {
+	if l.core.zxid() != *l.applied.Load() {
+		at := l.core.zxid()
 		l.applied.Store(&at)
 	}
 	l.publishLeases(l.core.table.Leases()) // before anybody hears that one was granted, or has ended
@@ -268,7 +269,8 @@ func (l *loop) carryOut(fx *Effects) {
 
 // followMembers lets the connections be those to the members.
 func (l *loop) followMembers() {
-	if list := l.core.list; list.At != l.list.Load().At {
+	if l.core.list.At != l.list.Load().At {
+		list := l.core.list
 		l.list.Store(&list)
 		l.peers.follow()
 	}

@@ -151,7 +151,8 @@ func (l *loop) watchMembers() {
 
 // tellStores tells the handshakes what the log knows of the stores.
 func (l *loop) tellStores() {
-	if known := l.core.table.Meta().Stores; !slices.Equal(*l.peers.known.Load(), known) {
+	if !slices.Equal(*l.peers.known.Load(), l.core.table.Meta().Stores) {
+		known := l.core.table.Meta().Stores
 		l.peers.known.Store(&known)
 	}
 }

@@ -405,10 +405,10 @@ func TestANodeThatDivergesStopsForGood(t *testing.T) {
 				text, found, err := r.store.ReadNote(wal.DistrustNote)
 				return err == nil && found && strings.Contains(text, "differs")
 			}, 10*time.Second, 20*time.Millisecond)
-			_, err := r.Commit(t.Context(), txn.NewID(time.Now()), txn.TwoPhase, nil, "")
+			_, err := r.Commit(t.Context(), txn.CommitRequest{ID: txn.NewID(time.Now())})
 			require.ErrorIs(t, err, api.ErrUnavailable)
 			require.ErrorContains(t, err, "concord member replace "+strconv.Itoa(int(victim)))
-			_, err = r.Outcome(t.Context(), txn.NewID(time.Now()))
+			_, err = r.Outcome(t.Context(), txn.Inquiry{ID: txn.NewID(time.Now())})
 			require.ErrorIs(t, err, api.ErrUnavailable)
 			require.Zero(t, r.Status().Leader)
 
@@ -452,7 +452,7 @@ func TestWhereNoMajorityAgreesAllStop(t *testing.T) {
 	c.falsify(2)
 	for id := range zab.NodeID(3) {
 		require.Eventually(t, func() bool { return c.nodes[id+1].Status().Distrusted != "" }, 30*time.Second, 20*time.Millisecond, "node %d", id+1)
-		_, err := c.nodes[id+1].Outcome(t.Context(), txn.NewID(time.Now()))
+		_, err := c.nodes[id+1].Outcome(t.Context(), txn.Inquiry{ID: txn.NewID(time.Now())})
 		require.ErrorIs(t, err, api.ErrUnavailable)
 	}
 }

@@ -8,7 +8,7 @@ import (
 	"time"
 
 	"github.com/concordtx/concord/adapters"
-	"github.com/concordtx/concord/protocol/twopc"
+	"github.com/concordtx/concord/protocol"
 	"github.com/concordtx/concord/recovery"
 	"github.com/concordtx/concord/txn"
 )
@@ -87,7 +87,7 @@ func (c *Core) judgeBranch(s *scan, p adapters.Prepared) {
 		}
 		l := c.hold(a.XID.ID)
 		l.seen, l.by = true, txn.FromCluster
-		c.carry(l, l.core.Step(twopc.RollbackAsked{Reason: "orphan: " + a.Why}))
+		c.carry(l, l.core.Step(protocol.OrphanMet{Reason: "orphan: " + a.Why}))
 		c.note("%v at %s is an orphan: %s", a.XID, s.resource, a.Why)
 	case recovery.Report:
 		if !s.listing.reported[a.XID] {

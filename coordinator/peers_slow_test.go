@@ -57,7 +57,7 @@ func TestSlowQuorumMakesTheLeaderSayBusy(t *testing.T) {
 	for range 3 * maxWaiting / api.MaxLabel {
 		id := txn.NewID(time.Now())
 		waiting.Add(1)
-		leader.CommitLater(id, txn.TwoPhase, nil, label, func(r Reply) {
+		leader.CommitLater(txn.CommitRequest{ID: id, Label: label}, func(r Reply) {
 			mu.Lock()
 			defer mu.Unlock()
 			defer waiting.Done()
@@ -99,7 +99,7 @@ func TestSnapshotOverASlowLineStarvesNoHeartbeat(t *testing.T) {
 	c.kill(away)
 	for i := range 240 {
 		id := txn.NewID(time.Now())
-		r, err := c.leader().Commit(t.Context(), id, txn.TwoPhase, nil, strings.Repeat(string(rune('a'+i%26)), 800))
+		r, err := c.leader().Commit(t.Context(), txn.CommitRequest{ID: id, Label: strings.Repeat(string(rune('a'+i%26)), 800)})
 		require.NoError(t, err)
 		known[id] = r.Decision
 	}

@@ -20,29 +20,20 @@ import (
 
 // Commit asks for the decision to commit: the only request on the path of a
 // transaction. All branches have voted Yes. A repeated request gets the same answer.
-func (n *Node) Commit(ctx context.Context, id txn.ID, p txn.Protocol, branches []txn.Branch, label string) (Reply, error) {
-	return n.ask(ctx, func(request uint64) Event {
-		return CommitAsked{Request: request, ID: id, Protocol: p, Branches: branches, Label: label}
-	})
+func (n *Node) Commit(ctx context.Context, r txn.CommitRequest) (Reply, error) {
+	return n.ask(ctx, func(request uint64) Event { return CommitAsked{request, r} })
 }
 
 // CommitLater is Commit for many requests at a time: done takes the answer, on a
 // goroutine of the node, and must not wait. It is not called if the node closes first.
-func (n *Node) CommitLater(id txn.ID, p txn.Protocol, branches []txn.Branch, label string, done func(Reply)) {
-	n.submit(func(request uint64) Event {
-		return CommitAsked{Request: request, ID: id, Protocol: p, Branches: branches, Label: label}
-	}, done)
+func (n *Node) CommitLater(r txn.CommitRequest, done func(Reply)) {
+	n.submit(func(request uint64) Event { return CommitAsked{request, r} }, done)
 }
 
 // Outcome settles what became of a transaction: one without decision is aborted, as far as the
 // cluster would have decided it.
-func (n *Node) Outcome(ctx context.Context, id txn.ID) (Reply, error) {
-	return n.ask(ctx, func(request uint64) Event { return OutcomeAsked{Request: request, ID: id} })
-}
-
-// OutcomeOfSeveral is Outcome for whoever knows that no database committed it alone.
-func (n *Node) OutcomeOfSeveral(ctx context.Context, id txn.ID) (Reply, error) {
-	return n.ask(ctx, func(request uint64) Event { return OutcomeAsked{Request: request, ID: id, Several: true} })
+func (n *Node) Outcome(ctx context.Context, q txn.Inquiry) (Reply, error) {
+	return n.ask(ctx, func(request uint64) Event { return OutcomeAsked{request, q} })
 }
 
 // Resolve is an operator's decision for a transaction that has none.
@@ -171,7 +162,7 @@ func (n *Node) carryOut(ctx context.Context, a recovery.Action) (string, error) 
 	case recovery.Rollback:
 		t.Decision = txn.Abort
 	case recovery.Abort:
-		r, err := n.OutcomeOfSeveral(ctx, a.XID.ID)
+		r, err := n.Outcome(ctx, txn.Inquiry{ID: a.XID.ID, Cluster: a.XID.Cluster, Several: true})
 		if err != nil {
 			return "", err
 		}

@@ -73,12 +73,12 @@ func TestAFollowerAnswersWhatIsDecidedAndLeavesTheRestToTheLeader(t *testing.T) 
 		id := txn.NewID(time.Now())
 		require.Equal(t, txn.Commit, c.commit(id).Decision)
 		leader, follower := c.leaderAndFollower()
-		r, err := follower.Outcome(t.Context(), id)
+		r, err := follower.Outcome(t.Context(), txn.Inquiry{ID: id})
 		require.NoError(t, err, "it knows all that was decided before it was asked")
 		require.Equal(t, txn.Commit, r.Decision)
 
 		open := txn.NewID(time.Now())
-		_, err = follower.Outcome(t.Context(), open)
+		_, err = follower.Outcome(t.Context(), txn.Inquiry{ID: open})
 		var notLeader *api.NotLeaderError
 		require.ErrorAs(t, err, &notLeader)
 		require.EqualValues(t, leader.config.Node, notLeader.Leader)
@@ -99,7 +99,7 @@ func TestANodeThatIsCutOffSaysSoAndAnswersNoRead(t *testing.T) {
 	}
 	require.Eventually(t, func() bool { return left.Status().CutOff(time.Now()) > 0 }, 20*time.Second, 20*time.Millisecond)
 	require.Zero(t, left.Status().Leader)
-	_, err := left.Outcome(t.Context(), id)
+	_, err := left.Outcome(t.Context(), txn.Inquiry{ID: id})
 	require.ErrorIs(t, err, api.ErrUnavailable, "it knows the decision, but not whether it knows the present")
 	for _, m := range c.members {
 		if m.ID != left.config.Node {
@@ -131,7 +131,7 @@ func TestWhatWasDecidedAMomentAgoIsListed(t *testing.T) {
 }
 
 func (c *testCluster) outcome(id txn.ID) Reply {
-	r, err := c.leader().Outcome(c.t.Context(), id)
+	r, err := c.leader().Outcome(c.t.Context(), txn.Inquiry{ID: id})
 	require.NoError(c.t, err)
 	return r
 }

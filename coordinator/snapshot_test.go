@@ -35,7 +35,7 @@ func (c *testCluster) decide(n int, known map[txn.ID]txn.Decision) {
 	for i := range n {
 		id := txn.NewID(time.Now())
 		if i%5 == 4 {
-			r, err := c.leader().Outcome(c.t.Context(), id)
+			r, err := c.leader().Outcome(c.t.Context(), txn.Inquiry{ID: id})
 			require.NoError(c.t, err)
 			known[id] = r.Decision
 			continue

@@ -32,8 +32,9 @@ func stateKey(space byte, id txn.ID) []byte {
 }
 
 // toState turns the changes of the first n folds into one write of the store. A fold
-// that purges begins a new write, because a purge comes first in it.
-func toState(folds []txn.Changes) (s wal.StateChange, n int) {
+// that purges begins a new write, because a purge comes first in it. The members are written
+// unless they are those that the store has.
+func toState(folds []txn.Changes, stored *txn.Members) (s wal.StateChange, n int) {
 	if purge := folds[0].PurgeBefore; !purge.IsZero() {
 		s.DeleteRanges = append(s.DeleteRanges, wal.Range{Lo: []byte{finishedKey}, Hi: stateKey(finishedKey, purge)})
 	}
@@ -57,7 +58,7 @@ func toState(folds []txn.Changes) (s wal.StateChange, n int) {
 	}
 	s.Applied, s.Digest = zab.Zxid{Epoch: zab.Epoch(meta.Position.Epoch), Counter: meta.Position.Counter}, meta.Digest
 	s.Puts = append(s.Puts, wal.Pair{Key: []byte(metaKey), Value: encodeMeta(meta)})
-	if meta.Members != nil {
+	if meta.Members != stored && meta.Members != nil {
 		value, _ := meta.Members.AppendBinary(nil) // it has no way to fail
 		s.Puts = append(s.Puts, wal.Pair{Key: []byte(membersKey), Value: value})
 	}

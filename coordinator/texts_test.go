@@ -134,7 +134,9 @@ func differs(nodes ...zab.NodeID) func(*lone) {
 	}
 }
 
-func committing(l *lone, request uint64) Event { return CommitAsked{Request: request, ID: thatID} }
+func committing(l *lone, request uint64) Event {
+	return CommitAsked{Request: request, CommitRequest: txn.CommitRequest{ID: thatID}}
+}
 
 func resolving(d txn.Decision) func(*lone, uint64) Event {
 	return func(_ *lone, request uint64) Event {
@@ -198,7 +200,7 @@ var messages = []message{
 		core, err := NewCore(CoreConfig{Node: 1, Members: []Member{{ID: 1}, {ID: 2}, {ID: 3}}, Boot: 9, NewCluster: 7}, l.disk, txn.NewTable(txn.Meta{}, nil, l))
 		require.NoError(t, err)
 		l.core = core
-		return l.ask(func(request uint64) Event { return OutcomeAsked{Request: request, ID: thatID} }).Err
+		return l.ask(func(request uint64) Event { return OutcomeAsked{Request: request, Inquiry: txn.Inquiry{ID: thatID}} }).Err
 	}, says: `this node cannot tell whether it knows all decisions, since no leader has confirmed it: ask another one, or run "concord status"`},
 	{name: "more wait than may", is: api.ErrBusy, meet: asked(func(_ *lone, request uint64) Event {
 		return SeenAsked{Request: request, Zxid: zab.Zxid{Epoch: math.MaxUint32}}
@@ -222,13 +224,16 @@ var messages = []message{
 			"if all nodes say this, put back a backup of one of them"},
 
 	{name: "a class that is not switched on", is: api.ErrRefused, meet: asked(func(_ *lone, request uint64) Event {
-		return CommitAsked{Request: request, ID: thatID.WithClass(txn.ThreePhase)}
+		return CommitAsked{Request: request, CommitRequest: txn.CommitRequest{ID: thatID.WithClass(txn.ThreePhase)}}
 	}), says: "transaction GID is of the class three_phase, which is not switched on in this cluster, so it can neither decide it nor tell its outcome: look into the databases"},
+	{name: "a transaction of another cluster", is: api.ErrInvalid, meet: asked(func(_ *lone, request uint64) Event {
+		return CommitAsked{Request: request, CommitRequest: txn.CommitRequest{ID: thatID, Cluster: 8}}
+	}), says: "the transaction belongs to cluster CLUSTER, but this is cluster CLUSTER: connect to the right nodes; if cluster CLUSTER was made anew, start the application again"},
 	{name: "a transaction from the future", is: api.ErrInvalid, meet: asked(func(l *lone, request uint64) Event {
-		return CommitAsked{Request: request, ID: txn.NewID(l.now.AddDate(1, 0, 0))}
+		return CommitAsked{Request: request, CommitRequest: txn.CommitRequest{ID: txn.NewID(l.now.AddDate(1, 0, 0))}}
 	}), says: "transaction GID is dated TIME, and here it is TIME: unless the gid is mistyped, set the clock of whoever began it, or those of the nodes"},
 	{name: "a transaction that is too old", is: api.ErrTooOld, meet: asked(func(l *lone, request uint64) Event {
-		return CommitAsked{Request: request, ID: txn.NewID(l.now.AddDate(-1, 0, 0))}
+		return CommitAsked{Request: request, CommitRequest: txn.CommitRequest{ID: txn.NewID(l.now.AddDate(-1, 0, 0))}}
 	}, func(l *lone) {
 		for range 5 {
 			commitNew(l)

@@ -256,7 +256,9 @@ func (n *turnNode) commit(count int, branches []txn.Branch, rest func()) (ids []
 			if branches != nil {
 				ids = append(ids, id)
 			}
-			n.ask(false, func(r uint64) Event { return CommitAsked{Request: r, ID: id, Branches: branches} })
+			n.ask(false, func(r uint64) Event {
+				return CommitAsked{Request: r, CommitRequest: txn.CommitRequest{ID: id, Branches: branches}}
+			})
 		}
 		n.turn()
 		rest()
@@ -345,7 +347,7 @@ func TestNoTurnGrowsWithWhatThereIs(t *testing.T) {
 	})
 	everything := n.ask(true, func(r uint64) Event { return ViewAsked{Request: r} })
 	one := n.ask(true, func(r uint64) Event { return ViewAsked{Request: r, ID: ids[7]} })
-	outcome := n.ask(true, func(r uint64) Event { return OutcomeAsked{Request: r, ID: listing[open].XID.ID} })
+	outcome := n.ask(true, func(r uint64) Event { return OutcomeAsked{Request: r, Inquiry: txn.Inquiry{ID: listing[open].XID.ID}} })
 	n.turn()
 	tick(nodes, time.Second)
 	require.Equal(t, 3*open, len(n.replies[plan].Plan))
@@ -427,7 +429,7 @@ func TestNoTurnGrowsWithALeaderChange(t *testing.T) {
 	var requests []uint64
 	for range asked {
 		requests = append(requests, first.ask(true, func(r uint64) Event {
-			return CommitAsked{Request: r, ID: txn.NewID(first.now), Branches: twoBranches}
+			return CommitAsked{Request: r, CommitRequest: txn.CommitRequest{ID: txn.NewID(first.now), Branches: twoBranches}}
 		}))
 	}
 	tick(nodes, 3*time.Second)

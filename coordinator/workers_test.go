@@ -146,7 +146,7 @@ func TestARealBranchIsFinishedAmongThousandsThatFail(t *testing.T) {
 	var decided sync.WaitGroup
 	for range poison {
 		decided.Add(1)
-		leader.CommitLater(txn.NewID(time.Now()), txn.TwoPhase, []txn.Branch{{Resource: "orders"}}, "", func(r Reply) {
+		leader.CommitLater(txn.CommitRequest{ID: txn.NewID(time.Now()), Branches: []txn.Branch{{Resource: "orders"}}}, func(r Reply) {
 			defer decided.Done()
 			if r.Decision != txn.Commit {
 				t.Errorf("%+v", r)

@@ -81,7 +81,7 @@ func (h *handlers) commitLater(ctx context.Context, c *concordv1.NumberedCommit,
 		out.add(&concordv1.NumberedAnswer{Number: number, Error: api.CommitError(err)}, came)
 		return
 	}
-	h.node.CommitLater(commit.ID, commit.Protocol, commit.Branches, commit.Label, func(r coordinator.Reply) {
+	h.node.CommitLater(commit, func(r coordinator.Reply) {
 		a := &concordv1.NumberedAnswer{Number: number}
 		if to := (*api.NotLeaderError)(nil); !redirect && errors.As(r.Err, &to) && to.API != "" {
 			go func() { out.add(h.relay.commit(ctx, c, to), came) }() // as many as there is room for answers

@@ -70,15 +70,15 @@ func (f *fakeNode) MaxTransaction() time.Duration             { return time.Minu
 func (f *fakeNode) Closed() <-chan struct{}                   { return f.closed }
 func (f *fakeNode) Finished(txn.ID, txn.BranchNo, txn.Finish) { _ = f.did("Finished") }
 
-func (f *fakeNode) Commit(context.Context, txn.ID, txn.Protocol, []txn.Branch, string) (coordinator.Reply, error) {
+func (f *fakeNode) Commit(context.Context, txn.CommitRequest) (coordinator.Reply, error) {
 	return coordinator.Reply{Decision: txn.Commit, Zxid: f.snapshot.Zxid}, f.did("Commit")
 }
 
-func (f *fakeNode) CommitLater(_ txn.ID, _ txn.Protocol, _ []txn.Branch, _ string, done func(coordinator.Reply)) {
+func (f *fakeNode) CommitLater(_ txn.CommitRequest, done func(coordinator.Reply)) {
 	done(coordinator.Reply{Decision: txn.Commit, Zxid: f.snapshot.Zxid, Err: f.did("CommitLater")})
 }
 
-func (f *fakeNode) Outcome(context.Context, txn.ID) (coordinator.Reply, error) {
+func (f *fakeNode) Outcome(context.Context, txn.Inquiry) (coordinator.Reply, error) {
 	return coordinator.Reply{Decision: txn.Abort, Txn: txn.Txn{Decision: txn.Abort}}, f.did("Outcome")
 }
 
@@ -86,10 +86,6 @@ func (f *fakeNode) GrantLease(context.Context) (txn.Lease, error)   { return 1, 
 func (f *fakeNode) RenewLease(l txn.Lease) (bool, error)            { return l == 1, f.did("RenewLease") }
 func (f *fakeNode) EndLease(ctx context.Context, l txn.Lease) error { return f.did("EndLease") }
 func (f *fakeNode) LeaseLength() time.Duration                      { return 5 * time.Second }
-
-func (f *fakeNode) OutcomeOfSeveral(ctx context.Context, id txn.ID) (coordinator.Reply, error) {
-	return f.Outcome(ctx, id)
-}
 
 func (f *fakeNode) Recheck(context.Context, string, string) { _ = f.did("Recheck") }
 

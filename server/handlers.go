@@ -42,33 +42,38 @@ func (h *handlers) Commit(ctx context.Context, r *concordv1.CommitRequest) (*con
 	if err != nil {
 		return nil, err
 	}
-	a, err := h.node.Commit(ctx, c.ID, c.Protocol, c.Branches, c.Label)
+	a, err := h.node.Commit(ctx, c)
 	if err != nil {
 		return nil, err
 	}
 	return commitResponse(a), nil
 }
 
-func (h *handlers) parseCommit(r *concordv1.CommitRequest) (api.Commit, error) {
+func (h *handlers) parseCommit(r *concordv1.CommitRequest) (txn.CommitRequest, error) {
 	c, err := api.ParseCommit(r)
 	if err == nil {
-		err = sameCluster(h.node.Status().Cluster, r.GetCluster())
+		err = sameCluster(h.node.Status(), r.GetCluster())
 	}
 	return c, err
 }
 
-// sameCluster refuses a request about another cluster's transactions. A node that has just started
-// may not know its cluster yet; the leader always does.
-func sameCluster(own txn.ClusterID, named string) error {
-	if named == "" || own == 0 {
+// sameCluster refuses a request about another cluster's transactions, before its client would
+// wait for a position that this cluster may never reach. A node that has just started may not
+// know its cluster; the loop judges when it does.
+func sameCluster(s *coordinator.Snapshot, named string) error {
+	if named == "" {
 		return nil
 	}
 	id, err := api.ParseCluster("cluster", named)
-	if err == nil && id != own {
-		err = fmt.Errorf("the transaction belongs to cluster %v, but this is cluster %v: connect to the right nodes; "+
-			"if cluster %v was made anew, start the application again: %w", id, own, id, api.ErrInvalid)
+	switch {
+	case err != nil:
+		return err
+	case s.Cluster == 0 && s.Leader == s.Node: // its first leader is about to form it
+		return &api.NotLeaderError{}
+	case s.Cluster == 0:
+		return nil
 	}
-	return err
+	return coordinator.SameCluster(s.Cluster, id)
 }
 
 func commitResponse(r coordinator.Reply) *concordv1.CommitResponse {
@@ -139,11 +144,13 @@ func (h *handlers) Outcome(ctx context.Context, r *concordv1.OutcomeRequest) (*c
 	if err != nil {
 		return nil, err
 	}
-	ask := h.node.Outcome
-	if r.GetSeveral() {
-		ask = h.node.OutcomeOfSeveral
+	q := txn.Inquiry{ID: id, Several: r.GetSeveral()}
+	if r.GetCluster() != "" {
+		if q.Cluster, err = api.ParseCluster("cluster", r.GetCluster()); err != nil {
+			return nil, err
+		}
 	}
-	a, err := ask(ctx, id)
+	a, err := h.node.Outcome(ctx, q)
 	if errors.Is(err, api.ErrTooOld) {
 		return &concordv1.OutcomeResponse{Outcome: txn.Unknown.String(), Reason: err.Error()}, nil
 	}

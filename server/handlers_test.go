@@ -254,6 +254,25 @@ func TestRequestForAnotherClusterIsRefusedAtOnce(t *testing.T) {
 	require.Empty(t, n.calls)
 }
 
+// A leader that has not formed its cluster yet decides nothing, and who asks it asks again: it must
+// not be let in by the one who finds no cluster, nor wait for a position of another one.
+func TestRequestToAClusterThatIsBeingFormedIsAskedAgain(t *testing.T) {
+	n := newFake()
+	n.snapshot.Cluster = 0
+	n.behind = fmt.Errorf("this node is behind: %w", api.ErrUnavailable)
+	s := serve(t, n, nil)
+	r := bare()
+	r.Cluster, r.Seen = fakeCluster.String(), "99.1"
+	_, err := s.stub(t).Commit(t.Context(), r)
+	var notLeader *api.NotLeaderError
+	require.ErrorAs(t, api.FromStatus(err), &notLeader)
+	_, err = s.stub(t).Outcome(t.Context(), &concordv1.OutcomeRequest{Gid: gid(), Cluster: fakeCluster.String(), Seen: "99.1"})
+	require.ErrorAs(t, api.FromStatus(err), &notLeader)
+	a := decide(t, s, "99.1", r)
+	require.NotNil(t, a[0].GetError().GetNotLeader(), a[0])
+	require.Empty(t, n.calls)
+}
+
 func TestNotFoundSaysWhatCannotBeKnown(t *testing.T) {
 	n := newFake()
 	s := serve(t, n, nil)

@@ -26,19 +26,17 @@ type Node interface {
 	// Closed is closed when the node answers no more.
 	Closed() <-chan struct{}
 
-	Commit(ctx context.Context, id txn.ID, p txn.Protocol, branches []txn.Branch, label string) (coordinator.Reply, error)
+	Commit(ctx context.Context, r txn.CommitRequest) (coordinator.Reply, error)
 	// CommitLater calls done once, from a goroutine that must not wait, or never if the node closes.
-	CommitLater(id txn.ID, p txn.Protocol, branches []txn.Branch, label string, done func(coordinator.Reply))
+	CommitLater(r txn.CommitRequest, done func(coordinator.Reply))
 	Finished(id txn.ID, no txn.BranchNo, f txn.Finish)
-	Outcome(ctx context.Context, id txn.ID) (coordinator.Reply, error)
+	Outcome(ctx context.Context, q txn.Inquiry) (coordinator.Reply, error)
 	// GrantLease, RenewLease and EndLease are for the leader; RenewLease reports whether the
 	// lease has not ended.
 	GrantLease(ctx context.Context) (txn.Lease, error)
 	RenewLease(l txn.Lease) (bool, error)
 	EndLease(ctx context.Context, l txn.Lease) error
 	LeaseLength() time.Duration // 0: there are none
-	// OutcomeOfSeveral is Outcome for whoever knows that no database committed it alone.
-	OutcomeOfSeveral(ctx context.Context, id txn.ID) (coordinator.Reply, error)
 	View(ctx context.Context, id txn.ID) (*coordinator.View, error)
 	EachFinished(before txn.ID, visit func(txn.Txn) bool) error
 	Resolve(ctx context.Context, id txn.ID, d txn.Decision, who, why string) (coordinator.Reply, error)

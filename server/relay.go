@@ -159,7 +159,7 @@ func seen(n Node) connect.UnaryInterceptorFunc {
 			s := n.Status()
 			// Who speaks of another cluster has seen what this one may never reach.
 			if named, ok := req.Any().(interface{ GetCluster() string }); ok {
-				if err := sameCluster(s.Cluster, named.GetCluster()); err != nil {
+				if err := sameCluster(s, named.GetCluster()); err != nil {
 					return nil, err
 				}
 			}

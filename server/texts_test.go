@@ -63,7 +63,7 @@ var messages = []message{
 		_, err := c.Commit(ctx, r)
 		return err
 	}, says: "the transaction belongs to cluster c0ffee02, but this is cluster c0ffee01: connect to the right nodes; " +
-		"if cluster c0ffee02 was made anew, start the application again: invalid request"},
+		"if cluster c0ffee02 was made anew, start the application again"},
 	{name: "end no lease", is: api.ErrInvalid, call: func(ctx context.Context, c client) error {
 		_, err := c.Lease(ctx, &concordv1.LeaseRequest{End: true})
 		return err

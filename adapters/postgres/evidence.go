@@ -7,8 +7,8 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
-	"regexp"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -44,27 +44,55 @@ type evidence struct {
 
 var errEvidence = errors.New("the record of the branch is not in a form that this version writes: run the newest version of concord on all nodes")
 
-var (
-	evidenceForm = regexp.MustCompile(`^v1;xid8=([0-9]{1,20});system=([0-9]{1,20});timeline=([0-9A-F]{8});db=([0-9]{1,10});role=([^;]{1,400})$`)
-	holderForm   = regexp.MustCompile(`^v1;pid=([0-9]{1,10});start=([0-9]{1,18})$`)
-)
-
 func (e evidence) String() string {
 	return fmt.Sprintf("v1;xid8=%s;system=%s;timeline=%s;db=%s;role=%s", e.number, e.system, e.timeline, e.database, url.QueryEscape(e.role))
 }
 
 // parseEvidence accepts exactly what String prints.
 func parseEvidence(s string) (evidence, error) {
-	m := evidenceForm.FindStringSubmatch(s)
-	if m == nil {
+	f := form{rest: s}
+	f.word("v1;xid8=")
+	number := f.number(20)
+	f.word(";system=")
+	system := f.number(20)
+	f.word(";timeline=")
+	timeline := f.while(8, func(c byte) bool { return '0' <= c && c <= '9' || 'A' <= c && c <= 'F' })
+	f.word(";db=")
+	database := f.number(10)
+	f.word(";role=")
+	escaped := f.while(400, func(c byte) bool { return c != ';' })
+	role, err := url.QueryUnescape(escaped)
+	if f.wrong || f.rest != "" || len(timeline) != 8 || err != nil || url.QueryEscape(role) != escaped {
 		return evidence{}, errEvidence
 	}
-	role, err := url.QueryUnescape(m[5])
-	e := evidence{number: m[1], system: m[2], timeline: m[3], database: m[4], role: role}
-	if err != nil || e.String() != s {
-		return evidence{}, errEvidence
+	return evidence{number: number, system: system, timeline: timeline, database: database, role: role}, nil
+}
+
+// form reads a text from its front. It stands on the way of every commit request, where a regular
+// expression would be a tenth of the work of the leader's loop.
+type form struct {
+	rest  string
+	wrong bool
+}
+
+func (f *form) word(w string) {
+	rest, ok := strings.CutPrefix(f.rest, w)
+	f.rest, f.wrong = rest, f.wrong || !ok
+}
+
+// while reads at least one and at most so many bytes.
+func (f *form) while(most int, is func(byte) bool) string {
+	n := 0
+	for n < len(f.rest) && n < most && is(f.rest[n]) {
+		n++
 	}
-	return e, nil
+	read := f.rest[:n]
+	f.rest, f.wrong = f.rest[n:], f.wrong || n == 0
+	return read
+}
+
+func (f *form) number(digits int) string {
+	return f.while(digits, func(c byte) bool { return '0' <= c && c <= '9' })
 }
 
 // String is empty for a session that cannot be named.
@@ -77,19 +105,20 @@ func (h holder) String() string {
 
 // parseHolder accepts exactly what String prints.
 func parseHolder(s string) (holder, error) {
-	m := holderForm.FindStringSubmatch(s)
-	if m == nil {
+	f := form{rest: s}
+	f.word("v1;pid=")
+	process := f.number(10)
+	f.word(";start=")
+	began := f.number(18)
+	pid, err := strconv.ParseUint(process, 10, 32)
+	if err != nil || f.wrong || f.rest != "" || pid == 0 || process[0] == '0' || len(began) > 1 && began[0] == '0' {
 		return holder{}, errEvidence
 	}
-	pid, err := strconv.ParseUint(m[1], 10, 32)
+	start, err := strconv.ParseInt(began, 10, 64)
 	if err != nil {
 		return holder{}, errEvidence
 	}
-	start, err := strconv.ParseInt(m[2], 10, 64)
-	if h := (holder{uint32(pid), start}); err == nil && h.String() == s {
-		return h, nil
-	}
-	return holder{}, errEvidence
+	return holder{uint32(pid), start}, nil
 }
 
 // customKey is where a connection remembers its server.

@@ -293,7 +293,7 @@ func newDecider(ctx context.Context, addrs []string) (*decider, error) {
 // commit makes one commit request, the way the SDK does, and returns the position in
 // the log that the answer reflects.
 func (d *decider) commit(ctx context.Context, id txn.ID, label string) (zxid string, err error) {
-	res, err := d.client.Commit(ctx, api.CommitRequest(api.Commit{ID: id, Cluster: d.cluster, Label: label}))
+	res, err := d.client.Commit(ctx, api.CommitRequest(txn.CommitRequest{ID: id, Cluster: d.cluster, Label: label}))
 	if err != nil {
 		return "", err
 	}

@@ -5,7 +5,7 @@ package explore
 import (
 	"fmt"
 
-	"github.com/concordtx/concord/protocol/twopc"
+	"github.com/concordtx/concord/protocol"
 	"github.com/concordtx/concord/txn"
 )
 
@@ -14,7 +14,7 @@ type coreID uint16
 
 // core is what the three cores of two-phase commit have in common.
 type core[C any] interface {
-	Step(twopc.Event) []twopc.Effect
+	Step(protocol.Event) []protocol.Effect
 	Clone() C
 }
 
@@ -22,7 +22,7 @@ type core[C any] interface {
 // each event. Equal states, field by field, have one number.
 type remembered[C core[C]] struct {
 	world    *twoPC
-	carryOut func(no txn.BranchNo, e twopc.Event, s *step) // what the driver makes of effects
+	carryOut func(no txn.BranchNo, e protocol.Event, s *step) // what the driver makes of effects
 
 	cores  []C
 	byText map[string]coreID
@@ -42,13 +42,13 @@ type birth struct {
 type step struct {
 	known          bool
 	next           coreID
-	effects        []twopc.Effect
+	effects        []protocol.Effect
 	net, tasks     uint64
 	told           uint8
 	alarmed, ended bool
 }
 
-func remember[C core[C]](w *twoPC, carryOut func(txn.BranchNo, twopc.Event, *step)) remembered[C] {
+func remember[C core[C]](w *twoPC, carryOut func(txn.BranchNo, protocol.Event, *step)) remembered[C] {
 	return remembered[C]{
 		world: w, carryOut: carryOut, byText: map[string]coreID{},
 		cores: make([]C, 1), births: make([]birth, 1), steps: make([][]step, 1), twins: make([][]coreID, len(w.renamings)),
@@ -71,7 +71,7 @@ func (m *remembered[C]) number(c C, b birth) coreID {
 }
 
 // step returns what the core, of a branch if it is a participant, does with an event.
-func (m *remembered[C]) step(id coreID, no txn.BranchNo, at int, e twopc.Event) *step {
+func (m *remembered[C]) step(id coreID, no txn.BranchNo, at int, e protocol.Event) *step {
 	if at >= len(m.steps[id]) {
 		m.steps[id] = append(m.steps[id], make([]step, at+1-len(m.steps[id]))...)
 	}
@@ -114,7 +114,7 @@ func (m *remembered[C]) twin(r *renaming, id coreID) coreID {
 }
 
 // mustBeSymmetric compares a step with the same step under all other names.
-func (m *remembered[C]) mustBeSymmetric(id coreID, no txn.BranchNo, e twopc.Event, s step) {
+func (m *remembered[C]) mustBeSymmetric(id coreID, no txn.BranchNo, e protocol.Event, s step) {
 	for _, r := range m.world.renamings {
 		o := r.event(e)
 		t := *m.step(m.twin(r, id), r.no(no), m.world.number(o), o)

@@ -5,6 +5,7 @@ package explore
 import (
 	"math/bits"
 
+	"github.com/concordtx/concord/protocol"
 	"github.com/concordtx/concord/protocol/twopc"
 	"github.com/concordtx/concord/txn"
 )
@@ -76,44 +77,44 @@ func (r *renaming) list(branches []txn.Branch) (renamed []txn.Branch) {
 	return renamed
 }
 
-func (r *renaming) event(e twopc.Event) twopc.Event {
+func (r *renaming) event(e protocol.Event) protocol.Event {
 	switch e := e.(type) {
 	case twopc.Enlisted:
 		e.No = r.branch[e.No]
 		return e
-	case twopc.Asked:
-		return twopc.Asked{Branches: r.list(e.Branches), Missing: r.list(e.Missing)}
-	case twopc.Voted:
+	case protocol.Asked:
+		return protocol.Asked{Branches: r.list(e.Branches), Missing: r.list(e.Missing)}
+	case protocol.Voted:
 		if e.Branch.Resource != "" {
 			e.Branch.No = r.branch[e.No]
 		}
 		e.No = r.branch[e.No]
 		return e
-	case twopc.Delivered:
+	case protocol.Delivered:
 		e.Branches = r.list(e.Branches)
 		return e
-	case twopc.Finished:
+	case protocol.Finished:
 		e.No = r.branch[e.No]
 		return e
-	case twopc.Inquired:
+	case protocol.Inquired:
 		e.No = r.branch[e.No]
 		return e
 	}
 	return e // names no branch
 }
 
-func (r *renaming) effect(f twopc.Effect) twopc.Effect {
+func (r *renaming) effect(f protocol.Effect) protocol.Effect {
 	switch f := f.(type) {
-	case twopc.Prepare:
+	case protocol.Prepare:
 		f.No = r.branch[f.No]
 		return f
 	case twopc.CommitOnePhase:
 		f.No = r.branch[f.No]
 		return f
-	case twopc.Finish:
+	case protocol.Finish:
 		f.No = r.branch[f.No]
 		return f
-	case twopc.Propose:
+	case protocol.Propose:
 		f.Branches = r.list(f.Branches)
 		return f
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 
+	"github.com/concordtx/concord/protocol"
 	"github.com/concordtx/concord/protocol/twopc"
 	"github.com/concordtx/concord/txn"
 )
@@ -179,10 +180,10 @@ const (
 // item is a message or a task: what happens to whom.
 type item struct {
 	to     place
-	no     txn.BranchNo // or nobody
-	event  twopc.Event  // for a core
-	effect twopc.Effect // for a resource or the log
-	at     int          // number of the event
+	no     txn.BranchNo    // or nobody
+	event  protocol.Event  // for a core
+	effect protocol.Effect // for a resource or the log
+	at     int             // number of the event
 }
 
 // twoPC knows the cores and the items of a world. Numbers are given in the order in which
@@ -199,9 +200,9 @@ type twoPC struct {
 	fresh        coreID // a coordinator that has not heard of the transaction
 	strangers    [maxBranches]coreID
 
-	events   []twopc.Event
-	compared map[twopc.Event]int // numbers of events that can be compared
-	listed   map[string]int      // and of the others, by text
+	events   []protocol.Event
+	compared map[protocol.Event]int // numbers of events that can be compared
+	listed   map[string]int         // and of the others, by text
 
 	items  []item         // messages, by number in deal.net
 	tasks  []item         // by number in deal.tasks
@@ -226,7 +227,7 @@ type twoPC struct {
 func newTwoPC(size Size, m mistake) *twoPC {
 	w := &twoPC{
 		size: size, mistake: m, bads: []string{""},
-		compared: map[twopc.Event]int{}, listed: map[string]int{}, known: map[string]int{},
+		compared: map[protocol.Event]int{}, listed: map[string]int{}, known: map[string]int{},
 	}
 	if size.Agents {
 		w.holder = toParticipant
@@ -237,11 +238,11 @@ func newTwoPC(size Size, m mistake) *twoPC {
 	w.initiators = remember[*twopc.Initiator](w, w.carryOutInitiator)
 	w.coordinators = remember[*twopc.Coordinator](w, w.carryOutCoordinator)
 	w.participants = remember[*twopc.Participant](w, w.carryOutParticipant)
-	w.numbers.tick, w.numbers.rollback = w.number(twopc.Tick{}), w.number(twopc.RollbackAsked{})
-	w.numbers.waitOver, w.numbers.listed = w.number(twopc.WaitOver{}), w.number(twopc.Listed{})
+	w.numbers.tick, w.numbers.rollback = w.number(protocol.Tick{}), w.number(protocol.RollbackAsked{})
+	w.numbers.waitOver, w.numbers.listed = w.number(twopc.WaitOver{}), w.number(protocol.Listed{})
 	w.numbers.inquired = len(w.events)
 	for n := range maxBranches {
-		w.number(twopc.Inquired{No: txn.BranchNo(n)}) // one after the other
+		w.number(protocol.Inquired{No: txn.BranchNo(n)}) // one after the other
 	}
 	w.idle = w.initiators.number(new(twopc.Initiator), birth{made: func(*renaming) coreID { return w.idle }})
 	w.fresh = w.coordinators.number(new(twopc.Coordinator), birth{made: func(*renaming) coreID { return w.fresh }})
@@ -264,14 +265,14 @@ func (w *twoPC) Start() deal {
 		d.resources[n] = resource{state: active, work: true, readOnly: n < w.size.ReadOnly}
 		if w.size.Agents {
 			d.participants[n] = w.strangers[n]
-			w.atParticipant(&d, no, twopc.Opened{})
+			w.atParticipant(&d, no, protocol.Opened{})
 			missing = append(missing, txn.Branch{No: no})
 		} else {
 			w.atInitiator(&d, twopc.Enlisted{No: no})
 		}
 	}
 	if w.size.Agents {
-		d.net |= w.message(item{to: toCoordinator, no: nobody, event: twopc.Asked{Missing: missing}})
+		d.net |= w.message(item{to: toCoordinator, no: nobody, event: protocol.Asked{Missing: missing}})
 	} else {
 		w.atInitiator(&d, twopc.CommitAsked{Recorded: w.size.Recorded})
 	}
@@ -279,11 +280,11 @@ func (w *twoPC) Start() deal {
 	return d
 }
 
-func (w *twoPC) number(e twopc.Event) int {
+func (w *twoPC) number(e protocol.Event) int {
 	at, known := 0, false
 	text := ""
 	switch e.(type) {
-	case twopc.Asked, twopc.Delivered: // have lists
+	case protocol.Asked, protocol.Delivered: // have lists
 		text = fmt.Sprintf("%T%v", e, e)
 		at, known = w.listed[text]
 	default:
@@ -309,7 +310,7 @@ func (w *twoPC) logDelivers(d *deal) {
 		i = &w.bare
 	}
 	if i.event == nil {
-		i.event = twopc.Delivered{Decision: d.decision, Branches: d.record()}
+		i.event = protocol.Delivered{Decision: d.decision, Branches: d.record()}
 		i.at = w.number(i.event)
 	}
 	w.coordinatorStep(d, i.at, i.event)
@@ -330,8 +331,8 @@ func (w *twoPC) message(i item) uint64 {
 // task returns the set of one task.
 func (w *twoPC) task(i item) uint64 {
 	bit := w.insert("task", &w.tasks, i)
-	_, finish := i.effect.(twopc.Finish)
-	_, finished := i.event.(twopc.Finished)
+	_, finish := i.effect.(protocol.Finish)
+	_, finished := i.event.(protocol.Finished)
 	if w.size.Agents && (finish || finished) {
 		w.again |= bit
 	}
@@ -357,14 +358,14 @@ func (w *twoPC) insert(kind string, items *[]item, i item) uint64 {
 // The drivers.
 
 // atInitiator lets an event happen.
-func (w *twoPC) atInitiator(d *deal, e twopc.Event) { w.initiatorStep(d, w.number(e), e) }
+func (w *twoPC) atInitiator(d *deal, e protocol.Event) { w.initiatorStep(d, w.number(e), e) }
 
-func (w *twoPC) initiatorStep(d *deal, at int, e twopc.Event) {
+func (w *twoPC) initiatorStep(d *deal, at int, e protocol.Event) {
 	s := w.initiators.step(d.initiator, nobody, at, e)
 	d.initiator = s.next
 	d.take(s)
 	if w.mistake == unknownIsCommit && s.told == 1<<txn.Unknown {
-		w.atInitiator(d, twopc.Decided{Decision: txn.Commit})
+		w.atInitiator(d, protocol.Decided{Decision: txn.Commit})
 	}
 }
 
@@ -377,65 +378,65 @@ func (d *deal) take(s *step) {
 	d.ended = d.ended || s.ended
 }
 
-func (w *twoPC) carryOutInitiator(_ txn.BranchNo, _ twopc.Event, s *step) {
+func (w *twoPC) carryOutInitiator(_ txn.BranchNo, _ protocol.Event, s *step) {
 	for _, f := range s.effects {
 		switch f := f.(type) {
-		case twopc.Prepare:
+		case protocol.Prepare:
 			s.tasks |= w.task(item{to: toResource, no: f.No, effect: f})
-		case twopc.Finish:
+		case protocol.Finish:
 			s.tasks |= w.task(item{to: toResource, no: f.No, effect: f})
 		case twopc.CommitOnePhase:
 			s.tasks |= w.task(item{to: toResource, no: f.No, effect: f})
 		case twopc.Ask:
-			s.net |= w.message(item{to: toCoordinator, no: nobody, event: twopc.Asked{Branches: f.Branches}})
-		case twopc.Report:
-			s.net |= w.message(item{to: toCoordinator, no: f.No, event: twopc.Finished(f)})
-		case twopc.Reply:
+			s.net |= w.message(item{to: toCoordinator, no: nobody, event: protocol.Asked{Branches: f.Branches}})
+		case protocol.Report:
+			s.net |= w.message(item{to: toCoordinator, no: f.No, event: protocol.Finished(f)})
+		case protocol.Reply:
 			s.told |= 1 << f.Outcome
 		}
 	}
 }
 
-func (w *twoPC) atCoordinator(d *deal, e twopc.Event) { w.coordinatorStep(d, w.number(e), e) }
+func (w *twoPC) atCoordinator(d *deal, e protocol.Event) { w.coordinatorStep(d, w.number(e), e) }
 
-func (w *twoPC) coordinatorStep(d *deal, at int, e twopc.Event) {
-	if v, ok := e.(twopc.Voted); ok && w.mistake == decideWithoutVotes && v.Vote == txn.VoteYes {
-		d.net |= w.message(item{to: toLog, no: nobody, effect: twopc.Propose{Decision: txn.Commit, Branches: []txn.Branch{{No: 0}, {No: 1}}}})
+func (w *twoPC) coordinatorStep(d *deal, at int, e protocol.Event) {
+	if v, ok := e.(protocol.Voted); ok && w.mistake == decideWithoutVotes && v.Vote == txn.VoteYes {
+		d.net |= w.message(item{to: toLog, no: nobody, effect: protocol.Propose{Decision: txn.Commit, Branches: []txn.Branch{{No: 0}, {No: 1}}}})
 	}
 	s := w.coordinators.step(d.coordinator, nobody, at, e)
 	d.coordinator = s.next
 	d.take(s)
 }
 
-func (w *twoPC) carryOutCoordinator(_ txn.BranchNo, e twopc.Event, s *step) {
+func (w *twoPC) carryOutCoordinator(_ txn.BranchNo, e protocol.Event, s *step) {
 	for _, f := range s.effects {
 		switch f := f.(type) {
-		case twopc.Prepare:
-			s.net |= w.message(item{to: toParticipant, no: f.No, event: twopc.PrepareAsked{}})
-		case twopc.Propose:
-			if _, inquired := e.(twopc.Inquired); inquired && w.mistake == presumeCommit {
+		case protocol.Prepare:
+			s.net |= w.message(item{to: toParticipant, no: f.No, event: protocol.PrepareAsked{}})
+		case protocol.Propose:
+			if _, inquired := e.(protocol.Inquired); inquired && w.mistake == presumeCommit {
 				f.Decision = txn.Commit
 			}
 			f.Reason = "" // for people
 			s.net |= w.message(item{to: toLog, no: nobody, effect: f})
 			if w.mistake == tellBeforeDeliver && !w.size.Agents {
-				s.net |= w.message(item{to: toInitiator, no: nobody, event: twopc.Decided{Decision: f.Decision}})
+				s.net |= w.message(item{to: toInitiator, no: nobody, event: protocol.Decided{Decision: f.Decision}})
 			}
-		case twopc.Finish:
+		case protocol.Finish:
 			if w.size.Agents {
-				s.net |= w.message(item{to: toParticipant, no: f.No, event: twopc.Decided{Decision: f.Decision}})
+				s.net |= w.message(item{to: toParticipant, no: f.No, event: protocol.Decided{Decision: f.Decision}})
 			} else {
 				s.net |= w.message(item{to: toTakeover, no: f.No, effect: f})
 			}
-		case twopc.Reply:
+		case protocol.Reply:
 			if w.size.Agents {
 				s.told |= 1 << f.Outcome
 			} else {
-				s.net |= w.message(item{to: toInitiator, no: nobody, event: twopc.Decided{Decision: decisionOf(f.Outcome)}})
+				s.net |= w.message(item{to: toInitiator, no: nobody, event: protocol.Decided{Decision: decisionOf(f.Outcome)}})
 			}
-		case twopc.Alarm:
+		case protocol.Alarm:
 			s.alarmed = true
-		case twopc.End:
+		case protocol.End:
 			s.ended = true
 		}
 	}
@@ -448,42 +449,42 @@ func decisionOf(o txn.Outcome) txn.Decision {
 	return txn.Commit
 }
 
-func (w *twoPC) atParticipant(d *deal, no txn.BranchNo, e twopc.Event) {
+func (w *twoPC) atParticipant(d *deal, no txn.BranchNo, e protocol.Event) {
 	w.participantStep(d, no, w.number(e), e)
 }
 
-func (w *twoPC) participantStep(d *deal, no txn.BranchNo, at int, e twopc.Event) {
-	if _, ask := e.(twopc.PrepareAsked); ask && w.mistake == prepareTheUnknown && d.participants[no] == w.strangers[no] && d.resources[no].state == nothing {
+func (w *twoPC) participantStep(d *deal, no txn.BranchNo, at int, e protocol.Event) {
+	if _, ask := e.(protocol.PrepareAsked); ask && w.mistake == prepareTheUnknown && d.participants[no] == w.strangers[no] && d.resources[no].state == nothing {
 		d.resources[no].state = active
-		w.atParticipant(d, no, twopc.Opened{})
+		w.atParticipant(d, no, protocol.Opened{})
 	}
 	s := w.participants.step(d.participants[no], no, at, e)
 	d.participants[no] = s.next
 	d.take(s)
 }
 
-func (w *twoPC) carryOutParticipant(no txn.BranchNo, _ twopc.Event, s *step) {
+func (w *twoPC) carryOutParticipant(no txn.BranchNo, _ protocol.Event, s *step) {
 	for _, f := range s.effects {
 		switch f := f.(type) {
-		case twopc.Prepare:
+		case protocol.Prepare:
 			s.tasks |= w.task(item{to: toResource, no: no, effect: f})
 			if w.mistake == yesBeforeDurable {
 				s.tasks |= w.task(item{to: toParticipant, no: no, event: voted(no, txn.VoteYes)})
 			}
-		case twopc.Finish:
+		case protocol.Finish:
 			s.tasks |= w.task(item{to: toResource, no: no, effect: f})
-		case twopc.Report:
-			s.net |= w.message(item{to: toCoordinator, no: no, event: twopc.Finished(f)})
-		case twopc.CastVote:
-			s.net |= w.message(item{to: toCoordinator, no: no, event: twopc.Voted{No: no, Vote: f.Vote, Branch: f.Branch}})
-		case twopc.Inquire:
-			s.net |= w.message(item{to: toCoordinator, no: no, event: twopc.Inquired{No: no}})
+		case protocol.Report:
+			s.net |= w.message(item{to: toCoordinator, no: no, event: protocol.Finished(f)})
+		case protocol.CastVote:
+			s.net |= w.message(item{to: toCoordinator, no: no, event: protocol.Voted{No: no, Vote: f.Vote, Branch: f.Branch}})
+		case protocol.Inquire:
+			s.net |= w.message(item{to: toCoordinator, no: no, event: protocol.Inquired{No: no}})
 		}
 	}
 }
 
-func voted(no txn.BranchNo, vote txn.Vote) twopc.Voted {
-	v := twopc.Voted{No: no, Vote: vote}
+func voted(no txn.BranchNo, vote txn.Vote) protocol.Voted {
+	v := protocol.Voted{No: no, Vote: vote}
 	if vote == txn.VoteYes {
 		v.Branch = txn.Branch{No: no, Resource: "db"}
 	}
@@ -501,14 +502,14 @@ const (
 	saidEnd   said = 11
 )
 
-func (s said) event(no txn.BranchNo) twopc.Event {
+func (s said) event(no txn.BranchNo) protocol.Event {
 	switch {
 	case s < finishes:
 		return voted(no, txn.Vote(s))
 	case s >= onePhases:
 		return twopc.OnePhaseDone{Outcome: txn.Outcome(s - onePhases)}
 	}
-	return twopc.Finished{No: no, Finish: txn.Finish(s - finishes)}
+	return protocol.Finished{No: no, Finish: txn.Finish(s - finishes)}
 }
 
 // prepare lets a resource vote.
@@ -558,12 +559,12 @@ func (r *resource) finish(d txn.Decision, takeover bool, m mistake) said {
 }
 
 // propose lets the first decision win, and checks that a commit is allowed.
-func (w *twoPC) propose(d *deal, p twopc.Propose) {
+func (w *twoPC) propose(d *deal, p protocol.Propose) {
 	if d.decision != txn.Undecided {
 		return
 	}
 	if p.Decision == txn.Abort && w.mistake == forgetTombstone {
-		w.atCoordinator(d, twopc.Delivered{Decision: txn.Abort})
+		w.atCoordinator(d, protocol.Delivered{Decision: txn.Abort})
 		d.coordinator = w.fresh // and the next leader finds nothing
 		return
 	}

@@ -5,6 +5,7 @@ package explore
 import (
 	"math/bits"
 
+	"github.com/concordtx/concord/protocol"
 	"github.com/concordtx/concord/protocol/twopc"
 	"github.com/concordtx/concord/txn"
 )
@@ -39,7 +40,7 @@ func (w *twoPC) Moves(d *deal, moves []Move) []Move {
 		at := Move(bits.TrailingZeros64(tasks))
 		moves = append(moves, doTask|at)
 		if i := &w.tasks[at]; i.to == toResource && d.resources[i.no].state == active {
-			_, prepare := i.effect.(twopc.Prepare)
+			_, prepare := i.effect.(protocol.Prepare)
 			_, alone := i.effect.(twopc.CommitOnePhase)
 			if (prepare || alone) && !d.resources[i.no].readOnly {
 				moves = append(moves, doTaskNo|at)
@@ -156,19 +157,19 @@ func (w *twoPC) do(d *deal, m Move) {
 	case logDelivers:
 		w.logDelivers(d)
 	case leaderTicks:
-		w.coordinatorStep(d, w.numbers.tick, twopc.Tick{})
+		w.coordinatorStep(d, w.numbers.tick, protocol.Tick{})
 	case leaderAborts:
-		w.coordinatorStep(d, w.numbers.rollback, twopc.RollbackAsked{})
+		w.coordinatorStep(d, w.numbers.rollback, protocol.RollbackAsked{})
 	case waitEnds:
 		w.initiatorStep(d, w.numbers.waitOver, twopc.WaitOver{})
 	case scanFinds:
-		w.coordinatorStep(d, w.numbers.inquired+n, twopc.Inquired{No: txn.BranchNo(n)})
+		w.coordinatorStep(d, w.numbers.inquired+n, protocol.Inquired{No: txn.BranchNo(n)})
 	case agentTicks:
-		w.participantStep(d, txn.BranchNo(n), w.numbers.tick, twopc.Tick{})
+		w.participantStep(d, txn.BranchNo(n), w.numbers.tick, protocol.Tick{})
 	case agentAborts:
-		w.participantStep(d, txn.BranchNo(n), w.numbers.rollback, twopc.RollbackAsked{})
+		w.participantStep(d, txn.BranchNo(n), w.numbers.rollback, protocol.RollbackAsked{})
 	case agentLists:
-		w.participantStep(d, txn.BranchNo(n), w.numbers.listed, twopc.Listed{})
+		w.participantStep(d, txn.BranchNo(n), w.numbers.listed, protocol.Listed{})
 	case enlistLate:
 		w.enlist(d, n)
 	case resourceForgets:
@@ -200,7 +201,7 @@ func (w *twoPC) happen(d *deal, i *item, vote txn.Vote) {
 	case toTakeover:
 		d.net |= w.say(toCoordinator, i.no, w.atResource(d, i, vote))
 	case toLog:
-		w.propose(d, i.effect.(twopc.Propose))
+		w.propose(d, i.effect.(protocol.Propose))
 	}
 }
 
@@ -208,7 +209,7 @@ func (w *twoPC) happen(d *deal, i *item, vote txn.Vote) {
 func (w *twoPC) atResource(d *deal, i *item, vote txn.Vote) said {
 	r := &d.resources[i.no]
 	switch f := i.effect.(type) {
-	case twopc.Finish:
+	case protocol.Finish:
 		return r.finish(f.Decision, i.to == toTakeover, w.mistake)
 	case twopc.CommitOnePhase:
 		return r.commitAlone(vote)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strings"
 
+	"github.com/concordtx/concord/protocol"
 	"github.com/concordtx/concord/protocol/twopc"
 	"github.com/concordtx/concord/txn"
 )
@@ -77,9 +78,9 @@ func (w *twoPC) scene(d *deal) string {
 }
 
 // tell says what a move is, and which core hears what by it.
-func (w *twoPC) tell(d *deal, m Move) (what, core string, e twopc.Event) {
+func (w *twoPC) tell(d *deal, m Move) (what, core string, e protocol.Event) {
 	n := int(m &^ kindMask)
-	agent := func(e twopc.Event) (string, string, twopc.Event) {
+	agent := func(e protocol.Event) (string, string, protocol.Event) {
 		what := fmt.Sprintf("The agent of branch %d hears: %s", n, eventText(e))
 		if n == 0 {
 			return what, "participant", e
@@ -107,21 +108,21 @@ func (w *twoPC) tell(d *deal, m Move) (what, core string, e twopc.Event) {
 		}
 		return w.heard(i)
 	case logDelivers:
-		return "The log delivers", "coordinator", twopc.Delivered{Decision: d.decision, Branches: d.record()}
+		return "The log delivers", "coordinator", protocol.Delivered{Decision: d.decision, Branches: d.record()}
 	case leaderTicks:
-		return "The leader asks again", "coordinator", twopc.Tick{}
+		return "The leader asks again", "coordinator", protocol.Tick{}
 	case leaderAborts:
-		return "Somebody asks the leader for a rollback", "coordinator", twopc.RollbackAsked{}
+		return "Somebody asks the leader for a rollback", "coordinator", protocol.RollbackAsked{}
 	case waitEnds:
 		return "The application waits no longer", "initiator", twopc.WaitOver{}
 	case scanFinds:
-		return fmt.Sprintf("A scan finds branch %d", n), "coordinator", twopc.Inquired{No: txn.BranchNo(n)}
+		return fmt.Sprintf("A scan finds branch %d", n), "coordinator", protocol.Inquired{No: txn.BranchNo(n)}
 	case agentTicks:
-		return agent(twopc.Tick{})
+		return agent(protocol.Tick{})
 	case agentAborts:
-		return agent(twopc.RollbackAsked{})
+		return agent(protocol.RollbackAsked{})
 	case agentLists:
-		return agent(twopc.Listed{})
+		return agent(protocol.Listed{})
 	case enlistLate:
 		return fmt.Sprintf("Branch %d comes late", n), "initiator", twopc.Enlisted{No: txn.BranchNo(n)}
 	case resourceForgets:
@@ -135,7 +136,7 @@ func (w *twoPC) tell(d *deal, m Move) (what, core string, e twopc.Event) {
 }
 
 // heard tells of an item that a core hears.
-func (w *twoPC) heard(i item) (what, core string, e twopc.Event) {
+func (w *twoPC) heard(i item) (what, core string, e protocol.Event) {
 	switch i.to {
 	case toInitiator:
 		return "The application's side hears: " + eventText(i.event), "initiator", i.event
@@ -149,51 +150,51 @@ func (w *twoPC) heard(i item) (what, core string, e twopc.Event) {
 	return what, "", nil
 }
 
-func effectText(f twopc.Effect) string {
+func effectText(f protocol.Effect) string {
 	switch f := f.(type) {
-	case twopc.Prepare:
+	case protocol.Prepare:
 		return "prepare"
 	case twopc.CommitOnePhase:
 		return "commit in one phase"
-	case twopc.Finish:
+	case protocol.Finish:
 		return f.Decision.String()
-	case twopc.Propose:
+	case protocol.Propose:
 		return strings.TrimSpace(f.Decision.String() + " " + numbers(f.Branches))
 	}
 	return fmt.Sprintf("%T%v", f, f)
 }
 
 // eventText writes an event as protocol/twopc's TestTraces reads it.
-func eventText(e twopc.Event) string {
+func eventText(e protocol.Event) string {
 	switch e := e.(type) {
 	case twopc.Enlisted:
 		return fmt.Sprintf("enlisted %d", e.No)
-	case twopc.RollbackAsked:
+	case protocol.RollbackAsked:
 		return "rollback-asked"
-	case twopc.Asked:
+	case protocol.Asked:
 		if len(e.Branches) == 0 {
 			return "asked - missing " + numbers(e.Missing)
 		}
 		return "asked " + numbers(e.Branches)
-	case twopc.PrepareAsked:
+	case protocol.PrepareAsked:
 		return "prepare-asked"
-	case twopc.Voted:
+	case protocol.Voted:
 		return fmt.Sprintf("voted %d %v", e.No, e.Vote)
-	case twopc.Delivered:
+	case protocol.Delivered:
 		return strings.TrimSpace(fmt.Sprintf("delivered %v %s", e.Decision, numbers(e.Branches)))
 	case twopc.OnePhaseDone:
 		return "one-phase-done " + e.Outcome.String()
-	case twopc.Decided:
+	case protocol.Decided:
 		return "decided " + e.Decision.String()
 	case twopc.WaitOver:
 		return "wait-over"
-	case twopc.Finished:
+	case protocol.Finished:
 		return fmt.Sprintf("finished %d %v", e.No, e.Finish)
-	case twopc.Inquired:
+	case protocol.Inquired:
 		return fmt.Sprintf("inquired %d", e.No)
-	case twopc.Listed:
+	case protocol.Listed:
 		return "listed"
-	case twopc.Tick:
+	case protocol.Tick:
 		return "tick"
 	}
 	return fmt.Sprintf("# %T", e)

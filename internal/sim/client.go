@@ -197,9 +197,9 @@ func (c *client) ask() {
 	id, branches, life := c.ghost.id, c.branches(), c.life
 	w.question(n, c.w.chance(w.loss), func(request uint64) coordinator.Event {
 		if kind == askCommit {
-			return coordinator.CommitAsked{Request: request, ID: id, Branches: branches}
+			return coordinator.CommitAsked{Request: request, CommitRequest: txn.CommitRequest{ID: id, Branches: branches}}
 		}
-		return coordinator.OutcomeAsked{Request: request, ID: id}
+		return coordinator.OutcomeAsked{Request: request, Inquiry: txn.Inquiry{ID: id}}
 	}, func(r coordinator.Reply) {
 		if r.Err == nil {
 			op.answer(r.Decision, w.now)

@@ -56,7 +56,7 @@ func (w *txnWorld) read() {
 func (w *txnWorld) readOutcome(n *node, g *txnGhost) {
 	op := w.check.history.ask(g.id, askOutcome, w.now)
 	w.question(n, false, func(request uint64) coordinator.Event {
-		return coordinator.OutcomeAsked{Request: request, ID: g.id}
+		return coordinator.OutcomeAsked{Request: request, Inquiry: txn.Inquiry{ID: g.id}}
 	}, func(r coordinator.Reply) {
 		if r.Err != nil {
 			return

@@ -37,7 +37,8 @@ var house = map[string]struct {
 	"api/concord/v1": {layer: 0, why: "generated messages"},
 
 	"api/concord/v1/concordv1connect": {layer: 1, why: "generated client and handler of those messages"},
-	"protocol/twopc":                  {layer: 1, why: "two-phase commit in the words of txn"},
+	"protocol":                        {layer: 1, why: "the words that commit protocols share"},
+	"protocol/twopc":                  {layer: 2, why: "two-phase commit in those words"},
 	"wal":                             {layer: 1, why: "the store keeps what zab says must be durable"},
 	"adapters":                        {layer: 1, why: "the contract of a resource, no code"},
 
@@ -57,7 +58,7 @@ var house = map[string]struct {
 	"coordinator": {layer: 3, why: "a node: loop, log, peers, recovery workers"},
 	"server":      {layer: 4, why: "HTTP in front of a node; decides nothing"},
 	".": {layer: 5, why: "the SDK: small for those who link it",
-		only: []string{"txn", "adapters", "api", "api/concord/v1", "protocol/twopc", "internal/mutant"}},
+		only: []string{"txn", "adapters", "api", "api/concord/v1", "protocol", "protocol/twopc", "internal/mutant"}},
 	"cmd/concord": {layer: 6, why: "the binary wires everything by hand"},
 
 	"internal/sim":            {layer: above, kind: forTests, why: "seeded simulation of whole clusters"},
@@ -123,6 +124,7 @@ func TestLayerRulesRefuseWhatTheyShould(t *testing.T) {
 	for _, c := range []struct{ importer, imported string }{
 		{"txn", "wal"},
 		{"wal", "adapters"},
+		{"protocol", "protocol/twopc"},
 		{"protocol/twopc", "adapters/memory"},
 		{"coordinator", "server"},
 		{"coordinator", "internal/sim"},

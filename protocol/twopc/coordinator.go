@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/concordtx/concord/internal/mutant"
+	"github.com/concordtx/concord/protocol"
 	"github.com/concordtx/concord/txn"
 )
 
@@ -26,6 +27,8 @@ type Coordinator struct {
 	decision txn.Decision
 	reason   string
 }
+
+var _ protocol.Transaction = (*Coordinator)(nil)
 
 type coordinatorPhase uint8
 
@@ -57,30 +60,35 @@ func Resume(branches []txn.Branch, finished ...txn.BranchNo) *Coordinator {
 	return c
 }
 
-// Step handles one event.
-func (c *Coordinator) Step(e Event) []Effect {
+// Step handles one event. An orphan gets a tombstone: whoever holds it has not asked to commit
+// and will find that it is too late.
+func (c *Coordinator) Step(e protocol.Event) []protocol.Effect {
 	switch e := e.(type) {
-	case Asked:
+	case protocol.Asked:
 		return c.ask(e)
-	case Voted:
+	case protocol.Voted:
 		return c.vote(e)
-	case RollbackAsked:
+	case protocol.RollbackAsked:
 		if c.phase == unheard || c.phase == collecting {
 			return c.propose(txn.Abort, e.Reason)
 		}
-	case Inquired:
+	case protocol.OrphanMet:
+		if c.phase == unheard || c.phase == collecting {
+			return c.propose(txn.Abort, e.Reason)
+		}
+	case protocol.Inquired:
 		return c.inquire(e.No)
-	case Delivered:
+	case protocol.Delivered:
 		return c.deliver(e)
-	case Finished:
+	case protocol.Finished:
 		return c.finished(e)
-	case Tick:
+	case protocol.Tick:
 		return c.tick()
 	}
 	return nil
 }
 
-func (c *Coordinator) ask(a Asked) []Effect {
+func (c *Coordinator) ask(a protocol.Asked) []protocol.Effect {
 	c.waited = true
 	if c.phase >= decided {
 		return c.reply()
@@ -91,7 +99,7 @@ func (c *Coordinator) ask(a Asked) []Effect {
 	for _, b := range a.Branches {
 		c.branches = append(c.branches, asked{branch: b, state: prepared})
 	}
-	var effects []Effect
+	var effects []protocol.Effect
 	for _, b := range a.Missing {
 		c.branches = append(c.branches, asked{branch: b, state: waiting, agent: true})
 	}
@@ -99,17 +107,17 @@ func (c *Coordinator) ask(a Asked) []Effect {
 	c.phase = collecting
 	for _, b := range c.branches {
 		if b.state == waiting {
-			effects = append(effects, Prepare{No: b.branch.No})
+			effects = append(effects, protocol.Prepare{No: b.branch.No})
 		}
 	}
 	return append(effects, c.count()...)
 }
 
-func (c *Coordinator) vote(v Voted) []Effect {
+func (c *Coordinator) vote(v protocol.Voted) []protocol.Effect {
 	b := c.find(v.No)
 	if c.phase >= decided && v.Vote == txn.VoteYes && (b == nil || b.state != ended) {
 		// A late Yes: the voter has not heard the decision.
-		return []Effect{Finish{No: v.No, Decision: c.decision}}
+		return []protocol.Effect{protocol.Finish{No: v.No, Decision: c.decision}}
 	}
 	if c.phase != collecting || b == nil || b.state != waiting {
 		return nil // the first vote counts
@@ -128,7 +136,7 @@ func (c *Coordinator) vote(v Voted) []Effect {
 }
 
 // count proposes to commit once every branch has voted.
-func (c *Coordinator) count() []Effect {
+func (c *Coordinator) count() []protocol.Effect {
 	missing := 0
 	for _, b := range c.branches {
 		if b.state == waiting {
@@ -141,9 +149,9 @@ func (c *Coordinator) count() []Effect {
 	return c.propose(txn.Commit, "")
 }
 
-func (c *Coordinator) propose(d txn.Decision, reason string) []Effect {
+func (c *Coordinator) propose(d txn.Decision, reason string) []protocol.Effect {
 	c.phase = proposing
-	p := Propose{Decision: d, Reason: reason}
+	p := protocol.Propose{Decision: d, Reason: reason}
 	if d == txn.Commit {
 		for _, b := range c.branches {
 			if b.state == prepared {
@@ -151,22 +159,22 @@ func (c *Coordinator) propose(d txn.Decision, reason string) []Effect {
 			}
 		}
 	}
-	return []Effect{p}
+	return []protocol.Effect{p}
 }
 
 // inquire answers a holder that is in doubt. A transaction that nobody asked to commit
 // is aborted by the question, in the log first.
-func (c *Coordinator) inquire(no txn.BranchNo) []Effect {
+func (c *Coordinator) inquire(no txn.BranchNo) []protocol.Effect {
 	switch {
 	case c.phase == unheard:
 		return c.propose(txn.Abort, "nobody asked to commit it")
 	case c.phase >= decided:
-		return []Effect{Finish{No: no, Decision: c.decision}}
+		return []protocol.Effect{protocol.Finish{No: no, Decision: c.decision}}
 	}
 	return nil
 }
 
-func (c *Coordinator) deliver(d Delivered) []Effect {
+func (c *Coordinator) deliver(d protocol.Delivered) []protocol.Effect {
 	if c.phase >= decided || d.Decision == txn.Undecided {
 		return nil
 	}
@@ -174,13 +182,13 @@ func (c *Coordinator) deliver(d Delivered) []Effect {
 	if d.Decision == txn.Commit {
 		c.adopt(d.Branches)
 	}
-	var effects []Effect
+	var effects []protocol.Effect
 	if c.waited {
 		effects = c.reply()
 	}
 	for _, b := range c.branches {
 		if b.agent && b.state != ended {
-			effects = append(effects, Finish{No: b.branch.No, Decision: c.decision})
+			effects = append(effects, protocol.Finish{No: b.branch.No, Decision: c.decision})
 		}
 	}
 	return append(effects, c.settle()...)
@@ -202,7 +210,7 @@ func (c *Coordinator) adopt(record []txn.Branch) {
 	c.sort()
 }
 
-func (c *Coordinator) finished(f Finished) []Effect {
+func (c *Coordinator) finished(f protocol.Finished) []protocol.Effect {
 	b := c.find(f.No)
 	if c.phase != decided || b == nil || b.state == ended {
 		return nil
@@ -221,16 +229,16 @@ func (c *Coordinator) finished(f Finished) []Effect {
 		return nil
 	}
 	b.state = ended
-	var effects []Effect
+	var effects []protocol.Effect
 	if outcome != txn.Unknown {
-		effects = append(effects, Alarm{No: f.No, Outcome: outcome})
+		effects = append(effects, protocol.Alarm{No: f.No, Outcome: outcome})
 	}
 	return append(effects, c.settle()...)
 }
 
 // settle closes a decided transaction once every branch is finished. An abort gets no End
 // record: its own record was the last word.
-func (c *Coordinator) settle() []Effect {
+func (c *Coordinator) settle() []protocol.Effect {
 	for _, b := range c.branches {
 		if b.state != ended {
 			return nil
@@ -238,28 +246,28 @@ func (c *Coordinator) settle() []Effect {
 	}
 	c.phase = closed
 	if c.decision == txn.Commit {
-		return []Effect{End{}}
+		return []protocol.Effect{protocol.End{}}
 	}
 	return nil
 }
 
 // tick asks again for what is missing. After the decision that includes branches
 // whose sessions finish them normally: the driver ticks only after a grace period.
-func (c *Coordinator) tick() []Effect {
-	var effects []Effect
+func (c *Coordinator) tick() []protocol.Effect {
+	var effects []protocol.Effect
 	for _, b := range c.branches {
 		switch {
 		case c.phase == collecting && b.state == waiting:
-			effects = append(effects, Prepare{No: b.branch.No})
+			effects = append(effects, protocol.Prepare{No: b.branch.No})
 		case c.phase == decided && b.state != ended:
-			effects = append(effects, Finish{No: b.branch.No, Decision: c.decision})
+			effects = append(effects, protocol.Finish{No: b.branch.No, Decision: c.decision})
 		}
 	}
 	return effects
 }
 
-func (c *Coordinator) reply() []Effect {
-	return []Effect{Reply{Outcome: outcome(c.decision), Reason: c.reason}}
+func (c *Coordinator) reply() []protocol.Effect {
+	return []protocol.Effect{protocol.Reply{Outcome: outcome(c.decision), Reason: c.reason}}
 }
 
 // Decision returns what was delivered, or Undecided.

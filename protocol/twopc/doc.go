@@ -6,8 +6,8 @@
 //
 // A core is a value with Step(Event) []Effect. It has no clock, no goroutine and no
 // I/O; a driver brings events in and carries effects out, in their order, and decides
-// nothing. The three speak the same words: the file event.go says what may happen,
-// effect.go what may be asked for.
+// nothing. The three speak the words of package protocol, and the Initiator a few of its own:
+// the file event.go says what may happen, effect.go what may be asked for.
 //
 // # What a core owes
 //

@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/concordtx/concord/internal/mutant"
+	"github.com/concordtx/concord/protocol"
 	"github.com/concordtx/concord/txn"
 )
 
@@ -75,7 +76,7 @@ const (
 )
 
 // Step handles one event.
-func (i *Initiator) Step(e Event) []Effect {
+func (i *Initiator) Step(e protocol.Event) []protocol.Effect {
 	switch e := e.(type) {
 	case Enlisted:
 		i.enlist(e.No)
@@ -84,7 +85,7 @@ func (i *Initiator) Step(e Event) []Effect {
 			i.recorded = e.Recorded
 			return i.commit()
 		}
-	case RollbackAsked:
+	case protocol.RollbackAsked:
 		if i.phase == working {
 			i.reason, i.wanted = e.Reason, true
 			return i.conclude(txn.Abort)
@@ -97,11 +98,11 @@ func (i *Initiator) Step(e Event) []Effect {
 			i.blamed, i.blame = e.Outcome == txn.Aborted, i.branches[0].no
 			return i.reply(e.Outcome)
 		}
-	case Voted:
+	case protocol.Voted:
 		if b := i.find(e.No); b != nil && i.phase == preparing && b.state == waiting {
 			return i.vote(b, e)
 		}
-	case Decided:
+	case protocol.Decided:
 		if (i.phase == asking || i.phase == doubting) && e.Decision != txn.Undecided {
 			i.reason = e.Reason
 			return i.conclude(e.Decision)
@@ -113,9 +114,9 @@ func (i *Initiator) Step(e Event) []Effect {
 		}
 	case WaitOver:
 		return i.waitOver(e.Reason)
-	case Finished:
+	case protocol.Finished:
 		return i.finished(e.No, e.Finish)
-	case FinishFailed:
+	case protocol.FinishFailed:
 		return i.finishFailed(e.No)
 	}
 	return nil
@@ -130,30 +131,30 @@ func (i *Initiator) enlist(no txn.BranchNo) {
 }
 
 // commit chooses the way: nothing, one phase or two.
-func (i *Initiator) commit() []Effect {
+func (i *Initiator) commit() []protocol.Effect {
 	switch {
 	case i.recorded:
 	case len(i.branches) == 0:
 		return i.conclude(txn.Commit)
 	case len(i.branches) == 1:
 		i.phase = onePhase
-		return []Effect{CommitOnePhase{No: i.branches[0].no}}
+		return []protocol.Effect{CommitOnePhase{No: i.branches[0].no}}
 	}
 	i.phase = preparing
 	if len(i.branches) == 0 {
 		return i.count()
 	}
-	var effects []Effect
+	var effects []protocol.Effect
 	for n := range i.branches {
 		i.branches[n].state = waiting
-		effects = append(effects, Prepare{No: i.branches[n].no})
+		effects = append(effects, protocol.Prepare{No: i.branches[n].no})
 	}
 	return effects
 }
 
 // vote counts a vote. The others are waited for even after a No: until a branch has
 // voted its session is busy.
-func (i *Initiator) vote(b *held, v Voted) []Effect {
+func (i *Initiator) vote(b *held, v protocol.Voted) []protocol.Effect {
 	switch v.Vote {
 	case txn.VoteYes:
 		b.state, b.branch = prepared, v.Branch
@@ -169,7 +170,7 @@ func (i *Initiator) vote(b *held, v Voted) []Effect {
 }
 
 // count goes on once every branch has voted.
-func (i *Initiator) count() []Effect {
+func (i *Initiator) count() []protocol.Effect {
 	var yes []txn.Branch
 	for _, b := range i.branches {
 		switch b.state {
@@ -186,19 +187,19 @@ func (i *Initiator) count() []Effect {
 		return i.conclude(txn.Commit)
 	}
 	i.phase, i.asked = asking, true
-	return []Effect{Ask{Branches: yes}}
+	return []protocol.Effect{Ask{Branches: yes}}
 }
 
 // conclude ends every branch that is left. A decision to commit is told to the
 // application after its branches were finished, so that it reads its own writes.
-func (i *Initiator) conclude(d txn.Decision) []Effect {
+func (i *Initiator) conclude(d txn.Decision) []protocol.Effect {
 	i.decision = d
 	i.phase = finishing
-	var effects []Effect
+	var effects []protocol.Effect
 	for n := range i.branches {
 		if b := &i.branches[n]; b.state != ended {
 			b.state = ending
-			effects = append(effects, Finish{No: b.no, Decision: d})
+			effects = append(effects, protocol.Finish{No: b.no, Decision: d})
 		}
 	}
 	return append(effects, i.settle()...)
@@ -207,15 +208,15 @@ func (i *Initiator) conclude(d txn.Decision) []Effect {
 // finished marks a branch. Only a branch of a decided commit is reported: nobody waits
 // for the others. A second attempt reports nothing bad: the cluster may have finished the
 // branch in the meantime, and have removed the evidence.
-func (i *Initiator) finished(no txn.BranchNo, f txn.Finish) []Effect {
+func (i *Initiator) finished(no txn.BranchNo, f txn.Finish) []protocol.Effect {
 	b := i.find(no)
 	if b == nil || !b.finishing() {
 		return nil
 	}
 	good := f == txn.Done || f == txn.AlreadyDone
-	var effects []Effect
+	var effects []protocol.Effect
 	if i.decision == txn.Commit && (good || b.state == ending) {
-		effects = append(effects, Report{No: no, Finish: f})
+		effects = append(effects, protocol.Report{No: no, Finish: f})
 	}
 	b.state = ended
 	return append(effects, i.settle()...)
@@ -223,13 +224,13 @@ func (i *Initiator) finished(no txn.BranchNo, f txn.Finish) []Effect {
 
 // finishFailed tries again. The cluster knows of a commit and of an abort that it decided
 // itself; another abort it has to be told.
-func (i *Initiator) finishFailed(no txn.BranchNo) []Effect {
+func (i *Initiator) finishFailed(no txn.BranchNo) []protocol.Effect {
 	b := i.find(no)
 	if b == nil || !b.finishing() {
 		return nil
 	}
 	b.state = lingering
-	var effects []Effect
+	var effects []protocol.Effect
 	if i.decision == txn.Commit {
 		b.failed++
 	} else if !i.asked && !i.told {
@@ -237,7 +238,7 @@ func (i *Initiator) finishFailed(no txn.BranchNo) []Effect {
 		effects = append(effects, TellAborted{})
 	}
 	if b.failed < commitTries {
-		effects = append(effects, Finish{No: no, Decision: i.decision, Again: true})
+		effects = append(effects, protocol.Finish{No: no, Decision: i.decision, Again: true})
 	} else {
 		b.state = ended
 	}
@@ -247,7 +248,7 @@ func (i *Initiator) finishFailed(no txn.BranchNo) []Effect {
 func (b *held) finishing() bool { return b.state == ending || b.state == lingering }
 
 // waitOver tells the application what is known now. The branches are ended in any case.
-func (i *Initiator) waitOver(reason string) []Effect {
+func (i *Initiator) waitOver(reason string) []protocol.Effect {
 	switch {
 	case i.phase == preparing: // the cluster has not been asked, and will not be
 		i.late = true
@@ -267,7 +268,7 @@ func (i *Initiator) waitOver(reason string) []Effect {
 }
 
 // settle replies when every branch was tried once, and ends when none is left.
-func (i *Initiator) settle() []Effect {
+func (i *Initiator) settle() []protocol.Effect {
 	left := false
 	for n := range i.branches {
 		switch b := &i.branches[n]; b.state {
@@ -293,12 +294,12 @@ func outcome(d txn.Decision) txn.Outcome {
 	return txn.Unknown
 }
 
-func (i *Initiator) reply(o txn.Outcome) []Effect {
+func (i *Initiator) reply(o txn.Outcome) []protocol.Effect {
 	if i.replied {
 		return nil
 	}
 	i.replied = true
-	return []Effect{Reply{Outcome: o, Reason: i.reason, By: i.blamed, Branch: i.blame}}
+	return []protocol.Effect{protocol.Reply{Outcome: o, Reason: i.reason, By: i.blamed, Branch: i.blame}}
 }
 
 // Over reports whether nothing is left to do.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 
 	"github.com/concordtx/concord/internal/mutant"
+	"github.com/concordtx/concord/protocol"
 	"github.com/concordtx/concord/txn"
 )
 
@@ -43,101 +44,101 @@ const (
 func NewParticipant(no txn.BranchNo) *Participant { return &Participant{no: no} }
 
 // Step handles one event.
-func (p *Participant) Step(e Event) []Effect {
+func (p *Participant) Step(e protocol.Event) []protocol.Effect {
 	switch e := e.(type) {
-	case Opened:
+	case protocol.Opened:
 		if p.phase == absent {
 			p.phase = opened
 		}
-	case Listed:
+	case protocol.Listed:
 		if p.phase == absent || p.phase == refusing {
 			p.phase, p.vote = inDoubt, txn.VoteYes
-			return []Effect{Inquire{}}
+			return []protocol.Effect{protocol.Inquire{}}
 		}
-	case PrepareAsked:
+	case protocol.PrepareAsked:
 		return p.prepare()
-	case Voted:
+	case protocol.Voted:
 		if p.phase == voting {
 			return p.voted(e)
 		}
-	case RollbackAsked:
+	case protocol.RollbackAsked:
 		if p.phase == opened || p.phase == voting || mutant.RollbackAfterYes && p.phase == inDoubt { // before a Yes it may decide alone
 			return p.decide(txn.Abort)
 		}
-	case Decided:
+	case protocol.Decided:
 		if e.Decision != txn.Undecided {
 			return p.decide(e.Decision)
 		}
-	case Finished:
+	case protocol.Finished:
 		if p.phase == executing {
 			p.phase, p.finish = executed, e.Finish
-			return []Effect{Report{No: p.no, Finish: e.Finish}}
+			return []protocol.Effect{protocol.Report{No: p.no, Finish: e.Finish}}
 		}
-	case Tick:
+	case protocol.Tick:
 		switch p.phase {
 		case inDoubt:
-			return []Effect{Inquire{}}
+			return []protocol.Effect{protocol.Inquire{}}
 		case executing: // FinishFailed, or the answer got lost
-			return []Effect{Finish{No: p.no, Decision: p.decision}}
+			return []protocol.Effect{protocol.Finish{No: p.no, Decision: p.decision}}
 		}
 	}
 	return nil
 }
 
-func (p *Participant) prepare() []Effect {
+func (p *Participant) prepare() []protocol.Effect {
 	switch p.phase {
 	case absent, refusing:
 		// Whatever work there was is gone, or was prepared in another life and will be Listed.
 		p.phase = refusing
 		p.reason = "the branch is not known here: it was never opened, or this agent restarted"
-		return []Effect{CastVote{Vote: txn.VoteNo, Reason: p.reason}}
+		return []protocol.Effect{protocol.CastVote{Vote: txn.VoteNo, Reason: p.reason}}
 	case opened:
 		p.phase = voting
 		if mutant.VoteBeforeDurable {
-			return []Effect{Prepare{No: p.no}, CastVote{Vote: txn.VoteYes}}
+			return []protocol.Effect{protocol.Prepare{No: p.no}, protocol.CastVote{Vote: txn.VoteYes}}
 		}
-		return []Effect{Prepare{No: p.no}}
+		return []protocol.Effect{protocol.Prepare{No: p.no}}
 	case inDoubt:
-		return []Effect{CastVote{Vote: txn.VoteYes, Branch: p.branch}}
+		return []protocol.Effect{protocol.CastVote{Vote: txn.VoteYes, Branch: p.branch}}
 	case executed:
 		if p.vote == txn.VoteReadOnly {
-			return []Effect{CastVote{Vote: txn.VoteReadOnly}}
+			return []protocol.Effect{protocol.CastVote{Vote: txn.VoteReadOnly}}
 		}
 		if p.decision == txn.Abort { // a commit has been decided without this question
-			return []Effect{CastVote{Vote: txn.VoteNo, Reason: p.reason}}
+			return []protocol.Effect{protocol.CastVote{Vote: txn.VoteNo, Reason: p.reason}}
 		}
 	}
 	return nil
 }
 
 // voted takes the resource's vote. An abort that was heard meanwhile goes first.
-func (p *Participant) voted(v Voted) []Effect {
+func (p *Participant) voted(v protocol.Voted) []protocol.Effect {
 	p.vote = v.Vote
 	switch {
 	case v.Vote == txn.VoteReadOnly:
 		p.phase, p.finish = executed, txn.Done
-		return []Effect{CastVote{Vote: v.Vote}}
+		return []protocol.Effect{protocol.CastVote{Vote: v.Vote}}
 	case v.Vote != txn.VoteYes:
 		p.phase, p.decision, p.finish, p.reason = executed, txn.Abort, txn.Done, v.Reason
-		return []Effect{CastVote{Vote: txn.VoteNo, Reason: v.Reason}}
+		return []protocol.Effect{protocol.CastVote{Vote: txn.VoteNo, Reason: v.Reason}}
 	case p.decision == txn.Abort:
 		p.phase = executing
-		return []Effect{Finish{No: p.no, Decision: txn.Abort}}
+		return []protocol.Effect{protocol.Finish{No: p.no, Decision: txn.Abort}}
 	}
 	p.phase, p.branch = inDoubt, v.Branch
-	return []Effect{CastVote{Vote: txn.VoteYes, Branch: v.Branch}}
+	return []protocol.Effect{protocol.CastVote{Vote: txn.VoteYes, Branch: v.Branch}}
 }
 
 // decide obeys a decision, however often it comes. What this process knows nothing of,
 // the resource is asked for: it may have been finished in another life.
-func (p *Participant) decide(d txn.Decision) []Effect {
+func (p *Participant) decide(d txn.Decision) []protocol.Effect {
 	switch p.phase {
 	case executed:
 		if p.vote == txn.VoteReadOnly {
-			return []Effect{Report{No: p.no, Finish: txn.AlreadyDone}}
+			return []protocol.Effect{protocol.Report{No: p.no, Finish: txn.AlreadyDone}}
 		}
 		if d == p.decision {
-			return []Effect{Report{No: p.no, Finish: again(p.finish)}}
+			return []protocol.Effect{protocol.Report{No: p.no, Finish: again(p.finish)}}
 		}
 		// Not what was done here. Only the resource can tell what another life did.
 	case executing:
@@ -146,7 +147,7 @@ func (p *Participant) decide(d txn.Decision) []Effect {
 		if d == txn.Commit {
 			// Nobody may commit without this branch's Yes: the prepared branch that is meant is
 			// gone, and the one that is open now is not it.
-			return []Effect{Report{No: p.no, Finish: txn.Lost}}
+			return []protocol.Effect{protocol.Report{No: p.no, Finish: txn.Lost}}
 		}
 		if p.phase == voting {
 			p.decision = d // carried out when the resource has answered
@@ -156,7 +157,7 @@ func (p *Participant) decide(d txn.Decision) []Effect {
 	}
 	p.phase, p.decision = executing, d
 	p.reason = "the transaction was aborted"
-	return []Effect{Finish{No: p.no, Decision: d}}
+	return []protocol.Effect{protocol.Finish{No: p.no, Decision: d}}
 }
 
 // again is what a finished branch reports when the same decision comes again.

@@ -11,6 +11,7 @@ import (
 	"github.com/cockroachdb/datadriven"
 	"github.com/stretchr/testify/require"
 
+	"github.com/concordtx/concord/protocol"
 	"github.com/concordtx/concord/txn"
 )
 
@@ -23,7 +24,7 @@ func TestTraces(t *testing.T) {
 		datadriven.RunTest(t, path, func(t *testing.T, d *datadriven.TestData) string {
 			fresh := d.HasArg("new")
 			var core interface {
-				Step(Event) []Effect
+				Step(protocol.Event) []protocol.Effect
 				fmt.Stringer
 			}
 			switch d.Cmd {
@@ -62,7 +63,7 @@ func TestTraces(t *testing.T) {
 }
 
 // event reads "voted 1 yes", "delivered commit 0,1" and the like.
-func event(t *testing.T, words []string) Event {
+func event(t *testing.T, words []string) protocol.Event {
 	t.Helper()
 	arg := func(n int) string {
 		if n < len(words) {
@@ -82,15 +83,15 @@ func event(t *testing.T, words []string) Event {
 	case "commit-asked":
 		return CommitAsked{Recorded: arg(1) == "recorded"}
 	case "rollback-asked":
-		return RollbackAsked{Reason: strings.Join(words[1:], " ")}
+		return protocol.RollbackAsked{Reason: strings.Join(words[1:], " ")}
 	case "asked": // asked 0,1 missing 2
-		return Asked{Branches: branches(t, arg(1)), Missing: branches(t, arg(3))}
+		return protocol.Asked{Branches: branches(t, arg(1)), Missing: branches(t, arg(3))}
 	case "prepare-asked":
-		return PrepareAsked{}
+		return protocol.PrepareAsked{}
 	case "voted":
 		vote := map[string]txn.Vote{"yes": txn.VoteYes, "no": txn.VoteNo, "read-only": txn.VoteReadOnly}
 		require.Contains(t, vote, arg(2), words)
-		v := Voted{No: no(), Vote: vote[arg(2)]}
+		v := protocol.Voted{No: no(), Vote: vote[arg(2)]}
 		switch v.Vote {
 		case txn.VoteYes:
 			v.Branch = txn.Branch{No: v.No, Resource: "db" + arg(1), Evidence: arg(3)}
@@ -104,28 +105,28 @@ func event(t *testing.T, words []string) Event {
 		return OnePhaseDone{Outcome: outcome[arg(1)]}
 	case "delivered":
 		require.Contains(t, decision, arg(1), words)
-		return Delivered{Decision: decision[arg(1)], Branches: branches(t, arg(2))}
+		return protocol.Delivered{Decision: decision[arg(1)], Branches: branches(t, arg(2))}
 	case "decided":
 		require.Contains(t, decision, arg(1), words)
-		return Decided{Decision: decision[arg(1)]}
+		return protocol.Decided{Decision: decision[arg(1)]}
 	case "wait-over":
 		return WaitOver{Reason: "the time was up"}
 	case "finished":
 		finish := map[string]txn.Finish{"done": txn.Done, "already-done": txn.AlreadyDone, "contradicted": txn.Contradicted, "lost": txn.Lost}
 		require.Contains(t, finish, arg(2), words)
-		return Finished{No: no(), Finish: finish[arg(2)]}
+		return protocol.Finished{No: no(), Finish: finish[arg(2)]}
 	case "finish-failed":
-		return FinishFailed{No: no()}
+		return protocol.FinishFailed{No: no()}
 	case "not-asked":
 		return NotAsked{Reason: strings.Join(words[1:], " ")}
 	case "inquired":
-		return Inquired{No: no()}
+		return protocol.Inquired{No: no()}
 	case "opened":
-		return Opened{}
+		return protocol.Opened{}
 	case "listed":
-		return Listed{}
+		return protocol.Listed{}
 	case "tick":
-		return Tick{}
+		return protocol.Tick{}
 	}
 	t.Fatalf("no event is called %q", words[0])
 	return nil
@@ -141,7 +142,7 @@ func branches(t *testing.T, list string) (branches []txn.Branch) {
 	return branches
 }
 
-func effect(f Effect) string {
+func effect(f protocol.Effect) string {
 	numbers := func(branches []txn.Branch) string {
 		var s []string
 		for _, b := range branches {
@@ -151,35 +152,35 @@ func effect(f Effect) string {
 	}
 	var s string
 	switch f := f.(type) {
-	case Prepare:
+	case protocol.Prepare:
 		s = fmt.Sprintf("prepare %d", f.No)
 	case CommitOnePhase:
 		s = fmt.Sprintf("commit-one-phase %d", f.No)
 	case Ask:
 		s = "ask " + numbers(f.Branches)
-	case Propose:
+	case protocol.Propose:
 		s = fmt.Sprintf("propose %v %s %s", f.Decision, numbers(f.Branches), f.Reason)
-	case Finish:
+	case protocol.Finish:
 		s = fmt.Sprintf("finish %d %v", f.No, f.Decision)
 		if f.Again {
 			s += " again"
 		}
 	case TellAborted:
 		s = "tell-aborted"
-	case Report:
+	case protocol.Report:
 		s = fmt.Sprintf("report %d %v", f.No, f.Finish)
-	case CastVote:
+	case protocol.CastVote:
 		s = fmt.Sprintf("cast-vote %v %s %s", f.Vote, f.Branch.Evidence, f.Reason)
-	case Inquire:
+	case protocol.Inquire:
 		s = "inquire"
-	case Reply:
+	case protocol.Reply:
 		s = fmt.Sprintf("reply %v %s", f.Outcome, f.Reason)
 		if f.By {
 			s += fmt.Sprintf(" (by branch %d)", f.Branch)
 		}
-	case Alarm:
+	case protocol.Alarm:
 		s = fmt.Sprintf("alarm %d %v", f.No, f.Outcome)
-	case End:
+	case protocol.End:
 		s = "end"
 	}
 	return strings.Join(strings.Fields(s), " ")

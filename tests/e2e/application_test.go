@@ -135,5 +135,5 @@ func (a *application) prepare(ctx context.Context, h *hand) error {
 
 // request is the one commit request.
 func (h *hand) request() *concordv1.CommitRequest {
-	return api.CommitRequest(api.Commit{ID: h.id, Cluster: h.cluster, Branches: h.branches})
+	return api.CommitRequest(txn.CommitRequest{ID: h.id, Cluster: h.cluster, Branches: h.branches})
 }

@@ -155,7 +155,7 @@ func (c *cluster) burst(leader *node, requests int) (told, busy, silent int) {
 	var group sync.WaitGroup
 	for range requests {
 		group.Go(func() {
-			_, err := stub.Commit(ctx, api.CommitRequest(api.Commit{ID: txn.NewID(time.Now()), Cluster: c.id, Label: strings.Repeat("x", api.MaxLabel)}))
+			_, err := stub.Commit(ctx, api.CommitRequest(txn.CommitRequest{ID: txn.NewID(time.Now()), Cluster: c.id, Label: strings.Repeat("x", api.MaxLabel)}))
 			mu.Lock()
 			defer mu.Unlock()
 			switch {

@@ -135,7 +135,7 @@ func (c *cluster) startDecisions(t testing.TB, addrs []string, workers int, pati
 
 func (d *decisions) one(ctx context.Context, cluster txn.ClusterID) {
 	id := txn.NewID(time.Now())
-	res, err := d.caller.Commit(ctx, api.CommitRequest(api.Commit{ID: id, Cluster: cluster}))
+	res, err := d.caller.Commit(ctx, api.CommitRequest(txn.CommitRequest{ID: id, Cluster: cluster}))
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	switch {
@@ -193,7 +193,7 @@ func (d *decisions) end(c *cluster) (told, unknown int) {
 	for id := range d.unknown {
 		first, err := caller.Outcome(ctx, &concordv1.OutcomeRequest{Gid: id.String()})
 		require.NoError(d, err)
-		again, err := caller.Commit(ctx, api.CommitRequest(api.Commit{ID: id, Cluster: c.id}))
+		again, err := caller.Commit(ctx, api.CommitRequest(txn.CommitRequest{ID: id, Cluster: c.id}))
 		require.NoError(d, err)
 		require.Equal(d, first.GetOutcome() == txn.Committed.String(), again.GetDecision() == txn.Commit.String(), "%v has two answers", id)
 	}

@@ -1,0 +1,21 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package txn
+
+// CommitRequest asks for the decision to commit a transaction, all of whose branches have voted
+// Yes.
+type CommitRequest struct {
+	ID       ID
+	Cluster  ClusterID // by which the branches are named; 0 if whoever asks names none
+	Protocol Protocol
+	Label    string
+	Branches []Branch // numbers and resources unique, in order of No; there may be none
+}
+
+// Inquiry asks what became of a transaction; one without decision is aborted by it.
+type Inquiry struct {
+	ID      ID
+	Cluster ClusterID // that whoever asks takes it for one of; 0 if he does not know
+	// Several says that whoever asks knows that no database can have committed it alone.
+	Several bool
+}
