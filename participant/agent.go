@@ -24,8 +24,8 @@ type Cluster interface {
 	Identify(ctx context.Context) (txn.ClusterID, time.Duration, error)
 	// Decision asks what a transaction was decided to become, and which branches its record has.
 	// Without settle the question changes nothing, and the answer may be Undecided; with it a
-	// transaction that nobody has decided is aborted.
-	Decision(ctx context.Context, id txn.ID, settle bool) (txn.Decision, []txn.Branch, error)
+	// transaction that nobody has decided is aborted. A cluster that is not of refuses.
+	Decision(ctx context.Context, of txn.ClusterID, id txn.ID, settle bool) (txn.Decision, []txn.Branch, error)
 	// Finished reports a branch that was finished.
 	Finished(ctx context.Context, x txn.XID, f txn.Finish) error
 }

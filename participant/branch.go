@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/concordtx/concord/participant/statement"
+	"github.com/concordtx/concord/protocol"
 	"github.com/concordtx/concord/protocol/twopc"
 	"github.com/concordtx/concord/txn"
 )
@@ -74,13 +75,13 @@ func restored(e Entry, v Voter) *branch {
 	b := newBranch(Branch{txn.XID{Cluster: e.Cluster, ID: e.ID, Branch: v.Branch.No}, v.Branch.Resource})
 	b.entered, b.asked, b.prepared, b.redo, b.partial = true, true, v.Branch, v.Redo, v.Partial
 	b.reason = "it is prepared"
-	events := []twopc.Event{twopc.Opened{}, twopc.PrepareAsked{}, twopc.Voted{No: v.Branch.No, Vote: txn.VoteYes, Branch: v.Branch}}
+	events := []protocol.Event{protocol.Opened{}, protocol.PrepareAsked{}, protocol.Voted{No: v.Branch.No, Vote: txn.VoteYes, Branch: v.Branch}}
 	if b.decision = v.Decision; v.Decision != txn.Undecided {
-		events = append(events, twopc.Decided{Decision: v.Decision})
+		events = append(events, protocol.Decided{Decision: v.Decision})
 	}
 	if v.Finish != 0 {
 		b.over, b.finish = true, v.Finish
-		events = append(events, twopc.Finished{No: v.Branch.No, Finish: v.Finish})
+		events = append(events, protocol.Finished{No: v.Branch.No, Finish: v.Finish})
 	}
 	for _, event := range events {
 		b.core.Step(event) // what it asks for was asked for in that life, and is asked for again by a Tick

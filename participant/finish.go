@@ -5,6 +5,7 @@ package participant
 import (
 	"slices"
 
+	"github.com/concordtx/concord/protocol"
 	"github.com/concordtx/concord/protocol/twopc"
 	"github.com/concordtx/concord/txn"
 )
@@ -29,7 +30,7 @@ func (c *Core) obey(b *branch, d txn.Decision) {
 	if !b.core.Ended() {
 		b.reason, b.pause, b.due = "its transaction was decided: "+d.String(), 0, c.now
 	}
-	c.carry(b, b.core.Step(twopc.Decided{Decision: d}))
+	c.carry(b, b.core.Step(protocol.Decided{Decision: d}))
 }
 
 // informed obeys what the cluster said when it was asked.
@@ -64,12 +65,12 @@ func (c *Core) inquire(b *branch) {
 	if !b.entered {
 		settle = c.maxAge > 0 && c.now.Sub(b.xid.ID.Time()) > c.maxAge
 	}
-	c.emit(Inquire{ID: b.xid.ID, Settle: settle})
+	c.emit(Inquire{Cluster: b.xid.Cluster, ID: b.xid.ID, Settle: settle})
 }
 
 // again asks a participant to ask for what is missing.
 func (c *Core) again(b *branch) {
-	effects := b.core.Step(twopc.Tick{})
+	effects := b.core.Step(protocol.Tick{})
 	if len(effects) == 0 && b.over {
 		delete(c.live, b.xid)
 	}
@@ -108,7 +109,7 @@ func (c *Core) finished(e Finished) {
 		c.over(b)
 		return
 	}
-	c.carry(b, b.core.Step(twopc.Finished{No: e.XID.Branch, Finish: e.Finish}))
+	c.carry(b, b.core.Step(protocol.Finished{No: e.XID.Branch, Finish: e.Finish}))
 }
 
 // report tells what finishing found: those who wait for it, or the cluster. What is not well stays
@@ -199,12 +200,12 @@ func (c *Core) seen(b *branch) {
 	case b.over && b.decision != txn.Undecided && !b.clearing && !b.finishing:
 		d := b.decision
 		b.core = twopc.NewParticipant(b.xid.Branch)
-		b.core.Step(twopc.Listed{})
+		b.core.Step(protocol.Listed{})
 		c.obey(b, d)
 	case b.foreign() && !b.core.InDoubt() && !b.core.Ended(), b.over && b.decision == txn.Undecided && !b.entered:
 		c.live[b.xid] = true
 		b.opened, b.over = false, false
 		b.pause = c.rules.InquireAfter
-		c.carry(b, b.core.Step(twopc.Listed{}))
+		c.carry(b, b.core.Step(protocol.Listed{}))
 	}
 }

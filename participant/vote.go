@@ -5,24 +5,24 @@ package participant
 import (
 	"strconv"
 
-	"github.com/concordtx/concord/protocol/twopc"
+	"github.com/concordtx/concord/protocol"
 	"github.com/concordtx/concord/txn"
 )
 
 // carry carries out what a participant asked for. It is the only place that knows its effects.
-func (c *Core) carry(b *branch, effects []twopc.Effect) {
+func (c *Core) carry(b *branch, effects []protocol.Effect) {
 	for _, e := range effects {
 		switch e := e.(type) {
-		case twopc.Prepare:
+		case protocol.Prepare:
 			b.asked, b.reason = true, "its vote was asked for"
 			c.emit(Prepare{Branch: b.branch()})
-		case twopc.CastVote:
+		case protocol.CastVote:
 			c.cast(b, e.Vote, e.Branch, e.Reason)
-		case twopc.Finish:
+		case protocol.Finish:
 			c.end(b, e.Decision)
-		case twopc.Inquire:
+		case protocol.Inquire:
 			c.inquire(b)
-		case twopc.Report:
+		case protocol.Report:
 			c.report(b, e.Finish)
 		}
 	}
@@ -62,7 +62,7 @@ func (c *Core) prepareAsked(e PrepareAsked) {
 		e.DecideBy = MaxVoting
 	}
 	b.decideBy = c.now.Add(e.DecideBy)
-	c.carry(b, b.core.Step(twopc.PrepareAsked{}))
+	c.carry(b, b.core.Step(protocol.PrepareAsked{}))
 	if _, waits := c.calls[e.Call]; waits && b.core.Ended() {
 		c.left(e.Call)
 		c.refuse(e.Call, Refused, "no vote is needed any more: %s", b.notOpen())
@@ -77,7 +77,7 @@ func (c *Core) voted(e Voted) {
 		return
 	}
 	b.torn = e.Torn
-	c.carry(b, b.core.Step(twopc.Voted{No: e.XID.Branch, Vote: e.Vote, Branch: e.Branch, Reason: e.Reason}))
+	c.carry(b, b.core.Step(protocol.Voted{No: e.XID.Branch, Vote: e.Vote, Branch: e.Branch, Reason: e.Reason}))
 	switch e.Vote {
 	case txn.VoteReadOnly:
 		b.reason = "it only read, and ended with its vote"
@@ -88,7 +88,7 @@ func (c *Core) voted(e Voted) {
 		c.attempt(b, txn.Abort)
 	}
 	if e.Vote != txn.VoteYes && len(b.finishers) > 0 { // an abort that was heard meanwhile
-		c.carry(b, b.core.Step(twopc.Decided{Decision: txn.Abort}))
+		c.carry(b, b.core.Step(protocol.Decided{Decision: txn.Abort}))
 	}
 }
 
@@ -116,7 +116,7 @@ func (c *Core) giveUp(b *branch, reason string) {
 		return
 	}
 	b.reason = reason
-	c.carry(b, b.core.Step(twopc.RollbackAsked{Reason: reason}))
+	c.carry(b, b.core.Step(protocol.RollbackAsked{Reason: reason}))
 }
 
 func uintText(n uint64) string { return strconv.FormatUint(n, 10) }

@@ -7,7 +7,7 @@ import (
 	"encoding/binary"
 
 	"github.com/concordtx/concord/participant/statement"
-	"github.com/concordtx/concord/protocol/twopc"
+	"github.com/concordtx/concord/protocol"
 	"github.com/concordtx/concord/txn"
 )
 
@@ -69,7 +69,7 @@ func (c *Core) openBranch(e WorkAsked) *branch {
 		if e.Silence > 0 && e.Silence < b.silence {
 			b.silence = e.Silence
 		}
-		c.carry(b, b.core.Step(twopc.Opened{}))
+		c.carry(b, b.core.Step(protocol.Opened{}))
 		return b
 	}
 	return nil

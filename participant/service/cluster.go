@@ -27,11 +27,11 @@ func (c cluster) Identify(ctx context.Context) (txn.ClusterID, time.Duration, er
 	return id, time.Duration(r.GetMaxTransactionMs()) * time.Millisecond, err
 }
 
-func (c cluster) Decision(ctx context.Context, id txn.ID, settle bool) (txn.Decision, []txn.Branch, error) {
+func (c cluster) Decision(ctx context.Context, of txn.ClusterID, id txn.ID, settle bool) (txn.Decision, []txn.Branch, error) {
 	if settle {
 		// A branch at an agent is one of several, or its caller recorded the decision: no database
 		// decided the transaction alone.
-		r, err := c.api.Outcome(ctx, &concordv1.OutcomeRequest{Gid: id.String(), Several: true})
+		r, err := c.api.Outcome(ctx, &concordv1.OutcomeRequest{Gid: id.String(), Cluster: of.String(), Several: true})
 		if err != nil {
 			return txn.Undecided, nil, err
 		}

@@ -48,7 +48,7 @@ func (c *coordinators) Identify(context.Context) (txn.ClusterID, time.Duration, 
 	return c.id, time.Minute, nil
 }
 
-func (c *coordinators) Decision(_ context.Context, id txn.ID, settle bool) (txn.Decision, []txn.Branch, error) {
+func (c *coordinators) Decision(_ context.Context, _ txn.ClusterID, id txn.ID, settle bool) (txn.Decision, []txn.Branch, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if settle && c.decision[id] == txn.Undecided {
