@@ -20,7 +20,7 @@ type Rules struct {
 	// InquireAfter is how long a prepared branch waits for its decision before the agent asks for
 	// it; the wait doubles up to InquireMost. Defaults 2 s and 30 s.
 	InquireAfter, InquireMost time.Duration
-	// Keep is how long an ended branch is remembered, so that what comes late is answered and not
+	// Keep is how long an ended branch is remembered (if there are not too many), so that what comes late is answered and not
 	// taken for the beginning of a branch. Default 10 minutes.
 	Keep time.Duration
 }
@@ -49,6 +49,8 @@ const (
 	MaxRedo = 256 << 10
 	// MaxVoting is how long votes are collected at most, where the caller did not say.
 	MaxVoting = 10 * time.Second
+	// maxEnded branches are remembered; with more of them each is remembered for a shorter time.
+	maxEnded = 100_000
 )
 
 // Core is an agent without clock, disk, network and databases. Its branches are driven by
@@ -207,7 +209,7 @@ func (c *Core) tick(now time.Time) {
 			c.again(b)
 		}
 	}
-	for len(c.ended) > 0 && now.Sub(c.ended[0].at) >= c.rules.Keep {
+	for len(c.ended) > maxEnded || len(c.ended) > 0 && now.Sub(c.ended[0].at) >= c.rules.Keep {
 		if b := c.branches[c.ended[0].xid]; b != nil && b.forgettable() {
 			c.drop(b)
 		}

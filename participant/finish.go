@@ -129,6 +129,9 @@ func (c *Core) report(b *branch, f txn.Finish) {
 		b.entered = false
 		c.write(b.xid.ID, false)
 	}
+	if !b.entered {
+		b.redo = nil
+	}
 	c.say(b, func() {
 		if !c.answered(&b.finishers, func(call Call) Effect { return Ended{Call: call, Finish: f} }) && worth {
 			c.emit(Report{Branch: b.branch(), Finish: f})
@@ -143,6 +146,7 @@ func (c *Core) over(b *branch) {
 		b.open = false
 		c.open--
 	}
+	b.answer = Answer{} // it may be large
 	delete(c.live, b.xid)
 	c.ended = append(c.ended, ended{b.xid, c.now})
 }
@@ -153,9 +157,13 @@ const relisted = 2
 
 // listed compares what a resource lists with what is known.
 func (c *Core) listed(e Listing) {
+	there := make(map[txn.XID]bool, len(e.XIDs))
+	for _, xid := range e.XIDs {
+		there[xid] = true
+	}
 	for _, xid := range c.known(e.Resource) {
 		b := c.branches[xid]
-		if slices.Contains(e.XIDs, xid) {
+		if there[xid] {
 			continue
 		}
 		b.sightings = 0
