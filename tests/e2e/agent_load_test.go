@@ -110,6 +110,12 @@ func TestAgentsKilledUnderLoad(t *testing.T) {
 					failed++
 				}
 				mu.Unlock()
+				if !ok { // as a client does before it tries again
+					select {
+					case <-over:
+					case <-time.After(20 * time.Millisecond):
+					}
+				}
 			}
 		})
 	}
