@@ -46,7 +46,7 @@ func checkEnvironment(environ []string) error {
 	known := knownVariables()
 	for _, entry := range environ {
 		name, _, _ := strings.Cut(entry, "=")
-		if !strings.HasPrefix(name, envPrefix) || slices.Contains(known, name) || othersVariables.MatchString(name) {
+		if !strings.HasPrefix(name, envPrefix) || slices.Contains(known, name) || slices.Contains(agentVariables(), name) || othersVariables.MatchString(name) {
 			continue
 		}
 		return usagef("the environment has %s, which is no variable of concord: the nearest is %s; correct or remove it (\"concord serve --help\" lists them)", cell(name), nearest(name, known))
@@ -56,14 +56,18 @@ func checkEnvironment(environ []string) error {
 
 // listsFromEnvironment puts the lists of the environment over those of the file.
 func listsFromEnvironment(v *viper.Viper) error {
-	for _, key := range envLists {
+	return listsFrom(v, envLists, envOf, `"concord serve --help"`)
+}
+
+func listsFrom(v *viper.Viper, keys []string, envOf func(string) string, help string) error {
+	for _, key := range keys {
 		text := os.Getenv(envOf(key))
 		if text == "" {
 			continue
 		}
 		var list []any
 		if err := yaml.Unmarshal([]byte(text), &list); err != nil {
-			return fmt.Errorf("%s is no list in YAML or JSON%s: an example is in \"concord serve --help\"", envOf(key), line(err))
+			return fmt.Errorf("%s is no list in YAML or JSON%s: an example is in %s", envOf(key), line(err), help)
 		}
 		v.Set(key, list)
 	}

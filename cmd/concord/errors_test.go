@@ -276,7 +276,7 @@ func TestWhatErrorsSay(t *testing.T) {
 		messages = append(messages, m)
 	}
 	var rows []string
-	for _, m := range messages {
+	for _, m := range append(messages, agentMessages()...) {
 		rows = append(rows, m.says)
 		t.Run(m.name, func(t *testing.T) {
 			file := filepath.Join(t.TempDir(), "concord.yaml")

@@ -14,7 +14,7 @@ import (
 
 func main() {
 	root := newRoot(os.Stdin, os.Stdout, os.Stderr)
-	if cmd, _, err := root.Find(os.Args[1:]); err == nil && cmd.Name() == "serve" {
+	if cmd, _, err := root.Find(os.Args[1:]); err == nil && (cmd.Name() == "serve" || cmd.Name() == "agent") {
 		surviveSignals() // also while the program is started again
 		relaxTimers()
 	}

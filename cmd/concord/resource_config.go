@@ -22,14 +22,16 @@ type resourceConfig struct {
 	Driver  string // postgres or mysql (MySQL and MariaDB)
 	DSN     string
 	DSNFile string
+	Dir     string // of an embedded store, which only an agent hosts
 }
 
 var resourceKeys = []string{"name", "driver", "dsn", "dsn_file"}
 
 const notShown = "(not shown, as it may be a piece of a password)"
 
-// decodeResources reads what a file or the environment has under "resources".
-func decodeResources(raw any) ([]resourceConfig, error) {
+// decodeResources reads what a file or the environment has under "resources". Extra are keys
+// besides resourceKeys.
+func decodeResources(raw any, extra ...string) ([]resourceConfig, error) {
 	if raw == nil {
 		return nil, nil
 	}
@@ -43,7 +45,7 @@ func decodeResources(raw any) ([]resourceConfig, error) {
 		if !ok {
 			return nil, fmt.Errorf("resources[%d]: want name, driver, and dsn or dsn_file; put a dsn with special characters in quotes", i)
 		}
-		r, err := decodeResource(values)
+		r, err := decodeResource(values, slices.Concat(resourceKeys, extra))
 		if err != nil {
 			return nil, fmt.Errorf("resources[%d]: %w", i, err)
 		}
@@ -52,15 +54,15 @@ func decodeResources(raw any) ([]resourceConfig, error) {
 	return out, nil
 }
 
-func decodeResource(values map[string]any) (r resourceConfig, err error) {
-	fields := map[string]*string{"name": &r.Name, "driver": &r.Driver, "dsn": &r.DSN, "dsn_file": &r.DSNFile}
+func decodeResource(values map[string]any, keys []string) (r resourceConfig, err error) {
+	fields := map[string]*string{"name": &r.Name, "driver": &r.Driver, "dsn": &r.DSN, "dsn_file": &r.DSNFile, "dir": &r.Dir}
 	for key, value := range values {
-		field, ok := fields[key]
-		if !ok {
-			if near := nearest(key, resourceKeys); typos(key, near) <= 1 {
+		field := fields[key]
+		if !slices.Contains(keys, key) {
+			if near := nearest(key, keys); typos(key, near) <= 1 {
 				return r, fmt.Errorf("unknown key %q: did you mean %q?", key, near)
 			}
-			return r, fmt.Errorf("unknown key %s: the keys are %s; put a dsn with special characters in quotes", notShown, strings.Join(resourceKeys, ", "))
+			return r, fmt.Errorf("unknown key %s: the keys are %s; put a dsn with special characters in quotes", notShown, strings.Join(keys, ", "))
 		}
 		switch v := value.(type) {
 		case nil:
@@ -75,9 +77,12 @@ func decodeResource(values map[string]any) (r resourceConfig, err error) {
 	return r, nil
 }
 
-func (c *config) checkResources() error {
+func (c *config) checkResources() error { return checkResources(c.Resources, false) }
+
+// checkResources checks a list of resources, of an agent or of a node.
+func checkResources(list []resourceConfig, embedded bool) error {
 	var names []string
-	for i, r := range c.Resources {
+	for i, r := range list {
 		if r.Name == "" {
 			return fmt.Errorf("resources[%d]: \"name\" is missing: give the name that the applications have for it", i)
 		}
@@ -91,8 +96,17 @@ func (c *config) checkResources() error {
 			return fmt.Errorf("resources[%d]: the name %s is given twice: each resource has its own", i, shown(r.Name))
 		}
 		names = append(names, r.Name)
+		if embedded && r.Driver == "pebble" {
+			if r.Dir == "" || r.DSN != "" || r.DSNFile != "" {
+				return fmt.Errorf("resource %s: a pebble store is in a directory of its own: give \"dir\", and neither \"dsn\" nor \"dsn_file\"", named(r.Name))
+			}
+			continue
+		}
 		if !slices.Contains([]string{"postgres", "mysql"}, r.Driver) {
-			return fmt.Errorf("resources[%d]: driver %s is none of postgres, mysql (also for MariaDB)", i, shown(r.Driver))
+			return fmt.Errorf("resources[%d]: driver %s is none of postgres, mysql (also for MariaDB)%s", i, shown(r.Driver), map[bool]string{true: ", pebble"}[embedded])
+		}
+		if r.Dir != "" {
+			return fmt.Errorf("resource %s: \"dir\" is for driver pebble: give \"dsn\" or \"dsn_file\" instead", named(r.Name))
 		}
 		if (r.DSN == "") == (r.DSNFile == "") {
 			return fmt.Errorf("resource %s: give either \"dsn\" or \"dsn_file\"", named(r.Name))

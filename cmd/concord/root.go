@@ -31,6 +31,7 @@ log; applications use the Go package, operators this command.
 
 Try it:            concord demo
 Run a node:        concord serve --config node1.yaml
+Run an agent:      concord agent --config east.yaml
 Is it well?        concord status
 What is stuck?     concord tx ls --state in-doubt
 Why, and then?     concord tx get GID; concord recover
@@ -66,7 +67,7 @@ func newRoot(in io.Reader, out, errw io.Writer) *cobra.Command {
 	flags.StringVar(&c.addr, "addr", addr, "API addresses of one or more nodes, host:port[,host:port]; any node answers and finds the leader (CONCORD_ADDR)")
 	flags.StringVarP(&c.output, "output", "o", "table", "table or json")
 	flags.DurationVar(&c.timeout, "timeout", 10*time.Second, "how long to try before giving up")
-	root.AddCommand(c.demoCommand(), c.serveCommand(), c.statusCommand(), c.txCommand(), c.recoverCommand(), c.resourceCommand(), c.memberCommand(), c.leadCommand(), c.benchCommand(), c.versionCommand())
+	root.AddCommand(c.demoCommand(), c.serveCommand(), c.agentCommand(), c.statusCommand(), c.txCommand(), c.recoverCommand(), c.resourceCommand(), c.memberCommand(), c.leadCommand(), c.benchCommand(), c.versionCommand())
 	return root
 }
 

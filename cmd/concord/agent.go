@@ -1,0 +1,160 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/concordtx/concord/adapters/mysql"
+	"github.com/concordtx/concord/adapters/pebble"
+	"github.com/concordtx/concord/adapters/postgres"
+	"github.com/concordtx/concord/api"
+	"github.com/concordtx/concord/participant"
+	"github.com/concordtx/concord/participant/service"
+	"github.com/concordtx/concord/participant/statement"
+)
+
+func (c *cli) agentCommand() *cobra.Command {
+	var file string
+	cmd := &cobra.Command{
+		Use: "agent [--config FILE]", Short: "Run a participant, which holds branches for others", Args: noArgs,
+		Long: "Runs an agent until it is interrupted. It stands next to its databases, opens branches in them,\n" +
+			"executes statements, votes, and ends branches as the cluster decides: for programs in any language,\n" +
+			"over HTTP with JSON or gRPC. It keeps a journal in \"data_dir\": after a crash it finishes what was\n" +
+			"prepared as the coordinators say, and what was not is rolled back.\n\n" +
+			"Each agent has a name and a data_dir of its own. The journal must not be restored from a backup.\n" +
+			"A branch that hears nothing for \"silence\" (default 1m) is rolled back; at most \"max_open\" (64)\n" +
+			"are open. \"scan\" (5s) is how often the databases are asked for prepared branches.\n\n" +
+			"Every key can also come from the environment, which goes before the file, and some from flags,\n" +
+			"which go before both; the lists are YAML or JSON there.\n" +
+			"All variables: " + strings.Join(agentVariables(), ", ") + ".\n\n" +
+			"Example of FILE:\n\n" + indent(agentExample) + "\n\n" +
+			"Who is it?\n\n" +
+			"  curl -H 'Content-Type: application/json' -d '{}' \\\n    http://127.0.0.1:7430/concord.v1.ParticipantService/Describe",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if file == "" && os.Getenv(agentEnvOf("resources")) == "" {
+				return usagef("--config is missing, and %s is not set: an example is in \"concord agent --help\"", agentEnvOf("resources"))
+			}
+			conf, err := loadAgentConfig(file, cmd.Flags())
+			if err != nil {
+				return &exitError{exitUsage, err.Error()}
+			}
+			log, _, err := newLogger(c.err, conf.Log.Level, conf.Log.Format)
+			if err != nil {
+				return err
+			}
+			return runAgent(cmd.Context(), conf, log)
+		},
+	}
+	cmd.Flags().StringVar(&file, "config", "", "the agent's configuration file")
+	cmd.Flags().String("name", "", "the agent's name")
+	cmd.Flags().String("data-dir", "", "where the agent keeps its journal")
+	cmd.Flags().String("listen", "127.0.0.1:7430", "where the agent serves")
+	cmd.Flags().String("log-level", "info", "debug, info, warn or error")
+	cmd.Flags().String("log-format", "text", "text or json")
+	return cmd
+}
+
+// runAgent runs an agent from bottom to top: databases, listener, journal, service.
+func runAgent(ctx context.Context, conf *agentConfig, log *slog.Logger) (err error) {
+	databases, err := openDatabases(ctx, conf.Resources, conf.MaxOpen)
+	defer func() {
+		for _, d := range databases {
+			err = errors.Join(err, d.Close())
+		}
+	}()
+	if err != nil {
+		return err
+	}
+	coordinators, err := api.Dial(conf.Coordinators, api.ClientOptions{Logger: log})
+	if err != nil {
+		return err
+	}
+	defer coordinators.Close()
+	l, err := net.Listen("tcp", conf.Listen)
+	if err != nil {
+		return fmt.Errorf("listen: %w: choose another address, or stop who uses it", err)
+	}
+	defer l.Close()
+	agent, err := participant.Open(participant.Config{
+		Name: conf.Name, DataDir: conf.DataDir, Databases: databases, Cluster: service.Cluster(coordinators),
+		Rules: participant.Rules{MaxOpen: conf.MaxOpen, Silence: conf.Silence}, Scan: conf.Scan, Logger: log,
+	})
+	if err != nil {
+		return err
+	}
+	life := agent.Life()
+	log.Info("agent started", "name", conf.Name, "listen", l.Addr().String(), "journal", life.Journal.String(), "epoch", uint32(life.Epoch), "data_dir", conf.DataDir)
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return agent.Run(ctx) })
+	g.Go(func() error { return service.Serve(ctx, agent, l, log) })
+	err = g.Wait()
+	log.Info("agent stopped", "name", conf.Name)
+	return err
+}
+
+// openDatabases opens the databases of an agent. Nothing is connected yet, but an embedded store is
+// opened, and what a crash left unprepared in it undone. What was opened is returned in any case.
+func openDatabases(ctx context.Context, configs []resourceConfig, sessions int) (list []statement.Database, err error) {
+	for _, c := range configs {
+		d, err := openDatabase(ctx, c, sessions)
+		if err != nil {
+			return list, err
+		}
+		list = append(list, d)
+	}
+	return list, nil
+}
+
+func openDatabase(ctx context.Context, c resourceConfig, sessions int) (statement.Database, error) {
+	if c.Driver == "pebble" {
+		r, err := pebble.Open(c.Name, c.Dir)
+		if err != nil {
+			return nil, err
+		}
+		return statement.Pebble(r), nil
+	}
+	dsn, err := c.secret()
+	if err != nil {
+		return nil, fmt.Errorf("resource %s: %w", c.Name, err)
+	}
+	if c.Driver == "mysql" {
+		r, err := mysql.OpenWithOptions(c.Name, dsn, mysql.Options{MaxOpen: sessions})
+		if err != nil {
+			return nil, err
+		}
+		return statement.MySQL(r), nil
+	}
+	r, err := postgres.Open(ctx, c.Name, withPool(dsn, sessions+spareConns))
+	if err != nil {
+		return nil, err
+	}
+	return statement.Postgres(r), nil
+}
+
+// spareConns are connections beside those of branches, for what ends others and lists.
+const spareConns = 4
+
+// withPool gives a pool the room for all branches that may be open, unless the data source name
+// says otherwise.
+func withPool(dsn string, conns int) string {
+	setting := fmt.Sprintf("pool_max_conns=%d", conns)
+	switch {
+	case strings.Contains(dsn, "pool_max_conns"):
+		return dsn
+	case !strings.Contains(dsn, "://"):
+		return dsn + " " + setting
+	case strings.Contains(dsn, "?"):
+		return dsn + "&" + setting
+	}
+	return dsn + "?" + setting
+}

@@ -1,0 +1,116 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package service
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"path"
+	"runtime/debug"
+	"sync/atomic"
+	"time"
+
+	"connectrpc.com/connect"
+
+	"github.com/concordtx/concord/api"
+	"github.com/concordtx/concord/api/concord/v1/concordv1connect"
+	"github.com/concordtx/concord/participant"
+)
+
+const (
+	maxRequestBytes = 1 << 20
+	// callTimeout bounds a call: the longest statement, and a little for its answer.
+	callTimeout     = participant.MaxTimeout + 10*time.Second
+	shutdownTimeout = participant.DefaultTimeout
+	// maxCalls may be under way; one more is answered "busy" at once.
+	maxCalls = 4096
+)
+
+// Serve serves an agent on a listener until ctx ends, and closes the listener. Calls under way are
+// answered by the agent that ends.
+func Serve(ctx context.Context, a *participant.Agent, l net.Listener, log *slog.Logger) error {
+	protocols := new(http.Protocols)
+	protocols.SetHTTP1(true)
+	protocols.SetUnencryptedHTTP2(true)
+	s := &http.Server{
+		Handler:           Handler(a, log),
+		Protocols:         protocols,
+		ReadHeaderTimeout: 5 * time.Second,
+		ReadTimeout:       time.Minute, // of a request, which is small
+		IdleTimeout:       2 * time.Minute,
+		MaxHeaderBytes:    16 << 10,
+		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelDebug),
+		BaseContext:       func(net.Listener) context.Context { return context.WithoutCancel(ctx) },
+	}
+	stopped := make(chan error, 1)
+	go func() {
+		<-ctx.Done()
+		grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutdownTimeout)
+		defer cancel()
+		err := s.Shutdown(grace)
+		if errors.Is(err, context.DeadlineExceeded) {
+			err = s.Close()
+		}
+		stopped <- err
+	}()
+	if err := s.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+		return fmt.Errorf("serve the agent at %v: %w; choose another address", l.Addr(), err)
+	}
+	return <-stopped
+}
+
+// Handler returns everything that an agent serves.
+func Handler(a *participant.Agent, log *slog.Logger) http.Handler {
+	mux := http.NewServeMux()
+	mux.Handle(concordv1connect.NewParticipantServiceHandler(&handlers{a},
+		connect.WithReadMaxBytes(maxRequestBytes), connect.WithInterceptors(bounded(log))))
+	mux.HandleFunc("GET /livez", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
+	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, r *http.Request) {
+		_, cluster, err := a.Opened(r.Context())
+		switch {
+		case err != nil:
+			http.Error(w, err.Error(), http.StatusServiceUnavailable)
+		case cluster == 0:
+			http.Error(w, "the agent has not reached its cluster yet", http.StatusServiceUnavailable)
+		default:
+			fmt.Fprintln(w, "ok")
+		}
+	})
+	return mux
+}
+
+// bounded gives every call a deadline, a place among a limited number and an end even if it
+// panics, and every error its status.
+func bounded(log *slog.Logger) connect.UnaryInterceptorFunc {
+	var under atomic.Int64
+	return func(next connect.UnaryFunc) connect.UnaryFunc {
+		return func(ctx context.Context, req connect.AnyRequest) (res connect.AnyResponse, err error) {
+			method, start := path.Base(req.Spec().Procedure), time.Now()
+			ctx, cancel := context.WithTimeout(ctx, callTimeout)
+			defer cancel()
+			defer under.Add(-1)
+			defer func() {
+				if r := recover(); r != nil {
+					if r == http.ErrAbortHandler { // how net/http ends a connection
+						panic(r)
+					}
+					log.Error("a call panicked: please report this as a bug", "method", method, "panic", fmt.Sprint(r), "stack", string(debug.Stack()))
+					res, err = nil, connect.NewError(connect.CodeInternal, errors.New("internal error: the agent's log says more"))
+				}
+			}()
+			if under.Add(1) > maxCalls {
+				return nil, api.ToStatus(fmt.Errorf("%d calls are under way at this agent: ask again in a moment: %w", maxCalls, api.ErrBusy))
+			}
+			res, err = next(ctx, req)
+			log.Debug("call", "method", method, "peer", req.Peer().Addr, "took", time.Since(start), "err", err)
+			if err != nil {
+				return nil, api.ToStatus(err)
+			}
+			return res, nil
+		}
+	}
+}
