@@ -51,22 +51,16 @@ var house = map[string]struct {
 	"recovery":             {layer: 2, why: "pure plans from the table and from listings"},
 	"api":                  {layer: 2, why: "the API in the words of txn, for both of its ends"},
 
-<<<<<<< HEAD
+	"participant/statement": {layer: 3, why: "typed statements in branches of each kind of database"},
+	"participant":           {layer: 4, why: "the agent: branches held for others, and their journal"},
+	"participant/service":   {layer: 5, why: "HTTP in front of an agent, and its questions to the nodes; decides nothing"},
+
 	"coordinator/replica": {layer: 3, why: "the node of a replicated log, pure, and the machine that it carries by an interface"},
 	"coordinator/commit":  {layer: 4, why: "the transaction machine, pure"},
 	"coordinator/peer":    {layer: 5, why: "how nodes talk: frames, handshake, reports, snapshots"},
 	"coordinator":         {layer: 6, why: "the shell of a node: loop, workers, archive, wiring"},
 	"server":              {layer: 7, why: "HTTP in front of a node; decides nothing"},
 	".": {layer: 8, why: "the SDK: small for those who link it",
-=======
-	"participant/statement": {layer: 3, why: "typed statements in branches of each kind of database"},
-	"participant":           {layer: 4, why: "the agent: branches held for others, and their journal"},
-	"participant/service":   {layer: 5, why: "HTTP in front of an agent, and its questions to the nodes; decides nothing"},
-
-	"coordinator": {layer: 3, why: "a node: loop, log, peers, recovery workers"},
-	"server":      {layer: 4, why: "HTTP in front of a node; decides nothing"},
-	".": {layer: 5, why: "the SDK: small for those who link it",
->>>>>>> w/agent
 		only: []string{"txn", "adapters", "api", "api/concord/v1", "protocol", "protocol/twopc", "internal/mutant"}},
 	"cmd/concord": {layer: 9, why: "the binary wires everything by hand"},
 
