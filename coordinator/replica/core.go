@@ -127,6 +127,7 @@ func New(config Config, storage zab.Storage, machine Machine) (*Core, error) {
 	c.asleep = Blank(storage, state) && !list.Observes(config.Node) && len(c.missing()) > 0
 	c.digests.add(c.Zxid(), state.Digest())
 	c.clearLeadership()
+	c.followSet()
 	machine.Join(c)
 	return c, nil
 }
@@ -341,6 +342,7 @@ func (c *Core) carryOut(effects []zab.Effect) error {
 			panic(fmt.Sprintf("replica: unknown effect %T", e))
 		}
 	}
+	c.followSet()
 	if applied.IsZero() {
 		return nil
 	}

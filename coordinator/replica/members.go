@@ -105,6 +105,21 @@ func (c *Core) takeList(l List) {
 	c.list = l
 }
 
+// followSet takes over the list of the log's set in force if the state is behind it: two changes in the
+// log tell that the first was committed. Whoever is met has to hear of it, since those whom it made
+// voters may not know by themselves, and without them there is no quorum.
+func (c *Core) followSet() {
+	s, said := c.zab.InForce()
+	if said == nil || !c.list.At.Less(s.At) {
+		return
+	}
+	list, ok := txn.MembersOf(said)
+	if !ok {
+		panic(fmt.Sprintf("replica: the change of members at %v does not decode", s.At))
+	}
+	c.takeList(List{At: s.At, Members: ToMembers(list)})
+}
+
 // stateList is what the state says of the members.
 func stateList(t *txn.ClusterState) (l List, ok bool) {
 	m := t.Members()
