@@ -21,11 +21,11 @@ import (
 // It is owned by the goroutine that runs drive, and then by the one that runs carryOn.
 type driver struct {
 	tx     *Tx
-	ctx    context.Context   // the application's, which bounds what may still be given up
-	words  chan word         // has room for every one that can be under way
+	ctx    context.Context      // the application's, which bounds what may still be given up
+	words  chan word            // has room for every one that can be under way
 	reply  chan *protocol.Reply // has room for the only one
-	cause  error             // why the core was told to give up or to abort
-	gaveUp bool              // no decision will arrive any more
+	cause  error                // why the core was told to give up or to abort
+	gaveUp bool                 // no decision will arrive any more
 
 	finishing bool // branches are being ended
 	// What was tried in vain is tried again while again lasts, which is nil until then.

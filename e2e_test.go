@@ -20,6 +20,7 @@ import (
 	"github.com/concordtx/concord/api"
 	concordv1 "github.com/concordtx/concord/api/concord/v1"
 	"github.com/concordtx/concord/coordinator"
+	"github.com/concordtx/concord/coordinator/replica"
 	"github.com/concordtx/concord/protocol/zab"
 	"github.com/concordtx/concord/server"
 )
@@ -27,7 +28,7 @@ import (
 // nodes are three real coordinator nodes in this process, with stores in files.
 type nodes struct {
 	t       *testing.T
-	members []coordinator.Member
+	members []replica.Member
 	dirs    []string
 	disks   [2]*memory.Disk
 	stops   []func() // nil while a node is down
@@ -36,7 +37,7 @@ type nodes struct {
 func startNodes(t *testing.T) *nodes {
 	n := &nodes{t: t, disks: [2]*memory.Disk{memory.NewDisk(), memory.NewDisk()}, stops: make([]func(), 3)}
 	for i := range 3 {
-		n.members = append(n.members, coordinator.Member{ID: zab.NodeID(i + 1), Peer: freeAddr(t), API: freeAddr(t)})
+		n.members = append(n.members, replica.Member{ID: zab.NodeID(i + 1), Peer: freeAddr(t), API: freeAddr(t)})
 		n.dirs = append(n.dirs, t.TempDir())
 	}
 	for i := range 3 {

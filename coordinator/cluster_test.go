@@ -19,6 +19,8 @@ import (
 	"github.com/concordtx/concord/adapters"
 	"github.com/concordtx/concord/adapters/memory"
 	"github.com/concordtx/concord/api"
+	"github.com/concordtx/concord/coordinator/commit"
+	"github.com/concordtx/concord/coordinator/replica"
 	"github.com/concordtx/concord/protocol/zab"
 	"github.com/concordtx/concord/txn"
 )
@@ -27,8 +29,8 @@ import (
 type testCluster struct {
 	t       *testing.T
 	dir     string
-	members []Member
-	rules   Rules
+	members []replica.Member
+	rules   commit.Rules
 	files   map[zab.NodeID]vfs.FS // nil: the real one
 	open    func() []adapters.Resource
 	tune    func(*Config) // nil: nothing is special
@@ -49,11 +51,11 @@ func newCluster(t *testing.T, size int, open func() []adapters.Resource) *testCl
 
 func newTunedCluster(t *testing.T, size int, open func() []adapters.Resource, tune func(*Config)) *testCluster {
 	c := &testCluster{t: t, dir: t.TempDir(), open: open, tune: tune, nodes: map[zab.NodeID]*runningNode{},
-		rules: Rules{MaxTransaction: time.Second, Grace: 200 * time.Millisecond, Scan: 200 * time.Millisecond}}
+		rules: commit.Rules{MaxTransaction: time.Second, Grace: 200 * time.Millisecond, Scan: 200 * time.Millisecond}}
 	for id := 1; id <= size; id++ {
 		l, err := net.Listen("tcp", "127.0.0.1:0")
 		require.NoError(t, err)
-		c.members = append(c.members, Member{ID: zab.NodeID(id), Peer: l.Addr().String(), API: "api-" + strconv.Itoa(id)})
+		c.members = append(c.members, replica.Member{ID: zab.NodeID(id), Peer: l.Addr().String(), API: "api-" + strconv.Itoa(id)})
 		require.NoError(t, l.Close())
 	}
 	for _, m := range c.members {
@@ -111,7 +113,7 @@ func (c *testCluster) leader() *runningNode {
 }
 
 // commit asks the leader, whoever it is, until it answers.
-func (c *testCluster) commit(id txn.ID, branches ...txn.Branch) Reply {
+func (c *testCluster) commit(id txn.ID, branches ...txn.Branch) commit.Reply {
 	deadline := time.Now().Add(20 * time.Second)
 	for {
 		ctx, cancel := context.WithTimeout(context.Background(), 3*time.Second)
@@ -213,13 +215,13 @@ func TestBranchThatItsClientFinishedIsNotShownAsPrepared(t *testing.T) {
 	c := newCluster(t, 1, func() []adapters.Resource { return []adapters.Resource{memory.New("orders", disk)} })
 	c.leader()
 	restart := func() { c.kill(1); c.start(1) }
-	c.rules = Rules{MaxTransaction: time.Hour, Grace: time.Hour, Scan: time.Hour}
+	c.rules = commit.Rules{MaxTransaction: time.Hour, Grace: time.Hour, Scan: time.Hour}
 	restart()
 	orders := memory.New("orders", disk)
 	id := txn.NewID(time.Now())
 	b := c.prepared(orders, id, "k")
 	restart() // which scans once
-	view := func() *View {
+	view := func() *commit.View {
 		v, err := c.leader().View(t.Context(), id)
 		require.NoError(t, err)
 		return v
@@ -266,7 +268,7 @@ func TestBranchOfAResourceThatHasLeftSaysWhyItWaits(t *testing.T) {
 	c := newCluster(t, 1, with)
 	c.leader()
 	restart := func(open func() []adapters.Resource) { c.kill(1); c.open = open; c.start(1) }
-	c.rules = Rules{MaxTransaction: time.Hour, Grace: time.Hour, Scan: time.Hour}
+	c.rules = commit.Rules{MaxTransaction: time.Hour, Grace: time.Hour, Scan: time.Hour}
 	restart(with)
 	id := txn.NewID(time.Now())
 	require.Equal(t, txn.Commit, c.commit(id, c.prepared(memory.New("orders", disk), id, "k")).Decision)
@@ -281,4 +283,14 @@ func TestBranchOfAResourceThatHasLeftSaysWhyItWaits(t *testing.T) {
 	c.rules.Grace = time.Millisecond
 	restart(with)
 	require.Eventually(t, func() bool { _, found := disk.Get("k"); return found }, 10*time.Second, 20*time.Millisecond)
+}
+
+func TestWhoIsTurnedAwayAtThePeerPortIsCounted(t *testing.T) {
+	c := newCluster(t, 1, nobody)
+	conn, err := net.Dial("tcp", c.members[0].Peer)
+	require.NoError(t, err)
+	_, err = conn.Write([]byte("GET / HTTP/1.1\r\nHost: x\r\n\r\n"))
+	require.NoError(t, err)
+	require.NoError(t, conn.Close())
+	require.Eventually(t, func() bool { return c.nodes[1].Status().TurnedAway == 1 }, 10*time.Second, 10*time.Millisecond)
 }

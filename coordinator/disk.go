@@ -7,6 +7,9 @@ import (
 	"math"
 	"time"
 
+	"github.com/concordtx/concord/coordinator/commit"
+	"github.com/concordtx/concord/coordinator/peer"
+	"github.com/concordtx/concord/coordinator/replica"
 	"github.com/concordtx/concord/protocol/zab"
 	"github.com/concordtx/concord/wal"
 )
@@ -18,15 +21,6 @@ const slowDisk = time.Second
 // resignInterval is how often a node with a full disk says that it should not lead: more
 // often than the log forgets it (zab.Config.InitTicks).
 const resignInterval = 2 * time.Second
-
-// DiskChanged says that the disk of this node got full, or is full no more. A leader
-// with a full disk takes no new transaction; what was begun is finished.
-type DiskChanged struct {
-	Full bool
-	Why  string // it takes no new transactions, for people
-}
-
-func (DiskChanged) isEvent() {}
 
 // Disk is how a node's store is doing.
 type Disk struct {
@@ -56,7 +50,7 @@ func (l *loop) watchDisk(now time.Time) {
 		return
 	}
 	l.diskFull = space.Low
-	e := DiskChanged{Full: space.Low}
+	e := commit.DiskChanged{Full: space.Low}
 	if space.Low {
 		e.Why = fmt.Sprintf("the disk of node %d, the leader, is nearly full (%v): it takes no new transactions until space is freed or added; ask again later", l.config.Node, space)
 	}
@@ -67,33 +61,50 @@ func (l *loop) watchDisk(now time.Time) {
 // space. It says so only as long as both are part of one reign: then that voter has all
 // there is, and could lead. If it then cannot, this node stands again after a while.
 func (l *loop) stepAside(now time.Time) {
-	if !l.diskFull || !l.core.role.Established || now.Sub(l.resigned) < resignInterval {
+	if !l.diskFull || !l.core.Role().Established || now.Sub(l.resigned) < resignInterval {
 		return
 	}
-	for _, m := range l.core.list.Members {
+	for _, m := range l.core.Known().Members {
 		r, ok := l.reports[m.ID]
-		if ok && !m.Observer && r.Established && now.Sub(r.at) < 3*reportInterval && !r.Disk.low {
+		if ok && !m.Observer && r.Established && now.Sub(r.at) < 3*reportInterval && !r.Disk.Low {
 			l.resigned = now
-			l.events = append(l.events, Peer{zab.Resigned{Reason: "its disk is nearly full, and others have space"}})
+			l.events = append(l.events, replica.Peer{Event: zab.Resigned{Reason: "its disk is nearly full, and others have space"}})
 			return
 		}
 	}
 }
 
-func (c *Core) onDiskChanged(e DiskChanged) { c.disk = e }
-
-// diskReport is a Disk as peers hear of it.
-type diskReport struct {
-	free    uint64
-	low     bool
-	slowest time.Duration // in milliseconds
-}
-
-func (d Disk) report() diskReport {
+func (d Disk) report() peer.Disk {
 	ms := min(d.Slowest.Milliseconds(), math.MaxUint32)
-	return diskReport{free: d.Free, low: d.Low, slowest: time.Duration(ms) * time.Millisecond}
+	return peer.Disk{Free: d.Free, Low: d.Low, Slowest: time.Duration(ms) * time.Millisecond}
 }
 
-func (r diskReport) disk() Disk {
-	return Disk{Space: wal.Space{Free: r.free, Low: r.low}, Latency: wal.Latency{Slowest: r.slowest}}
+// diskOf is the inverse of Disk.report.
+func diskOf(r peer.Disk) Disk {
+	return Disk{Space: wal.Space{Free: r.Free, Low: r.Low}, Latency: wal.Latency{Slowest: r.Slowest}}
+}
+
+// compact offers the log to be cut when it is too long. Half of what it may have stays
+// for followers that were away for a short time. Those in a session are waited for until
+// the log has four times what it may have.
+func (l *loop) compact() {
+	c := l.config
+	if entries, bytes := l.store.LogSize(); entries > c.MaxLogEntries || bytes > c.MaxLogBytes {
+		l.events = append(l.events, replica.Peer{Event: zab.Compact{
+			Upto: l.store.CutPoint(c.MaxLogEntries/2, c.MaxLogBytes/2),
+			Must: l.store.CutPoint(4*c.MaxLogEntries, 4*c.MaxLogBytes),
+		}})
+	}
+}
+
+// LogState is how long the log of this node is.
+type LogState struct {
+	Base           zab.Zxid // the log was cut here
+	Entries, Bytes uint64   // bytes: about
+}
+
+func (l *loop) logState() LogState {
+	s := LogState{Base: l.core.Log().Base}
+	s.Entries, s.Bytes = l.store.LogSize()
+	return s
 }

@@ -18,6 +18,7 @@ import (
 	"github.com/concordtx/concord/adapters"
 	"github.com/concordtx/concord/adapters/memory"
 	"github.com/concordtx/concord/api"
+	"github.com/concordtx/concord/coordinator/replica"
 	"github.com/concordtx/concord/protocol/zab"
 	"github.com/concordtx/concord/txn"
 	"github.com/concordtx/concord/wal"
@@ -43,7 +44,7 @@ func (f meteredFS) GetDiskUsage(string) (vfs.DiskUsage, error) {
 func TestANodeWithAFullDiskFinishesWhatWasBegunAndTakesNothingNewUntilItHeals(t *testing.T) {
 	data, files := memory.NewDisk(), newMeteredFS()
 	c := newCluster(t, 0, func() []adapters.Resource { return []adapters.Resource{memory.New("orders", data)} })
-	c.members = []Member{{ID: 1, Peer: "127.0.0.1:0", API: "api-1"}}
+	c.members = []replica.Member{{ID: 1, Peer: "127.0.0.1:0", API: "api-1"}}
 	c.files = map[zab.NodeID]vfs.FS{1: files}
 	c.start(1)
 	orders := memory.New("orders", data)
@@ -86,7 +87,7 @@ func TestALeaderWithAFullDiskStepsAsideForOneWithSpace(t *testing.T) {
 	for id := zab.NodeID(1); id <= 3; id++ {
 		l, err := net.Listen("tcp", "127.0.0.1:0")
 		require.NoError(t, err)
-		c.members = append(c.members, Member{ID: id, Peer: l.Addr().String(), API: "api"})
+		c.members = append(c.members, replica.Member{ID: id, Peer: l.Addr().String(), API: "api"})
 		require.NoError(t, l.Close())
 		files[id] = newMeteredFS()
 		c.files[id] = files[id]
@@ -152,7 +153,7 @@ func TestALeaderWhoseDiskStallsIsReplacedAndFollowsWhenItIsBack(t *testing.T) {
 	for id := zab.NodeID(1); id <= 3; id++ {
 		l, err := net.Listen("tcp", "127.0.0.1:0")
 		require.NoError(t, err)
-		c.members = append(c.members, Member{ID: id, Peer: l.Addr().String(), API: "api"})
+		c.members = append(c.members, replica.Member{ID: id, Peer: l.Addr().String(), API: "api"})
 		require.NoError(t, l.Close())
 		disks[id] = newStallingFS()
 		c.files[id] = disks[id]
@@ -182,12 +183,11 @@ func TestALeaderWhoseDiskStallsIsReplacedAndFollowsWhenItIsBack(t *testing.T) {
 
 func TestPeersHearOfAFullOrSlowDisk(t *testing.T) {
 	d := Disk{Space: wal.Space{Free: 5 << 20, Low: true}, Latency: wal.Latency{Slowest: 2345 * time.Millisecond}}
-	r, err := decodeReport(report{Disk: d.report()}.append(nil))
-	require.NoError(t, err)
-	require.Equal(t, d, r.Disk.disk())
+	told := diskOf(d.report())
+	require.Equal(t, d, told)
 	require.Equal(t, []string{
 		"node 3: the disk is nearly full (5 MiB free): while it leads, new transactions are refused; free or add space",
 		"node 3: a sync of its log took 2.3s within the last minute: look at its disk and at what else uses it",
-	}, r.Disk.disk().warnings(3))
+	}, told.warnings(3))
 	require.Empty(t, Disk{Latency: wal.Latency{Slowest: slowDisk - 1}}.warnings(3))
 }

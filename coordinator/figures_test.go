@@ -3,11 +3,8 @@
 package coordinator
 
 import (
-	"bufio"
-	"bytes"
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"slices"
 	"strings"
@@ -20,6 +17,8 @@ import (
 
 	"github.com/concordtx/concord/adapters"
 	"github.com/concordtx/concord/adapters/memory"
+	"github.com/concordtx/concord/coordinator/commit"
+	"github.com/concordtx/concord/coordinator/replica"
 	"github.com/concordtx/concord/protocol/zab"
 	"github.com/concordtx/concord/txn"
 )
@@ -77,7 +76,7 @@ func (o outage) Commit(ctx context.Context, x txn.XID, b txn.Branch) (txn.Finish
 }
 
 // everywhere waits until all running nodes know figures that satisfy a condition.
-func (c *testCluster) everywhere(what string, holds func(*Figures) bool) {
+func (c *testCluster) everywhere(what string, holds func(*commit.Figures) bool) {
 	c.t.Helper()
 	require.Eventually(c.t, func() bool {
 		c.mu.Lock()
@@ -96,7 +95,7 @@ func TestEveryNodeTellsWhatTheLeaderKnows(t *testing.T) {
 	c := newTunedCluster(t, 4, func() []adapters.Resource { return []adapters.Resource{memory.New("orders", disk)} }, func(c *Config) {
 		c.Members = slices.Clone(c.Members) // the nodes before have it
 		c.Members[3].Observer = true
-		c.Rules = Rules{MaxTransaction: time.Hour, Grace: time.Hour, Scan: 100 * time.Millisecond}
+		c.Rules = commit.Rules{MaxTransaction: time.Hour, Grace: time.Hour, Scan: 100 * time.Millisecond}
 	})
 	orders := memory.New("orders", disk)
 	undecided, committing, foreign := txn.NewID(time.Now().Add(-time.Minute)), txn.NewID(time.Now()), txn.NewID(time.Now())
@@ -110,12 +109,12 @@ func TestEveryNodeTellsWhatTheLeaderKnows(t *testing.T) {
 	_, _, err = stranger.Prepare(t.Context())
 	require.NoError(t, err)
 	born := undecided.Time()
-	c.everywhere("the counts of the leader", func(f *Figures) bool {
+	c.everywhere("the counts of the leader", func(f *commit.Figures) bool {
 		r := f.Resources[0]
 		return f.InDoubt == 2 && f.Oldest.Equal(born) && r.OK && r.InDoubt == 2 && r.Oldest.Equal(born) && r.Foreign == 1 && !r.Listed.IsZero() &&
 			f.Age(f.Oldest, time.Now()) >= time.Minute
 	})
-	c.everywhere("its warnings", func(f *Figures) bool {
+	c.everywhere("its warnings", func(f *commit.Figures) bool {
 		return strings.Contains(strings.Join(f.Warnings, "\n"), "orders holds 1 prepared branches of other clusters")
 	})
 	for _, n := range c.nodes {
@@ -142,15 +141,15 @@ func TestEveryNodeTellsWhatTheLeaderKnows(t *testing.T) {
 func TestOldestBranchIsTheOneOfADatabaseThatIsDown(t *testing.T) {
 	disk, state := memory.NewDisk(), &atomic.Int32{}
 	c := newTunedCluster(t, 3, func() []adapters.Resource { return []adapters.Resource{outage{memory.New("orders", disk), state}} }, func(c *Config) {
-		c.Rules = Rules{MaxTransaction: time.Hour, Grace: 10 * time.Millisecond, Scan: 100 * time.Millisecond}
+		c.Rules = commit.Rules{MaxTransaction: time.Hour, Grace: 10 * time.Millisecond, Scan: 100 * time.Millisecond}
 	})
 	orders := memory.New("orders", disk)
 	id, orphan := txn.NewID(time.Now().Add(-time.Minute)), txn.NewID(time.Now().Add(-2*time.Minute))
 	b := c.prepared(orders, id, "k")
-	c.everywhere("it is fit", func(f *Figures) bool { return f.Resources[0].OK })
+	c.everywhere("it is fit", func(f *commit.Figures) bool { return f.Resources[0].OK })
 	state.Store(refuses)
 	require.Equal(t, txn.Commit, c.commit(id, b).Decision)
-	counted := func(f *Figures) bool {
+	counted := func(f *commit.Figures) bool {
 		r := f.Resources[0]
 		return !r.OK && strings.Contains(r.Err, "connection refused") && r.InDoubt == 1 && r.Oldest.Equal(id.Time()) && f.InDoubt == 1 && f.Oldest.Equal(id.Time())
 	}
@@ -159,14 +158,14 @@ func TestOldestBranchIsTheOneOfADatabaseThatIsDown(t *testing.T) {
 	// it does not know.
 	c.kill(c.leader().config.Node)
 	c.leader()
-	c.everywhere("down, with its branch", func(f *Figures) bool { return counted(f) && f.Incomplete() && f.Resources[0].Listed.IsZero() })
+	c.everywhere("down, with its branch", func(f *commit.Figures) bool { return counted(f) && f.Incomplete() && f.Resources[0].Listed.IsZero() })
 	view, err := c.leader().View(t.Context(), orphan)
 	require.NoError(t, err)
 	require.False(t, view.Known)
 	require.Len(t, view.Unlisted, 1)
 	require.Contains(t, view.Unlisted[0], "orders")
 	state.Store(isUp)
-	c.everywhere("back, and finished", func(f *Figures) bool {
+	c.everywhere("back, and finished", func(f *commit.Figures) bool {
 		return f.Resources[0].OK && f.Resources[0].InDoubt == 0 && f.InDoubt == 0 && f.Oldest.IsZero() && !f.Incomplete()
 	})
 }
@@ -175,12 +174,14 @@ func TestOldestBranchIsTheOneOfADatabaseThatIsDown(t *testing.T) {
 func TestUndecidedBranchOfADatabaseThatIsDownStillCounts(t *testing.T) {
 	disk, state := memory.NewDisk(), &atomic.Int32{}
 	c := newTunedCluster(t, 1, func() []adapters.Resource { return []adapters.Resource{outage{memory.New("orders", disk), state}} }, func(c *Config) {
-		c.Rules = Rules{MaxTransaction: time.Hour, Scan: 100 * time.Millisecond}
+		c.Rules = commit.Rules{MaxTransaction: time.Hour, Scan: 100 * time.Millisecond}
 	})
 	c.prepared(memory.New("orders", disk), txn.NewID(time.Now()), "k")
-	c.everywhere("listed", func(f *Figures) bool { return f.Resources[0].InDoubt == 1 })
+	c.everywhere("listed", func(f *commit.Figures) bool { return f.Resources[0].InDoubt == 1 })
 	state.Store(hangs)
-	c.everywhere("down, and still counted", func(f *Figures) bool { return !f.Resources[0].OK && f.Resources[0].InDoubt == 1 && f.InDoubt == 1 })
+	c.everywhere("down, and still counted", func(f *commit.Figures) bool {
+		return !f.Resources[0].OK && f.Resources[0].InDoubt == 1 && f.InDoubt == 1
+	})
 }
 
 func TestResourceThatGoesAwayIsDownWithinSixSeconds(t *testing.T) {
@@ -247,7 +248,7 @@ func TestResourceThatIsBusyIsNotDown(t *testing.T) {
 }
 
 func runProbe(t *testing.T, r adapters.Resource) (w *worker, stop func()) {
-	w = newWorker(r, slog.New(slog.DiscardHandler), func(context.Context, Event) {}, func(context.Context) {})
+	w = newWorker(r, slog.New(slog.DiscardHandler), func(context.Context, replica.Event) {}, func(context.Context) {})
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan struct{})
 	go func() { w.probe(ctx); close(done) }()
@@ -257,7 +258,7 @@ func runProbe(t *testing.T, r adapters.Resource) (w *worker, stop func()) {
 // Every node delivers every decision, and only one has made it.
 func TestEachDecisionIsCountedByOneNode(t *testing.T) {
 	c := newCluster(t, 3, func() []adapters.Resource { return nil })
-	made := func() (sum Decided) {
+	made := func() (sum commit.Decided) {
 		c.mu.Lock()
 		defer c.mu.Unlock()
 		for _, n := range c.nodes {
@@ -274,51 +275,12 @@ func TestEachDecisionIsCountedByOneNode(t *testing.T) {
 		require.NoError(t, err)
 	}
 	decide()
-	require.Eventually(t, func() bool { return made() == Decided{Commit: 5, Abort: 1} }, 10*time.Second, 20*time.Millisecond)
+	require.Eventually(t, func() bool { return made() == commit.Decided{Commit: 5, Abort: 1} }, 10*time.Second, 20*time.Millisecond)
 	first := c.leader().config.Node
 	c.kill(first)
 	c.leader()
 	c.start(first)
 	decide()
-	require.Eventually(t, func() bool { return made() == Decided{Commit: 5, Abort: 1} }, 10*time.Second, 20*time.Millisecond,
+	require.Eventually(t, func() bool { return made() == commit.Decided{Commit: 5, Abort: 1} }, 10*time.Second, 20*time.Millisecond,
 		"who was started again counts nothing that others made")
-}
-
-func TestFiguresThatAreTooManyAreToldInPart(t *testing.T) {
-	f := &Figures{Clock: time.UnixMilli(1), InDoubt: 7}
-	for i := range 2000 {
-		f.Resources = append(f.Resources, ResourceFigures{Name: fmt.Sprintf("r%d", i), Health: Health{Err: strings.Repeat("é", 1000), Identity: strings.Repeat("i", 1000)}})
-		f.Warnings = append(f.Warnings, strings.Repeat("w", 1000)+"\xff")
-	}
-	b := report{Clock: time.UnixMilli(2), Figures: f}.append(nil)
-	require.Less(t, len(b), maxToldResources*(2*maxToldName+2*maxToldText+64)+maxToldWarnings*(maxToldText+2)+reportSize)
-	r, err := decodeReport(b)
-	require.NoError(t, err)
-	require.Equal(t, 7, r.Figures.InDoubt)
-	require.Len(t, r.Figures.Resources, maxToldResources)
-	require.Empty(t, r.Figures.Resources[0].Identity, "half of an identity is another one")
-	require.Len(t, r.Figures.Warnings, maxToldWarnings)
-	require.Contains(t, r.Figures.Warnings[maxToldWarnings-1], "1969 more")
-	b = sampleReport().append(nil)
-	for n := range b {
-		if _, err := decodeReport(b[:n]); n != reportSize && n != reportSize+8 {
-			require.ErrorIs(t, err, errBadFrame, "cut at %d", n)
-		}
-	}
-}
-
-// A node of the release before does not know figures, and would take them for damage.
-func TestFiguresAreToldOnlyToWhoKnowsThem(t *testing.T) {
-	r := sampleReport()
-	for version, want := range map[uint16]*Figures{figuresVersion - 1: nil, figuresVersion: r.Figures} {
-		frame := appendOutbound(nil, outbound{report: &r}, version)
-		in, err := readInbound(bufio.NewReader(bytes.NewReader(frame)), 1)
-		require.NoError(t, err)
-		require.Equal(t, want, in.report.Figures, "version %d", version)
-		require.Equal(t, want == nil, in.report.Clock.IsZero(), "version %d", version)
-	}
-	require.NotNil(t, r.Figures, "the others are still told")
-	early := r
-	early.Clock, early.Figures = time.Time{}, nil
-	require.Len(t, early.append(nil), reportSize, "what the release before says and reads")
 }

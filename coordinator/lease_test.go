@@ -11,13 +11,14 @@ import (
 	"github.com/concordtx/concord/adapters"
 	"github.com/concordtx/concord/adapters/memory"
 	"github.com/concordtx/concord/api"
+	"github.com/concordtx/concord/coordinator/commit"
 	"github.com/concordtx/concord/txn"
 )
 
 // patient rules make sure that nothing but a lease ends a transaction.
-var patient = Rules{MaxTransaction: time.Hour, Grace: time.Hour, Scan: time.Hour, Lease: time.Second}
+var patient = commit.Rules{MaxTransaction: time.Hour, Grace: time.Hour, Scan: time.Hour, Lease: time.Second}
 
-func (c *testCluster) restartWith(r Rules) {
+func (c *testCluster) restartWith(r commit.Rules) {
 	c.t.Helper()
 	c.rules = r
 	for _, m := range c.members {
@@ -116,32 +117,6 @@ func TestAChangeOfLeaderEndsNoLease(t *testing.T) {
 		require.Equal(t, txn.Commit, c.commit(under(n)).Decision)
 		c.start(dead)
 	}
-}
-
-func TestALeaderThatWasStoppedDoesNotTakeThatForTheSilenceOfItsClients(t *testing.T) {
-	table := txn.NewTable(txn.Meta{Cluster: 1, Leases: txn.Leases{Last: 2, Active: []txn.Lease{1, 2}}}, nil, nil)
-	c := &Core{config: CoreConfig{Rules: Rules{Lease: 6 * time.Second}}, table: table, leading: true, now: time.Now()}
-	c.leases.clear()
-	tick := func(d time.Duration) {
-		now := c.now.Add(d)
-		c.noticePause(now)
-		c.passLeaseTime(now)
-		c.now = now
-		c.doubt = doubt{} // a quorum has confirmed that it leads
-		c.endSilent()
-	}
-	for range 5 { // as many pauses as one likes, and clocks that are set
-		tick(50 * time.Millisecond)
-		tick(time.Hour)
-		tick(-2 * time.Hour)
-		tick(900 * time.Millisecond)
-	}
-	require.Empty(t, c.batch)
-	for range 200 {
-		tick(50 * time.Millisecond)
-		c.hear(2)
-	}
-	require.Equal(t, []txn.Record{txn.LeaseEndRecord{Leases: []txn.Lease{1}}}, c.batch, "once")
 }
 
 func TestLeasesAreNotGrantedBeforeAllMembersKnowThem(t *testing.T) {

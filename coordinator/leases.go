@@ -9,6 +9,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/concordtx/concord/coordinator/commit"
+	"github.com/concordtx/concord/coordinator/replica"
 	"github.com/concordtx/concord/txn"
 )
 
@@ -58,7 +60,7 @@ func (n *Node) Leases() txn.Leases { return *n.leases.Load() }
 
 // GrantLease returns a new lease.
 func (n *Node) GrantLease(ctx context.Context) (txn.Lease, error) {
-	r, err := n.ask(ctx, func(request uint64) Event { return LeaseAsked{Request: request} })
+	r, err := n.ask(ctx, func(request uint64) replica.Event { return commit.LeaseAsked{Request: request} })
 	return r.Lease, err
 }
 
@@ -72,11 +74,11 @@ func (n *Node) RenewLease(l txn.Lease) (bool, error) {
 	case leases.Ended(l):
 		return false, nil
 	}
-	return false, unavailablef("lease %d is not known here yet: ask again", l)
+	return false, replica.Unavailablef("lease %d is not known here yet: ask again", l)
 }
 
 // EndLease gives a lease back: what is left of its transactions is aborted at once.
 func (n *Node) EndLease(ctx context.Context, l txn.Lease) error {
-	_, err := n.ask(ctx, func(request uint64) Event { return LeaseEndAsked{Request: request, Lease: l} })
+	_, err := n.ask(ctx, func(request uint64) replica.Event { return commit.LeaseEndAsked{Request: request, Lease: l} })
 	return err
 }

@@ -6,23 +6,29 @@ import (
 	"context"
 	"time"
 
+	"github.com/concordtx/concord/coordinator/commit"
+	"github.com/concordtx/concord/coordinator/peer"
+	"github.com/concordtx/concord/coordinator/replica"
 	"github.com/concordtx/concord/protocol/zab"
 	"github.com/concordtx/concord/txn"
 	"github.com/concordtx/concord/wal"
 )
 
-// loop is the goroutine that owns the Core: it collects events, lets the Core handle
-// them in turns and carries its effects out to goroutines that may wait.
+// reportInterval is how often a node tells its peers about itself.
+const reportInterval = 500 * time.Millisecond
+
+// loop is the goroutine that owns the cores: it collects events, lets the cores handle
+// them in turns and carries their effects out to goroutines that may wait.
 type loop struct {
 	*Node
 	writer    *wal.Writer
-	requests  map[uint64]func(Reply)
+	requests  map[uint64]func(commit.Reply)
 	next      uint64
-	events    []Event
-	handled   []Event // by the last turn
+	events    []replica.Event
+	handled   []replica.Event // by the last turn
 	turns     turns
 	reports   map[zab.NodeID]peerReport
-	standings map[zab.NodeID]standing // as last told
+	standings map[zab.NodeID]peer.Standing // as last told
 	reported  time.Time
 	published time.Time
 	present   time.Time // when this node last knew an established leader
@@ -36,12 +42,12 @@ type loop struct {
 var always = func() chan struct{} { c := make(chan struct{}); close(c); return c }()
 
 type peerReport struct {
-	report
+	peer.Report
 	at time.Time
 }
 
 func newLoop(n *Node, w *wal.Writer) *loop {
-	return &loop{Node: n, writer: w, present: time.Now(), ticked: time.Now(), requests: map[uint64]func(Reply){}, reports: map[zab.NodeID]peerReport{}, standings: map[zab.NodeID]standing{}}
+	return &loop{Node: n, writer: w, present: time.Now(), ticked: time.Now(), requests: map[uint64]func(commit.Reply){}, reports: map[zab.NodeID]peerReport{}, standings: map[zab.NodeID]peer.Standing{}}
 }
 
 func (l *loop) run(ctx context.Context) error {
@@ -49,7 +55,7 @@ func (l *loop) run(ctx context.Context) error {
 	defer ticker.Stop()
 	defer func() {
 		for _, done := range l.requests {
-			done(Reply{Err: errClosed})
+			done(commit.Reply{Err: errClosed})
 		}
 	}()
 	l.publish(time.Now())
@@ -71,7 +77,7 @@ func (l *loop) run(ctx context.Context) error {
 		case tick = <-ticker.C:
 		case <-more:
 		case id := <-l.persisted:
-			l.events = append(l.events, Peer{zab.Persisted{Write: id}})
+			l.events = append(l.events, replica.Peer{Event: zab.Persisted{Write: id}})
 		case e := <-l.posted:
 			l.events = append(l.events, e)
 		case in := <-received:
@@ -84,7 +90,7 @@ func (l *loop) run(ctx context.Context) error {
 }
 
 // turn handles what waits. tick is zero unless a tick began it.
-func (l *loop) turn(tick time.Time, asks chan ask, received chan inbound) {
+func (l *loop) turn(tick time.Time, asks chan ask, received chan peer.Inbound) {
 	t := turn{began: time.Now()}
 	if !tick.IsZero() {
 		l.tick(tick)
@@ -94,10 +100,13 @@ func (l *loop) turn(tick time.Time, asks chan ask, received chan inbound) {
 	if err != nil {
 		l.fatal(err)
 	}
-	t.stepped, t.effects = time.Now(), fx
+	out := l.commits.Take()
+	t.stepped, t.log, t.commits = time.Now(), fx, out
 	// What carryOut finds to be an event belongs to the next turn.
 	t.events, l.events = l.events, l.handled[:0]
 	l.carryOut(fx)
+	l.carryOutCommits(out)
+	l.publishRole()
 	t.ended = time.Now()
 	l.turns.count(l.log, t)
 	clear(t.events)
@@ -105,11 +114,11 @@ func (l *loop) turn(tick time.Time, asks chan ask, received chan inbound) {
 }
 
 // drain collects what waits already, so that it shares a turn.
-func (l *loop) drain(asks chan ask, received chan inbound) {
+func (l *loop) drain(asks chan ask, received chan peer.Inbound) {
 	for len(l.events)+l.core.Left() < maxTurn {
 		select {
 		case id := <-l.persisted:
-			l.events = append(l.events, Peer{zab.Persisted{Write: id}})
+			l.events = append(l.events, replica.Peer{Event: zab.Persisted{Write: id}})
 		case e := <-l.posted:
 			l.events = append(l.events, e)
 		case in := <-received:
@@ -125,20 +134,20 @@ func (l *loop) drain(asks chan ask, received chan inbound) {
 func (l *loop) tick(now time.Time) {
 	l.ticked = now
 	if heard := l.heard.take(); len(heard) > 0 { // before the tick that would end them
-		l.events = append(l.events, LeasesHeard{Leases: heard})
+		l.events = append(l.events, commit.LeasesHeard{Leases: heard})
 	}
-	l.events = append(l.events, Tick{Now: now, Peers: l.peersNow(now)})
+	l.events = append(l.events, replica.Tick{Now: now, Peers: l.peersNow(now)})
 	l.watchDisk(now)
 	l.compact()
 	if now.Sub(l.reported) >= reportInterval {
 		l.reported = now
 		r, s := l.toldReport(), l.ownStanding()
-		for _, m := range l.core.list.Members {
+		for _, m := range l.core.Known().Members {
 			told := s
 			if heard, ok := l.standings[m.ID]; ok && heard.ListAt.Less(s.ListAt) {
-				told.List = l.core.list
+				told.List = l.core.Known()
 			}
-			l.peers.send(m.ID, outbound{report: &r, standing: &told})
+			l.peers.Tell(m.ID, &r, &told)
 		}
 		l.watchMembers()
 	}
@@ -157,29 +166,29 @@ func (l *loop) peersNow(now time.Time) (latest time.Time) {
 	return latest
 }
 
-func (l *loop) receive(in inbound) {
+func (l *loop) receive(in peer.Inbound) {
 	switch {
-	case in.lost:
-		l.events = append(l.events, Peer{zab.PeerLost{Peer: in.from}})
-	case in.met != nil:
-		l.events = append(l.events, *in.met)
-	case in.report != nil:
-		l.reports[in.from] = peerReport{report: *in.report, at: time.Now()}
-		l.events = append(l.events, StateSeen{Node: in.from, At: in.report.Applied, Digest: in.report.Digest})
-	case in.standing != nil:
-		l.standings[in.from] = *in.standing
-		if l.core.list.At.Less(in.standing.List.At) {
-			l.events = append(l.events, PeerMet{Node: in.from, Cluster: txn.ClusterID(l.cluster.Load()), List: in.standing.List})
+	case in.Lost:
+		l.events = append(l.events, replica.Peer{Event: zab.PeerLost{Peer: in.From}})
+	case in.Met != nil:
+		l.events = append(l.events, replica.PeerMet(*in.Met))
+	case in.Report != nil:
+		l.reports[in.From] = peerReport{Report: *in.Report, at: time.Now()}
+		l.events = append(l.events, replica.StateSeen{Node: in.From, At: in.Report.Applied, Digest: in.Report.Digest})
+	case in.Standing != nil:
+		l.standings[in.From] = *in.Standing
+		if l.core.Known().At.Less(in.Standing.List.At) {
+			l.events = append(l.events, replica.PeerMet{Node: in.From, Cluster: txn.ClusterID(l.cluster.Load()), List: in.Standing.List})
 		}
 	default:
-		l.events = append(l.events, Peer{zab.Received{Message: in.message}})
+		l.events = append(l.events, replica.Peer{Event: zab.Received{Message: in.Message}})
 	}
 }
 
 // admit gives a request its number, under which it is answered exactly once.
 func (l *loop) admit(a ask) {
 	if len(l.requests) >= maxRequests {
-		a.done(Reply{Err: errBusy})
+		a.done(commit.Reply{Err: replica.ErrBusy})
 		return
 	}
 	l.next++
@@ -187,36 +196,60 @@ func (l *loop) admit(a ask) {
 	l.events = append(l.events, a.event(l.next))
 }
 
-func (l *loop) carryOut(fx *Effects) {
-	if l.core.zxid() != *l.applied.Load() {
-		at := l.core.zxid()
+func (l *loop) carryOut(fx *replica.Effects) {
+	if l.core.Zxid() != *l.applied.Load() {
+		at := l.core.Zxid()
 		l.applied.Store(&at)
 	}
-	l.publishLeases(l.core.table.Leases()) // before anybody hears that one was granted, or has ended
+	l.publishLeases(l.commits.Leases()) // before anybody hears that one was granted, or has ended
 	l.tellStores()
 	l.followMembers()
 	for _, e := range fx.SendSnapshot {
-		l.sender.allow(e)
+		l.peers.AllowSnapshot(e)
 	}
 	if fx.FetchSnapshot.Session != 0 {
-		l.fetcher.fetch(fx.FetchSnapshot)
+		l.peers.FetchSnapshot(fx.FetchSnapshot)
 	}
 	if fx.Discard != 0 {
-		l.fetcher.forget(fx.Discard)
+		l.peers.DiscardSnapshot(fx.Discard)
 	}
 	for _, w := range fx.Write {
 		l.writer.Enqueue(w)
 	}
 	for _, m := range fx.Send {
-		l.peers.send(m.To, outbound{message: m})
+		l.peers.Send(m)
 	}
 	for _, r := range fx.Reply {
-		done := l.requests[r.Request]
-		delete(l.requests, r.Request)
 		if r.Fresh || r.Seen && l.snapshot.Load().Zxid.Less(r.Zxid) {
 			l.publish(time.Now())
 		}
-		done(r)
+		l.reply(commit.Reply{Request: r.Request, Err: r.Err, Zxid: r.Zxid})
+	}
+	if fx.Distrust != "" {
+		if err := l.store.WriteNote(wal.DistrustNote, fx.Distrust); err != nil {
+			l.fatal(err)
+		}
+	}
+	for _, note := range fx.Notes {
+		if note.Alarm {
+			l.log.Error(note.Text)
+		} else {
+			l.log.Info(note.Text)
+		}
+	}
+}
+
+// reply answers a request.
+func (l *loop) reply(r commit.Reply) {
+	done := l.requests[r.Request]
+	delete(l.requests, r.Request)
+	done(r)
+}
+
+// carryOutCommits does for the transaction machine what it wants.
+func (l *loop) carryOutCommits(fx *commit.Effects) {
+	for _, r := range fx.Reply {
+		l.reply(r)
 	}
 	for _, t := range fx.Finish {
 		w := l.workers[t.Branch.Resource]
@@ -227,7 +260,7 @@ func (l *loop) carryOut(fx *Effects) {
 		select {
 		case queue <- t:
 		default: // a former leadership has left the queue full
-			l.events = append(l.events, Failed{XID: t.XID, Why: "the workers are busy"})
+			l.events = append(l.events, commit.Failed{XID: t.XID, Why: "the workers are busy"})
 		}
 	}
 	for _, name := range fx.Scan {
@@ -237,42 +270,34 @@ func (l *loop) carryOut(fx *Effects) {
 		}
 	}
 	l.forget(fx.Forget)
-	if fx.Distrust != "" {
-		if err := l.store.WriteNote(wal.DistrustNote, fx.Distrust); err != nil {
-			l.fatal(err)
-		}
-	}
 	for _, e := range fx.Evidence {
 		select {
 		case l.workers[e.Resource].kept <- e.After:
 		default: // one is due already, and is answered
 		}
 	}
-	for _, note := range fx.Notes {
-		if note.Alarm {
-			l.log.Error(note.Text)
-		} else {
-			l.log.Info(note.Text)
-		}
-	}
-	l.level.Store(uint32(l.core.table.Level()))
-	formed := l.core.table.Cluster()
+}
+
+// publishRole shows at once who leads which cluster: clients look for a leader here.
+func (l *loop) publishRole() {
+	l.level.Store(uint32(l.core.State().Level()))
+	formed := l.core.State().Cluster()
 	if uint32(formed) != l.cluster.Load() {
 		l.cluster.Store(uint32(formed))
 		l.log.Info("the cluster is formed", "cluster", formed.String())
-	} else if l.role == l.core.role {
+	} else if l.role == l.core.Role() {
 		return
 	}
-	l.role = l.core.role
-	l.publish(time.Now()) // clients look for a leader here
+	l.role = l.core.Role()
+	l.publish(time.Now())
 }
 
 // followMembers lets the connections be those to the members.
 func (l *loop) followMembers() {
-	if l.core.list.At != l.list.Load().At {
-		list := l.core.list
+	if l.core.Known().At != l.list.Load().At {
+		list := l.core.Known()
 		l.list.Store(&list)
-		l.peers.follow()
+		l.peers.Follow()
 	}
 }
 
@@ -287,4 +312,9 @@ func (l *loop) forget(spent map[string][]txn.XID) {
 			}
 		}
 	}
+}
+
+// ownStanding is where this node stands.
+func (l *loop) ownStanding() peer.Standing {
+	return peer.Standing{Distrusted: l.core.Stopped(), Peer: l.self.Peer, API: l.self.API, ListAt: l.core.Known().At}
 }

@@ -18,6 +18,9 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/concordtx/concord/api"
+	"github.com/concordtx/concord/coordinator/commit"
+	"github.com/concordtx/concord/coordinator/peer"
+	"github.com/concordtx/concord/coordinator/replica"
 	"github.com/concordtx/concord/protocol/zab"
 	"github.com/concordtx/concord/txn"
 	"github.com/concordtx/concord/wal"
@@ -37,11 +40,11 @@ func (c *testCluster) listed() {
 }
 
 // newMember makes up a member at a free address.
-func (c *testCluster) newMember(id int) Member {
+func (c *testCluster) newMember(id int) replica.Member {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(c.t, err)
 	require.NoError(c.t, l.Close())
-	m := Member{ID: zab.NodeID(id), Peer: l.Addr().String(), API: "api-" + strconv.Itoa(id)}
+	m := replica.Member{ID: zab.NodeID(id), Peer: l.Addr().String(), API: "api-" + strconv.Itoa(id)}
 	c.members = append(c.members[:len(c.members):len(c.members)], m)
 	return m
 }
@@ -61,7 +64,7 @@ func (c *testCluster) again(do func(ctx context.Context, n *Node) error) error {
 	}
 }
 
-func (c *testCluster) add(m Member) {
+func (c *testCluster) add(m replica.Member) {
 	c.t.Helper()
 	key := txn.NewID(time.Now()).String()
 	require.NoError(c.t, c.again(func(ctx context.Context, n *Node) error { return n.AddMember(ctx, m, key, "ann", "more") }))
@@ -161,7 +164,7 @@ func TestAClusterGrowsAndShrinksUnderLoad(t *testing.T) {
 
 	// One that was removed is told so, whenever it comes back.
 	removed := c.opened(first)
-	require.ErrorIs(t, removed.Run(t.Context()), ErrRemoved)
+	require.ErrorIs(t, removed.Run(t.Context()), peer.ErrRemoved)
 
 	// All stop, and come back with the configurations that they had: the log knows better.
 	for id := range c.nodes {
@@ -177,7 +180,7 @@ func TestAClusterGrowsAndShrinksUnderLoad(t *testing.T) {
 
 	// A removed one comes back as a new one.
 	require.NoError(t, os.RemoveAll(filepath.Join(c.dir, strconv.Itoa(int(first)))))
-	back, _ := List{Members: c.members}.Find(first)
+	back, _ := replica.List{Members: c.members}.Find(first)
 	c.add(back)
 	c.start(first)
 	c.role(first, "voter")
@@ -191,11 +194,11 @@ func (c *testCluster) told(id zab.NodeID) {
 	r := c.nodes[id]
 	delete(c.nodes, id)
 	c.mu.Unlock()
-	require.ErrorIs(c.t, <-r.done, ErrRemoved)
+	require.ErrorIs(c.t, <-r.done, peer.ErrRemoved)
 }
 
 // openNode opens a node without running it.
-func (c *testCluster) openNode(id zab.NodeID, members []Member) (*Node, error) {
+func (c *testCluster) openNode(id zab.NodeID, members []replica.Member) (*Node, error) {
 	return Open(Config{Node: id, Members: members, DataDir: filepath.Join(c.dir, strconv.Itoa(int(id))),
 		Rules: c.rules, Logger: slog.New(slog.DiscardHandler)})
 }
@@ -211,10 +214,10 @@ func TestAListThatTheLogDoesNotKnowIsRefused(t *testing.T) {
 	c := newCluster(t, 3, nobody)
 	three := c.members
 	check := func(where string) {
-		for name, members := range map[string][]Member{
+		for name, members := range map[string][]replica.Member{
 			"only itself": three[:1],
 			"one less":    three[:2],
-			"one more":    append(three[:3:3], Member{ID: 4, Peer: "127.0.0.1:1", API: "x"}),
+			"one more":    append(three[:3:3], replica.Member{ID: 4, Peer: "127.0.0.1:1", API: "x"}),
 			"a role":      {three[0], three[1], {ID: 3, Observer: true, Peer: three[2].Peer, API: three[2].API}},
 		} {
 			n, err := c.openNode(1, members)
@@ -228,7 +231,7 @@ func TestAListThatTheLogDoesNotKnowIsRefused(t *testing.T) {
 		}
 		moved := append(three[:0:0], three...)
 		moved[1].Peer, moved[1].API = "127.0.0.1:9", "elsewhere"
-		n, err := c.openNode(1, []Member{moved[2], moved[0], moved[1]})
+		n, err := c.openNode(1, []replica.Member{moved[2], moved[0], moved[1]})
 		require.NoError(t, err, "in another order, and at other addresses")
 		require.NoError(t, n.listenerClosed())
 	}
@@ -251,7 +254,7 @@ func TestAListThatTheLogDoesNotKnowIsRefused(t *testing.T) {
 
 // listenerClosed closes a node that was never run.
 func (n *Node) listenerClosed() error {
-	return errors.Join(n.peers.listener.Close(), n.store.Close())
+	return errors.Join(n.config.Listener.Close(), n.store.Close())
 }
 
 // A majority of empty disks must not found another cluster while the one who knows the log is away.
@@ -289,7 +292,9 @@ func TestMembersThatCannotBeChangedLikeThat(t *testing.T) {
 	do := func(f func(*Node) error) error {
 		return c.again(func(context.Context, *Node) error { return f(c.leader().Node) })
 	}
-	addr := func(id int) Member { return Member{ID: zab.NodeID(id), Peer: "127.0.0.1:1", API: "127.0.0.1:2"} }
+	addr := func(id int) replica.Member {
+		return replica.Member{ID: zab.NodeID(id), Peer: "127.0.0.1:1", API: "127.0.0.1:2"}
+	}
 	for name, x := range map[string]struct {
 		do   func(n *Node) error
 		kind error
@@ -297,7 +302,7 @@ func TestMembersThatCannotBeChangedLikeThat(t *testing.T) {
 	}{
 		"add who is there": {func(n *Node) error { return n.AddMember(ctx, addr(2), "a", "ann", "why") }, api.ErrRefused, "node 2 is a member already (voter)"},
 		"an address that is taken": {func(n *Node) error {
-			return n.AddMember(ctx, Member{ID: 4, Peer: c.members[0].Peer, API: "127.0.0.1:2"}, "b", "ann", "why")
+			return n.AddMember(ctx, replica.Member{ID: 4, Peer: c.members[0].Peer, API: "127.0.0.1:2"}, "b", "ann", "why")
 		}, api.ErrRefused, "is that of node 1"},
 		"remove nobody":  {func(n *Node) error { return n.RemoveMember(ctx, 9, "c", "ann", "why") }, api.ErrNotFound, "there is no member 9"},
 		"lead by nobody": {func(n *Node) error { return n.Lead(ctx, 9, "ann", "why") }, api.ErrNotFound, "there is no member 9"},
@@ -310,7 +315,7 @@ func TestMembersThatCannotBeChangedLikeThat(t *testing.T) {
 	require.NoError(t, do(func(n *Node) error { return n.AddMember(ctx, addr(4), "k", "ann", "why") }), "asked again")
 	require.NoError(t, do(func(n *Node) error { return n.AddMember(ctx, addr(4), "other", "ann", "why") }), "to go on waiting")
 	err := do(func(n *Node) error {
-		return n.AddMember(ctx, Member{ID: 5, Peer: "127.0.0.1:3", API: "127.0.0.1:4"}, "l", "ann", "why")
+		return n.AddMember(ctx, replica.Member{ID: 5, Peer: "127.0.0.1:3", API: "127.0.0.1:4"}, "l", "ann", "why")
 	})
 	require.ErrorIs(t, err, api.ErrRefused)
 	require.ErrorContains(t, err, "node 4 is being added and has not caught up yet")
@@ -480,18 +485,29 @@ func TestTwoThatDifferWaitForTheThird(t *testing.T) {
 	require.Eventually(t, func() bool { return c.nodes[right].Status().Distrusted == "" }, 60*time.Second, 20*time.Millisecond)
 }
 
-// falsify lets a node fold something else than the others do from here on.
+// falsify lets a node fold something else than the others do from the next entry on.
 func (c *testCluster) falsify(id zab.NodeID) {
+	c.t.Helper()
 	r := c.nodes[id]
-	done := make(chan struct{})
-	r.submit(func(uint64) Event {
-		m := r.core.table.Meta()
+	did := make(chan bool, 1)
+	forge := func(uint64) replica.Event {
+		x, err := r.readRestored(r.core.Zxid())
+		require.NoError(c.t, err)
+		m := x.table.Meta()
+		if replica.ToZxid(m.Position) != r.core.Zxid() { // something is on its way to the store
+			did <- false
+			return replica.Tick{Now: time.Now()}
+		}
 		m.Digest[0] ^= byte(id)
-		r.core.table = txn.NewTable(m, r.core.table.Open(), r.archive)
-		r.core.digests.reset()
-		r.core.digests.add(r.core.zxid(), m.Digest)
-		close(done)
-		return Tick{Now: time.Now()}
-	}, func(Reply) {})
-	<-done
+		x.table = txn.NewTable(m, x.table.Open(), r.archive)
+		r.restored.Store(x)
+		require.NoError(c.t, r.commits.Load())
+		did <- true
+		return replica.Tick{Now: time.Now()}
+	}
+	require.Eventually(c.t, func() bool {
+		r.submit(forge, func(commit.Reply) {})
+		return <-did
+	}, 20*time.Second, 10*time.Millisecond)
+	c.leader().CommitLater(txn.CommitRequest{ID: txn.NewID(time.Now())}, func(commit.Reply) {})
 }

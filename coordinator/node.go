@@ -15,10 +15,14 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/cockroachdb/pebble/v2/vfs"
 	"golang.org/x/sync/errgroup"
 
-	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/concordtx/concord/adapters"
+	"github.com/concordtx/concord/api"
+	"github.com/concordtx/concord/coordinator/commit"
+	"github.com/concordtx/concord/coordinator/peer"
+	"github.com/concordtx/concord/coordinator/replica"
 	"github.com/concordtx/concord/protocol/zab"
 	"github.com/concordtx/concord/txn"
 	"github.com/concordtx/concord/wal"
@@ -42,14 +46,14 @@ const (
 // Config is what a node must know.
 type Config struct {
 	Node    zab.NodeID
-	Members []Member
+	Members []replica.Member
 	DataDir string
 	// FS is where DataDir is; nil: the real file system.
 	FS vfs.FS
 	// Listener accepts peers; nil: the node listens at its own Peer address.
 	Listener  net.Listener
 	Resources []adapters.Resource
-	Rules     Rules
+	Rules     commit.Rules
 	// FeatureLevel is the newest feature level that this node says it knows. 0: txn.Newest. A
 	// lower one on all nodes keeps the way back to an older release open.
 	FeatureLevel txn.FeatureLevel
@@ -62,22 +66,21 @@ type Config struct {
 	Logger                     *slog.Logger // nil: slog.Default()
 }
 
-// Node is a coordinator node: a Core and everything around it that waits for clocks,
+// Node is a coordinator node: its cores and everything around them that waits for clocks,
 // disks, databases and other nodes.
 //
-// Who owns what: the loop owns the Core and all requests; the writer owns appending
+// Who owns what: the loop owns the cores and all requests; the writer owns appending
 // to the log; the archive's goroutine owns writing the applied state; each peer has a
 // sender and a receiver; each resource has its workers. Nothing blocks the loop.
 type Node struct {
 	config   Config
-	self     Member // as configured
+	self     replica.Member // as configured
 	log      *slog.Logger
 	store    *wal.Store
 	archive  *archive
-	core     *Core
-	peers    *peers
-	sender   *snapshotSender
-	fetcher  *snapshotFetcher
+	core     *replica.Core
+	commits  *commit.Machine // that it carries
+	peers    *peer.Transport
 	workers  map[string]*worker
 	cluster  atomic.Uint32 // txn.ClusterID, for the handshake
 	level    atomic.Uint32 // txn.FeatureLevel of the log, likewise
@@ -86,20 +89,20 @@ type Node struct {
 	restored atomic.Pointer[restoredState]
 	leases   atomic.Pointer[txn.Leases]
 	heard    heard
-	list     atomic.Pointer[List] // the latest list of members that is known
+	list     atomic.Pointer[replica.List] // the latest list of members that is known
 
 	asks      chan ask
-	received  chan inbound
+	received  chan peer.Inbound
 	persisted chan uint64
-	posted    chan Event // from workers and clients: capacity bounds what waits; senders wait
+	posted    chan replica.Event // from workers and clients: capacity bounds what waits; senders wait
 	closed    chan struct{}
 }
 
 // ask is a request on its way into the loop.
 type ask struct {
-	event func(request uint64) Event
+	event func(request uint64) replica.Event
 	// done takes the answer, on the loop: it must not wait.
-	done func(Reply)
+	done func(commit.Reply)
 }
 
 // Open opens the store of a node and listens for its peers. The node does nothing
@@ -108,7 +111,7 @@ func Open(c Config) (*Node, error) {
 	if c.Logger == nil {
 		c.Logger = slog.Default()
 	}
-	c.Rules = c.Rules.withDefaults()
+	c.Rules = c.Rules.WithDefaults()
 	if c.MaxLogBytes == 0 {
 		c.MaxLogBytes = defaultLogBytes
 	}
@@ -121,13 +124,13 @@ func Open(c Config) (*Node, error) {
 	if c.FeatureLevel > txn.Newest {
 		return nil, fmt.Errorf("\"feature_level\" is %d, and this release knows up to %d: lower it, or run the release that the other nodes run", c.FeatureLevel, txn.Newest)
 	}
-	self := slices.IndexFunc(c.Members, func(m Member) bool { return m.ID == c.Node })
+	self := slices.IndexFunc(c.Members, func(m replica.Member) bool { return m.ID == c.Node })
 	if self < 0 {
 		return nil, fmt.Errorf("node %d is not one of the members: add it to \"members\", or correct \"node\"", c.Node)
 	}
 	n := &Node{config: c, self: c.Members[self], log: c.Logger.With("node", uint64(c.Node)), workers: map[string]*worker{},
-		asks: make(chan ask, maxAsks), received: make(chan inbound, 4096), persisted: make(chan uint64, 64),
-		posted: make(chan Event, 4096), closed: make(chan struct{})}
+		asks: make(chan ask, maxAsks), received: make(chan peer.Inbound, 4096), persisted: make(chan uint64, 64),
+		posted: make(chan replica.Event, 4096), closed: make(chan struct{})}
 	names, err := n.makeWorkers(c.Resources)
 	if err != nil {
 		return nil, err
@@ -145,13 +148,11 @@ func Open(c Config) (*Node, error) {
 			return nil, errors.Join(err, n.store.Close())
 		}
 	}
-	n.peers = newPeers(n.hello, &n.list, c.Members, listener, n.log, n.received)
-	stores := n.core.table.Meta().Stores
-	n.peers.known.Store(&stores)
-	n.sender = &snapshotSender{store: n.store, log: n.log, post: n.post, fatal: n.fatal}
-	n.peers.snapshots = n.sender
-	n.fetcher = &snapshotFetcher{store: n.store, log: n.log, dial: n.peers.dialFor, hang: n.peers.hangUp,
-		post: n.post, fatal: n.fatal, wake: make(chan struct{}, 1)}
+	n.config.Listener = listener
+	n.peers = peer.New(peer.Config{Self: n.hello, List: &n.list, Configured: c.Members, Listener: listener, Log: n.log,
+		Received: n.received, Store: n.store, CheckPair: checkPair, Fatal: n.fatal,
+		Post: func(ctx context.Context, e zab.Event) { n.post(ctx, replica.Peer{Event: e}) }})
+	n.peers.KnowStores(n.core.State().Stores())
 	return n, nil
 }
 
@@ -190,9 +191,9 @@ func (n *Node) makeCore(resources []string) error {
 	for binary.BigEndian.Uint32(id[:]) == 0 {
 		_, _ = rand.Read(id[:]) // ends the process itself if there is no randomness
 	}
-	n.core, err = NewCore(CoreConfig{Node: n.config.Node, Members: n.config.Members, Boot: n.store.Boot(),
-		Log:        zab.Config{HeartbeatTicks: heartbeatTicks},
-		NewCluster: txn.ClusterID(binary.BigEndian.Uint32(id[:])), Resources: resources, Validate: n.validate, Rules: n.config.Rules, Reload: n.reload, Distrust: distrust}, n.store, table)
+	n.commits = commit.New(commit.Config{Resources: resources, Validate: n.validate, Rules: n.config.Rules, Reload: n.reload}, table)
+	n.core, err = replica.New(replica.Config{Node: n.config.Node, Members: n.config.Members, Boot: n.store.Boot(), Log: zab.Config{HeartbeatTicks: heartbeatTicks},
+		NewCluster: txn.ClusterID(binary.BigEndian.Uint32(id[:])), Distrust: distrust}, n.store, n.commits)
 	if err != nil {
 		return fmt.Errorf("members: %w", err)
 	}
@@ -203,7 +204,7 @@ func (n *Node) makeCore(resources []string) error {
 	n.cluster.Store(uint32(table.Cluster()))
 	n.level.Store(uint32(table.Level()))
 	n.snapshot.Store(&Snapshot{Present: time.Now()})
-	at, list := n.core.zxid(), n.core.list
+	at, list := n.core.Zxid(), n.core.Known()
 	n.applied.Store(&at)
 	n.publishLeases(table.Leases())
 	n.list.Store(&list)
@@ -217,7 +218,7 @@ var ErrMembers = errors.New("the \"members\" of the configuration are not those 
 // cluster, once; a list that the cluster never had, and that is not the one with which this store was
 // first started, is a mistake that could make two of it.
 func (n *Node) checkList(table *txn.Table) error {
-	own := fromMembers(n.config.Members)
+	own := replica.FromMembers(n.config.Members)
 	first, err := n.firstList(own, table)
 	if err != nil {
 		return err
@@ -259,7 +260,7 @@ func (n *Node) firstList(own []txn.Member, table *txn.Table) ([]txn.Member, erro
 		return nil, err
 	case !found && table.Members() != nil:
 		return table.Members().List, nil
-	case !found, blank(n.store, table):
+	case !found, replica.Blank(n.store, table.State()):
 		return own, n.store.WriteNote(wal.MembersNote, string(txn.AppendMembers(nil, own)))
 	}
 	return txn.DecodeMembers([]byte(text))
@@ -268,12 +269,14 @@ func (n *Node) firstList(own []txn.Member, table *txn.Table) ([]txn.Member, erro
 // validate asks the adapter of a branch, which is one of the configuration. It asks no database.
 func (n *Node) validate(b txn.Branch) error { return n.workers[b.Resource].resource.Validate(b) }
 
-func (n *Node) hello() hello {
+func (n *Node) hello() peer.Hello {
 	_, _, tail, _ := n.store.Initial()
-	return hello{Newest: protocolVersion, Oldest: oldestVersion, From: n.config.Node, Members: membersHash(n.config.Members),
-		Cluster: txn.ClusterID(n.cluster.Load()), Store: n.store.ID(), Dial: uint64(n.store.Boot()) << 32, Tail: tail,
+	return peer.Hello{From: n.config.Node, Cluster: txn.ClusterID(n.cluster.Load()), Store: n.store.ID(), Dial: uint64(n.store.Boot()) << 32, Tail: tail,
 		Level: n.config.FeatureLevel, Needs: txn.FeatureLevel(n.level.Load()), ListAt: n.list.Load().At}
 }
+
+// errClosed answers whoever asks a node that runs no more.
+var errClosed = &replica.RequestError{Kind: api.ErrUnavailable, Text: "the node is shutting down: ask another one"}
 
 // fatal ends the process: the node can neither go on nor take back what it promised.
 func (n *Node) fatal(err error) {
@@ -295,8 +298,7 @@ func (n *Node) Run(ctx context.Context) error {
 		case <-ctx.Done():
 		}
 	}))
-	g.Go(func() error { return n.peers.run(ctx) })
-	g.Go(func() error { return n.fetcher.run(ctx) })
+	g.Go(func() error { return n.peers.Run(ctx) })
 	for _, w := range n.workers {
 		g.Go(func() error { return w.run(ctx) })
 	}
@@ -315,7 +317,7 @@ func (n *Node) Run(ctx context.Context) error {
 func (n *Node) Closed() <-chan struct{} { return n.closed }
 
 // post hands an event of a worker to the loop.
-func (n *Node) post(ctx context.Context, e Event) {
+func (n *Node) post(ctx context.Context, e replica.Event) {
 	select {
 	case n.posted <- e:
 	case <-ctx.Done():
@@ -324,26 +326,26 @@ func (n *Node) post(ctx context.Context, e Event) {
 
 // ask hands a request to the loop and waits for its answer. When ctx ends first the
 // request may be carried out all the same.
-func (n *Node) ask(ctx context.Context, event func(request uint64) Event) (Reply, error) {
-	reply := make(chan Reply, 1)
-	n.submit(event, func(r Reply) { reply <- r })
+func (n *Node) ask(ctx context.Context, event func(request uint64) replica.Event) (commit.Reply, error) {
+	reply := make(chan commit.Reply, 1)
+	n.submit(event, func(r commit.Reply) { reply <- r })
 	select {
 	case r := <-reply:
 		return r, r.Err
 	case <-n.closed:
-		return Reply{}, errClosed
+		return commit.Reply{}, errClosed
 	case <-ctx.Done():
-		return Reply{}, ctx.Err()
+		return commit.Reply{}, ctx.Err()
 	}
 }
 
 // submit hands a request to the loop. done is called once, on the loop or, if the loop
 // does not take the request, at once; not at all if the node closes first.
-func (n *Node) submit(event func(request uint64) Event, done func(Reply)) {
+func (n *Node) submit(event func(request uint64) replica.Event, done func(commit.Reply)) {
 	select {
 	case n.asks <- ask{event: event, done: done}:
 	default:
-		done(Reply{Err: errBusy})
+		done(commit.Reply{Err: replica.ErrBusy})
 	}
 }
 
@@ -361,7 +363,7 @@ func (n *Node) Recheck(ctx context.Context, resource, identity string) {
 	ctx, cancel := context.WithTimeout(ctx, recheckPatience)
 	defer cancel()
 	w.recheck(ctx)
-	_, _ = n.ask(ctx, func(request uint64) Event { return SeenAsked{Request: request, Fresh: true} }) // else it is published soon
+	_, _ = n.ask(ctx, func(request uint64) replica.Event { return replica.SeenAsked{Request: request, Fresh: true} }) // else it is published soon
 }
 
 // compareIdentities looks for two names of one database. Branches of one transaction
@@ -371,7 +373,7 @@ func (n *Node) compareIdentities(ctx context.Context) {
 	first := map[string]string{} // by identity
 	for _, r := range n.config.Resources {
 		h := n.workers[r.Name()].state()
-		f := Fitness{Resource: r.Name(), Fit: true, Down: !h.OK}
+		f := commit.Fitness{Resource: r.Name(), Fit: true, Down: !h.OK}
 		if id := h.Identity; id != "" {
 			if other, taken := first[id]; taken {
 				f.Fit, f.Why = false, fmt.Sprintf("it is the same database as resource %s, which is listed before it: remove one of them from \"resources\", or correct its dsn", other)

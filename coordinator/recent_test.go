@@ -33,7 +33,7 @@ func TestRecentIDsNeverCallAFinishedTransactionAbsent(t *testing.T) {
 				id := txn.NewID(c.born(i))
 				r.add(id)
 				require.False(t, r.absent(id))
-				require.LessOrEqual(t, compareID(floor, r.floor), 0, "the floor fell")
+				require.LessOrEqual(t, floor.Compare(r.floor), 0, "the floor fell")
 				floor = r.floor
 				finished = append(finished, id)
 			}

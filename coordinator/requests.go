@@ -13,6 +13,8 @@ import (
 
 	"github.com/concordtx/concord/adapters"
 	"github.com/concordtx/concord/api"
+	"github.com/concordtx/concord/coordinator/commit"
+	"github.com/concordtx/concord/coordinator/replica"
 	"github.com/concordtx/concord/protocol/zab"
 	"github.com/concordtx/concord/recovery"
 	"github.com/concordtx/concord/txn"
@@ -20,43 +22,45 @@ import (
 
 // Commit asks for the decision to commit: the only request on the path of a
 // transaction. All branches have voted Yes. A repeated request gets the same answer.
-func (n *Node) Commit(ctx context.Context, r txn.CommitRequest) (Reply, error) {
-	return n.ask(ctx, func(request uint64) Event { return CommitAsked{request, r} })
+func (n *Node) Commit(ctx context.Context, r txn.CommitRequest) (commit.Reply, error) {
+	return n.ask(ctx, func(request uint64) replica.Event { return commit.CommitAsked{Request: request, CommitRequest: r} })
 }
 
 // CommitLater is Commit for many requests at a time: done takes the answer, on a
 // goroutine of the node, and must not wait. It is not called if the node closes first.
-func (n *Node) CommitLater(r txn.CommitRequest, done func(Reply)) {
-	n.submit(func(request uint64) Event { return CommitAsked{request, r} }, done)
+func (n *Node) CommitLater(r txn.CommitRequest, done func(commit.Reply)) {
+	n.submit(func(request uint64) replica.Event { return commit.CommitAsked{Request: request, CommitRequest: r} }, done)
 }
 
 // Outcome settles what became of a transaction: one without decision is aborted, as far as the
 // cluster would have decided it.
-func (n *Node) Outcome(ctx context.Context, q txn.Inquiry) (Reply, error) {
-	return n.ask(ctx, func(request uint64) Event { return OutcomeAsked{request, q} })
+func (n *Node) Outcome(ctx context.Context, q txn.Inquiry) (commit.Reply, error) {
+	return n.ask(ctx, func(request uint64) replica.Event { return commit.OutcomeAsked{Request: request, Inquiry: q} })
 }
 
 // Resolve is an operator's decision for a transaction that has none.
-func (n *Node) Resolve(ctx context.Context, id txn.ID, d txn.Decision, who, why string) (Reply, error) {
-	r, err := n.ask(ctx, func(request uint64) Event {
-		return ResolveAsked{Request: request, ID: id, Decision: d, Who: who, Why: why}
+func (n *Node) Resolve(ctx context.Context, id txn.ID, d txn.Decision, who, why string) (commit.Reply, error) {
+	r, err := n.ask(ctx, func(request uint64) replica.Event {
+		return commit.ResolveAsked{Request: request, ID: id, Decision: d, Who: who, Why: why}
 	})
 	if err == nil && r.Decision != d { // somebody else's decision was first
-		return r, decided(r.Txn)
+		return r, commit.AlreadyDecided(r.Txn)
 	}
 	return r, err
 }
 
 // Forget is an operator's word that a heuristic outcome was dealt with.
 func (n *Node) Forget(ctx context.Context, id txn.ID, who, why string) error {
-	_, err := n.ask(ctx, func(request uint64) Event { return ForgetAsked{Request: request, ID: id, Who: who, Why: why} })
+	_, err := n.ask(ctx, func(request uint64) replica.Event {
+		return commit.ForgetAsked{Request: request, ID: id, Who: who, Why: why}
+	})
 	return err
 }
 
 // Abandon is an operator's word that a branch which nobody can finish is given up.
 func (n *Node) Abandon(ctx context.Context, id txn.ID, no txn.BranchNo, who, why string) error {
-	_, err := n.ask(ctx, func(request uint64) Event {
-		return SettleAsked{Request: request, ID: id, Branch: no, Who: who, Why: why}
+	_, err := n.ask(ctx, func(request uint64) replica.Event {
+		return commit.SettleAsked{Request: request, ID: id, Branch: no, Who: who, Why: why}
 	})
 	return err
 }
@@ -72,7 +76,7 @@ func (n *Node) EachFinished(before txn.ID, visit func(txn.Txn) bool) error {
 // that does not fit into the queue is dropped: the cluster finishes the branch again,
 // which is harmless.
 func (n *Node) Finished(id txn.ID, no txn.BranchNo, f txn.Finish) {
-	e := Finished{XID: txn.XID{Cluster: txn.ClusterID(n.cluster.Load()), ID: id, Branch: no}, Finish: f, By: txn.FromClient,
+	e := commit.Finished{XID: txn.XID{Cluster: txn.ClusterID(n.cluster.Load()), ID: id, Branch: no}, Finish: f, By: txn.FromClient,
 		Who: "client", Why: "reported by the client that prepared the branch"}
 	select {
 	case n.posted <- e:
@@ -97,14 +101,14 @@ const maxPlanned = 1024
 func (n *Node) Recover(ctx context.Context, id txn.ID, apply bool) ([]ActionResult, error) {
 	listings, listErr := n.listAll(ctx, id)
 	// Also with nothing to plan: only a leader may say so.
-	if _, err := n.ask(ctx, func(request uint64) Event { return PlanAsked{Request: request} }); err != nil {
+	if _, err := n.ask(ctx, func(request uint64) replica.Event { return commit.PlanAsked{Request: request} }); err != nil {
 		return nil, err
 	}
 	var plan []recovery.Action
 	for name, listing := range listings {
 		for some := range slices.Chunk(listing, maxPlanned) {
-			r, err := n.ask(ctx, func(request uint64) Event {
-				return PlanAsked{Request: request, Listings: map[string][]adapters.Prepared{name: some}}
+			r, err := n.ask(ctx, func(request uint64) replica.Event {
+				return commit.PlanAsked{Request: request, Listings: map[string][]adapters.Prepared{name: some}}
 			})
 			if err != nil {
 				return nil, err
@@ -113,7 +117,7 @@ func (n *Node) Recover(ctx context.Context, id txn.ID, apply bool) ([]ActionResu
 		}
 	}
 	slices.SortFunc(plan, func(a, b recovery.Action) int {
-		return cmp.Or(compareID(a.XID.ID, b.XID.ID), cmp.Compare(a.Branch.Resource, b.Branch.Resource), a.XID.Compare(b.XID))
+		return cmp.Or(a.XID.ID.Compare(b.XID.ID), cmp.Compare(a.Branch.Resource, b.Branch.Resource), a.XID.Compare(b.XID))
 	})
 	results := make([]ActionResult, len(plan))
 	for i, a := range plan {
@@ -147,14 +151,14 @@ func (n *Node) listAll(ctx context.Context, id txn.ID) (map[string][]adapters.Pr
 	wg.Wait()
 	if len(failed) > 0 {
 		slices.Sort(failed)
-		return listings, unavailablef("not listed: %s; run \"concord resource check\"", strings.Join(failed, "; "))
+		return listings, replica.Unavailablef("not listed: %s; run \"concord resource check\"", strings.Join(failed, "; "))
 	}
 	return listings, nil
 }
 
 // carryOut does what a plan says about one branch, as the leader's own scan would.
 func (n *Node) carryOut(ctx context.Context, a recovery.Action) (string, error) {
-	t := Task{XID: a.XID, Branch: a.Branch, Decision: txn.Commit}
+	t := commit.Task{XID: a.XID, Branch: a.Branch, Decision: txn.Commit}
 	switch a.Kind {
 	case recovery.Leave, recovery.Report:
 		return "", nil
@@ -167,16 +171,16 @@ func (n *Node) carryOut(ctx context.Context, a recovery.Action) (string, error) 
 			return "", err
 		}
 		if r.Decision != txn.Abort { // a commit was faster: the client or the scan goes on with it
-			return "", refusedf("%v was committed in the meantime: run \"concord recover\" again", a.XID.ID)
+			return "", replica.Refusedf("%v was committed in the meantime: run \"concord recover\" again", a.XID.ID)
 		}
 		t.Decision = txn.Abort
 	}
 	switch e := n.workers[a.Branch.Resource].finish(ctx, t).(type) {
-	case Finished:
+	case commit.Finished:
 		n.post(ctx, e)
 		return e.Finish.String(), nil
-	case Failed:
-		return "", unavailablef("%s", e.Why)
+	case commit.Failed:
+		return "", replica.Unavailablef("%s", e.Why)
 	}
 	return "", nil
 }
@@ -184,7 +188,7 @@ func (n *Node) carryOut(ctx context.Context, a recovery.Action) (string, error) 
 // Check runs the preflight of one resource, or of all if name is empty.
 func (n *Node) Check(ctx context.Context, name string) (map[string]CheckResult, error) {
 	if name != "" && n.workers[name] == nil {
-		return nil, &requestError{api.ErrNotFound, fmt.Sprintf("there is no resource %q: see \"concord resource ls\"", name)}
+		return nil, &replica.RequestError{Kind: api.ErrNotFound, Text: fmt.Sprintf("there is no resource %q: see \"concord resource ls\"", name)}
 	}
 	ctx, cancel := context.WithTimeout(ctx, preflightTimeout)
 	defer cancel()
@@ -220,4 +224,40 @@ func (n *Node) MaxTransaction() time.Duration { return n.config.Rules.MaxTransac
 func (n *Node) APIAddress(id uint64) string {
 	m, _ := n.list.Load().Find(zab.NodeID(id))
 	return m.API
+}
+
+// maxBranchesAsked transactions are asked about in one BranchesAsked.
+const maxBranchesAsked = 128
+
+// View is a linearizable look at one transaction, or, if id is zero, at everything that is not
+// finished: each transaction as it is at some moment from the question on. What is open is read
+// from the applied state, while the loop goes on.
+func (n *Node) View(ctx context.Context, id txn.ID) (*commit.View, error) {
+	r, err := n.ask(ctx, func(request uint64) replica.Event { return commit.ViewAsked{Request: request, ID: id} })
+	if err != nil || !id.IsZero() {
+		return r.View, err
+	}
+	v := r.View
+	err = n.archive.eachOpen(txn.ID{}, func(x txn.Txn) bool {
+		v.Open = append(v.Open, x)
+		return true
+	})
+	if err != nil {
+		return nil, err
+	}
+	slices.Reverse(v.Open) // oldest first
+	for some := range slices.Chunk(v.Open, maxBranchesAsked) {
+		ids := make([]txn.ID, len(some))
+		for i, x := range some {
+			ids[i] = x.ID
+		}
+		r, err := n.ask(ctx, func(request uint64) replica.Event { return commit.BranchesAsked{Request: request, IDs: ids} })
+		if err != nil {
+			return nil, err
+		}
+		for x, b := range r.View.Branches {
+			v.Branches[x] = b
+		}
+	}
+	return v, nil
 }

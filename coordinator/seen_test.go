@@ -13,6 +13,8 @@ import (
 
 	"github.com/concordtx/concord/adapters"
 	"github.com/concordtx/concord/api"
+	"github.com/concordtx/concord/coordinator/commit"
+	"github.com/concordtx/concord/coordinator/replica"
 	"github.com/concordtx/concord/protocol/zab"
 	"github.com/concordtx/concord/txn"
 )
@@ -41,7 +43,7 @@ func TestAPositionThatIsNeverReachedIsRefusedAndHoldsUpNobody(t *testing.T) {
 	}
 
 	// As many as there may be, and more: they are refused, and the node goes on meanwhile.
-	refused := make(chan error, maxBehind+10)
+	refused := make(chan error, replica.MaxBehind+10)
 	for range cap(refused) {
 		go func() { refused <- follower.Reach(t.Context(), zab.Zxid{Epoch: math.MaxUint32}) }()
 	}
@@ -130,7 +132,7 @@ func TestWhatWasDecidedAMomentAgoIsListed(t *testing.T) {
 	require.Equal(t, want[101:], got)
 }
 
-func (c *testCluster) outcome(id txn.ID) Reply {
+func (c *testCluster) outcome(id txn.ID) commit.Reply {
 	r, err := c.leader().Outcome(c.t.Context(), txn.Inquiry{ID: id})
 	require.NoError(c.t, err)
 	return r

@@ -5,6 +5,7 @@ package coordinator
 import (
 	"bytes"
 	"context"
+	"errors"
 	"io"
 	"log/slog"
 	"math/rand/v2"
@@ -20,9 +21,12 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/concordtx/concord/adapters"
+	"github.com/concordtx/concord/api"
+	"github.com/concordtx/concord/coordinator/commit"
+	"github.com/concordtx/concord/coordinator/replica"
+	"github.com/concordtx/concord/internal/faultproxy"
 	"github.com/concordtx/concord/protocol/zab"
 	"github.com/concordtx/concord/txn"
-	"github.com/concordtx/concord/wal"
 )
 
 func nobody() []adapters.Resource { return nil }
@@ -169,7 +173,7 @@ func TestObserverWithoutADiskIsFedByASnapshot(t *testing.T) {
 	for id := zab.NodeID(1); id <= 2; id++ {
 		l, err := net.Listen("tcp", "127.0.0.1:0")
 		require.NoError(t, err)
-		c.members = append(c.members, Member{ID: id, Observer: id == 2, Peer: l.Addr().String(), API: "api"})
+		c.members = append(c.members, replica.Member{ID: id, Observer: id == 2, Peer: l.Addr().String(), API: "api"})
 		require.NoError(t, l.Close())
 	}
 	t.Cleanup(func() { c.kill(1); c.kill(2) })
@@ -253,7 +257,7 @@ func TestSnapshotThatBreaksOffLeavesTheOldState(t *testing.T) {
 		require.NoError(t, l.Close())
 		b, addr := newBreaker(t, listeners[id])
 		breakers = append(breakers, b)
-		c.members = append(c.members, Member{ID: id, Peer: addr, API: "api"})
+		c.members = append(c.members, replica.Member{ID: id, Peer: addr, API: "api"})
 		disks[id] = vfs.NewCrashableMem()
 	}
 	c.tune = func(config *Config) {
@@ -283,7 +287,7 @@ func TestSnapshotThatBreaksOffLeavesTheOldState(t *testing.T) {
 	c.start(away)
 	for i := range 3 {
 		for _, b := range breakers {
-			if m := b; m.to == c.leader().peers.listener.Addr().String() {
+			if m := b; m.to == listeners[c.leader().config.Node] {
 				select {
 				case <-m.broken:
 				case <-time.After(20 * time.Second):
@@ -309,83 +313,111 @@ func TestSnapshotThatBreaksOffLeavesTheOldState(t *testing.T) {
 	c.equal(3)
 }
 
-func TestPeerThatAsksForASnapshotThatItMayNotHaveIsRefused(t *testing.T) {
-	s := &snapshotSender{log: slog.New(slog.DiscardHandler)}
-	s.allow(zab.SendSnapshot{To: 2, Session: 7})
-	require.False(t, s.take(2, 6), "another session")
-	require.False(t, s.take(3, 7), "another node")
-	require.False(t, s.take(2, 0))
-	require.True(t, s.take(2, 7))
-	require.False(t, s.take(2, 7), "once is enough")
-
-	near, far := net.Pipe()
-	defer near.Close()
-	go func() { s.serve(t.Context(), far, 2, 7); far.Close() }()
-	got, err := io.ReadAll(near)
-	require.NoError(t, err)
-	require.Equal(t, byte(frameRefused), got[frameHeader])
-	require.True(t, bytes.Contains(got, []byte("no snapshot")))
+// linked is newTunedCluster with a link between each two nodes.
+func linked(t *testing.T, tune func(*Config)) (*testCluster, map[[2]zab.NodeID]*faultproxy.Link) {
+	links := map[[2]zab.NodeID]*faultproxy.Link{}
+	c := newTunedCluster(t, 3, nobody, func(c *Config) {
+		own := append([]replica.Member(nil), c.Members...)
+		for i, m := range own {
+			if m.ID == c.Node {
+				continue
+			}
+			ends := [2]zab.NodeID{c.Node, m.ID}
+			if links[ends] == nil {
+				l, err := faultproxy.New(m.Peer)
+				require.NoError(t, err)
+				t.Cleanup(l.Close)
+				links[ends] = l
+			}
+			own[i].Peer = links[ends].Addr()
+		}
+		c.Members = own
+		if tune != nil {
+			tune(c)
+		}
+	})
+	return c, links
 }
 
-// A sender that is not ours, or bytes that rot on the way, never become a state.
-func TestDamagedSnapshotIsRefusedWithAReason(t *testing.T) {
-	store, err := wal.Open("/data", wal.Options{FS: vfs.NewMem(), Node: 1, Logger: slog.New(slog.DiscardHandler)})
-	require.NoError(t, err)
-	defer func() { require.NoError(t, store.Close()) }()
-	end := snapshotEnd{zxid: zab.Zxid{Epoch: 1, Counter: 9}}.append(nil)
-	frame := func(k frameKind, body []byte) []byte {
-		b, start := beginFrame(nil, k)
-		return endFrame(append(b, body...), start)
+func TestSlowQuorumMakesTheLeaderSayBusy(t *testing.T) {
+	c, links := linked(t, nil)
+	require.Equal(t, txn.Commit, c.commit(txn.NewID(time.Now())).Decision)
+	for _, l := range links {
+		l.Set(faultproxy.Forward, faultproxy.Fault{Delay: 150 * time.Millisecond})
 	}
-	broken := frame(frameSnapshotPart, []byte("\x01k\x01v"))
-	broken[len(broken)-1] ^= 1
-	tests := []struct {
-		name, want string
-		bytes      []byte
-	}{
-		{"nothing", "EOF", nil},
-		{"no pairs", "no pairs", frame(frameSnapshotPart, []byte{200})},
-		{"no state", "damaged transaction", frame(frameSnapshotPart, []byte("\x01k\x01v"))},
-		{"no meta data", "meta data", frame(frameSnapshotPart, []byte("\x01m\x01v"))},
-		{"a flipped bit", "checksum", broken},
-		{"another hash", "its hash is", append(frame(frameSnapshotPart, append([]byte("\x01m\x0c"), encodeMeta(txn.Meta{})...)), frame(frameSnapshotEnd, end)...)},
-		{"half an end", "end of a snapshot", frame(frameSnapshotEnd, end[:20])},
-		{"something else", "instead of a snapshot", frame(frameReport, nil)},
-		{"a refusal", "not for you", frame(frameRefused, []byte("not for you"))},
-	}
-	for _, tt := range tests {
-		t.Run(tt.name, func(t *testing.T) {
-			near, far := net.Pipe()
-			posted := make(chan Event, 10)
-			f := &snapshotFetcher{store: store, log: slog.New(slog.DiscardHandler), wake: make(chan struct{}, 1),
-				dial:  func(context.Context, zab.NodeID) (net.Conn, error) { return near, nil },
-				hang:  func(conn net.Conn) { _ = conn.Close() },
-				post:  func(_ context.Context, e Event) { posted <- e },
-				fatal: func(err error) { panic(err) }}
-			go func() {
-				_, _ = io.CopyN(io.Discard, far, frameHeader+9)
-				_, _ = far.Write(tt.bytes)
-				_ = far.Close()
-			}()
-			ctx, cancel := context.WithCancel(t.Context())
-			done := make(chan error, 1)
-			go func() { done <- f.run(ctx) }()
-			f.fetch(zab.FetchSnapshot{From: 2, Session: 5})
-			var failed zab.SnapshotFailed
-			for failed.Session == 0 {
-				select {
-				case e := <-posted:
-					failed, _ = e.(Peer).Event.(zab.SnapshotFailed)
-				case <-time.After(10 * time.Second):
-					require.FailNow(t, "no answer")
-				}
+	leader := c.leader()
+	label := strings.Repeat("x", api.MaxLabel)
+	var mu sync.Mutex
+	told, busy, others := map[txn.ID]bool{}, map[txn.ID]bool{}, []error{}
+	var waiting sync.WaitGroup
+	for range 3 * replica.MaxWaiting / api.MaxLabel {
+		id := txn.NewID(time.Now())
+		waiting.Add(1)
+		leader.CommitLater(txn.CommitRequest{ID: id, Label: label}, func(r commit.Reply) {
+			mu.Lock()
+			defer mu.Unlock()
+			defer waiting.Done()
+			switch {
+			case errors.Is(r.Err, api.ErrBusy):
+				busy[id] = true
+			case r.Err != nil:
+				others = append(others, r.Err)
+			default:
+				told[id] = r.Decision == txn.Commit
 			}
-			require.EqualValues(t, 5, failed.Session)
-			require.True(t, strings.Contains(failed.Why, tt.want), failed.Why)
-			cancel()
-			require.NoError(t, <-done)
-			applied, _ := store.Applied()
-			require.Zero(t, applied)
 		})
+	}
+	waiting.Wait()
+	require.NotEmpty(t, busy)
+	if len(others) == 0 { // else the machine was so slow that the leader gave up: nobody is told anything
+		require.NotEmpty(t, told)
+	}
+	for _, l := range links {
+		l.Heal()
+	}
+	for id := range told {
+		require.True(t, told[id])
+		require.Equal(t, txn.Commit, c.commit(id).Decision)
+	}
+	for id := range busy { // was no decision
+		require.Equal(t, txn.Commit, c.commit(id).Decision)
+		break
+	}
+}
+
+// A snapshot has a connection of its own, and shares a slow line with heartbeats: they come
+// through, and nobody misses the leader.
+func TestSnapshotOverASlowLineStarvesNoHeartbeat(t *testing.T) {
+	c, links := linked(t, shortLog)
+	known := map[txn.ID]txn.Decision{}
+	c.decide(10, known)
+	away := c.follower()
+	c.kill(away)
+	for i := range 240 {
+		id := txn.NewID(time.Now())
+		r, err := c.leader().Commit(t.Context(), txn.CommitRequest{ID: id, Label: strings.Repeat(string(rune('a'+i%26)), 800)})
+		require.NoError(t, err)
+		known[id] = r.Decision
+	}
+	require.Eventually(t, func() bool { return !c.leader().Status().Log.Base.IsZero() }, 10*time.Second, 10*time.Millisecond, "the log is not cut")
+	leader := c.leader()
+	epoch := leader.Status().Epoch
+	slow := faultproxy.Fault{Rate: 32_000} // 256 kbit/s, for messages and snapshot together
+	for _, ends := range [][2]zab.NodeID{{leader.config.Node, away}, {away, leader.config.Node}} {
+		links[ends].Set(faultproxy.Forward, slow)
+		links[ends].Set(faultproxy.Backward, slow)
+	}
+	began := time.Now()
+	c.start(away)
+	require.Eventually(t, func() bool {
+		_, base, _, _ := c.nodes[away].store.Initial()
+		return !base.IsZero()
+	}, 60*time.Second, 20*time.Millisecond, "the snapshot does not arrive")
+	t.Logf("the snapshot took %v", time.Since(began).Round(time.Millisecond))
+	c.equal(3)
+	require.Equal(t, leader.config.Node, c.leader().config.Node)
+	require.Equal(t, epoch, c.leader().Status().Epoch, "nobody voted meanwhile")
+	for id, d := range known {
+		require.Equal(t, d, c.commit(id).Decision)
 	}
 }

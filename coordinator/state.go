@@ -10,6 +10,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/concordtx/concord/coordinator/replica"
 	"github.com/concordtx/concord/protocol/zab"
 	"github.com/concordtx/concord/txn"
 	"github.com/concordtx/concord/wal"
@@ -83,7 +84,7 @@ func encodeMeta(m txn.Meta) []byte {
 	b = binary.BigEndian.AppendUint64(b, uint64(mark))
 	for _, s := range m.Stores {
 		b = append(binary.BigEndian.AppendUint64(b, s.Node), s.Store[:]...)
-		b = appendZxid(b, toZxid(s.Holds))
+		b = replica.AppendZxid(b, replica.ToZxid(s.Holds))
 	}
 	return b
 }
@@ -99,7 +100,7 @@ func decodeMeta(b []byte, m *txn.Meta) error {
 		m.Watermark = time.UnixMilli(mark)
 	}
 	for b = b[12:]; len(b) > 0; b = b[one:] {
-		m.Stores = append(m.Stores, txn.MemberStore{Node: binary.BigEndian.Uint64(b), Store: txn.StoreID(b[8 : one-12]), Holds: toPosition(zxidAt(b[one-12:]))})
+		m.Stores = append(m.Stores, txn.MemberStore{Node: binary.BigEndian.Uint64(b), Store: txn.StoreID(b[8 : one-12]), Holds: replica.ToPosition(replica.ZxidAt(b[one-12:]))})
 	}
 	return nil
 }

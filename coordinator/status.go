@@ -6,6 +6,9 @@ import (
 	"slices"
 	"time"
 
+	"github.com/concordtx/concord/coordinator/commit"
+	"github.com/concordtx/concord/coordinator/peer"
+	"github.com/concordtx/concord/coordinator/replica"
 	"github.com/concordtx/concord/protocol/zab"
 	"github.com/concordtx/concord/txn"
 )
@@ -22,12 +25,12 @@ type Snapshot struct {
 	Nodes     []NodeState
 	Resources []ResourceState
 	// Figures are what the leader knows; see Known.
-	Figures *Figures
+	Figures *commit.Figures
 	// Committed and Aborted count the first decisions that this node has delivered since its
 	// start, as every node does.
 	Committed, Aborted uint64
 	// Decided counts those that this node made as the leader, so one node counts each of them.
-	Decided    Decided
+	Decided    commit.Decided
 	Leases     int  // of clients, as far as the log is applied here
 	Disk       Disk // of this node
 	Log        LogState
@@ -59,7 +62,7 @@ func (s *Snapshot) CutOff(now time.Time) time.Duration {
 
 // NodeState is one member.
 type NodeState struct {
-	Member
+	replica.Member
 	State     string // looking, following, leading, observing or unknown
 	Epoch     zab.Epoch
 	Zxid      zab.Zxid
@@ -70,35 +73,23 @@ type NodeState struct {
 // ResourceState is one resource as this node finds it.
 type ResourceState struct {
 	Name, Driver string
-	Health
-}
-
-// Decided counts decisions.
-type Decided struct{ Commit, Abort uint64 }
-
-func (d *Decided) count(v txn.Decision) {
-	if v == txn.Commit {
-		d.Commit++
-	} else {
-		d.Abort++
-	}
+	commit.Health
 }
 
 // Status returns the latest snapshot. It must not be changed.
 func (n *Node) Status() *Snapshot { return n.snapshot.Load() }
 
 // ownReport is what this node tells its peers about itself.
-func (l *loop) ownReport() report {
-	s := l.core.zab.Status()
-	m := l.core.table.Meta()
-	return report{Role: s.Role, Phase: s.Phase, Established: s.Established, Leader: s.Leader, Epoch: s.Epoch, Tail: s.Tail,
-		Applied: l.core.zxid(), Digest: m.Digest, Clock: time.Now(), Disk: l.disk().report()}
+func (l *loop) ownReport() peer.Report {
+	s := l.core.Log()
+	return peer.Report{Role: s.Role, Phase: s.Phase, Established: s.Established, Leader: s.Leader, Epoch: s.Epoch, Tail: s.Tail,
+		Applied: l.core.Zxid(), Digest: l.core.State().Digest(), Clock: time.Now(), Disk: l.disk().report()}
 }
 
 // toldReport is what the peers hear: a leader adds what only it knows.
-func (l *loop) toldReport() report {
+func (l *loop) toldReport() peer.Report {
 	r := l.ownReport()
-	if s := l.snapshot.Load(); l.core.leading && s.Leader == l.config.Node {
+	if s := l.snapshot.Load(); l.core.Leading() && s.Leader == l.config.Node {
 		r.Figures = s.Figures
 	}
 	return r
@@ -108,43 +99,41 @@ func (l *loop) toldReport() report {
 func (l *loop) publish(now time.Time) {
 	l.published = now
 	own := l.ownReport()
-	s := &Snapshot{Cluster: l.core.table.Cluster(), Node: l.config.Node, Epoch: own.Epoch,
-		Committed: l.core.committed, Aborted: l.core.aborted, Decided: l.core.decided, Disk: l.disk(), Log: l.logState(), Zxid: own.Applied,
-		TurnedAway: l.peers.turnedAway.total.Load(), Turns: l.turns.read()}
-	if own.Established && !l.core.doubt.has && l.core.distrusted() == nil && now.Sub(l.ticked) < presentFor {
+	s := &Snapshot{Cluster: l.core.State().Cluster(), Node: l.config.Node, Epoch: own.Epoch,
+		Disk: l.disk(), Log: l.logState(), Zxid: own.Applied,
+		TurnedAway: l.peers.TurnedAway(), Turns: l.turns.read()}
+	if own.Established && !l.core.Doubts() && l.core.Distrusted() == nil && now.Sub(l.ticked) < presentFor {
 		s.Leader, l.present = own.Leader, now
 	}
 	s.Present = l.present
-	reports := map[zab.NodeID]report{l.config.Node: own}
+	reports := map[zab.NodeID]peer.Report{l.config.Node: own}
 	for id, r := range l.reports {
 		if now.Sub(r.at) < 3*reportInterval {
-			reports[id] = r.report
+			reports[id] = r.Report
 		}
 	}
-	for _, m := range l.core.list.Members {
+	for _, m := range l.core.Known().Members {
 		s.Nodes = append(s.Nodes, l.nodeState(m, reports, s.Leader))
-		s.Warnings = append(s.Warnings, reports[m.ID].Disk.disk().warnings(m.ID)...)
+		s.Warnings = append(s.Warnings, diskOf(reports[m.ID].Disk).warnings(m.ID)...)
 	}
-	s.Leases = len(l.core.table.Leases().Active)
-	if err := l.core.distrusted(); err != nil {
+	s.Leases = len(l.commits.Leases().Active)
+	s.Committed, s.Aborted, s.Decided = l.commits.Counts()
+	if err := l.core.Distrusted(); err != nil {
 		s.Distrusted = err.Error()
 	}
 	for _, r := range l.config.Resources {
 		state := ResourceState{Name: r.Name(), Driver: r.Driver(), Health: l.workers[r.Name()].state()}
-		if why, unfit := l.core.unfit[r.Name()]; unfit {
+		if why := l.commits.Unfit(r.Name()); why != "" {
 			state.OK, state.Err = false, why
 		}
 		s.Resources = append(s.Resources, state)
 	}
-	s.Warnings = append(s.Warnings, l.core.warnings()...)
-	l.peers.refusals.Range(func(_, why any) bool {
-		s.Warnings = append(s.Warnings, why.(string))
-		return true
-	})
+	s.Warnings = append(s.Warnings, l.core.Warnings()...)
+	s.Warnings = append(s.Warnings, l.peers.Refusals()...)
 	switch s.Leader {
 	case 0:
 	case l.config.Node:
-		if l.core.leading {
+		if l.core.Leading() {
 			s.Figures = l.ownFigures(now, s.Resources)
 			s.Figures.Warnings = distinct(append(s.Figures.Warnings, s.Warnings...))
 			s.Warnings = s.Figures.Warnings
@@ -163,8 +152,8 @@ func distinct(texts []string) []string {
 	return slices.Compact(texts)
 }
 
-func (l *loop) nodeState(m Member, reports map[zab.NodeID]report, leader zab.NodeID) NodeState {
-	state := NodeState{Member: m, State: "unknown", Reachable: m.ID == l.config.Node || l.peers.reachable(m.ID)}
+func (l *loop) nodeState(m replica.Member, reports map[zab.NodeID]peer.Report, leader zab.NodeID) NodeState {
+	state := NodeState{Member: m, State: "unknown", Reachable: m.ID == l.config.Node || l.peers.Reachable(m.ID)}
 	r, ok := reports[m.ID]
 	if !ok {
 		state.Reachable = false

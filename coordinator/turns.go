@@ -9,6 +9,9 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/concordtx/concord/coordinator/commit"
+	"github.com/concordtx/concord/coordinator/replica"
 )
 
 const (
@@ -56,8 +59,9 @@ func (t *turns) read() Turns {
 type turn struct {
 	began, stepped time.Time // stepped: when the core had handled its events
 	ended          time.Time
-	events         []Event
-	effects        *Effects
+	events         []replica.Event
+	log            *replica.Effects
+	commits        *commit.Effects
 }
 
 // count counts a turn, and logs one that took too long: one line in slowTurnInterval.
@@ -73,20 +77,19 @@ func (t *turns) count(log *slog.Logger, x turn) {
 	if !t.logged.IsZero() && x.ended.Sub(t.logged) < slowTurnInterval {
 		return
 	}
-	fx := x.effects
 	log.Warn("a turn of the loop took long, and nobody got an answer meanwhile: if it happens again and the machine is not short of CPU, report it with this line",
 		"took", took.String(), "core", x.stepped.Sub(x.began).String(), "events", len(x.events), "kinds", kinds(x.events),
-		"writes", len(fx.Write), "sends", len(fx.Send), "replies", len(fx.Reply), "tasks", len(fx.Finish), "notes", len(fx.Notes),
+		"writes", len(x.log.Write), "sends", len(x.log.Send), "replies", len(x.log.Reply)+len(x.commits.Reply), "tasks", len(x.commits.Finish), "notes", len(x.log.Notes),
 		"slow_turns", t.unlogged)
 	t.logged, t.unlogged = x.ended, 0
 }
 
 // kinds says for people what events there are.
-func kinds(events []Event) string {
+func kinds(events []replica.Event) string {
 	count := map[string]int{}
 	for _, e := range events {
 		name := fmt.Sprintf("%T", e)
-		if p, ok := e.(Peer); ok {
+		if p, ok := e.(replica.Peer); ok {
 			name = fmt.Sprintf("%T", p.Event)
 		}
 		count[name[strings.LastIndexByte(name, '.')+1:]]++

@@ -14,6 +14,8 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/concordtx/concord/adapters"
+	"github.com/concordtx/concord/coordinator/commit"
+	"github.com/concordtx/concord/coordinator/replica"
 	"github.com/concordtx/concord/txn"
 )
 
@@ -48,11 +50,11 @@ const (
 type worker struct {
 	resource adapters.Resource
 	log      *slog.Logger
-	post     func(context.Context, Event) // to the loop
-	probed   func(context.Context)        // called when health has changed
+	post     func(context.Context, replica.Event) // to the loop
+	probed   func(context.Context)                // called when health has changed
 
-	tasks   chan Task // capacity maxTasks, which is what the core keeps out at most
-	retries chan Task // capacity maxRetries, likewise
+	tasks   chan commit.Task // capacity maxTasks, which is what the core keeps out at most
+	retries chan commit.Task // capacity maxRetries, likewise
 	scans   chan struct{}
 	forgets chan []txn.XID
 	kept    chan txn.XID  // capacity 1: "list the evidence behind it"
@@ -60,7 +62,7 @@ type worker struct {
 	alive   atomic.Int64  // calls that the resource has answered well
 
 	mu     sync.Mutex
-	health Health
+	health commit.Health
 	begun  int           // probes
 	ended  chan struct{} // closed when the one that is under way, or the next, has ended
 	// down ends when the resource answers again: what was asked before that is asked anew.
@@ -68,22 +70,11 @@ type worker struct {
 	up   context.CancelFunc
 }
 
-// Health is what a node knows of a resource by asking it.
-type Health struct {
-	// Asked says that it has been asked at all.
-	Asked bool
-	// Identity tells which database it is; empty until it could be asked once.
-	Identity string
-	OK       bool
-	// Err says what is wrong, and the next step.
-	Err string
-}
-
-func newWorker(r adapters.Resource, log *slog.Logger, post func(context.Context, Event), probed func(context.Context)) *worker {
+func newWorker(r adapters.Resource, log *slog.Logger, post func(context.Context, replica.Event), probed func(context.Context)) *worker {
 	w := &worker{resource: r, log: log.With("resource", r.Name()), post: post, probed: probed,
-		tasks: make(chan Task, maxTasks), retries: make(chan Task, maxRetries), scans: make(chan struct{}, 1),
+		tasks: make(chan commit.Task, commit.MaxTasks), retries: make(chan commit.Task, commit.MaxRetries), scans: make(chan struct{}, 1),
 		forgets: make(chan []txn.XID, 16), kept: make(chan txn.XID, 1), doubts: make(chan struct{}, 1), ended: make(chan struct{}),
-		health: Health{Err: "not asked yet"}}
+		health: commit.Health{Err: "not asked yet"}}
 	w.down, w.up = context.WithCancel(context.Background())
 	return w
 }
@@ -126,7 +117,7 @@ func (w *worker) run(ctx context.Context) error {
 	return g.Wait()
 }
 
-func (w *worker) finishTasks(ctx context.Context, retries chan Task) {
+func (w *worker) finishTasks(ctx context.Context, retries chan commit.Task) {
 	for {
 		select {
 		case t := <-w.tasks:
@@ -140,7 +131,7 @@ func (w *worker) finishTasks(ctx context.Context, retries chan Task) {
 }
 
 // finish makes one attempt and tells the loop what came of it.
-func (w *worker) finish(ctx context.Context, t Task) Event {
+func (w *worker) finish(ctx context.Context, t commit.Task) replica.Event {
 	ctx, cancel := w.bounded(ctx, finishTimeout)
 	defer cancel()
 	finish := w.resource.Commit
@@ -151,10 +142,10 @@ func (w *worker) finish(ctx context.Context, t Task) Event {
 	w.heard(err)
 	if err != nil {
 		w.log.Warn("branch not finished, will try again", "xid", t.XID.String(), "decision", t.Decision.String(), "err", err)
-		return Failed{XID: t.XID, Interrupted: errors.Is(context.Cause(ctx), errReturned), Why: err.Error()}
+		return commit.Failed{XID: t.XID, Interrupted: errors.Is(context.Cause(ctx), errReturned), Why: err.Error()}
 	}
 	w.log.Info("branch finished by the cluster", "xid", t.XID.String(), "decision", t.Decision.String(), "finish", f.String())
-	return Finished{XID: t.XID, Finish: f, By: txn.FromCluster, Who: w.resource.Name(), Why: finishReason(f, t.Decision)}
+	return commit.Finished{XID: t.XID, Finish: f, By: txn.FromCluster, Who: w.resource.Name(), Why: finishReason(f, t.Decision)}
 }
 
 // finishReason says in words what a resource answered, for records that people read.
@@ -173,7 +164,7 @@ func (w *worker) scan(ctx context.Context) {
 		select {
 		case <-w.scans:
 			listing, err := w.list(ctx)
-			w.post(ctx, Listed{Resource: w.resource.Name(), Listing: listing, Err: err})
+			w.post(ctx, commit.Listed{Resource: w.resource.Name(), Listing: listing, Err: err})
 		case <-ctx.Done():
 			return
 		}
@@ -206,7 +197,7 @@ func (w *worker) forget(ctx context.Context) {
 			xs, err := w.resource.Evidence(call, after)
 			cancel()
 			w.heard(err)
-			w.post(ctx, Kept{Resource: w.resource.Name(), Evidence: xs, Err: err})
+			w.post(ctx, commit.Kept{Resource: w.resource.Name(), Evidence: xs, Err: err})
 		case <-ctx.Done():
 			return
 		}
@@ -275,7 +266,12 @@ func (w *worker) probe(ctx context.Context) {
 // untilProbe waits until the next probe is due, which a doubt makes it at once, and reports whether
 // one did.
 func (w *worker) untilProbe(ctx context.Context, interval time.Duration) (doubted bool) {
-	pause(ctx, probeGap)
+	gap := time.NewTimer(probeGap)
+	defer gap.Stop()
+	select {
+	case <-gap.C:
+	case <-ctx.Done():
+	}
 	rest := time.NewTimer(interval - probeGap)
 	defer rest.Stop()
 	select {
@@ -327,7 +323,7 @@ func (w *worker) greet(ctx context.Context) (identity string, err error) {
 	return "", fmt.Errorf("no answer within %v: check that the server runs and can be reached: %w", probeTimeout, err)
 }
 
-func (w *worker) check(ctx context.Context, identity string) Health {
+func (w *worker) check(ctx context.Context, identity string) commit.Health {
 	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
 	defer cancel()
 	alive := w.alive.Load()
@@ -336,17 +332,17 @@ func (w *worker) check(ctx context.Context, identity string) Health {
 	case err != nil && ctx.Err() != nil && w.alive.Load() != alive && was.OK:
 		return was // as in greet
 	case err != nil:
-		return Health{Asked: true, Identity: identity, Err: err.Error()}
+		return commit.Health{Asked: true, Identity: identity, Err: err.Error()}
 	}
 	for _, f := range report.Findings {
 		if f.Problem {
-			return Health{Asked: true, Identity: identity, Err: fmt.Sprintf("%s: %s: %s", f.What, f.Detail, f.Fix)}
+			return commit.Health{Asked: true, Identity: identity, Err: fmt.Sprintf("%s: %s: %s", f.What, f.Detail, f.Fix)}
 		}
 	}
-	return Health{Asked: true, Identity: identity, OK: true}
+	return commit.Health{Asked: true, Identity: identity, OK: true}
 }
 
-func (w *worker) state() Health {
+func (w *worker) state() commit.Health {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.health

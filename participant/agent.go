@@ -19,12 +19,13 @@ import (
 
 // Cluster is what an agent needs of the coordinators.
 type Cluster interface {
-	// Identify asks which cluster it is.
-	Identify(ctx context.Context) (txn.ClusterID, error)
+	// Identify asks which cluster it is, and how old a transaction may become there before its
+	// prepared branches count as orphans.
+	Identify(ctx context.Context) (txn.ClusterID, time.Duration, error)
 	// Decision asks what a transaction was decided to become, and which branches its record has.
 	// Without settle the question changes nothing, and the answer may be Undecided; with it a
-	// transaction that nobody has decided is aborted.
-	Decision(ctx context.Context, id txn.ID, settle bool) (txn.Decision, []txn.Branch, error)
+	// transaction that nobody has decided is aborted. A cluster that is not of refuses.
+	Decision(ctx context.Context, of txn.ClusterID, id txn.ID, settle bool) (txn.Decision, []txn.Branch, error)
 	// Finished reports a branch that was finished.
 	Finished(ctx context.Context, x txn.XID, f txn.Finish) error
 }
@@ -263,14 +264,14 @@ func (a *Agent) close() {
 func (a *Agent) join(ctx context.Context) error {
 	for pause := 100 * time.Millisecond; ; pause = min(2*pause, 5*time.Second) {
 		asking, cancel := context.WithTimeout(ctx, askTime)
-		id, err := a.conf.Cluster.Identify(asking)
+		id, maxAge, err := a.conf.Cluster.Identify(asking)
 		cancel()
 		if err == nil {
 			if err := a.journal.Join(id); err != nil {
 				return err
 			}
 			a.log.Info("the agent belongs to a cluster", "cluster", id.String())
-			a.send(Joined{Cluster: id})
+			a.send(Joined{Cluster: id, MaxAge: maxAge})
 			return nil
 		}
 		a.log.Debug("the coordinators do not say which cluster they are", "error", err)

@@ -198,7 +198,7 @@ func (c *Core) Quiet() bool {
 // Clone returns an independent copy.
 func (c *Core) Clone() *Core {
 	d := NewCore(c.rules, c.life, c.cluster, c.resources, nil)
-	d.now, d.stopping, d.open, d.turn, d.durable = c.now, c.stopping, c.open, c.turn, c.durable
+	d.now, d.maxAge, d.stopping, d.open, d.turn, d.durable = c.now, c.maxAge, c.stopping, c.open, c.turn, c.durable
 	d.ended = slices.Clone(c.ended)
 	for xid, b := range c.branches {
 		n := *b

@@ -226,7 +226,7 @@ func (a *Agent) end(ctx context.Context, e Finish) (txn.Finish, error) {
 }
 
 func (a *Agent) inquire(ctx context.Context, e Inquire) Event {
-	d, branches, err := a.conf.Cluster.Decision(ctx, e.ID, e.Settle)
+	d, branches, err := a.conf.Cluster.Decision(ctx, e.Cluster, e.ID, e.Settle)
 	if err != nil {
 		a.log.Debug("the cluster does not say what was decided; it is asked again", "gid", e.ID.String(), "error", err)
 	}

@@ -20,7 +20,7 @@ type Rules struct {
 	// InquireAfter is how long a prepared branch waits for its decision before the agent asks for
 	// it; the wait doubles up to InquireMost. Defaults 2 s and 30 s.
 	InquireAfter, InquireMost time.Duration
-	// Keep is how long an ended branch is remembered, so that what comes late is answered and not
+	// Keep is how long an ended branch is remembered (if there are not too many), so that what comes late is answered and not
 	// taken for the beginning of a branch. Default 10 minutes.
 	Keep time.Duration
 }
@@ -49,6 +49,8 @@ const (
 	MaxRedo = 256 << 10
 	// MaxVoting is how long votes are collected at most, where the caller did not say.
 	MaxVoting = 10 * time.Second
+	// maxEnded branches are remembered; with more of them each is remembered for a shorter time.
+	maxEnded = 100_000
 )
 
 // Core is an agent without clock, disk, network and databases. Its branches are driven by
@@ -60,11 +62,13 @@ const (
 //  2. A Prepare that does not name the last answer ends in No, and the branch is rolled back.
 //  3. Whatever is forced is durable before anything that rests on it is said (Write, Written).
 //  4. A branch that this life did not open and the journal does not have is ended only by a
-//     decision of the cluster, and asking about it never makes one.
+//     decision of the cluster, and asking about it makes one only when its transaction is older
+//     than the cluster lets any become.
 type Core struct {
 	rules     Rules
 	life      Life
 	cluster   txn.ClusterID // 0: not known yet
+	maxAge    time.Duration // of a transaction; 0: not known yet
 	resources []string
 	now       time.Time
 	stopping  bool
@@ -139,9 +143,7 @@ func (c *Core) Step(e Event) []Effect {
 	case Written:
 		c.written(e.Turn)
 	case Joined:
-		if c.cluster == 0 {
-			c.cluster = e.Cluster
-		}
+		c.cluster, c.maxAge = e.Cluster, e.MaxAge
 	case Left:
 		c.left(e.Call)
 	case Stop:
@@ -207,7 +209,7 @@ func (c *Core) tick(now time.Time) {
 			c.again(b)
 		}
 	}
-	for len(c.ended) > 0 && now.Sub(c.ended[0].at) >= c.rules.Keep {
+	for len(c.ended) > maxEnded || len(c.ended) > 0 && now.Sub(c.ended[0].at) >= c.rules.Keep {
 		if b := c.branches[c.ended[0].xid]; b != nil && b.forgettable() {
 			c.drop(b)
 		}

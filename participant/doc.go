@@ -57,7 +57,9 @@
 //  6. Nothing that comes late opens or prepares anything: an earlier epoch is refused, and what has
 //     ended is remembered for 10 minutes, by which no request can be on its way any more.
 //  7. A prepared branch that the agent knows nothing of, since it may be an application's own, is
-//     never ended but by a decision that the cluster has made, and asking for it makes none.
+//     never ended but by a decision that the cluster has made. Asking for it makes one only when
+//     the transaction is older than the cluster lets any become (max_age). So nothing stays
+//     prepared for ever; whoever wants it sooner lists (ListBranches with fresh) and decides.
 //  8. Every refusal is one of: invalid (never repeat it), failed_precondition (it does not fit the
 //     state: the text says what to do), not_found, resource_exhausted and unavailable (nothing was
 //     done, try again), deadline_exceeded (it goes on: repeat it).

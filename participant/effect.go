@@ -38,8 +38,9 @@ type Finish struct {
 // Inquire asks the cluster for the decision. With Settle the question may decide: the transaction
 // is aborted if nobody has decided it. It ends with Informed or Uninformed.
 type Inquire struct {
-	ID     txn.ID
-	Settle bool
+	Cluster txn.ClusterID
+	ID      txn.ID
+	Settle  bool
 }
 
 // Report tells the cluster what finishing a branch found. It may be lost.

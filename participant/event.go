@@ -122,8 +122,12 @@ type Listing struct {
 // Written says that the forced writes up to this number are durable.
 type Written struct{ Turn uint64 }
 
-// Joined says which cluster the agent belongs to, once that is known and durable.
-type Joined struct{ Cluster txn.ClusterID }
+// Joined says which cluster the agent belongs to, once that is known and durable, and how old a
+// transaction may become there before its prepared branches count as orphans.
+type Joined struct {
+	Cluster txn.ClusterID
+	MaxAge  time.Duration
+}
 
 // Left says that a caller waits no longer.
 type Left struct{ Call Call }

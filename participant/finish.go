@@ -49,8 +49,9 @@ func (c *Core) informed(e Informed) {
 	}
 }
 
-// inquire asks for the decision. Only the branch that this agent voted Yes for may make the cluster
-// decide, and only when its caller collects no votes any more.
+// inquire asks for the decision. A branch that this agent voted Yes for may make the cluster decide
+// when its caller collects no votes any more; any other, which may be an application's, when it is
+// an orphan by the cluster's own rule.
 func (c *Core) inquire(b *branch) {
 	c.later(b)
 	if c.asking[b.xid.ID] {
@@ -60,7 +61,11 @@ func (c *Core) inquire(b *branch) {
 	if b.decideBy.IsZero() { // of an earlier life
 		b.decideBy = c.now.Add(MaxVoting)
 	}
-	c.emit(Inquire{ID: b.xid.ID, Settle: b.entered && !c.now.Before(b.decideBy)})
+	settle := b.entered && !c.now.Before(b.decideBy)
+	if !b.entered {
+		settle = c.maxAge > 0 && c.now.Sub(b.xid.ID.Time()) > c.maxAge
+	}
+	c.emit(Inquire{Cluster: b.xid.Cluster, ID: b.xid.ID, Settle: settle})
 }
 
 // again asks a participant to ask for what is missing.
@@ -124,6 +129,9 @@ func (c *Core) report(b *branch, f txn.Finish) {
 		b.entered = false
 		c.write(b.xid.ID, false)
 	}
+	if !b.entered {
+		b.redo = nil
+	}
 	c.say(b, func() {
 		if !c.answered(&b.finishers, func(call Call) Effect { return Ended{Call: call, Finish: f} }) && worth {
 			c.emit(Report{Branch: b.branch(), Finish: f})
@@ -138,6 +146,7 @@ func (c *Core) over(b *branch) {
 		b.open = false
 		c.open--
 	}
+	b.answer = Answer{} // it may be large
 	delete(c.live, b.xid)
 	c.ended = append(c.ended, ended{b.xid, c.now})
 }
@@ -148,9 +157,13 @@ const relisted = 2
 
 // listed compares what a resource lists with what is known.
 func (c *Core) listed(e Listing) {
+	there := make(map[txn.XID]bool, len(e.XIDs))
+	for _, xid := range e.XIDs {
+		there[xid] = true
+	}
 	for _, xid := range c.known(e.Resource) {
 		b := c.branches[xid]
-		if slices.Contains(e.XIDs, xid) {
+		if there[xid] {
 			continue
 		}
 		b.sightings = 0

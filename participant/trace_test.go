@@ -178,6 +178,10 @@ func (s *story) event(words []string) Event {
 		require.NoError(s.t, err)
 		s.now += d
 		return Tick{Now: s.start.Add(s.now)}
+	case "joined": // joined 1m
+		d, err := time.ParseDuration(words[1])
+		require.NoError(s.t, err)
+		return Joined{Cluster: storyCluster, MaxAge: d}
 	case "stop":
 		return Stop{}
 	}

@@ -14,7 +14,7 @@ func (c *Core) carry(b *branch, effects []protocol.Effect) {
 	for _, e := range effects {
 		switch e := e.(type) {
 		case protocol.Prepare:
-			b.asked, b.reason = true, "its vote was asked for"
+			b.asked, b.reason, b.answer = true, "its vote was asked for", Answer{}
 			c.emit(Prepare{Branch: b.branch()})
 		case protocol.CastVote:
 			c.cast(b, e.Vote, e.Branch, e.Reason)

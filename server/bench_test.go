@@ -17,6 +17,7 @@ import (
 	"github.com/concordtx/concord/api"
 	concordv1 "github.com/concordtx/concord/api/concord/v1"
 	"github.com/concordtx/concord/coordinator"
+	"github.com/concordtx/concord/coordinator/replica"
 	"github.com/concordtx/concord/protocol/zab"
 	"github.com/concordtx/concord/server"
 	"github.com/concordtx/concord/txn"
@@ -53,7 +54,7 @@ func benchmarkDecisions(b *testing.B, clients int) {
 // startNodes runs a cluster of three and returns a client of it.
 func startNodes(tb testing.TB) (*api.Client, txn.ClusterID) {
 	dir := tb.TempDir()
-	var members []coordinator.Member
+	var members []replica.Member
 	var listeners [][2]net.Listener
 	for id := zab.NodeID(1); id <= 3; id++ {
 		var pair [2]net.Listener
@@ -63,7 +64,7 @@ func startNodes(tb testing.TB) (*api.Client, txn.ClusterID) {
 			pair[i] = l
 		}
 		listeners = append(listeners, pair)
-		members = append(members, coordinator.Member{ID: id, Peer: pair[0].Addr().String(), API: pair[1].Addr().String()})
+		members = append(members, replica.Member{ID: id, Peer: pair[0].Addr().String(), API: pair[1].Addr().String()})
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	var wg sync.WaitGroup

@@ -13,7 +13,7 @@ import (
 
 	"github.com/concordtx/concord/api"
 	concordv1 "github.com/concordtx/concord/api/concord/v1"
-	"github.com/concordtx/concord/coordinator"
+	"github.com/concordtx/concord/coordinator/commit"
 )
 
 // maxUnanswered requests of one stream may be under way. A client that sends more is
@@ -73,7 +73,7 @@ func (h *handlers) reach(ctx context.Context, seen string) error {
 // node is behind: who speaks of another cluster has seen what this one never reaches.
 func (h *handlers) commitLater(ctx context.Context, c *concordv1.NumberedCommit, behind error, came time.Time, out *answers, redirect bool) {
 	number := c.GetNumber()
-	commit, err := h.parseCommit(c.GetRequest())
+	request, err := h.parseCommit(c.GetRequest())
 	if err == nil {
 		err = behind
 	}
@@ -81,7 +81,7 @@ func (h *handlers) commitLater(ctx context.Context, c *concordv1.NumberedCommit,
 		out.add(&concordv1.NumberedAnswer{Number: number, Error: api.CommitError(err)}, came)
 		return
 	}
-	h.node.CommitLater(commit, func(r coordinator.Reply) {
+	h.node.CommitLater(request, func(r commit.Reply) {
 		a := &concordv1.NumberedAnswer{Number: number}
 		if to := (*api.NotLeaderError)(nil); !redirect && errors.As(r.Err, &to) && to.API != "" {
 			go func() { out.add(h.relay.commit(ctx, c, to), came) }() // as many as there is room for answers

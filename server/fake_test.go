@@ -19,6 +19,8 @@ import (
 	"github.com/concordtx/concord/api"
 	"github.com/concordtx/concord/api/concord/v1/concordv1connect"
 	"github.com/concordtx/concord/coordinator"
+	"github.com/concordtx/concord/coordinator/commit"
+	"github.com/concordtx/concord/coordinator/replica"
 	"github.com/concordtx/concord/protocol/zab"
 	"github.com/concordtx/concord/txn"
 )
@@ -30,7 +32,7 @@ const fakeCluster txn.ClusterID = 0xc0ffee01
 type fakeNode struct {
 	snapshot  *coordinator.Snapshot
 	addresses map[uint64]string
-	view      *coordinator.View
+	view      *commit.View
 	finished  []txn.Txn
 	err       error // of every call of the leader, if it is not nil
 	behind    error // of Reach and StatusSince
@@ -43,9 +45,9 @@ type fakeNode struct {
 // newFake is a node that leads a cluster of two in which all is well.
 func newFake() *fakeNode {
 	now := time.Now()
-	return &fakeNode{closed: make(chan struct{}), addresses: map[uint64]string{}, view: &coordinator.View{},
+	return &fakeNode{closed: make(chan struct{}), addresses: map[uint64]string{}, view: &commit.View{},
 		snapshot: &coordinator.Snapshot{Cluster: fakeCluster, Node: 1, Leader: 1, Epoch: 3, Present: now.Add(time.Hour), Zxid: zab.Zxid{Epoch: 3, Counter: 9},
-			Figures: &coordinator.Figures{At: now.Add(time.Hour), Clock: now.Add(time.Hour)}}}
+			Figures: &commit.Figures{At: now.Add(time.Hour), Clock: now.Add(time.Hour)}}}
 }
 
 func (f *fakeNode) did(call string) error {
@@ -70,16 +72,16 @@ func (f *fakeNode) MaxTransaction() time.Duration             { return time.Minu
 func (f *fakeNode) Closed() <-chan struct{}                   { return f.closed }
 func (f *fakeNode) Finished(txn.ID, txn.BranchNo, txn.Finish) { _ = f.did("Finished") }
 
-func (f *fakeNode) Commit(context.Context, txn.CommitRequest) (coordinator.Reply, error) {
-	return coordinator.Reply{Decision: txn.Commit, Zxid: f.snapshot.Zxid}, f.did("Commit")
+func (f *fakeNode) Commit(context.Context, txn.CommitRequest) (commit.Reply, error) {
+	return commit.Reply{Decision: txn.Commit, Zxid: f.snapshot.Zxid}, f.did("Commit")
 }
 
-func (f *fakeNode) CommitLater(_ txn.CommitRequest, done func(coordinator.Reply)) {
-	done(coordinator.Reply{Decision: txn.Commit, Zxid: f.snapshot.Zxid, Err: f.did("CommitLater")})
+func (f *fakeNode) CommitLater(_ txn.CommitRequest, done func(commit.Reply)) {
+	done(commit.Reply{Decision: txn.Commit, Zxid: f.snapshot.Zxid, Err: f.did("CommitLater")})
 }
 
-func (f *fakeNode) Outcome(context.Context, txn.Inquiry) (coordinator.Reply, error) {
-	return coordinator.Reply{Decision: txn.Abort, Txn: txn.Txn{Decision: txn.Abort}}, f.did("Outcome")
+func (f *fakeNode) Outcome(context.Context, txn.Inquiry) (commit.Reply, error) {
+	return commit.Reply{Decision: txn.Abort, Txn: txn.Txn{Decision: txn.Abort}}, f.did("Outcome")
 }
 
 func (f *fakeNode) GrantLease(context.Context) (txn.Lease, error)   { return 1, f.did("GrantLease") }
@@ -93,7 +95,7 @@ func (f *fakeNode) Abandon(context.Context, txn.ID, txn.BranchNo, string, string
 	return f.did("Abandon")
 }
 
-func (f *fakeNode) View(context.Context, txn.ID) (*coordinator.View, error) {
+func (f *fakeNode) View(context.Context, txn.ID) (*commit.View, error) {
 	if err := f.did("View"); err != nil {
 		return nil, err
 	}
@@ -109,8 +111,8 @@ func (f *fakeNode) EachFinished(_ txn.ID, visit func(txn.Txn) bool) error {
 	return nil
 }
 
-func (f *fakeNode) Resolve(_ context.Context, _ txn.ID, d txn.Decision, _, _ string) (coordinator.Reply, error) {
-	return coordinator.Reply{Decision: d}, f.did("Resolve")
+func (f *fakeNode) Resolve(_ context.Context, _ txn.ID, d txn.Decision, _, _ string) (commit.Reply, error) {
+	return commit.Reply{Decision: d}, f.did("Resolve")
 }
 
 func (f *fakeNode) Forget(context.Context, txn.ID, string, string) error { return f.did("Forget") }
@@ -119,7 +121,7 @@ func (f *fakeNode) Replace(context.Context, zab.NodeID, string, string) error {
 	return f.did("Replace")
 }
 
-func (f *fakeNode) AddMember(context.Context, coordinator.Member, string, string, string) error {
+func (f *fakeNode) AddMember(context.Context, replica.Member, string, string, string) error {
 	return f.did("AddMember")
 }
 

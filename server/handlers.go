@@ -19,6 +19,8 @@ import (
 	concordv1 "github.com/concordtx/concord/api/concord/v1"
 	"github.com/concordtx/concord/api/concord/v1/concordv1connect"
 	"github.com/concordtx/concord/coordinator"
+	"github.com/concordtx/concord/coordinator/commit"
+	"github.com/concordtx/concord/coordinator/replica"
 	"github.com/concordtx/concord/protocol/zab"
 	"github.com/concordtx/concord/txn"
 )
@@ -73,10 +75,10 @@ func sameCluster(s *coordinator.Snapshot, named string) error {
 	case s.Cluster == 0:
 		return nil
 	}
-	return coordinator.SameCluster(s.Cluster, id)
+	return commit.SameCluster(s.Cluster, id)
 }
 
-func commitResponse(r coordinator.Reply) *concordv1.CommitResponse {
+func commitResponse(r commit.Reply) *concordv1.CommitResponse {
 	return &concordv1.CommitResponse{Decision: r.Decision.String(), Reason: r.Reason, Zxid: r.Zxid.String()}
 }
 
@@ -222,7 +224,7 @@ func (h *handlers) ReplaceMember(ctx context.Context, r *concordv1.ReplaceMember
 }
 
 func (h *handlers) AddMember(ctx context.Context, r *concordv1.AddMemberRequest) (*concordv1.AddMemberResponse, error) {
-	m := coordinator.Member{ID: zab.NodeID(r.GetNode()), Observer: r.GetRole() == "observer", Peer: r.GetPeer(), API: r.GetApi()}
+	m := replica.Member{ID: zab.NodeID(r.GetNode()), Observer: r.GetRole() == "observer", Peer: r.GetPeer(), API: r.GetApi()}
 	if err := errors.Join(parseOperator(r.GetWho(), r.GetReason()), api.ParseText("key", r.GetKey(), maxKey)); err != nil {
 		return nil, err
 	}

@@ -17,6 +17,7 @@ import (
 	concordv1 "github.com/concordtx/concord/api/concord/v1"
 	"github.com/concordtx/concord/api/concord/v1/concordv1connect"
 	"github.com/concordtx/concord/coordinator"
+	"github.com/concordtx/concord/coordinator/commit"
 	"github.com/concordtx/concord/protocol/zab"
 	"github.com/concordtx/concord/txn"
 )
@@ -104,7 +105,7 @@ func TestCallsOfTheLeaderAreHandedOnToIt(t *testing.T) {
 		require.NotEqual(t, leaders, slices.Contains(ofAny, string(m.Name())), "say whose call %s is", m.Name())
 	}
 	first := newFake()
-	first.view = &coordinator.View{Known: true, Txn: known}
+	first.view = &commit.View{Known: true, Txn: known}
 	leads := serve(t, first, nil)
 	second := newFake()
 	second.follows(1, leads.addr())
@@ -301,7 +302,7 @@ func TestListPagesThroughWhatIsFinished(t *testing.T) {
 	}
 	open := txn.Txn{ID: txn.NewID(time.Now().Add(time.Second)), Decision: txn.Commit, Branches: []txn.Branch{{Resource: "orders"}}}
 	x := txn.XID{Cluster: fakeCluster, ID: open.ID}
-	n.view = &coordinator.View{Open: []txn.Txn{open}, Branches: map[txn.XID]coordinator.BranchView{x: {Err: "refused"}}}
+	n.view = &commit.View{Open: []txn.Txn{open}, Branches: map[txn.XID]commit.BranchView{x: {Err: "refused"}}}
 	c := serve(t, n, nil).stub(t)
 	res, err := c.List(t.Context(), &concordv1.ListRequest{Limit: 3})
 	require.NoError(t, err)
@@ -316,11 +317,11 @@ func TestListPagesThroughWhatIsFinished(t *testing.T) {
 
 // figures are those of a leader with one database in trouble, one that is well and one that it has
 // not listed yet.
-func figures(now time.Time) *coordinator.Figures {
-	return &coordinator.Figures{At: now, Clock: now.Add(-time.Hour), InDoubt: 3, Heuristic: 1, Oldest: now.Add(-time.Hour - time.Minute),
-		Resources: []coordinator.ResourceFigures{
-			{Name: "orders", Driver: "postgres", Health: coordinator.Health{Asked: true, OK: true, Identity: "it"}, Listed: now.Add(-time.Hour), Foreign: 2},
-			{Name: "billing", Driver: "mysql", Health: coordinator.Health{Asked: true, Err: "refused"}, InDoubt: 2, Oldest: now.Add(-time.Hour - time.Minute)}},
+func figures(now time.Time) *commit.Figures {
+	return &commit.Figures{At: now, Clock: now.Add(-time.Hour), InDoubt: 3, Heuristic: 1, Oldest: now.Add(-time.Hour - time.Minute),
+		Resources: []commit.ResourceFigures{
+			{Name: "orders", Driver: "postgres", Health: commit.Health{Asked: true, OK: true, Identity: "it"}, Listed: now.Add(-time.Hour), Foreign: 2},
+			{Name: "billing", Driver: "mysql", Health: commit.Health{Asked: true, Err: "refused"}, InDoubt: 2, Oldest: now.Add(-time.Hour - time.Minute)}},
 		Warnings: []string{"look"}}
 }
 
@@ -329,8 +330,8 @@ func follower(now time.Time) *fakeNode {
 	n.follows(1, "127.0.0.1:1")
 	n.snapshot.Present, n.snapshot.Figures = now, figures(now)
 	n.snapshot.Resources = []coordinator.ResourceState{
-		{Name: "orders", Driver: "postgres", Health: coordinator.Health{Asked: true, Err: "no route", Identity: "it"}},
-		{Name: "billing", Driver: "mysql", Health: coordinator.Health{Asked: true, OK: true, Identity: "that"}}}
+		{Name: "orders", Driver: "postgres", Health: commit.Health{Asked: true, Err: "no route", Identity: "it"}},
+		{Name: "billing", Driver: "mysql", Health: commit.Health{Asked: true, OK: true, Identity: "that"}}}
 	return n
 }
 

@@ -8,6 +8,7 @@ import (
 
 	concordv1 "github.com/concordtx/concord/api/concord/v1"
 	"github.com/concordtx/concord/coordinator"
+	"github.com/concordtx/concord/coordinator/commit"
 )
 
 func statusMessage(s *coordinator.Snapshot, now time.Time) *concordv1.StatusResponse {
@@ -35,7 +36,7 @@ func statusMessage(s *coordinator.Snapshot, now time.Time) *concordv1.StatusResp
 // resourceMessages shows the resources as the leader knows them, and those that it has not told of
 // as this node does.
 func resourceMessages(s *coordinator.Snapshot, now time.Time) (out []*concordv1.ResourceStatus) {
-	var told []coordinator.ResourceFigures
+	var told []commit.ResourceFigures
 	f := s.Known(now)
 	if f != nil {
 		told = f.Resources
@@ -45,7 +46,7 @@ func resourceMessages(s *coordinator.Snapshot, now time.Time) (out []*concordv1.
 		if own.Asked && !own.OK && s.Leader != s.Node {
 			m.OwnError = own.Err
 		}
-		if i := slices.IndexFunc(told, func(r coordinator.ResourceFigures) bool { return r.Name == own.Name }); i >= 0 {
+		if i := slices.IndexFunc(told, func(r commit.ResourceFigures) bool { return r.Name == own.Name }); i >= 0 {
 			fillResource(m, f, told[i], now)
 		}
 		out = append(out, m)
@@ -62,7 +63,7 @@ func resourceMessages(s *coordinator.Snapshot, now time.Time) (out []*concordv1.
 
 // fillResource puts in what the leader knows. While it has not asked the database yet, health and
 // identity stay this node's own.
-func fillResource(m *concordv1.ResourceStatus, f *coordinator.Figures, r coordinator.ResourceFigures, now time.Time) {
+func fillResource(m *concordv1.ResourceStatus, f *commit.Figures, r commit.ResourceFigures, now time.Time) {
 	m.Known, m.Driver, m.InDoubt, m.Foreign, m.OldestMs = true, r.Driver, uint64(r.InDoubt), uint64(r.Foreign), ageOf(f, r.Oldest, now)
 	if r.Asked {
 		m.Ok, m.Error = r.OK, r.Err
@@ -76,7 +77,7 @@ func fillResource(m *concordv1.ResourceStatus, f *coordinator.Figures, r coordin
 }
 
 // ageOf returns an age in milliseconds, 0 if there is nothing that has one.
-func ageOf(f *coordinator.Figures, t, now time.Time) int64 {
+func ageOf(f *commit.Figures, t, now time.Time) int64 {
 	if t.IsZero() {
 		return 0
 	}

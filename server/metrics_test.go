@@ -14,6 +14,8 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/concordtx/concord/coordinator"
+	"github.com/concordtx/concord/coordinator/commit"
+	"github.com/concordtx/concord/coordinator/replica"
 	"github.com/concordtx/concord/protocol/zab"
 	"github.com/concordtx/concord/wal"
 )
@@ -52,8 +54,8 @@ func TestEveryMetricIsInTheTableOfTheDocumentation(t *testing.T) {
 func TestMetricsAreThoseThatAreDescribed(t *testing.T) {
 	n := follower(time.Now().Add(time.Minute))
 	n.snapshot.Disk = coordinator.Disk{Space: wal.Space{Total: 1}}
-	n.snapshot.Nodes = []coordinator.NodeState{{Member: coordinator.Member{ID: zab.NodeID(1)}}}
-	n.snapshot.Decided = coordinator.Decided{Commit: 3, Abort: 1}
+	n.snapshot.Nodes = []coordinator.NodeState{{Member: replica.Member{ID: zab.NodeID(1)}}}
+	n.snapshot.Decided = commit.Decided{Commit: 3, Abort: 1}
 	s := serve(t, n, nil)
 	decide(t, s, "", bare())
 	knock(t, h2(t), s.URL, procedures()[0])

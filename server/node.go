@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/concordtx/concord/coordinator"
+	"github.com/concordtx/concord/coordinator/commit"
+	"github.com/concordtx/concord/coordinator/replica"
 	"github.com/concordtx/concord/protocol/zab"
 	"github.com/concordtx/concord/txn"
 )
@@ -26,24 +28,24 @@ type Node interface {
 	// Closed is closed when the node answers no more.
 	Closed() <-chan struct{}
 
-	Commit(ctx context.Context, r txn.CommitRequest) (coordinator.Reply, error)
+	Commit(ctx context.Context, r txn.CommitRequest) (commit.Reply, error)
 	// CommitLater calls done once, from a goroutine that must not wait, or never if the node closes.
-	CommitLater(r txn.CommitRequest, done func(coordinator.Reply))
+	CommitLater(r txn.CommitRequest, done func(commit.Reply))
 	Finished(id txn.ID, no txn.BranchNo, f txn.Finish)
-	Outcome(ctx context.Context, q txn.Inquiry) (coordinator.Reply, error)
+	Outcome(ctx context.Context, q txn.Inquiry) (commit.Reply, error)
 	// GrantLease, RenewLease and EndLease are for the leader; RenewLease reports whether the
 	// lease has not ended.
 	GrantLease(ctx context.Context) (txn.Lease, error)
 	RenewLease(l txn.Lease) (bool, error)
 	EndLease(ctx context.Context, l txn.Lease) error
 	LeaseLength() time.Duration // 0: there are none
-	View(ctx context.Context, id txn.ID) (*coordinator.View, error)
+	View(ctx context.Context, id txn.ID) (*commit.View, error)
 	EachFinished(before txn.ID, visit func(txn.Txn) bool) error
-	Resolve(ctx context.Context, id txn.ID, d txn.Decision, who, why string) (coordinator.Reply, error)
+	Resolve(ctx context.Context, id txn.ID, d txn.Decision, who, why string) (commit.Reply, error)
 	Forget(ctx context.Context, id txn.ID, who, why string) error
 	Abandon(ctx context.Context, id txn.ID, no txn.BranchNo, who, why string) error
 	Replace(ctx context.Context, node zab.NodeID, who, why string) error
-	AddMember(ctx context.Context, m coordinator.Member, key, who, why string) error
+	AddMember(ctx context.Context, m replica.Member, key, who, why string) error
 	RemoveMember(ctx context.Context, node zab.NodeID, key, who, why string) error
 	Lead(ctx context.Context, node zab.NodeID, who, why string) error
 	Recover(ctx context.Context, id txn.ID, apply bool) ([]coordinator.ActionResult, error)

@@ -12,7 +12,7 @@ import (
 
 	"github.com/concordtx/concord/api"
 	concordv1 "github.com/concordtx/concord/api/concord/v1"
-	"github.com/concordtx/concord/coordinator"
+	"github.com/concordtx/concord/coordinator/commit"
 	"github.com/concordtx/concord/txn"
 )
 
@@ -49,7 +49,7 @@ func (h *handlers) Get(ctx context.Context, r *concordv1.GetRequest) (*concordv1
 }
 
 // notKnown says what is not known of a transaction, and what cannot be known now.
-func notKnown(id txn.ID, v *coordinator.View) error {
+func notKnown(id txn.ID, v *commit.View) error {
 	if len(v.Foreign) > 0 {
 		return fmt.Errorf("transaction %v is not one of this cluster: a resource lists %v, of cluster %v; \"concord recover %v\" says what to do: %w",
 			id, v.Foreign[0], v.Foreign[0].Cluster, id, api.ErrNotFound)
@@ -160,7 +160,7 @@ func (f filter) matches(m *concordv1.Transaction) bool {
 
 // unfinished returns everything in a view that is not finished everywhere or that
 // somebody has to look at.
-func unfinished(cluster txn.ClusterID, v *coordinator.View) []*concordv1.Transaction {
+func unfinished(cluster txn.ClusterID, v *commit.View) []*concordv1.Transaction {
 	byID := map[txn.ID]*concordv1.Transaction{}
 	for _, x := range v.Open {
 		m := txnMessage(x)
@@ -195,7 +195,7 @@ func unfinished(cluster txn.ClusterID, v *coordinator.View) []*concordv1.Transac
 
 // addListed adds a prepared branch that is not part of phase two: its transaction has
 // no decision, was aborted, or had ended before.
-func addListed(byID map[txn.ID]*concordv1.Transaction, x txn.XID, v *coordinator.View) {
+func addListed(byID map[txn.ID]*concordv1.Transaction, x txn.XID, v *commit.View) {
 	m, ok := byID[x.ID]
 	if !ok {
 		m = &concordv1.Transaction{Gid: x.ID.String(), State: stateInDoubt, Protocol: txn.TwoPhase.String(), StartedMs: x.ID.Time().UnixMilli(), Outcome: txn.Pending.String()}

@@ -132,3 +132,6 @@ func ParseXA(format int64, gtrid, bqual []byte) (XID, bool) {
 	}
 	return x, true
 }
+
+// Compare orders ids by their bytes, which is by birth.
+func (id ID) Compare(o ID) int { return bytes.Compare(id[:], o[:]) }

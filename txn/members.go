@@ -108,31 +108,6 @@ func MembersOf(entry []byte) ([]Member, bool) {
 	return r.Members, ok && !d.err
 }
 
-// takeMembers folds a MembersRecord.
-func (t *Table) takeMembers(r MembersRecord, at Position) {
-	m := Members{List: r.Members, At: at}
-	if old := t.members; old != nil {
-		m.Settled = slices.Equal(old.List, r.Members)
-		m.Known, m.Key = old.Known, old.Key
-	}
-	if r.Key != "" {
-		m.Key = r.Key
-	}
-	if p := Print(r.Members); !slices.Contains(m.Known, p) {
-		m.Known = append(slices.Clip(m.Known), p)
-		m.Known = m.Known[max(0, len(m.Known)-knownLists):]
-	}
-	t.members = &m
-	// The store of one who is no member any more says nothing about who comes with its ID.
-	t.stores = slices.DeleteFunc(slices.Clone(t.stores), func(s MemberStore) bool {
-		_, stays := m.Member(s.Node)
-		return !stays
-	})
-	if len(t.stores) == 0 {
-		t.stores = nil
-	}
-}
-
 // checkList reports whether a list may be in a record.
 func checkList(list []Member) bool {
 	voters := 0

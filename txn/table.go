@@ -3,33 +3,12 @@
 package txn
 
 import (
-	"cmp"
-	"crypto/sha256"
-	"encoding/binary"
 	"fmt"
 	"slices"
 	"time"
 
 	"github.com/concordtx/concord/internal/mutant"
 )
-
-// Position is where in the log a fact stands: the zxid of its entry.
-type Position struct {
-	Epoch   uint32
-	Counter uint64
-}
-
-// Less reports whether p comes before o.
-func (p Position) Less(o Position) bool {
-	return p.Epoch < o.Epoch || p.Epoch == o.Epoch && p.Counter < o.Counter
-}
-
-// String prints "epoch.counter".
-func (p Position) String() string { return fmt.Sprintf("%d.%d", p.Epoch, p.Counter) }
-
-// Digest is a rolling hash over everything that a table folded. Two tables at the
-// same position have the same digest, or one of the nodes is broken.
-type Digest [sha256.Size]byte
 
 // Archive is where a Table keeps what it folded, and looks up finished transactions,
 // which it does not hold in memory.
@@ -51,15 +30,10 @@ type Archive interface {
 //
 // A Table has one owner; it is not safe for concurrent use.
 type Table struct {
+	ClusterState
 	archive   Archive
-	cluster   ClusterID
 	watermark time.Time
-	digest    Digest
-	position  Position
-	stores    []MemberStore
-	level     FeatureLevel
 	leases    Leases
-	members   *Members
 	open      map[ID]*held
 	queue     openQueue
 	unended   int // of what is open: those that have not ended
@@ -82,18 +56,10 @@ type Meta struct {
 	Members *Members
 }
 
-// MemberStore says which store a node has, and how much of the log it is known to hold.
-type MemberStore struct {
-	Node  uint64
-	Store StoreID
-	Holds Position
-}
-
 // NewTable makes a table from what a store kept: the zero Meta and nothing open for a
 // new one.
 func NewTable(m Meta, open []Txn, a Archive) *Table {
-	t := &Table{archive: a, cluster: m.Cluster, watermark: m.Watermark, digest: m.Digest, position: m.Position, stores: m.Stores,
-		level: m.Level, leases: m.Leases, members: m.Members, open: make(map[ID]*held, len(open))}
+	t := &Table{ClusterState: NewClusterState(m), archive: a, watermark: m.Watermark, leases: m.Leases, open: make(map[ID]*held, len(open))}
 	for _, x := range open {
 		if mutant.ForgetDecisions {
 			break
@@ -110,15 +76,6 @@ func (t *Table) Meta() Meta {
 	return Meta{Cluster: t.cluster, Watermark: t.watermark, Position: t.position, Digest: t.digest, Stores: t.stores,
 		Level: t.level, Leases: t.leases, Members: t.members}
 }
-
-// Cluster returns the id of the cluster, or zero before it was formed.
-func (t *Table) Cluster() ClusterID { return t.cluster }
-
-// Level returns what every member of the cluster knows.
-func (t *Table) Level() FeatureLevel { return max(t.level, LevelBase) }
-
-// Members returns what the log says of the members of the cluster, nil before it does.
-func (t *Table) Members() *Members { return t.members }
 
 // TooOld reports whether a transaction without record is so old that its record may
 // have been forgotten: nothing may be presumed of it.
@@ -191,15 +148,11 @@ func (t *Table) Apply(at Position, data []byte) (Changes, error) {
 	if err != nil {
 		return Changes{}, fmt.Errorf("apply %v: %w", at, err)
 	}
-	t.roll(at, data)
+	t.Roll(at, data)
 	var c Changes
 	var touched []*held
 	for _, r := range records {
 		switch r := r.(type) {
-		case Form:
-			if t.cluster == 0 {
-				t.cluster = r.Cluster
-			}
 		case CommitRecord:
 			x := Txn{ID: r.ID, Decision: Commit, Seen: len(r.Branches) > 0, Protocol: r.Protocol, By: r.By, Branches: r.Branches, Reason: r.Reason, Label: r.Label, Decided: at, Ended: len(r.Branches) == 0}
 			if why := t.refusal(r); why != "" {
@@ -216,18 +169,10 @@ func (t *Table) Apply(at Position, data []byte) (Changes, error) {
 			touched = append(touched, t.heuristic(r))
 		case ForgetRecord:
 			touched = append(touched, t.forget(r))
-		case MemberRecord:
-			t.member(r)
-		case HoldsRecord:
-			t.holds(r)
 		case LeaseRecord:
 			t.grant(r, &c)
 		case LeaseEndRecord:
 			t.endLeases(r, &c)
-		case MembersRecord:
-			t.takeMembers(r, at)
-		case FeatureRecord:
-			t.level = max(t.level, r.Level)
 		case Watermark:
 			if r.Time.After(t.watermark) {
 				t.watermark = r.Time
@@ -240,6 +185,8 @@ func (t *Table) Apply(at Position, data []byte) (Changes, error) {
 					}
 				}
 			}
+		default:
+			t.Fold(at, r)
 		}
 	}
 	t.file(touched, &c)
@@ -319,37 +266,6 @@ func (t *Table) forget(r ForgetRecord) *held {
 	return x
 }
 
-// Store returns the store that a node is known to have.
-func (t *Table) Store(node uint64) (StoreID, bool) {
-	for _, m := range t.stores {
-		if m.Node == node {
-			return m.Store, true
-		}
-	}
-	return StoreID{}, false
-}
-
-func (t *Table) member(r MemberRecord) {
-	_, known := t.Store(r.Node)
-	switch stores := slices.Clone(t.stores); {
-	case r.Store == StoreID{}:
-		t.stores = slices.DeleteFunc(stores, func(m MemberStore) bool { return m.Node == r.Node })
-	case !known:
-		stores = append(stores, MemberStore{Node: r.Node, Store: r.Store})
-		slices.SortFunc(stores, func(a, b MemberStore) int { return cmp.Compare(a.Node, b.Node) })
-		t.stores = stores
-	}
-}
-
-func (t *Table) holds(r HoldsRecord) {
-	i := slices.IndexFunc(t.stores, func(m MemberStore) bool { return m.Node == r.Node && m.Store == r.Store })
-	if i < 0 || !t.stores[i].Holds.Less(r.Upto) {
-		return
-	}
-	t.stores = slices.Clone(t.stores)
-	t.stores[i].Holds = r.Upto
-}
-
 // file sorts what a fold touched into open and finished. One that was touched
 // twice may be listed twice as open: storing it again changes nothing.
 func (t *Table) file(touched []*held, c *Changes) {
@@ -364,17 +280,4 @@ func (t *Table) file(touched []*held, c *Changes) {
 			c.Open = append(c.Open, x.Txn)
 		}
 	}
-}
-
-// roll extends the digest by one entry.
-func (t *Table) roll(at Position, data []byte) {
-	h := sha256.New()
-	h.Write(t.digest[:])
-	var p [12]byte
-	binary.BigEndian.PutUint32(p[:], at.Epoch)
-	binary.BigEndian.PutUint64(p[4:], at.Counter)
-	h.Write(p[:])
-	h.Write(data)
-	h.Sum(t.digest[:0])
-	t.position = at
 }

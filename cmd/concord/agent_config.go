@@ -92,7 +92,7 @@ func loadAgentConfig(file string, flags *pflag.FlagSet) (*agentConfig, error) {
 			return nil, err
 		}
 	}
-	if err := listsFrom(v, agentEnvLists, agentEnvOf, "agent"); err != nil {
+	if err := listsFrom(v, agentEnvLists, agentEnvOf, `"concord agent --help"`); err != nil {
 		return nil, err
 	}
 	resources, err := decodeResources(v.Get("resources"), "dir")

@@ -18,7 +18,7 @@ import (
 
 	"github.com/concordtx/concord/api"
 	concordv1 "github.com/concordtx/concord/api/concord/v1"
-	"github.com/concordtx/concord/coordinator"
+	"github.com/concordtx/concord/coordinator/replica"
 	"github.com/concordtx/concord/protocol/zab"
 	"github.com/concordtx/concord/txn"
 )
@@ -35,7 +35,7 @@ const (
 type nodes struct {
 	program string
 	dir     string
-	members []coordinator.Member
+	members []replica.Member
 	clients map[zab.NodeID]*api.Client // one for each node, to ask exactly that one
 
 	mu      sync.Mutex
@@ -76,7 +76,7 @@ func startNodes(ctx context.Context, dir string, resources []resourceConfig) (*n
 }
 
 // configure writes a node's file, for this user's eyes alone: it may hold passwords.
-func (n *nodes) configure(m coordinator.Member, resources []resourceConfig) error {
+func (n *nodes) configure(m replica.Member, resources []resourceConfig) error {
 	type dict = map[string]any
 	file := dict{
 		"node": m.ID, "data_dir": n.file(m.ID, "data"),

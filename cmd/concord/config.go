@@ -16,7 +16,8 @@ import (
 	"github.com/spf13/pflag"
 	"github.com/spf13/viper"
 
-	"github.com/concordtx/concord/coordinator"
+	"github.com/concordtx/concord/coordinator/commit"
+	"github.com/concordtx/concord/coordinator/replica"
 	"github.com/concordtx/concord/protocol/zab"
 	"github.com/concordtx/concord/wal"
 )
@@ -244,16 +245,16 @@ func (c *config) checkRest() error {
 	return nil
 }
 
-func (c *config) members() []coordinator.Member {
-	var out []coordinator.Member
+func (c *config) members() []replica.Member {
+	var out []replica.Member
 	for _, m := range c.Members {
-		out = append(out, coordinator.Member{ID: zab.NodeID(m.ID), Observer: m.Role == "observer", Peer: m.Peer, API: m.API})
+		out = append(out, replica.Member{ID: zab.NodeID(m.ID), Observer: m.Role == "observer", Peer: m.Peer, API: m.API})
 	}
 	return out
 }
 
-func (c *config) rules() coordinator.Rules {
-	return coordinator.Rules{MaxTransaction: c.Transaction.MaxAge, Grace: c.Transaction.Grace, Scan: c.Transaction.Scan, Retention: c.Transaction.Retention}
+func (c *config) rules() commit.Rules {
+	return commit.Rules{MaxTransaction: c.Transaction.MaxAge, Grace: c.Transaction.Grace, Scan: c.Transaction.Scan, Retention: c.Transaction.Retention}
 }
 
 // loadResources reads only the resources of a configuration file.

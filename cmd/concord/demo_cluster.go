@@ -16,6 +16,8 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/concordtx/concord/coordinator"
+	"github.com/concordtx/concord/coordinator/commit"
+	"github.com/concordtx/concord/coordinator/replica"
 	"github.com/concordtx/concord/protocol/zab"
 	"github.com/concordtx/concord/server"
 )
@@ -24,7 +26,7 @@ import (
 // one closes its connections without a word, as its death would.
 type demoCluster struct {
 	dir     string
-	members []coordinator.Member
+	members []replica.Member
 	banks   *banks
 
 	mu    sync.Mutex
@@ -63,9 +65,9 @@ func startDemoCluster(ctx context.Context, dir string, b *banks) (*demoCluster, 
 }
 
 // freeMembers makes up three members at addresses of this machine that are free.
-func freeMembers() (members []coordinator.Member, err error) {
+func freeMembers() (members []replica.Member, err error) {
 	for id := zab.NodeID(1); id <= 3; id++ {
-		m := coordinator.Member{ID: id}
+		m := replica.Member{ID: id}
 		for _, addr := range []*string{&m.Peer, &m.API} {
 			l, err := net.Listen("tcp", "127.0.0.1:0")
 			if err != nil {
@@ -79,7 +81,7 @@ func freeMembers() (members []coordinator.Member, err error) {
 	return members, nil
 }
 
-func (c *demoCluster) start(m coordinator.Member) error {
+func (c *demoCluster) start(m replica.Member) error {
 	peers, err := net.Listen("tcp", m.Peer)
 	if err != nil {
 		return err
@@ -90,7 +92,7 @@ func (c *demoCluster) start(m coordinator.Member) error {
 	}
 	n, err := coordinator.Open(coordinator.Config{Node: m.ID, Members: c.members, Listener: peers,
 		DataDir:   filepath.Join(c.dir, "node"+strconv.Itoa(int(m.ID))),
-		Resources: c.banks.resources(), Rules: coordinator.Rules{Grace: time.Second, Scan: time.Second}, Reserve: 16 << 20, Logger: quiet()})
+		Resources: c.banks.resources(), Rules: commit.Rules{Grace: time.Second, Scan: time.Second}, Reserve: 16 << 20, Logger: quiet()})
 	if err != nil {
 		return errors.Join(err, peers.Close(), clients.Close())
 	}

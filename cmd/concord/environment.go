@@ -55,9 +55,11 @@ func checkEnvironment(environ []string) error {
 }
 
 // listsFromEnvironment puts the lists of the environment over those of the file.
-func listsFromEnvironment(v *viper.Viper) error { return listsFrom(v, envLists, envOf, "serve") }
+func listsFromEnvironment(v *viper.Viper) error {
+	return listsFrom(v, envLists, envOf, `"concord serve --help"`)
+}
 
-func listsFrom(v *viper.Viper, keys []string, envOf func(string) string, command string) error {
+func listsFrom(v *viper.Viper, keys []string, envOf func(string) string, help string) error {
 	for _, key := range keys {
 		text := os.Getenv(envOf(key))
 		if text == "" {
@@ -65,7 +67,7 @@ func listsFrom(v *viper.Viper, keys []string, envOf func(string) string, command
 		}
 		var list []any
 		if err := yaml.Unmarshal([]byte(text), &list); err != nil {
-			return fmt.Errorf("%s is no list in YAML or JSON%s: an example is in \"concord %s --help\"", envOf(key), line(err), command)
+			return fmt.Errorf("%s is no list in YAML or JSON%s: an example is in %s", envOf(key), line(err), help)
 		}
 		v.Set(key, list)
 	}

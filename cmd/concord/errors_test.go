@@ -22,6 +22,7 @@ import (
 	concordv1 "github.com/concordtx/concord/api/concord/v1"
 	"github.com/concordtx/concord/api/concord/v1/concordv1connect"
 	"github.com/concordtx/concord/coordinator"
+	"github.com/concordtx/concord/coordinator/peer"
 	"github.com/concordtx/concord/internal/said"
 )
 
@@ -275,7 +276,7 @@ func TestWhatErrorsSay(t *testing.T) {
 		messages = append(messages, m)
 	}
 	var rows []string
-	for _, m := range messages {
+	for _, m := range append(messages, agentMessages()...) {
 		rows = append(rows, m.says)
 		t.Run(m.name, func(t *testing.T) {
 			file := filepath.Join(t.TempDir(), "concord.yaml")
@@ -319,7 +320,7 @@ func serveNode(t *testing.T, n *node) (addr string) {
 // The exit codes are a contract with scripts: what the cluster answers has always the same.
 func TestExitCodesOfAnswers(t *testing.T) {
 	for err, code := range map[error]int{
-		api.ErrInvalid: exitUsage, coordinator.ErrNewerStore: exitUsage, coordinator.ErrMembers: exitUsage, coordinator.ErrRemoved: exitUsage,
+		api.ErrInvalid: exitUsage, coordinator.ErrNewerStore: exitUsage, coordinator.ErrMembers: exitUsage, peer.ErrRemoved: exitUsage,
 		api.ErrNotFound: exitNotFound, api.ErrDecided: exitRefused, api.ErrRefused: exitRefused, api.ErrTooOld: exitInDoubt,
 		api.ErrUnavailable: exitUnavailable, api.ErrBusy: exitUnavailable, &api.NotLeaderError{}: exitUnavailable,
 		context.DeadlineExceeded: exitUnavailable, context.Canceled: exitUnavailable, errors.New("anything else"): exitFailed,

@@ -9,6 +9,7 @@ import (
 
 	"github.com/concordtx/concord/api"
 	"github.com/concordtx/concord/coordinator"
+	"github.com/concordtx/concord/coordinator/peer"
 )
 
 // The exit codes, a contract with scripts.
@@ -41,7 +42,7 @@ func exitCode(err error) int {
 	case errors.As(err, &own):
 		return own.code
 	case errors.Is(err, api.ErrInvalid), errors.Is(err, coordinator.ErrNewerStore),
-		errors.Is(err, coordinator.ErrMembers), errors.Is(err, coordinator.ErrRemoved):
+		errors.Is(err, coordinator.ErrMembers), errors.Is(err, peer.ErrRemoved):
 		return exitUsage
 	case errors.Is(err, api.ErrNotFound):
 		return exitNotFound

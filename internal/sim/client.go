@@ -7,7 +7,8 @@ import (
 	"strings"
 
 	"github.com/concordtx/concord/api"
-	"github.com/concordtx/concord/coordinator"
+	"github.com/concordtx/concord/coordinator/commit"
+	"github.com/concordtx/concord/coordinator/replica"
 	"github.com/concordtx/concord/protocol/zab"
 	"github.com/concordtx/concord/txn"
 )
@@ -195,12 +196,12 @@ func (c *client) ask() {
 	}
 	op := w.check.history.ask(c.ghost.id, kind, w.now)
 	id, branches, life := c.ghost.id, c.branches(), c.life
-	w.question(n, c.w.chance(w.loss), func(request uint64) coordinator.Event {
+	w.question(n, c.w.chance(w.loss), func(request uint64) replica.Event {
 		if kind == askCommit {
-			return coordinator.CommitAsked{Request: request, CommitRequest: txn.CommitRequest{ID: id, Branches: branches}}
+			return commit.CommitAsked{Request: request, CommitRequest: txn.CommitRequest{ID: id, Branches: branches}}
 		}
-		return coordinator.OutcomeAsked{Request: request, Inquiry: txn.Inquiry{ID: id}}
-	}, func(r coordinator.Reply) {
+		return commit.OutcomeAsked{Request: request, Inquiry: txn.Inquiry{ID: id}}
+	}, func(r commit.Reply) {
 		if r.Err == nil {
 			op.answer(r.Decision, w.now)
 		}
@@ -239,7 +240,7 @@ func (w *txnWorld) leaderOrAny() *node {
 	return w.anyNode()
 }
 
-func (c *client) replied(kind operationKind, r coordinator.Reply) {
+func (c *client) replied(kind operationKind, r commit.Reply) {
 	w := c.w
 	switch {
 	case c.asking == 0: // it knows already
@@ -303,7 +304,7 @@ func (c *client) finish(b *branch, d txn.Decision, left *int) {
 func (c *client) report(b *branch, f txn.Finish) {
 	n, xid := c.target(), b.xid()
 	c.w.say(func() {
-		c.w.event(n, asked{event: coordinator.Finished{XID: xid, Finish: f, By: txn.FromClient, Who: "client", Why: "seen by its session"}})
+		c.w.event(n, asked{event: commit.Finished{XID: xid, Finish: f, By: txn.FromClient, Who: "client", Why: "seen by its session"}})
 	})
 }
 

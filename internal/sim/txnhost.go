@@ -6,7 +6,8 @@ import (
 	"bytes"
 	"fmt"
 
-	"github.com/concordtx/concord/coordinator"
+	"github.com/concordtx/concord/coordinator/commit"
+	"github.com/concordtx/concord/coordinator/replica"
 	"github.com/concordtx/concord/protocol/zab"
 	"github.com/concordtx/concord/txn"
 )
@@ -15,7 +16,7 @@ import (
 type done struct {
 	zab.Note
 	w  *txnWorld
-	fx coordinator.Effects
+	fx commit.Effects
 }
 
 // txnHost is a coordinator that looks like the zab core within it: what the log did
@@ -23,7 +24,8 @@ type done struct {
 type txnHost struct {
 	w       *txnWorld
 	n       int
-	core    *coordinator.Core
+	core    *replica.Core
+	machine *commit.Machine // that it carries
 	table   *txn.Table
 	disk    *disk
 	role    zab.RoleChanged
@@ -92,7 +94,7 @@ func (w *txnWorld) newHost(config zab.Config, s zab.Storage) (host, error) {
 	if err != nil {
 		return nil, err
 	}
-	var members []coordinator.Member
+	var members []replica.Member
 	for _, member := range w.members {
 		members = append(members, configured(member.ID, member.Observer))
 	}
@@ -103,10 +105,10 @@ func (w *txnWorld) newHost(config zab.Config, s zab.Storage) (host, error) {
 	w.hosts[h.n-1] = h
 	rules := txnRules
 	rules.Retention = w.quirks.Retention
-	h.core, err = coordinator.NewCore(coordinator.CoreConfig{
-		Node: config.ID, Members: members, Boot: config.Boot, Log: config,
-		NewCluster: txn.ClusterID(config.ID), Resources: resources, Rules: rules, TurnSteps: w.quirks.TurnSteps, Reload: h.reload,
-	}, s, table)
+	h.machine = commit.New(commit.Config{Resources: resources, Rules: rules, Reload: h.reload}, table)
+	h.core, err = replica.New(replica.Config{
+		Node: config.ID, Members: members, Boot: config.Boot, Log: config, NewCluster: txn.ClusterID(config.ID), TurnSteps: w.quirks.TurnSteps,
+	}, s, h.machine)
 	if err != nil {
 		return nil, err
 	}
@@ -148,25 +150,25 @@ func (h *txnHost) Status() zab.Status { return h.core.Log() }
 
 // Step implements host.
 func (h *txnHost) Step(ev zab.Event) []zab.Effect {
-	var event coordinator.Event
+	var event replica.Event
 	switch ev := ev.(type) {
 	case asked:
 		event = ev.event
 	case zab.Tick:
-		event = coordinator.Tick{Now: h.w.nodeClock(h.n - 1), Peers: h.w.latestClock()}
+		event = replica.Tick{Now: h.w.nodeClock(h.n - 1), Peers: h.w.latestClock()}
 	case zab.Applied:
 		return nil // the coordinator has told its log already
 	default:
-		event = coordinator.Peer{Event: ev}
+		event = replica.Peer{Event: ev}
 	}
 	fx, err := h.core.Step(event)
 	if err != nil {
 		panic(err)
 	}
-	return h.effects(fx)
+	return h.effects(fx, h.machine.Take())
 }
 
-func (h *txnHost) effects(fx *coordinator.Effects) []zab.Effect {
+func (h *txnHost) effects(fx *replica.Effects, more *commit.Effects) []zab.Effect {
 	var out []zab.Effect
 	s := h.core.Log()
 	role := zab.RoleChanged{Role: s.Role, Phase: s.Phase, Leader: s.Leader, Epoch: s.Epoch, Established: s.Established}
@@ -200,12 +202,16 @@ func (h *txnHost) effects(fx *coordinator.Effects) []zab.Effect {
 		out = append(out, zab.Deliver{Entries: entries})
 		h.applied = z
 	}
-	if len(fx.Reply)+len(fx.Finish)+len(fx.Scan)+len(fx.Forget)+len(fx.Evidence) > 0 {
-		out = append(out, done{w: h.w, fx: coordinator.Effects{
-			Reply:  append([]coordinator.Reply(nil), fx.Reply...),
-			Finish: append([]coordinator.Task(nil), fx.Finish...),
-			Scan:   append([]string(nil), fx.Scan...),
-			Forget: fx.Forget, Evidence: append([]coordinator.EvidenceAsk(nil), fx.Evidence...),
+	replies := append([]commit.Reply(nil), more.Reply...)
+	for _, r := range fx.Reply {
+		replies = append(replies, commit.Reply{Request: r.Request, Err: r.Err, Zxid: r.Zxid})
+	}
+	if len(replies)+len(more.Finish)+len(more.Scan)+len(more.Forget)+len(more.Evidence) > 0 {
+		out = append(out, done{w: h.w, fx: commit.Effects{
+			Reply:  replies,
+			Finish: append([]commit.Task(nil), more.Finish...),
+			Scan:   append([]string(nil), more.Scan...),
+			Forget: more.Forget, Evidence: append([]commit.EvidenceAsk(nil), more.Evidence...),
 		}})
 	}
 	if c := h.table.Cluster(); c != 0 {

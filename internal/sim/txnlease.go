@@ -3,7 +3,8 @@
 package sim
 
 import (
-	"github.com/concordtx/concord/coordinator"
+	"github.com/concordtx/concord/coordinator/commit"
+	"github.com/concordtx/concord/coordinator/replica"
 	"github.com/concordtx/concord/txn"
 )
 
@@ -34,9 +35,9 @@ func (c *client) leased(then func()) {
 		}
 		then()
 	}
-	w.question(c.target(), false, func(request uint64) coordinator.Event {
-		return coordinator.LeaseAsked{Request: request}
-	}, func(r coordinator.Reply) { got(r.Lease) }, func() { got(0) })
+	w.question(c.target(), false, func(request uint64) replica.Event {
+		return commit.LeaseAsked{Request: request}
+	}, func(r commit.Reply) { got(r.Lease) }, func() { got(0) })
 }
 
 // renew renews a lease again and again.
@@ -47,7 +48,7 @@ func (c *client) renew(n txn.Lease) {
 	}
 	if w.now >= c.silent {
 		to := c.target()
-		w.say(func() { w.event(to, asked{event: coordinator.LeasesHeard{Leases: []txn.Lease{n}}}) })
+		w.say(func() { w.event(to, asked{event: commit.LeasesHeard{Leases: []txn.Lease{n}}}) })
 	}
 	if w.odds(w.quirks.Silence) {
 		c.silent = w.now + w.roll(leaseSilence)

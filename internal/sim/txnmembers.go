@@ -6,7 +6,8 @@ import (
 	"fmt"
 	"slices"
 
-	"github.com/concordtx/concord/coordinator"
+	"github.com/concordtx/concord/coordinator/commit"
+	"github.com/concordtx/concord/coordinator/replica"
 	"github.com/concordtx/concord/protocol/zab"
 	"github.com/concordtx/concord/txn"
 )
@@ -25,14 +26,14 @@ func changeOfRecords(data []byte) ([]zab.Member, bool) {
 }
 
 // configured is a member as all configurations name it.
-func configured(id zab.NodeID, observer bool) coordinator.Member {
-	return coordinator.Member{ID: id, Observer: observer, Peer: fmt.Sprintf("peer%d", id), API: fmt.Sprintf("api%d", id)}
+func configured(id zab.NodeID, observer bool) replica.Member {
+	return replica.Member{ID: id, Observer: observer, Peer: fmt.Sprintf("peer%d", id), API: fmt.Sprintf("api%d", id)}
 }
 
 // tells is what a node hears of another: that they have met, or who the members are.
 func (w *txnWorld) tells(from, to *node) {
 	f, t := from.host.(*txnHost), to.host.(*txnHost)
-	e := coordinator.PeerMet{Node: from.id, Cluster: f.table.Cluster()}
+	e := replica.PeerMet{Node: from.id, Cluster: f.table.Cluster()}
 	if l := f.core.Known(); t.core.Known().At.Less(l.At) {
 		w.cluster.check.counters.hit(NewerSetLearned)
 		e.List = l
@@ -59,15 +60,15 @@ func (w *txnWorld) operateMembers() {
 		return leader != nil && w.belongs(leader, w.nodes[id-1])
 	}()
 	key := fmt.Sprint(w.now)
-	w.question(w.leaderOrAny(), w.odds(0.2), func(request uint64) coordinator.Event {
+	w.question(w.leaderOrAny(), w.odds(0.2), func(request uint64) replica.Event {
 		switch {
 		case w.swarm.Moves > 0 && w.odds(0.3):
-			return coordinator.LeadAsked{Request: request, Node: id, Who: "operator", Why: "simulated"}
+			return replica.LeadAsked{Request: request, Node: id, Who: "operator", Why: "simulated"}
 		case member:
-			return coordinator.RemoveAsked{Request: request, Node: id, Key: key, Who: "operator", Why: "simulated"}
+			return replica.RemoveAsked{Request: request, Node: id, Key: key, Who: "operator", Why: "simulated"}
 		}
-		return coordinator.AddAsked{Request: request, Member: configured(id, w.odds(0.3)), Key: key, Who: "operator", Why: "simulated"}
-	}, func(r coordinator.Reply) {
+		return replica.AddAsked{Request: request, Member: configured(id, w.odds(0.3)), Key: key, Who: "operator", Why: "simulated"}
+	}, func(r commit.Reply) {
 		if r.Err == nil {
 			w.hit(MembersOperated)
 		} else {
@@ -82,14 +83,14 @@ func (w *txnWorld) seeSpeakers() {
 		if !n.up || n.paused || n.role.Role != zab.Leading || !n.role.Established {
 			continue
 		}
-		var speakers []coordinator.Speaker
+		var speakers []replica.Speaker
 		for _, o := range w.nodes {
 			if o.up && w.net.links[o.index][n.index].cuts == 0 {
 				m := configured(o.id, false)
-				speakers = append(speakers, coordinator.Speaker{Node: o.id, Store: txn.StoreID{byte(o.id)}, Level: txn.Newest, Peer: m.Peer, API: m.API})
+				speakers = append(speakers, replica.Speaker{Node: o.id, Store: txn.StoreID{byte(o.id)}, Level: txn.Newest, Peer: m.Peer, API: m.API})
 			}
 		}
-		w.event(n, asked{event: coordinator.MembersSeen{Speakers: speakers}})
+		w.event(n, asked{event: replica.MembersSeen{Speakers: speakers}})
 	}
 	w.after(second/2, w.seeSpeakers)
 }

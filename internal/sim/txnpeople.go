@@ -8,7 +8,8 @@ import (
 	"strings"
 	"time"
 
-	"github.com/concordtx/concord/coordinator"
+	"github.com/concordtx/concord/coordinator/commit"
+	"github.com/concordtx/concord/coordinator/replica"
 	"github.com/concordtx/concord/txn"
 )
 
@@ -37,9 +38,9 @@ func (w *txnWorld) read() {
 		return
 	}
 	op := w.check.history.ask(g.id, askView, w.now)
-	w.question(n, false, func(request uint64) coordinator.Event {
-		return coordinator.ViewAsked{Request: request, ID: g.id}
-	}, func(r coordinator.Reply) {
+	w.question(n, false, func(request uint64) replica.Event {
+		return commit.ViewAsked{Request: request, ID: g.id}
+	}, func(r commit.Reply) {
 		switch {
 		case r.Err != nil:
 			w.hit(ViewRefused)
@@ -55,9 +56,9 @@ func (w *txnWorld) read() {
 // readOutcome asks for the outcome without knowing anything of the transaction.
 func (w *txnWorld) readOutcome(n *node, g *txnGhost) {
 	op := w.check.history.ask(g.id, askOutcome, w.now)
-	w.question(n, false, func(request uint64) coordinator.Event {
-		return coordinator.OutcomeAsked{Request: request, Inquiry: txn.Inquiry{ID: g.id}}
-	}, func(r coordinator.Reply) {
+	w.question(n, false, func(request uint64) replica.Event {
+		return commit.OutcomeAsked{Request: request, Inquiry: txn.Inquiry{ID: g.id}}
+	}, func(r commit.Reply) {
 		if r.Err != nil {
 			return
 		}
@@ -86,9 +87,9 @@ func (w *txnWorld) operate() {
 		g = w.recent()
 	}
 	if g = w.alarming(g); len(g.heuristics) > 0 {
-		w.question(w.leaderOrAny(), false, func(request uint64) coordinator.Event {
-			return coordinator.ForgetAsked{Request: request, ID: g.id, Who: "operator", Why: "dealt with"}
-		}, func(r coordinator.Reply) {
+		w.question(w.leaderOrAny(), false, func(request uint64) replica.Event {
+			return commit.ForgetAsked{Request: request, ID: g.id, Who: "operator", Why: "dealt with"}
+		}, func(r commit.Reply) {
 			if r.Err == nil {
 				w.hit(HeuristicForgotten)
 			}
@@ -100,9 +101,9 @@ func (w *txnWorld) operate() {
 		d, kind = txn.Commit, askCommit
 	}
 	op := w.check.history.ask(g.id, kind, w.now)
-	w.question(w.leaderOrAny(), false, func(request uint64) coordinator.Event {
-		return coordinator.ResolveAsked{Request: request, ID: g.id, Decision: d, Who: "operator", Why: "simulated"}
-	}, func(r coordinator.Reply) {
+	w.question(w.leaderOrAny(), false, func(request uint64) replica.Event {
+		return commit.ResolveAsked{Request: request, ID: g.id, Decision: d, Who: "operator", Why: "simulated"}
+	}, func(r commit.Reply) {
 		if r.Err != nil {
 			return
 		}
@@ -126,9 +127,9 @@ func (w *txnWorld) abandon() bool {
 		return false
 	}
 	b.expect(txn.HeuristicHazard) // whether the answer arrives or not
-	w.question(w.leaderOrAny(), false, func(request uint64) coordinator.Event {
-		return coordinator.SettleAsked{Request: request, ID: g.id, Branch: b.no, Who: "operator", Why: "simulated"}
-	}, func(r coordinator.Reply) {
+	w.question(w.leaderOrAny(), false, func(request uint64) replica.Event {
+		return commit.SettleAsked{Request: request, ID: g.id, Branch: b.no, Who: "operator", Why: "simulated"}
+	}, func(r commit.Reply) {
 		if r.Err == nil {
 			w.hit(BranchGivenUp)
 		}
@@ -179,5 +180,5 @@ func (w *txnWorld) isReported(leader *node, br *branch) bool {
 		return false
 	}
 	name := fmt.Sprintf("%v at %s: ", br.xid(), br.bank.name)
-	return slices.ContainsFunc(h.core.ScanState(br.bank.name).Report, func(line string) bool { return strings.HasPrefix(line, name) })
+	return slices.ContainsFunc(h.machine.ScanState(br.bank.name).Report, func(line string) bool { return strings.HasPrefix(line, name) })
 }

@@ -6,7 +6,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/concordtx/concord/coordinator"
+	"github.com/concordtx/concord/coordinator/commit"
 	"github.com/concordtx/concord/protocol/zab"
 	"github.com/concordtx/concord/txn"
 )
@@ -141,7 +141,7 @@ func (w *txnWorld) lookAtRecord(r txn.Record) {
 	}
 }
 
-func (w *txnWorld) countFinish(t coordinator.Task, f txn.Finish, again bool) {
+func (w *txnWorld) countFinish(t commit.Task, f txn.Finish, again bool) {
 	w.hit(WorkerFinished)
 	switch f {
 	case txn.AlreadyDone:

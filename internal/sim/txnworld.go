@@ -8,7 +8,8 @@ import (
 	"slices"
 	"time"
 
-	"github.com/concordtx/concord/coordinator"
+	"github.com/concordtx/concord/coordinator/commit"
+	"github.com/concordtx/concord/coordinator/replica"
 	"github.com/concordtx/concord/protocol/zab"
 	"github.com/concordtx/concord/txn"
 )
@@ -22,10 +23,10 @@ type txnWorld struct {
 	dice      *rand.Rand // of the quirks
 	banks     []*bank
 	formed    txn.ClusterID
-	hosts     []*txnHost                         // the last one of each node
-	skews     []time.Duration                    // of the nodes' clocks, until all is healed
-	years     []time.Duration                    // for good: timers of a running process know no steps of this size
-	waits     map[uint64]func(coordinator.Reply) // for a reply; looked up by number only
+	hosts     []*txnHost                    // the last one of each node
+	skews     []time.Duration               // of the nodes' clocks, until all is healed
+	years     []time.Duration               // for good: timers of a running process know no steps of this size
+	waits     map[uint64]func(commit.Reply) // for a reply; looked up by number only
 	request   uint64
 	clients   []*client
 	jobs      int // pieces of work that clients have begun
@@ -58,13 +59,13 @@ const (
 // asked is a coordinator's event on its way through the queue of a node.
 type asked struct {
 	zab.Tick // an event for the queue; the host looks at what is in it first
-	event    coordinator.Event
+	event    replica.Event
 }
 
 var resources = []string{"orders", "billing", "ledger", "stock"}
 
 // txnRules are short, so that grace periods and orphans happen within a run.
-var txnRules = coordinator.Rules{MaxTransaction: 4 * time.Second, Grace: 500 * time.Millisecond, Scan: 500 * time.Millisecond, Lease: 1500 * time.Millisecond}
+var txnRules = commit.Rules{MaxTransaction: 4 * time.Second, Grace: 500 * time.Millisecond, Scan: 500 * time.Millisecond, Lease: 1500 * time.Millisecond}
 
 // inhabit puts coordinators on the nodes of a cluster that is being made.
 func (w *txnWorld) inhabit(seed uint64, c *cluster) {
@@ -104,7 +105,7 @@ func (w *txnWorld) say(hear func()) {
 
 // question puts a question to a node; late says that it arrives once more, at some time.
 // One of hear and over is called, unless the answer comes when nobody waits any more.
-func (w *txnWorld) question(n *node, late bool, ask func(request uint64) coordinator.Event, hear func(coordinator.Reply), over func()) {
+func (w *txnWorld) question(n *node, late bool, ask func(request uint64) replica.Event, hear func(commit.Reply), over func()) {
 	w.request++
 	request := w.request
 	w.waits[request] = hear
@@ -121,7 +122,7 @@ func (w *txnWorld) question(n *node, late bool, ask func(request uint64) coordin
 	})
 }
 
-func (w *txnWorld) replied(r coordinator.Reply) {
+func (w *txnWorld) replied(r commit.Reply) {
 	if hear, ok := w.waits[r.Request]; ok {
 		delete(w.waits, r.Request)
 		hear(r)
@@ -129,7 +130,7 @@ func (w *txnWorld) replied(r coordinator.Reply) {
 }
 
 // post answers a node's order, if the node that gave it still lives.
-func (w *txnWorld) post(n *node, boot uint32, e coordinator.Event) {
+func (w *txnWorld) post(n *node, boot uint32, e replica.Event) {
 	if n.boot == boot {
 		w.event(n, asked{event: e})
 	}
@@ -138,11 +139,11 @@ func (w *txnWorld) post(n *node, boot uint32, e coordinator.Event) {
 func (w *txnWorld) bank(name string) *bank { return w.banks[slices.Index(resources, name)] }
 
 // finish is a recovery worker.
-func (w *txnWorld) finish(n *node, t coordinator.Task) {
+func (w *txnWorld) finish(n *node, t commit.Task) {
 	boot := n.boot
 	fail := func(why error) {
 		w.failures[t.XID] = true
-		w.post(n, boot, coordinator.Failed{XID: t.XID, Why: why.Error()})
+		w.post(n, boot, commit.Failed{XID: t.XID, Why: why.Error()})
 	}
 	w.after(w.about(20*millisecond)+1, func() {
 		if t.XID.Cluster != w.formed {
@@ -171,11 +172,11 @@ func (w *txnWorld) finish(n *node, t coordinator.Task) {
 }
 
 // worked brings the answer of a worker to its node.
-func (w *txnWorld) worked(n *node, boot uint32, b *branch, t coordinator.Task, f txn.Finish) {
+func (w *txnWorld) worked(n *node, boot uint32, b *branch, t commit.Task, f txn.Finish) {
 	if n.boot == boot && n.up && !n.paused && f == txn.Contradicted && n.role.Role == zab.Leading && n.role.Established {
 		w.check.heard(b, uint32(n.role.Epoch))
 	}
-	w.post(n, boot, coordinator.Finished{XID: t.XID, Finish: f, By: txn.FromCluster, Who: t.Branch.Resource, Why: "seen by a worker"})
+	w.post(n, boot, commit.Finished{XID: t.XID, Finish: f, By: txn.FromCluster, Who: t.Branch.Resource, Why: "seen by a worker"})
 }
 
 func (w *txnWorld) scan(n *node, name string) {
@@ -183,9 +184,9 @@ func (w *txnWorld) scan(n *node, name string) {
 	w.after(w.about(10*millisecond)+1, func() {
 		server := w.bank(name)
 		server.plantForeign()
-		listed := coordinator.Listed{Resource: name, Listing: server.list()}
+		listed := commit.Listed{Resource: name, Listing: server.list()}
 		if server.down || w.chance(w.loss) {
-			listed = coordinator.Listed{Resource: name, Err: errConnection}
+			listed = commit.Listed{Resource: name, Err: errConnection}
 		} else if len(server.foreign) > 0 {
 			w.hit(ForeignListed)
 		}
@@ -210,13 +211,13 @@ func (w *txnWorld) forget(name string, x txn.XID) {
 
 // evidence lists a page of the markers that a bank keeps. What others have left is in front and
 // behind, and never forgotten.
-func (w *txnWorld) evidence(n *node, e coordinator.EvidenceAsk) {
+func (w *txnWorld) evidence(n *node, e commit.EvidenceAsk) {
 	boot := n.boot
 	w.after(w.about(10*millisecond)+1, func() {
 		server := w.bank(e.Resource)
-		kept := coordinator.Kept{Resource: e.Resource, Evidence: server.evidence(e.After)}
+		kept := commit.Kept{Resource: e.Resource, Evidence: server.evidence(e.After)}
 		if server.down || w.chance(w.loss) {
-			kept = coordinator.Kept{Resource: e.Resource, Err: errConnection}
+			kept = commit.Kept{Resource: e.Resource, Err: errConnection}
 		}
 		w.after(w.about(10*millisecond), func() { w.post(n, boot, kept) })
 	})
@@ -270,7 +271,7 @@ func RunTxn(seed uint64, o TxnOptions) (TxnResult, error) {
 }
 
 func runTxnOnce(seed uint64, o TxnOptions) *txnWorld {
-	w := &txnWorld{waits: map[uint64]func(coordinator.Reply){}, failures: map[txn.XID]bool{}, planted: o.Planted, beginning: true}
+	w := &txnWorld{waits: map[uint64]func(commit.Reply){}, failures: map[txn.XID]bool{}, planted: o.Planted, beginning: true}
 	// The checker exists only when the cluster does, but hosts are made with it.
 	w.check = newTxnChecker(nil)
 	newCluster(seed, Options{Mute: o.Mute, Swarm: o.Swarm, trace: o.trace, inhabit: func(c *cluster) { w.inhabit(seed, c) }})

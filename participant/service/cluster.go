@@ -5,6 +5,7 @@ package service
 import (
 	"context"
 	"errors"
+	"time"
 
 	"github.com/concordtx/concord/api"
 	concordv1 "github.com/concordtx/concord/api/concord/v1"
@@ -17,19 +18,20 @@ func Cluster(c *api.Client) participant.Cluster { return cluster{c} }
 
 type cluster struct{ api *api.Client }
 
-func (c cluster) Identify(ctx context.Context) (txn.ClusterID, error) {
+func (c cluster) Identify(ctx context.Context) (txn.ClusterID, time.Duration, error) {
 	r, err := c.api.Identify(ctx)
 	if err != nil {
-		return 0, err
+		return 0, 0, err
 	}
-	return api.ParseCluster("cluster", r.GetCluster())
+	id, err := api.ParseCluster("cluster", r.GetCluster())
+	return id, time.Duration(r.GetMaxTransactionMs()) * time.Millisecond, err
 }
 
-func (c cluster) Decision(ctx context.Context, id txn.ID, settle bool) (txn.Decision, []txn.Branch, error) {
+func (c cluster) Decision(ctx context.Context, of txn.ClusterID, id txn.ID, settle bool) (txn.Decision, []txn.Branch, error) {
 	if settle {
 		// A branch at an agent is one of several, or its caller recorded the decision: no database
 		// decided the transaction alone.
-		r, err := c.api.Outcome(ctx, &concordv1.OutcomeRequest{Gid: id.String(), Several: true})
+		r, err := c.api.Outcome(ctx, &concordv1.OutcomeRequest{Gid: id.String(), Cluster: of.String(), Several: true})
 		if err != nil {
 			return txn.Undecided, nil, err
 		}

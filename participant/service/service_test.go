@@ -39,16 +39,16 @@ type coordinators struct {
 	finished map[txn.XID]txn.Finish
 }
 
-func (c *coordinators) Identify(context.Context) (txn.ClusterID, error) {
+func (c *coordinators) Identify(context.Context) (txn.ClusterID, time.Duration, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.id == 0 {
-		return 0, errors.New("nobody answers")
+		return 0, 0, errors.New("nobody answers")
 	}
-	return c.id, nil
+	return c.id, time.Minute, nil
 }
 
-func (c *coordinators) Decision(_ context.Context, id txn.ID, settle bool) (txn.Decision, []txn.Branch, error) {
+func (c *coordinators) Decision(_ context.Context, _ txn.ClusterID, id txn.ID, settle bool) (txn.Decision, []txn.Branch, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if settle && c.decision[id] == txn.Undecided {

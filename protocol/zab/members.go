@@ -41,17 +41,28 @@ func (Learned) isEvent() {}
 
 // membership is what a node knows of the sets.
 type membership struct {
-	known   Set   // the latest that was delivered, or learned
-	changes []Set // of the log, not delivered yet, in order
+	known   Set      // the latest that was delivered, or learned
+	changes []change // of the log, not delivered yet, in order
 }
 
-// force returns the set in force: one that stands before another in the log was committed.
-func (m *membership) force() Set {
-	if i := len(m.changes) - 2; i >= 0 && m.known.At.Less(m.changes[i].At) {
-		return m.changes[i]
-	}
-	return m.known
+// change is a set, and the entry that says so.
+type change struct {
+	Set
+	data []byte
 }
+
+// force returns the set in force, and what the entry said if it was not delivered yet: one that
+// stands before another in the log was committed.
+func (m *membership) force() (s Set, said []byte) {
+	if i := len(m.changes) - 2; i >= 0 && m.known.At.Less(m.changes[i].At) {
+		return m.changes[i].Set, m.changes[i].data
+	}
+	return m.known, nil
+}
+
+// InForce returns the set in force. If it follows from the log alone, and its entry was not delivered
+// yet, said is what that holds: whoever tells others of sets knows more than the members by it.
+func (n *Node) InForce() (s Set, said []byte) { return n.members.force() }
 
 func (m *membership) clone() membership {
 	return membership{known: m.known, changes: slices.Clone(m.changes)}
@@ -131,7 +142,7 @@ func (n *Node) appended(entries []Entry) {
 			panicf("entry %s makes no set of members: %v", entries[i].Zxid, err)
 		}
 		if ok {
-			n.members.changes = append(n.members.changes, s)
+			n.members.changes = append(n.members.changes, change{s, entries[i].Data})
 		}
 	}
 	if len(n.members.changes) > before {
@@ -142,7 +153,7 @@ func (n *Node) appended(entries []Entry) {
 // cutChanges forgets the changes after z, which are not in the log any more.
 func (n *Node) cutChanges(z Zxid) {
 	m := &n.members
-	m.changes = slices.DeleteFunc(m.changes, func(s Set) bool { return z.Less(s.At) })
+	m.changes = slices.DeleteFunc(m.changes, func(c change) bool { return z.Less(c.At) })
 	n.takeForce()
 }
 
@@ -154,7 +165,7 @@ func (n *Node) deliverChanges() {
 	}
 	for len(m.changes) > 0 && !n.delivered.Less(m.changes[0].At) {
 		if m.known.At.Less(m.changes[0].At) {
-			m.known = m.changes[0]
+			m.known = m.changes[0].Set
 		}
 		m.changes = m.changes[1:]
 	}
@@ -188,7 +199,7 @@ func (n *Node) learned(s Set) {
 	if m := &n.members; !m.known.At.Less(s.At) {
 		return
 	} else if n.lead != nil {
-		if slices.ContainsFunc(m.changes, func(c Set) bool { return c.At == s.At }) {
+		if slices.ContainsFunc(m.changes, func(c change) bool { return c.At == s.At }) {
 			return // it will be delivered
 		}
 		n.enterLooking("there is a newer set of members")
@@ -200,7 +211,7 @@ func (n *Node) learned(s Set) {
 // takeForce makes the set in force the one that counts, and lets everything that goes by
 // the place of a member follow.
 func (n *Node) takeForce() {
-	s := n.members.force()
+	s, _ := n.members.force()
 	if s.At == n.set.At {
 		return
 	}

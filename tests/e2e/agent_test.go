@@ -422,3 +422,82 @@ func TestAgentsThatMustNotStart(t *testing.T) {
 	require.Contains(t, r.stderr, "the agent belongs to another cluster")
 	a.start()
 }
+
+// An agent whose connections broke, or whose databases were killed, never prepares what is left.
+func TestAgentThatLostItsSessions(t *testing.T) {
+	c, b, a := bankAgent(t, "")
+	for name, lose := range map[string]func(){
+		"connections ended": func() {
+			_ = b.left.texts(t, "select pg_terminate_backend(pid)::text from pg_stat_activity where state like 'idle in transaction%'")
+			for _, id := range b.right.texts(t, "select trx_mysql_thread_id from information_schema.innodb_trx") {
+				_, err := b.right.admin.ExecContext(context.Background(), "kill "+id)
+				require.NoError(t, err)
+			}
+		},
+		"servers killed": func() {
+			for _, d := range []*database{b.left, b.right} {
+				require.NoError(t, d.server.Kill())
+				require.NoError(t, d.server.Start())
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			d := drive(t, c)
+			d.transfer(a)
+			lose()
+			for _, branch := range d.branches {
+				r, err := branch.prepare(a.within())
+				require.NoError(t, err)
+				require.Equal(t, "no", r.GetVote())
+				require.NotEmpty(t, r.GetReason())
+				require.False(t, r.GetTorn(), r.GetReason())
+				require.Contains(t, []string{"done", "already-done"}, branch.finish(t, txn.Abort))
+			}
+			b.in(t).settled(c)
+			require.Equal(t, concord.Aborted, b.in(t).shows(d.id))
+		})
+	}
+	b.sumHolds()
+	d := drive(t, c)
+	d.transfer(a)
+	d.vote()
+	d.decide(c.caller())
+	for _, branch := range d.branches {
+		require.Equal(t, "done", branch.finish(t, txn.Commit))
+	}
+	b.sumHolds()
+}
+
+// What would end the transaction by a detour, or be too much, at a real agent: an error, nothing
+// committed, nothing prepared.
+func TestBadStatementsAtAnAgent(t *testing.T) {
+	c, b, a := bankAgent(t, "")
+	for _, q := range []struct{ resource, statement, says string }{
+		{"orders", "commit", "inside a branch there is no BEGIN, COMMIT, ROLLBACK or the like: the statement was not sent; commit or roll back the global transaction instead"},
+		{"billing", "XA COMMIT 'x'", "inside a branch XA and prepared transactions are concord's: the statement was not sent; commit or roll back the global transaction instead"},
+		{"billing", "set autocommit = 1", "inside a branch autocommit and completion_type stay as they are: the statement was not sent; leave it out"},
+		{"billing", "create table x (id int)", "inside a branch this database has no DDL, LOCK TABLES or GRANT, since they commit: the statement was not sent; run them outside"},
+		{"orders", "select 1; commit", "the text holds several statements: none was sent; send each in a request of its own"},
+		{"orders", "select n from generate_series(1, 1000000) n", "more than 10000 rows: the result is too large: ask for less with WHERE or LIMIT, or for one page after the other"},
+		{"orders", "select repeat('x', 2000000)", "row 1 is beyond the limit of bytes: the result is too large: ask for less with WHERE or LIMIT, or for one page after the other"},
+		{"orders", "update account set balance = $1", "expected 1 arguments, got 0"},
+		{"billing", "call no_such_procedure()", "Error 1305 (42000): PROCEDURE"},
+	} {
+		t.Run(q.statement, func(t *testing.T) {
+			d := drive(t, c)
+			branch := d.branch(a, q.resource)
+			branch.do(t, "update account set balance = 0")
+			r, err := a.stub.Execute(a.within(), &concordv1.ExecuteRequest{Branch: branch.address, Number: 2, Statement: q.statement})
+			require.NoError(t, err)
+			require.Contains(t, r.GetError(), q.says)
+			branch.number, branch.digest = r.GetNumber(), r.GetDigest()
+			vote, err := branch.prepare(a.within())
+			require.NoError(t, err)
+			sent := !strings.Contains(q.says, "not sent") && !strings.Contains(q.says, "none was sent")
+			require.Equal(t, map[bool]string{true: "no", false: "yes"}[sent], vote.GetVote(), vote.GetReason())
+			require.Contains(t, []string{"done", "already-done"}, branch.finish(t, txn.Abort))
+			b.in(t).settled(c)
+			b.in(t).sumHolds()
+		})
+	}
+}

@@ -1,0 +1,399 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package commit
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/concordtx/concord/api"
+	"github.com/concordtx/concord/coordinator/replica"
+	"github.com/concordtx/concord/internal/mutant"
+	"github.com/concordtx/concord/protocol"
+	"github.com/concordtx/concord/txn"
+)
+
+// ready answers a request with an error unless this node may decide.
+func (c *Machine) ready(request uint64) bool {
+	err := c.core.Ready()
+	if err != nil {
+		c.reply(Reply{Request: request, Err: err})
+	}
+	return err == nil
+}
+
+// SameCluster returns why a cluster knows nothing of a transaction that is said to belong to
+// another one, or nil. The error wraps api.ErrInvalid.
+func SameCluster(own, named txn.ClusterID) error {
+	if named == 0 || named == own {
+		return nil
+	}
+	return &replica.RequestError{Kind: api.ErrInvalid, Text: fmt.Sprintf("the transaction belongs to cluster %v, but this is cluster %v: connect to the right nodes; "+
+		"if cluster %v was made anew, start the application again", named, own, named)}
+}
+
+// ofAnother answers a request about another cluster's transaction. Before the cluster is formed
+// nothing is decided, and nobody knows of anything decided.
+func (c *Machine) ofAnother(request uint64, named txn.ClusterID) bool {
+	own := c.table.Cluster()
+	if own == 0 {
+		return false
+	}
+	err := SameCluster(own, named)
+	if err != nil {
+		c.reply(Reply{Request: request, Err: err})
+	}
+	return err != nil
+}
+
+// answerKnown answers a request about a transaction that is decided, or too old to
+// be judged. seen says that the request tells of a prepared branch, or of several.
+func (c *Machine) answerKnown(request uint64, id txn.ID, seen bool) bool {
+	if x, ok := c.table.Get(id); ok && !mutant.LastDecisionWins {
+		if seen {
+			c.see(&x)
+		}
+		c.reply(Reply{Request: request, Decision: x.Decision, Reason: x.Reason, Zxid: c.core.Zxid(), Txn: x})
+		return true
+	}
+	if c.table.TooOld(id) {
+		c.reply(Reply{Request: request, Err: tooOld(id)})
+		return true
+	}
+	return false
+}
+
+// see records of an abort that it is no mere lack of knowledge, once that is known.
+func (c *Machine) see(x *txn.Txn) {
+	if x.Outcome() != txn.Unrecorded {
+		return
+	}
+	x.Seen = true
+	if c.core.Leading() {
+		c.core.Propose(txn.AbortRecord{ID: x.ID, Reason: x.Reason, Seen: true})
+	}
+}
+
+const (
+	// maxAhead is how far ahead of the clocks of all nodes a transaction may be born. Clocks that
+	// anybody looks after differ by less than a second, and a client corrects its own by that of
+	// a node; a gid that is further ahead was made up, or mistyped. Its record would stand before
+	// all others in a list, and stay until its time has come and gone.
+	maxAhead = 10 * time.Minute
+	// maxAheadListed is that for a transaction of which a database lists a branch. Somebody
+	// with a very wrong clock has begun it and holds locks, and there is no other way to free
+	// them than to abort it in the log first.
+	maxAheadListed = 24 * time.Hour
+)
+
+// undecidable answers a request about a transaction without record that this cluster must not
+// decide, whatever is asked.
+func (c *Machine) undecidable(request uint64, id txn.ID) bool {
+	return c.notSwitchedOn(request, id) || c.inFuture(request, id)
+}
+
+// notSwitchedOn refuses a transaction that is decided in a way that this version does not know:
+// that the log has no record of it says nothing about it.
+func (c *Machine) notSwitchedOn(request uint64, id txn.ID) bool {
+	if class := id.Class(); !switchedOn(class) {
+		c.reply(Reply{Request: request, Err: replica.Refusedf("transaction %v is of the class %v, which is not switched on in this cluster, so it can neither decide it nor tell its outcome: look into the databases", id, class)})
+		return true
+	}
+	return false
+}
+
+// inFuture refuses a transaction that is dated further ahead than may be.
+func (c *Machine) inFuture(request uint64, id txn.ID) bool {
+	ahead := maxAhead
+	if !c.isAhead(id, ahead) {
+		return false
+	}
+	if len(c.listedBranches(id)) > 0 {
+		ahead = maxAheadListed
+	}
+	if !c.isAhead(id, ahead) {
+		return false
+	}
+	c.reply(Reply{Request: request, Err: &replica.RequestError{Kind: api.ErrInvalid, Text: fmt.Sprintf("transaction %v is dated %s, and here it is %s: unless the gid is mistyped, set the clock of whoever began it, or those of the nodes",
+		id, id.Time().UTC().Format(time.RFC3339), c.latest().UTC().Format(time.RFC3339))}})
+	return true
+}
+
+// isAhead reports whether a transaction is dated too far ahead. Its time is that of a client, so it
+// is compared with whatever clock is ahead here: one that is wrong must not stop all work.
+func (c *Machine) isAhead(id txn.ID, ahead time.Duration) bool {
+	return id.Time().After(c.latest().Add(ahead))
+}
+
+// latest is the latest time that this node knows of: by the clocks of the nodes, or because the
+// log has come so far that its watermark stands a retention behind it.
+func (c *Machine) latest() time.Time {
+	latest := c.core.Clock()
+	if mark := c.table.Meta().Watermark; !mark.IsZero() && mark.Add(c.config.Rules.Retention).After(latest) {
+		latest = mark.Add(c.config.Rules.Retention)
+	}
+	return latest
+}
+
+func (c *Machine) onCommitAsked(e CommitAsked) {
+	if !c.ready(e.Request) || c.ofAnother(e.Request, e.Cluster) {
+		return
+	}
+	c.hear(e.ID.Lease())
+	if c.answerKnown(e.Request, e.ID, len(e.Branches) > 0) || c.undecidable(e.Request, e.ID) {
+		return
+	}
+	if c.disk.Full && c.live[e.ID] == nil {
+		c.reply(Reply{Request: e.Request, Err: replica.Unavailablef("%s", c.disk.Why)}) // not a decision: another leader may take it
+		return
+	}
+	if c.overloaded(e.Request, e.ID) {
+		return
+	}
+	l := c.wait(e.Request, e.ID)
+	l.seen = l.seen || len(e.Branches) > 0
+	// From here on the answer must be a decision, not a mere refusal: an earlier try of the
+	// same request may be on its way into the log through another leader.
+	err := c.leaseEnded(e.ID)
+	if err != nil {
+		l.by = txn.FromCluster
+	} else {
+		err = c.acceptable(e.Branches)
+	}
+	if err != nil {
+		c.carry(l, l.core.Step(protocol.RollbackAsked{Reason: err.Error()}))
+		return
+	}
+	l.protocol, l.label = e.Protocol, e.Label
+	c.carry(l, l.core.Step(protocol.Asked{Branches: e.Branches}))
+}
+
+// overloaded answers "busy" to a request for one more transaction when the log does
+// not keep up, and to one more about the same transaction when too many wait for it. That is no
+// decision: asking again is safe.
+func (c *Machine) overloaded(request uint64, id txn.ID) bool {
+	if l := c.live[id]; l != nil && len(l.requests) < maxWaiters || l == nil && c.core.Waiting() < replica.MaxWaiting {
+		return false
+	}
+	c.reply(Reply{Request: request, Err: replica.ErrBusy})
+	return true
+}
+
+// acceptable returns why a transaction with these branches could never be finished, or nil.
+func (c *Machine) acceptable(branches []txn.Branch) error {
+	if len(branches) > api.MaxBranches {
+		return fmt.Errorf("%d branches: a transaction has at most %d: split it", len(branches), api.MaxBranches)
+	}
+	for i, b := range branches {
+		if !slices.Contains(c.config.Resources, b.Resource) {
+			return fmt.Errorf("branch %d: the coordinator has no resource %q: add it to \"resources\" on all nodes", b.No, b.Resource)
+		}
+		if why, unfit := c.unfit[b.Resource]; unfit {
+			return fmt.Errorf("branch %d: resource %q: %s", b.No, b.Resource, why)
+		}
+		if slices.ContainsFunc(branches[:i], func(o txn.Branch) bool { return o.No == b.No }) {
+			return fmt.Errorf("two branches have the number %d: give each its own", b.No)
+		}
+		if c.config.Validate != nil {
+			if err := c.config.Validate(b); err != nil {
+				return fmt.Errorf("branch %d: resource %q: %w", b.No, b.Resource, err)
+			}
+		}
+	}
+	return nil
+}
+
+// settle answers for good: what is not decided is aborted, by the leader.
+func (c *Machine) settle(e OutcomeAsked) {
+	if c.ofAnother(e.Request, e.Cluster) || c.answerKnown(e.Request, e.ID, e.Several) || !c.ready(e.Request) || c.undecidable(e.Request, e.ID) || c.overloaded(e.Request, e.ID) {
+		return
+	}
+	if mutant.ForgetTombstones {
+		c.reply(Reply{Request: e.Request, Decision: txn.Abort})
+		return
+	}
+	l := c.wait(e.Request, e.ID)
+	l.seen = l.seen || e.Several || len(c.listedBranches(e.ID)) > 0
+	c.carry(l, l.core.Step(protocol.RollbackAsked{Reason: "asked for its outcome before it was decided"}))
+}
+
+func (c *Machine) onResolveAsked(e ResolveAsked) {
+	if !c.ready(e.Request) {
+		return
+	}
+	if x, ok := c.table.Get(e.ID); ok {
+		if len(c.listedBranches(e.ID)) > 0 {
+			c.see(&x)
+		}
+		if x.Decision != e.Decision {
+			c.reply(Reply{Request: e.Request, Err: AlreadyDecided(x)})
+			return
+		}
+		c.reply(Reply{Request: e.Request, Decision: x.Decision, Reason: x.Reason, Zxid: c.core.Zxid(), Txn: x})
+		return
+	}
+	branches := c.listedBranches(e.ID)
+	reason := fmt.Sprintf("resolved by %s: %s", e.Who, e.Why)
+	switch {
+	case c.table.TooOld(e.ID):
+		c.reply(Reply{Request: e.Request, Err: tooOld(e.ID)})
+	case c.notSwitchedOn(e.Request, e.ID), len(branches) == 0 && c.inFuture(e.Request, e.ID):
+	case e.Decision == txn.Abort:
+		l := c.wait(e.Request, e.ID)
+		l.seen = l.seen || len(branches) > 0
+		l.by = txn.FromOperator
+		c.carry(l, l.core.Step(protocol.RollbackAsked{Reason: reason}))
+	case c.unlisted() != nil:
+		c.reply(Reply{Request: e.Request, Err: replica.Refusedf("%v, so it is not known whether %v has a branch there that would have to commit too: wait until \"concord status\" shows it well, or abort", c.unlisted()[0], e.ID)})
+	case len(branches) == 0:
+		c.reply(Reply{Request: e.Request, Err: notFound(e.ID)})
+	default:
+		l := c.wait(e.Request, e.ID)
+		l.by, l.reason = txn.FromOperator, reason
+		c.carry(l, l.core.Step(protocol.Asked{Branches: branches}))
+	}
+	c.core.Alarm("%v: an operator asks for %v: %s", e.ID, e.Decision, reason)
+}
+
+// listedBranches returns what the last scans saw of a transaction without record.
+func (c *Machine) listedBranches(id txn.ID) []txn.Branch {
+	var branches []txn.Branch
+	for _, b := range c.listed[id] {
+		if b.ours {
+			branches = append(branches, txn.Branch{No: b.xid.Branch, Resource: b.resource})
+		}
+	}
+	slices.SortFunc(branches, func(a, b txn.Branch) int {
+		return cmp.Or(cmp.Compare(a.No, b.No), cmp.Compare(a.Resource, b.Resource))
+	})
+	return slices.CompactFunc(branches, func(a, b txn.Branch) bool { return a.No == b.No && a.Resource == b.Resource })
+}
+
+// unlisted returns which resources have not told lately what they hold prepared; nil if all have.
+func (c *Machine) unlisted() []error {
+	var why []error
+	for _, name := range c.config.Resources {
+		switch s := c.scans[name]; {
+		case s.err != nil:
+			why = append(why, fmt.Errorf("resource %s could not be listed (%w)", name, s.err))
+		case s.at.IsZero():
+			why = append(why, fmt.Errorf("resource %s has not been listed yet", name))
+		}
+	}
+	return why
+}
+
+func (c *Machine) onForgetAsked(e ForgetAsked) {
+	if !c.ready(e.Request) {
+		return
+	}
+	x, ok := c.table.Get(e.ID)
+	switch {
+	case !ok:
+		c.reply(Reply{Request: e.Request, Err: &replica.RequestError{Kind: api.ErrNotFound, Text: fmt.Sprintf("the log has no decision about %v, so it has no heuristic outcome to forget: see \"concord tx ls --state heuristic\"", e.ID)}})
+	case !x.Alarming():
+		c.reply(Reply{Request: e.Request, Err: replica.Refusedf("%v has no heuristic outcome to forget: see \"concord tx get\"", e.ID)})
+	default:
+		c.core.Propose(txn.ForgetRecord{ID: e.ID, Who: e.Who, Why: e.Why})
+		c.core.Await(e.Request)
+		c.core.Alarm("%v: %s forgets its heuristic outcome: %s", e.ID, e.Who, e.Why)
+	}
+}
+
+// onSettleAsked gives up a branch that nobody can finish. Its transaction must be decided: what
+// is not can be resolved as a whole.
+func (c *Machine) onSettleAsked(e SettleAsked) {
+	if !c.ready(e.Request) {
+		return
+	}
+	x, known := c.table.Get(e.ID)
+	listed := c.listedAt(c.xid(e.ID, e.Branch))
+	unfinished := listed
+	if l := c.inHand(e.ID); l != nil {
+		unfinished = unfinished || l.working(e.Branch)
+	}
+	refuse := func(err error) { c.reply(Reply{Request: e.Request, Err: err}) }
+	switch {
+	case !known && c.table.TooOld(e.ID):
+		refuse(tooOld(e.ID))
+	case !known && listed:
+		refuse(replica.Refusedf("%v has no decision: decide it first, with \"concord tx resolve\"", e.ID))
+	case !known:
+		refuse(notFound(e.ID))
+	case slices.ContainsFunc(x.Heuristics, func(h txn.Heuristic) bool { return h.Branch == e.Branch }):
+		refuse(replica.Refusedf("branch %d of %v is on record already: see \"concord tx get\"", e.Branch, e.ID))
+	case !unfinished && !slices.ContainsFunc(x.Branches, func(b txn.Branch) bool { return b.No == e.Branch }):
+		refuse(&replica.RequestError{Kind: api.ErrNotFound, Text: fmt.Sprintf("%v has no branch %d: see \"concord tx get\"", e.ID, e.Branch)})
+	case !unfinished:
+		refuse(replica.Refusedf("branch %d of %v is finished: there is nothing to give up", e.Branch, e.ID))
+	default:
+		c.core.Propose(txn.HeuristicRecord{ID: e.ID, Branch: e.Branch, Outcome: txn.HeuristicHazard,
+			By: txn.FromOperator, Who: e.Who, Why: e.Why})
+		c.core.Await(e.Request)
+		c.core.Alarm("%v: %s gives up branch %d: %s", e.ID, e.Who, e.Branch, e.Why)
+	}
+}
+
+// listedAt reports whether the last scan of some resource saw a branch.
+func (c *Machine) listedAt(x txn.XID) bool {
+	return slices.ContainsFunc(c.listed[x.ID], func(b *listedBranch) bool { return b.xid == x })
+}
+
+// onVerdict tells a decision to everybody who waits for it.
+func (c *Machine) onVerdict(v txn.Verdict) {
+	if v.First && v.Decision == txn.Commit {
+		c.committed++
+	}
+	if v.First && v.Decision == txn.Abort {
+		c.aborted++
+	}
+	if !c.core.Leading() {
+		return
+	}
+	if v.TooOld {
+		c.giveUp(v.ID, tooOld(v.ID))
+		return
+	}
+	x, known := c.table.Get(v.ID)
+	if !known { // a watermark in the same entry has passed it
+		c.giveUp(v.ID, tooOld(v.ID))
+		return
+	}
+	if x.Decision == txn.Commit && !x.Ended {
+		c.resume(x) // also one that an earlier leader proposed and this one delivers
+	}
+	if l := c.live[v.ID]; l != nil {
+		if l.seen {
+			c.see(&x)
+		}
+		c.carry(l, l.core.Step(protocol.Delivered{Decision: x.Decision, Branches: x.Branches, Reason: x.Reason}))
+		c.tell(l) // those that did not ask for a commit
+		if x.Decision == txn.Abort || x.Ended {
+			c.letGo(v.ID) // nothing is left that phase two would do
+		}
+	}
+	if v.First && v.Decision == txn.Abort {
+		c.rescan(v.ID)
+	}
+}
+
+func (c *Machine) onViewAsked(e ViewAsked) error {
+	if !c.ready(e.Request) {
+		return nil
+	}
+	return c.core.Read(e.Request, e)
+}
+
+// whyUnfinished says what keeps a branch, for people.
+func (c *Machine) whyUnfinished(b *branch) string {
+	if c.scans[b.Resource] == nil {
+		return fmt.Sprintf("it waits: resource %q has left the configuration; add it to \"resources\" again on all nodes", b.Resource)
+	}
+	return b.err
+}
+
+func (c *Machine) xid(id txn.ID, no txn.BranchNo) txn.XID {
+	return txn.XID{Cluster: c.table.Cluster(), ID: id, Branch: no}
+}

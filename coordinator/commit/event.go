@@ -1,0 +1,230 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package commit
+
+import (
+	"time"
+
+	"github.com/concordtx/concord/adapters"
+	"github.com/concordtx/concord/protocol/zab"
+	"github.com/concordtx/concord/recovery"
+	"github.com/concordtx/concord/txn"
+)
+
+// CommitAsked asks for the decision to commit.
+type CommitAsked struct {
+	Request uint64
+	txn.CommitRequest
+}
+
+// OutcomeAsked asks what became of a transaction. Any member may be asked about one that is
+// decided.
+type OutcomeAsked struct {
+	Request uint64
+	txn.Inquiry
+}
+
+// ResolveAsked is an operator's decision for a transaction that has none.
+type ResolveAsked struct {
+	Request  uint64
+	ID       txn.ID
+	Decision txn.Decision
+	Who, Why string
+}
+
+// ForgetAsked is an operator's word that the heuristic outcomes of a transaction were
+// dealt with.
+type ForgetAsked struct {
+	Request  uint64
+	ID       txn.ID
+	Who, Why string
+}
+
+// SettleAsked is an operator's word that a branch which nobody can finish is given up: it counts
+// as a hazard from then on, and the cluster leaves it alone.
+type SettleAsked struct {
+	Request  uint64
+	ID       txn.ID
+	Branch   txn.BranchNo
+	Who, Why string
+}
+
+// ViewAsked asks for a linearizable look at one transaction. With a zero ID it asks for all
+// listed branches that are in doubt; what is open is in the applied state.
+type ViewAsked struct {
+	Request uint64
+	ID      txn.ID
+}
+
+// PlanAsked asks what recovery would do about these listings. The actions come in no order.
+type PlanAsked struct {
+	Request  uint64
+	Listings map[string][]adapters.Prepared
+}
+
+// Finished says what became of an attempt to finish a branch, made by the session
+// that prepared it or by a recovery worker.
+type Finished struct {
+	XID    txn.XID
+	Finish txn.Finish
+	By     txn.Source // the client's session, or a worker of the cluster
+	Who    string     // by whose word, for people
+	Why    string     // what a Contradicted or Lost is based on
+}
+
+// Failed says that a recovery worker could not finish a branch; it is tried again.
+type Failed struct {
+	XID txn.XID
+	// Interrupted: the attempt was given up because the resource answers again, and says
+	// nothing about the branch.
+	Interrupted bool
+	Why         string
+}
+
+// Listed is the answer of a resource to a Scan.
+type Listed struct {
+	Resource string
+	Listing  []adapters.Prepared
+	Err      error
+}
+
+// Kept is the answer of a resource to an EvidenceAsk.
+type Kept struct {
+	Resource string
+	Evidence []txn.XID // in the order of adapters.Resource.Evidence
+	Err      error
+}
+
+// Fitness says whether a resource may take part: it must not, for example, if another name
+// points to the same database.
+type Fitness struct {
+	Resource string
+	Fit      bool
+	Why      string // it is not, for people
+	Down     bool   // it does not answer, or not well, at this node
+}
+
+func (CommitAsked) IsEvent()  {}
+func (OutcomeAsked) IsEvent() {}
+func (ResolveAsked) IsEvent() {}
+func (ForgetAsked) IsEvent()  {}
+func (SettleAsked) IsEvent()  {}
+func (ViewAsked) IsEvent()    {}
+func (PlanAsked) IsEvent()    {}
+func (Finished) IsEvent()     {}
+func (Failed) IsEvent()       {}
+func (Listed) IsEvent()       {}
+func (Kept) IsEvent()         {}
+func (Fitness) IsEvent()      {}
+
+// RequestNo implements replica.Asking.
+func (e CommitAsked) RequestNo() uint64 { return e.Request }
+
+// RequestNo implements replica.Asking.
+func (e OutcomeAsked) RequestNo() uint64 { return e.Request }
+
+// RequestNo implements replica.Asking.
+func (e ResolveAsked) RequestNo() uint64 { return e.Request }
+
+// RequestNo implements replica.Asking.
+func (e ForgetAsked) RequestNo() uint64 { return e.Request }
+
+// RequestNo implements replica.Asking.
+func (e SettleAsked) RequestNo() uint64 { return e.Request }
+
+// RequestNo implements replica.Asking.
+func (e ViewAsked) RequestNo() uint64 { return e.Request }
+
+// RequestNo implements replica.Asking.
+func (e PlanAsked) RequestNo() uint64 { return e.Request }
+
+// RequestNo implements replica.Asking.
+func (e LeaseAsked) RequestNo() uint64 { return e.Request }
+
+// RequestNo implements replica.Asking.
+func (e LeaseEndAsked) RequestNo() uint64 { return e.Request }
+
+// Effects is what the driver has to carry out after a turn. Order matters only within
+// one slice. The slices are valid until the next.
+type Effects struct {
+	Reply []Reply
+	// Finish are branches for the recovery workers: Finished or Failed answers each.
+	Finish []Task
+	// Scan names resources that shall be listed: Listed answers each.
+	Scan []string
+	// Forget are branches whose evidence is not needed any more, by resource.
+	Forget map[string][]txn.XID
+	// Evidence are resources that shall list what evidence they keep: Kept answers each.
+	Evidence []EvidenceAsk
+}
+
+// EvidenceAsk is the order to list a page of the evidence that a resource keeps.
+type EvidenceAsk struct {
+	Resource string
+	After    txn.XID
+}
+
+// Task is the order to finish one branch.
+type Task struct {
+	XID      txn.XID
+	Branch   txn.Branch
+	Decision txn.Decision
+	Again    bool // an earlier attempt has failed
+}
+
+// Reply answers a request. With an error (see replica.RequestError) nothing else is set.
+type Reply struct {
+	Request  uint64
+	Err      error
+	Decision txn.Decision
+	Reason   string
+	Zxid     zab.Zxid
+	Txn      txn.Txn // as far as it is known
+	View     *View   // of a ViewAsked
+	Lease    txn.Lease
+	Plan     []recovery.Action
+}
+
+// View is a consistent look at what is not finished.
+type View struct {
+	// Open are decided transactions with branches to finish or alarms to look at.
+	Open []txn.Txn
+	// Branches are those of committed transactions that are not finished.
+	Branches map[txn.XID]BranchView
+	// InDoubt are prepared branches outside of phase two that the last scans listed: of
+	// transactions without decision, aborted, or ended before.
+	InDoubt map[txn.XID]ListedBranch
+	// Unlisted says, for people, which resources have not told lately what they hold prepared,
+	// and why: what they hold may be missing here.
+	Unlisted []string
+	// Txn is the transaction that was asked for, and whether the log knows it.
+	Txn   txn.Txn
+	Known bool
+	// Foreign are listed branches of that id that belong to other clusters.
+	Foreign []txn.XID
+	// TooOld says that its record may have been forgotten.
+	TooOld bool
+}
+
+// ListedBranch is a prepared branch as a scan saw it.
+type ListedBranch struct {
+	Resource string
+	Decision txn.Decision // of its transaction; Undecided if the log has none
+	Err      string       // of the last attempt to finish it, or of the last scan
+}
+
+// BranchView is what the leader knows of one unfinished branch.
+type BranchView struct {
+	Err      string    // of the last attempt to finish it
+	Attempts int       // that failed since its database answers
+	Due      time.Time // when it is tried again; in the past: at once
+}
+
+// DiskChanged says that the disk of this node got full, or is full no more. A leader
+// with a full disk takes no new transaction; what was begun is finished.
+type DiskChanged struct {
+	Full bool
+	Why  string // it takes no new transactions, for people
+}
+
+func (DiskChanged) IsEvent() {}

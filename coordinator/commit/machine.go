@@ -1,0 +1,377 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package commit
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/concordtx/concord/coordinator/replica"
+	"github.com/concordtx/concord/protocol/zab"
+	"github.com/concordtx/concord/txn"
+)
+
+const (
+	// endInterval is how long an End record may wait for company.
+	endInterval = 100 * time.Millisecond
+	// sweepInterval is how often unfinished branches are looked through.
+	sweepInterval = 250 * time.Millisecond
+	retryMin      = time.Second
+	retryMax      = 30 * time.Second
+	// MaxTasks branches per resource may be with the recovery workers for the first time, and
+	// maxRetries again: what nobody can finish must not keep the others waiting.
+	MaxTasks   = 64
+	MaxRetries = 16
+	// evidenceInterval is how often evidence that is not needed any more is removed: rarely, so
+	// that many branches share a round trip and a sync of their database.
+	evidenceInterval = 5 * time.Second
+)
+
+// Config is what the transaction machine must know.
+type Config struct {
+	Resources []string
+	// Validate returns an error if nobody could ever finish a branch by what its record says:
+	// adapters.Resource.Validate of its resource. nil: every record will do.
+	Validate func(txn.Branch) error
+	Rules    Rules
+	// Reload makes the table anew from the store, after a snapshot was installed there.
+	Reload func() (*txn.Table, error)
+}
+
+// Machine is the transaction machine: the table that folds the log, and at the leader the live
+// requests and the unfinished branches.
+//
+// Invariants:
+//  1. A decision is told only after its record was delivered.
+//  2. Only an established leader proposes, answers "no record" or finishes branches.
+//  3. A request is answered exactly once.
+type Machine struct {
+	config    Config
+	core      *replica.Core // that carries it
+	table     *txn.Table
+	fx, taken Effects
+
+	// committed, aborted count first decisions since the start of this node.
+	committed, aborted uint64
+	decided            Decided // of them, those that this node made as the leader
+	youngest           txn.ID  // that was decided since the start of this node
+	disk               DiskChanged
+	unfit              map[string]string // resources that must not take part, and why
+	down               map[string]bool   // resources that this node finds down
+
+	// What is left for later turns:
+	plans    []*planning
+	looks    []*look
+	partings []*parting
+
+	// What only a leader has, dropped with its leadership:
+	live      map[txn.ID]*live // transactions that somebody waits for, or that are committed and not ended
+	asked     askedList        // those that somebody waits for
+	taking    bool             // the take-over has not come by all that is open
+	due       map[string]*due  // branches of live, by resource
+	tasks     map[txn.XID]Task // with the recovery workers
+	load      map[slot]int     // how many of them by resource
+	nextSweep time.Time
+	sweeping  bool // there is more of it
+	ends      []txn.ID
+	nextEnds  time.Time
+	evidence  map[string][]txn.XID // that nobody needs any more, by resource
+	nextEvid  time.Time
+	scans     map[string]*scan
+	listed    map[txn.ID][]*listedBranch // in all listings
+	lingering map[txn.ID]int             // how many of them linger, if any does
+	leases    leaseBook
+}
+
+// New makes the machine from what a store kept.
+func New(config Config, table *txn.Table) *Machine {
+	config.Rules = config.Rules.WithDefaults()
+	c := &Machine{config: config, table: table, unfit: map[string]string{}, down: map[string]bool{}}
+	c.clearLeadership()
+	return c
+}
+
+func (c *Machine) clearLeadership() {
+	c.asked, c.taking, c.due, c.sweeping = askedList{}, false, map[string]*due{}, false
+	c.leases.clear()
+	c.live, c.tasks, c.load = map[txn.ID]*live{}, map[txn.XID]Task{}, map[slot]int{}
+	c.ends, c.evidence = nil, map[string][]txn.XID{}
+	c.scans, c.listed, c.lingering = map[string]*scan{}, map[txn.ID][]*listedBranch{}, map[txn.ID]int{}
+	for _, r := range c.config.Resources {
+		c.scans[r] = &scan{resource: r, listing: newListing(time.Time{}, nil)}
+		c.due[r] = &due{}
+	}
+}
+
+// Join implements Machine.
+func (c *Machine) Join(core *replica.Core) { c.core = core }
+
+// State implements Machine.
+func (c *Machine) State() *txn.ClusterState { return c.table.State() }
+
+// Take returns what the driver has to carry out since the last call. It is valid until the next.
+func (c *Machine) Take() *Effects {
+	c.fx, c.taken = Effects{Reply: c.taken.Reply[:0], Finish: c.taken.Finish[:0], Scan: c.taken.Scan[:0], Evidence: c.taken.Evidence[:0]}, c.fx
+	return &c.taken
+}
+
+// Step implements Machine.
+func (c *Machine) Step(e replica.Event) error {
+	switch e := e.(type) {
+	case replica.Tick:
+		c.passLeaseTime(e.Now)
+	case CommitAsked:
+		c.onCommitAsked(e)
+	case OutcomeAsked:
+		return c.core.Read(e.Request, e)
+	case ResolveAsked:
+		c.onResolveAsked(e)
+	case ForgetAsked:
+		c.onForgetAsked(e)
+	case SettleAsked:
+		c.onSettleAsked(e)
+	case ViewAsked:
+		return c.onViewAsked(e)
+	case BranchesAsked:
+		c.onBranchesAsked(e)
+	case PlanAsked:
+		c.onPlanAsked(e)
+	case Finished:
+		c.onFinished(e)
+	case Failed:
+		c.onFailed(e)
+	case Listed:
+		c.onListed(e)
+	case Kept:
+		c.onKept(e)
+	case Fitness:
+		c.onFitness(e)
+	case DiskChanged:
+		c.disk = e
+	case LeaseAsked:
+		c.onLeaseAsked(e)
+	case LeaseEndAsked:
+		c.onLeaseEndAsked(e)
+	case LeasesHeard:
+		for _, n := range e.Leases {
+			c.hear(n)
+		}
+	default:
+		panic(fmt.Sprintf("commit: unknown event %T", e))
+	}
+	return nil
+}
+
+// Answer implements Machine.
+func (c *Machine) Answer(e replica.Event) {
+	switch e := e.(type) {
+	case OutcomeAsked:
+		c.settle(e)
+	case ViewAsked:
+		c.answerView(e)
+	default:
+		panic(fmt.Sprintf("commit: %T is a read that asks for nothing", e))
+	}
+}
+
+// Keep implements Machine.
+func (c *Machine) Keep() {
+	c.sweep()
+	c.endSilent()
+	for _, s := range c.scans {
+		s.sightings.Date(c.core.Now())
+	}
+	c.scanDue()
+	c.sweepEvidence()
+	if len(c.ends) > 0 && !c.core.Now().Before(c.nextEnds) {
+		c.takeEnds()
+	}
+	if c.core.Now().After(c.nextEvid) {
+		c.fx.Forget = c.evidence
+		c.evidence, c.nextEvid = map[string][]txn.XID{}, c.core.Now().Add(evidenceInterval)
+	}
+	if mark := c.mark(); mark.Sub(c.table.Meta().Watermark) > c.config.Rules.watermarkStep() {
+		c.core.Propose(txn.Watermark{Time: mark.Truncate(time.Millisecond)})
+	}
+}
+
+// Gather implements Machine.
+func (c *Machine) Gather() {
+	if len(c.ends) > 0 && (c.core.Pending() > 0 || c.leases.wanted > 0) { // they cost nothing in company
+		c.takeEnds()
+	}
+	if c.leases.wanted > 0 {
+		c.core.Propose(txn.LeaseRecord{Count: uint32(c.leases.wanted)})
+		c.leases.wanted = 0
+	}
+}
+
+// Refused implements Machine.
+func (c *Machine) Refused(records []txn.Record, requests []uint64, err error) (again []txn.Record) {
+	for _, request := range requests {
+		c.reply(Reply{Request: request, Err: err})
+	}
+	c.leases.asked = slices.DeleteFunc(c.leases.asked, func(request uint64) bool { return slices.Contains(requests, request) })
+	for _, r := range records {
+		switch r := r.(type) {
+		case txn.CommitRecord:
+			c.giveUp(r.ID, err)
+		case txn.AbortRecord:
+			c.giveUp(r.ID, err)
+		case txn.End:
+			c.ends = append(c.ends, r.IDs...) // try again later
+		case txn.HeuristicRecord:
+			again = append(again, r) // likewise, and before any End of it: nobody would report it again
+		case txn.LeaseEndRecord:
+			for _, n := range r.Leases {
+				delete(c.leases.ending, n)
+			}
+		}
+	}
+	return again
+}
+
+// Apply implements Machine: the only place where decisions become true.
+func (c *Machine) Apply(e zab.Entry) (told bool, err error) {
+	changes, err := c.table.Apply(replica.ToPosition(e.Zxid), e.Data)
+	if err != nil {
+		return false, err
+	}
+	for _, v := range changes.Verdicts {
+		if c.youngest.Compare(v.ID) < 0 && !c.isAhead(v.ID, maxAhead) {
+			c.youngest = v.ID
+		}
+		if v.First && c.core.Leading() && e.Zxid.Epoch == c.core.Epoch() {
+			c.decided.count(v.Decision)
+		}
+		c.onVerdict(v)
+	}
+	c.core.Spend(len(changes.Verdicts) + len(changes.Open) + len(changes.Finished) + len(e.Data)>>10)
+	if c.core.Leading() {
+		c.leases.granted = changes.Granted
+		c.onLeasesEnded(changes.Ended)
+		for _, x := range changes.Open {
+			c.settled(x)
+			if x.Ended {
+				c.letGo(x.ID)
+			}
+			c.relist(x.ID)
+		}
+		for _, x := range changes.Finished {
+			c.letGo(x.ID)
+			c.evidenceDone(x)
+			c.relist(x.ID)
+		}
+	}
+	return len(changes.Verdicts)+len(changes.Open)+len(changes.Finished) > 0, nil
+}
+
+// Delivered implements Machine.
+func (c *Machine) Delivered(requests []uint64) {
+	for _, request := range requests {
+		if len(c.leases.asked) > 0 && c.leases.asked[0] == request {
+			c.leases.asked = c.leases.asked[1:]
+			c.grant(request)
+			continue
+		}
+		c.reply(Reply{Request: request, Zxid: c.core.Zxid()})
+	}
+}
+
+// Load implements Machine.
+func (c *Machine) Load() error {
+	if c.config.Reload == nil {
+		return errors.New("there is no store to read it from")
+	}
+	table, err := c.config.Reload()
+	if err != nil {
+		return err
+	}
+	c.table = table
+	c.core.Note("%d transactions are open in the state of the snapshot", table.OpenCount())
+	return nil
+}
+
+// Lead implements Machine.
+func (c *Machine) Lead() {
+	c.taking = true
+	c.leases.clear()
+	c.table.StartWalk()
+	c.takeOver()
+}
+
+// Resign implements Machine.
+func (c *Machine) Resign(err error) {
+	c.partings = append(c.partings, &parting{asked: c.asked, err: err})
+	c.sayFarewell()
+	c.clearLeadership()
+}
+
+// GoOn implements Machine.
+func (c *Machine) GoOn() {
+	c.sayFarewell()
+	c.planOn()
+	c.lookOn()
+	if c.core.Leading() {
+		c.takeOver()
+		c.judgeListings()
+		if c.sweeping {
+			c.sweep()
+		}
+	}
+}
+
+// More implements Machine.
+func (c *Machine) More() bool {
+	return len(c.partings)+len(c.plans)+len(c.looks) > 0 || c.taking || c.sweeping || c.judging()
+}
+
+func (c *Machine) reply(r Reply) {
+	if err := c.core.Distrusted(); err != nil && r.Err == nil {
+		r = Reply{Request: r.Request, Err: err}
+	}
+	c.core.Spend(1)
+	c.fx.Reply = append(c.fx.Reply, r)
+}
+
+// mark is where the watermark may stand: a retention behind the clock of the leader and behind
+// those of the clients, so that no single clock that runs ahead makes the cluster forget, and
+// refuse, what is young. It is zero while nothing was decided: there is nothing to forget.
+func (c *Machine) mark() time.Time {
+	if c.youngest == (txn.ID{}) {
+		return time.Time{}
+	}
+	now := c.core.Now()
+	if youngest := c.youngest.Time(); youngest.Before(now) {
+		now = youngest
+	}
+	return now.Add(-c.config.Rules.Retention)
+}
+
+// takeOver goes on with the beginning of a leadership: what is committed and not ended is
+// finished by this node, once its client had the time to do it.
+func (c *Machine) takeOver() {
+	if !c.taking {
+		return
+	}
+	c.taking = c.table.Walk(c.core.Piece(), func(x txn.Txn) {
+		c.core.Spend(1)
+		if x.Decision == txn.Commit && !x.Ended && c.live[x.ID] == nil {
+			c.resume(x)
+		}
+	})
+}
+
+// Leases are those of the clients. They must not be changed.
+func (c *Machine) Leases() txn.Leases { return c.table.Leases() }
+
+// Counts returns how many first decisions this node has delivered since its start, and how many of
+// them it made as the leader.
+func (c *Machine) Counts() (committed, aborted uint64, made Decided) {
+	return c.committed, c.aborted, c.decided
+}
+
+// Unfit returns why a resource must not take part; empty if it may.
+func (c *Machine) Unfit(resource string) string { return c.unfit[resource] }

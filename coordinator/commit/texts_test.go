@@ -1,0 +1,306 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package commit
+
+import (
+	"errors"
+	"math"
+	"regexp"
+	"strconv"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/concordtx/concord/adapters"
+	"github.com/concordtx/concord/api"
+	"github.com/concordtx/concord/coordinator/replica"
+	"github.com/concordtx/concord/protocol/zab"
+	"github.com/concordtx/concord/txn"
+)
+
+// asked is what a lone leader answers.
+func asked(event func(l *lone, request uint64) replica.Event, before ...func(*lone)) func(*testing.T) error {
+	return func(t *testing.T) error {
+		l := newLone(t, "orders", "billing")
+		for _, do := range before {
+			do(l)
+		}
+		return l.ask(func(request uint64) replica.Event { return event(l, request) }).Err
+	}
+}
+
+// aborted is the reason with which a lone leader aborts what it is asked to commit.
+func aborted(id func(*lone) txn.ID, branches []txn.Branch, before ...func(*lone)) func(*testing.T) error {
+	return func(t *testing.T) error {
+		l := newLone(t, "orders", "billing")
+		for _, do := range before {
+			do(l)
+		}
+		r := l.commit(id(l), branches...)
+		require.Equal(t, txn.Abort, r.Decision)
+		return errors.New(r.Reason)
+	}
+}
+
+// levelled lets the log say who the members are and where, and switches leases on.
+func levelled(l *lone) {
+	for range 3 { // a level, who they are, where they are
+		l.step(replica.MembersSeen{Speakers: []replica.Speaker{{Node: 1, Store: txn.StoreID{1}, Level: txn.Newest, Peer: "10.0.0.1:7421", API: "10.0.0.1:7420"}}})
+		for range 10 {
+			l.tick(50 * time.Millisecond)
+		}
+	}
+	require.NotNil(l.t, l.table.Members())
+}
+
+// with adds a member, which learns unless it is an observer.
+func with(id zab.NodeID, observer bool) func(*lone) {
+	return func(l *lone) {
+		l.request++
+		l.step(adding(id, observer)(l, l.request))
+		for range 10 {
+			l.tick(50 * time.Millisecond)
+		}
+		r, answered := l.replies[l.request]
+		require.True(l.t, answered)
+		require.NoError(l.t, r.Err)
+	}
+}
+
+func adding(id zab.NodeID, observer bool) func(*lone, uint64) replica.Event {
+	n := strconv.Itoa(int(id))
+	return func(_ *lone, request uint64) replica.Event {
+		return replica.AddAsked{Request: request, Key: "add " + n, Who: "ann", Why: "more",
+			Member: replica.Member{ID: id, Observer: observer, Peer: "10.0.0." + n + ":7421", API: "10.0.0." + n + ":7420"}}
+	}
+}
+
+func removing(id zab.NodeID) func(*lone, uint64) replica.Event {
+	return func(_ *lone, request uint64) replica.Event {
+		return replica.RemoveAsked{Request: request, Node: id, Key: "remove", Who: "ann", Why: "less"}
+	}
+}
+
+var thatID = txn.NewID(time.UnixMilli(1_800_000_000_000))
+
+func fixed(*lone) txn.ID { return thatID }
+
+// lists tells that a resource lists a branch of that transaction.
+func lists(l *lone) {
+	l.step(Listed{Resource: "orders", Listing: []adapters.Prepared{prepared(l.xid(thatID, 0))}})
+}
+
+func listsNothing(l *lone) {
+	for _, name := range l.machine.Resources {
+		l.step(Listed{Resource: name})
+	}
+}
+
+func commits(l *lone) { l.commit(thatID, txn.Branch{Resource: "orders"}) }
+
+// endsBranch reports the only branch of that transaction as done.
+func endsBranch(l *lone) {
+	l.step(Finished{XID: l.xid(thatID, 0), Finish: txn.Done, By: txn.FromClient})
+	l.tick(time.Second)
+}
+
+func givesUp(l *lone) { require.NoError(l.t, l.ask(settle(thatID, 0)).Err) }
+
+// ofThree makes it one of three, of whom nobody leads.
+func ofThree(l *lone) {
+	config := l.config
+	config.Members, config.Boot = []replica.Member{{ID: 1}, {ID: 2}, {ID: 3}}, 9
+	l.table = txn.NewTable(txn.Meta{}, nil, l)
+	l.core = New(l.machine, l.table)
+	log, err := replica.New(config, &loneDisk{}, l.core)
+	require.NoError(l.t, err)
+	l.log = log
+}
+
+// differs lets other voters of three tell of another state than this node has.
+func differs(nodes ...zab.NodeID) func(*lone) {
+	return func(l *lone) {
+		for _, id := range nodes {
+			l.step(replica.StateSeen{Node: id, At: l.log.Zxid(), Digest: txn.Digest{0xba}})
+		}
+	}
+}
+
+func committing(l *lone, request uint64) replica.Event {
+	return CommitAsked{Request: request, CommitRequest: txn.CommitRequest{ID: thatID}}
+}
+
+func resolving(d txn.Decision) func(*lone, uint64) replica.Event {
+	return func(_ *lone, request uint64) replica.Event {
+		return ResolveAsked{Request: request, ID: thatID, Decision: d, Who: "ann", Why: "why"}
+	}
+}
+
+func settling(no txn.BranchNo) func(*lone, uint64) replica.Event {
+	return func(_ *lone, request uint64) replica.Event { return settle(thatID, no)(request) }
+}
+
+func forgetting(_ *lone, request uint64) replica.Event {
+	return ForgetAsked{Request: request, ID: thatID, Who: "ann", Why: "why"}
+}
+
+func commitNew(l *lone) { l.commit(l.newID()) }
+
+// answer is an error that whoever asks can meet: how to get it, and what it says, with GID,
+// CLUSTER, ZXID and TIME for what differs.
+type answer struct {
+	name string
+	meet func(*testing.T) error
+	says string
+	is   error // nil: of no kind
+}
+
+var answers = []answer{
+	{name: "a read that no leader confirms", is: api.ErrUnavailable, meet: asked(func(_ *lone, request uint64) replica.Event {
+		return OutcomeAsked{Request: request, Inquiry: txn.Inquiry{ID: thatID}}
+	}, ofThree), says: `this node cannot tell whether it knows all decisions, since no leader has confirmed it: ask another one, or run "concord status"`},
+	{name: "nobody leads", meet: asked(committing, ofThree), is: &api.NotLeaderError{},
+		says: `this node is not the leader and knows none at the moment: ask again, or run "concord status"`},
+	{name: "more wait than may", is: api.ErrBusy, meet: asked(func(_ *lone, request uint64) replica.Event {
+		return replica.SeenAsked{Request: request, Zxid: zab.Zxid{Epoch: math.MaxUint32}}
+	}, func(l *lone) {
+		for range 4096 { // as many as may wait
+			l.step(replica.SeenAsked{Zxid: zab.Zxid{Epoch: math.MaxUint32}})
+		}
+	}), says: "the node is busy: ask again in a moment"},
+	{name: "a voter differs, and nobody knows with whom the majority agrees", is: api.ErrUnavailable, meet: asked(committing, ofThree, differs(2)),
+		says: "the state of this node, 1, differs at ZXID from that of node 2; it answers nothing until it knows with whom the majority agrees: bring the other nodes up"},
+	{name: "all other voters differ", is: api.ErrUnavailable, meet: asked(committing, ofThree, differs(2, 3)),
+		says: "the state of this node, 1, differs at ZXID from that of node 2, node 3, so that no majority can agree with it. It takes part in nothing and " +
+			`answers nothing any more. Stop it, move its directory away, run "concord member replace 1" on the others, and start it on an empty one; ` +
+			"if all nodes say this, put back a backup of one of them"},
+
+	{name: "a class that is not switched on", is: api.ErrRefused, meet: asked(func(_ *lone, request uint64) replica.Event {
+		return CommitAsked{Request: request, CommitRequest: txn.CommitRequest{ID: thatID.WithClass(txn.ThreePhase)}}
+	}), says: "transaction GID is of the class three_phase, which is not switched on in this cluster, so it can neither decide it nor tell its outcome: look into the databases"},
+	{name: "a transaction of another cluster", is: api.ErrInvalid, meet: asked(func(_ *lone, request uint64) replica.Event {
+		return CommitAsked{Request: request, CommitRequest: txn.CommitRequest{ID: thatID, Cluster: 8}}
+	}), says: "the transaction belongs to cluster CLUSTER, but this is cluster CLUSTER: connect to the right nodes; if cluster CLUSTER was made anew, start the application again"},
+	{name: "a transaction from the future", is: api.ErrInvalid, meet: asked(func(l *lone, request uint64) replica.Event {
+		return CommitAsked{Request: request, CommitRequest: txn.CommitRequest{ID: txn.NewID(l.now.AddDate(1, 0, 0))}}
+	}), says: "transaction GID is dated TIME, and here it is TIME: unless the gid is mistyped, set the clock of whoever began it, or those of the nodes"},
+	{name: "a transaction that is too old", is: api.ErrTooOld, meet: asked(func(l *lone, request uint64) replica.Event {
+		return CommitAsked{Request: request, CommitRequest: txn.CommitRequest{ID: txn.NewID(l.now.AddDate(-1, 0, 0))}}
+	}, func(l *lone) {
+		for range 5 {
+			commitNew(l)
+			l.tick(8 * 24 * time.Hour)
+			l.tick(time.Second)
+		}
+	}), says: "transaction GID is older than what the cluster remembers: look into the databases"},
+	{name: "a branch of a resource that nobody knows", meet: aborted(fixed, []txn.Branch{{Resource: "stock"}}),
+		says: `branch 0: the coordinator has no resource "stock": add it to "resources" on all nodes`},
+	{name: "a branch of a resource that is not fit", meet: aborted(fixed, []txn.Branch{{Resource: "orders"}}, func(l *lone) {
+		l.step(Fitness{Resource: "orders", Why: `it is the same database as resource billing, which is listed before it: remove one of them from "resources", or correct its dsn`})
+	}), says: `branch 0: resource "orders": it is the same database as resource billing, which is listed before it: remove one of them from "resources", or correct its dsn`},
+	{name: "a branch that nobody could finish", meet: aborted(fixed, []txn.Branch{{Resource: "orders", Evidence: "poison"}}, func(l *lone) {
+		l.core.config.Validate = func(txn.Branch) error { return errors.New("evidence: it is not in a form that this version writes") }
+	}), says: `branch 0: resource "orders": evidence: it is not in a form that this version writes`},
+	{name: "two branches with one number", meet: aborted(fixed, []txn.Branch{{Resource: "orders"}, {Resource: "billing"}}),
+		says: "two branches have the number 0: give each its own"},
+	{name: "too many branches", meet: aborted(fixed, make([]txn.Branch, api.MaxBranches+1)), says: "257 branches: a transaction has at most 256: split it"},
+	{name: "a lease that has ended", meet: aborted(func(l *lone) txn.ID { return thatID.WithLease(1) }, nil, levelled, func(l *lone) {
+		require.NoError(l.t, l.ask(func(request uint64) replica.Event { return LeaseAsked{Request: request} }).Err)
+		require.NoError(l.t, l.ask(func(request uint64) replica.Event { return LeaseEndAsked{Request: request, Lease: 1} }).Err)
+	}), says: "lease 1 of the client has ended: it was closed, or the cluster had not heard of it for too long"},
+
+	{name: "resolve what is decided otherwise", is: api.ErrDecided, meet: asked(resolving(txn.Abort), commits),
+		says: `the decision of GID stands: commit, at zxid ZXID; see "concord tx get"`},
+	{name: "resolve what nobody knows", is: api.ErrNotFound, meet: asked(resolving(txn.Commit), listsNothing),
+		says: `transaction GID is not known: no decision, and no resource lists a prepared branch of it; compare the gid with "concord tx ls"`},
+	{name: "resolve while a resource was never listed", is: api.ErrRefused, meet: asked(resolving(txn.Commit), lists),
+		says: "resource billing has not been listed yet, so it is not known whether GID has a branch there that would have to commit too: " +
+			`wait until "concord status" shows it well, or abort`},
+	{name: "resolve while a resource cannot be listed", is: api.ErrRefused, meet: asked(resolving(txn.Commit), listsNothing, func(l *lone) {
+		l.step(Listed{Resource: "orders", Err: errors.New("connection refused")})
+	}), says: "resource orders could not be listed (connection refused), so it is not known whether GID has a branch there that would have to commit too: " +
+		`wait until "concord status" shows it well, or abort`},
+	{name: "forget what nobody knows", is: api.ErrNotFound, meet: asked(forgetting),
+		says: `the log has no decision about GID, so it has no heuristic outcome to forget: see "concord tx ls --state heuristic"`},
+	{name: "forget what is not heuristic", is: api.ErrRefused, meet: asked(forgetting, commits), says: `GID has no heuristic outcome to forget: see "concord tx get"`},
+	{name: "settle what is not decided", is: api.ErrRefused, meet: asked(settling(0), lists), says: `GID has no decision: decide it first, with "concord tx resolve"`},
+	{name: "settle what was given up", is: api.ErrRefused, meet: asked(settling(0), commits, givesUp), says: `branch 0 of GID is on record already: see "concord tx get"`},
+	{name: "settle a branch that is not there", is: api.ErrNotFound, meet: asked(settling(7), commits), says: `GID has no branch 7: see "concord tx get"`},
+	{name: "settle a branch that is finished", is: api.ErrRefused, meet: asked(settling(0), commits, endsBranch), says: "branch 0 of GID is finished: there is nothing to give up"},
+
+	{name: "a lease that is not switched on", is: api.ErrRefused, meet: asked(func(_ *lone, request uint64) replica.Event { return LeaseAsked{Request: request} }),
+		says: `leases are not switched on yet: some member of the cluster is away, or runs a release that does not know them; see "concord status"`},
+	{name: "more leases than may be", is: api.ErrRefused, meet: func(t *testing.T) error {
+		l := newLone(t)
+		levelled(l)
+		const first = 1000
+		for i := range txn.MaxLeases + 1 {
+			l.step(LeaseAsked{Request: uint64(first + i)})
+			if i%500 == 0 {
+				l.tick(10 * time.Millisecond)
+			}
+		}
+		for range 20 {
+			l.tick(50 * time.Millisecond)
+		}
+		return l.replies[first+txn.MaxLeases].Err
+	}, says: "10000 clients have a lease, which is the limit: close some of them"},
+	{name: "members that the log does not know", is: api.ErrRefused, meet: asked(removing(2)),
+		says: "the log does not say yet who the members are: it will when all of them run a release that knows feature level 3 and have been up together; " +
+			`see "concord status"`},
+	{name: "add who is there", is: api.ErrRefused, meet: asked(func(_ *lone, request uint64) replica.Event {
+		return replica.AddAsked{Request: request, Key: "k", Member: replica.Member{ID: 1, Peer: "10.0.0.9:1", API: "10.0.0.9:2"}}
+	}, levelled), says: `node 1 is a member already (voter): see "concord member ls"`},
+	{name: "add at an address that is taken", is: api.ErrRefused, meet: asked(func(_ *lone, request uint64) replica.Event {
+		return replica.AddAsked{Request: request, Key: "k", Member: replica.Member{ID: 2, Peer: "10.0.0.1:7421", API: "10.0.0.9:2"}}
+	}, levelled), says: "the address 10.0.0.1:7421 is that of node 1: give the new node its own"},
+	{name: "add while another learns", is: api.ErrRefused, meet: asked(adding(3, false), levelled, with(2, false)),
+		says: `node 2 is being added and has not caught up yet: wait for it, or remove it with "concord member remove 2"`},
+	{name: "add more than may be", is: api.ErrRefused, meet: asked(adding(99, true), levelled, func(l *lone) {
+		for id := 2; id <= txn.MaxMembers; id++ {
+			with(zab.NodeID(id), true)(l)
+		}
+	}), says: "a cluster has at most 32 members: remove one first"},
+	{name: "remove who is not there", is: api.ErrNotFound, meet: asked(removing(9), levelled), says: `there is no member 9: see "concord member ls"`},
+	{name: "remove while another learns", is: api.ErrRefused, meet: asked(removing(1), levelled, with(2, false)),
+		says: `node 2 is being added and has not caught up yet: wait for it, or remove it first, with "concord member remove 2"`},
+	{name: "remove the last voter", is: api.ErrRefused, meet: asked(removing(1), levelled),
+		says: `node 1 is the last voter, and nobody would be left to decide: add another one first, with "concord member add"`},
+	{name: "lead by an observer", is: api.ErrRefused, meet: asked(func(_ *lone, request uint64) replica.Event { return replica.LeadAsked{Request: request, Node: 2} }, levelled, with(2, true)),
+		says: `node 2 is no voter (observer), and cannot lead: name one that "concord member ls" shows as a voter`},
+	{name: "replace the disk of the leader", is: api.ErrRefused, meet: asked(func(_ *lone, request uint64) replica.Event { return replica.ReplaceAsked{Request: request, Node: 1} }),
+		says: "node 1 leads, its disk is not lost: name the node that lost it"},
+}
+
+// differing is what differs between two runs.
+var differing = []struct {
+	of *regexp.Regexp
+	to string
+}{
+	{regexp.MustCompile(`\b[0-7][0-9A-HJKMNP-TV-Z]{25}\b`), "GID"},
+	{regexp.MustCompile(`127\.0\.0\.1:[0-9]{4,5}`), "ADDR"},
+	{regexp.MustCompile(`cluster [0-9a-f]{8}\b`), "cluster CLUSTER"},
+	{regexp.MustCompile(`\b[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9:]+Z`), "TIME"},
+	{regexp.MustCompile(`\b(zxid|seen|since|at|to) [0-9]+\.[0-9]+\b`), "$1 ZXID"},
+	{regexp.MustCompile(`are [0-9 a-z,()]+ since`), "are LIST since"},
+}
+
+func TestWhatAnswersSay(t *testing.T) {
+	for _, m := range answers {
+		t.Run(m.name, func(t *testing.T) {
+			err := m.meet(t)
+			require.Error(t, err)
+			said := err.Error()
+			for _, v := range differing {
+				said = v.of.ReplaceAllString(said, v.to)
+			}
+			require.Equal(t, m.says, said)
+			if notLeader, ok := m.is.(*api.NotLeaderError); ok {
+				require.ErrorAs(t, err, &notLeader)
+			} else if m.is != nil {
+				require.ErrorIs(t, err, m.is)
+			}
+		})
+	}
+}

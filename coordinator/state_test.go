@@ -1,0 +1,69 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package coordinator
+
+import (
+	"log/slog"
+	"math"
+	"testing"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+	"github.com/stretchr/testify/require"
+
+	"github.com/concordtx/concord/coordinator/replica"
+	"github.com/concordtx/concord/protocol/zab"
+	"github.com/concordtx/concord/txn"
+	"github.com/concordtx/concord/wal"
+)
+
+// What a node could not start from is refused before it takes the place of its own state.
+func TestPairsThatAreNoStateAreRefused(t *testing.T) {
+	x := txn.Txn{ID: txn.ID{1}, Decision: txn.Commit}
+	value, err := x.AppendBinary(nil)
+	require.NoError(t, err)
+	for _, sound := range [][2][]byte{{[]byte(metaKey), encodeMeta(txn.Meta{})}, {stateKey(openKey, x.ID), value}, {stateKey(finishedKey, x.ID), value}} {
+		require.NoError(t, checkPair(sound[0], sound[1]), "%q", sound[0])
+	}
+	for _, bad := range [][2]string{{"k", "v"}, {metaKey, "v"}, {levelKey, "v"}, {leasesKey, "v"}, {membersKey, "v"},
+		{string(stateKey(openKey, txn.ID{2})), string(value)}} {
+		require.Error(t, checkPair([]byte(bad[0]), []byte(bad[1])), "%q", bad[0])
+	}
+}
+
+// FuzzTableMeta reads what the applied state says of the table besides transactions; with a
+// snapshot it comes from a peer.
+func FuzzTableMeta(f *testing.F) {
+	f.Add(encodeMeta(txn.Meta{Cluster: 0xc0ffee, Watermark: time.UnixMilli(1_700_000_000_000),
+		Stores: []txn.MemberStore{{Node: 1, Store: txn.StoreID{1}}, {Node: math.MaxUint64, Store: txn.StoreID{2}}}}))
+	f.Add(make([]byte, 12))
+	f.Add(make([]byte, 13))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		var m txn.Meta
+		if err := decodeMeta(b, &m); err != nil {
+			require.ErrorIs(t, err, txn.ErrBadTxn)
+			return
+		}
+		require.Equal(t, b, encodeMeta(m))
+	})
+}
+
+// A release that went back too far must not guess what its store holds.
+func TestStoreOfALaterReleaseIsNotOpened(t *testing.T) {
+	fs := vfs.NewMem()
+	store, err := wal.Open("/data", wal.Options{FS: fs, Node: 1, Logger: slog.New(slog.DiscardHandler)})
+	require.NoError(t, err)
+	first := zab.Entry{Zxid: zab.Zxid{Epoch: 1, Counter: 1}, Data: txn.EncodeRecords(nil, txn.Form{Cluster: 7})}
+	durable := make(chan uint64, 1)
+	w := wal.NewWriter(store, func(id uint64) { durable <- id })
+	w.Enqueue(zab.Write{ID: 1, Hard: &zab.HardState{Accepted: 1, Current: 1}, Entries: []zab.Entry{first}})
+	<-durable
+	w.Close()
+	state, _ := toState([]txn.Changes{{Meta: txn.Meta{Cluster: 7, Position: replica.ToPosition(first.Zxid), Level: txn.Newest + 1}}}, nil)
+	require.NoError(t, store.Apply(state))
+	require.NoError(t, store.Close())
+
+	_, err = Open(Config{Node: 1, Members: []replica.Member{{ID: 1, Peer: "127.0.0.1:0"}}, DataDir: "/data", FS: fs, Logger: slog.New(slog.DiscardHandler)})
+	require.ErrorIs(t, err, ErrNewerStore)
+	require.ErrorContains(t, err, "run the release that the other nodes run")
+}
