@@ -29,7 +29,7 @@ type Resource struct {
 var _ adapters.Opener = (*Resource)(nil)
 
 // New makes a resource of the database that the agent hosts under this name. Closing the resource
-// leaves the client open.
+// closes idle connections of the client.
 func New(name string, c *Client) *Resource { return &Resource{name, c} }
 
 // Tx returns the branch of a global transaction in this database.
@@ -189,4 +189,4 @@ func (r *Resource) Check(ctx context.Context) (adapters.Report, error) {
 }
 
 // Close implements adapters.Resource.
-func (r *Resource) Close() error { return nil }
+func (r *Resource) Close() error { return r.client.Close() }

@@ -131,7 +131,7 @@ func (c *agentConfig) check() error {
 	if len(c.Resources) == 0 {
 		return errors.New("\"resources\" is empty: an agent hosts at least one database")
 	}
-	if err := checkResources(c.Resources, true); err != nil {
+	if err := checkResources(c.Resources, "pebble"); err != nil {
 		return err
 	}
 	if c.MaxOpen < 1 || c.MaxOpen > 10_000 {

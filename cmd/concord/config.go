@@ -126,7 +126,7 @@ func loadConfig(file string, flags *pflag.FlagSet) (*config, error) {
 	if err := listsFromEnvironment(v); err != nil {
 		return nil, err
 	}
-	resources, err := decodeResources(v.Get("resources"))
+	resources, err := decodeResources(v.Get("resources"), "addr")
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w: see the example in \"concord serve --help\"", source, err)
 	}
@@ -280,7 +280,7 @@ func loadParts(file string, keys ...string) (*config, error) {
 	var c config
 	if slices.Contains(keys, "resources") {
 		var err error
-		if c.Resources, err = decodeResources(v.Get("resources")); err != nil {
+		if c.Resources, err = decodeResources(v.Get("resources"), "addr"); err != nil {
 			return nil, fmt.Errorf("%s: %w", file, err)
 		}
 	}

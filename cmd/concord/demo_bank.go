@@ -16,6 +16,7 @@ import (
 
 	"github.com/concordtx/concord"
 	"github.com/concordtx/concord/adapters"
+	"github.com/concordtx/concord/adapters/agent"
 	"github.com/concordtx/concord/adapters/mysql"
 	"github.com/concordtx/concord/adapters/pebble"
 	"github.com/concordtx/concord/adapters/postgres"
@@ -79,6 +80,11 @@ func (b *banks) openConfigured(ctx context.Context, file string) error {
 	}
 	if len(configs) < 2 {
 		return usagef("%s: \"resources\" has %s: money moves between at least two", file, plural(len(configs), "resource", "resources"))
+	}
+	for _, c := range configs {
+		if c.Driver == agent.Driver {
+			return usagef("%s: resource %s is hosted by an agent, and the demo moves money between SQL databases that it reaches itself: leave it out", file, named(c.Name))
+		}
 	}
 	if b.recovery, err = openResources(ctx, configs); err != nil {
 		return err

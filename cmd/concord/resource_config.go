@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/concordtx/concord/adapters/agent"
 	"github.com/concordtx/concord/api"
 )
 
@@ -19,10 +20,11 @@ import (
 
 type resourceConfig struct {
 	Name    string
-	Driver  string // postgres or mysql (MySQL and MariaDB)
+	Driver  string // postgres, mysql (MySQL and MariaDB), agent (of a node) or pebble (of an agent)
 	DSN     string
 	DSNFile string
 	Dir     string // of an embedded store, which only an agent hosts
+	Addr    string // of the agent that hosts it
 }
 
 var resourceKeys = []string{"name", "driver", "dsn", "dsn_file"}
@@ -55,7 +57,7 @@ func decodeResources(raw any, extra ...string) ([]resourceConfig, error) {
 }
 
 func decodeResource(values map[string]any, keys []string) (r resourceConfig, err error) {
-	fields := map[string]*string{"name": &r.Name, "driver": &r.Driver, "dsn": &r.DSN, "dsn_file": &r.DSNFile, "dir": &r.Dir}
+	fields := map[string]*string{"name": &r.Name, "driver": &r.Driver, "dsn": &r.DSN, "dsn_file": &r.DSNFile, "dir": &r.Dir, "addr": &r.Addr}
 	for key, value := range values {
 		field := fields[key]
 		if !slices.Contains(keys, key) {
@@ -77,10 +79,11 @@ func decodeResource(values map[string]any, keys []string) (r resourceConfig, err
 	return r, nil
 }
 
-func (c *config) checkResources() error { return checkResources(c.Resources, false) }
+func (c *config) checkResources() error { return checkResources(c.Resources, "agent") }
 
-// checkResources checks a list of resources, of an agent or of a node.
-func checkResources(list []resourceConfig, embedded bool) error {
+// checkResources checks a list of resources, of an agent or of a node, which has a driver that the
+// other has not.
+func checkResources(list []resourceConfig, own string) error {
 	var names []string
 	for i, r := range list {
 		if r.Name == "" {
@@ -96,14 +99,23 @@ func checkResources(list []resourceConfig, embedded bool) error {
 			return fmt.Errorf("resources[%d]: the name %s is given twice: each resource has its own", i, shown(r.Name))
 		}
 		names = append(names, r.Name)
-		if embedded && r.Driver == "pebble" {
+		if r.Driver == "agent" && own == "agent" {
+			if _, err := agent.Dial(r.Addr); err != nil || r.DSN != "" || r.DSNFile != "" {
+				return fmt.Errorf("resource %s: an agent hosts it: give the agent's \"addr\" as host:port, and neither \"dsn\" nor \"dsn_file\"", named(r.Name))
+			}
+			continue
+		}
+		if r.Addr != "" {
+			return fmt.Errorf("resource %s: \"addr\" is for driver agent: give \"dsn\" or \"dsn_file\" instead", named(r.Name))
+		}
+		if r.Driver == "pebble" && own == "pebble" {
 			if r.Dir == "" || r.DSN != "" || r.DSNFile != "" {
 				return fmt.Errorf("resource %s: a pebble store is in a directory of its own: give \"dir\", and neither \"dsn\" nor \"dsn_file\"", named(r.Name))
 			}
 			continue
 		}
 		if !slices.Contains([]string{"postgres", "mysql"}, r.Driver) {
-			return fmt.Errorf("resources[%d]: driver %s is none of postgres, mysql (also for MariaDB)%s", i, shown(r.Driver), map[bool]string{true: ", pebble"}[embedded])
+			return fmt.Errorf("resources[%d]: driver %s is none of postgres, mysql (also for MariaDB), %s", i, shown(r.Driver), own)
 		}
 		if r.Dir != "" {
 			return fmt.Errorf("resource %s: \"dir\" is for driver pebble: give \"dsn\" or \"dsn_file\" instead", named(r.Name))

@@ -8,6 +8,7 @@ import (
 	"fmt"
 
 	"github.com/concordtx/concord/adapters"
+	"github.com/concordtx/concord/adapters/agent"
 	"github.com/concordtx/concord/adapters/mysql"
 	"github.com/concordtx/concord/adapters/postgres"
 )
@@ -31,6 +32,13 @@ func openResources(ctx context.Context, configs []resourceConfig) (out []adapter
 }
 
 func openResource(ctx context.Context, c resourceConfig) (adapters.Resource, error) {
+	if c.Driver == agent.Driver {
+		client, err := agent.Dial(c.Addr)
+		if err != nil {
+			return nil, err
+		}
+		return agent.New(c.Name, client), nil
+	}
 	dsn, err := c.secret()
 	if err != nil {
 		return nil, err

@@ -33,7 +33,9 @@ func (c *cli) serveCommand() *cobra.Command {
 			"All variables: " + strings.Join(knownVariables(), ", ") + ".\n" +
 			"One that is misspelt is an error. SIGHUP makes the node read its configuration again and set the\n" +
 			"log level; everything else takes effect at the next start.\n\n" +
-			"Example of FILE:\n\n" + indent(configExample),
+			"Example of FILE:\n\n" + indent(configExample) + "\n\n" +
+			"A database that an agent hosts (\"concord agent\") is a resource, too:\n\n" +
+			indent("- {name: ledger, driver: agent, addr: 127.0.0.1:7430}"),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if file == "" && os.Getenv(envOf("members")) == "" {
 				return usagef("--config is missing, and %s is not set: an example of both is in \"concord serve --help\"", envOf("members"))

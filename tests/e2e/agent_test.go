@@ -38,7 +38,13 @@ type agent struct {
 // YAML.
 func startAgent(t testing.TB, c *cluster, name string, more string, resources ...string) *agent {
 	t.Helper()
-	a := &agent{TB: t, name: name, dir: t.TempDir(), addr: fmt.Sprintf("127.0.0.1:%d", testdb.FreePort(t))}
+	return startAgentAt(t, c, fmt.Sprintf("127.0.0.1:%d", testdb.FreePort(t)), name, more, resources...)
+}
+
+// startAgentAt is startAgent at an address that the nodes know.
+func startAgentAt(t testing.TB, c *cluster, addr, name, more string, resources ...string) *agent {
+	t.Helper()
+	a := &agent{TB: t, name: name, dir: t.TempDir(), addr: addr}
 	a.config, a.log = filepath.Join(a.dir, "agent.yaml"), filepath.Join(a.dir, "agent.log")
 	coordinators, err := json.Marshal(c.addrs())
 	require.NoError(t, err)

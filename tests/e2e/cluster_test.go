@@ -69,7 +69,11 @@ func newCluster(t testing.TB, s settings) *cluster {
 		fmt.Fprintf(&members, "  - {id: %d, peer: %s, api: %s, role: %s}\n", id, n.peer, n.api, role)
 	}
 	for _, r := range s.resources {
-		fmt.Fprintf(&resources, "  - {name: %s, driver: %s, dsn: %q}\n", r.name, r.driver, r.dsn)
+		where := "dsn"
+		if r.driver == "agent" {
+			where = "addr"
+		}
+		fmt.Fprintf(&resources, "  - {name: %s, driver: %s, %s: %q}\n", r.name, r.driver, where, r.dsn)
 	}
 	transaction := ""
 	for _, limit := range []struct {
