@@ -4,6 +4,7 @@ package coordinator
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -22,6 +23,7 @@ import (
 const (
 	openKey     = 'o'
 	finishedKey = 'f'
+	witnessKey  = 'w' // open gids of three-phase transactions, from LevelThreePhase on
 	metaKey     = "m"
 	levelKey    = "v" // there from the first level above LevelBase on
 	leasesKey   = "l" // there once a lease was granted
@@ -52,6 +54,23 @@ func toState(folds []txn.Changes, stored *txn.Members) (s wal.StateChange, n int
 		value, _ := p.txn.AppendBinary(make([]byte, 0, 256)) // it has no way to fail
 		s.Puts = append(s.Puts, wal.Pair{Key: stateKey(p.space, id), Value: value})
 		s.Deletes = append(s.Deletes, stateKey(p.other, id))
+	}
+	witnesses := make(map[txn.ID]*txn.Witness)
+	for i := range folds[:n] {
+		for j := range folds[i].Witnesses {
+			witnesses[folds[i].Witnesses[j].ID] = &folds[i].Witnesses[j]
+		}
+		for _, id := range folds[i].Closed {
+			witnesses[id] = nil
+		}
+	}
+	for id, w := range witnesses {
+		if w == nil {
+			s.Deletes = append(s.Deletes, stateKey(witnessKey, id))
+			continue
+		}
+		value, _ := w.AppendBinary(nil) // it has no way to fail
+		s.Puts = append(s.Puts, wal.Pair{Key: stateKey(witnessKey, id), Value: value})
 	}
 	meta := folds[n-1].Meta
 	if slices.ContainsFunc(folds[:n], func(c txn.Changes) bool { return len(c.Granted)+len(c.Ended) > 0 }) {
@@ -161,6 +180,16 @@ func checkPair(key, value []byte) error {
 	case membersKey:
 		return new(txn.Members).UnmarshalBinary(value)
 	}
+	if len(key) > 0 && key[0] == witnessKey {
+		var w txn.Witness
+		if err := w.UnmarshalBinary(value); err != nil {
+			return err
+		}
+		if !bytes.Equal(key, stateKey(witnessKey, w.ID)) {
+			return fmt.Errorf("open transaction %v under the key %x: %w", w.ID, key, txn.ErrBadTxn)
+		}
+		return nil
+	}
 	var x txn.Txn
 	if err := x.UnmarshalBinary(value); err != nil {
 		return err
@@ -215,7 +244,24 @@ func loadTable(s *wal.Store, a txn.Archive) (*txn.Table, error) {
 	if err != nil {
 		return nil, err
 	}
-	return txn.NewTable(m, open, a), nil
+	witnesses, err := loadWitnesses(s)
+	if err != nil {
+		return nil, err
+	}
+	return txn.NewTable(m, open, a, witnesses...), nil
+}
+
+func loadWitnesses(s *wal.Store) (all []txn.Witness, err error) {
+	var bad error
+	err = s.Scan([]byte{witnessKey}, []byte{witnessKey + 1}, false, func(_, value []byte) bool {
+		var w txn.Witness
+		if bad = w.UnmarshalBinary(value); bad != nil {
+			return false
+		}
+		all = append(all, w)
+		return true
+	})
+	return all, cmp.Or(err, bad)
 }
 
 // scanTxns visits the stored transactions of a space in order of birth, or newest

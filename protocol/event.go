@@ -62,12 +62,12 @@ type FinishFailed struct{ No txn.BranchNo }
 // somebody met one and asks for it. To a Transaction.
 type Inquired struct{ No txn.BranchNo }
 
-// Opened says that work began on the branch. To a participant.
-type Opened struct{}
+// Opened says that work began on the branch. To a participant; No is for those that have several.
+type Opened struct{ No txn.BranchNo }
 
 // Listed says that the resource lists the branch as prepared, seen after a restart. To a
-// participant.
-type Listed struct{}
+// participant; No is for those that have several.
+type Listed struct{ No txn.BranchNo }
 
 // Tick says that it is time to ask again for what is still missing. To a Transaction or a
 // participant.

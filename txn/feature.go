@@ -19,8 +19,11 @@ const (
 	LevelLeases FeatureLevel = 2
 	// LevelMembers has MembersRecord: who the members are.
 	LevelMembers FeatureLevel = 3
+	// LevelThreePhase has what the witness of three-phase transactions promises and accepts, and
+	// their decisions.
+	LevelThreePhase FeatureLevel = 4
 	// Newest is what this program knows.
-	Newest = LevelMembers
+	Newest = LevelThreePhase
 )
 
 // FeatureRecord says that every member of the cluster knows Level. Levels never fall.

@@ -77,8 +77,8 @@ func (t *Table) endLeases(r LeaseEndRecord, c *Changes) {
 
 // refusal says why a transaction is not committed although every branch voted Yes; empty if it
 // may be. An operator's word counts more than the lease of a client that is gone.
-func (t *Table) refusal(r CommitRecord) string {
-	if lease := r.ID.Lease(); r.By != FromOperator && t.LeaseEnded(lease) && !mutant.CommitUnderEndedLease {
+func (t *Table) refusal(id ID, by Source) string {
+	if lease := id.Lease(); by != FromOperator && t.LeaseEnded(lease) && !mutant.CommitUnderEndedLease {
 		return LeaseEnded(lease)
 	}
 	return ""

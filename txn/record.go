@@ -32,6 +32,10 @@ const (
 	kindLease
 	kindLeaseEnd
 	kindFeature
+	kindPreCommit
+	kindPreAbort
+	kindPromise
+	kindProven
 )
 
 // Form is the first record of a cluster: it gives the cluster its id.
@@ -314,6 +318,14 @@ func (d *decoder) record() Record {
 			ended = append(ended, Lease(d.uint32()))
 		}
 		return LeaseEndRecord{Leases: ended}
+	case kindPreCommit:
+		return PreCommitRecord{ID: d.id(), Election: d.election(), Members: d.parties(), Branches: d.branches(), Label: d.text()}
+	case kindPreAbort:
+		return PreAbortRecord{ID: d.id(), Election: d.election()}
+	case kindPromise:
+		return PromiseRecord{ID: d.id(), Election: d.election()}
+	case kindProven:
+		return ProvenRecord{ID: d.id(), Decision: d.decision(), Reason: d.text()}
 	case kindWatermark:
 		return Watermark{Time: time.UnixMilli(int64(d.uvarint()))}
 	}
@@ -385,7 +397,7 @@ func (d *decoder) level() FeatureLevel {
 
 func (d *decoder) protocol() Protocol {
 	p := Protocol(d.byte())
-	if p > TwoPhase {
+	if p > ThreePhaseCommit {
 		d.err = true
 	}
 	return p

@@ -21,6 +21,12 @@ var sampleMembers = []Member{
 	{ID: 1 << 40, Role: Learner, Peer: "c:7421", API: "c:7420"},
 }
 
+var sampleParties = []Party{
+	{PartyID: PartyID{Agent: "orders", Journal: JournalID{1, 15: 2}}, Addr: "a:7430"},
+	{PartyID: PartyID{Agent: "billing", Journal: JournalID{3}}, Addr: "b:7430"},
+	{},
+}
+
 func sampleRecords() []Record {
 	id := NewID(time.Now())
 	return []Record{
@@ -36,6 +42,11 @@ func sampleRecords() []Record {
 		MemberRecord{Node: 3, Store: StoreID{1, 15: 9}, Who: "ann", Why: "disk"},
 		HoldsRecord{Node: 3, Store: StoreID{1, 15: 9}, Upto: Position{Epoch: 7, Counter: 1 << 40}},
 		FeatureRecord{Level: Newest},
+		PreCommitRecord{ID: id, Election: FirstElection, Members: sampleParties, Branches: sampleBranches, Label: "order 4711"},
+		PreCommitRecord{ID: id, Election: Election{N: 1<<32 - 1, By: sampleParties[0].PartyID}, Branches: []Branch{}},
+		PreAbortRecord{ID: id, Election: Election{N: 2, By: sampleParties[1].PartyID}},
+		PromiseRecord{ID: id, Election: Election{N: 3}},
+		ProvenRecord{ID: id, Decision: Commit, Reason: "told by orders"},
 		LeaseRecord{Count: 300},
 		LeaseEndRecord{Leases: []Lease{1, 1<<32 - 1}},
 	}

@@ -26,7 +26,8 @@ type Archive interface {
 //  2. open holds exactly the transactions that are not finished; the archive holds
 //     the finished ones born since the watermark. Between two folds queue holds what
 //     open holds.
-//  3. The same records in the same order give the same table, digest and changes.
+//  3. A gid is in witnesses or has a decision or neither, and no watermark removes it there.
+//  4. The same records in the same order give the same table, digest and changes.
 //
 // A Table has one owner; it is not safe for concurrent use.
 type Table struct {
@@ -35,6 +36,7 @@ type Table struct {
 	watermark time.Time
 	leases    Leases
 	open      map[ID]*held
+	witnesses map[ID]Witness // of the gids that members decide, and have not
 	queue     openQueue
 	unended   int // of what is open: those that have not ended
 	alarming  int // and those with an alarm
@@ -58,8 +60,12 @@ type Meta struct {
 
 // NewTable makes a table from what a store kept: the zero Meta and nothing open for a
 // new one.
-func NewTable(m Meta, open []Txn, a Archive) *Table {
-	t := &Table{ClusterState: NewClusterState(m), archive: a, watermark: m.Watermark, leases: m.Leases, open: make(map[ID]*held, len(open))}
+func NewTable(m Meta, open []Txn, a Archive, witnesses ...Witness) *Table {
+	t := &Table{ClusterState: NewClusterState(m), archive: a, watermark: m.Watermark, leases: m.Leases,
+		open: make(map[ID]*held, len(open)), witnesses: make(map[ID]Witness, len(witnesses))}
+	for _, w := range witnesses {
+		t.witnesses[w.ID] = w
+	}
 	for _, x := range open {
 		if mutant.ForgetDecisions {
 			break
@@ -125,6 +131,7 @@ type Verdict struct {
 	Reason   string
 	First    bool // this record made the decision
 	TooOld   bool // refused: older than what is kept
+	Open     bool // the members decide: see Witness. There is no decision yet
 }
 
 // Changes is what one fold changed. A transaction
@@ -136,9 +143,16 @@ type Changes struct {
 	// before Finished is stored.
 	PurgeBefore ID
 	Verdicts    []Verdict
-	Granted     []Lease // in the order in which LeaseRecord asks for them
-	Ended       []Lease // now
-	Meta        Meta
+	// Witnesses are the open gids as they are now, of those that changed; Closed are open no more.
+	Witnesses []Witness
+	Closed    []ID
+	// Broken are to be alarmed.
+	Broken  []Breach
+	Granted []Lease // in the order in which LeaseRecord asks for them
+	Ended   []Lease // now
+	Meta    Meta
+
+	touched []ID // open gids, while the fold is under way
 }
 
 // Apply folds one log entry. An error means that the entry is not ours or damaged;
@@ -155,12 +169,20 @@ func (t *Table) Apply(at Position, data []byte) (Changes, error) {
 		switch r := r.(type) {
 		case CommitRecord:
 			x := Txn{ID: r.ID, Decision: Commit, Seen: len(r.Branches) > 0, Protocol: r.Protocol, By: r.By, Branches: r.Branches, Reason: r.Reason, Label: r.Label, Decided: at, Ended: len(r.Branches) == 0}
-			if why := t.refusal(r); why != "" {
+			if why := t.refusal(r.ID, r.By); why != "" {
 				x = Txn{ID: r.ID, Decision: Abort, By: FromCluster, Reason: why, Seen: len(r.Branches) > 0, Decided: at, Ended: true}
 			}
 			touched = append(touched, t.decide(x, &c))
 		case AbortRecord:
 			touched = append(touched, t.decide(Txn{ID: r.ID, Decision: Abort, By: r.By, Reason: r.Reason, Seen: r.Seen, Decided: at, Ended: true}, &c))
+		case PreCommitRecord:
+			touched = append(touched, t.preCommit(r, at, &c))
+		case PreAbortRecord:
+			t.attempt(r.ID, r.Election, Abort, &c)
+		case PromiseRecord:
+			t.promise(r, &c)
+		case ProvenRecord:
+			touched = append(touched, t.prove(r, at, &c))
 		case End:
 			for _, id := range r.IDs {
 				touched = append(touched, t.end(id))
@@ -177,6 +199,7 @@ func (t *Table) Apply(at Position, data []byte) (Changes, error) {
 			if r.Time.After(t.watermark) {
 				t.watermark = r.Time
 				c.PurgeBefore = FirstID(r.Time)
+				t.passWitnesses(&c)
 				if mutant.PurgeUnfinished {
 					for _, x := range t.open {
 						if t.TooOld(x.ID) {
@@ -190,13 +213,14 @@ func (t *Table) Apply(at Position, data []byte) (Changes, error) {
 		}
 	}
 	t.file(touched, &c)
+	t.fileWitnesses(&c)
 	c.Meta = t.Meta()
 	t.archive.Keep(c)
 	return c, nil
 }
 
-// decide records a first decision, and gives the verdict in any case. Of a later one only
-// this is kept: that a branch was seen.
+// decide records a first decision, unless the gid is open, and gives the verdict in any case. Of a
+// later one only this is kept: that a branch was seen.
 func (t *Table) decide(x Txn, c *Changes) *held {
 	if old, ok := t.Get(x.ID); ok && !mutant.LastDecisionWins {
 		c.Verdicts = append(c.Verdicts, Verdict{ID: x.ID, Decision: old.Decision, By: old.By, Reason: old.Reason})
@@ -206,13 +230,24 @@ func (t *Table) decide(x Txn, c *Changes) *held {
 		old.Seen = true
 		return t.hold(old)
 	}
+	if _, open := t.witnesses[x.ID]; open {
+		if !mutant.TombstoneOverPreCommit {
+			c.Verdicts = append(c.Verdicts, Verdict{ID: x.ID, Open: true}) // its members decide
+			return nil
+		}
+		delete(t.witnesses, x.ID)
+		c.touch(x.ID)
+	}
 	if t.TooOld(x.ID) {
-		c.Verdicts = append(c.Verdicts, Verdict{ID: x.ID, Decision: Abort, TooOld: true,
-			Reason: "the transaction is older than what the cluster remembers: " + t.watermark.UTC().Format(time.RFC3339)})
+		c.Verdicts = append(c.Verdicts, t.standing(x.ID))
 		return nil
 	}
 	c.Verdicts = append(c.Verdicts, Verdict{ID: x.ID, Decision: x.Decision, By: x.By, Reason: x.Reason, First: true})
 	return t.hold(x)
+}
+
+func (t *Table) tooOld() string {
+	return "the transaction is older than what the cluster remembers: " + t.watermark.UTC().Format(time.RFC3339)
 }
 
 func (t *Table) end(id ID) *held {

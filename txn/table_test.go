@@ -14,10 +14,13 @@ import (
 type shelf struct {
 	finished map[ID]Txn
 	open     map[ID]Txn
+	witness  map[ID]Witness
 	meta     Meta
 }
 
-func newShelf() *shelf { return &shelf{finished: map[ID]Txn{}, open: map[ID]Txn{}} }
+func newShelf() *shelf {
+	return &shelf{finished: map[ID]Txn{}, open: map[ID]Txn{}, witness: map[ID]Witness{}}
+}
 
 func (s *shelf) Finished(id ID) (Txn, bool) { x, ok := s.finished[id]; return x, ok }
 
@@ -34,6 +37,12 @@ func (s *shelf) Keep(c Changes) {
 	for _, x := range c.Finished {
 		delete(s.open, x.ID)
 		s.finished[x.ID] = x
+	}
+	for _, w := range c.Witnesses {
+		s.witness[w.ID] = w
+	}
+	for _, id := range c.Closed {
+		delete(s.witness, id)
 	}
 	s.meta = c.Meta
 }
@@ -62,7 +71,11 @@ func (r *replica) restarted() *replica {
 	for _, x := range r.shelf.open {
 		open = append(open, x)
 	}
-	return &replica{Table: NewTable(r.meta, open, r.shelf), shelf: r.shelf, next: r.next}
+	var witnesses []Witness
+	for _, w := range r.shelf.witness {
+		witnesses = append(witnesses, w)
+	}
+	return &replica{Table: NewTable(r.meta, open, r.shelf, witnesses...), shelf: r.shelf, next: r.next}
 }
 
 var two = []Branch{{No: 0, Resource: "orders"}, {No: 1, Resource: "billing"}}

@@ -54,8 +54,12 @@ func (o Outcome) Heuristic() bool { return o >= HeuristicCommit && o <= Heuristi
 // Protocol is the commit protocol of a transaction.
 type Protocol uint8
 
-// TwoPhase is presumed-abort two-phase commit, the default.
-const TwoPhase Protocol = 0
+// TwoPhase is presumed-abort two-phase commit, the default. ThreePhaseCommit is that of
+// transactions of class ThreePhase.
+const (
+	TwoPhase Protocol = iota
+	ThreePhaseCommit
+)
 
 // Source is who brought a fact into the log. What follows from a fact depends on it; the
 // names and reasons beside it are for people alone.
@@ -117,8 +121,8 @@ func (o Outcome) String() string {
 // String returns client, cluster or operator.
 func (s Source) String() string { return name([]string{"client", "cluster", "operator"}, uint8(s)) }
 
-// String returns two_phase.
-func (p Protocol) String() string { return name([]string{"two_phase"}, uint8(p)) }
+// String returns two_phase or three_phase.
+func (p Protocol) String() string { return name([]string{"two_phase", "three_phase"}, uint8(p)) }
 
 // String returns done, already-done, contradicted or lost.
 func (f Finish) String() string {

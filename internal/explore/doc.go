@@ -22,6 +22,7 @@
 // # The worlds
 //
 // TwoPC is one transaction: the initiator or the agents that hold its branches, a
-// leader, the log, the resources. ZAB is a cluster of three nodes with disks that lose
+// leader, the log, the resources. ThreePC is one transaction too, with journals, elections and the
+// fold of the log. ZAB is a cluster of three nodes with disks that lose
 // what was not synced. What can go wrong in them, and what must hold, is said in their files.
 package explore

@@ -6,41 +6,61 @@ package mutant
 
 // The switches. All are off until With turns one on.
 var (
-	AckBeforeDurable      bool // X01
-	VoteBeforeDurable     bool // X02
-	ReplyBeforeQuorum     bool // X03
-	CommitOnOwnDisk       bool // X04
-	AppendFromAnyEpoch    bool // X05
-	ForgetDecisions       bool // X07
-	ForgetTombstones      bool // X08
-	RollbackAfterYes      bool // X09
-	CommitOnMajority      bool // X10
-	PresumeCommit         bool // X11
-	PurgeUnfinished       bool // X12
-	EndOneShort           bool // X13
-	LateEnlist            bool // X14
-	NotFoundIsDone        bool // X15
-	RollbackTagIsPrepared bool // X16
-	RetryUnderNewGid      bool // X17
-	LastDecisionWins      bool // X18
-	TouchForeign          bool // X19
-	NoGrace               bool // X20
-	EpochBeforeHistory    bool // X21
-	AckNewLeaderEarly     bool // X22
-	TruncateCommitted     bool // X23
-	ShorterLogLeads       bool // X24
-	ReadUnconfirmed       bool // X25
-	ReadOnOldRound        bool // X26
-	GoOnAfterWriteError   bool // X27
-	DamageIsTheEnd        bool // X28
-	PositionApart         bool // X29
-	SwitchUnsynced        bool // X30
-	SwallowHeuristic      bool // X31
-	ApplyTwice            bool // X32
-	TimerNotRearmed       bool // X34
-	UnrecordedIsAborted   bool // X35
-	CommitUnderEndedLease bool // X36
-	NewSetAtOnce          bool // X37
+	AckBeforeDurable          bool // X01
+	VoteBeforeDurable         bool // X02
+	ReplyBeforeQuorum         bool // X03
+	CommitOnOwnDisk           bool // X04
+	AppendFromAnyEpoch        bool // X05
+	ForgetDecisions           bool // X07
+	ForgetTombstones          bool // X08
+	RollbackAfterYes          bool // X09
+	CommitOnMajority          bool // X10
+	PresumeCommit             bool // X11
+	PurgeUnfinished           bool // X12
+	EndOneShort               bool // X13
+	LateEnlist                bool // X14
+	NotFoundIsDone            bool // X15
+	RollbackTagIsPrepared     bool // X16
+	RetryUnderNewGid          bool // X17
+	LastDecisionWins          bool // X18
+	TouchForeign              bool // X19
+	NoGrace                   bool // X20
+	EpochBeforeHistory        bool // X21
+	AckNewLeaderEarly         bool // X22
+	TruncateCommitted         bool // X23
+	ShorterLogLeads           bool // X24
+	ReadUnconfirmed           bool // X25
+	ReadOnOldRound            bool // X26
+	GoOnAfterWriteError       bool // X27
+	DamageIsTheEnd            bool // X28
+	PositionApart             bool // X29
+	SwitchUnsynced            bool // X30
+	SwallowHeuristic          bool // X31
+	ApplyTwice                bool // X32
+	MinorityDecides           bool // X33
+	TimerNotRearmed           bool // X34
+	UnrecordedIsAborted       bool // X35
+	CommitUnderEndedLease     bool // X36
+	NewSetAtOnce              bool // X37
+	SendBeforePreCommitRecord bool // X38
+	TombstoneOverPreCommit    bool // X39
+	NewLeaderAborts           bool // X40
+	PurgeOpenGids             bool // X41
+	ChoiceUnforced            bool // X42
+	TwoLeadersChoose          bool // X43
+	AnswerBeforePromise       bool // X44
+	AbortedWithoutForce       bool // X45
+	NotMemberIsAborted        bool // X46
+	OpenBranchVotesLater      bool // X47
+	CountReadOnly             bool // X48
+	AckOfAnother              bool // X49
+	AttemptBelowPromise       bool // X50
+	MinorityAcks              bool // X51
+	AnyHalf                   bool // X52
+	NumberAlone               bool // X53
+	VoteBeforeJournal         bool // X54
+	TimeoutCommits            bool // X55
+	TimeoutAborts             bool // X56
 )
 
 var switches = map[string]*bool{
@@ -75,10 +95,30 @@ var switches = map[string]*bool{
 	"X30": &SwitchUnsynced,
 	"X31": &SwallowHeuristic,
 	"X32": &ApplyTwice,
+	"X33": &MinorityDecides,
 	"X34": &TimerNotRearmed,
 	"X35": &UnrecordedIsAborted,
 	"X36": &CommitUnderEndedLease,
 	"X37": &NewSetAtOnce,
+	"X38": &SendBeforePreCommitRecord,
+	"X39": &TombstoneOverPreCommit,
+	"X40": &NewLeaderAborts,
+	"X41": &PurgeOpenGids,
+	"X42": &ChoiceUnforced,
+	"X43": &TwoLeadersChoose,
+	"X44": &AnswerBeforePromise,
+	"X45": &AbortedWithoutForce,
+	"X46": &NotMemberIsAborted,
+	"X47": &OpenBranchVotesLater,
+	"X48": &CountReadOnly,
+	"X49": &AckOfAnother,
+	"X50": &AttemptBelowPromise,
+	"X51": &MinorityAcks,
+	"X52": &AnyHalf,
+	"X53": &NumberAlone,
+	"X54": &VoteBeforeJournal,
+	"X55": &TimeoutCommits,
+	"X56": &TimeoutAborts,
 }
 
 // With runs f while the mutant with this ID is on. Tests that use it must not be parallel.

@@ -6,7 +6,7 @@ import "slices"
 
 // Mutant is one planted mistake.
 type Mutant struct {
-	ID   string // X01 to X37
+	ID   string // X01 to X56
 	Name string // of the switch
 	What string // is wrong
 	// In are the packages whose TestMutants must kill it.
@@ -72,10 +72,28 @@ var table = []Mutant{
 	{ID: "X30", Name: "SwitchUnsynced", What: "the switch to an installed snapshot is not synced", In: []string{inWAL}},
 	{ID: "X31", Name: "SwallowHeuristic", What: "a heuristic outcome is not recorded", In: []string{inSim}},
 	{ID: "X32", Name: "ApplyTwice", What: "entries that a snapshot holds are delivered again", In: []string{inSim}},
-	{ID: "X33", Name: "MinorityDecides", What: "a minority of participants finishes three-phase commit",
-		NotHere: "three-phase commit is not built"},
+	{ID: "X33", Name: "MinorityDecides", What: "a minority of participants finishes three-phase commit", In: []string{inExplore}},
 	{ID: "X34", Name: "TimerNotRearmed", What: "a timer is not set again after an election", In: []string{inSim}},
 	{ID: "X35", Name: "UnrecordedIsAborted", What: "a transaction that the cluster knows nothing of is called aborted", In: []string{inSim, inExplore}},
 	{ID: "X36", Name: "CommitUnderEndedLease", What: "a commit request of a client whose lease has ended is taken", In: []string{inSim}},
 	{ID: "X37", Name: "NewSetAtOnce", What: "a new set of members counts before it is delivered", In: []string{inSim, inExplore}},
+	{ID: "X38", Name: "SendBeforePreCommitRecord", What: "agents are told to pre-commit before the log has delivered the record", In: []string{inExplore}},
+	{ID: "X39", Name: "TombstoneOverPreCommit", What: "a tombstone decides a gid that agents may have committed", In: []string{inExplore}},
+	{ID: "X40", Name: "NewLeaderAborts", What: "a new leader aborts what it finds open", In: []string{inExplore}},
+	{ID: "X41", Name: "PurgeOpenGids", What: "the watermark removes an open gid", In: []string{inExplore}},
+	{ID: "X42", Name: "ChoiceUnforced", What: "a candidate tells its choice before its own journal has it", In: []string{inExplore}},
+	{ID: "X43", Name: "TwoLeadersChoose", What: "a new leader goes on with an election that another leader began", In: []string{inExplore}},
+	{ID: "X44", Name: "AnswerBeforePromise", What: "the witness answers an election with what it was before its promise was delivered", In: []string{inExplore}},
+	{ID: "X45", Name: "AbortedWithoutForce", What: "an agent with a vote in its journal answers Aborted unforced, and votes yes later", In: []string{inExplore}},
+	{ID: "X46", Name: "NotMemberIsAborted", What: "an agent that knows nothing is taken for one that aborted", In: []string{inExplore}},
+	{ID: "X47", Name: "OpenBranchVotesLater", What: "an agent answers Aborted for an open branch, and votes yes later", In: []string{inExplore}},
+	{ID: "X48", Name: "CountReadOnly", What: "read-only voters count in quorums", In: []string{inExplore}},
+	{ID: "X49", Name: "AckOfAnother", What: "an acknowledgement of another election counts", In: []string{inExplore}},
+	{ID: "X50", Name: "AttemptBelowPromise", What: "an attempt below what was promised is accepted", In: []string{inExplore}},
+	{ID: "X51", Name: "MinorityAcks", What: "acknowledgements of a minority decide", In: []string{inExplore}},
+	{ID: "X52", Name: "AnyHalf", What: "any half of the members is a quorum", In: []string{inExplore}},
+	{ID: "X53", Name: "NumberAlone", What: "elections are compared by their number alone, and an equal one is promised", In: []string{inExplore}},
+	{ID: "X54", Name: "VoteBeforeJournal", What: "an agent votes yes before its journal has it", In: []string{inExplore}},
+	{ID: "X55", Name: "TimeoutCommits", What: "an agent that waits too long in pre-committed commits", In: []string{inExplore}},
+	{ID: "X56", Name: "TimeoutAborts", What: "an agent that waits too long for pre-commit aborts", In: []string{inExplore}},
 }

@@ -126,7 +126,7 @@ func (w *txnWorld) table(node int, d *disk) (*txn.Table, error) {
 	}
 	m.silent = false
 	// What a store keeps is the meta data and the transactions, so start from those.
-	return txn.NewTable(again.Meta(), again.Open(), m), nil
+	return txn.NewTable(again.Meta(), again.Open(), m, again.Witnesses()...), nil
 }
 
 // reload makes the table anew after a snapshot was installed.

@@ -38,6 +38,7 @@ var house = map[string]struct {
 
 	"api/concord/v1/concordv1connect": {layer: 1, why: "generated client and handler of those messages"},
 	"protocol":                        {layer: 1, why: "the words that commit protocols share"},
+	"protocol/threepc":                {layer: 2, why: "three-phase commit in those words"},
 	"protocol/twopc":                  {layer: 2, why: "two-phase commit in those words"},
 	"wal":                             {layer: 1, why: "the store keeps what zab says must be durable"},
 	"adapters":                        {layer: 1, why: "the contract of a resource, no code"},
