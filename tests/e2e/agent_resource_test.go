@@ -55,7 +55,7 @@ func newMixed(t testing.TB, s settings) *mixed {
 
 // cluster is the one that the agent belongs to.
 func (a *agent) cluster() (id txn.ClusterID) {
-	_, err := fmt.Sscanf(a.who.GetCluster(), "%x", (*uint32)(&id))
+	_, err := fmt.Sscanf(a.who.Load().GetCluster(), "%x", (*uint32)(&id))
 	require.NoError(a, err)
 	return id
 }

@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -31,7 +32,7 @@ type agent struct {
 	name, addr, dir, config, log string
 	process                      *process
 	stub                         concordv1connect.ParticipantServiceClient
-	who                          *concordv1.DescribeResponse // as of its last start
+	who                          atomic.Pointer[concordv1.DescribeResponse] // as of its last start
 }
 
 // startAgent starts an agent of a cluster and waits until it knows it. Each resource is a line of
@@ -86,7 +87,7 @@ func (a *agent) start() {
 				return false
 			}
 		}
-		a.who = who
+		a.who.Store(who)
 		return true
 	})
 }
@@ -138,7 +139,7 @@ func drive(t testing.TB, c *cluster) *driven {
 func (d *driven) branch(a *agent, resource string) *drivenBranch {
 	b := &drivenBranch{a: a, address: &concordv1.BranchAddress{
 		Cluster: d.c.id.String(), Gid: d.id.String(), No: uint32(len(d.branches)), Resource: resource,
-		Journal: a.who.GetJournal(), Epoch: a.who.GetEpoch(),
+		Journal: a.who.Load().GetJournal(), Epoch: a.who.Load().GetEpoch(),
 	}}
 	d.branches = append(d.branches, b)
 	return b
@@ -184,7 +185,7 @@ func (d *driven) vote() {
 		require.NoError(d, err)
 		require.Equal(d, "yes", r.GetVote(), r.GetReason())
 		require.Equal(d, b.a.name, r.GetName())
-		require.Equal(d, b.a.who.GetEpoch(), r.GetEpoch())
+		require.Equal(d, b.a.who.Load().GetEpoch(), r.GetEpoch())
 		b.yes = r.GetBranch()
 	}
 }
@@ -257,7 +258,7 @@ func TestAgentKilledBeforePrepare(t *testing.T) {
 	d.transfer(a)
 	a.kill()
 	a.start()
-	require.EqualValues(t, 2, a.who.GetEpoch())
+	require.EqualValues(t, 2, a.who.Load().GetEpoch())
 	for _, branch := range d.branches {
 		r, err := branch.prepare(a.within())
 		require.NoError(t, err)
