@@ -31,6 +31,36 @@ func TestPairsThatAreNoStateAreRefused(t *testing.T) {
 	}
 }
 
+// An open gid of a three-phase transaction outlives a restart, until it is decided.
+func TestOpenGidsAreStored(t *testing.T) {
+	store, err := wal.Open("/data", wal.Options{FS: vfs.NewMem(), Node: 1, Logger: slog.New(slog.DiscardHandler)})
+	require.NoError(t, err)
+	defer store.Close()
+	entries := []zab.Entry{{Zxid: zab.Zxid{Epoch: 1, Counter: 1}}, {Prev: zab.Zxid{Epoch: 1, Counter: 1}, Zxid: zab.Zxid{Epoch: 1, Counter: 2}}}
+	durable := make(chan uint64, 1)
+	log := wal.NewWriter(store, func(id uint64) { durable <- id })
+	log.Enqueue(zab.Write{ID: 1, Hard: &zab.HardState{Accepted: 1, Current: 1}, Entries: entries})
+	<-durable
+	log.Close()
+	w := txn.Witness{ID: txn.ID{1}, Members: []txn.Party{{}}, Branches: []txn.Branch{{Resource: "orders"}}, Accepted: txn.Commit,
+		LastAttempt: txn.FirstElection, LastElected: txn.Election{N: 2}}
+	at := func(n uint64) txn.Meta { return txn.Meta{Cluster: 7, Position: txn.Position{Epoch: 1, Counter: n}} }
+	state, _ := toState([]txn.Changes{{Witnesses: []txn.Witness{w}, Meta: at(1)}}, nil)
+	for _, pair := range state.Puts {
+		require.NoError(t, checkPair(pair.Key, pair.Value))
+	}
+	require.NoError(t, store.Apply(state))
+	table, err := loadTable(store, nil)
+	require.NoError(t, err)
+	require.Equal(t, []txn.Witness{w}, table.Witnesses())
+
+	state, _ = toState([]txn.Changes{{Closed: []txn.ID{w.ID}, Meta: at(2)}}, nil)
+	require.NoError(t, store.Apply(state))
+	table, err = loadTable(store, nil)
+	require.NoError(t, err)
+	require.Empty(t, table.Witnesses())
+}
+
 // FuzzTableMeta reads what the applied state says of the table besides transactions; with a
 // snapshot it comes from a peer.
 func FuzzTableMeta(f *testing.F) {

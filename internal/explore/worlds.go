@@ -29,6 +29,7 @@ func Quick() []World {
 		Council{Agents: 2, Crashes: 1, Lonely: true},
 		Council{Agents: 2, Crashes: 1, Watermarks: 1, Voted: true},
 		Council{Agents: 2, Tombstones: 2, Voted: true},
+		Council{Agents: 2, Elections: 1, Voted: true, Lonely: true},
 		Council{Agents: 2, Elections: 1},
 		Council{Agents: 2, ReadOnly: 1, Elections: 1},
 		Council{Agents: 3},
@@ -60,7 +61,6 @@ func Long() []World {
 	), append(councils(
 		Council{Agents: 2, Crashes: 1, Watermarks: 1},
 		Council{Agents: 2, Elections: 1, Crashes: 1, Voted: true},
-		Council{Agents: 2, Elections: 1, Voted: true, Lonely: true},
 		Council{Agents: 2, Elections: 2, Voted: true},
 		Council{Agents: 2, Elections: 1, Crashes: 1},
 		Council{Agents: 2, Elections: 2, Crashes: 2, Voted: true},
