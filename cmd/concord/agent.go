@@ -36,13 +36,13 @@ func (c *cli) agentCommand() *cobra.Command {
 			"are open. \"scan\" (5s) is how often the databases are asked for prepared branches.\n\n" +
 			"Every key can also come from the environment, which goes before the file, and some from flags,\n" +
 			"which go before both; the lists are YAML or JSON there.\n" +
-			"All variables: " + strings.Join(agentVariables(), ", ") + ".\n\n" +
+			"All variables: " + strings.Join(agentProgram.variables(), ", ") + ".\n\n" +
 			"Example of FILE:\n\n" + indent(agentExample) + "\n\n" +
 			"Who is it?\n\n" +
 			"  curl -H 'Content-Type: application/json' -d '{}' \\\n    http://127.0.0.1:7430/concord.v1.ParticipantService/Describe",
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if file == "" && os.Getenv(agentEnvOf("resources")) == "" {
-				return usagef("--config is missing, and %s is not set: an example is in \"concord agent --help\"", agentEnvOf("resources"))
+			if file == "" && os.Getenv(agentProgram.envOf("resources")) == "" {
+				return usagef("--config is missing, and %s is not set: an example is in \"concord agent --help\"", agentProgram.envOf("resources"))
 			}
 			conf, err := loadAgentConfig(file, cmd.Flags())
 			if err != nil {

@@ -8,12 +8,9 @@ import (
 	"net"
 	"regexp"
 	"slices"
-	"strings"
 	"time"
 
-	"github.com/go-viper/mapstructure/v2"
 	"github.com/spf13/pflag"
-	"github.com/spf13/viper"
 
 	"github.com/concordtx/concord/participant"
 )
@@ -41,14 +38,9 @@ resources:
   - {name: billing, driver: mysql,    dsn_file: /run/secrets/billing}
   - {name: ledger,  driver: pebble,   dir: /var/lib/ledger}`
 
-const agentEnvPrefix = envPrefix + "AGENT_"
-
-// agentEnvLists are the keys whose value in the environment is a list, in YAML or JSON.
-var agentEnvLists = []string{"coordinators", "resources"}
-
-func agentEnvOf(key string) string {
-	return agentEnvPrefix + strings.ToUpper(strings.ReplaceAll(key, ".", "_"))
-}
+// agentProgram is "concord agent".
+var agentProgram = program{command: "concord agent", prefix: envPrefix + "AGENT_", lists: []string{"coordinators", "resources"}, defaults: agentDefaults, own: "dir",
+	flags: map[string]string{"name": "name", "data_dir": "data-dir", "listen": "listen", "log.level": "log-level", "log.format": "log-format"}}
 
 // agentDefaults are the keys that are no lists, each with its default.
 func agentDefaults() map[string]any {
@@ -58,51 +50,13 @@ func agentDefaults() map[string]any {
 	}
 }
 
-func agentVariables() (known []string) {
-	for key := range agentDefaults() {
-		known = append(known, agentEnvOf(key))
-	}
-	for _, key := range agentEnvLists {
-		known = append(known, agentEnvOf(key))
-	}
-	slices.Sort(known)
-	return known
-}
-
 // loadAgentConfig reads an agent's configuration file, or with no name the environment alone, and
 // checks it. flags may override some keys.
 func loadAgentConfig(file string, flags *pflag.FlagSet) (*agentConfig, error) {
-	v := viper.New()
-	v.SetConfigType("yaml")
-	v.SetEnvPrefix("concord_agent")
-	v.SetEnvKeyReplacer(strings.NewReplacer(".", "_"))
-	v.AutomaticEnv()
-	for key, value := range agentDefaults() {
-		v.SetDefault(key, value)
-	}
-	for key, flag := range map[string]string{"name": "name", "data_dir": "data-dir", "listen": "listen", "log.level": "log-level", "log.format": "log-format"} {
-		if err := v.BindPFlag(key, flags.Lookup(flag)); err != nil {
-			return nil, err
-		}
-	}
-	source := "the environment (CONCORD_AGENT_*)"
-	if file != "" {
-		source = file
-		if err := readConfig(v, file); err != nil {
-			return nil, err
-		}
-	}
-	if err := listsFrom(v, agentEnvLists, agentEnvOf, `"concord agent --help"`); err != nil {
-		return nil, err
-	}
-	resources, err := decodeResources(v.Get("resources"), "dir")
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w: see the example in \"concord agent --help\"", source, err)
-	}
-	v.Set("resources", []any{}) // done with
 	var c agentConfig
-	if err := v.UnmarshalExact(&c, func(d *mapstructure.DecoderConfig) { d.ErrorUnused = true }); err != nil {
-		return nil, fmt.Errorf("%s: %s: see the example in \"concord agent --help\"", source, decodeError(err))
+	source, resources, err := agentProgram.load(file, flags, &c)
+	if err != nil {
+		return nil, err
 	}
 	c.Resources = resources
 	if err := c.check(); err != nil {

@@ -87,6 +87,10 @@ CONCORD_DATA_DIR=/var/lib/concord
 CONCORD_MEMBERS='[{id: 1, peer: "127.0.0.1:7421", api: "127.0.0.1:7420"}]'
 CONCORD_RESOURCES='[{"name": "orders", "driver": "postgres", "dsn": "postgres://app@127.0.0.1:5432/orders"}]'`
 
+// nodeProgram is "concord serve".
+var nodeProgram = program{command: "concord serve", prefix: envPrefix, lists: []string{"members", "resources"}, defaults: configDefaults, own: "addr",
+	flags: map[string]string{"node": "node", "data_dir": "data-dir", "log.level": "log-level", "log.format": "log-format"}}
+
 // configDefaults are the keys that are no lists, each with its default.
 func configDefaults() map[string]any {
 	return map[string]any{
@@ -101,39 +105,10 @@ func configDefaults() map[string]any {
 // loadConfig reads a configuration file, or with no name the environment alone, and checks it.
 // flags may override some keys.
 func loadConfig(file string, flags *pflag.FlagSet) (*config, error) {
-	v := viper.New()
-	v.SetConfigType("yaml")
-	v.SetEnvPrefix("concord")
-	v.SetEnvKeyReplacer(strings.NewReplacer(".", "_"))
-	v.AutomaticEnv()
-	for key, value := range configDefaults() {
-		v.SetDefault(key, value)
-	}
-	for key, flag := range map[string]string{"node": "node", "data_dir": "data-dir", "log.level": "log-level", "log.format": "log-format"} {
-		if f := flags.Lookup(flag); f != nil {
-			if err := v.BindPFlag(key, f); err != nil {
-				return nil, err
-			}
-		}
-	}
-	source := "the environment (CONCORD_*)"
-	if file != "" {
-		source = file
-		if err := readConfig(v, file); err != nil {
-			return nil, err
-		}
-	}
-	if err := listsFromEnvironment(v); err != nil {
-		return nil, err
-	}
-	resources, err := decodeResources(v.Get("resources"), "addr")
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w: see the example in \"concord serve --help\"", source, err)
-	}
-	v.Set("resources", []any{}) // done with
 	var c config
-	if err := v.UnmarshalExact(&c, func(d *mapstructure.DecoderConfig) { d.ErrorUnused = true }); err != nil {
-		return nil, fmt.Errorf("%s: %s: see the example in \"concord serve --help\"", source, decodeError(err))
+	source, resources, err := nodeProgram.load(file, flags, &c)
+	if err != nil {
+		return nil, err
 	}
 	c.Resources = resources
 	if err := c.check(); err != nil {
@@ -280,7 +255,7 @@ func loadParts(file string, keys ...string) (*config, error) {
 	var c config
 	if slices.Contains(keys, "resources") {
 		var err error
-		if c.Resources, err = decodeResources(v.Get("resources"), "addr"); err != nil {
+		if c.Resources, err = decodeResources(v.Get("resources"), nodeProgram.own); err != nil {
 			return nil, fmt.Errorf("%s: %w", file, err)
 		}
 	}

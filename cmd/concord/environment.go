@@ -3,35 +3,16 @@
 package main
 
 import (
-	"fmt"
-	"os"
 	"regexp"
 	"slices"
 	"strings"
-
-	"github.com/spf13/viper"
-	"go.yaml.in/yaml/v3"
 )
 
 const envPrefix = "CONCORD_"
 
-// envLists are the keys whose value in the environment is a list, in YAML or JSON.
-var envLists = []string{"members", "resources"}
-
-// envOf is the variable that overrides a key of the configuration.
-func envOf(key string) string {
-	return envPrefix + strings.ToUpper(strings.ReplaceAll(key, ".", "_"))
-}
-
-// knownVariables are all that this program looks at.
+// knownVariables are all that a node or a command looks at.
 func knownVariables() []string {
-	known := []string{envPrefix + "ADDR"}
-	for key := range configDefaults() {
-		known = append(known, envOf(key))
-	}
-	for _, key := range envLists {
-		known = append(known, envOf(key))
-	}
+	known := append(nodeProgram.variables(), envPrefix+"ADDR")
 	slices.Sort(known)
 	return known
 }
@@ -46,30 +27,10 @@ func checkEnvironment(environ []string) error {
 	known := knownVariables()
 	for _, entry := range environ {
 		name, _, _ := strings.Cut(entry, "=")
-		if !strings.HasPrefix(name, envPrefix) || slices.Contains(known, name) || slices.Contains(agentVariables(), name) || othersVariables.MatchString(name) {
+		if !strings.HasPrefix(name, envPrefix) || slices.Contains(known, name) || slices.Contains(agentProgram.variables(), name) || othersVariables.MatchString(name) {
 			continue
 		}
 		return usagef("the environment has %s, which is no variable of concord: the nearest is %s; correct or remove it (\"concord serve --help\" lists them)", cell(name), nearest(name, known))
-	}
-	return nil
-}
-
-// listsFromEnvironment puts the lists of the environment over those of the file.
-func listsFromEnvironment(v *viper.Viper) error {
-	return listsFrom(v, envLists, envOf, `"concord serve --help"`)
-}
-
-func listsFrom(v *viper.Viper, keys []string, envOf func(string) string, help string) error {
-	for _, key := range keys {
-		text := os.Getenv(envOf(key))
-		if text == "" {
-			continue
-		}
-		var list []any
-		if err := yaml.Unmarshal([]byte(text), &list); err != nil {
-			return fmt.Errorf("%s is no list in YAML or JSON%s: an example is in %s", envOf(key), line(err), help)
-		}
-		v.Set(key, list)
 	}
 	return nil
 }

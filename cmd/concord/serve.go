@@ -37,8 +37,8 @@ func (c *cli) serveCommand() *cobra.Command {
 			"A database that an agent hosts (\"concord agent\") is a resource, too:\n\n" +
 			indent("- {name: ledger, driver: agent, addr: 127.0.0.1:7430}"),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if file == "" && os.Getenv(envOf("members")) == "" {
-				return usagef("--config is missing, and %s is not set: an example of both is in \"concord serve --help\"", envOf("members"))
+			if file == "" && os.Getenv(nodeProgram.envOf("members")) == "" {
+				return usagef("--config is missing, and %s is not set: an example of both is in \"concord serve --help\"", nodeProgram.envOf("members"))
 			}
 			load := func() (*config, error) { return loadConfig(file, cmd.Flags()) }
 			conf, err := load()
