@@ -24,6 +24,8 @@ func agentMessages() []message {
 	list := []message{
 		{name: "agent: unknown key", file: with("listen:", "lisen:"), says: `FILE: unknown keys: lisen: ` + help},
 		{name: "agent: unknown key of a resource", file: with("dir: /var/lib/ledger", "dri: x"), says: `FILE: resources[2]: unknown key "dri": did you mean "dir"?: ` + help},
+		{name: "agent: not YAML", file: with("name: east", "name: ["),
+			says: `FILE is not YAML (line 2): put texts with special characters in quotes; an example is in "concord agent --help"`},
 		{name: "agent: no name", file: with("name: east", "name: the east"),
 			says: `FILE: "name" is "the east": give the agent a name of 1 to 64 letters, digits, dots, hyphens and underscores, of its own in the cluster`},
 		{name: "agent: no data_dir", file: with("data_dir: /var/lib/concord-agent", ""), says: `FILE: "data_dir" is missing: give a directory of its own to each agent`},

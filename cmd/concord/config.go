@@ -117,13 +117,13 @@ func loadConfig(file string, flags *pflag.FlagSet) (*config, error) {
 	return &c, nil
 }
 
-func readConfig(v *viper.Viper, file string) error {
+func readConfig(v *viper.Viper, file, command string) error {
 	b, err := readFile(file, maxConfigFile)
 	if err != nil {
-		return fmt.Errorf("read the configuration %s: %w: give the path of a file with --config; an example is in \"concord serve --help\"", file, err)
+		return fmt.Errorf("read the configuration %s: %w: give the path of a file with --config; an example is in \"%s --help\"", file, err, command)
 	}
 	if err := v.ReadConfig(bytes.NewReader(b)); err != nil {
-		return fmt.Errorf("%s is not YAML%s: put texts with special characters in quotes; an example is in \"concord serve --help\"", file, line(err))
+		return fmt.Errorf("%s is not YAML%s: put texts with special characters in quotes; an example is in \"%s --help\"", file, line(err), command)
 	}
 	return nil
 }
@@ -249,7 +249,7 @@ func loadResources(file string) ([]resourceConfig, error) {
 func loadParts(file string, keys ...string) (*config, error) {
 	v := viper.New()
 	v.SetConfigType("yaml")
-	if err := readConfig(v, file); err != nil {
+	if err := readConfig(v, file, nodeProgram.command); err != nil {
 		return nil, err
 	}
 	var c config

@@ -63,7 +63,7 @@ func (p program) load(file string, flags *pflag.FlagSet, into any) (source strin
 	source = fmt.Sprintf("the environment (%s*)", p.prefix)
 	if file != "" {
 		source = file
-		if err := readConfig(v, file); err != nil {
+		if err := readConfig(v, file, p.command); err != nil {
 			return "", nil, err
 		}
 	}
