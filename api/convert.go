@@ -248,8 +248,13 @@ func BranchName(x txn.XID) *concordv1.BranchName {
 	return &concordv1.BranchName{Cluster: x.Cluster.String(), Gid: x.ID.String(), No: uint32(x.Branch)}
 }
 
-// ParseBranchName validates the name of a branch of any cluster.
-func ParseBranchName(field string, m *concordv1.BranchName) (x txn.XID, err error) {
+// ParseBranchName validates the name of a branch of any cluster, which stands in a BranchName or
+// in a message that has its fields, too.
+func ParseBranchName(field string, m interface {
+	GetCluster() string
+	GetGid() string
+	GetNo() uint32
+}) (x txn.XID, err error) {
 	if x.Cluster, err = ParseCluster(field+".cluster", m.GetCluster()); err != nil {
 		return x, err
 	}

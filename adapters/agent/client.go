@@ -88,18 +88,18 @@ func (c *Client) Close() error {
 	return nil
 }
 
-// describe asks the agent who it is.
-func (c *Client) describe(ctx context.Context) (*concordv1.DescribeResponse, error) {
+// describe asks the agent who it is, and in which life.
+func (c *Client) describe(ctx context.Context) (*concordv1.DescribeResponse, life, error) {
 	ctx, cancel := context.WithTimeout(ctx, answerTimeout)
 	defer cancel()
 	m, err := c.stub.Describe(ctx, &concordv1.DescribeRequest{})
 	if err != nil {
-		return nil, c.failed("describe", err)
+		return nil, life{}, c.failed("describe", err)
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.life = life{name: m.GetName(), journal: m.GetJournal(), epoch: m.GetEpoch()}
-	return m, nil
+	return m, c.life, nil
 }
 
 // current returns the life that branches are opened in, as far as is known.
@@ -110,12 +110,8 @@ func (c *Client) current(ctx context.Context) (life, error) {
 	if l.journal != "" {
 		return l, nil
 	}
-	if _, err := c.describe(ctx); err != nil {
-		return l, err
-	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.life, nil
+	_, l, err := c.describe(ctx)
+	return l, err
 }
 
 // failed says which agent did not do what.

@@ -55,7 +55,7 @@ func (r *Resource) Open(_ context.Context, x txn.XID) (adapters.Session, error) 
 // Identity implements adapters.Resource: the agent and its journal, since only that holds the
 // branches, and the database behind it.
 func (r *Resource) Identity(ctx context.Context) (string, error) {
-	m, err := r.client.describe(ctx)
+	m, _, err := r.client.describe(ctx)
 	if err != nil {
 		return "", err
 	}
@@ -122,7 +122,7 @@ func (r *Resource) Recover(ctx context.Context) ([]adapters.Prepared, error) {
 		if b.GetPhase() != "in-doubt" && b.GetPhase() != "listed" {
 			continue
 		}
-		x, err := api.ParseBranchName("branches", &concordv1.BranchName{Cluster: b.GetCluster(), Gid: b.GetGid(), No: b.GetNo()})
+		x, err := api.ParseBranchName("branches", b)
 		if err != nil {
 			return nil, r.client.failed("list "+r.name, err)
 		}

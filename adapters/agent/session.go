@@ -71,11 +71,12 @@ func (s *session) Failure() error {
 	return s.failed
 }
 
+// request sends one piece of work under a number.
+type request func(ctx context.Context, at *concordv1.BranchAddress, number uint64) (*concordv1.ExecuteResponse, error)
+
 // work sends one piece of work, and sends it again under its number as long as ctx lasts if its
 // answer is lost.
-func (s *session) work(ctx context.Context, what string,
-	send func(ctx context.Context, at *concordv1.BranchAddress, number uint64) (*concordv1.ExecuteResponse, error)) (*concordv1.ExecuteResponse, error) {
-
+func (s *session) work(ctx context.Context, what string, send request) (*concordv1.ExecuteResponse, error) {
 	select {
 	case <-s.turn:
 	case <-ctx.Done():
@@ -93,9 +94,7 @@ func (s *session) work(ctx context.Context, what string,
 	return m, nil
 }
 
-func (s *session) send(ctx context.Context, what string,
-	send func(ctx context.Context, at *concordv1.BranchAddress, number uint64) (*concordv1.ExecuteResponse, error)) (*concordv1.ExecuteResponse, error) {
-
+func (s *session) send(ctx context.Context, what string, send request) (*concordv1.ExecuteResponse, error) {
 	l, number, err := s.next(ctx)
 	if err != nil {
 		return nil, err
@@ -106,12 +105,11 @@ func (s *session) send(ctx context.Context, what string,
 		case err == nil:
 			return m, s.answered(l, m)
 		case ctx.Err() != nil:
-			err = s.lost(s.client.failed(what, context.Cause(ctx)))
-			return nil, err
+			return nil, s.lost(s.client.failed(what, context.Cause(ctx)))
 		case connect.CodeOf(err) == connect.CodeFailedPrecondition && number == 1 && !described:
 			// It may have started again since it was described; nothing is lost by that yet.
 			described = true
-			again, derr := s.again(ctx, l)
+			_, again, derr := s.client.describe(ctx)
 			if derr != nil || again == l {
 				return nil, s.client.failed(what, err)
 			}
@@ -150,14 +148,6 @@ func (s *session) next(ctx context.Context) (life, uint64, error) {
 	}
 	l, err := s.client.current(ctx)
 	return l, number, err
-}
-
-// again asks the agent who it is now.
-func (s *session) again(ctx context.Context, l life) (life, error) {
-	if _, err := s.client.describe(ctx); err != nil {
-		return l, err
-	}
-	return s.client.current(ctx)
 }
 
 func (s *session) answered(l life, m *concordv1.ExecuteResponse) error {

@@ -25,13 +25,7 @@ func parseAddress(m *concordv1.BranchAddress) (b participant.Branch, l participa
 	if m == nil {
 		return b, l, invalid("branch", "is missing: say which branch of which transaction is meant")
 	}
-	if b.XID.Cluster, err = api.ParseCluster("branch.cluster", m.GetCluster()); err != nil {
-		return b, l, err
-	}
-	if b.XID.ID, err = api.ParseID("branch.gid", m.GetGid()); err != nil {
-		return b, l, err
-	}
-	if b.XID.Branch, err = api.ParseBranchNo("branch.no", m.GetNo()); err != nil {
+	if b.XID, err = api.ParseBranchName("branch", m); err != nil {
 		return b, l, err
 	}
 	if b.Resource = m.GetResource(); b.Resource == "" {
