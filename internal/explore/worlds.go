@@ -44,6 +44,8 @@ func Quick() []World {
 		Bounds{Elections: 2, Sessions: 4, Changes: 2, Crashes: 1},
 		Bounds{Elections: 2, Sessions: 3, Changes: 3, Breaks: 1},
 		Bounds{Elections: 1, Sessions: 2, Proposals: 1, Changes: 2, Lessons: 1, Crashes: 1},
+		Bounds{Elections: 2, Sessions: 4, Proposals: 2, Handovers: 1, Ticks: 1, Delays: 2},
+		Bounds{Elections: 1, Sessions: 2, Proposals: 1, Handovers: 1, Ticks: 1, Delays: -1},
 	)...)...)
 }
 
@@ -74,6 +76,8 @@ func Long() []World {
 		Bounds{Elections: 2, Sessions: 4, Proposals: 2, Crashes: 2, Stale: 1},
 		Bounds{Elections: 2, Sessions: 4, Proposals: 2, Crashes: 1, Breaks: 1, Ticks: 1, Delays: 4},
 		Bounds{Elections: 2, Sessions: 4, Changes: 3, Lessons: 1, Crashes: 1, Breaks: 1},
+		Bounds{Elections: 2, Sessions: 4, Proposals: 1, Changes: 1, Handovers: 2, Crashes: 1, Ticks: 2},
+		Bounds{Elections: 1, Sessions: 3, Proposals: 1, Changes: 1, Handovers: 1, Crashes: 1, Ticks: 1},
 		Bounds{Elections: 3, Sessions: 5, Proposals: 1, Changes: 3, Lessons: 2, Crashes: 2, Breaks: 1, Delays: 1},
 		Bounds{Elections: 2, Sessions: 4, Proposals: 2, Crashes: 2, Breaks: 2, Stale: 1, Ticks: 2, Delays: -1},
 	)...)...)

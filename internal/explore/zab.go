@@ -22,10 +22,12 @@ type Bounds struct {
 	// Lessons are sets of members that one node hears of from another.
 	Changes int
 	Lessons int
-	Crashes int
-	Breaks  int // of a connection, noticed on both sides or on one
-	Stale   int // messages that arrive a second time, at any time later
-	Ticks   int // one tick, or a pause after which time comes in a burst
+	// Handovers are of leadership, to another node that the leader is told.
+	Handovers int
+	Crashes   int
+	Breaks    int // of a connection, noticed on both sides or on one
+	Stale     int // messages that arrive a second time, at any time later
+	Ticks     int // one tick, or a pause after which time comes in a burst
 	// Delays is how often something else may happen than what is due; negative: ever.
 	// Due is the oldest message of the first wire that has one, and then the writes of the
 	// first node that has some. What the other numbers count may happen at any time.
@@ -40,7 +42,7 @@ func (b Bounds) String() string {
 	}
 	s += counted(b.Elections, "election", "elections") + counted(b.Sessions, "session", "sessions") +
 		counted(b.Proposals, "proposal", "proposals") + counted(b.Changes, "change of the members", "changes of the members") +
-		counted(b.Lessons, "lesson", "lessons") + counted(b.Crashes, "crash", "crashes") +
+		counted(b.Lessons, "lesson", "lessons") + counted(b.Handovers, "handover", "handovers") + counted(b.Crashes, "crash", "crashes") +
 		counted(b.Breaks, "lost connection", "lost connections") + counted(b.Stale, "stale message", "stale messages") +
 		counted(b.Ticks, "tick", "ticks")
 	switch {
@@ -60,7 +62,7 @@ func (b Bounds) String() string {
 // before that had arrived); a message comes once more, later. The oldest writes of a node become
 // durable, so many as are under one sync. A node crashes, with every prefix of its writes
 // having reached the disk, and starts again, with the applied state or without it. An
-// established leader is asked to append. Ballots are hints, and safety must not rest on
+// established leader is asked to append, or to hand over to another node. Ballots are hints, and safety must not rest on
 // them, so an oracle forges them: any node that looks for a leader may be elected, and
 // may be told to follow whoever leads. The nodes' own ballots go nowhere. All nodes are voters at
 // the start; one that is no member any more goes on as if it were one, as far as it is let.
@@ -117,7 +119,7 @@ type wire struct {
 }
 
 type budget struct {
-	elections, sessions, proposals, changes, lessons, crashes, breaks, stale, ticks, delays uint8
+	elections, sessions, proposals, changes, lessons, handovers, crashes, breaks, stale, ticks, delays uint8
 }
 
 // comingUp is what a cluster needs to come up.
@@ -276,7 +278,7 @@ func (w *cluster) left() budget {
 	b := w.bounds
 	return budget{
 		elections: uint8(b.Elections), sessions: uint8(b.Sessions), proposals: uint8(b.Proposals), crashes: uint8(b.Crashes),
-		changes: uint8(b.Changes), lessons: uint8(b.Lessons),
+		changes: uint8(b.Changes), lessons: uint8(b.Lessons), handovers: uint8(b.Handovers),
 		breaks: uint8(b.Breaks), stale: uint8(b.Stale), ticks: uint8(b.Ticks), delays: uint8(max(b.Delays, 0)),
 	}
 }
@@ -298,6 +300,7 @@ const (
 	tickPause                     // node
 	toggle                        // node that leads, and node that comes or goes
 	tell                          // node, and who told it
+	handOver                      // node that leads, and node that shall
 
 	delayed Move = 1 << 24 // something else was due
 	kinds   Move = 0xff << 16
@@ -390,6 +393,9 @@ func (w *cluster) Moves(s *state, moves []Move) []Move {
 			if s.left.changes > 0 && v.role == zab.Leading && v.established {
 				moves = append(moves, toggle|Move(i)<<4|Move(j))
 			}
+			if s.left.handovers > 0 && v.role == zab.Leading && v.established {
+				moves = append(moves, handOver|Move(i)<<4|Move(j))
+			}
 			if o := w.view(s, j); s.left.lessons > 0 && o.up && w.zxid(v.set).Less(w.zxid(o.set)) {
 				moves = append(moves, tell|Move(i)<<4|Move(j))
 			}
@@ -464,6 +470,9 @@ func (w *cluster) Do(s *state, m Move) {
 	case toggle:
 		s.left.changes--
 		w.at(s, a, toggles|Move(b))
+	case handOver:
+		s.left.handovers--
+		w.at(s, a, yields|Move(b))
 	case tell:
 		s.left.lessons--
 		w.at(s, a, learns|Move(w.view(s, b).set))
@@ -574,6 +583,6 @@ func (w *cluster) Fingerprint(s *state) uint64 {
 	l := &s.left
 	h = mix(h, uint64(l.elections)|uint64(l.sessions)<<8|uint64(l.proposals)<<16|uint64(l.crashes)<<24|
 		uint64(l.breaks)<<32|uint64(l.stale)<<40|uint64(l.ticks)<<48|uint64(l.delays)<<56)
-	h = mix(h, uint64(l.changes)|uint64(l.lessons)<<8)
+	h = mix(h, uint64(l.changes)|uint64(l.lessons)<<8|uint64(l.handovers)<<16)
 	return s.ghost.mix(mix(h, uint64(s.bad)|bit(s.over)<<16))
 }

@@ -147,6 +147,7 @@ const (
 	starts  // 1: without the applied state
 	toggles // a host comes or goes
 	learns  // the members that an entry made
+	yields  // leadership to a host
 
 	aboutMask Move = 1<<24 - 1
 )
@@ -243,6 +244,8 @@ func (a *actor) happen(m Move) {
 		e := a.world.entries[about]
 		members, _ := change(e.Data)
 		a.step(zab.Learned{Set: zab.Set{At: e.Zxid, Members: members}})
+	case yields:
+		a.step(zab.Transfer{To: zab.NodeID(about + 1)})
 	case leads:
 		a.drawn++
 		for j := range nodes {

@@ -77,6 +77,13 @@ func TestTheSearchGetsToWhatMatters(t *testing.T) {
 				return w.view(s, 2).established && w.view(s, 2).epoch == 1 && any(w, s, func(v *view) bool { return v.established && v.epoch == 2 })
 			},
 		},
+		"a leader hands over, and the next one commits what it left": {
+			Bounds{Elections: 1, Sessions: 2, Proposals: 1, Handovers: 1, Ticks: 1},
+			func(w *cluster, s *state) bool {
+				return s.left.handovers == 0 && w.view(s, 2).role != zab.Leading && s.by[0] == 2 &&
+					any(w, s, func(v *view) bool { return v.established && v.epoch == 2 })
+			},
+		},
 		"a third epoch": {
 			Bounds{Elections: 2, Sessions: 4, Proposals: 1, Crashes: 2},
 			func(w *cluster, s *state) bool {

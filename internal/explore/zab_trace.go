@@ -84,6 +84,8 @@ func (w *cluster) commands(s *state, m Move) []string {
 		return one("propose n%d %s", a+1, (&actor{host: w.hosts[s.hosts[a]]}).toggled(b))
 	case tell:
 		return one("learn n%d n%d", a+1, b+1)
+	case handOver:
+		return one("transfer n%d n%d", a+1, b+1)
 	case crash:
 		return one("crash n%d %d", a+1, b)
 	case breakBoth:
