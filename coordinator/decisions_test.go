@@ -84,10 +84,22 @@ func TestWhatTheClusterKnowsOfAnAbortDecidesWhatItCallsIt(t *testing.T) {
 	})
 	t.Run("an operator who knows of no branch", func(t *testing.T) {
 		id := plain()
-		_, err := c.leader().Resolve(t.Context(), id, txn.Abort, "ann", "test")
+		_, err := c.leader().Resolve(t.Context(), txn.Resolution{ID: id, Decision: txn.Abort, Who: "ann", Why: "test"})
 		if err == nil { // it may be refused as well
 			require.Equal(t, txn.Unrecorded, c.called(id))
 		}
+	})
+	t.Run("an operator commits what is prepared", func(t *testing.T) {
+		id := plain()
+		c.prepared(orders, id, "by an operator")
+		r := txn.Resolution{ID: id, Decision: txn.Commit, Who: "ann", Why: "test"}
+		_, err := c.leader().Resolve(t.Context(), r)
+		require.ErrorIs(t, err, api.ErrRefused, "nobody said what it changed")
+		r.Resources = []string{"orders"}
+		a, err := c.leader().Resolve(t.Context(), r)
+		require.NoError(t, err, "it was listed for the request")
+		require.Equal(t, txn.Commit, a.Decision)
+		require.Equal(t, txn.Committed, c.called(id))
 	})
 	t.Run("recorded", func(t *testing.T) {
 		id := plain().WithClass(txn.Recorded)
@@ -111,7 +123,7 @@ func TestAClassThatIsNotSwitchedOnIsRefusedAndNothingIsPresumed(t *testing.T) {
 		require.ErrorIs(t, err, api.ErrRefused)
 		_, err = n.Outcome(t.Context(), txn.Inquiry{ID: id, Several: true})
 		require.ErrorIs(t, err, api.ErrRefused)
-		_, err = n.Resolve(t.Context(), id, txn.Abort, "ann", "test")
+		_, err = n.Resolve(t.Context(), txn.Resolution{ID: id, Decision: txn.Abort, Who: "ann", Why: "test"})
 		require.Error(t, err)
 		v, err := n.View(t.Context(), id)
 		require.NoError(t, err)
@@ -132,7 +144,7 @@ func TestAGidFromTheFutureIsRefusedAndLeavesNoRecord(t *testing.T) {
 		require.ErrorContains(t, err, "clock")
 		_, err = n.Outcome(t.Context(), txn.Inquiry{ID: id})
 		require.ErrorIs(t, err, api.ErrInvalid, "%v", ahead)
-		_, err = n.Resolve(t.Context(), id, txn.Abort, "ann", "test")
+		_, err = n.Resolve(t.Context(), txn.Resolution{ID: id, Decision: txn.Abort, Who: "ann", Why: "test"})
 		require.Error(t, err)
 		v, err := n.View(t.Context(), id)
 		require.NoError(t, err)

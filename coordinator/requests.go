@@ -39,11 +39,25 @@ func (n *Node) Outcome(ctx context.Context, q txn.Inquiry) (commit.Reply, error)
 }
 
 // Resolve is an operator's decision for a transaction that has none.
-func (n *Node) Resolve(ctx context.Context, id txn.ID, d txn.Decision, who, why string) (commit.Reply, error) {
+// For a commit all resources are listed first.
+func (n *Node) Resolve(ctx context.Context, asked txn.Resolution) (commit.Reply, error) {
+	e := commit.ResolveAsked{Resolution: asked}
+	if asked.Decision == txn.Commit {
+		var listings map[string][]adapters.Prepared
+		listings, e.Unlisted = n.listAll(ctx, asked.ID)
+		for name, listing := range listings {
+			for _, p := range listing {
+				if uint32(p.XID.Cluster) == n.cluster.Load() {
+					e.Prepared = append(e.Prepared, txn.Branch{No: p.XID.Branch, Resource: name})
+				}
+			}
+		}
+	}
 	r, err := n.ask(ctx, func(request uint64) replica.Event {
-		return commit.ResolveAsked{Request: request, ID: id, Decision: d, Who: who, Why: why}
+		e.Request = request
+		return e
 	})
-	if err == nil && r.Decision != d { // somebody else's decision was first
+	if err == nil && r.Decision != asked.Decision { // somebody else's decision was first
 		return r, commit.AlreadyDecided(r.Txn)
 	}
 	return r, err

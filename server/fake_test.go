@@ -111,8 +111,8 @@ func (f *fakeNode) EachFinished(_ txn.ID, visit func(txn.Txn) bool) error {
 	return nil
 }
 
-func (f *fakeNode) Resolve(_ context.Context, _ txn.ID, d txn.Decision, _, _ string) (commit.Reply, error) {
-	return commit.Reply{Decision: d}, f.did("Resolve")
+func (f *fakeNode) Resolve(_ context.Context, asked txn.Resolution) (commit.Reply, error) {
+	return commit.Reply{Decision: asked.Decision}, f.did("Resolve")
 }
 
 func (f *fakeNode) Forget(context.Context, txn.ID, string, string) error { return f.did("Forget") }

@@ -174,7 +174,10 @@ func (h *handlers) Resolve(ctx context.Context, r *concordv1.ResolveRequest) (*c
 	if err := parseOperator(r.GetWho(), r.GetReason()); err != nil {
 		return nil, err
 	}
-	a, err := h.node.Resolve(ctx, id, d, r.GetWho(), r.GetReason())
+	if len(r.GetResources()) > api.MaxBranches {
+		return nil, fmt.Errorf("resources: %d of them: a transaction has at most %d branches: %w", len(r.GetResources()), api.MaxBranches, api.ErrInvalid)
+	}
+	a, err := h.node.Resolve(ctx, txn.Resolution{ID: id, Decision: d, Who: r.GetWho(), Why: r.GetReason(), Resources: r.GetResources()})
 	if err != nil {
 		return nil, err
 	}

@@ -41,7 +41,7 @@ type Node interface {
 	LeaseLength() time.Duration // 0: there are none
 	View(ctx context.Context, id txn.ID) (*commit.View, error)
 	EachFinished(before txn.ID, visit func(txn.Txn) bool) error
-	Resolve(ctx context.Context, id txn.ID, d txn.Decision, who, why string) (commit.Reply, error)
+	Resolve(ctx context.Context, asked txn.Resolution) (commit.Reply, error)
 	Forget(ctx context.Context, id txn.ID, who, why string) error
 	Abandon(ctx context.Context, id txn.ID, no txn.BranchNo, who, why string) error
 	Replace(ctx context.Context, node zab.NodeID, who, why string) error

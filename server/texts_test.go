@@ -76,6 +76,10 @@ var messages = []message{
 		_, err := c.Resolve(ctx, &concordv1.ResolveRequest{Gid: gid(), Decision: "abort", Who: "ann"})
 		return err
 	}, says: "reason: say why, it is kept with the transaction: invalid request"},
+	{name: "resolve for too many resources", is: api.ErrInvalid, call: func(ctx context.Context, c client) error {
+		_, err := c.Resolve(ctx, &concordv1.ResolveRequest{Gid: gid(), Decision: "commit", Who: "ann", Reason: "why", Resources: make([]string, api.MaxBranches+1)})
+		return err
+	}, says: "resources: 257 of them: a transaction has at most 256 branches: invalid request"},
 	{name: "no reason to move leadership", is: api.ErrInvalid, call: func(ctx context.Context, c client) error {
 		_, err := c.TransferLeadership(ctx, &concordv1.TransferLeadershipRequest{Node: 2, Who: "ann"})
 		return err

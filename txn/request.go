@@ -12,6 +12,15 @@ type CommitRequest struct {
 	Branches []Branch // numbers and resources unique, in order of No; there may be none
 }
 
+// Resolution is an operator's decision for a transaction that has none.
+type Resolution struct {
+	ID       ID
+	Decision Decision
+	Who, Why string
+	// Resources are, of a commit, all that the transaction changed, as the operator knows.
+	Resources []string
+}
+
 // Inquiry asks what became of a transaction; one without decision is aborted by it.
 type Inquiry struct {
 	ID      ID

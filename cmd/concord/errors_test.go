@@ -158,6 +158,7 @@ var messages = []message{
 	{name: "resources to check", line: "resource check a b", says: `want at most one NAME: see "concord resource ls"`, code: exitUsage},
 	{name: "neither commit nor abort", line: "tx resolve " + aGID, says: "give one of --commit and --abort", code: exitUsage},
 	{name: "resolve for no reason", line: "tx resolve --abort " + aGID, says: "--reason is missing: say why, it is kept with the transaction", code: exitUsage},
+	{name: "resources to abort", line: "tx resolve --abort --resources orders --reason x " + aGID, says: "--resources goes with --commit: to abort, nothing has to be known of the databases", code: exitUsage},
 	{name: "resolve without a terminal", line: "tx resolve --abort --reason x " + aGID, says: "This decides to abort " + aGID + " for good. Confirm with --yes", code: exitUsage},
 	{name: "forget for no reason", line: "tx forget " + aGID, says: "--reason is missing: say what was done, it is kept with the transaction", code: exitUsage},
 	{name: "settle nothing", line: "tx settle", says: `want GID/NO, one branch of one transaction as in "concord tx get"`, code: exitUsage},

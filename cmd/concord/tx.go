@@ -244,11 +244,17 @@ func waitOver(gid, state string, timeout time.Duration) string {
 func (c *cli) txResolveCommand() *cobra.Command {
 	var commit, abort, yes bool
 	var reason string
+	var resources []string
 	cmd := &cobra.Command{
 		Use: "resolve GID --commit|--abort --reason TEXT", Short: "Decide a transaction that has no decision", Args: gidArg,
 		Long: "Makes the operator's decision for a transaction whose branches are prepared and whose decision\n" +
-			"nobody has made. The decision goes into the replicated log with the reason, and the branches that\n" +
-			"the last scans listed are finished by it. A decision that exists is never changed (exit code 5).\n" +
+			"nobody has made. The decision goes into the replicated log with the reason, and the branches are\n" +
+			"finished by it. A decision that exists is never changed (exit code 5).\n\n" +
+			"A prepared branch does not say how many others its transaction has. So --commit needs --resources:\n" +
+			"all databases that the application changes in such a transaction. All databases are listed then,\n" +
+			"and it commits only if each of these, and no other, has a prepared branch; if one of them has\n" +
+			"none, the transaction is not whole, and --abort is what is left. Without --resources it shows what\n" +
+			"is prepared and does nothing.\n\n" +
 			"Left alone, such a transaction is aborted by itself when the lease of its client ends or, without\n" +
 			"one, once it is older than transaction.max_age.",
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -257,6 +263,9 @@ func (c *cli) txResolveCommand() *cobra.Command {
 			}
 			if reason == "" {
 				return usagef("--reason is missing: say why, it is kept with the transaction")
+			}
+			if abort && len(resources) > 0 {
+				return usagef("--resources goes with --commit: to abort, nothing has to be known of the databases")
 			}
 			decision := "commit"
 			if abort {
@@ -270,7 +279,7 @@ func (c *cli) txResolveCommand() *cobra.Command {
 				return err
 			}
 			defer client.Close()
-			r, err := client.Resolve(cmd.Context(), &concordv1.ResolveRequest{Gid: args[0], Decision: decision, Who: operator(), Reason: reason})
+			r, err := client.Resolve(cmd.Context(), &concordv1.ResolveRequest{Gid: args[0], Decision: decision, Who: operator(), Reason: reason, Resources: resources})
 			if err != nil {
 				return err
 			}
@@ -283,6 +292,7 @@ func (c *cli) txResolveCommand() *cobra.Command {
 	}
 	cmd.Flags().BoolVar(&commit, "commit", false, "decide to commit")
 	cmd.Flags().BoolVar(&abort, "abort", false, "decide to abort")
+	cmd.Flags().StringSliceVar(&resources, "resources", nil, "with --commit: all databases that the transaction changed")
 	cmd.Flags().StringVar(&reason, "reason", "", "why, for the record")
 	cmd.Flags().BoolVar(&yes, "yes", false, "do not ask")
 	return cmd

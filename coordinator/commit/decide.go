@@ -3,7 +3,6 @@
 package commit
 
 import (
-	"cmp"
 	"fmt"
 	"slices"
 	"time"
@@ -217,72 +216,6 @@ func (c *Machine) settle(e OutcomeAsked) {
 	l := c.wait(e.Request, e.ID)
 	l.seen = l.seen || e.Several || len(c.listedBranches(e.ID)) > 0
 	c.carry(l, l.core.Step(protocol.RollbackAsked{Reason: "asked for its outcome before it was decided"}))
-}
-
-func (c *Machine) onResolveAsked(e ResolveAsked) {
-	if !c.ready(e.Request) {
-		return
-	}
-	if x, ok := c.table.Get(e.ID); ok {
-		if len(c.listedBranches(e.ID)) > 0 {
-			c.see(&x)
-		}
-		if x.Decision != e.Decision {
-			c.reply(Reply{Request: e.Request, Err: AlreadyDecided(x)})
-			return
-		}
-		c.reply(Reply{Request: e.Request, Decision: x.Decision, Reason: x.Reason, Zxid: c.core.Zxid(), Txn: x})
-		return
-	}
-	branches := c.listedBranches(e.ID)
-	reason := fmt.Sprintf("resolved by %s: %s", e.Who, e.Why)
-	switch {
-	case c.table.TooOld(e.ID):
-		c.reply(Reply{Request: e.Request, Err: tooOld(e.ID)})
-	case c.notSwitchedOn(e.Request, e.ID), len(branches) == 0 && c.inFuture(e.Request, e.ID):
-	case e.Decision == txn.Abort:
-		l := c.wait(e.Request, e.ID)
-		l.seen = l.seen || len(branches) > 0
-		l.by = txn.FromOperator
-		c.carry(l, l.core.Step(protocol.RollbackAsked{Reason: reason}))
-	case c.unlisted() != nil:
-		c.reply(Reply{Request: e.Request, Err: replica.Refusedf("%v, so it is not known whether %v has a branch there that would have to commit too: wait until \"concord status\" shows it well, or abort", c.unlisted()[0], e.ID)})
-	case len(branches) == 0:
-		c.reply(Reply{Request: e.Request, Err: notFound(e.ID)})
-	default:
-		l := c.wait(e.Request, e.ID)
-		l.by, l.reason = txn.FromOperator, reason
-		c.carry(l, l.core.Step(protocol.Asked{Branches: branches}))
-	}
-	c.core.Alarm("%v: an operator asks for %v: %s", e.ID, e.Decision, reason)
-}
-
-// listedBranches returns what the last scans saw of a transaction without record.
-func (c *Machine) listedBranches(id txn.ID) []txn.Branch {
-	var branches []txn.Branch
-	for _, b := range c.listed[id] {
-		if b.ours {
-			branches = append(branches, txn.Branch{No: b.xid.Branch, Resource: b.resource})
-		}
-	}
-	slices.SortFunc(branches, func(a, b txn.Branch) int {
-		return cmp.Or(cmp.Compare(a.No, b.No), cmp.Compare(a.Resource, b.Resource))
-	})
-	return slices.CompactFunc(branches, func(a, b txn.Branch) bool { return a.No == b.No && a.Resource == b.Resource })
-}
-
-// unlisted returns which resources have not told lately what they hold prepared; nil if all have.
-func (c *Machine) unlisted() []error {
-	var why []error
-	for _, name := range c.config.Resources {
-		switch s := c.scans[name]; {
-		case s.err != nil:
-			why = append(why, fmt.Errorf("resource %s could not be listed (%w)", name, s.err))
-		case s.at.IsZero():
-			why = append(why, fmt.Errorf("resource %s has not been listed yet", name))
-		}
-	}
-	return why
 }
 
 func (c *Machine) onForgetAsked(e ForgetAsked) {

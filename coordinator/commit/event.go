@@ -26,10 +26,12 @@ type OutcomeAsked struct {
 
 // ResolveAsked is an operator's decision for a transaction that has none.
 type ResolveAsked struct {
-	Request  uint64
-	ID       txn.ID
-	Decision txn.Decision
-	Who, Why string
+	Request uint64
+	txn.Resolution
+	// Prepared are, for a commit, its branches in all resources, listed for this request.
+	// Unlisted says which resources could not be listed.
+	Prepared []txn.Branch
+	Unlisted error
 }
 
 // ForgetAsked is an operator's word that the heuristic outcomes of a transaction were

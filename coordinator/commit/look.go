@@ -3,6 +3,7 @@
 package commit
 
 import (
+	"fmt"
 	"slices"
 
 	"github.com/concordtx/concord/txn"
@@ -119,4 +120,18 @@ func (c *Machine) onBranchesAsked(e BranchesAsked) {
 		c.viewBranches(v, id)
 	}
 	c.reply(Reply{Request: e.Request, Zxid: c.core.Zxid(), View: v})
+}
+
+// unlisted returns which resources have not told lately what they hold prepared; nil if all have.
+func (c *Machine) unlisted() []error {
+	var why []error
+	for _, name := range c.config.Resources {
+		switch s := c.scans[name]; {
+		case s.err != nil:
+			why = append(why, fmt.Errorf("resource %s could not be listed (%w)", name, s.err))
+		case s.at.IsZero():
+			why = append(why, fmt.Errorf("resource %s has not been listed yet", name))
+		}
+	}
+	return why
 }

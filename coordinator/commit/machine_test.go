@@ -232,7 +232,8 @@ func TestWhoDecidedIsNotReadFromTheReason(t *testing.T) {
 	operator := l.newID()
 	l.step(Listed{Resource: "orders", Listing: []adapters.Prepared{prepared(l.xid(operator, 0))}})
 	r := l.ask(func(request uint64) replica.Event {
-		return ResolveAsked{Request: request, ID: operator, Decision: txn.Commit, Who: "ann"}
+		return ResolveAsked{Request: request, Resolution: txn.Resolution{ID: operator, Decision: txn.Commit, Who: "ann", Resources: []string{"orders"}},
+			Prepared: []txn.Branch{{Resource: "orders"}}}
 	})
 	require.Equal(t, txn.Commit, r.Decision)
 	require.Equal(t, txn.FromOperator, l.get(operator).By)
@@ -489,7 +490,7 @@ func TestOnlyADecidedBranchIsGivenUp(t *testing.T) {
 	require.ErrorIs(t, r.Err, api.ErrRefused)
 	require.ErrorContains(t, r.Err, "concord tx resolve")
 	l.ask(func(request uint64) replica.Event {
-		return ResolveAsked{Request: request, ID: id, Decision: txn.Abort, Who: "ann", Why: "orphan"}
+		return ResolveAsked{Request: request, Resolution: txn.Resolution{ID: id, Decision: txn.Abort, Who: "ann", Why: "orphan"}}
 	})
 	l.tick(sweepInterval)
 	require.NoError(t, l.ask(settle(id, 0)).Err, "its rollback may be what cannot be done")

@@ -133,7 +133,19 @@ func committing(l *lone, request uint64) replica.Event {
 
 func resolving(d txn.Decision) func(*lone, uint64) replica.Event {
 	return func(_ *lone, request uint64) replica.Event {
-		return ResolveAsked{Request: request, ID: thatID, Decision: d, Who: "ann", Why: "why"}
+		return ResolveAsked{Request: request, Resolution: txn.Resolution{ID: thatID, Decision: d, Who: "ann", Why: "why"}}
+	}
+}
+
+// resolvingListed wants to commit what changed some resources, and has branches at others.
+func resolvingListed(unlisted error, changed []string, prepared ...string) func(*lone, uint64) replica.Event {
+	return func(_ *lone, request uint64) replica.Event {
+		e := ResolveAsked{Request: request, Unlisted: unlisted,
+			Resolution: txn.Resolution{ID: thatID, Decision: txn.Commit, Who: "ann", Why: "why", Resources: changed}}
+		for no, name := range prepared {
+			e.Prepared = append(e.Prepared, txn.Branch{No: txn.BranchNo(no), Resource: name})
+		}
+		return e
 	}
 }
 
@@ -214,13 +226,21 @@ var answers = []answer{
 		says: `the decision of GID stands: commit, at zxid ZXID; see "concord tx get"`},
 	{name: "resolve what nobody knows", is: api.ErrNotFound, meet: asked(resolving(txn.Commit), listsNothing),
 		says: `transaction GID is not known: no decision, and no resource lists a prepared branch of it; compare the gid with "concord tx ls"`},
-	{name: "resolve while a resource was never listed", is: api.ErrRefused, meet: asked(resolving(txn.Commit), lists),
-		says: "resource billing has not been listed yet, so it is not known whether GID has a branch there that would have to commit too: " +
-			`wait until "concord status" shows it well, or abort`},
-	{name: "resolve while a resource cannot be listed", is: api.ErrRefused, meet: asked(resolving(txn.Commit), listsNothing, func(l *lone) {
-		l.step(Listed{Resource: "orders", Err: errors.New("connection refused")})
-	}), says: "resource orders could not be listed (connection refused), so it is not known whether GID has a branch there that would have to commit too: " +
-		`wait until "concord status" shows it well, or abort`},
+	{name: "resolve while a resource cannot be listed", is: api.ErrRefused, meet: asked(resolvingListed(errors.New("not listed: orders: connection refused"), nil)),
+		says: "not listed: orders: connection refused, so it is not known whether GID has a branch there that would have to commit too: wait until all are up, or abort"},
+	{name: "resolve what may be half", is: api.ErrRefused, meet: asked(resolvingListed(nil, nil, "orders")),
+		says: "GID has prepared branches at orders, and nothing there says whether it had more: find out which databases the application changes in such a transaction, " +
+			"and repeat with all of them, as in --resources orders; if one has no branch, abort"},
+	{name: "resolve what is half", is: api.ErrRefused, meet: asked(resolvingListed(nil, []string{"orders", "billing"}, "orders")),
+		says: "GID has no prepared branch at billing: it never had one, or that was rolled back, or somebody ended it by hand, so a commit might be half of one: " +
+			"look into billing, and abort; only if the transaction changed nothing there, leave billing out of --resources"},
+	{name: "resolve more than was meant", is: api.ErrRefused, meet: asked(resolvingListed(nil, []string{"orders"}, "orders", "billing")),
+		says: "GID has a prepared branch at billing too, which --resources does not name: unless that is a mistake, its transaction is not the one that you mean"},
+	{name: "resolve at what is no resource", is: api.ErrRefused, meet: asked(resolvingListed(nil, []string{"warehouse"}, "orders")),
+		says: `the coordinator has no resource "warehouse": see "concord resource ls"`},
+	{name: "resolve what has vanished in part", is: api.ErrRefused, meet: asked(resolvingListed(nil, []string{"billing"}, "billing"), lists),
+		says: "GID had a prepared branch at orders when it was last listed, and has none now: somebody ended it, so a commit might be half of one: " +
+			"look into orders, and try again when the next scan has been there"},
 	{name: "forget what nobody knows", is: api.ErrNotFound, meet: asked(forgetting),
 		says: `the log has no decision about GID, so it has no heuristic outcome to forget: see "concord tx ls --state heuristic"`},
 	{name: "forget what is not heuristic", is: api.ErrRefused, meet: asked(forgetting, commits), says: `GID has no heuristic outcome to forget: see "concord tx get"`},

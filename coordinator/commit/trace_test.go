@@ -106,10 +106,21 @@ func (s *story) happens(words []string) {
 	case "outcome":
 		id := s.id(words[1])
 		asks(func(r uint64) replica.Event { return OutcomeAsked{Request: r, Inquiry: txn.Inquiry{ID: id}} })
-	case "resolve": // resolve A commit
-		id := s.id(words[1])
+	case "resolve": // resolve A commit orders billing; prepared orders A/0; unlisted billing
+		asked, found, _ := strings.Cut(strings.Join(words, " "), "; ")
+		words := strings.Fields(asked)
+		e := ResolveAsked{Resolution: txn.Resolution{ID: s.id(words[1]), Decision: decision[words[2]], Who: "ann", Why: "to end it", Resources: words[3:]}}
+		for _, f := range strings.Split(found, "; ") {
+			switch words := strings.Fields(f); {
+			case len(words) == 2: // unlisted billing
+				e.Unlisted = fmt.Errorf("not listed: %s: connection refused", words[1])
+			case len(words) == 3: // prepared orders A/0
+				e.Prepared = append(e.Prepared, txn.Branch{No: s.branch(words[2]).Branch, Resource: words[1]})
+			}
+		}
 		asks(func(r uint64) replica.Event {
-			return ResolveAsked{Request: r, ID: id, Decision: decision[words[2]], Who: "ann", Why: "to end it"}
+			e.Request = r
+			return e
 		})
 	case "abandon": // abandon A/0
 		x := s.branch(words[1])

@@ -46,7 +46,6 @@ type txnGhost struct {
 	branches   []*branch
 	decision   txn.Decision // of the log
 	at         txn.Position // of the decision
-	resolved   bool         // by an operator, who may not have known all branches
 	record     []txn.Branch // in the log
 	ended      bool
 	told       txn.Decision // to the client; Undecided also for "unknown"
@@ -127,7 +126,6 @@ func (c *txnChecker) decided(node int, x txn.Txn) {
 // first is the moment of the decision.
 func (c *txnChecker) first(g *txnGhost, x txn.Txn) {
 	g.decision, g.at, g.record = x.Decision, x.Decided, x.Branches
-	g.resolved = x.By == txn.FromOperator
 	switch {
 	case g.told != txn.Undecided && g.told != x.Decision && !g.alone:
 		c.fail("AC1", "%v is decided %v, but its client was told %v", x.ID, x.Decision, g.told)
@@ -159,9 +157,6 @@ func (c *txnChecker) orphaned(g *txnGhost) {
 // work. Somebody else may have taken it since.
 func (c *txnChecker) mayCommit(g *txnGhost) {
 	for _, b := range g.branches {
-		if !g.has(b) && g.resolved {
-			continue
-		}
 		if b.voted == 0 || b.state != prepared && !b.taken {
 			c.fail("AC3", "%v is decided commit, but branch %d is in state %d with work %x", g.id, b.no, b.state, b.voted)
 		}
@@ -250,7 +245,7 @@ func (c *txnChecker) moved(b *branch, before state, by mover) {
 		c.fail("AC3w", "branch %d of %v commits work %x after it voted for %x", b.no, g.id, b.work, b.voted)
 	case b.state == committed && b.applied > 1:
 		c.fail("IDEM", "the work of branch %d of %v takes effect %d times", b.no, g.id, b.applied)
-	case b.state == rolledBack && (g.decision == txn.Commit || g.told == txn.Commit) && (g.has(b) || !g.resolved):
+	case b.state == rolledBack && (g.decision == txn.Commit || g.told == txn.Commit):
 		c.fail("AC1", "branch %d of %v rolls back, but the decision is commit", b.no, g.id)
 	}
 }
@@ -380,7 +375,7 @@ func (c *txnChecker) settled(epoch uint32) {
 
 func (c *txnChecker) ended(g *txnGhost, b *branch) {
 	switch {
-	case g.decision == txn.Commit && (!g.has(b) && g.resolved || g.givenUp(b)):
+	case g.decision == txn.Commit && g.givenUp(b):
 	case g.decision != txn.Commit && b.state == committed && !b.taken && !g.alone:
 		c.fail("AC1", "%v is not committed, but branch %d is", g.id, b.no)
 	case g.decision != txn.Commit || b.state == committed:

@@ -102,7 +102,7 @@ func (w *txnWorld) operate() {
 	}
 	op := w.check.history.ask(g.id, kind, w.now)
 	w.question(w.leaderOrAny(), false, func(request uint64) replica.Event {
-		return commit.ResolveAsked{Request: request, ID: g.id, Decision: d, Who: "operator", Why: "simulated"}
+		return w.resolution(request, g, d)
 	}, func(r commit.Reply) {
 		if r.Err != nil {
 			return
@@ -112,6 +112,32 @@ func (w *txnWorld) operate() {
 			w.hit(OperatorResolved)
 		}
 	}, func() {})
+}
+
+// resolution is what an operator asks for, who knows which databases the transaction changed. They
+// are listed as the request arrives.
+func (w *txnWorld) resolution(request uint64, g *txnGhost, d txn.Decision) commit.ResolveAsked {
+	e := commit.ResolveAsked{Request: request, Resolution: txn.Resolution{ID: g.id, Decision: d, Who: "operator", Why: "simulated"}}
+	if d == txn.Abort {
+		return e
+	}
+	for _, b := range g.branches {
+		if b.work != 0 {
+			e.Resources = append(e.Resources, b.bank.name)
+		}
+	}
+	for _, bank := range w.banks {
+		if bank.down || w.chance(w.loss) {
+			e.Unlisted = errConnection
+			continue
+		}
+		for _, p := range bank.list() {
+			if p.XID.ID == g.id && p.XID.Cluster == w.formed {
+				e.Prepared = append(e.Prepared, txn.Branch{No: p.XID.Branch, Resource: bank.name})
+			}
+		}
+	}
+	return e
 }
 
 // abandon gives up a branch that nobody has finished yet, as if nobody could.
@@ -149,7 +175,7 @@ func (w *txnWorld) alarming(g *txnGhost) *txnGhost {
 
 // administer does after the healing what alarms ask people for: it restarts a server
 // that hides a branch, and ends by hand what the cluster must not end, because it is
-// older than the log or the commit record does not name it.
+// older than the log.
 func (w *txnWorld) administer(leader *node, b *bank) {
 	b.list()
 	for _, br := range slices.Clone(b.open) {
@@ -172,11 +198,10 @@ func (w *txnWorld) administer(leader *node, b *bank) {
 func (w *txnWorld) isReported(leader *node, br *branch) bool {
 	h, g := leader.host.(*txnHost), br.ghost
 	_, known := h.table.Get(g.id)
-	unnamed := g.decision == txn.Commit && g.resolved && !g.has(br)
-	tooOld := !known && h.table.TooOld(g.id) && (g.decision != txn.Commit || br.confirmed || g.reported(br) || unnamed)
+	tooOld := !known && h.table.TooOld(g.id) && (g.decision != txn.Commit || br.confirmed || g.reported(br))
 	// By clocks that are all a year behind, everything comes from the future, and nothing is decided.
 	fromTheFuture := !known && g.id.Time().After(w.latestClock().Add(24*time.Hour))
-	if !tooOld && !fromTheFuture && !(known && unnamed) && !(known && g.givenUp(br)) {
+	if !tooOld && !fromTheFuture && !(known && g.givenUp(br)) {
 		return false
 	}
 	name := fmt.Sprintf("%v at %s: ", br.xid(), br.bank.name)

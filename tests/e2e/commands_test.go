@@ -114,10 +114,16 @@ func TestCommands(t *testing.T) {
 		require.Equal(t, 2, c.command("tx", "resolve", gid, "--commit", "--yes").code, "a reason is needed")
 		require.Equal(t, "in-doubt", c.get(h.id).State, "nothing was done")
 		var answer map[string]string
-		c.json(&answer, 0, "tx", "resolve", gid, "--commit", "--reason", "the other side has shipped", "--yes")
+		r := c.command("tx", "resolve", gid, "--commit", "--reason", "test", "--yes")
+		require.Equal(t, 5, r.code, "nothing says that these are all branches: %v", r)
+		require.Contains(t, r.stderr, "--resources billing,orders")
+		r = c.command("tx", "resolve", gid, "--commit", "--resources", "orders", "--reason", "test", "--yes")
+		require.Equal(t, 5, r.code, "billing has one, too: %v", r)
+		require.Equal(t, "in-doubt", c.get(h.id).State, "nothing was done")
+		c.json(&answer, 0, "tx", "resolve", gid, "--commit", "--resources", "orders,billing", "--reason", "the other side has shipped", "--yes")
 		require.Equal(t, gid, answer["gid"])
 		require.Equal(t, "commit", answer["decision"])
-		r := c.command("tx", "wait", gid, "--timeout", "50s")
+		r = c.command("tx", "wait", gid, "--timeout", "50s")
 		require.Equal(t, 0, r.code, "%v", r)
 		b.settled(c)
 		require.Equal(t, concord.Committed, b.shows(h.id))
@@ -125,6 +131,28 @@ func TestCommands(t *testing.T) {
 		r = c.command("tx", "resolve", gid, "--abort", "--reason", "second thoughts", "--yes")
 		require.Equal(t, 5, r.code, "%v", r)
 		require.Contains(t, r.stderr, gid)
+	})
+
+	// The client died between two prepares, or somebody ended a branch by hand: what is left looks like
+	// a transaction of one database.
+	t.Run("resolve --commit of what is half", func(t *testing.T) {
+		b, c := b.in(t), c.in(t)
+		h := inDoubt(t)
+		gid := h.id.String()
+		_, err := b.left.admin.ExecContext(ctx, "ROLLBACK PREPARED '"+h.xid(0).String()+"'")
+		require.NoError(t, err)
+		for _, args := range [][]string{{}, {"--resources", "orders,billing"}, {"--resources", "orders"}} {
+			r := c.command(append([]string{"tx", "resolve", gid, "--commit", "--reason", "test", "--yes"}, args...)...)
+			require.Equal(t, 5, r.code, "%v: %v", args, r)
+			require.Contains(t, r.stderr, "orders", "%v", args)
+		}
+		require.Equal(t, "in-doubt", c.get(h.id).State)
+		r := c.command("tx", "resolve", gid, "--abort", "--resources", "billing", "--reason", "test", "--yes")
+		require.Equal(t, 2, r.code, "%v", r)
+		r = c.command("tx", "resolve", gid, "--abort", "--reason", "half of it was rolled back by hand", "--yes")
+		require.Equal(t, 0, r.code, "%v", r)
+		b.settled(c)
+		require.Equal(t, concord.Aborted, b.shows(h.id))
 	})
 
 	t.Run("resolve --abort", func(t *testing.T) {

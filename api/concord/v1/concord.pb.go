@@ -1451,10 +1451,13 @@ type ResolveRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Gid   string                 `protobuf:"bytes,1,opt,name=gid,proto3" json:"gid,omitempty"`
 	// commit or abort.
-	Decision      string `protobuf:"bytes,2,opt,name=decision,proto3" json:"decision,omitempty"`
-	Who           string `protobuf:"bytes,3,opt,name=who,proto3" json:"who,omitempty"`
-	Reason        string `protobuf:"bytes,4,opt,name=reason,proto3" json:"reason,omitempty"`
-	Seen          string `protobuf:"bytes,5,opt,name=seen,proto3" json:"seen,omitempty"`
+	Decision string `protobuf:"bytes,2,opt,name=decision,proto3" json:"decision,omitempty"`
+	Who      string `protobuf:"bytes,3,opt,name=who,proto3" json:"who,omitempty"`
+	Reason   string `protobuf:"bytes,4,opt,name=reason,proto3" json:"reason,omitempty"`
+	Seen     string `protobuf:"bytes,5,opt,name=seen,proto3" json:"seen,omitempty"`
+	// Of a commit: all resources that the transaction changed, as whoever decides knows from the
+	// application. It is refused unless each of them, and no other, has a prepared branch of it now.
+	Resources     []string `protobuf:"bytes,6,rep,name=resources,proto3" json:"resources,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1522,6 +1525,13 @@ func (x *ResolveRequest) GetSeen() string {
 		return x.Seen
 	}
 	return ""
+}
+
+func (x *ResolveRequest) GetResources() []string {
+	if x != nil {
+		return x.Resources
+	}
+	return nil
 }
 
 type ResolveResponse struct {
@@ -3643,13 +3653,14 @@ const file_concord_v1_concord_proto_rawDesc = "" +
 	"\x04seen\x18\x02 \x01(\tR\x04seen\"\\\n" +
 	"\vGetResponse\x129\n" +
 	"\vtransaction\x18\x01 \x01(\v2\x17.concord.v1.TransactionR\vtransaction\x12\x12\n" +
-	"\x04zxid\x18\x02 \x01(\tR\x04zxid\"|\n" +
+	"\x04zxid\x18\x02 \x01(\tR\x04zxid\"\x9a\x01\n" +
 	"\x0eResolveRequest\x12\x10\n" +
 	"\x03gid\x18\x01 \x01(\tR\x03gid\x12\x1a\n" +
 	"\bdecision\x18\x02 \x01(\tR\bdecision\x12\x10\n" +
 	"\x03who\x18\x03 \x01(\tR\x03who\x12\x16\n" +
 	"\x06reason\x18\x04 \x01(\tR\x06reason\x12\x12\n" +
-	"\x04seen\x18\x05 \x01(\tR\x04seen\"A\n" +
+	"\x04seen\x18\x05 \x01(\tR\x04seen\x12\x1c\n" +
+	"\tresources\x18\x06 \x03(\tR\tresources\"A\n" +
 	"\x0fResolveResponse\x12\x1a\n" +
 	"\bdecision\x18\x01 \x01(\tR\bdecision\x12\x12\n" +
 	"\x04zxid\x18\x02 \x01(\tR\x04zxid\"_\n" +

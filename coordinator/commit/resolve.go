@@ -1,0 +1,118 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package commit
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/concordtx/concord/coordinator/replica"
+	"github.com/concordtx/concord/protocol"
+	"github.com/concordtx/concord/txn"
+)
+
+// onResolveAsked takes an operator's decision. Nothing in a prepared branch says how many others
+// its transaction has, so a commit needs the operator's word for it, and what the databases list
+// now has to agree with that: half a commit is what nobody may cause, in good faith either.
+func (c *Machine) onResolveAsked(e ResolveAsked) {
+	if !c.ready(e.Request) {
+		return
+	}
+	if x, ok := c.table.Get(e.ID); ok {
+		if len(c.listedBranches(e.ID)) > 0 || len(e.Prepared) > 0 {
+			c.see(&x)
+		}
+		if x.Decision != e.Decision {
+			c.reply(Reply{Request: e.Request, Err: AlreadyDecided(x)})
+			return
+		}
+		c.reply(Reply{Request: e.Request, Decision: x.Decision, Reason: x.Reason, Zxid: c.core.Zxid(), Txn: x})
+		return
+	}
+	seen := len(c.listedBranches(e.ID)) > 0 || len(e.Prepared) > 0
+	reason := fmt.Sprintf("resolved by %s: %s", e.Who, e.Why)
+	switch {
+	case c.table.TooOld(e.ID):
+		c.reply(Reply{Request: e.Request, Err: tooOld(e.ID)})
+	case c.notSwitchedOn(e.Request, e.ID), !seen && c.inFuture(e.Request, e.ID):
+	case e.Decision == txn.Abort:
+		l := c.wait(e.Request, e.ID)
+		l.seen = l.seen || seen
+		l.by = txn.FromOperator
+		c.carry(l, l.core.Step(protocol.RollbackAsked{Reason: reason}))
+	case e.Unlisted != nil:
+		c.reply(Reply{Request: e.Request, Err: replica.Refusedf("%v, so it is not known whether %v has a branch there that would have to commit too: wait until all are up, or abort", e.Unlisted, e.ID)})
+	case !seen:
+		c.reply(Reply{Request: e.Request, Err: notFound(e.ID)})
+	default:
+		if err := c.incomplete(e); err != nil {
+			c.reply(Reply{Request: e.Request, Err: err})
+			break
+		}
+		l := c.wait(e.Request, e.ID)
+		l.by, l.reason = txn.FromOperator, reason
+		c.carry(l, l.core.Step(protocol.Asked{Branches: inOrder(e.Prepared)}))
+	}
+	c.core.Alarm("%v: an operator asks for %v: %s", e.ID, e.Decision, reason)
+}
+
+// incomplete returns why committing what is prepared may be to commit a part, or nil.
+func (c *Machine) incomplete(e ResolveAsked) error {
+	prepared := resources(e.Prepared)
+	for _, name := range e.Resources {
+		if !slices.Contains(c.config.Resources, name) {
+			return replica.Refusedf("the coordinator has no resource %q: see \"concord resource ls\"", name)
+		}
+		if !slices.Contains(prepared, name) {
+			return replica.Refusedf("%v has no prepared branch at %s: it never had one, or that was rolled back, or somebody ended it by hand, so a commit might be half of one: "+
+				"look into %s, and abort; only if the transaction changed nothing there, leave %s out of --resources", e.ID, name, name, name)
+		}
+	}
+	for _, b := range c.listedBranches(e.ID) {
+		if !slices.Contains(prepared, b.Resource) {
+			return replica.Refusedf("%v had a prepared branch at %s when it was last listed, and has none now: somebody ended it, so a commit might be half of one: "+
+				"look into %s, and try again when the next scan has been there", e.ID, b.Resource, b.Resource)
+		}
+	}
+	if len(e.Resources) == 0 {
+		return replica.Refusedf("%v has prepared branches at %s, and nothing there says whether it had more: find out which databases the application changes in such a transaction, "+
+			"and repeat with all of them, as in --resources %s; if one has no branch, abort", e.ID, strings.Join(prepared, ", "), strings.Join(prepared, ","))
+	}
+	for _, name := range prepared {
+		if !slices.Contains(e.Resources, name) {
+			return replica.Refusedf("%v has a prepared branch at %s too, which --resources does not name: unless that is a mistake, its transaction is not the one that you mean", e.ID, name)
+		}
+	}
+	return nil
+}
+
+// resources are those of branches, each once, in their order.
+func resources(branches []txn.Branch) (names []string) {
+	for _, b := range branches {
+		names = append(names, b.Resource)
+	}
+	slices.Sort(names)
+	return slices.Compact(names)
+}
+
+// inOrder is branches by number, each once.
+func inOrder(branches []txn.Branch) []txn.Branch {
+	slices.SortFunc(branches, func(a, b txn.Branch) int {
+		return cmp.Or(cmp.Compare(a.No, b.No), cmp.Compare(a.Resource, b.Resource))
+	})
+	return slices.CompactFunc(branches, func(a, b txn.Branch) bool { return a.No == b.No && a.Resource == b.Resource })
+}
+
+// listedBranches returns what the last scans saw of a transaction without record.
+func (c *Machine) listedBranches(id txn.ID) []txn.Branch {
+	var branches []txn.Branch
+	for _, b := range c.listed[id] {
+		if b.ours {
+			branches = append(branches, txn.Branch{No: b.xid.Branch, Resource: b.resource})
+		}
+	}
+	return inOrder(branches)
+}
+
