@@ -115,4 +115,3 @@ func (c *Machine) listedBranches(id txn.ID) []txn.Branch {
 	}
 	return inOrder(branches)
 }
-
