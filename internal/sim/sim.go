@@ -246,15 +246,21 @@ func (c *cluster) heal() {
 	c.trace.add("%s healed", c.now)
 }
 
-// reunited reports whether one leader is established and has everybody who is up.
+// reunited reports whether one leader is established and has everybody who is up. Both have to say
+// so: who was let go and is taken back may believe that it follows, when the leader has only
+// just learned to count on it, and ends its reign for want of a quorum.
 func (c *cluster) reunited() bool {
 	leader := c.leader()
 	if leader == nil || leader.host.Status().Transfer != 0 || !c.belongs(leader, leader) {
 		return false // or its reign is about to end
 	}
+	synced := map[zab.NodeID]bool{leader.id: true}
+	for _, p := range leader.host.Status().Peers {
+		synced[p.ID] = p.Synced
+	}
 	for _, n := range c.nodes {
 		r := n.role
-		if !n.dead && c.belongs(leader, n) && (!r.Established || r.Leader != leader.id || r.Epoch != leader.role.Epoch) {
+		if !n.dead && c.belongs(leader, n) && (!synced[n.id] || !r.Established || r.Leader != leader.id || r.Epoch != leader.role.Epoch) {
 			return false
 		}
 	}

@@ -75,8 +75,18 @@ func (w *txnWorld) inhabit(seed uint64, c *cluster) {
 	w.hosts, w.skews, w.years = make([]*txnHost, members), make([]time.Duration, members), make([]time.Duration, members)
 	c.newHost = w.newHost
 	c.change, c.tell = changeOfRecords, w.tells
-	c.founded = func() bool { return w.formed != 0 } // with all voters
+	c.founded = w.foundedByAll
 	c.swarm.Gossip = second / 4
+}
+
+// foundedByAll reports whether the cluster is formed and no voter is blank any more. A majority may
+// form it once all have met; a voter that has crashed before it wrote anything then waits for
+// somebody who knows that, or for all, which is what keeps two blank nodes from founding another
+// cluster. So until all have taken part, the loss of one for good is more than is promised.
+func (w *txnWorld) foundedByAll() bool {
+	return w.formed != 0 && !slices.ContainsFunc(w.nodes, func(n *node) bool {
+		return !n.observer && n.disk.hard == zab.HardState{} && len(n.disk.log) == 0
+	})
 }
 
 // clock is the true time.
