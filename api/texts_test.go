@@ -41,6 +41,10 @@ func finished(spoil func(*concordv1.FinishedBranch)) error {
 
 func second[T any](_ T, err error) error { return err }
 
+const journal = "0102030405060708090a0b0c0d0e0f10"
+
+func members(list ...*concordv1.Party) error { return second(api.ParseParties("members", list)) }
+
 // received is an error as a client has it, that a node answered.
 func received(err error) error { return api.FromStatus(api.ToStatus(err)) }
 
@@ -51,6 +55,27 @@ var messages = []struct {
 	says string
 	is   error
 }{
+	{"a cluster with a journal", func() error { return second(api.ParseParty("from", &concordv1.Party{Journal: journal})) },
+		"from.agent: is empty, and the journal or the address is not: the cluster has neither", api.ErrInvalid},
+	{"no such journal", func() error { return second(api.ParseParty("from", &concordv1.Party{Agent: "ann", Journal: "12"})) },
+		`from.journal: "12" is no journal id, want the 32 hex characters that Describe says`, api.ErrInvalid},
+	{"no address of an agent", func() error {
+		return second(api.ParseParty("from", &concordv1.Party{Agent: "ann", Journal: journal, Addr: "ann"}))
+	}, `from.addr: "ann" is not host:port`, api.ErrInvalid},
+	{"no members", func() error { return members() }, "members: are 0, want the cluster and at most 64 agents", api.ErrInvalid},
+	{"members without the cluster", func() error { return members(&concordv1.Party{Agent: "ann", Journal: journal, Addr: "a:1"}) },
+		"members[0]: the cluster comes first, and once", api.ErrInvalid},
+	{"a member at no address", func() error { return members(&concordv1.Party{}, &concordv1.Party{Agent: "ann", Journal: journal}) },
+		"members[1].addr: is empty, want where the agent is found", api.ErrInvalid},
+	{"a member twice", func() error {
+		ann := &concordv1.Party{Agent: "ann", Journal: journal, Addr: "a:1"}
+		return members(&concordv1.Party{}, ann, ann)
+	}, `members[2].agent: "ann" is out of order, or twice there`, api.ErrInvalid},
+	{"a claim without digest", func() error { return second(api.ParseClaim("claims", &concordv1.BranchClaim{Number: 1})) },
+		"claims.digest: has 0 bytes, want the 32 of the last answer", api.ErrInvalid},
+	{"a claim of no work", func() error {
+		return second(api.ParseClaim("claims", &concordv1.BranchClaim{Digest: make([]byte, 32)}))
+	}, "claims.number: is 0: a branch without work is not opened", api.ErrInvalid},
 	{"no gid", func() error { return commit(func(r *concordv1.CommitRequest) { r.Gid = "" }) }, "gid: is empty, want a transaction id of 26 characters", api.ErrInvalid},
 	{"no such gid", func() error { return commit(func(r *concordv1.CommitRequest) { r.Gid = "0001" }) }, `gid: "0001"` + wantID, api.ErrInvalid},
 	{"a gid of zeros", func() error { return commit(func(r *concordv1.CommitRequest) { r.Gid = txn.ID{}.String() }) }, "gid: is zero, which names no transaction", api.ErrInvalid},

@@ -22,7 +22,7 @@ type Epoch uint32
 
 // Life is one life of one agent. What was opened in another is not here any more, unless it voted.
 type Life struct {
-	Journal JournalID
+	Journal txn.JournalID
 	Epoch   Epoch
 }
 

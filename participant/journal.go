@@ -6,7 +6,6 @@ import (
 	"bytes"
 	"crypto/rand"
 	"encoding/binary"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"hash/crc32"
@@ -20,24 +19,6 @@ import (
 
 	"github.com/concordtx/concord/txn"
 )
-
-// JournalID names a journal, and so a member of the transactions that it remembers: an agent whose
-// journal was lost is another one. It is drawn when the journal is made.
-type JournalID [16]byte
-
-// String returns 32 hex characters.
-func (j JournalID) String() string { return hex.EncodeToString(j[:]) }
-
-// ParseJournalID parses what String prints and nothing else.
-func ParseJournalID(s string) (JournalID, bool) {
-	var j JournalID
-	b, err := hex.DecodeString(s)
-	if err != nil || len(b) != len(j) {
-		return j, false
-	}
-	copy(j[:], b)
-	return j, j.String() == s
-}
 
 // Journal is what an agent remembers over restarts: who it is, how often it has started, and the
 // branches that it voted Yes for. It is one Pebble store.
@@ -61,7 +42,7 @@ type Journal struct {
 
 // head is the first record of a journal.
 type head struct {
-	id      JournalID
+	id      txn.JournalID
 	name    string
 	epoch   Epoch
 	cluster txn.ClusterID
@@ -241,7 +222,7 @@ func (j *Journal) writeHead() error {
 }
 
 // ID, Epoch and Cluster say who the agent is. Cluster is 0 until Join.
-func (j *Journal) ID() JournalID          { return j.head.id }
+func (j *Journal) ID() txn.JournalID      { return j.head.id }
 func (j *Journal) Epoch() Epoch           { return j.head.epoch }
 func (j *Journal) Cluster() txn.ClusterID { return j.head.cluster }
 

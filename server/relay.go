@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"net/http"
 	"strconv"
 	"sync"
@@ -33,16 +32,7 @@ type relay struct {
 type leader = concordv1connect.CoordinatorServiceClient
 
 func newRelay(n Node) *relay {
-	dialer := &net.Dialer{Timeout: 2 * time.Second, KeepAlive: 15 * time.Second}
-	protocols := new(http.Protocols)
-	protocols.SetUnencryptedHTTP2(true) // so that all calls share one connection
-	return &relay{node: n, leaders: map[string]leader{}, http: &http.Client{Transport: &http.Transport{
-		DialContext:        dialer.DialContext,
-		Protocols:          protocols,
-		HTTP2:              &http.HTTP2Config{SendPingTimeout: 2 * time.Second, PingTimeout: 2 * time.Second}, // it may lead into a black hole
-		IdleConnTimeout:    15 * time.Second,
-		DisableCompression: true,
-	}}}
+	return &relay{node: n, leaders: map[string]leader{}, http: &http.Client{Transport: api.HTTP2(nil, 15*time.Second)}}
 }
 
 // handOns are the calls of the leader.

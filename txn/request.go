@@ -12,6 +12,24 @@ type CommitRequest struct {
 	Branches []Branch // numbers and resources unique, in order of No; there may be none
 }
 
+// Agent is an agent that holds open branches of a three-phase transaction.
+type Agent struct {
+	Party
+	Epoch uint64 // its life in which they were opened
+	// Branches are known by number and resource until the agent has voted. Claims are theirs, in
+	// the same order.
+	Branches []Branch
+	Claims   []Claim
+}
+
+// Claim is what the application knows of the work in a branch: the number of its last request, and
+// the digest that was answered to it. An agent that does not hold this very work votes No.
+type Claim struct {
+	No     BranchNo
+	Number uint64
+	Digest [32]byte
+}
+
 // Resolution is an operator's decision for a transaction that has none.
 type Resolution struct {
 	ID       ID

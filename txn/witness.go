@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"cmp"
 	"encoding/binary"
+	"encoding/hex"
 	"slices"
 
 	"github.com/concordtx/concord/internal/mutant"
@@ -18,6 +19,20 @@ import (
 // JournalID is the random id of an agent's journal, made with it. Votes and promises belong to a
 // journal: a new journal is a new party.
 type JournalID [16]byte
+
+// String returns 32 hex characters.
+func (j JournalID) String() string { return hex.EncodeToString(j[:]) }
+
+// ParseJournalID parses what String prints and nothing else.
+func ParseJournalID(s string) (JournalID, bool) {
+	var j JournalID
+	b, err := hex.DecodeString(s)
+	if err != nil || len(b) != len(j) || hex.EncodeToString(b) != s {
+		return j, false
+	}
+	copy(j[:], b)
+	return j, true
+}
 
 // PartyID names a member of a three-phase transaction: an agent with its journal, or, as zero, the
 // witness.

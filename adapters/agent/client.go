@@ -60,21 +60,11 @@ func Dial(addr string, opts ...Option) (*Client, error) {
 	if host, port, err := net.SplitHostPort(addr); err != nil || host == "" || port == "" {
 		return nil, &api.FieldError{Field: "addr", Detail: fmt.Sprintf("%.80q is not host:port, such as 127.0.0.1:7430", addr)}
 	}
-	protocols, scheme := new(http.Protocols), "http://"
-	if o.tls == nil {
-		protocols.SetUnencryptedHTTP2(true)
-	} else {
-		protocols.SetHTTP2(true)
+	scheme := "http://"
+	if o.tls != nil {
 		scheme = "https://"
 	}
-	c := &Client{addr: addr, http: &http.Client{Transport: &http.Transport{
-		DialContext:        (&net.Dialer{Timeout: 2 * time.Second, KeepAlive: 15 * time.Second}).DialContext,
-		TLSClientConfig:    o.tls,
-		Protocols:          protocols,
-		HTTP2:              &http.HTTP2Config{SendPingTimeout: 2 * time.Second, PingTimeout: 2 * time.Second}, // it may lead into a black hole
-		IdleConnTimeout:    time.Minute,
-		DisableCompression: true,
-	}}}
+	c := &Client{addr: addr, http: &http.Client{Transport: api.HTTP2(o.tls, time.Minute)}}
 	c.stub = concordv1connect.NewParticipantServiceClient(c.http, scheme+addr, connect.WithReadMaxBytes(maxAnswerBytes))
 	return c, nil
 }

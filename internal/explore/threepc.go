@@ -212,7 +212,7 @@ func newThreePC(size Council) *threePC {
 	for n := range size.Agents {
 		name := string(rune('a' + n))
 		w.members[n] = txn.PartyID{Agent: name, Journal: txn.JournalID{byte(n + 1)}}
-		w.asked.Agents = append(w.asked.Agents, threepc.Agent{Party: txn.Party{PartyID: w.members[n]}, Epoch: 1,
+		w.asked.Agents = append(w.asked.Agents, txn.Agent{Party: txn.Party{PartyID: w.members[n]}, Epoch: 1,
 			Branches: []txn.Branch{{No: txn.BranchNo(n), Resource: name}}})
 	}
 	w.leaders = newMemo(w.carryOutLeader)

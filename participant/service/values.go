@@ -36,7 +36,7 @@ func parseAddress(m *concordv1.BranchAddress) (b participant.Branch, l participa
 	}
 	if m.GetJournal() != "" {
 		var ok bool
-		if l.Journal, ok = participant.ParseJournalID(m.GetJournal()); !ok {
+		if l.Journal, ok = txn.ParseJournalID(m.GetJournal()); !ok {
 			return b, l, invalid("branch.journal", "%.40q is no journal id, want the 32 hex characters that Describe says", m.GetJournal())
 		}
 	}

@@ -56,7 +56,7 @@ const (
 
 // asked is an agent and its vote.
 type asked struct {
-	Agent
+	txn.Agent
 	voted bool
 	vote  txn.Vote
 }
@@ -195,7 +195,7 @@ func (c *Coordinator) ask(a Asked) []protocol.Effect {
 func (c *Coordinator) canCommit() (effects []protocol.Effect) {
 	for _, a := range c.agents {
 		if !a.voted {
-			effects = append(effects, Send{To: a.PartyID, Message: CanCommit{Members: c.long(), Epoch: a.Epoch}})
+			effects = append(effects, Send{To: a.PartyID, Message: CanCommit{Members: c.long(), Epoch: a.Epoch, Claims: a.Claims}})
 		}
 	}
 	return effects

@@ -11,15 +11,8 @@ import (
 
 // Asked is the request to commit. To a Coordinator.
 type Asked struct {
-	Agents []Agent
+	Agents []txn.Agent
 	Label  string // what the application says that it is about
-}
-
-// Agent holds branches of a transaction.
-type Agent struct {
-	txn.Party
-	Epoch    uint64 // its life in which they were opened
-	Branches []txn.Branch
 }
 
 // Received brings a message of another member.

@@ -15,10 +15,12 @@ import (
 type Message interface{ isMessage() }
 
 // CanCommit asks an agent for its vote. Members are all that are asked, and the witness; Epoch is
-// the life of the agent that the branches were opened in.
+// the life of the agent that the branches were opened in. Claims are what the application knows of
+// the work in them, which the driver of the agent compares with what is there.
 type CanCommit struct {
 	Members []txn.Party
 	Epoch   uint64
+	Claims  []txn.Claim
 }
 
 // Vote is the vote of an agent for all of its branches on a list of members. Branches are those

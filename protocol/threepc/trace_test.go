@@ -122,7 +122,7 @@ func (s *story) do(words []string) {
 		asked := Asked{Label: "order"}
 		for _, name := range s.names {
 			a := s.agents[name]
-			asked.Agents = append(asked.Agents, Agent{Party: txn.Party{PartyID: a.id}, Epoch: 1,
+			asked.Agents = append(asked.Agents, txn.Agent{Party: txn.Party{PartyID: a.id}, Epoch: 1,
 				Branches: []txn.Branch{{No: a.no, Resource: name}}})
 		}
 		s.leaderDoes(s.leader.Step(asked))

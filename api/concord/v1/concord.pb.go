@@ -39,96 +39,6 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
-// Branch is one branch of a transaction.
-type Branch struct {
-	state    protoimpl.MessageState `protogen:"open.v1"`
-	No       uint32                 `protobuf:"varint,1,opt,name=no,proto3" json:"no,omitempty"`
-	Resource string                 `protobuf:"bytes,2,opt,name=resource,proto3" json:"resource,omitempty"`
-	// What the resource can be asked for later to tell whether the branch committed.
-	Evidence string `protobuf:"bytes,3,opt,name=evidence,proto3" json:"evidence,omitempty"`
-	// The session that prepared the branch.
-	Holder string `protobuf:"bytes,4,opt,name=holder,proto3" json:"holder,omitempty"`
-	// Only in answers: prepared, committed, aborted, heuristic-commit, heuristic-rollback,
-	// heuristic-hazard or unknown.
-	State string `protobuf:"bytes,5,opt,name=state,proto3" json:"state,omitempty"`
-	// Only in answers: what the last attempt to finish the branch said, if it failed.
-	Error         string `protobuf:"bytes,6,opt,name=error,proto3" json:"error,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *Branch) Reset() {
-	*x = Branch{}
-	mi := &file_concord_v1_concord_proto_msgTypes[0]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *Branch) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*Branch) ProtoMessage() {}
-
-func (x *Branch) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[0]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use Branch.ProtoReflect.Descriptor instead.
-func (*Branch) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{0}
-}
-
-func (x *Branch) GetNo() uint32 {
-	if x != nil {
-		return x.No
-	}
-	return 0
-}
-
-func (x *Branch) GetResource() string {
-	if x != nil {
-		return x.Resource
-	}
-	return ""
-}
-
-func (x *Branch) GetEvidence() string {
-	if x != nil {
-		return x.Evidence
-	}
-	return ""
-}
-
-func (x *Branch) GetHolder() string {
-	if x != nil {
-		return x.Holder
-	}
-	return ""
-}
-
-func (x *Branch) GetState() string {
-	if x != nil {
-		return x.State
-	}
-	return ""
-}
-
-func (x *Branch) GetError() string {
-	if x != nil {
-		return x.Error
-	}
-	return ""
-}
-
 type CommitRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Gid   string                 `protobuf:"bytes,1,opt,name=gid,proto3" json:"gid,omitempty"`
@@ -148,7 +58,7 @@ type CommitRequest struct {
 
 func (x *CommitRequest) Reset() {
 	*x = CommitRequest{}
-	mi := &file_concord_v1_concord_proto_msgTypes[1]
+	mi := &file_concord_v1_concord_proto_msgTypes[0]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -160,7 +70,7 @@ func (x *CommitRequest) String() string {
 func (*CommitRequest) ProtoMessage() {}
 
 func (x *CommitRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[1]
+	mi := &file_concord_v1_concord_proto_msgTypes[0]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -173,7 +83,7 @@ func (x *CommitRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CommitRequest.ProtoReflect.Descriptor instead.
 func (*CommitRequest) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{1}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{0}
 }
 
 func (x *CommitRequest) GetGid() string {
@@ -232,7 +142,7 @@ type CommitResponse struct {
 
 func (x *CommitResponse) Reset() {
 	*x = CommitResponse{}
-	mi := &file_concord_v1_concord_proto_msgTypes[2]
+	mi := &file_concord_v1_concord_proto_msgTypes[1]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -244,7 +154,7 @@ func (x *CommitResponse) String() string {
 func (*CommitResponse) ProtoMessage() {}
 
 func (x *CommitResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[2]
+	mi := &file_concord_v1_concord_proto_msgTypes[1]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -257,7 +167,7 @@ func (x *CommitResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CommitResponse.ProtoReflect.Descriptor instead.
 func (*CommitResponse) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{2}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{1}
 }
 
 func (x *CommitResponse) GetDecision() string {
@@ -291,7 +201,7 @@ type DecideRequest struct {
 
 func (x *DecideRequest) Reset() {
 	*x = DecideRequest{}
-	mi := &file_concord_v1_concord_proto_msgTypes[3]
+	mi := &file_concord_v1_concord_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -303,7 +213,7 @@ func (x *DecideRequest) String() string {
 func (*DecideRequest) ProtoMessage() {}
 
 func (x *DecideRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[3]
+	mi := &file_concord_v1_concord_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -316,7 +226,7 @@ func (x *DecideRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DecideRequest.ProtoReflect.Descriptor instead.
 func (*DecideRequest) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{3}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *DecideRequest) GetCommits() []*NumberedCommit {
@@ -344,7 +254,7 @@ type NumberedCommit struct {
 
 func (x *NumberedCommit) Reset() {
 	*x = NumberedCommit{}
-	mi := &file_concord_v1_concord_proto_msgTypes[4]
+	mi := &file_concord_v1_concord_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -356,7 +266,7 @@ func (x *NumberedCommit) String() string {
 func (*NumberedCommit) ProtoMessage() {}
 
 func (x *NumberedCommit) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[4]
+	mi := &file_concord_v1_concord_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -369,7 +279,7 @@ func (x *NumberedCommit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NumberedCommit.ProtoReflect.Descriptor instead.
 func (*NumberedCommit) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{4}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *NumberedCommit) GetNumber() uint64 {
@@ -395,7 +305,7 @@ type DecideResponse struct {
 
 func (x *DecideResponse) Reset() {
 	*x = DecideResponse{}
-	mi := &file_concord_v1_concord_proto_msgTypes[5]
+	mi := &file_concord_v1_concord_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -407,7 +317,7 @@ func (x *DecideResponse) String() string {
 func (*DecideResponse) ProtoMessage() {}
 
 func (x *DecideResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[5]
+	mi := &file_concord_v1_concord_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -420,7 +330,7 @@ func (x *DecideResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DecideResponse.ProtoReflect.Descriptor instead.
 func (*DecideResponse) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{5}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *DecideResponse) GetAnswers() []*NumberedAnswer {
@@ -442,7 +352,7 @@ type NumberedAnswer struct {
 
 func (x *NumberedAnswer) Reset() {
 	*x = NumberedAnswer{}
-	mi := &file_concord_v1_concord_proto_msgTypes[6]
+	mi := &file_concord_v1_concord_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -454,7 +364,7 @@ func (x *NumberedAnswer) String() string {
 func (*NumberedAnswer) ProtoMessage() {}
 
 func (x *NumberedAnswer) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[6]
+	mi := &file_concord_v1_concord_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -467,7 +377,7 @@ func (x *NumberedAnswer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NumberedAnswer.ProtoReflect.Descriptor instead.
 func (*NumberedAnswer) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{6}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *NumberedAnswer) GetNumber() uint64 {
@@ -504,7 +414,7 @@ type CommitError struct {
 
 func (x *CommitError) Reset() {
 	*x = CommitError{}
-	mi := &file_concord_v1_concord_proto_msgTypes[7]
+	mi := &file_concord_v1_concord_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -516,7 +426,7 @@ func (x *CommitError) String() string {
 func (*CommitError) ProtoMessage() {}
 
 func (x *CommitError) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[7]
+	mi := &file_concord_v1_concord_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -529,7 +439,7 @@ func (x *CommitError) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CommitError.ProtoReflect.Descriptor instead.
 func (*CommitError) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{7}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *CommitError) GetCode() uint32 {
@@ -563,7 +473,7 @@ type FinishedRequest struct {
 
 func (x *FinishedRequest) Reset() {
 	*x = FinishedRequest{}
-	mi := &file_concord_v1_concord_proto_msgTypes[8]
+	mi := &file_concord_v1_concord_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -575,7 +485,7 @@ func (x *FinishedRequest) String() string {
 func (*FinishedRequest) ProtoMessage() {}
 
 func (x *FinishedRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[8]
+	mi := &file_concord_v1_concord_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -588,7 +498,7 @@ func (x *FinishedRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FinishedRequest.ProtoReflect.Descriptor instead.
 func (*FinishedRequest) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{8}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *FinishedRequest) GetBranches() []*FinishedBranch {
@@ -617,7 +527,7 @@ type FinishedBranch struct {
 
 func (x *FinishedBranch) Reset() {
 	*x = FinishedBranch{}
-	mi := &file_concord_v1_concord_proto_msgTypes[9]
+	mi := &file_concord_v1_concord_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -629,7 +539,7 @@ func (x *FinishedBranch) String() string {
 func (*FinishedBranch) ProtoMessage() {}
 
 func (x *FinishedBranch) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[9]
+	mi := &file_concord_v1_concord_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -642,7 +552,7 @@ func (x *FinishedBranch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FinishedBranch.ProtoReflect.Descriptor instead.
 func (*FinishedBranch) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{9}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *FinishedBranch) GetGid() string {
@@ -674,7 +584,7 @@ type FinishedResponse struct {
 
 func (x *FinishedResponse) Reset() {
 	*x = FinishedResponse{}
-	mi := &file_concord_v1_concord_proto_msgTypes[10]
+	mi := &file_concord_v1_concord_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -686,7 +596,7 @@ func (x *FinishedResponse) String() string {
 func (*FinishedResponse) ProtoMessage() {}
 
 func (x *FinishedResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[10]
+	mi := &file_concord_v1_concord_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -699,7 +609,7 @@ func (x *FinishedResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FinishedResponse.ProtoReflect.Descriptor instead.
 func (*FinishedResponse) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{10}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{9}
 }
 
 type LeaseRequest struct {
@@ -715,7 +625,7 @@ type LeaseRequest struct {
 
 func (x *LeaseRequest) Reset() {
 	*x = LeaseRequest{}
-	mi := &file_concord_v1_concord_proto_msgTypes[11]
+	mi := &file_concord_v1_concord_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -727,7 +637,7 @@ func (x *LeaseRequest) String() string {
 func (*LeaseRequest) ProtoMessage() {}
 
 func (x *LeaseRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[11]
+	mi := &file_concord_v1_concord_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -740,7 +650,7 @@ func (x *LeaseRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaseRequest.ProtoReflect.Descriptor instead.
 func (*LeaseRequest) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{11}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *LeaseRequest) GetLease() uint32 {
@@ -779,7 +689,7 @@ type LeaseResponse struct {
 
 func (x *LeaseResponse) Reset() {
 	*x = LeaseResponse{}
-	mi := &file_concord_v1_concord_proto_msgTypes[12]
+	mi := &file_concord_v1_concord_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -791,7 +701,7 @@ func (x *LeaseResponse) String() string {
 func (*LeaseResponse) ProtoMessage() {}
 
 func (x *LeaseResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[12]
+	mi := &file_concord_v1_concord_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -804,7 +714,7 @@ func (x *LeaseResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaseResponse.ProtoReflect.Descriptor instead.
 func (*LeaseResponse) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{12}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *LeaseResponse) GetLease() uint32 {
@@ -851,7 +761,7 @@ type OutcomeRequest struct {
 
 func (x *OutcomeRequest) Reset() {
 	*x = OutcomeRequest{}
-	mi := &file_concord_v1_concord_proto_msgTypes[13]
+	mi := &file_concord_v1_concord_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -863,7 +773,7 @@ func (x *OutcomeRequest) String() string {
 func (*OutcomeRequest) ProtoMessage() {}
 
 func (x *OutcomeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[13]
+	mi := &file_concord_v1_concord_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -876,7 +786,7 @@ func (x *OutcomeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OutcomeRequest.ProtoReflect.Descriptor instead.
 func (*OutcomeRequest) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{13}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *OutcomeRequest) GetGid() string {
@@ -922,7 +832,7 @@ type OutcomeResponse struct {
 
 func (x *OutcomeResponse) Reset() {
 	*x = OutcomeResponse{}
-	mi := &file_concord_v1_concord_proto_msgTypes[14]
+	mi := &file_concord_v1_concord_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -934,7 +844,7 @@ func (x *OutcomeResponse) String() string {
 func (*OutcomeResponse) ProtoMessage() {}
 
 func (x *OutcomeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[14]
+	mi := &file_concord_v1_concord_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -947,7 +857,7 @@ func (x *OutcomeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OutcomeResponse.ProtoReflect.Descriptor instead.
 func (*OutcomeResponse) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{14}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *OutcomeResponse) GetOutcome() string {
@@ -1003,7 +913,7 @@ type Transaction struct {
 
 func (x *Transaction) Reset() {
 	*x = Transaction{}
-	mi := &file_concord_v1_concord_proto_msgTypes[15]
+	mi := &file_concord_v1_concord_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1015,7 +925,7 @@ func (x *Transaction) String() string {
 func (*Transaction) ProtoMessage() {}
 
 func (x *Transaction) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[15]
+	mi := &file_concord_v1_concord_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1028,7 +938,7 @@ func (x *Transaction) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Transaction.ProtoReflect.Descriptor instead.
 func (*Transaction) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{15}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Transaction) GetGid() string {
@@ -1116,7 +1026,7 @@ type Heuristic struct {
 
 func (x *Heuristic) Reset() {
 	*x = Heuristic{}
-	mi := &file_concord_v1_concord_proto_msgTypes[16]
+	mi := &file_concord_v1_concord_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1128,7 +1038,7 @@ func (x *Heuristic) String() string {
 func (*Heuristic) ProtoMessage() {}
 
 func (x *Heuristic) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[16]
+	mi := &file_concord_v1_concord_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1141,7 +1051,7 @@ func (x *Heuristic) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Heuristic.ProtoReflect.Descriptor instead.
 func (*Heuristic) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{16}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Heuristic) GetNo() uint32 {
@@ -1203,7 +1113,7 @@ type ListRequest struct {
 
 func (x *ListRequest) Reset() {
 	*x = ListRequest{}
-	mi := &file_concord_v1_concord_proto_msgTypes[17]
+	mi := &file_concord_v1_concord_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1215,7 +1125,7 @@ func (x *ListRequest) String() string {
 func (*ListRequest) ProtoMessage() {}
 
 func (x *ListRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[17]
+	mi := &file_concord_v1_concord_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1228,7 +1138,7 @@ func (x *ListRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRequest.ProtoReflect.Descriptor instead.
 func (*ListRequest) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{17}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *ListRequest) GetState() string {
@@ -1287,7 +1197,7 @@ type ListResponse struct {
 
 func (x *ListResponse) Reset() {
 	*x = ListResponse{}
-	mi := &file_concord_v1_concord_proto_msgTypes[18]
+	mi := &file_concord_v1_concord_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1299,7 +1209,7 @@ func (x *ListResponse) String() string {
 func (*ListResponse) ProtoMessage() {}
 
 func (x *ListResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[18]
+	mi := &file_concord_v1_concord_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1312,7 +1222,7 @@ func (x *ListResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListResponse.ProtoReflect.Descriptor instead.
 func (*ListResponse) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{18}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *ListResponse) GetTransactions() []*Transaction {
@@ -1353,7 +1263,7 @@ type GetRequest struct {
 
 func (x *GetRequest) Reset() {
 	*x = GetRequest{}
-	mi := &file_concord_v1_concord_proto_msgTypes[19]
+	mi := &file_concord_v1_concord_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1365,7 +1275,7 @@ func (x *GetRequest) String() string {
 func (*GetRequest) ProtoMessage() {}
 
 func (x *GetRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[19]
+	mi := &file_concord_v1_concord_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1378,7 +1288,7 @@ func (x *GetRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetRequest.ProtoReflect.Descriptor instead.
 func (*GetRequest) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{19}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *GetRequest) GetGid() string {
@@ -1405,7 +1315,7 @@ type GetResponse struct {
 
 func (x *GetResponse) Reset() {
 	*x = GetResponse{}
-	mi := &file_concord_v1_concord_proto_msgTypes[20]
+	mi := &file_concord_v1_concord_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1417,7 +1327,7 @@ func (x *GetResponse) String() string {
 func (*GetResponse) ProtoMessage() {}
 
 func (x *GetResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[20]
+	mi := &file_concord_v1_concord_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1430,7 +1340,7 @@ func (x *GetResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetResponse.ProtoReflect.Descriptor instead.
 func (*GetResponse) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{20}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *GetResponse) GetTransaction() *Transaction {
@@ -1464,7 +1374,7 @@ type ResolveRequest struct {
 
 func (x *ResolveRequest) Reset() {
 	*x = ResolveRequest{}
-	mi := &file_concord_v1_concord_proto_msgTypes[21]
+	mi := &file_concord_v1_concord_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1476,7 +1386,7 @@ func (x *ResolveRequest) String() string {
 func (*ResolveRequest) ProtoMessage() {}
 
 func (x *ResolveRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[21]
+	mi := &file_concord_v1_concord_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1489,7 +1399,7 @@ func (x *ResolveRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResolveRequest.ProtoReflect.Descriptor instead.
 func (*ResolveRequest) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{21}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *ResolveRequest) GetGid() string {
@@ -1544,7 +1454,7 @@ type ResolveResponse struct {
 
 func (x *ResolveResponse) Reset() {
 	*x = ResolveResponse{}
-	mi := &file_concord_v1_concord_proto_msgTypes[22]
+	mi := &file_concord_v1_concord_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1556,7 +1466,7 @@ func (x *ResolveResponse) String() string {
 func (*ResolveResponse) ProtoMessage() {}
 
 func (x *ResolveResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[22]
+	mi := &file_concord_v1_concord_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1569,7 +1479,7 @@ func (x *ResolveResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResolveResponse.ProtoReflect.Descriptor instead.
 func (*ResolveResponse) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{22}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *ResolveResponse) GetDecision() string {
@@ -1598,7 +1508,7 @@ type ForgetRequest struct {
 
 func (x *ForgetRequest) Reset() {
 	*x = ForgetRequest{}
-	mi := &file_concord_v1_concord_proto_msgTypes[23]
+	mi := &file_concord_v1_concord_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1610,7 +1520,7 @@ func (x *ForgetRequest) String() string {
 func (*ForgetRequest) ProtoMessage() {}
 
 func (x *ForgetRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[23]
+	mi := &file_concord_v1_concord_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1623,7 +1533,7 @@ func (x *ForgetRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ForgetRequest.ProtoReflect.Descriptor instead.
 func (*ForgetRequest) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{23}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *ForgetRequest) GetGid() string {
@@ -1663,7 +1573,7 @@ type ForgetResponse struct {
 
 func (x *ForgetResponse) Reset() {
 	*x = ForgetResponse{}
-	mi := &file_concord_v1_concord_proto_msgTypes[24]
+	mi := &file_concord_v1_concord_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1675,7 +1585,7 @@ func (x *ForgetResponse) String() string {
 func (*ForgetResponse) ProtoMessage() {}
 
 func (x *ForgetResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[24]
+	mi := &file_concord_v1_concord_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1688,7 +1598,7 @@ func (x *ForgetResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ForgetResponse.ProtoReflect.Descriptor instead.
 func (*ForgetResponse) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{24}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *ForgetResponse) GetZxid() string {
@@ -1713,7 +1623,7 @@ type SettleRequest struct {
 
 func (x *SettleRequest) Reset() {
 	*x = SettleRequest{}
-	mi := &file_concord_v1_concord_proto_msgTypes[25]
+	mi := &file_concord_v1_concord_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1725,7 +1635,7 @@ func (x *SettleRequest) String() string {
 func (*SettleRequest) ProtoMessage() {}
 
 func (x *SettleRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[25]
+	mi := &file_concord_v1_concord_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1738,7 +1648,7 @@ func (x *SettleRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SettleRequest.ProtoReflect.Descriptor instead.
 func (*SettleRequest) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{25}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *SettleRequest) GetGid() string {
@@ -1792,7 +1702,7 @@ type SettleResponse struct {
 
 func (x *SettleResponse) Reset() {
 	*x = SettleResponse{}
-	mi := &file_concord_v1_concord_proto_msgTypes[26]
+	mi := &file_concord_v1_concord_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1804,7 +1714,7 @@ func (x *SettleResponse) String() string {
 func (*SettleResponse) ProtoMessage() {}
 
 func (x *SettleResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[26]
+	mi := &file_concord_v1_concord_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1817,7 +1727,7 @@ func (x *SettleResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SettleResponse.ProtoReflect.Descriptor instead.
 func (*SettleResponse) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{26}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *SettleResponse) GetZxid() string {
@@ -1839,7 +1749,7 @@ type ReplaceMemberRequest struct {
 
 func (x *ReplaceMemberRequest) Reset() {
 	*x = ReplaceMemberRequest{}
-	mi := &file_concord_v1_concord_proto_msgTypes[27]
+	mi := &file_concord_v1_concord_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1851,7 +1761,7 @@ func (x *ReplaceMemberRequest) String() string {
 func (*ReplaceMemberRequest) ProtoMessage() {}
 
 func (x *ReplaceMemberRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[27]
+	mi := &file_concord_v1_concord_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1864,7 +1774,7 @@ func (x *ReplaceMemberRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplaceMemberRequest.ProtoReflect.Descriptor instead.
 func (*ReplaceMemberRequest) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{27}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *ReplaceMemberRequest) GetNode() uint64 {
@@ -1904,7 +1814,7 @@ type ReplaceMemberResponse struct {
 
 func (x *ReplaceMemberResponse) Reset() {
 	*x = ReplaceMemberResponse{}
-	mi := &file_concord_v1_concord_proto_msgTypes[28]
+	mi := &file_concord_v1_concord_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1916,7 +1826,7 @@ func (x *ReplaceMemberResponse) String() string {
 func (*ReplaceMemberResponse) ProtoMessage() {}
 
 func (x *ReplaceMemberResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[28]
+	mi := &file_concord_v1_concord_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1929,7 +1839,7 @@ func (x *ReplaceMemberResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplaceMemberResponse.ProtoReflect.Descriptor instead.
 func (*ReplaceMemberResponse) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{28}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *ReplaceMemberResponse) GetZxid() string {
@@ -1958,7 +1868,7 @@ type AddMemberRequest struct {
 
 func (x *AddMemberRequest) Reset() {
 	*x = AddMemberRequest{}
-	mi := &file_concord_v1_concord_proto_msgTypes[29]
+	mi := &file_concord_v1_concord_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1970,7 +1880,7 @@ func (x *AddMemberRequest) String() string {
 func (*AddMemberRequest) ProtoMessage() {}
 
 func (x *AddMemberRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[29]
+	mi := &file_concord_v1_concord_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1983,7 +1893,7 @@ func (x *AddMemberRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddMemberRequest.ProtoReflect.Descriptor instead.
 func (*AddMemberRequest) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{29}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *AddMemberRequest) GetNode() uint64 {
@@ -2051,7 +1961,7 @@ type AddMemberResponse struct {
 
 func (x *AddMemberResponse) Reset() {
 	*x = AddMemberResponse{}
-	mi := &file_concord_v1_concord_proto_msgTypes[30]
+	mi := &file_concord_v1_concord_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2063,7 +1973,7 @@ func (x *AddMemberResponse) String() string {
 func (*AddMemberResponse) ProtoMessage() {}
 
 func (x *AddMemberResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[30]
+	mi := &file_concord_v1_concord_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2076,7 +1986,7 @@ func (x *AddMemberResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddMemberResponse.ProtoReflect.Descriptor instead.
 func (*AddMemberResponse) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{30}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *AddMemberResponse) GetZxid() string {
@@ -2100,7 +2010,7 @@ type RemoveMemberRequest struct {
 
 func (x *RemoveMemberRequest) Reset() {
 	*x = RemoveMemberRequest{}
-	mi := &file_concord_v1_concord_proto_msgTypes[31]
+	mi := &file_concord_v1_concord_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2112,7 +2022,7 @@ func (x *RemoveMemberRequest) String() string {
 func (*RemoveMemberRequest) ProtoMessage() {}
 
 func (x *RemoveMemberRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[31]
+	mi := &file_concord_v1_concord_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2125,7 +2035,7 @@ func (x *RemoveMemberRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveMemberRequest.ProtoReflect.Descriptor instead.
 func (*RemoveMemberRequest) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{31}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *RemoveMemberRequest) GetNode() uint64 {
@@ -2172,7 +2082,7 @@ type RemoveMemberResponse struct {
 
 func (x *RemoveMemberResponse) Reset() {
 	*x = RemoveMemberResponse{}
-	mi := &file_concord_v1_concord_proto_msgTypes[32]
+	mi := &file_concord_v1_concord_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2184,7 +2094,7 @@ func (x *RemoveMemberResponse) String() string {
 func (*RemoveMemberResponse) ProtoMessage() {}
 
 func (x *RemoveMemberResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[32]
+	mi := &file_concord_v1_concord_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2197,7 +2107,7 @@ func (x *RemoveMemberResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveMemberResponse.ProtoReflect.Descriptor instead.
 func (*RemoveMemberResponse) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{32}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *RemoveMemberResponse) GetZxid() string {
@@ -2219,7 +2129,7 @@ type TransferLeadershipRequest struct {
 
 func (x *TransferLeadershipRequest) Reset() {
 	*x = TransferLeadershipRequest{}
-	mi := &file_concord_v1_concord_proto_msgTypes[33]
+	mi := &file_concord_v1_concord_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2231,7 +2141,7 @@ func (x *TransferLeadershipRequest) String() string {
 func (*TransferLeadershipRequest) ProtoMessage() {}
 
 func (x *TransferLeadershipRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[33]
+	mi := &file_concord_v1_concord_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2244,7 +2154,7 @@ func (x *TransferLeadershipRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TransferLeadershipRequest.ProtoReflect.Descriptor instead.
 func (*TransferLeadershipRequest) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{33}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *TransferLeadershipRequest) GetNode() uint64 {
@@ -2284,7 +2194,7 @@ type TransferLeadershipResponse struct {
 
 func (x *TransferLeadershipResponse) Reset() {
 	*x = TransferLeadershipResponse{}
-	mi := &file_concord_v1_concord_proto_msgTypes[34]
+	mi := &file_concord_v1_concord_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2296,7 +2206,7 @@ func (x *TransferLeadershipResponse) String() string {
 func (*TransferLeadershipResponse) ProtoMessage() {}
 
 func (x *TransferLeadershipResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[34]
+	mi := &file_concord_v1_concord_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2309,7 +2219,7 @@ func (x *TransferLeadershipResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TransferLeadershipResponse.ProtoReflect.Descriptor instead.
 func (*TransferLeadershipResponse) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{34}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *TransferLeadershipResponse) GetZxid() string {
@@ -2332,7 +2242,7 @@ type RecoverRequest struct {
 
 func (x *RecoverRequest) Reset() {
 	*x = RecoverRequest{}
-	mi := &file_concord_v1_concord_proto_msgTypes[35]
+	mi := &file_concord_v1_concord_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2344,7 +2254,7 @@ func (x *RecoverRequest) String() string {
 func (*RecoverRequest) ProtoMessage() {}
 
 func (x *RecoverRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[35]
+	mi := &file_concord_v1_concord_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2357,7 +2267,7 @@ func (x *RecoverRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RecoverRequest.ProtoReflect.Descriptor instead.
 func (*RecoverRequest) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{35}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *RecoverRequest) GetApply() bool {
@@ -2393,7 +2303,7 @@ type RecoverResponse struct {
 
 func (x *RecoverResponse) Reset() {
 	*x = RecoverResponse{}
-	mi := &file_concord_v1_concord_proto_msgTypes[36]
+	mi := &file_concord_v1_concord_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2405,7 +2315,7 @@ func (x *RecoverResponse) String() string {
 func (*RecoverResponse) ProtoMessage() {}
 
 func (x *RecoverResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[36]
+	mi := &file_concord_v1_concord_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2418,7 +2328,7 @@ func (x *RecoverResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RecoverResponse.ProtoReflect.Descriptor instead.
 func (*RecoverResponse) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{36}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *RecoverResponse) GetActions() []*RecoverAction {
@@ -2461,7 +2371,7 @@ type RecoverAction struct {
 
 func (x *RecoverAction) Reset() {
 	*x = RecoverAction{}
-	mi := &file_concord_v1_concord_proto_msgTypes[37]
+	mi := &file_concord_v1_concord_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2473,7 +2383,7 @@ func (x *RecoverAction) String() string {
 func (*RecoverAction) ProtoMessage() {}
 
 func (x *RecoverAction) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[37]
+	mi := &file_concord_v1_concord_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2486,7 +2396,7 @@ func (x *RecoverAction) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RecoverAction.ProtoReflect.Descriptor instead.
 func (*RecoverAction) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{37}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *RecoverAction) GetGid() string {
@@ -2554,7 +2464,7 @@ type StatusRequest struct {
 
 func (x *StatusRequest) Reset() {
 	*x = StatusRequest{}
-	mi := &file_concord_v1_concord_proto_msgTypes[38]
+	mi := &file_concord_v1_concord_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2566,7 +2476,7 @@ func (x *StatusRequest) String() string {
 func (*StatusRequest) ProtoMessage() {}
 
 func (x *StatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[38]
+	mi := &file_concord_v1_concord_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2579,7 +2489,7 @@ func (x *StatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusRequest.ProtoReflect.Descriptor instead.
 func (*StatusRequest) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{38}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *StatusRequest) GetSeen() string {
@@ -2600,7 +2510,7 @@ type WatchRequest struct {
 
 func (x *WatchRequest) Reset() {
 	*x = WatchRequest{}
-	mi := &file_concord_v1_concord_proto_msgTypes[39]
+	mi := &file_concord_v1_concord_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2612,7 +2522,7 @@ func (x *WatchRequest) String() string {
 func (*WatchRequest) ProtoMessage() {}
 
 func (x *WatchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[39]
+	mi := &file_concord_v1_concord_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2625,7 +2535,7 @@ func (x *WatchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchRequest.ProtoReflect.Descriptor instead.
 func (*WatchRequest) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{39}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *WatchRequest) GetIntervalMs() uint32 {
@@ -2682,7 +2592,7 @@ type StatusResponse struct {
 
 func (x *StatusResponse) Reset() {
 	*x = StatusResponse{}
-	mi := &file_concord_v1_concord_proto_msgTypes[40]
+	mi := &file_concord_v1_concord_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2694,7 +2604,7 @@ func (x *StatusResponse) String() string {
 func (*StatusResponse) ProtoMessage() {}
 
 func (x *StatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[40]
+	mi := &file_concord_v1_concord_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2707,7 +2617,7 @@ func (x *StatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusResponse.ProtoReflect.Descriptor instead.
 func (*StatusResponse) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{40}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *StatusResponse) GetCluster() string {
@@ -2849,7 +2759,7 @@ type Node struct {
 
 func (x *Node) Reset() {
 	*x = Node{}
-	mi := &file_concord_v1_concord_proto_msgTypes[41]
+	mi := &file_concord_v1_concord_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2861,7 +2771,7 @@ func (x *Node) String() string {
 func (*Node) ProtoMessage() {}
 
 func (x *Node) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[41]
+	mi := &file_concord_v1_concord_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2874,7 +2784,7 @@ func (x *Node) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Node.ProtoReflect.Descriptor instead.
 func (*Node) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{41}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *Node) GetId() uint64 {
@@ -2972,7 +2882,7 @@ type ResourceStatus struct {
 
 func (x *ResourceStatus) Reset() {
 	*x = ResourceStatus{}
-	mi := &file_concord_v1_concord_proto_msgTypes[42]
+	mi := &file_concord_v1_concord_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2984,7 +2894,7 @@ func (x *ResourceStatus) String() string {
 func (*ResourceStatus) ProtoMessage() {}
 
 func (x *ResourceStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[42]
+	mi := &file_concord_v1_concord_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2997,7 +2907,7 @@ func (x *ResourceStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResourceStatus.ProtoReflect.Descriptor instead.
 func (*ResourceStatus) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{42}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *ResourceStatus) GetName() string {
@@ -3097,7 +3007,7 @@ type ResourcesRequest struct {
 
 func (x *ResourcesRequest) Reset() {
 	*x = ResourcesRequest{}
-	mi := &file_concord_v1_concord_proto_msgTypes[43]
+	mi := &file_concord_v1_concord_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3109,7 +3019,7 @@ func (x *ResourcesRequest) String() string {
 func (*ResourcesRequest) ProtoMessage() {}
 
 func (x *ResourcesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[43]
+	mi := &file_concord_v1_concord_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3122,7 +3032,7 @@ func (x *ResourcesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResourcesRequest.ProtoReflect.Descriptor instead.
 func (*ResourcesRequest) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{43}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *ResourcesRequest) GetSeen() string {
@@ -3163,7 +3073,7 @@ type ResourcesResponse struct {
 
 func (x *ResourcesResponse) Reset() {
 	*x = ResourcesResponse{}
-	mi := &file_concord_v1_concord_proto_msgTypes[44]
+	mi := &file_concord_v1_concord_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3175,7 +3085,7 @@ func (x *ResourcesResponse) String() string {
 func (*ResourcesResponse) ProtoMessage() {}
 
 func (x *ResourcesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[44]
+	mi := &file_concord_v1_concord_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3188,7 +3098,7 @@ func (x *ResourcesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResourcesResponse.ProtoReflect.Descriptor instead.
 func (*ResourcesResponse) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{44}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *ResourcesResponse) GetCluster() string {
@@ -3244,7 +3154,7 @@ type CheckResourceRequest struct {
 
 func (x *CheckResourceRequest) Reset() {
 	*x = CheckResourceRequest{}
-	mi := &file_concord_v1_concord_proto_msgTypes[45]
+	mi := &file_concord_v1_concord_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3256,7 +3166,7 @@ func (x *CheckResourceRequest) String() string {
 func (*CheckResourceRequest) ProtoMessage() {}
 
 func (x *CheckResourceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[45]
+	mi := &file_concord_v1_concord_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3269,7 +3179,7 @@ func (x *CheckResourceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckResourceRequest.ProtoReflect.Descriptor instead.
 func (*CheckResourceRequest) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{45}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *CheckResourceRequest) GetName() string {
@@ -3297,7 +3207,7 @@ type CheckResourceResponse struct {
 
 func (x *CheckResourceResponse) Reset() {
 	*x = CheckResourceResponse{}
-	mi := &file_concord_v1_concord_proto_msgTypes[46]
+	mi := &file_concord_v1_concord_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3309,7 +3219,7 @@ func (x *CheckResourceResponse) String() string {
 func (*CheckResourceResponse) ProtoMessage() {}
 
 func (x *CheckResourceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[46]
+	mi := &file_concord_v1_concord_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3322,7 +3232,7 @@ func (x *CheckResourceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckResourceResponse.ProtoReflect.Descriptor instead.
 func (*CheckResourceResponse) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{46}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *CheckResourceResponse) GetReports() []*ResourceReport {
@@ -3353,7 +3263,7 @@ type ResourceReport struct {
 
 func (x *ResourceReport) Reset() {
 	*x = ResourceReport{}
-	mi := &file_concord_v1_concord_proto_msgTypes[47]
+	mi := &file_concord_v1_concord_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3365,7 +3275,7 @@ func (x *ResourceReport) String() string {
 func (*ResourceReport) ProtoMessage() {}
 
 func (x *ResourceReport) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[47]
+	mi := &file_concord_v1_concord_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3378,7 +3288,7 @@ func (x *ResourceReport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResourceReport.ProtoReflect.Descriptor instead.
 func (*ResourceReport) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{47}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *ResourceReport) GetName() string {
@@ -3435,7 +3345,7 @@ type Finding struct {
 
 func (x *Finding) Reset() {
 	*x = Finding{}
-	mi := &file_concord_v1_concord_proto_msgTypes[48]
+	mi := &file_concord_v1_concord_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3447,7 +3357,7 @@ func (x *Finding) String() string {
 func (*Finding) ProtoMessage() {}
 
 func (x *Finding) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[48]
+	mi := &file_concord_v1_concord_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3460,7 +3370,7 @@ func (x *Finding) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Finding.ProtoReflect.Descriptor instead.
 func (*Finding) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{48}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *Finding) GetWhat() string {
@@ -3503,7 +3413,7 @@ type NotLeader struct {
 
 func (x *NotLeader) Reset() {
 	*x = NotLeader{}
-	mi := &file_concord_v1_concord_proto_msgTypes[49]
+	mi := &file_concord_v1_concord_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3515,7 +3425,7 @@ func (x *NotLeader) String() string {
 func (*NotLeader) ProtoMessage() {}
 
 func (x *NotLeader) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[49]
+	mi := &file_concord_v1_concord_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3528,7 +3438,7 @@ func (x *NotLeader) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NotLeader.ProtoReflect.Descriptor instead.
 func (*NotLeader) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{49}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *NotLeader) GetLeader() uint64 {
@@ -3550,14 +3460,7 @@ var File_concord_v1_concord_proto protoreflect.FileDescriptor
 const file_concord_v1_concord_proto_rawDesc = "" +
 	"\n" +
 	"\x18concord/v1/concord.proto\x12\n" +
-	"concord.v1\"\x94\x01\n" +
-	"\x06Branch\x12\x0e\n" +
-	"\x02no\x18\x01 \x01(\rR\x02no\x12\x1a\n" +
-	"\bresource\x18\x02 \x01(\tR\bresource\x12\x1a\n" +
-	"\bevidence\x18\x03 \x01(\tR\bevidence\x12\x16\n" +
-	"\x06holder\x18\x04 \x01(\tR\x06holder\x12\x14\n" +
-	"\x05state\x18\x05 \x01(\tR\x05state\x12\x14\n" +
-	"\x05error\x18\x06 \x01(\tR\x05error\"\xb1\x01\n" +
+	"concord.v1\x1a\x17concord/v1/branch.proto\"\xb1\x01\n" +
 	"\rCommitRequest\x12\x10\n" +
 	"\x03gid\x18\x01 \x01(\tR\x03gid\x12\x1a\n" +
 	"\bprotocol\x18\x02 \x01(\tR\bprotocol\x12.\n" +
@@ -3849,116 +3752,116 @@ func file_concord_v1_concord_proto_rawDescGZIP() []byte {
 	return file_concord_v1_concord_proto_rawDescData
 }
 
-var file_concord_v1_concord_proto_msgTypes = make([]protoimpl.MessageInfo, 50)
+var file_concord_v1_concord_proto_msgTypes = make([]protoimpl.MessageInfo, 49)
 var file_concord_v1_concord_proto_goTypes = []any{
-	(*Branch)(nil),                     // 0: concord.v1.Branch
-	(*CommitRequest)(nil),              // 1: concord.v1.CommitRequest
-	(*CommitResponse)(nil),             // 2: concord.v1.CommitResponse
-	(*DecideRequest)(nil),              // 3: concord.v1.DecideRequest
-	(*NumberedCommit)(nil),             // 4: concord.v1.NumberedCommit
-	(*DecideResponse)(nil),             // 5: concord.v1.DecideResponse
-	(*NumberedAnswer)(nil),             // 6: concord.v1.NumberedAnswer
-	(*CommitError)(nil),                // 7: concord.v1.CommitError
-	(*FinishedRequest)(nil),            // 8: concord.v1.FinishedRequest
-	(*FinishedBranch)(nil),             // 9: concord.v1.FinishedBranch
-	(*FinishedResponse)(nil),           // 10: concord.v1.FinishedResponse
-	(*LeaseRequest)(nil),               // 11: concord.v1.LeaseRequest
-	(*LeaseResponse)(nil),              // 12: concord.v1.LeaseResponse
-	(*OutcomeRequest)(nil),             // 13: concord.v1.OutcomeRequest
-	(*OutcomeResponse)(nil),            // 14: concord.v1.OutcomeResponse
-	(*Transaction)(nil),                // 15: concord.v1.Transaction
-	(*Heuristic)(nil),                  // 16: concord.v1.Heuristic
-	(*ListRequest)(nil),                // 17: concord.v1.ListRequest
-	(*ListResponse)(nil),               // 18: concord.v1.ListResponse
-	(*GetRequest)(nil),                 // 19: concord.v1.GetRequest
-	(*GetResponse)(nil),                // 20: concord.v1.GetResponse
-	(*ResolveRequest)(nil),             // 21: concord.v1.ResolveRequest
-	(*ResolveResponse)(nil),            // 22: concord.v1.ResolveResponse
-	(*ForgetRequest)(nil),              // 23: concord.v1.ForgetRequest
-	(*ForgetResponse)(nil),             // 24: concord.v1.ForgetResponse
-	(*SettleRequest)(nil),              // 25: concord.v1.SettleRequest
-	(*SettleResponse)(nil),             // 26: concord.v1.SettleResponse
-	(*ReplaceMemberRequest)(nil),       // 27: concord.v1.ReplaceMemberRequest
-	(*ReplaceMemberResponse)(nil),      // 28: concord.v1.ReplaceMemberResponse
-	(*AddMemberRequest)(nil),           // 29: concord.v1.AddMemberRequest
-	(*AddMemberResponse)(nil),          // 30: concord.v1.AddMemberResponse
-	(*RemoveMemberRequest)(nil),        // 31: concord.v1.RemoveMemberRequest
-	(*RemoveMemberResponse)(nil),       // 32: concord.v1.RemoveMemberResponse
-	(*TransferLeadershipRequest)(nil),  // 33: concord.v1.TransferLeadershipRequest
-	(*TransferLeadershipResponse)(nil), // 34: concord.v1.TransferLeadershipResponse
-	(*RecoverRequest)(nil),             // 35: concord.v1.RecoverRequest
-	(*RecoverResponse)(nil),            // 36: concord.v1.RecoverResponse
-	(*RecoverAction)(nil),              // 37: concord.v1.RecoverAction
-	(*StatusRequest)(nil),              // 38: concord.v1.StatusRequest
-	(*WatchRequest)(nil),               // 39: concord.v1.WatchRequest
-	(*StatusResponse)(nil),             // 40: concord.v1.StatusResponse
-	(*Node)(nil),                       // 41: concord.v1.Node
-	(*ResourceStatus)(nil),             // 42: concord.v1.ResourceStatus
-	(*ResourcesRequest)(nil),           // 43: concord.v1.ResourcesRequest
-	(*ResourcesResponse)(nil),          // 44: concord.v1.ResourcesResponse
-	(*CheckResourceRequest)(nil),       // 45: concord.v1.CheckResourceRequest
-	(*CheckResourceResponse)(nil),      // 46: concord.v1.CheckResourceResponse
-	(*ResourceReport)(nil),             // 47: concord.v1.ResourceReport
-	(*Finding)(nil),                    // 48: concord.v1.Finding
-	(*NotLeader)(nil),                  // 49: concord.v1.NotLeader
+	(*CommitRequest)(nil),              // 0: concord.v1.CommitRequest
+	(*CommitResponse)(nil),             // 1: concord.v1.CommitResponse
+	(*DecideRequest)(nil),              // 2: concord.v1.DecideRequest
+	(*NumberedCommit)(nil),             // 3: concord.v1.NumberedCommit
+	(*DecideResponse)(nil),             // 4: concord.v1.DecideResponse
+	(*NumberedAnswer)(nil),             // 5: concord.v1.NumberedAnswer
+	(*CommitError)(nil),                // 6: concord.v1.CommitError
+	(*FinishedRequest)(nil),            // 7: concord.v1.FinishedRequest
+	(*FinishedBranch)(nil),             // 8: concord.v1.FinishedBranch
+	(*FinishedResponse)(nil),           // 9: concord.v1.FinishedResponse
+	(*LeaseRequest)(nil),               // 10: concord.v1.LeaseRequest
+	(*LeaseResponse)(nil),              // 11: concord.v1.LeaseResponse
+	(*OutcomeRequest)(nil),             // 12: concord.v1.OutcomeRequest
+	(*OutcomeResponse)(nil),            // 13: concord.v1.OutcomeResponse
+	(*Transaction)(nil),                // 14: concord.v1.Transaction
+	(*Heuristic)(nil),                  // 15: concord.v1.Heuristic
+	(*ListRequest)(nil),                // 16: concord.v1.ListRequest
+	(*ListResponse)(nil),               // 17: concord.v1.ListResponse
+	(*GetRequest)(nil),                 // 18: concord.v1.GetRequest
+	(*GetResponse)(nil),                // 19: concord.v1.GetResponse
+	(*ResolveRequest)(nil),             // 20: concord.v1.ResolveRequest
+	(*ResolveResponse)(nil),            // 21: concord.v1.ResolveResponse
+	(*ForgetRequest)(nil),              // 22: concord.v1.ForgetRequest
+	(*ForgetResponse)(nil),             // 23: concord.v1.ForgetResponse
+	(*SettleRequest)(nil),              // 24: concord.v1.SettleRequest
+	(*SettleResponse)(nil),             // 25: concord.v1.SettleResponse
+	(*ReplaceMemberRequest)(nil),       // 26: concord.v1.ReplaceMemberRequest
+	(*ReplaceMemberResponse)(nil),      // 27: concord.v1.ReplaceMemberResponse
+	(*AddMemberRequest)(nil),           // 28: concord.v1.AddMemberRequest
+	(*AddMemberResponse)(nil),          // 29: concord.v1.AddMemberResponse
+	(*RemoveMemberRequest)(nil),        // 30: concord.v1.RemoveMemberRequest
+	(*RemoveMemberResponse)(nil),       // 31: concord.v1.RemoveMemberResponse
+	(*TransferLeadershipRequest)(nil),  // 32: concord.v1.TransferLeadershipRequest
+	(*TransferLeadershipResponse)(nil), // 33: concord.v1.TransferLeadershipResponse
+	(*RecoverRequest)(nil),             // 34: concord.v1.RecoverRequest
+	(*RecoverResponse)(nil),            // 35: concord.v1.RecoverResponse
+	(*RecoverAction)(nil),              // 36: concord.v1.RecoverAction
+	(*StatusRequest)(nil),              // 37: concord.v1.StatusRequest
+	(*WatchRequest)(nil),               // 38: concord.v1.WatchRequest
+	(*StatusResponse)(nil),             // 39: concord.v1.StatusResponse
+	(*Node)(nil),                       // 40: concord.v1.Node
+	(*ResourceStatus)(nil),             // 41: concord.v1.ResourceStatus
+	(*ResourcesRequest)(nil),           // 42: concord.v1.ResourcesRequest
+	(*ResourcesResponse)(nil),          // 43: concord.v1.ResourcesResponse
+	(*CheckResourceRequest)(nil),       // 44: concord.v1.CheckResourceRequest
+	(*CheckResourceResponse)(nil),      // 45: concord.v1.CheckResourceResponse
+	(*ResourceReport)(nil),             // 46: concord.v1.ResourceReport
+	(*Finding)(nil),                    // 47: concord.v1.Finding
+	(*NotLeader)(nil),                  // 48: concord.v1.NotLeader
+	(*Branch)(nil),                     // 49: concord.v1.Branch
 }
 var file_concord_v1_concord_proto_depIdxs = []int32{
-	0,  // 0: concord.v1.CommitRequest.branches:type_name -> concord.v1.Branch
-	4,  // 1: concord.v1.DecideRequest.commits:type_name -> concord.v1.NumberedCommit
-	1,  // 2: concord.v1.NumberedCommit.request:type_name -> concord.v1.CommitRequest
-	6,  // 3: concord.v1.DecideResponse.answers:type_name -> concord.v1.NumberedAnswer
-	2,  // 4: concord.v1.NumberedAnswer.response:type_name -> concord.v1.CommitResponse
-	7,  // 5: concord.v1.NumberedAnswer.error:type_name -> concord.v1.CommitError
-	49, // 6: concord.v1.CommitError.not_leader:type_name -> concord.v1.NotLeader
-	9,  // 7: concord.v1.FinishedRequest.branches:type_name -> concord.v1.FinishedBranch
-	0,  // 8: concord.v1.Transaction.branches:type_name -> concord.v1.Branch
-	16, // 9: concord.v1.Transaction.heuristics:type_name -> concord.v1.Heuristic
-	15, // 10: concord.v1.ListResponse.transactions:type_name -> concord.v1.Transaction
-	15, // 11: concord.v1.GetResponse.transaction:type_name -> concord.v1.Transaction
-	37, // 12: concord.v1.RecoverResponse.actions:type_name -> concord.v1.RecoverAction
-	41, // 13: concord.v1.StatusResponse.nodes:type_name -> concord.v1.Node
-	42, // 14: concord.v1.StatusResponse.resources:type_name -> concord.v1.ResourceStatus
-	42, // 15: concord.v1.ResourcesResponse.resources:type_name -> concord.v1.ResourceStatus
-	47, // 16: concord.v1.CheckResourceResponse.reports:type_name -> concord.v1.ResourceReport
-	48, // 17: concord.v1.ResourceReport.findings:type_name -> concord.v1.Finding
-	1,  // 18: concord.v1.CoordinatorService.Commit:input_type -> concord.v1.CommitRequest
-	3,  // 19: concord.v1.CoordinatorService.Decide:input_type -> concord.v1.DecideRequest
-	8,  // 20: concord.v1.CoordinatorService.Finished:input_type -> concord.v1.FinishedRequest
-	11, // 21: concord.v1.CoordinatorService.Lease:input_type -> concord.v1.LeaseRequest
-	13, // 22: concord.v1.CoordinatorService.Outcome:input_type -> concord.v1.OutcomeRequest
-	17, // 23: concord.v1.CoordinatorService.List:input_type -> concord.v1.ListRequest
-	19, // 24: concord.v1.CoordinatorService.Get:input_type -> concord.v1.GetRequest
-	21, // 25: concord.v1.CoordinatorService.Resolve:input_type -> concord.v1.ResolveRequest
-	23, // 26: concord.v1.CoordinatorService.Forget:input_type -> concord.v1.ForgetRequest
-	25, // 27: concord.v1.CoordinatorService.Settle:input_type -> concord.v1.SettleRequest
-	27, // 28: concord.v1.CoordinatorService.ReplaceMember:input_type -> concord.v1.ReplaceMemberRequest
-	29, // 29: concord.v1.CoordinatorService.AddMember:input_type -> concord.v1.AddMemberRequest
-	31, // 30: concord.v1.CoordinatorService.RemoveMember:input_type -> concord.v1.RemoveMemberRequest
-	33, // 31: concord.v1.CoordinatorService.TransferLeadership:input_type -> concord.v1.TransferLeadershipRequest
-	35, // 32: concord.v1.CoordinatorService.Recover:input_type -> concord.v1.RecoverRequest
-	38, // 33: concord.v1.CoordinatorService.Status:input_type -> concord.v1.StatusRequest
-	39, // 34: concord.v1.CoordinatorService.Watch:input_type -> concord.v1.WatchRequest
-	43, // 35: concord.v1.CoordinatorService.Resources:input_type -> concord.v1.ResourcesRequest
-	45, // 36: concord.v1.CoordinatorService.CheckResource:input_type -> concord.v1.CheckResourceRequest
-	2,  // 37: concord.v1.CoordinatorService.Commit:output_type -> concord.v1.CommitResponse
-	5,  // 38: concord.v1.CoordinatorService.Decide:output_type -> concord.v1.DecideResponse
-	10, // 39: concord.v1.CoordinatorService.Finished:output_type -> concord.v1.FinishedResponse
-	12, // 40: concord.v1.CoordinatorService.Lease:output_type -> concord.v1.LeaseResponse
-	14, // 41: concord.v1.CoordinatorService.Outcome:output_type -> concord.v1.OutcomeResponse
-	18, // 42: concord.v1.CoordinatorService.List:output_type -> concord.v1.ListResponse
-	20, // 43: concord.v1.CoordinatorService.Get:output_type -> concord.v1.GetResponse
-	22, // 44: concord.v1.CoordinatorService.Resolve:output_type -> concord.v1.ResolveResponse
-	24, // 45: concord.v1.CoordinatorService.Forget:output_type -> concord.v1.ForgetResponse
-	26, // 46: concord.v1.CoordinatorService.Settle:output_type -> concord.v1.SettleResponse
-	28, // 47: concord.v1.CoordinatorService.ReplaceMember:output_type -> concord.v1.ReplaceMemberResponse
-	30, // 48: concord.v1.CoordinatorService.AddMember:output_type -> concord.v1.AddMemberResponse
-	32, // 49: concord.v1.CoordinatorService.RemoveMember:output_type -> concord.v1.RemoveMemberResponse
-	34, // 50: concord.v1.CoordinatorService.TransferLeadership:output_type -> concord.v1.TransferLeadershipResponse
-	36, // 51: concord.v1.CoordinatorService.Recover:output_type -> concord.v1.RecoverResponse
-	40, // 52: concord.v1.CoordinatorService.Status:output_type -> concord.v1.StatusResponse
-	40, // 53: concord.v1.CoordinatorService.Watch:output_type -> concord.v1.StatusResponse
-	44, // 54: concord.v1.CoordinatorService.Resources:output_type -> concord.v1.ResourcesResponse
-	46, // 55: concord.v1.CoordinatorService.CheckResource:output_type -> concord.v1.CheckResourceResponse
+	49, // 0: concord.v1.CommitRequest.branches:type_name -> concord.v1.Branch
+	3,  // 1: concord.v1.DecideRequest.commits:type_name -> concord.v1.NumberedCommit
+	0,  // 2: concord.v1.NumberedCommit.request:type_name -> concord.v1.CommitRequest
+	5,  // 3: concord.v1.DecideResponse.answers:type_name -> concord.v1.NumberedAnswer
+	1,  // 4: concord.v1.NumberedAnswer.response:type_name -> concord.v1.CommitResponse
+	6,  // 5: concord.v1.NumberedAnswer.error:type_name -> concord.v1.CommitError
+	48, // 6: concord.v1.CommitError.not_leader:type_name -> concord.v1.NotLeader
+	8,  // 7: concord.v1.FinishedRequest.branches:type_name -> concord.v1.FinishedBranch
+	49, // 8: concord.v1.Transaction.branches:type_name -> concord.v1.Branch
+	15, // 9: concord.v1.Transaction.heuristics:type_name -> concord.v1.Heuristic
+	14, // 10: concord.v1.ListResponse.transactions:type_name -> concord.v1.Transaction
+	14, // 11: concord.v1.GetResponse.transaction:type_name -> concord.v1.Transaction
+	36, // 12: concord.v1.RecoverResponse.actions:type_name -> concord.v1.RecoverAction
+	40, // 13: concord.v1.StatusResponse.nodes:type_name -> concord.v1.Node
+	41, // 14: concord.v1.StatusResponse.resources:type_name -> concord.v1.ResourceStatus
+	41, // 15: concord.v1.ResourcesResponse.resources:type_name -> concord.v1.ResourceStatus
+	46, // 16: concord.v1.CheckResourceResponse.reports:type_name -> concord.v1.ResourceReport
+	47, // 17: concord.v1.ResourceReport.findings:type_name -> concord.v1.Finding
+	0,  // 18: concord.v1.CoordinatorService.Commit:input_type -> concord.v1.CommitRequest
+	2,  // 19: concord.v1.CoordinatorService.Decide:input_type -> concord.v1.DecideRequest
+	7,  // 20: concord.v1.CoordinatorService.Finished:input_type -> concord.v1.FinishedRequest
+	10, // 21: concord.v1.CoordinatorService.Lease:input_type -> concord.v1.LeaseRequest
+	12, // 22: concord.v1.CoordinatorService.Outcome:input_type -> concord.v1.OutcomeRequest
+	16, // 23: concord.v1.CoordinatorService.List:input_type -> concord.v1.ListRequest
+	18, // 24: concord.v1.CoordinatorService.Get:input_type -> concord.v1.GetRequest
+	20, // 25: concord.v1.CoordinatorService.Resolve:input_type -> concord.v1.ResolveRequest
+	22, // 26: concord.v1.CoordinatorService.Forget:input_type -> concord.v1.ForgetRequest
+	24, // 27: concord.v1.CoordinatorService.Settle:input_type -> concord.v1.SettleRequest
+	26, // 28: concord.v1.CoordinatorService.ReplaceMember:input_type -> concord.v1.ReplaceMemberRequest
+	28, // 29: concord.v1.CoordinatorService.AddMember:input_type -> concord.v1.AddMemberRequest
+	30, // 30: concord.v1.CoordinatorService.RemoveMember:input_type -> concord.v1.RemoveMemberRequest
+	32, // 31: concord.v1.CoordinatorService.TransferLeadership:input_type -> concord.v1.TransferLeadershipRequest
+	34, // 32: concord.v1.CoordinatorService.Recover:input_type -> concord.v1.RecoverRequest
+	37, // 33: concord.v1.CoordinatorService.Status:input_type -> concord.v1.StatusRequest
+	38, // 34: concord.v1.CoordinatorService.Watch:input_type -> concord.v1.WatchRequest
+	42, // 35: concord.v1.CoordinatorService.Resources:input_type -> concord.v1.ResourcesRequest
+	44, // 36: concord.v1.CoordinatorService.CheckResource:input_type -> concord.v1.CheckResourceRequest
+	1,  // 37: concord.v1.CoordinatorService.Commit:output_type -> concord.v1.CommitResponse
+	4,  // 38: concord.v1.CoordinatorService.Decide:output_type -> concord.v1.DecideResponse
+	9,  // 39: concord.v1.CoordinatorService.Finished:output_type -> concord.v1.FinishedResponse
+	11, // 40: concord.v1.CoordinatorService.Lease:output_type -> concord.v1.LeaseResponse
+	13, // 41: concord.v1.CoordinatorService.Outcome:output_type -> concord.v1.OutcomeResponse
+	17, // 42: concord.v1.CoordinatorService.List:output_type -> concord.v1.ListResponse
+	19, // 43: concord.v1.CoordinatorService.Get:output_type -> concord.v1.GetResponse
+	21, // 44: concord.v1.CoordinatorService.Resolve:output_type -> concord.v1.ResolveResponse
+	23, // 45: concord.v1.CoordinatorService.Forget:output_type -> concord.v1.ForgetResponse
+	25, // 46: concord.v1.CoordinatorService.Settle:output_type -> concord.v1.SettleResponse
+	27, // 47: concord.v1.CoordinatorService.ReplaceMember:output_type -> concord.v1.ReplaceMemberResponse
+	29, // 48: concord.v1.CoordinatorService.AddMember:output_type -> concord.v1.AddMemberResponse
+	31, // 49: concord.v1.CoordinatorService.RemoveMember:output_type -> concord.v1.RemoveMemberResponse
+	33, // 50: concord.v1.CoordinatorService.TransferLeadership:output_type -> concord.v1.TransferLeadershipResponse
+	35, // 51: concord.v1.CoordinatorService.Recover:output_type -> concord.v1.RecoverResponse
+	39, // 52: concord.v1.CoordinatorService.Status:output_type -> concord.v1.StatusResponse
+	39, // 53: concord.v1.CoordinatorService.Watch:output_type -> concord.v1.StatusResponse
+	43, // 54: concord.v1.CoordinatorService.Resources:output_type -> concord.v1.ResourcesResponse
+	45, // 55: concord.v1.CoordinatorService.CheckResource:output_type -> concord.v1.CheckResourceResponse
 	37, // [37:56] is the sub-list for method output_type
 	18, // [18:37] is the sub-list for method input_type
 	18, // [18:18] is the sub-list for extension type_name
@@ -3971,13 +3874,14 @@ func file_concord_v1_concord_proto_init() {
 	if File_concord_v1_concord_proto != nil {
 		return
 	}
+	file_concord_v1_branch_proto_init()
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_concord_v1_concord_proto_rawDesc), len(file_concord_v1_concord_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   50,
+			NumMessages:   49,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

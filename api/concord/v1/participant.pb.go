@@ -1829,7 +1829,7 @@ var File_concord_v1_participant_proto protoreflect.FileDescriptor
 const file_concord_v1_participant_proto_rawDesc = "" +
 	"\n" +
 	"\x1cconcord/v1/participant.proto\x12\n" +
-	"concord.v1\x1a\x18concord/v1/concord.proto\"\x11\n" +
+	"concord.v1\x1a\x17concord/v1/branch.proto\x1a\x18concord/v1/concord.proto\"\x11\n" +
 	"\x0fDescribeRequest\"\xf8\x01\n" +
 	"\x10DescribeResponse\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
@@ -2063,6 +2063,7 @@ func file_concord_v1_participant_proto_init() {
 	if File_concord_v1_participant_proto != nil {
 		return
 	}
+	file_concord_v1_branch_proto_init()
 	file_concord_v1_concord_proto_init()
 	file_concord_v1_participant_proto_msgTypes[4].OneofWrappers = []any{
 		(*Value_Bool)(nil),
