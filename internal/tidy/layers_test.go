@@ -53,7 +53,7 @@ var house = map[string]struct {
 	"api":                  {layer: 2, why: "the API in the words of txn, for both of its ends"},
 
 	"adapters/agent":        {layer: 3, why: "databases behind an agent as resources"},
-	"api/member": {layer: 3, why: "what members of three-phase transactions say, as messages of the API, and from here to there"},
+	"api/member":            {layer: 3, why: "what members of three-phase transactions say, as messages of the API, and from here to there"},
 	"participant/statement": {layer: 3, why: "typed statements in branches of each kind of database"},
 	"participant":           {layer: 4, why: "the agent: branches held for others, and their journal"},
 	"participant/service":   {layer: 5, why: "HTTP in front of an agent, and its questions to the nodes; decides nothing"},
