@@ -18,7 +18,7 @@ var ErrBranchEnded = errors.New("the branch has ended: its global transaction wa
 type Resource interface {
 	// Name is the name that the application and the coordinator share.
 	Name() string
-	// Driver is "postgres", "mysql", "pebble" or "memory".
+	// Driver is "postgres", "mysql", "pebble", "memory" or "agent".
 	Driver() string
 	// Identity tells which database this is, in a form that is equal for two connections
 	// exactly when a branch prepared through one can be finished through the other.

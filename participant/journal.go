@@ -133,7 +133,7 @@ func makeDirs(files vfs.FS, dir string) error {
 			return err
 		}
 	}
-	if err := files.MkdirAll(dir, 0o755); err != nil {
+	if err := files.MkdirAll(dir, 0o700); err != nil {
 		return err
 	}
 	d, err := files.OpenDir(parent)

@@ -5,6 +5,7 @@ package participant
 import (
 	"bytes"
 	"errors"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"testing"
@@ -58,6 +59,19 @@ func TestJournalRemembersAndCountsItsLives(t *testing.T) {
 	list, err := j.Entries()
 	require.NoError(t, err)
 	require.Equal(t, []Entry{e}, list)
+}
+
+// A journal has what applications wrote, so nobody else may look into its directory.
+func TestTheDirectoryOfAJournalIsItsOwners(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "agents", "ledger")
+	j, err := OpenJournal(dir, "ledger", JournalOptions{Logger: slog.New(slog.DiscardHandler)})
+	require.NoError(t, err)
+	require.NoError(t, j.Close())
+	for _, made := range []string{dir, filepath.Dir(dir)} {
+		info, err := os.Stat(made)
+		require.NoError(t, err)
+		require.Equal(t, os.FileMode(0o700), info.Mode().Perm(), made)
+	}
 }
 
 // A power failure takes what was not forced, and nothing that was: nor any epoch.
