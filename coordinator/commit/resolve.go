@@ -61,6 +61,13 @@ func (c *Machine) onResolveAsked(e ResolveAsked) {
 // incomplete returns why committing what is prepared may be to commit a part, or nil.
 func (c *Machine) incomplete(e ResolveAsked) error {
 	prepared := resources(e.Prepared)
+	branches := inOrder(e.Prepared)
+	for i, b := range branches {
+		if i > 0 && branches[i-1].No == b.No {
+			return replica.Refusedf("%v has a prepared branch %d at %s and another at %s, and a record can name only one of them: look into both, and abort",
+				e.ID, b.No, branches[i-1].Resource, b.Resource)
+		}
+	}
 	for _, name := range e.Resources {
 		if !slices.Contains(c.config.Resources, name) {
 			return replica.Refusedf("the coordinator has no resource %q: see \"concord resource ls\"", name)

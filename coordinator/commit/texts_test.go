@@ -236,6 +236,11 @@ var answers = []answer{
 			"look into billing, and abort; only if the transaction changed nothing there, leave billing out of --resources"},
 	{name: "resolve more than was meant", is: api.ErrRefused, meet: asked(resolvingListed(nil, []string{"orders"}, "orders", "billing")),
 		says: "GID has a prepared branch at billing too, which --resources does not name: unless that is a mistake, its transaction is not the one that you mean"},
+	{name: "resolve what has one number twice", is: api.ErrRefused, meet: asked(func(l *lone, request uint64) replica.Event {
+		e := resolvingListed(nil, []string{"orders", "billing"}, "orders", "billing")(l, request).(ResolveAsked)
+		e.Prepared[1].No = 0
+		return e
+	}), says: "GID has a prepared branch 0 at billing and another at orders, and a record can name only one of them: look into both, and abort"},
 	{name: "resolve at what is no resource", is: api.ErrRefused, meet: asked(resolvingListed(nil, []string{"warehouse"}, "orders")),
 		says: `the coordinator has no resource "warehouse": see "concord resource ls"`},
 	{name: "resolve what has vanished in part", is: api.ErrRefused, meet: asked(resolvingListed(nil, []string{"billing"}, "billing"), lists),
