@@ -20,8 +20,11 @@ func (c *Machine) onResolveAsked(e ResolveAsked) {
 	if !c.ready(e.Request) {
 		return
 	}
+	e.Prepared = inOrder(e.Prepared)
+	listed := c.listedBranches(e.ID)
+	seen := len(listed)+len(e.Prepared) > 0
 	if x, ok := c.table.Get(e.ID); ok {
-		if len(c.listedBranches(e.ID)) > 0 || len(e.Prepared) > 0 {
+		if seen {
 			c.see(&x)
 		}
 		if x.Decision != e.Decision {
@@ -31,7 +34,6 @@ func (c *Machine) onResolveAsked(e ResolveAsked) {
 		c.reply(Reply{Request: e.Request, Decision: x.Decision, Reason: x.Reason, Zxid: c.core.Zxid(), Txn: x})
 		return
 	}
-	seen := len(c.listedBranches(e.ID)) > 0 || len(e.Prepared) > 0
 	reason := fmt.Sprintf("resolved by %s: %s", e.Who, e.Why)
 	switch {
 	case c.table.TooOld(e.ID):
@@ -47,25 +49,25 @@ func (c *Machine) onResolveAsked(e ResolveAsked) {
 	case !seen:
 		c.reply(Reply{Request: e.Request, Err: notFound(e.ID)})
 	default:
-		if err := c.incomplete(e); err != nil {
+		if err := c.incomplete(e, listed); err != nil {
 			c.reply(Reply{Request: e.Request, Err: err})
 			break
 		}
 		l := c.wait(e.Request, e.ID)
 		l.by, l.reason = txn.FromOperator, reason
-		c.carry(l, l.core.Step(protocol.Asked{Branches: inOrder(e.Prepared)}))
+		c.carry(l, l.core.Step(protocol.Asked{Branches: e.Prepared}))
 	}
 	c.core.Alarm("%v: an operator asks for %v: %s", e.ID, e.Decision, reason)
 }
 
-// incomplete returns why committing what is prepared may be to commit a part, or nil.
-func (c *Machine) incomplete(e ResolveAsked) error {
+// incomplete returns why committing what is prepared may be to commit a part, or nil. Both what is
+// prepared and what the last scans listed are in order.
+func (c *Machine) incomplete(e ResolveAsked, listed []txn.Branch) error {
 	prepared := resources(e.Prepared)
-	branches := inOrder(e.Prepared)
-	for i, b := range branches {
-		if i > 0 && branches[i-1].No == b.No {
+	for i, b := range e.Prepared {
+		if i > 0 && e.Prepared[i-1].No == b.No {
 			return replica.Refusedf("%v has a prepared branch %d at %s and another at %s, and a record can name only one of them: look into both, and abort",
-				e.ID, b.No, branches[i-1].Resource, b.Resource)
+				e.ID, b.No, e.Prepared[i-1].Resource, b.Resource)
 		}
 	}
 	for _, name := range e.Resources {
@@ -77,7 +79,7 @@ func (c *Machine) incomplete(e ResolveAsked) error {
 				"look into %s, and abort; only if the transaction changed nothing there, leave %s out of --resources", e.ID, name, name, name)
 		}
 	}
-	for _, b := range c.listedBranches(e.ID) {
+	for _, b := range listed {
 		if !slices.Contains(prepared, b.Resource) {
 			return replica.Refusedf("%v had a prepared branch at %s when it was last listed, and has none now: somebody ended it, so a commit might be half of one: "+
 				"look into %s, and try again when the next scan has been there", e.ID, b.Resource, b.Resource)
