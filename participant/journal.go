@@ -18,6 +18,7 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 
 	"github.com/concordtx/concord/txn"
+	"github.com/concordtx/concord/wal"
 )
 
 // Journal is what an agent remembers over restarts: who it is, how often it has started, and the
@@ -97,12 +98,12 @@ func OpenJournal(dir, name string, o JournalOptions) (*Journal, error) {
 		}
 		dir, files = abs, vfs.Default
 	}
-	err := makeDirs(files, dir)
+	err := wal.MakeDirs(files, dir)
 	if err == nil {
 		if err := onlyOurs(files, dir); err != nil {
 			return nil, err
 		}
-		err = makeDirs(files, files.PathJoin(dir, storeDir))
+		err = wal.MakeDirs(files, files.PathJoin(dir, storeDir))
 	}
 	if err != nil {
 		return nil, fmt.Errorf("journal %s: %w; let the user that runs concord write there", dir, err)
@@ -119,28 +120,6 @@ func OpenJournal(dir, name string, o JournalOptions) (*Journal, error) {
 		return nil, errors.Join(err, j.Close())
 	}
 	return j, nil
-}
-
-// makeDirs makes a directory and its parents, and syncs each that got a new name, so that a power
-// failure does not take the journal away with its directory.
-func makeDirs(files vfs.FS, dir string) error {
-	if _, err := files.Stat(dir); !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	parent := files.PathDir(dir)
-	if parent != dir {
-		if err := makeDirs(files, parent); err != nil {
-			return err
-		}
-	}
-	if err := files.MkdirAll(dir, 0o700); err != nil {
-		return err
-	}
-	d, err := files.OpenDir(parent)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
 }
 
 // onlyOurs refuses a directory in which somebody else keeps something.

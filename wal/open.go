@@ -84,7 +84,7 @@ func Open(dir string, o Options) (*Store, error) {
 
 // prepareDir makes dir if it is not there, and refuses one with files of somebody else.
 func prepareDir(files vfs.FS, dir string) error {
-	if err := makeDirs(files, dir); err != nil {
+	if err := MakeDirs(files, dir); err != nil {
 		return readError(dir, "make the directory", err)
 	}
 	names, err := files.List(dir)
@@ -107,15 +107,15 @@ func prepareDir(files vfs.FS, dir string) error {
 	return nil
 }
 
-// makeDirs makes dir and its parents, and syncs each directory that got a new name,
+// MakeDirs makes dir and its parents, for their owner alone, and syncs each directory that got a new name,
 // so that a crash does not take the store away with its directory.
-func makeDirs(files vfs.FS, dir string) error {
+func MakeDirs(files vfs.FS, dir string) error {
 	if _, err := files.Stat(dir); !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
 	parent := files.PathDir(dir)
 	if parent != dir {
-		if err := makeDirs(files, parent); err != nil {
+		if err := MakeDirs(files, parent); err != nil {
 			return err
 		}
 	}
