@@ -157,8 +157,7 @@ func Dial(addrs []string, opts ClientOptions) (*Client, error) {
 	}
 	c := &Client{opts: opts, http: &http.Client{Transport: transport(opts.TLS, false)}, h2: &http.Client{Transport: transport(opts.TLS, true)}, nodes: make(map[string]*node)}
 	for i, addr := range addrs {
-		host, port, err := net.SplitHostPort(addr)
-		if err != nil || host == "" || port == "" {
+		if !Dialable(addr) {
 			return nil, invalid(fmt.Sprintf("addrs[%d]", i), "%.80q is not host:port, such as 127.0.0.1:7420", addr)
 		}
 		if c.nodes[addr] == nil {

@@ -4,7 +4,6 @@ package api
 
 import (
 	"fmt"
-	"net"
 
 	concordv1 "github.com/concordtx/concord/api/concord/v1"
 	"github.com/concordtx/concord/txn"
@@ -52,8 +51,11 @@ func ParseParty(field string, m *concordv1.Party) (p txn.Party, err error) {
 		return p, invalid(field+".journal", "%.40q is no journal id, want the 32 hex characters that Describe says", m.GetJournal())
 	}
 	if m.GetAddr() != "" {
-		if _, _, err := net.SplitHostPort(m.GetAddr()); err != nil || len(m.GetAddr()) > MaxAddr {
+		if !Dialable(m.GetAddr()) {
 			return p, invalid(field+".addr", "%.40q is not host:port", m.GetAddr())
+		}
+		if err := ParseText(field+".addr", m.GetAddr(), MaxAddr); err != nil {
+			return p, err
 		}
 	}
 	return txn.Party{PartyID: txn.PartyID{Agent: m.GetAgent(), Journal: journal}, Addr: m.GetAddr()}, nil

@@ -9,6 +9,12 @@ import (
 	"time"
 )
 
+// Dialable reports whether an address is host:port and says both, so that it can be called.
+func Dialable(addr string) bool {
+	host, port, err := net.SplitHostPort(addr)
+	return err == nil && host != "" && port != ""
+}
+
 // HTTP2 makes a transport whose calls to one address share a connection, encrypted if conf is not
 // nil. What leads into a black hole ends within seconds.
 func HTTP2(conf *tls.Config, idle time.Duration) *http.Transport {

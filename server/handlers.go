@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
 	"reflect"
 	"slices"
 	"strings"
@@ -253,8 +252,7 @@ const (
 )
 
 func parseAddress(field, addr string) error {
-	host, port, err := net.SplitHostPort(addr)
-	if err != nil || host == "" || port == "" {
+	if !api.Dialable(addr) {
 		return fmt.Errorf("%s: %.40q is not host:port: %w", field, addr, api.ErrInvalid)
 	}
 	return api.ParseText(field, addr, maxAddress)

@@ -6,7 +6,6 @@ import (
 	"context"
 	"crypto/tls"
 	"fmt"
-	"net"
 	"net/http"
 	"sync"
 	"time"
@@ -57,7 +56,7 @@ func Dial(addr string, opts ...Option) (*Client, error) {
 	for _, opt := range opts {
 		opt(&o)
 	}
-	if host, port, err := net.SplitHostPort(addr); err != nil || host == "" || port == "" {
+	if !api.Dialable(addr) {
 		return nil, &api.FieldError{Field: "addr", Detail: fmt.Sprintf("%.80q is not host:port, such as 127.0.0.1:7430", addr)}
 	}
 	scheme := "http://"
