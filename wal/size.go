@@ -109,12 +109,13 @@ func (s *Store) CutPoint(entries, bytes uint64) zab.Zxid {
 	return z
 }
 
-// measureLog asks the engine for the size of the log, at opening.
+// measureLog asks the engine for the size of the log, at opening. What was cut off may still be in its
+// tables, so it is asked from the base on.
 func (s *Store) measureLog() (l logSize, err error) {
 	if s.log.count() == 0 {
 		return l, nil
 	}
-	l.total, err = s.engine.EstimateDiskUsage([]byte{logSpace}, []byte{logSpace + 1})
+	l.total, err = s.engine.EstimateDiskUsage(logKey(behind(s.log.base)), []byte{logSpace + 1})
 	if err != nil {
 		return l, fmt.Errorf("store %s: measure the log: %w", s.dir, err)
 	}
