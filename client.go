@@ -15,10 +15,11 @@ import (
 	"github.com/concordtx/concord/txn"
 )
 
-// ID names a global transaction. Its text form has 26 characters.
+// ID names a global transaction. Its text form has 26 characters, which it also is in JSON and in a
+// column of a text type: it can be an argument of a statement, and be scanned. The zero ID is NULL.
 type ID = txn.ID
 
-// ParseID parses the text form of an ID.
+// ParseID parses the text form of an ID, in upper or lower case.
 func ParseID(s string) (ID, error) { return txn.ParseID(s) }
 
 // Outcome is what became of a transaction.

@@ -38,7 +38,7 @@ func TestACommitRequestWithoutBranchesIsValid(t *testing.T) {
 func TestABadCommitRequestNamesTheField(t *testing.T) {
 	for field, breakIt := range map[string]func(*concordv1.CommitRequest){
 		"gid":                  func(r *concordv1.CommitRequest) { r.Gid = "" },
-		"gid ":                 func(r *concordv1.CommitRequest) { r.Gid = strings.ToLower(r.Gid) },
+		"gid ":                 func(r *concordv1.CommitRequest) { r.Gid = r.Gid[:25] },
 		"gid  ":                func(r *concordv1.CommitRequest) { r.Gid = strings.Repeat("0", 26) },
 		"cluster":              func(r *concordv1.CommitRequest) { r.Cluster = "C0FFEE00" },
 		"cluster ":             func(r *concordv1.CommitRequest) { r.Cluster = "00000000" },

@@ -22,7 +22,7 @@ import (
 	"github.com/concordtx/concord/txn"
 )
 
-const wantID = `: not a transaction id: want 26 characters of Crockford base 32 in upper case, of which the last is 0, R, T or M, as printed by "concord tx ls"`
+const wantID = `: not a transaction id: want 26 characters of Crockford base 32, of which the last is 0, R, T or M, as printed by "concord tx ls"`
 
 // commit is what a request says of which something is wrong.
 func commit(spoil func(*concordv1.CommitRequest)) error {
