@@ -104,7 +104,7 @@ func (a *Agent) run(e Run) Event {
 	defer cancel()
 	r, err := a.do(ctx, e)
 	if err != nil {
-		done.Failed = err.Error()
+		done.Failed, done.NotSent = err.Error(), errors.Is(err, statement.ErrRefused)
 		if errors.Is(err, context.DeadlineExceeded) {
 			done.Failed = fmt.Sprintf("the statement took longer than %v and was cut off: roll the transaction back, or allow more time: %v", timeout, err)
 		}

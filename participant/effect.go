@@ -64,6 +64,8 @@ type Answer struct {
 	Digest Digest
 	Result statement.Result
 	Failed string // why the work was not done
+	// NotSent: the database has not seen the work that failed
+	NotSent bool
 }
 
 // Cast answers a PrepareAsked.

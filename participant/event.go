@@ -57,7 +57,9 @@ type WorkDone struct {
 	Number uint64
 	Result statement.Result
 	Failed string
-	Sum    statement.Sum // of Result, or of nothing
+	// NotSent says that the database has not seen the work that failed: the branch is as it was.
+	NotSent bool
+	Sum     statement.Sum // of Result, or of nothing
 }
 
 // PrepareAsked asks for the vote. Number and Digest are those of the last answer that the caller

@@ -115,7 +115,7 @@ func (c *Core) workDone(e WorkDone) {
 	}
 	b.current = statement.Work{}
 	b.digest = nextDigest(b.digest, e.Number, b.sum, e.Failed, e.Sum)
-	b.answer = Answer{Number: e.Number, Digest: b.digest, Result: e.Result, Failed: e.Failed}
+	b.answer = Answer{Number: e.Number, Digest: b.digest, Result: e.Result, Failed: e.Failed, NotSent: e.NotSent}
 	if b.core.Ended() {
 		for _, call := range b.workers {
 			c.refuse(call, Refused, "the branch takes no work any more: %s", b.notOpen())

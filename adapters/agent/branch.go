@@ -10,8 +10,8 @@ import (
 
 // Branch is what the application works with: the branch of one global transaction in one database of
 // the agent. It is used by one goroutine at a time, and is over when its global transaction commits
-// or rolls back. The error of a statement dooms the branch, unless a savepoint from before it is
-// rolled back to.
+// or rolls back. The error of a statement dooms the branch, unless it wraps ErrNotSent or a savepoint
+// from before it is rolled back to.
 type Branch struct{ session *session }
 
 // Statement is one statement of the database: with $1 for PostgreSQL, ? for MySQL and MariaDB; for an

@@ -118,11 +118,23 @@ func (s *session) send(ctx context.Context, what string, send request) (*concord
 			if pause(ctx, repeatPause) != nil {
 				return nil, s.lost(s.client.failed(what, err))
 			}
+		case connect.CodeOf(err) == connect.CodeInvalidArgument: // whenever it comes
+			return nil, &notSent{s.client.failed(what, err)}
 		default: // refused: nothing was done, and the number is not used
 			return nil, s.client.failed(what, err)
 		}
 	}
 }
+
+// ErrNotSent is wrapped by the error of a statement that no database has seen: the branch goes on as
+// if it had not been asked for.
+var ErrNotSent = errors.New("the statement was not sent")
+
+// notSent says no more than why.
+type notSent struct{ why error }
+
+func (e *notSent) Error() string   { return e.why.Error() }
+func (e *notSent) Unwrap() []error { return []error{e.why, ErrNotSent} }
 
 // repeatable reports whether the request may be under way, or may be taken when it comes again.
 func repeatable(err error) bool {
@@ -154,7 +166,10 @@ func (s *session) answered(l life, m *concordv1.ExecuteResponse) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.life, s.number, s.digest = l, m.GetNumber(), m.GetDigest()
-	if m.GetError() != "" {
+	switch {
+	case m.GetNotSent():
+		return &notSent{errors.New(m.GetError())}
+	case m.GetError() != "":
 		return errors.New(m.GetError())
 	}
 	return nil

@@ -226,8 +226,10 @@ func TestBadRequests(t *testing.T) {
 	// What the database is not sent is an answer: the branch goes on.
 	r := s.post("Execute", execute(s.address(taken), `, "number": 2, "statement": "commit"`))
 	require.Contains(t, r["error"], `"commit" is no command of this store: it was not carried out`)
+	require.Equal(t, true, r["notSent"])
 	r = s.post("Execute", execute(s.address(taken), `, "number": 3, "statement": "add bob 1"`))
 	require.Nil(t, r["error"])
+	require.Nil(t, r["notSent"])
 	// And nothing of all this has ended it, or was prepared.
 	require.Equal(t, "yes", s.post("Prepare", execute(s.address(taken), fmt.Sprintf(`, "number": 3, "digest": "%s"`, r["digest"])))["vote"])
 	require.Equal(t, "done", s.post("Finish", execute(s.address(taken), `, "decision": "abort"`))["finish"])

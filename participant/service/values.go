@@ -146,7 +146,7 @@ func valueMessage(v statement.Value) *concordv1.Value {
 }
 
 func answerMessage(a participant.Answer) *concordv1.ExecuteResponse {
-	m := &concordv1.ExecuteResponse{Number: a.Number, Digest: a.Digest[:], Error: a.Failed}
+	m := &concordv1.ExecuteResponse{Number: a.Number, Digest: a.Digest[:], Error: a.Failed, NotSent: a.NotSent}
 	for _, c := range a.Result.Columns {
 		m.Columns = append(m.Columns, &concordv1.Column{Name: c.Name, Type: c.Type})
 	}

@@ -501,6 +501,7 @@ func TestBadStatementsAtAnAgent(t *testing.T) {
 			vote, err := branch.prepare(a.within())
 			require.NoError(t, err)
 			sent := !strings.Contains(q.says, "not sent") && !strings.Contains(q.says, "none was sent")
+			require.Equal(t, !sent, r.GetNotSent())
 			require.Equal(t, map[bool]string{true: "no", false: "yes"}[sent], vote.GetVote(), vote.GetReason())
 			require.Contains(t, []string{"done", "already-done"}, branch.finish(t, txn.Abort))
 			b.in(t).settled(c)

@@ -764,8 +764,10 @@ type ExecuteResponse struct {
 	// Rows that were changed; not set if the database does not say.
 	Affected *int64 `protobuf:"varint,5,opt,name=affected,proto3,oneof" json:"affected,omitempty"`
 	// Why the work was not done; empty if it was. The branch then takes only RollbackTo or its end,
-	// unless the error says that the statement was not sent.
-	Error         string `protobuf:"bytes,6,opt,name=error,proto3" json:"error,omitempty"`
+	// unless the work was not sent.
+	Error string `protobuf:"bytes,6,opt,name=error,proto3" json:"error,omitempty"`
+	// The database has not seen the work that error is about: the branch is as it was before.
+	NotSent       bool `protobuf:"varint,7,opt,name=not_sent,json=notSent,proto3" json:"not_sent,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -840,6 +842,13 @@ func (x *ExecuteResponse) GetError() string {
 		return x.Error
 	}
 	return ""
+}
+
+func (x *ExecuteResponse) GetNotSent() bool {
+	if x != nil {
+		return x.NotSent
+	}
+	return false
 }
 
 type Column struct {
@@ -1882,14 +1891,15 @@ const file_concord_v1_participant_proto_rawDesc = "" +
 	"\x11RollbackToRequest\x121\n" +
 	"\x06branch\x18\x01 \x01(\v2\x19.concord.v1.BranchAddressR\x06branch\x12\x16\n" +
 	"\x06number\x18\x02 \x01(\x04R\x06number\x12\x12\n" +
-	"\x04name\x18\x03 \x01(\tR\x04name\"\xd8\x01\n" +
+	"\x04name\x18\x03 \x01(\tR\x04name\"\xf3\x01\n" +
 	"\x0fExecuteResponse\x12\x16\n" +
 	"\x06number\x18\x01 \x01(\x04R\x06number\x12\x16\n" +
 	"\x06digest\x18\x02 \x01(\fR\x06digest\x12,\n" +
 	"\acolumns\x18\x03 \x03(\v2\x12.concord.v1.ColumnR\acolumns\x12#\n" +
 	"\x04rows\x18\x04 \x03(\v2\x0f.concord.v1.RowR\x04rows\x12\x1f\n" +
 	"\baffected\x18\x05 \x01(\x03H\x00R\baffected\x88\x01\x01\x12\x14\n" +
-	"\x05error\x18\x06 \x01(\tR\x05errorB\v\n" +
+	"\x05error\x18\x06 \x01(\tR\x05error\x12\x19\n" +
+	"\bnot_sent\x18\a \x01(\bR\anotSentB\v\n" +
 	"\t_affected\"0\n" +
 	"\x06Column\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
