@@ -155,17 +155,17 @@ type served struct {
 	metrics *metrics
 }
 
-func serve(t *testing.T, n Node, wrap func(int, layer) layer) *served {
+func serve(t *testing.T, n Node, wrap func(int, layer) layer, services ...Service) *served {
 	t.Helper()
 	log := slog.New(slog.DiscardHandler)
 	m, r := newMetrics(n), newRelay(n)
-	all := layers(m, log)
+	all := layers(m, log, services...)
 	for i := range all {
 		if wrap != nil {
 			all[i] = wrap(i, all[i])
 		}
 	}
-	s := &served{Server: httptest.NewUnstartedServer(handler(n, log, m, r, all)), metrics: m}
+	s := &served{Server: httptest.NewUnstartedServer(handler(n, log, m, r, all, services...)), metrics: m}
 	s.Config.Protocols = new(http.Protocols)
 	s.Config.Protocols.SetHTTP1(true)
 	s.Config.Protocols.SetUnencryptedHTTP2(true)

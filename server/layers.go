@@ -3,6 +3,7 @@
 package server
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -10,6 +11,7 @@ import (
 	"net/http"
 	"path"
 	"runtime/debug"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -32,7 +34,15 @@ type call struct {
 	stream    bool
 }
 
-func (c call) method() string { return path.Base(c.procedure) }
+// method names the call in logs and metrics: that of another service than the node's own with its
+// service.
+func (c call) method() string {
+	service, method := path.Split(c.procedure)
+	if service == "/"+concordv1connect.CoordinatorServiceName+"/" {
+		return method
+	}
+	return strings.TrimPrefix(path.Ext(path.Clean(service)), ".") + "/" + method
+}
 
 func callOf(s connect.Spec, p connect.Peer) call {
 	return call{procedure: s.Procedure, peer: p.Addr, stream: s.StreamType != connect.StreamTypeUnary}
@@ -65,8 +75,12 @@ func (l layer) WrapStreamingClient(next connect.StreamingClientFunc) connect.Str
 }
 
 // layers are all of them, the outermost first.
-func layers(m *metrics, log *slog.Logger) []layer {
-	return []layer{m.layer, logged(log), bounded, limited(maxCalls, maxStreams), m.recovered(log)}
+func layers(m *metrics, log *slog.Logger, services ...Service) []layer {
+	limits := map[string]time.Duration{concordv1connect.CoordinatorServiceRecoverProcedure: recoverTimeout}
+	for _, s := range services {
+		limits["/"+s.Name] = s.Limit
+	}
+	return []layer{m.layer, logged(log), bounded(limits), limited(maxCalls, maxStreams), m.recovered(log)}
 }
 
 // codeOf is the code with which a call ended, as a label.
@@ -95,22 +109,22 @@ func logged(log *slog.Logger) layer {
 	}
 }
 
-// bounded gives every unary call a deadline, and every error its status.
-func bounded(ctx context.Context, c call, next func(context.Context) error) error {
-	if !c.stream {
-		limit := callTimeout
-		if c.procedure == concordv1connect.CoordinatorServiceRecoverProcedure {
-			limit = recoverTimeout
+// bounded gives every unary call a deadline, and every error its status. Procedures and services may
+// have limits other than callTimeout.
+func bounded(limits map[string]time.Duration) layer {
+	return func(ctx context.Context, c call, next func(context.Context) error) error {
+		if !c.stream {
+			limit := cmp.Or(limits[c.procedure], limits[path.Dir(c.procedure)], callTimeout)
+			var cancel context.CancelFunc
+			ctx, cancel = context.WithTimeout(ctx, limit)
+			defer cancel()
 		}
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, limit)
-		defer cancel()
+		err := next(ctx)
+		if status := (*connect.Error)(nil); c.stream && errors.As(err, &status) {
+			return err // of the connection
+		}
+		return api.ToStatus(err)
 	}
-	err := next(ctx)
-	if status := (*connect.Error)(nil); c.stream && errors.As(err, &status) {
-		return err // of the connection
-	}
-	return api.ToStatus(err)
 }
 
 const (

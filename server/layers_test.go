@@ -17,7 +17,9 @@ import (
 	"github.com/stretchr/testify/require"
 	"google.golang.org/protobuf/reflect/protoreflect"
 
+	"github.com/concordtx/concord/api"
 	concordv1 "github.com/concordtx/concord/api/concord/v1"
+	"github.com/concordtx/concord/api/concord/v1/concordv1connect"
 	"github.com/concordtx/concord/txn"
 )
 
@@ -101,6 +103,39 @@ func TestEveryProcedurePassesEveryLayer(t *testing.T) {
 		v, _ := s.value(t, fmt.Sprintf(`concord_rpc_streams{method=%q}`, m.Name()))
 		require.Zero(t, v, "%s is not open any more", m.FullName())
 	}
+}
+
+// further is another service than the node's own.
+type further struct {
+	concordv1connect.UnimplementedParticipantServiceHandler
+	left time.Duration // of the last call
+}
+
+func (f *further) Describe(ctx context.Context, _ *concordv1.DescribeRequest) (*concordv1.DescribeResponse, error) {
+	by, _ := ctx.Deadline()
+	f.left = time.Until(by)
+	return nil, fmt.Errorf("not now: %w", api.ErrBusy)
+}
+
+func TestFurtherServicesPassEveryLayerAndHaveLimitsOfTheirOwn(t *testing.T) {
+	var passed []int
+	f := &further{}
+	s := serve(t, newFake(), func(i int, l layer) layer {
+		return func(ctx context.Context, c call, next func(context.Context) error) error {
+			return l(ctx, c, func(ctx context.Context) error {
+				passed = append(passed, i)
+				return next(ctx)
+			})
+		}
+	}, Service{Name: concordv1connect.ParticipantServiceName, Limit: time.Hour, New: func(o ...connect.HandlerOption) (string, http.Handler) {
+		return concordv1connect.NewParticipantServiceHandler(f, o...)
+	}})
+	_, err := concordv1connect.NewParticipantServiceClient(h2(t), s.URL).Describe(t.Context(), &concordv1.DescribeRequest{})
+	require.Equal(t, connect.CodeResourceExhausted, connect.CodeOf(err), "%v", err)
+	require.Equal(t, []int{0, 1, 2, 3, 4}, passed)
+	require.Greater(t, f.left, time.Hour-time.Minute)
+	n, _ := s.value(t, `concord_rpc_duration_seconds_count{code="resource_exhausted",method="ParticipantService/Describe"}`)
+	require.EqualValues(t, 1, n)
 }
 
 // decide sends commit requests on one stream and returns the answers in the order of the requests.

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"slices"
 	"time"
 
 	"connectrpc.com/connect"
@@ -26,14 +27,23 @@ const (
 	shutdownTimeout = 3 * time.Second
 )
 
-// Serve serves the API of a node on a listener until ctx ends, and closes the
+// Service is one more service that is served beside the node's own, behind the same layers.
+type Service struct {
+	Name string // in full, as its calls name it
+	// Limit bounds a call whose client set no deadline of its own.
+	Limit time.Duration
+	// New makes its handler, as connect's generated code does, and the path of that.
+	New func(...connect.HandlerOption) (string, http.Handler)
+}
+
+// Serve serves the API of a node, and further services, on a listener until ctx ends, and closes the
 // listener. Calls under way get a moment to end.
-func Serve(ctx context.Context, n Node, l net.Listener, log *slog.Logger) error {
+func Serve(ctx context.Context, n Node, l net.Listener, log *slog.Logger, services ...Service) error {
 	protocols := new(http.Protocols)
 	protocols.SetHTTP1(true)
 	protocols.SetUnencryptedHTTP2(true)
 	s := &http.Server{
-		Handler:           Handler(n, log),
+		Handler:           Handler(n, log, services...),
 		Protocols:         protocols,
 		ReadHeaderTimeout: 5 * time.Second,
 		IdleTimeout:       2 * time.Minute,
@@ -61,21 +71,23 @@ func Serve(ctx context.Context, n Node, l net.Listener, log *slog.Logger) error 
 }
 
 // Handler returns everything that a node serves to clients.
-func Handler(n Node, log *slog.Logger) http.Handler {
+func Handler(n Node, log *slog.Logger, services ...Service) http.Handler {
 	metrics, relay := newMetrics(n), newRelay(n)
-	return handler(n, log, metrics, relay, layers(metrics, log))
+	return handler(n, log, metrics, relay, layers(metrics, log, services...), services...)
 }
 
-func handler(n Node, log *slog.Logger, metrics *metrics, relay *relay, layers []layer) http.Handler {
+func handler(n Node, log *slog.Logger, metrics *metrics, relay *relay, layers []layer, services ...Service) http.Handler {
 	registry := prometheus.NewRegistry()
 	metrics.register(registry)
 	var interceptors []connect.Interceptor
 	for _, l := range layers {
 		interceptors = append(interceptors, l)
 	}
-	interceptors = append(interceptors, relay.interceptor(), seen(n))
-
 	mux := http.NewServeMux()
+	for _, s := range services {
+		mux.Handle(s.New(connect.WithReadMaxBytes(maxRequestBytes), connect.WithInterceptors(slices.Clone(interceptors)...)))
+	}
+	interceptors = append(interceptors, relay.interceptor(), seen(n))
 	mux.Handle(concordv1connect.NewCoordinatorServiceHandler(&handlers{node: n, relay: relay, metrics: metrics, log: log},
 		connect.WithReadMaxBytes(maxRequestBytes), connect.WithInterceptors(interceptors...)))
 	mux.Handle("GET /metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{}))
