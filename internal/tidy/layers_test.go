@@ -36,6 +36,8 @@ var house = map[string]struct {
 	"protocol/zab":   {layer: 0, why: "atomic broadcast of opaque bytes: needs nothing of ours"},
 	"api/concord/v1": {layer: 0, why: "generated messages"},
 
+	"security": {layer: 1, why: "who is at the other end, and what that one may do: certificates, tokens, grants"},
+
 	"api/concord/v1/concordv1connect": {layer: 1, why: "generated client and handler of those messages"},
 	"protocol":                        {layer: 1, why: "the words that commit protocols share"},
 	"protocol/threepc":                {layer: 2, why: "three-phase commit in those words"},

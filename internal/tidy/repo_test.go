@@ -84,6 +84,9 @@ func eachFile(t *testing.T, visit func(path string, content []byte), suffixes ..
 			}
 			return nil
 		}
+		if d.Name() == ".git" { // of a linked worktree
+			return nil
+		}
 		wanted := len(suffixes) == 0
 		for _, s := range suffixes {
 			wanted = wanted || strings.HasSuffix(path, s)
