@@ -262,6 +262,54 @@ func TestReadOnlyBranchesNeedNoDecision(t *testing.T) {
 	require.Zero(t, commits)
 }
 
+// readAndWrite reads orders and writes to billing.
+func (b *bank) readAndWrite(ctx context.Context, tx *concord.Tx) error {
+	from, err := b.orders.Tx(ctx, tx)
+	if err != nil {
+		return err
+	}
+	if _, _, err := from.Get(ctx, "A"); err != nil {
+		return err
+	}
+	to, err := b.billing.Tx(ctx, tx)
+	if err != nil {
+		return err
+	}
+	return to.Put(ctx, "A", 7)
+}
+
+func TestTheOnlyBranchThatWroteIsCommittedWithoutTheCluster(t *testing.T) {
+	b := newBank(t)
+	require.NoError(t, b.client.Run(t.Context(), b.readAndWrite))
+	require.EqualValues(t, 7, b.disks[1].Sum())
+	require.Empty(t, b.prepared(t))
+	commits, _ := b.asked()
+	require.Zero(t, commits)
+
+	require.NoError(t, b.client.Run(t.Context(), b.readAndWrite, concord.Recorded()))
+	commits, _ = b.asked()
+	require.Equal(t, 1, commits, "unless the outcome will be asked for")
+}
+
+func TestAReaderThatVotesNoKeepsTheOnlyWriterFromCommitting(t *testing.T) {
+	b := newBank(t)
+	err := b.client.Run(t.Context(), func(ctx context.Context, tx *concord.Tx) error {
+		if err := b.readAndWrite(ctx, tx); err != nil {
+			return err
+		}
+		from, err := b.orders.Tx(ctx, tx)
+		if err != nil {
+			return err
+		}
+		_ = from.Put(ctx, "", 1) // the branch is doomed, and has written nothing
+		return nil
+	})
+	var aborted *concord.AbortedError
+	require.ErrorAs(t, err, &aborted)
+	require.Equal(t, "orders", aborted.Resource)
+	b.requireMoved(t, 0)
+}
+
 func TestAnErrorOfTheFunctionRollsBackAndIsReturned(t *testing.T) {
 	b := newBank(t)
 	broke := errors.New("broke")

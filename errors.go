@@ -52,8 +52,8 @@ func (e *AbortedError) Unwrap() []error { return []error{ErrAborted, e.Err} }
 // UnknownError says that the transaction committed or aborted and that it could not
 // be learned which. It must not be retried blindly.
 type UnknownError struct {
-	// GID is what to ask Client.Outcome for. It is zero if the transaction had only one
-	// branch, which Resource names, and was not begun with Recorded: the cluster never
+	// GID is what to ask Client.Outcome for. It is zero if only one branch had written, which
+	// Resource names, and the transaction was not begun with Recorded: the cluster never
 	// heard of it, and only a look at the data there can tell.
 	GID      ID
 	Resource string
@@ -63,7 +63,7 @@ type UnknownError struct {
 // Error ends with the next step.
 func (e *UnknownError) Error() string {
 	if e.GID.IsZero() {
-		return fmt.Sprintf("the connection to %s broke while its only branch committed: %v; the cluster does not know more, so look at the data there before you repeat it (the cluster can tell of a transaction that is begun with concord.Recorded)", e.Resource, e.Err)
+		return fmt.Sprintf("the connection to %s broke while the only branch that wrote committed: %v; the cluster does not know more, so look at the data there before you repeat it (the cluster can tell of a transaction that is begun with concord.Recorded)", e.Resource, e.Err)
 	}
 	if errors.Is(e.Err, ErrCluster) {
 		return fmt.Sprintf("the outcome of transaction %s is unknown: %v; nobody else can tell it, so look at the data before you repeat it", e.GID, e.Err)

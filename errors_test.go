@@ -201,7 +201,7 @@ var messages = []message{
 	{name: "only the database knows", meet: func(t *testing.T, b *shaky) error {
 		b.billing.lost[callOnePhase] = 1
 		return b.client.Run(t.Context(), func(ctx context.Context, tx *concord.Tx) error { return b.billing.add(ctx, tx, "A", 1) })
-	}, says: "the connection to billing broke while its only branch committed: the connection broke; the cluster does not know more, so look at the data there before " +
+	}, says: "the connection to billing broke while the only branch that wrote committed: the connection broke; the cluster does not know more, so look at the data there before " +
 		"you repeat it (the cluster can tell of a transaction that is begun with concord.Recorded)", is: []error{concord.ErrUnknownOutcome, errBroke}},
 	{name: "torn", meet: func(t *testing.T, b *shaky) error {
 		b.billing.torn = errors.New("a statement ended the transaction")

@@ -161,6 +161,11 @@ func (tx *Tx) Commit(ctx context.Context) error {
 		tx.client.logRollback(tx, undone)
 		return tx.aborted("", why)
 	}
+	for _, b := range tx.branches {
+		if s, ok := b.session.(adapters.Reading); ok && s.OnlyRead() {
+			tx.core.Step(twopc.OnlyRead{No: b.no})
+		}
+	}
 	r, d := tx.drive(ctx, twopc.CommitAsked{Recorded: tx.recorded()})
 	return tx.result(ctx, r, d.cause)
 }
@@ -284,8 +289,8 @@ func (tx *Tx) result(ctx context.Context, r protocol.Reply, cause error) error {
 		return nil
 	case r.Outcome == txn.Aborted:
 		return tx.aborted(resource, cause)
-	case len(tx.branches) == 1 && !tx.recorded():
-		return &UnknownError{Resource: tx.branches[0].resource, Err: tx.branches[0].err}
+	case r.By: // it committed alone
+		return &UnknownError{Resource: resource, Err: cause}
 	}
 	tx.client.doubts.add(tx.id)
 	return &UnknownError{GID: tx.id, Err: cause}

@@ -126,6 +126,13 @@ type Failing interface {
 	Failure() error
 }
 
+// Reading is a Session that knows what its application does. OnlyRead reports whether it has seen
+// nothing but reads; it asks nobody, and may be mistaken: the vote tells. Where all branches but one
+// only read, these vote first, and the one that wrote needs no Prepare.
+type Reading interface {
+	OnlyRead() bool
+}
+
 // Undecided is a Session whose branch may be ended by somebody else, who asks the cluster for the
 // decision. If NeedsDecision reports true there must be one, also when the branch is the only one:
 // CommitOnePhase is not called.

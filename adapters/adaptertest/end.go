@@ -109,6 +109,7 @@ var endCases = []testCase{
 		r := b.open()
 		s := b.begin(r, b.xid())
 		require.NoError(b.t, b.ReadOnly(b.ctx, s))
+		b.requireOnlyRead(s, true)
 		b.requireReadOnlyVote(r, s)
 	}},
 	{name: "a branch that did nothing votes read-only and is not listed", run: func(b *bench) {
@@ -120,6 +121,7 @@ var endCases = []testCase{
 		s := b.begin(r, x)
 		require.NoError(b.t, b.ReadOnly(b.ctx, s))
 		require.NoError(b.t, b.Write(b.ctx, s, key, 7))
+		b.requireOnlyRead(s, false)
 		b.prepare(r, s, x)
 		require.Equal(b.t, []txn.XID{x}, b.listed(r))
 		got, err := s.Commit(b.ctx)
@@ -127,6 +129,17 @@ var endCases = []testCase{
 		require.Equal(b.t, txn.Done, got)
 		b.requireValue(key, 7)
 	}},
+}
+
+// requireOnlyRead asks a session that can tell whether its branch only read. Whoever needs a decision
+// in any case has no use for that.
+func (b *bench) requireOnlyRead(s adapters.Session, want bool) {
+	if u, ok := s.(adapters.Undecided); ok && u.NeedsDecision() {
+		return
+	}
+	knows, ok := s.(adapters.Reading)
+	require.True(b.t, ok, "%T", s)
+	require.Equal(b.t, want, knows.OnlyRead())
 }
 
 func (b *bench) requireReadOnlyVote(r adapters.Opener, s adapters.Session) {

@@ -90,6 +90,13 @@ func (s *session) Failure() error {
 	return s.branch.failed
 }
 
+// OnlyRead implements adapters.Reading.
+func (s *session) OnlyRead() bool {
+	s.resource.disk.mu.Lock()
+	defer s.resource.disk.mu.Unlock()
+	return len(s.branch.undo) == 0
+}
+
 // Abandon does nothing: a branch here has no connection that somebody could need.
 func (s *session) Abandon() {}
 

@@ -56,7 +56,10 @@ type session struct {
 	torn    error   // why part of the branch may be committed
 }
 
-var _ adapters.Failing = (*session)(nil)
+var (
+	_ adapters.Failing = (*session)(nil)
+	_ adapters.Reading = (*session)(nil)
+)
 
 type phase uint8
 
@@ -146,6 +149,13 @@ func (s *session) Failure() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.last
+}
+
+// OnlyRead implements adapters.Reading.
+func (s *session) OnlyRead() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.options.ReadOnly || !s.wrote
 }
 
 // within limits a statement to the life of the branch.

@@ -164,6 +164,13 @@ func (s *session) Failure() error {
 	return s.branch.failed
 }
 
+// OnlyRead implements adapters.Reading.
+func (s *session) OnlyRead() bool {
+	s.branch.mu.Lock()
+	defer s.branch.mu.Unlock()
+	return s.branch.journal.Updates == 0
+}
+
 // Abandon does nothing: a branch of this store has no session that somebody could need.
 func (s *session) Abandon() {}
 

@@ -493,6 +493,13 @@ func (s *session) Failure() error {
 	return s.told
 }
 
+// OnlyRead implements adapters.Reading.
+func (s *session) OnlyRead() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return !s.wrote && !s.sent.loud
+}
+
 // settle notes what is left of a branch that has ended, and what there is to say of it.
 func (s *session) settle(left rest, lastWord error) error {
 	s.mu.Lock()

@@ -38,7 +38,7 @@ func renamings(size Size) (all []*renaming) {
 			}
 			return
 		}
-		for i := n; i < size.Branches && (n < size.ReadOnly) == (i < size.ReadOnly) || i == n; i++ {
+		for i := n; i < size.Branches && size.alike(n, i) || i == n; i++ {
 			c := r
 			c.branch[n], c.branch[i] = r.branch[i], r.branch[n]
 			permute(c, n+1)
@@ -80,6 +80,9 @@ func (r *renaming) list(branches []txn.Branch) (renamed []txn.Branch) {
 func (r *renaming) event(e protocol.Event) protocol.Event {
 	switch e := e.(type) {
 	case twopc.Enlisted:
+		e.No = r.branch[e.No]
+		return e
+	case twopc.OnlyRead:
 		e.No = r.branch[e.No]
 		return e
 	case protocol.Asked:

@@ -20,13 +20,22 @@ type Size struct {
 	Crashes  int  // of any process, in any order
 	Losses   int  // times that a resource forgets a branch that it had prepared
 	ReadOnly int  // so many of the branches wrote nothing
+	Readers  int  // so many of the branches wrote nothing, as far as their sessions know
 	Late     int  // so many more branches try to join after commit was asked for
 	Recorded bool // the cluster decides however many branches there are
 }
 
-// alone says that the only branch commits in one phase: the cluster never hears of it, and
-// whoever asks the cluster must not hear that it is aborted.
-func (z Size) alone() bool { return z.Branches == 1 && !z.Agents && !z.Recorded }
+// alone says that the only branch that wrote commits in one phase: the cluster never hears of it,
+// and whoever asks the cluster must not hear that it is aborted.
+func (z Size) alone() bool {
+	only := z.Branches == 1 || z.Branches-z.Readers == 1 && z.Readers <= z.ReadOnly
+	return only && !z.Agents && !z.Recorded
+}
+
+// alike says that two branches may change their names. The first branches read.
+func (z Size) alike(a, b int) bool {
+	return (a < z.ReadOnly) == (b < z.ReadOnly) && (a < z.Readers) == (b < z.Readers)
+}
 
 // String names the size.
 func (z Size) String() string {
@@ -47,6 +56,9 @@ func (z Size) String() string {
 	s += counted(z.Losses, "lost branch", "lost branches")
 	if z.ReadOnly > 0 {
 		s += fmt.Sprintf(", %d read-only", z.ReadOnly)
+	}
+	if z.Readers > 0 {
+		s += counted(z.Readers, "taken for a reader", "taken for readers")
 	}
 	if z.Late > 0 {
 		s += fmt.Sprintf(", %d late", z.Late)
@@ -269,6 +281,9 @@ func (w *twoPC) Start() deal {
 			missing = append(missing, txn.Branch{No: no})
 		} else {
 			w.atInitiator(&d, twopc.Enlisted{No: no})
+			if n < w.size.Readers {
+				w.atInitiator(&d, twopc.OnlyRead{No: no})
+			}
 		}
 	}
 	if w.size.Agents {

@@ -169,6 +169,8 @@ func eventText(e protocol.Event) string {
 	switch e := e.(type) {
 	case twopc.Enlisted:
 		return fmt.Sprintf("enlisted %d", e.No)
+	case twopc.OnlyRead:
+		return fmt.Sprintf("only-read %d", e.No)
 	case protocol.RollbackAsked:
 		return "rollback-asked"
 	case protocol.Asked:

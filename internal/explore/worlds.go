@@ -15,6 +15,8 @@ func Quick() []World {
 		Size{Branches: 3, Crashes: 3},
 		Size{Branches: 2, Crashes: 2, ReadOnly: 1},
 		Size{Branches: 3, Crashes: 1, ReadOnly: 1, Late: 1},
+		Size{Branches: 2, Crashes: 3, ReadOnly: 1, Readers: 1},
+		Size{Branches: 3, Crashes: 1, ReadOnly: 1, Readers: 2, Late: 1},
 		Size{Branches: 3, Crashes: 1, Losses: 2},
 		Size{Branches: 1, Crashes: 3},
 		Size{Branches: 1, Crashes: 3, Losses: 1, Recorded: true},

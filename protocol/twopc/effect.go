@@ -6,8 +6,8 @@ import "github.com/concordtx/concord/txn"
 
 // What an Initiator only asks for. The rest is in package protocol.
 
-// CommitOnePhase asks the only branch's session to commit without Prepare. It ends
-// with OnePhaseDone.
+// CommitOnePhase asks the session of the only branch that wrote to commit without Prepare. It
+// ends with OnePhaseDone.
 type CommitOnePhase struct{ No txn.BranchNo }
 
 // Ask is the one commit request. It ends with Decided or WaitOver.

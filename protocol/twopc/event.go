@@ -9,6 +9,10 @@ import "github.com/concordtx/concord/txn"
 // Enlisted says that a branch was opened. To an Initiator.
 type Enlisted struct{ No txn.BranchNo }
 
+// OnlyRead says that the session of a branch has seen nothing but reads. Its vote says whether that
+// is so: it may not know what a function of the database did. To an Initiator, before CommitAsked.
+type OnlyRead struct{ No txn.BranchNo }
+
 // CommitAsked says that the application wants to commit. Recorded says that the cluster shall
 // decide in any case, so that the outcome can be asked for ever after. To an Initiator.
 type CommitAsked struct{ Recorded bool }
@@ -29,6 +33,7 @@ type WaitOver struct{ Reason string }
 type NotAsked struct{ Reason string }
 
 func (Enlisted) IsEvent()     {}
+func (OnlyRead) IsEvent()     {}
 func (CommitAsked) IsEvent()  {}
 func (OnePhaseDone) IsEvent() {}
 func (WaitOver) IsEvent()     {}

@@ -22,7 +22,9 @@ import (
 //     or by the decision after it.
 //  3. Reply is sent exactly once, and when it says Committed every branch that wrote
 //     is decided to commit.
-//  4. It is over only when every branch of an abort is known to have left nothing. A No
+//  4. CommitOnePhase is sent only for the last branch that has not ended, when all others are known
+//     to have read only.
+//  5. It is over only when every branch of an abort is known to have left nothing. A No
 //     proves nothing: the connection may have broken behind the prepare.
 type Initiator struct {
 	phase    initiatorPhase
@@ -47,8 +49,9 @@ type initiatorPhase uint8
 
 const (
 	working   initiatorPhase = iota // branches may be enlisted
+	reading                         // waiting for votes, of all branches but the one that wrote
 	preparing                       // waiting for votes
-	onePhase                        // waiting for the only branch
+	onePhase                        // waiting for the only branch that wrote
 	asking                          // waiting for the decision
 	doubting                        // as asking, and the application was told so
 	finishing                       // waiting for branches to finish
@@ -58,6 +61,7 @@ const (
 // held is a branch and how far it is.
 type held struct {
 	no     txn.BranchNo
+	read   bool // only, as far as its session knows
 	state  branchState
 	branch txn.Branch // once it voted Yes
 	failed int        // attempts to commit it
@@ -80,6 +84,10 @@ func (i *Initiator) Step(e protocol.Event) []protocol.Effect {
 	switch e := e.(type) {
 	case Enlisted:
 		i.enlist(e.No)
+	case OnlyRead:
+		if b := i.find(e.No); b != nil && i.phase == working {
+			b.read = true
+		}
 	case CommitAsked:
 		if i.phase == working {
 			i.recorded = e.Recorded
@@ -92,14 +100,15 @@ func (i *Initiator) Step(e protocol.Event) []protocol.Effect {
 		}
 	case OnePhaseDone:
 		if i.phase == onePhase {
-			i.branches[0].state = ended
+			b := i.last()
+			b.state = ended
 			i.phase = over
 			i.reason = e.Reason
-			i.blamed, i.blame = e.Outcome == txn.Aborted, i.branches[0].no
+			i.blamed, i.blame = e.Outcome != txn.Committed, b.no
 			return i.reply(e.Outcome)
 		}
 	case protocol.Voted:
-		if b := i.find(e.No); b != nil && i.phase == preparing && b.state == waiting {
+		if b := i.find(e.No); b != nil && (i.phase == reading || i.phase == preparing) && b.state == waiting {
 			return i.vote(b, e)
 		}
 	case protocol.Decided:
@@ -137,19 +146,48 @@ func (i *Initiator) commit() []protocol.Effect {
 	case len(i.branches) == 0:
 		return i.conclude(txn.Commit)
 	case len(i.branches) == 1:
-		i.phase = onePhase
-		return []protocol.Effect{CommitOnePhase{No: i.branches[0].no}}
+		return i.commitLast()
+	case i.writers() == 1:
+		i.phase = reading
+		return i.prepare(func(b *held) bool { return b.read })
 	}
 	i.phase = preparing
 	if len(i.branches) == 0 {
 		return i.count()
 	}
-	var effects []protocol.Effect
+	return i.prepare(func(*held) bool { return true })
+}
+
+// writers counts the branches that may have written, as far as their sessions know.
+func (i *Initiator) writers() (n int) {
+	for _, b := range i.branches {
+		if !b.read {
+			n++
+		}
+	}
+	return n
+}
+
+// prepare asks for the votes of some branches.
+func (i *Initiator) prepare(chosen func(*held) bool) (effects []protocol.Effect) {
 	for n := range i.branches {
-		i.branches[n].state = waiting
-		effects = append(effects, protocol.Prepare{No: i.branches[n].no})
+		if b := &i.branches[n]; chosen(b) {
+			b.state = waiting
+			effects = append(effects, protocol.Prepare{No: b.no})
+		}
 	}
 	return effects
+}
+
+// commitLast commits the only branch that has not ended.
+func (i *Initiator) commitLast() []protocol.Effect {
+	i.phase = onePhase
+	return []protocol.Effect{CommitOnePhase{No: i.last().no}}
+}
+
+// last is the only branch that has not ended.
+func (i *Initiator) last() *held {
+	return &i.branches[slices.IndexFunc(i.branches, func(b held) bool { return b.state != ended })]
 }
 
 // vote counts a vote. The others are waited for even after a No: until a branch has
@@ -183,6 +221,11 @@ func (i *Initiator) count() []protocol.Effect {
 	switch {
 	case i.blamed, i.late:
 		return i.conclude(txn.Abort)
+	case i.phase == reading && len(yes) == 0:
+		return i.commitLast()
+	case i.phase == reading: // somebody wrote without knowing it
+		i.phase = preparing
+		return i.prepare(func(b *held) bool { return b.state == open })
 	case len(yes) == 0 && !i.recorded:
 		return i.conclude(txn.Commit)
 	}
@@ -250,7 +293,7 @@ func (b *held) finishing() bool { return b.state == ending || b.state == lingeri
 // waitOver tells the application what is known now. The branches are ended in any case.
 func (i *Initiator) waitOver(reason string) []protocol.Effect {
 	switch {
-	case i.phase == preparing: // the cluster has not been asked, and will not be
+	case i.phase == reading, i.phase == preparing: // the cluster has not been asked, and will not be
 		i.late = true
 		if !i.blamed {
 			i.reason = reason
@@ -327,6 +370,9 @@ func (i *Initiator) String() string {
 	fmt.Fprintf(&b, "initiator %v %v", i.phase, i.decision)
 	for _, h := range i.branches {
 		fmt.Fprintf(&b, " %d:%v", h.no, h.state)
+		if h.read {
+			b.WriteString(" (read)")
+		}
 	}
 	if i.recorded {
 		b.WriteString(" recorded")
@@ -344,7 +390,7 @@ func (i *Initiator) String() string {
 }
 
 func (p initiatorPhase) String() string {
-	return [...]string{"working", "preparing", "one-phase", "asking", "doubting", "finishing", "over"}[p]
+	return [...]string{"working", "reading", "preparing", "one-phase", "asking", "doubting", "finishing", "over"}[p]
 }
 
 func (s branchState) String() string {

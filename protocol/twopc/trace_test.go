@@ -80,6 +80,8 @@ func event(t *testing.T, words []string) protocol.Event {
 	switch words[0] {
 	case "enlisted":
 		return Enlisted{No: no()}
+	case "only-read":
+		return OnlyRead{No: no()}
 	case "commit-asked":
 		return CommitAsked{Recorded: arg(1) == "recorded"}
 	case "rollback-asked":
