@@ -18,8 +18,8 @@ PROVE_TIME  ?= 1h
 help: ## show the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
 
-build: ## bin/concord, static
-	CGO_ENABLED=0 go build -trimpath -ldflags '-s -w' -o bin/concord ./cmd/concord
+build: ## bin/concord and bin/concord-bench, static
+	CGO_ENABLED=0 go build -trimpath -ldflags '-s -w' -o bin/ ./cmd/concord ./cmd/concord-bench
 
 databases: ## find or install PostgreSQL, MariaDB and MySQL for the tests
 	@internal/testdb/install/install.sh

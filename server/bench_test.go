@@ -24,7 +24,7 @@ import (
 )
 
 // BenchmarkDecisions measures the whole way of a bare decision, client included, with
-// three nodes in this process, for profiles: "concord bench decisions" has real processes.
+// three nodes in this process, for profiles: "concord-bench decisions" has real processes.
 func BenchmarkDecisions(b *testing.B) {
 	for _, clients := range []int{1, 64, 256} {
 		b.Run(strconv.Itoa(clients), func(b *testing.B) { benchmarkDecisions(b, clients) })

@@ -15,11 +15,11 @@ import (
 	"time"
 )
 
-// concord is driven by its own command: "concord bench decisions".
+// concord is driven by its own program of measurements: "concord-bench decisions".
 type concord struct {
-	nodes   *processes
-	program string
-	api     []string
+	nodes          *processes
+	program, bench string
+	api            []string
 }
 
 // startConcord runs three nodes with default settings.
@@ -30,6 +30,9 @@ func startConcord(ctx context.Context, dir string) (system, error) {
 	}
 	c := &concord{nodes: p}
 	if c.program, err = build("../..", "./cmd/concord", p.dir, "concord"); err != nil {
+		return nil, err
+	}
+	if c.bench, err = build("../..", "./cmd/concord-bench", p.dir, "concord-bench"); err != nil {
 		return nil, err
 	}
 	addrs, err := freeAddrs(2 * nodeCount)
@@ -66,7 +69,7 @@ func (c *concord) ready(ctx context.Context) error {
 	var s struct {
 		Leader json.Number `json:"leader"`
 	}
-	if err := c.command(ctx, &s, "status"); err != nil {
+	if err := c.command(ctx, &s, c.program, "status"); err != nil {
 		return err
 	}
 	if s.Leader == "" || s.Leader == "0" {
@@ -82,18 +85,18 @@ func (c *concord) round(ctx context.Context, clients, size int, d time.Duration)
 		P99       float64 `json:"p99_ms"`
 		Errors    int64   `json:"errors"`
 	}
-	err := c.command(ctx, &r, "bench", "decisions", "--workers", fmt.Sprint(clients), "--size", fmt.Sprint(size),
+	err := c.command(ctx, &r, c.bench, "decisions", "--workers", fmt.Sprint(clients), "--size", fmt.Sprint(size),
 		"--duration", d.String(), "--rounds", "1")
 	return figures{perSecond: r.PerSecond, p50: r.P50, p99: r.P99, errors: r.Errors}, err
 }
 
-// command runs one command against the nodes and decodes its output.
-func (c *concord) command(ctx context.Context, into any, args ...string) error {
-	cmd := exec.CommandContext(ctx, c.program, append(args, "--addr", strings.Join(c.api, ","), "-o", "json")...)
+// command runs one command of a program against the nodes and decodes its output.
+func (c *concord) command(ctx context.Context, into any, program string, args ...string) error {
+	cmd := exec.CommandContext(ctx, program, append(args, "--addr", strings.Join(c.api, ","), "-o", "json")...)
 	var out, errs bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &errs
 	if err := cmd.Run(); err != nil {
-		return fmt.Errorf("concord %s: %w: %s", strings.Join(args, " "), err, bytes.TrimSpace(errs.Bytes()))
+		return fmt.Errorf("%s %s: %w: %s", filepath.Base(program), strings.Join(args, " "), err, bytes.TrimSpace(errs.Bytes()))
 	}
 	return json.Unmarshal(out.Bytes(), into)
 }

@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strings"
 	"text/tabwriter"
+
+	"github.com/concordtx/concord/bench/meter"
 )
 
 // report collects the rounds.
@@ -72,8 +74,8 @@ func (r *report) row(system string, clients int) row {
 		one.Errors += f.errors
 	}
 	one.Rounds = len(rates)
-	one.PerSecond, one.Lowest, one.Highest = median(rates), slices.Min(rates), slices.Max(rates)
-	one.P50, one.P99 = median(p50), median(p99)
+	one.PerSecond, one.Lowest, one.Highest = meter.Median(rates), slices.Min(rates), slices.Max(rates)
+	one.P50, one.P99 = meter.Median(p50), meter.Median(p99)
 	return one
 }
 
@@ -89,12 +91,6 @@ func compareWithOthers(rows []row) {
 			rows[i].Ratio = rows[i].PerSecond / best
 		}
 	}
-}
-
-// median of values that are not empty.
-func median(values []float64) float64 {
-	sorted := slices.Sorted(slices.Values(values))
-	return (sorted[(len(sorted)-1)/2] + sorted[len(sorted)/2]) / 2
 }
 
 func (r *report) print(w io.Writer) error {

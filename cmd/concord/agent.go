@@ -18,6 +18,8 @@ import (
 	"github.com/concordtx/concord/adapters/pebble"
 	"github.com/concordtx/concord/adapters/postgres"
 	"github.com/concordtx/concord/api"
+	"github.com/concordtx/concord/cmd/internal/config"
+	"github.com/concordtx/concord/cmd/internal/terminal"
 	"github.com/concordtx/concord/participant"
 	"github.com/concordtx/concord/participant/service"
 	"github.com/concordtx/concord/participant/statement"
@@ -26,7 +28,7 @@ import (
 func (c *cli) agentCommand() *cobra.Command {
 	var file string
 	cmd := &cobra.Command{
-		Use: "agent [--config FILE]", Short: "Run a participant, which holds branches for others", Args: noArgs,
+		Use: "agent [--config FILE]", Short: "Run a participant, which holds branches for others", Args: terminal.NoArgs,
 		Long: "Runs an agent until it is interrupted. It stands next to its databases, opens branches in them,\n" +
 			"executes statements, votes, and ends branches as the cluster decides: for programs in any language,\n" +
 			"over HTTP with JSON or gRPC. It keeps a journal in \"data_dir\": after a crash it finishes what was\n" +
@@ -36,17 +38,17 @@ func (c *cli) agentCommand() *cobra.Command {
 			"are open. \"scan\" (5s) is how often the databases are asked for prepared branches.\n\n" +
 			"Every key can also come from the environment, which goes before the file, and some from flags,\n" +
 			"which go before both; the lists are YAML or JSON there.\n" +
-			"All variables: " + strings.Join(agentProgram.variables(), ", ") + ".\n\n" +
-			"Example of FILE:\n\n" + indent(agentExample) + "\n\n" +
+			"All variables: " + strings.Join(config.AgentProgram.Variables(), ", ") + ".\n\n" +
+			"Example of FILE:\n\n" + indent(config.AgentExample) + "\n\n" +
 			"Who is it?\n\n" +
 			"  curl -H 'Content-Type: application/json' -d '{}' \\\n    http://127.0.0.1:7430/concord.v1.ParticipantService/Describe",
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if file == "" && os.Getenv(agentProgram.envOf("resources")) == "" {
-				return usagef("--config is missing, and %s is not set: an example is in \"concord agent --help\"", agentProgram.envOf("resources"))
+			if file == "" && os.Getenv(config.AgentProgram.Variable("resources")) == "" {
+				return terminal.Usagef("--config is missing, and %s is not set: an example is in \"concord agent --help\"", config.AgentProgram.Variable("resources"))
 			}
-			conf, err := loadAgentConfig(file, cmd.Flags())
+			conf, err := config.LoadAgent(file, cmd.Flags())
 			if err != nil {
-				return &exitError{exitUsage, err.Error()}
+				return &terminal.ExitError{Code: terminal.ExitUsage, Text: err.Error()}
 			}
 			log, _, err := newLogger(c.err, conf.Log.Level, conf.Log.Format)
 			if err != nil {
@@ -65,7 +67,7 @@ func (c *cli) agentCommand() *cobra.Command {
 }
 
 // runAgent runs an agent from bottom to top: databases, listener, journal, service.
-func runAgent(ctx context.Context, conf *agentConfig, log *slog.Logger) (err error) {
+func runAgent(ctx context.Context, conf *config.Agent, log *slog.Logger) (err error) {
 	databases, err := openDatabases(ctx, conf.Resources, conf.MaxOpen)
 	defer func() {
 		for _, d := range databases {
@@ -104,7 +106,7 @@ func runAgent(ctx context.Context, conf *agentConfig, log *slog.Logger) (err err
 
 // openDatabases opens the databases of an agent. Nothing is connected yet, but an embedded store is
 // opened, and what a crash left unprepared in it undone. What was opened is returned in any case.
-func openDatabases(ctx context.Context, configs []resourceConfig, sessions int) (list []statement.Database, err error) {
+func openDatabases(ctx context.Context, configs []config.Resource, sessions int) (list []statement.Database, err error) {
 	for _, c := range configs {
 		d, err := openDatabase(ctx, c, sessions)
 		if err != nil {
@@ -115,7 +117,7 @@ func openDatabases(ctx context.Context, configs []resourceConfig, sessions int) 
 	return list, nil
 }
 
-func openDatabase(ctx context.Context, c resourceConfig, sessions int) (statement.Database, error) {
+func openDatabase(ctx context.Context, c config.Resource, sessions int) (statement.Database, error) {
 	if c.Driver == "pebble" {
 		r, err := pebble.Open(c.Name, c.Dir)
 		if err != nil {
@@ -123,7 +125,7 @@ func openDatabase(ctx context.Context, c resourceConfig, sessions int) (statemen
 		}
 		return statement.Pebble(r), nil
 	}
-	dsn, err := c.secret()
+	dsn, err := c.Secret()
 	if err != nil {
 		return nil, fmt.Errorf("resource %s: %w", c.Name, err)
 	}

@@ -3,9 +3,9 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
-	"fmt"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -14,6 +14,7 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+	"time"
 
 	"connectrpc.com/connect"
 	"github.com/stretchr/testify/require"
@@ -21,8 +22,8 @@ import (
 	"github.com/concordtx/concord/api"
 	concordv1 "github.com/concordtx/concord/api/concord/v1"
 	"github.com/concordtx/concord/api/concord/v1/concordv1connect"
-	"github.com/concordtx/concord/coordinator"
-	"github.com/concordtx/concord/coordinator/peer"
+	"github.com/concordtx/concord/cmd/internal/config"
+	"github.com/concordtx/concord/cmd/internal/terminal"
 	"github.com/concordtx/concord/internal/said"
 )
 
@@ -70,10 +71,10 @@ func (n *node) AddMember(context.Context, *concordv1.AddMemberRequest) (*concord
 }
 
 func with(old, new string) string {
-	if !strings.Contains(configExample, old) {
+	if !strings.Contains(config.NodeExample, old) {
 		panic("the example has no " + old)
 	}
-	return strings.Replace(configExample, old, new, 1)
+	return strings.Replace(config.NodeExample, old, new, 1)
 }
 
 const (
@@ -108,17 +109,17 @@ var configured = []message{
 	{name: "log format unknown", file: with("node: 1", "node: 1\nlog: {format: xml}"), says: `FILE: log.format: "xml" is neither text nor json`},
 	{name: "log level unknown", file: with("node: 1", "node: 1\nlog: {level: loud}"), says: `log level "loud" is none of debug, info, warn, error`},
 
-	{name: "resources are no list", file: configExample[:strings.Index(configExample, "resources:")] + "resources: orders", says: "FILE: resources: want a list, each with name, driver, and dsn or dsn_file: " + example},
+	{name: "resources are no list", file: config.NodeExample[:strings.Index(config.NodeExample, "resources:")] + "resources: orders", says: "FILE: resources: want a list, each with name, driver, and dsn or dsn_file: " + example},
 	{name: "a resource is no map", file: with("resources:", "resources:\n  - postgres"),
 		says: "FILE: resources[0]: want name, driver, and dsn or dsn_file; put a dsn with special characters in quotes: " + example},
 	{name: "a key of a resource with a typing error", file: with("driver: mysql", "drvier: mysql"), says: `FILE: resources[1]: unknown key "drvier": did you mean "driver"?: ` + example},
 	{name: "a key of a resource that may be a secret", file: with("driver: mysql", "s3cr3t: mysql"),
-		says: "FILE: resources[1]: unknown key " + notShown + ": the keys are name, driver, dsn, dsn_file, addr; put a dsn with special characters in quotes: " + example},
+		says: "FILE: resources[1]: unknown key " + config.NotShown + ": the keys are name, driver, dsn, dsn_file, addr; put a dsn with special characters in quotes: " + example},
 	{name: "a value of a resource that is no text", file: with("name: billing", "name: [billing]"), says: "FILE: resources[1]: name: want a text: put it in quotes: " + example},
 	{name: "resource name missing", file: with("name: billing, ", ""), says: `FILE: resources[1]: "name" is missing: give the name that the applications have for it`},
 	{name: "resource name invisible", file: with("name: billing", `name: "bill\u200bing"`), says: "FILE: resources[1]: name: holds a control character or an invisible one at byte 4: leave it out"},
 	{name: "resource name is a dsn", file: with("name: billing", `name: "postgres://app:s3cr3t@db/shop"`),
-		says: "FILE: resources[1]: the name " + notShown + ` looks like a data source name, which belongs under "dsn"`},
+		says: "FILE: resources[1]: the name " + config.NotShown + ` looks like a data source name, which belongs under "dsn"`},
 	{name: "resource name twice", file: with("name: billing", "name: orders"), says: `FILE: resources[1]: the name "orders" is given twice: each resource has its own`},
 	{name: "driver unknown", file: with("driver: mysql", "driver: oracle"), says: `FILE: resources[1]: driver "oracle" is none of postgres, mysql (also for MariaDB), agent`},
 	{name: "an address of a database", file: with("driver: mysql", "driver: mysql, addr: 10.0.0.7:7430"), says: `FILE: resource billing: "addr" is for driver agent: give "dsn" or "dsn_file" instead`},
@@ -127,96 +128,100 @@ var configured = []message{
 }
 
 var messages = []message{
-	{name: "no configuration", line: "serve", says: `--config is missing, and CONCORD_MEMBERS is not set: an example of both is in "concord serve --help"`, code: exitUsage},
+	{name: "no configuration", line: "serve", says: `--config is missing, and CONCORD_MEMBERS is not set: an example of both is in "concord serve --help"`, code: terminal.ExitUsage},
 	{name: "no such configuration", line: "serve --config /nonexistent/concord.yaml",
-		says: `read the configuration /nonexistent/concord.yaml: no such file or directory: give the path of a file with --config; an example is in "concord serve --help"`, code: exitUsage},
+		says: `read the configuration /nonexistent/concord.yaml: no such file or directory: give the path of a file with --config; an example is in "concord serve --help"`, code: terminal.ExitUsage},
 	{name: "an empty configuration", line: "serve --config /dev/null",
-		says: `read the configuration /dev/null: it is empty: give the path of a file with --config; an example is in "concord serve --help"`, code: exitUsage},
+		says: `read the configuration /dev/null: it is empty: give the path of a file with --config; an example is in "concord serve --help"`, code: terminal.ExitUsage},
 	{name: "a configuration that does not end", line: "serve --config /dev/zero",
-		says: `read the configuration /dev/zero: it is larger than 1024 KiB: give the path of a file with --config; an example is in "concord serve --help"`, code: exitUsage},
-	{name: "a list in the environment that is none", line: serving, file: configExample, env: [2]string{"CONCORD_MEMBERS", "["},
-		says: `CONCORD_MEMBERS is no list in YAML or JSON (line 1): an example is in "concord serve --help"`, code: exitUsage},
+		says: `read the configuration /dev/zero: it is larger than 1024 KiB: give the path of a file with --config; an example is in "concord serve --help"`, code: terminal.ExitUsage},
+	{name: "a list in the environment that is none", line: serving, file: config.NodeExample, env: [2]string{"CONCORD_MEMBERS", "["},
+		says: `CONCORD_MEMBERS is no list in YAML or JSON (line 1): an example is in "concord serve --help"`, code: terminal.ExitUsage},
 	{name: "a misspelt variable", line: "status", env: [2]string{"CONCORD_DATADIR", "/x"},
-		says: `the environment has CONCORD_DATADIR, which is no variable of concord: the nearest is CONCORD_DATA_DIR; correct or remove it ("concord serve --help" lists them)`, code: exitUsage},
+		says: `the environment has CONCORD_DATADIR, which is no variable of concord: the nearest is CONCORD_DATA_DIR; correct or remove it ("concord serve --help" lists them)`, code: terminal.ExitUsage},
 
 	{name: "no dsn_file", line: serving, file: with("/run/secrets/billing", "/nonexistent/billing"),
-		says: "resource billing: dsn_file /nonexistent/billing: no such file or directory: it wants the path of a file that holds the data source name", code: exitFailed},
+		says: "resource billing: dsn_file /nonexistent/billing: no such file or directory: it wants the path of a file that holds the data source name", code: terminal.ExitFailed},
 	{name: "a dsn_file that is none", line: serving, file: with("/run/secrets/billing", `"app:s3cr3t@tcp(db:3306)/shop"`),
-		says: "resource billing: dsn_file " + notShown + ` cannot be read: no such file or directory: it wants the path of a file; a data source name belongs under "dsn"`, code: exitFailed},
+		says: "resource billing: dsn_file " + config.NotShown + ` cannot be read: no such file or directory: it wants the path of a file; a data source name belongs under "dsn"`, code: terminal.ExitFailed},
 	{name: "a dsn of PostgreSQL", line: serving, file: with("postgres://app@127.0.0.1:5432/orders", "postgres://app:s3cr3t%zz@db/shop"),
-		says: `resource orders: postgres "orders": the dsn cannot be read (it is not shown, as it may hold a password): write it as postgres://user@host:5432/database`, code: exitFailed},
+		says: `resource orders: postgres "orders": the dsn cannot be read (it is not shown, as it may hold a password): write it as postgres://user@host:5432/database`, code: terminal.ExitFailed},
 	{name: "a dsn of MySQL", line: serving, file: with("dsn_file: /run/secrets/billing", "dsn: app:s3cr3t@db/shop"),
-		says: `resource billing: resource "billing": bad data source name: want user:password@tcp(host:port)/database`, code: exitFailed},
+		says: `resource billing: resource "billing": bad data source name: want user:password@tcp(host:port)/database`, code: terminal.ExitFailed},
 	{name: "an address that is taken", line: serving, file: with("peer: {listen: 127.0.0.1:7421}", "peer: {listen: TAKEN}")[:strings.Index(with("peer: {listen: 127.0.0.1:7421}", "peer: {listen: TAKEN}"), "resources:")],
-		says: "peer.listen: listen tcp TAKEN: bind: address already in use: choose another address, or stop who uses it", code: exitFailed},
+		says: "peer.listen: listen tcp TAKEN: bind: address already in use: choose another address, or stop who uses it", code: terminal.ExitFailed},
 
-	{name: "an output that nobody knows", line: "status -o xml", says: `--output: "xml" is neither table nor json`, code: exitUsage},
-	{name: "an unknown flag", line: "status --frob", says: `unknown flag: --frob: see "concord status --help"`, code: exitUsage},
-	{name: "an argument too many", line: "status now", says: `unexpected argument "now": see "concord status --help"`, code: exitUsage},
-	{name: "no GID", line: "tx get", says: "want exactly one GID, for example: concord tx get 01JD2M8Q4ZK3W6T9V0X5Y7ABCR", code: exitUsage},
-	{name: "GIDs for recover", line: "recover a b", says: "want at most one GID: without one, all that is prepared is shown", code: exitUsage},
-	{name: "resources to check", line: "resource check a b", says: `want at most one NAME: see "concord resource ls"`, code: exitUsage},
-	{name: "neither commit nor abort", line: "tx resolve " + aGID, says: "give one of --commit and --abort", code: exitUsage},
-	{name: "resolve for no reason", line: "tx resolve --abort " + aGID, says: "--reason is missing: say why, it is kept with the transaction", code: exitUsage},
-	{name: "resources to abort", line: "tx resolve --abort --resources orders --reason x " + aGID, says: "--resources goes with --commit: to abort, nothing has to be known of the databases", code: exitUsage},
-	{name: "resolve without a terminal", line: "tx resolve --abort --reason x " + aGID, says: "This decides to abort " + aGID + " for good. Confirm with --yes", code: exitUsage},
-	{name: "forget for no reason", line: "tx forget " + aGID, says: "--reason is missing: say what was done, it is kept with the transaction", code: exitUsage},
-	{name: "settle nothing", line: "tx settle", says: `want GID/NO, one branch of one transaction as in "concord tx get"`, code: exitUsage},
-	{name: "settle no branch", line: "tx settle " + aGID, says: `"` + aGID + `" is not GID/NO, such as 01JD7Z0B6Q4YV3M2T1S0R9P8N0/2`, code: exitUsage},
-	{name: "settle how", line: "tx settle " + aGID + "/2", says: "--abandon is missing: it is the only way to settle a branch by hand", code: exitUsage},
-	{name: "settle for no reason", line: "tx settle --abandon " + aGID + "/2", says: "--reason is missing: say why, it is kept with the transaction", code: exitUsage},
-	{name: "no member", line: "member remove", says: `want exactly one member ID: see "concord member ls"`, code: exitUsage},
-	{name: "a member that is no number", line: "member remove x", says: `"x" is not a member ID: a number above 0; see "concord member ls"`, code: exitUsage},
-	{name: "a member without addresses", line: "member add 4", says: "--peer and --api are needed: where the other nodes and where clients reach node 4, host:port", code: exitUsage},
-	{name: "replace nobody", line: "member replace", says: `want exactly one member ID: see "concord status"`, code: exitUsage},
-	{name: "replace no number", line: "member replace x", says: `"x" is not a member ID: see "concord status"`, code: exitUsage},
-	{name: "replace for no reason", line: "member replace 2", says: "--reason is missing: say what happened to the disk, it is kept in the log", code: exitUsage},
-	{name: "a demo of nothing", line: "demo --transfers 0", says: "--transfers and --workers are at least 1, --kill-leader at least 0", code: exitUsage},
+	{name: "an output that nobody knows", line: "status -o xml", says: `--output: "xml" is neither table nor json`, code: terminal.ExitUsage},
+	{name: "an unknown flag", line: "status --frob", says: `unknown flag: --frob: see "concord status --help"`, code: terminal.ExitUsage},
+	{name: "an argument too many", line: "status now", says: `unexpected argument "now": see "concord status --help"`, code: terminal.ExitUsage},
+	{name: "no GID", line: "tx get", says: "want exactly one GID, for example: concord tx get 01JD2M8Q4ZK3W6T9V0X5Y7ABCR", code: terminal.ExitUsage},
+	{name: "GIDs for recover", line: "recover a b", says: "want at most one GID: without one, all that is prepared is shown", code: terminal.ExitUsage},
+	{name: "resources to check", line: "resource check a b", says: `want at most one NAME: see "concord resource ls"`, code: terminal.ExitUsage},
+	{name: "neither commit nor abort", line: "tx resolve " + aGID, says: "give one of --commit and --abort", code: terminal.ExitUsage},
+	{name: "resolve for no reason", line: "tx resolve --abort " + aGID, says: "--reason is missing: say why, it is kept with the transaction", code: terminal.ExitUsage},
+	{name: "resources to abort", line: "tx resolve --abort --resources orders --reason x " + aGID, says: "--resources goes with --commit: to abort, nothing has to be known of the databases", code: terminal.ExitUsage},
+	{name: "resolve without a terminal", line: "tx resolve --abort --reason x " + aGID, says: "This decides to abort " + aGID + " for good. Confirm with --yes", code: terminal.ExitUsage},
+	{name: "forget for no reason", line: "tx forget " + aGID, says: "--reason is missing: say what was done, it is kept with the transaction", code: terminal.ExitUsage},
+	{name: "settle nothing", line: "tx settle", says: `want GID/NO, one branch of one transaction as in "concord tx get"`, code: terminal.ExitUsage},
+	{name: "settle no branch", line: "tx settle " + aGID, says: `"` + aGID + `" is not GID/NO, such as 01JD7Z0B6Q4YV3M2T1S0R9P8N0/2`, code: terminal.ExitUsage},
+	{name: "settle how", line: "tx settle " + aGID + "/2", says: "--abandon is missing: it is the only way to settle a branch by hand", code: terminal.ExitUsage},
+	{name: "settle for no reason", line: "tx settle --abandon " + aGID + "/2", says: "--reason is missing: say why, it is kept with the transaction", code: terminal.ExitUsage},
+	{name: "no member", line: "member remove", says: `want exactly one member ID: see "concord member ls"`, code: terminal.ExitUsage},
+	{name: "a member that is no number", line: "member remove x", says: `"x" is not a member ID: a number above 0; see "concord member ls"`, code: terminal.ExitUsage},
+	{name: "a member without addresses", line: "member add 4", says: "--peer and --api are needed: where the other nodes and where clients reach node 4, host:port", code: terminal.ExitUsage},
+	{name: "replace nobody", line: "member replace", says: `want exactly one member ID: see "concord status"`, code: terminal.ExitUsage},
+	{name: "replace no number", line: "member replace x", says: `"x" is not a member ID: see "concord status"`, code: terminal.ExitUsage},
+	{name: "replace for no reason", line: "member replace 2", says: "--reason is missing: say what happened to the disk, it is kept in the log", code: terminal.ExitUsage},
+	{name: "a demo of nothing", line: "demo --transfers 0", says: "--transfers and --workers are at least 1, --kill-leader at least 0", code: terminal.ExitUsage},
 	{name: "a demo with one bank", line: "demo --config FILE", file: with("\n  - {name: billing, driver: mysql,    dsn_file: /run/secrets/billing}", ""),
-		says: `FILE: "resources" has 1 resource: money moves between at least two`, code: exitUsage},
+		says: `FILE: "resources" has 1 resource: money moves between at least two`, code: terminal.ExitUsage},
 	{name: "a demo with an agent", line: "demo --config FILE", file: with("driver: mysql,    dsn_file: /run/secrets/billing", "driver: agent, addr: 127.0.0.1:7430"),
-		says: "FILE: resource billing is hosted by an agent, and the demo moves money between SQL databases that it reaches itself: leave it out", code: exitUsage},
-	{name: "a measurement of nothing", line: "bench transfer --config FILE", file: "{}",
-		says: `FILE: "resources" has 0 SQL databases: money moves between two`, code: exitUsage},
-	{name: "a measurement of no databases", line: "bench transfer", says: `--config is missing: name a file with "resources", as in "concord serve --help"`, code: exitUsage},
-	{name: "a measurement by nobody", line: "bench transfer --config x --workers 0", says: "--workers: 0 is not between 1 and 4096", code: exitUsage},
-	{name: "a measurement of no rounds", line: "bench transfer --config x --rounds 0", says: "--rounds: 0 is less than 1", code: exitUsage},
-	{name: "a measurement of no time", line: "bench transfer --config x --duration 0", says: "--duration: 0s is not a positive duration such as 10s", code: exitUsage},
-	{name: "decisions that are too large", line: "bench decisions --size 1025", says: "--size: 1025 is not between 0 and 1024", code: exitUsage},
-	{name: "a leader that is never killed", line: "bench failover --kills 0", says: "--kills: 0 is less than 1", code: exitUsage},
-	{name: "a history without a sample", line: "bench history --sample 0", says: "--sample: 0 is less than 1", code: exitUsage},
-	{name: "a history that is too short", line: "bench history --transactions 1", says: "--transactions: 1 is less than 1000 and the sample together", code: exitUsage},
-	{name: "a measurement nowhere", line: "bench decisions --dir /nonexistent", says: "make a folder for the nodes: stat /nonexistent: no such file or directory: give another one with --dir", code: exitFailed},
-	{name: "a list of members that is none", line: "bench transfer --config FILE", file: "members: [{idd: 1}]", says: "FILE: members: '[0]' has unknown keys: idd", code: exitUsage},
+		says: "FILE: resource billing is hosted by an agent, and the demo moves money between SQL databases that it reaches itself: leave it out", code: terminal.ExitUsage},
+
+	{name: "a measurement", line: "bench decisions --workers 64", says: "the measurements are a program of their own: " +
+		`build it with "make build" and run "concord-bench decisions --workers 64"`, code: terminal.ExitUsage},
 
 	{name: "nobody answers", line: "status --addr 127.0.0.1:1 --timeout 200ms",
 		says: "get the status: no coordinator node did it in time (context deadline exceeded); 127.0.0.1:1: dial tcp 127.0.0.1:1: connect: connection refused; " +
-			`look at the nodes with "concord status --addr 127.0.0.1:1"`, code: exitUnavailable},
-	{name: "an address that is none", line: "status --addr nowhere", says: `addrs[0]: "nowhere" is not host:port, such as 127.0.0.1:7420`, code: exitUsage},
+			`look at the nodes with "concord status --addr 127.0.0.1:1"`, code: terminal.ExitUnavailable},
+	{name: "an address that is none", line: "status --addr nowhere", says: `addrs[0]: "nowhere" is not host:port, such as 127.0.0.1:7420`, code: terminal.ExitUsage},
 	{name: "no leader", line: "status --addr NODE", tells: func(n *node) { n.status = &concordv1.StatusResponse{} },
-		says: "the cluster has no leader that this node knows of: a majority of the voters must run and reach each other", code: exitUnavailable},
+		says: "the cluster has no leader that this node knows of: a majority of the voters must run and reach each other", code: terminal.ExitUnavailable},
 	{name: "a branch remains", line: "recover --addr NODE", tells: func(n *node) {
 		n.recover = &concordv1.RecoverResponse{Actions: []*concordv1.RecoverAction{{Gid: aGID, Action: "leave"}}}
-	}, says: "1 prepared branch remains", code: exitInDoubt},
+	}, says: "1 prepared branch remains", code: terminal.ExitInDoubt},
 	{name: "branches may remain", line: "recover --addr NODE", tells: func(n *node) {
 		n.recover = &concordv1.RecoverResponse{Warnings: []string{"resource orders could not be listed"}}
-	}, says: "prepared branches may remain that are not shown: see the warnings", code: exitInDoubt},
+	}, says: "prepared branches may remain that are not shown: see the warnings", code: terminal.ExitInDoubt},
 	{name: "a resource that is not fit", line: "resource check --addr NODE", tells: func(n *node) {
 		n.check = &concordv1.CheckResourceResponse{Reports: []*concordv1.ResourceReport{{Name: "orders"}}}
-	}, says: "not every resource is fit to take part: see the lines marked PROBLEM", code: exitFailed},
+	}, says: "not every resource is fit to take part: see the lines marked PROBLEM", code: terminal.ExitFailed},
 	{name: "wait for what nobody has recorded", line: "tx wait --addr NODE --timeout 300ms " + aGID, tells: func(n *node) { n.refuses = connect.NewError(connect.CodeNotFound, errors.New("not here")) },
-		says: "nothing is recorded of " + aGID + " after 300ms: it is in progress, was rolled back, or changed one database, which decided it alone; look at the data there", code: exitUnavailable},
+		says: "nothing is recorded of " + aGID + " after 300ms: it is in progress, was rolled back, or changed one database, which decided it alone; look at the data there", code: terminal.ExitUnavailable},
 	{name: "wait for what is not finished", line: "tx wait --addr NODE --timeout 300ms " + aGID, tells: state("committing"),
-		says: aGID + ` is not finished after 300ms: it is committing; see "concord tx get ` + aGID + `"`, code: exitUnavailable},
-	{name: "wait for what is not recorded", line: "tx wait --addr NODE " + aGID, tells: state("unrecorded"), says: unrecordedHint, code: exitInDoubt},
+		says: aGID + ` is not finished after 300ms: it is committing; see "concord tx get ` + aGID + `"`, code: terminal.ExitUnavailable},
+	{name: "wait for what is not recorded", line: "tx wait --addr NODE " + aGID, tells: state("unrecorded"), says: unrecordedHint, code: terminal.ExitInDoubt},
 	{name: "wait for what did not end as decided", line: "tx wait --addr NODE " + aGID, tells: state("heuristic"),
-		says: `a branch did not end as decided: see "concord tx get", then "concord tx forget"`, code: exitInDoubt},
+		says: `a branch did not end as decided: see "concord tx get", then "concord tx forget"`, code: terminal.ExitInDoubt},
 	{name: "a member that nobody knows yet", line: "member add 4 --peer a:1 --api a:2 --wait 0 --addr NODE", tells: func(n *node) { n.status = &concordv1.StatusResponse{} },
-		says: `node 4 was added, but the node that answers does not know it yet: see "concord member ls" in a moment`, code: exitUnavailable},
+		says: `node 4 was added, but the node that answers does not know it yet: see "concord member ls" in a moment`, code: terminal.ExitUnavailable},
 	{name: "a member that has not caught up", line: "member add 4 --peer a:1 --api a:2 --wait 1ns --addr NODE", tells: func(n *node) {
 		n.status = &concordv1.StatusResponse{Nodes: []*concordv1.Node{{Id: 4, Role: "learner", State: "syncing", Lag: 7}}}
 	}, says: "node 4 is a learner and has not caught up within 1ns (syncing, 7 entries behind): it becomes a voter by itself when it has. " +
-		`Start it if it does not run, run this command again to go on waiting, or take it back with "concord member remove 4"`, code: exitUnavailable},
+		`Start it if it does not run, run this command again to go on waiting, or take it back with "concord member remove 4"`, code: terminal.ExitUnavailable},
+}
+
+// command runs one command line in this process.
+func command(t *testing.T, args ...string) (stdout string, err error) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	defer cancel()
+	var out, errs bytes.Buffer
+	root := newRoot(strings.NewReader(""), &out, &errs)
+	root.SetArgs(args)
+	err = root.ExecuteContext(ctx)
+	t.Logf("concord %s\n%s%s", strings.Join(args, " "), errs.String(), out.String())
+	return out.String(), err
 }
 
 func state(is string) func(*node) {
@@ -227,44 +232,22 @@ func state(is string) func(*node) {
 
 // Why a text has no row.
 const (
-	measured   = "a demonstration or measurement that breaks off says what it did and what stood in its way"
+	measured   = "a demonstration that breaks off says what it did and what stood in its way"
 	impossible = "says that concord has a bug"
 	unlucky    = "says how a demonstration ended"
 )
 
 // withoutRow are the texts that no row of the table has.
 var withoutRow = map[string]string{
-	"bank %s: there is no plain loop for %s":               measured,
-	"account %d of %s is not there":                        measured,
-	"prepare %s: the server did %s":                        measured,
-	"measure CPU of other processes: %w: only Linux tells": measured,
-	"measure CPU of process %d: there is none":             measured,
-	"nothing was decided in a round of %v: %w":             measured,
-	"kill %d: %w": measured,
-	"no commit was acknowledged in %v after node %v, the leader, was killed: %w": measured,
-	"the client is still waiting for an answer":                                  measured,
-	"enough":                        measured,
-	"%d of %d decisions failed: %w": measured,
-	"measure the memory of process %d on %s: %w: only Linux tells": measured,
-	"measure the memory of process %d: the system says %q":         measured,
-	"find the program of the nodes: %w":                            measured,
-	"start node %v: %w":                                            measured,
-	"end node %v: %w":                                              measured,
-	"node %v ended by itself; end of its log:\n%s":                 measured,
-	"the three nodes do not work together: %s: %w":                 measured,
-	"transaction %v: the decision is %s: %s":                       measured,
-	"bank %s: %w":                                                  measured,
-	"bank %s: make accounts: %w":                                   measured,
-	"no transfer succeeded in a round of %v: %w":                   measured,
-	"bank %s: add up: %w":                                          measured,
-	"no result: %s still prepared %v after the last transfer: see pg_prepared_xacts, XA RECOVER and \"concord recover\"": measured,
-	"bank %s: count what is prepared: %w":     measured,
+	"%s: members: %s": "only a measurement reads members alone: its table has it",
+	"account %d of %s is not there":           measured,
+	"bank %s: %w":                             measured,
+	"bank %s: make accounts: %w":              measured,
+	"bank %s: add up: %w":                     measured,
 	"account %d: found %v: %w":                measured,
 	"the three nodes found no leader in 30 s": measured,
-	"no result: transaction %v was acknowledged as committed and is %s now: this is a bug, please report it":                                 impossible,
-	"no result: the sum of all balances is %d instead of %d (errors: %d of concord, %d of the baseline %s): something was committed by half": impossible,
-	"the sum of all balances is wrong: this is a bug, please report it with the output above":                                                impossible,
-	"nobody could tell whether transactions are in doubt: the cluster had no leader, or a bank could not be listed":                          unlucky,
+	"the sum of all balances is wrong: this is a bug, please report it with the output above":                       impossible,
+	"nobody could tell whether transactions are in doubt: the cluster had no leader, or a bank could not be listed": unlucky,
 	"%v still in doubt": unlucky,
 	"its dsn is not a PostgreSQL URL or keyword string":                "the resource of that dsn is opened before, and says it",
 	"its dsn is not of the form user:password@tcp(host:port)/database": "the resource of that dsn is opened before, and says it",
@@ -277,7 +260,7 @@ var anID = regexp.MustCompile(`\b01[0-9A-Z]{24}\b`)
 
 func TestWhatErrorsSay(t *testing.T) {
 	for _, m := range configured {
-		m.line, m.code = serving, exitUsage
+		m.line, m.code = serving, terminal.ExitUsage
 		messages = append(messages, m)
 	}
 	var rows []string
@@ -300,14 +283,15 @@ func TestWhatErrorsSay(t *testing.T) {
 			_, err = command(t, strings.Fields(line)...)
 			require.Error(t, err)
 			require.Equal(t, m.says, strings.NewReplacer(file, "FILE", taken.Addr().String(), "TAKEN").Replace(err.Error()))
-			require.Equal(t, m.code, exitCode(err))
+			require.Equal(t, m.code, terminal.ExitCode(err))
 			for _, gid := range anID.FindAllString(m.says, -1) {
 				_, err := api.ParseID("gid", gid)
 				require.NoError(t, err, "who follows the example is refused")
 			}
 		})
 	}
-	said.Check(t, rows, withoutRow, "usagef", "waitOver")
+	dirs := []string{".", "demo", "../internal/config", "../internal/bank", "../internal/terminal"}
+	said.CheckIn(t, dirs, rows, withoutRow, "Usagef", "waitOver")
 }
 
 func serveNode(t *testing.T, n *node) (addr string) {
@@ -320,16 +304,4 @@ func serveNode(t *testing.T, n *node) (addr string) {
 	s.Start()
 	t.Cleanup(s.Close)
 	return strings.TrimPrefix(s.URL, "http://")
-}
-
-// The exit codes are a contract with scripts: what the cluster answers has always the same.
-func TestExitCodesOfAnswers(t *testing.T) {
-	for err, code := range map[error]int{
-		api.ErrInvalid: exitUsage, coordinator.ErrNewerStore: exitUsage, coordinator.ErrMembers: exitUsage, peer.ErrRemoved: exitUsage,
-		api.ErrNotFound: exitNotFound, api.ErrDecided: exitRefused, api.ErrRefused: exitRefused, api.ErrTooOld: exitInDoubt,
-		api.ErrUnavailable: exitUnavailable, api.ErrBusy: exitUnavailable, &api.NotLeaderError{}: exitUnavailable,
-		context.DeadlineExceeded: exitUnavailable, context.Canceled: exitUnavailable, errors.New("anything else"): exitFailed,
-	} {
-		require.Equal(t, code, exitCode(fmt.Errorf("commit: %w", err)), "%v", err)
-	}
 }

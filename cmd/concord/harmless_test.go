@@ -4,8 +4,6 @@ package main
 
 import (
 	"bytes"
-	"encoding/json"
-	"slices"
 	"testing"
 	"time"
 
@@ -13,6 +11,7 @@ import (
 
 	"github.com/concordtx/concord/api"
 	concordv1 "github.com/concordtx/concord/api/concord/v1"
+	"github.com/concordtx/concord/cmd/internal/terminal"
 )
 
 const nasty = "a\x1b]0;owned\x07b\u009b2Jc\u202ed\u200be\U000e0041f\ng\th\r"
@@ -33,7 +32,7 @@ var hostile = struct {
 func TestWhatDatabasesSayIsHarmlessOnATerminal(t *testing.T) {
 	for _, output := range []string{"table", "json"} {
 		var out, errs bytes.Buffer
-		c := &cli{out: &harmless{to: &out}, err: &harmless{to: &errs}, output: output}
+		c := &cli{out: terminal.Harmless(&out), err: terminal.Harmless(&errs), output: output}
 		require.NoError(t, c.printStatus(statusOf(hostile.status)))
 		require.NoError(t, c.printList(&concordv1.ListResponse{Transactions: []*concordv1.Transaction{hostile.tx}, Warnings: []string{nasty}}))
 		require.NoError(t, c.printTx(txOf(hostile.tx, time.Now())))
@@ -46,31 +45,5 @@ func TestWhatDatabasesSayIsHarmlessOnATerminal(t *testing.T) {
 			require.NotContains(t, out.String(), "f\ng", "a row is one line")
 			require.Contains(t, errs.String(), `\u001b]0;owned\u0007`, "and is shown")
 		}
-	}
-}
-
-func TestHarmlessTextMeansTheSameInJSON(t *testing.T) {
-	var out bytes.Buffer
-	c := &cli{out: &harmless{to: &out}}
-	require.NoError(t, c.printJSON(nasty+"é💳"))
-	var back string
-	require.NoError(t, json.Unmarshal(out.Bytes(), &back))
-	require.Equal(t, nasty+"é💳", back)
-}
-
-func TestHarmlessDoesNotDependOnHowATextIsCut(t *testing.T) {
-	text := nasty + "é💳\u202e|\xff|\xe2\x80"
-	var whole bytes.Buffer
-	_, err := (&harmless{to: &whole}).Write([]byte(text))
-	require.NoError(t, err)
-	for size := 1; size < 5; size++ {
-		var cut bytes.Buffer
-		h := &harmless{to: &cut}
-		for part := range slices.Chunk([]byte(text), size) {
-			n, err := h.Write(part)
-			require.NoError(t, err)
-			require.Len(t, part, n)
-		}
-		require.Equal(t, whole.String(), cut.String())
 	}
 }

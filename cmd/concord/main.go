@@ -10,6 +10,8 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+
+	"github.com/concordtx/concord/cmd/internal/terminal"
 )
 
 func main() {
@@ -23,8 +25,8 @@ func main() {
 	stop()
 	if err != nil {
 		if text := err.Error(); text != "" {
-			fmt.Fprintln(&harmless{to: os.Stderr}, "concord: "+text)
+			fmt.Fprintln(terminal.Harmless(os.Stderr), "concord: "+text)
 		}
-		os.Exit(exitCode(err))
+		os.Exit(terminal.ExitCode(err))
 	}
 }

@@ -14,10 +14,11 @@ import (
 
 	"github.com/concordtx/concord/api"
 	concordv1 "github.com/concordtx/concord/api/concord/v1"
+	"github.com/concordtx/concord/cmd/internal/terminal"
 )
 
 func (c *cli) memberCommand() *cobra.Command {
-	cmd := &cobra.Command{Use: "member", Short: "List, add and remove members, or replace the disk of one", Args: noArgs,
+	cmd := &cobra.Command{Use: "member", Short: "List, add and remove members, or replace the disk of one", Args: terminal.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() }}
 	cmd.AddCommand(c.memberListCommand(), c.memberAddCommand(), c.memberRemoveCommand(), c.memberReplaceCommand())
 	return cmd
@@ -26,11 +27,11 @@ func (c *cli) memberCommand() *cobra.Command {
 // memberArg reads the one argument of a command about a member.
 func memberArg(args []string) (uint64, error) {
 	if len(args) != 1 {
-		return 0, usagef("want exactly one member ID: see \"concord member ls\"")
+		return 0, terminal.Usagef("want exactly one member ID: see \"concord member ls\"")
 	}
 	id, err := strconv.ParseUint(args[0], 10, 64)
 	if err != nil || id == 0 {
-		return 0, usagef("%.20q is not a member ID: a number above 0; see \"concord member ls\"", args[0])
+		return 0, terminal.Usagef("%.20q is not a member ID: a number above 0; see \"concord member ls\"", args[0])
 	}
 	return id, nil
 }
@@ -60,7 +61,7 @@ func membersOf(s *concordv1.StatusResponse) []memberJSON {
 
 func (c *cli) memberListCommand() *cobra.Command {
 	return &cobra.Command{
-		Use: "ls", Short: "List the members of the cluster", Args: noArgs,
+		Use: "ls", Short: "List the members of the cluster", Args: terminal.NoArgs,
 		Long: "Lists who the members are by the log, as the node knows it that answers. A learner is a node on\n" +
 			"its way to be a voter: it counts in no quorum until it has caught up.",
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -81,7 +82,7 @@ func (c *cli) memberListCommand() *cobra.Command {
 			for _, m := range members {
 				rows = append(rows, []string{fmt.Sprint(m.ID), m.Role, m.State, fmt.Sprint(m.Lag), m.Peer, m.API})
 			}
-			return printTable(c.out, []string{"NODE", "ROLE", "STATE", "LAG", "PEER", "API"}, rows)
+			return terminal.PrintTable(c.out, []string{"NODE", "ROLE", "STATE", "LAG", "PEER", "API"}, rows)
 		},
 	}
 }
@@ -102,7 +103,7 @@ func (c *cli) memberAddCommand() *cobra.Command {
 				return err
 			}
 			if r.Peer == "" || r.Api == "" {
-				return usagef("--peer and --api are needed: where the other nodes and where clients reach node %d, host:port", r.Node)
+				return terminal.Usagef("--peer and --api are needed: where the other nodes and where clients reach node %d, host:port", r.Node)
 			}
 			r.Role, r.Who, r.Key = "voter", operator(), requestKey()
 			if observer {
@@ -149,9 +150,9 @@ func (c *cli) joined(ctx context.Context, client *api.Client, id uint64, role st
 		case m.Role == role, wait == 0 && m.Role != "":
 			return m, nil
 		case time.Now().After(deadline) && m.Role == "":
-			return m, &exitError{exitUnavailable, fmt.Sprintf("node %d was added, but the node that answers does not know it yet: see \"concord member ls\" in a moment", id)}
+			return m, &terminal.ExitError{Code: terminal.ExitUnavailable, Text: fmt.Sprintf("node %d was added, but the node that answers does not know it yet: see \"concord member ls\" in a moment", id)}
 		case time.Now().After(deadline):
-			return m, &exitError{exitUnavailable, fmt.Sprintf("node %d is a %s and has not caught up within %v (%s, %d entries behind): it becomes a voter by itself when it has. "+
+			return m, &terminal.ExitError{Code: terminal.ExitUnavailable, Text: fmt.Sprintf("node %d is a %s and has not caught up within %v (%s, %d entries behind): it becomes a voter by itself when it has. "+
 				"Start it if it does not run, run this command again to go on waiting, or take it back with \"concord member remove %d\"", id, m.Role, wait, m.State, m.Lag, id)}
 		}
 		select {
@@ -235,17 +236,17 @@ func (c *cli) memberReplaceCommand() *cobra.Command {
 			"one node at a time, and wait until \"concord status\" shows no lag before the next.",
 		Args: func(cmd *cobra.Command, args []string) error {
 			if len(args) != 1 {
-				return usagef("want exactly one member ID: see \"concord status\"")
+				return terminal.Usagef("want exactly one member ID: see \"concord status\"")
 			}
 			return nil
 		},
 		RunE: func(cmd *cobra.Command, args []string) error {
 			id, err := strconv.ParseUint(args[0], 10, 64)
 			if err != nil || id == 0 {
-				return usagef("%.20q is not a member ID: see \"concord status\"", args[0])
+				return terminal.Usagef("%.20q is not a member ID: see \"concord status\"", args[0])
 			}
 			if reason == "" {
-				return usagef("--reason is missing: say what happened to the disk, it is kept in the log")
+				return terminal.Usagef("--reason is missing: say what happened to the disk, it is kept in the log")
 			}
 			if err := c.confirm(yes, args[0], fmt.Sprintf("This gives up the old disk of node %d for good.", id)); err != nil {
 				return err

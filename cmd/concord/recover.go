@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	concordv1 "github.com/concordtx/concord/api/concord/v1"
+	"github.com/concordtx/concord/cmd/internal/terminal"
 )
 
 func (c *cli) recoverCommand() *cobra.Command {
@@ -22,7 +23,7 @@ func (c *cli) recoverCommand() *cobra.Command {
 			"Exit code 6 if prepared branches remain.",
 		Args: func(cmd *cobra.Command, args []string) error {
 			if len(args) > 1 {
-				return usagef("want at most one GID: without one, all that is prepared is shown")
+				return terminal.Usagef("want at most one GID: without one, all that is prepared is shown")
 			}
 			return nil
 		},
@@ -87,17 +88,17 @@ func (c *cli) printRecover(r *concordv1.RecoverResponse) error {
 			if a.Error != "" {
 				result += ": " + a.Error
 			}
-			rows = append(rows, []string{a.GID, fmt.Sprint(a.No), a.Resource, a.Action, orDash(result), a.Why})
+			rows = append(rows, []string{a.GID, fmt.Sprint(a.No), a.Resource, a.Action, terminal.OrDash(result), a.Why})
 		}
-		if err := printTable(c.out, []string{"GID", "NO", "RESOURCE", "ACTION", "RESULT", "WHY"}, rows); err != nil {
+		if err := terminal.PrintTable(c.out, []string{"GID", "NO", "RESOURCE", "ACTION", "RESULT", "WHY"}, rows); err != nil {
 			return err
 		}
 	}
 	switch {
 	case left > 0:
-		return &exitError{exitInDoubt, plural(left, "prepared branch remains", "prepared branches remain")}
+		return &terminal.ExitError{Code: terminal.ExitInDoubt, Text: terminal.Plural(left, "prepared branch remains", "prepared branches remain")}
 	case len(r.GetWarnings()) > 0:
-		return &exitError{exitInDoubt, "prepared branches may remain that are not shown: see the warnings"}
+		return &terminal.ExitError{Code: terminal.ExitInDoubt, Text: "prepared branches may remain that are not shown: see the warnings"}
 	}
 	return nil
 }

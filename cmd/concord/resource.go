@@ -8,14 +8,15 @@ import (
 	"github.com/spf13/cobra"
 
 	concordv1 "github.com/concordtx/concord/api/concord/v1"
+	"github.com/concordtx/concord/cmd/internal/terminal"
 )
 
 func (c *cli) resourceCommand() *cobra.Command {
-	cmd := &cobra.Command{Use: "resource", Short: "Look at the databases that take part", Args: noArgs,
+	cmd := &cobra.Command{Use: "resource", Short: "Look at the databases that take part", Args: terminal.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() }}
 	cmd.AddCommand(
 		&cobra.Command{
-			Use: "ls", Short: "List resources, whether they are fit, and which database each one is", Args: noArgs,
+			Use: "ls", Short: "List resources, whether they are fit, and which database each one is", Args: terminal.NoArgs,
 			RunE: func(cmd *cobra.Command, _ []string) error { return c.resourceList(cmd) },
 		},
 		&cobra.Command{
@@ -23,7 +24,7 @@ func (c *cli) resourceCommand() *cobra.Command {
 			Long: "Asks one resource, or all, whether it is fit to take part in transactions, and says what to\nchange. Exit code 1 if something is wrong.",
 			Args: func(cmd *cobra.Command, args []string) error {
 				if len(args) > 1 {
-					return usagef("want at most one NAME: see \"concord resource ls\"")
+					return terminal.Usagef("want at most one NAME: see \"concord resource ls\"")
 				}
 				return nil
 			},
@@ -99,16 +100,16 @@ func (c *cli) resourceCheck(cmd *cobra.Command, name string) error {
 		err = c.printReports(reports)
 	}
 	if err == nil && !ok {
-		err = &exitError{exitFailed, "not every resource is fit to take part: see the lines marked PROBLEM"}
+		err = &terminal.ExitError{Code: terminal.ExitFailed, Text: "not every resource is fit to take part: see the lines marked PROBLEM"}
 	}
 	return err
 }
 
 func (c *cli) printReports(reports []reportJSON) error {
 	for _, r := range reports {
-		fmt.Fprintf(c.out, "%s (%s %s): %s\n", cell(r.Name), cell(r.Driver), orDash(cell(r.Version)), map[bool]string{true: "fit", false: "NOT FIT"}[r.OK])
+		fmt.Fprintf(c.out, "%s (%s %s): %s\n", terminal.Cell(r.Name), terminal.Cell(r.Driver), terminal.OrDash(terminal.Cell(r.Version)), map[bool]string{true: "fit", false: "NOT FIT"}[r.OK])
 		if r.Error != "" {
-			fmt.Fprintf(c.out, "  PROBLEM  %s\n", cell(r.Error))
+			fmt.Fprintf(c.out, "  PROBLEM  %s\n", terminal.Cell(r.Error))
 		}
 		for _, f := range r.Findings {
 			mark := "ok     "
@@ -118,9 +119,9 @@ func (c *cli) printReports(reports []reportJSON) error {
 			case f.Fix != "":
 				mark = "note   "
 			}
-			fmt.Fprintf(c.out, "  %s  %s: %s\n", mark, cell(f.What), cell(f.Detail))
+			fmt.Fprintf(c.out, "  %s  %s: %s\n", mark, terminal.Cell(f.What), terminal.Cell(f.Detail))
 			if f.Fix != "" {
-				fmt.Fprintf(c.out, "           -> %s\n", cell(f.Fix))
+				fmt.Fprintf(c.out, "           -> %s\n", terminal.Cell(f.Fix))
 			}
 		}
 	}

@@ -3,6 +3,7 @@
 package main
 
 import (
+	"fmt"
 	"io"
 	"log/slog"
 	"os"
@@ -12,6 +13,8 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/concordtx/concord/api"
+	"github.com/concordtx/concord/cmd/internal/config"
+	"github.com/concordtx/concord/cmd/internal/terminal"
 )
 
 // cli is what all commands share.
@@ -41,23 +44,23 @@ Exit codes: 0 done, 1 failed, 2 usage or confirmation needed, 3 not found,
 6 outcome unknown or in-doubt transactions remain.`
 
 func newRoot(in io.Reader, out, errw io.Writer) *cobra.Command {
-	c := &cli{in: in, out: &harmless{to: out}, err: &harmless{to: errw}, screen: out, messages: errw}
+	c := &cli{in: in, out: terminal.Harmless(out), err: terminal.Harmless(errw), screen: out, messages: errw}
 	root := &cobra.Command{
 		Use: "concord", Short: "A distributed transaction coordinator", Long: rootHelp,
 		SilenceErrors: true, SilenceUsage: true,
 		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: true},
 		PersistentPreRunE: func(*cobra.Command, []string) error {
 			if c.output != "table" && c.output != "json" {
-				return usagef("--output: %q is neither table nor json", c.output)
+				return terminal.Usagef("--output: %q is neither table nor json", c.output)
 			}
-			return checkEnvironment(os.Environ())
+			return config.CheckEnvironment(os.Environ())
 		},
 	}
 	root.SetIn(in)
 	root.SetOut(out)
 	root.SetErr(errw)
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
-		return usagef("%v: see \"%s --help\"", err, cmd.CommandPath())
+		return terminal.Usagef("%v: see \"%s --help\"", err, cmd.CommandPath())
 	})
 	addr := os.Getenv("CONCORD_ADDR")
 	if addr == "" {
@@ -76,20 +79,19 @@ func (c *cli) dial() (*api.Client, error) {
 	return api.Dial(strings.Split(c.addr, ","), api.ClientOptions{Patience: c.timeout})
 }
 
-// noArgs and gidArg are cobra's argument checks with exit code 2.
-func noArgs(cmd *cobra.Command, args []string) error {
-	if len(args) > 0 {
-		return usagef("unexpected argument %q: see \"%s --help\"", args[0], cmd.CommandPath())
+// gidArg is cobra's check that there is one argument, with exit code 2.
+func gidArg(cmd *cobra.Command, args []string) error {
+	if len(args) != 1 {
+		return terminal.Usagef("want exactly one GID, for example: %s 01JD2M8Q4ZK3W6T9V0X5Y7ABCR", cmd.CommandPath())
 	}
 	return nil
 }
 
-func gidArg(cmd *cobra.Command, args []string) error {
-	if len(args) != 1 {
-		return usagef("want exactly one GID, for example: %s 01JD2M8Q4ZK3W6T9V0X5Y7ABCR", cmd.CommandPath())
-	}
-	return nil
-}
+// printJSON writes one indented JSON value.
+func (c *cli) printJSON(v any) error { return terminal.PrintJSON(c.out, v) }
+
+// warn prints one line to who looks, beside the output.
+func (c *cli) warn(text string) { fmt.Fprintln(c.err, "warning: "+terminal.Cell(text)) }
 
 // newLogger also returns the level, which may be changed later.
 func newLogger(w io.Writer, level, format string) (*slog.Logger, *slog.LevelVar, error) {
@@ -106,7 +108,7 @@ func newLogger(w io.Writer, level, format string) (*slog.Logger, *slog.LevelVar,
 
 func setLevel(l *slog.LevelVar, level string) error {
 	if err := l.UnmarshalText([]byte(level)); err != nil {
-		return usagef("log level %q is none of debug, info, warn, error", level)
+		return terminal.Usagef("log level %q is none of debug, info, warn, error", level)
 	}
 	return nil
 }

@@ -15,6 +15,8 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/concordtx/concord/cmd/internal/config"
+	"github.com/concordtx/concord/cmd/internal/terminal"
 	"github.com/concordtx/concord/coordinator"
 	"github.com/concordtx/concord/protocol/zab"
 	"github.com/concordtx/concord/server"
@@ -24,26 +26,26 @@ import (
 func (c *cli) serveCommand() *cobra.Command {
 	var file string
 	cmd := &cobra.Command{
-		Use: "serve [--config FILE]", Short: "Run a coordinator node", Args: noArgs,
+		Use: "serve [--config FILE]", Short: "Run a coordinator node", Args: terminal.NoArgs,
 		Long: "Runs one node of the coordinator cluster until it is interrupted. All nodes have the same\n" +
 			"\"members\" and \"resources\"; three voters survive the loss of one.\n\n" +
 			"Every key can also come from the environment, which goes before the file, and some from flags,\n" +
 			"which go before both; without FILE all of it has to. The lists are YAML or JSON there:\n\n" +
-			indent(envExample) + "\n\n" +
-			"All variables: " + strings.Join(knownVariables(), ", ") + ".\n" +
+			indent(config.EnvironmentExample) + "\n\n" +
+			"All variables: " + strings.Join(config.KnownVariables(), ", ") + ".\n" +
 			"One that is misspelt is an error. SIGHUP makes the node read its configuration again and set the\n" +
 			"log level; everything else takes effect at the next start.\n\n" +
-			"Example of FILE:\n\n" + indent(configExample) + "\n\n" +
+			"Example of FILE:\n\n" + indent(config.NodeExample) + "\n\n" +
 			"A database that an agent hosts (\"concord agent\") is a resource, too:\n\n" +
 			indent("- {name: ledger, driver: agent, addr: 127.0.0.1:7430}"),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if file == "" && os.Getenv(nodeProgram.envOf("members")) == "" {
-				return usagef("--config is missing, and %s is not set: an example of both is in \"concord serve --help\"", nodeProgram.envOf("members"))
+			if file == "" && os.Getenv(config.NodeProgram.Variable("members")) == "" {
+				return terminal.Usagef("--config is missing, and %s is not set: an example of both is in \"concord serve --help\"", config.NodeProgram.Variable("members"))
 			}
-			load := func() (*config, error) { return loadConfig(file, cmd.Flags()) }
+			load := func() (*config.Node, error) { return config.LoadNode(file, cmd.Flags()) }
 			conf, err := load()
 			if err != nil {
-				return &exitError{exitUsage, err.Error()}
+				return &terminal.ExitError{Code: terminal.ExitUsage, Text: err.Error()}
 			}
 			log, level, err := newLogger(c.err, conf.Log.Level, conf.Log.Format)
 			if err != nil {
@@ -62,12 +64,12 @@ func (c *cli) serveCommand() *cobra.Command {
 
 // serve runs a node from bottom to top: databases, listeners, store and log, API. reload runs
 // beside it.
-func serve(ctx context.Context, conf *config, log *slog.Logger, reload func(context.Context)) (err error) {
-	resources, err := openResources(ctx, conf.Resources)
+func serve(ctx context.Context, conf *config.Node, log *slog.Logger, reload func(context.Context)) (err error) {
+	resources, err := config.Open(ctx, conf.Resources)
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, closeResources(resources)) }()
+	defer func() { err = errors.Join(err, config.Close(resources)) }()
 	peers, err := listen("peer", conf.Peer.Listen)
 	if err != nil {
 		return err
@@ -78,8 +80,8 @@ func serve(ctx context.Context, conf *config, log *slog.Logger, reload func(cont
 		return err
 	}
 	defer clients.Close()
-	node, err := coordinator.Open(coordinator.Config{Node: zab.NodeID(conf.Node), Members: conf.members(),
-		DataDir: filepath.Join(conf.DataDir, "store"), Listener: peers, Resources: resources, Rules: conf.rules(),
+	node, err := coordinator.Open(coordinator.Config{Node: zab.NodeID(conf.Node), Members: conf.Membership(),
+		DataDir: filepath.Join(conf.DataDir, "store"), Listener: peers, Resources: resources, Rules: conf.Rules(),
 		Reserve: conf.Disk.ReserveMiB << 20, FeatureLevel: txn.FeatureLevel(conf.FeatureLevel), Logger: log})
 	if err != nil {
 		return err

@@ -11,6 +11,7 @@ import (
 
 	"github.com/concordtx/concord/api"
 	concordv1 "github.com/concordtx/concord/api/concord/v1"
+	"github.com/concordtx/concord/cmd/internal/terminal"
 )
 
 func (c *cli) txSettleCommand() *cobra.Command {
@@ -26,17 +27,17 @@ func (c *cli) txSettleCommand() *cobra.Command {
 		Example: "  concord tx settle 01JD7Z0B6Q4YV3M2T1S0R9P8N0/2 --abandon --reason \"the database was dropped\"",
 		Args: func(cmd *cobra.Command, args []string) error {
 			if len(args) != 1 {
-				return usagef("want GID/NO, one branch of one transaction as in \"concord tx get\"")
+				return terminal.Usagef("want GID/NO, one branch of one transaction as in \"concord tx get\"")
 			}
 			_, _, err := branchArg(args[0])
 			return err
 		},
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if !abandon {
-				return usagef("--abandon is missing: it is the only way to settle a branch by hand")
+				return terminal.Usagef("--abandon is missing: it is the only way to settle a branch by hand")
 			}
 			if reason == "" {
-				return usagef("--reason is missing: say why, it is kept with the transaction")
+				return terminal.Usagef("--reason is missing: say why, it is kept with the transaction")
 			}
 			gid, no, err := branchArg(args[0])
 			if err != nil {
@@ -72,14 +73,14 @@ func branchArg(arg string) (gid string, no uint32, err error) {
 	gid, number, ok := strings.Cut(arg, "/")
 	n, err := strconv.ParseUint(number, 10, 32)
 	if !ok || err != nil || strconv.FormatUint(n, 10) != number {
-		return "", 0, usagef("%.60q is not GID/NO, such as 01JD7Z0B6Q4YV3M2T1S0R9P8N0/2", arg)
+		return "", 0, terminal.Usagef("%.60q is not GID/NO, such as 01JD7Z0B6Q4YV3M2T1S0R9P8N0/2", arg)
 	}
 	if _, err := api.ParseID("gid", gid); err != nil {
-		return "", 0, usagef("%v", err)
+		return "", 0, terminal.Usagef("%v", err)
 	}
 	branch, err := api.ParseBranchNo("no", uint32(n))
 	if err != nil {
-		return "", 0, usagef("%v", err)
+		return "", 0, terminal.Usagef("%v", err)
 	}
 	return gid, uint32(branch), nil
 }

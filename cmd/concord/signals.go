@@ -10,6 +10,8 @@ import (
 	"reflect"
 	"strings"
 	"syscall"
+
+	"github.com/concordtx/concord/cmd/internal/config"
 )
 
 // surviveSignals lets nothing end a node that means no harm: a terminal that is closed, the hint of
@@ -21,7 +23,7 @@ func surviveSignals() {
 
 // reloadOnHangup reads the configuration again at each SIGHUP, until ctx ends. A configuration that
 // is wrong changes nothing.
-func reloadOnHangup(ctx context.Context, running *config, load func() (*config, error), level *slog.LevelVar, log *slog.Logger) {
+func reloadOnHangup(ctx context.Context, running *config.Node, load func() (*config.Node, error), level *slog.LevelVar, log *slog.Logger) {
 	hangups := make(chan os.Signal, 1) // one that comes meanwhile is for the same file
 	signal.Notify(hangups, syscall.SIGHUP)
 	defer signal.Ignore(syscall.SIGHUP)
@@ -37,7 +39,7 @@ func reloadOnHangup(ctx context.Context, running *config, load func() (*config, 
 
 // reload sets the log level and says what needs a restart. It returns the configuration that is in
 // force.
-func reload(running *config, load func() (*config, error), level *slog.LevelVar, log *slog.Logger) *config {
+func reload(running *config.Node, load func() (*config.Node, error), level *slog.LevelVar, log *slog.Logger) *config.Node {
 	now, err := load()
 	if err == nil {
 		err = setLevel(level, now.Log.Level)
@@ -57,7 +59,7 @@ func reload(running *config, load func() (*config, error), level *slog.LevelVar,
 }
 
 // differing names the keys in which two configurations differ.
-func differing(a, b *config) (keys []string) {
+func differing(a, b *config.Node) (keys []string) {
 	x, y := reflect.ValueOf(*a), reflect.ValueOf(*b)
 	for i := range x.NumField() {
 		if field := x.Type().Field(i); !reflect.DeepEqual(x.Field(i).Interface(), y.Field(i).Interface()) {

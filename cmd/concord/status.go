@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	concordv1 "github.com/concordtx/concord/api/concord/v1"
+	"github.com/concordtx/concord/cmd/internal/terminal"
 )
 
 // statusJSON is the contract of "status -o json".
@@ -67,7 +68,7 @@ type resourceJSON struct {
 
 func (c *cli) statusCommand() *cobra.Command {
 	return &cobra.Command{
-		Use: "status", Short: "Show members, leader, lag, resources and what is in doubt", Args: noArgs,
+		Use: "status", Short: "Show members, leader, lag, resources and what is in doubt", Args: terminal.NoArgs,
 		Long: "Shows the cluster as the node sees it that answers, and what the leader knows besides: what is in\n" +
 			"doubt, and the state of the resources. Where the node has not heard of a leader for some seconds, that\n" +
 			"is \"unknown here\" (JSON: null). A node that is cut off from the others says so: it shows an old\n" +
@@ -86,7 +87,7 @@ func (c *cli) statusCommand() *cobra.Command {
 				return err
 			}
 			if s.GetLeader() == 0 {
-				return &exitError{exitUnavailable, "the cluster has no leader that this node knows of: a majority of the voters must run and reach each other"}
+				return &terminal.ExitError{Code: terminal.ExitUnavailable, Text: "the cluster has no leader that this node knows of: a majority of the voters must run and reach each other"}
 			}
 			return nil
 		},
@@ -130,7 +131,7 @@ func ageMs(ms int64) string {
 	if ms <= 0 {
 		return ""
 	}
-	return age(time.Duration(ms) * time.Millisecond)
+	return terminal.Age(time.Duration(ms) * time.Millisecond)
 }
 
 // unknownHere is printed for what the answering node does not know: never a zero.
@@ -150,7 +151,7 @@ func ageOr(oldest *string) string {
 	if oldest == nil {
 		return unknownHere
 	}
-	return orDash(*oldest)
+	return terminal.OrDash(*oldest)
 }
 
 func (c *cli) printStatus(s statusJSON) error {
@@ -166,16 +167,16 @@ func (c *cli) printStatus(s statusJSON) error {
 		oldest = " (oldest " + *s.Oldest + ")"
 	}
 	fmt.Fprintf(c.out, "cluster %s  leader %s  epoch %d  in doubt %s%s  heuristic %s  (as node %d sees it, at zxid %s)\n",
-		orDash(s.Cluster), leader, s.Epoch, countOr(s.InDoubt, s.Incomplete), oldest, countOr(s.Heuristic, false), s.Node, orDash(s.Zxid))
+		terminal.OrDash(s.Cluster), leader, s.Epoch, countOr(s.InDoubt, s.Incomplete), oldest, countOr(s.Heuristic, false), s.Node, terminal.OrDash(s.Zxid))
 	if s.CutOff != "" {
 		fmt.Fprintf(c.out, "node %d has been cut off for %s: this is what it knew then\n", s.Node, s.CutOff)
 	}
 	fmt.Fprintln(c.out)
 	var rows [][]string
 	for _, n := range s.Nodes {
-		rows = append(rows, []string{fmt.Sprint(n.ID), n.Role, n.State, fmt.Sprint(n.Epoch), n.Zxid, fmt.Sprint(n.Lag), yesNo(n.Reachable), n.API})
+		rows = append(rows, []string{fmt.Sprint(n.ID), n.Role, n.State, fmt.Sprint(n.Epoch), n.Zxid, fmt.Sprint(n.Lag), terminal.YesNo(n.Reachable), n.API})
 	}
-	if err := printTable(c.out, []string{"NODE", "ROLE", "STATE", "EPOCH", "ZXID", "LAG", "REACHABLE", "API"}, rows); err != nil {
+	if err := terminal.PrintTable(c.out, []string{"NODE", "ROLE", "STATE", "EPOCH", "ZXID", "LAG", "REACHABLE", "API"}, rows); err != nil {
 		return err
 	}
 	if len(s.Resources) > 0 {
@@ -193,14 +194,14 @@ func (c *cli) printStatus(s statusJSON) error {
 func (c *cli) printResources(resources []resourceJSON) error {
 	var rows [][]string
 	for _, r := range resources {
-		ok, why := yesNo(r.OK), r.Error
+		ok, why := terminal.YesNo(r.OK), r.Error
 		if !r.Known {
 			ok = unknownHere
 		}
 		if r.OwnError != "" && r.OwnError != r.Error {
 			why = strings.TrimPrefix(why+"; here: "+r.OwnError, "; ")
 		}
-		rows = append(rows, []string{r.Name, r.Driver, ok, countOr(r.InDoubt, !r.Listed), ageOr(r.Oldest), countOr(r.Foreign, false), orDash(r.Identity), orDash(why)})
+		rows = append(rows, []string{r.Name, r.Driver, ok, countOr(r.InDoubt, !r.Listed), ageOr(r.Oldest), countOr(r.Foreign, false), terminal.OrDash(r.Identity), terminal.OrDash(why)})
 	}
-	return printTable(c.out, []string{"RESOURCE", "DRIVER", "OK", "IN DOUBT", "OLDEST", "FOREIGN", "IDENTITY", "ERROR"}, rows)
+	return terminal.PrintTable(c.out, []string{"RESOURCE", "DRIVER", "OK", "IN DOUBT", "OLDEST", "FOREIGN", "IDENTITY", "ERROR"}, rows)
 }

@@ -15,10 +15,10 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
-	"golang.org/x/term"
 
 	"github.com/concordtx/concord/api"
 	concordv1 "github.com/concordtx/concord/api/concord/v1"
+	"github.com/concordtx/concord/cmd/internal/terminal"
 )
 
 // txJSON is the contract of "tx ls -o json" and "tx get -o json".
@@ -55,7 +55,7 @@ type heuristicJSON struct {
 
 func txOf(m *concordv1.Transaction, now time.Time) txJSON {
 	started := time.UnixMilli(m.GetStartedMs()).UTC()
-	x := txJSON{GID: m.GetGid(), State: m.GetState(), Protocol: m.GetProtocol(), Started: started, Age: age(now.Sub(started)),
+	x := txJSON{GID: m.GetGid(), State: m.GetState(), Protocol: m.GetProtocol(), Started: started, Age: terminal.Age(now.Sub(started)),
 		Branches: []branchJSON{}, Label: m.GetLabel(), Reason: m.GetReason(), Zxid: m.GetZxid()}
 	for _, b := range m.GetBranches() {
 		x.Branches = append(x.Branches, branchJSON{No: b.GetNo(), Resource: b.GetResource(), State: b.GetState(),
@@ -68,7 +68,7 @@ func txOf(m *concordv1.Transaction, now time.Time) txJSON {
 }
 
 func (c *cli) txCommand() *cobra.Command {
-	cmd := &cobra.Command{Use: "tx", Short: "Look at transactions, and settle those that are stuck", Args: noArgs,
+	cmd := &cobra.Command{Use: "tx", Short: "Look at transactions, and settle those that are stuck", Args: terminal.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() }}
 	cmd.AddCommand(c.txListCommand(), c.txGetCommand(), c.txWaitCommand(), c.txResolveCommand(),
 		c.txSettleCommand(), c.txForgetCommand())
@@ -80,7 +80,7 @@ func (c *cli) txListCommand() *cobra.Command {
 	var olderThan time.Duration
 	var limit uint32
 	cmd := &cobra.Command{
-		Use: "ls", Short: "List transactions, newest first", Args: noArgs,
+		Use: "ls", Short: "List transactions, newest first", Args: terminal.NoArgs,
 		Long: "Lists transactions, newest first. In doubt is everything that is not finished everywhere:\n" +
 			"in-doubt (branches are prepared, no decision), committing and aborting (decided, branches left).\n" +
 			"Unrecorded: somebody asked for the outcome before the cluster had a decision. Two or more databases\n" +
@@ -127,9 +127,9 @@ func (c *cli) printList(r *concordv1.ListResponse) error {
 		for _, b := range x.Branches {
 			at = append(at, b.Resource)
 		}
-		rows = append(rows, []string{x.GID, x.State, x.Age, orDash(strings.Join(at, ",")), orDash(x.Reason)})
+		rows = append(rows, []string{x.GID, x.State, x.Age, terminal.OrDash(strings.Join(at, ",")), terminal.OrDash(x.Reason)})
 	}
-	if err := printTable(c.out, []string{"GID", "STATE", "AGE", "RESOURCES", "REASON"}, rows); err != nil {
+	if err := terminal.PrintTable(c.out, []string{"GID", "STATE", "AGE", "RESOURCES", "REASON"}, rows); err != nil {
 		return err
 	}
 	if r.GetNext() != "" {
@@ -165,10 +165,10 @@ func (c *cli) printTx(x txJSON) error {
 		fmt.Fprintf(c.out, "decided   at zxid %s\n", x.Zxid)
 	}
 	if x.Label != "" {
-		fmt.Fprintf(c.out, "label     %s\n", cell(x.Label))
+		fmt.Fprintf(c.out, "label     %s\n", terminal.Cell(x.Label))
 	}
 	if x.Reason != "" {
-		fmt.Fprintf(c.out, "reason    %s\n", cell(x.Reason))
+		fmt.Fprintf(c.out, "reason    %s\n", terminal.Cell(x.Reason))
 	}
 	if x.State == "unrecorded" {
 		fmt.Fprintf(c.out, "means     %s\n", unrecordedHint)
@@ -177,9 +177,9 @@ func (c *cli) printTx(x txJSON) error {
 		fmt.Fprintln(c.out)
 		var rows [][]string
 		for _, b := range x.Branches {
-			rows = append(rows, []string{fmt.Sprint(b.No), b.Resource, b.State, orDash(b.Evidence), orDash(b.Holder), orDash(b.Error)})
+			rows = append(rows, []string{fmt.Sprint(b.No), b.Resource, b.State, terminal.OrDash(b.Evidence), terminal.OrDash(b.Holder), terminal.OrDash(b.Error)})
 		}
-		if err := printTable(c.out, []string{"NO", "RESOURCE", "STATE", "EVIDENCE", "HOLDER", "LAST ERROR"}, rows); err != nil {
+		if err := terminal.PrintTable(c.out, []string{"NO", "RESOURCE", "STATE", "EVIDENCE", "HOLDER", "LAST ERROR"}, rows); err != nil {
 			return err
 		}
 	}
@@ -188,7 +188,7 @@ func (c *cli) printTx(x txJSON) error {
 		if h.Forgotten {
 			dealt = " (forgotten)"
 		}
-		fmt.Fprintf(c.out, "\nbranch %d: %s, says %s: %s%s\n", h.No, h.Outcome, cell(h.Who), cell(h.Why), dealt)
+		fmt.Fprintf(c.out, "\nbranch %d: %s, says %s: %s%s\n", h.No, h.Outcome, terminal.Cell(h.Who), terminal.Cell(h.Why), dealt)
 	}
 	return nil
 }
@@ -220,14 +220,14 @@ func (c *cli) txWaitCommand() *cobra.Command {
 				case x.State == "committed" || x.State == "aborted":
 					return c.printTx(x)
 				case x.State == "unrecorded":
-					return errors.Join(c.printTx(x), &exitError{exitInDoubt, unrecordedHint})
+					return errors.Join(c.printTx(x), &terminal.ExitError{Code: terminal.ExitInDoubt, Text: unrecordedHint})
 				case x.State == "heuristic" && !slices.ContainsFunc(x.Branches, func(b branchJSON) bool { return b.State == "prepared" }):
-					return errors.Join(c.printTx(x), &exitError{exitInDoubt, "a branch did not end as decided: see \"concord tx get\", then \"concord tx forget\""})
+					return errors.Join(c.printTx(x), &terminal.ExitError{Code: terminal.ExitInDoubt, Text: "a branch did not end as decided: see \"concord tx get\", then \"concord tx forget\""})
 				}
 				select {
 				case <-time.After(200 * time.Millisecond):
 				case <-ctx.Done():
-					return &exitError{exitUnavailable, waitOver(args[0], x.State, c.timeout)}
+					return &terminal.ExitError{Code: terminal.ExitUnavailable, Text: waitOver(args[0], x.State, c.timeout)}
 				}
 			}
 		},
@@ -259,13 +259,13 @@ func (c *cli) txResolveCommand() *cobra.Command {
 			"one, once it is older than transaction.max_age.",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if commit == abort {
-				return usagef("give one of --commit and --abort")
+				return terminal.Usagef("give one of --commit and --abort")
 			}
 			if reason == "" {
-				return usagef("--reason is missing: say why, it is kept with the transaction")
+				return terminal.Usagef("--reason is missing: say why, it is kept with the transaction")
 			}
 			if abort && len(resources) > 0 {
-				return usagef("--resources goes with --commit: to abort, nothing has to be known of the databases")
+				return terminal.Usagef("--resources goes with --commit: to abort, nothing has to be known of the databases")
 			}
 			decision := "commit"
 			if abort {
@@ -307,7 +307,7 @@ func (c *cli) txForgetCommand() *cobra.Command {
 			"right by hand. The record of what happened, and this act, are kept.",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if reason == "" {
-				return usagef("--reason is missing: say what was done, it is kept with the transaction")
+				return terminal.Usagef("--reason is missing: say what was done, it is kept with the transaction")
 			}
 			if err := c.confirm(yes, args[0], fmt.Sprintf("This ends the alarm of %s.", args[0])); err != nil {
 				return err
@@ -337,8 +337,8 @@ func (c *cli) confirm(yes bool, gid, what string) error {
 	if yes {
 		return nil
 	}
-	if !isTerminal(c.in) || !isTerminal(c.messages) {
-		return usagef("%s Confirm with --yes", what)
+	if !terminal.IsTerminal(c.in) || !terminal.IsTerminal(c.messages) {
+		return terminal.Usagef("%s Confirm with --yes", what)
 	}
 	fmt.Fprintf(c.err, "%s Type %s to go on: ", what, gid)
 	line, err := bufio.NewReader(c.in).ReadString('\n')
@@ -346,14 +346,9 @@ func (c *cli) confirm(yes bool, gid, what string) error {
 		return err
 	}
 	if strings.TrimSpace(line) != gid {
-		return usagef("not confirmed: nothing was done")
+		return terminal.Usagef("not confirmed: nothing was done")
 	}
 	return nil
-}
-
-func isTerminal(v any) bool {
-	f, ok := v.(*os.File)
-	return ok && term.IsTerminal(int(f.Fd()))
 }
 
 // operator names who acts, for the record.

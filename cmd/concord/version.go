@@ -8,6 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/concordtx/concord/cmd/internal/terminal"
 	"github.com/concordtx/concord/txn"
 )
 
@@ -44,7 +45,7 @@ func readVersion() version {
 
 func (c *cli) versionCommand() *cobra.Command {
 	return &cobra.Command{
-		Use: "version", Short: "Show what this program is", Args: noArgs,
+		Use: "version", Short: "Show what this program is", Args: terminal.NoArgs,
 		Long: "Shows the version, the revision of the source, the Go release that built it, and the newest\n" +
 			"feature level that it knows: what a cluster writes to its log is switched on when all nodes\n" +
 			"know it.",
@@ -53,11 +54,11 @@ func (c *cli) versionCommand() *cobra.Command {
 			if c.output == "json" {
 				return c.printJSON(v)
 			}
-			revision := orDash(v.Revision)
+			revision := terminal.OrDash(v.Revision)
 			if v.Modified {
 				revision += " (modified)"
 			}
-			return printTable(c.out, []string{"VERSION", "REVISION", "GO", "FEATURE LEVEL"}, [][]string{{v.Version, revision, v.Go, strconv.Itoa(int(v.FeatureLevel))}})
+			return terminal.PrintTable(c.out, []string{"VERSION", "REVISION", "GO", "FEATURE LEVEL"}, [][]string{{v.Version, revision, v.Go, strconv.Itoa(int(v.FeatureLevel))}})
 		},
 	}
 }

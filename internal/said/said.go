@@ -24,9 +24,19 @@ const fewest = 4
 // the package under test. functions take the text of an error first, beside those of errors and fmt.
 func Check(t testing.TB, rows []string, without map[string]string, functions ...string) {
 	t.Helper()
-	files, err := filepath.Glob("*.go")
-	require.NoError(t, err)
-	require.NotEmpty(t, files)
+	CheckIn(t, []string{"."}, rows, without, functions...)
+}
+
+// CheckIn is Check for packages that one table speaks for, by their directories.
+func CheckIn(t testing.TB, dirs, rows []string, without map[string]string, functions ...string) {
+	t.Helper()
+	var files []string
+	for _, dir := range dirs {
+		more, err := filepath.Glob(filepath.Join(dir, "*.go"))
+		require.NoError(t, err)
+		require.NotEmpty(t, more, dir)
+		files = append(files, more...)
+	}
 	found := map[string]bool{}
 	for _, file := range files {
 		if strings.HasSuffix(file, "_test.go") {
@@ -91,9 +101,19 @@ func texts(f *ast.File, functions []string) (all []ast.Expr) {
 				add(n.Value)
 			}
 		case *ast.CompositeLit:
-			if name, _ := nameOf(n.Type); name == "exitError" && len(n.Elts) == 2 {
-				add(n.Elts[1])
-				if call, ok := n.Elts[1].(*ast.CallExpr); ok && len(call.Args) > 0 {
+			if name, _ := nameOf(n.Type); name != "ExitError" {
+				return true
+			}
+			for _, e := range n.Elts {
+				field, ok := e.(*ast.KeyValueExpr)
+				if !ok {
+					continue
+				}
+				if key, _ := nameOf(field.Key); key != "Text" {
+					continue
+				}
+				add(field.Value)
+				if call, ok := field.Value.(*ast.CallExpr); ok && len(call.Args) > 0 {
 					add(call.Args[0]) // of fmt.Sprintf
 				}
 			}

@@ -18,8 +18,8 @@ func f() error {
 	step := "three"
 	_ = finding{Fix: "four" + x}
 	_ = usagef("five %d", 5)
-	_ = &exitError{1, fmt.Sprintf("six" + " and more")}
-	_ = &exitError{1, "seven"}
+	_ = &ExitError{Code: 1, Text: fmt.Sprintf("six" + " and more")}
+	_ = &terminal.ExitError{Code: 1, Text: "seven"}
 	log("not this one")
 	return fmt.Errorf("eight: %w", err)
 }`, 0)

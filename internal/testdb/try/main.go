@@ -2,7 +2,7 @@
 
 // Command try starts the databases of the tests for a trial by hand: a PostgreSQL and a
 // MariaDB (or, with -mysql, a MySQL) in a temporary folder. It writes a file that
-// "concord demo --config" and "concord bench transfer --config" take, and stops the
+// "concord demo --config" and "concord-bench transfer --config" take, and stops the
 // servers when it is interrupted.
 package main
 

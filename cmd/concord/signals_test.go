@@ -1,0 +1,51 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"bytes"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/spf13/pflag"
+	"github.com/stretchr/testify/require"
+
+	"github.com/concordtx/concord/cmd/internal/config"
+)
+
+func loadNode(t *testing.T, text string) (*config.Node, error) {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "concord.yaml")
+	require.NoError(t, os.WriteFile(file, []byte(text), 0o600))
+	return config.LoadNode(file, pflag.NewFlagSet("", pflag.ContinueOnError))
+}
+
+func TestReloadSetsTheLogLevelAndNamesTheRest(t *testing.T) {
+	var said bytes.Buffer
+	log, level, err := newLogger(&said, "info", "text")
+	require.NoError(t, err)
+	running, err := loadNode(t, config.NodeExample)
+	require.NoError(t, err)
+	load := func(old, new string) func() (*config.Node, error) {
+		return func() (*config.Node, error) { return loadNode(t, strings.Replace(config.NodeExample, old, new, 1)) }
+	}
+	log.Debug("whispered")
+	running = reload(running, load("node: 1", "node: 1\nlog: {level: debug}"), level, log)
+	log.Debug("heard")
+	require.NotContains(t, said.String(), "whispered")
+	require.Contains(t, said.String(), "heard")
+	require.Contains(t, said.String(), "changes_that_need_a_restart=none")
+	said.Reset()
+	running = reload(running, load("data_dir: /var", "data_dir: /other"), level, log)
+	require.Contains(t, said.String(), "changes_that_need_a_restart=data_dir")
+	require.Equal(t, "/var/lib/concord", running.DataDir, "it is not in force")
+	said.Reset()
+	running = reload(running, load("node: 1", "node: ["), level, log)
+	require.Contains(t, said.String(), "is wrong")
+	running = reload(running, load("node: 1", "node: 1\nlog: {level: loud}"), level, log)
+	require.Equal(t, slog.LevelInfo, level.Level())
+	require.NotNil(t, running)
+}

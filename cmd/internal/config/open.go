@@ -1,0 +1,58 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package config
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/concordtx/concord/adapters"
+	"github.com/concordtx/concord/adapters/agent"
+	"github.com/concordtx/concord/adapters/mysql"
+	"github.com/concordtx/concord/adapters/postgres"
+)
+
+// Open opens the recovery half of every configured database. Nothing is
+// connected yet: a database that is down must not keep a node from starting.
+func Open(ctx context.Context, configs []Resource) (out []adapters.Resource, err error) {
+	defer func() {
+		if err != nil {
+			Close(out)
+		}
+	}()
+	for _, c := range configs {
+		r, err := openOne(ctx, c)
+		if err != nil {
+			return out, fmt.Errorf("resource %s: %w", c.Name, err)
+		}
+		out = append(out, r)
+	}
+	return out, nil
+}
+
+func openOne(ctx context.Context, c Resource) (adapters.Resource, error) {
+	if c.Driver == agent.Driver {
+		client, err := agent.Dial(c.Addr)
+		if err != nil {
+			return nil, err
+		}
+		return agent.New(c.Name, client), nil
+	}
+	dsn, err := c.Secret()
+	if err != nil {
+		return nil, err
+	}
+	if c.Driver == "mysql" {
+		return mysql.Open(c.Name, dsn)
+	}
+	return postgres.Open(ctx, c.Name, dsn)
+}
+
+func Close(resources []adapters.Resource) error {
+	var errs []error
+	for _, r := range resources {
+		errs = append(errs, r.Close())
+	}
+	return errors.Join(errs...)
+}

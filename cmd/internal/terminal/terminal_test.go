@@ -1,0 +1,58 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package terminal
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/concordtx/concord/api"
+	"github.com/concordtx/concord/coordinator"
+	"github.com/concordtx/concord/coordinator/peer"
+)
+
+// The exit codes are a contract with scripts: what the cluster answers has always the same.
+func TestExitCodesOfAnswers(t *testing.T) {
+	for err, code := range map[error]int{
+		api.ErrInvalid: ExitUsage, coordinator.ErrNewerStore: ExitUsage, coordinator.ErrMembers: ExitUsage, peer.ErrRemoved: ExitUsage,
+		api.ErrNotFound: ExitNotFound, api.ErrDecided: ExitRefused, api.ErrRefused: ExitRefused, api.ErrTooOld: ExitInDoubt,
+		api.ErrUnavailable: ExitUnavailable, api.ErrBusy: ExitUnavailable, &api.NotLeaderError{}: ExitUnavailable,
+		context.DeadlineExceeded: ExitUnavailable, context.Canceled: ExitUnavailable, errors.New("anything else"): ExitFailed,
+	} {
+		require.Equal(t, code, ExitCode(fmt.Errorf("commit: %w", err)), "%v", err)
+	}
+}
+
+const nasty = "a\x1b]0;owned\x07b\u009b2Jc\u202ed\u200be\U000e0041f\ng\th\r"
+
+func TestHarmlessTextMeansTheSameInJSON(t *testing.T) {
+	var out bytes.Buffer
+	require.NoError(t, PrintJSON(Harmless(&out), nasty+"é💳"))
+	var back string
+	require.NoError(t, json.Unmarshal(out.Bytes(), &back))
+	require.Equal(t, nasty+"é💳", back)
+}
+
+func TestHarmlessDoesNotDependOnHowATextIsCut(t *testing.T) {
+	text := nasty + "é💳\u202e|\xff|\xe2\x80"
+	var whole bytes.Buffer
+	_, err := (Harmless(&whole)).Write([]byte(text))
+	require.NoError(t, err)
+	for size := 1; size < 5; size++ {
+		var cut bytes.Buffer
+		h := Harmless(&cut)
+		for part := range slices.Chunk([]byte(text), size) {
+			n, err := h.Write(part)
+			require.NoError(t, err)
+			require.Len(t, part, n)
+		}
+		require.Equal(t, whole.String(), cut.String())
+	}
+}
