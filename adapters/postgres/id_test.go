@@ -14,7 +14,7 @@ func TestAnIDIsAnArgumentAndIsScanned(t *testing.T) {
 	b := newBank(t)
 	s, x := b.work()
 	b.do(s, "create temporary table stored (id text, fixed char(26))")
-	b.do(s, "insert into stored values ($1, $1), ($2, $2)", x.ID, txn.ID{})
+	b.do(s, "insert into stored values ($1, $2), ($3, null)", x.ID, x.ID, txn.ID{})
 	var id, fixed, none txn.ID
 	require.NoError(t, handleOf(t, s).QueryRow(b.ctx, "select id, fixed from stored where id = $1", x.ID).Scan(&id, &fixed))
 	require.Equal(t, []txn.ID{x.ID, x.ID}, []txn.ID{id, fixed})
