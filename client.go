@@ -164,11 +164,21 @@ func (c *Client) carry(do func()) bool {
 
 // Run begins a transaction, calls fn, and commits if fn returns nil. Otherwise it
 // rolls back, and the error wraps what fn returned and ErrAborted; a panic of fn rolls
-// back and goes on. fn is called once: whether to try again after ErrAborted
-// is the caller's to decide. Errors are those of Tx.Commit. At the time limit, or when ctx ends, the
+// back and goes on. fn is called once, unless WithRetry allows more. Errors are those of Tx.Commit. At the time limit, or when ctx ends, the
 // transaction is rolled back even if fn does not return; its context ends then, too.
 func (c *Client) Run(ctx context.Context, fn func(ctx context.Context, tx *Tx) error, opts ...TxOption) error {
-	tx, err := c.Begin(ctx, opts...)
+	o, err := newTxConfig(opts)
+	switch {
+	case err != nil:
+		return err
+	case o.retry.Attempts == 0:
+		return c.attempt(ctx, fn, o)
+	}
+	return c.retry(ctx, o.retry, func() error { return c.attempt(ctx, fn, o) })
+}
+
+func (c *Client) attempt(ctx context.Context, fn func(ctx context.Context, tx *Tx) error, o txConfig) error {
+	tx, err := c.begin(ctx, o)
 	if err != nil {
 		return err
 	}
@@ -209,10 +219,17 @@ func (c *Client) logRollback(tx *Tx, err error) {
 // for a second at most: what a client with a lease leaves behind when it dies, the cluster ends
 // within seconds.
 func (c *Client) Begin(ctx context.Context, opts ...TxOption) (*Tx, error) {
-	o, protocol, err := newTxConfig(opts)
-	if err != nil {
+	o, err := newTxConfig(opts)
+	switch {
+	case err != nil:
 		return nil, err
+	case o.retry.Attempts != 0:
+		return nil, errRetryBegin
 	}
+	return c.begin(ctx, o)
+}
+
+func (c *Client) begin(ctx context.Context, o txConfig) (*Tx, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, fmt.Errorf("begin: %w", err)
 	}
@@ -227,7 +244,7 @@ func (c *Client) Begin(ctx context.Context, opts ...TxOption) (*Tx, error) {
 		return nil, fmt.Errorf("begin: %w", ErrClosed)
 	}
 	lease := c.lease.begin(ctx, min(beginPatience, time.Until(deadline)/4))
-	tx := newTx(ctx, c, txn.NewID(c.resources.now()).WithClass(o.class).WithLease(lease), cluster, protocol, limit, deadline)
+	tx := newTx(ctx, c, txn.NewID(c.resources.now()).WithClass(o.class).WithLease(lease), cluster, o.protocol, limit, deadline)
 	tx.label = o.label
 	tx.watch = context.AfterFunc(tx.life, tx.expire)
 	return tx, nil

@@ -16,6 +16,7 @@
 // When the function returns nil every branch is prepared, the cluster decides, and the
 // branches are committed. The answer is nil, an error that wraps ErrAborted (nothing
 // happened anywhere), or an *UnknownError: the decision could not be learned in time.
+// Retryable tells whether what was aborted may be done again, and WithRetry lets Run do it.
 // An unknown outcome must not be retried blindly; Client.Outcome settles it. A *TornError says that
 // the function's own SQL, a COMMIT say, kept part of a branch from being rolled back.
 //

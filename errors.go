@@ -35,7 +35,9 @@ var (
 type AbortedError struct {
 	GID      ID
 	Resource string // whose branch is to blame; empty if none is
-	Err      error
+	// Retryable says that all of it may well succeed if it is done again; see the function of this name.
+	Retryable bool
+	Err       error
 }
 
 // Error names the transaction, and the resource if one is to blame.

@@ -30,7 +30,10 @@ type message struct {
 	is       []error
 }
 
-var errFunds = errors.New("insufficient funds")
+var (
+	errFunds    = errors.New("insufficient funds")
+	errDeadlock = errors.New("deadlock")
+)
 
 // in is what Run says about a transaction that does this.
 func in(do func(context.Context, *shaky, *concord.Tx) error, opts ...concord.TxOption) func(*testing.T, *shaky) error {
@@ -75,6 +78,29 @@ var messages = []message{
 		says: "begin: WithTimeout(-1ns): invalid request: want a positive duration", is: []error{api.ErrInvalid}},
 	{name: "a label that is too long", meet: in(nil, concord.WithLabel(strings.Repeat("x", 1025))),
 		says: "begin: WithLabel: has 1025 bytes, at most 1024 are allowed", is: []error{api.ErrInvalid}},
+	{name: "retries that are none", meet: in(nil, concord.WithRetry(concord.RetryPolicy{Attempts: -1})),
+		says: "begin: WithRetry(-1 attempts, pauses of 10ms to 1s): invalid request: want one attempt or more, and pauses that grow", is: []error{api.ErrInvalid}},
+	{name: "retries of what the caller does", meet: func(t *testing.T, b *shaky) error {
+		_, err := b.client.Begin(t.Context(), concord.WithRetry(concord.RetryPolicy{}))
+		return err
+	}, says: "begin: WithRetry: invalid request: only Run can do a transaction again: call Run, or begin another one while concord.Retryable says so", is: []error{api.ErrInvalid}},
+	{name: "retried in vain", resource: "billing", meet: func(t *testing.T, b *shaky) error {
+		b.billing.passing = errDeadlock
+		return in(func(ctx context.Context, b *shaky, tx *concord.Tx) error {
+			return errors.Join(b.billing.add(ctx, tx, "A", 1), b.billing.fails(errDeadlock))
+		}, concord.WithRetry(concord.RetryPolicy{Attempts: 2, Initial: time.Millisecond}))(t, b)
+	}, says: "attempt 2 of 2, the last: transaction GID was aborted by billing: deadlock", is: []error{concord.ErrAborted, errDeadlock}},
+	{name: "no time to retry", resource: "billing", meet: func(t *testing.T, b *shaky) error {
+		b.billing.passing = errDeadlock
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		return b.client.Run(ctx, func(ctx context.Context, tx *concord.Tx) error {
+			err := errors.Join(b.billing.add(ctx, tx, "A", 1), b.billing.fails(errDeadlock))
+			context.AfterFunc(ctx, cancel) // which ends when it is rolled back
+			return err
+		}, concord.WithRetry(concord.RetryPolicy{Initial: time.Hour}))
+	}, says: "attempt 1 of 5, after which the context ended (context canceled): transaction GID was aborted by billing: deadlock",
+		is: []error{concord.ErrAborted, errDeadlock, context.Canceled}},
 	{name: "a protocol that nobody knows", meet: in(nil, concord.WithProtocol("three_phase")),
 		says: `begin: WithProtocol: "three_phase" is not a protocol that this version knows, want two_phase`, is: []error{api.ErrInvalid}},
 	{name: "a context that has ended", meet: func(t *testing.T, b *shaky) error {

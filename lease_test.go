@@ -110,13 +110,17 @@ func TestNothingIsCommittedUnderALeaseThatHasEnded(t *testing.T) {
 		require.NoError(t, must(t, orders, tx).Put(t.Context(), tx.ID().String(), 1))
 		require.NoError(t, must(t, billing, tx).Put(t.Context(), tx.ID().String(), 1))
 	}
-	tx := leased(t, c)
+	tx, second := leased(t, c), leased(t, c)
 	work(tx)
+	work(second)
 	_, err = raw.Lease(t.Context(), &concordv1.LeaseRequest{Lease: uint32(tx.ID().Lease()), End: true})
 	require.NoError(t, err)
 	err = tx.Commit(t.Context())
 	require.ErrorIs(t, err, concord.ErrAborted)
 	require.ErrorContains(t, err, "lease")
+	err = second.Commit(t.Context()) // which the client knows by now
+	require.ErrorContains(t, err, "has ended its lease")
+	require.True(t, concord.Retryable(err))
 	outcome, err := c.Outcome(t.Context(), tx.ID())
 	require.NoError(t, err)
 	require.Equal(t, concord.Aborted, outcome)

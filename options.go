@@ -35,8 +35,10 @@ type txConfig struct {
 	label    string
 	timeout  time.Duration
 	from     limitSource
-	protocol string
+	protocol txn.Protocol
+	wanted   string // protocol, by its name
 	class    txn.Class
+	retry    RetryPolicy // no attempts: once
 }
 
 // DefaultTimeout is how long a transaction may take from Begin to the decision.
@@ -61,24 +63,29 @@ func WithLabel(label string) TxOption { return func(o *txConfig) { o.label = lab
 func Recorded() TxOption { return func(o *txConfig) { o.class = txn.Recorded } }
 
 // WithProtocol chooses the commit protocol: "two_phase", the default.
-func WithProtocol(name string) TxOption { return func(o *txConfig) { o.protocol = name } }
+func WithProtocol(name string) TxOption { return func(o *txConfig) { o.wanted = name } }
 
-func newTxConfig(opts []TxOption) (txConfig, txn.Protocol, error) {
+func newTxConfig(opts []TxOption) (txConfig, error) {
 	o := txConfig{timeout: DefaultTimeout}
 	for _, opt := range opts {
 		opt(&o)
 	}
 	if o.timeout <= 0 {
-		return o, 0, fmt.Errorf("begin: WithTimeout(%v): %w: want a positive duration", o.timeout, api.ErrInvalid)
+		return o, fmt.Errorf("begin: WithTimeout(%v): %w: want a positive duration", o.timeout, api.ErrInvalid)
+	}
+	if o.retry != (RetryPolicy{}) {
+		if err := o.retry.check(); err != nil {
+			return o, err
+		}
 	}
 	if err := api.ParseText("WithLabel", o.label, api.MaxLabel); err != nil {
-		return o, 0, fmt.Errorf("begin: %w", err)
+		return o, fmt.Errorf("begin: %w", err)
 	}
-	protocol, err := api.ParseProtocol("WithProtocol", o.protocol)
-	if err != nil {
-		return o, 0, fmt.Errorf("begin: %w", err)
+	var err error
+	if o.protocol, err = api.ParseProtocol("WithProtocol", o.wanted); err != nil {
+		return o, fmt.Errorf("begin: %w", err)
 	}
-	return o, protocol, nil
+	return o, nil
 }
 
 // limit returns when a transaction that begins now has to be over, and why then.

@@ -26,6 +26,7 @@ type scripted struct {
 	torn      error        // what Prepare, CommitOnePhase and Rollback find
 	rollbacks int
 	statement error // what the application got
+	passing   error // is transient
 }
 
 type call string
@@ -63,6 +64,20 @@ func (r *scripted) Open(ctx context.Context, x txn.XID) (adapters.Session, error
 func (r *scripted) Commit(ctx context.Context, x txn.XID, b txn.Branch) (finish txn.Finish, err error) {
 	err = r.through(callRecovery, func() error { finish, err = r.Resource.Commit(ctx, x, b); return err })
 	return finish, err
+}
+
+// fails is an error that a statement told the application.
+func (r *scripted) fails(err error) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.statement = err
+	return err
+}
+
+func (r *scripted) Transient(err error) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.passing != nil && errors.Is(err, r.passing)
 }
 
 // add works in the branch of g.

@@ -297,7 +297,13 @@ func (tx *Tx) result(ctx context.Context, r protocol.Reply, cause error) error {
 }
 
 func (tx *Tx) aborted(resource string, cause error) error {
-	return &AbortedError{GID: tx.id, Resource: resource, Err: cause}
+	return &AbortedError{GID: tx.id, Resource: resource, Retryable: tx.passes(cause), Err: cause}
+}
+
+// passes reports whether the cause of an abort may be gone next time. The transaction must have ended.
+func (tx *Tx) passes(cause error) bool {
+	return errors.Is(cause, errLeaseEnded) || errors.Is(cause, api.ErrUnavailable) ||
+		slices.ContainsFunc(tx.branches, func(b *branch) bool { return b.opener.Transient(cause) })
 }
 
 // failed is what Run says after its function failed.

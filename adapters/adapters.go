@@ -153,6 +153,10 @@ type Opener interface {
 	Resource
 	// Open begins a branch on a session of its own.
 	Open(ctx context.Context, x txn.XID) (Session, error)
+	// Transient reports whether what failed with err may well succeed when its whole transaction
+	// is done again: it could not be serialized, was the victim of a deadlock, or waited for a
+	// lock in vain. It asks nobody.
+	Transient(err error) bool
 }
 
 // Global is a global transaction as an adapter sees it: concord.Tx of the SDK.

@@ -190,3 +190,6 @@ func (r *Resource) Check(ctx context.Context) (adapters.Report, error) {
 
 // Close implements adapters.Resource.
 func (r *Resource) Close() error { return r.client.Close() }
+
+// Transient implements adapters.Opener. An agent tells the text of an error and not its kind, so none is.
+func (r *Resource) Transient(error) bool { return false }

@@ -10,6 +10,7 @@ import (
 	"slices"
 
 	"github.com/concordtx/concord/adapters"
+	"github.com/concordtx/concord/internal/lock"
 	"github.com/concordtx/concord/txn"
 )
 
@@ -129,3 +130,6 @@ func (r *Resource) Check(ctx context.Context) (adapters.Report, error) {
 
 // Close does nothing: a Disk has no connections to release.
 func (r *Resource) Close() error { return nil }
+
+// Transient implements adapters.Opener.
+func (r *Resource) Transient(err error) bool { return errors.Is(err, lock.ErrDeadlock) }

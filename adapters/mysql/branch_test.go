@@ -5,6 +5,7 @@ package mysql
 import (
 	"context"
 	"database/sql"
+	"fmt"
 	"testing"
 	"time"
 
@@ -45,6 +46,7 @@ var branchStories = []story{
 		s := w.work(r, newXID(), "lock2")
 		err := write(w.ctx, s, "lock1", 8)
 		require.True(t, isCode(err, codeLockWaitTimeout), "%v", err)
+		require.True(t, r.Transient(err))
 		require.Error(t, write(w.ctx, s, "lock2", 9), "a doomed branch takes no statements")
 		vote, _, err := s.Prepare(w.ctx)
 		require.Equal(t, txn.VoteNo, vote)
@@ -66,6 +68,7 @@ var branchStories = []story{
 			victim, other, err = s2, s1, err2
 		}
 		require.True(t, isCode(err, codeDeadlock), "%v / %v", err1, err2)
+		require.True(t, r.Transient(fmt.Errorf("transfer: %w", err)))
 		vote, _, err := victim.Prepare(w.ctx)
 		require.Equal(t, txn.VoteNo, vote)
 		require.True(t, isCode(err, codeDeadlock), "%v", err)
@@ -90,6 +93,7 @@ var branchStories = []story{
 		vote, _, err := w.work(r, x, "again").Prepare(w.ctx)
 		require.Equal(t, txn.VoteNo, vote)
 		require.True(t, isCode(err, 1062), "%v", err)
+		require.False(t, r.Transient(err))
 	}},
 	{"a context that ends during a statement ends the session at the server", func(t *testing.T, w *world) {
 		w.seed("cancel1", "cancel2")

@@ -26,6 +26,7 @@ func xa(x txn.XID) string {
 
 // Codes of the servers that mean something to us.
 const (
+	codeRecordChanged      = 1020
 	codeTooManyConnections = 1040
 	codeAccessDenied       = 1045
 	codeDatabaseDenied     = 1044
@@ -45,6 +46,7 @@ const (
 	codeDuplicate          = 1440 // XAER_DUPID
 	codeRolledBackTimeout  = 1613 // XA_RBTIMEOUT
 	codeRolledBackDeadlock = 1614 // XA_RBDEADLOCK
+	codeLockNoWait         = 3572
 )
 
 // codeOf returns the number of an error that the server answered; false for any
@@ -148,4 +150,10 @@ func parseListed(row []string) (txn.XID, bool) {
 		return txn.XID{}, false
 	}
 	return txn.ParseXA(format, []byte(data[:gtrid]), []byte(data[gtrid:]))
+}
+
+// Transient implements adapters.Opener. A record that has changed since the snapshot was taken is how
+// MariaDB says that it cannot serialize.
+func (r *Resource) Transient(err error) bool {
+	return isCode(err, codeDeadlock, codeLockWaitTimeout, codeLockNoWait, codeRecordChanged, codeRolledBackDeadlock, codeRolledBackTimeout)
 }

@@ -66,6 +66,8 @@ func TestWaitForALockEndsAfterTheTimeoutAndDoomsTheBranch(t *testing.T) {
 	require.ErrorIs(t, tx.Set(ctx, []byte("free"), nil), ErrLockTimeout, "the branch is doomed")
 	vote, _, err := s.Prepare(ctx)
 	require.ErrorIs(t, err, ErrLockTimeout)
+	require.True(t, w.resource.Transient(err))
+	require.False(t, w.resource.Transient(ErrReservedKey))
 	require.Equal(t, txn.VoteNo, vote)
 	require.NoError(t, holder.Rollback(ctx))
 	require.Empty(t, contents(t, w.db))
@@ -253,6 +255,7 @@ func TestConcurrentTransfersKeepTheSum(t *testing.T) {
 				case err == nil:
 					committed.Add(1)
 				case errors.Is(err, lock.ErrDeadlock):
+					require.True(t, w.resource.Transient(err))
 					deadlocks.Add(1)
 				case !errors.Is(err, errChange):
 					t.Error(err)

@@ -13,6 +13,7 @@ import (
 	"github.com/cockroachdb/pebble/v2"
 
 	"github.com/concordtx/concord/adapters"
+	"github.com/concordtx/concord/internal/lock"
 	"github.com/concordtx/concord/txn"
 )
 
@@ -267,4 +268,9 @@ func (r *Resource) Close() error {
 		return nil
 	}
 	return r.store.dropHandle()
+}
+
+// Transient implements adapters.Opener.
+func (r *Resource) Transient(err error) bool {
+	return errors.Is(err, lock.ErrDeadlock) || errors.Is(err, ErrLockTimeout)
 }

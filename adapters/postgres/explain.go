@@ -125,3 +125,13 @@ func chain(errs ...error) error {
 	}
 	return all
 }
+
+// Transient implements adapters.Opener.
+func (r *Resource) Transient(err error) bool {
+	const serializationFailure, deadlockDetected, lockNotAvailable = "40001", "40P01", "55P03"
+	switch sqlState(err) {
+	case serializationFailure, deadlockDetected, lockNotAvailable:
+		return true
+	}
+	return false
+}

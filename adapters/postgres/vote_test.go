@@ -153,6 +153,7 @@ func TestSerializationFailureAtPrepareVotesNo(t *testing.T) {
 	require.NoError(t, one.CommitOnePhase(b.ctx))
 	err := b.votesNo(two, "40001")
 	require.ErrorContains(t, err, "run the global transaction again")
+	require.True(t, b.Transient(err))
 }
 
 func TestNameInUseVotesNo(t *testing.T) {

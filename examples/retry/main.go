@@ -15,14 +15,11 @@ import (
 	"flag"
 	"fmt"
 	"log"
-	"math/rand/v2"
 	"os"
-	"slices"
 	"strings"
 	"time"
 
 	mysqldriver "github.com/go-sql-driver/mysql"
-	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/concordtx/concord"
@@ -78,50 +75,25 @@ func main() {
 	fmt.Println("done, once")
 }
 
-// untilSettled runs work until it is committed, or certainly is not and cannot be.
+// untilSettled runs work until it is committed, or certainly is not and would fail again. What
+// passes Run itself does again; what is left are outcomes that it could not learn.
 func untilSettled(ctx context.Context, c *concord.Client, work func(context.Context, *concord.Tx) error) error {
-	pause := 10 * time.Millisecond
 	for {
-		err := c.Run(ctx, work)
+		err := c.Run(ctx, work, concord.WithRetry(concord.RetryPolicy{}))
 		var unknown *concord.UnknownError
-		switch {
-		case err == nil:
-			return nil
-		case errors.As(err, &unknown) && !unknown.GID.IsZero():
-			// It may be committed, so it must not be repeated before that is known.
-			outcome, ask := c.Outcome(ctx, unknown.GID)
-			switch {
-			case ask != nil:
-				return errors.Join(err, ask)
-			case outcome == concord.Committed:
-				return nil
-			case outcome != concord.Aborted:
-				return fmt.Errorf("it ended as %v, and a person has to look: %w", outcome, err)
-			}
-		case !errors.Is(err, concord.ErrAborted) || !passes(err):
+		if !errors.As(err, &unknown) || unknown.GID.IsZero() {
 			return err
 		}
-		wait := pause/2 + rand.N(pause)
-		log.Printf("once more in %v: %v", wait, err)
-		select {
-		case <-time.After(wait):
-		case <-ctx.Done():
-			return errors.Join(err, ctx.Err())
+		// It may be committed, so it must not be repeated before that is known.
+		outcome, ask := c.Outcome(ctx, unknown.GID)
+		switch {
+		case ask != nil:
+			return errors.Join(err, ask)
+		case outcome == concord.Committed:
+			return nil
+		case outcome != concord.Aborted:
+			return fmt.Errorf("it ended as %v, and a person has to look: %w", outcome, err)
 		}
-		pause = min(2*pause, time.Second)
+		log.Print("once more: ", err)
 	}
-}
-
-// passes reports whether what a database said may be otherwise next time: a serialization
-// failure, a deadlock, a lock that somebody else held for too long.
-func passes(err error) bool {
-	var pg *pgconn.PgError
-	var my *mysqldriver.MySQLError
-	switch {
-	case errors.As(err, &pg):
-		return slices.Contains([]string{"40001", "40P01", "55P03"}, pg.Code)
-	case errors.As(err, &my):
-		return slices.Contains([]uint16{1205, 1213}, my.Number)
-	}
-	return false
 }
