@@ -37,6 +37,7 @@ type session struct {
 	life   life // that opened the branch; the zero life before its first request
 	number uint64
 	digest []byte
+	flying bool       // a request is on its way, and may be carried out
 	ended  bool       // no work any more
 	doubt  error      // an answer was lost for good: what the agent holds is not known
 	failed error      // what the application was told last
@@ -111,7 +112,7 @@ func (s *session) send(ctx context.Context, what string, send request) (*concord
 			described = true
 			_, again, derr := s.client.describe(ctx)
 			if derr != nil || again == l {
-				return nil, s.client.failed(what, err)
+				return nil, s.refused(s.client.failed(what, err))
 			}
 			l = again
 		case repeatable(err):
@@ -119,9 +120,9 @@ func (s *session) send(ctx context.Context, what string, send request) (*concord
 				return nil, s.lost(s.client.failed(what, err))
 			}
 		case connect.CodeOf(err) == connect.CodeInvalidArgument: // whenever it comes
-			return nil, &notSent{s.client.failed(what, err)}
-		default: // refused: nothing was done, and the number is not used
-			return nil, s.client.failed(what, err)
+			return nil, s.refused(&notSent{s.client.failed(what, err)})
+		default:
+			return nil, s.refused(s.client.failed(what, err))
 		}
 	}
 }
@@ -155,17 +156,33 @@ func (s *session) next(ctx context.Context) (life, uint64, error) {
 		return l, 0, adapters.ErrBranchEnded
 	case doubt != nil:
 		return l, 0, fmt.Errorf("the branch cannot go on: %w", doubt)
-	case number > 1:
-		return l, number, nil
+	case number == 1:
+		var err error
+		if l, err = s.client.current(ctx); err != nil {
+			return l, 0, err
+		}
 	}
-	l, err := s.client.current(ctx)
-	return l, number, err
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.ended { // meanwhile
+		return l, 0, adapters.ErrBranchEnded
+	}
+	s.flying = true
+	return l, number, nil
+}
+
+// refused notes that nothing was done, and that the number is not used.
+func (s *session) refused(err error) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.flying = false
+	return err
 }
 
 func (s *session) answered(l life, m *concordv1.ExecuteResponse) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.life, s.number, s.digest = l, m.GetNumber(), m.GetDigest()
+	s.life, s.number, s.digest, s.flying = l, m.GetNumber(), m.GetDigest(), false
 	switch {
 	case m.GetNotSent():
 		return &notSent{errors.New(m.GetError())}
@@ -179,16 +196,18 @@ func (s *session) answered(l life, m *concordv1.ExecuteResponse) error {
 func (s *session) lost(err error) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.doubt = err
+	s.doubt, s.flying = err, false
 	return err
 }
+
+var errUnderWay = errors.New("a statement is under way: wait for its answer before the transaction is committed")
 
 // end refuses further work. It reports whether the agent may hold anything.
 func (s *session) end() (l life, touched bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.ended = true
-	return s.life, s.number > 0 || s.doubt != nil
+	return s.life, s.number > 0 || s.doubt != nil || s.flying
 }
 
 // Prepare implements adapters.Session.
@@ -197,6 +216,9 @@ func (s *session) Prepare(ctx context.Context) (txn.Vote, txn.Branch, error) {
 	l, touched := s.end()
 	s.mu.Lock()
 	number, digest, doubt := s.number, s.digest, s.doubt
+	if s.flying {
+		doubt = errUnderWay
+	}
 	s.mu.Unlock()
 	switch {
 	case doubt != nil:
