@@ -67,7 +67,7 @@ func Serve(ctx context.Context, a *participant.Agent, l net.Listener, log *slog.
 func Handler(a *participant.Agent, log *slog.Logger) http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle(concordv1connect.NewParticipantServiceHandler(&handlers{a},
-		connect.WithReadMaxBytes(maxRequestBytes), connect.WithInterceptors(bounded(log))))
+		connect.WithReadMaxBytes(maxRequestBytes), api.StrictJSON(), connect.WithInterceptors(bounded(log))))
 	mux.HandleFunc("GET /livez", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, r *http.Request) {
 		_, cluster, err := a.Opened(r.Context())

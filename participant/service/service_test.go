@@ -223,6 +223,11 @@ func TestBadRequests(t *testing.T) {
 			require.Equal(t, c.code, r["code"])
 		})
 	}
+	for _, rest := range []string{`, "number": 2, "statement": "set a ?", "arguments": [{"money": "1"}]`, `, "number": 2, "statement": "get bob", "maxRow": 1`} {
+		r := s.post("Execute", execute(s.address(taken), rest))
+		require.Equal(t, "invalid_argument", r["code"], "a field that nobody knows: %v", r)
+		require.Contains(t, r["message"], "unknown field")
+	}
 	// What the database is not sent is an answer: the branch goes on.
 	r := s.post("Execute", execute(s.address(taken), `, "number": 2, "statement": "commit"`))
 	require.Contains(t, r["error"], `"commit" is no command of this store: it was not carried out`)
