@@ -72,6 +72,9 @@ func newTx(ctx context.Context, c *Client, id ID, cluster txn.ClusterID, p txn.P
 // database the cluster hears nothing otherwise.
 func (tx *Tx) ID() ID { return tx.id }
 
+// Deadline returns when the transaction is rolled back if it has not ended by then.
+func (tx *Tx) Deadline() time.Time { return tx.deadline }
+
 // take waits for the turn. The error is ErrTxEnded, the limit that ended the transaction,
 // or why it was not waited for any longer.
 func (tx *Tx) take(ctx context.Context) error {

@@ -15,9 +15,11 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/concordtx/concord"
 	"github.com/concordtx/concord/cmd/internal/config"
 	"github.com/concordtx/concord/cmd/internal/terminal"
 	"github.com/concordtx/concord/coordinator"
+	"github.com/concordtx/concord/gateway"
 	"github.com/concordtx/concord/protocol/zab"
 	"github.com/concordtx/concord/server"
 	"github.com/concordtx/concord/txn"
@@ -87,9 +89,14 @@ func serve(ctx context.Context, conf *config.Node, log *slog.Logger, reload func
 		return err
 	}
 	log.Info("node started", "node", conf.Node, "api", clients.Addr().String(), "peer", peers.Addr().String(), "data_dir", conf.DataDir)
+	transactions := gateway.New(gateway.Config{Node: conf.Node, Resources: resources, Address: node.APIAddress, Logger: log,
+		Dial: func(ctx context.Context) (*concord.Client, error) {
+			return concord.Dial(ctx, conf.Addresses(clients.Addr().String()), concord.WithLogger(log))
+		}})
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return node.Run(ctx) })
-	g.Go(func() error { return server.Serve(ctx, node, clients, log) })
+	g.Go(func() error { return transactions.Run(ctx) })
+	g.Go(func() error { return server.Serve(ctx, node, clients, log, transactions.Service()) })
 	g.Go(func() error { reload(ctx); return nil })
 	return g.Wait()
 }

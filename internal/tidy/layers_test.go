@@ -67,6 +67,7 @@ var house = map[string]struct {
 	"server":              {layer: 7, why: "HTTP in front of a node; decides nothing"},
 	".": {layer: 8, why: "the SDK: small for those who link it",
 		only: []string{"txn", "adapters", "api", "api/concord/v1", "protocol", "protocol/twopc", "internal/mutant"}},
+	"gateway":               {layer: 9, why: "transactions that a node drives, as an application of the SDK"},
 	"cmd/internal/terminal": {layer: 7, why: "how the command lines print and exit"},
 	"cmd/internal/config":   {layer: 8, why: "what nodes and agents are told, and the databases that they name"},
 	"cmd/internal/bank":     {layer: 9, why: "accounts to move money between, for the demonstration and the measurements"},

@@ -97,8 +97,8 @@ func (s *session) seen() error {
 }
 
 func (s *session) setSavepoint(ctx context.Context, name string) error {
-	if !savepointName.MatchString(name) {
-		return refusedName
+	if err := CheckSavepoint(name); err != nil {
+		return err
 	}
 	if err := s.seen(); err != nil {
 		return err
@@ -112,8 +112,8 @@ func (s *session) setSavepoint(ctx context.Context, name string) error {
 }
 
 func (s *session) goBack(ctx context.Context, name string) error {
-	if !savepointName.MatchString(name) {
-		return refusedName
+	if err := CheckSavepoint(name); err != nil {
+		return err
 	}
 	i := slices.Index(s.savepoints, name)
 	if i < 0 {

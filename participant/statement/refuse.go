@@ -33,6 +33,14 @@ const (
 
 var savepointName = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9_]{0,31}$`)
 
+// CheckSavepoint returns an error unless a text can name a savepoint. It wraps ErrRefused.
+func CheckSavepoint(name string) error {
+	if !savepointName.MatchString(name) {
+		return refusedName
+	}
+	return nil
+}
+
 // pointPrefix stands before the names of savepoints in SQL, so that none is a word of the language.
 const pointPrefix = "sp_"
 

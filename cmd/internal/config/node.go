@@ -228,6 +228,17 @@ func (c *Node) Membership() []replica.Member {
 	return out
 }
 
+// Addresses are where a client of the cluster may begin: own first, which is this node's.
+func (c *Node) Addresses(own string) []string {
+	addrs := []string{own}
+	for _, m := range c.Members {
+		if m.ID != c.Node {
+			addrs = append(addrs, m.API)
+		}
+	}
+	return addrs
+}
+
 func (c *Node) Rules() commit.Rules {
 	return commit.Rules{MaxTransaction: c.Transaction.MaxAge, Grace: c.Transaction.Grace, Scan: c.Transaction.Scan, Retention: c.Transaction.Retention}
 }
