@@ -32,12 +32,12 @@ test: databases ## everything: race detector, real databases, seeds, planted mis
 
 # These three print events, which bin/summary reads.
 race:
-	@packages=$$(go list $(PACKAGES) | grep -v -E '/internal/(sim|explore)$$'); \
+	@packages=$$(go list $(PACKAGES) | grep -v -E '/internal/(sim|explore)(/|$$)'); \
 		CONCORD_TEST_REQUIRE=$${CONCORD_TEST_REQUIRE:-1} go test -json $(TESTFLAGS) $$packages
 
 simulate: # one goroutine runs a simulated world, so the race detector has nothing to find there
 	@GOGC=400 go test -json -count=1 -timeout 15m ./internal/sim -sim.seeds=$(SEEDS) -sim.txnseeds=$(TXN_SEEDS)
-	@go test -json -count=1 -timeout 15m ./internal/explore
+	@go test -json -count=1 -timeout 15m ./internal/explore/...
 
 mutants:
 	@CONCORD_TEST_REQUIRE=$${CONCORD_TEST_REQUIRE:-1} \

@@ -10,7 +10,7 @@
 // state of a core is numbered, and each pair of a state and an event is stepped once and
 // remembered. A state of the world is then a handful of numbers: the states of its cores,
 // sets or queues of numbered messages, and what is left of the budgets for trouble. Two
-// core states have one number when all their fields are equal (2PC), or when their
+// core states have one number when all their fields are equal (twopcworld), or when their
 // fingerprints of 64 bits are (ZAB).
 //
 // # What a result says
@@ -21,8 +21,8 @@
 //
 // # The worlds
 //
-// TwoPC is one transaction: the initiator or the agents that hold its branches, a
-// leader, the log, the resources. ThreePC is one transaction too, with journals, elections and the
-// fold of the log. ZAB is a cluster of three nodes with disks that lose
-// what was not synced. What can go wrong in them, and what must hold, is said in their files.
+// Each is a package below this one. twopcworld is one transaction: the initiator or the agents that
+// hold its branches, a leader, the log, the resources. threepcworld is one transaction too, with
+// journals, elections and the fold of the log. zabworld is a cluster of three nodes with disks that
+// lose what was not synced. What can go wrong in them, and what must hold, is said there.
 package explore

@@ -51,8 +51,16 @@ func (n *numbering) grow() {
 	}
 }
 
-// mix folds a word into a hash: a multiplication to 128 bits, both halves of it.
-func mix(h, word uint64) uint64 {
+// Mix folds a word into a hash: a multiplication to 128 bits, both halves of it.
+func Mix(h, word uint64) uint64 {
 	hi, lo := bits.Mul64(h^word^0x9e3779b97f4a7c15, 0xd6e8feb86659fd93)
 	return hi ^ lo ^ bits.RotateLeft64(h, 23)
+}
+
+// Bit is 1 for true: a part of a fingerprint.
+func Bit(b bool) uint64 {
+	if b {
+		return 1
+	}
+	return 0
 }

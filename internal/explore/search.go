@@ -10,6 +10,12 @@ import (
 	"time"
 )
 
+// World is one of the worlds that are worth a search.
+type World struct {
+	Name string
+	Run  func(Limits) Result
+}
+
 // Move is one step of a world, in the world's own encoding.
 type Move uint32
 
@@ -81,6 +87,17 @@ func (r Result) String() string {
 	return b.String()
 }
 
+// Counted is one part of a name, empty for none.
+func Counted(n int, one, many string) string {
+	switch n {
+	case 0:
+		return ""
+	case 1:
+		return ", 1 " + one
+	}
+	return fmt.Sprintf(", %d %s", n, many)
+}
+
 func thousands(n int) string {
 	s := strconv.Itoa(n)
 	for i := len(s) - 3; i > 0; i -= 3 {
@@ -107,8 +124,8 @@ type search[S any] struct {
 	firsts  []int    // where the edges of a state begin
 }
 
-// explore visits all states of a world within limits.
-func explore[S any](name string, w world[S], limits Limits) Result {
+// Explore visits all states of a world within limits.
+func Explore[S any](name string, w world[S], limits Limits) Result {
 	s := &search[S]{world: w, limits: limits, began: time.Now(), result: Result{Name: name}}
 	s.run()
 	s.result.States = len(s.from)

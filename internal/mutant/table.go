@@ -31,7 +31,9 @@ func Of(pkg string) []Mutant {
 
 const (
 	inSim      = "internal/sim"
-	inExplore  = "internal/explore"
+	inZAB      = "internal/explore/zabworld"
+	inTwoPC    = "internal/explore/twopcworld"
+	inThreePC  = "internal/explore/threepcworld"
 	inWAL      = "wal"
 	inPostgres = "adapters/postgres"
 	inMySQL    = "adapters/mysql"
@@ -40,7 +42,7 @@ const (
 
 var table = []Mutant{
 	{ID: "X01", Name: "AckBeforeDurable", What: "a follower acknowledges an entry before its disk has it", In: []string{inSim}},
-	{ID: "X02", Name: "VoteBeforeDurable", What: "a branch votes yes before it is prepared durably", In: []string{inExplore}},
+	{ID: "X02", Name: "VoteBeforeDurable", What: "a branch votes yes before it is prepared durably", In: []string{inTwoPC}},
 	{ID: "X03", Name: "ReplyBeforeQuorum", What: "a commit is answered when it is proposed", In: []string{inSim}},
 	{ID: "X04", Name: "CommitOnOwnDisk", What: "the leader's own disk is quorum enough", In: []string{inSim}},
 	{ID: "X05", Name: "AppendFromAnyEpoch", What: "a follower takes entries of a leader whose epoch or session is over", In: []string{inSim}},
@@ -48,12 +50,12 @@ var table = []Mutant{
 		NotHere: "votes arrive inside the one commit request, so no vote belongs to an epoch"},
 	{ID: "X07", Name: "ForgetDecisions", What: "a restarted node forgets decisions", In: []string{inSim}},
 	{ID: "X08", Name: "ForgetTombstones", What: "an abort leaves no record", In: []string{inSim}},
-	{ID: "X09", Name: "RollbackAfterYes", What: "whoever waited long enough rolls back what it voted yes for", In: []string{inExplore}},
-	{ID: "X10", Name: "CommitOnMajority", What: "most of the votes are enough", In: []string{inExplore}},
+	{ID: "X09", Name: "RollbackAfterYes", What: "whoever waited long enough rolls back what it voted yes for", In: []string{inTwoPC}},
+	{ID: "X10", Name: "CommitOnMajority", What: "most of the votes are enough", In: []string{inTwoPC}},
 	{ID: "X11", Name: "PresumeCommit", What: "a transaction without a record is presumed committed", In: []string{inSim}},
 	{ID: "X12", Name: "PurgeUnfinished", What: "a decision is dropped before all branches are finished", In: []string{inSim}},
 	{ID: "X13", Name: "EndOneShort", What: "a transaction ends with one branch unfinished", In: []string{inSim}},
-	{ID: "X14", Name: "LateEnlist", What: "a branch may join after commit was asked for", In: []string{inExplore}},
+	{ID: "X14", Name: "LateEnlist", What: "a branch may join after commit was asked for", In: []string{inTwoPC}},
 	{ID: "X15", Name: "NotFoundIsDone", What: "a branch that is not found counts as committed", In: []string{inPostgres, inMySQL}},
 	{ID: "X16", Name: "RollbackTagIsPrepared", What: "the answer ROLLBACK to PREPARE TRANSACTION is taken for a yes", In: []string{inPostgres}},
 	{ID: "X17", Name: "RetryUnderNewGid", What: "a commit request is repeated under another gid", In: []string{inSDK}},
@@ -72,28 +74,28 @@ var table = []Mutant{
 	{ID: "X30", Name: "SwitchUnsynced", What: "the switch to an installed snapshot is not synced", In: []string{inWAL}},
 	{ID: "X31", Name: "SwallowHeuristic", What: "a heuristic outcome is not recorded", In: []string{inSim}},
 	{ID: "X32", Name: "ApplyTwice", What: "entries that a snapshot holds are delivered again", In: []string{inSim}},
-	{ID: "X33", Name: "MinorityDecides", What: "a minority of participants finishes three-phase commit", In: []string{inExplore}},
+	{ID: "X33", Name: "MinorityDecides", What: "a minority of participants finishes three-phase commit", In: []string{inThreePC}},
 	{ID: "X34", Name: "TimerNotRearmed", What: "a timer is not set again after an election", In: []string{inSim}},
-	{ID: "X35", Name: "UnrecordedIsAborted", What: "a transaction that the cluster knows nothing of is called aborted", In: []string{inSim, inExplore}},
+	{ID: "X35", Name: "UnrecordedIsAborted", What: "a transaction that the cluster knows nothing of is called aborted", In: []string{inSim, inTwoPC}},
 	{ID: "X36", Name: "CommitUnderEndedLease", What: "a commit request of a client whose lease has ended is taken", In: []string{inSim}},
-	{ID: "X37", Name: "NewSetAtOnce", What: "a new set of members counts before it is delivered", In: []string{inSim, inExplore}},
-	{ID: "X38", Name: "SendBeforePreCommitRecord", What: "agents are told to pre-commit before the log has delivered the record", In: []string{inExplore}},
-	{ID: "X39", Name: "TombstoneOverPreCommit", What: "a tombstone decides a gid that agents may have committed", In: []string{inExplore}},
-	{ID: "X40", Name: "NewLeaderAborts", What: "a new leader aborts what it finds open", In: []string{inExplore}},
-	{ID: "X41", Name: "PurgeOpenGids", What: "the watermark removes an open gid", In: []string{inExplore}},
-	{ID: "X42", Name: "ChoiceUnforced", What: "a candidate tells its choice before its own journal has it", In: []string{inExplore}},
-	{ID: "X43", Name: "TwoLeadersChoose", What: "a new leader goes on with an election that another leader began", In: []string{inExplore}},
-	{ID: "X44", Name: "AnswerBeforePromise", What: "the witness answers an election with what it was before its promise was delivered", In: []string{inExplore}},
-	{ID: "X45", Name: "AbortedWithoutForce", What: "an agent with a vote in its journal answers Aborted unforced, and votes yes later", In: []string{inExplore}},
-	{ID: "X46", Name: "NotMemberIsAborted", What: "an agent that knows nothing is taken for one that aborted", In: []string{inExplore}},
-	{ID: "X47", Name: "OpenBranchVotesLater", What: "an agent answers Aborted for an open branch, and votes yes later", In: []string{inExplore}},
-	{ID: "X48", Name: "CountReadOnly", What: "read-only voters count in quorums", In: []string{inExplore}},
-	{ID: "X49", Name: "AckOfAnother", What: "an acknowledgement of another election counts", In: []string{inExplore}},
-	{ID: "X50", Name: "AttemptBelowPromise", What: "an attempt below what was promised is accepted", In: []string{inExplore}},
-	{ID: "X51", Name: "MinorityAcks", What: "acknowledgements of a minority decide", In: []string{inExplore}},
-	{ID: "X52", Name: "AnyHalf", What: "any half of the members is a quorum", In: []string{inExplore}},
-	{ID: "X53", Name: "NumberAlone", What: "elections are compared by their number alone, and an equal one is promised", In: []string{inExplore}},
-	{ID: "X54", Name: "VoteBeforeJournal", What: "an agent votes yes before its journal has it", In: []string{inExplore}},
-	{ID: "X55", Name: "TimeoutCommits", What: "an agent that waits too long in pre-committed commits", In: []string{inExplore}},
-	{ID: "X56", Name: "TimeoutAborts", What: "an agent that waits too long for pre-commit aborts", In: []string{inExplore}},
+	{ID: "X37", Name: "NewSetAtOnce", What: "a new set of members counts before it is delivered", In: []string{inSim, inZAB}},
+	{ID: "X38", Name: "SendBeforePreCommitRecord", What: "agents are told to pre-commit before the log has delivered the record", In: []string{inThreePC}},
+	{ID: "X39", Name: "TombstoneOverPreCommit", What: "a tombstone decides a gid that agents may have committed", In: []string{inThreePC}},
+	{ID: "X40", Name: "NewLeaderAborts", What: "a new leader aborts what it finds open", In: []string{inThreePC}},
+	{ID: "X41", Name: "PurgeOpenGids", What: "the watermark removes an open gid", In: []string{inThreePC}},
+	{ID: "X42", Name: "ChoiceUnforced", What: "a candidate tells its choice before its own journal has it", In: []string{inThreePC}},
+	{ID: "X43", Name: "TwoLeadersChoose", What: "a new leader goes on with an election that another leader began", In: []string{inThreePC}},
+	{ID: "X44", Name: "AnswerBeforePromise", What: "the witness answers an election with what it was before its promise was delivered", In: []string{inThreePC}},
+	{ID: "X45", Name: "AbortedWithoutForce", What: "an agent with a vote in its journal answers Aborted unforced, and votes yes later", In: []string{inThreePC}},
+	{ID: "X46", Name: "NotMemberIsAborted", What: "an agent that knows nothing is taken for one that aborted", In: []string{inThreePC}},
+	{ID: "X47", Name: "OpenBranchVotesLater", What: "an agent answers Aborted for an open branch, and votes yes later", In: []string{inThreePC}},
+	{ID: "X48", Name: "CountReadOnly", What: "read-only voters count in quorums", In: []string{inThreePC}},
+	{ID: "X49", Name: "AckOfAnother", What: "an acknowledgement of another election counts", In: []string{inThreePC}},
+	{ID: "X50", Name: "AttemptBelowPromise", What: "an attempt below what was promised is accepted", In: []string{inThreePC}},
+	{ID: "X51", Name: "MinorityAcks", What: "acknowledgements of a minority decide", In: []string{inThreePC}},
+	{ID: "X52", Name: "AnyHalf", What: "any half of the members is a quorum", In: []string{inThreePC}},
+	{ID: "X53", Name: "NumberAlone", What: "elections are compared by their number alone, and an equal one is promised", In: []string{inThreePC}},
+	{ID: "X54", Name: "VoteBeforeJournal", What: "an agent votes yes before its journal has it", In: []string{inThreePC}},
+	{ID: "X55", Name: "TimeoutCommits", What: "an agent that waits too long in pre-committed commits", In: []string{inThreePC}},
+	{ID: "X56", Name: "TimeoutAborts", What: "an agent that waits too long for pre-commit aborts", In: []string{inThreePC}},
 }

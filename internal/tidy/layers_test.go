@@ -76,13 +76,19 @@ var house = map[string]struct {
 	"cmd/concord":           {layer: 11, why: "the binary wires everything by hand"},
 	"cmd/concord-bench":     {layer: 11, why: "measures processes of that binary"},
 
-	"internal/sim":            {layer: above, kind: forTests, why: "seeded simulation of whole clusters"},
-	"internal/crashfs":        {layer: above, kind: forTests, why: "a file system that forgets what was not synced"},
-	"internal/explore":        {layer: above, kind: forTests, why: "exhaustive search over small worlds of cores"},
+	"internal/sim":     {layer: above, kind: forTests, why: "seeded simulation of whole clusters"},
+	"internal/crashfs": {layer: above, kind: forTests, why: "a file system that forgets what was not synced"},
+	"internal/explore": {layer: above, kind: forTests, why: "exhaustive search over small worlds of cores"},
+
+	"internal/explore/exploretest":  {layer: above + 1, kind: forTests, why: "what the tests of all worlds do"},
+	"internal/explore/threepcworld": {layer: above + 1, kind: forTests, why: "one three-phase transaction"},
+	"internal/explore/twopcworld":   {layer: above + 1, kind: forTests, why: "one transaction of two phases"},
+	"internal/explore/zabworld":     {layer: above + 1, kind: forTests, why: "a cluster of three nodes"},
+
 	"internal/faultproxy":     {layer: above, kind: forTests, why: "a bad network between real processes"},
 	"internal/said":           {layer: above, kind: forTests, why: "texts of errors that no table test says"},
 	"internal/testdb":         {layer: above, kind: forTests, why: "real database servers"},
-	"internal/prove":          {layer: above + 1, kind: command, why: "everything that can show concord wrong, and a table"},
+	"internal/prove":          {layer: above + 2, kind: command, why: "everything that can show concord wrong, and a table"},
 	"internal/testdb/try":     {layer: above + 1, kind: command, why: "databases for a trial by hand"},
 	"bench/chart":             {layer: above, kind: command, why: "draws measured figures"},
 	"internal/testdb/summary": {layer: above, kind: command, why: "counts what make test ran and skipped"},

@@ -64,6 +64,6 @@
 //   - A restarted agent makes its Participants with Recover, in a new epoch, and says Listed for what
 //     its databases hold prepared. An entry is kept while Kept says so.
 //
-// Package internal/explore checks 1 to 4 over every order of those, on these cores and on the fold
+// Package internal/explore/threepcworld checks 1 to 4 over every order of those, on these cores and on the fold
 // of txn.Table, and that each planted mistake is found.
 package threepc

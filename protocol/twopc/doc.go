@@ -23,7 +23,7 @@
 //
 // Effects may get lost with a crash, messages may be lost, repeated and reordered;
 // Tick makes a core ask for what is still missing. The log delivers the first decision
-// of a transaction to everybody and never another. Package internal/explore checks 1 to 5
+// of a transaction to everybody and never another. Package internal/explore/twopcworld checks 1 to 5
 // over every order of those, and that each planted mistake is found.
 //
 // # Presumed abort

@@ -1,83 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package explore
+package twopcworld
 
 import (
 	"fmt"
 	"slices"
 
+	"github.com/concordtx/concord/internal/explore"
 	"github.com/concordtx/concord/protocol"
 	"github.com/concordtx/concord/protocol/twopc"
 	"github.com/concordtx/concord/txn"
 )
 
-// Size says how large a world of two-phase commit is.
-type Size struct {
-	// Agents hold the branches and vote when the leader asks them; otherwise an application
-	// holds them in its sessions.
-	Agents   bool
-	Branches int  // at most 4
-	Crashes  int  // of any process, in any order
-	Losses   int  // times that a resource forgets a branch that it had prepared
-	ReadOnly int  // so many of the branches wrote nothing
-	Readers  int  // so many of the branches wrote nothing, as far as their sessions know
-	Late     int  // so many more branches try to join after commit was asked for
-	Recorded bool // the cluster decides however many branches there are
-}
-
-// alone says that the only branch that wrote commits in one phase: the cluster never hears of it,
-// and whoever asks the cluster must not hear that it is aborted.
-func (z Size) alone() bool {
-	only := z.Branches == 1 || z.Branches-z.Readers == 1 && z.Readers <= z.ReadOnly
-	return only && !z.Agents && !z.Recorded
-}
-
-// alike says that two branches may change their names. The first branches read.
-func (z Size) alike(a, b int) bool {
-	return (a < z.ReadOnly) == (b < z.ReadOnly) && (a < z.Readers) == (b < z.Readers)
-}
-
-// String names the size.
-func (z Size) String() string {
-	holders := "sessions"
-	if z.Agents {
-		holders = "agents"
-	}
-	if z.Branches == 1 {
-		holders = holders[:len(holders)-1]
-	}
-	s := fmt.Sprintf("2PC, %d %s%s", z.Branches, holders, counted(z.Crashes, "crash", "crashes"))
-	if z.alone() {
-		s += ", in one phase"
-	}
-	if z.Recorded {
-		s += ", recorded"
-	}
-	s += counted(z.Losses, "lost branch", "lost branches")
-	if z.ReadOnly > 0 {
-		s += fmt.Sprintf(", %d read-only", z.ReadOnly)
-	}
-	if z.Readers > 0 {
-		s += counted(z.Readers, "taken for a reader", "taken for readers")
-	}
-	if z.Late > 0 {
-		s += fmt.Sprintf(", %d late", z.Late)
-	}
-	return s
-}
-
-// counted is one part of a name, empty for none.
-func counted(n int, one, many string) string {
-	switch n {
-	case 0:
-		return ""
-	case 1:
-		return ", 1 " + one
-	}
-	return fmt.Sprintf(", %d %s", n, many)
-}
-
-// TwoPC visits every state of one transaction.
+// Search visits every state of one transaction.
 //
 // Any resource may vote No. The application may stop waiting, an operator or a time limit
 // may ask the leader for a rollback, and an agent may give up a branch, at any time. Every
@@ -113,8 +48,8 @@ func counted(n int, one, many string) string {
 //	AC3w  a branch that committed has the work in it
 //	HEUR  an end without an alarm means that all committed; an alarm has a cause
 //	AC5   every state has a way to one in which nothing is left to do
-func TwoPC(size Size, limits Limits) Result {
-	return explore[deal](size.String(), newTwoPC(size, ""), limits)
+func Search(size Size, limits explore.Limits) explore.Result {
+	return explore.Explore[deal](size.String(), newTwoPC(size, ""), limits)
 }
 
 const (
@@ -138,29 +73,6 @@ type deal struct {
 	bad          uint8 // a property that was broken on the way here
 	tasks        uint64
 	net          uint64
-}
-
-// resource is what one database knows of its branch.
-type resource struct {
-	state    resourceState
-	work     bool // the application's work is in it
-	readOnly bool
-	lost     bool // by the nemesis
-}
-
-type resourceState uint8
-
-const (
-	unused  resourceState = iota // the branch has never been enlisted
-	nothing                      // not there
-	active
-	durable
-	committed
-	aborted
-)
-
-func (s resourceState) String() string {
-	return [...]string{"unused", "gone", "active", "prepared", "committed", "aborted"}[s]
 }
 
 // mistake is planted in a driver or resource; the empty one is the product.
@@ -233,7 +145,7 @@ type twoPC struct {
 	resumed    [1 << maxBranches]coreID
 	words      [toLog][maxBranches][saidEnd]uint64 // 0: not known yet
 	numbers    struct{ tick, rollback, waitOver, listed, inquired int }
-	scratch    []Move
+	scratch    []explore.Move
 }
 
 func newTwoPC(size Size, m mistake) *twoPC {
@@ -506,73 +418,6 @@ func voted(no txn.BranchNo, vote txn.Vote) protocol.Voted {
 	return v
 }
 
-// said is the word of a resource: a vote, or beyond votes what finishing found, or how one
-// phase ended.
-type said uint8
-
-// Where they begin, and where all end.
-const (
-	finishes  said = 3
-	onePhases said = 8
-	saidEnd   said = 11
-)
-
-func (s said) event(no txn.BranchNo) protocol.Event {
-	switch {
-	case s < finishes:
-		return voted(no, txn.Vote(s))
-	case s >= onePhases:
-		return twopc.OnePhaseDone{Outcome: txn.Outcome(s - onePhases)}
-	}
-	return protocol.Finished{No: no, Finish: txn.Finish(s - finishes)}
-}
-
-// prepare lets a resource vote.
-func (r *resource) prepare(vote txn.Vote) said {
-	switch {
-	case r.state != active:
-		return said(txn.VoteNo)
-	case r.readOnly:
-		r.state = nothing
-		return said(txn.VoteReadOnly)
-	case vote == txn.VoteNo:
-		r.state = aborted
-		return said(txn.VoteNo)
-	}
-	r.state = durable
-	return said(txn.VoteYes)
-}
-
-// commitAlone commits a branch in one phase, or refuses to.
-func (r *resource) commitAlone(vote txn.Vote) said {
-	if r.state != active || vote == txn.VoteNo {
-		r.state = aborted
-		return onePhases + said(txn.Aborted)
-	}
-	r.state = committed
-	return onePhases + said(txn.Committed)
-}
-
-// finish ends a branch, if it is there. Only its session or agent ends one that is not
-// prepared.
-func (r *resource) finish(d txn.Decision, takeover bool, m mistake) said {
-	found := txn.AlreadyDone
-	switch {
-	case r.state == durable && d == txn.Commit:
-		r.state, found = committed, txn.Done
-	case r.state == durable || r.state == active && d == txn.Abort && !takeover:
-		r.state, found = aborted, txn.Done
-	case r.state == committed && d == txn.Abort, r.state == aborted && d == txn.Commit && !r.lost:
-		found = txn.Contradicted
-	case r.state != committed && d == txn.Commit:
-		found = txn.Lost
-		if m == notFoundIsDone {
-			found = txn.Done
-		}
-	}
-	return finishes + said(found)
-}
-
 // propose lets the first decision win, and checks that a commit is allowed.
 func (w *twoPC) propose(d *deal, p protocol.Propose) {
 	if d.decision != txn.Undecided {
@@ -660,85 +505,16 @@ func (d *deal) loseWork(n int) {
 	}
 }
 
-// Broken names a property that does not hold, or is empty.
-func (w *twoPC) Broken(d *deal) string {
-	commits := d.decision == txn.Commit || d.told>>txn.Committed&1 == 1
-	aborts := w.heardByOthers(d) == txn.Aborted || d.told>>txn.Aborted&1 == 1
-	lost := false
-	for n := range d.resources {
-		r := &d.resources[n]
-		commits = commits || r.state == committed
-		aborts = aborts || r.state == aborted && !r.lost
-		lost = lost || r.lost
-		if r.state == committed && !r.work {
-			return fmt.Sprintf("AC3w: branch %d committed without the work", n)
-		}
-		if r.state != unused && r.state != committed && !r.readOnly && d.ended && !d.alarmed {
-			return fmt.Sprintf("HEUR: ended without an alarm, but branch %d is not committed", n)
-		}
-	}
-	switch {
-	case commits && aborts:
-		return w.disagreement(d)
-	case d.bad != 0:
-		return w.bads[d.bad]
-	case d.alarmed && !lost:
-		return "HEUR: an alarm without a cause"
-	}
-	return ""
-}
-
-// heardByOthers is what the cluster says to whoever asks. It is as the log has it: nobody sees a
-// branch of a transaction that one database decides.
-func (w *twoPC) heardByOthers(d *deal) txn.Outcome {
-	return txn.Txn{Decision: d.decision, Seen: !w.size.alone()}.Outcome()
-}
-
-func (w *twoPC) disagreement(d *deal) string {
-	var commit, abort []string
-	note := func(commits, aborts bool, who string) {
-		if commits {
-			commit = append(commit, who)
-		}
-		if aborts {
-			abort = append(abort, who)
-		}
-	}
-	note(d.decision == txn.Commit, w.heardByOthers(d) == txn.Aborted, "the log")
-	for n, r := range d.resources {
-		note(r.state == committed, r.state == aborted && !r.lost, fmt.Sprintf("branch %d", n))
-	}
-	note(d.told>>txn.Committed&1 == 1, d.told>>txn.Aborted&1 == 1, "the application")
-	return fmt.Sprintf("AC1: commit at %v, abort at %v", commit, abort)
-}
-
-// Settled reports whether nothing is left to be done.
-func (w *twoPC) Settled(d *deal) bool {
-	for _, r := range d.resources {
-		if r.state == active || r.state == durable {
-			return false
-		}
-	}
-	return d.decision != txn.Commit || d.ended
-}
-
 // fingerprint hashes the whole state, which is a few words.
 func (d *deal) fingerprint() uint64 {
-	h := mix(0, d.net)
-	h = mix(h, d.tasks)
-	h = mix(h, uint64(d.initiator)|uint64(d.coordinator)<<16|uint64(d.participants[0])<<32|uint64(d.participants[1])<<48)
-	h = mix(h, uint64(d.participants[2])|uint64(d.participants[3])<<16|uint64(d.decision)<<32|uint64(d.recorded)<<40|uint64(d.told)<<48|uint64(d.bad)<<56)
-	word := uint64(d.crashes) | uint64(d.losses)<<8 | bit(d.ended)<<16 | bit(d.alarmed)<<17
+	h := explore.Mix(0, d.net)
+	h = explore.Mix(h, d.tasks)
+	h = explore.Mix(h, uint64(d.initiator)|uint64(d.coordinator)<<16|uint64(d.participants[0])<<32|uint64(d.participants[1])<<48)
+	h = explore.Mix(h, uint64(d.participants[2])|uint64(d.participants[3])<<16|uint64(d.decision)<<32|uint64(d.recorded)<<40|uint64(d.told)<<48|uint64(d.bad)<<56)
+	word := uint64(d.crashes) | uint64(d.losses)<<8 | explore.Bit(d.ended)<<16 | explore.Bit(d.alarmed)<<17
 	for n := range d.resources {
 		r := &d.resources[n]
-		word |= (uint64(r.state) | bit(r.work)<<3 | bit(r.readOnly)<<4 | bit(r.lost)<<5) << (24 + 8*n)
+		word |= (uint64(r.state) | explore.Bit(r.work)<<3 | explore.Bit(r.readOnly)<<4 | explore.Bit(r.lost)<<5) << (24 + 8*n)
 	}
-	return mix(h, word)
-}
-
-func bit(b bool) uint64 {
-	if b {
-		return 1
-	}
-	return 0
+	return explore.Mix(h, word)
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package explore
+package threepcworld
 
 import (
 	"encoding/binary"
@@ -8,6 +8,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/concordtx/concord/internal/explore"
 	"github.com/concordtx/concord/protocol"
 	"github.com/concordtx/concord/protocol/threepc"
 	"github.com/concordtx/concord/txn"
@@ -42,9 +43,9 @@ func (z Council) String() string {
 	if z.ReadOnly > 0 {
 		s += fmt.Sprintf(", %d read-only", z.ReadOnly)
 	}
-	s += counted(z.Elections, "election", "elections") + counted(z.Crashes, "crash", "crashes") +
-		counted(z.Watermarks, "watermark", "watermarks") +
-		counted(z.Tombstones, "tombstone", "tombstones")
+	s += explore.Counted(z.Elections, "election", "elections") + explore.Counted(z.Crashes, "crash", "crashes") +
+		explore.Counted(z.Watermarks, "watermark", "watermarks") +
+		explore.Counted(z.Tombstones, "tombstone", "tombstones")
 	if z.Attempted {
 		s += ", after an attempt"
 	} else if z.Voted {
@@ -56,7 +57,7 @@ func (z Council) String() string {
 	return s
 }
 
-// ThreePC visits every state of one transaction. Its cores are those that ship, and so is the fold
+// Search visits every state of one transaction. Its cores are those that ship, and so is the fold
 // of the log, txn.Table.
 //
 // Any database may refuse to prepare. Every agent and the leader may crash between any two steps:
@@ -75,8 +76,8 @@ func (z Council) String() string {
 //	T6  a database commits only with its work, prepared
 //	T7  members that are left alone finish, if those with an entry are a quorum, or one has
 //	    decided, or has not voted, or is the witness without a record
-func ThreePC(size Council, limits Limits) Result {
-	return explore[sitting](size.String(), newThreePC(size), limits)
+func Search(size Council, limits explore.Limits) explore.Result {
+	return explore.Explore[sitting](size.String(), newThreePC(size), limits)
 }
 
 const (
@@ -251,7 +252,7 @@ func (w *threePC) vote(s *sitting) {
 		s.net = [netWords]uint64{}
 		for at := range w.letters {
 			if letters[at/64]>>(at%64)&1 == 1 {
-				w.do(s, getLetter|Move(at))
+				w.do(s, getLetter|explore.Move(at))
 			}
 		}
 		for n := range w.size.Agents {
@@ -270,7 +271,7 @@ func (w *threePC) attempt(s *sitting) {
 	hear := func(to int) {
 		for at := range w.letters {
 			if s.net[at/64]>>(at%64)&1 == 1 && w.letters[at].to == to {
-				w.do(s, getLetter|Move(at))
+				w.do(s, getLetter|explore.Move(at))
 			}
 		}
 	}
@@ -403,24 +404,24 @@ func (w *threePC) Settled(s *sitting) bool {
 func (w *threePC) Fingerprint(s *sitting) uint64 {
 	h := s.fingerprint()
 	for _, word := range s.net {
-		h = mix(h, word)
+		h = explore.Mix(h, word)
 	}
 	return h
 }
 
 // fingerprint hashes all but the net.
 func (s *sitting) fingerprint() uint64 {
-	h := mix(0, uint64(s.leader)|uint64(s.log)<<32|uint64(s.decided)<<48|bit(s.ended)<<56)
-	h = mix(h, uint64(s.elections)|uint64(s.crashes)<<8|uint64(s.watermarks)<<16|uint64(s.fixed)<<24|uint64(s.bad)<<32)
+	h := explore.Mix(0, uint64(s.leader)|uint64(s.log)<<32|uint64(s.decided)<<48|explore.Bit(s.ended)<<56)
+	h = explore.Mix(h, uint64(s.elections)|uint64(s.crashes)<<8|uint64(s.watermarks)<<16|uint64(s.fixed)<<24|uint64(s.bad)<<32)
 	for n := range maxAgents {
 		b := &s.bases[n]
-		h = mix(h, uint64(s.agents[n])|uint64(s.disks[n])<<32|uint64(b.state)<<48|bit(b.ask)<<56|uint64(b.finish)<<60)
-		h = mix(h, uint64(s.writes[n][0])|uint64(s.writes[n][1])<<16)
+		h = explore.Mix(h, uint64(s.agents[n])|uint64(s.disks[n])<<32|uint64(b.state)<<48|explore.Bit(b.ask)<<56|uint64(b.finish)<<60)
+		h = explore.Mix(h, uint64(s.writes[n][0])|uint64(s.writes[n][1])<<16)
 	}
-	h = mix(h, uint64(s.records[0])|uint64(s.records[1])<<16|uint64(s.records[2])<<32)
-	h = mix(h, uint64(s.tombstones))
+	h = explore.Mix(h, uint64(s.records[0])|uint64(s.records[1])<<16|uint64(s.records[2])<<32)
+	h = explore.Mix(h, uint64(s.tombstones))
 	for i := 0; i < len(s.accepted); i += 8 {
-		h = mix(h, binary.LittleEndian.Uint64(s.accepted[i:]))
+		h = explore.Mix(h, binary.LittleEndian.Uint64(s.accepted[i:]))
 	}
-	return mix(mix(h, s.tried[0]), s.tried[1])
+	return explore.Mix(explore.Mix(h, s.tried[0]), s.tried[1])
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package explore
+package threepcworld
 
 import (
 	"fmt"
@@ -45,7 +45,11 @@ func (w *threePC) carryOutLeader(before, after *threepc.Coordinator, e protocol.
 			w.post(&o.net, theLeader, w.members[f.No], threepc.Decided{Decision: f.Decision})
 			o.told |= 1 << f.Decision
 		case protocol.Reply:
-			o.told |= 1 << decisionOf(f.Outcome)
+			decision := txn.Commit
+			if f.Outcome == txn.Aborted {
+				decision = txn.Abort
+			}
+			o.told |= 1 << decision
 		case protocol.End:
 			o.ended = true
 		case threepc.Breach:

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package explore
+package zabworld
 
 import (
 	"fmt"
@@ -8,6 +8,7 @@ import (
 	"slices"
 	"sort"
 
+	"github.com/concordtx/concord/internal/explore"
 	"github.com/concordtx/concord/protocol/zab"
 )
 
@@ -129,16 +130,16 @@ func (h *host) fingerprint() uint64 {
 		}
 	}
 	if h.core == nil {
-		return mix(f.Sum64(), 0)
+		return explore.Mix(f.Sum64(), 0)
 	}
-	return mix(f.Sum64(), h.core.Fingerprint())
+	return explore.Mix(f.Sum64(), h.core.Fingerprint())
 }
 
 // What happens to a host: a kind, and what it is about.
 const (
-	receives Move = iota << 24 // message
-	loses                      // the connection to a host
-	persists                   // so many writes
+	receives explore.Move = iota << 24 // message
+	loses                              // the connection to a host
+	persists                           // so many writes
 	proposes
 	leads   // the oracle elects it
 	follows // and it, led by a host
@@ -149,7 +150,7 @@ const (
 	learns  // the members that an entry made
 	yields  // leadership to a host
 
-	aboutMask Move = 1<<24 - 1
+	aboutMask explore.Move = 1<<24 - 1
 )
 
 // outcome is what a host does with an event.
@@ -186,7 +187,7 @@ const (
 type hostID uint32
 
 // react finds out what a host does with an event: the first time by doing it.
-func (w *cluster) react(id hostID, m Move) *outcome {
+func (w *cluster) react(id hostID, m explore.Move) *outcome {
 	key := uint64(id)<<32 | uint64(m)
 	if o, ok := w.outcomes[key]; ok {
 		return o
@@ -197,7 +198,7 @@ func (w *cluster) react(id hostID, m Move) *outcome {
 }
 
 // act lets an event happen at a copy of a host.
-func (w *cluster) act(h *host, m Move) (o *outcome) {
+func (w *cluster) act(h *host, m explore.Move) (o *outcome) {
 	h = h.clone()
 	a := &actor{host: h, world: w, out: &outcome{}}
 	defer func() {
@@ -221,7 +222,7 @@ type actor struct {
 	out   *outcome
 }
 
-func (a *actor) happen(m Move) {
+func (a *actor) happen(m explore.Move) {
 	about := int(m & aboutMask)
 	switch m &^ aboutMask {
 	case receives:

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package explore
+package twopcworld
 
 import (
 	"math/bits"
 
+	"github.com/concordtx/concord/internal/explore"
 	"github.com/concordtx/concord/protocol"
 	"github.com/concordtx/concord/protocol/twopc"
 	"github.com/concordtx/concord/txn"
@@ -12,9 +13,9 @@ import (
 
 // The moves of two-phase commit: a kind, and the number of what it is about.
 const (
-	doTask    Move = iota << 8 // votes Yes where a vote is to be chosen
-	doTaskNo                   // votes No
-	deliverIt                  // a message
+	doTask    explore.Move = iota << 8 // votes Yes where a vote is to be chosen
+	doTaskNo                           // votes No
+	deliverIt                          // a message
 	logDelivers
 	leaderTicks
 	leaderAborts
@@ -29,15 +30,15 @@ const (
 	initiatorCrashes
 	agentCrashes
 
-	kindMask Move = 0xff << 8
+	kindMask explore.Move = 0xff << 8
 )
 
 // Moves lists first what may be repeated without an effect on anything but the
 // network.
-func (w *twoPC) Moves(d *deal, moves []Move) []Move {
+func (w *twoPC) Moves(d *deal, moves []explore.Move) []explore.Move {
 	moves = w.repeatable(d, moves)
 	for tasks := d.tasks &^ w.again; tasks != 0; tasks &= tasks - 1 {
-		at := Move(bits.TrailingZeros64(tasks))
+		at := explore.Move(bits.TrailingZeros64(tasks))
 		moves = append(moves, doTask|at)
 		if i := &w.tasks[at]; i.to == toResource && d.resources[i.no].state == active {
 			_, prepare := i.effect.(protocol.Prepare)
@@ -50,14 +51,14 @@ func (w *twoPC) Moves(d *deal, moves []Move) []Move {
 	if d.initiator != 0 {
 		for n := range w.size.Late {
 			if n += w.size.Branches; d.resources[n].state == unused {
-				moves = append(moves, enlistLate|Move(n))
+				moves = append(moves, enlistLate|explore.Move(n))
 			}
 		}
 	}
 	if d.losses > 0 {
 		for n, r := range d.resources {
 			if r.state == durable {
-				moves = append(moves, resourceForgets|Move(n))
+				moves = append(moves, resourceForgets|explore.Move(n))
 			}
 		}
 	}
@@ -70,19 +71,19 @@ func (w *twoPC) Moves(d *deal, moves []Move) []Move {
 	}
 	for n, p := range d.participants {
 		if p != 0 {
-			moves = append(moves, agentCrashes|Move(n))
+			moves = append(moves, agentCrashes|explore.Move(n))
 		}
 	}
 	return moves
 }
 
 // repeatable lists what may happen however often, whatever else is there.
-func (w *twoPC) repeatable(d *deal, moves []Move) []Move {
+func (w *twoPC) repeatable(d *deal, moves []explore.Move) []explore.Move {
 	for net := d.net; net != 0; net &= net - 1 {
-		moves = append(moves, deliverIt|Move(bits.TrailingZeros64(net)))
+		moves = append(moves, deliverIt|explore.Move(bits.TrailingZeros64(net)))
 	}
 	for tasks := d.tasks & w.again; tasks != 0; tasks &= tasks - 1 {
-		moves = append(moves, doTask|Move(bits.TrailingZeros64(tasks)))
+		moves = append(moves, doTask|explore.Move(bits.TrailingZeros64(tasks)))
 	}
 	if d.decision != txn.Undecided {
 		moves = append(moves, logDelivers)
@@ -93,16 +94,16 @@ func (w *twoPC) repeatable(d *deal, moves []Move) []Move {
 	}
 	for n, r := range d.resources {
 		if r.state == durable && !w.size.Agents {
-			moves = append(moves, scanFinds|Move(n))
+			moves = append(moves, scanFinds|explore.Move(n))
 		}
 	}
 	for n, p := range d.participants {
 		if p == 0 {
 			continue
 		}
-		moves = append(moves, agentTicks|Move(n), agentAborts|Move(n))
+		moves = append(moves, agentTicks|explore.Move(n), agentAborts|explore.Move(n))
 		if d.resources[n].state == durable {
-			moves = append(moves, agentLists|Move(n)) // which is news only after a restart
+			moves = append(moves, agentLists|explore.Move(n)) // which is news only after a restart
 		}
 	}
 	return moves
@@ -137,13 +138,13 @@ func (w *twoPC) prune(d *deal) {
 }
 
 // Do makes a move, and whatever only adds messages then.
-func (w *twoPC) Do(d *deal, m Move) {
+func (w *twoPC) Do(d *deal, m explore.Move) {
 	w.do(d, m)
 	w.prune(d)
 	w.saturate(d)
 }
 
-func (w *twoPC) do(d *deal, m Move) {
+func (w *twoPC) do(d *deal, m explore.Move) {
 	n := int(m &^ kindMask)
 	switch m & kindMask {
 	case doTask:

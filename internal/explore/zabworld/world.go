@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package explore
+package zabworld
 
 import (
 	"fmt"
 	"slices"
 	"strings"
 
+	"github.com/concordtx/concord/internal/explore"
 	"github.com/concordtx/concord/protocol/zab"
 )
 
@@ -40,21 +41,21 @@ func (b Bounds) String() string {
 	if b.Cold {
 		s += " from the start"
 	}
-	s += counted(b.Elections, "election", "elections") + counted(b.Sessions, "session", "sessions") +
-		counted(b.Proposals, "proposal", "proposals") + counted(b.Changes, "change of the members", "changes of the members") +
-		counted(b.Lessons, "lesson", "lessons") + counted(b.Handovers, "handover", "handovers") + counted(b.Crashes, "crash", "crashes") +
-		counted(b.Breaks, "lost connection", "lost connections") + counted(b.Stale, "stale message", "stale messages") +
-		counted(b.Ticks, "tick", "ticks")
+	s += explore.Counted(b.Elections, "election", "elections") + explore.Counted(b.Sessions, "session", "sessions") +
+		explore.Counted(b.Proposals, "proposal", "proposals") + explore.Counted(b.Changes, "change of the members", "changes of the members") +
+		explore.Counted(b.Lessons, "lesson", "lessons") + explore.Counted(b.Handovers, "handover", "handovers") + explore.Counted(b.Crashes, "crash", "crashes") +
+		explore.Counted(b.Breaks, "lost connection", "lost connections") + explore.Counted(b.Stale, "stale message", "stale messages") +
+		explore.Counted(b.Ticks, "tick", "ticks")
 	switch {
 	case b.Delays == 0:
 		s += ", no delays"
 	case b.Delays > 0:
-		s += counted(b.Delays, "delay", "delays")
+		s += explore.Counted(b.Delays, "delay", "delays")
 	}
 	return s
 }
 
-// ZAB visits the states of a cluster within bounds.
+// Search visits the states of a cluster within bounds.
 //
 // # What can happen
 //
@@ -83,9 +84,9 @@ func (b Bounds) String() string {
 //	     than a promise, nothing said that is not durable
 //
 // A node that stops with a panic is a mistake too.
-func ZAB(bounds Bounds, limits Limits) Result {
+func Search(bounds Bounds, limits explore.Limits) explore.Result {
 	w := newCluster(bounds, "")
-	r := explore[state](bounds.String(), w, limits)
+	r := explore.Explore[state](bounds.String(), w, limits)
 	if w.full && r.Complete {
 		r.Complete, r.Whole, r.Bound = false, 0, fmt.Sprintf("at most %d messages on a wire", wireLen)
 	}
@@ -138,8 +139,8 @@ type cluster struct {
 	entries  []zab.Entry
 	byEntry  map[string]uint8
 	bads     []string
-	setup    []Move // the way to the start
-	full     bool   // some wire was full
+	setup    []explore.Move // the way to the start
+	full     bool           // some wire was full
 
 	met func(id hostID, h *host) // if set, hears of a host that came into a known state
 }
@@ -253,16 +254,16 @@ func (w *cluster) Start() state {
 	var s state
 	s.hosts = w.downs
 	w.setup = w.setup[:0]
-	do := func(m Move) {
+	do := func(m explore.Move) {
 		w.setup = append(w.setup, m)
 		w.Do(&s, m)
 	}
 	s.left = comingUp
 	for i := range nodes {
-		do(startNode | Move(i))
+		do(startNode | explore.Move(i))
 	}
 	if !w.bounds.Cold {
-		for _, m := range []Move{elect | 2, follow | 0<<4 | 2, follow | 1<<4 | 2} {
+		for _, m := range []explore.Move{elect | 2, follow | 0<<4 | 2, follow | 1<<4 | 2} {
 			do(m)
 			for moves := w.due(&s, nil); len(moves) > 0 && moves[0]&kinds <= persist; moves = w.due(&s, nil) {
 				do(moves[0])
@@ -285,26 +286,26 @@ func (w *cluster) left() budget {
 
 // The moves of a cluster.
 const (
-	deliver     Move = iota << 16 // wire
-	persist                       // node and number of writes
-	startNode                     // node, and whether without the applied state
-	follow                        // node and leader
-	elect                         // node
-	propose                       // node
-	crash                         // node and number of writes that survive
-	breakBoth                     // node and node
-	breakOne                      // wire
-	deliverKeep                   // wire
-	again                         // the spare message
-	tickOnce                      // node
-	tickPause                     // node
-	toggle                        // node that leads, and node that comes or goes
-	tell                          // node, and who told it
-	handOver                      // node that leads, and node that shall
+	deliver     explore.Move = iota << 16 // wire
+	persist                               // node and number of writes
+	startNode                             // node, and whether without the applied state
+	follow                                // node and leader
+	elect                                 // node
+	propose                               // node
+	crash                                 // node and number of writes that survive
+	breakBoth                             // node and node
+	breakOne                              // wire
+	deliverKeep                           // wire
+	again                                 // the spare message
+	tickOnce                              // node
+	tickPause                             // node
+	toggle                                // node that leads, and node that comes or goes
+	tell                                  // node, and who told it
+	handOver                              // node that leads, and node that shall
 
-	delayed Move = 1 << 24 // something else was due
-	kinds   Move = 0xff << 16
-	detail  Move = 0xff
+	delayed explore.Move = 1 << 24 // something else was due
+	kinds   explore.Move = 0xff << 16
+	detail  explore.Move = 0xff
 )
 
 // wireOf numbers the wire between two nodes, ends does the opposite.
@@ -326,22 +327,22 @@ func ends(wire int) (from, to int) {
 func (w *cluster) view(s *state, i int) *view { return &w.hosts[s.hosts[i]].view }
 
 // due lists what happens by itself, what is due first.
-func (w *cluster) due(s *state, moves []Move) []Move {
+func (w *cluster) due(s *state, moves []explore.Move) []explore.Move {
 	for i := range s.wires {
 		if s.wires[i].n > 0 {
-			moves = append(moves, deliver|Move(i))
+			moves = append(moves, deliver|explore.Move(i))
 		}
 	}
 	for i := range nodes {
 		for k := w.view(s, i).writes; k > 0; k-- {
-			moves = append(moves, persist|Move(i)<<4|Move(k))
+			moves = append(moves, persist|explore.Move(i)<<4|explore.Move(k))
 		}
 	}
 	for i := range nodes {
 		if !w.view(s, i).up {
-			moves = append(moves, startNode|Move(i))
+			moves = append(moves, startNode|explore.Move(i))
 			if w.hosts[s.hosts[i]].place > 0 {
-				moves = append(moves, startNode|1<<4|Move(i))
+				moves = append(moves, startNode|1<<4|explore.Move(i))
 			}
 		}
 	}
@@ -354,7 +355,7 @@ func (w *cluster) due(s *state, moves []Move) []Move {
 		}
 		for j := range nodes {
 			if v := w.view(s, j); j != i && v.up && v.role == zab.Leading {
-				moves = append(moves, follow|Move(i)<<4|Move(j))
+				moves = append(moves, follow|explore.Move(i)<<4|explore.Move(j))
 			}
 		}
 	}
@@ -362,7 +363,7 @@ func (w *cluster) due(s *state, moves []Move) []Move {
 }
 
 // Moves lists what can happen.
-func (w *cluster) Moves(s *state, moves []Move) []Move {
+func (w *cluster) Moves(s *state, moves []explore.Move) []explore.Move {
 	if s.bad != 0 || s.over {
 		return moves
 	}
@@ -381,32 +382,32 @@ func (w *cluster) Moves(s *state, moves []Move) []Move {
 			continue
 		}
 		if s.left.elections > 0 && v.role == zab.Looking {
-			moves = append(moves, elect|Move(i))
+			moves = append(moves, elect|explore.Move(i))
 		}
 		if s.left.proposals > 0 && v.role == zab.Leading && v.established {
-			moves = append(moves, propose|Move(i))
+			moves = append(moves, propose|explore.Move(i))
 		}
 		for j := range nodes {
 			if j == i {
 				continue
 			}
 			if s.left.changes > 0 && v.role == zab.Leading && v.established {
-				moves = append(moves, toggle|Move(i)<<4|Move(j))
+				moves = append(moves, toggle|explore.Move(i)<<4|explore.Move(j))
 			}
 			if s.left.handovers > 0 && v.role == zab.Leading && v.established {
-				moves = append(moves, handOver|Move(i)<<4|Move(j))
+				moves = append(moves, handOver|explore.Move(i)<<4|explore.Move(j))
 			}
 			if o := w.view(s, j); s.left.lessons > 0 && o.up && w.zxid(v.set).Less(w.zxid(o.set)) {
-				moves = append(moves, tell|Move(i)<<4|Move(j))
+				moves = append(moves, tell|explore.Move(i)<<4|explore.Move(j))
 			}
 		}
 		if s.left.crashes > 0 {
 			for k := 0; k <= v.writes; k++ {
-				moves = append(moves, crash|Move(i)<<4|Move(k))
+				moves = append(moves, crash|explore.Move(i)<<4|explore.Move(k))
 			}
 		}
 		if s.left.ticks > 0 {
-			moves = append(moves, tickOnce|Move(i), tickPause|Move(i))
+			moves = append(moves, tickOnce|explore.Move(i), tickPause|explore.Move(i))
 		}
 	}
 	if s.left.breaks > 0 {
@@ -415,16 +416,16 @@ func (w *cluster) Moves(s *state, moves []Move) []Move {
 			if !w.view(s, from).up || !w.view(s, to).up {
 				continue
 			}
-			moves = append(moves, breakOne|Move(i))
+			moves = append(moves, breakOne|explore.Move(i))
 			if from < to {
-				moves = append(moves, breakBoth|Move(from)<<4|Move(to))
+				moves = append(moves, breakBoth|explore.Move(from)<<4|explore.Move(to))
 			}
 		}
 	}
 	if s.left.stale > 0 {
 		for i := range s.wires {
 			if s.wires[i].n > 0 && s.wires[i].messages[0] != gone {
-				moves = append(moves, deliverKeep|Move(i))
+				moves = append(moves, deliverKeep|explore.Move(i))
 			}
 		}
 	}
@@ -437,7 +438,7 @@ func (w *cluster) Moves(s *state, moves []Move) []Move {
 }
 
 // Do makes a move.
-func (w *cluster) Do(s *state, m Move) {
+func (w *cluster) Do(s *state, m explore.Move) {
 	if m&delayed != 0 {
 		s.left.delays--
 	}
@@ -453,32 +454,32 @@ func (w *cluster) Do(s *state, m Move) {
 		_, to := ends(int(s.spare[1]))
 		message := s.spare[0]
 		s.spare = [2]uint16{}
-		w.at(s, to, receives|Move(message))
+		w.at(s, to, receives|explore.Move(message))
 	case persist:
-		w.at(s, a, persists|Move(b))
+		w.at(s, a, persists|explore.Move(b))
 	case startNode:
-		w.at(s, b, starts|Move(a))
+		w.at(s, b, starts|explore.Move(a))
 	case follow:
 		s.left.sessions--
-		w.at(s, a, follows|Move(b))
+		w.at(s, a, follows|explore.Move(b))
 	case elect:
 		s.left.elections--
 		w.at(s, b, leads)
 	case propose:
 		s.left.proposals--
-		w.at(s, b, proposes|Move(s.left.proposals))
+		w.at(s, b, proposes|explore.Move(s.left.proposals))
 	case toggle:
 		s.left.changes--
-		w.at(s, a, toggles|Move(b))
+		w.at(s, a, toggles|explore.Move(b))
 	case handOver:
 		s.left.handovers--
-		w.at(s, a, yields|Move(b))
+		w.at(s, a, yields|explore.Move(b))
 	case tell:
 		s.left.lessons--
-		w.at(s, a, learns|Move(w.view(s, b).set))
+		w.at(s, a, learns|explore.Move(w.view(s, b).set))
 	case crash:
 		s.left.crashes--
-		w.at(s, a, crashes|Move(b))
+		w.at(s, a, crashes|explore.Move(b))
 		for j := range nodes {
 			if j != a {
 				s.wires[wireOf(j, a)] = wire{}
@@ -529,14 +530,14 @@ func (w *cluster) arrive(s *state, at int) {
 	x.messages[wireLen-1] = 0
 	from, to := ends(at)
 	if message == gone {
-		w.at(s, to, loses|Move(from))
+		w.at(s, to, loses|explore.Move(from))
 	} else {
-		w.at(s, to, receives|Move(message))
+		w.at(s, to, receives|explore.Move(message))
 	}
 }
 
 // at lets an event happen at a node, and looks at what it did.
-func (w *cluster) at(s *state, i int, m Move) {
+func (w *cluster) at(s *state, i int, m explore.Move) {
 	o := w.react(s.hosts[i], m)
 	s.hosts[i] = o.next
 	for _, x := range o.sends {
@@ -572,17 +573,17 @@ func (w *cluster) Settled(s *state) bool {
 
 // Fingerprint hashes the whole state.
 func (w *cluster) Fingerprint(s *state) uint64 {
-	h := mix(uint64(s.hosts[0])|uint64(s.hosts[1])<<32, uint64(s.hosts[2])|uint64(s.spare[0])<<32|uint64(s.spare[1])<<48)
+	h := explore.Mix(uint64(s.hosts[0])|uint64(s.hosts[1])<<32, uint64(s.hosts[2])|uint64(s.spare[0])<<32|uint64(s.spare[1])<<48)
 	for i := range s.wires {
 		x := &s.wires[i]
-		h = mix(h, uint64(x.n))
+		h = explore.Mix(h, uint64(x.n))
 		for j := 0; j < int(x.n); j += 4 {
-			h = mix(h, uint64(x.messages[j])|uint64(x.messages[j+1])<<16|uint64(x.messages[j+2])<<32|uint64(x.messages[j+3])<<48)
+			h = explore.Mix(h, uint64(x.messages[j])|uint64(x.messages[j+1])<<16|uint64(x.messages[j+2])<<32|uint64(x.messages[j+3])<<48)
 		}
 	}
 	l := &s.left
-	h = mix(h, uint64(l.elections)|uint64(l.sessions)<<8|uint64(l.proposals)<<16|uint64(l.crashes)<<24|
+	h = explore.Mix(h, uint64(l.elections)|uint64(l.sessions)<<8|uint64(l.proposals)<<16|uint64(l.crashes)<<24|
 		uint64(l.breaks)<<32|uint64(l.stale)<<40|uint64(l.ticks)<<48|uint64(l.delays)<<56)
-	h = mix(h, uint64(l.changes)|uint64(l.lessons)<<8|uint64(l.handovers)<<16)
-	return s.ghost.mix(mix(h, uint64(s.bad)|bit(s.over)<<16))
+	h = explore.Mix(h, uint64(l.changes)|uint64(l.lessons)<<8|uint64(l.handovers)<<16)
+	return s.ghost.mix(explore.Mix(h, uint64(s.bad)|explore.Bit(s.over)<<16))
 }

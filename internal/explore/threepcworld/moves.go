@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package explore
+package threepcworld
 
 import (
 	"math/bits"
 	"time"
 
+	"github.com/concordtx/concord/internal/explore"
 	"github.com/concordtx/concord/internal/mutant"
 	"github.com/concordtx/concord/protocol"
 	"github.com/concordtx/concord/protocol/threepc"
@@ -14,7 +15,7 @@ import (
 
 // The moves of three-phase commit: a kind, and the number of what it is about.
 const (
-	getLetter Move = iota << 8
+	getLetter explore.Move = iota << 8
 	logGoesOn
 	journalForces
 	baseRefuses
@@ -33,10 +34,12 @@ const (
 	agentGivesUp
 	agentRepeats
 	baseLists
+
+	kindMask explore.Move = 0xff << 8
 )
 
-func (w *threePC) Moves(s *sitting, moves []Move) []Move {
-	w.repeatable(s, func(m Move, o *deed) {
+func (w *threePC) Moves(s *sitting, moves []explore.Move) []explore.Move {
+	w.repeatable(s, func(m explore.Move, o *deed) {
 		if !o.quiet && (!o.begun || s.elections > 0) {
 			moves = append(moves, m)
 		}
@@ -45,7 +48,7 @@ func (w *threePC) Moves(s *sitting, moves []Move) []Move {
 		moves = append(moves, logGoesOn)
 	}
 	for n := range w.size.Agents {
-		m := Move(n)
+		m := explore.Move(n)
 		if s.writes[n][0] != 0 {
 			moves = append(moves, journalForces|m)
 		}
@@ -72,11 +75,11 @@ func (w *threePC) Moves(s *sitting, moves []Move) []Move {
 }
 
 // repeatable visits what may happen however often, with what its core does then.
-func (w *threePC) repeatable(s *sitting, visit func(Move, *deed)) {
+func (w *threePC) repeatable(s *sitting, visit func(explore.Move, *deed)) {
 	for i, word := range s.net {
 		for ; word != 0; word &= word - 1 {
 			at := i*64 + bits.TrailingZeros64(word)
-			visit(getLetter|Move(at), w.letterStep(s, at))
+			visit(getLetter|explore.Move(at), w.letterStep(s, at))
 		}
 	}
 	for _, x := range leaderEvents {
@@ -88,16 +91,16 @@ func (w *threePC) repeatable(s *sitting, visit func(Move, *deed)) {
 	}
 	for n := range w.size.Agents {
 		for _, x := range agentEvents {
-			visit(x.move|Move(n), w.agents.step(s.agents[n], x.at, x.event))
+			visit(x.move|explore.Move(n), w.agents.step(s.agents[n], x.at, x.event))
 		}
 		if s.bases[n].state == ready {
-			visit(baseLists|Move(n), w.agents.step(s.agents[n], evListed, protocol.Listed{No: txn.BranchNo(n)}))
+			visit(baseLists|explore.Move(n), w.agents.step(s.agents[n], evListed, protocol.Listed{No: txn.BranchNo(n)}))
 		}
 	}
 }
 
 type repeated struct {
-	move  Move
+	move  explore.Move
 	at    int
 	event protocol.Event
 }
@@ -131,7 +134,7 @@ func (w *threePC) letterStep(s *sitting, at int) *deed {
 func (w *threePC) saturate(s *sitting) {
 	for before := (sitting{}); before.net != s.net; {
 		before.net = s.net
-		w.repeatable(s, func(_ Move, o *deed) {
+		w.repeatable(s, func(_ explore.Move, o *deed) {
 			if o.quiet {
 				for i := range s.net {
 					s.net[i] |= o.net[i]
@@ -144,7 +147,7 @@ func (w *threePC) saturate(s *sitting) {
 }
 
 // Do makes a move, and whatever only adds messages then.
-func (w *threePC) Do(s *sitting, m Move) {
+func (w *threePC) Do(s *sitting, m explore.Move) {
 	w.do(s, m)
 	for n := range w.size.Agents {
 		if (w.size.Voted || w.size.Attempted) && s.bases[n].finish != txn.Undecided {
@@ -154,7 +157,7 @@ func (w *threePC) Do(s *sitting, m Move) {
 	w.saturate(s)
 }
 
-func (w *threePC) do(s *sitting, m Move) {
+func (w *threePC) do(s *sitting, m explore.Move) {
 	n := int(m &^ kindMask)
 	no := txn.BranchNo(n)
 	switch m & kindMask {

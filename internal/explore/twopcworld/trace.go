@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package explore
+package twopcworld
 
 import (
 	"fmt"
 	"strings"
 
+	"github.com/concordtx/concord/internal/explore"
 	"github.com/concordtx/concord/protocol"
 	"github.com/concordtx/concord/protocol/twopc"
 	"github.com/concordtx/concord/txn"
@@ -16,7 +17,7 @@ import (
 // in. That language has one participant, so what other agents hear is told in comments, as
 // is what happens at the log and at the resources. Events that only make a core say once
 // more what it said are left out.
-func (w *twoPC) Trace(way []Move) string {
+func (w *twoPC) Trace(way []explore.Move) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "# %s. The shortest way, step by step.\n", w.size)
 	d := w.Start()
@@ -78,7 +79,7 @@ func (w *twoPC) scene(d *deal) string {
 }
 
 // tell says what a move is, and which core hears what by it.
-func (w *twoPC) tell(d *deal, m Move) (what, core string, e protocol.Event) {
+func (w *twoPC) tell(d *deal, m explore.Move) (what, core string, e protocol.Event) {
 	n := int(m &^ kindMask)
 	agent := func(e protocol.Event) (string, string, protocol.Event) {
 		what := fmt.Sprintf("The agent of branch %d hears: %s", n, eventText(e))

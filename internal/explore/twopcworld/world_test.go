@@ -1,13 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package explore
+package twopcworld
 
 import (
 	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/concordtx/concord/internal/explore"
+	"github.com/concordtx/concord/internal/explore/exploretest"
 )
+
+func TestEveryOrderOfEventsKeepsThePromises(t *testing.T) { exploretest.Quick(t, Quick(), true) }
 
 func TestEveryPlantedMistakeIsFound(t *testing.T) {
 	sessions, agents := Size{Branches: 2, Crashes: 1}, Size{Agents: true, Branches: 2, Crashes: 1}
@@ -26,7 +31,7 @@ func TestEveryPlantedMistakeIsFound(t *testing.T) {
 		{unknownIsCommit, sessions, "AC1:"},
 	} {
 		t.Run(string(c.mistake), func(t *testing.T) {
-			r := explore[deal](c.size.String(), newTwoPC(c.size, c.mistake), Limits{})
+			r := explore.Explore[deal](c.size.String(), newTwoPC(c.size, c.mistake), explore.Limits{})
 			t.Log(r)
 			require.True(t, strings.HasPrefix(r.Broken, c.check), "%s: %s", c.check, r)
 			require.Contains(t, r.Trace, r.Broken)
@@ -45,7 +50,7 @@ func TestNamesOfBranchesMakeNoDifference(t *testing.T) {
 		short := newTwoPC(size, "")
 		full := newTwoPC(size, "")
 		full.renamings = nil
-		few, all := explore[deal]("", short, Limits{}), explore[deal]("", full, Limits{})
+		few, all := explore.Explore[deal]("", short, explore.Limits{}), explore.Explore[deal]("", full, explore.Limits{})
 		require.True(t, few.Complete && all.Complete)
 		require.Empty(t, few.Broken+all.Broken)
 		require.Equal(t, all.Depth, few.Depth)

@@ -1,17 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package explore
+package zabworld
 
 import (
 	"fmt"
 	"slices"
 	"strings"
+
+	"github.com/concordtx/concord/internal/explore"
 )
 
 // Trace tells a way in the language of protocol/zab's TestTraces, as a file for its
 // testdata/traces. The answers of the nodes are left for "go test ./protocol/zab -run
 // TestTraces -rewrite" to fill in. What a mistake in the driver does has no words there.
-func (w *cluster) Trace(way []Move) string {
+func (w *cluster) Trace(way []explore.Move) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "# %s. The shortest way, step by step.\n", w.bounds)
 	command := func(format string, args ...any) { fmt.Fprintf(&b, "\n"+format+"\n----\n", args...) }
@@ -51,7 +53,7 @@ func (w *cluster) Trace(way []Move) string {
 }
 
 // commands says how a move is told.
-func (w *cluster) commands(s *state, m Move) []string {
+func (w *cluster) commands(s *state, m explore.Move) []string {
 	one := func(format string, args ...any) []string { return []string{fmt.Sprintf(format, args...)} }
 	a, b := int(m&detail>>4), int(m&detail&15)
 	switch m & kinds {

@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package explore
+package zabworld
 
 import (
 	"encoding/binary"
 	"slices"
 
+	"github.com/concordtx/concord/internal/explore"
 	"github.com/concordtx/concord/protocol/zab"
 )
 
@@ -20,10 +21,10 @@ type ghost struct {
 }
 
 func (g *ghost) mix(h uint64) uint64 {
-	h = mix(h, binary.LittleEndian.Uint64(g.leaders[:]))
-	h = mix(h, binary.LittleEndian.Uint64(g.proposed.entries[:]))
-	h = mix(h, binary.LittleEndian.Uint64(g.global.entries[:]))
-	return mix(h, binary.LittleEndian.Uint64(g.by[:]))
+	h = explore.Mix(h, binary.LittleEndian.Uint64(g.leaders[:]))
+	h = explore.Mix(h, binary.LittleEndian.Uint64(g.proposed.entries[:]))
+	h = explore.Mix(h, binary.LittleEndian.Uint64(g.global.entries[:]))
+	return explore.Mix(h, binary.LittleEndian.Uint64(g.by[:]))
 }
 
 func (w *cluster) fail(s *state, format string, args ...any) {

@@ -1,16 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package explore
+package threepcworld
 
 import (
 	"fmt"
 	"strings"
 
+	"github.com/concordtx/concord/internal/explore"
 	"github.com/concordtx/concord/protocol/threepc"
 )
 
 // Trace tells a way as a story: what happens, and where everybody stands then.
-func (w *threePC) Trace(way []Move) string {
+func (w *threePC) Trace(way []explore.Move) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "# %s. The shortest way, step by step.\n", w.size)
 	s := w.Start()
@@ -41,7 +42,7 @@ func (w *threePC) scene(b *strings.Builder, s *sitting) {
 	}
 }
 
-func (w *threePC) tellMove(s *sitting, m Move) string {
+func (w *threePC) tellMove(s *sitting, m explore.Move) string {
 	n := int(m &^ kindMask)
 	agent := func(what string) string { return fmt.Sprintf("Agent %s %s.", w.members[n].Agent, what) }
 	switch m & kindMask {

@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package explore
+package threepcworld
 
 import (
 	"fmt"
 	"strings"
 
+	"github.com/concordtx/concord/internal/explore"
 	"github.com/concordtx/concord/protocol/threepc"
 	"github.com/concordtx/concord/txn"
 )
@@ -110,13 +111,13 @@ func (w *threePC) finishes(s sitting, in map[int]bool) bool {
 			if c == theLeader {
 				w.do(&s, leaderTries)
 			} else {
-				w.do(&s, agentTries|Move(c))
+				w.do(&s, agentTries|explore.Move(c))
 			}
 			w.settleDown(&s, in)
 			if c == theLeader {
 				w.do(&s, leaderWaited)
 			} else {
-				w.do(&s, agentWaited|Move(c))
+				w.do(&s, agentWaited|explore.Move(c))
 			}
 		}
 	}
@@ -133,9 +134,9 @@ func (w *threePC) settleDown(s *sitting, in map[int]bool) {
 		}
 		for n := range w.size.Agents {
 			if in[n] {
-				w.do(s, agentRepeats|Move(n))
+				w.do(s, agentRepeats|explore.Move(n))
 				if s.bases[n].state == ready {
-					w.do(s, baseLists|Move(n))
+					w.do(s, baseLists|explore.Move(n))
 				}
 			}
 		}
@@ -165,7 +166,7 @@ func (w *threePC) settleDown(s *sitting, in map[int]bool) {
 			s.net = [netWords]uint64{}
 			for at := range w.letters {
 				if letters[at/64]>>(at%64)&1 == 1 && in[w.letters[at].to] && in[w.letters[at].from] {
-					w.do(s, getLetter|Move(at))
+					w.do(s, getLetter|explore.Move(at))
 					busy = true
 				}
 			}

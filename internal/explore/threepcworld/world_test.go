@@ -1,21 +1,25 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package explore
+package threepcworld
 
 import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/concordtx/concord/internal/explore"
+	"github.com/concordtx/concord/internal/explore/exploretest"
 	"github.com/concordtx/concord/protocol"
 	"github.com/concordtx/concord/protocol/twopc"
 	"github.com/concordtx/concord/txn"
 )
 
+func TestEveryOrderOfEventsKeepsThePromises(t *testing.T) { exploretest.Quick(t, Quick(), false) }
+
 // A world without trouble always commits or aborts, and both happen.
 func TestAWorldWithoutTroubleEndsBothWays(t *testing.T) {
 	w := newThreePC(Council{Agents: 2})
-	r := explore[sitting]("", w, Limits{})
+	r := explore.Explore[sitting]("", w, explore.Limits{})
 	require.True(t, r.Complete, r)
 	require.Empty(t, r.Broken, r.Trace)
 	require.Positive(t, r.Settled)

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package explore
+package zabworld
 
 import (
 	"strings"
@@ -8,8 +8,12 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/concordtx/concord/internal/explore"
+	"github.com/concordtx/concord/internal/explore/exploretest"
 	"github.com/concordtx/concord/protocol/zab"
 )
+
+func TestEveryOrderOfEventsKeepsThePromises(t *testing.T) { exploretest.Quick(t, Quick(), false) }
 
 func TestPlantedMistakesOfDriversAreFound(t *testing.T) {
 	for _, c := range []struct {
@@ -22,7 +26,7 @@ func TestPlantedMistakesOfDriversAreFound(t *testing.T) {
 		{forgetPromises, Bounds{Cold: true, Elections: 2, Sessions: 2, Crashes: 1, Delays: -1}, "S1:"},
 	} {
 		t.Run(string(c.mistake), func(t *testing.T) {
-			r := explore[state](c.bounds.String(), newCluster(c.bounds, c.mistake), Limits{States: 1_000_000})
+			r := explore.Explore[state](c.bounds.String(), newCluster(c.bounds, c.mistake), explore.Limits{States: 1_000_000})
 			t.Log(r)
 			require.True(t, strings.HasPrefix(r.Broken, c.check), "%s: %s", c.check, r)
 			require.Contains(t, r.Trace, r.Broken)
@@ -92,7 +96,7 @@ func TestTheSearchGetsToWhatMatters(t *testing.T) {
 		},
 	} {
 		t.Run(what, func(t *testing.T) {
-			r := explore[state](c.bounds.String(), looking{newCluster(c.bounds, ""), c.is}, Limits{States: 1_000_000})
+			r := explore.Explore[state](c.bounds.String(), looking{newCluster(c.bounds, ""), c.is}, explore.Limits{States: 1_000_000})
 			require.Equal(t, "there it is", r.Broken, r)
 			t.Logf("%d states, %d steps away", r.States, r.Depth)
 		})
@@ -109,15 +113,15 @@ func TestHostsWithEqualFingerprintsGoOnInTheSameWay(t *testing.T) {
 	}
 	var pairs []pair
 	w.met = func(id hostID, h *host) { pairs = append(pairs, pair{id, h}) }
-	r := explore[state]("", w, Limits{States: 100_000})
+	r := explore.Explore[state]("", w, explore.Limits{States: 100_000})
 	require.Empty(t, r.Broken, r.Trace)
 	w.met = nil
 	pairs = pairs[:min(len(pairs), 3000)]
 	require.Greater(t, len(pairs), 1000)
-	stepped := map[hostID][]Move{}
+	stepped := map[hostID][]explore.Move{}
 	for key := range w.outcomes {
 		id := hostID(key >> 32)
-		stepped[id] = append(stepped[id], Move(key))
+		stepped[id] = append(stepped[id], explore.Move(key))
 	}
 	compared := 0
 	for _, p := range pairs {
