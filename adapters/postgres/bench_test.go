@@ -34,7 +34,7 @@ func BenchmarkBranch(b *testing.B) {
 		fmt.Sprintf("insert into bench select generate_series(1, %d)", benchRows), "grant all on bench to app",
 		"checkpoint", "update bench set v = 1", "vacuum analyze bench"))
 	pool := newPool(b, shared.UserDSN("app", "", "")+"&pool_max_conns=32")
-	r := New("bank", pool)
+	r, bare := New("bank", pool), New("bank", pool, WithoutMarker())
 	for _, way := range []struct {
 		name string
 		once func(context.Context) error
@@ -42,6 +42,7 @@ func BenchmarkBranch(b *testing.B) {
 		{"plain begin, update, commit", func(ctx context.Context) error { return plainOnce(ctx, pool) }},
 		{"branch in one phase", func(ctx context.Context) error { return onePhaseOnce(ctx, r) }},
 		{"two phases by hand", func(ctx context.Context) error { return byHandOnce(ctx, pool) }},
+		{"branch in two phases without marker", func(ctx context.Context) error { return twoPhaseOnce(ctx, bare) }},
 		{"branch in two phases", func(ctx context.Context) error { return twoPhaseOnce(ctx, r) }},
 	} {
 		for _, workers := range []int{1, 8} {

@@ -87,6 +87,7 @@ type state struct {
 	foreign         []string // owners of ours whose role the login cannot take, and may be granted
 	mighty          []string // likewise, and must not be granted: superusers, and who may become one
 	gone            int      // of ours, how many have an owner that is there no more
+	marker          *bool    // the login may read and remove markers; nil if there is no table
 }
 
 const stateText = `
@@ -128,7 +129,10 @@ func (s *state) ask(ctx context.Context, conn *pgx.Conn) error {
 	for _, p := range s.ours {
 		owners = append(owners, p.Owner)
 	}
-	return conn.QueryRow(ctx, foreignText, pgx.QueryExecModeExec, owners).Scan(&s.foreign, &s.mighty, &s.gone)
+	if err := conn.QueryRow(ctx, foreignText, pgx.QueryExecModeExec, owners).Scan(&s.foreign, &s.mighty, &s.gone); err != nil {
+		return err
+	}
+	return conn.QueryRow(ctx, mayForgetText, pgx.QueryExecModeExec).Scan(&s.marker)
 }
 
 // oldest is the age of our oldest branch; the list is in order of time.
@@ -146,6 +150,7 @@ func (s state) findings() []adapters.Finding {
 		finding("fsync", choose(s.fsync, "on", "off: a prepared branch does not survive a crash"), !s.fsync, "set fsync = on and restart"),
 		s.room(),
 		s.privileges(),
+		s.evidence(),
 		finding("ending sessions of others", choose(s.maySignal, "allowed", fmt.Sprintf("%s may end sessions of its own roles only", s.login)), false,
 			choose(s.maySignal, "", "GRANT pg_signal_backend TO "+identifier(s.login))),
 		hint("oldest prepared branch", s.oldest().String(), s.oldest() > forgottenAfter, "see what it waits for with \"concord recover\""),
@@ -154,6 +159,17 @@ func (s state) findings() []adapters.Finding {
 		finding("lost clients", choose(s.noticesLostPeer, "noticed while a statement runs", "noticed only when a statement has ended"), false,
 			choose(s.noticesLostPeer, "", "set client_connection_check_interval = '1s'")),
 	}
+}
+
+func (s state) evidence() adapters.Finding {
+	switch {
+	case s.marker == nil:
+		return adapters.Finding{What: markerTable, Detail: "not there yet: the first branch makes it, if its role may", Fix: CreateMarkerTable}
+	case !*s.marker:
+		return adapters.Finding{What: markerTable, Detail: s.login + " may not read and remove the markers of branches", Problem: true,
+			Fix: fmt.Sprintf("GRANT USAGE ON SCHEMA concord TO %[1]s; GRANT SELECT, DELETE ON %[2]s TO %[1]s", identifier(s.login), markerTable)}
+	}
+	return adapters.Finding{What: markerTable, Detail: "there"}
 }
 
 func (s state) room() adapters.Finding {

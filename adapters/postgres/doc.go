@@ -20,11 +20,15 @@
 //
 // A branch is a transaction that ends with PREPARE TRANSACTION 'concord-…'. From
 // then on it belongs to no session, and any session of the same database and role may
-// finish it. Its evidence is the transaction number (xid8), fetched in the same round
-// trip as PREPARE: pg_xact_status tells for millions of transactions afterwards
-// whether that number committed. The number means something on one timeline of one
-// system only, so both are part of the evidence, and after a failover the answer is
-// "lost" rather than a guess.
+// finish it. Its evidence is a marker: a row in concord.branch that the branch writes in the
+// same round trip as PREPARE, so it is there exactly if the branch has committed, in this server and
+// in whatever is made of its data: a promoted standby, a backup, files that were put back.
+// Coordinators remove markers in batches when the transaction is finished.
+//
+// The transaction number comes with it, and proves less: it tells a transaction that still runs from
+// one that does not. pg_xact_status alone was the evidence once, and said "committed" of a
+// branch whose files had been put back, because the server had given the number to somebody else. It is
+// still asked about branches that changed nothing, those that were declared read only.
 //
 // # Round trips
 //
@@ -70,6 +74,9 @@
 //
 // # What the caller owes
 //
+//   - The table concord.branch (CreateMarkerTable). The first branch makes it, if its role may;
+//     else the error has the SQL to run. Every role that a branch takes (SET ROLE too) needs USAGE on
+//     the schema and INSERT on the table.
 //   - max_prepared_transactions above 0, and a recovery login that is a member of the
 //     roles that prepare (GRANT app TO concord). Resource.Check says what is missing.
 //   - COMMIT and ROLLBACK as statements are not for a branch.

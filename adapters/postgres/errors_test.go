@@ -65,6 +65,7 @@ func wishing(o TxOptions, before ...string) func(*bank) error {
 }
 
 const (
+	runThis  = "let an administrator of the database run:\n" + CreateMarkerTable + ";\n" + markerGrants + "\nfor the roles of the application and of the coordinators"
 	answered = `postgres "bank": prepare: ERROR: no (SQLSTATE `
 	hasEnded = "a statement of the application ended the transaction of the branch: leave COMMIT, ROLLBACK and PREPARE TRANSACTION to concord"
 	gaveUp   = "a statement failed and PostgreSQL gave up the transaction; your closure ignored this error: "
@@ -195,6 +196,35 @@ var messages = []message{
 		var raw pgtype.DriverBytes
 		return handleOf(b, b.begin(newXID())).QueryRow(b.ctx, "select 'x'").Scan(&raw)
 	}, "cannot scan into *pgtype.DriverBytes from QueryRow"},
+	{"no table for the evidence", func(b *bank) error {
+		b.run("drop database if exists bare", "create database bare")
+		r := b.as("stranger", "bare")
+		_, err := r.Open(b.ctx, newXID())
+		return err
+	}, `postgres "bank": begin XID: the evidence of branches has no table: ERROR: permission denied for database bare (SQLSTATE 42501); ` + runThis},
+	{"a table for the evidence that a role may not write", func(b *bank) error {
+		b.run("drop database if exists shut", "create database shut")
+		admin := newPool(b, b.db.DSN("shut"))
+		_, err := admin.Exec(b.ctx, CreateMarkerTable, pgx.QueryExecModeSimpleProtocol)
+		require.NoError(b, err)
+		_, err = b.as("stranger", "shut").Open(b.ctx, newXID())
+		return err
+	}, `postgres "bank": begin XID: the evidence of branches: the role stranger may not write concord.branch; ` + runThis},
+	{"a branch that says too late that it only reads", voted(func(b *bank, s *session) {
+		b.do(s, "set transaction read only")
+		b.do(s, "select pg_postmaster_start_time()")
+	}), `postgres "bank": prepare XID: the branch is read only and did more than plain reads: declare it with TxOptions.ReadOnly: ` +
+		"ERROR: cannot execute INSERT in a read-only transaction (SQLSTATE 25006)"},
+	{"the name of a branch that has committed", func(b *bank) error {
+		first, x, _ := b.prepared()
+		_, err := first.Commit(b.ctx)
+		require.NoError(b, err)
+		second := b.begin(x)
+		require.NoError(b, write(b.ctx, second, "another "+x.ID.String(), 1))
+		_, _, err = second.Prepare(b.ctx)
+		return err
+	}, `postgres "bank": prepare XID: a branch of this name has committed already: run the work in a new global transaction: ` +
+		`ERROR: duplicate key value violates unique constraint "branch_pkey" (SQLSTATE 23505)`},
 	{"the branch of another role", func(b *bank) error {
 		s, x, branch := b.prepared()
 		b.Cleanup(func() { require.NoError(b, s.Rollback(context.Background())) })
@@ -278,17 +308,17 @@ func TestWhatErrorsSay(t *testing.T) {
 
 // What Check finds is read by who can change it: each has a fix where one is needed.
 func TestWhatFindingsSay(t *testing.T) {
-	now := time.Now()
+	now, yes, no := time.Now(), true, false
 	for _, c := range []struct {
 		name string
 		is   state
 		says []string
 	}{
-		{"fit", state{number: 170000, version: "17.0", fsync: true, allowed: 200, login: "app", maySignal: true, noticesLostPeer: true, now: now}, []string{
+		{"fit", state{number: 170000, version: "17.0", fsync: true, allowed: 200, login: "app", marker: &yes, maySignal: true, noticesLostPeer: true, now: now}, []string{
 			"version: 17.0", "role of the server: primary", "fsync: on", "max_prepared_transactions: 0 of 200 in use",
-			"finishing branches of other roles: app may finish all that is prepared now", "ending sessions of others: allowed",
+			"finishing branches of other roles: app may finish all that is prepared now", "concord.branch: there", "ending sessions of others: allowed",
 			"oldest prepared branch: 0s", "oldest prepared transaction of the server: 0 transactions ago", "lost clients: noticed while a statement runs"}},
-		{"nothing is", state{number: 130000, version: "13.1", standby: true, login: "app", horizon: 2e8, now: now, ours: []adapters.Prepared{{Since: now.Add(-time.Hour)}},
+		{"nothing is", state{marker: &no, number: 130000, version: "13.1", standby: true, login: "app", horizon: 2e8, now: now, ours: []adapters.Prepared{{Since: now.Add(-time.Hour)}},
 			foreign: []string{"shop"}, mighty: []string{"postgres"}, gone: 2}, []string{
 			"PROBLEM version: 13.1; upgrade to PostgreSQL 14 or newer",
 			"PROBLEM role of the server: standby; point the resource at the primary",
@@ -297,6 +327,7 @@ func TestWhatFindingsSay(t *testing.T) {
 			"finishing branches of other roles: app is not a member of shop; branches are prepared by postgres, who may do everything; 2 branches belong to roles that are there no more; " +
 				`GRANT "shop" TO "app"; if these are roles of your applications; ` +
 				"let applications use roles of their own that are no superusers, and end what is prepared by hand; end those by hand",
+			`PROBLEM concord.branch: app may not read and remove the markers of branches; GRANT USAGE ON SCHEMA concord TO "app"; GRANT SELECT, DELETE ON concord.branch TO "app"`,
 			`ending sessions of others: app may end sessions of its own roles only; GRANT pg_signal_backend TO "app"`,
 			`oldest prepared branch: 1h0m0s; see what it waits for with "concord recover"`,
 			"oldest prepared transaction of the server: 200000000 transactions ago; end it: it holds back vacuum for the whole server (select * from pg_prepared_xacts order by prepared)",
@@ -304,7 +335,7 @@ func TestWhatFindingsSay(t *testing.T) {
 		{"full", state{number: 170000, version: "17.0", fsync: true, allowed: 2, used: 2, login: "app", maySignal: true, noticesLostPeer: true, now: now}, []string{
 			"version: 17.0", "role of the server: primary", "fsync: on",
 			`max_prepared_transactions: 2 of 2 in use; set max_prepared_transactions = 200 (at least the sum of all pools) and restart, and look for forgotten branches with "concord recover"`,
-			"finishing branches of other roles: app may finish all that is prepared now", "ending sessions of others: allowed",
+			"finishing branches of other roles: app may finish all that is prepared now", "concord.branch: not there yet: the first branch makes it, if its role may; " + CreateMarkerTable, "ending sessions of others: allowed",
 			"oldest prepared branch: 0s", "oldest prepared transaction of the server: 0 transactions ago", "lost clients: noticed while a statement runs"}},
 	} {
 		var all []string

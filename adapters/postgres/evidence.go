@@ -24,7 +24,8 @@ type server struct {
 
 	// What the session had when it was asked.
 	lockTimeout, idleTimeout time.Duration
-	number                   *pgconn.StatementDescription // numberText, if the server knows it by name
+	vote                     *pgconn.StatementDescription // markerText, if the server knows it by name
+	deallocated              bool                         // it has been made to forget it
 }
 
 // holder names a session of the server. Process ids are used again, start times not.
@@ -33,8 +34,10 @@ type holder struct {
 	start int64 // microseconds since 1970
 }
 
-// evidence is what pg_xact_status is asked with, and who prepared, for people.
+// evidence tells whether the branch has left a marker, which proves that it committed, and has
+// what pg_xact_status is asked with, and who prepared, for people.
 type evidence struct {
+	marker   bool
 	number   string // xid8, decimal
 	system   string
 	timeline string
@@ -44,14 +47,31 @@ type evidence struct {
 
 var errEvidence = errors.New("the record of the branch is not in a form that this version writes: run the newest version of concord on all nodes")
 
+// How evidence begins. Branches of older clients, and those that declared to be read only, have
+// left no marker.
+const (
+	evidenceOfNumber = "v1"
+	evidenceOfMarker = "v2"
+)
+
 func (e evidence) String() string {
-	return fmt.Sprintf("v1;xid8=%s;system=%s;timeline=%s;db=%s;role=%s", e.number, e.system, e.timeline, e.database, url.QueryEscape(e.role))
+	version := evidenceOfNumber
+	if e.marker {
+		version = evidenceOfMarker
+	}
+	return fmt.Sprintf("%s;xid8=%s;system=%s;timeline=%s;db=%s;role=%s", version, e.number, e.system, e.timeline, e.database, url.QueryEscape(e.role))
 }
 
 // parseEvidence accepts exactly what String prints.
 func parseEvidence(s string) (evidence, error) {
 	f := form{rest: s}
-	f.word("v1;xid8=")
+	marker := strings.HasPrefix(s, evidenceOfMarker)
+	if marker {
+		f.word(evidenceOfMarker)
+	} else {
+		f.word(evidenceOfNumber)
+	}
+	f.word(";xid8=")
 	number := f.number(20)
 	f.word(";system=")
 	system := f.number(20)
@@ -65,7 +85,7 @@ func parseEvidence(s string) (evidence, error) {
 	if f.wrong || f.rest != "" || len(timeline) != 8 || err != nil || url.QueryEscape(role) != escaped {
 		return evidence{}, errEvidence
 	}
-	return evidence{number: number, system: system, timeline: timeline, database: database, role: role}, nil
+	return evidence{marker: marker, number: number, system: system, timeline: timeline, database: database, role: role}, nil
 }
 
 // form reads a text from its front. It stands on the way of every commit request, where a regular
@@ -141,21 +161,29 @@ func serverOf(ctx context.Context, conn *pgx.Conn) (server, error) {
 	if s.holder.pid != conn.PgConn().PID() {
 		s.holder = holder{} // a pooler's connection: the session behind it may be anybody's next
 	}
-	// Where pgx itself has the server remember statements, one more is right.
-	if conn.Config().DefaultQueryExecMode == pgx.QueryExecModeCacheStatement {
-		if s.number, err = conn.Prepare(ctx, "concord_number", numberText); err != nil {
-			return server{}, err
-		}
-	}
 	if s.timeline != "" { // a standby may be promoted under a living connection
 		conn.PgConn().CustomData()[customKey] = s
 	}
 	return s, nil
 }
 
-// forgetNumber is for a connection whose statements were deallocated behind our back.
-func (s server) forgetNumber(pg *pgconn.PgConn) {
-	s.number = nil
+// learnVote has the server remember the statement of the vote, on a connection where pgx itself has it
+// remember statements. The table of the markers must be there.
+func (s server) learnVote(ctx context.Context, conn *pgx.Conn) (server, error) {
+	if s.vote != nil || s.deallocated || s.timeline == "" || conn.Config().DefaultQueryExecMode != pgx.QueryExecModeCacheStatement {
+		return s, nil
+	}
+	var err error
+	if s.vote, err = conn.Prepare(ctx, "concord_vote", markerText); err != nil {
+		return s, err
+	}
+	conn.PgConn().CustomData()[customKey] = s
+	return s, nil
+}
+
+// forgetVote is for a connection whose statements were deallocated behind our back.
+func (s server) forgetVote(pg *pgconn.PgConn) {
+	s.vote, s.deallocated = nil, true
 	pg.CustomData()[customKey] = s
 }
 

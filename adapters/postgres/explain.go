@@ -13,6 +13,11 @@ import (
 // SQLSTATEs that the adapter branches on.
 const (
 	codeUndefinedObject = "42704" // no prepared transaction of that name
+	codeUndefinedTable  = "42P01"
+	codeUndefinedSchema = "3F000"
+	codePrivilege       = "42501"
+	codeReadOnly        = "25006" // the transaction, or the server
+	codeDuplicate       = "23505"
 	codeNoStatement     = "26000" // no statement of that name was prepared
 	codeInvalidValue    = "22023" // a transaction number of the future, among others
 	codeInvalidText     = "22P02" // a setting that is not there, read as a number
@@ -66,6 +71,8 @@ func nextStep(op operation, err error) string {
 	code := sqlState(err)
 	voting := op == preparing || op == committing
 	switch {
+	case errors.Is(err, errMarker):
+		return "let an administrator of the database run:\n" + CreateMarkerTable + ";\n" + markerGrants + "\nfor the roles of the application and of the coordinators"
 	case voting && (code == "40001" || code == "40P01" || code == "55P03"):
 		return "run the global transaction again"
 	case fromWithin(err): // the error of a trigger, which says itself what is wrong

@@ -42,7 +42,7 @@ func finishOn(ctx context.Context, conn *pgx.Conn, x txn.XID, b txn.Branch, d tx
 	if mutant.NotFoundIsDone {
 		return txn.AlreadyDone, nil
 	}
-	what, err := statusOfBranch(ctx, conn, b)
+	what, err := statusOfBranch(ctx, conn, x, b)
 	if err != nil {
 		return 0, err
 	}
@@ -167,15 +167,27 @@ const (
 	aborted
 )
 
-func statusOfBranch(ctx context.Context, conn *pgx.Conn, b txn.Branch) (status, error) {
+// statusOfBranch tells what became of a branch that is not listed. Who looked for it in vain before
+// sees the marker of one that has committed: the server lets go of the name after that.
+func statusOfBranch(ctx context.Context, conn *pgx.Conn, x txn.XID, b txn.Branch) (status, error) {
+	var e evidence
+	if b.Evidence != "" {
+		var err error
+		if e, err = parseEvidence(b.Evidence); err != nil {
+			return unproven, err
+		}
+	}
+	if there, err := marked(ctx, conn, x); err != nil || there {
+		return committed, err
+	}
 	if b.Evidence == "" {
 		return unproven, nil
 	}
-	e, err := parseEvidence(b.Evidence)
-	if err != nil {
-		return unproven, err
+	what, err := statusOf(ctx, conn, e)
+	if what == committed && e.marker {
+		what = unproven // it is the number of another transaction, or somebody has removed the marker
 	}
-	return statusOf(ctx, conn, e)
+	return what, err
 }
 
 func statusOf(ctx context.Context, conn *pgx.Conn, e evidence) (status, error) {

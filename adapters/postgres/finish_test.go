@@ -19,7 +19,7 @@ import (
 	"github.com/concordtx/concord/txn"
 )
 
-func TestBranchThatIsNotListedIsJudgedByItsTransactionNumber(t *testing.T) {
+func TestBranchThatIsNotListedIsJudgedByItsMarker(t *testing.T) {
 	b := newBank(t)
 	one, x, commits := b.prepared()
 	_, err := one.Commit(b.ctx)
@@ -42,10 +42,14 @@ func TestBranchThatIsNotListedIsJudgedByItsTransactionNumber(t *testing.T) {
 	}{
 		{"committed", x, commits, txn.AlreadyDone, txn.Contradicted},
 		{"aborted", y, aborts, txn.Contradicted, txn.AlreadyDone},
-		{"no evidence", x, txn.Branch{No: 1}, txn.Lost, txn.AlreadyDone},
-		{"number of the future", x, other(func(e *evidence) { e.number = "18000000000" }), txn.Lost, txn.AlreadyDone},
-		{"another timeline", x, other(func(e *evidence) { e.timeline = "00000002" }), txn.Lost, txn.AlreadyDone},
-		{"another system", x, other(func(e *evidence) { e.system = "1" }), txn.Lost, txn.AlreadyDone},
+		{"committed, and nobody knows more than its name", x, txn.Branch{No: 1}, txn.AlreadyDone, txn.Contradicted},
+		{"committed, and the server was promoted since", x, other(func(e *evidence) { e.timeline = "00000002" }), txn.AlreadyDone, txn.Contradicted},
+		{"unknown", newXID(), txn.Branch{No: 1}, txn.Lost, txn.AlreadyDone},
+		{"without its marker", newXID(), commits, txn.Lost, txn.AlreadyDone},
+		{"of a client that left none", newXID(), other(func(e *evidence) { e.marker = false }), txn.AlreadyDone, txn.Contradicted},
+		{"number of the future", newXID(), other(func(e *evidence) { e.number = "18000000000" }), txn.Lost, txn.AlreadyDone},
+		{"another timeline", newXID(), other(func(e *evidence) { e.marker, e.timeline = false, "00000002" }), txn.Lost, txn.AlreadyDone},
+		{"another system", newXID(), other(func(e *evidence) { e.marker, e.system = false, "1" }), txn.Lost, txn.AlreadyDone},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			found, err := b.Commit(b.ctx, c.x, c.b)
@@ -70,7 +74,7 @@ func TestTransactionStillInProgressIsTriedAgainOrFenced(t *testing.T) {
 	s, x := b.work()
 	number, role, err := askNumber(b.ctx, s.conn.Conn().PgConn())
 	require.NoError(t, err)
-	branch := txn.Branch{No: 1, Evidence: evidence{number, s.server.system, s.server.timeline, s.server.database, role}.String()}
+	branch := txn.Branch{No: 1, Evidence: evidence{true, number, s.server.system, s.server.timeline, s.server.database, role}.String()}
 	_, err = b.Commit(b.ctx, x, branch)
 	require.ErrorContains(t, err, "try again")
 	_, err = b.Rollback(b.ctx, x, branch)
@@ -399,8 +403,8 @@ func TestOtherDatabaseOfTheServerIsRefusedAndHasAnotherIdentity(t *testing.T) {
 	require.NoError(t, s.Rollback(b.ctx))
 }
 
-// A standby lists nothing and finishes nothing; once promoted it has what was
-// prepared, and the numbers of the old timeline prove nothing any more.
+// A standby lists nothing and finishes nothing; once promoted it has what was prepared, and the
+// markers of what has committed.
 func TestStandbyIsNoParticipantUntilItIsPromoted(t *testing.T) {
 	if shared == nil {
 		t.Skip("PostgreSQL: NOT RUN (not installed)")
@@ -444,7 +448,7 @@ func TestStandbyIsNoParticipantUntilItIsPromoted(t *testing.T) {
 	require.True(t, promoted)
 	found, err := b.Commit(b.ctx, y, finished)
 	require.NoError(t, err)
-	require.Equal(t, txn.Lost, found)
+	require.Equal(t, txn.AlreadyDone, found)
 	found, err = open.Commit(b.ctx)
 	require.NoError(t, err)
 	require.Equal(t, txn.Done, found)

@@ -311,7 +311,7 @@ func TestASessionThatIsNotSeenAtWorkOnTheBranchIsNotEnded(t *testing.T) {
 	evidenceOf := func(s *session) string {
 		number, role, err := askNumber(b.ctx, s.pgx.PgConn())
 		require.NoError(t, err)
-		return evidence{number, s.server.system, s.server.timeline, s.server.database, role}.String()
+		return evidence{true, number, s.server.system, s.server.timeline, s.server.database, role}.String()
 	}
 	holder := victim.server.holder.String()
 	settled, y := b.work()

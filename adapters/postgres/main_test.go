@@ -61,6 +61,7 @@ func furnish(ctx context.Context, db *testdb.Server) error {
 		db.Exec(ctx, "", "create role app login", "create role stranger login", "create role recovery login",
 			"grant app to recovery", "grant create on schema public to app, stranger",
 			"create database elsewhere"),
+		db.Exec(ctx, "", CreateMarkerTable, "grant usage on schema concord to app, stranger", "grant select, insert, delete on concord.branch to app, stranger"),
 		db.Exec(ctx, "", "create table account (k text primary key, v bigint not null)", "grant all on account to app, stranger, recovery",
 			"create table canary (alive bool)", "insert into canary values (true)",
 			"create table child (k text references account deferrable initially deferred)", "grant all on child to app",

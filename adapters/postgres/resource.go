@@ -5,13 +5,13 @@ package postgres
 import (
 	"context"
 	"fmt"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/concordtx/concord/adapters"
-	"github.com/concordtx/concord/txn"
 )
 
 // Defaults of the limits that every branch sets for itself. Two databases make
@@ -30,6 +30,8 @@ type Resource struct {
 	ownsPool    bool
 	lockTimeout time.Duration
 	idleTimeout time.Duration
+	noMarker    bool
+	markerReady atomic.Bool // branches can leave their markers
 }
 
 var _ adapters.Opener = (*Resource)(nil)
@@ -46,6 +48,11 @@ func WithLockTimeout(d time.Duration) Option { return func(r *Resource) { r.lock
 // one and says nothing for so long. A stricter idle_in_transaction_session_timeout stays, and
 // with zero any does.
 func WithIdleTimeout(d time.Duration) Option { return func(r *Resource) { r.idleTimeout = d } }
+
+// WithoutMarker goes without the table of the evidence, where there must be none. The price: when a
+// branch that was decided to commit is not there any more, nothing tells whether it has been committed, and the
+// transaction becomes a heuristic hazard, which a person has to look into.
+func WithoutMarker() Option { return func(r *Resource) { r.noMarker = true } }
 
 // New returns the resource that works through the application's own pool. Its name is
 // the one that the coordinator's configuration gives the database. The pool stays the
@@ -141,12 +148,6 @@ func (r *Resource) TxWith(ctx context.Context, g adapters.Global, options TxOpti
 	}
 	return &handle{session: s}, nil
 }
-
-// Forget does nothing: PostgreSQL keeps the evidence itself.
-func (r *Resource) Forget(context.Context, []txn.XID) error { return nil }
-
-// Evidence lists nothing, for the same reason.
-func (r *Resource) Evidence(context.Context, txn.XID) ([]txn.XID, error) { return nil, nil }
 
 // Close closes the pool that Open made, and waits for its connections.
 func (r *Resource) Close() error {

@@ -72,7 +72,7 @@ func TestOpenDoesNotConnect(t *testing.T) {
 }
 
 func TestEvidenceAndHolderRoundTrip(t *testing.T) {
-	e := evidence{"18446744073709551615", "7301234567890123456", "0000002A", "16384", `we;rd "röle"` + "\n="}
+	e := evidence{true, "18446744073709551615", "7301234567890123456", "0000002A", "16384", `we;rd "röle"` + "\n="}
 	got, err := parseEvidence(e.String())
 	require.NoError(t, err)
 	require.Equal(t, e, got)
@@ -80,7 +80,7 @@ func TestEvidenceAndHolderRoundTrip(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, holder{4294967295, 1700000000123456}, h)
 	require.Empty(t, holder{}.String())
-	for _, bad := range []string{"", "v1", e.String() + ";", " " + e.String(), strings.Replace(e.String(), "v1", "v2", 1), strings.Replace(e.String(), "0000002A", "0000002a", 1)} {
+	for _, bad := range []string{"", "v1", e.String() + ";", " " + e.String(), strings.Replace(e.String(), "v2", "v3", 1), strings.Replace(e.String(), "0000002A", "0000002a", 1)} {
 		_, err := parseEvidence(bad)
 		require.ErrorIs(t, err, errEvidence, "%q", bad)
 	}

@@ -84,6 +84,7 @@ type session struct {
 	failure  error         // the first error since the transaction was last healthy
 	unsent   bool          // failure is of a statement that the server never got
 	failedAt int           // how many savepoints there were
+	reader   bool          // declared to be read only
 	borrowed bool          // large objects hold on to native
 	safe     bool          // nothing of the branch was committed by the application
 	stuck    bool          // a call of the application has conn and does not come back
@@ -109,13 +110,25 @@ func (r *Resource) begin(ctx context.Context, x txn.XID) (*session, error) {
 	if err != nil {
 		return nil, err
 	}
-	known, err := serverOf(ctx, conn.Conn())
+	known, err := r.ready(ctx, conn.Conn())
 	if err != nil {
 		conn.Release() // destroyed if it broke
 		return nil, err
 	}
 	return &session{r: r, x: x, server: known, conn: conn, pgx: conn.Conn(),
 		changed: make(chan struct{}), limits: known.limits(r.lockTimeout, r.idleTimeout)}, nil
+}
+
+// ready returns the server of a connection on which a branch can begin, and leave its evidence.
+func (r *Resource) ready(ctx context.Context, conn *pgx.Conn) (server, error) {
+	known, err := serverOf(ctx, conn)
+	if err != nil {
+		return server{}, err
+	}
+	if err := r.prepareMarker(ctx, conn); err != nil || !r.markerReady.Load() {
+		return known, err
+	}
+	return known.learnVote(ctx, conn)
 }
 
 // configure sets options in a transaction that has done nothing yet. One that is not open
@@ -131,6 +144,7 @@ func (s *session) configure(ctx context.Context, o TxOptions) error {
 	defer s.exit(free)
 	s.mu.Lock()
 	touched, native := s.touched, s.native
+	s.reader = s.reader || o.ReadOnly && !touched
 	if native == nil && !touched {
 		s.limits, s.touched = append(slices.Clip(s.limits), more...), true // the last word counts
 	}
@@ -307,9 +321,12 @@ func (s *session) Prepare(ctx context.Context) (txn.Vote, txn.Branch, error) {
 			return s.voteReadOnly(ctx, pg, isolation)
 		}
 	}
-	end, err := prepareBranch(ctx, pg, s.server.number, prepareText(s.x))
+	end, err := prepareBranch(ctx, pg, s.question(), prepareText(s.x))
 	if sqlState(err) == codeNoStatement {
-		s.server.forgetNumber(pg)
+		s.server.forgetVote(pg)
+	}
+	if end.early {
+		err = s.r.markerDoubted(err)
 	}
 	if err != nil {
 		return s.voteNo(ctx, s.explainVote(s.replaced(err, end.early)))
@@ -332,10 +349,10 @@ func (s *session) explainVote(err error) error {
 }
 
 func (s *session) becomePrepared(end ending) txn.Branch {
-	s.branch = txn.Branch{
-		No: s.x.Branch, Resource: s.r.name,
-		Evidence: evidence{number: end.number, system: s.server.system, timeline: s.server.timeline, database: s.server.database, role: end.role}.String(),
-		Holder:   s.server.holder.String(),
+	s.branch = txn.Branch{No: s.x.Branch, Resource: s.r.name, Holder: s.server.holder.String()}
+	if !s.r.noMarker {
+		s.branch.Evidence = evidence{marker: !s.reader, number: end.number, system: s.server.system, timeline: s.server.timeline,
+			database: s.server.database, role: end.role}.String()
 	}
 	s.closeNative()
 	s.mu.Lock()

@@ -90,6 +90,11 @@ const (
 	// means that it wrote nothing.
 	numberText = "select pg_current_xact_id_if_assigned()::text, current_user::text, current_setting('concord.branch')::int"
 
+	// noWriteText gives a number to a transaction that was declared to be read only, and fails in
+	// one that is not.
+	noWriteText = "select pg_current_xact_id()::text, current_user::text, " +
+		"current_setting(case current_setting('transaction_read_only') when 'on' then 'concord.branch' else 'concord.reader' end)::int"
+
 	// readerText is numberText for a branch that may have read only.
 	readerText = "select pg_current_xact_id_if_assigned()::text, current_setting('transaction_isolation'), current_setting('concord.branch')::int"
 

@@ -13,12 +13,12 @@ import (
 
 func TestOnlyEvidenceOfThisAdapterIsValid(t *testing.T) {
 	r := &Resource{name: "bank"}
-	e := evidence{"18446744073709551615", "7301234567890123456", "0000002A", "16384", "app"}
+	e := evidence{true, "18446744073709551615", "7301234567890123456", "0000002A", "16384", "app"}
 	good := txn.Branch{Evidence: e.String(), Holder: holder{pid: 4711, start: 1_700_000_000_123_456}.String()}
 	require.NoError(t, r.Validate(good))
 	require.NoError(t, r.Validate(txn.Branch{}), "neither has to be there")
 	with := func(old, new string) string { return strings.Replace(e.String(), old, new, 1) }
-	for _, evidence := range []string{"poison", "v1", with("v1", "v2"), with("18446744073709551615", "18446744073709551616"),
+	for _, evidence := range []string{"poison", "v1", with("v2", "v3"), with("18446744073709551615", "18446744073709551616"),
 		with("18446744073709551615", "007"), with("7301234567890123456", "99999999999999999999"), with("16384", "4294967296"),
 		e.String() + "'; drop table t; --", strings.Repeat("a", 1<<20)} {
 		b := good
@@ -35,6 +35,7 @@ func TestOnlyEvidenceOfThisAdapterIsValid(t *testing.T) {
 // FuzzValidate takes what anybody may say of a branch.
 func FuzzValidate(f *testing.F) {
 	f.Add("v1;xid8=1;system=2;timeline=00000001;db=3;role=app", "v1;pid=1;start=2")
+	f.Add("v2;xid8=1;system=2;timeline=00000001;db=3;role=app", "")
 	f.Add("poison", "7@1@0123456789abcdef")
 	f.Fuzz(func(t *testing.T, evidence, holder string) {
 		if (&Resource{}).Validate(txn.Branch{Evidence: evidence, Holder: holder}) != nil {

@@ -33,12 +33,12 @@ func TestPrepareBranchReportsWhatTheServerAnswered(t *testing.T) {
 	s, x := b.work()
 	_, err := s.opened().Exec(b.ctx, "select 1/0")
 	require.Error(t, err)
-	_, err = prepareBranch(b.ctx, s.conn.Conn().PgConn(), s.server.number, prepareText(x))
+	_, err = prepareBranch(b.ctx, s.conn.Conn().PgConn(), s.question(), prepareText(x))
 	require.Equal(t, "25P02", sqlState(err))
 	b.votesNo(s, "")
 
 	s, x = b.work()
-	end, err := prepareBranch(b.ctx, s.conn.Conn().PgConn(), s.server.number, prepareText(x))
+	end, err := prepareBranch(b.ctx, s.conn.Conn().PgConn(), s.question(), prepareText(x))
 	require.NoError(t, err)
 	require.Equal(t, "PREPARE TRANSACTION", end.tag)
 	require.Equal(t, "app", end.role)
@@ -157,18 +157,21 @@ func TestSerializationFailureAtPrepareVotesNo(t *testing.T) {
 }
 
 func TestNameInUseVotesNo(t *testing.T) {
-	b := newBank(t)
+	b := newBank(t, WithLockTimeout(100*time.Millisecond))
 	first, x, _ := b.prepared()
 	second := b.begin(x)
 	require.NoError(t, write(b.ctx, second, "another "+x.ID.String(), 1))
 	vote, _, err := second.Prepare(b.ctx)
 	require.Equal(t, txn.VoteNo, vote)
-	require.Equal(t, "42710", sqlState(err))
+	require.Equal(t, "55P03", sqlState(err), "the marker of the other is not committed")
 	found, err := first.Commit(b.ctx) // the branch that has the name is unharmed
 	require.NoError(t, err)
 	require.Equal(t, txn.Done, found)
 	_, there := b.value(x.ID.String())
 	require.True(t, there)
+	second = b.begin(x)
+	require.NoError(t, write(b.ctx, second, "another "+x.ID.String(), 1))
+	require.ErrorContains(t, b.votesNo(second, "23505"), "has committed already")
 }
 
 func TestServerWithoutPreparedTransactionsVotesNoAndTheCheckSaysWhy(t *testing.T) {

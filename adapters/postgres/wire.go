@@ -49,14 +49,13 @@ type ending struct {
 	early        bool // the server answered an error, a FATAL one perhaps, before it came to the end
 }
 
-// prepareBranch asks for the transaction's number and prepares it, in one round trip. The
-// server need not parse the question again if it knows it by name.
-func prepareBranch(ctx context.Context, pg *pgconn.PgConn, number *pgconn.StatementDescription, text string) (ending, error) {
+// prepareBranch asks a question of the transaction and prepares it, in one round trip.
+func prepareBranch(ctx context.Context, pg *pgconn.PgConn, q question, text string) (ending, error) {
 	p := pg.StartPipeline(ctx)
-	if number != nil {
-		p.SendQueryStatement(number, nil, nil, nil)
+	if q.known != nil { // the server need not parse it again
+		p.SendQueryStatement(q.known, q.params, nil, nil)
 	} else {
-		p.SendQueryParams(numberText, nil, nil, nil, nil)
+		p.SendQueryParams(q.text, q.params, nil, nil, nil)
 	}
 	p.SendQueryParams(text, nil, nil, nil, nil)
 	end, err := readEnding(p)
