@@ -14,6 +14,8 @@
 //		return err
 //	})
 //
+// What wants a *sql.Tx (gorm, sqlx, bun, ent, sqlboiler) gets one on the same branch by SQLTx.
+//
 // A coordinator node uses Open, which needs a DSN only and connects when it must.
 //
 // # What a branch is here

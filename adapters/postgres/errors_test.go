@@ -4,6 +4,7 @@ package postgres
 
 import (
 	"context"
+	"database/sql"
 	"fmt"
 	"io"
 	"regexp"
@@ -110,6 +111,17 @@ var messages = []message{
 		`postgres "bank": set options of XID: isolation level "chaos" is none of PostgreSQL's: use the constants of pgx, such as pgx.Serializable`},
 	{"late options", wishing(TxOptions{ReadOnly: true}, "select 1"),
 		`postgres "bank": set options of XID: the branch has run statements already: give the options with the first call of TxWith`},
+	{"copy through a statement", func(b *bank) error { return do(b.ctx, b.begin(newXID()), "copy account from stdin") },
+		`postgres "bank": COPY FROM STDIN waits for data that nobody sends: use CopyFrom of the pgx.Tx that Resource.Tx returns`},
+	{"a named argument", func(b *bank) error {
+		_, err := sqlOf(b, b.begin(newXID())).Exec("select $1", sql.Named("k", 1))
+		return err
+	}, `sql: converting argument with name "k" type: postgres "bank": argument "k" has a name, and PostgreSQL counts arguments: write $1`},
+	{"a named argument, ignored", voted(func(b *bank, s *session) { _, _ = sqlOf(b, s).Exec("select $1", sql.Named("k", 1)) }),
+		`postgres "bank": prepare XID: a statement was never sent; your closure ignored this error: argument "k" has a name, and PostgreSQL counts arguments: write $1`},
+	{"a time that Go has not got", func(b *bank) error {
+		return sqlOf(b, b.begin(newXID())).QueryRow("select 'infinity'::timestamptz").Scan(new(time.Time))
+	}, `column "timestamptz": cannot scan Infinity into *time.Time`},
 	{"evidence", func(b *bank) error { return b.Validate(txn.Branch{Evidence: "x"}) },
 		"evidence: the record of the branch is not in a form that this version writes: run the newest version of concord on all nodes"},
 	{"a holder", func(b *bank) error { return b.Validate(txn.Branch{Holder: "x"}) },
@@ -261,6 +273,8 @@ var withoutRow = map[string]string{
 	"pg_xact_status answered %q":              surprise,
 	"%d answers to one statement":             surprise,
 	"%d rows instead of a transaction number": surprise,
+	"postgres %q: work in %s: %w":             "a *sql.DB over a branch opens nothing that could fail",
+	"this driver is called with a context":    "database/sql does not call without",
 	"the batch is closed already":             "what pgx says: a handle takes it for no error, or has it from the application",
 	"end the session of the branch: %w":       timing,
 	"the session of the branch (process %d) was told to end and is still there: try again":              timing,

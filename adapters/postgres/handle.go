@@ -13,6 +13,9 @@ import (
 	"github.com/jackc/pgx/v5/pgtype"
 )
 
+// errAsks is said instead of waiting for ever, as the server does.
+var errAsks = errors.New("COPY FROM STDIN waits for data that nobody sends: use CopyFrom of the pgx.Tx that Resource.Tx returns")
+
 var errRollbackOnly = errors.New("the application rolled back its part of the work")
 
 // handle is the pgx.Tx of the application: the branch, or a savepoint in it. It
@@ -46,6 +49,10 @@ func (h *handle) enter(ctx context.Context, read func(conforming bool) statement
 		return statement{}, err
 	}
 	st := read(s.pgx.PgConn().ParameterStatus("standard_conforming_strings") == "on")
+	if st.asks {
+		s.exit(free)
+		return statement{}, s.refuse(errAsks)
+	}
 	if err := s.announce(ctx, st); err != nil {
 		s.exit(free)
 		return statement{}, err

@@ -130,6 +130,15 @@ func (r *Resource) Tx(ctx context.Context, g adapters.Global) (pgx.Tx, error) {
 // TxWith is Tx with options. They can only be set by the first call within a global
 // transaction, before its first statement.
 func (r *Resource) TxWith(ctx context.Context, g adapters.Global, options TxOptions) (pgx.Tx, error) {
+	s, err := r.branchOf(ctx, g, options)
+	if err != nil {
+		return nil, err
+	}
+	return &handle{session: s}, nil
+}
+
+// branchOf returns the branch of g to work in.
+func (r *Resource) branchOf(ctx context.Context, g adapters.Global, options TxOptions) (*session, error) {
 	enlisted, err := g.Enlist(ctx, r)
 	if err != nil {
 		return nil, err
@@ -146,7 +155,7 @@ func (r *Resource) TxWith(ctx context.Context, g adapters.Global, options TxOpti
 			return nil, r.explain(asking, "set options of "+s.x.String(), err)
 		}
 	}
-	return &handle{session: s}, nil
+	return s, nil
 }
 
 // Close closes the pool that Open made, and waits for its connections.

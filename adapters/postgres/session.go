@@ -89,6 +89,7 @@ type session struct {
 	safe     bool          // nothing of the branch was committed by the application
 	stuck    bool          // a call of the application has conn and does not come back
 	rest     rest          // once ended
+	standard *standard     // nil until a *sql.Tx is asked for
 	lastWord error         // what Rollback says for ever, if the fate of the branch is known not to be an abort
 
 	savepoints []string // in the order in which they were set
@@ -576,13 +577,17 @@ func (s *session) Abandon() {
 // leave moves from one phase to the next and reports whether it was in the first.
 func (s *session) leave(from, to phase) bool {
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.phase != from {
-		return false
+	was := s.phase
+	if was == from {
+		s.phase = to
+		s.wake()
 	}
-	s.phase = to
-	s.wake()
-	return true
+	standard := s.standard
+	s.mu.Unlock()
+	if was == working && from == working && to != working {
+		standard.end()
+	}
+	return was == from
 }
 
 // take hands the connection to the caller, or nil if it is given back already.

@@ -2,7 +2,10 @@
 
 package postgres
 
-import "strings"
+import (
+	"slices"
+	"strings"
+)
 
 // statement is what the text of one message to the server shows without asking anybody.
 // It is never trusted to be harmless where that would cost a right answer: the vote asks
@@ -15,6 +18,7 @@ type statement struct {
 	works    bool // it may have effects that a commit keeps
 	several  bool // it is more than one, of which the later may be outside of any transaction
 	loud     bool // it may do more than read: anything but plain reads with known functions
+	asks     bool // it asks for data that does not come with it: COPY FROM STDIN
 	leaves   leaves
 	savedAs  string // SAVEPOINT name
 	released string // RELEASE name
@@ -37,7 +41,7 @@ var opaque = statement{ends: true, keeps: true, works: true, several: true, loud
 func (st statement) and(other statement) statement {
 	return statement{
 		ends: st.ends || other.ends, keeps: st.keeps || other.keeps, works: st.works || other.works, several: true,
-		loud: st.loud || other.loud, leaves: max(st.leaves, other.leaves),
+		loud: st.loud || other.loud, asks: st.asks || other.asks, leaves: max(st.leaves, other.leaves),
 	}
 }
 
@@ -95,6 +99,8 @@ func readOne(tokens []token) statement {
 			i++
 		}
 		st.backTo, st.loud = nameAt(tokens, i), false
+	case "copy":
+		st.asks = slices.ContainsFunc(tokens, func(t token) bool { return t.kind == word && t.text == "stdin" })
 	case "savepoint":
 		st.savedAs = nameAt(tokens, 1)
 	case "release":
