@@ -36,7 +36,9 @@ race:
 		CONCORD_TEST_REQUIRE=$${CONCORD_TEST_REQUIRE:-1} go test -json $(TESTFLAGS) $$packages
 
 simulate: # one goroutine runs a simulated world, so the race detector has nothing to find there
-	@GOGC=400 go test -json -count=1 -timeout 15m ./internal/sim -sim.seeds=$(SEEDS) -sim.txnseeds=$(TXN_SEEDS)
+	@go test -json -count=1 -timeout 15m ./internal/sim
+	@GOGC=400 go test -json -count=1 -timeout 15m ./internal/sim/logsim -sim.seeds=$(SEEDS)
+	@GOGC=400 go test -json -count=1 -timeout 15m ./internal/sim/txnsim -sim.seeds=$(TXN_SEEDS)
 	@go test -json -count=1 -timeout 15m ./internal/explore/...
 
 mutants:

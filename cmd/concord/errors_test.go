@@ -239,7 +239,7 @@ const (
 
 // withoutRow are the texts that no row of the table has.
 var withoutRow = map[string]string{
-	"%s: members: %s": "only a measurement reads members alone: its table has it",
+	"%s: members: %s":                         "only a measurement reads members alone: its table has it",
 	"account %d of %s is not there":           measured,
 	"bank %s: %w":                             measured,
 	"bank %s: make accounts: %w":              measured,

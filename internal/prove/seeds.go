@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/concordtx/concord/internal/sim"
+	"github.com/concordtx/concord/internal/sim/logsim"
+	"github.com/concordtx/concord/internal/sim/txnsim"
 )
 
 // seeds runs the simulator on seeds that nobody has run before: the replicated log alone for
@@ -20,13 +22,13 @@ func seeds(ctx context.Context, t *table, o options, budget time.Duration) error
 	first := sim.Seeds{First: o.seed, Workers: o.workers}
 
 	part, cancel := block(budget / 2)
-	logs, logErr := sim.Block(part, first, sim.Options{})
+	logs, logErr := logsim.Block(part, first, sim.Options{})
 	cancel()
 	t.add("seeds of the replicated log", fmt.Sprintf("%s seeds, %s events, %s entries committed, %s epochs",
 		count(logs.Seeds), count(logs.Steps), count(logs.Entries), count(logs.Epochs)), verdict(logErr))
 
 	part, cancel = block(budget / 2)
-	txns, txnErr := sim.TxnBlock(part, first, sim.TxnOptions{})
+	txns, txnErr := txnsim.Block(part, first, txnsim.Options{})
 	cancel()
 	t.add("seeds with transactions", fmt.Sprintf("%s seeds, %s events, %s transactions",
 		count(txns.Seeds), count(txns.Steps), count(txns.Transactions)), verdict(txnErr))

@@ -4,32 +4,12 @@ package sim
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"sync/atomic"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 )
-
-func TestBlockAddsUpTheSameOnAnyNumberOfWorkers(t *testing.T) {
-	one, err := Block(context.Background(), Seeds{First: 1, Count: 12, Workers: 1}, Options{Steps: 500})
-	require.NoError(t, err)
-	require.Equal(t, uint64(12), one.Seeds)
-	require.Positive(t, one.Entries)
-	require.Positive(t, one.Epochs)
-	three, err := Block(context.Background(), Seeds{First: 1, Count: 12, Workers: 3}, Options{Steps: 500})
-	require.NoError(t, err)
-	require.Equal(t, one, three)
-}
-
-func TestBlockReportsTheViolationOfASeed(t *testing.T) {
-	_, err := Block(context.Background(), Seeds{First: 1, Count: 50}, Options{Steps: 500, Planted: LoseSyncedTail})
-	var v *Violation
-	require.True(t, errors.As(err, &v), "%v", err)
-	require.Contains(t, []string{"S8", "S10", "S14", "L6"}, v.ID)
-	require.NotEmpty(t, v.Trace)
-}
 
 func TestEachReportsTheLowestSeedThatFails(t *testing.T) {
 	late := make(chan struct{}) // seed 7 ends after seed 8 and 9 have failed

@@ -17,7 +17,7 @@ type play struct{ *Checker }
 
 func newPlay() play {
 	members := []zab.Member{{ID: 1}, {ID: 2}, {ID: 3}, {ID: 4, Observer: true}}
-	var disks []*disk
+	var disks []*Disk
 	for range members {
 		disks = append(disks, newDisk(Sound))
 	}
@@ -31,14 +31,14 @@ func entry(z, prev zab.Zxid) zab.Entry {
 	return zab.Entry{Zxid: z, Prev: prev, Data: []byte(z.String())}
 }
 
-func (p play) node(id int) *ghost { return p.ghosts[id-1] }
+func (p play) node(id int) *Ghost { return p.ghosts[id-1] }
 
 // write hands a write over and makes it durable.
 func (p play) write(id int, w zab.Write) {
 	g := p.node(id)
 	p.handed(g, w)
-	g.disk.enqueue(w)
-	g.disk.sync(len(g.disk.queue))
+	g.Disk.enqueue(w)
+	g.Disk.sync(len(g.Disk.queue))
 	p.durable(g)
 }
 
@@ -58,14 +58,14 @@ func (p play) say(from, to int, e zab.Epoch, b zab.Body) {
 // named, as it has to be done.
 func (p play) elect(leader int, e zab.Epoch, others ...int) {
 	for _, id := range append([]int{leader}, others...) {
-		p.promise(id, zab.HardState{Accepted: e, AcceptedFrom: zab.NodeID(leader), Current: p.node(id).disk.hard.Current})
+		p.promise(id, zab.HardState{Accepted: e, AcceptedFrom: zab.NodeID(leader), Current: p.node(id).Disk.Hard.Current})
 	}
 	p.role(leader, zab.Leading, zab.Synchronization, e, false)
 	for _, id := range append([]int{leader}, others...) {
 		p.promise(id, zab.HardState{Accepted: e, AcceptedFrom: zab.NodeID(leader), Current: e})
 		if id != leader {
 			p.role(id, zab.Following, zab.Synchronization, e, false)
-			p.say(id, leader, e, zab.AckNewLeader{End: tail(p.node(id).disk.log)})
+			p.say(id, leader, e, zab.AckNewLeader{End: Tail(p.node(id).Disk.Log)})
 		}
 	}
 	p.role(leader, zab.Leading, zab.Broadcast, e, true)
@@ -77,13 +77,13 @@ func (p play) stage(id int, entries ...zab.Entry) {
 	for _, e := range entries {
 		s.folds = append(s.folds, fold(s.folds[len(s.folds)-1], e))
 	}
-	p.node(id).disk.staged = s
+	p.node(id).Disk.staged = s
 }
 
 // install stages such a snapshot, and makes it the state.
 func (p play) install(id int, entries ...zab.Entry) {
 	p.stage(id, entries...)
-	p.write(id, zab.Write{Install: &zab.Snapshot{Zxid: tail(entries), Ref: 1}})
+	p.write(id, zab.Write{Install: &zab.Snapshot{Zxid: Tail(entries), Ref: 1}})
 }
 
 // commits makes the leader commit up to z.
@@ -129,8 +129,8 @@ func TestEachCheckRejectsABadHistoryAndAcceptsItsGoodTwin(t *testing.T) {
 			func(p play) { p.append(3, entry(zx(1, 3), zx(1, 2))) },
 			func(p play) { p.append(3, b) }},
 		{"L2", "a disk has a gap",
-			func(p play) { p.node(2).disk.log = p.node(2).disk.log[1:]; p.compare() },
-			func(p play) { p.compare() }},
+			func(p play) { p.node(2).Disk.Log = p.node(2).Disk.Log[1:]; p.Compare() },
+			func(p play) { p.Compare() }},
 		{"L3", "applied is beyond stable",
 			func(p play) { p.observed(p.node(2), status(b.Zxid, b.Zxid, a.Zxid, b.Zxid)) },
 			func(p play) { p.observed(p.node(2), status(a.Zxid, a.Zxid, b.Zxid, b.Zxid)) }},
@@ -177,7 +177,7 @@ func TestEachCheckRejectsABadHistoryAndAcceptsItsGoodTwin(t *testing.T) {
 			func(p play) { p.say(1, 2, 1, zab.Commit{Upto: b.Zxid}) },
 			func(p play) { p.say(1, 2, 1, zab.Commit{Upto: a.Zxid}) }},
 		{"L6", "the state that survived is not the fold of the log",
-			func(p play) { p.node(2).disk.apply(b); p.restarted(p.node(2)) },
+			func(p play) { p.node(2).Disk.apply(b); p.restarted(p.node(2)) },
 			func(p play) { p.applyAt(2, a); p.restarted(p.node(2)) }},
 		{"S1", "two leaders of one epoch",
 			func(p play) { p.role(2, zab.Leading, zab.Synchronization, 1, false) },
@@ -215,12 +215,12 @@ func TestEachCheckRejectsABadHistoryAndAcceptsItsGoodTwin(t *testing.T) {
 		{"S3", "logs that differ below a common entry",
 			func(p play) {
 				c := entry(zx(2, 1), zx(1, 2))
-				p.node(2).disk.log = []zab.Entry{a, b, c}
-				p.node(3).disk.log = []zab.Entry{a, c}
+				p.node(2).Disk.Log = []zab.Entry{a, b, c}
+				p.node(3).Disk.Log = []zab.Entry{a, c}
 				p.match(p.node(2), p.node(3))
 			},
 			func(p play) {
-				p.node(3).disk.log = []zab.Entry{a, entry(zx(2, 1), zx(1, 1))}
+				p.node(3).Disk.Log = []zab.Entry{a, entry(zx(2, 1), zx(1, 1))}
 				p.match(p.node(2), p.node(3))
 			}},
 		{"S4", "an entry that nobody proposed is applied",
@@ -236,8 +236,8 @@ func TestEachCheckRejectsABadHistoryAndAcceptsItsGoodTwin(t *testing.T) {
 			func(p play) { p.delivers(p.node(2), []zab.Entry{a, b}) },
 			func(p play) { p.commits(1, 1, b.Zxid); p.delivers(p.node(2), []zab.Entry{a, b}) }},
 		{"S5", "a leader commits on a log without what is committed",
-			func(p play) { p.node(3).disk.view = nil; p.commits(3, 1, b.Zxid) },
-			func(p play) { p.node(3).disk.view = []zab.Entry{a, b}; p.commits(3, 1, b.Zxid) }},
+			func(p play) { p.node(3).Disk.View = nil; p.commits(3, 1, b.Zxid) },
+			func(p play) { p.node(3).Disk.View = []zab.Entry{a, b}; p.commits(3, 1, b.Zxid) }},
 		{"S6", "a leader begins without what earlier epochs committed",
 			func(p play) { p.commits(1, 1, b.Zxid); p.role(3, zab.Leading, zab.Synchronization, 2, false) },
 			func(p play) { p.commits(1, 1, b.Zxid); p.role(2, zab.Leading, zab.Synchronization, 2, false) }},
@@ -260,11 +260,11 @@ func TestEachCheckRejectsABadHistoryAndAcceptsItsGoodTwin(t *testing.T) {
 		{"S8", "a disk loses what a quorum needed",
 			func(p play) {
 				p.commits(1, 1, b.Zxid)
-				p.node(2).disk.log = p.node(2).disk.log[:1]
+				p.node(2).Disk.Log = p.node(2).Disk.Log[:1]
 				p.durable(p.node(2))
 			},
 			func(p play) {
-				p.node(2).disk.log = p.node(2).disk.log[:1]
+				p.node(2).Disk.Log = p.node(2).Disk.Log[:1]
 				p.durable(p.node(2))
 			}},
 		{"S9", "a truncation removes a committed entry",
@@ -339,7 +339,7 @@ func TestEachCheckRejectsABadHistoryAndAcceptsItsGoodTwin(t *testing.T) {
 		{"S14", "an observer truncates",
 			func(p play) {
 				p.commits(1, 1, b.Zxid)
-				p.node(4).disk.log, p.node(4).disk.view = []zab.Entry{a, entry(zx(2, 1), zx(1, 1))}, []zab.Entry{a, entry(zx(2, 1), zx(1, 1))}
+				p.node(4).Disk.Log, p.node(4).Disk.View = []zab.Entry{a, entry(zx(2, 1), zx(1, 1))}, []zab.Entry{a, entry(zx(2, 1), zx(1, 1))}
 				p.write(4, zab.Write{TruncateAfter: &a.Zxid})
 			},
 			func(p play) { p.append(4, a); p.write(4, zab.Write{TruncateAfter: &a.Zxid}) }},
@@ -357,17 +357,17 @@ func TestEachCheckRejectsABadHistoryAndAcceptsItsGoodTwin(t *testing.T) {
 				p.role(1, zab.Leading, zab.Broadcast, 2, true)
 			}},
 		{"S15", "a read misses what was committed before it was asked",
-			func(p play) { p.readReady(p.node(2), p.readAsked(), zx(0, 0)) },
-			func(p play) { p.applyAt(2, a); p.readReady(p.node(2), p.readAsked(), a.Zxid) }},
+			func(p play) { p.ReadReady(p.node(2), p.ReadAsked(), zx(0, 0)) },
+			func(p play) { p.applyAt(2, a); p.ReadReady(p.node(2), p.ReadAsked(), a.Zxid) }},
 		{"S15", "a read sees what is not committed",
-			func(p play) { p.applyAt(2, a); p.readReady(p.node(2), p.readAsked(), b.Zxid) },
-			func(p play) { p.applyAt(2, a); p.readReady(p.node(2), p.readAsked(), a.Zxid) }},
+			func(p play) { p.applyAt(2, a); p.ReadReady(p.node(2), p.ReadAsked(), b.Zxid) },
+			func(p play) { p.applyAt(2, a); p.ReadReady(p.node(2), p.ReadAsked(), a.Zxid) }},
 		{"S15", "a read is served before its index is applied",
-			func(p play) { p.readReady(p.node(2), p.readAsked(), a.Zxid) },
-			func(p play) { p.applyAt(2, a); p.readReady(p.node(2), p.readAsked(), a.Zxid) }},
+			func(p play) { p.ReadReady(p.node(2), p.ReadAsked(), a.Zxid) },
+			func(p play) { p.applyAt(2, a); p.ReadReady(p.node(2), p.ReadAsked(), a.Zxid) }},
 		{"S15", "a client sees less than it saw before, at another node",
-			func(p play) { p.sessionSees(p.node(3), 1, b.Zxid, a.Zxid) },
-			func(p play) { p.sessionSees(p.node(3), 1, a.Zxid, a.Zxid) }},
+			func(p play) { p.SessionSees(p.node(3), 1, b.Zxid, a.Zxid) },
+			func(p play) { p.SessionSees(p.node(3), 1, a.Zxid, a.Zxid) }},
 		{"S9", "a node says that histories diverged",
 			func(p play) { p.noted(p.node(1), zab.Note{Text: "ALARM sync node 2: histories diverged"}) },
 			func(p play) { p.noted(p.node(1), zab.Note{Text: "sync node 2: DIFF"}) }},
@@ -388,20 +388,20 @@ func TestEachCheckRejectsABadHistoryAndAcceptsItsGoodTwin(t *testing.T) {
 	} {
 		t.Run(fmt.Sprintf("%s %s", row.id, row.name), func(t *testing.T) {
 			good := begin()
-			require.Nil(t, good.violation, "the common beginning")
+			require.Nil(t, good.Violation, "the common beginning")
 			row.good(good)
-			require.Nil(t, good.violation)
+			require.Nil(t, good.Violation)
 			bad := begin()
 			row.bad(bad)
-			require.NotNil(t, bad.violation)
-			require.Equal(t, row.id, bad.violation.ID, bad.violation.Detail)
+			require.NotNil(t, bad.Violation)
+			require.Equal(t, row.id, bad.Violation.ID, bad.Violation.Detail)
 		})
 	}
 }
 
 func (p play) applyAt(id int, e zab.Entry) {
 	p.applied(p.node(id), e)
-	p.node(id).disk.apply(e)
+	p.node(id).Disk.apply(e)
 }
 
 // counts is a leader whose status says that it counts a peer up to z.

@@ -10,59 +10,59 @@ import (
 	"github.com/concordtx/concord/protocol/zab"
 )
 
-// host is what runs on a node: a bare zab core, or something larger that owns one and
+// Host is what runs on a node: a bare zab core, or something larger that owns one and
 // has the same events and effects underneath.
-type host interface {
+type Host interface {
 	Step(zab.Event) []zab.Effect
 	Status() zab.Status
 }
 
-// cluster is a set of nodes on one scheduler and network, with the checker that
+// Cluster is a set of nodes on one scheduler and network, with the checker that
 // watches them.
-type cluster struct {
+type Cluster struct {
 	*scheduler
-	swarm             Swarm
+	Swarm             Swarm
 	planted           Planted
-	members           []zab.Member
-	nodes             []*node
-	net               *network
-	check             *Checker
-	trace             trace
-	steps             int
+	Members           []zab.Member
+	Nodes             []*Node
+	Net               *network
+	Check             *Checker
+	Trace             trace
+	Steps             int
 	claims            map[zab.Epoch]zab.NodeID // who proposed an epoch last
-	healed, wasFaulty bool
+	Healed, WasFaulty bool
 	stepsHealed       int // when the faults ended
-	healedAt          instant
-	dying             bool                              // the node of this step dies before it has carried out everything
-	change            func([]byte) ([]zab.Member, bool) // tells the changes of the members
-	tell              func(from, to *node)              // lets a node hear of another who the members are
-	founded           func() bool                       // whether a minority may be away for good
-	propose           func(*node, []byte)               // asks a node to append something; nil: nobody does
-	newHost           func(zab.Config, zab.Storage) (host, error)
-	// answered hears what a core says about proposals and reads.
-	answered func(*node, zab.Effect)
-	// appliedEntry hears each entry that a state machine has folded in.
-	appliedEntry func(*node, zab.Entry)
+	healedAt          Instant
+	Dying             bool                              // the node of this step dies before it has carried out everything
+	Change            func([]byte) ([]zab.Member, bool) // tells the changes of the members
+	Tell              func(from, to *Node)              // lets a node hear of another who the members are
+	Founded           func() bool                       // whether a minority may be away for good
+	Propose           func(*Node, []byte)               // asks a node to append something; nil: nobody does
+	NewHost           func(zab.Config, zab.Storage) (Host, error)
+	// Answered hears what a core says about proposals and reads.
+	Answered func(*Node, zab.Effect)
+	// AppliedEntry hears each entry that a state machine has folded in.
+	AppliedEntry func(*Node, zab.Entry)
 }
 
-// node is one member: a core that may be up, paused or dead, and the disk that outlives
+// Node is one member: a core that may be up, paused or dead, and the disk that outlives
 // it.
-type node struct {
-	*ghost
-	index    int
-	host     host
-	up       bool
-	boot     uint32
+type Node struct {
+	*Ghost
+	Index    int
+	Host     Host
+	Up       bool
+	Boot     uint32
 	bootTail zab.Zxid // where the log ended at the start
-	tick     instant
+	tick     Instant
 	syncing  bool
 	toApply  []zab.Entry
-	applying bool
-	paused   bool
-	failing  bool // the next write to its disk fails
+	Applying bool
+	Paused   bool
+	Failing  bool // the next write to its disk fails
 	missed   int  // ticks
-	dead     bool // it stays down for the rest of the run
-	reportAt instant
+	Dead     bool // it stays down for the rest of the run
+	reportAt Instant
 	inbox    []zab.Event
 
 	streamed uint64                // the session to which entries were sent last
@@ -70,90 +70,90 @@ type node struct {
 	fetching zab.FetchSnapshot     // what the core waits for
 }
 
-func newCluster(seed uint64, o Options) *cluster {
-	c := &cluster{scheduler: newScheduler(seed), planted: o.Planted, claims: map[zab.Epoch]zab.NodeID{}}
-	c.trace.on = o.trace
-	c.trace.hash = foldStart
-	c.swarm = drawSwarm(c.scheduler)
-	if o.edition != 1 {
-		c.swarm.drawCompaction(seed)
-		c.swarm.drawLast(seed)
+func NewCluster(seed uint64, o Options) *Cluster {
+	c := &Cluster{scheduler: newScheduler(seed), planted: o.Planted, claims: map[zab.Epoch]zab.NodeID{}}
+	c.Trace.on = o.Trace
+	c.Trace.Hash = foldStart
+	c.Swarm = drawSwarm(c.scheduler)
+	if o.Edition != 1 {
+		c.Swarm.drawCompaction(seed)
+		c.Swarm.drawLast(seed)
 	}
-	if o.edition == 0 {
-		c.swarm.drawMembers(seed)
+	if o.Edition == 0 {
+		c.Swarm.drawMembers(seed)
 	}
 	if o.Swarm != nil {
-		o.Swarm(&c.swarm)
+		o.Swarm(&c.Swarm)
 	}
-	c.newHost = func(config zab.Config, s zab.Storage) (host, error) { return zab.New(config, s) }
-	c.change, c.tell = changeOf, c.tells
-	c.founded = func() bool { return true }
-	c.answered = func(*node, zab.Effect) {}
-	c.appliedEntry = func(*node, zab.Entry) {}
-	if o.inhabit != nil {
-		o.inhabit(c)
+	c.NewHost = func(config zab.Config, s zab.Storage) (Host, error) { return zab.New(config, s) }
+	c.Change, c.Tell = changeOf, c.tells
+	c.Founded = func() bool { return true }
+	c.Answered = func(*Node, zab.Effect) {}
+	c.AppliedEntry = func(*Node, zab.Entry) {}
+	if o.Inhabit != nil {
+		o.Inhabit(c)
 	}
-	var disks []*disk
-	for i := range c.swarm.Voters + c.swarm.Observers {
-		c.members = append(c.members, zab.Member{ID: zab.NodeID(i + 1), Observer: i >= c.swarm.Voters})
+	var disks []*Disk
+	for i := range c.Swarm.Voters + c.Swarm.Observers {
+		c.Members = append(c.Members, zab.Member{ID: zab.NodeID(i + 1), Observer: i >= c.Swarm.Voters})
 		disks = append(disks, newDisk(o.Planted))
 	}
-	c.check = newChecker(c.members, disks)
-	c.check.muted = o.Mute
-	c.check.change = c.change
-	c.net = newNetwork(c.scheduler, c.swarm, len(c.members))
-	c.net.arrive, c.net.lost = c.arrive, c.lost
-	c.net.up = func(i int) bool { return c.nodes[i].up }
-	c.net.late = func(again bool) {
-		c.check.counters.hit(LateBytesArrived)
+	c.Check = newChecker(c.Members, disks)
+	c.Check.muted = o.Mute
+	c.Check.change = c.Change
+	c.Net = newNetwork(c.scheduler, c.Swarm, len(c.Members))
+	c.Net.arrive, c.Net.lost = c.arrive, c.lost
+	c.Net.up = func(i int) bool { return c.Nodes[i].Up }
+	c.Net.late = func(again bool) {
+		c.Check.Counters.Hit(LateBytesArrived)
 		if again {
-			c.check.counters.hit(DuplicateArrived)
+			c.Check.Counters.Hit(DuplicateArrived)
 		}
 	}
-	for i := range c.members {
-		n := &node{ghost: c.check.ghosts[i], index: i}
-		c.nodes = append(c.nodes, n)
+	for i := range c.Members {
+		n := &Node{Ghost: c.Check.ghosts[i], Index: i}
+		c.Nodes = append(c.Nodes, n)
 		c.boot(n)
 	}
-	if every := c.swarm.Gossip; every > 0 {
-		c.after(1, func() { c.gossip(every) })
+	if every := c.Swarm.Gossip; every > 0 {
+		c.After(1, func() { c.gossip(every) })
 	}
 	return c
 }
 
 // boot starts the node's core from its disk.
-func (c *cluster) boot(n *node) {
-	n.boot++
-	n.up, n.syncing, n.applying, n.paused, n.failing, n.missed = true, false, false, false, false, 0
-	n.toApply, n.inbox, n.bootTail = nil, nil, tail(n.disk.log)
+func (c *Cluster) boot(n *Node) {
+	n.Boot++
+	n.Up, n.syncing, n.Applying, n.Paused, n.Failing, n.missed = true, false, false, false, false, 0
+	n.toApply, n.inbox, n.bootTail = nil, nil, Tail(n.Disk.Log)
 	n.mayFetch, n.fetching = map[zab.NodeID]uint64{}, zab.FetchSnapshot{}
-	c.check.crashed(n.ghost)
-	c.check.restarted(n.ghost)
-	c.trace.add("%s n%d boot %d: %+v, log to %s, applied %s", c.now, n.id, n.boot, n.disk.hard, tail(n.disk.log), n.disk.appliedZxid())
-	w := c.swarm
-	set := c.setOf(n.disk.log[:min(n.disk.applied, len(n.disk.log))])
+	c.Check.crashed(n.Ghost)
+	c.Check.restarted(n.Ghost)
+	c.Trace.add("%s n%d boot %d: %+v, log to %s, applied %s", c.Now, n.ID, n.Boot, n.Disk.Hard, Tail(n.Disk.Log), n.Disk.AppliedZxid())
+	w := c.Swarm
+	set := c.setOf(n.Disk.Log[:min(n.Disk.Applied, len(n.Disk.Log))])
 	n.force = set
-	h, err := c.newHost(zab.Config{
-		ID: n.id, Members: set.Members, MembersAt: set.At, Change: c.change, Boot: n.boot,
+	h, err := c.NewHost(zab.Config{
+		ID: n.ID, Members: set.Members, MembersAt: set.At, Change: c.Change, Boot: n.Boot,
 		HeartbeatTicks: w.Heartbeat, SyncTicks: w.Sync, InitTicks: w.Init, FinalizeTicks: w.Finalize,
 		MaxUncommittedBytes: w.MaxUncommitted, MaxBatchBytes: w.MaxBatch, WindowBytes: w.WindowSize,
-	}, n.disk)
+	}, n.Disk)
 	if err != nil {
-		c.check.fail("panic", "node %d does not start: %v", n.id, err)
-		n.up = false
+		c.Check.Fail("panic", "node %d does not start: %v", n.ID, err)
+		n.Up = false
 		return
 	}
-	n.host = h
-	n.tick = instant(float64(50*millisecond) * (1 + c.swarm.TickSkew*(2*c.rng.Float64()-1)))
-	c.keepTicking(n, n.boot)
+	n.Host = h
+	n.tick = Instant(float64(50*Millisecond) * (1 + c.Swarm.TickSkew*(2*c.RNG.Float64()-1)))
+	c.keepTicking(n, n.Boot)
 }
 
-func (c *cluster) keepTicking(n *node, boot uint32) {
-	c.after(n.tick, func() {
-		if n.boot != boot || !n.up {
+func (c *Cluster) keepTicking(n *Node, boot uint32) {
+	c.After(n.tick, func() {
+		if n.Boot != boot || !n.Up {
 			return
 		}
-		if n.paused {
+		if n.Paused {
 			n.missed++
 		} else {
 			c.step(n, zab.Tick{})
@@ -162,11 +162,11 @@ func (c *cluster) keepTicking(n *node, boot uint32) {
 	})
 }
 
-// event gives a node something to handle now, or when its pause is over.
-func (c *cluster) event(n *node, ev zab.Event) {
+// Event gives a node something to handle now, or when its pause is over.
+func (c *Cluster) Event(n *Node, ev zab.Event) {
 	switch {
-	case !n.up:
-	case n.paused:
+	case !n.Up:
+	case n.Paused:
 		n.inbox = append(n.inbox, ev)
 	default:
 		c.step(n, ev)
@@ -174,99 +174,99 @@ func (c *cluster) event(n *node, ev zab.Event) {
 }
 
 // step runs the core on one event and carries out what it asks for.
-func (c *cluster) step(n *node, ev zab.Event) {
-	c.steps++
+func (c *Cluster) step(n *Node, ev zab.Event) {
+	c.Steps++
 	c.hashEvent(n, ev)
-	if c.trace.on {
-		c.trace.add("%s n%d <- %s", c.now, n.id, show(ev))
+	if c.Trace.on {
+		c.Trace.add("%s n%d <- %s", c.Now, n.ID, show(ev))
 	}
 	effects, ok := c.run(n, ev)
 	if !ok {
 		return
 	}
 	c.unwanted(ev, effects)
-	status := n.host.Status()
-	if _, bare := n.host.(*zab.Node); bare { // a larger host does not tell all of this
+	status := n.Host.Status()
+	if _, bare := n.Host.(*zab.Node); bare { // a larger host does not tell all of this
 		c.notice(n, ev, effects, status)
-		c.check.waits(n.ghost, ev, effects, status, c.swarm.Init)
+		c.Check.waits(n.Ghost, ev, effects, status, c.Swarm.Init)
 	}
 	carried := len(effects)
-	if c.chance(c.swarm.MidCrash) {
+	if c.Chance(c.Swarm.MidCrash) {
 		carried = c.upTo(len(effects))
 	}
-	c.dying = carried < len(effects)
+	c.Dying = carried < len(effects)
 	for _, e := range effects[:carried] {
 		if w, ok := e.(zab.Write); ok {
-			c.check.handed(n.ghost, w)
-			n.disk.enqueue(w)
+			c.Check.handed(n.Ghost, w)
+			n.Disk.enqueue(w)
 		}
 	}
 	c.roles(n, effects[:carried])
 	n.force = status.Set
-	if !c.dying {
-		c.check.observed(n.ghost, status)
-	} else if status.Role == zab.Leading && status.Established && holds(n.disk.view, status.Commit) {
-		c.check.commit(n.ghost, status.Epoch, status.Commit)
+	if !c.Dying {
+		c.Check.observed(n.Ghost, status)
+	} else if status.Role == zab.Leading && status.Established && holds(n.Disk.View, status.Commit) {
+		c.Check.commit(n.Ghost, status.Epoch, status.Commit)
 	}
 	for _, e := range effects[:carried] {
 		c.carryOut(n, e)
 	}
-	if c.dying {
-		c.check.counters.hit(CrashBetweenEffects)
-		c.crash(n)
+	if c.Dying {
+		c.Check.Counters.Hit(CrashBetweenEffects)
+		c.Crash(n)
 		c.restartLater(n)
 	}
-	if c.steps%64 == 0 && !c.healed || c.steps%4096 == 0 {
-		c.check.compare()
+	if c.Steps%64 == 0 && !c.Healed || c.Steps%4096 == 0 {
+		c.Check.Compare()
 	}
 }
 
 // roles shows the checker who leads before it looks at what the leader says.
-func (c *cluster) roles(n *node, effects []zab.Effect) {
+func (c *Cluster) roles(n *Node, effects []zab.Effect) {
 	for _, e := range effects {
 		if r, ok := e.(zab.RoleChanged); ok {
-			c.check.roleChanged(n.ghost, r)
+			c.Check.roleChanged(n.Ghost, r)
 		}
 	}
 }
 
 // run is one Step. A core that panics has found its own bug.
-func (c *cluster) run(n *node, ev zab.Event) (effects []zab.Effect, ok bool) {
+func (c *Cluster) run(n *Node, ev zab.Event) (effects []zab.Effect, ok bool) {
 	defer func() {
 		if r := recover(); r != nil {
-			c.check.fail("panic", "node %d on %s: %v\n%s", n.id, show(ev), r, debug.Stack())
-			n.up = false
+			c.Check.Fail("panic", "node %d on %s: %v\n%s", n.ID, show(ev), r, debug.Stack())
+			n.Up = false
 		}
 	}()
-	return n.host.Step(ev), true
+	return n.Host.Step(ev), true
 }
 
-func (c *cluster) carryOut(n *node, e zab.Effect) {
-	if c.trace.on {
-		c.trace.add("%s n%d    -> %s", c.now, n.id, show(e))
+func (c *Cluster) carryOut(n *Node, e zab.Effect) {
+	if c.Trace.on {
+		c.Trace.add("%s n%d    -> %s", c.Now, n.ID, show(e))
 	}
 	switch e := e.(type) {
 	case zab.Send:
-		c.check.sent(n.ghost, e.Message)
+		c.Check.sent(n.Ghost, e.Message)
 		data := zab.AppendMessage(nil, e.Message)
-		c.trace.hash = foldBytes(c.trace.hash, data)
-		c.net.send(n.index, int(e.Message.To)-1, data)
+		c.Trace.Hash = foldBytes(c.Trace.Hash, data)
+		c.Net.send(n.Index, int(e.Message.To)-1, data)
 	case zab.Write:
 		c.startSync(n)
 		if c.planted == AckBeforeFsync {
 			c.persisted(n, e.ID)
 		}
 	case zab.Deliver:
-		c.check.delivers(n.ghost, e.Entries)
+		c.Check.delivers(n.Ghost, e.Entries)
 		n.toApply = append(n.toApply, e.Entries...)
 		c.startApply(n)
 	case zab.Dropped:
-		c.check.counters.hit(ProposalsDropped)
-		c.answered(n, e)
+		c.Check.Counters.Hit(ProposalsDropped)
+		c.Answered(n, e)
 	case zab.TransferEnded:
-		c.check.counters.hit(TransferFailed)
+		c.Check.Counters.Hit(TransferFailed)
 	case zab.Accepted, zab.Refused, zab.ReadReady, zab.ReadFailed:
-		c.answered(n, e)
+		c.Answered(n, e)
 	case zab.SendSnapshot:
 		n.mayFetch[e.To] = e.Session
 	case zab.FetchSnapshot:
@@ -274,37 +274,37 @@ func (c *cluster) carryOut(n *node, e zab.Effect) {
 		c.fetch(n)
 	case zab.Restored:
 		n.toApply = nil
-		c.check.restoredFrom(n.ghost, e.Snapshot)
+		c.Check.restoredFrom(n.Ghost, e.Snapshot)
 	case larger:
-		e.carryOut(n)
+		e.CarryOut(n)
 	case zab.Note:
-		c.check.noted(n.ghost, e)
+		c.Check.noted(n.Ghost, e)
 	case zab.RoleChanged:
 	default:
-		c.check.fail("panic", "node %d asks for an unknown effect %T", n.id, e)
+		c.Check.Fail("panic", "node %d asks for an unknown effect %T", n.ID, e)
 	}
 }
 
 // startSync begins to make some prefix of the write queue durable.
-func (c *cluster) startSync(n *node) {
-	if n.syncing || len(n.disk.queue) == 0 {
+func (c *Cluster) startSync(n *Node) {
+	if n.syncing || len(n.Disk.queue) == 0 {
 		return
 	}
 	n.syncing = true
-	boot, count, applied := n.boot, 1+c.upTo(len(n.disk.queue)-1), n.disk.applied
-	last := n.disk.queue[count-1].ID
-	c.after(c.fsync(n), func() {
-		if n.boot != boot || !n.up {
+	boot, count, applied := n.Boot, 1+c.upTo(len(n.Disk.queue)-1), n.Disk.Applied
+	last := n.Disk.queue[count-1].ID
+	c.After(c.fsync(n), func() {
+		if n.Boot != boot || !n.Up {
 			return
 		}
 		n.syncing = false
-		if n.failing {
+		if n.Failing {
 			c.writeFails(n, count)
 			return
 		}
-		n.disk.sync(count)
-		n.disk.appliedSynced = max(n.disk.appliedSynced, applied)
-		c.check.durable(n.ghost)
+		n.Disk.sync(count)
+		n.Disk.appliedSynced = max(n.Disk.appliedSynced, applied)
+		c.Check.durable(n.Ghost)
 		if c.planted != AckBeforeFsync {
 			c.persisted(n, last)
 		}
@@ -313,45 +313,45 @@ func (c *cluster) startSync(n *node) {
 }
 
 // fsync draws how long a sync takes.
-func (c *cluster) fsync(n *node) instant {
-	d := c.about(c.swarm.Fsync)
-	if n.index == 0 && c.swarm.SlowDisk > 0 {
-		d = min(instant(float64(d)*c.swarm.SlowDisk), 5*second)
+func (c *Cluster) fsync(n *Node) Instant {
+	d := c.About(c.Swarm.Fsync)
+	if n.Index == 0 && c.Swarm.SlowDisk > 0 {
+		d = min(Instant(float64(d)*c.Swarm.SlowDisk), 5*Second)
 	}
 	return d
 }
 
 // writeFails ends a node at one of the writes that were to be synced: those before it are
 // durable, and the process does not ask that disk again. Another one will.
-func (c *cluster) writeFails(n *node, count int) {
-	c.check.counters.hit(WriteFailed)
+func (c *Cluster) writeFails(n *Node, count int) {
+	c.Check.Counters.Hit(WriteFailed)
 	c.crashKeeping(n, c.upTo(count-1))
 	c.restartLater(n)
 }
 
 // persisted reports a write to the core, in order, some time after it was done.
-func (c *cluster) persisted(n *node, id uint64) {
-	boot := n.boot
-	n.reportAt = max(n.reportAt+1, c.now+c.about(c.swarm.Lag))
-	c.after(n.reportAt-c.now, func() {
-		if n.boot == boot {
-			c.event(n, zab.Persisted{Write: id})
+func (c *Cluster) persisted(n *Node, id uint64) {
+	boot := n.Boot
+	n.reportAt = max(n.reportAt+1, c.Now+c.About(c.Swarm.Lag))
+	c.After(n.reportAt-c.Now, func() {
+		if n.Boot == boot {
+			c.Event(n, zab.Persisted{Write: id})
 		}
 	})
 }
 
 // startApply folds delivered entries into the state, a few at a time.
-func (c *cluster) startApply(n *node) {
-	if n.applying || len(n.toApply) == 0 {
+func (c *Cluster) startApply(n *Node) {
+	if n.Applying || len(n.toApply) == 0 {
 		return
 	}
-	n.applying = true
-	boot, count := n.boot, 1+c.upTo(len(n.toApply)-1)
-	c.after(c.about(c.swarm.ApplyTime), func() {
-		if n.boot != boot || !n.up {
+	n.Applying = true
+	boot, count := n.Boot, 1+c.upTo(len(n.toApply)-1)
+	c.After(c.About(c.Swarm.ApplyTime), func() {
+		if n.Boot != boot || !n.Up {
 			return
 		}
-		n.applying = false
+		n.Applying = false
 		if count = min(count, len(n.toApply)); count == 0 {
 			return // a snapshot took the place of what was to be applied
 		}
@@ -359,11 +359,11 @@ func (c *cluster) startApply(n *node) {
 		n.toApply = n.toApply[count:]
 		for _, e := range entries {
 			c.apply(n, e)
-			if c.planted == DeliverTwice && c.chance(0.05) {
+			if c.planted == DeliverTwice && c.Chance(0.05) {
 				c.apply(n, e)
 			}
 		}
-		c.event(n, zab.Applied{Upto: entries[count-1].Zxid})
+		c.Event(n, zab.Applied{Upto: entries[count-1].Zxid})
 		c.startApply(n)
 	})
 }
@@ -371,129 +371,129 @@ func (c *cluster) startApply(n *node) {
 // larger is an effect of a host that is more than a bare core.
 type larger interface {
 	zab.Effect
-	carryOut(*node)
+	CarryOut(*Node)
 }
 
-func (c *cluster) apply(n *node, e zab.Entry) {
-	if !n.disk.base().Less(e.Zxid) {
+func (c *Cluster) apply(n *Node, e zab.Entry) {
+	if !n.Disk.base().Less(e.Zxid) {
 		return // the snapshot that was installed a moment ago holds it
 	}
-	c.check.applied(n.ghost, e)
-	n.disk.apply(e)
-	c.appliedEntry(n, e)
+	c.Check.applied(n.Ghost, e)
+	n.Disk.apply(e)
+	c.AppliedEntry(n, e)
 }
 
-func (c *cluster) arrive(to int, data []byte) {
+func (c *Cluster) arrive(to int, data []byte) {
 	m, err := zab.DecodeMessage(data)
 	if err != nil {
-		c.check.fail("panic", "a message does not decode: %v", err)
+		c.Check.Fail("panic", "a message does not decode: %v", err)
 		return
 	}
-	if b, ok := m.Body.(zab.Ballot); ok && c.chance(c.swarm.Forged) {
+	if b, ok := m.Body.(zab.Ballot); ok && c.Chance(c.Swarm.Forged) {
 		m.Body = c.forge(b)
 	}
-	c.event(c.nodes[to], zab.Received{Message: m})
+	c.Event(c.Nodes[to], zab.Received{Message: m})
 }
 
 // forge makes a ballot lie about whom its sender supports and why: elections are hints,
 // so anybody may be elected and nothing bad may follow.
-func (c *cluster) forge(b zab.Ballot) zab.Ballot {
-	c.check.counters.hit(ForgedBallotArrived)
+func (c *Cluster) forge(b zab.Ballot) zab.Ballot {
+	c.Check.Counters.Hit(ForgedBallotArrived)
 	b.Vote = zab.Vote{
-		Leader: c.members[c.rng.IntN(len(c.members))].ID,
-		Epoch:  zab.Epoch(c.rng.IntN(20)),
-		Last:   zab.Zxid{Epoch: zab.Epoch(c.rng.IntN(20)), Counter: uint64(c.rng.IntN(50))},
+		Leader: c.Members[c.RNG.IntN(len(c.Members))].ID,
+		Epoch:  zab.Epoch(c.RNG.IntN(20)),
+		Last:   zab.Zxid{Epoch: zab.Epoch(c.RNG.IntN(20)), Counter: uint64(c.RNG.IntN(50))},
 	}
-	if c.chance(0.2) {
-		b.State = zab.Role(c.rng.IntN(4))
+	if c.Chance(0.2) {
+		b.State = zab.Role(c.RNG.IntN(4))
 	}
 	return b
 }
 
-func (c *cluster) lost(node, peer int) {
-	c.event(c.nodes[node], zab.PeerLost{Peer: c.members[peer].ID})
+func (c *Cluster) lost(node, peer int) {
+	c.Event(c.Nodes[node], zab.PeerLost{Peer: c.Members[peer].ID})
 }
 
-// crash ends a node. Its disk keeps some prefix of what was not synced.
-func (c *cluster) crash(n *node) {
-	if n.up {
-		c.crashKeeping(n, c.upTo(len(n.disk.queue)))
+// Crash ends a node. Its disk keeps some prefix of what was not synced.
+func (c *Cluster) Crash(n *Node) {
+	if n.Up {
+		c.crashKeeping(n, c.upTo(len(n.Disk.queue)))
 	}
 }
 
 // crashKeeping ends a node whose disk has finished so many of the writes in its queue. A
 // write is one atomic batch, so one that was torn is as one that never began.
-func (c *cluster) crashKeeping(n *node, keep int) {
+func (c *Cluster) crashKeeping(n *Node, keep int) {
 	c.noticeCrash(n, keep)
-	applied := n.disk.appliedSynced + c.upTo(n.disk.applied-n.disk.appliedSynced)
-	before := len(n.disk.view)
-	wasSyncing, epoch := n.syncsWithLeader(), n.role.Epoch
-	if applied < n.disk.applied {
-		c.check.counters.hit(StateWentBackInCrash)
+	applied := n.Disk.appliedSynced + c.upTo(n.Disk.Applied-n.Disk.appliedSynced)
+	before := len(n.Disk.View)
+	wasSyncing, epoch := n.syncsWithLeader(), n.Role.Epoch
+	if applied < n.Disk.Applied {
+		c.Check.Counters.Hit(StateWentBackInCrash)
 	}
-	n.up = false
-	n.boot++ // whatever is under way for this incarnation is void
-	n.disk.crash(keep, applied)
-	c.trace.add("%s n%d crashes, keeps %d queued writes: %+v, log to %s", c.now, n.id, keep, n.disk.hard, tail(n.disk.log))
-	if len(n.disk.log) < before {
-		c.check.counters.hit(EntriesLostInCrash)
+	n.Up = false
+	n.Boot++ // whatever is under way for this incarnation is void
+	n.Disk.crash(keep, applied)
+	c.Trace.add("%s n%d crashes, keeps %d queued writes: %+v, log to %s", c.Now, n.ID, keep, n.Disk.Hard, Tail(n.Disk.Log))
+	if len(n.Disk.Log) < before {
+		c.Check.Counters.Hit(EntriesLostInCrash)
 	}
-	if wasSyncing && n.disk.hard.Current < epoch && tail(n.disk.log).Epoch > n.disk.hard.Current {
-		c.check.counters.hit(CrashBetweenEntriesAndCurrent)
+	if wasSyncing && n.Disk.Hard.Current < epoch && Tail(n.Disk.Log).Epoch > n.Disk.Hard.Current {
+		c.Check.Counters.Hit(CrashBetweenEntriesAndCurrent)
 	}
-	c.check.crashed(n.ghost)
-	c.net.isolate(n.index)
-	if !slices.ContainsFunc(c.nodes, func(n *node) bool { return n.up }) {
-		c.check.counters.hit(AllDownAtOnce)
+	c.Check.crashed(n.Ghost)
+	c.Net.isolate(n.Index)
+	if !slices.ContainsFunc(c.Nodes, func(n *Node) bool { return n.Up }) {
+		c.Check.Counters.Hit(AllDownAtOnce)
 	}
 }
 
 // blackout takes the power from all nodes at once.
-func (c *cluster) blackout() {
-	for _, n := range c.nodes {
-		c.crash(n)
+func (c *Cluster) blackout() {
+	for _, n := range c.Nodes {
+		c.Crash(n)
 		c.restartLater(n)
 	}
 }
 
-func (n *node) syncsWithLeader() bool {
-	return n.role.Role == zab.Following && n.role.Phase == zab.Synchronization
+func (n *Node) syncsWithLeader() bool {
+	return n.Role.Role == zab.Following && n.Role.Phase == zab.Synchronization
 }
 
-func (c *cluster) restartLater(n *node) {
-	c.after(c.about(500*millisecond), func() {
-		if !n.up && !n.dead {
+func (c *Cluster) restartLater(n *Node) {
+	c.After(c.About(500*Millisecond), func() {
+		if !n.Up && !n.Dead {
 			c.boot(n)
 		}
 	})
 }
 
 // pause stops a node for a while. What arrives meanwhile waits, and comes at once.
-func (c *cluster) pause(n *node, d instant) {
-	if !n.up || n.paused {
+func (c *Cluster) pause(n *Node, d Instant) {
+	if !n.Up || n.Paused {
 		return
 	}
-	n.paused = true
-	boot := n.boot
-	c.after(d, func() {
-		if n.boot == boot {
+	n.Paused = true
+	boot := n.Boot
+	c.After(d, func() {
+		if n.Boot == boot {
 			c.resume(n)
 		}
 	})
 }
 
-func (c *cluster) resume(n *node) {
-	if !n.up || !n.paused {
+func (c *Cluster) resume(n *Node) {
+	if !n.Up || !n.Paused {
 		return
 	}
-	n.paused = false
+	n.Paused = false
 	c.noticeWaking(n)
-	inbox, missed, boot := n.inbox, n.missed, n.boot
+	inbox, missed, boot := n.inbox, n.missed, n.Boot
 	n.inbox, n.missed = nil, 0
-	if c.chance(0.5) {
+	if c.Chance(0.5) {
 		missed = min(missed, 1) // some clocks drop what they missed
 	}
-	ticksFirst := c.chance(0.5)
+	ticksFirst := c.Chance(0.5)
 	for range missed {
 		if ticksFirst {
 			inbox = append([]zab.Event{zab.Tick{}}, inbox...)
@@ -502,14 +502,14 @@ func (c *cluster) resume(n *node) {
 		}
 	}
 	for _, ev := range inbox {
-		if n.boot == boot {
-			c.event(n, ev)
+		if n.Boot == boot {
+			c.Event(n, ev)
 		}
 	}
 }
 
-func (c *cluster) hashEvent(n *node, ev zab.Event) {
-	h := foldNumber(foldNumber(c.trace.hash, uint64(c.now)), uint64(n.id))
+func (c *Cluster) hashEvent(n *Node, ev zab.Event) {
+	h := foldNumber(foldNumber(c.Trace.Hash, uint64(c.Now)), uint64(n.ID))
 	switch ev := ev.(type) {
 	case zab.Tick:
 		h = foldNumber(h, 1)
@@ -522,7 +522,7 @@ func (c *cluster) hashEvent(n *node, ev zab.Event) {
 	default:
 		h = foldNumber(h, 5)
 	}
-	c.trace.hash = h
+	c.Trace.Hash = h
 }
 
 // show prints an event or an effect on one line.

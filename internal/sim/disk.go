@@ -9,23 +9,23 @@ import (
 	"github.com/concordtx/concord/protocol/zab"
 )
 
-// disk is the durable store of one node with its write queue. It implements
+// Disk is the durable store of one node with its write queue. It implements
 // zab.Storage on what is durable. A crash keeps some prefix of the queue.
 //
 // The log is kept whole, so that the checker can compare histories; what the core may
 // read of it begins behind the first cut entries. So a snapshot is the history that it
 // stands for, and installing one is to take over that history.
-type disk struct {
-	hard zab.HardState
-	log  []zab.Entry
+type Disk struct {
+	Hard zab.HardState
+	Log  []zab.Entry
 	cut  int
-	// applied counts the entries in the applied state. It is written without a sync, so
+	// Applied counts the entries in the applied state. It is written without a sync, so
 	// a crash may take it back to appliedSynced, which a later sync of the log moves up.
-	applied, appliedSynced int
+	Applied, appliedSynced int
 	folds                  []uint64 // folds[i] is the state's rolling hash after i entries
 
 	queue []zab.Write // handed over, not durable, in order
-	view  []zab.Entry // the log as it will be when the queue is durable
+	View  []zab.Entry // the log as it will be when the queue is durable
 
 	staged staged // the snapshot that was fetched last
 
@@ -39,112 +39,112 @@ type staged struct {
 	folds []uint64
 }
 
-func newDisk(planted Planted) *disk {
-	return &disk{folds: []uint64{foldStart}, planted: planted}
+func newDisk(planted Planted) *Disk {
+	return &Disk{folds: []uint64{foldStart}, planted: planted}
 }
 
 // enqueue hands a write over.
-func (d *disk) enqueue(w zab.Write) {
+func (d *Disk) enqueue(w zab.Write) {
 	d.queue = append(d.queue, w)
 	if w.Install != nil {
-		d.view = d.staged.log
+		d.View = d.staged.log
 		return
 	}
-	d.view = change(d.view, w)
+	d.View = change(d.View, w)
 }
 
 // change is what a write makes of a log. It never writes into the old one.
 func change(log []zab.Entry, w zab.Write) []zab.Entry {
 	if w.TruncateAfter != nil {
-		keep := after(log, *w.TruncateAfter)
+		keep := After(log, *w.TruncateAfter)
 		log = log[:keep:keep]
 	}
 	return append(log, w.Entries...)
 }
 
 // sync makes the first n queued writes durable, in order.
-func (d *disk) sync(n int) {
+func (d *Disk) sync(n int) {
 	for _, w := range d.queue[:n] {
 		if d.planted == SkipTruncate && w.TruncateAfter != nil {
 			w.TruncateAfter = nil
 		}
-		d.log = change(d.log, w)
+		d.Log = change(d.Log, w)
 		if w.Cut != nil {
-			d.cut = after(d.log, *w.Cut)
+			d.cut = After(d.Log, *w.Cut)
 		}
 		if w.Install != nil {
 			d.install()
 		}
 		if w.Hard != nil {
-			d.hard = *w.Hard
+			d.Hard = *w.Hard
 		}
 	}
 	d.queue = d.queue[n:]
 }
 
 // install makes the staged snapshot the state, and its end the base.
-func (d *disk) install() {
-	d.log, d.cut = d.staged.log, len(d.staged.log)
+func (d *Disk) install() {
+	d.Log, d.cut = d.staged.log, len(d.staged.log)
 	if d.planted == HalfInstall {
 		return
 	}
 	d.folds = append([]uint64(nil), d.staged.folds...)
-	d.applied, d.appliedSynced = d.cut, d.cut
+	d.Applied, d.appliedSynced = d.cut, d.cut
 }
 
 // base is what the log was cut to.
-func (d *disk) base() zab.Zxid { return tail(d.log[:d.cut]) }
+func (d *Disk) base() zab.Zxid { return Tail(d.Log[:d.cut]) }
 
-// has reports whether z is in the log or not behind the base.
-func (d *disk) has(z zab.Zxid) bool { return holds(d.log, z) || !d.base().Less(z) }
+// Has reports whether z is in the log or not behind the base.
+func (d *Disk) Has(z zab.Zxid) bool { return holds(d.Log, z) || !d.base().Less(z) }
 
 // crash loses everything that was not synced, except for the first keep writes and as
 // many applied entries as the caller drew.
-func (d *disk) crash(keep, applied int) {
+func (d *Disk) crash(keep, applied int) {
 	d.sync(keep)
 	d.queue = nil
 	if d.planted == ForgetHardState {
-		d.hard = zab.HardState{}
+		d.Hard = zab.HardState{}
 	}
-	if d.planted == LoseSyncedTail && len(d.log) > 0 {
-		d.log = d.log[:len(d.log)-1]
+	if d.planted == LoseSyncedTail && len(d.Log) > 0 {
+		d.Log = d.Log[:len(d.Log)-1]
 	}
 	// State that a cut or an installed snapshot counts on was durable before it.
-	d.applied = min(max(applied, d.cut), len(d.log))
+	d.Applied = min(max(applied, d.cut), len(d.Log))
 	if d.planted == HalfInstall {
-		d.applied = min(applied, len(d.log))
+		d.Applied = min(applied, len(d.Log))
 	}
-	d.appliedSynced = d.applied
-	d.folds = d.folds[:d.applied+1]
-	d.view = d.log
+	d.appliedSynced = d.Applied
+	d.folds = d.folds[:d.Applied+1]
+	d.View = d.Log
 }
 
 // apply folds one more entry into the state.
-func (d *disk) apply(e zab.Entry) {
-	d.applied++
+func (d *Disk) apply(e zab.Entry) {
+	d.Applied++
 	d.folds = append(d.folds, fold(d.folds[len(d.folds)-1], e))
 }
 
 // Initial implements zab.Storage.
-func (d *disk) Initial() (hard zab.HardState, base, last, applied zab.Zxid) {
-	return d.hard, d.base(), tail(d.log), d.appliedZxid()
+func (d *Disk) Initial() (hard zab.HardState, base, last, applied zab.Zxid) {
+	return d.Hard, d.base(), Tail(d.Log), d.AppliedZxid()
 }
 
-func (d *disk) appliedZxid() zab.Zxid { return tail(d.log[:min(d.applied, len(d.log))]) }
+func (d *Disk) AppliedZxid() zab.Zxid { return Tail(d.Log[:min(d.Applied, len(d.Log))]) }
 
 // Floor implements zab.Storage.
-func (d *disk) Floor(z zab.Zxid) (zab.Zxid, bool) {
-	return tail(d.log[:after(d.log, z)]), !z.Less(d.base())
+func (d *Disk) Floor(z zab.Zxid) (zab.Zxid, bool) {
+	return Tail(d.Log[:After(d.Log, z)]), !z.Less(d.base())
 }
 
 // Entries implements zab.Storage.
-func (d *disk) Entries(past, upto zab.Zxid, maxBytes int) ([]zab.Entry, error) {
+func (d *Disk) Entries(past, upto zab.Zxid, maxBytes int) ([]zab.Entry, error) {
 	if past.Less(d.base()) {
 		return nil, fmt.Errorf("entries after %s were cut, the log begins after %s", past, d.base())
 	}
 	var out []zab.Entry
 	size := 0
-	for _, e := range d.log[after(d.log, past):after(d.log, upto)] {
+	for _, e := range d.Log[After(d.Log, past):After(d.Log, upto)] {
 		out = append(out, e)
 		if size += len(e.Data); size > maxBytes {
 			break
@@ -153,13 +153,13 @@ func (d *disk) Entries(past, upto zab.Zxid, maxBytes int) ([]zab.Entry, error) {
 	return out, nil
 }
 
-// after returns how many entries of the log stand at or before z.
-func after(log []zab.Entry, z zab.Zxid) int {
+// After returns how many entries of the log stand at or before z.
+func After(log []zab.Entry, z zab.Zxid) int {
 	return sort.Search(len(log), func(i int) bool { return z.Less(log[i].Zxid) })
 }
 
-// tail is the zxid of the last entry, zero if there is none.
-func tail(log []zab.Entry) zab.Zxid {
+// Tail is the zxid of the last entry, zero if there is none.
+func Tail(log []zab.Entry) zab.Zxid {
 	if len(log) == 0 {
 		return zab.Zxid{}
 	}
@@ -168,7 +168,7 @@ func tail(log []zab.Entry) zab.Zxid {
 
 // holds reports whether the log contains z. Every log contains the empty history.
 func holds(log []zab.Entry, z zab.Zxid) bool {
-	return z.IsZero() || tail(log[:after(log, z)]) == z
+	return z.IsZero() || Tail(log[:After(log, z)]) == z
 }
 
 const (

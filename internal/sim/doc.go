@@ -56,6 +56,8 @@
 //
 // # Running it
 //
-// To replay a failure: go test ./internal/sim -run 'TestSim$' -sim.seed=N -sim.seeds=1.
-// To run for long: -sim.seed=N -sim.time=10m, or Block, which is what the test calls.
+// This package is the engine: cluster, network, disks, faults and checks. Package logsim runs the
+// replicated log alone in it, and package txnsim whole coordinators with databases and clients. A
+// failure ends with the command that replays it. To run for long: -sim.seed=N -sim.time=10m in
+// logsim, or Block there and in txnsim, which is what the tests call.
 package sim

@@ -45,25 +45,25 @@ func changeTo(members []zab.Member) []byte {
 }
 
 // setOf finds the members as of the end of a log.
-func (c *cluster) setOf(log []zab.Entry) zab.Set {
+func (c *Cluster) setOf(log []zab.Entry) zab.Set {
 	for _, e := range slices.Backward(log) {
-		if members, ok := c.change(e.Data); ok {
+		if members, ok := c.Change(e.Data); ok {
 			return zab.Set{At: e.Zxid, Members: members}
 		}
 	}
-	return zab.Set{Members: c.members}
+	return zab.Set{Members: c.Members}
 }
 
 // changeMembers lets a leader make the latest change known for done, or change one more thing: a
 // node goes, comes back as an observer, becomes a voter, or is one no more.
-func (c *cluster) changeMembers() {
-	leader := c.leader()
-	if leader == nil || c.propose == nil {
+func (c *Cluster) changeMembers() {
+	leader := c.Leader()
+	if leader == nil || c.Propose == nil {
 		return
 	}
 	var last [2]string
-	for _, e := range slices.Backward(leader.disk.view) {
-		if _, ok := c.change(e.Data); ok {
+	for _, e := range slices.Backward(leader.Disk.View) {
+		if _, ok := c.Change(e.Data); ok {
 			if last[0] == "" {
 				last[0] = string(e.Data)
 				continue
@@ -73,66 +73,66 @@ func (c *cluster) changeMembers() {
 		}
 	}
 	if last[0] != last[1] {
-		c.propose(leader, []byte(last[0]))
+		c.Propose(leader, []byte(last[0]))
 		return
 	}
-	members := slices.Clone(leader.host.Status().Set.Members)
-	id := zab.NodeID(1 + c.rng.IntN(len(c.nodes)))
+	members := slices.Clone(leader.Host.Status().Set.Members)
+	id := zab.NodeID(1 + c.RNG.IntN(len(c.Nodes)))
 	switch i := slices.IndexFunc(members, func(m zab.Member) bool { return m.ID == id }); {
 	case i < 0:
-		members = append(members, zab.Member{ID: id, Observer: !c.chance(0.2)})
+		members = append(members, zab.Member{ID: id, Observer: !c.Chance(0.2)})
 		slices.SortFunc(members, func(a, b zab.Member) int { return int(a.ID) - int(b.ID) })
-	case id == leader.id && len(c.nodes) > 1: // it may not, and is refused
-		if c.propose(leader, changeTo(slices.Delete(members, i, i+1))); c.chance(0.5) {
+	case id == leader.ID && len(c.Nodes) > 1: // it may not, and is refused
+		if c.Propose(leader, changeTo(slices.Delete(members, i, i+1))); c.Chance(0.5) {
 			c.moveLeadership()
 		}
 		return
-	case c.chance(0.5):
+	case c.Chance(0.5):
 		members[i].Observer = !members[i].Observer
 	default:
 		members = slices.Delete(members, i, i+1)
 	}
-	c.propose(leader, changeTo(members))
+	c.Propose(leader, changeTo(members))
 }
 
 // moveLeadership asks the leader to hand over to some node.
-func (c *cluster) moveLeadership() {
-	if leader := c.leader(); leader != nil {
-		c.event(leader, zab.Transfer{To: zab.NodeID(1 + c.rng.IntN(len(c.nodes)))})
+func (c *Cluster) moveLeadership() {
+	if leader := c.Leader(); leader != nil {
+		c.Event(leader, zab.Transfer{To: zab.NodeID(1 + c.RNG.IntN(len(c.Nodes)))})
 	}
 }
 
 // gossip lets nodes tell others who the members are, as they do when they meet and twice a
 // second from then on. Only who hears something new has a step of it.
-func (c *cluster) gossip(every instant) {
-	for _, from := range c.nodes {
-		if !from.up || from.paused {
+func (c *Cluster) gossip(every Instant) {
+	for _, from := range c.Nodes {
+		if !from.Up || from.Paused {
 			continue
 		}
-		for _, m := range from.host.Status().Set.Members {
-			to := c.nodes[m.ID-1]
-			if to == from || !to.up || to.paused || c.net.links[from.index][to.index].cuts > 0 {
+		for _, m := range from.Host.Status().Set.Members {
+			to := c.Nodes[m.ID-1]
+			if to == from || !to.Up || to.Paused || c.Net.Links[from.Index][to.Index].Cuts > 0 {
 				continue
 			}
-			c.tell(from, to)
+			c.Tell(from, to)
 		}
 	}
-	c.after(every, func() { c.gossip(every) })
+	c.After(every, func() { c.gossip(every) })
 }
 
 // tells is what a node hears of another that is a bare core.
-func (c *cluster) tells(from, to *node) {
-	set := from.host.Status().Set
-	if to.host.Status().Set.At.Less(set.At) {
-		c.check.counters.hit(NewerSetLearned)
-		c.event(to, zab.Learned{Set: set})
+func (c *Cluster) tells(from, to *Node) {
+	set := from.Host.Status().Set
+	if to.Host.Status().Set.At.Less(set.At) {
+		c.Check.Counters.Hit(NewerSetLearned)
+		c.Event(to, zab.Learned{Set: set})
 	}
 }
 
-// belongs reports whether a node is one of the members of the leader; of itself, whether it votes.
-func (c *cluster) belongs(leader, n *node) bool {
-	return slices.ContainsFunc(leader.host.Status().Set.Members, func(m zab.Member) bool {
-		return m.ID == n.id && (n != leader || !m.Observer)
+// Belongs reports whether a node is one of the members of the leader; of itself, whether it votes.
+func (c *Cluster) Belongs(leader, n *Node) bool {
+	return slices.ContainsFunc(leader.Host.Status().Set.Members, func(m zab.Member) bool {
+		return m.ID == n.ID && (n != leader || !m.Observer)
 	})
 }
 
@@ -149,24 +149,24 @@ func (c *Checker) noteChange(e zab.Entry) {
 		return
 	}
 	before := c.sets[len(c.sets)-1]
-	c.sets = append(c.sets, committedSet{len(c.committed), zab.Set{At: e.Zxid, Members: members}})
+	c.sets = append(c.sets, committedSet{len(c.Committed), zab.Set{At: e.Zxid, Members: members}})
 	for _, m := range members {
 		if g := c.ghost(m.ID); g != nil && !m.Observer {
-			g.observer = false // and is a former voter for ever
+			g.Observer = false // and is a former voter for ever
 		}
 	}
 	if voters(members) < voters(before.Members) {
-		c.counters.hit(VoterWent)
+		c.Counters.Hit(VoterWent)
 	}
 	if voters(members) > voters(before.Members) {
-		c.counters.hit(VoterCame)
+		c.Counters.Hit(VoterCame)
 	}
 }
 
-// inForce are the sets by whose quorums the last of so many committed entries may have been
+// InForce are the sets by whose quorums the last of so many committed entries may have been
 // committed: the members as of its position, or, if its leader found a change in its log that it did
 // not know to be committed, those before.
-func (c *Checker) inForce(committed int) []committedSet {
+func (c *Checker) InForce(committed int) []committedSet {
 	last := len(c.sets) - 1
 	for last > 0 && c.sets[last].after >= committed {
 		last--
@@ -174,10 +174,10 @@ func (c *Checker) inForce(committed int) []committedSet {
 	return c.sets[max(0, last-1) : last+1]
 }
 
-// countUpto counts the committed entries up to one.
-func (c *Checker) countUpto(z zab.Zxid) int {
-	n, _ := slices.BinarySearchFunc(c.committed, z, compareZxid)
-	return min(n+1, len(c.committed))
+// CountUpto counts the committed entries up to one.
+func (c *Checker) CountUpto(z zab.Zxid) int {
+	n, _ := slices.BinarySearchFunc(c.Committed, z, compareZxid)
+	return min(n+1, len(c.Committed))
 }
 
 func compareZxid(a, b zab.Zxid) int {
@@ -190,9 +190,9 @@ func compareZxid(a, b zab.Zxid) int {
 	return 0
 }
 
-// quorumHolds reports whether a quorum of one of the sets fulfils a condition, and how many of the
+// QuorumHolds reports whether a quorum of one of the sets fulfils a condition, and how many of the
 // last do.
-func (c *Checker) quorumHolds(sets []committedSet, holds func(*ghost) bool) (ok bool, have int) {
+func (c *Checker) QuorumHolds(sets []committedSet, holds func(*Ghost) bool) (ok bool, have int) {
 	for _, s := range sets {
 		have = 0
 		for _, m := range s.Members {
@@ -216,16 +216,16 @@ func voters(members []zab.Member) (n int) {
 
 // removed are the nodes that may be switched off: the last change was made known for done, and
 // leaves them out.
-func (c *cluster) removed() map[zab.NodeID]bool {
+func (c *Cluster) removed() map[zab.NodeID]bool {
 	out := map[zab.NodeID]bool{}
-	sets := c.check.sets
+	sets := c.Check.sets
 	n := len(sets)
-	if n < 3 || c.chance(0.3) || !slices.Equal(sets[n-1].Members, sets[n-2].Members) || voters(sets[n-1].Members) < 2 {
+	if n < 3 || c.Chance(0.3) || !slices.Equal(sets[n-1].Members, sets[n-2].Members) || voters(sets[n-1].Members) < 2 {
 		return out // beside a single voter one that comes back may be needed, if a change is under way
 	}
-	for _, node := range c.nodes {
-		if !slices.ContainsFunc(sets[n-1].Members, func(m zab.Member) bool { return m.ID == node.id }) {
-			out[node.id] = true
+	for _, node := range c.Nodes {
+		if !slices.ContainsFunc(sets[n-1].Members, func(m zab.Member) bool { return m.ID == node.ID }) {
+			out[node.ID] = true
 		}
 	}
 	return out

@@ -11,7 +11,7 @@ package sim
 type network struct {
 	sched  *scheduler
 	swarm  Swarm
-	links  [][]*link // by sender, then receiver
+	Links  [][]*link // by sender, then receiver
 	arrive func(to int, data []byte)
 	lost   func(node, peer int) // the node hears that a connection with the peer died
 	up     func(node int) bool
@@ -26,9 +26,9 @@ type link struct {
 	from, to     int
 	open         bool
 	connection   int     // counts them
-	retry        instant // no new connection before this
-	lastArrival  instant
-	cuts         int // a message that is sent while cut waits in held
+	retry        Instant // no new connection before this
+	lastArrival  Instant
+	Cuts         int // a message that is sent while cut waits in held
 	flying, held []*packet
 	// A side is owed when the connection died and it has not been told.
 	senderOwed, receiverOwed bool
@@ -48,26 +48,26 @@ func newNetwork(sched *scheduler, swarm Swarm, nodes int) *network {
 		for to := range nodes {
 			row = append(row, &link{from: from, to: to})
 		}
-		n.links = append(n.links, row)
+		n.Links = append(n.Links, row)
 	}
 	return n
 }
 
 // send puts a message on the connection, and opens one if there is none.
 func (n *network) send(from, to int, data []byte) {
-	l := n.links[from][to]
+	l := n.Links[from][to]
 	if !l.open && !n.dial(l) {
 		// Something was asked to be sent and is not: both ends must learn of a loss
 		// before anything that is sent later arrives.
 		l.senderOwed, l.receiverOwed = true, true
 		return
 	}
-	if n.sched.chance(n.swarm.Loss) {
+	if n.sched.Chance(n.swarm.Loss) {
 		n.kill(l)
 		return
 	}
 	p := &packet{data: data, link: l, connection: l.connection}
-	if l.cuts > 0 {
+	if l.Cuts > 0 {
 		l.held = append(l.held, p)
 		return
 	}
@@ -75,12 +75,12 @@ func (n *network) send(from, to int, data []byte) {
 }
 
 func (n *network) dial(l *link) bool {
-	if l.cuts > 0 || n.sched.now < l.retry || !n.up(l.to) {
+	if l.Cuts > 0 || n.sched.Now < l.retry || !n.up(l.to) {
 		return false
 	}
 	l.open = true
 	l.connection++
-	l.lastArrival = n.sched.now + n.sched.about(n.swarm.Latency)
+	l.lastArrival = n.sched.Now + n.sched.About(n.swarm.Latency)
 	n.tell(l)
 	return true
 }
@@ -90,24 +90,24 @@ func (n *network) dial(l *link) bool {
 func (n *network) tell(l *link) {
 	if l.senderOwed {
 		l.senderOwed = false
-		n.sched.after(0, func() { n.lost(l.from, l.to) })
+		n.sched.After(0, func() { n.lost(l.from, l.to) })
 	}
 	if l.receiverOwed {
 		l.receiverOwed = false
-		n.sched.after(0, func() { n.lost(l.to, l.from) })
+		n.sched.After(0, func() { n.lost(l.to, l.from) })
 	}
 }
 
 // owed reports whether one of the ends has not been told yet of the death of a connection.
 func (n *network) owed(from, to int) bool {
-	l := n.links[from][to]
+	l := n.Links[from][to]
 	return l.senderOwed || l.receiverOwed
 }
 
 func (n *network) fly(l *link, p *packet) {
-	l.lastArrival = max(l.lastArrival+1, n.sched.now+n.sched.about(n.swarm.Latency))
+	l.lastArrival = max(l.lastArrival+1, n.sched.Now+n.sched.About(n.swarm.Latency))
 	l.flying = append(l.flying, p)
-	n.sched.after(l.lastArrival-n.sched.now, func() {
+	n.sched.After(l.lastArrival-n.sched.Now, func() {
 		if p.gone {
 			return
 		}
@@ -127,27 +127,27 @@ func (n *network) kill(l *link) {
 	if !l.open {
 		return
 	}
-	late := n.sched.chance(n.swarm.LateBytes)
-	at := n.sched.about(20 * n.swarm.Latency)
+	late := n.sched.Chance(n.swarm.LateBytes)
+	at := n.sched.About(20 * n.swarm.Latency)
 	for _, p := range append(l.flying, l.held...) {
 		p.gone = true
 		n.dead = append(n.dead, p)
 		if !late || !n.up(l.to) {
 			continue
 		}
-		at += n.sched.about(n.swarm.Latency) + 1
-		n.sched.after(at, func() { n.late(false); n.arrive(l.to, p.data) })
-		if n.sched.chance(n.swarm.Duplicate) {
-			n.sched.after(at+n.sched.about(50*n.swarm.Latency), func() { n.late(true); n.arrive(l.to, p.data) })
+		at += n.sched.About(n.swarm.Latency) + 1
+		n.sched.After(at, func() { n.late(false); n.arrive(l.to, p.data) })
+		if n.sched.Chance(n.swarm.Duplicate) {
+			n.sched.After(at+n.sched.About(50*n.swarm.Latency), func() { n.late(true); n.arrive(l.to, p.data) })
 		}
-		late = !n.sched.chance(0.2)
+		late = !n.sched.Chance(0.2)
 	}
 	n.dead = n.dead[max(0, len(n.dead)-deadPackets):]
 	l.flying, l.held, l.open = nil, nil, false
-	l.retry = n.sched.now + n.sched.about(50*millisecond)
+	l.retry = n.sched.Now + n.sched.About(50*Millisecond)
 	l.senderOwed, l.receiverOwed = true, true
-	if !n.sched.chance(n.swarm.HalfOpen) {
-		n.sched.after(n.sched.about(100*millisecond), func() { n.tell(l) })
+	if !n.sched.Chance(n.swarm.HalfOpen) {
+		n.sched.After(n.sched.About(100*Millisecond), func() { n.tell(l) })
 	}
 }
 
@@ -157,7 +157,7 @@ func (n *network) replay() {
 	if len(n.dead) == 0 {
 		return
 	}
-	p := n.dead[n.sched.rng.IntN(len(n.dead))]
+	p := n.dead[n.sched.RNG.IntN(len(n.dead))]
 	if p.connection < p.link.connection && n.up(p.link.to) {
 		n.late(true)
 		n.arrive(p.link.to, p.data)
@@ -167,32 +167,32 @@ func (n *network) replay() {
 // isolate kills all connections of a node that crashed. Nobody remembers anything on
 // its side, so only the peers are owed.
 func (n *network) isolate(node int) {
-	for peer := range n.links {
-		n.kill(n.links[node][peer])
-		n.kill(n.links[peer][node])
-		n.links[node][peer].senderOwed = false
-		n.links[peer][node].receiverOwed = false
+	for peer := range n.Links {
+		n.kill(n.Links[node][peer])
+		n.kill(n.Links[peer][node])
+		n.Links[node][peer].senderOwed = false
+		n.Links[peer][node].receiverOwed = false
 	}
 }
 
-// cut stops one direction for a while: new messages wait, or the connection dies.
-func (n *network) cut(from, to int, d instant) {
-	l := n.links[from][to]
-	l.cuts++
-	if n.sched.chance(0.5) {
+// Cut stops one direction for a while: new messages wait, or the connection dies.
+func (n *network) Cut(from, to int, d Instant) {
+	l := n.Links[from][to]
+	l.Cuts++
+	if n.sched.Chance(0.5) {
 		n.kill(l)
 	}
-	n.sched.after(d, func() { n.mend(l) })
+	n.sched.After(d, func() { n.mend(l) })
 }
 
 func (n *network) mend(l *link) {
-	if l.cuts == 0 {
+	if l.Cuts == 0 {
 		return // everything was healed meanwhile
 	}
-	if l.cuts--; l.cuts > 0 {
+	if l.Cuts--; l.Cuts > 0 {
 		return
 	}
-	if n.sched.chance(0.3) {
+	if n.sched.Chance(0.3) {
 		n.kill(l)
 	}
 	held := l.held
@@ -202,12 +202,12 @@ func (n *network) mend(l *link) {
 	}
 }
 
-// split cuts all links between the two sides, one way or both.
-func (n *network) split(side func(node int) bool, bothWays bool, d instant) {
-	for from := range n.links {
-		for to := range n.links {
+// Split cuts all links between the two sides, one way or both.
+func (n *network) Split(side func(node int) bool, bothWays bool, d Instant) {
+	for from := range n.Links {
+		for to := range n.Links {
 			if from != to && side(from) != side(to) && (bothWays || side(from)) {
-				n.cut(from, to, d)
+				n.Cut(from, to, d)
 			}
 		}
 	}
@@ -216,9 +216,9 @@ func (n *network) split(side func(node int) bool, bothWays bool, d instant) {
 // heal ends all cuts.
 func (n *network) heal(calm Swarm) {
 	n.swarm = calm
-	for _, row := range n.links {
+	for _, row := range n.Links {
 		for _, l := range row {
-			for l.cuts > 0 {
+			for l.Cuts > 0 {
 				n.mend(l)
 			}
 		}

@@ -25,10 +25,10 @@ var byReason = map[string]Situation{
 	"its own disk stalls":                     StalledLeaderYielded,
 	"session reset":                           SessionReset,
 	"leadership is handed over":               LeadershipHandedOver,
-	resignReason:                              LeaderResigned,
+	ResignReason:                              LeaderResigned,
 }
 
-const resignReason = "asked to resign"
+const ResignReason = "asked to resign"
 
 // byNote are the situations that a core only writes a line about.
 var byNote = []struct {
@@ -43,8 +43,8 @@ var byNote = []struct {
 
 // notice counts the situations that show in one step of a core. The node's role is
 // still that of before the step.
-func (c *cluster) notice(n *node, ev zab.Event, effects []zab.Effect, now zab.Status) {
-	hit := c.check.counters.hit
+func (c *Cluster) notice(n *Node, ev zab.Event, effects []zab.Effect, now zab.Status) {
+	hit := c.Check.Counters.Hit
 	if r, ok := ev.(zab.Received); ok {
 		c.noticeReceived(n, r.Message, effects)
 	}
@@ -65,7 +65,7 @@ func (c *cluster) notice(n *node, ev zab.Event, effects []zab.Effect, now zab.St
 				hit(ProposalRefusedBusy)
 			}
 		case zab.ReadFailed:
-			if n.role.Role == zab.Leading && now.Role != zab.Leading {
+			if n.Role.Role == zab.Leading && now.Role != zab.Leading {
 				hit(ReadFailedByStepDown)
 			}
 		case zab.Deliver:
@@ -99,16 +99,16 @@ func syncedVoters(s zab.Status) int {
 	return synced
 }
 
-func (c *cluster) noticeNote(note zab.Note) {
+func (c *Cluster) noticeNote(note zab.Note) {
 	for _, row := range byNote {
 		if strings.Contains(note.Text, row.part) {
-			c.check.counters.hit(row.Situation)
+			c.Check.Counters.Hit(row.Situation)
 		}
 	}
 }
 
-func (c *cluster) noticeSent(n *node, m zab.Message, now zab.Status) {
-	hit := c.check.counters.hit
+func (c *Cluster) noticeSent(n *Node, m zab.Message, now zab.Status) {
+	hit := c.Check.Counters.Hit
 	switch b := m.Body.(type) {
 	case zab.Propose:
 		if len(b.Entries) > 0 && b.Entries[0].Zxid.Epoch < m.Epoch && n.streamed == m.Session {
@@ -120,14 +120,14 @@ func (c *cluster) noticeSent(n *node, m zab.Message, now zab.Status) {
 			hit(JoinedDuringBroadcast)
 		}
 	case zab.Ballot:
-		if b.State == zab.Looking && b.Vote.Leader == 0 && !n.observer {
+		if b.State == zab.Looking && b.Vote.Leader == 0 && !n.Observer {
 			hit(CandidateAbstained)
 		}
 	}
 }
 
-func (c *cluster) noticeRole(n *node, ev zab.Event, r zab.RoleChanged) {
-	hit := c.check.counters.hit
+func (c *Cluster) noticeRole(n *Node, ev zab.Event, r zab.RoleChanged) {
+	hit := c.Check.Counters.Hit
 	if s, ok := byReason[r.Reason]; ok {
 		hit(s)
 	}
@@ -139,16 +139,16 @@ func (c *cluster) noticeRole(n *node, ev zab.Event, r zab.RoleChanged) {
 		}
 	}
 	if r.Role == zab.Leading && r.Phase == zab.Discovery && r.Reason == "proposes an epoch" {
-		if other, ok := c.claims[r.Epoch]; ok && other != n.id {
+		if other, ok := c.claims[r.Epoch]; ok && other != n.ID {
 			hit(TwoClaimOneEpoch)
 		}
-		c.claims[r.Epoch] = n.id
+		c.claims[r.Epoch] = n.ID
 	}
 }
 
 // noticeReceived looks at what came, and whether it was refused.
-func (c *cluster) noticeReceived(n *node, m zab.Message, effects []zab.Effect) {
-	hit := c.check.counters.hit
+func (c *Cluster) noticeReceived(n *Node, m zab.Message, effects []zab.Effect) {
+	hit := c.Check.Counters.Hit
 	refused := slices.ContainsFunc(effects, func(e zab.Effect) bool {
 		s, ok := e.(zab.Send)
 		if !ok || s.Message.Session != m.Session || s.Message.To != m.From {
@@ -163,11 +163,11 @@ func (c *cluster) noticeReceived(n *node, m zab.Message, effects []zab.Effect) {
 			hit(OldPongRefused)
 		}
 	case zab.Propose, zab.Commit, zab.Ping, zab.NewLeader, zab.UpToDate:
-		if refused && m.Epoch < n.disk.hard.Accepted {
+		if refused && m.Epoch < n.Disk.Hard.Accepted {
 			hit(OldLeaderRefused)
 		}
 	}
-	if n.role.Role == zab.Following && tail(n.disk.view).Less(watermark(m.Body)) {
+	if n.Role.Role == zab.Following && Tail(n.Disk.View).Less(watermark(m.Body)) {
 		hit(CommitAheadOfTail)
 	}
 }
@@ -188,18 +188,18 @@ func watermark(b zab.Body) zab.Zxid {
 }
 
 // noticeCrash looks at what a crash finds unfinished, of which the disk keeps some writes.
-func (c *cluster) noticeCrash(n *node, keep int) {
-	hit := c.check.counters.hit
+func (c *Cluster) noticeCrash(n *Node, keep int) {
+	hit := c.Check.Counters.Hit
 	if n.syncsWithLeader() {
 		hit(CrashDuringSync)
 	}
 	if n.fetching.Session != 0 {
 		hit(SnapshotReceiverCrashed)
 	}
-	if n.syncing && keep < len(n.disk.queue) {
+	if n.syncing && keep < len(n.Disk.queue) {
 		hit(WriteTorn)
 	}
-	for _, w := range n.disk.queue[keep:] {
+	for _, w := range n.Disk.queue[keep:] {
 		if w.Install != nil {
 			hit(InstallLostInCrash)
 		}
@@ -207,10 +207,10 @@ func (c *cluster) noticeCrash(n *node, keep int) {
 }
 
 // noticeWaking looks at a node whose pause ends.
-func (c *cluster) noticeWaking(n *node) {
-	for e, r := range c.check.reigns {
-		if n.role.Role == zab.Leading && n.role.Established && r.established && n.role.Epoch < e {
-			c.check.counters.hit(PausedLeaderWoke)
+func (c *Cluster) noticeWaking(n *Node) {
+	for e, r := range c.Check.reigns {
+		if n.Role.Role == zab.Leading && n.Role.Established && r.established && n.Role.Epoch < e {
+			c.Check.Counters.Hit(PausedLeaderWoke)
 			return
 		}
 	}

@@ -7,33 +7,33 @@ import (
 	"math/rand/v2"
 )
 
-// instant is a point or a distance in virtual time, in microseconds.
-type instant int64
+// Instant is a point or a distance in virtual time, in microseconds.
+type Instant int64
 
 const (
-	millisecond instant = 1000
-	second              = 1000 * millisecond
-	never       instant = math.MaxInt64
+	Millisecond Instant = 1000
+	Second              = 1000 * Millisecond
+	never       Instant = math.MaxInt64
 )
 
 // scheduler runs callbacks in order of virtual time. Callbacks of the same instant run
 // in an order that is drawn from the seed.
 type scheduler struct {
-	now   instant
-	rng   *rand.Rand
+	Now   Instant
+	RNG   *rand.Rand
 	heap  []timer // a binary heap: each parent stands before its children
 	count uint64  // timers ever made; the last resort of the order
 }
 
 type timer struct {
-	at    instant
+	at    Instant
 	tie   uint64
 	order uint64
 	run   func()
 }
 
 func newScheduler(seed uint64) *scheduler {
-	return &scheduler{rng: rand.New(rand.NewPCG(seed, 0x636f6e636f7264))}
+	return &scheduler{RNG: rand.New(rand.NewPCG(seed, 0x636f6e636f7264))}
 }
 
 func (t timer) before(o timer) bool {
@@ -46,10 +46,10 @@ func (t timer) before(o timer) bool {
 	return t.order < o.order
 }
 
-// after runs the callback when d has passed.
-func (s *scheduler) after(d instant, run func()) {
+// After runs the callback when d has passed.
+func (s *scheduler) After(d Instant, run func()) {
 	s.count++
-	s.heap = append(s.heap, timer{at: s.now + max(d, 0), tie: s.rng.Uint64(), order: s.count, run: run})
+	s.heap = append(s.heap, timer{at: s.Now + max(d, 0), tie: s.RNG.Uint64(), order: s.count, run: run})
 	for i := len(s.heap) - 1; i > 0; {
 		parent := (i - 1) / 2
 		if !s.heap[i].before(s.heap[parent]) {
@@ -60,8 +60,8 @@ func (s *scheduler) after(d instant, run func()) {
 	}
 }
 
-// next runs the earliest callback and reports whether there was one.
-func (s *scheduler) next() bool {
+// Next runs the earliest callback and reports whether there was one.
+func (s *scheduler) Next() bool {
 	if len(s.heap) == 0 {
 		return false
 	}
@@ -70,7 +70,7 @@ func (s *scheduler) next() bool {
 	s.heap[0], s.heap[last] = s.heap[last], timer{}
 	s.heap = s.heap[:last]
 	s.sink()
-	s.now = first.at
+	s.Now = first.at
 	first.run()
 	return true
 }
@@ -91,21 +91,21 @@ func (s *scheduler) sink() {
 	}
 }
 
-// chance is true with probability p.
-func (s *scheduler) chance(p float64) bool { return p > 0 && s.rng.Float64() < p }
+// Chance is true with probability p.
+func (s *scheduler) Chance(p float64) bool { return p > 0 && s.RNG.Float64() < p }
 
 // upTo draws evenly from [0, n].
-func (s *scheduler) upTo(n int) int { return s.rng.IntN(n + 1) }
+func (s *scheduler) upTo(n int) int { return s.RNG.IntN(n + 1) }
 
-// about draws from an exponential distribution with this mean, cut at ten times it.
-func (s *scheduler) about(mean instant) instant {
+// About draws from an exponential distribution with this mean, cut at ten times it.
+func (s *scheduler) About(mean Instant) Instant {
 	if mean <= 0 {
 		return 0
 	}
-	return instant(min(s.rng.ExpFloat64(), 10) * float64(mean))
+	return Instant(min(s.RNG.ExpFloat64(), 10) * float64(mean))
 }
 
 // logUniform draws from [low, high] so that each order of magnitude is as likely.
 func (s *scheduler) logUniform(low, high float64) float64 {
-	return low * math.Exp(s.rng.Float64()*math.Log(high/low))
+	return low * math.Exp(s.RNG.Float64()*math.Log(high/low))
 }

@@ -15,128 +15,77 @@ type Options struct {
 	Mute    []string       // ids of checks that are off
 	Swarm   func(w *Swarm) // changes what was drawn, for directed runs
 
-	trace   bool
-	edition int            // 1 draws a Swarm as the first seeds did; zero is how it is done now
-	inhabit func(*cluster) // puts larger hosts than bare cores on the nodes
+	Trace   bool
+	Edition int            // 1 draws a Swarm as the first seeds did; zero is how it is done now
+	Inhabit func(*Cluster) // puts larger hosts than bare cores on the nodes
 }
 
-// Result is what a run without a violation says of itself.
-type Result struct {
-	Hash      uint64 // of all events and messages, in order
-	Steps     int
-	Committed int
-	Epochs    int
-	Counters  Counters
-}
-
-// How long, in virtual time, the liveness phase may take.
+// What bounds the liveness phase.
 const (
-	reunion  = 300 * second // until one leader is established and has everybody
-	delivery = 60 * second  // until what it accepts is applied everywhere
-	calm     = 5 * second   // that the reign then has to last, at least
+	Reunion = 300 * Second // until one leader is established and has everybody
 	// storm bounds the steps after healing, beyond those that an idle cluster makes: one that
 	// needs more of them never rests.
 	storm = 50_000
 )
 
-// Run runs one seed. The error is a *Violation with the trace that led to it.
-func Run(seed uint64, o Options) (Result, error) {
-	if o.Steps == 0 {
-		o.Steps = 3000
-	}
-	c := runOnce(seed, o)
-	v := c.check.violation
-	if v == nil {
-		return Result{
-			Hash: c.trace.hash, Steps: c.steps, Committed: len(c.check.committed),
-			Epochs: len(c.check.epochs), Counters: c.check.counters,
-		}, nil
-	}
-	if !o.trace {
-		// Printing every event costs more than running it, so only failures do, again.
-		o.trace = true
-		again := runOnce(seed, o)
-		if w := again.check.violation; w == nil || w.ID != v.ID || w.Detail != v.Detail {
-			v.Detail += " (a second run of the same seed went differently)"
-		}
-		v.Trace = again.trace.last()
-	}
-	v.Seed, v.Steps, v.At, v.Swarm = seed, c.steps, c.now, c.swarm
-	return Result{Counters: c.check.counters}, v
-}
-
-func runOnce(seed uint64, o Options) *cluster {
-	c := newCluster(seed, o)
-	w := newWorkload(c)
-	c.startFaults()
-	for c.check.violation == nil && c.steps < o.Steps && c.next() {
-	}
-	w.on = false
-	if c.check.violation == nil {
-		c.live(w)
-	}
-	c.check.compare()
-	return c
-}
-
-// startFaults lets each fault family of the swarm happen again and again.
-func (c *cluster) startFaults() {
-	s := c.swarm
-	c.again(s.Crash, func() {
-		n := c.anyNode()
-		c.crash(n)
+// StartFaults lets each fault family of the swarm happen again and again.
+func (c *Cluster) StartFaults() {
+	s := c.Swarm
+	c.Again(s.Crash, func() {
+		n := c.AnyNode()
+		c.Crash(n)
 		c.restartLater(n)
 	})
-	pause := second
+	pause := Second
 	if s.LongPause > 0 {
 		pause = s.LongPause
 	}
-	c.again(s.Pause, func() { c.pause(c.anyNode(), c.about(pause)) })
-	c.again(s.Stall, func() { c.stall(c.anyNode(), c.about(second)) })
-	c.again(s.Cuts, func() {
-		if from, to := c.rng.IntN(len(c.nodes)), c.rng.IntN(len(c.nodes)); from != to {
-			c.net.cut(from, to, c.about(2*second))
+	c.Again(s.Pause, func() { c.pause(c.AnyNode(), c.About(pause)) })
+	c.Again(s.Stall, func() { c.stall(c.AnyNode(), c.About(Second)) })
+	c.Again(s.Cuts, func() {
+		if from, to := c.RNG.IntN(len(c.Nodes)), c.RNG.IntN(len(c.Nodes)); from != to {
+			c.Net.Cut(from, to, c.About(2*Second))
 		}
 	})
-	c.again(s.Partition, func() {
-		mask := c.rng.Uint64()
-		c.net.split(func(n int) bool { return mask>>n&1 == 1 }, c.chance(0.7), c.about(3*second))
+	c.Again(s.Partition, func() {
+		mask := c.RNG.Uint64()
+		c.Net.Split(func(n int) bool { return mask>>n&1 == 1 }, c.Chance(0.7), c.About(3*Second))
 	})
-	c.again(s.Compact, func() { c.compact(c.anyNode()) })
-	c.again(s.DiskFail, func() { c.anyNode().failing = true })
-	c.again(s.Blackout, c.blackout)
-	c.again(s.Replay, c.net.replay)
-	c.again(s.Resign, func() { c.event(c.anyNode(), zab.Resigned{Reason: resignReason}) })
-	c.again(s.Changes, c.changeMembers)
-	if c.propose != nil { // else people do
-		c.again(s.Moves, c.moveLeadership)
+	c.Again(s.Compact, func() { c.compact(c.AnyNode()) })
+	c.Again(s.DiskFail, func() { c.AnyNode().Failing = true })
+	c.Again(s.Blackout, c.blackout)
+	c.Again(s.Replay, c.Net.replay)
+	c.Again(s.Resign, func() { c.Event(c.AnyNode(), zab.Resigned{Reason: ResignReason}) })
+	c.Again(s.Changes, c.changeMembers)
+	if c.Propose != nil { // else people do
+		c.Again(s.Moves, c.moveLeadership)
 	}
-	c.again(s.Flapping, func() { c.flap(c.rng.IntN(len(c.nodes)), c.rng.IntN(len(c.nodes)), 20) })
+	c.Again(s.Flapping, func() { c.flap(c.RNG.IntN(len(c.Nodes)), c.RNG.IntN(len(c.Nodes)), 20) })
 }
 
-func (c *cluster) again(mean instant, fault func()) {
+func (c *Cluster) Again(mean Instant, fault func()) {
 	if mean <= 0 {
 		return
 	}
-	c.after(c.about(mean), func() {
-		if !c.healed {
+	c.After(c.About(mean), func() {
+		if !c.Healed {
 			fault()
-			c.again(mean, fault)
+			c.Again(mean, fault)
 		}
 	})
 }
 
-func (c *cluster) anyNode() *node { return c.nodes[c.rng.IntN(len(c.nodes))] }
+func (c *Cluster) AnyNode() *Node { return c.Nodes[c.RNG.IntN(len(c.Nodes))] }
 
 // stall keeps a disk from finishing a sync for a while.
-func (c *cluster) stall(n *node, d instant) {
-	if !n.up || n.syncing {
+func (c *Cluster) stall(n *Node, d Instant) {
+	if !n.Up || n.syncing {
 		return
 	}
 	n.syncing = true
-	boot := n.boot
-	c.after(d, func() {
-		if n.boot == boot {
+	boot := n.Boot
+	c.After(d, func() {
+		if n.Boot == boot {
 			n.syncing = false
 			c.startSync(n)
 		}
@@ -144,190 +93,151 @@ func (c *cluster) stall(n *node, d instant) {
 }
 
 // flap kills a connection several times in a row.
-func (c *cluster) flap(from, to, times int) {
-	if from == to || times == 0 || c.healed {
+func (c *Cluster) flap(from, to, times int) {
+	if from == to || times == 0 || c.Healed {
 		return
 	}
-	c.net.kill(c.net.links[from][to])
-	c.after(c.about(100*millisecond), func() { c.flap(from, to, times-1) })
+	c.Net.kill(c.Net.Links[from][to])
+	c.After(c.About(100*Millisecond), func() { c.flap(from, to, times-1) })
 }
 
-// live is the second phase: all faults end, and the cluster must come back.
-func (c *cluster) live(w *workload) {
-	c.heal()
-	deadline := c.now + reunion
-	if !c.until(deadline, func() bool { return c.disksRest() && c.reunited() && c.linksRest() }) {
-		c.notReunited()
-		return
-	}
-	leader := c.leader()
-	for range 5 {
-		w.payloads++
-		w.ask(request{node: leader, data: fmt.Appendf(nil, "after healing %d", w.payloads)})
-	}
-	expect := after(leader.disk.view, tail(leader.disk.view))
-	if !c.until(c.now+delivery, func() bool { return c.allApplied(expect) }) {
-		c.check.fail("V2", "%d entries of leader %d were not applied everywhere within %s%s", expect, leader.id, delivery, c.describe())
-		return
-	}
-	epoch := leader.role.Epoch
-	c.until(c.now+max(calm, instant(3*c.swarm.Sync)*50*millisecond), func() bool { return false })
-	if now := c.leader(); c.check.violation == nil && (now != leader || now.role.Epoch != epoch) {
-		c.check.fail("V5", "leader %d of epoch %d did not last without any fault%s", leader.id, epoch, c.describe())
-	}
-	if c.check.violation == nil && c.swarm.Quiet && !c.wasFaulty {
-		c.quiet(w)
-	}
-}
-
-// quiet is what a seed without faults must look like: one reign, and no proposal of it
-// lost.
-func (c *cluster) quiet(w *workload) {
-	if n := len(c.check.epochs); n != 1 {
-		c.check.fail("V5", "%d epochs without any fault", n)
-	}
-	if n := c.check.counters[ProposalsDropped]; n > 0 {
-		c.check.fail("V2", "proposals were dropped %d times without any fault", n)
-	}
-}
-
-// until runs the cluster until the condition holds, which it asks every 10 ms.
-func (c *cluster) until(deadline instant, condition func() bool) bool {
-	for c.now < deadline && c.check.violation == nil {
-		pause := c.now + 10*millisecond
-		for len(c.heap) > 0 && c.heap[0].at <= pause && c.check.violation == nil {
-			c.next()
+// Until runs the cluster until the condition holds, which it asks every 10 ms.
+func (c *Cluster) Until(deadline Instant, condition func() bool) bool {
+	for c.Now < deadline && c.Check.Violation == nil {
+		pause := c.Now + 10*Millisecond
+		for len(c.heap) > 0 && c.heap[0].at <= pause && c.Check.Violation == nil {
+			c.Next()
 		}
-		c.now = pause
-		idle := 4 * len(c.nodes) * int((c.now-c.healedAt)/(50*millisecond))
-		if c.steps-c.stepsHealed > storm+idle {
-			c.check.fail("V5", "%d steps after everything was healed, and no rest yet%s", c.steps-c.stepsHealed, c.describe())
+		c.Now = pause
+		idle := 4 * len(c.Nodes) * int((c.Now-c.healedAt)/(50*Millisecond))
+		if c.Steps-c.stepsHealed > storm+idle {
+			c.Check.Fail("V5", "%d steps after everything was healed, and no rest yet%s", c.Steps-c.stepsHealed, c.Describe())
 			return false
 		}
-		if c.check.violation == nil && condition() {
+		if c.Check.Violation == nil && condition() {
 			return true
 		}
 	}
 	return false
 }
 
-// heal ends all faults. In some seeds a minority of the voters stays dead.
-func (c *cluster) heal() {
-	c.healed, c.wasFaulty, c.stepsHealed = true, !c.swarm.Quiet, c.steps
-	c.healedAt = c.now
-	c.swarm = c.swarm.calm()
-	c.net.heal(c.swarm)
+// Heal ends all faults. In some seeds a minority of the voters stays dead.
+func (c *Cluster) Heal() {
+	c.Healed, c.WasFaulty, c.stepsHealed = true, !c.Swarm.Quiet, c.Steps
+	c.healedAt = c.Now
+	c.Swarm = c.Swarm.Calm()
+	c.Net.heal(c.Swarm)
 	mayDie := 0
-	if c.swarm.DeadCore && c.founded() {
-		mayDie = c.upTo((c.swarm.Voters - 1) / 2)
+	if c.Swarm.DeadCore && c.Founded() {
+		mayDie = c.upTo((c.Swarm.Voters - 1) / 2)
 	}
 	removed := c.removed()
-	for _, i := range c.rng.Perm(len(c.nodes)) {
-		n := c.nodes[i]
-		if removed[n.id] {
-			c.check.counters.hit(RemovedStayedDead)
-			c.crash(n)
-			n.dead = true
+	for _, i := range c.RNG.Perm(len(c.Nodes)) {
+		n := c.Nodes[i]
+		if removed[n.ID] {
+			c.Check.Counters.Hit(RemovedStayedDead)
+			c.Crash(n)
+			n.Dead = true
 		}
-		n.tick, n.failing = 50*millisecond, false
-		if mayDie > 0 && !n.observer {
+		n.tick, n.Failing = 50*Millisecond, false
+		if mayDie > 0 && !n.Observer {
 			mayDie--
-			c.check.counters.hit(MinorityStayedDead)
-			c.crash(n)
-			n.dead = true
+			c.Check.Counters.Hit(MinorityStayedDead)
+			c.Crash(n)
+			n.Dead = true
 		}
 	}
-	for _, n := range c.nodes {
+	for _, n := range c.Nodes {
 		c.resume(n)
-		if !n.up && !n.dead {
+		if !n.Up && !n.Dead {
 			c.boot(n)
 		}
 	}
-	c.trace.add("%s healed", c.now)
+	c.Trace.add("%s healed", c.Now)
 }
 
-// reunited reports whether one leader is established and has everybody who is up. Both have to say
+// Reunited reports whether one leader is established and has everybody who is up. Both have to say
 // so: who was let go and is taken back may believe that it follows, when the leader has only
 // just learned to count on it, and ends its reign for want of a quorum.
-func (c *cluster) reunited() bool {
-	leader := c.leader()
-	if leader == nil || leader.host.Status().Transfer != 0 || !c.belongs(leader, leader) {
+func (c *Cluster) Reunited() bool {
+	leader := c.Leader()
+	if leader == nil || leader.Host.Status().Transfer != 0 || !c.Belongs(leader, leader) {
 		return false // or its reign is about to end
 	}
-	synced := map[zab.NodeID]bool{leader.id: true}
-	for _, p := range leader.host.Status().Peers {
+	synced := map[zab.NodeID]bool{leader.ID: true}
+	for _, p := range leader.Host.Status().Peers {
 		synced[p.ID] = p.Synced
 	}
-	for _, n := range c.nodes {
-		r := n.role
-		if !n.dead && c.belongs(leader, n) && (!synced[n.id] || !r.Established || r.Leader != leader.id || r.Epoch != leader.role.Epoch) {
+	for _, n := range c.Nodes {
+		r := n.Role
+		if !n.Dead && c.Belongs(leader, n) && (!synced[n.ID] || !r.Established || r.Leader != leader.ID || r.Epoch != leader.Role.Epoch) {
 			return false
 		}
 	}
 	return true
 }
 
-// disksRest reports whether the stalls that began before the healing are over: a leader
+// DisksRest reports whether the stalls that began before the healing are over: a leader
 // whose disk still hangs gives up leading, and rightly so.
-func (c *cluster) disksRest() bool {
-	for _, n := range c.nodes {
-		if n.up && (n.syncing || len(n.disk.queue) > 0 || c.now < n.reportAt) {
+func (c *Cluster) DisksRest() bool {
+	for _, n := range c.Nodes {
+		if n.Up && (n.syncing || len(n.Disk.queue) > 0 || c.Now < n.reportAt) {
 			return false
 		}
 	}
 	return true
 }
 
-// linksRest reports whether the leader and all who are up have heard of the connections between
+// LinksRest reports whether the leader and all who are up have heard of the connections between
 // them that died before the healing: until then one may still lose the other, and rightly so.
-func (c *cluster) linksRest() bool {
-	leader := c.leader()
-	for _, n := range c.nodes {
-		if n.up && n != leader && c.belongs(leader, n) && (c.net.owed(leader.index, n.index) || c.net.owed(n.index, leader.index)) {
+func (c *Cluster) LinksRest() bool {
+	leader := c.Leader()
+	for _, n := range c.Nodes {
+		if n.Up && n != leader && c.Belongs(leader, n) && (c.Net.owed(leader.Index, n.Index) || c.Net.owed(n.Index, leader.Index)) {
 			return false
 		}
 	}
 	return true
 }
 
-// leader is the established leader of the highest epoch, nil if there is none.
-func (c *cluster) leader() *node {
-	var best *node
-	for _, n := range c.nodes {
-		if n.up && n.role.Role == zab.Leading && n.role.Established && (best == nil || best.role.Epoch < n.role.Epoch) {
+// Leader is the established leader of the highest epoch, nil if there is none.
+func (c *Cluster) Leader() *Node {
+	var best *Node
+	for _, n := range c.Nodes {
+		if n.Up && n.Role.Role == zab.Leading && n.Role.Established && (best == nil || best.Role.Epoch < n.Role.Epoch) {
 			best = n
 		}
 	}
 	return best
 }
 
-func (c *cluster) notReunited() {
-	leader := c.leader()
+func (c *Cluster) NotReunited() {
+	leader := c.Leader()
 	if leader == nil {
-		c.check.fail("V1", "no leader is established %s after everything was healed%s", reunion, c.describe())
+		c.Check.Fail("V1", "no leader is established %s after everything was healed%s", Reunion, c.Describe())
 		return
 	}
-	c.check.fail("V4", "leader %d of epoch %d does not have everybody %s after everything was healed%s", leader.id, leader.role.Epoch, reunion, c.describe())
+	c.Check.Fail("V4", "leader %d of epoch %d does not have everybody %s after everything was healed%s", leader.ID, leader.Role.Epoch, Reunion, c.Describe())
 }
 
-func (c *cluster) allApplied(count int) bool {
-	leader := c.leader()
-	for _, n := range c.nodes {
-		if n.up && leader != nil && c.belongs(leader, n) && n.disk.applied < count {
+func (c *Cluster) AllApplied(count int) bool {
+	leader := c.Leader()
+	for _, n := range c.Nodes {
+		if n.Up && leader != nil && c.Belongs(leader, n) && n.Disk.Applied < count {
 			return false
 		}
 	}
 	return true
 }
 
-func (c *cluster) describe() string {
+func (c *Cluster) Describe() string {
 	s := ""
-	for _, n := range c.nodes {
+	for _, n := range c.Nodes {
 		switch {
-		case !n.up:
-			s += fmt.Sprintf("\n  n%d is down", n.id)
+		case !n.Up:
+			s += fmt.Sprintf("\n  n%d is down", n.ID)
 		default:
-			s += fmt.Sprintf("\n  n%d %+v", n.id, n.host.Status())
+			s += fmt.Sprintf("\n  n%d %+v", n.ID, n.Host.Status())
 		}
 	}
 	return s

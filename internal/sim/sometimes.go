@@ -80,10 +80,10 @@ const (
 	RemovedStayedDead
 	LeadershipHandedOver
 	TransferFailed
-	situations
+	Situations
 )
 
-var situationNames = [situations]string{
+var situationNames = [Situations]string{
 	CommitAfterTwoElections:       "commit after two elections",
 	TruncHappened:                 "TRUNC removed entries",
 	TruncAcrossEpochs:             "TRUNC went back to an entry of an older epoch",
@@ -162,9 +162,9 @@ var situationNames = [situations]string{
 func (s Situation) String() string { return situationNames[s] }
 
 // Counters says how often each situation occurred.
-type Counters [situations]int
+type Counters [Situations]int
 
-func (c *Counters) hit(s Situation) { c[s]++ }
+func (c *Counters) Hit(s Situation) { c[s]++ }
 
 // Add sums the counters of several runs.
 func (c *Counters) Add(o Counters) {
@@ -176,7 +176,7 @@ func (c *Counters) Add(o Counters) {
 // Missing lists the situations that never occurred.
 func (c *Counters) Missing() []Situation {
 	var out []Situation
-	for s := range situations {
+	for s := range Situations {
 		if c[s] == 0 {
 			out = append(out, s)
 		}

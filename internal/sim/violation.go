@@ -15,10 +15,10 @@ type Violation struct {
 	Detail string
 	Seed   uint64
 	Steps  int
-	At     instant
+	At     Instant
 	Swarm  Swarm
 	Trace  []string // the last events before it
-	Test   string   // the test that replays it; TestSim if empty
+	Replay string   // the test that replays it: its package, and its name
 }
 
 // Error tells the whole story and ends with the command that replays it.
@@ -28,19 +28,15 @@ func (v *Violation) Error() string {
 	for _, line := range v.Trace {
 		fmt.Fprintln(&b, " ", line)
 	}
-	test, seeds := "TestSim$", "seeds"
-	if v.Test != "" {
-		test, seeds = v.Test, "txnseeds"
-	}
-	fmt.Fprintf(&b, "replay: go test ./internal/sim -run '%s' -sim.seed=%d -sim.%s=1", test, v.Seed, seeds)
+	fmt.Fprintf(&b, "replay: go test %s -sim.seed=%d -sim.seeds=1", v.Replay, v.Seed)
 	return b.String()
 }
 
-func (t instant) String() string { return fmt.Sprintf("%d.%03d ms", t/millisecond, t%millisecond) }
+func (t Instant) String() string { return fmt.Sprintf("%d.%03d ms", t/Millisecond, t%Millisecond) }
 
 // trace keeps the last lines of a run, and a hash of all events that needs no lines.
 type trace struct {
-	hash  uint64
+	Hash  uint64
 	on    bool
 	lines []string // a ring
 	count int
@@ -61,8 +57,8 @@ func (t *trace) add(format string, args ...any) {
 	t.count++
 }
 
-// last returns the kept lines, oldest first.
-func (t *trace) last() []string {
+// Last returns the kept lines, oldest first.
+func (t *trace) Last() []string {
 	if t.count <= traceLines {
 		return t.lines
 	}

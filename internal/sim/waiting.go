@@ -7,7 +7,7 @@ import "github.com/concordtx/concord/protocol/zab"
 // waits is V3: a node does not stay in discovery or synchronization for more than its
 // limit of ticks without a step forward, whatever the others do. It counts the ticks that
 // the core was given, so a pause is no excuse and no offence.
-func (c *Checker) waits(g *ghost, ev zab.Event, effects []zab.Effect, s zab.Status, limit int) {
+func (c *Checker) waits(g *Ghost, ev zab.Event, effects []zab.Effect, s zab.Status, limit int) {
 	switch {
 	case s.Established || s.Role == zab.Looking || c.movedOn(g, ev, effects):
 		g.waited = 0
@@ -15,7 +15,7 @@ func (c *Checker) waits(g *ghost, ev zab.Event, effects []zab.Effect, s zab.Stat
 		g.waited++
 	}
 	if g.waited > limit+1 { // the core counts from the tick before
-		c.fail("V3", "node %d, %s in %s of epoch %d, made no step forward for %d ticks", g.id, s.Role, s.Phase, s.Epoch, g.waited)
+		c.Fail("V3", "node %d, %s in %s of epoch %d, made no step forward for %d ticks", g.ID, s.Role, s.Phase, s.Epoch, g.waited)
 	}
 }
 
@@ -26,7 +26,7 @@ func isTick(ev zab.Event) bool {
 
 // movedOn reports whether something went forward in a step: as seen from outside, by what
 // came or by what the core wants to be done.
-func (c *Checker) movedOn(g *ghost, ev zab.Event, effects []zab.Effect) bool {
+func (c *Checker) movedOn(g *Ghost, ev zab.Event, effects []zab.Effect) bool {
 	switch ev := ev.(type) {
 	case zab.SnapshotMoved:
 		return true

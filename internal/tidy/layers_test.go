@@ -80,6 +80,10 @@ var house = map[string]struct {
 	"internal/crashfs": {layer: above, kind: forTests, why: "a file system that forgets what was not synced"},
 	"internal/explore": {layer: above, kind: forTests, why: "exhaustive search over small worlds of cores"},
 
+	"internal/sim/logsim":  {layer: above + 1, kind: forTests, why: "the replicated log alone"},
+	"internal/sim/txnsim":  {layer: above + 1, kind: forTests, why: "whole coordinators with databases, clients and people"},
+	"internal/sim/simtest": {layer: above + 1, kind: forTests, why: "what the tests of both do"},
+
 	"internal/explore/exploretest":  {layer: above + 1, kind: forTests, why: "what the tests of all worlds do"},
 	"internal/explore/threepcworld": {layer: above + 1, kind: forTests, why: "one three-phase transaction"},
 	"internal/explore/twopcworld":   {layer: above + 1, kind: forTests, why: "one transaction of two phases"},

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package sim
+package txnsim
 
 import (
 	"encoding/binary"
@@ -10,20 +10,21 @@ import (
 
 	"github.com/concordtx/concord/coordinator/commit"
 	"github.com/concordtx/concord/coordinator/replica"
+	"github.com/concordtx/concord/internal/sim"
 	"github.com/concordtx/concord/protocol/zab"
 	"github.com/concordtx/concord/txn"
 )
 
-// txnWorld is a cluster whose nodes are whole coordinators, with banks and clients
+// world is a cluster whose nodes are whole coordinators, with banks and clients
 // around it.
-type txnWorld struct {
-	*cluster
-	check     *txnChecker
+type world struct {
+	*sim.Cluster
+	check     *checker
 	quirks    quirks
 	dice      *rand.Rand // of the quirks
 	banks     []*bank
 	formed    txn.ClusterID
-	hosts     []*txnHost                    // the last one of each node
+	hosts     []*host                       // the last one of each node
 	skews     []time.Duration               // of the nodes' clocks, until all is healed
 	years     []time.Duration               // for good: timers of a running process know no steps of this size
 	waits     map[uint64]func(commit.Reply) // for a reply; looked up by number only
@@ -34,26 +35,26 @@ type txnWorld struct {
 	loss      float64 // of what clients and workers say and hear
 	crash     float64 // of a client, some time in its life
 	failed    float64 // of a statement
-	counters  [txnSituations]int
+	counters  [situations]int
 	failures  map[txn.XID]bool // branches that a worker could not finish at first
 	lookedAt  txn.Position     // up to which the log was searched for situations
 	watermark time.Time        // the latest that a table ever had
-	planted   PlantedTxn
+	planted   Planted
 	learners  []uint64 // as of lookedAt
 }
 
-// PlantedTxn is a bug that clients, workers or the applied state could have.
-type PlantedTxn int
+// Planted is a bug that clients, workers or the applied state could have.
+type Planted int
 
 // The planted bugs of this layer.
 const (
-	SoundTxn              PlantedTxn = iota
-	PresumeCommit                    // a client that does not hear commits
-	ForgetTombstone                  // the applied state does not keep aborts
-	NotFoundMeansDone                // a worker takes "not found" for success
-	RollbackMeansPrepared            // the answer ROLLBACK to PREPARE is taken for a yes
-	PrepareAgain                     // a PREPARE that did not succeed is repeated on another session
-	TryAgainAsAnother                // a client that does not hear does its work again, under another gid
+	Sound                 Planted = iota
+	PresumeCommit                 // a client that does not hear commits
+	ForgetTombstone               // the applied state does not keep aborts
+	NotFoundMeansDone             // a worker takes "not found" for success
+	RollbackMeansPrepared         // the answer ROLLBACK to PREPARE is taken for a yes
+	PrepareAgain                  // a PREPARE that did not succeed is repeated on another session
+	TryAgainAsAnother             // a client that does not hear does its work again, under another gid
 )
 
 // asked is a coordinator's event on its way through the queue of a node.
@@ -64,41 +65,41 @@ type asked struct {
 
 var resources = []string{"orders", "billing", "ledger", "stock"}
 
-// txnRules are short, so that grace periods and orphans happen within a run.
-var txnRules = commit.Rules{MaxTransaction: 4 * time.Second, Grace: 500 * time.Millisecond, Scan: 500 * time.Millisecond, Lease: 1500 * time.Millisecond}
+// rules are short, so that grace periods and orphans happen within a run.
+var rules = commit.Rules{MaxTransaction: 4 * time.Second, Grace: 500 * time.Millisecond, Scan: 500 * time.Millisecond, Lease: 1500 * time.Millisecond}
 
 // inhabit puts coordinators on the nodes of a cluster that is being made.
-func (w *txnWorld) inhabit(seed uint64, c *cluster) {
-	w.cluster = c
-	w.quirks, w.dice = drawQuirks(seed, c.swarm.Quiet)
-	members := c.swarm.Voters + c.swarm.Observers
-	w.hosts, w.skews, w.years = make([]*txnHost, members), make([]time.Duration, members), make([]time.Duration, members)
-	c.newHost = w.newHost
-	c.change, c.tell = changeOfRecords, w.tells
-	c.founded = w.foundedByAll
-	c.swarm.Gossip = second / 4
+func (w *world) inhabit(seed uint64, c *sim.Cluster) {
+	w.Cluster = c
+	w.quirks, w.dice = drawQuirks(seed, c.Swarm.Quiet)
+	members := c.Swarm.Voters + c.Swarm.Observers
+	w.hosts, w.skews, w.years = make([]*host, members), make([]time.Duration, members), make([]time.Duration, members)
+	c.NewHost = w.newHost
+	c.Change, c.Tell = changeOfRecords, w.tells
+	c.Founded = w.foundedByAll
+	c.Swarm.Gossip = sim.Second / 4
 }
 
 // foundedByAll reports whether the cluster is formed and no voter is blank any more. A majority may
 // form it once all have met; a voter that has crashed before it wrote anything then waits for
 // somebody who knows that, or for all, which is what keeps two blank nodes from founding another
 // cluster. So until all have taken part, the loss of one for good is more than is promised.
-func (w *txnWorld) foundedByAll() bool {
-	return w.formed != 0 && !slices.ContainsFunc(w.nodes, func(n *node) bool {
-		return !n.observer && n.disk.hard == zab.HardState{} && len(n.disk.log) == 0
+func (w *world) foundedByAll() bool {
+	return w.formed != 0 && !slices.ContainsFunc(w.Nodes, func(n *sim.Node) bool {
+		return !n.Observer && n.Disk.Hard == zab.HardState{} && len(n.Disk.Log) == 0
 	})
 }
 
 // clock is the true time.
-func (w *txnWorld) clock() time.Time {
-	return time.UnixMicro(1_800_000_000_000_000 + int64(w.now))
+func (w *world) clock() time.Time {
+	return time.UnixMicro(1_800_000_000_000_000 + int64(w.Now))
 }
 
 // nodeClock is what the clock of a node shows, and latestClock the one that is furthest ahead.
-func (w *txnWorld) nodeClock(i int) time.Time { return w.clock().Add(w.skews[i] + w.years[i]) }
+func (w *world) nodeClock(i int) time.Time { return w.clock().Add(w.skews[i] + w.years[i]) }
 
-func (w *txnWorld) latestClock() (latest time.Time) {
-	for i := range w.nodes {
+func (w *world) latestClock() (latest time.Time) {
+	for i := range w.Nodes {
 		if now := w.nodeClock(i); now.After(latest) {
 			latest = now
 		}
@@ -107,24 +108,24 @@ func (w *txnWorld) latestClock() (latest time.Time) {
 }
 
 // say lets something arrive after a while, or never.
-func (w *txnWorld) say(hear func()) {
-	if !w.chance(w.loss) {
-		w.after(w.about(w.swarm.Latency)+1, hear)
+func (w *world) say(hear func()) {
+	if !w.Chance(w.loss) {
+		w.After(w.About(w.Swarm.Latency)+1, hear)
 	}
 }
 
 // question puts a question to a node; late says that it arrives once more, at some time.
 // One of hear and over is called, unless the answer comes when nobody waits any more.
-func (w *txnWorld) question(n *node, late bool, ask func(request uint64) replica.Event, hear func(commit.Reply), over func()) {
+func (w *world) question(n *sim.Node, late bool, ask func(request uint64) replica.Event, hear func(commit.Reply), over func()) {
 	w.request++
 	request := w.request
 	w.waits[request] = hear
-	deliver := func() { w.event(n, asked{event: ask(request)}) }
+	deliver := func() { w.Event(n, asked{event: ask(request)}) }
 	w.say(deliver)
 	if late {
-		w.after(w.about(3*second), deliver)
+		w.After(w.About(3*sim.Second), deliver)
 	}
-	w.after(w.about(400*millisecond)+1, func() {
+	w.After(w.About(400*sim.Millisecond)+1, func() {
 		if _, unanswered := w.waits[request]; unanswered {
 			delete(w.waits, request)
 			over()
@@ -132,7 +133,7 @@ func (w *txnWorld) question(n *node, late bool, ask func(request uint64) replica
 	})
 }
 
-func (w *txnWorld) replied(r commit.Reply) {
+func (w *world) replied(r commit.Reply) {
 	if hear, ok := w.waits[r.Request]; ok {
 		delete(w.waits, r.Request)
 		hear(r)
@@ -140,32 +141,32 @@ func (w *txnWorld) replied(r commit.Reply) {
 }
 
 // post answers a node's order, if the node that gave it still lives.
-func (w *txnWorld) post(n *node, boot uint32, e replica.Event) {
-	if n.boot == boot {
-		w.event(n, asked{event: e})
+func (w *world) post(n *sim.Node, boot uint32, e replica.Event) {
+	if n.Boot == boot {
+		w.Event(n, asked{event: e})
 	}
 }
 
-func (w *txnWorld) bank(name string) *bank { return w.banks[slices.Index(resources, name)] }
+func (w *world) bank(name string) *bank { return w.banks[slices.Index(resources, name)] }
 
 // finish is a recovery worker.
-func (w *txnWorld) finish(n *node, t commit.Task) {
-	boot := n.boot
+func (w *world) finish(n *sim.Node, t commit.Task) {
+	boot := n.Boot
 	fail := func(why error) {
 		w.failures[t.XID] = true
 		w.post(n, boot, commit.Failed{XID: t.XID, Why: why.Error()})
 	}
-	w.after(w.about(20*millisecond)+1, func() {
+	w.After(w.About(20*sim.Millisecond)+1, func() {
 		if t.XID.Cluster != w.formed {
-			w.check.fail("FOREIGN", "node %d wants to %v %v, which belongs to others", n.id, t.Decision, t.XID)
+			w.check.Fail("FOREIGN", "node %d wants to %v %v, which belongs to others", n.ID, t.Decision, t.XID)
 			return
 		}
 		b := w.bank(t.Branch.Resource).branches[branchKey{t.XID.ID, t.XID.Branch}]
 		if b == nil {
-			w.check.fail("AC1", "node %d wants to finish %v, which its bank never had", n.id, t.XID)
+			w.check.Fail("AC1", "node %d wants to finish %v, which its bank never had", n.ID, t.XID)
 			return
 		}
-		if w.chance(w.loss) {
+		if w.Chance(w.loss) {
 			fail(errConnection)
 			return
 		}
@@ -176,43 +177,43 @@ func (w *txnWorld) finish(n *node, t commit.Task) {
 				return
 			}
 			w.countFinish(t, f, cameBack && b.state == committed)
-			w.after(w.about(5*millisecond), func() { w.worked(n, boot, b, t, f) })
+			w.After(w.About(5*sim.Millisecond), func() { w.worked(n, boot, b, t, f) })
 		}}.run()
 	})
 }
 
 // worked brings the answer of a worker to its node.
-func (w *txnWorld) worked(n *node, boot uint32, b *branch, t commit.Task, f txn.Finish) {
-	if n.boot == boot && n.up && !n.paused && f == txn.Contradicted && n.role.Role == zab.Leading && n.role.Established {
-		w.check.heard(b, uint32(n.role.Epoch))
+func (w *world) worked(n *sim.Node, boot uint32, b *branch, t commit.Task, f txn.Finish) {
+	if n.Boot == boot && n.Up && !n.Paused && f == txn.Contradicted && n.Role.Role == zab.Leading && n.Role.Established {
+		w.check.heard(b, uint32(n.Role.Epoch))
 	}
 	w.post(n, boot, commit.Finished{XID: t.XID, Finish: f, By: txn.FromCluster, Who: t.Branch.Resource, Why: "seen by a worker"})
 }
 
-func (w *txnWorld) scan(n *node, name string) {
-	boot := n.boot
-	w.after(w.about(10*millisecond)+1, func() {
+func (w *world) scan(n *sim.Node, name string) {
+	boot := n.Boot
+	w.After(w.About(10*sim.Millisecond)+1, func() {
 		server := w.bank(name)
 		server.plantForeign()
 		listed := commit.Listed{Resource: name, Listing: server.list()}
-		if server.down || w.chance(w.loss) {
+		if server.down || w.Chance(w.loss) {
 			listed = commit.Listed{Resource: name, Err: errConnection}
 		} else if len(server.foreign) > 0 {
 			w.hit(ForeignListed)
 		}
 		server.meddle()
-		w.after(w.about(10*millisecond), func() { w.post(n, boot, listed) })
+		w.After(w.About(10*sim.Millisecond), func() { w.post(n, boot, listed) })
 	})
 }
 
 // forget removes the marker of a branch, as an adapter does: only if it is committed.
-func (w *txnWorld) forget(name string, x txn.XID) {
+func (w *world) forget(name string, x txn.XID) {
 	b := w.bank(name).branches[branchKey{x.ID, x.Branch}]
-	if w.chance(w.loss) {
+	if w.Chance(w.loss) {
 		w.hit(ForgetLost)
 		return
 	}
-	w.after(w.about(10*millisecond), func() {
+	w.After(w.About(10*sim.Millisecond), func() {
 		if b != nil && b.state == committed && !b.bank.down {
 			b.forgotten = true
 		}
@@ -221,138 +222,138 @@ func (w *txnWorld) forget(name string, x txn.XID) {
 
 // evidence lists a page of the markers that a bank keeps. What others have left is in front and
 // behind, and never forgotten.
-func (w *txnWorld) evidence(n *node, e commit.EvidenceAsk) {
-	boot := n.boot
-	w.after(w.about(10*millisecond)+1, func() {
+func (w *world) evidence(n *sim.Node, e commit.EvidenceAsk) {
+	boot := n.Boot
+	w.After(w.About(10*sim.Millisecond)+1, func() {
 		server := w.bank(e.Resource)
 		kept := commit.Kept{Resource: e.Resource, Evidence: server.evidence(e.After)}
-		if server.down || w.chance(w.loss) {
+		if server.down || w.Chance(w.loss) {
 			kept = commit.Kept{Resource: e.Resource, Err: errConnection}
 		}
-		w.after(w.about(10*millisecond), func() { w.post(n, boot, kept) })
+		w.After(w.About(10*sim.Millisecond), func() { w.post(n, boot, kept) })
 	})
 }
 
 // newID mints an id that is born now; the seed draws what is random in it.
-func (w *txnWorld) newID(c txn.Class) txn.ID {
+func (w *world) newID(c txn.Class) txn.ID {
 	id := txn.FirstID(w.clock())
-	binary.BigEndian.PutUint64(id[8:], w.rng.Uint64())
+	binary.BigEndian.PutUint64(id[8:], w.RNG.Uint64())
 	return id.WithClass(c)
 }
 
-// TxnOptions choose a run of this layer.
-type TxnOptions struct {
+// Options choose a run of this layer.
+type Options struct {
 	Steps   int // of coordinators in the safety phase; zero means 3,000
-	Planted PlantedTxn
-	Mute    []string     // ids of checks that are off
-	Swarm   func(*Swarm) // changes what was drawn, for directed runs
+	Planted Planted
+	Mute    []string         // ids of checks that are off
+	Swarm   func(*sim.Swarm) // changes what was drawn, for directed runs
 
 	trace bool
 }
 
-// TxnResult is what a run without a violation says of itself.
-type TxnResult struct {
+// Result is what a run without a violation says of itself.
+type Result struct {
 	Hash         uint64
 	Steps        int
 	Transactions int
-	Counters     [txnSituations]int
+	Counters     [situations]int
 }
 
-// RunTxn runs one seed with transactions.
-func RunTxn(seed uint64, o TxnOptions) (TxnResult, error) {
+// Run runs one seed with transactions.
+func Run(seed uint64, o Options) (Result, error) {
 	if o.Steps == 0 {
 		o.Steps = 3000
 	}
-	w := runTxnOnce(seed, o)
-	v := w.check.violation
+	w := runOnce(seed, o)
+	v := w.check.Violation
 	if v == nil {
-		return TxnResult{Hash: w.trace.hash, Steps: w.steps, Transactions: len(w.check.all), Counters: w.counters}, nil
+		return Result{Hash: w.Trace.Hash, Steps: w.Steps, Transactions: len(w.check.all), Counters: w.counters}, nil
 	}
 	if !o.trace {
 		o.trace = true
-		again := runTxnOnce(seed, o)
-		if a := again.check.violation; a == nil || a.ID != v.ID || a.Detail != v.Detail {
+		again := runOnce(seed, o)
+		if a := again.check.Violation; a == nil || a.ID != v.ID || a.Detail != v.Detail {
 			v.Detail += " (a second run of the same seed went differently)"
 		}
-		v.Trace = again.trace.last()
+		v.Trace = again.Trace.Last()
 	}
-	v.Seed, v.Steps, v.At, v.Swarm, v.Test = seed, w.steps, w.now, w.swarm, "TestTransactions$"
-	return TxnResult{Counters: w.counters}, v
+	v.Seed, v.Steps, v.At, v.Swarm, v.Replay = seed, w.Steps, w.Now, w.Swarm, "./internal/sim/txnsim -run 'TestTransactions$'"
+	return Result{Counters: w.counters}, v
 }
 
-func runTxnOnce(seed uint64, o TxnOptions) *txnWorld {
-	w := &txnWorld{waits: map[uint64]func(commit.Reply){}, failures: map[txn.XID]bool{}, planted: o.Planted, beginning: true}
+func runOnce(seed uint64, o Options) *world {
+	w := &world{waits: map[uint64]func(commit.Reply){}, failures: map[txn.XID]bool{}, planted: o.Planted, beginning: true}
 	// The checker exists only when the cluster does, but hosts are made with it.
-	w.check = newTxnChecker(nil)
-	newCluster(seed, Options{Mute: o.Mute, Swarm: o.Swarm, trace: o.trace, inhabit: func(c *cluster) { w.inhabit(seed, c) }})
-	w.check.Checker, w.check.quorumHas = w.cluster.check, w.quorumHas
-	w.check.now = func() instant { return w.now }
+	w.check = newChecker(nil)
+	sim.NewCluster(seed, sim.Options{Mute: o.Mute, Swarm: o.Swarm, Trace: o.trace, Inhabit: func(c *sim.Cluster) { w.inhabit(seed, c) }})
+	w.check.Checker, w.check.quorumHas = w.Cluster.Check, w.quorumHas
+	w.check.now = func() sim.Instant { return w.Now }
 	if w.quirks.Clock == 0 { // by a clock that is wrong everything may be old
-		w.check.maxAge = instant(txnRules.MaxTransaction / time.Microsecond)
+		w.check.maxAge = sim.Instant(rules.MaxTransaction / time.Microsecond)
 	}
 	w.openBanks()
-	if !w.swarm.Quiet {
-		w.loss, w.crash, w.failed = 0.1*w.rng.Float64(), 0.4*w.rng.Float64(), 0.1*w.rng.Float64()
+	if !w.Swarm.Quiet {
+		w.loss, w.crash, w.failed = 0.1*w.RNG.Float64(), 0.4*w.RNG.Float64(), 0.1*w.RNG.Float64()
 	}
 	w.beginClients()
-	w.startFaults()
+	w.StartFaults()
 	w.startQuirks()
 	w.startMembers()
 	if w.quirks.Clock > 0 && seed%3 == 0 { // a clock that is a year ahead, or behind
 		w.years[int(seed/6)%len(w.years)] = time.Duration(seed%2*2)*year - year
 	}
-	for w.check.violation == nil && w.steps < o.Steps && w.next() {
+	for w.check.Violation == nil && w.Steps < o.Steps && w.Next() {
 	}
 	w.beginning = false
-	if w.check.violation == nil {
+	if w.check.Violation == nil {
 		w.settle()
 	}
-	w.cluster.check.compare()
-	if w.check.violation == nil {
+	w.Cluster.Check.Compare()
+	if w.check.Violation == nil {
 		if wrong := w.check.history.check(); wrong != "" {
-			w.check.fail("LIN", "%s", wrong)
+			w.check.Fail("LIN", "%s", wrong)
 		}
 	}
 	return w
 }
 
 // settle is the liveness phase: everything is healed, and nothing may stay unfinished.
-func (w *txnWorld) settle() {
-	quiet := w.swarm.Quiet
-	w.heal()
+func (w *world) settle() {
+	quiet := w.Swarm.Quiet
+	w.Heal()
 	w.loss, w.crash, w.failed, w.quirks.LateDetach = 0, 0, 0, 0
 	clear(w.skews)
-	if !w.until(w.now+reunion, w.reunited) {
-		w.notReunited()
+	if !w.Until(w.Now+sim.Reunion, w.Reunited) {
+		w.NotReunited()
 		return
 	}
-	if !w.until(w.now+reunion, w.allDone) {
+	if !w.Until(w.Now+sim.Reunion, w.allDone) {
 		what, left := w.check.leftover(w.banks)
-		if leader := w.leader(); left == nil && leader != nil {
+		if leader := w.Leader(); left == nil && leader != nil {
 			if b := w.spent(leader); b != nil {
 				what = "the evidence of " + b.ghost.id.String() + " is kept at " + b.bank.name + ", and nobody needs it"
 			}
 		}
-		w.check.fail("AC5", "%s after healing: %s; %d clients wait%s", reunion, what, w.waiting(), w.describe())
+		w.check.Fail("AC5", "%s after healing: %s; %d clients wait%s", sim.Reunion, what, w.waiting(), w.Describe())
 		return
 	}
-	if w.check.violation == nil {
+	if w.check.Violation == nil {
 		// Of what the log has forgotten it can record nothing.
 		w.check.seen = slices.DeleteFunc(w.check.seen, func(s seenContradiction) bool { return w.mayBePurged(s.b.ghost.id) })
-		w.check.settled(uint32(w.leader().role.Epoch))
+		w.check.settled(uint32(w.Leader().Role.Epoch))
 	}
-	if quiet && w.check.violation == nil {
+	if quiet && w.check.Violation == nil {
 		w.check.allCommitted()
 	}
 }
 
 // allDone reports whether nothing is left to do for anybody.
-func (w *txnWorld) allDone() bool {
-	leader := w.leader()
+func (w *world) allDone() bool {
+	leader := w.Leader()
 	if leader == nil || w.waiting() > 0 || w.check.onTheWay() {
 		return false
 	}
-	if w.now%(100*millisecond) < 10*millisecond { // people are not as fast as that
+	if w.Now%(100*sim.Millisecond) < 10*sim.Millisecond { // people are not as fast as that
 		for _, b := range w.banks {
 			w.administer(leader, b)
 		}
@@ -361,13 +362,13 @@ func (w *txnWorld) allDone() bool {
 		return false
 	}
 	done := true
-	leader.host.(*txnHost).table.EachOpen(func(x txn.Txn) { done = done && x.Ended })
+	leader.Host.(*host).table.EachOpen(func(x txn.Txn) { done = done && x.Ended })
 	return done
 }
 
 // spent returns a branch whose evidence is kept although nobody needs it, or nil.
-func (w *txnWorld) spent(leader *node) *branch {
-	table := leader.host.(*txnHost).table
+func (w *world) spent(leader *sim.Node) *branch {
+	table := leader.Host.(*host).table
 	for _, bank := range w.banks {
 		for _, b := range bank.all {
 			if x, known := table.Get(b.ghost.id); b.marked() && known && x.Decision == txn.Commit && x.Finished() {
@@ -378,7 +379,7 @@ func (w *txnWorld) spent(leader *node) *branch {
 	return nil
 }
 
-func (w *txnWorld) waiting() int {
+func (w *world) waiting() int {
 	waiting := 0
 	for _, c := range w.clients {
 		if c.busy {
@@ -389,9 +390,9 @@ func (w *txnWorld) waiting() int {
 }
 
 // quorumHas reports whether the durable logs of a quorum hold an entry.
-func (w *txnWorld) quorumHas(p txn.Position) bool {
+func (w *world) quorumHas(p txn.Position) bool {
 	z := zab.Zxid{Epoch: zab.Epoch(p.Epoch), Counter: p.Counter}
-	c := w.cluster.check
-	ok, _ := c.quorumHolds(c.inForce(c.countUpto(z)), func(g *ghost) bool { return g.disk.has(z) })
+	c := w.Cluster.Check
+	ok, _ := c.QuorumHolds(c.InForce(c.CountUpto(z)), func(g *sim.Ghost) bool { return g.Disk.Has(z) })
 	return ok
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package sim
+package txnsim
 
 import (
 	"bytes"
@@ -8,6 +8,7 @@ import (
 
 	"github.com/concordtx/concord/coordinator/commit"
 	"github.com/concordtx/concord/coordinator/replica"
+	"github.com/concordtx/concord/internal/sim"
 	"github.com/concordtx/concord/protocol/zab"
 	"github.com/concordtx/concord/txn"
 )
@@ -15,19 +16,19 @@ import (
 // done is what a coordinator wants beyond what its log wants.
 type done struct {
 	zab.Note
-	w  *txnWorld
+	w  *world
 	fx commit.Effects
 }
 
-// txnHost is a coordinator that looks like the zab core within it: what the log did
+// host is a coordinator that looks like the zab core within it: what the log did
 // inside a step is told by comparing before and after.
-type txnHost struct {
-	w       *txnWorld
+type host struct {
+	w       *world
 	n       int
 	core    *replica.Core
 	machine *commit.Machine // that it carries
 	table   *txn.Table
-	disk    *disk
+	disk    *sim.Disk
 	role    zab.RoleChanged
 	applied zab.Zxid
 	again   bool // the table was made anew from a snapshot
@@ -38,7 +39,7 @@ type txnHost struct {
 // memory is the applied state of one node. What a crash takes from it, it takes by
 // being made again from fewer entries.
 type memory struct {
-	w        *txnWorld
+	w        *world
 	node     int
 	silent   bool // while it is made again, nobody looks
 	finished map[txn.ID]txn.Txn
@@ -88,22 +89,22 @@ func (m *memory) Finished(id txn.ID) (txn.Txn, bool) {
 	return x, ok
 }
 
-func (w *txnWorld) newHost(config zab.Config, s zab.Storage) (host, error) {
-	d := s.(*disk)
+func (w *world) newHost(config zab.Config, s zab.Storage) (sim.Host, error) {
+	d := s.(*sim.Disk)
 	table, err := w.table(int(config.ID), d)
 	if err != nil {
 		return nil, err
 	}
 	var members []replica.Member
-	for _, member := range w.members {
+	for _, member := range w.Members {
 		members = append(members, configured(member.ID, member.Observer))
 	}
-	h := &txnHost{w: w, n: int(config.ID), table: table, disk: d, applied: d.appliedZxid()}
+	h := &host{w: w, n: int(config.ID), table: table, disk: d, applied: d.AppliedZxid()}
 	if last := w.hosts[h.n-1]; last != nil && last.role.Role == zab.Leading && last.applied.Less(last.proposed) {
 		w.hit(LeaderDiedProposing)
 	}
 	w.hosts[h.n-1] = h
-	rules := txnRules
+	rules := rules
 	rules.Retention = w.quirks.Retention
 	h.machine = commit.New(commit.Config{Resources: resources, Rules: rules, Reload: h.reload}, table)
 	h.core, err = replica.New(replica.Config{
@@ -116,10 +117,10 @@ func (w *txnWorld) newHost(config zab.Config, s zab.Storage) (host, error) {
 }
 
 // table makes the table of a node from what is applied on its disk.
-func (w *txnWorld) table(node int, d *disk) (*txn.Table, error) {
+func (w *world) table(node int, d *sim.Disk) (*txn.Table, error) {
 	m := &memory{w: w, node: node, silent: true, finished: map[txn.ID]txn.Txn{}}
 	again := txn.NewTable(txn.Meta{Level: txn.Newest}, nil, m)
-	for _, e := range d.log[:d.applied] {
+	for _, e := range d.Log[:d.Applied] {
 		if _, err := again.Apply(position(e.Zxid), e.Data); err != nil {
 			return nil, err
 		}
@@ -130,10 +131,10 @@ func (w *txnWorld) table(node int, d *disk) (*txn.Table, error) {
 }
 
 // reload makes the table anew after a snapshot was installed.
-func (h *txnHost) reload() (*txn.Table, error) {
+func (h *host) reload() (*txn.Table, error) {
 	table, err := h.w.table(h.n, h.disk)
 	if err == nil {
-		h.table, h.again, h.applied = table, true, h.disk.appliedZxid()
+		h.table, h.again, h.applied = table, true, h.disk.AppliedZxid()
 		if table.OpenCount() > 0 {
 			h.w.hit(SnapshotWithOpenInstalled)
 		}
@@ -146,10 +147,10 @@ func position(z zab.Zxid) txn.Position {
 }
 
 // Status implements host.
-func (h *txnHost) Status() zab.Status { return h.core.Log() }
+func (h *host) Status() zab.Status { return h.core.Log() }
 
 // Step implements host.
-func (h *txnHost) Step(ev zab.Event) []zab.Effect {
+func (h *host) Step(ev zab.Event) []zab.Effect {
 	var event replica.Event
 	switch ev := ev.(type) {
 	case asked:
@@ -168,7 +169,7 @@ func (h *txnHost) Step(ev zab.Event) []zab.Effect {
 	return h.effects(fx, h.machine.Take())
 }
 
-func (h *txnHost) effects(fx *replica.Effects, more *commit.Effects) []zab.Effect {
+func (h *host) effects(fx *replica.Effects, more *commit.Effects) []zab.Effect {
 	var out []zab.Effect
 	s := h.core.Log()
 	role := zab.RoleChanged{Role: s.Role, Phase: s.Phase, Leader: s.Leader, Epoch: s.Epoch, Established: s.Established}
@@ -197,7 +198,7 @@ func (h *txnHost) effects(fx *replica.Effects, more *commit.Effects) []zab.Effec
 	}
 	p := h.table.Meta().Position
 	if z := (zab.Zxid{Epoch: zab.Epoch(p.Epoch), Counter: p.Counter}); h.applied.Less(z) {
-		entries := h.disk.log[after(h.disk.log, h.applied):after(h.disk.log, z)]
+		entries := h.disk.Log[sim.After(h.disk.Log, h.applied):sim.After(h.disk.Log, z)]
 		h.w.lookAt(entries)
 		out = append(out, zab.Deliver{Entries: entries})
 		h.applied = z
@@ -220,8 +221,8 @@ func (h *txnHost) effects(fx *replica.Effects, more *commit.Effects) []zab.Effec
 	return out
 }
 
-// carryOut implements larger.
-func (d done) carryOut(n *node) {
+// CarryOut implements larger.
+func (d done) CarryOut(n *sim.Node) {
 	w := d.w
 	for _, r := range d.fx.Reply {
 		w.say(func() { w.replied(r) })

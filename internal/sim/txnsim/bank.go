@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package sim
+package txnsim
 
 import (
 	"cmp"
 	"slices"
 
 	"github.com/concordtx/concord/adapters"
+	"github.com/concordtx/concord/internal/sim"
 	"github.com/concordtx/concord/txn"
 )
 
@@ -63,7 +64,7 @@ type bank struct {
 	locks    map[int]*branch // by row
 	backup   map[*branch]state
 	foreign  []txn.XID
-	w        *txnWorld
+	w        *world
 }
 
 type branchKey struct {
@@ -74,7 +75,7 @@ type branchKey struct {
 // branch is one branch at its bank.
 type branch struct {
 	bank   *bank
-	ghost  *txnGhost
+	ghost  *ghost
 	no     txn.BranchNo
 	state  state
 	row    int // it locks this row from its first statement to its end
@@ -84,16 +85,16 @@ type branch struct {
 	voted  uint64 // the work that was there when it was prepared
 	// session is connected: the one that works on the branch, or has prepared it.
 	session    bool
-	detachedAt instant // when it ended
-	hidden     bool    // prepared, and the server shows it to nobody until it is restarted
-	timeline   int     // of the bank when it was prepared
-	forgotten  bool    // its marker was removed
-	visibleAt  instant // when a commit that was answered can be seen by others
-	applied    int     // how often its work took effect
+	detachedAt sim.Instant // when it ended
+	hidden     bool        // prepared, and the server shows it to nobody until it is restarted
+	timeline   int         // of the bank when it was prepared
+	forgotten  bool        // its marker was removed
+	visibleAt  sim.Instant // when a commit that was answered can be seen by others
+	applied    int         // how often its work took effect
 	watch
 }
 
-func newBank(w *txnWorld, name string, f family) *bank {
+func newBank(w *world, name string, f family) *bank {
 	return &bank{name: name, family: f, w: w, branches: map[branchKey]*branch{}, locks: map[int]*branch{}}
 }
 
@@ -223,20 +224,20 @@ func (b *branch) end(d txn.Decision, own bool) answer {
 	case b.bank.family == mariadb && b.session && !own:
 		w.hit(HeldByItsSession)
 		return notFound
-	case b.bank.family == mariadb && !own && w.now-b.detachedAt < detaching && w.odds(w.quirks.LateDetach):
+	case b.bank.family == mariadb && !own && w.Now-b.detachedAt < detaching && w.odds(w.quirks.LateDetach):
 		w.hit(BranchHidden)
 		b.hidden = true
 		return okay
 	}
 	b.set(want, ours)
 	if w.quirks.SlowCommit {
-		b.visibleAt = w.now + w.roll(20*millisecond)
+		b.visibleAt = w.Now + w.roll(20*sim.Millisecond)
 	}
 	return okay
 }
 
 // detaching is how long a MariaDB takes to let go of the branches of a session that ended.
-const detaching = 200 * millisecond
+const detaching = 200 * sim.Millisecond
 
 // proof is what a server can prove about a branch that it does not list.
 type proof int
@@ -253,7 +254,7 @@ func (b *branch) proof() proof {
 	switch {
 	case xa && b.bank.noMarker, !xa && b.timeline != b.bank.timeline, b.state == lost:
 		return unproven
-	case b.state == prepared || b.state == active, b.bank.w.now < b.visibleAt:
+	case b.state == prepared || b.state == active, b.bank.w.Now < b.visibleAt:
 		return inProgress
 	case b.state == committed && !(xa && b.forgotten):
 		return provesCommit
@@ -270,7 +271,7 @@ func (b *branch) closeSession() {
 	if !b.session {
 		return
 	}
-	b.session, b.detachedAt = false, b.bank.w.now
+	b.session, b.detachedAt = false, b.bank.w.Now
 	if b.state == active {
 		b.set(rolledBack, ours)
 	}
@@ -321,14 +322,14 @@ func (b *bank) endSessions() {
 }
 
 // restart takes the bank away for a while.
-func (b *bank) restart(d instant) {
+func (b *bank) restart(d sim.Instant) {
 	if b.down {
 		return
 	}
 	b.endSessions()
 	b.down = true
 	b.w.hit(DatabaseDown)
-	b.w.after(d, func() { b.down = false })
+	b.w.After(d, func() { b.down = false })
 }
 
 // failover takes the bank to a standby that is a little behind: a prepared branch is
@@ -404,14 +405,14 @@ func (b *bank) byHand() {
 // what is to be rolled back, or kills a session that holds a branch.
 func (b *bank) meddle() {
 	w := b.w
-	if w.healed || w.quirks.DBA == 0 && w.quirks.LateDetach == 0 {
+	if w.Healed || w.quirks.DBA == 0 && w.quirks.LateDetach == 0 {
 		return
 	}
 	for _, br := range b.open {
 		if !br.listed() || br.ghost.decision != txn.Abort {
 			continue
 		}
-		w.after(w.roll(20*millisecond), func() {
+		w.After(w.roll(20*sim.Millisecond), func() {
 			switch {
 			case !br.listed() || b.down:
 			case br.session && w.quirks.LateDetach > 0:

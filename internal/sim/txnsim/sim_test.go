@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package sim
+package txnsim
 
 import (
 	"bufio"
@@ -12,28 +12,34 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/concordtx/concord/internal/sim"
 )
 
-var txnSeeds = flag.Uint64("sim.txnseeds", 240, "how many seeds TestTransactions runs, from sim.seed on")
+var (
+	firstSeed = flag.Uint64("sim.seed", 1, "the first seed that TestTransactions runs")
+	seedCount = flag.Uint64("sim.seeds", 240, "how many seeds TestTransactions runs")
+	stepCount = flag.Int("sim.steps", 3000, "steps of coordinators in each safety phase")
+)
 
-// enoughTxnSeeds is how many seeds it takes until every situation is all but certain to
+// enoughSeeds is how many seeds it takes until every situation is all but certain to
 // have happened.
-const enoughTxnSeeds = 200
+const enoughSeeds = 200
 
 func TestTransactions(t *testing.T) {
-	sum, err := TxnBlock(t.Context(), Seeds{First: *firstSeed, Count: *txnSeeds}, TxnOptions{Steps: *stepCount})
+	sum, err := Block(t.Context(), sim.Seeds{First: *firstSeed, Count: *seedCount}, Options{Steps: *stepCount})
 	require.NoError(t, err)
 	t.Log(sum.String())
-	for s := range txnSituations {
+	for s := range situations {
 		t.Logf("%7d %s", sum.Counters[s], s)
 	}
-	if *txnSeeds >= enoughTxnSeeds {
+	if *seedCount >= enoughSeeds {
 		require.Empty(t, sum.Missing(), "the simulation has gone quiet")
 	}
 }
 
 func TestSeedsOfTransactionsThatOnceFailed(t *testing.T) {
-	f, err := os.Open("testdata/txnseeds.txt")
+	f, err := os.Open("testdata/seeds.txt")
 	require.NoError(t, err)
 	defer f.Close()
 	for lines := bufio.NewScanner(f); lines.Scan(); {
@@ -43,16 +49,16 @@ func TestSeedsOfTransactionsThatOnceFailed(t *testing.T) {
 		}
 		seed, err := strconv.ParseUint(text, 10, 64)
 		require.NoError(t, err)
-		_, err = RunTxn(seed, TxnOptions{})
+		_, err = Run(seed, Options{})
 		require.NoError(t, err)
 	}
 }
 
 func TestSameSeedSameTransactions(t *testing.T) {
 	for seed := uint64(1); seed <= 10; seed++ {
-		a, err := RunTxn(seed, TxnOptions{Steps: 1000})
+		a, err := Run(seed, Options{Steps: 1000})
 		require.NoError(t, err)
-		b, err := RunTxn(seed, TxnOptions{Steps: 1000})
+		b, err := Run(seed, Options{Steps: 1000})
 		require.NoError(t, err)
 		require.Equal(t, a, b, "seed %d", seed)
 	}
@@ -61,7 +67,7 @@ func TestSameSeedSameTransactions(t *testing.T) {
 func TestPlantedTransactionBugsAreCaught(t *testing.T) {
 	for _, row := range []struct {
 		name  string
-		bug   PlantedTxn
+		bug   Planted
 		mute  []string
 		check []string
 		first uint64 // seed; the ones before only take longer to say nothing
@@ -76,11 +82,11 @@ func TestPlantedTransactionBugsAreCaught(t *testing.T) {
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			for seed := row.first; seed < row.first+row.seeds; seed++ {
-				_, err := RunTxn(seed, TxnOptions{Planted: row.bug, Mute: row.mute, trace: true})
+				_, err := Run(seed, Options{Planted: row.bug, Mute: row.mute, trace: true})
 				if err == nil {
 					continue
 				}
-				var v *Violation
+				var v *sim.Violation
 				require.True(t, errors.As(err, &v))
 				require.Contains(t, row.check, v.ID, v.Detail)
 				t.Logf("caught by %s after %d seeds of at most %d: %s", v.ID, seed-row.first+1, row.seeds, v.Detail)

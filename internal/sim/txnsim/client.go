@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package sim
+package txnsim
 
 import (
 	"errors"
@@ -9,6 +9,7 @@ import (
 	"github.com/concordtx/concord/api"
 	"github.com/concordtx/concord/coordinator/commit"
 	"github.com/concordtx/concord/coordinator/replica"
+	"github.com/concordtx/concord/internal/sim"
 	"github.com/concordtx/concord/protocol/zab"
 	"github.com/concordtx/concord/txn"
 )
@@ -17,35 +18,35 @@ import (
 // parallel, one request for the decision, finish its own sessions. It may die at any
 // point, and what it has sent may arrive after its death.
 type client struct {
-	w    *txnWorld
+	w    *world
 	busy bool
 	// life numbers transactions; whatever is under way for an earlier one is void.
 	life    int
-	ghost   *txnGhost
+	ghost   *ghost
 	again   int // the piece of work to try again; zero: the next one
 	votes   int
 	no      bool
-	asking  instant // since when it asks for the decision; 0: it does not
-	patient instant // until when it asks to commit; then it asks for the outcome
-	limit   instant // until when it asks at all
-	asked   []int   // the nodes that it asked to commit
-	lost    bool    // an answer to it
+	asking  sim.Instant // since when it asks for the decision; 0: it does not
+	patient sim.Instant // until when it asks to commit; then it asks for the outcome
+	limit   sim.Instant // until when it asks at all
+	asked   []int       // the nodes that it asked to commit
+	lost    bool        // an answer to it
 	lease   txn.Lease
-	silent  instant // until when it does not renew its lease
+	silent  sim.Instant // until when it does not renew its lease
 }
 
-func (w *txnWorld) beginClients() {
-	for range 1 + w.rng.IntN(6) {
+func (w *world) beginClients() {
+	for range 1 + w.RNG.IntN(6) {
 		c := &client{w: w}
 		w.clients = append(w.clients, c)
-		w.after(w.about(second), c.begin)
+		w.After(w.About(sim.Second), c.begin)
 	}
 }
 
 // later does something in this life of the client.
-func (c *client) later(mean instant, do func()) {
+func (c *client) later(mean sim.Instant, do func()) {
 	life := c.life
-	c.w.after(c.w.about(mean)+1, func() {
+	c.w.After(c.w.About(mean)+1, func() {
 		if c.life == life {
 			do()
 		}
@@ -58,7 +59,7 @@ func (c *client) begin() {
 		return
 	}
 	if w.formed == 0 { // the cluster has no name yet, so nothing can be prepared
-		c.later(100*millisecond, c.begin)
+		c.later(100*sim.Millisecond, c.begin)
 		return
 	}
 	c.life++
@@ -80,47 +81,47 @@ func (c *client) beginLeased() {
 		class = txn.Recorded
 	}
 	c.ghost = w.check.begun(w.newID(class).WithLease(c.lease), job)
-	if w.chance(w.crash) {
-		c.later(300*millisecond, c.die)
+	if w.Chance(w.crash) {
+		c.later(300*sim.Millisecond, c.die)
 	}
-	perm := w.rng.Perm(len(w.banks))[:1+w.rng.IntN(3)]
+	perm := w.RNG.Perm(len(w.banks))[:1+w.RNG.IntN(3)]
 	c.ghost.alone = len(perm) == 1 && class == txn.Plain
 	for i, at := range perm {
-		w.banks[at].add(&branch{ghost: c.ghost, no: txn.BranchNo(i + 1), failed: w.chance(w.failed), work: w.rng.Uint64() | 1})
+		w.banks[at].add(&branch{ghost: c.ghost, no: txn.BranchNo(i + 1), failed: w.Chance(w.failed), work: w.RNG.Uint64() | 1})
 	}
 	for _, b := range c.ghost.branches {
 		if w.quirks.Rows > 0 {
 			b.row = w.pick(w.quirks.Rows)
 		}
 	}
-	c.work(w.now + 300*millisecond)
+	c.work(w.Now + 300*sim.Millisecond)
 }
 
 // work goes on when every branch has its row, or has waited too long for it.
-func (c *client) work(limit instant) {
+func (c *client) work(limit sim.Instant) {
 	for _, b := range c.ghost.branches {
 		if b.lock() || b.failed {
 			continue
 		}
-		if c.w.now < limit {
+		if c.w.Now < limit {
 			c.w.hit(RowWaitedFor)
-			c.later(20*millisecond, func() { c.work(limit) })
+			c.later(20*sim.Millisecond, func() { c.work(limit) })
 			return
 		}
 		c.w.hit(LockTimedOut)
 		b.failed = true
 	}
 	if c.ghost.alone {
-		c.later(10*millisecond, c.commitAlone)
+		c.later(10*sim.Millisecond, c.commitAlone)
 		return
 	}
-	c.later(10*millisecond, c.prepare)
+	c.later(10*sim.Millisecond, c.prepare)
 }
 
 // commitAlone commits the only branch in one phase, of which the cluster never hears.
 func (c *client) commitAlone() {
 	b, life := c.ghost.branches[0], c.life
-	c.w.after(c.w.about(10*millisecond)+1, func() {
+	c.w.After(c.w.About(10*sim.Millisecond)+1, func() {
 		done := b.commitAlone()
 		if c.life == life {
 			c.w.check.tellAlone(c.ghost, done)
@@ -135,7 +136,7 @@ func (c *client) prepare() {
 		life := c.life
 		// The statement is on its way: it is executed even when the client dies meanwhile,
 		// unless its session is gone by then.
-		c.w.after(c.w.about(10*millisecond)+1, func() {
+		c.w.After(c.w.About(10*sim.Millisecond)+1, func() {
 			yes := b.prepare()
 			switch {
 			case c.w.planted == RollbackMeansPrepared:
@@ -146,7 +147,7 @@ func (c *client) prepare() {
 				c.w.hit(PreparedTooLate)
 			}
 			if c.life == life {
-				c.later(millisecond, func() { c.vote(yes) })
+				c.later(sim.Millisecond, func() { c.vote(yes) })
 			}
 		})
 	}
@@ -163,9 +164,9 @@ func (c *client) vote(yes bool) {
 		return
 	}
 	c.ghost.yes = true
-	if pause := c.silent - c.w.now; pause > 0 { // it was stopped with everything prepared
+	if pause := c.silent - c.w.Now; pause > 0 { // it was stopped with everything prepared
 		life := c.life
-		c.w.after(pause+1, func() {
+		c.w.After(pause+1, func() {
 			if c.life == life {
 				c.beginToAsk()
 			}
@@ -176,34 +177,34 @@ func (c *client) vote(yes bool) {
 }
 
 func (c *client) beginToAsk() {
-	c.asking = c.w.now
-	c.patient, c.limit = c.w.now+2*second, c.w.now+10*second
+	c.asking = c.w.Now
+	c.patient, c.limit = c.w.Now+2*sim.Second, c.w.Now+10*sim.Second
 	c.ask()
 }
 
 // ask asks for the decision until it is known or patience ends.
 func (c *client) ask() {
 	w := c.w
-	if w.now > c.limit {
+	if w.Now > c.limit {
 		c.giveUp()
 		return
 	}
 	n := c.target()
 	kind := askOutcome
-	if w.now < c.patient {
+	if w.Now < c.patient {
 		kind = askCommit
-		c.asked = append(c.asked, n.index)
+		c.asked = append(c.asked, n.Index)
 	}
-	op := w.check.history.ask(c.ghost.id, kind, w.now)
+	op := w.check.history.ask(c.ghost.id, kind, w.Now)
 	id, branches, life := c.ghost.id, c.branches(), c.life
-	w.question(n, c.w.chance(w.loss), func(request uint64) replica.Event {
+	w.question(n, c.w.Chance(w.loss), func(request uint64) replica.Event {
 		if kind == askCommit {
 			return commit.CommitAsked{Request: request, CommitRequest: txn.CommitRequest{ID: id, Branches: branches}}
 		}
 		return commit.OutcomeAsked{Request: request, Inquiry: txn.Inquiry{ID: id}}
 	}, func(r commit.Reply) {
 		if r.Err == nil {
-			op.answer(r.Decision, w.now)
+			op.answer(r.Decision, w.Now)
 		}
 		if c.life == life {
 			c.replied(kind, r)
@@ -228,16 +229,16 @@ func (c *client) branches() []txn.Branch {
 	return out
 }
 
-func (c *client) target() *node { return c.w.leaderOrAny() }
+func (c *client) target() *sim.Node { return c.w.leaderOrAny() }
 
 // leaderOrAny is the node whom a client takes for the leader.
-func (w *txnWorld) leaderOrAny() *node {
-	for _, i := range w.rng.Perm(len(w.nodes)) {
-		if n := w.nodes[i]; n.up && n.role.Role == zab.Leading && !w.chance(0.1) {
+func (w *world) leaderOrAny() *sim.Node {
+	for _, i := range w.RNG.Perm(len(w.Nodes)) {
+		if n := w.Nodes[i]; n.Up && n.Role.Role == zab.Leading && !w.Chance(0.1) {
 			return n
 		}
 	}
-	return w.anyNode()
+	return w.AnyNode()
 }
 
 func (c *client) replied(kind operationKind, r commit.Reply) {
@@ -248,7 +249,7 @@ func (c *client) replied(kind operationKind, r commit.Reply) {
 		w.hit(TooOldRefused)
 		c.giveUp()
 	case r.Err != nil:
-		c.later(100*millisecond, c.ask)
+		c.later(100*sim.Millisecond, c.ask)
 	default:
 		if kind == askCommit && r.Decision == txn.Abort {
 			w.hit(CommitBeatenByTombstone)
@@ -279,7 +280,7 @@ func (c *client) learn(d txn.Decision) {
 	}
 	left := len(c.ghost.branches)
 	for _, b := range c.ghost.branches {
-		c.later(10*millisecond, func() { c.finish(b, d, &left) })
+		c.later(10*sim.Millisecond, func() { c.finish(b, d, &left) })
 	}
 }
 
@@ -304,7 +305,7 @@ func (c *client) finish(b *branch, d txn.Decision, left *int) {
 func (c *client) report(b *branch, f txn.Finish) {
 	n, xid := c.target(), b.xid()
 	c.w.say(func() {
-		c.w.event(n, asked{event: commit.Finished{XID: xid, Finish: f, By: txn.FromClient, Who: "client", Why: "seen by its session"}})
+		c.w.Event(n, asked{event: commit.Finished{XID: xid, Finish: f, By: txn.FromClient, Who: "client", Why: "seen by its session"}})
 	})
 }
 
@@ -312,7 +313,7 @@ func (c *client) report(b *branch, f txn.Finish) {
 func (c *client) rest() {
 	c.life++
 	c.busy, c.asking = false, 0
-	c.later(100*millisecond, c.begin)
+	c.later(100*sim.Millisecond, c.begin)
 }
 
 // giveUp is the outcome "unknown". The sessions are closed; recovery does the rest.
@@ -342,11 +343,11 @@ func (c *client) close() {
 	gone := c.w.odds(c.w.quirks.Vanish)
 	for _, b := range c.ghost.branches {
 		if gone { // with its host: the database waits for a lease to run out
-			c.w.after(c.w.roll(8*second), b.closeSession)
-		} else if c.w.chance(0.7) {
+			c.w.After(c.w.roll(8*sim.Second), b.closeSession)
+		} else if c.w.Chance(0.7) {
 			b.closeSession()
 		} else { // the database notices late, and executes what is under way before that
-			c.w.after(c.w.about(second), b.closeSession)
+			c.w.After(c.w.About(sim.Second), b.closeSession)
 		}
 	}
 }

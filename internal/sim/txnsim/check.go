@@ -1,14 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package sim
+package txnsim
 
 import (
 	"slices"
 
+	"github.com/concordtx/concord/internal/sim"
 	"github.com/concordtx/concord/txn"
 )
 
-// txnChecker watches transactions: what the log decided, what the banks did, and what
+// checker watches transactions: what the log decided, what the banks did, and what
 // anybody was told must never disagree. Its checks:
 //
 //	AC1     all who decide agree            AC2    nobody ever decides otherwise
@@ -20,29 +21,29 @@ import (
 //	LEASE   nothing is committed under a lease that has ended
 //	FOREIGN what belongs to others is left alone
 //	LIN     the decision of a gid is a write-once register (see history)
-type txnChecker struct {
-	*Checker
-	ghosts  map[txn.ID]*txnGhost // looked up by id only
-	all     []*txnGhost
+type checker struct {
+	*sim.Checker
+	ghosts  map[txn.ID]*ghost // looked up by id only
+	all     []*ghost
 	digests map[txn.Position]txn.Digest
 	foreign map[txn.ID]bool            // of branches of others
 	leases  map[txn.Lease]txn.Position // where they ended
-	jobs    map[int]*txnGhost          // which transaction has done a piece of work
+	jobs    map[int]*ghost             // which transaction has done a piece of work
 	seen    []seenContradiction        // by workers
-	maxAge  instant                    // after which a branch may be an orphan
+	maxAge  sim.Instant                // after which a branch may be an orphan
 	// quorumHas reports whether the logs of a quorum hold the entry.
 	quorumHas func(txn.Position) bool
-	now       func() instant
+	now       func() sim.Instant
 	history   history
 }
 
-// txnGhost is everything that ever happened to one transaction.
-type txnGhost struct {
+// ghost is everything that ever happened to one transaction.
+type ghost struct {
 	id         txn.ID
-	job        int     // the piece of work that it is to do
-	born       instant // by the only true clock
-	alone      bool    // one database decides it, and the cluster never hears of it
-	aborted    bool    // somebody was told that it is aborted
+	job        int         // the piece of work that it is to do
+	born       sim.Instant // by the only true clock
+	alone      bool        // one database decides it, and the cluster never hears of it
+	aborted    bool        // somebody was told that it is aborted
 	branches   []*branch
 	decision   txn.Decision // of the log
 	at         txn.Position // of the decision
@@ -65,26 +66,26 @@ type watch struct {
 type seenContradiction struct {
 	b     *branch
 	epoch uint32
-	at    instant
+	at    sim.Instant
 }
 
-func newTxnChecker(c *Checker) *txnChecker {
-	return &txnChecker{Checker: c, ghosts: map[txn.ID]*txnGhost{}, digests: map[txn.Position]txn.Digest{}, foreign: map[txn.ID]bool{}, leases: map[txn.Lease]txn.Position{},
-		jobs: map[int]*txnGhost{}, quorumHas: func(txn.Position) bool { return true }, now: func() instant { return 0 }}
+func newChecker(c *sim.Checker) *checker {
+	return &checker{Checker: c, ghosts: map[txn.ID]*ghost{}, digests: map[txn.Position]txn.Digest{}, foreign: map[txn.ID]bool{}, leases: map[txn.Lease]txn.Position{},
+		jobs: map[int]*ghost{}, quorumHas: func(txn.Position) bool { return true }, now: func() sim.Instant { return 0 }}
 }
 
-func (c *txnChecker) begun(id txn.ID, job int) *txnGhost {
-	g := &txnGhost{id: id, job: job, born: c.now()}
+func (c *checker) begun(id txn.ID, job int) *ghost {
+	g := &ghost{id: id, job: job, born: c.now()}
 	c.ghosts[id] = g
 	c.all = append(c.all, g)
 	return g
 }
 
 // folded looks at what one node's table made of one log entry: DET, and each decision.
-func (c *txnChecker) folded(node int, changes txn.Changes) {
+func (c *checker) folded(node int, changes txn.Changes) {
 	at := changes.Meta.Position
 	if d, ok := c.digests[at]; ok && d != changes.Meta.Digest {
-		c.fail("DET", "node %d has another digest at %v than others", node, at)
+		c.Fail("DET", "node %d has another digest at %v than others", node, at)
 	}
 	c.digests[at] = changes.Meta.Digest
 	c.leasesFolded(changes)
@@ -96,19 +97,19 @@ func (c *txnChecker) folded(node int, changes txn.Changes) {
 }
 
 // decided looks at a transaction as a table has it: AC1, AC2, AC6, FOREIGN, IDEM.
-func (c *txnChecker) decided(node int, x txn.Txn) {
+func (c *checker) decided(node int, x txn.Txn) {
 	g := c.ghosts[x.ID]
 	switch {
 	case g == nil && c.foreign[x.ID]:
-		c.fail("FOREIGN", "node %d decided %v, which belongs to others", node, x.ID)
+		c.Fail("FOREIGN", "node %d decided %v, which belongs to others", node, x.ID)
 		return
 	case g == nil:
-		c.fail("AC1", "node %d decided %v, which nobody began", node, x.ID)
+		c.Fail("AC1", "node %d decided %v, which nobody began", node, x.ID)
 		return
 	case g.decision == txn.Undecided:
 		c.first(g, x)
 	case g.decision != x.Decision:
-		c.fail("AC2", "node %d has %v for %v, which was %v", node, x.Decision, x.ID, g.decision)
+		c.Fail("AC2", "node %d has %v for %v, which was %v", node, x.Decision, x.ID, g.decision)
 		return
 	}
 	if known := len(g.heuristics); len(x.Heuristics) >= known {
@@ -124,17 +125,17 @@ func (c *txnChecker) decided(node int, x txn.Txn) {
 }
 
 // first is the moment of the decision.
-func (c *txnChecker) first(g *txnGhost, x txn.Txn) {
+func (c *checker) first(g *ghost, x txn.Txn) {
 	g.decision, g.at, g.record = x.Decision, x.Decided, x.Branches
 	switch {
 	case g.told != txn.Undecided && g.told != x.Decision && !g.alone:
-		c.fail("AC1", "%v is decided %v, but its client was told %v", x.ID, x.Decision, g.told)
+		c.Fail("AC1", "%v is decided %v, but its client was told %v", x.ID, x.Decision, g.told)
 	case x.Decision == txn.Abort:
 		if x.By == txn.FromCluster {
 			c.orphaned(g)
 		}
 	case c.jobs[g.job] != nil:
-		c.fail("IDEM", "%v commits the work that %v has committed", g.id, c.jobs[g.job].id)
+		c.Fail("IDEM", "%v commits the work that %v has committed", g.id, c.jobs[g.job].id)
 	case x.Decision == txn.Commit:
 		c.leased(x)
 		if g.job != 0 {
@@ -145,55 +146,55 @@ func (c *txnChecker) first(g *txnGhost, x txn.Txn) {
 }
 
 // orphaned is AC6. The scan has asked for the outcome, as far as the history goes.
-func (c *txnChecker) orphaned(g *txnGhost) {
+func (c *checker) orphaned(g *ghost) {
 	_, gone := c.leases[g.id.Lease()]
 	if age := c.now() - g.born; age < c.maxAge && !gone {
-		c.fail("AC6", "%v is aborted as an orphan at the age of %s, and may live for %s", g.id, age, c.maxAge)
+		c.Fail("AC6", "%v is aborted as an orphan at the age of %s, and may live for %s", g.id, age, c.maxAge)
 	}
 	c.history.ask(g.id, askOutcome, c.now())
 }
 
 // mayCommit is AC3: at the moment of the decision each branch has been prepared, with
 // work. Somebody else may have taken it since.
-func (c *txnChecker) mayCommit(g *txnGhost) {
+func (c *checker) mayCommit(g *ghost) {
 	for _, b := range g.branches {
 		if b.voted == 0 || b.state != prepared && !b.taken {
-			c.fail("AC3", "%v is decided commit, but branch %d is in state %d with work %x", g.id, b.no, b.state, b.voted)
+			c.Fail("AC3", "%v is decided commit, but branch %d is in state %d with work %x", g.id, b.no, b.state, b.voted)
 		}
 	}
 }
 
 // has reports whether the commit record names the branch.
-func (g *txnGhost) has(b *branch) bool {
+func (g *ghost) has(b *branch) bool {
 	return slices.ContainsFunc(g.record, func(r txn.Branch) bool { return r.No == b.no })
 }
 
 // mayEnd is AC5: a transaction ends when the end of each branch is known. What is known
 // not to be as decided is reported before: HEUR.
-func (c *txnChecker) mayEnd(g *txnGhost) {
+func (c *checker) mayEnd(g *ghost) {
 	for _, b := range g.branches {
 		switch {
 		case g.decision != txn.Commit || !g.has(b) || b.confirmed || g.reported(b):
 		case len(b.may) > 0:
-			c.fail("HEUR", "%v ends, and the log does not know that branch %d, which is in state %d, did not end as decided", g.id, b.no, b.state)
+			c.Fail("HEUR", "%v ends, and the log does not know that branch %d, which is in state %d, did not end as decided", g.id, b.no, b.state)
 		default:
-			c.fail("AC5", "%v ends, but nobody knows how branch %d ended, which is in state %d", g.id, b.no, b.state)
+			c.Fail("AC5", "%v ends, but nobody knows how branch %d ended, which is in state %d", g.id, b.no, b.state)
 		}
 	}
 }
 
 // reported reports whether the log knows that the branch did not end as decided.
-func (g *txnGhost) reported(b *branch) bool {
+func (g *ghost) reported(b *branch) bool {
 	return slices.ContainsFunc(g.heuristics, func(h txn.Heuristic) bool { return h.Branch == b.no })
 }
 
 // givenUp reports whether an operator has given up the branch: what becomes of it is his.
-func (g *txnGhost) givenUp(b *branch) bool {
+func (g *ghost) givenUp(b *branch) bool {
 	return slices.ContainsFunc(g.heuristics, func(h txn.Heuristic) bool { return h.Branch == b.no && h.By == txn.FromOperator })
 }
 
 // standing counts the reports on a branch that nobody has dealt with.
-func (g *txnGhost) standing(no txn.BranchNo) (n int) {
+func (g *ghost) standing(no txn.BranchNo) (n int) {
 	for _, h := range g.heuristics {
 		if h.Branch == no && !h.Forgotten {
 			n++
@@ -204,21 +205,21 @@ func (g *txnGhost) standing(no txn.BranchNo) (n int) {
 
 // reported is HEUR: a report must be true, and there is one for each branch, or another
 // one after an operator has dealt with it.
-func (c *txnChecker) reported(g *txnGhost, h txn.Heuristic) {
+func (c *checker) reported(g *ghost, h txn.Heuristic) {
 	i := slices.IndexFunc(g.branches, func(b *branch) bool { return b.no == h.Branch })
 	switch {
 	case i < 0:
-		c.fail("HEUR", "%v has a report on branch %d, which it does not have", g.id, h.Branch)
+		c.Fail("HEUR", "%v has a report on branch %d, which it does not have", g.id, h.Branch)
 	case !g.branches[i].may[h.Outcome]:
-		c.fail("HEUR", "%v has the false alarm %v for branch %d", g.id, h.Outcome, h.Branch)
+		c.Fail("HEUR", "%v has the false alarm %v for branch %d", g.id, h.Outcome, h.Branch)
 	case g.standing(h.Branch) > 1:
-		c.fail("HEUR", "%v has two reports on branch %d", g.id, h.Branch)
+		c.Fail("HEUR", "%v has two reports on branch %d", g.id, h.Branch)
 	}
 }
 
 // moved looks at a branch that changed its state: AC1, AC2, AC3w, IDEM. What a DBA or a
 // loss did is not the fault of the product.
-func (c *txnChecker) moved(b *branch, before state, by mover) {
+func (c *checker) moved(b *branch, before state, by mover) {
 	g := b.ghost
 	switch {
 	case by != ours:
@@ -231,62 +232,62 @@ func (c *txnChecker) moved(b *branch, before state, by mover) {
 		return
 	}
 	if b.final != absent && b.final != b.state {
-		c.fail("AC2", "branch %d of %v was in state %d and now is in %d", b.no, g.id, b.final, b.state)
+		c.Fail("AC2", "branch %d of %v was in state %d and now is in %d", b.no, g.id, b.final, b.state)
 	}
 	b.final = b.state
 	switch {
 	case b.state == committed && g.aborted:
-		c.fail("AC1", "branch %d of %v commits, and somebody was told that it is aborted", b.no, g.id)
+		c.Fail("AC1", "branch %d of %v commits, and somebody was told that it is aborted", b.no, g.id)
 	case b.state == committed && g.alone:
 		c.commitsAlone(g)
 	case b.state == committed && g.decision != txn.Commit:
-		c.fail("AC1", "branch %d of %v commits, but the decision is %v", b.no, g.id, g.decision)
+		c.Fail("AC1", "branch %d of %v commits, but the decision is %v", b.no, g.id, g.decision)
 	case b.state == committed && (b.work == 0 || b.work != b.voted):
-		c.fail("AC3w", "branch %d of %v commits work %x after it voted for %x", b.no, g.id, b.work, b.voted)
+		c.Fail("AC3w", "branch %d of %v commits work %x after it voted for %x", b.no, g.id, b.work, b.voted)
 	case b.state == committed && b.applied > 1:
-		c.fail("IDEM", "the work of branch %d of %v takes effect %d times", b.no, g.id, b.applied)
+		c.Fail("IDEM", "the work of branch %d of %v takes effect %d times", b.no, g.id, b.applied)
 	case b.state == rolledBack && (g.decision == txn.Commit || g.told == txn.Commit):
-		c.fail("AC1", "branch %d of %v rolls back, but the decision is commit", b.no, g.id)
+		c.Fail("AC1", "branch %d of %v rolls back, but the decision is commit", b.no, g.id)
 	}
 }
 
 // commitsAlone is the moment at which a database decides a transaction: IDEM.
-func (c *txnChecker) commitsAlone(g *txnGhost) {
+func (c *checker) commitsAlone(g *ghost) {
 	if c.jobs[g.job] != nil {
-		c.fail("IDEM", "%v commits the work that %v has committed", g.id, c.jobs[g.job].id)
+		c.Fail("IDEM", "%v commits the work that %v has committed", g.id, c.jobs[g.job].id)
 	}
 	c.jobs[g.job] = g
 }
 
 // tellAlone looks at what a client hears from its only database: AC1.
-func (c *txnChecker) tellAlone(g *txnGhost, done bool) {
+func (c *checker) tellAlone(g *ghost, done bool) {
 	if !done {
 		return
 	}
 	g.yes, g.told = true, txn.Commit
 	if g.aborted {
-		c.fail("AC1", "the client of %v is told commit, and somebody was told that it is aborted", g.id)
+		c.Fail("AC1", "the client of %v is told commit, and somebody was told that it is aborted", g.id)
 	}
 }
 
 // answered looks at what somebody who has nothing to do with a transaction hears of it: AC1.
-func (c *txnChecker) answered(g *txnGhost, o txn.Outcome) {
+func (c *checker) answered(g *ghost, o txn.Outcome) {
 	if o != txn.Aborted {
 		return
 	}
 	g.aborted = true
 	for _, b := range g.branches {
 		if b.state == committed && !b.taken {
-			c.fail("AC1", "somebody is told that %v is aborted, but branch %d is committed", g.id, b.no)
+			c.Fail("AC1", "somebody is told that %v is aborted, but branch %d is committed", g.id, b.no)
 		}
 	}
 }
 
 // concluded compares what an adapter makes of a branch with the truth: HEUR.
-func (c *txnChecker) concluded(a attempt, f txn.Finish) {
+func (c *checker) concluded(a attempt, f txn.Finish) {
 	b := a.b
 	wrong := func() {
-		c.fail("HEUR", "branch %d of %v is in state %d, and whoever wanted to %v it hears %v", b.no, b.ghost.id, b.state, a.d, f)
+		c.Fail("HEUR", "branch %d of %v is in state %d, and whoever wanted to %v it hears %v", b.no, b.ghost.id, b.state, a.d, f)
 	}
 	done := f == txn.Done || f == txn.AlreadyDone
 	switch {
@@ -315,35 +316,35 @@ func (b *branch) expect(o txn.Outcome) {
 }
 
 // heard is a contradiction that arrived at a leader.
-func (c *txnChecker) heard(b *branch, epoch uint32) {
+func (c *checker) heard(b *branch, epoch uint32) {
 	c.seen = append(c.seen, seenContradiction{b: b, epoch: epoch, at: c.now()})
 }
 
 // onTheWay reports whether what a leader heard may still be on its way into the log.
-func (c *txnChecker) onTheWay() bool {
-	return slices.ContainsFunc(c.seen, func(s seenContradiction) bool { return c.now()-s.at < 5*second && !s.b.ghost.reported(s.b) })
+func (c *checker) onTheWay() bool {
+	return slices.ContainsFunc(c.seen, func(s seenContradiction) bool { return c.now()-s.at < 5*sim.Second && !s.b.ghost.reported(s.b) })
 }
 
 // tell looks at what a client hears: AC1, AC2, DUR1.
-func (c *txnChecker) tell(g *txnGhost, d txn.Decision) {
+func (c *checker) tell(g *ghost, d txn.Decision) {
 	if g.told != txn.Undecided && g.told != d {
-		c.fail("AC2", "the client of %v was told %v and now %v", g.id, g.told, d)
+		c.Fail("AC2", "the client of %v was told %v and now %v", g.id, g.told, d)
 	}
 	g.told = d
 	switch {
 	case d == txn.Undecided:
-		c.fail("AC1", "the client of %v is told that it is decided, but not how", g.id)
+		c.Fail("AC1", "the client of %v is told that it is decided, but not how", g.id)
 	case d == txn.Commit && g.decision != txn.Commit:
-		c.fail("DUR1", "the client of %v is told commit, but the log has %v", g.id, g.decision)
+		c.Fail("DUR1", "the client of %v is told commit, but the log has %v", g.id, g.decision)
 	case d == txn.Commit && !c.quorumHas(g.at):
-		c.fail("DUR1", "the client of %v is told commit, but no quorum has %v", g.id, g.at)
+		c.Fail("DUR1", "the client of %v is told commit, but no quorum has %v", g.id, g.at)
 	case d == txn.Abort && g.decision == txn.Commit:
-		c.fail("AC1", "the client of %v is told abort, but the log has commit", g.id)
+		c.Fail("AC1", "the client of %v is told abort, but the log has commit", g.id)
 	}
 }
 
 // leftover names the first thing that is not finished; nothing after healing is AC5.
-func (c *txnChecker) leftover(banks []*bank) (string, *branch) {
+func (c *checker) leftover(banks []*bank) (string, *branch) {
 	for _, bank := range banks {
 		for _, b := range bank.open {
 			if !b.state.final() {
@@ -355,7 +356,7 @@ func (c *txnChecker) leftover(banks []*bank) (string, *branch) {
 }
 
 // settled compares the banks with the log when all is done: AC1, and HEUR.
-func (c *txnChecker) settled(epoch uint32) {
+func (c *checker) settled(epoch uint32) {
 	for _, g := range c.all {
 		for _, b := range g.branches {
 			c.ended(g, b)
@@ -363,33 +364,33 @@ func (c *txnChecker) settled(epoch uint32) {
 	}
 	for _, s := range c.seen {
 		if s.epoch == epoch && !s.b.ghost.reported(s.b) {
-			c.fail("HEUR", "the leader heard that branch %d of %v is in state %d, and the log does not know", s.b.no, s.b.ghost.id, s.b.state)
+			c.Fail("HEUR", "the leader heard that branch %d of %v is in state %d, and the log does not know", s.b.no, s.b.ghost.id, s.b.state)
 		}
 	}
 	for _, g := range c.all {
 		if g.told == txn.Commit && !c.quorumHas(g.at) {
-			c.fail("DUR1", "the client of %v was told commit, and now no quorum has %v", g.id, g.at)
+			c.Fail("DUR1", "the client of %v was told commit, and now no quorum has %v", g.id, g.at)
 		}
 	}
 }
 
-func (c *txnChecker) ended(g *txnGhost, b *branch) {
+func (c *checker) ended(g *ghost, b *branch) {
 	switch {
 	case g.decision == txn.Commit && g.givenUp(b):
 	case g.decision != txn.Commit && b.state == committed && !b.taken && !g.alone:
-		c.fail("AC1", "%v is not committed, but branch %d is", g.id, b.no)
+		c.Fail("AC1", "%v is not committed, but branch %d is", g.id, b.no)
 	case g.decision != txn.Commit || b.state == committed:
 	case !b.taken && b.state != committed:
-		c.fail("AC1", "%v is committed, but branch %d is in state %d", g.id, b.no, b.state)
+		c.Fail("AC1", "%v is committed, but branch %d is in state %d", g.id, b.no, b.state)
 	case !b.confirmed && !g.reported(b):
-		c.fail("HEUR", "%v is committed, but branch %d is in state %d and the log does not know", g.id, b.no, b.state)
+		c.Fail("HEUR", "%v is committed, but branch %d is in state %d and the log does not know", g.id, b.no, b.state)
 	}
 }
 
 // allCommitted is AC4, for runs without a fault.
-func (c *txnChecker) allCommitted() {
-	i := slices.IndexFunc(c.all, func(g *txnGhost) bool { return g.yes && g.told != txn.Commit })
+func (c *checker) allCommitted() {
+	i := slices.IndexFunc(c.all, func(g *ghost) bool { return g.yes && g.told != txn.Commit })
 	if i >= 0 {
-		c.fail("AC4", "all branches of %v voted yes without any fault, and its client was told %v", c.all[i].id, c.all[i].told)
+		c.Fail("AC4", "all branches of %v voted yes without any fault, and its client was told %v", c.all[i].id, c.all[i].told)
 	}
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package sim
+package txnsim
 
 import (
 	"fmt"
@@ -10,11 +10,12 @@ import (
 
 	"github.com/concordtx/concord/coordinator/commit"
 	"github.com/concordtx/concord/coordinator/replica"
+	"github.com/concordtx/concord/internal/sim"
 	"github.com/concordtx/concord/txn"
 )
 
 // recent is a transaction of the last while, nil if there is none.
-func (w *txnWorld) recent() *txnGhost {
+func (w *world) recent() *ghost {
 	all := w.check.all
 	if len(all) == 0 {
 		return nil
@@ -24,20 +25,20 @@ func (w *txnWorld) recent() *txnGhost {
 }
 
 // read asks some node, which may have been deposed, what became of a transaction.
-func (w *txnWorld) read() {
+func (w *world) read() {
 	g := w.recent()
 	if g == nil {
 		return
 	}
-	n := w.nodes[w.pick(len(w.nodes))]
+	n := w.Nodes[w.pick(len(w.Nodes))]
 	if w.odds(0.7) {
 		n = w.leaderOrAny()
 	}
-	if g.alone || !w.swarm.Quiet && w.odds(0.1) {
+	if g.alone || !w.Swarm.Quiet && w.odds(0.1) {
 		w.readOutcome(n, g)
 		return
 	}
-	op := w.check.history.ask(g.id, askView, w.now)
+	op := w.check.history.ask(g.id, askView, w.Now)
 	w.question(n, false, func(request uint64) replica.Event {
 		return commit.ViewAsked{Request: request, ID: g.id}
 	}, func(r commit.Reply) {
@@ -48,21 +49,21 @@ func (w *txnWorld) read() {
 			// The reader cannot tell it from an undecided one.
 		default:
 			w.hit(ViewServed)
-			op.answer(r.View.Txn.Decision, w.now)
+			op.answer(r.View.Txn.Decision, w.Now)
 		}
 	}, func() {})
 }
 
 // readOutcome asks for the outcome without knowing anything of the transaction.
-func (w *txnWorld) readOutcome(n *node, g *txnGhost) {
-	op := w.check.history.ask(g.id, askOutcome, w.now)
+func (w *world) readOutcome(n *sim.Node, g *ghost) {
+	op := w.check.history.ask(g.id, askOutcome, w.Now)
 	w.question(n, false, func(request uint64) replica.Event {
 		return commit.OutcomeAsked{Request: request, Inquiry: txn.Inquiry{ID: g.id}}
 	}, func(r commit.Reply) {
 		if r.Err != nil {
 			return
 		}
-		op.answer(r.Decision, w.now)
+		op.answer(r.Decision, w.Now)
 		w.check.answered(g, r.Txn.Outcome())
 		if r.Txn.Outcome() == txn.Unrecorded && g.told == txn.Commit {
 			w.hit(CommittedAloneUnrecorded)
@@ -72,10 +73,10 @@ func (w *txnWorld) readOutcome(n *node, g *txnGhost) {
 
 // mayBePurged reports whether the watermark of some table has ever passed the birth of a
 // transaction; after a crash it may not know that any more.
-func (w *txnWorld) mayBePurged(id txn.ID) bool { return id.Time().Before(w.watermark) }
+func (w *world) mayBePurged(id txn.ID) bool { return id.Time().Before(w.watermark) }
 
 // operate is an operator who decides what waits, or has dealt with an alarm.
-func (w *txnWorld) operate() {
+func (w *world) operate() {
 	g := w.recent()
 	if g == nil {
 		return
@@ -100,14 +101,14 @@ func (w *txnWorld) operate() {
 	if g.yes && w.odds(0.5) {
 		d, kind = txn.Commit, askCommit
 	}
-	op := w.check.history.ask(g.id, kind, w.now)
+	op := w.check.history.ask(g.id, kind, w.Now)
 	w.question(w.leaderOrAny(), false, func(request uint64) replica.Event {
 		return w.resolution(request, g, d)
 	}, func(r commit.Reply) {
 		if r.Err != nil {
 			return
 		}
-		op.answer(r.Decision, w.now)
+		op.answer(r.Decision, w.Now)
 		if r.Txn.By == txn.FromOperator {
 			w.hit(OperatorResolved)
 		}
@@ -116,7 +117,7 @@ func (w *txnWorld) operate() {
 
 // resolution is what an operator asks for, who knows which databases the transaction changed. They
 // are listed as the request arrives.
-func (w *txnWorld) resolution(request uint64, g *txnGhost, d txn.Decision) commit.ResolveAsked {
+func (w *world) resolution(request uint64, g *ghost, d txn.Decision) commit.ResolveAsked {
 	e := commit.ResolveAsked{Request: request, Resolution: txn.Resolution{ID: g.id, Decision: d, Who: "operator", Why: "simulated"}}
 	if d == txn.Abort {
 		return e
@@ -127,7 +128,7 @@ func (w *txnWorld) resolution(request uint64, g *txnGhost, d txn.Decision) commi
 		}
 	}
 	for _, bank := range w.banks {
-		if bank.down || w.chance(w.loss) {
+		if bank.down || w.Chance(w.loss) {
 			e.Unlisted = errConnection
 			continue
 		}
@@ -141,9 +142,9 @@ func (w *txnWorld) resolution(request uint64, g *txnGhost, d txn.Decision) commi
 }
 
 // abandon gives up a branch that nobody has finished yet, as if nobody could.
-func (w *txnWorld) abandon() bool {
+func (w *world) abandon() bool {
 	recent := w.check.all[max(0, len(w.check.all)-20):]
-	i := slices.IndexFunc(recent, func(g *txnGhost) bool { return g.decision == txn.Commit && !g.ended })
+	i := slices.IndexFunc(recent, func(g *ghost) bool { return g.decision == txn.Commit && !g.ended })
 	if i < 0 {
 		return false
 	}
@@ -164,7 +165,7 @@ func (w *txnWorld) abandon() bool {
 }
 
 // alarming prefers a transaction with an alarm.
-func (w *txnWorld) alarming(g *txnGhost) *txnGhost {
+func (w *world) alarming(g *ghost) *ghost {
 	for _, other := range w.check.all[max(0, len(w.check.all)-20):] {
 		if len(other.heuristics) > 0 && w.odds(0.3) {
 			return other
@@ -176,12 +177,12 @@ func (w *txnWorld) alarming(g *txnGhost) *txnGhost {
 // administer does after the healing what alarms ask people for: it restarts a server
 // that hides a branch, and ends by hand what the cluster must not end, because it is
 // older than the log.
-func (w *txnWorld) administer(leader *node, b *bank) {
+func (w *world) administer(leader *sim.Node, b *bank) {
 	b.list()
 	for _, br := range slices.Clone(b.open) {
 		switch {
 		case br.hidden:
-			b.restart(100 * millisecond)
+			b.restart(100 * sim.Millisecond)
 		case br.listed() && !br.session && w.isReported(leader, br):
 			w.hit(EndedByHandAsReported)
 			if br.ghost.decision == txn.Commit {
@@ -195,8 +196,8 @@ func (w *txnWorld) administer(leader *node, b *bank) {
 
 // isReported reports whether the leader says that it cannot finish the branch, and is
 // right to say so.
-func (w *txnWorld) isReported(leader *node, br *branch) bool {
-	h, g := leader.host.(*txnHost), br.ghost
+func (w *world) isReported(leader *sim.Node, br *branch) bool {
+	h, g := leader.Host.(*host), br.ghost
 	_, known := h.table.Get(g.id)
 	tooOld := !known && h.table.TooOld(g.id) && (g.decision != txn.Commit || br.confirmed || g.reported(br))
 	// By clocks that are all a year behind, everything comes from the future, and nothing is decided.

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package sim
+package txnsim
 
 import (
 	"fmt"
@@ -8,28 +8,29 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/concordtx/concord/internal/sim"
 	"github.com/concordtx/concord/txn"
 )
 
 // deal is a hand-made history of one transaction with two prepared branches.
 type deal struct {
-	*txnChecker
-	w    *txnWorld
-	g    *txnGhost
+	*checker
+	w    *world
+	g    *ghost
 	a, b *branch
 }
 
 func newDeal() deal {
-	w := &txnWorld{cluster: newCluster(1, Options{})}
-	w.check = newTxnChecker(w.cluster.check)
-	w.check.now = func() instant { return w.now }
-	d := deal{txnChecker: w.check, w: w}
+	w := &world{Cluster: sim.NewCluster(1, sim.Options{})}
+	w.check = newChecker(w.Cluster.Check)
+	w.check.now = func() sim.Instant { return w.Now }
+	d := deal{checker: w.check, w: w}
 	d.g, d.a, d.b = d.begin(txn.ID{1}, 1)
 	return d
 }
 
 // begin makes a transaction with two branches that have voted yes.
-func (d deal) begin(id txn.ID, job int) (*txnGhost, *branch, *branch) {
+func (d deal) begin(id txn.ID, job int) (*ghost, *branch, *branch) {
 	g := d.begun(id, job)
 	for no := range 2 {
 		b := &branch{ghost: g, no: txn.BranchNo(no + 1), work: 7}
@@ -41,7 +42,7 @@ func (d deal) begin(id txn.ID, job int) (*txnGhost, *branch, *branch) {
 }
 
 // beginAlone makes a transaction with one branch, of which the cluster does not hear.
-func (d deal) beginAlone(id txn.ID) *txnGhost {
+func (d deal) beginAlone(id txn.ID) *ghost {
 	g := d.begun(id, 2)
 	g.alone = true
 	newBank(d.w, resources[0], postgres).add(&branch{ghost: g, no: 1, work: 7})
@@ -210,12 +211,12 @@ func TestEachTransactionCheckRejectsABadHistoryAndAcceptsItsGoodTwin(t *testing.
 		{"AC6", "a young branch is taken for an orphan",
 			func(d deal) {
 				d.maxAge = 5
-				d.w.now = 4
+				d.w.Now = 4
 				d.log(1, 1, txn.Txn{Decision: txn.Abort, By: txn.FromCluster, Reason: "orphan: x"})
 			},
 			func(d deal) {
 				d.maxAge = 5
-				d.w.now = 5
+				d.w.Now = 5
 				d.log(1, 1, txn.Txn{Decision: txn.Abort, By: txn.FromCluster, Reason: "orphan: x"})
 			}},
 		{"AC6", "a young branch whose lease has not ended is taken for an orphan",
@@ -352,11 +353,11 @@ func TestEachTransactionCheckRejectsABadHistoryAndAcceptsItsGoodTwin(t *testing.
 		t.Run(fmt.Sprintf("%s %s", row.id, row.name), func(t *testing.T) {
 			good := newDeal()
 			row.good(good)
-			require.Nil(t, good.violation)
+			require.Nil(t, good.Violation)
 			bad := newDeal()
 			row.bad(bad)
-			require.NotNil(t, bad.violation)
-			require.Equal(t, row.id, bad.violation.ID, bad.violation.Detail)
+			require.NotNil(t, bad.Violation)
+			require.Equal(t, row.id, bad.Violation.ID, bad.Violation.Detail)
 		})
 	}
 }

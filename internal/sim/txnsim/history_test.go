@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package sim
+package txnsim
 
 import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/concordtx/concord/internal/sim"
 	"github.com/concordtx/concord/txn"
 )
 
@@ -15,7 +16,7 @@ func TestHistoriesOfADecisionAreLinearizableOrNot(t *testing.T) {
 	type op struct {
 		id        byte
 		kind      operationKind
-		call, end instant // end 0: no answer
+		call, end sim.Instant // end 0: no answer
 		decision  txn.Decision
 	}
 	for _, row := range []struct {

@@ -1,22 +1,23 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package sim
+package txnsim
 
 import (
 	"strings"
 	"time"
 
 	"github.com/concordtx/concord/coordinator/commit"
+	"github.com/concordtx/concord/internal/sim"
 	"github.com/concordtx/concord/protocol/zab"
 	"github.com/concordtx/concord/txn"
 )
 
-// TxnSituation is something that must happen in some seeds, as Situation is.
-type TxnSituation int
+// Situation is something that must happen in some seeds, as Situation is.
+type Situation int
 
 // The situations of this layer.
 const (
-	ClientToldCommit TxnSituation = iota
+	ClientToldCommit Situation = iota
 	ClientToldAbort
 	ClientNeverTold
 	ClientCrashed
@@ -64,10 +65,10 @@ const (
 	MembersRefused
 	NodeLearned
 	LearnerBecameVoter
-	txnSituations
+	situations
 )
 
-var txnSituationNames = [txnSituations]string{
+var situationNames = [situations]string{
 	"client told commit", "client told abort", "client never told", "client crashed",
 	"PREPARE answered ROLLBACK", "branch prepared after its client had died", "row waited for", "lock timed out",
 	"decision heard after a reply was lost", "commit asked for again at another node", "late commit beaten by a tombstone",
@@ -85,12 +86,12 @@ var txnSituationNames = [txnSituations]string{
 }
 
 // String is the situation in words.
-func (s TxnSituation) String() string { return txnSituationNames[s] }
+func (s Situation) String() string { return situationNames[s] }
 
-func (w *txnWorld) hit(s TxnSituation) { w.counters[s]++ }
+func (w *world) hit(s Situation) { w.counters[s]++ }
 
 // countVerdict counts first decisions; each node makes them once.
-func (w *txnWorld) countVerdict(v txn.Verdict) {
+func (w *world) countVerdict(v txn.Verdict) {
 	if v.First && v.By == txn.FromCluster {
 		w.hit(OrphanAborted)
 		if strings.HasSuffix(v.Reason, txn.LeaseEnded(v.ID.Lease())) {
@@ -100,7 +101,7 @@ func (w *txnWorld) countVerdict(v txn.Verdict) {
 }
 
 // lookAt searches entries of the log, each of them once, for what only a record shows.
-func (w *txnWorld) lookAt(entries []zab.Entry) {
+func (w *world) lookAt(entries []zab.Entry) {
 	for _, e := range entries {
 		p := position(e.Zxid)
 		if p.Epoch < w.lookedAt.Epoch || p.Epoch == w.lookedAt.Epoch && p.Counter <= w.lookedAt.Counter {
@@ -117,14 +118,14 @@ func (w *txnWorld) lookAt(entries []zab.Entry) {
 	}
 }
 
-func (w *txnWorld) lookAtRecord(r txn.Record) {
+func (w *world) lookAtRecord(r txn.Record) {
 	switch r := r.(type) {
 	case txn.CommitRecord:
 		switch g := w.check.ghosts[r.ID]; {
 		case g == nil:
 		case g.decision == txn.Abort:
 			w.hit(CommitBeatenByTombstone)
-		case w.now-g.born >= instant(txnRules.MaxTransaction/time.Microsecond):
+		case w.Now-g.born >= sim.Instant(rules.MaxTransaction/time.Microsecond):
 			w.hit(OldCommitted)
 		}
 	case txn.MembersRecord:
@@ -141,7 +142,7 @@ func (w *txnWorld) lookAtRecord(r txn.Record) {
 	}
 }
 
-func (w *txnWorld) countFinish(t commit.Task, f txn.Finish, again bool) {
+func (w *world) countFinish(t commit.Task, f txn.Finish, again bool) {
 	w.hit(WorkerFinished)
 	switch f {
 	case txn.AlreadyDone:

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package sim
+package txnsim
 
 import (
 	"fmt"
@@ -8,6 +8,7 @@ import (
 
 	"github.com/concordtx/concord/coordinator/commit"
 	"github.com/concordtx/concord/coordinator/replica"
+	"github.com/concordtx/concord/internal/sim"
 	"github.com/concordtx/concord/protocol/zab"
 	"github.com/concordtx/concord/txn"
 )
@@ -31,38 +32,38 @@ func configured(id zab.NodeID, observer bool) replica.Member {
 }
 
 // tells is what a node hears of another: that they have met, or who the members are.
-func (w *txnWorld) tells(from, to *node) {
-	f, t := from.host.(*txnHost), to.host.(*txnHost)
-	e := replica.PeerMet{Node: from.id, Cluster: f.table.Cluster()}
+func (w *world) tells(from, to *sim.Node) {
+	f, t := from.Host.(*host), to.Host.(*host)
+	e := replica.PeerMet{Node: from.ID, Cluster: f.table.Cluster()}
 	if l := f.core.Known(); t.core.Known().At.Less(l.At) {
-		w.cluster.check.counters.hit(NewerSetLearned)
+		w.Cluster.Check.Counters.Hit(sim.NewerSetLearned)
 		e.List = l
 	} else if !t.core.Asleep() {
 		return
 	}
-	w.event(to, asked{event: e})
+	w.Event(to, asked{event: e})
 }
 
 // startMembers lets operators change the members and move leadership, and the leaders see who
 // speaks to them.
-func (w *txnWorld) startMembers() {
-	if w.swarm.Changes == 0 {
+func (w *world) startMembers() {
+	if w.Swarm.Changes == 0 {
 		return
 	}
-	w.again(2*w.swarm.Changes, w.operateMembers)
+	w.Again(2*w.Swarm.Changes, w.operateMembers)
 	w.seeSpeakers()
 }
 
-func (w *txnWorld) operateMembers() {
-	id := zab.NodeID(1 + w.pick(len(w.nodes)))
+func (w *world) operateMembers() {
+	id := zab.NodeID(1 + w.pick(len(w.Nodes)))
 	member := func() bool {
-		leader := w.leader()
-		return leader != nil && w.belongs(leader, w.nodes[id-1])
+		leader := w.Leader()
+		return leader != nil && w.Belongs(leader, w.Nodes[id-1])
 	}()
-	key := fmt.Sprint(w.now)
+	key := fmt.Sprint(w.Now)
 	w.question(w.leaderOrAny(), w.odds(0.2), func(request uint64) replica.Event {
 		switch {
-		case w.swarm.Moves > 0 && w.odds(0.3):
+		case w.Swarm.Moves > 0 && w.odds(0.3):
 			return replica.LeadAsked{Request: request, Node: id, Who: "operator", Why: "simulated"}
 		case member:
 			return replica.RemoveAsked{Request: request, Node: id, Key: key, Who: "operator", Why: "simulated"}
@@ -78,25 +79,25 @@ func (w *txnWorld) operateMembers() {
 }
 
 // seeSpeakers tells whoever leads who speaks, twice a second. Learners become voters with that.
-func (w *txnWorld) seeSpeakers() {
-	for _, n := range w.nodes {
-		if !n.up || n.paused || n.role.Role != zab.Leading || !n.role.Established {
+func (w *world) seeSpeakers() {
+	for _, n := range w.Nodes {
+		if !n.Up || n.Paused || n.Role.Role != zab.Leading || !n.Role.Established {
 			continue
 		}
 		var speakers []replica.Speaker
-		for _, o := range w.nodes {
-			if o.up && w.net.links[o.index][n.index].cuts == 0 {
-				m := configured(o.id, false)
-				speakers = append(speakers, replica.Speaker{Node: o.id, Store: txn.StoreID{byte(o.id)}, Level: txn.Newest, Peer: m.Peer, API: m.API})
+		for _, o := range w.Nodes {
+			if o.Up && w.Net.Links[o.Index][n.Index].Cuts == 0 {
+				m := configured(o.ID, false)
+				speakers = append(speakers, replica.Speaker{Node: o.ID, Store: txn.StoreID{byte(o.ID)}, Level: txn.Newest, Peer: m.Peer, API: m.API})
 			}
 		}
-		w.event(n, asked{event: replica.MembersSeen{Speakers: speakers}})
+		w.Event(n, asked{event: replica.MembersSeen{Speakers: speakers}})
 	}
-	w.after(second/2, w.seeSpeakers)
+	w.After(sim.Second/2, w.seeSpeakers)
 }
 
 // lookAtMembers counts what changed about the members.
-func (w *txnWorld) lookAtMembers(r txn.MembersRecord) {
+func (w *world) lookAtMembers(r txn.MembersRecord) {
 	for _, m := range r.Members {
 		if m.Role == txn.Learner {
 			w.hit(NodeLearned)

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package sim
+package txnsim
 
 import (
 	"encoding/binary"
@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"time"
 
+	"github.com/concordtx/concord/internal/sim"
 	"github.com/concordtx/concord/txn"
 )
 
@@ -21,22 +22,22 @@ type quirks struct {
 	Vanish                       float64 // a client that dies takes its host along
 	Foreign                      int     // prepared branches of others at each bank
 	Rows                         int     // over which transactions compete; zero: they do not
-	Reads                        instant
+	Reads                        sim.Instant
 	Retention                    time.Duration // zero: as long as a week
 	TurnSteps                    int           // of a node; zero: more than a run ever needs
 	Leases                       bool          // clients have them
 	Silence                      float64       // a client with a lease is silent for a while
 
-	Failover, Restart, Restore, DBA, Operator, Clock instant
+	Failover, Restart, Restore, DBA, Operator, Clock sim.Instant
 }
 
 func drawQuirks(seed uint64, quiet bool) (quirks, *rand.Rand) {
 	r := rand.New(rand.NewPCG(seed, 0x71756972))
 	chance := func(p float64) bool { return r.Float64() < p }
-	between := func(low, high instant) instant {
-		return instant(float64(low) * math.Exp(r.Float64()*math.Log(float64(high)/float64(low))))
+	between := func(low, high sim.Instant) sim.Instant {
+		return sim.Instant(float64(low) * math.Exp(r.Float64()*math.Log(float64(high)/float64(low))))
 	}
-	often := func(p float64, low, high instant) instant {
+	often := func(p float64, low, high sim.Instant) sim.Instant {
 		if at := between(low, high); chance(p) {
 			return at
 		}
@@ -44,7 +45,7 @@ func drawQuirks(seed uint64, quiet bool) (quirks, *rand.Rand) {
 	}
 	q := quirks{
 		Detach: chance(0.3), NoMarker: chance(0.5), SlowCommit: chance(0.3),
-		Foreign: r.IntN(3), Reads: often(0.7, 100*millisecond, 2*second),
+		Foreign: r.IntN(3), Reads: often(0.7, 100*sim.Millisecond, 2*sim.Second),
 	}
 	if seed%3 == 1 { // so few that whatever can wait does; a piece is one step
 		q.TurnSteps = 1 + int(seed/3%3)
@@ -53,7 +54,7 @@ func drawQuirks(seed uint64, quiet bool) (quirks, *rand.Rand) {
 		q.Rows = 1 + r.IntN(30)
 	}
 	if chance(0.3) {
-		q.Retention = time.Duration(between(3*second, 15*second)) * time.Microsecond
+		q.Retention = time.Duration(between(3*sim.Second, 15*sim.Second)) * time.Microsecond
 	}
 	q.Leases = chance(0.7)
 	if quiet {
@@ -68,37 +69,37 @@ func drawQuirks(seed uint64, quiet bool) (quirks, *rand.Rand) {
 	if chance(0.5) {
 		q.Silence = 0.2
 	}
-	q.Failover, q.Restart = often(0.5, second/2, 10*second), often(0.5, second/2, 10*second)
-	q.Restore, q.DBA = often(0.3, 2*second, 20*second), often(0.4, second/4, 5*second)
-	q.Operator, q.Clock = often(0.5, second/5, 5*second), often(0.3, second, 10*second)
+	q.Failover, q.Restart = often(0.5, sim.Second/2, 10*sim.Second), often(0.5, sim.Second/2, 10*sim.Second)
+	q.Restore, q.DBA = often(0.3, 2*sim.Second, 20*sim.Second), often(0.4, sim.Second/4, 5*sim.Second)
+	q.Operator, q.Clock = often(0.5, sim.Second/5, 5*sim.Second), often(0.3, sim.Second, 10*sim.Second)
 	return q, r
 }
 
 // odds, roll and pick draw from the generator of the quirks.
-func (w *txnWorld) odds(p float64) bool { return p > 0 && w.dice.Float64() < p }
+func (w *world) odds(p float64) bool { return p > 0 && w.dice.Float64() < p }
 
-func (w *txnWorld) roll(mean instant) instant {
-	return instant(min(w.dice.ExpFloat64(), 10) * float64(mean))
+func (w *world) roll(mean sim.Instant) sim.Instant {
+	return sim.Instant(min(w.dice.ExpFloat64(), 10) * float64(mean))
 }
 
-func (w *txnWorld) pick(n int) int { return w.dice.IntN(n) }
+func (w *world) pick(n int) int { return w.dice.IntN(n) }
 
 // often lets something happen again and again until everything is healed.
-func (w *txnWorld) often(mean instant, do func()) {
+func (w *world) often(mean sim.Instant, do func()) {
 	if mean <= 0 {
 		return
 	}
-	w.after(w.roll(mean)+1, func() {
-		if !w.healed {
+	w.After(w.roll(mean)+1, func() {
+		if !w.Healed {
 			do()
 			w.often(mean, do)
 		}
 	})
 }
 
-func (w *txnWorld) anyBank() *bank { return w.banks[w.pick(len(w.banks))] }
+func (w *world) anyBank() *bank { return w.banks[w.pick(len(w.banks))] }
 
-func (w *txnWorld) openBanks() {
+func (w *world) openBanks() {
 	for i, name := range resources {
 		f := postgres
 		switch {
@@ -116,10 +117,10 @@ func (w *txnWorld) openBanks() {
 const year = 365 * 24 * time.Hour
 
 // startQuirks lets the databases and the people begin.
-func (w *txnWorld) startQuirks() {
+func (w *world) startQuirks() {
 	q := w.quirks
 	w.often(q.Failover, func() { w.anyBank().failover() })
-	w.often(q.Restart, func() { w.anyBank().restart(w.roll(second)) })
+	w.often(q.Restart, func() { w.anyBank().restart(w.roll(sim.Second)) })
 	w.often(q.Restore, func() {
 		if b := w.anyBank(); b.backup != nil && w.odds(0.5) {
 			b.restore()

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package sim
+package txnsim
 
 import (
 	"errors"
 
+	"github.com/concordtx/concord/internal/sim"
 	"github.com/concordtx/concord/txn"
 )
 
@@ -28,7 +29,7 @@ var (
 
 // fencePause is how long an adapter waits after it has ended the session of a branch: longer
 // than the server takes to let go of it.
-const fencePause = 250 * millisecond
+const fencePause = 250 * sim.Millisecond
 
 func (a attempt) run() {
 	server := a.b.bank
@@ -105,7 +106,7 @@ func (a attempt) xa() {
 			a.b.bank.w.hit(HolderFenced)
 			a.b.closeSession()
 		}
-		a.b.bank.w.after(fencePause, a.fenced)
+		a.b.bank.w.After(fencePause, a.fenced)
 		return
 	}
 	a.fenced()

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package sim
+package txnsim
 
 import (
 	"github.com/concordtx/concord/coordinator/commit"
 	"github.com/concordtx/concord/coordinator/replica"
+	"github.com/concordtx/concord/internal/sim"
 	"github.com/concordtx/concord/txn"
 )
 
@@ -13,8 +14,8 @@ import (
 // lasts and then go on as if nothing had happened, which no clock of its own keeps it from here.
 
 const (
-	leaseRenewal = 400 * millisecond
-	leaseSilence = 3 * second
+	leaseRenewal = 400 * sim.Millisecond
+	leaseSilence = 3 * sim.Second
 )
 
 // leased goes on when the client has a lease, or could not get one.
@@ -43,21 +44,21 @@ func (c *client) leased(then func()) {
 // renew renews a lease again and again.
 func (c *client) renew(n txn.Lease) {
 	w := c.w
-	if c.lease != n || w.healed && !c.busy {
+	if c.lease != n || w.Healed && !c.busy {
 		return
 	}
-	if w.now >= c.silent {
+	if w.Now >= c.silent {
 		to := c.target()
-		w.say(func() { w.event(to, asked{event: commit.LeasesHeard{Leases: []txn.Lease{n}}}) })
+		w.say(func() { w.Event(to, asked{event: commit.LeasesHeard{Leases: []txn.Lease{n}}}) })
 	}
 	if w.odds(w.quirks.Silence) {
-		c.silent = w.now + w.roll(leaseSilence)
+		c.silent = w.Now + w.roll(leaseSilence)
 	}
-	w.after(leaseRenewal, func() { c.renew(n) })
+	w.After(leaseRenewal, func() { c.renew(n) })
 }
 
 // leasesFolded notes where leases end.
-func (c *txnChecker) leasesFolded(changes txn.Changes) {
+func (c *checker) leasesFolded(changes txn.Changes) {
 	for _, n := range changes.Ended {
 		if _, known := c.leases[n]; !known {
 			c.leases[n] = changes.Meta.Position
@@ -66,8 +67,8 @@ func (c *txnChecker) leasesFolded(changes txn.Changes) {
 }
 
 // leased is LEASE: nothing is committed under a lease that has ended, unless an operator says so.
-func (c *txnChecker) leased(x txn.Txn) {
+func (c *checker) leased(x txn.Txn) {
 	if end, ended := c.leases[x.ID.Lease()]; ended && end.Less(x.Decided) && x.By != txn.FromOperator {
-		c.fail("LEASE", "%v is decided commit at %v, but lease %d of its client ended at %v", x.ID, x.Decided, x.ID.Lease(), end)
+		c.Fail("LEASE", "%v is decided commit at %v, but lease %d of its client ended at %v", x.ID, x.Decided, x.ID.Lease(), end)
 	}
 }

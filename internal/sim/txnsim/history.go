@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package sim
+package txnsim
 
 import (
 	"fmt"
@@ -9,6 +9,7 @@ import (
 
 	"github.com/anishathalye/porcupine"
 
+	"github.com/concordtx/concord/internal/sim"
 	"github.com/concordtx/concord/txn"
 )
 
@@ -38,18 +39,18 @@ type operationKey struct {
 // operation is one question. Its answer may never come.
 type operation struct {
 	operationKey
-	call, end instant
+	call, end sim.Instant
 	answered  bool
 	decision  txn.Decision // of the answer; Undecided only from a view
 }
 
-func (h *history) ask(id txn.ID, kind operationKind, now instant) *operation {
+func (h *history) ask(id txn.ID, kind operationKind, now sim.Instant) *operation {
 	o := &operation{operationKey: operationKey{id, kind}, call: now}
 	h.ops = append(h.ops, o)
 	return o
 }
 
-func (o *operation) answer(d txn.Decision, now instant) {
+func (o *operation) answer(d txn.Decision, now sim.Instant) {
 	o.answered, o.decision, o.end = true, d, now
 }
 

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package sim
+package logsim
 
 import (
 	"encoding/binary"
 
+	"github.com/concordtx/concord/internal/sim"
 	"github.com/concordtx/concord/protocol/zab"
 )
 
@@ -21,22 +22,22 @@ type sessions struct {
 type session struct {
 	id   int
 	seen zab.Zxid
-	at   *node // that answered last
-	turn int   // of its requests; it waits for one while busy
+	at   *sim.Node // that answered last
+	turn int       // of its requests; it waits for one while busy
 	busy bool
 }
 
 // sessionWait is how long a client waits for an answer that may never come.
-const sessionWait = 3 * second
+const sessionWait = 3 * sim.Second
 
 func newSessions(w *workload) *sessions {
 	s := &sessions{w: w, written: map[zab.Zxid]request{}}
-	for id := range w.c.swarm.Sessions {
+	for id := range w.c.Swarm.Sessions {
 		s.clients = append(s.clients, &session{id: id + 1})
 	}
 	if len(s.clients) > 0 {
-		w.c.appliedEntry = s.applied
-		w.every(w.c.swarm.Reads, s.next)
+		w.c.AppliedEntry = s.applied
+		w.every(w.c.Swarm.Reads, s.next)
 	}
 	return s
 }
@@ -44,24 +45,24 @@ func newSessions(w *workload) *sessions {
 // next lets one client that is not waiting ask for something.
 func (s *sessions) next() {
 	c := s.w.c
-	client := s.clients[c.rng.IntN(len(s.clients))]
+	client := s.clients[c.RNG.IntN(len(s.clients))]
 	if client.busy {
 		return
 	}
 	r := request{client: client, seen: client.seen, turn: client.turn}
-	if c.chance(0.4) {
+	if c.Chance(0.4) {
 		s.w.payloads++
 		r.data = binary.BigEndian.AppendUint64(nil, s.w.payloads)
 		r.node = s.w.target()
 	} else {
-		r.node = c.anyNode()
-		r.asked = c.check.readAsked()
+		r.node = c.AnyNode()
+		r.asked = c.Check.ReadAsked()
 	}
-	if !r.node.up {
+	if !r.node.Up {
 		return
 	}
 	client.busy = true
-	c.after(sessionWait, func() { client.free(r) })
+	c.After(sessionWait, func() { client.free(r) })
 	s.w.ask(r)
 }
 
@@ -75,23 +76,23 @@ func (c *session) free(r request) {
 
 // saw is an answer: it must not show less than an earlier one did.
 func (s *sessions) saw(r request, z zab.Zxid) {
-	check, client := s.w.c.check, r.client
-	check.sessionSees(r.node.ghost, client.id, r.seen, z)
+	check, client := s.w.c.Check, r.client
+	check.SessionSees(r.node.Ghost, client.id, r.seen, z)
 	if client.at != nil && client.at != r.node {
-		check.counters.hit(ClientMovedOn)
+		check.Counters.Hit(sim.ClientMovedOn)
 	}
 	client.at = r.node
-	client.seen = latest(client.seen, z)
+	client.seen = sim.Latest(client.seen, z)
 	client.free(r)
 }
 
 // applied answers a write where it was accepted, once it is applied there.
-func (s *sessions) applied(n *node, e zab.Entry) {
+func (s *sessions) applied(n *sim.Node, e zab.Entry) {
 	r, ok := s.written[e.Zxid]
-	if !ok || r.node != n || r.boot != n.boot {
+	if !ok || r.node != n || r.boot != n.Boot {
 		return
 	}
 	delete(s.written, e.Zxid)
-	s.w.c.check.counters.hit(WriteAcknowledged)
+	s.w.c.Check.Counters.Hit(sim.WriteAcknowledged)
 	s.saw(r, e.Zxid)
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package sim
+package logsim
 
 import (
 	"bufio"
@@ -12,6 +12,8 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/concordtx/concord/internal/sim"
 )
 
 var (
@@ -26,19 +28,19 @@ var (
 func enough(first, seeds uint64) bool { return seeds >= 3000 || first == 1 && seeds >= 300 }
 
 func TestSim(t *testing.T) {
-	ctx, seeds := context.Background(), Seeds{First: *firstSeed, Count: *seedCount}
+	ctx, seeds := context.Background(), sim.Seeds{First: *firstSeed, Count: *seedCount}
 	if *howLong > 0 {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, *howLong)
 		defer cancel()
 		seeds.Count = 0
 	}
-	sum, err := Block(ctx, seeds, Options{Steps: *stepCount})
+	sum, err := Block(ctx, seeds, sim.Options{Steps: *stepCount})
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Log(sum)
-	for s := range situations {
+	for s := range sim.Situations {
 		t.Logf("%7d %s", sum.Counters[s], s)
 	}
 	if enough(*firstSeed, sum.Seeds) {
@@ -61,7 +63,7 @@ func TestSeedsThatOnceFailed(t *testing.T) {
 		require.NoError(t, err)
 		edition, err := strconv.Atoi(fields[1])
 		require.NoError(t, err)
-		_, err = Run(seed, Options{edition: edition})
+		_, err = Run(seed, sim.Options{Edition: edition})
 		require.NoError(t, err)
 	}
 }
@@ -69,9 +71,9 @@ func TestSeedsThatOnceFailed(t *testing.T) {
 func TestSameSeedSameTrace(t *testing.T) {
 	different := map[uint64]bool{}
 	for seed := uint64(1); seed <= 20; seed++ {
-		a, err := Run(seed, Options{Steps: 1000})
+		a, err := Run(seed, sim.Options{Steps: 1000})
 		require.NoError(t, err)
-		b, err := Run(seed, Options{Steps: 1000})
+		b, err := Run(seed, sim.Options{Steps: 1000})
 		require.NoError(t, err)
 		require.Equal(t, a, b, "seed %d", seed)
 		different[a.Hash] = true

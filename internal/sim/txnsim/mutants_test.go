@@ -1,0 +1,49 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build mutant
+
+package txnsim
+
+import (
+	"slices"
+	"testing"
+
+	"github.com/concordtx/concord/internal/sim"
+	"github.com/concordtx/concord/internal/sim/simtest"
+)
+
+// hunted are the mistakes that coordinators, clients and workers could make. Checks that
+// would notice them too, and sooner, are mute.
+var hunted = map[string]simtest.Hunt{
+	"X03": hunt(100, "DUR1"),
+	"X07": hunt(1000, "AC1", "AC2"),
+	"X08": hunt(1000, "AC1", "AC2", "AC3w"),
+	"X11": hunt(100, "AC1"),
+	"X12": hunt(1000, "AC5", "HEUR"),
+	"X13": hunt(100, "AC5"),
+	"X18": hunt(1000, "AC1", "AC2"),
+	"X19": hunt(100, "FOREIGN"),
+	"X20": {Seeds: 1000, Checks: []string{"AC4"}, Run: withoutFaults},
+	"X31": hunt(500, "HEUR"),
+	"X35": hunt(100, "AC1"),
+	"X36": hunt(200, "LEASE"),
+}
+
+func hunt(seeds uint64, checks ...string) simtest.Hunt {
+	mute := slices.DeleteFunc([]string{"LIN", "HEUR", "AC6"}, func(id string) bool { return slices.Contains(checks, id) })
+	return simtest.Hunt{Seeds: seeds, Checks: checks, Run: func(seed uint64) error {
+		_, err := Run(seed, Options{trace: true, Mute: mute})
+		return err
+	}}
+}
+
+// withoutFaults runs a seed only if it is one without faults.
+func withoutFaults(seed uint64) error {
+	if !sim.NewCluster(seed, sim.Options{}).Swarm.Quiet {
+		return nil
+	}
+	_, err := Run(seed, Options{trace: true, Mute: []string{"AC6"}})
+	return err
+}
+
+func TestMutants(t *testing.T) { simtest.Mutants(t, "internal/sim/txnsim", hunted) }
