@@ -480,8 +480,8 @@ func TestASecondResourceOfTheSameNameDoesNotGetTheBranchOfTheFirst(t *testing.T)
 
 func TestBadOptionsAreRefused(t *testing.T) {
 	b := newBank(t)
-	_, err := b.client.Begin(t.Context(), concord.WithProtocol("three_phase"))
-	require.EqualError(t, err, `begin: WithProtocol: "three_phase" is not a protocol that this version knows, want two_phase`)
+	_, err := b.client.Begin(t.Context(), concord.WithProtocol("paxos"))
+	require.EqualError(t, err, `begin: WithProtocol: "paxos" is not a protocol that this version knows, want two_phase or three_phase`)
 	_, err = b.client.Begin(t.Context(), concord.WithTimeout(-1))
 	require.ErrorIs(t, err, api.ErrInvalid)
 	_, err = b.client.Begin(t.Context(), concord.WithProtocol("two_phase"), concord.WithTimeout(time.Second))

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/concordtx/concord/adapters"
@@ -171,6 +172,9 @@ func (d *driver) step(e protocol.Event) {
 }
 
 func (d *driver) prepare(b *branch) word {
+	if d.tx.protocol == txn.ThreePhaseCommit {
+		return claimed(b)
+	}
 	vote, prepared, err := b.session.Prepare(d.ctx)
 	if err == nil && vote == txn.VoteNo {
 		err = errors.New("voted no without a reason")
@@ -181,6 +185,41 @@ func (d *driver) prepare(b *branch) word {
 	prepared.No, prepared.Resource = b.no, b.resource
 	b.prepared = prepared
 	return word{event: protocol.Voted{No: b.no, Vote: vote, Branch: prepared}, from: b}
+}
+
+// claimed ends the work in a branch that an agent holds. The cluster asks for its vote.
+func claimed(b *branch) word {
+	s, ok := b.session.(adapters.Claiming)
+	if !ok {
+		return word{event: protocol.Voted{No: b.no, Vote: txn.VoteNo, Reason: errNotHosted.Error()}, from: b, err: errNotHosted}
+	}
+	holder, epoch, k, err := s.Claim()
+	switch {
+	case err != nil:
+		return word{event: protocol.Voted{No: b.no, Vote: txn.VoteNo, Reason: err.Error()}, from: b, err: err}
+	case k.Number == 0:
+		return word{event: protocol.Voted{No: b.no, Vote: txn.VoteReadOnly}, from: b}
+	}
+	b.claim = &claim{holder, epoch, k}
+	b.prepared = txn.Branch{No: b.no, Resource: b.resource}
+	return word{event: protocol.Voted{No: b.no, Vote: txn.VoteYes, Branch: b.prepared}, from: b}
+}
+
+// agents are those that hold the branches, in order.
+func (tx *Tx) agents() (agents []txn.Agent) {
+	for _, b := range tx.branches {
+		if b.claim == nil {
+			continue
+		}
+		i := slices.IndexFunc(agents, func(a txn.Agent) bool { return a.PartyID == b.claim.holder.PartyID && a.Epoch == b.claim.epoch })
+		if i < 0 {
+			i = len(agents)
+			agents = append(agents, txn.Agent{Party: b.claim.holder, Epoch: b.claim.epoch})
+		}
+		agents[i].Branches = append(agents[i].Branches, b.prepared)
+		agents[i].Claims = append(agents[i].Claims, b.claim.Claim)
+	}
+	return agents
 }
 
 func (d *driver) commitOnePhase(b *branch) word {
@@ -298,6 +337,9 @@ func (d *driver) ask(branches []txn.Branch) word {
 	}
 	sent := time.Now()
 	request := txn.CommitRequest{ID: d.tx.id, Cluster: d.tx.cluster, Protocol: d.tx.protocol, Branches: branches, Label: d.tx.label}
+	if d.tx.protocol == txn.ThreePhaseCommit {
+		request.Branches, request.Agents = nil, d.tx.agents()
+	}
 	res, err := client.api.Commit(ctx, api.CommitRequest(request))
 	if err != nil && mutant.RetryUnderNewGid {
 		request.ID = txn.NewID(d.tx.id.Time()).WithClass(d.tx.id.Class())

@@ -101,8 +101,8 @@ var messages = []message{
 		}, concord.WithRetry(concord.RetryPolicy{Initial: time.Hour}))
 	}, says: "attempt 1 of 5, after which the context ended (context canceled): transaction GID was aborted by billing: deadlock",
 		is: []error{concord.ErrAborted, errDeadlock, context.Canceled}},
-	{name: "a protocol that nobody knows", meet: in(nil, concord.WithProtocol("three_phase")),
-		says: `begin: WithProtocol: "three_phase" is not a protocol that this version knows, want two_phase`, is: []error{api.ErrInvalid}},
+	{name: "a protocol that nobody knows", meet: in(nil, concord.WithProtocol("paxos")),
+		says: `begin: WithProtocol: "paxos" is not a protocol that this version knows, want two_phase or three_phase`, is: []error{api.ErrInvalid}},
 	{name: "a context that has ended", meet: func(t *testing.T, b *shaky) error {
 		ctx, cancel := context.WithCancel(t.Context())
 		cancel()

@@ -62,7 +62,15 @@ func WithLabel(label string) TxOption { return func(o *txConfig) { o.label = lab
 // costs a prepare and a request to the cluster more than without.
 func Recorded() TxOption { return func(o *txConfig) { o.class = txn.Recorded } }
 
-// WithProtocol chooses the commit protocol: "two_phase", the default.
+// The commit protocols. In TwoPhase, the default, this client prepares the branches and the cluster
+// decides. In ThreePhase agents hold all branches, and decide together with the cluster: they
+// finish also when the cluster is lost after they have agreed, at the price of one more round.
+const (
+	TwoPhase   = "two_phase"
+	ThreePhase = "three_phase"
+)
+
+// WithProtocol chooses the commit protocol: TwoPhase or ThreePhase.
 func WithProtocol(name string) TxOption { return func(o *txConfig) { o.wanted = name } }
 
 func newTxConfig(opts []TxOption) (txConfig, error) {
@@ -84,6 +92,9 @@ func newTxConfig(opts []TxOption) (txConfig, error) {
 	var err error
 	if o.protocol, err = api.ParseProtocol("WithProtocol", o.wanted); err != nil {
 		return o, fmt.Errorf("begin: %w", err)
+	}
+	if o.protocol == txn.ThreePhaseCommit {
+		o.class = txn.ThreePhase
 	}
 	return o, nil
 }

@@ -54,9 +54,17 @@ type branch struct {
 	opener   adapters.Opener
 	session  adapters.Session
 	prepared txn.Branch // once it voted Yes
+	claim    *claim     // of three phases, if there was work
 	err      error      // why it voted No or did not commit
 	torn     error      // that part of it may be committed
 	failed   int        // attempts to end it
+}
+
+// claim is what is known of a branch that an agent holds, which votes for it.
+type claim struct {
+	holder txn.Party
+	epoch  uint64
+	txn.Claim
 }
 
 func newTx(ctx context.Context, c *Client, id ID, cluster txn.ClusterID, p txn.Protocol, limit *limitError, deadline time.Time) *Tx {
@@ -131,6 +139,9 @@ func (tx *Tx) enlist(ctx context.Context, r adapters.Opener) (adapters.Session, 
 	if len(tx.branches) == api.MaxBranches {
 		return nil, fmt.Errorf("the transaction has %d branches already, which is the limit: split it", api.MaxBranches)
 	}
+	if _, hosted := r.(adapters.Hosted); tx.protocol == txn.ThreePhaseCommit && !hosted {
+		return nil, errNotHosted
+	}
 	no := txn.BranchNo(len(tx.branches))
 	session, err := r.Open(ctx, txn.XID{Cluster: tx.cluster, ID: tx.id, Branch: no})
 	if err != nil {
@@ -140,6 +151,9 @@ func (tx *Tx) enlist(ctx context.Context, r adapters.Opener) (adapters.Session, 
 	tx.core.Step(twopc.Enlisted{No: no})
 	return session, nil
 }
+
+var errNotHosted = errors.New("no agent holds its branches, and only agents can decide in three phases: " +
+	"put the database behind an agent (\"concord agent --help\"), or begin the transaction without WithProtocol(ThreePhase)")
 
 // Commit makes all branches permanent, or none. It returns nil when the transaction is
 // committed, an *AbortedError when nothing of it happened anywhere, an *UnknownError when
@@ -175,7 +189,7 @@ func (tx *Tx) Commit(ctx context.Context) error {
 
 // recorded reports whether the cluster decides in any case. The transaction must have been claimed.
 func (tx *Tx) recorded() bool {
-	return tx.id.Class() == txn.Recorded || slices.ContainsFunc(tx.branches, func(b *branch) bool {
+	return tx.id.Class() == txn.Recorded || tx.protocol == txn.ThreePhaseCommit || slices.ContainsFunc(tx.branches, func(b *branch) bool {
 		s, ok := b.session.(adapters.Undecided)
 		return ok && s.NeedsDecision()
 	})

@@ -241,6 +241,11 @@ func (c *Client) Commit(ctx context.Context, r *concordv1.CommitRequest) (*conco
 	return call(ctx, c, "commit", ofLeader, r, (*node).commit)
 }
 
+// Deliver brings the leader what members of three-phase transactions say to the cluster.
+func (c *Client) Deliver(ctx context.Context, r *concordv1.DeliverRequest) (*concordv1.DeliverResponse, error) {
+	return call(ctx, c, "deliver messages", ofLeader, r, unary(stub.Deliver))
+}
+
 // Finished reports finished branches to the leader.
 func (c *Client) Finished(ctx context.Context, r *concordv1.FinishedRequest) (*concordv1.FinishedResponse, error) {
 	return call(ctx, c, "report finished branches", ofLeader, r, unary(stub.Finished))

@@ -58,16 +58,39 @@ func ParseCommit(r *concordv1.CommitRequest) (txn.CommitRequest, error) {
 	if err != nil {
 		return txn.CommitRequest{}, err
 	}
+	agents, err := ParseAgents("agents", r.GetAgents())
+	if err != nil {
+		return txn.CommitRequest{}, err
+	}
 	if err := ParseText("label", r.GetLabel(), MaxLabel); err != nil {
 		return txn.CommitRequest{}, err
 	}
-	return txn.CommitRequest{ID: id, Cluster: cluster, Protocol: protocol, Branches: branches, Label: r.GetLabel()}, nil
+	c := txn.CommitRequest{ID: id, Cluster: cluster, Protocol: protocol, Branches: branches, Agents: agents, Label: r.GetLabel()}
+	return c, fitsProtocol(c)
+}
+
+// fitsProtocol refuses a commit request whose gid says that it is decided in another way, or that
+// has what its protocol has no use for.
+func fitsProtocol(c txn.CommitRequest) error {
+	three := c.ID.Class() == txn.ThreePhase
+	switch {
+	case three && c.Protocol != txn.ThreePhaseCommit:
+		return invalid("protocol", "is %v, and %v is of the class three_phase, which is decided in no other way", c.Protocol, c.ID)
+	case !three && c.Protocol == txn.ThreePhaseCommit:
+		return invalid("gid", "%v is of the class %v: the gid of a three_phase transaction ends with T", c.ID, c.ID.Class())
+	case three && len(c.Branches) > 0:
+		return invalid("branches", "are %d: in three phases agents hold all branches, and are asked for their votes", len(c.Branches))
+	case !three && len(c.Agents) > 0:
+		return invalid("agents", "are %d, and in two phases whoever asks has the votes already", len(c.Agents))
+	}
+	return nil
 }
 
 // CommitRequest is the inverse of ParseCommit.
 func CommitRequest(c txn.CommitRequest) *concordv1.CommitRequest {
 	return &concordv1.CommitRequest{
 		Gid: c.ID.String(), Cluster: c.Cluster.String(), Protocol: c.Protocol.String(), Branches: BranchMessages(c.Branches), Label: c.Label,
+		Agents: agentMessages(c.Agents),
 	}
 }
 
@@ -101,10 +124,13 @@ func ParseCluster(field, s string) (txn.ClusterID, error) {
 
 // ParseProtocol validates a protocol; empty means two_phase.
 func ParseProtocol(field, s string) (txn.Protocol, error) {
-	if s == "" || s == txn.TwoPhase.String() {
+	switch s {
+	case "", txn.TwoPhase.String():
 		return txn.TwoPhase, nil
+	case txn.ThreePhaseCommit.String():
+		return txn.ThreePhaseCommit, nil
 	}
-	return 0, invalid(field, "%.20q is not a protocol that this version knows, want %s", s, txn.TwoPhase)
+	return 0, invalid(field, "%.20q is not a protocol that this version knows, want %s or %s", s, txn.TwoPhase, txn.ThreePhaseCommit)
 }
 
 // ParseDecision validates a decision: commit or abort.

@@ -4,6 +4,7 @@ package api
 
 import (
 	"fmt"
+	"slices"
 
 	concordv1 "github.com/concordtx/concord/api/concord/v1"
 	"github.com/concordtx/concord/txn"
@@ -103,4 +104,66 @@ func ParseClaim(field string, m interface {
 	}
 	copy(c.Digest[:], m.GetDigest())
 	return c, nil
+}
+
+// ParseAgents validates who holds the branches of a three-phase transaction, and sorts agents by
+// name, and their branches by number.
+func ParseAgents(field string, messages []*concordv1.AgentBranches) (agents []txn.Agent, err error) {
+	if len(messages) > MaxAgents {
+		return nil, invalid(field, "are %d, at most %d are allowed", len(messages), MaxAgents)
+	}
+	numbers, resources, names := map[txn.BranchNo]bool{}, map[string]bool{}, map[string]bool{}
+	for i, m := range messages {
+		at := fmt.Sprintf("%s[%d]", field, i)
+		a := txn.Agent{Epoch: m.GetEpoch()}
+		if a.Party, err = ParseParty(at+".agent", m.GetAgent()); err != nil {
+			return nil, err
+		}
+		switch {
+		case a.IsWitness() || a.Addr == "":
+			return nil, invalid(at+".agent", "has no name or no address, want who holds the branches and where it is found")
+		case names[a.Agent]:
+			return nil, invalid(at+".agent", "%q is listed twice: name all its branches together", a.Agent)
+		case len(m.GetBranches()) == 0:
+			return nil, invalid(at+".branches", "are missing: an agent without a branch of the transaction has nothing to vote on")
+		}
+		names[a.Agent] = true
+		for j, b := range m.GetBranches() {
+			at := fmt.Sprintf("%s.branches[%d]", at, j)
+			branch, err := parseBranch(at, &concordv1.Branch{No: b.GetNo(), Resource: b.GetResource()})
+			if err != nil {
+				return nil, err
+			}
+			claim, err := ParseClaim(at, b)
+			switch {
+			case err != nil:
+				return nil, err
+			case numbers[branch.No]:
+				return nil, invalid(at+".no", "branch %d is listed twice", branch.No)
+			case resources[branch.Resource]:
+				return nil, invalid(at+".resource", "%q is listed twice: a transaction has one branch per resource", branch.Resource)
+			}
+			numbers[branch.No], resources[branch.Resource] = true, true
+			a.Branches, a.Claims = append(a.Branches, branch), append(a.Claims, claim)
+		}
+		slices.SortFunc(a.Branches, func(a, b txn.Branch) int { return int(a.No) - int(b.No) })
+		slices.SortFunc(a.Claims, func(a, b txn.Claim) int { return int(a.No) - int(b.No) })
+		agents = append(agents, a)
+	}
+	slices.SortFunc(agents, func(a, b txn.Agent) int { return a.PartyID.Compare(b.PartyID) })
+	return agents, nil
+}
+
+// agentMessages is the inverse of ParseAgents.
+func agentMessages(agents []txn.Agent) []*concordv1.AgentBranches {
+	var messages []*concordv1.AgentBranches
+	for _, a := range agents {
+		m := &concordv1.AgentBranches{Agent: PartyMessage(a.Party), Epoch: a.Epoch}
+		for i, b := range a.Branches {
+			c := a.Claims[i]
+			m.Branches = append(m.Branches, &concordv1.ClaimedBranch{No: uint32(b.No), Resource: b.Resource, Number: c.Number, Digest: c.Digest[:]})
+		}
+		messages = append(messages, m)
+	}
+	return messages
 }

@@ -32,6 +32,21 @@ func commit(spoil func(*concordv1.CommitRequest)) error {
 	return err
 }
 
+const threeID = "01KB6V3F7F000000000000000T"
+
+// three is a request for three phases of which something is wrong.
+func three(spoil func(*concordv1.CommitRequest)) error {
+	r := &concordv1.CommitRequest{Gid: threeID, Cluster: "00000001", Protocol: "three_phase", Agents: []*concordv1.AgentBranches{agentBranches("ann", 0)}}
+	spoil(r)
+	_, err := api.ParseCommit(r)
+	return err
+}
+
+func agentBranches(name string, no uint32) *concordv1.AgentBranches {
+	return &concordv1.AgentBranches{Agent: &concordv1.Party{Agent: name, Journal: journal, Addr: "a:1"}, Epoch: 1, Branches: []*concordv1.ClaimedBranch{
+		{No: no, Resource: fmt.Sprintf("r%d", no), Number: 1, Digest: make([]byte, 32)}}}
+}
+
 func finished(spoil func(*concordv1.FinishedBranch)) error {
 	r := api.FinishedRequest([]api.Finished{{ID: txn.NewID(time.Now()), Finish: txn.Done}})
 	spoil(r.Branches[0])
@@ -84,7 +99,28 @@ var messages = []struct {
 	{"a cluster of zeros", func() error { return commit(func(r *concordv1.CommitRequest) { r.Cluster = "00000000" }) },
 		"cluster: is zero: the cluster was not formed yet", api.ErrInvalid},
 	{"no such protocol", func() error { return commit(func(r *concordv1.CommitRequest) { r.Protocol = "paxos" }) },
-		`protocol: "paxos" is not a protocol that this version knows, want two_phase`, api.ErrInvalid},
+		`protocol: "paxos" is not a protocol that this version knows, want two_phase or three_phase`, api.ErrInvalid},
+	{"three phases without a gid for it", func() error {
+		return commit(func(r *concordv1.CommitRequest) { r.Gid, r.Protocol = threeID[:25]+"0", "three_phase" })
+	}, "gid: " + threeID[:25] + "0 is of the class plain: the gid of a three_phase transaction ends with T", api.ErrInvalid},
+	{"a gid of three phases in two", func() error { return three(func(r *concordv1.CommitRequest) { r.Protocol = "two_phase" }) },
+		"protocol: is two_phase, and " + threeID + " is of the class three_phase, which is decided in no other way", api.ErrInvalid},
+	{"three phases with branches", func() error {
+		return three(func(r *concordv1.CommitRequest) { r.Branches = []*concordv1.Branch{{Resource: "orders"}} })
+	}, "branches: are 1: in three phases agents hold all branches, and are asked for their votes", api.ErrInvalid},
+	{"two phases with agents", func() error {
+		return commit(func(r *concordv1.CommitRequest) { r.Agents = []*concordv1.AgentBranches{agentBranches("ann", 0)} })
+	}, "agents: are 1, and in two phases whoever asks has the votes already", api.ErrInvalid},
+	{"too many agents", func() error {
+		return three(func(r *concordv1.CommitRequest) { r.Agents = make([]*concordv1.AgentBranches, 65) })
+	}, "agents: are 65, at most 64 are allowed", api.ErrInvalid},
+	{"an agent that is nowhere", func() error { return three(func(r *concordv1.CommitRequest) { r.Agents[0].Agent.Addr = "" }) },
+		"agents[0].agent: has no name or no address, want who holds the branches and where it is found", api.ErrInvalid},
+	{"an agent twice", func() error {
+		return three(func(r *concordv1.CommitRequest) { r.Agents = append(r.Agents, agentBranches("ann", 7)) })
+	}, `agents[1].agent: "ann" is listed twice: name all its branches together`, api.ErrInvalid},
+	{"an agent of nothing", func() error { return three(func(r *concordv1.CommitRequest) { r.Agents[0].Branches = nil }) },
+		"agents[0].branches: are missing: an agent without a branch of the transaction has nothing to vote on", api.ErrInvalid},
 	{"too many branches", func() error {
 		return commit(func(r *concordv1.CommitRequest) { r.Branches = make([]*concordv1.Branch, 257) })
 	}, "branches: holds 257 branches, at most 256 are allowed", api.ErrInvalid},

@@ -6,6 +6,7 @@ import (
 	"context"
 	"time"
 
+	"github.com/concordtx/concord/api/member"
 	"github.com/concordtx/concord/coordinator/commit"
 	"github.com/concordtx/concord/coordinator/peer"
 	"github.com/concordtx/concord/coordinator/replica"
@@ -268,6 +269,9 @@ func (l *loop) carryOutCommits(fx *commit.Effects) {
 		case l.workers[name].scans <- struct{}{}:
 		default: // one is due already, and is answered
 		}
+	}
+	for _, m := range fx.Send {
+		l.sender.Send(txn.ClusterID(l.cluster.Load()), m.To.Addr, member.Envelope{ID: m.ID, To: m.To.PartyID, Message: m.Message})
 	}
 	l.forget(fx.Forget)
 	for _, e := range fx.Evidence {

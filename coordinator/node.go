@@ -20,6 +20,7 @@ import (
 
 	"github.com/concordtx/concord/adapters"
 	"github.com/concordtx/concord/api"
+	"github.com/concordtx/concord/api/member"
 	"github.com/concordtx/concord/coordinator/commit"
 	"github.com/concordtx/concord/coordinator/peer"
 	"github.com/concordtx/concord/coordinator/replica"
@@ -88,6 +89,8 @@ type Node struct {
 	applied  atomic.Pointer[zab.Zxid] // what the table reflects
 	restored atomic.Pointer[restoredState]
 	leases   atomic.Pointer[txn.Leases]
+	mail     *member.Post   // to members of three-phase transactions
+	sender   *member.Sender // over that
 	heard    heard
 	list     atomic.Pointer[replica.List] // the latest list of members that is known
 
@@ -152,6 +155,8 @@ func Open(c Config) (*Node, error) {
 	n.peers = peer.New(peer.Config{Self: n.hello, List: &n.list, Configured: c.Members, Listener: listener, Log: n.log,
 		Received: n.received, Store: n.store, CheckPair: checkPair, Fatal: n.fatal,
 		Post: func(ctx context.Context, e zab.Event) { n.post(ctx, replica.Peer{Event: e}) }})
+	n.mail = member.NewPost(nil)
+	n.sender = member.NewSender(n.mail.Deliver, n.log)
 	n.peers.KnowStores(n.core.State().Stores())
 	return n, nil
 }
@@ -191,7 +196,7 @@ func (n *Node) makeCore(resources []string) error {
 	for binary.BigEndian.Uint32(id[:]) == 0 {
 		_, _ = rand.Read(id[:]) // ends the process itself if there is no randomness
 	}
-	n.commits = commit.New(commit.Config{Resources: resources, Validate: n.validate, Rules: n.config.Rules, Reload: n.reload}, table)
+	n.commits = commit.New(commit.Config{Resources: resources, Hosted: n.hosted, Validate: n.validate, Rules: n.config.Rules, Reload: n.reload}, table)
 	n.core, err = replica.New(replica.Config{Node: n.config.Node, Members: n.config.Members, Boot: n.store.Boot(), Log: zab.Config{HeartbeatTicks: heartbeatTicks},
 		NewCluster: txn.ClusterID(binary.BigEndian.Uint32(id[:])), Distrust: distrust}, n.store, n.commits)
 	if err != nil {
@@ -269,6 +274,12 @@ func (n *Node) firstList(own []txn.Member, table *txn.Table) ([]txn.Member, erro
 // validate asks the adapter of a branch, which is one of the configuration. It asks no database.
 func (n *Node) validate(b txn.Branch) error { return n.workers[b.Resource].resource.Validate(b) }
 
+// hosted reports whether an agent holds the branches of a resource.
+func (n *Node) hosted(resource string) bool {
+	_, hosted := n.workers[resource].resource.(adapters.Hosted)
+	return hosted
+}
+
 func (n *Node) hello() peer.Hello {
 	_, _, tail, _ := n.store.Initial()
 	return peer.Hello{From: n.config.Node, Cluster: txn.ClusterID(n.cluster.Load()), Store: n.store.ID(), Dial: uint64(n.store.Boot()) << 32, Tail: tail,
@@ -307,6 +318,8 @@ func (n *Node) Run(ctx context.Context) error {
 		return newLoop(n, writer).run(ctx)
 	})
 	err := g.Wait()
+	n.sender.Close()
+	n.mail.Close()
 	writer.Close()
 	stopStorer()
 	<-stored

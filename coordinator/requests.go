@@ -13,6 +13,7 @@ import (
 
 	"github.com/concordtx/concord/adapters"
 	"github.com/concordtx/concord/api"
+	"github.com/concordtx/concord/api/member"
 	"github.com/concordtx/concord/coordinator/commit"
 	"github.com/concordtx/concord/coordinator/replica"
 	"github.com/concordtx/concord/protocol/zab"
@@ -95,6 +96,21 @@ func (n *Node) Finished(id txn.ID, no txn.BranchNo, f txn.Finish) {
 	select {
 	case n.posted <- e:
 	default:
+	}
+}
+
+// Deliver hears members of three-phase transactions. What does not fit into the queue is lost: whoever
+// needs an answer says it again.
+func (n *Node) Deliver(envelopes []member.Envelope) {
+	for _, e := range envelopes {
+		if !e.To.IsWitness() {
+			continue // it is for an agent, which is found elsewhere
+		}
+		select {
+		case n.posted <- commit.Said{ID: e.ID, From: e.From, Message: e.Message}:
+		default:
+			return
+		}
 	}
 }
 

@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/concordtx/concord/api/member"
 	"github.com/concordtx/concord/participant/statement"
 	"github.com/concordtx/concord/txn"
 )
@@ -36,7 +37,12 @@ type Config struct {
 	DataDir   string // of the journal
 	Databases []statement.Database
 	Cluster   Cluster
-	Rules     Rules
+	// Addr is where coordinators and other agents find this one, host:port.
+	Addr string
+	// Deliver carries messages to other members of three-phase transactions; to the cluster where
+	// the address is empty.
+	Deliver member.Deliver
+	Rules   Rules
 	// Scan is the interval at which the databases are asked for prepared branches. Default 5 s.
 	Scan   time.Duration
 	Logger *slog.Logger
@@ -72,6 +78,8 @@ type Agent struct {
 	closed    chan struct{} // once the loop has ended
 	questions chan struct{} // a token for each question to the cluster
 	workers   sync.WaitGroup
+	sender    *member.Sender
+	cluster   atomic.Uint32 // txn.ClusterID; 0: not known yet
 	calls     atomic.Uint64
 
 	mu       sync.Mutex // guards what follows; a leaf
@@ -121,7 +129,9 @@ func Open(conf Config) (*Agent, error) {
 			}
 		}
 	}
-	a.core = NewCore(conf.Rules, a.life, journal.Cluster(), names, entries)
+	a.core = NewCore(conf.Name, conf.Rules, a.life, journal.Cluster(), names, entries)
+	a.cluster.Store(uint32(journal.Cluster()))
+	a.sender = member.NewSender(conf.Deliver, conf.Logger)
 	return a, nil
 }
 
@@ -153,6 +163,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	}
 	err := g.Wait()
 	a.workers.Wait()
+	a.sender.Close()
 	return errors.Join(err, a.journal.Close())
 }
 
@@ -204,6 +215,7 @@ func (a *Agent) loop(ctx context.Context, writes chan<- batch, wrote <-chan batc
 			a.log.Warn("the agent ends with branches that could not be rolled back in time; their databases do it when the connections are closed")
 			return nil
 		}
+		effects = a.carryAtOnce(effects)
 		if n := writesOf(effects); len(n) > 0 || len(next.writes) > 0 {
 			next.writes, next.then = append(next.writes, n...), append(next.then, effects...)
 		} else {
@@ -271,6 +283,7 @@ func (a *Agent) join(ctx context.Context) error {
 				return err
 			}
 			a.log.Info("the agent belongs to a cluster", "cluster", id.String())
+			a.cluster.Store(uint32(id))
 			a.send(Joined{Cluster: id, MaxAge: maxAge})
 			return nil
 		}

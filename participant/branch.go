@@ -4,6 +4,7 @@ package participant
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -24,7 +25,10 @@ import (
 type branch struct {
 	xid      txn.XID
 	resource string
-	core     *twopc.Participant
+	// Who decides what is voted and how the branch ends: core in two phases, in in three, for all
+	// branches of the transaction. One of them is nil.
+	core *twopc.Participant
+	in   *membership
 
 	// The work.
 	opened, open bool
@@ -66,13 +70,35 @@ type branch struct {
 	sightings int    // how many listings in a row had it
 }
 
-func newBranch(b Branch) *branch {
-	return &branch{xid: b.XID, resource: b.Resource, core: twopc.NewParticipant(b.XID.Branch)}
+func (c *Core) newBranch(b Branch) *branch {
+	n := &branch{xid: b.XID, resource: b.Resource}
+	if b.XID.ID.Class() == txn.ThreePhase {
+		n.in = c.member(b.XID.ID)
+	} else {
+		n.core = twopc.NewParticipant(b.XID.Branch)
+	}
+	return n
+}
+
+// inDoubt reports whether the branch is prepared, and its decision not known here.
+func (b *branch) inDoubt() bool {
+	if b.in != nil {
+		return b.in.core.InDoubt() && b.in.core.Prepared(b.xid.Branch)
+	}
+	return b.core.InDoubt()
+}
+
+// hasEnded reports whether the branch has ended, or is being ended.
+func (b *branch) hasEnded() bool {
+	if b.in != nil {
+		return b.in.core.Ended(b.xid.Branch)
+	}
+	return b.core.Ended()
 }
 
 // restored makes a branch of what the journal has, by the events that led there.
 func restored(e Entry, v Voter) *branch {
-	b := newBranch(Branch{txn.XID{Cluster: e.Cluster, ID: e.ID, Branch: v.Branch.No}, v.Branch.Resource})
+	b := &branch{xid: txn.XID{Cluster: e.Cluster, ID: e.ID, Branch: v.Branch.No}, resource: v.Branch.Resource, core: twopc.NewParticipant(v.Branch.No)}
 	b.entered, b.asked, b.prepared, b.redo, b.partial = true, true, v.Branch, v.Redo, v.Partial
 	b.reason = "it is prepared"
 	events := []protocol.Event{protocol.Opened{}, protocol.PrepareAsked{}, protocol.Voted{No: v.Branch.No, Vote: txn.VoteYes, Branch: v.Branch}}
@@ -92,11 +118,15 @@ func restored(e Entry, v Voter) *branch {
 func (b *branch) branch() Branch { return Branch{b.xid, b.resource} }
 
 // idle reports whether the branch waits for its caller.
-func (b *branch) idle() bool { return b.open && !b.busy && !b.asked && !b.core.Ended() }
+func (b *branch) idle() bool { return b.open && !b.busy && !b.asked && !b.hasEnded() }
 
 // forgettable reports whether nobody needs to know of the branch any more.
 func (b *branch) forgettable() bool {
-	return b.over && !b.entered && !b.finishing && !b.clearing && len(b.workers)+len(b.voters)+len(b.finishers) == 0
+	kept := b.entered
+	if b.in != nil {
+		kept = b.in.core.Kept()
+	}
+	return b.over && !kept && !b.finishing && !b.clearing && len(b.workers)+len(b.voters)+len(b.finishers) == 0
 }
 
 // foreign reports whether the branch may be somebody else's: an application's own session.
@@ -151,11 +181,11 @@ func (b *branch) state() State {
 	switch {
 	case b.over && !b.clearing:
 		s.Phase = "ended"
-	case b.clearing || b.core.Ended():
+	case b.clearing || b.hasEnded():
 		s.Phase = "finishing"
-	case b.core.InDoubt() && b.foreign():
+	case b.inDoubt() && b.foreign():
 		s.Phase = "listed"
-	case b.core.InDoubt():
+	case b.inDoubt():
 		s.Phase = "in-doubt"
 	case b.asked:
 		s.Phase = "voting"
@@ -188,7 +218,7 @@ func (c *Core) Open() int { return c.open }
 // Quiet reports whether all that a session is still needed for is prepared.
 func (c *Core) Quiet() bool {
 	for _, b := range c.branches {
-		if b.open && !b.core.InDoubt() || b.clearing {
+		if b.open && !b.inDoubt() || b.clearing {
 			return false
 		}
 	}
@@ -197,12 +227,25 @@ func (c *Core) Quiet() bool {
 
 // Clone returns an independent copy.
 func (c *Core) Clone() *Core {
-	d := NewCore(c.rules, c.life, c.cluster, c.resources, nil)
+	d := NewCore(c.name, c.rules, c.life, c.cluster, c.resources, nil)
+	d.forcing = slices.Clone(c.forcing)
+	for id, m := range c.members {
+		n := *m
+		n.core, n.addrs = m.core.Clone(), maps.Clone(m.addrs)
+		d.members[id] = &n
+	}
+	for id := range c.restless {
+		d.restless[id] = true
+	}
 	d.now, d.maxAge, d.stopping, d.open, d.turn, d.durable = c.now, c.maxAge, c.stopping, c.open, c.turn, c.durable
 	d.ended = slices.Clone(c.ended)
 	for xid, b := range c.branches {
 		n := *b
-		n.core = b.core.Clone()
+		if b.in != nil {
+			n.in = d.members[xid.ID]
+		} else {
+			n.core = b.core.Clone()
+		}
 		n.workers, n.voters, n.finishers = slices.Clone(b.workers), slices.Clone(b.voters), slices.Clone(b.finishers)
 		n.redo = slices.Clone(b.redo)
 		d.branches[xid] = &n
@@ -251,6 +294,9 @@ func (c *Core) String() string {
 		if b.finish != 0 {
 			fmt.Fprintf(&s, " %v", b.finish)
 		}
+	}
+	for _, id := range slices.SortedFunc(maps.Keys(c.members), txn.ID.Compare) {
+		fmt.Fprintf(&s, "\n  %v", c.members[id].core)
 	}
 	return s.String()
 }

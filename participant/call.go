@@ -7,6 +7,7 @@ import (
 	"fmt"
 
 	"github.com/concordtx/concord/adapters"
+	"github.com/concordtx/concord/api/member"
 	"github.com/concordtx/concord/txn"
 )
 
@@ -37,6 +38,31 @@ func (a *Agent) Finish(ctx context.Context, e Decided) (txn.Finish, error) {
 	}
 	return reply.(Ended).Finish, nil
 }
+
+// Deliver hears other members of three-phase transactions. It does not wait for what comes of it. The
+// error is a *Refusal or that of ctx.
+func (a *Agent) Deliver(ctx context.Context, cluster txn.ClusterID, envelopes []member.Envelope) error {
+	switch own := txn.ClusterID(a.cluster.Load()); own {
+	case cluster:
+	case 0:
+		return &Refusal{Kind: Unavailable, Text: "this agent has not reached its cluster yet, and does not know which it is: it is asked again"}
+	default:
+		return &Refusal{Kind: Invalid, Text: fmt.Sprintf("the messages are of cluster %v, but this agent belongs to cluster %v: correct the addresses of one of them", cluster, own)}
+	}
+	for _, e := range envelopes {
+		select {
+		case a.events <- Heard{Cluster: cluster, ID: e.ID, From: e.From, To: e.To, Message: e.Message}:
+		case <-a.closed:
+			return errStopped
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	return nil
+}
+
+// Addr is where coordinators and other agents find this one.
+func (a *Agent) Addr() string { return a.conf.Addr }
 
 // States returns what is known of the branches of one transaction, or of all with a zero id.
 func (a *Agent) States(ctx context.Context, id txn.ID) ([]State, error) {

@@ -6,9 +6,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/concordtx/concord/adapters"
+	"github.com/concordtx/concord/api/member"
 	"github.com/concordtx/concord/participant/statement"
 	"github.com/concordtx/concord/txn"
 )
@@ -25,8 +27,6 @@ func (a *Agent) carry(effects []Effect) {
 				a.mu.Unlock()
 			}
 			a.work(func() Event { return a.run(e) })
-		case Prepare:
-			a.work(func() Event { return a.prepare(e) })
 		case Finish:
 			a.work(func() Event { return a.finish(e) })
 		case Inquire:
@@ -43,6 +43,43 @@ func (a *Agent) carry(effects []Effect) {
 			a.reply(e.Call, e)
 		}
 	}
+}
+
+// carryAtOnce carries out what need not wait for the journal even in the company of what does, and
+// returns the rest: databases prepare beside the journal, and what a core says it has withheld for
+// as long as it must.
+func (a *Agent) carryAtOnce(effects []Effect) []Effect {
+	return slices.DeleteFunc(effects, func(e Effect) bool {
+		switch e := e.(type) {
+		case Prepare:
+			a.work(func() Event { return a.prepare(e) })
+		case Say:
+			a.say(e)
+		case Note:
+			log := a.log.With("gid", e.ID.String())
+			if e.Alarm {
+				log.Error(e.Text)
+			} else {
+				log.Warn(e.Text)
+			}
+		default:
+			return false
+		}
+		return true
+	})
+}
+
+// say sends a message to another member, or loses it.
+func (a *Agent) say(e Say) {
+	if e.To.Addr == "" && !e.To.IsWitness() {
+		return
+	}
+	a.sender.Send(txn.ClusterID(a.cluster.Load()), e.To.Addr, member.Envelope{ID: e.ID, From: a.party(), To: e.To.PartyID, Message: e.Message})
+}
+
+// party is who this agent is to other members, and where.
+func (a *Agent) party() txn.Party {
+	return txn.Party{PartyID: txn.PartyID{Agent: a.conf.Name, Journal: a.life.Journal}, Addr: a.conf.Addr}
 }
 
 func (a *Agent) work(do func() Event) {

@@ -20,6 +20,10 @@ type Rules struct {
 	// InquireAfter is how long a prepared branch waits for its decision before the agent asks for
 	// it; the wait doubles up to InquireMost. Defaults 2 s and 30 s.
 	InquireAfter, InquireMost time.Duration
+	// ElectAfter is how long a prepared branch of a three-phase transaction hears nothing before the
+	// agent begins an election: longer than a change of leader takes. Further ones come later, up to
+	// 30 s. Default 5 s.
+	ElectAfter time.Duration
 	// Keep is how long an ended branch is remembered (if there are not too many), so that what comes late is answered and not
 	// taken for the beginning of a branch. Default 10 minutes.
 	Keep time.Duration
@@ -37,6 +41,7 @@ func (r Rules) withDefaults() Rules {
 	set(&r.Silence, time.Minute)
 	set(&r.InquireAfter, 2*time.Second)
 	set(&r.InquireMost, 30*time.Second)
+	set(&r.ElectAfter, 5*time.Second)
 	set(&r.Keep, 10*time.Minute)
 	return r
 }
@@ -65,6 +70,7 @@ const (
 //     decision of the cluster, and asking about it makes one only when its transaction is older
 //     than the cluster lets any become.
 type Core struct {
+	name      string
 	rules     Rules
 	life      Life
 	cluster   txn.ClusterID // 0: not known yet
@@ -75,11 +81,14 @@ type Core struct {
 
 	branches map[txn.XID]*branch
 	byID     map[txn.ID][]*branch // the same
-	calls    map[Call]txn.XID     // who waits
-	asking   map[txn.ID]bool      // inquiries under way
-	open     int                  // branches with a session
-	live     map[txn.XID]bool     // branches that a Tick has to look at
-	ended    []ended              // branches to forget, the oldest first
+	members  map[txn.ID]*membership
+	restless map[txn.ID]bool  // memberships that a Tick has to look at
+	forcing  []forcing        // of memberships, in the order of their turns
+	calls    map[Call]txn.XID // who waits
+	asking   map[txn.ID]bool  // inquiries under way
+	open     int              // branches with a session
+	live     map[txn.XID]bool // branches that a Tick has to look at
+	ended    []ended          // branches to forget, the oldest first
 
 	turn     uint64              // of the last forced write
 	durable  uint64              // the last that is durable
@@ -93,15 +102,19 @@ type ended struct {
 	at  time.Time
 }
 
-// NewCore makes the core of a life of an agent that hosts these resources, with what the journal
+// NewCore makes the core of a life of the agent of that name that hosts these resources, with what the journal
 // has of earlier lives. Cluster is 0 if the agent has never belonged to one.
-func NewCore(rules Rules, life Life, cluster txn.ClusterID, resources []string, entries []Entry) *Core {
+func NewCore(name string, rules Rules, life Life, cluster txn.ClusterID, resources []string, entries []Entry) *Core {
 	c := &Core{
-		rules: rules.withDefaults(), life: life, cluster: cluster, resources: slices.Clone(resources),
+		name: name, rules: rules.withDefaults(), life: life, cluster: cluster, resources: slices.Clone(resources),
 		branches: map[txn.XID]*branch{}, byID: map[txn.ID][]*branch{}, calls: map[Call]txn.XID{}, asking: map[txn.ID]bool{},
-		live: map[txn.XID]bool{}, withheld: map[uint64][]Effect{},
+		live: map[txn.XID]bool{}, withheld: map[uint64][]Effect{}, members: map[txn.ID]*membership{}, restless: map[txn.ID]bool{},
 	}
 	for _, e := range entries {
+		if e.Member != nil {
+			c.restoreMember(e)
+			continue
+		}
 		for _, v := range e.Branches {
 			b := restored(e, v)
 			c.add(b)
@@ -131,6 +144,8 @@ func (c *Core) Step(e Event) []Effect {
 		c.informed(e)
 	case Uninformed:
 		delete(c.asking, e.ID)
+	case Heard:
+		c.heard(e)
 	case Finished:
 		c.finished(e)
 	case FinishFailed:
@@ -209,11 +224,19 @@ func (c *Core) tick(now time.Time) {
 			c.again(b)
 		}
 	}
+	c.tickMembers()
 	for len(c.ended) > maxEnded || len(c.ended) > 0 && now.Sub(c.ended[0].at) >= c.rules.Keep {
-		if b := c.branches[c.ended[0].xid]; b != nil && b.forgettable() {
-			c.drop(b)
-		}
+		oldest := c.ended[0]
 		c.ended = c.ended[1:]
+		switch b := c.branches[oldest.xid]; {
+		case b == nil:
+			c.dropMember(oldest.xid.ID) // one without branches
+		case b.forgettable():
+			c.drop(b)
+			c.dropMember(b.xid.ID)
+		case b.in != nil && b.over: // its cluster has not heard the decision, or another branch has not ended
+			c.ended = append(c.ended, ended{b.xid, now})
+		}
 	}
 }
 
@@ -281,6 +304,7 @@ func (c *Core) say(b *branch, speak func()) {
 // written lets go of what waited for a force.
 func (c *Core) written(turn uint64) {
 	c.durable = max(c.durable, turn)
+	c.forced(turn)
 	var turns []uint64
 	for t := range c.withheld {
 		if t <= turn {

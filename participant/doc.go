@@ -20,7 +20,7 @@
 //
 //  1. A gid of class R (recorded), or 0 if the transaction has further branches elsewhere, minted
 //     by whoever begins; the cluster's id; for each resource a branch number of its own, the same
-//     everywhere. The classes T and M are refused.
+//     everywhere. Class T is for three phases, see below; M is refused.
 //  2. Journal and epoch of the agent, asked for (Describe) before the first request and kept for
 //     the whole transaction. A refusal that says that the agent has started again, or is another
 //     one, means: roll back everywhere and begin anew. The caller learns the new epoch by Describe.
@@ -64,6 +64,17 @@
 //     state: the text says what to do), not_found, resource_exhausted and unavailable (nothing was
 //     done, try again), deadline_exceeded (it goes on: repeat it).
 //
+// # Three phases
+//
+// In a transaction of class T the caller opens branches and works as above, and then asks the cluster to
+// commit, naming agents, epochs, and for each branch number and digest of the last answer; it does
+// not call Prepare. The cluster asks for the vote of all branches here together. The members, that
+// is the agents and the cluster, decide as package protocol/threepc says, and talk to each other by
+// Deliver. A caller who has heard the decision may call Finish, to know when the branch has ended;
+// before the commit request Finish with abort rolls the branches here back. What was answered,
+// promised, accepted and decided is in the journal before it is said. An agent without an entry
+// knows nothing of a transaction, and does not take part in its elections.
+//
 // # Statements and values
 //
 // A statement is one statement of its database, with $1 (PostgreSQL) or ? (MySQL, MariaDB) for each
@@ -76,9 +87,10 @@
 //
 // # The journal
 //
-// For each transaction it has an entry with a kind and a version: of two phases so far, with the
-// branches that voted Yes, their decision once heard, and their work. A branch that ended well is
-// taken off. The order is: the database prepares, the entry is forced, Yes is said; the decision is
-// written, the database is told. All entries that are due share one force. Another protocol is
-// another kind of entry, with its own state, promises and members.
+// For each transaction it has an entry with a kind and a version. Of two phases: the branches that
+// voted Yes, their decision once heard, and their work; a branch that ended well is taken off. The
+// order is: the database prepares, the entry is forced, Yes is said; the decision is written, the
+// database is told. Of three phases: the members, what was promised and accepted, and the branches;
+// it is kept until the branches have ended, the cluster knows the decision, and 10 minutes more.
+// The database prepares beside the journal. All entries that are due share one force.
 package participant

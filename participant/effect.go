@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/concordtx/concord/participant/statement"
+	"github.com/concordtx/concord/protocol/threepc"
 	"github.com/concordtx/concord/txn"
 )
 
@@ -47,6 +48,21 @@ type Inquire struct {
 type Report struct {
 	Branch Branch
 	Finish txn.Finish
+}
+
+// Say tells another member of a three-phase transaction something. It may be lost. Where To has no
+// address it is the cluster.
+type Say struct {
+	ID      txn.ID
+	To      txn.Party
+	Message threepc.Message
+}
+
+// Note is for people.
+type Note struct {
+	ID    txn.ID
+	Alarm bool // somebody has to look
+	Text  string
 }
 
 // Write puts an entry into the journal in place of the one that its transaction has; one without
@@ -125,6 +141,8 @@ func (Finish) isEffect()  {}
 func (Inquire) isEffect() {}
 func (Report) isEffect()  {}
 func (Write) isEffect()   {}
+func (Say) isEffect()     {}
+func (Note) isEffect()    {}
 func (Answer) isEffect()  {}
 func (Cast) isEffect()    {}
 func (Ended) isEffect()   {}

@@ -5,8 +5,10 @@ package participant
 import (
 	"encoding/binary"
 	"errors"
+	"math"
 
 	"github.com/concordtx/concord/participant/statement"
+	"github.com/concordtx/concord/protocol/threepc"
 	"github.com/concordtx/concord/txn"
 )
 
@@ -14,13 +16,15 @@ import (
 // version, so that another protocol, which has more to remember (members, promises, attempts), is
 // another kind beside this one and not a change of it.
 type Entry struct {
-	ID       txn.ID
-	Cluster  txn.ClusterID
-	Protocol txn.Protocol
+	ID      txn.ID
+	Cluster txn.ClusterID
+	// Member is, of three phases, what this agent has promised and accepted; its branches are those
+	// below, not there. nil: of two phases.
+	Member   *threepc.Entry
 	Branches []Voter // by number
 }
 
-// Voter is a branch that voted Yes.
+// Voter is a branch that voted Yes; of three phases, or was asked to vote.
 type Voter struct {
 	Branch   txn.Branch
 	Decision txn.Decision // once heard
@@ -33,10 +37,11 @@ type Voter struct {
 	Partial bool
 }
 
-// kindTwoPhase is the only kind of entry so far.
+// The kinds of entries, and the version of both.
 const (
-	kindTwoPhase    = 1
-	versionTwoPhase = 1
+	kindTwoPhase   = 1
+	kindThreePhase = 2
+	entryVersion   = 1
 )
 
 // ErrBadEntry says that bytes are not an entry of the journal.
@@ -47,8 +52,15 @@ var ErrNewerEntry = errors.New("an entry was written by a later version of conco
 
 // AppendBinary appends the stored form of an entry, but for its id, which is its key.
 func (e Entry) AppendBinary(b []byte) []byte {
-	b = append(b, kindTwoPhase, versionTwoPhase)
+	kind := byte(kindTwoPhase)
+	if e.Member != nil {
+		kind = kindThreePhase
+	}
+	b = append(b, kind, entryVersion)
 	b = binary.BigEndian.AppendUint32(b, uint32(e.Cluster))
+	if e.Member != nil {
+		b = appendMember(b, e.Member)
+	}
 	b = binary.AppendUvarint(b, uint64(len(e.Branches)))
 	for _, v := range e.Branches {
 		b = append(b, byte(v.Branch.No))
@@ -69,13 +81,16 @@ func (e Entry) AppendBinary(b []byte) []byte {
 func ParseEntry(id txn.ID, b []byte) (Entry, error) {
 	d := decoder{b: b}
 	kind, version := d.byte(), d.byte()
-	if !d.bad && kind > 0 && version > 0 && (kind > kindTwoPhase || version > versionTwoPhase) {
+	if !d.bad && kind > 0 && version > 0 && (kind > kindThreePhase || version > entryVersion) {
 		return Entry{}, ErrNewerEntry
 	}
-	if kind != kindTwoPhase || version != versionTwoPhase {
+	if kind == 0 || version != entryVersion {
 		return Entry{}, ErrBadEntry
 	}
 	e := Entry{ID: id, Cluster: txn.ClusterID(d.uint32())}
+	if kind == kindThreePhase {
+		e.Member = d.member()
+	}
 	for range d.count() {
 		v := Voter{Branch: txn.Branch{No: txn.BranchNo(d.byte()), Resource: d.text(), Evidence: d.text(), Holder: d.text()}}
 		v.Decision, v.Finish, v.Partial = txn.Decision(d.byte()), txn.Finish(d.byte()), d.flag()
@@ -98,6 +113,52 @@ func ParseEntry(id txn.ID, b []byte) (Entry, error) {
 		return Entry{}, ErrBadEntry
 	}
 	return e, nil
+}
+
+// appendMember appends what is there of an agent as a member, but for its branches.
+func appendMember(b []byte, m *threepc.Entry) []byte {
+	b = append(b, byte(m.State), flag(m.List.Short), flag(m.Finished))
+	b = binary.AppendUvarint(b, uint64(len(m.List.Members)))
+	for _, p := range m.List.Members {
+		b = appendText(appendPartyID(b, p.PartyID), p.Addr)
+	}
+	b = append(b, m.Asked[:]...)
+	return appendElection(appendElection(b, m.LastElected), m.LastAttempt)
+}
+
+func (d *decoder) member() *threepc.Entry {
+	m := &threepc.Entry{State: threepc.State(d.byte())}
+	m.List.Short, m.Finished = d.flag(), d.flag()
+	for range d.count() {
+		m.List.Members = append(m.List.Members, txn.Party{PartyID: d.partyID(), Addr: d.text()})
+		if d.bad {
+			break
+		}
+	}
+	copy(m.Asked[:], d.take(uint64(len(m.Asked))))
+	m.LastElected, m.LastAttempt = d.election(), d.election()
+	d.bad = d.bad || m.State == threepc.Nothing || m.State > threepc.Aborted || m.LastElected.Less(m.LastAttempt)
+	return m
+}
+
+func appendElection(b []byte, e txn.Election) []byte {
+	return appendPartyID(binary.AppendUvarint(b, uint64(e.N)), e.By)
+}
+
+func (d *decoder) election() txn.Election {
+	n := d.uvarint()
+	d.bad = d.bad || n > math.MaxUint32
+	return txn.Election{N: uint32(n), By: d.partyID()}
+}
+
+func appendPartyID(b []byte, p txn.PartyID) []byte {
+	return append(appendText(b, p.Agent), p.Journal[:]...)
+}
+
+func (d *decoder) partyID() (p txn.PartyID) {
+	p.Agent = d.text()
+	copy(p.Journal[:], d.take(uint64(len(p.Journal))))
+	return p
 }
 
 func flag(v bool) byte {

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/concordtx/concord/participant/statement"
+	"github.com/concordtx/concord/protocol/threepc"
 	"github.com/concordtx/concord/txn"
 )
 
@@ -93,6 +94,16 @@ type Decided struct {
 	Record   txn.Branch
 }
 
+// Heard brings what another member of a three-phase transaction says; From without a name is the
+// cluster.
+type Heard struct {
+	Cluster txn.ClusterID
+	ID      txn.ID
+	From    txn.Party
+	To      txn.PartyID
+	Message threepc.Message
+}
+
 // Finished says what finishing a branch found.
 type Finished struct {
 	XID    txn.XID
@@ -146,6 +157,7 @@ func (WorkDone) isEvent()     {}
 func (PrepareAsked) isEvent() {}
 func (Voted) isEvent()        {}
 func (Decided) isEvent()      {}
+func (Heard) isEvent()        {}
 func (Finished) isEvent()     {}
 func (FinishFailed) isEvent() {}
 func (Informed) isEvent()     {}

@@ -18,10 +18,14 @@ func (c *Core) decided(e Decided) {
 	}
 	b := c.branches[e.Branch.XID]
 	if b == nil {
-		b = newBranch(e.Branch)
+		b = c.newBranch(e.Branch)
 		c.add(b)
 	}
 	b.record = e.Record
+	if b.in != nil {
+		c.decidedMember(b, e)
+		return
+	}
 	b.finishers = c.waits(b.finishers, e.Call, b)
 	c.obey(b, e.Decision)
 }
@@ -37,7 +41,7 @@ func (c *Core) obey(b *branch, d txn.Decision) {
 func (c *Core) informed(e Informed) {
 	delete(c.asking, e.ID)
 	for _, b := range slices.Clone(c.byID[e.ID]) {
-		if !b.core.InDoubt() {
+		if b.in != nil || !b.core.InDoubt() {
 			continue
 		}
 		for _, record := range e.Branches {
@@ -70,6 +74,14 @@ func (c *Core) inquire(b *branch) {
 
 // again asks a participant to ask for what is missing.
 func (c *Core) again(b *branch) {
+	if b.in != nil {
+		if b.decision != txn.Undecided && !b.over {
+			c.attempt(b, b.decision)
+		} else if b.asked || b.over {
+			delete(c.live, b.xid)
+		}
+		return
+	}
 	effects := b.core.Step(protocol.Tick{})
 	if len(effects) == 0 && b.over {
 		delete(c.live, b.xid)
@@ -79,7 +91,7 @@ func (c *Core) again(b *branch) {
 
 // end ends a branch by a decision, which the journal has first.
 func (c *Core) end(b *branch, d txn.Decision) {
-	if b.entered && b.decision != d {
+	if b.in == nil && b.entered && b.decision != d {
 		b.decision = d
 		c.write(b.xid.ID, false)
 	}
@@ -107,6 +119,11 @@ func (c *Core) finished(e Finished) {
 		b.clearing = false
 		b.torn = b.torn || e.Finish == txn.Contradicted
 		c.over(b)
+		c.answered(&b.finishers, func(call Call) Effect { return Ended{Call: call, Finish: txn.AlreadyDone} })
+		return
+	}
+	if b.in != nil {
+		c.memberFinished(b, e.Finish)
 		return
 	}
 	c.carry(b, b.core.Step(protocol.Finished{No: e.XID.Branch, Finish: e.Finish}))
@@ -169,6 +186,7 @@ func (c *Core) listed(e Listing) {
 		b.sightings = 0
 		if b.foreign() && !b.finishing && len(b.finishers) == 0 && !b.over {
 			c.drop(b) // somebody has ended it
+			c.dropMember(xid.ID)
 		}
 	}
 	for _, xid := range e.XIDs {
@@ -177,7 +195,7 @@ func (c *Core) listed(e Listing) {
 		}
 		b := c.branches[xid]
 		if b == nil {
-			b = newBranch(Branch{xid, e.Resource})
+			b = c.newBranch(Branch{xid, e.Resource})
 			c.add(b)
 		}
 		if b.resource != e.Resource {
@@ -204,6 +222,12 @@ func (c *Core) known(resource string) []txn.XID {
 // seen handles a branch that is prepared although nobody here thinks so: it was prepared in another
 // life or by somebody else, PREPARE arrived late, or a failover brought it back.
 func (c *Core) seen(b *branch) {
+	if b.in != nil {
+		if !b.finishing && !b.clearing {
+			c.stepMember(b.in, protocol.Listed{No: b.xid.Branch})
+		}
+		return
+	}
 	switch {
 	case b.over && b.decision != txn.Undecided && !b.clearing && !b.finishing:
 		d := b.decision

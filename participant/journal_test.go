@@ -16,6 +16,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/concordtx/concord/participant/statement"
+	"github.com/concordtx/concord/protocol/threepc"
 	"github.com/concordtx/concord/txn"
 )
 
@@ -27,6 +28,23 @@ func anEntry() Entry {
 		}},
 		{Branch: txn.Branch{No: 3, Resource: "ledger"}, Decision: txn.Commit, Finish: txn.Lost, Partial: true},
 	}}
+}
+
+// aMembersEntry is one of three phases.
+func aMembersEntry() Entry {
+	e := anEntry()
+	e.ID = e.ID.WithClass(txn.ThreePhase)
+	west := txn.PartyID{Agent: "west", Journal: txn.JournalID{2}}
+	e.Member = &threepc.Entry{State: threepc.PreAborted, Asked: threepc.Digest{7}, LastElected: txn.Election{N: 5, By: west}, LastAttempt: txn.Election{N: 3},
+		List: threepc.List{Short: true, Members: []txn.Party{{}, {PartyID: west, Addr: "10.0.0.2:7430"}}}}
+	return e
+}
+
+func TestEntryOfThreePhasesIsReadAsItWasWritten(t *testing.T) {
+	e := aMembersEntry()
+	parsed, err := ParseEntry(e.ID, e.AppendBinary(nil))
+	require.NoError(t, err)
+	require.Equal(t, e, parsed)
 }
 
 func TestJournalRemembersAndCountsItsLives(t *testing.T) {
@@ -147,7 +165,7 @@ func TestJournalWithoutItsHeadIsDamaged(t *testing.T) {
 }
 
 func TestEntriesOfLaterVersionsAreNotGuessedAt(t *testing.T) {
-	b := anEntry().AppendBinary(nil)
+	b := aMembersEntry().AppendBinary(nil)
 	for _, change := range []int{0, 1} {
 		later := bytes.Clone(b)
 		later[change]++
@@ -160,6 +178,7 @@ func TestEntriesOfLaterVersionsAreNotGuessedAt(t *testing.T) {
 func FuzzParseEntry(f *testing.F) {
 	e := anEntry()
 	f.Add(e.AppendBinary(nil))
+	f.Add(aMembersEntry().AppendBinary(nil))
 	f.Add([]byte{1, 1, 0, 0, 0, 7, 1, 0, 0, 0, 0, 0, 0, 0, 0})
 	f.Fuzz(func(t *testing.T, b []byte) {
 		parsed, err := ParseEntry(e.ID, b)

@@ -39,7 +39,7 @@ func TestTraces(t *testing.T) {
 					require.Equal(t, e, parsed)
 					entries = append(entries, parsed)
 				}
-				s.core = NewCore(Rules{MaxOpen: open}, Life{Epoch: Epoch(epoch)}, storyCluster, []string{"pg", "my"}, entries)
+				s.core = NewCore("east", Rules{MaxOpen: open}, Life{Epoch: Epoch(epoch)}, storyCluster, []string{"pg", "my"}, entries)
 				for _, f := range s.core.Step(Tick{Now: s.start.Add(s.now)}) {
 					fmt.Fprintf(&b, "  > %s\n", s.effect(f))
 				}
@@ -69,7 +69,8 @@ const storyCluster = txn.ClusterID(0xc0)
 var storyIDs = map[string]txn.ID{
 	"T": txn.FirstID(time.Unix(1_700_000_000, 0)).WithClass(txn.Recorded),
 	"U": txn.FirstID(time.Unix(1_700_000_001, 0)).WithClass(txn.Recorded),
-	"X": txn.FirstID(time.Unix(1_700_000_002, 0)).WithClass(txn.ThreePhase),
+	"X": txn.FirstID(time.Unix(1_700_000_002, 0)).WithClass(txn.LastResource),
+	"P": txn.FirstID(time.Unix(1_700_000_003, 0)).WithClass(txn.ThreePhase),
 }
 
 type story struct {
@@ -157,6 +158,8 @@ func (s *story) event(words []string) Event {
 		return Informed{ID: storyIDs[words[1]], Decision: decision[words[2]]}
 	case "uninformed":
 		return Uninformed{ID: storyIDs[words[1]]}
+	case "says": // says cluster P can-commit 1/pg ...; see heard
+		return s.heard(words[1], words[2], words[3:])
 	case "finished":
 		finish := map[string]txn.Finish{"done": txn.Done, "already-done": txn.AlreadyDone, "contradicted": txn.Contradicted, "lost": txn.Lost}
 		require.Contains(s.t, finish, words[2])
@@ -228,11 +231,23 @@ func (s *story) effect(e Effect) string {
 			}
 			list = append(list, fmt.Sprintf("%s %v%s redo=%d", v.Branch.Resource, v.Decision, ended, len(v.Redo)))
 		}
+		member := ""
+		if m := e.Entry.Member; m != nil {
+			member = fmt.Sprintf(" %v elected=%d attempt=%d", m.State, m.LastElected.N, m.LastAttempt.N)
+		}
 		forced := ""
 		if e.Turn > 0 {
 			forced = fmt.Sprintf(" forced turn=%d", e.Turn)
 		}
-		return "write [" + strings.Join(list, ", ") + "]" + forced
+		return "write [" + strings.Join(list, ", ") + "]" + member + forced
+	case Say:
+		return fmt.Sprintf("to %v: %s", e.To.PartyID, saying(e.Message))
+	case Note:
+		alarm := ""
+		if e.Alarm {
+			alarm = "alarm: "
+		}
+		return alarm + e.Text
 	case Answer:
 		for xid, b := range s.core.branches {
 			if b.number == e.Number && b.digest == e.Digest {

@@ -33,6 +33,10 @@ func (c *Core) prepareAsked(e PrepareAsked) {
 	if !c.fits(e.Call, e.Branch) {
 		return
 	}
+	if e.Branch.XID.ID.Class() == txn.ThreePhase {
+		c.refuse(e.Call, Invalid, "the transaction is decided in three phases: the cluster asks for the vote when it is asked to commit, and nobody else does")
+		return
+	}
 	b := c.branches[e.Branch.XID]
 	no := func(reason string) { c.emit(Cast{Call: e.Call, Vote: txn.VoteNo, Reason: reason}) }
 	switch {
@@ -41,7 +45,7 @@ func (c *Core) prepareAsked(e PrepareAsked) {
 		no(c.otherLife(e.Life))
 		return
 	case b == nil:
-		b = newBranch(e.Branch)
+		b = c.newBranch(e.Branch)
 		b.opened, b.reason = true, "No was voted for it"
 		c.add(b)
 		c.over(b)
@@ -77,7 +81,10 @@ func (c *Core) voted(e Voted) {
 		return
 	}
 	b.torn = e.Torn
-	c.carry(b, b.core.Step(protocol.Voted{No: e.XID.Branch, Vote: e.Vote, Branch: e.Branch, Reason: e.Reason}))
+	if b.in != nil && e.Vote == txn.VoteYes {
+		b.prepared, b.reason = e.Branch, "it is prepared"
+	}
+	c.step(b, protocol.Voted{No: e.XID.Branch, Vote: e.Vote, Branch: e.Branch, Reason: e.Reason})
 	switch e.Vote {
 	case txn.VoteReadOnly:
 		b.reason = "it only read, and ended with its vote"
@@ -87,7 +94,7 @@ func (c *Core) voted(e Voted) {
 		b.clearing = true
 		c.attempt(b, txn.Abort)
 	}
-	if e.Vote != txn.VoteYes && len(b.finishers) > 0 { // an abort that was heard meanwhile
+	if b.in == nil && e.Vote != txn.VoteYes && len(b.finishers) > 0 { // an abort that was heard meanwhile
 		c.carry(b, b.core.Step(protocol.Decided{Decision: txn.Abort}))
 	}
 }
@@ -112,11 +119,26 @@ func (c *Core) cast(b *branch, vote txn.Vote, branch txn.Branch, reason string) 
 
 // giveUp ends a branch that has not voted.
 func (c *Core) giveUp(b *branch, reason string) {
-	if b.core.InDoubt() || b.core.Ended() {
+	if b.inDoubt() || b.hasEnded() {
+		return
+	}
+	if b.in != nil {
+		if b.in.core.TakesWork() {
+			c.abandonWork(b.in, reason)
+		}
 		return
 	}
 	b.reason = reason
 	c.carry(b, b.core.Step(protocol.RollbackAsked{Reason: reason}))
+}
+
+// step steps who decides about a branch.
+func (c *Core) step(b *branch, e protocol.Event) {
+	if b.in != nil {
+		c.stepMember(b.in, e)
+	} else {
+		c.carry(b, b.core.Step(e))
+	}
 }
 
 func uintText(n uint64) string { return strconv.FormatUint(n, 10) }

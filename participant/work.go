@@ -5,6 +5,7 @@ package participant
 import (
 	"crypto/sha256"
 	"encoding/binary"
+	"time"
 
 	"github.com/concordtx/concord/participant/statement"
 	"github.com/concordtx/concord/protocol"
@@ -24,7 +25,7 @@ func (c *Core) workAsked(e WorkAsked) {
 	}
 	sum := e.Work.Sum()
 	switch {
-	case b.asked || b.core.Ended() || !b.opened:
+	case b.asked || b.hasEnded() || !b.opened:
 		c.refuse(e.Call, Refused, "the branch takes no work any more: %s", b.notOpen())
 	case e.Life != c.life:
 		c.refuse(e.Call, Refused, "%s", c.otherLife(e.Life))
@@ -49,8 +50,13 @@ func (c *Core) workAsked(e WorkAsked) {
 // openBranch begins a branch with its first request, or refuses and returns nil.
 func (c *Core) openBranch(e WorkAsked) *branch {
 	switch class := e.Branch.XID.ID.Class(); {
-	case class != txn.Plain && class != txn.Recorded:
-		c.refuse(e.Call, Invalid, "the transaction is of class %v, whose branches this agent cannot hold: begin it as two_phase", class)
+	case class != txn.Plain && class != txn.Recorded && class != txn.ThreePhase:
+		c.refuse(e.Call, Invalid, "the transaction is of class %v, whose branches this agent cannot hold: begin it as two_phase or three_phase", class)
+	case class == txn.ThreePhase && c.members[e.Branch.XID.ID] != nil && !c.members[e.Branch.XID.ID].core.TakesWork():
+		c.refuse(e.Call, Refused, "the transaction takes no work any more: its vote was asked for, or it was rolled back")
+	case class == txn.ThreePhase && c.stale(e.Branch.XID.ID):
+		c.refuse(e.Call, Refused, "the transaction was begun at %s, which is too long ago, or too far ahead of the clock here: begin a new one; if it is new, set the clocks",
+			e.Branch.XID.ID.Time().UTC().Format(time.RFC3339))
 	case e.Life != c.life:
 		c.refuse(e.Call, Refused, "%s", c.otherLife(e.Life))
 	case c.stopping:
@@ -60,7 +66,7 @@ func (c *Core) openBranch(e WorkAsked) *branch {
 	case c.open >= c.rules.MaxOpen:
 		c.refuse(e.Call, Busy, "%d branches are open at this agent, which is the limit: end some, or raise max_open in its configuration", c.open)
 	default:
-		b := newBranch(e.Branch)
+		b := c.newBranch(e.Branch)
 		b.opened, b.open = true, true
 		c.add(b)
 		c.live[b.xid] = true
@@ -69,10 +75,17 @@ func (c *Core) openBranch(e WorkAsked) *branch {
 		if e.Silence > 0 && e.Silence < b.silence {
 			b.silence = e.Silence
 		}
-		c.carry(b, b.core.Step(protocol.Opened{}))
+		c.step(b, protocol.Opened{No: b.xid.Branch})
 		return b
 	}
 	return nil
+}
+
+// stale reports whether the agent may have said No to a transaction and forgotten it. What it gave
+// up it remembers for rules.Keep.
+func (c *Core) stale(id txn.ID) bool {
+	age := c.now.Sub(id.Time())
+	return age > c.rules.Keep/2 || age < -c.rules.Keep/2
 }
 
 func (c *Core) otherLife(l Life) string {
@@ -116,7 +129,7 @@ func (c *Core) workDone(e WorkDone) {
 	b.current = statement.Work{}
 	b.digest = nextDigest(b.digest, e.Number, b.sum, e.Failed, e.Sum)
 	b.answer = Answer{Number: e.Number, Digest: b.digest, Result: e.Result, Failed: e.Failed, NotSent: e.NotSent}
-	if b.core.Ended() {
+	if b.hasEnded() {
 		for _, call := range b.workers {
 			c.refuse(call, Refused, "the branch takes no work any more: %s", b.notOpen())
 		}

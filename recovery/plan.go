@@ -49,6 +49,8 @@ type Action struct {
 type Decisions interface {
 	Get(id txn.ID) (txn.Txn, bool)
 	TooOld(id txn.ID) bool
+	// Witness returns what the log has of a transaction that its members decide, and have not.
+	Witness(id txn.ID) (txn.Witness, bool)
 	// LeaseEnded reports whether the lease was granted and has ended; of 0 it is false.
 	LeaseEnded(n txn.Lease) bool
 }
@@ -58,6 +60,8 @@ type Rules struct {
 	Cluster txn.ClusterID
 	// MaxAge is how long a transaction may take from its birth to its decision.
 	MaxAge time.Duration
+	// ThreePhase says that the cluster decides three-phase transactions.
+	ThreePhase bool
 	// Horizon is the latest birth of a transaction that the log decides. Zero: any.
 	Horizon time.Time
 }
@@ -168,7 +172,9 @@ func judge(x txn.XID, resource string, d Decisions, r Rules, now, first time.Tim
 		}
 	case mutant.PresumeCommit:
 		a.Kind, a.Why = Commit, "no decision"
-	case x.ID.Class() != txn.Plain && x.ID.Class() != txn.Recorded:
+	case open(x.ID, d):
+		a.Kind, a.Why = Leave, "its members decide it: the agents that hold its branches, and the cluster"
+	case x.ID.Class() != txn.Plain && x.ID.Class() != txn.Recorded && !(x.ID.Class() == txn.ThreePhase && r.ThreePhase):
 		a.Kind, a.Why = Report, fmt.Sprintf("of the class %v, which is not switched on in this cluster, so that it has no decision here says nothing: "+
 			"look into the databases before you end it by hand", x.ID.Class())
 	case d.TooOld(x.ID):
@@ -189,6 +195,12 @@ func judge(x txn.XID, resource string, d Decisions, r Rules, now, first time.Tim
 }
 
 // givenUp returns the word of the operator who gave up a branch, or nil.
+// open reports whether the members of a transaction decide it, and have not.
+func open(id txn.ID, d Decisions) bool {
+	_, open := d.Witness(id)
+	return open
+}
+
 func givenUp(t txn.Txn, no txn.BranchNo) *txn.Heuristic {
 	i := slices.IndexFunc(t.Heuristics, func(h txn.Heuristic) bool { return h.Branch == no && h.By == txn.FromOperator })
 	if i < 0 {

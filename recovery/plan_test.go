@@ -16,12 +16,18 @@ type log struct {
 	txns map[txn.ID]txn.Txn
 	old  time.Time
 
-	leases txn.Leases
+	leases    txn.Leases
+	witnesses map[txn.ID]txn.Witness
 }
 
 func (l log) Get(id txn.ID) (txn.Txn, bool) { t, ok := l.txns[id]; return t, ok }
-func (l log) TooOld(id txn.ID) bool         { return id.Time().Before(l.old) }
-func (l log) LeaseEnded(n txn.Lease) bool   { return l.leases.Ended(n) }
+func (l log) Witness(id txn.ID) (txn.Witness, bool) {
+	w, open := l.witnesses[id]
+	return w, open
+}
+
+func (l log) TooOld(id txn.ID) bool       { return id.Time().Before(l.old) }
+func (l log) LeaseEnded(n txn.Lease) bool { return l.leases.Ended(n) }
 
 var (
 	rules = Rules{Cluster: 7, MaxAge: time.Minute}

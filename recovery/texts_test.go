@@ -80,6 +80,20 @@ var whys = []struct {
 		return planned(p, log{}, rules)
 	}, Report, "of the class three_phase, which is not switched on in this cluster, so that it has no decision here says nothing: " +
 		"look into the databases before you end it by hand"},
+	{"open", func() Action {
+		p := prepared(now.Add(-time.Hour))
+		p.XID.ID = p.XID.ID.WithClass(txn.ThreePhase)
+		r := rules
+		r.ThreePhase = true
+		return planned(p, log{witnesses: map[txn.ID]txn.Witness{p.XID.ID: {ID: p.XID.ID}}}, r)
+	}, Leave, "its members decide it: the agents that hold its branches, and the cluster"},
+	{"of three phases, and never heard of", func() Action {
+		p := prepared(now.Add(-time.Hour))
+		p.XID.ID = p.XID.ID.WithClass(txn.ThreePhase)
+		r := rules
+		r.ThreePhase = true
+		return planned(p, log{}, r)
+	}, Abort, "no decision, and older than 1m0s: whoever began it is gone"},
 	{"forgotten", func() Action { return planned(prepared(now.Add(-time.Hour)), log{old: now}, rules) }, Report,
 		"older than what the log remembers, so its decision is unknown: look into the databases before you end it by hand"},
 	{"from the future", func() Action {

@@ -18,6 +18,7 @@ import (
 	"github.com/concordtx/concord/adapters"
 	"github.com/concordtx/concord/api"
 	"github.com/concordtx/concord/api/concord/v1/concordv1connect"
+	"github.com/concordtx/concord/api/member"
 	"github.com/concordtx/concord/coordinator"
 	"github.com/concordtx/concord/coordinator/commit"
 	"github.com/concordtx/concord/coordinator/replica"
@@ -71,6 +72,8 @@ func (f *fakeNode) APIAddress(id uint64) string               { return f.address
 func (f *fakeNode) MaxTransaction() time.Duration             { return time.Minute }
 func (f *fakeNode) Closed() <-chan struct{}                   { return f.closed }
 func (f *fakeNode) Finished(txn.ID, txn.BranchNo, txn.Finish) { _ = f.did("Finished") }
+
+func (f *fakeNode) Deliver([]member.Envelope) { _ = f.did("Deliver") }
 
 func (f *fakeNode) Commit(context.Context, txn.CommitRequest) (commit.Reply, error) {
 	return commit.Reply{Decision: txn.Commit, Zxid: f.snapshot.Zxid}, f.did("Commit")

@@ -17,6 +17,7 @@ import (
 	"github.com/concordtx/concord/api"
 	concordv1 "github.com/concordtx/concord/api/concord/v1"
 	"github.com/concordtx/concord/api/concord/v1/concordv1connect"
+	"github.com/concordtx/concord/api/member"
 	"github.com/concordtx/concord/coordinator"
 	"github.com/concordtx/concord/coordinator/commit"
 	"github.com/concordtx/concord/coordinator/replica"
@@ -93,6 +94,21 @@ func (h *handlers) Finished(_ context.Context, r *concordv1.FinishedRequest) (*c
 		h.node.Finished(f.ID, f.No, f.Finish)
 	}
 	return &concordv1.FinishedResponse{}, nil
+}
+
+func (h *handlers) Deliver(_ context.Context, r *concordv1.DeliverRequest) (*concordv1.DeliverResponse, error) {
+	_, envelopes, err := member.Parse(r)
+	if err != nil {
+		return nil, err
+	}
+	if err := sameCluster(h.node.Status(), r.GetCluster()); err != nil {
+		return nil, err
+	}
+	if err := h.ofLeader(); err != nil {
+		return nil, err
+	}
+	h.node.Deliver(envelopes)
+	return &concordv1.DeliverResponse{}, nil
 }
 
 func (h *handlers) Lease(ctx context.Context, r *concordv1.LeaseRequest) (*concordv1.LeaseResponse, error) {

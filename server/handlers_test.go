@@ -61,6 +61,10 @@ var ofLeader = map[string]func(context.Context, concordv1connect.CoordinatorServ
 		_, err := c.Settle(ctx, &concordv1.SettleRequest{Gid: gid(), Action: settleAbandon, Who: "ann", Reason: "why"})
 		return err
 	},
+	"Deliver": func(ctx context.Context, c concordv1connect.CoordinatorServiceClient) error {
+		_, err := c.Deliver(ctx, &concordv1.DeliverRequest{Cluster: fakeCluster.String()})
+		return err
+	},
 	"ReplaceMember": func(ctx context.Context, c concordv1connect.CoordinatorServiceClient) error {
 		_, err := c.ReplaceMember(ctx, &concordv1.ReplaceMemberRequest{Node: 2, Who: "ann", Reason: "why"})
 		return err
@@ -168,7 +172,7 @@ func TestErrorsOfTheNodeKeepTheirKind(t *testing.T) {
 		n.err = fmt.Errorf("because of the test: %w", want)
 		s := serve(t, n, nil)
 		for name, do := range ofLeader {
-			if name == "Outcome" && want == api.ErrTooOld || name == "Finished" || name == "Resources" {
+			if name == "Outcome" && want == api.ErrTooOld || name == "Finished" || name == "Deliver" || name == "Resources" {
 				continue // an answer of its own; what the node does about it has no error
 			}
 			err := api.FromStatus(do(t.Context(), s.stub(t)))

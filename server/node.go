@@ -6,6 +6,7 @@ import (
 	"context"
 	"time"
 
+	"github.com/concordtx/concord/api/member"
 	"github.com/concordtx/concord/coordinator"
 	"github.com/concordtx/concord/coordinator/commit"
 	"github.com/concordtx/concord/coordinator/replica"
@@ -32,6 +33,8 @@ type Node interface {
 	// CommitLater calls done once, from a goroutine that must not wait, or never if the node closes.
 	CommitLater(r txn.CommitRequest, done func(commit.Reply))
 	Finished(id txn.ID, no txn.BranchNo, f txn.Finish)
+	// Deliver hears members of three-phase transactions. It does not wait, and may lose what it hears.
+	Deliver(envelopes []member.Envelope)
 	Outcome(ctx context.Context, q txn.Inquiry) (commit.Reply, error)
 	// GrantLease, RenewLease and EndLease are for the leader; RenewLease reports whether the
 	// lease has not ended.

@@ -38,6 +38,7 @@ func newRelay(n Node) *relay {
 // handOns are the calls of the leader.
 var handOns = map[string]func(context.Context, leader, connect.AnyRequest) (connect.AnyResponse, error){
 	concordv1connect.CoordinatorServiceCommitProcedure:             through(leader.Commit),
+	concordv1connect.CoordinatorServiceDeliverProcedure:            through(leader.Deliver),
 	concordv1connect.CoordinatorServiceFinishedProcedure:           through(leader.Finished),
 	concordv1connect.CoordinatorServiceLeaseProcedure:              through(leader.Lease),
 	concordv1connect.CoordinatorServiceOutcomeProcedure:            through(leader.Outcome),

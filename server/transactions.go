@@ -183,6 +183,9 @@ func unfinished(cluster txn.ClusterID, v *commit.View) []*concordv1.Transaction 
 		}
 		byID[x.ID] = m
 	}
+	for _, o := range v.Councils {
+		byID[o.ID] = councilMessage(o)
+	}
 	for _, x := range slices.SortedFunc(maps.Keys(v.InDoubt), txn.XID.Compare) {
 		addListed(byID, x, v)
 	}
@@ -191,6 +194,27 @@ func unfinished(cluster txn.ClusterID, v *commit.View) []*concordv1.Transaction 
 		out = append(out, m)
 	}
 	return out
+}
+
+// councilMessage is a transaction that its members decide, and have not.
+func councilMessage(o commit.CouncilView) *concordv1.Transaction {
+	m := &concordv1.Transaction{Gid: o.ID.String(), State: stateInDoubt, Protocol: txn.ThreePhaseCommit.String(), StartedMs: o.ID.Time().UnixMilli(),
+		Outcome: txn.Pending.String(), Label: o.Label, Branches: api.BranchMessages(o.Branches), Reason: "its members decide it: " + partyNames(o.Members)}
+	if len(o.Missing) > 0 {
+		m.Reason += "; the last election did not hear of " + strings.Join(o.Missing, ", ")
+	}
+	for _, b := range m.GetBranches() {
+		b.State = "prepared"
+	}
+	return m
+}
+
+func partyNames(members []txn.Party) string {
+	names := make([]string, len(members))
+	for i, m := range members {
+		names[i] = m.String()
+	}
+	return strings.Join(names, ", ")
 }
 
 // addListed adds a prepared branch that is not part of phase two: its transaction has

@@ -2,14 +2,15 @@
 
 package txn
 
-// CommitRequest asks for the decision to commit a transaction, all of whose branches have voted
-// Yes.
+// CommitRequest asks for the decision to commit a transaction. In two phases all of its branches
+// have voted Yes; in three, agents hold them and are asked for their votes.
 type CommitRequest struct {
 	ID       ID
 	Cluster  ClusterID // by which the branches are named; 0 if whoever asks names none
 	Protocol Protocol
 	Label    string
 	Branches []Branch // numbers and resources unique, in order of No; there may be none
+	Agents   []Agent  // of three phases, and only there: in order of PartyID
 }
 
 // Agent is an agent that holds open branches of a three-phase transaction.

@@ -137,6 +137,9 @@ func (t *Table) Witness(id ID) (Witness, bool) {
 	return w, ok
 }
 
+// WitnessCount returns how many gids are open.
+func (t *Table) WitnessCount() int { return len(t.witnesses) }
+
 // Witnesses returns all open gids, oldest first.
 func (t *Table) Witnesses() []Witness {
 	all := make([]Witness, 0, len(t.witnesses))

@@ -39,6 +39,7 @@ type life struct {
 	name    string
 	journal string
 	epoch   uint32
+	addr    string // where others find the agent
 }
 
 // Option configures a Client.
@@ -87,7 +88,10 @@ func (c *Client) describe(ctx context.Context) (*concordv1.DescribeResponse, lif
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.life = life{name: m.GetName(), journal: m.GetJournal(), epoch: m.GetEpoch()}
+	c.life = life{name: m.GetName(), journal: m.GetJournal(), epoch: m.GetEpoch(), addr: m.GetAddr()}
+	if c.life.addr == "" {
+		c.life.addr = c.addr
+	}
 	return m, c.life, nil
 }
 

@@ -26,7 +26,10 @@ type Resource struct {
 	client *Client
 }
 
-var _ adapters.Opener = (*Resource)(nil)
+var (
+	_ adapters.Opener = (*Resource)(nil)
+	_ adapters.Hosted = (*Resource)(nil)
+)
 
 // New makes a resource of the database that the agent hosts under this name. Closing the resource
 // closes idle connections of the client.
@@ -46,6 +49,9 @@ func (r *Resource) Name() string { return r.name }
 
 // Driver implements adapters.Resource.
 func (r *Resource) Driver() string { return Driver }
+
+// Hosted implements adapters.Hosted.
+func (r *Resource) Hosted() string { return r.client.addr }
 
 // Open implements adapters.Opener. The agent hears of the branch with its first request.
 func (r *Resource) Open(_ context.Context, x txn.XID) (adapters.Session, error) {

@@ -49,6 +49,7 @@ var (
 	_ adapters.Session   = (*session)(nil)
 	_ adapters.Failing   = (*session)(nil)
 	_ adapters.Undecided = (*session)(nil)
+	_ adapters.Claiming  = (*session)(nil)
 )
 
 func newSession(c *Client, resource string, x txn.XID) *session {
@@ -256,6 +257,27 @@ func (s *session) Prepare(ctx context.Context) (txn.Vote, txn.Branch, error) {
 	defer s.mu.Unlock()
 	s.vote, s.record = txn.VoteYes, records[0]
 	return txn.VoteYes, records[0], nil
+}
+
+// Claim implements adapters.Claiming.
+func (s *session) Claim() (holder txn.Party, epoch uint64, claim txn.Claim, err error) {
+	l, touched := s.end()
+	s.mu.Lock()
+	number, digest, doubt := s.number, s.digest, s.doubt
+	s.mu.Unlock()
+	claim.No = s.xid.Branch
+	switch {
+	case doubt != nil:
+		return holder, 0, claim, fmt.Errorf("%s: %w", s.resource, doubt)
+	case !touched:
+		return holder, 0, claim, nil
+	}
+	journal, ok := txn.ParseJournalID(l.journal)
+	if !ok || len(digest) != len(claim.Digest) {
+		return holder, 0, claim, s.client.failed("claim "+s.resource, errors.New("the agent has named no journal, or its last answer had no digest: its version is another one"))
+	}
+	claim.Number, claim.Digest = number, [32]byte(digest)
+	return txn.Party{PartyID: txn.PartyID{Agent: l.name, Journal: journal}, Addr: l.addr}, uint64(l.epoch), claim, nil
 }
 
 // CommitOnePhase implements adapters.Session; nobody calls it, because of NeedsDecision.

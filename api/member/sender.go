@@ -8,6 +8,8 @@ import (
 	"sync"
 	"time"
 
+	"google.golang.org/protobuf/proto"
+
 	concordv1 "github.com/concordtx/concord/api/concord/v1"
 	"github.com/concordtx/concord/txn"
 )
@@ -15,6 +17,8 @@ import (
 const (
 	// maxWaiting messages wait for one address; one more is lost.
 	maxWaiting = 10_000
+	// maxBytes are in one request, unless it has one message: less than anybody refuses to read.
+	maxBytes = 512 << 10
 	// sendTimeout bounds one request, and idleTime how long an address is remembered.
 	sendTimeout, idleTime = 2 * time.Second, time.Minute
 	// pauseMin and pauseMost are between requests to an address that does not take them.
@@ -137,10 +141,14 @@ func (s *Sender) next(b *box) *concordv1.DeliverRequest {
 		return nil
 	}
 	cluster := b.letters[0].cluster
-	var some []Envelope
-	for len(some) < min(MaxMessages, len(b.letters)) && b.letters[len(some)].cluster == cluster {
-		some = append(some, b.letters[len(some)].Envelope)
+	r := Request(cluster, nil)
+	for size, n := 0, 0; n < min(MaxMessages, len(b.letters)) && b.letters[n].cluster == cluster; n++ {
+		m := message(b.letters[n].Envelope)
+		if size += proto.Size(m); size > maxBytes && n > 0 {
+			break
+		}
+		r.Messages = append(r.Messages, m)
 	}
-	b.letters = b.letters[len(some):]
-	return Request(cluster, some)
+	b.letters = b.letters[len(r.Messages):]
+	return r
 }

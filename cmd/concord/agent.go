@@ -18,6 +18,7 @@ import (
 	"github.com/concordtx/concord/adapters/pebble"
 	"github.com/concordtx/concord/adapters/postgres"
 	"github.com/concordtx/concord/api"
+	"github.com/concordtx/concord/api/member"
 	"github.com/concordtx/concord/cmd/internal/config"
 	"github.com/concordtx/concord/cmd/internal/terminal"
 	"github.com/concordtx/concord/participant"
@@ -35,7 +36,9 @@ func (c *cli) agentCommand() *cobra.Command {
 			"prepared as the coordinators say, and what was not is rolled back.\n\n" +
 			"Each agent has a name and a data_dir of its own. The journal must not be restored from a backup.\n" +
 			"A branch that hears nothing for \"silence\" (default 1m) is rolled back; at most \"max_open\" (64)\n" +
-			"are open. \"scan\" (5s) is how often the databases are asked for prepared branches.\n\n" +
+			"are open. \"scan\" (5s) is how often the databases are asked for prepared branches. \"advertise\" is\n" +
+			"where coordinators and other agents find this one, if not at \"listen\": in three-phase transactions\n" +
+			"they talk to each other.\n\n" +
 			"Every key can also come from the environment, which goes before the file, and some from flags,\n" +
 			"which go before both; the lists are YAML or JSON there.\n" +
 			"All variables: " + strings.Join(config.AgentProgram.Variables(), ", ") + ".\n\n" +
@@ -87,7 +90,10 @@ func runAgent(ctx context.Context, conf *config.Agent, log *slog.Logger) (err er
 		return fmt.Errorf("listen: %w: choose another address, or stop who uses it", err)
 	}
 	defer l.Close()
+	post := member.NewPost(nil)
+	defer post.Close()
 	agent, err := participant.Open(participant.Config{
+		Addr: advertised(conf.Advertise, l.Addr()), Deliver: service.Deliver(coordinators, post),
 		Name: conf.Name, DataDir: conf.DataDir, Databases: databases, Cluster: service.Cluster(coordinators),
 		Rules: participant.Rules{MaxOpen: conf.MaxOpen, Silence: conf.Silence}, Scan: conf.Scan, Logger: log,
 	})
@@ -102,6 +108,18 @@ func runAgent(ctx context.Context, conf *config.Agent, log *slog.Logger) (err er
 	err = g.Wait()
 	log.Info("agent stopped", "name", conf.Name)
 	return err
+}
+
+// advertised is where others find an agent: where it listens, unless that says nothing to them; then
+// it is empty, and they look where the application does.
+func advertised(configured string, listens net.Addr) string {
+	if configured != "" {
+		return configured
+	}
+	if a, ok := listens.(*net.TCPAddr); ok && a.IP.IsUnspecified() {
+		return ""
+	}
+	return listens.String()
 }
 
 // openDatabases opens the databases of an agent. Nothing is connected yet, but an embedded store is

@@ -41,6 +41,8 @@ func agentMessages() []message {
 		{name: "agent: a database with a directory", file: with("driver: mysql,", "driver: mysql, dir: x,"),
 			says: `FILE: resource billing: "dir" is for driver pebble: give "dsn" or "dsn_file" instead`},
 		{name: "agent: an unknown driver", file: with("driver: pebble", "driver: peble"), says: `FILE: resources[2]: driver "peble" is none of postgres, mysql (also for MariaDB), pebble`},
+		{name: "agent: advertised nowhere", file: config.AgentExample + "\nadvertise: here",
+			says: `FILE: advertise: "here" is not host:port, such as 10.0.0.1:7430: it is where coordinators and other agents find this one`},
 		{name: "agent: max_open", file: config.AgentExample + "\nmax_open: 0", says: "FILE: max_open: 0 is not between 1 and 10000: it is how many branches may have a session"},
 		{name: "agent: silence", file: config.AgentExample + "\nsilence: 1h", says: "FILE: silence: 1h0m0s is not a duration from 100ms to 5m0s"},
 		{name: "agent: log format", file: config.AgentExample + "\nlog: {format: xml}", says: `FILE: log.format: "xml" is neither text nor json`},

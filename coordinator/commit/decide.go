@@ -11,6 +11,7 @@ import (
 	"github.com/concordtx/concord/coordinator/replica"
 	"github.com/concordtx/concord/internal/mutant"
 	"github.com/concordtx/concord/protocol"
+	"github.com/concordtx/concord/protocol/threepc"
 	"github.com/concordtx/concord/txn"
 )
 
@@ -96,7 +97,7 @@ func (c *Machine) undecidable(request uint64, id txn.ID) bool {
 // notSwitchedOn refuses a transaction that is decided in a way that this version does not know:
 // that the log has no record of it says nothing about it.
 func (c *Machine) notSwitchedOn(request uint64, id txn.ID) bool {
-	if class := id.Class(); !switchedOn(class) {
+	if class := id.Class(); !c.decides(class) {
 		c.reply(Reply{Request: request, Err: replica.Refusedf("transaction %v is of the class %v, which is not switched on in this cluster, so it can neither decide it nor tell its outcome: look into the databases", id, class)})
 		return true
 	}
@@ -159,14 +160,25 @@ func (c *Machine) onCommitAsked(e CommitAsked) {
 	if err != nil {
 		l.by = txn.FromCluster
 	} else {
-		err = c.acceptable(e.Branches)
+		err = c.acceptable(e)
 	}
 	if err != nil {
 		c.carry(l, l.core.Step(protocol.RollbackAsked{Reason: err.Error()}))
 		return
 	}
 	l.protocol, l.label = e.Protocol, e.Label
-	c.carry(l, l.core.Step(protocol.Asked{Branches: e.Branches}))
+	if l.council == nil {
+		c.carry(l, l.core.Step(protocol.Asked{Branches: e.Branches}))
+		return
+	}
+	l.seen = true
+	if l.council.voteBy.IsZero() && !l.proposed {
+		l.council.voteBy, l.council.again = c.core.Now().Add(voteTime), c.core.Now().Add(askAgain)
+	}
+	for _, a := range e.Agents {
+		l.council.seat([]txn.Party{a.Party})
+	}
+	c.carry(l, l.core.Step(threepc.Asked{Agents: e.Agents, Label: e.Label}))
 }
 
 // overloaded answers "busy" to a request for one more transaction when the log does
@@ -181,7 +193,11 @@ func (c *Machine) overloaded(request uint64, id txn.ID) bool {
 }
 
 // acceptable returns why a transaction with these branches could never be finished, or nil.
-func (c *Machine) acceptable(branches []txn.Branch) error {
+func (c *Machine) acceptable(e CommitAsked) error {
+	branches := e.Branches
+	for _, a := range e.Agents {
+		branches = append(slices.Clip(branches), a.Branches...)
+	}
 	if len(branches) > api.MaxBranches {
 		return fmt.Errorf("%d branches: a transaction has at most %d: split it", len(branches), api.MaxBranches)
 	}
@@ -195,7 +211,10 @@ func (c *Machine) acceptable(branches []txn.Branch) error {
 		if slices.ContainsFunc(branches[:i], func(o txn.Branch) bool { return o.No == b.No }) {
 			return fmt.Errorf("two branches have the number %d: give each its own", b.No)
 		}
-		if c.config.Validate != nil {
+		if e.Agents != nil && (c.config.Hosted == nil || !c.config.Hosted(b.Resource)) {
+			return fmt.Errorf("branch %d: resource %q is not held by an agent, and only agents can decide in three phases: give it \"driver: agent\", or use two_phase", b.No, b.Resource)
+		}
+		if c.config.Validate != nil && e.Agents == nil {
 			if err := c.config.Validate(b); err != nil {
 				return fmt.Errorf("branch %d: resource %q: %w", b.No, b.Resource, err)
 			}
@@ -286,8 +305,18 @@ func (c *Machine) onVerdict(v txn.Verdict) {
 		return
 	}
 	if v.TooOld {
+		if l := c.live[v.ID]; l != nil && l.council != nil {
+			c.carry(l, l.core.Step(threepc.Forgotten{}))
+		}
 		c.giveUp(v.ID, tooOld(v.ID))
 		return
+	}
+	if w, open := c.table.Witness(v.ID); open {
+		c.convene(w)
+		return
+	}
+	if !v.Open && v.Decision == txn.Undecided {
+		return // a record about a gid that nobody has opened
 	}
 	x, known := c.table.Get(v.ID)
 	if !known { // a watermark in the same entry has passed it

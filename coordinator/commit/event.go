@@ -156,6 +156,8 @@ type Effects struct {
 	Scan []string
 	// Forget are branches whose evidence is not needed any more, by resource.
 	Forget map[string][]txn.XID
+	// Send are messages to members of three-phase transactions.
+	Send []Letter
 	// Evidence are resources that shall list what evidence they keep: Kept answers each.
 	Evidence []EvidenceAsk
 }
@@ -206,6 +208,14 @@ type View struct {
 	Foreign []txn.XID
 	// TooOld says that its record may have been forgotten.
 	TooOld bool
+	// Councils are three-phase transactions that their members decide, and have not.
+	Councils []CouncilView
+}
+
+// CouncilView is what is known of a transaction that its members decide.
+type CouncilView struct {
+	txn.Witness
+	Missing []string // who did not answer the last election of the cluster, if it was blocked
 }
 
 // ListedBranch is a prepared branch as a scan saw it.

@@ -184,6 +184,9 @@ func (c *Machine) unlist(x txn.XID) {
 // after the end of its transaction. The scan may have been faster than that end, so a
 // branch after it counts only if the workers, who look at once, could not finish it.
 func (c *Machine) lingers(xid txn.XID) bool {
+	if _, open := c.table.Witness(xid.ID); open {
+		return false // counted as such
+	}
 	x, decided := c.table.Get(xid.ID)
 	if !decided || x.Decision == txn.Abort {
 		return true

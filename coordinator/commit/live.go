@@ -9,6 +9,7 @@ import (
 
 	"github.com/concordtx/concord/internal/mutant"
 	"github.com/concordtx/concord/protocol"
+	"github.com/concordtx/concord/protocol/threepc"
 	"github.com/concordtx/concord/txn"
 )
 
@@ -18,12 +19,14 @@ import (
 type live struct {
 	id       txn.ID
 	core     protocol.Transaction
+	council  *council // of a three-phase transaction
 	requests []uint64 // that wait for the decision
 	protocol txn.Protocol
 	label    string
 	by       txn.Source // who asks for the decision
 	reason   string     // for the commit record, if an operator decides
 	seen     bool       // a prepared branch was seen, or whoever began it says that there were several
+	proposed bool       // something of it is in the log, or on its way
 	branches []branch   // of a commit; never moved, as heaps point into it
 
 	next, prev *live // in asked, while there are requests
@@ -83,8 +86,11 @@ func (c *Machine) wait(request uint64, id txn.ID) *live {
 func (c *Machine) hold(id txn.ID) *live {
 	l, ok := c.live[id]
 	if !ok {
-		l = &live{id: id, core: newTransaction(id)}
+		l = c.newLive(id)
 		c.live[id] = l
+		if l.council != nil {
+			c.schedule(l)
+		}
 	}
 	return l
 }
@@ -109,7 +115,7 @@ func (c *Machine) resume(x txn.Txn) {
 	}
 	l, ok := c.live[x.ID]
 	if !ok {
-		l = &live{id: x.ID, core: resumeTransaction(x, finished)}
+		l = resumeLive(x, finished)
 		c.live[x.ID] = l
 		if len(l.core.Unfinished()) == 0 { // an earlier leader reported the last branch, and did not come to the end
 			c.end(l)
@@ -183,14 +189,34 @@ func (c *Machine) carry(l *live, effects []protocol.Effect) {
 				c.core.Propose(txn.AbortRecord{ID: l.id, By: l.by, Reason: e.Reason, Seen: l.seen})
 			}
 			c.core.Weigh(size(l, e))
+			l.proposed = true
 		case protocol.Reply:
-			c.tell(l)
+			if l.council != nil {
+				c.proven(l, e)
+			} else {
+				c.tell(l)
+			}
+		case threepc.Propose:
+			c.core.Propose(e.Record)
+			c.core.Weigh(weight(e.Record))
+			l.proposed = true
+		case threepc.Send:
+			c.send(l, e)
+		case threepc.Blocked:
+			c.blocked(l, e)
+		case threepc.Breach:
+			c.breach(l.id, e)
+		case protocol.Finish:
+			// Agents finish what they are told, and the workers what is not reported.
 		case protocol.End:
 			c.end(l)
 		case protocol.Alarm:
 			// onFinished has recorded it, with who says so and why.
 		default:
-			panic(fmt.Sprintf("commit: %T from a transaction whose branches are held by clients", e))
+			panic(fmt.Sprintf("commit: no transaction asks for %T", e))
 		}
+	}
+	if l.council != nil {
+		c.schedule(l)
 	}
 }

@@ -39,6 +39,9 @@ func (c *Machine) answerView(e ViewAsked) {
 		v.Unlisted = append(v.Unlisted, why.Error())
 	}
 	if e.ID.IsZero() {
+		for _, w := range c.table.Witnesses() {
+			c.viewCouncil(v, w)
+		}
 		k := &look{ViewAsked: e, view: v}
 		for _, name := range c.config.Resources {
 			k.listings = append(k.listings, c.scans[name].listing)
@@ -47,6 +50,9 @@ func (c *Machine) answerView(e ViewAsked) {
 		return
 	}
 	v.Txn, v.Known = c.table.Get(e.ID)
+	if w, open := c.table.Witness(e.ID); open {
+		c.viewCouncil(v, w)
+	}
 	v.TooOld = !v.Known && c.table.TooOld(e.ID)
 	if v.Known && !v.Txn.Finished() {
 		v.Open = []txn.Txn{v.Txn}
@@ -86,6 +92,15 @@ func (c *Machine) lookOn() {
 	}
 	c.looks = c.looks[1:]
 	c.reply(Reply{Request: k.Request, Zxid: c.core.Zxid(), View: k.view})
+}
+
+func (c *Machine) viewCouncil(v *View, w txn.Witness) {
+	c.core.Spend(1)
+	o := CouncilView{Witness: w}
+	if l := c.live[w.ID]; l != nil && l.council != nil {
+		o.Missing = l.council.missing
+	}
+	v.Councils = append(v.Councils, o)
 }
 
 func (c *Machine) viewListed(v *View, b *listedBranch) {

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/concordtx/concord/coordinator/replica"
+	"github.com/concordtx/concord/protocol/threepc"
 	"github.com/concordtx/concord/protocol/zab"
 	"github.com/concordtx/concord/txn"
 )
@@ -32,6 +33,8 @@ const (
 // Config is what the transaction machine must know.
 type Config struct {
 	Resources []string
+	// Hosted reports whether an agent holds the branches of a resource. nil: none does.
+	Hosted func(resource string) bool
 	// Validate returns an error if nobody could ever finish a branch by what its record says:
 	// adapters.Resource.Validate of its resource. nil: every record will do.
 	Validate func(txn.Branch) error
@@ -70,6 +73,8 @@ type Machine struct {
 	live      map[txn.ID]*live // transactions that somebody waits for, or that are committed and not ended
 	asked     askedList        // those that somebody waits for
 	taking    bool             // the take-over has not come by all that is open
+	reopening []txn.ID         // open gids that it has not come by
+	wakes     wakes            // of councils
 	due       map[string]*due  // branches of live, by resource
 	tasks     map[txn.XID]Task // with the recovery workers
 	load      map[slot]int     // how many of them by resource
@@ -96,6 +101,7 @@ func New(config Config, table *txn.Table) *Machine {
 func (c *Machine) clearLeadership() {
 	c.asked, c.taking, c.due, c.sweeping = askedList{}, false, map[string]*due{}, false
 	c.leases.clear()
+	c.reopening, c.wakes = nil, nil
 	c.live, c.tasks, c.load = map[txn.ID]*live{}, map[txn.XID]Task{}, map[slot]int{}
 	c.ends, c.evidence = nil, map[string][]txn.XID{}
 	c.scans, c.listed, c.lingering = map[string]*scan{}, map[txn.ID][]*listedBranch{}, map[txn.ID]int{}
@@ -113,7 +119,9 @@ func (c *Machine) State() *txn.ClusterState { return c.table.State() }
 
 // Take returns what the driver has to carry out since the last call. It is valid until the next.
 func (c *Machine) Take() *Effects {
-	c.fx, c.taken = Effects{Reply: c.taken.Reply[:0], Finish: c.taken.Finish[:0], Scan: c.taken.Scan[:0], Evidence: c.taken.Evidence[:0]}, c.fx
+	t := &c.taken
+	c.fx, c.taken = Effects{Reply: t.Reply[:0], Finish: t.Finish[:0], Scan: t.Scan[:0], Send: t.Send[:0],
+		Evidence: t.Evidence[:0]}, c.fx
 	return &c.taken
 }
 
@@ -150,6 +158,8 @@ func (c *Machine) Step(e replica.Event) error {
 		c.onFitness(e)
 	case DiskChanged:
 		c.disk = e
+	case Said:
+		c.onSaid(e)
 	case LeaseAsked:
 		c.onLeaseAsked(e)
 	case LeaseEndAsked:
@@ -179,6 +189,7 @@ func (c *Machine) Answer(e replica.Event) {
 // Keep implements Machine.
 func (c *Machine) Keep() {
 	c.sweep()
+	c.wakeCouncils()
 	c.endSilent()
 	for _, s := range c.scans {
 		s.sightings.Date(c.core.Now())
@@ -220,6 +231,14 @@ func (c *Machine) Refused(records []txn.Record, requests []uint64, err error) (a
 			c.giveUp(r.ID, err)
 		case txn.AbortRecord:
 			c.giveUp(r.ID, err)
+		case txn.PreCommitRecord:
+			c.retake(r.ID, err)
+		case txn.PreAbortRecord:
+			c.retake(r.ID, err)
+		case txn.PromiseRecord:
+			c.retake(r.ID, err)
+		case txn.ProvenRecord:
+			c.retake(r.ID, err)
 		case txn.End:
 			c.ends = append(c.ends, r.IDs...) // try again later
 		case txn.HeuristicRecord:
@@ -248,8 +267,17 @@ func (c *Machine) Apply(e zab.Entry) (told bool, err error) {
 		}
 		c.onVerdict(v)
 	}
+	for _, b := range changes.Broken {
+		c.breach(b.ID, threepc.Breach{Told: b.Told, Known: b.Known})
+	}
 	c.core.Spend(len(changes.Verdicts) + len(changes.Open) + len(changes.Finished) + len(e.Data)>>10)
 	if c.core.Leading() {
+		for _, w := range changes.Witnesses {
+			c.relist(w.ID)
+		}
+		for _, id := range changes.Closed {
+			c.relist(id)
+		}
 		c.leases.granted = changes.Granted
 		c.onLeasesEnded(changes.Ended)
 		for _, x := range changes.Open {
@@ -298,6 +326,9 @@ func (c *Machine) Load() error {
 func (c *Machine) Lead() {
 	c.taking = true
 	c.leases.clear()
+	for _, w := range c.table.Witnesses() {
+		c.reopening = append(c.reopening, w.ID)
+	}
 	c.table.StartWalk()
 	c.takeOver()
 }
@@ -320,12 +351,13 @@ func (c *Machine) GoOn() {
 		if c.sweeping {
 			c.sweep()
 		}
+		c.wakeCouncils()
 	}
 }
 
 // More implements Machine.
 func (c *Machine) More() bool {
-	return len(c.partings)+len(c.plans)+len(c.looks) > 0 || c.taking || c.sweeping || c.judging()
+	return len(c.partings)+len(c.plans)+len(c.looks) > 0 || c.taking || c.sweeping || c.councilsDue() || c.judging()
 }
 
 func (c *Machine) reply(r Reply) {
@@ -334,6 +366,15 @@ func (c *Machine) reply(r Reply) {
 	}
 	c.core.Spend(1)
 	c.fx.Reply = append(c.fx.Reply, r)
+}
+
+// retake begins anew with a transaction of which the log did not take a record: if it is open,
+// from what the log has.
+func (c *Machine) retake(id txn.ID, err error) {
+	c.giveUp(id, err)
+	if _, open := c.table.Witness(id); open && c.core.Leading() {
+		c.hold(id)
+	}
 }
 
 // mark is where the watermark may stand: a retention behind the clock of the leader and behind
@@ -354,6 +395,16 @@ func (c *Machine) mark() time.Time {
 // finished by this node, once its client had the time to do it.
 func (c *Machine) takeOver() {
 	if !c.taking {
+		return
+	}
+	for left := c.core.Piece(); left > 0 && len(c.reopening) > 0; left-- {
+		c.core.Spend(1)
+		if _, open := c.table.Witness(c.reopening[0]); open {
+			c.hold(c.reopening[0])
+		}
+		c.reopening = c.reopening[1:]
+	}
+	if len(c.reopening) > 0 {
 		return
 	}
 	c.taking = c.table.Walk(c.core.Piece(), func(x txn.Txn) {

@@ -34,6 +34,7 @@ type lone struct {
 	evidence []EvidenceAsk
 	forgets  map[string][]txn.XID
 	notes    []string
+	letters  []Letter
 	finished map[txn.ID]txn.Txn
 }
 
@@ -131,6 +132,7 @@ func (l *lone) step(events ...replica.Event) {
 		for _, r := range out.Reply {
 			l.replies[r.Request] = r
 		}
+		l.letters = append(l.letters, out.Send...)
 		l.tasks = append(l.tasks, out.Finish...)
 		l.scans = append(l.scans, out.Scan...)
 		l.evidence = append(l.evidence, out.Evidence...)

@@ -20,7 +20,7 @@ const scanAgain = time.Second
 
 func (c *Machine) rules() recovery.Rules {
 	return recovery.Rules{Cluster: c.table.Cluster(), MaxAge: c.config.Rules.MaxTransaction,
-		Horizon: c.latest().Add(maxAheadListed)}
+		Horizon: c.latest().Add(maxAheadListed), ThreePhase: c.decides(txn.ThreePhase)}
 }
 
 // scanDue asks resources for their prepared branches.
@@ -220,5 +220,5 @@ func (c *Machine) ScanState(resource string) ScanState {
 // have a heuristic outcome that nobody has dealt with.
 func (c *Machine) counts() (inDoubt, heuristic int) {
 	unended, heuristic := c.table.Counts()
-	return len(c.lingering) + unended, heuristic
+	return len(c.lingering) + unended + c.table.WitnessCount(), heuristic
 }

@@ -3,25 +3,52 @@
 package commit
 
 import (
-	"github.com/concordtx/concord/protocol"
+	"github.com/concordtx/concord/protocol/threepc"
 	"github.com/concordtx/concord/protocol/twopc"
 	"github.com/concordtx/concord/txn"
 )
 
-// The class in a gid says by which protocol its transaction is decided. What the machine knows of
-// protocols is all here; what it has in hand is a protocol.Transaction.
+// The class in a gid says by which protocol its transaction is decided. Which core that means is
+// chosen here alone; what the machine has in hand is a protocol.Transaction, and for three-phase
+// transactions a council besides.
 
-// switchedOn reports whether this version decides transactions of a class.
-func switchedOn(c txn.Class) bool { return c == txn.Plain || c == txn.Recorded }
-
-// newTransaction returns the core of a transaction of which nothing is known yet. Every class that
-// is switched on is decided in two phases, and so is the abort of whatever else somebody left.
-func newTransaction(txn.ID) protocol.Transaction {
-	return &twopc.Coordinator{}
+// decides reports whether this cluster decides transactions of a class.
+func (c *Machine) decides(class txn.Class) bool {
+	return class == txn.Plain || class == txn.Recorded ||
+		class == txn.ThreePhase && c.table.State().Level() >= txn.LevelThreePhase
 }
 
-// resumeTransaction returns the core of a transaction that is committed, and has these branches
-// finished.
-func resumeTransaction(x txn.Txn, finished []txn.BranchNo) protocol.Transaction {
-	return twopc.Resume(x.Branches, finished...)
+// newLive takes a transaction in hand that has no decision. One that is open goes on where the
+// log says that the witness is. Of a class that is not decided here there can only be aborts, of
+// what somebody left.
+func (c *Machine) newLive(id txn.ID) *live {
+	l := &live{id: id}
+	if id.Class() != txn.ThreePhase || !c.decides(id.Class()) {
+		l.core = &twopc.Coordinator{}
+		return l
+	}
+	p := &council{core: threepc.NewCoordinator(id), addrs: map[txn.PartyID]string{}}
+	if w, open := c.table.Witness(id); open {
+		p.core = threepc.Resume(w)
+		p.seat(w.Members)
+		l.protocol, l.label, l.seen = txn.ThreePhaseCommit, w.Label, true
+		p.again, p.elect = c.core.Now(), c.core.Now()
+		if _, attempts := p.core.Attempting(); attempts {
+			p.elect = c.core.Now().Add(p.pause(id))
+		}
+	}
+	l.core, l.council = p.core, p
+	return l
+}
+
+// resumeLive takes a transaction in hand that is committed, and has these branches finished.
+func resumeLive(x txn.Txn, finished []txn.BranchNo) *live {
+	l := &live{id: x.ID}
+	if x.Protocol == txn.ThreePhaseCommit {
+		core := threepc.ResumeDecided(x.ID, x.Branches, finished...)
+		l.core, l.council = core, &council{core: core, addrs: map[txn.PartyID]string{}}
+		return l
+	}
+	l.core = twopc.Resume(x.Branches, finished...)
+	return l
 }

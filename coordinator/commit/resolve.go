@@ -39,6 +39,8 @@ func (c *Machine) onResolveAsked(e ResolveAsked) {
 	case c.table.TooOld(e.ID):
 		c.reply(Reply{Request: e.Request, Err: tooOld(e.ID)})
 	case c.notSwitchedOn(e.Request, e.ID), !seen && c.inFuture(e.Request, e.ID):
+	case e.Decision == txn.Commit && e.ID.Class() == txn.ThreePhase:
+		c.reply(Reply{Request: e.Request, Err: replica.Refusedf("%v is decided in three phases: its members alone can commit it, and go on by themselves when enough of them are connected; see \"concord tx get %v\" for who is missing", e.ID, e.ID)})
 	case e.Decision == txn.Abort:
 		l := c.wait(e.Request, e.ID)
 		l.seen = l.seen || seen

@@ -191,6 +191,28 @@ var answers = []answer{
 	{name: "a class that is not switched on", is: api.ErrRefused, meet: asked(func(_ *lone, request uint64) replica.Event {
 		return CommitAsked{Request: request, CommitRequest: txn.CommitRequest{ID: thatID.WithClass(txn.ThreePhase)}}
 	}), says: "transaction GID is of the class three_phase, which is not switched on in this cluster, so it can neither decide it nor tell its outcome: look into the databases"},
+	{name: "three phases without an agent", meet: func(t *testing.T) error {
+		l := newLone(t, "orders", "billing")
+		levelled(l)
+		r := l.ask(func(request uint64) replica.Event {
+			return CommitAsked{Request: request, CommitRequest: threePhases(thatID.WithClass(txn.ThreePhase), "orders")}
+		})
+		require.Equal(t, txn.Abort, r.Decision)
+		return errors.New(r.Reason)
+	}, says: `branch 0: resource "orders" is not held by an agent, and only agents can decide in three phases: give it "driver: agent", or use two_phase`},
+	{name: "an operator's commit of three phases", is: api.ErrRefused, meet: asked(func(_ *lone, request uint64) replica.Event {
+		return ResolveAsked{Request: request, Resolution: txn.Resolution{ID: thatID.WithClass(txn.ThreePhase), Decision: txn.Commit, Who: "ann", Why: "why"}}
+	}, levelled), says: `GID is decided in three phases: its members alone can commit it, and go on by themselves when enough of them are connected; see "concord tx get GID" for who is missing`},
+	{name: "members that do not answer", is: api.ErrUnavailable, meet: func(t *testing.T) error {
+		l := newLone(t, "orders", "billing")
+		levelled(l)
+		l.core.config.Hosted = func(string) bool { return true }
+		opens(l, threePhases(thatID.WithClass(txn.ThreePhase), "orders", "billing"))
+		for range 10 {
+			l.tick(time.Second)
+		}
+		return l.replies[l.request].Err
+	}, says: `GID is open: its members decide it, and a, b did not answer: it goes on when they do; see "concord tx get GID"`},
 	{name: "a transaction of another cluster", is: api.ErrInvalid, meet: asked(func(_ *lone, request uint64) replica.Event {
 		return CommitAsked{Request: request, CommitRequest: txn.CommitRequest{ID: thatID, Cluster: 8}}
 	}), says: "the transaction belongs to cluster CLUSTER, but this is cluster CLUSTER: connect to the right nodes; if cluster CLUSTER was made anew, start the application again"},

@@ -32,7 +32,7 @@ func TestTraces(t *testing.T) {
 				for _, arg := range d.CmdArgs {
 					resources = append(resources, arg.Key)
 				}
-				s = &story{lone: newLone(t, resources...), ids: map[string]txn.ID{}}
+				s = &story{lone: newLone(t, resources...), ids: map[string]txn.ID{}, agents: map[string]*storyAgent{}}
 				s.tell() // how it came to lead is told elsewhere
 			case "then":
 			default:
@@ -59,6 +59,8 @@ type story struct {
 	names []string // of transactions, in the order in which they came up
 	ids   map[string]txn.ID
 	heard uint64 // up to which request answers were told
+
+	agents map[string]*storyAgent
 }
 
 // id is the transaction of a letter, which is born when it comes up first.
@@ -150,6 +152,8 @@ func (s *story) happens(words []string) {
 		s.step(Listed{Resource: words[1], Listing: listing})
 	case "not-listed": // not-listed orders connection refused
 		s.step(Listed{Resource: words[1], Err: errors.New(rest(2))})
+	case "three", "hears", "lose", "elects", "time-up", "asks":
+		s.council(words)
 	case "restart":
 		s.restart()
 		s.heard = s.request
@@ -191,6 +195,7 @@ func (s *story) tell() (texts []string) {
 		}
 		texts = append(texts, named(fmt.Sprintf("to the workers of %s: %v %s/%d%s", task.Branch.Resource, task.Decision, task.XID.ID, task.XID.Branch, again)))
 	}
+	texts = append(texts, s.tellLetters()...)
 	slices.Sort(s.scans)
 	for _, name := range s.scans {
 		texts = append(texts, "list "+name)
@@ -202,6 +207,9 @@ func (s *story) tell() (texts []string) {
 // describe says what the log knows of a transaction, and what is in hand of it.
 func (s *story) describe(name string) string {
 	x, known := s.table.Get(s.ids[name])
+	if w, open := s.table.Witness(s.ids[name]); open {
+		return fmt.Sprintf("%s: open, %v accepted in election %d", name, w.Accepted, w.LastAttempt.N)
+	}
 	if !known {
 		return name + ": no record"
 	}

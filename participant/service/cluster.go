@@ -9,12 +9,25 @@ import (
 
 	"github.com/concordtx/concord/api"
 	concordv1 "github.com/concordtx/concord/api/concord/v1"
+	"github.com/concordtx/concord/api/member"
 	"github.com/concordtx/concord/participant"
 	"github.com/concordtx/concord/txn"
 )
 
 // Cluster asks the coordinators through a client.
 func Cluster(c *api.Client) participant.Cluster { return cluster{c} }
+
+// Deliver carries messages of an agent to other members: to agents by post, to the cluster through
+// the client.
+func Deliver(c *api.Client, post *member.Post) member.Deliver {
+	return func(ctx context.Context, addr string, r *concordv1.DeliverRequest) error {
+		if addr != "" {
+			return post.Deliver(ctx, addr, r)
+		}
+		_, err := c.Deliver(ctx, r)
+		return err
+	}
+}
 
 type cluster struct{ api *api.Client }
 

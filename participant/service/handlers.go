@@ -13,6 +13,7 @@ import (
 	"github.com/concordtx/concord/api"
 	concordv1 "github.com/concordtx/concord/api/concord/v1"
 	"github.com/concordtx/concord/api/concord/v1/concordv1connect"
+	"github.com/concordtx/concord/api/member"
 	"github.com/concordtx/concord/participant"
 	"github.com/concordtx/concord/participant/statement"
 	"github.com/concordtx/concord/txn"
@@ -34,7 +35,7 @@ func (h *handlers) Describe(ctx context.Context, _ *concordv1.DescribeRequest) (
 	rules, life := h.agent.Rules(), h.agent.Life()
 	m := &concordv1.DescribeResponse{
 		Name: h.agent.Name(), Journal: life.Journal.String(), Epoch: uint32(life.Epoch),
-		Open: uint32(open), MaxOpen: uint32(rules.MaxOpen), SilenceMs: rules.Silence.Milliseconds(),
+		Addr: h.agent.Addr(), Open: uint32(open), MaxOpen: uint32(rules.MaxOpen), SilenceMs: rules.Silence.Milliseconds(),
 	}
 	if cluster != 0 {
 		m.Cluster = cluster.String()
@@ -153,6 +154,17 @@ func (h *handlers) Finish(ctx context.Context, r *concordv1.FinishRequest) (*con
 		return nil, refused(err)
 	}
 	return &concordv1.FinishResponse{Finish: found.String()}, nil
+}
+
+func (h *handlers) Deliver(ctx context.Context, r *concordv1.DeliverRequest) (*concordv1.DeliverResponse, error) {
+	cluster, envelopes, err := member.Parse(r)
+	if err != nil {
+		return nil, err
+	}
+	if err := h.agent.Deliver(ctx, cluster, envelopes); err != nil {
+		return nil, refused(err)
+	}
+	return &concordv1.DeliverResponse{}, nil
 }
 
 const defaultBranches, maxBranches = 1000, 10_000

@@ -61,6 +61,17 @@ type asked struct {
 	vote  txn.Vote
 }
 
+// strange says what is wrong with the branches of a Yes: an agent votes for its own alone.
+func (a *asked) strange(branches []txn.Branch) string {
+	for _, b := range branches {
+		known := slices.ContainsFunc(a.Branches, func(k txn.Branch) bool { return k.No == b.No && k.Resource == b.Resource })
+		if !known {
+			return fmt.Sprintf("%s voted for branch %d in %q, which it was not asked about", a.PartyID, b.No, b.Resource)
+		}
+	}
+	return ""
+}
+
 // pending is a question of another member's election that waits for the log.
 type pending struct {
 	from     txn.PartyID
@@ -219,6 +230,9 @@ func (c *Coordinator) vote(from txn.PartyID, v Vote) []protocol.Effect {
 		return nil // the first vote counts, and only for this list
 	}
 	a := &c.agents[i]
+	if why := a.strange(v.Branches); why != "" {
+		return c.propose(txn.Abort, why)
+	}
 	a.voted, a.vote = true, v.Vote
 	switch v.Vote {
 	case txn.VoteYes:
@@ -476,6 +490,11 @@ func (c *Coordinator) Unfinished() (open []txn.BranchNo) {
 // waits for answers.
 func (c *Coordinator) Running() (e txn.Election, waiting bool) {
 	return c.run.election, c.run.phase == electing || c.run.phase == promising
+}
+
+// Attempting returns the election in which the witness waits for acknowledgements, if it does.
+func (c *Coordinator) Attempting() (e txn.Election, waiting bool) {
+	return c.run.election, c.run.phase == attempting
 }
 
 // Missing returns the members that a running election or attempt waits for, for people.

@@ -32,7 +32,8 @@ func (s State) String() string {
 // takesPart reports whether a member promises and accepts.
 func (s State) takesPart() bool { return s >= Wait && s <= PreAborted }
 
-func (s State) decision() txn.Decision {
+// Decision returns the decision that the member knows, or Undecided.
+func (s State) Decision() txn.Decision {
 	switch s {
 	case Committed:
 		return txn.Commit

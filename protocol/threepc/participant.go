@@ -81,9 +81,9 @@ func Recover(self txn.PartyID, epoch uint64, e Entry) *Participant {
 	p := &Participant{self: self, epoch: epoch, entry: e, seen: e.LastElected.N}
 	state := prepared
 	switch {
-	case e.State.decision() != txn.Undecided && e.Finished:
+	case e.State.Decision() != txn.Undecided && e.Finished:
 		state = finished
-	case e.State.decision() != txn.Undecided:
+	case e.State.Decision() != txn.Undecided:
 		state = finishing
 	}
 	for _, b := range e.Branches {
@@ -152,7 +152,7 @@ func (p *Participant) received(from txn.PartyID, m Message) []protocol.Effect {
 		if mutant.NotMemberIsAborted && p.entry.State.takesPart() && p.run.phase == electing {
 			return p.decide(txn.Abort, from)
 		}
-		if from.IsWitness() && p.entry.State.decision() != txn.Undecided {
+		if from.IsWitness() && p.entry.State.Decision() != txn.Undecided {
 			p.told = true // it knew once, and has forgotten
 		}
 		if p.run.hearNobody(from, m.Election) {
@@ -192,7 +192,9 @@ func (p *Participant) canCommit(m CanCommit) []protocol.Effect {
 	case p.entry.State != Nothing:
 		return nil // it is on the way; or was lost with an earlier life, which may have cast it
 	case p.gaveUp, len(p.branches) == 0, m.Epoch != p.epoch:
-		p.reason = "the agent does not know these branches: they were never opened, or given up, or it restarted"
+		if p.reason == "" {
+			p.reason = "the agent does not know these branches: they were never opened, or it restarted"
+		}
 		return append(p.giveUp(p.reason), p.castNo(asked)...)
 	}
 	p.entry = Entry{State: Wait, List: List{Members: m.Members}, Asked: asked, LastElected: txn.FirstElection}
@@ -220,8 +222,9 @@ func (p *Participant) prepared(b *held, v protocol.Voted) []protocol.Effect {
 		b.state, b.finish = refused, txn.Done
 		p.reason = fmt.Sprintf("branch %d: %s", v.No, v.Reason)
 	}
-	if d := p.entry.State.decision(); d != txn.Undecided { // heard meanwhile
-		return p.carryOut(d)
+	if d := p.entry.State.Decision(); d != txn.Undecided { // heard meanwhile
+		effects := p.carryOut(d)
+		return append(effects, p.rest()...)
 	}
 	if p.entry.State == Nothing {
 		return p.rollBack()
@@ -277,7 +280,9 @@ func (p *Participant) castNo(asked Digest) []protocol.Effect {
 func (p *Participant) abortUnvoted() []protocol.Effect {
 	p.run.stepBack()
 	p.entry.State = Aborted
-	return append(p.force(), p.rollBack()...)
+	finishes := p.rollBack()
+	p.entry.Finished = !p.unfinished()
+	return append(p.force(), finishes...)
 }
 
 // giveUp aborts without an entry: work is rolled back, also what is prepared late.
@@ -305,7 +310,7 @@ func (p *Participant) listed(no txn.BranchNo) []protocol.Effect {
 		p.add(held{branch: txn.Branch{No: no}, state: stray})
 		b = p.find(no)
 	}
-	switch d := p.entry.State.decision(); {
+	switch d := p.entry.State.Decision(); {
 	case d != txn.Undecided && b.state != preparing:
 		b.state = finishing
 		return []protocol.Effect{protocol.Finish{No: no, Decision: d}}
@@ -316,7 +321,7 @@ func (p *Participant) listed(no txn.BranchNo) []protocol.Effect {
 }
 
 func (p *Participant) tick() (effects []protocol.Effect) {
-	d := p.entry.State.decision()
+	d := p.entry.State.Decision()
 	for _, b := range p.branches {
 		switch {
 		case b.state == finishing && d != txn.Undecided:
@@ -336,7 +341,7 @@ func (p *Participant) tick() (effects []protocol.Effect) {
 
 // decided obeys a decision, however often it comes.
 func (p *Participant) decided(from txn.PartyID, d txn.Decision) []protocol.Effect {
-	known := p.entry.State.decision()
+	known := p.entry.State.Decision()
 	switch {
 	case known != txn.Undecided && known != d:
 		return []protocol.Effect{Breach{From: from, Told: d, Known: known}}
@@ -396,18 +401,27 @@ func (p *Participant) carryOut(d txn.Decision) (effects []protocol.Effect) {
 // finished reports what a database found. The outcome is in the journal before that is said.
 func (p *Participant) finished(b *held, f txn.Finish) []protocol.Effect {
 	b.state, b.finish = finished, f
-	if p.entry.State.decision() == txn.Undecided {
+	if p.entry.State.Decision() == txn.Undecided {
 		return nil // given up: nobody waits for it
 	}
 	effects := p.say(txn.PartyID{}, Finished{No: b.branch.No, Finish: f})
 	if b.finish == txn.Done {
 		b.finish = txn.AlreadyDone // when it is said again
 	}
-	if !p.holds(prepared) && !p.holds(finishing) && !p.holds(preparing) {
-		p.entry.Finished = true
-		effects = append(effects, p.force()...)
+	return append(effects, p.rest()...)
+}
+
+// rest notes that nothing is left to be done in the databases.
+func (p *Participant) rest() []protocol.Effect {
+	if p.entry.Finished || p.unfinished() {
+		return nil
 	}
-	return effects
+	p.entry.Finished = true
+	return p.force()
+}
+
+func (p *Participant) unfinished() bool {
+	return p.holds(prepared) || p.holds(finishing) || p.holds(preparing) || p.holds(opened)
 }
 
 // Kept reports whether the journal has to keep the entry: it may be dropped once its branches are
@@ -422,6 +436,32 @@ func (p *Participant) Entry() Entry { return p.entry }
 
 // InDoubt reports whether branches are prepared and the decision is not known here.
 func (p *Participant) InDoubt() bool { return p.entry.State.takesPart() || p.holds(stray) }
+
+// Blank reports whether nothing is known of the transaction, and nothing was ever said about it: who
+// forgets such a participant loses nothing.
+func (p *Participant) Blank() bool {
+	return p.entry.State == Nothing && len(p.branches) == 0 && !p.gaveUp && !p.voted && len(p.withheld) == 0
+}
+
+// TakesWork reports whether branches may be opened, and worked in.
+func (p *Participant) TakesWork() bool {
+	return p.entry.State == Nothing && !p.gaveUp && !p.voted && !p.holds(stray)
+}
+
+// Holds reports whether the branch is one of this agent's.
+func (p *Participant) Holds(no txn.BranchNo) bool { return p.find(no) != nil }
+
+// Prepared reports whether the branch is prepared, and waits for a decision.
+func (p *Participant) Prepared(no txn.BranchNo) bool {
+	b := p.find(no)
+	return b != nil && (b.state == prepared || b.state == stray)
+}
+
+// Ended reports whether the branch has ended, or is being ended.
+func (p *Participant) Ended(no txn.BranchNo) bool {
+	b := p.find(no)
+	return b != nil && b.state >= readOnly && b.state != stray
+}
 
 // Running returns the election in which this agent is a candidate and waits for TimeUp, if it is, and
 // whether that is for answers.

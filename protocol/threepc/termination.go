@@ -32,8 +32,8 @@ func (p *Participant) electionDue() []protocol.Effect {
 func (p *Participant) promise(from txn.PartyID, m Elect) []protocol.Effect {
 	e := m.Election
 	switch s := p.entry.State; {
-	case s.decision() != txn.Undecided:
-		return p.repeat(from, Decided{Decision: s.decision()})
+	case s.Decision() != txn.Undecided:
+		return p.repeat(from, Decided{Decision: s.Decision()})
 	case s == Nothing && (p.gaveUp || p.holds(opened)) && !(p.voted && p.vote == txn.VoteReadOnly):
 		if mutant.OpenBranchVotesLater {
 			return p.repeat(from, Decided{Decision: txn.Abort})
@@ -62,8 +62,8 @@ func (p *Participant) promise(from txn.PartyID, m Elect) []protocol.Effect {
 func (p *Participant) accept(from txn.PartyID, e txn.Election, kind txn.Decision, short []txn.Party) []protocol.Effect {
 	ack := Ack{Election: e, Kind: kind}
 	switch s := p.entry.State; {
-	case s.decision() != txn.Undecided:
-		return p.repeat(from, Decided{Decision: s.decision()})
+	case s.Decision() != txn.Undecided:
+		return p.repeat(from, Decided{Decision: s.Decision()})
 	case s == Nothing:
 		return p.repeat(from, NotMember{Election: e})
 	case e == p.entry.LastAttempt && s != accepted(kind):

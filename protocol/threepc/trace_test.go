@@ -347,7 +347,7 @@ func (s *story) end() string {
 	for _, name := range s.names {
 		a := s.agents[name]
 		fmt.Fprintf(&s.out, "%v; journal %v, database %s\n", a.Participant, a.disk.State, a.base)
-		decisions[a.disk.State.decision()] = true
+		decisions[a.disk.State.Decision()] = true
 	}
 	require.False(s.t, decisions[txn.Commit] && decisions[txn.Abort], "two decisions")
 	defer s.out.Reset()

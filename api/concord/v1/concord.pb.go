@@ -42,16 +42,20 @@ const (
 type CommitRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Gid   string                 `protobuf:"bytes,1,opt,name=gid,proto3" json:"gid,omitempty"`
-	// two_phase; empty means two_phase.
+	// two_phase or three_phase; empty means two_phase. A gid of the class T is decided in three
+	// phases, and no other is.
 	Protocol string `protobuf:"bytes,2,opt,name=protocol,proto3" json:"protocol,omitempty"`
-	// Those that voted yes. None at all asks for a bare decision.
+	// Those that voted yes. None at all asks for a bare decision. In three phases: none, the agents
+	// are asked for their votes.
 	Branches []*Branch `protobuf:"bytes,3,rep,name=branches,proto3" json:"branches,omitempty"`
 	// 8 hex characters; refused if it is not the cluster's, because the branches are named with it.
 	Cluster string `protobuf:"bytes,4,opt,name=cluster,proto3" json:"cluster,omitempty"`
 	// What the transaction is about, for people; kept with it, at most 1024 bytes.
 	Label string `protobuf:"bytes,5,opt,name=label,proto3" json:"label,omitempty"`
 	// The highest zxid that the client got in answers; empty: any state will do.
-	Seen          string `protobuf:"bytes,6,opt,name=seen,proto3" json:"seen,omitempty"`
+	Seen string `protobuf:"bytes,6,opt,name=seen,proto3" json:"seen,omitempty"`
+	// Who holds the branches, in three phases: each agent once.
+	Agents        []*AgentBranches `protobuf:"bytes,7,rep,name=agents,proto3" json:"agents,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -128,6 +132,145 @@ func (x *CommitRequest) GetSeen() string {
 	return ""
 }
 
+func (x *CommitRequest) GetAgents() []*AgentBranches {
+	if x != nil {
+		return x.Agents
+	}
+	return nil
+}
+
+// AgentBranches are the branches of a transaction that one agent holds.
+type AgentBranches struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Agent *Party                 `protobuf:"bytes,1,opt,name=agent,proto3" json:"agent,omitempty"`
+	// The life of the agent that opened them.
+	Epoch         uint64           `protobuf:"varint,2,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	Branches      []*ClaimedBranch `protobuf:"bytes,3,rep,name=branches,proto3" json:"branches,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AgentBranches) Reset() {
+	*x = AgentBranches{}
+	mi := &file_concord_v1_concord_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AgentBranches) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AgentBranches) ProtoMessage() {}
+
+func (x *AgentBranches) ProtoReflect() protoreflect.Message {
+	mi := &file_concord_v1_concord_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AgentBranches.ProtoReflect.Descriptor instead.
+func (*AgentBranches) Descriptor() ([]byte, []int) {
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *AgentBranches) GetAgent() *Party {
+	if x != nil {
+		return x.Agent
+	}
+	return nil
+}
+
+func (x *AgentBranches) GetEpoch() uint64 {
+	if x != nil {
+		return x.Epoch
+	}
+	return 0
+}
+
+func (x *AgentBranches) GetBranches() []*ClaimedBranch {
+	if x != nil {
+		return x.Branches
+	}
+	return nil
+}
+
+// ClaimedBranch is a branch that was opened at an agent, and what whoever did so knows of the work
+// in it: number and digest of the last answer. An agent that does not hold this very work votes no.
+type ClaimedBranch struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	No            uint32                 `protobuf:"varint,1,opt,name=no,proto3" json:"no,omitempty"`
+	Resource      string                 `protobuf:"bytes,2,opt,name=resource,proto3" json:"resource,omitempty"`
+	Number        uint64                 `protobuf:"varint,3,opt,name=number,proto3" json:"number,omitempty"`
+	Digest        []byte                 `protobuf:"bytes,4,opt,name=digest,proto3" json:"digest,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ClaimedBranch) Reset() {
+	*x = ClaimedBranch{}
+	mi := &file_concord_v1_concord_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ClaimedBranch) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ClaimedBranch) ProtoMessage() {}
+
+func (x *ClaimedBranch) ProtoReflect() protoreflect.Message {
+	mi := &file_concord_v1_concord_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ClaimedBranch.ProtoReflect.Descriptor instead.
+func (*ClaimedBranch) Descriptor() ([]byte, []int) {
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *ClaimedBranch) GetNo() uint32 {
+	if x != nil {
+		return x.No
+	}
+	return 0
+}
+
+func (x *ClaimedBranch) GetResource() string {
+	if x != nil {
+		return x.Resource
+	}
+	return ""
+}
+
+func (x *ClaimedBranch) GetNumber() uint64 {
+	if x != nil {
+		return x.Number
+	}
+	return 0
+}
+
+func (x *ClaimedBranch) GetDigest() []byte {
+	if x != nil {
+		return x.Digest
+	}
+	return nil
+}
+
 type CommitResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// commit or abort.
@@ -142,7 +285,7 @@ type CommitResponse struct {
 
 func (x *CommitResponse) Reset() {
 	*x = CommitResponse{}
-	mi := &file_concord_v1_concord_proto_msgTypes[1]
+	mi := &file_concord_v1_concord_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -154,7 +297,7 @@ func (x *CommitResponse) String() string {
 func (*CommitResponse) ProtoMessage() {}
 
 func (x *CommitResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[1]
+	mi := &file_concord_v1_concord_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -167,7 +310,7 @@ func (x *CommitResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CommitResponse.ProtoReflect.Descriptor instead.
 func (*CommitResponse) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{1}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *CommitResponse) GetDecision() string {
@@ -201,7 +344,7 @@ type DecideRequest struct {
 
 func (x *DecideRequest) Reset() {
 	*x = DecideRequest{}
-	mi := &file_concord_v1_concord_proto_msgTypes[2]
+	mi := &file_concord_v1_concord_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -213,7 +356,7 @@ func (x *DecideRequest) String() string {
 func (*DecideRequest) ProtoMessage() {}
 
 func (x *DecideRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[2]
+	mi := &file_concord_v1_concord_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -226,7 +369,7 @@ func (x *DecideRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DecideRequest.ProtoReflect.Descriptor instead.
 func (*DecideRequest) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{2}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *DecideRequest) GetCommits() []*NumberedCommit {
@@ -254,7 +397,7 @@ type NumberedCommit struct {
 
 func (x *NumberedCommit) Reset() {
 	*x = NumberedCommit{}
-	mi := &file_concord_v1_concord_proto_msgTypes[3]
+	mi := &file_concord_v1_concord_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -266,7 +409,7 @@ func (x *NumberedCommit) String() string {
 func (*NumberedCommit) ProtoMessage() {}
 
 func (x *NumberedCommit) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[3]
+	mi := &file_concord_v1_concord_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -279,7 +422,7 @@ func (x *NumberedCommit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NumberedCommit.ProtoReflect.Descriptor instead.
 func (*NumberedCommit) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{3}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *NumberedCommit) GetNumber() uint64 {
@@ -305,7 +448,7 @@ type DecideResponse struct {
 
 func (x *DecideResponse) Reset() {
 	*x = DecideResponse{}
-	mi := &file_concord_v1_concord_proto_msgTypes[4]
+	mi := &file_concord_v1_concord_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -317,7 +460,7 @@ func (x *DecideResponse) String() string {
 func (*DecideResponse) ProtoMessage() {}
 
 func (x *DecideResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[4]
+	mi := &file_concord_v1_concord_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -330,7 +473,7 @@ func (x *DecideResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DecideResponse.ProtoReflect.Descriptor instead.
 func (*DecideResponse) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{4}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *DecideResponse) GetAnswers() []*NumberedAnswer {
@@ -352,7 +495,7 @@ type NumberedAnswer struct {
 
 func (x *NumberedAnswer) Reset() {
 	*x = NumberedAnswer{}
-	mi := &file_concord_v1_concord_proto_msgTypes[5]
+	mi := &file_concord_v1_concord_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -364,7 +507,7 @@ func (x *NumberedAnswer) String() string {
 func (*NumberedAnswer) ProtoMessage() {}
 
 func (x *NumberedAnswer) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[5]
+	mi := &file_concord_v1_concord_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -377,7 +520,7 @@ func (x *NumberedAnswer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NumberedAnswer.ProtoReflect.Descriptor instead.
 func (*NumberedAnswer) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{5}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *NumberedAnswer) GetNumber() uint64 {
@@ -414,7 +557,7 @@ type CommitError struct {
 
 func (x *CommitError) Reset() {
 	*x = CommitError{}
-	mi := &file_concord_v1_concord_proto_msgTypes[6]
+	mi := &file_concord_v1_concord_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -426,7 +569,7 @@ func (x *CommitError) String() string {
 func (*CommitError) ProtoMessage() {}
 
 func (x *CommitError) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[6]
+	mi := &file_concord_v1_concord_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -439,7 +582,7 @@ func (x *CommitError) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CommitError.ProtoReflect.Descriptor instead.
 func (*CommitError) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{6}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *CommitError) GetCode() uint32 {
@@ -473,7 +616,7 @@ type FinishedRequest struct {
 
 func (x *FinishedRequest) Reset() {
 	*x = FinishedRequest{}
-	mi := &file_concord_v1_concord_proto_msgTypes[7]
+	mi := &file_concord_v1_concord_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -485,7 +628,7 @@ func (x *FinishedRequest) String() string {
 func (*FinishedRequest) ProtoMessage() {}
 
 func (x *FinishedRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[7]
+	mi := &file_concord_v1_concord_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -498,7 +641,7 @@ func (x *FinishedRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FinishedRequest.ProtoReflect.Descriptor instead.
 func (*FinishedRequest) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{7}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *FinishedRequest) GetBranches() []*FinishedBranch {
@@ -527,7 +670,7 @@ type FinishedBranch struct {
 
 func (x *FinishedBranch) Reset() {
 	*x = FinishedBranch{}
-	mi := &file_concord_v1_concord_proto_msgTypes[8]
+	mi := &file_concord_v1_concord_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -539,7 +682,7 @@ func (x *FinishedBranch) String() string {
 func (*FinishedBranch) ProtoMessage() {}
 
 func (x *FinishedBranch) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[8]
+	mi := &file_concord_v1_concord_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -552,7 +695,7 @@ func (x *FinishedBranch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FinishedBranch.ProtoReflect.Descriptor instead.
 func (*FinishedBranch) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{8}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *FinishedBranch) GetGid() string {
@@ -584,7 +727,7 @@ type FinishedResponse struct {
 
 func (x *FinishedResponse) Reset() {
 	*x = FinishedResponse{}
-	mi := &file_concord_v1_concord_proto_msgTypes[9]
+	mi := &file_concord_v1_concord_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -596,7 +739,7 @@ func (x *FinishedResponse) String() string {
 func (*FinishedResponse) ProtoMessage() {}
 
 func (x *FinishedResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[9]
+	mi := &file_concord_v1_concord_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -609,7 +752,7 @@ func (x *FinishedResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FinishedResponse.ProtoReflect.Descriptor instead.
 func (*FinishedResponse) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{9}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{11}
 }
 
 type LeaseRequest struct {
@@ -625,7 +768,7 @@ type LeaseRequest struct {
 
 func (x *LeaseRequest) Reset() {
 	*x = LeaseRequest{}
-	mi := &file_concord_v1_concord_proto_msgTypes[10]
+	mi := &file_concord_v1_concord_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -637,7 +780,7 @@ func (x *LeaseRequest) String() string {
 func (*LeaseRequest) ProtoMessage() {}
 
 func (x *LeaseRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[10]
+	mi := &file_concord_v1_concord_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -650,7 +793,7 @@ func (x *LeaseRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaseRequest.ProtoReflect.Descriptor instead.
 func (*LeaseRequest) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{10}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *LeaseRequest) GetLease() uint32 {
@@ -689,7 +832,7 @@ type LeaseResponse struct {
 
 func (x *LeaseResponse) Reset() {
 	*x = LeaseResponse{}
-	mi := &file_concord_v1_concord_proto_msgTypes[11]
+	mi := &file_concord_v1_concord_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -701,7 +844,7 @@ func (x *LeaseResponse) String() string {
 func (*LeaseResponse) ProtoMessage() {}
 
 func (x *LeaseResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[11]
+	mi := &file_concord_v1_concord_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -714,7 +857,7 @@ func (x *LeaseResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaseResponse.ProtoReflect.Descriptor instead.
 func (*LeaseResponse) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{11}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *LeaseResponse) GetLease() uint32 {
@@ -761,7 +904,7 @@ type OutcomeRequest struct {
 
 func (x *OutcomeRequest) Reset() {
 	*x = OutcomeRequest{}
-	mi := &file_concord_v1_concord_proto_msgTypes[12]
+	mi := &file_concord_v1_concord_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -773,7 +916,7 @@ func (x *OutcomeRequest) String() string {
 func (*OutcomeRequest) ProtoMessage() {}
 
 func (x *OutcomeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[12]
+	mi := &file_concord_v1_concord_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -786,7 +929,7 @@ func (x *OutcomeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OutcomeRequest.ProtoReflect.Descriptor instead.
 func (*OutcomeRequest) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{12}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *OutcomeRequest) GetGid() string {
@@ -832,7 +975,7 @@ type OutcomeResponse struct {
 
 func (x *OutcomeResponse) Reset() {
 	*x = OutcomeResponse{}
-	mi := &file_concord_v1_concord_proto_msgTypes[13]
+	mi := &file_concord_v1_concord_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -844,7 +987,7 @@ func (x *OutcomeResponse) String() string {
 func (*OutcomeResponse) ProtoMessage() {}
 
 func (x *OutcomeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[13]
+	mi := &file_concord_v1_concord_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -857,7 +1000,7 @@ func (x *OutcomeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OutcomeResponse.ProtoReflect.Descriptor instead.
 func (*OutcomeResponse) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{13}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *OutcomeResponse) GetOutcome() string {
@@ -913,7 +1056,7 @@ type Transaction struct {
 
 func (x *Transaction) Reset() {
 	*x = Transaction{}
-	mi := &file_concord_v1_concord_proto_msgTypes[14]
+	mi := &file_concord_v1_concord_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -925,7 +1068,7 @@ func (x *Transaction) String() string {
 func (*Transaction) ProtoMessage() {}
 
 func (x *Transaction) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[14]
+	mi := &file_concord_v1_concord_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -938,7 +1081,7 @@ func (x *Transaction) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Transaction.ProtoReflect.Descriptor instead.
 func (*Transaction) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{14}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Transaction) GetGid() string {
@@ -1026,7 +1169,7 @@ type Heuristic struct {
 
 func (x *Heuristic) Reset() {
 	*x = Heuristic{}
-	mi := &file_concord_v1_concord_proto_msgTypes[15]
+	mi := &file_concord_v1_concord_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1038,7 +1181,7 @@ func (x *Heuristic) String() string {
 func (*Heuristic) ProtoMessage() {}
 
 func (x *Heuristic) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[15]
+	mi := &file_concord_v1_concord_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1051,7 +1194,7 @@ func (x *Heuristic) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Heuristic.ProtoReflect.Descriptor instead.
 func (*Heuristic) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{15}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Heuristic) GetNo() uint32 {
@@ -1113,7 +1256,7 @@ type ListRequest struct {
 
 func (x *ListRequest) Reset() {
 	*x = ListRequest{}
-	mi := &file_concord_v1_concord_proto_msgTypes[16]
+	mi := &file_concord_v1_concord_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1125,7 +1268,7 @@ func (x *ListRequest) String() string {
 func (*ListRequest) ProtoMessage() {}
 
 func (x *ListRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[16]
+	mi := &file_concord_v1_concord_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1138,7 +1281,7 @@ func (x *ListRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRequest.ProtoReflect.Descriptor instead.
 func (*ListRequest) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{16}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *ListRequest) GetState() string {
@@ -1197,7 +1340,7 @@ type ListResponse struct {
 
 func (x *ListResponse) Reset() {
 	*x = ListResponse{}
-	mi := &file_concord_v1_concord_proto_msgTypes[17]
+	mi := &file_concord_v1_concord_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1209,7 +1352,7 @@ func (x *ListResponse) String() string {
 func (*ListResponse) ProtoMessage() {}
 
 func (x *ListResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[17]
+	mi := &file_concord_v1_concord_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1222,7 +1365,7 @@ func (x *ListResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListResponse.ProtoReflect.Descriptor instead.
 func (*ListResponse) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{17}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *ListResponse) GetTransactions() []*Transaction {
@@ -1263,7 +1406,7 @@ type GetRequest struct {
 
 func (x *GetRequest) Reset() {
 	*x = GetRequest{}
-	mi := &file_concord_v1_concord_proto_msgTypes[18]
+	mi := &file_concord_v1_concord_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1275,7 +1418,7 @@ func (x *GetRequest) String() string {
 func (*GetRequest) ProtoMessage() {}
 
 func (x *GetRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[18]
+	mi := &file_concord_v1_concord_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1288,7 +1431,7 @@ func (x *GetRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetRequest.ProtoReflect.Descriptor instead.
 func (*GetRequest) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{18}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *GetRequest) GetGid() string {
@@ -1315,7 +1458,7 @@ type GetResponse struct {
 
 func (x *GetResponse) Reset() {
 	*x = GetResponse{}
-	mi := &file_concord_v1_concord_proto_msgTypes[19]
+	mi := &file_concord_v1_concord_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1327,7 +1470,7 @@ func (x *GetResponse) String() string {
 func (*GetResponse) ProtoMessage() {}
 
 func (x *GetResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[19]
+	mi := &file_concord_v1_concord_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1340,7 +1483,7 @@ func (x *GetResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetResponse.ProtoReflect.Descriptor instead.
 func (*GetResponse) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{19}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *GetResponse) GetTransaction() *Transaction {
@@ -1374,7 +1517,7 @@ type ResolveRequest struct {
 
 func (x *ResolveRequest) Reset() {
 	*x = ResolveRequest{}
-	mi := &file_concord_v1_concord_proto_msgTypes[20]
+	mi := &file_concord_v1_concord_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1386,7 +1529,7 @@ func (x *ResolveRequest) String() string {
 func (*ResolveRequest) ProtoMessage() {}
 
 func (x *ResolveRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[20]
+	mi := &file_concord_v1_concord_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1399,7 +1542,7 @@ func (x *ResolveRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResolveRequest.ProtoReflect.Descriptor instead.
 func (*ResolveRequest) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{20}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *ResolveRequest) GetGid() string {
@@ -1454,7 +1597,7 @@ type ResolveResponse struct {
 
 func (x *ResolveResponse) Reset() {
 	*x = ResolveResponse{}
-	mi := &file_concord_v1_concord_proto_msgTypes[21]
+	mi := &file_concord_v1_concord_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1466,7 +1609,7 @@ func (x *ResolveResponse) String() string {
 func (*ResolveResponse) ProtoMessage() {}
 
 func (x *ResolveResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[21]
+	mi := &file_concord_v1_concord_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1479,7 +1622,7 @@ func (x *ResolveResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResolveResponse.ProtoReflect.Descriptor instead.
 func (*ResolveResponse) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{21}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *ResolveResponse) GetDecision() string {
@@ -1508,7 +1651,7 @@ type ForgetRequest struct {
 
 func (x *ForgetRequest) Reset() {
 	*x = ForgetRequest{}
-	mi := &file_concord_v1_concord_proto_msgTypes[22]
+	mi := &file_concord_v1_concord_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1520,7 +1663,7 @@ func (x *ForgetRequest) String() string {
 func (*ForgetRequest) ProtoMessage() {}
 
 func (x *ForgetRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[22]
+	mi := &file_concord_v1_concord_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1533,7 +1676,7 @@ func (x *ForgetRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ForgetRequest.ProtoReflect.Descriptor instead.
 func (*ForgetRequest) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{22}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *ForgetRequest) GetGid() string {
@@ -1573,7 +1716,7 @@ type ForgetResponse struct {
 
 func (x *ForgetResponse) Reset() {
 	*x = ForgetResponse{}
-	mi := &file_concord_v1_concord_proto_msgTypes[23]
+	mi := &file_concord_v1_concord_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1585,7 +1728,7 @@ func (x *ForgetResponse) String() string {
 func (*ForgetResponse) ProtoMessage() {}
 
 func (x *ForgetResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[23]
+	mi := &file_concord_v1_concord_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1598,7 +1741,7 @@ func (x *ForgetResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ForgetResponse.ProtoReflect.Descriptor instead.
 func (*ForgetResponse) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{23}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *ForgetResponse) GetZxid() string {
@@ -1623,7 +1766,7 @@ type SettleRequest struct {
 
 func (x *SettleRequest) Reset() {
 	*x = SettleRequest{}
-	mi := &file_concord_v1_concord_proto_msgTypes[24]
+	mi := &file_concord_v1_concord_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1635,7 +1778,7 @@ func (x *SettleRequest) String() string {
 func (*SettleRequest) ProtoMessage() {}
 
 func (x *SettleRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[24]
+	mi := &file_concord_v1_concord_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1648,7 +1791,7 @@ func (x *SettleRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SettleRequest.ProtoReflect.Descriptor instead.
 func (*SettleRequest) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{24}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *SettleRequest) GetGid() string {
@@ -1702,7 +1845,7 @@ type SettleResponse struct {
 
 func (x *SettleResponse) Reset() {
 	*x = SettleResponse{}
-	mi := &file_concord_v1_concord_proto_msgTypes[25]
+	mi := &file_concord_v1_concord_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1714,7 +1857,7 @@ func (x *SettleResponse) String() string {
 func (*SettleResponse) ProtoMessage() {}
 
 func (x *SettleResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[25]
+	mi := &file_concord_v1_concord_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1727,7 +1870,7 @@ func (x *SettleResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SettleResponse.ProtoReflect.Descriptor instead.
 func (*SettleResponse) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{25}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *SettleResponse) GetZxid() string {
@@ -1749,7 +1892,7 @@ type ReplaceMemberRequest struct {
 
 func (x *ReplaceMemberRequest) Reset() {
 	*x = ReplaceMemberRequest{}
-	mi := &file_concord_v1_concord_proto_msgTypes[26]
+	mi := &file_concord_v1_concord_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1761,7 +1904,7 @@ func (x *ReplaceMemberRequest) String() string {
 func (*ReplaceMemberRequest) ProtoMessage() {}
 
 func (x *ReplaceMemberRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[26]
+	mi := &file_concord_v1_concord_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1774,7 +1917,7 @@ func (x *ReplaceMemberRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplaceMemberRequest.ProtoReflect.Descriptor instead.
 func (*ReplaceMemberRequest) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{26}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *ReplaceMemberRequest) GetNode() uint64 {
@@ -1814,7 +1957,7 @@ type ReplaceMemberResponse struct {
 
 func (x *ReplaceMemberResponse) Reset() {
 	*x = ReplaceMemberResponse{}
-	mi := &file_concord_v1_concord_proto_msgTypes[27]
+	mi := &file_concord_v1_concord_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1826,7 +1969,7 @@ func (x *ReplaceMemberResponse) String() string {
 func (*ReplaceMemberResponse) ProtoMessage() {}
 
 func (x *ReplaceMemberResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[27]
+	mi := &file_concord_v1_concord_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1839,7 +1982,7 @@ func (x *ReplaceMemberResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplaceMemberResponse.ProtoReflect.Descriptor instead.
 func (*ReplaceMemberResponse) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{27}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *ReplaceMemberResponse) GetZxid() string {
@@ -1868,7 +2011,7 @@ type AddMemberRequest struct {
 
 func (x *AddMemberRequest) Reset() {
 	*x = AddMemberRequest{}
-	mi := &file_concord_v1_concord_proto_msgTypes[28]
+	mi := &file_concord_v1_concord_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1880,7 +2023,7 @@ func (x *AddMemberRequest) String() string {
 func (*AddMemberRequest) ProtoMessage() {}
 
 func (x *AddMemberRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[28]
+	mi := &file_concord_v1_concord_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1893,7 +2036,7 @@ func (x *AddMemberRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddMemberRequest.ProtoReflect.Descriptor instead.
 func (*AddMemberRequest) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{28}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *AddMemberRequest) GetNode() uint64 {
@@ -1961,7 +2104,7 @@ type AddMemberResponse struct {
 
 func (x *AddMemberResponse) Reset() {
 	*x = AddMemberResponse{}
-	mi := &file_concord_v1_concord_proto_msgTypes[29]
+	mi := &file_concord_v1_concord_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1973,7 +2116,7 @@ func (x *AddMemberResponse) String() string {
 func (*AddMemberResponse) ProtoMessage() {}
 
 func (x *AddMemberResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[29]
+	mi := &file_concord_v1_concord_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1986,7 +2129,7 @@ func (x *AddMemberResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddMemberResponse.ProtoReflect.Descriptor instead.
 func (*AddMemberResponse) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{29}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *AddMemberResponse) GetZxid() string {
@@ -2010,7 +2153,7 @@ type RemoveMemberRequest struct {
 
 func (x *RemoveMemberRequest) Reset() {
 	*x = RemoveMemberRequest{}
-	mi := &file_concord_v1_concord_proto_msgTypes[30]
+	mi := &file_concord_v1_concord_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2022,7 +2165,7 @@ func (x *RemoveMemberRequest) String() string {
 func (*RemoveMemberRequest) ProtoMessage() {}
 
 func (x *RemoveMemberRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[30]
+	mi := &file_concord_v1_concord_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2035,7 +2178,7 @@ func (x *RemoveMemberRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveMemberRequest.ProtoReflect.Descriptor instead.
 func (*RemoveMemberRequest) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{30}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *RemoveMemberRequest) GetNode() uint64 {
@@ -2082,7 +2225,7 @@ type RemoveMemberResponse struct {
 
 func (x *RemoveMemberResponse) Reset() {
 	*x = RemoveMemberResponse{}
-	mi := &file_concord_v1_concord_proto_msgTypes[31]
+	mi := &file_concord_v1_concord_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2094,7 +2237,7 @@ func (x *RemoveMemberResponse) String() string {
 func (*RemoveMemberResponse) ProtoMessage() {}
 
 func (x *RemoveMemberResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[31]
+	mi := &file_concord_v1_concord_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2107,7 +2250,7 @@ func (x *RemoveMemberResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveMemberResponse.ProtoReflect.Descriptor instead.
 func (*RemoveMemberResponse) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{31}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *RemoveMemberResponse) GetZxid() string {
@@ -2129,7 +2272,7 @@ type TransferLeadershipRequest struct {
 
 func (x *TransferLeadershipRequest) Reset() {
 	*x = TransferLeadershipRequest{}
-	mi := &file_concord_v1_concord_proto_msgTypes[32]
+	mi := &file_concord_v1_concord_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2141,7 +2284,7 @@ func (x *TransferLeadershipRequest) String() string {
 func (*TransferLeadershipRequest) ProtoMessage() {}
 
 func (x *TransferLeadershipRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[32]
+	mi := &file_concord_v1_concord_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2154,7 +2297,7 @@ func (x *TransferLeadershipRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TransferLeadershipRequest.ProtoReflect.Descriptor instead.
 func (*TransferLeadershipRequest) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{32}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *TransferLeadershipRequest) GetNode() uint64 {
@@ -2194,7 +2337,7 @@ type TransferLeadershipResponse struct {
 
 func (x *TransferLeadershipResponse) Reset() {
 	*x = TransferLeadershipResponse{}
-	mi := &file_concord_v1_concord_proto_msgTypes[33]
+	mi := &file_concord_v1_concord_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2206,7 +2349,7 @@ func (x *TransferLeadershipResponse) String() string {
 func (*TransferLeadershipResponse) ProtoMessage() {}
 
 func (x *TransferLeadershipResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[33]
+	mi := &file_concord_v1_concord_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2219,7 +2362,7 @@ func (x *TransferLeadershipResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TransferLeadershipResponse.ProtoReflect.Descriptor instead.
 func (*TransferLeadershipResponse) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{33}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *TransferLeadershipResponse) GetZxid() string {
@@ -2242,7 +2385,7 @@ type RecoverRequest struct {
 
 func (x *RecoverRequest) Reset() {
 	*x = RecoverRequest{}
-	mi := &file_concord_v1_concord_proto_msgTypes[34]
+	mi := &file_concord_v1_concord_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2254,7 +2397,7 @@ func (x *RecoverRequest) String() string {
 func (*RecoverRequest) ProtoMessage() {}
 
 func (x *RecoverRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[34]
+	mi := &file_concord_v1_concord_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2267,7 +2410,7 @@ func (x *RecoverRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RecoverRequest.ProtoReflect.Descriptor instead.
 func (*RecoverRequest) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{34}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *RecoverRequest) GetApply() bool {
@@ -2303,7 +2446,7 @@ type RecoverResponse struct {
 
 func (x *RecoverResponse) Reset() {
 	*x = RecoverResponse{}
-	mi := &file_concord_v1_concord_proto_msgTypes[35]
+	mi := &file_concord_v1_concord_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2315,7 +2458,7 @@ func (x *RecoverResponse) String() string {
 func (*RecoverResponse) ProtoMessage() {}
 
 func (x *RecoverResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[35]
+	mi := &file_concord_v1_concord_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2328,7 +2471,7 @@ func (x *RecoverResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RecoverResponse.ProtoReflect.Descriptor instead.
 func (*RecoverResponse) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{35}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *RecoverResponse) GetActions() []*RecoverAction {
@@ -2371,7 +2514,7 @@ type RecoverAction struct {
 
 func (x *RecoverAction) Reset() {
 	*x = RecoverAction{}
-	mi := &file_concord_v1_concord_proto_msgTypes[36]
+	mi := &file_concord_v1_concord_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2383,7 +2526,7 @@ func (x *RecoverAction) String() string {
 func (*RecoverAction) ProtoMessage() {}
 
 func (x *RecoverAction) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[36]
+	mi := &file_concord_v1_concord_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2396,7 +2539,7 @@ func (x *RecoverAction) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RecoverAction.ProtoReflect.Descriptor instead.
 func (*RecoverAction) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{36}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *RecoverAction) GetGid() string {
@@ -2464,7 +2607,7 @@ type StatusRequest struct {
 
 func (x *StatusRequest) Reset() {
 	*x = StatusRequest{}
-	mi := &file_concord_v1_concord_proto_msgTypes[37]
+	mi := &file_concord_v1_concord_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2476,7 +2619,7 @@ func (x *StatusRequest) String() string {
 func (*StatusRequest) ProtoMessage() {}
 
 func (x *StatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[37]
+	mi := &file_concord_v1_concord_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2489,7 +2632,7 @@ func (x *StatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusRequest.ProtoReflect.Descriptor instead.
 func (*StatusRequest) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{37}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *StatusRequest) GetSeen() string {
@@ -2510,7 +2653,7 @@ type WatchRequest struct {
 
 func (x *WatchRequest) Reset() {
 	*x = WatchRequest{}
-	mi := &file_concord_v1_concord_proto_msgTypes[38]
+	mi := &file_concord_v1_concord_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2522,7 +2665,7 @@ func (x *WatchRequest) String() string {
 func (*WatchRequest) ProtoMessage() {}
 
 func (x *WatchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[38]
+	mi := &file_concord_v1_concord_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2535,7 +2678,7 @@ func (x *WatchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchRequest.ProtoReflect.Descriptor instead.
 func (*WatchRequest) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{38}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *WatchRequest) GetIntervalMs() uint32 {
@@ -2592,7 +2735,7 @@ type StatusResponse struct {
 
 func (x *StatusResponse) Reset() {
 	*x = StatusResponse{}
-	mi := &file_concord_v1_concord_proto_msgTypes[39]
+	mi := &file_concord_v1_concord_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2604,7 +2747,7 @@ func (x *StatusResponse) String() string {
 func (*StatusResponse) ProtoMessage() {}
 
 func (x *StatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[39]
+	mi := &file_concord_v1_concord_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2617,7 +2760,7 @@ func (x *StatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusResponse.ProtoReflect.Descriptor instead.
 func (*StatusResponse) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{39}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *StatusResponse) GetCluster() string {
@@ -2759,7 +2902,7 @@ type Node struct {
 
 func (x *Node) Reset() {
 	*x = Node{}
-	mi := &file_concord_v1_concord_proto_msgTypes[40]
+	mi := &file_concord_v1_concord_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2771,7 +2914,7 @@ func (x *Node) String() string {
 func (*Node) ProtoMessage() {}
 
 func (x *Node) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[40]
+	mi := &file_concord_v1_concord_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2784,7 +2927,7 @@ func (x *Node) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Node.ProtoReflect.Descriptor instead.
 func (*Node) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{40}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *Node) GetId() uint64 {
@@ -2882,7 +3025,7 @@ type ResourceStatus struct {
 
 func (x *ResourceStatus) Reset() {
 	*x = ResourceStatus{}
-	mi := &file_concord_v1_concord_proto_msgTypes[41]
+	mi := &file_concord_v1_concord_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2894,7 +3037,7 @@ func (x *ResourceStatus) String() string {
 func (*ResourceStatus) ProtoMessage() {}
 
 func (x *ResourceStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[41]
+	mi := &file_concord_v1_concord_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2907,7 +3050,7 @@ func (x *ResourceStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResourceStatus.ProtoReflect.Descriptor instead.
 func (*ResourceStatus) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{41}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *ResourceStatus) GetName() string {
@@ -3007,7 +3150,7 @@ type ResourcesRequest struct {
 
 func (x *ResourcesRequest) Reset() {
 	*x = ResourcesRequest{}
-	mi := &file_concord_v1_concord_proto_msgTypes[42]
+	mi := &file_concord_v1_concord_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3019,7 +3162,7 @@ func (x *ResourcesRequest) String() string {
 func (*ResourcesRequest) ProtoMessage() {}
 
 func (x *ResourcesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[42]
+	mi := &file_concord_v1_concord_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3032,7 +3175,7 @@ func (x *ResourcesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResourcesRequest.ProtoReflect.Descriptor instead.
 func (*ResourcesRequest) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{42}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *ResourcesRequest) GetSeen() string {
@@ -3073,7 +3216,7 @@ type ResourcesResponse struct {
 
 func (x *ResourcesResponse) Reset() {
 	*x = ResourcesResponse{}
-	mi := &file_concord_v1_concord_proto_msgTypes[43]
+	mi := &file_concord_v1_concord_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3085,7 +3228,7 @@ func (x *ResourcesResponse) String() string {
 func (*ResourcesResponse) ProtoMessage() {}
 
 func (x *ResourcesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[43]
+	mi := &file_concord_v1_concord_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3098,7 +3241,7 @@ func (x *ResourcesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResourcesResponse.ProtoReflect.Descriptor instead.
 func (*ResourcesResponse) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{43}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *ResourcesResponse) GetCluster() string {
@@ -3154,7 +3297,7 @@ type CheckResourceRequest struct {
 
 func (x *CheckResourceRequest) Reset() {
 	*x = CheckResourceRequest{}
-	mi := &file_concord_v1_concord_proto_msgTypes[44]
+	mi := &file_concord_v1_concord_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3166,7 +3309,7 @@ func (x *CheckResourceRequest) String() string {
 func (*CheckResourceRequest) ProtoMessage() {}
 
 func (x *CheckResourceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[44]
+	mi := &file_concord_v1_concord_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3179,7 +3322,7 @@ func (x *CheckResourceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckResourceRequest.ProtoReflect.Descriptor instead.
 func (*CheckResourceRequest) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{44}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *CheckResourceRequest) GetName() string {
@@ -3207,7 +3350,7 @@ type CheckResourceResponse struct {
 
 func (x *CheckResourceResponse) Reset() {
 	*x = CheckResourceResponse{}
-	mi := &file_concord_v1_concord_proto_msgTypes[45]
+	mi := &file_concord_v1_concord_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3219,7 +3362,7 @@ func (x *CheckResourceResponse) String() string {
 func (*CheckResourceResponse) ProtoMessage() {}
 
 func (x *CheckResourceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[45]
+	mi := &file_concord_v1_concord_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3232,7 +3375,7 @@ func (x *CheckResourceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckResourceResponse.ProtoReflect.Descriptor instead.
 func (*CheckResourceResponse) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{45}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *CheckResourceResponse) GetReports() []*ResourceReport {
@@ -3263,7 +3406,7 @@ type ResourceReport struct {
 
 func (x *ResourceReport) Reset() {
 	*x = ResourceReport{}
-	mi := &file_concord_v1_concord_proto_msgTypes[46]
+	mi := &file_concord_v1_concord_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3275,7 +3418,7 @@ func (x *ResourceReport) String() string {
 func (*ResourceReport) ProtoMessage() {}
 
 func (x *ResourceReport) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[46]
+	mi := &file_concord_v1_concord_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3288,7 +3431,7 @@ func (x *ResourceReport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResourceReport.ProtoReflect.Descriptor instead.
 func (*ResourceReport) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{46}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *ResourceReport) GetName() string {
@@ -3345,7 +3488,7 @@ type Finding struct {
 
 func (x *Finding) Reset() {
 	*x = Finding{}
-	mi := &file_concord_v1_concord_proto_msgTypes[47]
+	mi := &file_concord_v1_concord_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3357,7 +3500,7 @@ func (x *Finding) String() string {
 func (*Finding) ProtoMessage() {}
 
 func (x *Finding) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[47]
+	mi := &file_concord_v1_concord_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3370,7 +3513,7 @@ func (x *Finding) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Finding.ProtoReflect.Descriptor instead.
 func (*Finding) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{47}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *Finding) GetWhat() string {
@@ -3413,7 +3556,7 @@ type NotLeader struct {
 
 func (x *NotLeader) Reset() {
 	*x = NotLeader{}
-	mi := &file_concord_v1_concord_proto_msgTypes[48]
+	mi := &file_concord_v1_concord_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3425,7 +3568,7 @@ func (x *NotLeader) String() string {
 func (*NotLeader) ProtoMessage() {}
 
 func (x *NotLeader) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[48]
+	mi := &file_concord_v1_concord_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3438,7 +3581,7 @@ func (x *NotLeader) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NotLeader.ProtoReflect.Descriptor instead.
 func (*NotLeader) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{48}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *NotLeader) GetLeader() uint64 {
@@ -3460,14 +3603,24 @@ var File_concord_v1_concord_proto protoreflect.FileDescriptor
 const file_concord_v1_concord_proto_rawDesc = "" +
 	"\n" +
 	"\x18concord/v1/concord.proto\x12\n" +
-	"concord.v1\x1a\x17concord/v1/branch.proto\"\xb1\x01\n" +
+	"concord.v1\x1a\x17concord/v1/branch.proto\x1a\x17concord/v1/member.proto\"\xe4\x01\n" +
 	"\rCommitRequest\x12\x10\n" +
 	"\x03gid\x18\x01 \x01(\tR\x03gid\x12\x1a\n" +
 	"\bprotocol\x18\x02 \x01(\tR\bprotocol\x12.\n" +
 	"\bbranches\x18\x03 \x03(\v2\x12.concord.v1.BranchR\bbranches\x12\x18\n" +
 	"\acluster\x18\x04 \x01(\tR\acluster\x12\x14\n" +
 	"\x05label\x18\x05 \x01(\tR\x05label\x12\x12\n" +
-	"\x04seen\x18\x06 \x01(\tR\x04seen\"X\n" +
+	"\x04seen\x18\x06 \x01(\tR\x04seen\x121\n" +
+	"\x06agents\x18\a \x03(\v2\x19.concord.v1.AgentBranchesR\x06agents\"\x85\x01\n" +
+	"\rAgentBranches\x12'\n" +
+	"\x05agent\x18\x01 \x01(\v2\x11.concord.v1.PartyR\x05agent\x12\x14\n" +
+	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x125\n" +
+	"\bbranches\x18\x03 \x03(\v2\x19.concord.v1.ClaimedBranchR\bbranches\"k\n" +
+	"\rClaimedBranch\x12\x0e\n" +
+	"\x02no\x18\x01 \x01(\rR\x02no\x12\x1a\n" +
+	"\bresource\x18\x02 \x01(\tR\bresource\x12\x16\n" +
+	"\x06number\x18\x03 \x01(\x04R\x06number\x12\x16\n" +
+	"\x06digest\x18\x04 \x01(\fR\x06digest\"X\n" +
 	"\x0eCommitResponse\x12\x1a\n" +
 	"\bdecision\x18\x01 \x01(\tR\bdecision\x12\x16\n" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\x12\x12\n" +
@@ -3717,11 +3870,11 @@ const file_concord_v1_concord_proto_rawDesc = "" +
 	"\x03fix\x18\x04 \x01(\tR\x03fix\"5\n" +
 	"\tNotLeader\x12\x16\n" +
 	"\x06leader\x18\x01 \x01(\x04R\x06leader\x12\x10\n" +
-	"\x03api\x18\x02 \x01(\tR\x03api2\xda\n" +
-	"\n" +
+	"\x03api\x18\x02 \x01(\tR\x03api2\x9e\v\n" +
 	"\x12CoordinatorService\x12?\n" +
 	"\x06Commit\x12\x19.concord.v1.CommitRequest\x1a\x1a.concord.v1.CommitResponse\x12C\n" +
-	"\x06Decide\x12\x19.concord.v1.DecideRequest\x1a\x1a.concord.v1.DecideResponse(\x010\x01\x12E\n" +
+	"\x06Decide\x12\x19.concord.v1.DecideRequest\x1a\x1a.concord.v1.DecideResponse(\x010\x01\x12B\n" +
+	"\aDeliver\x12\x1a.concord.v1.DeliverRequest\x1a\x1b.concord.v1.DeliverResponse\x12E\n" +
 	"\bFinished\x12\x1b.concord.v1.FinishedRequest\x1a\x1c.concord.v1.FinishedResponse\x12<\n" +
 	"\x05Lease\x12\x18.concord.v1.LeaseRequest\x1a\x19.concord.v1.LeaseResponse\x12B\n" +
 	"\aOutcome\x12\x1a.concord.v1.OutcomeRequest\x1a\x1b.concord.v1.OutcomeResponse\x129\n" +
@@ -3752,121 +3905,131 @@ func file_concord_v1_concord_proto_rawDescGZIP() []byte {
 	return file_concord_v1_concord_proto_rawDescData
 }
 
-var file_concord_v1_concord_proto_msgTypes = make([]protoimpl.MessageInfo, 49)
+var file_concord_v1_concord_proto_msgTypes = make([]protoimpl.MessageInfo, 51)
 var file_concord_v1_concord_proto_goTypes = []any{
 	(*CommitRequest)(nil),              // 0: concord.v1.CommitRequest
-	(*CommitResponse)(nil),             // 1: concord.v1.CommitResponse
-	(*DecideRequest)(nil),              // 2: concord.v1.DecideRequest
-	(*NumberedCommit)(nil),             // 3: concord.v1.NumberedCommit
-	(*DecideResponse)(nil),             // 4: concord.v1.DecideResponse
-	(*NumberedAnswer)(nil),             // 5: concord.v1.NumberedAnswer
-	(*CommitError)(nil),                // 6: concord.v1.CommitError
-	(*FinishedRequest)(nil),            // 7: concord.v1.FinishedRequest
-	(*FinishedBranch)(nil),             // 8: concord.v1.FinishedBranch
-	(*FinishedResponse)(nil),           // 9: concord.v1.FinishedResponse
-	(*LeaseRequest)(nil),               // 10: concord.v1.LeaseRequest
-	(*LeaseResponse)(nil),              // 11: concord.v1.LeaseResponse
-	(*OutcomeRequest)(nil),             // 12: concord.v1.OutcomeRequest
-	(*OutcomeResponse)(nil),            // 13: concord.v1.OutcomeResponse
-	(*Transaction)(nil),                // 14: concord.v1.Transaction
-	(*Heuristic)(nil),                  // 15: concord.v1.Heuristic
-	(*ListRequest)(nil),                // 16: concord.v1.ListRequest
-	(*ListResponse)(nil),               // 17: concord.v1.ListResponse
-	(*GetRequest)(nil),                 // 18: concord.v1.GetRequest
-	(*GetResponse)(nil),                // 19: concord.v1.GetResponse
-	(*ResolveRequest)(nil),             // 20: concord.v1.ResolveRequest
-	(*ResolveResponse)(nil),            // 21: concord.v1.ResolveResponse
-	(*ForgetRequest)(nil),              // 22: concord.v1.ForgetRequest
-	(*ForgetResponse)(nil),             // 23: concord.v1.ForgetResponse
-	(*SettleRequest)(nil),              // 24: concord.v1.SettleRequest
-	(*SettleResponse)(nil),             // 25: concord.v1.SettleResponse
-	(*ReplaceMemberRequest)(nil),       // 26: concord.v1.ReplaceMemberRequest
-	(*ReplaceMemberResponse)(nil),      // 27: concord.v1.ReplaceMemberResponse
-	(*AddMemberRequest)(nil),           // 28: concord.v1.AddMemberRequest
-	(*AddMemberResponse)(nil),          // 29: concord.v1.AddMemberResponse
-	(*RemoveMemberRequest)(nil),        // 30: concord.v1.RemoveMemberRequest
-	(*RemoveMemberResponse)(nil),       // 31: concord.v1.RemoveMemberResponse
-	(*TransferLeadershipRequest)(nil),  // 32: concord.v1.TransferLeadershipRequest
-	(*TransferLeadershipResponse)(nil), // 33: concord.v1.TransferLeadershipResponse
-	(*RecoverRequest)(nil),             // 34: concord.v1.RecoverRequest
-	(*RecoverResponse)(nil),            // 35: concord.v1.RecoverResponse
-	(*RecoverAction)(nil),              // 36: concord.v1.RecoverAction
-	(*StatusRequest)(nil),              // 37: concord.v1.StatusRequest
-	(*WatchRequest)(nil),               // 38: concord.v1.WatchRequest
-	(*StatusResponse)(nil),             // 39: concord.v1.StatusResponse
-	(*Node)(nil),                       // 40: concord.v1.Node
-	(*ResourceStatus)(nil),             // 41: concord.v1.ResourceStatus
-	(*ResourcesRequest)(nil),           // 42: concord.v1.ResourcesRequest
-	(*ResourcesResponse)(nil),          // 43: concord.v1.ResourcesResponse
-	(*CheckResourceRequest)(nil),       // 44: concord.v1.CheckResourceRequest
-	(*CheckResourceResponse)(nil),      // 45: concord.v1.CheckResourceResponse
-	(*ResourceReport)(nil),             // 46: concord.v1.ResourceReport
-	(*Finding)(nil),                    // 47: concord.v1.Finding
-	(*NotLeader)(nil),                  // 48: concord.v1.NotLeader
-	(*Branch)(nil),                     // 49: concord.v1.Branch
+	(*AgentBranches)(nil),              // 1: concord.v1.AgentBranches
+	(*ClaimedBranch)(nil),              // 2: concord.v1.ClaimedBranch
+	(*CommitResponse)(nil),             // 3: concord.v1.CommitResponse
+	(*DecideRequest)(nil),              // 4: concord.v1.DecideRequest
+	(*NumberedCommit)(nil),             // 5: concord.v1.NumberedCommit
+	(*DecideResponse)(nil),             // 6: concord.v1.DecideResponse
+	(*NumberedAnswer)(nil),             // 7: concord.v1.NumberedAnswer
+	(*CommitError)(nil),                // 8: concord.v1.CommitError
+	(*FinishedRequest)(nil),            // 9: concord.v1.FinishedRequest
+	(*FinishedBranch)(nil),             // 10: concord.v1.FinishedBranch
+	(*FinishedResponse)(nil),           // 11: concord.v1.FinishedResponse
+	(*LeaseRequest)(nil),               // 12: concord.v1.LeaseRequest
+	(*LeaseResponse)(nil),              // 13: concord.v1.LeaseResponse
+	(*OutcomeRequest)(nil),             // 14: concord.v1.OutcomeRequest
+	(*OutcomeResponse)(nil),            // 15: concord.v1.OutcomeResponse
+	(*Transaction)(nil),                // 16: concord.v1.Transaction
+	(*Heuristic)(nil),                  // 17: concord.v1.Heuristic
+	(*ListRequest)(nil),                // 18: concord.v1.ListRequest
+	(*ListResponse)(nil),               // 19: concord.v1.ListResponse
+	(*GetRequest)(nil),                 // 20: concord.v1.GetRequest
+	(*GetResponse)(nil),                // 21: concord.v1.GetResponse
+	(*ResolveRequest)(nil),             // 22: concord.v1.ResolveRequest
+	(*ResolveResponse)(nil),            // 23: concord.v1.ResolveResponse
+	(*ForgetRequest)(nil),              // 24: concord.v1.ForgetRequest
+	(*ForgetResponse)(nil),             // 25: concord.v1.ForgetResponse
+	(*SettleRequest)(nil),              // 26: concord.v1.SettleRequest
+	(*SettleResponse)(nil),             // 27: concord.v1.SettleResponse
+	(*ReplaceMemberRequest)(nil),       // 28: concord.v1.ReplaceMemberRequest
+	(*ReplaceMemberResponse)(nil),      // 29: concord.v1.ReplaceMemberResponse
+	(*AddMemberRequest)(nil),           // 30: concord.v1.AddMemberRequest
+	(*AddMemberResponse)(nil),          // 31: concord.v1.AddMemberResponse
+	(*RemoveMemberRequest)(nil),        // 32: concord.v1.RemoveMemberRequest
+	(*RemoveMemberResponse)(nil),       // 33: concord.v1.RemoveMemberResponse
+	(*TransferLeadershipRequest)(nil),  // 34: concord.v1.TransferLeadershipRequest
+	(*TransferLeadershipResponse)(nil), // 35: concord.v1.TransferLeadershipResponse
+	(*RecoverRequest)(nil),             // 36: concord.v1.RecoverRequest
+	(*RecoverResponse)(nil),            // 37: concord.v1.RecoverResponse
+	(*RecoverAction)(nil),              // 38: concord.v1.RecoverAction
+	(*StatusRequest)(nil),              // 39: concord.v1.StatusRequest
+	(*WatchRequest)(nil),               // 40: concord.v1.WatchRequest
+	(*StatusResponse)(nil),             // 41: concord.v1.StatusResponse
+	(*Node)(nil),                       // 42: concord.v1.Node
+	(*ResourceStatus)(nil),             // 43: concord.v1.ResourceStatus
+	(*ResourcesRequest)(nil),           // 44: concord.v1.ResourcesRequest
+	(*ResourcesResponse)(nil),          // 45: concord.v1.ResourcesResponse
+	(*CheckResourceRequest)(nil),       // 46: concord.v1.CheckResourceRequest
+	(*CheckResourceResponse)(nil),      // 47: concord.v1.CheckResourceResponse
+	(*ResourceReport)(nil),             // 48: concord.v1.ResourceReport
+	(*Finding)(nil),                    // 49: concord.v1.Finding
+	(*NotLeader)(nil),                  // 50: concord.v1.NotLeader
+	(*Branch)(nil),                     // 51: concord.v1.Branch
+	(*Party)(nil),                      // 52: concord.v1.Party
+	(*DeliverRequest)(nil),             // 53: concord.v1.DeliverRequest
+	(*DeliverResponse)(nil),            // 54: concord.v1.DeliverResponse
 }
 var file_concord_v1_concord_proto_depIdxs = []int32{
-	49, // 0: concord.v1.CommitRequest.branches:type_name -> concord.v1.Branch
-	3,  // 1: concord.v1.DecideRequest.commits:type_name -> concord.v1.NumberedCommit
-	0,  // 2: concord.v1.NumberedCommit.request:type_name -> concord.v1.CommitRequest
-	5,  // 3: concord.v1.DecideResponse.answers:type_name -> concord.v1.NumberedAnswer
-	1,  // 4: concord.v1.NumberedAnswer.response:type_name -> concord.v1.CommitResponse
-	6,  // 5: concord.v1.NumberedAnswer.error:type_name -> concord.v1.CommitError
-	48, // 6: concord.v1.CommitError.not_leader:type_name -> concord.v1.NotLeader
-	8,  // 7: concord.v1.FinishedRequest.branches:type_name -> concord.v1.FinishedBranch
-	49, // 8: concord.v1.Transaction.branches:type_name -> concord.v1.Branch
-	15, // 9: concord.v1.Transaction.heuristics:type_name -> concord.v1.Heuristic
-	14, // 10: concord.v1.ListResponse.transactions:type_name -> concord.v1.Transaction
-	14, // 11: concord.v1.GetResponse.transaction:type_name -> concord.v1.Transaction
-	36, // 12: concord.v1.RecoverResponse.actions:type_name -> concord.v1.RecoverAction
-	40, // 13: concord.v1.StatusResponse.nodes:type_name -> concord.v1.Node
-	41, // 14: concord.v1.StatusResponse.resources:type_name -> concord.v1.ResourceStatus
-	41, // 15: concord.v1.ResourcesResponse.resources:type_name -> concord.v1.ResourceStatus
-	46, // 16: concord.v1.CheckResourceResponse.reports:type_name -> concord.v1.ResourceReport
-	47, // 17: concord.v1.ResourceReport.findings:type_name -> concord.v1.Finding
-	0,  // 18: concord.v1.CoordinatorService.Commit:input_type -> concord.v1.CommitRequest
-	2,  // 19: concord.v1.CoordinatorService.Decide:input_type -> concord.v1.DecideRequest
-	7,  // 20: concord.v1.CoordinatorService.Finished:input_type -> concord.v1.FinishedRequest
-	10, // 21: concord.v1.CoordinatorService.Lease:input_type -> concord.v1.LeaseRequest
-	12, // 22: concord.v1.CoordinatorService.Outcome:input_type -> concord.v1.OutcomeRequest
-	16, // 23: concord.v1.CoordinatorService.List:input_type -> concord.v1.ListRequest
-	18, // 24: concord.v1.CoordinatorService.Get:input_type -> concord.v1.GetRequest
-	20, // 25: concord.v1.CoordinatorService.Resolve:input_type -> concord.v1.ResolveRequest
-	22, // 26: concord.v1.CoordinatorService.Forget:input_type -> concord.v1.ForgetRequest
-	24, // 27: concord.v1.CoordinatorService.Settle:input_type -> concord.v1.SettleRequest
-	26, // 28: concord.v1.CoordinatorService.ReplaceMember:input_type -> concord.v1.ReplaceMemberRequest
-	28, // 29: concord.v1.CoordinatorService.AddMember:input_type -> concord.v1.AddMemberRequest
-	30, // 30: concord.v1.CoordinatorService.RemoveMember:input_type -> concord.v1.RemoveMemberRequest
-	32, // 31: concord.v1.CoordinatorService.TransferLeadership:input_type -> concord.v1.TransferLeadershipRequest
-	34, // 32: concord.v1.CoordinatorService.Recover:input_type -> concord.v1.RecoverRequest
-	37, // 33: concord.v1.CoordinatorService.Status:input_type -> concord.v1.StatusRequest
-	38, // 34: concord.v1.CoordinatorService.Watch:input_type -> concord.v1.WatchRequest
-	42, // 35: concord.v1.CoordinatorService.Resources:input_type -> concord.v1.ResourcesRequest
-	44, // 36: concord.v1.CoordinatorService.CheckResource:input_type -> concord.v1.CheckResourceRequest
-	1,  // 37: concord.v1.CoordinatorService.Commit:output_type -> concord.v1.CommitResponse
-	4,  // 38: concord.v1.CoordinatorService.Decide:output_type -> concord.v1.DecideResponse
-	9,  // 39: concord.v1.CoordinatorService.Finished:output_type -> concord.v1.FinishedResponse
-	11, // 40: concord.v1.CoordinatorService.Lease:output_type -> concord.v1.LeaseResponse
-	13, // 41: concord.v1.CoordinatorService.Outcome:output_type -> concord.v1.OutcomeResponse
-	17, // 42: concord.v1.CoordinatorService.List:output_type -> concord.v1.ListResponse
-	19, // 43: concord.v1.CoordinatorService.Get:output_type -> concord.v1.GetResponse
-	21, // 44: concord.v1.CoordinatorService.Resolve:output_type -> concord.v1.ResolveResponse
-	23, // 45: concord.v1.CoordinatorService.Forget:output_type -> concord.v1.ForgetResponse
-	25, // 46: concord.v1.CoordinatorService.Settle:output_type -> concord.v1.SettleResponse
-	27, // 47: concord.v1.CoordinatorService.ReplaceMember:output_type -> concord.v1.ReplaceMemberResponse
-	29, // 48: concord.v1.CoordinatorService.AddMember:output_type -> concord.v1.AddMemberResponse
-	31, // 49: concord.v1.CoordinatorService.RemoveMember:output_type -> concord.v1.RemoveMemberResponse
-	33, // 50: concord.v1.CoordinatorService.TransferLeadership:output_type -> concord.v1.TransferLeadershipResponse
-	35, // 51: concord.v1.CoordinatorService.Recover:output_type -> concord.v1.RecoverResponse
-	39, // 52: concord.v1.CoordinatorService.Status:output_type -> concord.v1.StatusResponse
-	39, // 53: concord.v1.CoordinatorService.Watch:output_type -> concord.v1.StatusResponse
-	43, // 54: concord.v1.CoordinatorService.Resources:output_type -> concord.v1.ResourcesResponse
-	45, // 55: concord.v1.CoordinatorService.CheckResource:output_type -> concord.v1.CheckResourceResponse
-	37, // [37:56] is the sub-list for method output_type
-	18, // [18:37] is the sub-list for method input_type
-	18, // [18:18] is the sub-list for extension type_name
-	18, // [18:18] is the sub-list for extension extendee
-	0,  // [0:18] is the sub-list for field type_name
+	51, // 0: concord.v1.CommitRequest.branches:type_name -> concord.v1.Branch
+	1,  // 1: concord.v1.CommitRequest.agents:type_name -> concord.v1.AgentBranches
+	52, // 2: concord.v1.AgentBranches.agent:type_name -> concord.v1.Party
+	2,  // 3: concord.v1.AgentBranches.branches:type_name -> concord.v1.ClaimedBranch
+	5,  // 4: concord.v1.DecideRequest.commits:type_name -> concord.v1.NumberedCommit
+	0,  // 5: concord.v1.NumberedCommit.request:type_name -> concord.v1.CommitRequest
+	7,  // 6: concord.v1.DecideResponse.answers:type_name -> concord.v1.NumberedAnswer
+	3,  // 7: concord.v1.NumberedAnswer.response:type_name -> concord.v1.CommitResponse
+	8,  // 8: concord.v1.NumberedAnswer.error:type_name -> concord.v1.CommitError
+	50, // 9: concord.v1.CommitError.not_leader:type_name -> concord.v1.NotLeader
+	10, // 10: concord.v1.FinishedRequest.branches:type_name -> concord.v1.FinishedBranch
+	51, // 11: concord.v1.Transaction.branches:type_name -> concord.v1.Branch
+	17, // 12: concord.v1.Transaction.heuristics:type_name -> concord.v1.Heuristic
+	16, // 13: concord.v1.ListResponse.transactions:type_name -> concord.v1.Transaction
+	16, // 14: concord.v1.GetResponse.transaction:type_name -> concord.v1.Transaction
+	38, // 15: concord.v1.RecoverResponse.actions:type_name -> concord.v1.RecoverAction
+	42, // 16: concord.v1.StatusResponse.nodes:type_name -> concord.v1.Node
+	43, // 17: concord.v1.StatusResponse.resources:type_name -> concord.v1.ResourceStatus
+	43, // 18: concord.v1.ResourcesResponse.resources:type_name -> concord.v1.ResourceStatus
+	48, // 19: concord.v1.CheckResourceResponse.reports:type_name -> concord.v1.ResourceReport
+	49, // 20: concord.v1.ResourceReport.findings:type_name -> concord.v1.Finding
+	0,  // 21: concord.v1.CoordinatorService.Commit:input_type -> concord.v1.CommitRequest
+	4,  // 22: concord.v1.CoordinatorService.Decide:input_type -> concord.v1.DecideRequest
+	53, // 23: concord.v1.CoordinatorService.Deliver:input_type -> concord.v1.DeliverRequest
+	9,  // 24: concord.v1.CoordinatorService.Finished:input_type -> concord.v1.FinishedRequest
+	12, // 25: concord.v1.CoordinatorService.Lease:input_type -> concord.v1.LeaseRequest
+	14, // 26: concord.v1.CoordinatorService.Outcome:input_type -> concord.v1.OutcomeRequest
+	18, // 27: concord.v1.CoordinatorService.List:input_type -> concord.v1.ListRequest
+	20, // 28: concord.v1.CoordinatorService.Get:input_type -> concord.v1.GetRequest
+	22, // 29: concord.v1.CoordinatorService.Resolve:input_type -> concord.v1.ResolveRequest
+	24, // 30: concord.v1.CoordinatorService.Forget:input_type -> concord.v1.ForgetRequest
+	26, // 31: concord.v1.CoordinatorService.Settle:input_type -> concord.v1.SettleRequest
+	28, // 32: concord.v1.CoordinatorService.ReplaceMember:input_type -> concord.v1.ReplaceMemberRequest
+	30, // 33: concord.v1.CoordinatorService.AddMember:input_type -> concord.v1.AddMemberRequest
+	32, // 34: concord.v1.CoordinatorService.RemoveMember:input_type -> concord.v1.RemoveMemberRequest
+	34, // 35: concord.v1.CoordinatorService.TransferLeadership:input_type -> concord.v1.TransferLeadershipRequest
+	36, // 36: concord.v1.CoordinatorService.Recover:input_type -> concord.v1.RecoverRequest
+	39, // 37: concord.v1.CoordinatorService.Status:input_type -> concord.v1.StatusRequest
+	40, // 38: concord.v1.CoordinatorService.Watch:input_type -> concord.v1.WatchRequest
+	44, // 39: concord.v1.CoordinatorService.Resources:input_type -> concord.v1.ResourcesRequest
+	46, // 40: concord.v1.CoordinatorService.CheckResource:input_type -> concord.v1.CheckResourceRequest
+	3,  // 41: concord.v1.CoordinatorService.Commit:output_type -> concord.v1.CommitResponse
+	6,  // 42: concord.v1.CoordinatorService.Decide:output_type -> concord.v1.DecideResponse
+	54, // 43: concord.v1.CoordinatorService.Deliver:output_type -> concord.v1.DeliverResponse
+	11, // 44: concord.v1.CoordinatorService.Finished:output_type -> concord.v1.FinishedResponse
+	13, // 45: concord.v1.CoordinatorService.Lease:output_type -> concord.v1.LeaseResponse
+	15, // 46: concord.v1.CoordinatorService.Outcome:output_type -> concord.v1.OutcomeResponse
+	19, // 47: concord.v1.CoordinatorService.List:output_type -> concord.v1.ListResponse
+	21, // 48: concord.v1.CoordinatorService.Get:output_type -> concord.v1.GetResponse
+	23, // 49: concord.v1.CoordinatorService.Resolve:output_type -> concord.v1.ResolveResponse
+	25, // 50: concord.v1.CoordinatorService.Forget:output_type -> concord.v1.ForgetResponse
+	27, // 51: concord.v1.CoordinatorService.Settle:output_type -> concord.v1.SettleResponse
+	29, // 52: concord.v1.CoordinatorService.ReplaceMember:output_type -> concord.v1.ReplaceMemberResponse
+	31, // 53: concord.v1.CoordinatorService.AddMember:output_type -> concord.v1.AddMemberResponse
+	33, // 54: concord.v1.CoordinatorService.RemoveMember:output_type -> concord.v1.RemoveMemberResponse
+	35, // 55: concord.v1.CoordinatorService.TransferLeadership:output_type -> concord.v1.TransferLeadershipResponse
+	37, // 56: concord.v1.CoordinatorService.Recover:output_type -> concord.v1.RecoverResponse
+	41, // 57: concord.v1.CoordinatorService.Status:output_type -> concord.v1.StatusResponse
+	41, // 58: concord.v1.CoordinatorService.Watch:output_type -> concord.v1.StatusResponse
+	45, // 59: concord.v1.CoordinatorService.Resources:output_type -> concord.v1.ResourcesResponse
+	47, // 60: concord.v1.CoordinatorService.CheckResource:output_type -> concord.v1.CheckResourceResponse
+	41, // [41:61] is the sub-list for method output_type
+	21, // [21:41] is the sub-list for method input_type
+	21, // [21:21] is the sub-list for extension type_name
+	21, // [21:21] is the sub-list for extension extendee
+	0,  // [0:21] is the sub-list for field type_name
 }
 
 func init() { file_concord_v1_concord_proto_init() }
@@ -3875,13 +4038,14 @@ func file_concord_v1_concord_proto_init() {
 		return
 	}
 	file_concord_v1_branch_proto_init()
+	file_concord_v1_member_proto_init()
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_concord_v1_concord_proto_rawDesc), len(file_concord_v1_concord_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   49,
+			NumMessages:   51,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -7,8 +7,7 @@
 // source: concord/v1/member.proto
 
 // What the members of three-phase transactions say to each other: agents, and the cluster, which
-// is one more of them. The rules that they follow are those of package protocol/threepc. No service
-// takes these messages yet.
+// is one more of them. The rules that they follow are those of package protocol/threepc.
 
 package concordv1
 

@@ -80,7 +80,9 @@ type DescribeResponse struct {
 	Open    uint32 `protobuf:"varint,6,opt,name=open,proto3" json:"open,omitempty"`
 	MaxOpen uint32 `protobuf:"varint,7,opt,name=max_open,json=maxOpen,proto3" json:"max_open,omitempty"`
 	// How long an open branch may hear nothing before it is rolled back, in milliseconds.
-	SilenceMs     int64 `protobuf:"varint,8,opt,name=silence_ms,json=silenceMs,proto3" json:"silence_ms,omitempty"`
+	SilenceMs int64 `protobuf:"varint,8,opt,name=silence_ms,json=silenceMs,proto3" json:"silence_ms,omitempty"`
+	// Where coordinators and other agents find this one, host:port.
+	Addr          string `protobuf:"bytes,9,opt,name=addr,proto3" json:"addr,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -169,6 +171,13 @@ func (x *DescribeResponse) GetSilenceMs() int64 {
 		return x.SilenceMs
 	}
 	return 0
+}
+
+func (x *DescribeResponse) GetAddr() string {
+	if x != nil {
+		return x.Addr
+	}
+	return ""
 }
 
 type HostedResource struct {
@@ -1838,8 +1847,8 @@ var File_concord_v1_participant_proto protoreflect.FileDescriptor
 const file_concord_v1_participant_proto_rawDesc = "" +
 	"\n" +
 	"\x1cconcord/v1/participant.proto\x12\n" +
-	"concord.v1\x1a\x17concord/v1/branch.proto\x1a\x18concord/v1/concord.proto\"\x11\n" +
-	"\x0fDescribeRequest\"\xf8\x01\n" +
+	"concord.v1\x1a\x17concord/v1/branch.proto\x1a\x18concord/v1/concord.proto\x1a\x17concord/v1/member.proto\"\x11\n" +
+	"\x0fDescribeRequest\"\x8c\x02\n" +
 	"\x10DescribeResponse\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
 	"\ajournal\x18\x02 \x01(\tR\ajournal\x12\x14\n" +
@@ -1849,7 +1858,8 @@ const file_concord_v1_participant_proto_rawDesc = "" +
 	"\x04open\x18\x06 \x01(\rR\x04open\x12\x19\n" +
 	"\bmax_open\x18\a \x01(\rR\amaxOpen\x12\x1d\n" +
 	"\n" +
-	"silence_ms\x18\b \x01(\x03R\tsilenceMs\"n\n" +
+	"silence_ms\x18\b \x01(\x03R\tsilenceMs\x12\x12\n" +
+	"\x04addr\x18\t \x01(\tR\x04addr\"n\n" +
 	"\x0eHostedResource\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
 	"\x06driver\x18\x02 \x01(\tR\x06driver\x12\x1a\n" +
@@ -1967,7 +1977,7 @@ const file_concord_v1_participant_proto_rawDesc = "" +
 	"\x15ForgetEvidenceRequest\x12\x1a\n" +
 	"\bresource\x18\x01 \x01(\tR\bresource\x122\n" +
 	"\bbranches\x18\x02 \x03(\v2\x16.concord.v1.BranchNameR\bbranches\"\x18\n" +
-	"\x16ForgetEvidenceResponse2\xf9\x05\n" +
+	"\x16ForgetEvidenceResponse2\xbd\x06\n" +
 	"\x12ParticipantService\x12E\n" +
 	"\bDescribe\x12\x1b.concord.v1.DescribeRequest\x1a\x1c.concord.v1.DescribeResponse\x12B\n" +
 	"\aExecute\x12\x1a.concord.v1.ExecuteRequest\x1a\x1b.concord.v1.ExecuteResponse\x12F\n" +
@@ -1975,7 +1985,8 @@ const file_concord_v1_participant_proto_rawDesc = "" +
 	"\n" +
 	"RollbackTo\x12\x1d.concord.v1.RollbackToRequest\x1a\x1b.concord.v1.ExecuteResponse\x12B\n" +
 	"\aPrepare\x12\x1a.concord.v1.PrepareRequest\x1a\x1b.concord.v1.PrepareResponse\x12?\n" +
-	"\x06Finish\x12\x19.concord.v1.FinishRequest\x1a\x1a.concord.v1.FinishResponse\x12Q\n" +
+	"\x06Finish\x12\x19.concord.v1.FinishRequest\x1a\x1a.concord.v1.FinishResponse\x12B\n" +
+	"\aDeliver\x12\x1a.concord.v1.DeliverRequest\x1a\x1b.concord.v1.DeliverResponse\x12Q\n" +
 	"\fListBranches\x12\x1f.concord.v1.ListBranchesRequest\x1a .concord.v1.ListBranchesResponse\x12N\n" +
 	"\vCheckHosted\x12\x1e.concord.v1.CheckHostedRequest\x1a\x1f.concord.v1.CheckHostedResponse\x12E\n" +
 	"\bEvidence\x12\x1b.concord.v1.EvidenceRequest\x1a\x1c.concord.v1.EvidenceResponse\x12W\n" +
@@ -2022,6 +2033,8 @@ var file_concord_v1_participant_proto_goTypes = []any{
 	(*ForgetEvidenceResponse)(nil), // 24: concord.v1.ForgetEvidenceResponse
 	(*Branch)(nil),                 // 25: concord.v1.Branch
 	(*Finding)(nil),                // 26: concord.v1.Finding
+	(*DeliverRequest)(nil),         // 27: concord.v1.DeliverRequest
+	(*DeliverResponse)(nil),        // 28: concord.v1.DeliverResponse
 }
 var file_concord_v1_participant_proto_depIdxs = []int32{
 	2,  // 0: concord.v1.DescribeResponse.resources:type_name -> concord.v1.HostedResource
@@ -2047,22 +2060,24 @@ var file_concord_v1_participant_proto_depIdxs = []int32{
 	7,  // 20: concord.v1.ParticipantService.RollbackTo:input_type -> concord.v1.RollbackToRequest
 	11, // 21: concord.v1.ParticipantService.Prepare:input_type -> concord.v1.PrepareRequest
 	13, // 22: concord.v1.ParticipantService.Finish:input_type -> concord.v1.FinishRequest
-	15, // 23: concord.v1.ParticipantService.ListBranches:input_type -> concord.v1.ListBranchesRequest
-	18, // 24: concord.v1.ParticipantService.CheckHosted:input_type -> concord.v1.CheckHostedRequest
-	21, // 25: concord.v1.ParticipantService.Evidence:input_type -> concord.v1.EvidenceRequest
-	23, // 26: concord.v1.ParticipantService.ForgetEvidence:input_type -> concord.v1.ForgetEvidenceRequest
-	1,  // 27: concord.v1.ParticipantService.Describe:output_type -> concord.v1.DescribeResponse
-	8,  // 28: concord.v1.ParticipantService.Execute:output_type -> concord.v1.ExecuteResponse
-	8,  // 29: concord.v1.ParticipantService.Savepoint:output_type -> concord.v1.ExecuteResponse
-	8,  // 30: concord.v1.ParticipantService.RollbackTo:output_type -> concord.v1.ExecuteResponse
-	12, // 31: concord.v1.ParticipantService.Prepare:output_type -> concord.v1.PrepareResponse
-	14, // 32: concord.v1.ParticipantService.Finish:output_type -> concord.v1.FinishResponse
-	16, // 33: concord.v1.ParticipantService.ListBranches:output_type -> concord.v1.ListBranchesResponse
-	19, // 34: concord.v1.ParticipantService.CheckHosted:output_type -> concord.v1.CheckHostedResponse
-	22, // 35: concord.v1.ParticipantService.Evidence:output_type -> concord.v1.EvidenceResponse
-	24, // 36: concord.v1.ParticipantService.ForgetEvidence:output_type -> concord.v1.ForgetEvidenceResponse
-	27, // [27:37] is the sub-list for method output_type
-	17, // [17:27] is the sub-list for method input_type
+	27, // 23: concord.v1.ParticipantService.Deliver:input_type -> concord.v1.DeliverRequest
+	15, // 24: concord.v1.ParticipantService.ListBranches:input_type -> concord.v1.ListBranchesRequest
+	18, // 25: concord.v1.ParticipantService.CheckHosted:input_type -> concord.v1.CheckHostedRequest
+	21, // 26: concord.v1.ParticipantService.Evidence:input_type -> concord.v1.EvidenceRequest
+	23, // 27: concord.v1.ParticipantService.ForgetEvidence:input_type -> concord.v1.ForgetEvidenceRequest
+	1,  // 28: concord.v1.ParticipantService.Describe:output_type -> concord.v1.DescribeResponse
+	8,  // 29: concord.v1.ParticipantService.Execute:output_type -> concord.v1.ExecuteResponse
+	8,  // 30: concord.v1.ParticipantService.Savepoint:output_type -> concord.v1.ExecuteResponse
+	8,  // 31: concord.v1.ParticipantService.RollbackTo:output_type -> concord.v1.ExecuteResponse
+	12, // 32: concord.v1.ParticipantService.Prepare:output_type -> concord.v1.PrepareResponse
+	14, // 33: concord.v1.ParticipantService.Finish:output_type -> concord.v1.FinishResponse
+	28, // 34: concord.v1.ParticipantService.Deliver:output_type -> concord.v1.DeliverResponse
+	16, // 35: concord.v1.ParticipantService.ListBranches:output_type -> concord.v1.ListBranchesResponse
+	19, // 36: concord.v1.ParticipantService.CheckHosted:output_type -> concord.v1.CheckHostedResponse
+	22, // 37: concord.v1.ParticipantService.Evidence:output_type -> concord.v1.EvidenceResponse
+	24, // 38: concord.v1.ParticipantService.ForgetEvidence:output_type -> concord.v1.ForgetEvidenceResponse
+	28, // [28:39] is the sub-list for method output_type
+	17, // [17:28] is the sub-list for method input_type
 	17, // [17:17] is the sub-list for extension type_name
 	17, // [17:17] is the sub-list for extension extendee
 	0,  // [0:17] is the sub-list for field type_name
@@ -2075,6 +2090,7 @@ func file_concord_v1_participant_proto_init() {
 	}
 	file_concord_v1_branch_proto_init()
 	file_concord_v1_concord_proto_init()
+	file_concord_v1_member_proto_init()
 	file_concord_v1_participant_proto_msgTypes[4].OneofWrappers = []any{
 		(*Value_Bool)(nil),
 		(*Value_Int)(nil),

@@ -12,6 +12,7 @@ import (
 
 	"github.com/spf13/pflag"
 
+	"github.com/concordtx/concord/api"
 	"github.com/concordtx/concord/participant"
 )
 
@@ -21,6 +22,7 @@ type Agent struct {
 	Name         string
 	DataDir      string `mapstructure:"data_dir"`
 	Listen       string
+	Advertise    string
 	Coordinators []string
 	Resources    []Resource // by decodeResources
 	MaxOpen      int        `mapstructure:"max_open"`
@@ -45,7 +47,7 @@ var AgentProgram = program{command: "concord agent", prefix: envPrefix + "AGENT_
 // agentDefaults are the keys that are no lists, each with its default.
 func agentDefaults() map[string]any {
 	return map[string]any{
-		"name": "", "data_dir": "", "listen": "127.0.0.1:7430", "max_open": 64, "silence": time.Minute, "scan": 5 * time.Second,
+		"name": "", "data_dir": "", "listen": "127.0.0.1:7430", "advertise": "", "max_open": 64, "silence": time.Minute, "scan": 5 * time.Second,
 		"log.level": "info", "log.format": "text",
 	}
 }
@@ -73,6 +75,9 @@ func (c *Agent) check() error {
 	}
 	if c.DataDir == "" {
 		return errors.New("\"data_dir\" is missing: give a directory of its own to each agent")
+	}
+	if c.Advertise != "" && !api.Dialable(c.Advertise) {
+		return fmt.Errorf("advertise: %.80q is not host:port, such as 10.0.0.1:7430: it is where coordinators and other agents find this one", c.Advertise)
 	}
 	if len(c.Coordinators) == 0 {
 		return errors.New("\"coordinators\" is empty: list the API addresses of the coordinator nodes, such as 127.0.0.1:7420")

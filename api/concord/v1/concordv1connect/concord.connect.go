@@ -56,6 +56,9 @@ const (
 	// CoordinatorServiceDecideProcedure is the fully-qualified name of the CoordinatorService's Decide
 	// RPC.
 	CoordinatorServiceDecideProcedure = "/concord.v1.CoordinatorService/Decide"
+	// CoordinatorServiceDeliverProcedure is the fully-qualified name of the CoordinatorService's
+	// Deliver RPC.
+	CoordinatorServiceDeliverProcedure = "/concord.v1.CoordinatorService/Deliver"
 	// CoordinatorServiceFinishedProcedure is the fully-qualified name of the CoordinatorService's
 	// Finished RPC.
 	CoordinatorServiceFinishedProcedure = "/concord.v1.CoordinatorService/Finished"
@@ -114,6 +117,9 @@ type CoordinatorServiceClient interface {
 	// Decide is Commit for programs with many transactions at a time: requests share one
 	// stream, and answers come back in any order.
 	Decide(context.Context) (*connect.BidiStreamForClientSimple[v1.DecideRequest, v1.DecideResponse], error)
+	// Deliver brings what members of three-phase transactions say to the cluster, which is one of
+	// them. What the cluster says goes to the members in calls of their own.
+	Deliver(context.Context, *v1.DeliverRequest) (*v1.DeliverResponse, error)
 	// Finished reports branches that their own sessions have finished.
 	Finished(context.Context, *v1.FinishedRequest) (*v1.FinishedResponse, error)
 	// Lease keeps the lease under which a client begins transactions: the branches of one that
@@ -176,6 +182,12 @@ func NewCoordinatorServiceClient(httpClient connect.HTTPClient, baseURL string, 
 			httpClient,
 			baseURL+CoordinatorServiceDecideProcedure,
 			connect.WithSchema(coordinatorServiceMethods.ByName("Decide")),
+			connect.WithClientOptions(opts...),
+		),
+		deliver: connect.NewClient[v1.DeliverRequest, v1.DeliverResponse](
+			httpClient,
+			baseURL+CoordinatorServiceDeliverProcedure,
+			connect.WithSchema(coordinatorServiceMethods.ByName("Deliver")),
 			connect.WithClientOptions(opts...),
 		),
 		finished: connect.NewClient[v1.FinishedRequest, v1.FinishedResponse](
@@ -287,6 +299,7 @@ func NewCoordinatorServiceClient(httpClient connect.HTTPClient, baseURL string, 
 type coordinatorServiceClient struct {
 	commit             *connect.Client[v1.CommitRequest, v1.CommitResponse]
 	decide             *connect.Client[v1.DecideRequest, v1.DecideResponse]
+	deliver            *connect.Client[v1.DeliverRequest, v1.DeliverResponse]
 	finished           *connect.Client[v1.FinishedRequest, v1.FinishedResponse]
 	lease              *connect.Client[v1.LeaseRequest, v1.LeaseResponse]
 	outcome            *connect.Client[v1.OutcomeRequest, v1.OutcomeResponse]
@@ -318,6 +331,15 @@ func (c *coordinatorServiceClient) Commit(ctx context.Context, req *v1.CommitReq
 // Decide calls concord.v1.CoordinatorService.Decide.
 func (c *coordinatorServiceClient) Decide(ctx context.Context) (*connect.BidiStreamForClientSimple[v1.DecideRequest, v1.DecideResponse], error) {
 	return c.decide.CallBidiStreamSimple(ctx)
+}
+
+// Deliver calls concord.v1.CoordinatorService.Deliver.
+func (c *coordinatorServiceClient) Deliver(ctx context.Context, req *v1.DeliverRequest) (*v1.DeliverResponse, error) {
+	response, err := c.deliver.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
 }
 
 // Finished calls concord.v1.CoordinatorService.Finished.
@@ -476,6 +498,9 @@ type CoordinatorServiceHandler interface {
 	// Decide is Commit for programs with many transactions at a time: requests share one
 	// stream, and answers come back in any order.
 	Decide(context.Context, *connect.BidiStream[v1.DecideRequest, v1.DecideResponse]) error
+	// Deliver brings what members of three-phase transactions say to the cluster, which is one of
+	// them. What the cluster says goes to the members in calls of their own.
+	Deliver(context.Context, *v1.DeliverRequest) (*v1.DeliverResponse, error)
 	// Finished reports branches that their own sessions have finished.
 	Finished(context.Context, *v1.FinishedRequest) (*v1.FinishedResponse, error)
 	// Lease keeps the lease under which a client begins transactions: the branches of one that
@@ -534,6 +559,12 @@ func NewCoordinatorServiceHandler(svc CoordinatorServiceHandler, opts ...connect
 		CoordinatorServiceDecideProcedure,
 		svc.Decide,
 		connect.WithSchema(coordinatorServiceMethods.ByName("Decide")),
+		connect.WithHandlerOptions(opts...),
+	)
+	coordinatorServiceDeliverHandler := connect.NewUnaryHandlerSimple(
+		CoordinatorServiceDeliverProcedure,
+		svc.Deliver,
+		connect.WithSchema(coordinatorServiceMethods.ByName("Deliver")),
 		connect.WithHandlerOptions(opts...),
 	)
 	coordinatorServiceFinishedHandler := connect.NewUnaryHandlerSimple(
@@ -644,6 +675,8 @@ func NewCoordinatorServiceHandler(svc CoordinatorServiceHandler, opts ...connect
 			coordinatorServiceCommitHandler.ServeHTTP(w, r)
 		case CoordinatorServiceDecideProcedure:
 			coordinatorServiceDecideHandler.ServeHTTP(w, r)
+		case CoordinatorServiceDeliverProcedure:
+			coordinatorServiceDeliverHandler.ServeHTTP(w, r)
 		case CoordinatorServiceFinishedProcedure:
 			coordinatorServiceFinishedHandler.ServeHTTP(w, r)
 		case CoordinatorServiceLeaseProcedure:
@@ -693,6 +726,10 @@ func (UnimplementedCoordinatorServiceHandler) Commit(context.Context, *v1.Commit
 
 func (UnimplementedCoordinatorServiceHandler) Decide(context.Context, *connect.BidiStream[v1.DecideRequest, v1.DecideResponse]) error {
 	return connect.NewError(connect.CodeUnimplemented, errors.New("concord.v1.CoordinatorService.Decide is not implemented"))
+}
+
+func (UnimplementedCoordinatorServiceHandler) Deliver(context.Context, *v1.DeliverRequest) (*v1.DeliverResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("concord.v1.CoordinatorService.Deliver is not implemented"))
 }
 
 func (UnimplementedCoordinatorServiceHandler) Finished(context.Context, *v1.FinishedRequest) (*v1.FinishedResponse, error) {

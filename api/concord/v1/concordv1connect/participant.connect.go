@@ -59,6 +59,9 @@ const (
 	// ParticipantServiceFinishProcedure is the fully-qualified name of the ParticipantService's Finish
 	// RPC.
 	ParticipantServiceFinishProcedure = "/concord.v1.ParticipantService/Finish"
+	// ParticipantServiceDeliverProcedure is the fully-qualified name of the ParticipantService's
+	// Deliver RPC.
+	ParticipantServiceDeliverProcedure = "/concord.v1.ParticipantService/Deliver"
 	// ParticipantServiceListBranchesProcedure is the fully-qualified name of the ParticipantService's
 	// ListBranches RPC.
 	ParticipantServiceListBranchesProcedure = "/concord.v1.ParticipantService/ListBranches"
@@ -88,6 +91,9 @@ type ParticipantServiceClient interface {
 	Prepare(context.Context, *v1.PrepareRequest) (*v1.PrepareResponse, error)
 	// Finish ends a branch as its transaction was decided, prepared or not.
 	Finish(context.Context, *v1.FinishRequest) (*v1.FinishResponse, error)
+	// Deliver brings what other members of three-phase transactions say. What this agent says goes
+	// to them in calls of its own.
+	Deliver(context.Context, *v1.DeliverRequest) (*v1.DeliverResponse, error)
 	// ListBranches shows the branches that the agent knows, and with fresh what its databases list
 	// as prepared. It changes nothing.
 	ListBranches(context.Context, *v1.ListBranchesRequest) (*v1.ListBranchesResponse, error)
@@ -146,6 +152,12 @@ func NewParticipantServiceClient(httpClient connect.HTTPClient, baseURL string, 
 			connect.WithSchema(participantServiceMethods.ByName("Finish")),
 			connect.WithClientOptions(opts...),
 		),
+		deliver: connect.NewClient[v1.DeliverRequest, v1.DeliverResponse](
+			httpClient,
+			baseURL+ParticipantServiceDeliverProcedure,
+			connect.WithSchema(participantServiceMethods.ByName("Deliver")),
+			connect.WithClientOptions(opts...),
+		),
 		listBranches: connect.NewClient[v1.ListBranchesRequest, v1.ListBranchesResponse](
 			httpClient,
 			baseURL+ParticipantServiceListBranchesProcedure,
@@ -181,6 +193,7 @@ type participantServiceClient struct {
 	rollbackTo     *connect.Client[v1.RollbackToRequest, v1.ExecuteResponse]
 	prepare        *connect.Client[v1.PrepareRequest, v1.PrepareResponse]
 	finish         *connect.Client[v1.FinishRequest, v1.FinishResponse]
+	deliver        *connect.Client[v1.DeliverRequest, v1.DeliverResponse]
 	listBranches   *connect.Client[v1.ListBranchesRequest, v1.ListBranchesResponse]
 	checkHosted    *connect.Client[v1.CheckHostedRequest, v1.CheckHostedResponse]
 	evidence       *connect.Client[v1.EvidenceRequest, v1.EvidenceResponse]
@@ -241,6 +254,15 @@ func (c *participantServiceClient) Finish(ctx context.Context, req *v1.FinishReq
 	return nil, err
 }
 
+// Deliver calls concord.v1.ParticipantService.Deliver.
+func (c *participantServiceClient) Deliver(ctx context.Context, req *v1.DeliverRequest) (*v1.DeliverResponse, error) {
+	response, err := c.deliver.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
 // ListBranches calls concord.v1.ParticipantService.ListBranches.
 func (c *participantServiceClient) ListBranches(ctx context.Context, req *v1.ListBranchesRequest) (*v1.ListBranchesResponse, error) {
 	response, err := c.listBranches.CallUnary(ctx, connect.NewRequest(req))
@@ -292,6 +314,9 @@ type ParticipantServiceHandler interface {
 	Prepare(context.Context, *v1.PrepareRequest) (*v1.PrepareResponse, error)
 	// Finish ends a branch as its transaction was decided, prepared or not.
 	Finish(context.Context, *v1.FinishRequest) (*v1.FinishResponse, error)
+	// Deliver brings what other members of three-phase transactions say. What this agent says goes
+	// to them in calls of its own.
+	Deliver(context.Context, *v1.DeliverRequest) (*v1.DeliverResponse, error)
 	// ListBranches shows the branches that the agent knows, and with fresh what its databases list
 	// as prepared. It changes nothing.
 	ListBranches(context.Context, *v1.ListBranchesRequest) (*v1.ListBranchesResponse, error)
@@ -346,6 +371,12 @@ func NewParticipantServiceHandler(svc ParticipantServiceHandler, opts ...connect
 		connect.WithSchema(participantServiceMethods.ByName("Finish")),
 		connect.WithHandlerOptions(opts...),
 	)
+	participantServiceDeliverHandler := connect.NewUnaryHandlerSimple(
+		ParticipantServiceDeliverProcedure,
+		svc.Deliver,
+		connect.WithSchema(participantServiceMethods.ByName("Deliver")),
+		connect.WithHandlerOptions(opts...),
+	)
 	participantServiceListBranchesHandler := connect.NewUnaryHandlerSimple(
 		ParticipantServiceListBranchesProcedure,
 		svc.ListBranches,
@@ -384,6 +415,8 @@ func NewParticipantServiceHandler(svc ParticipantServiceHandler, opts ...connect
 			participantServicePrepareHandler.ServeHTTP(w, r)
 		case ParticipantServiceFinishProcedure:
 			participantServiceFinishHandler.ServeHTTP(w, r)
+		case ParticipantServiceDeliverProcedure:
+			participantServiceDeliverHandler.ServeHTTP(w, r)
 		case ParticipantServiceListBranchesProcedure:
 			participantServiceListBranchesHandler.ServeHTTP(w, r)
 		case ParticipantServiceCheckHostedProcedure:
@@ -423,6 +456,10 @@ func (UnimplementedParticipantServiceHandler) Prepare(context.Context, *v1.Prepa
 
 func (UnimplementedParticipantServiceHandler) Finish(context.Context, *v1.FinishRequest) (*v1.FinishResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("concord.v1.ParticipantService.Finish is not implemented"))
+}
+
+func (UnimplementedParticipantServiceHandler) Deliver(context.Context, *v1.DeliverRequest) (*v1.DeliverResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("concord.v1.ParticipantService.Deliver is not implemented"))
 }
 
 func (UnimplementedParticipantServiceHandler) ListBranches(context.Context, *v1.ListBranchesRequest) (*v1.ListBranchesResponse, error) {
