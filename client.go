@@ -59,6 +59,7 @@ const (
 type Client struct {
 	api       *api.Client
 	logger    *slog.Logger
+	hooks     []Hook
 	resources resources
 	reports   *reports
 	doubts    doubts
@@ -88,7 +89,10 @@ func Dial(ctx context.Context, addrs []string, opts ...Option) (*Client, error) 
 	if err != nil {
 		return nil, fmt.Errorf("dial: %w", err)
 	}
-	c := &Client{api: caller, logger: o.logger}
+	c := &Client{api: caller, logger: o.logger, hooks: o.hooks}
+	if o.slow > 0 {
+		c.hooks = append(c.hooks, logSlow(o.logger, o.slow))
+	}
 	c.resources.api = caller
 	ctx, cancel := context.WithTimeout(ctx, dialPatience)
 	defer cancel()
@@ -172,13 +176,13 @@ func (c *Client) Run(ctx context.Context, fn func(ctx context.Context, tx *Tx) e
 	case err != nil:
 		return err
 	case o.retry.Attempts == 0:
-		return c.attempt(ctx, fn, o)
+		return c.attempt(ctx, fn, o, 1)
 	}
-	return c.retry(ctx, o.retry, func() error { return c.attempt(ctx, fn, o) })
+	return c.retry(ctx, o.retry, func(attempt int) error { return c.attempt(ctx, fn, o, attempt) })
 }
 
-func (c *Client) attempt(ctx context.Context, fn func(ctx context.Context, tx *Tx) error, o txConfig) error {
-	tx, err := c.begin(ctx, o)
+func (c *Client) attempt(ctx context.Context, fn func(ctx context.Context, tx *Tx) error, o txConfig, number int) error {
+	tx, err := c.begin(ctx, o, number)
 	if err != nil {
 		return err
 	}
@@ -196,7 +200,7 @@ func (c *Client) attempt(ctx context.Context, fn func(ctx context.Context, tx *T
 	if tx.life.Err() != nil {
 		err = tx.withLimit(err)
 	}
-	rollback := tx.Rollback(ctx)
+	rollback := tx.rollback(ctx, err)
 	if errors.Is(rollback, ErrTxEnded) { // fn has ended it itself and knows how
 		return err
 	}
@@ -226,10 +230,10 @@ func (c *Client) Begin(ctx context.Context, opts ...TxOption) (*Tx, error) {
 	case o.retry.Attempts != 0:
 		return nil, errRetryBegin
 	}
-	return c.begin(ctx, o)
+	return c.begin(ctx, o, 1)
 }
 
-func (c *Client) begin(ctx context.Context, o txConfig) (*Tx, error) {
+func (c *Client) begin(ctx context.Context, o txConfig, attempt int) (*Tx, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, fmt.Errorf("begin: %w", err)
 	}
@@ -244,8 +248,10 @@ func (c *Client) begin(ctx context.Context, o txConfig) (*Tx, error) {
 		return nil, fmt.Errorf("begin: %w", ErrClosed)
 	}
 	lease := c.lease.begin(ctx, min(beginPatience, time.Until(deadline)/4))
-	tx := newTx(ctx, c, txn.NewID(c.resources.now()).WithClass(o.class).WithLease(lease), cluster, o.protocol, limit, deadline)
-	tx.label = o.label
+	id := txn.NewID(c.resources.now()).WithClass(o.class).WithLease(lease)
+	ctx, end := c.start(ctx, Step{Kind: StepTransaction, GID: id, Label: o.label, Attempt: attempt})
+	tx := newTx(ctx, c, id, cluster, o.protocol, limit, deadline)
+	tx.label, tx.end = o.label, end
 	tx.watch = context.AfterFunc(tx.life, tx.expire)
 	return tx, nil
 }

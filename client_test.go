@@ -165,10 +165,10 @@ type bank struct {
 	disks           [2]*memory.Disk
 }
 
-func newBank(t *testing.T, opts ...concord.Option) *bank { return newBankOf(t, time.Minute, opts...) }
+func newBank(t testing.TB, opts ...concord.Option) *bank { return newBankOf(t, time.Minute, opts...) }
 
 // newBankOf is newBank at a cluster that lets a transaction live for longest.
-func newBankOf(t *testing.T, longest time.Duration, opts ...concord.Option) *bank {
+func newBankOf(t testing.TB, longest time.Duration, opts ...concord.Option) *bank {
 	t.Helper()
 	b := &bank{leader: &leader{id: cluster, longest: longest, table: txn.NewTable(txn.Meta{}, nil, archive{})}, disks: [2]*memory.Disk{memory.NewDisk(), memory.NewDisk()}}
 	b.orders, b.billing = memory.New("orders", b.disks[0]), memory.New("billing", b.disks[1])

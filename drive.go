@@ -126,12 +126,25 @@ func (d *driver) abandon() {
 	if d.endAgain != nil {
 		d.endAgain()
 	}
-	if d.finishing {
-		return
-	}
 	for _, b := range d.tx.branches {
-		b.session.Abandon()
+		if !d.finishing {
+			b.session.Abandon()
+		}
+		_ = b.over(errAbandoned)
 	}
+}
+
+// errAbandoned is how a branch ends for its client when the cluster ends it.
+var errAbandoned = errors.New("the branch was left to the cluster")
+
+// start begins a step of the transaction, or of one of its branches.
+func (d *driver) start(ctx context.Context, kind StepKind, b *branch) (context.Context, func(error) error) {
+	step := Step{Kind: kind, GID: d.tx.id, Label: d.tx.label, Attempt: 1}
+	around := d.tx.life
+	if b != nil {
+		step.Resource, step.Driver, step.Attempt, around = b.resource, b.opener.Driver(), b.failed+1, b.step
+	}
+	return d.tx.client.start(d.tx.client.within(ctx, around), step)
 }
 
 func (d *driver) step(e protocol.Event) {
@@ -146,7 +159,7 @@ func (d *driver) step(e protocol.Event) {
 		case twopc.CommitOnePhase:
 			go func() { d.words <- d.commitOnePhase(d.tx.branches[f.No]) }()
 		case twopc.Ask:
-			if !d.tx.client.inBackground(func() { d.words <- d.ask(f.Branches) }) {
+			if !d.tx.client.inBackground(func() { d.words <- d.decide(f.Branches) }) {
 				d.words <- notAsked(ErrClosed)
 			}
 		case protocol.Finish:
@@ -175,12 +188,16 @@ func (d *driver) prepare(b *branch) word {
 	if d.tx.protocol == txn.ThreePhaseCommit {
 		return claimed(b)
 	}
-	vote, prepared, err := b.session.Prepare(d.ctx)
+	ctx, end := d.start(d.ctx, StepPrepare, b)
+	vote, prepared, err := b.session.Prepare(ctx)
 	if err == nil && vote == txn.VoteNo {
 		err = errors.New("voted no without a reason")
 	}
-	if err != nil {
+	if err = end(err); err != nil {
 		return word{event: protocol.Voted{No: b.no, Vote: txn.VoteNo, Reason: err.Error()}, from: b, err: err}
+	}
+	if vote == txn.VoteReadOnly {
+		_ = b.over(nil)
 	}
 	prepared.No, prepared.Resource = b.no, b.resource
 	b.prepared = prepared
@@ -223,7 +240,9 @@ func (tx *Tx) agents() (agents []txn.Agent) {
 }
 
 func (d *driver) commitOnePhase(b *branch) word {
-	err := b.session.CommitOnePhase(d.ctx)
+	ctx, end := d.start(d.ctx, StepCommitOnePhase, b)
+	err := end(b.session.CommitOnePhase(ctx))
+	_ = b.over(err)
 	switch {
 	case err == nil:
 		return word{event: twopc.OnePhaseDone{Outcome: txn.Committed}, from: b}
@@ -238,23 +257,34 @@ func (d *driver) finish(b *branch, decision txn.Decision) word {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(d.ctx), finishPatience)
 	defer cancel()
 	log := d.tx.client.logger.With("gid", d.tx.id, "resource", b.resource)
+	ctx, end := d.startFinish(ctx, b, decision)
 	if decision == txn.Abort {
-		err := b.session.Rollback(ctx)
+		err := end(b.session.Rollback(ctx))
 		if err != nil && !errors.Is(err, adapters.ErrTorn) {
 			log.Warn("could not roll back a branch; it is tried again", "error", err)
 			return word{event: protocol.FinishFailed{No: b.no}, from: b, err: err}
 		}
+		_ = b.over(err)
 		return word{event: protocol.Finished{No: b.no, Finish: txn.Done}, from: b, err: err}
 	}
 	finish, err := b.session.Commit(ctx)
-	if err != nil {
+	if err = end(err); err != nil {
 		log.Warn("could not commit a branch on its own session; it is tried again", "error", err)
 		return word{event: protocol.FinishFailed{No: b.no}, from: b, err: err}
 	}
 	if finish != txn.Done && finish != txn.AlreadyDone {
 		log.Error("a branch did not end as it was decided", "decision", decision, "found", finish)
 	}
+	_ = b.over(nil)
 	return word{event: protocol.Finished{No: b.no, Finish: finish}, from: b}
+}
+
+func (d *driver) startFinish(ctx context.Context, b *branch, decision txn.Decision) (context.Context, func(error) error) {
+	kind := StepCommit
+	if decision == txn.Abort {
+		kind = StepRollback
+	}
+	return d.start(ctx, kind, b)
 }
 
 const (
@@ -278,6 +308,7 @@ func (d *driver) finishAgain(b *branch, decision txn.Decision) {
 	d.tx.client.inBackground(func() {
 		if wait(again, pause) != nil {
 			b.session.Abandon()
+			_ = b.over(errAbandoned)
 			return
 		}
 		d.words <- d.retry(again, b, decision)
@@ -291,16 +322,18 @@ func (d *driver) retry(ctx context.Context, b *branch, decision txn.Decision) wo
 	defer cancel()
 	log := d.tx.client.logger.With("gid", d.tx.id, "resource", b.resource)
 	finish, err := txn.Done, error(nil)
+	ctx, end := d.startFinish(ctx, b, decision)
 	if decision == txn.Abort {
 		err = b.session.Rollback(ctx)
 	} else {
 		finish, err = b.opener.Commit(ctx, txn.XID{Cluster: d.tx.cluster, ID: d.tx.id, Branch: b.no}, b.prepared)
 	}
-	if err != nil && !errors.Is(err, adapters.ErrTorn) {
+	if err = end(err); err != nil && !errors.Is(err, adapters.ErrTorn) {
 		log.Debug("could not end a branch", "decision", decision, "attempts", b.failed, "error", err)
 		return word{event: protocol.FinishFailed{No: b.no}}
 	}
 	log.Info("ended a branch late", "decision", decision, "found", finish)
+	_ = b.over(err)
 	return word{event: protocol.Finished{No: b.no, Finish: finish}}
 }
 
@@ -325,12 +358,26 @@ func notAsked(why error) word {
 	return word{event: twopc.NotAsked{Reason: why.Error()}, err: why}
 }
 
+// decide asks for the decision, as a step.
+func (d *driver) decide(branches []txn.Branch) word {
+	ctx, end := d.start(d.tx.client.life, StepDecide, nil)
+	w := d.ask(ctx, branches)
+	how := w.err
+	if decided, ok := w.event.(protocol.Decided); ok && decided.Decision == txn.Commit {
+		how = nil
+	}
+	if lost := end(how); how == nil && lost != nil {
+		return word{err: lost}
+	}
+	return w
+}
+
 // ask sends the one commit request. If the cluster refuses it, or does not answer, the
 // outcome is settled by asking for it: an earlier attempt may have been heard. The word has no
 // event when the decision will not be learned.
-func (d *driver) ask(branches []txn.Branch) word {
+func (d *driver) ask(ctx context.Context, branches []txn.Branch) word {
 	client := d.tx.client
-	ctx, cancel := context.WithTimeout(client.life, settlePatience)
+	ctx, cancel := context.WithTimeout(ctx, settlePatience)
 	defer cancel()
 	if err := client.lease.alive(ctx, d.tx.id.Lease()); err != nil {
 		return notAsked(err)

@@ -152,3 +152,16 @@ func (e *limitError) Unwrap() error {
 	}
 	return context.DeadlineExceeded
 }
+
+// outcomeWord is one word for what Commit said.
+func outcomeWord(err error) string {
+	switch {
+	case err == nil:
+		return "committed"
+	case errors.Is(err, ErrUnknownOutcome):
+		return "unknown"
+	case errors.Is(err, ErrTorn):
+		return "torn"
+	}
+	return "aborted"
+}

@@ -19,6 +19,8 @@ type Option func(*config)
 type config struct {
 	tls    *tls.Config
 	logger *slog.Logger
+	hooks  []Hook
+	slow   time.Duration // no threshold: zero
 }
 
 // WithTLS uses TLS for all connections to the cluster.
@@ -27,6 +29,10 @@ func WithTLS(c *tls.Config) Option { return func(o *config) { o.tls = c } }
 // WithLogger logs what no error tells: outcomes that are settled late, reports that
 // were dropped. The default is silence.
 func WithLogger(l *slog.Logger) Option { return func(o *config) { o.logger = l } }
+
+// WithSlowThreshold logs each transaction that takes longer than d, with the time that its steps
+// took, by the logger of WithLogger and at the level of warnings.
+func WithSlowThreshold(d time.Duration) Option { return func(o *config) { o.slow = d } }
 
 // TxOption configures one transaction.
 type TxOption func(*txConfig)

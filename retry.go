@@ -65,11 +65,11 @@ func WithRetry(p RetryPolicy) TxOption {
 var errRetryBegin = fmt.Errorf("begin: WithRetry: %w: only Run can do a transaction again: call Run, or begin another one while concord.Retryable says so", api.ErrInvalid)
 
 // retry calls once until it succeeds, or fails with what must not be repeated, or too often.
-func (c *Client) retry(ctx context.Context, p RetryPolicy, once func() error) error {
+func (c *Client) retry(ctx context.Context, p RetryPolicy, once func(attempt int) error) error {
 	pauses := &backoff.ExponentialBackOff{InitialInterval: p.Initial, MaxInterval: p.Max, Multiplier: 2, RandomizationFactor: 1}
 	pauses.Reset()
 	for attempt := 1; ; attempt++ {
-		err := once()
+		err := once(attempt)
 		if err == nil || !Retryable(err) {
 			return err
 		}

@@ -31,6 +31,8 @@ type Tx struct {
 	// life ends with the time limit and with the context of Begin: then the branches are rolled
 	// back, whatever the application is doing.
 	life context.Context
+	// end tells the hooks how it ended.
+	end func(error) error
 	// watch stops waiting for that, and forget lets go of life after the end.
 	watch  func() bool
 	forget context.CancelFunc
@@ -58,6 +60,9 @@ type branch struct {
 	err      error      // why it voted No or did not commit
 	torn     error      // that part of it may be committed
 	failed   int        // attempts to end it
+
+	step context.Context   // with what hooks have put into it
+	over func(error) error // tells the hooks that nothing is left to do
 }
 
 // claim is what is known of a branch that an agent holds, which votes for it.
@@ -143,11 +148,14 @@ func (tx *Tx) enlist(ctx context.Context, r adapters.Opener) (adapters.Session, 
 		return nil, errNotHosted
 	}
 	no := txn.BranchNo(len(tx.branches))
-	session, err := r.Open(ctx, txn.XID{Cluster: tx.cluster, ID: tx.id, Branch: no})
+	ctx = tx.client.within(ctx, tx.life)
+	step, over := tx.client.start(ctx, Step{Kind: StepBranch, GID: tx.id, Label: tx.label, Resource: r.Name(), Driver: r.Driver(), Attempt: 1})
+	session, err := r.Open(step, txn.XID{Cluster: tx.cluster, ID: tx.id, Branch: no})
 	if err != nil {
+		_ = over(err)
 		return nil, err
 	}
-	tx.branches = append(tx.branches, &branch{no: no, resource: r.Name(), opener: r, session: session})
+	tx.branches = append(tx.branches, &branch{no: no, resource: r.Name(), opener: r, session: session, step: step, over: over})
 	tx.core.Step(twopc.Enlisted{No: no})
 	return session, nil
 }
@@ -160,7 +168,7 @@ var errNotHosted = errors.New("no agent holds its branches, and only agents can 
 // that could not be learned before ctx or the transaction's time limit ended, a *TornError
 // when the application's own SQL ended the work of a branch, and ErrTxEnded after an earlier
 // Commit or Rollback. After nil a branch may still be applying if ctx ended meanwhile.
-func (tx *Tx) Commit(ctx context.Context) error {
+func (tx *Tx) Commit(ctx context.Context) (err error) {
 	ctx, cancel := context.WithDeadlineCause(ctx, tx.deadline, tx.limit)
 	defer cancel()
 	if err := tx.claim(); err != nil {
@@ -169,7 +177,7 @@ func (tx *Tx) Commit(ctx context.Context) error {
 		}
 		return err
 	}
-	defer tx.over()
+	defer func() { tx.over(err) }()
 	if why := tx.hopeless(ctx); why != nil {
 		undone := tx.rollBack(ctx, why)
 		if errors.Is(undone, ErrTorn) {
@@ -210,15 +218,23 @@ func (tx *Tx) hopeless(ctx context.Context) error {
 // takes a bounded time. If a branch could not be asked the error says so, and the client goes on
 // trying in the background. It returns a *TornError when the application's own SQL ended the work
 // of a branch, and ErrTxEnded after an earlier Commit or Rollback.
-func (tx *Tx) Rollback(ctx context.Context) error {
+func (tx *Tx) Rollback(ctx context.Context) error { return tx.rollback(ctx, errAskedFor) }
+
+func (tx *Tx) rollback(ctx context.Context, why error) error {
 	if err := tx.claim(); err != nil {
 		if expired := (*limitError)(nil); errors.As(err, &expired) {
 			return tx.undone
 		}
 		return err
 	}
-	defer tx.over()
-	return tx.rollBack(ctx, errAskedFor)
+	err := tx.rollBack(ctx, errAskedFor)
+	if torn := tx.torn(); torn != nil {
+		why = torn
+	} else {
+		why = tx.aborted(tx.blame(why), why)
+	}
+	tx.over(why)
+	return err
 }
 
 var errAskedFor = errors.New("the application asked for it")
@@ -249,6 +265,7 @@ func (tx *Tx) expire() {
 	tx.ended, tx.expired = true, tx.because(tx.life)
 	tx.undone = tx.rollBack(context.Background(), tx.expired)
 	tx.client.logRollback(tx, tx.undone)
+	_ = tx.end(tx.atLimit(tx.expired))
 	tx.forget()
 	tx.client.inFlight.Done()
 }
@@ -278,8 +295,9 @@ func (tx *Tx) claim() error {
 	return nil
 }
 
-// over is called by who has claimed the transaction and ended it.
-func (tx *Tx) over() {
+// over is called by who has claimed the transaction and ended it, in a way that err tells.
+func (tx *Tx) over(err error) {
+	_ = tx.end(err)
 	tx.watch()
 	tx.forget()
 	tx.client.inFlight.Done()

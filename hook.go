@@ -1,0 +1,109 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package concord
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"sync"
+)
+
+// Step is a part of a transaction that takes time, as a Hook sees it.
+type Step struct {
+	Kind     StepKind
+	GID      ID
+	Label    string // of the transaction
+	Resource string // whose branch it is about; empty if it is about none
+	Driver   string // of that resource, such as "postgres"
+	// Attempt counts from 1: how often Run has done the transaction, or how often the client has
+	// tried to end the branch.
+	Attempt int
+}
+
+// StepKind says what a Step is.
+type StepKind uint8
+
+// A transaction is from Begin until its outcome is told. Within it, a branch is from the opening of its
+// session until nothing is left for the client to do. Prepare is its vote, Decide the question to the
+// cluster, CommitOnePhase the commit of the only branch that wrote, and Commit and Rollback are how a
+// branch ends.
+const (
+	StepTransaction StepKind = iota
+	StepBranch
+	StepPrepare
+	StepDecide
+	StepCommitOnePhase
+	StepCommit
+	StepRollback
+)
+
+// String returns transaction, branch, prepare, decide, commit one phase, commit or rollback.
+func (k StepKind) String() string {
+	words := [...]string{"transaction", "branch", "prepare", "decide", "commit one phase", "commit", "rollback"}
+	if int(k) < len(words) {
+		return words[k]
+	}
+	return fmt.Sprintf("invalid(%d)", uint8(k))
+}
+
+// Hook is called when a step begins. The context that it returns is that of whatever happens inside
+// of the step; it comes from ctx, whose end it must not change. When the step ends, end is called
+// once with how: nil, or an error, which of a transaction is an *AbortedError (also if the application rolled it
+// back), an *UnknownError or a *TornError. Several goroutines call them, and they must not wait.
+//
+// An error that end returns in the place of nil makes the client believe that the answer of this step was lost
+// on its way, or that the vote was No: so the ways to fail can be tried. Of a transaction and of a branch it
+// is ignored.
+type Hook func(ctx context.Context, s Step) (inside context.Context, end func(error) error)
+
+// WithHook lets a Hook see the steps of all transactions. The first one is the outermost.
+func WithHook(h Hook) Option { return func(o *config) { o.hooks = append(o.hooks, h) } }
+
+// start begins a step. Its end may be called more than once, and means something the first time.
+func (c *Client) start(ctx context.Context, s Step) (context.Context, func(error) error) {
+	if len(c.hooks) == 0 {
+		return ctx, pass
+	}
+	ends := make([]func(error) error, 0, len(c.hooks))
+	for _, h := range c.hooks {
+		var end func(error) error
+		if ctx, end = h(ctx, s); end != nil {
+			ends = append(ends, end)
+		}
+	}
+	var once sync.Once
+	return ctx, func(err error) error {
+		once.Do(func() {
+			for _, end := range slices.Backward(ends) {
+				if worse := end(err); err == nil {
+					err = worse
+				}
+			}
+		})
+		return err
+	}
+}
+
+func pass(err error) error { return err }
+
+// valued is a context with the values of another one, before its own.
+type valued struct {
+	context.Context
+	values context.Context
+}
+
+func (v valued) Value(key any) any {
+	if value := v.values.Value(key); value != nil {
+		return value
+	}
+	return v.Context.Value(key)
+}
+
+// within returns ctx with what hooks have put into the context of the step around it.
+func (c *Client) within(ctx, step context.Context) context.Context {
+	if len(c.hooks) == 0 {
+		return ctx
+	}
+	return valued{Context: ctx, values: context.WithoutCancel(step)}
+}
