@@ -15,6 +15,7 @@ FROM scratch
 COPY --from=build /etc/ssl/certs/ca-certificates.crt /etc/ssl/certs/
 COPY --from=build /out/concord /concord
 COPY --from=build --chown=65532:65532 /out/data /var/lib/concord
+COPY --from=build --chown=65532:65532 /out/data /etc/concord/certs
 USER 65532:65532
 VOLUME /var/lib/concord
 EXPOSE 7420 7421

@@ -85,7 +85,14 @@ func Dial(ctx context.Context, addrs []string, opts ...Option) (*Client, error) 
 	for _, opt := range opts {
 		opt(&o)
 	}
-	caller, err := api.Dial(addrs, api.ClientOptions{TLS: o.tls, Logger: o.logger})
+	credentials, err := o.open()
+	if err != nil {
+		return nil, fmt.Errorf("dial: %w: %w", err, api.ErrInvalid)
+	}
+	if credentials != nil && o.tls != nil {
+		return nil, fmt.Errorf("dial: WithTLS and WithCertsDir contradict each other: use one of them: %w", api.ErrInvalid)
+	}
+	caller, err := api.Dial(addrs, api.ClientOptions{TLS: o.tls, Credentials: credentials, Logger: o.logger})
 	if err != nil {
 		return nil, fmt.Errorf("dial: %w", err)
 	}

@@ -22,6 +22,7 @@ import (
 	"github.com/concordtx/concord/coordinator"
 	"github.com/concordtx/concord/coordinator/replica"
 	"github.com/concordtx/concord/protocol/zab"
+	"github.com/concordtx/concord/security/access"
 	"github.com/concordtx/concord/server"
 )
 
@@ -71,8 +72,8 @@ func (n *nodes) start(i int) {
 	require.NoError(n.t, err)
 	ctx, cancel := context.WithCancel(context.Background())
 	var running sync.WaitGroup
-	running.Go(func() { _ = node.Run(ctx) })                          // its error is that it was stopped
-	running.Go(func() { _ = server.Serve(ctx, node, listener, log) }) // likewise
+	running.Go(func() { _ = node.Run(ctx) })                                         // its error is that it was stopped
+	running.Go(func() { _ = server.Serve(ctx, node, access.Open(), listener, log) }) // likewise
 	n.stops[i] = func() { cancel(); running.Wait() }
 }
 

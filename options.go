@@ -7,9 +7,11 @@ import (
 	"crypto/tls"
 	"fmt"
 	"log/slog"
+	"os"
 	"time"
 
 	"github.com/concordtx/concord/api"
+	"github.com/concordtx/concord/security"
 	"github.com/concordtx/concord/txn"
 )
 
@@ -17,14 +19,48 @@ import (
 type Option func(*config)
 
 type config struct {
-	tls    *tls.Config
-	logger *slog.Logger
-	hooks  []Hook
-	slow   time.Duration // no threshold: zero
+	tls *tls.Config
+	who security.Source
+	// credentials go before who.
+	credentials *security.Credentials
+	logger      *slog.Logger
+	hooks       []Hook
+	slow        time.Duration // no threshold: zero
 }
 
-// WithTLS uses TLS for all connections to the cluster.
+// WithTLS uses TLS for all connections to the cluster, for those whose certificates come from
+// elsewhere. WithCertsDir is for the others.
 func WithTLS(c *tls.Config) Option { return func(o *config) { o.tls = c } }
+
+// WithCertsDir shows the cluster who calls, and believes none but nodes of the cluster: the directory has
+// ca.crt and a client's certificate and key, as "concord cert" makes them. They may change while the client
+// runs.
+func WithCertsDir(dir string) Option { return func(o *config) { o.who.CertsDir = dir } }
+
+// WithUser says whose certificate is meant, if the directory has those of several.
+func WithUser(name string) Option { return func(o *config) { o.who.User = name } }
+
+// WithTokenFile sends the token that a file has instead of a certificate, to nodes that are verified:
+// WithCertsDir says whom to believe. The file may change while the client runs.
+func WithTokenFile(path string) Option { return func(o *config) { o.who.TokenFile = path } }
+
+// WithCredentials is WithCertsDir for who has loaded them already; nil: connections are plain.
+func WithCredentials(c *security.Credentials) Option { return func(o *config) { o.credentials = c } }
+
+// FromEnvironment takes from CONCORD_CERTS_DIR, CONCORD_USER and CONCORD_TOKEN_FILE what WithCertsDir, WithUser
+// and WithTokenFile say; without them, nothing.
+func FromEnvironment() Option {
+	return func(o *config) {
+		o.who = security.Source{CertsDir: os.Getenv(security.EnvCertsDir), User: os.Getenv(security.EnvUser), TokenFile: os.Getenv(security.EnvTokenFile)}
+	}
+}
+
+func (o config) open() (*security.Credentials, error) {
+	if o.credentials != nil {
+		return o.credentials, nil
+	}
+	return o.who.Open(o.logger)
+}
 
 // WithLogger logs what no error tells: outcomes that are settled late, reports that
 // were dropped. The default is silence.

@@ -21,12 +21,15 @@ import (
 
 	concordv1 "github.com/concordtx/concord/api/concord/v1"
 	"github.com/concordtx/concord/api/concord/v1/concordv1connect"
+	"github.com/concordtx/concord/security"
 )
 
 // ClientOptions configure a Client. The zero value works.
 type ClientOptions struct {
 	// TLS, if not nil, is used for every connection.
 	TLS *tls.Config
+	// Credentials, if not nil, are who calls and whom it believes; they go before TLS.
+	Credentials *security.Credentials
 	// Attempt is how long one node may take to answer one call before the next node is
 	// asked, default 1.5 s, so that a frozen node does
 	// not hold up a fail-over. Calls that work on databases get ten times as long.
@@ -63,7 +66,9 @@ type Client struct {
 type node struct {
 	addr string
 	seen *highWater // of the client
-	stub concordv1connect.CoordinatorServiceClient
+	// token is that of the client at this time, or empty.
+	token func() string
+	stub  concordv1connect.CoordinatorServiceClient
 	// streaming is the same node over HTTP/2.
 	streaming concordv1connect.CoordinatorServiceClient
 
@@ -106,8 +111,15 @@ func (n *node) commit(ctx context.Context, r *concordv1.CommitRequest) (*concord
 func (n *node) stream() (s *commitStream, err error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
+	token := n.token()
+	if n.commits != nil && n.commits.token != token {
+		n.commits.retire() // nodes look at the token of a stream as long as it lasts
+		n.commits = nil
+	}
 	if n.commits == nil || !n.commits.alive() {
-		n.commits, err = openStream(n.streaming, n.seen)
+		if n.commits, err = openStream(n.streaming, n.seen); err == nil {
+			n.commits.token = token
+		}
 	}
 	return n.commits, err
 }
@@ -155,7 +167,7 @@ func Dial(addrs []string, opts ClientOptions) (*Client, error) {
 	if opts.Logger == nil {
 		opts.Logger = slog.New(slog.DiscardHandler)
 	}
-	c := &Client{opts: opts, http: &http.Client{Transport: transport(opts.TLS, false)}, h2: &http.Client{Transport: transport(opts.TLS, true)}, nodes: make(map[string]*node)}
+	c := &Client{opts: opts, http: &http.Client{Transport: opts.transport(false)}, h2: &http.Client{Transport: opts.transport(true)}, nodes: make(map[string]*node)}
 	for i, addr := range addrs {
 		if !Dialable(addr) {
 			return nil, invalid(fmt.Sprintf("addrs[%d]", i), "%.80q is not host:port, such as 127.0.0.1:7420", addr)
@@ -168,41 +180,29 @@ func Dial(addrs []string, opts ClientOptions) (*Client, error) {
 	return c, nil
 }
 
-// transport keeps one idle HTTP/1.1 connection per concurrent call. Against net/http
-// servers that costs less time and CPU per call than HTTP/2 streams on one connection
-// (BenchmarkCommitCall).
-func transport(conf *tls.Config, h2 bool) *http.Transport {
-	dialer := &net.Dialer{Timeout: 2 * time.Second, KeepAlive: 15 * time.Second}
-	protocols := new(http.Protocols)
+func (o ClientOptions) transport(h2 bool) http.RoundTripper {
 	switch {
-	case !h2:
-		protocols.SetHTTP1(true)
-	case conf == nil:
-		protocols.SetUnencryptedHTTP2(true)
+	case o.Credentials != nil:
+	case o.TLS != nil:
+		return transport(Fixed(o.TLS), h2)
 	default:
-		protocols.SetHTTP2(true)
+		return plainly{transport(nil, h2)}
 	}
-	return &http.Transport{
-		DialContext:         dialer.DialContext,
-		TLSClientConfig:     conf,
-		TLSHandshakeTimeout: 2 * time.Second,
-		Protocols:           protocols,
-		MaxIdleConns:        1024,
-		MaxIdleConnsPerHost: 256,
-		MaxConnsPerHost:     1024,
-		IdleConnTimeout:     90 * time.Second,
-		DisableCompression:  true,
-	}
+	return Bearer(transport(o.Credentials.NodeClient, h2), o.Credentials.Token)
 }
 
 func (c *Client) newNode(addr string) *node {
 	scheme := "http://"
-	if c.opts.TLS != nil {
+	if c.opts.TLS != nil || c.opts.Credentials != nil {
 		scheme = "https://"
 	}
 	// The answers are small and the nodes near: compression would only cost time.
 	plain := connect.WithAcceptCompression("gzip", nil, nil)
-	return &node{addr: addr, seen: &c.seen,
+	token := func() string { return "" }
+	if c.opts.Credentials != nil {
+		token = c.opts.Credentials.Token
+	}
+	return &node{addr: addr, seen: &c.seen, token: token,
 		stub:      concordv1connect.NewCoordinatorServiceClient(c.http, scheme+addr, plain, connect.WithInterceptors(redirecting())),
 		streaming: concordv1connect.NewCoordinatorServiceClient(c.h2, scheme+addr, plain)}
 }
@@ -471,7 +471,7 @@ func notReached(err error) bool {
 // final reports whether a node has answered. Everything else is repeated: a call that
 // broke off may have been heard, and is safe to repeat.
 func final(err error) bool {
-	for _, kind := range []error{ErrInvalid, ErrNotFound, ErrDecided, ErrRefused, ErrTooOld} {
+	for _, kind := range []error{ErrInvalid, ErrNotFound, ErrDecided, ErrRefused, ErrTooOld, ErrUnauthenticated, ErrDenied} {
 		if errors.Is(err, kind) {
 			return true
 		}

@@ -17,6 +17,9 @@ const (
 	// HandedOnHeader names the node that handed a call on. In a request it says not to do so
 	// again, in an answer that it was done.
 	HandedOnHeader = "Concord-Handed-On"
+	// CallerHeader says, in a call that a node hands on, for whom it speaks. Of anybody else than a node
+	// of the cluster it is refused.
+	CallerHeader = "Concord-Caller"
 )
 
 // handOn, in a context, lets a node hand the call on, and notes whether it did.

@@ -27,6 +27,10 @@ var (
 	ErrBusy = errors.New("busy")
 	// ErrInvalid: the request is malformed; repeating it is pointless.
 	ErrInvalid = errors.New("invalid request")
+	// ErrUnauthenticated: who calls has not said who it is, or is not believed.
+	ErrUnauthenticated = errors.New("unauthenticated")
+	// ErrDenied: who calls is known, and may not do that.
+	ErrDenied = errors.New("permission denied")
 	// ErrTooOld: the transaction is older than what the cluster remembers, so nothing
 	// can be said about it.
 	ErrTooOld = errors.New("older than what the cluster remembers")
@@ -62,6 +66,8 @@ var codes = [...]struct {
 	{ErrRefused, connect.CodeFailedPrecondition},
 	{ErrBusy, connect.CodeResourceExhausted},
 	{ErrTooOld, connect.CodeOutOfRange},
+	{ErrUnauthenticated, connect.CodeUnauthenticated},
+	{ErrDenied, connect.CodePermissionDenied},
 	{ErrUnavailable, connect.CodeUnavailable},
 	{context.DeadlineExceeded, connect.CodeDeadlineExceeded},
 	{context.Canceled, connect.CodeCanceled},

@@ -25,15 +25,18 @@ const (
 // less each costs.
 type commitStream struct {
 	seen *highWater // of the client
-	bidi *connect.BidiStreamForClientSimple[concordv1.DecideRequest, concordv1.DecideResponse]
-	end  context.CancelFunc
-	wake chan struct{} // capacity 1: "look again"; when full, one is there already
+	// token is what the stream was opened with, or empty.
+	token string
+	bidi  *connect.BidiStreamForClientSimple[concordv1.DecideRequest, concordv1.DecideResponse]
+	end   context.CancelFunc
+	wake  chan struct{} // capacity 1: "look again"; when full, one is there already
 
 	mu      sync.Mutex
 	next    uint64
 	queue   []*concordv1.NumberedCommit
 	waiting map[uint64]chan<- answer // each with room for its answer
 	answers bool                     // there was one
+	retired bool                     // no further requests come: it ends with the last answer
 	broken  error
 }
 
@@ -86,6 +89,7 @@ func (c *commitStream) commit(ctx context.Context, r *concordv1.CommitRequest) (
 	case <-ctx.Done():
 		c.mu.Lock()
 		delete(c.waiting, number)
+		c.endIfRetired()
 		c.mu.Unlock()
 		return nil, ctx.Err()
 	}
@@ -131,6 +135,7 @@ func (c *commitStream) receive() {
 			c.answers = true
 			reply, ok := c.waiting[a.GetNumber()]
 			delete(c.waiting, a.GetNumber())
+			c.endIfRetired()
 			c.mu.Unlock()
 			if !ok {
 				continue // nobody waits any more
@@ -141,6 +146,23 @@ func (c *commitStream) receive() {
 				reply <- answer{res: a.GetResponse()}
 			}
 		}
+	}
+}
+
+// retire ends the stream as soon as what was asked on it is answered. Whoever has it yet and asks
+// later hears that it is broken, and that the request was not sent.
+func (c *commitStream) retire() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.retired = true
+	c.endIfRetired()
+}
+
+// endIfRetired is called with mu held.
+func (c *commitStream) endIfRetired() {
+	if c.retired && len(c.waiting) == 0 {
+		c.broken = connect.NewError(connect.CodeUnavailable, errors.New("the stream has ended: another one takes its place"))
+		c.end()
 	}
 }
 

@@ -231,7 +231,7 @@ func TestBranchThatItsClientFinishedIsNotShownAsPrepared(t *testing.T) {
 	x := txn.XID{Cluster: c.leader().Status().Cluster, ID: id}
 	_, err := orders.Commit(t.Context(), x, b)
 	require.NoError(t, err)
-	c.leader().Finished(id, b.No, txn.Done)
+	c.leader().Finished(id, b.No, txn.Done, commit.Reporter{})
 	require.Eventually(t, func() bool { return view().Txn.Ended }, 10*time.Second, 20*time.Millisecond)
 	require.Empty(t, view().InDoubt)
 }

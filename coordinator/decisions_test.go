@@ -11,6 +11,7 @@ import (
 	"github.com/concordtx/concord/adapters"
 	"github.com/concordtx/concord/adapters/memory"
 	"github.com/concordtx/concord/api"
+	"github.com/concordtx/concord/coordinator/commit"
 	"github.com/concordtx/concord/coordinator/replica"
 	"github.com/concordtx/concord/protocol/zab"
 	"github.com/concordtx/concord/txn"
@@ -165,7 +166,7 @@ func TestEvidenceOfADeadLeaderIsForgottenByTheNext(t *testing.T) {
 		require.Equal(t, txn.Commit, c.commit(x.ID, b).Decision)
 		_, err := orders.Commit(t.Context(), x, b)
 		require.NoError(t, err)
-		c.leader().Finished(x.ID, b.No, txn.Done)
+		c.leader().Finished(x.ID, b.No, txn.Done, commit.Reporter{})
 	}
 	require.Eventually(t, func() bool {
 		v, err := c.leader().View(t.Context(), x.ID)

@@ -25,6 +25,7 @@ import (
 	"github.com/concordtx/concord/coordinator/peer"
 	"github.com/concordtx/concord/coordinator/replica"
 	"github.com/concordtx/concord/protocol/zab"
+	"github.com/concordtx/concord/security"
 	"github.com/concordtx/concord/txn"
 	"github.com/concordtx/concord/wal"
 )
@@ -52,7 +53,9 @@ type Config struct {
 	// FS is where DataDir is; nil: the real file system.
 	FS vfs.FS
 	// Listener accepts peers; nil: the node listens at its own Peer address.
-	Listener  net.Listener
+	Listener net.Listener
+	// Keys prove to other nodes who this one is, and who they are; nil: connections are plain.
+	Keys      *security.Keys
 	Resources []adapters.Resource
 	Rules     commit.Rules
 	// FeatureLevel is the newest feature level that this node says it knows. 0: txn.Newest. A
@@ -152,10 +155,10 @@ func Open(c Config) (*Node, error) {
 		}
 	}
 	n.config.Listener = listener
-	n.peers = peer.New(peer.Config{Self: n.hello, List: &n.list, Configured: c.Members, Listener: listener, Log: n.log,
+	n.peers = peer.New(peer.Config{Self: n.hello, List: &n.list, Configured: c.Members, Listener: listener, Keys: c.Keys, Log: n.log,
 		Received: n.received, Store: n.store, CheckPair: checkPair, Fatal: n.fatal,
 		Post: func(ctx context.Context, e zab.Event) { n.post(ctx, replica.Peer{Event: e}) }})
-	n.mail = member.NewPost(nil)
+	n.mail = member.NewPost(c.Keys)
 	n.sender = member.NewSender(n.mail.Deliver, n.log)
 	n.peers.KnowStores(n.core.State().Stores())
 	return n, nil

@@ -90,8 +90,8 @@ func (n *Node) EachFinished(before txn.ID, visit func(txn.Txn) bool) error {
 // Finished reports branches that the sessions of a client have finished. A report
 // that does not fit into the queue is dropped: the cluster finishes the branch again,
 // which is harmless.
-func (n *Node) Finished(id txn.ID, no txn.BranchNo, f txn.Finish) {
-	e := commit.Finished{XID: txn.XID{Cluster: txn.ClusterID(n.cluster.Load()), ID: id, Branch: no}, Finish: f, By: txn.FromClient,
+func (n *Node) Finished(id txn.ID, no txn.BranchNo, f txn.Finish, by commit.Reporter) {
+	e := commit.Finished{XID: txn.XID{Cluster: txn.ClusterID(n.cluster.Load()), ID: id, Branch: no}, Finish: f, By: txn.FromClient, Reporter: by,
 		Who: "client", Why: "reported by the client that prepared the branch"}
 	select {
 	case n.posted <- e:

@@ -14,6 +14,7 @@ import (
 
 	"github.com/concordtx/concord/api"
 	"github.com/concordtx/concord/api/concord/v1/concordv1connect"
+	"github.com/concordtx/concord/security/access"
 )
 
 type stub = concordv1connect.TransactionServiceClient
@@ -22,6 +23,7 @@ type stub = concordv1connect.TransactionServiceClient
 type peers struct {
 	address func(node uint64) string
 	http    *http.Client
+	scheme  string
 	from    uint64
 
 	mu    sync.Mutex
@@ -36,10 +38,11 @@ func (p *peers) stub(addr string) stub {
 		mark := connect.UnaryInterceptorFunc(func(next connect.UnaryFunc) connect.UnaryFunc {
 			return func(ctx context.Context, req connect.AnyRequest) (connect.AnyResponse, error) {
 				req.Header().Set(api.HandedOnHeader, strconv.FormatUint(p.from, 10))
+				access.Of(ctx).Relay(req.Header())
 				return next(ctx, req)
 			}
 		})
-		s = concordv1connect.NewTransactionServiceClient(p.http, "http://"+addr, connect.WithInterceptors(mark))
+		s = concordv1connect.NewTransactionServiceClient(p.http, p.scheme+addr, connect.WithInterceptors(mark))
 		p.stubs[addr] = s
 	}
 	return s

@@ -21,6 +21,8 @@ import (
 	"github.com/concordtx/concord/api"
 	"github.com/concordtx/concord/api/concord/v1/concordv1connect"
 	"github.com/concordtx/concord/participant"
+	"github.com/concordtx/concord/security"
+	"github.com/concordtx/concord/security/access"
 	"github.com/concordtx/concord/server"
 	"github.com/concordtx/concord/txn"
 )
@@ -51,8 +53,8 @@ type Config struct {
 	Dial func(context.Context) (*concord.Client, error)
 	// Address returns the API address of a member; empty if there is no such member.
 	Address func(node uint64) string
-	// HTTP makes calls to other nodes; nil: unencrypted.
-	HTTP   *http.Client
+	// Keys prove to other nodes that a node calls; nil: calls to them are plain.
+	Keys   *security.Keys
 	Logger *slog.Logger
 }
 
@@ -86,11 +88,12 @@ func New(conf Config) *Gateway {
 	if conf.Logger == nil {
 		conf.Logger = slog.New(slog.DiscardHandler)
 	}
-	if conf.HTTP == nil {
-		conf.HTTP = &http.Client{Transport: api.HTTP2(nil, time.Minute)}
+	scheme, secure := "http://", api.TLSFor(nil)
+	if conf.Keys != nil {
+		scheme, secure = "https://", conf.Keys.NodeClient
 	}
 	g := &Gateway{conf: conf, log: conf.Logger, joined: make(chan struct{}), sessions: map[txn.ID]*session{}}
-	g.peers = peers{address: conf.Address, http: conf.HTTP, from: conf.Node, stubs: map[string]stub{}}
+	g.peers = peers{address: conf.Address, http: &http.Client{Transport: api.HTTP2(secure, time.Minute)}, scheme: scheme, from: conf.Node, stubs: map[string]stub{}}
 	g.life, g.end = context.WithCancel(context.Background())
 	g.last, g.cut = context.WithCancel(context.Background())
 	return g
@@ -98,7 +101,7 @@ func New(conf Config) *Gateway {
 
 // Service is what a node serves.
 func (g *Gateway) Service() server.Service {
-	return server.Service{Name: concordv1connect.TransactionServiceName, Limit: callLimit,
+	return server.Service{Name: concordv1connect.TransactionServiceName, Limit: callLimit, Rules: rules,
 		New: func(opts ...connect.HandlerOption) (string, http.Handler) {
 			return concordv1connect.NewTransactionServiceHandler(&handlers{g}, append(opts, api.StrictJSON())...)
 		}}
@@ -117,7 +120,7 @@ func (g *Gateway) Run(ctx context.Context) error {
 	defer timer.Stop()
 	g.group.Wait()
 	g.cut()
-	g.conf.HTTP.CloseIdleConnections()
+	g.peers.http.CloseIdleConnections()
 	if g.client == nil {
 		return nil
 	}
@@ -265,7 +268,7 @@ func (g *Gateway) begin(ctx context.Context, silence time.Duration, opts ...conc
 		}
 		return nil, err
 	}
-	s := newSession(g, tx, silence)
+	s := newSession(g, access.Of(ctx).Subject(), tx, silence)
 	g.add(s)
 	s.arm()
 	return s, nil

@@ -17,6 +17,8 @@ import (
 	"github.com/concordtx/concord/api/concord/v1/concordv1connect"
 	"github.com/concordtx/concord/participant"
 	"github.com/concordtx/concord/participant/statement"
+	"github.com/concordtx/concord/security"
+	"github.com/concordtx/concord/security/access"
 	"github.com/concordtx/concord/txn"
 )
 
@@ -92,6 +94,9 @@ func (h *handlers) Execute(ctx context.Context, r *concordv1.TransactionServiceE
 			return nil, err
 		}
 		database, err := h.resource(r.GetResource())
+		if err == nil {
+			err = access.Of(ctx).OnAll([]string{r.GetResource()}, security.Application)
+		}
 		if err != nil {
 			return nil, err
 		}
@@ -135,7 +140,7 @@ func (h *handlers) Commit(ctx context.Context, r *concordv1.TransactionServiceCo
 		}
 		return m, err
 	}
-	if s := h.session(at.id); s != nil {
+	if s := h.mine(ctx, at.id); s != nil {
 		return s.commit(ctx, r)
 	}
 	return h.settle(ctx, at.id, h.lost())
@@ -147,7 +152,7 @@ func (h *handlers) Rollback(ctx context.Context, r *concordv1.TransactionService
 		return nil, err
 	}
 	var how *concordv1.TransactionServiceCommitResponse
-	s := h.session(at.id)
+	s := h.mine(ctx, at.id)
 	switch {
 	case at.node != h.conf.Node:
 		m, err := forward(ctx, h, at, r, stub.Rollback)
@@ -191,7 +196,7 @@ func numbered[Req any, R interface {
 	if at.node != h.conf.Node {
 		return forward(ctx, h, at, r, there)
 	}
-	s := h.session(at.id)
+	s := h.mine(ctx, at.id)
 	if s == nil {
 		return nil, errNoSession
 	}

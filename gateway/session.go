@@ -25,6 +25,7 @@ import (
 //     closed.
 type session struct {
 	gateway *Gateway
+	subject string // whose it is; empty where nobody asks
 	id      txn.ID
 	tx      *concord.Tx
 	began   time.Time
@@ -55,11 +56,11 @@ type ended struct {
 	resource string
 }
 
-func newSession(g *Gateway, tx *concord.Tx, silence time.Duration) *session {
+func newSession(g *Gateway, subject string, tx *concord.Tx, silence time.Duration) *session {
 	done := make(chan struct{})
 	close(done)
 	now := time.Now()
-	return &session{gateway: g, id: tx.ID(), tx: tx, began: now, silence: silence, heard: now, running: done, byResource: map[string]*agent.Branch{}}
+	return &session{gateway: g, subject: subject, id: tx.ID(), tx: tx, began: now, silence: silence, heard: now, running: done, byResource: map[string]*agent.Branch{}}
 }
 
 // do has a request done under its number, and returns its answer. The work goes on when ctx ends.

@@ -36,6 +36,7 @@ import (
 	"github.com/concordtx/concord/participant/service"
 	"github.com/concordtx/concord/participant/statement"
 	"github.com/concordtx/concord/protocol/zab"
+	"github.com/concordtx/concord/security/access"
 	"github.com/concordtx/concord/server"
 	"github.com/concordtx/concord/txn"
 )
@@ -115,7 +116,7 @@ func (w *world) start(i int) {
 	var running sync.WaitGroup
 	running.Go(func() { _ = node.Run(ctx) }) // its error is that it was stopped
 	running.Go(func() { _ = g.Run(ctx) })
-	running.Go(func() { _ = server.Serve(ctx, node, listener, log, g.Service()) })
+	running.Go(func() { _ = server.Serve(ctx, node, access.Open(), listener, log, g.Service()) })
 	w.stops[i] = func() {
 		cancel()
 		running.Wait()
@@ -264,7 +265,7 @@ func (h *host) start() {
 	ctx, cancel := context.WithCancel(context.Background())
 	var running sync.WaitGroup
 	running.Go(func() { _ = a.Run(ctx) })
-	running.Go(func() { _ = service.Serve(ctx, a, l, log) })
+	running.Go(func() { _ = service.Serve(ctx, a, access.Open(), l, log) })
 	h.end = func() {
 		cancel()
 		running.Wait()

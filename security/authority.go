@@ -109,10 +109,8 @@ func OpenAuthority(dir Dir, keyFile string) (*Authority, error) {
 		if !key.PublicKey.Equal(c.PublicKey) {
 			continue
 		}
-		for _, u := range c.URIs {
-			if u.Scheme == scheme && CheckName(u.Host) == nil {
-				return &Authority{cluster: u.Host, cert: c, key: key}, nil
-			}
+		if name := clusterOf(c); CheckName(name) == nil {
+			return &Authority{cluster: name, cert: c, key: key}, nil
 		}
 		return nil, fmt.Errorf("%s does not name a cluster: it was not made by \"concord cert create-ca\"", path)
 	}

@@ -68,6 +68,14 @@ func (s Source) Open(log *slog.Logger) (*Credentials, error) {
 	return c, nil
 }
 
+// ByCertificate are the credentials of a node or an agent, which has keys anyway; nil for nil.
+func ByCertificate(k *Keys) *Credentials {
+	if k == nil {
+		return nil
+	}
+	return &Credentials{Keys: k}
+}
+
 // Token returns the token, as the file had it a few seconds ago at most; empty if there is none.
 func (c *Credentials) Token() string {
 	if c.tokenFile == "" {

@@ -131,7 +131,7 @@ func read(path string, limit int64, secret bool) ([]byte, error) {
 func write(path string, b []byte, mode fs.FileMode, replace bool) (err error) {
 	if !replace {
 		if _, err := os.Lstat(path); err == nil {
-			return fmt.Errorf("%s exists already: choose another name, or replace it with --overwrite", path)
+			return fmt.Errorf("%s: %w: choose another name, or replace it with --overwrite", path, fs.ErrExist)
 		}
 	}
 	f, err := os.CreateTemp(filepath.Dir(path), ".new-*") // mode 0600

@@ -87,6 +87,15 @@ func (i Identity) check() error {
 	return nil
 }
 
+// ParseIdentity is the inverse of String.
+func ParseIdentity(s string) (Identity, error) {
+	u, err := url.Parse(s)
+	if err != nil || u.Scheme != scheme {
+		return Identity{}, fmt.Errorf("%.150q is not an identity such as concord://CLUSTER/client/NAME", s)
+	}
+	return parseURI(u)
+}
+
 // parseURI is the inverse of uri, and strict: an identity has one spelling.
 func parseURI(u *url.URL) (Identity, error) {
 	kind, rest, _ := strings.Cut(strings.TrimPrefix(u.Path, "/"), "/")

@@ -40,6 +40,7 @@ type material struct {
 	revoked     map[string]bool // nil: there is no list
 	first       time.Time       // when the first of the authorities ends
 	print       [sha256.Size]byte
+	verified    verified
 }
 
 const (
@@ -105,7 +106,7 @@ func (k *Keys) reload() error {
 	}
 	if m.own != nil && k.looked.Add(expirySoon).After(m.own.Leaf.NotAfter) && k.expires != m.own.Leaf.NotAfter {
 		k.expires = m.own.Leaf.NotAfter
-		k.log.Warn("this process's certificate ends soon: make a new one with \"concord cert create-"+string(m.self.Kind)+"\"",
+		k.log.Warn("this process's certificate ends soon: make a new one, \"concord cert --help\" says how",
 			"file", k.files.Cert, "ends", m.own.Leaf.NotAfter.Format(time.RFC3339))
 	}
 	return nil
@@ -141,10 +142,8 @@ func (f Files) load(old *material, now time.Time) (*material, error) {
 		if m.first.IsZero() || a.NotAfter.Before(m.first) {
 			m.first = a.NotAfter
 		}
-		for _, u := range a.URIs {
-			if u.Scheme == scheme {
-				m.cluster = u.Host
-			}
+		if name := clusterOf(a); name != "" {
+			m.cluster = name
 		}
 	}
 	m.clients = m.authorities
@@ -264,7 +263,7 @@ func (m *material) verify(chain []*x509.Certificate, usage x509.ExtKeyUsage, now
 	case m.cluster != "" && who.Cluster != m.cluster:
 		return Identity{}, untrusted("it is for %v, and this is cluster %s", who, m.cluster)
 	case now.After(leaf.NotAfter):
-		return Identity{}, untrusted("that of %v ended at %s: make a new one with \"concord cert create-%s\"", who, leaf.NotAfter.Format(time.RFC3339), who.Kind)
+		return Identity{}, untrusted("that of %v ended at %s: make a new one, \"concord cert --help\" says how", who, leaf.NotAfter.Format(time.RFC3339))
 	case now.Before(leaf.NotBefore):
 		return Identity{}, untrusted("that of %v is valid from %s: compare the clocks of both machines", who, leaf.NotBefore.Format(time.RFC3339))
 	}
@@ -277,7 +276,7 @@ func (m *material) verify(chain []*x509.Certificate, usage x509.ExtKeyUsage, now
 	var invalid x509.CertificateInvalidError
 	switch {
 	case errors.As(err, &invalid) && invalid.Reason == x509.IncompatibleUsage:
-		return Identity{}, untrusted("that of %v is not made for this use: make one with \"concord cert create-%s\"", who, who.Kind)
+		return Identity{}, untrusted("that of %v is not made for this use: make one that is, \"concord cert --help\" says how", who)
 	case err != nil:
 		return Identity{}, untrusted("that of %v was issued by none of the authorities that are believed here (%v)", who, err)
 	}

@@ -11,23 +11,24 @@ import (
 // Role is what somebody may do. What each call needs is in the tables of those who serve them.
 type Role string
 
-// The roles that can be granted. An operator is a viewer, too, and an admin an operator.
+// The roles. An operator is a viewer, too, and an admin an operator. A node runs transactions for those who
+// ask it to, and looks.
 const (
-	Application  Role = "application" // runs transactions on its resources
-	AgentRole    Role = "agent"       // asks for the decisions of branches on its resources, and reports
-	Viewer       Role = "viewer"      // sees, and changes nothing
-	Operator     Role = "operator"    // resolves, settles, forgets, recovers
-	Admin        Role = "admin"       // changes who the members are
-	nodeRole     Role = "node"        // granted by a node's certificate alone
-	AnyResource       = "*"           // in a grant: all resources
-	maxGrants         = 10_000
-	noGrantsText      = "none"
+	Application Role = "application" // runs transactions on its resources
+	AgentRole   Role = "agent"       // asks for the decisions of branches on its resources, and reports
+	Viewer      Role = "viewer"      // sees, and changes nothing
+	Operator    Role = "operator"    // resolves, settles, forgets, recovers
+	MemberRole  Role = "member"      // speaks in three-phase transactions, for itself; an agent's certificate grants it, and nothing else does
+	Admin       Role = "admin"       // changes who the members are
+	NodeRole    Role = "node"        // what nodes do for each other; a node's certificate grants it, and nothing else does
+	AnyResource      = "*"           // in a grant: all resources
+	maxGrants        = 10_000
 )
 
 var grantable = []Role{Application, AgentRole, Viewer, Operator, Admin}
 
 // includes says which roles a role has in it.
-var includes = map[Role][]Role{Operator: {Viewer}, Admin: {Viewer, Operator}}
+var includes = map[Role][]Role{Operator: {Viewer}, Admin: {Viewer, Operator}, NodeRole: {Viewer, Application, AgentRole, MemberRole}}
 
 // Grant gives roles to a subject, the name of a client or an agent. Resources are those on which
 // an application or an agent may act.
@@ -105,9 +106,13 @@ func roleNames() string {
 // Of returns what somebody may do.
 func (p *Policy) Of(who Identity) Access {
 	if who.Kind == Node {
-		return Access{Subject: who.String(), grants: []Grant{{Roles: []Role{nodeRole}, Resources: []string{AnyResource}}}}
+		return Access{Subject: who.String(), grants: []Grant{{Roles: []Role{NodeRole}, Resources: []string{AnyResource}}}}
 	}
-	return Access{Subject: who.Name, grants: p.grants[who.Name]}
+	a := Access{Subject: who.Name, grants: p.grants[who.Name]}
+	if who.Kind == Agent {
+		a.grants = append(slices.Clone(a.grants), Grant{Roles: []Role{MemberRole}})
+	}
+	return a
 }
 
 // Access is what one caller may do.
@@ -124,7 +129,7 @@ func Everything() Access { return Access{all: true} }
 func (a Access) All() bool { return a.all }
 
 // IsNode reports whether it is that of a node.
-func (a Access) IsNode() bool { return !a.all && a.Has(nodeRole) }
+func (a Access) IsNode() bool { return !a.all && a.Has(NodeRole) }
 
 // Has reports whether a role was granted.
 func (a Access) Has(role Role) bool {
@@ -142,6 +147,19 @@ func (a Access) On(resource string, roles ...Role) bool {
 	})
 }
 
+// Resources are those on which one of the roles was granted; all reports that this is any.
+func (a Access) Resources(roles ...Role) (names []string, all bool) {
+	if a.all {
+		return nil, true
+	}
+	for _, g := range a.grants {
+		if slices.ContainsFunc(roles, g.has) {
+			names = append(names, g.Resources...)
+		}
+	}
+	return names, slices.Contains(names, AnyResource)
+}
+
 // Grants are for people.
 func (a Access) Grants() string {
 	var texts []string
@@ -149,7 +167,7 @@ func (a Access) Grants() string {
 		texts = append(texts, g.String())
 	}
 	if len(texts) == 0 {
-		return noGrantsText
+		return "none"
 	}
 	return strings.Join(texts, "; ")
 }

@@ -40,7 +40,9 @@ func TestAPolicyDeniesWhatItDoesNotGrant(t *testing.T) {
 	require.Equal(t, "none", of("mallory").Grants())
 	node := p.Of(NodeIdentity("shop", 1))
 	require.True(t, node.IsNode())
-	require.False(t, node.Has(Viewer))
+	require.True(t, node.Has(Viewer))
+	require.False(t, node.Has(Operator))
+	require.True(t, node.On("billing", Application))
 	require.False(t, of("1").IsNode(), "a client that is called like a node")
 	require.False(t, Everything().IsNode())
 	require.True(t, Everything().Has(Admin))
@@ -55,7 +57,7 @@ func TestGrantsThatAreNotAccepted(t *testing.T) {
 		{Grant{Subject: "a b", Roles: []Role{Viewer}}, "auth.grants[0]: subject: "},
 		{Grant{Subject: "a"}, `"a" gets no role: give "roles" one or more of application, agent, viewer, operator, admin`},
 		{Grant{Subject: "a", Roles: []Role{"root"}}, `"root" is no role: there are application,`},
-		{Grant{Subject: "a", Roles: []Role{nodeRole}}, `"node" is no role`},
+		{Grant{Subject: "a", Roles: []Role{NodeRole}}, `"node" is no role`},
 		{Grant{Subject: "a", Roles: []Role{Application}}, `"a" is application on no resource: name them in "resources", or "*" for all`},
 		{Grant{Subject: "a", Roles: []Role{Application}, Resources: []string{"oders"}}, `there is no resource "oders"`},
 		{Grant{Subject: "a", Roles: []Role{Viewer}, Resources: []string{"orders"}}, `the roles of "a" are for the whole cluster`},

@@ -29,9 +29,9 @@ const (
 
 // TokenEntry is what a node knows of a token: whom it stands for, but not the token.
 type TokenEntry struct {
-	ID      string // 8 hexadecimal digits, for people
-	Subject string
-	Expires time.Time
+	ID      string            `json:"id"` // 8 hexadecimal digits, for people
+	Subject string            `json:"subject"`
+	Expires time.Time         `json:"expires"`
 	hash    [sha256.Size]byte // of the token
 }
 
@@ -195,12 +195,25 @@ func (t *Tokens) reload() error {
 // Subject returns whom a token stands for. However many there are and whichever it is, that takes
 // the same time.
 func (t *Tokens) Subject(token string) (subject string, ok bool) {
+	t.lookAgain(freshness)
+	if subject, ok = t.find(token); !ok { // perhaps it was made just now
+		t.lookAgain(time.Second)
+		subject, ok = t.find(token)
+	}
+	return subject, ok
+}
+
+// lookAgain reads the file again unless it was read lately.
+func (t *Tokens) lookAgain(age time.Duration) {
 	if t.mu.TryLock() {
-		if time.Since(t.looked) >= freshness {
+		if time.Since(t.looked) >= age {
 			_ = t.reload() // it was logged
 		}
 		t.mu.Unlock()
 	}
+}
+
+func (t *Tokens) find(token string) (subject string, ok bool) {
 	hash, now := sha256.Sum256([]byte(token)), time.Now()
 	for _, e := range *t.current.Load() {
 		if subtle.ConstantTimeCompare(hash[:], e.hash[:]) == 1 && !e.Expired(now) {

@@ -19,6 +19,7 @@ import (
 	"github.com/concordtx/concord/coordinator"
 	"github.com/concordtx/concord/coordinator/replica"
 	"github.com/concordtx/concord/protocol/zab"
+	"github.com/concordtx/concord/security/access"
 	"github.com/concordtx/concord/server"
 	"github.com/concordtx/concord/txn"
 )
@@ -76,7 +77,7 @@ func startNodes(tb testing.TB) (*api.Client, txn.ClusterID) {
 			DataDir: filepath.Join(dir, strconv.Itoa(i)), Logger: quiet})
 		require.NoError(tb, err)
 		wg.Go(func() { _ = n.Run(ctx) })
-		wg.Go(func() { _ = server.Serve(ctx, n, listeners[i][1], quiet) })
+		wg.Go(func() { _ = server.Serve(ctx, n, access.Open(), listeners[i][1], quiet) })
 		addrs = append(addrs, m.API)
 	}
 	c, err := api.Dial(addrs, api.ClientOptions{})

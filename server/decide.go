@@ -73,7 +73,7 @@ func (h *handlers) reach(ctx context.Context, seen string) error {
 // node is behind: who speaks of another cluster has seen what this one never reaches.
 func (h *handlers) commitLater(ctx context.Context, c *concordv1.NumberedCommit, behind error, came time.Time, out *answers, redirect bool) {
 	number := c.GetNumber()
-	request, err := h.parseCommit(c.GetRequest())
+	request, err := h.parseCommit(ctx, c.GetRequest())
 	if err == nil {
 		err = behind
 	}

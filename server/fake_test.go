@@ -41,6 +41,7 @@ type fakeNode struct {
 	closed    chan struct{}
 
 	calls []string
+	who   string // of the last Forget
 }
 
 // newFake is a node that leads a cluster of two in which all is well.
@@ -66,12 +67,12 @@ func (f *fakeNode) StatusSince(context.Context, zab.Zxid) (*coordinator.Snapshot
 	}
 	return f.snapshot, f.behind
 }
-func (f *fakeNode) Applied() zab.Zxid                         { return f.snapshot.Zxid }
-func (f *fakeNode) Reach(context.Context, zab.Zxid) error     { return f.behind }
-func (f *fakeNode) APIAddress(id uint64) string               { return f.addresses[id] }
-func (f *fakeNode) MaxTransaction() time.Duration             { return time.Minute }
-func (f *fakeNode) Closed() <-chan struct{}                   { return f.closed }
-func (f *fakeNode) Finished(txn.ID, txn.BranchNo, txn.Finish) { _ = f.did("Finished") }
+func (f *fakeNode) Applied() zab.Zxid                                          { return f.snapshot.Zxid }
+func (f *fakeNode) Reach(context.Context, zab.Zxid) error                      { return f.behind }
+func (f *fakeNode) APIAddress(id uint64) string                                { return f.addresses[id] }
+func (f *fakeNode) MaxTransaction() time.Duration                              { return time.Minute }
+func (f *fakeNode) Closed() <-chan struct{}                                    { return f.closed }
+func (f *fakeNode) Finished(txn.ID, txn.BranchNo, txn.Finish, commit.Reporter) { _ = f.did("Finished") }
 
 func (f *fakeNode) Deliver([]member.Envelope) { _ = f.did("Deliver") }
 
@@ -118,7 +119,10 @@ func (f *fakeNode) Resolve(_ context.Context, asked txn.Resolution) (commit.Repl
 	return commit.Reply{Decision: asked.Decision}, f.did("Resolve")
 }
 
-func (f *fakeNode) Forget(context.Context, txn.ID, string, string) error { return f.did("Forget") }
+func (f *fakeNode) Forget(_ context.Context, _ txn.ID, who, _ string) error {
+	f.who = who
+	return f.did("Forget")
+}
 
 func (f *fakeNode) Replace(context.Context, zab.NodeID, string, string) error {
 	return f.did("Replace")
@@ -161,7 +165,7 @@ type served struct {
 func serve(t *testing.T, n Node, wrap func(int, layer) layer, services ...Service) *served {
 	t.Helper()
 	log := slog.New(slog.DiscardHandler)
-	m, r := newMetrics(n), newRelay(n)
+	m, r := newMetrics(n), newRelay(n, nil)
 	all := layers(m, log, services...)
 	for i := range all {
 		if wrap != nil {

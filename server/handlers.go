@@ -22,6 +22,8 @@ import (
 	"github.com/concordtx/concord/coordinator/commit"
 	"github.com/concordtx/concord/coordinator/replica"
 	"github.com/concordtx/concord/protocol/zab"
+	"github.com/concordtx/concord/security"
+	"github.com/concordtx/concord/security/access"
 	"github.com/concordtx/concord/txn"
 )
 
@@ -35,12 +37,13 @@ type handlers struct {
 	relay   *relay
 	metrics *metrics
 	log     *slog.Logger
+	holders holders
 }
 
 var _ concordv1connect.CoordinatorServiceHandler = (*handlers)(nil)
 
 func (h *handlers) Commit(ctx context.Context, r *concordv1.CommitRequest) (*concordv1.CommitResponse, error) {
-	c, err := h.parseCommit(r)
+	c, err := h.parseCommit(ctx, r)
 	if err != nil {
 		return nil, err
 	}
@@ -51,10 +54,13 @@ func (h *handlers) Commit(ctx context.Context, r *concordv1.CommitRequest) (*con
 	return commitResponse(a), nil
 }
 
-func (h *handlers) parseCommit(r *concordv1.CommitRequest) (txn.CommitRequest, error) {
+func (h *handlers) parseCommit(ctx context.Context, r *concordv1.CommitRequest) (txn.CommitRequest, error) {
 	c, err := api.ParseCommit(r)
 	if err == nil {
 		err = sameCluster(h.node.Status(), r.GetCluster())
+	}
+	if err == nil {
+		err = mayCommit(ctx, c)
 	}
 	return c, err
 }
@@ -82,7 +88,7 @@ func commitResponse(r commit.Reply) *concordv1.CommitResponse {
 	return &concordv1.CommitResponse{Decision: r.Decision.String(), Reason: r.Reason, Zxid: r.Zxid.String()}
 }
 
-func (h *handlers) Finished(_ context.Context, r *concordv1.FinishedRequest) (*concordv1.FinishedResponse, error) {
+func (h *handlers) Finished(ctx context.Context, r *concordv1.FinishedRequest) (*concordv1.FinishedResponse, error) {
 	finished, err := api.ParseFinished(r)
 	if err != nil {
 		return nil, err
@@ -90,15 +96,24 @@ func (h *handlers) Finished(_ context.Context, r *concordv1.FinishedRequest) (*c
 	if err := h.ofLeader(); err != nil {
 		return nil, err
 	}
+	a, err := access.Of(ctx).Access()
+	if err != nil {
+		return nil, err
+	}
+	granted, all := a.Resources(security.Application, security.AgentRole)
+	reporter := commit.Reporter{Limited: !all, Resources: granted}
 	for _, f := range finished {
-		h.node.Finished(f.ID, f.No, f.Finish)
+		h.node.Finished(f.ID, f.No, f.Finish, reporter)
 	}
 	return &concordv1.FinishedResponse{}, nil
 }
 
-func (h *handlers) Deliver(_ context.Context, r *concordv1.DeliverRequest) (*concordv1.DeliverResponse, error) {
+func (h *handlers) Deliver(ctx context.Context, r *concordv1.DeliverRequest) (*concordv1.DeliverResponse, error) {
 	_, envelopes, err := member.Parse(r)
 	if err != nil {
+		return nil, err
+	}
+	if err := member.From(access.Of(ctx), envelopes); err != nil {
 		return nil, err
 	}
 	if err := sameCluster(h.node.Status(), r.GetCluster()); err != nil {
@@ -109,38 +124,6 @@ func (h *handlers) Deliver(_ context.Context, r *concordv1.DeliverRequest) (*con
 	}
 	h.node.Deliver(envelopes)
 	return &concordv1.DeliverResponse{}, nil
-}
-
-func (h *handlers) Lease(ctx context.Context, r *concordv1.LeaseRequest) (*concordv1.LeaseResponse, error) {
-	res := &concordv1.LeaseResponse{LengthMs: h.node.LeaseLength().Milliseconds(), NowMs: time.Now().UnixMilli()}
-	lease := txn.Lease(r.GetLease())
-	switch {
-	case lease == 0 && r.GetEnd():
-		return nil, fmt.Errorf("lease: is zero, which is none: %w", api.ErrInvalid)
-	case lease == 0:
-		granted, err := h.node.GrantLease(ctx)
-		if err != nil {
-			return nil, err
-		}
-		res.Lease = uint32(granted)
-	case r.GetEnd():
-		if err := h.node.EndLease(ctx, lease); err != nil {
-			return nil, err
-		}
-	default:
-		if err := h.ofLeader(); err != nil {
-			return nil, err
-		}
-		active, err := h.node.RenewLease(lease)
-		if err != nil {
-			return nil, err
-		}
-		if active {
-			res.Lease = r.GetLease()
-		}
-	}
-	res.Zxid = h.zxid()
-	return res, nil
 }
 
 // ofLeader returns an error unless this node leads: for calls that the loop does not refuse
@@ -167,6 +150,9 @@ func (h *handlers) Outcome(ctx context.Context, r *concordv1.OutcomeRequest) (*c
 			return nil, err
 		}
 	}
+	if err := h.mayEnd(ctx, id); err != nil {
+		return nil, err
+	}
 	a, err := h.node.Outcome(ctx, q)
 	if errors.Is(err, api.ErrTooOld) {
 		return &concordv1.OutcomeResponse{Outcome: txn.Unknown.String(), Reason: err.Error()}, nil
@@ -186,13 +172,14 @@ func (h *handlers) Resolve(ctx context.Context, r *concordv1.ResolveRequest) (*c
 	if err != nil {
 		return nil, err
 	}
-	if err := parseOperator(r.GetWho(), r.GetReason()); err != nil {
+	who, err := parseOperator(ctx, r.GetWho(), r.GetReason())
+	if err != nil {
 		return nil, err
 	}
 	if len(r.GetResources()) > api.MaxBranches {
 		return nil, fmt.Errorf("resources: %d of them: a transaction has at most %d branches: %w", len(r.GetResources()), api.MaxBranches, api.ErrInvalid)
 	}
-	a, err := h.node.Resolve(ctx, txn.Resolution{ID: id, Decision: d, Who: r.GetWho(), Why: r.GetReason(), Resources: r.GetResources()})
+	a, err := h.node.Resolve(ctx, txn.Resolution{ID: id, Decision: d, Who: who, Why: r.GetReason(), Resources: r.GetResources()})
 	if err != nil {
 		return nil, err
 	}
@@ -204,10 +191,11 @@ func (h *handlers) Forget(ctx context.Context, r *concordv1.ForgetRequest) (*con
 	if err != nil {
 		return nil, err
 	}
-	if err := parseOperator(r.GetWho(), r.GetReason()); err != nil {
+	who, err := parseOperator(ctx, r.GetWho(), r.GetReason())
+	if err != nil {
 		return nil, err
 	}
-	err = h.node.Forget(ctx, id, r.GetWho(), r.GetReason())
+	err = h.node.Forget(ctx, id, who, r.GetReason())
 	return &concordv1.ForgetResponse{Zxid: h.zxid()}, err
 }
 
@@ -223,10 +211,11 @@ func (h *handlers) Settle(ctx context.Context, r *concordv1.SettleRequest) (*con
 	if r.GetAction() != settleAbandon {
 		return nil, fmt.Errorf("action: %.20q is not %s, the only one that this version knows: %w", r.GetAction(), settleAbandon, api.ErrInvalid)
 	}
-	if err := parseOperator(r.GetWho(), r.GetReason()); err != nil {
+	who, err := parseOperator(ctx, r.GetWho(), r.GetReason())
+	if err != nil {
 		return nil, err
 	}
-	err = h.node.Abandon(ctx, id, no, r.GetWho(), r.GetReason())
+	err = h.node.Abandon(ctx, id, no, who, r.GetReason())
 	return &concordv1.SettleResponse{Zxid: h.zxid()}, err
 }
 
@@ -234,16 +223,18 @@ func (h *handlers) Settle(ctx context.Context, r *concordv1.SettleRequest) (*con
 const settleAbandon = "abandon"
 
 func (h *handlers) ReplaceMember(ctx context.Context, r *concordv1.ReplaceMemberRequest) (*concordv1.ReplaceMemberResponse, error) {
-	if err := parseOperator(r.GetWho(), r.GetReason()); err != nil {
+	who, err := parseOperator(ctx, r.GetWho(), r.GetReason())
+	if err != nil {
 		return nil, err
 	}
-	err := h.node.Replace(ctx, zab.NodeID(r.GetNode()), r.GetWho(), r.GetReason())
+	err = h.node.Replace(ctx, zab.NodeID(r.GetNode()), who, r.GetReason())
 	return &concordv1.ReplaceMemberResponse{Zxid: h.zxid()}, err
 }
 
 func (h *handlers) AddMember(ctx context.Context, r *concordv1.AddMemberRequest) (*concordv1.AddMemberResponse, error) {
 	m := replica.Member{ID: zab.NodeID(r.GetNode()), Observer: r.GetRole() == "observer", Peer: r.GetPeer(), API: r.GetApi()}
-	if err := errors.Join(parseOperator(r.GetWho(), r.GetReason()), api.ParseText("key", r.GetKey(), maxKey)); err != nil {
+	who, err := parseOperator(ctx, r.GetWho(), r.GetReason())
+	if err = errors.Join(err, api.ParseText("key", r.GetKey(), maxKey)); err != nil {
 		return nil, err
 	}
 	switch {
@@ -257,7 +248,7 @@ func (h *handlers) AddMember(ctx context.Context, r *concordv1.AddMemberRequest)
 	if err := errors.Join(parseAddress("peer", m.Peer), parseAddress("api", m.API)); err != nil {
 		return nil, err
 	}
-	err := h.node.AddMember(ctx, m, r.GetKey(), r.GetWho(), r.GetReason())
+	err = h.node.AddMember(ctx, m, r.GetKey(), who, r.GetReason())
 	return &concordv1.AddMemberResponse{Zxid: h.zxid()}, err
 }
 
@@ -275,27 +266,30 @@ func parseAddress(field, addr string) error {
 }
 
 func (h *handlers) RemoveMember(ctx context.Context, r *concordv1.RemoveMemberRequest) (*concordv1.RemoveMemberResponse, error) {
-	if err := errors.Join(parseOperator(r.GetWho(), r.GetReason()), api.ParseText("key", r.GetKey(), maxKey)); err != nil {
+	who, err := parseOperator(ctx, r.GetWho(), r.GetReason())
+	if err = errors.Join(err, api.ParseText("key", r.GetKey(), maxKey)); err != nil {
 		return nil, err
 	}
-	err := h.node.RemoveMember(ctx, zab.NodeID(r.GetNode()), r.GetKey(), r.GetWho(), r.GetReason())
+	err = h.node.RemoveMember(ctx, zab.NodeID(r.GetNode()), r.GetKey(), who, r.GetReason())
 	return &concordv1.RemoveMemberResponse{Zxid: h.zxid()}, err
 }
 
 func (h *handlers) TransferLeadership(ctx context.Context, r *concordv1.TransferLeadershipRequest) (*concordv1.TransferLeadershipResponse, error) {
-	if err := parseOperator(r.GetWho(), r.GetReason()); err != nil {
+	who, err := parseOperator(ctx, r.GetWho(), r.GetReason())
+	if err != nil {
 		return nil, err
 	}
-	err := h.node.Lead(ctx, zab.NodeID(r.GetNode()), r.GetWho(), r.GetReason())
+	err = h.node.Lead(ctx, zab.NodeID(r.GetNode()), who, r.GetReason())
 	return &concordv1.TransferLeadershipResponse{Zxid: h.zxid()}, err
 }
 
-// parseOperator checks who acts and why: both go into the log for good.
-func parseOperator(who, reason string) error {
+// parseOperator checks who acts and why, and returns who that is for the log, where both are kept for good:
+// by the certificate or the token, and by his own word.
+func parseOperator(ctx context.Context, who, reason string) (string, error) {
 	if reason == "" {
-		return fmt.Errorf("reason: say why, it is kept with the transaction: %w", api.ErrInvalid)
+		return "", fmt.Errorf("reason: say why, it is kept with the transaction: %w", api.ErrInvalid)
 	}
-	return errors.Join(api.ParseText("who", who, api.MaxResourceName), api.ParseText("reason", reason, api.MaxReason))
+	return access.Of(ctx).Who(who), errors.Join(api.ParseText("who", who, api.MaxResourceName), api.ParseText("reason", reason, api.MaxReason))
 }
 
 func (h *handlers) Recover(ctx context.Context, r *concordv1.RecoverRequest) (*concordv1.RecoverResponse, error) {
@@ -372,6 +366,9 @@ func (h *handlers) Watch(ctx context.Context, r *concordv1.WatchRequest, stream 
 				return err
 			}
 			last = s
+		}
+		if a, err := access.Of(ctx).Access(); err != nil || !a.Has(security.Viewer) { // not any more
+			return errors.Join(err, access.Denied(a, string(security.Viewer)))
 		}
 		select {
 		case <-ticker.C:

@@ -16,14 +16,17 @@ import (
 	"github.com/concordtx/concord/api"
 	concordv1 "github.com/concordtx/concord/api/concord/v1"
 	"github.com/concordtx/concord/api/concord/v1/concordv1connect"
+	"github.com/concordtx/concord/security"
+	"github.com/concordtx/concord/security/access"
 )
 
 // relay hands on to the leader what belongs to it and came to this node, so that clients
 // that reach only an observer can commit. A call is handed on once at most: who gets it that
 // way and does not lead says so.
 type relay struct {
-	node Node
-	http *http.Client
+	node   Node
+	http   *http.Client
+	scheme string
 
 	mu      sync.Mutex
 	leaders map[string]leader // by address: members of the cluster, so there are few
@@ -31,8 +34,15 @@ type relay struct {
 
 type leader = concordv1connect.CoordinatorServiceClient
 
-func newRelay(n Node) *relay {
-	return &relay{node: n, leaders: map[string]leader{}, http: &http.Client{Transport: api.HTTP2(nil, 15*time.Second)}}
+// newRelay makes a relay that shows the node's keys; nil: leaders are called in plain.
+func newRelay(n Node, keys *security.Keys) *relay {
+	r := &relay{node: n, leaders: map[string]leader{}, scheme: "http://"}
+	var conf api.TLSFor
+	if keys != nil {
+		r.scheme, conf = "https://", keys.NodeClient
+	}
+	r.http = &http.Client{Transport: api.HTTP2(conf, 15*time.Second)}
+	return r
 }
 
 // handOns are the calls of the leader.
@@ -118,17 +128,18 @@ func (r *relay) leader(addr string) leader {
 	defer r.mu.Unlock()
 	l, ok := r.leaders[addr]
 	if !ok {
-		l = concordv1connect.NewCoordinatorServiceClient(r.http, "http://"+addr, connect.WithInterceptors(r.mark()))
+		l = concordv1connect.NewCoordinatorServiceClient(r.http, r.scheme+addr, connect.WithInterceptors(r.mark()))
 		r.leaders[addr] = l
 	}
 	return l
 }
 
-// mark says in a request that it was handed on.
+// mark says in a request that it was handed on, and for whom: the leader decides whether that one may.
 func (r *relay) mark() connect.UnaryInterceptorFunc {
 	return func(next connect.UnaryFunc) connect.UnaryFunc {
 		return func(ctx context.Context, req connect.AnyRequest) (connect.AnyResponse, error) {
 			req.Header().Set(api.HandedOnHeader, r.name())
+			access.Of(ctx).Relay(req.Header())
 			return next(ctx, req)
 		}
 	}

@@ -4,9 +4,9 @@ package server
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
 	"net/http"
 	"slices"
@@ -17,6 +17,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/concordtx/concord/api/concord/v1/concordv1connect"
+	"github.com/concordtx/concord/security"
+	"github.com/concordtx/concord/security/access"
 )
 
 const (
@@ -32,49 +34,31 @@ type Service struct {
 	Name string // in full, as its calls name it
 	// Limit bounds a call whose client set no deadline of its own.
 	Limit time.Duration
+	// Rules are who may make its calls.
+	Rules access.Rules
 	// New makes its handler, as connect's generated code does, and the path of that.
 	New func(...connect.HandlerOption) (string, http.Handler)
 }
 
 // Serve serves the API of a node, and further services, on a listener until ctx ends, and closes the
-// listener. Calls under way get a moment to end.
-func Serve(ctx context.Context, n Node, l net.Listener, log *slog.Logger, services ...Service) error {
-	protocols := new(http.Protocols)
-	protocols.SetHTTP1(true)
-	protocols.SetUnencryptedHTTP2(true)
-	s := &http.Server{
-		Handler:           Handler(n, log, services...),
-		Protocols:         protocols,
-		ReadHeaderTimeout: 5 * time.Second,
-		IdleTimeout:       2 * time.Minute,
-		MaxHeaderBytes:    16 << 10,
-		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelDebug),
-		// Calls under way end by the answer of the closing node, not by a cancelled context:
-		// "ask another node" is what their clients have to know.
-		BaseContext: func(net.Listener) context.Context { return context.WithoutCancel(ctx) },
+// listener. Calls under way get a moment to end. door says who may do what.
+func Serve(ctx context.Context, n Node, door *access.Guard, l net.Listener, log *slog.Logger, services ...Service) error {
+	all := maps.Clone(rules)
+	for _, s := range services {
+		maps.Copy(all, s.Rules)
 	}
-	stopped := make(chan error, 1)
-	go func() {
-		<-ctx.Done()
-		grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutdownTimeout)
-		defer cancel()
-		err := s.Shutdown(grace)
-		if errors.Is(err, context.DeadlineExceeded) { // streams do not end by themselves
-			err = s.Close()
-		}
-		stopped <- err
-	}()
-	if err := s.Serve(l); !errors.Is(err, http.ErrServerClosed) {
-		return fmt.Errorf("serve the API at %v: %w", l.Addr(), err)
-	}
-	return <-stopped
+	return door.Serve(ctx, l, all, Handler(n, door.Keys(), log, services...), shutdownTimeout, log)
 }
 
-// Handler returns everything that a node serves to clients.
-func Handler(n Node, log *slog.Logger, services ...Service) http.Handler {
-	metrics, relay := newMetrics(n), newRelay(n)
+// Handler returns everything that a node serves to clients, without the door in front of it.
+func Handler(n Node, keys *security.Keys, log *slog.Logger, services ...Service) http.Handler {
+	metrics, relay := newMetrics(n), newRelay(n, keys)
 	return handler(n, log, metrics, relay, layers(metrics, log, services...), services...)
 }
+
+// uncompressed refuses requests that are compressed: unpacking them would be work for who was not let in
+// yet, and messages are small.
+var uncompressed = connect.WithCompression("gzip", nil, nil)
 
 func handler(n Node, log *slog.Logger, metrics *metrics, relay *relay, layers []layer, services ...Service) http.Handler {
 	registry := prometheus.NewRegistry()
@@ -85,11 +69,11 @@ func handler(n Node, log *slog.Logger, metrics *metrics, relay *relay, layers []
 	}
 	mux := http.NewServeMux()
 	for _, s := range services {
-		mux.Handle(s.New(connect.WithReadMaxBytes(maxRequestBytes), connect.WithInterceptors(slices.Clone(interceptors)...)))
+		mux.Handle(s.New(connect.WithReadMaxBytes(maxRequestBytes), uncompressed, connect.WithInterceptors(slices.Clone(interceptors)...)))
 	}
 	interceptors = append(interceptors, relay.interceptor(), seen(n))
 	mux.Handle(concordv1connect.NewCoordinatorServiceHandler(&handlers{node: n, relay: relay, metrics: metrics, log: log},
-		connect.WithReadMaxBytes(maxRequestBytes), connect.WithInterceptors(interceptors...)))
+		connect.WithReadMaxBytes(maxRequestBytes), uncompressed, connect.WithInterceptors(interceptors...)))
 	mux.Handle("GET /metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{}))
 	mux.HandleFunc("GET /livez", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {

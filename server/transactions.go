@@ -13,6 +13,7 @@ import (
 	"github.com/concordtx/concord/api"
 	concordv1 "github.com/concordtx/concord/api/concord/v1"
 	"github.com/concordtx/concord/coordinator/commit"
+	"github.com/concordtx/concord/security/access"
 	"github.com/concordtx/concord/txn"
 )
 
@@ -33,19 +34,35 @@ func (h *handlers) Get(ctx context.Context, r *concordv1.GetRequest) (*concordv1
 	if err != nil {
 		return nil, err
 	}
+	a, err := access.Of(ctx).Access()
+	if err != nil {
+		return nil, err
+	}
 	v, err := h.node.View(ctx, id)
 	if err != nil {
 		return nil, err
 	}
-	for _, m := range unfinished(h.node.Status().Cluster, v) {
+	m := transaction(h.node.Status().Cluster, id, v)
+	if m == nil {
+		return nil, notKnown(id, v)
+	}
+	if m = shown(a, m); m == nil {
+		return nil, notKnown(id, &commit.View{})
+	}
+	return &concordv1.GetResponse{Transaction: m, Zxid: h.zxid()}, nil
+}
+
+// transaction is what a view knows of a transaction; nil: nothing.
+func transaction(cluster txn.ClusterID, id txn.ID, v *commit.View) *concordv1.Transaction {
+	for _, m := range unfinished(cluster, v) {
 		if m.GetGid() == id.String() {
-			return &concordv1.GetResponse{Transaction: m, Zxid: h.zxid()}, nil
+			return m
 		}
 	}
 	if !v.Known {
-		return nil, notKnown(id, v)
+		return nil
 	}
-	return &concordv1.GetResponse{Transaction: finishedMessage(v.Txn), Zxid: h.zxid()}, nil
+	return finishedMessage(v.Txn)
 }
 
 // notKnown says what is not known of a transaction, and what cannot be known now.
@@ -78,6 +95,10 @@ func (h *handlers) List(ctx context.Context, r *concordv1.ListRequest) (*concord
 	if err != nil {
 		return nil, err
 	}
+	a, err := access.Of(ctx).Access()
+	if err != nil {
+		return nil, err
+	}
 	v, err := h.node.View(ctx, txn.ID{})
 	if err != nil {
 		return nil, err
@@ -86,7 +107,7 @@ func (h *handlers) List(ctx context.Context, r *concordv1.ListRequest) (*concord
 	var found []*concordv1.Transaction
 	for _, m := range unfinished(h.node.Status().Cluster, v) {
 		seen[m.GetGid()] = true
-		if f.matches(m) {
+		if m = shown(a, m); m != nil && f.matches(m) {
 			found = append(found, m)
 		}
 	}
@@ -95,7 +116,7 @@ func (h *handlers) List(ctx context.Context, r *concordv1.ListRequest) (*concord
 		looked, matched := 0, 0
 		err = h.node.EachFinished(f.after, func(x txn.Txn) bool {
 			looked++
-			if m := finishedMessage(x); !seen[m.GetGid()] && f.matches(m) {
+			if m := shown(a, finishedMessage(x)); m != nil && !seen[m.GetGid()] && f.matches(m) {
 				found = append(found, m)
 				matched++
 			}

@@ -15,6 +15,7 @@ import (
 	"github.com/concordtx/concord/api"
 	concordv1 "github.com/concordtx/concord/api/concord/v1"
 	"github.com/concordtx/concord/api/concord/v1/concordv1connect"
+	"github.com/concordtx/concord/security"
 )
 
 const (
@@ -45,7 +46,14 @@ type life struct {
 // Option configures a Client.
 type Option func(*options)
 
-type options struct{ tls *tls.Config }
+type options struct {
+	tls         *tls.Config
+	credentials *security.Credentials
+}
+
+// WithCredentials shows agents who calls, and believes none that is not one of the cluster; nil:
+// connections are plain.
+func WithCredentials(c *security.Credentials) Option { return func(o *options) { o.credentials = c } }
 
 // WithTLS encrypts every connection.
 func WithTLS(c *tls.Config) Option { return func(o *options) { o.tls = c } }
@@ -61,12 +69,19 @@ func Dial(addr string, opts ...Option) (*Client, error) {
 		return nil, &api.FieldError{Field: "addr", Detail: fmt.Sprintf("%.80q is not host:port, such as 127.0.0.1:7430", addr)}
 	}
 	scheme := "http://"
-	if o.tls != nil {
+	if o.tls != nil || o.credentials != nil {
 		scheme = "https://"
 	}
-	c := &Client{addr: addr, http: &http.Client{Transport: api.HTTP2(o.tls, time.Minute)}}
+	c := &Client{addr: addr, http: &http.Client{Transport: o.transport()}}
 	c.stub = concordv1connect.NewParticipantServiceClient(c.http, scheme+addr, connect.WithReadMaxBytes(maxAnswerBytes))
 	return c, nil
+}
+
+func (o options) transport() http.RoundTripper {
+	if o.credentials == nil {
+		return api.HTTP2(api.Fixed(o.tls), time.Minute)
+	}
+	return api.Bearer(api.HTTP2(o.credentials.AgentClient, time.Minute), o.credentials.Token)
 }
 
 // Addr returns the address of the agent.

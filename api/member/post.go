@@ -4,13 +4,13 @@ package member
 
 import (
 	"context"
-	"crypto/tls"
 	"net/http"
 	"time"
 
 	"github.com/concordtx/concord/api"
 	concordv1 "github.com/concordtx/concord/api/concord/v1"
 	"github.com/concordtx/concord/api/concord/v1/concordv1connect"
+	"github.com/concordtx/concord/security"
 )
 
 // Post carries requests to agents over HTTP. Its methods may be called concurrently.
@@ -19,13 +19,13 @@ type Post struct {
 	scheme string
 }
 
-// NewPost makes a Post that encrypts with c, or not at all if that is nil.
-func NewPost(c *tls.Config) *Post {
-	p := &Post{http: &http.Client{Transport: api.HTTP2(c, time.Minute)}, scheme: "http://"}
-	if c != nil {
-		p.scheme = "https://"
+// NewPost makes a Post that shows agents who calls, and believes none that is not one of the cluster; nil:
+// it calls in plain.
+func NewPost(keys *security.Keys) *Post {
+	if keys == nil {
+		return &Post{http: &http.Client{Transport: api.HTTP2(nil, time.Minute)}, scheme: "http://"}
 	}
-	return p
+	return &Post{http: &http.Client{Transport: api.HTTP2(keys.AgentClient, time.Minute)}, scheme: "https://"}
 }
 
 // Deliver implements Deliver, for the addresses of agents.

@@ -24,6 +24,7 @@ import (
 	"github.com/concordtx/concord/participant"
 	"github.com/concordtx/concord/participant/service"
 	"github.com/concordtx/concord/participant/statement"
+	"github.com/concordtx/concord/security"
 )
 
 func (c *cli) agentCommand() *cobra.Command {
@@ -64,6 +65,8 @@ func (c *cli) agentCommand() *cobra.Command {
 	cmd.Flags().String("name", "", "the agent's name")
 	cmd.Flags().String("data-dir", "", "where the agent keeps its journal")
 	cmd.Flags().String("listen", "127.0.0.1:7430", "where the agent serves")
+	cmd.Flags().String("certs-dir", "", "where the agent's certificate and key are (\"concord cert\" makes them)")
+	cmd.Flags().Bool("insecure", false, "serve others without asking who they are")
 	cmd.Flags().String("log-level", "info", "debug, info, warn or error")
 	cmd.Flags().String("log-format", "text", "text or json")
 	return cmd
@@ -71,6 +74,10 @@ func (c *cli) agentCommand() *cobra.Command {
 
 // runAgent runs an agent from bottom to top: databases, listener, journal, service.
 func runAgent(ctx context.Context, conf *config.Agent, log *slog.Logger) (err error) {
+	doors, err := conf.Doors().Open(log)
+	if err != nil {
+		return &terminal.ExitError{Code: terminal.ExitUsage, Text: err.Error()}
+	}
 	databases, err := openDatabases(ctx, conf.Resources, conf.MaxOpen)
 	defer func() {
 		for _, d := range databases {
@@ -80,7 +87,7 @@ func runAgent(ctx context.Context, conf *config.Agent, log *slog.Logger) (err er
 	if err != nil {
 		return err
 	}
-	coordinators, err := api.Dial(conf.Coordinators, api.ClientOptions{Logger: log})
+	coordinators, err := api.Dial(conf.Coordinators, api.ClientOptions{Credentials: security.ByCertificate(doors.Keys), Logger: log})
 	if err != nil {
 		return err
 	}
@@ -90,7 +97,7 @@ func runAgent(ctx context.Context, conf *config.Agent, log *slog.Logger) (err er
 		return fmt.Errorf("listen: %w: choose another address, or stop who uses it", err)
 	}
 	defer l.Close()
-	post := member.NewPost(nil)
+	post := member.NewPost(doors.Keys)
 	defer post.Close()
 	agent, err := participant.Open(participant.Config{
 		Addr: advertised(conf.Advertise, l.Addr()), Deliver: service.Deliver(coordinators, post),
@@ -104,7 +111,7 @@ func runAgent(ctx context.Context, conf *config.Agent, log *slog.Logger) (err er
 	log.Info("agent started", "name", conf.Name, "listen", l.Addr().String(), "journal", life.Journal.String(), "epoch", uint32(life.Epoch), "data_dir", conf.DataDir)
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return agent.Run(ctx) })
-	g.Go(func() error { return service.Serve(ctx, agent, l, log) })
+	g.Go(func() error { return service.Serve(ctx, agent, doors.Guard, l, log) })
 	err = g.Wait()
 	log.Info("agent stopped", "name", conf.Name)
 	return err

@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -264,7 +265,7 @@ func TestWhatErrorsSay(t *testing.T) {
 		messages = append(messages, m)
 	}
 	var rows []string
-	for _, m := range append(messages, agentMessages()...) {
+	for _, m := range slices.Concat(messages, locked, agentMessages()) {
 		rows = append(rows, m.says)
 		t.Run(m.name, func(t *testing.T) {
 			file := filepath.Join(t.TempDir(), "concord.yaml")

@@ -15,6 +15,7 @@ import (
 	"github.com/concordtx/concord/api"
 	"github.com/concordtx/concord/cmd/internal/config"
 	"github.com/concordtx/concord/cmd/internal/terminal"
+	"github.com/concordtx/concord/security"
 )
 
 // cli is what all commands share.
@@ -24,6 +25,7 @@ type cli struct {
 	// screen and messages are what out and err write to: for who draws, or asks whether it is a terminal.
 	screen, messages io.Writer
 	addr             string
+	who              security.Source
 	output           string
 	timeout          time.Duration
 }
@@ -34,6 +36,7 @@ log; applications use the Go package, operators this command.
 
 Try it:            concord demo
 Run a node:        concord serve --config node1.yaml
+Lock the doors:    concord cert --help
 Run an agent:      concord agent --config east.yaml
 Is it well?        concord status
 What is stuck?     concord tx ls --state in-doubt
@@ -41,7 +44,7 @@ Why, and then?     concord tx get GID; concord recover
 
 Exit codes: 0 done, 1 failed, 2 usage or confirmation needed, 3 not found,
 4 unavailable (no leader, timeout), 5 refused (already decided),
-6 outcome unknown or in-doubt transactions remain.`
+6 outcome unknown or in-doubt transactions remain, 7 not known or not allowed.`
 
 func newRoot(in io.Reader, out, errw io.Writer) *cobra.Command {
 	c := &cli{in: in, out: terminal.Harmless(out), err: terminal.Harmless(errw), screen: out, messages: errw}
@@ -68,15 +71,22 @@ func newRoot(in io.Reader, out, errw io.Writer) *cobra.Command {
 	}
 	flags := root.PersistentFlags()
 	flags.StringVar(&c.addr, "addr", addr, "API addresses of one or more nodes, host:port[,host:port]; any node answers and finds the leader (CONCORD_ADDR)")
+	flags.StringVar(&c.who.CertsDir, "certs-dir", os.Getenv(security.EnvCertsDir), "where ca.crt and the certificate of whoever asks are ("+security.EnvCertsDir+")")
+	flags.StringVar(&c.who.User, "user", os.Getenv(security.EnvUser), "whose certificate, if there are several ("+security.EnvUser+")")
+	flags.StringVar(&c.who.TokenFile, "token-file", os.Getenv(security.EnvTokenFile), "a file with a token, in place of a certificate ("+security.EnvTokenFile+")")
 	flags.StringVarP(&c.output, "output", "o", "table", "table or json")
 	flags.DurationVar(&c.timeout, "timeout", 10*time.Second, "how long to try before giving up")
-	root.AddCommand(c.demoCommand(), c.serveCommand(), c.agentCommand(), c.statusCommand(), c.txCommand(), c.recoverCommand(), c.resourceCommand(), c.memberCommand(), c.leadCommand(), c.benchCommand(), c.versionCommand())
+	root.AddCommand(c.demoCommand(), c.serveCommand(), c.agentCommand(), c.statusCommand(), c.txCommand(), c.recoverCommand(), c.resourceCommand(), c.memberCommand(), c.leadCommand(), c.certCommand(), c.tokenCommand(), c.benchCommand(), c.versionCommand())
 	return root
 }
 
 // dial makes a client of the cluster that --addr names.
 func (c *cli) dial() (*api.Client, error) {
-	return api.Dial(strings.Split(c.addr, ","), api.ClientOptions{Patience: c.timeout})
+	credentials, err := c.who.Open(nil)
+	if err != nil {
+		return nil, &terminal.ExitError{Code: terminal.ExitUsage, Text: err.Error()}
+	}
+	return api.Dial(strings.Split(c.addr, ","), api.ClientOptions{Credentials: credentials, Patience: c.timeout})
 }
 
 // gidArg is cobra's check that there is one argument, with exit code 2.

@@ -21,6 +21,7 @@ import (
 	"github.com/concordtx/concord/coordinator"
 	"github.com/concordtx/concord/gateway"
 	"github.com/concordtx/concord/protocol/zab"
+	"github.com/concordtx/concord/security"
 	"github.com/concordtx/concord/server"
 	"github.com/concordtx/concord/txn"
 )
@@ -36,7 +37,8 @@ func (c *cli) serveCommand() *cobra.Command {
 			indent(config.EnvironmentExample) + "\n\n" +
 			"All variables: " + strings.Join(config.KnownVariables(), ", ") + ".\n" +
 			"One that is misspelt is an error. SIGHUP makes the node read its configuration again and set the\n" +
-			"log level; everything else takes effect at the next start.\n\n" +
+			"log level and the grants; everything else takes effect at the next start. Certificates and tokens\n" +
+			"are read again then, and within seconds when they change.\n\n" +
 			"Example of FILE:\n\n" + indent(config.NodeExample) + "\n\n" +
 			"A database that an agent hosts (\"concord agent\") is a resource, too:\n\n" +
 			indent("- {name: ledger, driver: agent, addr: 127.0.0.1:7430}"),
@@ -53,12 +55,14 @@ func (c *cli) serveCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return serve(cmd.Context(), conf, log, func(ctx context.Context) { reloadOnHangup(ctx, conf, load, level, log) })
+			return serve(cmd.Context(), conf, log, func(ctx context.Context, doors *config.Opened) { reloadOnHangup(ctx, conf, load, level, doors, log) })
 		},
 	}
 	cmd.Flags().StringVar(&file, "config", "", "the node's configuration file")
 	cmd.Flags().Uint64("node", 0, "which member this node is")
 	cmd.Flags().String("data-dir", "", "where the node keeps its log and state")
+	cmd.Flags().String("certs-dir", "", "where the node's certificate and key are (\"concord cert\" makes them)")
+	cmd.Flags().Bool("insecure", false, "serve others without asking who they are")
 	cmd.Flags().String("log-level", "info", "debug, info, warn or error")
 	cmd.Flags().String("log-format", "text", "text or json")
 	return cmd
@@ -66,8 +70,12 @@ func (c *cli) serveCommand() *cobra.Command {
 
 // serve runs a node from bottom to top: databases, listeners, store and log, API. reload runs
 // beside it.
-func serve(ctx context.Context, conf *config.Node, log *slog.Logger, reload func(context.Context)) (err error) {
-	resources, err := config.Open(ctx, conf.Resources)
+func serve(ctx context.Context, conf *config.Node, log *slog.Logger, reload func(context.Context, *config.Opened)) (err error) {
+	doors, err := conf.Doors().Open(log)
+	if err != nil {
+		return &terminal.ExitError{Code: terminal.ExitUsage, Text: err.Error()}
+	}
+	resources, err := config.Open(ctx, conf.Resources, security.ByCertificate(doors.Keys))
 	if err != nil {
 		return err
 	}
@@ -83,21 +91,21 @@ func serve(ctx context.Context, conf *config.Node, log *slog.Logger, reload func
 	}
 	defer clients.Close()
 	node, err := coordinator.Open(coordinator.Config{Node: zab.NodeID(conf.Node), Members: conf.Membership(),
-		DataDir: filepath.Join(conf.DataDir, "store"), Listener: peers, Resources: resources, Rules: conf.Rules(),
+		DataDir: filepath.Join(conf.DataDir, "store"), Listener: peers, Keys: doors.Keys, Resources: resources, Rules: conf.Rules(),
 		Reserve: conf.Disk.ReserveMiB << 20, FeatureLevel: txn.FeatureLevel(conf.FeatureLevel), Logger: log})
 	if err != nil {
 		return err
 	}
 	log.Info("node started", "node", conf.Node, "api", clients.Addr().String(), "peer", peers.Addr().String(), "data_dir", conf.DataDir)
-	transactions := gateway.New(gateway.Config{Node: conf.Node, Resources: resources, Address: node.APIAddress, Logger: log,
+	transactions := gateway.New(gateway.Config{Node: conf.Node, Resources: resources, Address: node.APIAddress, Keys: doors.Keys, Logger: log,
 		Dial: func(ctx context.Context) (*concord.Client, error) {
-			return concord.Dial(ctx, conf.Addresses(clients.Addr().String()), concord.WithLogger(log))
+			return concord.Dial(ctx, conf.Addresses(clients.Addr().String()), concord.WithLogger(log), concord.WithCredentials(security.ByCertificate(doors.Keys)))
 		}})
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return node.Run(ctx) })
 	g.Go(func() error { return transactions.Run(ctx) })
-	g.Go(func() error { return server.Serve(ctx, node, clients, log, transactions.Service()) })
-	g.Go(func() error { reload(ctx); return nil })
+	g.Go(func() error { return server.Serve(ctx, node, doors.Guard, clients, log, transactions.Service()) })
+	g.Go(func() error { reload(ctx, doors); return nil })
 	return g.Wait()
 }
 

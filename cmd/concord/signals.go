@@ -23,24 +23,27 @@ func surviveSignals() {
 
 // reloadOnHangup reads the configuration again at each SIGHUP, until ctx ends. A configuration that
 // is wrong changes nothing.
-func reloadOnHangup(ctx context.Context, running *config.Node, load func() (*config.Node, error), level *slog.LevelVar, log *slog.Logger) {
+func reloadOnHangup(ctx context.Context, running *config.Node, load func() (*config.Node, error), level *slog.LevelVar, doors *config.Opened, log *slog.Logger) {
 	hangups := make(chan os.Signal, 1) // one that comes meanwhile is for the same file
 	signal.Notify(hangups, syscall.SIGHUP)
 	defer signal.Ignore(syscall.SIGHUP)
 	for {
 		select {
 		case <-hangups:
-			running = reload(running, load, level, log)
+			running = reload(running, load, level, doors, log)
 		case <-ctx.Done():
 			return
 		}
 	}
 }
 
-// reload sets the log level and says what needs a restart. It returns the configuration that is in
+// reload sets the log level and the grants, reads certificates and tokens, and says what needs a restart. It returns the configuration that is in
 // force.
-func reload(running *config.Node, load func() (*config.Node, error), level *slog.LevelVar, log *slog.Logger) *config.Node {
+func reload(running *config.Node, load func() (*config.Node, error), level *slog.LevelVar, doors *config.Opened, log *slog.Logger) *config.Node {
 	now, err := load()
+	if err == nil {
+		err = doors.Reload(now.Doors())
+	}
 	if err == nil {
 		err = setLevel(level, now.Log.Level)
 	}
@@ -49,7 +52,7 @@ func reload(running *config.Node, load func() (*config.Node, error), level *slog
 		return running
 	}
 	inForce := *running
-	inForce.Log.Level = now.Log.Level
+	inForce.Log.Level, inForce.Auth.Grants = now.Log.Level, now.Auth.Grants
 	later := "none"
 	if keys := differing(&inForce, now); len(keys) > 0 {
 		later = strings.Join(keys, ", ")

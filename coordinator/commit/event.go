@@ -3,6 +3,7 @@
 package commit
 
 import (
+	"slices"
 	"time"
 
 	"github.com/concordtx/concord/adapters"
@@ -72,6 +73,19 @@ type Finished struct {
 	By     txn.Source // the client's session, or a worker of the cluster
 	Who    string     // by whose word, for people
 	Why    string     // what a Contradicted or Lost is based on
+	// Reporter is who says so, if that is a client.
+	Reporter Reporter
+}
+
+// Reporter is on which resources a client may report what became of branches: all, unless it is
+// limited. On others its word counts for nothing.
+type Reporter struct {
+	Limited   bool
+	Resources []string // if Limited
+}
+
+func (r Reporter) on(resource string) bool {
+	return !r.Limited || slices.Contains(r.Resources, resource)
 }
 
 // Failed says that a recovery worker could not finish a branch; it is tried again.

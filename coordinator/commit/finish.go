@@ -33,8 +33,11 @@ func (c *Machine) onFinished(e Finished) {
 	if !c.core.Leading() {
 		return // the next leader finishes it again, which is harmless
 	}
-	if e.By == txn.FromCluster {
+	switch {
+	case e.By == txn.FromCluster:
 		c.release(e.XID)
+	case e.Reporter.Limited && !e.Reporter.on(c.resourceOf(e.XID)):
+		return
 	}
 	c.unlist(e.XID)
 	if e.XID.Cluster != c.table.Cluster() {
@@ -63,6 +66,23 @@ func (c *Machine) onFinished(e Finished) {
 		}
 		c.heuristic(e, outcome)
 	}
+}
+
+// resourceOf is where a branch is, as far as is known of it; empty: nothing is.
+func (c *Machine) resourceOf(x txn.XID) string {
+	if known, ok := c.table.Get(x.ID); ok {
+		for _, b := range known.Branches {
+			if b.No == x.Branch {
+				return b.Resource
+			}
+		}
+	}
+	for _, b := range c.listed[x.ID] {
+		if b.xid == x {
+			return b.resource
+		}
+	}
+	return ""
 }
 
 func isAlarm(e protocol.Effect) bool { _, ok := e.(protocol.Alarm); return ok }

@@ -108,6 +108,21 @@ func (s *connSet) close(c net.Conn) {
 	_ = c.Close()
 }
 
+// closeIf closes the connections of which that is so.
+func (s *connSet) closeIf(is func(net.Conn) bool) {
+	s.mu.Lock()
+	var all []net.Conn
+	for c := range s.conns {
+		all = append(all, c)
+	}
+	s.mu.Unlock()
+	for _, c := range all {
+		if is(c) {
+			_ = c.Close() // its reader sees that, and forgets it
+		}
+	}
+}
+
 // closeNode closes what a node speaks on.
 func (s *connSet) closeNode(id zab.NodeID) {
 	s.mu.Lock()
@@ -139,15 +154,21 @@ type voice struct {
 	store txn.StoreID
 	dial  uint64        // hello.Dial
 	ended chan struct{} // closed when nothing is heard on it any more
+	over  time.Time     // when that was; zero: it is still heard
 }
+
+// voiceMemory is for how long a voice that fell silent keeps connections with a lower number from
+// being heard. Who dialled before it, and was answered after it, has given up by then: both ends
+// give a handshake no more than timeout. So a number that is too high mutes nobody for good.
+const voiceMemory = 3 * timeout
 
 // take makes conn the voice of the peer that opened it, and returns the one whose place
 // it takes, which must fall silent first. It returns nil if conn is not the peer's latest.
-func (v *voices) take(h Hello, conn net.Conn) (taken, old *voice) {
+func (v *voices) take(h Hello, conn net.Conn, now time.Time) (taken, old *voice) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	old = v.latest[h.From]
-	if old != nil && old.store == h.Store && h.Dial <= old.dial {
+	if old != nil && old.store == h.Store && h.Dial <= old.dial && (old.over.IsZero() || now.Sub(old.over) < voiceMemory) {
 		return nil, nil
 	}
 	if v.latest == nil {
@@ -160,7 +181,12 @@ func (v *voices) take(h Hello, conn net.Conn) (taken, old *voice) {
 
 // end says that nothing is heard on a voice any more. It stays the latest: bytes of an
 // earlier connection may still be on their way.
-func (v *voices) end(x *voice) { close(x.ended) }
+func (v *voices) end(x *voice, now time.Time) {
+	v.mu.Lock()
+	x.over = now
+	v.mu.Unlock()
+	close(x.ended)
+}
 
 // turnedAway counts the connections that were refused, and logs some of them: a flood
 // must not fill the disk with lines.

@@ -12,6 +12,7 @@ import (
 
 	"github.com/concordtx/concord/coordinator/replica"
 	"github.com/concordtx/concord/protocol/zab"
+	"github.com/concordtx/concord/security"
 	"github.com/concordtx/concord/txn"
 )
 
@@ -35,6 +36,7 @@ func (p *Transport) dial(ctx context.Context, id zab.NodeID, addr string) (net.C
 	if err != nil {
 		return nil, meeting{}, err
 	}
+	conn = p.dialled(conn, id)
 	if !p.conns.add(conn) {
 		return nil, meeting{}, net.ErrClosed
 	}
@@ -49,6 +51,12 @@ func (p *Transport) dial(ctx context.Context, id zab.NodeID, addr string) (net.C
 // introduce is the dialer's half of the handshake.
 func (p *Transport) introduce(conn net.Conn, to zab.NodeID) (met meeting, err error) {
 	_ = conn.SetDeadline(time.Now().Add(timeout))
+	if _, err := p.prove(conn); err != nil {
+		if errors.Is(err, security.ErrUntrusted) {
+			p.refuse(to, err.Error())
+		}
+		return met, err
+	}
 	self, list := p.hello(), p.config.List.Load()
 	self.To, self.Dial, self.ListAt = to, self.Dial|uint64(p.dials.Add(1)), list.At
 	if err := writeFrame(conn, frameHello, self.append(nil)); err != nil {
@@ -161,12 +169,19 @@ func (p *Transport) refuse(peer zab.NodeID, why string) {
 // welcome is the accepting half of the handshake.
 func (p *Transport) welcome(conn net.Conn, r *bufio.Reader) (h Hello, met meeting, err error) {
 	_ = conn.SetDeadline(time.Now().Add(timeout))
+	proved, err := p.prove(conn)
+	if err != nil {
+		return h, met, err
+	}
 	kind, body, err := readFrameUpTo(r, maxHandshake)
 	if err != nil {
 		return h, met, err
 	}
 	if h, err = decodeHello(body); kind != frameHello || err != nil {
 		return h, met, errBadFrame
+	}
+	if proved != 0 && h.From != proved { // nobody is told more: it is no mistake
+		return h, met, fmt.Errorf("node %d says that it is node %d", proved, h.From)
 	}
 	self, list := p.hello(), p.config.List.Load()
 	self.ListAt = list.At

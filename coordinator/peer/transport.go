@@ -17,6 +17,7 @@ import (
 
 	"github.com/concordtx/concord/coordinator/replica"
 	"github.com/concordtx/concord/protocol/zab"
+	"github.com/concordtx/concord/security"
 	"github.com/concordtx/concord/txn"
 	"github.com/concordtx/concord/wal"
 )
@@ -84,7 +85,10 @@ type Config struct {
 	Configured []replica.Member
 	// Listener accepts the peers; it is closed when Run ends.
 	Listener net.Listener
-	Log      *slog.Logger
+	// Keys prove who this node is, and let only nodes of its cluster in; nil: connections are plain,
+	// and whoever reaches a node may say that he is another one.
+	Keys *security.Keys
+	Log  *slog.Logger
 	// Received takes what the peers say, in order. Who sends waits while it is full.
 	Received chan<- Inbound
 	// Store gives snapshots and stages them. CheckPair returns an error for a pair of the state
@@ -167,6 +171,7 @@ func (p *Transport) Run(ctx context.Context) error {
 	})
 	g.Go(func() error { return p.accept(ctx, g) })
 	g.Go(func() error { return p.fetcher.run(ctx) })
+	g.Go(func() error { return p.doubt(ctx) })
 	p.mu.Lock()
 	p.spawn = func(l *link) { // there is always somebody in g until ctx ends
 		linked, stop := context.WithCancel(ctx)
@@ -229,6 +234,7 @@ func (p *Transport) accept(ctx context.Context, g *errgroup.Group) error {
 			pause(ctx, redialMax)
 			continue
 		}
+		conn = p.accepted(conn)
 		if !p.conns.greet(conn) {
 			return nil
 		}
@@ -264,12 +270,12 @@ func (p *Transport) receive(ctx context.Context, conn net.Conn) {
 
 // listen hands on what a peer says on a connection that has become its voice.
 func (p *Transport) listen(ctx context.Context, conn net.Conn, r *bufio.Reader, h Hello, met meeting, in Inbound) {
-	v, old := p.voices.take(h, conn)
+	v, old := p.voices.take(h, conn, time.Now())
 	if v == nil {
 		p.log.Info("late bytes of an old connection", "peer", h.From)
 		return
 	}
-	defer p.voices.end(v)
+	defer func() { p.voices.end(v, time.Now()) }()
 	if old != nil {
 		p.conns.close(old.conn)
 		<-old.ended // its reader waits for nothing that we hold, and goes when ctx ends

@@ -96,7 +96,7 @@ func (c *Core) compareStores(before, after []txn.MemberStore) {
 		}
 		switch {
 		case old.Store != m.Store:
-			c.Note("node %d has the store %x from now on", m.Node, m.Store)
+			c.Note("node %d has the store %x... from now on", m.Node, m.Store[:2]) // all of it is for nodes only
 		case old.Holds.Epoch != m.Holds.Epoch: // once in a reign is enough for the eye
 			c.Note("node %d holds the log up to %v", m.Node, m.Holds)
 		}

@@ -54,6 +54,7 @@ var house = map[string]struct {
 	"recovery":             {layer: 2, why: "pure plans from the table and from listings"},
 	"api":                  {layer: 2, why: "the API in the words of txn, for both of its ends"},
 
+	"security/access":       {layer: 3, why: "the door in front of what a node or an agent serves"},
 	"adapters/agent":        {layer: 3, why: "databases behind an agent as resources"},
 	"api/member":            {layer: 3, why: "what members of three-phase transactions say, as messages of the API, and from here to there"},
 	"participant/statement": {layer: 3, why: "typed statements in branches of each kind of database"},
@@ -66,7 +67,7 @@ var house = map[string]struct {
 	"coordinator":         {layer: 6, why: "the shell of a node: loop, workers, archive, wiring"},
 	"server":              {layer: 7, why: "HTTP in front of a node; decides nothing"},
 	".": {layer: 8, why: "the SDK: small for those who link it",
-		only: []string{"txn", "adapters", "api", "api/concord/v1", "protocol", "protocol/twopc", "internal/mutant"}},
+		only: []string{"txn", "adapters", "security", "api", "api/concord/v1", "protocol", "protocol/twopc", "internal/mutant"}},
 	"gateway":               {layer: 9, why: "transactions that a node drives, as an application of the SDK"},
 	"cmd/internal/terminal": {layer: 7, why: "how the command lines print and exit"},
 	"cmd/internal/config":   {layer: 8, why: "what nodes and agents are told, and the databases that they name"},

@@ -16,6 +16,7 @@ import (
 	"github.com/concordtx/concord/api/member"
 	"github.com/concordtx/concord/participant"
 	"github.com/concordtx/concord/participant/statement"
+	"github.com/concordtx/concord/security/access"
 	"github.com/concordtx/concord/txn"
 )
 
@@ -91,6 +92,9 @@ func (h *handlers) do(ctx context.Context, address *concordv1.BranchAddress, num
 	if e.Branch, e.Life, err = parseLife(address); err != nil {
 		return nil, err
 	}
+	if err := mayWork(ctx, e.Branch.Resource); err != nil {
+		return nil, err
+	}
 	if err := parseNumber(number); err != nil {
 		return nil, err
 	}
@@ -106,6 +110,9 @@ func (h *handlers) Prepare(ctx context.Context, r *concordv1.PrepareRequest) (*c
 	e := participant.PrepareAsked{Number: r.GetNumber()}
 	var err error
 	if e.Branch, e.Life, err = parseLife(r.GetBranch()); err != nil {
+		return nil, err
+	}
+	if err := mayWork(ctx, e.Branch.Resource); err != nil {
 		return nil, err
 	}
 	if e.Digest, err = parseDigest(r.GetDigest()); err != nil {
@@ -134,6 +141,9 @@ func (h *handlers) Finish(ctx context.Context, r *concordv1.FinishRequest) (*con
 	if e.Branch, _, err = parseAddress(r.GetBranch()); err != nil {
 		return nil, err
 	}
+	if err := mayWork(ctx, e.Branch.Resource); err != nil {
+		return nil, err
+	}
 	if e.Decision, err = api.ParseDecision("decision", r.GetDecision()); err != nil {
 		return nil, err
 	}
@@ -159,6 +169,9 @@ func (h *handlers) Finish(ctx context.Context, r *concordv1.FinishRequest) (*con
 func (h *handlers) Deliver(ctx context.Context, r *concordv1.DeliverRequest) (*concordv1.DeliverResponse, error) {
 	cluster, envelopes, err := member.Parse(r)
 	if err != nil {
+		return nil, err
+	}
+	if err := member.From(access.Of(ctx), envelopes); err != nil {
 		return nil, err
 	}
 	if err := h.agent.Deliver(ctx, cluster, envelopes); err != nil {

@@ -19,6 +19,7 @@ import (
 	"github.com/concordtx/concord/api"
 	"github.com/concordtx/concord/api/concord/v1/concordv1connect"
 	"github.com/concordtx/concord/participant"
+	"github.com/concordtx/concord/security/access"
 )
 
 const (
@@ -31,43 +32,16 @@ const (
 )
 
 // Serve serves an agent on a listener until ctx ends, and closes the listener. Calls under way are
-// answered by the agent that ends.
-func Serve(ctx context.Context, a *participant.Agent, l net.Listener, log *slog.Logger) error {
-	protocols := new(http.Protocols)
-	protocols.SetHTTP1(true)
-	protocols.SetUnencryptedHTTP2(true)
-	s := &http.Server{
-		Handler:           Handler(a, log),
-		Protocols:         protocols,
-		ReadHeaderTimeout: 5 * time.Second,
-		ReadTimeout:       time.Minute, // of a request, which is small
-		IdleTimeout:       2 * time.Minute,
-		MaxHeaderBytes:    16 << 10,
-		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelDebug),
-		BaseContext:       func(net.Listener) context.Context { return context.WithoutCancel(ctx) },
-	}
-	stopped := make(chan error, 1)
-	go func() {
-		<-ctx.Done()
-		grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutdownTimeout)
-		defer cancel()
-		err := s.Shutdown(grace)
-		if errors.Is(err, context.DeadlineExceeded) {
-			err = s.Close()
-		}
-		stopped <- err
-	}()
-	if err := s.Serve(l); !errors.Is(err, http.ErrServerClosed) {
-		return fmt.Errorf("serve the agent at %v: %w; choose another address", l.Addr(), err)
-	}
-	return <-stopped
+// answered by the agent that ends. door says who may do what.
+func Serve(ctx context.Context, a *participant.Agent, door *access.Guard, l net.Listener, log *slog.Logger) error {
+	return door.Serve(ctx, l, rules, Handler(a, log), shutdownTimeout, log)
 }
 
 // Handler returns everything that an agent serves.
 func Handler(a *participant.Agent, log *slog.Logger) http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle(concordv1connect.NewParticipantServiceHandler(&handlers{a},
-		connect.WithReadMaxBytes(maxRequestBytes), api.StrictJSON(), connect.WithInterceptors(bounded(log))))
+		connect.WithReadMaxBytes(maxRequestBytes), connect.WithCompression("gzip", nil, nil), api.StrictJSON(), connect.WithInterceptors(bounded(log))))
 	mux.HandleFunc("GET /livez", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, r *http.Request) {
 		_, cluster, err := a.Opened(r.Context())

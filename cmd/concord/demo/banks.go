@@ -65,7 +65,7 @@ func (b *banks) openConfigured(ctx context.Context, file string) error {
 			return terminal.Usagef("%s: resource %s is hosted by an agent, and the demo moves money between SQL databases that it reaches itself: leave it out", file, config.Named(c.Name))
 		}
 	}
-	if b.recovery, err = config.Open(ctx, configs); err != nil {
+	if b.recovery, err = config.Open(ctx, configs, nil); err != nil {
 		return err
 	}
 	for _, c := range configs {

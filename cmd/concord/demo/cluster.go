@@ -20,6 +20,7 @@ import (
 	"github.com/concordtx/concord/coordinator/commit"
 	"github.com/concordtx/concord/coordinator/replica"
 	"github.com/concordtx/concord/protocol/zab"
+	"github.com/concordtx/concord/security/access"
 	"github.com/concordtx/concord/server"
 )
 
@@ -85,7 +86,7 @@ func (c *cluster) start(m replica.Member) error {
 	go func() {
 		g, ctx := errgroup.WithContext(ctx)
 		g.Go(func() error { return n.Run(ctx) })
-		g.Go(func() error { return server.Serve(ctx, n, clients, quiet()) })
+		g.Go(func() error { return server.Serve(ctx, n, access.Open(), clients, quiet()) })
 		node.ended <- g.Wait()
 	}()
 	c.mu.Lock()

@@ -14,6 +14,7 @@ import (
 
 	"github.com/concordtx/concord/api"
 	"github.com/concordtx/concord/participant"
+	"github.com/concordtx/concord/security"
 )
 
 // Agent is what an agent is told. Precedence: flag, CONCORD_AGENT_* environment, file,
@@ -25,7 +26,10 @@ type Agent struct {
 	Advertise    string
 	Coordinators []string
 	Resources    []Resource // by decodeResources
-	MaxOpen      int        `mapstructure:"max_open"`
+	CertsDir     string     `mapstructure:"certs_dir"`
+	Insecure     bool
+	Auth         Auth
+	MaxOpen      int `mapstructure:"max_open"`
 	Silence      time.Duration
 	Scan         time.Duration
 	Log          logConfig
@@ -41,13 +45,15 @@ resources:
   - {name: ledger,  driver: pebble,   dir: /var/lib/ledger}`
 
 // AgentProgram is "concord agent".
-var AgentProgram = program{command: "concord agent", prefix: envPrefix + "AGENT_", lists: []string{"coordinators", "resources"}, defaults: agentDefaults, own: "dir",
-	flags: map[string]string{"name": "name", "data_dir": "data-dir", "listen": "listen", "log.level": "log-level", "log.format": "log-format"}}
+var AgentProgram = program{command: "concord agent", prefix: envPrefix + "AGENT_", lists: []string{"coordinators", "resources", "auth.grants"}, defaults: agentDefaults, own: "dir",
+	flags: map[string]string{"name": "name", "data_dir": "data-dir", "listen": "listen", "log.level": "log-level", "log.format": "log-format",
+		"certs_dir": "certs-dir", "insecure": "insecure"}}
 
 // agentDefaults are the keys that are no lists, each with its default.
 func agentDefaults() map[string]any {
 	return map[string]any{
 		"name": "", "data_dir": "", "listen": "127.0.0.1:7430", "advertise": "", "max_open": 64, "silence": time.Minute, "scan": 5 * time.Second,
+		"certs_dir": "", "insecure": false, "auth.tokens": "",
 		"log.level": "info", "log.format": "text",
 	}
 }
@@ -93,6 +99,9 @@ func (c *Agent) check() error {
 	if err := checkResources(c.Resources, "pebble"); err != nil {
 		return err
 	}
+	if err := c.Doors().Check(); err != nil {
+		return err
+	}
 	if c.MaxOpen < 1 || c.MaxOpen > 10_000 {
 		return fmt.Errorf("max_open: %d is not between 1 and 10000: it is how many branches may have a session", c.MaxOpen)
 	}
@@ -108,4 +117,13 @@ func (c *Agent) check() error {
 		return fmt.Errorf("log.format: %q is neither text nor json", c.Log.Format)
 	}
 	return nil
+}
+
+// Doors says who may come in.
+func (c *Agent) Doors() Doors {
+	d := Doors{certsDir: c.CertsDir, insecure: c.Insecure, auth: c.Auth, own: func(d security.Dir) security.Files { return d.Agent(c.Name) }, listeners: []listener{{"listen", c.Listen}}}
+	for _, r := range c.Resources {
+		d.resources = append(d.resources, r.Name)
+	}
+	return d
 }

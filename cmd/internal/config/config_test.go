@@ -156,7 +156,7 @@ func TestErrorsOfTheConfigurationHoldNoSecret(t *testing.T) {
 			text := "node: 1\ndata_dir: /nowhere\nmembers:\n  - {id: 1, peer: 127.0.0.1:7421, api: 127.0.0.1:7420}\nresources:\n  - " + entry + "\n"
 			c, err := loadText(t, text)
 			if err == nil {
-				_, err = Open(t.Context(), c.Resources)
+				_, err = Open(t.Context(), c.Resources, nil)
 			}
 			require.Error(t, err)
 			require.NotContains(t, err.Error(), secret)
@@ -168,7 +168,7 @@ func TestErrorsOfTheConfigurationHoldNoSecret(t *testing.T) {
 			t.Setenv("CONCORD_RESOURCES", "[ "+entry+" ]")
 			c, err = loadText(t, NodeExample)
 			if err == nil {
-				_, err = Open(t.Context(), c.Resources)
+				_, err = Open(t.Context(), c.Resources, nil)
 			}
 			require.Error(t, err)
 			require.NotContains(t, err.Error(), secret)

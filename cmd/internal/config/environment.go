@@ -8,13 +8,14 @@ import (
 	"strings"
 
 	"github.com/concordtx/concord/cmd/internal/terminal"
+	"github.com/concordtx/concord/security"
 )
 
 const envPrefix = "CONCORD_"
 
 // KnownVariables are all that a node or a command looks at.
 func KnownVariables() []string {
-	known := append(NodeProgram.Variables(), envPrefix+"ADDR")
+	known := append(NodeProgram.Variables(), envPrefix+"ADDR", security.EnvUser, security.EnvTokenFile)
 	slices.Sort(known)
 	return known
 }

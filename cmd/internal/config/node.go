@@ -19,6 +19,7 @@ import (
 	"github.com/concordtx/concord/coordinator/commit"
 	"github.com/concordtx/concord/coordinator/replica"
 	"github.com/concordtx/concord/protocol/zab"
+	"github.com/concordtx/concord/security"
 	"github.com/concordtx/concord/wal"
 )
 
@@ -33,11 +34,16 @@ type Node struct {
 	FeatureLevel uint16 `mapstructure:"feature_level"`
 	API          listenConfig
 	Peer         listenConfig
-	Members      []Member
-	Resources    []Resource // by decodeResources
-	Transaction  transactionConfig
-	Disk         diskConfig
-	Log          logConfig
+	// CertsDir has the certificates, by which nodes and clients know each other. Without it a listener
+	// that others can reach does not start, unless Insecure says that it shall.
+	CertsDir    string `mapstructure:"certs_dir"`
+	Insecure    bool
+	Auth        Auth
+	Members     []Member
+	Resources   []Resource // by decodeResources
+	Transaction transactionConfig
+	Disk        diskConfig
+	Log         logConfig
 }
 
 type listenConfig struct{ Listen string }
@@ -88,8 +94,9 @@ CONCORD_MEMBERS='[{id: 1, peer: "127.0.0.1:7421", api: "127.0.0.1:7420"}]'
 CONCORD_RESOURCES='[{"name": "orders", "driver": "postgres", "dsn": "postgres://app@127.0.0.1:5432/orders"}]'`
 
 // NodeProgram is "concord serve".
-var NodeProgram = program{command: "concord serve", prefix: envPrefix, lists: []string{"members", "resources"}, defaults: configDefaults, own: "addr",
-	flags: map[string]string{"node": "node", "data_dir": "data-dir", "log.level": "log-level", "log.format": "log-format"}}
+var NodeProgram = program{command: "concord serve", prefix: envPrefix, lists: []string{"members", "resources", "auth.grants"}, defaults: configDefaults, own: "addr",
+	flags: map[string]string{"node": "node", "data_dir": "data-dir", "log.level": "log-level", "log.format": "log-format",
+		"certs_dir": "certs-dir", "insecure": "insecure"}}
 
 // configDefaults are the keys that are no lists, each with its default.
 func configDefaults() map[string]any {
@@ -97,6 +104,7 @@ func configDefaults() map[string]any {
 		"node": 0, "data_dir": "", "feature_level": 0, "api.listen": "127.0.0.1:7420", "peer.listen": "127.0.0.1:7421",
 		"transaction.max_age": time.Minute, "transaction.grace": 5 * time.Second,
 		"transaction.scan": 5 * time.Second, "transaction.retention": 7 * 24 * time.Hour,
+		"certs_dir": "", "insecure": false, "auth.tokens": "",
 		"disk.reserve_mib": wal.DefaultReserve >> 20,
 		"log.level":        "info", "log.format": "text",
 	}
@@ -154,7 +162,7 @@ func (c *Node) check() error {
 	if c.DataDir == "" {
 		return errors.New("\"data_dir\" is missing: give a directory of its own to each node")
 	}
-	return errors.Join(c.checkMembers(), c.CheckResources(), c.checkRest())
+	return errors.Join(c.checkMembers(), c.CheckResources(), c.checkRest(), c.Doors().Check())
 }
 
 func (c *Node) checkMembers() error {
@@ -220,6 +228,16 @@ func (c *Node) checkRest() error {
 	return nil
 }
 
+// Doors says who may come in.
+func (c *Node) Doors() Doors {
+	d := Doors{certsDir: c.CertsDir, insecure: c.Insecure, auth: c.Auth, own: func(d security.Dir) security.Files { return d.Node(c.Node) },
+		listeners: []listener{{"api.listen", c.API.Listen}, {"peer.listen", c.Peer.Listen}}}
+	for _, r := range c.Resources {
+		d.resources = append(d.resources, r.Name)
+	}
+	return d
+}
+
 func (c *Node) Membership() []replica.Member {
 	var out []replica.Member
 	for _, m := range c.Members {
@@ -228,8 +246,12 @@ func (c *Node) Membership() []replica.Member {
 	return out
 }
 
-// Addresses are where a client of the cluster may begin: own first, which is this node's.
+// Addresses are where a client of the cluster may begin: own first, which is this node's. Where nodes
+// have certificates it is the address that the members know, as the certificate is for that one.
 func (c *Node) Addresses(own string) []string {
+	if i := slices.IndexFunc(c.Members, func(m Member) bool { return m.ID == c.Node }); i >= 0 && c.CertsDir != "" {
+		own = c.Members[i].API
+	}
 	addrs := []string{own}
 	for _, m := range c.Members {
 		if m.ID != c.Node {

@@ -11,18 +11,19 @@ import (
 	"github.com/concordtx/concord/adapters/agent"
 	"github.com/concordtx/concord/adapters/mysql"
 	"github.com/concordtx/concord/adapters/postgres"
+	"github.com/concordtx/concord/security"
 )
 
 // Open opens the recovery half of every configured database. Nothing is
-// connected yet: a database that is down must not keep a node from starting.
-func Open(ctx context.Context, configs []Resource) (out []adapters.Resource, err error) {
+// connected yet: a database that is down must not keep a node from starting. who calls agents; nil: in plain.
+func Open(ctx context.Context, configs []Resource, who *security.Credentials) (out []adapters.Resource, err error) {
 	defer func() {
 		if err != nil {
 			Close(out)
 		}
 	}()
 	for _, c := range configs {
-		r, err := openOne(ctx, c)
+		r, err := openOne(ctx, c, who)
 		if err != nil {
 			return out, fmt.Errorf("resource %s: %w", c.Name, err)
 		}
@@ -31,9 +32,9 @@ func Open(ctx context.Context, configs []Resource) (out []adapters.Resource, err
 	return out, nil
 }
 
-func openOne(ctx context.Context, c Resource) (adapters.Resource, error) {
+func openOne(ctx context.Context, c Resource, who *security.Credentials) (adapters.Resource, error) {
 	if c.Driver == agent.Driver {
-		client, err := agent.Dial(c.Addr)
+		client, err := agent.Dial(c.Addr, agent.WithCredentials(who))
 		if err != nil {
 			return nil, err
 		}

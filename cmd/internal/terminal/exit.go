@@ -22,6 +22,7 @@ const (
 	ExitUnavailable = 4 // no leader, timeout
 	ExitRefused     = 5 // already decided
 	ExitInDoubt     = 6 // outcome unknown, or in-doubt transactions remain
+	ExitDenied      = 7 // who asks is not known, or may not do that
 )
 
 // ExitError carries its own exit code. With an empty text nothing is printed: the
@@ -55,6 +56,8 @@ func ExitCode(err error) int {
 		return ExitRefused
 	case errors.Is(err, api.ErrTooOld):
 		return ExitInDoubt
+	case errors.Is(err, api.ErrDenied), errors.Is(err, api.ErrUnauthenticated):
+		return ExitDenied
 	case errors.Is(err, api.ErrUnavailable), errors.Is(err, api.ErrBusy), errors.As(err, &notLeader),
 		errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
 		return ExitUnavailable

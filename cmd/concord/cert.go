@@ -1,0 +1,205 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/concordtx/concord/cmd/internal/terminal"
+	"github.com/concordtx/concord/security"
+)
+
+const certHelp = `Makes the certificates by which the nodes, agents and clients of a cluster know each other. These
+four make all that a cluster of three on one machine needs:
+
+  concord cert create-ca --cluster shop
+  concord cert create-node 1 2 3 --host localhost --host 127.0.0.1
+  concord cert create-agent east --host localhost --host 127.0.0.1
+  concord cert create-client billing-app alice
+
+Nodes and agents get the directory by "certs_dir" in their configuration, everybody else by --certs-dir
+or CONCORD_CERTS_DIR. What a client may do is said by "auth.grants" in the configuration of the nodes.
+
+Each machine needs ca.crt and its own pair, and no more. Whoever has ca.key can be anybody: keep
+it away from the nodes. A certificate that is made anew is taken over within seconds, without a
+restart. To change the authority, run create-ca again with another --ca-key: ca.crt then has both,
+and the old one can be removed from it when everybody has a certificate of the new one.`
+
+const createAllHelp = `Makes an authority and certificates unless they are there: for programs that set a cluster up, and
+may be run again.
+
+  concord cert create-all --cluster shop --node 1=10.0.0.1 --node 2=10.0.0.2 --node 3=10.0.0.3 \
+    --agent east=10.0.0.7 --client billing-app --client alice`
+
+// certDir is where certificates are made if nothing else is said.
+const certDir = "certs"
+
+func (c *cli) certCommand() *cobra.Command {
+	var caKey string
+	cmd := &cobra.Command{Use: "cert", Short: "Make the certificates of a cluster", Long: certHelp, Args: terminal.NoArgs,
+		RunE: func(*cobra.Command, []string) error {
+			return terminal.Usagef("say what to make: \"concord cert --help\" shows it")
+		}}
+	cmd.PersistentFlags().StringVar(&caKey, "ca-key", "ca.key", "the authority's key: keep it away from the nodes")
+	cmd.AddCommand(c.certCreateCA(&caKey), c.certCreate(security.Node, &caKey), c.certCreate(security.Agent, &caKey),
+		c.certCreate(security.Client, &caKey), c.certCreateAll(&caKey), c.certRevoke(&caKey), c.certLs())
+	return cmd
+}
+
+func (c *cli) dir() security.Dir {
+	if c.who.CertsDir == "" {
+		return certDir
+	}
+	return security.Dir(c.who.CertsDir)
+}
+
+func (c *cli) certCreateCA(caKey *string) *cobra.Command {
+	var cluster string
+	var lifetime time.Duration
+	var overwrite bool
+	cmd := &cobra.Command{Use: "create-ca --cluster NAME", Short: "Make an authority", Args: terminal.NoArgs,
+		RunE: func(*cobra.Command, []string) error {
+			if _, err := security.NewAuthority(c.dir(), *caKey, cluster, lifetime, overwrite); err != nil {
+				return certError(err)
+			}
+			fmt.Fprintf(c.out, "%s and %s\n", filepath.Join(string(c.dir()), "ca.crt"), *caKey)
+			return nil
+		}}
+	cmd.Flags().StringVar(&cluster, "cluster", "concord", "the name of the cluster: certificates of another one are not accepted")
+	cmd.Flags().DurationVar(&lifetime, "lifetime", security.AuthorityLifetime, "for how long the authority is believed")
+	cmd.Flags().BoolVar(&overwrite, "overwrite", false, "replace the key of an authority that is there")
+	return cmd
+}
+
+func (c *cli) certCreate(k security.Kind, caKey *string) *cobra.Command {
+	var hosts []string
+	var lifetime time.Duration
+	var overwrite bool
+	what := map[security.Kind]string{security.Node: "ID...", security.Agent: "NAME...", security.Client: "NAME..."}[k]
+	if k != security.Client {
+		what += " --host NAME"
+	}
+	cmd := &cobra.Command{Use: "create-" + string(k) + " " + what, Short: "Make the certificate of a " + string(k),
+		RunE: func(cmd *cobra.Command, names []string) error {
+			if len(names) == 0 {
+				return terminal.Usagef("say whose certificate it is: %s", cmd.UseLine())
+			}
+			a, err := security.OpenAuthority(c.dir(), *caKey)
+			if err != nil {
+				return certError(err)
+			}
+			for _, name := range names {
+				path, err := a.Issue(c.dir(), k, name, hosts, lifetime, overwrite)
+				if err != nil {
+					return certError(err)
+				}
+				fmt.Fprintf(c.out, "%s and %s\n", path, strings.TrimSuffix(path, ".crt")+".key")
+			}
+			return nil
+		}}
+	if k != security.Client {
+		cmd.Flags().StringSliceVar(&hosts, "host", nil, "a name or an address under which it is reached; may be given more than once")
+	}
+	cmd.Flags().DurationVar(&lifetime, "lifetime", security.CertificateLifetime, "for how long it is valid")
+	cmd.Flags().BoolVar(&overwrite, "overwrite", false, "replace what is there; running processes take it over")
+	return cmd
+}
+
+func (c *cli) certCreateAll(caKey *string) *cobra.Command {
+	var cluster string
+	var hosts, nodes, agents, clients []string
+	cmd := &cobra.Command{Use: "create-all", Short: "Make what is missing of a list, and leave the rest alone", Args: terminal.NoArgs,
+		Long: createAllHelp,
+		RunE: func(*cobra.Command, []string) error {
+			a, err := security.OpenAuthority(c.dir(), *caKey)
+			if errors.Is(err, fs.ErrNotExist) {
+				a, err = security.NewAuthority(c.dir(), *caKey, cluster, security.AuthorityLifetime, false)
+			}
+			if err != nil {
+				return certError(err)
+			}
+			for _, list := range []struct {
+				kind  security.Kind
+				names []string
+			}{{security.Node, nodes}, {security.Agent, agents}, {security.Client, clients}} {
+				for _, entry := range list.names {
+					name, own, _ := strings.Cut(entry, "=")
+					reached := hosts
+					if own != "" {
+						reached = append([]string{own}, hosts...)
+					}
+					if list.kind == security.Client {
+						reached = nil
+					}
+					path, err := a.Issue(c.dir(), list.kind, name, reached, security.CertificateLifetime, false)
+					if errors.Is(err, fs.ErrExist) {
+						continue
+					}
+					if err != nil {
+						return certError(err)
+					}
+					fmt.Fprintln(c.out, path)
+				}
+			}
+			return nil
+		}}
+	cmd.Flags().StringVar(&cluster, "cluster", "concord", "the name of the cluster, if its authority is not there")
+	cmd.Flags().StringSliceVar(&hosts, "host", nil, "a name or an address under which all nodes and agents are reached, besides their own")
+	cmd.Flags().StringSliceVar(&nodes, "node", nil, "ID=HOST of a node")
+	cmd.Flags().StringSliceVar(&agents, "agent", nil, "NAME=HOST of an agent")
+	cmd.Flags().StringSliceVar(&clients, "client", nil, "NAME of a client")
+	return cmd
+}
+
+func (c *cli) certRevoke(caKey *string) *cobra.Command {
+	return &cobra.Command{Use: "revoke FILE.crt...", Short: "Add certificates to the list of those that are not accepted, ca.crl",
+		Long: "Adds certificates to ca.crl. Put the file beside ca.crt on each node and agent: they take it\n" +
+			"over within seconds, and close the connections of those who are on it.",
+		RunE: func(cmd *cobra.Command, files []string) error {
+			if len(files) == 0 {
+				return terminal.Usagef("say which certificates: %s", cmd.UseLine())
+			}
+			a, err := security.OpenAuthority(c.dir(), *caKey)
+			if err == nil {
+				err = a.Revoke(c.dir(), files...)
+			}
+			if err != nil {
+				return certError(err)
+			}
+			fmt.Fprintln(c.out, filepath.Join(string(c.dir()), "ca.crl"))
+			return nil
+		}}
+}
+
+func (c *cli) certLs() *cobra.Command {
+	return &cobra.Command{Use: "ls", Short: "Show the certificates of a directory", Args: terminal.NoArgs,
+		RunE: func(*cobra.Command, []string) error {
+			list, err := c.dir().List()
+			if err != nil {
+				return certError(err)
+			}
+			if c.output == "json" {
+				return c.printJSON(list)
+			}
+			var rows [][]string
+			for _, x := range list {
+				rows = append(rows, []string{x.File, x.Identity, x.Ends.Format(time.DateOnly), strings.Join(x.Hosts, ", "), x.State})
+			}
+			return terminal.PrintTable(c.out, []string{"FILE", "IDENTITY", "ENDS", "HOSTS", "STATE"}, rows)
+		}}
+}
+
+// certError is that of whoever typed the command, unless the machine is at fault.
+func certError(err error) error {
+	if path := (*fs.PathError)(nil); errors.As(err, &path) && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	return &terminal.ExitError{Code: terminal.ExitUsage, Text: err.Error()}
+}

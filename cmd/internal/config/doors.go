@@ -1,0 +1,132 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package config
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+
+	"github.com/concordtx/concord/security"
+	"github.com/concordtx/concord/security/access"
+)
+
+// Auth is who else than the holders of certificates may call, and what everybody may do.
+type Auth struct {
+	Tokens string // the file that "concord token" keeps; empty: there are no tokens
+	Grants []grant
+}
+
+type grant struct {
+	Subject   string
+	Roles     []string
+	Resources []string
+}
+
+// Doors are what the configurations of a node and of an agent say about who may come in.
+type Doors struct {
+	certsDir string
+	insecure bool
+	auth     Auth
+	// own says which files of a directory are those of the process.
+	own func(security.Dir) security.Files
+	// listeners are addresses by their keys, and resources the names that grants may use.
+	listeners []listener
+	resources []string
+}
+
+type listener struct{ key, addr string }
+
+// Check says what is wrong with it.
+func (c Doors) Check() error {
+	if c.certsDir != "" && c.insecure {
+		return errors.New("\"certs_dir\" and \"insecure\" contradict each other: remove one of them")
+	}
+	if c.certsDir == "" && (c.auth.Tokens != "" || len(c.auth.Grants) > 0) {
+		return errors.New("\"auth\" protects nothing without \"certs_dir\": give the directory with the certificates (\"concord cert --help\" says how to make them)")
+	}
+	for _, l := range c.listeners {
+		if c.certsDir == "" && !c.insecure && !loopback(l.addr) {
+			return fmt.Errorf("%s: %s can be reached from outside and has no TLS: run \"concord cert\", or start with --insecure", l.key, l.addr)
+		}
+	}
+	_, err := c.policy()
+	return err
+}
+
+// loopback reports whether an address can be reached from this machine alone.
+func loopback(addr string) bool {
+	host, _, err := net.SplitHostPort(addr)
+	if err != nil {
+		return false
+	}
+	ip := net.ParseIP(host)
+	return host == "localhost" || ip != nil && ip.IsLoopback()
+}
+
+func (c Doors) policy() (*security.Policy, error) {
+	var grants []security.Grant
+	for _, g := range c.auth.Grants {
+		x := security.Grant{Subject: g.Subject, Resources: g.Resources}
+		for _, r := range g.Roles {
+			x.Roles = append(x.Roles, security.Role(r))
+		}
+		grants = append(grants, x)
+	}
+	return security.NewPolicy(grants, c.resources)
+}
+
+// Opened are the doors of a process that runs.
+type Opened struct {
+	Keys   *security.Keys // nil: there are none
+	Guard  *access.Guard
+	tokens *security.Tokens // nil: there are none
+}
+
+// Open loads the files.
+func (c Doors) Open(log *slog.Logger) (*Opened, error) {
+	d := &Opened{}
+	conf := access.Config{Logger: log}
+	var err error
+	if c.certsDir == "" {
+		if c.insecure {
+			log.Warn("nobody is asked who he is: whoever reaches this process decides transactions; make certificates with \"concord cert\" and give \"certs_dir\"")
+		} else { // on this machine alone
+			conf.Hosts = []string{"localhost"}
+		}
+	} else {
+		if d.Keys, err = security.Load(c.own(security.Dir(c.certsDir)), log); err != nil {
+			return nil, err
+		}
+		if c.auth.Tokens != "" {
+			if d.tokens, err = security.LoadTokens(c.auth.Tokens, log); err != nil {
+				return nil, err
+			}
+		}
+		if conf.Policy, err = c.policy(); err != nil {
+			return nil, err
+		}
+		conf.Keys, conf.Tokens = d.Keys, d.tokens
+	}
+	d.Guard = access.NewGuard(conf)
+	return d, nil
+}
+
+// Reload reads the files again and puts the grants of a configuration in force. What is wrong changes nothing.
+func (d *Opened) Reload(c Doors) error {
+	policy, err := c.policy()
+	if err != nil {
+		return err
+	}
+	if d.Keys != nil {
+		err = d.Keys.Reload()
+	}
+	if d.tokens != nil {
+		err = errors.Join(err, d.tokens.Reload())
+	}
+	if err == nil {
+		d.Guard.SetPolicy(policy)
+	}
+	return err
+}

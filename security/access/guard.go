@@ -1,0 +1,205 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package access
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"strings"
+	"sync/atomic"
+
+	"connectrpc.com/connect"
+
+	"github.com/concordtx/concord/api"
+	"github.com/concordtx/concord/security"
+)
+
+// Config is what a Guard must know.
+type Config struct {
+	// Keys verify certificates; nil: the listener is open, and everybody may do everything.
+	Keys *security.Keys
+	// Tokens are what else a caller may have; nil: there are none.
+	Tokens *security.Tokens
+	Policy *security.Policy
+	// Hosts are the names under which an open listener may be asked, so that a page in somebody's
+	// browser does not reach it by a name of its own; nil: any.
+	Hosts []string
+	// Logger gets denials, at a bounded rate.
+	Logger *slog.Logger
+}
+
+// Guard finds out who calls and whether that one may.
+type Guard struct {
+	config   Config
+	tokens   *security.Tokens
+	policy   atomic.Pointer[security.Policy]
+	failures failures
+	denials  sampled
+	errors   *connect.ErrorWriter
+}
+
+// NewGuard returns a guard.
+func NewGuard(c Config) *Guard {
+	g := &Guard{config: c, tokens: c.Tokens, errors: connect.NewErrorWriter()}
+	if c.Policy == nil {
+		c.Policy = &security.Policy{}
+	}
+	g.SetPolicy(c.Policy)
+	return g
+}
+
+// SetPolicy puts another policy in force, for streams that are open as well.
+func (g *Guard) SetPolicy(p *security.Policy) { g.policy.Store(p) }
+
+// Secure reports whether the guard asks who calls.
+func (g *Guard) Secure() bool { return g.config.Keys != nil }
+
+// Keys are those of the guard; nil: it asks nobody.
+func (g *Guard) Keys() *security.Keys { return g.config.Keys }
+
+var (
+	errNobody = fmt.Errorf("%w: this cluster wants a client certificate or a token: --certs-dir, --token-file", api.ErrUnauthenticated)
+	errToken  = fmt.Errorf("%w: the token is not known here, has expired or was revoked: \"concord token create\" makes one", api.ErrUnauthenticated)
+)
+
+// Handler puts the guard in front of another one.
+func (g *Guard) Handler(rules Rules, next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		ctx, err := g.admit(r, rules)
+		if err != nil {
+			g.refuse(w, r, err)
+			return
+		}
+		next.ServeHTTP(w, r.WithContext(ctx))
+	})
+}
+
+// admit looks at the headers of a request alone.
+func (g *Guard) admit(r *http.Request, rules Rules) (context.Context, error) {
+	ctx := r.Context()
+	if g.config.Keys == nil {
+		if !g.knownHost(r.Host) {
+			return nil, fmt.Errorf("%w: this listener is for this machine, and not for the name %.100q: ask it by its address", api.ErrDenied, r.Host)
+		}
+		return ctx, nil
+	}
+	rule, known := rules[r.URL.Path]
+	if !known {
+		return nil, fmt.Errorf("%.100q: there is no such procedure or page here: %w", r.URL.Path, api.ErrNotFound)
+	}
+	if rule.Open {
+		return ctx, nil
+	}
+	c, err := g.caller(r)
+	if err != nil {
+		return nil, err
+	}
+	a, err := c.Access()
+	if err != nil {
+		return nil, err
+	}
+	if !rule.allows(a) {
+		return nil, Denied(a, rule.wanted())
+	}
+	return With(ctx, c), belongs(ctx, c.Subject())
+}
+
+// caller says who makes a request. A token goes before a certificate: who hands on the calls of
+// others has a certificate of its own, and must not be taken for them, nor they for it.
+func (g *Guard) caller(r *http.Request) (*Caller, error) {
+	who, err := g.config.Keys.Peer(r.TLS)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", api.ErrUnauthenticated, err)
+	}
+	c := &Caller{guard: g, who: who}
+	relayed := r.Header.Values(api.CallerHeader)
+	if len(relayed) > 0 {
+		c.who, err = security.ParseIdentity(relayed[0])
+		if err != nil || len(relayed) > 1 || who.Kind != security.Node || c.who.Kind == security.Node || c.who.Cluster != who.Cluster {
+			return nil, fmt.Errorf("%s: only nodes speak for others: %w", api.CallerHeader, api.ErrInvalid)
+		}
+		return c, nil
+	}
+	if header := r.Header.Get("Authorization"); header != "" {
+		return g.byToken(r, header)
+	}
+	if who == (security.Identity{}) {
+		return nil, errNobody
+	}
+	return c, nil
+}
+
+func (g *Guard) byToken(r *http.Request, header string) (*Caller, error) {
+	from := hostOf(r.RemoteAddr)
+	if !g.failures.mayTry(from) {
+		return nil, fmt.Errorf("too many wrong tokens came from %s: wait a minute: %w", from, api.ErrBusy)
+	}
+	token, ok := strings.CutPrefix(header, "Bearer ")
+	if ok && g.tokens != nil {
+		if subject, known := g.tokens.Subject(token); known {
+			return &Caller{guard: g, token: token, who: security.Identity{Cluster: g.config.Keys.Self().Cluster, Kind: security.Client, Name: subject}}, nil
+		}
+	}
+	g.failures.add(from)
+	return nil, errToken
+}
+
+func hostOf(addr string) string {
+	host, _, err := net.SplitHostPort(addr)
+	if err != nil {
+		return addr
+	}
+	return host
+}
+
+// knownHost reports whether an open listener may be asked by a name.
+func (g *Guard) knownHost(host string) bool {
+	if g.config.Hosts == nil {
+		return true
+	}
+	name := host
+	if h, _, err := net.SplitHostPort(host); err == nil {
+		name = h
+	}
+	name = strings.Trim(name, "[]")
+	if ip := net.ParseIP(name); ip != nil { // nobody's name leads here by an address
+		return true
+	}
+	for _, allowed := range g.config.Hosts {
+		if strings.EqualFold(allowed, name) {
+			return true
+		}
+	}
+	return false
+}
+
+// refuse answers in the words of the protocol that the caller speaks.
+func (g *Guard) refuse(w http.ResponseWriter, r *http.Request, err error) {
+	if g.config.Logger != nil {
+		g.denials.warn(g.config.Logger, "call denied", err, "remote", r.RemoteAddr, "path", r.URL.Path)
+	}
+	status := api.ToStatus(err)
+	if g.errors.IsSupported(r) {
+		_ = g.errors.Write(w, r, status) // else the caller is gone
+		return
+	}
+	code := http.StatusForbidden
+	switch connect.CodeOf(status) {
+	case connect.CodeUnauthenticated:
+		code = http.StatusUnauthorized
+		w.Header().Set("WWW-Authenticate", "Bearer")
+	case connect.CodeInvalidArgument:
+		code = http.StatusBadRequest
+	case connect.CodeNotFound:
+		code = http.StatusNotFound
+	case connect.CodeResourceExhausted:
+		code = http.StatusTooManyRequests
+	}
+	http.Error(w, err.Error(), code)
+}
+
+// Open returns a guard that lets everybody do everything.
+func Open() *Guard { return NewGuard(Config{}) }

@@ -1,0 +1,86 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package server
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/concordtx/concord/api"
+	concordv1 "github.com/concordtx/concord/api/concord/v1"
+	"github.com/concordtx/concord/security/access"
+	"github.com/concordtx/concord/txn"
+)
+
+// Lease grants, renews and ends leases.
+func (h *handlers) Lease(ctx context.Context, r *concordv1.LeaseRequest) (*concordv1.LeaseResponse, error) {
+	res := &concordv1.LeaseResponse{LengthMs: h.node.LeaseLength().Milliseconds(), NowMs: time.Now().UnixMilli()}
+	lease, subject := txn.Lease(r.GetLease()), access.Of(ctx).Subject()
+	switch {
+	case lease == 0 && r.GetEnd():
+		return nil, fmt.Errorf("lease: is zero, which is none: %w", api.ErrInvalid)
+	case lease == 0:
+		granted, err := h.node.GrantLease(ctx)
+		if err != nil {
+			return nil, err
+		}
+		h.holders.grant(granted, subject)
+		res.Lease = uint32(granted)
+	case r.GetEnd():
+		if !h.holders.mayEnd(lease, subject) {
+			break // it ends by itself, unless somebody renews it
+		}
+		if err := h.node.EndLease(ctx, lease); err != nil {
+			return nil, err
+		}
+	default:
+		if err := h.ofLeader(); err != nil {
+			return nil, err
+		}
+		active, err := h.node.RenewLease(lease)
+		if err != nil {
+			return nil, err
+		}
+		if active {
+			res.Lease = r.GetLease()
+		}
+	}
+	res.Zxid = h.zxid()
+	return res, nil
+}
+
+// holders are those to whom this node has granted leases while it led. A lease is a small number, and
+// its end aborts transactions at once: nobody else may say that. Of a lease that an earlier leader has
+// granted nobody may; it lapses within seconds.
+type holders struct {
+	mu sync.Mutex
+	of map[txn.Lease]string
+}
+
+// grant notes a holder; with an empty subject nobody asks who anybody is.
+func (h *holders) grant(l txn.Lease, subject string) {
+	if subject == "" {
+		return
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.of == nil || len(h.of) >= 2*txn.MaxLeases { // those that lapsed are among them
+		h.of = map[txn.Lease]string{}
+	}
+	h.of[l] = subject
+}
+
+func (h *holders) mayEnd(l txn.Lease, subject string) bool {
+	if subject == "" {
+		return true
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.of[l] != subject {
+		return false
+	}
+	delete(h.of, l)
+	return true
+}
