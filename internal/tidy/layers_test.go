@@ -77,6 +77,8 @@ var house = map[string]struct {
 	"cmd/concord":           {layer: 11, why: "the binary wires everything by hand"},
 	"cmd/concord-bench":     {layer: 11, why: "measures processes of that binary"},
 
+	"concordtest": {layer: above + 1, kind: forTests, why: "a cluster in the process, for the tests of applications"},
+
 	"internal/sim":     {layer: above, kind: forTests, why: "seeded simulation of whole clusters"},
 	"internal/crashfs": {layer: above, kind: forTests, why: "a file system that forgets what was not synced"},
 	"internal/explore": {layer: above, kind: forTests, why: "exhaustive search over small worlds of cores"},
