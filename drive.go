@@ -28,7 +28,8 @@ type driver struct {
 	cause  error                // why the core was told to give up or to abort
 	gaveUp bool                 // no decision will arrive any more
 
-	finishing bool // branches are being ended
+	siblings  []txn.BranchNo // that may have written, when all were to be prepared
+	finishing bool           // branches are being ended
 	// What was tried in vain is tried again while again lasts, which is nil until then.
 	again    context.Context
 	endAgain context.CancelFunc
@@ -51,6 +52,8 @@ func (tx *Tx) drive(ctx context.Context, first protocol.Event) (protocol.Reply, 
 		// At any time a branch has one word to say, and the Ask one.
 		words: make(chan word, len(tx.branches)+1),
 		reply: make(chan *protocol.Reply, 1),
+
+		siblings: tx.siblings(),
 	}
 	d.step(first)
 	waitOver := ctx.Done()
@@ -184,9 +187,22 @@ func (d *driver) step(e protocol.Event) {
 	}
 }
 
+// siblings are the branches that may have written: those that are there when all are prepared.
+func (tx *Tx) siblings() (nos []txn.BranchNo) {
+	for _, b := range tx.branches {
+		if s, ok := b.session.(adapters.Reading); !ok || !s.OnlyRead() {
+			nos = append(nos, b.no)
+		}
+	}
+	return nos
+}
+
 func (d *driver) prepare(b *branch) word {
 	if d.tx.protocol == txn.ThreePhaseCommit {
 		return claimed(b)
+	}
+	if s, ok := b.session.(adapters.Counted); ok && slices.Contains(d.siblings, b.no) {
+		s.Siblings(d.siblings)
 	}
 	ctx, end := d.start(d.ctx, StepPrepare, b)
 	vote, prepared, err := b.session.Prepare(ctx)

@@ -133,6 +133,37 @@ type Reading interface {
 	OnlyRead() bool
 }
 
+// Counted is a Session whose prepared branch says in its own database, durably, which branches its
+// transaction has, so that whoever has to decide without the client can tell whether all are there.
+// Siblings is called before Prepare, with the numbers of all branches that may have written.
+type Counted interface {
+	Siblings(nos []txn.BranchNo)
+}
+
+// Inspector is a Resource that can be asked what its database itself knows of one branch. Inspect
+// changes nothing.
+type Inspector interface {
+	Inspect(ctx context.Context, x txn.XID) (Inspection, error)
+}
+
+// Inspection is what a database knows of one branch.
+type Inspection struct {
+	Prepared  bool
+	Committed bool           // it has the evidence
+	Siblings  []txn.BranchNo // of a prepared branch: all that its transaction has, itself included; nil if it does not say
+	Blocked   []Blocked      // by a prepared branch, as far as the database tells; at most MaxBlocked
+}
+
+// MaxBlocked is how many sessions an Inspection names at most.
+const MaxBlocked = 20
+
+// Blocked is a session of a database that waits for a lock of a branch. It is told of for people.
+type Blocked struct {
+	Session   string        // as its database names it
+	For       time.Duration // it has waited; 0 if the database does not say
+	Statement string        // shortened
+}
+
 // Undecided is a Session whose branch may be ended by somebody else, who asks the cluster for the
 // decision. If NeedsDecision reports true there must be one, also when the branch is the only one:
 // CommitOnePhase is not called.

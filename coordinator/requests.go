@@ -40,19 +40,11 @@ func (n *Node) Outcome(ctx context.Context, q txn.Inquiry) (commit.Reply, error)
 }
 
 // Resolve is an operator's decision for a transaction that has none.
-// For a commit all resources are listed first.
+// For a commit all databases are asked first which branches there are.
 func (n *Node) Resolve(ctx context.Context, asked txn.Resolution) (commit.Reply, error) {
 	e := commit.ResolveAsked{Resolution: asked}
 	if asked.Decision == txn.Commit {
-		var listings map[string][]adapters.Prepared
-		listings, e.Unlisted = n.listAll(ctx, asked.ID)
-		for name, listing := range listings {
-			for _, p := range listing {
-				if uint32(p.XID.Cluster) == n.cluster.Load() {
-					e.Prepared = append(e.Prepared, txn.Branch{No: p.XID.Branch, Resource: name})
-				}
-			}
-		}
+		e.Census = n.census(ctx, asked.ID)
 	}
 	r, err := n.ask(ctx, func(request uint64) replica.Event {
 		e.Request = request

@@ -39,6 +39,7 @@ type branch struct {
 	orphan   bool  // the session has died
 	failed   error // what a statement said last that failed
 	undo     []undo
+	siblings []txn.BranchNo // that its transaction has, if it was told
 }
 
 // undo is the before image of one update.

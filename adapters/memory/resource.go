@@ -96,6 +96,17 @@ func (r *Resource) Recover(ctx context.Context) ([]adapters.Prepared, error) {
 	return list, ctx.Err()
 }
 
+// Inspect implements adapters.Inspector.
+func (r *Resource) Inspect(ctx context.Context, x txn.XID) (adapters.Inspection, error) {
+	r.disk.mu.Lock()
+	defer r.disk.mu.Unlock()
+	found := adapters.Inspection{Committed: r.disk.ended[x] == txn.Commit}
+	if b := r.disk.open[x]; b != nil && b.prepared {
+		found.Prepared, found.Siblings = true, b.siblings
+	}
+	return found, ctx.Err()
+}
+
 // Forget drops the evidence.
 func (r *Resource) Forget(ctx context.Context, xs []txn.XID) error {
 	r.disk.mu.Lock()

@@ -83,6 +83,13 @@ func (s *session) Commit(ctx context.Context) (txn.Finish, error) {
 	return s.resource.disk.commit(ctx, s.branch)
 }
 
+// Siblings implements adapters.Counted.
+func (s *session) Siblings(nos []txn.BranchNo) {
+	s.resource.disk.mu.Lock()
+	defer s.resource.disk.mu.Unlock()
+	s.branch.siblings = nos
+}
+
 // Failure implements adapters.Failing.
 func (s *session) Failure() error {
 	s.resource.disk.mu.Lock()

@@ -123,6 +123,10 @@ var messages = []message{
 		"no table for the evidence of branches: let an administrator run, in database shop, the following, and GRANT SELECT, INSERT, DELETE on it to the users of this resource:\n" +
 			CreateMarkerTable + ";\n(no)"},
 
+	{"a table for the evidence that is old", func(*world) error { return markerOld(server{database: "shop"}, errors.New("no")) },
+		"the table for the evidence of branches is that of an older version: let an administrator run:\n" +
+			"ALTER TABLE `shop`.concord_branch ADD COLUMN siblings VARCHAR(512) CHARACTER SET ascii COLLATE ascii_bin NOT NULL DEFAULT '';\n(no)"},
+
 	{"an ignored error", voted(ignored("SELECT nothing")), ignores + "SERVER"},
 	{"a statement after that", func(w *world) error {
 		r := w.open()
@@ -223,6 +227,7 @@ var withoutRow = map[string]string{
 	"close %s: %w":                                              timing,
 	"ask the server for its variables: %w":                      timing,
 	"ask the server for its start: %w":                          timing,
+	"inspect %s at %s: %w":                                      timing,
 	"the server does not tell its uptime":                       surprise,
 	"the server does not tell its uptime in seconds":            surprise,
 	"the server does not tell the connection id as a number":    surprise,

@@ -65,7 +65,7 @@ func (s *session) opening(k kind) opening {
 		o.commands = append(o.commands, "SAVEPOINT "+s.guard)
 		if !s.r.options.NoMarker && !s.options.ReadOnly {
 			s.marked, o.marks = true, true
-			o.commands = append(o.commands, insertMarker(s.link.table, s.xid, s.link.holder))
+			o.commands = append(o.commands, insertMarker(s.link.table, s.xid, s.link.holder, nil))
 		}
 	}
 	return o

@@ -72,7 +72,7 @@ func drawnIdentity(ctx context.Context, c *sql.Conn, s server) (string, error) {
 				}
 			}
 		}
-		rows, err := readAt(ctx, c, sql.LevelReadCommitted, selectMarker(s, txn.XID{}))
+		rows, err := readAt(ctx, c, sql.LevelReadCommitted, selectMarker(s, txn.XID{}, "''"))
 		switch _, answered := codeOf(err); {
 		case err != nil && !answered:
 			return "", err

@@ -5,6 +5,7 @@ package mysql
 import (
 	"context"
 	"database/sql"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"slices"
@@ -29,6 +30,7 @@ const CreateMarkerTable = `CREATE TABLE IF NOT EXISTS ` + markerTable + ` (
   gid CHAR(26) CHARACTER SET ascii COLLATE ascii_bin NOT NULL,
   branch TINYINT UNSIGNED NOT NULL,
   holder VARCHAR(80) CHARACTER SET ascii COLLATE ascii_bin NOT NULL,
+  siblings VARCHAR(512) CHARACTER SET ascii COLLATE ascii_bin NOT NULL DEFAULT '',
   created TIMESTAMP(3) NOT NULL DEFAULT CURRENT_TIMESTAMP(3),
   PRIMARY KEY (cluster, gid, branch)
 ) ENGINE=InnoDB`
@@ -38,9 +40,33 @@ func tableIn(s server) string {
 	return "`" + strings.ReplaceAll(s.database, "`", "``") + "`." + markerTable
 }
 
-func insertMarker(table string, x txn.XID, holder string) string {
-	return "INSERT INTO " + table + " (cluster, gid, branch, holder) VALUES (" + strconv.FormatUint(uint64(x.Cluster), 10) +
-		", '" + x.ID.String() + "', " + strconv.FormatUint(uint64(x.Branch), 10) + ", '" + holder + "')"
+// insertMarker leaves a marker. The siblings are the numbers of all branches of its transaction, two hex
+// digits each; none where they are not known yet.
+func insertMarker(table string, x txn.XID, holder string, siblings []txn.BranchNo) string {
+	return "INSERT INTO " + table + " (cluster, gid, branch, holder, siblings) VALUES (" + strconv.FormatUint(uint64(x.Cluster), 10) +
+		", '" + x.ID.String() + "', " + strconv.FormatUint(uint64(x.Branch), 10) + ", '" + holder + "', '" + siblingsText(siblings) + "')"
+}
+
+func siblingsText(siblings []txn.BranchNo) string {
+	numbers := make([]byte, len(siblings))
+	for i, no := range siblings {
+		numbers[i] = byte(no)
+	}
+	return hex.EncodeToString(numbers)
+}
+
+// parseSiblings returns nil for what siblingsText does not print of the siblings of a branch: the row
+// may be anybody's.
+func parseSiblings(text string, own txn.BranchNo) []txn.BranchNo {
+	numbers, err := hex.DecodeString(text)
+	if err != nil || !slices.IsSorted(numbers) || !slices.Contains(numbers, byte(own)) {
+		return nil
+	}
+	siblings := make([]txn.BranchNo, len(numbers))
+	for i, no := range numbers {
+		siblings[i] = txn.BranchNo(no)
+	}
+	return slices.Compact(siblings)
 }
 
 func deleteMarker(table string, x txn.XID) string {
@@ -51,8 +77,8 @@ func markerOf(x txn.XID) string {
 	return fmt.Sprintf("cluster = %d AND gid = '%s' AND branch = %d", uint32(x.Cluster), x.ID, uint8(x.Branch))
 }
 
-func selectMarker(s server, x txn.XID) string {
-	return fmt.Sprintf("SELECT holder FROM %s WHERE %s", tableIn(s), markerOf(x))
+func selectMarker(s server, x txn.XID, siblings string) string {
+	return fmt.Sprintf("SELECT holder, %s FROM %s WHERE %s", siblings, tableIn(s), markerOf(x))
 }
 
 // prepareMarker makes sure that branches can leave their markers. When several first
@@ -66,8 +92,14 @@ func (r *Resource) prepareMarker(ctx context.Context) error {
 			return errNoDatabase
 		}
 		// It inserts nothing, but the server checks table and grants.
-		try := "INSERT INTO " + tableIn(s) + " (cluster, gid, branch, holder) SELECT 0, '', 0, '' FROM DUAL WHERE FALSE"
+		try := "INSERT INTO " + tableIn(s) + " (cluster, gid, branch, holder, siblings) SELECT 0, '', 0, '', '' FROM DUAL WHERE FALSE"
 		_, err := c.ExecContext(ctx, try)
+		if isCode(err, codeNoSuchColumn) {
+			if _, err = c.ExecContext(ctx, addSiblings(s)); err != nil {
+				return markerOld(s, err)
+			}
+			return nil
+		}
 		if !isCode(err, codeNoSuchTable, codeTableDenied) {
 			return err
 		}
@@ -86,13 +118,21 @@ func (r *Resource) prepareMarker(ctx context.Context) error {
 	return err
 }
 
+func addSiblings(s server) string {
+	return "ALTER TABLE " + tableIn(s) + " ADD COLUMN siblings VARCHAR(512) CHARACTER SET ascii COLLATE ascii_bin NOT NULL DEFAULT ''"
+}
+
+func markerOld(s server, err error) error {
+	return fmt.Errorf("the table for the evidence of branches is that of an older version: let an administrator run:\n%s;\n(%w)", addSiblings(s), err)
+}
+
 func markerMissing(s server, err error) error {
 	return fmt.Errorf("no table for the evidence of branches: let an administrator run, in database %s, the following, and GRANT SELECT, INSERT, DELETE on it to the users of this resource:\n%s;\n(%w)", s.database, CreateMarkerTable, err)
 }
 
 // markerDoubted looks at the table again before the next branch.
 func (r *Resource) markerDoubted(err error) {
-	if isCode(err, codeNoSuchTable, codeTableDenied) {
+	if isCode(err, codeNoSuchTable, codeTableDenied, codeNoSuchColumn) {
 		r.markerReady.Store(false)
 	}
 }
@@ -106,30 +146,42 @@ const (
 	committed              // the branch has committed
 )
 
-// marker reads the marker of a branch, and who wrote it. Without evidence it is absent.
+// marker reads the marker of a branch, and who wrote it.
+func (r *Resource) marker(ctx context.Context, c *sql.Conn, s server, x txn.XID) (trace, holder, error) {
+	found, row, err := r.readMarker(ctx, c, s, x)
+	if row == nil {
+		return found, holder{}, err
+	}
+	h, _ := parseHolder(row[0]) // the zero holder is of no server
+	return found, h, nil
+}
+
+// readMarker reads holder and siblings of a marker; nil if it is absent, as it is without evidence.
 // A row never goes from absent to pending once its branch is prepared, so the order
 // of the two questions leaves nothing between them.
-func (r *Resource) marker(ctx context.Context, c *sql.Conn, s server, x txn.XID) (trace, holder, error) {
+func (r *Resource) readMarker(ctx context.Context, c *sql.Conn, s server, x txn.XID) (trace, []string, error) {
 	if r.options.NoMarker {
-		return absent, holder{}, nil
+		return absent, nil, nil
 	}
 	for _, look := range []struct {
 		level sql.IsolationLevel
 		found trace
 	}{{sql.LevelReadCommitted, committed}, {sql.LevelReadUncommitted, pending}} {
-		rows, err := readAt(ctx, c, look.level, selectMarker(s, x))
+		rows, err := readAt(ctx, c, look.level, selectMarker(s, x, "siblings"))
+		if isCode(err, codeNoSuchColumn) { // the table is that of an older version
+			rows, err = readAt(ctx, c, look.level, selectMarker(s, x, "''"))
+		}
 		if isCode(err, codeNoSuchTable) {
-			return absent, holder{}, nil
+			return absent, nil, nil
 		}
 		if err != nil {
-			return absent, holder{}, fmt.Errorf("read the marker: %w", err)
+			return absent, nil, fmt.Errorf("read the marker: %w", err)
 		}
 		if len(rows) == 1 {
-			h, _ := parseHolder(rows[0][0]) // the zero holder is of no server
-			return look.found, h, nil
+			return look.found, rows[0], nil
 		}
 	}
-	return absent, holder{}, nil
+	return absent, nil, nil
 }
 
 // readAt asks in a transaction of its own, at an isolation level of its own: the

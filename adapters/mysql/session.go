@@ -45,15 +45,16 @@ type session struct {
 
 	// What follows is owned by whoever uses the link.
 
-	begun   bool    // XA START was sent, or waits to be
-	awaited opening // what travels with the statement that runs
-	guard   string  // the name of the guard if the transaction has it
-	marked  bool    // the marker is in already
-	proven  bool    // the guard was still there when the work was over
-	missed  error   // the answer that the guard is not there
-	risked  bool    // a statement was sent that could end the transaction
-	voted   bool    // XA PREPARE was sent
-	torn    error   // why part of the branch may be committed
+	begun    bool           // XA START was sent, or waits to be
+	awaited  opening        // what travels with the statement that runs
+	guard    string         // the name of the guard if the transaction has it
+	marked   bool           // the marker is in already
+	siblings []txn.BranchNo // that its transaction has; set before the vote
+	proven   bool           // the guard was still there when the work was over
+	missed   error          // the answer that the guard is not there
+	risked   bool           // a statement was sent that could end the transaction
+	voted    bool           // XA PREPARE was sent
+	torn     error          // why part of the branch may be committed
 }
 
 var (
@@ -143,6 +144,10 @@ func (s *session) doom(cause error, final bool) {
 		s.doomed = cause
 	}
 }
+
+// Siblings implements adapters.Counted. A marker that had to be written before they were known does not
+// name them.
+func (s *session) Siblings(nos []txn.BranchNo) { s.siblings = nos }
 
 // Failure returns the error of the statement that failed last, or nil.
 func (s *session) Failure() error {
@@ -286,7 +291,7 @@ func (s *session) prepare(ctx context.Context) error {
 	s.link.counted = false
 	var commands []string
 	if !s.r.options.NoMarker && !s.marked {
-		commands = append(commands, insertMarker(s.link.table, s.xid, s.link.holder))
+		commands = append(commands, insertMarker(s.link.table, s.xid, s.link.holder, s.siblings))
 	}
 	s.voted = true
 	err := s.guarded(ctx, append(commands, "XA END "+s.name, "XA PREPARE "+s.name)...)

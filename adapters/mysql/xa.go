@@ -31,6 +31,7 @@ const (
 	codeAccessDenied       = 1045
 	codeDatabaseDenied     = 1044
 	codeUnknownDatabase    = 1049
+	codeNoSuchColumn       = 1054
 	codeUnknownThread      = 1094
 	codeKillDenied         = 1095
 	codeTableDenied        = 1142

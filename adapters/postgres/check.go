@@ -12,7 +12,6 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/concordtx/concord/adapters"
-	"github.com/concordtx/concord/txn"
 )
 
 // Recover implements adapters.Resource. A standby lists nothing, whatever is prepared,
@@ -58,7 +57,7 @@ func recoverOn(ctx context.Context, conn *pgx.Conn) ([]adapters.Prepared, error)
 
 // parseListed reads a row of pg_prepared_xacts, whose gid may be anybody's.
 func parseListed(gid, owner string, since time.Time) (adapters.Prepared, bool) {
-	x, ours := txn.ParseXID(gid)
+	x, _, ours := parseName(gid)
 	if !ours {
 		return adapters.Prepared{}, false
 	}

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/jackc/pgx/v5"
 
@@ -125,23 +126,54 @@ func (r *Resource) endOwn(ctx context.Context, x txn.XID, h holder) error {
 // not be. The listing may be empty, as on a standby: the answer to the statement itself
 // is what counts.
 func endPrepared(ctx context.Context, conn *pgx.Conn, x txn.XID, d txn.Decision) error {
-	var owner *string
-	var me, role string
-	err := conn.QueryRow(ctx, lookText(x), pgx.QueryExecModeSimpleProtocol).Scan(&owner, &me, &role)
-	if err != nil && !errors.Is(err, pgx.ErrNoRows) {
+	is, err := look(ctx, conn, x)
+	if err != nil {
 		return err
 	}
-	if owner != nil && *owner != me {
-		if _, err := run(ctx, conn.PgConn(), roleText(*owner)); err != nil {
-			return fmt.Errorf("become the role %q that prepared it: %w", *owner, err)
+	if is.owner != is.me {
+		if _, err := run(ctx, conn.PgConn(), roleText(is.owner)); err != nil {
+			return fmt.Errorf("become the role %q that prepared it: %w", is.owner, err)
 		}
-		defer restoreRole(ctx, conn, role)
+		defer restoreRole(ctx, conn, is.role)
 	}
-	tag, err := run(ctx, conn.PgConn(), finishText(x, d))
+	tag, err := run(ctx, conn.PgConn(), finishText(x, d, is.siblings...))
 	if err == nil && tag != finishTag(d) {
 		err = fmt.Errorf("PostgreSQL answered %q", tag)
 	}
 	return err
+}
+
+// sight is a branch in the list of what is prepared. If it is not there only the name is known.
+type sight struct {
+	siblings        []txn.BranchNo
+	owner, me, role string
+}
+
+func look(ctx context.Context, conn *pgx.Conn, x txn.XID) (sight, error) {
+	rows, err := conn.Query(ctx, lookText(x), pgx.QueryExecModeSimpleProtocol)
+	if err != nil {
+		return sight{}, err
+	}
+	defer rows.Close()
+	var found sight
+	for rows.Next() {
+		var name string
+		var owner *string // null if the role is gone
+		var is sight
+		if err := rows.Scan(&name, &owner, &is.me, &is.role); err != nil {
+			return sight{}, err
+		}
+		y, siblings, ours := parseName(name)
+		if !ours || y != x {
+			continue
+		}
+		found = is
+		found.siblings, found.owner = siblings, is.me
+		if owner != nil {
+			found.owner = *owner
+		}
+	}
+	return found, rows.Err()
 }
 
 // restoreRole must work before anybody else gets the connection; where it does not, the
@@ -223,7 +255,7 @@ type proof struct {
 func fence(ctx context.Context, conn *pgx.Conn, h holder, p proof) (bool, error) {
 	var gone *bool
 	var seen bool
-	err := conn.QueryRow(ctx, fenceText, pgx.QueryExecModeExec, int32(h.pid), h.start, p.own, prepareText(p.x), p.number).Scan(&gone, &seen)
+	err := conn.QueryRow(ctx, fenceText, pgx.QueryExecModeExec, int32(h.pid), h.start, p.own, strings.TrimSuffix(prepareText(p.x), "'"), p.number).Scan(&gone, &seen)
 	switch {
 	case errors.Is(err, pgx.ErrNoRows):
 		return true, nil

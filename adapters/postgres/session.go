@@ -57,12 +57,13 @@ const (
 //  3. once prepared, the branch is durable and conn, if any, is outside a transaction.
 //  4. whoever is inside a call of pgx on conn has set use to calling, or ends the branch.
 type session struct {
-	r      *Resource
-	x      txn.XID
-	server server
-	pgx    *pgx.Conn  // that of conn
-	limits []string   // what the transaction sets for itself when it opens
-	branch txn.Branch // once prepared
+	r        *Resource
+	x        txn.XID
+	server   server
+	pgx      *pgx.Conn      // that of conn
+	limits   []string       // what the transaction sets for itself when it opens
+	siblings []txn.BranchNo // that its transaction has; set before the vote
+	branch   txn.Branch     // once prepared
 
 	mu       sync.Mutex // guards what follows; never held during a round trip
 	conn     *pgxpool.Conn
@@ -322,7 +323,7 @@ func (s *session) Prepare(ctx context.Context) (txn.Vote, txn.Branch, error) {
 			return s.voteReadOnly(ctx, pg, isolation)
 		}
 	}
-	end, err := prepareBranch(ctx, pg, s.question(), prepareText(s.x))
+	end, err := prepareBranch(ctx, pg, s.question(), prepareText(s.x, s.siblings...))
 	if sqlState(err) == codeNoStatement {
 		s.server.forgetVote(pg)
 	}
@@ -504,6 +505,9 @@ func (s *session) rolledBack(err error) error {
 	return fmt.Errorf("postgres %q: roll back %s: %w", s.r.name, s.x, err)
 }
 
+// Siblings implements adapters.Counted.
+func (s *session) Siblings(nos []txn.BranchNo) { s.siblings = nos }
+
 // Failure implements adapters.Failing.
 func (s *session) Failure() error {
 	s.mu.Lock()
@@ -540,7 +544,7 @@ func (s *session) finish(ctx context.Context, d txn.Decision) (txn.Finish, error
 		return 0, fmt.Errorf("postgres %q: %s %s: %w", s.r.name, d, s.x, err)
 	}
 	if conn := s.take(); conn != nil {
-		tag, err := run(ctx, conn.Conn().PgConn(), finishText(s.x, d))
+		tag, err := run(ctx, conn.Conn().PgConn(), finishText(s.x, d, s.siblings...))
 		if d == txn.Abort && s.sent.loud { // PREPARE has kept what functions set
 			discard(conn)
 		} else {

@@ -16,15 +16,17 @@ import (
 // only, so its text needs no escaping inside quotes; nothing that a server listed
 // comes here but as a parsed XID, or as a role name that is quoted as an identifier.
 
-func prepareText(x txn.XID) string { return "prepare transaction '" + x.String() + "'" }
+func prepareText(x txn.XID, siblings ...txn.BranchNo) string {
+	return "prepare transaction '" + nameOf(x, siblings) + "'"
+}
 
 // finishText is the statement that ends a prepared branch. The server accepts it only
 // alone in its message.
-func finishText(x txn.XID, d txn.Decision) string {
+func finishText(x txn.XID, d txn.Decision, siblings ...txn.BranchNo) string {
 	if d == txn.Commit {
-		return "commit prepared '" + x.String() + "'"
+		return "commit prepared '" + nameOf(x, siblings) + "'"
 	}
-	return "rollback prepared '" + x.String() + "'"
+	return "rollback prepared '" + nameOf(x, siblings) + "'"
 }
 
 // finishTag is the command tag of a finishText that worked.
@@ -35,9 +37,9 @@ func finishTag(d txn.Decision) string {
 	return "ROLLBACK PREPARED"
 }
 
-// lookText asks who prepared a branch and who we are.
+// lookText asks under which names a branch may be prepared, by whom, and who we are.
 func lookText(x txn.XID) string {
-	return "select owner, current_user, current_setting('role') from pg_prepared_xacts where gid = '" + x.String() + "'"
+	return "select gid, owner, current_user, current_setting('role') from pg_prepared_xacts where starts_with(gid, '" + x.String() + "')"
 }
 
 // roleText takes a role; "none" is how the server spells "the one that logged in".
@@ -120,13 +122,13 @@ select case when (select system_identifier from pg_control_system())::text = $1:
 
 	// fenceText ends the session with process $1 that began at $2 microseconds, and waits
 	// until it is gone. No row, or true: it is. Unless it is our own ($3), it must be seen at work
-	// on the branch: in the very statement $4 that prepares it, or in the transaction with number
+	// on the branch: in the statement that prepares it, which begins with $4, or in the transaction with number
 	// $5. Null: it is not. The second column tells whether we may see it at all.
 	fenceText = `
 select case when backend_start is null then null
             when (extract(epoch from backend_start) * 1000000)::bigint <> $2::bigint then true
             when $3::bool or datname = current_database()
-                 and (state = 'active' and query = $4::text or backend_xid = nullif($5::text, '')::xid8::xid)
+                 and (state = 'active' and starts_with(query, $4::text) or backend_xid = nullif($5::text, '')::xid8::xid)
             then pg_terminate_backend(pid, 5000) end,
        backend_start is not null
   from pg_stat_activity where pid = $1::int and pid <> pg_backend_pid()`
@@ -136,6 +138,6 @@ select case when backend_start is null then null
 	listText = `
 select gid, prepared, coalesce(owner::text, '')
   from pg_prepared_xacts
- where database = current_database() and octet_length(gid) = 46 and starts_with(gid, 'concord-')
+ where database = current_database() and octet_length(gid) >= 46 and starts_with(gid, 'concord-')
  order by prepared, gid`
 )

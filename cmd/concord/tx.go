@@ -250,11 +250,11 @@ func (c *cli) txResolveCommand() *cobra.Command {
 		Long: "Makes the operator's decision for a transaction whose branches are prepared and whose decision\n" +
 			"nobody has made. The decision goes into the replicated log with the reason, and the branches are\n" +
 			"finished by it. A decision that exists is never changed (exit code 5).\n\n" +
-			"A prepared branch does not say how many others its transaction has. So --commit needs --resources:\n" +
-			"all databases that the application changes in such a transaction. All databases are listed then,\n" +
-			"and it commits only if each of these, and no other, has a prepared branch; if one of them has\n" +
-			"none, the transaction is not whole, and --abort is what is left. Without --resources it shows what\n" +
-			"is prepared and does nothing.\n\n" +
+			"To commit, all databases are asked which branches there are. Prepared branches say which others their\n" +
+			"transaction has, and it commits only if each of them is prepared or committed; if not, the\n" +
+			"transaction is not whole, and --abort is what is left. Where no branch says that (those behind an\n" +
+			"agent, for example), --resources is needed: all databases that the application changes in such a\n" +
+			"transaction. Each of these, and no other, must have a prepared branch then.\n\n" +
 			"Left alone, such a transaction is aborted by itself when the lease of its client ends or, without\n" +
 			"one, once it is older than transaction.max_age.",
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -292,7 +292,7 @@ func (c *cli) txResolveCommand() *cobra.Command {
 	}
 	cmd.Flags().BoolVar(&commit, "commit", false, "decide to commit")
 	cmd.Flags().BoolVar(&abort, "abort", false, "decide to abort")
-	cmd.Flags().StringSliceVar(&resources, "resources", nil, "with --commit: all databases that the transaction changed")
+	cmd.Flags().StringSliceVar(&resources, "resources", nil, "with --commit, where the branches do not say it: all databases that the transaction changed")
 	cmd.Flags().StringVar(&reason, "reason", "", "why, for the record")
 	cmd.Flags().BoolVar(&yes, "yes", false, "do not ask")
 	return cmd

@@ -29,10 +29,7 @@ type OutcomeAsked struct {
 type ResolveAsked struct {
 	Request uint64
 	txn.Resolution
-	// Prepared are, for a commit, its branches in all resources, listed for this request.
-	// Unlisted says which resources could not be listed.
-	Prepared []txn.Branch
-	Unlisted error
+	Census // for a commit, taken for this request
 }
 
 // ForgetAsked is an operator's word that the heuristic outcomes of a transaction were

@@ -235,7 +235,7 @@ func TestWhoDecidedIsNotReadFromTheReason(t *testing.T) {
 	l.step(Listed{Resource: "orders", Listing: []adapters.Prepared{prepared(l.xid(operator, 0))}})
 	r := l.ask(func(request uint64) replica.Event {
 		return ResolveAsked{Request: request, Resolution: txn.Resolution{ID: operator, Decision: txn.Commit, Who: "ann", Resources: []string{"orders"}},
-			Prepared: []txn.Branch{{Resource: "orders"}}}
+			Census: Census{Prepared: []txn.Branch{{Resource: "orders"}}}}
 	})
 	require.Equal(t, txn.Commit, r.Decision)
 	require.Equal(t, txn.FromOperator, l.get(operator).By)

@@ -13,9 +13,9 @@ import (
 	"github.com/concordtx/concord/txn"
 )
 
-// onResolveAsked takes an operator's decision. Nothing in a prepared branch says how many others
-// its transaction has, so a commit needs the operator's word for it, and what the databases list
-// now has to agree with that: half a commit is what nobody may cause, in good faith either.
+// onResolveAsked takes an operator's decision. A commit needs to be whole: half of one is what nobody may
+// cause, in good faith either. Prepared branches say in their own databases which others there are;
+// where they do not, it needs the operator's word for it, and what the databases list now has to agree.
 func (c *Machine) onResolveAsked(e ResolveAsked) {
 	if !c.ready(e.Request) {
 		return
@@ -57,7 +57,7 @@ func (c *Machine) onResolveAsked(e ResolveAsked) {
 		}
 		l := c.wait(e.Request, e.ID)
 		l.by, l.reason = txn.FromOperator, reason
-		c.carry(l, l.core.Step(protocol.Asked{Branches: e.Prepared}))
+		c.carry(l, l.core.Step(protocol.Asked{Branches: inOrder(slices.Concat(e.Prepared, e.Committed))}))
 	}
 	c.core.Alarm("%v: an operator asks for %v: %s", e.ID, e.Decision, reason)
 }
@@ -65,12 +65,15 @@ func (c *Machine) onResolveAsked(e ResolveAsked) {
 // incomplete returns why committing what is prepared may be to commit a part, or nil. Both what is
 // prepared and what the last scans listed are in order.
 func (c *Machine) incomplete(e ResolveAsked, listed []txn.Branch) error {
-	prepared := resources(e.Prepared)
+	prepared := resources(slices.Concat(e.Prepared, e.Committed))
 	for i, b := range e.Prepared {
 		if i > 0 && e.Prepared[i-1].No == b.No {
 			return replica.Refusedf("%v has a prepared branch %d at %s and another at %s, and a record can name only one of them: look into both, and abort",
 				e.ID, b.No, e.Prepared[i-1].Resource, b.Resource)
 		}
+	}
+	if err := e.Partial(e.ID); err != nil {
+		return err
 	}
 	for _, name := range e.Resources {
 		if !slices.Contains(c.config.Resources, name) {
@@ -86,6 +89,9 @@ func (c *Machine) incomplete(e ResolveAsked, listed []txn.Branch) error {
 			return replica.Refusedf("%v had a prepared branch at %s when it was last listed, and has none now: somebody ended it, so a commit might be half of one: "+
 				"look into %s, and try again when the next scan has been there", e.ID, b.Resource, b.Resource)
 		}
+	}
+	if len(e.Resources) == 0 && len(e.Siblings) > 0 {
+		return nil // they say that they are all
 	}
 	if len(e.Resources) == 0 {
 		return replica.Refusedf("%v has prepared branches at %s, and nothing there says whether it had more: find out which databases the application changes in such a transaction, "+

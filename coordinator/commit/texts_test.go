@@ -140,13 +140,19 @@ func resolving(d txn.Decision) func(*lone, uint64) replica.Event {
 // resolvingListed wants to commit what changed some resources, and has branches at others.
 func resolvingListed(unlisted error, changed []string, prepared ...string) func(*lone, uint64) replica.Event {
 	return func(_ *lone, request uint64) replica.Event {
-		e := ResolveAsked{Request: request, Unlisted: unlisted,
+		e := ResolveAsked{Request: request, Census: Census{Unlisted: unlisted},
 			Resolution: txn.Resolution{ID: thatID, Decision: txn.Commit, Who: "ann", Why: "why", Resources: changed}}
 		for no, name := range prepared {
 			e.Prepared = append(e.Prepared, txn.Branch{No: txn.BranchNo(no), Resource: name})
 		}
 		return e
 	}
+}
+
+// saying has the prepared branches say which there are.
+func saying(e ResolveAsked, siblings ...[]txn.BranchNo) ResolveAsked {
+	e.Siblings, e.Saying = siblings, e.Prepared[:len(siblings)]
+	return e
 }
 
 func settling(no txn.BranchNo) func(*lone, uint64) replica.Event {
@@ -256,6 +262,13 @@ var answers = []answer{
 	{name: "resolve what is half", is: api.ErrRefused, meet: asked(resolvingListed(nil, []string{"orders", "billing"}, "orders")),
 		says: "GID has no prepared branch at billing: it never had one, or that was rolled back, or somebody ended it by hand, so a commit might be half of one: " +
 			"look into billing, and abort; only if the transaction changed nothing there, leave billing out of --resources"},
+	{name: "resolve what says itself that it is half", is: api.ErrRefused, meet: asked(func(l *lone, request uint64) replica.Event {
+		return saying(resolvingListed(nil, []string{"orders"}, "orders")(l, request).(ResolveAsked), []txn.BranchNo{0, 1})
+	}), says: "GID has the branches 0, 1, as branch 0 at orders says, and branch 1 is neither prepared nor committed anywhere: " +
+		"its client died before it was prepared, or somebody rolled it back, so a commit would be half of one: abort"},
+	{name: "resolve what contradicts itself", is: api.ErrRefused, meet: asked(func(l *lone, request uint64) replica.Event {
+		return saying(resolvingListed(nil, nil, "orders", "billing")(l, request).(ResolveAsked), []txn.BranchNo{0, 1}, []txn.BranchNo{1})
+	}), says: "branch 0 of GID at orders says that there are the branches 0, 1, and branch 1 at billing says 1: look into both, and abort"},
 	{name: "resolve more than was meant", is: api.ErrRefused, meet: asked(resolvingListed(nil, []string{"orders"}, "orders", "billing")),
 		says: "GID has a prepared branch at billing too, which --resources does not name: unless that is a mistake, its transaction is not the one that you mean"},
 	{name: "resolve what has one number twice", is: api.ErrRefused, meet: asked(func(l *lone, request uint64) replica.Event {

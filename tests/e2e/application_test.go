@@ -86,6 +86,7 @@ type hand struct {
 	opened   []adapters.Opener
 	sessions []adapters.Session // by branch number
 	branches []txn.Branch       // once prepared
+	siblings []txn.BranchNo     // that the prepared branches are to name; nil: none
 }
 
 var _ adapters.Global = (*hand)(nil)
@@ -120,6 +121,9 @@ func (a *application) prepare(ctx context.Context, h *hand) error {
 		return err
 	}
 	for i, s := range h.sessions {
+		if s, ok := s.(adapters.Counted); ok && h.siblings != nil {
+			s.Siblings(h.siblings)
+		}
 		vote, branch, err := s.Prepare(ctx)
 		if err != nil {
 			return err

@@ -133,6 +133,42 @@ func TestCommands(t *testing.T) {
 		require.Contains(t, r.stderr, gid)
 	})
 
+	// Nobody has to know which databases the application changes: the branches of the SDK say it.
+	t.Run("resolve --commit of what says that it is whole, or half", func(t *testing.T) {
+		b, c := b.in(t), c.in(t)
+		saying := func() *hand {
+			h := &hand{cluster: c.id, id: txn.NewID(time.Now()), siblings: []txn.BranchNo{0, 1}}
+			require.NoError(t, b.prepare(ctx, h))
+			return h
+		}
+		h := saying()
+		var answer map[string]string
+		c.json(&answer, 0, "tx", "resolve", h.id.String(), "--commit", "--reason", "shipped", "--yes")
+		require.Equal(t, "commit", answer["decision"])
+		b.settled(c)
+		require.Equal(t, concord.Committed, b.shows(h.id))
+
+		h = saying()
+		name := h.xid(0).String() + "-0001"
+		_, err := b.left.admin.ExecContext(ctx, "ROLLBACK PREPARED '"+name+"'")
+		require.NoError(t, err)
+		r := c.command("tx", "resolve", h.id.String(), "--commit", "--resources", "billing", "--reason", "test", "--yes")
+		require.Equal(t, 5, r.code, "%v", r)
+		require.Contains(t, r.stderr, "branch 0 is neither prepared nor committed anywhere")
+		r = c.command("tx", "resolve", h.id.String(), "--abort", "--reason", "half of it is gone", "--yes")
+		require.Equal(t, 0, r.code, "%v", r)
+		b.settled(c)
+		require.Equal(t, concord.Aborted, b.shows(h.id))
+
+		h = saying()
+		_, err = b.left.admin.ExecContext(ctx, "COMMIT PREPARED '"+h.xid(0).String()+"-0001'")
+		require.NoError(t, err)
+		c.json(&answer, 0, "tx", "resolve", h.id.String(), "--commit", "--reason", "one half is committed already", "--yes")
+		require.Equal(t, 0, c.command("tx", "wait", h.id.String(), "--timeout", "50s").code)
+		require.Equal(t, concord.Committed, b.shows(h.id))
+		require.Equal(t, "committed", c.get(h.id).State)
+	})
+
 	// The client died between two prepares, or somebody ended a branch by hand: what is left looks like
 	// a transaction of one database.
 	t.Run("resolve --commit of what is half", func(t *testing.T) {

@@ -1,0 +1,107 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package coordinator
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"sync"
+
+	"github.com/concordtx/concord/adapters"
+	"github.com/concordtx/concord/coordinator/commit"
+	"github.com/concordtx/concord/coordinator/replica"
+	"github.com/concordtx/concord/txn"
+)
+
+// inspect asks the resource what it knows of a branch itself; nothing, if it is of a kind that
+// cannot tell.
+func (w *worker) inspect(ctx context.Context, x txn.XID) (adapters.Inspection, error) {
+	r, ok := w.resource.(adapters.Inspector)
+	if !ok {
+		return adapters.Inspection{}, nil
+	}
+	ctx, cancel := w.bounded(ctx, listTimeout)
+	defer cancel()
+	found, err := r.Inspect(ctx, x)
+	w.heard(err)
+	return found, err
+}
+
+// census asks all databases which branches of a transaction there are. What could not be asked is in
+// Unlisted.
+func (n *Node) census(ctx context.Context, id txn.ID) commit.Census {
+	listings, err := n.listAll(ctx, id)
+	c := commit.Census{Unlisted: err}
+	var xs []txn.XID
+	var at []string
+	for name, listing := range listings {
+		for _, p := range listing {
+			if uint32(p.XID.Cluster) == n.cluster.Load() {
+				c.Prepared = append(c.Prepared, txn.Branch{No: p.XID.Branch, Resource: name})
+				xs, at = append(xs, p.XID), append(at, name)
+			}
+		}
+	}
+	for i, found := range n.inspectAll(ctx, xs, at, &c) {
+		if found.Siblings != nil {
+			c.Siblings = append(c.Siblings, found.Siblings)
+			c.Saying = append(c.Saying, txn.Branch{No: xs[i].Branch, Resource: at[i]})
+		}
+	}
+	// A branch that is missing may be committed: somebody was faster. That is looked for everywhere.
+	xs, at = nil, nil
+	for _, no := range c.Missing() {
+		for name := range n.workers {
+			xs = append(xs, txn.XID{Cluster: txn.ClusterID(n.cluster.Load()), ID: id, Branch: no})
+			at = append(at, name)
+		}
+	}
+	for i, found := range n.inspectAll(ctx, xs, at, &c) {
+		if found.Committed {
+			c.Committed = append(c.Committed, txn.Branch{No: xs[i].Branch, Resource: at[i]})
+		}
+	}
+	return c
+}
+
+// inspectAll inspects branches, each at a resource, side by side.
+func (n *Node) inspectAll(ctx context.Context, xs []txn.XID, at []string, c *commit.Census) []adapters.Inspection {
+	found := make([]adapters.Inspection, len(xs))
+	errs := make([]error, len(xs))
+	var group sync.WaitGroup
+	slots := make(chan struct{}, inspectAtOnce)
+	for i, x := range xs {
+		group.Go(func() {
+			slots <- struct{}{}
+			defer func() { <-slots }()
+			found[i], errs[i] = n.workers[at[i]].inspect(ctx, x)
+		})
+	}
+	group.Wait()
+	if i := slices.IndexFunc(errs, func(err error) bool { return err != nil }); i >= 0 && c.Unlisted == nil {
+		c.Unlisted = replica.Unavailablef("%s could not be asked about %v (%v); run \"concord resource check\"", at[i], xs[i], errs[i])
+	}
+	return found
+}
+
+// inspectAtOnce is how many branches are inspected at the same time.
+const inspectAtOnce = 16
+
+// Whole tells, for people, whether every branch of a transaction is there that has no decision.
+func (n *Node) Whole(ctx context.Context, id txn.ID) string {
+	c := n.census(ctx, id)
+	if len(c.Prepared) == 0 && c.Unlisted == nil {
+		return ""
+	}
+	if err := c.Partial(id); err != nil {
+		return err.Error()
+	}
+	if c.Unlisted != nil {
+		return fmt.Sprintf("not known whether every branch is there: %v", c.Unlisted)
+	}
+	if len(c.Siblings) == 0 {
+		return "not known whether every branch is there: none of those that are prepared says how many there are"
+	}
+	return fmt.Sprintf("every branch is there: the transaction has %d, and each is prepared or committed", len(slices.Concat(c.Prepared, c.Committed)))
+}
