@@ -4,9 +4,6 @@
 // promised (the hard state), the log of the atomic broadcast, and the state that
 // was built from that log. All three live in one Pebble store.
 //
-// Journal, in the same package, is something else: the undo and redo records that the
-// embedded Pebble resource keeps in its own database.
-//
 // # What it owes its caller
 //
 //   - What Persist returned for is on disk: it is there after any crash that

@@ -9,20 +9,19 @@ import (
 	"math"
 	"testing"
 
-	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/stretchr/testify/require"
 
+	"github.com/concordtx/concord/internal/seal"
 	"github.com/concordtx/concord/protocol/zab"
-	"github.com/concordtx/concord/txn"
 )
 
 // Most of what is read from the disk is sealed, so bytes that were not written as they are
 // never get further than the checksum. The targets seal them, to see what is behind it.
 
 func sealed(key, body []byte) []byte {
-	value := append(make([]byte, crcLen), body...)
-	seal(key, value)
+	value := append(make([]byte, seal.Len), body...)
+	seal.Put(key, value)
 	return value
 }
 
@@ -33,7 +32,7 @@ func FuzzLogRecord(f *testing.F) {
 	} {
 		key, value := make([]byte, logKeyLen), make([]byte, entryLen(e))
 		putEntry(key, value, e)
-		f.Add(key, value[crcLen:])
+		f.Add(key, value[seal.Len:])
 	}
 	f.Add([]byte{logSpace}, []byte{})
 	f.Add(make([]byte, logKeyLen), make([]byte, zxidLen-1))
@@ -46,26 +45,26 @@ func FuzzLogRecord(f *testing.F) {
 			require.Equal(t, value, gotValue)
 			require.Equal(t, key[1:], gotKey[1:])
 		}
-		if len(value) > crcLen { // and not a bit of it may be another
-			value[crcLen+len(body)/2] ^= 1
+		if len(value) > seal.Len { // and not a bit of it may be another
+			value[seal.Len+len(body)/2] ^= 1
 			_, err = getEntry(key, value)
 			require.Error(t, err)
 		}
 		_, err = getEntry(key, body)
-		require.True(t, err != nil || checksum(key, body[crcLen:]) == binary.BigEndian.Uint32(body))
+		require.True(t, err != nil || seal.Checksum(key, body[seal.Len:]) == binary.BigEndian.Uint32(body))
 	})
 }
 
 // FuzzMetaValue reads what the store says of itself: hard state, base, applied point, count of
 // starts, space.
 func FuzzMetaValue(f *testing.F) {
-	f.Add(hardValue(zab.HardState{Accepted: 7, AcceptedFrom: math.MaxUint64, Current: 6})[crcLen:])
-	f.Add(zxidValue(baseKey, z(7, 9))[crcLen:])
-	applied := make([]byte, crcLen+zxidLen+digestLen)
+	f.Add(hardValue(zab.HardState{Accepted: 7, AcceptedFrom: math.MaxUint64, Current: 6})[seal.Len:])
+	f.Add(zxidValue(baseKey, z(7, 9))[seal.Len:])
+	applied := make([]byte, seal.Len+zxidLen+digestLen)
 	putApplied(applied, z(7, 9), [digestLen]byte{1})
-	f.Add(applied[crcLen:])
-	f.Add(bootValue(3)[crcLen:])
-	f.Add(spaceValue(otherSpace)[crcLen:])
+	f.Add(applied[seal.Len:])
+	f.Add(bootValue(3)[seal.Len:])
+	f.Add(spaceValue(otherSpace)[seal.Len:])
 	f.Add([]byte{})
 	f.Fuzz(func(t *testing.T, body []byte) {
 		for _, key := range []string{hardKey, baseKey, appliedKey, bootKey, spaceKey} {
@@ -80,7 +79,7 @@ func FuzzMetaValue(f *testing.F) {
 				hardKey: func() []byte { return hardValue(getHard(got)) },
 				baseKey: func() []byte { return zxidValue(baseKey, getZxid(got)) },
 				appliedKey: func() []byte {
-					b := make([]byte, crcLen+zxidLen+digestLen)
+					b := make([]byte, seal.Len+zxidLen+digestLen)
 					putApplied(b, getZxid(got), [digestLen]byte(got[zxidLen:]))
 					return b
 				},
@@ -101,7 +100,7 @@ func FuzzWatermark(f *testing.F) {
 	f.Add(append(m.slot(), mark{seq: 10}.slot()...))
 	f.Add(append(m.slot()[:100], m.slot()...))
 	later := m.slot()
-	copy(later[crcLen:], "concord mark v2\n")
+	copy(later[seal.Len:], "concord mark v2\n")
 	f.Add(later)
 	f.Fuzz(func(t *testing.T, b []byte) {
 		files := vfs.NewMem()
@@ -116,9 +115,9 @@ func FuzzWatermark(f *testing.F) {
 
 		slot := make([]byte, slotSize)
 		copy(slot, b)
-		binary.BigEndian.PutUint32(slot, crc32.Checksum(slot[crcLen:], crc32.MakeTable(crc32.Castagnoli)))
+		binary.BigEndian.PutUint32(slot, crc32.Checksum(slot[seal.Len:], crc32.MakeTable(crc32.Castagnoli)))
 		if got, ok := parseSlot(slot); ok {
-			require.True(t, bytes.HasPrefix(slot[crcLen:], slotMagic), "a version that is not known")
+			require.True(t, bytes.HasPrefix(slot[seal.Len:], slotMagic), "a version that is not known")
 			again, ok := parseSlot(got.slot())
 			require.True(t, ok)
 			require.Equal(t, got, again)
@@ -177,58 +176,4 @@ func canonicalPairs(part []byte) (b []byte) {
 		b, part = appendPair(b, key, value), rest
 	}
 	return b
-}
-
-func FuzzJournalUpdate(f *testing.F) {
-	for _, u := range []Update{
-		{Key: []byte("k"), Undo: Image{Present: true, Value: []byte("old")}, Redo: Image{Present: true}},
-		{Key: []byte{}},
-	} {
-		f.Add([]byte("key"), updateValue([]byte("key"), u)[crcLen:])
-	}
-	f.Add([]byte("key"), []byte{3, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1})
-	f.Add([]byte("key"), []byte{0x80, 0, 0})
-	f.Fuzz(func(t *testing.T, key, body []byte) {
-		u, err := parseUpdate(key, sealed(key, body))
-		if err != nil {
-			return
-		}
-		again, err := parseUpdate(key, updateValue(key, u))
-		require.NoError(t, err)
-		require.Equal(t, u, again)
-		_, err = parseUpdate(append([]byte("other "), key...), sealed(key, body))
-		require.Error(t, err, "an update under the key of another")
-	})
-}
-
-// FuzzJournal reads a journal with one record of any kind, key and content in it.
-func FuzzJournal(f *testing.F) {
-	db, err := pebble.Open("db", &pebble.Options{FS: vfs.NewMem(), FormatMajorVersion: pebble.FormatNewest, Logger: newEngineLog(quiet(), func(int) {})})
-	require.NoError(f, err)
-	f.Cleanup(func() { require.NoError(f, db.Close()) })
-	j := NewJournal(db, []byte("j"))
-	x := txn.XID{Cluster: 7, ID: txn.ID{1, 2}, Branch: 3}
-	f.Add(byte(headKind), j.key(headKind, x)[2:], make([]byte, headLen-crcLen))
-	f.Add(byte(updateKind), j.updateKey(x, 0)[2:], updateValue(nil, Update{Key: []byte("k")})[crcLen:])
-	f.Add(byte(markerKind), j.key(markerKind, x)[2:], []byte{})
-	f.Add(byte(updateKind), []byte{1}, []byte{})
-	f.Fuzz(func(t *testing.T, kind byte, name, body []byte) {
-		key := append([]byte{'j', kind}, name...)
-		require.NoError(t, db.Set(key, sealed(key, body), pebble.NoSync))
-		branches, err := j.Branches()
-		if err != nil {
-			require.ErrorIs(t, err, ErrCorrupt)
-		}
-		for _, b := range branches {
-			if _, err := j.Updates(b); err != nil {
-				require.ErrorIs(t, err, ErrCorrupt)
-			}
-		}
-		if len(name) == xidLen {
-			if _, err := j.Committed(getXID(name)); err != nil {
-				require.ErrorIs(t, err, ErrCorrupt)
-			}
-		}
-		require.NoError(t, db.Delete(key, pebble.NoSync))
-	})
 }

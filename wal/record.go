@@ -4,10 +4,9 @@ package wal
 
 import (
 	"encoding/binary"
-	"errors"
 	"fmt"
-	"hash/crc32"
 
+	"github.com/concordtx/concord/internal/seal"
 	"github.com/concordtx/concord/protocol/zab"
 )
 
@@ -35,14 +34,7 @@ const (
 const (
 	zxidLen   = 4 + 8
 	logKeyLen = 1 + zxidLen
-	crcLen    = 4
 	digestLen = 32
-)
-
-var (
-	errLength   = errors.New("has the wrong length")
-	errChecksum = errors.New("does not match its checksum")
-	errFlags    = errors.New("has flags that mean nothing here")
 )
 
 func putZxid(b []byte, z zab.Zxid) {
@@ -69,34 +61,11 @@ func logKey(z zab.Zxid) []byte {
 // directly behind z.
 func behind(z zab.Zxid) zab.Zxid { return zab.Zxid{Epoch: z.Epoch, Counter: z.Counter + 1} }
 
-// checksum is the CRC-32C over key and body, so that a value under a wrong key does
-// not pass.
-func checksum(key, body []byte) uint32 {
-	table := crc32.MakeTable(crc32.Castagnoli)
-	return crc32.Update(crc32.Update(0, table, key), table, body)
-}
-
-// seal fills value[:4] with the checksum of key and the rest of value.
-func seal(key, value []byte) {
-	binary.BigEndian.PutUint32(value, checksum(key, value[crcLen:]))
-}
-
-// unseal returns the body of a sealed value.
-func unseal(key, value []byte) ([]byte, error) {
-	if len(value) < crcLen {
-		return nil, errLength
-	}
-	if binary.BigEndian.Uint32(value) != checksum(key, value[crcLen:]) {
-		return nil, errChecksum
-	}
-	return value[crcLen:], nil
-}
-
 // unsealMeta returns the body of a value of the meta space, which has one length.
 func unsealMeta(key string, value []byte, length int) ([]byte, error) {
-	body, err := unseal([]byte(key), value)
+	body, err := seal.Open([]byte(key), value)
 	if err == nil && len(body) != length {
-		err = errLength
+		err = seal.ErrLength
 	}
 	if err != nil {
 		return nil, err
@@ -105,24 +74,24 @@ func unsealMeta(key string, value []byte, length int) ([]byte, error) {
 }
 
 // entryLen is the length of the value of an entry: checksum, predecessor, data.
-func entryLen(e zab.Entry) int { return crcLen + zxidLen + len(e.Data) }
+func entryLen(e zab.Entry) int { return seal.Len + zxidLen + len(e.Data) }
 
 func putEntry(key, value []byte, e zab.Entry) {
 	putLogKey(key, e.Zxid)
-	putZxid(value[crcLen:], e.Prev)
-	copy(value[crcLen+zxidLen:], e.Data)
-	seal(key, value)
+	putZxid(value[seal.Len:], e.Prev)
+	copy(value[seal.Len+zxidLen:], e.Data)
+	seal.Put(key, value)
 }
 
 // getEntry decodes an entry into memory of its own.
 func getEntry(key, value []byte) (zab.Entry, error) {
 	if len(key) != logKeyLen || key[0] != logSpace { // found by FuzzLogRecord: another space passed for the log
-		return zab.Entry{}, fmt.Errorf("log key %x %w", key, errLength)
+		return zab.Entry{}, fmt.Errorf("log key %x %w", key, seal.ErrLength)
 	}
 	z := getZxid(key[1:])
-	body, err := unseal(key, value)
+	body, err := seal.Open(key, value)
 	if err == nil && len(body) < zxidLen {
-		err = errLength
+		err = seal.ErrLength
 	}
 	if err != nil {
 		return zab.Entry{}, fmt.Errorf("entry %v %w", z, err)
@@ -133,11 +102,11 @@ func getEntry(key, value []byte) (zab.Entry, error) {
 }
 
 func hardValue(h zab.HardState) []byte {
-	b := make([]byte, crcLen+16)
-	binary.BigEndian.PutUint32(b[crcLen:], uint32(h.Accepted))
-	binary.BigEndian.PutUint64(b[crcLen+4:], uint64(h.AcceptedFrom))
-	binary.BigEndian.PutUint32(b[crcLen+12:], uint32(h.Current))
-	seal([]byte(hardKey), b)
+	b := make([]byte, seal.Len+16)
+	binary.BigEndian.PutUint32(b[seal.Len:], uint32(h.Accepted))
+	binary.BigEndian.PutUint64(b[seal.Len+4:], uint64(h.AcceptedFrom))
+	binary.BigEndian.PutUint32(b[seal.Len+12:], uint32(h.Current))
+	seal.Put([]byte(hardKey), b)
 	return b
 }
 
@@ -150,29 +119,29 @@ func getHard(body []byte) zab.HardState {
 }
 
 func zxidValue(key string, z zab.Zxid) []byte {
-	b := make([]byte, crcLen+zxidLen)
-	putZxid(b[crcLen:], z)
-	seal([]byte(key), b)
+	b := make([]byte, seal.Len+zxidLen)
+	putZxid(b[seal.Len:], z)
+	seal.Put([]byte(key), b)
 	return b
 }
 
 func putApplied(value []byte, z zab.Zxid, digest [digestLen]byte) {
-	putZxid(value[crcLen:], z)
-	copy(value[crcLen+zxidLen:], digest[:])
-	seal([]byte(appliedKey), value)
+	putZxid(value[seal.Len:], z)
+	copy(value[seal.Len+zxidLen:], digest[:])
+	seal.Put([]byte(appliedKey), value)
 }
 
 func bootValue(n uint32) []byte {
-	b := make([]byte, crcLen+4)
-	binary.BigEndian.PutUint32(b[crcLen:], n)
-	seal([]byte(bootKey), b)
+	b := make([]byte, seal.Len+4)
+	binary.BigEndian.PutUint32(b[seal.Len:], n)
+	seal.Put([]byte(bootKey), b)
 	return b
 }
 
 func spaceValue(space byte) []byte {
-	b := make([]byte, crcLen+1)
-	b[crcLen] = space
-	seal([]byte(spaceKey), b)
+	b := make([]byte, seal.Len+1)
+	b[seal.Len] = space
+	seal.Put([]byte(spaceKey), b)
 	return b
 }
 

@@ -12,6 +12,7 @@ import (
 
 	"github.com/cockroachdb/pebble/v2"
 
+	"github.com/concordtx/concord/internal/seal"
 	"github.com/concordtx/concord/protocol/zab"
 )
 
@@ -284,7 +285,7 @@ func (s *Store) checkStage(z zab.Snapshot) {
 // fillInstall lets the staged snapshot take the state's place. The old state goes
 // later: until the switch is made in memory as well, readers look there.
 func (s *Store) fillInstall(batch *pebble.Batch) error {
-	value := make([]byte, crcLen+zxidLen+digestLen)
+	value := make([]byte, seal.Len+zxidLen+digestLen)
 	putApplied(value, s.stage.zxid, s.stage.digest)
 	if err := batch.Set([]byte(appliedKey), value, nil); err != nil {
 		return err

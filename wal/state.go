@@ -9,6 +9,7 @@ import (
 	"github.com/cockroachdb/pebble/v2"
 
 	"github.com/concordtx/concord/internal/mutant"
+	"github.com/concordtx/concord/internal/seal"
 	"github.com/concordtx/concord/protocol/zab"
 )
 
@@ -103,7 +104,7 @@ func fillState(batch *pebble.Batch, space byte, c StateChange) error {
 
 // fillPosition says what the state is the state of.
 func fillPosition(batch *pebble.Batch, c StateChange) error {
-	op := batch.SetDeferred(len(appliedKey), crcLen+zxidLen+digestLen)
+	op := batch.SetDeferred(len(appliedKey), seal.Len+zxidLen+digestLen)
 	copy(op.Key, appliedKey)
 	putApplied(op.Value, c.Applied, c.Digest)
 	return op.Finish()

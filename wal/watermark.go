@@ -15,6 +15,7 @@ import (
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 
+	"github.com/concordtx/concord/internal/seal"
 	"github.com/concordtx/concord/protocol/zab"
 )
 
@@ -47,7 +48,7 @@ func (m mark) claims() mark {
 
 func (m mark) slot() []byte {
 	b := make([]byte, slotSize)
-	rest := b[crcLen:]
+	rest := b[seal.Len:]
 	rest = rest[copy(rest, slotMagic):]
 	binary.BigEndian.PutUint64(rest, m.seq)
 	rest = rest[8:]
@@ -62,17 +63,17 @@ func (m mark) slot() []byte {
 	for i, n := range m.logs {
 		binary.BigEndian.PutUint64(rest[8*i:], n)
 	}
-	binary.BigEndian.PutUint32(b, crc32.Checksum(b[crcLen:], crc32.MakeTable(crc32.Castagnoli)))
+	binary.BigEndian.PutUint32(b, crc32.Checksum(b[seal.Len:], crc32.MakeTable(crc32.Castagnoli)))
 	return b
 }
 
 // parseSlot accepts exactly what slot returns.
 func parseSlot(b []byte) (m mark, ok bool) {
-	if len(b) != slotSize || binary.BigEndian.Uint32(b) != crc32.Checksum(b[crcLen:], crc32.MakeTable(crc32.Castagnoli)) ||
-		!bytes.HasPrefix(b[crcLen:], slotMagic) {
+	if len(b) != slotSize || binary.BigEndian.Uint32(b) != crc32.Checksum(b[seal.Len:], crc32.MakeTable(crc32.Castagnoli)) ||
+		!bytes.HasPrefix(b[seal.Len:], slotMagic) {
 		return mark{}, false
 	}
-	rest := b[crcLen+len(slotMagic):]
+	rest := b[seal.Len+len(slotMagic):]
 	m.seq = binary.BigEndian.Uint64(rest)
 	rest = rest[8:]
 	rest = rest[copy(m.id[:], rest):]

@@ -15,7 +15,7 @@
 // the timeout helps). Any error of a statement dooms the branch: it votes No.
 //
 // Updates happen in place, together with their undo and redo in the journal
-// (wal.Journal). Prepare is one synced write, Commit is another, and Pebble makes
+// (journal.Journal). Prepare is one synced write, Commit is another, and Pebble makes
 // concurrent ones share an fsync. After a crash, opening the store undoes every
 // branch that was not prepared before anything is served; a prepared one is there
 // again with its work and its locks, until somebody decides.

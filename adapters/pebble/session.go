@@ -8,8 +8,8 @@ import (
 	"time"
 
 	"github.com/concordtx/concord/adapters"
+	"github.com/concordtx/concord/adapters/pebble/journal"
 	"github.com/concordtx/concord/txn"
-	"github.com/concordtx/concord/wal"
 )
 
 // Tx is what the application works with: the branch of one global transaction in
@@ -31,15 +31,15 @@ func (tx *Tx) Get(ctx context.Context, key []byte) (value []byte, found bool, er
 
 // Set locks a key and gives it a value.
 func (tx *Tx) Set(ctx context.Context, key, value []byte) error {
-	return tx.change(ctx, key, wal.Image{Present: true, Value: value})
+	return tx.change(ctx, key, journal.Image{Present: true, Value: value})
 }
 
 // Delete locks a key and removes it. It need not be there.
 func (tx *Tx) Delete(ctx context.Context, key []byte) error {
-	return tx.change(ctx, key, wal.Image{})
+	return tx.change(ctx, key, journal.Image{})
 }
 
-func (tx *Tx) change(ctx context.Context, key []byte, redo wal.Image) error {
+func (tx *Tx) change(ctx context.Context, key []byte, redo journal.Image) error {
 	return tx.store.locked(ctx, tx.branch, key, func() error {
 		return tx.store.change(tx.branch, key, redo)
 	})

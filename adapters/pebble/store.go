@@ -14,9 +14,9 @@ import (
 	"github.com/cockroachdb/pebble/v2"
 
 	"github.com/concordtx/concord/adapters"
+	"github.com/concordtx/concord/adapters/pebble/journal"
 	"github.com/concordtx/concord/internal/lock"
 	"github.com/concordtx/concord/txn"
-	"github.com/concordtx/concord/wal"
 )
 
 // Reserved starts every key that concord keeps for itself.
@@ -54,7 +54,7 @@ var ErrClosed = errors.New("the store is closed")
 // somebody waits for a lock of a key.
 type store struct {
 	db          *pebble.DB
-	journal     *wal.Journal
+	journal     *journal.Journal
 	identity    string
 	owned       bool // close db at the end
 	lockTimeout time.Duration
@@ -68,14 +68,14 @@ type store struct {
 	branches map[txn.XID]*branch
 
 	view   sync.RWMutex
-	before map[string]wal.Image
+	before map[string]journal.Image
 }
 
 // branch is one open branch. A state only grows.
 type branch struct {
 	mu      sync.Mutex
 	state   state
-	journal wal.Branch
+	journal journal.Branch
 	changed map[string]struct{}
 	failed  error // the first statement that failed
 }
@@ -92,12 +92,12 @@ const (
 func newStore(db *pebble.DB, owned bool) (*store, error) {
 	s := &store{
 		db:          db,
-		journal:     wal.NewJournal(db, []byte(journalSpace)),
+		journal:     journal.New(db, []byte(journalSpace)),
 		owned:       owned,
 		lockTimeout: LockTimeout,
 		handles:     1,
 		branches:    map[txn.XID]*branch{},
-		before:      map[string]wal.Image{},
+		before:      map[string]journal.Image{},
 	}
 	branches, err := s.journal.Branches()
 	if err != nil {
@@ -117,7 +117,7 @@ func newStore(db *pebble.DB, owned bool) (*store, error) {
 }
 
 // revive takes up a prepared branch of an earlier life.
-func (s *store) revive(j wal.Branch) error {
+func (s *store) revive(j journal.Branch) error {
 	updates, err := s.journal.Updates(j)
 	if err != nil {
 		return err
@@ -129,7 +129,7 @@ func (s *store) revive(j wal.Branch) error {
 			continue
 		}
 		if _, taken := s.before[key]; taken {
-			return fmt.Errorf("key %q belongs to two prepared branches: %w; restore the store from a backup", key, wal.ErrCorrupt)
+			return fmt.Errorf("key %q belongs to two prepared branches: %w; restore the store from a backup", key, journal.ErrCorrupt)
 		}
 		if err := s.locks.Acquire(context.Background(), j.XID, key); err != nil {
 			return err // cannot be: the line above saw that nobody has it
@@ -199,7 +199,7 @@ func (s *store) begin(x txn.XID) (*branch, error) {
 	if inUse || s.branches[x] != nil {
 		return nil, fmt.Errorf("the name %s is in use: begin a new transaction", x)
 	}
-	b := &branch{journal: wal.Branch{XID: x}, changed: map[string]struct{}{}}
+	b := &branch{journal: journal.Branch{XID: x}, changed: map[string]struct{}{}}
 	s.branches[x] = b
 	return b, nil
 }
@@ -290,18 +290,18 @@ func (s *store) committed(key []byte) (value []byte, found bool, err error) {
 }
 
 // change updates a key in place; the caller is in locked.
-func (s *store) change(b *branch, key []byte, redo wal.Image) error {
+func (s *store) change(b *branch, key []byte, redo journal.Image) error {
 	value, found, err := s.read(key)
 	if err != nil {
 		return err
 	}
-	undo := wal.Image{Present: found, Value: value}
+	undo := journal.Image{Present: found, Value: value}
 	s.shelve(b, string(key), undo)
-	return s.journal.Do(&b.journal, wal.Update{Key: key, Undo: undo, Redo: redo})
+	return s.journal.Do(&b.journal, journal.Update{Key: key, Undo: undo, Redo: redo})
 }
 
 // shelve keeps the first before image of a key for committed.
-func (s *store) shelve(b *branch, key string, image wal.Image) {
+func (s *store) shelve(b *branch, key string, image journal.Image) {
 	if _, again := b.changed[key]; again {
 		return
 	}

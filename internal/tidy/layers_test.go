@@ -44,6 +44,8 @@ var house = map[string]struct {
 	"protocol/twopc":                  {layer: 2, why: "two-phase commit in those words"},
 	"wal":                             {layer: 1, why: "the store keeps what zab says must be durable"},
 	"adapters":                        {layer: 1, why: "the contract of a resource, no code"},
+	"internal/seal":                   {layer: 0, why: "checksums before the values of both stores"},
+	"adapters/pebble/journal":         {layer: 1, why: "undo and redo of branches in a store"},
 
 	"internal/lock":        {layer: 1, why: "exclusive locks of the embedded resources"},
 	"adapters/memory":      {layer: 2, why: "a resource for tests and examples"},

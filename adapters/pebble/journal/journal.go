@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package wal
+package journal
 
 import (
 	"bytes"
@@ -11,12 +11,11 @@ import (
 
 	"github.com/cockroachdb/pebble/v2"
 
+	"github.com/concordtx/concord/internal/seal"
 	"github.com/concordtx/concord/txn"
 )
 
-// Journal keeps undo and redo of branches that update a Pebble store in place. It
-// lives in that store, under keys of its own, so that an update and its record are
-// one atomic batch: a crash shows both or neither.
+// Journal is the journal of one store.
 //
 // The life of a branch is Do for each update, unsynced; Prepare, the one synced
 // write that makes all of them durable, since they stand before it in the same
@@ -66,6 +65,12 @@ type Image struct {
 // is built in memory.
 const MaxBranchBytes = 256 << 20
 
+// ErrCorrupt says that bytes on disk are not what was written. It comes wrapped in a sentence that
+// ends with the next step.
+var ErrCorrupt = errors.New("the store is damaged")
+
+var errFlags = errors.New("has flags that mean nothing here")
+
 // ErrBranchTooLarge says that a branch would outgrow MaxBranchBytes.
 var ErrBranchTooLarge = errors.New("the branch has too many updates; split the transaction")
 
@@ -79,13 +84,13 @@ const (
 
 const (
 	xidLen  = 4 + 16 + 1
-	headLen = crcLen + 4 + 8
+	headLen = seal.Len + 4 + 8
 )
 
-// NewJournal returns the journal under the keys that start with space. The store
+// New returns the journal under the keys that start with space. The store
 // must order keys by their bytes (Pebble's default comparer) and must have a
 // write-ahead log.
-func NewJournal(db *pebble.DB, space []byte) *Journal {
+func New(db *pebble.DB, space []byte) *Journal {
 	return &Journal{db: db, space: bytes.Clone(space)}
 }
 
@@ -116,9 +121,9 @@ func (j *Journal) Do(b *Branch, u Update) error {
 // Prepare makes the branch and all of its updates durable.
 func (j *Journal) Prepare(b *Branch, at time.Time) error {
 	key, value := j.key(headKind, b.XID), make([]byte, headLen)
-	binary.BigEndian.PutUint32(value[crcLen:], b.Updates)
-	binary.BigEndian.PutUint64(value[crcLen+4:], uint64(at.UnixMilli()))
-	seal(key, value)
+	binary.BigEndian.PutUint32(value[seal.Len:], b.Updates)
+	binary.BigEndian.PutUint64(value[seal.Len+4:], uint64(at.UnixMilli()))
+	seal.Put(key, value)
 	if err := j.db.Set(key, value, pebble.Sync); err != nil {
 		return err
 	}
@@ -135,8 +140,8 @@ func (j *Journal) Commit(b Branch) error {
 		return err
 	}
 	if b.Prepared {
-		key, value := j.key(markerKind, b.XID), make([]byte, crcLen)
-		seal(key, value)
+		key, value := j.key(markerKind, b.XID), make([]byte, seal.Len)
+		seal.Put(key, value)
 		if err := batch.Set(key, value, nil); err != nil {
 			return err
 		}
@@ -235,7 +240,7 @@ func (j *Journal) readHeads(branches []Branch) error {
 	}
 	return j.scan(j.kind(headKind), j.kind(headKind+1), func(key, value []byte) error {
 		x := getXID(key[len(j.space)+1:])
-		body, err := unseal(key, value)
+		body, err := seal.Open(key, value)
 		if err != nil || len(value) != headLen {
 			return j.damaged("%s: the head is damaged", x)
 		}
@@ -260,7 +265,7 @@ func (j *Journal) Committed(x txn.XID) (bool, error) {
 		return false, fmt.Errorf("read the marker of %s: %w", x, err)
 	}
 	defer closer.Close()
-	if _, err := unseal(key, value); err != nil {
+	if _, err := seal.Open(key, value); err != nil {
 		return false, j.damaged("%s: the marker %v", x, err)
 	}
 	return true, nil
@@ -366,7 +371,7 @@ func getXID(b []byte) txn.XID {
 // updateValue is: checksum, two flags, lengths of key and undo value, key, undo
 // value, redo value.
 func updateValue(key []byte, u Update) []byte {
-	v := make([]byte, crcLen, crcLen+1+2*binary.MaxVarintLen32+len(u.Key)+len(u.Undo.Value)+len(u.Redo.Value))
+	v := make([]byte, seal.Len, seal.Len+1+2*binary.MaxVarintLen32+len(u.Key)+len(u.Undo.Value)+len(u.Redo.Value))
 	var flags byte
 	if u.Undo.Present {
 		flags |= 1
@@ -378,29 +383,29 @@ func updateValue(key []byte, u Update) []byte {
 	v = binary.AppendUvarint(v, uint64(len(u.Key)))
 	v = binary.AppendUvarint(v, uint64(len(u.Undo.Value)))
 	v = append(append(append(v, u.Key...), u.Undo.Value...), u.Redo.Value...)
-	seal(key, v)
+	seal.Put(key, v)
 	return v
 }
 
 // parseUpdate copies: what an iterator hands out is valid until its next step.
 func parseUpdate(key, value []byte) (Update, error) {
-	body, err := unseal(key, value)
+	body, err := seal.Open(key, value)
 	if err != nil {
 		return Update{}, err
 	}
 	body = bytes.Clone(body)
 	if len(body) == 0 {
-		return Update{}, errLength
+		return Update{}, seal.ErrLength
 	}
 	flags, body := body[0], body[1:]
 	keyLen, n := binary.Uvarint(body)
 	if n <= 0 {
-		return Update{}, errLength
+		return Update{}, seal.ErrLength
 	}
 	body = body[n:]
 	undoLen, n := binary.Uvarint(body)
 	if n <= 0 || keyLen > uint64(len(body)-n) || undoLen > uint64(len(body)-n)-keyLen {
-		return Update{}, errLength
+		return Update{}, seal.ErrLength
 	}
 	body = body[n:]
 	u := Update{

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package wal_test
+package journal
 
 import (
 	"bytes"
@@ -14,16 +14,15 @@ import (
 
 	"github.com/concordtx/concord/internal/crashfs"
 	"github.com/concordtx/concord/txn"
-	"github.com/concordtx/concord/wal"
 )
 
 var journalSpace = []byte("\x00j")
 
-func openJournal(t *testing.T, fs vfs.FS) (*pebble.DB, *wal.Journal) {
+func openJournal(t *testing.T, fs vfs.FS) (*pebble.DB, *Journal) {
 	db, err := pebble.Open("db", &pebble.Options{FS: fs, FormatMajorVersion: pebble.FormatNewest, Logger: silent{}})
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, db.Close()) })
-	return db, wal.NewJournal(db, journalSpace)
+	return db, New(db, journalSpace)
 }
 
 // silent is a Pebble logger; a failed write ends the test.
@@ -33,11 +32,11 @@ func (silent) Infof(string, ...any)              {}
 func (silent) Errorf(string, ...any)             {}
 func (silent) Fatalf(format string, args ...any) { panic(fmt.Sprintf(format, args...)) }
 
-func journalBranch(no txn.BranchNo) wal.Branch {
-	return wal.Branch{XID: txn.XID{Cluster: 0xfffffffe, ID: txn.ID{0xff, 1, 2, 15: 0xff}, Branch: no}}
+func journalBranch(no txn.BranchNo) Branch {
+	return Branch{XID: txn.XID{Cluster: 0xfffffffe, ID: txn.ID{0xff, 1, 2, 15: 0xff}, Branch: no}}
 }
 
-func present(v string) wal.Image { return wal.Image{Present: true, Value: []byte(v)} }
+func present(v string) Image { return Image{Present: true, Value: []byte(v)} }
 
 // dump prints everything in the store; keys of the journal as their kind.
 func dump(t *testing.T, db *pebble.DB) (lines []string) {
@@ -56,12 +55,12 @@ func dump(t *testing.T, db *pebble.DB) (lines []string) {
 
 // story does the same work in every test: it changes a, creates b and changes it
 // again, removes c, removes d which is not there, and empties e.
-func story(t *testing.T, db *pebble.DB, j *wal.Journal) wal.Branch {
+func story(t *testing.T, db *pebble.DB, j *Journal) Branch {
 	for _, key := range []string{"a", "c", "e"} {
 		require.NoError(t, db.Set([]byte(key), []byte("old "+key), pebble.Sync))
 	}
 	b := journalBranch(0)
-	for _, u := range []wal.Update{
+	for _, u := range []Update{
 		{Key: []byte("a"), Undo: present("old a"), Redo: present("new a")},
 		{Key: []byte("b"), Redo: present("first b")},
 		{Key: []byte("b"), Undo: present("first b"), Redo: present("new b")},
@@ -152,15 +151,15 @@ func TestBranchesAreFoundAgainAsTheyWere(t *testing.T) {
 	at := time.UnixMilli(1_700_000_000_123)
 	require.NoError(t, j.Prepare(&prepared, at))
 	committed := journalBranch(1)
-	require.NoError(t, j.Do(&committed, wal.Update{Key: []byte("x"), Redo: present("1")}))
+	require.NoError(t, j.Do(&committed, Update{Key: []byte("x"), Redo: present("1")}))
 	require.NoError(t, j.Prepare(&committed, at))
 	require.NoError(t, j.Commit(committed))
 	open := journalBranch(255)
-	require.NoError(t, j.Do(&open, wal.Update{Key: []byte("y"), Redo: present("1")}))
+	require.NoError(t, j.Do(&open, Update{Key: []byte("y"), Redo: present("1")}))
 
 	branches, err := j.Branches()
 	require.NoError(t, err)
-	require.Equal(t, []wal.Branch{prepared, open}, branches)
+	require.Equal(t, []Branch{prepared, open}, branches)
 	require.True(t, branches[0].Since.Equal(at))
 
 	// Nothing was synced behind the commit: the crash takes the open branch, update and
@@ -168,12 +167,12 @@ func TestBranchesAreFoundAgainAsTheyWere(t *testing.T) {
 	crashed, j := openJournal(t, fs.CrashClone(vfs.CrashCloneCfg{}))
 	branches, err = j.Branches()
 	require.NoError(t, err)
-	require.Equal(t, []wal.Branch{prepared}, branches)
+	require.Equal(t, []Branch{prepared}, branches)
 	require.NotContains(t, dump(t, crashed), "y=1")
 	updates, err := j.Updates(branches[0])
 	require.NoError(t, err)
 	require.Len(t, updates, 6)
-	require.Equal(t, wal.Update{Key: []byte("b"), Undo: present("first b"), Redo: present("new b")}, updates[2])
+	require.Equal(t, Update{Key: []byte("b"), Undo: present("first b"), Redo: present("new b")}, updates[2])
 }
 
 func TestDamageIsFoundAndNothingIsUndone(t *testing.T) {
@@ -197,7 +196,7 @@ func TestDamageIsFoundAndNothingIsUndone(t *testing.T) {
 			require.NoError(t, j.Prepare(&b, time.Now()))
 			require.NoError(t, damage(db))
 			_, err := j.Branches()
-			require.ErrorIs(t, err, wal.ErrCorrupt)
+			require.ErrorIs(t, err, ErrCorrupt)
 		})
 	}
 	t.Run("at undo", func(t *testing.T) {
@@ -205,24 +204,24 @@ func TestDamageIsFoundAndNothingIsUndone(t *testing.T) {
 		b := story(t, db, j)
 		require.NoError(t, db.Delete(record('u', 0, 0, 0, 5), nil))
 		damaged := dump(t, db)
-		require.ErrorIs(t, j.Undo(b), wal.ErrCorrupt)
-		require.ErrorIs(t, j.Redo(b), wal.ErrCorrupt)
+		require.ErrorIs(t, j.Undo(b), ErrCorrupt)
+		require.ErrorIs(t, j.Redo(b), ErrCorrupt)
 		require.Equal(t, damaged, dump(t, db))
 	})
 	t.Run("the marker", func(t *testing.T) {
 		db, j := openJournal(t, vfs.NewMem())
 		require.NoError(t, db.Set(record('m'), []byte("1234"), nil))
 		_, err := j.Committed(journalBranch(0).XID)
-		require.ErrorIs(t, err, wal.ErrCorrupt)
+		require.ErrorIs(t, err, ErrCorrupt)
 	})
 }
 
 func TestABranchThatOutgrowsTheBoundIsRefusedBeforeItIsWritten(t *testing.T) {
 	db, j := openJournal(t, vfs.NewMem())
 	b := journalBranch(0)
-	b.Bytes = wal.MaxBranchBytes - 3
-	require.ErrorIs(t, j.Do(&b, wal.Update{Key: []byte("k"), Redo: present("123")}), wal.ErrBranchTooLarge)
+	b.Bytes = MaxBranchBytes - 3
+	require.ErrorIs(t, j.Do(&b, Update{Key: []byte("k"), Redo: present("123")}), ErrBranchTooLarge)
 	require.Empty(t, dump(t, db))
-	require.NoError(t, j.Do(&b, wal.Update{Key: []byte("k"), Redo: present("12")}))
+	require.NoError(t, j.Do(&b, Update{Key: []byte("k"), Redo: present("12")}))
 	require.Len(t, dump(t, db), 2)
 }
