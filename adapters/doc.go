@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package adapters is the contract between concord and the databases that it makes
-// commit together. It holds no code: two small interfaces and the rules that every
+// commit together. It holds no code: small interfaces, in two halves, and the rules that every
 // implementation owes. The suite in adaptertest checks them on real servers.
 //
 // # Two halves
@@ -10,7 +10,8 @@
 // whoever holds the session prepares: normally the application. That is the session
 // half, Session. The recovery half, Resource, is held by coordinator nodes: it
 // finishes branches whose session is gone, lists what is prepared, and checks that a
-// database is fit to take part. One type per database implements both.
+// database is fit to take part. One type per database implements both (Adapter); who needs
+// less asks for less: Opener to begin branches, Finisher to end them, Lister, Keeper, Checker.
 //
 // # Rules
 //

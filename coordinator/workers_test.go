@@ -169,20 +169,20 @@ func TestARealBranchIsFinishedAmongThousandsThatFail(t *testing.T) {
 // realDatabase is a server that a test stops and starts, with a table of one column.
 type realDatabase struct {
 	*testdb.Server
-	open func() adapters.Opener
+	open func() adapters.Adapter
 	// insert works in a branch.
-	insert func(ctx context.Context, r adapters.Opener, s adapters.Session) error
+	insert func(ctx context.Context, r adapters.Adapter, s adapters.Session) error
 }
 
 func realPostgres(t *testing.T) *realDatabase {
 	s := testdb.Postgres(t)
 	require.NoError(t, s.Exec(t.Context(), "", "create table kv (k int)"))
-	return &realDatabase{Server: s, open: func() adapters.Opener {
+	return &realDatabase{Server: s, open: func() adapters.Adapter {
 		r, err := postgres.Open(t.Context(), "orders", s.DSN(""))
 		require.NoError(t, err)
 		t.Cleanup(func() { _ = r.Close() })
 		return r
-	}, insert: func(ctx context.Context, r adapters.Opener, s adapters.Session) error {
+	}, insert: func(ctx context.Context, r adapters.Adapter, s adapters.Session) error {
 		tx, err := r.(*postgres.Resource).Tx(ctx, enlisted{s})
 		if err == nil {
 			_, err = tx.Exec(ctx, "insert into kv values (1)")
@@ -195,12 +195,12 @@ func realMariaDB(t *testing.T) *realDatabase {
 	s := testdb.MariaDB(t)
 	require.NoError(t, s.Exec(t.Context(), "", "create database bank"))
 	require.NoError(t, s.Exec(t.Context(), "bank", "create table kv (k int) engine=innodb"))
-	return &realDatabase{Server: s, open: func() adapters.Opener {
+	return &realDatabase{Server: s, open: func() adapters.Adapter {
 		r, err := mysql.Open("orders", s.DSN("bank"))
 		require.NoError(t, err)
 		t.Cleanup(func() { _ = r.Close() })
 		return r
-	}, insert: func(ctx context.Context, r adapters.Opener, s adapters.Session) error {
+	}, insert: func(ctx context.Context, r adapters.Adapter, s adapters.Session) error {
 		tx, err := r.(*mysql.Resource).Tx(ctx, enlisted{s})
 		if err == nil {
 			_, err = tx.ExecContext(ctx, "insert into kv values (1)")

@@ -23,7 +23,7 @@ type bench struct {
 	ctx     context.Context
 	cluster txn.ClusterID
 	made    []txn.XID
-	sweeper adapters.Opener // nil: one of its own
+	sweeper adapters.Adapter // nil: one of its own
 }
 
 func newBench(t *testing.T, target Target) *bench {
@@ -58,7 +58,7 @@ func (b *bench) sweep() {
 }
 
 // open opens another instance.
-func (b *bench) open() adapters.Opener {
+func (b *bench) open() adapters.Adapter {
 	r := b.Target.Open(b.t)
 	b.t.Cleanup(func() { require.NoError(b.t, r.Close()) })
 	return r
@@ -77,7 +77,7 @@ func (b *bench) branch(id txn.ID, no txn.BranchNo) txn.XID {
 func (b *bench) key() string { return txn.NewID(time.Now()).String() }
 
 // begin opens a branch. Whatever happens to it, its session is given back in the end.
-func (b *bench) begin(r adapters.Opener, x txn.XID) adapters.Session {
+func (b *bench) begin(r adapters.Adapter, x txn.XID) adapters.Session {
 	s, err := r.Open(b.ctx, x)
 	require.NoError(b.t, err)
 	b.t.Cleanup(func() {
@@ -89,14 +89,14 @@ func (b *bench) begin(r adapters.Opener, x txn.XID) adapters.Session {
 }
 
 // work opens a branch and writes one key in it.
-func (b *bench) work(r adapters.Opener, x txn.XID, key string, value int64) adapters.Session {
+func (b *bench) work(r adapters.Adapter, x txn.XID, key string, value int64) adapters.Session {
 	s := b.begin(r, x)
 	require.NoError(b.t, b.Write(b.ctx, s, key, value))
 	return s
 }
 
 // prepare requires a yes.
-func (b *bench) prepare(r adapters.Opener, s adapters.Session, x txn.XID) txn.Branch {
+func (b *bench) prepare(r adapters.Adapter, s adapters.Session, x txn.XID) txn.Branch {
 	vote, branch, err := s.Prepare(b.ctx)
 	require.NoError(b.t, err)
 	require.Equal(b.t, txn.VoteYes, vote)
@@ -106,13 +106,13 @@ func (b *bench) prepare(r adapters.Opener, s adapters.Session, x txn.XID) txn.Br
 }
 
 // prepared opens a branch, writes one key in it and prepares it.
-func (b *bench) prepared(r adapters.Opener, x txn.XID, key string, value int64) (adapters.Session, txn.Branch) {
+func (b *bench) prepared(r adapters.Adapter, x txn.XID, key string, value int64) (adapters.Session, txn.Branch) {
 	s := b.work(r, x, key, value)
 	return s, b.prepare(r, s, x)
 }
 
 // seed commits a value in one phase.
-func (b *bench) seed(r adapters.Opener, key string, value int64) {
+func (b *bench) seed(r adapters.Adapter, key string, value int64) {
 	require.NoError(b.t, b.work(r, b.xid(), key, value).CommitOnePhase(b.ctx))
 }
 
@@ -180,7 +180,7 @@ func (b *bench) requireAbsent(key string) {
 
 // requireFree requires that somebody else can write key, soon: the server may need a
 // moment to see that a session has died.
-func (b *bench) requireFree(r adapters.Opener, key string) {
+func (b *bench) requireFree(r adapters.Adapter, key string) {
 	b.t.Helper()
 	b.eventually("key is locked", func(context.Context) error {
 		ctx, cancel := context.WithTimeout(b.ctx, 2*time.Second)

@@ -41,7 +41,7 @@ type childAnswer struct {
 // starts to be killed it carries out the order and never returns: it ends when it is
 // killed or when the parent is gone. Call it first in TestMain.
 func ServeChild(
-	open func(arg string) (adapters.Opener, error),
+	open func(arg string) (adapters.Adapter, error),
 	write func(ctx context.Context, s adapters.Session, key string, value int64) error,
 ) {
 	text, isChild := os.LookupEnv(childVar)
@@ -62,7 +62,7 @@ func ServeChild(
 }
 
 func (o Order) carryOut(
-	open func(string) (adapters.Opener, error),
+	open func(string) (adapters.Adapter, error),
 	write func(context.Context, adapters.Session, string, int64) error,
 ) (childAnswer, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), Patience)

@@ -6,7 +6,7 @@
 //	func TestConformance(t *testing.T) {
 //		server := start(t)
 //		adaptertest.Run(t, adaptertest.Target{
-//			Open:  func(t testing.TB) adapters.Opener { return open(t, server.DSN) },
+//			Open:  func(t testing.TB) adapters.Adapter { return open(t, server.DSN) },
 //			Write: func(ctx context.Context, s adapters.Session, key string, value int64) error { … },
 //			…
 //		})

@@ -142,7 +142,7 @@ func (b *bench) requireOnlyRead(s adapters.Session, want bool) {
 	require.Equal(b.t, want, knows.OnlyRead())
 }
 
-func (b *bench) requireReadOnlyVote(r adapters.Opener, s adapters.Session) {
+func (b *bench) requireReadOnlyVote(r adapters.Adapter, s adapters.Session) {
 	vote, _, err := s.Prepare(b.ctx)
 	require.NoError(b.t, err)
 	require.Equal(b.t, txn.VoteReadOnly, vote)

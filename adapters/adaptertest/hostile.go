@@ -55,7 +55,7 @@ var places = []place{
 
 // run is one hostile application at one place, with each end of the branch.
 func (h Hostile) run(t *testing.T, target Target) {
-	open := func() adapters.Opener {
+	open := func() adapters.Adapter {
 		r := target.Open(t)
 		t.Cleanup(func() { require.NoError(t, r.Close()) })
 		return r
@@ -87,7 +87,7 @@ type victim struct {
 	*bench
 	Hostile
 	place
-	r, other      adapters.Opener
+	r, other      adapters.Adapter
 	x             txn.XID
 	s             adapters.Session
 	first, second string

@@ -84,7 +84,7 @@ var lockCases = []testCase{
 
 // requireLocked requires that another branch's write does not get through: it fails
 // by itself or waits until its deadline.
-func (b *bench) requireLocked(r adapters.Opener, key string) {
+func (b *bench) requireLocked(r adapters.Adapter, key string) {
 	b.t.Helper()
 	ctx, cancel := context.WithTimeout(b.ctx, 300*time.Millisecond)
 	defer cancel()

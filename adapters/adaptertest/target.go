@@ -19,7 +19,7 @@ const Patience = 60 * time.Second
 type Target struct {
 	// Open returns a new instance on connections of its own, as another process would
 	// have it. The suite closes it. After Restart the suite opens anew.
-	Open func(t testing.TB) adapters.Opener
+	Open func(t testing.TB) adapters.Adapter
 	// Write sets key to value inside the branch, whether the key exists or not.
 	Write func(ctx context.Context, s adapters.Session, key string, value int64) error
 	// Read returns the committed value as somebody outside sees it, without waiting for

@@ -27,8 +27,8 @@ type Resource struct {
 }
 
 var (
-	_ adapters.Opener = (*Resource)(nil)
-	_ adapters.Hosted = (*Resource)(nil)
+	_ adapters.Adapter = (*Resource)(nil)
+	_ adapters.Hosted  = (*Resource)(nil)
 )
 
 // New makes a resource of the database that the agent hosts under this name. Closing the resource

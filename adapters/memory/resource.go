@@ -20,7 +20,7 @@ type Resource struct {
 	disk *Disk
 }
 
-var _ adapters.Opener = (*Resource)(nil)
+var _ adapters.Adapter = (*Resource)(nil)
 
 // New connects to a disk.
 func New(name string, disk *Disk) *Resource { return &Resource{name: name, disk: disk} }

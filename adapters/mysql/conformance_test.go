@@ -19,7 +19,7 @@ import (
 func TestConformance(t *testing.T) {
 	onEach(t, func(t *testing.T, w *world) {
 		target := w.target()
-		target.Open = func(t testing.TB) adapters.Opener {
+		target.Open = func(t testing.TB) adapters.Adapter {
 			r := w.openMulti(t)
 			r.pause = shortPause
 			return r
@@ -42,7 +42,7 @@ func TestConformanceOnAPlainConnector(t *testing.T) {
 			t.Parallel()
 			w := newWorld(t, f.start(t))
 			target := w.target()
-			target.Open = func(t testing.TB) adapters.Opener {
+			target.Open = func(t testing.TB) adapters.Adapter {
 				cfg, err := sqldriver.ParseDSN(w.DSN(database))
 				require.NoError(t, err)
 				cfg.Logger = &sqldriver.NopLogger{}

@@ -21,7 +21,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	adaptertest.ServeChild(func(dsn string) (adapters.Opener, error) { return Open("db", dsn) }, write)
+	adaptertest.ServeChild(func(dsn string) (adapters.Adapter, error) { return Open("db", dsn) }, write)
 	os.Exit(m.Run())
 }
 

@@ -80,7 +80,7 @@ type Resource struct {
 	pause func(ctx context.Context) error // waits for detachTime
 }
 
-var _ adapters.Opener = (*Resource)(nil)
+var _ adapters.Adapter = (*Resource)(nil)
 
 // New makes a resource of an application's own connector, best one of NewConnector. It
 // opens no connection yet.

@@ -18,7 +18,7 @@ import (
 
 func TestMain(m *testing.M) {
 	adaptertest.ServeChild(
-		func(dir string) (adapters.Opener, error) { return Open("ledger", dir) },
+		func(dir string) (adapters.Adapter, error) { return Open("ledger", dir) },
 		write,
 	)
 	os.Exit(m.Run())
@@ -36,7 +36,7 @@ func write(ctx context.Context, s adapters.Session, key string, v int64) error {
 func TestConformance(t *testing.T) {
 	w, crashes := newWorld(t), uint64(0)
 	adaptertest.Run(t, adaptertest.Target{
-		Open:  func(testing.TB) adapters.Opener { return w.resource.Share() },
+		Open:  func(testing.TB) adapters.Adapter { return w.resource.Share() },
 		Write: write,
 		Read: func(t testing.TB, key string) (int64, bool) {
 			v, found, err := w.resource.Get([]byte(key))

@@ -24,7 +24,7 @@ type Resource struct {
 	closed atomic.Bool
 }
 
-var _ adapters.Opener = (*Resource)(nil)
+var _ adapters.Adapter = (*Resource)(nil)
 
 // New makes a store of the application's own take part. It undoes what a crash left
 // unprepared before it returns. The application closes db, after the resource.

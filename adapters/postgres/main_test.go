@@ -26,7 +26,7 @@ const patience = 30 * time.Second
 var shared *testdb.Server
 
 func TestMain(m *testing.M) {
-	adaptertest.ServeChild(func(dsn string) (adapters.Opener, error) { return Open(context.Background(), "bank", dsn) }, write)
+	adaptertest.ServeChild(func(dsn string) (adapters.Adapter, error) { return Open(context.Background(), "bank", dsn) }, write)
 	os.Exit(runWithServer(m))
 }
 

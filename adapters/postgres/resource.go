@@ -34,7 +34,7 @@ type Resource struct {
 	markerReady atomic.Bool // branches can leave their markers
 }
 
-var _ adapters.Opener = (*Resource)(nil)
+var _ adapters.Adapter = (*Resource)(nil)
 
 // Option changes a default of New.
 type Option func(*Resource)

@@ -30,7 +30,7 @@ type Session interface {
 
 // database is a Database of an adapter.
 type database struct {
-	adapters.Opener
+	adapters.Adapter
 	executor func(adapters.Session) executor
 }
 

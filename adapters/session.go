@@ -1,0 +1,79 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package adapters
+
+import (
+	"context"
+	"errors"
+
+	"github.com/concordtx/concord/txn"
+)
+
+// ErrBranchEnded says that a branch was used after its vote.
+var ErrBranchEnded = errors.New("the branch has ended: its global transaction was committed or rolled back")
+
+// ErrNotCommitted says that a one-phase commit certainly did not happen.
+var ErrNotCommitted = errors.New("not committed")
+
+// ErrTorn says that the application's own SQL ended or replaced the transaction of a
+// branch, so that part of its work may be committed whatever is decided. An error of
+// Prepare, CommitOnePhase or Rollback wraps it, never together with ErrNotCommitted.
+var ErrTorn = errors.New("part of the branch may be committed")
+
+// Session is the session half: one open branch on one session. Its methods are
+// called one at a time by the global transaction that it belongs to. The application may be
+// in the middle of a statement, or begin one, while any of them runs.
+type Session interface {
+	// Prepare ends the work and votes. With VoteYes the branch carries evidence and
+	// holder. With VoteNo the error says why, and nothing of the branch is left. An error
+	// with any other vote cannot be. When the connection broke on the way, the branch may
+	// be prepared all the same: the vote is No, and Rollback, which is called after every
+	// No, finds out.
+	Prepare(ctx context.Context) (txn.Vote, txn.Branch, error)
+	// CommitOnePhase commits a branch that is the only one, without Prepare. It returns
+	// nil, an error that wraps ErrNotCommitted if the branch is certainly rolled back, or
+	// any other error if nobody can tell.
+	CommitOnePhase(ctx context.Context) error
+	// Commit finishes the prepared branch on this session.
+	Commit(ctx context.Context) (txn.Finish, error)
+	// Rollback ends the branch in every state that it may be in, also while a statement of
+	// the application runs: that one is cut off, later ones are refused with ErrBranchEnded.
+	// nil says that nothing of the branch is left: no transaction, no lock, nothing prepared;
+	// where that is known already it asks nobody. An error means that something may be left.
+	// It may be called again then, and tries again, through another connection if this
+	// session is gone. An error that wraps ErrTorn is the last word: nothing is left that a
+	// further call could end.
+	Rollback(ctx context.Context) error
+	// Abandon lets go of the session of a prepared branch whose decision cannot be
+	// learned. The branch stays prepared, for the cluster to finish. It does nothing in any
+	// other state, does not wait for the database, and may be called again.
+	Abandon()
+}
+
+// Failing is a Session that remembers what its application was told. Failure returns the
+// error of the statement that failed last, as the application got it, or nil. So the
+// transaction can tell which of its branches an error came from.
+type Failing interface {
+	Failure() error
+}
+
+// Reading is a Session that knows what its application does. OnlyRead reports whether it has seen
+// nothing but reads; it asks nobody, and may be mistaken: the vote tells. Where all branches but one
+// only read, these vote first, and the one that wrote needs no Prepare.
+type Reading interface {
+	OnlyRead() bool
+}
+
+// Counted is a Session whose prepared branch says in its own database, durably, which branches its
+// transaction has, so that whoever has to decide without the client can tell whether all are there.
+// Siblings is called before Prepare, with the numbers of all branches that may have written.
+type Counted interface {
+	Siblings(nos []txn.BranchNo)
+}
+
+// Undecided is a Session whose branch may be ended by somebody else, who asks the cluster for the
+// decision. If NeedsDecision reports true there must be one, also when the branch is the only one:
+// CommitOnePhase is not called.
+type Undecided interface {
+	NeedsDecision() bool
+}
