@@ -189,6 +189,9 @@ func (c *Cluster) step(n *Node, ev zab.Event) {
 	if _, bare := n.Host.(*zab.Node); bare { // a larger host does not tell all of this
 		c.notice(n, ev, effects, status)
 		c.Check.waits(n.Ghost, ev, effects, status, c.Swarm.Init)
+	} else if status.Role == zab.Leading && status.Established && holds(n.Disk.View, status.Commit) {
+		// A larger host may take over and propose in one step, in this order.
+		c.Check.commit(n.Ghost, status.Epoch, status.Commit)
 	}
 	carried := len(effects)
 	if c.Chance(c.Swarm.MidCrash) {

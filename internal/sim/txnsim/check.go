@@ -3,6 +3,7 @@
 package txnsim
 
 import (
+	"fmt"
 	"slices"
 
 	"github.com/concordtx/concord/internal/sim"
@@ -21,9 +22,14 @@ import (
 //	LEASE   nothing is committed under a lease that has ended
 //	FOREIGN what belongs to others is left alone
 //	LIN     the decision of a gid is a write-once register (see history)
+//	T1      of a three-phase transaction nobody decides otherwise than others
+//	T2      and a commit of one has all work prepared
+//	T3      no member is told a decision that cannot be
+//	T6      an agent commits nothing that is not prepared
 type checker struct {
 	*sim.Checker
 	ghosts  map[txn.ID]*ghost // looked up by id only
+	threes  map[txn.ID]*three // likewise
 	all     []*ghost
 	digests map[txn.Position]txn.Digest
 	foreign map[txn.ID]bool            // of branches of others
@@ -70,7 +76,7 @@ type seenContradiction struct {
 }
 
 func newChecker(c *sim.Checker) *checker {
-	return &checker{Checker: c, ghosts: map[txn.ID]*ghost{}, digests: map[txn.Position]txn.Digest{}, foreign: map[txn.ID]bool{}, leases: map[txn.Lease]txn.Position{},
+	return &checker{Checker: c, ghosts: map[txn.ID]*ghost{}, threes: map[txn.ID]*three{}, digests: map[txn.Position]txn.Digest{}, foreign: map[txn.ID]bool{}, leases: map[txn.Lease]txn.Position{},
 		jobs: map[int]*ghost{}, quorumHas: func(txn.Position) bool { return true }, now: func() sim.Instant { return 0 }}
 }
 
@@ -91,6 +97,10 @@ func (c *checker) folded(node int, changes txn.Changes) {
 	c.leasesFolded(changes)
 	for _, list := range [][]txn.Txn{changes.Open, changes.Finished} {
 		for _, x := range list {
+			if x.ID.Class() == txn.ThreePhase {
+				c.noted(c.threes[x.ID], x.Decision, fmt.Sprintf("the log of node %d", node))
+				continue
+			}
 			c.decided(node, x)
 		}
 	}

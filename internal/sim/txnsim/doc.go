@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package txnsim simulates whole coordinators in the clusters of package sim, with databases,
-// clients, workers and operators, and the checks of transactions: AC1 to AC6, DUR1, DET, IDEM,
-// LEASE, HEUR, FOREIGN and LIN.
+// clients, workers and operators, in every fifth seed also agents with three-phase
+// transactions, and the checks of transactions: AC1 to AC6, DUR1, DET, IDEM, LEASE, HEUR, FOREIGN,
+// LIN, T1, T2, T3 and T6.
 package txnsim

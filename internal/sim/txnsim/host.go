@@ -5,6 +5,7 @@ package txnsim
 import (
 	"bytes"
 	"fmt"
+	"strings"
 
 	"github.com/concordtx/concord/coordinator/commit"
 	"github.com/concordtx/concord/coordinator/replica"
@@ -106,7 +107,8 @@ func (w *world) newHost(config zab.Config, s zab.Storage) (sim.Host, error) {
 	w.hosts[h.n-1] = h
 	rules := rules
 	rules.Retention = w.quirks.Retention
-	h.machine = commit.New(commit.Config{Resources: resources, Rules: rules, Reload: h.reload}, table)
+	h.machine = commit.New(commit.Config{Resources: w.names(), Rules: rules, Reload: h.reload,
+		Hosted: func(resource string) bool { return w.hosted(resource) != nil }}, table)
 	h.core, err = replica.New(replica.Config{
 		Node: config.ID, Members: members, Boot: config.Boot, Log: config, NewCluster: txn.ClusterID(config.ID), TurnSteps: w.quirks.TurnSteps,
 	}, s, h.machine)
@@ -166,6 +168,11 @@ func (h *host) Step(ev zab.Event) []zab.Effect {
 	if err != nil {
 		panic(err)
 	}
+	for _, note := range fx.Notes {
+		if note.Alarm && strings.Contains(note.Text, "says that it was decided to") {
+			h.w.check.Fail("T3", "node %d: %s", h.n, note.Text)
+		}
+	}
 	return h.effects(fx, h.machine.Take())
 }
 
@@ -207,11 +214,12 @@ func (h *host) effects(fx *replica.Effects, more *commit.Effects) []zab.Effect {
 	for _, r := range fx.Reply {
 		replies = append(replies, commit.Reply{Request: r.Request, Err: r.Err, Zxid: r.Zxid})
 	}
-	if len(replies)+len(more.Finish)+len(more.Scan)+len(more.Forget)+len(more.Evidence) > 0 {
+	if len(replies)+len(more.Finish)+len(more.Scan)+len(more.Forget)+len(more.Evidence)+len(more.Send) > 0 {
 		out = append(out, done{w: h.w, fx: commit.Effects{
 			Reply:  replies,
 			Finish: append([]commit.Task(nil), more.Finish...),
 			Scan:   append([]string(nil), more.Scan...),
+			Send:   append([]commit.Letter(nil), more.Send...),
 			Forget: more.Forget, Evidence: append([]commit.EvidenceAsk(nil), more.Evidence...),
 		}})
 	}
@@ -232,6 +240,9 @@ func (d done) CarryOut(n *sim.Node) {
 	}
 	for _, name := range d.fx.Scan {
 		w.scan(n, name)
+	}
+	for _, m := range d.fx.Send {
+		w.After(w.draw(w.Swarm.Latency), func() { w.letter(nil, m.To.PartyID, m.ID, m.Message) })
 	}
 	for _, e := range d.fx.Evidence {
 		w.evidence(n, e)

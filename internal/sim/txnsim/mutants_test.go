@@ -27,6 +27,8 @@ var hunted = map[string]simtest.Hunt{
 	"X31": hunt(500, "HEUR"),
 	"X35": hunt(100, "AC1"),
 	"X36": hunt(200, "LEASE"),
+	"X38": huntWithAgents(1000, "T1", "T2", "T3"),
+	"X40": huntWithAgents(1000, "T1", "T3"),
 }
 
 func hunt(seeds uint64, checks ...string) simtest.Hunt {
@@ -35,6 +37,19 @@ func hunt(seeds uint64, checks ...string) simtest.Hunt {
 		_, err := Run(seed, Options{trace: true, Mute: mute})
 		return err
 	}}
+}
+
+// huntWithAgents runs only seeds that have agents.
+func huntWithAgents(seeds uint64, checks ...string) simtest.Hunt {
+	h := hunt(seeds, checks...)
+	run := h.Run
+	h.Run = func(seed uint64) error {
+		if seed%5 != 0 {
+			return nil
+		}
+		return run(seed)
+	}
+	return h
 }
 
 // withoutFaults runs a seed only if it is one without faults.

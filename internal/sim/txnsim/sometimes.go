@@ -65,6 +65,12 @@ const (
 	MembersRefused
 	NodeLearned
 	LearnerBecameVoter
+	CouncilToldCommit
+	CouncilToldAbort
+	CouncilNeverTold
+	AgentKilled
+	AgentsCommittedAlone
+	ClusterLostToAgents
 	situations
 )
 
@@ -83,6 +89,8 @@ var situationNames = [situations]string{
 	"foreign branch listed and left alone", "view served", "view refused", "clock stepped", "unrecorded answered for what one database committed",
 	"commit asked for and refused because the lease had ended", "orphan aborted because its lease had ended",
 	"members changed or leadership moved by an operator", "operator refused about the members", "node learned", "learner became a voter",
+	"three-phase client told commit", "three-phase client told abort", "three-phase client never told", "agent killed",
+	"agents committed without the cluster", "cluster lost to all agents",
 }
 
 // String is the situation in words.

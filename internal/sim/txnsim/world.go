@@ -30,7 +30,10 @@ type world struct {
 	waits     map[uint64]func(commit.Reply) // for a reply; looked up by number only
 	request   uint64
 	clients   []*client
-	jobs      int // pieces of work that clients have begun
+	agents    []*agent // in some seeds
+	drivers   []*driver
+	fate      *rand.Rand // of agents
+	jobs      int        // pieces of work that clients have begun
 	beginning bool
 	loss      float64 // of what clients and workers say and hear
 	crash     float64 // of a client, some time in its life
@@ -74,6 +77,7 @@ func (w *world) inhabit(seed uint64, c *sim.Cluster) {
 	w.quirks, w.dice = drawQuirks(seed, c.Swarm.Quiet)
 	members := c.Swarm.Voters + c.Swarm.Observers
 	w.hosts, w.skews, w.years = make([]*host, members), make([]time.Duration, members), make([]time.Duration, members)
+	w.openAgents(seed)
 	c.NewHost = w.newHost
 	c.Change, c.Tell = changeOfRecords, w.tells
 	c.Founded = w.foundedByAll
@@ -161,6 +165,10 @@ func (w *world) finish(n *sim.Node, t commit.Task) {
 			w.check.Fail("FOREIGN", "node %d wants to %v %v, which belongs to others", n.ID, t.Decision, t.XID)
 			return
 		}
+		if a := w.hosted(t.Branch.Resource); a != nil {
+			w.finishAtAgent(a, t, func(e commit.Finished) { w.post(n, boot, e) }, fail)
+			return
+		}
 		b := w.bank(t.Branch.Resource).branches[branchKey{t.XID.ID, t.XID.Branch}]
 		if b == nil {
 			w.check.Fail("AC1", "node %d wants to finish %v, which its bank never had", n.ID, t.XID)
@@ -193,6 +201,11 @@ func (w *world) worked(n *sim.Node, boot uint32, b *branch, t commit.Task, f txn
 func (w *world) scan(n *sim.Node, name string) {
 	boot := n.Boot
 	w.After(w.About(10*sim.Millisecond)+1, func() {
+		if a := w.hosted(name); a != nil {
+			listed := w.listAtAgent(a)
+			w.After(w.About(10*sim.Millisecond), func() { w.post(n, boot, listed) })
+			return
+		}
 		server := w.bank(name)
 		server.plantForeign()
 		listed := commit.Listed{Resource: name, Listing: server.list()}
@@ -208,6 +221,9 @@ func (w *world) scan(n *sim.Node, name string) {
 
 // forget removes the marker of a branch, as an adapter does: only if it is committed.
 func (w *world) forget(name string, x txn.XID) {
+	if w.hosted(name) != nil {
+		return // its agent keeps it to itself
+	}
 	b := w.bank(name).branches[branchKey{x.ID, x.Branch}]
 	if w.Chance(w.loss) {
 		w.hit(ForgetLost)
@@ -225,6 +241,10 @@ func (w *world) forget(name string, x txn.XID) {
 func (w *world) evidence(n *sim.Node, e commit.EvidenceAsk) {
 	boot := n.Boot
 	w.After(w.About(10*sim.Millisecond)+1, func() {
+		if w.hosted(e.Resource) != nil {
+			w.post(n, boot, commit.Kept{Resource: e.Resource})
+			return
+		}
 		server := w.bank(e.Resource)
 		kept := commit.Kept{Resource: e.Resource, Evidence: server.evidence(e.After)}
 		if server.down || w.Chance(w.loss) {
@@ -299,6 +319,7 @@ func runOnce(seed uint64, o Options) *world {
 	w.StartFaults()
 	w.startQuirks()
 	w.startMembers()
+	w.startAgents()
 	if w.quirks.Clock > 0 && seed%3 == 0 { // a clock that is a year ahead, or behind
 		w.years[int(seed/6)%len(w.years)] = time.Duration(seed%2*2)*year - year
 	}
@@ -323,6 +344,7 @@ func (w *world) settle() {
 	w.Heal()
 	w.loss, w.crash, w.failed, w.quirks.LateDetach = 0, 0, 0, 0
 	clear(w.skews)
+	w.healAgents()
 	if !w.Until(w.Now+sim.Reunion, w.Reunited) {
 		w.NotReunited()
 		return
@@ -332,6 +354,11 @@ func (w *world) settle() {
 		if leader := w.Leader(); left == nil && leader != nil {
 			if b := w.spent(leader); b != nil {
 				what = "the evidence of " + b.ghost.id.String() + " is kept at " + b.bank.name + ", and nobody needs it"
+			}
+			if more := w.unfinished(); more != "" {
+				what = more
+			} else if open := leader.Host.(*host).table.Witnesses(); len(open) > 0 {
+				what = open[0].ID.String() + " is open"
 			}
 		}
 		w.check.Fail("AC5", "%s after healing: %s; %d clients wait%s", sim.Reunion, what, w.waiting(), w.Describe())
@@ -350,7 +377,7 @@ func (w *world) settle() {
 // allDone reports whether nothing is left to do for anybody.
 func (w *world) allDone() bool {
 	leader := w.Leader()
-	if leader == nil || w.waiting() > 0 || w.check.onTheWay() {
+	if leader == nil || w.waiting() > 0 || w.unfinished() != "" || leader.Host.(*host).table.WitnessCount() > 0 || w.check.onTheWay() {
 		return false
 	}
 	if w.Now%(100*sim.Millisecond) < 10*sim.Millisecond { // people are not as fast as that
