@@ -13,7 +13,7 @@ TXN_SEEDS   ?= 1000
 MUTANTS     := $(sort $(shell find . -name mutants_test.go -printf '%h\n'))
 PROVE_TIME  ?= 1h
 
-.PHONY: help build test race simulate mutants prove databases vet generate cover compose-up clean
+.PHONY: help build test race examples simulate mutants prove databases vet generate cover compose-up clean
 
 help: ## show the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -27,13 +27,16 @@ databases: ## find or install PostgreSQL, MariaDB and MySQL for the tests
 test: databases ## everything: race detector, real databases, seeds, planted mistakes
 	@go build -o bin/summary ./internal/testdb/summary
 	@rm -f bin/failed
-	@for step in race simulate mutants; do $(MAKE) -s $$step || echo $$step >> bin/failed; done | bin/summary
+	@for step in race examples simulate mutants; do $(MAKE) -s $$step || echo $$step >> bin/failed; done | bin/summary
 	@if [ -s bin/failed ]; then echo "FAIL: make $$(paste -sd ' ' bin/failed)"; exit 1; fi
 
 # These three print events, which bin/summary reads.
 race:
 	@packages=$$(go list $(PACKAGES) | grep -v -E '/internal/(sim|explore)(/|$$)'); \
 		CONCORD_TEST_REQUIRE=$${CONCORD_TEST_REQUIRE:-1} go test -json $(TESTFLAGS) $$packages
+
+examples: # modules of their own
+	@cd examples/orm && go vet ./... && CONCORD_TEST_REQUIRE=$${CONCORD_TEST_REQUIRE:-1} go test -json $(TESTFLAGS) ./...
 
 simulate: # one goroutine runs a simulated world, so the race detector has nothing to find there
 	@go test -json -count=1 -timeout 15m ./internal/sim
