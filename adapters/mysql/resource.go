@@ -118,7 +118,6 @@ func OpenWithOptions(name, dsn string, o Options) (*Resource, error) {
 		return nil, fmt.Errorf("resource %q: %w", name, ErrBadDSN)
 	}
 	cfg.MultiStatements = false
-	cfg.Logger = &sqldriver.NopLogger{}
 	if cfg.Timeout == 0 {
 		cfg.Timeout = 10 * time.Second
 	}

@@ -18,10 +18,13 @@ import (
 // travels with the first statement, and the end of the work with XA PREPARE. Each
 // stays a command of its own: the mode of several statements in one stays off.
 //
+// The driver writes nothing to standard error; see Logger.
+//
 // Sessions that are encrypted or compressed, and those of networks that were registered
 // with the driver, work as with any other connector.
 func NewConnector(cfg *sqldriver.Config) (driver.Connector, error) {
 	cfg = cfg.Clone()
+	cfg.Logger = quiet(cfg)
 	dial := cfg.DialFunc
 	if dial == nil {
 		if cfg.Net != "" && cfg.Net != "tcp" && cfg.Net != "unix" {
