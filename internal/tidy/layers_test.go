@@ -79,6 +79,7 @@ var house = map[string]struct {
 	"cmd/concord":           {layer: 11, why: "the binary wires everything by hand"},
 	"cmd/concord-bench":     {layer: 11, why: "measures processes of that binary"},
 
+	"concordotel": {layer: 9, why: "traces and metrics of the SDK, for those who want OpenTelemetry", only: []string{"."}},
 	"concordtest": {layer: above + 1, kind: forTests, why: "a cluster in the process, for the tests of applications"},
 
 	"internal/sim":     {layer: above, kind: forTests, why: "seeded simulation of whole clusters"},
@@ -191,10 +192,12 @@ func TestApplicationsLinkOnlyWhatTheyNeed(t *testing.T) {
 		viper      = "github.com/spf13/"
 		charm      = "charm.land/"
 		testify    = "github.com/stretchr/"
+		otel       = "go.opentelemetry.io/"
 	)
 	heavy := []string{pebble, prometheus, viper, charm, testify, module + "/coordinator", module + "/wal", module + "/server"}
 	for pkg, unwanted := range map[string][]string{
-		".":                   {pgx, mysql},
+		".":                   {pgx, mysql, otel},
+		"./concordotel":       {pgx, mysql, otel + "otel/sdk"},
 		"./adapters":          {pgx, mysql, "connectrpc.com/"},
 		"./api":               {pgx, mysql},
 		"./adapters/postgres": {mysql},
