@@ -13,7 +13,7 @@ TXN_SEEDS   ?= 1000
 MUTANTS     := $(sort $(shell find . -name mutants_test.go -printf '%h\n'))
 PROVE_TIME  ?= 1h
 
-.PHONY: help build test race examples simulate mutants prove databases vet generate cover compose-up clean
+.PHONY: help build test race examples simulate mutants attack prove databases vet generate cover compose-up clean
 
 help: ## show the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -47,6 +47,11 @@ simulate: # one goroutine runs a simulated world, so the race detector has nothi
 mutants:
 	@CONCORD_TEST_REQUIRE=$${CONCORD_TEST_REQUIRE:-1} \
 		go test -json -count=1 -p 1 -timeout 15m -tags mutant -run '^TestMutants$$' $(MUTANTS)
+
+attack: ## strangers and hostile clients against real nodes
+	go test -race -count=1 -timeout 20m -v ./tests/attack
+	go test -race -count=1 ./security/... ./coordinator/peer
+	go test -race -count=1 -run 'Procedure|LetIn|Token|Caller|Others|Nobody|Guarded' ./server ./participant/service ./gateway ./api/member
 
 prove: databases ## search for mistakes for PROVE_TIME, and print a table
 	GOGC=400 go run ./internal/prove -time $(PROVE_TIME)

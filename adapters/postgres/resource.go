@@ -83,6 +83,7 @@ func Open(ctx context.Context, name, dsn string) (*Resource, error) {
 		config.ConnConfig.RuntimeParams["application_name"] = "concord"
 	}
 	config.MaxConnIdleTime = idle
+	guardPassword(config.ConnConfig)
 	pool, err := pgxpool.NewWithConfig(context.WithoutCancel(ctx), config)
 	if err != nil {
 		return nil, fmt.Errorf("postgres %q: open: %w; check the pool settings in the dsn", name, err)

@@ -74,7 +74,9 @@ func (c *conns) handler(rules Rules, next http.Handler) http.Handler {
 		control := http.NewResponseController(w)
 		if !rules[r.URL.Path].Stream && r.Body != nil && r.Body != http.NoBody {
 			_ = control.SetReadDeadline(time.Now().Add(bodyTimeout)) // always possible with net/http
-			r.Body = &timedBody{ReadCloser: r.Body, control: control}
+			own := *r                                                // the server looks at its own request to see whether the body was read
+			own.Body = &timedBody{ReadCloser: r.Body, control: control}
+			r = &own
 		}
 		_ = control.SetWriteDeadline(time.Time{}) // of the answer before on this connection
 		next.ServeHTTP(&timedWriter{ResponseWriter: w, control: control}, r)

@@ -1,0 +1,357 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package attack
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/concordtx/concord"
+	"github.com/concordtx/concord/api"
+	concordv1 "github.com/concordtx/concord/api/concord/v1"
+	"github.com/concordtx/concord/internal/testdb"
+	"github.com/concordtx/concord/security"
+)
+
+// patience bounds every wait for something that must happen soon.
+const patience = 60 * time.Second
+
+// binary is the path of cmd/concord, which TestMain builds.
+var binary string
+
+func TestMain(m *testing.M) { os.Exit(run(m)) }
+
+func run(m *testing.M) int {
+	dir, err := os.MkdirTemp("", "concord-attack-")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	defer os.RemoveAll(dir)
+	binary = filepath.Join(dir, "concord")
+	if out, err := exec.Command("go", "build", "-o", binary, "github.com/concordtx/concord/cmd/concord").CombinedOutput(); err != nil {
+		fmt.Fprintf(os.Stderr, "build concord: %v\n%s", err, out)
+		return 1
+	}
+	return m.Run()
+}
+
+// cluster is three nodes behind certificates, or without.
+type cluster struct {
+	testing.TB
+	certs     security.Dir
+	authority *security.Authority
+	tokens    string // the file
+	token     string // of app
+	tokenID   string
+	nodes     []*node
+}
+
+type node struct {
+	id             int
+	api, peer, log string
+	config         string
+	cmd            *exec.Cmd
+}
+
+type settings struct {
+	plain       bool // no certificates
+	descriptors int  // that each node may have; 0: as many as there are
+}
+
+const grants = `certs_dir: %s
+auth:
+  tokens: %s
+  grants:
+    - {subject: app, roles: [application], resources: ["*"]}
+    - {subject: evil, roles: [application, viewer], resources: [nothing]}
+    - {subject: alice, roles: [admin]}
+`
+
+func start(t testing.TB, s settings) *cluster {
+	t.Helper()
+	dir := t.TempDir()
+	c := &cluster{TB: t, certs: security.Dir(filepath.Join(dir, "certs")), tokens: filepath.Join(dir, "tokens")}
+	var err error
+	c.authority, err = security.NewAuthority(c.certs, filepath.Join(dir, "ca.key"), "shop", security.AuthorityLifetime, false)
+	require.NoError(t, err)
+	c.issue(security.Node, "1", "2", "3")
+	c.issue(security.Client, "app", "evil", "alice")
+	token, entry, err := security.CreateToken(c.tokens, "app", time.Hour)
+	require.NoError(t, err)
+	c.token, c.tokenID = token, entry.ID
+	members := "members:\n"
+	for id := 1; id <= 3; id++ {
+		n := &node{id: id, api: fmt.Sprintf("127.0.0.1:%d", testdb.FreePort(t)), peer: fmt.Sprintf("127.0.0.1:%d", testdb.FreePort(t)),
+			log: filepath.Join(dir, fmt.Sprintf("log%d", id)), config: filepath.Join(dir, fmt.Sprintf("node%d.yaml", id))}
+		c.nodes = append(c.nodes, n)
+		members += fmt.Sprintf("  - {id: %d, peer: %s, api: %s}\n", id, n.peer, n.api)
+	}
+	for _, n := range c.nodes {
+		text := fmt.Sprintf("node: %d\ndata_dir: %s\napi: {listen: %s}\npeer: {listen: %s}\n%s"+
+			"resources:\n  - {name: nothing, driver: agent, addr: 127.0.0.1:1}\n", n.id, filepath.Join(dir, fmt.Sprintf("data%d", n.id)), n.api, n.peer, members)
+		if !s.plain {
+			text += fmt.Sprintf(grants, c.certs, c.tokens)
+		}
+		require.NoError(t, os.WriteFile(n.config, []byte(text), 0o600))
+		c.run(n, s.descriptors)
+	}
+	c.ready(s.plain)
+	return c
+}
+
+func (c *cluster) issue(k security.Kind, names ...string) {
+	c.Helper()
+	for _, n := range names {
+		var hosts []string
+		if k != security.Client {
+			hosts = []string{"127.0.0.1"}
+		}
+		_, err := c.authority.Issue(c.certs, k, n, hosts, security.CertificateLifetime, true)
+		require.NoError(c, err)
+	}
+}
+
+// run starts a node, which does not outlive the tests: its shell waits for the end of a pipe.
+func (c *cluster) run(n *node, descriptors int) {
+	c.Helper()
+	limit := ""
+	if descriptors > 0 {
+		limit = fmt.Sprintf("ulimit -n %d && ", descriptors)
+	}
+	log, err := os.OpenFile(n.log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	require.NoError(c, err)
+	defer log.Close()
+	n.cmd = exec.Command("sh", "-c", limit+`exec "$0" serve --config "$1"`, binary, n.config)
+	n.cmd.Stdout, n.cmd.Stderr = log, log
+	n.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	require.NoError(c, n.cmd.Start())
+	watchdog := exec.Command("sh", "-c", `read -r _; kill -KILL -- "-$0" 2>/dev/null`, strconv.Itoa(n.cmd.Process.Pid))
+	watchdog.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	leash, err := watchdog.StdinPipe()
+	require.NoError(c, err)
+	require.NoError(c, watchdog.Start())
+	c.Cleanup(func() {
+		_ = watchdog.Process.Kill() // first: it must not signal a number that the system gives to others
+		_ = watchdog.Wait()
+		_ = leash.Close()
+		_ = syscall.Kill(-n.cmd.Process.Pid, syscall.SIGKILL)
+		_ = n.cmd.Wait()
+		if c.Failed() {
+			text, _ := os.ReadFile(n.log)
+			c.Logf("end of the log of node %d:\n%s", n.id, text[max(0, len(text)-4000):])
+		}
+	})
+}
+
+func (c *cluster) addrs() (all []string) {
+	for _, n := range c.nodes {
+		all = append(all, n.api)
+	}
+	return all
+}
+
+// credentials are those of a client, by its name.
+func (c *cluster) credentials(name string) *security.Credentials {
+	c.Helper()
+	x, err := security.Source{CertsDir: string(c.certs), User: name}.Open(nil)
+	require.NoError(c, err)
+	return x
+}
+
+func (c *cluster) caller(plain bool) *api.Client {
+	c.Helper()
+	opts := api.ClientOptions{Patience: patience}
+	if !plain {
+		opts.Credentials = c.credentials("alice")
+	}
+	a, err := api.Dial(c.addrs(), opts)
+	require.NoError(c, err)
+	c.Cleanup(func() { _ = a.Close() })
+	return a
+}
+
+// ready waits until all nodes follow one leader.
+func (c *cluster) ready(plain bool) {
+	c.Helper()
+	a := c.caller(plain)
+	eventually(c, "every node is reachable and there is a leader", func() bool {
+		s, err := a.Status(c.Context(), &concordv1.StatusRequest{})
+		if err != nil || s.GetLeader() == 0 || s.GetCluster() == "" {
+			return false
+		}
+		for _, n := range s.GetNodes() {
+			if !n.GetReachable() {
+				return false
+			}
+		}
+		return true
+	})
+}
+
+// leader returns the node that leads.
+func (c *cluster) leader(plain bool) *node {
+	c.Helper()
+	s, err := c.caller(plain).Status(c.Context(), &concordv1.StatusRequest{})
+	require.NoError(c, err)
+	require.NotZero(c, s.GetLeader())
+	return c.nodes[s.GetLeader()-1]
+}
+
+// alive fails the test if a node has ended.
+func (c *cluster) alive() {
+	c.Helper()
+	for _, n := range c.nodes {
+		require.NoError(c, syscall.Kill(n.cmd.Process.Pid, 0), "node %d has ended", n.id)
+	}
+}
+
+// resident is the memory of a node in bytes.
+func (n *node) resident(t testing.TB) int {
+	t.Helper()
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/statm", n.cmd.Process.Pid))
+	require.NoError(t, err)
+	pages, err := strconv.Atoi(strings.Fields(string(b))[1])
+	require.NoError(t, err)
+	return pages * os.Getpagesize()
+}
+
+// descriptors is how many a node has open.
+func (n *node) descriptors(t testing.TB) int {
+	t.Helper()
+	list, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", n.cmd.Process.Pid))
+	require.NoError(t, err)
+	return len(list)
+}
+
+// honest are clients that commit all the time. No commit of theirs may fail.
+type honest struct {
+	testing.TB
+	client  *concord.Client
+	commits atomic.Int64
+	stop    context.CancelFunc
+	group   sync.WaitGroup
+	mu      sync.Mutex
+	failed  []error
+}
+
+func (c *cluster) honest(workers int, opts ...concord.Option) *honest {
+	c.Helper()
+	client, err := concord.Dial(c.Context(), c.addrs(), opts...)
+	require.NoError(c, err)
+	ctx, stop := context.WithCancel(context.Background())
+	h := &honest{TB: c.TB, client: client, stop: stop}
+	for range workers {
+		h.group.Go(func() {
+			for ctx.Err() == nil {
+				if err := h.commit(); err != nil {
+					h.mu.Lock()
+					h.failed = append(h.failed, err)
+					h.mu.Unlock()
+				}
+			}
+		})
+	}
+	c.Cleanup(func() { h.end() })
+	return h
+}
+
+// commit runs one transaction that the cluster decides.
+func (h *honest) commit() error {
+	tx, err := h.client.Begin(context.Background(), concord.Recorded())
+	if err != nil {
+		return err
+	}
+	if err := tx.Commit(context.Background()); err != nil {
+		return err
+	}
+	h.commits.Add(1)
+	return nil
+}
+
+// during returns how many commits there are while something is done.
+func (h *honest) during(do func()) int64 {
+	before := h.commits.Load()
+	do()
+	return h.commits.Load() - before
+}
+
+// goOn waits until so many more commits are there.
+func (h *honest) goOn(more int64) {
+	h.Helper()
+	want := h.commits.Load() + more
+	eventually(h, "honest clients commit", func() bool { return h.commits.Load() >= want })
+}
+
+// end stops the clients; none of their commits has failed.
+func (h *honest) end() {
+	h.Helper()
+	h.stop()
+	h.group.Wait()
+	_ = h.client.Close()
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	require.Empty(h, h.failed)
+}
+
+// as dials a node with somebody's certificate, or with none, whoever answers.
+func (c *cluster) as(name, addr string, protocols ...string) (*tls.Conn, error) {
+	c.Helper()
+	conf := &tls.Config{InsecureSkipVerify: true, NextProtos: protocols}
+	if name != "" {
+		base := filepath.Join(string(c.certs), name)
+		pair, err := tls.LoadX509KeyPair(base+".crt", base+".key")
+		require.NoError(c, err)
+		conf.Certificates = []tls.Certificate{pair}
+	}
+	conn, err := tls.DialWithDialer(&net.Dialer{Timeout: 10 * time.Second}, "tcp", addr, conf)
+	if err == nil {
+		c.Cleanup(func() { _ = conn.Close() })
+	}
+	return conn, err
+}
+
+// http is an HTTP client with somebody's certificate.
+func (c *cluster) http(name string, h2 bool) *http.Client {
+	c.Helper()
+	conf := &tls.Config{InsecureSkipVerify: true}
+	if name != "" {
+		base := filepath.Join(string(c.certs), name)
+		pair, err := tls.LoadX509KeyPair(base+".crt", base+".key")
+		require.NoError(c, err)
+		conf.Certificates = []tls.Certificate{pair}
+	}
+	t := &http.Transport{TLSClientConfig: conf, ForceAttemptHTTP2: h2, DisableCompression: true}
+	c.Cleanup(t.CloseIdleConnections)
+	return &http.Client{Transport: t, Timeout: patience}
+}
+
+func eventually(t testing.TB, what string, condition func() bool) {
+	t.Helper()
+	deadline := time.Now().Add(patience)
+	for !condition() {
+		if time.Now().After(deadline) {
+			t.Fatalf("not within %v: %s", patience, what)
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+}
+
+func isDenied(err error) bool          { return errors.Is(err, api.ErrDenied) }
+func isUnauthenticated(err error) bool { return errors.Is(err, api.ErrUnauthenticated) }
