@@ -2,7 +2,28 @@
 
 package recovery
 
-import "github.com/concordtx/concord/txn"
+import (
+	"slices"
+
+	"github.com/concordtx/concord/txn"
+)
+
+// Contradicted returns the evidence of branches that have committed although their transactions were
+// decided to abort, unless that is on record. An abort of which nobody has seen a prepared branch says
+// nothing about a database that committed alone.
+func Contradicted(kept []txn.XID, d Decisions, r Rules) (contradicted []txn.XID) {
+	for _, x := range kept {
+		if x.Cluster != r.Cluster {
+			continue
+		}
+		t, known := d.Get(x.ID)
+		onRecord := slices.ContainsFunc(t.Heuristics, func(h txn.Heuristic) bool { return h.Branch == x.Branch })
+		if known && t.Decision == txn.Abort && t.Outcome() != txn.Unrecorded && !onRecord {
+			contradicted = append(contradicted, x)
+		}
+	}
+	return contradicted
+}
 
 // Spent returns the evidence that nobody needs any more, of what a resource keeps. Needed is
 // that of a branch whose transaction is not finished or has an alarm that nobody has dealt

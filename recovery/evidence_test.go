@@ -11,6 +11,33 @@ import (
 	"github.com/concordtx/concord/txn"
 )
 
+func TestEvidenceThatContradictsAnAbortIsTold(t *testing.T) {
+	id := txn.NewID(now)
+	for name, c := range map[string]struct {
+		known   *txn.Txn
+		cluster txn.ClusterID
+		tells   bool
+	}{
+		"an abort whose branches were seen":  {known: &txn.Txn{ID: id, Decision: txn.Abort, Seen: true, Ended: true}, tells: true},
+		"another branch of it is on record":  {known: &txn.Txn{ID: id, Decision: txn.Abort, Seen: true, Heuristics: []txn.Heuristic{{Branch: 2, Outcome: txn.HeuristicCommit}}}, tells: true},
+		"it is on record":                    {known: &txn.Txn{ID: id, Decision: txn.Abort, Seen: true, Heuristics: []txn.Heuristic{{Branch: 1, Outcome: txn.HeuristicCommit}}}},
+		"one database may have committed it": {known: &txn.Txn{ID: id, Decision: txn.Abort, Ended: true}},
+		"a commit":                           {known: &txn.Txn{ID: id, Decision: txn.Commit}},
+		"no decision":                        {},
+		"another cluster's":                  {cluster: 8, known: &txn.Txn{ID: id, Decision: txn.Abort, Seen: true, Ended: true}},
+	} {
+		l := log{txns: map[txn.ID]txn.Txn{}}
+		if c.known != nil {
+			l.txns[id] = *c.known
+		}
+		x := txn.XID{Cluster: rules.Cluster, ID: id, Branch: 1}
+		if c.cluster != 0 {
+			x.Cluster = c.cluster
+		}
+		require.Equal(t, c.tells, len(Contradicted([]txn.XID{x}, l, rules)) == 1, name)
+	}
+}
+
 func TestEvidenceIsSpentWhenNobodyNeedsIt(t *testing.T) {
 	young, old := txn.NewID(now), txn.NewID(now.Add(-48*time.Hour))
 	alarm := []txn.Heuristic{{Branch: 1, Outcome: txn.HeuristicCommit}}

@@ -12,7 +12,9 @@ import (
 
 // Evidence is forgotten when its transaction is finished, by whoever leads then. What is left
 // behind, because that node died or its word did not arrive, is found by a sweep: the leader
-// lets each resource list what it keeps, a page at a time, from the oldest on.
+// lets each resource list what it keeps, a page at a time, from the oldest on. The same sweep finds evidence of
+// commits that were decided to be aborts. It comes at once when a branch without a decision to commit has
+// vanished from a listing, since somebody has ended it.
 
 const (
 	// evidenceAfter is when a leader begins to sweep: its predecessor may have left a lot.
@@ -56,6 +58,10 @@ func (c *Machine) onKept(k Kept) {
 	}
 	if spent := recovery.Spent(k.Evidence, c.table, c.rules()); len(spent) > 0 {
 		c.evidence[k.Resource] = append(c.evidence[k.Resource], spent...)
+	}
+	for _, x := range recovery.Contradicted(k.Evidence, c.table, c.rules()) {
+		c.heuristic(Finished{XID: x, By: txn.FromCluster, Who: k.Resource,
+			Why: "decided abort, and the marker of the branch is in the database: somebody committed it by hand"}, txn.HeuristicCommit)
 	}
 	// What comes behind that of this cluster belongs to others.
 	if n := len(k.Evidence); n >= adapters.EvidencePage && k.Evidence[n-1].Cluster == c.table.Cluster() {

@@ -230,6 +230,7 @@ func (c *Machine) judgeListings() {
 		if s.old != nil {
 			piece := s.old.take(left)
 			for _, p := range piece {
+				c.judgeVanished(s, s.old.branches[p.XID])
 				c.delist(s.old, p.XID)
 			}
 			left -= len(piece)

@@ -304,6 +304,25 @@ func TestCommands(t *testing.T) {
 		})
 	}
 
+	// Nothing lists the branch any more, and nobody has to finish it: its marker tells.
+	t.Run("a branch that was committed by hand before the abort", func(t *testing.T) {
+		b, c := b.in(t), c.in(t)
+		h := inDoubt(t)
+		_, err := b.left.admin.ExecContext(ctx, "COMMIT PREPARED '"+h.xid(0).String()+"'")
+		require.NoError(t, err)
+		r := c.command("tx", "resolve", h.id.String(), "--abort", "--reason", "test", "--yes")
+		require.Equal(t, 0, r.code, "%v", r)
+		eventually(t, "the contradiction is reported", func() bool { return c.get(h.id).State == "heuristic" })
+		seen := c.get(h.id)
+		require.Len(t, seen.Heuristics, 1)
+		require.Equal(t, "heuristic-commit", seen.Heuristics[0].Outcome)
+		require.Equal(t, 0, seen.Heuristics[0].No)
+		r = c.command("tx", "forget", h.id.String(), "--reason", "taken back by hand", "--yes")
+		require.Equal(t, 0, r.code, "%v", r)
+		b.settled(c)
+		undo(t, b.left, 1, h.id)
+	})
+
 	t.Run("resource ls and resource check", func(t *testing.T) {
 		c := c.in(t)
 		var list []resourceJSON

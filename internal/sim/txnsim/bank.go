@@ -287,6 +287,7 @@ func (b *bank) evidence(after txn.XID) []txn.XID {
 	var kept []txn.XID
 	for _, br := range b.all {
 		if br.marked() {
+			br.showsMarker()
 			kept = append(kept, br.xid())
 		}
 	}

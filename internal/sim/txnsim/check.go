@@ -220,7 +220,7 @@ func (c *checker) reported(g *ghost, h txn.Heuristic) {
 	switch {
 	case i < 0:
 		c.Fail("HEUR", "%v has a report on branch %d, which it does not have", g.id, h.Branch)
-	case !g.branches[i].may[h.Outcome]:
+	case !g.branches[i].may[h.Outcome] && !g.branches[i].contradicts(h.Outcome):
 		c.Fail("HEUR", "%v has the false alarm %v for branch %d", g.id, h.Outcome, h.Branch)
 	case g.standing(h.Branch) > 1:
 		c.Fail("HEUR", "%v has two reports on branch %d", g.id, h.Branch)
@@ -323,6 +323,19 @@ func (b *branch) expect(o txn.Outcome) {
 		b.may = map[txn.Outcome]bool{}
 	}
 	b.may[o] = true
+}
+
+// contradicts reports whether the branch is, now, what a report says.
+func (b *branch) contradicts(o txn.Outcome) bool {
+	return o == txn.HeuristicCommit && b.state == committed && b.ghost.decision == txn.Abort
+}
+
+// showsMarker is when a listing of evidence has the marker of a branch: if it was to be aborted somebody has
+// committed it by hand.
+func (b *branch) showsMarker() {
+	if b.contradicts(txn.HeuristicCommit) {
+		b.expect(txn.HeuristicCommit)
+	}
 }
 
 // heard is a contradiction that arrived at a leader.

@@ -18,13 +18,13 @@ import (
 
 var (
 	firstSeed = flag.Uint64("sim.seed", 1, "the first seed that TestTransactions runs")
-	seedCount = flag.Uint64("sim.seeds", 240, "how many seeds TestTransactions runs")
+	seedCount = flag.Uint64("sim.seeds", 480, "how many seeds TestTransactions runs")
 	stepCount = flag.Int("sim.steps", 3000, "steps of coordinators in each safety phase")
 )
 
 // enoughSeeds is how many seeds it takes until every situation is all but certain to
 // have happened.
-const enoughSeeds = 200
+const enoughSeeds = 400
 
 func TestTransactions(t *testing.T) {
 	sum, err := Block(t.Context(), sim.Seeds{First: *firstSeed, Count: *seedCount}, Options{Steps: *stepCount})

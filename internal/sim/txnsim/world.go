@@ -360,6 +360,9 @@ func (w *world) settle() {
 			} else if open := leader.Host.(*host).table.Witnesses(); len(open) > 0 {
 				what = open[0].ID.String() + " is open"
 			}
+			if b := w.untold(leader); b != nil {
+				what = "somebody committed a branch of " + b.ghost.id.String() + " at " + b.bank.name + " against its abort, and nobody is told"
+			}
 		}
 		w.check.Fail("AC5", "%s after healing: %s; %d clients wait%s", sim.Reunion, what, w.waiting(), w.Describe())
 		return
@@ -385,7 +388,7 @@ func (w *world) allDone() bool {
 			w.administer(leader, b)
 		}
 	}
-	if _, left := w.check.leftover(w.banks); left != nil || w.spent(leader) != nil {
+	if _, left := w.check.leftover(w.banks); left != nil || w.spent(leader) != nil || w.untold(leader) != nil {
 		return false
 	}
 	done := true
@@ -399,6 +402,21 @@ func (w *world) spent(leader *sim.Node) *branch {
 	for _, bank := range w.banks {
 		for _, b := range bank.all {
 			if x, known := table.Get(b.ghost.id); b.marked() && known && x.Decision == txn.Commit && x.Finished() {
+				return b
+			}
+		}
+	}
+	return nil
+}
+
+// untold returns a branch that was committed against an abort, and has its marker, without a report; or nil.
+func (w *world) untold(leader *sim.Node) *branch {
+	table := leader.Host.(*host).table
+	for _, bank := range w.banks {
+		for _, b := range bank.all {
+			x, known := table.Get(b.ghost.id)
+			onRecord := slices.ContainsFunc(x.Heuristics, func(h txn.Heuristic) bool { return h.Branch == b.no })
+			if b.marked() && known && x.Outcome() == txn.Aborted && !onRecord {
 				return b
 			}
 		}
