@@ -93,7 +93,7 @@ var messages = []message{
 	{name: "list what there is not", is: api.ErrInvalid, call: func(ctx context.Context, c client) error {
 		_, err := c.List(ctx, &concordv1.ListRequest{State: "lost"})
 		return err
-	}, says: `state: "lost" is none of in-doubt, committed, aborted, unrecorded, heuristic: invalid request`},
+	}, says: `state: "lost" is none of in-doubt, committing, aborting, committed, aborted, unrecorded, heuristic: invalid request`},
 	{name: "ask while the cluster is being formed", is: api.ErrUnavailable, node: func(_ *testing.T, n *fakeNode) { n.snapshot.Cluster = 0 }, call: resources,
 		says: "the cluster is being formed: ask again in a moment: unavailable"},
 

@@ -130,6 +130,9 @@ func (h *handlers) List(ctx context.Context, r *concordv1.ListRequest) (*concord
 		}
 	}
 	slices.SortFunc(found, func(a, b *concordv1.Transaction) int { return strings.Compare(b.GetGid(), a.GetGid()) })
+	if next != "" { // what is not finished and older belongs to a later page
+		found = slices.DeleteFunc(found, func(m *concordv1.Transaction) bool { return m.GetGid() < next })
+	}
 	if len(found) > f.limit {
 		found = found[:f.limit]
 		next = found[f.limit-1].GetGid()
@@ -146,8 +149,8 @@ type filter struct {
 
 func parseFilter(r *concordv1.ListRequest, now time.Time) (filter, error) {
 	f := filter{state: r.GetState(), resource: r.GetResource(), limit: int(r.GetLimit())}
-	if !slices.Contains([]string{"", stateInDoubt, stateCommitted, stateAborted, stateUnrecorded, stateHeuristic}, f.state) {
-		return f, fmt.Errorf("state: %.20q is none of in-doubt, committed, aborted, unrecorded, heuristic: %w", f.state, api.ErrInvalid)
+	if !slices.Contains([]string{"", stateInDoubt, stateCommitting, stateAborting, stateCommitted, stateAborted, stateUnrecorded, stateHeuristic}, f.state) {
+		return f, fmt.Errorf("state: %.20q is none of in-doubt, committing, aborting, committed, aborted, unrecorded, heuristic: %w", f.state, api.ErrInvalid)
 	}
 	if f.limit == 0 {
 		f.limit = listDefault
@@ -166,14 +169,14 @@ func parseFilter(r *concordv1.ListRequest, now time.Time) (filter, error) {
 	return f, nil
 }
 
-func (f filter) finishedToo() bool { return f.state != stateInDoubt && f.state != stateHeuristic }
+func (f filter) finishedToo() bool {
+	return !slices.Contains([]string{stateInDoubt, stateCommitting, stateAborting, stateHeuristic}, f.state)
+}
 
 func (f filter) matches(m *concordv1.Transaction) bool {
 	state := m.GetState()
-	if state == stateCommitting || state == stateAborting {
-		state = stateInDoubt
-	}
-	return (f.state == "" || f.state == state) &&
+	doubt := f.state == stateInDoubt && (state == stateCommitting || state == stateAborting)
+	return (f.state == "" || f.state == state || doubt) &&
 		(f.bornBefore.IsZero() || time.UnixMilli(m.GetStartedMs()).Before(f.bornBefore)) &&
 		(f.after.IsZero() || m.GetGid() < f.after.String()) &&
 		(f.resource == "" || slices.ContainsFunc(m.GetBranches(), func(b *concordv1.Branch) bool { return b.GetResource() == f.resource }))

@@ -129,6 +129,10 @@ var configured = []message{
 }
 
 var messages = []message{
+	{name: "no such command", line: "nonsense", says: `there is no command "nonsense": see "concord --help"`, code: terminal.ExitUsage},
+	{name: "nearly a command", line: "statsu", says: `there is no command "statsu", did you mean "status"?: see "concord --help"`, code: terminal.ExitUsage},
+	{name: "no interval", line: "status --watch --interval 0s --addr NODE", says: "--interval 0s: want a positive duration, such as 2s", code: terminal.ExitUsage},
+	{name: "man without a place", line: "man", says: "want the directory of the pages, for example: concord man /usr/local/share/man/man1", code: terminal.ExitUsage},
 	{name: "no configuration", line: "serve", says: `--config is missing, and CONCORD_MEMBERS is not set: an example of both is in "concord serve --help"`, code: terminal.ExitUsage},
 	{name: "no such configuration", line: "serve --config /nonexistent/concord.yaml",
 		says: `read the configuration /nonexistent/concord.yaml: no such file or directory: give the path of a file with --config; an example is in "concord serve --help"`, code: terminal.ExitUsage},
@@ -249,7 +253,8 @@ var withoutRow = map[string]string{
 	"the three nodes found no leader in 30 s": measured,
 	"the sum of all balances is wrong: this is a bug, please report it with the output above":                       impossible,
 	"nobody could tell whether transactions are in doubt: the cluster had no leader, or a bank could not be listed": unlucky,
-	"%v still in doubt": unlucky,
+	"%v still in doubt":                                                unlucky,
+	"write manual pages: %w":                                           "wants a directory that is there and cannot be written",
 	"its dsn is not a PostgreSQL URL or keyword string":                "the resource of that dsn is opened before, and says it",
 	"its dsn is not of the form user:password@tcp(host:port)/database": "the resource of that dsn is opened before, and says it",
 	"it is a pipe that did not end within %v":                          "takes that long",

@@ -27,6 +27,7 @@ func (c *cli) recoverCommand() *cobra.Command {
 			}
 			return nil
 		},
+		ValidArgsFunction: c.completeFirst(c.gids),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			client, err := c.dial()
 			if err != nil {

@@ -35,6 +35,7 @@ func (c *cli) resourceCommand() *cobra.Command {
 				}
 				return c.resourceCheck(cmd, name)
 			},
+			ValidArgsFunction: c.completeFirst(c.resourceNames),
 		})
 	return cmd
 }

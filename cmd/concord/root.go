@@ -50,8 +50,8 @@ func newRoot(in io.Reader, out, errw io.Writer) *cobra.Command {
 	c := &cli{in: in, out: terminal.Harmless(out), err: terminal.Harmless(errw), screen: out, messages: errw}
 	root := &cobra.Command{
 		Use: "concord", Short: "A distributed transaction coordinator", Long: rootHelp,
-		SilenceErrors: true, SilenceUsage: true,
-		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: true},
+		SilenceErrors: true, SilenceUsage: true, SuggestionsMinimumDistance: 2, Args: knownCommand,
+		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 		PersistentPreRunE: func(*cobra.Command, []string) error {
 			if c.output != "table" && c.output != "json" {
 				return terminal.Usagef("--output: %q is neither table nor json", c.output)
@@ -76,7 +76,7 @@ func newRoot(in io.Reader, out, errw io.Writer) *cobra.Command {
 	flags.StringVar(&c.who.TokenFile, "token-file", os.Getenv(security.EnvTokenFile), "a file with a token, in place of a certificate ("+security.EnvTokenFile+")")
 	flags.StringVarP(&c.output, "output", "o", "table", "table or json")
 	flags.DurationVar(&c.timeout, "timeout", 10*time.Second, "how long to try before giving up")
-	root.AddCommand(c.demoCommand(), c.serveCommand(), c.agentCommand(), c.statusCommand(), c.txCommand(), c.recoverCommand(), c.resourceCommand(), c.memberCommand(), c.leadCommand(), c.certCommand(), c.tokenCommand(), c.benchCommand(), c.versionCommand())
+	root.AddCommand(c.demoCommand(), c.serveCommand(), c.agentCommand(), c.statusCommand(), c.txCommand(), c.recoverCommand(), c.resourceCommand(), c.memberCommand(), c.leadCommand(), c.certCommand(), c.tokenCommand(), c.benchCommand(), c.manCommand(), c.versionCommand())
 	return root
 }
 
@@ -87,6 +87,18 @@ func (c *cli) dial() (*api.Client, error) {
 		return nil, &terminal.ExitError{Code: terminal.ExitUsage, Text: err.Error()}
 	}
 	return api.Dial(strings.Split(c.addr, ","), api.ClientOptions{Credentials: credentials, Patience: c.timeout})
+}
+
+// knownCommand refuses a command that there is not, with exit code 2.
+func knownCommand(cmd *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return nil
+	}
+	meant := ""
+	if close := cmd.SuggestionsFor(args[0]); len(close) > 0 {
+		meant = fmt.Sprintf(", did you mean %q?", close[0])
+	}
+	return terminal.Usagef("there is no command %q%s: see \"%s --help\"", args[0], meant, cmd.CommandPath())
 }
 
 // gidArg is cobra's check that there is one argument, with exit code 2.

@@ -3,12 +3,14 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
+	"github.com/concordtx/concord/api"
 	concordv1 "github.com/concordtx/concord/api/concord/v1"
 	"github.com/concordtx/concord/cmd/internal/terminal"
 )
@@ -67,32 +69,71 @@ type resourceJSON struct {
 }
 
 func (c *cli) statusCommand() *cobra.Command {
-	return &cobra.Command{
+	var watch bool
+	var every time.Duration
+	cmd := &cobra.Command{
 		Use: "status", Short: "Show members, leader, lag, resources and what is in doubt", Args: terminal.NoArgs,
 		Long: "Shows the cluster as the node sees it that answers, and what the leader knows besides: what is in\n" +
 			"doubt, and the state of the resources. Where the node has not heard of a leader for some seconds, that\n" +
 			"is \"unknown here\" (JSON: null). A node that is cut off from the others says so: it shows an old\n" +
-			"state. Exit code 4 if the cluster has no leader.",
+			"state. Exit code 4 if the cluster has no leader.\n" +
+			"With --watch it shows this again and again until it is interrupted; with -o json, one object each time.",
+		Example: "  concord status --watch --interval 1s",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			client, err := c.dial()
 			if err != nil {
 				return err
 			}
 			defer client.Close()
-			s, err := client.Status(cmd.Context(), &concordv1.StatusRequest{})
-			if err != nil {
-				return err
+			if watch {
+				return c.watchStatus(cmd.Context(), client, every)
 			}
-			if err := c.printStatus(statusOf(s)); err != nil {
-				return err
-			}
-			if s.GetLeader() == 0 {
-				return &terminal.ExitError{Code: terminal.ExitUnavailable, Text: "the cluster has no leader that this node knows of: a majority of the voters must run and reach each other"}
-			}
-			return nil
+			return c.showStatus(cmd.Context(), client)
 		},
 	}
+	cmd.Flags().BoolVar(&watch, "watch", false, "show it again and again")
+	cmd.Flags().DurationVar(&every, "interval", 2*time.Second, "how often, with --watch")
+	return cmd
 }
+
+func (c *cli) showStatus(ctx context.Context, client *api.Client) error {
+	s, err := client.Status(ctx, &concordv1.StatusRequest{})
+	if err != nil {
+		return err
+	}
+	if err := c.printStatus(statusOf(s)); err != nil {
+		return err
+	}
+	if s.GetLeader() == 0 {
+		return &terminal.ExitError{Code: terminal.ExitUnavailable, Text: "the cluster has no leader that this node knows of: a majority of the voters must run and reach each other"}
+	}
+	return nil
+}
+
+// watchStatus shows the status until ctx ends, which is no failure. What is wrong meanwhile is shown, and may pass.
+func (c *cli) watchStatus(ctx context.Context, client *api.Client, every time.Duration) error {
+	if every <= 0 {
+		return terminal.Usagef("--interval %v: want a positive duration, such as 2s", every)
+	}
+	ticker := time.NewTicker(every)
+	defer ticker.Stop()
+	for {
+		if terminal.IsTerminal(c.screen) && c.output == "table" {
+			fmt.Fprint(c.screen, clearScreen)
+		}
+		if err := c.showStatus(ctx, client); err != nil && ctx.Err() == nil {
+			fmt.Fprintln(c.err, "concord: "+err.Error())
+		}
+		select {
+		case <-ticker.C:
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// clearScreen empties a terminal and goes to its upper left.
+const clearScreen = "\x1b[H\x1b[2J"
 
 func statusOf(s *concordv1.StatusResponse) statusJSON {
 	out := statusJSON{Cluster: s.GetCluster(), Node: s.GetNode(), Leader: s.GetLeader(), Epoch: s.GetEpoch(), Known: s.GetKnown(),

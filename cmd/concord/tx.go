@@ -21,7 +21,7 @@ import (
 	"github.com/concordtx/concord/cmd/internal/terminal"
 )
 
-// txJSON is the contract of "tx ls -o json" and "tx get -o json".
+// txJSON is the contract of "tx get -o json", and of each transaction of "tx ls -o json".
 type txJSON struct {
 	GID        string          `json:"gid"`
 	State      string          `json:"state"`
@@ -67,6 +67,13 @@ func txOf(m *concordv1.Transaction, now time.Time) txJSON {
 	return x
 }
 
+// listJSON is the contract of "tx ls -o json".
+type listJSON struct {
+	Transactions []txJSON `json:"transactions"`
+	// Next is what --after takes to go on; empty if there is nothing more.
+	Next string `json:"next"`
+}
+
 func (c *cli) txCommand() *cobra.Command {
 	cmd := &cobra.Command{Use: "tx", Short: "Look at transactions, and settle those that are stuck", Args: terminal.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() }}
@@ -76,7 +83,7 @@ func (c *cli) txCommand() *cobra.Command {
 }
 
 func (c *cli) txListCommand() *cobra.Command {
-	var state, resource string
+	var state, resource, after string
 	var olderThan time.Duration
 	var limit uint32
 	cmd := &cobra.Command{
@@ -85,26 +92,34 @@ func (c *cli) txListCommand() *cobra.Command {
 			"in-doubt (branches are prepared, no decision), committing and aborting (decided, branches left).\n" +
 			"Unrecorded: somebody asked for the outcome before the cluster had a decision. Two or more databases\n" +
 			"will never commit it; one alone may have, of which the cluster does not hear.",
-		Example: "  concord tx ls --state in-doubt --older-than 30s\n  concord tx ls --resource billing -o json",
+		Example: "  concord tx ls --state in-doubt --older-than 30s\n  concord tx ls --resource billing -o json\n" +
+			"  concord tx ls --after 01JD2M8Q4ZK3W6T9V0X5Y7ABCR      # older ones: \"next\" in the JSON of the page before",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			client, err := c.dial()
 			if err != nil {
 				return err
 			}
 			defer client.Close()
-			r, err := client.List(cmd.Context(), &concordv1.ListRequest{State: state, Resource: resource, OlderThanMs: olderThan.Milliseconds(), Limit: limit})
+			r, err := client.List(cmd.Context(), &concordv1.ListRequest{State: state, Resource: resource, OlderThanMs: olderThan.Milliseconds(), Limit: limit, After: after})
 			if err != nil {
 				return err
 			}
 			return c.printList(r)
 		},
 	}
-	cmd.Flags().StringVar(&state, "state", "", "in-doubt, committed, aborted, unrecorded or heuristic; empty: all")
+	cmd.Flags().StringVar(&state, "state", "", strings.Join(states[:len(states)-1], ", ")+" or "+states[len(states)-1]+"; empty: all")
 	cmd.Flags().DurationVar(&olderThan, "older-than", 0, "only those begun at least this long ago, such as 30s")
 	cmd.Flags().StringVar(&resource, "resource", "", "only those with a branch at this resource")
 	cmd.Flags().Uint32Var(&limit, "limit", 100, "at most this many")
+	cmd.Flags().StringVar(&after, "after", "", "only those older than this GID: the page after the one that ended with it")
+	complete(cmd, "state", states)
+	c.completeFlag(cmd, "resource", c.resourceNames)
+	c.completeFlag(cmd, "after", c.gids)
 	return cmd
 }
+
+// states are what a list shows and what it can be narrowed to. In doubt are the first three.
+var states = []string{"in-doubt", "committing", "aborting", "committed", "aborted", "unrecorded", "heuristic"}
 
 func (c *cli) printList(r *concordv1.ListResponse) error {
 	list, now := []txJSON{}, time.Now()
@@ -115,7 +130,7 @@ func (c *cli) printList(r *concordv1.ListResponse) error {
 		c.warn(w + ": what it holds prepared may be missing here")
 	}
 	if c.output == "json" {
-		return c.printJSON(list)
+		return c.printJSON(listJSON{Transactions: list, Next: r.GetNext()})
 	}
 	if len(list) == 0 {
 		fmt.Fprintln(c.err, "0 transactions")
@@ -127,20 +142,20 @@ func (c *cli) printList(r *concordv1.ListResponse) error {
 		for _, b := range x.Branches {
 			at = append(at, b.Resource)
 		}
-		rows = append(rows, []string{x.GID, x.State, x.Age, terminal.OrDash(strings.Join(at, ",")), terminal.OrDash(x.Reason)})
+		rows = append(rows, []string{x.GID, x.State, x.Age, terminal.OrDash(strings.Join(at, ",")), terminal.OrDash(x.Label), terminal.OrDash(x.Reason)})
 	}
-	if err := terminal.PrintTable(c.out, []string{"GID", "STATE", "AGE", "RESOURCES", "REASON"}, rows); err != nil {
+	if err := terminal.PrintTable(c.out, []string{"GID", "STATE", "AGE", "RESOURCES", "LABEL", "REASON"}, rows); err != nil {
 		return err
 	}
 	if r.GetNext() != "" {
-		fmt.Fprintln(c.err, "there are more: raise --limit, or narrow the list with --state, --resource or --older-than")
+		fmt.Fprintln(c.err, "there are more: go on with --after "+r.GetNext()+", or narrow the list with --state, --resource or --older-than")
 	}
 	return nil
 }
 
 func (c *cli) txGetCommand() *cobra.Command {
 	return &cobra.Command{
-		Use: "get GID", Short: "Show one transaction with its branches and evidence", Args: gidArg,
+		Use: "get GID", Short: "Show one transaction with its branches and evidence", Args: gidArg, ValidArgsFunction: c.completeFirst(c.gids),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			client, err := c.dial()
 			if err != nil {
@@ -197,7 +212,7 @@ const unrecordedHint = "two or more databases will never commit it, but one alon
 
 func (c *cli) txWaitCommand() *cobra.Command {
 	return &cobra.Command{
-		Use: "wait GID", Short: "Wait until a transaction is finished everywhere", Args: gidArg,
+		Use: "wait GID", Short: "Wait until a transaction is finished everywhere", Args: gidArg, ValidArgsFunction: c.completeFirst(c.gids),
 		Long: "Waits until a transaction is finished everywhere and prints it. Gives up after --timeout.\n" +
 			"Exit code 0 committed or aborted, 4 not finished in time, 6 a heuristic outcome, or unrecorded.\n" +
 			"Of a transaction that changed one database, and was not begun with Recorded, the cluster never hears.",
@@ -246,7 +261,7 @@ func (c *cli) txResolveCommand() *cobra.Command {
 	var reason string
 	var resources []string
 	cmd := &cobra.Command{
-		Use: "resolve GID --commit|--abort --reason TEXT", Short: "Decide a transaction that has no decision", Args: gidArg,
+		Use: "resolve GID --commit|--abort --reason TEXT", Short: "Decide a transaction that has no decision", Args: gidArg, ValidArgsFunction: c.completeFirst(c.gids),
 		Long: "Makes the operator's decision for a transaction whose branches are prepared and whose decision\n" +
 			"nobody has made. The decision goes into the replicated log with the reason, and the branches are\n" +
 			"finished by it. A decision that exists is never changed (exit code 5).\n\n" +
@@ -302,7 +317,7 @@ func (c *cli) txForgetCommand() *cobra.Command {
 	var reason string
 	var yes bool
 	cmd := &cobra.Command{
-		Use: "forget GID --reason TEXT", Short: "Say that a heuristic outcome was dealt with", Args: gidArg,
+		Use: "forget GID --reason TEXT", Short: "Say that a heuristic outcome was dealt with", Args: gidArg, ValidArgsFunction: c.completeFirst(c.gids),
 		Long: "Ends the alarm of a transaction of which a branch did not end as decided, once its data was put\n" +
 			"right by hand. The record of what happened, and this act, are kept.",
 		RunE: func(cmd *cobra.Command, args []string) error {

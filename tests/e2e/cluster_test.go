@@ -232,6 +232,17 @@ func (c *cluster) get(id txn.ID) (x txJSON) {
 	return x
 }
 
+// list is the first page of "concord tx ls".
+func (c *cluster) list(args ...string) []txJSON {
+	c.Helper()
+	var page struct {
+		Transactions []txJSON `json:"transactions"`
+		Next         string   `json:"next"`
+	}
+	c.json(&page, 0, append([]string{"tx", "ls"}, args...)...)
+	return page.Transactions
+}
+
 // decode is strict: what a command prints as JSON is a contract.
 func decode(t testing.TB, text string, into any) {
 	t.Helper()

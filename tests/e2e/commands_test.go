@@ -35,9 +35,7 @@ func TestCommands(t *testing.T) {
 		h, err := b.prepareTransfer(ctx, c.id)
 		require.NoError(t, err)
 		eventually(t, "the scans have listed both branches", func() bool {
-			var list []txJSON
-			c.json(&list, 0, "tx", "ls", "--state", "in-doubt")
-			for _, x := range list {
+			for _, x := range c.list("--state", "in-doubt") {
 				if x.GID == h.id.String() && len(x.Branches) == 2 {
 					require.Equal(t, "in-doubt", x.State)
 					return true
@@ -99,10 +97,9 @@ func TestCommands(t *testing.T) {
 			require.Equal(t, "committed", x.Branches[i].State)
 			require.NotEmpty(t, x.Branches[i].Evidence)
 		}
-		var list []txJSON
-		c.json(&list, 0, "tx", "ls", "--state", "committed", "--resource", "billing")
+		list := c.list("--state", "committed", "--resource", "billing")
 		require.Equal(t, id.String(), list[0].GID)
-		c.json(&list, 0, "tx", "ls", "--older-than", "1h")
+		list = c.list("--older-than", "1h")
 		require.Empty(t, list)
 	})
 
@@ -286,9 +283,7 @@ func TestCommands(t *testing.T) {
 			outcome, err := client.Outcome(ctx, h.id)
 			require.NoError(t, err)
 			require.Equal(t, x.whole, outcome)
-			var list []txJSON
-			c.json(&list, 0, "tx", "ls", "--state", "heuristic")
-			require.Len(t, list, 1)
+			require.Len(t, c.list("--state", "heuristic"), 1)
 			eventually(t, "the alarm is there", func() bool { return alarms(t, c) == 1 })
 
 			require.Equal(t, 2, c.command("tx", "forget", h.id.String(), "--reason", "booked by hand").code)

@@ -60,11 +60,8 @@ func TestOneDatabaseDecidesAlone(t *testing.T) {
 			require.Equal(t, 6, r.code, "%v", r)
 			require.NotContains(t, r.stdout+r.stderr, "aborted")
 			require.Contains(t, r.stderr, "look at the data")
-			var list []txJSON
-			c.json(&list, 0, "tx", "ls", "--state", "aborted")
-			require.Empty(t, list)
-			c.json(&list, 0, "tx", "ls", "--state", "unrecorded")
-			require.Len(t, list, i+1)
+			require.Empty(t, c.list("--state", "aborted"))
+			require.Len(t, c.list("--state", "unrecorded"), i+1)
 			leader := c.leader() // the next one says the same
 			c.kill(leader)
 			c.start(leader)

@@ -1374,7 +1374,8 @@ func (x *Heuristic) GetBy() string {
 
 type ListRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// in-doubt (everything that is not finished), committed, aborted, unrecorded, heuristic; empty: all.
+	// in-doubt (everything that is not finished), committing, aborting, committed, aborted, unrecorded, heuristic;
+	// empty: all.
 	State       string `protobuf:"bytes,1,opt,name=state,proto3" json:"state,omitempty"`
 	OlderThanMs int64  `protobuf:"varint,2,opt,name=older_than_ms,json=olderThanMs,proto3" json:"older_than_ms,omitempty"`
 	Resource    string `protobuf:"bytes,3,opt,name=resource,proto3" json:"resource,omitempty"`

@@ -1,0 +1,191 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/concordtx/concord"
+	"github.com/concordtx/concord/api"
+	concordv1 "github.com/concordtx/concord/api/concord/v1"
+	"github.com/concordtx/concord/cmd/internal/terminal"
+	"github.com/concordtx/concord/concordtest"
+	"github.com/concordtx/concord/txn"
+)
+
+// shell runs commands against a cluster, in this process.
+type shell struct {
+	*testing.T
+	addrs string
+}
+
+func newShell(t *testing.T) (*shell, *concordtest.Cluster, *concordtest.MemoryDatabase) {
+	orders := concordtest.Memory("orders")
+	c := concordtest.New(t, orders, concordtest.Memory("billing"))
+	return &shell{T: t, addrs: strings.Join(c.Addrs(), ",")}, c, orders
+}
+
+// try returns what a command prints, and its error.
+func (s *shell) try(args ...string) (stdout, stderr string, err error) {
+	var out, errw bytes.Buffer
+	root := newRoot(strings.NewReader(""), &out, &errw)
+	root.SetArgs(append([]string{"--addr", s.addrs}, args...))
+	err = root.ExecuteContext(s.Context())
+	return out.String(), errw.String(), err
+}
+
+func (s *shell) run(args ...string) (stdout string) {
+	s.Helper()
+	stdout, _, err := s.try(args...)
+	require.NoError(s, err, "%v", args)
+	return stdout
+}
+
+// A script pages through all transactions, each of them once.
+func TestAScriptPagesThroughAllTransactions(t *testing.T) {
+	s, c, _ := newShell(t)
+	client, err := api.Dial(c.Addrs(), api.ClientOptions{})
+	require.NoError(t, err)
+	defer func() { require.NoError(t, client.Close()) }()
+	const many = 250
+	born := time.Now().Add(-time.Minute)
+	for i := range many { // which nobody has begun: the question aborts them
+		id := txn.NewID(born.Add(time.Duration(i) * time.Millisecond)).WithClass(txn.Recorded)
+		_, err := client.Outcome(t.Context(), &concordv1.OutcomeRequest{Gid: id.String()})
+		require.NoError(t, err)
+	}
+	seen, pages := map[string]bool{}, 0
+	for next := ""; ; pages++ {
+		args := []string{"tx", "ls", "--limit", "40", "-o", "json"}
+		if next != "" {
+			args = append(args, "--after", strings.ToLower(next)) // as somebody may have typed it
+		}
+		var page listJSON
+		require.NoError(t, json.Unmarshal([]byte(s.run(args...)), &page))
+		for _, x := range page.Transactions {
+			require.False(t, seen[x.GID])
+			seen[x.GID] = true
+		}
+		if next = page.Next; next == "" {
+			break
+		}
+		require.Len(t, page.Transactions, 40)
+	}
+	require.Len(t, seen, many)
+	require.Equal(t, 6, pages)
+	_, stderr, err := s.try("tx", "ls", "--limit", "40")
+	require.NoError(t, err)
+	require.Regexp(t, `^there are more: go on with --after [0-9A-Z]{26}, or narrow`, stderr)
+}
+
+func TestEveryStateThatIsShownIsAccepted(t *testing.T) {
+	s, _, _ := newShell(t)
+	for _, state := range states {
+		s.run("tx", "ls", "--state", state)
+	}
+	_, _, err := s.try("tx", "ls", "--state", "stuck")
+	require.ErrorContains(t, err, `"stuck" is none of `+strings.Join(states, ", "))
+	require.Equal(t, terminal.ExitUsage, terminal.ExitCode(err))
+}
+
+func TestTheLabelIsInTheTable(t *testing.T) {
+	s, c, orders := newShell(t)
+	require.NoError(t, c.Client().Run(t.Context(), func(ctx context.Context, tx *concord.Tx) error {
+		m, err := orders.Resource().Tx(ctx, tx)
+		if err != nil {
+			return err
+		}
+		return m.Put(ctx, "a", 1)
+	}, concord.WithLabel("order 7"), concord.Recorded()))
+	require.Regexp(t, `(?m)^GID +STATE +AGE +RESOURCES +LABEL +REASON\n[0-9A-Z]{25}R +(committing|committed) +\S+ +orders +order 7 +-`, s.run("tx", "ls"))
+}
+
+func TestShellsCompleteWhatTheClusterKnows(t *testing.T) {
+	s, c, _ := newShell(t)
+	tx, err := c.Client().Begin(t.Context(), concord.Recorded())
+	require.NoError(t, err)
+	require.NoError(t, tx.Commit(t.Context()))
+	complete := func(args ...string) []string {
+		lines := strings.Split(strings.TrimSpace(s.run(append([]string{"__complete"}, args...)...)), "\n")
+		require.Equal(t, ":4", lines[len(lines)-1], "and no names of files")
+		return lines[:len(lines)-1]
+	}
+	addr := []string{"--addr", s.addrs}
+	require.Equal(t, states, complete(append(addr, "tx", "ls", "--state", "")...))
+	resources := []string{"orders\tmemory", "billing\tmemory"}
+	require.Equal(t, resources, complete(append(addr, "tx", "ls", "--resource", "")...))
+	require.Equal(t, resources, complete(append(addr, "resource", "check", "")...))
+	for _, command := range [][]string{{"tx", "get", ""}, {"tx", "wait", ""}, {"tx", "resolve", ""}, {"tx", "forget", ""}, {"tx", "ls", "--after", ""}, {"recover", ""}} {
+		require.Equal(t, []string{tx.ID().String() + "\tcommitted"}, complete(append(addr, command...)...), command)
+	}
+	require.Empty(t, complete("--addr", "127.0.0.1:1", "tx", "get", ""), "a cluster that does not answer")
+}
+
+func TestStatusIsWatchedUntilItIsInterrupted(t *testing.T) {
+	s, _, _ := newShell(t)
+	ctx, interrupt := context.WithCancel(t.Context())
+	out := &counter{want: 3, reached: interrupt}
+	root := newRoot(strings.NewReader(""), out, out)
+	root.SetArgs([]string{"--addr", s.addrs, "status", "--watch", "--interval", "1ms", "-o", "json"})
+	require.NoError(t, root.ExecuteContext(ctx))
+	objects := json.NewDecoder(bytes.NewReader(out.text.Bytes()))
+	for range out.want {
+		var status statusJSON
+		require.NoError(t, objects.Decode(&status))
+		require.NotZero(t, status.Leader)
+	}
+	_, _, err := s.try("status", "--watch", "--interval", "0s")
+	require.Equal(t, terminal.ExitUsage, terminal.ExitCode(err))
+}
+
+// counter counts objects, which end with a brace in a line of its own.
+type counter struct {
+	text    bytes.Buffer
+	want    int
+	reached func()
+}
+
+func (c *counter) Write(p []byte) (int, error) {
+	n, err := c.text.Write(p)
+	if bytes.Count(c.text.Bytes(), []byte("\n}\n")) >= c.want {
+		c.reached()
+	}
+	return n, err
+}
+
+func TestEveryCommandHasAManualPage(t *testing.T) {
+	s := &shell{T: t, addrs: "127.0.0.1:1"}
+	dir := filepath.Join(t.TempDir(), "man1")
+	s.run("man", dir)
+	for _, page := range []string{"concord.1", "concord-tx-ls.1", "concord-status.1", "concord-member-add.1"} {
+		text, err := os.ReadFile(filepath.Join(dir, page))
+		require.NoError(t, err)
+		require.Contains(t, string(text), ".SH SYNOPSIS")
+	}
+	text, err := os.ReadFile(filepath.Join(dir, "concord-tx-ls.1"))
+	require.NoError(t, err)
+	require.Contains(t, string(text), "in-doubt, committing, aborting, committed")
+}
+
+// However a command line is wrong, it is the same exit code.
+func TestWrongCommandLinesHaveOneExitCode(t *testing.T) {
+	s := &shell{T: t, addrs: "127.0.0.1:1"}
+	for _, line := range []string{"nonsense", "tx nonsense", "member nonsense", "resource nonsense", "status extra", "status --nonsense", "status --interval soon", "tx get",
+		"tx get one two", "tx ls extra", "tx ls --limit many", "member add", "member remove", "lead", "resource check one two", "recover one two", "version extra", "-o yaml status", "statsu", "man"} {
+		_, _, err := s.try(strings.Fields(line)...)
+		require.Error(t, err, line)
+		require.Equal(t, terminal.ExitUsage, terminal.ExitCode(err), "%s: %v", line, err)
+		var own *terminal.ExitError
+		require.True(t, errors.As(err, &own) || errors.Is(err, api.ErrInvalid), line)
+	}
+}
