@@ -256,6 +256,10 @@ func (c *Client) begin(ctx context.Context, o txConfig, attempt int) (*Tx, error
 			return nil, fmt.Errorf("begin: %w", err)
 		}
 	}
+	if o.protocol == txn.ThreePhaseCommit && !c.resources.knows(ctx, txn.LevelThreePhase) {
+		return nil, fmt.Errorf("begin: three_phase is not switched on in this cluster: %w: run this release on all nodes, and none with a \"feature_level\" below %d; until then leave out WithProtocol",
+			api.ErrRefused, txn.LevelThreePhase)
+	}
 	cluster, longest := c.resources.cluster()
 	deadline, limit := o.limit(ctx, longest)
 	if !c.enter() {

@@ -34,6 +34,7 @@ type leader struct {
 	concordv1connect.UnimplementedCoordinatorServiceHandler
 	resources []*concordv1.ResourceStatus
 	longest   time.Duration // that a transaction may live
+	level     txn.FeatureLevel
 
 	mu       sync.Mutex
 	id       txn.ClusterID
@@ -137,7 +138,8 @@ func (l *leader) Finished(_ context.Context, r *concordv1.FinishedRequest) (*con
 }
 
 func (l *leader) Resources(context.Context, *concordv1.ResourcesRequest) (*concordv1.ResourcesResponse, error) {
-	return &concordv1.ResourcesResponse{Cluster: l.cluster().String(), Resources: l.resources, MaxTransactionMs: l.longest.Milliseconds()}, nil
+	return &concordv1.ResourcesResponse{Cluster: l.cluster().String(), Resources: l.resources, MaxTransactionMs: l.longest.Milliseconds(),
+		FeatureLevel: uint32(l.level)}, nil
 }
 
 // set changes what the leader is from now on.

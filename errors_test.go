@@ -18,6 +18,7 @@ import (
 	"github.com/concordtx/concord/adapters/memory"
 	"github.com/concordtx/concord/api"
 	concordv1 "github.com/concordtx/concord/api/concord/v1"
+	"github.com/concordtx/concord/txn"
 )
 
 // message is an error that a user of the SDK can meet: how to get it, what it says, with GID for
@@ -101,6 +102,17 @@ var messages = []message{
 		}, concord.WithRetry(concord.RetryPolicy{Initial: time.Hour}))
 	}, says: "attempt 1 of 5, after which the context ended (context canceled): transaction GID was aborted by billing: deadlock",
 		is: []error{concord.ErrAborted, errDeadlock, context.Canceled}},
+	{name: "three phases where they are not switched on", meet: in(nil, concord.WithProtocol(concord.ThreePhase)),
+		says: `begin: three_phase is not switched on in this cluster: refused: run this release on all nodes, and none with a "feature_level" below 4; until then leave out WithProtocol`,
+		is:   []error{api.ErrRefused}},
+	{name: "three phases without an agent", resource: "orders", meet: func(t *testing.T, b *shaky) error {
+		b.leader.set(func() { b.level = txn.LevelThreePhase })
+		return in(func(ctx context.Context, b *shaky, tx *concord.Tx) error {
+			_, err := b.orders.Tx(ctx, tx)
+			return err
+		}, concord.WithProtocol(concord.ThreePhase))(t, b)
+	}, says: "transaction GID was aborted by orders: enlist orders: no agent holds its branches, and only agents can decide in three phases: " +
+		`put the database behind an agent ("concord agent --help"), or begin the transaction without WithProtocol(ThreePhase)`, is: []error{concord.ErrAborted}},
 	{name: "a protocol that nobody knows", meet: in(nil, concord.WithProtocol("paxos")),
 		says: `begin: WithProtocol: "paxos" is not a protocol that this version knows, want two_phase or three_phase`, is: []error{api.ErrInvalid}},
 	{name: "a context that has ended", meet: func(t *testing.T, b *shaky) error {

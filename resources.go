@@ -36,6 +36,7 @@ type resources struct {
 	other   txn.ClusterID // that answers now in the place of id; zero as a rule
 	longest time.Duration
 	leases  bool          // the cluster grants them
+	level   txn.FeatureLevel
 	skew    time.Duration // what the cluster's clock is ahead of ours
 	known   []*concordv1.ResourceStatus
 	fitting map[adapters.Opener]bool // adapters are pointers
@@ -64,6 +65,24 @@ func (r *resources) grantsLeases() bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.leases
+}
+
+// knows waits for a moment for the cluster to be at a feature level: a new one comes to it within a
+// second. It reports whether it is.
+func (r *resources) knows(ctx context.Context, level txn.FeatureLevel) bool {
+	ctx, cancel := context.WithTimeout(ctx, recognizePatience)
+	defer cancel()
+	for {
+		r.mu.Lock()
+		known := r.level
+		r.mu.Unlock()
+		if known >= level {
+			return true
+		}
+		if wait(ctx, 50*time.Millisecond) != nil || r.recognize(ctx) != nil {
+			return false
+		}
+	}
 }
 
 // clock takes what the cluster's clock says now, in milliseconds since 1970.
@@ -108,6 +127,7 @@ func (r *resources) learn(res *concordv1.ResourcesResponse) error {
 	r.id, r.known = id, res.GetResources()
 	r.longest = time.Duration(res.GetMaxTransactionMs()) * time.Millisecond
 	r.leases = res.GetLeaseMs() > 0
+	r.level = txn.FeatureLevel(res.GetFeatureLevel())
 	r.skew = time.Until(time.UnixMilli(res.GetNowMs()))
 	return nil
 }

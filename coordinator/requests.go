@@ -243,6 +243,9 @@ type CheckResult struct {
 	Err    error
 }
 
+// FeatureLevel returns what every member knows, as far as this node has heard.
+func (n *Node) FeatureLevel() txn.FeatureLevel { return txn.FeatureLevel(n.level.Load()) }
+
 // MaxTransaction returns how long a transaction may take before its prepared branches
 // count as orphans.
 func (n *Node) MaxTransaction() time.Duration { return n.config.Rules.MaxTransaction }

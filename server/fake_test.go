@@ -97,6 +97,7 @@ func (f *fakeNode) GrantLease(context.Context) (txn.Lease, error)   { return 1, 
 func (f *fakeNode) RenewLease(l txn.Lease) (bool, error)            { return l == 1, f.did("RenewLease") }
 func (f *fakeNode) EndLease(ctx context.Context, l txn.Lease) error { return f.did("EndLease") }
 func (f *fakeNode) LeaseLength() time.Duration                      { return 5 * time.Second }
+func (f *fakeNode) FeatureLevel() txn.FeatureLevel                  { return txn.Newest }
 
 func (f *fakeNode) Recheck(context.Context, string, string) { _ = f.did("Recheck") }
 

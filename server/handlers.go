@@ -436,7 +436,7 @@ func (h *handlers) Resources(ctx context.Context, r *concordv1.ResourcesRequest)
 	}
 	return &concordv1.ResourcesResponse{Cluster: s.Cluster.String(), Resources: resourceMessages(s, time.Now()),
 		MaxTransactionMs: h.node.MaxTransaction().Milliseconds(), NowMs: time.Now().UnixMilli(), Zxid: s.Zxid.String(),
-		LeaseMs: h.node.LeaseLength().Milliseconds()}, nil
+		LeaseMs: h.node.LeaseLength().Milliseconds(), FeatureLevel: uint32(h.node.FeatureLevel())}, nil
 }
 
 func (h *handlers) CheckResource(ctx context.Context, r *concordv1.CheckResourceRequest) (*concordv1.CheckResourceResponse, error) {

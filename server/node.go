@@ -44,6 +44,8 @@ type Node interface {
 	RenewLease(l txn.Lease) (bool, error)
 	EndLease(ctx context.Context, l txn.Lease) error
 	LeaseLength() time.Duration // 0: there are none
+	// FeatureLevel is what every member knows, as far as this node has heard.
+	FeatureLevel() txn.FeatureLevel
 	View(ctx context.Context, id txn.ID) (*commit.View, error)
 	EachFinished(before txn.ID, visit func(txn.Txn) bool) error
 	Resolve(ctx context.Context, asked txn.Resolution) (commit.Reply, error)

@@ -3343,7 +3343,9 @@ type ResourcesResponse struct {
 	NowMs int64  `protobuf:"varint,4,opt,name=now_ms,json=nowMs,proto3" json:"now_ms,omitempty"`
 	Zxid  string `protobuf:"bytes,5,opt,name=zxid,proto3" json:"zxid,omitempty"`
 	// How long a client with a lease may be silent, in milliseconds; 0: there are no leases (yet).
-	LeaseMs       int64 `protobuf:"varint,6,opt,name=lease_ms,json=leaseMs,proto3" json:"lease_ms,omitempty"`
+	LeaseMs int64 `protobuf:"varint,6,opt,name=lease_ms,json=leaseMs,proto3" json:"lease_ms,omitempty"`
+	// What every member of the cluster knows how to do: 4 and above, to decide in three phases.
+	FeatureLevel  uint32 `protobuf:"varint,7,opt,name=feature_level,json=featureLevel,proto3" json:"feature_level,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3416,6 +3418,13 @@ func (x *ResourcesResponse) GetZxid() string {
 func (x *ResourcesResponse) GetLeaseMs() int64 {
 	if x != nil {
 		return x.LeaseMs
+	}
+	return 0
+}
+
+func (x *ResourcesResponse) GetFeatureLevel() uint32 {
+	if x != nil {
+		return x.FeatureLevel
 	}
 	return 0
 }
@@ -3985,14 +3994,15 @@ const file_concord_v1_concord_proto_rawDesc = "" +
 	"\x10ResourcesRequest\x12\x12\n" +
 	"\x04seen\x18\x01 \x01(\tR\x04seen\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x1a\n" +
-	"\bidentity\x18\x03 \x01(\tR\bidentity\"\xdb\x01\n" +
+	"\bidentity\x18\x03 \x01(\tR\bidentity\"\x80\x02\n" +
 	"\x11ResourcesResponse\x12\x18\n" +
 	"\acluster\x18\x01 \x01(\tR\acluster\x128\n" +
 	"\tresources\x18\x02 \x03(\v2\x1a.concord.v1.ResourceStatusR\tresources\x12,\n" +
 	"\x12max_transaction_ms\x18\x03 \x01(\x03R\x10maxTransactionMs\x12\x15\n" +
 	"\x06now_ms\x18\x04 \x01(\x03R\x05nowMs\x12\x12\n" +
 	"\x04zxid\x18\x05 \x01(\tR\x04zxid\x12\x19\n" +
-	"\blease_ms\x18\x06 \x01(\x03R\aleaseMs\">\n" +
+	"\blease_ms\x18\x06 \x01(\x03R\aleaseMs\x12#\n" +
+	"\rfeature_level\x18\a \x01(\rR\ffeatureLevel\">\n" +
 	"\x14CheckResourceRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04seen\x18\x02 \x01(\tR\x04seen\"a\n" +
