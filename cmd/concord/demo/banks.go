@@ -13,6 +13,7 @@ import (
 	"github.com/concordtx/concord/cmd/internal/bank"
 	"github.com/concordtx/concord/cmd/internal/config"
 	"github.com/concordtx/concord/cmd/internal/terminal"
+	"github.com/concordtx/concord/coordinator/replica"
 )
 
 const accountsPerBank = 100
@@ -25,15 +26,25 @@ type banks struct {
 	recovery []adapters.Resource
 }
 
-func openBanks(ctx context.Context, file, dir string) (b *banks, err error) {
+func openBanks(ctx context.Context, o Options, dir string, members []replica.Member) (b *banks, err error) {
 	b = &banks{}
 	defer func() {
 		if err != nil {
 			b.close()
 		}
 	}()
-	if file == "" {
-		for _, name := range []string{"amsterdam", "berlin", "cairo"} {
+	cities := []string{"amsterdam", "berlin", "cairo"}
+	switch {
+	case o.agents():
+		for _, name := range cities {
+			r, err := openAgentBank(name, dir, members)
+			if err != nil {
+				return b, err
+			}
+			b.list, b.recovery = append(b.list, r), append(b.recovery, r.Resource)
+		}
+	case o.Config == "":
+		for _, name := range cities {
 			r, err := bank.OpenPebble(name, filepath.Join(dir, name), bank.Ledger{Accounts: accountsPerBank})
 			if err != nil {
 				return b, err
@@ -41,8 +52,10 @@ func openBanks(ctx context.Context, file, dir string) (b *banks, err error) {
 			b.list = append(b.list, r)
 			b.recovery = append(b.recovery, r)
 		}
-	} else if err := b.openConfigured(ctx, file); err != nil {
-		return b, err
+	default:
+		if err := b.openConfigured(ctx, o.Config); err != nil {
+			return b, err
+		}
 	}
 	for _, k := range b.list {
 		if err := k.Fill(ctx); err != nil {
@@ -76,6 +89,16 @@ func (b *banks) openConfigured(ctx context.Context, file string) error {
 		b.list = append(b.list, k)
 	}
 	return nil
+}
+
+// agents are the banks that are behind agents.
+func (b *banks) agents() (list []*agentBank) {
+	for _, k := range b.list {
+		if a, ok := k.(*agentBank); ok {
+			list = append(list, a)
+		}
+	}
+	return list
 }
 
 func (b *banks) resources() []adapters.Resource { return b.recovery }

@@ -15,7 +15,6 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
-	"github.com/concordtx/concord/cmd/internal/config"
 	"github.com/concordtx/concord/coordinator"
 	"github.com/concordtx/concord/coordinator/commit"
 	"github.com/concordtx/concord/coordinator/replica"
@@ -41,12 +40,8 @@ type node struct {
 	ended  chan error
 }
 
-func startCluster(ctx context.Context, dir string, b *banks) (*cluster, error) {
-	c := &cluster{dir: dir, banks: b, nodes: map[zab.NodeID]*node{}}
-	var err error
-	if c.members, err = config.FreeMembers(); err != nil {
-		return nil, err
-	}
+func startCluster(ctx context.Context, dir string, members []replica.Member, b *banks) (*cluster, error) {
+	c := &cluster{dir: dir, members: members, banks: b, nodes: map[zab.NodeID]*node{}}
 	for _, m := range c.members {
 		if err := c.start(m); err != nil {
 			c.stop()

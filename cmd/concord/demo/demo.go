@@ -11,6 +11,8 @@ import (
 	"os"
 	"time"
 
+	"github.com/concordtx/concord"
+	"github.com/concordtx/concord/cmd/internal/config"
 	"github.com/concordtx/concord/cmd/internal/terminal"
 )
 
@@ -28,6 +30,10 @@ type result struct {
 	PerSecond   float64 `json:"per_second"`
 	P50         float64 `json:"p50_ms"`
 	P99         float64 `json:"p99_ms"`
+	// Of a demonstration with agents alone: how many coordinators were stopped together, and how many
+	// transactions the agents then finished without any.
+	CoordinatorsKilled *int `json:"coordinators_killed,omitempty"`
+	FinishedByAgents   *int `json:"finished_by_agents,omitempty"`
 }
 
 // Options are what is demonstrated, and where it is shown.
@@ -35,12 +41,19 @@ type Options struct {
 	Transfers, Workers int
 	Kills              int    // how often the leader is stopped without warning
 	Config             string // a file with resources to use instead of embedded stores; may be empty
+	// Protocol, unless it is empty, puts the embedded stores behind agents, and is how transactions
+	// are decided: two_phase or three_phase.
+	Protocol string
+	// KillCoordinators stops every node at once, when half of the transfers are done.
+	KillCoordinators bool
 
 	In       io.Reader
 	Out, Err io.Writer // for the result, and for what is said meanwhile
 	Screen   io.Writer // what Out writes to: a live view is drawn if it is a terminal
 	JSON     bool
 }
+
+func (o Options) agents() bool { return o.Protocol != "" }
 
 // Run moves money while leaders die, and returns nil only if the sum is right at the end and nothing
 // is in doubt. The error has an exit code.
@@ -51,12 +64,16 @@ func Run(ctx context.Context, o Options) (err error) {
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
 
-	banks, err := openBanks(ctx, o.Config, dir)
+	members, err := config.FreeMembers()
+	if err != nil {
+		return err
+	}
+	banks, err := openBanks(ctx, o, dir, members)
 	if err != nil {
 		return err
 	}
 	defer banks.close()
-	cluster, err := startCluster(ctx, dir, banks)
+	cluster, err := startCluster(ctx, dir, members, banks)
 	if err != nil {
 		return err
 	}
@@ -95,9 +112,14 @@ func (r result) print(o Options) error {
 		if r.InDoubt != nil {
 			inDoubt = fmt.Sprint(*r.InDoubt)
 		}
+		if o.KillCoordinators {
+			fmt.Fprintf(o.Out, "%d coordinators died together; the agents finished %s without them\n", *r.CoordinatorsKilled, terminal.Plural(*r.FinishedByAgents, "transaction", "transactions"))
+		}
 		fmt.Fprintf(o.Out, "sum of all balances %d, expected %d: %s; %s in doubt\n", r.Sum, r.SumExpected, verdict, inDoubt)
 	}
 	switch {
+	case r.FinishedByAgents != nil && *r.FinishedByAgents == 0 && o.KillCoordinators && o.Protocol == concord.ThreePhase:
+		return &terminal.ExitError{Code: terminal.ExitFailed, Text: "no transaction was in doubt whenever the coordinators were stopped, so the agents had nothing to finish: try it with more --transfers or --workers"}
 	case r.Sum != r.SumExpected:
 		return &terminal.ExitError{Code: terminal.ExitFailed, Text: "the sum of all balances is wrong: this is a bug, please report it with the output above"}
 	case r.InDoubt == nil:

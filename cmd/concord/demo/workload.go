@@ -36,6 +36,8 @@ type workload struct {
 	unknown   []concord.ID
 	kills     int
 	latencies []time.Duration
+
+	outage outage // owned by loseCoordinators until it has ended
 }
 
 func newWorkload(ctx context.Context, o Options, b *banks, c *cluster) (*workload, error) {
@@ -43,7 +45,8 @@ func newWorkload(ctx context.Context, o Options, b *banks, c *cluster) (*workloa
 	if err != nil {
 		return nil, err
 	}
-	return &workload{o: o, banks: b, cluster: c, client: client, events: make(chan string, 64), started: time.Now()}, nil
+	return &workload{o: o, banks: b, cluster: c, client: client, events: make(chan string, 64), started: time.Now(),
+		outage: outage{finished: map[concord.ID]txn.Decision{}}}, nil
 }
 
 func (w *workload) close() { _ = w.client.Close() }
@@ -54,7 +57,11 @@ func (w *workload) run(ctx context.Context) (result, error) {
 	for range w.o.Workers {
 		g.Go(func() error { return w.transfers(gctx) })
 	}
-	g.Go(func() error { return w.killLeaders(gctx) })
+	if w.o.KillCoordinators {
+		g.Go(func() error { return w.loseCoordinators(gctx) })
+	} else {
+		g.Go(func() error { return w.killLeaders(gctx) })
+	}
 	if err := g.Wait(); err != nil {
 		return result{}, err
 	}
@@ -69,9 +76,14 @@ func (w *workload) run(ctx context.Context) (result, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	slices.Sort(w.latencies)
-	return result{Transfers: w.o.Transfers, Committed: w.committed, Aborted: w.aborted, Unknown: len(w.unknown), LeaderKills: w.kills,
+	r := result{Transfers: w.o.Transfers, Committed: w.committed, Aborted: w.aborted, Unknown: len(w.unknown), LeaderKills: w.kills,
 		SumExpected: w.banks.expected(), Sum: sum, InDoubt: w.cluster.inDoubt(), Seconds: elapsed.Seconds(),
-		PerSecond: float64(w.committed) / elapsed.Seconds(), P50: quantile(w.latencies, .5), P99: quantile(w.latencies, .99)}, nil
+		PerSecond: float64(w.committed) / elapsed.Seconds(), P50: quantile(w.latencies, .5), P99: quantile(w.latencies, .99)}
+	if w.o.agents() {
+		finished := len(w.outage.finished)
+		r.CoordinatorsKilled, r.FinishedByAgents = &w.outage.killed, &finished
+	}
+	return r, nil
 }
 
 // transfers is one worker.
@@ -121,8 +133,11 @@ func (w *workload) transfer(ctx context.Context) error {
 			return err
 		}
 		return w.banks.list[to].Add(ctx, tx, rand.IntN(accountsPerBank), amount)
-	})
+	}, concord.WithProtocol(w.o.Protocol), concord.WithTimeout(transferTime))
 }
+
+// transferTime is more than the loss of all coordinators takes here.
+const transferTime = time.Minute
 
 // killLeaders stops the leader whenever another part of the transfers is done.
 func (w *workload) killLeaders(ctx context.Context) error {
@@ -220,5 +235,3 @@ func quantile(sorted []time.Duration, q float64) float64 {
 	}
 	return float64(sorted[int(q*float64(len(sorted)-1))].Microseconds()) / 1000
 }
-
-func localXID() txn.XID { return txn.XID{ID: txn.NewID(time.Now())} }

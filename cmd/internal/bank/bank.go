@@ -111,7 +111,7 @@ func OpenPebble(name, dir string, l Ledger) (*Pebble, error) {
 func accountKey(n int) []byte { return fmt.Appendf(nil, "account/%03d", n) }
 
 func (b *Pebble) Fill(ctx context.Context) error {
-	tx := &localTx{}
+	tx := &Local{}
 	t, err := b.Tx(ctx, tx)
 	for n := 0; n < b.Accounts && err == nil; n++ {
 		err = t.Set(ctx, accountKey(n), binary.BigEndian.AppendUint64(nil, FirstBalance))
@@ -119,7 +119,7 @@ func (b *Pebble) Fill(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return tx.session.CommitOnePhase(ctx)
+	return tx.Commit(ctx)
 }
 
 func (b *Pebble) Add(ctx context.Context, tx *concord.Tx, account int, amount int64) error {
@@ -149,10 +149,14 @@ func (b *Pebble) Sum(context.Context) (total int64, err error) {
 	return total, nil
 }
 
-// localTx is a transaction of one resource that no coordinator knows of.
-type localTx struct{ session adapters.Session }
+// Local is a transaction of one resource that no coordinator knows of.
+type Local struct{ session adapters.Session }
 
-func (t *localTx) Enlist(ctx context.Context, r adapters.Opener) (s adapters.Session, err error) {
+// Commit ends it.
+func (t *Local) Commit(ctx context.Context) error { return t.session.CommitOnePhase(ctx) }
+
+// Enlist implements adapters.Global.
+func (t *Local) Enlist(ctx context.Context, r adapters.Opener) (s adapters.Session, err error) {
 	if t.session == nil {
 		t.session, err = r.Open(ctx, txn.XID{ID: txn.NewID(time.Now())})
 	}
