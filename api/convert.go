@@ -3,7 +3,6 @@
 package api
 
 import (
-	"cmp"
 	"encoding/hex"
 	"fmt"
 	"slices"
@@ -23,8 +22,6 @@ const (
 	MaxReason       = 1024 // bytes
 	MaxLabel        = 1024 // bytes
 	MaxFinished     = 4096 // branches in one FinishedRequest
-	MaxKey          = txn.MaxKey
-	MaxResult       = txn.MaxResult
 )
 
 // FieldError says which field of a request is wrong, and how. It wraps ErrInvalid.
@@ -68,9 +65,8 @@ func ParseCommit(r *concordv1.CommitRequest) (txn.CommitRequest, error) {
 	if err := ParseText("label", r.GetLabel(), MaxLabel); err != nil {
 		return txn.CommitRequest{}, err
 	}
-	c := txn.CommitRequest{ID: id, Cluster: cluster, Protocol: protocol, Branches: branches, Agents: agents, Label: r.GetLabel(),
-		Key: r.GetKey(), Result: r.GetResult()}
-	return c, cmp.Or(fitsProtocol(c), fitsKey(c))
+	c := txn.CommitRequest{ID: id, Cluster: cluster, Protocol: protocol, Branches: branches, Agents: agents, Label: r.GetLabel()}
+	return c, fitsProtocol(c)
 }
 
 // fitsProtocol refuses a commit request whose gid says that it is decided in another way, or that
@@ -94,7 +90,7 @@ func fitsProtocol(c txn.CommitRequest) error {
 func CommitRequest(c txn.CommitRequest) *concordv1.CommitRequest {
 	return &concordv1.CommitRequest{
 		Gid: c.ID.String(), Cluster: c.Cluster.String(), Protocol: c.Protocol.String(), Branches: BranchMessages(c.Branches), Label: c.Label,
-		Agents: agentMessages(c.Agents), Key: c.Key, Result: c.Result,
+		Agents: agentMessages(c.Agents),
 	}
 }
 

@@ -143,9 +143,6 @@ func (h *handlers) Commit(ctx context.Context, r *concordv1.TransactionServiceCo
 	if s := h.mine(ctx, at.id); s != nil {
 		return s.commit(ctx, r)
 	}
-	if err := h.maySettle(at.id); err != nil {
-		return nil, err
-	}
 	return h.settle(ctx, at.id, h.lost())
 }
 
@@ -169,9 +166,7 @@ func (h *handlers) Rollback(ctx context.Context, r *concordv1.TransactionService
 	case s != nil:
 		how, err = s.rollback(ctx)
 	default:
-		if err = h.maySettle(at.id); err == nil {
-			how, err = h.settle(ctx, at.id, h.lost())
-		}
+		how, err = h.settle(ctx, at.id, h.lost())
 	}
 	if err != nil {
 		return nil, err

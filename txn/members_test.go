@@ -50,9 +50,8 @@ func TestAMembersRecordIsTheFirstOfItsEntry(t *testing.T) {
 
 type noArchive struct{}
 
-func (noArchive) Keep(Changes)                 {}
-func (noArchive) Finished(ID) (Txn, bool)      { return Txn{}, false }
-func (noArchive) KeyUse(string) (KeyUse, bool) { return KeyUse{}, false }
+func (noArchive) Keep(Changes)            {}
+func (noArchive) Finished(ID) (Txn, bool) { return Txn{}, false }
 
 func TestTableKnowsTheMembersAndWhoTheyWere(t *testing.T) {
 	table := NewTable(Meta{}, nil, noArchive{})

@@ -9,6 +9,8 @@ import (
 	"fmt"
 	"io"
 	"reflect"
+
+	"github.com/concordtx/concord/adapters/mysql/sqltext"
 )
 
 // conn is a link as database/sql sees it. Every statement passes here, so that its
@@ -84,7 +86,7 @@ func (c *conn) exec(ctx context.Context, query string, do func(context.Context) 
 	if s == nil {
 		return nil, errSessionGone
 	}
-	k := kindOf(query)
+	k := sqltext.Read(query)
 	ctx, stop, err := s.enter(ctx, k)
 	if err != nil {
 		return nil, err
@@ -101,7 +103,7 @@ func (c *conn) query(ctx context.Context, query string, do func(context.Context)
 	if s == nil {
 		return nil, errSessionGone
 	}
-	k := kindOf(query)
+	k := sqltext.Read(query)
 	ctx, stop, err := s.enter(ctx, k)
 	if err != nil {
 		return nil, err
@@ -129,7 +131,7 @@ func (c *conn) PrepareContext(ctx context.Context, query string) (driver.Stmt, e
 	if s == nil {
 		return nil, errSessionGone
 	}
-	if err := s.admit(kindOf(query)); err != nil {
+	if err := s.admit(sqltext.Read(query)); err != nil {
 		return nil, err
 	}
 	ctx, stop := s.within(ctx)
@@ -150,7 +152,7 @@ func (c *conn) PrepareContext(ctx context.Context, query string) (driver.Stmt, e
 }
 
 // prepares is the kind of what executes nothing.
-var prepares = kind{reads: true, plain: true, steady: true, traced: true}
+var prepares = sqltext.Kind{Reads: true, Plain: true, Steady: true, Traced: true}
 
 type rawStmt interface {
 	driver.Stmt

@@ -7,9 +7,7 @@ import (
 	"database/sql"
 	"fmt"
 	"net"
-	"os"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -340,98 +338,6 @@ func (w *world) runs(statement string) bool {
 	return n == 1
 }
 
-// Defaults that servers may have, and that change what XA statements do.
-func TestOtherDefaultsOfTheServerChangeNothing(t *testing.T) {
-	settings := []testdb.Option{
-		testdb.WithSetting("autocommit", "OFF"), testdb.WithSetting("completion-type", "CHAIN"), testdb.WithSetting("innodb-rollback-on-timeout", "ON"),
-		testdb.WithSetting("transaction-isolation", "READ-UNCOMMITTED"), testdb.WithSetting("sql-mode", "ANSI_QUOTES,NO_BACKSLASH_ESCAPES,PIPES_AS_CONCAT"),
-	}
-	for name, start := range map[string]func(testing.TB, ...testdb.Option) *testdb.Server{"MariaDB": testdb.MariaDB, "MySQL": testdb.MySQL} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			w := newWorld(t, start(t, settings...))
-			w.run(database, "INSERT INTO kv VALUES ('mode1', 1), ('mode2', 1)", "COMMIT")
-			r := w.openAs(w.DSN(database), Options{LockTimeout: time.Second})
-			x := newXID()
-			holds, b := w.prepared(r, x, "mode1")
-			s := w.work(r, newXID(), "mode2")
-			err := write(w.ctx, s, "mode1", 8)
-			require.True(t, isCode(err, codeLockWaitTimeout), "%v", err)
-			vote, _, err := s.Prepare(w.ctx)
-			require.Equal(t, txn.VoteNo, vote)
-			require.True(t, isCode(err, codeLockWaitTimeout), "%v", err)
-			w.kill(holds)
-			require.Equal(t, txn.Done, w.finish(r, txn.Commit, x, b))
-			require.Equal(t, txn.AlreadyDone, w.finish(r, txn.Commit, x, b))
-			require.Equal(t, txn.Contradicted, w.finish(r, txn.Abort, x, b))
-			require.NoError(t, r.Forget(w.ctx, []txn.XID{x}))
-			require.NoError(t, w.work(r, newXID(), "mode2").CommitOnePhase(w.ctx))
-			require.Equal(t, txn.Lost, w.finish(w.open(), txn.Commit, x, b))
-		})
-	}
-}
-
-func TestTheIdentityStaysWithTheData(t *testing.T) {
-	for name, start := range map[string]func(testing.TB, ...testdb.Option) *testdb.Server{"MariaDB": testdb.MariaDB, "MySQL": testdb.MySQL} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			w := newWorld(t, start(t))
-			app, recovery := w.users()
-			first, err := w.openAs(app, Options{}).Identity(w.ctx)
-			require.NoError(t, err)
-			host, err := os.Hostname()
-			require.NoError(t, err)
-			require.NotContains(t, first, host)
-			require.NotContains(t, first, strconv.Itoa(w.Port()))
-			require.NoError(t, w.Kill())
-			require.NoError(t, w.Start())
-			for _, dsn := range []string{w.DSN(database), app, recovery} {
-				again, err := w.openAs(dsn, Options{}).Identity(w.ctx)
-				require.NoError(t, err)
-				require.Equal(t, first, again)
-			}
-			kept, err := w.open().Evidence(w.ctx, txn.XID{})
-			require.NoError(t, err)
-			require.Empty(t, kept, "the id is no evidence")
-		})
-	}
-}
-
-func TestManyWhoAskAtOnceDrawOneIdentity(t *testing.T) {
-	w := newWorld(t, testdb.MariaDB(t))
-	answers := make(chan string, 8)
-	var group sync.WaitGroup
-	for range 8 {
-		r := w.open()
-		group.Go(func() {
-			id, err := r.Identity(w.ctx)
-			if err != nil {
-				t.Error(err)
-			}
-			answers <- id
-		})
-	}
-	group.Wait()
-	first := <-answers
-	for range 7 {
-		require.Equal(t, first, <-answers)
-	}
-	require.Contains(t, first, " id=")
-}
-
-func TestTwoServersHaveTwoIdentities(t *testing.T) {
-	for _, f := range flavors[:2] {
-		t.Run(f.name, func(t *testing.T) {
-			t.Parallel()
-			one, err := newWorld(t, f.start(t)).open().Identity(t.Context())
-			require.NoError(t, err)
-			two, err := newWorld(t, f.start(t)).open().Identity(t.Context())
-			require.NoError(t, err)
-			require.NotEqual(t, one, two)
-		})
-	}
-}
-
 func TestARolledBackBranchThatACrashBringsBackIsFinishedAgain(t *testing.T) {
 	onEach(t, func(t *testing.T, w *world) {
 		r := w.open()
@@ -618,37 +524,6 @@ func TestAHiddenBranchIsNeitherDoneNorLostAndComesBackAfterARestart(t *testing.T
 	require.NoError(t, w.Start())
 	require.Equal(t, txn.Done, w.finish(w.open(), txn.Commit, x, b))
 	w.requireValue("hidden", 7)
-}
-
-func TestCheckNamesWhatIsWrongAndTheNextStep(t *testing.T) {
-	fit := map[string]string{"default_storage_engine": "InnoDB", "innodb_flush_log_at_trx_commit": "1", "read_only": "OFF", "log_bin": "ON", "sync_binlog": "1"}
-	problems := func(s server) (names []string) {
-		for _, f := range serverFindings(s) {
-			if f.Problem {
-				require.NotEmpty(t, f.Fix, f.What)
-				names = append(names, f.What)
-			}
-		}
-		return names
-	}
-	s := server{flavor: flavorMariaDB, version: "10.11.19-MariaDB", database: "shop", variables: fit}
-	require.Empty(t, problems(s))
-	for name, value := range map[string]string{
-		"default_storage_engine": "MyISAM", "innodb_flush_log_at_trx_commit": "2", "read_only": "ON", "super_read_only": "ON",
-		"sync_binlog": "0", "wsrep_on": "ON", "group_replication_group_name": "aaaaaaaa-aaaa-aaaa-aaaa-aaaaaaaaaaaa",
-	} {
-		unfit := s
-		unfit.variables = map[string]string{}
-		for k, v := range fit {
-			unfit.variables[k] = v
-		}
-		unfit.variables[name] = value
-		require.Equal(t, []string{name}, problems(unfit))
-	}
-	s.version = "10.4.30-MariaDB"
-	require.Equal(t, []string{"version"}, problems(s))
-	s.version, s.flavor, s.database = "8.0.28", flavorMySQL, ""
-	require.Equal(t, []string{"version", "database"}, problems(s))
 }
 
 // The question that looks obvious is answered from a cache.

@@ -11,6 +11,7 @@ import (
 	"fmt"
 
 	"github.com/concordtx/concord/adapters"
+	"github.com/concordtx/concord/adapters/mysql/sqltext"
 )
 
 // The guard is a savepoint. It proves that the transaction which is prepared is the one
@@ -47,7 +48,7 @@ func newGuard() string {
 }
 
 // opening returns what has to come before a statement. What waits on the wire is part of it.
-func (s *session) opening(k kind) opening {
+func (s *session) opening(k sqltext.Kind) opening {
 	o := s.awaited
 	if !s.begun {
 		s.begun, o.starts = true, true
@@ -60,7 +61,7 @@ func (s *session) opening(k kind) opening {
 		}
 		o.commands = append(o.commands, "XA START "+s.name)
 	}
-	if s.guard == "" && (!k.steady || k.verb != noVerb) {
+	if s.guard == "" && (!k.Steady || k.Verb != sqltext.NoVerb) {
 		s.guard = newGuard()
 		o.commands = append(o.commands, "SAVEPOINT "+s.guard)
 		if !s.r.options.NoMarker && !s.options.ReadOnly {
@@ -73,14 +74,14 @@ func (s *session) opening(k kind) opening {
 
 // open makes sure that a statement has before it what it needs: by the same write, if no
 // harm is done should the server refuse that and execute the statement all the same.
-func (s *session) open(ctx context.Context, k kind) error {
+func (s *session) open(ctx context.Context, k sqltext.Kind) error {
 	s.link.drop() // it waits for a statement that was never sent
 	o := s.opening(k)
 	s.awaited = opening{}
 	if len(o.commands) == 0 {
 		return nil
 	}
-	if k.plain && s.link.wire.able() {
+	if k.Plain && s.link.wire.able() {
 		s.link.ahead(o.commands)
 		s.awaited = o
 		return nil
@@ -169,12 +170,12 @@ func (s *session) judge(ctx context.Context) {
 
 // enter admits a statement to the branch, with a context that ends with it. leave must be
 // called once the server has answered.
-func (s *session) enter(ctx context.Context, k kind) (within context.Context, leave func(), err error) {
+func (s *session) enter(ctx context.Context, k sqltext.Kind) (within context.Context, leave func(), err error) {
 	if err := s.admit(k); err != nil {
 		return nil, nil, err
 	}
 	ctx, stop := s.within(ctx)
-	err = k.refused
+	err = k.Refused
 	if err == nil {
 		err = s.before(ctx, k)
 	}
@@ -187,10 +188,10 @@ func (s *session) enter(ctx context.Context, k kind) (within context.Context, le
 }
 
 // admit lets a statement in. A branch that has failed takes only what undoes the failure.
-func (s *session) admit(k kind) error {
+func (s *session) admit(k sqltext.Kind) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	heals := s.doomed != nil && !s.final && k.verb == rollbackVerb && s.points.has(k.savepoint)
+	heals := s.doomed != nil && !s.final && k.Verb == sqltext.RollbackVerb && s.points.has(k.Savepoint)
 	if err := s.openLocked(); err != nil && (s.phase != working || !heals) {
 		return err
 	}
@@ -207,25 +208,25 @@ func (s *session) waits(n int) {
 
 // before prepares the branch for a statement, and notes what the statement will do before it
 // does it.
-func (s *session) before(ctx context.Context, k kind) error {
+func (s *session) before(ctx context.Context, k sqltext.Kind) error {
 	if err := s.open(ctx, k); err != nil {
 		return err
 	}
-	if !k.plain {
+	if !k.Plain {
 		s.link.dirty = true
 	}
-	s.risked = s.risked || !k.steady
+	s.risked = s.risked || !k.Steady
 	s.mu.Lock()
 	first := !s.used
 	s.used = true
-	if !k.reads {
+	if !k.Reads {
 		s.wrote = true
 	}
 	s.mu.Unlock()
-	if !k.reads {
+	if !k.Reads {
 		s.link.counted = false
 	}
-	if !first || !k.reads || s.link.counted {
+	if !first || !k.Reads || s.link.counted {
 		return nil
 	}
 	changes, err := s.link.countChanges(ctx)
@@ -239,7 +240,7 @@ func (s *session) before(ctx context.Context, k kind) error {
 // note dooms the branch if its statement failed, and heals it if the statement has undone
 // that. If the connection broke, the statement may still run and hold locks: the session is
 // ended.
-func (s *session) note(ctx context.Context, k kind, err error) error {
+func (s *session) note(ctx context.Context, k sqltext.Kind, err error) error {
 	if refused := s.heard(ctx); refused != nil {
 		return refused
 	}
@@ -248,14 +249,14 @@ func (s *session) note(ctx context.Context, k kind, err error) error {
 	}
 	s.mu.Lock()
 	s.points.note(k, err != nil)
-	if err == nil && k.verb == rollbackVerb {
+	if err == nil && k.Verb == sqltext.RollbackVerb {
 		s.doomed = nil
 	}
 	s.mu.Unlock()
 	if err == nil {
 		return nil
 	}
-	if k.ends && isCode(err, codeWrongState) {
+	if k.Ends && isCode(err, codeWrongState) {
 		err = fmt.Errorf("%w: %w", errEnds, err)
 	}
 	broken := !s.link.raw.IsValid()
@@ -275,8 +276,4 @@ func (s *session) undid(err error) bool {
 	return isCode(err, codeDeadlock, codeRolledBack, codeRolledBackTimeout, codeRolledBackDeadlock)
 }
 
-var (
-	errEnds  = errors.New("inside a branch there is no DDL, BEGIN, COMMIT, ROLLBACK or LOCK TABLES: run them outside, and let the global transaction end the branch")
-	errOwnXA = errors.New("inside a branch XA statements are concord's: end the global transaction instead")
-	errLevel = errors.New("inside a branch this would have no effect: give the options with the first call of TxWith")
-)
+var errEnds = errors.New("inside a branch there is no DDL, BEGIN, COMMIT, ROLLBACK or LOCK TABLES: run them outside, and let the global transaction end the branch")

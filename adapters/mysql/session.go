@@ -7,9 +7,11 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 
 	"github.com/concordtx/concord/adapters"
+	"github.com/concordtx/concord/adapters/mysql/sqltext"
 	"github.com/concordtx/concord/txn"
 )
 
@@ -463,5 +465,44 @@ func (s *session) letGo() {
 	s.cut()
 	if s.link.branch.CompareAndSwap(s, nil) {
 		s.r.pool.give(s.link)
+	}
+}
+
+// savepoints are those that the application has set in the transaction, the oldest first.
+type savepoints []string
+
+// set adds a savepoint. One of the same name is replaced.
+func (s *savepoints) set(name string) {
+	*s = append(slices.DeleteFunc(*s, func(n string) bool { return n == name }), name)
+}
+
+// has reports whether a savepoint is certainly there.
+func (s savepoints) has(name string) bool { return name != "" && slices.Contains(s, name) }
+
+// release removes a savepoint and those behind it.
+func (s *savepoints) release(name string) {
+	if i := slices.Index(*s, name); i >= 0 {
+		*s = (*s)[:i]
+	}
+}
+
+// rollback removes those behind a savepoint.
+func (s *savepoints) rollback(name string) {
+	if i := slices.Index(*s, name); i >= 0 {
+		*s = (*s)[:i+1]
+	}
+}
+
+// note follows a statement that was executed, or has failed.
+func (s *savepoints) note(k sqltext.Kind, failed bool) {
+	switch {
+	case !k.Traced || failed && k.Verb != sqltext.NoVerb:
+		*s = nil // nobody knows which there are
+	case k.Verb == sqltext.SetVerb:
+		s.set(k.Savepoint)
+	case k.Verb == sqltext.ReleaseVerb:
+		s.release(k.Savepoint)
+	case k.Verb == sqltext.RollbackVerb:
+		s.rollback(k.Savepoint)
 	}
 }

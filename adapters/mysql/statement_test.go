@@ -16,6 +16,7 @@ import (
 
 	"github.com/concordtx/concord/adapters"
 	"github.com/concordtx/concord/adapters/adaptertest"
+	"github.com/concordtx/concord/adapters/mysql/sqltext"
 	"github.com/concordtx/concord/txn"
 )
 
@@ -286,7 +287,7 @@ var statementStories = []story{
 			}
 			for _, late := range []string{"SET TRANSACTION READ ONLY", "SET SESSION TRANSACTION ISOLATION LEVEL SERIALIZABLE", "SET @@session.transaction_isolation = 'SERIALIZABLE'"} {
 				s := w.begin(r, newXID())
-				require.ErrorIs(t, w.send(w.tx(s), late, false), errLevel)
+				require.ErrorIs(t, w.send(w.tx(s), late, false), sqltext.ErrLevel)
 				require.NoError(t, s.Rollback(w.ctx))
 			}
 		}

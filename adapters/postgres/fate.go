@@ -9,6 +9,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/concordtx/concord/adapters"
+	"github.com/concordtx/concord/adapters/postgres/sqltext"
 	"github.com/concordtx/concord/txn"
 )
 
@@ -36,24 +37,24 @@ func (s *session) replaced(err error, early bool) error {
 }
 
 // announce prepares for a statement of the application. The caller has the connection.
-func (s *session) announce(ctx context.Context, st statement) error {
+func (s *session) announce(ctx context.Context, st sqltext.Statement) error {
 	s.mu.Lock()
-	suspicious := s.sent.ends
+	suspicious := s.sent.Ends
 	s.mu.Unlock()
 	if suspicious {
 		if err := s.check(ctx); err != nil {
 			return err
 		}
 	}
-	if st.ends {
+	if st.Ends {
 		if err := s.suspect(ctx, st); err != nil {
 			return err
 		}
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.sent = s.sent.and(st)
-	if st.ends || st.several {
+	s.sent = s.sent.And(st)
+	if st.Ends || st.Several {
 		s.intact = false
 	}
 	return nil
@@ -61,10 +62,10 @@ func (s *session) announce(ctx context.Context, st statement) error {
 
 // suspect learns the number of the transaction before something is sent that may end it.
 // The caller has the connection.
-func (s *session) suspect(ctx context.Context, st statement) error {
+func (s *session) suspect(ctx context.Context, st sqltext.Statement) error {
 	s.mu.Lock()
-	known := s.sent.ends
-	s.unproven = s.unproven || st.mayCommit() || known && st.keeps
+	known := s.sent.Ends
+	s.unproven = s.unproven || st.MayCommit() || known && st.Keeps
 	s.mu.Unlock()
 	if known {
 		return nil
@@ -72,7 +73,7 @@ func (s *session) suspect(ctx context.Context, st statement) error {
 	if _, err := s.open(ctx); err != nil {
 		return err
 	}
-	if s.pgx.PgConn().TxStatus() == 'E' && !st.several {
+	if s.pgx.PgConn().TxStatus() == 'E' && !st.Several {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		s.failed = true // whatever ends it now rolls it back

@@ -11,6 +11,8 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgtype"
+
+	"github.com/concordtx/concord/adapters/postgres/sqltext"
 )
 
 // errAsks is said instead of waiting for ever, as the server does.
@@ -40,42 +42,42 @@ func (h *handle) usable() error {
 
 // enter takes the connection for a statement, whose text is read meanwhile. The caller
 // exits.
-func (h *handle) enter(ctx context.Context, read func(conforming bool) statement) (statement, error) {
+func (h *handle) enter(ctx context.Context, read func(conforming bool) sqltext.Statement) (sqltext.Statement, error) {
 	if err := h.usable(); err != nil {
-		return statement{}, err
+		return sqltext.Statement{}, err
 	}
 	s := h.session
 	if err := s.enter(ctx); err != nil {
-		return statement{}, err
+		return sqltext.Statement{}, err
 	}
 	st := read(s.pgx.PgConn().ParameterStatus("standard_conforming_strings") == "on")
-	if st.asks {
+	if st.Asks {
 		s.exit(free)
-		return statement{}, s.refuse(errAsks)
+		return sqltext.Statement{}, s.refuse(errAsks)
 	}
 	if err := s.announce(ctx, st); err != nil {
 		s.exit(free)
-		return statement{}, err
+		return sqltext.Statement{}, err
 	}
 	return st, nil
 }
 
 // readText reads one text. A rewriter may make anything of it.
-func readText(sql string, args []any) func(bool) statement {
-	return func(conforming bool) statement {
+func readText(sql string, args []any) func(bool) sqltext.Statement {
+	return func(conforming bool) sqltext.Statement {
 		for _, a := range args {
 			switch a.(type) {
 			case pgx.NamedArgs, pgx.StrictNamedArgs: // they replace names only
 			case pgx.QueryRewriter:
-				return opaque
+				return sqltext.Opaque
 			}
 		}
-		return readStatement(sql, conforming)
+		return sqltext.Read(sql, conforming)
 	}
 }
 
 // silent is what the handle does by itself.
-func silent(bool) statement { return statement{} }
+func silent(bool) sqltext.Statement { return sqltext.Statement{} }
 
 // native returns pgx's own transaction or savepoint. A transaction that is not open yet
 // is opened. The caller has the connection.
@@ -101,7 +103,7 @@ func (h *handle) Begin(ctx context.Context) (pgx.Tx, error) {
 	}
 	nested, err := native.Begin(ctx)
 	name := h.session.newSavepoint()
-	h.session.noteDirect(statement{savedAs: name}, pgconn.CommandTag{}, err)
+	h.session.noteDirect(sqltext.Statement{SavedAs: name}, pgconn.CommandTag{}, err)
 	if err != nil {
 		return nil, err
 	}
@@ -117,7 +119,7 @@ func (h *handle) Commit(ctx context.Context) error {
 	h.closed.Store(true)
 	if h.savepoint != nil {
 		err := h.savepoint.Commit(ctx)
-		h.session.noteDirect(statement{released: h.name}, pgconn.CommandTag{}, err)
+		h.session.noteDirect(sqltext.Statement{Released: h.name}, pgconn.CommandTag{}, err)
 		return err
 	}
 	if err := h.session.unfit(); err != nil {
@@ -143,7 +145,7 @@ func (h *handle) Rollback(ctx context.Context) error {
 	}
 	defer h.session.exit(free)
 	err := h.savepoint.Rollback(ctx)
-	h.session.noteDirect(statement{backTo: h.name}, pgconn.CommandTag{}, err)
+	h.session.noteDirect(sqltext.Statement{BackTo: h.name}, pgconn.CommandTag{}, err)
 	return err
 }
 
@@ -169,7 +171,7 @@ func (h *handle) Exec(ctx context.Context, sql string, args ...any) (pgconn.Comm
 	return tag, err
 }
 
-func (h *handle) execFirst(ctx context.Context, st statement, sql string, args []any) (pgconn.CommandTag, error) {
+func (h *handle) execFirst(ctx context.Context, st sqltext.Statement, sql string, args []any) (pgconn.CommandTag, error) {
 	answers, err := h.session.openWith(ctx, &pgx.QueuedQuery{SQL: sql, Arguments: args})
 	if err != nil {
 		return pgconn.CommandTag{}, err
@@ -224,7 +226,7 @@ func (h *handle) query(ctx context.Context, meanwhile use, sql string, args []an
 
 func (h *handle) SendBatch(ctx context.Context, b *pgx.Batch) pgx.BatchResults {
 	s := h.session
-	st, err := h.enter(ctx, func(conforming bool) statement { return readBatch(b, conforming) })
+	st, err := h.enter(ctx, func(conforming bool) sqltext.Statement { return readBatch(b, conforming) })
 	if err != nil {
 		return brokenBatch{err}
 	}
@@ -246,14 +248,14 @@ func (h *handle) SendBatch(ctx context.Context, b *pgx.Batch) pgx.BatchResults {
 }
 
 // readBatch reads all statements of a batch.
-func readBatch(b *pgx.Batch, conforming bool) statement {
-	var all statement
+func readBatch(b *pgx.Batch, conforming bool) sqltext.Statement {
+	var all sqltext.Statement
 	for i, q := range b.QueuedQueries {
 		st := readText(q.SQL, q.Arguments)(conforming)
 		if i == 0 {
 			all = st
 		} else {
-			all = all.and(st)
+			all = all.And(st)
 		}
 	}
 	return all
@@ -269,15 +271,15 @@ func (h *handle) CopyFrom(ctx context.Context, table pgx.Identifier, columns []s
 		return 0, err
 	}
 	n, err := native.CopyFrom(ctx, table, columns, source)
-	h.session.noteDirect(statement{}, pgconn.NewCommandTag(fmt.Sprintf("INSERT 0 %d", n)), err)
+	h.session.noteDirect(sqltext.Statement{}, pgconn.NewCommandTag(fmt.Sprintf("INSERT 0 %d", n)), err)
 	return n, err
 }
 
 // Prepare prepares a statement, which runs when its name is sent.
 func (h *handle) Prepare(ctx context.Context, name, sql string) (*pgconn.StatementDescription, error) {
-	if _, err := h.enter(ctx, func(conforming bool) statement {
-		st := readStatement(sql, conforming)
-		return statement{ends: st.ends, keeps: st.keeps, several: st.ends, leaves: st.leaves}
+	if _, err := h.enter(ctx, func(conforming bool) sqltext.Statement {
+		st := sqltext.Read(sql, conforming)
+		return sqltext.Statement{Ends: st.Ends, Keeps: st.Keeps, Several: st.Ends, Leaves: st.Leaves}
 	}); err != nil {
 		return nil, err
 	}
@@ -287,14 +289,14 @@ func (h *handle) Prepare(ctx context.Context, name, sql string) (*pgconn.Stateme
 		return nil, err
 	}
 	description, err := native.Prepare(ctx, name, sql)
-	h.session.noteDirect(statement{}, pgconn.CommandTag{}, err)
+	h.session.noteDirect(sqltext.Statement{}, pgconn.CommandTag{}, err)
 	return description, err
 }
 
 // LargeObjects returns pgx's own type. Its calls fail when the branch has ended. Taken
 // after that, it is the zero value, which cannot be used at all.
 func (h *handle) LargeObjects() pgx.LargeObjects {
-	h.past(statement{loud: true})
+	h.past(sqltext.Statement{Loud: true})
 	h.session.mu.Lock()
 	defer h.session.mu.Unlock()
 	if h.session.phase != working || h.closed.Load() || h.session.native == nil {
@@ -308,19 +310,19 @@ func (h *handle) LargeObjects() pgx.LargeObjects {
 // the handle by another goroutine. Whoever takes it may do anything, so it is closed when
 // the branch has ended.
 func (h *handle) Conn() *pgx.Conn {
-	h.past(opaque)
+	h.past(sqltext.Opaque)
 	return h.session.pgx
 }
 
 // past opens the transaction for what the application does past the handle.
-func (h *handle) past(what statement) {
+func (h *handle) past(what sqltext.Statement) {
 	ctx, cancel := context.WithTimeout(context.Background(), openingTime)
 	defer cancel()
 	s := h.session
 	if s.pastReading(what) {
 		return
 	}
-	if _, err := h.enter(ctx, func(bool) statement { return what }); err == nil {
+	if _, err := h.enter(ctx, func(bool) sqltext.Statement { return what }); err == nil {
 		s.openNow(ctx)
 		s.exit(free)
 	}
@@ -330,7 +332,7 @@ func (h *handle) past(what statement) {
 type rows struct {
 	pgx.Rows
 	session   *session
-	st        statement
+	st        sqltext.Statement
 	answers   pgx.BatchResults // that of the opening, which end with the rows
 	of        *batch           // which the rows are part of, and end with
 	meanwhile use              // of the connection between two calls
@@ -394,7 +396,7 @@ func (r *rows) RawValues() (values [][]byte) {
 
 // Conn is that of handle.
 func (r *rows) Conn() *pgx.Conn {
-	r.session.pastReading(opaque)
+	r.session.pastReading(sqltext.Opaque)
 	return r.session.pgx
 }
 
@@ -440,7 +442,7 @@ func (r row) Scan(dest ...any) error {
 type batch struct {
 	pgx.BatchResults
 	session *session
-	st      statement
+	st      sqltext.Statement
 	over    error // once it is closed
 }
 
@@ -463,7 +465,7 @@ func (b *batch) Tx() pgx.Tx { return nil }
 func (b *batch) Exec() (tag pgconn.CommandTag, err error) {
 	err = b.call(func() (err error) {
 		tag, err = b.BatchResults.Exec()
-		b.session.note(statement{}, tag, err)
+		b.session.note(sqltext.Statement{}, tag, err)
 		return err
 	}, reading)
 	return tag, err
@@ -473,7 +475,7 @@ func (b *batch) Query() (pgx.Rows, error) {
 	var found pgx.Rows
 	if err := b.call(func() (err error) {
 		if found, err = b.BatchResults.Query(); err != nil {
-			b.session.note(statement{}, pgconn.CommandTag{}, err)
+			b.session.note(sqltext.Statement{}, pgconn.CommandTag{}, err)
 		}
 		return err
 	}, reading); err != nil {

@@ -5,13 +5,19 @@ package postgres
 import (
 	"context"
 	"errors"
+	"net"
+	"strings"
 	"testing"
+	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgproto3"
 	"github.com/stretchr/testify/require"
 
 	"github.com/concordtx/concord/adapters"
 	"github.com/concordtx/concord/adapters/adaptertest"
+	"github.com/concordtx/concord/internal/testdb"
+	"github.com/concordtx/concord/txn"
 )
 
 // hostile is what SQL and pgx allow an application to do to the transaction of its branch.
@@ -195,4 +201,161 @@ type rewriter string
 
 func (r rewriter) RewriteQuery(context.Context, *pgx.Conn, string, []any) (string, []any, error) {
 	return string(r), nil, nil
+}
+
+const canary = "c4n4ry-p4ss"
+
+func TestPasswordIsInNoError(t *testing.T) {
+	for _, dsn := range []string{
+		"postgres://app:" + canary + "%zz@127.0.0.1/bank",
+		"postgres://app:" + canary + "@127.0.0.1:port/bank",
+		"postgres://app:" + canary + "@127.0.0.1/bank?sslmode=" + canary,
+		"postgres://app:" + canary + "@127.0.0.1/bank?pool_max_conns=" + canary,
+		"host=127.0.0.1 password='" + canary,
+		"host=127.0.0.1 password=" + canary + " port=" + canary,
+		canary,
+	} {
+		_, err := Open(context.Background(), "bank", dsn)
+		require.Error(t, err, "%s", strings.ReplaceAll(dsn, canary, "*"))
+		require.NotContains(t, err.Error(), canary)
+		require.ErrorContains(t, err, "write it as postgres://")
+	}
+
+	b := bankWith(t, testdb.WithPasswords())
+	every := func(user string) {
+		r, err := Open(b.ctx, "bank", b.db.UserDSN(user, canary, ""))
+		require.NoError(t, err)
+		defer r.Close()
+		var errs []error
+		note := func(err error) { errs = append(errs, err) }
+		_, err = r.Identity(b.ctx)
+		note(err)
+		_, err = r.Recover(b.ctx)
+		note(err)
+		_, err = r.Check(b.ctx)
+		note(err)
+		_, err = r.Open(b.ctx, newXID())
+		note(err)
+		_, err = r.Commit(b.ctx, newXID(), txn.Branch{})
+		note(err)
+		_, err = r.Rollback(b.ctx, newXID(), txn.Branch{})
+		note(err)
+		for _, err := range errs {
+			require.Error(t, err)
+			require.NotContains(t, err.Error(), canary)
+			require.ErrorContains(t, err, "check ") // the next step
+		}
+	}
+	every("app") // wrong password
+	require.NoError(t, b.db.Exec(b.ctx, "", "alter role app password '"+canary+"'"))
+	require.NoError(t, b.db.Stop())
+	every("app") // nobody listens
+	require.NoError(t, b.db.Start())
+	b.admin.Reset()
+	b.Resource = New("bank", b.admin)
+}
+
+func TestOpenDoesNotConnect(t *testing.T) {
+	r, err := Open(context.Background(), "bank", "postgres://app@127.0.0.1:1/bank")
+	require.NoError(t, err)
+	require.NoError(t, r.Close())
+}
+
+func TestEvidenceAndHolderRoundTrip(t *testing.T) {
+	e := evidence{true, "18446744073709551615", "7301234567890123456", "0000002A", "16384", `we;rd "röle"` + "\n="}
+	got, err := parseEvidence(e.String())
+	require.NoError(t, err)
+	require.Equal(t, e, got)
+	h, err := parseHolder(holder{4294967295, 1700000000123456}.String())
+	require.NoError(t, err)
+	require.Equal(t, holder{4294967295, 1700000000123456}, h)
+	require.Empty(t, holder{}.String())
+	for _, bad := range []string{"", "v1", e.String() + ";", " " + e.String(), strings.Replace(e.String(), "v2", "v3", 1), strings.Replace(e.String(), "0000002A", "0000002a", 1)} {
+		_, err := parseEvidence(bad)
+		require.ErrorIs(t, err, errEvidence, "%q", bad)
+	}
+	for _, bad := range []string{"", "v1;pid=0;start=1", "v1;pid=4294967296;start=1", "v1;pid=01;start=1", "v1;pid=1;start=1\n"} {
+		_, err := parseHolder(bad)
+		require.ErrorIs(t, err, errEvidence, "%q", bad)
+	}
+}
+
+func FuzzParse(f *testing.F) {
+	f.Add("v1;xid8=1;system=2;timeline=00000001;db=3;role=app")
+	f.Add("v1;pid=1;start=2")
+	f.Fuzz(func(t *testing.T, s string) {
+		if e, err := parseEvidence(s); err == nil {
+			require.Equal(t, s, e.String())
+		}
+		if h, err := parseHolder(s); err == nil {
+			require.Equal(t, s, h.String())
+		}
+	})
+}
+
+// A rogue server refuses TLS and asks for the password as it is. It does not get it.
+func TestARogueServerDoesNotGetThePassword(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	defer l.Close()
+	got := make(chan string, 8)
+	go func() {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go rogue(conn, got)
+		}
+	}()
+	r, err := Open(t.Context(), "orders", "postgres://app:s3cr3t@"+l.Addr().String()+"/shop?connect_timeout=5")
+	require.NoError(t, err)
+	_, err = r.Identity(t.Context())
+	require.Error(t, err)
+	require.NotContains(t, err.Error(), "s3cr3t")
+	require.NoError(t, r.Close())
+	require.Equal(t, "nothing", <-got)
+}
+
+// rogue asks one client for its password, and says what it got.
+func rogue(conn net.Conn, got chan<- string) {
+	defer conn.Close()
+	_ = conn.SetDeadline(time.Now().Add(10 * time.Second))
+	b := pgproto3.NewBackend(conn, conn)
+	for {
+		m, err := b.ReceiveStartupMessage()
+		if err != nil {
+			return
+		}
+		if _, ok := m.(*pgproto3.SSLRequest); ok {
+			if _, err := conn.Write([]byte("N")); err != nil {
+				return
+			}
+			continue
+		}
+		break
+	}
+	b.Send(&pgproto3.AuthenticationCleartextPassword{})
+	if b.Flush() != nil || b.SetAuthType(pgproto3.AuthTypeCleartextPassword) != nil {
+		return
+	}
+	m, err := b.Receive()
+	if p, ok := m.(*pgproto3.PasswordMessage); err == nil && ok {
+		got <- p.Password
+		return
+	}
+	got <- "nothing"
+}
+
+// Whom the data source name lets verify the server may be asked in any way.
+func TestAVerifiedServerMayAskForThePassword(t *testing.T) {
+	for dsn, want := range map[string]string{
+		"postgres://a:b@h/d": "!password", "postgres://a:b@h/d?sslmode=require": "!password", "postgres://a:b@h/d?sslmode=disable": "!password",
+		"postgres://a:b@h/d?sslmode=verify-full": "", "postgres://a:b@h/d?sslmode=disable&require_auth=password": "password",
+	} {
+		c, err := pgx.ParseConfig(dsn)
+		require.NoError(t, err)
+		guardPassword(c)
+		require.Equal(t, want, c.RequireAuth, dsn)
+	}
 }

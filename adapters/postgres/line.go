@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/concordtx/concord/adapters/postgres/sqltext"
 )
 
 // use is what the application does with the connection of a branch at the moment. A
@@ -199,7 +201,7 @@ func (s *session) neverSent(why, told error) {
 
 // noteDirect is note for the answer of a call that sends its statement itself. An error
 // that left the transaction as it was came before anything was sent.
-func (s *session) noteDirect(st statement, tag pgconn.CommandTag, err error) {
+func (s *session) noteDirect(st sqltext.Statement, tag pgconn.CommandTag, err error) {
 	pg := s.pgx.PgConn()
 	if err != nil && sqlState(err) == "" && !pg.IsClosed() && !pg.IsBusy() && pg.TxStatus() != 'E' {
 		s.mu.Lock()
@@ -220,12 +222,12 @@ func (s *session) newSavepoint() string {
 
 // pastReading notes what may happen past the handle while a result is open, and reports
 // whether one is.
-func (s *session) pastReading(what statement) bool {
+func (s *session) pastReading(what sqltext.Statement) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.use != reading && s.use != scanning {
 		return false
 	}
-	s.sent = s.sent.and(what)
+	s.sent = s.sent.And(what)
 	return true
 }

@@ -10,6 +10,8 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/concordtx/concord/adapters/postgres/sqltext"
 )
 
 // A branch opens its transaction together with the first statement of the application, so
@@ -75,7 +77,7 @@ func (s *session) notOpened(err error) error {
 	if errors.As(err, &early) {
 		err = early.Unwrap()
 	}
-	s.noteDirect(statement{}, pgconn.CommandTag{}, err)
+	s.noteDirect(sqltext.Statement{}, pgconn.CommandTag{}, err)
 	if sqlState(err) != "" || s.pgx.IsClosed() {
 		s.doom(fmt.Errorf("%w: %w", errNotOpened, err))
 	}

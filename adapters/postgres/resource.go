@@ -4,6 +4,7 @@ package postgres
 
 import (
 	"context"
+	"crypto/tls"
 	"fmt"
 	"sync/atomic"
 	"time"
@@ -191,4 +192,21 @@ func (r *Resource) acquire(ctx context.Context) (*pgxpool.Conn, error) {
 			time.Since(began).Round(time.Millisecond), stat.MaxConns(), err)
 	}
 	return nil, err
+}
+
+// guardPassword keeps the password from whoever asks for it as it is without having shown who he is: with
+// other ways of authentication a server learns nothing that it does not know. Who wants that sets
+// require_auth in the dsn, or lets the server be verified by sslmode.
+func guardPassword(c *pgx.ConnConfig) {
+	verified := verifies(c.TLSConfig)
+	for _, f := range c.Fallbacks {
+		verified = verified && verifies(f.TLSConfig)
+	}
+	if c.RequireAuth == "" && !verified {
+		c.RequireAuth = "!password"
+	}
+}
+
+func verifies(c *tls.Config) bool {
+	return c != nil && (!c.InsecureSkipVerify || c.VerifyPeerCertificate != nil || c.VerifyConnection != nil)
 }

@@ -16,7 +16,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/concordtx/concord/adapters"
-	"github.com/concordtx/concord/internal/mutant"
+	"github.com/concordtx/concord/adapters/postgres/sqltext"
 	"github.com/concordtx/concord/txn"
 )
 
@@ -69,29 +69,29 @@ type session struct {
 	conn     *pgxpool.Conn
 	lease    *time.Timer // ends keep
 	phase    phase
-	use      use           // what the application does with conn
-	changed  chan struct{} // closed when phase or use changes
-	native   pgx.Tx        // nil until the transaction was opened
-	touched  bool          // a statement was sent
-	wrote    bool          // surely; false says nothing
-	sent     statement     // all that was sent, as one
-	number   string        // of the transaction, if it was asked for before sent.ends
-	torn     bool          // the server said that the application's SQL committed something
-	unproven bool          // it may have, and number would not tell
-	failed   bool          // the transaction had failed before sent.ends, so it was rolled back
-	intact   bool          // it was there when the last statement was sent, which could not end it
-	doomed   error         // why the branch must not commit
-	told     error         // the last error of a statement, as the application got it
-	failure  error         // the first error since the transaction was last healthy
-	unsent   bool          // failure is of a statement that the server never got
-	failedAt int           // how many savepoints there were
-	reader   bool          // declared to be read only
-	borrowed bool          // large objects hold on to native
-	safe     bool          // nothing of the branch was committed by the application
-	stuck    bool          // a call of the application has conn and does not come back
-	rest     rest          // once ended
-	standard *standard     // nil until a *sql.Tx is asked for
-	lastWord error         // what Rollback says for ever, if the fate of the branch is known not to be an abort
+	use      use               // what the application does with conn
+	changed  chan struct{}     // closed when phase or use changes
+	native   pgx.Tx            // nil until the transaction was opened
+	touched  bool              // a statement was sent
+	wrote    bool              // surely; false says nothing
+	sent     sqltext.Statement // all that was sent, as one
+	number   string            // of the transaction, if it was asked for before sent.ends
+	torn     bool              // the server said that the application's SQL committed something
+	unproven bool              // it may have, and number would not tell
+	failed   bool              // the transaction had failed before sent.ends, so it was rolled back
+	intact   bool              // it was there when the last statement was sent, which could not end it
+	doomed   error             // why the branch must not commit
+	told     error             // the last error of a statement, as the application got it
+	failure  error             // the first error since the transaction was last healthy
+	unsent   bool              // failure is of a statement that the server never got
+	failedAt int               // how many savepoints there were
+	reader   bool              // declared to be read only
+	borrowed bool              // large objects hold on to native
+	safe     bool              // nothing of the branch was committed by the application
+	stuck    bool              // a call of the application has conn and does not come back
+	rest     rest              // once ended
+	standard *standard         // nil until a *sql.Tx is asked for
+	lastWord error             // what Rollback says for ever, if the fate of the branch is known not to be an abort
 
 	savepoints []string // in the order in which they were set
 	nested     int      // how many of them the handles set
@@ -158,7 +158,7 @@ func (s *session) configure(ctx context.Context, o TxOptions) error {
 		return nil
 	}
 	tag, err := native.Exec(ctx, strings.Join(more, "; "))
-	s.note(statement{}, tag, err)
+	s.note(sqltext.Statement{}, tag, err)
 	return err
 }
 
@@ -195,7 +195,7 @@ func (s *session) doom(why error) {
 
 // note learns from the answer to a statement of the application, or to all of a message
 // whose text was st.
-func (s *session) note(st statement, tag pgconn.CommandTag, err error) {
+func (s *session) note(st sqltext.Statement, tag pgconn.CommandTag, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if err != nil {
@@ -232,7 +232,7 @@ func (s *session) note(st statement, tag pgconn.CommandTag, err error) {
 
 // noteSavepoint follows the savepoints, for what the server never got is healed by going
 // back to one that is older, and by nothing else. The caller holds mu.
-func (s *session) noteSavepoint(st statement) {
+func (s *session) noteSavepoint(st sqltext.Statement) {
 	find := func(name string) int {
 		for i := len(s.savepoints) - 1; i >= 0; i-- {
 			if s.savepoints[i] == name {
@@ -242,165 +242,20 @@ func (s *session) noteSavepoint(st statement) {
 		return -1
 	}
 	switch {
-	case st.savedAs != "":
-		s.savepoints = append(s.savepoints, st.savedAs)
-	case st.released != "":
-		if i := find(st.released); i >= 0 {
+	case st.SavedAs != "":
+		s.savepoints = append(s.savepoints, st.SavedAs)
+	case st.Released != "":
+		if i := find(st.Released); i >= 0 {
 			s.savepoints, s.failedAt = s.savepoints[:i], min(s.failedAt, i)
 		}
-	case st.backTo != "":
-		if i := find(st.backTo); i >= 0 {
+	case st.BackTo != "":
+		if i := find(st.BackTo); i >= 0 {
 			s.savepoints = s.savepoints[:i+1]
 			if s.failedAt > i {
 				s.failure, s.unsent = nil, false
 			}
 		}
 	}
-}
-
-// unfit tells why the branch cannot commit, as far as it is known without asking.
-func (s *session) unfit() error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.conn == nil {
-		return adapters.ErrBranchEnded
-	}
-	pg := s.conn.Conn().PgConn()
-	switch {
-	case s.doomed != nil:
-		return s.doomed
-	case pg.IsClosed():
-		return because("the connection broke", s.failure)
-	case pg.IsBusy():
-		return errUnread
-	case s.unsent:
-		return because("a statement was never sent", s.failure)
-	case s.native == nil: // nothing was sent
-		return nil
-	case pg.TxStatus() != 'T':
-		return because("a statement failed and PostgreSQL gave up the transaction", s.failure)
-	}
-	return nil
-}
-
-// because adds the error of the application's own statement, which its closure ignored,
-// or it would not have come to a vote.
-func because(what string, ignored error) error {
-	if ignored == nil {
-		return errors.New(what)
-	}
-	return fmt.Errorf("%s; your closure ignored this error: %w", what, ignored)
-}
-
-// Prepare implements adapters.Session.
-func (s *session) Prepare(ctx context.Context) (txn.Vote, txn.Branch, error) {
-	if !s.leave(working, ended) {
-		return txn.VoteNo, txn.Branch{}, fmt.Errorf("postgres %q: prepare %s: %w", s.r.name, s.x, adapters.ErrBranchEnded)
-	}
-	if err := s.seize(ctx); err != nil {
-		return s.voteNo(ctx, s.vote(err))
-	}
-	if mutant.RollbackTagIsPrepared {
-		if _, err := run(ctx, s.conn.Conn().PgConn(), prepareText(s.x)); err == nil {
-			return txn.VoteYes, s.becomePrepared(ending{}), nil
-		}
-	}
-	if err := s.unfit(); err != nil {
-		return s.voteNo(ctx, s.vote(err))
-	}
-	if s.opened() == nil {
-		_ = s.settle(cleared, nil)
-		s.giveBack(false)
-		return txn.VoteReadOnly, txn.Branch{No: s.x.Branch, Resource: s.r.name}, nil
-	}
-	pg := s.conn.Conn().PgConn()
-	if !s.wrote && !s.sent.loud {
-		number, isolation, err := askReader(ctx, pg)
-		if err != nil {
-			return s.voteNo(ctx, s.explainVote(s.replaced(err, true)))
-		}
-		if number == "" {
-			return s.voteReadOnly(ctx, pg, isolation)
-		}
-	}
-	end, err := prepareBranch(ctx, pg, s.question(), prepareText(s.x, s.siblings...))
-	if sqlState(err) == codeNoStatement {
-		s.server.forgetVote(pg)
-	}
-	if end.early {
-		err = s.r.markerDoubted(err)
-	}
-	if err != nil {
-		return s.voteNo(ctx, s.explainVote(s.replaced(err, end.early)))
-	}
-	if end.tag != "PREPARE TRANSACTION" {
-		// The server's way to say that there was nothing to prepare: ROLLBACK and no error.
-		return s.voteNo(ctx, s.vote(because(fmt.Sprintf("PostgreSQL answered %q", end.tag), s.failure)))
-	}
-	return txn.VoteYes, s.becomePrepared(end), nil
-}
-
-// vote puts the operation in front of an error that is not an answer to concord's own
-// commands; explainVote explains one that is.
-func (s *session) vote(err error) error {
-	return fmt.Errorf("postgres %q: prepare %s: %w", s.r.name, s.x, err)
-}
-
-func (s *session) explainVote(err error) error {
-	return s.r.explain(preparing, "prepare "+s.x.String(), err)
-}
-
-func (s *session) becomePrepared(end ending) txn.Branch {
-	s.branch = txn.Branch{No: s.x.Branch, Resource: s.r.name, Holder: s.server.holder.String()}
-	if !s.r.noMarker {
-		s.branch.Evidence = evidence{marker: !s.reader, number: end.number, system: s.server.system, timeline: s.server.timeline,
-			database: s.server.database, role: end.role}.String()
-	}
-	s.closeNative()
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.phase = prepared
-	s.wake()
-	s.lease = time.AfterFunc(keep, func() {
-		if conn := s.take(); conn != nil {
-			s.release(conn, true)
-		}
-	})
-	return s.branch
-}
-
-// voteReadOnly ends a branch that only read. It is rolled back, so that nothing of it is
-// seen outside however the global transaction ends; under serializable isolation only a
-// commit says that what it read is true.
-func (s *session) voteReadOnly(ctx context.Context, pg *pgconn.PgConn, isolation string) (txn.Vote, txn.Branch, error) {
-	text, want := "rollback", "ROLLBACK"
-	if isolation == "serializable" {
-		text, want = "commit", "COMMIT"
-	}
-	tag, err := run(ctx, pg, text)
-	if err == nil && tag != want {
-		err = fmt.Errorf("PostgreSQL answered %q", tag)
-	}
-	if err != nil {
-		return s.voteNo(ctx, s.explainVote(err))
-	}
-	_ = s.settle(cleared, nil)
-	s.giveBack(want == "COMMIT")
-	return txn.VoteReadOnly, txn.Branch{No: s.x.Branch, Resource: s.r.name}, nil
-}
-
-// voteNo rolls back, makes sure of it as far as it can, and says why.
-func (s *session) voteNo(ctx context.Context, cause error) (txn.Vote, txn.Branch, error) {
-	branch := txn.Branch{No: s.x.Branch, Resource: s.r.name}
-	err := s.undo(ctx)
-	switch {
-	case errors.Is(err, adapters.ErrTorn):
-		cause = fmt.Errorf("%w: %w", cause, err)
-	case err != nil:
-		branch.Holder = s.server.holder.String()
-		cause = fmt.Errorf("%w; and it is not sure that nothing is left of it, which the orphan scan will see to: %w", cause, err)
-	}
-	return txn.VoteNo, branch, cause
 }
 
 // CommitOnePhase implements adapters.Session.
@@ -519,7 +374,7 @@ func (s *session) Failure() error {
 func (s *session) OnlyRead() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return !s.wrote && !s.sent.loud
+	return !s.wrote && !s.sent.Loud
 }
 
 // settle notes what is left of a branch that has ended, and what there is to say of it.
@@ -545,7 +400,7 @@ func (s *session) finish(ctx context.Context, d txn.Decision) (txn.Finish, error
 	}
 	if conn := s.take(); conn != nil {
 		tag, err := run(ctx, conn.Conn().PgConn(), finishText(s.x, d, s.siblings...))
-		if d == txn.Abort && s.sent.loud { // PREPARE has kept what functions set
+		if d == txn.Abort && s.sent.Loud { // PREPARE has kept what functions set
 			discard(conn)
 		} else {
 			s.release(conn, true)
@@ -618,7 +473,7 @@ func (s *session) giveBack(kept bool) {
 // release returns a connection to the pool. One that the branch left something in goes to
 // nobody else.
 func (s *session) release(conn *pgxpool.Conn, kept bool) {
-	if s.sent.leaves == lasting || s.sent.leaves == revoked && kept {
+	if s.sent.Leaves == sqltext.Lasting || s.sent.Leaves == sqltext.Revoked && kept {
 		discard(conn)
 		return
 	}
@@ -638,7 +493,7 @@ func discard(conn *pgxpool.Conn) {
 func (s *session) undo(ctx context.Context) error {
 	ctx, cancel := grace(ctx)
 	defer cancel()
-	s.safe = !s.torn && (!s.sent.ends || s.whole(ctx))
+	s.safe = !s.torn && (!s.sent.Ends || s.whole(ctx))
 	_ = s.settle(some, nil)
 	switch {
 	case s.stuck:
@@ -679,7 +534,7 @@ func (s *session) rollBack(ctx context.Context) bool {
 			return false
 		}
 	}
-	s.giveBack(s.sent.ends)
+	s.giveBack(s.sent.Ends)
 	return true
 }
 

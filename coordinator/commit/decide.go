@@ -3,7 +3,6 @@
 package commit
 
 import (
-	"cmp"
 	"fmt"
 	"slices"
 	"time"
@@ -161,13 +160,13 @@ func (c *Machine) onCommitAsked(e CommitAsked) {
 	if err != nil {
 		l.by = txn.FromCluster
 	} else {
-		err = cmp.Or(c.acceptable(e), c.keyAcceptable(e.Key))
+		err = c.acceptable(e)
 	}
 	if err != nil {
 		c.carry(l, l.core.Step(protocol.RollbackAsked{Reason: err.Error()}))
 		return
 	}
-	l.protocol, l.label, l.key, l.result = e.Protocol, e.Label, e.Key, e.Result
+	l.protocol, l.label = e.Protocol, e.Label
 	if l.council == nil {
 		c.carry(l, l.core.Step(protocol.Asked{Branches: e.Branches}))
 		return

@@ -25,13 +25,6 @@ type OutcomeAsked struct {
 	txn.Inquiry
 }
 
-// KeyAsked asks which transaction was committed under an idempotency key, if any. Any member may be
-// asked.
-type KeyAsked struct {
-	Request uint64
-	Key     string
-}
-
 // ResolveAsked is an operator's decision for a transaction that has none.
 type ResolveAsked struct {
 	Request uint64
@@ -126,7 +119,6 @@ type Fitness struct {
 
 func (CommitAsked) IsEvent()  {}
 func (OutcomeAsked) IsEvent() {}
-func (KeyAsked) IsEvent()     {}
 func (ResolveAsked) IsEvent() {}
 func (ForgetAsked) IsEvent()  {}
 func (SettleAsked) IsEvent()  {}
@@ -143,9 +135,6 @@ func (e CommitAsked) RequestNo() uint64 { return e.Request }
 
 // RequestNo implements replica.Asking.
 func (e OutcomeAsked) RequestNo() uint64 { return e.Request }
-
-// RequestNo implements replica.Asking.
-func (e KeyAsked) RequestNo() uint64 { return e.Request }
 
 // RequestNo implements replica.Asking.
 func (e ResolveAsked) RequestNo() uint64 { return e.Request }
@@ -205,9 +194,8 @@ type Reply struct {
 	Decision txn.Decision
 	Reason   string
 	Zxid     zab.Zxid
-	Txn      txn.Txn     // as far as it is known
-	View     *View       // of a ViewAsked
-	Key      *txn.KeyUse // of a KeyAsked, with the Txn; nil if no use is remembered
+	Txn      txn.Txn // as far as it is known
+	View     *View   // of a ViewAsked
 	Lease    txn.Lease
 	Plan     []recovery.Action
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/concordtx/concord/adapters"
+	"github.com/concordtx/concord/coordinator/replica"
 	"github.com/concordtx/concord/txn"
 )
 
@@ -95,4 +96,120 @@ func TestEvidenceThatNobodyNeedsIsGoneWithinAMinute(t *testing.T) {
 		l.serve(s, true)
 	}
 	require.Equal(t, len(needed), len(s))
+}
+
+// An operator need not know which databases a transaction changes if its branches say it; one that
+// somebody has committed by hand counts, and is finished like the others.
+func TestOperatorCommitsWhatSaysThatItIsWhole(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		Census
+	}{
+		{"all are prepared", Census{Prepared: []txn.Branch{{No: 1, Resource: "billing"}, {No: 0, Resource: "orders"}}}},
+		{"one is committed", Census{Prepared: []txn.Branch{{No: 0, Resource: "orders"}}, Committed: []txn.Branch{{No: 1, Resource: "billing"}}}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			l := newLone(t, "orders", "billing")
+			id := l.newID()
+			l.step(Listed{Resource: "orders", Listing: []adapters.Prepared{prepared(l.xid(id, 0))}})
+			c.Siblings, c.Saying = [][]txn.BranchNo{{0, 1}}, []txn.Branch{{No: 0, Resource: "orders"}}
+			r := l.ask(func(request uint64) replica.Event {
+				return ResolveAsked{Request: request, Census: c.Census, Resolution: txn.Resolution{ID: id, Decision: txn.Commit, Who: "ann", Why: "shipped"}}
+			})
+			require.NoError(t, r.Err)
+			require.Equal(t, txn.Commit, r.Decision)
+			require.Equal(t, []txn.Branch{{No: 0, Resource: "orders"}, {No: 1, Resource: "billing"}}, l.get(id).Branches)
+		})
+	}
+}
+
+// lists has a resource list these branches.
+func (l *lone) lists(resource string, xs ...txn.XID) {
+	l.t.Helper()
+	listing := []adapters.Prepared{}
+	for _, x := range xs {
+		listing = append(listing, prepared(x))
+	}
+	l.step(Listed{Resource: resource, Listing: listing})
+	l.tick(time.Millisecond) // what is left for later turns
+}
+
+// A DBA commits a branch that the log then aborts, or has aborted. No listing shows the branch any more,
+// and nobody is asked to finish it: its marker tells, as soon as a listing shows that it is gone.
+func TestBranchThatSomebodyCommittedAgainstAnAbortIsReported(t *testing.T) {
+	for _, before := range []bool{true, false} {
+		l := newLone(t, "orders", "billing")
+		s := shelf{}
+		for range 30 { // the first sweeps are over
+			l.tick(time.Second)
+			l.serve(s, true)
+		}
+		id := l.newID()
+		here, there := l.xid(id, 0), l.xid(id, 1)
+		l.lists("orders", here)
+		l.lists("billing", there)
+		if before { // the decision
+			s[here] = true
+			l.lists("orders")
+		}
+		l.tick(time.Minute)
+		if before {
+			l.serve(s, true)
+			_, decided := l.table.Get(id)
+			require.False(t, decided)
+		}
+		l.lists("billing", there)
+		require.Equal(t, txn.Abort, l.get(id).Decision, "it is an orphan")
+		require.Empty(t, l.get(id).Heuristics)
+		if !before {
+			s[here] = true
+			l.lists("orders")
+		}
+		for range 20 {
+			l.tick(time.Second)
+			l.serve(s, true)
+		}
+		require.Len(t, l.get(id).Heuristics, 1)
+		require.Equal(t, txn.HeuristicCommit, l.get(id).Heuristics[0].Outcome)
+		require.Equal(t, "orders", l.get(id).Heuristics[0].Who)
+		require.Equal(t, txn.HeuristicMixed, l.get(id).Outcome())
+	}
+}
+
+// The client died between two prepares, and somebody committed the branch that there was: nothing is
+// left that any listing could show, and no decision.
+func TestOnlyBranchThatSomebodyCommittedWithoutADecisionIsReported(t *testing.T) {
+	l := newLone(t, "orders")
+	s := shelf{}
+	id := l.newID()
+	l.lists("orders", l.xid(id, 0))
+	s[l.xid(id, 0)] = true
+	l.lists("orders")
+	for range 200 {
+		l.tick(time.Second)
+		l.serve(s, true)
+	}
+	require.Equal(t, txn.Abort, l.get(id).Decision)
+	require.Len(t, l.get(id).Heuristics, 1)
+	require.Equal(t, txn.HeuristicCommit, l.get(id).Heuristics[0].Outcome)
+}
+
+// What clients end themselves is no reason for an alarm.
+func TestBranchesThatTheirClientsEndAreNoAlarm(t *testing.T) {
+	l := newLone(t, "orders")
+	s := shelf{}
+	committed, rolledBack := l.newID(), l.newID()
+	l.lists("orders", l.xid(committed, 0), l.xid(rolledBack, 0))
+	l.commit(committed, txn.Branch{Resource: "orders"})
+	s[l.xid(committed, 0)] = true
+	l.step(Finished{XID: l.xid(committed, 0), Finish: txn.Done, By: txn.FromClient, Who: "client"})
+	l.lists("orders")
+	for range 200 {
+		l.tick(time.Second)
+		l.serve(s, true)
+	}
+	require.Empty(t, l.get(committed).Heuristics)
+	require.Equal(t, txn.Committed, l.get(committed).Outcome())
+	require.Equal(t, txn.Aborted, l.get(rolledBack).Outcome())
+	require.Empty(t, l.get(rolledBack).Heuristics)
 }

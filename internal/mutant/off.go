@@ -61,5 +61,4 @@ const (
 	VoteBeforeJournal         = false // X54
 	TimeoutCommits            = false // X55
 	TimeoutAborts             = false // X56
-	ForgetKeys                = false // X57
 )

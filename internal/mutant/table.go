@@ -99,5 +99,4 @@ var table = []Mutant{
 	{ID: "X54", Name: "VoteBeforeJournal", What: "an agent votes yes before its journal has it", In: []string{inThreePC}},
 	{ID: "X55", Name: "TimeoutCommits", What: "an agent that waits too long in pre-committed commits", In: []string{inThreePC}},
 	{ID: "X56", Name: "TimeoutAborts", What: "an agent that waits too long for pre-commit aborts", In: []string{inThreePC}},
-	{ID: "X57", Name: "ForgetKeys", What: "two transactions are committed under one idempotency key", In: []string{inTxnSim}},
 }

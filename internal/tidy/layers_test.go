@@ -46,6 +46,8 @@ var house = map[string]struct {
 	"adapters":                        {layer: 1, why: "the contract of a resource, no code"},
 	"internal/seal":                   {layer: 0, why: "checksums before the values of both stores"},
 	"adapters/pebble/journal":         {layer: 1, why: "undo and redo of branches in a store"},
+	"adapters/mysql/sqltext":          {layer: 1, why: "what the text of a statement may do"},
+	"adapters/postgres/sqltext":       {layer: 1, why: "what the text of a statement may do"},
 
 	"internal/lock":        {layer: 1, why: "exclusive locks of the embedded resources"},
 	"adapters/memory":      {layer: 2, why: "a resource for tests and examples"},

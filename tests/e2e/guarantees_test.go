@@ -9,9 +9,6 @@ import (
 	"io"
 	"math"
 	"net/http"
-	"os"
-	"path/filepath"
-	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -23,101 +20,11 @@ import (
 
 	"github.com/concordtx/concord/api"
 	concordv1 "github.com/concordtx/concord/api/concord/v1"
-	"github.com/concordtx/concord/api/concord/v1/concordv1connect"
 	"github.com/concordtx/concord/txn"
 )
 
 // The five guarantees that a service like this is expected to give, on the API of real
 // nodes. The decisions are bare, without branches, so no database is needed.
-
-type rawNode = concordv1connect.CoordinatorServiceClient
-
-// raw talks to one node and follows no hint.
-func (n *node) raw() rawNode {
-	return concordv1connect.NewCoordinatorServiceClient(http.DefaultClient, "http://"+n.api)
-}
-
-// streaming is raw over HTTP/2.
-func (n *node) streaming() rawNode {
-	protocols := new(http.Protocols)
-	protocols.SetUnencryptedHTTP2(true)
-	return concordv1connect.NewCoordinatorServiceClient(&http.Client{Transport: &http.Transport{Protocols: protocols}}, "http://"+n.api)
-}
-
-// itself asks a node not to hand a call on.
-func itself(ctx context.Context) context.Context {
-	ctx, info := connect.NewClientContext(ctx)
-	info.RequestHeader().Set(api.RedirectHeader, "1")
-	return ctx
-}
-
-// asIs lets a node hand a call on.
-func asIs(ctx context.Context) context.Context { return ctx }
-
-func (c *cluster) signal(s syscall.Signal, nodes ...*node) {
-	c.Helper()
-	for _, n := range nodes {
-		require.NoError(c, n.process.signal(s))
-	}
-	for _, n := range nodes {
-		if s == syscall.SIGSTOP {
-			eventually(c, "the node has stopped", n.process.stopped)
-		}
-	}
-}
-
-// stopped reports whether every thread of a process has stopped. Until then one may still
-// answer, after the signal was sent.
-func (p *process) stopped() bool {
-	stats, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", p.cmd.Process.Pid))
-	for _, stat := range stats {
-		text, rerr := os.ReadFile(stat)
-		_, state, found := strings.Cut(string(text), ") ")
-		if err != nil || rerr != nil || !found || state[0] != 'T' {
-			return false
-		}
-	}
-	return len(stats) > 0
-}
-
-func (c *cluster) others(than *node) (others []*node) {
-	for _, n := range c.nodes {
-		if n != than {
-			others = append(others, n)
-		}
-	}
-	return others
-}
-
-// recordedID is an id whose outcome is always committed or aborted, also if nothing changed.
-func recordedID() txn.ID { return txn.NewID(time.Now()).WithClass(txn.Recorded) }
-
-// bare asks for a decision about nothing.
-func (c *cluster) bare(id txn.ID) *concordv1.CommitRequest {
-	return &concordv1.CommitRequest{Gid: id.String(), Cluster: c.id.String()}
-}
-
-// decide commits a new transaction and returns it with the position that the answer reflects.
-func (c *cluster) decide(ctx context.Context, caller *api.Client) (txn.ID, string) {
-	c.Helper()
-	id := txn.NewID(time.Now())
-	res, err := caller.Commit(ctx, c.bare(id))
-	require.NoError(c, err)
-	require.Equal(c, "commit", res.GetDecision())
-	return id, res.GetZxid()
-}
-
-func position(t testing.TB, zxid string) txn.Position {
-	t.Helper()
-	p, err := api.ParseZxid("zxid", zxid)
-	require.NoError(t, err)
-	require.NotZero(t, p, "every answer says what it reflects")
-	return p
-}
-
-func before(a, b txn.Position) bool {
-	return a.Epoch < b.Epoch || a.Epoch == b.Epoch && a.Counter < b.Counter
-}
 
 // A client that waits for each answer finds its decisions in the log in its order, whoever
 // led. One that does not wait has the order of its stream.

@@ -70,23 +70,17 @@ func (c *client) begin() {
 func (c *client) beginLeased() {
 	w := c.w
 	c.votes, c.no, c.asking, c.asked, c.lost = 0, false, 0, nil, false
-	job, keyed := c.again, false
-	if job == 0 {
-		job, keyed = w.keyedJob()
-	}
+	job := c.again
 	if job == 0 {
 		w.jobs++
 		job = w.jobs
 	}
 	c.again = 0
 	class := txn.Plain
-	if w.odds(0.3) || keyed {
+	if w.odds(0.3) {
 		class = txn.Recorded
 	}
 	c.ghost = w.check.begun(w.newID(class).WithLease(c.lease), job)
-	if keyed {
-		c.ghost.key = keyOf(job)
-	}
 	if w.Chance(w.crash) {
 		c.later(300*sim.Millisecond, c.die)
 	}
@@ -202,14 +196,10 @@ func (c *client) ask() {
 		c.asked = append(c.asked, n.Index)
 	}
 	op := w.check.history.ask(c.ghost.id, kind, w.Now)
-	id, key, branches, life := c.ghost.id, c.ghost.key, c.branches(), c.life
-	var result []byte
-	if key != "" {
-		result = []byte(id.String())
-	}
+	id, branches, life := c.ghost.id, c.branches(), c.life
 	w.question(n, c.w.Chance(w.loss), func(request uint64) replica.Event {
 		if kind == askCommit {
-			return commit.CommitAsked{Request: request, CommitRequest: txn.CommitRequest{ID: id, Branches: branches, Key: key, Result: result}}
+			return commit.CommitAsked{Request: request, CommitRequest: txn.CommitRequest{ID: id, Branches: branches}}
 		}
 		return commit.OutcomeAsked{Request: request, Inquiry: txn.Inquiry{ID: id}}
 	}, func(r commit.Reply) {
@@ -264,9 +254,6 @@ func (c *client) replied(kind operationKind, r commit.Reply) {
 		if kind == askCommit && r.Decision == txn.Abort {
 			w.hit(CommitBeatenByTombstone)
 		}
-		if r.Decision == txn.Abort && w.check.beaten(c.ghost) {
-			w.hit(KeyUsedBefore)
-		}
 		if n := c.ghost.id.Lease(); n != 0 && r.Decision == txn.Abort && strings.HasSuffix(r.Reason, txn.LeaseEnded(n)) {
 			w.hit(LeaseEndedUnderCommit)
 			c.lease = 0
@@ -290,9 +277,6 @@ func (c *client) learn(d txn.Decision) {
 		w.hit(ClientToldCommit)
 	} else {
 		w.hit(ClientToldAbort)
-	}
-	if c.ghost.key != "" {
-		w.lookUp(c.ghost)
 	}
 	left := len(c.ghost.branches)
 	for _, b := range c.ghost.branches {

@@ -71,8 +71,6 @@ const (
 	AgentKilled
 	AgentsCommittedAlone
 	ClusterLostToAgents
-	KeyUsedBefore
-	KeyLookedUp
 	situations
 )
 
@@ -93,7 +91,6 @@ var situationNames = [situations]string{
 	"members changed or leadership moved by an operator", "operator refused about the members", "node learned", "learner became a voter",
 	"three-phase client told commit", "three-phase client told abort", "three-phase client never told", "agent killed",
 	"agents committed without the cluster", "cluster lost to all agents",
-	"commit refused because its key was used", "key looked up",
 }
 
 // String is the situation in words.

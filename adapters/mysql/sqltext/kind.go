@@ -1,117 +1,125 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package mysql
+package sqltext
 
 import (
+	"errors"
 	"slices"
 	"strings"
 	"unicode"
 	"unicode/utf8"
 )
 
-// kind is what the text of a statement tells about it. It errs on the careful side: the
-// zero kind is that of a text that may do anything.
-type kind struct {
-	// reads: it may be a plain read. The counters of the server have the last word,
-	// because a view or a stored function may write.
-	reads bool
-	// plain: it leaves the state of the session as it was.
-	plain bool
-	// steady: it cannot end the transaction that it runs in, and neither can what it calls,
-	// for functions and triggers may not.
-	steady bool
-	// traced: it sets, releases and rolls back to no savepoints but the one that it names.
-	traced bool
-	// refused says why it is not sent, if so.
-	refused error
-	// ends: it would end the transaction, by itself, and the server refuses it in a branch.
-	ends bool
-
-	verb      verb   // if it is about a savepoint
-	savepoint string // in lower case; empty if it cannot be compared
-}
-
-// verb is what a statement does with a savepoint.
-type verb uint8
-
-const (
-	noVerb verb = iota
-	setVerb
-	releaseVerb
-	rollbackVerb
+// Why a statement is not sent.
+var (
+	ErrOwnXA = errors.New("inside a branch XA statements are concord's: end the global transaction instead")
+	ErrLevel = errors.New("inside a branch this would have no effect: give the options with the first call of TxWith")
 )
 
-func kindOf(text string) kind {
+// Kind is what the text of a statement tells about it. It errs on the careful side: the
+// zero kind is that of a text that may do anything.
+type Kind struct {
+	// reads: it may be a plain read. The counters of the server have the last word,
+	// because a view or a stored function may write.
+	Reads bool
+	// plain: it leaves the state of the session as it was.
+	Plain bool
+	// steady: it cannot end the transaction that it runs in, and neither can what it calls,
+	// for functions and triggers may not.
+	Steady bool
+	// traced: it sets, releases and rolls back to no savepoints but the one that it names.
+	Traced bool
+	// Refused says why it is not sent, if so.
+	Refused error
+	// ends: it would end the transaction, by itself, and the server refuses it in a branch.
+	Ends bool
+
+	Verb      Verb   // if it is about a savepoint
+	Savepoint string // in lower case; empty if it cannot be compared
+}
+
+// Verb is what a statement does with a savepoint.
+type Verb uint8
+
+const (
+	NoVerb Verb = iota
+	SetVerb
+	ReleaseVerb
+	RollbackVerb
+)
+
+// Read reads a text as the application sends it.
+func Read(text string) Kind {
 	rest, clear := skipComments(text)
 	if !clear {
-		return kind{}
+		return Kind{}
 	}
 	t := tokensOf(rest)
 	if len(t.words) == 0 || t.several || !startsWithLetter(strings.TrimLeft(rest, "( \t\r\n")) {
-		return kind{}
+		return Kind{}
 	}
 	k := firstWord(t)
 	for _, word := range t.words {
 		switch word {
 		case "FOR", "LOCK", "INTO", "PROCEDURE": // locks, or writes elsewhere
-			k.reads = false
+			k.Reads = false
 		case "GET_LOCK": // a user lock outlives the branch
-			k.reads, k.plain = false, false
+			k.Reads, k.Plain = false, false
 		}
 	}
 	// A user variable outlives the branch.
 	if strings.Contains(rest, ":=") || t.has("INTO") && strings.Contains(rest, "@") {
-		k.plain = false
+		k.Plain = false
 	}
 	return k
 }
 
 // firstWord is what the first words tell.
-func firstWord(t tokens) kind {
-	read, write := kind{reads: true, plain: true, steady: true, traced: true}, kind{plain: true, steady: true, traced: true}
+func firstWord(t tokens) Kind {
+	read, write := Kind{Reads: true, Plain: true, Steady: true, Traced: true}, Kind{Plain: true, Steady: true, Traced: true}
 	switch t.words[0] {
 	case "SELECT", "VALUES", "TABLE", "SHOW":
 		return read
 	case "WITH", "EXPLAIN", "DESCRIBE", "DESC": // may write, or explain by doing
-		read.reads = !t.has("INSERT", "UPDATE", "DELETE", "REPLACE")
+		read.Reads = !t.has("INSERT", "UPDATE", "DELETE", "REPLACE")
 		return read
 	case "INSERT", "UPDATE", "DELETE", "REPLACE", "DO":
 		return write
 	case "SET":
-		k := kind{steady: true, traced: true}
+		k := Kind{Steady: true, Traced: true}
 		if t.has("STATEMENT") { // MariaDB: before any statement
-			return kind{}
+			return Kind{}
 		}
 		if t.has("TRANSACTION", "TRANSACTION_ISOLATION", "TX_ISOLATION", "TRANSACTION_READ_ONLY", "TX_READ_ONLY") {
-			k.refused = errLevel
+			k.Refused = ErrLevel
 		}
 		return k
 	case "SAVEPOINT", "RELEASE", "ROLLBACK":
-		if verb, name := savepointOf(t); verb != noVerb {
-			return kind{plain: true, steady: true, traced: name != "", verb: verb, savepoint: name}
+		if verb, name := savepointOf(t); verb != NoVerb {
+			return Kind{Plain: true, Steady: true, Traced: name != "", Verb: verb, Savepoint: name}
 		}
-		return kind{ends: t.words[0] == "ROLLBACK", traced: true}
+		return Kind{Ends: t.words[0] == "ROLLBACK", Traced: true}
 	case "USE":
-		return kind{steady: true, traced: true}
+		return Kind{Steady: true, Traced: true}
 	case "CALL":
 		// A procedure may end the transaction. If it plays with savepoints, it does so as its
 		// caller wants it to.
-		return kind{traced: true}
+		return Kind{Traced: true}
 	case "XA":
 		if len(t.words) > 1 && t.words[1] != "RECOVER" {
-			return kind{traced: true, refused: errOwnXA}
+			return Kind{Traced: true, Refused: ErrOwnXA}
 		}
-		return kind{traced: true}
+		return Kind{Traced: true}
 	case "COMMIT", "START", "CREATE", "ALTER", "DROP", "TRUNCATE", "RENAME", "LOCK", "UNLOCK", "GRANT", "REVOKE":
-		return kind{ends: true, traced: true}
+		return Kind{Ends: true, Traced: true}
 	case "BEGIN":
-		return kind{ends: len(t.words) == 1 || t.words[1] == "WORK"} // or a compound statement
+		return Kind{Ends: len(t.words) == 1 || t.words[1] == "WORK"} // or a compound statement
 	}
-	return kind{}
+	return Kind{}
 }
 
 // savepointOf reads a whole statement about a savepoint.
-func savepointOf(t tokens) (verb, string) {
+func savepointOf(t tokens) (Verb, string) {
 	words := t.words
 	take := func(word string) bool {
 		if len(words) == 0 || words[0] != word {
@@ -120,21 +128,21 @@ func savepointOf(t tokens) (verb, string) {
 		words = words[1:]
 		return true
 	}
-	v := noVerb
+	v := NoVerb
 	switch {
 	case take("SAVEPOINT"):
-		v = setVerb
+		v = SetVerb
 	case take("RELEASE") && take("SAVEPOINT"):
-		v = releaseVerb
+		v = ReleaseVerb
 	case take("ROLLBACK"):
 		take("WORK")
 		if !take("TO") {
-			return noVerb, ""
+			return NoVerb, ""
 		}
 		take("SAVEPOINT")
-		v = rollbackVerb
+		v = RollbackVerb
 	default:
-		return noVerb, ""
+		return NoVerb, ""
 	}
 	return v, nameOf(t, words)
 }

@@ -1,28 +1,28 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package postgres
+package sqltext
 
 import (
 	"slices"
 	"strings"
 )
 
-// statement is what the text of one message to the server shows without asking anybody.
+// Statement is what the text of one message to the server shows without asking anybody.
 // It is never trusted to be harmless where that would cost a right answer: the vote asks
 // the server whether the transaction is still the branch's own, and only PREPARE
 // TRANSACTION tells whether a branch has done what cannot be prepared. The text decides
 // when the more expensive question has to be put.
-type statement struct {
-	ends     bool // it may end the transaction: COMMIT, ROLLBACK, PREPARE TRANSACTION and the like
-	keeps    bool // and not by a rollback
+type Statement struct {
+	Ends     bool // it may end the transaction: COMMIT, ROLLBACK, PREPARE TRANSACTION and the like
+	Keeps    bool // and not by a rollback
 	works    bool // it may have effects that a commit keeps
-	several  bool // it is more than one, of which the later may be outside of any transaction
-	loud     bool // it may do more than read: anything but plain reads with known functions
-	asks     bool // it asks for data that does not come with it: COPY FROM STDIN
-	leaves   leaves
-	savedAs  string // SAVEPOINT name
-	released string // RELEASE name
-	backTo   string // ROLLBACK TO name
+	Several  bool // it is more than one, of which the later may be outside of any transaction
+	Loud     bool // it may do more than read: anything but plain reads with known functions
+	Asks     bool // it asks for data that does not come with it: COPY FROM STDIN
+	Leaves   leaves
+	SavedAs  string // SAVEPOINT name
+	Released string // RELEASE name
+	BackTo   string // ROLLBACK TO name
 }
 
 // leaves is what a statement leaves in its session, for whoever uses that next.
@@ -30,29 +30,29 @@ type leaves uint8
 
 const (
 	nothing leaves = iota
-	revoked        // what a rollback takes back and a commit or PREPARE keeps: SET, LISTEN, temporary tables
-	lasting        // what stays whatever happens: locks of the session, prepared statements
+	Revoked        // what a rollback takes back and a commit or PREPARE keeps: SET, LISTEN, temporary tables
+	Lasting        // what stays whatever happens: locks of the session, prepared statements
 )
 
-// opaque is what a text that nobody could read may be.
-var opaque = statement{ends: true, keeps: true, works: true, several: true, loud: true, leaves: lasting}
+// Opaque is what a text that nobody could read may be.
+var Opaque = Statement{Ends: true, Keeps: true, works: true, Several: true, Loud: true, Leaves: Lasting}
 
-// and is two statements in one message.
-func (st statement) and(other statement) statement {
-	return statement{
-		ends: st.ends || other.ends, keeps: st.keeps || other.keeps, works: st.works || other.works, several: true,
-		loud: st.loud || other.loud, asks: st.asks || other.asks, leaves: max(st.leaves, other.leaves),
+// And is two statements in one message.
+func (st Statement) And(other Statement) Statement {
+	return Statement{
+		Ends: st.Ends || other.Ends, Keeps: st.Keeps || other.Keeps, works: st.works || other.works, Several: true,
+		Loud: st.Loud || other.Loud, Asks: st.Asks || other.Asks, Leaves: max(st.Leaves, other.Leaves),
 	}
 }
 
-// mayCommit reports whether a text that ends the transaction may commit something that the
+// MayCommit reports whether a text that ends the transaction may commit something that the
 // number of the transaction does not tell of.
-func (st statement) mayCommit() bool { return st.several && (st.keeps || st.works) }
+func (st Statement) MayCommit() bool { return st.Several && (st.Keeps || st.works) }
 
-// readStatement reads a text of one statement or of several. conforming is the server's
+// Read reads a text of one statement or of several. conforming is the server's
 // setting of that name: a backslash is an ordinary character.
-func readStatement(sql string, conforming bool) statement {
-	var all statement
+func Read(sql string, conforming bool) Statement {
+	var all Statement
 	lex := lexer{text: sql, conforming: conforming}
 	for first := true; ; {
 		tokens, more := lex.statement()
@@ -61,106 +61,106 @@ func readStatement(sql string, conforming bool) statement {
 		case first:
 			all, first = readOne(tokens), false
 		default:
-			all = all.and(readOne(tokens))
+			all = all.And(readOne(tokens))
 		}
 		if !more {
 			break
 		}
 	}
 	if lex.lost {
-		return opaque
+		return Opaque
 	}
 	return all
 }
 
 // readOne reads one statement.
-func readOne(tokens []token) statement {
+func readOne(tokens []token) Statement {
 	at := func(i int) string {
 		if i < len(tokens) && tokens[i].kind == word {
 			return tokens[i].text
 		}
 		return ""
 	}
-	st := statement{loud: !reads[at(0)], works: !idle[at(0)]}
+	st := Statement{Loud: !reads[at(0)], works: !idle[at(0)]}
 	switch at(0) {
 	case "commit", "end":
-		st.ends, st.keeps = true, true
+		st.Ends, st.Keeps = true, true
 	case "rollback", "abort":
 		i := 1
 		if at(i) == "work" || at(i) == "transaction" {
 			i++
 		}
 		if at(i) != "to" {
-			st.ends = true
+			st.Ends = true
 			break
 		}
 		i++
 		if at(i) == "savepoint" {
 			i++
 		}
-		st.backTo, st.loud = nameAt(tokens, i), false
+		st.BackTo, st.Loud = nameAt(tokens, i), false
 	case "copy":
-		st.asks = slices.ContainsFunc(tokens, func(t token) bool { return t.kind == word && t.text == "stdin" })
+		st.Asks = slices.ContainsFunc(tokens, func(t token) bool { return t.kind == word && t.text == "stdin" })
 	case "savepoint":
-		st.savedAs = nameAt(tokens, 1)
+		st.SavedAs = nameAt(tokens, 1)
 	case "release":
 		i := 1
 		if at(i) == "savepoint" {
 			i++
 		}
-		st.released = nameAt(tokens, i)
+		st.Released = nameAt(tokens, i)
 	case "prepare":
-		st.ends, st.leaves = at(1) == "transaction", lasting
-		st.keeps = st.ends
+		st.Ends, st.Leaves = at(1) == "transaction", Lasting
+		st.Keeps = st.Ends
 	case "set":
 		if second := at(1); second != "local" && second != "transaction" && second != "constraints" {
-			st.leaves = revoked
+			st.Leaves = Revoked
 		}
 	case "reset", "discard", "listen", "unlisten":
-		st.leaves = revoked
+		st.Leaves = Revoked
 	case "load", "do":
-		st.leaves = lasting
+		st.Leaves = Lasting
 	}
 	for i, t := range tokens {
 		switch {
 		case t.kind == symbol && t.text == "(" && i > 0:
 			call := readCall(tokens, i)
-			st.loud, st.works, st.leaves = st.loud || call.loud, st.works || call.loud, max(st.leaves, call.leaves)
+			st.Loud, st.works, st.Leaves = st.Loud || call.Loud, st.works || call.Loud, max(st.Leaves, call.Leaves)
 		case t.kind == word && at(0) == "declare" && t.text == "hold",
 			t.kind == word && (t.text == "temp" || t.text == "temporary") && (at(0) == "create" || i > 0 && at(i-1) == "into"):
-			st.loud, st.leaves = true, max(st.leaves, revoked)
+			st.Loud, st.Leaves = true, max(st.Leaves, Revoked)
 		}
 	}
 	return st
 }
 
 // readCall reads what stands before an opening parenthesis.
-func readCall(tokens []token, open int) statement {
+func readCall(tokens []token, open int) Statement {
 	name, first := tokens[open-1], open-1
 	for first > 1 && tokens[first-1].text == "." {
 		first -= 2
 	}
 	switch {
 	case first > 0 && tokens[first-1].kind == word && (tokens[first-1].text == "into" || tokens[first-1].text == "as"):
-		return statement{} // the columns of a table or an alias
+		return Statement{} // the columns of a table or an alias
 	case name.kind == quoted, first < open-1:
-		return statement{loud: true}.locking(name.text)
+		return Statement{Loud: true}.locking(name.text)
 	case name.kind != word, harmless[name.text]:
-		return statement{}
+		return Statement{}
 	case name.text == "set_config":
 		if end := closing(tokens, open); end > 1 && tokens[end-1].text == "true" {
-			return statement{}
+			return Statement{}
 		}
-		return statement{leaves: revoked}
+		return Statement{Leaves: Revoked}
 	}
-	return statement{loud: true}.locking(name.text)
+	return Statement{Loud: true}.locking(name.text)
 }
 
 // locking adds what a function leaves that takes a lock of the session.
-func (st statement) locking(function string) statement {
+func (st Statement) locking(function string) Statement {
 	switch function {
 	case "pg_advisory_lock", "pg_advisory_lock_shared", "pg_try_advisory_lock", "pg_try_advisory_lock_shared":
-		st.leaves = lasting
+		st.Leaves = Lasting
 	}
 	return st
 }

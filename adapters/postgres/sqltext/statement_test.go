@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package postgres
+package sqltext
 
 import (
 	"testing"
@@ -9,12 +9,12 @@ import (
 )
 
 func TestWhatTheTextOfAStatementShows(t *testing.T) {
-	read, write := statement{}, statement{works: true}
-	loud := statement{loud: true, works: true}
-	rolls, ends := statement{ends: true, loud: true}, statement{ends: true, keeps: true, loud: true}
-	sets, keeps := statement{leaves: revoked}, statement{loud: true, works: true, leaves: lasting}
-	several := func(st statement) statement { st.several = true; return st }
-	for sql, want := range map[string]statement{
+	read, write := Statement{}, Statement{works: true}
+	loud := Statement{Loud: true, works: true}
+	rolls, ends := Statement{Ends: true, Loud: true}, Statement{Ends: true, Keeps: true, Loud: true}
+	sets, keeps := Statement{Leaves: Revoked}, Statement{Loud: true, works: true, Leaves: Lasting}
+	several := func(st Statement) Statement { st.Several = true; return st }
+	for sql, want := range map[string]Statement{
 		"":                  {},
 		"select 1":          read,
 		"Select 1;":         read,
@@ -34,20 +34,20 @@ func TestWhatTheTextOfAStatementShows(t *testing.T) {
 		`insert into bank."account" (k) select k from (values (1)) as t (k)`:    write,
 		"insert into account (k) values (f(1))":                                 loud,
 		"begin":                                                                 read,
-		"savepoint A":                                                           {savedAs: "a"},
-		`savepoint "A"`:                                                         {savedAs: "A"},
-		"release a":                                                             {released: "a"},
-		"RELEASE SAVEPOINT a":                                                   {released: "a"},
-		"rollback to a":                                                         {backTo: "a"},
-		"rollback transaction to savepoint A;":                                  {backTo: "a"},
-		"rollback work to a":                                                    {backTo: "a"},
+		"savepoint A":                                                           {SavedAs: "a"},
+		`savepoint "A"`:                                                         {SavedAs: "A"},
+		"release a":                                                             {Released: "a"},
+		"RELEASE SAVEPOINT a":                                                   {Released: "a"},
+		"rollback to a":                                                         {BackTo: "a"},
+		"rollback transaction to savepoint A;":                                  {BackTo: "a"},
+		"rollback work to a":                                                    {BackTo: "a"},
 		"select my_function(1)":                                                 loud,
 		"select public.count(1)":                                                loud,
 		`select "count"(1)`:                                                     loud,
 		"select pg_notify('c', 'x')":                                            loud,
 		"select pg_notify -- count\n('c')":                                      loud,
 		"notify c":                                                              loud,
-		"rollback; insert into t values (1)":                                    several(statement{ends: true, works: true, loud: true}),
+		"rollback; insert into t values (1)":                                    several(Statement{Ends: true, works: true, Loud: true}),
 		"call p()":                                                              loud,
 		"execute p":                                                             loud,
 		"a_name_that_was_prepared":                                              loud,
@@ -65,23 +65,23 @@ func TestWhatTheTextOfAStatementShows(t *testing.T) {
 		"set session characteristics as transaction read only": sets,
 		"select set_config('a', 'true', false)":                sets,
 		"select set_config('a', $1, $2)":                       sets,
-		"reset all":                                            statement{loud: true, works: true, leaves: revoked},
-		"listen c":                                             statement{loud: true, works: true, leaves: revoked},
-		"declare c cursor with hold for select 1":              statement{loud: true, works: true, leaves: revoked},
-		"create temp table t (i int)":                          statement{loud: true, works: true, leaves: revoked},
-		"select 1 as i into temporary t":                       statement{loud: true, leaves: revoked},
+		"reset all":                                            Statement{Loud: true, works: true, Leaves: Revoked},
+		"listen c":                                             Statement{Loud: true, works: true, Leaves: Revoked},
+		"declare c cursor with hold for select 1":              Statement{Loud: true, works: true, Leaves: Revoked},
+		"create temp table t (i int)":                          Statement{Loud: true, works: true, Leaves: Revoked},
+		"select 1 as i into temporary t":                       Statement{Loud: true, Leaves: Revoked},
 		"select pg_advisory_lock(1)":                           keeps,
 		"select pg_catalog.pg_try_advisory_lock(1)":            keeps,
 		"do $$ begin null; end $$":                             keeps,
-		"prepare p as select 1":                                statement{loud: true, leaves: lasting},
-		"prepare transaction 'x'":                              statement{ends: true, keeps: true, loud: true, leaves: lasting},
-		"select 'never ends":                                   opaque,
-		"select 1 /* never ends":                               opaque,
-		"select $$ never ends":                                 opaque,
+		"prepare p as select 1":                                Statement{Loud: true, Leaves: Lasting},
+		"prepare transaction 'x'":                              Statement{Ends: true, Keeps: true, Loud: true, Leaves: Lasting},
+		"select 'never ends":                                   Opaque,
+		"select 1 /* never ends":                               Opaque,
+		"select $$ never ends":                                 Opaque,
 	} {
-		require.Equal(t, want, readStatement(sql, true), "%s", sql)
+		require.Equal(t, want, Read(sql, true), "%s", sql)
 	}
-	for sql, want := range map[string]statement{
+	for sql, want := range map[string]Statement{
 		"select 1 -- comment\r; commit":                         several(ends),
 		"select 1 -- comment; commit":                           read,
 		"select e'a'\n'b\\'; commit; select '":                  read,
@@ -91,9 +91,22 @@ func TestWhatTheTextOfAStatementShows(t *testing.T) {
 		"select 1 as a$b$; commit; select 1 as a$b$":            several(ends),
 		"select u&'d\\0061t' || b'01' || x'1f' || n'x; commit'": read,
 	} {
-		require.Equal(t, want, readStatement(sql, true), "%s", sql)
+		require.Equal(t, want, Read(sql, true), "%s", sql)
 	}
-	require.Equal(t, several(ends), readStatement(`select 'a\'; commit; select 'b'`, true))
-	require.Equal(t, opaque, readStatement(`select 'a\'; commit; select 'b'`, false))
-	require.Equal(t, several(ends), readStatement(`select 'a\''; commit; select 'b'`, false))
+	require.Equal(t, several(ends), Read(`select 'a\'; commit; select 'b'`, true))
+	require.Equal(t, Opaque, Read(`select 'a\'; commit; select 'b'`, false))
+	require.Equal(t, several(ends), Read(`select 'a\''; commit; select 'b'`, false))
+}
+
+// FuzzStatement reads any text as the application may send it. What is added behind it is
+// seen, unless the text never ends.
+func FuzzStatement(f *testing.F) {
+	for _, text := range []string{"select 1", "select 'a;''b' -- c\n", "$x$;$x$", "/* /* */", `e'\'`, `"a""b`, "select $1;", "a$b$c"} {
+		f.Add(text, true)
+	}
+	f.Fuzz(func(t *testing.T, text string, conforming bool) {
+		st := Read(text+"\n;commit", conforming)
+		require.True(t, st.Ends && st.Keeps, "%+v", st)
+		_ = Read(text, conforming)
+	})
 }

@@ -1,0 +1,161 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package postgres
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/concordtx/concord/adapters"
+	"github.com/concordtx/concord/internal/mutant"
+	"github.com/concordtx/concord/txn"
+)
+
+// unfit tells why the branch cannot commit, as far as it is known without asking.
+func (s *session) unfit() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.conn == nil {
+		return adapters.ErrBranchEnded
+	}
+	pg := s.conn.Conn().PgConn()
+	switch {
+	case s.doomed != nil:
+		return s.doomed
+	case pg.IsClosed():
+		return because("the connection broke", s.failure)
+	case pg.IsBusy():
+		return errUnread
+	case s.unsent:
+		return because("a statement was never sent", s.failure)
+	case s.native == nil: // nothing was sent
+		return nil
+	case pg.TxStatus() != 'T':
+		return because("a statement failed and PostgreSQL gave up the transaction", s.failure)
+	}
+	return nil
+}
+
+// because adds the error of the application's own statement, which its closure ignored,
+// or it would not have come to a vote.
+func because(what string, ignored error) error {
+	if ignored == nil {
+		return errors.New(what)
+	}
+	return fmt.Errorf("%s; your closure ignored this error: %w", what, ignored)
+}
+
+// Prepare implements adapters.Session.
+func (s *session) Prepare(ctx context.Context) (txn.Vote, txn.Branch, error) {
+	if !s.leave(working, ended) {
+		return txn.VoteNo, txn.Branch{}, fmt.Errorf("postgres %q: prepare %s: %w", s.r.name, s.x, adapters.ErrBranchEnded)
+	}
+	if err := s.seize(ctx); err != nil {
+		return s.voteNo(ctx, s.vote(err))
+	}
+	if mutant.RollbackTagIsPrepared {
+		if _, err := run(ctx, s.conn.Conn().PgConn(), prepareText(s.x)); err == nil {
+			return txn.VoteYes, s.becomePrepared(ending{}), nil
+		}
+	}
+	if err := s.unfit(); err != nil {
+		return s.voteNo(ctx, s.vote(err))
+	}
+	if s.opened() == nil {
+		_ = s.settle(cleared, nil)
+		s.giveBack(false)
+		return txn.VoteReadOnly, txn.Branch{No: s.x.Branch, Resource: s.r.name}, nil
+	}
+	pg := s.conn.Conn().PgConn()
+	if !s.wrote && !s.sent.Loud {
+		number, isolation, err := askReader(ctx, pg)
+		if err != nil {
+			return s.voteNo(ctx, s.explainVote(s.replaced(err, true)))
+		}
+		if number == "" {
+			return s.voteReadOnly(ctx, pg, isolation)
+		}
+	}
+	end, err := prepareBranch(ctx, pg, s.question(), prepareText(s.x, s.siblings...))
+	if sqlState(err) == codeNoStatement {
+		s.server.forgetVote(pg)
+	}
+	if end.early {
+		err = s.r.markerDoubted(err)
+	}
+	if err != nil {
+		return s.voteNo(ctx, s.explainVote(s.replaced(err, end.early)))
+	}
+	if end.tag != "PREPARE TRANSACTION" {
+		// The server's way to say that there was nothing to prepare: ROLLBACK and no error.
+		return s.voteNo(ctx, s.vote(because(fmt.Sprintf("PostgreSQL answered %q", end.tag), s.failure)))
+	}
+	return txn.VoteYes, s.becomePrepared(end), nil
+}
+
+// vote puts the operation in front of an error that is not an answer to concord's own
+// commands; explainVote explains one that is.
+func (s *session) vote(err error) error {
+	return fmt.Errorf("postgres %q: prepare %s: %w", s.r.name, s.x, err)
+}
+
+func (s *session) explainVote(err error) error {
+	return s.r.explain(preparing, "prepare "+s.x.String(), err)
+}
+
+func (s *session) becomePrepared(end ending) txn.Branch {
+	s.branch = txn.Branch{No: s.x.Branch, Resource: s.r.name, Holder: s.server.holder.String()}
+	if !s.r.noMarker {
+		s.branch.Evidence = evidence{marker: !s.reader, number: end.number, system: s.server.system, timeline: s.server.timeline,
+			database: s.server.database, role: end.role}.String()
+	}
+	s.closeNative()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.phase = prepared
+	s.wake()
+	s.lease = time.AfterFunc(keep, func() {
+		if conn := s.take(); conn != nil {
+			s.release(conn, true)
+		}
+	})
+	return s.branch
+}
+
+// voteReadOnly ends a branch that only read. It is rolled back, so that nothing of it is
+// seen outside however the global transaction ends; under serializable isolation only a
+// commit says that what it read is true.
+func (s *session) voteReadOnly(ctx context.Context, pg *pgconn.PgConn, isolation string) (txn.Vote, txn.Branch, error) {
+	text, want := "rollback", "ROLLBACK"
+	if isolation == "serializable" {
+		text, want = "commit", "COMMIT"
+	}
+	tag, err := run(ctx, pg, text)
+	if err == nil && tag != want {
+		err = fmt.Errorf("PostgreSQL answered %q", tag)
+	}
+	if err != nil {
+		return s.voteNo(ctx, s.explainVote(err))
+	}
+	_ = s.settle(cleared, nil)
+	s.giveBack(want == "COMMIT")
+	return txn.VoteReadOnly, txn.Branch{No: s.x.Branch, Resource: s.r.name}, nil
+}
+
+// voteNo rolls back, makes sure of it as far as it can, and says why.
+func (s *session) voteNo(ctx context.Context, cause error) (txn.Vote, txn.Branch, error) {
+	branch := txn.Branch{No: s.x.Branch, Resource: s.r.name}
+	err := s.undo(ctx)
+	switch {
+	case errors.Is(err, adapters.ErrTorn):
+		cause = fmt.Errorf("%w: %w", cause, err)
+	case err != nil:
+		branch.Holder = s.server.holder.String()
+		cause = fmt.Errorf("%w; and it is not sure that nothing is left of it, which the orphan scan will see to: %w", cause, err)
+	}
+	return txn.VoteNo, branch, cause
+}

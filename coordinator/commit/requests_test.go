@@ -1,0 +1,126 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package commit
+
+import (
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/concordtx/concord/api"
+	"github.com/concordtx/concord/coordinator/replica"
+	"github.com/concordtx/concord/txn"
+)
+
+// Every event with a Request can be refused by a node that has stopped: else whoever asked would
+// wait for an answer that never comes.
+func TestEveryEventWithARequestIsAsking(t *testing.T) {
+	events, asking, asks := map[string]bool{}, map[string]bool{}, map[string]bool{}
+	look := func(n ast.Node) bool {
+		switch n := n.(type) {
+		case *ast.FuncDecl:
+			if n.Recv != nil {
+				if of, ok := n.Recv.List[0].Type.(*ast.Ident); ok {
+					events[of.Name] = events[of.Name] || n.Name.Name == "IsEvent"
+					asking[of.Name] = asking[of.Name] || n.Name.Name == "RequestNo"
+				}
+			}
+		case *ast.TypeSpec:
+			if s, ok := n.Type.(*ast.StructType); ok {
+				for _, f := range s.Fields.List {
+					for _, name := range f.Names {
+						asks[n.Name.Name] = asks[n.Name.Name] || name.Name == "Request"
+					}
+				}
+			}
+		}
+		return true
+	}
+	names, err := filepath.Glob("*.go")
+	require.NoError(t, err)
+	ofLog, err := filepath.Glob("../replica/*.go")
+	require.NoError(t, err)
+	names = append(names, ofLog...)
+	for _, name := range names {
+		file, err := parser.ParseFile(token.NewFileSet(), name, nil, 0)
+		require.NoError(t, err)
+		ast.Inspect(file, look)
+	}
+	found := 0
+	for name := range events {
+		if events[name] && asks[name] {
+			found++
+			require.True(t, asking[name], "%s has a Request: give it the method RequestNo", name)
+		}
+	}
+	require.Greater(t, found, 10)
+}
+
+// A request that was on its way while the cluster was being formed is judged by the loop: a
+// branch is named with its cluster, so another one could never finish it.
+func TestTransactionOfAnotherClusterIsNotDecided(t *testing.T) {
+	l := newLone(t, "orders")
+	id, other := txn.NewID(l.now), l.table.Cluster()+1
+	written := len(l.disk.entries)
+	for _, r := range []Reply{
+		l.ask(func(request uint64) replica.Event {
+			return CommitAsked{Request: request, CommitRequest: txn.CommitRequest{ID: id, Cluster: other, Branches: []txn.Branch{{Resource: "orders"}}}}
+		}),
+		l.ask(func(request uint64) replica.Event {
+			return OutcomeAsked{Request: request, Inquiry: txn.Inquiry{ID: id, Cluster: other, Several: true}}
+		}),
+	} {
+		require.ErrorIs(t, r.Err, api.ErrInvalid)
+		require.ErrorContains(t, r.Err, other.String())
+	}
+	require.Len(t, l.disk.entries, written, "nothing was written")
+	require.Equal(t, txn.Commit, l.commit(id).Decision, "and its own may have that gid")
+}
+
+func TestALeaderThatWasStoppedDoesNotTakeThatForTheSilenceOfItsClients(t *testing.T) {
+	l := newLone(t)
+	l.machine.Rules.Lease = 6 * time.Second
+	l.restart()
+	levelled(l)
+	for n := range txn.Lease(2) {
+		require.Equal(t, n+1, l.ask(func(request uint64) replica.Event { return LeaseAsked{Request: request} }).Lease)
+	}
+	for range 5 { // as many pauses as one likes, and clocks that are set
+		l.tick(50 * time.Millisecond)
+		l.tick(time.Hour)
+		l.tick(-2 * time.Hour)
+		l.tick(900 * time.Millisecond)
+	}
+	require.Equal(t, []txn.Lease{1, 2}, l.table.Leases().Active)
+	for range 200 {
+		l.tick(50 * time.Millisecond)
+		l.step(LeasesHeard{Leases: []txn.Lease{2}})
+	}
+	require.Equal(t, []txn.Lease{2}, l.table.Leases().Active)
+}
+
+// A client that may not use a resource reports nothing about its branches: neither that they are
+// finished, nor that they did not end as decided.
+func TestReportsOfStrangersCountForNothing(t *testing.T) {
+	l := newLone(t, "orders", "billing")
+	id := l.newID()
+	l.commit(id, txn.Branch{No: 1, Resource: "orders"}, txn.Branch{No: 2, Resource: "billing"})
+	report := func(f txn.Finish, r Reporter) {
+		l.step(Finished{XID: txn.XID{Cluster: l.core.table.Cluster(), ID: id, Branch: 1}, Finish: f, By: txn.FromClient, Who: "client", Reporter: r})
+	}
+	stranger := Reporter{Limited: true, Resources: []string{"billing"}}
+	report(txn.Contradicted, stranger)
+	report(txn.Done, stranger)
+	report(txn.Done, Reporter{Limited: true})
+	require.True(t, l.core.inHand(id).branch(1).open, "it is still to be finished")
+	report(txn.Done, Reporter{Limited: true, Resources: []string{"orders"}})
+	require.False(t, l.core.inHand(id).branch(1).open)
+	x, ok := l.core.table.Get(id)
+	require.True(t, ok)
+	require.Empty(t, x.Heuristics)
+}
