@@ -22,6 +22,7 @@ import (
 	"github.com/concordtx/concord/coordinator/commit"
 	"github.com/concordtx/concord/coordinator/replica"
 	"github.com/concordtx/concord/protocol/zab"
+	"github.com/concordtx/concord/security/access"
 	"github.com/concordtx/concord/server"
 )
 
@@ -211,7 +212,7 @@ func (c *Cluster) start(i int, disk *vfs.MemFS, peer, front net.Listener) *node 
 	protocols := new(http.Protocols)
 	protocols.SetHTTP1(true)
 	protocols.SetUnencryptedHTTP2(true)
-	web := &http.Server{Handler: server.Handler(n, nil, log), Protocols: protocols, ReadHeaderTimeout: patience}
+	web := &http.Server{Handler: server.Handler(n, access.Open(), log), Protocols: protocols, ReadHeaderTimeout: patience}
 	var running sync.WaitGroup
 	running.Go(func() { _ = n.Run(ctx) })       // its error is that it was stopped
 	running.Go(func() { _ = web.Serve(front) }) // likewise

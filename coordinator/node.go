@@ -68,6 +68,8 @@ type Config struct {
 	// behind what is applied. 0: 256 MiB and 1,048,576 entries.
 	MaxLogBytes, MaxLogEntries uint64
 	Logger                     *slog.Logger // nil: slog.Default()
+	// Warnings says what else people should see in the status; nil: nothing. It must not wait.
+	Warnings func() []string
 }
 
 // Node is a coordinator node: its cores and everything around them that waits for clocks,

@@ -130,6 +130,9 @@ func (l *loop) publish(now time.Time) {
 	}
 	s.Warnings = append(s.Warnings, l.core.Warnings()...)
 	s.Warnings = append(s.Warnings, l.peers.Refusals()...)
+	if l.config.Warnings != nil {
+		s.Warnings = append(s.Warnings, l.config.Warnings()...)
+	}
 	switch s.Leader {
 	case 0:
 	case l.config.Node:

@@ -46,8 +46,8 @@ type material struct {
 const (
 	// freshness is how old what is known of the files may be.
 	freshness = 5 * time.Second
-	// expirySoon is when a certificate's end begins to be a warning.
-	expirySoon = 30 * 24 * time.Hour
+	// ExpirySoon is when, before its end, a certificate begins to be a warning.
+	ExpirySoon = 30 * 24 * time.Hour
 )
 
 // Load reads the files of somebody and checks them. log gets what Refresh finds later; nil: nobody.
@@ -104,7 +104,7 @@ func (k *Keys) reload() error {
 		k.current.Store(m)
 		k.log.Info("certificates were read again", "self", m.self.String())
 	}
-	if m.own != nil && k.looked.Add(expirySoon).After(m.own.Leaf.NotAfter) && k.expires != m.own.Leaf.NotAfter {
+	if m.own != nil && k.looked.Add(ExpirySoon).After(m.own.Leaf.NotAfter) && k.expires != m.own.Leaf.NotAfter {
 		k.expires = m.own.Leaf.NotAfter
 		k.log.Warn("this process's certificate ends soon: make a new one, \"concord cert --help\" says how",
 			"file", k.files.Cert, "ends", m.own.Leaf.NotAfter.Format(time.RFC3339))

@@ -13,6 +13,7 @@ import (
 	"net/http"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -397,4 +398,25 @@ func TestTheLogKnowsWhoItWas(t *testing.T) {
 	_, err = c.stub("otto").Forget(t.Context(), &concordv1.ForgetRequest{Gid: gid(), Who: "otto", Reason: "why"})
 	require.NoError(t, err)
 	require.Equal(t, "otto", n.who)
+}
+
+func TestMetricsOfTheDoor(t *testing.T) {
+	c := guarded(t, newFake())
+	_, err := c.stub("mallory").Status(t.Context(), &concordv1.StatusRequest{})
+	require.Error(t, err)
+	res, err := c.as("vera").Get("https://" + c.addr + "/metrics")
+	require.NoError(t, err)
+	defer res.Body.Close()
+	text, err := io.ReadAll(res.Body)
+	require.NoError(t, err)
+	require.Contains(t, string(text), "concord_insecure 0\n")
+	require.Contains(t, string(text), "concord_calls_denied_total 1\n")
+	for which, life := range map[string]time.Duration{"own": security.CertificateLifetime, "authority": security.AuthorityLifetime} {
+		_, after, found := strings.Cut(string(text), `concord_certificate_expiry_seconds{which="`+which+`"} `)
+		require.True(t, found, which)
+		line, _, _ := strings.Cut(after, "\n")
+		seconds, err := strconv.ParseFloat(line, 64)
+		require.NoError(t, err)
+		require.InDelta(t, life.Seconds(), seconds, 3600, which)
+	}
 }

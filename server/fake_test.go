@@ -23,6 +23,7 @@ import (
 	"github.com/concordtx/concord/coordinator/commit"
 	"github.com/concordtx/concord/coordinator/replica"
 	"github.com/concordtx/concord/protocol/zab"
+	"github.com/concordtx/concord/security/access"
 	"github.com/concordtx/concord/txn"
 )
 
@@ -166,7 +167,7 @@ type served struct {
 func serve(t *testing.T, n Node, wrap func(int, layer) layer, services ...Service) *served {
 	t.Helper()
 	log := slog.New(slog.DiscardHandler)
-	m, r := newMetrics(n), newRelay(n, nil)
+	m, r := newMetrics(n, access.Open()), newRelay(n, nil)
 	all := layers(m, log, services...)
 	for i := range all {
 		if wrap != nil {

@@ -12,12 +12,14 @@ import (
 
 	concordv1 "github.com/concordtx/concord/api/concord/v1"
 	"github.com/concordtx/concord/coordinator"
+	"github.com/concordtx/concord/security/access"
 )
 
 // metrics shows a node to Prometheus: what the status says, read at each scrape, and
 // how calls went. Labels are bounded: never a gid. What is unknown here has no series.
 type metrics struct {
 	node    Node
+	door    *access.Guard
 	calls   *prometheus.HistogramVec
 	streams *prometheus.GaugeVec
 	ended   *prometheus.CounterVec
@@ -85,6 +87,10 @@ var (
 	ofLogLength = describe("log_entries", gauge, perNode, "How many entries this node's log has.")
 	ofRefused   = describe("peer_connections_refused_total", counter, summed, "Connections to this node's peer port that were refused since it started.")
 
+	ofInsecure = describe("insecure", gauge, perNode, "1 if this node asks nobody who he is, and not its own machine alone (--insecure).")
+	ofExpiry   = describe("certificate_expiry_seconds", gauge, perNode, "For how long this node's certificate, and the first of the authorities that it believes, are still valid.", "which")
+	ofDenied   = describe("calls_denied_total", counter, summed, "Calls to this node whose caller was not known, or might not make them.")
+
 	ofTurns   = describe("loop_turn_seconds", prometheus.UntypedValue, summed, "How long the turns of this node's loop took; a client gets no answer while one goes on.")
 	ofCalls   = describe("rpc_duration_seconds", prometheus.UntypedValue, summed, "How long calls to this node took, by method and status code; of Decide, each decision. One that was handed on counts at both nodes.", "method", "code")
 	ofStreams = describe("rpc_streams", gauge, summed, "Streams that are open at this node.", "method")
@@ -95,10 +101,10 @@ var (
 // fromStatus are the metrics that Collect makes of the status; the others are kept here.
 var fromStatus = []*described{ofDecided, ofViewKnown, ofViewAge, ofInDoubt, ofOldestTxn, ofHeuristic, ofLeases, ofHasLeader, ofIsLeader, ofCutOff, ofEpoch,
 	ofLag, ofReachable, ofUp, ofOwnUp, ofPrepared, ofOldest, ofForeign, ofListed,
-	ofFree, ofFull, ofSync, ofSlowest, ofLogBytes, ofLogLength, ofRefused}
+	ofFree, ofFull, ofSync, ofSlowest, ofLogBytes, ofLogLength, ofRefused, ofInsecure, ofExpiry, ofDenied}
 
-func newMetrics(n Node) *metrics {
-	m := &metrics{node: n,
+func newMetrics(n Node, door *access.Guard) *metrics {
+	m := &metrics{node: n, door: door,
 		calls: prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: ofCalls.name, Help: ofCalls.help,
 			Buckets: []float64{.0005, .001, .002, .005, .01, .02, .05, .1, .25, .5, 1, 2.5, 5, 10}}, ofCalls.labels),
 		streams: prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: ofStreams.name, Help: ofStreams.help}, ofStreams.labels),
@@ -161,7 +167,18 @@ func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 	for _, r := range told.GetResources() {
 		collectResource(r, set)
 	}
+	m.collectDoor(set)
 	ch <- turnHistogram(s.Turns)
+}
+
+func (m *metrics) collectDoor(set func(*described, float64, ...string)) {
+	set(ofInsecure, oneIf(m.door.Insecure()))
+	set(ofDenied, float64(m.door.Denied()))
+	if keys := m.door.Keys(); keys != nil {
+		own, authority := keys.Expiry()
+		set(ofExpiry, time.Until(own).Seconds(), "own")
+		set(ofExpiry, time.Until(authority).Seconds(), "authority")
+	}
 }
 
 func collectResource(r *concordv1.ResourceStatus, set func(*described, float64, ...string)) {

@@ -17,7 +17,6 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/concordtx/concord/api/concord/v1/concordv1connect"
-	"github.com/concordtx/concord/security"
 	"github.com/concordtx/concord/security/access"
 )
 
@@ -47,12 +46,12 @@ func Serve(ctx context.Context, n Node, door *access.Guard, l net.Listener, log 
 	for _, s := range services {
 		maps.Copy(all, s.Rules)
 	}
-	return door.Serve(ctx, l, all, Handler(n, door.Keys(), log, services...), shutdownTimeout, log)
+	return door.Serve(ctx, l, all, Handler(n, door, log, services...), shutdownTimeout, log)
 }
 
 // Handler returns everything that a node serves to clients, without the door in front of it.
-func Handler(n Node, keys *security.Keys, log *slog.Logger, services ...Service) http.Handler {
-	metrics, relay := newMetrics(n), newRelay(n, keys)
+func Handler(n Node, door *access.Guard, log *slog.Logger, services ...Service) http.Handler {
+	metrics, relay := newMetrics(n, door), newRelay(n, door.Keys())
 	return handler(n, log, metrics, relay, layers(metrics, log, services...), services...)
 }
 

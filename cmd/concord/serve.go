@@ -92,7 +92,8 @@ func serve(ctx context.Context, conf *config.Node, log *slog.Logger, reload func
 	defer clients.Close()
 	node, err := coordinator.Open(coordinator.Config{Node: zab.NodeID(conf.Node), Members: conf.Membership(),
 		DataDir: filepath.Join(conf.DataDir, "store"), Listener: peers, Keys: doors.Keys, Resources: resources, Rules: conf.Rules(),
-		Reserve: conf.Disk.ReserveMiB << 20, FeatureLevel: txn.FeatureLevel(conf.FeatureLevel), Logger: log})
+		Reserve: conf.Disk.ReserveMiB << 20, FeatureLevel: txn.FeatureLevel(conf.FeatureLevel), Logger: log,
+		Warnings: func() []string { return doors.Warnings(conf.Node) }})
 	if err != nil {
 		return err
 	}

@@ -38,6 +38,7 @@ type Guard struct {
 	policy   atomic.Pointer[security.Policy]
 	failures failures
 	denials  sampled
+	denied   atomic.Uint64
 	errors   *connect.ErrorWriter
 }
 
@@ -56,6 +57,12 @@ func (g *Guard) SetPolicy(p *security.Policy) { g.policy.Store(p) }
 
 // Secure reports whether the guard asks who calls.
 func (g *Guard) Secure() bool { return g.config.Keys != nil }
+
+// Insecure reports whether the guard lets in whoever comes, and not from this machine alone.
+func (g *Guard) Insecure() bool { return g.config.Keys == nil && g.config.Hosts == nil }
+
+// Denied counts the calls that were not let in.
+func (g *Guard) Denied() uint64 { return g.denied.Load() }
 
 // Keys are those of the guard; nil: it asks nobody.
 func (g *Guard) Keys() *security.Keys { return g.config.Keys }
@@ -178,6 +185,7 @@ func (g *Guard) knownHost(host string) bool {
 
 // refuse answers in the words of the protocol that the caller speaks.
 func (g *Guard) refuse(w http.ResponseWriter, r *http.Request, err error) {
+	g.denied.Add(1)
 	if g.config.Logger != nil {
 		g.denials.warn(g.config.Logger, "call denied", err, "remote", r.RemoteAddr, "path", r.URL.Path)
 	}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"time"
 
 	"github.com/concordtx/concord/security"
 	"github.com/concordtx/concord/security/access"
@@ -79,14 +80,35 @@ func (c Doors) policy() (*security.Policy, error) {
 
 // Opened are the doors of a process that runs.
 type Opened struct {
-	Keys   *security.Keys // nil: there are none
-	Guard  *access.Guard
-	tokens *security.Tokens // nil: there are none
+	Keys     *security.Keys // nil: there are none
+	Guard    *access.Guard
+	tokens   *security.Tokens // nil: there are none
+	insecure bool
+}
+
+// Warnings are what people should know of the doors of a node.
+func (d *Opened) Warnings(node uint64) (texts []string) {
+	if d.insecure {
+		texts = append(texts, fmt.Sprintf("node %d asks nobody who he is: make certificates with \"concord cert\", and start it without --insecure", node))
+	}
+	if d.Keys == nil {
+		return texts
+	}
+	own, authority := d.Keys.Expiry()
+	for _, c := range []struct {
+		what string
+		ends time.Time
+	}{{"its certificate", own}, {"an authority that it believes", authority}} {
+		if time.Until(c.ends) < security.ExpirySoon {
+			texts = append(texts, fmt.Sprintf("node %d: %s ends at %s: make a new one, \"concord cert --help\" says how", node, c.what, c.ends.Format(time.RFC3339)))
+		}
+	}
+	return texts
 }
 
 // Open loads the files.
 func (c Doors) Open(log *slog.Logger) (*Opened, error) {
-	d := &Opened{}
+	d := &Opened{insecure: c.insecure}
 	conf := access.Config{Logger: log}
 	var err error
 	if c.certsDir == "" {
