@@ -75,7 +75,7 @@ func handle(ctx context.Context, addrs []string, request, item string) error {
 	if _, err := db.ExecContext(ctx, `CREATE TABLE IF NOT EXISTS outbox (request varchar(64) PRIMARY KEY, message text NOT NULL) ENGINE = InnoDB`); err != nil {
 		return fmt.Errorf("make the table in billing: %w", err)
 	}
-	client, err := concord.Dial(ctx, addrs)
+	client, err := concord.Dial(ctx, addrs, concord.FromEnvironment())
 	if err != nil {
 		return err
 	}

@@ -88,10 +88,20 @@ class Result:
 class Client:
     """Calls a cluster through any of its nodes, "host:port" each."""
 
-    def __init__(self, addrs, patience=30.0):
-        """patience is how many seconds a request may take with all its repetitions."""
+    def __init__(self, addrs, patience=30.0, context=None, token=None):
+        """patience is how many seconds a request may take with all its repetitions. context, an
+        ssl.SSLContext, has whom to believe and the client's certificate; a token takes the place of that:
+
+            context = ssl.create_default_context(cafile="certs/ca.crt")
+            context.load_cert_chain("certs/client.billing-app.crt", "certs/client.billing-app.key")"""
+        if token is not None and context is None:
+            raise ValueError("a token is sent to nodes only that are verified: give a context, too")
         self._addrs = list(addrs)
         self._patience = patience
+        self._context = context
+        self._headers = {"Content-Type": "application/json"}
+        if token is not None:
+            self._headers["Authorization"] = "Bearer " + token
         self._connection = None
 
     def close(self):
@@ -153,12 +163,14 @@ class Client:
             time.sleep(min(0.1, self._patience / 10))
 
     def _post(self, method, body, timeout):
-        if self._connection is None:
+        if self._connection is None and self._context is not None:
+            self._connection = http.client.HTTPSConnection(self._addrs[0], timeout=timeout, context=self._context)
+        elif self._connection is None:
             self._connection = http.client.HTTPConnection(self._addrs[0], timeout=timeout)
         self._connection.timeout = timeout
         if self._connection.sock is not None:
             self._connection.sock.settimeout(timeout)
-        self._connection.request("POST", "/concord.v1." + method, body, {"Content-Type": "application/json"})
+        self._connection.request("POST", "/concord.v1." + method, body, self._headers)
         response = self._connection.getresponse()
         return response.status, response.read().decode()
 

@@ -49,7 +49,7 @@ func main() {
 	}
 	orders, billing := postgres.New("orders", pool), mysql.New("billing", connector)
 	defer func() { _ = billing.Close() }()
-	client, err := concord.Dial(ctx, strings.Split(*addrs, ","))
+	client, err := concord.Dial(ctx, strings.Split(*addrs, ","), concord.FromEnvironment())
 	if err != nil {
 		log.Fatal(err)
 	}

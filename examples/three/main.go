@@ -59,7 +59,7 @@ func book(ctx context.Context, addrs []string, order, cents int64) (id concord.I
 		return id, err
 	}
 	defer func() { _ = ledger.Close() }()
-	client, err := concord.Dial(ctx, addrs)
+	client, err := concord.Dial(ctx, addrs, concord.FromEnvironment())
 	if err != nil {
 		return id, err
 	}

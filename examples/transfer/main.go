@@ -7,7 +7,8 @@
 //
 // It expects a table account(id, cents) in both databases and a running cluster whose
 // resources are named orders and billing, as docker-compose.yml has them. Its own
-// connections come from ORDERS_DSN and BILLING_DSN.
+// connections come from ORDERS_DSN and BILLING_DSN. CONCORD_CERTS_DIR and CONCORD_USER say who it is, where
+// nodes ask.
 package main
 
 import (
@@ -56,7 +57,7 @@ func run(ctx context.Context, addrs []string, from, to string, cents int64) erro
 	if err != nil {
 		return fmt.Errorf("BILLING_DSN: %w", err)
 	}
-	client, err := concord.Dial(ctx, addrs)
+	client, err := concord.Dial(ctx, addrs, concord.FromEnvironment())
 	if err != nil {
 		return err
 	}

@@ -106,10 +106,15 @@ func (b *timedBody) Read(p []byte) (int, error) {
 type timedWriter struct {
 	http.ResponseWriter
 	control *http.ResponseController
+	until   time.Time
 }
 
+// Write moves the deadline on when some of its time has passed: a stream writes thousands of times in a second.
 func (w *timedWriter) Write(b []byte) (int, error) {
-	_ = w.control.SetWriteDeadline(time.Now().Add(writeTimeout))
+	if now := time.Now(); w.until.Sub(now) < writeTimeout-writeTimeout/8 {
+		w.until = now.Add(writeTimeout)
+		_ = w.control.SetWriteDeadline(w.until)
+	}
 	return w.ResponseWriter.Write(b)
 }
 

@@ -165,4 +165,38 @@ func TestAgentsBehindCertificates(t *testing.T) {
 	m, status = call("client.evil", c.nodes[0].api, "Execute", fmt.Sprintf(`{"session": %q, "number": 1, "resource": "west", "statement": "get alice"}`, begun["session"]))
 	require.Equal(t, http.StatusForbidden, status)
 	require.Contains(t, m["message"], `"evil" has no role application on west`)
+	c.fromPython()
+}
+
+const program = `
+import ssl, sys
+sys.path.insert(0, "../../examples/python")
+import concord
+certs, addr, token = sys.argv[1:]
+context = ssl.create_default_context(cafile=certs + "/ca.crt")
+with_token = concord.Client([addr], context=context, token=token)
+context = ssl.create_default_context(cafile=certs + "/ca.crt")
+context.load_cert_chain(certs + "/client.app.crt", certs + "/client.app.key")
+for client in (concord.Client([addr], context=context), with_token):
+    with client.transaction() as tx:
+        tx.execute("east", "add alice 3")
+        tx.execute("west", "add alice -3")
+    assert client.outcome(tx.gid) == "committed"
+try:
+    concord.Client([addr], context=ssl.create_default_context(cafile=certs + "/ca.crt")).begin()
+except concord.Refused as refused:
+    print(refused)
+`
+
+// fromPython does the same with the client of examples/python, by a certificate and by a token.
+func (c *cluster) fromPython() {
+	c.Helper()
+	python, err := exec.LookPath("python3")
+	if err != nil {
+		c.Log("not tried from Python, which is not installed")
+		return
+	}
+	out, err := exec.CommandContext(c.Context(), python, "-c", program, string(c.certs), c.nodes[0].api, c.token).CombinedOutput()
+	require.NoError(c, err, string(out))
+	require.Contains(c, string(out), "unauthenticated: this cluster wants a client certificate or a token")
 }

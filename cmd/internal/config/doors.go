@@ -35,6 +35,8 @@ type Doors struct {
 	// listeners are addresses by their keys, and resources the names that grants may use.
 	listeners []listener
 	resources []string
+	// hosts are names, besides localhost, by which a listener of this machine alone is asked.
+	hosts []string
 }
 
 type listener struct{ key, addr string }
@@ -115,7 +117,7 @@ func (c Doors) Open(log *slog.Logger) (*Opened, error) {
 		if c.insecure {
 			log.Warn("nobody is asked who he is: whoever reaches this process decides transactions; make certificates with \"concord cert\" and give \"certs_dir\"")
 		} else { // on this machine alone
-			conf.Hosts = []string{"localhost"}
+			conf.Hosts = append([]string{"localhost"}, c.hosts...)
 		}
 	} else {
 		if d.Keys, err = security.Load(c.own(security.Dir(c.certsDir)), log); err != nil {

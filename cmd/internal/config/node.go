@@ -235,6 +235,11 @@ func (c *Node) Doors() Doors {
 	for _, r := range c.Resources {
 		d.resources = append(d.resources, r.Name)
 	}
+	for _, m := range c.Members {
+		if host, _, err := net.SplitHostPort(m.API); err == nil {
+			d.hosts = append(d.hosts, host)
+		}
+	}
 	return d
 }
 
