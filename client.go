@@ -90,7 +90,8 @@ func Dial(ctx context.Context, addrs []string, opts ...Option) (*Client, error) 
 		return nil, fmt.Errorf("dial: %w: %w", err, api.ErrInvalid)
 	}
 	if credentials != nil && o.tls != nil {
-		return nil, fmt.Errorf("dial: WithTLS and WithCertsDir contradict each other: use one of them: %w", api.ErrInvalid)
+		return nil, fmt.Errorf("dial: WithTLS and WithCertsDir contradict each other: use one of them: %w",
+			api.ErrInvalid)
 	}
 	caller, err := api.Dial(addrs, api.ClientOptions{TLS: o.tls, Credentials: credentials, Logger: o.logger})
 	if err != nil {
@@ -175,8 +176,8 @@ func (c *Client) carry(do func()) bool {
 
 // Run begins a transaction, calls fn, and commits if fn returns nil. Otherwise it
 // rolls back, and the error wraps what fn returned and ErrAborted; a panic of fn rolls
-// back and goes on. fn is called once, unless WithRetry allows more. Errors are those of Tx.Commit. At the time limit, or when ctx ends, the
-// transaction is rolled back even if fn does not return; its context ends then, too.
+// back and goes on. fn is called once, unless WithRetry allows more. Errors are those of Tx.Commit. At the time limit,
+// or when ctx ends, the transaction is rolled back even if fn does not return; its context ends then, too.
 func (c *Client) Run(ctx context.Context, fn func(ctx context.Context, tx *Tx) error, opts ...TxOption) error {
 	o, err := newTxConfig(opts)
 	switch {
@@ -188,7 +189,8 @@ func (c *Client) Run(ctx context.Context, fn func(ctx context.Context, tx *Tx) e
 	return c.retry(ctx, o.retry, func(attempt int) error { return c.attempt(ctx, fn, o, attempt) })
 }
 
-func (c *Client) attempt(ctx context.Context, fn func(ctx context.Context, tx *Tx) error, o txConfig, number int) error {
+func (c *Client) attempt(ctx context.Context, fn func(ctx context.Context, tx *Tx) error, o txConfig,
+	number int) error {
 	tx, err := c.begin(ctx, o, number)
 	if err != nil {
 		return err
@@ -250,7 +252,8 @@ func (c *Client) begin(ctx context.Context, o txConfig, attempt int) (*Tx, error
 		}
 	}
 	if o.protocol == txn.ThreePhaseCommit && !c.resources.knows(ctx, txn.LevelThreePhase) {
-		return nil, fmt.Errorf("begin: three_phase is not switched on in this cluster: %w: run this release on all nodes, and none with a \"feature_level\" below %d; until then leave out WithProtocol",
+		return nil, fmt.Errorf("begin: three_phase is not switched on in this cluster: %w: run this release on all "+
+			"nodes, and none with a \"feature_level\" below %d; until then leave out WithProtocol",
 			api.ErrRefused, txn.LevelThreePhase)
 	}
 	cluster, longest := c.resources.cluster()
@@ -274,7 +277,8 @@ func (c *Client) begin(ctx context.Context, o txConfig, attempt int) (*Tx, error
 // says why.
 func (c *Client) Outcome(ctx context.Context, id ID) (Outcome, error) {
 	cluster, _ := c.resources.cluster()
-	res, err := c.api.Outcome(ctx, &concordv1.OutcomeRequest{Gid: id.String(), Several: c.doubts.has(id), Cluster: cluster.String()})
+	res, err := c.api.Outcome(ctx, &concordv1.OutcomeRequest{Gid: id.String(), Several: c.doubts.has(id),
+		Cluster: cluster.String()})
 	if err != nil {
 		if strange := c.resources.recognize(ctx); strange != nil {
 			err = strange

@@ -110,7 +110,8 @@ func (l *leader) Outcome(_ context.Context, r *concordv1.OutcomeRequest) (*conco
 	l.mu.Lock()
 	l.outcomesAsked++
 	l.mu.Unlock()
-	v, err := l.decide(txn.AbortRecord{ID: id, Reason: "somebody asked and nobody had committed it", Seen: r.GetSeveral()})
+	v, err := l.decide(txn.AbortRecord{ID: id, Reason: "somebody asked and nobody had committed it",
+		Seen: r.GetSeveral()})
 	if err != nil {
 		return nil, api.ToStatus(err)
 	}
@@ -136,8 +137,9 @@ func (l *leader) Finished(_ context.Context, r *concordv1.FinishedRequest) (*con
 }
 
 func (l *leader) Resources(context.Context, *concordv1.ResourcesRequest) (*concordv1.ResourcesResponse, error) {
-	return &concordv1.ResourcesResponse{Cluster: l.cluster().String(), Resources: l.resources, MaxTransactionMs: l.longest.Milliseconds(),
-		FeatureLevel: uint32(l.level)}, nil
+	return &concordv1.ResourcesResponse{Cluster: l.cluster().String(), Resources: l.resources,
+		MaxTransactionMs: l.longest.Milliseconds(),
+		FeatureLevel:     uint32(l.level)}, nil
 }
 
 // set changes what the leader is from now on.
@@ -172,12 +174,14 @@ func newBank(t testing.TB, opts ...concord.Option) *bank { return newBankOf(t, t
 // newBankOf is newBank at a cluster that lets a transaction live for longest.
 func newBankOf(t testing.TB, longest time.Duration, opts ...concord.Option) *bank {
 	t.Helper()
-	b := &bank{leader: &leader{id: cluster, longest: longest, table: txn.NewTable(txn.Meta{}, nil, archive{})}, disks: [2]*memory.Disk{memory.NewDisk(), memory.NewDisk()}}
+	b := &bank{leader: &leader{id: cluster, longest: longest, table: txn.NewTable(txn.Meta{}, nil, archive{})},
+		disks: [2]*memory.Disk{memory.NewDisk(), memory.NewDisk()}}
 	b.orders, b.billing = memory.New("orders", b.disks[0]), memory.New("billing", b.disks[1])
 	for _, r := range []*memory.Resource{b.orders, b.billing} {
 		identity, err := r.Identity(t.Context())
 		require.NoError(t, err)
-		b.resources = append(b.resources, &concordv1.ResourceStatus{Name: r.Name(), Driver: r.Driver(), Ok: true, Identity: identity})
+		b.resources = append(b.resources,
+			&concordv1.ResourceStatus{Name: r.Name(), Driver: r.Driver(), Ok: true, Identity: identity})
 	}
 	mux := http.NewServeMux()
 	mux.Handle(concordv1connect.NewCoordinatorServiceHandler(b.leader))
@@ -483,7 +487,8 @@ func TestASecondResourceOfTheSameNameDoesNotGetTheBranchOfTheFirst(t *testing.T)
 func TestBadOptionsAreRefused(t *testing.T) {
 	b := newBank(t)
 	_, err := b.client.Begin(t.Context(), concord.WithProtocol("paxos"))
-	require.EqualError(t, err, `begin: WithProtocol: "paxos" is not a protocol that this version knows, want two_phase or three_phase`)
+	require.EqualError(t, err, `begin: WithProtocol: "paxos" is not a protocol that this version knows, want `+
+		`two_phase or three_phase`)
 	_, err = b.client.Begin(t.Context(), concord.WithTimeout(-1))
 	require.ErrorIs(t, err, api.ErrInvalid)
 	_, err = b.client.Begin(t.Context(), concord.WithProtocol("two_phase"), concord.WithTimeout(time.Second))

@@ -224,7 +224,8 @@ func (d *driver) prepare(b *branch) word {
 func claimed(b *branch) word {
 	s, ok := b.session.(adapters.Claiming)
 	if !ok {
-		return word{event: protocol.Voted{No: b.no, Vote: txn.VoteNo, Reason: errNotHosted.Error()}, from: b, err: errNotHosted}
+		return word{event: protocol.Voted{No: b.no, Vote: txn.VoteNo, Reason: errNotHosted.Error()}, from: b,
+			err: errNotHosted}
 	}
 	holder, epoch, k, err := s.Claim()
 	switch {
@@ -244,7 +245,10 @@ func (tx *Tx) agents() (agents []txn.Agent) {
 		if b.claim == nil {
 			continue
 		}
-		i := slices.IndexFunc(agents, func(a txn.Agent) bool { return a.PartyID == b.claim.holder.PartyID && a.Epoch == b.claim.epoch })
+		i := slices.IndexFunc(agents, func(a txn.Agent) bool {
+			return a.PartyID == b.claim.holder.PartyID &&
+				a.Epoch == b.claim.epoch
+		})
 		if i < 0 {
 			i = len(agents)
 			agents = append(agents, txn.Agent{Party: b.claim.holder, Epoch: b.claim.epoch})
@@ -295,7 +299,8 @@ func (d *driver) finish(b *branch, decision txn.Decision) word {
 	return word{event: protocol.Finished{No: b.no, Finish: finish}, from: b}
 }
 
-func (d *driver) startFinish(ctx context.Context, b *branch, decision txn.Decision) (context.Context, func(error) error) {
+func (d *driver) startFinish(ctx context.Context, b *branch, decision txn.Decision) (context.Context,
+	func(error) error) {
 	kind := StepCommit
 	if decision == txn.Abort {
 		kind = StepRollback
@@ -358,7 +363,8 @@ func (d *driver) retry(ctx context.Context, b *branch, decision txn.Decision) wo
 func (tx *Tx) tellAborted(ctx context.Context) {
 	for pause := shortPause; ; pause = min(2*pause, longPause) {
 		limited, cancel := context.WithTimeout(context.WithoutCancel(ctx), reportLimit)
-		_, err := tx.client.api.Outcome(limited, &concordv1.OutcomeRequest{Gid: tx.id.String(), Several: true, Cluster: tx.cluster.String()})
+		_, err := tx.client.api.Outcome(limited,
+			&concordv1.OutcomeRequest{Gid: tx.id.String(), Several: true, Cluster: tx.cluster.String()})
 		cancel()
 		if err == nil {
 			return
@@ -399,7 +405,8 @@ func (d *driver) ask(ctx context.Context, branches []txn.Branch) word {
 		return notAsked(err)
 	}
 	sent := time.Now()
-	request := txn.CommitRequest{ID: d.tx.id, Cluster: d.tx.cluster, Protocol: d.tx.protocol, Branches: branches, Label: d.tx.label}
+	request := txn.CommitRequest{ID: d.tx.id, Cluster: d.tx.cluster, Protocol: d.tx.protocol, Branches: branches,
+		Label: d.tx.label}
 	if d.tx.protocol == txn.ThreePhaseCommit {
 		request.Branches, request.Agents = nil, d.tx.agents()
 	}
@@ -433,7 +440,8 @@ func (d *driver) ask(ctx context.Context, branches []txn.Branch) word {
 			client.logger.Info("settled a transaction late", "gid", d.tx.id, "decision", decision)
 			return decided(decision, errors.New(why))
 		case !errors.Is(err, api.ErrUnavailable) || ctx.Err() != nil:
-			client.logger.Error("gave up asking for a decision; the cluster ends the branches", "gid", d.tx.id, "error", err)
+			client.logger.Error("gave up asking for a decision; the cluster ends the branches", "gid", d.tx.id, "error",
+				err)
 			return word{err: fmt.Errorf("the cluster could not be asked: %w", err)}
 		}
 	}
@@ -445,7 +453,8 @@ func decided(d txn.Decision, why error) word {
 
 // settle asks for the outcome.
 func (d *driver) settle(ctx context.Context) (txn.Decision, string, error) {
-	res, err := d.tx.client.api.Outcome(ctx, &concordv1.OutcomeRequest{Gid: d.tx.id.String(), Several: true, Cluster: d.tx.cluster.String()})
+	res, err := d.tx.client.api.Outcome(ctx,
+		&concordv1.OutcomeRequest{Gid: d.tx.id.String(), Several: true, Cluster: d.tx.cluster.String()})
 	if err != nil {
 		return txn.Undecided, "", err
 	}

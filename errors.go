@@ -65,12 +65,16 @@ type UnknownError struct {
 // Error ends with the next step.
 func (e *UnknownError) Error() string {
 	if e.GID.IsZero() {
-		return fmt.Sprintf("the connection to %s broke while the only branch that wrote committed: %v; the cluster does not know more, so look at the data there before you repeat it (the cluster can tell of a transaction that is begun with concord.Recorded)", e.Resource, e.Err)
+		return fmt.Sprintf("the connection to %s broke while the only branch that wrote committed: %v; the cluster "+
+			"does not know more, so look at the data there before you repeat it (the cluster can tell of a "+
+			"transaction that is begun with concord.Recorded)", e.Resource, e.Err)
 	}
 	if errors.Is(e.Err, ErrCluster) {
-		return fmt.Sprintf("the outcome of transaction %s is unknown: %v; nobody else can tell it, so look at the data before you repeat it", e.GID, e.Err)
+		return fmt.Sprintf("the outcome of transaction %s is unknown: %v; nobody else can tell it, so look at the "+
+			"data before you repeat it", e.GID, e.Err)
 	}
-	return fmt.Sprintf("the outcome of transaction %s is unknown: %v; ask Client.Outcome for it before you repeat it", e.GID, e.Err)
+	return fmt.Sprintf("the outcome of transaction %s is unknown: %v; ask Client.Outcome for it before you repeat it",
+		e.GID, e.Err)
 }
 
 // Unwrap returns ErrUnknownOutcome and the cause.
@@ -87,7 +91,8 @@ type TornError struct {
 
 // Error ends with the next step.
 func (e *TornError) Error() string {
-	return fmt.Sprintf("transaction %s was rolled back, but not all of what it did in %s: %v; look into that database for what is left of it before you repeat it",
+	return fmt.Sprintf("transaction %s was rolled back, but not all of what it did in %s: %v; look into that "+
+		"database for what is left of it before you repeat it",
 		e.GID, e.Resource, e.Err)
 }
 
@@ -134,16 +139,21 @@ const (
 func (e *limitError) Error() string {
 	switch {
 	case e.caller != nil:
-		return fmt.Sprintf("the caller's context ended %v after the transaction began: %v", e.after.Round(time.Millisecond), e.caller)
+		return fmt.Sprintf("the caller's context ended %v after the transaction began: %v",
+			e.after.Round(time.Millisecond), e.caller)
 	case e.from == byOption:
-		return fmt.Sprintf("its time limit of %v (WithTimeout) was over: allow more, or do less in one transaction", e.after)
+		return fmt.Sprintf("its time limit of %v (WithTimeout) was over: allow more, or do less in one transaction",
+			e.after)
 	case e.from == byDefault:
-		return fmt.Sprintf("the default time limit of %v was over: allow more by WithTimeout, or do less in one transaction", e.after)
+		return fmt.Sprintf("the default time limit of %v was over: allow more by WithTimeout, or do less in one "+
+			"transaction", e.after)
 	case e.wanted != 0:
-		return fmt.Sprintf("the cluster's time limit of %v was over, which is shorter than the %v of WithTimeout: do less in one transaction, or raise transaction.max_age on the nodes",
+		return fmt.Sprintf("the cluster's time limit of %v was over, which is shorter than the %v of WithTimeout: "+
+			"do less in one transaction, or raise transaction.max_age on the nodes",
 			e.after, e.wanted)
 	}
-	return fmt.Sprintf("the cluster's time limit of %v was over: do less in one transaction, or raise transaction.max_age on the nodes", e.after)
+	return fmt.Sprintf("the cluster's time limit of %v was over: do less in one transaction, or raise "+
+		"transaction.max_age on the nodes", e.after)
 }
 
 func (e *limitError) Unwrap() error {

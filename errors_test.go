@@ -39,7 +39,8 @@ var (
 // in is what Run says about a transaction that does this.
 func in(do func(context.Context, *shaky, *concord.Tx) error, opts ...concord.TxOption) func(*testing.T, *shaky) error {
 	return func(t *testing.T, b *shaky) error {
-		return b.client.Run(t.Context(), func(ctx context.Context, tx *concord.Tx) error { return do(ctx, b, tx) }, opts...)
+		return b.client.Run(t.Context(), func(ctx context.Context, tx *concord.Tx) error { return do(ctx, b, tx) },
+			opts...)
 	}
 }
 
@@ -64,14 +65,19 @@ func dial(ctx context.Context, addrs ...string) error {
 
 var messages = []message{
 	{name: "dial nobody", meet: func(t *testing.T, _ *shaky) error { return dial(t.Context()) },
-		says: "dial: addrs: is empty, want the address of at least one coordinator node, such as 127.0.0.1:7420", is: []error{api.ErrInvalid}},
-	{name: "dial a malformed address", meet: func(t *testing.T, _ *shaky) error { return dial(t.Context(), "localhost") },
+		says: "dial: addrs: is empty, want the address of at least one coordinator node, such as 127.0.0.1:7420",
+		is:   []error{api.ErrInvalid}},
+	{name: "dial a malformed address", meet: func(t *testing.T,
+		_ *shaky) error {
+		return dial(t.Context(), "localhost")
+	},
 		says: `dial: addrs[0]: "localhost" is not host:port, such as 127.0.0.1:7420`, is: []error{api.ErrInvalid}},
 	{name: "dial a dead address", meet: func(t *testing.T, b *shaky) error {
 		ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
 		defer cancel()
 		return dial(ctx, "127.0.0.1:1")
-	}, says: "dial: list the resources: no coordinator node did it in time (context deadline exceeded); 127.0.0.1:1: dial tcp 127.0.0.1:1: " +
+	}, says: "dial: list the resources: no coordinator node did it in time (context deadline exceeded); " +
+		"127.0.0.1:1: dial tcp 127.0.0.1:1: " +
 		`connect: connection refused; look at the nodes with "concord status --addr 127.0.0.1:1"`,
 		is: []error{api.ErrUnavailable, context.DeadlineExceeded}},
 
@@ -80,17 +86,20 @@ var messages = []message{
 	{name: "a label that is too long", meet: in(nil, concord.WithLabel(strings.Repeat("x", 1025))),
 		says: "begin: WithLabel: has 1025 bytes, at most 1024 are allowed", is: []error{api.ErrInvalid}},
 	{name: "retries that are none", meet: in(nil, concord.WithRetry(concord.RetryPolicy{Attempts: -1})),
-		says: "begin: WithRetry(-1 attempts, pauses of 10ms to 1s): invalid request: want one attempt or more, and pauses that grow", is: []error{api.ErrInvalid}},
+		says: "begin: WithRetry(-1 attempts, pauses of 10ms to 1s): invalid request: want one attempt or more, and " +
+			"pauses that grow", is: []error{api.ErrInvalid}},
 	{name: "retries of what the caller does", meet: func(t *testing.T, b *shaky) error {
 		_, err := b.client.Begin(t.Context(), concord.WithRetry(concord.RetryPolicy{}))
 		return err
-	}, says: "begin: WithRetry: invalid request: only Run can do a transaction again: call Run, or begin another one while concord.Retryable says so", is: []error{api.ErrInvalid}},
+	}, says: "begin: WithRetry: invalid request: only Run can do a transaction again: call Run, or begin another " +
+		"one while concord.Retryable says so", is: []error{api.ErrInvalid}},
 	{name: "retried in vain", resource: "billing", meet: func(t *testing.T, b *shaky) error {
 		b.billing.passing = errDeadlock
 		return in(func(ctx context.Context, b *shaky, tx *concord.Tx) error {
 			return errors.Join(b.billing.add(ctx, tx, "A", 1), b.billing.fails(errDeadlock))
 		}, concord.WithRetry(concord.RetryPolicy{Attempts: 2, Initial: time.Millisecond}))(t, b)
-	}, says: "attempt 2 of 2, the last: transaction GID was aborted by billing: deadlock", is: []error{concord.ErrAborted, errDeadlock}},
+	}, says: "attempt 2 of 2, the last: transaction GID was aborted by billing: deadlock",
+		is: []error{concord.ErrAborted, errDeadlock}},
 	{name: "no time to retry", resource: "billing", meet: func(t *testing.T, b *shaky) error {
 		b.billing.passing = errDeadlock
 		ctx, cancel := context.WithCancel(t.Context())
@@ -100,21 +109,26 @@ var messages = []message{
 			context.AfterFunc(ctx, cancel) // which ends when it is rolled back
 			return err
 		}, concord.WithRetry(concord.RetryPolicy{Initial: time.Hour}))
-	}, says: "attempt 1 of 5, after which the context ended (context canceled): transaction GID was aborted by billing: deadlock",
+	}, says: "attempt 1 of 5, after which the context ended (context canceled): transaction GID was aborted by " +
+		"billing: deadlock",
 		is: []error{concord.ErrAborted, errDeadlock, context.Canceled}},
 	{name: "three phases where they are not switched on", meet: in(nil, concord.WithProtocol(concord.ThreePhase)),
-		says: `begin: three_phase is not switched on in this cluster: refused: run this release on all nodes, and none with a "feature_level" below 4; until then leave out WithProtocol`,
-		is:   []error{api.ErrRefused}},
+		says: `begin: three_phase is not switched on in this cluster: refused: run this release on all nodes, and ` +
+			`none with a "feature_level" below 4; until then leave out WithProtocol`,
+		is: []error{api.ErrRefused}},
 	{name: "three phases without an agent", resource: "orders", meet: func(t *testing.T, b *shaky) error {
 		b.leader.set(func() { b.level = txn.LevelThreePhase })
 		return in(func(ctx context.Context, b *shaky, tx *concord.Tx) error {
 			_, err := b.orders.Tx(ctx, tx)
 			return err
 		}, concord.WithProtocol(concord.ThreePhase))(t, b)
-	}, says: "transaction GID was aborted by orders: enlist orders: no agent holds its branches, and only agents can decide in three phases: " +
-		`put the database behind an agent ("concord agent --help"), or begin the transaction without WithProtocol(ThreePhase)`, is: []error{concord.ErrAborted}},
+	}, says: "transaction GID was aborted by orders: enlist orders: no agent holds its branches, and only agents " +
+		"can decide in three phases: " +
+		`put the database behind an agent ("concord agent --help"), or begin the transaction without ` +
+		`WithProtocol(ThreePhase)`, is: []error{concord.ErrAborted}},
 	{name: "a protocol that nobody knows", meet: in(nil, concord.WithProtocol("paxos")),
-		says: `begin: WithProtocol: "paxos" is not a protocol that this version knows, want two_phase or three_phase`, is: []error{api.ErrInvalid}},
+		says: `begin: WithProtocol: "paxos" is not a protocol that this version knows, want two_phase or three_phase`,
+		is:   []error{api.ErrInvalid}},
 	{name: "a context that has ended", meet: func(t *testing.T, b *shaky) error {
 		ctx, cancel := context.WithCancel(t.Context())
 		cancel()
@@ -125,22 +139,30 @@ var messages = []message{
 		return b.client.Run(t.Context(), b.transfer)
 	}, says: "begin: the client is closed", is: []error{concord.ErrClosed}},
 
-	{name: "a resource that the cluster does not know", meet: of(memory.New("stock", memory.NewDisk())), resource: "stock",
-		says: `transaction GID was aborted by stock: the resource cannot take part: the coordinator knows no resource "stock", only billing, orders: ` +
-			`add it to the nodes' config, or use a name from "concord resource ls"`, is: []error{concord.ErrAborted, concord.ErrResource}},
+	{name: "a resource that the cluster does not know", meet: of(memory.New("stock", memory.NewDisk())),
+		resource: "stock",
+		says: `transaction GID was aborted by stock: the resource cannot take part: the coordinator knows no ` +
+			`resource "stock", only billing, orders: ` +
+			`add it to the nodes' config, or use a name from "concord resource ls"`,
+		is: []error{concord.ErrAborted, concord.ErrResource}},
 	{name: "a resource that is another database", meet: of(memory.New("orders", memory.NewDisk())), resource: "orders",
-		says: `transaction GID was aborted by orders: the resource cannot take part: "orders" is memory TIME here and memory TIME at the coordinator, ` +
-			`which could not finish a branch of yours: let both connect to the same database`, is: []error{concord.ErrAborted, concord.ErrResource}},
+		says: `transaction GID was aborted by orders: the resource cannot take part: "orders" is memory TIME here ` +
+			`and memory TIME at the coordinator, ` +
+			`which could not finish a branch of yours: let both connect to the same database`,
+		is: []error{concord.ErrAborted, concord.ErrResource}},
 	{name: "a resource of another kind", resource: "pg", meet: func(t *testing.T, b *shaky) error {
 		known(b, &concordv1.ResourceStatus{Name: "pg", Driver: "postgres", Identity: "x", Ok: true})
 		return of(memory.New("pg", memory.NewDisk()))(t, b)
-	}, says: `transaction GID was aborted by pg: the resource cannot take part: "pg" is a memory database here and a postgres database at the coordinator: ` +
+	}, says: `transaction GID was aborted by pg: the resource cannot take part: "pg" is a memory database here and ` +
+		`a postgres database at the coordinator: ` +
 		`give one of them another name`, is: []error{concord.ErrAborted, concord.ErrResource}},
 	{name: "a resource that the coordinator cannot reach", resource: "stock", meet: func(t *testing.T, b *shaky) error {
 		known(b, &concordv1.ResourceStatus{Name: "stock", Driver: "memory", Error: "connection refused"})
 		return of(memory.New("stock", memory.NewDisk()))(t, b)
-	}, says: `transaction GID was aborted by stock: the resource cannot take part: the coordinator could not ask its "stock" which database it is ` +
-		`(connection refused): run "concord resource check stock"`, is: []error{concord.ErrAborted, concord.ErrResource}},
+	}, says: `transaction GID was aborted by stock: the resource cannot take part: the coordinator could not ask ` +
+		`its "stock" which database it is ` +
+		`(connection refused): run "concord resource check stock"`,
+		is: []error{concord.ErrAborted, concord.ErrResource}},
 	{name: "a resource that is not fit", resource: "stock", meet: func(t *testing.T, b *shaky) error {
 		disk := memory.NewDisk()
 		r := memory.New("stock", disk)
@@ -148,7 +170,8 @@ var messages = []message{
 		require.NoError(t, err)
 		known(b, &concordv1.ResourceStatus{Name: "stock", Driver: "memory", Identity: identity, Error: "no privilege"})
 		return of(r)(t, b)
-	}, says: `transaction GID was aborted by stock: the resource cannot take part: the coordinator finds "stock" not fit: no privilege: ` +
+	}, says: `transaction GID was aborted by stock: the resource cannot take part: the coordinator finds "stock" ` +
+		`not fit: no privilege: ` +
 		`run "concord resource check stock"`, is: []error{concord.ErrAborted, concord.ErrResource}},
 	{name: "too many branches", resource: "r256", meet: in(func(ctx context.Context, b *shaky, tx *concord.Tx) error {
 		for i := range api.MaxBranches + 1 {
@@ -160,61 +183,81 @@ var messages = []message{
 			}
 		}
 		return nil
-	}), says: "transaction GID was aborted by r256: the transaction has 256 branches already, which is the limit: split it", is: []error{concord.ErrAborted}},
+	}), says: "transaction GID was aborted by r256: the transaction has 256 branches already, which is the limit: " +
+		"split it", is: []error{concord.ErrAborted}},
 
 	{name: "the function fails", meet: in(func(ctx context.Context, b *shaky, tx *concord.Tx) error {
 		return errors.Join(b.transfer(ctx, tx), errFunds)
 	}),
 		says: "transaction GID was aborted: insufficient funds", is: []error{concord.ErrAborted, errFunds}},
-	{name: "the function fails with what a database said", resource: "billing", meet: in(func(ctx context.Context, b *shaky, tx *concord.Tx) error {
-		b.billing.set(func() { b.billing.statement = errBroke })
-		return errors.Join(b.transfer(ctx, tx), fmt.Errorf("pay: %w", errBroke))
-	}), says: "transaction GID was aborted by billing: pay: the connection broke", is: []error{concord.ErrAborted, errBroke}},
-	{name: "a statement fails, and the function takes no notice", resource: "orders", meet: in(func(ctx context.Context, b *shaky, tx *concord.Tx) error {
-		m, err := b.orders.Tx(ctx, tx)
-		if err == nil && m.Put(ctx, "", 1) != nil {
-			err = b.billing.add(ctx, tx, "A", 1)
-		}
-		return err
-	}), says: "transaction GID was aborted by orders: prepare concord-c0ffee01-GID-00: a statement failed: a key must not be empty",
+	{name: "the function fails with what a database said", resource: "billing",
+		meet: in(func(ctx context.Context, b *shaky, tx *concord.Tx) error {
+			b.billing.set(func() { b.billing.statement = errBroke })
+			return errors.Join(b.transfer(ctx, tx), fmt.Errorf("pay: %w", errBroke))
+		}), says: "transaction GID was aborted by billing: pay: the connection broke",
+		is: []error{concord.ErrAborted, errBroke}},
+	{name: "a statement fails, and the function takes no notice", resource: "orders",
+		meet: in(func(ctx context.Context, b *shaky, tx *concord.Tx) error {
+			m, err := b.orders.Tx(ctx, tx)
+			if err == nil && m.Put(ctx, "", 1) != nil {
+				err = b.billing.add(ctx, tx, "A", 1)
+			}
+			return err
+		}), says: "transaction GID was aborted by orders: prepare concord-c0ffee01-GID-00: a statement failed: a key " +
+			"must not be empty",
 		is: []error{concord.ErrAborted, memory.ErrNoKey}},
-	{name: "the same, and it was the only branch", resource: "orders", meet: in(func(ctx context.Context, b *shaky, tx *concord.Tx) error {
-		m, err := b.orders.Tx(ctx, tx)
-		if err == nil {
-			_ = m.Put(ctx, "", 1)
-		}
-		return err
-	}), says: "transaction GID was aborted by orders: not committed: a key must not be empty", is: []error{concord.ErrAborted, memory.ErrNoKey}},
+	{name: "the same, and it was the only branch", resource: "orders",
+		meet: in(func(ctx context.Context, b *shaky, tx *concord.Tx) error {
+			m, err := b.orders.Tx(ctx, tx)
+			if err == nil {
+				_ = m.Put(ctx, "", 1)
+			}
+			return err
+		}), says: "transaction GID was aborted by orders: not committed: a key must not be empty",
+		is: []error{concord.ErrAborted, memory.ErrNoKey}},
 	{name: "the cluster refuses", meet: func(t *testing.T, b *shaky) error {
 		b.before = func(context.Context) error {
 			return fmt.Errorf("branch 1: the coordinator has no resource %q: %w", "billing", api.ErrInvalid)
 		}
 		return b.client.Run(t.Context(), b.transfer)
-	}, says: `transaction GID was aborted: commit: branch 1: the coordinator has no resource "billing": invalid request (somebody asked and nobody had committed it)`,
+	}, says: `transaction GID was aborted: commit: branch 1: the coordinator has no resource "billing": invalid ` +
+		`request (somebody asked and nobody had committed it)`,
 		is: []error{concord.ErrAborted, api.ErrInvalid}},
 	{name: "the cluster decided to abort before", meet: in(func(ctx context.Context, b *shaky, tx *concord.Tx) error {
 		_, err := b.client.Outcome(ctx, tx.ID())
 		return errors.Join(err, b.transfer(ctx, tx))
-	}), says: "transaction GID was aborted: somebody asked and nobody had committed it", is: []error{concord.ErrAborted}},
+	}), says: "transaction GID was aborted: somebody asked and nobody had committed it",
+		is: []error{concord.ErrAborted}},
 
-	{name: "its own limit", meet: in(func(ctx context.Context, _ *shaky, _ *concord.Tx) error { <-ctx.Done(); return nil }, concord.WithTimeout(time.Millisecond)),
-		says: "transaction GID was aborted: its time limit of 1ms (WithTimeout) was over: allow more, or do less in one transaction",
-		is:   []error{concord.ErrAborted, context.DeadlineExceeded}},
-	{name: "the limit, and a function that fails of it", meet: in(func(ctx context.Context, _ *shaky, _ *concord.Tx) error { <-ctx.Done(); return ctx.Err() }, concord.WithTimeout(time.Millisecond)),
-		says: "transaction GID was aborted: its time limit of 1ms (WithTimeout) was over: allow more, or do less in one transaction; the function returned: context deadline exceeded",
-		is:   []error{concord.ErrAborted, context.DeadlineExceeded}},
-	{name: "a branch after the limit", resource: "orders", meet: in(func(ctx context.Context, b *shaky, tx *concord.Tx) error {
+	{name: "its own limit", meet: in(func(ctx context.Context, _ *shaky,
+		_ *concord.Tx) error {
 		<-ctx.Done()
-		_, err := b.orders.Tx(context.WithoutCancel(ctx), tx)
-		return err
+		return nil
 	}, concord.WithTimeout(time.Millisecond)),
-		says: "transaction GID was aborted by orders: enlist orders: its time limit of 1ms (WithTimeout) was over: allow more, or do less in one transaction",
-		is:   []error{concord.ErrAborted, context.DeadlineExceeded}},
+		says: "transaction GID was aborted: its time limit of 1ms (WithTimeout) was over: allow more, or do less in " +
+			"one transaction",
+		is: []error{concord.ErrAborted, context.DeadlineExceeded}},
+	{name: "the limit, and a function that fails of it",
+		meet: in(func(ctx context.Context, _ *shaky, _ *concord.Tx) error { <-ctx.Done(); return ctx.Err() },
+			concord.WithTimeout(time.Millisecond)),
+		says: "transaction GID was aborted: its time limit of 1ms (WithTimeout) was over: allow more, or do less in " +
+			"one transaction; the function returned: context deadline exceeded",
+		is: []error{concord.ErrAborted, context.DeadlineExceeded}},
+	{name: "a branch after the limit", resource: "orders",
+		meet: in(func(ctx context.Context, b *shaky, tx *concord.Tx) error {
+			<-ctx.Done()
+			_, err := b.orders.Tx(context.WithoutCancel(ctx), tx)
+			return err
+		}, concord.WithTimeout(time.Millisecond)),
+		says: "transaction GID was aborted by orders: enlist orders: its time limit of 1ms (WithTimeout) was over: " +
+			"allow more, or do less in one transaction",
+		is: []error{concord.ErrAborted, context.DeadlineExceeded}},
 	{name: "the context of the caller", meet: func(t *testing.T, b *shaky) error {
 		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
 		defer cancel()
 		return b.client.Run(ctx, func(ctx context.Context, _ *concord.Tx) error { <-ctx.Done(); return nil })
-	}, says: "transaction GID was aborted: the caller's context ended TIME after the transaction began: context deadline exceeded",
+	}, says: "transaction GID was aborted: the caller's context ended TIME after the transaction began: context " +
+		"deadline exceeded",
 		is: []error{concord.ErrAborted, context.DeadlineExceeded}},
 
 	{name: "a second commit", meet: func(t *testing.T, b *shaky) error {
@@ -229,52 +272,70 @@ var messages = []message{
 		require.NoError(t, err)
 		require.NoError(t, b.transfer(t.Context(), tx))
 		return tx.Rollback(t.Context())
-	}, says: "billing could not be asked to end its branch, which may hold locks until the client or the cluster has ended it: the connection broke", is: []error{errBroke}},
+	}, says: "billing could not be asked to end its branch, which may hold locks until the client or the cluster " +
+		"has ended it: the connection broke", is: []error{errBroke}},
 
 	{name: "nobody knows", meet: func(t *testing.T, b *shaky) error {
 		b.before = func(ctx context.Context) error { <-ctx.Done(); return api.ErrUnavailable }
 		return b.client.Run(t.Context(), b.transfer, concord.WithTimeout(time.Second))
-	}, says: "the outcome of transaction GID is unknown: its time limit of 1s (WithTimeout) was over: allow more, or do less in one transaction; " +
-		"ask Client.Outcome for it before you repeat it", is: []error{concord.ErrUnknownOutcome, context.DeadlineExceeded}},
+	}, says: "the outcome of transaction GID is unknown: its time limit of 1s (WithTimeout) was over: allow more, " +
+		"or do less in one transaction; " +
+		"ask Client.Outcome for it before you repeat it",
+		is: []error{concord.ErrUnknownOutcome, context.DeadlineExceeded}},
 	{name: "only the database knows", meet: func(t *testing.T, b *shaky) error {
 		b.billing.lost[callOnePhase] = 1
-		return b.client.Run(t.Context(), func(ctx context.Context, tx *concord.Tx) error { return b.billing.add(ctx, tx, "A", 1) })
-	}, says: "the connection to billing broke while the only branch that wrote committed: the connection broke; the cluster does not know more, so look at the data there before " +
-		"you repeat it (the cluster can tell of a transaction that is begun with concord.Recorded)", is: []error{concord.ErrUnknownOutcome, errBroke}},
+		return b.client.Run(t.Context(),
+			func(ctx context.Context, tx *concord.Tx) error { return b.billing.add(ctx, tx, "A", 1) })
+	}, says: "the connection to billing broke while the only branch that wrote committed: the connection broke; the " +
+		"cluster does not know more, so look at the data there before " +
+		"you repeat it (the cluster can tell of a transaction that is begun with concord.Recorded)",
+		is: []error{concord.ErrUnknownOutcome, errBroke}},
 	{name: "torn", meet: func(t *testing.T, b *shaky) error {
 		b.billing.torn = errors.New("a statement ended the transaction")
 		return b.client.Run(t.Context(), b.transfer)
-	}, says: "transaction GID was rolled back, but not all of what it did in billing: part of the branch may be committed: a statement ended the transaction; " +
+	}, says: "transaction GID was rolled back, but not all of what it did in billing: part of the branch may be " +
+		"committed: a statement ended the transaction; " +
 		"look into that database for what is left of it before you repeat it", is: []error{concord.ErrTorn}},
 	{name: "torn, and the function failed", meet: func(t *testing.T, b *shaky) error {
 		b.billing.torn = errors.New("a statement ended the transaction")
-		return b.client.Run(t.Context(), func(ctx context.Context, tx *concord.Tx) error { return errors.Join(b.transfer(ctx, tx), errFunds) })
-	}, says: "transaction GID was rolled back, but not all of what it did in billing: part of the branch may be committed: a statement ended the transaction; " +
-		"the function returned: insufficient funds; look into that database for what is left of it before you repeat it", is: []error{concord.ErrTorn, errFunds}},
+		return b.client.Run(t.Context(),
+			func(ctx context.Context, tx *concord.Tx) error { return errors.Join(b.transfer(ctx, tx), errFunds) })
+	}, says: "transaction GID was rolled back, but not all of what it did in billing: part of the branch may be " +
+		"committed: a statement ended the transaction; " +
+		"the function returned: insufficient funds; look into that database for what is left of it before you " +
+		"repeat it", is: []error{concord.ErrTorn, errFunds}},
 
 	{name: "another cluster", meet: func(t *testing.T, b *shaky) error {
 		b.leader.set(func() { b.id = cluster + 1 })
 		return b.client.Run(t.Context(), b.transfer)
-	}, says: "transaction GID was aborted: this is another cluster: the nodes at ADDR are cluster c0ffee02 now, and this client was dialed when they were c0ffee01: " +
-		`if they were set up anew, look for branches of c0ffee01 with "concord recover" and restart the application; if not, correct the addresses`,
+	}, says: "transaction GID was aborted: this is another cluster: the nodes at ADDR are cluster c0ffee02 now, and " +
+		"this client was dialed when they were c0ffee01: " +
+		`if they were set up anew, look for branches of c0ffee01 with "concord recover" and restart the ` +
+		`application; if not, correct the addresses`,
 		is: []error{concord.ErrAborted, concord.ErrCluster}},
-	{name: "another cluster, which may have been asked in the place of the first one", meet: func(t *testing.T, b *shaky) error {
-		b.after = func(context.Context) error { // the decision is made, and then everything is lost
-			b.leader.set(func() { b.id = cluster + 1 })
-			return api.ErrUnavailable
-		}
-		err := b.client.Run(t.Context(), b.transfer)
-		require.Len(t, b.prepared(t), 2, "nobody may end them")
-		return err
-	}, says: "the outcome of transaction GID is unknown: this is another cluster: the nodes at ADDR are cluster c0ffee02 now, and this client was dialed when they were c0ffee01: " +
-		`if they were set up anew, look for branches of c0ffee01 with "concord recover" and restart the application; if not, correct the addresses; ` +
-		"nobody else can tell it, so look at the data before you repeat it", is: []error{concord.ErrUnknownOutcome, concord.ErrCluster}},
+	{name: "another cluster, which may have been asked in the place of the first one",
+		meet: func(t *testing.T, b *shaky) error {
+			b.after = func(context.Context) error { // the decision is made, and then everything is lost
+				b.leader.set(func() { b.id = cluster + 1 })
+				return api.ErrUnavailable
+			}
+			err := b.client.Run(t.Context(), b.transfer)
+			require.Len(t, b.prepared(t), 2, "nobody may end them")
+			return err
+		}, says: "the outcome of transaction GID is unknown: this is another cluster: the nodes at ADDR are cluster " +
+			"c0ffee02 now, and this client was dialed when they were c0ffee01: " +
+			`if they were set up anew, look for branches of c0ffee01 with "concord recover" and restart the ` +
+			`application; if not, correct the addresses; ` +
+			"nobody else can tell it, so look at the data before you repeat it",
+		is: []error{concord.ErrUnknownOutcome, concord.ErrCluster}},
 	{name: "another cluster, again", meet: func(t *testing.T, b *shaky) error {
 		b.leader.set(func() { b.id = cluster + 1 })
 		require.ErrorIs(t, b.client.Run(t.Context(), b.transfer), concord.ErrCluster)
 		return b.client.Run(t.Context(), b.transfer)
-	}, says: "begin: this is another cluster: the nodes at ADDR are cluster c0ffee02 now, and this client was dialed when they were c0ffee01: " +
-		`if they were set up anew, look for branches of c0ffee01 with "concord recover" and restart the application; if not, correct the addresses`,
+	}, says: "begin: this is another cluster: the nodes at ADDR are cluster c0ffee02 now, and this client was " +
+		"dialed when they were c0ffee01: " +
+		`if they were set up anew, look for branches of c0ffee01 with "concord recover" and restart the ` +
+		`application; if not, correct the addresses`,
 		is: []error{concord.ErrCluster}},
 }
 

@@ -82,8 +82,10 @@ func TestAHookSeesEveryStepInTheContextOfTheOneAround(t *testing.T) {
 		want []string
 	}{
 		"two branches": {fn: transfer, want: []string{
-			"/transaction", "/transaction/branch billing", "/transaction/branch billing/commit billing", "/transaction/branch billing/prepare billing",
-			"/transaction/branch orders", "/transaction/branch orders/commit orders", "/transaction/branch orders/prepare orders", "/transaction/decide"}},
+			"/transaction", "/transaction/branch billing", "/transaction/branch billing/commit billing",
+			"/transaction/branch billing/prepare billing",
+			"/transaction/branch orders", "/transaction/branch orders/commit orders",
+			"/transaction/branch orders/prepare orders", "/transaction/decide"}},
 		"one branch": {fn: writeOne, want: []string{
 			"/transaction", "/transaction/branch billing", "/transaction/branch billing/commit one phase billing"}},
 		"the function fails": {
@@ -94,25 +96,37 @@ func TestAHookSeesEveryStepInTheContextOfTheOneAround(t *testing.T) {
 				"/transaction/branch billing", "/transaction/branch billing/rollback billing",
 				"/transaction/branch orders", "/transaction/branch orders/rollback orders",
 				"/transaction: transaction GID was aborted: insufficient funds"}},
-		"a vote whose answer is lost": {fn: writeOne, opts: []concord.TxOption{concord.Recorded()}, lose: map[concord.StepKind]int{concord.StepPrepare: 1},
-			is: concord.ErrAborted, want: []string{
-				"/transaction/branch billing", "/transaction/branch billing/prepare billing", "/transaction/branch billing/rollback billing",
+		"a vote whose answer is lost": {fn: writeOne, opts: []concord.TxOption{concord.Recorded()},
+			lose: map[concord.StepKind]int{concord.StepPrepare: 1},
+			is:   concord.ErrAborted, want: []string{
+				"/transaction/branch billing", "/transaction/branch billing/prepare billing",
+				"/transaction/branch billing/rollback billing",
 				"/transaction: transaction GID was aborted by billing: the connection broke"}},
-		"a commit whose answer is lost": {fn: transfer, do: func(b *shaky) { b.billing.lost[callCommit] = 1 }, want: []string{
-			"/transaction", "/transaction/branch billing", "/transaction/branch billing/commit billing #2", "/transaction/branch billing/commit billing: the connection broke",
-			"/transaction/branch billing/prepare billing", "/transaction/branch orders", "/transaction/branch orders/commit orders",
-			"/transaction/branch orders/prepare orders", "/transaction/decide"}},
-		"a decision whose answer is lost": {fn: transfer, lose: map[concord.StepKind]int{concord.StepDecide: 1}, is: concord.ErrUnknownOutcome, want: []string{
-			"/transaction/branch billing/prepare billing", "/transaction/branch billing: the branch was left to the cluster",
-			"/transaction/branch orders/prepare orders", "/transaction/branch orders: the branch was left to the cluster", "/transaction/decide",
-			"/transaction: the outcome of transaction GID is unknown: the connection broke; ask Client.Outcome for it before you repeat it"}},
+		"a commit whose answer is lost": {fn: transfer, do: func(b *shaky) { b.billing.lost[callCommit] = 1 },
+			want: []string{
+				"/transaction", "/transaction/branch billing", "/transaction/branch billing/commit billing #2",
+				"/transaction/branch billing/commit billing: the connection broke",
+				"/transaction/branch billing/prepare billing", "/transaction/branch orders",
+				"/transaction/branch orders/commit orders",
+				"/transaction/branch orders/prepare orders", "/transaction/decide"}},
+		"a decision whose answer is lost": {fn: transfer, lose: map[concord.StepKind]int{concord.StepDecide: 1},
+			is: concord.ErrUnknownOutcome, want: []string{
+				"/transaction/branch billing/prepare billing",
+				"/transaction/branch billing: the branch was left to the cluster",
+				"/transaction/branch orders/prepare orders",
+				"/transaction/branch orders: the branch was left to the cluster", "/transaction/decide",
+				"/transaction: the outcome of transaction GID is unknown: the connection broke; ask " +
+					"Client.Outcome for " +
+					"it before you repeat it"}},
 		"done again": {opts: []concord.TxOption{quick(2)}, is: errDeadlock,
 			fn: func(ctx context.Context, b *shaky, tx *concord.Tx) error {
 				return errors.Join(writeOne(ctx, b, tx), b.billing.fails(errDeadlock))
 			},
 			want: []string{
-				"/transaction #2/branch billing", "/transaction #2/branch billing/rollback billing", "/transaction #2: transaction GID was aborted by billing: deadlock",
-				"/transaction/branch billing", "/transaction/branch billing/rollback billing", "/transaction: transaction GID was aborted by billing: deadlock"}},
+				"/transaction #2/branch billing", "/transaction #2/branch billing/rollback billing",
+				"/transaction #2: transaction GID was aborted by billing: deadlock",
+				"/transaction/branch billing", "/transaction/branch billing/rollback billing",
+				"/transaction: transaction GID was aborted by billing: deadlock"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := &watcher{lose: c.lose}
@@ -139,12 +153,14 @@ func TestATransactionThatEndsByItselfEndsForItsHook(t *testing.T) {
 	require.NoError(t, b.transfer(t.Context(), tx))
 	seen := w.seen(t)
 	require.Len(t, seen, 5)
-	require.Contains(t, seen[4], "/transaction: transaction GID was aborted: its time limit of 20ms (WithTimeout) was over")
+	require.Contains(t, seen[4], "/transaction: transaction GID was aborted: its time limit of 20ms (WithTimeout) "+
+		"was over")
 }
 
 func TestASlowTransactionIsLoggedWithItsSteps(t *testing.T) {
 	var text bytes.Buffer
-	b := newBank(t, concord.WithLogger(slog.New(slog.NewJSONHandler(&text, nil))), concord.WithSlowThreshold(time.Nanosecond))
+	b := newBank(t, concord.WithLogger(slog.New(slog.NewJSONHandler(&text, nil))),
+		concord.WithSlowThreshold(time.Nanosecond))
 	require.NoError(t, b.client.Run(t.Context(), b.transfer, concord.WithLabel("transfer 7")))
 	require.NoError(t, b.client.Close())
 	var line struct {
@@ -153,7 +169,8 @@ func TestASlowTransactionIsLoggedWithItsSteps(t *testing.T) {
 		Steps                      map[string]time.Duration
 	}
 	require.NoError(t, json.Unmarshal(text.Bytes(), &line), text.String())
-	require.Equal(t, []string{"a transaction was slow", "WARN", "transfer 7", "committed"}, []string{line.Msg, line.Level, line.Label, line.Outcome})
+	require.Equal(t, []string{"a transaction was slow", "WARN", "transfer 7", "committed"},
+		[]string{line.Msg, line.Level, line.Label, line.Outcome})
 	for _, step := range []string{"prepare orders", "prepare billing", "decide", "commit orders", "commit billing"} {
 		require.Positive(t, line.Steps[step], step)
 	}

@@ -32,7 +32,8 @@ const (
 )
 
 // errLeaseEnded is why transactions are aborted that were begun under a lease that ended.
-var errLeaseEnded = errors.New("the cluster had not heard of this client for too long (was it stopped, or cut off?), has ended its lease, and rolls back what it holds: begin again")
+var errLeaseEnded = errors.New("the cluster had not heard of this client for too long (was it stopped, or cut " +
+	"off?), has ended its lease, and rolls back what it holds: begin again")
 
 // lease is the one lease of a client. It is renewed while there are transactions, by their
 // commit requests or by messages of its own, and lapses when there are none.
@@ -205,7 +206,8 @@ func (l *lease) renew(ctx context.Context, number txn.Lease) (ended bool, err er
 		l.hold(number, sent)
 		return false, nil
 	case number == l.number:
-		l.logger.Warn("the cluster has ended the lease of this client: transactions that were begun under it are aborted", "lease", number)
+		l.logger.Warn("the cluster has ended the lease of this client: transactions that were begun under it are "+
+			"aborted", "lease", number)
 		l.number, l.until = 0, time.Time{}
 	}
 	return true, nil

@@ -24,7 +24,8 @@ func newShaky(t *testing.T, opts ...concord.Option) *shaky {
 
 func (b *shaky) requireNothingLeft(t *testing.T) {
 	t.Helper()
-	require.Eventually(t, func() bool { return len(b.prepared(t)) == 0 }, patience, time.Millisecond, "the client ends what is left")
+	require.Eventually(t, func() bool { return len(b.prepared(t)) == 0 }, patience, time.Millisecond,
+		"the client ends what is left")
 }
 
 // requireTold demands that the cluster decided to abort.
@@ -73,7 +74,10 @@ func TestARollbackThatFailsIsTriedAgainAndTold(t *testing.T) {
 	broke := errors.New("broke")
 	for name, end := range map[string]func(context.Context, *concord.Tx) error{
 		"the function fails": func(context.Context, *concord.Tx) error { return broke },
-		"it rolls back":      func(ctx context.Context, tx *concord.Tx) error { return errors.Join(tx.Rollback(ctx), broke) },
+		"it rolls back": func(ctx context.Context,
+			tx *concord.Tx) error {
+			return errors.Join(tx.Rollback(ctx), broke)
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			b := newShaky(t)
@@ -86,7 +90,8 @@ func TestARollbackThatFailsIsTriedAgainAndTold(t *testing.T) {
 			})
 			require.ErrorIs(t, err, broke)
 			b.requireTold(t, id)
-			require.Eventually(t, func() bool { _, found := b.disks[1].Get("A"); return !found && b.free(t) }, patience, time.Millisecond)
+			require.Eventually(t, func() bool { _, found := b.disks[1].Get("A"); return !found && b.free(t) }, patience,
+				time.Millisecond)
 			b.requireMoved(t, 0)
 		})
 	}
@@ -96,7 +101,10 @@ func TestARollbackThatFailsIsTriedAgainAndTold(t *testing.T) {
 func (b *shaky) free(t *testing.T) bool {
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
 	defer cancel()
-	return b.client.Run(ctx, func(ctx context.Context, tx *concord.Tx) error { return b.billing.add(ctx, tx, "A", 0) }) == nil
+	return b.client.Run(ctx, func(ctx context.Context,
+		tx *concord.Tx) error {
+		return b.billing.add(ctx, tx, "A", 0)
+	}) == nil
 }
 
 func TestAnAbortThatTheClusterDecidedIsNotTold(t *testing.T) {
@@ -118,7 +126,10 @@ func TestALostAnswerToCommitIsNoReasonToWaitForTheCluster(t *testing.T) {
 	for name, script := range map[string]func(*scripted){
 		"the answer": func(r *scripted) { r.lost[callCommit] = 1 },
 		"the call":   func(r *scripted) { r.dropped[callCommit] = 1 },
-		"the call, and the first attempts afterwards": func(r *scripted) { r.dropped[callCommit], r.dropped[callRecovery] = 1, 2 },
+		"the call, and the first attempts afterwards": func(r *scripted) {
+			r.dropped[callCommit],
+				r.dropped[callRecovery] = 1, 2
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			b := newShaky(t)
@@ -126,7 +137,8 @@ func TestALostAnswerToCommitIsNoReasonToWaitForTheCluster(t *testing.T) {
 			require.NoError(t, b.client.Run(t.Context(), b.transfer))
 			b.requireNothingLeft(t)
 			b.requireMoved(t, 5)
-			require.Eventually(t, func() bool { _, finished := b.asked(); return finished == 2 }, patience, time.Millisecond)
+			require.Eventually(t, func() bool { _, finished := b.asked(); return finished == 2 }, patience,
+				time.Millisecond)
 		})
 	}
 }

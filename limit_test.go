@@ -69,9 +69,12 @@ func TestTheLimitFreesTheLocksOfAFunctionThatHangs(t *testing.T) {
 			text: "its time limit of 500ms (WithTimeout) was over"},
 		"the cluster's": {longest: limit, is: context.DeadlineExceeded,
 			text: "the cluster's time limit of 500ms was over: "},
-		"the cluster's, of one who wanted more": {longest: limit, opts: []concord.TxOption{concord.WithTimeout(time.Hour)}, is: context.DeadlineExceeded,
+		"the cluster's, of one who wanted more": {longest: limit,
+			opts: []concord.TxOption{concord.WithTimeout(time.Hour)}, is: context.DeadlineExceeded,
 			text: "the cluster's time limit of 500ms was over, which is shorter than the 1h0m0s of WithTimeout"},
-		"the caller's deadline": {is: context.DeadlineExceeded, text: "after the transaction began: context deadline exceeded", // it began a little after the context
+		// it began a little after the context
+		"the caller's deadline": {is: context.DeadlineExceeded,
+			text: "after the transaction began: context deadline exceeded",
 			ctx: func(ctx context.Context) (context.Context, func()) {
 				ctx, cancel := context.WithTimeout(ctx, limit)
 				return ctx, func() { time.AfterFunc(time.Minute, cancel) }
@@ -114,7 +117,8 @@ func TestAfterTheLimitNothingIsDoneAnyMore(t *testing.T) {
 		require.NoError(t, m.Put(ctx, "A", 7))
 		<-ctx.Done()
 		lasting := context.WithoutCancel(ctx)
-		require.Eventually(t, func() bool { return errors.Is(m.Put(lasting, "B", 1), adapters.ErrBranchEnded) }, patience, time.Millisecond)
+		require.Eventually(t, func() bool { return errors.Is(m.Put(lasting, "B", 1), adapters.ErrBranchEnded) },
+			patience, time.Millisecond)
 		_, err = b.billing.Tx(lasting, tx)
 		require.ErrorContains(t, err, "its time limit of 1s (WithTimeout) was over")
 		return nil

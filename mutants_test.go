@@ -36,7 +36,8 @@ func TestMutants(t *testing.T) {
 			var broken error
 			mutant.With(m.ID, func() { broken = check.holds(t) })
 			require.Error(t, broken, "MUTANT %s survived: %s", m.ID, m.What)
-			t.Logf("MUTANT %s killed by %s: seed 1 of at most 1, %s: %v", m.ID, check.id, time.Since(began).Round(time.Millisecond), broken)
+			t.Logf("MUTANT %s killed by %s: seed 1 of at most 1, %s: %v", m.ID, check.id,
+				time.Since(began).Round(time.Millisecond), broken)
 		})
 	}
 }
@@ -53,7 +54,8 @@ func workIsCommittedUnderOneGid(t *testing.T) error {
 		}
 		return nil
 	}
-	require.NoError(t, b.client.Run(t.Context(), func(ctx context.Context, tx *concord.Tx) error { return b.transfer(ctx, tx) }))
+	require.NoError(t, b.client.Run(t.Context(),
+		func(ctx context.Context, tx *concord.Tx) error { return b.transfer(ctx, tx) }))
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	var gids []txn.ID

@@ -51,7 +51,8 @@ func WithCredentials(c *security.Credentials) Option { return func(o *config) { 
 // and WithTokenFile say; without them, nothing.
 func FromEnvironment() Option {
 	return func(o *config) {
-		o.who = security.Source{CertsDir: os.Getenv(security.EnvCertsDir), User: os.Getenv(security.EnvUser), TokenFile: os.Getenv(security.EnvTokenFile)}
+		o.who = security.Source{CertsDir: os.Getenv(security.EnvCertsDir), User: os.Getenv(security.EnvUser),
+			TokenFile: os.Getenv(security.EnvTokenFile)}
 	}
 }
 

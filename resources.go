@@ -35,7 +35,7 @@ type resources struct {
 	id      txn.ClusterID
 	other   txn.ClusterID // that answers now in the place of id; zero as a rule
 	longest time.Duration
-	leases  bool          // the cluster grants them
+	leases  bool // the cluster grants them
 	level   txn.FeatureLevel
 	skew    time.Duration // what the cluster's clock is ahead of ours
 	known   []*concordv1.ResourceStatus
@@ -158,8 +158,10 @@ func (r *resources) strangeLocked() error {
 	if r.other == 0 {
 		return nil
 	}
-	return fmt.Errorf("%w: the nodes at %s are cluster %v now, and this client was dialed when they were %v: if they were set up anew, "+
-		"look for branches of %[4]v with \"concord recover\" and restart the application; if not, correct the addresses",
+	return fmt.Errorf("%w: the nodes at %s are cluster %v now, and this client was dialed when they were %v: if "+
+		"they were set up anew, "+
+		"look for branches of %[4]v with \"concord recover\" and restart the application; if not, correct the "+
+		"addresses",
 		ErrCluster, strings.Join(r.api.Addrs(), ","), r.other, r.id)
 }
 
@@ -198,16 +200,20 @@ func (r *resources) fits(ctx context.Context, o adapters.Opener) error {
 func (r *resources) compare(o adapters.Opener, ours string, theirs *concordv1.ResourceStatus) error {
 	switch {
 	case theirs == nil:
-		return fmt.Errorf("%w: the coordinator knows no resource %q, only %s: add it to the nodes' config, or use a name from \"concord resource ls\"",
+		return fmt.Errorf("%w: the coordinator knows no resource %q, only %s: add it to the nodes' config, or use a "+
+			"name from \"concord resource ls\"",
 			ErrResource, o.Name(), r.names())
 	case theirs.GetDriver() != o.Driver():
-		return fmt.Errorf("%w: %q is a %s database here and a %s database at the coordinator: give one of them another name",
+		return fmt.Errorf("%w: %q is a %s database here and a %s database at the coordinator: give one of them "+
+			"another name",
 			ErrResource, o.Name(), o.Driver(), theirs.GetDriver())
 	case theirs.GetIdentity() == "":
-		return fmt.Errorf("%w: the coordinator could not ask its %q which database it is (%s): run \"concord resource check %s\"",
+		return fmt.Errorf("%w: the coordinator could not ask its %q which database it is (%s): run \"concord "+
+			"resource check %s\"",
 			ErrResource, o.Name(), theirs.GetError(), o.Name())
 	case theirs.GetIdentity() != ours:
-		return fmt.Errorf("%w: %q is %s here and %s at the coordinator, which could not finish a branch of yours: let both connect to the same database",
+		return fmt.Errorf("%w: %q is %s here and %s at the coordinator, which could not finish a branch of yours: "+
+			"let both connect to the same database",
 			ErrResource, o.Name(), ours, theirs.GetIdentity())
 	case !theirs.GetOk():
 		return fmt.Errorf("%w: the coordinator finds %q not fit: %s: run \"concord resource check %s\"",

@@ -50,7 +50,8 @@ func (p RetryPolicy) withDefaults() RetryPolicy {
 
 func (p RetryPolicy) check() error {
 	if p.Attempts < 1 || p.Initial < 0 || p.Max < p.Initial {
-		return fmt.Errorf("begin: WithRetry(%d attempts, pauses of %v to %v): %w: want one attempt or more, and pauses that grow", p.Attempts, p.Initial, p.Max, api.ErrInvalid)
+		return fmt.Errorf("begin: WithRetry(%d attempts, pauses of %v to %v): %w: want one attempt or more, and "+
+			"pauses that grow", p.Attempts, p.Initial, p.Max, api.ErrInvalid)
 	}
 	return nil
 }
@@ -62,11 +63,13 @@ func WithRetry(p RetryPolicy) TxOption {
 	return func(o *txConfig) { o.retry = p.withDefaults() }
 }
 
-var errRetryBegin = fmt.Errorf("begin: WithRetry: %w: only Run can do a transaction again: call Run, or begin another one while concord.Retryable says so", api.ErrInvalid)
+var errRetryBegin = fmt.Errorf("begin: WithRetry: %w: only Run can do a transaction again: call Run, or begin "+
+	"another one while concord.Retryable says so", api.ErrInvalid)
 
 // retry calls once until it succeeds, or fails with what must not be repeated, or too often.
 func (c *Client) retry(ctx context.Context, p RetryPolicy, once func(attempt int) error) error {
-	pauses := &backoff.ExponentialBackOff{InitialInterval: p.Initial, MaxInterval: p.Max, Multiplier: 2, RandomizationFactor: 1}
+	pauses := &backoff.ExponentialBackOff{InitialInterval: p.Initial, MaxInterval: p.Max, Multiplier: 2,
+		RandomizationFactor: 1}
 	pauses.Reset()
 	for attempt := 1; ; attempt++ {
 		err := once(attempt)
@@ -79,7 +82,8 @@ func (c *Client) retry(ctx context.Context, p RetryPolicy, once func(attempt int
 		pause := pauses.NextBackOff()
 		c.logger.Debug("a transaction was aborted and is done again", "attempt", attempt, "pause", pause, "error", err)
 		if over := wait(ctx, pause); over != nil {
-			return fmt.Errorf("attempt %d of %d, after which the context ended (%w): %w", attempt, p.Attempts, over, err)
+			return fmt.Errorf("attempt %d of %d, after which the context ended (%w): %w", attempt, p.Attempts, over,
+				err)
 		}
 	}
 }

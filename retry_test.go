@@ -75,7 +75,8 @@ func TestACoordinatorThatCannotBeAskedInTimeIsRetryable(t *testing.T) {
 	calls := 0
 	require.NoError(t, b.client.Run(t.Context(), func(ctx context.Context, tx *concord.Tx) error {
 		if calls++; calls == 1 { // as of a resource that could not be checked
-			return fmt.Errorf("check resource orders: %w", &api.NoAnswerError{Op: "list the resources", Err: context.DeadlineExceeded})
+			return fmt.Errorf("check resource orders: %w",
+				&api.NoAnswerError{Op: "list the resources", Err: context.DeadlineExceeded})
 		}
 		return b.transfer(ctx, tx)
 	}, quick(5)))
@@ -108,7 +109,10 @@ func TestWhatMayHaveCommittedIsNotRetryable(t *testing.T) {
 			}},
 		"what fails would fail again": {
 			fn: func(b *shaky) func(context.Context, *concord.Tx) error {
-				return func(ctx context.Context, tx *concord.Tx) error { return errors.Join(b.transfer(ctx, tx), errFunds) }
+				return func(ctx context.Context,
+					tx *concord.Tx) error {
+					return errors.Join(b.transfer(ctx, tx), errFunds)
+				}
 			}},
 		"its time limit": {
 			opt: []concord.TxOption{concord.WithTimeout(20 * time.Millisecond)},

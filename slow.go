@@ -17,7 +17,8 @@ func logSlow(log *slog.Logger, threshold time.Duration) Hook {
 			steps := &slowSteps{}
 			return context.WithValue(ctx, slowKey{}, steps), func(err error) error {
 				if took := time.Since(began); took > threshold {
-					log.Warn("a transaction was slow", "gid", s.GID, "label", s.Label, "took", took, "threshold", threshold,
+					log.Warn("a transaction was slow", "gid", s.GID, "label", s.Label, "took", took, "threshold",
+						threshold,
 						"outcome", outcomeWord(err), slog.GroupAttrs("steps", steps.all()...))
 				}
 				return nil

@@ -76,7 +76,8 @@ func outcomeByCurl(t *testing.T, addr string, id concord.ID) string {
 	t.Helper()
 	var answer struct{ Outcome string }
 	require.Eventually(t, func() bool {
-		res, err := http.Post("http://"+addr+"/concord.v1.CoordinatorService/Outcome", "application/json", strings.NewReader(`{"gid":"`+id.String()+`"}`))
+		res, err := http.Post("http://"+addr+"/concord.v1.CoordinatorService/Outcome", "application/json",
+			strings.NewReader(`{"gid":"`+id.String()+`"}`))
 		if err != nil {
 			return false
 		}

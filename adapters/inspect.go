@@ -18,9 +18,10 @@ type Inspector interface {
 // Inspection is what a database knows of one branch.
 type Inspection struct {
 	Prepared  bool
-	Committed bool           // it has the evidence
-	Siblings  []txn.BranchNo // of a prepared branch: all that its transaction has, itself included; nil if it does not say
-	Blocked   []Blocked      // by a prepared branch, as far as the database tells; at most MaxBlocked
+	Committed bool // it has the evidence
+	// of a prepared branch: all that its transaction has, itself included; nil if it does not say
+	Siblings []txn.BranchNo
+	Blocked  []Blocked // by a prepared branch, as far as the database tells; at most MaxBlocked
 }
 
 // MaxBlocked is how many sessions an Inspection names at most.

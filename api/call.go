@@ -17,7 +17,8 @@ import (
 )
 
 // unary makes an ordinary call, which says what the client has seen.
-func unary[Req proto.Message, Res any](do func(stub, context.Context, Req) (Res, error)) func(*node, context.Context, Req) (Res, error) {
+func unary[Req proto.Message, Res any](do func(stub, context.Context, Req) (Res, error)) func(*node, context.Context,
+	Req) (Res, error) {
 	return func(n *node, ctx context.Context, r Req) (Res, error) {
 		res, err := do(n.stub, ctx, stamped(r, n.seen.String()))
 		if err == nil {
@@ -121,7 +122,8 @@ func notReached(err error) bool {
 // final reports whether a node has answered. Everything else is repeated: a call that
 // broke off may have been heard, and is safe to repeat.
 func final(err error) bool {
-	for _, kind := range []error{ErrInvalid, ErrNotFound, ErrDecided, ErrRefused, ErrTooOld, ErrUnauthenticated, ErrDenied} {
+	for _, kind := range []error{ErrInvalid, ErrNotFound, ErrDecided, ErrRefused, ErrTooOld, ErrUnauthenticated,
+		ErrDenied} {
 		if errors.Is(err, kind) {
 			return true
 		}
@@ -200,7 +202,8 @@ func (c *Client) forget(addr string) {
 
 // newPause spreads repetitions: 25 ms, growing to half a second, half of it random.
 func newPause() *backoff.ExponentialBackOff {
-	return &backoff.ExponentialBackOff{InitialInterval: 25 * time.Millisecond, RandomizationFactor: 0.5, Multiplier: 2, MaxInterval: 500 * time.Millisecond}
+	return &backoff.ExponentialBackOff{InitialInterval: 25 * time.Millisecond, RandomizationFactor: 0.5, Multiplier: 2,
+		MaxInterval: 500 * time.Millisecond}
 }
 
 func sleep(ctx context.Context, d time.Duration) {

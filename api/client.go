@@ -149,7 +149,8 @@ func (n *node) close() {
 // yet. The error wraps ErrInvalid.
 func Dial(addrs []string, opts ClientOptions) (*Client, error) {
 	if len(addrs) == 0 {
-		return nil, invalid("addrs", "is empty, want the address of at least one coordinator node, such as 127.0.0.1:7420")
+		return nil, invalid("addrs", "is empty, want the address of at least one coordinator node, such as "+
+			"127.0.0.1:7420")
 	}
 	if len(addrs) > maxNodes {
 		return nil, invalid("addrs", "holds %d addresses, at most %d are allowed", len(addrs), maxNodes)
@@ -163,7 +164,8 @@ func Dial(addrs []string, opts ClientOptions) (*Client, error) {
 	if opts.Logger == nil {
 		opts.Logger = slog.New(slog.DiscardHandler)
 	}
-	c := &Client{opts: opts, http: &http.Client{Transport: opts.transport(false)}, h2: &http.Client{Transport: opts.transport(true)}, nodes: make(map[string]*node)}
+	c := &Client{opts: opts, http: &http.Client{Transport: opts.transport(false)},
+		h2: &http.Client{Transport: opts.transport(true)}, nodes: make(map[string]*node)}
 	for i, addr := range addrs {
 		if !Dialable(addr) {
 			return nil, invalid(fmt.Sprintf("addrs[%d]", i), "%.80q is not host:port, such as 127.0.0.1:7420", addr)
@@ -199,7 +201,8 @@ func (c *Client) newNode(addr string) *node {
 		token = c.opts.Credentials.Token
 	}
 	return &node{addr: addr, seen: &c.seen, token: token,
-		stub:      concordv1connect.NewCoordinatorServiceClient(c.http, scheme+addr, plain, connect.WithInterceptors(redirecting())),
+		stub: concordv1connect.NewCoordinatorServiceClient(c.http, scheme+addr, plain,
+			connect.WithInterceptors(redirecting())),
 		streaming: concordv1connect.NewCoordinatorServiceClient(c.h2, scheme+addr, plain)}
 }
 
@@ -272,7 +275,8 @@ func (c *Client) Forget(ctx context.Context, r *concordv1.ForgetRequest) (*conco
 }
 
 // ReplaceMember admits a node with a new disk.
-func (c *Client) ReplaceMember(ctx context.Context, r *concordv1.ReplaceMemberRequest) (*concordv1.ReplaceMemberResponse, error) {
+func (c *Client) ReplaceMember(ctx context.Context,
+	r *concordv1.ReplaceMemberRequest) (*concordv1.ReplaceMemberResponse, error) {
 	return call(ctx, c, "replace the member", ofLeader, r, unary(stub.ReplaceMember))
 }
 
@@ -282,12 +286,14 @@ func (c *Client) AddMember(ctx context.Context, r *concordv1.AddMemberRequest) (
 }
 
 // RemoveMember makes a member one no more.
-func (c *Client) RemoveMember(ctx context.Context, r *concordv1.RemoveMemberRequest) (*concordv1.RemoveMemberResponse, error) {
+func (c *Client) RemoveMember(ctx context.Context, r *concordv1.RemoveMemberRequest) (*concordv1.RemoveMemberResponse,
+	error) {
 	return call(ctx, c, "remove the member", ofLeader|slow, r, unary(stub.RemoveMember))
 }
 
 // TransferLeadership makes another voter lead.
-func (c *Client) TransferLeadership(ctx context.Context, r *concordv1.TransferLeadershipRequest) (*concordv1.TransferLeadershipResponse, error) {
+func (c *Client) TransferLeadership(ctx context.Context,
+	r *concordv1.TransferLeadershipRequest) (*concordv1.TransferLeadershipResponse, error) {
 	return call(ctx, c, "move leadership", ofLeader|slow, r, unary(stub.TransferLeadership))
 }
 
@@ -297,7 +303,8 @@ func (c *Client) Recover(ctx context.Context, r *concordv1.RecoverRequest) (*con
 }
 
 // CheckResource runs preflights.
-func (c *Client) CheckResource(ctx context.Context, r *concordv1.CheckResourceRequest) (*concordv1.CheckResourceResponse, error) {
+func (c *Client) CheckResource(ctx context.Context,
+	r *concordv1.CheckResourceRequest) (*concordv1.CheckResourceResponse, error) {
 	return call(ctx, c, "check the resources", ofLeader|slow, r, unary(stub.CheckResource))
 }
 
@@ -323,7 +330,8 @@ func (c *Client) Identify(ctx context.Context) (*concordv1.ResourcesResponse, er
 // Watch calls each for every status that a node streams, until ctx ends, each returns
 // an error (which Watch returns then), or the stream breaks: then it goes on with the
 // next node. It returns nil when ctx ended.
-func (c *Client) Watch(ctx context.Context, r *concordv1.WatchRequest, each func(*concordv1.StatusResponse) error) error {
+func (c *Client) Watch(ctx context.Context, r *concordv1.WatchRequest,
+	each func(*concordv1.StatusResponse) error) error {
 	var failed attempts
 	pause := newPause()
 	for first := time.Now(); time.Since(first) < c.opts.Patience; {

@@ -40,7 +40,8 @@ func (h *handler) Commit(context.Context, *concordv1.CommitRequest) (*concordv1.
 	return &concordv1.CommitResponse{Decision: "commit"}, nil
 }
 
-func (h *handler) Watch(_ context.Context, _ *concordv1.WatchRequest, s *connect.ServerStream[concordv1.StatusResponse]) error {
+func (h *handler) Watch(_ context.Context, _ *concordv1.WatchRequest,
+	s *connect.ServerStream[concordv1.StatusResponse]) error {
 	for i := range 3 {
 		if err := s.Send(&concordv1.StatusResponse{Committed: uint64(i)}); err != nil {
 			return err
@@ -80,7 +81,8 @@ type refuser struct {
 	err error
 }
 
-func (h *refuser) Decide(_ context.Context, s *connect.BidiStream[concordv1.DecideRequest, concordv1.DecideResponse]) error {
+func (h *refuser) Decide(_ context.Context,
+	s *connect.BidiStream[concordv1.DecideRequest, concordv1.DecideResponse]) error {
 	for {
 		m, err := s.Receive()
 		if err != nil {
@@ -88,7 +90,8 @@ func (h *refuser) Decide(_ context.Context, s *connect.BidiStream[concordv1.Deci
 		}
 		res := &concordv1.DecideResponse{}
 		for _, c := range m.GetCommits() {
-			res.Answers = append(res.Answers, &concordv1.NumberedAnswer{Number: c.GetNumber(), Error: api.CommitError(h.err)})
+			res.Answers = append(res.Answers,
+				&concordv1.NumberedAnswer{Number: c.GetNumber(), Error: api.CommitError(h.err)})
 		}
 		if err := s.Send(res); err != nil {
 			return err
@@ -172,7 +175,8 @@ func TestTwoNodesThatNameEachOtherDoNotSpin(t *testing.T) {
 }
 
 func TestAHungNodeIsPassedOver(t *testing.T) {
-	hung := &handler{outcome: func(ctx context.Context, _ *concordv1.OutcomeRequest) (*concordv1.OutcomeResponse, error) {
+	hung := &handler{outcome: func(ctx context.Context, _ *concordv1.OutcomeRequest) (*concordv1.OutcomeResponse,
+		error) {
 		<-ctx.Done()
 		return nil, ctx.Err()
 	}}
@@ -206,7 +210,8 @@ func TestACancelledContextEndsTheCall(t *testing.T) {
 func TestARefusalIsNotRepeated(t *testing.T) {
 	for _, kind := range []error{api.ErrInvalid, api.ErrNotFound, api.ErrDecided, api.ErrRefused, api.ErrTooOld} {
 		h := fails(fmt.Errorf("transaction 01X: %w", kind))
-		_, err := dial(t, api.ClientOptions{}, serve(t, h), serve(t, h)).Outcome(t.Context(), &concordv1.OutcomeRequest{})
+		_, err := dial(t, api.ClientOptions{}, serve(t, h), serve(t, h)).Outcome(t.Context(),
+			&concordv1.OutcomeRequest{})
 		require.ErrorIs(t, err, kind)
 		require.EqualError(t, err, "ask for the outcome: transaction 01X: "+kind.Error())
 		require.EqualValues(t, 1, h.calls.Load())
@@ -222,7 +227,8 @@ func TestABusyLeaderIsAskedAgainAlone(t *testing.T) {
 		}
 		return &concordv1.OutcomeResponse{Outcome: "aborted"}, nil
 	}}
-	res, err := dial(t, api.ClientOptions{}, serve(t, h), serve(t, other)).Outcome(t.Context(), &concordv1.OutcomeRequest{})
+	res, err := dial(t, api.ClientOptions{}, serve(t, h), serve(t, other)).Outcome(t.Context(),
+		&concordv1.OutcomeRequest{})
 	require.NoError(t, err)
 	require.Equal(t, "aborted", res.Outcome)
 	require.Zero(t, other.calls.Load())
@@ -272,12 +278,14 @@ func (h *echo) Status(_ context.Context, r *concordv1.StatusRequest) (*concordv1
 	return &concordv1.StatusResponse{Zxid: h.zxid}, nil
 }
 
-func (h *echo) Watch(_ context.Context, r *concordv1.WatchRequest, s *connect.ServerStream[concordv1.StatusResponse]) error {
+func (h *echo) Watch(_ context.Context, r *concordv1.WatchRequest,
+	s *connect.ServerStream[concordv1.StatusResponse]) error {
 	h.heard(r.GetSeen())
 	return s.Send(&concordv1.StatusResponse{Zxid: h.zxid})
 }
 
-func (h *echo) Decide(_ context.Context, s *connect.BidiStream[concordv1.DecideRequest, concordv1.DecideResponse]) error {
+func (h *echo) Decide(_ context.Context,
+	s *connect.BidiStream[concordv1.DecideRequest, concordv1.DecideResponse]) error {
 	for {
 		m, err := s.Receive()
 		if err != nil {
@@ -285,7 +293,8 @@ func (h *echo) Decide(_ context.Context, s *connect.BidiStream[concordv1.DecideR
 		}
 		h.heard(m.GetSeen())
 		for _, c := range m.GetCommits() {
-			a := &concordv1.NumberedAnswer{Number: c.GetNumber(), Response: &concordv1.CommitResponse{Decision: "commit", Zxid: h.zxid}}
+			a := &concordv1.NumberedAnswer{Number: c.GetNumber(),
+				Response: &concordv1.CommitResponse{Decision: "commit", Zxid: h.zxid}}
 			if err := s.Send(&concordv1.DecideResponse{Answers: []*concordv1.NumberedAnswer{a}}); err != nil {
 				return err
 			}
@@ -324,7 +333,8 @@ func TestEveryRequestSaysTheHighestZxidThatItsClientHasSeen(t *testing.T) {
 	require.Equal(t, "10.3", h.last(), "the stream says it too")
 	h.zxid = "10.5"
 	enough := errors.New("enough")
-	require.ErrorIs(t, c.Watch(t.Context(), &concordv1.WatchRequest{}, func(*concordv1.StatusResponse) error { return enough }), enough)
+	require.ErrorIs(t, c.Watch(t.Context(), &concordv1.WatchRequest{},
+		func(*concordv1.StatusResponse) error { return enough }), enough)
 	require.Equal(t, "10.4", h.last())
 	require.Equal(t, "10.5", ask(), "as it was streamed")
 
@@ -335,7 +345,8 @@ func TestEveryRequestSaysTheHighestZxidThatItsClientHasSeen(t *testing.T) {
 
 func TestANodeThatIsBehindIsPassedOver(t *testing.T) {
 	behind := fails(fmt.Errorf("this node is at zxid 3.10, and you have seen 3.17: %w", api.ErrUnavailable))
-	res, err := dial(t, api.ClientOptions{}, serve(t, behind), serve(t, says("committed"))).Outcome(t.Context(), &concordv1.OutcomeRequest{})
+	res, err := dial(t, api.ClientOptions{}, serve(t, behind), serve(t, says("committed"))).Outcome(t.Context(),
+		&concordv1.OutcomeRequest{})
 	require.NoError(t, err)
 	require.Equal(t, "committed", res.GetOutcome())
 }
@@ -358,7 +369,8 @@ func (h *handsOn) Commit(ctx context.Context, _ *concordv1.CommitRequest) (*conc
 	return &concordv1.CommitResponse{Decision: "commit"}, nil
 }
 
-func (h *handsOn) Decide(_ context.Context, s *connect.BidiStream[concordv1.DecideRequest, concordv1.DecideResponse]) error {
+func (h *handsOn) Decide(_ context.Context,
+	s *connect.BidiStream[concordv1.DecideRequest, concordv1.DecideResponse]) error {
 	for {
 		m, err := s.Receive()
 		if err != nil {
@@ -366,7 +378,8 @@ func (h *handsOn) Decide(_ context.Context, s *connect.BidiStream[concordv1.Deci
 		}
 		for _, c := range m.GetCommits() {
 			h.redirected.Add(1)
-			a := &concordv1.NumberedAnswer{Number: c.GetNumber(), Error: api.CommitError(&api.NotLeaderError{Leader: 2, API: h.leader})}
+			a := &concordv1.NumberedAnswer{Number: c.GetNumber(),
+				Error: api.CommitError(&api.NotLeaderError{Leader: 2, API: h.leader})}
 			if err := s.Send(&concordv1.DecideResponse{Answers: []*concordv1.NumberedAnswer{a}}); err != nil {
 				return err
 			}
@@ -410,7 +423,8 @@ func TestDialRefusesMalformedAddresses(t *testing.T) {
 
 func BenchmarkCommitCall(b *testing.B) {
 	c := dial(b, api.ClientOptions{}, serve(b, says("")))
-	r := &concordv1.CommitRequest{Gid: "01J8Z0000000000000000000AA", Branches: []*concordv1.Branch{{Resource: "orders"}, {No: 1, Resource: "billing"}}}
+	r := &concordv1.CommitRequest{Gid: "01J8Z0000000000000000000AA",
+		Branches: []*concordv1.Branch{{Resource: "orders"}, {No: 1, Resource: "billing"}}}
 	b.SetParallelism(16)
 	b.RunParallel(func(pb *testing.PB) {
 		for pb.Next() {

@@ -65,7 +65,8 @@ func ParseCommit(r *concordv1.CommitRequest) (txn.CommitRequest, error) {
 	if err := ParseText("label", r.GetLabel(), MaxLabel); err != nil {
 		return txn.CommitRequest{}, err
 	}
-	c := txn.CommitRequest{ID: id, Cluster: cluster, Protocol: protocol, Branches: branches, Agents: agents, Label: r.GetLabel()}
+	c := txn.CommitRequest{ID: id, Cluster: cluster, Protocol: protocol, Branches: branches, Agents: agents,
+		Label: r.GetLabel()}
 	return c, fitsProtocol(c)
 }
 
@@ -75,11 +76,14 @@ func fitsProtocol(c txn.CommitRequest) error {
 	three := c.ID.Class() == txn.ThreePhase
 	switch {
 	case three && c.Protocol != txn.ThreePhaseCommit:
-		return invalid("protocol", "is %v, and %v is of the class three_phase, which is decided in no other way", c.Protocol, c.ID)
+		return invalid("protocol", "is %v, and %v is of the class three_phase, which is decided in no other way",
+			c.Protocol, c.ID)
 	case !three && c.Protocol == txn.ThreePhaseCommit:
-		return invalid("gid", "%v is of the class %v: the gid of a three_phase transaction ends with T", c.ID, c.ID.Class())
+		return invalid("gid", "%v is of the class %v: the gid of a three_phase transaction ends with T", c.ID,
+			c.ID.Class())
 	case three && len(c.Branches) > 0:
-		return invalid("branches", "are %d: in three phases agents hold all branches, and are asked for their votes", len(c.Branches))
+		return invalid("branches", "are %d: in three phases agents hold all branches, and are asked for their votes",
+			len(c.Branches))
 	case !three && len(c.Agents) > 0:
 		return invalid("agents", "are %d, and in two phases whoever asks has the votes already", len(c.Agents))
 	}
@@ -89,7 +93,8 @@ func fitsProtocol(c txn.CommitRequest) error {
 // CommitRequest is the inverse of ParseCommit.
 func CommitRequest(c txn.CommitRequest) *concordv1.CommitRequest {
 	return &concordv1.CommitRequest{
-		Gid: c.ID.String(), Cluster: c.Cluster.String(), Protocol: c.Protocol.String(), Branches: BranchMessages(c.Branches), Label: c.Label,
+		Gid: c.ID.String(), Cluster: c.Cluster.String(), Protocol: c.Protocol.String(),
+		Branches: BranchMessages(c.Branches), Label: c.Label,
 		Agents: agentMessages(c.Agents),
 	}
 }
@@ -130,7 +135,8 @@ func ParseProtocol(field, s string) (txn.Protocol, error) {
 	case txn.ThreePhaseCommit.String():
 		return txn.ThreePhaseCommit, nil
 	}
-	return 0, invalid(field, "%.20q is not a protocol that this version knows, want %s or %s", s, txn.TwoPhase, txn.ThreePhaseCommit)
+	return 0, invalid(field, "%.20q is not a protocol that this version knows, want %s or %s", s, txn.TwoPhase,
+		txn.ThreePhaseCommit)
 }
 
 // ParseDecision validates a decision: commit or abort.
@@ -140,7 +146,8 @@ func ParseDecision(field, s string) (txn.Decision, error) {
 
 // ParseOutcome validates the outcome of a whole transaction.
 func ParseOutcome(field, s string) (txn.Outcome, error) {
-	return parseWord(field, s, txn.Unknown, txn.Committed, txn.Aborted, txn.Unrecorded, txn.Pending, txn.HeuristicMixed, txn.HeuristicHazard)
+	return parseWord(field, s, txn.Unknown, txn.Committed, txn.Aborted, txn.Unrecorded, txn.Pending, txn.HeuristicMixed,
+		txn.HeuristicHazard)
 }
 
 // ParseVote validates the vote of a branch.
@@ -183,7 +190,8 @@ func ParseBranches(field string, messages []*concordv1.Branch) ([]txn.Branch, er
 			return nil, invalid(at+".no", "branch %d is listed twice", b.No)
 		}
 		if resources[b.Resource] {
-			return nil, invalid(at+".resource", "%q is listed twice: a transaction has one branch per resource", b.Resource)
+			return nil, invalid(at+".resource", "%q is listed twice: a transaction has one branch per resource",
+				b.Resource)
 		}
 		numbers[b.No], resources[b.Resource] = true, true
 		branches = append(branches, b)
@@ -203,7 +211,8 @@ func parseBranch(at string, m *concordv1.Branch) (txn.Branch, error) {
 	for _, t := range []struct {
 		field, text string
 		limit       int
-	}{{"resource", m.GetResource(), MaxResourceName}, {"evidence", m.GetEvidence(), MaxEvidence}, {"holder", m.GetHolder(), MaxHolder}} {
+	}{{"resource", m.GetResource(), MaxResourceName}, {"evidence", m.GetEvidence(), MaxEvidence},
+		{"holder", m.GetHolder(), MaxHolder}} {
 		if err := ParseText(at+"."+t.field, t.text, t.limit); err != nil {
 			return txn.Branch{}, err
 		}
@@ -223,7 +232,8 @@ func ParseBranchNo(field string, no uint32) (txn.BranchNo, error) {
 func BranchMessages(branches []txn.Branch) []*concordv1.Branch {
 	messages := make([]*concordv1.Branch, 0, len(branches))
 	for _, b := range branches {
-		messages = append(messages, &concordv1.Branch{No: uint32(b.No), Resource: b.Resource, Evidence: b.Evidence, Holder: b.Holder})
+		messages = append(messages, &concordv1.Branch{No: uint32(b.No), Resource: b.Resource, Evidence: b.Evidence,
+			Holder: b.Holder})
 	}
 	return messages
 }
@@ -264,7 +274,8 @@ func ParseFinished(r *concordv1.FinishedRequest) ([]Finished, error) {
 func FinishedRequest(finished []Finished) *concordv1.FinishedRequest {
 	r := &concordv1.FinishedRequest{Branches: make([]*concordv1.FinishedBranch, 0, len(finished))}
 	for _, f := range finished {
-		r.Branches = append(r.Branches, &concordv1.FinishedBranch{Gid: f.ID.String(), No: uint32(f.No), Finish: f.Finish.String()})
+		r.Branches = append(r.Branches, &concordv1.FinishedBranch{Gid: f.ID.String(), No: uint32(f.No),
+			Finish: f.Finish.String()})
 	}
 	return r
 }

@@ -53,7 +53,8 @@ func TestABadCommitRequestNamesTheField(t *testing.T) {
 		"branches[0].holder":   func(r *concordv1.CommitRequest) { r.Branches[0].Holder = "\x1b[2J" },
 		"branches[0].holder ":  func(r *concordv1.CommitRequest) { r.Branches[0].Holder = "\xff" },
 	} {
-		r := api.CommitRequest(txn.CommitRequest{ID: txn.NewID(time.Now()), Cluster: 1, Branches: []txn.Branch{{Resource: "orders"}, {No: 1, Resource: "billing"}}})
+		r := api.CommitRequest(txn.CommitRequest{ID: txn.NewID(time.Now()), Cluster: 1,
+			Branches: []txn.Branch{{Resource: "orders"}, {No: 1, Resource: "billing"}}})
 		breakIt(r)
 		_, err := api.ParseCommit(r)
 		require.ErrorIs(t, err, api.ErrInvalid, field)
@@ -64,7 +65,8 @@ func TestABadCommitRequestNamesTheField(t *testing.T) {
 }
 
 func TestFinishedRoundTrips(t *testing.T) {
-	want := []api.Finished{{ID: txn.NewID(time.Now()), No: 1, Finish: txn.Done}, {ID: txn.NewID(time.Now()), Finish: txn.Lost}}
+	want := []api.Finished{{ID: txn.NewID(time.Now()), No: 1, Finish: txn.Done},
+		{ID: txn.NewID(time.Now()), Finish: txn.Lost}}
 	got, err := api.ParseFinished(api.FinishedRequest(want))
 	require.NoError(t, err)
 	require.Equal(t, want, got)
@@ -90,7 +92,8 @@ func requireRoundTrip[M, V any](t *testing.T, r M, parse func(M) (V, error), mak
 }
 
 func FuzzParseCommit(f *testing.F) {
-	good, _ := proto.Marshal(api.CommitRequest(txn.CommitRequest{ID: txn.NewID(time.Now()), Cluster: 1, Branches: []txn.Branch{{Resource: "orders"}}}))
+	good, _ := proto.Marshal(api.CommitRequest(txn.CommitRequest{ID: txn.NewID(time.Now()), Cluster: 1,
+		Branches: []txn.Branch{{Resource: "orders"}}}))
 	f.Add(good)
 	f.Fuzz(func(t *testing.T, b []byte) {
 		var r concordv1.CommitRequest
@@ -103,7 +106,8 @@ func FuzzParseCommit(f *testing.F) {
 
 func TestZxidsAreParsedStrictly(t *testing.T) {
 	for text, want := range map[string]txn.Position{
-		"": {}, "0.0": {}, "3.17": {Epoch: 3, Counter: 17}, "4294967295.18446744073709551615": {Epoch: math.MaxUint32, Counter: math.MaxUint64},
+		"": {}, "0.0": {}, "3.17": {Epoch: 3, Counter: 17},
+		"4294967295.18446744073709551615": {Epoch: math.MaxUint32, Counter: math.MaxUint64},
 	} {
 		got, err := api.ParseZxid("seen", text)
 		require.NoError(t, err, text)
@@ -112,7 +116,8 @@ func TestZxidsAreParsedStrictly(t *testing.T) {
 			require.Equal(t, text, got.String())
 		}
 	}
-	for _, text := range []string{"3", ".", "3.", ".3", "03.1", "3.01", "+3.1", "-3.1", "3.+1", "3.-1", " 3.1", "3.1 ", "3.1.2", "3,1", "0x3.1",
+	for _, text := range []string{"3", ".", "3.", ".3", "03.1", "3.01", "+3.1", "-3.1", "3.+1", "3.-1", " 3.1", "3.1 ",
+		"3.1.2", "3,1", "0x3.1",
 		"4294967296.1", "1.18446744073709551616", "3.1\x00", strings.Repeat("9", 5000)} {
 		_, err := api.ParseZxid("seen", text)
 		require.ErrorIs(t, err, api.ErrInvalid, "%.40q", text)
@@ -123,7 +128,8 @@ func TestZxidsAreParsedStrictly(t *testing.T) {
 
 // FuzzCommitJSON reads a commit request as JSON, which is what a client without our library sends.
 func FuzzCommitJSON(f *testing.F) {
-	good, _ := protojson.Marshal(api.CommitRequest(txn.CommitRequest{ID: txn.NewID(time.Now()), Cluster: 1, Branches: []txn.Branch{{Resource: "orders"}}}))
+	good, _ := protojson.Marshal(api.CommitRequest(txn.CommitRequest{ID: txn.NewID(time.Now()), Cluster: 1,
+		Branches: []txn.Branch{{Resource: "orders"}}}))
 	f.Add(good)
 	f.Add([]byte(`{"gid":"","branches":[{"no":4294967296}]}`))
 	f.Add([]byte(`{"gid":1e999,"branches":{}}`))

@@ -13,7 +13,8 @@ import (
 // StrictJSON makes a handler refuse fields that it does not know. Left out silently, a misspelt kind of
 // value would be null, and a limit none.
 func StrictJSON() connect.HandlerOption {
-	return connect.WithHandlerOptions(connect.WithCodec(strictJSON("json")), connect.WithCodec(strictJSON("json; charset=utf-8")))
+	return connect.WithHandlerOptions(connect.WithCodec(strictJSON("json")),
+		connect.WithCodec(strictJSON("json; charset=utf-8")))
 }
 
 // strictJSON is a codec of this name.

@@ -40,7 +40,8 @@ func PartyMessages(parties []txn.Party) []*concordv1.Party {
 func ParseParty(field string, m *concordv1.Party) (p txn.Party, err error) {
 	if m.GetAgent() == "" {
 		if m.GetJournal() != "" || m.GetAddr() != "" {
-			return p, invalid(field+".agent", "is empty, and the journal or the address is not: the cluster has neither")
+			return p, invalid(field+".agent",
+				"is empty, and the journal or the address is not: the cluster has neither")
 		}
 		return p, nil
 	}
@@ -49,7 +50,8 @@ func ParseParty(field string, m *concordv1.Party) (p txn.Party, err error) {
 	}
 	journal, ok := txn.ParseJournalID(m.GetJournal())
 	if !ok || journal == (txn.JournalID{}) {
-		return p, invalid(field+".journal", "%.40q is no journal id, want the 32 hex characters that Describe says", m.GetJournal())
+		return p, invalid(field+".journal", "%.40q is no journal id, want the 32 hex characters that Describe says",
+			m.GetJournal())
 	}
 	if m.GetAddr() != "" {
 		if !Dialable(m.GetAddr()) {
@@ -97,7 +99,8 @@ func ParseClaim(field string, m interface {
 		return c, err
 	}
 	if len(m.GetDigest()) != len(c.Digest) {
-		return c, invalid(field+".digest", "has %d bytes, want the %d of the last answer", len(m.GetDigest()), len(c.Digest))
+		return c, invalid(field+".digest", "has %d bytes, want the %d of the last answer", len(m.GetDigest()),
+			len(c.Digest))
 	}
 	if c.Number = m.GetNumber(); c.Number == 0 {
 		return c, invalid(field+".number", "is 0: a branch without work is not opened")
@@ -121,11 +124,13 @@ func ParseAgents(field string, messages []*concordv1.AgentBranches) (agents []tx
 		}
 		switch {
 		case a.IsWitness() || a.Addr == "":
-			return nil, invalid(at+".agent", "has no name or no address, want who holds the branches and where it is found")
+			return nil, invalid(at+".agent",
+				"has no name or no address, want who holds the branches and where it is found")
 		case names[a.Agent]:
 			return nil, invalid(at+".agent", "%q is listed twice: name all its branches together", a.Agent)
 		case len(m.GetBranches()) == 0:
-			return nil, invalid(at+".branches", "are missing: an agent without a branch of the transaction has nothing to vote on")
+			return nil, invalid(at+".branches",
+				"are missing: an agent without a branch of the transaction has nothing to vote on")
 		}
 		names[a.Agent] = true
 		for j, b := range m.GetBranches() {
@@ -141,7 +146,8 @@ func ParseAgents(field string, messages []*concordv1.AgentBranches) (agents []tx
 			case numbers[branch.No]:
 				return nil, invalid(at+".no", "branch %d is listed twice", branch.No)
 			case resources[branch.Resource]:
-				return nil, invalid(at+".resource", "%q is listed twice: a transaction has one branch per resource", branch.Resource)
+				return nil, invalid(at+".resource", "%q is listed twice: a transaction has one branch per resource",
+					branch.Resource)
 			}
 			numbers[branch.No], resources[branch.Resource] = true, true
 			a.Branches, a.Claims = append(a.Branches, branch), append(a.Claims, claim)
@@ -161,7 +167,8 @@ func agentMessages(agents []txn.Agent) []*concordv1.AgentBranches {
 		m := &concordv1.AgentBranches{Agent: PartyMessage(a.Party), Epoch: a.Epoch}
 		for i, b := range a.Branches {
 			c := a.Claims[i]
-			m.Branches = append(m.Branches, &concordv1.ClaimedBranch{No: uint32(b.No), Resource: b.Resource, Number: c.Number, Digest: c.Digest[:]})
+			m.Branches = append(m.Branches,
+				&concordv1.ClaimedBranch{No: uint32(b.No), Resource: b.Resource, Number: c.Number, Digest: c.Digest[:]})
 		}
 		messages = append(messages, m)
 	}

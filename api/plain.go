@@ -15,9 +15,11 @@ type plainly struct{ *http.Transport }
 // RoundTrip implements http.RoundTripper.
 func (p plainly) RoundTrip(r *http.Request) (*http.Response, error) {
 	res, err := p.Transport.RoundTrip(r)
-	if err != nil || res.StatusCode != http.StatusBadRequest || !strings.HasPrefix(res.Header.Get("Content-Type"), "text/plain") || !res.Close {
+	if err != nil || res.StatusCode != http.StatusBadRequest || !strings.HasPrefix(res.Header.Get("Content-Type"),
+		"text/plain") || !res.Close {
 		return res, err
 	}
 	_ = res.Body.Close() // it was not wanted
-	return nil, fmt.Errorf("%w: this cluster wants a client certificate or a token: --certs-dir, --token-file", ErrUnauthenticated)
+	return nil, fmt.Errorf("%w: this cluster wants a client certificate or a token: --certs-dir, --token-file",
+		ErrUnauthenticated)
 }

@@ -88,7 +88,8 @@ func ToStatus(err error) error {
 		status := connect.NewError(code, err)
 		// A message that marshals always can be a detail; without the detail the client
 		// tries the other nodes.
-		if detail, derr := connect.NewErrorDetail(&concordv1.NotLeader{Leader: notLeader.Leader, Api: notLeader.API}); derr == nil {
+		if detail, derr := connect.NewErrorDetail(&concordv1.NotLeader{Leader: notLeader.Leader,
+			Api: notLeader.API}); derr == nil {
 			status.AddDetail(detail)
 		}
 		return status

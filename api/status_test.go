@@ -16,7 +16,8 @@ import (
 
 func TestEveryErrorSurvivesTheWayThroughAStatus(t *testing.T) {
 	for _, kind := range []error{api.ErrUnavailable, api.ErrNotFound, api.ErrDecided, api.ErrRefused, api.ErrBusy,
-		api.ErrInvalid, api.ErrTooOld, api.ErrUnauthenticated, api.ErrDenied, context.DeadlineExceeded, context.Canceled} {
+		api.ErrInvalid, api.ErrTooOld, api.ErrUnauthenticated, api.ErrDenied, context.DeadlineExceeded,
+		context.Canceled} {
 		got := api.FromStatus(api.ToStatus(fmt.Errorf("orders: %w", kind)))
 		require.ErrorIs(t, got, kind)
 		require.EqualError(t, got, "orders: "+kind.Error())

@@ -54,7 +54,8 @@ func openStream(s stub, seen *highWater) (*commitStream, error) {
 		end()
 		return nil, err
 	}
-	c := &commitStream{seen: seen, bidi: bidi, end: end, wake: make(chan struct{}, 1), waiting: map[uint64]chan<- answer{}}
+	c := &commitStream{seen: seen, bidi: bidi, end: end, wake: make(chan struct{}, 1),
+		waiting: map[uint64]chan<- answer{}}
 	// The end of the context alone is not noticed while HTTP/2 waits for more of the request.
 	context.AfterFunc(ctx, func() { _ = bidi.CloseRequest() })
 	go c.send(ctx)
@@ -161,7 +162,8 @@ func (c *commitStream) retire() {
 // endIfRetired is called with mu held.
 func (c *commitStream) endIfRetired() {
 	if c.retired && len(c.waiting) == 0 {
-		c.broken = connect.NewError(connect.CodeUnavailable, errors.New("the stream has ended: another one takes its place"))
+		c.broken = connect.NewError(connect.CodeUnavailable,
+			errors.New("the stream has ended: another one takes its place"))
 		c.end()
 	}
 }

@@ -22,11 +22,13 @@ import (
 	"github.com/concordtx/concord/txn"
 )
 
-const wantID = `: not a transaction id: want 26 characters of Crockford base 32, of which the last is 0, R, T or M, as printed by "concord tx ls"`
+const wantID = `: not a transaction id: want 26 characters of Crockford base 32, of which the last is 0, R, T or M, ` +
+	`as printed by "concord tx ls"`
 
 // commit is what a request says of which something is wrong.
 func commit(spoil func(*concordv1.CommitRequest)) error {
-	r := api.CommitRequest(txn.CommitRequest{ID: txn.NewID(time.Now()), Cluster: 1, Branches: []txn.Branch{{Resource: "orders"}, {No: 1, Resource: "billing"}}})
+	r := api.CommitRequest(txn.CommitRequest{ID: txn.NewID(time.Now()), Cluster: 1,
+		Branches: []txn.Branch{{Resource: "orders"}, {No: 1, Resource: "billing"}}})
 	spoil(r)
 	_, err := api.ParseCommit(r)
 	return err
@@ -36,15 +38,17 @@ const threeID = "01KB6V3F7F000000000000000T"
 
 // three is a request for three phases of which something is wrong.
 func three(spoil func(*concordv1.CommitRequest)) error {
-	r := &concordv1.CommitRequest{Gid: threeID, Cluster: "00000001", Protocol: "three_phase", Agents: []*concordv1.AgentBranches{agentBranches("ann", 0)}}
+	r := &concordv1.CommitRequest{Gid: threeID, Cluster: "00000001", Protocol: "three_phase",
+		Agents: []*concordv1.AgentBranches{agentBranches("ann", 0)}}
 	spoil(r)
 	_, err := api.ParseCommit(r)
 	return err
 }
 
 func agentBranches(name string, no uint32) *concordv1.AgentBranches {
-	return &concordv1.AgentBranches{Agent: &concordv1.Party{Agent: name, Journal: journal, Addr: "a:1"}, Epoch: 1, Branches: []*concordv1.ClaimedBranch{
-		{No: no, Resource: fmt.Sprintf("r%d", no), Number: 1, Digest: make([]byte, 32)}}}
+	return &concordv1.AgentBranches{Agent: &concordv1.Party{Agent: name, Journal: journal, Addr: "a:1"}, Epoch: 1,
+		Branches: []*concordv1.ClaimedBranch{
+			{No: no, Resource: fmt.Sprintf("r%d", no), Number: 1, Digest: make([]byte, 32)}}}
 }
 
 func finished(spoil func(*concordv1.FinishedBranch)) error {
@@ -70,30 +74,49 @@ var messages = []struct {
 	says string
 	is   error
 }{
-	{"a cluster with a journal", func() error { return second(api.ParseParty("from", &concordv1.Party{Journal: journal})) },
+	{"a cluster with a journal", func() error {
+		return second(api.ParseParty("from",
+			&concordv1.Party{Journal: journal}))
+	},
 		"from.agent: is empty, and the journal or the address is not: the cluster has neither", api.ErrInvalid},
-	{"no such journal", func() error { return second(api.ParseParty("from", &concordv1.Party{Agent: "ann", Journal: "12"})) },
+	{"no such journal", func() error {
+		return second(api.ParseParty("from",
+			&concordv1.Party{Agent: "ann", Journal: "12"}))
+	},
 		`from.journal: "12" is no journal id, want the 32 hex characters that Describe says`, api.ErrInvalid},
 	{"no address of an agent", func() error {
 		return second(api.ParseParty("from", &concordv1.Party{Agent: "ann", Journal: journal, Addr: "ann"}))
 	}, `from.addr: "ann" is not host:port`, api.ErrInvalid},
-	{"no members", func() error { return members() }, "members: are 0, want the cluster and at most 64 agents", api.ErrInvalid},
-	{"members without the cluster", func() error { return members(&concordv1.Party{Agent: "ann", Journal: journal, Addr: "a:1"}) },
+	{"no members", func() error { return members() }, "members: are 0, want the cluster and at most 64 agents",
+		api.ErrInvalid},
+	{"members without the cluster", func() error {
+		return members(&concordv1.Party{Agent: "ann", Journal: journal,
+			Addr: "a:1"})
+	},
 		"members[0]: the cluster comes first, and once", api.ErrInvalid},
-	{"a member at no address", func() error { return members(&concordv1.Party{}, &concordv1.Party{Agent: "ann", Journal: journal}) },
+	{"a member at no address", func() error {
+		return members(&concordv1.Party{},
+			&concordv1.Party{Agent: "ann", Journal: journal})
+	},
 		"members[1].addr: is empty, want where the agent is found", api.ErrInvalid},
 	{"a member twice", func() error {
 		ann := &concordv1.Party{Agent: "ann", Journal: journal, Addr: "a:1"}
 		return members(&concordv1.Party{}, ann, ann)
 	}, `members[2].agent: "ann" is out of order, or twice there`, api.ErrInvalid},
-	{"a claim without digest", func() error { return second(api.ParseClaim("claims", &concordv1.BranchClaim{Number: 1})) },
+	{"a claim without digest", func() error {
+		return second(api.ParseClaim("claims",
+			&concordv1.BranchClaim{Number: 1}))
+	},
 		"claims.digest: has 0 bytes, want the 32 of the last answer", api.ErrInvalid},
 	{"a claim of no work", func() error {
 		return second(api.ParseClaim("claims", &concordv1.BranchClaim{Digest: make([]byte, 32)}))
 	}, "claims.number: is 0: a branch without work is not opened", api.ErrInvalid},
-	{"no gid", func() error { return commit(func(r *concordv1.CommitRequest) { r.Gid = "" }) }, "gid: is empty, want a transaction id of 26 characters", api.ErrInvalid},
-	{"no such gid", func() error { return commit(func(r *concordv1.CommitRequest) { r.Gid = "0001" }) }, `gid: "0001"` + wantID, api.ErrInvalid},
-	{"a gid of zeros", func() error { return commit(func(r *concordv1.CommitRequest) { r.Gid = txn.ID{}.String() }) }, "gid: is zero, which names no transaction", api.ErrInvalid},
+	{"no gid", func() error { return commit(func(r *concordv1.CommitRequest) { r.Gid = "" }) },
+		"gid: is empty, want a transaction id of 26 characters", api.ErrInvalid},
+	{"no such gid", func() error { return commit(func(r *concordv1.CommitRequest) { r.Gid = "0001" }) },
+		`gid: "0001"` + wantID, api.ErrInvalid},
+	{"a gid of zeros", func() error { return commit(func(r *concordv1.CommitRequest) { r.Gid = txn.ID{}.String() }) },
+		"gid: is zero, which names no transaction", api.ErrInvalid},
 	{"no such cluster", func() error { return commit(func(r *concordv1.CommitRequest) { r.Cluster = "C0FFEE00" }) },
 		`cluster: "C0FFEE00" is not a cluster id, want 8 hex characters as in "concord status"`, api.ErrInvalid},
 	{"a cluster of zeros", func() error { return commit(func(r *concordv1.CommitRequest) { r.Cluster = "00000000" }) },
@@ -102,31 +125,52 @@ var messages = []struct {
 		`protocol: "paxos" is not a protocol that this version knows, want two_phase or three_phase`, api.ErrInvalid},
 	{"three phases without a gid for it", func() error {
 		return commit(func(r *concordv1.CommitRequest) { r.Gid, r.Protocol = threeID[:25]+"0", "three_phase" })
-	}, "gid: " + threeID[:25] + "0 is of the class plain: the gid of a three_phase transaction ends with T", api.ErrInvalid},
-	{"a gid of three phases in two", func() error { return three(func(r *concordv1.CommitRequest) { r.Protocol = "two_phase" }) },
-		"protocol: is two_phase, and " + threeID + " is of the class three_phase, which is decided in no other way", api.ErrInvalid},
+	}, "gid: " + threeID[:25] + "0 is of the class plain: the gid of a three_phase transaction ends with T",
+		api.ErrInvalid},
+	{"a gid of three phases in two", func() error {
+		return three(
+			func(r *concordv1.CommitRequest) { r.Protocol = "two_phase" })
+	},
+		"protocol: is two_phase, and " + threeID + " is of the class three_phase, which is decided in no other way",
+		api.ErrInvalid},
 	{"three phases with branches", func() error {
 		return three(func(r *concordv1.CommitRequest) { r.Branches = []*concordv1.Branch{{Resource: "orders"}} })
 	}, "branches: are 1: in three phases agents hold all branches, and are asked for their votes", api.ErrInvalid},
 	{"two phases with agents", func() error {
-		return commit(func(r *concordv1.CommitRequest) { r.Agents = []*concordv1.AgentBranches{agentBranches("ann", 0)} })
+		return commit(func(r *concordv1.CommitRequest) {
+			r.Agents = []*concordv1.AgentBranches{agentBranches("ann",
+				0)}
+		})
 	}, "agents: are 1, and in two phases whoever asks has the votes already", api.ErrInvalid},
 	{"too many agents", func() error {
 		return three(func(r *concordv1.CommitRequest) { r.Agents = make([]*concordv1.AgentBranches, 65) })
 	}, "agents: are 65, at most 64 are allowed", api.ErrInvalid},
-	{"an agent that is nowhere", func() error { return three(func(r *concordv1.CommitRequest) { r.Agents[0].Agent.Addr = "" }) },
-		"agents[0].agent: has no name or no address, want who holds the branches and where it is found", api.ErrInvalid},
+	{"an agent that is nowhere", func() error {
+		return three(
+			func(r *concordv1.CommitRequest) { r.Agents[0].Agent.Addr = "" })
+	},
+		"agents[0].agent: has no name or no address, want who holds the branches and where it is found",
+		api.ErrInvalid},
 	{"an agent twice", func() error {
 		return three(func(r *concordv1.CommitRequest) { r.Agents = append(r.Agents, agentBranches("ann", 7)) })
 	}, `agents[1].agent: "ann" is listed twice: name all its branches together`, api.ErrInvalid},
-	{"an agent of nothing", func() error { return three(func(r *concordv1.CommitRequest) { r.Agents[0].Branches = nil }) },
-		"agents[0].branches: are missing: an agent without a branch of the transaction has nothing to vote on", api.ErrInvalid},
+	{"an agent of nothing", func() error {
+		return three(
+			func(r *concordv1.CommitRequest) { r.Agents[0].Branches = nil })
+	},
+		"agents[0].branches: are missing: an agent without a branch of the transaction has nothing to vote on",
+		api.ErrInvalid},
 	{"too many branches", func() error {
 		return commit(func(r *concordv1.CommitRequest) { r.Branches = make([]*concordv1.Branch, 257) })
 	}, "branches: holds 257 branches, at most 256 are allowed", api.ErrInvalid},
-	{"no such number", func() error { return commit(func(r *concordv1.CommitRequest) { r.Branches[1].No = 256 }) }, "branches[1].no: is 256, want 0 to 255", api.ErrInvalid},
-	{"a number twice", func() error { return commit(func(r *concordv1.CommitRequest) { r.Branches[1].No = 0 }) }, "branches[1].no: branch 0 is listed twice", api.ErrInvalid},
-	{"a resource twice", func() error { return commit(func(r *concordv1.CommitRequest) { r.Branches[1].Resource = "orders" }) },
+	{"no such number", func() error { return commit(func(r *concordv1.CommitRequest) { r.Branches[1].No = 256 }) },
+		"branches[1].no: is 256, want 0 to 255", api.ErrInvalid},
+	{"a number twice", func() error { return commit(func(r *concordv1.CommitRequest) { r.Branches[1].No = 0 }) },
+		"branches[1].no: branch 0 is listed twice", api.ErrInvalid},
+	{"a resource twice", func() error {
+		return commit(
+			func(r *concordv1.CommitRequest) { r.Branches[1].Resource = "orders" })
+	},
 		`branches[1].resource: "orders" is listed twice: a transaction has one branch per resource`, api.ErrInvalid},
 	{"no resource", func() error { return commit(func(r *concordv1.CommitRequest) { r.Branches[0].Resource = "" }) },
 		"branches[0].resource: is empty, want the name of a resource", api.ErrInvalid},
@@ -136,29 +180,40 @@ var messages = []struct {
 	{"a long evidence", func() error {
 		return commit(func(r *concordv1.CommitRequest) { r.Branches[0].Evidence = strings.Repeat("x", 1025) })
 	}, "branches[0].evidence: has 1025 bytes, at most 1024 are allowed", api.ErrInvalid},
-	{"an escape", func() error { return commit(func(r *concordv1.CommitRequest) { r.Branches[0].Holder = "a\x1b[2J" }) },
+	{"an escape", func() error {
+		return commit(
+			func(r *concordv1.CommitRequest) { r.Branches[0].Holder = "a\x1b[2J" })
+	},
 		"branches[0].holder: holds a control character or an invisible one at byte 1: leave it out", api.ErrInvalid},
-	{"bytes", func() error { return commit(func(r *concordv1.CommitRequest) { r.Label = "\xff" }) }, "label: is not valid UTF-8", api.ErrInvalid},
+	{"bytes", func() error { return commit(func(r *concordv1.CommitRequest) { r.Label = "\xff" }) },
+		"label: is not valid UTF-8", api.ErrInvalid},
 	{"too much finished", func() error {
 		return second(api.ParseFinished(&concordv1.FinishedRequest{Branches: make([]*concordv1.FinishedBranch, 4097)}))
 	}, "branches: holds 4097 branches, at most 4096 are allowed", api.ErrInvalid},
-	{"finished nowhere", func() error { return finished(func(b *concordv1.FinishedBranch) { b.No = 1000 }) }, "branches[0].no: is 1000, want 0 to 255", api.ErrInvalid},
-	{"finished nothing", func() error { return finished(func(b *concordv1.FinishedBranch) { b.Gid = "x" }) }, `branches[0].gid: "x"` + wantID, api.ErrInvalid},
+	{"finished nowhere", func() error { return finished(func(b *concordv1.FinishedBranch) { b.No = 1000 }) },
+		"branches[0].no: is 1000, want 0 to 255", api.ErrInvalid},
+	{"finished nothing", func() error { return finished(func(b *concordv1.FinishedBranch) { b.Gid = "x" }) },
+		`branches[0].gid: "x"` + wantID, api.ErrInvalid},
 	{"finished otherwise", func() error { return finished(func(b *concordv1.FinishedBranch) { b.Finish = "gone" }) },
 		`branches[0].finish: is "gone", want done, already-done, contradicted, lost`, api.ErrInvalid},
-	{"no such decision", func() error { return second(api.ParseDecision("decision", "maybe")) }, `decision: is "maybe", want commit, abort`, api.ErrInvalid},
+	{"no such decision", func() error { return second(api.ParseDecision("decision", "maybe")) },
+		`decision: is "maybe", want commit, abort`, api.ErrInvalid},
 	{"no such outcome", func() error { return second(api.ParseOutcome("outcome", "maybe")) },
-		`outcome: is "maybe", want unknown, committed, aborted, unrecorded, pending, heuristic-mixed, heuristic-hazard`, api.ErrInvalid},
-	{"no such zxid", func() error { return second(api.ParseZxid("seen", "3,1")) }, `seen: "3,1" is not a zxid, want epoch.counter as in an answer`, api.ErrInvalid},
+		`outcome: is "maybe", want unknown, committed, aborted, unrecorded, pending, heuristic-mixed, heuristic-hazard`,
+		api.ErrInvalid},
+	{"no such zxid", func() error { return second(api.ParseZxid("seen", "3,1")) },
+		`seen: "3,1" is not a zxid, want epoch.counter as in an answer`, api.ErrInvalid},
 
 	{"dial nobody", func() error { return second(api.Dial(nil, api.ClientOptions{})) },
 		"addrs: is empty, want the address of at least one coordinator node, such as 127.0.0.1:7420", api.ErrInvalid},
-	{"dial too many", func() error { return second(api.Dial(make([]string, 1000), api.ClientOptions{})) }, "addrs: holds 1000 addresses, at most 64 are allowed", api.ErrInvalid},
+	{"dial too many", func() error { return second(api.Dial(make([]string, 1000), api.ClientOptions{})) },
+		"addrs: holds 1000 addresses, at most 64 are allowed", api.ErrInvalid},
 	{"dial a name", func() error { return second(api.Dial([]string{"localhost"}, api.ClientOptions{})) },
 		`addrs[0]: "localhost" is not host:port, such as 127.0.0.1:7420`, api.ErrInvalid},
 
 	{"nobody leads", func() error { return received(&api.NotLeaderError{}) },
-		`this node is not the leader and knows none at the moment: ask again, or run "concord status"`, api.ErrUnavailable},
+		`this node is not the leader and knows none at the moment: ask again, or run "concord status"`,
+		api.ErrUnavailable},
 	{"another leads", func() error { return received(&api.NotLeaderError{Leader: 3, API: "10.0.0.3:7420"}) },
 		"this node is not the leader: ask node 3 at 10.0.0.3:7420", nil},
 	{"what a node says", func() error {
@@ -181,6 +236,16 @@ func TestWhatErrorsSay(t *testing.T) {
 	}
 }
 
+// written joins the literals of a text.
+func written(t *testing.T, e ast.Expr) string {
+	if sum, ok := e.(*ast.BinaryExpr); ok {
+		return written(t, sum.X) + written(t, sum.Y)
+	}
+	text, err := strconv.Unquote(e.(*ast.BasicLit).Value)
+	require.NoError(t, err)
+	return text
+}
+
 // Each text about a field is made by one function, so that none can be forgotten here.
 func TestEveryFieldErrorHasARow(t *testing.T) {
 	files, err := os.ReadDir(".")
@@ -201,8 +266,7 @@ func TestEveryFieldErrorHasARow(t *testing.T) {
 				return true
 			}
 			found++
-			format, err := strconv.Unquote(call.Args[1].(*ast.BasicLit).Value)
-			require.NoError(t, err)
+			format := written(t, call.Args[1])
 			words := regexp.MustCompile(`%[-+#0-9.]*[a-z]`).Split(format, -1)
 			for i := range words {
 				words[i] = regexp.QuoteMeta(words[i])
@@ -213,7 +277,8 @@ func TestEveryFieldErrorHasARow(t *testing.T) {
 					return true
 				}
 			}
-			t.Errorf("no row of messages, in texts_test.go, shows this error: %q: add what one parses to meet it, and all that it says then", format)
+			t.Errorf("no row of messages, in texts_test.go, shows this error: %q: add what one parses to meet it, "+
+				"and all that it says then", format)
 			return true
 		})
 	}

@@ -17,9 +17,9 @@
 //	│  └─ …
 //	└─ concord.decide
 //
-// The context that Run gives to its function is that of the transaction's span, so what a tracing driver such as otelpgx
-// adds is below it. When a branch could not be ended at the first attempt, each further one is a trace of its own
-// with a link to the branch: its transaction has had its answer long ago.
+// The context that Run gives to its function is that of the transaction's span, so what a tracing driver such as
+// otelpgx adds is below it. When a branch could not be ended at the first attempt, each further one is a trace of its
+// own with a link to the branch: its transaction has had its answer long ago.
 //
 // Attributes: concord.gid, concord.label (of a transaction that has one), concord.attempt (from the second on),
 // concord.resource and db.system.name (of branches), concord.outcome (of a transaction: committed, aborted,

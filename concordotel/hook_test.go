@@ -41,7 +41,8 @@ func newWorld(t *testing.T) *world {
 		spans: tracetest.NewInMemoryExporter(), reader: metric.NewManualReader()}
 	w.tracers = sdktrace.NewTracerProvider(sdktrace.WithSyncer(w.spans))
 	meters := metric.NewMeterProvider(metric.WithReader(w.reader))
-	w.client = w.Dial(concord.WithHook(concordotel.Hook(concordotel.WithTracerProvider(w.tracers), concordotel.WithMeterProvider(meters))))
+	w.client = w.Dial(concord.WithHook(concordotel.Hook(concordotel.WithTracerProvider(w.tracers),
+		concordotel.WithMeterProvider(meters))))
 	return w
 }
 
@@ -70,7 +71,8 @@ func (w *world) tree(t *testing.T, want int) (lines []string) {
 		line := strings.TrimPrefix(s.Name, "concord.")
 		for _, a := range s.Attributes {
 			switch a.Key {
-			case "concord.resource", "concord.outcome", "error.type", "db.system.name", "concord.label", "concord.attempt":
+			case "concord.resource", "concord.outcome", "error.type", "db.system.name", "concord.label",
+				"concord.attempt":
 				line += fmt.Sprintf(" %s=%s", a.Key[strings.LastIndex(string(a.Key), ".")+1:], a.Value.Emit())
 			}
 		}
@@ -132,11 +134,14 @@ func TestWhatFailsIsSeenInItsSpan(t *testing.T) {
 			"transaction/branch resource=billing name=memory", "transaction/branch resource=orders name=memory",
 			"transaction/branch/prepare resource=billing name=memory type=_OTHER ERROR",
 			"transaction/branch/prepare resource=orders name=memory",
-			"transaction/branch/rollback resource=billing name=memory", "transaction/branch/rollback resource=orders name=memory"}},
+			"transaction/branch/rollback resource=billing name=memory",
+			"transaction/branch/rollback resource=orders name=memory"}},
 		"the answer": {before: (*world).loseAnswer, want: []string{
 			"transaction outcome=unknown type=unknown ERROR",
-			"transaction/branch resource=billing name=memory type=_OTHER ERROR", "transaction/branch resource=orders name=memory type=_OTHER ERROR",
-			"transaction/branch/prepare resource=billing name=memory", "transaction/branch/prepare resource=orders name=memory", "transaction/decide type=_OTHER ERROR"}},
+			"transaction/branch resource=billing name=memory type=_OTHER ERROR",
+			"transaction/branch resource=orders name=memory type=_OTHER ERROR",
+			"transaction/branch/prepare resource=billing name=memory",
+			"transaction/branch/prepare resource=orders name=memory", "transaction/decide type=_OTHER ERROR"}},
 		"the function": {fn: func(w *world) func(context.Context, *concord.Tx) error {
 			return func(ctx context.Context, tx *concord.Tx) error {
 				return errors.Join(w.transfer(ctx, tx), errors.New("no funds"))
@@ -144,7 +149,8 @@ func TestWhatFailsIsSeenInItsSpan(t *testing.T) {
 		}, want: []string{
 			"transaction outcome=aborted type=aborted ERROR",
 			"transaction/branch resource=billing name=memory", "transaction/branch resource=orders name=memory",
-			"transaction/branch/rollback resource=billing name=memory", "transaction/branch/rollback resource=orders name=memory"}},
+			"transaction/branch/rollback resource=billing name=memory",
+			"transaction/branch/rollback resource=orders name=memory"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t)
@@ -166,11 +172,13 @@ func (w *world) loseAnswer() { w.LoseAnswer() }
 func TestASecondAttemptIsATraceOfItsOwnWithALink(t *testing.T) {
 	w := newWorld(t)
 	hook := concordotel.Hook(concordotel.WithTracerProvider(w.tracers))
-	ctx, endBranch := hook(t.Context(), concord.Step{Kind: concord.StepBranch, Resource: "orders", Driver: "postgres", Attempt: 1})
+	ctx, endBranch := hook(t.Context(), concord.Step{Kind: concord.StepBranch, Resource: "orders", Driver: "postgres",
+		Attempt: 1})
 	_, end := hook(ctx, concord.Step{Kind: concord.StepCommit, Resource: "orders", Driver: "postgres", Attempt: 2})
 	require.NoError(t, end(nil))
 	require.NoError(t, endBranch(nil))
-	require.Equal(t, []string{"branch resource=orders name=postgresql", "commit resource=orders name=postgresql attempt=2"}, w.tree(t, 2))
+	require.Equal(t, []string{"branch resource=orders name=postgresql",
+		"commit resource=orders name=postgresql attempt=2"}, w.tree(t, 2))
 	spans := w.spans.GetSpans()
 	require.Len(t, spans[0].Links, 1)
 	require.Equal(t, spans[1].SpanContext.SpanID(), spans[0].Links[0].SpanContext.SpanID())
@@ -208,7 +216,8 @@ func TestMetricsHaveFewAttributes(t *testing.T) {
 // metricsOfARetry measures a transaction that is done twice.
 func (w *world) metricsOfARetry(t *testing.T) *metric.ManualReader {
 	reader := metric.NewManualReader()
-	hook := concordotel.Hook(concordotel.WithTracerProvider(w.tracers), concordotel.WithMeterProvider(metric.NewMeterProvider(metric.WithReader(reader))))
+	hook := concordotel.Hook(concordotel.WithTracerProvider(w.tracers),
+		concordotel.WithMeterProvider(metric.NewMeterProvider(metric.WithReader(reader))))
 	for attempt := 1; attempt <= 2; attempt++ {
 		_, end := hook(t.Context(), concord.Step{Kind: concord.StepTransaction, Attempt: attempt})
 		require.NoError(t, end(nil))

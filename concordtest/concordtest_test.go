@@ -90,7 +90,8 @@ func TestAnAnswerIsLostAndTheOutcomeCanBeLearned(t *testing.T) {
 	outcome, err := c.Client().Outcome(t.Context(), unknown.GID)
 	require.NoError(t, err)
 	require.Equal(t, concord.Committed, outcome)
-	require.EqualValues(t, 1, balance(t, c, ledger.Resource()), "once the cluster has finished the branch, which holds its locks until then")
+	require.EqualValues(t, 1, balance(t, c, ledger.Resource()),
+		"once the cluster has finished the branch, which holds its locks until then")
 
 	c.LoseAnswer()
 	err = c.Client().Run(t.Context(), func(ctx context.Context, tx *concord.Tx) error {
@@ -167,12 +168,15 @@ func TestNoGoroutineIsLeft(t *testing.T) {
 }
 
 func TestRealDatabases(t *testing.T) {
-	for name, other := range map[string]func(string) *concordtest.MySQLDatabase{"MariaDB": concordtest.MariaDB, "MySQL": concordtest.MySQL} {
+	for name, other := range map[string]func(string) *concordtest.MySQLDatabase{"MariaDB": concordtest.MariaDB,
+		"MySQL": concordtest.MySQL} {
 		t.Run(name, func(t *testing.T) {
 			orders, billing := concordtest.Postgres("orders"), other("billing")
 			c := concordtest.New(t, orders, billing)
-			orders.Exec("create table account (id varchar(20) primary key, cents bigint not null)", "insert into account values ('alice', 1000)")
-			billing.Exec("create table account (id varchar(20) primary key, cents bigint not null)", "insert into account values ('alice', 0)")
+			orders.Exec("create table account (id varchar(20) primary key, cents bigint not null)",
+				"insert into account values ('alice', 1000)")
+			billing.Exec("create table account (id varchar(20) primary key, cents bigint not null)",
+				"insert into account values ('alice', 0)")
 			work := func(ctx context.Context, tx *concord.Tx) error {
 				pg, err := orders.Resource().Tx(ctx, tx)
 				if err != nil {

@@ -38,7 +38,8 @@ func (c *Cluster) FailVote(resource string) {
 
 // LoseAnswer makes the next transaction that commits an unknown outcome: it is decided, and the client does not hear
 // how. The *concord.UnknownError wraps ErrAnswer. The cluster finishes its branches, and Client.Outcome tells
-// that it is committed. If only one branch wrote then it is its database whose answer is lost, and the error has no GID.
+// that it is committed. If only one branch wrote then it is its database whose answer is lost, and the error has no
+// GID.
 func (c *Cluster) LoseAnswer() {
 	c.faults.mu.Lock()
 	defer c.faults.mu.Unlock()

@@ -55,7 +55,8 @@ func newTunedCluster(t *testing.T, size int, open func() []adapters.Resource, tu
 	for id := 1; id <= size; id++ {
 		l, err := net.Listen("tcp", "127.0.0.1:0")
 		require.NoError(t, err)
-		c.members = append(c.members, replica.Member{ID: zab.NodeID(id), Peer: l.Addr().String(), API: "api-" + strconv.Itoa(id)})
+		c.members = append(c.members, replica.Member{ID: zab.NodeID(id), Peer: l.Addr().String(),
+			API: "api-" + strconv.Itoa(id)})
 		require.NoError(t, l.Close())
 	}
 	for _, m := range c.members {
@@ -70,7 +71,8 @@ func newTunedCluster(t *testing.T, size int, open func() []adapters.Resource, tu
 }
 
 func (c *testCluster) start(id zab.NodeID) {
-	config := Config{Node: id, Members: c.members, DataDir: filepath.Join(c.dir, strconv.Itoa(int(id))), FS: c.files[id],
+	config := Config{Node: id, Members: c.members, DataDir: filepath.Join(c.dir, strconv.Itoa(int(id))),
+		FS:        c.files[id],
 		Resources: c.open(), Rules: c.rules, Logger: slog.New(slog.DiscardHandler)}
 	if c.tune != nil {
 		c.tune(&config)
@@ -122,7 +124,8 @@ func (c *testCluster) commit(id txn.ID, branches ...txn.Branch) commit.Reply {
 		if err == nil {
 			return r
 		}
-		require.True(c.t, errors.Is(err, api.ErrUnavailable) || errors.Is(err, context.DeadlineExceeded) || errors.As(err, new(*api.NotLeaderError)), "%v", err)
+		require.True(c.t, errors.Is(err, api.ErrUnavailable) || errors.Is(err, context.DeadlineExceeded) ||
+			errors.As(err, new(*api.NotLeaderError)), "%v", err)
 		require.True(c.t, time.Now().Before(deadline), "no answer: %v", err)
 	}
 }
@@ -247,7 +250,8 @@ func TestUnknownResourceIsAnAbortWithTheReason(t *testing.T) {
 func TestSecondNameForOneDatabaseIsRefusedAndTheFirstStays(t *testing.T) {
 	disk := memory.NewDisk()
 	c := newCluster(t, 1, func() []adapters.Resource {
-		return []adapters.Resource{memory.New("b", disk), memory.New("other", memory.NewDisk()), memory.New("a", disk), memory.New("c", disk)}
+		return []adapters.Resource{memory.New("b", disk), memory.New("other", memory.NewDisk()), memory.New("a", disk),
+			memory.New("c", disk)}
 	})
 	require.Eventually(t, func() bool {
 		of := c.leader().Status().Resources
@@ -292,5 +296,6 @@ func TestWhoIsTurnedAwayAtThePeerPortIsCounted(t *testing.T) {
 	_, err = conn.Write([]byte("GET / HTTP/1.1\r\nHost: x\r\n\r\n"))
 	require.NoError(t, err)
 	require.NoError(t, conn.Close())
-	require.Eventually(t, func() bool { return c.nodes[1].Status().TurnedAway == 1 }, 10*time.Second, 10*time.Millisecond)
+	require.Eventually(t, func() bool { return c.nodes[1].Status().TurnedAway == 1 }, 10*time.Second,
+		10*time.Millisecond)
 }

@@ -34,10 +34,12 @@ func (n *Node) disk() Disk { return Disk{Space: n.store.Space(), Latency: n.stor
 // warnings says in words what an operator should look at.
 func (d Disk) warnings(node zab.NodeID) (texts []string) {
 	if d.Low {
-		texts = append(texts, fmt.Sprintf("node %d: the disk is nearly full (%.0f MiB free): while it leads, new transactions are refused; free or add space", node, float64(d.Free)/(1<<20)))
+		texts = append(texts, fmt.Sprintf("node %d: the disk is nearly full (%.0f MiB free): while it leads, new "+
+			"transactions are refused; free or add space", node, float64(d.Free)/(1<<20)))
 	}
 	if d.Slowest >= slowDisk {
-		texts = append(texts, fmt.Sprintf("node %d: a sync of its log took %v within the last minute: look at its disk and at what else uses it", node, d.Slowest.Round(100*time.Millisecond)))
+		texts = append(texts, fmt.Sprintf("node %d: a sync of its log took %v within the last minute: look at its "+
+			"disk and at what else uses it", node, d.Slowest.Round(100*time.Millisecond)))
 	}
 	return texts
 }
@@ -52,7 +54,8 @@ func (l *loop) watchDisk(now time.Time) {
 	l.diskFull = space.Low
 	e := commit.DiskChanged{Full: space.Low}
 	if space.Low {
-		e.Why = fmt.Sprintf("the disk of node %d, the leader, is nearly full (%v): it takes no new transactions until space is freed or added; ask again later", l.config.Node, space)
+		e.Why = fmt.Sprintf("the disk of node %d, the leader, is nearly full (%v): it takes no new transactions "+
+			"until space is freed or added; ask again later", l.config.Node, space)
 	}
 	l.events = append(l.events, e)
 }
@@ -68,7 +71,8 @@ func (l *loop) stepAside(now time.Time) {
 		r, ok := l.reports[m.ID]
 		if ok && !m.Observer && r.Established && now.Sub(r.at) < 3*reportInterval && !r.Disk.Low {
 			l.resigned = now
-			l.events = append(l.events, replica.Peer{Event: zab.Resigned{Reason: "its disk is nearly full, and others have space"}})
+			l.events = append(l.events, replica.Peer{Event: zab.Resigned{Reason: "its disk is nearly full, and " +
+				"others have space"}})
 			return
 		}
 	}

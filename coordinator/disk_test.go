@@ -118,7 +118,8 @@ func TestALeaderWithAFullDiskStepsAsideForOneWithSpace(t *testing.T) {
 		_, err := last.Commit(t.Context(), txn.CommitRequest{ID: txn.NewID(time.Now())})
 		return errors.Is(err, api.ErrUnavailable) && strings.Contains(err.Error(), "nearly full")
 	}, 10*time.Second, 10*time.Millisecond)
-	require.Eventually(t, func() bool { return len(last.Status().Warnings) == 3 }, 10*time.Second, 10*time.Millisecond, "it knows of all three")
+	require.Eventually(t, func() bool { return len(last.Status().Warnings) == 3 }, 10*time.Second, 10*time.Millisecond,
+		"it knows of all three")
 }
 
 // stallingFS is a real disk whose writes of the log hang while it stalls.
@@ -130,7 +131,8 @@ type stallingFS struct {
 func newStallingFS() *stallingFS {
 	f := &stallingFS{}
 	f.FS = errorfs.Wrap(vfs.Default, errorfs.InjectorFunc(func(op errorfs.Op) error {
-		if c := f.gate.Load(); c != nil && strings.HasSuffix(op.Path, ".log") && op.Kind.ReadOrWrite() == errorfs.OpIsWrite {
+		if c := f.gate.Load(); c != nil && strings.HasSuffix(op.Path, ".log") &&
+			op.Kind.ReadOrWrite() == errorfs.OpIsWrite {
 			<-*c
 		}
 		return nil

@@ -34,7 +34,8 @@ func (l *loop) ownFigures(now time.Time, resources []ResourceState) *commit.Figu
 // heardFigures returns what a leader has reported of itself, nil if nothing lately.
 func (l *loop) heardFigures(leader zab.NodeID, epoch zab.Epoch, now time.Time) *commit.Figures {
 	r, ok := l.reports[leader]
-	if !ok || r.Role != zab.Leading || !r.Established || r.Epoch != epoch || now.Sub(r.at) > figuresFor || r.Figures == nil {
+	if !ok || r.Role != zab.Leading || !r.Established || r.Epoch != epoch || now.Sub(r.at) > figuresFor ||
+		r.Figures == nil {
 		return nil
 	}
 	f := *r.Figures // readers have the one before

@@ -92,13 +92,15 @@ func (c *testCluster) everywhere(what string, holds func(*commit.Figures) bool) 
 
 func TestEveryNodeTellsWhatTheLeaderKnows(t *testing.T) {
 	disk := memory.NewDisk()
-	c := newTunedCluster(t, 4, func() []adapters.Resource { return []adapters.Resource{memory.New("orders", disk)} }, func(c *Config) {
-		c.Members = slices.Clone(c.Members) // the nodes before have it
-		c.Members[3].Observer = true
-		c.Rules = commit.Rules{MaxTransaction: time.Hour, Grace: time.Hour, Scan: 100 * time.Millisecond}
-	})
+	c := newTunedCluster(t, 4, func() []adapters.Resource { return []adapters.Resource{memory.New("orders", disk)} },
+		func(c *Config) {
+			c.Members = slices.Clone(c.Members) // the nodes before have it
+			c.Members[3].Observer = true
+			c.Rules = commit.Rules{MaxTransaction: time.Hour, Grace: time.Hour, Scan: 100 * time.Millisecond}
+		})
 	orders := memory.New("orders", disk)
-	undecided, committing, foreign := txn.NewID(time.Now().Add(-time.Minute)), txn.NewID(time.Now()), txn.NewID(time.Now())
+	undecided, committing, foreign := txn.NewID(time.Now().Add(-time.Minute)), txn.NewID(time.Now()),
+		txn.NewID(time.Now())
 	c.prepared(orders, undecided, "a")
 	require.Equal(t, txn.Commit, c.commit(committing, c.prepared(orders, committing, "b")).Decision)
 	stranger, err := orders.Open(t.Context(), txn.XID{Cluster: c.leader().Status().Cluster + 1, ID: foreign})
@@ -111,7 +113,8 @@ func TestEveryNodeTellsWhatTheLeaderKnows(t *testing.T) {
 	born := undecided.Time()
 	c.everywhere("the counts of the leader", func(f *commit.Figures) bool {
 		r := f.Resources[0]
-		return f.InDoubt == 2 && f.Oldest.Equal(born) && r.OK && r.InDoubt == 2 && r.Oldest.Equal(born) && r.Foreign == 1 && !r.Listed.IsZero() &&
+		return f.InDoubt == 2 && f.Oldest.Equal(born) && r.OK && r.InDoubt == 2 && r.Oldest.Equal(born) &&
+			r.Foreign == 1 && !r.Listed.IsZero() &&
 			f.Age(f.Oldest, time.Now()) >= time.Minute
 	})
 	c.everywhere("its warnings", func(f *commit.Figures) bool {
@@ -140,7 +143,10 @@ func TestEveryNodeTellsWhatTheLeaderKnows(t *testing.T) {
 
 func TestOldestBranchIsTheOneOfADatabaseThatIsDown(t *testing.T) {
 	disk, state := memory.NewDisk(), &atomic.Int32{}
-	c := newTunedCluster(t, 3, func() []adapters.Resource { return []adapters.Resource{outage{memory.New("orders", disk), state}} }, func(c *Config) {
+	c := newTunedCluster(t, 3, func() []adapters.Resource {
+		return []adapters.Resource{outage{memory.New("orders",
+			disk), state}}
+	}, func(c *Config) {
 		c.Rules = commit.Rules{MaxTransaction: time.Hour, Grace: 10 * time.Millisecond, Scan: 100 * time.Millisecond}
 	})
 	orders := memory.New("orders", disk)
@@ -151,14 +157,16 @@ func TestOldestBranchIsTheOneOfADatabaseThatIsDown(t *testing.T) {
 	require.Equal(t, txn.Commit, c.commit(id, b).Decision)
 	counted := func(f *commit.Figures) bool {
 		r := f.Resources[0]
-		return !r.OK && strings.Contains(r.Err, "connection refused") && r.InDoubt == 1 && r.Oldest.Equal(id.Time()) && f.InDoubt == 1 && f.Oldest.Equal(id.Time())
+		return !r.OK && strings.Contains(r.Err, "connection refused") && r.InDoubt == 1 && r.Oldest.Equal(id.Time()) &&
+			f.InDoubt == 1 && f.Oldest.Equal(id.Time())
 	}
 	c.everywhere("down, with its branch", counted)
 	// Who leads next has never listed it, and knows of the branch all the same; of others it says that
 	// it does not know.
 	c.kill(c.leader().config.Node)
 	c.leader()
-	c.everywhere("down, with its branch", func(f *commit.Figures) bool { return counted(f) && f.Incomplete() && f.Resources[0].Listed.IsZero() })
+	c.everywhere("down, with its branch",
+		func(f *commit.Figures) bool { return counted(f) && f.Incomplete() && f.Resources[0].Listed.IsZero() })
 	view, err := c.leader().View(t.Context(), orphan)
 	require.NoError(t, err)
 	require.False(t, view.Known)
@@ -166,14 +174,18 @@ func TestOldestBranchIsTheOneOfADatabaseThatIsDown(t *testing.T) {
 	require.Contains(t, view.Unlisted[0], "orders")
 	state.Store(isUp)
 	c.everywhere("back, and finished", func(f *commit.Figures) bool {
-		return f.Resources[0].OK && f.Resources[0].InDoubt == 0 && f.InDoubt == 0 && f.Oldest.IsZero() && !f.Incomplete()
+		return f.Resources[0].OK && f.Resources[0].InDoubt == 0 && f.InDoubt == 0 && f.Oldest.IsZero() &&
+			!f.Incomplete()
 	})
 }
 
 // The last listing of a database that has gone away since still counts.
 func TestUndecidedBranchOfADatabaseThatIsDownStillCounts(t *testing.T) {
 	disk, state := memory.NewDisk(), &atomic.Int32{}
-	c := newTunedCluster(t, 1, func() []adapters.Resource { return []adapters.Resource{outage{memory.New("orders", disk), state}} }, func(c *Config) {
+	c := newTunedCluster(t, 1, func() []adapters.Resource {
+		return []adapters.Resource{outage{memory.New("orders",
+			disk), state}}
+	}, func(c *Config) {
 		c.Rules = commit.Rules{MaxTransaction: time.Hour, Scan: 100 * time.Millisecond}
 	})
 	c.prepared(memory.New("orders", disk), txn.NewID(time.Now()), "k")
@@ -275,12 +287,14 @@ func TestEachDecisionIsCountedByOneNode(t *testing.T) {
 		require.NoError(t, err)
 	}
 	decide()
-	require.Eventually(t, func() bool { return made() == commit.Decided{Commit: 5, Abort: 1} }, 10*time.Second, 20*time.Millisecond)
+	require.Eventually(t, func() bool { return made() == commit.Decided{Commit: 5, Abort: 1} }, 10*time.Second,
+		20*time.Millisecond)
 	first := c.leader().config.Node
 	c.kill(first)
 	c.leader()
 	c.start(first)
 	decide()
-	require.Eventually(t, func() bool { return made() == commit.Decided{Commit: 5, Abort: 1} }, 10*time.Second, 20*time.Millisecond,
+	require.Eventually(t, func() bool { return made() == commit.Decided{Commit: 5, Abort: 1} }, 10*time.Second,
+		20*time.Millisecond,
 		"who was started again counts nothing that others made")
 }

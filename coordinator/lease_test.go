@@ -120,7 +120,8 @@ func TestAChangeOfLeaderEndsNoLease(t *testing.T) {
 }
 
 func TestLeasesAreNotGrantedBeforeAllMembersKnowThem(t *testing.T) {
-	c := newTunedCluster(t, 1, func() []adapters.Resource { return nil }, func(config *Config) { config.FeatureLevel = txn.LevelBase })
+	c := newTunedCluster(t, 1, func() []adapters.Resource { return nil },
+		func(config *Config) { config.FeatureLevel = txn.LevelBase })
 	_, err := c.leader().GrantLease(t.Context())
 	require.ErrorIs(t, err, api.ErrRefused)
 	require.ErrorContains(t, err, "not switched on")

@@ -48,7 +48,8 @@ type peerReport struct {
 }
 
 func newLoop(n *Node, w *wal.Writer) *loop {
-	return &loop{Node: n, writer: w, present: time.Now(), ticked: time.Now(), requests: map[uint64]func(commit.Reply){}, reports: map[zab.NodeID]peerReport{}, standings: map[zab.NodeID]peer.Standing{}}
+	return &loop{Node: n, writer: w, present: time.Now(), ticked: time.Now(), requests: map[uint64]func(commit.Reply){},
+		reports: map[zab.NodeID]peerReport{}, standings: map[zab.NodeID]peer.Standing{}}
 }
 
 func (l *loop) run(ctx context.Context) error {
@@ -179,7 +180,8 @@ func (l *loop) receive(in peer.Inbound) {
 	case in.Standing != nil:
 		l.standings[in.From] = *in.Standing
 		if l.core.Known().At.Less(in.Standing.List.At) {
-			l.events = append(l.events, replica.PeerMet{Node: in.From, Cluster: txn.ClusterID(l.cluster.Load()), List: in.Standing.List})
+			l.events = append(l.events, replica.PeerMet{Node: in.From, Cluster: txn.ClusterID(l.cluster.Load()),
+				List: in.Standing.List})
 		}
 	default:
 		l.events = append(l.events, replica.Peer{Event: zab.Received{Message: in.Message}})
@@ -271,7 +273,8 @@ func (l *loop) carryOutCommits(fx *commit.Effects) {
 		}
 	}
 	for _, m := range fx.Send {
-		l.sender.Send(txn.ClusterID(l.cluster.Load()), m.To.Addr, member.Envelope{ID: m.ID, To: m.To.PartyID, Message: m.Message})
+		l.sender.Send(txn.ClusterID(l.cluster.Load()), m.To.Addr,
+			member.Envelope{ID: m.ID, To: m.To.PartyID, Message: m.Message})
 	}
 	l.forget(fx.Forget)
 	for _, e := range fx.Evidence {

@@ -56,7 +56,8 @@ func (c *testCluster) again(do func(ctx context.Context, n *Node) error) error {
 		ctx, cancel := context.WithTimeout(context.Background(), 15*time.Second)
 		err := do(ctx, c.leader().Node)
 		cancel()
-		retry := errors.Is(err, api.ErrUnavailable) || errors.Is(err, api.ErrBusy) || errors.Is(err, context.DeadlineExceeded) || errors.As(err, new(*api.NotLeaderError))
+		retry := errors.Is(err, api.ErrUnavailable) || errors.Is(err, api.ErrBusy) || errors.Is(err,
+			context.DeadlineExceeded) || errors.As(err, new(*api.NotLeaderError))
 		if !retry || time.Now().After(deadline) {
 			return err
 		}
@@ -67,7 +68,10 @@ func (c *testCluster) again(do func(ctx context.Context, n *Node) error) error {
 func (c *testCluster) add(m replica.Member) {
 	c.t.Helper()
 	key := txn.NewID(time.Now()).String()
-	require.NoError(c.t, c.again(func(ctx context.Context, n *Node) error { return n.AddMember(ctx, m, key, "ann", "more") }))
+	require.NoError(c.t, c.again(func(ctx context.Context,
+		n *Node) error {
+		return n.AddMember(ctx, m, key, "ann", "more")
+	}))
 }
 
 // remove removes a member once it may be: a leader that has just begun, or has just made a voter,
@@ -280,7 +284,8 @@ func TestAMajorityThatDoesNotKnowTheLogFoundsNothing(t *testing.T) {
 	}
 	c.start(1) // knows that these are not the stores that it knew
 	require.Eventually(t, func() bool {
-		return strings.Contains(strings.Join(c.nodes[1].Status().Warnings, "\n"), "another store than the cluster knows")
+		return strings.Contains(strings.Join(c.nodes[1].Status().Warnings, "\n"),
+			"another store than the cluster knows")
 	}, 10*time.Second, 20*time.Millisecond)
 	require.Zero(t, c.nodes[2].Status().Cluster)
 }
@@ -300,12 +305,16 @@ func TestMembersThatCannotBeChangedLikeThat(t *testing.T) {
 		kind error
 		text string
 	}{
-		"add who is there": {func(n *Node) error { return n.AddMember(ctx, addr(2), "a", "ann", "why") }, api.ErrRefused, "node 2 is a member already (voter)"},
+		"add who is there": {func(n *Node) error { return n.AddMember(ctx, addr(2), "a", "ann", "why") },
+			api.ErrRefused, "node 2 is a member already (voter)"},
 		"an address that is taken": {func(n *Node) error {
-			return n.AddMember(ctx, replica.Member{ID: 4, Peer: c.members[0].Peer, API: "127.0.0.1:2"}, "b", "ann", "why")
+			return n.AddMember(ctx, replica.Member{ID: 4, Peer: c.members[0].Peer, API: "127.0.0.1:2"}, "b", "ann",
+				"why")
 		}, api.ErrRefused, "is that of node 1"},
-		"remove nobody":  {func(n *Node) error { return n.RemoveMember(ctx, 9, "c", "ann", "why") }, api.ErrNotFound, "there is no member 9"},
-		"lead by nobody": {func(n *Node) error { return n.Lead(ctx, 9, "ann", "why") }, api.ErrNotFound, "there is no member 9"},
+		"remove nobody": {func(n *Node) error { return n.RemoveMember(ctx, 9, "c", "ann", "why") }, api.ErrNotFound,
+			"there is no member 9"},
+		"lead by nobody": {func(n *Node) error { return n.Lead(ctx, 9, "ann", "why") }, api.ErrNotFound,
+			"there is no member 9"},
 	} {
 		err := do(x.do)
 		require.ErrorIs(t, err, x.kind, name)
@@ -313,7 +322,8 @@ func TestMembersThatCannotBeChangedLikeThat(t *testing.T) {
 	}
 	require.NoError(t, do(func(n *Node) error { return n.AddMember(ctx, addr(4), "k", "ann", "why") }))
 	require.NoError(t, do(func(n *Node) error { return n.AddMember(ctx, addr(4), "k", "ann", "why") }), "asked again")
-	require.NoError(t, do(func(n *Node) error { return n.AddMember(ctx, addr(4), "other", "ann", "why") }), "to go on waiting")
+	require.NoError(t, do(func(n *Node) error { return n.AddMember(ctx, addr(4), "other", "ann", "why") }),
+		"to go on waiting")
 	err := do(func(n *Node) error {
 		return n.AddMember(ctx, replica.Member{ID: 5, Peer: "127.0.0.1:3", API: "127.0.0.1:4"}, "l", "ann", "why")
 	})
@@ -324,7 +334,8 @@ func TestMembersThatCannotBeChangedLikeThat(t *testing.T) {
 	require.Eventually(t, func() bool {
 		return strings.Contains(strings.Join(c.leader().Status().Warnings, "\n"), "node 4 learns")
 	}, 10*time.Second, 20*time.Millisecond)
-	require.NoError(t, do(func(n *Node) error { return n.RemoveMember(ctx, 4, "m", "ann", "why") }), "a learner that never came")
+	require.NoError(t, do(func(n *Node) error { return n.RemoveMember(ctx, 4, "m", "ann", "why") }),
+		"a learner that never came")
 
 	// Without a third, another must not go.
 	down := c.follower()
@@ -361,8 +372,12 @@ func TestLeadershipMovesUnderLoad(t *testing.T) {
 	c.listed()
 	end := c.load(4)
 	for _, to := range []zab.NodeID{1, 2, 3, 1} {
-		require.NoError(t, c.again(func(ctx context.Context, n *Node) error { return n.Lead(ctx, to, "ann", "maintenance") }))
-		require.Eventually(t, func() bool { return c.nodes[to].Status().Leader == to }, 10*time.Second, 10*time.Millisecond)
+		require.NoError(t, c.again(func(ctx context.Context,
+			n *Node) error {
+			return n.Lead(ctx, to, "ann", "maintenance")
+		}))
+		require.Eventually(t, func() bool { return c.nodes[to].Status().Leader == to }, 10*time.Second,
+			10*time.Millisecond)
 	}
 	known := end()
 	require.NotEmpty(t, known)
@@ -386,7 +401,8 @@ func TestAnAddressThatChangesIsToldToAll(t *testing.T) {
 	c.members[victim-1].API = "elsewhere"
 	c.start(victim)
 	for id := range c.nodes {
-		require.Eventually(t, func() bool { return c.nodes[id].APIAddress(uint64(victim)) == "elsewhere" }, 20*time.Second, 20*time.Millisecond)
+		require.Eventually(t, func() bool { return c.nodes[id].APIAddress(uint64(victim)) == "elsewhere" },
+			20*time.Second, 20*time.Millisecond)
 	}
 }
 
@@ -404,7 +420,8 @@ func TestANodeThatDivergesStopsForGood(t *testing.T) {
 				victim = c.leader().config.Node
 			}
 			c.falsify(victim)
-			require.Eventually(t, func() bool { return c.nodes[victim].Status().Distrusted != "" }, 30*time.Second, 20*time.Millisecond)
+			require.Eventually(t, func() bool { return c.nodes[victim].Status().Distrusted != "" }, 30*time.Second,
+				20*time.Millisecond)
 			r := c.nodes[victim]
 			require.Eventually(t, func() bool { // the mark is there
 				text, found, err := r.store.ReadNote(wal.DistrustNote)
@@ -426,7 +443,8 @@ func TestANodeThatDivergesStopsForGood(t *testing.T) {
 			r.stop()
 			require.NoError(t, <-r.done)
 			c.start(victim)
-			require.Eventually(t, func() bool { return c.nodes[victim].Status().Distrusted != "" }, 10*time.Second, 20*time.Millisecond)
+			require.Eventually(t, func() bool { return c.nodes[victim].Status().Distrusted != "" }, 10*time.Second,
+				20*time.Millisecond)
 			require.Eventually(t, func() bool {
 				for _, n := range c.leader().Status().Nodes {
 					if n.ID == victim {
@@ -439,7 +457,10 @@ func TestANodeThatDivergesStopsForGood(t *testing.T) {
 			// Until its store is replaced.
 			c.kill(victim)
 			require.NoError(t, os.RemoveAll(filepath.Join(c.dir, strconv.Itoa(int(victim)))))
-			require.NoError(t, c.again(func(ctx context.Context, n *Node) error { return n.Replace(ctx, victim, "ann", "diverged") }))
+			require.NoError(t, c.again(func(ctx context.Context,
+				n *Node) error {
+				return n.Replace(ctx, victim, "ann", "diverged")
+			}))
 			c.start(victim)
 			c.equal(3)
 			require.Empty(t, c.nodes[victim].Status().Distrusted)
@@ -456,7 +477,8 @@ func TestWhereNoMajorityAgreesAllStop(t *testing.T) {
 	c.falsify(1)
 	c.falsify(2)
 	for id := range zab.NodeID(3) {
-		require.Eventually(t, func() bool { return c.nodes[id+1].Status().Distrusted != "" }, 30*time.Second, 20*time.Millisecond, "node %d", id+1)
+		require.Eventually(t, func() bool { return c.nodes[id+1].Status().Distrusted != "" }, 30*time.Second,
+			20*time.Millisecond, "node %d", id+1)
 		_, err := c.nodes[id+1].Outcome(t.Context(), txn.Inquiry{ID: txn.NewID(time.Now())})
 		require.ErrorIs(t, err, api.ErrUnavailable)
 	}
@@ -477,12 +499,17 @@ func TestTwoThatDifferWaitForTheThird(t *testing.T) {
 	right := 6 - away - wrong
 	for _, id := range []zab.NodeID{wrong, right} {
 		require.Eventually(t, func() bool {
-			return strings.Contains(c.nodes[id].Status().Distrusted, "it answers nothing until it knows with whom the majority agrees")
+			return strings.Contains(c.nodes[id].Status().Distrusted,
+				"it answers nothing until it knows with whom the majority agrees")
 		}, 30*time.Second, 20*time.Millisecond)
 	}
 	c.start(away)
-	require.Eventually(t, func() bool { return strings.Contains(c.nodes[wrong].Status().Distrusted, "takes part in nothing") }, 60*time.Second, 20*time.Millisecond)
-	require.Eventually(t, func() bool { return c.nodes[right].Status().Distrusted == "" }, 60*time.Second, 20*time.Millisecond)
+	require.Eventually(t, func() bool {
+		return strings.Contains(c.nodes[wrong].Status().Distrusted,
+			"takes part in nothing")
+	}, 60*time.Second, 20*time.Millisecond)
+	require.Eventually(t, func() bool { return c.nodes[right].Status().Distrusted == "" }, 60*time.Second,
+		20*time.Millisecond)
 }
 
 // falsify lets a node fold something else than the others do from the next entry on.

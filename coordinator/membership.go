@@ -74,7 +74,9 @@ func (n *Node) Replace(ctx context.Context, node zab.NodeID, who, why string) er
 
 // watchMembers tells the core who speaks.
 func (l *loop) watchMembers() {
-	speakers := append(l.peers.Speakers(), replica.Speaker{Node: l.config.Node, Store: l.store.ID(), Level: l.config.FeatureLevel, Peer: l.self.Peer, API: l.self.API})
+	speakers := append(l.peers.Speakers(),
+		replica.Speaker{Node: l.config.Node, Store: l.store.ID(), Level: l.config.FeatureLevel, Peer: l.self.Peer,
+			API: l.self.API})
 	for i := range speakers {
 		if s, ok := l.standings[speakers[i].Node]; ok {
 			speakers[i].Peer, speakers[i].API = s.Peer, s.API

@@ -23,7 +23,10 @@ func TestRecentIDsNeverCallAFinishedTransactionAbsent(t *testing.T) {
 		{"in order", func(i int) time.Time { return base.Add(time.Duration(i) * time.Millisecond) }},
 		{"within a second", func(i int) time.Time { return base.Add(time.Duration(i%1000) * time.Millisecond) }},
 		{"backwards", func(i int) time.Time { return base.Add(-time.Duration(i) * time.Millisecond) }},
-		{"one clock ahead", func(i int) time.Time { return base.Add(time.Duration(i) + time.Duration(i%64/63)*time.Minute) }},
+		{"one clock ahead", func(i int) time.Time {
+			return base.Add(time.Duration(i) +
+				time.Duration(i%64/63)*time.Minute)
+		}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			var r recentIDs

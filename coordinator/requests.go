@@ -24,7 +24,10 @@ import (
 // Commit asks for the decision to commit: the only request on the path of a
 // transaction. All branches have voted Yes. A repeated request gets the same answer.
 func (n *Node) Commit(ctx context.Context, r txn.CommitRequest) (commit.Reply, error) {
-	return n.ask(ctx, func(request uint64) replica.Event { return commit.CommitAsked{Request: request, CommitRequest: r} })
+	return n.ask(ctx, func(request uint64) replica.Event {
+		return commit.CommitAsked{Request: request,
+			CommitRequest: r}
+	})
 }
 
 // CommitLater is Commit for many requests at a time: done takes the answer, on a
@@ -83,7 +86,8 @@ func (n *Node) EachFinished(before txn.ID, visit func(txn.Txn) bool) error {
 // that does not fit into the queue is dropped: the cluster finishes the branch again,
 // which is harmless.
 func (n *Node) Finished(id txn.ID, no txn.BranchNo, f txn.Finish, by commit.Reporter) {
-	e := commit.Finished{XID: txn.XID{Cluster: txn.ClusterID(n.cluster.Load()), ID: id, Branch: no}, Finish: f, By: txn.FromClient, Reporter: by,
+	e := commit.Finished{XID: txn.XID{Cluster: txn.ClusterID(n.cluster.Load()), ID: id, Branch: no}, Finish: f,
+		By: txn.FromClient, Reporter: by,
 		Who: "client", Why: "reported by the client that prepared the branch"}
 	select {
 	case n.posted <- e:
@@ -139,7 +143,8 @@ func (n *Node) Recover(ctx context.Context, id txn.ID, apply bool) ([]ActionResu
 		}
 	}
 	slices.SortFunc(plan, func(a, b recovery.Action) int {
-		return cmp.Or(a.XID.ID.Compare(b.XID.ID), cmp.Compare(a.Branch.Resource, b.Branch.Resource), a.XID.Compare(b.XID))
+		return cmp.Or(a.XID.ID.Compare(b.XID.ID), cmp.Compare(a.Branch.Resource, b.Branch.Resource),
+			a.XID.Compare(b.XID))
 	})
 	results := make([]ActionResult, len(plan))
 	for i, a := range plan {
@@ -167,13 +172,15 @@ func (n *Node) listAll(ctx context.Context, id txn.ID) (map[string][]adapters.Pr
 				failed = append(failed, fmt.Sprintf("%s: %v", name, err))
 				return
 			}
-			listings[name] = slices.DeleteFunc(listing, func(p adapters.Prepared) bool { return !id.IsZero() && p.XID.ID != id })
+			listings[name] = slices.DeleteFunc(listing,
+				func(p adapters.Prepared) bool { return !id.IsZero() && p.XID.ID != id })
 		})
 	}
 	wg.Wait()
 	if len(failed) > 0 {
 		slices.Sort(failed)
-		return listings, replica.Unavailablef("not listed: %s; run \"concord resource check\"", strings.Join(failed, "; "))
+		return listings, replica.Unavailablef("not listed: %s; run \"concord resource check\"",
+			strings.Join(failed, "; "))
 	}
 	return listings, nil
 }
@@ -210,7 +217,8 @@ func (n *Node) carryOut(ctx context.Context, a recovery.Action) (string, error) 
 // Check runs the preflight of one resource, or of all if name is empty.
 func (n *Node) Check(ctx context.Context, name string) (map[string]CheckResult, error) {
 	if name != "" && n.workers[name] == nil {
-		return nil, &replica.RequestError{Kind: api.ErrNotFound, Text: fmt.Sprintf("there is no resource %q: see \"concord resource ls\"", name)}
+		return nil, &replica.RequestError{Kind: api.ErrNotFound,
+			Text: fmt.Sprintf("there is no resource %q: see \"concord resource ls\"", name)}
 	}
 	ctx, cancel := context.WithTimeout(ctx, preflightTimeout)
 	defer cancel()
@@ -276,7 +284,10 @@ func (n *Node) View(ctx context.Context, id txn.ID) (*commit.View, error) {
 		for i, x := range some {
 			ids[i] = x.ID
 		}
-		r, err := n.ask(ctx, func(request uint64) replica.Event { return commit.BranchesAsked{Request: request, IDs: ids} })
+		r, err := n.ask(ctx, func(request uint64) replica.Event {
+			return commit.BranchesAsked{Request: request,
+				IDs: ids}
+		})
 		if err != nil {
 			return nil, err
 		}

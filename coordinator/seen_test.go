@@ -32,7 +32,8 @@ func TestAPositionThatIsNeverReachedIsRefusedAndHoldsUpNobody(t *testing.T) {
 	require.Equal(t, txn.Commit, c.commit(txn.NewID(time.Now())).Decision)
 	leader, follower := c.leaderAndFollower()
 	for _, n := range []*runningNode{leader, follower} {
-		for _, seen := range []zab.Zxid{{Epoch: n.Applied().Epoch, Counter: math.MaxUint64}, {Epoch: math.MaxUint32, Counter: 1}} {
+		for _, seen := range []zab.Zxid{{Epoch: n.Applied().Epoch, Counter: math.MaxUint64},
+			{Epoch: math.MaxUint32, Counter: 1}} {
 			err := n.Reach(t.Context(), seen)
 			require.ErrorIs(t, err, api.ErrUnavailable)
 			require.ErrorContains(t, err, "and you have seen "+seen.String()+": ask another node")
@@ -99,7 +100,8 @@ func TestANodeThatIsCutOffSaysSoAndAnswersNoRead(t *testing.T) {
 			c.kill(m.ID)
 		}
 	}
-	require.Eventually(t, func() bool { return left.Status().CutOff(time.Now()) > 0 }, 20*time.Second, 20*time.Millisecond)
+	require.Eventually(t, func() bool { return left.Status().CutOff(time.Now()) > 0 }, 20*time.Second,
+		20*time.Millisecond)
 	require.Zero(t, left.Status().Leader)
 	_, err := left.Outcome(t.Context(), txn.Inquiry{ID: id})
 	require.ErrorIs(t, err, api.ErrUnavailable, "it knows the decision, but not whether it knows the present")
@@ -108,7 +110,8 @@ func TestANodeThatIsCutOffSaysSoAndAnswersNoRead(t *testing.T) {
 			c.start(m.ID)
 		}
 	}
-	require.Eventually(t, func() bool { return left.Status().CutOff(time.Now()) == 0 }, 20*time.Second, 20*time.Millisecond)
+	require.Eventually(t, func() bool { return left.Status().CutOff(time.Now()) == 0 }, 20*time.Second,
+		20*time.Millisecond)
 	require.Equal(t, txn.Commit, c.commit(id).Decision)
 }
 
@@ -128,7 +131,8 @@ func TestWhatWasDecidedAMomentAgoIsListed(t *testing.T) {
 		require.Equal(t, want[:min(3, len(want))], got, "newest first, each once")
 	}
 	var got []txn.ID
-	require.NoError(t, c.leader().EachFinished(want[100], func(x txn.Txn) bool { got = append(got, x.ID); return true }))
+	require.NoError(t, c.leader().EachFinished(want[100],
+		func(x txn.Txn) bool { got = append(got, x.ID); return true }))
 	require.Equal(t, want[101:], got)
 }
 

@@ -103,7 +103,8 @@ func TestNodeThatWasAwayForLongComesBackBySnapshot(t *testing.T) {
 	c.equal(3)
 	back := c.nodes[away]
 	_, installed, _, _ := back.store.Initial()
-	require.False(t, installed.Less(base), "it came back by snapshot: its log begins at %v, the leader's began at %v", installed, base)
+	require.False(t, installed.Less(base), "it came back by snapshot: its log begins at %v, the leader's began at %v",
+		installed, base)
 	c.remembered(known)
 
 	// It may lead, or be half of a quorum, and knows all decisions; and after a restart.
@@ -186,7 +187,8 @@ func TestObserverWithoutADiskIsFedByASnapshot(t *testing.T) {
 	require.False(t, base.IsZero())
 	c.decide(40, known)
 	c.equal(2)
-	require.Eventually(t, func() bool { entries, _ := c.nodes[2].store.LogSize(); return entries <= 16 }, 10*time.Second, 10*time.Millisecond,
+	require.Eventually(t, func() bool { entries, _ := c.nodes[2].store.LogSize(); return entries <= 16 },
+		10*time.Second, 10*time.Millisecond,
 		"an observer cuts its log too")
 }
 
@@ -297,7 +299,8 @@ func TestSnapshotThatBreaksOffLeavesTheOldState(t *testing.T) {
 		}
 		applied, _ := c.nodes[away].store.Applied()
 		require.Equal(t, before, applied)
-		clone := disks[away].CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: []int{0, 50, 100}[i], RNG: rand.New(rand.NewPCG(1, uint64(i)))})
+		clone := disks[away].CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: []int{0, 50, 100}[i],
+			RNG: rand.New(rand.NewPCG(1, uint64(i)))})
 		c.kill(away)
 		disks[away] = clone
 		c.start(away)
@@ -395,11 +398,13 @@ func TestSnapshotOverASlowLineStarvesNoHeartbeat(t *testing.T) {
 	c.kill(away)
 	for i := range 240 {
 		id := txn.NewID(time.Now())
-		r, err := c.leader().Commit(t.Context(), txn.CommitRequest{ID: id, Label: strings.Repeat(string(rune('a'+i%26)), 800)})
+		r, err := c.leader().Commit(t.Context(),
+			txn.CommitRequest{ID: id, Label: strings.Repeat(string(rune('a'+i%26)), 800)})
 		require.NoError(t, err)
 		known[id] = r.Decision
 	}
-	require.Eventually(t, func() bool { return !c.leader().Status().Log.Base.IsZero() }, 10*time.Second, 10*time.Millisecond, "the log is not cut")
+	require.Eventually(t, func() bool { return !c.leader().Status().Log.Base.IsZero() }, 10*time.Second,
+		10*time.Millisecond, "the log is not cut")
 	leader := c.leader()
 	epoch := leader.Status().Epoch
 	slow := faultproxy.Fault{Rate: 32_000} // 256 kbit/s, for messages and snapshot together

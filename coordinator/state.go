@@ -119,7 +119,8 @@ func decodeMeta(b []byte, m *txn.Meta) error {
 		m.Watermark = time.UnixMilli(mark)
 	}
 	for b = b[12:]; len(b) > 0; b = b[one:] {
-		m.Stores = append(m.Stores, txn.MemberStore{Node: binary.BigEndian.Uint64(b), Store: txn.StoreID(b[8 : one-12]), Holds: replica.ToPosition(replica.ZxidAt(b[one-12:]))})
+		m.Stores = append(m.Stores, txn.MemberStore{Node: binary.BigEndian.Uint64(b), Store: txn.StoreID(b[8 : one-12]),
+			Holds: replica.ToPosition(replica.ZxidAt(b[one-12:]))})
 	}
 	return nil
 }
@@ -135,7 +136,8 @@ func decodeLevel(b []byte) (txn.FeatureLevel, error) {
 	}
 	l := txn.FeatureLevel(binary.BigEndian.Uint16(b))
 	if l > txn.Newest {
-		return 0, fmt.Errorf("%w: the cluster is at feature level %d, this program knows up to %d: run the release that the other nodes run",
+		return 0, fmt.Errorf("%w: the cluster is at feature level %d, this program knows up to %d: run the release "+
+			"that the other nodes run",
 			ErrNewerStore, l, txn.Newest)
 	}
 	return l, nil

@@ -22,7 +22,8 @@ func TestPairsThatAreNoStateAreRefused(t *testing.T) {
 	x := txn.Txn{ID: txn.ID{1}, Decision: txn.Commit}
 	value, err := x.AppendBinary(nil)
 	require.NoError(t, err)
-	for _, sound := range [][2][]byte{{[]byte(metaKey), encodeMeta(txn.Meta{})}, {stateKey(openKey, x.ID), value}, {stateKey(finishedKey, x.ID), value}} {
+	for _, sound := range [][2][]byte{{[]byte(metaKey), encodeMeta(txn.Meta{})}, {stateKey(openKey, x.ID), value},
+		{stateKey(finishedKey, x.ID), value}} {
 		require.NoError(t, checkPair(sound[0], sound[1]), "%q", sound[0])
 	}
 	for _, bad := range [][2]string{{"k", "v"}, {metaKey, "v"}, {levelKey, "v"}, {leasesKey, "v"}, {membersKey, "v"},
@@ -36,13 +37,15 @@ func TestOpenGidsAreStored(t *testing.T) {
 	store, err := wal.Open("/data", wal.Options{FS: vfs.NewMem(), Node: 1, Logger: slog.New(slog.DiscardHandler)})
 	require.NoError(t, err)
 	defer store.Close()
-	entries := []zab.Entry{{Zxid: zab.Zxid{Epoch: 1, Counter: 1}}, {Prev: zab.Zxid{Epoch: 1, Counter: 1}, Zxid: zab.Zxid{Epoch: 1, Counter: 2}}}
+	entries := []zab.Entry{{Zxid: zab.Zxid{Epoch: 1, Counter: 1}},
+		{Prev: zab.Zxid{Epoch: 1, Counter: 1}, Zxid: zab.Zxid{Epoch: 1, Counter: 2}}}
 	durable := make(chan uint64, 1)
 	log := wal.NewWriter(store, func(id uint64) { durable <- id })
 	log.Enqueue(zab.Write{ID: 1, Hard: &zab.HardState{Accepted: 1, Current: 1}, Entries: entries})
 	<-durable
 	log.Close()
-	w := txn.Witness{ID: txn.ID{1}, Members: []txn.Party{{}}, Branches: []txn.Branch{{Resource: "orders"}}, Accepted: txn.Commit,
+	w := txn.Witness{ID: txn.ID{1}, Members: []txn.Party{{}}, Branches: []txn.Branch{{Resource: "orders"}},
+		Accepted:    txn.Commit,
 		LastAttempt: txn.FirstElection, LastElected: txn.Election{N: 2}}
 	at := func(n uint64) txn.Meta { return txn.Meta{Cluster: 7, Position: txn.Position{Epoch: 1, Counter: n}} }
 	state, _ := toState([]txn.Changes{{Witnesses: []txn.Witness{w}, Meta: at(1)}}, nil)
@@ -89,11 +92,13 @@ func TestStoreOfALaterReleaseIsNotOpened(t *testing.T) {
 	w.Enqueue(zab.Write{ID: 1, Hard: &zab.HardState{Accepted: 1, Current: 1}, Entries: []zab.Entry{first}})
 	<-durable
 	w.Close()
-	state, _ := toState([]txn.Changes{{Meta: txn.Meta{Cluster: 7, Position: replica.ToPosition(first.Zxid), Level: txn.Newest + 1}}}, nil)
+	state, _ := toState([]txn.Changes{{Meta: txn.Meta{Cluster: 7, Position: replica.ToPosition(first.Zxid),
+		Level: txn.Newest + 1}}}, nil)
 	require.NoError(t, store.Apply(state))
 	require.NoError(t, store.Close())
 
-	_, err = Open(Config{Node: 1, Members: []replica.Member{{ID: 1, Peer: "127.0.0.1:0"}}, DataDir: "/data", FS: fs, Logger: slog.New(slog.DiscardHandler)})
+	_, err = Open(Config{Node: 1, Members: []replica.Member{{ID: 1, Peer: "127.0.0.1:0"}}, DataDir: "/data", FS: fs,
+		Logger: slog.New(slog.DiscardHandler)})
 	require.ErrorIs(t, err, ErrNewerStore)
 	require.ErrorContains(t, err, "run the release that the other nodes run")
 }

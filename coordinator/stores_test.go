@@ -31,7 +31,8 @@ func TestNodeWithALostDiskIsRefusedUntilAnOperatorReplacesIt(t *testing.T) {
 	require.NoError(t, os.RemoveAll(filepath.Join(c.dir, strconv.Itoa(int(victim)))))
 	c.start(victim)
 	require.Eventually(t, func() bool {
-		return strings.Contains(strings.Join(c.leader().Status().Warnings, "\n"), "concord member replace "+strconv.Itoa(int(victim)))
+		return strings.Contains(strings.Join(c.leader().Status().Warnings, "\n"),
+			"concord member replace "+strconv.Itoa(int(victim)))
 	}, 10*time.Second, 20*time.Millisecond, "the others say why they refuse it")
 	require.Equal(t, txn.Commit, c.commit(txn.NewID(time.Now())).Decision, "two of three go on")
 	require.Zero(t, c.nodes[victim].Status().Cluster, "nobody told the blank node anything")
@@ -100,7 +101,8 @@ func TestStoreThatWasSetBackIsRefused(t *testing.T) {
 	c.start(victim)
 	warned := func() bool {
 		s := strings.Join(c.leader().Status().Warnings, "\n")
-		return strings.Contains(s, "was set back") && strings.Contains(s, "concord member replace "+strconv.Itoa(int(victim)))
+		return strings.Contains(s, "was set back") && strings.Contains(s,
+			"concord member replace "+strconv.Itoa(int(victim)))
 	}
 	require.Eventually(t, warned, 10*time.Second, 20*time.Millisecond, "the others say why they refuse it")
 	c.decide(2, known)

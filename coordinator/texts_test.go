@@ -44,7 +44,8 @@ func one(ask func(context.Context, *testCluster, *Node) error, resources ...adap
 // opening is what Open says of a configuration in which something is wrong.
 func opening(spoil func(*testing.T, *Config)) func(*testing.T) error {
 	return func(t *testing.T) error {
-		config := Config{Node: 1, Members: []replica.Member{{ID: 1, Peer: "127.0.0.1:0", API: "127.0.0.1:7420"}}, DataDir: t.TempDir()}
+		config := Config{Node: 1, Members: []replica.Member{{ID: 1, Peer: "127.0.0.1:0", API: "127.0.0.1:7420"}},
+			DataDir: t.TempDir()}
 		spoil(t, &config)
 		n, err := Open(config)
 		if err == nil {
@@ -62,17 +63,22 @@ func (silent) Recover(context.Context) ([]adapters.Prepared, error) {
 }
 
 var messages = []message{
-	{name: "a node that shuts down", is: api.ErrUnavailable, meet: one(func(ctx context.Context, c *testCluster, n *Node) error {
-		c.kill(1)
-		return n.Forget(ctx, txn.NewID(time.Now()), "ann", "why")
-	}), says: "the node is shutting down: ask another one"},
-	{name: "a state that this node never reaches", is: api.ErrUnavailable, meet: one(func(ctx context.Context, _ *testCluster, n *Node) error {
-		return n.Reach(ctx, zab.Zxid{Epoch: math.MaxUint32, Counter: 1})
-	}), says: "this node is at zxid ZXID, and you have seen ZXID: ask another node; if none has come that far, you have seen another cluster"},
-	{name: "a lease that is not known yet", is: api.ErrUnavailable, meet: one(func(_ context.Context, _ *testCluster, n *Node) error {
-		_, err := n.RenewLease(99)
-		return err
-	}), says: "lease 99 is not known here yet: ask again"},
+	{name: "a node that shuts down", is: api.ErrUnavailable,
+		meet: one(func(ctx context.Context, c *testCluster, n *Node) error {
+			c.kill(1)
+			return n.Forget(ctx, txn.NewID(time.Now()), "ann", "why")
+		}), says: "the node is shutting down: ask another one"},
+	{name: "a state that this node never reaches", is: api.ErrUnavailable,
+		meet: one(func(ctx context.Context, _ *testCluster, n *Node) error {
+			return n.Reach(ctx, zab.Zxid{Epoch: math.MaxUint32, Counter: 1})
+		}), says: "this node is at zxid ZXID, and you have seen ZXID: ask another node; if none has come that " +
+			"far, you " +
+			"have seen another cluster"},
+	{name: "a lease that is not known yet", is: api.ErrUnavailable,
+		meet: one(func(_ context.Context, _ *testCluster, n *Node) error {
+			_, err := n.RenewLease(99)
+			return err
+		}), says: "lease 99 is not known here yet: ask again"},
 
 	{name: "lead by a node that is away", is: api.ErrUnavailable, meet: func(t *testing.T) error {
 		c := newCluster(t, 3, nobody)
@@ -84,7 +90,8 @@ var messages = []message{
 			return err != nil && strings.Contains(err.Error(), "it does not follow")
 		}, 40*time.Second, 20*time.Millisecond, "%v", err)
 		return errors.Join(err)
-	}, says: `node N cannot take over leadership now: it does not follow this leader at the moment; see "concord status", and ask again`},
+	}, says: `node N cannot take over leadership now: it does not follow this leader at the moment; see "concord ` +
+		`status", and ask again`},
 	{name: "remove whom the others need", is: api.ErrRefused, meet: func(t *testing.T) error {
 		c := newCluster(t, 3, nobody)
 		c.listed()
@@ -99,7 +106,8 @@ var messages = []message{
 			return errors.Is(err, api.ErrRefused)
 		}, 40*time.Second, 20*time.Millisecond)
 		return err
-	}, says: "without node N too few of the voters that are left follow this leader, and the cluster would stop: bring them back, or remove those first; " +
+	}, says: "without node N too few of the voters that are left follow this leader, and the cluster would stop: " +
+		"bring them back, or remove those first; " +
 		`see "concord status"`},
 	{name: "a node that was removed", is: peer.ErrRemoved, meet: func(t *testing.T) error {
 		c := newCluster(t, 3, nobody)
@@ -111,33 +119,41 @@ var messages = []message{
 		delete(c.nodes, id)
 		c.mu.Unlock()
 		return <-r.done
-	}, says: "this node was removed from its cluster: node N tells that the members of cluster CLUSTER are LIST since ZXID. Move the directory of this node away; " +
+	}, says: "this node was removed from its cluster: node N tells that the members of cluster CLUSTER are LIST " +
+		"since ZXID. Move the directory of this node away; " +
 		`to take the node back, run "concord member add N" and start it on an empty one`},
 
-	{name: "recover while a resource does not answer", is: api.ErrUnavailable, meet: one(func(ctx context.Context, _ *testCluster, n *Node) error {
-		_, err := n.Recover(ctx, txn.ID{}, false)
-		return err
-	}, silent{memory.New("orders", memory.NewDisk())}, silent{memory.New("billing", memory.NewDisk())}),
+	{name: "recover while a resource does not answer", is: api.ErrUnavailable,
+		meet: one(func(ctx context.Context, _ *testCluster, n *Node) error {
+			_, err := n.Recover(ctx, txn.ID{}, false)
+			return err
+		}, silent{memory.New("orders", memory.NewDisk())}, silent{memory.New("billing", memory.NewDisk())}),
 		says: `not listed: billing: connection refused; orders: connection refused; run "concord resource check"`},
-	{name: "check a resource that is not there", is: api.ErrNotFound, meet: one(func(ctx context.Context, _ *testCluster, n *Node) error {
-		_, err := n.Check(ctx, "stock")
-		return err
-	}), says: `there is no resource "stock": see "concord resource ls"`},
+	{name: "check a resource that is not there", is: api.ErrNotFound,
+		meet: one(func(ctx context.Context, _ *testCluster, n *Node) error {
+			_, err := n.Check(ctx, "stock")
+			return err
+		}), says: `there is no resource "stock": see "concord resource ls"`},
 
 	{name: "open at a level that nobody knows", meet: opening(func(_ *testing.T, c *Config) { c.FeatureLevel = 99 }),
-		says: `"feature_level" is 99, and this release knows up to 4: lower it, or run the release that the other nodes run`},
-	{name: "open as nobody", meet: opening(func(_ *testing.T, c *Config) { c.Node = 2 }), says: `node 2 is not one of the members: add it to "members", or correct "node"`},
+		says: `"feature_level" is 99, and this release knows up to 4: lower it, or run the release that the other ` +
+			`nodes run`},
+	{name: "open as nobody", meet: opening(func(_ *testing.T, c *Config) { c.Node = 2 }),
+		says: `node 2 is not one of the members: add it to "members", or correct "node"`},
 	{name: "open with two resources of one name", meet: opening(func(_ *testing.T, c *Config) {
-		c.Resources = []adapters.Resource{memory.New("orders", memory.NewDisk()), memory.New("orders", memory.NewDisk())}
+		c.Resources = []adapters.Resource{memory.New("orders", memory.NewDisk()),
+			memory.New("orders", memory.NewDisk())}
 	}), says: `two resources have the name "orders": give each its own`},
-	{name: "open with two members of one id", meet: opening(func(_ *testing.T, c *Config) { c.Members = append(c.Members, c.Members[0]) }),
+	{name: "open with two members of one id",
+		meet: opening(func(_ *testing.T, c *Config) { c.Members = append(c.Members, c.Members[0]) }),
 		says: `members: members: id 1 is there twice`},
 	{name: "open at an address that is taken", meet: opening(func(t *testing.T, c *Config) {
 		l, err := net.Listen("tcp", "127.0.0.1:0")
 		require.NoError(t, err)
 		t.Cleanup(func() { _ = l.Close() })
 		c.Members[0].Peer = l.Addr().String()
-	}), says: `listen for peers at ADDR: listen tcp ADDR: bind: address already in use: choose another "peer" address, or stop who uses it`},
+	}), says: `listen for peers at ADDR: listen tcp ADDR: bind: address already in use: choose another "peer" ` +
+		`address, or stop who uses it`},
 	{name: "open with a list that the log does not know", is: ErrMembers, meet: func(t *testing.T) error {
 		c := newCluster(t, 1, nobody)
 		c.listed()
@@ -146,7 +162,8 @@ var messages = []message{
 		return err
 	}, says: "the \"members\" of the configuration are not those of this node's log (since ZXID):\n" +
 		"  \"members\" in the file   in the log\n  1 voter                 1 voter\n  2 voter                 -\n" +
-		"The file says only who founds a cluster. Put a list back there that the cluster has or had; members come and go with " +
+		"The file says only who founds a cluster. Put a list back there that the cluster has or had; members come " +
+		"and go with " +
 		"\"concord member add\" and \"concord member remove\", while the cluster runs"},
 	{name: "open at a lower level than the cluster is at", is: ErrNewerStore, meet: func(t *testing.T) error {
 		c := newCluster(t, 1, nobody)
@@ -155,7 +172,8 @@ var messages = []message{
 		return opening(func(_ *testing.T, config *Config) {
 			config.Members, config.DataDir, config.FeatureLevel = c.members, c.dir+"/1", txn.LevelBase
 		})(t)
-	}, says: "the store belongs to a later release of concord: the cluster is at feature level 4, and \"feature_level\" holds this node at 1: remove that key; " +
+	}, says: "the store belongs to a later release of concord: the cluster is at feature level 4, and " +
+		"\"feature_level\" holds this node at 1: remove that key; " +
 		"what was switched on cannot be switched off"},
 }
 
@@ -199,8 +217,10 @@ func TestWhatErrorsSay(t *testing.T) {
 
 // unmet are texts that only a race of some kind shows, and why there is no row for them.
 var unmet = []string{
-	"%v: ask again in a moment",                             // the log refuses a change that its leader took for possible
-	"too few voters follow this leader for a decision:",     // a leader that has not noticed yet that it lost its quorum
+	// the log refuses a change that its leader took for possible
+	"%v: ask again in a moment",
+	// a leader that has not noticed yet that it lost its quorum
+	"too few voters follow this leader for a decision:",
 	"node %d let go of leadership, and nobody has taken it", // the next leader dies at the moment of the handover
 	"node %d leads now, not node %d:",                       // another one was faster
 	"%v was committed in the meantime:",                     // its client was faster than the operator
@@ -209,5 +229,6 @@ var unmet = []string{
 // Who writes another error, here or in the cores, finds out that its text has to be looked at by everybody.
 func TestEveryErrorHasARow(t *testing.T) {
 	said.Within(t, []string{".", "replica", "commit"}, unmet, []string{"Refusedf", "Unavailablef"},
-		[]string{"acceptable", "Open", "makeWorkers", "makeCore", "checkList", "occupied", "onAddAsked", "AlreadyDecided", "notFound", "tooOld"})
+		[]string{"acceptable", "Open", "makeWorkers", "makeCore", "checkList", "occupied", "onAddAsked",
+			"AlreadyDecided", "notFound", "tooOld"})
 }

@@ -23,7 +23,8 @@ const (
 )
 
 // turnBounds are up to how long a turn took, for counting.
-var turnBounds = [...]time.Duration{50 * time.Microsecond, 100 * time.Microsecond, 250 * time.Microsecond, 500 * time.Microsecond,
+var turnBounds = [...]time.Duration{50 * time.Microsecond, 100 * time.Microsecond, 250 * time.Microsecond,
+	500 * time.Microsecond,
 	time.Millisecond, 2500 * time.Microsecond, 5 * time.Millisecond, 10 * time.Millisecond, slowTurn,
 	50 * time.Millisecond, 100 * time.Millisecond, 250 * time.Millisecond, time.Second}
 
@@ -77,9 +78,12 @@ func (t *turns) count(log *slog.Logger, x turn) {
 	if !t.logged.IsZero() && x.ended.Sub(t.logged) < slowTurnInterval {
 		return
 	}
-	log.Warn("a turn of the loop took long, and nobody got an answer meanwhile: if it happens again and the machine is not short of CPU, report it with this line",
-		"took", took.String(), "core", x.stepped.Sub(x.began).String(), "events", len(x.events), "kinds", kinds(x.events),
-		"writes", len(x.log.Write), "sends", len(x.log.Send), "replies", len(x.log.Reply)+len(x.commits.Reply), "tasks", len(x.commits.Finish), "notes", len(x.log.Notes),
+	log.Warn("a turn of the loop took long, and nobody got an answer meanwhile: if it happens again and the machine "+
+		"is not short of CPU, report it with this line",
+		"took", took.String(), "core", x.stepped.Sub(x.began).String(), "events", len(x.events), "kinds",
+		kinds(x.events),
+		"writes", len(x.log.Write), "sends", len(x.log.Send), "replies", len(x.log.Reply)+len(x.commits.Reply), "tasks",
+		len(x.commits.Finish), "notes", len(x.log.Notes),
 		"slow_turns", t.unlogged)
 	t.logged, t.unlogged = x.ended, 0
 }

@@ -23,8 +23,9 @@ func TestTurnsAreCountedAndSlowOnesLogged(t *testing.T) {
 	now := time.Unix(1_700_000_000, 0)
 	took := func(d time.Duration) {
 		now = now.Add(d)
-		ts.count(log, turn{began: now.Add(-d), stepped: now.Add(-d / 4), ended: now, log: &replica.Effects{}, commits: &commit.Effects{Reply: make([]commit.Reply, 3)},
-			events: []replica.Event{commit.CommitAsked{}, replica.Peer{Event: zab.Persisted{}}, commit.CommitAsked{}}})
+		ts.count(log, turn{began: now.Add(-d), stepped: now.Add(-d / 4), ended: now, log: &replica.Effects{},
+			commits: &commit.Effects{Reply: make([]commit.Reply, 3)},
+			events:  []replica.Event{commit.CommitAsked{}, replica.Peer{Event: zab.Persisted{}}, commit.CommitAsked{}}})
 	}
 	took(time.Microsecond)
 	took(20 * time.Millisecond)

@@ -70,10 +70,13 @@ type worker struct {
 	up   context.CancelFunc
 }
 
-func newWorker(r adapters.Resource, log *slog.Logger, post func(context.Context, replica.Event), probed func(context.Context)) *worker {
+func newWorker(r adapters.Resource, log *slog.Logger, post func(context.Context, replica.Event),
+	probed func(context.Context)) *worker {
 	w := &worker{resource: r, log: log.With("resource", r.Name()), post: post, probed: probed,
-		tasks: make(chan commit.Task, commit.MaxTasks), retries: make(chan commit.Task, commit.MaxRetries), scans: make(chan struct{}, 1),
-		forgets: make(chan []txn.XID, 16), kept: make(chan txn.XID, 1), doubts: make(chan struct{}, 1), ended: make(chan struct{}),
+		tasks: make(chan commit.Task, commit.MaxTasks), retries: make(chan commit.Task, commit.MaxRetries),
+		scans:   make(chan struct{}, 1),
+		forgets: make(chan []txn.XID, 16), kept: make(chan txn.XID, 1), doubts: make(chan struct{}, 1),
+		ended:  make(chan struct{}),
 		health: commit.Health{Err: "not asked yet"}}
 	w.down, w.up = context.WithCancel(context.Background())
 	return w
@@ -141,11 +144,14 @@ func (w *worker) finish(ctx context.Context, t commit.Task) replica.Event {
 	f, err := finish(ctx, t.XID, t.Branch)
 	w.heard(err)
 	if err != nil {
-		w.log.Warn("branch not finished, will try again", "xid", t.XID.String(), "decision", t.Decision.String(), "err", err)
+		w.log.Warn("branch not finished, will try again", "xid", t.XID.String(), "decision", t.Decision.String(), "err",
+			err)
 		return commit.Failed{XID: t.XID, Interrupted: errors.Is(context.Cause(ctx), errReturned), Why: err.Error()}
 	}
-	w.log.Info("branch finished by the cluster", "xid", t.XID.String(), "decision", t.Decision.String(), "finish", f.String())
-	return commit.Finished{XID: t.XID, Finish: f, By: txn.FromCluster, Who: w.resource.Name(), Why: finishReason(f, t.Decision)}
+	w.log.Info("branch finished by the cluster", "xid", t.XID.String(), "decision", t.Decision.String(), "finish",
+		f.String())
+	return commit.Finished{XID: t.XID, Finish: f, By: txn.FromCluster, Who: w.resource.Name(),
+		Why: finishReason(f, t.Decision)}
 }
 
 // finishReason says in words what a resource answered, for records that people read.
@@ -336,7 +342,8 @@ func (w *worker) check(ctx context.Context, identity string) commit.Health {
 	}
 	for _, f := range report.Findings {
 		if f.Problem {
-			return commit.Health{Asked: true, Identity: identity, Err: fmt.Sprintf("%s: %s: %s", f.What, f.Detail, f.Fix)}
+			return commit.Health{Asked: true, Identity: identity,
+				Err: fmt.Sprintf("%s: %s: %s", f.What, f.Detail, f.Fix)}
 		}
 	}
 	return commit.Health{Asked: true, Identity: identity, OK: true}

@@ -116,7 +116,8 @@ func TestCallsThatHangAreGivenUpWhenTheDatabaseReturns(t *testing.T) {
 	b := c.prepared(h.Resource, id, "k")
 	h.away.Store(true)
 	require.Equal(t, txn.Commit, c.commit(id, b).Decision)
-	require.Eventually(t, func() bool { return h.stuck.Load() >= 2 }, 10*time.Second, 10*time.Millisecond, "a worker and the scan hang")
+	require.Eventually(t, func() bool { return h.stuck.Load() >= 2 }, 10*time.Second, 10*time.Millisecond,
+		"a worker and the scan hang")
 	began := time.Now()
 	h.away.Store(false)
 	c.leader().workers["orders"].returned()
@@ -150,12 +151,13 @@ func TestARealBranchIsFinishedAmongThousandsThatFail(t *testing.T) {
 	var decided sync.WaitGroup
 	for range poison {
 		decided.Add(1)
-		leader.CommitLater(txn.CommitRequest{ID: txn.NewID(time.Now()), Branches: []txn.Branch{{Resource: "orders"}}}, func(r commit.Reply) {
-			defer decided.Done()
-			if r.Decision != txn.Commit {
-				t.Errorf("%+v", r)
-			}
-		})
+		leader.CommitLater(txn.CommitRequest{ID: txn.NewID(time.Now()), Branches: []txn.Branch{{Resource: "orders"}}},
+			func(r commit.Reply) {
+				defer decided.Done()
+				if r.Decision != txn.Commit {
+					t.Errorf("%+v", r)
+				}
+			})
 	}
 	decided.Wait()
 	require.Eventually(t, func() bool { return s.failed.Load() > poison }, time.Minute, 10*time.Millisecond)
@@ -212,12 +214,14 @@ func realMariaDB(t *testing.T) *realDatabase {
 // A database is away for so long that nothing would be tried for some time. Its branches are
 // finished when it is back, not when that time is over.
 func TestBranchesAreFinishedWhenTheirDatabaseIsBack(t *testing.T) {
-	for name, start := range map[string]func(*testing.T) *realDatabase{"PostgreSQL": realPostgres, "MariaDB": realMariaDB} {
+	for name, start := range map[string]func(*testing.T) *realDatabase{"PostgreSQL": realPostgres,
+		"MariaDB": realMariaDB} {
 		t.Run(name, func(t *testing.T) {
 			db := start(t)
 			c := newCluster(t, 1, func() []adapters.Resource { return []adapters.Resource{db.open()} })
 			leader := c.leader()
-			require.Eventually(t, func() bool { return leader.Status().Resources[0].OK }, 30*time.Second, 20*time.Millisecond)
+			require.Eventually(t, func() bool { return leader.Status().Resources[0].OK }, 30*time.Second,
+				20*time.Millisecond)
 
 			app := db.open()
 			id := txn.NewID(time.Now())

@@ -24,11 +24,13 @@ const (
 )
 
 func (e ended) message(id txn.ID) *concordv1.TransactionServiceCommitResponse {
-	return &concordv1.TransactionServiceCommitResponse{Outcome: e.outcome, Gid: id.String(), Reason: e.reason, Resource: e.resource}
+	return &concordv1.TransactionServiceCommitResponse{Outcome: e.outcome, Gid: id.String(), Reason: e.reason,
+		Resource: e.resource}
 }
 
 // commit ends the transaction under a number.
-func (s *session) commit(ctx context.Context, r *concordv1.TransactionServiceCommitRequest) (*concordv1.TransactionServiceCommitResponse, error) {
+func (s *session) commit(ctx context.Context,
+	r *concordv1.TransactionServiceCommitRequest) (*concordv1.TransactionServiceCommitResponse, error) {
 	if how, err := s.wait(ctx); how != nil || err != nil {
 		return s.told(ctx, how, err)
 	}
@@ -51,7 +53,8 @@ func (s *session) wait(ctx context.Context) (*ended, error) {
 	select {
 	case <-ending:
 	case <-ctx.Done():
-		return nil, fmt.Errorf("transaction %v is being ended: ask again to hear what became of it: %w", s.id, context.Cause(ctx))
+		return nil, fmt.Errorf("transaction %v is being ended: ask again to hear what became of it: %w", s.id,
+			context.Cause(ctx))
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -59,7 +62,8 @@ func (s *session) wait(ctx context.Context) (*ended, error) {
 }
 
 // told is how the transaction ended; of one that was left unknown the cluster may know more by now.
-func (s *session) told(ctx context.Context, how *ended, err error) (*concordv1.TransactionServiceCommitResponse, error) {
+func (s *session) told(ctx context.Context, how *ended, err error) (*concordv1.TransactionServiceCommitResponse,
+	error) {
 	if err != nil {
 		return nil, err
 	}
@@ -139,14 +143,16 @@ func (s *session) rollBack(ending chan struct{}, why string) {
 }
 
 // settle asks the cluster for the outcome of a transaction that no session here can end.
-func (g *Gateway) settle(ctx context.Context, id txn.ID, why string) (*concordv1.TransactionServiceCommitResponse, error) {
+func (g *Gateway) settle(ctx context.Context, id txn.ID, why string) (*concordv1.TransactionServiceCommitResponse,
+	error) {
 	client, err := g.cluster(ctx)
 	if err != nil {
 		return nil, err
 	}
 	outcome, err := client.Outcome(ctx, id)
 	if err != nil {
-		return nil, fmt.Errorf("%s; and what became of transaction %v could not be learned: ask again: %w", why, id, err)
+		return nil, fmt.Errorf("%s; and what became of transaction %v could not be learned: ask again: %w", why, id,
+			err)
 	}
 	m := &concordv1.TransactionServiceCommitResponse{Outcome: outcome.String(), Gid: id.String()}
 	if outcome != concord.Committed {
@@ -157,8 +163,10 @@ func (g *Gateway) settle(ctx context.Context, id txn.ID, why string) (*concordv1
 
 // lost is why a session that this node does not hold has ended.
 func (g *Gateway) lost() string {
-	return "this node does not hold the transaction any more: it has started again since, or the transaction ended long ago"
+	return "this node does not hold the transaction any more: it has started again since, or the transaction ended " +
+		"long ago"
 }
 
-var errNoSession = fmt.Errorf("this node does not hold the transaction: it has started again since, or the transaction ended long ago; "+
+var errNoSession = fmt.Errorf("this node does not hold the transaction: it has started again since, or the "+
+	"transaction ended long ago; "+
 	"ask Commit or Rollback what became of it, and begin a new one: %w", api.ErrNotFound)

@@ -61,25 +61,30 @@ func (e *goneError) Unwrap() error { return e.kind }
 func gone(err error) bool { return errors.As(err, new(*goneError)) }
 
 // forward hands a call on to the node that holds its session.
-func forward[Req, Res any](ctx context.Context, h *handlers, at place, r *Req, there func(stub, context.Context, *Req) (*Res, error)) (*Res, error) {
+func forward[Req, Res any](ctx context.Context, h *handlers, at place, r *Req,
+	there func(stub, context.Context, *Req) (*Res, error)) (*Res, error) {
 	info, ok := connect.CallInfoForHandlerContext(ctx)
 	if by := ""; ok {
 		if by = info.RequestHeader().Get(api.HandedOnHeader); by != "" {
-			return nil, fmt.Errorf("node %s hands calls for node %d on to node %d: give each node its own address in \"members\": %w", by, at.node, h.conf.Node, api.ErrUnavailable)
+			return nil, fmt.Errorf("node %s hands calls for node %d on to node %d: give each node its own address "+
+				"in \"members\": %w", by, at.node, h.conf.Node, api.ErrUnavailable)
 		}
 	}
 	addr := h.peers.address(at.node)
 	if addr == "" {
-		return nil, &goneError{fmt.Sprintf("session: node %d, which held the transaction, is no member of this cluster any more: begin a new one", at.node), api.ErrNotFound}
+		return nil, &goneError{fmt.Sprintf("session: node %d, which held the transaction, is no member of this "+
+			"cluster any more: begin a new one", at.node), api.ErrNotFound}
 	}
 	m, err := there(h.peers.stub(addr), ctx, r)
 	switch {
 	case err == nil:
 		return m, nil
 	case ctx.Err() != nil:
-		return nil, fmt.Errorf("node %d, which holds the transaction, is still at it: send the request again: %w", at.node, context.Cause(ctx))
+		return nil, fmt.Errorf("node %d, which holds the transaction, is still at it: send the request again: %w",
+			at.node, context.Cause(ctx))
 	case !connect.IsWireError(err):
-		return nil, &goneError{fmt.Sprintf("node %d, which holds the transaction, did not answer at %s (%v): send the request again; when it does not come back, Commit and Rollback say what became of the transaction",
+		return nil, &goneError{fmt.Sprintf("node %d, which holds the transaction, did not answer at %s (%v): send "+
+			"the request again; when it does not come back, Commit and Rollback say what became of the transaction",
 			at.node, addr, api.FromStatus(err)), api.ErrUnavailable}
 	}
 	return nil, api.FromStatus(err)

@@ -32,7 +32,8 @@ func TestATransactionOverTwoDatabasesInJSON(t *testing.T) {
 	require.Equal(t, "300", w.amount("moved"))
 	refused := d.ask("Execute", statementOf("orders", "select 1"))
 	require.Equal(t, "failed_precondition", refused["code"])
-	require.Equal(t, "transaction "+d.gid+" takes no requests any more: it is committed: begin a new one: refused", refused["message"])
+	require.Equal(t, "transaction "+d.gid+" takes no requests any more: it is committed: begin a new one: refused",
+		refused["message"])
 
 	d = w.begin(1, `{}`)
 	d.execute("orders", "update account set cents = 0")
@@ -49,23 +50,30 @@ func TestATransactionOverTwoDatabasesInJSON(t *testing.T) {
 func TestValuesSurvive(t *testing.T) {
 	w := newWorld(t, 1, sql(t)...)
 	d := w.begin(0, `{}`)
-	values := []string{`{"bool": true}`, `{"int": "-9007199254740993"}`, `{"decimal": "12345678901234567890.0123456789"}`, `{"float": 0.1}`,
-		`{"text": "grüße \"x\" 漢"}`, `{"bytes": "AP8B"}`, `{"time": "2026-01-31T23:59:59.123456Z"}`, `{"json": "{\"a\": [1, null]}"}`}
+	values := []string{`{"bool": true}`, `{"int": "-9007199254740993"}`,
+		`{"decimal": "12345678901234567890.0123456789"}`, `{"float": 0.1}`,
+		`{"text": "grüße \"x\" 漢"}`, `{"bytes": "AP8B"}`, `{"time": "2026-01-31T23:59:59.123456Z"}`,
+		`{"json": "{\"a\": [1, null]}"}`}
 	d.execute("orders", "insert into v values ($1, $2, $3, $4, $5, $6, $7, $8)", values...)
-	d.execute("orders", "insert into v values ($1, $2, $3, $4, $5, $6, $7, $8)", `{}`, `{}`, `{}`, `{}`, `{}`, `{}`, `{}`, `{}`)
+	d.execute("orders", "insert into v values ($1, $2, $3, $4, $5, $6, $7, $8)", `{}`, `{}`, `{}`, `{}`, `{}`, `{}`,
+		`{}`, `{}`)
 	m := d.execute("orders", "select * from v order by a")
 	require.Equal(t, []any{
 		map[string]any{"values": []any{
-			map[string]any{"bool": true}, map[string]any{"int": "-9007199254740993"}, map[string]any{"decimal": "12345678901234567890.0123456789"},
+			map[string]any{"bool": true}, map[string]any{"int": "-9007199254740993"},
+			map[string]any{"decimal": "12345678901234567890.0123456789"},
 			map[string]any{"float": 0.1}, map[string]any{"text": "grüße \"x\" 漢"}, map[string]any{"bytes": "AP8B"},
 			map[string]any{"time": "2026-01-31T23:59:59.123456Z"}, map[string]any{"json": `{"a": [1, null]}`}}},
-		map[string]any{"values": []any{map[string]any{}, map[string]any{}, map[string]any{}, map[string]any{}, map[string]any{}, map[string]any{}, map[string]any{}, map[string]any{}}},
+		map[string]any{"values": []any{map[string]any{}, map[string]any{}, map[string]any{}, map[string]any{},
+			map[string]any{}, map[string]any{}, map[string]any{}, map[string]any{}}},
 	}, m["rows"])
 	require.Equal(t, map[string]any{"name": "a", "type": "boolean"}, m["columns"].([]any)[0])
-	d.execute("billing", "insert into v values (?, ?, ?, ?, ?)", `{"uint": "18446744073709551615"}`, values[2], values[4], values[5], `{"time": "2026-01-31 23:59:59.123456"}`)
+	d.execute("billing", "insert into v values (?, ?, ?, ?, ?)", `{"uint": "18446744073709551615"}`, values[2],
+		values[4], values[5], `{"time": "2026-01-31 23:59:59.123456"}`)
 	m = d.execute("billing", "select * from v")
 	require.Equal(t, []any{map[string]any{"values": []any{
-		map[string]any{"uint": "18446744073709551615"}, map[string]any{"decimal": "12345678901234567890.0123456789"}, map[string]any{"text": "grüße \"x\" 漢"},
+		map[string]any{"uint": "18446744073709551615"}, map[string]any{"decimal": "12345678901234567890.0123456789"},
+		map[string]any{"text": "grüße \"x\" 漢"},
 		map[string]any{"bytes": "AP8B"}, map[string]any{"time": "2026-01-31T23:59:59.123456"}}}}, m["rows"])
 	require.Equal(t, "committed", d.commit()["outcome"])
 }
@@ -91,7 +99,8 @@ func TestSavepointsReachEveryDatabase(t *testing.T) {
 	require.Nil(t, d.answer("RollbackTo", `, "name": "a"`)["error"], "twice")
 	d.execute("billing", "update account set cents = cents + 1 where id = 1")
 	none := d.answer("RollbackTo", `, "name": "b"`)
-	require.Equal(t, "the transaction has no savepoint b: nothing was sent; ask for one before the work that may have to be undone", none["error"])
+	require.Equal(t, "the transaction has no savepoint b: nothing was sent; ask for one before the work that may "+
+		"have to be undone", none["error"])
 	require.Equal(t, true, none["notSent"])
 	require.Equal(t, "committed", d.commit()["outcome"])
 	require.Equal(t, "999", w.cents("orders"))
@@ -116,7 +125,8 @@ func TestAFailedStatementAbortsEverything(t *testing.T) {
 	// What was not sent has changed nothing, also as the first statement of its database.
 	d = w.begin(0, `{}`)
 	for _, x := range []struct{ resource, text, says string }{
-		{"orders", "commit", "no BEGIN, COMMIT, ROLLBACK"}, {"billing", "create table x (id int)", "no DDL"}, {"billing", "XA END 'x'", "XA and prepared transactions are concord's"},
+		{"orders", "commit", "no BEGIN, COMMIT, ROLLBACK"}, {"billing", "create table x (id int)", "no DDL"},
+		{"billing", "XA END 'x'", "XA and prepared transactions are concord's"},
 		{"orders", "select 1; select 2", "several statements"}, {"billing", "set autocommit = 1", "autocommit"},
 	} {
 		m := d.answer("Execute", statementOf(x.resource, x.text))
@@ -135,7 +145,8 @@ func TestAFailedStatementAbortsEverything(t *testing.T) {
 func TestLargeResultsAreRefused(t *testing.T) {
 	w := newWorld(t, 1, sql(t)...)
 	for _, x := range []struct{ text, more, says string }{
-		{"select n from generate_series(1, 1000000) n", "", "more than 10000 rows: the result is too large: ask for less with WHERE or LIMIT"},
+		{"select n from generate_series(1, 1000000) n", "",
+			"more than 10000 rows: the result is too large: ask for less with WHERE or LIMIT"},
 		{"select repeat('x', 2000000)", "", "row 1 is beyond the limit of bytes: the result is too large"},
 		{"select n from generate_series(1, 10) n", `, "maxRows": 3`, "more than 3 rows: the result is too large"},
 	} {
@@ -186,7 +197,8 @@ func TestARequestIsDoneOnceAndOneAtATime(t *testing.T) {
 	}
 	require.Eventually(t, func() bool {
 		m := w.call(0, "TransactionService/Execute", waiter.body(2, statementOf("ledger", "add key 1")))
-		return m["message"] == "request 1 of this transaction is still under way: wait for its answer before the next is sent: refused"
+		return m["message"] == "request 1 of this transaction is still under way: wait for its answer before the "+
+			"next is sent: refused"
 	}, patience, 5e6)
 	require.Equal(t, "committed", holder.commit()["outcome"])
 	asking.Wait()
@@ -196,7 +208,8 @@ func TestARequestIsDoneOnceAndOneAtATime(t *testing.T) {
 	}
 	waiter.number = 1
 	m := w.call(0, "TransactionService/Execute", waiter.body(1, statementOf("ledger", "add key 2")))
-	require.Equal(t, "number: request 1 of this transaction was another one: a request that is repeated must be the same", m["message"])
+	require.Equal(t, "number: request 1 of this transaction was another one: a request that is repeated must be "+
+		"the same", m["message"])
 	require.Equal(t, "committed", waiter.commit()["outcome"])
 	require.Equal(t, "2", w.amount("key"))
 }
@@ -210,9 +223,11 @@ func TestRollbackCutsOffAStatement(t *testing.T) {
 	go func() { answer <- waiter.ask("Execute", statementOf("ledger", "add key 1")) }()
 	require.Eventually(t, func() bool {
 		m := w.call(0, "TransactionService/Execute", waiter.body(2, statementOf("ledger", "add key 1")))
-		return m["message"] == "request 1 of this transaction is still under way: wait for its answer before the next is sent: refused"
+		return m["message"] == "request 1 of this transaction is still under way: wait for its answer before the "+
+			"next is sent: refused"
 	}, patience, 5e6)
-	require.Equal(t, map[string]any{"outcome": "aborted", "gid": waiter.gid, "reason": "its program asked for it"}, waiter.rollback())
+	require.Equal(t, map[string]any{"outcome": "aborted", "gid": waiter.gid, "reason": "its program asked for it"},
+		waiter.rollback())
 	<-answer
 	w.settled(waiter.gid)
 	require.Equal(t, "committed", holder.commit()["outcome"])
@@ -223,7 +238,8 @@ func TestASilentTransactionIsRolledBack(t *testing.T) {
 	w := newWorld(t, 1, ledger(t))
 	for _, x := range []struct{ begin, why string }{
 		{`{"silenceMs": "200"}`, "it heard nothing for 200ms: send its requests sooner, or allow more by silence_ms"},
-		{`{"timeoutMs": "300"}`, "its time limit of 300ms was over: allow more by timeout_ms, or do less in one transaction; the cluster's limit is transaction.max_age on the nodes"},
+		{`{"timeoutMs": "300"}`, "its time limit of 300ms was over: allow more by timeout_ms, or do less in one " +
+			"transaction; the cluster's limit is transaction.max_age on the nodes"},
 	} {
 		d := w.begin(0, x.begin)
 		d.answer("Execute", statementOf("ledger", "add key 1"))
@@ -262,7 +278,8 @@ func TestTheNodeOfATransactionIsGone(t *testing.T) {
 		open.node = node
 		m = open.commit()
 		require.Equal(t, "aborted", m["outcome"])
-		require.Equal(t, "this node does not hold the transaction any more: it has started again since, or the transaction ended long ago", m["reason"])
+		require.Equal(t, "this node does not hold the transaction any more: it has started again since, or the "+
+			"transaction ended long ago", m["reason"])
 		require.Equal(t, "aborted", open.rollback()["outcome"])
 		m = open.ask("Execute", statementOf("ledger", "add open 1"))
 		require.Equal(t, "not_found", m["code"])
@@ -302,28 +319,40 @@ func TestBadRequests(t *testing.T) {
 	elsewhere := fmt.Sprintf(`"session": "%s@7", `, d.gid)
 	none := `"session": "` + d.gid + `", `
 	for _, x := range []struct{ name, method, body, code, says string }{
-		{"no session", "Execute", `{"number": "2"}`, "invalid_argument", `session: "" names no transaction of this service: send what Begin answered`},
-		{"no node", "Execute", `{` + none + `"number": "2"}`, "invalid_argument", `session: "` + d.gid + `" names no transaction of this service: send what Begin answered`},
+		{"no session", "Execute", `{"number": "2"}`, "invalid_argument",
+			`session: "" names no transaction of this service: send what Begin answered`},
+		{"no node", "Execute", `{` + none + `"number": "2"}`, "invalid_argument",
+			`session: "` + d.gid + `" names no transaction of this service: send what Begin answered`},
 		{"a node that is none", "Execute", `{` + elsewhere + `"number": "2", "resource": "ledger"}`, "not_found",
 			"session: node 7, which held the transaction, is no member of this cluster any more: begin a new one"},
 		{"no such resource", "Execute", `{` + session + `"number": "2", "resource": "nowhere"}`, "not_found",
-			`resource: there is no "nowhere", only ledger: correct the name, or add it to the nodes' configuration: not found`},
-		{"a resource without an agent", "Execute", `{` + session + `"number": "2", "resource": "plain"}`, "failed_precondition",
-			"resource: plain is a memory database that the nodes reach without an agent, and only agents hold sessions for others: " +
+			`resource: there is no "nowhere", only ledger: correct the name, or add it to the nodes' configuration: ` +
+				`not found`},
+		{"a resource without an agent", "Execute", `{` + session + `"number": "2", "resource": "plain"}`,
+			"failed_precondition",
+			"resource: plain is a memory database that the nodes reach without an agent, and only agents hold " +
+				"sessions for others: " +
 				`run "concord agent" beside it, and give it driver: agent in the nodes' configuration: refused`},
-		{"no number", "Execute", `{` + session + `"resource": "ledger"}`, "invalid_argument", "number: is 0: the requests of a transaction are numbered from 1"},
+		{"no number", "Execute", `{` + session + `"resource": "ledger"}`, "invalid_argument",
+			"number: is 0: the requests of a transaction are numbered from 1"},
 		{"a gap", "Execute", `{` + session + `"number": "3", "resource": "ledger"}`, "failed_precondition",
 			"the next request of this transaction has number 2, not 3: number them from 1 without a gap: refused"},
 		{"a commit with a gap", "Commit", `{` + session + `"number": "3"}`, "failed_precondition",
 			"the next request of this transaction has number 2, not 3: number them from 1 without a gap: refused"},
 		{"a commit under the number of a statement", "Commit", `{` + session + `"number": "1"}`, "invalid_argument",
 			"number: request 1 of this transaction was another one: a request that is repeated must be the same"},
-		{"a time that takes too long", "Execute", `{` + session + `"number": "2", "resource": "ledger", "timeoutMs": "400000"}`, "invalid_argument", "timeout_ms: is 400000, want 0 to 300000"},
+		{"a time that takes too long", "Execute",
+			`{` + session + `"number": "2", "resource": "ledger", "timeoutMs": "400000"}`, "invalid_argument",
+			"timeout_ms: is 400000, want 0 to 300000"},
 		{"a savepoint that is none", "Savepoint", `{` + session + `"number": "2", "name": "a b"}`, "invalid_argument",
-			"name: the name of a savepoint is not 1 to 32 letters, digits and underscores, a letter first: nothing was sent; choose such a name"},
-		{"no such protocol", "Begin", `{"protocol": "paxos"}`, "invalid_argument", `protocol: "paxos" is not a protocol that this version knows, want two_phase`},
-		{"a time before now", "Begin", `{"timeoutMs": "-1"}`, "invalid_argument", "timeout_ms: is -1, want 0 to 86400000"},
-		{"a label that is none", "Begin", `{"label": "\u0007"}`, "invalid_argument", "label: holds a control character or an invisible one at byte 0: leave it out"},
+			"name: the name of a savepoint is not 1 to 32 letters, digits and underscores, a letter first: nothing " +
+				"was sent; choose such a name"},
+		{"no such protocol", "Begin", `{"protocol": "paxos"}`, "invalid_argument",
+			`protocol: "paxos" is not a protocol that this version knows, want two_phase`},
+		{"a time before now", "Begin", `{"timeoutMs": "-1"}`, "invalid_argument",
+			"timeout_ms: is -1, want 0 to 86400000"},
+		{"a label that is none", "Begin", `{"label": "\u0007"}`, "invalid_argument",
+			"label: holds a control character or an invisible one at byte 0: leave it out"},
 	} {
 		t.Run(x.name, func(t *testing.T) {
 			m := w.call(0, "TransactionService/"+x.method, x.body)
@@ -333,7 +362,8 @@ func TestBadRequests(t *testing.T) {
 	}
 	m := w.call(0, "TransactionService/Execute", `{`+session+`"number": "2", "resource": "ledger", "statement": 7}`)
 	require.Equal(t, "invalid_argument", m["code"])
-	m = w.call(0, "TransactionService/Execute", `{`+session+`"number": "2", "resource": "ledger", "arguments": [{"money": "1"}]}`)
+	m = w.call(0, "TransactionService/Execute",
+		`{`+session+`"number": "2", "resource": "ledger", "arguments": [{"money": "1"}]}`)
 	require.Equal(t, "invalid_argument", m["code"])
 	require.Equal(t, "committed", d.commit()["outcome"])
 	require.Equal(t, "1", w.amount("key"))

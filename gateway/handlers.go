@@ -61,7 +61,8 @@ func parseTime(field string, ms int64, most time.Duration) (time.Duration, error
 	return time.Duration(ms) * time.Millisecond, nil
 }
 
-func (h *handlers) Begin(ctx context.Context, r *concordv1.TransactionServiceBeginRequest) (*concordv1.TransactionServiceBeginResponse, error) {
+func (h *handlers) Begin(ctx context.Context,
+	r *concordv1.TransactionServiceBeginRequest) (*concordv1.TransactionServiceBeginResponse, error) {
 	timeout, err := parseTime("timeout_ms", r.GetTimeoutMs(), maxTime)
 	if err != nil {
 		return nil, err
@@ -85,50 +86,60 @@ func (h *handlers) Begin(ctx context.Context, r *concordv1.TransactionServiceBeg
 		return nil, err
 	}
 	return &concordv1.TransactionServiceBeginResponse{Session: place{s.id, h.conf.Node}.String(), Gid: s.id.String(),
-		TimeoutMs: s.tx.Deadline().Sub(s.began).Round(time.Millisecond).Milliseconds(), SilenceMs: silence.Milliseconds()}, nil
+		TimeoutMs: s.tx.Deadline().Sub(s.began).Round(time.Millisecond).Milliseconds(),
+		SilenceMs: silence.Milliseconds()}, nil
 }
 
-func (h *handlers) Execute(ctx context.Context, r *concordv1.TransactionServiceExecuteRequest) (*concordv1.TransactionServiceExecuteResponse, error) {
-	return numbered(ctx, h, r, stub.Execute, func(s *session) (func() *concordv1.TransactionServiceExecuteResponse, error) {
-		if _, err := parseTime("timeout_ms", r.GetTimeoutMs(), participant.MaxTimeout); err != nil {
-			return nil, err
-		}
-		database, err := h.resource(r.GetResource())
-		if err == nil {
-			err = access.Of(ctx).OnAll([]string{r.GetResource()}, security.Application)
-		}
-		if err != nil {
-			return nil, err
-		}
-		return func() *concordv1.TransactionServiceExecuteResponse { return s.execute(r, database) }, nil
-	})
+func (h *handlers) Execute(ctx context.Context,
+	r *concordv1.TransactionServiceExecuteRequest) (*concordv1.TransactionServiceExecuteResponse, error) {
+	return numbered(ctx, h, r, stub.Execute,
+		func(s *session) (func() *concordv1.TransactionServiceExecuteResponse, error) {
+			if _, err := parseTime("timeout_ms", r.GetTimeoutMs(), participant.MaxTimeout); err != nil {
+				return nil, err
+			}
+			database, err := h.resource(r.GetResource())
+			if err == nil {
+				err = access.Of(ctx).OnAll([]string{r.GetResource()}, security.Application)
+			}
+			if err != nil {
+				return nil, err
+			}
+			return func() *concordv1.TransactionServiceExecuteResponse { return s.execute(r, database) }, nil
+		})
 }
 
-func (h *handlers) Savepoint(ctx context.Context, r *concordv1.TransactionServiceSavepointRequest) (*concordv1.TransactionServiceSavepointResponse, error) {
-	return numbered(ctx, h, r, stub.Savepoint, func(s *session) (func() *concordv1.TransactionServiceSavepointResponse, error) {
-		if err := statement.CheckSavepoint(r.GetName()); err != nil {
-			return nil, invalid("name", "%v", err)
-		}
-		return func() *concordv1.TransactionServiceSavepointResponse {
-			f := s.savepoint(r.GetName())
-			return &concordv1.TransactionServiceSavepointResponse{Number: r.GetNumber(), Error: f.text, NotSent: f.notSent}
-		}, nil
-	})
+func (h *handlers) Savepoint(ctx context.Context,
+	r *concordv1.TransactionServiceSavepointRequest) (*concordv1.TransactionServiceSavepointResponse, error) {
+	return numbered(ctx, h, r, stub.Savepoint,
+		func(s *session) (func() *concordv1.TransactionServiceSavepointResponse, error) {
+			if err := statement.CheckSavepoint(r.GetName()); err != nil {
+				return nil, invalid("name", "%v", err)
+			}
+			return func() *concordv1.TransactionServiceSavepointResponse {
+				f := s.savepoint(r.GetName())
+				return &concordv1.TransactionServiceSavepointResponse{Number: r.GetNumber(), Error: f.text,
+					NotSent: f.notSent}
+			}, nil
+		})
 }
 
-func (h *handlers) RollbackTo(ctx context.Context, r *concordv1.TransactionServiceRollbackToRequest) (*concordv1.TransactionServiceRollbackToResponse, error) {
-	return numbered(ctx, h, r, stub.RollbackTo, func(s *session) (func() *concordv1.TransactionServiceRollbackToResponse, error) {
-		if err := statement.CheckSavepoint(r.GetName()); err != nil {
-			return nil, invalid("name", "%v", err)
-		}
-		return func() *concordv1.TransactionServiceRollbackToResponse {
-			f := s.rollbackTo(r.GetName())
-			return &concordv1.TransactionServiceRollbackToResponse{Number: r.GetNumber(), Error: f.text, NotSent: f.notSent}
-		}, nil
-	})
+func (h *handlers) RollbackTo(ctx context.Context,
+	r *concordv1.TransactionServiceRollbackToRequest) (*concordv1.TransactionServiceRollbackToResponse, error) {
+	return numbered(ctx, h, r, stub.RollbackTo,
+		func(s *session) (func() *concordv1.TransactionServiceRollbackToResponse, error) {
+			if err := statement.CheckSavepoint(r.GetName()); err != nil {
+				return nil, invalid("name", "%v", err)
+			}
+			return func() *concordv1.TransactionServiceRollbackToResponse {
+				f := s.rollbackTo(r.GetName())
+				return &concordv1.TransactionServiceRollbackToResponse{Number: r.GetNumber(), Error: f.text,
+					NotSent: f.notSent}
+			}, nil
+		})
 }
 
-func (h *handlers) Commit(ctx context.Context, r *concordv1.TransactionServiceCommitRequest) (*concordv1.TransactionServiceCommitResponse, error) {
+func (h *handlers) Commit(ctx context.Context,
+	r *concordv1.TransactionServiceCommitRequest) (*concordv1.TransactionServiceCommitResponse, error) {
 	at, err := parsePlace(r.GetSession())
 	if err != nil {
 		return nil, err
@@ -146,7 +157,8 @@ func (h *handlers) Commit(ctx context.Context, r *concordv1.TransactionServiceCo
 	return h.settle(ctx, at.id, h.lost())
 }
 
-func (h *handlers) Rollback(ctx context.Context, r *concordv1.TransactionServiceRollbackRequest) (*concordv1.TransactionServiceRollbackResponse, error) {
+func (h *handlers) Rollback(ctx context.Context,
+	r *concordv1.TransactionServiceRollbackRequest) (*concordv1.TransactionServiceRollbackResponse, error) {
 	at, err := parsePlace(r.GetSession())
 	if err != nil {
 		return nil, err
@@ -171,7 +183,8 @@ func (h *handlers) Rollback(ctx context.Context, r *concordv1.TransactionService
 	if err != nil {
 		return nil, err
 	}
-	return &concordv1.TransactionServiceRollbackResponse{Outcome: how.GetOutcome(), Gid: how.GetGid(), Reason: how.GetReason()}, nil
+	return &concordv1.TransactionServiceRollbackResponse{Outcome: how.GetOutcome(), Gid: how.GetGid(),
+		Reason: how.GetReason()}, nil
 }
 
 // request is one that has a number.
@@ -188,7 +201,8 @@ func numbered[Req any, R interface {
 }, Res any, M interface {
 	*Res
 	proto.Message
-}](ctx context.Context, h *handlers, r R, there func(stub, context.Context, *Req) (*Res, error), parse func(*session) (func() M, error)) (M, error) {
+}](ctx context.Context, h *handlers, r R, there func(stub, context.Context, *Req) (*Res, error),
+	parse func(*session) (func() M, error)) (M, error) {
 	at, err := parsePlace(r.GetSession())
 	if err != nil {
 		return nil, err

@@ -60,11 +60,13 @@ func newSession(g *Gateway, subject string, tx *concord.Tx, silence time.Duratio
 	done := make(chan struct{})
 	close(done)
 	now := time.Now()
-	return &session{gateway: g, subject: subject, id: tx.ID(), tx: tx, began: now, silence: silence, heard: now, running: done, byResource: map[string]*agent.Branch{}}
+	return &session{gateway: g, subject: subject, id: tx.ID(), tx: tx, began: now, silence: silence, heard: now,
+		running: done, byResource: map[string]*agent.Branch{}}
 }
 
 // do has a request done under its number, and returns its answer. The work goes on when ctx ends.
-func (s *session) do(ctx context.Context, number uint64, asked proto.Message, work func() proto.Message) (proto.Message, error) {
+func (s *session) do(ctx context.Context, number uint64, asked proto.Message, work func() proto.Message) (proto.Message,
+	error) {
 	b, err := proto.MarshalOptions{Deterministic: true}.Marshal(asked)
 	if err != nil {
 		return nil, err
@@ -76,7 +78,8 @@ func (s *session) do(ctx context.Context, number uint64, asked proto.Message, wo
 	select {
 	case <-running:
 	case <-ctx.Done():
-		return nil, fmt.Errorf("request %d of this transaction is under way: send it again to get its answer: %w", number, context.Cause(ctx))
+		return nil, fmt.Errorf("request %d of this transaction is under way: send it again to get its answer: %w",
+			number, context.Cause(ctx))
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -84,7 +87,8 @@ func (s *session) do(ctx context.Context, number uint64, asked proto.Message, wo
 	case s.over != nil:
 		return nil, s.refusal()
 	case s.number != number:
-		return nil, fmt.Errorf("request %d of this transaction has been followed by another one, and its answer is gone: %w", number, api.ErrRefused)
+		return nil, fmt.Errorf("request %d of this transaction has been followed by another one, and its answer is "+
+			"gone: %w", number, api.ErrRefused)
 	}
 	return s.answer, nil
 }
@@ -95,7 +99,8 @@ func (s *session) refusal() error {
 	if why == "" {
 		why = "begin a new one"
 	}
-	return fmt.Errorf("transaction %v takes no requests any more: it is %s: %s: %w", s.id, s.over.outcome, why, api.ErrRefused)
+	return fmt.Errorf("transaction %v takes no requests any more: it is %s: %s: %w", s.id, s.over.outcome, why,
+		api.ErrRefused)
 }
 
 // take begins a request, or joins one that was sent before. What it returns is closed when the answer
@@ -110,15 +115,20 @@ func (s *session) take(number uint64, asked sum, work func() proto.Message) (<-c
 	case s.over != nil:
 		return nil, s.refusal()
 	case number == s.number && asked != s.asked:
-		return nil, &api.FieldError{Field: "number", Detail: fmt.Sprintf("request %d of this transaction was another one: a request that is repeated must be the same", number)}
+		return nil, &api.FieldError{Field: "number",
+			Detail: fmt.Sprintf("request %d of this transaction was another one: a request that is repeated must be "+
+				"the same", number)}
 	case number == s.number:
 		return s.running, nil
 	case s.ending != nil:
-		return nil, fmt.Errorf("transaction %v is being ended: ask Commit or Rollback what became of it: %w", s.id, api.ErrRefused)
+		return nil, fmt.Errorf("transaction %v is being ended: ask Commit or Rollback what became of it: %w", s.id,
+			api.ErrRefused)
 	case number == s.number+1 && busy:
-		return nil, fmt.Errorf("request %d of this transaction is still under way: wait for its answer before the next is sent: %w", s.number, api.ErrRefused)
+		return nil, fmt.Errorf("request %d of this transaction is still under way: wait for its answer before the "+
+			"next is sent: %w", s.number, api.ErrRefused)
 	case number != s.number+1:
-		return nil, fmt.Errorf("the next request of this transaction has number %d, not %d: number them from 1 without a gap: %w", s.number+1, number, api.ErrRefused)
+		return nil, fmt.Errorf("the next request of this transaction has number %d, not %d: number them from 1 "+
+			"without a gap: %w", s.number+1, number, api.ErrRefused)
 	}
 	running := make(chan struct{})
 	done := func() {
@@ -181,7 +191,8 @@ func (s *session) late() {
 		s.mu.Unlock()
 		return
 	}
-	why := fmt.Sprintf("its time limit of %v was over: allow more by timeout_ms, or do less in one transaction; the cluster's limit is transaction.max_age on the nodes",
+	why := fmt.Sprintf("its time limit of %v was over: allow more by timeout_ms, or do less in one transaction; the "+
+		"cluster's limit is transaction.max_age on the nodes",
 		s.tx.Deadline().Sub(s.began).Round(time.Millisecond))
 	if limit.Before(s.tx.Deadline()) {
 		why = fmt.Sprintf("it heard nothing for %v: send its requests sooner, or allow more by silence_ms", s.silence)

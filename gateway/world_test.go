@@ -106,7 +106,8 @@ func (w *world) start(i int) {
 		require.NoError(w, err)
 		resources = append(resources, remote.New(name, client))
 	}
-	node, err := coordinator.Open(coordinator.Config{Node: w.members[i].ID, Members: w.members, DataDir: w.dirs[i], Logger: log, Resources: resources})
+	node, err := coordinator.Open(coordinator.Config{Node: w.members[i].ID, Members: w.members, DataDir: w.dirs[i],
+		Logger: log, Resources: resources})
 	require.NoError(w, err)
 	listener, err := net.Listen("tcp", w.members[i].API)
 	require.NoError(w, err)
@@ -157,7 +158,8 @@ func (w *world) call(i int, method, body string) map[string]any {
 func post(addr, method, body string) (map[string]any, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
-	r, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://"+addr+"/concord.v1."+method, bytes.NewBufferString(body))
+	r, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://"+addr+"/concord.v1."+method,
+		bytes.NewBufferString(body))
 	if err != nil {
 		return nil, err
 	}
@@ -293,7 +295,8 @@ func (w *world) left(gid string) []string {
 // settled waits until nothing is held of a transaction.
 func (w *world) settled(gid string) {
 	w.Helper()
-	require.Eventually(w, func() bool { return len(w.left(gid)) == 0 }, patience, 20*time.Millisecond, "something is left of %s", gid)
+	require.Eventually(w, func() bool { return len(w.left(gid)) == 0 }, patience, 20*time.Millisecond,
+		"something is left of %s", gid)
 }
 
 // ledger is an embedded store, and sql PostgreSQL and MariaDB with a table account(id, cents) each.
@@ -309,11 +312,16 @@ func sql(t testing.TB) []statement.Database {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
-	table := []string{"CREATE TABLE account (id INT PRIMARY KEY, cents BIGINT NOT NULL)", "INSERT INTO account VALUES (1, 1000), (2, 1000)"}
+	table := []string{"CREATE TABLE account (id INT PRIMARY KEY, cents BIGINT NOT NULL)",
+		"INSERT INTO account VALUES (1, 1000), (2, 1000)"}
 	pg, my := testdb.Postgres(t), testdb.MariaDB(t)
-	require.NoError(t, pg.Exec(ctx, "postgres", append(table, "CREATE TABLE v (a boolean, b bigint, c numeric, d double precision, e text, f bytea, g timestamptz, h jsonb)")...))
+	require.NoError(t, pg.Exec(ctx, "postgres",
+		append(table, "CREATE TABLE v (a boolean, b bigint, c numeric, d double precision, e text, f bytea, g "+
+			"timestamptz, h jsonb)")...))
 	require.NoError(t, my.Exec(ctx, "", "CREATE DATABASE app CHARACTER SET utf8mb4"))
-	require.NoError(t, my.Exec(ctx, "app", append(table, "CREATE TABLE v (b BIGINT UNSIGNED, c DECIMAL(40,10), e VARCHAR(40), f VARBINARY(20), g DATETIME(6))")...))
+	require.NoError(t, my.Exec(ctx, "app",
+		append(table, "CREATE TABLE v (b BIGINT UNSIGNED, c DECIMAL(40,10), e VARCHAR(40), f VARBINARY(20), g "+
+			"DATETIME(6))")...))
 	orders, err := postgres.Open(ctx, "orders", pg.DSN("postgres"))
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = orders.Close() })

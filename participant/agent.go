@@ -124,7 +124,8 @@ func Open(conf Config) (*Agent, error) {
 	for _, e := range entries {
 		for _, v := range e.Branches {
 			if a.hosted[v.Branch.Resource] == nil {
-				return nil, errors.Join(fmt.Errorf("journal %s: transaction %v has a branch in resource %q, which is not among \"resources\": put it back until \"concord tx ls\" shows the transaction as finished",
+				return nil, errors.Join(fmt.Errorf("journal %s: transaction %v has a branch in resource %q, which "+
+					"is not among \"resources\": put it back until \"concord tx ls\" shows the transaction as finished",
 					conf.DataDir, e.ID, v.Branch.Resource), journal.Close())
 			}
 		}
@@ -212,7 +213,8 @@ func (a *Agent) loop(ctx context.Context, writes chan<- batch, wrote <-chan batc
 			done, over = nil, time.After(stopTime)
 			step(Stop{})
 		case <-over:
-			a.log.Warn("the agent ends with branches that could not be rolled back in time; their databases do it when the connections are closed")
+			a.log.Warn("the agent ends with branches that could not be rolled back in time; their databases do it " +
+				"when the connections are closed")
 			return nil
 		}
 		effects = a.carryAtOnce(effects)
@@ -305,7 +307,8 @@ func (a *Agent) scan(ctx context.Context, d statement.Database) {
 		list, err := d.Recover(listing)
 		cancel()
 		if err != nil && ctx.Err() == nil {
-			a.log.Warn("could not list the prepared branches of a database; it is tried again", "resource", d.Name(), "error", err)
+			a.log.Warn("could not list the prepared branches of a database; it is tried again", "resource", d.Name(),
+				"error", err)
 		}
 		if err == nil {
 			l := Listing{Resource: d.Name()}

@@ -98,10 +98,12 @@ func (b *branch) hasEnded() bool {
 
 // restored makes a branch of what the journal has, by the events that led there.
 func restored(e Entry, v Voter) *branch {
-	b := &branch{xid: txn.XID{Cluster: e.Cluster, ID: e.ID, Branch: v.Branch.No}, resource: v.Branch.Resource, core: twopc.NewParticipant(v.Branch.No)}
+	b := &branch{xid: txn.XID{Cluster: e.Cluster, ID: e.ID, Branch: v.Branch.No}, resource: v.Branch.Resource,
+		core: twopc.NewParticipant(v.Branch.No)}
 	b.entered, b.asked, b.prepared, b.redo, b.partial = true, true, v.Branch, v.Redo, v.Partial
 	b.reason = "it is prepared"
-	events := []protocol.Event{protocol.Opened{}, protocol.PrepareAsked{}, protocol.Voted{No: v.Branch.No, Vote: txn.VoteYes, Branch: v.Branch}}
+	events := []protocol.Event{protocol.Opened{}, protocol.PrepareAsked{},
+		protocol.Voted{No: v.Branch.No, Vote: txn.VoteYes, Branch: v.Branch}}
 	if b.decision = v.Decision; v.Decision != txn.Undecided {
 		events = append(events, protocol.Decided{Decision: v.Decision})
 	}
@@ -174,7 +176,8 @@ type State struct {
 }
 
 func (b *branch) state() State {
-	s := State{Branch: b.branch(), Number: b.number, Decision: b.decision, Finish: b.finish, Reason: b.reason, Redo: slices.Clone(b.redo), Partial: b.partial}
+	s := State{Branch: b.branch(), Number: b.number, Decision: b.decision, Finish: b.finish, Reason: b.reason,
+		Redo: slices.Clone(b.redo), Partial: b.partial}
 	if b.why != "" {
 		s.Reason = b.why
 	}
@@ -283,7 +286,8 @@ func (c *Core) String() string {
 		for _, f := range []struct {
 			is   bool
 			word string
-		}{{b.busy, "busy"}, {b.entered, "in-journal"}, {b.foreign(), "foreign"}, {b.finishing, "finishing"}, {b.clearing, "clearing"}, {b.torn, "torn"}} {
+		}{{b.busy, "busy"}, {b.entered, "in-journal"}, {b.foreign(), "foreign"}, {b.finishing, "finishing"},
+			{b.clearing, "clearing"}, {b.torn, "torn"}} {
 			if f.is {
 				s.WriteString(" " + f.word)
 			}

@@ -45,9 +45,11 @@ func (a *Agent) Deliver(ctx context.Context, cluster txn.ClusterID, envelopes []
 	switch own := txn.ClusterID(a.cluster.Load()); own {
 	case cluster:
 	case 0:
-		return &Refusal{Kind: Unavailable, Text: "this agent has not reached its cluster yet, and does not know which it is: it is asked again"}
+		return &Refusal{Kind: Unavailable,
+			Text: "this agent has not reached its cluster yet, and does not know which it is: it is asked again"}
 	default:
-		return &Refusal{Kind: Invalid, Text: fmt.Sprintf("the messages are of cluster %v, but this agent belongs to cluster %v: correct the addresses of one of them", cluster, own)}
+		return &Refusal{Kind: Invalid, Text: fmt.Sprintf("the messages are of cluster %v, but this agent belongs to "+
+			"cluster %v: correct the addresses of one of them", cluster, own)}
 	}
 	for _, e := range envelopes {
 		select {

@@ -74,7 +74,8 @@ func (a *Agent) say(e Say) {
 	if e.To.Addr == "" && !e.To.IsWitness() {
 		return
 	}
-	a.sender.Send(txn.ClusterID(a.cluster.Load()), e.To.Addr, member.Envelope{ID: e.ID, From: a.party(), To: e.To.PartyID, Message: e.Message})
+	a.sender.Send(txn.ClusterID(a.cluster.Load()), e.To.Addr,
+		member.Envelope{ID: e.ID, From: a.party(), To: e.To.PartyID, Message: e.Message})
 }
 
 // party is who this agent is to other members, and where.
@@ -143,7 +144,8 @@ func (a *Agent) run(e Run) Event {
 	if err != nil {
 		done.Failed, done.NotSent = err.Error(), errors.Is(err, statement.ErrRefused)
 		if errors.Is(err, context.DeadlineExceeded) {
-			done.Failed = fmt.Sprintf("the statement took longer than %v and was cut off: roll the transaction back, or allow more time: %v", timeout, err)
+			done.Failed = fmt.Sprintf("the statement took longer than %v and was cut off: roll the transaction "+
+				"back, or allow more time: %v", timeout, err)
 		}
 		return done
 	}
@@ -172,7 +174,8 @@ func (a *Agent) do(ctx context.Context, e Run) (statement.Result, error) {
 	return s.session.Do(ctx, e.Work, e.Limits)
 }
 
-var errNotBegun = errors.New("the session of the branch could not be begun: roll the transaction back and begin a new one")
+var errNotBegun = errors.New("the session of the branch could not be begun: roll the transaction back and begin a " +
+	"new one")
 
 // session returns the session of a branch, or nil if it has none.
 func (a *Agent) session(ctx context.Context, x txn.XID) (statement.Session, error) {
@@ -218,7 +221,8 @@ func (a *Agent) finish(e Finish) Event {
 	ctx, cancel := a.within(finishTime)
 	defer cancel()
 	x := e.Branch.XID
-	log := a.log.With("gid", x.ID.String(), "no", uint8(x.Branch), "resource", e.Branch.Resource, "decision", e.Decision.String())
+	log := a.log.With("gid", x.ID.String(), "no", uint8(x.Branch), "resource", e.Branch.Resource, "decision",
+		e.Decision.String())
 	found, err := a.end(ctx, e)
 	if err != nil {
 		log.Warn("could not end a branch; it is tried again", "error", err)

@@ -24,8 +24,8 @@ type Rules struct {
 	// agent begins an election: longer than a change of leader takes. Further ones come later, up to
 	// 30 s. Default 5 s.
 	ElectAfter time.Duration
-	// Keep is how long an ended branch is remembered (if there are not too many), so that what comes late is answered and not
-	// taken for the beginning of a branch. Default 10 minutes.
+	// Keep is how long an ended branch is remembered (if there are not too many), so that what comes late is answered
+	// and not taken for the beginning of a branch. Default 10 minutes.
 	Keep time.Duration
 }
 
@@ -107,8 +107,10 @@ type ended struct {
 func NewCore(name string, rules Rules, life Life, cluster txn.ClusterID, resources []string, entries []Entry) *Core {
 	c := &Core{
 		name: name, rules: rules.withDefaults(), life: life, cluster: cluster, resources: slices.Clone(resources),
-		branches: map[txn.XID]*branch{}, byID: map[txn.ID][]*branch{}, calls: map[Call]txn.XID{}, asking: map[txn.ID]bool{},
-		live: map[txn.XID]bool{}, withheld: map[uint64][]Effect{}, members: map[txn.ID]*membership{}, restless: map[txn.ID]bool{},
+		branches: map[txn.XID]*branch{}, byID: map[txn.ID][]*branch{}, calls: map[Call]txn.XID{},
+		asking: map[txn.ID]bool{},
+		live:   map[txn.XID]bool{}, withheld: map[uint64][]Effect{}, members: map[txn.ID]*membership{},
+		restless: map[txn.ID]bool{},
 	}
 	for _, e := range entries {
 		if e.Member != nil {
@@ -192,14 +194,18 @@ func (c *Core) refuse(call Call, kind RefusalKind, format string, args ...any) {
 func (c *Core) fits(call Call, b Branch) bool {
 	switch {
 	case c.cluster == 0:
-		c.refuse(call, Unavailable, "this agent has not reached its cluster yet, and does not know which it is: start the coordinator nodes, or correct \"coordinators\" in its configuration")
+		c.refuse(call, Unavailable, "this agent has not reached its cluster yet, and does not know which it is: "+
+			"start the coordinator nodes, or correct \"coordinators\" in its configuration")
 	case b.XID.Cluster != c.cluster:
-		c.refuse(call, Invalid, "the transaction belongs to cluster %v, but this agent belongs to cluster %v: send it to an agent of its own cluster", b.XID.Cluster, c.cluster)
+		c.refuse(call, Invalid, "the transaction belongs to cluster %v, but this agent belongs to cluster %v: send "+
+			"it to an agent of its own cluster", b.XID.Cluster, c.cluster)
 	case !slices.Contains(c.resources, b.Resource):
-		c.refuse(call, Unknown, "this agent hosts no resource %q: it has %q; ask the agent that hosts it", b.Resource, c.resources)
+		c.refuse(call, Unknown, "this agent hosts no resource %q: it has %q; ask the agent that hosts it", b.Resource,
+			c.resources)
 	default:
 		if known := c.branches[b.XID]; known != nil && known.resource != b.Resource {
-			c.refuse(call, Invalid, "branch %d of the transaction is of resource %q, not %q: give each resource a number of its own", b.XID.Branch, known.resource, b.Resource)
+			c.refuse(call, Invalid, "branch %d of the transaction is of resource %q, not %q: give each resource a "+
+				"number of its own", b.XID.Branch, known.resource, b.Resource)
 			return false
 		}
 		return true
@@ -216,7 +222,8 @@ func (c *Core) tick(now time.Time) {
 		case b == nil:
 			delete(c.live, xid)
 		case b.idle() && !now.Before(b.expires):
-			c.giveUp(b, fmt.Sprintf("it heard nothing for %v, so the agent rolled it back: begin a new transaction, and send its work or its end sooner", b.silence))
+			c.giveUp(b, fmt.Sprintf("it heard nothing for %v, so the agent rolled it back: begin a new transaction, "+
+				"and send its work or its end sooner", b.silence))
 		case b.finishing || now.Before(b.due):
 		case b.clearing:
 			c.attempt(b, txn.Abort)

@@ -92,7 +92,8 @@ func ParseEntry(id txn.ID, b []byte) (Entry, error) {
 		e.Member = d.member()
 	}
 	for range d.count() {
-		v := Voter{Branch: txn.Branch{No: txn.BranchNo(d.byte()), Resource: d.text(), Evidence: d.text(), Holder: d.text()}}
+		v := Voter{Branch: txn.Branch{No: txn.BranchNo(d.byte()), Resource: d.text(), Evidence: d.text(),
+			Holder: d.text()}}
 		v.Decision, v.Finish, v.Partial = txn.Decision(d.byte()), txn.Finish(d.byte()), d.flag()
 		for range d.count() {
 			w, err := statement.ParseWork([]byte(d.text()))
@@ -103,7 +104,8 @@ func ParseEntry(id txn.ID, b []byte) (Entry, error) {
 			}
 		}
 		n := len(e.Branches)
-		d.bad = d.bad || v.Decision > txn.Abort || v.Finish > txn.Lost || n > 0 && e.Branches[n-1].Branch.No >= v.Branch.No
+		d.bad = d.bad || v.Decision > txn.Abort || v.Finish > txn.Lost || n > 0 &&
+			e.Branches[n-1].Branch.No >= v.Branch.No
 		if d.bad {
 			return Entry{}, ErrBadEntry
 		}

@@ -113,7 +113,8 @@ func OpenJournal(dir, name string, o JournalOptions) (*Journal, error) {
 		return nil, fmt.Errorf("journal %s: %w; let the user that runs concord write there", dir, err)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("journal %s: %w (%w); one process at a time: stop the other agent, or give this one a \"data_dir\" of its own", dir, ErrJournalLocked, err)
+		return nil, fmt.Errorf("journal %s: %w (%w); one process at a time: stop the other agent, or give this one "+
+			"a \"data_dir\" of its own", dir, ErrJournalLocked, err)
 	}
 	j := &Journal{dir: dir, lock: lock}
 	if err := j.open(files, name, o); err != nil {
@@ -159,15 +160,18 @@ func (j *Journal) open(files vfs.FS, name string, o JournalOptions) error {
 		rand.Read(j.head.id[:]) // never fails: crypto/rand ends the process itself
 	}
 	if j.head.name != name {
-		return fmt.Errorf("journal %s: %w: it was made for %q, this is %q; correct \"name\" or \"data_dir\" in the configuration", j.dir, ErrOtherAgent, j.head.name, name)
+		return fmt.Errorf("journal %s: %w: it was made for %q, this is %q; correct \"name\" or \"data_dir\" in the "+
+			"configuration", j.dir, ErrOtherAgent, j.head.name, name)
 	}
 	j.head.epoch++
 	return j.writeHead()
 }
 
 func (j *Journal) damaged(format string, args ...any) error {
-	return fmt.Errorf("journal %s: %s: %w; keep a copy of the directory, and start the agent with an empty \"data_dir\": "+
-		"it is a new member then, and finishes old branches as the cluster says", j.dir, fmt.Sprintf(format, args...), ErrJournalDamaged)
+	return fmt.Errorf("journal %s: %s: %w; keep a copy of the directory, and start the agent with an empty "+
+		"\"data_dir\": "+
+		"it is a new member then, and finishes old branches as the cluster says", j.dir, fmt.Sprintf(format, args...),
+		ErrJournalDamaged)
 }
 
 func (j *Journal) readHead() (found bool, err error) {
@@ -215,7 +219,8 @@ func (j *Journal) Join(c txn.ClusterID) error {
 		j.head.cluster = c
 		return j.writeHead()
 	}
-	return fmt.Errorf("journal %s: %w: it is %v, and the coordinators are of %v; correct \"coordinators\", or give the agent an empty \"data_dir\"", j.dir, ErrOtherCluster, j.head.cluster, c)
+	return fmt.Errorf("journal %s: %w: it is %v, and the coordinators are of %v; correct \"coordinators\", or give "+
+		"the agent an empty \"data_dir\"", j.dir, ErrOtherCluster, j.head.cluster, c)
 }
 
 // Entries returns what is remembered, in the order of age.
@@ -327,7 +332,8 @@ func (l engineLog) Errorf(format string, args ...any) {
 
 // Fatalf ends the process, as Pebble asks.
 func (l engineLog) Fatalf(format string, args ...any) {
-	l.log.Error("the journal cannot be written, the process ends; check free space and health of the disk, then start again",
+	l.log.Error("the journal cannot be written, the process ends; check free space and health of the disk, then "+
+		"start again",
 		"error", fmt.Sprintf(format, args...))
 	l.exit(1)
 }

@@ -35,7 +35,8 @@ func aMembersEntry() Entry {
 	e := anEntry()
 	e.ID = e.ID.WithClass(txn.ThreePhase)
 	west := txn.PartyID{Agent: "west", Journal: txn.JournalID{2}}
-	e.Member = &threepc.Entry{State: threepc.PreAborted, Asked: threepc.Digest{7}, LastElected: txn.Election{N: 5, By: west}, LastAttempt: txn.Election{N: 3},
+	e.Member = &threepc.Entry{State: threepc.PreAborted, Asked: threepc.Digest{7},
+		LastElected: txn.Election{N: 5, By: west}, LastAttempt: txn.Election{N: 3},
 		List: threepc.List{Short: true, Members: []txn.Party{{}, {PartyID: west, Addr: "10.0.0.2:7430"}}}}
 	return e
 }

@@ -57,7 +57,8 @@ func (c *Core) self() txn.PartyID { return txn.PartyID{Agent: c.name, Journal: c
 func (c *Core) member(id txn.ID) *membership {
 	m := c.members[id]
 	if m == nil {
-		m = &membership{id: id, core: threepc.NewParticipant(c.self(), uint64(c.life.Epoch)), addrs: map[txn.PartyID]string{}}
+		m = &membership{id: id, core: threepc.NewParticipant(c.self(), uint64(c.life.Epoch)),
+			addrs: map[txn.PartyID]string{}}
 		c.members[id] = m
 	}
 	return m
@@ -69,10 +70,12 @@ func (c *Core) restoreMember(e Entry) {
 	for _, v := range e.Branches {
 		entry.Branches = append(entry.Branches, v.Branch)
 	}
-	m := &membership{id: e.ID, core: threepc.Recover(c.self(), uint64(c.life.Epoch), entry), addrs: map[txn.PartyID]string{}}
+	m := &membership{id: e.ID, core: threepc.Recover(c.self(), uint64(c.life.Epoch), entry),
+		addrs: map[txn.PartyID]string{}}
 	c.members[e.ID], c.restless[e.ID] = m, true
 	for _, v := range e.Branches {
-		b := &branch{xid: txn.XID{Cluster: e.Cluster, ID: e.ID, Branch: v.Branch.No}, resource: v.Branch.Resource, in: m,
+		b := &branch{xid: txn.XID{Cluster: e.Cluster, ID: e.ID, Branch: v.Branch.No}, resource: v.Branch.Resource,
+			in:      m,
 			entered: true, asked: true, prepared: v.Branch, redo: v.Redo, partial: v.Partial, reason: "it is prepared",
 			decision: entry.State.Decision(), over: entry.Finished, finish: v.Finish}
 		c.add(b)
@@ -135,11 +138,14 @@ func (c *Core) unclaimed(m *membership, claims []txn.Claim) string {
 		switch {
 		case !b.opened || b.hasEnded():
 		case i < 0:
-			return fmt.Sprintf("branch %d in %s was opened here, and the vote was asked for without it", b.xid.Branch, b.resource)
+			return fmt.Sprintf("branch %d in %s was opened here, and the vote was asked for without it", b.xid.Branch,
+				b.resource)
 		case b.busy:
-			return fmt.Sprintf("request %d of branch %d in %s was still running when the vote was asked for", b.number, b.xid.Branch, b.resource)
+			return fmt.Sprintf("request %d of branch %d in %s was still running when the vote was asked for", b.number,
+				b.xid.Branch, b.resource)
 		case claims[i].Number != b.number || claims[i].Digest != [32]byte(b.digest):
-			return fmt.Sprintf("the vote was asked for after request %d of branch %d in %s with a digest that is not that of the work done here, up to request %d",
+			return fmt.Sprintf("the vote was asked for after request %d of branch %d in %s with a digest that is "+
+				"not that of the work done here, up to request %d",
 				claims[i].Number, b.xid.Branch, b.resource, b.number)
 		}
 	}
@@ -199,10 +205,13 @@ func (c *Core) carryMember(m *membership, effects []protocol.Effect) {
 			for _, p := range e.Missing {
 				m.missing = append(m.missing, p.String())
 			}
-			c.emit(Note{ID: m.id, Text: fmt.Sprintf("no decision in election %d: %q did not answer; it is tried again", e.Election.N, m.missing)})
+			c.emit(Note{ID: m.id, Text: fmt.Sprintf("no decision in election %d: %q did not answer; it is tried again",
+				e.Election.N, m.missing)})
 		case threepc.Breach:
-			c.emit(Note{ID: m.id, Alarm: true, Text: fmt.Sprintf("%v says that it was decided to %v, and here %v is known: nothing is done about it; look into the databases and into who speaks for that member",
-				e.From, e.Told, e.Known)})
+			c.emit(Note{ID: m.id, Alarm: true,
+				Text: fmt.Sprintf("%v says that it was decided to %v, and here %v is known: nothing is done about "+
+					"it; look into the databases and into who speaks for that member",
+					e.From, e.Told, e.Known)})
 		default:
 			panic(fmt.Sprintf("participant: no member asks for %T", e))
 		}
@@ -265,12 +274,14 @@ func (c *Core) forced(turn uint64) {
 func (c *Core) decidedMember(b *branch, e Decided) {
 	m := b.in
 	known := m.core.Entry().State.Decision()
-	contradicts := known != txn.Undecided && known != e.Decision || b.decision != txn.Undecided && b.decision != e.Decision
+	contradicts := known != txn.Undecided && known != e.Decision || b.decision != txn.Undecided &&
+		b.decision != e.Decision
 	working := e.Decision == txn.Commit && b.opened && m.core.TakesWork()
 	switch {
 	case contradicts || working:
 		c.stepMember(m, threepc.Received{Message: threepc.Decided{Decision: e.Decision}}) // for the alarm
-		c.refuse(e.Call, Refused, "the transaction cannot have been decided to %v: here it is %v; look into the databases", e.Decision, m.core.Entry().State)
+		c.refuse(e.Call, Refused, "the transaction cannot have been decided to %v: here it is %v; look into the "+
+			"databases", e.Decision, m.core.Entry().State)
 		return
 	case b.over && !b.clearing:
 		c.emit(Ended{Call: e.Call, Finish: repeated(b.finish)})

@@ -29,7 +29,8 @@ func (s *story) heard(from, id string, words []string) Heard {
 	election := func() txn.Election {
 		n, err := strconv.ParseUint(words[1], 10, 32)
 		require.NoError(s.t, err)
-		return txn.Election{N: uint32(n), By: map[string]txn.Party{"cluster": {}, "west": storyWest, "east": storyEast}[words[2]].PartyID}
+		return txn.Election{N: uint32(n),
+			By: map[string]txn.Party{"cluster": {}, "west": storyWest, "east": storyEast}[words[2]].PartyID}
 	}
 	decision := map[string]txn.Decision{"commit": txn.Commit, "abort": txn.Abort}
 	switch words[0] {

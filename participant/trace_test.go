@@ -39,7 +39,8 @@ func TestTraces(t *testing.T) {
 					require.Equal(t, e, parsed)
 					entries = append(entries, parsed)
 				}
-				s.core = NewCore("east", Rules{MaxOpen: open}, Life{Epoch: Epoch(epoch)}, storyCluster, []string{"pg", "my"}, entries)
+				s.core = NewCore("east", Rules{MaxOpen: open}, Life{Epoch: Epoch(epoch)}, storyCluster,
+					[]string{"pg", "my"}, entries)
 				for _, f := range s.core.Step(Tick{Now: s.start.Add(s.now)}) {
 					fmt.Fprintf(&b, "  > %s\n", s.effect(f))
 				}
@@ -135,7 +136,8 @@ func (s *story) event(words []string) Event {
 	case "prepare": // prepare T/pg/0 2 [digest=zero]
 		n, err := strconv.ParseUint(words[2], 10, 64)
 		require.NoError(s.t, err)
-		e := PrepareAsked{Call: Call(number("call", 100)), Branch: s.branch(words[1]), Life: life, Number: n, Digest: s.digests[words[1]]}
+		e := PrepareAsked{Call: Call(number("call", 100)), Branch: s.branch(words[1]), Life: life, Number: n,
+			Digest: s.digests[words[1]]}
 		if _, ok := arg("digest"); ok {
 			e.Digest = Digest{}
 		}
@@ -144,7 +146,8 @@ func (s *story) event(words []string) Event {
 		v := Voted{XID: s.branch(words[1]).XID}
 		switch words[2] {
 		case "yes":
-			v.Vote, v.Branch = txn.VoteYes, txn.Branch{No: v.XID.Branch, Resource: s.branch(words[1]).Resource, Evidence: "evidence"}
+			v.Vote, v.Branch = txn.VoteYes,
+				txn.Branch{No: v.XID.Branch, Resource: s.branch(words[1]).Resource, Evidence: "evidence"}
 		case "read-only":
 			v.Vote = txn.VoteReadOnly
 		default:
@@ -153,7 +156,8 @@ func (s *story) event(words []string) Event {
 		}
 		return v
 	case "decided":
-		return Decided{Call: Call(number("call", 200)), Branch: s.branch(words[1]), Decision: decision[words[2]], Record: txn.Branch{Evidence: "record"}}
+		return Decided{Call: Call(number("call", 200)), Branch: s.branch(words[1]), Decision: decision[words[2]],
+			Record: txn.Branch{Evidence: "record"}}
 	case "informed":
 		return Informed{ID: storyIDs[words[1]], Decision: decision[words[2]]}
 	case "uninformed":
@@ -161,7 +165,8 @@ func (s *story) event(words []string) Event {
 	case "says": // says cluster P can-commit 1/pg ...; see heard
 		return s.heard(words[1], words[2], words[3:])
 	case "finished":
-		finish := map[string]txn.Finish{"done": txn.Done, "already-done": txn.AlreadyDone, "contradicted": txn.Contradicted, "lost": txn.Lost}
+		finish := map[string]txn.Finish{"done": txn.Done, "already-done": txn.AlreadyDone,
+			"contradicted": txn.Contradicted, "lost": txn.Lost}
 		require.Contains(s.t, finish, words[2])
 		return Finished{XID: s.branch(words[1]).XID, Finish: finish[words[2]]}
 	case "finish-failed":
@@ -254,7 +259,8 @@ func (s *story) effect(e Effect) string {
 				s.digests[s.name(Branch{xid, b.resource})] = e.Digest
 			}
 		}
-		return strings.TrimSpace(fmt.Sprintf("answer call=%d number=%d digest=%x %s", e.Call, e.Number, e.Digest[:3], e.Failed))
+		return strings.TrimSpace(fmt.Sprintf("answer call=%d number=%d digest=%x %s", e.Call, e.Number, e.Digest[:3],
+			e.Failed))
 	case Cast:
 		torn := ""
 		if e.Torn {

@@ -34,7 +34,8 @@ func (c *Core) prepareAsked(e PrepareAsked) {
 		return
 	}
 	if e.Branch.XID.ID.Class() == txn.ThreePhase {
-		c.refuse(e.Call, Invalid, "the transaction is decided in three phases: the cluster asks for the vote when it is asked to commit, and nobody else does")
+		c.refuse(e.Call, Invalid, "the transaction is decided in three phases: the cluster asks for the vote when "+
+			"it is asked to commit, and nobody else does")
 		return
 	}
 	b := c.branches[e.Branch.XID]
@@ -50,11 +51,14 @@ func (c *Core) prepareAsked(e PrepareAsked) {
 		c.add(b)
 		c.over(b)
 	case b.busy && !b.core.Ended():
-		c.refuse(e.Call, Refused, "request %d of this branch is still running: wait for its answer before the vote is asked for", b.number)
+		c.refuse(e.Call, Refused, "request %d of this branch is still running: wait for its answer before the vote "+
+			"is asked for", b.number)
 		return
 	case !b.asked && !b.core.Ended() && (e.Number != b.number || e.Digest != b.digest):
-		c.giveUp(b, "the vote was asked for after request "+uintText(e.Number)+" with a digest that is not that of the work done here, up to request "+
-			uintText(b.number)+", so it was rolled back: begin a new transaction, and pass number and digest of the last answer")
+		c.giveUp(b, "the vote was asked for after request "+uintText(e.Number)+
+			" with a digest that is not that of the work done here, up to request "+
+			uintText(b.number)+", so it was rolled back: begin a new transaction, and pass number and digest of the "+
+			"last answer")
 		no(b.reason)
 		return
 	case b.core.Ended() && b.decision == txn.Abort && !b.entered:

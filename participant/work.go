@@ -30,7 +30,8 @@ func (c *Core) workAsked(e WorkAsked) {
 	case e.Life != c.life:
 		c.refuse(e.Call, Refused, "%s", c.otherLife(e.Life))
 	case e.Number == b.number && sum != b.sum:
-		c.refuse(e.Call, Invalid, "request %d of this branch was another one: a request that is repeated must be the same", e.Number)
+		c.refuse(e.Call, Invalid, "request %d of this branch was another one: a request that is repeated must be "+
+			"the same", e.Number)
 	case e.Number == b.number && b.busy:
 		b.workers = c.waits(b.workers, e.Call, b)
 	case e.Number == b.number:
@@ -39,11 +40,13 @@ func (c *Core) workAsked(e WorkAsked) {
 		c.emit(answer)
 		b.expires = c.now.Add(b.silence)
 	case e.Number == b.number+1 && b.busy:
-		c.refuse(e.Call, Refused, "request %d of this branch is still running: wait for its answer before the next is sent", b.number)
+		c.refuse(e.Call, Refused, "request %d of this branch is still running: wait for its answer before the next "+
+			"is sent", b.number)
 	case e.Number == b.number+1:
 		c.run(b, e, sum)
 	default:
-		c.refuse(e.Call, Refused, "the next request of this branch has number %d, not %d: number them from 1 without a gap", b.number+1, e.Number)
+		c.refuse(e.Call, Refused, "the next request of this branch has number %d, not %d: number them from 1 "+
+			"without a gap", b.number+1, e.Number)
 	}
 }
 
@@ -51,20 +54,25 @@ func (c *Core) workAsked(e WorkAsked) {
 func (c *Core) openBranch(e WorkAsked) *branch {
 	switch class := e.Branch.XID.ID.Class(); {
 	case class != txn.Plain && class != txn.Recorded && class != txn.ThreePhase:
-		c.refuse(e.Call, Invalid, "the transaction is of class %v, whose branches this agent cannot hold: begin it as two_phase or three_phase", class)
+		c.refuse(e.Call, Invalid, "the transaction is of class %v, whose branches this agent cannot hold: begin it "+
+			"as two_phase or three_phase", class)
 	case class == txn.ThreePhase && c.members[e.Branch.XID.ID] != nil && !c.members[e.Branch.XID.ID].core.TakesWork():
-		c.refuse(e.Call, Refused, "the transaction takes no work any more: its vote was asked for, or it was rolled back")
+		c.refuse(e.Call, Refused, "the transaction takes no work any more: its vote was asked for, or it was "+
+			"rolled back")
 	case class == txn.ThreePhase && c.stale(e.Branch.XID.ID):
-		c.refuse(e.Call, Refused, "the transaction was begun at %s, which is too long ago, or too far ahead of the clock here: begin a new one; if it is new, set the clocks",
+		c.refuse(e.Call, Refused, "the transaction was begun at %s, which is too long ago, or too far ahead of the "+
+			"clock here: begin a new one; if it is new, set the clocks",
 			e.Branch.XID.ID.Time().UTC().Format(time.RFC3339))
 	case e.Life != c.life:
 		c.refuse(e.Call, Refused, "%s", c.otherLife(e.Life))
 	case c.stopping:
 		c.refuse(e.Call, Unavailable, "this agent is shutting down: ask again when it has started")
 	case e.Number != 1:
-		c.refuse(e.Call, Refused, "request %d is for a branch that is not open here: roll the transaction back and begin a new one", e.Number)
+		c.refuse(e.Call, Refused, "request %d is for a branch that is not open here: roll the transaction back and "+
+			"begin a new one", e.Number)
 	case c.open >= c.rules.MaxOpen:
-		c.refuse(e.Call, Busy, "%d branches are open at this agent, which is the limit: end some, or raise max_open in its configuration", c.open)
+		c.refuse(e.Call, Busy, "%d branches are open at this agent, which is the limit: end some, or raise max_open "+
+			"in its configuration", c.open)
 	default:
 		b := c.newBranch(e.Branch)
 		b.opened, b.open = true, true
@@ -93,7 +101,8 @@ func (c *Core) otherLife(l Life) string {
 		return "the request is for journal " + l.Journal.String() + ", and this agent has " + c.life.Journal.String() +
 			": it is another agent, or lost its journal; roll the transaction back and begin a new one"
 	}
-	return "this agent has started again since: its epoch is " + uintText(uint64(c.life.Epoch)) + ", the request is for " + uintText(uint64(l.Epoch)) +
+	return "this agent has started again since: its epoch is " + uintText(uint64(c.life.Epoch)) +
+		", the request is for " + uintText(uint64(l.Epoch)) +
 		", and what was open then is rolled back; roll the transaction back and begin a new one"
 }
 
@@ -112,7 +121,8 @@ func (c *Core) run(b *branch, e WorkAsked, sum statement.Sum) {
 	b.workers = c.waits(b.workers, e.Call, b)
 	b.answer = Answer{}
 	b.current = e.Work
-	c.emit(Run{Branch: b.branch(), Number: e.Number, Open: e.Number == 1, Work: e.Work, Limits: e.Limits, Timeout: e.Timeout})
+	c.emit(Run{Branch: b.branch(), Number: e.Number, Open: e.Number == 1, Work: e.Work, Limits: e.Limits,
+		Timeout: e.Timeout})
 }
 
 // workDone answers. Failed work counts too: its caller knows of it.

@@ -18,13 +18,17 @@ func TestEvidenceThatContradictsAnAbortIsTold(t *testing.T) {
 		cluster txn.ClusterID
 		tells   bool
 	}{
-		"an abort whose branches were seen":  {known: &txn.Txn{ID: id, Decision: txn.Abort, Seen: true, Ended: true}, tells: true},
-		"another branch of it is on record":  {known: &txn.Txn{ID: id, Decision: txn.Abort, Seen: true, Heuristics: []txn.Heuristic{{Branch: 2, Outcome: txn.HeuristicCommit}}}, tells: true},
-		"it is on record":                    {known: &txn.Txn{ID: id, Decision: txn.Abort, Seen: true, Heuristics: []txn.Heuristic{{Branch: 1, Outcome: txn.HeuristicCommit}}}},
+		"an abort whose branches were seen": {known: &txn.Txn{ID: id, Decision: txn.Abort, Seen: true, Ended: true},
+			tells: true},
+		"another branch of it is on record": {known: &txn.Txn{ID: id, Decision: txn.Abort, Seen: true,
+			Heuristics: []txn.Heuristic{{Branch: 2, Outcome: txn.HeuristicCommit}}}, tells: true},
+		"it is on record": {known: &txn.Txn{ID: id, Decision: txn.Abort, Seen: true,
+			Heuristics: []txn.Heuristic{{Branch: 1, Outcome: txn.HeuristicCommit}}}},
 		"one database may have committed it": {known: &txn.Txn{ID: id, Decision: txn.Abort, Ended: true}},
 		"a commit":                           {known: &txn.Txn{ID: id, Decision: txn.Commit}},
 		"no decision":                        {},
-		"another cluster's":                  {cluster: 8, known: &txn.Txn{ID: id, Decision: txn.Abort, Seen: true, Ended: true}},
+		"another cluster's": {cluster: 8,
+			known: &txn.Txn{ID: id, Decision: txn.Abort, Seen: true, Ended: true}},
 	} {
 		l := log{txns: map[txn.ID]txn.Txn{}}
 		if c.known != nil {
@@ -49,17 +53,22 @@ func TestEvidenceIsSpentWhenNobodyNeedsIt(t *testing.T) {
 		cluster txn.ClusterID
 		spent   bool
 	}{
-		"its transaction is finished":            {id: young, known: &txn.Txn{Decision: txn.Commit, Ended: true}, spent: true},
+		"its transaction is finished": {id: young, known: &txn.Txn{Decision: txn.Commit, Ended: true},
+			spent: true},
 		"its transaction has branches to finish": {id: young, known: &txn.Txn{Decision: txn.Commit}},
 		"an old one has branches to finish":      {id: old, known: &txn.Txn{Decision: txn.Commit}},
-		"its transaction has an alarm":           {id: young, known: &txn.Txn{Decision: txn.Commit, Ended: true, Heuristics: alarm}},
-		"its alarm was dealt with":               {id: young, known: &txn.Txn{Decision: txn.Commit, Ended: true, Heuristics: dealt}, spent: true},
-		"it contradicts an abort":                {id: young, known: &txn.Txn{Decision: txn.Abort, Ended: true}},
-		"that was dealt with":                    {id: young, known: &txn.Txn{Decision: txn.Abort, Ended: true, Heuristics: dealt}, spent: true},
-		"there is no decision":                   {id: young},
-		"the log has forgotten its transaction":  {id: old, spent: true},
-		"it belongs to others":                   {id: old, cluster: 8},
-		"it belongs to others, who are finished": {id: young, cluster: 8, known: &txn.Txn{Decision: txn.Commit, Ended: true}},
+		"its transaction has an alarm": {id: young,
+			known: &txn.Txn{Decision: txn.Commit, Ended: true, Heuristics: alarm}},
+		"its alarm was dealt with": {id: young,
+			known: &txn.Txn{Decision: txn.Commit, Ended: true, Heuristics: dealt}, spent: true},
+		"it contradicts an abort": {id: young, known: &txn.Txn{Decision: txn.Abort, Ended: true}},
+		"that was dealt with": {id: young,
+			known: &txn.Txn{Decision: txn.Abort, Ended: true, Heuristics: dealt}, spent: true},
+		"there is no decision":                  {id: young},
+		"the log has forgotten its transaction": {id: old, spent: true},
+		"it belongs to others":                  {id: old, cluster: 8},
+		"it belongs to others, who are finished": {id: young, cluster: 8,
+			known: &txn.Txn{Decision: txn.Commit, Ended: true}},
 	} {
 		l := log{txns: map[txn.ID]txn.Txn{}, old: mark}
 		if c.known != nil {

@@ -163,7 +163,8 @@ func judge(x txn.XID, resource string, d Decisions, r Rules, now, first time.Tim
 	case decided:
 		i := slices.IndexFunc(t.Branches, func(b txn.Branch) bool { return b.No == x.Branch && b.Resource == resource })
 		if i < 0 {
-			a.Kind, a.Why = Report, "the log says commit, but for other branches than this one: look into the databases before you end it by hand"
+			a.Kind, a.Why = Report, "the log says commit, but for other branches than this one: look into the "+
+				"databases before you end it by hand"
 			break
 		}
 		a.Kind, a.Branch, a.Why = Commit, t.Branches[i], "the log says commit"
@@ -175,12 +176,15 @@ func judge(x txn.XID, resource string, d Decisions, r Rules, now, first time.Tim
 	case open(x.ID, d):
 		a.Kind, a.Why = Leave, "its members decide it: the agents that hold its branches, and the cluster"
 	case x.ID.Class() != txn.Plain && x.ID.Class() != txn.Recorded && !(x.ID.Class() == txn.ThreePhase && r.ThreePhase):
-		a.Kind, a.Why = Report, fmt.Sprintf("of the class %v, which is not switched on in this cluster, so that it has no decision here says nothing: "+
+		a.Kind, a.Why = Report, fmt.Sprintf("of the class %v, which is not switched on in this cluster, so that it "+
+			"has no decision here says nothing: "+
 			"look into the databases before you end it by hand", x.ID.Class())
 	case d.TooOld(x.ID):
-		a.Kind, a.Why = Report, "older than what the log remembers, so its decision is unknown: look into the databases before you end it by hand"
+		a.Kind, a.Why = Report, "older than what the log remembers, so its decision is unknown: look into the "+
+			"databases before you end it by hand"
 	case !r.Horizon.IsZero() && x.ID.Time().After(r.Horizon):
-		a.Kind, a.Why = Report, fmt.Sprintf("dated %s, so far ahead that no client of this cluster can have begun it: end it in the database by hand, "+
+		a.Kind, a.Why = Report, fmt.Sprintf("dated %s, so far ahead that no client of this cluster can have begun "+
+			"it: end it in the database by hand, "+
 			"or run \"concord tx resolve %v --abort\"", x.ID.Time().UTC().Format(time.RFC3339), x.ID)
 	case d.LeaseEnded(x.ID.Lease()):
 		a.Kind, a.Why = Abort, "no decision, and "+txn.LeaseEnded(x.ID.Lease())
@@ -202,7 +206,10 @@ func open(id txn.ID, d Decisions) bool {
 }
 
 func givenUp(t txn.Txn, no txn.BranchNo) *txn.Heuristic {
-	i := slices.IndexFunc(t.Heuristics, func(h txn.Heuristic) bool { return h.Branch == no && h.By == txn.FromOperator })
+	i := slices.IndexFunc(t.Heuristics, func(h txn.Heuristic) bool {
+		return h.Branch == no &&
+			h.By == txn.FromOperator
+	})
 	if i < 0 {
 		return nil
 	}

@@ -72,8 +72,10 @@ func TestABranchWhoseLeaseHasEndedIsAnOrphanAtOnce(t *testing.T) {
 		var s Sightings
 		require.Equal(t, want, s.Plan("orders", []adapters.Prepared{p}, l, rules, now)[0].Kind, "lease %d", lease)
 		l := l
-		l.txns = map[txn.ID]txn.Txn{p.XID.ID: {ID: p.XID.ID, Decision: txn.Commit, Branches: []txn.Branch{{No: 1, Resource: "orders"}}}}
-		require.Equal(t, Commit, s.Plan("orders", []adapters.Prepared{p}, l, rules, now)[0].Kind, "what is decided stays so")
+		l.txns = map[txn.ID]txn.Txn{p.XID.ID: {ID: p.XID.ID, Decision: txn.Commit,
+			Branches: []txn.Branch{{No: 1, Resource: "orders"}}}}
+		require.Equal(t, Commit, s.Plan("orders", []adapters.Prepared{p}, l, rules, now)[0].Kind,
+			"what is decided stays so")
 	}
 }
 
@@ -106,7 +108,8 @@ func TestBranchFromAClockInTheFutureIsAnOrphanAfterBeingSeenForLong(t *testing.T
 func TestBranchFromBeyondTheHorizonIsReported(t *testing.T) {
 	limited := rules
 	limited.Horizon = now.Add(24 * time.Hour)
-	for born, want := range map[time.Time]Kind{now.Add(23 * time.Hour): Abort, now.AddDate(1, 0, 0): Report, now.AddDate(8000, 0, 0): Report} {
+	for born, want := range map[time.Time]Kind{now.Add(23 * time.Hour): Abort, now.AddDate(1, 0, 0): Report,
+		now.AddDate(8000, 0, 0): Report} {
 		var s Sightings
 		listing := []adapters.Prepared{prepared(born)}
 		s.Plan("orders", listing, log{}, limited, now)
@@ -146,7 +149,8 @@ func TestKnownDecisionIsAppliedAtFirstSight(t *testing.T) {
 
 func TestBranchThatCameBackAfterTheEndIsCommittedAgain(t *testing.T) {
 	p := prepared(now.Add(-time.Hour))
-	ended := txn.Txn{ID: p.XID.ID, Decision: txn.Commit, Ended: true, Branches: []txn.Branch{{No: 1, Resource: "orders"}}}
+	ended := txn.Txn{ID: p.XID.ID, Decision: txn.Commit, Ended: true,
+		Branches: []txn.Branch{{No: 1, Resource: "orders"}}}
 	a := after(time.Second, p, log{txns: map[txn.ID]txn.Txn{p.XID.ID: ended}})
 	require.Equal(t, Commit, a.Kind)
 	require.Contains(t, a.Why, "back")
@@ -155,7 +159,8 @@ func TestBranchThatCameBackAfterTheEndIsCommittedAgain(t *testing.T) {
 func TestBranchThatTheCommitDoesNotNameIsReported(t *testing.T) {
 	p := prepared(now)
 	for _, branch := range []txn.Branch{{No: 2, Resource: "orders"}, {No: 1, Resource: "billing"}} {
-		l := log{txns: map[txn.ID]txn.Txn{p.XID.ID: {ID: p.XID.ID, Decision: txn.Commit, Branches: []txn.Branch{branch}}}}
+		l := log{txns: map[txn.ID]txn.Txn{p.XID.ID: {ID: p.XID.ID, Decision: txn.Commit,
+			Branches: []txn.Branch{branch}}}}
 		require.Equal(t, Report, after(time.Hour, p, l).Kind)
 	}
 }

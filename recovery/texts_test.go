@@ -39,36 +39,44 @@ var whys = []struct {
 	kind Kind
 	says string
 }{
-	{"young", func() Action { return planned(prepared(now), log{}, rules) }, Leave, "no decision, may be alive: younger than 1m0s"},
+	{"young", func() Action { return planned(prepared(now), log{}, rules) }, Leave,
+		"no decision, may be alive: younger than 1m0s"},
 	{"new", func() Action {
 		return (&Sightings{}).Plan("orders", []adapters.Prepared{prepared(now.Add(-time.Hour))}, log{}, rules, now)[0]
 	}, Leave, "no decision, seen for the first time"},
-	{"old", func() Action { return planned(prepared(now.Add(-time.Hour)), log{}, rules) }, Abort, "no decision, and older than 1m0s: whoever began it is gone"},
+	{"old", func() Action { return planned(prepared(now.Add(-time.Hour)), log{}, rules) }, Abort,
+		"no decision, and older than 1m0s: whoever began it is gone"},
 	{"without a lease", func() Action {
 		p := prepared(now)
 		p.XID.ID = p.XID.ID.WithLease(3)
 		return planned(p, log{leases: txn.Leases{Last: 3}}, rules)
-	}, Abort, "no decision, and lease 3 of the client has ended: it was closed, or the cluster had not heard of it for too long"},
+	}, Abort, "no decision, and lease 3 of the client has ended: it was closed, or the cluster had not heard of it " +
+		"for too long"},
 	{"aborted", func() Action {
 		p := prepared(now)
 		return planned(p, knows(p, txn.Txn{Decision: txn.Abort}), rules)
 	}, Rollback, "the log says abort"},
 	{"aborted for a reason", func() Action {
 		p := prepared(now)
-		return planned(p, knows(p, txn.Txn{Decision: txn.Abort, Reason: "asked for its outcome before it was decided"}), rules)
+		return planned(p, knows(p, txn.Txn{Decision: txn.Abort, Reason: "asked for its outcome before it was decided"}),
+			rules)
 	}, Rollback, "the log says abort: asked for its outcome before it was decided"},
 	{"committed", func() Action {
 		p := prepared(now)
-		return planned(p, knows(p, txn.Txn{Decision: txn.Commit, Branches: []txn.Branch{{No: 1, Resource: "orders"}}}), rules)
+		return planned(p, knows(p, txn.Txn{Decision: txn.Commit, Branches: []txn.Branch{{No: 1, Resource: "orders"}}}),
+			rules)
 	}, Commit, "the log says commit"},
 	{"back", func() Action {
 		p := prepared(now)
-		return planned(p, knows(p, txn.Txn{Decision: txn.Commit, Ended: true, Branches: []txn.Branch{{No: 1, Resource: "orders"}}}), rules)
+		return planned(p, knows(p, txn.Txn{Decision: txn.Commit, Ended: true,
+			Branches: []txn.Branch{{No: 1, Resource: "orders"}}}), rules)
 	}, Commit, "the log says commit, and the branch is back after it was finished"},
 	{"another branch", func() Action {
 		p := prepared(now)
-		return planned(p, knows(p, txn.Txn{Decision: txn.Commit, Branches: []txn.Branch{{No: 2, Resource: "orders"}}}), rules)
-	}, Report, "the log says commit, but for other branches than this one: look into the databases before you end it by hand"},
+		return planned(p, knows(p, txn.Txn{Decision: txn.Commit, Branches: []txn.Branch{{No: 2, Resource: "orders"}}}),
+			rules)
+	}, Report, "the log says commit, but for other branches than this one: look into the databases before you end " +
+		"it by hand"},
 	{"given up", func() Action {
 		p := prepared(now)
 		h := txn.Heuristic{Branch: 1, Outcome: txn.HeuristicHazard, By: txn.FromOperator, Who: "ann", Why: "poison"}
@@ -78,7 +86,8 @@ var whys = []struct {
 		p := prepared(now)
 		p.XID.ID = p.XID.ID.WithClass(txn.ThreePhase)
 		return planned(p, log{}, rules)
-	}, Report, "of the class three_phase, which is not switched on in this cluster, so that it has no decision here says nothing: " +
+	}, Report, "of the class three_phase, which is not switched on in this cluster, so that it has no decision here " +
+		"says nothing: " +
 		"look into the databases before you end it by hand"},
 	{"open", func() Action {
 		p := prepared(now.Add(-time.Hour))
@@ -95,12 +104,14 @@ var whys = []struct {
 		return planned(p, log{}, r)
 	}, Abort, "no decision, and older than 1m0s: whoever began it is gone"},
 	{"forgotten", func() Action { return planned(prepared(now.Add(-time.Hour)), log{old: now}, rules) }, Report,
-		"older than what the log remembers, so its decision is unknown: look into the databases before you end it by hand"},
+		"older than what the log remembers, so its decision is unknown: look into the databases before you end it " +
+			"by hand"},
 	{"from the future", func() Action {
 		r := rules
 		r.Horizon = now.Add(24 * time.Hour)
 		return planned(prepared(now.Add(48*time.Hour)), log{}, r)
-	}, Report, "dated 2023-11-16T22:13:20Z, so far ahead that no client of this cluster can have begun it: end it in the database by hand, " +
+	}, Report, "dated 2023-11-16T22:13:20Z, so far ahead that no client of this cluster can have begun it: end it " +
+		"in the database by hand, " +
 		`or run "concord tx resolve GID --abort"`},
 }
 
@@ -144,7 +155,8 @@ func TestEveryReasonHasARow(t *testing.T) {
 					return true
 				}
 			}
-			t.Errorf("no row of whys, in texts_test.go, shows %q: add how a plan comes to it, and all that it says then, with a true next step", text)
+			t.Errorf("no row of whys, in texts_test.go, shows %q: add how a plan comes to it, and all that it says "+
+				"then, with a true next step", text)
 			return true
 		})
 	}

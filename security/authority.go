@@ -91,7 +91,8 @@ func NewAuthority(dir Dir, keyFile, cluster string, lifetime time.Duration, over
 func OpenAuthority(dir Dir, keyFile string) (*Authority, error) {
 	b, err := readSecret(keyFile, maxFile)
 	if err != nil {
-		return nil, fmt.Errorf("the authority's key: %w: give its path with --ca-key, or make one with \"concord cert create-ca\"", err)
+		return nil, fmt.Errorf("the authority's key: %w: give its path with --ca-key, or make one with \"concord "+
+			"cert create-ca\"", err)
 	}
 	key, err := parseKey(keyFile, b)
 	if err != nil {
@@ -114,12 +115,14 @@ func OpenAuthority(dir Dir, keyFile string) (*Authority, error) {
 		}
 		return nil, fmt.Errorf("%s does not name a cluster: it was not made by \"concord cert create-ca\"", path)
 	}
-	return nil, fmt.Errorf("none of the certificates in %s belongs to the key %s: give the right --certs-dir and --ca-key", path, keyFile)
+	return nil, fmt.Errorf("none of the certificates in %s belongs to the key %s: give the right --certs-dir and "+
+		"--ca-key", path, keyFile)
 }
 
 // Issue makes the certificate and the key of somebody, and puts them into dir. hosts are names and
 // IP addresses under which a node or an agent can be reached. It returns the path of the certificate.
-func (a *Authority) Issue(dir Dir, k Kind, name string, hosts []string, lifetime time.Duration, overwrite bool) (string, error) {
+func (a *Authority) Issue(dir Dir, k Kind, name string, hosts []string, lifetime time.Duration, overwrite bool) (string,
+	error) {
 	who := Identity{Cluster: a.cluster, Kind: k, Name: name}
 	if err := who.check(); err != nil {
 		return "", err
@@ -166,13 +169,15 @@ func (a *Authority) Issue(dir Dir, k Kind, name string, hosts []string, lifetime
 	if err := writeKey(path+".key", key, overwrite); err != nil {
 		return "", err
 	}
-	return path + ".crt", write(path+".crt", pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), 0o644, overwrite)
+	return path + ".crt", write(path+".crt", pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), 0o644,
+		overwrite)
 }
 
 // Revoke adds certificates to dir's revocation list, ca.crl, which it makes if there is none.
 func (a *Authority) Revoke(dir Dir, certFiles ...string) error {
 	path := filepath.Join(string(dir), "ca.crl")
-	list := &x509.RevocationList{Number: big.NewInt(1), ThisUpdate: time.Now().Add(-backdated), NextUpdate: a.cert.NotAfter}
+	list := &x509.RevocationList{Number: big.NewInt(1), ThisUpdate: time.Now().Add(-backdated),
+		NextUpdate: a.cert.NotAfter}
 	others, err := os.ReadFile(path)
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err

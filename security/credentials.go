@@ -44,9 +44,11 @@ func (s Source) Open(log *slog.Logger) (*Credentials, error) {
 	if s.CertsDir == "" {
 		switch {
 		case s.TokenFile != "":
-			return nil, errors.New("a token is sent to nodes only that are verified: give the directory with ca.crt, too (--certs-dir, " + EnvCertsDir + ")")
+			return nil, errors.New("a token is sent to nodes only that are verified: give the directory with " +
+				"ca.crt, too (--certs-dir, " + EnvCertsDir + ")")
 		case s.User != "":
-			return nil, fmt.Errorf("user %.70q has no certificate: give the directory that it is in (--certs-dir, "+EnvCertsDir+")", s.User)
+			return nil, fmt.Errorf("user %.70q has no certificate: give the directory that it is in (--certs-dir, "+
+				EnvCertsDir+")", s.User)
 		}
 		return nil, nil
 	}

@@ -61,7 +61,8 @@ func (d Dir) Client(name string) (Files, error) {
 		names = append(names, clientName(f))
 	}
 	slices.Sort(names)
-	return Files{}, fmt.Errorf("%s has the certificates of several clients (%s): say who you are, --user or CONCORD_USER", string(d), strings.Join(names, ", "))
+	return Files{}, fmt.Errorf("%s has the certificates of several clients (%s): say who you are, --user or "+
+		"CONCORD_USER", string(d), strings.Join(names, ", "))
 }
 
 func clientName(file string) string {
@@ -112,7 +113,8 @@ func read(path string, limit int64, secret bool) ([]byte, error) {
 		return nil, fmt.Errorf("%s is not a regular file", path)
 	}
 	if mode := info.Mode().Perm(); secret && mode&0o077 != 0 {
-		return nil, fmt.Errorf("%s can be used by others than its owner (mode %04o): run chmod 600 on it, and think of it as known to them", path, mode)
+		return nil, fmt.Errorf("%s can be used by others than its owner (mode %04o): run chmod 600 on it, and think "+
+			"of it as known to them", path, mode)
 	}
 	b, err := io.ReadAll(io.LimitReader(f, limit+1))
 	switch {

@@ -37,7 +37,8 @@ var name = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$`)
 // CheckName returns an error unless a cluster, a client or an agent may have that name.
 func CheckName(s string) error {
 	if !name.MatchString(s) {
-		return fmt.Errorf("%.70q is no name: use 1 to 64 letters, digits, dots, hyphens and underscores, and begin with a letter or a digit", s)
+		return fmt.Errorf("%.70q is no name: use 1 to 64 letters, digits, dots, hyphens and underscores, and begin "+
+			"with a letter or a digit", s)
 	}
 	return nil
 }
@@ -109,7 +110,8 @@ func parseURI(u *url.URL) (Identity, error) {
 	return i, nil
 }
 
-var errNoIdentity = errors.New("the certificate does not say who it is for: it has no subject alternative name such as concord://CLUSTER/client/NAME")
+var errNoIdentity = errors.New("the certificate does not say who it is for: it has no subject alternative name such " +
+	"as concord://CLUSTER/client/NAME")
 
 // identityOf returns whom a certificate is for. It does not say whether that is to be believed.
 func identityOf(c *x509.Certificate) (found Identity, err error) {
@@ -118,7 +120,8 @@ func identityOf(c *x509.Certificate) (found Identity, err error) {
 			continue
 		}
 		if found != (Identity{}) {
-			return Identity{}, errors.New("the certificate is for several: it must have one subject alternative name concord://...")
+			return Identity{}, errors.New("the certificate is for several: it must have one subject alternative " +
+				"name concord://...")
 		}
 		if found, err = parseURI(u); err != nil {
 			return Identity{}, fmt.Errorf("subject alternative name: %w", err)

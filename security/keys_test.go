@@ -68,7 +68,8 @@ func (s *shop) craft(k Kind, name string, change func(*x509.Certificate)) {
 	require.NoError(s, err)
 	t.URIs = []*url.URL{Identity{Cluster: s.authority.cluster, Kind: k, Name: name}.uri()}
 	t.DNSNames = []string{"localhost"}
-	t.KeyUsage, t.ExtKeyUsage = x509.KeyUsageDigitalSignature, []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth, x509.ExtKeyUsageServerAuth}
+	t.KeyUsage, t.ExtKeyUsage = x509.KeyUsageDigitalSignature,
+		[]x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth, x509.ExtKeyUsageServerAuth}
 	change(t)
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	require.NoError(s, err)
@@ -133,7 +134,8 @@ func TestAPeerIsTheNodeThatWasDialled(t *testing.T) {
 	s.issue(Node, "1", "2")
 	_, _, err := shake(t, s.node(1).PeerServer(), s.node(2).PeerClient(3))
 	require.ErrorIs(t, err, ErrUntrusted)
-	require.ErrorContains(t, err, `it is that of concord://shop/node/1, and node 3 is wanted here: compare the addresses in "members"`)
+	require.ErrorContains(t, err, `it is that of concord://shop/node/1, and node 3 is wanted here: compare the `+
+		`addresses in "members"`)
 }
 
 // What each end that has no business at the peer port is told by the node.
@@ -163,12 +165,17 @@ func TestOnlyNodesOfThisClusterPassThePeerPort(t *testing.T) {
 		conf *tls.Config
 		says string
 	}{
-		{"a client of this cluster", dial(client), "it is for concord://shop/client/billing-app, and here a certificate of a node is wanted"},
-		{"an agent of this cluster", dial(s.dir.Agent("east")), "it is for concord://shop/agent/east, and here a certificate of a node is wanted"},
-		{"a node of another authority", blind(other.dir.Node(2)), "was issued by none of the authorities that are believed here"},
-		{"a node of another cluster", blind(same.dir.Node(2)), "it is for concord://store/node/2, and this is cluster shop"},
+		{"a client of this cluster", dial(client),
+			"it is for concord://shop/client/billing-app, and here a certificate of a node is wanted"},
+		{"an agent of this cluster", dial(s.dir.Agent("east")),
+			"it is for concord://shop/agent/east, and here a certificate of a node is wanted"},
+		{"a node of another authority", blind(other.dir.Node(2)),
+			"was issued by none of the authorities that are believed here"},
+		{"a node of another cluster", blind(same.dir.Node(2)),
+			"it is for concord://store/node/2, and this is cluster shop"},
 		{"nobody", &tls.Config{InsecureSkipVerify: true}, "client didn't provide a certificate"},
-		{"TLS 1.2", &tls.Config{InsecureSkipVerify: true, MaxVersion: tls.VersionTLS12}, "client offered only unsupported versions"},
+		{"TLS 1.2", &tls.Config{InsecureSkipVerify: true, MaxVersion: tls.VersionTLS12},
+			"client offered only unsupported versions"},
 	} {
 		_, serverErr, clientErr := shake(t, server, stranger.conf)
 		require.ErrorContains(t, serverErr, stranger.says, stranger.name)
@@ -185,16 +192,27 @@ func TestCertificatesThatAreNotAccepted(t *testing.T) {
 		change func(*x509.Certificate)
 		says   string
 	}{
-		{"expired", func(c *x509.Certificate) { c.NotAfter = now.Add(-time.Minute) }, `make a new one, "concord cert --help" says how`},
-		{"not yet valid", func(c *x509.Certificate) { c.NotBefore = now.Add(time.Hour) }, "compare the clocks of both machines"},
-		{"wrong usage", func(c *x509.Certificate) { c.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageCodeSigning} }, "is not made for this use"},
+		{"expired", func(c *x509.Certificate) { c.NotAfter = now.Add(-time.Minute) },
+			`make a new one, "concord cert --help" says how`},
+		{"not yet valid", func(c *x509.Certificate) { c.NotBefore = now.Add(time.Hour) },
+			"compare the clocks of both machines"},
+		{"wrong usage", func(c *x509.Certificate) { c.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageCodeSigning} },
+			"is not made for this use"},
 		{"client use only", func(c *x509.Certificate) { c.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth} }, "is not made for this use"},
 		{"no name", func(c *x509.Certificate) { c.URIs = nil }, "does not say who it is for"},
-		{"two names", func(c *x509.Certificate) { c.URIs = append(c.URIs, NodeIdentity("shop", 3).uri()) }, "it must have one"},
-		{"a name that is none", func(c *x509.Certificate) { c.URIs = []*url.URL{{Scheme: "concord", Host: "shop", Path: "/node/01"}} }, "a node's name is its id"},
+		{"two names", func(c *x509.Certificate) { c.URIs = append(c.URIs, NodeIdentity("shop", 3).uri()) },
+			"it must have one"},
+		{"a name that is none", func(c *x509.Certificate) {
+			c.URIs = []*url.URL{{Scheme: "concord", Host: "shop",
+				Path: "/node/01"}}
+		}, "a node's name is its id"},
 		{"a name with a query", func(c *x509.Certificate) { c.URIs[0].RawQuery = "x" }, "is not written as"},
-		{"node 0", func(c *x509.Certificate) { c.URIs = []*url.URL{NodeIdentity("shop", 0).uri()} }, "a node's name is its id"},
-		{"another kind", func(c *x509.Certificate) { c.URIs = []*url.URL{{Scheme: "concord", Host: "shop", Path: "/king/1"}} }, "is no kind of identity"},
+		{"node 0", func(c *x509.Certificate) { c.URIs = []*url.URL{NodeIdentity("shop", 0).uri()} },
+			"a node's name is its id"},
+		{"another kind", func(c *x509.Certificate) {
+			c.URIs = []*url.URL{{Scheme: "concord", Host: "shop",
+				Path: "/king/1"}}
+		}, "is no kind of identity"},
 	} {
 		s.craft(Node, "2", bad.change)
 		_, err := Load(s.dir.Node(2), nil)
@@ -214,13 +232,20 @@ func TestFilesThatAreNotAccepted(t *testing.T) {
 		spoil func(s *shop)
 		says  string
 	}{
-		{"no directory", func(s *shop) { require.NoError(s, os.RemoveAll(string(s.dir))) }, `"concord cert --help" says how to make them`},
+		{"no directory", func(s *shop) { require.NoError(s, os.RemoveAll(string(s.dir))) },
+			`"concord cert --help" says how to make them`},
 		{"no key", func(s *shop) { require.NoError(s, os.Remove(s.path("node.1.key"))) }, "key of node.1.crt: open"},
-		{"a key for all", func(s *shop) { require.NoError(s, os.Chmod(s.path("node.1.key"), 0o640)) }, "node.1.key can be used by others than its owner (mode 0640): run chmod 600"},
-		{"another's key", func(s *shop) { require.NoError(s, os.Rename(s.path("node.2.key"), s.path("node.1.key"))) }, "do not belong together"},
+		{"a key for all", func(s *shop) { require.NoError(s, os.Chmod(s.path("node.1.key"), 0o640)) },
+			"node.1.key can be used by others than its owner (mode 0640): run chmod 600"},
+		{"another's key", func(s *shop) { require.NoError(s, os.Rename(s.path("node.2.key"), s.path("node.1.key"))) },
+			"do not belong together"},
 		{"no certificate", func(s *shop) { require.NoError(s, os.Remove(s.path("node.1.crt"))) }, "certificate: open"},
-		{"an empty authority", func(s *shop) { require.NoError(s, os.Truncate(s.path("ca.crt"), 0)) }, "ca.crt is empty"},
-		{"an authority that is none", func(s *shop) { require.NoError(s, os.Rename(s.path("node.2.crt"), s.path("ca.crt"))) }, "is not that of an authority"},
+		{"an empty authority", func(s *shop) { require.NoError(s, os.Truncate(s.path("ca.crt"), 0)) },
+			"ca.crt is empty"},
+		{"an authority that is none", func(s *shop) {
+			require.NoError(s,
+				os.Rename(s.path("node.2.crt"), s.path("ca.crt")))
+		}, "is not that of an authority"},
 		{"something behind", func(s *shop) {
 			f, err := os.OpenFile(s.path("ca.crt"), os.O_APPEND|os.O_WRONLY, 0)
 			require.NoError(s, err)
@@ -237,7 +262,8 @@ func TestFilesThatAreNotAccepted(t *testing.T) {
 			require.NoError(s, other.authority.Revoke(other.dir))
 			require.NoError(s, os.Rename(other.path("ca.crl"), s.path("ca.crl")))
 		}, "was signed by none of the authorities"},
-		{"no list", func(s *shop) { require.NoError(s, os.WriteFile(s.path("ca.crl"), []byte("x"), 0o600)) }, "is not made of revocation lists"},
+		{"no list", func(s *shop) { require.NoError(s, os.WriteFile(s.path("ca.crl"), []byte("x"), 0o600)) },
+			"is not made of revocation lists"},
 	} {
 		s := newShop(t, "shop")
 		s.issue(Node, "1", "2")
@@ -376,7 +402,8 @@ func TestAClientKnowsItsNodes(t *testing.T) {
 	_, _, err = shake(t, s.node(1).Server(), alice.NodeClient("127.0.0.1"))
 	require.NoError(t, err)
 	_, _, err = shake(t, s.node(1).Server(), alice.NodeClient("10.0.0.1"))
-	require.ErrorContains(t, err, `that of concord://shop/node/1 is not for the address 10.0.0.1: make one with --host 10.0.0.1, "concord cert --help" says how`)
+	require.ErrorContains(t, err, `that of concord://shop/node/1 is not for the address 10.0.0.1: make one with `+
+		`--host 10.0.0.1, "concord cert --help" says how`)
 	_, _, err = shake(t, agent.Server(), alice.NodeClient("127.0.0.1"))
 	require.ErrorContains(t, err, "it is for concord://shop/agent/east, and here a certificate of a node is wanted")
 	_, _, err = shake(t, agent.Server(), alice.AgentClient("localhost"))
@@ -390,7 +417,8 @@ func TestWhichClientIsMeant(t *testing.T) {
 	require.Empty(t, f.Cert)
 	s.issue(Client, "bob", "alice")
 	_, err = s.dir.Client("")
-	require.ErrorContains(t, err, "has the certificates of several clients (alice, bob): say who you are, --user or CONCORD_USER")
+	require.ErrorContains(t, err, "has the certificates of several clients (alice, bob): say who you are, --user or "+
+		"CONCORD_USER")
 	f, err = s.dir.Client("bob")
 	require.NoError(t, err)
 	require.Equal(t, s.path("client.bob.crt"), f.Cert)

@@ -42,11 +42,13 @@ func (d Dir) List() ([]Listed, error) {
 		}
 		if certs[0].IsCA {
 			for _, c := range certs {
-				out = append(out, Listed{File: filepath.Base(f), Identity: "authority of " + clusterOf(c), Begins: c.NotBefore, Ends: c.NotAfter, State: m.stateOf([]*x509.Certificate{c})})
+				out = append(out, Listed{File: filepath.Base(f), Identity: "authority of " + clusterOf(c),
+					Begins: c.NotBefore, Ends: c.NotAfter, State: m.stateOf([]*x509.Certificate{c})})
 			}
 			continue
 		}
-		l := Listed{File: filepath.Base(f), Begins: certs[0].NotBefore, Ends: certs[0].NotAfter, Hosts: certs[0].DNSNames, State: m.stateOf(certs)}
+		l := Listed{File: filepath.Base(f), Begins: certs[0].NotBefore, Ends: certs[0].NotAfter,
+			Hosts: certs[0].DNSNames, State: m.stateOf(certs)}
 		for _, ip := range certs[0].IPAddresses {
 			l.Hosts = append(l.Hosts, ip.String())
 		}

@@ -18,17 +18,20 @@ const (
 	AgentRole   Role = "agent"       // asks for the decisions of branches on its resources, and reports
 	Viewer      Role = "viewer"      // sees, and changes nothing
 	Operator    Role = "operator"    // resolves, settles, forgets, recovers
-	MemberRole  Role = "member"      // speaks in three-phase transactions, for itself; an agent's certificate grants it, and nothing else does
-	Admin       Role = "admin"       // changes who the members are
-	NodeRole    Role = "node"        // what nodes do for each other; a node's certificate grants it, and nothing else does
-	AnyResource      = "*"           // in a grant: all resources
+	// speaks in three-phase transactions, for itself; an agent's certificate grants it, and nothing else does
+	MemberRole Role = "member"
+	Admin      Role = "admin" // changes who the members are
+	// what nodes do for each other; a node's certificate grants it, and nothing else does
+	NodeRole    Role = "node"
+	AnyResource      = "*" // in a grant: all resources
 	maxGrants        = 10_000
 )
 
 var grantable = []Role{Application, AgentRole, Viewer, Operator, Admin}
 
 // includes says which roles a role has in it.
-var includes = map[Role][]Role{Operator: {Viewer}, Admin: {Viewer, Operator}, NodeRole: {Viewer, Application, AgentRole, MemberRole}}
+var includes = map[Role][]Role{Operator: {Viewer}, Admin: {Viewer, Operator},
+	NodeRole: {Viewer, Application, AgentRole, MemberRole}}
 
 // Grant gives roles to a subject, the name of a client or an agent. Resources are those on which
 // an application or an agent may act.
@@ -81,7 +84,8 @@ func NewPolicy(grants []Grant, resources []string) (*Policy, error) {
 		}
 		switch {
 		case onResources && len(g.Resources) == 0:
-			return nil, wrong("%q is %s on no resource: name them in \"resources\", or \"*\" for all", g.Subject, g.Roles[0])
+			return nil, wrong("%q is %s on no resource: name them in \"resources\", or \"*\" for all", g.Subject,
+				g.Roles[0])
 		case !onResources && len(g.Resources) > 0:
 			return nil, wrong("the roles of %q are for the whole cluster: remove \"resources\"", g.Subject)
 		}
@@ -106,7 +110,8 @@ func roleNames() string {
 // Of returns what somebody may do.
 func (p *Policy) Of(who Identity) Access {
 	if who.Kind == Node {
-		return Access{Subject: who.String(), grants: []Grant{{Roles: []Role{NodeRole}, Resources: []string{AnyResource}}}}
+		return Access{Subject: who.String(),
+			grants: []Grant{{Roles: []Role{NodeRole}, Resources: []string{AnyResource}}}}
 	}
 	a := Access{Subject: who.Name, grants: p.grants[who.Name]}
 	if who.Kind == Agent {
@@ -143,7 +148,8 @@ func (g Grant) has(role Role) bool {
 // On reports whether one of the roles was granted on a resource.
 func (a Access) On(resource string, roles ...Role) bool {
 	return a.all || slices.ContainsFunc(a.grants, func(g Grant) bool {
-		return slices.ContainsFunc(roles, g.has) && (slices.Contains(g.Resources, AnyResource) || slices.Contains(g.Resources, resource))
+		return slices.ContainsFunc(roles, g.has) &&
+			(slices.Contains(g.Resources, AnyResource) || slices.Contains(g.Resources, resource))
 	})
 }
 

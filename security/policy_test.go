@@ -55,12 +55,15 @@ func TestGrantsThatAreNotAccepted(t *testing.T) {
 		says  string
 	}{
 		{Grant{Subject: "a b", Roles: []Role{Viewer}}, "auth.grants[0]: subject: "},
-		{Grant{Subject: "a"}, `"a" gets no role: give "roles" one or more of application, agent, viewer, operator, admin`},
+		{Grant{Subject: "a"}, `"a" gets no role: give "roles" one or more of application, agent, viewer, operator, ` +
+			`admin`},
 		{Grant{Subject: "a", Roles: []Role{"root"}}, `"root" is no role: there are application,`},
 		{Grant{Subject: "a", Roles: []Role{NodeRole}}, `"node" is no role`},
-		{Grant{Subject: "a", Roles: []Role{Application}}, `"a" is application on no resource: name them in "resources", or "*" for all`},
+		{Grant{Subject: "a", Roles: []Role{Application}},
+			`"a" is application on no resource: name them in "resources", or "*" for all`},
 		{Grant{Subject: "a", Roles: []Role{Application}, Resources: []string{"oders"}}, `there is no resource "oders"`},
-		{Grant{Subject: "a", Roles: []Role{Viewer}, Resources: []string{"orders"}}, `the roles of "a" are for the whole cluster`},
+		{Grant{Subject: "a", Roles: []Role{Viewer}, Resources: []string{"orders"}},
+			`the roles of "a" are for the whole cluster`},
 	} {
 		_, err := NewPolicy([]Grant{bad.grant}, []string{"orders"})
 		require.ErrorContains(t, err, bad.says)
@@ -68,7 +71,8 @@ func TestGrantsThatAreNotAccepted(t *testing.T) {
 }
 
 func FuzzParseTokens(f *testing.F) {
-	f.Add([]byte("# id subject sha256 expires\n0123abcd a abababababababababababababababababababababababababababababababab 2099-01-01T00:00:00Z\n"))
+	f.Add([]byte("# id subject sha256 expires\n0123abcd a " +
+		"abababababababababababababababababababababababababababababababab 2099-01-01T00:00:00Z\n"))
 	f.Add([]byte("\r\n"))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		list, err := parseTokens("tokens", b)

@@ -23,7 +23,8 @@ func (k *Keys) PeerClient(id uint64) *tls.Config {
 	return m.client(func(s tls.ConnectionState) error {
 		who, err := m.verify(s.PeerCertificates, x509.ExtKeyUsageServerAuth, time.Now(), Node)
 		if err == nil && who.Name != strconv.FormatUint(id, 10) {
-			return untrusted("it is that of %v, and node %d is wanted here: compare the addresses in \"members\"", who, id)
+			return untrusted("it is that of %v, and node %d is wanted here: compare the addresses in \"members\"", who,
+				id)
 		}
 		return err
 	})
@@ -51,7 +52,8 @@ func (k *Keys) clientOf(host string, kind Kind) *tls.Config {
 			return err
 		}
 		if err := s.PeerCertificates[0].VerifyHostname(host); err != nil {
-			return untrusted("that of %v is not for the address %s: make one with --host %s, \"concord cert --help\" says how", who, host, host)
+			return untrusted("that of %v is not for the address %s: make one with --host %s, \"concord cert "+
+				"--help\" says how", who, host, host)
 		}
 		return nil
 	})
@@ -60,7 +62,8 @@ func (k *Keys) clientOf(host string, kind Kind) *tls.Config {
 // client makes a configuration in which verify alone says who the other end is: by its identity,
 // which the standard checks know nothing of.
 func (m *material) client(verify func(tls.ConnectionState) error) *tls.Config {
-	c := &tls.Config{MinVersion: tls.VersionTLS13, InsecureSkipVerify: true, VerifyConnection: verify} //nolint:gosec // verify does it
+	c := &tls.Config{MinVersion: tls.VersionTLS13, InsecureSkipVerify: true,
+		VerifyConnection: verify} //nolint:gosec // verify does it
 	if m.own != nil {
 		c.Certificates = []tls.Certificate{*m.own}
 	}
@@ -70,21 +73,23 @@ func (m *material) client(verify func(tls.ConnectionState) error) *tls.Config {
 // server makes a configuration whose connections are each verified by what the files say when they
 // come; with no kinds the handshake verifies nothing.
 func (k *Keys) server(protocols []string, auth tls.ClientAuthType, kinds ...Kind) *tls.Config {
-	return &tls.Config{MinVersion: tls.VersionTLS13, NextProtos: protocols, GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) {
-		m := k.fresh()
-		if m.own == nil {
-			return nil, errors.New("security: a server needs a certificate")
-		}
-		c := &tls.Config{MinVersion: tls.VersionTLS13, NextProtos: protocols, Certificates: []tls.Certificate{*m.own},
-			ClientAuth: auth, SessionTicketsDisabled: true}
-		if len(kinds) > 0 {
-			c.VerifyConnection = func(s tls.ConnectionState) error {
-				_, err := m.verify(s.PeerCertificates, x509.ExtKeyUsageClientAuth, time.Now(), kinds...)
-				return err
+	return &tls.Config{MinVersion: tls.VersionTLS13, NextProtos: protocols,
+		GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) {
+			m := k.fresh()
+			if m.own == nil {
+				return nil, errors.New("security: a server needs a certificate")
 			}
-		}
-		return c, nil
-	}}
+			c := &tls.Config{MinVersion: tls.VersionTLS13, NextProtos: protocols,
+				Certificates: []tls.Certificate{*m.own},
+				ClientAuth:   auth, SessionTicketsDisabled: true}
+			if len(kinds) > 0 {
+				c.VerifyConnection = func(s tls.ConnectionState) error {
+					_, err := m.verify(s.PeerCertificates, x509.ExtKeyUsageClientAuth, time.Now(), kinds...)
+					return err
+				}
+			}
+			return c, nil
+		}}
 }
 
 // Peer says who is at the other end of a connection that Server or PeerServer has accepted, or that was made

@@ -39,7 +39,8 @@ type TokenEntry struct {
 func (e TokenEntry) Expired(now time.Time) bool { return !now.Before(e.Expires) }
 
 func (e TokenEntry) line() string {
-	return fmt.Sprintf("%s %s %s %s\n", e.ID, e.Subject, hex.EncodeToString(e.hash[:]), e.Expires.UTC().Format(time.RFC3339))
+	return fmt.Sprintf("%s %s %s %s\n", e.ID, e.Subject, hex.EncodeToString(e.hash[:]),
+		e.Expires.UTC().Format(time.RFC3339))
 }
 
 const tokensHeader = "# id subject sha256 expires\n"
@@ -48,7 +49,8 @@ const tokensHeader = "# id subject sha256 expires\n"
 func parseTokens(path string, b []byte) (list []TokenEntry, err error) {
 	for n, line := range bytes.Split(b, []byte("\n")) {
 		wrong := func(format string, args ...any) error {
-			return fmt.Errorf("%s: line %d: %s: lines are made by \"concord token create\"", path, n+1, fmt.Sprintf(format, args...))
+			return fmt.Errorf("%s: line %d: %s: lines are made by \"concord token create\"", path, n+1,
+				fmt.Sprintf(format, args...))
 		}
 		text := string(line)
 		switch {
@@ -59,7 +61,8 @@ func parseTokens(path string, b []byte) (list []TokenEntry, err error) {
 		}
 		fields := strings.Split(text, " ")
 		if len(fields) != 4 {
-			return nil, wrong("has %d fields, want id, subject, sha256 and expires, with one space between", len(fields))
+			return nil, wrong("has %d fields, want id, subject, sha256 and expires, with one space between",
+				len(fields))
 		}
 		e := TokenEntry{ID: fields[0], Subject: fields[1]}
 		if id, err := hex.DecodeString(e.ID); err != nil || len(id) != 4 || e.ID != hex.EncodeToString(id) {
@@ -119,7 +122,8 @@ func CreateToken(path, subject string, lifetime time.Duration) (token string, e 
 	secret := make([]byte, tokenBytes)
 	_, _ = rand.Read(secret) // ends the process itself if there is no randomness
 	token = tokenPrefix + base64.RawURLEncoding.EncodeToString(secret)
-	e = TokenEntry{Subject: subject, Expires: now.Add(lifetime).UTC().Truncate(time.Second), hash: sha256.Sum256([]byte(token))}
+	e = TokenEntry{Subject: subject, Expires: now.Add(lifetime).UTC().Truncate(time.Second),
+		hash: sha256.Sum256([]byte(token))}
 	e.ID = hex.EncodeToString(e.hash[:4])
 	return token, e, writeTokens(path, append(list, e))
 }
@@ -227,7 +231,8 @@ func (t *Tokens) find(token string) (subject string, ok bool) {
 func checkToken(token string) error {
 	secret, err := base64.RawURLEncoding.Strict().DecodeString(strings.TrimPrefix(token, tokenPrefix))
 	if !strings.HasPrefix(token, tokenPrefix) || err != nil || len(secret) != tokenBytes {
-		return fmt.Errorf("is not a token (%s and %d letters and digits, as \"concord token create\" prints it)", tokenPrefix, base64.RawURLEncoding.EncodedLen(tokenBytes))
+		return fmt.Errorf("is not a token (%s and %d letters and digits, as \"concord token create\" prints it)",
+			tokenPrefix, base64.RawURLEncoding.EncodedLen(tokenBytes))
 	}
 	return nil
 }

@@ -25,7 +25,8 @@ func TestATokenStandsForItsSubject(t *testing.T) {
 	subject, ok := tokens.Subject(token)
 	require.True(t, ok)
 	require.Equal(t, "billing-app", subject)
-	for _, other := range []string{"", "cct_", token[:len(token)-1], token + "A", strings.ToLower(token), stored2hash(string(stored))} {
+	for _, other := range []string{"", "cct_", token[:len(token)-1], token + "A", strings.ToLower(token),
+		stored2hash(string(stored))} {
 		_, ok := tokens.Subject(other)
 		require.False(t, ok)
 	}

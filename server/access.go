@@ -23,11 +23,14 @@ var rules = access.Rules{
 	concordv1connect.CoordinatorServiceFinishedProcedure: access.Needs(security.Application, security.AgentRole),
 	concordv1connect.CoordinatorServiceOutcomeProcedure:  access.Needs(security.Application, security.AgentRole),
 
-	concordv1connect.CoordinatorServiceGetProcedure:       access.Needs(security.Application, security.AgentRole, security.Viewer),
-	concordv1connect.CoordinatorServiceListProcedure:      access.Needs(security.Application, security.AgentRole, security.Viewer),
-	concordv1connect.CoordinatorServiceResourcesProcedure: access.Needs(security.Application, security.AgentRole, security.Viewer),
-	concordv1connect.CoordinatorServiceStatusProcedure:    access.Needs(security.Viewer),
-	concordv1connect.CoordinatorServiceWatchProcedure:     access.Streams(security.Viewer),
+	concordv1connect.CoordinatorServiceGetProcedure: access.Needs(security.Application, security.AgentRole,
+		security.Viewer),
+	concordv1connect.CoordinatorServiceListProcedure: access.Needs(security.Application, security.AgentRole,
+		security.Viewer),
+	concordv1connect.CoordinatorServiceResourcesProcedure: access.Needs(security.Application, security.AgentRole,
+		security.Viewer),
+	concordv1connect.CoordinatorServiceStatusProcedure: access.Needs(security.Viewer),
+	concordv1connect.CoordinatorServiceWatchProcedure:  access.Streams(security.Viewer),
 
 	concordv1connect.CoordinatorServiceResolveProcedure:       access.Needs(security.Operator),
 	concordv1connect.CoordinatorServiceForgetProcedure:        access.Needs(security.Operator),
@@ -68,7 +71,8 @@ func owns(a security.Access, resources []string) bool {
 		return func(r string) bool { return a.On(r, role) }
 	}
 	return len(resources) == 0 || slices.ContainsFunc(resources, on(security.AgentRole)) ||
-		a.Has(security.Application) && !slices.ContainsFunc(resources, func(r string) bool { return !a.On(r, security.Application) })
+		a.Has(security.Application) && !slices.ContainsFunc(resources,
+			func(r string) bool { return !a.On(r, security.Application) })
 }
 
 // shown is what of a transaction a caller gets to see; nil: nothing, and that it is there is no news for

@@ -40,7 +40,8 @@ func benchmarkDecisions(b *testing.B, clients int) {
 	for n := range clients {
 		wg.Go(func() {
 			for i := n; i < b.N; i += clients {
-				res, err := c.Commit(b.Context(), api.CommitRequest(txn.CommitRequest{ID: txn.NewID(time.Now()), Cluster: cluster}))
+				res, err := c.Commit(b.Context(),
+					api.CommitRequest(txn.CommitRequest{ID: txn.NewID(time.Now()), Cluster: cluster}))
 				if err != nil || res.GetDecision() != "commit" {
 					b.Errorf("%v %v", res, err)
 					return

@@ -22,7 +22,8 @@ const maxUnanswered = 16384
 
 // Decide answers a stream of commit requests. One goroutine reads, this one writes, and
 // the node's loop puts answers in between.
-func (h *handlers) Decide(ctx context.Context, stream *connect.BidiStream[concordv1.DecideRequest, concordv1.DecideResponse]) error {
+func (h *handlers) Decide(ctx context.Context,
+	stream *connect.BidiStream[concordv1.DecideRequest, concordv1.DecideResponse]) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	redirect := stream.RequestHeader().Get(api.RedirectHeader) != ""
@@ -38,7 +39,8 @@ func (h *handlers) Decide(ctx context.Context, stream *connect.BidiStream[concor
 	return out.write(ctx, h.node.Closed(), stream)
 }
 
-func (h *handlers) readCommits(ctx context.Context, stream *connect.BidiStream[concordv1.DecideRequest, concordv1.DecideResponse], out *answers, redirect bool) error {
+func (h *handlers) readCommits(ctx context.Context,
+	stream *connect.BidiStream[concordv1.DecideRequest, concordv1.DecideResponse], out *answers, redirect bool) error {
 	for {
 		m, err := stream.Receive()
 		if errors.Is(err, io.EOF) {
@@ -71,7 +73,8 @@ func (h *handlers) reach(ctx context.Context, seen string) error {
 
 // commitLater answers a request that came at a time. What is wrong with it goes before that this
 // node is behind: who speaks of another cluster has seen what this one never reaches.
-func (h *handlers) commitLater(ctx context.Context, c *concordv1.NumberedCommit, behind error, came time.Time, out *answers, redirect bool) {
+func (h *handlers) commitLater(ctx context.Context, c *concordv1.NumberedCommit, behind error, came time.Time,
+	out *answers, redirect bool) {
 	number := c.GetNumber()
 	request, err := h.parseCommit(ctx, c.GetRequest())
 	if err == nil {
@@ -132,7 +135,8 @@ func (a *answers) notify() {
 }
 
 // write sends what is there, all in one message, until the stream or the node ends.
-func (a *answers) write(ctx context.Context, closed <-chan struct{}, stream *connect.BidiStream[concordv1.DecideRequest, concordv1.DecideResponse]) error {
+func (a *answers) write(ctx context.Context, closed <-chan struct{},
+	stream *connect.BidiStream[concordv1.DecideRequest, concordv1.DecideResponse]) error {
 	for {
 		select {
 		case <-a.wake:

@@ -30,7 +30,8 @@ var ofLeader = map[string]func(context.Context, concordv1connect.CoordinatorServ
 		return err
 	},
 	"Finished": func(ctx context.Context, c concordv1connect.CoordinatorServiceClient) error {
-		_, err := c.Finished(ctx, &concordv1.FinishedRequest{Branches: []*concordv1.FinishedBranch{{Gid: gid(), Finish: "done"}}})
+		_, err := c.Finished(ctx, &concordv1.FinishedRequest{Branches: []*concordv1.FinishedBranch{{Gid: gid(),
+			Finish: "done"}}})
 		return err
 	},
 	"Lease": func(ctx context.Context, c concordv1connect.CoordinatorServiceClient) error {
@@ -70,7 +71,8 @@ var ofLeader = map[string]func(context.Context, concordv1connect.CoordinatorServ
 		return err
 	},
 	"AddMember": func(ctx context.Context, c concordv1connect.CoordinatorServiceClient) error {
-		_, err := c.AddMember(ctx, &concordv1.AddMemberRequest{Node: 4, Role: "voter", Peer: "a:1", Api: "a:2", Key: "k", Who: "ann", Reason: "why"})
+		_, err := c.AddMember(ctx, &concordv1.AddMemberRequest{Node: 4, Role: "voter", Peer: "a:1", Api: "a:2",
+			Key: "k", Who: "ann", Reason: "why"})
 		return err
 	},
 	"RemoveMember": func(ctx context.Context, c concordv1connect.CoordinatorServiceClient) error {
@@ -99,7 +101,8 @@ var ofLeader = map[string]func(context.Context, concordv1connect.CoordinatorServ
 // unless the client doubts what they say.
 var ofAny = []string{"Status", "Watch", "Decide"}
 
-var known = txn.Txn{ID: txn.NewID(time.Now()), Decision: txn.Commit, Branches: []txn.Branch{{Resource: "orders"}}, Ended: true}
+var known = txn.Txn{ID: txn.NewID(time.Now()), Decision: txn.Commit, Branches: []txn.Branch{{Resource: "orders"}},
+	Ended: true}
 
 func gid() string { return txn.NewID(time.Now()).String() }
 
@@ -125,7 +128,8 @@ func TestCallsOfTheLeaderAreHandedOnToIt(t *testing.T) {
 			ctx, info = connect.NewClientContext(t.Context())
 			info.RequestHeader().Set(api.RedirectHeader, "1")
 			notLeader := (*api.NotLeaderError)(nil)
-			require.ErrorAs(t, api.FromStatus(do(ctx, follows.stub(t))), &notLeader, "who wants to go there himself is told where")
+			require.ErrorAs(t, api.FromStatus(do(ctx, follows.stub(t))), &notLeader,
+				"who wants to go there himself is told where")
 			require.Equal(t, leads.addr(), notLeader.API)
 
 			ctx, info = connect.NewClientContext(t.Context())
@@ -167,12 +171,14 @@ func TestWithoutALeaderTheCallsOfTheLeaderAreUnavailable(t *testing.T) {
 }
 
 func TestErrorsOfTheNodeKeepTheirKind(t *testing.T) {
-	for _, want := range []error{api.ErrUnavailable, api.ErrNotFound, api.ErrDecided, api.ErrRefused, api.ErrBusy, api.ErrTooOld} {
+	for _, want := range []error{api.ErrUnavailable, api.ErrNotFound, api.ErrDecided, api.ErrRefused, api.ErrBusy,
+		api.ErrTooOld} {
 		n := newFake()
 		n.err = fmt.Errorf("because of the test: %w", want)
 		s := serve(t, n, nil)
 		for name, do := range ofLeader {
-			if name == "Outcome" && want == api.ErrTooOld || name == "Finished" || name == "Deliver" || name == "Resources" {
+			if name == "Outcome" && want == api.ErrTooOld || name == "Finished" || name == "Deliver" ||
+				name == "Resources" {
 				continue // an answer of its own; what the node does about it has no error
 			}
 			err := api.FromStatus(do(t.Context(), s.stub(t)))
@@ -202,15 +208,28 @@ func TestMalformedRequestsAreRefusedBeforeTheNodeHearsOfThem(t *testing.T) {
 			_, err := c.Lease(ctx, &concordv1.LeaseRequest{End: true})
 			return err
 		},
-		"gid of Outcome": func(ctx context.Context) error { _, err := c.Outcome(ctx, &concordv1.OutcomeRequest{}); return err },
-		"gid of Get":     func(ctx context.Context) error { _, err := c.Get(ctx, &concordv1.GetRequest{Gid: "x"}); return err },
+		"gid of Outcome": func(ctx context.Context) error {
+			_,
+				err := c.Outcome(ctx, &concordv1.OutcomeRequest{})
+			return err
+		},
+		"gid of Get": func(ctx context.Context) error {
+			_,
+				err := c.Get(ctx, &concordv1.GetRequest{Gid: "x"})
+			return err
+		},
 		"gid of Recover": func(ctx context.Context) error {
 			_, err := c.Recover(ctx, &concordv1.RecoverRequest{Gid: "x"})
 			return err
 		},
-		"state of List": func(ctx context.Context) error { _, err := c.List(ctx, &concordv1.ListRequest{State: "x"}); return err },
+		"state of List": func(ctx context.Context) error {
+			_,
+				err := c.List(ctx, &concordv1.ListRequest{State: "x"})
+			return err
+		},
 		"finish of Finished": func(ctx context.Context) error {
-			_, err := c.Finished(ctx, &concordv1.FinishedRequest{Branches: []*concordv1.FinishedBranch{{Gid: gid(), Finish: "x"}}})
+			_, err := c.Finished(ctx, &concordv1.FinishedRequest{Branches: []*concordv1.FinishedBranch{{Gid: gid(),
+				Finish: "x"}}})
 			return err
 		},
 		"seen of Status": func(ctx context.Context) error {
@@ -271,7 +290,8 @@ func TestRequestToAClusterThatIsBeingFormedIsAskedAgain(t *testing.T) {
 	_, err := s.stub(t).Commit(t.Context(), r)
 	var notLeader *api.NotLeaderError
 	require.ErrorAs(t, api.FromStatus(err), &notLeader)
-	_, err = s.stub(t).Outcome(t.Context(), &concordv1.OutcomeRequest{Gid: gid(), Cluster: fakeCluster.String(), Seen: "99.1"})
+	_, err = s.stub(t).Outcome(t.Context(),
+		&concordv1.OutcomeRequest{Gid: gid(), Cluster: fakeCluster.String(), Seen: "99.1"})
 	require.ErrorAs(t, api.FromStatus(err), &notLeader)
 	a := decide(t, s, "99.1", r)
 	require.NotNil(t, a[0].GetError().GetNotLeader(), a[0])
@@ -302,9 +322,11 @@ func TestNotFoundSaysWhatCannotBeKnown(t *testing.T) {
 func TestListPagesThroughWhatIsFinished(t *testing.T) {
 	n := newFake()
 	for i := range 5 {
-		n.finished = append(n.finished, txn.Txn{ID: txn.NewID(time.Now().Add(-time.Duration(i) * time.Hour)), Decision: txn.Commit, Ended: true})
+		n.finished = append(n.finished, txn.Txn{ID: txn.NewID(time.Now().Add(-time.Duration(i) * time.Hour)),
+			Decision: txn.Commit, Ended: true})
 	}
-	open := txn.Txn{ID: txn.NewID(time.Now().Add(time.Second)), Decision: txn.Commit, Branches: []txn.Branch{{Resource: "orders"}}}
+	open := txn.Txn{ID: txn.NewID(time.Now().Add(time.Second)), Decision: txn.Commit,
+		Branches: []txn.Branch{{Resource: "orders"}}}
 	x := txn.XID{Cluster: fakeCluster, ID: open.ID}
 	n.view = &commit.View{Open: []txn.Txn{open}, Branches: map[txn.XID]commit.BranchView{x: {Err: "refused"}}}
 	c := serve(t, n, nil).stub(t)
@@ -322,10 +344,13 @@ func TestListPagesThroughWhatIsFinished(t *testing.T) {
 // figures are those of a leader with one database in trouble, one that is well and one that it has
 // not listed yet.
 func figures(now time.Time) *commit.Figures {
-	return &commit.Figures{At: now, Clock: now.Add(-time.Hour), InDoubt: 3, Heuristic: 1, Oldest: now.Add(-time.Hour - time.Minute),
+	return &commit.Figures{At: now, Clock: now.Add(-time.Hour), InDoubt: 3, Heuristic: 1,
+		Oldest: now.Add(-time.Hour - time.Minute),
 		Resources: []commit.ResourceFigures{
-			{Name: "orders", Driver: "postgres", Health: commit.Health{Asked: true, OK: true, Identity: "it"}, Listed: now.Add(-time.Hour), Foreign: 2},
-			{Name: "billing", Driver: "mysql", Health: commit.Health{Asked: true, Err: "refused"}, InDoubt: 2, Oldest: now.Add(-time.Hour - time.Minute)}},
+			{Name: "orders", Driver: "postgres", Health: commit.Health{Asked: true, OK: true, Identity: "it"},
+				Listed: now.Add(-time.Hour), Foreign: 2},
+			{Name: "billing", Driver: "mysql", Health: commit.Health{Asked: true, Err: "refused"}, InDoubt: 2,
+				Oldest: now.Add(-time.Hour - time.Minute)}},
 		Warnings: []string{"look"}}
 }
 
@@ -362,8 +387,10 @@ func TestFollowerShowsWhatTheLeaderToldIt(t *testing.T) {
 
 	s := serve(t, n, nil)
 	for series, want := range map[string]float64{
-		"concord_leader_view_known": 1, "concord_in_doubt": 3, "concord_heuristic": 1, `concord_resource_up{resource="orders"}`: 1, `concord_resource_up{resource="billing"}`: 0,
-		`concord_resource_in_doubt{resource="billing"}`: 2, `concord_resource_foreign{resource="orders"}`: 2, `concord_resource_reachable{resource="orders"}`: 0,
+		"concord_leader_view_known": 1, "concord_in_doubt": 3, "concord_heuristic": 1,
+		`concord_resource_up{resource="orders"}`: 1, `concord_resource_up{resource="billing"}`: 0,
+		`concord_resource_in_doubt{resource="billing"}`: 2, `concord_resource_foreign{resource="orders"}`: 2,
+		`concord_resource_reachable{resource="orders"}`: 0,
 	} {
 		got, ok := s.value(t, series)
 		require.True(t, ok, series)

@@ -165,7 +165,8 @@ func (m *metrics) guard(log *slog.Logger, method string, do func() error) (err e
 			panic(r)
 		default:
 			m.panics.Inc()
-			log.Error("a call panicked: please report this as a bug", "method", method, "panic", fmt.Sprint(r), "stack", string(debug.Stack()))
+			log.Error("a call panicked: please report this as a bug", "method", method, "panic", fmt.Sprint(r), "stack",
+				string(debug.Stack()))
 			err = errors.New("internal error: the node's log says more")
 		}
 	}()

@@ -44,7 +44,8 @@ func knock(t *testing.T, client *http.Client, url string, m protoreflect.MethodD
 	}
 	ctx, hangUp := context.WithCancel(t.Context())
 	defer hangUp()
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, url+"/"+string(m.Parent().FullName())+"/"+string(m.Name()), bytes.NewReader(body))
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost,
+		url+"/"+string(m.Parent().FullName())+"/"+string(m.Name()), bytes.NewReader(body))
 	require.NoError(t, err)
 	req.Header.Set("Content-Type", kind)
 	res, err := client.Do(req)
@@ -74,7 +75,8 @@ func TestEveryProcedurePassesEveryLayer(t *testing.T) {
 	})
 	all := procedures()
 	require.True(t, slices.ContainsFunc(all, protoreflect.MethodDescriptor.IsStreamingClient))
-	require.True(t, slices.ContainsFunc(all, func(m protoreflect.MethodDescriptor) bool { return m.IsStreamingServer() && !m.IsStreamingClient() }))
+	require.True(t, slices.ContainsFunc(all,
+		func(m protoreflect.MethodDescriptor) bool { return m.IsStreamingServer() && !m.IsStreamingClient() }))
 	want := make([]int, len(layers(s.metrics, nil)))
 	for i := range want {
 		want[i] = i
@@ -127,10 +129,12 @@ func TestFurtherServicesPassEveryLayerAndHaveLimitsOfTheirOwn(t *testing.T) {
 				return next(ctx)
 			})
 		}
-	}, Service{Name: concordv1connect.ParticipantServiceName, Limit: time.Hour, New: func(o ...connect.HandlerOption) (string, http.Handler) {
-		return concordv1connect.NewParticipantServiceHandler(f, o...)
-	}})
-	_, err := concordv1connect.NewParticipantServiceClient(h2(t), s.URL).Describe(t.Context(), &concordv1.DescribeRequest{})
+	}, Service{Name: concordv1connect.ParticipantServiceName, Limit: time.Hour,
+		New: func(o ...connect.HandlerOption) (string, http.Handler) {
+			return concordv1connect.NewParticipantServiceHandler(f, o...)
+		}})
+	_, err := concordv1connect.NewParticipantServiceClient(h2(t), s.URL).Describe(t.Context(),
+		&concordv1.DescribeRequest{})
 	require.Equal(t, connect.CodeResourceExhausted, connect.CodeOf(err), "%v", err)
 	require.Equal(t, []int{0, 1, 2, 3, 4}, passed)
 	require.Greater(t, f.left, time.Hour-time.Minute)
@@ -193,7 +197,8 @@ func TestPanicEndsOneCall(t *testing.T) {
 	require.Equal(t, connect.CodeInternal, connect.CodeOf(watch.Err()), "%v", watch.Err())
 	stream, err := stub.Decide(t.Context())
 	require.NoError(t, err)
-	require.NoError(t, stream.Send(&concordv1.DecideRequest{Commits: []*concordv1.NumberedCommit{{Number: 1, Request: bare()}}}))
+	require.NoError(t, stream.Send(&concordv1.DecideRequest{Commits: []*concordv1.NumberedCommit{{Number: 1,
+		Request: bare()}}}))
 	_, err = stream.Receive()
 	require.Error(t, err)
 	require.Equal(t, connect.CodeInternal, connect.CodeOf(err), "%v", err)

@@ -15,7 +15,8 @@ import (
 func TestMembersThatNobodyCanAdd(t *testing.T) {
 	n := newFake()
 	client := serve(t, n, nil).stub(t)
-	good := &concordv1.AddMemberRequest{Node: 4, Role: "voter", Peer: "a:1", Api: "a:2", Key: "k", Who: "ann", Reason: "why"}
+	good := &concordv1.AddMemberRequest{Node: 4, Role: "voter", Peer: "a:1", Api: "a:2", Key: "k", Who: "ann",
+		Reason: "why"}
 	_, err := client.AddMember(t.Context(), good)
 	require.NoError(t, err)
 	n.calls = nil

@@ -27,8 +27,9 @@ func statusMessage(s *coordinator.Snapshot, now time.Time) *concordv1.StatusResp
 		m.Cluster = s.Cluster.String()
 	}
 	for _, n := range s.Nodes {
-		m.Nodes = append(m.Nodes, &concordv1.Node{Id: uint64(n.ID), Role: n.Role(), State: n.State, Epoch: uint32(n.Epoch),
-			Zxid: n.Zxid.String(), Lag: n.Lag, Reachable: n.Reachable, Api: n.API, Peer: n.Peer})
+		m.Nodes = append(m.Nodes, &concordv1.Node{Id: uint64(n.ID), Role: n.Role(), State: n.State,
+			Epoch: uint32(n.Epoch),
+			Zxid:  n.Zxid.String(), Lag: n.Lag, Reachable: n.Reachable, Api: n.API, Peer: n.Peer})
 	}
 	return m
 }
@@ -42,7 +43,8 @@ func resourceMessages(s *coordinator.Snapshot, now time.Time) (out []*concordv1.
 		told = f.Resources
 	}
 	for _, own := range s.Resources {
-		m := &concordv1.ResourceStatus{Name: own.Name, Driver: own.Driver, Ok: own.OK, Error: own.Err, Identity: own.Identity}
+		m := &concordv1.ResourceStatus{Name: own.Name, Driver: own.Driver, Ok: own.OK, Error: own.Err,
+			Identity: own.Identity}
 		if own.Asked && !own.OK && s.Leader != s.Node {
 			m.OwnError = own.Err
 		}
@@ -53,7 +55,8 @@ func resourceMessages(s *coordinator.Snapshot, now time.Time) (out []*concordv1.
 	}
 	for _, r := range told { // the configurations differ while they are being changed
 		if !slices.ContainsFunc(s.Resources, func(own coordinator.ResourceState) bool { return own.Name == r.Name }) {
-			m := &concordv1.ResourceStatus{Name: r.Name, OwnError: "this node's configuration does not have it: use the same \"resources\" on all nodes"}
+			m := &concordv1.ResourceStatus{Name: r.Name,
+				OwnError: "this node's configuration does not have it: use the same \"resources\" on all nodes"}
 			fillResource(m, f, r, now)
 			out = append(out, m)
 		}
@@ -64,7 +67,8 @@ func resourceMessages(s *coordinator.Snapshot, now time.Time) (out []*concordv1.
 // fillResource puts in what the leader knows. While it has not asked the database yet, health and
 // identity stay this node's own.
 func fillResource(m *concordv1.ResourceStatus, f *commit.Figures, r commit.ResourceFigures, now time.Time) {
-	m.Known, m.Driver, m.InDoubt, m.Foreign, m.OldestMs = true, r.Driver, uint64(r.InDoubt), uint64(r.Foreign), ageOf(f, r.Oldest, now)
+	m.Known, m.Driver, m.InDoubt, m.Foreign, m.OldestMs = true, r.Driver, uint64(r.InDoubt), uint64(r.Foreign),
+		ageOf(f, r.Oldest, now)
 	if r.Asked {
 		m.Ok, m.Error = r.OK, r.Err
 	}

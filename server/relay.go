@@ -66,7 +66,8 @@ var handOns = map[string]func(context.Context, leader, connect.AnyRequest) (conn
 	concordv1connect.CoordinatorServiceTransferLeadershipProcedure: through(leader.TransferLeadership),
 }
 
-func through[Req, Res any](do func(leader, context.Context, *Req) (*Res, error)) func(context.Context, leader, connect.AnyRequest) (connect.AnyResponse, error) {
+func through[Req, Res any](do func(leader, context.Context, *Req) (*Res, error)) func(context.Context, leader,
+	connect.AnyRequest) (connect.AnyResponse, error) {
 	return func(ctx context.Context, l leader, req connect.AnyRequest) (connect.AnyResponse, error) {
 		r, ok := req.Any().(*Req)
 		if !ok {
@@ -100,7 +101,8 @@ func (r *relay) interceptor() connect.UnaryInterceptorFunc {
 }
 
 // commit hands on a request of a stream.
-func (r *relay) commit(ctx context.Context, c *concordv1.NumberedCommit, to *api.NotLeaderError) *concordv1.NumberedAnswer {
+func (r *relay) commit(ctx context.Context, c *concordv1.NumberedCommit,
+	to *api.NotLeaderError) *concordv1.NumberedAnswer {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
 	a := &concordv1.NumberedAnswer{Number: c.GetNumber()}
@@ -116,7 +118,8 @@ func (r *relay) commit(ctx context.Context, c *concordv1.NumberedCommit, to *api
 // leaderError is what the leader said, or that it said nothing.
 func leaderError(l *api.NotLeaderError, err error) error {
 	if !connect.IsWireError(err) {
-		return fmt.Errorf("the leader, node %d, did not answer at %s (%v): ask again, or run \"concord status\": %w", l.Leader, l.API, api.FromStatus(err), api.ErrUnavailable)
+		return fmt.Errorf("the leader, node %d, did not answer at %s (%v): ask again, or run \"concord status\": %w",
+			l.Leader, l.API, api.FromStatus(err), api.ErrUnavailable)
 	}
 	return api.FromStatus(err)
 }
@@ -165,7 +168,8 @@ func seen(n Node) connect.UnaryInterceptorFunc {
 					return nil, err
 				}
 			}
-			if handOns[req.Spec().Procedure] == nil || s.Leader == s.Node || req.Spec().Procedure == concordv1connect.CoordinatorServiceOutcomeProcedure {
+			if handOns[req.Spec().Procedure] == nil || s.Leader == s.Node ||
+				req.Spec().Procedure == concordv1connect.CoordinatorServiceOutcomeProcedure {
 				if err := n.Reach(ctx, zxid(at)); err != nil {
 					return nil, err
 				}

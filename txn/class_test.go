@@ -36,7 +36,8 @@ func TestAGidOfAnUnknownClassIsRefused(t *testing.T) {
 		_, ok := ParseXID("concord-00000001-" + gid[:25] + string(last) + "-00")
 		require.False(t, ok, "%c: foreign", last)
 	}
-	for _, bad := range []string{"", gid[:25], gid + "0", gid[:25] + "l", gid[:25] + "O", " " + gid[1:], "8" + gid[1:]} {
+	for _, bad := range []string{"", gid[:25], gid + "0", gid[:25] + "l", gid[:25] + "O", " " + gid[1:],
+		"8" + gid[1:]} {
 		_, err := ParseID(bad)
 		require.ErrorIs(t, err, ErrBadID, "%q", bad)
 	}

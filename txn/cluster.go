@@ -42,7 +42,8 @@ type ClusterState struct {
 
 // NewClusterState makes it from what a store kept; the zero Meta for a new one.
 func NewClusterState(m Meta) ClusterState {
-	return ClusterState{cluster: m.Cluster, digest: m.Digest, position: m.Position, stores: m.Stores, level: m.Level, members: m.Members}
+	return ClusterState{cluster: m.Cluster, digest: m.Digest, position: m.Position, stores: m.Stores, level: m.Level,
+		members: m.Members}
 }
 
 // State is what a state machine shows of the cluster.

@@ -23,7 +23,8 @@ import (
 type ID [16]byte
 
 // ErrBadID says that a text is not a global transaction id.
-var ErrBadID = errors.New("not a transaction id: want 26 characters of Crockford base 32, of which the last is 0, R, T or M, as printed by \"concord tx ls\"")
+var ErrBadID = errors.New("not a transaction id: want 26 characters of Crockford base 32, of which the last is 0, " +
+	"R, T or M, as printed by \"concord tx ls\"")
 
 // NewID mints a plain id that is born at t.
 func NewID(t time.Time) ID {
@@ -110,7 +111,8 @@ func ParseXID(s string) (XID, bool) {
 func ParseXA(format int64, gtrid, bqual []byte) (XID, bool) {
 	var x XID
 	s := string(gtrid)
-	if format != FormatID || len(s) != len(prefix)+8+1+26 || len(bqual) != 2 || !strings.HasPrefix(s, prefix) || s[16] != '-' {
+	if format != FormatID || len(s) != len(prefix)+8+1+26 || len(bqual) != 2 || !strings.HasPrefix(s, prefix) ||
+		s[16] != '-' {
 		return XID{}, false
 	}
 	var cluster [4]byte

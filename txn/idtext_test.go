@@ -23,7 +23,8 @@ func TestIDsAreReadInEitherCase(t *testing.T) {
 	good := NewID(time.Now()).String()
 	for _, s := range []string{
 		"", good[:25], good + "0", " " + good[1:],
-		good[:3] + "I" + good[4:], good[:3] + "l" + good[4:], good[:3] + "o" + good[4:], good[:3] + "u" + good[4:], // no aliases
+		// no aliases
+		good[:3] + "I" + good[4:], good[:3] + "l" + good[4:], good[:3] + "o" + good[4:], good[:3] + "u" + good[4:],
 		good[:3] + "\u017f" + good[5:], good[:3] + "\u212a" + good[6:], // which other alphabets fold to S and K
 		"8" + good[1:], // more than 128 bits
 		good[:25] + "1",

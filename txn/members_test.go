@@ -42,7 +42,8 @@ func TestAMembersRecordIsTheFirstOfItsEntry(t *testing.T) {
 	got, ok := MembersOf(EncodeRecords(nil, r, Form{Cluster: 1}))
 	require.True(t, ok)
 	require.Equal(t, sampleMembers, got)
-	for _, entry := range [][]byte{nil, {recordsVersion}, EncodeRecords(nil, Form{Cluster: 1}), {recordsVersion + 1, byte(kindMembers)}} {
+	for _, entry := range [][]byte{nil, {recordsVersion}, EncodeRecords(nil, Form{Cluster: 1}),
+		{recordsVersion + 1, byte(kindMembers)}} {
 		_, ok := MembersOf(entry)
 		require.False(t, ok)
 	}
@@ -64,7 +65,8 @@ func TestTableKnowsTheMembersAndWhoTheyWere(t *testing.T) {
 	}
 	one, two := Member{ID: 1, Role: Voter, Peer: "a"}, Member{ID: 2, Role: Voter, Peer: "b"}
 	learns := Member{ID: 2, Role: Learner, Peer: "b"}
-	require.Nil(t, fold(Form{Cluster: 1}, MemberRecord{Node: 1, Store: StoreID{1}}, MemberRecord{Node: 2, Store: StoreID{2}}))
+	require.Nil(t, fold(Form{Cluster: 1}, MemberRecord{Node: 1, Store: StoreID{1}},
+		MemberRecord{Node: 2, Store: StoreID{2}}))
 	m := fold(MembersRecord{Members: []Member{one, two}})
 	require.False(t, m.Settled)
 	require.True(t, fold(MembersRecord{Members: []Member{one, two}}).Settled)

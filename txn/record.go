@@ -115,7 +115,8 @@ type StoreID [16]byte
 type Watermark struct{ Time time.Time }
 
 // ErrBadRecord says that bytes are not records of a version that this program knows.
-var ErrBadRecord = errors.New("log entry holds no records that this version of concord understands: run the version that wrote it, or replace this node's store")
+var ErrBadRecord = errors.New("log entry holds no records that this version of concord understands: run the version " +
+	"that wrote it, or replace this node's store")
 
 // recordsVersion is the first byte of every encoded list of records.
 const recordsVersion = 1
@@ -275,7 +276,8 @@ func (d *decoder) record() Record {
 		}
 		return Form{}
 	case kindCommit:
-		return CommitRecord{ID: d.id(), Protocol: d.protocol(), By: d.source(), Branches: d.branches(), Reason: d.text(), Label: d.text()}
+		return CommitRecord{ID: d.id(), Protocol: d.protocol(), By: d.source(), Branches: d.branches(),
+			Reason: d.text(), Label: d.text()}
 	case kindAbort:
 		return AbortRecord{ID: d.id(), By: d.source(), Reason: d.text(), Seen: d.bool()}
 	case kindEnd:
@@ -286,7 +288,8 @@ func (d *decoder) record() Record {
 		}
 		return End{IDs: ids}
 	case kindHeuristic:
-		return HeuristicRecord{ID: d.id(), Branch: BranchNo(d.byte()), Outcome: d.outcome(), By: d.source(), Who: d.text(), Why: d.text()}
+		return HeuristicRecord{ID: d.id(), Branch: BranchNo(d.byte()), Outcome: d.outcome(), By: d.source(),
+			Who: d.text(), Why: d.text()}
 	case kindForget:
 		return ForgetRecord{ID: d.id(), Who: d.text(), Why: d.text()}
 	case kindMember:
@@ -319,7 +322,8 @@ func (d *decoder) record() Record {
 		}
 		return LeaseEndRecord{Leases: ended}
 	case kindPreCommit:
-		return PreCommitRecord{ID: d.id(), Election: d.election(), Members: d.parties(), Branches: d.branches(), Label: d.text()}
+		return PreCommitRecord{ID: d.id(), Election: d.election(), Members: d.parties(), Branches: d.branches(),
+			Label: d.text()}
 	case kindPreAbort:
 		return PreAbortRecord{ID: d.id(), Election: d.election()}
 	case kindPromise:
@@ -431,7 +435,8 @@ func (d *decoder) branches() []Branch {
 	n := d.length(4)
 	branches := make([]Branch, 0, n)
 	for range n {
-		branches = append(branches, Branch{No: BranchNo(d.byte()), Resource: d.text(), Evidence: d.text(), Holder: d.text()})
+		branches = append(branches, Branch{No: BranchNo(d.byte()), Resource: d.text(), Evidence: d.text(),
+			Holder: d.text()})
 	}
 	return branches
 }

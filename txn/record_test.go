@@ -36,13 +36,15 @@ func sampleRecords() []Record {
 		AbortRecord{ID: id, By: FromCluster, Reason: "asked for"},
 		AbortRecord{ID: id, By: FromCluster, Reason: "orphan", Seen: true},
 		End{IDs: []ID{id, NewID(time.Now())}},
-		HeuristicRecord{ID: id, Branch: 255, Outcome: HeuristicRollback, By: FromCluster, Who: "billing", Why: "rolled back by hand"},
+		HeuristicRecord{ID: id, Branch: 255, Outcome: HeuristicRollback, By: FromCluster, Who: "billing",
+			Why: "rolled back by hand"},
 		ForgetRecord{ID: id, Who: "ann", Why: "refunded"},
 		Watermark{Time: time.UnixMilli(1_700_000_000_000)},
 		MemberRecord{Node: 3, Store: StoreID{1, 15: 9}, Who: "ann", Why: "disk"},
 		HoldsRecord{Node: 3, Store: StoreID{1, 15: 9}, Upto: Position{Epoch: 7, Counter: 1 << 40}},
 		FeatureRecord{Level: Newest},
-		PreCommitRecord{ID: id, Election: FirstElection, Members: sampleParties, Branches: sampleBranches, Label: "order 4711"},
+		PreCommitRecord{ID: id, Election: FirstElection, Members: sampleParties, Branches: sampleBranches,
+			Label: "order 4711"},
 		PreCommitRecord{ID: id, Election: Election{N: 1<<32 - 1, By: sampleParties[0].PartyID}, Branches: []Branch{}},
 		PreAbortRecord{ID: id, Election: Election{N: 2, By: sampleParties[1].PartyID}},
 		PromiseRecord{ID: id, Election: Election{N: 3}},
@@ -108,8 +110,10 @@ func FuzzDecodeRecords(f *testing.F) {
 }
 
 func FuzzTxnUnmarshal(f *testing.F) {
-	x := Txn{ID: NewID(time.Now()), Decision: Commit, By: FromOperator, Branches: sampleBranches, Label: "order 4711", Ended: true,
-		Heuristics: []Heuristic{{Branch: 1, Outcome: HeuristicHazard, By: FromOperator, Who: "r", Why: "w", Forgotten: true}}, Forgets: []Forget{{Who: "a", Why: "b"}}}
+	x := Txn{ID: NewID(time.Now()), Decision: Commit, By: FromOperator, Branches: sampleBranches, Label: "order 4711",
+		Ended: true,
+		Heuristics: []Heuristic{{Branch: 1, Outcome: HeuristicHazard, By: FromOperator, Who: "r", Why: "w",
+			Forgotten: true}}, Forgets: []Forget{{Who: "a", Why: "b"}}}
 	b, err := x.AppendBinary(nil)
 	require.NoError(f, err)
 	f.Add(b)

@@ -168,13 +168,16 @@ func (t *Table) Apply(at Position, data []byte) (Changes, error) {
 	for _, r := range records {
 		switch r := r.(type) {
 		case CommitRecord:
-			x := Txn{ID: r.ID, Decision: Commit, Seen: len(r.Branches) > 0, Protocol: r.Protocol, By: r.By, Branches: r.Branches, Reason: r.Reason, Label: r.Label, Decided: at, Ended: len(r.Branches) == 0}
+			x := Txn{ID: r.ID, Decision: Commit, Seen: len(r.Branches) > 0, Protocol: r.Protocol, By: r.By,
+				Branches: r.Branches, Reason: r.Reason, Label: r.Label, Decided: at, Ended: len(r.Branches) == 0}
 			if why := t.refusal(r.ID, r.By); why != "" {
-				x = Txn{ID: r.ID, Decision: Abort, By: FromCluster, Reason: why, Seen: len(r.Branches) > 0, Decided: at, Ended: true}
+				x = Txn{ID: r.ID, Decision: Abort, By: FromCluster, Reason: why, Seen: len(r.Branches) > 0, Decided: at,
+					Ended: true}
 			}
 			touched = append(touched, t.decide(x, &c))
 		case AbortRecord:
-			touched = append(touched, t.decide(Txn{ID: r.ID, Decision: Abort, By: r.By, Reason: r.Reason, Seen: r.Seen, Decided: at, Ended: true}, &c))
+			touched = append(touched, t.decide(Txn{ID: r.ID, Decision: Abort, By: r.By, Reason: r.Reason, Seen: r.Seen,
+				Decided: at, Ended: true}, &c))
 		case PreCommitRecord:
 			touched = append(touched, t.preCommit(r, at, &c))
 		case PreAbortRecord:
@@ -271,7 +274,8 @@ func (t *Table) heuristic(r HeuristicRecord) *held {
 		}
 	}
 	// A new slice: readers may hold the old one.
-	x.Heuristics = append(slices.Clip(x.Heuristics), Heuristic{Branch: r.Branch, Outcome: r.Outcome, By: r.By, Who: r.Who, Why: r.Why})
+	x.Heuristics = append(slices.Clip(x.Heuristics),
+		Heuristic{Branch: r.Branch, Outcome: r.Outcome, By: r.By, Who: r.Who, Why: r.Why})
 	return t.hold(x)
 }
 

@@ -195,7 +195,8 @@ func TestWatermarkPurgesFinishedAndRefusesOlder(t *testing.T) {
 	r := newReplica()
 	now := time.UnixMilli(1_700_000_000_000)
 	ended, unfinished, late := NewID(now), NewID(now), NewID(now)
-	r.fold(t, CommitRecord{ID: ended, Branches: two}, CommitRecord{ID: unfinished, Branches: two}, End{IDs: []ID{ended}})
+	r.fold(t, CommitRecord{ID: ended, Branches: two}, CommitRecord{ID: unfinished, Branches: two},
+		End{IDs: []ID{ended}})
 	r.fold(t, Watermark{Time: now.Add(time.Hour)})
 	require.Empty(t, r.finished)
 	_, ok := r.Get(ended)
@@ -258,9 +259,11 @@ func TestFirstStoreOfANodeCountsUntilAnOperatorReplacesIt(t *testing.T) {
 	require.Equal(t, first, got)
 	require.Equal(t, []MemberStore{{Node: 1, Store: second}, {Node: 2, Store: first}}, r.Meta().Stores)
 	r.fold(t, HoldsRecord{Node: 2, Store: first, Upto: Position{Epoch: 2, Counter: 1}})
-	r.fold(t, HoldsRecord{Node: 2, Store: first, Upto: Position{Epoch: 1, Counter: 9}}, HoldsRecord{Node: 2, Store: second, Upto: Position{Epoch: 3}})
+	r.fold(t, HoldsRecord{Node: 2, Store: first, Upto: Position{Epoch: 1, Counter: 9}},
+		HoldsRecord{Node: 2, Store: second, Upto: Position{Epoch: 3}})
 	r = r.restarted()
-	require.Equal(t, []MemberStore{{Node: 1, Store: second}, {Node: 2, Store: first, Holds: Position{Epoch: 2, Counter: 1}}}, r.Meta().Stores,
+	require.Equal(t, []MemberStore{{Node: 1, Store: second},
+		{Node: 2, Store: first, Holds: Position{Epoch: 2, Counter: 1}}}, r.Meta().Stores,
 		"what a store holds grows, and is that of the store that counts")
 	r.fold(t, MemberRecord{Node: 2, Who: "ann", Why: "new disk"})
 	_, known = r.Store(2)
@@ -301,7 +304,8 @@ func TestACommitUnderALeaseThatHasEndedIsAnAbort(t *testing.T) {
 	for _, id := range []ID{alive, unknown, none} {
 		r.fold(t, CommitRecord{ID: id, Branches: two})
 	}
-	for id, want := range map[ID]Outcome{before: Committed, ended: Aborted, alive: Committed, unknown: Committed, none: Committed, resolved: Committed} {
+	for id, want := range map[ID]Outcome{before: Committed, ended: Aborted, alive: Committed, unknown: Committed,
+		none: Committed, resolved: Committed} {
 		x, known := r.Get(id)
 		require.True(t, known)
 		require.Equal(t, want, x.Outcome(), "%d: %v", id.Lease(), x)

@@ -113,11 +113,14 @@ func (x *Txn) UnmarshalBinary(b []byte) error {
 	if d.byte() != recordsVersion {
 		return ErrBadTxn
 	}
-	*x = Txn{ID: d.id(), Decision: Decision(d.byte()), Protocol: d.protocol(), By: d.source(), Branches: d.branches(), Reason: d.text(), Label: d.text(), Seen: d.bool()}
+	*x = Txn{ID: d.id(), Decision: Decision(d.byte()), Protocol: d.protocol(), By: d.source(), Branches: d.branches(),
+		Reason: d.text(), Label: d.text(), Seen: d.bool()}
 	x.Decided = Position{Epoch: d.uint32(), Counter: d.uvarint()}
 	x.Ended = d.bool()
 	for range d.length(6) {
-		x.Heuristics = append(x.Heuristics, Heuristic{Branch: BranchNo(d.byte()), Outcome: d.outcome(), By: d.source(), Who: d.text(), Why: d.text(), Forgotten: d.bool()})
+		x.Heuristics = append(x.Heuristics,
+			Heuristic{Branch: BranchNo(d.byte()), Outcome: d.outcome(), By: d.source(), Who: d.text(), Why: d.text(),
+				Forgotten: d.bool()})
 	}
 	for range d.length(2) {
 		x.Forgets = append(x.Forgets, Forget{Who: d.text(), Why: d.text()})

@@ -162,7 +162,8 @@ func (t *Table) preCommit(r PreCommitRecord, at Position, c *Changes) *held {
 		return nil
 	}
 	if why := t.refusal(r.ID, FromClient); why != "" {
-		return t.decide(Txn{ID: r.ID, Decision: Abort, By: FromCluster, Reason: why, Seen: true, Decided: at, Ended: true}, c)
+		return t.decide(Txn{ID: r.ID, Decision: Abort, By: FromCluster, Reason: why, Seen: true, Decided: at,
+			Ended: true}, c)
 	}
 	t.witnesses[r.ID] = Witness{ID: r.ID, Members: r.Members, Branches: r.Branches, Label: r.Label, Opened: at,
 		Accepted: Commit, LastAttempt: r.Election, LastElected: r.Election}
@@ -213,7 +214,8 @@ func (t *Table) prove(r ProvenRecord, at Position, c *Changes) *held {
 		if r.Decision == Commit {
 			x.Branches, x.Ended = w.Branches, len(w.Branches) == 0
 		}
-		c.Verdicts = append(c.Verdicts, Verdict{ID: x.ID, Decision: x.Decision, By: x.By, Reason: x.Reason, First: true})
+		c.Verdicts = append(c.Verdicts, Verdict{ID: x.ID, Decision: x.Decision, By: x.By, Reason: x.Reason,
+			First: true})
 		return t.hold(x) // however old it is
 	}
 	return t.decide(x, c)

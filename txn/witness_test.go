@@ -73,19 +73,23 @@ func TestEveryCellOfTheWitnessFold(t *testing.T) {
 	}{
 		"the first PreCommit": {func(id ID) Record { return opening(id) }, map[string]after{"unknown": open}},
 		"Promise of a later election": {promise(Election{3, agentB}), map[string]after{
-			"open":            {open: true, accepted: Commit, attempt: first, elected: Election{3, agentB}},
-			"open, too old":   {open: true, accepted: Commit, attempt: first, elected: Election{3, agentB}},
-			"open, promised":  {open: true, accepted: Commit, attempt: first, elected: Election{3, agentB}},
-			"open, attempted": {open: true, accepted: Abort, attempt: Election{3, agentA}, elected: Election{3, agentB}},
+			"open":           {open: true, accepted: Commit, attempt: first, elected: Election{3, agentB}},
+			"open, too old":  {open: true, accepted: Commit, attempt: first, elected: Election{3, agentB}},
+			"open, promised": {open: true, accepted: Commit, attempt: first, elected: Election{3, agentB}},
+			"open, attempted": {open: true, accepted: Abort, attempt: Election{3, agentA},
+				elected: Election{3, agentB}},
 		}},
 		"Promise of an earlier election": {promise(Election{1, agentB}), map[string]after{
 			"open":          {open: true, accepted: Commit, attempt: first, elected: Election{1, agentB}},
 			"open, too old": {open: true, accepted: Commit, attempt: first, elected: Election{1, agentB}},
 		}},
 		"PreCommit of the election that was promised": {preCommit(Election{3, agentA}), map[string]after{
-			"open":           {open: true, accepted: Commit, attempt: Election{3, agentA}, elected: Election{3, agentA}},
-			"open, too old":  {open: true, accepted: Commit, attempt: Election{3, agentA}, elected: Election{3, agentA}},
-			"open, promised": {open: true, accepted: Commit, attempt: Election{3, agentA}, elected: Election{3, agentA}},
+			"open": {open: true, accepted: Commit, attempt: Election{3, agentA},
+				elected: Election{3, agentA}},
+			"open, too old": {open: true, accepted: Commit, attempt: Election{3, agentA},
+				elected: Election{3, agentA}},
+			"open, promised": {open: true, accepted: Commit, attempt: Election{3, agentA},
+				elected: Election{3, agentA}},
 		}},
 		"PreAbort of an election below the promise": {preAbort(Election{2, agentB}), map[string]after{
 			"open":          {open: true, accepted: Abort, attempt: Election{2, agentB}, elected: Election{2, agentB}},
@@ -102,8 +106,9 @@ func TestEveryCellOfTheWitnessFold(t *testing.T) {
 		"Commit, not proven": {func(id ID) Record { return CommitRecord{ID: id, Branches: two} },
 			map[string]after{"unknown": committed}},
 		"Abort, proven": {func(id ID) Record { return ProvenRecord{ID: id, Decision: Abort} }, map[string]after{
-			"unknown": aborted, "open": aborted, "open, promised": aborted, "open, attempted": aborted, "open, too old": aborted,
-			"committed": alarm(committed),
+			"unknown": aborted, "open": aborted, "open, promised": aborted, "open, attempted": aborted,
+			"open, too old": aborted,
+			"committed":     alarm(committed),
 		}},
 		"Commit, proven": {func(id ID) Record { return ProvenRecord{ID: id, Decision: Commit} }, map[string]after{
 			"unknown": alarm(nothing), "open": committed, "open, promised": committed, "open, attempted": committed,
@@ -132,12 +137,14 @@ func TestEveryCellOfTheWitnessFold(t *testing.T) {
 						got.decision = x.Decision
 					}
 					if w, open := r.Witness(id); open {
-						got.open, got.accepted, got.attempt, got.elected = true, w.Accepted, w.LastAttempt, w.LastElected
+						got.open, got.accepted, got.attempt, got.elected = true, w.Accepted, w.LastAttempt,
+							w.LastElected
 						require.Equal(t, short, w.Members, "those of the first election, for ever")
 						require.Equal(t, two, w.Branches)
 					}
 					if got.decision == Undecided && want.decision == Abort && r.TooOld(id) {
-						got.decision = c.Verdicts[0].Decision // it was finished at once, and is as old as what is forgotten
+						// it was finished at once, and is as old as what is forgotten
+						got.decision = c.Verdicts[0].Decision
 					}
 					require.Equal(t, want, got)
 					require.Equal(t, got.open, c.Verdicts[0].Open)

@@ -114,7 +114,8 @@ func (d Decision) String() string { return name([]string{"undecided", "commit", 
 
 // String returns the outcome in lower case with hyphens.
 func (o Outcome) String() string {
-	return name([]string{"unknown", "committed", "aborted", "heuristic-commit", "heuristic-rollback", "heuristic-mixed", "heuristic-hazard",
+	return name([]string{"unknown", "committed", "aborted", "heuristic-commit", "heuristic-rollback", "heuristic-mixed",
+		"heuristic-hazard",
 		"unrecorded", "pending"}, uint8(o))
 }
 

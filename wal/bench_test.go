@@ -62,7 +62,8 @@ func BenchmarkApply(b *testing.B) {
 	const chunk = 100_000
 	s := filled(b, chunk)
 	key, value := make([]byte, 16), make([]byte, 100)
-	c := StateChange{Applied: zab.Zxid{Epoch: 1}, Puts: []Pair{{Key: key, Value: value}, {Key: []byte("watermark"), Value: value[:8]}}}
+	c := StateChange{Applied: zab.Zxid{Epoch: 1},
+		Puts: []Pair{{Key: key, Value: value}, {Key: []byte("watermark"), Value: value[:8]}}}
 	last := uint64(chunk)
 	b.ReportAllocs()
 	for b.Loop() {
@@ -86,7 +87,8 @@ func BenchmarkGetOfAnAbsentKey(b *testing.B) {
 	const keys = 200_000
 	c := StateChange{Applied: z(1, 1)}
 	for i := range uint64(keys) {
-		c.Puts = append(c.Puts, Pair{Key: binary.BigEndian.AppendUint64(nil, i*0x9E3779B97F4A7C15), Value: make([]byte, 100)})
+		c.Puts = append(c.Puts, Pair{Key: binary.BigEndian.AppendUint64(nil, i*0x9E3779B97F4A7C15),
+			Value: make([]byte, 100)})
 	}
 	require.NoError(b, s.Apply(c))
 	require.NoError(b, s.engine.Flush())

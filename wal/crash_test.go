@@ -87,7 +87,8 @@ func powerFails(seed uint64, live func(*Store) error, y *story) (int, error) {
 	}
 	for _, c := range *crashes {
 		if err := y.reopen(c); err != nil {
-			return 0, fmt.Errorf("W01: the power fails at operation %d of story %d, %d %% of what is not synced stays: %w", c.op, seed, c.percent, err)
+			return 0, fmt.Errorf("W01: the power fails at operation %d of story %d, %d %% of what is not synced "+
+				"stays: %w", c.op, seed, c.percent, err)
 		}
 	}
 	return len(*crashes), nil
@@ -153,7 +154,8 @@ func TestAnErrorOfAnyWriteOperationNeverLosesAPromise(t *testing.T) {
 	}
 	require.Positive(t, outcomes["exit"])
 	require.Positive(t, outcomes["error"])
-	for _, kind := range []errorfs.OpKind{errorfs.OpCreate, errorfs.OpRename, errorfs.OpFileWrite, errorfs.OpFileWriteAt, errorfs.OpFileSync} {
+	for _, kind := range []errorfs.OpKind{errorfs.OpCreate, errorfs.OpRename, errorfs.OpFileWrite,
+		errorfs.OpFileWriteAt, errorfs.OpFileSync} {
 		require.Positive(t, kinds[kind], "operation %d of the disk", kind)
 	}
 	t.Logf("outcomes: %v, kinds of operations: %v", outcomes, kinds)
@@ -223,7 +225,8 @@ func writeFails(failing int) (how string, kind errorfs.OpKind, err error) {
 	}
 	for _, c := range crashes {
 		if err := y.reopen(c); err != nil {
-			return "", 0, fmt.Errorf("W02: write operation %d fails (%s), the power at %d, %d %% of what is not synced stays: %w", failing, how, c.op, c.percent, err)
+			return "", 0, fmt.Errorf("W02: write operation %d fails (%s), the power at %d, %d %% of what is not "+
+				"synced stays: %w", failing, how, c.op, c.percent, err)
 		}
 	}
 	return how, kind, nil

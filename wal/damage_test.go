@@ -97,7 +97,8 @@ func rewrite(fs vfs.FS, path string, change func(data []byte) []byte) error {
 	if err != nil {
 		return err
 	}
-	_, err = w.Write(bytes.Clone(change(data))) // under the race detector the file system scribbles on what it was given
+	// under the race detector the file system scribbles on what it was given
+	_, err = w.Write(bytes.Clone(change(data)))
 	return errors.Join(err, w.Sync(), w.Close())
 }
 
@@ -197,7 +198,8 @@ func TestAFlippedBitAnywhereIsReportedOrHarmless(t *testing.T) {
 		kind, _, _ = strings.Cut(kind, "-")
 		offsets := []int64{0, size / 2, size - 1}
 		for range flips {
-			offsets = append(offsets, rng.Int64N(size), max(0, size-1-rng.Int64N(lastBlock)), max(0, size-1-rng.Int64N(1000)))
+			offsets = append(offsets, rng.Int64N(size), max(0, size-1-rng.Int64N(lastBlock)),
+				max(0, size-1-rng.Int64N(1000)))
 		}
 		for _, offset := range offsets {
 			hurt := vfs.NewMem()
@@ -332,7 +334,8 @@ func TestAnEntryThatIsNotWhatWasWrittenIsNamed(t *testing.T) {
 			}
 			return s.engine.Set(logKey(z(1, 3)), v, pebble.Sync)
 		}, "1.3", false},
-		"missing behind the state": {func(s *Store) error { return s.engine.Delete(logKey(z(2, 1)), pebble.Sync) }, "2.2", true},
+		"missing behind the state": {func(s *Store) error { return s.engine.Delete(logKey(z(2, 1)), pebble.Sync) },
+			"2.2", true},
 		"changed behind the state": {func(s *Store) error {
 			return s.engine.Set(logKey(z(2, 2)), make([]byte, 30), pebble.Sync)
 		}, "2.2", true},
@@ -349,7 +352,8 @@ func TestAnEntryThatIsNotWhatWasWrittenIsNamed(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			fs := vfs.NewMem()
 			s := openMem(t, fs)
-			persist(t, s, zab.Write{ID: 1, Entries: run(zab.Zxid{}, 1, 4)}, zab.Write{ID: 2, Entries: run(z(1, 4), 2, 3)})
+			persist(t, s, zab.Write{ID: 1, Entries: run(zab.Zxid{}, 1, 4)},
+				zab.Write{ID: 2, Entries: run(z(1, 4), 2, 3)})
 			require.NoError(t, s.Apply(StateChange{Applied: z(1, 4)}))
 			require.NoError(t, c.harm(s))
 			if !c.atOpen {

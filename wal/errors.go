@@ -54,7 +54,8 @@ func readError(dir, op string, err error) error {
 	case pebble.IsCorruptionError(err), errors.Is(err, fs.ErrNotExist):
 		return damaged(dir, "%s: %v", op, err)
 	case errors.Is(err, fs.ErrPermission):
-		return fmt.Errorf("store %s: %s: %w; give the user that runs concord read and write access to the directory", dir, op, err)
+		return fmt.Errorf("store %s: %s: %w; give the user that runs concord read and write access to the directory",
+			dir, op, err)
 	default:
 		return fmt.Errorf("store %s: %s: %w; check the disk and the kernel's log", dir, op, err)
 	}

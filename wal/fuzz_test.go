@@ -69,7 +69,8 @@ func FuzzMetaValue(f *testing.F) {
 	f.Fuzz(func(t *testing.T, body []byte) {
 		for _, key := range []string{hardKey, baseKey, appliedKey, bootKey, spaceKey} {
 			value := sealed([]byte(key), body)
-			length := map[string]int{hardKey: 16, baseKey: zxidLen, appliedKey: zxidLen + digestLen, bootKey: 4, spaceKey: 1}[key]
+			length := map[string]int{hardKey: 16, baseKey: zxidLen, appliedKey: zxidLen + digestLen, bootKey: 4,
+				spaceKey: 1}[key]
 			got, err := unsealMeta(key, value, length)
 			require.Equal(t, len(body) != length, err != nil)
 			if err != nil {
@@ -95,7 +96,8 @@ func FuzzMetaValue(f *testing.F) {
 
 // FuzzWatermark reads a watermark file of any bytes, and slots with a sound checksum.
 func FuzzWatermark(f *testing.F) {
-	m := mark{seq: 9, id: [16]byte{1, 2}, tail: z(3, 14), hard: zab.HardState{Accepted: 5, AcceptedFrom: 2, Current: 4}, boot: 7, logs: logFiles{4, 1 << 40}}
+	m := mark{seq: 9, id: [16]byte{1, 2}, tail: z(3, 14), hard: zab.HardState{Accepted: 5, AcceptedFrom: 2, Current: 4},
+		boot: 7, logs: logFiles{4, 1 << 40}}
 	f.Add(m.slot())
 	f.Add(append(m.slot(), mark{seq: 10}.slot()...))
 	f.Add(append(m.slot()[:100], m.slot()...))

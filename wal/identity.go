@@ -45,7 +45,8 @@ func parseIdentity(text string) (identity, bool) {
 	var i identity
 	var id string
 	var check uint32
-	_, err := fmt.Sscanf(text, "concord store version=%d node=%d id=%32s check=%08x\n", &i.version, &i.node, &id, &check)
+	_, err := fmt.Sscanf(text, "concord store version=%d node=%d id=%32s check=%08x\n", &i.version, &i.node, &id,
+		&check)
 	if err != nil || len(id) != 32 {
 		return identity{}, false
 	}
@@ -87,10 +88,12 @@ func checkIdentity(fs vfs.FS, dir, db string, node zab.NodeID) (identity, error)
 	case !ok:
 		return identity{}, damaged(dir, "the STORE file does not match its checksum")
 	case i.version > storeVersion:
-		return identity{}, fmt.Errorf("store %s: %w (store version %d, this program knows up to %d); start the version of concord that wrote it, or a later one",
+		return identity{}, fmt.Errorf("store %s: %w (store version %d, this program knows up to %d); start the "+
+			"version of concord that wrote it, or a later one",
 			dir, ErrNewer, i.version, storeVersion)
 	case i.node != node:
-		return identity{}, fmt.Errorf("store %s: %w: it was made for node %d, this is node %d; correct \"node\" or \"data_dir\" in the configuration",
+		return identity{}, fmt.Errorf("store %s: %w: it was made for node %d, this is node %d; correct \"node\" or "+
+			"\"data_dir\" in the configuration",
 			dir, ErrOtherNode, i.node, node)
 	}
 	return i, nil

@@ -145,7 +145,8 @@ func lockDir(files vfs.FS, dir string) (*pebble.Lock, error) {
 	case errors.Is(err, fs.ErrPermission):
 		return nil, readError(dir, "lock the directory", err)
 	default:
-		return nil, fmt.Errorf("store %s: %w (%v); stop the other concord process that uses this directory, or give each node a data_dir of its own", dir, ErrLocked, err)
+		return nil, fmt.Errorf("store %s: %w (%v); stop the other concord process that uses this directory, or give "+
+			"each node a data_dir of its own", dir, ErrLocked, err)
 	}
 }
 
@@ -257,7 +258,8 @@ func engineError(dir string, err error) error {
 	case errors.Is(err, pebble.ErrDBDoesNotExist), errors.Is(err, pebble.ErrDBNotPristine):
 		return damaged(dir, "files of the store are missing: %v", err)
 	case strings.Contains(err.Error(), "unknown format major version"): // Pebble has no sentinel for it
-		return fmt.Errorf("store %s: %w (%v); start the version of concord that wrote it, or a later one", dir, ErrNewer, err)
+		return fmt.Errorf("store %s: %w (%v); start the version of concord that wrote it, or a later one", dir,
+			ErrNewer, err)
 	default:
 		return readError(dir, "open the store", err)
 	}
@@ -365,14 +367,16 @@ func (s *Store) findSegments() (err error) {
 			return err
 		}
 		if tail := s.log.last(); first.Prev != tail || !s.log.follows(first.Zxid) {
-			return damaged(s.dir, "entry %v (after %v) stands behind %v, so entries are missing", first.Zxid, first.Prev, tail)
+			return damaged(s.dir, "entry %v (after %v) stands behind %v, so entries are missing", first.Zxid,
+				first.Prev, tail)
 		}
 		it.SeekLT(logKey(zab.Zxid{Epoch: first.Zxid.Epoch, Counter: math.MaxUint64}))
 		last, err := s.entryAt(it)
 		if err != nil {
 			return err
 		}
-		s.log.segments = append(s.log.segments, segment{epoch: first.Zxid.Epoch, first: first.Zxid.Counter, last: last.Zxid.Counter})
+		s.log.segments = append(s.log.segments,
+			segment{epoch: first.Zxid.Epoch, first: first.Zxid.Counter, last: last.Zxid.Counter})
 		ok = it.Next()
 	}
 	return nil
@@ -385,7 +389,8 @@ func (s *Store) check() error {
 		return damaged(s.dir, "the current epoch %d is beyond the accepted epoch %d", s.hard.Current, s.hard.Accepted)
 	}
 	if !s.log.has(s.applied) {
-		return damaged(s.dir, "the state was built up to %v, which the log (%v to %v) does not hold", s.applied, s.log.base, s.log.last())
+		return damaged(s.dir, "the state was built up to %v, which the log (%v to %v) does not hold", s.applied,
+			s.log.base, s.log.last())
 	}
 	for after := s.applied; after != s.log.last(); {
 		const chunk = 1 << 20

@@ -160,7 +160,8 @@ func TestIdentityIsParsedStrictly(t *testing.T) {
 	got, ok := parseIdentity(i.String())
 	require.True(t, ok)
 	require.Equal(t, i, got)
-	for _, bad := range []string{"", "concord store", i.String() + "x", strings.Replace(i.String(), "node=7", "node=8", 1),
+	for _, bad := range []string{"", "concord store", i.String() + "x",
+		strings.Replace(i.String(), "node=7", "node=8", 1),
 		strings.ToUpper(i.String()), strings.TrimSpace(i.String())} {
 		_, ok := parseIdentity(bad)
 		require.False(t, ok, "%q", bad)

@@ -64,7 +64,8 @@ func TestSnapshotIsTheStateOfOneInstantWhateverHappensMeanwhile(t *testing.T) {
 	x, err := from.Snapshot()
 	require.NoError(t, err)
 	persist(t, from, zab.Write{Entries: run(z(1, 50), 1, 10)})
-	require.NoError(t, from.Apply(StateChange{Applied: z(1, 60), DeleteRanges: []Range{{}}, Puts: []Pair{{[]byte("new"), nil}}}))
+	require.NoError(t, from.Apply(StateChange{Applied: z(1, 60), DeleteRanges: []Range{{}},
+		Puts: []Pair{{[]byte("new"), nil}}}))
 	cut(t, from, z(1, 55))
 
 	to := openMem(t, vfs.NewMem())
@@ -124,7 +125,8 @@ func TestInstalledSnapshotIsThereAfterARestartAndCanBeReplacedAgain(t *testing.T
 	require.NoError(t, err)
 	again := openMem(t, vfs.NewMem())
 	stage := carry(t, x, again)
-	require.NoError(t, stage.Finish(x.Zxid, x.Digest, x.Sum(), func() {}), "what is left of an older stage is no part of it")
+	require.NoError(t, stage.Finish(x.Zxid, x.Digest, x.Sum(), func() {}),
+		"what is left of an older stage is no part of it")
 	require.NoError(t, x.Close())
 }
 
@@ -230,9 +232,11 @@ func TestReadersDuringAnInstallationSeeOneStateOrTheOther(t *testing.T) {
 				default:
 				}
 				text := ""
-				err := to.Scan(nil, nil, false, func(k, v []byte) bool { text += fmt.Sprintf("%s=%s ", k, v); return true })
+				err := to.Scan(nil, nil, false,
+					func(k, v []byte) bool { text += fmt.Sprintf("%s=%s ", k, v); return true })
 				v, found, gerr := to.Get([]byte("last"))
-				if err != nil || gerr != nil || text != before && text != after || !found || string(v) != "199" && string(v) != "399" {
+				if err != nil || gerr != nil || text != before && text != after || !found || string(v) != "199" &&
+					string(v) != "399" {
 					panic(fmt.Sprintf("%v %v %v %s %d", err, gerr, found, v, len(text)))
 				}
 			}

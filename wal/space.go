@@ -77,7 +77,8 @@ func newGuard(files vfs.FS, dir string, reserve uint64, log *slog.Logger) *guard
 	if reserve == 0 {
 		reserve = DefaultReserve
 	}
-	g := &guard{files: files, dir: dir, reserve: reserve, log: log, stop: make(chan struct{}), ended: make(chan struct{})}
+	g := &guard{files: files, dir: dir, reserve: reserve, log: log, stop: make(chan struct{}),
+		ended: make(chan struct{})}
 	g.space.Store(&Space{})
 	_, err := files.Stat(g.path())
 	g.ballast = err == nil
@@ -103,7 +104,8 @@ func (g *guard) measure() {
 	g.space.Store(&now)
 	switch {
 	case now.Low && !was.Low:
-		g.log.Error("the disk is nearly full: new transactions are refused until there is more space; free or add space", "dir", g.dir,
+		g.log.Error("the disk is nearly full: new transactions are refused until there is more space; free or add "+
+			"space", "dir", g.dir,
 			"free", bytesText(now.Free), "reserve", bytesText(g.reserve))
 	case was.Low && !now.Low:
 		g.log.Info("the disk has space again: new transactions are taken", "dir", g.dir, "free", bytesText(now.Free))
@@ -143,7 +145,8 @@ func (g *guard) onFull() {
 	if errors.Is(err, fs.ErrNotExist) {
 		return
 	}
-	g.log.Error("the disk is full: the space that was set aside is given back, it lasts for what was begun; free or add space", "dir", g.dir,
+	g.log.Error("the disk is full: the space that was set aside is given back, it lasts for what was begun; free or "+
+		"add space", "dir", g.dir,
 		"given", bytesText(g.reserve/2), "err", err)
 }
 

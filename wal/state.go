@@ -46,7 +46,8 @@ func (s *Store) Apply(c StateChange) error {
 	s.mu.RLock()
 	if !s.applied.Less(c.Applied) || !s.log.has(c.Applied) {
 		defer s.mu.RUnlock()
-		panic(fmt.Sprintf("wal: apply %v on a state of %v with a log of %v to %v", c.Applied, s.applied, s.log.base, s.log.last()))
+		panic(fmt.Sprintf("wal: apply %v on a state of %v with a log of %v to %v", c.Applied, s.applied, s.log.base,
+			s.log.last()))
 	}
 	s.mu.RUnlock()
 

@@ -106,7 +106,8 @@ func (s *Store) openLog(after, upto zab.Zxid) (prev, end zab.Zxid, it *pebble.It
 	defer s.mu.RUnlock()
 	prev, ok := s.log.floor(after)
 	if !ok {
-		return prev, end, nil, fmt.Errorf("store %s: entries after %v: %w, it begins after %v; the peer needs a snapshot", s.dir, after, ErrCut, s.log.base)
+		return prev, end, nil, fmt.Errorf("store %s: entries after %v: %w, it begins after %v; the peer needs a "+
+			"snapshot", s.dir, after, ErrCut, s.log.base)
 	}
 	end, ok = s.log.floor(upto)
 	if !ok || !prev.Less(end) {
@@ -129,7 +130,8 @@ func (s *Store) readLog(it *pebble.Iterator, prev, end zab.Zxid, maxBytes int) (
 			return entries, err
 		}
 		if e.Prev != prev || !successor(prev, e.Zxid) {
-			return entries, damaged(s.dir, "entry %v (after %v) stands behind %v, so entries are missing", e.Zxid, e.Prev, prev)
+			return entries, damaged(s.dir, "entry %v (after %v) stands behind %v, so entries are missing", e.Zxid,
+				e.Prev, prev)
 		}
 		if size += len(e.Data); size > maxBytes && len(entries) > 0 {
 			return entries, nil
@@ -260,7 +262,8 @@ func (s *Store) plan(ws []zab.Write) plan {
 				panic(fmt.Sprintf("wal: write %d truncates after %v, but the state holds %v", w.ID, z, applied))
 			}
 			if !next.log.has(z) {
-				panic(fmt.Sprintf("wal: write %d truncates after %v, which is not in the log (%v to %v)", w.ID, z, next.log.base, next.log.last()))
+				panic(fmt.Sprintf("wal: write %d truncates after %v, which is not in the log (%v to %v)", w.ID, z,
+					next.log.base, next.log.last()))
 			}
 			next.log.truncate(z)
 			if z.Less(next.keep) {
@@ -283,13 +286,15 @@ func (s *Store) plan(ws []zab.Write) plan {
 		if w.Cut != nil {
 			z := *w.Cut
 			if !next.log.has(z) || applied.Less(z) {
-				panic(fmt.Sprintf("wal: write %d cuts at %v, but the log has %v to %v and the state %v", w.ID, z, next.log.base, next.log.last(), applied))
+				panic(fmt.Sprintf("wal: write %d cuts at %v, but the log has %v to %v and the state %v", w.ID, z,
+					next.log.base, next.log.last(), applied))
 			}
 			next.log.cut(z)
 		}
 		if w.Install != nil {
 			if tail := next.log.last(); next.install != nil || !tail.Less(w.Install.Zxid) {
-				panic(fmt.Sprintf("wal: write %d installs a snapshot of %v over a log to %v", w.ID, w.Install.Zxid, tail))
+				panic(fmt.Sprintf("wal: write %d installs a snapshot of %v over a log to %v", w.ID, w.Install.Zxid,
+					tail))
 			}
 			next.install = w.Install
 			next.log = index{base: w.Install.Zxid}

@@ -192,7 +192,8 @@ func TestFloorAcrossEpochsAndBase(t *testing.T) {
 	cut(t, s, z(1, 2))
 	floors := func(s *Store) string {
 		var got []string
-		for _, q := range []zab.Zxid{{}, z(1, 1), z(1, 2), z(1, 3), z(1, 4), z(1, 99), z(2, 1), z(3, 0), z(3, 1), z(3, 9), z(6, 1), z(7, 1), z(7, 5), z(9, 1)} {
+		for _, q := range []zab.Zxid{{}, z(1, 1), z(1, 2), z(1, 3), z(1, 4), z(1, 99), z(2, 1), z(3, 0), z(3, 1),
+			z(3, 9), z(6, 1), z(7, 1), z(7, 5), z(9, 1)} {
 			p, ok := s.Floor(q)
 			if !ok {
 				got = append(got, fmt.Sprintf("%v:none", q))
@@ -202,7 +203,8 @@ func TestFloorAcrossEpochsAndBase(t *testing.T) {
 		}
 		return strings.Join(got, " ")
 	}
-	want := "0.0:none 1.1:none 1.2:1.2 1.3:1.3 1.4:1.4 1.99:1.4 2.1:1.4 3.0:1.4 3.1:3.1 3.9:3.3 6.1:3.3 7.1:7.1 7.5:7.2 9.1:7.2"
+	want := "0.0:none 1.1:none 1.2:1.2 1.3:1.3 1.4:1.4 1.99:1.4 2.1:1.4 3.0:1.4 3.1:3.1 3.9:3.3 6.1:3.3 7.1:7.1 " +
+		"7.5:7.2 9.1:7.2"
 	require.Equal(t, want, floors(s))
 	require.Equal(t, "1.3 1.4 3.1 3.2 3.3 7.1 7.2", log(t, s))
 	_, err := s.Entries(z(1, 1), z(9, 9), 100)
@@ -269,9 +271,11 @@ func TestStateIsReadBackAndSurvivesReopen(t *testing.T) {
 	digest := sha256.Sum256([]byte("one"))
 	pair := func(k, v string) Pair { return Pair{Key: []byte(k), Value: []byte(v)} }
 	require.NoError(t, s.Apply(StateChange{Applied: z(1, 1), Digest: digest,
-		Puts: []Pair{pair("a", "1"), pair("b", "2"), pair("c", "3"), pair("d", ""), pair("\xff\xff", "end"), pair("", "empty")}}))
+		Puts: []Pair{pair("a", "1"), pair("b", "2"), pair("c", "3"), pair("d", ""), pair("\xff\xff", "end"),
+			pair("", "empty")}}))
 	require.NoError(t, s.Apply(StateChange{Applied: z(1, 3), Digest: digest,
-		DeleteRanges: []Range{{Lo: []byte("b"), Hi: []byte("d")}}, Deletes: [][]byte{[]byte("a")}, Puts: []Pair{pair("c", "new")}}))
+		DeleteRanges: []Range{{Lo: []byte("b"), Hi: []byte("d")}}, Deletes: [][]byte{[]byte("a")},
+		Puts: []Pair{pair("c", "new")}}))
 	check := func(s *Store) {
 		at, d := s.Applied()
 		require.Equal(t, z(1, 3), at)
@@ -355,7 +359,8 @@ func TestReadersSeeAConsistentStoreWhileItIsWritten(t *testing.T) {
 	})
 	reader(func() {
 		var n []string
-		if err := s.Scan(nil, nil, false, func(_, v []byte) bool { n = append(n, string(v)); return true }); err != nil {
+		if err := s.Scan(nil, nil, false,
+			func(_, v []byte) bool { n = append(n, string(v)); return true }); err != nil {
 			fail(err)
 		}
 		for i := range n {
@@ -370,7 +375,8 @@ func TestReadersSeeAConsistentStoreWhileItIsWritten(t *testing.T) {
 		persist(t, s, zab.Write{ID: 1, Entries: run(prev, epoch, 3)})
 		keep := z(epoch, 1)
 		v := fmt.Appendf(nil, "%d", i)
-		require.NoError(t, s.Apply(StateChange{Applied: keep, Puts: []Pair{{[]byte("x"), v}, {[]byte("y"), v}, {[]byte("z"), v}}}))
+		require.NoError(t, s.Apply(StateChange{Applied: keep,
+			Puts: []Pair{{[]byte("x"), v}, {[]byte("y"), v}, {[]byte("z"), v}}}))
 		persist(t, s, zab.Write{ID: 2, TruncateAfter: &keep})
 		prev = keep
 	}

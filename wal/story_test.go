@@ -253,7 +253,8 @@ func (y *story) check(s *Store, acked, begun int) error {
 	y.mu.Lock()
 	defer y.mu.Unlock()
 	if !slices.Contains(y.moments[acked:begun+1], got) {
-		return fmt.Errorf("DUR1: the store holds %+v after %d calls returned and %d began, which left %+v", got, acked, begun, y.moments[acked])
+		return fmt.Errorf("DUR1: the store holds %+v after %d calls returned and %d began, which left %+v", got, acked,
+			begun, y.moments[acked])
 	}
 	return y.checkState(s, es, applied)
 }
@@ -271,7 +272,8 @@ func (y *story) checkState(s *Store, log []zab.Entry, applied zab.Zxid) error {
 		tail, want = prefix[len(prefix)-1].Zxid, digestOf(prefix)
 	}
 	if at != applied || tail != applied || digest != want {
-		return fmt.Errorf("L6: the state says that it holds %v and has digest %x, the history up to there ends at %v with %x", at, digest[:4], tail, want[:4])
+		return fmt.Errorf("L6: the state says that it holds %v and has digest %x, the history up to there ends at "+
+			"%v with %x", at, digest[:4], tail, want[:4])
 	}
 	i, wrong := 0, ""
 	err := s.Scan(nil, nil, false, func(k, v []byte) bool {
@@ -283,7 +285,8 @@ func (y *story) checkState(s *Store, log []zab.Entry, applied zab.Zxid) error {
 		return true
 	})
 	if err != nil || wrong != "" || i != len(prefix) {
-		return fmt.Errorf("L6: the state holds %v, but not the fold of %d entries: %d pairs are right, %s: %v", applied, len(prefix), i, wrong, err)
+		return fmt.Errorf("L6: the state holds %v, but not the fold of %d entries: %d pairs are right, %s: %v", applied,
+			len(prefix), i, wrong, err)
 	}
 	for _, e := range log { // what log and history share is the same
 		for _, h := range prefix {

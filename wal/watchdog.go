@@ -93,7 +93,8 @@ func (w *watchdog) run() {
 		case <-ticker.C:
 			for _, o := range []*operation{&w.open, &w.persist, &w.apply, &w.mark} {
 				if o.stalls() {
-					w.fatal(fmt.Errorf("%s: no end after %v: the disk hangs or is full", o.name, time.Duration(o.limit)*watchInterval))
+					w.fatal(fmt.Errorf("%s: no end after %v: the disk hangs or is full", o.name,
+						time.Duration(o.limit)*watchInterval))
 				}
 			}
 		}

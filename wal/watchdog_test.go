@@ -21,7 +21,8 @@ import (
 func stallingDisk(suffix string) (fs vfs.FS, stall func(), heal func()) {
 	var gate atomic.Pointer[chan struct{}]
 	fs = errorfs.Wrap(vfs.NewMem(), errorfs.InjectorFunc(func(op errorfs.Op) error {
-		if c := gate.Load(); c != nil && strings.HasSuffix(op.Path, suffix) && op.Kind.ReadOrWrite() == errorfs.OpIsWrite {
+		if c := gate.Load(); c != nil && strings.HasSuffix(op.Path, suffix) &&
+			op.Kind.ReadOrWrite() == errorfs.OpIsWrite {
 			<-*c
 		}
 		return nil
@@ -41,10 +42,11 @@ func hangs(t *testing.T, suffix, says string) {
 	fs, stall, _ := stallingDisk(suffix)
 	var said bytes.Buffer
 	exited := make(chan int, 1)
-	s, err := Open(testDir, Options{FS: fs, Node: 1, StallLimit: time.Second, Logger: slog.New(slog.NewTextHandler(&said, nil)), Exit: func(code int) {
-		exited <- code
-		select {} // a process that ended does nothing more
-	}})
+	s, err := Open(testDir, Options{FS: fs, Node: 1, StallLimit: time.Second,
+		Logger: slog.New(slog.NewTextHandler(&said, nil)), Exit: func(code int) {
+			exited <- code
+			select {} // a process that ended does nothing more
+		}})
 	require.NoError(t, err)
 	persist(t, s, zab.Write{Entries: run(zab.Zxid{}, 1, 1)})
 	stall()
@@ -66,7 +68,8 @@ func TestASlowSyncIsToldWhileItGoesOnAndAfterwards(t *testing.T) {
 	stall()
 	done := make(chan error, 1)
 	go func() { done <- s.Persist([]zab.Write{{Entries: run(zab.Zxid{}, 1, 1)}}) }()
-	require.Eventually(t, func() bool { return s.Latency().Slowest > 50*time.Millisecond }, 10*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return s.Latency().Slowest > 50*time.Millisecond }, 10*time.Second,
+		time.Millisecond)
 	require.Zero(t, s.Latency().Last, "it is not over")
 	heal()
 	require.NoError(t, <-done)

@@ -69,7 +69,8 @@ func (m mark) slot() []byte {
 
 // parseSlot accepts exactly what slot returns.
 func parseSlot(b []byte) (m mark, ok bool) {
-	if len(b) != slotSize || binary.BigEndian.Uint32(b) != crc32.Checksum(b[seal.Len:], crc32.MakeTable(crc32.Castagnoli)) ||
+	if len(b) != slotSize || binary.BigEndian.Uint32(b) != crc32.Checksum(b[seal.Len:],
+		crc32.MakeTable(crc32.Castagnoli)) ||
 		!bytes.HasPrefix(b[seal.Len:], slotMagic) {
 		return mark{}, false
 	}
@@ -220,7 +221,8 @@ func loadMark(files vfs.FS, dir string, id [16]byte, log *engineLog) (found, err
 	case err != nil:
 		return found{}, readError(dir, "read the watermark", err)
 	case w.good == 0:
-		return found{}, damaged(dir, "both halves of the file %s are damaged, so nobody knows whether the log is whole", markFile)
+		return found{}, damaged(dir, "both halves of the file %s are damaged, so nobody knows whether the log is whole",
+			markFile)
 	case w.id != id:
 		return found{}, tookBack(dir, "%s and %s are of two different stores", dbDir, markFile)
 	case w.good < slots: // a crash while it was written, most likely
@@ -233,10 +235,12 @@ func loadMark(files vfs.FS, dir string, id [16]byte, log *engineLog) (found, err
 func (m mark) verify(dir string, hard zab.HardState, log index, boot uint32) error {
 	switch {
 	case !m.tail.Less(log.base) && !log.has(m.tail):
-		return tookBack(dir, "this node acknowledged %v as durable, but the log (%v to %v) does not hold it", m.tail, log.base, log.last())
+		return tookBack(dir, "this node acknowledged %v as durable, but the log (%v to %v) does not hold it", m.tail,
+			log.base, log.last())
 	case hard.Accepted < m.hard.Accepted || hard.Current < m.hard.Current ||
 		hard.Accepted == m.hard.Accepted && hard.AcceptedFrom != m.hard.AcceptedFrom:
-		return tookBack(dir, "this node promised epoch %d to node %d and completed epoch %d, but the store says epoch %d to node %d and %d",
+		return tookBack(dir, "this node promised epoch %d to node %d and completed epoch %d, but the store says "+
+			"epoch %d to node %d and %d",
 			m.hard.Accepted, m.hard.AcceptedFrom, m.hard.Current, hard.Accepted, hard.AcceptedFrom, hard.Current)
 	case boot < m.boot:
 		return tookBack(dir, "the store was opened %d times, but it says %d", m.boot, boot)

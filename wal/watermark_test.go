@@ -56,7 +56,8 @@ func forgetLogFiles(t *testing.T, fs vfs.FS) {
 }
 
 func TestASlotIsReadBackOnlyAsItWasWritten(t *testing.T) {
-	m := mark{seq: 9, id: [16]byte{1, 2}, tail: z(3, 14), hard: zab.HardState{Accepted: 5, AcceptedFrom: 2, Current: 4}, boot: 7, logs: logFiles{4, 1 << 40}}
+	m := mark{seq: 9, id: [16]byte{1, 2}, tail: z(3, 14), hard: zab.HardState{Accepted: 5, AcceptedFrom: 2, Current: 4},
+		boot: 7, logs: logFiles{4, 1 << 40}}
 	back, ok := parseSlot(m.slot())
 	require.True(t, ok)
 	require.Equal(t, m, back)
@@ -96,9 +97,13 @@ func TestAStoreThatIsOlderThanItsWatermarkIsRefused(t *testing.T) {
 		before, after zab.Write
 		says          string
 	}{
-		"log":                   {zab.Write{Entries: run(zab.Zxid{}, 1, 4)}, zab.Write{Entries: run(z(1, 4), 1, 3)}, "acknowledged 1.7 as durable, but the log (0.0 to 1.4)"},
-		"epoch":                 {zab.Write{Hard: &zab.HardState{Accepted: 1, AcceptedFrom: 1}}, zab.Write{Hard: &hard}, "promised epoch 3 to node 2 and completed epoch 3, but the store says epoch 1 to node 1 and 0"},
-		"other branch":          {zab.Write{Entries: run(zab.Zxid{}, 1, 9)}, zab.Write{TruncateAfter: &zab.Zxid{Epoch: 1, Counter: 5}, Entries: run(z(1, 5), 2, 1)}, "acknowledged 2.1 as durable, but the log (0.0 to 1.9)"},
+		"log": {zab.Write{Entries: run(zab.Zxid{}, 1, 4)}, zab.Write{Entries: run(z(1, 4), 1, 3)},
+			"acknowledged 1.7 as durable, but the log (0.0 to 1.4)"},
+		"epoch": {zab.Write{Hard: &zab.HardState{Accepted: 1, AcceptedFrom: 1}}, zab.Write{Hard: &hard},
+			"promised epoch 3 to node 2 and completed epoch 3, but the store says epoch 1 to node 1 and 0"},
+		"other branch": {zab.Write{Entries: run(zab.Zxid{}, 1, 9)},
+			zab.Write{TruncateAfter: &zab.Zxid{Epoch: 1, Counter: 5}, Entries: run(z(1, 5), 2, 1)},
+			"acknowledged 2.1 as durable, but the log (0.0 to 1.9)"},
 		"nothing but the count": {zab.Write{}, zab.Write{}, "opened 2 times, but it says 1"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -81,16 +81,18 @@ var concurrentCases = []testCase{
 		b.requireAllAbsent([]string{key, late})
 		b.requireFree(b.open(), key)
 	}},
-	{name: "rollback while a statement runs ends it and frees the locks", needs: hasHang, what: hanging, run: func(b *bench) {
-		b.stops(func(ctx context.Context, s adapters.Session) error { return b.Hang(ctx, s) })
-	}},
-	{name: "rollback while a statement waits for a lock ends it and frees the locks", needs: hasHang, what: hanging, run: func(b *bench) {
-		theirs := b.key()
-		holder := b.work(b.open(), b.xid(), theirs, 1)
-		b.stops(func(ctx context.Context, s adapters.Session) error { return b.Write(ctx, s, theirs, 2) })
-		require.NoError(b.t, holder.CommitOnePhase(b.ctx))
-		b.requireValue(theirs, 1)
-	}},
+	{name: "rollback while a statement runs ends it and frees the locks", needs: hasHang, what: hanging,
+		run: func(b *bench) {
+			b.stops(func(ctx context.Context, s adapters.Session) error { return b.Hang(ctx, s) })
+		}},
+	{name: "rollback while a statement waits for a lock ends it and frees the locks", needs: hasHang, what: hanging,
+		run: func(b *bench) {
+			theirs := b.key()
+			holder := b.work(b.open(), b.xid(), theirs, 1)
+			b.stops(func(ctx context.Context, s adapters.Session) error { return b.Write(ctx, s, theirs, 2) })
+			require.NoError(b.t, holder.CommitOnePhase(b.ctx))
+			b.requireValue(theirs, 1)
+		}},
 }
 
 // stops rolls a branch back while hang, the application's statement, hangs. The context

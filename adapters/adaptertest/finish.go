@@ -62,23 +62,25 @@ var finishCases = []testCase{
 		require.Equal(b.t, txn.Lost, b.finish(r, txn.Commit, x, branch))
 		require.Equal(b.t, txn.AlreadyDone, b.finish(r, txn.Abort, x, branch))
 	}},
-	{name: "a rollback that comes before the prepare leaves nothing, at the latest with the next one", run: func(b *bench) {
-		r, x, key := b.open(), b.xid(), b.key()
-		s := b.work(r, x, key, 7)
-		other := b.open()
-		require.Contains(b.t, []txn.Finish{txn.Done, txn.AlreadyDone}, b.finish(other, txn.Abort, x, txn.Branch{No: x.Branch, Resource: r.Name()}))
-		vote, branch, err := s.Prepare(b.ctx)
-		if vote == txn.VoteYes { // a late prepare: real, and the reason for the sweep
-			require.NoError(b.t, err)
-			require.Equal(b.t, []txn.XID{x}, b.listed(other))
-			require.Equal(b.t, txn.Done, b.finish(other, txn.Abort, x, branch))
-		} else {
-			require.Error(b.t, err)
-		}
-		require.Empty(b.t, b.listed(other))
-		b.requireAbsent(key)
-		b.requireFree(other, key)
-	}},
+	{name: "a rollback that comes before the prepare leaves nothing, at the latest with the next one",
+		run: func(b *bench) {
+			r, x, key := b.open(), b.xid(), b.key()
+			s := b.work(r, x, key, 7)
+			other := b.open()
+			require.Contains(b.t, []txn.Finish{txn.Done, txn.AlreadyDone},
+				b.finish(other, txn.Abort, x, txn.Branch{No: x.Branch, Resource: r.Name()}))
+			vote, branch, err := s.Prepare(b.ctx)
+			if vote == txn.VoteYes { // a late prepare: real, and the reason for the sweep
+				require.NoError(b.t, err)
+				require.Equal(b.t, []txn.XID{x}, b.listed(other))
+				require.Equal(b.t, txn.Done, b.finish(other, txn.Abort, x, branch))
+			} else {
+				require.Error(b.t, err)
+			}
+			require.Empty(b.t, b.listed(other))
+			b.requireAbsent(key)
+			b.requireFree(other, key)
+		}},
 	{name: "another instance takes over while the session lives", run: func(b *bench) {
 		r, x, key := b.open(), b.xid(), b.key()
 		s, branch := b.prepared(r, x, key, 7)

@@ -43,9 +43,12 @@ var fitnessCases = []testCase{
 		_, branch := b.prepared(r, x, key, 7)
 		require.NoError(b.t, r.Validate(branch))
 		require.NoError(b.t, r.Validate(txn.Branch{No: x.Branch, Resource: r.Name()}), "what is not known is left out")
-		for _, other := range []string{"poison", branch.Evidence + " ", branch.Holder + "+", "x" + branch.Evidence, "'; drop table kv; --", strings.Repeat("a", 1<<16)} {
-			require.Error(b.t, r.Validate(txn.Branch{No: branch.No, Resource: branch.Resource, Evidence: other, Holder: branch.Holder}), "evidence %.40q", other)
-			require.Error(b.t, r.Validate(txn.Branch{No: branch.No, Resource: branch.Resource, Evidence: branch.Evidence, Holder: other}), "holder %.40q", other)
+		for _, other := range []string{"poison", branch.Evidence + " ", branch.Holder + "+", "x" + branch.Evidence,
+			"'; drop table kv; --", strings.Repeat("a", 1<<16)} {
+			require.Error(b.t, r.Validate(txn.Branch{No: branch.No, Resource: branch.Resource, Evidence: other,
+				Holder: branch.Holder}), "evidence %.40q", other)
+			require.Error(b.t, r.Validate(txn.Branch{No: branch.No, Resource: branch.Resource,
+				Evidence: branch.Evidence, Holder: other}), "holder %.40q", other)
 		}
 		require.Equal(b.t, txn.Done, b.finish(r, txn.Commit, x, branch))
 	}},

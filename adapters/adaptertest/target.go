@@ -55,7 +55,8 @@ type Target struct {
 // Run runs every case as a subtest, one after another. A case that the target has not
 // got the means for is no subtest, so that nothing passes that was not run.
 func Run(t *testing.T, target Target) {
-	for _, group := range [][]testCase{endCases, surviveCases, finishCases, listCases, lockCases, concurrentCases, fitnessCases} {
+	for _, group := range [][]testCase{endCases, surviveCases, finishCases, listCases, lockCases, concurrentCases,
+		fitnessCases} {
 		for _, c := range group {
 			if c.needs != nil && !c.needs(target) {
 				t.Logf("not run: %s: the target has no %s", c.name, c.what)

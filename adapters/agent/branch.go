@@ -69,26 +69,31 @@ func (b *Branch) Execute(ctx context.Context, s Statement) (Result, error) {
 // ExecuteMessage is Execute in words of the API: of r it takes the statement, its arguments and its
 // limits.
 func (b *Branch) ExecuteMessage(ctx context.Context, r *concordv1.ExecuteRequest) (*concordv1.ExecuteResponse, error) {
-	return b.session.work(ctx, "execute", func(ctx context.Context, at *concordv1.BranchAddress, number uint64) (*concordv1.ExecuteResponse, error) {
-		r.Branch, r.Number = at, number
-		return b.session.client.stub.Execute(ctx, r)
-	})
+	return b.session.work(ctx, "execute",
+		func(ctx context.Context, at *concordv1.BranchAddress, number uint64) (*concordv1.ExecuteResponse, error) {
+			r.Branch, r.Number = at, number
+			return b.session.client.stub.Execute(ctx, r)
+		})
 }
 
 // Savepoint marks the work done so far. A name has 1 to 32 letters, digits and underscores, a
 // letter first.
 func (b *Branch) Savepoint(ctx context.Context, name string) error {
-	_, err := b.session.work(ctx, "savepoint", func(ctx context.Context, at *concordv1.BranchAddress, number uint64) (*concordv1.ExecuteResponse, error) {
-		return b.session.client.stub.Savepoint(ctx, &concordv1.SavepointRequest{Branch: at, Number: number, Name: name})
-	})
+	_, err := b.session.work(ctx, "savepoint",
+		func(ctx context.Context, at *concordv1.BranchAddress, number uint64) (*concordv1.ExecuteResponse, error) {
+			return b.session.client.stub.Savepoint(ctx,
+				&concordv1.SavepointRequest{Branch: at, Number: number, Name: name})
+		})
 	return err
 }
 
 // RollbackTo undoes the work done since a savepoint, and heals a branch whose statement failed behind
 // it. The savepoint stays.
 func (b *Branch) RollbackTo(ctx context.Context, name string) error {
-	_, err := b.session.work(ctx, "roll back to a savepoint", func(ctx context.Context, at *concordv1.BranchAddress, number uint64) (*concordv1.ExecuteResponse, error) {
-		return b.session.client.stub.RollbackTo(ctx, &concordv1.RollbackToRequest{Branch: at, Number: number, Name: name})
-	})
+	_, err := b.session.work(ctx, "roll back to a savepoint",
+		func(ctx context.Context, at *concordv1.BranchAddress, number uint64) (*concordv1.ExecuteResponse, error) {
+			return b.session.client.stub.RollbackTo(ctx,
+				&concordv1.RollbackToRequest{Branch: at, Number: number, Name: name})
+		})
 	return err
 }

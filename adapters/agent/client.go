@@ -66,7 +66,8 @@ func Dial(addr string, opts ...Option) (*Client, error) {
 		opt(&o)
 	}
 	if !api.Dialable(addr) {
-		return nil, &api.FieldError{Field: "addr", Detail: fmt.Sprintf("%.80q is not host:port, such as 127.0.0.1:7430", addr)}
+		return nil, &api.FieldError{Field: "addr",
+			Detail: fmt.Sprintf("%.80q is not host:port, such as 127.0.0.1:7430", addr)}
 	}
 	scheme := "http://"
 	if o.tls != nil || o.credentials != nil {

@@ -69,12 +69,15 @@ func (r *Resource) Identity(ctx context.Context) (string, error) {
 		switch {
 		case hosted.GetName() != r.name:
 		case hosted.GetIdentity() == "":
-			return "", fmt.Errorf("agent %q: resource %s: %s: run \"concord resource check %s\"", m.GetName(), r.name, hosted.GetError(), r.name)
+			return "", fmt.Errorf("agent %q: resource %s: %s: run \"concord resource check %s\"", m.GetName(), r.name,
+				hosted.GetError(), r.name)
 		default:
-			return fmt.Sprintf("agent %s %s: %s %s", m.GetName(), m.GetJournal(), hosted.GetDriver(), hosted.GetIdentity()), nil
+			return fmt.Sprintf("agent %s %s: %s %s", m.GetName(), m.GetJournal(), hosted.GetDriver(),
+				hosted.GetIdentity()), nil
 		}
 	}
-	return "", fmt.Errorf("the agent %q at %s hosts no resource %q: add it to \"resources\" in its configuration", m.GetName(), r.client.addr, r.name)
+	return "", fmt.Errorf("the agent %q at %s hosts no resource %q: add it to \"resources\" in its configuration",
+		m.GetName(), r.client.addr, r.name)
 }
 
 // Commit implements adapters.Resource.
@@ -88,7 +91,8 @@ func (r *Resource) Rollback(ctx context.Context, x txn.XID, b txn.Branch) (txn.F
 }
 
 // finish tells the agent a decision. Of b evidence and holder are sent if there are any.
-func (c *Client) finish(ctx context.Context, x txn.XID, resource string, d txn.Decision, b txn.Branch) (txn.Finish, error) {
+func (c *Client) finish(ctx context.Context, x txn.XID, resource string, d txn.Decision, b txn.Branch) (txn.Finish,
+	error) {
 	r := &concordv1.FinishRequest{Decision: d.String(), Branch: &concordv1.BranchAddress{
 		Cluster: x.Cluster.String(), Gid: x.ID.String(), No: uint32(x.Branch), Resource: resource}}
 	if b.Evidence != "" || b.Holder != "" {
@@ -116,7 +120,8 @@ const listPage = 10_000
 // Recover implements adapters.Resource: what the agent holds for a decision, and what else its
 // database lists.
 func (r *Resource) Recover(ctx context.Context) ([]adapters.Prepared, error) {
-	m, err := r.client.stub.ListBranches(ctx, &concordv1.ListBranchesRequest{Fresh: true, Limit: listPage, Resource: r.name})
+	m, err := r.client.stub.ListBranches(ctx,
+		&concordv1.ListBranchesRequest{Fresh: true, Limit: listPage, Resource: r.name})
 	if err != nil {
 		return nil, r.client.failed("list "+r.name, err)
 	}
@@ -139,7 +144,8 @@ func (r *Resource) Recover(ctx context.Context) ([]adapters.Prepared, error) {
 		list = append(list, p)
 	}
 	if m.GetMore() {
-		return list, r.client.failed("list "+r.name, fmt.Errorf("it has more than %d branches, of which only those are shown", listPage))
+		return list, r.client.failed("list "+r.name,
+			fmt.Errorf("it has more than %d branches, of which only those are shown", listPage))
 	}
 	return list, nil
 }
@@ -181,15 +187,17 @@ func (r *Resource) Forget(ctx context.Context, xs []txn.XID) error {
 func (r *Resource) Check(ctx context.Context) (adapters.Report, error) {
 	m, err := r.client.stub.CheckHosted(ctx, &concordv1.CheckHostedRequest{Resource: r.name})
 	if connect.CodeOf(err) == connect.CodeNotFound {
-		return adapters.Report{Findings: []adapters.Finding{{What: "resource", Problem: true, Detail: fmt.Sprintf("the agent at %s hosts no resource %q", r.client.addr, r.name),
-			Fix: "add it to \"resources\" in the agent's configuration, or correct \"addr\""}}}, nil
+		return adapters.Report{Findings: []adapters.Finding{{What: "resource", Problem: true,
+			Detail: fmt.Sprintf("the agent at %s hosts no resource %q", r.client.addr, r.name),
+			Fix:    "add it to \"resources\" in the agent's configuration, or correct \"addr\""}}}, nil
 	}
 	if err != nil {
 		return adapters.Report{}, r.client.failed("check "+r.name, err)
 	}
 	report := adapters.Report{Version: m.GetVersion()}
 	for _, f := range m.GetFindings() {
-		report.Findings = append(report.Findings, adapters.Finding{What: f.GetWhat(), Detail: f.GetDetail(), Problem: f.GetProblem(), Fix: f.GetFix()})
+		report.Findings = append(report.Findings,
+			adapters.Finding{What: f.GetWhat(), Detail: f.GetDetail(), Problem: f.GetProblem(), Fix: f.GetFix()})
 	}
 	return report, nil
 }

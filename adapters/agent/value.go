@@ -49,7 +49,8 @@ func toValue(a any) (*concordv1.Value, error) {
 	case reflect.String:
 		return &concordv1.Value{Kind: &concordv1.Value_Text{Text: v.String()}}, nil
 	}
-	return nil, fmt.Errorf("an argument of type %T cannot be sent: use nil, bool, a number, string, []byte, time.Time, agent.Decimal, agent.Time or json.RawMessage", a)
+	return nil, fmt.Errorf("an argument of type %T cannot be sent: use nil, bool, a number, string, []byte, "+
+		"time.Time, agent.Decimal, agent.Time or json.RawMessage", a)
 }
 
 // fromValue returns nil, bool, int64, uint64, float64, Decimal, string, []byte, Time or

@@ -29,35 +29,43 @@ func TestWhatErrorsSay(t *testing.T) {
 		meet func(*memory.Resource, *memory.Disk, txn.XID, adapters.Session, *memory.Tx) error
 		says string
 	}{
-		{"a branch of another kind", func(r *memory.Resource, _ *memory.Disk, _ txn.XID, _ adapters.Session, _ *memory.Tx) error {
+		{"a branch of another kind", func(r *memory.Resource, _ *memory.Disk, _ txn.XID, _ adapters.Session,
+			_ *memory.Tx) error {
 			_, err := r.Tx(ctx, adaptertest.Enlisted(nil))
 			return err
-		}, "enlist ledger: the transaction has a branch of another kind of resource under this name: give each its own"},
-		{"a context that has ended", func(r *memory.Resource, _ *memory.Disk, x txn.XID, _ adapters.Session, _ *memory.Tx) error {
+		}, "enlist ledger: the transaction has a branch of another kind of resource under this name: give each " +
+			"its own"},
+		{"a context that has ended", func(r *memory.Resource, _ *memory.Disk, x txn.XID, _ adapters.Session,
+			_ *memory.Tx) error {
 			_, err := r.Open(over, x)
 			return err
 		}, "begin XID: context canceled"},
-		{"a name that is in use", func(r *memory.Resource, _ *memory.Disk, x txn.XID, _ adapters.Session, _ *memory.Tx) error {
+		{"a name that is in use", func(r *memory.Resource, _ *memory.Disk, x txn.XID, _ adapters.Session,
+			_ *memory.Tx) error {
 			_, err := r.Open(ctx, x)
 			return err
 		}, "begin XID: the name is in use: begin a new transaction"},
 		{"no key", func(_ *memory.Resource, _ *memory.Disk, _ txn.XID, _ adapters.Session, tx *memory.Tx) error {
 			return tx.Put(ctx, "", 1)
 		}, "a key must not be empty"},
-		{"a statement after that", func(_ *memory.Resource, _ *memory.Disk, _ txn.XID, _ adapters.Session, tx *memory.Tx) error {
+		{"a statement after that", func(_ *memory.Resource, _ *memory.Disk, _ txn.XID, _ adapters.Session,
+			tx *memory.Tx) error {
 			_ = tx.Put(ctx, "", 1)
 			return tx.Put(ctx, "A", 1)
 		}, "an earlier statement of this branch failed: a key must not be empty"},
-		{"a vote after that", func(_ *memory.Resource, _ *memory.Disk, _ txn.XID, s adapters.Session, tx *memory.Tx) error {
+		{"a vote after that", func(_ *memory.Resource, _ *memory.Disk, _ txn.XID, s adapters.Session,
+			tx *memory.Tx) error {
 			_ = tx.Put(ctx, "", 1)
 			_, _, err := s.Prepare(ctx)
 			return err
 		}, "prepare XID: a statement failed: a key must not be empty"},
-		{"a commit before the vote", func(r *memory.Resource, _ *memory.Disk, x txn.XID, _ adapters.Session, _ *memory.Tx) error {
+		{"a commit before the vote", func(r *memory.Resource, _ *memory.Disk, x txn.XID, _ adapters.Session,
+			_ *memory.Tx) error {
 			_, err := r.Commit(ctx, x, txn.Branch{})
 			return err
 		}, "XID is not prepared yet: its session must vote first"},
-		{"a session that died", func(_ *memory.Resource, d *memory.Disk, _ txn.XID, s adapters.Session, _ *memory.Tx) error {
+		{"a session that died", func(_ *memory.Resource, d *memory.Disk, _ txn.XID, s adapters.Session,
+			_ *memory.Tx) error {
 			_, _, err := s.Prepare(ctx)
 			require.NoError(t, err)
 			d.Crash()

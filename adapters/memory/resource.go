@@ -33,7 +33,8 @@ func (r *Resource) Tx(ctx context.Context, g adapters.Global) (*Tx, error) {
 	}
 	s, ours := enlisted.(*session)
 	if !ours {
-		return nil, fmt.Errorf("enlist %s: the transaction has a branch of another kind of resource under this name: give each its own", r.name)
+		return nil, fmt.Errorf("enlist %s: the transaction has a branch of another kind of resource under this "+
+			"name: give each its own", r.name)
 	}
 	return &Tx{disk: s.resource.disk, branch: s.branch}, nil
 }

@@ -121,7 +121,8 @@ func (s *session) nothingLeft(ctx context.Context) error {
 
 func (s *session) finishOwn(ctx context.Context) (found txn.Finish, err error) {
 	err = s.r.onServer(ctx, func(c *sql.Conn, on server) (err error) {
-		f := finisher{r: s.r, conn: c, server: on, xid: s.xid, decision: txn.Abort, own: true, holder: holderOf(s.link.server)}
+		f := finisher{r: s.r, conn: c, server: on, xid: s.xid, decision: txn.Abort, own: true,
+			holder: holderOf(s.link.server)}
 		found, err = f.run(ctx)
 		return err
 	})

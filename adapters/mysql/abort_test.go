@@ -75,7 +75,8 @@ func (w *world) openCut(dsn string, c *cutter, plain bool) *Resource {
 func TestACutDuringTheVoteLeavesNothing(t *testing.T) {
 	onEach(t, func(t *testing.T, w *world) {
 		app, _ := w.users()
-		for _, user := range []struct{ name, dsn string }{{"as root", w.DSN(database)}, {"with the smallest grants", app}} {
+		for _, user := range []struct{ name, dsn string }{{"as root", w.DSN(database)},
+			{"with the smallest grants", app}} {
 			for _, at := range []string{"XA END", "XA PREPARE", "INTO `shop`.concord_branch", "XA ROLLBACK"} {
 				for _, passes := range []bool{false, true} {
 					for _, plain := range []bool{false, true} {
@@ -243,7 +244,8 @@ func (w *world) awaitSleep(s *session) {
 	w.t.Helper()
 	w.eventually("it sleeps", func() bool {
 		var n int
-		err := w.admin.QueryRowContext(w.ctx, "SELECT COUNT(*) FROM information_schema.processlist WHERE state = 'User sleep' AND id = ?",
+		err := w.admin.QueryRowContext(w.ctx,
+			"SELECT COUNT(*) FROM information_schema.processlist WHERE state = 'User sleep' AND id = ?",
 			s.link.server.connection).Scan(&n)
 		return err == nil && n == 1
 	})

@@ -23,13 +23,15 @@ func BenchmarkBranch(b *testing.B) {
 			server := f.start(b)
 			ctx := context.Background()
 			require.NoError(b, server.Exec(ctx, "", "CREATE DATABASE "+database))
-			require.NoError(b, server.Exec(ctx, database, "CREATE TABLE kv (k VARCHAR(40) PRIMARY KEY, v BIGINT NOT NULL)", "INSERT INTO kv VALUES ('A', 1)"))
+			require.NoError(b, server.Exec(ctx, database,
+				"CREATE TABLE kv (k VARCHAR(40) PRIMARY KEY, v BIGINT NOT NULL)", "INSERT INTO kv VALUES ('A', 1)"))
 			b.Run("plain XA", func(b *testing.B) { benchPlain(ctx, b, server) })
 			b.Run("without marker", func(b *testing.B) { benchBranch(ctx, b, server, Options{NoMarker: true}) })
 			b.Run("with marker", func(b *testing.B) { benchBranch(ctx, b, server, Options{}) })
 			b.Run("one phase", func(b *testing.B) { benchOnePhase(ctx, b, server) })
 			b.Run("read-only", func(b *testing.B) { benchReadOnly(ctx, b, server, "") })
-			b.Run("read-only, as sqlc writes it", func(b *testing.B) { benchReadOnly(ctx, b, server, "-- name: GetV :one\n") })
+			b.Run("read-only, as sqlc writes it",
+				func(b *testing.B) { benchReadOnly(ctx, b, server, "-- name: GetV :one\n") })
 		})
 	}
 }
@@ -43,7 +45,8 @@ func benchPlain(ctx context.Context, b *testing.B, server *testdb.Server) {
 	defer c.Close()
 	for i := 0; b.Loop(); i++ {
 		name := xa(newXID())
-		for _, statement := range []string{"XA START " + name, fmt.Sprintf("UPDATE kv SET v = %d WHERE k = 'A'", i), "XA END " + name, "XA PREPARE " + name, "XA COMMIT " + name} {
+		for _, statement := range []string{"XA START " + name, fmt.Sprintf("UPDATE kv SET v = %d WHERE k = 'A'", i),
+			"XA END " + name, "XA PREPARE " + name, "XA COMMIT " + name} {
 			if _, err := c.ExecContext(ctx, statement); err != nil {
 				b.Fatal(err)
 			}
@@ -86,7 +89,8 @@ func benchReadOnly(ctx context.Context, b *testing.B, server *testdb.Server, com
 	})
 }
 
-func benchSessions(ctx context.Context, b *testing.B, server *testdb.Server, o Options, do func(i int, s *session, tx *sql.Tx) error) {
+func benchSessions(ctx context.Context, b *testing.B, server *testdb.Server, o Options,
+	do func(i int, s *session, tx *sql.Tx) error) {
 	r, err := OpenWithOptions("db", server.DSN(database), o)
 	require.NoError(b, err)
 	defer r.Close()

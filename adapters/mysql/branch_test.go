@@ -170,7 +170,8 @@ var branchStories = []story{
 		}
 	}},
 	{"statements that end transactions are refused and doom the branch", func(t *testing.T, w *world) {
-		for _, statement := range []string{"COMMIT", "ROLLBACK", "BEGIN", "CREATE TABLE ddl (i INT)", "TRUNCATE TABLE kv", "LOCK TABLES kv READ"} {
+		for _, statement := range []string{"COMMIT", "ROLLBACK", "BEGIN", "CREATE TABLE ddl (i INT)",
+			"TRUNCATE TABLE kv", "LOCK TABLES kv READ"} {
 			s := w.work(w.open(), newXID(), "ddl")
 			_, err := w.tx(s).ExecContext(w.ctx, statement)
 			require.True(t, isCode(err, codeWrongState), "%s: %v", statement, err)
@@ -209,7 +210,8 @@ var branchStories = []story{
 	}},
 	{"a session whose state was changed is not reused", func(t *testing.T, w *world) {
 		r := w.open()
-		for _, statement := range []string{"SET SESSION sql_mode = ''", "DO GET_LOCK('mine', 0)", "SELECT @a:=1", "CREATE TEMPORARY TABLE tmp (i INT)"} {
+		for _, statement := range []string{"SET SESSION sql_mode = ''", "DO GET_LOCK('mine', 0)", "SELECT @a:=1",
+			"CREATE TEMPORARY TABLE tmp (i INT)"} {
 			s := w.begin(r, newXID())
 			_, _ = w.tx(s).ExecContext(w.ctx, statement) // MySQL refuses temporary tables
 			require.NoError(t, s.Rollback(w.ctx))
@@ -244,7 +246,8 @@ var branchStories = []story{
 			w.run("", "SET GLOBAL log_bin_trust_function_creators = ON")
 		}
 		w.run(database, "CREATE TABLE written (i INT)",
-			"CREATE FUNCTION writes() RETURNS INT MODIFIES SQL DATA BEGIN INSERT INTO written VALUES (1); RETURN 1; END",
+			"CREATE FUNCTION writes() RETURNS INT MODIFIES SQL DATA BEGIN INSERT INTO written VALUES (1); RETURN "+
+				"1; END",
 			"CREATE VIEW behind AS SELECT writes() AS i")
 		r := w.open()
 		for n, query := range []string{"SELECT writes()", "SELECT i FROM behind"} {
@@ -358,7 +361,9 @@ func (w *world) awaitWait(s *session) {
 	w.t.Helper()
 	require.Eventually(w.t, func() bool {
 		var n int
-		err := w.admin.QueryRowContext(w.ctx, "SELECT COUNT(*) FROM information_schema.innodb_trx WHERE trx_state = 'LOCK WAIT' AND trx_mysql_thread_id = ?",
+		err := w.admin.QueryRowContext(w.ctx,
+			"SELECT COUNT(*) FROM information_schema.innodb_trx WHERE trx_state = 'LOCK WAIT' AND "+
+				"trx_mysql_thread_id = ?",
 			s.link.server.connection).Scan(&n)
 		return err == nil && n == 1
 	}, patience, 150*time.Millisecond, "the statement waits")
@@ -369,7 +374,8 @@ func (w *world) awaitBusy(s *session) {
 	w.t.Helper()
 	w.eventually("the server is busy", func() bool {
 		var n int
-		err := w.admin.QueryRowContext(w.ctx, "SELECT COUNT(*) FROM information_schema.processlist WHERE command IN ('Query', 'Execute') AND id = ?",
+		err := w.admin.QueryRowContext(w.ctx,
+			"SELECT COUNT(*) FROM information_schema.processlist WHERE command IN ('Query', 'Execute') AND id = ?",
 			s.link.server.connection).Scan(&n)
 		return err == nil && n == 1
 	})

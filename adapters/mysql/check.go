@@ -43,32 +43,39 @@ func serverFindings(s server) []adapters.Finding {
 	v := s.variables
 	findings := []adapters.Finding{versionFinding(s), holdFinding(s), {What: "database", Detail: s.database}}
 	if s.database == "" {
-		findings[2] = adapters.Finding{What: "database", Detail: "none", Problem: true, Fix: "name one in the data source name"}
+		findings[2] = adapters.Finding{What: "database", Detail: "none", Problem: true,
+			Fix: "name one in the data source name"}
 	}
 	if engine := v["default_storage_engine"]; !strings.EqualFold(engine, "InnoDB") {
-		findings = append(findings, adapters.Finding{What: "default_storage_engine", Detail: engine + ": tables of other engines are not rolled back",
+		findings = append(findings, adapters.Finding{What: "default_storage_engine",
+			Detail:  engine + ": tables of other engines are not rolled back",
 			Problem: true, Fix: "set default_storage_engine = InnoDB"})
 	}
 	for _, name := range []string{"read_only", "super_read_only"} {
 		if value := v[name]; value != "" && value != "OFF" && value != "0" {
-			findings = append(findings, adapters.Finding{What: name, Detail: value + ": branches can neither write nor, on MariaDB, be finished",
+			findings = append(findings, adapters.Finding{What: name,
+				Detail:  value + ": branches can neither write nor, on MariaDB, be finished",
 				Problem: true, Fix: "point the resource at the primary"})
 		}
 	}
 	if v["wsrep_on"] == "ON" {
-		findings = append(findings, adapters.Finding{What: "wsrep_on", Detail: "ON: Galera does not replicate XA transactions",
+		findings = append(findings, adapters.Finding{What: "wsrep_on",
+			Detail:  "ON: Galera does not replicate XA transactions",
 			Problem: true, Fix: "use a server without Galera"})
 	}
 	if v["group_replication_group_name"] != "" {
-		findings = append(findings, adapters.Finding{What: "group_replication_group_name", Detail: "set: prepared branches and changes of the primary do not go together",
+		findings = append(findings, adapters.Finding{What: "group_replication_group_name",
+			Detail:  "set: prepared branches and changes of the primary do not go together",
 			Problem: true, Fix: "use a server without group replication"})
 	}
 	if value := v["innodb_flush_log_at_trx_commit"]; value != "1" {
-		findings = append(findings, adapters.Finding{What: "innodb_flush_log_at_trx_commit", Detail: value + ": a prepared branch may not survive a crash",
+		findings = append(findings, adapters.Finding{What: "innodb_flush_log_at_trx_commit",
+			Detail:  value + ": a prepared branch may not survive a crash",
 			Problem: true, Fix: "set innodb_flush_log_at_trx_commit = 1"})
 	}
 	if v["log_bin"] == "ON" && v["sync_binlog"] != "1" {
-		findings = append(findings, adapters.Finding{What: "sync_binlog", Detail: v["sync_binlog"] + ": binary log and data may differ after a crash",
+		findings = append(findings, adapters.Finding{What: "sync_binlog",
+			Detail:  v["sync_binlog"] + ": binary log and data may differ after a crash",
 			Problem: true, Fix: "set sync_binlog = 1"})
 	}
 	return findings
@@ -91,7 +98,8 @@ func holdFinding(s server) adapters.Finding {
 	if s.detaches {
 		return adapters.Finding{What: "xa_detach_on_prepare", Detail: "ON: any session can finish a prepared branch"}
 	}
-	return adapters.Finding{What: "xa_detach_on_prepare", Detail: "off: a prepared branch hangs on its session; recovery ends that session first"}
+	return adapters.Finding{What: "xa_detach_on_prepare",
+		Detail: "off: a prepared branch hangs on its session; recovery ends that session first"}
 }
 
 // listFinding asks the question that recovery asks.
@@ -101,7 +109,8 @@ func listFinding(ctx context.Context, c *sql.Conn) adapters.Finding {
 		return adapters.Finding{What: "XA RECOVER", Detail: err.Error(), Problem: true,
 			Fix: "MySQL: GRANT XA_RECOVER_ADMIN ON *.* to the user of this resource"}
 	}
-	return adapters.Finding{What: "XA RECOVER", Detail: fmt.Sprintf("allowed; %d prepared branches of concord, %d of others", len(list), foreign)}
+	return adapters.Finding{What: "XA RECOVER",
+		Detail: fmt.Sprintf("allowed; %d prepared branches of concord, %d of others", len(list), foreign)}
 }
 
 // killFinding: whoever lacks the grant can still end sessions of his own user, and
@@ -114,13 +123,15 @@ func killFinding(s server, grants [][]string) adapters.Finding {
 	for _, row := range grants {
 		for _, grant := range row {
 			if head, _, global := strings.Cut(grant, " ON *.* TO "); global &&
-				(strings.Contains(head, privilege) || strings.Contains(head, "SUPER") || strings.Contains(head, "ALL PRIVILEGES")) {
+				(strings.Contains(head, privilege) || strings.Contains(head, "SUPER") || strings.Contains(head,
+					"ALL PRIVILEGES")) {
 				return adapters.Finding{What: privilege, Detail: "granted"}
 			}
 		}
 	}
-	return adapters.Finding{What: privilege, Detail: "not granted: sessions of applications can be ended only if they use the same user",
-		Fix: "GRANT " + privilege + " ON *.* to the user of this resource"}
+	return adapters.Finding{What: privilege,
+		Detail: "not granted: sessions of applications can be ended only if they use the same user",
+		Fix:    "GRANT " + privilege + " ON *.* to the user of this resource"}
 }
 
 // tablesFinding warns of tables that take no part in transactions: what a branch did to them
@@ -128,8 +139,10 @@ func killFinding(s server, grants [][]string) adapters.Finding {
 func tablesFinding(ctx context.Context, c *sql.Conn) adapters.Finding {
 	const most = 5
 	f := adapters.Finding{What: "engines"}
-	rows, err := sqlRows(c)(ctx, "SELECT t.TABLE_NAME, t.ENGINE FROM information_schema.TABLES t JOIN information_schema.ENGINES e ON e.ENGINE = t.ENGINE "+
-		"WHERE t.TABLE_SCHEMA = DATABASE() AND t.TABLE_TYPE = 'BASE TABLE' AND IFNULL(e.XA, 'NO') <> 'YES' ORDER BY t.TABLE_NAME")
+	rows, err := sqlRows(c)(ctx, "SELECT t.TABLE_NAME, t.ENGINE FROM information_schema.TABLES t JOIN "+
+		"information_schema.ENGINES e ON e.ENGINE = t.ENGINE "+
+		"WHERE t.TABLE_SCHEMA = DATABASE() AND t.TABLE_TYPE = 'BASE TABLE' AND IFNULL(e.XA, 'NO') <> 'YES' ORDER BY "+
+		"t.TABLE_NAME")
 	if err != nil {
 		f.Detail = "not known: " + err.Error()
 		return f
@@ -142,7 +155,8 @@ func tablesFinding(ctx context.Context, c *sql.Conn) adapters.Finding {
 	for _, row := range rows[:min(len(rows), most)] {
 		names = append(names, row[0]+" ("+row[1]+")")
 	}
-	f.Detail = fmt.Sprintf("%d tables have no XA transactions, what a branch does to them stays when it is rolled back: %s", len(rows), strings.Join(names, ", "))
+	f.Detail = fmt.Sprintf("%d tables have no XA transactions, what a branch does to them stays when it is rolled "+
+		"back: %s", len(rows), strings.Join(names, ", "))
 	if len(rows) > most {
 		f.Detail += ", ..."
 	}
@@ -164,12 +178,15 @@ func markerFinding(ctx context.Context, c *sql.Conn, s server) adapters.Finding 
 	}
 	if err != nil {
 		f.Detail, f.Problem = err.Error(), true
-		f.Fix = "GRANT SELECT, INSERT, DELETE ON " + tableIn(s) + " to the user of this resource; if the table is missing: " + CreateMarkerTable
+		f.Fix = "GRANT SELECT, INSERT, DELETE ON " + tableIn(s) +
+			" to the user of this resource; if the table is missing: " + CreateMarkerTable
 		return f
 	}
-	rows, err := sqlRows(c)(ctx, "SELECT ENGINE FROM information_schema.TABLES WHERE TABLE_SCHEMA = DATABASE() AND TABLE_NAME = '"+markerTable+"'")
+	rows, err := sqlRows(c)(ctx, "SELECT ENGINE FROM information_schema.TABLES WHERE TABLE_SCHEMA = DATABASE() AND "+
+		"TABLE_NAME = '"+markerTable+"'")
 	if err != nil || len(rows) != 1 || !strings.EqualFold(rows[0][0], "InnoDB") {
-		f.Detail, f.Problem, f.Fix = "no InnoDB table: its rows would prove nothing", true, "ALTER TABLE "+tableIn(s)+" ENGINE=InnoDB"
+		f.Detail, f.Problem, f.Fix = "no InnoDB table: its rows would prove nothing", true,
+			"ALTER TABLE "+tableIn(s)+" ENGINE=InnoDB"
 		return f
 	}
 	f.Detail = "there"
@@ -236,7 +253,8 @@ func blocked(ctx context.Context, c *sql.Conn, s server, h holder) ([]adapters.B
 	list := make([]adapters.Blocked, 0, len(rows))
 	for _, row := range rows {
 		waited, _ := strconv.Atoi(row[1])
-		list = append(list, adapters.Blocked{Session: "connection " + row[0], For: time.Duration(waited) * time.Second, Statement: row[2]})
+		list = append(list, adapters.Blocked{Session: "connection " + row[0], For: time.Duration(waited) * time.Second,
+			Statement: row[2]})
 	}
 	return list, nil
 }

@@ -118,7 +118,8 @@ func (w *world) plantForeign(t testing.TB) func(testing.TB) {
 	for i, name := range names {
 		c, err := w.admin.Conn(ctx)
 		require.NoError(t, err)
-		for _, statement := range []string{"XA START " + name, fmt.Sprintf("INSERT INTO canary VALUES (%d)", i), "XA END " + name, "XA PREPARE " + name} {
+		for _, statement := range []string{"XA START " + name, fmt.Sprintf("INSERT INTO canary VALUES (%d)", i),
+			"XA END " + name, "XA PREPARE " + name} {
 			_, err := c.ExecContext(ctx, statement)
 			require.NoError(t, err, statement)
 		}

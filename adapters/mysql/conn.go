@@ -81,7 +81,8 @@ func (c *conn) QueryContext(ctx context.Context, query string, args []driver.Nam
 }
 
 // exec runs one statement of the branch.
-func (c *conn) exec(ctx context.Context, query string, do func(context.Context) (driver.Result, error)) (driver.Result, error) {
+func (c *conn) exec(ctx context.Context, query string, do func(context.Context) (driver.Result, error)) (driver.Result,
+	error) {
 	s := c.link.current()
 	if s == nil {
 		return nil, errSessionGone
@@ -98,7 +99,8 @@ func (c *conn) exec(ctx context.Context, query string, do func(context.Context) 
 }
 
 // query runs one query of the branch.
-func (c *conn) query(ctx context.Context, query string, do func(context.Context) (driver.Rows, error)) (driver.Rows, error) {
+func (c *conn) query(ctx context.Context, query string, do func(context.Context) (driver.Rows, error)) (driver.Rows,
+	error) {
 	s := c.link.current()
 	if s == nil {
 		return nil, errSessionGone
@@ -146,7 +148,8 @@ func (c *conn) PrepareContext(ctx context.Context, query string) (driver.Stmt, e
 	}
 	able, ok := raw.(rawStmt)
 	if !ok {
-		return nil, errors.Join(fmt.Errorf("the driver's %T takes no contexts: use a connector of go-sql-driver/mysql", raw), raw.Close())
+		return nil, errors.Join(fmt.Errorf("the driver's %T takes no contexts: use a connector of go-sql-driver/mysql",
+			raw), raw.Close())
 	}
 	return &stmt{rawStmt: able, conn: c, query: query}, nil
 }

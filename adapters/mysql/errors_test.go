@@ -71,23 +71,36 @@ const (
 )
 
 var messages = []message{
-	{"too many connections", advised(codeTooManyConnections), "Error 1040: no: raise max_connections or run fewer transactions at once"},
+	{"too many connections", advised(codeTooManyConnections),
+		"Error 1040: no: raise max_connections or run fewer transactions at once"},
 	{"a password", advised(codeAccessDenied), "Error 1045: no: correct the user or password of this resource"},
-	{"a grant on a table", advised(codeTableDenied), "Error 1142: no: GRANT the user of this resource what the server names; on " + markerTable + ": SELECT, INSERT and DELETE"},
-	{"a grant on a database", advised(codeDatabaseDenied), "Error 1044: no: GRANT the user of this resource what the server names; on " + markerTable + ": SELECT, INSERT and DELETE"},
-	{"a database", advised(codeUnknownDatabase), "Error 1049: no: create the database or correct the resource's data source name"},
+	{"a grant on a table", advised(codeTableDenied),
+		"Error 1142: no: GRANT the user of this resource what the server names; on " + markerTable +
+			": SELECT, INSERT and DELETE"},
+	{"a grant on a database", advised(codeDatabaseDenied),
+		"Error 1044: no: GRANT the user of this resource what the server names; on " + markerTable +
+			": SELECT, INSERT and DELETE"},
+	{"a database", advised(codeUnknownDatabase),
+		"Error 1049: no: create the database or correct the resource's data source name"},
 	{"the session of another user", advised(codeKillDenied),
-		"Error 1095: no: GRANT CONNECTION_ADMIN ON *.* (MariaDB: CONNECTION ADMIN) to the user of this resource, or end the session yourself with KILL"},
+		"Error 1095: no: GRANT CONNECTION_ADMIN ON *.* (MariaDB: CONNECTION ADMIN) to the user of this resource, or " +
+			"end the session yourself with KILL"},
 	{"a lock", advised(codeLockWaitTimeout),
-		`Error 1205: no: somebody holds the lock for long: look at the process list and at "concord recover" for branches in doubt, then try again`},
-	{"a deadlock", advised(codeDeadlock), "Error 1213: no: the server chose this transaction to end a deadlock: run it again"},
+		`Error 1205: no: somebody holds the lock for long: look at the process list and at "concord recover" for ` +
+			`branches in doubt, then try again`},
+	{"a deadlock", advised(codeDeadlock),
+		"Error 1213: no: the server chose this transaction to end a deadlock: run it again"},
 	{"a replica", advised(codeReadOnly),
-		"Error 1290: no: the server is read-only: point the resource at the primary, or switch read_only off; MariaDB lets READ_ONLY ADMIN finish branches"},
+		"Error 1290: no: the server is read-only: point the resource at the primary, or switch read_only off; " +
+			"MariaDB lets READ_ONLY ADMIN finish branches"},
 	{"a server in read-only mode", advised(codeReadOnlyMode),
-		"Error 1836: no: the server is read-only: point the resource at the primary, or switch read_only off; MariaDB lets READ_ONLY ADMIN finish branches"},
+		"Error 1836: no: the server is read-only: point the resource at the primary, or switch read_only off; " +
+			"MariaDB lets READ_ONLY ADMIN finish branches"},
 	{"no XA_RECOVER_ADMIN", advised(codeRMError),
-		"Error 1401: no: MySQL: GRANT XA_RECOVER_ADMIN ON *.* to the user of this resource; if it has that, look into the server's log"},
-	{"the name of another branch", advised(codeDuplicate), "Error 1440: no: the name is in use: begin a new transaction"},
+		"Error 1401: no: MySQL: GRANT XA_RECOVER_ADMIN ON *.* to the user of this resource; if it has that, look " +
+			"into the server's log"},
+	{"the name of another branch", advised(codeDuplicate),
+		"Error 1440: no: the name is in use: begin a new transaction"},
 	{"anything else", advised(1062), "Error 1062: no"},
 	{"a connection that breaks", func(*world) error { return advise(driver.ErrBadConn) },
 		"driver: bad connection: check that the server runs and can be reached, then try again"},
@@ -100,8 +113,13 @@ var messages = []message{
 		w.t.Cleanup(func() { require.NoError(w.t, r.Close()) })
 		_, err = r.Identity(w.ctx)
 		return err
-	}, "identity of db: the connection has no database: name one in the data source name, as in user:password@tcp(host:port)/database"},
-	{"a branch of another kind", func(w *world) error { _, err := w.open().Tx(w.ctx, adaptertest.Enlisted(nil)); return err },
+	}, "identity of db: the connection has no database: name one in the data source name, as in " +
+		"user:password@tcp(host:port)/database"},
+	{"a branch of another kind", func(w *world) error {
+		_,
+			err := w.open().Tx(w.ctx, adaptertest.Enlisted(nil))
+		return err
+	},
 		"enlist db: the transaction has a branch of another kind of resource under this name: give each its own"},
 	{"a pool that is the bottleneck", func(w *world) error {
 		r := w.openAs(w.DSN(database), Options{MaxOpen: 1})
@@ -110,22 +128,32 @@ var messages = []message{
 		defer cancel()
 		_, err := r.Open(ctx, newXID())
 		return err
-	}, "begin XID at db: no session is free: all 1 sessions of db are in use: raise MaxOpen, or do not begin a transaction within another; context deadline exceeded"},
+	}, "begin XID at db: no session is free: all 1 sessions of db are in use: raise MaxOpen, or do not begin a " +
+		"transaction within another; context deadline exceeded"},
 	{"an isolation level", wishing(TxOptions{Isolation: sql.LevelSnapshot}),
-		`there is no isolation level "Snapshot": use read uncommitted, read committed, repeatable read or serializable`},
-	{"a lock time-out", wishing(TxOptions{LockTimeout: -time.Second}), "a lock time-out of -1s is none: give one of at least a second"},
-	{"late options", wishing(TxOptions{ReadOnly: true}), "the branch has options or has run statements already: give the options with the first call of TxWith"},
+		`there is no isolation level "Snapshot": use read uncommitted, read committed, repeatable read or ` +
+			`serializable`},
+	{"a lock time-out", wishing(TxOptions{LockTimeout: -time.Second}),
+		"a lock time-out of -1s is none: give one of at least a second"},
+	{"late options", wishing(TxOptions{ReadOnly: true}),
+		"the branch has options or has run statements already: give the options with the first call of TxWith"},
 	{"evidence", func(w *world) error { return w.open().Validate(txn.Branch{Evidence: "x"}) },
 		"evidence: it is not in a form that this version writes: run the newest version of concord on all nodes"},
 	{"a holder", func(w *world) error { return w.open().Validate(txn.Branch{Holder: "x"}) },
 		"holder: it is not in a form that this version writes: run the newest version of concord on all nodes"},
-	{"no table for the evidence", func(*world) error { return markerMissing(server{database: "shop"}, errors.New("no")) },
-		"no table for the evidence of branches: let an administrator run, in database shop, the following, and GRANT SELECT, INSERT, DELETE on it to the users of this resource:\n" +
+	{"no table for the evidence", func(*world) error {
+		return markerMissing(server{database: "shop"},
+			errors.New("no"))
+	},
+		"no table for the evidence of branches: let an administrator run, in database shop, the following, and " +
+			"GRANT SELECT, INSERT, DELETE on it to the users of this resource:\n" +
 			CreateMarkerTable + ";\n(no)"},
 
-	{"a table for the evidence that is old", func(*world) error { return markerOld(server{database: "shop"}, errors.New("no")) },
+	{"a table for the evidence that is old",
+		func(*world) error { return markerOld(server{database: "shop"}, errors.New("no")) },
 		"the table for the evidence of branches is that of an older version: let an administrator run:\n" +
-			"ALTER TABLE `shop`.concord_branch ADD COLUMN siblings VARCHAR(512) CHARACTER SET ascii COLLATE ascii_bin NOT NULL DEFAULT '';\n(no)"},
+			"ALTER TABLE `shop`.concord_branch ADD COLUMN siblings VARCHAR(512) CHARACTER SET ascii COLLATE " +
+			"ascii_bin NOT NULL DEFAULT '';\n(no)"},
 
 	{"an ignored error", voted(ignored("SELECT nothing")), ignores + "SERVER"},
 	{"a statement after that", func(w *world) error {
@@ -136,8 +164,10 @@ var messages = []message{
 		return err
 	}, "the branch can only be rolled back: SERVER"},
 	{"a COMMIT by the application", voted(ignored("COMMIT")),
-		ignores + "inside a branch there is no DDL, BEGIN, COMMIT, ROLLBACK or LOCK TABLES: run them outside, and let the global transaction end the branch: SERVER"},
-	{"XA by the application", voted(ignored("XA END 'x'")), ignores + "inside a branch XA statements are concord's: end the global transaction instead"},
+		ignores + "inside a branch there is no DDL, BEGIN, COMMIT, ROLLBACK or LOCK TABLES: run them outside, and " +
+			"let the global transaction end the branch: SERVER"},
+	{"XA by the application", voted(ignored("XA END 'x'")),
+		ignores + "inside a branch XA statements are concord's: end the global transaction instead"},
 	{"a level that comes too late", voted(ignored("SET SESSION TRANSACTION READ ONLY")),
 		ignores + "inside a branch this would have no effect: give the options with the first call of TxWith"},
 	{"a rollback by the application", voted(func(w *world, s *session) { require.NoError(w.t, w.tx(s).Rollback()) }),
@@ -146,7 +176,8 @@ var messages = []message{
 		s := w.begin(w.open(), newXID())
 		ignored("SELECT nothing")(w, s)
 		return s.CommitOnePhase(w.ctx)
-	}, "commit XID at db: " + adapters.ErrNotCommitted.Error() + ": the application ignored an error of this branch: SERVER"},
+	}, "commit XID at db: " + adapters.ErrNotCommitted.Error() +
+		": the application ignored an error of this branch: SERVER"},
 	{"work in a branch that has ended", func(w *world) error {
 		r := w.open()
 		s := w.begin(r, newXID())
@@ -160,7 +191,11 @@ var messages = []message{
 		_, _, err := s.Prepare(w.ctx)
 		return err
 	}, "prepare XID at db: " + adapters.ErrBranchEnded.Error()},
-	{"a commit before the vote", func(w *world) error { _, err := w.begin(w.open(), newXID()).Commit(w.ctx); return err },
+	{"a commit before the vote", func(w *world) error {
+		_,
+			err := w.begin(w.open(), newXID()).Commit(w.ctx)
+		return err
+	},
 		"commit XID at db: the branch is not prepared: call Prepare first"},
 	{"a table without transactions", func(w *world) error {
 		w.run(database, "CREATE TABLE stays (i INT) ENGINE=MyISAM")
@@ -170,33 +205,48 @@ var messages = []message{
 		return s.Rollback(w.ctx)
 	}, "roll back XID at db: " + adapters.ErrTorn.Error() + ": it changed tables whose engine has no transactions"},
 
-	{"a check of a server that is down", func(w *world) error { _, err := w.down().Check(w.ctx); return err }, "check db: " + isDown},
-	{"a list of a server that is down", func(w *world) error { _, err := w.down().Recover(w.ctx); return err }, "recover db: " + isDown},
+	{"a check of a server that is down", func(w *world) error { _, err := w.down().Check(w.ctx); return err },
+		"check db: " + isDown},
+	{"a list of a server that is down", func(w *world) error { _, err := w.down().Recover(w.ctx); return err },
+		"recover db: " + isDown},
 	{"a branch of a server that is down", func(w *world) error {
 		_, err := w.down().Rollback(w.ctx, newXID(), txn.Branch{})
 		return err
 	}, "abort XID at db: " + isDown},
-	{"evidence of a server that is down", func(w *world) error { _, err := w.down().Evidence(w.ctx, txn.XID{}); return err }, "list the evidence at db: " + isDown},
-	{"evidence to forget of a server that is down", func(w *world) error { return w.down().Forget(w.ctx, []txn.XID{newXID()}) }, "forget branches at db: " + isDown},
+	{"evidence of a server that is down",
+		func(w *world) error { _, err := w.down().Evidence(w.ctx, txn.XID{}); return err },
+		"list the evidence at db: " + isDown},
+	{"evidence to forget of a server that is down",
+		func(w *world) error { return w.down().Forget(w.ctx, []txn.XID{newXID()}) },
+		"forget branches at db: " + isDown},
 	{"work at a server that is down", func(w *world) error {
 		_, err := w.openAs("app@tcp(127.0.0.1:1)/shop", Options{NoMarker: true}).Open(w.ctx, newXID())
 		return err
 	}, "begin XID at db: connect: " + isDown},
 	{"a server that is too old", func(w *world) error {
-		_, err := askServer(w.ctx, func(context.Context, string) ([][]string, error) { return [][]string{{"version", "5.5.1"}}, nil })
+		_, err := askServer(w.ctx, func(context.Context, string) ([][]string,
+			error) {
+			return [][]string{{"version", "5.5.1"}}, nil
+		})
 		return err
 	}, "the server (version 5.5.1) has no server_uuid: it is neither MySQL 8.0.29 nor MariaDB 10.5 or newer"},
 
-	{"a session that nobody knows", func(*world) error { return advise(errHeld) }, "its session is alive or about to end, and nobody knows which one it is: " +
-		"wait until the server ends it, or find it in the process list and KILL it; then try again"},
-	{"a session that is only said to hold a branch", func(*world) error { return advise(errAlive) }, "a session that is said to hold it is alive, and nothing proves that it does, " +
-		"so it is not ended: wait until it ends, or look what it does and KILL it; then try again"},
-	{"a branch that is hidden", func(*world) error { return advise(errHidden) }, "its marker is written and not committed, but XA RECOVER does not list it: " +
-		"either another session is finishing it now, or the server hides it, and then a restart of the server brings it back; try again"},
-	{"a branch that comes back", func(*world) error { return advise(errStillListed) }, "the server said that it is finished, and lists it again: try again"},
+	{"a session that nobody knows", func(*world) error { return advise(errHeld) },
+		"its session is alive or about to end, and nobody knows which one it is: " +
+			"wait until the server ends it, or find it in the process list and KILL it; then try again"},
+	{"a session that is only said to hold a branch", func(*world) error { return advise(errAlive) },
+		"a session that is said to hold it is alive, and nothing proves that it does, " +
+			"so it is not ended: wait until it ends, or look what it does and KILL it; then try again"},
+	{"a branch that is hidden", func(*world) error { return advise(errHidden) },
+		"its marker is written and not committed, but XA RECOVER does not list it: " +
+			"either another session is finishing it now, or the server hides it, and then a restart of the server " +
+			"brings it back; try again"},
+	{"a branch that comes back", func(*world) error { return advise(errStillListed) },
+		"the server said that it is finished, and lists it again: try again"},
 }
 
-const isDown = "dial tcp 127.0.0.1:1: connect: connection refused: check that the server runs and can be reached, then try again"
+const isDown = "dial tcp 127.0.0.1:1: connect: connection refused: check that the server runs and can be reached, " +
+	"then try again"
 
 // down is a resource that nobody is behind.
 func (w *world) down() *Resource { return w.openAs("app@tcp(127.0.0.1:1)/shop", Options{}) }
@@ -219,10 +269,11 @@ var withoutRow = map[string]string{
 	"count the rows that were written: %w":                              timing,
 	"count the rows that were written: the server has no such counters": surprise,
 	"count the rows that were written: %s is no number":                 surprise,
-	"the session of the branch is gone":                                 "database/sql does not pass it on: its session is ended",
-	"branches are opened by a resource":                                 "nobody can reach that driver",
-	"read the marker: %w":                                               timing,
-	"a row of %s is not concord's: %w":                                  "somebody else has written into the table",
+	"the session of the branch is gone": "database/sql does not pass it on: its " +
+		"session is ended",
+	"branches are opened by a resource": "nobody can reach that driver",
+	"read the marker: %w":               timing,
+	"a row of %s is not concord's: %w":  "somebody else has written into the table",
 	"%w: the server of %s has no room for one more: raise max_connections there, or lower MaxOpen; %w": "wants a server that is full for as long as a pool waits",
 	"close %s: %w":                                              timing,
 	"ask the server for its variables: %w":                      timing,
@@ -270,25 +321,33 @@ func TestWhatErrorsSay(t *testing.T) {
 
 // unfit is what Check says of a server that is not fit in any way.
 var unfit = []string{
-	"PROBLEM version: 10.4.1-MariaDB: too old, a prepared branch does not survive the end of its session; use MariaDB 10.5 or newer",
+	"PROBLEM version: 10.4.1-MariaDB: too old, a prepared branch does not survive the end of its session; use " +
+		"MariaDB 10.5 or newer",
 	"xa_detach_on_prepare: off: a prepared branch hangs on its session; recovery ends that session first",
 	"PROBLEM database: none; name one in the data source name",
-	"PROBLEM default_storage_engine: MyISAM: tables of other engines are not rolled back; set default_storage_engine = InnoDB",
+	"PROBLEM default_storage_engine: MyISAM: tables of other engines are not rolled back; set " +
+		"default_storage_engine = InnoDB",
 	"PROBLEM read_only: ON: branches can neither write nor, on MariaDB, be finished; point the resource at the primary",
 	"PROBLEM wsrep_on: ON: Galera does not replicate XA transactions; use a server without Galera",
-	"PROBLEM group_replication_group_name: set: prepared branches and changes of the primary do not go together; use a server without group replication",
-	"PROBLEM innodb_flush_log_at_trx_commit: 2: a prepared branch may not survive a crash; set innodb_flush_log_at_trx_commit = 1",
+	"PROBLEM group_replication_group_name: set: prepared branches and changes of the primary do not go together; " +
+		"use a server without group replication",
+	"PROBLEM innodb_flush_log_at_trx_commit: 2: a prepared branch may not survive a crash; set " +
+		"innodb_flush_log_at_trx_commit = 1",
 	"PROBLEM sync_binlog: 0: binary log and data may differ after a crash; set sync_binlog = 1",
 }
 
 // What Check finds is read by who can change it: each has a fix where one is needed.
 func TestWhatFindingsSay(t *testing.T) {
-	s := server{flavor: flavorMariaDB, version: "10.4.1-MariaDB", variables: map[string]string{"default_storage_engine": "MyISAM", "read_only": "ON", "wsrep_on": "ON",
-		"group_replication_group_name": "g", "innodb_flush_log_at_trx_commit": "2", "log_bin": "ON", "sync_binlog": "0"}}
+	s := server{flavor: flavorMariaDB, version: "10.4.1-MariaDB",
+		variables: map[string]string{"default_storage_engine": "MyISAM", "read_only": "ON", "wsrep_on": "ON",
+			"group_replication_group_name": "g", "innodb_flush_log_at_trx_commit": "2", "log_bin": "ON",
+			"sync_binlog": "0"}}
 	require.Equal(t, unfit, findingsText(serverFindings(s)...))
-	require.Equal(t, []string{"CONNECTION ADMIN: not granted: sessions of applications can be ended only if they use the same user; " +
+	require.Equal(t, []string{"CONNECTION ADMIN: not granted: sessions of applications can be ended only if they " +
+		"use the same user; " +
 		"GRANT CONNECTION ADMIN ON *.* to the user of this resource"}, findingsText(killFinding(s, nil)))
-	require.Equal(t, []string{"CONNECTION ADMIN: granted"}, findingsText(killFinding(s, [][]string{{"GRANT ALL PRIVILEGES ON *.* TO `app`@`%`"}})))
+	require.Equal(t, []string{"CONNECTION ADMIN: granted"},
+		findingsText(killFinding(s, [][]string{{"GRANT ALL PRIVILEGES ON *.* TO `app`@`%`"}})))
 }
 
 func findingsText(findings ...adapters.Finding) (all []string) {

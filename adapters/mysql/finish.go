@@ -29,7 +29,8 @@ func (r *Resource) finish(ctx context.Context, x txn.XID, b txn.Branch, d txn.De
 	ctx, cancel := context.WithTimeout(ctx, finishTime)
 	defer cancel()
 	err = r.onServer(ctx, func(c *sql.Conn, s server) (err error) {
-		f := finisher{r: r, conn: c, server: s, xid: x, decision: d, evident: b.Evidence == markerEvidence && !r.options.NoMarker}
+		f := finisher{r: r, conn: c, server: s, xid: x, decision: d,
+			evident: b.Evidence == markerEvidence && !r.options.NoMarker}
 		f.claimed, _ = parseHolder(b.Holder)
 		answer, err = f.run(ctx)
 		return err
@@ -55,11 +56,14 @@ type finisher struct {
 }
 
 var (
-	errHeld = errors.New("its session is alive or about to end, and nobody knows which one it is: wait until the server ends it, " +
+	errHeld = errors.New("its session is alive or about to end, and nobody knows which one it is: wait until the " +
+		"server ends it, " +
 		"or find it in the process list and KILL it; then try again")
-	errAlive = errors.New("a session that is said to hold it is alive, and nothing proves that it does, so it is not ended: " +
+	errAlive = errors.New("a session that is said to hold it is alive, and nothing proves that it does, so it is " +
+		"not ended: " +
 		"wait until it ends, or look what it does and KILL it; then try again")
-	errHidden = errors.New("its marker is written and not committed, but XA RECOVER does not list it: either another session is finishing it now, " +
+	errHidden = errors.New("its marker is written and not committed, but XA RECOVER does not list it: either " +
+		"another session is finishing it now, " +
 		"or the server hides it, and then a restart of the server brings it back; try again")
 	errStillListed = errors.New("the server said that it is finished, and lists it again: try again")
 )

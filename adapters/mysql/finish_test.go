@@ -116,18 +116,19 @@ var finishStories = []story{
 			require.Equal(t, txn.Done, w.finish(blind, d, x, b))
 		}
 	}},
-	{"a session that has not prepared yet is left alone by a rollback that only a record sends there", func(t *testing.T, w *world) {
-		x := newXID()
-		s := w.work(w.open(), x, "early")
-		b := branchOne
-		b.Holder = holderOf(s.link.server).String()
-		require.Equal(t, txn.AlreadyDone, w.finish(w.open(), txn.Abort, x, b))
-		vote, b, err := s.Prepare(w.ctx)
-		require.NoError(t, err)
-		require.Equal(t, txn.VoteYes, vote)
-		require.Equal(t, txn.Done, w.finish(w.open(), txn.Abort, x, b), "the next sweep finds it")
-		w.requireAbsent("early")
-	}},
+	{"a session that has not prepared yet is left alone by a rollback that only a record sends there",
+		func(t *testing.T, w *world) {
+			x := newXID()
+			s := w.work(w.open(), x, "early")
+			b := branchOne
+			b.Holder = holderOf(s.link.server).String()
+			require.Equal(t, txn.AlreadyDone, w.finish(w.open(), txn.Abort, x, b))
+			vote, b, err := s.Prepare(w.ctx)
+			require.NoError(t, err)
+			require.Equal(t, txn.VoteYes, vote)
+			require.Equal(t, txn.Done, w.finish(w.open(), txn.Abort, x, b), "the next sweep finds it")
+			w.requireAbsent("early")
+		}},
 	{"a session of another life of the server with the same number is left alone", func(t *testing.T, w *world) {
 		innocent := w.work(w.open(), newXID(), "innocent")
 		for _, change := range []func(*holder){
@@ -136,7 +137,8 @@ var finishStories = []story{
 		} {
 			h := holderOf(innocent.link.server)
 			change(&h)
-			require.Equal(t, txn.AlreadyDone, w.finish(w.open(), txn.Abort, newXID(), txn.Branch{No: 1, Resource: "db", Holder: h.String()}))
+			require.Equal(t, txn.AlreadyDone,
+				w.finish(w.open(), txn.Abort, newXID(), txn.Branch{No: 1, Resource: "db", Holder: h.String()}))
 		}
 		require.NoError(t, innocent.CommitOnePhase(w.ctx))
 		w.requireValue("innocent", 7)
@@ -146,31 +148,32 @@ var finishStories = []story{
 		require.Equal(t, txn.AlreadyDone, w.finish(w.open(), txn.Abort, newXID(), b))
 		w.requireAbsent("nothing") // the table is there
 	}},
-	{"a prepare that is still running when the abort comes leaves nothing once it is swept", func(t *testing.T, w *world) {
-		r := w.openAs(w.DSN(database), Options{NoMarker: true}) // the lock below would stop the marker
-		x := newXID()
-		s := w.work(r, x, "late")
-		unlock := w.freeze()
-		vote := make(chan txn.Vote, 1)
-		go func() {
-			v, _, _ := s.Prepare(w.ctx)
-			vote <- v
-		}()
-		w.eventually("XA PREPARE waits", func() bool { return w.runs("XA PREPARE") })
-		b := branchOne
-		b.Holder = holderOf(s.link.server).String()
-		rec := w.openAs(w.DSN(database), Options{NoMarker: true, LockTimeout: time.Second})
-		require.Equal(t, txn.AlreadyDone, w.finish(rec, txn.Abort, x, b))
-		unlock()
-		require.Equal(t, txn.VoteYes, <-vote, "nothing proved that the session worked for it")
-		s.Abandon()
-		w.eventually("rolled back", func() bool {
-			got, err := rec.Rollback(w.ctx, x, b)
-			return err == nil && got == txn.Done
-		})
-		w.requireListed()
-		w.requireAbsent("late")
-	}},
+	{"a prepare that is still running when the abort comes leaves nothing once it is swept",
+		func(t *testing.T, w *world) {
+			r := w.openAs(w.DSN(database), Options{NoMarker: true}) // the lock below would stop the marker
+			x := newXID()
+			s := w.work(r, x, "late")
+			unlock := w.freeze()
+			vote := make(chan txn.Vote, 1)
+			go func() {
+				v, _, _ := s.Prepare(w.ctx)
+				vote <- v
+			}()
+			w.eventually("XA PREPARE waits", func() bool { return w.runs("XA PREPARE") })
+			b := branchOne
+			b.Holder = holderOf(s.link.server).String()
+			rec := w.openAs(w.DSN(database), Options{NoMarker: true, LockTimeout: time.Second})
+			require.Equal(t, txn.AlreadyDone, w.finish(rec, txn.Abort, x, b))
+			unlock()
+			require.Equal(t, txn.VoteYes, <-vote, "nothing proved that the session worked for it")
+			s.Abandon()
+			w.eventually("rolled back", func() bool {
+				got, err := rec.Rollback(w.ctx, x, b)
+				return err == nil && got == txn.Done
+			})
+			w.requireListed()
+			w.requireAbsent("late")
+		}},
 	{"a commit that waits for a lock on everything is tried again", func(t *testing.T, w *world) {
 		x := newXID()
 		s, b := w.prepared(w.open(), x, "ftwrl")
@@ -261,9 +264,11 @@ var finishStories = []story{
 		for range 1001 {
 			x := newXID()
 			xs = append(xs, x)
-			rows = append(rows, "("+strings.NewReplacer("%c", "195939070", "%g", x.ID.String()).Replace("%c, '%g', 1, ''")+")")
+			rows = append(rows, "("+strings.NewReplacer("%c", "195939070", "%g",
+				x.ID.String()).Replace("%c, '%g', 1, ''")+")")
 		}
-		w.run(database, CreateMarkerTable, "INSERT INTO "+markerTable+" (cluster, gid, branch, holder) VALUES "+strings.Join(rows, ", "))
+		w.run(database, CreateMarkerTable,
+			"INSERT INTO "+markerTable+" (cluster, gid, branch, holder) VALUES "+strings.Join(rows, ", "))
 		var before, after int
 		count := "SELECT COUNT(*) FROM " + markerTable
 		require.NoError(t, w.admin.QueryRowContext(w.ctx, count).Scan(&before))
@@ -334,7 +339,8 @@ func (w *world) freeze() (unlock func()) {
 func (w *world) runs(statement string) bool {
 	w.t.Helper()
 	var n int
-	require.NoError(w.t, w.admin.QueryRowContext(w.ctx, "SELECT COUNT(*) FROM information_schema.processlist WHERE info LIKE ?", statement+"%").Scan(&n))
+	require.NoError(w.t, w.admin.QueryRowContext(w.ctx,
+		"SELECT COUNT(*) FROM information_schema.processlist WHERE info LIKE ?", statement+"%").Scan(&n))
 	return n == 1
 }
 
@@ -435,7 +441,8 @@ func TestWithTheFenceNothingIsLost(t *testing.T) {
 						x := newXID()
 						var b txn.Branch
 						b, ok := w.race(r, x, func() error {
-							got, err := rec.Commit(w.ctx, x, txn.Branch{No: 1, Resource: "db", Evidence: markerEvidence})
+							got, err := rec.Commit(w.ctx, x,
+								txn.Branch{No: 1, Resource: "db", Evidence: markerEvidence})
 							if err == nil && got != txn.Done && got != txn.AlreadyDone {
 								t.Errorf("%s: %v", x, got)
 							}
@@ -533,7 +540,9 @@ func TestInnodbTrxDoesNotShowTheLastWrite(t *testing.T) {
 		require.NoError(t, err)
 		defer c.Close()
 		ask := func() (n sql.NullInt64) {
-			require.NoError(t, c.QueryRowContext(w.ctx, "SELECT SUM(trx_rows_modified) FROM information_schema.innodb_trx WHERE trx_mysql_thread_id = CONNECTION_ID()").Scan(&n))
+			require.NoError(t, c.QueryRowContext(w.ctx,
+				"SELECT SUM(trx_rows_modified) FROM information_schema.innodb_trx WHERE trx_mysql_thread_id = "+
+					"CONNECTION_ID()").Scan(&n))
 			return n
 		}
 		missed := false

@@ -164,7 +164,8 @@ func (s *session) judge(ctx context.Context) {
 	if _, answered := codeOf(err); err == nil && !others || err != nil && !answered {
 		return // the server has rolled back: a deadlock, or a lock wait
 	}
-	s.torn = fmt.Errorf("%w: the application's SQL, or a procedure that it called, ended the transaction of the branch: %w",
+	s.torn = fmt.Errorf("%w: the application's SQL, or a procedure that it called, ended the transaction of the "+
+		"branch: %w",
 		adapters.ErrTorn, errors.Join(s.missed, err))
 }
 
@@ -276,4 +277,5 @@ func (s *session) undid(err error) bool {
 	return isCode(err, codeDeadlock, codeRolledBack, codeRolledBackTimeout, codeRolledBackDeadlock)
 }
 
-var errEnds = errors.New("inside a branch there is no DDL, BEGIN, COMMIT, ROLLBACK or LOCK TABLES: run them outside, and let the global transaction end the branch")
+var errEnds = errors.New("inside a branch there is no DDL, BEGIN, COMMIT, ROLLBACK or LOCK TABLES: run them " +
+	"outside, and let the global transaction end the branch")

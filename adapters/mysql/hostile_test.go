@@ -43,22 +43,25 @@ func text(damage adaptertest.Damage, text string) adaptertest.Hostile {
 
 // procedure sends the body as that of a procedure of its own.
 func (w *world) procedure(damage adaptertest.Damage, body string) adaptertest.Hostile {
-	return adaptertest.Hostile{Name: "a procedure: " + body, Damage: damage, Do: func(ctx context.Context, s adapters.Session) error {
-		mine := s.(*session)
-		name := "p_" + strings.ToLower(mine.xid.ID.String())
-		if _, err := w.admin.ExecContext(ctx, "CREATE PROCEDURE "+name+"() BEGIN "+strings.ReplaceAll(body, "$", mine.name)+"; END"); err != nil {
-			return err
-		}
-		return within(ctx, s, func(tx *sql.Tx) error {
-			_, err := tx.ExecContext(ctx, "CALL "+name+"()")
-			return err
-		})
-	}}
+	return adaptertest.Hostile{Name: "a procedure: " + body, Damage: damage,
+		Do: func(ctx context.Context, s adapters.Session) error {
+			mine := s.(*session)
+			name := "p_" + strings.ToLower(mine.xid.ID.String())
+			if _, err := w.admin.ExecContext(ctx,
+				"CREATE PROCEDURE "+name+"() BEGIN "+strings.ReplaceAll(body, "$", mine.name)+"; END"); err != nil {
+				return err
+			}
+			return within(ctx, s, func(tx *sql.Tx) error {
+				_, err := tx.ExecContext(ctx, "CALL "+name+"()")
+				return err
+			})
+		}}
 }
 
 // hostiles are what the SQL of applications does to branches.
 func (w *world) hostiles() []adaptertest.Hostile {
-	const harmless, spoiled, unproven, torn = adaptertest.Harmless, adaptertest.Spoiled, adaptertest.Unproven, adaptertest.Torn
+	const harmless, spoiled, unproven, torn = adaptertest.Harmless, adaptertest.Spoiled, adaptertest.Unproven,
+		adaptertest.Torn
 	const swallow = "DECLARE CONTINUE HANDLER FOR SQLEXCEPTION BEGIN END; "
 	w.run(database, "CREATE TABLE other (i INT AUTO_INCREMENT PRIMARY KEY) ENGINE=InnoDB")
 	list := []adaptertest.Hostile{
@@ -74,7 +77,8 @@ func (w *world) hostiles() []adaptertest.Hostile {
 		text(harmless, "PREPARE q FROM 'INSERT INTO other VALUES ()'; EXECUTE q"),
 		text(harmless, "XA END $; XA START $ RESUME"),
 		w.procedure(harmless, "INSERT INTO other VALUES (); SAVEPOINT a; INSERT INTO other VALUES (); ROLLBACK TO a"),
-		w.procedure(harmless, swallow+"COMMIT; SET autocommit = 1; START TRANSACTION; ROLLBACK; CREATE TABLE never (i INT)"),
+		w.procedure(harmless, swallow+"COMMIT; SET autocommit = 1; START TRANSACTION; ROLLBACK; CREATE TABLE never "+
+			"(i INT)"),
 		{Name: "savepoints that come and go", Damage: harmless, Do: savepointsThatComeAndGo},
 
 		text(spoiled, "COMMIT"),
@@ -131,7 +135,8 @@ func (w *world) hostiles() []adaptertest.Hostile {
 		return list
 	}
 	if w.detaches() {
-		return append(list, text(spoiled, "CREATE TEMPORARY TABLE tmp (i INT)"), text(spoiled, "SET xa_detach_on_prepare = OFF"))
+		return append(list, text(spoiled, "CREATE TEMPORARY TABLE tmp (i INT)"),
+			text(spoiled, "SET xa_detach_on_prepare = OFF"))
 	}
 	// Only what is prepared is something else there.
 	list = slices.DeleteFunc(list, func(h adaptertest.Hostile) bool { return !strings.Contains(h.Name, "XA PREPARE") })
@@ -146,7 +151,8 @@ func (w *world) detaches() bool {
 
 func savepointsThatComeAndGo(ctx context.Context, s adapters.Session) error {
 	return within(ctx, s, func(tx *sql.Tx) error {
-		for _, statement := range []string{"SAVEPOINT a", "SAVEPOINT b", "ROLLBACK TO a", "SAVEPOINT A", "DO 1", "ROLLBACK TO SAVEPOINT `a`", "RELEASE SAVEPOINT a"} {
+		for _, statement := range []string{"SAVEPOINT a", "SAVEPOINT b", "ROLLBACK TO a", "SAVEPOINT A", "DO 1",
+			"ROLLBACK TO SAVEPOINT `a`", "RELEASE SAVEPOINT a"} {
 			if _, err := tx.ExecContext(ctx, statement); err != nil {
 				return err
 			}
@@ -233,7 +239,8 @@ func TestWithoutCreateTheErrorCarriesTheSQL(t *testing.T) {
 		t.Run(f.name, func(t *testing.T) {
 			t.Parallel()
 			w := newWorld(t, f.start(t))
-			w.run("", "CREATE USER app@'127.0.0.1' IDENTIFIED BY '"+password+"'", "GRANT SELECT, INSERT, UPDATE ON "+database+".kv TO app@'127.0.0.1'")
+			w.run("", "CREATE USER app@'127.0.0.1' IDENTIFIED BY '"+password+"'",
+				"GRANT SELECT, INSERT, UPDATE ON "+database+".kv TO app@'127.0.0.1'")
 			r := w.openAs(w.UserDSN("app", password, database), Options{})
 			_, err := r.Open(w.ctx, newXID())
 			require.ErrorContains(t, err, CreateMarkerTable)
@@ -274,7 +281,8 @@ func TestWithoutTheGrantsTheNextStepIsTold(t *testing.T) {
 			t.Parallel()
 			w := newWorld(t, f.start(t))
 			app, _ := w.users()
-			w.run("", "CREATE USER poor@'127.0.0.1' IDENTIFIED BY '"+password+"'", "GRANT SELECT ON "+database+".kv TO poor@'127.0.0.1'")
+			w.run("", "CREATE USER poor@'127.0.0.1' IDENTIFIED BY '"+password+"'",
+				"GRANT SELECT ON "+database+".kv TO poor@'127.0.0.1'")
 			poor := w.openAs(w.UserDSN("poor", password, database), Options{})
 			report, err := poor.Check(w.ctx)
 			require.NoError(t, err)

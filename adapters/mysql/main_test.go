@@ -234,7 +234,8 @@ func (w *world) isGone(s *session) bool {
 
 func write(ctx context.Context, s adapters.Session, key string, value int64) error {
 	return within(ctx, s, func(tx *sql.Tx) error {
-		_, err := tx.ExecContext(ctx, "INSERT INTO kv (k, v) VALUES (?, ?) ON DUPLICATE KEY UPDATE v = VALUES(v)", key, value)
+		_, err := tx.ExecContext(ctx, "INSERT INTO kv (k, v) VALUES (?, ?) ON DUPLICATE KEY UPDATE v = VALUES(v)", key,
+			value)
 		return err
 	})
 }

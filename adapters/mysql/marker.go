@@ -43,8 +43,10 @@ func tableIn(s server) string {
 // insertMarker leaves a marker. The siblings are the numbers of all branches of its transaction, two hex
 // digits each; none where they are not known yet.
 func insertMarker(table string, x txn.XID, holder string, siblings []txn.BranchNo) string {
-	return "INSERT INTO " + table + " (cluster, gid, branch, holder, siblings) VALUES (" + strconv.FormatUint(uint64(x.Cluster), 10) +
-		", '" + x.ID.String() + "', " + strconv.FormatUint(uint64(x.Branch), 10) + ", '" + holder + "', '" + siblingsText(siblings) + "')"
+	return "INSERT INTO " + table + " (cluster, gid, branch, holder, siblings) VALUES (" +
+		strconv.FormatUint(uint64(x.Cluster), 10) +
+		", '" + x.ID.String() + "', " + strconv.FormatUint(uint64(x.Branch), 10) + ", '" + holder + "', '" +
+		siblingsText(siblings) + "')"
 }
 
 func siblingsText(siblings []txn.BranchNo) string {
@@ -92,7 +94,8 @@ func (r *Resource) prepareMarker(ctx context.Context) error {
 			return errNoDatabase
 		}
 		// It inserts nothing, but the server checks table and grants.
-		try := "INSERT INTO " + tableIn(s) + " (cluster, gid, branch, holder, siblings) SELECT 0, '', 0, '', '' FROM DUAL WHERE FALSE"
+		try := "INSERT INTO " + tableIn(s) +
+			" (cluster, gid, branch, holder, siblings) SELECT 0, '', 0, '', '' FROM DUAL WHERE FALSE"
 		_, err := c.ExecContext(ctx, try)
 		if isCode(err, codeNoSuchColumn) {
 			if _, err = c.ExecContext(ctx, addSiblings(s)); err != nil {
@@ -119,15 +122,19 @@ func (r *Resource) prepareMarker(ctx context.Context) error {
 }
 
 func addSiblings(s server) string {
-	return "ALTER TABLE " + tableIn(s) + " ADD COLUMN siblings VARCHAR(512) CHARACTER SET ascii COLLATE ascii_bin NOT NULL DEFAULT ''"
+	return "ALTER TABLE " + tableIn(s) +
+		" ADD COLUMN siblings VARCHAR(512) CHARACTER SET ascii COLLATE ascii_bin NOT NULL DEFAULT ''"
 }
 
 func markerOld(s server, err error) error {
-	return fmt.Errorf("the table for the evidence of branches is that of an older version: let an administrator run:\n%s;\n(%w)", addSiblings(s), err)
+	return fmt.Errorf("the table for the evidence of branches is that of an older version: let an administrator "+
+		"run:\n%s;\n(%w)", addSiblings(s), err)
 }
 
 func markerMissing(s server, err error) error {
-	return fmt.Errorf("no table for the evidence of branches: let an administrator run, in database %s, the following, and GRANT SELECT, INSERT, DELETE on it to the users of this resource:\n%s;\n(%w)", s.database, CreateMarkerTable, err)
+	return fmt.Errorf("no table for the evidence of branches: let an administrator run, in database %s, the "+
+		"following, and GRANT SELECT, INSERT, DELETE on it to the users of this resource:\n%s;\n(%w)", s.database,
+		CreateMarkerTable, err)
 }
 
 // markerDoubted looks at the table again before the next branch.
@@ -228,7 +235,8 @@ func (r *Resource) Forget(ctx context.Context, xs []txn.XID) error {
 // locks of branches that are still prepared.
 func forget(ctx context.Context, c *sql.Conn, s server, xs []txn.XID) error {
 	table := tableIn(s)
-	rows, err := readAt(ctx, c, sql.LevelReadCommitted, fmt.Sprintf("SELECT %[1]s.cluster, %[1]s.gid, %[1]s.branch FROM %s", table, markersOf(table, xs)))
+	rows, err := readAt(ctx, c, sql.LevelReadCommitted,
+		fmt.Sprintf("SELECT %[1]s.cluster, %[1]s.gid, %[1]s.branch FROM %s", table, markersOf(table, xs)))
 	if isCode(err, codeNoSuchTable) || err == nil && len(rows) == 0 {
 		return nil
 	}
@@ -275,8 +283,10 @@ func listMarkers(ctx context.Context, c *sql.Conn, s server, after txn.XID) ([]t
 		uint32(after.Cluster), after.ID, uint8(after.Branch))
 	// Rows that somebody else has put there are none of ours, and must not end a page early.
 	const ours = "gid REGEXP '^[0-7][0-9A-HJKMNP-TV-Z]{25}$'"
-	rows, err := readAt(ctx, c, sql.LevelReadCommitted, fmt.Sprintf("SELECT cluster, gid, branch FROM %s FORCE INDEX (PRIMARY) "+
-		"WHERE (%s) AND %s ORDER BY cluster, gid, branch LIMIT %d", tableIn(s), behind, ours, adapters.EvidencePage))
+	rows, err := readAt(ctx, c, sql.LevelReadCommitted,
+		fmt.Sprintf("SELECT cluster, gid, branch FROM %s FORCE INDEX (PRIMARY) "+
+			"WHERE (%s) AND %s ORDER BY cluster, gid, branch LIMIT %d", tableIn(s), behind, ours,
+			adapters.EvidencePage))
 	if isCode(err, codeNoSuchTable) {
 		return nil, nil
 	}
@@ -308,7 +318,8 @@ func markersOf(table string, xs []txn.XID) string {
 	var names strings.Builder
 	for i, x := range xs {
 		if i == 0 {
-			fmt.Fprintf(&names, "SELECT %d AS cluster, _ascii'%s' COLLATE ascii_bin AS gid, %d AS branch", uint32(x.Cluster), x.ID, x.Branch)
+			fmt.Fprintf(&names, "SELECT %d AS cluster, _ascii'%s' COLLATE ascii_bin AS gid, %d AS branch",
+				uint32(x.Cluster), x.ID, x.Branch)
 		} else {
 			fmt.Fprintf(&names, " UNION ALL SELECT %d, _ascii'%s', %d", uint32(x.Cluster), x.ID, x.Branch)
 		}

@@ -51,7 +51,8 @@ func (p *pool) take(ctx context.Context, r *Resource) (*link, error) {
 		select {
 		case <-p.slots:
 		case <-ctx.Done():
-			return nil, fmt.Errorf("%w: all %d sessions of %s are in use: raise MaxOpen, or do not begin a transaction within another; %w",
+			return nil, fmt.Errorf("%w: all %d sessions of %s are in use: raise MaxOpen, or do not begin a "+
+				"transaction within another; %w",
 				ErrPoolBusy, cap(p.slots), r.name, ctx.Err())
 		}
 	}
@@ -72,7 +73,8 @@ func (p *pool) take(ctx context.Context, r *Resource) (*link, error) {
 		case <-time.After(crowdedPause):
 		case <-ctx.Done():
 			p.slots <- struct{}{}
-			return nil, fmt.Errorf("%w: the server of %s has no room for one more: raise max_connections there, or lower MaxOpen; %w", ErrPoolBusy, r.name, err)
+			return nil, fmt.Errorf("%w: the server of %s has no room for one more: raise max_connections there, or "+
+				"lower MaxOpen; %w", ErrPoolBusy, r.name, err)
 		}
 	}
 }
@@ -102,7 +104,8 @@ func (p *pool) kept(now time.Time) *link {
 	for len(p.links) > 0 {
 		l := p.links[len(p.links)-1]
 		p.links = p.links[:len(p.links)-1]
-		if l.raw.IsValid() && l.raw.ResetSession(context.Background()) == nil { // it looks at the socket and does not wait
+		if l.raw.IsValid() && l.raw.ResetSession(context.Background()) == nil {
+			// it looks at the socket and does not wait
 			return l
 		}
 		stale = append(stale, l)

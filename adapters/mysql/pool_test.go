@@ -16,7 +16,8 @@ import (
 )
 
 func TestMoreTransactionsThanTheServerHasConnectionsWaitForOneAnother(t *testing.T) {
-	for name, start := range map[string]func(testing.TB, ...testdb.Option) *testdb.Server{"MariaDB": testdb.MariaDB, "MySQL": testdb.MySQL} {
+	for name, start := range map[string]func(testing.TB, ...testdb.Option) *testdb.Server{"MariaDB": testdb.MariaDB,
+		"MySQL": testdb.MySQL} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			w := newWorld(t, start(t, testdb.WithSetting("max-connections", "40")))

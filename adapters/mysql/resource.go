@@ -115,7 +115,8 @@ func OpenWithOptions(name, dsn string, o Options) (*Resource, error) {
 	cfg, err := sqldriver.ParseDSN(dsn)
 	// What the parser or the resolver would complain about may be a piece of a password
 	// that has a character of the grammar in it.
-	if err != nil || cfg.Net != "tcp" && cfg.Net != "unix" || cfg.DBName == "" || strings.ContainsAny(cfg.DBName, "@():/") || strings.ContainsAny(cfg.Addr, "@") {
+	if err != nil || cfg.Net != "tcp" && cfg.Net != "unix" || cfg.DBName == "" || strings.ContainsAny(cfg.DBName,
+		"@():/") || strings.ContainsAny(cfg.Addr, "@") {
 		return nil, fmt.Errorf("resource %q: %w", name, ErrBadDSN)
 	}
 	cfg.MultiStatements = false
@@ -163,7 +164,8 @@ func (r *Resource) TxWith(ctx context.Context, g adapters.Global, o TxOptions) (
 	}
 	s, ours := enlisted.(*session)
 	if !ours {
-		return nil, fmt.Errorf("enlist %s: the transaction has a branch of another kind of resource under this name: give each its own", r.name)
+		return nil, fmt.Errorf("enlist %s: the transaction has a branch of another kind of resource under this "+
+			"name: give each its own", r.name)
 	}
 	return s.work(ctx, o)
 }
@@ -240,7 +242,8 @@ func limit(variable string, t time.Duration) string {
 	return fmt.Sprintf("%[1]s = CAST(LEAST(@@SESSION.%[1]s, %d) AS UNSIGNED)", variable, int(t.Seconds()))
 }
 
-var errNotOurs = errors.New("it is not in a form that this version writes: run the newest version of concord on all nodes")
+var errNotOurs = errors.New("it is not in a form that this version writes: run the newest version of concord on all " +
+	"nodes")
 
 // Validate implements adapters.Resource. It knows the form of a holder, not whether that
 // session ever held the branch: who ends a session looks for himself.
@@ -267,14 +270,17 @@ type TxOptions struct {
 	LockTimeout time.Duration // in whole seconds, rounded up; zero: that of the resource
 }
 
-var errLateOptions = errors.New("the branch has options or has run statements already: give the options with the first call of TxWith")
+var errLateOptions = errors.New("the branch has options or has run statements already: give the options with the " +
+	"first call of TxWith")
 
 // check tells whether the servers know what is wished for.
 func (o TxOptions) check() error {
 	switch o.Isolation {
-	case sql.LevelDefault, sql.LevelReadUncommitted, sql.LevelReadCommitted, sql.LevelRepeatableRead, sql.LevelSerializable:
+	case sql.LevelDefault, sql.LevelReadUncommitted, sql.LevelReadCommitted, sql.LevelRepeatableRead,
+		sql.LevelSerializable:
 	default:
-		return fmt.Errorf("there is no isolation level %q: use read uncommitted, read committed, repeatable read or serializable", o.Isolation)
+		return fmt.Errorf("there is no isolation level %q: use read uncommitted, read committed, repeatable read or "+
+			"serializable", o.Isolation)
 	}
 	if o.LockTimeout < 0 {
 		return fmt.Errorf("a lock time-out of %s is none: give one of at least a second", o.LockTimeout)

@@ -17,7 +17,8 @@ import (
 )
 
 func TestTheIdentityStaysWithTheData(t *testing.T) {
-	for name, start := range map[string]func(testing.TB, ...testdb.Option) *testdb.Server{"MariaDB": testdb.MariaDB, "MySQL": testdb.MySQL} {
+	for name, start := range map[string]func(testing.TB, ...testdb.Option) *testdb.Server{"MariaDB": testdb.MariaDB,
+		"MySQL": testdb.MySQL} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			w := newWorld(t, start(t))
@@ -78,7 +79,8 @@ func TestTwoServersHaveTwoIdentities(t *testing.T) {
 }
 
 func TestCheckNamesWhatIsWrongAndTheNextStep(t *testing.T) {
-	fit := map[string]string{"default_storage_engine": "InnoDB", "innodb_flush_log_at_trx_commit": "1", "read_only": "OFF", "log_bin": "ON", "sync_binlog": "1"}
+	fit := map[string]string{"default_storage_engine": "InnoDB", "innodb_flush_log_at_trx_commit": "1",
+		"read_only": "OFF", "log_bin": "ON", "sync_binlog": "1"}
 	problems := func(s server) (names []string) {
 		for _, f := range serverFindings(s) {
 			if f.Problem {
@@ -91,8 +93,10 @@ func TestCheckNamesWhatIsWrongAndTheNextStep(t *testing.T) {
 	s := server{flavor: flavorMariaDB, version: "10.11.19-MariaDB", database: "shop", variables: fit}
 	require.Empty(t, problems(s))
 	for name, value := range map[string]string{
-		"default_storage_engine": "MyISAM", "innodb_flush_log_at_trx_commit": "2", "read_only": "ON", "super_read_only": "ON",
-		"sync_binlog": "0", "wsrep_on": "ON", "group_replication_group_name": "aaaaaaaa-aaaa-aaaa-aaaa-aaaaaaaaaaaa",
+		"default_storage_engine": "MyISAM", "innodb_flush_log_at_trx_commit": "2", "read_only": "ON",
+		"super_read_only": "ON",
+		"sync_binlog":     "0", "wsrep_on": "ON",
+		"group_replication_group_name": "aaaaaaaa-aaaa-aaaa-aaaa-aaaaaaaaaaaa",
 	} {
 		unfit := s
 		unfit.variables = map[string]string{}
@@ -111,10 +115,13 @@ func TestCheckNamesWhatIsWrongAndTheNextStep(t *testing.T) {
 // Defaults that servers may have, and that change what XA statements do.
 func TestOtherDefaultsOfTheServerChangeNothing(t *testing.T) {
 	settings := []testdb.Option{
-		testdb.WithSetting("autocommit", "OFF"), testdb.WithSetting("completion-type", "CHAIN"), testdb.WithSetting("innodb-rollback-on-timeout", "ON"),
-		testdb.WithSetting("transaction-isolation", "READ-UNCOMMITTED"), testdb.WithSetting("sql-mode", "ANSI_QUOTES,NO_BACKSLASH_ESCAPES,PIPES_AS_CONCAT"),
+		testdb.WithSetting("autocommit", "OFF"), testdb.WithSetting("completion-type", "CHAIN"),
+		testdb.WithSetting("innodb-rollback-on-timeout", "ON"),
+		testdb.WithSetting("transaction-isolation", "READ-UNCOMMITTED"),
+		testdb.WithSetting("sql-mode", "ANSI_QUOTES,NO_BACKSLASH_ESCAPES,PIPES_AS_CONCAT"),
 	}
-	for name, start := range map[string]func(testing.TB, ...testdb.Option) *testdb.Server{"MariaDB": testdb.MariaDB, "MySQL": testdb.MySQL} {
+	for name, start := range map[string]func(testing.TB, ...testdb.Option) *testdb.Server{"MariaDB": testdb.MariaDB,
+		"MySQL": testdb.MySQL} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			w := newWorld(t, start(t, settings...))
@@ -141,16 +148,20 @@ func TestOtherDefaultsOfTheServerChangeNothing(t *testing.T) {
 
 func TestOnlyEvidenceOfThisAdapterIsValid(t *testing.T) {
 	r := &Resource{name: "bank"}
-	good := txn.Branch{Evidence: markerEvidence, Holder: holder{connection: 7, start: 1795467444, server: "0123456789abcdef", detaches: true}.String()}
+	good := txn.Branch{Evidence: markerEvidence,
+		Holder: holder{connection: 7, start: 1795467444, server: "0123456789abcdef", detaches: true}.String()}
 	require.NoError(t, r.Validate(good))
 	require.NoError(t, r.Validate(txn.Branch{}), "neither has to be there")
-	for _, evidence := range []string{"poison", "marker", markerEvidence + " ", strings.ToUpper(markerEvidence), strings.Repeat("a", 1<<20)} {
+	for _, evidence := range []string{"poison", "marker", markerEvidence + " ", strings.ToUpper(markerEvidence),
+		strings.Repeat("a", 1<<20)} {
 		b := good
 		b.Evidence = evidence
 		require.ErrorIs(t, r.Validate(b), errNotOurs, "%.80q", evidence)
 	}
-	for _, holder := range []string{"7", "0@1@0123456789abcdef", "7@0@0123456789abcdef", "7@-1@0123456789abcdef", "07@1@0123456789abcdef",
-		"7@1@0123456789abcdeg", "7@1@0123456789abcdef; KILL 8", "v1;pid=1;start=1", "18446744073709551616@1@0123456789abcdef"} {
+	for _, holder := range []string{"7", "0@1@0123456789abcdef", "7@0@0123456789abcdef", "7@-1@0123456789abcdef",
+		"07@1@0123456789abcdef",
+		"7@1@0123456789abcdeg", "7@1@0123456789abcdef; KILL 8", "v1;pid=1;start=1",
+		"18446744073709551616@1@0123456789abcdef"} {
 		b := good
 		b.Holder = holder
 		require.ErrorIs(t, r.Validate(b), errNotOurs, "%q", holder)
@@ -177,50 +188,52 @@ func FuzzValidate(f *testing.F) {
 func TestInspect(t *testing.T) { tellAll(t, inspectStories) }
 
 var inspectStories = []story{
-	{"a prepared branch tells which others there are, and whom its session keeps waiting", func(t *testing.T, w *world) {
-		r, x := w.open(), newXID()
-		s := w.work(r, x, "siblings")
-		s.Siblings([]txn.BranchNo{0, 1, 200})
-		vote, b, err := s.Prepare(w.ctx)
-		require.NoError(t, err)
-		require.Equal(t, txn.VoteYes, vote)
-		found, err := w.open().Inspect(w.ctx, x)
-		require.NoError(t, err)
-		require.True(t, found.Prepared)
-		require.False(t, found.Committed)
-		require.Equal(t, []txn.BranchNo{0, 1, 200}, found.Siblings)
+	{"a prepared branch tells which others there are, and whom its session keeps waiting",
+		func(t *testing.T, w *world) {
+			r, x := w.open(), newXID()
+			s := w.work(r, x, "siblings")
+			s.Siblings([]txn.BranchNo{0, 1, 200})
+			vote, b, err := s.Prepare(w.ctx)
+			require.NoError(t, err)
+			require.Equal(t, txn.VoteYes, vote)
+			found, err := w.open().Inspect(w.ctx, x)
+			require.NoError(t, err)
+			require.True(t, found.Prepared)
+			require.False(t, found.Committed)
+			require.Equal(t, []txn.BranchNo{0, 1, 200}, found.Siblings)
 
-		if !s.link.server.detaches {
-			other := w.open()
-			waited := make(chan error, 1)
-			go func() {
-				_, err := w.admin.ExecContext(w.ctx, "UPDATE kv SET v = 8 WHERE k = 'siblings'")
-				waited <- err
-			}()
-			require.Eventually(t, func() bool {
-				found, err = other.Inspect(w.ctx, x)
-				require.NoError(t, err)
-				return len(found.Blocked) == 1
-			}, patience, 200*time.Millisecond, "InnoDB looks again only when nobody has asked for 0.1 s")
-			require.True(t, strings.HasPrefix(found.Blocked[0].Statement, "UPDATE kv"), "%+v", found.Blocked)
-			defer func() { require.NoError(t, <-waited) }()
-		}
-		require.Equal(t, txn.Done, w.finish(w.open(), txn.Commit, x, b))
-		found, err = w.open().Inspect(w.ctx, x)
-		require.NoError(t, err)
-		require.True(t, found.Committed)
-		require.False(t, found.Prepared)
-		require.Empty(t, found.Blocked)
-	}},
-	{"a table of an older version gets its column with the next branch, and until then branches are finished", func(t *testing.T, w *world) {
-		w.run(database, CreateMarkerTable, "ALTER TABLE "+markerTable+" DROP COLUMN siblings")
-		x := newXID()
-		require.Equal(t, txn.Lost, w.finish(w.open(), txn.Commit, x, txn.Branch{No: x.Branch, Resource: "db"}))
-		s, b := w.prepared(w.open(), x, "older")
-		require.Equal(t, txn.Done, w.finish(w.open(), txn.Commit, x, b))
-		_ = s
-		w.requireValue("older", 7)
-	}},
+			if !s.link.server.detaches {
+				other := w.open()
+				waited := make(chan error, 1)
+				go func() {
+					_, err := w.admin.ExecContext(w.ctx, "UPDATE kv SET v = 8 WHERE k = 'siblings'")
+					waited <- err
+				}()
+				require.Eventually(t, func() bool {
+					found, err = other.Inspect(w.ctx, x)
+					require.NoError(t, err)
+					return len(found.Blocked) == 1
+				}, patience, 200*time.Millisecond, "InnoDB looks again only when nobody has asked for 0.1 s")
+				require.True(t, strings.HasPrefix(found.Blocked[0].Statement, "UPDATE kv"), "%+v", found.Blocked)
+				defer func() { require.NoError(t, <-waited) }()
+			}
+			require.Equal(t, txn.Done, w.finish(w.open(), txn.Commit, x, b))
+			found, err = w.open().Inspect(w.ctx, x)
+			require.NoError(t, err)
+			require.True(t, found.Committed)
+			require.False(t, found.Prepared)
+			require.Empty(t, found.Blocked)
+		}},
+	{"a table of an older version gets its column with the next branch, and until then branches are finished",
+		func(t *testing.T, w *world) {
+			w.run(database, CreateMarkerTable, "ALTER TABLE "+markerTable+" DROP COLUMN siblings")
+			x := newXID()
+			require.Equal(t, txn.Lost, w.finish(w.open(), txn.Commit, x, txn.Branch{No: x.Branch, Resource: "db"}))
+			s, b := w.prepared(w.open(), x, "older")
+			require.Equal(t, txn.Done, w.finish(w.open(), txn.Commit, x, b))
+			_ = s
+			w.requireValue("older", 7)
+		}},
 }
 
 // FuzzMySQLListing reads a row of XA RECOVER, in which everything is somebody else's:
@@ -271,7 +284,8 @@ func TestHolderIsReadBackExactly(t *testing.T) {
 		require.True(t, ok)
 		require.Equal(t, h, got)
 	}
-	for _, text := range []string{"", "7", "7@1@short", "-7@1@0123456789abcdef", "07@1@0123456789abcdef", "7@1@0123456789abcdef+", "7; KILL 8@1@0123456789abcdef", "7@1@0123456789abcdef+detached+detached"} {
+	for _, text := range []string{"", "7", "7@1@short", "-7@1@0123456789abcdef", "07@1@0123456789abcdef",
+		"7@1@0123456789abcdef+", "7; KILL 8@1@0123456789abcdef", "7@1@0123456789abcdef+detached+detached"} {
 		_, ok := parseHolder(text)
 		require.False(t, ok, text)
 	}
@@ -304,7 +318,8 @@ func TestListedRowsThatAreNotOursAreForeign(t *testing.T) {
 }
 
 func TestVersionsCompareAsNumbers(t *testing.T) {
-	for version, want := range map[string]bool{"8.0.29": true, "8.0.9": false, "8.0.30-22": true, "9.7.4": true, "10.1.0": true, "5.7.44-log": false, "8.1.0": true, "unknown": false} {
+	for version, want := range map[string]bool{"8.0.29": true, "8.0.9": false, "8.0.30-22": true, "9.7.4": true,
+		"10.1.0": true, "5.7.44-log": false, "8.1.0": true, "unknown": false} {
 		require.Equal(t, want, server{version: version}.atLeast(8, 0, 29), version)
 	}
 }

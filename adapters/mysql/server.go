@@ -22,7 +22,8 @@ const (
 	flavorMariaDB = "mariadb"
 )
 
-var errNoDatabase = errors.New("the connection has no database: name one in the data source name, as in user:password@tcp(host:port)/database")
+var errNoDatabase = errors.New("the connection has no database: name one in the data source name, as in " +
+	"user:password@tcp(host:port)/database")
 
 // server is what one connection says of its server.
 type server struct {
@@ -72,8 +73,10 @@ func (s server) id() string {
 	return fmt.Sprintf("%x", sum[:8])
 }
 
-const askVariables = `SHOW VARIABLES WHERE Variable_name IN ('version', 'server_uuid', 'server_uid', 'hostname', 'server_id', 'port', 'datadir', ` +
-	`'xa_detach_on_prepare', 'read_only', 'super_read_only', 'wsrep_on', 'group_replication_group_name', 'default_storage_engine', ` +
+const askVariables = `SHOW VARIABLES WHERE Variable_name IN ('version', 'server_uuid', 'server_uid', 'hostname', ` +
+	`'server_id', 'port', 'datadir', ` +
+	`'xa_detach_on_prepare', 'read_only', 'super_read_only', 'wsrep_on', 'group_replication_group_name', ` +
+	`'default_storage_engine', ` +
 	`'innodb_flush_log_at_trx_commit', 'sync_binlog', 'log_bin', 'wait_timeout', 'lock_wait_timeout', ` +
 	`'innodb_lock_wait_timeout', 'innodb_rollback_on_timeout')`
 
@@ -91,16 +94,19 @@ func askServer(ctx context.Context, q rowsOf) (server, error) {
 	}
 	s.version = s.variables["version"]
 	s.detaches = s.variables["xa_detach_on_prepare"] == "ON"
-	s.name = fmt.Sprintf("server_uuid=%s hostname=%s port=%s", s.variables["server_uuid"], s.variables["hostname"], s.variables["port"])
+	s.name = fmt.Sprintf("server_uuid=%s hostname=%s port=%s", s.variables["server_uuid"], s.variables["hostname"],
+		s.variables["port"])
 	status := "performance_schema.global_status"
 	if strings.Contains(strings.ToLower(s.version), flavorMariaDB) {
 		s.flavor, status = flavorMariaDB, "information_schema.global_status"
 		s.name = s.mariaName()
 	}
 	if s.flavor == flavorMySQL && s.variables["server_uuid"] == "" {
-		return server{}, fmt.Errorf("the server (version %s) has no server_uuid: it is neither MySQL 8.0.29 nor MariaDB 10.5 or newer", s.version)
+		return server{}, fmt.Errorf("the server (version %s) has no server_uuid: it is neither MySQL 8.0.29 nor "+
+			"MariaDB 10.5 or newer", s.version)
 	}
-	rows, err = q(ctx, "SELECT CONNECTION_ID(), IFNULL(DATABASE(), ''), UNIX_TIMESTAMP() - VARIABLE_VALUE FROM "+status+" WHERE VARIABLE_NAME = 'UPTIME'")
+	rows, err = q(ctx, "SELECT CONNECTION_ID(), IFNULL(DATABASE(), ''), UNIX_TIMESTAMP() - VARIABLE_VALUE FROM "+status+
+		" WHERE VARIABLE_NAME = 'UPTIME'")
 	if err != nil {
 		return server{}, fmt.Errorf("ask the server for its start: %w", err)
 	}

@@ -182,7 +182,8 @@ func readAnswer(payload []byte) answer {
 	case len(payload) > 0 && payload[0] == ok:
 		return answer{warnings: warningsOf(payload[1:])}
 	case len(payload) < 3 || payload[0] != refusal:
-		return answer{err: fmt.Errorf("%w: an answer of %d bytes is neither OK nor an error", sqldriver.ErrMalformPkt, len(payload))}
+		return answer{err: fmt.Errorf("%w: an answer of %d bytes is neither OK nor an error", sqldriver.ErrMalformPkt,
+			len(payload))}
 	}
 	err := &sqldriver.MySQLError{Number: binary.LittleEndian.Uint16(payload[1:])}
 	text := payload[3:]

@@ -25,32 +25,34 @@ func TestStart(t *testing.T) { tellAll(t, startStories) }
 
 // startStories are about XA START that travels with the first statement.
 var startStories = []story{
-	{"a branch is one round trip for its statement, one for its vote and one for its end", func(t *testing.T, w *world) {
-		r, trips := w.counted(nil)
-		w.seed("trips")
-		require.NoError(t, w.work(r, newXID(), "trips").CommitOnePhase(w.ctx)) // connects
-		s := w.begin(r, newXID())
-		trips.Store(0)
-		_, err := w.tx(s).ExecContext(w.ctx, "UPDATE kv SET v = 2 WHERE k = 'trips'")
-		require.NoError(t, err)
-		require.EqualValues(t, 1, trips.Swap(0))
-		vote, _, err := s.Prepare(w.ctx)
-		require.NoError(t, err)
-		require.Equal(t, txn.VoteYes, vote)
-		require.EqualValues(t, 1, trips.Swap(0))
-		found, err := s.Commit(w.ctx)
-		require.NoError(t, err)
-		require.Equal(t, txn.Done, found)
-		require.EqualValues(t, 1, trips.Swap(0))
-		w.requireValue("trips", 2)
-	}},
+	{"a branch is one round trip for its statement, one for its vote and one for its end",
+		func(t *testing.T, w *world) {
+			r, trips := w.counted(nil)
+			w.seed("trips")
+			require.NoError(t, w.work(r, newXID(), "trips").CommitOnePhase(w.ctx)) // connects
+			s := w.begin(r, newXID())
+			trips.Store(0)
+			_, err := w.tx(s).ExecContext(w.ctx, "UPDATE kv SET v = 2 WHERE k = 'trips'")
+			require.NoError(t, err)
+			require.EqualValues(t, 1, trips.Swap(0))
+			vote, _, err := s.Prepare(w.ctx)
+			require.NoError(t, err)
+			require.Equal(t, txn.VoteYes, vote)
+			require.EqualValues(t, 1, trips.Swap(0))
+			found, err := s.Commit(w.ctx)
+			require.NoError(t, err)
+			require.Equal(t, txn.Done, found)
+			require.EqualValues(t, 1, trips.Swap(0))
+			w.requireValue("trips", 2)
+		}},
 	{"only a branch that could be torn has a guard, for one more round trip", func(t *testing.T, w *world) {
 		w.seed("guard")
 		w.run(database, "CREATE PROCEDURE nothing() DO 0")
 		r, trips := w.counted(nil)
 		require.NoError(t, w.work(r, newXID(), "guard").CommitOnePhase(w.ctx)) // connects
 		for statement, calls := range map[string]bool{
-			"/* c */ UPDATE kv SET v = 3 WHERE k = 'guard'": false, "DO 1": false, "CALL nothing()": true, "SAVEPOINT a": true,
+			"/* c */ UPDATE kv SET v = 3 WHERE k = 'guard'": false, "DO 1": false, "CALL nothing()": true,
+			"SAVEPOINT a": true,
 		} {
 			s := w.begin(r, newXID())
 			_, err := w.tx(s).ExecContext(w.ctx, "-- name: Set :exec\nUPDATE kv SET v = 2 WHERE k = 'guard'")
@@ -70,7 +72,8 @@ var startStories = []story{
 			require.EqualValues(t, 1, trips.Swap(0), statement)
 			_, err = s.Commit(w.ctx)
 			require.NoError(t, err)
-			require.Equal(t, want, trips.Swap(0), "%s: a session that a procedure may have changed says goodbye", statement)
+			require.Equal(t, want, trips.Swap(0), "%s: a session that a procedure may have changed says goodbye",
+				statement)
 		}
 	}},
 	{"a branch without statements costs nothing, whichever way it ends", func(t *testing.T, w *world) {
@@ -122,7 +125,8 @@ var startStories = []story{
 		}
 		w.requireAbsent("stray")
 		var tables int
-		require.NoError(t, w.admin.QueryRowContext(w.ctx, "SELECT COUNT(*) FROM information_schema.tables WHERE table_name = 'stray'").Scan(&tables))
+		require.NoError(t, w.admin.QueryRowContext(w.ctx,
+			"SELECT COUNT(*) FROM information_schema.tables WHERE table_name = 'stray'").Scan(&tables))
 		require.Zero(t, tables)
 		w.requireListed(x)
 		require.NoError(t, held.Rollback(w.ctx))
@@ -277,7 +281,8 @@ func TestWireSendsAheadInOneWriteAndKeepsTheAnswers(t *testing.T) {
 		require.NoError(t, err, name)
 		require.Equal(t, len("driver"), n, name)
 		require.False(t, w.pending(), name)
-		require.Equal(t, "\x02\x00\x00\x00\x03A\x03\x00\x00\x00\x03BC\x01\x00\x00\x00\x03driver", server.written.String(), name)
+		require.Equal(t, "\x02\x00\x00\x00\x03A\x03\x00\x00\x00\x03BC\x01\x00\x00\x00\x03driver",
+			server.written.String(), name)
 		got, err := io.ReadAll(w)
 		require.NoError(t, err, name)
 		require.Equal(t, string(theirs), string(got), name)
@@ -311,7 +316,8 @@ func TestWireSaysSoWhenAnAnswerIsCutOffOrNone(t *testing.T) {
 }
 
 func TestWireTellsFromTheGreetingWhetherItCanRead(t *testing.T) {
-	for flags, able := range map[uint32]bool{0: true, 1 << 5: false, 1 << 11: false, 1 << 26: false, 1<<17 | 1<<9: true} {
+	for flags, able := range map[uint32]bool{0: true, 1 << 5: false, 1 << 11: false, 1 << 26: false,
+		1<<17 | 1<<9: true} {
 		w := &wire{Conn: &script{}}
 		require.False(t, w.able())
 		_, err := w.Write([]byte{4, 0, 0, 1, byte(flags), byte(flags >> 8), byte(flags >> 16), byte(flags >> 24)})
@@ -345,7 +351,8 @@ func (n *notes) String() string {
 func TestTheDriverLogsToWhomItIsTold(t *testing.T) {
 	var byDefault notes
 	was := sqldriver.NewConfig().Logger
-	require.NoError(t, sqldriver.SetLogger(Logger(slog.New(slog.NewTextHandler(&byDefault, nil))))) // in the place of standard error
+	// in the place of standard error
+	require.NoError(t, sqldriver.SetLogger(Logger(slog.New(slog.NewTextHandler(&byDefault, nil)))))
 	t.Cleanup(func() { require.NoError(t, sqldriver.SetLogger(was)) })
 	onEach(t, func(t *testing.T, w *world) {
 		var told notes

@@ -21,7 +21,8 @@ import (
 // xa writes a name as both servers read it in every XA statement. Hexadecimal needs
 // no escaping.
 func xa(x txn.XID) string {
-	return "X'" + hex.EncodeToString([]byte(x.Gtrid())) + "',X'" + hex.EncodeToString([]byte(x.Bqual())) + "'," + strconv.Itoa(txn.FormatID)
+	return "X'" + hex.EncodeToString([]byte(x.Gtrid())) + "',X'" + hex.EncodeToString([]byte(x.Bqual())) + "'," +
+		strconv.Itoa(txn.FormatID)
 }
 
 // Codes of the servers that mean something to us.
@@ -90,19 +91,24 @@ func advise(err error) error {
 	case codeAccessDenied:
 		step = "correct the user or password of this resource"
 	case codeDatabaseDenied, codeTableDenied:
-		step = "GRANT the user of this resource what the server names; on " + markerTable + ": SELECT, INSERT and DELETE"
+		step = "GRANT the user of this resource what the server names; on " + markerTable +
+			": SELECT, INSERT and DELETE"
 	case codeUnknownDatabase:
 		step = "create the database or correct the resource's data source name"
 	case codeKillDenied:
-		step = `GRANT CONNECTION_ADMIN ON *.* (MariaDB: CONNECTION ADMIN) to the user of this resource, or end the session yourself with KILL`
+		step = `GRANT CONNECTION_ADMIN ON *.* (MariaDB: CONNECTION ADMIN) to the user of this resource, or end the ` +
+			`session yourself with KILL`
 	case codeLockWaitTimeout:
-		step = "somebody holds the lock for long: look at the process list and at \"concord recover\" for branches in doubt, then try again"
+		step = "somebody holds the lock for long: look at the process list and at \"concord recover\" for branches " +
+			"in doubt, then try again"
 	case codeDeadlock:
 		step = "the server chose this transaction to end a deadlock: run it again"
 	case codeReadOnly, codeReadOnlyMode:
-		step = "the server is read-only: point the resource at the primary, or switch read_only off; MariaDB lets READ_ONLY ADMIN finish branches"
+		step = "the server is read-only: point the resource at the primary, or switch read_only off; MariaDB lets " +
+			"READ_ONLY ADMIN finish branches"
 	case codeRMError:
-		step = "MySQL: GRANT XA_RECOVER_ADMIN ON *.* to the user of this resource; if it has that, look into the server's log"
+		step = "MySQL: GRANT XA_RECOVER_ADMIN ON *.* to the user of this resource; if it has that, look into the " +
+			"server's log"
 	case codeDuplicate:
 		step = "the name is in use: begin a new transaction"
 	default:
@@ -114,7 +120,8 @@ func advise(err error) error {
 // broken reports whether an error is about the connection, not an answer of the server.
 func broken(err error) bool {
 	var network net.Error
-	return errors.As(err, &network) || errors.Is(err, driver.ErrBadConn) || errors.Is(err, sqldriver.ErrInvalidConn) || errors.Is(err, io.EOF)
+	return errors.As(err, &network) || errors.Is(err, driver.ErrBadConn) || errors.Is(err, sqldriver.ErrInvalidConn) ||
+		errors.Is(err, io.EOF)
 }
 
 // rowsOf runs a query and returns all its rows as text.
@@ -156,5 +163,6 @@ func parseListed(row []string) (txn.XID, bool) {
 // Transient implements adapters.Opener. A record that has changed since the snapshot was taken is how
 // MariaDB says that it cannot serialize.
 func (r *Resource) Transient(err error) bool {
-	return isCode(err, codeDeadlock, codeLockWaitTimeout, codeLockNoWait, codeRecordChanged, codeRolledBackDeadlock, codeRolledBackTimeout)
+	return isCode(err, codeDeadlock, codeLockWaitTimeout, codeLockNoWait, codeRecordChanged, codeRolledBackDeadlock,
+		codeRolledBackTimeout)
 }

@@ -70,7 +70,8 @@ func TestKilledProcessLeavesItsPreparedBranchOnly(t *testing.T) {
 			t.Run(fmt.Sprintf("prepared %v, then %s", prepare, decision), func(t *testing.T) {
 				dir := t.TempDir()
 				x := txn.XID{Cluster: 7, ID: txn.NewID(time.Now()), Branch: 1}
-				branch := adaptertest.KillClient(t, adaptertest.Order{Arg: dir, XID: x, Key: "k", Value: 5, Prepare: prepare})
+				branch := adaptertest.KillClient(t,
+					adaptertest.Order{Arg: dir, XID: x, Key: "k", Value: 5, Prepare: prepare})
 
 				r, err := Open("ledger", dir)
 				require.NoError(t, err)

@@ -154,7 +154,8 @@ func (h *history) maybeCrash(op errorfs.Op) error {
 		return nil
 	}
 	percent := []int{0, 50, 100}[len(h.crashes)%3]
-	seen := told{committed: maps.Clone(h.told.committed), prepared: maps.Clone(h.told.prepared), pending: h.told.pending}
+	seen := told{committed: maps.Clone(h.told.committed), prepared: maps.Clone(h.told.prepared),
+		pending: h.told.pending}
 	h.crashes = append(h.crashes, crash{
 		fs:   h.fs.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: percent, RNG: h.dice}),
 		seen: seen,

@@ -70,23 +70,50 @@ var messages = []struct {
 		}
 		return tx.Set(ctx, []byte("k"), nil)
 	}, `wait for the lock of "k", held by XID: lock timeout: another branch holds the key; try the transaction again`},
-	{"a statement after a failure", failed(func(ctx context.Context, b *branchOf) error { return b.tx.Set(ctx, []byte("k"), nil) }),
-		"an earlier statement of this branch failed: the key is reserved for concord: choose one that does not begin with pebble.Reserved"},
-	{"a vote after a failure", failed(func(ctx context.Context, b *branchOf) error { _, _, err := b.s.Prepare(ctx); return err }),
-		"prepare XID: a statement failed: the key is reserved for concord: choose one that does not begin with pebble.Reserved"},
-	{"the only branch, after a failure", failed(func(ctx context.Context, b *branchOf) error { return b.s.CommitOnePhase(ctx) }),
-		"commit XID: " + adapters.ErrNotCommitted.Error() + ": a statement failed: the key is reserved for concord: choose one that does not begin with pebble.Reserved"},
+	{"a statement after a failure", failed(func(ctx context.Context,
+		b *branchOf) error {
+		return b.tx.Set(ctx, []byte("k"), nil)
+	}),
+		"an earlier statement of this branch failed: the key is reserved for concord: choose one that does not " +
+			"begin with pebble.Reserved"},
+	{"a vote after a failure", failed(func(ctx context.Context, b *branchOf) error {
+		_, _,
+			err := b.s.Prepare(ctx)
+		return err
+	}),
+		"prepare XID: a statement failed: the key is reserved for concord: choose one that does not begin with " +
+			"pebble.Reserved"},
+	{"the only branch, after a failure",
+		failed(func(ctx context.Context, b *branchOf) error { return b.s.CommitOnePhase(ctx) }),
+		"commit XID: " + adapters.ErrNotCommitted.Error() +
+			": a statement failed: the key is reserved for concord: choose one that does not begin with " +
+			"pebble.Reserved"},
 	{"a commit before the vote", func(ctx context.Context, b *branchOf) error {
 		_, err := b.r.Commit(ctx, b.x, txn.Branch{})
 		return err
 	}, "commit XID: the branch is not prepared yet: its session must vote first"},
 	{"evidence", func(_ context.Context, b *branchOf) error { return b.r.Validate(txn.Branch{Evidence: "x"}) },
 		"evidence or holder is not of a Pebble store: run the newest version of concord on all nodes"},
-	{"a branch of a closed store", closed(func(ctx context.Context, b *branchOf) error { _, err := b.r.Open(ctx, b.x); return err }), "begin XID: the store is closed"},
-	{"a rollback in a closed store", closed(func(ctx context.Context, b *branchOf) error { return b.s.Rollback(ctx) }), "roll back XID: the store is closed"},
-	{"a list of a closed store", closed(func(ctx context.Context, b *branchOf) error { _, err := b.r.Recover(ctx); return err }), "recover: the store is closed"},
-	{"evidence of a closed store", closed(func(ctx context.Context, b *branchOf) error { _, err := b.r.Evidence(ctx, b.x); return err }), "list the evidence: the store is closed"},
-	{"evidence to forget of a closed store", closed(func(ctx context.Context, b *branchOf) error { return b.r.Forget(ctx, nil) }), "forget: the store is closed"},
+	{"a branch of a closed store", closed(func(ctx context.Context, b *branchOf) error {
+		_,
+			err := b.r.Open(ctx, b.x)
+		return err
+	}), "begin XID: the store is closed"},
+	{"a rollback in a closed store", closed(func(ctx context.Context, b *branchOf) error { return b.s.Rollback(ctx) }),
+		"roll back XID: the store is closed"},
+	{"a list of a closed store", closed(func(ctx context.Context, b *branchOf) error {
+		_,
+			err := b.r.Recover(ctx)
+		return err
+	}), "recover: the store is closed"},
+	{"evidence of a closed store", closed(func(ctx context.Context, b *branchOf) error {
+		_,
+			err := b.r.Evidence(ctx, b.x)
+		return err
+	}), "list the evidence: the store is closed"},
+	{"evidence to forget of a closed store",
+		closed(func(ctx context.Context, b *branchOf) error { return b.r.Forget(ctx, nil) }),
+		"forget: the store is closed"},
 }
 
 // withoutRow are the texts that no row of the table has.
@@ -121,7 +148,8 @@ func TestWhatErrorsSay(t *testing.T) {
 	r, err := Open("ledger", dir)
 	require.NoError(t, err)
 	_, err = Open("ledger", dir)
-	rows = append(rows, fmt.Sprintf("resource ledger: open the store %s: lock held by current process; one process at a time can have it", dir))
+	rows = append(rows, fmt.Sprintf("resource ledger: open the store %s: lock held by current process; one process "+
+		"at a time can have it", dir))
 	require.EqualError(t, err, rows[len(rows)-1])
 	require.NoError(t, r.Close())
 	said.Check(t, rows, withoutRow)

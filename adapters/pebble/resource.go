@@ -65,7 +65,8 @@ func (l engineLog) Errorf(format string, args ...any) {
 // Fatalf ends the process, as Pebble asks: nobody knows what the disk holds after a
 // failed write.
 func (l engineLog) Fatalf(format string, args ...any) {
-	l.log.Error("the store cannot be written, the process ends; check free space and health of the disk, then start again",
+	l.log.Error("the store cannot be written, the process ends; check free space and health of the disk, then start "+
+		"again",
 		"error", fmt.Sprintf(format, args...))
 	os.Exit(1)
 }
@@ -84,7 +85,8 @@ func (r *Resource) Tx(ctx context.Context, g adapters.Global) (*Tx, error) {
 	}
 	s, ours := enlisted.(*session)
 	if !ours || s.store != r.store {
-		return nil, fmt.Errorf("enlist %s: the transaction has a branch of another store under this name: give each its own", r.name)
+		return nil, fmt.Errorf("enlist %s: the transaction has a branch of another store under this name: give each "+
+			"its own", r.name)
 	}
 	return &Tx{store: s.store, branch: s.branch}, nil
 }

@@ -129,7 +129,8 @@ func (s *store) revive(j journal.Branch) error {
 			continue
 		}
 		if _, taken := s.before[key]; taken {
-			return fmt.Errorf("key %q belongs to two prepared branches: %w; restore the store from a backup", key, journal.ErrCorrupt)
+			return fmt.Errorf("key %q belongs to two prepared branches: %w; restore the store from a backup", key,
+				journal.ErrCorrupt)
 		}
 		if err := s.locks.Acquire(context.Background(), j.XID, key); err != nil {
 			return err // cannot be: the line above saw that nobody has it

@@ -46,7 +46,8 @@ func BenchmarkBranch(b *testing.B) {
 		{"branch in two phases", func(ctx context.Context) error { return twoPhaseOnce(ctx, r) }},
 	} {
 		for _, workers := range []int{1, 8} {
-			b.Run(fmt.Sprintf("%s/workers=%d", way.name, workers), func(b *testing.B) { inParallel(b, workers, way.once) })
+			b.Run(fmt.Sprintf("%s/workers=%d", way.name, workers),
+				func(b *testing.B) { inParallel(b, workers, way.once) })
 		}
 	}
 }

@@ -33,7 +33,8 @@ func (r *Resource) Recover(ctx context.Context) ([]adapters.Prepared, error) {
 
 func recoverOn(ctx context.Context, conn *pgx.Conn) ([]adapters.Prepared, error) {
 	var standby bool
-	if err := conn.QueryRow(ctx, "select pg_is_in_recovery()", pgx.QueryExecModeSimpleProtocol).Scan(&standby); err != nil {
+	if err := conn.QueryRow(ctx, "select pg_is_in_recovery()",
+		pgx.QueryExecModeSimpleProtocol).Scan(&standby); err != nil {
 		return nil, err
 	}
 	if standby {
@@ -131,7 +132,8 @@ func (s *state) ask(ctx context.Context, conn *pgx.Conn) error {
 	for _, p := range s.ours {
 		owners = append(owners, p.Owner)
 	}
-	if err := conn.QueryRow(ctx, foreignText, pgx.QueryExecModeExec, owners).Scan(&s.foreign, &s.mighty, &s.gone); err != nil {
+	if err := conn.QueryRow(ctx, foreignText, pgx.QueryExecModeExec, owners).Scan(&s.foreign, &s.mighty,
+		&s.gone); err != nil {
 		return err
 	}
 	return conn.QueryRow(ctx, mayForgetText, pgx.QueryExecModeExec).Scan(&s.marker)
@@ -148,17 +150,23 @@ func (s state) oldest() time.Duration {
 func (s state) findings() []adapters.Finding {
 	return []adapters.Finding{
 		finding("version", s.version, s.number < oldestVersion, "upgrade to PostgreSQL 14 or newer"),
-		finding("role of the server", choose(s.standby, "standby", "primary"), s.standby, "point the resource at the primary"),
-		finding("fsync", choose(s.fsync, "on", "off: a prepared branch does not survive a crash"), !s.fsync, "set fsync = on and restart"),
+		finding("role of the server", choose(s.standby, "standby", "primary"), s.standby,
+			"point the resource at the primary"),
+		finding("fsync", choose(s.fsync, "on", "off: a prepared branch does not survive a crash"), !s.fsync,
+			"set fsync = on and restart"),
 		s.room(),
 		s.privileges(),
 		s.evidence(),
-		finding("ending sessions of others", choose(s.maySignal, "allowed", fmt.Sprintf("%s may end sessions of its own roles only", s.login)), false,
+		finding("ending sessions of others",
+			choose(s.maySignal, "allowed", fmt.Sprintf("%s may end sessions of its own roles only", s.login)), false,
 			choose(s.maySignal, "", "GRANT pg_signal_backend TO "+identifier(s.login))),
-		hint("oldest prepared branch", s.oldest().String(), s.oldest() > forgottenAfter, "see what it waits for with \"concord recover\""),
-		hint("oldest prepared transaction of the server", fmt.Sprintf("%d transactions ago", s.horizon), s.horizon > horizonLimit,
+		hint("oldest prepared branch", s.oldest().String(), s.oldest() > forgottenAfter,
+			"see what it waits for with \"concord recover\""),
+		hint("oldest prepared transaction of the server", fmt.Sprintf("%d transactions ago", s.horizon),
+			s.horizon > horizonLimit,
 			"end it: it holds back vacuum for the whole server (select * from pg_prepared_xacts order by prepared)"),
-		finding("lost clients", choose(s.noticesLostPeer, "noticed while a statement runs", "noticed only when a statement has ended"), false,
+		finding("lost clients", choose(s.noticesLostPeer, "noticed while a statement runs",
+			"noticed only when a statement has ended"), false,
 			choose(s.noticesLostPeer, "", "set client_connection_check_interval = '1s'")),
 	}
 }
@@ -166,21 +174,26 @@ func (s state) findings() []adapters.Finding {
 func (s state) evidence() adapters.Finding {
 	switch {
 	case s.marker == nil:
-		return adapters.Finding{What: markerTable, Detail: "not there yet: the first branch makes it, if its role may", Fix: CreateMarkerTable}
+		return adapters.Finding{What: markerTable, Detail: "not there yet: the first branch makes it, if its role may",
+			Fix: CreateMarkerTable}
 	case !*s.marker:
-		return adapters.Finding{What: markerTable, Detail: s.login + " may not read and remove the markers of branches", Problem: true,
-			Fix: fmt.Sprintf("GRANT USAGE ON SCHEMA concord TO %[1]s; GRANT SELECT, DELETE ON %[2]s TO %[1]s", identifier(s.login), markerTable)}
+		return adapters.Finding{What: markerTable, Detail: s.login + " may not read and remove the markers of branches",
+			Problem: true,
+			Fix: fmt.Sprintf("GRANT USAGE ON SCHEMA concord TO %[1]s; GRANT SELECT, DELETE ON %[2]s TO %[1]s",
+				identifier(s.login), markerTable)}
 	}
 	return adapters.Finding{What: markerTable, Detail: "there"}
 }
 
 func (s state) room() adapters.Finding {
-	const what, fix = "max_prepared_transactions", "set max_prepared_transactions = 200 (at least the sum of all pools) and restart"
+	const what, fix = "max_prepared_transactions",
+		"set max_prepared_transactions = 200 (at least the sum of all pools) and restart"
 	if s.allowed == 0 {
 		return adapters.Finding{What: what, Detail: "0: prepared transactions are disabled", Problem: true, Fix: fix}
 	}
 	// A full table is no reason not to finish what is in it.
-	return hint(what, fmt.Sprintf("%d of %d in use", s.used, s.allowed), s.used >= s.allowed, fix+", and look for forgotten branches with \"concord recover\"")
+	return hint(what, fmt.Sprintf("%d of %d in use", s.used, s.allowed), s.used >= s.allowed,
+		fix+", and look for forgotten branches with \"concord recover\"")
 }
 
 // privileges says whose branches the login may not finish. That is no judgement: they may be
@@ -197,8 +210,10 @@ func (s state) privileges() adapters.Finding {
 		fixes = append(fixes, "if these are roles of your applications")
 	}
 	if len(s.mighty) > 0 {
-		details = append(details, fmt.Sprintf("branches are prepared by %s, who may do everything", strings.Join(s.mighty, ", ")))
-		fixes = append(fixes, "let applications use roles of their own that are no superusers, and end what is prepared by hand")
+		details = append(details, fmt.Sprintf("branches are prepared by %s, who may do everything",
+			strings.Join(s.mighty, ", ")))
+		fixes = append(fixes, "let applications use roles of their own that are no superusers, and end what is "+
+			"prepared by hand")
 	}
 	if s.gone > 0 {
 		details = append(details, fmt.Sprintf("%d branches belong to roles that are there no more", s.gone))
@@ -314,7 +329,8 @@ func blocked(ctx context.Context, conn *pgx.Conn, name string) ([]adapters.Block
 		var waited int64
 		var database, user, statement string
 		err := row.Scan(&pid, &waited, &database, &user, &statement)
-		return adapters.Blocked{Session: sessionName(pid, user, database), For: time.Duration(waited) * time.Millisecond, Statement: statement}, err
+		return adapters.Blocked{Session: sessionName(pid, user, database),
+			For: time.Duration(waited) * time.Millisecond, Statement: statement}, err
 	})
 }
 

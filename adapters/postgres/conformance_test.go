@@ -49,7 +49,8 @@ func TestConformance(t *testing.T) {
 func (b *bank) plantForeign(t testing.TB) func(testing.TB) {
 	ours := newXID().String()
 	names := []string{
-		"x'; drop table canary; --", "concord-", strings.Repeat("n", 199), "бранч-ñ-枝", "", "a\nb\tc\\", `"; drop table canary; --`,
+		"x'; drop table canary; --", "concord-", strings.Repeat("n", 199), "бранч-ñ-枝", "", "a\nb\tc\\",
+		`"; drop table canary; --`,
 		ours[:45] + "'", "concord-" + strings.Repeat("'", 38), strings.ToUpper(ours), ours + "0",
 	}
 	quoted := func(name string) string { return "'" + strings.ReplaceAll(name, "'", "''") + "'" }

@@ -66,37 +66,55 @@ func wishing(o TxOptions, before ...string) func(*bank) error {
 }
 
 const (
-	runThis  = "let an administrator of the database run:\n" + CreateMarkerTable + ";\n" + markerGrants + "\nfor the roles of the application and of the coordinators"
+	runThis = "let an administrator of the database run:\n" + CreateMarkerTable + ";\n" + markerGrants +
+		"\nfor the roles of the application and of the coordinators"
 	answered = `postgres "bank": prepare: ERROR: no (SQLSTATE `
-	hasEnded = "a statement of the application ended the transaction of the branch: leave COMMIT, ROLLBACK and PREPARE TRANSACTION to concord"
-	gaveUp   = "a statement failed and PostgreSQL gave up the transaction; your closure ignored this error: "
+	hasEnded = "a statement of the application ended the transaction of the branch: leave COMMIT, ROLLBACK and " +
+		"PREPARE TRANSACTION to concord"
+	gaveUp = "a statement failed and PostgreSQL gave up the transaction; your closure ignored this error: "
 )
 
 var messages = []message{
 	{"a deadlock", explained(preparing, "40P01"), answered + "40P01); run the global transaction again"},
-	{"the owner of a branch", explained(finishing, "42501"), answered + "42501); make the recovery login a member of the role that prepared the branch " +
-		"(GRANT <owner> TO <login>) and, to end sessions of others, of pg_signal_backend"},
+	{"the owner of a branch", explained(finishing, "42501"),
+		answered + "42501); make the recovery login a member of the role that prepared the branch " +
+			"(GRANT <owner> TO <login>) and, to end sessions of others, of pg_signal_backend"},
 	{"a privilege", explained(asking, "42501"), answered + "42501); grant the login what the message names"},
-	{"a standby", explained(finishing, "25006"), answered + "25006); this server is a standby: point the resource at the primary"},
-	{"no prepared transactions", explained(preparing, "55000"), answered + "55000); set max_prepared_transactions above 0 and restart the server"},
-	{"two finish a branch", explained(finishing, "55000"), answered + "55000); somebody else is finishing the branch: try again"},
-	{"too many prepared transactions", explained(preparing, "53200"), answered + `53200); raise max_prepared_transactions, and look for forgotten branches with "concord recover"`},
-	{"the name of another branch", explained(preparing, "42710"), answered + "42710); a branch of this name is prepared already: run the work in a new global transaction"},
-	{"what cannot be prepared", explained(preparing, "0A000"), answered + "0A000); keep temporary tables, LISTEN, NOTIFY and WITH HOLD cursors out of the branch"},
-	{"a branch of another database", explained(finishing, "0A000"), answered + "0A000); the branch belongs to another database of this server: point the resource at that one"},
-	{"a mistake of the adapter", explained(finishing, "25001"), answered + "25001); please report this as a bug of the adapter"},
-	{"a password", explained(asking, "28P01"), answered + "28P01); check user, password and database of the resource's dsn"},
-	{"a database", explained(asking, "3D000"), answered + "3D000); check user, password and database of the resource's dsn"},
-	{"no free connection", explained(asking, "53300"), answered + "53300); the server has no free connection: raise max_connections or lower the pools, then try again"},
-	{"a server that ends", explained(finishing, "57P01"), answered + "57P01); check that the server runs and can be reached, then try again"},
+	{"a standby", explained(finishing, "25006"),
+		answered + "25006); this server is a standby: point the resource at the primary"},
+	{"no prepared transactions", explained(preparing, "55000"),
+		answered + "55000); set max_prepared_transactions above 0 and restart the server"},
+	{"two finish a branch", explained(finishing, "55000"),
+		answered + "55000); somebody else is finishing the branch: try again"},
+	{"too many prepared transactions", explained(preparing, "53200"),
+		answered + `53200); raise max_prepared_transactions, and look for forgotten branches with "concord recover"`},
+	{"the name of another branch", explained(preparing, "42710"),
+		answered + "42710); a branch of this name is prepared already: run the work in a new global transaction"},
+	{"what cannot be prepared", explained(preparing, "0A000"),
+		answered + "0A000); keep temporary tables, LISTEN, NOTIFY and WITH HOLD cursors out of the branch"},
+	{"a branch of another database", explained(finishing, "0A000"),
+		answered + "0A000); the branch belongs to another database of this server: point the resource at that one"},
+	{"a mistake of the adapter", explained(finishing, "25001"),
+		answered + "25001); please report this as a bug of the adapter"},
+	{"a password", explained(asking, "28P01"),
+		answered + "28P01); check user, password and database of the resource's dsn"},
+	{"a database", explained(asking, "3D000"),
+		answered + "3D000); check user, password and database of the resource's dsn"},
+	{"no free connection", explained(asking, "53300"),
+		answered + "53300); the server has no free connection: raise max_connections or lower the pools, then try " +
+			"again"},
+	{"a server that ends", explained(finishing, "57P01"),
+		answered + "57P01); check that the server runs and can be reached, then try again"},
 	{"a connection that breaks", func(b *bank) error { return b.explain(finishing, "prepare", io.ErrUnexpectedEOF) },
 		`postgres "bank": prepare: unexpected EOF; check that the server runs and can be reached, then try again`},
 	{"anything else", explained(asking, "23505"), answered + "23505)"},
 
 	{"a dsn", func(b *bank) error { _, err := Open(b.ctx, "bank", "postgres://app:s3cr3t%zz@db"); return err },
-		`postgres "bank": the dsn cannot be read (it is not shown, as it may hold a password): write it as postgres://user@host:5432/database`},
+		`postgres "bank": the dsn cannot be read (it is not shown, as it may hold a password): write it as ` +
+			`postgres://user@host:5432/database`},
 	{"a branch of another kind", func(b *bank) error { _, err := b.Tx(b.ctx, adaptertest.Enlisted(nil)); return err },
-		`postgres "bank": the branch of that name belongs to another kind of resource: give each resource a name of its own`},
+		`postgres "bank": the branch of that name belongs to another kind of resource: give each resource a name of ` +
+			`its own`},
 	{"a pool that is the bottleneck", func(b *bank) error {
 		for range b.pool.Config().MaxConns {
 			b.begin(newXID())
@@ -105,55 +123,76 @@ var messages = []message{
 		defer cancel()
 		_, err := b.Open(ctx, newXID())
 		return err
-	}, `postgres "bank": begin XID: no connection of the pool became free in Nms: all N are in use: a branch keeps one until its global transaction ends, ` +
-		"so a transaction begun inside another needs a second one: raise pool_max_conns, or end the outer transaction first: context deadline exceeded"},
+	}, `postgres "bank": begin XID: no connection of the pool became free in Nms: all N are in use: a branch keeps ` +
+		`one until its global transaction ends, ` +
+		"so a transaction begun inside another needs a second one: raise pool_max_conns, or end the outer " +
+		"transaction first: context deadline exceeded"},
 	{"an isolation level", wishing(TxOptions{Isolation: "chaos"}),
-		`postgres "bank": set options of XID: isolation level "chaos" is none of PostgreSQL's: use the constants of pgx, such as pgx.Serializable`},
+		`postgres "bank": set options of XID: isolation level "chaos" is none of PostgreSQL's: use the constants of ` +
+			`pgx, such as pgx.Serializable`},
 	{"late options", wishing(TxOptions{ReadOnly: true}, "select 1"),
-		`postgres "bank": set options of XID: the branch has run statements already: give the options with the first call of TxWith`},
+		`postgres "bank": set options of XID: the branch has run statements already: give the options with the ` +
+			`first call of TxWith`},
 	{"copy through a statement", func(b *bank) error { return do(b.ctx, b.begin(newXID()), "copy account from stdin") },
-		`postgres "bank": COPY FROM STDIN waits for data that nobody sends: use CopyFrom of the pgx.Tx that Resource.Tx returns`},
+		`postgres "bank": COPY FROM STDIN waits for data that nobody sends: use CopyFrom of the pgx.Tx that ` +
+			`Resource.Tx returns`},
 	{"a named argument", func(b *bank) error {
 		_, err := sqlOf(b, b.begin(newXID())).Exec("select $1", sql.Named("k", 1))
 		return err
-	}, `sql: converting argument with name "k" type: postgres "bank": argument "k" has a name, and PostgreSQL counts arguments: write $1`},
-	{"a named argument, ignored", voted(func(b *bank, s *session) { _, _ = sqlOf(b, s).Exec("select $1", sql.Named("k", 1)) }),
-		`postgres "bank": prepare XID: a statement was never sent; your closure ignored this error: argument "k" has a name, and PostgreSQL counts arguments: write $1`},
+	}, `sql: converting argument with name "k" type: postgres "bank": argument "k" has a name, and PostgreSQL ` +
+		`counts arguments: write $1`},
+	{"a named argument, ignored", voted(func(b *bank, s *session) {
+		_,
+			_ = sqlOf(b, s).Exec("select $1", sql.Named("k", 1))
+	}),
+		`postgres "bank": prepare XID: a statement was never sent; your closure ignored this error: argument "k" ` +
+			`has a name, and PostgreSQL counts arguments: write $1`},
 	{"a time that Go has not got", func(b *bank) error {
 		return sqlOf(b, b.begin(newXID())).QueryRow("select 'infinity'::timestamptz").Scan(new(time.Time))
 	}, `column "timestamptz": cannot scan Infinity into *time.Time`},
 	{"evidence", func(b *bank) error { return b.Validate(txn.Branch{Evidence: "x"}) },
-		"evidence: the record of the branch is not in a form that this version writes: run the newest version of concord on all nodes"},
+		"evidence: the record of the branch is not in a form that this version writes: run the newest version of " +
+			"concord on all nodes"},
 	{"a holder", func(b *bank) error { return b.Validate(txn.Branch{Holder: "x"}) },
-		"holder: the record of the branch is not in a form that this version writes: run the newest version of concord on all nodes"},
+		"holder: the record of the branch is not in a form that this version writes: run the newest version of " +
+			"concord on all nodes"},
 
-	{"an ignored error", voted(ignored("select 1/0")), `postgres "bank": prepare XID: ` + gaveUp + "ERROR: division by zero (SQLSTATE 22012)"},
+	{"an ignored error", voted(ignored("select 1/0")),
+		`postgres "bank": prepare XID: ` + gaveUp + "ERROR: division by zero (SQLSTATE 22012)"},
 	{"a statement after that", func(b *bank) error {
 		s := b.begin(newXID())
 		tx := handleOf(b, s)
 		_, _ = tx.Exec(b.ctx, "select 1/0")
 		return tx.Commit(b.ctx)
-	}, `postgres "bank": commit unexpectedly resulted in rollback: ` + gaveUp + "ERROR: division by zero (SQLSTATE 22012)"},
+	}, `postgres "bank": commit unexpectedly resulted in rollback: ` + gaveUp +
+		"ERROR: division by zero (SQLSTATE 22012)"},
 	{"the only branch, with an ignored error", func(b *bank) error {
 		s := b.begin(newXID())
 		_ = do(b.ctx, s, "select 1/0")
 		return s.CommitOnePhase(b.ctx)
-	}, `postgres "bank": commit XID in one phase: ` + adapters.ErrNotCommitted.Error() + ": " + gaveUp + "ERROR: division by zero (SQLSTATE 22012)"},
-	{"a rollback by the application", voted(func(b *bank, s *session) { require.NoError(b, handleOf(b, s).Rollback(b.ctx)) }),
+	}, `postgres "bank": commit XID in one phase: ` + adapters.ErrNotCommitted.Error() + ": " + gaveUp +
+		"ERROR: division by zero (SQLSTATE 22012)"},
+	{"a rollback by the application", voted(func(b *bank,
+		s *session) {
+		require.NoError(b, handleOf(b, s).Rollback(b.ctx))
+	}),
 		`postgres "bank": prepare XID: the application rolled back its part of the work`},
 	{"a ROLLBACK by the application", voted(ignored("rollback")), `postgres "bank": prepare XID: ` + hasEnded},
 	{"a result that is open", voted(func(b *bank, s *session) {
 		_, err := handleOf(b, s).Query(b.ctx, "select generate_series(1, 3)")
 		require.NoError(b, err)
-	}), `postgres "bank": prepare XID: a result is still open: close Rows, BatchResults and the like before the commit`},
+	}), `postgres "bank": prepare XID: a result is still open: close Rows, BatchResults and the like before the ` +
+		`commit`},
 	{"a temporary table", voted(func(b *bank, s *session) { b.do(s, "create temporary table passing (k int)") }),
-		`postgres "bank": prepare XID: ERROR: cannot PREPARE a transaction that has operated on temporary objects (SQLSTATE 0A000); ` +
+		`postgres "bank": prepare XID: ERROR: cannot PREPARE a transaction that has operated on temporary objects ` +
+			`(SQLSTATE 0A000); ` +
 			"keep temporary tables, LISTEN, NOTIFY and WITH HOLD cursors out of the branch"},
 	{"a broken connection", voted(func(b *bank, s *session) {
 		b.do(s, "select 1")
 		_ = s.pgx.PgConn().Conn().Close()
 		_ = do(b.ctx, s, "select 1")
-	}), `postgres "bank": prepare XID: the connection broke; your closure ignored this error: write failed: write tcp ADDR->ADDR: use of closed network connection`},
+	}), `postgres "bank": prepare XID: the connection broke; your closure ignored this error: write failed: write ` +
+		`tcp ADDR->ADDR: use of closed network connection`},
 	{"work in a branch that has ended", func(b *bank) error {
 		s := b.begin(newXID())
 		require.NoError(b, s.Rollback(b.ctx))
@@ -175,10 +214,19 @@ var messages = []message{
 		return err
 	}, "the branch is not listed, its transaction is still running and its session is not known: try again"},
 	{"a session behind a pooler", func(b *bank) error { return b.endOwn(b.ctx, newXID(), holder{}) },
-		"the connection broke, and behind a pooler its session cannot be named; the orphan scan will look for the branch"},
-	{"COMMIT by the application", voted(func(b *bank, s *session) { b.do(s, "select 1"); _ = do(b.ctx, s, "commit") }), `postgres "bank": prepare XID: ` + hasEnded + ": " + adapters.ErrTorn.Error() +
-		": the application's own statements may have committed what the branch did before: look at the data before you run it again"},
-	{"RESET ALL by the application", voted(func(b *bank, s *session) { b.do(s, "insert into account values ('reset', 1)"); b.do(s, "reset all") }), `postgres "bank": prepare XID: the transaction is not the one that the branch began: the application ended that one (ROLLBACK AND CHAIN does) ` +
+		"the connection broke, and behind a pooler its session cannot be named; the orphan scan will look for the " +
+			"branch"},
+	{"COMMIT by the application", voted(func(b *bank, s *session) { b.do(s, "select 1"); _ = do(b.ctx, s, "commit") }),
+		`postgres "bank": prepare XID: ` + hasEnded + ": " + adapters.ErrTorn.Error() +
+			": the application's own statements may have committed what the branch did before: look at the data " +
+			"before " +
+			"you run it again"},
+	{"RESET ALL by the application", voted(func(b *bank,
+		s *session) {
+		b.do(s, "insert into account values ('reset', 1)")
+		b.do(s, "reset all")
+	}), `postgres "bank": prepare XID: the transaction is not the one that the branch began: the application ended ` +
+		`that one (ROLLBACK AND CHAIN does) ` +
 		"or took away its settings (RESET ALL does): leave COMMIT, ROLLBACK and PREPARE TRANSACTION to concord"},
 	{"a second statement at once", func(b *bank) error {
 		s := b.begin(newXID())
@@ -188,7 +236,8 @@ var messages = []message{
 		defer rows.Close()
 		_, err = tx.Exec(b.ctx, "select 1")
 		return err
-	}, `postgres "bank": a result is still open: close Rows, BatchResults and the like before the next statement, and scan each Row`},
+	}, `postgres "bank": a result is still open: close Rows, BatchResults and the like before the next statement, ` +
+		`and scan each Row`},
 	{"a second statement meanwhile", func(b *bank) error {
 		s := b.sleeping()
 		ctx, cancel := context.WithTimeout(b.ctx, time.Millisecond)
@@ -196,14 +245,20 @@ var messages = []message{
 		return do(ctx, s, "select 1")
 	}, `postgres "bank": wait for another statement of the branch: context deadline exceeded`},
 	{"a statement that runs at the vote", func(b *bank) error { _, _, err := b.sleeping().Prepare(b.ctx); return err },
-		`postgres "bank": prepare XID: a statement of the application was still running: wait for all goroutines that work in the branch before you return`},
-	{"a first argument that is none", voted(func(b *bank, s *session) { _ = do(b.ctx, s, "select $1::int", struct{}{}) }),
-		`postgres "bank": prepare XID: the first statement failed: failed to encode args[0]: unable to encode struct {}{} into binary format for int4 (OID 23): cannot find encode plan`},
+		`postgres "bank": prepare XID: a statement of the application was still running: wait for all goroutines ` +
+			`that work in the branch before you return`},
+	{"a first argument that is none", voted(func(b *bank,
+		s *session) {
+		_ = do(b.ctx, s, "select $1::int", struct{}{})
+	}),
+		`postgres "bank": prepare XID: the first statement failed: failed to encode args[0]: unable to encode ` +
+			`struct {}{} into binary format for int4 (OID 23): cannot find encode plan`},
 	{"an argument that is none", voted(func(b *bank, s *session) {
 		b.do(s, "select 1")
 		_ = do(b.ctx, s, "select $1::int", struct{}{})
 	}), `postgres "bank": prepare XID: a statement was never sent; your closure ignored this error: ` +
-		"failed to encode args[0]: unable to encode struct {}{} into binary format for int4 (OID 23): cannot find encode plan"},
+		"failed to encode args[0]: unable to encode struct {}{} into binary format for int4 (OID 23): cannot find " +
+		"encode plan"},
 	{"raw bytes of one row", func(b *bank) error {
 		var raw pgtype.DriverBytes
 		return handleOf(b, b.begin(newXID())).QueryRow(b.ctx, "select 'x'").Scan(&raw)
@@ -213,7 +268,8 @@ var messages = []message{
 		r := b.as("stranger", "bare")
 		_, err := r.Open(b.ctx, newXID())
 		return err
-	}, `postgres "bank": begin XID: the evidence of branches has no table: ERROR: permission denied for database bare (SQLSTATE 42501); ` + runThis},
+	}, `postgres "bank": begin XID: the evidence of branches has no table: ERROR: permission denied for database ` +
+		`bare (SQLSTATE 42501); ` + runThis},
 	{"a table for the evidence that a role may not write", func(b *bank) error {
 		b.run("drop database if exists shut", "create database shut")
 		admin := newPool(b, b.db.DSN("shut"))
@@ -221,11 +277,13 @@ var messages = []message{
 		require.NoError(b, err)
 		_, err = b.as("stranger", "shut").Open(b.ctx, newXID())
 		return err
-	}, `postgres "bank": begin XID: the evidence of branches: the role stranger may not write concord.branch; ` + runThis},
+	}, `postgres "bank": begin XID: the evidence of branches: the role stranger may not write concord.branch; ` +
+		runThis},
 	{"a branch that says too late that it only reads", voted(func(b *bank, s *session) {
 		b.do(s, "set transaction read only")
 		b.do(s, "select pg_postmaster_start_time()")
-	}), `postgres "bank": prepare XID: the branch is read only and did more than plain reads: declare it with TxOptions.ReadOnly: ` +
+	}), `postgres "bank": prepare XID: the branch is read only and did more than plain reads: declare it with ` +
+		`TxOptions.ReadOnly: ` +
 		"ERROR: cannot execute INSERT in a read-only transaction (SQLSTATE 25006)"},
 	{"the name of a branch that has committed", func(b *bank) error {
 		first, x, _ := b.prepared()
@@ -235,48 +293,56 @@ var messages = []message{
 		require.NoError(b, write(b.ctx, second, "another "+x.ID.String(), 1))
 		_, _, err = second.Prepare(b.ctx)
 		return err
-	}, `postgres "bank": prepare XID: a branch of this name has committed already: run the work in a new global transaction: ` +
+	}, `postgres "bank": prepare XID: a branch of this name has committed already: run the work in a new global ` +
+		`transaction: ` +
 		`ERROR: duplicate key value violates unique constraint "branch_pkey" (SQLSTATE 23505)`},
 	{"the branch of another role", func(b *bank) error {
 		s, x, branch := b.prepared()
 		b.Cleanup(func() { require.NoError(b, s.Rollback(context.Background())) })
 		_, err := b.as("stranger", "").Commit(b.ctx, x, branch)
 		return err
-	}, `postgres "bank": commit XID: become the role "app" that prepared it: ERROR: permission denied to set role "app" (SQLSTATE 42501); make the recovery login a member of the role ` +
+	}, `postgres "bank": commit XID: become the role "app" that prepared it: ERROR: permission denied to set role ` +
+		`"app" (SQLSTATE 42501); make the recovery login a member of the role ` +
 		"that prepared the branch (GRANT <owner> TO <login>) and, to end sessions of others, of pg_signal_backend"},
 	{"the session of another role", func(b *bank) error {
 		s, x := b.work()
 		_, err := b.as("stranger", "").Rollback(b.ctx, x, txn.Branch{Holder: s.server.holder.String()})
 		return err
-	}, `postgres "bank": abort XID: process N may be the session of the branch, but this login may not see it: GRANT pg_read_all_stats and pg_signal_backend, or the role that prepared, to it`},
+	}, `postgres "bank": abort XID: process N may be the session of the branch, but this login may not see it: ` +
+		`GRANT pg_read_all_stats and pg_signal_backend, or the role that prepared, to it`},
 	{"the session of another branch", func(b *bank) error {
 		s, _ := b.work()
 		return b.with(b.ctx, func(conn *pgx.Conn) error {
-			_, err := abortAgain(b.ctx, conn, newXID(), txn.Branch{Holder: s.server.holder.String(), Evidence: "another"}, inProgress)
+			_, err := abortAgain(b.ctx, conn, newXID(),
+				txn.Branch{Holder: s.server.holder.String(), Evidence: "another"}, inProgress)
 			return err
 		})
-	}, "the branch is not listed, its transaction is still running and it is not that of the session which is said to hold it: try again"},
+	}, "the branch is not listed, its transaction is still running and it is not that of the session which is said " +
+		"to hold it: try again"},
 	{"a rollback of what others have committed", func(b *bank) error {
 		s, x, branch := b.prepared()
 		found, err := b.as("app", "").Commit(b.ctx, x, branch)
 		require.NoError(b, err)
 		require.Equal(b, txn.Done, found)
 		return s.Rollback(b.ctx)
-	}, `postgres "bank": roll back XID: ` + adapters.ErrTorn.Error() + `: it is committed; ask "concord tx get GID" who decided so`},
+	}, `postgres "bank": roll back XID: ` + adapters.ErrTorn.Error() +
+		`: it is committed; ask "concord tx get GID" who decided so`},
 }
 
 // withoutRow are the texts that no row of the table has.
 var withoutRow = map[string]string{
 	"this server is a standby and lists nothing: point the resource at the primary": "wants a standby",
-	"postgres %q: open: %w; check the pool settings in the dsn":                     "pgx finds that when it reads the dsn",
+	"postgres %q: open: %w; check the pool settings in the dsn": "pgx finds that when it reads " +
+		"the dsn",
 	"PostgreSQL answered %q":                  surprise,
 	"pg_xact_status answered %q":              surprise,
 	"%d answers to one statement":             surprise,
 	"%d rows instead of a transaction number": surprise,
 	"postgres %q: work in %s: %w":             "a *sql.DB over a branch opens nothing that could fail",
 	"this driver is called with a context":    "database/sql does not call without",
-	"the batch is closed already":             "what pgx says: a handle takes it for no error, or has it from the application",
-	"end the session of the branch: %w":       timing,
+	"the batch is closed already": "what pgx says: a handle takes it for no error, or has it from the " +
+		"application",
+	"end the session of the branch: %w":                                                                 timing,
 	"the session of the branch (process %d) was told to end and is still there: try again":              timing,
 	"a call of the application does not come back: end what it waits for, such as the source of a COPY": timing,
 	"nobody can tell whether it is committed":                                                           timing,
@@ -313,7 +379,8 @@ func TestWhatErrorsSay(t *testing.T) {
 			err := m.meet(newBank(t))
 			require.Error(t, err)
 			text := anXID.ReplaceAllString(err.Error(), "XID")
-			text = aNumber.ReplaceAllString(anAddr.ReplaceAllString(anID.ReplaceAllString(text, "GID"), "ADDR"), "${1}N")
+			text = aNumber.ReplaceAllString(anAddr.ReplaceAllString(anID.ReplaceAllString(text, "GID"), "ADDR"),
+				"${1}N")
 			require.Equal(t, m.says, text)
 		})
 	}
@@ -328,29 +395,43 @@ func TestWhatFindingsSay(t *testing.T) {
 		is   state
 		says []string
 	}{
-		{"fit", state{number: 170000, version: "17.0", fsync: true, allowed: 200, login: "app", marker: &yes, maySignal: true, noticesLostPeer: true, now: now}, []string{
+		{"fit", state{number: 170000, version: "17.0", fsync: true, allowed: 200, login: "app", marker: &yes,
+			maySignal: true, noticesLostPeer: true, now: now}, []string{
 			"version: 17.0", "role of the server: primary", "fsync: on", "max_prepared_transactions: 0 of 200 in use",
-			"finishing branches of other roles: app may finish all that is prepared now", "concord.branch: there", "ending sessions of others: allowed",
-			"oldest prepared branch: 0s", "oldest prepared transaction of the server: 0 transactions ago", "lost clients: noticed while a statement runs"}},
-		{"nothing is", state{marker: &no, number: 130000, version: "13.1", standby: true, login: "app", horizon: 2e8, now: now, ours: []adapters.Prepared{{Since: now.Add(-time.Hour)}},
+			"finishing branches of other roles: app may finish all that is prepared now", "concord.branch: there",
+			"ending sessions of others: allowed",
+			"oldest prepared branch: 0s", "oldest prepared transaction of the server: 0 transactions ago",
+			"lost clients: noticed while a statement runs"}},
+		{"nothing is", state{marker: &no, number: 130000, version: "13.1", standby: true, login: "app", horizon: 2e8,
+			now: now, ours: []adapters.Prepared{{Since: now.Add(-time.Hour)}},
 			foreign: []string{"shop"}, mighty: []string{"postgres"}, gone: 2}, []string{
 			"PROBLEM version: 13.1; upgrade to PostgreSQL 14 or newer",
 			"PROBLEM role of the server: standby; point the resource at the primary",
 			"PROBLEM fsync: off: a prepared branch does not survive a crash; set fsync = on and restart",
-			"PROBLEM max_prepared_transactions: 0: prepared transactions are disabled; set max_prepared_transactions = 200 (at least the sum of all pools) and restart",
-			"finishing branches of other roles: app is not a member of shop; branches are prepared by postgres, who may do everything; 2 branches belong to roles that are there no more; " +
+			"PROBLEM max_prepared_transactions: 0: prepared transactions are disabled; set " +
+				"max_prepared_transactions = 200 (at least the sum of all pools) and restart",
+			"finishing branches of other roles: app is not a member of shop; branches are prepared by postgres, who " +
+				"may do everything; 2 branches belong to roles that are there no more; " +
 				`GRANT "shop" TO "app"; if these are roles of your applications; ` +
-				"let applications use roles of their own that are no superusers, and end what is prepared by hand; end those by hand",
-			`PROBLEM concord.branch: app may not read and remove the markers of branches; GRANT USAGE ON SCHEMA concord TO "app"; GRANT SELECT, DELETE ON concord.branch TO "app"`,
+				"let applications use roles of their own that are no superusers, and end what is prepared by hand; " +
+				"end those by hand",
+			`PROBLEM concord.branch: app may not read and remove the markers of branches; GRANT USAGE ON SCHEMA ` +
+				`concord TO "app"; GRANT SELECT, DELETE ON concord.branch TO "app"`,
 			`ending sessions of others: app may end sessions of its own roles only; GRANT pg_signal_backend TO "app"`,
 			`oldest prepared branch: 1h0m0s; see what it waits for with "concord recover"`,
-			"oldest prepared transaction of the server: 200000000 transactions ago; end it: it holds back vacuum for the whole server (select * from pg_prepared_xacts order by prepared)",
+			"oldest prepared transaction of the server: 200000000 transactions ago; end it: it holds back vacuum " +
+				"for the whole server (select * from pg_prepared_xacts order by prepared)",
 			"lost clients: noticed only when a statement has ended; set client_connection_check_interval = '1s'"}},
-		{"full", state{number: 170000, version: "17.0", fsync: true, allowed: 2, used: 2, login: "app", maySignal: true, noticesLostPeer: true, now: now}, []string{
+		{"full", state{number: 170000, version: "17.0", fsync: true, allowed: 2, used: 2, login: "app", maySignal: true,
+			noticesLostPeer: true, now: now}, []string{
 			"version: 17.0", "role of the server: primary", "fsync: on",
-			`max_prepared_transactions: 2 of 2 in use; set max_prepared_transactions = 200 (at least the sum of all pools) and restart, and look for forgotten branches with "concord recover"`,
-			"finishing branches of other roles: app may finish all that is prepared now", "concord.branch: not there yet: the first branch makes it, if its role may; " + CreateMarkerTable, "ending sessions of others: allowed",
-			"oldest prepared branch: 0s", "oldest prepared transaction of the server: 0 transactions ago", "lost clients: noticed while a statement runs"}},
+			`max_prepared_transactions: 2 of 2 in use; set max_prepared_transactions = 200 (at least the sum of all ` +
+				`pools) and restart, and look for forgotten branches with "concord recover"`,
+			"finishing branches of other roles: app may finish all that is prepared now",
+			"concord.branch: not there yet: the first branch makes it, if its role may; " + CreateMarkerTable,
+			"ending sessions of others: allowed",
+			"oldest prepared branch: 0s", "oldest prepared transaction of the server: 0 transactions ago",
+			"lost clients: noticed while a statement runs"}},
 	} {
 		var all []string
 		for _, f := range c.is.findings() {

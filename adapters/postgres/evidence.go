@@ -45,7 +45,8 @@ type evidence struct {
 	role     string
 }
 
-var errEvidence = errors.New("the record of the branch is not in a form that this version writes: run the newest version of concord on all nodes")
+var errEvidence = errors.New("the record of the branch is not in a form that this version writes: run the newest " +
+	"version of concord on all nodes")
 
 // How evidence begins. Branches of older clients, and those that declared to be read only, have
 // left no marker.
@@ -59,7 +60,8 @@ func (e evidence) String() string {
 	if e.marker {
 		version = evidenceOfMarker
 	}
-	return fmt.Sprintf("%s;xid8=%s;system=%s;timeline=%s;db=%s;role=%s", version, e.number, e.system, e.timeline, e.database, url.QueryEscape(e.role))
+	return fmt.Sprintf("%s;xid8=%s;system=%s;timeline=%s;db=%s;role=%s", version, e.number, e.system, e.timeline,
+		e.database, url.QueryEscape(e.role))
 }
 
 // parseEvidence accepts exactly what String prints.
@@ -85,7 +87,8 @@ func parseEvidence(s string) (evidence, error) {
 	if f.wrong || f.rest != "" || len(timeline) != 8 || err != nil || url.QueryEscape(role) != escaped {
 		return evidence{}, errEvidence
 	}
-	return evidence{marker: marker, number: number, system: system, timeline: timeline, database: database, role: role}, nil
+	return evidence{marker: marker, number: number, system: system, timeline: timeline, database: database, role: role},
+		nil
 }
 
 // form reads a text from its front. It stands on the way of every commit request, where a regular
@@ -170,7 +173,8 @@ func serverOf(ctx context.Context, conn *pgx.Conn) (server, error) {
 // learnVote has the server remember the statement of the vote, on a connection where pgx itself has it
 // remember statements. The table of the markers must be there.
 func (s server) learnVote(ctx context.Context, conn *pgx.Conn) (server, error) {
-	if s.vote != nil || s.deallocated || s.timeline == "" || conn.Config().DefaultQueryExecMode != pgx.QueryExecModeCacheStatement {
+	if s.vote != nil || s.deallocated || s.timeline == "" ||
+		conn.Config().DefaultQueryExecMode != pgx.QueryExecModeCacheStatement {
 		return s, nil
 	}
 	var err error

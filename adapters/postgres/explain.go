@@ -72,13 +72,15 @@ func nextStep(op operation, err error) string {
 	voting := op == preparing || op == committing
 	switch {
 	case errors.Is(err, errMarker):
-		return "let an administrator of the database run:\n" + CreateMarkerTable + ";\n" + markerGrants + "\nfor the roles of the application and of the coordinators"
+		return "let an administrator of the database run:\n" + CreateMarkerTable + ";\n" + markerGrants +
+			"\nfor the roles of the application and of the coordinators"
 	case voting && (code == "40001" || code == "40P01" || code == "55P03"):
 		return "run the global transaction again"
 	case fromWithin(err): // the error of a trigger, which says itself what is wrong
 		return ""
 	case op == finishing && code == "42501":
-		return "make the recovery login a member of the role that prepared the branch (GRANT <owner> TO <login>) and, to end sessions of others, of pg_signal_backend"
+		return "make the recovery login a member of the role that prepared the branch (GRANT <owner> TO <login>) " +
+			"and, to end sessions of others, of pg_signal_backend"
 	case op == asking && code == "42501":
 		return "grant the login what the message names"
 	case op == finishing && code == "25006":
@@ -116,7 +118,8 @@ func fromWithin(err error) bool {
 
 func connectionLost(err error) bool {
 	var connect *pgconn.ConnectError
-	return errors.As(err, &connect) || strings.Contains(err.Error(), "conn closed") || strings.Contains(err.Error(), "EOF")
+	return errors.As(err, &connect) || strings.Contains(err.Error(), "conn closed") || strings.Contains(err.Error(),
+		"EOF")
 }
 
 // chain joins errors, the most general first, and leaves out nil.

@@ -23,9 +23,13 @@ import (
 //     number is what became of the work, whatever else was sent.
 
 var (
-	errCommitted = errors.New("the application's own statements may have committed what the branch did before: look at the data before you run it again")
-	errEnded     = errors.New("a statement of the application ended the transaction of the branch: leave COMMIT, ROLLBACK and PREPARE TRANSACTION to concord")
-	errReplaced  = errors.New("the transaction is not the one that the branch began: the application ended that one (ROLLBACK AND CHAIN does) or took away its settings (RESET ALL does): leave COMMIT, ROLLBACK and PREPARE TRANSACTION to concord")
+	errCommitted = errors.New("the application's own statements may have committed what the branch did before: look " +
+		"at the data before you run it again")
+	errEnded = errors.New("a statement of the application ended the transaction of the branch: leave COMMIT, " +
+		"ROLLBACK and PREPARE TRANSACTION to concord")
+	errReplaced = errors.New("the transaction is not the one that the branch began: the application ended that one " +
+		"(ROLLBACK AND CHAIN does) or took away its settings (RESET ALL does): leave COMMIT, ROLLBACK and PREPARE " +
+		"TRANSACTION to concord")
 )
 
 // replaced names the error of a vote that did not find the mark of the transaction.
@@ -134,7 +138,8 @@ func (s *session) fate(ctx context.Context) error {
 		}
 		what := unproven
 		err = s.r.with(ctx, func(conn *pgx.Conn) (err error) {
-			what, err = statusOf(ctx, conn, evidence{number: s.number, system: s.server.system, timeline: s.server.timeline})
+			what, err = statusOf(ctx, conn,
+				evidence{number: s.number, system: s.server.system, timeline: s.server.timeline})
 			return err
 		})
 		if what == aborted {

@@ -76,7 +76,8 @@ func abortAgain(ctx context.Context, conn *pgx.Conn, x txn.XID, b txn.Branch, wh
 		return txn.Contradicted, nil
 	case !mayAppear || b.Holder == "":
 		if what == inProgress {
-			return 0, errors.New("the branch is not listed, its transaction is still running and its session is not known: try again")
+			return 0, errors.New("the branch is not listed, its transaction is still running and its session is not " +
+				"known: try again")
 		}
 		return txn.AlreadyDone, nil
 	}
@@ -89,7 +90,8 @@ func abortAgain(ctx context.Context, conn *pgx.Conn, x txn.XID, b txn.Branch, wh
 	case err != nil:
 		return 0, err
 	case !ended && what == inProgress:
-		return 0, errors.New("the branch is not listed, its transaction is still running and it is not that of the session which is said to hold it: try again")
+		return 0, errors.New("the branch is not listed, its transaction is still running and it is not that of the " +
+			"session which is said to hold it: try again")
 	}
 	err = endPrepared(ctx, conn, x, txn.Abort)
 	if sqlState(err) == codeUndefinedObject {
@@ -102,7 +104,8 @@ func abortAgain(ctx context.Context, conn *pgx.Conn, x txn.XID, b txn.Branch, wh
 // prepared. nil says that nothing of it is left.
 func (r *Resource) endOwn(ctx context.Context, x txn.XID, h holder) error {
 	if h.pid == 0 {
-		return errors.New("the connection broke, and behind a pooler its session cannot be named; the orphan scan will look for the branch")
+		return errors.New("the connection broke, and behind a pooler its session cannot be named; the orphan scan " +
+			"will look for the branch")
 	}
 	err := r.with(ctx, func(conn *pgx.Conn) error {
 		if _, err := fence(ctx, conn, h, proof{own: true}); err != nil {
@@ -255,18 +258,21 @@ type proof struct {
 func fence(ctx context.Context, conn *pgx.Conn, h holder, p proof) (bool, error) {
 	var gone *bool
 	var seen bool
-	err := conn.QueryRow(ctx, fenceText, pgx.QueryExecModeExec, int32(h.pid), h.start, p.own, strings.TrimSuffix(prepareText(p.x), "'"), p.number).Scan(&gone, &seen)
+	err := conn.QueryRow(ctx, fenceText, pgx.QueryExecModeExec, int32(h.pid), h.start, p.own,
+		strings.TrimSuffix(prepareText(p.x), "'"), p.number).Scan(&gone, &seen)
 	switch {
 	case errors.Is(err, pgx.ErrNoRows):
 		return true, nil
 	case err != nil:
 		return false, fmt.Errorf("end the session of the branch: %w", err)
 	case !seen:
-		return false, fmt.Errorf("process %d may be the session of the branch, but this login may not see it: GRANT pg_read_all_stats and pg_signal_backend, or the role that prepared, to it", h.pid)
+		return false, fmt.Errorf("process %d may be the session of the branch, but this login may not see it: GRANT "+
+			"pg_read_all_stats and pg_signal_backend, or the role that prepared, to it", h.pid)
 	case gone == nil:
 		return false, nil
 	case !*gone:
-		return false, fmt.Errorf("the session of the branch (process %d) was told to end and is still there: try again", h.pid)
+		return false, fmt.Errorf("the session of the branch (process %d) was told to end and is still there: try again",
+			h.pid)
 	}
 	return true, nil
 }

@@ -43,13 +43,18 @@ func TestBranchThatIsNotListedIsJudgedByItsMarker(t *testing.T) {
 		{"committed", x, commits, txn.AlreadyDone, txn.Contradicted},
 		{"aborted", y, aborts, txn.Contradicted, txn.AlreadyDone},
 		{"committed, and nobody knows more than its name", x, txn.Branch{No: 1}, txn.AlreadyDone, txn.Contradicted},
-		{"committed, and the server was promoted since", x, other(func(e *evidence) { e.timeline = "00000002" }), txn.AlreadyDone, txn.Contradicted},
+		{"committed, and the server was promoted since", x, other(func(e *evidence) { e.timeline = "00000002" }),
+			txn.AlreadyDone, txn.Contradicted},
 		{"unknown", newXID(), txn.Branch{No: 1}, txn.Lost, txn.AlreadyDone},
 		{"without its marker", newXID(), commits, txn.Lost, txn.AlreadyDone},
-		{"of a client that left none", newXID(), other(func(e *evidence) { e.marker = false }), txn.AlreadyDone, txn.Contradicted},
-		{"number of the future", newXID(), other(func(e *evidence) { e.number = "18000000000" }), txn.Lost, txn.AlreadyDone},
-		{"another timeline", newXID(), other(func(e *evidence) { e.marker, e.timeline = false, "00000002" }), txn.Lost, txn.AlreadyDone},
-		{"another system", newXID(), other(func(e *evidence) { e.marker, e.system = false, "1" }), txn.Lost, txn.AlreadyDone},
+		{"of a client that left none", newXID(), other(func(e *evidence) { e.marker = false }), txn.AlreadyDone,
+			txn.Contradicted},
+		{"number of the future", newXID(), other(func(e *evidence) { e.number = "18000000000" }), txn.Lost,
+			txn.AlreadyDone},
+		{"another timeline", newXID(), other(func(e *evidence) { e.marker, e.timeline = false, "00000002" }), txn.Lost,
+			txn.AlreadyDone},
+		{"another system", newXID(), other(func(e *evidence) { e.marker, e.system = false, "1" }), txn.Lost,
+			txn.AlreadyDone},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			found, err := b.Commit(b.ctx, c.x, c.b)
@@ -74,7 +79,8 @@ func TestTransactionStillInProgressIsTriedAgainOrFenced(t *testing.T) {
 	s, x := b.work()
 	number, role, err := askNumber(b.ctx, s.conn.Conn().PgConn())
 	require.NoError(t, err)
-	branch := txn.Branch{No: 1, Evidence: evidence{true, number, s.server.system, s.server.timeline, s.server.database, role}.String()}
+	branch := txn.Branch{No: 1, Evidence: evidence{true, number, s.server.system, s.server.timeline, s.server.database,
+		role}.String()}
 	_, err = b.Commit(b.ctx, x, branch)
 	require.ErrorContains(t, err, "try again")
 	_, err = b.Rollback(b.ctx, x, branch)
@@ -150,7 +156,8 @@ func TestLatePrepareIsFenced(t *testing.T) {
 func (b *bank) waitsInPrepare(x txn.XID) {
 	b.Helper()
 	b.eventually(func() bool {
-		return b.count("select count(*) from pg_stat_activity where wait_event = 'PgSleep' and query like $1", "%"+x.String()+"%") == 1
+		return b.count("select count(*) from pg_stat_activity where wait_event = 'PgSleep' and query like $1",
+			"%"+x.String()+"%") == 1
 	})
 }
 
@@ -239,7 +246,10 @@ func TestOnePhaseCommitWhoseAnswerIsLostIsResolved(t *testing.T) {
 	b.do(s, "insert into slowly values ('x')")
 	answer := make(chan error, 1)
 	go func() { answer <- s.CommitOnePhase(b.ctx) }()
-	b.eventually(func() bool { return b.count("select count(*) from pg_stat_activity where wait_event = 'PgSleep'") == 1 })
+	b.eventually(func() bool {
+		return b.count(
+			"select count(*) from pg_stat_activity where wait_event = 'PgSleep'") == 1
+	})
 	b.kill(s)
 	require.ErrorIs(t, <-answer, adapters.ErrNotCommitted)
 	_, found := b.value(x.ID.String())
@@ -292,14 +302,18 @@ func (b *bank) reload(sql string) {
 	}
 	b.eventually(func() bool { // the walsender machinery reads it in its own time
 		var is bool
-		require.NoError(b, conn.QueryRow(b.ctx, "select current_setting('synchronous_standby_names') = '' or $1", sql != "alter system reset synchronous_standby_names").Scan(&is))
+		require.NoError(b, conn.QueryRow(b.ctx, "select current_setting('synchronous_standby_names') = '' or $1",
+			sql != "alter system reset synchronous_standby_names").Scan(&is))
 		return is
 	})
 }
 
 func (b *bank) waitsForStandby() {
 	b.Helper()
-	b.eventually(func() bool { return b.count("select count(*) from pg_stat_activity where wait_event = 'SyncRep'") == 1 })
+	b.eventually(func() bool {
+		return b.count(
+			"select count(*) from pg_stat_activity where wait_event = 'SyncRep'") == 1
+	})
 }
 
 func TestThreeSessionsThatCommitAtOnceHaveOneEffect(t *testing.T) {
@@ -332,7 +346,8 @@ func TestThreeSessionsThatCommitAtOnceHaveOneEffect(t *testing.T) {
 func TestMemberOfTheOwnerTakesItsRoleAndGivesItBack(t *testing.T) {
 	b := newBank(t)
 	recovery := b.as("recovery", "")
-	for _, finish := range []func(context.Context, txn.XID, txn.Branch) (txn.Finish, error){recovery.Commit, recovery.Rollback} {
+	for _, finish := range []func(context.Context, txn.XID, txn.Branch) (txn.Finish, error){recovery.Commit,
+		recovery.Rollback} {
 		_, x, branch := b.prepared()
 		found, err := finish(b.ctx, x, branch)
 		require.NoError(t, err)
@@ -366,7 +381,8 @@ func TestStrangerMayNotFinishAndHearsWhatToGrant(t *testing.T) {
 	b := newBank(t)
 	s, x, branch := b.prepared()
 	stranger := b.as("stranger", "")
-	for _, finish := range []func(context.Context, txn.XID, txn.Branch) (txn.Finish, error){stranger.Commit, stranger.Rollback} {
+	for _, finish := range []func(context.Context, txn.XID, txn.Branch) (txn.Finish, error){stranger.Commit,
+		stranger.Rollback} {
 		_, err := finish(b.ctx, x, branch)
 		require.Equal(t, "42501", sqlState(err))
 		require.ErrorContains(t, err, "GRANT")

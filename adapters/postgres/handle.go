@@ -16,7 +16,8 @@ import (
 )
 
 // errAsks is said instead of waiting for ever, as the server does.
-var errAsks = errors.New("COPY FROM STDIN waits for data that nobody sends: use CopyFrom of the pgx.Tx that Resource.Tx returns")
+var errAsks = errors.New("COPY FROM STDIN waits for data that nobody sends: use CopyFrom of the pgx.Tx that " +
+	"Resource.Tx returns")
 
 var errRollbackOnly = errors.New("the application rolled back its part of the work")
 
@@ -171,7 +172,8 @@ func (h *handle) Exec(ctx context.Context, sql string, args ...any) (pgconn.Comm
 	return tag, err
 }
 
-func (h *handle) execFirst(ctx context.Context, st sqltext.Statement, sql string, args []any) (pgconn.CommandTag, error) {
+func (h *handle) execFirst(ctx context.Context, st sqltext.Statement, sql string, args []any) (pgconn.CommandTag,
+	error) {
 	answers, err := h.session.openWith(ctx, &pgx.QueuedQuery{SQL: sql, Arguments: args})
 	if err != nil {
 		return pgconn.CommandTag{}, err
@@ -261,7 +263,8 @@ func readBatch(b *pgx.Batch, conforming bool) sqltext.Statement {
 	return all
 }
 
-func (h *handle) CopyFrom(ctx context.Context, table pgx.Identifier, columns []string, source pgx.CopyFromSource) (int64, error) {
+func (h *handle) CopyFrom(ctx context.Context, table pgx.Identifier, columns []string,
+	source pgx.CopyFromSource) (int64, error) {
 	if _, err := h.enter(ctx, silent); err != nil {
 		return 0, err
 	}

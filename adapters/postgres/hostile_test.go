@@ -90,9 +90,13 @@ func hostile(b *bank) []adaptertest.Hostile {
 		torn     = adaptertest.Torn
 	)
 	return []adaptertest.Hostile{
-		{Name: "savepoints", Do: sql("savepoint a", "insert into account values (gen_random_uuid()::text, 1)", "rollback to a", "release a"), Damage: harmless},
-		{Name: "savepoints with names that pgx and concord would use", Do: sql("savepoint sp_1", "savepoint concord", "rollback to sp_1", "savepoint sp_1"), Damage: harmless},
-		{Name: "savepoints of all kinds in one text", Do: sql("savepoint a; savepoint a; rollback to savepoint a; release a; release savepoint a"), Damage: harmless},
+		{Name: "savepoints", Do: sql("savepoint a", "insert into account values (gen_random_uuid()::text, 1)",
+			"rollback to a", "release a"), Damage: harmless},
+		{Name: "savepoints with names that pgx and concord would use",
+			Do: sql("savepoint sp_1", "savepoint concord", "rollback to sp_1", "savepoint sp_1"), Damage: harmless},
+		{Name: "savepoints of all kinds in one text",
+			Do:     sql("savepoint a; savepoint a; rollback to savepoint a; release a; release savepoint a"),
+			Damage: harmless},
 		{Name: "an error that a savepoint heals", Do: handled(func(ctx context.Context, tx pgx.Tx) error {
 			if _, err := tx.Exec(ctx, "savepoint a"); err != nil {
 				return err
@@ -110,13 +114,18 @@ func hostile(b *bank) []adaptertest.Hostile {
 			return nested.Rollback(ctx)
 		}), Damage: harmless},
 		{Name: "begin within", Do: sql("begin", "start transaction"), Damage: harmless},
-		{Name: "settings", Do: sql("set local work_mem = '1MB'", "set work_mem = '2MB'", "set constraints all immediate", "reset work_mem",
+		{Name: "settings", Do: sql("set local work_mem = '1MB'", "set work_mem = '2MB'",
+			"set constraints all immediate", "reset work_mem",
 			"select set_config('app.tenant', 'x', true)"), Damage: harmless},
-		{Name: "words that end nothing", Do: sql("select 'a; commit' as \"; rollback\", $$;commit;$$ /* ; commit */ -- ; commit", "do $$ begin null; end; $$"), Damage: harmless},
-		{Name: "a block that commits inside", Do: sql("do $$ begin insert into account values ('in a block', 1); commit; end $$"), Damage: spoiled},
+		{Name: "words that end nothing",
+			Do: sql("select 'a; commit' as \"; rollback\", $$;commit;$$ /* ; commit */ -- ; commit",
+				"do $$ begin null; end; $$"), Damage: harmless},
+		{Name: "a block that commits inside",
+			Do: sql("do $$ begin insert into account values ('in a block', 1); commit; end $$"), Damage: spoiled},
 		{Name: "a procedure that commits", Do: sql("call commits()"), Damage: spoiled},
 		{Name: "a procedure that rolls back", Do: sql("call rolls_back()"), Damage: spoiled},
-		{Name: "a procedure that commits, called behind a commit", Do: sql("commit; call commits(); begin"), Damage: torn},
+		{Name: "a procedure that commits, called behind a commit", Do: sql("commit; call commits(); begin"),
+			Damage: torn},
 		{Name: "settings that are reset", Do: sql("reset all"), Damage: spoiled},
 		{Name: "discard all", Do: sql("discard all"), Damage: spoiled},
 		{Name: "a failed statement", Do: sql("select 1/0"), Damage: spoiled},
@@ -124,7 +133,8 @@ func hostile(b *bank) []adaptertest.Hostile {
 		{Name: "a savepoint that is not there", Do: sql("rollback to nowhere"), Damage: spoiled},
 		{Name: "a savepoint that is set after the error", Do: handled(func(ctx context.Context, tx pgx.Tx) error {
 			_, err := tx.Exec(ctx, "select $1::int", "no number")
-			return errors.Join(err, sql1(ctx, tx, "savepoint a"), sql1(ctx, tx, "rollback to a"), sql1(ctx, tx, "release a"))
+			return errors.Join(err, sql1(ctx, tx, "savepoint a"), sql1(ctx, tx, "rollback to a"),
+				sql1(ctx, tx, "release a"))
 		}), Damage: spoiled},
 
 		{Name: "rollback", Do: sql("rollback"), Damage: spoiled},
@@ -132,32 +142,42 @@ func hostile(b *bank) []adaptertest.Hostile {
 		{Name: "rollback and begin", Do: sql("rollback; begin"), Damage: spoiled},
 		{Name: "rollback, and begin as if nothing were", Do: sql("rollback", "begin"), Damage: spoiled},
 		{Name: "rollback and chain", Do: sql("rollback and chain"), Damage: spoiled},
-		{Name: "rollback and chain twice", Do: sql("rollback and chain", "/* again */ ROLLBACK AND CHAIN"), Damage: spoiled},
+		{Name: "rollback and chain twice", Do: sql("rollback and chain", "/* again */ ROLLBACK AND CHAIN"),
+			Damage: spoiled},
 		{Name: "rollback and chain by a query", Do: query("rollback and chain"), Damage: spoiled},
-		{Name: "rollback and chain in the simple protocol", Do: query("rollback and chain", pgx.QueryExecModeSimpleProtocol), Damage: spoiled},
+		{Name: "rollback and chain in the simple protocol",
+			Do: query("rollback and chain", pgx.QueryExecModeSimpleProtocol), Damage: spoiled},
 		{Name: "rollback and chain in a batch", Do: batch("select 1", "rollback and chain"), Damage: spoiled},
 		{Name: "rollback and chain past the handle", Do: raw("rollback and chain"), Damage: adaptertest.Unproven},
 		{Name: "rollback and chain prepared by name", Do: named("rollback and chain"), Damage: spoiled},
-		{Name: "rollback and chain behind a savepoint", Do: sql("savepoint a", "rollback and chain", "savepoint a"), Damage: spoiled},
+		{Name: "rollback and chain behind a savepoint", Do: sql("savepoint a", "rollback and chain", "savepoint a"),
+			Damage: spoiled},
 		{Name: "rollback and chain in a nested transaction", Do: handled(func(ctx context.Context, tx pgx.Tx) error {
 			return pgx.BeginFunc(ctx, tx, func(nested pgx.Tx) error { return sql1(ctx, nested, "rollback and chain") })
 		}), Damage: spoiled},
 		{Name: "rollback, begin and fail", Do: sql("rollback; begin; select 1/0"), Damage: spoiled},
-		{Name: "rollback, and a setting made as concord does", Do: sql("rollback; begin", "reset concord.branch"), Damage: spoiled},
+		{Name: "rollback, and a setting made as concord does", Do: sql("rollback; begin", "reset concord.branch"),
+			Damage: spoiled},
 
 		{Name: "rollback, and work outside of any transaction", Do: sql("rollback; " + stray), Damage: torn},
 		{Name: "rollback, and work outside of any transaction in a batch", Do: batch("rollback", stray), Damage: torn},
-		{Name: "rollback and commit something else, if it could", Do: sql("rollback and chain", stray, "commit and chain"), Damage: spoiled},
-		{Name: "rollback and commit something else in a batch", Do: batch("rollback and chain", stray, "commit and chain"), Damage: torn},
-		{Name: "rollback and commit something else at once", Do: sql("rollback; begin; " + stray + "; commit; begin"), Damage: torn},
-		{Name: "fail and commit something else, if it could", Do: sql("select 1/0", "rollback and chain", stray, "commit and chain"), Damage: spoiled},
+		{Name: "rollback and commit something else, if it could",
+			Do: sql("rollback and chain", stray, "commit and chain"), Damage: spoiled},
+		{Name: "rollback and commit something else in a batch",
+			Do: batch("rollback and chain", stray, "commit and chain"), Damage: torn},
+		{Name: "rollback and commit something else at once", Do: sql("rollback; begin; " + stray + "; commit; begin"),
+			Damage: torn},
+		{Name: "fail and commit something else, if it could",
+			Do: sql("select 1/0", "rollback and chain", stray, "commit and chain"), Damage: spoiled},
 		{Name: "work past the handle", Do: raw(stray), Damage: harmless},
 		{Name: "a failure past the handle", Do: raw("select 1/0"), Damage: adaptertest.Unproven},
-		{Name: "a failure of a statement of somebody who took the connection", Do: handled(func(ctx context.Context, tx pgx.Tx) error {
-			_ = tx.Conn().TypeMap()
-			return sql1(ctx, tx, "select 1/0")
-		}), Damage: spoiled},
-		{Name: "a failure in a text with an end in it", Do: sql("savepoint a; rollback to a; " + stray + "; begin; select 1/0"), Damage: spoiled},
+		{Name: "a failure of a statement of somebody who took the connection",
+			Do: handled(func(ctx context.Context, tx pgx.Tx) error {
+				_ = tx.Conn().TypeMap()
+				return sql1(ctx, tx, "select 1/0")
+			}), Damage: spoiled},
+		{Name: "a failure in a text with an end in it",
+			Do: sql("savepoint a; rollback to a; " + stray + "; begin; select 1/0"), Damage: spoiled},
 
 		{Name: "commit", Do: sql("commit"), Damage: torn},
 		{Name: "end", Do: sql("END TRANSACTION"), Damage: torn},
@@ -165,7 +185,8 @@ func hostile(b *bank) []adaptertest.Hostile {
 		{Name: "commit, and begin as if nothing were", Do: sql("commit", "begin"), Damage: torn},
 		{Name: "commit and chain", Do: sql("commit and chain"), Damage: torn},
 		{Name: "commit and chain by a query", Do: query("commit and chain"), Damage: torn},
-		{Name: "commit and begin in the simple protocol", Do: query("commit; begin", pgx.QueryExecModeSimpleProtocol), Damage: torn},
+		{Name: "commit and begin in the simple protocol", Do: query("commit; begin", pgx.QueryExecModeSimpleProtocol),
+			Damage: torn},
 		{Name: "commit and chain in a batch", Do: batch("select 1", "commit and chain", "select 2"), Damage: torn},
 		{Name: "commit and begin past the handle", Do: raw("commit; begin"), Damage: torn},
 		{Name: "commit, begin and fail", Do: sql("commit; begin; select 1/0"), Damage: torn},
@@ -174,20 +195,26 @@ func hostile(b *bank) []adaptertest.Hostile {
 		{Name: "commit, and die", Do: sql("commit; select pg_terminate_backend(pg_backend_pid())"), Damage: torn},
 		{Name: "commit and rollback and begin", Do: sql("commit; begin; rollback; begin"), Damage: torn},
 		{Name: "commit and a savepoint", Do: sql("commit; begin; savepoint a; rollback to a"), Damage: torn},
-		{Name: "commit and chain with the isolation kept", Do: sql("commit and chain; select 1; commit and chain"), Damage: torn},
+		{Name: "commit and chain with the isolation kept", Do: sql("commit and chain; select 1; commit and chain"),
+			Damage: torn},
 		{Name: "commit in a rewritten query", Do: handled(func(ctx context.Context, tx pgx.Tx) error {
 			_, err := tx.Exec(ctx, "select 1", rewriter("commit; begin"))
 			return err
 		}), Damage: torn},
-		{Name: "prepare transaction by hand", Do: sql("prepare transaction 'theirs'"), Damage: torn, After: rollBackTheirs},
-		{Name: "prepare transaction by hand and begin", Do: sql("prepare transaction 'theirs'; begin"), Damage: torn, After: rollBackTheirs},
-		{Name: "prepare transaction under the name of the branch", Do: func(ctx context.Context, s adapters.Session) error {
-			return do(ctx, s, prepareText(s.(*session).x))
-		}, Damage: spoiled},
-		{Name: "prepare transaction under the name of the branch and begin", Do: func(ctx context.Context, s adapters.Session) error {
-			return do(ctx, s, prepareText(s.(*session).x)+"; begin")
-		}, Damage: adaptertest.Unproven},
-		{Name: "prepare transaction by hand, begin and fail", Do: sql("prepare transaction 'theirs'; begin; select 1/0"), Damage: torn, After: rollBackTheirs},
+		{Name: "prepare transaction by hand", Do: sql("prepare transaction 'theirs'"), Damage: torn,
+			After: rollBackTheirs},
+		{Name: "prepare transaction by hand and begin", Do: sql("prepare transaction 'theirs'; begin"), Damage: torn,
+			After: rollBackTheirs},
+		{Name: "prepare transaction under the name of the branch",
+			Do: func(ctx context.Context, s adapters.Session) error {
+				return do(ctx, s, prepareText(s.(*session).x))
+			}, Damage: spoiled},
+		{Name: "prepare transaction under the name of the branch and begin",
+			Do: func(ctx context.Context, s adapters.Session) error {
+				return do(ctx, s, prepareText(s.(*session).x)+"; begin")
+			}, Damage: adaptertest.Unproven},
+		{Name: "prepare transaction by hand, begin and fail",
+			Do: sql("prepare transaction 'theirs'; begin; select 1/0"), Damage: torn, After: rollBackTheirs},
 	}
 }
 
@@ -270,11 +297,13 @@ func TestEvidenceAndHolderRoundTrip(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, holder{4294967295, 1700000000123456}, h)
 	require.Empty(t, holder{}.String())
-	for _, bad := range []string{"", "v1", e.String() + ";", " " + e.String(), strings.Replace(e.String(), "v2", "v3", 1), strings.Replace(e.String(), "0000002A", "0000002a", 1)} {
+	for _, bad := range []string{"", "v1", e.String() + ";", " " + e.String(),
+		strings.Replace(e.String(), "v2", "v3", 1), strings.Replace(e.String(), "0000002A", "0000002a", 1)} {
 		_, err := parseEvidence(bad)
 		require.ErrorIs(t, err, errEvidence, "%q", bad)
 	}
-	for _, bad := range []string{"", "v1;pid=0;start=1", "v1;pid=4294967296;start=1", "v1;pid=01;start=1", "v1;pid=1;start=1\n"} {
+	for _, bad := range []string{"", "v1;pid=0;start=1", "v1;pid=4294967296;start=1", "v1;pid=01;start=1",
+		"v1;pid=1;start=1\n"} {
 		_, err := parseHolder(bad)
 		require.ErrorIs(t, err, errEvidence, "%q", bad)
 	}
@@ -350,8 +379,10 @@ func rogue(conn net.Conn, got chan<- string) {
 // Whom the data source name lets verify the server may be asked in any way.
 func TestAVerifiedServerMayAskForThePassword(t *testing.T) {
 	for dsn, want := range map[string]string{
-		"postgres://a:b@h/d": "!password", "postgres://a:b@h/d?sslmode=require": "!password", "postgres://a:b@h/d?sslmode=disable": "!password",
-		"postgres://a:b@h/d?sslmode=verify-full": "", "postgres://a:b@h/d?sslmode=disable&require_auth=password": "password",
+		"postgres://a:b@h/d": "!password", "postgres://a:b@h/d?sslmode=require": "!password",
+		"postgres://a:b@h/d?sslmode=disable":                       "!password",
+		"postgres://a:b@h/d?sslmode=verify-full":                   "",
+		"postgres://a:b@h/d?sslmode=disable&require_auth=password": "password",
 	} {
 		c, err := pgx.ParseConfig(dsn)
 		require.NoError(t, err)

@@ -34,7 +34,8 @@ const (
 	cancelEvery = 200 * time.Millisecond
 )
 
-var errReading = errors.New("a result is still open: close Rows, BatchResults and the like before the next statement, and scan each Row")
+var errReading = errors.New("a result is still open: close Rows, BatchResults and the like before the next " +
+	"statement, and scan each Row")
 
 // enter takes the connection for a call of pgx, and waits for its turn.
 func (s *session) enter(ctx context.Context) error {
@@ -104,10 +105,12 @@ func (s *session) wake() {
 }
 
 var (
-	errRunning = errors.New("a statement of the application was still running: wait for all goroutines that work in the branch before you return")
-	errUnread  = errors.New("a result is still open: close Rows, BatchResults and the like before the commit")
+	errRunning = errors.New("a statement of the application was still running: wait for all goroutines that work in " +
+		"the branch before you return")
+	errUnread = errors.New("a result is still open: close Rows, BatchResults and the like before the commit")
 	// errStuck: the call waits for the application itself, such as the source of a COPY.
-	errStuck = errors.New("a call of the application does not come back: end what it waits for, such as the source of a COPY")
+	errStuck = errors.New("a call of the application does not come back: end what it waits for, such as the source " +
+		"of a COPY")
 )
 
 // seize makes the connection that of whoever ends the branch, which is not working any

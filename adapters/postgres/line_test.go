@@ -20,7 +20,8 @@ import (
 )
 
 func TestStatementsOfSeveralGoroutinesWaitForEachOther(t *testing.T) {
-	for mode, exec := range map[string]pgx.QueryExecMode{"cached": pgx.QueryExecModeCacheStatement, "simple": pgx.QueryExecModeSimpleProtocol} {
+	for mode, exec := range map[string]pgx.QueryExecMode{"cached": pgx.QueryExecModeCacheStatement,
+		"simple": pgx.QueryExecModeSimpleProtocol} {
 		t.Run(mode, func(t *testing.T) {
 			b, _ := countedBank(t, exec)
 			for range 5 {
@@ -45,7 +46,8 @@ func TestStatementsOfSeveralGoroutinesWaitForEachOther(t *testing.T) {
 					return tx.QueryRow(b.ctx, insertAccount+" returning v", key, 1).Scan(new(int64))
 				})
 				each(func(key string) error {
-					_, err := tx.CopyFrom(b.ctx, pgx.Identifier{"account"}, []string{"k", "v"}, pgx.CopyFromRows([][]any{{key, 1}}))
+					_, err := tx.CopyFrom(b.ctx, pgx.Identifier{"account"}, []string{"k", "v"},
+						pgx.CopyFromRows([][]any{{key, 1}}))
 					return err
 				})
 				group.Wait()
@@ -214,11 +216,13 @@ func TestRollbackWhileTheApplicationWorks(t *testing.T) {
 			go func() { answer <- work.do(context.Background(), tx) }()
 			pid := int32(s.server.holder.pid)
 			b.eventually(func() bool {
-				return b.count("select count(*) from pg_stat_activity where pid = $1 and state = $2 and query not like 'insert%'", pid, work.state) == 1
+				return b.count("select count(*) from pg_stat_activity where pid = $1 and state = $2 and query not "+
+					"like 'insert%'", pid, work.state) == 1
 			})
 			require.NoError(t, s.Rollback(b.ctx))
 			require.Zero(t, b.count("select count(*) from pg_stat_activity where pid = $1 and state <> 'idle'", pid))
-			_, err := b.admin.Exec(b.ctx, "set lock_timeout = 1; insert into account values ('"+x.ID.String()+"', 7); set lock_timeout = 0")
+			_, err := b.admin.Exec(b.ctx,
+				"set lock_timeout = 1; insert into account values ('"+x.ID.String()+"', 7); set lock_timeout = 0")
 			require.NoError(t, err, "its locks are free")
 			close(hung)
 			require.Error(t, <-answer)
@@ -323,11 +327,13 @@ func TestASessionThatIsNotSeenAtWorkOnTheBranchIsNotEnded(t *testing.T) {
 		branch txn.Branch
 		err    string
 	}{
-		"a made-up branch":                    {newXID(), txn.Branch{No: 1, Holder: holder}, ""},
-		"a branch that is over":               {y, txn.Branch{No: 1, Holder: holder, Evidence: past}, ""},
-		"the transaction of somebody else":    {newXID(), txn.Branch{No: 1, Holder: holder, Evidence: evidenceOf(other)}, "try again"},
-		"a process id that is nobody's":       {newXID(), txn.Branch{No: 1, Holder: "v1;pid=4294967295;start=1"}, ""},
-		"the right process of another moment": {newXID(), txn.Branch{No: 1, Holder: "v1;pid=" + holder[len("v1;pid="):len(holder)-1] + "0"}, ""},
+		"a made-up branch":      {newXID(), txn.Branch{No: 1, Holder: holder}, ""},
+		"a branch that is over": {y, txn.Branch{No: 1, Holder: holder, Evidence: past}, ""},
+		"the transaction of somebody else": {newXID(),
+			txn.Branch{No: 1, Holder: holder, Evidence: evidenceOf(other)}, "try again"},
+		"a process id that is nobody's": {newXID(), txn.Branch{No: 1, Holder: "v1;pid=4294967295;start=1"}, ""},
+		"the right process of another moment": {newXID(),
+			txn.Branch{No: 1, Holder: "v1;pid=" + holder[len("v1;pid="):len(holder)-1] + "0"}, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			found, err := recovery.Rollback(b.ctx, c.x, c.branch)

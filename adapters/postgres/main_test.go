@@ -26,7 +26,10 @@ const patience = 30 * time.Second
 var shared *testdb.Server
 
 func TestMain(m *testing.M) {
-	adaptertest.ServeChild(func(dsn string) (adapters.Adapter, error) { return Open(context.Background(), "bank", dsn) }, write)
+	adaptertest.ServeChild(func(dsn string) (adapters.Adapter,
+		error) {
+		return Open(context.Background(), "bank", dsn)
+	}, write)
 	os.Exit(runWithServer(m))
 }
 
@@ -61,15 +64,21 @@ func furnish(ctx context.Context, db *testdb.Server) error {
 		db.Exec(ctx, "", "create role app login", "create role stranger login", "create role recovery login",
 			"grant app to recovery", "grant create on schema public to app, stranger",
 			"create database elsewhere"),
-		db.Exec(ctx, "", CreateMarkerTable, "grant usage on schema concord to app, stranger", "grant select, insert, delete on concord.branch to app, stranger"),
-		db.Exec(ctx, "", "create table account (k text primary key, v bigint not null)", "grant all on account to app, stranger, recovery",
+		db.Exec(ctx, "", CreateMarkerTable, "grant usage on schema concord to app, stranger",
+			"grant select, insert, delete on concord.branch to app, stranger"),
+		db.Exec(ctx, "", "create table account (k text primary key, v bigint not null)",
+			"grant all on account to app, stranger, recovery",
 			"create table canary (alive bool)", "insert into canary values (true)",
 			"create table child (k text references account deferrable initially deferred)", "grant all on child to app",
 			`create function slow() returns trigger language plpgsql as 'begin perform pg_sleep(30); return null; end'`,
-			"create function says(text) returns text language plpgsql as 'begin perform pg_notify(''channel'', $1); return $1; end'",
-			"create view speaker as select says('x')", "grant select on speaker to app", "create procedure commits() language plpgsql as 'begin commit; end'", "create procedure rolls_back() language plpgsql as 'begin rollback; end'",
+			"create function says(text) returns text language plpgsql as 'begin perform pg_notify(''channel'', $1); "+
+				"return $1; end'",
+			"create view speaker as select says('x')", "grant select on speaker to app",
+			"create procedure commits() language plpgsql as 'begin commit; end'",
+			"create procedure rolls_back() language plpgsql as 'begin rollback; end'",
 			"create table slowly (k text)", "grant all on slowly to app",
-			"create constraint trigger slow after insert on slowly deferrable initially deferred for each row execute function slow()"))
+			"create constraint trigger slow after insert on slowly deferrable initially deferred for each row "+
+				"execute function slow()"))
 }
 
 // bank is one test's view of the server.
@@ -206,7 +215,8 @@ func (b *bank) clean() {
 	require.Empty(b, left)
 	b.eventually(func() bool { return b.pool.Stat().AcquiredConns() == 0 })
 	b.eventually(func() bool {
-		return b.count("select count(*) from pg_stat_activity where usename = 'app' and state like '%in transaction%'") == 0
+		return b.count("select count(*) from pg_stat_activity where usename = 'app' and state like '%in "+
+			"transaction%'") == 0
 	})
 }
 
@@ -234,7 +244,8 @@ func (b *bank) eventually(condition func() bool) {
 // kill ends the session's backend from the server's side.
 func (b *bank) kill(s *session) {
 	var gone bool
-	require.NoError(b, b.admin.QueryRow(b.ctx, "select pg_terminate_backend($1, 10000)", int32(s.server.holder.pid)).Scan(&gone))
+	require.NoError(b, b.admin.QueryRow(b.ctx, "select pg_terminate_backend($1, 10000)",
+		int32(s.server.holder.pid)).Scan(&gone))
 	require.True(b, gone)
 }
 
@@ -242,7 +253,8 @@ func (b *bank) kill(s *session) {
 func (b *bank) busy(s *session) {
 	b.Helper()
 	b.eventually(func() bool {
-		return b.count("select count(*) from pg_stat_activity where pid = $1 and state = 'active' and wait_event_type in ('Lock', 'Timeout')",
+		return b.count("select count(*) from pg_stat_activity where pid = $1 and state = 'active' and "+
+			"wait_event_type in ('Lock', 'Timeout')",
 			int32(s.server.holder.pid)) == 1
 	})
 }

@@ -77,8 +77,10 @@ var (
 	// errMarker says that branches cannot leave their markers, or that those cannot be read.
 	errMarker = errors.New("the evidence of branches")
 
-	errReadOnly        = errors.New("the branch is read only and did more than plain reads: declare it with TxOptions.ReadOnly")
-	errCommittedBefore = errors.New("a branch of this name has committed already: run the work in a new global transaction")
+	errReadOnly = errors.New("the branch is read only and did more than plain reads: declare it with " +
+		"TxOptions.ReadOnly")
+	errCommittedBefore = errors.New("a branch of this name has committed already: run the work in a new global " +
+		"transaction")
 )
 
 // prepareMarker makes sure that branches can leave their markers. A server that takes no writes
@@ -152,12 +154,14 @@ func (s *session) question() question {
 		return question{text: numberText}
 	}
 	return question{text: markerText, known: s.server.vote, params: [][]byte{
-		strconv.AppendUint(nil, uint64(s.x.Cluster), 10), []byte(s.x.ID.String()), strconv.AppendUint(nil, uint64(s.x.Branch), 10)}}
+		strconv.AppendUint(nil, uint64(s.x.Cluster), 10), []byte(s.x.ID.String()),
+		strconv.AppendUint(nil, uint64(s.x.Branch), 10)}}
 }
 
 // marked reports whether the marker of a branch is there. Where there is no table none is.
 func marked(ctx context.Context, conn *pgx.Conn, x txn.XID) (there bool, err error) {
-	err = conn.QueryRow(ctx, markerThereText, pgx.QueryExecModeExec, int64(x.Cluster), x.ID.String(), int16(x.Branch)).Scan(&there)
+	err = conn.QueryRow(ctx, markerThereText, pgx.QueryExecModeExec, int64(x.Cluster), x.ID.String(),
+		int16(x.Branch)).Scan(&there)
 	if noTable(err) {
 		return false, nil
 	}
@@ -195,7 +199,8 @@ func forget(ctx context.Context, conn *pgx.Conn, xs []txn.XID) error {
 	}
 	// At this level a reader is in nobody's way, whatever the default of the server. What a crash
 	// brings back the next sweep removes, so nothing has to be flushed.
-	err := pgx.BeginTxFunc(ctx, conn, pgx.TxOptions{BeginQuery: "begin isolation level read committed; set local synchronous_commit = off"}, func(tx pgx.Tx) error {
+	err := pgx.BeginTxFunc(ctx, conn, pgx.TxOptions{BeginQuery: "begin isolation level read committed; set local " +
+		"synchronous_commit = off"}, func(tx pgx.Tx) error {
 		_, err := tx.Exec(ctx, forgetText, pgx.QueryExecModeExec, clusters, ids, branches)
 		return err
 	})
@@ -211,10 +216,11 @@ func (r *Resource) Evidence(ctx context.Context, after txn.XID) (xs []txn.XID, e
 		return nil, nil
 	}
 	err = r.with(ctx, func(conn *pgx.Conn) error {
-		return pgx.BeginTxFunc(ctx, conn, pgx.TxOptions{IsoLevel: pgx.ReadCommitted, AccessMode: pgx.ReadOnly}, func(tx pgx.Tx) error {
-			xs, err = listMarkers(ctx, tx, after)
-			return err
-		})
+		return pgx.BeginTxFunc(ctx, conn, pgx.TxOptions{IsoLevel: pgx.ReadCommitted, AccessMode: pgx.ReadOnly},
+			func(tx pgx.Tx) error {
+				xs, err = listMarkers(ctx, tx, after)
+				return err
+			})
 	})
 	if noTable(err) {
 		return nil, nil
@@ -223,7 +229,8 @@ func (r *Resource) Evidence(ctx context.Context, after txn.XID) (xs []txn.XID, e
 }
 
 func listMarkers(ctx context.Context, tx pgx.Tx, after txn.XID) ([]txn.XID, error) {
-	rows, err := tx.Query(ctx, evidenceText, pgx.QueryExecModeExec, int64(after.Cluster), after.ID.String(), int16(after.Branch), adapters.EvidencePage)
+	rows, err := tx.Query(ctx, evidenceText, pgx.QueryExecModeExec, int64(after.Cluster), after.ID.String(),
+		int16(after.Branch), adapters.EvidencePage)
 	if err != nil {
 		return nil, err
 	}

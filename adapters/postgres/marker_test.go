@@ -106,7 +106,8 @@ func copyTree(t *testing.T, from, to string) {
 func TestMarkerIsThereExactlyIfTheBranchHasCommitted(t *testing.T) {
 	b := newBank(t)
 	there := func(x txn.XID) int {
-		return b.count("select count(*) from concord.branch where cluster = $1 and gid = $2 and branch = $3", int64(x.Cluster), x.ID.String(), int16(x.Branch))
+		return b.count("select count(*) from concord.branch where cluster = $1 and gid = $2 and branch = $3",
+			int64(x.Cluster), x.ID.String(), int16(x.Branch))
 	}
 	s, x, _ := b.prepared()
 	require.Zero(t, there(x))
@@ -154,7 +155,8 @@ func TestBranchThatIsDeclaredReadOnlyNeedsNoMarker(t *testing.T) {
 
 func TestTableOfTheMarkersIsMadeWhereTheRoleMay(t *testing.T) {
 	b := newBank(t)
-	b.run("drop database if exists empty", "drop role if exists owner", "create role owner login", "create database empty owner owner")
+	b.run("drop database if exists empty", "drop role if exists owner", "create role owner login",
+		"create database empty owner owner")
 	admin := newPool(t, b.db.DSN("empty"))
 	first := b.as("owner", "empty")
 	x := newXID()
@@ -216,7 +218,8 @@ func TestStrangeRowsAreNoEvidence(t *testing.T) {
 	_, err := s.Commit(b.ctx)
 	require.NoError(t, err)
 	b.run("insert into concord.branch select 12648430, 'x' || i, 1 from generate_series(1, 600) i",
-		"insert into concord.branch values (99999999999, '01ARZ3NDEKTSV4RRFFQ69G5FAV', 1), (-1, '01ARZ3NDEKTSV4RRFFQ69G5FAV', 1), (7, '01ARZ3NDEKTSV4RRFFQ69G5FAV', 999)")
+		"insert into concord.branch values (99999999999, '01ARZ3NDEKTSV4RRFFQ69G5FAV', 1), (-1, "+
+			"'01ARZ3NDEKTSV4RRFFQ69G5FAV', 1), (7, '01ARZ3NDEKTSV4RRFFQ69G5FAV', 999)")
 	b.Cleanup(func() {
 		b.run("delete from concord.branch where gid not like '0%' or branch > 255 or cluster > 4294967295")
 	})

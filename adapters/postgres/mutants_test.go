@@ -35,7 +35,8 @@ func TestMutants(t *testing.T) {
 			var broken error
 			mutant.With(m.ID, func() { broken = check.holds(b) })
 			require.Error(t, broken, "MUTANT %s survived: %s", m.ID, m.What)
-			t.Logf("MUTANT %s killed by %s: seed 1 of at most 1, %s: %v", m.ID, check.id, time.Since(began).Round(time.Millisecond), broken)
+			t.Logf("MUTANT %s killed by %s: seed 1 of at most 1, %s: %v", m.ID, check.id,
+				time.Since(began).Round(time.Millisecond), broken)
 		})
 	}
 }

@@ -49,7 +49,8 @@ var firstStatements = map[string]struct {
 		return err
 	}},
 	"query with named arguments": {do: func(ctx context.Context, tx pgx.Tx, key string) error {
-		return tx.QueryRow(ctx, "insert into account values (@k, @v) returning v", pgx.NamedArgs{"k": key, "v": 1}).Scan(new(int64))
+		return tx.QueryRow(ctx, "insert into account values (@k, @v) returning v",
+			pgx.NamedArgs{"k": key, "v": 1}).Scan(new(int64))
 	}},
 	"query row": {do: func(ctx context.Context, tx pgx.Tx, key string) error {
 		return tx.QueryRow(ctx, insertAccount+" returning v", key, 1).Scan(new(int64))
@@ -103,7 +104,8 @@ var firstStatements = map[string]struct {
 func TestEveryFirstStatementIsInsideTheBranch(t *testing.T) {
 	for mode, exec := range map[string]pgx.QueryExecMode{
 		"statements cached": pgx.QueryExecModeCacheStatement, "descriptions cached": pgx.QueryExecModeCacheDescribe,
-		"described": pgx.QueryExecModeDescribeExec, "exec": pgx.QueryExecModeExec, "simple protocol": pgx.QueryExecModeSimpleProtocol,
+		"described": pgx.QueryExecModeDescribeExec, "exec": pgx.QueryExecModeExec,
+		"simple protocol": pgx.QueryExecModeSimpleProtocol,
 	} {
 		t.Run(mode, func(t *testing.T) {
 			b, _ := countedBank(t, exec)
@@ -199,7 +201,8 @@ func TestABranchWithoutStatementsCostsNothing(t *testing.T) {
 }
 
 func TestARefusedFirstStatementDoomsTheBranch(t *testing.T) {
-	for mode, exec := range map[string]pgx.QueryExecMode{"cached": pgx.QueryExecModeCacheStatement, "simple": pgx.QueryExecModeSimpleProtocol} {
+	for mode, exec := range map[string]pgx.QueryExecMode{"cached": pgx.QueryExecModeCacheStatement,
+		"simple": pgx.QueryExecModeSimpleProtocol} {
 		b, _ := countedBank(t, exec)
 		key := newXID().ID.String()
 		for what, refused := range map[string]struct {
@@ -330,7 +333,8 @@ func TestAContextThatEndsDuringTheFirstStatementEndsTheSession(t *testing.T) {
 	ctx, cancel := context.WithCancel(b.ctx)
 	failed := make(chan error, 1)
 	go func() {
-		_, err := handleOf(t, s).Exec(ctx, "with w as (insert into account values ($1, 1) returning 1) select pg_sleep(60) from w", x.ID.String())
+		_, err := handleOf(t, s).Exec(ctx,
+			"with w as (insert into account values ($1, 1) returning 1) select pg_sleep(60) from w", x.ID.String())
 		failed <- err
 	}()
 	b.eventually(func() bool {
@@ -400,8 +404,11 @@ func TestLimitsThatTheSessionHasAlreadyAreNotSetAgain(t *testing.T) {
 		s := opened.(*session)
 		require.Len(t, s.limits, want)
 		var lock, idle string
-		require.NoError(t, handleOf(t, s).QueryRow(b.ctx, "select current_setting('lock_timeout'), current_setting('idle_in_transaction_session_timeout')").Scan(&lock, &idle))
-		require.Equal(t, []string{[]string{"10s", "1s", "1s"}[want], []string{"5min", "5min", "1s"}[want]}, []string{lock, idle})
+		require.NoError(t, handleOf(t, s).QueryRow(b.ctx,
+			"select current_setting('lock_timeout'), current_setting('idle_in_transaction_session_timeout')").Scan(
+			&lock, &idle))
+		require.Equal(t, []string{[]string{"10s", "1s", "1s"}[want], []string{"5min", "5min", "1s"}[want]},
+			[]string{lock, idle})
 		require.NoError(t, s.Rollback(b.ctx))
 	}
 }

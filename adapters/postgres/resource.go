@@ -74,7 +74,8 @@ func Open(ctx context.Context, name, dsn string) (*Resource, error) {
 	config, err := pgxpool.ParseConfig(dsn)
 	if err != nil {
 		// The parser quotes what it could not read, which may be the password.
-		return nil, fmt.Errorf("postgres %q: the dsn cannot be read (it is not shown, as it may hold a password): write it as postgres://user@host:5432/database", name)
+		return nil, fmt.Errorf("postgres %q: the dsn cannot be read (it is not shown, as it may hold a password): "+
+			"write it as postgres://user@host:5432/database", name)
 	}
 	const connectTimeout, idle = 5 * time.Second, 5 * time.Minute
 	if config.ConnConfig.ConnectTimeout == 0 {
@@ -147,7 +148,8 @@ func (r *Resource) branchOf(ctx context.Context, g adapters.Global, options TxOp
 	}
 	s, ok := enlisted.(*session)
 	if !ok {
-		return nil, fmt.Errorf("postgres %q: the branch of that name belongs to another kind of resource: give each resource a name of its own", r.name)
+		return nil, fmt.Errorf("postgres %q: the branch of that name belongs to another kind of resource: give each "+
+			"resource a name of its own", r.name)
 	}
 	if err := s.usable(); err != nil {
 		return nil, err
@@ -188,7 +190,9 @@ func (r *Resource) acquire(ctx context.Context) (*pgxpool.Conn, error) {
 		return conn, nil
 	}
 	if stat := r.pool.Stat(); ctx.Err() != nil && stat.AcquiredConns() >= stat.MaxConns() {
-		return nil, fmt.Errorf("no connection of the pool became free in %v: all %d are in use: a branch keeps one until its global transaction ends, so a transaction begun inside another needs a second one: raise pool_max_conns, or end the outer transaction first: %w",
+		return nil, fmt.Errorf("no connection of the pool became free in %v: all %d are in use: a branch keeps one "+
+			"until its global transaction ends, so a transaction begun inside another needs a second one: raise "+
+			"pool_max_conns, or end the outer transaction first: %w",
 			time.Since(began).Round(time.Millisecond), stat.MaxConns(), err)
 	}
 	return nil, err

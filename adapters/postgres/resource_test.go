@@ -23,7 +23,8 @@ func TestAnIDIsAnArgumentAndIsScanned(t *testing.T) {
 	b.do(s, "create temporary table stored (id text, fixed char(26))")
 	b.do(s, "insert into stored values ($1, $2), ($3, null)", x.ID, x.ID, txn.ID{})
 	var id, fixed, none txn.ID
-	require.NoError(t, handleOf(t, s).QueryRow(b.ctx, "select id, fixed from stored where id = $1", x.ID).Scan(&id, &fixed))
+	require.NoError(t, handleOf(t, s).QueryRow(b.ctx, "select id, fixed from stored where id = $1", x.ID).Scan(&id,
+		&fixed))
 	require.Equal(t, []txn.ID{x.ID, x.ID}, []txn.ID{id, fixed})
 	none = x.ID
 	require.NoError(t, handleOf(t, s).QueryRow(b.ctx, "select id from stored where id is null").Scan(&none))
@@ -74,14 +75,17 @@ func TestOnlyEvidenceOfThisAdapterIsValid(t *testing.T) {
 	require.NoError(t, r.Validate(good))
 	require.NoError(t, r.Validate(txn.Branch{}), "neither has to be there")
 	with := func(old, new string) string { return strings.Replace(e.String(), old, new, 1) }
-	for _, evidence := range []string{"poison", "v1", with("v2", "v3"), with("18446744073709551615", "18446744073709551616"),
-		with("18446744073709551615", "007"), with("7301234567890123456", "99999999999999999999"), with("16384", "4294967296"),
+	for _, evidence := range []string{"poison", "v1", with("v2", "v3"),
+		with("18446744073709551615", "18446744073709551616"),
+		with("18446744073709551615", "007"), with("7301234567890123456", "99999999999999999999"),
+		with("16384", "4294967296"),
 		e.String() + "'; drop table t; --", strings.Repeat("a", 1<<20)} {
 		b := good
 		b.Evidence = evidence
 		require.ErrorIs(t, r.Validate(b), errEvidence, "%.80q", evidence)
 	}
-	for _, holder := range []string{"4711", "v1;pid=0;start=1", "v1;pid=2147483648;start=1", "v1;pid=1;start=1;", good.Evidence} {
+	for _, holder := range []string{"4711", "v1;pid=0;start=1", "v1;pid=2147483648;start=1", "v1;pid=1;start=1;",
+		good.Evidence} {
 		b := good
 		b.Holder = holder
 		require.ErrorIs(t, r.Validate(b), errEvidence, "%q", holder)
@@ -118,12 +122,22 @@ func TestTheSessionKnowsTheErrorsOfEveryCall(t *testing.T) {
 	for name, call := range map[string]func(pgx.Tx) error{
 		"exec":         func(tx pgx.Tx) error { _, err := tx.Exec(b.ctx, twice, "k"); return err },
 		"exec, simple": func(tx pgx.Tx) error { _, err := tx.Exec(b.ctx, "selec"); return err },
-		"query":        func(tx pgx.Tx) error { rows, _ := tx.Query(b.ctx, twice, "k"); rows.Close(); return rows.Err() },
-		"query row":    func(tx pgx.Tx) error { return tx.QueryRow(b.ctx, "select 1 / $1::int", 0).Scan(new(int)) },
-		"scan":         func(tx pgx.Tx) error { return tx.QueryRow(b.ctx, "select 'x'::text").Scan(new(int)) },
-		"batch":        func(tx pgx.Tx) error { q := &pgx.Batch{}; q.Queue(twice, "k"); return tx.SendBatch(b.ctx, q).Close() },
-		"prepare":      func(tx pgx.Tx) error { _, err := tx.Prepare(b.ctx, "s", "selec"); return err },
-		"argument":     func(tx pgx.Tx) error { _, err := tx.Exec(b.ctx, twice, struct{}{}); return err },
+		"query": func(tx pgx.Tx) error {
+			rows,
+				_ := tx.Query(b.ctx, twice, "k")
+			rows.Close()
+			return rows.Err()
+		},
+		"query row": func(tx pgx.Tx) error { return tx.QueryRow(b.ctx, "select 1 / $1::int", 0).Scan(new(int)) },
+		"scan":      func(tx pgx.Tx) error { return tx.QueryRow(b.ctx, "select 'x'::text").Scan(new(int)) },
+		"batch": func(tx pgx.Tx) error {
+			q := &pgx.Batch{}
+			q.Queue(twice, "k")
+			return tx.SendBatch(b.ctx,
+				q).Close()
+		},
+		"prepare":  func(tx pgx.Tx) error { _, err := tx.Prepare(b.ctx, "s", "selec"); return err },
+		"argument": func(tx pgx.Tx) error { _, err := tx.Exec(b.ctx, twice, struct{}{}); return err },
 		"copy": func(tx pgx.Tx) error {
 			_, err := tx.CopyFrom(b.ctx, pgx.Identifier{"nowhere"}, []string{"k"}, pgx.CopyFromRows(nil))
 			return err
@@ -163,12 +177,15 @@ func findingOf(t *testing.T, r adapters.Report, what string) adapters.Finding {
 // database out of service; nor is a reason to make anybody a superuser.
 func TestBranchThatOnlyASuperuserCouldFinishIsNotJudged(t *testing.T) {
 	b := newBank(t)
-	for name, as := range map[string]string{"a superuser": "postgres", "who may become one": "deputy", "a role that is there no more": "ghost"} {
+	for name, as := range map[string]string{"a superuser": "postgres", "who may become one": "deputy",
+		"a role that is there no more": "ghost"} {
 		t.Run(name, func(t *testing.T) {
-			b.run("drop role if exists deputy, ghost", "create role deputy", "grant postgres to deputy", "create role ghost")
+			b.run("drop role if exists deputy, ghost", "create role deputy", "grant postgres to deputy",
+				"create role ghost")
 			x := newXID()
 			x.Cluster++
-			b.run("begin; set local role " + as + "; select pg_current_xact_id(); prepare transaction '" + x.String() + "'")
+			b.run("begin; set local role " + as + "; select pg_current_xact_id(); prepare transaction '" + x.String() +
+				"'")
 			if as == "ghost" {
 				b.run("drop role ghost")
 			}
@@ -254,7 +271,8 @@ func TestNamesAreReadAsTheyAreWritten(t *testing.T) {
 	}
 	many := make([]txn.BranchNo, 200)
 	require.Equal(t, x.String(), nameOf(x, many), "too many for a name")
-	for _, tail := range []string{"-", "0", "-0", "-00", "-0100", "-0101", "-01'", "-0001FF", "-0001-", " 0001", "-01\x00"} {
+	for _, tail := range []string{"-", "0", "-0", "-00", "-0100", "-0101", "-01'", "-0001FF", "-0001-", " 0001",
+		"-01\x00"} {
 		_, _, ours := parseName(x.String() + tail)
 		require.False(t, ours, "%q", tail)
 	}
@@ -262,8 +280,10 @@ func TestNamesAreReadAsTheyAreWritten(t *testing.T) {
 
 // steps are all next steps that concord knows for its own commands.
 var steps = []string{
-	"make the recovery login", "grant the login", "this server is a standby", "set max_prepared_transactions", "somebody else is finishing",
-	"raise max_prepared_transactions", "a branch of this name", "keep temporary tables", "belongs to another database", "run the global transaction again",
+	"make the recovery login", "grant the login", "this server is a standby", "set max_prepared_transactions",
+	"somebody else is finishing",
+	"raise max_prepared_transactions", "a branch of this name", "keep temporary tables", "belongs to another database",
+	"run the global transaction again",
 	"please report", "check user, password", "has no free connection", "check that the server runs",
 }
 
@@ -276,7 +296,8 @@ func TestAnIgnoredErrorOfAStatementIsShownWithoutAHintForConcordsOwnCommands(t *
 		"42501": "select * from canary",
 		"55000": "select currval('counter')",
 		"42710": "select raises('42710')",
-		"0A000": "select * from account for update of account nowait limit 1 offset (select 1 from account group by grouping sets ((), ()) for update)",
+		"0A000": "select * from account for update of account nowait limit 1 offset (select 1 from account group by " +
+			"grouping sets ((), ()) for update)",
 		"25001": "vacuum",
 		"53200": "select raises('53200')",
 		"40P01": "select raises('40P01')",
@@ -330,7 +351,8 @@ func TestAnErrorOfADeferredTriggerHasNoHintForConcordsOwnCommands(t *testing.T) 
 			$$ begin raise exception 'refused' using errcode = new.code; end $$;
 		create constraint trigger refuses after insert on guarded deferrable initially deferred for each row execute function refuses()`)
 	require.NoError(t, err)
-	for _, code := range []string{"42501", "55000", "42710", "0A000", "53200", "25001", "28000", "53300", "57P01", "42704", "22P02", "26000"} {
+	for _, code := range []string{"42501", "55000", "42710", "0A000", "53200", "25001", "28000", "53300", "57P01",
+		"42704", "22P02", "26000"} {
 		for operation, end := range map[string]func(*session) error{
 			"prepare": func(s *session) error { _, _, err := s.Prepare(b.ctx); return err },
 			"commit":  func(s *session) error { return s.CommitOnePhase(b.ctx) },
@@ -363,8 +385,10 @@ func TestTheNextStepBelongsToTheOperation(t *testing.T) {
 		"40P01": {preparing: "again", committing: "again"},
 		"55P03": {preparing: "again", committing: "again"},
 		"28P01": {asking: "password", preparing: "password", committing: "password", finishing: "password"},
-		"3D000": {asking: "database of the", preparing: "database of the", committing: "database of the", finishing: "database of the"},
-		"53300": {asking: "max_connections", preparing: "max_connections", committing: "max_connections", finishing: "max_connections"},
+		"3D000": {asking: "database of the", preparing: "database of the", committing: "database of the",
+			finishing: "database of the"},
+		"53300": {asking: "max_connections", preparing: "max_connections", committing: "max_connections",
+			finishing: "max_connections"},
 		"57P03": {asking: "server runs", preparing: "server runs", committing: "server runs", finishing: "server runs"},
 		"23505": {},
 	} {

@@ -41,7 +41,8 @@ func finishTag(d txn.Decision) string {
 
 // lookText asks under which names a branch may be prepared, by whom, and who we are.
 func lookText(x txn.XID) string {
-	return "select gid, owner, current_user, current_setting('role') from pg_prepared_xacts where starts_with(gid, '" + x.String() + "')"
+	return "select gid, owner, current_user, current_setting('role') from pg_prepared_xacts where starts_with(gid, '" +
+		x.String() + "')"
 }
 
 // roleText takes a role; "none" is how the server spells "the one that logged in".
@@ -74,7 +75,8 @@ func optionsTexts(o TxOptions, lockTimeout time.Duration) ([]string, error) {
 	case pgx.Serializable, pgx.RepeatableRead, pgx.ReadCommitted, pgx.ReadUncommitted:
 		modes = append(modes, "isolation level "+string(o.Isolation))
 	default:
-		return nil, fmt.Errorf("isolation level %.40q is none of PostgreSQL's: use the constants of pgx, such as pgx.Serializable", o.Isolation)
+		return nil, fmt.Errorf("isolation level %.40q is none of PostgreSQL's: use the constants of pgx, such as "+
+			"pgx.Serializable", o.Isolation)
 	}
 	if o.ReadOnly {
 		modes = append(modes, "read only")
@@ -92,15 +94,18 @@ const (
 
 	// numberText names the transaction it runs in, and fails if that has no mark. No number
 	// means that it wrote nothing.
-	numberText = "select pg_current_xact_id_if_assigned()::text, current_user::text, current_setting('concord.branch')::int"
+	numberText = "select pg_current_xact_id_if_assigned()::text, current_user::text, " +
+		"current_setting('concord.branch')::int"
 
 	// noWriteText gives a number to a transaction that was declared to be read only, and fails in
 	// one that is not.
 	noWriteText = "select pg_current_xact_id()::text, current_user::text, " +
-		"current_setting(case current_setting('transaction_read_only') when 'on' then 'concord.branch' else 'concord.reader' end)::int"
+		"current_setting(case current_setting('transaction_read_only') when 'on' then 'concord.branch' else " +
+		"'concord.reader' end)::int"
 
 	// readerText is numberText for a branch that may have read only.
-	readerText = "select pg_current_xact_id_if_assigned()::text, current_setting('transaction_isolation'), current_setting('concord.branch')::int"
+	readerText = "select pg_current_xact_id_if_assigned()::text, current_setting('transaction_isolation'), " +
+		"current_setting('concord.branch')::int"
 
 	// serverText asks what stays the same as long as a connection lives, and its limits. The
 	// timeline is that of the write-ahead log, because the one in the control file is as old as the

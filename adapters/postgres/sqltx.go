@@ -120,7 +120,8 @@ func (c *standardConn) Close() error { return nil }
 // CheckNamedValue leaves all arguments to pgx. A statement that it refuses was wanted and never sent.
 func (c *standardConn) CheckNamedValue(v *driver.NamedValue) error {
 	if v.Name != "" {
-		return c.session.refuse(fmt.Errorf("argument %q has a name, and PostgreSQL counts arguments: write $%d", v.Name, v.Ordinal))
+		return c.session.refuse(fmt.Errorf("argument %q has a name, and PostgreSQL counts arguments: write $%d", v.Name,
+			v.Ordinal))
 	}
 	return nil
 }
@@ -218,7 +219,8 @@ var resultFormats = pgx.QueryResultFormatsByOID{
 	pgtype.BoolOID: pgx.BinaryFormatCode, pgtype.ByteaOID: pgx.BinaryFormatCode,
 	pgtype.Float4OID: pgx.BinaryFormatCode, pgtype.Float8OID: pgx.BinaryFormatCode,
 	pgtype.Int2OID: pgx.BinaryFormatCode, pgtype.Int4OID: pgx.BinaryFormatCode, pgtype.Int8OID: pgx.BinaryFormatCode,
-	pgtype.DateOID: pgx.BinaryFormatCode, pgtype.TimestampOID: pgx.BinaryFormatCode, pgtype.TimestamptzOID: pgx.BinaryFormatCode,
+	pgtype.DateOID: pgx.BinaryFormatCode, pgtype.TimestampOID: pgx.BinaryFormatCode,
+	pgtype.TimestamptzOID: pgx.BinaryFormatCode,
 }
 
 // standardRows are rows with values as database/sql knows them.

@@ -51,11 +51,13 @@ func TestNothingOfABranchThatWroteNothingIsSeenUnlessTheWholeCommits(t *testing.
 		{"notify", []string{"notify channel, 'x'"}, txn.VoteNo, "0A000"},
 		{"notify behind a read", []string{"select 1; notify channel, 'x'"}, txn.VoteNo, "0A000"},
 		{"pg_notify", []string{"select pg_notify('channel', 'x')"}, txn.VoteNo, "0A000"},
-		{"pg_notify in disguise", []string{`select pg_catalog . "pg_notify" /* count */ ('channel', 'x')`}, txn.VoteNo, "0A000"},
+		{"pg_notify in disguise", []string{`select pg_catalog . "pg_notify" /* count */ ('channel', 'x')`}, txn.VoteNo,
+			"0A000"},
 		{"a function that notifies", []string{"select coalesce(says('x'), 'nothing')"}, txn.VoteNo, "0A000"},
 		{"a block that notifies", []string{"do $$ begin perform says('x'); end $$"}, txn.VoteNo, "0A000"},
 		{"notify in a savepoint", []string{"savepoint a", "notify channel, 'x'", "release a"}, txn.VoteNo, "0A000"},
-		{"notify in a savepoint that is rolled back", []string{"savepoint a", "notify channel, 'x'", "rollback to a"}, txn.VoteYes, ""},
+		{"notify in a savepoint that is rolled back", []string{"savepoint a", "notify channel, 'x'", "rollback to a"},
+			txn.VoteYes, ""},
 		{"listen", []string{"listen other"}, txn.VoteNo, "0A000"},
 		{"unlisten, and nothing was listened to", []string{"unlisten *"}, txn.VoteYes, ""},
 		{"cursor with hold", []string{"declare c cursor with hold for select 1"}, txn.VoteNo, "0A000"},
@@ -115,7 +117,8 @@ select (select count(*) from pg_settings where source = 'session' and name <> 'c
        (select count(*) from pg_locks where locktype = 'advisory' and pid = pg_backend_pid()),
        (select count(*) from pg_listening_channels()), (select count(*) from pg_cursors where is_holdable),
        (select count(*) from pg_prepared_statements where from_sql)`, pgx.QueryExecModeExec).Scan(&changed, &locks, &channels, &cursors, &statements))
-		require.Equal(b, []int{0, 0, 0, 0, 0}, []int{changed, locks, channels, cursors, statements}, "settings, locks, channels, cursors, statements")
+		require.Equal(b, []int{0, 0, 0, 0, 0}, []int{changed, locks, channels, cursors, statements},
+			"settings, locks, channels, cursors, statements")
 		conn.Release()
 	}
 }
@@ -213,8 +216,10 @@ func TestLimitsAreOnlyLowered(t *testing.T) {
 			[]Option{WithLockTimeout(2 * time.Second), WithIdleTimeout(time.Minute)}, TxOptions{}, "2s", "1min"},
 		{"left alone", "&lock_timeout=0&idle_in_transaction_session_timeout=0",
 			[]Option{WithLockTimeout(0), WithIdleTimeout(0)}, TxOptions{}, "0", "0"},
-		{"stricter than the transaction asks for", "&lock_timeout=1s", nil, TxOptions{LockTimeout: 3 * time.Second}, "1s", ""},
-		{"looser than the transaction asks for", "&lock_timeout=1min", nil, TxOptions{LockTimeout: 30 * time.Second}, "30s", ""},
+		{"stricter than the transaction asks for", "&lock_timeout=1s", nil, TxOptions{LockTimeout: 3 * time.Second},
+			"1s", ""},
+		{"looser than the transaction asks for", "&lock_timeout=1min", nil, TxOptions{LockTimeout: 30 * time.Second},
+			"30s", ""},
 		{"other limits", "&statement_timeout=77s", nil, TxOptions{}, "10s", ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {

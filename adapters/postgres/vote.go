@@ -52,7 +52,8 @@ func because(what string, ignored error) error {
 // Prepare implements adapters.Session.
 func (s *session) Prepare(ctx context.Context) (txn.Vote, txn.Branch, error) {
 	if !s.leave(working, ended) {
-		return txn.VoteNo, txn.Branch{}, fmt.Errorf("postgres %q: prepare %s: %w", s.r.name, s.x, adapters.ErrBranchEnded)
+		return txn.VoteNo, txn.Branch{},
+			fmt.Errorf("postgres %q: prepare %s: %w", s.r.name, s.x, adapters.ErrBranchEnded)
 	}
 	if err := s.seize(ctx); err != nil {
 		return s.voteNo(ctx, s.vote(err))
@@ -110,7 +111,8 @@ func (s *session) explainVote(err error) error {
 func (s *session) becomePrepared(end ending) txn.Branch {
 	s.branch = txn.Branch{No: s.x.Branch, Resource: s.r.name, Holder: s.server.holder.String()}
 	if !s.r.noMarker {
-		s.branch.Evidence = evidence{marker: !s.reader, number: end.number, system: s.server.system, timeline: s.server.timeline,
+		s.branch.Evidence = evidence{marker: !s.reader, number: end.number, system: s.server.system,
+			timeline: s.server.timeline,
 			database: s.server.database, role: end.role}.String()
 	}
 	s.closeNative()
@@ -155,7 +157,8 @@ func (s *session) voteNo(ctx context.Context, cause error) (txn.Vote, txn.Branch
 		cause = fmt.Errorf("%w: %w", cause, err)
 	case err != nil:
 		branch.Holder = s.server.holder.String()
-		cause = fmt.Errorf("%w; and it is not sure that nothing is left of it, which the orphan scan will see to: %w", cause, err)
+		cause = fmt.Errorf("%w; and it is not sure that nothing is left of it, which the orphan scan will see to: %w",
+			cause, err)
 	}
 	return txn.VoteNo, branch, cause
 }

@@ -123,7 +123,8 @@ func TestWhatCannotBePreparedVotesNo(t *testing.T) {
 		{"listen", "0A000", []string{"listen channel"}},
 		{"cursor with hold", "0A000", []string{"declare c cursor with hold for select 1"}},
 		{"exported snapshot", "0A000", []string{"select pg_export_snapshot()"}},
-		{"advisory lock on two levels", "0A000", []string{"select pg_advisory_lock(7)", "select pg_advisory_xact_lock(7)"}},
+		{"advisory lock on two levels", "0A000",
+			[]string{"select pg_advisory_lock(7)", "select pg_advisory_xact_lock(7)"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			s, x := b.work()
@@ -265,7 +266,8 @@ func TestEveryWayToWriteIsAWrite(t *testing.T) {
 			return err
 		},
 		"copy": func(tx pgx.Tx) error {
-			_, err := tx.CopyFrom(b.ctx, pgx.Identifier{"account"}, []string{"k", "v"}, pgx.CopyFromRows([][]any{{key(), 1}}))
+			_, err := tx.CopyFrom(b.ctx, pgx.Identifier{"account"}, []string{"k", "v"},
+				pgx.CopyFromRows([][]any{{key(), 1}}))
 			return err
 		},
 		"large object": func(tx pgx.Tx) error {
@@ -274,7 +276,8 @@ func TestEveryWayToWriteIsAWrite(t *testing.T) {
 			return err
 		},
 		"common table expression": func(tx pgx.Tx) error {
-			_, err := tx.Exec(b.ctx, "with w as (insert into account values ($1, 1) returning 1) select * from w", key())
+			_, err := tx.Exec(b.ctx, "with w as (insert into account values ($1, 1) returning 1) select * from w",
+				key())
 			return err
 		},
 		"do block": func(tx pgx.Tx) error {
@@ -403,7 +406,8 @@ func TestOptionsHoldForTheTransaction(t *testing.T) {
 		require.NoError(t, handleOf(t, s).QueryRow(b.ctx, "select current_setting($1)", name).Scan(&v))
 		return v
 	}
-	require.NoError(t, s.configure(b.ctx, TxOptions{Isolation: pgx.RepeatableRead, ReadOnly: true, LockTimeout: 2 * time.Second}))
+	require.NoError(t, s.configure(b.ctx,
+		TxOptions{Isolation: pgx.RepeatableRead, ReadOnly: true, LockTimeout: 2 * time.Second}))
 	require.Error(t, s.configure(b.ctx, TxOptions{ReadOnly: true}), "the second call comes too late")
 	require.Equal(t, "repeatable read", setting("transaction_isolation"))
 	require.Equal(t, "on", setting("transaction_read_only"))
@@ -413,7 +417,8 @@ func TestOptionsHoldForTheTransaction(t *testing.T) {
 	s = b.begin(newXID())
 	require.Equal(t, "1234ms", setting("lock_timeout"))
 	require.Equal(t, "1min", setting("idle_in_transaction_session_timeout"))
-	require.ErrorContains(t, s.configure(b.ctx, TxOptions{Isolation: "serializable; drop table canary"}), "none of PostgreSQL's")
+	require.ErrorContains(t, s.configure(b.ctx, TxOptions{Isolation: "serializable; drop table canary"}),
+		"none of PostgreSQL's")
 	require.NoError(t, s.Rollback(b.ctx))
 	require.Equal(t, 1, b.count("select count(*) from canary"))
 	// SET LOCAL: nothing of it stays on the connection.

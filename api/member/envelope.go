@@ -26,7 +26,8 @@ type Envelope struct {
 
 // Request makes the request that delivers envelopes to members of a cluster.
 func Request(cluster txn.ClusterID, envelopes []Envelope) *concordv1.DeliverRequest {
-	r := &concordv1.DeliverRequest{Cluster: cluster.String(), Messages: make([]*concordv1.MemberMessage, len(envelopes))}
+	r := &concordv1.DeliverRequest{Cluster: cluster.String(),
+		Messages: make([]*concordv1.MemberMessage, len(envelopes))}
 	for i, e := range envelopes {
 		r.Messages[i] = message(e)
 	}
@@ -59,7 +60,8 @@ func invalid(field, format string, args ...any) error {
 }
 
 func message(e Envelope) *concordv1.MemberMessage {
-	m := &concordv1.MemberMessage{Gid: e.ID.String(), From: api.PartyMessage(e.From), To: api.PartyMessage(txn.Party{PartyID: e.To})}
+	m := &concordv1.MemberMessage{Gid: e.ID.String(), From: api.PartyMessage(e.From),
+		To: api.PartyMessage(txn.Party{PartyID: e.To})}
 	switch k := e.Message.(type) {
 	case threepc.CanCommit:
 		m.Kind = &concordv1.MemberMessage_CanCommit{CanCommit: &concordv1.CanCommit{
@@ -73,7 +75,8 @@ func message(e Envelope) *concordv1.MemberMessage {
 	case threepc.PreAbort:
 		m.Kind = &concordv1.MemberMessage_PreAbort{PreAbort: &concordv1.PreAbort{Election: election(k.Election)}}
 	case threepc.Ack:
-		m.Kind = &concordv1.MemberMessage_Ack{Ack: &concordv1.Ack{Election: election(k.Election), Kind: k.Kind.String()}}
+		m.Kind = &concordv1.MemberMessage_Ack{Ack: &concordv1.Ack{Election: election(k.Election),
+			Kind: k.Kind.String()}}
 	case threepc.Refused:
 		m.Kind = &concordv1.MemberMessage_Refused{Refused: &concordv1.ElectionRefused{
 			Election: election(k.Election), LastElected: election(k.LastElected)}}
@@ -82,11 +85,13 @@ func message(e Envelope) *concordv1.MemberMessage {
 			Election: election(k.Election), Members: api.PartyMessages(k.List.Members), Short: k.List.Short}}
 	case threepc.Answer:
 		m.Kind = &concordv1.MemberMessage_Answer{Answer: &concordv1.ElectionAnswer{
-			Election: election(k.Election), State: k.State.String(), LastAttempt: election(k.LastAttempt), Short: api.PartyMessages(k.Short)}}
+			Election: election(k.Election), State: k.State.String(), LastAttempt: election(k.LastAttempt),
+			Short: api.PartyMessages(k.Short)}}
 	case threepc.Decided:
 		m.Kind = &concordv1.MemberMessage_Decided{Decided: &concordv1.Decided{Decision: k.Decision.String()}}
 	case threepc.Finished:
-		m.Kind = &concordv1.MemberMessage_Finished{Finished: &concordv1.MemberFinished{No: uint32(k.No), Finish: k.Finish.String()}}
+		m.Kind = &concordv1.MemberMessage_Finished{Finished: &concordv1.MemberFinished{No: uint32(k.No),
+			Finish: k.Finish.String()}}
 	case threepc.Inquire:
 		m.Kind = &concordv1.MemberMessage_Inquire{Inquire: &concordv1.Inquire{}}
 	case threepc.Underway:
@@ -145,18 +150,21 @@ func (p *parser) envelope(at string, m *concordv1.MemberMessage) Envelope {
 	}
 	switch k := m.GetKind().(type) {
 	case *concordv1.MemberMessage_CanCommit:
-		e.Message = threepc.CanCommit{Members: p.members(at, k.CanCommit.GetMembers()), Epoch: k.CanCommit.GetEpoch(), Claims: p.claims(at, k.CanCommit.GetClaims())}
+		e.Message = threepc.CanCommit{Members: p.members(at, k.CanCommit.GetMembers()), Epoch: k.CanCommit.GetEpoch(),
+			Claims: p.claims(at, k.CanCommit.GetClaims())}
 	case *concordv1.MemberMessage_Vote:
 		e.Message = p.vote(at, k.Vote)
 	case *concordv1.MemberMessage_PreCommit:
-		e.Message = threepc.PreCommit{Election: p.real(at, k.PreCommit.GetElection()), Members: p.members(at, k.PreCommit.GetMembers())}
+		e.Message = threepc.PreCommit{Election: p.real(at, k.PreCommit.GetElection()),
+			Members: p.members(at, k.PreCommit.GetMembers())}
 	case *concordv1.MemberMessage_PreAbort:
 		e.Message = threepc.PreAbort{Election: p.real(at, k.PreAbort.GetElection())}
 	case *concordv1.MemberMessage_Ack:
 		kind, err := api.ParseDecision(at+".kind", k.Ack.GetKind())
 		e.Message = threepc.Ack{Election: p.real(at, k.Ack.GetElection()), Kind: parsed(p, kind, err)}
 	case *concordv1.MemberMessage_Refused:
-		e.Message = threepc.Refused{Election: p.real(at, k.Refused.GetElection()), LastElected: p.real(at, k.Refused.GetLastElected())}
+		e.Message = threepc.Refused{Election: p.real(at, k.Refused.GetElection()),
+			LastElected: p.real(at, k.Refused.GetLastElected())}
 	case *concordv1.MemberMessage_Elect:
 		e.Message = threepc.Elect{Election: p.real(at, k.Elect.GetElection()),
 			List: threepc.List{Members: p.members(at, k.Elect.GetMembers()), Short: k.Elect.GetShort()}}
@@ -196,13 +204,15 @@ func (p *parser) vote(at string, m *concordv1.CastVote) threepc.Vote {
 		v.Branches = nil
 	}
 	if (v.Vote == txn.VoteYes) != (len(v.Branches) > 0) {
-		p.fail(invalid(at+".branches", "are %d with the vote %v: who votes yes names its prepared branches, and nobody else has any", len(v.Branches), v.Vote))
+		p.fail(invalid(at+".branches", "are %d with the vote %v: who votes yes names its prepared branches, and "+
+			"nobody else has any", len(v.Branches), v.Vote))
 	}
 	return v
 }
 
 func (p *parser) answer(at string, m *concordv1.ElectionAnswer) threepc.Answer {
-	a := threepc.Answer{Election: p.real(at, m.GetElection()), LastAttempt: p.election(at+".last_attempt", m.GetLastAttempt())}
+	a := threepc.Answer{Election: p.real(at, m.GetElection()),
+		LastAttempt: p.election(at+".last_attempt", m.GetLastAttempt())}
 	for _, s := range []threepc.State{threepc.Wait, threepc.PreCommitted, threepc.PreAborted} {
 		if s.String() == m.GetState() {
 			a.State = s

@@ -24,7 +24,8 @@ func From(c Caller, envelopes []Envelope) error {
 			may = c.IsNode()
 		}
 		if !may {
-			return fmt.Errorf("%w: messages[%d]: %q speaks for %v: an agent's name is that of its certificate", api.ErrDenied, i, c.Subject(), e.From.PartyID)
+			return fmt.Errorf("%w: messages[%d]: %q speaks for %v: an agent's name is that of its certificate",
+				api.ErrDenied, i, c.Subject(), e.From.PartyID)
 		}
 	}
 	return nil

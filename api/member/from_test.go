@@ -34,12 +34,15 @@ func TestNobodySpeaksForAnotherMember(t *testing.T) {
 		who  caller
 		says string
 	}{
-		{caller{agent: "west"}, `permission denied: messages[0]: "west" speaks for east: an agent's name is that of its certificate`},
-		{caller{node: true}, `permission denied: messages[0]: "" speaks for east: an agent's name is that of its certificate`},
+		{caller{agent: "west"}, `permission denied: messages[0]: "west" speaks for east: an agent's name is that of ` +
+			`its certificate`},
+		{caller{node: true}, `permission denied: messages[0]: "" speaks for east: an agent's name is that of its ` +
+			`certificate`},
 	} {
 		err := From(bad.who, []Envelope{from("east")})
 		require.ErrorIs(t, err, api.ErrDenied)
 		require.EqualError(t, err, bad.says)
 	}
-	require.ErrorIs(t, From(caller{agent: "east"}, []Envelope{from("east"), from("")}), api.ErrDenied, "an agent speaks for the cluster")
+	require.ErrorIs(t, From(caller{agent: "east"}, []Envelope{from("east"), from("")}), api.ErrDenied,
+		"an agent speaks for the cluster")
 }

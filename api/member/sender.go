@@ -110,7 +110,8 @@ func (s *Sender) run(addr string, b *box) {
 				pause = pauseMin
 				continue
 			}
-			s.log.Debug("messages to a member of transactions were lost", "addr", addr, "messages", len(r.GetMessages()), "error", err)
+			s.log.Debug("messages to a member of transactions were lost", "addr", addr, "messages",
+				len(r.GetMessages()), "error", err)
 			select {
 			case <-time.After(pause):
 			case <-s.ctx.Done():

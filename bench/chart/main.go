@@ -97,7 +97,8 @@ const (
 )
 
 // colors are told apart by people who see few.
-var colors = []string{"#4477aa", "#66ccee", "#228833", "#ccbb44", "#ee6677", "#aa3377", "#bbbbbb", "#332288", "#88ccee", "#117733"}
+var colors = []string{"#4477aa", "#66ccee", "#228833", "#ccbb44", "#ee6677", "#aa3377", "#bbbbbb", "#332288", "#88ccee",
+	"#117733"}
 
 // names are all parts, in the order in which they first appear; each has its color.
 func (c chart) names() []string {
@@ -123,7 +124,8 @@ func (c chart) svg() string {
 	scale := (width - 2*margin - labels - 60) / c.longest()
 	height := head + float64(len(c.Rows))*(bar+gap) + line*float64((len(names)+1)/2) + margin
 	var b strings.Builder
-	fmt.Fprintf(&b, `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 %.0f %.0f" font-family="sans-serif" font-size="13">`+"\n", width, height)
+	fmt.Fprintf(&b, `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 %.0f %.0f" font-family="sans-serif" `+
+		`font-size="13">`+"\n", width, height)
 	fmt.Fprintf(&b, `<rect width="%.0f" height="%.0f" fill="white"/>`+"\n", width, height)
 	write(&b, margin, 26, `font-size="16" font-weight="bold"`, c.Title)
 	write(&b, margin, 46, `fill="#555"`, c.Note)
@@ -133,7 +135,8 @@ func (c chart) svg() string {
 		x := margin + labels
 		for _, p := range r.Parts {
 			w := p.Value * scale
-			fmt.Fprintf(&b, `<rect x="%.1f" y="%.1f" width="%.1f" height="%.0f" fill="%s"/>`+"\n", x, y, w, bar, color[p.Name])
+			fmt.Fprintf(&b, `<rect x="%.1f" y="%.1f" width="%.1f" height="%.0f" fill="%s"/>`+"\n", x, y, w, bar,
+				color[p.Name])
 			if w > 30 {
 				write(&b, x+w/2, y+bar/2+5, `text-anchor="middle" fill="white"`, fmt.Sprintf("%.0f", p.Value))
 			}

@@ -20,11 +20,13 @@ func TestPictureOfTheDocsIsThatOfTheFigures(t *testing.T) {
 	require.NoError(t, err)
 	committed, err := os.ReadFile("../../docs/transfer.svg")
 	require.NoError(t, err)
-	require.Equal(t, string(committed), string(drawn), "go run ./bench/chart -in bench/chart/transfer.json -out docs/transfer.svg")
+	require.Equal(t, string(committed), string(drawn),
+		"go run ./bench/chart -in bench/chart/transfer.json -out docs/transfer.svg")
 }
 
 func TestChartIsWellFormedWhateverItIsCalled(t *testing.T) {
-	c := chart{Title: `<a> & "b"`, Unit: "µs", Rows: []row{{Name: "one", Parts: []part{{"x<y", 1}, {"z", 2}}}, {Name: "two", Parts: []part{{"z", 300}}}}}
+	c := chart{Title: `<a> & "b"`, Unit: "µs",
+		Rows: []row{{Name: "one", Parts: []part{{"x<y", 1}, {"z", 2}}}, {Name: "two", Parts: []part{{"z", 300}}}}}
 	require.NoError(t, c.check())
 	text := c.svg()
 	require.Equal(t, text, c.svg())

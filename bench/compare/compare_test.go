@@ -15,7 +15,8 @@ import (
 
 func TestFlagsThatMakeNoSenseAreRefused(t *testing.T) {
 	for _, args := range [][]string{
-		{"-clients", "0"}, {"-clients", "1,x"}, {"-systems", "etcd,consul"}, {"-rounds", "0"}, {"-duration", "0s"}, {"-size", "-1"}, {"surplus"},
+		{"-clients", "0"}, {"-clients", "1,x"}, {"-systems", "etcd,consul"}, {"-rounds", "0"}, {"-duration", "0s"},
+		{"-size", "-1"}, {"surplus"},
 	} {
 		_, err := parse(args)
 		require.Error(t, err, "%v", args)
@@ -28,7 +29,8 @@ func TestFlagsThatMakeNoSenseAreRefused(t *testing.T) {
 }
 
 func TestTheReportShowsMediansRatiosAndWhatDidNotRun(t *testing.T) {
-	r := newReport(options{clients: []int{4}, systems: []string{"concord", "etcd", "zookeeper"}, size: 256, rounds: 3, duration: time.Second})
+	r := newReport(options{clients: []int{4}, systems: []string{"concord", "etcd", "zookeeper"}, size: 256, rounds: 3,
+		duration: time.Second})
 	for _, rate := range []float64{100, 300, 200} {
 		r.add("etcd", 4, figures{perSecond: rate, p50: rate / 100, p99: rate / 10, errors: 1})
 		r.add("concord", 4, figures{perSecond: 3 * rate, p50: 1, p99: 2})
@@ -36,8 +38,10 @@ func TestTheReportShowsMediansRatiosAndWhatDidNotRun(t *testing.T) {
 	r.notRun("zookeeper", errors.New("no java"))
 	rows := r.rows()
 	require.Equal(t, []row{
-		{Clients: 4, System: "concord", Size: 256, Rounds: 3, PerSecond: 600, Lowest: 300, Highest: 900, P50: 1, P99: 2, Ratio: 3},
-		{Clients: 4, System: "etcd", Size: 256, Rounds: 3, PerSecond: 200, Lowest: 100, Highest: 300, P50: 2, P99: 20, Errors: 3, Ratio: 1.0 / 3},
+		{Clients: 4, System: "concord", Size: 256, Rounds: 3, PerSecond: 600, Lowest: 300, Highest: 900, P50: 1, P99: 2,
+			Ratio: 3},
+		{Clients: 4, System: "etcd", Size: 256, Rounds: 3, PerSecond: 200, Lowest: 100, Highest: 300, P50: 2, P99: 20,
+			Errors: 3, Ratio: 1.0 / 3},
 		{Clients: 4, System: "zookeeper", Size: 256, NotRun: "no java"},
 	}, rows)
 

@@ -96,7 +96,8 @@ func (c *concord) command(ctx context.Context, into any, program string, args ..
 	var out, errs bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &errs
 	if err := cmd.Run(); err != nil {
-		return fmt.Errorf("%s %s: %w: %s", filepath.Base(program), strings.Join(args, " "), err, bytes.TrimSpace(errs.Bytes()))
+		return fmt.Errorf("%s %s: %w: %s", filepath.Base(program), strings.Join(args, " "), err,
+			bytes.TrimSpace(errs.Bytes()))
 	}
 	return json.Unmarshal(out.Bytes(), into)
 }

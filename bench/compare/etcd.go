@@ -45,10 +45,12 @@ func startEtcd(ctx context.Context, dir string) (system, error) {
 	}
 	for i := range nodeCount {
 		peer := "http://" + addrs[nodeCount+i]
-		err := p.start(program, "--name", fmt.Sprintf("n%d", i), "--data-dir", filepath.Join(p.dir, fmt.Sprintf("n%d", i)),
+		err := p.start(program, "--name", fmt.Sprintf("n%d", i), "--data-dir",
+			filepath.Join(p.dir, fmt.Sprintf("n%d", i)),
 			"--listen-client-urls", e.endpoints[i], "--advertise-client-urls", e.endpoints[i],
 			"--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer,
-			"--initial-cluster", strings.Join(cluster, ","), "--log-level", "warn", "--quota-backend-bytes", fmt.Sprint(8<<30))
+			"--initial-cluster", strings.Join(cluster, ","), "--log-level", "warn", "--quota-backend-bytes",
+			fmt.Sprint(8<<30))
 		if err != nil {
 			return nil, errors.Join(err, e.stop())
 		}

@@ -11,7 +11,8 @@ import (
 )
 
 // drive lets clients write again and again, and measures as "concord-bench decisions" does.
-func drive(ctx context.Context, clients int, d time.Duration, write func(ctx context.Context, client int) error) (figures, error) {
+func drive(ctx context.Context, clients int, d time.Duration,
+	write func(ctx context.Context, client int) error) (figures, error) {
 	lap, err := meter.Drive(ctx, clients, d, write)
 	if err != nil {
 		return figures{}, err

@@ -111,7 +111,8 @@ func build(module, command, dir, name string) (program string, err error) {
 	cmd := exec.Command("go", "build", "-o", program, command)
 	cmd.Dir = module
 	if out, err := cmd.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("go build %s: %w\n%s(run this program in its own folder, bench/compare)", command, err, out)
+		return "", fmt.Errorf("go build %s: %w\n%s(run this program in its own folder, bench/compare)", command, err,
+			out)
 	}
 	return program, nil
 }

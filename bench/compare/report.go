@@ -107,7 +107,8 @@ func (r *report) print(w io.Writer) error {
 	if err := t.Flush(); err != nil {
 		return err
 	}
-	fmt.Fprintf(w, "\n%d-byte values, medians of %d rounds of %v; TO BEST OTHER: per second, to the best of the other systems\n",
+	fmt.Fprintf(w, "\n%d-byte values, medians of %d rounds of %v; TO BEST OTHER: per second, to the best of the "+
+		"other systems\n",
 		r.options.size, r.options.rounds, r.options.duration)
 	for _, system := range r.options.systems {
 		if why := r.why[system]; why != "" {

@@ -139,7 +139,8 @@ func (z *zookeeper) round(ctx context.Context, clients, size int, d time.Duratio
 		}
 		defer c.Close()
 		sessions[i] = c
-		if _, err := c.Create(path(i), value, 0, zk.WorldACL(zk.PermAll)); err != nil && !errors.Is(err, zk.ErrNodeExists) {
+		if _, err := c.Create(path(i), value, 0, zk.WorldACL(zk.PermAll)); err != nil && !errors.Is(err,
+			zk.ErrNodeExists) {
 			return figures{}, fmt.Errorf("create %s: %w", path(i), err)
 		}
 	}

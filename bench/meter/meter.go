@@ -44,7 +44,8 @@ func newHistogram() *hdrhistogram.Histogram { return hdrhistogram.New(1, longest
 // Drive lets workers, numbered from 0, do an operation again and again for a while. An operation
 // that has begun is never cut off, not even when ctx ends: it could leave something prepared
 // behind. Each is bounded by a minute.
-func Drive(ctx context.Context, workers int, d time.Duration, operation func(ctx context.Context, worker int) error) (Lap, error) {
+func Drive(ctx context.Context, workers int, d time.Duration,
+	operation func(ctx context.Context, worker int) error) (Lap, error) {
 	laps := make([]Lap, workers)
 	cpu, begin := cpuTime(), time.Now()
 	var gaps silence
@@ -61,7 +62,8 @@ func Drive(ctx context.Context, workers int, d time.Duration, operation func(ctx
 		})
 	}
 	wg.Wait()
-	sum := Lap{Workers: workers, Elapsed: time.Since(begin), CPU: cpuTime() - cpu, raw: newHistogram(), Gaps: gaps.longest}
+	sum := Lap{Workers: workers, Elapsed: time.Since(begin), CPU: cpuTime() - cpu, raw: newHistogram(),
+		Gaps: gaps.longest}
 	for i := range laps {
 		sum.add(&laps[i])
 	}

@@ -58,14 +58,16 @@ func TestSilenceKeepsTheLongestGapsBetweenAnyTwoAnswers(t *testing.T) {
 		s.broken(at)
 	}
 	s.broken(at - time.Millisecond) // two workers changed places
-	want := []time.Duration{80 * time.Millisecond, 60 * time.Millisecond, 55 * time.Millisecond, 55 * time.Millisecond, 5 * time.Millisecond}
+	want := []time.Duration{80 * time.Millisecond, 60 * time.Millisecond, 55 * time.Millisecond, 55 * time.Millisecond,
+		5 * time.Millisecond}
 	require.Equal(t, want, s.longest)
 
 	var l Lap
 	l.raw = newHistogram()
 	l.add(&Lap{raw: newHistogram(), Gaps: want[:2]})
 	l.add(&Lap{raw: newHistogram(), Gaps: []time.Duration{70 * time.Millisecond, time.Millisecond}})
-	require.Equal(t, []time.Duration{80 * time.Millisecond, 70 * time.Millisecond, 60 * time.Millisecond, time.Millisecond}, l.Gaps)
+	require.Equal(t, []time.Duration{80 * time.Millisecond, 70 * time.Millisecond, 60 * time.Millisecond,
+		time.Millisecond}, l.Gaps)
 }
 
 func TestTheMedianOfFewValues(t *testing.T) {

@@ -208,7 +208,8 @@ func (b *bare) leftBehind(ctx context.Context, k bank.Bank, cluster txn.ClusterI
 	ours := "concord-" + cluster.String() + "-"
 	if p, ok := k.(*bank.Postgres); ok {
 		var n int
-		err := p.Pool.QueryRow(ctx, `SELECT count(*) FROM pg_prepared_xacts WHERE starts_with(gid, $1) OR starts_with(gid, $2)`, ours, b.run).Scan(&n)
+		err := p.Pool.QueryRow(ctx, `SELECT count(*) FROM pg_prepared_xacts WHERE starts_with(gid, $1) OR `+
+			`starts_with(gid, $2)`, ours, b.run).Scan(&n)
 		return n, err
 	}
 	rows, err := k.(*bank.MySQL).DB.QueryContext(ctx, "XA RECOVER")

@@ -80,11 +80,13 @@ func fields(t *testing.T, text string, into any) []string {
 
 func TestDecisionsMeasuresThreeProcesses(t *testing.T) {
 	dir := t.TempDir()
-	out, err := command(t, "decisions", "--workers", "4", "--duration", "1s", "--rounds", "1", "--size", "256", "--dir", dir, "-o", "json")
+	out, err := command(t, "decisions", "--workers", "4", "--duration", "1s", "--rounds", "1", "--size", "256", "--dir",
+		dir, "-o", "json")
 	require.NoError(t, err)
 	var r decisionsResult
 	keys := fields(t, out, &r)
-	require.Subset(t, keys, []string{"workers", "size", "rounds", "per_second", "p50_ms", "p99_ms", "p999_ms", "longest_gaps_ms", "errors"})
+	require.Subset(t, keys, []string{"workers", "size", "rounds", "per_second", "p50_ms", "p99_ms", "p999_ms",
+		"longest_gaps_ms", "errors"})
 	require.Len(t, r.Gaps, meter.MaxGaps)
 	require.True(t, slices.IsSortedFunc(r.Gaps, func(a, b float64) int { return cmp.Compare(b, a) }), "%v", r.Gaps)
 	require.Positive(t, r.Gaps[0])
@@ -107,7 +109,8 @@ func TestFailoverKillsTheLeaderAndLosesNothing(t *testing.T) {
 	require.NoError(t, err)
 	var r failoverResult
 	keys := fields(t, out, &r)
-	require.Subset(t, keys, []string{"kills", "min_ms", "median_ms", "p90_ms", "worst_ms", "by_kill_ms", "commits", "errors", "verified"})
+	require.Subset(t, keys, []string{"kills", "min_ms", "median_ms", "p90_ms", "worst_ms", "by_kill_ms", "commits",
+		"errors", "verified"})
 	require.Equal(t, 2, r.Kills)
 	require.Len(t, r.ByKill, 2)
 	require.Equal(t, slices.Min(r.ByKill), r.Min)
@@ -117,11 +120,13 @@ func TestFailoverKillsTheLeaderAndLosesNothing(t *testing.T) {
 }
 
 func TestHistoryComparesTheBeginningWithTheEnd(t *testing.T) {
-	out, err := command(t, "history", "--transactions", "3000", "--sample", "500", "--workers", "8", "--dir", t.TempDir(), "-o", "json")
+	out, err := command(t, "history", "--transactions", "3000", "--sample", "500", "--workers", "8", "--dir",
+		t.TempDir(), "-o", "json")
 	require.NoError(t, err)
 	var r historyResult
 	keys := fields(t, out, &r)
-	require.Subset(t, keys, []string{"workers", "sample", "points", "cpu_ratio", "memory_ratio", "bytes_per_transaction", "empty_start_seconds", "start_seconds"})
+	require.Subset(t, keys, []string{"workers", "sample", "points", "cpu_ratio", "memory_ratio",
+		"bytes_per_transaction", "empty_start_seconds", "start_seconds"})
 	require.Len(t, r.Points, 2)
 	require.EqualValues(t, []int64{1500, 3000}, []int64{r.Points[0].Finished, r.Points[1].Finished})
 	require.Positive(t, r.Points[1].Memory)
@@ -135,7 +140,8 @@ func databases(t *testing.T) (pg *testdb.Server, file string) {
 	pg, maria := testdb.Postgres(t), testdb.MariaDB(t)
 	require.NoError(t, maria.Exec(t.Context(), "", "CREATE DATABASE bank"))
 	file = filepath.Join(t.TempDir(), "databases.yaml")
-	text := fmt.Sprintf("resources:\n  - {name: orders, driver: postgres, dsn: %q}\n  - {name: billing, driver: mysql, dsn: %q}\n",
+	text := fmt.Sprintf("resources:\n  - {name: orders, driver: postgres, dsn: %q}\n  - {name: billing, driver: "+
+		"mysql, dsn: %q}\n",
 		pg.DSN("postgres"), maria.DSN("bank"))
 	require.NoError(t, os.WriteFile(file, []byte(text), 0o600))
 	return pg, file
@@ -143,12 +149,14 @@ func databases(t *testing.T) (pg *testdb.Server, file string) {
 
 func TestTransferComparesWithThePlainLoopAndChecksTheSum(t *testing.T) {
 	pg, file := databases(t)
-	out, err := command(t, "transfer", "--config", file, "--workers", "4", "--duration", "500ms", "--rounds", "2", "--dir", t.TempDir(),
+	out, err := command(t, "transfer", "--config", file, "--workers", "4", "--duration", "500ms", "--rounds", "2",
+		"--dir", t.TempDir(),
 		"--servers", fmt.Sprint(os.Getpid()), "-o", "json")
 	require.NoError(t, err)
 	var r transferResult
 	keys := fields(t, out, &r)
-	require.Subset(t, keys, []string{"workers", "rounds", "per_second", "baseline_per_second", "ratio_median", "ratio_min", "ratio_max",
+	require.Subset(t, keys, []string{"workers", "rounds", "per_second", "baseline_per_second", "ratio_median",
+		"ratio_min", "ratio_max",
 		"p50_ms", "p99_ms", "baseline_p50_ms", "baseline_p99_ms", "unknown", "errors"})
 	require.Equal(t, []any{4, 2, "orders", "billing"}, []any{r.Workers, r.Rounds, r.First, r.Second})
 	require.Positive(t, r.Committed)
@@ -169,7 +177,8 @@ func TestTransferComparesWithThePlainLoopAndChecksTheSum(t *testing.T) {
 	require.NoError(t, err)
 	defer conn.Close(context.WithoutCancel(t.Context()))
 	var moved, prepared int64
-	require.NoError(t, conn.QueryRow(t.Context(), "SELECT count(*) FROM concord_bench_account WHERE balance <> $1", bank.FirstBalance).Scan(&moved))
+	require.NoError(t, conn.QueryRow(t.Context(), "SELECT count(*) FROM concord_bench_account WHERE balance <> $1",
+		bank.FirstBalance).Scan(&moved))
 	require.NoError(t, conn.QueryRow(t.Context(), "SELECT count(*) FROM pg_prepared_xacts").Scan(&prepared))
 	require.Greater(t, moved, int64(0))
 	require.Zero(t, prepared)
@@ -191,20 +200,24 @@ func TestUsesAClusterThatRuns(t *testing.T) {
 		return s.GetCommitted()
 	}
 
-	out, err := command(t, "transfer", "--config", n.file(1, "yaml"), "--workers", "2", "--duration", "300ms", "--rounds", "1", "-o", "json")
+	out, err := command(t, "transfer", "--config", n.file(1, "yaml"), "--workers", "2", "--duration", "300ms",
+		"--rounds", "1", "-o", "json")
 	require.NoError(t, err)
 	var moved transferResult
 	fields(t, out, &moved)
 	require.Nil(t, moved.NodesCPU, "the nodes are not the command's own")
-	require.Eventually(t, func() bool { return committed() >= uint64(moved.Committed) }, 10*time.Second, 50*time.Millisecond)
+	require.Eventually(t, func() bool { return committed() >= uint64(moved.Committed) }, 10*time.Second,
+		50*time.Millisecond)
 
 	before := committed()
-	out, err = command(t, "decisions", "--addr", strings.Join(n.addresses(), ","), "--workers", "2", "--duration", "300ms", "--rounds", "1", "-o", "json")
+	out, err = command(t, "decisions", "--addr", strings.Join(n.addresses(), ","), "--workers", "2", "--duration",
+		"300ms", "--rounds", "1", "-o", "json")
 	require.NoError(t, err)
 	var decided decisionsResult
 	fields(t, out, &decided)
 	require.Nil(t, decided.NodesCPU)
-	require.Eventually(t, func() bool { return committed() >= before+uint64(decided.Decided) }, 10*time.Second, 50*time.Millisecond)
+	require.Eventually(t, func() bool { return committed() >= before+uint64(decided.Decided) }, 10*time.Second,
+		50*time.Millisecond)
 
 	// The bytes of --size reach the log.
 	id, label := txn.NewID(time.Now()), incompressible(256)
@@ -225,7 +238,8 @@ func TestThePlainLoopRollsBackAndItsLeftoversAreCounted(t *testing.T) {
 	b := &transferBench{}
 	defer func() { require.NoError(t, b.close()) }()
 	for i, r := range resources {
-		b.banks[i], err = bank.OpenSQL(t.Context(), r, bank.Ledger{Table: "concord_bench_account", Accounts: 10, Conns: 4})
+		b.banks[i], err = bank.OpenSQL(t.Context(), r,
+			bank.Ledger{Table: "concord_bench_account", Accounts: 10, Conns: 4})
 		require.NoError(t, err)
 		require.NoError(t, b.banks[i].Fill(t.Context()))
 	}

@@ -74,7 +74,8 @@ func (c *cli) decisionsCommand() *cobra.Command {
 			return c.printDecisions(r)
 		},
 	}
-	cmd.Flags().StringVar(&addr, "addr", "", "API addresses of a cluster that runs, host:port[,host:port] (default: three nodes are started)")
+	cmd.Flags().StringVar(&addr, "addr", "",
+		"API addresses of a cluster that runs, host:port[,host:port] (default: three nodes are started)")
 	cmd.Flags().IntVar(&size, "size", 0, "bytes of the label of each transaction")
 	l.flags(cmd)
 	return cmd
@@ -125,7 +126,8 @@ func (c *cli) benchDecisions(ctx context.Context, l load, size int, addrs []stri
 		}
 	}
 	r := &decisionsResult{Workers: l.workers, Size: size, Rounds: l.rounds, RoundSeconds: l.duration.Seconds(),
-		PerSecond: s.Total.PerSecond(), ByRound: s.Rates, P50: s.Millis(50), P99: s.Millis(99), P999: s.Millis(99.9), Gaps: s.GapMillis(),
+		PerSecond: s.Total.PerSecond(), ByRound: s.Rates, P50: s.Millis(50), P99: s.Millis(99), P999: s.Millis(99.9),
+		Gaps:      s.GapMillis(),
 		ClientCPU: s.CPUPerOperation(), Decided: s.Total.Done, Errors: s.Total.Failed + s.Total.Unknown}
 	if s.Total.Failure != nil {
 		r.Failure = s.Total.Failure.Error()
@@ -161,14 +163,17 @@ func (c *cli) printDecisions(r *decisionsResult) error {
 	if c.output == "json" {
 		return terminal.PrintJSON(c.out, r)
 	}
-	err := terminal.PrintTable(c.out, []string{"WORKERS", "PER SECOND", "P50 MS", "P99 MS", "P99.9 MS", "CPU CLIENT", "CPU NODES"}, [][]string{
-		{fmt.Sprint(r.Workers), fmt.Sprintf("%.0f", r.PerSecond), millis(r.P50), millis(r.P99), millis(r.P999), micros(r.ClientCPU), microsIf(r.NodesCPU)},
+	err := terminal.PrintTable(c.out, []string{"WORKERS", "PER SECOND", "P50 MS", "P99 MS", "P99.9 MS", "CPU CLIENT",
+		"CPU NODES"}, [][]string{
+		{fmt.Sprint(r.Workers), fmt.Sprintf("%.0f", r.PerSecond), millis(r.P50), millis(r.P99), millis(r.P999),
+			micros(r.ClientCPU), microsIf(r.NodesCPU)},
 	})
 	if err != nil {
 		return err
 	}
 	fmt.Fprintf(c.out, "\n%d decisions, %s; per second by round: median %.0f, lowest %.0f, highest %.0f\n", r.Decided,
-		terminal.Plural(int(r.Errors), "error", "errors"), meter.Median(r.ByRound), slices.Min(r.ByRound), slices.Max(r.ByRound))
+		terminal.Plural(int(r.Errors), "error", "errors"), meter.Median(r.ByRound), slices.Min(r.ByRound),
+		slices.Max(r.ByRound))
 	fmt.Fprintf(c.out, "longest gaps between any two answers: %s ms\n", strings.Join(texts(r.Gaps, millis), ", "))
 	if r.Failure != "" {
 		fmt.Fprintf(c.out, "one of the errors: %s\n", r.Failure)

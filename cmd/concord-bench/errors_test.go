@@ -26,11 +26,14 @@ const oneDatabase = "resources:\n  - {name: a, driver: postgres, dsn: x}\n"
 
 var messages = []message{
 	{line: "transfer", says: `--config is missing: name a file with "resources", as in "concord serve --help"`},
-	{line: "transfer --config FILE", file: "{}", says: `FILE: "resources" has 0 SQL databases: money moves between two`},
-	{line: "transfer --config FILE", file: oneDatabase, says: `FILE: "resources" has 1 SQL database: money moves between two`},
+	{line: "transfer --config FILE", file: "{}",
+		says: `FILE: "resources" has 0 SQL databases: money moves between two`},
+	{line: "transfer --config FILE", file: oneDatabase,
+		says: `FILE: "resources" has 1 SQL database: money moves between two`},
 	{line: "transfer --config FILE", file: "members: [{idd: 1}]", says: "FILE: members: '[0]' has unknown keys: idd"},
-	{line: "transfer --config /nonexistent/x", says: "read the configuration /nonexistent/x: no such file or directory: " +
-		`give the path of a file with --config; an example is in "concord serve --help"`},
+	{line: "transfer --config /nonexistent/x",
+		says: "read the configuration /nonexistent/x: no such file or directory: " +
+			`give the path of a file with --config; an example is in "concord serve --help"`},
 	{line: "transfer --config x --workers 0", says: "--workers: 0 is not between 1 and 4096"},
 	{line: "transfer --config x --rounds 0", says: "--rounds: 0 is less than 1"},
 	{line: "transfer --config x --duration 0", says: "--duration: 0s is not a positive duration such as 10s"},
@@ -42,13 +45,16 @@ var messages = []message{
 	{line: "decisions --duration -1s", says: "--duration: -1s is not a positive duration such as 10s"},
 	{line: "decisions --dir /nonexistent", code: terminal.ExitFailed,
 		says: "make a folder for the nodes: stat /nonexistent: no such file or directory: give another one with --dir"},
-	{line: "decisions --concord /nonexistent/concord", says: `--concord: exec: "/nonexistent/concord": stat /nonexistent/concord: no such file or directory: ` +
-		`give the path of the program concord, or build it with "make build"`},
-	{line: "decisions --concord ", says: "there is no program concord, which the nodes run, beside this one or in PATH: " +
+	{line: "decisions --concord /nonexistent/concord",
+		says: `--concord: exec: "/nonexistent/concord": stat /nonexistent/concord: no such file or directory: ` +
+			`give the path of the program concord, or build it with "make build"`},
+	{line: "decisions --concord ", says: "there is no program concord, which the nodes run, beside this one or in " +
+		"PATH: " +
 		`build it with "make build", or name it with --concord`},
 	{line: "failover --kills 0", says: "--kills: 0 is less than 1"},
 	{line: "failover --workers 0", says: "--workers: 0 is not between 1 and 4096"},
-	{line: "failover --kills x", says: `invalid argument "x" for "--kills" flag: strconv.ParseInt: parsing "x": invalid syntax: see "concord-bench failover --help"`},
+	{line: "failover --kills x", says: `invalid argument "x" for "--kills" flag: strconv.ParseInt: parsing "x": ` +
+		`invalid syntax: see "concord-bench failover --help"`},
 	{line: "history --transactions 1000", says: "--transactions: 1000 is less than 1000 and the sample together"},
 	{line: "history --sample 0", says: "--sample: 0 is less than 1"},
 	{line: "history --workers 0", says: "--workers: 0 is not between 1 and 4096"},
@@ -85,10 +91,12 @@ var withoutRow = map[string]string{
 	"bank %s: make accounts: %w":                   measured,
 	"no transfer succeeded in a round of %v: %w":   measured,
 	"bank %s: add up: %w":                          measured,
-	"no result: %s still prepared %v after the last transfer: see pg_prepared_xacts, XA RECOVER and \"concord recover\"": measured,
+	"no result: %s still prepared %v after the last transfer: see pg_prepared_xacts, XA RECOVER and \"concord " +
+		"recover\"": measured,
 	"bank %s: count what is prepared: %w": measured,
-	"no result: transaction %v was acknowledged as committed and is %s now: this is a bug, please report it":                                 impossible,
-	"no result: the sum of all balances is %d instead of %d (errors: %d of concord, %d of the baseline %s): something was committed by half": impossible,
+	"no result: transaction %v was acknowledged as committed and is %s now: this is a bug, please report it": impossible,
+	"no result: the sum of all balances is %d instead of %d (errors: %d of concord, %d of the baseline %s): " +
+		"something was committed by half": impossible,
 }
 
 func TestWhatErrorsSay(t *testing.T) {

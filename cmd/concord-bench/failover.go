@@ -140,7 +140,9 @@ func (d *decider) verify(ctx context.Context, id txn.ID) error {
 		return err
 	}
 	if res.GetOutcome() != txn.Committed.String() {
-		return &terminal.ExitError{Code: terminal.ExitFailed, Text: fmt.Sprintf("no result: transaction %v was acknowledged as committed and is %s now: this is a bug, please report it", id, res.GetOutcome())}
+		return &terminal.ExitError{Code: terminal.ExitFailed,
+			Text: fmt.Sprintf("no result: transaction %v was acknowledged as committed and is %s now: this is a "+
+				"bug, please report it", id, res.GetOutcome())}
 	}
 	return nil
 }
@@ -245,7 +247,8 @@ func (s *stream) failover(ctx context.Context, n *nodes) (pause time.Duration, a
 	case at := <-arrived:
 		pause = at.Sub(begin)
 	case <-time.After(failoverLimit):
-		return 0, nil, fmt.Errorf("no commit was acknowledged in %v after node %v, the leader, was killed: %w", failoverLimit, leader, s.lastFailure())
+		return 0, nil, fmt.Errorf("no commit was acknowledged in %v after node %v, the leader, was killed: %w",
+			failoverLimit, leader, s.lastFailure())
 	case <-ctx.Done():
 		return 0, nil, context.Cause(ctx)
 	}
@@ -262,7 +265,8 @@ func (s *stream) lastFailure() error {
 }
 
 func (s *stream) result(pauses []time.Duration, verified int) *failoverResult {
-	r := &failoverResult{Kills: len(pauses), Workers: len(s.last), Commits: s.done.Load(), Errors: s.failed.Load(), Verified: verified}
+	r := &failoverResult{Kills: len(pauses), Workers: len(s.last), Commits: s.done.Load(), Errors: s.failed.Load(),
+		Verified: verified}
 	for _, p := range pauses {
 		r.ByKill = append(r.ByKill, millisOf(p))
 	}

@@ -57,19 +57,23 @@ func (c *cli) historyCommand() *cobra.Command {
 		Use: "history", Short: "What a decision costs when many transactions are finished", Args: terminal.NoArgs,
 		Long: "Starts three node processes and finishes transactions without branches. What a sample of\n" +
 			"decisions costs the nodes is measured when a thousand transactions are finished, when half of\n" +
-			"--transactions are, and when all are. With it go the memory and the disk of a node. At last the nodes are stopped and\n" +
+			"--transactions are, and when all are. With it go the memory and the disk of a node. At last the nodes " +
+			"are stopped and\n" +
 			"started again, and the time is taken until all three work together.",
-		Example: "  concord-bench history --transactions 1000000\n  concord-bench history --transactions 50000 --sample 5000 -o json",
+		Example: "  concord-bench history --transactions 1000000\n  concord-bench history --transactions 50000 " +
+			"--sample 5000 -o json",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			switch {
 			case sample < 1:
 				return terminal.Usagef("--sample: %d is less than 1", sample)
 			case transactions < historyBegin+sample:
-				return terminal.Usagef("--transactions: %d is less than %d and the sample together", transactions, historyBegin)
+				return terminal.Usagef("--transactions: %d is less than %d and the sample together", transactions,
+					historyBegin)
 			case workers < 1 || workers > maxWorkers:
 				return terminal.Usagef("--workers: %d is not between 1 and %d", workers, maxWorkers)
 			}
-			r, err := c.benchHistory(cmd.Context(), &history{transactions: transactions, workers: workers, sample: sample}, dir)
+			r, err := c.benchHistory(cmd.Context(),
+				&history{transactions: transactions, workers: workers, sample: sample}, dir)
 			if err != nil {
 				return err
 			}
@@ -117,7 +121,8 @@ func (c *cli) benchHistory(ctx context.Context, h *history, dir string) (_ *hist
 			return nil, err
 		}
 		r.Points = append(r.Points, p)
-		fmt.Fprintf(c.err, "%d finished: %s of the nodes' CPU per decision, %d MB of memory and %d MB of disk for each node\n",
+		fmt.Fprintf(c.err, "%d finished: %s of the nodes' CPU per decision, %d MB of memory and %d MB of disk for "+
+			"each node\n",
 			p.Finished, micros(p.NodesCPU), p.Memory>>20, p.Disk>>20)
 	}
 	first, last := r.Points[0], r.Points[len(r.Points)-1]
@@ -177,7 +182,8 @@ func (h *history) point(ctx context.Context) (historyPoint, error) {
 	if err != nil {
 		return historyPoint{}, err
 	}
-	p := historyPoint{Finished: h.finished, NodesCPU: (after - before).Seconds() / float64(l.Done), PerSecond: l.PerSecond()}
+	p := historyPoint{Finished: h.finished, NodesCPU: (after - before).Seconds() / float64(l.Done),
+		PerSecond: l.PerSecond()}
 	for _, pid := range h.nodes.pids() {
 		resident, err := residentMemory(pid)
 		if err != nil {
@@ -250,11 +256,14 @@ func (c *cli) printHistory(r *historyResult) error {
 		rows = append(rows, []string{fmt.Sprint(p.Finished), micros(p.NodesCPU), fmt.Sprintf("%.0f", p.PerSecond),
 			fmt.Sprintf("%.0f MB", float64(p.Memory)/1e6), fmt.Sprintf("%.1f MB", float64(p.Disk)/1e6)})
 	}
-	if err := terminal.PrintTable(c.out, []string{"FINISHED", "CPU NODES", "PER SECOND", "MEMORY", "DISK"}, rows); err != nil {
+	if err := terminal.PrintTable(c.out, []string{"FINISHED", "CPU NODES", "PER SECOND", "MEMORY", "DISK"},
+		rows); err != nil {
 		return err
 	}
-	fmt.Fprintf(c.out, "\nCPU per decision %.2f times, memory %.2f times; %.0f bytes on the disk of a node for each finished transaction\n",
+	fmt.Fprintf(c.out, "\nCPU per decision %.2f times, memory %.2f times; %.0f bytes on the disk of a node for each "+
+		"finished transaction\n",
 		r.CPURatio, r.MemoryRatio, r.BytesPerTransaction)
-	fmt.Fprintf(c.out, "three nodes work together %.2f s after their start with the history, %.2f s without\n", r.StartSeconds, r.EmptyStartSeconds)
+	fmt.Fprintf(c.out, "three nodes work together %.2f s after their start with the history, %.2f s without\n",
+		r.StartSeconds, r.EmptyStartSeconds)
 	return nil
 }

@@ -13,7 +13,9 @@ import (
 )
 
 func TestTreeCPUCountsDescendantsTheDeadOnesIncluded(t *testing.T) {
-	cmd := exec.Command("/bin/sh", "-c", "i=0; while [ $i -lt 200000 ]; do i=$((i+1)); done; (i=0; while [ $i -lt 200000 ]; do i=$((i+1)); done); read x")
+	cmd := exec.Command("/bin/sh", "-c",
+		"i=0; while [ $i -lt 200000 ]; do i=$((i+1)); done; (i=0; while [ $i -lt 200000 ]; do i=$((i+1)); done); "+
+			"read x")
 	in, err := cmd.StdinPipe()
 	require.NoError(t, err)
 	require.NoError(t, cmd.Start())

@@ -39,7 +39,9 @@ func (l *load) flags(cmd *cobra.Command) {
 }
 
 func dirFlag(cmd *cobra.Command, dir *string) {
-	cmd.Flags().StringVar(dir, "dir", "", "where the nodes keep their data, in a folder of its own; on a real disk, or fsync costs nothing (default: the folder for temporary files)")
+	cmd.Flags().StringVar(dir, "dir", "",
+		"where the nodes keep their data, in a folder of its own; on a real disk, or fsync costs nothing (default: "+
+			"the folder for temporary files)")
 }
 
 func (l *load) check() error {

@@ -56,7 +56,8 @@ func findConcord(named string) (string, error) {
 	if named != "" {
 		path, err := exec.LookPath(named)
 		if err != nil {
-			return "", terminal.Usagef("--concord: %v: give the path of the program concord, or build it with \"make build\"", err)
+			return "", terminal.Usagef("--concord: %v: give the path of the program concord, or build it with "+
+				"\"make build\"", err)
 		}
 		return filepath.Abs(path)
 	}
@@ -67,7 +68,8 @@ func findConcord(named string) (string, error) {
 	}
 	path, err := exec.LookPath("concord")
 	if err != nil {
-		return "", terminal.Usagef("there is no program concord, which the nodes run, beside this one or in PATH: build it with \"make build\", or name it with --concord")
+		return "", terminal.Usagef("there is no program concord, which the nodes run, beside this one or in PATH: " +
+			"build it with \"make build\", or name it with --concord")
 	}
 	return filepath.Abs(path)
 }
@@ -79,7 +81,8 @@ func startNodes(ctx context.Context, named, dir string, resources []config.Resou
 	if err != nil {
 		return nil, err
 	}
-	n := &nodes{program: program, dir: dir, clients: map[zab.NodeID]*api.Client{}, running: map[zab.NodeID]*nodeProcess{}}
+	n := &nodes{program: program, dir: dir, clients: map[zab.NodeID]*api.Client{},
+		running: map[zab.NodeID]*nodeProcess{}}
 	if n.members, err = config.FreeMembers(); err != nil {
 		return nil, err
 	}

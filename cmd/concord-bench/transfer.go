@@ -76,7 +76,8 @@ func (c *cli) transferCommand() *cobra.Command {
 	var file string
 	var servers []int
 	cmd := &cobra.Command{
-		Use: "transfer --config FILE", Short: "Transfers between two databases, next to the plain loop without a coordinator", Args: terminal.NoArgs,
+		Use: "transfer --config FILE", Short: "Transfers between two databases, next to the plain loop without a " +
+			"coordinator", Args: terminal.NoArgs,
 		Long: "Moves money between the first two SQL databases under \"resources\" in FILE, where a table\n" +
 			"concord_bench_account with 100,000 accounts is made anew. Rounds of concord and of a baseline take\n" +
 			"turns on the same pools. The baseline is the plain loop that has no log: BEGIN or XA START,\n" +
@@ -94,7 +95,8 @@ func (c *cli) transferCommand() *cobra.Command {
 			"  concord-bench transfer --config node1.yaml --workers 64 -o json",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if file == "" {
-				return terminal.Usagef("--config is missing: name a file with \"resources\", as in \"concord serve --help\"")
+				return terminal.Usagef("--config is missing: name a file with \"resources\", as in \"concord serve " +
+					"--help\"")
 			}
 			if err := l.check(); err != nil {
 				return err
@@ -107,7 +109,9 @@ func (c *cli) transferCommand() *cobra.Command {
 		},
 	}
 	cmd.Flags().StringVar(&file, "config", "", "a file with \"resources\"; the first two are used")
-	cmd.Flags().IntSliceVar(&servers, "servers", nil, "process ids on this machine, such as those of the database servers; what they and their children use of the CPU is shown")
+	cmd.Flags().IntSliceVar(&servers, "servers", nil,
+		"process ids on this machine, such as those of the database servers; what they and their children use of "+
+			"the CPU is shown")
 	l.flags(cmd)
 	return cmd
 }
@@ -124,7 +128,8 @@ func (c *cli) benchTransfer(ctx context.Context, file string, l load, servers []
 		return nil, err
 	}
 	fmt.Fprintf(c.err, "%s of %v each for concord and for the baseline, %s; %s\n",
-		terminal.Plural(l.rounds, "round", "rounds"), l.duration, terminal.Plural(l.workers, "worker", "workers"), b.describe())
+		terminal.Plural(l.rounds, "round", "rounds"), l.duration, terminal.Plural(l.workers, "worker", "workers"),
+		b.describe())
 	if err := b.run(ctx, func(format string, args ...any) { fmt.Fprintf(c.err, format+"\n", args...) }); err != nil {
 		return nil, err
 	}
@@ -155,14 +160,17 @@ func (b *transferBench) open(ctx context.Context, file, dir string) error {
 	if err != nil {
 		return &terminal.ExitError{Code: terminal.ExitUsage, Text: err.Error()}
 	}
-	databases := slices.DeleteFunc(conf.Resources, func(r config.Resource) bool { return r.Driver != "postgres" && r.Driver != "mysql" })
+	databases := slices.DeleteFunc(conf.Resources,
+		func(r config.Resource) bool { return r.Driver != "postgres" && r.Driver != "mysql" })
 	if len(databases) < 2 {
-		return terminal.Usagef("%s: \"resources\" has %s: money moves between two", file, terminal.Plural(len(databases), "SQL database", "SQL databases"))
+		return terminal.Usagef("%s: \"resources\" has %s: money moves between two", file,
+			terminal.Plural(len(databases), "SQL database", "SQL databases"))
 	}
 	chosen := databases[:2]
 	for i, r := range chosen {
 		// Two more: somebody counts what is prepared, and somebody adds up.
-		k, err := bank.OpenSQL(ctx, r, bank.Ledger{Table: "concord_bench_account", Accounts: benchAccounts, Conns: b.workers + 2})
+		k, err := bank.OpenSQL(ctx, r, bank.Ledger{Table: "concord_bench_account", Accounts: benchAccounts,
+			Conns: b.workers + 2})
 		if err != nil {
 			return fmt.Errorf("bank %s: %w", r.Name, err)
 		}
@@ -185,7 +193,8 @@ func (b *transferBench) open(ctx context.Context, file, dir string) error {
 
 // coordinator returns the addresses of the members if one of them answers, or else of
 // three nodes that it starts.
-func (b *transferBench) coordinator(ctx context.Context, members []config.Member, dir string, resources []config.Resource) (addrs []string, err error) {
+func (b *transferBench) coordinator(ctx context.Context, members []config.Member, dir string,
+	resources []config.Resource) (addrs []string, err error) {
 	for _, m := range members {
 		addrs = append(addrs, m.API)
 	}
@@ -269,7 +278,8 @@ func (b *transferBench) run(ctx context.Context, say func(string, ...any)) error
 		}
 		if round > 0 {
 			r := b.round(round - 1)
-			say("round %d: concord %.0f/s, baseline %.0f/s, ratio %.3f", round, r.PerSecond, r.BaselinePerSecond, r.Ratio)
+			say("round %d: concord %.0f/s, baseline %.0f/s, ratio %.3f", round, r.PerSecond, r.BaselinePerSecond,
+				r.Ratio)
 		}
 	}
 	return nil
@@ -356,12 +366,16 @@ func (b *transferBench) result(ctx context.Context) (*transferResult, error) {
 
 func (r *transferResult) verdict() error {
 	if r.Sum != r.SumExpected {
-		return &terminal.ExitError{Code: terminal.ExitFailed, Text: fmt.Sprintf("no result: the sum of all balances is %d instead of %d (errors: %d of concord, %d of the baseline %s): something was committed by half",
-			r.Sum, r.SumExpected, r.Errors, r.BaselineErrors, r.Failure)}
+		return &terminal.ExitError{Code: terminal.ExitFailed,
+			Text: fmt.Sprintf("no result: the sum of all balances is %d instead of %d (errors: %d of concord, %d of "+
+				"the baseline %s): something was committed by half",
+				r.Sum, r.SumExpected, r.Errors, r.BaselineErrors, r.Failure)}
 	}
 	if r.LeftPrepared > 0 {
-		return &terminal.ExitError{Code: terminal.ExitFailed, Text: fmt.Sprintf("no result: %s still prepared %v after the last transfer: see pg_prepared_xacts, XA RECOVER and \"concord recover\"",
-			terminal.Plural(r.LeftPrepared, "branch is", "branches are"), settleTimeout)}
+		return &terminal.ExitError{Code: terminal.ExitFailed,
+			Text: fmt.Sprintf("no result: %s still prepared %v after the last transfer: see pg_prepared_xacts, XA "+
+				"RECOVER and \"concord recover\"",
+				terminal.Plural(r.LeftPrepared, "branch is", "branches are"), settleTimeout)}
 	}
 	return nil
 }
@@ -423,10 +437,12 @@ func (c *cli) printTransfer(r *transferResult) error {
 	if c.output == "json" {
 		return terminal.PrintJSON(c.out, r)
 	}
-	err := terminal.PrintTable(c.out, []string{"", "PER SECOND", "P50 MS", "P99 MS", "P99.9 MS", "CPU CLIENT", "CPU NODES", "CPU SERVERS"}, [][]string{
+	err := terminal.PrintTable(c.out, []string{"", "PER SECOND", "P50 MS", "P99 MS", "P99.9 MS", "CPU CLIENT",
+		"CPU NODES", "CPU SERVERS"}, [][]string{
 		{"concord", fmt.Sprintf("%.0f", r.PerSecond), millis(r.P50), millis(r.P99), millis(r.P999),
 			micros(r.ClientCPU), microsIf(r.NodesCPU), microsIf(r.ServersCPU)},
-		{"baseline", fmt.Sprintf("%.0f", r.BaselinePerSecond), millis(r.BaselineP50), millis(r.BaselineP99), millis(r.BaselineP999),
+		{"baseline", fmt.Sprintf("%.0f", r.BaselinePerSecond), millis(r.BaselineP50), millis(r.BaselineP99),
+			millis(r.BaselineP999),
 			micros(r.BaselineCPU), "-", microsIf(r.BaselineServers)},
 	})
 	if err != nil {
@@ -438,7 +454,8 @@ func (c *cli) printTransfer(r *transferResult) error {
 	}
 	fmt.Fprintf(c.out, "\nratio %.3f, median of %s\n", r.RatioMedian, strings.Join(ratios, " "))
 	fmt.Fprintf(c.out, "%d transfers by concord, %d unknown, %s; %d by the baseline, %s\n", r.Committed, r.Unknown,
-		terminal.Plural(int(r.Errors), "error", "errors"), r.BaselineCommitted, terminal.Plural(int(r.BaselineErrors), "error", "errors"))
+		terminal.Plural(int(r.Errors), "error", "errors"), r.BaselineCommitted,
+		terminal.Plural(int(r.BaselineErrors), "error", "errors"))
 	if r.Failure != "" {
 		fmt.Fprintf(c.out, "one of the errors: %s\n", r.Failure)
 	}

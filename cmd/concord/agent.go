@@ -30,7 +30,8 @@ import (
 func (c *cli) agentCommand() *cobra.Command {
 	var file string
 	cmd := &cobra.Command{
-		Use: "agent [--config FILE]", Short: "Run a participant, which holds branches for others", Args: terminal.NoArgs,
+		Use: "agent [--config FILE]", Short: "Run a participant, which holds branches for others",
+		Args: terminal.NoArgs,
 		Long: "Runs an agent until it is interrupted. It stands next to its databases, opens branches in them,\n" +
 			"executes statements, votes, and ends branches as the cluster decides: for programs in any language,\n" +
 			"over HTTP with JSON or gRPC. It keeps a journal in \"data_dir\": after a crash it finishes what was\n" +
@@ -45,10 +46,12 @@ func (c *cli) agentCommand() *cobra.Command {
 			"All variables: " + strings.Join(config.AgentProgram.Variables(), ", ") + ".\n\n" +
 			"Example of FILE:\n\n" + indent(config.AgentExample) + "\n\n" +
 			"Who is it?\n\n" +
-			"  curl -H 'Content-Type: application/json' -d '{}' \\\n    http://127.0.0.1:7430/concord.v1.ParticipantService/Describe",
+			"  curl -H 'Content-Type: application/json' -d '{}' \\\n    " +
+			"http://127.0.0.1:7430/concord.v1.ParticipantService/Describe",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if file == "" && os.Getenv(config.AgentProgram.Variable("resources")) == "" {
-				return terminal.Usagef("--config is missing, and %s is not set: an example is in \"concord agent --help\"", config.AgentProgram.Variable("resources"))
+				return terminal.Usagef("--config is missing, and %s is not set: an example is in \"concord agent "+
+					"--help\"", config.AgentProgram.Variable("resources"))
 			}
 			conf, err := config.LoadAgent(file, cmd.Flags())
 			if err != nil {
@@ -87,7 +90,8 @@ func runAgent(ctx context.Context, conf *config.Agent, log *slog.Logger) (err er
 	if err != nil {
 		return err
 	}
-	coordinators, err := api.Dial(conf.Coordinators, api.ClientOptions{Credentials: security.ByCertificate(doors.Keys), Logger: log})
+	coordinators, err := api.Dial(conf.Coordinators,
+		api.ClientOptions{Credentials: security.ByCertificate(doors.Keys), Logger: log})
 	if err != nil {
 		return err
 	}
@@ -108,7 +112,8 @@ func runAgent(ctx context.Context, conf *config.Agent, log *slog.Logger) (err er
 		return err
 	}
 	life := agent.Life()
-	log.Info("agent started", "name", conf.Name, "listen", l.Addr().String(), "journal", life.Journal.String(), "epoch", uint32(life.Epoch), "data_dir", conf.DataDir)
+	log.Info("agent started", "name", conf.Name, "listen", l.Addr().String(), "journal", life.Journal.String(), "epoch",
+		uint32(life.Epoch), "data_dir", conf.DataDir)
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return agent.Run(ctx) })
 	g.Go(func() error { return service.Serve(ctx, agent, doors.Guard, l, log) })
@@ -131,7 +136,8 @@ func advertised(configured string, listens net.Addr) string {
 
 // openDatabases opens the databases of an agent. Nothing is connected yet, but an embedded store is
 // opened, and what a crash left unprepared in it undone. What was opened is returned in any case.
-func openDatabases(ctx context.Context, configs []config.Resource, sessions int) (list []statement.Database, err error) {
+func openDatabases(ctx context.Context, configs []config.Resource, sessions int) (list []statement.Database,
+	err error) {
 	for _, c := range configs {
 		d, err := openDatabase(ctx, c, sessions)
 		if err != nil {

@@ -16,7 +16,8 @@ func (c *cli) benchCommand() *cobra.Command {
 		Use: "bench", Hidden: true, DisableFlagParsing: true,
 		RunE: func(_ *cobra.Command, args []string) error {
 			line := strings.Join(append([]string{"concord-bench"}, args...), " ")
-			return terminal.Usagef("the measurements are a program of their own: build it with \"make build\" and run %q", line)
+			return terminal.Usagef("the measurements are a program of their own: build it with \"make build\" and "+
+				"run %q", line)
 		},
 	}
 }

@@ -43,7 +43,8 @@ const certDir = "certs"
 
 func (c *cli) certCommand() *cobra.Command {
 	var caKey string
-	cmd := &cobra.Command{Use: "cert", Short: "Make the certificates of a cluster", Long: certHelp, Args: terminal.NoArgs,
+	cmd := &cobra.Command{Use: "cert", Short: "Make the certificates of a cluster", Long: certHelp,
+		Args: terminal.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
 			return terminal.Usagef("say what to make: \"concord cert --help\" shows it")
 		}}
@@ -72,7 +73,8 @@ func (c *cli) certCreateCA(caKey *string) *cobra.Command {
 			fmt.Fprintf(c.out, "%s and %s\n", filepath.Join(string(c.dir()), "ca.crt"), *caKey)
 			return nil
 		}}
-	cmd.Flags().StringVar(&cluster, "cluster", "concord", "the name of the cluster: certificates of another one are not accepted")
+	cmd.Flags().StringVar(&cluster, "cluster", "concord",
+		"the name of the cluster: certificates of another one are not accepted")
 	cmd.Flags().DurationVar(&lifetime, "lifetime", security.AuthorityLifetime, "for how long the authority is believed")
 	cmd.Flags().BoolVar(&overwrite, "overwrite", false, "replace the key of an authority that is there")
 	return cmd
@@ -105,7 +107,8 @@ func (c *cli) certCreate(k security.Kind, caKey *string) *cobra.Command {
 			return nil
 		}}
 	if k != security.Client {
-		cmd.Flags().StringSliceVar(&hosts, "host", nil, "a name or an address under which it is reached; may be given more than once")
+		cmd.Flags().StringSliceVar(&hosts, "host", nil,
+			"a name or an address under which it is reached; may be given more than once")
 	}
 	cmd.Flags().DurationVar(&lifetime, "lifetime", security.CertificateLifetime, "for how long it is valid")
 	cmd.Flags().BoolVar(&overwrite, "overwrite", false, "replace what is there; running processes take it over")
@@ -115,7 +118,8 @@ func (c *cli) certCreate(k security.Kind, caKey *string) *cobra.Command {
 func (c *cli) certCreateAll(caKey *string) *cobra.Command {
 	var cluster string
 	var hosts, nodes, agents, clients []string
-	cmd := &cobra.Command{Use: "create-all", Short: "Make what is missing of a list, and leave the rest alone", Args: terminal.NoArgs,
+	cmd := &cobra.Command{Use: "create-all", Short: "Make what is missing of a list, and leave the rest alone",
+		Args: terminal.NoArgs,
 		Long: createAllHelp,
 		RunE: func(*cobra.Command, []string) error {
 			a, err := security.OpenAuthority(c.dir(), *caKey)
@@ -151,7 +155,8 @@ func (c *cli) certCreateAll(caKey *string) *cobra.Command {
 			return nil
 		}}
 	cmd.Flags().StringVar(&cluster, "cluster", "concord", "the name of the cluster, if its authority is not there")
-	cmd.Flags().StringSliceVar(&hosts, "host", nil, "a name or an address under which all nodes and agents are reached, besides their own")
+	cmd.Flags().StringSliceVar(&hosts, "host", nil,
+		"a name or an address under which all nodes and agents are reached, besides their own")
 	cmd.Flags().StringSliceVar(&nodes, "node", nil, "ID=HOST of a node")
 	cmd.Flags().StringSliceVar(&agents, "agent", nil, "NAME=HOST of an agent")
 	cmd.Flags().StringSliceVar(&clients, "client", nil, "NAME of a client")
@@ -159,7 +164,8 @@ func (c *cli) certCreateAll(caKey *string) *cobra.Command {
 }
 
 func (c *cli) certRevoke(caKey *string) *cobra.Command {
-	return &cobra.Command{Use: "revoke FILE.crt...", Short: "Add certificates to the list of those that are not accepted, ca.crl",
+	return &cobra.Command{Use: "revoke FILE.crt...",
+		Short: "Add certificates to the list of those that are not accepted, ca.crl",
 		Long: "Adds certificates to ca.crl. Put the file beside ca.crt on each node and agent: they take it\n" +
 			"over within seconds, and close the connections of those who are on it.",
 		RunE: func(cmd *cobra.Command, files []string) error {
@@ -190,7 +196,8 @@ func (c *cli) certLs() *cobra.Command {
 			}
 			var rows [][]string
 			for _, x := range list {
-				rows = append(rows, []string{x.File, x.Identity, x.Ends.Format(time.DateOnly), strings.Join(x.Hosts, ", "), x.State})
+				rows = append(rows, []string{x.File, x.Identity, x.Ends.Format(time.DateOnly),
+					strings.Join(x.Hosts, ", "), x.State})
 			}
 			return terminal.PrintTable(c.out, []string{"FILE", "IDENTITY", "ENDS", "HOSTS", "STATE"}, rows)
 		}}
@@ -198,7 +205,8 @@ func (c *cli) certLs() *cobra.Command {
 
 // certError is that of whoever typed the command, unless the machine is at fault.
 func certError(err error) error {
-	if path := (*fs.PathError)(nil); errors.As(err, &path) && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, fs.ErrExist) {
+	if path := (*fs.PathError)(nil); errors.As(err, &path) && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err,
+		fs.ErrExist) {
 		return err
 	}
 	return &terminal.ExitError{Code: terminal.ExitUsage, Text: err.Error()}

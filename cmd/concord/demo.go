@@ -13,7 +13,8 @@ import (
 func (c *cli) demoCommand() *cobra.Command {
 	var o demo.Options
 	cmd := &cobra.Command{
-		Use: "demo", Short: "Three nodes, three banks, money on the move and leaders that die, in one process", Args: terminal.NoArgs,
+		Use: "demo", Short: "Three nodes, three banks, money on the move and leaders that die, in one process",
+		Args: terminal.NoArgs,
 		Long: "Starts three coordinator nodes in this process, moves money between banks by transactions over\n" +
 			"two of them, stops the leader without warning now and then, and checks at the end that no money\n" +
 			"was made or lost and nothing is in doubt. The banks are embedded key-value stores in a temporary\n" +
@@ -21,19 +22,24 @@ func (c *cli) demoCommand() *cobra.Command {
 			"concord_demo_account is made.\n\n" +
 			"With --protocol each bank is behind an agent of its own. With --kill-coordinators all nodes die\n" +
 			"together, once, in place of leaders: in three phases the agents finish what they voted for among\n" +
-			"themselves, in two it stays in doubt until the nodes are back. Exit code 0 only if the sum is right and nothing is in doubt.",
-		Example: "  concord demo\n  concord demo --protocol three_phase --kill-coordinators\n  concord demo --transfers 20000 --workers 32 --kill-leader 5 -o json",
+			"themselves, in two it stays in doubt until the nodes are back. Exit code 0 only if the sum is right " +
+			"and nothing is in doubt.",
+		Example: "  concord demo\n  concord demo --protocol three_phase --kill-coordinators\n  concord demo " +
+			"--transfers 20000 --workers 32 --kill-leader 5 -o json",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if o.Transfers < 1 || o.Workers < 1 || o.Kills < 0 {
 				return terminal.Usagef("--transfers and --workers are at least 1, --kill-leader at least 0")
 			}
 			switch {
 			case o.Protocol != "" && o.Protocol != concord.TwoPhase && o.Protocol != concord.ThreePhase:
-				return terminal.Usagef("--protocol is %q: want %s or %s", o.Protocol, concord.TwoPhase, concord.ThreePhase)
+				return terminal.Usagef("--protocol is %q: want %s or %s", o.Protocol, concord.TwoPhase,
+					concord.ThreePhase)
 			case o.Protocol != "" && o.Config != "":
-				return terminal.Usagef("--protocol is for banks behind agents of this process, and --config for databases that it reaches itself: leave one of them out")
+				return terminal.Usagef("--protocol is for banks behind agents of this process, and --config for " +
+					"databases that it reaches itself: leave one of them out")
 			case o.KillCoordinators && o.Protocol == "":
-				return terminal.Usagef("--kill-coordinators shows what agents do: say --protocol %s or %s, too", concord.ThreePhase, concord.TwoPhase)
+				return terminal.Usagef("--kill-coordinators shows what agents do: say --protocol %s or %s, too",
+					concord.ThreePhase, concord.TwoPhase)
 			}
 			o.In, o.Out, o.Err, o.Screen, o.JSON = c.in, c.out, c.err, c.screen, c.output == "json"
 			return demo.Run(cmd.Context(), o)
@@ -42,8 +48,10 @@ func (c *cli) demoCommand() *cobra.Command {
 	cmd.Flags().IntVar(&o.Transfers, "transfers", 5000, "how many transfers")
 	cmd.Flags().IntVar(&o.Workers, "workers", 16, "how many at the same time")
 	cmd.Flags().IntVar(&o.Kills, "kill-leader", 3, "how often the leader is stopped without warning")
-	cmd.Flags().StringVar(&o.Protocol, "protocol", "", "put the banks behind agents, and decide in two_phase or three_phase")
-	cmd.Flags().BoolVar(&o.KillCoordinators, "kill-coordinators", false, "stop all nodes at once, in place of leaders (with --protocol)")
+	cmd.Flags().StringVar(&o.Protocol, "protocol", "",
+		"put the banks behind agents, and decide in two_phase or three_phase")
+	cmd.Flags().BoolVar(&o.KillCoordinators, "kill-coordinators", false,
+		"stop all nodes at once, in place of leaders (with --protocol)")
 	cmd.Flags().StringVar(&o.Config, "config", "", "a file with \"resources\" to use instead of embedded stores")
 	return cmd
 }

@@ -19,34 +19,55 @@ import (
 // locked is what is wrong with a configuration that says who may come in, and with the commands that
 // make certificates and tokens.
 var locked = []message{
-	{name: "a door to the street", line: serving, file: with("api:  {listen: 127.0.0.1:7420}", "api:  {listen: 10.0.0.1:7420}"),
-		says: `FILE: api.listen: 10.0.0.1:7420 can be reached from outside and has no TLS: run "concord cert", or start with --insecure`, code: terminal.ExitUsage},
-	{name: "a door for peers to the street", line: serving, file: with("peer: {listen: 127.0.0.1:7421}", `peer: {listen: ":7421"}`),
-		says: `FILE: peer.listen: :7421 can be reached from outside and has no TLS: run "concord cert", or start with --insecure`, code: terminal.ExitUsage},
+	{name: "a door to the street", line: serving,
+		file: with("api:  {listen: 127.0.0.1:7420}", "api:  {listen: 10.0.0.1:7420}"),
+		says: `FILE: api.listen: 10.0.0.1:7420 can be reached from outside and has no TLS: run "concord cert", or ` +
+			`start with --insecure`, code: terminal.ExitUsage},
+	{name: "a door for peers to the street", line: serving,
+		file: with("peer: {listen: 127.0.0.1:7421}", `peer: {listen: ":7421"}`),
+		says: `FILE: peer.listen: :7421 can be reached from outside and has no TLS: run "concord cert", or start ` +
+			`with --insecure`, code: terminal.ExitUsage},
 	{name: "both", line: serving + " --insecure --certs-dir certs", file: with("node: 1", "node: 1"),
 		says: `FILE: "certs_dir" and "insecure" contradict each other: remove one of them`, code: terminal.ExitUsage},
-	{name: "grants for nothing", line: serving, file: with("node: 1", "node: 1\nauth: {grants: [{subject: a, roles: [viewer]}]}"),
-		says: `FILE: "auth" protects nothing without "certs_dir": give the directory with the certificates ("concord cert --help" says how to make them)`, code: terminal.ExitUsage},
-	{name: "a role that is none", line: serving + " --certs-dir certs", file: with("node: 1", "node: 1\nauth: {grants: [{subject: a, roles: [root]}]}"),
-		says: `FILE: auth.grants[0]: "root" is no role: there are application, agent, viewer, operator, admin`, code: terminal.ExitUsage},
-	{name: "a resource that is none", line: serving + " --certs-dir certs", file: with("node: 1", "node: 1\nauth: {grants: [{subject: a, roles: [application], resources: [oders]}]}"),
-		says: `FILE: auth.grants[0]: there is no resource "oders": correct the name, or add it to "resources"`, code: terminal.ExitUsage},
+	{name: "grants for nothing", line: serving,
+		file: with("node: 1", "node: 1\nauth: {grants: [{subject: a, roles: [viewer]}]}"),
+		says: `FILE: "auth" protects nothing without "certs_dir": give the directory with the certificates ` +
+			`("concord cert --help" says how to make them)`, code: terminal.ExitUsage},
+	{name: "a role that is none", line: serving + " --certs-dir certs",
+		file: with("node: 1", "node: 1\nauth: {grants: [{subject: a, roles: [root]}]}"),
+		says: `FILE: auth.grants[0]: "root" is no role: there are application, agent, viewer, operator, admin`,
+		code: terminal.ExitUsage},
+	{name: "a resource that is none", line: serving + " --certs-dir certs",
+		file: with("node: 1", "node: 1\nauth: {grants: [{subject: a, roles: [application], resources: [oders]}]}"),
+		says: `FILE: auth.grants[0]: there is no resource "oders": correct the name, or add it to "resources"`,
+		code: terminal.ExitUsage},
 	{name: "no certificates", line: serving + " --certs-dir /nonexistent/certs", file: with("node: 1", "node: 1"),
-		says: `authorities: open /nonexistent/certs/ca.crt: no such file or directory: "concord cert --help" says how to make them`, code: terminal.ExitUsage},
+		says: `authorities: open /nonexistent/certs/ca.crt: no such file or directory: "concord cert --help" says ` +
+			`how to make them`, code: terminal.ExitUsage},
 
-	{name: "cert alone", line: "cert", says: `say what to make: "concord cert --help" shows it`, code: terminal.ExitUsage},
-	{name: "a certificate of nobody", line: "cert create-client", says: "say whose certificate it is: concord cert create-client NAME... [flags]", code: terminal.ExitUsage},
-	{name: "revoke nothing", line: "cert revoke", says: "say which certificates: concord cert revoke FILE.crt... [flags]", code: terminal.ExitUsage},
+	{name: "cert alone", line: "cert", says: `say what to make: "concord cert --help" shows it`,
+		code: terminal.ExitUsage},
+	{name: "a certificate of nobody", line: "cert create-client",
+		says: "say whose certificate it is: concord cert create-client NAME... [flags]", code: terminal.ExitUsage},
+	{name: "revoke nothing", line: "cert revoke",
+		says: "say which certificates: concord cert revoke FILE.crt... [flags]", code: terminal.ExitUsage},
 	{name: "no authority", line: "cert create-client ann --ca-key /nonexistent/ca.key",
-		says: `the authority's key: open /nonexistent/ca.key: no such file or directory: give its path with --ca-key, or make one with "concord cert create-ca"`, code: terminal.ExitUsage},
-	{name: "token alone", line: "token", says: `say what to do: "concord token --help" shows it`, code: terminal.ExitUsage},
-	{name: "a token of nobody", line: "token create", says: "want exactly one subject, for example: concord token create ci", code: terminal.ExitUsage},
-	{name: "a token over something else", line: "token create ci --out FILE", says: "--out: FILE exists already: choose another name", code: terminal.ExitUsage},
-	{name: "revoke no token", line: "token revoke", says: `want exactly one id of a token: "concord token ls" shows them`, code: terminal.ExitUsage},
+		says: `the authority's key: open /nonexistent/ca.key: no such file or directory: give its path with ` +
+			`--ca-key, or make one with "concord cert create-ca"`, code: terminal.ExitUsage},
+	{name: "token alone", line: "token", says: `say what to do: "concord token --help" shows it`,
+		code: terminal.ExitUsage},
+	{name: "a token of nobody", line: "token create",
+		says: "want exactly one subject, for example: concord token create ci", code: terminal.ExitUsage},
+	{name: "a token over something else", line: "token create ci --out FILE",
+		says: "--out: FILE exists already: choose another name", code: terminal.ExitUsage},
+	{name: "revoke no token", line: "token revoke",
+		says: `want exactly one id of a token: "concord token ls" shows them`, code: terminal.ExitUsage},
 	{name: "a token without certificates", line: "status --token-file FILE",
-		says: "a token is sent to nodes only that are verified: give the directory with ca.crt, too (--certs-dir, CONCORD_CERTS_DIR)", code: terminal.ExitUsage},
+		says: "a token is sent to nodes only that are verified: give the directory with ca.crt, too (--certs-dir, " +
+			"CONCORD_CERTS_DIR)", code: terminal.ExitUsage},
 	{name: "a user without certificates", line: "status --user ann",
-		says: `user "ann" has no certificate: give the directory that it is in (--certs-dir, CONCORD_CERTS_DIR)`, code: terminal.ExitUsage},
+		says: `user "ann" has no certificate: give the directory that it is in (--certs-dir, CONCORD_CERTS_DIR)`,
+		code: terminal.ExitUsage},
 }
 
 // The four commands of the help make what a cluster needs.
@@ -59,18 +80,21 @@ func TestFourCommandsMakeAllCertificates(t *testing.T) {
 			continue
 		}
 		made++
-		_, err := command(t, append(strings.Fields(args), "--certs-dir", filepath.Join(dir, "certs"), "--ca-key", filepath.Join(dir, "ca.key"))...)
+		_, err := command(t, append(strings.Fields(args), "--certs-dir", filepath.Join(dir, "certs"), "--ca-key",
+			filepath.Join(dir, "ca.key"))...)
 		require.NoError(t, err)
 	}
 	require.Equal(t, 4, made)
 	out, err := command(t, "cert", "ls", "--certs-dir", filepath.Join(dir, "certs"))
 	require.NoError(t, err)
-	for _, who := range []string{"authority of shop", "concord://shop/node/1", "concord://shop/node/2", "concord://shop/node/3",
+	for _, who := range []string{"authority of shop", "concord://shop/node/1", "concord://shop/node/2",
+		"concord://shop/node/3",
 		"concord://shop/agent/east", "concord://shop/client/billing-app", "concord://shop/client/alice"} {
 		require.Contains(t, out, who)
 	}
 	require.Equal(t, 7, strings.Count(out, "valid"), out)
-	_, err = command(t, "cert", "revoke", filepath.Join(dir, "certs", "client.alice.crt"), "--certs-dir", filepath.Join(dir, "certs"), "--ca-key", filepath.Join(dir, "ca.key"))
+	_, err = command(t, "cert", "revoke", filepath.Join(dir, "certs", "client.alice.crt"), "--certs-dir",
+		filepath.Join(dir, "certs"), "--ca-key", filepath.Join(dir, "ca.key"))
 	require.NoError(t, err)
 	out, err = command(t, "cert", "ls", "--certs-dir", filepath.Join(dir, "certs"))
 	require.NoError(t, err)
@@ -88,7 +112,8 @@ func TestComposeMakesTheCertificatesOfItsNodes(t *testing.T) {
 	dir := t.TempDir()
 	args := compose.Services["certs"].Command
 	for i, a := range args {
-		args[i] = strings.NewReplacer("/etc/concord/certs", filepath.Join(dir, "certs"), "/var/lib/concord", filepath.Join(dir, "safe")).Replace(a)
+		args[i] = strings.NewReplacer("/etc/concord/certs", filepath.Join(dir, "certs"), "/var/lib/concord",
+			filepath.Join(dir, "safe")).Replace(a)
 	}
 	first, err := command(t, args...)
 	require.NoError(t, err)

@@ -24,9 +24,12 @@ var hostile = struct {
 }{
 	status: &concordv1.StatusResponse{Known: true, Warnings: []string{nasty}, Resources: []*concordv1.ResourceStatus{
 		{Name: nasty, Driver: nasty, Error: nasty, Identity: nasty, OwnError: nasty + "!"}, {Name: "billing"}}},
-	tx: &concordv1.Transaction{Gid: "01JD2M8Q4ZK3W6T9V0X5Y7ABCR", Label: nasty, Reason: nasty, Branches: []*concordv1.Branch{
-		{Resource: nasty, Evidence: nasty, Holder: nasty, Error: nasty}}, Heuristics: []*concordv1.Heuristic{{Who: nasty, Why: nasty}}},
-	recover: &concordv1.RecoverResponse{Warnings: []string{nasty}, Actions: []*concordv1.RecoverAction{{Resource: nasty, Why: nasty, Error: nasty}}},
+	tx: &concordv1.Transaction{Gid: "01JD2M8Q4ZK3W6T9V0X5Y7ABCR", Label: nasty, Reason: nasty,
+		Branches: []*concordv1.Branch{
+			{Resource: nasty, Evidence: nasty, Holder: nasty, Error: nasty}},
+		Heuristics: []*concordv1.Heuristic{{Who: nasty, Why: nasty}}},
+	recover: &concordv1.RecoverResponse{Warnings: []string{nasty},
+		Actions: []*concordv1.RecoverAction{{Resource: nasty, Why: nasty, Error: nasty}}},
 }
 
 func TestWhatDatabasesSayIsHarmlessOnATerminal(t *testing.T) {
@@ -34,10 +37,12 @@ func TestWhatDatabasesSayIsHarmlessOnATerminal(t *testing.T) {
 		var out, errs bytes.Buffer
 		c := &cli{out: terminal.Harmless(&out), err: terminal.Harmless(&errs), output: output}
 		require.NoError(t, c.printStatus(statusOf(hostile.status)))
-		require.NoError(t, c.printList(&concordv1.ListResponse{Transactions: []*concordv1.Transaction{hostile.tx}, Warnings: []string{nasty}}))
+		require.NoError(t, c.printList(&concordv1.ListResponse{Transactions: []*concordv1.Transaction{hostile.tx},
+			Warnings: []string{nasty}}))
 		require.NoError(t, c.printTx(txOf(hostile.tx, time.Now())))
 		require.Error(t, c.printRecover(hostile.recover))
-		require.NoError(t, c.printReports([]reportJSON{{Name: nasty, Driver: nasty, Version: nasty, Error: nasty, Findings: []findingJSON{{What: nasty, Detail: nasty, Fix: nasty}}}}))
+		require.NoError(t, c.printReports([]reportJSON{{Name: nasty, Driver: nasty, Version: nasty, Error: nasty,
+			Findings: []findingJSON{{What: nasty, Detail: nasty, Fix: nasty}}}}))
 		for _, r := range out.String() + errs.String() {
 			require.False(t, r != '\n' && api.Hidden(r), "%q in\n%q", r, out.String()+errs.String())
 		}

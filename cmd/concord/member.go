@@ -18,7 +18,8 @@ import (
 )
 
 func (c *cli) memberCommand() *cobra.Command {
-	cmd := &cobra.Command{Use: "member", Short: "List, add and remove members, or replace the disk of one", Args: terminal.NoArgs,
+	cmd := &cobra.Command{Use: "member", Short: "List, add and remove members, or replace the disk of one",
+		Args: terminal.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() }}
 	cmd.AddCommand(c.memberListCommand(), c.memberAddCommand(), c.memberRemoveCommand(), c.memberReplaceCommand())
 	return cmd
@@ -54,7 +55,8 @@ type memberJSON struct {
 func membersOf(s *concordv1.StatusResponse) []memberJSON {
 	out := []memberJSON{}
 	for _, n := range s.GetNodes() {
-		out = append(out, memberJSON{ID: n.GetId(), Role: n.GetRole(), State: n.GetState(), Lag: n.GetLag(), Peer: n.GetPeer(), API: n.GetApi()})
+		out = append(out, memberJSON{ID: n.GetId(), Role: n.GetRole(), State: n.GetState(), Lag: n.GetLag(),
+			Peer: n.GetPeer(), API: n.GetApi()})
 	}
 	return out
 }
@@ -96,14 +98,16 @@ func (c *cli) memberAddCommand() *cobra.Command {
 		Long: "Makes a node a member: a voter, or with --observer one that counts in no quorum. Start the new node\n" +
 			"before or after, with an empty data_dir and a configuration whose \"members\" are the existing ones\n" +
 			"and itself. A voter learns first; it counts when it has caught up, and the command waits for\n" +
-			"that. When the command gives up the node goes on learning: run it again to go on waiting, or take the node\n" +
+			"that. When the command gives up the node goes on learning: run it again to go on waiting, or take the " +
+			"node\n" +
 			"back with \"concord member remove\". One node at a time.",
 		RunE: func(cmd *cobra.Command, args []string) (err error) {
 			if r.Node, err = memberArg(args); err != nil {
 				return err
 			}
 			if r.Peer == "" || r.Api == "" {
-				return terminal.Usagef("--peer and --api are needed: where the other nodes and where clients reach node %d, host:port", r.Node)
+				return terminal.Usagef("--peer and --api are needed: where the other nodes and where clients reach "+
+					"node %d, host:port", r.Node)
 			}
 			r.Role, r.Who, r.Key = "voter", operator(), requestKey()
 			if observer {
@@ -137,7 +141,8 @@ func (c *cli) memberAddCommand() *cobra.Command {
 }
 
 // joined waits until a node has the role that it was added for.
-func (c *cli) joined(ctx context.Context, client *api.Client, id uint64, role string, wait time.Duration) (m memberJSON, err error) {
+func (c *cli) joined(ctx context.Context, client *api.Client, id uint64, role string, wait time.Duration) (m memberJSON,
+	err error) {
 	for deadline := time.Now().Add(wait); ; {
 		s, err := client.Status(ctx, &concordv1.StatusRequest{})
 		if err != nil {
@@ -150,10 +155,15 @@ func (c *cli) joined(ctx context.Context, client *api.Client, id uint64, role st
 		case m.Role == role, wait == 0 && m.Role != "":
 			return m, nil
 		case time.Now().After(deadline) && m.Role == "":
-			return m, &terminal.ExitError{Code: terminal.ExitUnavailable, Text: fmt.Sprintf("node %d was added, but the node that answers does not know it yet: see \"concord member ls\" in a moment", id)}
+			return m, &terminal.ExitError{Code: terminal.ExitUnavailable,
+				Text: fmt.Sprintf("node %d was added, but the node that answers does not know it yet: see \"concord "+
+					"member ls\" in a moment", id)}
 		case time.Now().After(deadline):
-			return m, &terminal.ExitError{Code: terminal.ExitUnavailable, Text: fmt.Sprintf("node %d is a %s and has not caught up within %v (%s, %d entries behind): it becomes a voter by itself when it has. "+
-				"Start it if it does not run, run this command again to go on waiting, or take it back with \"concord member remove %d\"", id, m.Role, wait, m.State, m.Lag, id)}
+			return m, &terminal.ExitError{Code: terminal.ExitUnavailable,
+				Text: fmt.Sprintf("node %d is a %s and has not caught up within %v (%s, %d entries behind): it "+
+					"becomes a voter by itself when it has. "+
+					"Start it if it does not run, run this command again to go on waiting, or take it back with "+
+					"\"concord member remove %d\"", id, m.Role, wait, m.State, m.Lag, id)}
 		}
 		select {
 		case <-time.After(200 * time.Millisecond):
@@ -167,7 +177,8 @@ func (c *cli) memberRemoveCommand() *cobra.Command {
 	var r concordv1.RemoveMemberRequest
 	cmd := &cobra.Command{
 		Use: "remove ID", Short: "Make a member one no more",
-		Long: "Removes a node from the cluster. A leader hands over first. It is refused when the voters that are left\n" +
+		Long: "Removes a node from the cluster. A leader hands over first. It is refused when the voters that are " +
+			"left\n" +
 			"and follow the leader would be no majority. When the command is done the node can be switched off; it\n" +
 			"ends by itself with exit code 2, because the others tell it that it was removed.",
 		RunE: func(cmd *cobra.Command, args []string) (err error) {
@@ -198,7 +209,8 @@ func (c *cli) leadCommand() *cobra.Command {
 	var r concordv1.TransferLeadershipRequest
 	cmd := &cobra.Command{
 		Use: "lead NODE", Short: "Move leadership to a node",
-		Long: "Makes another voter lead, for example before the leader is stopped for maintenance: the leader takes no\n" +
+		Long: "Makes another voter lead, for example before the leader is stopped for maintenance: the leader " +
+			"takes no\n" +
 			"more transactions for a moment, waits until the node has everything, and hands over. Exit code 4\n" +
 			"if the node cannot take over now, and the leader leads on.",
 		RunE: func(cmd *cobra.Command, args []string) (err error) {
@@ -248,7 +260,8 @@ func (c *cli) memberReplaceCommand() *cobra.Command {
 			if reason == "" {
 				return terminal.Usagef("--reason is missing: say what happened to the disk, it is kept in the log")
 			}
-			if err := c.confirm(yes, args[0], fmt.Sprintf("This gives up the old disk of node %d for good.", id)); err != nil {
+			if err := c.confirm(yes, args[0],
+				fmt.Sprintf("This gives up the old disk of node %d for good.", id)); err != nil {
 				return err
 			}
 			client, err := c.dial()
@@ -256,7 +269,8 @@ func (c *cli) memberReplaceCommand() *cobra.Command {
 				return err
 			}
 			defer client.Close()
-			if _, err := client.ReplaceMember(cmd.Context(), &concordv1.ReplaceMemberRequest{Node: id, Who: operator(), Reason: reason}); err != nil {
+			if _, err := client.ReplaceMember(cmd.Context(),
+				&concordv1.ReplaceMemberRequest{Node: id, Who: operator(), Reason: reason}); err != nil {
 				return err
 			}
 			if c.output == "json" {

@@ -19,8 +19,10 @@ func (c *cli) txSettleCommand() *cobra.Command {
 	var reason string
 	cmd := &cobra.Command{
 		Use: "settle GID/NO --abandon --reason TEXT", Short: "Give up one branch that nothing else can end",
-		Long: "Gives up one branch of a decided transaction that the cluster tries to finish and cannot, as its LAST\n" +
-			"ERROR in \"concord tx get\" says. The branch is recorded as heuristic-hazard with the reason, nobody works\n" +
+		Long: "Gives up one branch of a decided transaction that the cluster tries to finish and cannot, as its " +
+			"LAST\n" +
+			"ERROR in \"concord tx get\" says. The branch is recorded as heuristic-hazard with the reason, nobody " +
+			"works\n" +
 			"on it any more, and its transaction ends with the other branches. What is true in its database is for\n" +
 			"you to find out and to put right by hand; then end the alarm with \"concord tx forget\".\n" +
 			"Exit code 3 no such branch, 5 it is finished or on record already.",
@@ -43,7 +45,8 @@ func (c *cli) txSettleCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if err := c.confirm(yes, args[0], fmt.Sprintf("This gives up branch %d of %s: the cluster will never finish it.", no, gid)); err != nil {
+			if err := c.confirm(yes, args[0],
+				fmt.Sprintf("This gives up branch %d of %s: the cluster will never finish it.", no, gid)); err != nil {
 				return err
 			}
 			client, err := c.dial()
@@ -51,14 +54,17 @@ func (c *cli) txSettleCommand() *cobra.Command {
 				return err
 			}
 			defer client.Close()
-			r, err := client.Settle(cmd.Context(), &concordv1.SettleRequest{Gid: gid, No: no, Action: "abandon", Who: operator(), Reason: reason})
+			r, err := client.Settle(cmd.Context(),
+				&concordv1.SettleRequest{Gid: gid, No: no, Action: "abandon", Who: operator(), Reason: reason})
 			if err != nil {
 				return err
 			}
 			if c.output == "json" {
-				return c.printJSON(map[string]any{"gid": gid, "no": no, "outcome": "heuristic-hazard", "zxid": r.GetZxid()})
+				return c.printJSON(map[string]any{"gid": gid, "no": no, "outcome": "heuristic-hazard",
+					"zxid": r.GetZxid()})
 			}
-			fmt.Fprintf(c.out, "%s/%d: given up, heuristic-hazard; see what is true in its database, then run \"concord tx forget %[1]s\"\n", gid, no)
+			fmt.Fprintf(c.out, "%s/%d: given up, heuristic-hazard; see what is true in its database, then run "+
+				"\"concord tx forget %[1]s\"\n", gid, no)
 			return nil
 		},
 	}

@@ -23,7 +23,8 @@ func surviveSignals() {
 
 // reloadOnHangup reads the configuration again at each SIGHUP, until ctx ends. A configuration that
 // is wrong changes nothing.
-func reloadOnHangup(ctx context.Context, running *config.Node, load func() (*config.Node, error), level *slog.LevelVar, doors *config.Opened, log *slog.Logger) {
+func reloadOnHangup(ctx context.Context, running *config.Node, load func() (*config.Node, error), level *slog.LevelVar,
+	doors *config.Opened, log *slog.Logger) {
 	hangups := make(chan os.Signal, 1) // one that comes meanwhile is for the same file
 	signal.Notify(hangups, syscall.SIGHUP)
 	defer signal.Ignore(syscall.SIGHUP)
@@ -37,9 +38,10 @@ func reloadOnHangup(ctx context.Context, running *config.Node, load func() (*con
 	}
 }
 
-// reload sets the log level and the grants, reads certificates and tokens, and says what needs a restart. It returns the configuration that is in
-// force.
-func reload(running *config.Node, load func() (*config.Node, error), level *slog.LevelVar, doors *config.Opened, log *slog.Logger) *config.Node {
+// reload sets the log level and the grants, reads certificates and tokens, and says what needs a restart. It returns
+// the configuration that is in force.
+func reload(running *config.Node, load func() (*config.Node, error), level *slog.LevelVar, doors *config.Opened,
+	log *slog.Logger) *config.Node {
 	now, err := load()
 	if err == nil {
 		err = doors.Reload(now.Doors())

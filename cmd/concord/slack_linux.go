@@ -36,7 +36,8 @@ func relaxTimers() {
 	}
 	runtime.LockOSThread() // what is set is the thread's, and goes on with the thread that starts the program
 	defer runtime.UnlockOSThread()
-	if slack, err := unix.PrctlRetInt(unix.PR_GET_TIMERSLACK, 0, 0, 0, 0); err != nil || time.Duration(slack) >= timerSlack {
+	if slack, err := unix.PrctlRetInt(unix.PR_GET_TIMERSLACK, 0, 0, 0, 0); err != nil ||
+		time.Duration(slack) >= timerSlack {
 		return
 	}
 	if unix.Prctl(unix.PR_SET_TIMERSLACK, uintptr(timerSlack), 0, 0, 0) == nil {

@@ -125,9 +125,11 @@ func exists(root *cobra.Command, words []string) error {
 func TestACommandThatDoesNotExistIsFound(t *testing.T) {
 	root := newRoot(&bytes.Buffer{}, &bytes.Buffer{}, &bytes.Buffer{})
 	for line, right := range map[string]bool{
-		"status": true, "status --addr %s": true, "tx get": true, "tx get %s": true, "tx ls --state heuristic": true, "member add %d": true,
+		"status": true, "status --addr %s": true, "tx get": true, "tx get %s": true, "tx ls --state heuristic": true,
+		"member add %d":         true,
 		"tx resolve %v --abort": true, "serve --help": true, "recover %v": true, "recover": true,
-		"stat": false, "tx show": false, "member kick %d": false, "status --nodes": false, "status now": false, "tx get %s %s": false, "recover a b": false,
+		"stat": false, "tx show": false, "member kick %d": false, "status --nodes": false, "status now": false,
+		"tx get %s %s": false, "recover a b": false,
 	} {
 		err := exists(root, strings.Fields(line))
 		require.Equal(t, right, err == nil, "%s: %v", line, err)

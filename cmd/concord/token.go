@@ -63,7 +63,8 @@ func (c *cli) tokenCreate(file *string) *cobra.Command {
 			fmt.Fprintf(c.out, "%s: token %s of %s, until %s\n", out, e.ID, e.Subject, e.Expires.Format(time.RFC3339))
 			return nil
 		}}
-	cmd.Flags().StringVar(&out, "out", "", "write the token there instead of printing it; nobody else may read the file")
+	cmd.Flags().StringVar(&out, "out", "",
+		"write the token there instead of printing it; nobody else may read the file")
 	cmd.Flags().DurationVar(&lifetime, "lifetime", tokenLifetime, "for how long it is valid")
 	return cmd
 }

@@ -58,7 +58,8 @@ func (c *cli) versionCommand() *cobra.Command {
 			if v.Modified {
 				revision += " (modified)"
 			}
-			return terminal.PrintTable(c.out, []string{"VERSION", "REVISION", "GO", "FEATURE LEVEL"}, [][]string{{v.Version, revision, v.Go, strconv.Itoa(int(v.FeatureLevel))}})
+			return terminal.PrintTable(c.out, []string{"VERSION", "REVISION", "GO", "FEATURE LEVEL"},
+				[][]string{{v.Version, revision, v.Go, strconv.Itoa(int(v.FeatureLevel))}})
 		},
 	}
 }

@@ -279,7 +279,8 @@ func (c *Machine) blocked(l *live, f threepc.Blocked) {
 		l.council.missing = append(l.council.missing, m.String())
 	}
 	slices.Sort(l.council.missing)
-	c.answer(l, Reply{Err: replica.Unavailablef("%v is open: its members decide it, and %s did not answer: it goes on when they do; see \"concord tx get %v\"",
+	c.answer(l, Reply{Err: replica.Unavailablef("%v is open: its members decide it, and %s did not answer: it goes "+
+		"on when they do; see \"concord tx get %v\"",
 		l.id, strings.Join(l.council.missing, ", "), l.id)})
 }
 
@@ -288,7 +289,8 @@ func (c *Machine) breach(id txn.ID, f threepc.Breach) {
 	if f.Known == txn.Undecided {
 		known = "nothing that could have led there"
 	}
-	c.core.Alarm("%v: %v says that it was decided to %v, and the log knows %s: nothing is done about it; look into the databases and into who speaks for that agent", id, f.From, f.Told, known)
+	c.core.Alarm("%v: %v says that it was decided to %v, and the log knows %s: nothing is done about it; look into "+
+		"the databases and into who speaks for that agent", id, f.From, f.Told, known)
 }
 
 // proven tells a decision that a quorum of the members has accepted to whoever waits for it. The log
@@ -298,7 +300,8 @@ func (c *Machine) proven(l *live, f protocol.Reply) {
 		c.tell(l)
 		return
 	}
-	x := txn.Txn{ID: l.id, Decision: txn.Commit, Protocol: txn.ThreePhaseCommit, By: txn.FromCluster, Reason: f.Reason, Label: l.label, Seen: true}
+	x := txn.Txn{ID: l.id, Decision: txn.Commit, Protocol: txn.ThreePhaseCommit, By: txn.FromCluster, Reason: f.Reason,
+		Label: l.label, Seen: true}
 	if f.Outcome == txn.Aborted {
 		x.Decision = txn.Abort
 	}

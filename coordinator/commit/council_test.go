@@ -49,7 +49,8 @@ func (s *story) council(words []string) {
 		for _, word := range words[2:] {
 			name, resource, _ := strings.Cut(word, "/")
 			no := txn.BranchNo(slices.Index(s.machine.Resources, resource))
-			r.Agents = append(r.Agents, txn.Agent{Party: party(name), Epoch: 1, Branches: []txn.Branch{{No: no, Resource: resource}}, Claims: []txn.Claim{{No: no, Number: 1}}})
+			r.Agents = append(r.Agents, txn.Agent{Party: party(name), Epoch: 1,
+				Branches: []txn.Branch{{No: no, Resource: resource}}, Claims: []txn.Claim{{No: no, Number: 1}}})
 			a := s.agents[name]
 			if a == nil {
 				a = &storyAgent{name: name, members: map[txn.ID]*threepc.Participant{}}
@@ -89,7 +90,8 @@ func (s *story) stepAgent(a *storyAgent, id txn.ID, e protocol.Event) {
 	for _, f := range p.Step(e) {
 		switch f := f.(type) {
 		case protocol.Prepare:
-			s.stepAgent(a, id, protocol.Voted{No: f.No, Vote: txn.VoteYes, Branch: txn.Branch{Resource: s.resourceOf(id, f.No)}})
+			s.stepAgent(a, id, protocol.Voted{No: f.No, Vote: txn.VoteYes,
+				Branch: txn.Branch{Resource: s.resourceOf(id, f.No)}})
 		case protocol.Finish:
 			s.stepAgent(a, id, protocol.Finished{No: f.No, Finish: txn.Done})
 		case threepc.Force:
@@ -163,7 +165,8 @@ func threePhases(id txn.ID, resources ...string) txn.CommitRequest {
 	r := txn.CommitRequest{ID: id, Protocol: txn.ThreePhaseCommit}
 	for i, name := range resources {
 		no := txn.BranchNo(i)
-		r.Agents = append(r.Agents, txn.Agent{Party: party(string(rune('a' + i))), Epoch: 1, Branches: []txn.Branch{{No: no, Resource: name}}, Claims: []txn.Claim{{No: no, Number: 1}}})
+		r.Agents = append(r.Agents, txn.Agent{Party: party(string(rune('a' + i))), Epoch: 1,
+			Branches: []txn.Branch{{No: no, Resource: name}}, Claims: []txn.Claim{{No: no, Number: 1}}})
 	}
 	return r
 }
@@ -190,14 +193,17 @@ func opens(l *lone, r txn.CommitRequest) {
 func TestAMessageAboutNothingLeavesNothing(t *testing.T) {
 	l := newLone(t, "orders")
 	levelled(l)
-	for _, m := range []threepc.Message{threepc.Ack{Election: txn.FirstElection, Kind: txn.Commit}, threepc.NotMember{}, threepc.Vote{Vote: txn.VoteNo},
-		threepc.Answer{Election: txn.FirstElection, State: threepc.Wait}, threepc.Refused{Election: txn.FirstElection, LastElected: txn.FirstElection}} {
+	for _, m := range []threepc.Message{threepc.Ack{Election: txn.FirstElection, Kind: txn.Commit}, threepc.NotMember{},
+		threepc.Vote{Vote: txn.VoteNo},
+		threepc.Answer{Election: txn.FirstElection, State: threepc.Wait},
+		threepc.Refused{Election: txn.FirstElection, LastElected: txn.FirstElection}} {
 		l.step(Said{ID: l.newID().WithClass(txn.ThreePhase), From: party("ann"), Message: m})
 		require.Empty(t, l.core.live, "%T", m)
 	}
 	l.step(Said{ID: l.newID(), From: party("ann"), Message: threepc.Inquire{}})
 	require.Empty(t, l.core.live, "of another class")
-	l.step(Said{ID: txn.NewID(l.now.AddDate(1, 0, 0)).WithClass(txn.ThreePhase), From: party("ann"), Message: threepc.Inquire{}})
+	l.step(Said{ID: txn.NewID(l.now.AddDate(1, 0, 0)).WithClass(txn.ThreePhase), From: party("ann"),
+		Message: threepc.Inquire{}})
 	require.Empty(t, l.core.live, "of the future")
 	require.Empty(t, l.letters)
 }
@@ -212,7 +218,8 @@ func TestCouncilsAreWokenAPieceInATurn(t *testing.T) {
 		id := l.newID().WithClass(txn.ThreePhase)
 		l.request++
 		l.step(CommitAsked{Request: l.request, CommitRequest: txn.CommitRequest{ID: id, Protocol: txn.ThreePhaseCommit,
-			Agents: []txn.Agent{{Party: party("ann"), Branches: []txn.Branch{{Resource: "orders"}}, Claims: []txn.Claim{{Number: 1}}}}}})
+			Agents: []txn.Agent{{Party: party("ann"), Branches: []txn.Branch{{Resource: "orders"}},
+				Claims: []txn.Claim{{Number: 1}}}}}})
 	}
 	require.Len(t, l.letters, many)
 	l.letters = nil

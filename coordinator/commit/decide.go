@@ -30,8 +30,9 @@ func SameCluster(own, named txn.ClusterID) error {
 	if named == 0 || named == own {
 		return nil
 	}
-	return &replica.RequestError{Kind: api.ErrInvalid, Text: fmt.Sprintf("the transaction belongs to cluster %v, but this is cluster %v: connect to the right nodes; "+
-		"if cluster %v was made anew, start the application again", named, own, named)}
+	return &replica.RequestError{Kind: api.ErrInvalid,
+		Text: fmt.Sprintf("the transaction belongs to cluster %v, but this is cluster %v: connect to the right nodes; "+
+			"if cluster %v was made anew, start the application again", named, own, named)}
 }
 
 // ofAnother answers a request about another cluster's transaction. Before the cluster is formed
@@ -98,7 +99,9 @@ func (c *Machine) undecidable(request uint64, id txn.ID) bool {
 // that the log has no record of it says nothing about it.
 func (c *Machine) notSwitchedOn(request uint64, id txn.ID) bool {
 	if class := id.Class(); !c.decides(class) {
-		c.reply(Reply{Request: request, Err: replica.Refusedf("transaction %v is of the class %v, which is not switched on in this cluster, so it can neither decide it nor tell its outcome: look into the databases", id, class)})
+		c.reply(Reply{Request: request, Err: replica.Refusedf("transaction %v is of the class %v, which is not "+
+			"switched on in this cluster, so it can neither decide it nor tell its outcome: look into the databases",
+			id, class)})
 		return true
 	}
 	return false
@@ -116,8 +119,10 @@ func (c *Machine) inFuture(request uint64, id txn.ID) bool {
 	if !c.isAhead(id, ahead) {
 		return false
 	}
-	c.reply(Reply{Request: request, Err: &replica.RequestError{Kind: api.ErrInvalid, Text: fmt.Sprintf("transaction %v is dated %s, and here it is %s: unless the gid is mistyped, set the clock of whoever began it, or those of the nodes",
-		id, id.Time().UTC().Format(time.RFC3339), c.latest().UTC().Format(time.RFC3339))}})
+	c.reply(Reply{Request: request, Err: &replica.RequestError{Kind: api.ErrInvalid,
+		Text: fmt.Sprintf("transaction %v is dated %s, and here it is %s: unless the gid is mistyped, set the clock "+
+			"of whoever began it, or those of the nodes",
+			id, id.Time().UTC().Format(time.RFC3339), c.latest().UTC().Format(time.RFC3339))}})
 	return true
 }
 
@@ -146,7 +151,8 @@ func (c *Machine) onCommitAsked(e CommitAsked) {
 		return
 	}
 	if c.disk.Full && c.live[e.ID] == nil {
-		c.reply(Reply{Request: e.Request, Err: replica.Unavailablef("%s", c.disk.Why)}) // not a decision: another leader may take it
+		// not a decision: another leader may take it
+		c.reply(Reply{Request: e.Request, Err: replica.Unavailablef("%s", c.disk.Why)})
 		return
 	}
 	if c.overloaded(e.Request, e.ID) {
@@ -203,7 +209,8 @@ func (c *Machine) acceptable(e CommitAsked) error {
 	}
 	for i, b := range branches {
 		if !slices.Contains(c.config.Resources, b.Resource) {
-			return fmt.Errorf("branch %d: the coordinator has no resource %q: add it to \"resources\" on all nodes", b.No, b.Resource)
+			return fmt.Errorf("branch %d: the coordinator has no resource %q: add it to \"resources\" on all nodes",
+				b.No, b.Resource)
 		}
 		if why, unfit := c.unfit[b.Resource]; unfit {
 			return fmt.Errorf("branch %d: resource %q: %s", b.No, b.Resource, why)
@@ -212,7 +219,8 @@ func (c *Machine) acceptable(e CommitAsked) error {
 			return fmt.Errorf("two branches have the number %d: give each its own", b.No)
 		}
 		if e.Agents != nil && (c.config.Hosted == nil || !c.config.Hosted(b.Resource)) {
-			return fmt.Errorf("branch %d: resource %q is not held by an agent, and only agents can decide in three phases: give it \"driver: agent\", or use two_phase", b.No, b.Resource)
+			return fmt.Errorf("branch %d: resource %q is not held by an agent, and only agents can decide in three "+
+				"phases: give it \"driver: agent\", or use two_phase", b.No, b.Resource)
 		}
 		if c.config.Validate != nil && e.Agents == nil {
 			if err := c.config.Validate(b); err != nil {
@@ -225,7 +233,8 @@ func (c *Machine) acceptable(e CommitAsked) error {
 
 // settle answers for good: what is not decided is aborted, by the leader.
 func (c *Machine) settle(e OutcomeAsked) {
-	if c.ofAnother(e.Request, e.Cluster) || c.answerKnown(e.Request, e.ID, e.Several) || !c.ready(e.Request) || c.undecidable(e.Request, e.ID) || c.overloaded(e.Request, e.ID) {
+	if c.ofAnother(e.Request, e.Cluster) || c.answerKnown(e.Request, e.ID, e.Several) || !c.ready(e.Request) ||
+		c.undecidable(e.Request, e.ID) || c.overloaded(e.Request, e.ID) {
 		return
 	}
 	if mutant.ForgetTombstones {
@@ -244,9 +253,13 @@ func (c *Machine) onForgetAsked(e ForgetAsked) {
 	x, ok := c.table.Get(e.ID)
 	switch {
 	case !ok:
-		c.reply(Reply{Request: e.Request, Err: &replica.RequestError{Kind: api.ErrNotFound, Text: fmt.Sprintf("the log has no decision about %v, so it has no heuristic outcome to forget: see \"concord tx ls --state heuristic\"", e.ID)}})
+		c.reply(Reply{Request: e.Request,
+			Err: &replica.RequestError{Kind: api.ErrNotFound,
+				Text: fmt.Sprintf("the log has no decision about %v, so it has no heuristic outcome to forget: see "+
+					"\"concord tx ls --state heuristic\"", e.ID)}})
 	case !x.Alarming():
-		c.reply(Reply{Request: e.Request, Err: replica.Refusedf("%v has no heuristic outcome to forget: see \"concord tx get\"", e.ID)})
+		c.reply(Reply{Request: e.Request,
+			Err: replica.Refusedf("%v has no heuristic outcome to forget: see \"concord tx get\"", e.ID)})
 	default:
 		c.core.Propose(txn.ForgetRecord{ID: e.ID, Who: e.Who, Why: e.Why})
 		c.core.Await(e.Request)
@@ -277,7 +290,8 @@ func (c *Machine) onSettleAsked(e SettleAsked) {
 	case slices.ContainsFunc(x.Heuristics, func(h txn.Heuristic) bool { return h.Branch == e.Branch }):
 		refuse(replica.Refusedf("branch %d of %v is on record already: see \"concord tx get\"", e.Branch, e.ID))
 	case !unfinished && !slices.ContainsFunc(x.Branches, func(b txn.Branch) bool { return b.No == e.Branch }):
-		refuse(&replica.RequestError{Kind: api.ErrNotFound, Text: fmt.Sprintf("%v has no branch %d: see \"concord tx get\"", e.ID, e.Branch)})
+		refuse(&replica.RequestError{Kind: api.ErrNotFound,
+			Text: fmt.Sprintf("%v has no branch %d: see \"concord tx get\"", e.ID, e.Branch)})
 	case !unfinished:
 		refuse(replica.Refusedf("branch %d of %v is finished: there is nothing to give up", e.Branch, e.ID))
 	default:
@@ -351,7 +365,8 @@ func (c *Machine) onViewAsked(e ViewAsked) error {
 // whyUnfinished says what keeps a branch, for people.
 func (c *Machine) whyUnfinished(b *branch) string {
 	if c.scans[b.Resource] == nil {
-		return fmt.Sprintf("it waits: resource %q has left the configuration; add it to \"resources\" again on all nodes", b.Resource)
+		return fmt.Sprintf("it waits: resource %q has left the configuration; add it to \"resources\" again on all "+
+			"nodes", b.Resource)
 	}
 	return b.err
 }

@@ -61,7 +61,8 @@ func (c *Machine) onKept(k Kept) {
 	}
 	for _, x := range recovery.Contradicted(k.Evidence, c.table, c.rules()) {
 		c.heuristic(Finished{XID: x, By: txn.FromCluster, Who: k.Resource,
-			Why: "decided abort, and the marker of the branch is in the database: somebody committed it by hand"}, txn.HeuristicCommit)
+			Why: "decided abort, and the marker of the branch is in the database: somebody committed it by hand"},
+			txn.HeuristicCommit)
 	}
 	// What comes behind that of this cluster belongs to others.
 	if n := len(k.Evidence); n >= adapters.EvidencePage && k.Evidence[n-1].Cluster == c.table.Cluster() {

@@ -106,7 +106,8 @@ func TestOperatorCommitsWhatSaysThatItIsWhole(t *testing.T) {
 		Census
 	}{
 		{"all are prepared", Census{Prepared: []txn.Branch{{No: 1, Resource: "billing"}, {No: 0, Resource: "orders"}}}},
-		{"one is committed", Census{Prepared: []txn.Branch{{No: 0, Resource: "orders"}}, Committed: []txn.Branch{{No: 1, Resource: "billing"}}}},
+		{"one is committed", Census{Prepared: []txn.Branch{{No: 0, Resource: "orders"}},
+			Committed: []txn.Branch{{No: 1, Resource: "billing"}}}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			l := newLone(t, "orders", "billing")
@@ -114,11 +115,13 @@ func TestOperatorCommitsWhatSaysThatItIsWhole(t *testing.T) {
 			l.step(Listed{Resource: "orders", Listing: []adapters.Prepared{prepared(l.xid(id, 0))}})
 			c.Siblings, c.Saying = [][]txn.BranchNo{{0, 1}}, []txn.Branch{{No: 0, Resource: "orders"}}
 			r := l.ask(func(request uint64) replica.Event {
-				return ResolveAsked{Request: request, Census: c.Census, Resolution: txn.Resolution{ID: id, Decision: txn.Commit, Who: "ann", Why: "shipped"}}
+				return ResolveAsked{Request: request, Census: c.Census,
+					Resolution: txn.Resolution{ID: id, Decision: txn.Commit, Who: "ann", Why: "shipped"}}
 			})
 			require.NoError(t, r.Err)
 			require.Equal(t, txn.Commit, r.Decision)
-			require.Equal(t, []txn.Branch{{No: 0, Resource: "orders"}, {No: 1, Resource: "billing"}}, l.get(id).Branches)
+			require.Equal(t, []txn.Branch{{No: 0, Resource: "orders"}, {No: 1, Resource: "billing"}},
+				l.get(id).Branches)
 		})
 	}
 }

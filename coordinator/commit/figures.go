@@ -80,8 +80,11 @@ func (c *Machine) Figures(now time.Time) *Figures {
 			f.Warnings = append(f.Warnings, "resource "+r.Name+" could not be listed: "+s.err.Error())
 		}
 		if r.Foreign > 0 {
-			f.Warnings = append(f.Warnings, fmt.Sprintf("resource %s holds %d prepared branches of other clusters (%s), which this one never touches: "+
-				"\"concord recover\" lists them; if their cluster is lost, see \"The whole cluster is lost\" in docs/operations.md", r.Name, r.Foreign, s.listing.strangers()))
+			f.Warnings = append(f.Warnings,
+				fmt.Sprintf("resource %s holds %d prepared branches of other clusters (%s), which this one never "+
+					"touches: "+
+					"\"concord recover\" lists them; if their cluster is lost, see \"The whole cluster is lost\" in "+
+					"docs/operations.md", r.Name, r.Foreign, s.listing.strangers()))
 		}
 		f.Warnings = append(f.Warnings, c.ScanState(r.Name).Report...)
 	}
@@ -91,7 +94,8 @@ func (c *Machine) Figures(now time.Time) *Figures {
 			continue
 		}
 		f.Oldest = older(f.Oldest, d.open.oldest())
-		f.Warnings = append(f.Warnings, fmt.Sprintf("%d branches wait for resource %q, which has left the configuration: add it to \"resources\" again on all nodes", n, name))
+		f.Warnings = append(f.Warnings, fmt.Sprintf("%d branches wait for resource %q, which has left the "+
+			"configuration: add it to \"resources\" again on all nodes", n, name))
 	}
 	return f
 }

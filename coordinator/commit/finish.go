@@ -92,7 +92,8 @@ func (c *Machine) heuristic(e Finished, o txn.Outcome) {
 	if mutant.SwallowHeuristic {
 		return
 	}
-	c.core.Propose(txn.HeuristicRecord{ID: e.XID.ID, Branch: e.XID.Branch, Outcome: o, By: e.By, Who: e.Who, Why: e.Why})
+	c.core.Propose(txn.HeuristicRecord{ID: e.XID.ID, Branch: e.XID.Branch, Outcome: o, By: e.By, Who: e.Who,
+		Why: e.Why})
 	c.core.Alarm("%v: %v, says %s: %s", e.XID, o, e.Who, e.Why)
 }
 

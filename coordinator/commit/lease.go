@@ -79,7 +79,9 @@ func (c *Machine) onLeaseAsked(e LeaseAsked) {
 	switch {
 	case !c.ready(e.Request):
 	case c.table.Level() < txn.LevelLeases:
-		c.reply(Reply{Request: e.Request, Err: replica.Refusedf("leases are not switched on yet: some member of the cluster is away, or runs a release that does not know them; see \"concord status\"")})
+		c.reply(Reply{Request: e.Request,
+			Err: replica.Refusedf("leases are not switched on yet: some member of the cluster is away, or runs a " +
+				"release that does not know them; see \"concord status\"")})
 	default:
 		c.leases.asked, c.leases.wanted = append(c.leases.asked, e.Request), c.leases.wanted+1
 		c.core.Await(e.Request)
@@ -89,7 +91,8 @@ func (c *Machine) onLeaseAsked(e LeaseAsked) {
 // grant answers a request whose entry was delivered.
 func (c *Machine) grant(request uint64) {
 	if len(c.leases.granted) == 0 {
-		c.reply(Reply{Request: request, Err: replica.Refusedf("%d clients have a lease, which is the limit: close some of them", txn.MaxLeases)})
+		c.reply(Reply{Request: request, Err: replica.Refusedf("%d clients have a lease, which is the limit: close "+
+			"some of them", txn.MaxLeases)})
 		return
 	}
 	lease := c.leases.granted[0]
@@ -141,7 +144,8 @@ func (c *Machine) endSilent() {
 		}
 	}
 	if len(silent) > 0 {
-		c.core.Note("leases %v end: their clients were not heard for %v, and what they left prepared is aborted", silent, c.config.Rules.Lease)
+		c.core.Note("leases %v end: their clients were not heard for %v, and what they left prepared is aborted",
+			silent, c.config.Rules.Lease)
 		c.endLeases(silent)
 	}
 }

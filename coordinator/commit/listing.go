@@ -52,7 +52,8 @@ type listing struct {
 }
 
 func newListing(at time.Time, answer []adapters.Prepared) *listing {
-	return &listing{at: at, answer: answer, branches: map[txn.XID]*listedBranch{}, others: map[txn.ClusterID]int{}, gone: map[txn.XID]bool{}, reported: map[txn.XID]bool{}}
+	return &listing{at: at, answer: answer, branches: map[txn.XID]*listedBranch{}, others: map[txn.ClusterID]int{},
+		gone: map[txn.XID]bool{}, reported: map[txn.XID]bool{}}
 }
 
 // take returns the next piece of the answer.

@@ -181,7 +181,8 @@ func (c *Machine) carry(l *live, effects []protocol.Effect) {
 		switch e := e.(type) {
 		case protocol.Propose:
 			if e.Decision == txn.Commit {
-				c.core.Propose(txn.CommitRecord{ID: l.id, Protocol: l.protocol, By: l.by, Branches: e.Branches, Reason: l.reason, Label: l.label})
+				c.core.Propose(txn.CommitRecord{ID: l.id, Protocol: l.protocol, By: l.by, Branches: e.Branches,
+					Reason: l.reason, Label: l.label})
 				if mutant.ReplyBeforeQuorum {
 					c.answer(l, Reply{Decision: txn.Commit})
 				}

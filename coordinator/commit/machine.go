@@ -229,7 +229,8 @@ func (c *Machine) Refused(records []txn.Record, requests []uint64, err error) (a
 	for _, request := range requests {
 		c.reply(Reply{Request: request, Err: err})
 	}
-	c.leases.asked = slices.DeleteFunc(c.leases.asked, func(request uint64) bool { return slices.Contains(requests, request) })
+	c.leases.asked = slices.DeleteFunc(c.leases.asked,
+		func(request uint64) bool { return slices.Contains(requests, request) })
 	for _, r := range records {
 		switch r := r.(type) {
 		case txn.CommitRecord:

@@ -72,8 +72,9 @@ func (d *loneDisk) Entries(after, upto zab.Zxid, _ int) (list []zab.Entry, err e
 // newLone returns a leader that is ready.
 func newLone(t *testing.T, resources ...string) *lone {
 	l := &lone{t: t, disk: &loneDisk{}, now: time.UnixMilli(1_800_000_000_000),
-		config:  replica.Config{Node: 1, Members: []replica.Member{{ID: 1}}, NewCluster: 7},
-		machine: Config{Resources: resources, Rules: Rules{MaxTransaction: time.Minute, Grace: time.Second, Scan: time.Hour}}}
+		config: replica.Config{Node: 1, Members: []replica.Member{{ID: 1}}, NewCluster: 7},
+		machine: Config{Resources: resources,
+			Rules: Rules{MaxTransaction: time.Minute, Grace: time.Second, Scan: time.Hour}}}
 	l.restart()
 	return l
 }
@@ -219,7 +220,8 @@ func TestAResourceMayHaveTheNameOfAnythingElse(t *testing.T) {
 		require.Equal(t, txn.Abort, rollback[0].Decision)
 		l.step(Finished{XID: rollback[0].XID, Finish: txn.Contradicted, By: txn.FromCluster, Who: name, Why: "by hand"})
 		l.tick(time.Second)
-		require.Equal(t, []txn.Heuristic{{Outcome: txn.HeuristicCommit, By: txn.FromCluster, Who: name, Why: "by hand"}}, l.get(id).Heuristics)
+		require.Equal(t, []txn.Heuristic{{Outcome: txn.HeuristicCommit, By: txn.FromCluster, Who: name,
+			Why: "by hand"}}, l.get(id).Heuristics)
 	}
 }
 
@@ -234,13 +236,15 @@ func TestWhoDecidedIsNotReadFromTheReason(t *testing.T) {
 	operator := l.newID()
 	l.step(Listed{Resource: "orders", Listing: []adapters.Prepared{prepared(l.xid(operator, 0))}})
 	r := l.ask(func(request uint64) replica.Event {
-		return ResolveAsked{Request: request, Resolution: txn.Resolution{ID: operator, Decision: txn.Commit, Who: "ann", Resources: []string{"orders"}},
-			Census: Census{Prepared: []txn.Branch{{Resource: "orders"}}}}
+		return ResolveAsked{Request: request,
+			Resolution: txn.Resolution{ID: operator, Decision: txn.Commit, Who: "ann", Resources: []string{"orders"}},
+			Census:     Census{Prepared: []txn.Branch{{Resource: "orders"}}}}
 	})
 	require.Equal(t, txn.Commit, r.Decision)
 	require.Equal(t, txn.FromOperator, l.get(operator).By)
 	l.tick(sweepInterval)
-	require.Equal(t, []Task{{XID: l.xid(operator, 0), Branch: txn.Branch{Resource: "orders"}, Decision: txn.Commit}}, l.take(),
+	require.Equal(t, []Task{{XID: l.xid(operator, 0), Branch: txn.Branch{Resource: "orders"}, Decision: txn.Commit}},
+		l.take(),
 		"nobody else would finish it")
 }
 
@@ -399,7 +403,8 @@ func TestAnInterruptedAttemptIsMadeAnewAtOnce(t *testing.T) {
 	require.Len(t, l.take(), 1)
 	l.step(Failed{XID: l.xid(id, 0), Interrupted: true, Why: "it answers again"})
 	l.tick(sweepInterval)
-	require.Equal(t, []Task{{XID: l.xid(id, 0), Branch: txn.Branch{Resource: "orders"}, Decision: txn.Commit}}, l.take())
+	require.Equal(t, []Task{{XID: l.xid(id, 0), Branch: txn.Branch{Resource: "orders"}, Decision: txn.Commit}},
+		l.take())
 }
 
 // A listed branch of an aborted transaction that cannot be rolled back is tried less and less
@@ -432,9 +437,11 @@ func TestAListedBranchThatFailsIsTriedLessOftenAndSaysWhy(t *testing.T) {
 	require.Equal(t, ListedBranch{Resource: "orders", Decision: txn.Abort, Err: "permission denied"}, r.View.InDoubt[x])
 
 	id := l.newID()
-	l.step(Listed{Resource: "orders", Listing: []adapters.Prepared{prepared(l.xid(id, 0))}}, Listed{Resource: "orders", Err: errors.New("connection refused")})
+	l.step(Listed{Resource: "orders", Listing: []adapters.Prepared{prepared(l.xid(id, 0))}},
+		Listed{Resource: "orders", Err: errors.New("connection refused")})
 	r = l.ask(func(request uint64) replica.Event { return ViewAsked{Request: request, ID: id} })
-	require.Equal(t, "connection refused", r.View.InDoubt[l.xid(id, 0)].Err, "an undecided one says why it cannot be asked for")
+	require.Equal(t, "connection refused", r.View.InDoubt[l.xid(id, 0)].Err,
+		"an undecided one says why it cannot be asked for")
 }
 
 func settle(id txn.ID, no txn.BranchNo) func(request uint64) replica.Event {
@@ -492,7 +499,8 @@ func TestOnlyADecidedBranchIsGivenUp(t *testing.T) {
 	require.ErrorIs(t, r.Err, api.ErrRefused)
 	require.ErrorContains(t, r.Err, "concord tx resolve")
 	l.ask(func(request uint64) replica.Event {
-		return ResolveAsked{Request: request, Resolution: txn.Resolution{ID: id, Decision: txn.Abort, Who: "ann", Why: "orphan"}}
+		return ResolveAsked{Request: request,
+			Resolution: txn.Resolution{ID: id, Decision: txn.Abort, Who: "ann", Why: "orphan"}}
 	})
 	l.tick(sweepInterval)
 	require.NoError(t, l.ask(settle(id, 0)).Err, "its rollback may be what cannot be done")
@@ -530,15 +538,18 @@ func TestAGidIsComparedWithTheClockThatIsAhead(t *testing.T) {
 // from the year 10889 is reported, and leaves no record.
 func TestAnOrphanFromTheFutureIsAbortedOrReported(t *testing.T) {
 	l := newLone(t, "orders")
-	today, tomorrow, never := l.newID(), txn.NewID(l.now.Add(23*time.Hour)), txn.NewID(time.Date(10889, 1, 1, 0, 0, 0, 0, time.UTC))
+	today, tomorrow, never := l.newID(), txn.NewID(l.now.Add(23*time.Hour)),
+		txn.NewID(time.Date(10889, 1, 1, 0, 0, 0, 0, time.UTC))
 	l.commit(today)
 	for range 3 {
-		l.step(Listed{Resource: "orders", Listing: []adapters.Prepared{prepared(l.xid(tomorrow, 0)), prepared(l.xid(never, 0))}})
+		l.step(Listed{Resource: "orders",
+			Listing: []adapters.Prepared{prepared(l.xid(tomorrow, 0)), prepared(l.xid(never, 0))}})
 		l.tick(2 * time.Minute)
 	}
 	require.Equal(t, txn.Abort, l.get(tomorrow).Decision)
 	require.Equal(t, txn.FromCluster, l.get(tomorrow).By)
-	l.step(Listed{Resource: "orders", Listing: []adapters.Prepared{prepared(l.xid(tomorrow, 0)), prepared(l.xid(never, 0))}})
+	l.step(Listed{Resource: "orders", Listing: []adapters.Prepared{prepared(l.xid(tomorrow, 0)),
+		prepared(l.xid(never, 0))}})
 	require.Len(t, l.take(), 1)
 	_, known := l.table.Get(never)
 	require.False(t, known)
@@ -549,7 +560,8 @@ func TestAnOrphanFromTheFutureIsAbortedOrReported(t *testing.T) {
 			return OutcomeAsked{Request: request, Inquiry: txn.Inquiry{ID: never}}
 		},
 		func(request uint64) replica.Event {
-			return CommitAsked{Request: request, CommitRequest: txn.CommitRequest{ID: never, Branches: []txn.Branch{{Resource: "orders"}}}}
+			return CommitAsked{Request: request,
+				CommitRequest: txn.CommitRequest{ID: never, Branches: []txn.Branch{{Resource: "orders"}}}}
 		},
 	} {
 		require.ErrorIs(t, l.ask(ask).Err, api.ErrInvalid)

@@ -172,8 +172,10 @@ func (c *Machine) planOn() {
 func (c *Machine) foreign(resource string, p adapters.Prepared) recovery.Action {
 	return recovery.Action{Kind: recovery.Report, XID: p.XID, Since: p.Since,
 		Branch: txn.Branch{No: p.XID.Branch, Resource: resource},
-		Why: fmt.Sprintf("it belongs to cluster %v, and this is cluster %v, which never touches it: let its own cluster finish it; "+
-			"if that is lost for good, end the branch %v in the database by hand", p.XID.Cluster, c.table.Cluster(), p.XID)}
+		Why: fmt.Sprintf("it belongs to cluster %v, and this is cluster %v, which never touches it: let its own "+
+			"cluster finish it; "+
+			"if that is lost for good, end the branch %v in the database by hand", p.XID.Cluster, c.table.Cluster(),
+			p.XID)}
 }
 
 func (c *Machine) onFitness(e Fitness) {
@@ -209,10 +211,12 @@ func (c *Machine) ScanState(resource string) ScanState {
 		return ScanState{}
 	}
 	l := s.listing
-	st := ScanState{At: s.at, Err: s.err, InDoubt: len(l.ages), Foreign: len(l.branches) - len(l.ages), Report: slices.Sorted(slices.Values(l.report))}
+	st := ScanState{At: s.at, Err: s.err, InDoubt: len(l.ages), Foreign: len(l.branches) - len(l.ages),
+		Report: slices.Sorted(slices.Values(l.report))}
 	st.Oldest = l.ages.oldest()
 	if more := len(l.reported) - len(l.report); more > 0 {
-		st.Report = append(st.Report, fmt.Sprintf("%d more branches at %s cannot be finished: this node's log names them all", more, resource))
+		st.Report = append(st.Report, fmt.Sprintf("%d more branches at %s cannot be finished: this node's log names "+
+			"them all", more, resource))
 	}
 	return st
 }

@@ -69,7 +69,8 @@ func TestTransactionOfAnotherClusterIsNotDecided(t *testing.T) {
 	written := len(l.disk.entries)
 	for _, r := range []Reply{
 		l.ask(func(request uint64) replica.Event {
-			return CommitAsked{Request: request, CommitRequest: txn.CommitRequest{ID: id, Cluster: other, Branches: []txn.Branch{{Resource: "orders"}}}}
+			return CommitAsked{Request: request,
+				CommitRequest: txn.CommitRequest{ID: id, Cluster: other, Branches: []txn.Branch{{Resource: "orders"}}}}
 		}),
 		l.ask(func(request uint64) replica.Event {
 			return OutcomeAsked{Request: request, Inquiry: txn.Inquiry{ID: id, Cluster: other, Several: true}}
@@ -111,7 +112,8 @@ func TestReportsOfStrangersCountForNothing(t *testing.T) {
 	id := l.newID()
 	l.commit(id, txn.Branch{No: 1, Resource: "orders"}, txn.Branch{No: 2, Resource: "billing"})
 	report := func(f txn.Finish, r Reporter) {
-		l.step(Finished{XID: txn.XID{Cluster: l.core.table.Cluster(), ID: id, Branch: 1}, Finish: f, By: txn.FromClient, Who: "client", Reporter: r})
+		l.step(Finished{XID: txn.XID{Cluster: l.core.table.Cluster(), ID: id, Branch: 1}, Finish: f, By: txn.FromClient,
+			Who: "client", Reporter: r})
 	}
 	stranger := Reporter{Limited: true, Resources: []string{"billing"}}
 	report(txn.Contradicted, stranger)

@@ -40,14 +40,19 @@ func (c *Machine) onResolveAsked(e ResolveAsked) {
 		c.reply(Reply{Request: e.Request, Err: tooOld(e.ID)})
 	case c.notSwitchedOn(e.Request, e.ID), !seen && c.inFuture(e.Request, e.ID):
 	case e.Decision == txn.Commit && e.ID.Class() == txn.ThreePhase:
-		c.reply(Reply{Request: e.Request, Err: replica.Refusedf("%v is decided in three phases: its members alone can commit it, and go on by themselves when enough of them are connected; see \"concord tx get %v\" for who is missing", e.ID, e.ID)})
+		c.reply(Reply{Request: e.Request,
+			Err: replica.Refusedf("%v is decided in three phases: its members alone can commit it, and go on by "+
+				"themselves when enough of them are connected; see \"concord tx get %v\" for who is missing", e.ID,
+				e.ID)})
 	case e.Decision == txn.Abort:
 		l := c.wait(e.Request, e.ID)
 		l.seen = l.seen || seen
 		l.by = txn.FromOperator
 		c.carry(l, l.core.Step(protocol.RollbackAsked{Reason: reason}))
 	case e.Unlisted != nil:
-		c.reply(Reply{Request: e.Request, Err: replica.Refusedf("%v, so it is not known whether %v has a branch there that would have to commit too: wait until all are up, or abort", e.Unlisted, e.ID)})
+		c.reply(Reply{Request: e.Request,
+			Err: replica.Refusedf("%v, so it is not known whether %v has a branch there that would have to commit "+
+				"too: wait until all are up, or abort", e.Unlisted, e.ID)})
 	case !seen:
 		c.reply(Reply{Request: e.Request, Err: notFound(e.ID)})
 	default:
@@ -68,7 +73,8 @@ func (c *Machine) incomplete(e ResolveAsked, listed []txn.Branch) error {
 	prepared := resources(slices.Concat(e.Prepared, e.Committed))
 	for i, b := range e.Prepared {
 		if i > 0 && e.Prepared[i-1].No == b.No {
-			return replica.Refusedf("%v has a prepared branch %d at %s and another at %s, and a record can name only one of them: look into both, and abort",
+			return replica.Refusedf("%v has a prepared branch %d at %s and another at %s, and a record can name "+
+				"only one of them: look into both, and abort",
 				e.ID, b.No, e.Prepared[i-1].Resource, b.Resource)
 		}
 	}
@@ -80,13 +86,16 @@ func (c *Machine) incomplete(e ResolveAsked, listed []txn.Branch) error {
 			return replica.Refusedf("the coordinator has no resource %q: see \"concord resource ls\"", name)
 		}
 		if !slices.Contains(prepared, name) {
-			return replica.Refusedf("%v has no prepared branch at %s: it never had one, or that was rolled back, or somebody ended it by hand, so a commit might be half of one: "+
-				"look into %s, and abort; only if the transaction changed nothing there, leave %s out of --resources", e.ID, name, name, name)
+			return replica.Refusedf("%v has no prepared branch at %s: it never had one, or that was rolled back, or "+
+				"somebody ended it by hand, so a commit might be half of one: "+
+				"look into %s, and abort; only if the transaction changed nothing there, leave %s out of --resources",
+				e.ID, name, name, name)
 		}
 	}
 	for _, b := range listed {
 		if !slices.Contains(prepared, b.Resource) {
-			return replica.Refusedf("%v had a prepared branch at %s when it was last listed, and has none now: somebody ended it, so a commit might be half of one: "+
+			return replica.Refusedf("%v had a prepared branch at %s when it was last listed, and has none now: "+
+				"somebody ended it, so a commit might be half of one: "+
 				"look into %s, and try again when the next scan has been there", e.ID, b.Resource, b.Resource)
 		}
 	}
@@ -94,12 +103,15 @@ func (c *Machine) incomplete(e ResolveAsked, listed []txn.Branch) error {
 		return nil // they say that they are all
 	}
 	if len(e.Resources) == 0 {
-		return replica.Refusedf("%v has prepared branches at %s, and nothing there says whether it had more: find out which databases the application changes in such a transaction, "+
-			"and repeat with all of them, as in --resources %s; if one has no branch, abort", e.ID, strings.Join(prepared, ", "), strings.Join(prepared, ","))
+		return replica.Refusedf("%v has prepared branches at %s, and nothing there says whether it had more: find "+
+			"out which databases the application changes in such a transaction, "+
+			"and repeat with all of them, as in --resources %s; if one has no branch, abort", e.ID,
+			strings.Join(prepared, ", "), strings.Join(prepared, ","))
 	}
 	for _, name := range prepared {
 		if !slices.Contains(e.Resources, name) {
-			return replica.Refusedf("%v has a prepared branch at %s too, which --resources does not name: unless that is a mistake, its transaction is not the one that you mean", e.ID, name)
+			return replica.Refusedf("%v has a prepared branch at %s too, which --resources does not name: unless "+
+				"that is a mistake, its transaction is not the one that you mean", e.ID, name)
 		}
 	}
 	return nil

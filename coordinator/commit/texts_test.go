@@ -46,7 +46,8 @@ func aborted(id func(*lone) txn.ID, branches []txn.Branch, before ...func(*lone)
 // levelled lets the log say who the members are and where, and switches leases on.
 func levelled(l *lone) {
 	for range 3 { // a level, who they are, where they are
-		l.step(replica.MembersSeen{Speakers: []replica.Speaker{{Node: 1, Store: txn.StoreID{1}, Level: txn.Newest, Peer: "10.0.0.1:7421", API: "10.0.0.1:7420"}}})
+		l.step(replica.MembersSeen{Speakers: []replica.Speaker{{Node: 1, Store: txn.StoreID{1}, Level: txn.Newest,
+			Peer: "10.0.0.1:7421", API: "10.0.0.1:7420"}}})
 		for range 10 {
 			l.tick(50 * time.Millisecond)
 		}
@@ -72,7 +73,8 @@ func adding(id zab.NodeID, observer bool) func(*lone, uint64) replica.Event {
 	n := strconv.Itoa(int(id))
 	return func(_ *lone, request uint64) replica.Event {
 		return replica.AddAsked{Request: request, Key: "add " + n, Who: "ann", Why: "more",
-			Member: replica.Member{ID: id, Observer: observer, Peer: "10.0.0." + n + ":7421", API: "10.0.0." + n + ":7420"}}
+			Member: replica.Member{ID: id, Observer: observer, Peer: "10.0.0." + n + ":7421",
+				API: "10.0.0." + n + ":7420"}}
 	}
 }
 
@@ -133,7 +135,8 @@ func committing(l *lone, request uint64) replica.Event {
 
 func resolving(d txn.Decision) func(*lone, uint64) replica.Event {
 	return func(_ *lone, request uint64) replica.Event {
-		return ResolveAsked{Request: request, Resolution: txn.Resolution{ID: thatID, Decision: d, Who: "ann", Why: "why"}}
+		return ResolveAsked{Request: request,
+			Resolution: txn.Resolution{ID: thatID, Decision: d, Who: "ann", Why: "why"}}
 	}
 }
 
@@ -175,9 +178,12 @@ type answer struct {
 }
 
 var answers = []answer{
-	{name: "a read that no leader confirms", is: api.ErrUnavailable, meet: asked(func(_ *lone, request uint64) replica.Event {
-		return OutcomeAsked{Request: request, Inquiry: txn.Inquiry{ID: thatID}}
-	}, ofThree), says: `this node cannot tell whether it knows all decisions, since no leader has confirmed it: ask another one, or run "concord status"`},
+	{name: "a read that no leader confirms", is: api.ErrUnavailable,
+		meet: asked(func(_ *lone, request uint64) replica.Event {
+			return OutcomeAsked{Request: request, Inquiry: txn.Inquiry{ID: thatID}}
+		}, ofThree), says: `this node cannot tell whether it knows all decisions, since no leader has confirmed ` +
+			`it: ask ` +
+			`another one, or run "concord status"`},
 	{name: "nobody leads", meet: asked(committing, ofThree), is: &api.NotLeaderError{},
 		says: `this node is not the leader and knows none at the moment: ask again, or run "concord status"`},
 	{name: "more wait than may", is: api.ErrBusy, meet: asked(func(_ *lone, request uint64) replica.Event {
@@ -187,16 +193,22 @@ var answers = []answer{
 			l.step(replica.SeenAsked{Zxid: zab.Zxid{Epoch: math.MaxUint32}})
 		}
 	}), says: "the node is busy: ask again in a moment"},
-	{name: "a voter differs, and nobody knows with whom the majority agrees", is: api.ErrUnavailable, meet: asked(committing, ofThree, differs(2)),
-		says: "the state of this node, 1, differs at ZXID from that of node 2; it answers nothing until it knows with whom the majority agrees: bring the other nodes up"},
+	{name: "a voter differs, and nobody knows with whom the majority agrees", is: api.ErrUnavailable,
+		meet: asked(committing, ofThree, differs(2)),
+		says: "the state of this node, 1, differs at ZXID from that of node 2; it answers nothing until it knows " +
+			"with whom the majority agrees: bring the other nodes up"},
 	{name: "all other voters differ", is: api.ErrUnavailable, meet: asked(committing, ofThree, differs(2, 3)),
-		says: "the state of this node, 1, differs at ZXID from that of node 2, node 3, so that no majority can agree with it. It takes part in nothing and " +
-			`answers nothing any more. Stop it, move its directory away, run "concord member replace 1" on the others, and start it on an empty one; ` +
+		says: "the state of this node, 1, differs at ZXID from that of node 2, node 3, so that no majority can " +
+			"agree with it. It takes part in nothing and " +
+			`answers nothing any more. Stop it, move its directory away, run "concord member replace 1" on the ` +
+			`others, and start it on an empty one; ` +
 			"if all nodes say this, put back a backup of one of them"},
 
-	{name: "a class that is not switched on", is: api.ErrRefused, meet: asked(func(_ *lone, request uint64) replica.Event {
-		return CommitAsked{Request: request, CommitRequest: txn.CommitRequest{ID: thatID.WithClass(txn.ThreePhase)}}
-	}), says: "transaction GID is of the class three_phase, which is not switched on in this cluster, so it can neither decide it nor tell its outcome: look into the databases"},
+	{name: "a class that is not switched on", is: api.ErrRefused,
+		meet: asked(func(_ *lone, request uint64) replica.Event {
+			return CommitAsked{Request: request, CommitRequest: txn.CommitRequest{ID: thatID.WithClass(txn.ThreePhase)}}
+		}), says: "transaction GID is of the class three_phase, which is not switched on in this cluster, so it can " +
+			"neither decide it nor tell its outcome: look into the databases"},
 	{name: "three phases without an agent", meet: func(t *testing.T) error {
 		l := newLone(t, "orders", "billing")
 		levelled(l)
@@ -205,10 +217,16 @@ var answers = []answer{
 		})
 		require.Equal(t, txn.Abort, r.Decision)
 		return errors.New(r.Reason)
-	}, says: `branch 0: resource "orders" is not held by an agent, and only agents can decide in three phases: give it "driver: agent", or use two_phase`},
-	{name: "an operator's commit of three phases", is: api.ErrRefused, meet: asked(func(_ *lone, request uint64) replica.Event {
-		return ResolveAsked{Request: request, Resolution: txn.Resolution{ID: thatID.WithClass(txn.ThreePhase), Decision: txn.Commit, Who: "ann", Why: "why"}}
-	}, levelled), says: `GID is decided in three phases: its members alone can commit it, and go on by themselves when enough of them are connected; see "concord tx get GID" for who is missing`},
+	}, says: `branch 0: resource "orders" is not held by an agent, and only agents can decide in three phases: give ` +
+		`it "driver: agent", or use two_phase`},
+	{name: "an operator's commit of three phases", is: api.ErrRefused,
+		meet: asked(func(_ *lone, request uint64) replica.Event {
+			return ResolveAsked{Request: request,
+				Resolution: txn.Resolution{ID: thatID.WithClass(txn.ThreePhase), Decision: txn.Commit, Who: "ann",
+					Why: "why"}}
+		}, levelled), says: `GID is decided in three phases: its members alone can commit it, and go on by ` +
+			`themselves ` +
+			`when enough of them are connected; see "concord tx get GID" for who is missing`},
 	{name: "members that do not answer", is: api.ErrUnavailable, meet: func(t *testing.T) error {
 		l := newLone(t, "orders", "billing")
 		levelled(l)
@@ -218,13 +236,20 @@ var answers = []answer{
 			l.tick(time.Second)
 		}
 		return l.replies[l.request].Err
-	}, says: `GID is open: its members decide it, and a, b did not answer: it goes on when they do; see "concord tx get GID"`},
-	{name: "a transaction of another cluster", is: api.ErrInvalid, meet: asked(func(_ *lone, request uint64) replica.Event {
-		return CommitAsked{Request: request, CommitRequest: txn.CommitRequest{ID: thatID, Cluster: 8}}
-	}), says: "the transaction belongs to cluster CLUSTER, but this is cluster CLUSTER: connect to the right nodes; if cluster CLUSTER was made anew, start the application again"},
-	{name: "a transaction from the future", is: api.ErrInvalid, meet: asked(func(l *lone, request uint64) replica.Event {
-		return CommitAsked{Request: request, CommitRequest: txn.CommitRequest{ID: txn.NewID(l.now.AddDate(1, 0, 0))}}
-	}), says: "transaction GID is dated TIME, and here it is TIME: unless the gid is mistyped, set the clock of whoever began it, or those of the nodes"},
+	}, says: `GID is open: its members decide it, and a, b did not answer: it goes on when they do; see "concord tx ` +
+		`get GID"`},
+	{name: "a transaction of another cluster", is: api.ErrInvalid,
+		meet: asked(func(_ *lone, request uint64) replica.Event {
+			return CommitAsked{Request: request, CommitRequest: txn.CommitRequest{ID: thatID, Cluster: 8}}
+		}), says: "the transaction belongs to cluster CLUSTER, but this is cluster CLUSTER: connect to the right " +
+			"nodes; " +
+			"if cluster CLUSTER was made anew, start the application again"},
+	{name: "a transaction from the future", is: api.ErrInvalid,
+		meet: asked(func(l *lone, request uint64) replica.Event {
+			return CommitAsked{Request: request,
+				CommitRequest: txn.CommitRequest{ID: txn.NewID(l.now.AddDate(1, 0, 0))}}
+		}), says: "transaction GID is dated TIME, and here it is TIME: unless the gid is mistyped, set the clock of " +
+			"whoever began it, or those of the nodes"},
 	{name: "a transaction that is too old", is: api.ErrTooOld, meet: asked(func(l *lone, request uint64) replica.Event {
 		return CommitAsked{Request: request, CommitRequest: txn.CommitRequest{ID: txn.NewID(l.now.AddDate(-1, 0, 0))}}
 	}, func(l *lone) {
@@ -236,61 +261,106 @@ var answers = []answer{
 	}), says: "transaction GID is older than what the cluster remembers: look into the databases"},
 	{name: "a branch of a resource that nobody knows", meet: aborted(fixed, []txn.Branch{{Resource: "stock"}}),
 		says: `branch 0: the coordinator has no resource "stock": add it to "resources" on all nodes`},
-	{name: "a branch of a resource that is not fit", meet: aborted(fixed, []txn.Branch{{Resource: "orders"}}, func(l *lone) {
-		l.step(Fitness{Resource: "orders", Why: `it is the same database as resource billing, which is listed before it: remove one of them from "resources", or correct its dsn`})
-	}), says: `branch 0: resource "orders": it is the same database as resource billing, which is listed before it: remove one of them from "resources", or correct its dsn`},
-	{name: "a branch that nobody could finish", meet: aborted(fixed, []txn.Branch{{Resource: "orders", Evidence: "poison"}}, func(l *lone) {
-		l.core.config.Validate = func(txn.Branch) error { return errors.New("evidence: it is not in a form that this version writes") }
-	}), says: `branch 0: resource "orders": evidence: it is not in a form that this version writes`},
-	{name: "two branches with one number", meet: aborted(fixed, []txn.Branch{{Resource: "orders"}, {Resource: "billing"}}),
+	{name: "a branch of a resource that is not fit",
+		meet: aborted(fixed, []txn.Branch{{Resource: "orders"}}, func(l *lone) {
+			l.step(Fitness{Resource: "orders",
+				Why: `it is the same database as resource billing, which is listed before it: remove one of them ` +
+					`from "resources", or correct its dsn`})
+		}), says: `branch 0: resource "orders": it is the same database as resource billing, which is listed ` +
+			`before it: ` +
+			`remove one of them from "resources", or correct its dsn`},
+	{name: "a branch that nobody could finish",
+		meet: aborted(fixed, []txn.Branch{{Resource: "orders", Evidence: "poison"}}, func(l *lone) {
+			l.core.config.Validate = func(txn.Branch) error {
+				return errors.New("evidence: it is not in a form that " +
+					"this version writes")
+			}
+		}), says: `branch 0: resource "orders": evidence: it is not in a form that this version writes`},
+	{name: "two branches with one number",
+		meet: aborted(fixed, []txn.Branch{{Resource: "orders"}, {Resource: "billing"}}),
 		says: "two branches have the number 0: give each its own"},
-	{name: "too many branches", meet: aborted(fixed, make([]txn.Branch, api.MaxBranches+1)), says: "257 branches: a transaction has at most 256: split it"},
-	{name: "a lease that has ended", meet: aborted(func(l *lone) txn.ID { return thatID.WithLease(1) }, nil, levelled, func(l *lone) {
-		require.NoError(l.t, l.ask(func(request uint64) replica.Event { return LeaseAsked{Request: request} }).Err)
-		require.NoError(l.t, l.ask(func(request uint64) replica.Event { return LeaseEndAsked{Request: request, Lease: 1} }).Err)
-	}), says: "lease 1 of the client has ended: it was closed, or the cluster had not heard of it for too long"},
+	{name: "too many branches", meet: aborted(fixed, make([]txn.Branch, api.MaxBranches+1)),
+		says: "257 branches: a transaction has at most 256: split it"},
+	{name: "a lease that has ended", meet: aborted(func(l *lone) txn.ID { return thatID.WithLease(1) }, nil, levelled,
+		func(l *lone) {
+			require.NoError(l.t, l.ask(func(request uint64) replica.Event { return LeaseAsked{Request: request} }).Err)
+			require.NoError(l.t, l.ask(func(request uint64) replica.Event {
+				return LeaseEndAsked{Request: request,
+					Lease: 1}
+			}).Err)
+		}), says: "lease 1 of the client has ended: it was closed, or the cluster had not heard of it for too long"},
 
 	{name: "resolve what is decided otherwise", is: api.ErrDecided, meet: asked(resolving(txn.Abort), commits),
 		says: `the decision of GID stands: commit, at zxid ZXID; see "concord tx get"`},
 	{name: "resolve what nobody knows", is: api.ErrNotFound, meet: asked(resolving(txn.Commit), listsNothing),
-		says: `transaction GID is not known: no decision, and no resource lists a prepared branch of it; compare the gid with "concord tx ls"`},
-	{name: "resolve while a resource cannot be listed", is: api.ErrRefused, meet: asked(resolvingListed(errors.New("not listed: orders: connection refused"), nil)),
-		says: "not listed: orders: connection refused, so it is not known whether GID has a branch there that would have to commit too: wait until all are up, or abort"},
+		says: `transaction GID is not known: no decision, and no resource lists a prepared branch of it; compare ` +
+			`the gid with "concord tx ls"`},
+	{name: "resolve while a resource cannot be listed", is: api.ErrRefused,
+		meet: asked(resolvingListed(errors.New("not listed: orders: connection refused"), nil)),
+		says: "not listed: orders: connection refused, so it is not known whether GID has a branch there that would " +
+			"have to commit too: wait until all are up, or abort"},
 	{name: "resolve what may be half", is: api.ErrRefused, meet: asked(resolvingListed(nil, nil, "orders")),
-		says: "GID has prepared branches at orders, and nothing there says whether it had more: find out which databases the application changes in such a transaction, " +
+		says: "GID has prepared branches at orders, and nothing there says whether it had more: find out which " +
+			"databases the application changes in such a transaction, " +
 			"and repeat with all of them, as in --resources orders; if one has no branch, abort"},
-	{name: "resolve what is half", is: api.ErrRefused, meet: asked(resolvingListed(nil, []string{"orders", "billing"}, "orders")),
-		says: "GID has no prepared branch at billing: it never had one, or that was rolled back, or somebody ended it by hand, so a commit might be half of one: " +
-			"look into billing, and abort; only if the transaction changed nothing there, leave billing out of --resources"},
-	{name: "resolve what says itself that it is half", is: api.ErrRefused, meet: asked(func(l *lone, request uint64) replica.Event {
-		return saying(resolvingListed(nil, []string{"orders"}, "orders")(l, request).(ResolveAsked), []txn.BranchNo{0, 1})
-	}), says: "GID has the branches 0, 1, as branch 0 at orders says, and branch 1 is neither prepared nor committed anywhere: " +
-		"its client died before it was prepared, or somebody rolled it back, so a commit would be half of one: abort"},
-	{name: "resolve what contradicts itself", is: api.ErrRefused, meet: asked(func(l *lone, request uint64) replica.Event {
-		return saying(resolvingListed(nil, nil, "orders", "billing")(l, request).(ResolveAsked), []txn.BranchNo{0, 1}, []txn.BranchNo{1})
-	}), says: "branch 0 of GID at orders says that there are the branches 0, 1, and branch 1 at billing says 1: look into both, and abort"},
-	{name: "resolve more than was meant", is: api.ErrRefused, meet: asked(resolvingListed(nil, []string{"orders"}, "orders", "billing")),
-		says: "GID has a prepared branch at billing too, which --resources does not name: unless that is a mistake, its transaction is not the one that you mean"},
-	{name: "resolve what has one number twice", is: api.ErrRefused, meet: asked(func(l *lone, request uint64) replica.Event {
-		e := resolvingListed(nil, []string{"orders", "billing"}, "orders", "billing")(l, request).(ResolveAsked)
-		e.Prepared[1].No = 0
-		return e
-	}), says: "GID has a prepared branch 0 at billing and another at orders, and a record can name only one of them: look into both, and abort"},
-	{name: "resolve at what is no resource", is: api.ErrRefused, meet: asked(resolvingListed(nil, []string{"warehouse"}, "orders")),
+	{name: "resolve what is half", is: api.ErrRefused,
+		meet: asked(resolvingListed(nil, []string{"orders", "billing"}, "orders")),
+		says: "GID has no prepared branch at billing: it never had one, or that was rolled back, or somebody ended " +
+			"it by hand, so a commit might be half of one: " +
+			"look into billing, and abort; only if the transaction changed nothing there, leave billing out of " +
+			"--resources"},
+	{name: "resolve what says itself that it is half", is: api.ErrRefused,
+		meet: asked(func(l *lone, request uint64) replica.Event {
+			return saying(resolvingListed(nil, []string{"orders"}, "orders")(l, request).(ResolveAsked),
+				[]txn.BranchNo{0, 1})
+		}), says: "GID has the branches 0, 1, as branch 0 at orders says, and branch 1 is neither prepared nor " +
+			"committed anywhere: " +
+			"its client died before it was prepared, or somebody rolled it back, so a commit would be half of one: " +
+			"abort"},
+	{name: "resolve what contradicts itself", is: api.ErrRefused,
+		meet: asked(func(l *lone, request uint64) replica.Event {
+			return saying(resolvingListed(nil, nil, "orders", "billing")(l, request).(ResolveAsked),
+				[]txn.BranchNo{0, 1},
+				[]txn.BranchNo{1})
+		}), says: "branch 0 of GID at orders says that there are the branches 0, 1, and branch 1 at billing says 1: " +
+			"look into both, and abort"},
+	{name: "resolve more than was meant", is: api.ErrRefused,
+		meet: asked(resolvingListed(nil, []string{"orders"}, "orders", "billing")),
+		says: "GID has a prepared branch at billing too, which --resources does not name: unless that is a mistake, " +
+			"its transaction is not the one that you mean"},
+	{name: "resolve what has one number twice", is: api.ErrRefused,
+		meet: asked(func(l *lone, request uint64) replica.Event {
+			e := resolvingListed(nil, []string{"orders", "billing"}, "orders", "billing")(l, request).(ResolveAsked)
+			e.Prepared[1].No = 0
+			return e
+		}), says: "GID has a prepared branch 0 at billing and another at orders, and a record can name only one of " +
+			"them: look into both, and abort"},
+	{name: "resolve at what is no resource", is: api.ErrRefused,
+		meet: asked(resolvingListed(nil, []string{"warehouse"}, "orders")),
 		says: `the coordinator has no resource "warehouse": see "concord resource ls"`},
-	{name: "resolve what has vanished in part", is: api.ErrRefused, meet: asked(resolvingListed(nil, []string{"billing"}, "billing"), lists),
-		says: "GID had a prepared branch at orders when it was last listed, and has none now: somebody ended it, so a commit might be half of one: " +
+	{name: "resolve what has vanished in part", is: api.ErrRefused,
+		meet: asked(resolvingListed(nil, []string{"billing"}, "billing"), lists),
+		says: "GID had a prepared branch at orders when it was last listed, and has none now: somebody ended it, so " +
+			"a commit might be half of one: " +
 			"look into orders, and try again when the next scan has been there"},
 	{name: "forget what nobody knows", is: api.ErrNotFound, meet: asked(forgetting),
-		says: `the log has no decision about GID, so it has no heuristic outcome to forget: see "concord tx ls --state heuristic"`},
-	{name: "forget what is not heuristic", is: api.ErrRefused, meet: asked(forgetting, commits), says: `GID has no heuristic outcome to forget: see "concord tx get"`},
-	{name: "settle what is not decided", is: api.ErrRefused, meet: asked(settling(0), lists), says: `GID has no decision: decide it first, with "concord tx resolve"`},
-	{name: "settle what was given up", is: api.ErrRefused, meet: asked(settling(0), commits, givesUp), says: `branch 0 of GID is on record already: see "concord tx get"`},
-	{name: "settle a branch that is not there", is: api.ErrNotFound, meet: asked(settling(7), commits), says: `GID has no branch 7: see "concord tx get"`},
-	{name: "settle a branch that is finished", is: api.ErrRefused, meet: asked(settling(0), commits, endsBranch), says: "branch 0 of GID is finished: there is nothing to give up"},
+		says: `the log has no decision about GID, so it has no heuristic outcome to forget: see "concord tx ls ` +
+			`--state heuristic"`},
+	{name: "forget what is not heuristic", is: api.ErrRefused, meet: asked(forgetting, commits),
+		says: `GID has no heuristic outcome to forget: see "concord tx get"`},
+	{name: "settle what is not decided", is: api.ErrRefused, meet: asked(settling(0), lists),
+		says: `GID has no decision: decide it first, with "concord tx resolve"`},
+	{name: "settle what was given up", is: api.ErrRefused, meet: asked(settling(0), commits, givesUp),
+		says: `branch 0 of GID is on record already: see "concord tx get"`},
+	{name: "settle a branch that is not there", is: api.ErrNotFound, meet: asked(settling(7), commits),
+		says: `GID has no branch 7: see "concord tx get"`},
+	{name: "settle a branch that is finished", is: api.ErrRefused, meet: asked(settling(0), commits, endsBranch),
+		says: "branch 0 of GID is finished: there is nothing to give up"},
 
-	{name: "a lease that is not switched on", is: api.ErrRefused, meet: asked(func(_ *lone, request uint64) replica.Event { return LeaseAsked{Request: request} }),
-		says: `leases are not switched on yet: some member of the cluster is away, or runs a release that does not know them; see "concord status"`},
+	{name: "a lease that is not switched on", is: api.ErrRefused,
+		meet: asked(func(_ *lone, request uint64) replica.Event { return LeaseAsked{Request: request} }),
+		says: `leases are not switched on yet: some member of the cluster is away, or runs a release that does not ` +
+			`know them; see "concord status"`},
 	{name: "more leases than may be", is: api.ErrRefused, meet: func(t *testing.T) error {
 		l := newLone(t)
 		levelled(l)
@@ -307,29 +377,43 @@ var answers = []answer{
 		return l.replies[first+txn.MaxLeases].Err
 	}, says: "10000 clients have a lease, which is the limit: close some of them"},
 	{name: "members that the log does not know", is: api.ErrRefused, meet: asked(removing(2)),
-		says: "the log does not say yet who the members are: it will when all of them run a release that knows feature level 3 and have been up together; " +
+		says: "the log does not say yet who the members are: it will when all of them run a release that knows " +
+			"feature level 3 and have been up together; " +
 			`see "concord status"`},
 	{name: "add who is there", is: api.ErrRefused, meet: asked(func(_ *lone, request uint64) replica.Event {
-		return replica.AddAsked{Request: request, Key: "k", Member: replica.Member{ID: 1, Peer: "10.0.0.9:1", API: "10.0.0.9:2"}}
+		return replica.AddAsked{Request: request, Key: "k",
+			Member: replica.Member{ID: 1, Peer: "10.0.0.9:1", API: "10.0.0.9:2"}}
 	}, levelled), says: `node 1 is a member already (voter): see "concord member ls"`},
-	{name: "add at an address that is taken", is: api.ErrRefused, meet: asked(func(_ *lone, request uint64) replica.Event {
-		return replica.AddAsked{Request: request, Key: "k", Member: replica.Member{ID: 2, Peer: "10.0.0.1:7421", API: "10.0.0.9:2"}}
-	}, levelled), says: "the address 10.0.0.1:7421 is that of node 1: give the new node its own"},
+	{name: "add at an address that is taken", is: api.ErrRefused,
+		meet: asked(func(_ *lone, request uint64) replica.Event {
+			return replica.AddAsked{Request: request, Key: "k",
+				Member: replica.Member{ID: 2, Peer: "10.0.0.1:7421", API: "10.0.0.9:2"}}
+		}, levelled), says: "the address 10.0.0.1:7421 is that of node 1: give the new node its own"},
 	{name: "add while another learns", is: api.ErrRefused, meet: asked(adding(3, false), levelled, with(2, false)),
-		says: `node 2 is being added and has not caught up yet: wait for it, or remove it with "concord member remove 2"`},
+		says: `node 2 is being added and has not caught up yet: wait for it, or remove it with "concord member ` +
+			`remove 2"`},
 	{name: "add more than may be", is: api.ErrRefused, meet: asked(adding(99, true), levelled, func(l *lone) {
 		for id := 2; id <= txn.MaxMembers; id++ {
 			with(zab.NodeID(id), true)(l)
 		}
 	}), says: "a cluster has at most 32 members: remove one first"},
-	{name: "remove who is not there", is: api.ErrNotFound, meet: asked(removing(9), levelled), says: `there is no member 9: see "concord member ls"`},
+	{name: "remove who is not there", is: api.ErrNotFound, meet: asked(removing(9), levelled),
+		says: `there is no member 9: see "concord member ls"`},
 	{name: "remove while another learns", is: api.ErrRefused, meet: asked(removing(1), levelled, with(2, false)),
-		says: `node 2 is being added and has not caught up yet: wait for it, or remove it first, with "concord member remove 2"`},
+		says: `node 2 is being added and has not caught up yet: wait for it, or remove it first, with "concord ` +
+			`member remove 2"`},
 	{name: "remove the last voter", is: api.ErrRefused, meet: asked(removing(1), levelled),
-		says: `node 1 is the last voter, and nobody would be left to decide: add another one first, with "concord member add"`},
-	{name: "lead by an observer", is: api.ErrRefused, meet: asked(func(_ *lone, request uint64) replica.Event { return replica.LeadAsked{Request: request, Node: 2} }, levelled, with(2, true)),
+		says: `node 1 is the last voter, and nobody would be left to decide: add another one first, with "concord ` +
+			`member add"`},
+	{name: "lead by an observer", is: api.ErrRefused,
+		meet: asked(func(_ *lone, request uint64) replica.Event { return replica.LeadAsked{Request: request, Node: 2} },
+			levelled, with(2, true)),
 		says: `node 2 is no voter (observer), and cannot lead: name one that "concord member ls" shows as a voter`},
-	{name: "replace the disk of the leader", is: api.ErrRefused, meet: asked(func(_ *lone, request uint64) replica.Event { return replica.ReplaceAsked{Request: request, Node: 1} }),
+	{name: "replace the disk of the leader", is: api.ErrRefused,
+		meet: asked(func(_ *lone, request uint64) replica.Event {
+			return replica.ReplaceAsked{Request: request,
+				Node: 1}
+		}),
 		says: "node 1 leads, its disk is not lost: name the node that lost it"},
 }
 

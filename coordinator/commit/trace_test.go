@@ -87,7 +87,8 @@ func (s *story) happens(words []string) {
 	s.t.Helper()
 	rest := func(n int) string { return strings.Join(words[n:], " ") }
 	decision := map[string]txn.Decision{"commit": txn.Commit, "abort": txn.Abort}
-	finish := map[string]txn.Finish{"done": txn.Done, "already-done": txn.AlreadyDone, "contradicted": txn.Contradicted, "lost": txn.Lost}
+	finish := map[string]txn.Finish{"done": txn.Done, "already-done": txn.AlreadyDone, "contradicted": txn.Contradicted,
+		"lost": txn.Lost}
 	asks := func(event func(request uint64) replica.Event) { s.request++; s.step(event(s.request)) }
 	switch words[0] {
 	case "pass": // pass 2s
@@ -111,7 +112,8 @@ func (s *story) happens(words []string) {
 	case "resolve": // resolve A commit orders billing; prepared orders A/0; unlisted billing
 		asked, found, _ := strings.Cut(strings.Join(words, " "), "; ")
 		words := strings.Fields(asked)
-		e := ResolveAsked{Resolution: txn.Resolution{ID: s.id(words[1]), Decision: decision[words[2]], Who: "ann", Why: "to end it", Resources: words[3:]}}
+		e := ResolveAsked{Resolution: txn.Resolution{ID: s.id(words[1]), Decision: decision[words[2]], Who: "ann",
+			Why: "to end it", Resources: words[3:]}}
 		for _, f := range strings.Split(found, "; ") {
 			switch words := strings.Fields(f); {
 			case len(words) == 2: // unlisted billing
@@ -137,7 +139,8 @@ func (s *story) happens(words []string) {
 	case "client-finished", "finished": // finished A/0 done
 		f, known := finish[words[2]]
 		require.True(s.t, known, words)
-		e := Finished{XID: s.branch(words[1]), Finish: f, By: txn.FromCluster, Who: "a worker", Why: "so says the database"}
+		e := Finished{XID: s.branch(words[1]), Finish: f, By: txn.FromCluster, Who: "a worker",
+			Why: "so says the database"}
 		if words[0] == "client-finished" {
 			e.By, e.Who = txn.FromClient, "client"
 		}
@@ -193,7 +196,8 @@ func (s *story) tell() (texts []string) {
 		if task.Again {
 			again = ", again"
 		}
-		texts = append(texts, named(fmt.Sprintf("to the workers of %s: %v %s/%d%s", task.Branch.Resource, task.Decision, task.XID.ID, task.XID.Branch, again)))
+		texts = append(texts, named(fmt.Sprintf("to the workers of %s: %v %s/%d%s", task.Branch.Resource, task.Decision,
+			task.XID.ID, task.XID.Branch, again)))
 	}
 	texts = append(texts, s.tellLetters()...)
 	slices.Sort(s.scans)

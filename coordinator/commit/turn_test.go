@@ -148,11 +148,14 @@ func newTurnNodes(t *testing.T, n int, steps int) map[zab.NodeID]*turnNode {
 		members = append(members, replica.Member{ID: zab.NodeID(i + 1)})
 	}
 	for _, m := range members {
-		x := &turnNode{t: t, log: &turnLog{}, archive: &turnArchive{}, others: nodes, now: time.UnixMilli(1_700_000_000_000), replies: map[uint64]Reply{}}
+		x := &turnNode{t: t, log: &turnLog{}, archive: &turnArchive{}, others: nodes,
+			now: time.UnixMilli(1_700_000_000_000), replies: map[uint64]Reply{}}
 		var err error
-		x.machine = New(Config{Resources: []string{"orders", "billing"}, Reload: func() (*txn.Table, error) { return x.restore() }},
+		x.machine = New(Config{Resources: []string{"orders", "billing"},
+			Reload: func() (*txn.Table, error) { return x.restore() }},
 			txn.NewTable(txn.Meta{}, nil, x.archive))
-		x.core, err = replica.New(replica.Config{Node: m.ID, Members: members, Boot: 1, NewCluster: 7, TurnSteps: steps}, x.log, x.machine)
+		x.core, err = replica.New(replica.Config{Node: m.ID, Members: members, Boot: 1, NewCluster: 7,
+			TurnSteps: steps}, x.log, x.machine)
 		require.NoError(t, err)
 		for _, other := range members {
 			if other.ID != m.ID {
@@ -210,7 +213,8 @@ func (n *turnNode) carryOut(fx *replica.Effects, out *Effects) {
 		from := n.others[e.From]
 		z, meta, open := from.core.Zxid(), from.machine.table.Meta(), from.machine.table.Open()
 		n.restore = func() (*txn.Table, error) { return txn.NewTable(meta, open, n.archive), nil }
-		n.inbox = append(n.inbox, replica.Peer{Event: zab.SnapshotStaged{Session: e.Session, Snapshot: zab.Snapshot{Zxid: z, Ref: 1}}})
+		n.inbox = append(n.inbox, replica.Peer{Event: zab.SnapshotStaged{Session: e.Session,
+			Snapshot: zab.Snapshot{Zxid: z, Ref: 1}}})
 	}
 	n.log.applied = n.core.Zxid()
 }
@@ -401,7 +405,8 @@ func TestNoTurnGrowsWithWhatThereIs(t *testing.T) {
 
 	for _, id := range ids {
 		for _, b := range twoBranches {
-			n.inbox = append(n.inbox, Finished{XID: c.xid(id, b.No), Finish: txn.Done, By: txn.FromClient, Who: "client"})
+			n.inbox = append(n.inbox, Finished{XID: c.xid(id, b.No), Finish: txn.Done, By: txn.FromClient,
+				Who: "client"})
 		}
 	}
 	n.turn()
@@ -447,7 +452,8 @@ func TestNoTurnGrowsWithALeaderChange(t *testing.T) {
 	var requests []uint64
 	for range asked {
 		requests = append(requests, first.ask(true, func(r uint64) replica.Event {
-			return CommitAsked{Request: r, CommitRequest: txn.CommitRequest{ID: txn.NewID(first.now), Branches: twoBranches}}
+			return CommitAsked{Request: r,
+				CommitRequest: txn.CommitRequest{ID: txn.NewID(first.now), Branches: twoBranches}}
 		}))
 	}
 	tick(nodes, 3*time.Second)

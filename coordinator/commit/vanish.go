@@ -53,13 +53,15 @@ func (c *Machine) abortVanished() {
 		_, decided := c.table.Get(id)
 		gone := c.table.LeaseEnded(id.Lease()) || c.core.Clock().Sub(id.Time()) >= 2*rules.MaxAge
 		switch {
-		case decided || c.table.TooOld(id) || id.Time().After(rules.Horizon) || id.Class() != txn.Plain && id.Class() != txn.Recorded:
+		case decided || c.table.TooOld(id) || id.Time().After(rules.Horizon) || id.Class() != txn.Plain &&
+			id.Class() != txn.Recorded:
 			delete(c.vanished, id)
 		case gone && c.live[id] == nil:
 			delete(c.vanished, id)
 			l := c.hold(id)
 			l.seen, l.by = true, txn.FromCluster
-			c.carry(l, l.core.Step(protocol.OrphanMet{Reason: "orphan: whoever began it is gone, and a prepared branch has vanished from " + resource}))
+			c.carry(l, l.core.Step(protocol.OrphanMet{Reason: "orphan: whoever began it is gone, and a prepared " +
+				"branch has vanished from " + resource}))
 		}
 	}
 }

@@ -168,7 +168,8 @@ func (v *voices) take(h Hello, conn net.Conn, now time.Time) (taken, old *voice)
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	old = v.latest[h.From]
-	if old != nil && old.store == h.Store && h.Dial <= old.dial && (old.over.IsZero() || now.Sub(old.over) < voiceMemory) {
+	if old != nil && old.store == h.Store && h.Dial <= old.dial &&
+		(old.over.IsZero() || now.Sub(old.over) < voiceMemory) {
 		return nil, nil
 	}
 	if v.latest == nil {
@@ -204,7 +205,8 @@ func (t *turnedAway) count(log *slog.Logger, who net.Addr, why error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if now := time.Now(); now.Sub(t.logged) >= turnedAwayInterval {
-		log.Warn("connection to the peer port refused", "remote", who.String(), "why", why, "others_since_last_line", t.quiet)
+		log.Warn("connection to the peer port refused", "remote", who.String(), "why", why, "others_since_last_line",
+			t.quiet)
 		t.logged, t.quiet = now, 0
 		return
 	}

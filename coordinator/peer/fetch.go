@@ -108,7 +108,8 @@ func (f *snapshotFetcher) drop() {
 // carry fetches and stages one snapshot and says so.
 func (f *snapshotFetcher) carry(ctx context.Context, want zab.FetchSnapshot) error {
 	if f.store.Space().Low {
-		return errors.New("the disk of this node is nearly full, and a snapshot needs as much as the state: free or add space")
+		return errors.New("the disk of this node is nearly full, and a snapshot needs as much as the state: free or " +
+			"add space")
 	}
 	conn, err := f.dial(ctx, want.From)
 	if err != nil {
@@ -148,7 +149,8 @@ func (f *snapshotFetcher) carry(ctx context.Context, want zab.FetchSnapshot) err
 }
 
 // finish verifies what was staged. Meanwhile it tells the sender that it lives.
-func (f *snapshotFetcher) finish(ctx context.Context, conn net.Conn, want zab.FetchSnapshot, body []byte, moved *moveReporter) error {
+func (f *snapshotFetcher) finish(ctx context.Context, conn net.Conn, want zab.FetchSnapshot, body []byte,
+	moved *moveReporter) error {
 	end, err := decodeSnapshotEnd(body)
 	if err != nil {
 		return err

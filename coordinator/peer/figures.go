@@ -48,7 +48,8 @@ func appendFigures(b []byte, f *commit.Figures) []byte {
 			identity = ""
 		}
 		b = append(b, flags)
-		for _, text := range []string{cut(r.Name, maxToldName), cut(r.Driver, maxToldName), identity, cut(r.Err, maxToldText)} {
+		for _, text := range []string{cut(r.Name, maxToldName), cut(r.Driver, maxToldName), identity,
+			cut(r.Err, maxToldText)} {
 			b = appendText(b, text)
 		}
 		b = binary.BigEndian.AppendUint64(b, uint64(r.InDoubt))
@@ -58,7 +59,8 @@ func appendFigures(b []byte, f *commit.Figures) []byte {
 	}
 	warnings := f.Warnings
 	if n := len(warnings); n > maxToldWarnings {
-		warnings = append(warnings[:maxToldWarnings-1:maxToldWarnings-1], fmt.Sprintf("%d more warnings are shown by the leader", n-maxToldWarnings+1))
+		warnings = append(warnings[:maxToldWarnings-1:maxToldWarnings-1],
+			fmt.Sprintf("%d more warnings are shown by the leader", n-maxToldWarnings+1))
 	}
 	b = binary.BigEndian.AppendUint16(b, uint16(len(warnings)))
 	for _, w := range warnings {
@@ -74,7 +76,8 @@ func decodeFigures(b []byte) (*commit.Figures, error) {
 		flags := d.take(1)[0]
 		d.bad = d.bad || flags > flagOK|flagAsked
 		r := commit.ResourceFigures{Name: d.text(maxToldName), Driver: d.text(maxToldName)}
-		r.Health = commit.Health{OK: flags&flagOK != 0, Asked: flags&flagAsked != 0, Identity: d.text(maxToldText), Err: d.text(maxToldText)}
+		r.Health = commit.Health{OK: flags&flagOK != 0, Asked: flags&flagAsked != 0, Identity: d.text(maxToldText),
+			Err: d.text(maxToldText)}
 		r.InDoubt, r.Foreign, r.Oldest, r.Listed = d.count(), d.count(), d.time(), d.time()
 		f.Resources = append(f.Resources, r)
 	}

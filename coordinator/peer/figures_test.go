@@ -18,11 +18,14 @@ import (
 func TestFiguresThatAreTooManyAreToldInPart(t *testing.T) {
 	f := &commit.Figures{Clock: time.UnixMilli(1), InDoubt: 7}
 	for i := range 2000 {
-		f.Resources = append(f.Resources, commit.ResourceFigures{Name: fmt.Sprintf("r%d", i), Health: commit.Health{Err: strings.Repeat("é", 1000), Identity: strings.Repeat("i", 1000)}})
+		f.Resources = append(f.Resources,
+			commit.ResourceFigures{Name: fmt.Sprintf("r%d", i),
+				Health: commit.Health{Err: strings.Repeat("é", 1000), Identity: strings.Repeat("i", 1000)}})
 		f.Warnings = append(f.Warnings, strings.Repeat("w", 1000)+"\xff")
 	}
 	b := Report{Clock: time.UnixMilli(2), Figures: f}.append(nil)
-	require.Less(t, len(b), maxToldResources*(2*maxToldName+2*maxToldText+64)+maxToldWarnings*(maxToldText+2)+reportSize)
+	require.Less(t, len(b), maxToldResources*(2*maxToldName+2*maxToldText+64)+maxToldWarnings*(maxToldText+2)+
+		reportSize)
 	r, err := decodeReport(b)
 	require.NoError(t, err)
 	require.Equal(t, 7, r.Figures.InDoubt)

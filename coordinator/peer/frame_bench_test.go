@@ -16,7 +16,9 @@ func benchmarkFrames(b *testing.B, f func(b *testing.B, m zab.Message)) {
 	for _, n := range []int{1, 64} {
 		p := zab.Propose{Commit: zab.Zxid{Epoch: 7, Counter: 1}}
 		for i := range uint64(n) {
-			p.Entries = append(p.Entries, zab.Entry{Zxid: zab.Zxid{Epoch: 7, Counter: i + 2}, Prev: zab.Zxid{Epoch: 7, Counter: i + 1}, Data: make([]byte, 256)})
+			p.Entries = append(p.Entries,
+				zab.Entry{Zxid: zab.Zxid{Epoch: 7, Counter: i + 2}, Prev: zab.Zxid{Epoch: 7, Counter: i + 1},
+					Data: make([]byte, 256)})
 		}
 		m := zab.Message{From: 1, To: 2, Epoch: 7, Session: 1<<32 | 9, Body: p}
 		b.Run(fmt.Sprintf("%d-entries", n), func(b *testing.B) { f(b, m) })

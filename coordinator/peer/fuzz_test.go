@@ -26,25 +26,32 @@ func frameOf(k frameKind, payload []byte) []byte {
 }
 
 func sampleHello() Hello {
-	return Hello{Newest: protocolVersion, Oldest: oldestVersion, From: 1, To: 2, Members: membersHash(nil), Cluster: 0xc0ffee, Store: txn.StoreID{1, 15: 9}}
+	return Hello{Newest: protocolVersion, Oldest: oldestVersion, From: 1, To: 2, Members: membersHash(nil),
+		Cluster: 0xc0ffee, Store: txn.StoreID{1, 15: 9}}
 }
 
 func sampleReport() Report {
-	return Report{Role: zab.Leading, Phase: zab.Broadcast, Established: true, Leader: 3, Epoch: 7, Tail: zab.Zxid{Epoch: 7, Counter: 9},
-		Applied: zab.Zxid{Epoch: 7, Counter: 8}, Digest: txn.Digest{1, 2}, Clock: time.UnixMilli(1_700_000_000_000), Disk: Disk{Free: 1 << 40, Low: true, Slowest: 20 * time.Millisecond},
-		Figures: &commit.Figures{Clock: time.UnixMilli(1_800_000_000_000), InDoubt: 3, Heuristic: 1, Oldest: time.UnixMilli(1_700_000_000_000), Warnings: []string{"look"},
-			Resources: []commit.ResourceFigures{{Name: "orders", Driver: "postgres", Health: commit.Health{Asked: true, Identity: "it", OK: true, Err: "é"}, InDoubt: 2, Foreign: 4,
+	return Report{Role: zab.Leading, Phase: zab.Broadcast, Established: true, Leader: 3, Epoch: 7,
+		Tail:    zab.Zxid{Epoch: 7, Counter: 9},
+		Applied: zab.Zxid{Epoch: 7, Counter: 8}, Digest: txn.Digest{1, 2}, Clock: time.UnixMilli(1_700_000_000_000),
+		Disk: Disk{Free: 1 << 40, Low: true, Slowest: 20 * time.Millisecond},
+		Figures: &commit.Figures{Clock: time.UnixMilli(1_800_000_000_000), InDoubt: 3, Heuristic: 1,
+			Oldest: time.UnixMilli(1_700_000_000_000), Warnings: []string{"look"},
+			Resources: []commit.ResourceFigures{{Name: "orders", Driver: "postgres",
+				Health: commit.Health{Asked: true, Identity: "it", OK: true, Err: "é"}, InDoubt: 2, Foreign: 4,
 				Oldest: time.UnixMilli(1_700_000_000_000), Listed: time.UnixMilli(1_800_000_000_000)}, {}}}}
 }
 
 func sampleStanding() *Standing {
 	return &Standing{Distrusted: true, Peer: "a:7421", API: "a:7420", ListAt: zab.Zxid{Epoch: 6, Counter: 1},
-		List: replica.List{At: zab.Zxid{Epoch: 6, Counter: 1}, Members: []replica.Member{{ID: 1, Peer: "a:7421"}, {ID: 2, Observer: true, Learner: true}}}}
+		List: replica.List{At: zab.Zxid{Epoch: 6, Counter: 1},
+			Members: []replica.Member{{ID: 1, Peer: "a:7421"}, {ID: 2, Observer: true, Learner: true}}}}
 }
 
 func sampleMessage() zab.Message {
 	return zab.Message{From: 1, To: 2, Epoch: 7, Session: 1<<32 | 9, Body: zab.Propose{
-		Entries: []zab.Entry{{Zxid: zab.Zxid{Epoch: 7, Counter: 1}, Data: []byte("data")}}, Commit: zab.Zxid{Epoch: 7, Counter: 1}}}
+		Entries: []zab.Entry{{Zxid: zab.Zxid{Epoch: 7, Counter: 1}, Data: []byte("data")}},
+		Commit:  zab.Zxid{Epoch: 7, Counter: 1}}}
 }
 
 // FuzzReadFrame reads frames from bytes of anybody, until they end or are no frames.

@@ -88,7 +88,8 @@ func (p *Transport) introduce(conn net.Conn, to zab.NodeID) (met meeting, err er
 		return met, errors.New(why)
 	}
 	if answer.From != to {
-		return met, fmt.Errorf("node %d answers at the address of node %d: correct the addresses in \"members\"", answer.From, to)
+		return met, fmt.Errorf("node %d answers at the address of node %d: correct the addresses in \"members\"",
+			answer.From, to)
 	}
 	met.Node, met.Cluster, met.version = to, answer.Cluster, min(answer.Newest, protocolVersion)
 	switch {
@@ -138,11 +139,14 @@ func (p *Transport) onRemoved(from zab.NodeID, body []byte) error {
 	self := p.hello()
 	h.To = self.From
 	_, member := l.Find(self.From)
-	if why := h.check(self) + p.foreignStore(h); why != "" || h.From != from || self.Cluster == 0 || h.Cluster != self.Cluster || member || !p.config.List.Load().At.Less(l.At) {
+	if why := h.check(self) + p.foreignStore(h); why != "" || h.From != from || self.Cluster == 0 ||
+		h.Cluster != self.Cluster || member || !p.config.List.Load().At.Less(l.At) {
 		return fmt.Errorf("node %d says that this node was removed, and is not believed: %s", from, why)
 	}
-	gone := fmt.Errorf("%w: node %d tells that the members of cluster %v are %s since %v. Move the directory of this node away; to take the node back, "+
-		"run \"concord member add %d\" and start it on an empty one", ErrRemoved, from, h.Cluster, txn.ListText(replica.FromMembers(l.Members)), l.At, self.From)
+	gone := fmt.Errorf("%w: node %d tells that the members of cluster %v are %s since %v. Move the directory of "+
+		"this node away; to take the node back, "+
+		"run \"concord member add %d\" and start it on an empty one", ErrRemoved, from, h.Cluster,
+		txn.ListText(replica.FromMembers(l.Members)), l.At, self.From)
 	select {
 	case p.removed <- gone:
 	default: // it was told already
@@ -194,7 +198,8 @@ func (p *Transport) welcome(conn net.Conn, r *bufio.Reader) (h Hello, met meetin
 			_ = writeFrame(conn, frameRemoved, appendList(self.append(nil), *list))
 			return h, met, fmt.Errorf("node %d was removed", h.From)
 		}
-		why = fmt.Sprintf("node %d is not a member of the cluster of node %d: run \"concord member add %d\" with its addresses, or correct \"members\"", h.From, self.From, h.From)
+		why = fmt.Sprintf("node %d is not a member of the cluster of node %d: run \"concord member add %d\" with "+
+			"its addresses, or correct \"members\"", h.From, self.From, h.From)
 	}
 	if why == "" {
 		why = p.foreignStore(h)

@@ -110,7 +110,8 @@ func decodeHello(b []byte) (h Hello, err error) {
 	b = b[sha256.Size+4:]
 	b = b[copy(h.Store[:], b):]
 	h.Dial, h.Tail = binary.BigEndian.Uint64(b), replica.ZxidAt(b[8:])
-	h.Level, h.Needs = txn.FeatureLevel(binary.BigEndian.Uint16(b[20:])), txn.FeatureLevel(binary.BigEndian.Uint16(b[22:]))
+	h.Level, h.Needs = txn.FeatureLevel(binary.BigEndian.Uint16(b[20:])),
+		txn.FeatureLevel(binary.BigEndian.Uint16(b[22:]))
 	if h.Newest >= listVersion {
 		h.ListAt = replica.ZxidAt(b[24:])
 	}
@@ -121,7 +122,8 @@ func decodeHello(b []byte) (h Hello, err error) {
 // same roles, in whatever order.
 func membersHash(members []replica.Member) [sha256.Size]byte {
 	var b []byte
-	for _, m := range slices.SortedFunc(slices.Values(members), func(a, b replica.Member) int { return int(a.ID) - int(b.ID) }) {
+	for _, m := range slices.SortedFunc(slices.Values(members),
+		func(a, b replica.Member) int { return int(a.ID) - int(b.ID) }) {
 		b = binary.BigEndian.AppendUint64(b, uint64(m.ID))
 		if m.Observer {
 			b = append(b, 1)
@@ -137,24 +139,31 @@ func membersHash(members []replica.Member) [sha256.Size]byte {
 func (h Hello) check(self Hello) string {
 	switch {
 	case h.Newest < self.Oldest:
-		return fmt.Sprintf("node %d speaks version %d of the peer protocol, node %d speaks %d to %d: the releases are too far apart, upgrade node %d",
+		return fmt.Sprintf("node %d speaks version %d of the peer protocol, node %d speaks %d to %d: the releases "+
+			"are too far apart, upgrade node %d",
 			h.From, h.Newest, self.From, self.Oldest, self.Newest, h.From)
 	case self.Newest < h.Oldest:
-		return fmt.Sprintf("node %d speaks versions %d and above of the peer protocol, node %d up to %d: the releases are too far apart, upgrade node %d",
+		return fmt.Sprintf("node %d speaks versions %d and above of the peer protocol, node %d up to %d: the "+
+			"releases are too far apart, upgrade node %d",
 			h.From, h.Oldest, self.From, self.Newest, self.From)
 	case h.From == self.From:
 		return fmt.Sprintf("two nodes have the id %d: give each node its own id in \"node\" and \"members\"", self.From)
 	case h.To != self.From:
-		return fmt.Sprintf("node %d expected node %d at this address, but here is node %d: correct the addresses in \"members\"", h.From, h.To, self.From)
+		return fmt.Sprintf("node %d expected node %d at this address, but here is node %d: correct the addresses in "+
+			"\"members\"", h.From, h.To, self.From)
 	case h.Members != self.Members && h.ListAt.IsZero() && self.ListAt.IsZero():
-		return fmt.Sprintf("nodes %d and %d have different \"members\": use the same list on all nodes", h.From, self.From)
+		return fmt.Sprintf("nodes %d and %d have different \"members\": use the same list on all nodes", h.From,
+			self.From)
 	case h.Cluster != 0 && self.Cluster != 0 && h.Cluster != self.Cluster:
-		return fmt.Sprintf("node %d belongs to cluster %v, node %d to cluster %v: one of them has the data directory of another cluster", h.From, h.Cluster, self.From, self.Cluster)
+		return fmt.Sprintf("node %d belongs to cluster %v, node %d to cluster %v: one of them has the data "+
+			"directory of another cluster", h.From, h.Cluster, self.From, self.Cluster)
 	case h.Level < self.Needs:
-		return fmt.Sprintf("the cluster is at feature level %d, and node %d knows up to %d: run the release there that the other nodes run, and set no lower \"feature_level\"",
+		return fmt.Sprintf("the cluster is at feature level %d, and node %d knows up to %d: run the release there "+
+			"that the other nodes run, and set no lower \"feature_level\"",
 			self.Needs, h.From, h.Level)
 	case self.Level < h.Needs:
-		return fmt.Sprintf("the cluster is at feature level %d, and node %d knows up to %d: run the release there that the other nodes run, and set no lower \"feature_level\"",
+		return fmt.Sprintf("the cluster is at feature level %d, and node %d knows up to %d: run the release there "+
+			"that the other nodes run, and set no lower \"feature_level\"",
 			h.Needs, self.From, self.Level)
 	}
 	return ""

@@ -76,7 +76,8 @@ func decodeReport(b []byte) (r Report, err error) {
 	if b[8] > 1 {
 		return Report{}, errBadFrame
 	}
-	r.Disk = Disk{Free: binary.BigEndian.Uint64(b), Low: b[8] == 1, Slowest: time.Duration(binary.BigEndian.Uint32(b[9:])) * time.Millisecond}
+	r.Disk = Disk{Free: binary.BigEndian.Uint64(b), Low: b[8] == 1,
+		Slowest: time.Duration(binary.BigEndian.Uint32(b[9:])) * time.Millisecond}
 	if b = b[13:]; len(b) == 0 {
 		return r, nil
 	}

@@ -25,10 +25,12 @@ import (
 func certified(t *testing.T, nodes int) (security.Dir, *security.Authority) {
 	t.Helper()
 	dir := security.Dir(filepath.Join(t.TempDir(), "certs"))
-	a, err := security.NewAuthority(dir, filepath.Join(t.TempDir(), "ca.key"), "shop", security.AuthorityLifetime, false)
+	a, err := security.NewAuthority(dir, filepath.Join(t.TempDir(), "ca.key"), "shop", security.AuthorityLifetime,
+		false)
 	require.NoError(t, err)
 	for id := 1; id <= nodes; id++ {
-		_, err := a.Issue(dir, security.Node, strconv.Itoa(id), []string{"127.0.0.1"}, security.CertificateLifetime, false)
+		_, err := a.Issue(dir, security.Node, strconv.Itoa(id), []string{"127.0.0.1"}, security.CertificateLifetime,
+			false)
 		require.NoError(t, err)
 	}
 	_, err = a.Issue(dir, security.Client, "alice", nil, security.CertificateLifetime, false)
@@ -37,14 +39,16 @@ func certified(t *testing.T, nodes int) (security.Dir, *security.Authority) {
 }
 
 // securedNode runs the transport of one node, and returns it, what it hears and its log.
-func securedNode(t *testing.T, dir security.Dir, id zab.NodeID, l net.Listener, members []replica.Member) (*Transport, chan Inbound, *lines) {
+func securedNode(t *testing.T, dir security.Dir, id zab.NodeID, l net.Listener, members []replica.Member) (*Transport,
+	chan Inbound, *lines) {
 	t.Helper()
 	keys, err := security.Load(dir.Node(uint64(id)), nil)
 	require.NoError(t, err)
 	received, log := make(chan Inbound, 1024), &lines{}
 	var list atomic.Pointer[replica.List]
 	list.Store(&replica.List{Members: members})
-	self := Hello{From: id, Level: txn.Newest, Needs: txn.LevelBase, Store: txn.StoreID{byte(id)}, Cluster: 7, Dial: 1 << 32}
+	self := Hello{From: id, Level: txn.Newest, Needs: txn.LevelBase, Store: txn.StoreID{byte(id)}, Cluster: 7,
+		Dial: 1 << 32}
 	p := New(Config{Self: func() Hello { return self }, List: &list, Configured: members, Listener: l, Keys: keys,
 		Log: slog.New(slog.NewTextHandler(log, nil)), Received: received})
 	runUntilEnd(t, p.Run)
@@ -155,7 +159,8 @@ func TestARevokedPeerLosesItsConnection(t *testing.T) {
 		often := time.NewTicker(50 * time.Millisecond)
 		defer often.Stop()
 		for range often.C {
-			if _, err := c.Write(appendOutbound(nil, outbound{report: &Report{Epoch: 1}, standing: &Standing{}}, protocolVersion)); err != nil {
+			if _, err := c.Write(appendOutbound(nil, outbound{report: &Report{Epoch: 1}, standing: &Standing{}},
+				protocolVersion)); err != nil {
 				return
 			}
 		}

@@ -91,10 +91,12 @@ func (s *snapshotSender) serve(ctx context.Context, conn net.Conn, to zab.NodeID
 		_, _, err = readFrame(r)
 		moved.report(ctx)
 	}
-	s.log.Info("snapshot sent", "peer", uint64(to), "zxid", x.Zxid.String(), "bytes", size, "took", time.Since(start).String())
+	s.log.Info("snapshot sent", "peer", uint64(to), "zxid", x.Zxid.String(), "bytes", size, "took",
+		time.Since(start).String())
 }
 
-func (s *snapshotSender) stream(ctx context.Context, conn net.Conn, to zab.NodeID, session uint64, x *wal.Snapshot, size *int) error {
+func (s *snapshotSender) stream(ctx context.Context, conn net.Conn, to zab.NodeID, session uint64, x *wal.Snapshot,
+	size *int) error {
 	moved := moveReporter{post: s.post, peer: to, session: session}
 	for {
 		part, err := x.Next(snapshotPart)

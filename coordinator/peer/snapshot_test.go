@@ -64,7 +64,8 @@ func TestDamagedSnapshotIsRefusedWithAReason(t *testing.T) {
 		{"no pairs", "no pairs", frame(frameSnapshotPart, []byte{200})},
 		{"no state", "damaged pair", frame(frameSnapshotPart, []byte("\x01k\x01v"))},
 		{"a flipped bit", "checksum", broken},
-		{"another hash", "its hash is", append(frame(frameSnapshotPart, []byte("\x01m\x01v")), frame(frameSnapshotEnd, end)...)},
+		{"another hash", "its hash is", append(frame(frameSnapshotPart, []byte("\x01m\x01v")),
+			frame(frameSnapshotEnd, end)...)},
 		{"half an end", "end of a snapshot", frame(frameSnapshotEnd, end[:20])},
 		{"something else", "instead of a snapshot", frame(frameReport, nil)},
 		{"a refusal", "not for you", frame(frameRefused, []byte("not for you"))},
@@ -73,7 +74,8 @@ func TestDamagedSnapshotIsRefusedWithAReason(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			near, far := net.Pipe()
 			posted := make(chan zab.Event, 10)
-			f := &snapshotFetcher{store: store, check: check, log: slog.New(slog.DiscardHandler), wake: make(chan struct{}, 1),
+			f := &snapshotFetcher{store: store, check: check, log: slog.New(slog.DiscardHandler),
+				wake:  make(chan struct{}, 1),
 				dial:  func(context.Context, zab.NodeID) (net.Conn, error) { return near, nil },
 				hang:  func(conn net.Conn) { _ = conn.Close() },
 				post:  func(_ context.Context, e zab.Event) { posted <- e },

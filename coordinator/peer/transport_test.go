@@ -108,8 +108,9 @@ func TestStrangersAreRefusedAndCounted(t *testing.T) {
 	count := uint64(0)
 	for name, bytes := range map[string][]byte{
 		"HTTP": []byte("GET / HTTP/1.1\r\nHost: x\r\n\r\n"), "zeros": make([]byte, 64),
-		"oversized": append(oversized, make([]byte, 16)...), "oversized handshake": append(handshake, make([]byte, 16)...),
-		"damaged hello": damaged, "report before hello": early, "short hello": short, "nothing": nil,
+		"oversized":           append(oversized, make([]byte, 16)...),
+		"oversized handshake": append(handshake, make([]byte, 16)...),
+		"damaged hello":       damaged, "report before hello": early, "short hello": short, "nothing": nil,
 	} {
 		conn := dialRaw(t, addr)
 		_, err := conn.Write(bytes)
@@ -122,7 +123,8 @@ func TestStrangersAreRefusedAndCounted(t *testing.T) {
 	}
 	require.Eventually(t, func() bool { return p.TurnedAway() == before+count }, 10*time.Second, 10*time.Millisecond)
 	require.Contains(t, log.String(), "connection to the peer port refused")
-	require.Equal(t, 1, strings.Count(log.String(), "connection to the peer port refused"), "one line for all of them: %s", log)
+	require.Equal(t, 1, strings.Count(log.String(), "connection to the peer port refused"),
+		"one line for all of them: %s", log)
 }
 
 func TestHelloThatDoesNotFitIsRefusedWithTheNextStep(t *testing.T) {
@@ -132,8 +134,10 @@ func TestHelloThatDoesNotFitIsRefusedWithTheNextStep(t *testing.T) {
 		change func(*Hello)
 		want   string
 	}{
-		"earlier":    {func(h *Hello) { h.Newest, h.Oldest = oldestVersion-1, 1 }, "the releases are too far apart, upgrade node"},
-		"later":      {func(h *Hello) { h.Newest, h.Oldest = protocolVersion+2, protocolVersion+1 }, "the releases are too far apart, upgrade node"},
+		"earlier": {func(h *Hello) { h.Newest, h.Oldest = oldestVersion-1, 1 },
+			"the releases are too far apart, upgrade node"},
+		"later": {func(h *Hello) { h.Newest, h.Oldest = protocolVersion+2, protocolVersion+1 },
+			"the releases are too far apart, upgrade node"},
 		"level":      {func(h *Hello) { h.Level = txn.LevelBase - 1 }, "the cluster is at feature level 1, and node"},
 		"needs":      {func(h *Hello) { h.Needs = txn.Newest + 1 }, "run the release there that the other nodes run"},
 		"own id":     {func(h *Hello) { h.From = 1 }, "two nodes have the id 1: give each node its own id"},
@@ -161,7 +165,8 @@ func TestHelloThatDoesNotFitIsRefusedWithTheNextStep(t *testing.T) {
 		_, kind, _ := speak(t, addr, h)
 		require.Equal(t, frameRefused, kind)
 	}
-	require.LessOrEqual(t, strings.Count(log.String(), "peer refused"), 2+int(time.Since(began)/refusalInterval), "%s", log)
+	require.LessOrEqual(t, strings.Count(log.String(), "peer refused"), 2+int(time.Since(began)/refusalInterval), "%s",
+		log)
 	require.LessOrEqual(t, len(p.Refusals()), 2)
 
 	conn, kind, _ := speak(t, addr, asPeer(p, 2))
@@ -273,12 +278,14 @@ func transportOf(t *testing.T, nodes int, log *slog.Logger) (p *Transport, recei
 }
 
 // listening runs the transport of node 1, of a cluster.
-func listening(t *testing.T, l net.Listener, members []replica.Member, log *slog.Logger) (p *Transport, received chan Inbound) {
+func listening(t *testing.T, l net.Listener, members []replica.Member, log *slog.Logger) (p *Transport,
+	received chan Inbound) {
 	received = make(chan Inbound)
 	var list atomic.Pointer[replica.List]
 	list.Store(&replica.List{Members: members})
 	self := Hello{From: 1, Level: txn.Newest, Needs: txn.LevelBase, Store: txn.StoreID{1}, Cluster: 7}
-	p = New(Config{Self: func() Hello { return self }, List: &list, Configured: members, Listener: l, Log: log, Received: received})
+	p = New(Config{Self: func() Hello { return self }, List: &list, Configured: members, Listener: l, Log: log,
+		Received: received})
 	runUntilEnd(t, p.Run)
 	return p, received
 }

@@ -116,7 +116,8 @@ func New(config Config, storage zab.Storage, machine Machine) (*Core, error) {
 		list.Members = ToMembers(FromMembers(config.Members))
 	}
 	log := config.Log
-	log.ID, log.Members, log.MembersAt, log.Change, log.Boot = config.Node, ZabMembers(list.Members), list.At, changeOf, config.Boot
+	log.ID, log.Members, log.MembersAt, log.Change, log.Boot = config.Node, ZabMembers(list.Members), list.At, changeOf,
+		config.Boot
 	z, err := zab.New(log, storage)
 	if err != nil {
 		return nil, err

@@ -122,12 +122,14 @@ func (c *Core) judge() {
 	majority := voters/2 + 1
 	text := ""
 	if len(differ) > 0 {
-		text = fmt.Sprintf("the state of this node, %d, differs at %v from that of %s", c.config.Node, since, nodeNames(differ))
+		text = fmt.Sprintf("the state of this node, %d, differs at %v from that of %s", c.config.Node, since,
+			nodeNames(differ))
 	}
 	switch d.suspect = ""; {
 	case against == 0 || agree >= majority:
 		if text != "" {
-			text += "; a majority agrees with this node: replace the store of " + nodeNames(differ) + " with \"concord member replace\""
+			text += "; a majority agrees with this node: replace the store of " + nodeNames(differ) +
+				" with \"concord member replace\""
 		}
 	case voters-against < majority:
 		c.stopForGood(text)
@@ -150,7 +152,8 @@ func (c *Core) judge() {
 func (c *Core) stopForGood(why string) {
 	d := &c.diverged
 	d.Why = why + ", so that no majority can agree with it. It takes part in nothing and answers nothing any more. " +
-		"Stop it, move its directory away, run \"concord member replace " + fmt.Sprint(c.config.Node) + "\" on the others, and start it on an empty one; " +
+		"Stop it, move its directory away, run \"concord member replace " + fmt.Sprint(c.config.Node) +
+		"\" on the others, and start it on an empty one; " +
 		"if all nodes say this, put back a backup of one of them"
 	d.suspect = ""
 	c.Alarm("%s", d.Why)
@@ -196,11 +199,13 @@ func (c *Core) Warnings() (texts []string) {
 		texts = append(texts, text)
 	}
 	if c.asleep {
-		texts = append(texts, fmt.Sprintf("the store of this node, %d, is empty, and it has not met %s: a cluster is founded when all of its voters have met, and joined when somebody answers who belongs to it",
+		texts = append(texts, fmt.Sprintf("the store of this node, %d, is empty, and it has not met %s: a cluster "+
+			"is founded when all of its voters have met, and joined when somebody answers who belongs to it",
 			c.config.Node, nodeNames(c.missing())))
 	}
 	if l, learns := c.learner(); learns {
-		texts = append(texts, fmt.Sprintf("node %d learns: it becomes a voter when it has caught up; start it if it does not run, or run \"concord member remove %d\"", l.ID, l.ID))
+		texts = append(texts, fmt.Sprintf("node %d learns: it becomes a voter when it has caught up; start it if it "+
+			"does not run, or run \"concord member remove %d\"", l.ID, l.ID))
 	}
 	return texts
 }

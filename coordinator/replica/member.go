@@ -62,7 +62,8 @@ func (m Member) Role() string { return RoleOf(m).String() }
 func ToMembers(list []txn.Member) []Member {
 	members := make([]Member, len(list))
 	for i, m := range list {
-		members[i] = Member{ID: zab.NodeID(m.ID), Observer: m.Role != txn.Voter, Learner: m.Role == txn.Learner, Peer: m.Peer, API: m.API}
+		members[i] = Member{ID: zab.NodeID(m.ID), Observer: m.Role != txn.Voter, Learner: m.Role == txn.Learner,
+			Peer: m.Peer, API: m.API}
 	}
 	return members
 }

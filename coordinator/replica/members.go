@@ -254,7 +254,9 @@ func (c *Core) mayChange(request uint64, key string) bool {
 	m := c.State().Members()
 	switch {
 	case m == nil:
-		c.reply(Reply{Request: request, Err: Refusedf("the log does not say yet who the members are: it will when all of them run a release that knows feature level %d and have been up together; see \"concord status\"", txn.LevelMembers)})
+		c.reply(Reply{Request: request, Err: Refusedf("the log does not say yet who the members are: it will when "+
+			"all of them run a release that knows feature level %d and have been up together; see \"concord status\"",
+			txn.LevelMembers)})
 	case m.Key == key && m.Settled && !c.changes.underway:
 		c.reply(Reply{Request: request, Zxid: c.Zxid()})
 	case m.Key == key || slices.ContainsFunc(c.changes.waiting, func(w memberWait) bool { return w.key == key }):
@@ -285,11 +287,13 @@ func (c *Core) onAddAsked(e AddAsked) {
 		why = c.occupied(e.Member)
 	}
 	if why == "" && !c.quorumWithout(0, FromMembers(c.list.Members)) {
-		c.reply(Reply{Request: e.Request, Err: Unavailablef("too few voters follow this leader for a decision: see \"concord status\"")})
+		c.reply(Reply{Request: e.Request,
+			Err: Unavailablef("too few voters follow this leader for a decision: see \"concord status\"")})
 		return
 	}
 	if l, learns := c.learner(); why == "" && learns {
-		why = fmt.Sprintf("node %d is being added and has not caught up yet: wait for it, or remove it with \"concord member remove %d\"", l.ID, l.ID)
+		why = fmt.Sprintf("node %d is being added and has not caught up yet: wait for it, or remove it with "+
+			"\"concord member remove %d\"", l.ID, l.ID)
 	}
 	if why != "" {
 		c.reply(Reply{Request: e.Request, Err: Refusedf("%s", why)})
@@ -335,11 +339,17 @@ func (c *Core) onRemoveAsked(e RemoveAsked) {
 	case !there:
 		c.reply(Reply{Request: e.Request, Err: noMember(e.Node)})
 	case learns && l.ID != e.Node:
-		c.reply(Reply{Request: e.Request, Err: Refusedf("node %d is being added and has not caught up yet: wait for it, or remove it first, with \"concord member remove %d\"", l.ID, l.ID)})
+		c.reply(Reply{Request: e.Request,
+			Err: Refusedf("node %d is being added and has not caught up yet: wait for it, or remove it first, with "+
+				"\"concord member remove %d\"", l.ID, l.ID)})
 	case !m.Observer && countVoters(rest) == 0:
-		c.reply(Reply{Request: e.Request, Err: Refusedf("node %d is the last voter, and nobody would be left to decide: add another one first, with \"concord member add\"", e.Node)})
+		c.reply(Reply{Request: e.Request,
+			Err: Refusedf("node %d is the last voter, and nobody would be left to decide: add another one first, "+
+				"with \"concord member add\"", e.Node)})
 	case !m.Observer && !c.quorumWithout(e.Node, rest):
-		c.reply(Reply{Request: e.Request, Err: Refusedf("without node %d too few of the voters that are left follow this leader, and the cluster would stop: bring them back, or remove those first; see \"concord status\"", e.Node)})
+		c.reply(Reply{Request: e.Request,
+			Err: Refusedf("without node %d too few of the voters that are left follow this leader, and the cluster "+
+				"would stop: bring them back, or remove those first; see \"concord status\"", e.Node)})
 	case e.Node == c.config.Node:
 		c.handOver(handover{to: c.bestFollower(), request: e.Request, remove: true})
 	default:
@@ -350,7 +360,8 @@ func (c *Core) onRemoveAsked(e RemoveAsked) {
 }
 
 func noMember(id zab.NodeID) error {
-	return &RequestError{Kind: api.ErrNotFound, Text: fmt.Sprintf("there is no member %d: see \"concord member ls\"", id)}
+	return &RequestError{Kind: api.ErrNotFound,
+		Text: fmt.Sprintf("there is no member %d: see \"concord member ls\"", id)}
 }
 
 // quorumWithout reports whether the voters of a list that follow this leader are a quorum of it
@@ -425,7 +436,8 @@ func (c *Core) watchAddresses() {
 	}
 	list := slices.Clone(m.List)
 	for i := range list {
-		at := slices.IndexFunc(c.speakers, func(s Speaker) bool { return uint64(s.Node) == list[i].ID && s.Peer != "" && s.API != "" })
+		at := slices.IndexFunc(c.speakers,
+			func(s Speaker) bool { return uint64(s.Node) == list[i].ID && s.Peer != "" && s.API != "" })
 		if at >= 0 {
 			list[i].Peer, list[i].API = c.speakers[at].Peer, c.speakers[at].API
 		}
@@ -446,7 +458,9 @@ func (c *Core) onLeadAsked(e LeadAsked) {
 	case e.Node == c.config.Node:
 		c.reply(Reply{Request: e.Request, Zxid: c.Zxid()}) // it is so, perhaps since the request was made first
 	case m.Observer:
-		c.reply(Reply{Request: e.Request, Err: Refusedf("node %d is no voter (%v), and cannot lead: name one that \"concord member ls\" shows as a voter", e.Node, RoleOf(m))})
+		c.reply(Reply{Request: e.Request,
+			Err: Refusedf("node %d is no voter (%v), and cannot lead: name one that \"concord member ls\" shows as "+
+				"a voter", e.Node, RoleOf(m))})
 	case c.diverged.Why != "":
 		c.reply(Reply{Request: e.Request, Err: c.Distrusted()})
 	default:
@@ -472,7 +486,8 @@ func (c *Core) proceedHandover() error {
 	}
 	switch {
 	case h.started && !h.deadline.IsZero() && c.now.After(h.deadline):
-		c.endHandover(Unavailablef("node %d let go of leadership, and nobody has taken it within %v: see \"concord status\"", c.config.Node, handoverPatience))
+		c.endHandover(Unavailablef("node %d let go of leadership, and nobody has taken it within %v: see \"concord "+
+			"status\"", c.config.Node, handoverPatience))
 	case !h.started && c.leading:
 		h.started = true
 		return c.stepLog(zab.Transfer{To: h.to})
@@ -483,7 +498,8 @@ func (c *Core) proceedHandover() error {
 // onTransferEnded hears that the log goes on with this leader.
 func (c *Core) onTransferEnded(e zab.TransferEnded) {
 	c.Note("leadership stays here: node %d: %s", e.To, e.Why)
-	c.endHandover(Unavailablef("node %d cannot take over leadership now: %s; see \"concord status\", and ask again", e.To, e.Why))
+	c.endHandover(Unavailablef("node %d cannot take over leadership now: %s; see \"concord status\", and ask again",
+		e.To, e.Why))
 }
 
 // followHandover looks at who leads after this node.
@@ -500,7 +516,8 @@ func (c *Core) followHandover(e zab.RoleChanged) {
 	case e.Leader == h.to:
 		c.endHandover(nil)
 	case !h.deadline.IsZero():
-		c.endHandover(Unavailablef("node %d leads now, not node %d: see \"concord status\", and ask again", e.Leader, h.to))
+		c.endHandover(Unavailablef("node %d leads now, not node %d: see \"concord status\", and ask again", e.Leader,
+			h.to))
 	}
 }
 

@@ -48,7 +48,8 @@ func (c *Core) answerReads() {
 			c.reply(Reply{Request: request, Err: err})
 			continue
 		}
-		c.reply(Reply{Request: request, Err: Unavailablef("this node cannot tell whether it knows all decisions, since no leader has confirmed it: ask another one, or run \"concord status\"")})
+		c.reply(Reply{Request: request, Err: Unavailablef("this node cannot tell whether it knows all decisions, " +
+			"since no leader has confirmed it: ask another one, or run \"concord status\"")})
 	}
 }
 

@@ -75,5 +75,6 @@ func (c *Core) refuseSeen() {
 
 // TooFarBehind is the answer of a node that has not come as far as whoever asks has seen.
 func TooFarBehind(at, seen zab.Zxid) error {
-	return Unavailablef("this node is at zxid %v, and you have seen %v: ask another node; if none has come that far, you have seen another cluster", at, seen)
+	return Unavailablef("this node is at zxid %v, and you have seen %v: ask another node; if none has come that "+
+		"far, you have seen another cluster", at, seen)
 }

@@ -81,7 +81,10 @@ func (w *world) happens(words []string) {
 		n.inbox = append(n.inbox, Peer{Event: zab.Compact{Upto: n.disk.applied, Must: n.disk.applied}})
 		w.settle()
 	case "lead": // lead 2: the leader hands over to node 2
-		w.ask(w.leader().id, func(r uint64) Event { return LeadAsked{Request: r, Node: who(), Who: "ann", Why: "to see it"} })
+		w.ask(w.leader().id, func(r uint64) Event {
+			return LeadAsked{Request: r, Node: who(), Who: "ann",
+				Why: "to see it"}
+		})
 	case "claim": // claim 1 2: node 1 hears of node 2 that its state differs
 		n := w.nodes[who()]
 		other, err := strconv.ParseUint(words[2], 10, 64)
@@ -113,6 +116,7 @@ func (n *node) describe() string {
 	if n.core == nil {
 		return fmt.Sprintf("node %d: down", n.id)
 	}
-	role := map[zab.Role]string{zab.Looking: "looking", zab.Following: "following", zab.Leading: "leading", zab.Observing: "observing"}[n.core.Role().Role]
+	role := map[zab.Role]string{zab.Looking: "looking", zab.Following: "following", zab.Leading: "leading",
+		zab.Observing: "observing"}[n.core.Role().Role]
 	return fmt.Sprintf("node %d: %s, %q at %v, log from %v", n.id, role, n.state.value, n.core.Zxid(), n.disk.base)
 }

@@ -87,7 +87,8 @@ type world struct {
 }
 
 func newWorld(t testing.TB, size int) *world {
-	w := &world{t: t, nodes: map[zab.NodeID]*node{}, now: time.UnixMilli(1_800_000_000_000), answers: map[uint64]answer{}}
+	w := &world{t: t, nodes: map[zab.NodeID]*node{}, now: time.UnixMilli(1_800_000_000_000),
+		answers: map[uint64]answer{}}
 	for id := range zab.NodeID(size) {
 		w.members = append(w.members, Member{ID: id + 1, API: fmt.Sprintf("10.0.0.%d:7420", id+1)})
 	}
@@ -177,7 +178,8 @@ func (w *world) turn(n *node) {
 	if e := fx.FetchSnapshot; e.Session != 0 {
 		from := w.nodes[e.From]
 		n.state.stored = from.state.copy()
-		n.inbox = append(n.inbox, Peer{zab.SnapshotStaged{Session: e.Session, Snapshot: zab.Snapshot{Zxid: from.core.Zxid(), Ref: 1}}})
+		n.inbox = append(n.inbox, Peer{zab.SnapshotStaged{Session: e.Session,
+			Snapshot: zab.Snapshot{Zxid: from.core.Zxid(), Ref: 1}}})
 	}
 	for _, r := range fx.Reply {
 		w.answers[r.Request] = answer{request: r.Request, zxid: r.Zxid, err: r.Err}

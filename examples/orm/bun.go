@@ -36,7 +36,8 @@ func placeWithBun(ctx context.Context, pg, my *bun.DB, orders, billing *sql.Tx, 
 	if _, err := pg.NewInsert().Conn(orders).Model(&bunOrder{Order: o}).Exec(ctx); err != nil {
 		return err
 	}
-	if _, err := my.NewInsert().Conn(billing).Model(&bunInvoice{Invoice: Invoice{ID: o.ID, Cents: o.Cents, State: "new"}}).Exec(ctx); err != nil {
+	if _, err := my.NewInsert().Conn(billing).Model(&bunInvoice{Invoice: Invoice{ID: o.ID, Cents: o.Cents,
+		State: "new"}}).Exec(ctx); err != nil {
 		return err
 	}
 	if err := savepoint(ctx, orders, func() error {
@@ -45,9 +46,11 @@ func placeWithBun(ctx context.Context, pg, my *bun.DB, orders, billing *sql.Tx, 
 	}); !errors.Is(err, errTwice) {
 		return err
 	}
-	if _, err := pg.NewUpdate().Conn(orders).Model((*bunOrder)(nil)).Set("state = ?", "billed").Where("id = ?", o.ID).Exec(ctx); err != nil {
+	if _, err := pg.NewUpdate().Conn(orders).Model((*bunOrder)(nil)).Set("state = ?", "billed").Where("id = ?",
+		o.ID).Exec(ctx); err != nil {
 		return err
 	}
-	_, err := my.NewUpdate().Conn(billing).Model((*bunInvoice)(nil)).Set("state = ?", "billed").Where("id = ?", o.ID).Exec(ctx)
+	_, err := my.NewUpdate().Conn(billing).Model((*bunInvoice)(nil)).Set("state = ?", "billed").Where("id = ?",
+		o.ID).Exec(ctx)
 	return err
 }

@@ -17,11 +17,13 @@ func withEnt(ctx context.Context, orders, billing *sql.Tx, o Order) error {
 	pg := entsql.NewDriver(dialect.Postgres, entsql.Conn{ExecQuerier: orders})
 	my := entsql.NewDriver(dialect.MySQL, entsql.Conn{ExecQuerier: billing})
 	create := func(d *entsql.Driver, table, state string) error {
-		query, args := entsql.Dialect(d.Dialect()).Insert(table).Columns("id", "cents", "state").Values(o.ID, o.Cents, state).Query()
+		query, args := entsql.Dialect(d.Dialect()).Insert(table).Columns("id", "cents", "state").Values(o.ID, o.Cents,
+			state).Query()
 		return d.Exec(ctx, query, args, nil)
 	}
 	bill := func(d *entsql.Driver, table string) error {
-		query, args := entsql.Dialect(d.Dialect()).Update(table).Set("state", "billed").Where(entsql.EQ("id", o.ID)).Query()
+		query, args := entsql.Dialect(d.Dialect()).Update(table).Set("state",
+			"billed").Where(entsql.EQ("id", o.ID)).Query()
 		return d.Exec(ctx, query, args, nil)
 	}
 	if err := errors.Join(create(pg, "orders", o.State), create(my, "invoices", "new")); err != nil {

@@ -20,12 +20,14 @@ func withGorm(ctx context.Context, orders, billing *sql.Tx, o Order) error {
 	if err != nil {
 		return err
 	}
-	my, err := gorm.Open(gormmysql.New(gormmysql.Config{Conn: billing, SkipInitializeWithVersion: true}), &gorm.Config{Logger: logger.Discard})
+	my, err := gorm.Open(gormmysql.New(gormmysql.Config{Conn: billing, SkipInitializeWithVersion: true}),
+		&gorm.Config{Logger: logger.Discard})
 	if err != nil {
 		return err
 	}
 	pg, my = pg.WithContext(ctx), my.WithContext(ctx)
-	if err := errors.Join(pg.Create(&o).Error, my.Create(&Invoice{ID: o.ID, Cents: o.Cents, State: "new"}).Error); err != nil {
+	if err := errors.Join(pg.Create(&o).Error,
+		my.Create(&Invoice{ID: o.ID, Cents: o.Cents, State: "new"}).Error); err != nil {
 		return err
 	}
 	// A transaction within one is a savepoint.

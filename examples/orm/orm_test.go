@@ -16,13 +16,15 @@ import (
 
 // libraries are all of them, with a pool for the one that wants one.
 func libraries(pool *sql.DB) map[string]work {
-	return map[string]work{"gorm": withGorm, "sqlx": withSqlx, "bun": withBun(pool), "ent": withEnt, "sqlboiler": withBoil}
+	return map[string]work{"gorm": withGorm, "sqlx": withSqlx, "bun": withBun(pool), "ent": withEnt,
+		"sqlboiler": withBoil}
 }
 
 const columns = "(id varchar(40) primary key, cents bigint not null, state varchar(20) not null)"
 
 func TestEveryLibraryWorksInOneTransactionOnTwoDatabases(t *testing.T) {
-	for name, billing := range map[string]*concordtest.MySQLDatabase{"MariaDB": concordtest.MariaDB("billing"), "MySQL": concordtest.MySQL("billing")} {
+	for name, billing := range map[string]*concordtest.MySQLDatabase{"MariaDB": concordtest.MariaDB("billing"),
+		"MySQL": concordtest.MySQL("billing")} {
 		t.Run(name, func(t *testing.T) {
 			orders := concordtest.Postgres("orders")
 			c := concordtest.New(t, orders, billing)
@@ -32,10 +34,12 @@ func TestEveryLibraryWorksInOneTransactionOnTwoDatabases(t *testing.T) {
 			rows := func(id string) (all []string) {
 				t.Helper()
 				var state string
-				if orders.Pool().QueryRow(t.Context(), "select state from orders where id = $1", id).Scan(&state) == nil {
+				if orders.Pool().QueryRow(t.Context(), "select state from orders where id = $1",
+					id).Scan(&state) == nil {
 					all = append(all, "order "+state)
 				}
-				if billing.DB().QueryRowContext(t.Context(), "select state from invoices where id = ?", id).Scan(&state) == nil {
+				if billing.DB().QueryRowContext(t.Context(), "select state from invoices where id = ?",
+					id).Scan(&state) == nil {
 					all = append(all, "invoice "+state)
 				}
 				return all
@@ -71,15 +75,19 @@ func TestWorkPastTheBranchIsSeenAfterAnAbort(t *testing.T) {
 	billing.Exec("create table invoices " + columns)
 	shop := &Shop{Client: c.Client(), Orders: orders.Resource(), Billing: billing.Resource()}
 	atTheEnd := errors.New("the test wants an abort")
-	err := shop.place(t.Context(), Order{ID: "7", Cents: 500, State: "new"}, func(ctx context.Context, orders, _ *sql.Tx, o Order) error {
-		if _, err := orders.ExecContext(ctx, "insert into orders values ($1, $2, $3)", o.ID, o.Cents, o.State); err != nil {
-			return err
-		}
-		if _, err := billing.DB().ExecContext(ctx, "insert into invoices values (?, ?, 'new')", o.ID, o.Cents); err != nil { // the mistake
-			return err
-		}
-		return atTheEnd
-	})
+	err := shop.place(t.Context(), Order{ID: "7", Cents: 500, State: "new"},
+		func(ctx context.Context, orders, _ *sql.Tx, o Order) error {
+			if _, err := orders.ExecContext(ctx, "insert into orders values ($1, $2, $3)", o.ID, o.Cents,
+				o.State); err != nil {
+				return err
+			}
+			if _, err := billing.DB().ExecContext(ctx, "insert into invoices values (?, ?, 'new')", o.ID,
+				o.Cents); err != nil {
+				// the mistake
+				return err
+			}
+			return atTheEnd
+		})
 	require.ErrorIs(t, err, atTheEnd)
 	var n int
 	require.NoError(t, orders.Pool().QueryRow(t.Context(), "select count(*) from orders").Scan(&n))

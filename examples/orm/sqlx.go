@@ -18,23 +18,28 @@ func overSqlx(tx *sql.Tx) *sqlx.Tx {
 
 func withSqlx(ctx context.Context, orders, billing *sql.Tx, o Order) error {
 	pg, my := overSqlx(orders), overSqlx(billing)
-	if _, err := pg.ExecContext(ctx, "insert into orders (id, cents, state) values ($1, $2, $3)", o.ID, o.Cents, o.State); err != nil {
+	if _, err := pg.ExecContext(ctx, "insert into orders (id, cents, state) values ($1, $2, $3)", o.ID, o.Cents,
+		o.State); err != nil {
 		return err
 	}
-	if _, err := my.NamedExecContext(ctx, "insert into invoices (id, cents, state) values (:id, :cents, :state)", Invoice{ID: o.ID, Cents: o.Cents, State: "new"}); err != nil {
+	if _, err := my.NamedExecContext(ctx, "insert into invoices (id, cents, state) values (:id, :cents, :state)",
+		Invoice{ID: o.ID, Cents: o.Cents, State: "new"}); err != nil {
 		return err
 	}
 	if err := savepoint(ctx, orders, func() error {
-		_, err := pg.ExecContext(ctx, "insert into orders (id, cents, state) values ($1, $2, $3)", o.ID, o.Cents, o.State)
+		_, err := pg.ExecContext(ctx, "insert into orders (id, cents, state) values ($1, $2, $3)", o.ID, o.Cents,
+			o.State)
 		return err
 	}); !errors.Is(err, errTwice) {
 		return err
 	}
 	var placed Order
-	if err := pg.GetContext(ctx, &placed, "update orders set state = 'billed' where id = $1 returning id, cents, state", o.ID); err != nil {
+	if err := pg.GetContext(ctx, &placed, "update orders set state = 'billed' where id = $1 returning id, cents, state",
+		o.ID); err != nil {
 		return err
 	}
-	_, err := my.ExecContext(ctx, "update invoices set state = 'billed' where id = ? and cents = ?", placed.ID, placed.Cents)
+	_, err := my.ExecContext(ctx, "update invoices set state = 'billed' where id = ? and cents = ?", placed.ID,
+		placed.Cents)
 	return err
 }
 

@@ -59,7 +59,8 @@ func handle(ctx context.Context, addrs []string, request, item string) error {
 		return fmt.Errorf("ORDERS_DSN: %w", err)
 	}
 	defer pool.Close()
-	if _, err := pool.Exec(ctx, `CREATE TABLE IF NOT EXISTS item_order (request text PRIMARY KEY, item text NOT NULL)`); err != nil {
+	if _, err := pool.Exec(ctx, `CREATE TABLE IF NOT EXISTS item_order (request text PRIMARY KEY, item text NOT `+
+		`NULL)`); err != nil {
 		return fmt.Errorf("make the table in orders: %w", err)
 	}
 	config, err := mysqldriver.ParseDSN(os.Getenv("BILLING_DSN"))
@@ -72,7 +73,8 @@ func handle(ctx context.Context, addrs []string, request, item string) error {
 	}
 	db := sql.OpenDB(connector)
 	defer func() { _ = db.Close() }()
-	if _, err := db.ExecContext(ctx, `CREATE TABLE IF NOT EXISTS outbox (request varchar(64) PRIMARY KEY, message text NOT NULL) ENGINE = InnoDB`); err != nil {
+	if _, err := db.ExecContext(ctx, `CREATE TABLE IF NOT EXISTS outbox (request varchar(64) PRIMARY KEY, message `+
+		`text NOT NULL) ENGINE = InnoDB`); err != nil {
 		return fmt.Errorf("make the table in billing: %w", err)
 	}
 	client, err := concord.Dial(ctx, addrs, concord.FromEnvironment())

@@ -103,7 +103,8 @@ func open(ctx context.Context, name, dsn string) (*mysql.Resource, error) {
 	}
 	db := sql.OpenDB(connector)
 	defer func() { _ = db.Close() }()
-	if _, err := db.ExecContext(ctx, `CREATE TABLE IF NOT EXISTS booked (id bigint PRIMARY KEY, cents bigint NOT NULL) ENGINE = InnoDB`); err != nil {
+	if _, err := db.ExecContext(ctx, `CREATE TABLE IF NOT EXISTS booked (id bigint PRIMARY KEY, cents bigint NOT `+
+		`NULL) ENGINE = InnoDB`); err != nil {
 		return nil, fmt.Errorf("make the table in %s: %w", name, err)
 	}
 	return mysql.New(name, connector), nil

@@ -235,7 +235,8 @@ func (s *search[S]) mustSettle() {
 	for changed := true; changed; {
 		changed = false
 		for at := len(can) - 1; at >= 0; at-- {
-			if !can[at] && slices.ContainsFunc(s.edges[s.firsts[at]:s.firsts[at+1]], func(to uint32) bool { return can[to] }) {
+			if !can[at] && slices.ContainsFunc(s.edges[s.firsts[at]:s.firsts[at+1]],
+				func(to uint32) bool { return can[to] }) {
 				can[at], changed = true, true
 			}
 		}

@@ -39,7 +39,8 @@ type chunk struct {
 
 func newConn(in *net.TCPConn) *conn {
 	small(in)
-	return &conn{in: in, gone: make(chan struct{}), queues: [2]chan chunk{make(chan chunk, queueLength), make(chan chunk, queueLength)}}
+	return &conn{in: in, gone: make(chan struct{}),
+		queues: [2]chan chunk{make(chan chunk, queueLength), make(chan chunk, queueLength)}}
 }
 
 func small(c *net.TCPConn) {

@@ -16,7 +16,8 @@ func TestEveryMutantIsKilledSomewhereOrHasNoPlace(t *testing.T) {
 	for i, m := range Table() {
 		require.Equal(t, fmt.Sprintf("X%02d", i+1), m.ID)
 		require.NotEmpty(t, m.What, m.ID)
-		require.NotEqual(t, len(m.In) > 0, m.NotHere != "", "%s: either tests kill it, or it has no place, and a reason", m.ID)
+		require.NotEqual(t, len(m.In) > 0, m.NotHere != "",
+			"%s: either tests kill it, or it has no place, and a reason", m.ID)
 	}
 	require.Len(t, Table(), 56)
 }

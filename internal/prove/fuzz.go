@@ -28,7 +28,8 @@ func fuzz(ctx context.Context, t *table, o options, budget time.Duration) error 
 	each := max(budget/time.Duration(len(targets)), 5*time.Second)
 	var execs uint64
 	for _, f := range targets {
-		out, ferr := goTest(ctx, f.pkg, "-run", "^$", "-fuzz", "^"+f.name+"$", "-fuzztime", each.String(), "-parallel", strconv.Itoa(o.workers))
+		out, ferr := goTest(ctx, f.pkg, "-run", "^$", "-fuzz", "^"+f.name+"$", "-fuzztime", each.String(), "-parallel",
+			strconv.Itoa(o.workers))
 		execs += execsOf(out)
 		if !ranOut(out) {
 			err = errors.Join(err, ferr)

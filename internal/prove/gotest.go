@@ -21,7 +21,8 @@ func goTest(ctx context.Context, args ...string) ([]string, error) {
 	out, err := cmd.CombinedOutput()
 	lines := strings.Split(string(bytes.TrimSpace(out)), "\n")
 	if err != nil {
-		err = fmt.Errorf("go test %s: %w\n%s", strings.Join(args, " "), err, strings.Join(lines[max(0, len(lines)-60):], "\n"))
+		err = fmt.Errorf("go test %s: %w\n%s", strings.Join(args, " "), err,
+			strings.Join(lines[max(0, len(lines)-60):], "\n"))
 	}
 	return lines, err
 }

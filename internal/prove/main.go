@@ -64,7 +64,8 @@ func main() {
 
 	t := &table{}
 	failed := prove(ctx, t, o, began)
-	fmt.Printf("\n%s on %d cores, %s, from %s, first seed %d\n\n", round(time.Since(began)), runtime.NumCPU(), runtime.Version(),
+	fmt.Printf("\n%s on %d cores, %s, from %s, first seed %d\n\n", round(time.Since(began)), runtime.NumCPU(),
+		runtime.Version(),
 		began.UTC().Format("2006-01-02 15:04 UTC"), o.seed)
 	t.print(os.Stdout)
 	if failed {

@@ -28,7 +28,8 @@ func mutants(ctx context.Context, t *table, _ options, _ time.Duration) error {
 			}
 		}
 	}
-	lines, err := goTest(ctx, append([]string{"-count=1", "-p=1", "-v", "-tags", "mutant", "-run", "^TestMutants$"}, packages...)...)
+	lines, err := goTest(ctx, append([]string{"-count=1", "-p=1", "-v", "-tags", "mutant", "-run", "^TestMutants$"},
+		packages...)...)
 	kills := map[string]string{}
 	for _, line := range lines {
 		if m := killLine.FindStringSubmatch(line); m != nil {
@@ -50,6 +51,7 @@ func mutants(ctx context.Context, t *table, _ options, _ time.Duration) error {
 	if err != nil {
 		found = "**SURVIVORS**"
 	}
-	t.add("planted mistakes", fmt.Sprintf("%d of %d, and %d that have no place in the product", killed, len(mutant.Table())-nowhere, nowhere), found)
+	t.add("planted mistakes", fmt.Sprintf("%d of %d, and %d that have no place in the product", killed,
+		len(mutant.Table())-nowhere, nowhere), found)
 	return err
 }

@@ -42,22 +42,27 @@ func TestTheEndOfFuzzTimeIsNoCrasher(t *testing.T) {
 	for _, lines := range [][]string{
 		{"PASS"},
 		{"--- FAIL: FuzzReadFrame (6.02s)"},
-		{"--- FAIL: FuzzReadFrame (6.02s)", "    --- FAIL: FuzzReadFrame (0.00s)", "        context deadline exceeded", "    Failing input written to testdata/fuzz/FuzzReadFrame/1", "FAIL"},
-		{"--- FAIL: FuzzReadFrame (6.02s)", "    context deadline exceeded", "    Failing input written to testdata/fuzz/FuzzReadFrame/1", "FAIL"},
-		{"--- FAIL: FuzzReadFrame (6.02s)", "    fuzzing process hung or terminated unexpectedly: exit status 2", "FAIL"},
+		{"--- FAIL: FuzzReadFrame (6.02s)", "    --- FAIL: FuzzReadFrame (0.00s)", "        context deadline exceeded",
+			"    Failing input written to testdata/fuzz/FuzzReadFrame/1", "FAIL"},
+		{"--- FAIL: FuzzReadFrame (6.02s)", "    context deadline exceeded",
+			"    Failing input written to testdata/fuzz/FuzzReadFrame/1", "FAIL"},
+		{"--- FAIL: FuzzReadFrame (6.02s)", "    fuzzing process hung or terminated unexpectedly: exit status 2",
+			"FAIL"},
 	} {
 		require.False(t, ranOut(lines), lines)
 	}
 }
 
 func TestKillsAreReadFromTheLog(t *testing.T) {
-	m := killLine.FindStringSubmatch("    mutants_test.go:48: MUTANT X24 killed by S6: seed 3 of at most 200, 19ms: node 2 leads")
+	m := killLine.FindStringSubmatch("    mutants_test.go:48: MUTANT X24 killed by S6: seed 3 of at most 200, 19ms: " +
+		"node 2 leads")
 	require.Equal(t, []string{"X24", "S6"}, m[1:3])
 	require.Nil(t, killLine.FindStringSubmatch("MUTANT X24 survived 200 seeds"))
 }
 
 func TestPassedTestsAreCountedWithTheirSubtests(t *testing.T) {
-	require.Equal(t, 2, passedTests([]string{"=== RUN   TestA", "--- PASS: TestA (0.00s)", "    --- PASS: TestA/b (0.00s)", "--- FAIL: TestC (0.00s)"}))
+	require.Equal(t, 2, passedTests([]string{"=== RUN   TestA", "--- PASS: TestA (0.00s)",
+		"    --- PASS: TestA/b (0.00s)", "--- FAIL: TestC (0.00s)"}))
 }
 
 func TestTheTableIsMarkdown(t *testing.T) {
@@ -65,7 +70,8 @@ func TestTheTableIsMarkdown(t *testing.T) {
 	table.add("seeds", count(1234567)+" seeds", "no violation")
 	var out strings.Builder
 	table.print(&out)
-	require.Equal(t, "| what | how much | found |\n|---|---|---|\n| seeds | 1,234,567 seeds | no violation |\n", out.String())
+	require.Equal(t, "| what | how much | found |\n|---|---|---|\n| seeds | 1,234,567 seeds | no violation |\n",
+		out.String())
 	require.Equal(t, "0", count(0))
 	require.Equal(t, "999", count(999))
 	require.Equal(t, "1,000", count(1000))

@@ -35,7 +35,8 @@ func search(ctx context.Context, t *table, _ options, budget time.Duration) (err
 			found = "**BROKEN: " + r.Broken + "**"
 			err = errors.Join(err, fmt.Errorf("%s: %s\n%s", r.Name, r.Broken, r.Trace))
 		case !r.Complete:
-			found = fmt.Sprintf("holds as far as it went: all up to depth %d, stopped by the bound on %s", r.Whole, r.Bound)
+			found = fmt.Sprintf("holds as far as it went: all up to depth %d, stopped by the bound on %s", r.Whole,
+				r.Bound)
 		case !r.AllSettle:
 			found = "complete"
 		}

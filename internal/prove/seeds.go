@@ -43,7 +43,8 @@ func seeds(ctx context.Context, t *table, o options, budget time.Duration) error
 			err = errors.Join(err, fmt.Errorf("the simulation has gone quiet: never seen: %v", missing))
 		}
 	}
-	t.add("situations that must occur", fmt.Sprintf("%d of %d of the log, %d of %d of transactions", seen, len(logs.Counters), seenTxn, len(txns.Counters)), found)
+	t.add("situations that must occur", fmt.Sprintf("%d of %d of the log, %d of %d of transactions", seen,
+		len(logs.Counters), seenTxn, len(txns.Counters)), found)
 	return err
 }
 

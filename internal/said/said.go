@@ -67,7 +67,8 @@ func advice(text string, excused bool) string {
 	if excused {
 		return fmt.Sprintf("%q has a row: take it off the list of those without one", text)
 	}
-	return fmt.Sprintf("no row says %q: add one with the whole text and see that its next step is true, or put it on the list of those without a row, with the reason", text)
+	return fmt.Sprintf("no row says %q: add one with the whole text and see that its next step is true, or put it "+
+		"on the list of those without a row, with the reason", text)
 }
 
 // texts are the expressions that become the text of an error, or the next step in one: the first

@@ -28,7 +28,8 @@ func f() error {
 	for _, e := range texts(f, []string{"usagef"}) {
 		found = append(found, textOf(e))
 	}
-	require.ElementsMatch(t, []string{"one", "two", "three", "four%v", "five %d", "six and more", "seven", "eight: %w"}, found)
+	require.ElementsMatch(t, []string{"one", "two", "three", "four%v", "five %d", "six and more", "seven", "eight: %w"},
+		found)
 }
 
 func TestARowSaysATextIfItHasAllItsWordsInOrder(t *testing.T) {

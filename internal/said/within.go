@@ -53,8 +53,10 @@ func Within(t testing.TB, dirs, unmet, makers, within []string) {
 			words[i] = regexp.QuoteMeta(words[i])
 		}
 		like := regexp.MustCompile("(?s)" + strings.Join(words, ".*"))
-		if !slices.ContainsFunc(rows, like.MatchString) && !slices.ContainsFunc(unmet, func(u string) bool { return strings.Contains(format, u) }) {
-			t.Errorf("no row shows this error: %q: add how one meets it, and all that it says then, with a true next step", format)
+		if !slices.ContainsFunc(rows, like.MatchString) && !slices.ContainsFunc(unmet,
+			func(u string) bool { return strings.Contains(format, u) }) {
+			t.Errorf("no row shows this error: %q: add how one meets it, and all that it says then, with a true "+
+				"next step", format)
 		}
 	}
 }

@@ -20,7 +20,8 @@ type Seeds struct {
 // Each runs seeds on several workers, and hands each result to take, one at a time, in no
 // certain order: take must add up what does not depend on it. Of several seeds that fail
 // the error is that of the lowest, whatever the workers: all seeds before it have been run.
-func Each[R any](ctx context.Context, seeds Seeds, run func(seed uint64) (R, error), take func(seed uint64, r R)) error {
+func Each[R any](ctx context.Context, seeds Seeds, run func(seed uint64) (R, error),
+	take func(seed uint64, r R)) error {
 	b := block[R]{Seeds: seeds, next: seeds.First, run: run, take: take}
 	workers := seeds.Workers
 	if workers <= 0 {

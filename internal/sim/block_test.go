@@ -36,11 +36,12 @@ func TestEachReportsTheLowestSeedThatFails(t *testing.T) {
 func TestEachRunsOnUntilTheContextIsDone(t *testing.T) {
 	ctx, stop := context.WithCancel(context.Background())
 	last := uint64(0)
-	require.NoError(t, Each(ctx, Seeds{First: 5, Workers: 2}, func(seed uint64) (int, error) { return 1, nil }, func(seed uint64, _ int) {
-		if last = max(last, seed); last >= 1000 {
-			stop()
-		}
-	}))
+	require.NoError(t, Each(ctx, Seeds{First: 5, Workers: 2}, func(seed uint64) (int, error) { return 1, nil },
+		func(seed uint64, _ int) {
+			if last = max(last, seed); last >= 1000 {
+				stop()
+			}
+		}))
 	require.GreaterOrEqual(t, last, uint64(1000))
 }
 

@@ -116,7 +116,8 @@ func (c *Checker) handed(g *Ghost, w zab.Write) {
 		c.known(g, e)
 		position := len(log) + i
 		if g.Observer && (position >= len(c.Committed) || c.Committed[position] != e.Zxid) {
-			c.Fail("S14", "observer %d appends %s, which is not entry %d of the committed sequence", g.ID, e.Zxid, position)
+			c.Fail("S14", "observer %d appends %s, which is not entry %d of the committed sequence", g.ID, e.Zxid,
+				position)
 		}
 		if g.Role.Role == zab.Following && e.Zxid.Epoch < g.Role.Epoch && position > 0 {
 			c.Counters.Hit(DiffResumed)
@@ -132,7 +133,8 @@ func (c *Checker) followsLeader(g *Ghost, position int, e zab.Entry) {
 		return
 	}
 	if position >= len(r.history) || r.history[position].Zxid != e.Zxid {
-		c.Fail("S3", "node %d follows the leader of epoch %d and appends %s as entry %d, which that leader does not have", g.ID, g.Role.Epoch, e.Zxid, position)
+		c.Fail("S3", "node %d follows the leader of epoch %d and appends %s as entry %d, which that leader does "+
+			"not have", g.ID, g.Role.Epoch, e.Zxid, position)
 	}
 }
 
@@ -147,7 +149,8 @@ func mayFollow(prev, z zab.Zxid) bool {
 func (c *Checker) truncated(g *Ghost, log []zab.Entry, to zab.Zxid) {
 	keep := After(log, to)
 	if keep < g.Disk.Applied || keep < g.delivered {
-		c.Fail("S9", "node %d truncates to %s, but has applied %d and delivered %d entries of which %d stay", g.ID, to, g.Disk.Applied, g.delivered, keep)
+		c.Fail("S9", "node %d truncates to %s, but has applied %d and delivered %d entries of which %d stay", g.ID, to,
+			g.Disk.Applied, g.delivered, keep)
 	}
 	if keep < len(log) && keep < len(c.Committed) && log[keep].Zxid == c.Committed[keep] {
 		c.Fail("S9", "node %d truncates to %s and loses the committed %s", g.ID, to, c.Committed[keep])
@@ -168,7 +171,8 @@ func (c *Checker) truncated(g *Ghost, log []zab.Entry, to zab.Zxid) {
 func (c *Checker) cut(g *Ghost, z zab.Zxid) {
 	n := After(g.Disk.View, z)
 	if !holds(g.Disk.View, z) || n > g.Disk.Applied || n > len(c.Committed) || c.Committed[n-1] != z {
-		c.Fail("S9", "node %d cuts its log at %s with %d applied entries; %d are committed", g.ID, z, g.Disk.Applied, len(c.Committed))
+		c.Fail("S9", "node %d cuts its log at %s with %d applied entries; %d are committed", g.ID, z, g.Disk.Applied,
+			len(c.Committed))
 	}
 	c.Counters.Hit(LogWasCut)
 }
@@ -202,7 +206,8 @@ func (c *Checker) installs(g *Ghost, s zab.Snapshot) {
 // restoredFrom begins anew where a snapshot ends.
 func (c *Checker) restoredFrom(g *Ghost, s zab.Snapshot) {
 	if g.Disk.base() != s.Zxid || g.Disk.AppliedZxid() != s.Zxid {
-		c.Fail("L6", "node %d begins anew from %s, but its disk has base %s and applied %s", g.ID, s.Zxid, g.Disk.base(), g.Disk.AppliedZxid())
+		c.Fail("L6", "node %d begins anew from %s, but its disk has base %s and applied %s", g.ID, s.Zxid,
+			g.Disk.base(), g.Disk.AppliedZxid())
 	}
 	g.delivered, g.lastDeliver, g.LastApply = g.Disk.Applied, s.Zxid, s.Zxid
 }
@@ -254,11 +259,14 @@ func (c *Checker) durable(g *Ghost) {
 		c.Fail("L1", "node %d has promises %+v, but had %+v", g.ID, h, p)
 	}
 	if h.Accepted == p.Accepted && p.AcceptedFrom != 0 && h.AcceptedFrom != p.AcceptedFrom {
-		c.Fail("L1", "node %d promised epoch %d to node %d and now to node %d", g.ID, h.Accepted, p.AcceptedFrom, h.AcceptedFrom)
+		c.Fail("L1", "node %d promised epoch %d to node %d and now to node %d", g.ID, h.Accepted, p.AcceptedFrom,
+			h.AcceptedFrom)
 	}
-	g.promised = zab.HardState{Accepted: max(h.Accepted, p.Accepted), AcceptedFrom: h.AcceptedFrom, Current: max(h.Current, p.Current)}
+	g.promised = zab.HardState{Accepted: max(h.Accepted, p.Accepted), AcceptedFrom: h.AcceptedFrom,
+		Current: max(h.Current, p.Current)}
 	if g.Observer && !c.prefixOfCommitted(g.Disk.Log) {
-		c.Fail("S14", "the log of observer %d ends at %s and is no prefix of the committed sequence", g.ID, Tail(g.Disk.Log))
+		c.Fail("S14", "the log of observer %d ends at %s and is no prefix of the committed sequence", g.ID,
+			Tail(g.Disk.Log))
 	}
 	c.evidence(g)
 	c.quorumDurability()
@@ -280,7 +288,8 @@ func (c *Checker) evidence(g *Ghost) {
 	}
 	n := c.committedBefore(g.Disk.Hard.Current)
 	if !c.contains(g.Disk.Log, n) {
-		c.Fail("S7", "node %d has Current %d and a log to %s without %s, committed in epoch %d", g.ID, g.Disk.Hard.Current, Tail(g.Disk.Log), c.Committed[n-1], c.committedBy[n-1])
+		c.Fail("S7", "node %d has Current %d and a log to %s without %s, committed in epoch %d", g.ID,
+			g.Disk.Hard.Current, Tail(g.Disk.Log), c.Committed[n-1], c.committedBy[n-1])
 	}
 }
 
@@ -301,7 +310,8 @@ func (c *Checker) committedBefore(e zab.Epoch) int {
 
 // quorumDurability is S8. It is asked after every change of a disk and of G.
 func (c *Checker) quorumDurability() {
-	ok, have := c.QuorumHolds(c.InForce(len(c.Committed)), func(g *Ghost) bool { return c.contains(g.Disk.Log, len(c.Committed)) })
+	ok, have := c.QuorumHolds(c.InForce(len(c.Committed)),
+		func(g *Ghost) bool { return c.contains(g.Disk.Log, len(c.Committed)) })
 	if !ok {
 		c.Fail("S8", "%d entries are committed, but only %d voters have all of them on disk", len(c.Committed), have)
 	}
@@ -325,7 +335,8 @@ func (c *Checker) restarted(g *Ghost) {
 		h = fold(h, e)
 	}
 	if last := g.Disk.folds[len(g.Disk.folds)-1]; last != h || g.Disk.Applied > len(g.Disk.Log) {
-		c.Fail("L6", "node %d restarts with %d applied entries and state %x, but replaying its log gives %x", g.ID, g.Disk.Applied, last, h)
+		c.Fail("L6", "node %d restarts with %d applied entries and state %x, but replaying its log gives %x", g.ID,
+			g.Disk.Applied, last, h)
 	}
 }
 
@@ -352,7 +363,8 @@ func (c *Checker) roleChanged(g *Ghost, r zab.RoleChanged) {
 		// A slow leader may get the last promise for its epoch after a later epoch has
 		// committed more; so only what earlier epochs committed must be there.
 		if n := c.committedBefore(r.Epoch); !c.contains(g.Disk.View, n) {
-			c.Fail("S6", "node %d leads epoch %d with a log to %s without all of the %d entries that earlier epochs committed (to %s)", g.ID, r.Epoch, Tail(g.Disk.View), n, c.Committed[n-1])
+			c.Fail("S6", "node %d leads epoch %d with a log to %s without all of the %d entries that earlier epochs "+
+				"committed (to %s)", g.ID, r.Epoch, Tail(g.Disk.View), n, c.Committed[n-1])
 		}
 	} else if old.leader != g.ID {
 		c.Fail("S1", "nodes %d and %d lead epoch %d", old.leader, g.ID, r.Epoch)
@@ -377,7 +389,8 @@ func (c *Checker) established(g *Ghost, e zab.Epoch) {
 		return acked && o.Disk.Hard.Current >= e
 	})
 	if !ok {
-		c.Fail("S10", "node %d is established in epoch %d with %d acknowledgements of %d voters", g.ID, e, have, voters(g.force.Members))
+		c.Fail("S10", "node %d is established in epoch %d with %d acknowledgements of %d voters", g.ID, e, have,
+			voters(g.force.Members))
 	}
 	for _, o := range c.ghosts {
 		if o.Disk.Hard.Accepted > e {
@@ -400,7 +413,8 @@ func (c *Checker) lastCommitted() zab.Zxid {
 func (c *Checker) observed(g *Ghost, s zab.Status) {
 	g.status = s
 	if s.Stable.Less(s.Applied) || s.Commit.Less(s.Applied) || s.Tail.Less(s.Stable) || s.Applied.Less(s.Base) {
-		c.Fail("L3", "node %d: base %s, applied %s, commit %s, stable %s, tail %s", g.ID, s.Base, s.Applied, s.Commit, s.Stable, s.Tail)
+		c.Fail("L3", "node %d: base %s, applied %s, commit %s, stable %s, tail %s", g.ID, s.Base, s.Applied, s.Commit,
+			s.Stable, s.Tail)
 	}
 	if s.Tail != Tail(g.Disk.View) {
 		c.Fail("L3", "node %d says its log ends at %s, but it wrote up to %s", g.ID, s.Tail, Tail(g.Disk.View))
@@ -413,7 +427,8 @@ func (c *Checker) observed(g *Ghost, s zab.Status) {
 		c.commit(g, s.Epoch, s.Commit)
 	}
 	if c.lastCommitted().Less(s.Commit) {
-		c.Fail("S5", "node %d has commit %s, but the cluster has committed only up to %s", g.ID, s.Commit, c.lastCommitted())
+		c.Fail("S5", "node %d has commit %s, but the cluster has committed only up to %s", g.ID, s.Commit,
+			c.lastCommitted())
 	}
 }
 
@@ -421,9 +436,11 @@ func (c *Checker) observed(g *Ghost, s zab.Status) {
 func (c *Checker) counted(g *Ghost, s zab.Status) {
 	for _, p := range s.Peers {
 		if o := c.ghost(p.ID); p.Synced && o != nil && !p.Observer && o.acked[s.Epoch].Less(p.Match) {
-			c.Fail("S10", "leader %d counts node %d up to %s, but it acknowledged only %s in epoch %d", g.ID, p.ID, p.Match, o.acked[s.Epoch], s.Epoch)
+			c.Fail("S10", "leader %d counts node %d up to %s, but it acknowledged only %s in epoch %d", g.ID, p.ID,
+				p.Match, o.acked[s.Epoch], s.Epoch)
 		} else if p.Synced && o != nil && !p.Observer && o.Disk.Hard.Accepted == s.Epoch && !o.Disk.Has(p.Match) {
-			c.Fail("S10", "leader %d counts node %d up to %s, but its disk has a log to %s", g.ID, p.ID, p.Match, Tail(o.Disk.Log))
+			c.Fail("S10", "leader %d counts node %d up to %s, but its disk has a log to %s", g.ID, p.ID, p.Match,
+				Tail(o.Disk.Log))
 		}
 	}
 }
@@ -444,7 +461,8 @@ func (c *Checker) commit(g *Ghost, e zab.Epoch, upto zab.Zxid) {
 	}
 	log := g.Disk.View
 	if !c.contains(log, len(c.Committed)) {
-		c.Fail("S5", "leader %d of epoch %d commits %s on a log without the committed %s", g.ID, e, upto, c.lastCommitted())
+		c.Fail("S5", "leader %d of epoch %d commits %s on a log without the committed %s", g.ID, e, upto,
+			c.lastCommitted())
 		return
 	}
 	if !holds(log, upto) {
@@ -474,7 +492,8 @@ func (c *Checker) extend(by zab.Epoch, entry zab.Entry) {
 			c.Fail("S6", "epoch %d commits %s, but the leader of epoch %d began without it", by, entry.Zxid, e)
 		}
 		if e > entry.Zxid.Epoch && r.proposed && position >= r.before {
-			c.Fail("S13", "%s is committed as entry %d, after epoch %d made its first proposal on %d entries", entry.Zxid, position, e, r.before)
+			c.Fail("S13", "%s is committed as entry %d, after epoch %d made its first proposal on %d entries",
+				entry.Zxid, position, e, r.before)
 		}
 	}
 	c.Committed = append(c.Committed, entry.Zxid)
@@ -516,7 +535,8 @@ func (c *Checker) applies(g *Ghost, position int, last zab.Zxid, e zab.Entry) {
 		c.Fail("S11", "node %d applies %s right after %s", g.ID, e.Zxid, last)
 	}
 	if position >= len(c.Committed) || c.Committed[position] != e.Zxid {
-		c.Fail("S5", "node %d applies %s as entry %d; the committed sequence ends at %s with %d entries", g.ID, e.Zxid, position, c.lastCommitted(), len(c.Committed))
+		c.Fail("S5", "node %d applies %s as entry %d; the committed sequence ends at %s with %d entries", g.ID, e.Zxid,
+			position, c.lastCommitted(), len(c.Committed))
 	}
 }
 
@@ -556,7 +576,8 @@ func (c *Checker) match(a, b *Ghost) {
 			continue
 		}
 		if at != i || !slices.EqualFunc(a.Disk.Log[:i+1], b.Disk.Log[:i+1], sameEntry) {
-			c.Fail("S3", "nodes %d and %d both have %s (as entries %d and %d), but differ before it", a.ID, b.ID, common, i, at)
+			c.Fail("S3", "nodes %d and %d both have %s (as entries %d and %d), but differ before it", a.ID, b.ID,
+				common, i, at)
 		}
 		return
 	}

@@ -18,15 +18,18 @@ func (c *Checker) sent(g *Ghost, m zab.Message) {
 	case zab.AckEpoch:
 		c.notStale(g, m)
 		if hard.Accepted != m.Epoch || b.Current != hard.Current || b.Last != Tail(log) {
-			c.Fail("L5", "node %d says %+v for epoch %d, but has %+v and a log to %s on disk", g.ID, b, m.Epoch, hard, Tail(log))
+			c.Fail("L5", "node %d says %+v for epoch %d, but has %+v and a log to %s on disk", g.ID, b, m.Epoch, hard,
+				Tail(log))
 		}
 		if b.Counted && hard.AcceptedFrom != m.To {
-			c.Fail("L5", "node %d lets node %d count its promise of epoch %d, which it made to node %d", g.ID, m.To, m.Epoch, hard.AcceptedFrom)
+			c.Fail("L5", "node %d lets node %d count its promise of epoch %d, which it made to node %d", g.ID, m.To,
+				m.Epoch, hard.AcceptedFrom)
 		}
 	case zab.AckNewLeader:
 		c.notStale(g, m)
 		if !g.Observer && hard.Current < m.Epoch || !holds(log, b.End) {
-			c.Fail("L5", "node %d acknowledges NewLeader of epoch %d to %s, but has %+v and a log to %s on disk", g.ID, m.Epoch, b.End, hard, Tail(log))
+			c.Fail("L5", "node %d acknowledges NewLeader of epoch %d to %s, but has %+v and a log to %s on disk", g.ID,
+				m.Epoch, b.End, hard, Tail(log))
 		}
 		g.ackedNew[m.Epoch] = b.End
 		g.acked[m.Epoch] = Latest(g.acked[m.Epoch], b.End)
@@ -73,7 +76,8 @@ func (c *Checker) notStale(g *Ghost, m zab.Message) {
 
 func (c *Checker) claimsCommit(g *Ghost, m zab.Message, upto zab.Zxid) {
 	if c.lastCommitted().Less(upto) {
-		c.Fail("L5", "node %d says in %T that %s is committed, but the cluster has committed only up to %s", g.ID, m.Body, upto, c.lastCommitted())
+		c.Fail("L5", "node %d says in %T that %s is committed, but the cluster has committed only up to %s", g.ID,
+			m.Body, upto, c.lastCommitted())
 	}
 }
 
@@ -85,7 +89,8 @@ func (c *Checker) ReadAsked() int { return len(c.Committed) }
 // nothing that is not committed, and nothing that its node has not applied.
 func (c *Checker) ReadReady(g *Ghost, asked int, index zab.Zxid) {
 	if asked > 0 && index.Less(c.Committed[asked-1]) {
-		c.Fail("S15", "node %d serves a read at %s that was asked when %s was committed", g.ID, index, c.Committed[asked-1])
+		c.Fail("S15", "node %d serves a read at %s that was asked when %s was committed", g.ID, index,
+			c.Committed[asked-1])
 	}
 	if c.lastCommitted().Less(index) {
 		c.Fail("S15", "node %d serves a read at %s, which is not committed", g.ID, index)

@@ -58,7 +58,8 @@ func (p play) say(from, to int, e zab.Epoch, b zab.Body) {
 // named, as it has to be done.
 func (p play) elect(leader int, e zab.Epoch, others ...int) {
 	for _, id := range append([]int{leader}, others...) {
-		p.promise(id, zab.HardState{Accepted: e, AcceptedFrom: zab.NodeID(leader), Current: p.node(id).Disk.Hard.Current})
+		p.promise(id, zab.HardState{Accepted: e, AcceptedFrom: zab.NodeID(leader),
+			Current: p.node(id).Disk.Hard.Current})
 	}
 	p.role(leader, zab.Leading, zab.Synchronization, e, false)
 	for _, id := range append([]int{leader}, others...) {
@@ -339,7 +340,8 @@ func TestEachCheckRejectsABadHistoryAndAcceptsItsGoodTwin(t *testing.T) {
 		{"S14", "an observer truncates",
 			func(p play) {
 				p.commits(1, 1, b.Zxid)
-				p.node(4).Disk.Log, p.node(4).Disk.View = []zab.Entry{a, entry(zx(2, 1), zx(1, 1))}, []zab.Entry{a, entry(zx(2, 1), zx(1, 1))}
+				p.node(4).Disk.Log, p.node(4).Disk.View = []zab.Entry{a, entry(zx(2, 1), zx(1, 1))},
+					[]zab.Entry{a, entry(zx(2, 1), zx(1, 1))}
 				p.write(4, zab.Write{TruncateAfter: &a.Zxid})
 			},
 			func(p play) { p.append(4, a); p.write(4, zab.Write{TruncateAfter: &a.Zxid}) }},
@@ -406,7 +408,8 @@ func (p play) applyAt(id int, e zab.Entry) {
 
 // counts is a leader whose status says that it counts a peer up to z.
 func (p play) counts(leader, peer int, z zab.Zxid) {
-	p.counted(p.node(leader), zab.Status{Epoch: 1, Peers: []zab.PeerStatus{{ID: zab.NodeID(peer), Synced: true, Match: z}}})
+	p.counted(p.node(leader), zab.Status{Epoch: 1,
+		Peers: []zab.PeerStatus{{ID: zab.NodeID(peer), Synced: true, Match: z}}})
 }
 
 // waitFor gives a node that is being synchronized ticks and nothing else. It may wait for 10.

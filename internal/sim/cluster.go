@@ -33,12 +33,13 @@ type Cluster struct {
 	Healed, WasFaulty bool
 	stepsHealed       int // when the faults ended
 	healedAt          Instant
-	Dying             bool                              // the node of this step dies before it has carried out everything
-	Change            func([]byte) ([]zab.Member, bool) // tells the changes of the members
-	Tell              func(from, to *Node)              // lets a node hear of another who the members are
-	Founded           func() bool                       // whether a minority may be away for good
-	Propose           func(*Node, []byte)               // asks a node to append something; nil: nobody does
-	NewHost           func(zab.Config, zab.Storage) (Host, error)
+	// the node of this step dies before it has carried out everything
+	Dying   bool
+	Change  func([]byte) ([]zab.Member, bool) // tells the changes of the members
+	Tell    func(from, to *Node)              // lets a node hear of another who the members are
+	Founded func() bool                       // whether a minority may be away for good
+	Propose func(*Node, []byte)               // asks a node to append something; nil: nobody does
+	NewHost func(zab.Config, zab.Storage) (Host, error)
 	// Answered hears what a core says about proposals and reads.
 	Answered func(*Node, zab.Effect)
 	// AppliedEntry hears each entry that a state machine has folded in.
@@ -129,7 +130,8 @@ func (c *Cluster) boot(n *Node) {
 	n.mayFetch, n.fetching = map[zab.NodeID]uint64{}, zab.FetchSnapshot{}
 	c.Check.crashed(n.Ghost)
 	c.Check.restarted(n.Ghost)
-	c.Trace.add("%s n%d boot %d: %+v, log to %s, applied %s", c.Now, n.ID, n.Boot, n.Disk.Hard, Tail(n.Disk.Log), n.Disk.AppliedZxid())
+	c.Trace.add("%s n%d boot %d: %+v, log to %s, applied %s", c.Now, n.ID, n.Boot, n.Disk.Hard, Tail(n.Disk.Log),
+		n.Disk.AppliedZxid())
 	w := c.Swarm
 	set := c.setOf(n.Disk.Log[:min(n.Disk.Applied, len(n.Disk.Log))])
 	n.force = set
@@ -437,7 +439,8 @@ func (c *Cluster) crashKeeping(n *Node, keep int) {
 	n.Up = false
 	n.Boot++ // whatever is under way for this incarnation is void
 	n.Disk.crash(keep, applied)
-	c.Trace.add("%s n%d crashes, keeps %d queued writes: %+v, log to %s", c.Now, n.ID, keep, n.Disk.Hard, Tail(n.Disk.Log))
+	c.Trace.add("%s n%d crashes, keeps %d queued writes: %+v, log to %s", c.Now, n.ID, keep, n.Disk.Hard,
+		Tail(n.Disk.Log))
 	if len(n.Disk.Log) < before {
 		c.Check.Counters.Hit(EntriesLostInCrash)
 	}
@@ -534,9 +537,11 @@ func show(v any) string {
 	case zab.Tick:
 		return "Tick"
 	case zab.Received:
-		return fmt.Sprintf("Received from %d epoch %d session %x %T%s", v.Message.From, v.Message.Epoch, v.Message.Session, v.Message.Body, showBody(v.Message.Body))
+		return fmt.Sprintf("Received from %d epoch %d session %x %T%s", v.Message.From, v.Message.Epoch,
+			v.Message.Session, v.Message.Body, showBody(v.Message.Body))
 	case zab.Send:
-		return fmt.Sprintf("Send to %d epoch %d session %x %T%s", v.Message.To, v.Message.Epoch, v.Message.Session, v.Message.Body, showBody(v.Message.Body))
+		return fmt.Sprintf("Send to %d epoch %d session %x %T%s", v.Message.To, v.Message.Epoch, v.Message.Session,
+			v.Message.Body, showBody(v.Message.Body))
 	case zab.Write:
 		s := fmt.Sprintf("Write %d", v.ID)
 		if v.TruncateAfter != nil {

@@ -16,7 +16,8 @@ const (
 	HalfInstall             // a snapshot brings its base, but not its state
 )
 
-var plantedNames = []string{"sound", "AckBeforeFsync", "ForgetHardState", "SkipTruncate", "LoseSyncedTail", "DeliverTwice", "HalfInstall"}
+var plantedNames = []string{"sound", "AckBeforeFsync", "ForgetHardState", "SkipTruncate", "LoseSyncedTail",
+	"DeliverTwice", "HalfInstall"}
 
 // String is the name of the bug.
 func (p Planted) String() string { return plantedNames[p] }

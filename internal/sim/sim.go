@@ -111,7 +111,8 @@ func (c *Cluster) Until(deadline Instant, condition func() bool) bool {
 		c.Now = pause
 		idle := 4 * len(c.Nodes) * int((c.Now-c.healedAt)/(50*Millisecond))
 		if c.Steps-c.stepsHealed > storm+idle {
-			c.Check.Fail("V5", "%d steps after everything was healed, and no rest yet%s", c.Steps-c.stepsHealed, c.Describe())
+			c.Check.Fail("V5", "%d steps after everything was healed, and no rest yet%s", c.Steps-c.stepsHealed,
+				c.Describe())
 			return false
 		}
 		if c.Check.Violation == nil && condition() {
@@ -170,7 +171,8 @@ func (c *Cluster) Reunited() bool {
 	}
 	for _, n := range c.Nodes {
 		r := n.Role
-		if !n.Dead && c.Belongs(leader, n) && (!synced[n.ID] || !r.Established || r.Leader != leader.ID || r.Epoch != leader.Role.Epoch) {
+		if !n.Dead && c.Belongs(leader, n) &&
+			(!synced[n.ID] || !r.Established || r.Leader != leader.ID || r.Epoch != leader.Role.Epoch) {
 			return false
 		}
 	}
@@ -193,7 +195,8 @@ func (c *Cluster) DisksRest() bool {
 func (c *Cluster) LinksRest() bool {
 	leader := c.Leader()
 	for _, n := range c.Nodes {
-		if n.Up && n != leader && c.Belongs(leader, n) && (c.Net.owed(leader.Index, n.Index) || c.Net.owed(n.Index, leader.Index)) {
+		if n.Up && n != leader && c.Belongs(leader, n) &&
+			(c.Net.owed(leader.Index, n.Index) || c.Net.owed(n.Index, leader.Index)) {
 			return false
 		}
 	}
@@ -217,7 +220,8 @@ func (c *Cluster) NotReunited() {
 		c.Check.Fail("V1", "no leader is established %s after everything was healed%s", Reunion, c.Describe())
 		return
 	}
-	c.Check.Fail("V4", "leader %d of epoch %d does not have everybody %s after everything was healed%s", leader.ID, leader.Role.Epoch, Reunion, c.Describe())
+	c.Check.Fail("V4", "leader %d of epoch %d does not have everybody %s after everything was healed%s", leader.ID,
+		leader.Role.Epoch, Reunion, c.Describe())
 }
 
 func (c *Cluster) AllApplied(count int) bool {

@@ -88,7 +88,8 @@ func (c *Cluster) arrived(t *transfer) {
 	n.fetching = zab.FetchSnapshot{}
 	t.staged.ref = n.Disk.staged.ref + 1
 	n.Disk.staged = t.staged
-	c.Event(n, zab.SnapshotStaged{Session: t.want.Session, Snapshot: zab.Snapshot{Zxid: t.zxid, Ref: t.staged.ref, Members: c.setOf(t.staged.log)}})
+	c.Event(n, zab.SnapshotStaged{Session: t.want.Session,
+		Snapshot: zab.Snapshot{Zxid: t.zxid, Ref: t.staged.ref, Members: c.setOf(t.staged.log)}})
 }
 
 // unwanted counts a snapshot that is not installed: its session is over.

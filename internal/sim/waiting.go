@@ -15,7 +15,8 @@ func (c *Checker) waits(g *Ghost, ev zab.Event, effects []zab.Effect, s zab.Stat
 		g.waited++
 	}
 	if g.waited > limit+1 { // the core counts from the tick before
-		c.Fail("V3", "node %d, %s in %s of epoch %d, made no step forward for %d ticks", g.ID, s.Role, s.Phase, s.Epoch, g.waited)
+		c.Fail("V3", "node %d, %s in %s of epoch %d, made no step forward for %d ticks", g.ID, s.Role, s.Phase, s.Epoch,
+			g.waited)
 	}
 }
 

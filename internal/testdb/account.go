@@ -40,7 +40,8 @@ func runAs(names []string) (*account, error) {
 			credential: &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)},
 		}, nil
 	}
-	return nil, fmt.Errorf("database servers do not run as root, and none of the users %q exists; create one or run the tests as another user", names)
+	return nil, fmt.Errorf("database servers do not run as root, and none of the users %q exists; create one or run "+
+		"the tests as another user", names)
 }
 
 // makeDir makes a folder that belongs to the account.

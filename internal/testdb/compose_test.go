@@ -141,7 +141,8 @@ func TestComposeGrantsLetPostgresRecoveryFinishWhatTheAppPrepared(t *testing.T) 
 		}
 		return nil
 	}
-	require.NoError(t, run("app", "app", "CREATE TABLE o (id int)", "BEGIN", "INSERT INTO o VALUES (1)", "PREPARE TRANSACTION 'g'"))
+	require.NoError(t, run("app", "app", "CREATE TABLE o (id int)", "BEGIN", "INSERT INTO o VALUES (1)",
+		"PREPARE TRANSACTION 'g'"))
 	require.NoError(t, run("concord_rec", "concord", `SET ROLE "app"`, "COMMIT PREPARED 'g'", "RESET ROLE"))
 	require.NoError(t, run("app", "app", "DO $$BEGIN ASSERT (SELECT count(*) FROM o) = 1; END$$"))
 }
@@ -161,7 +162,8 @@ func xaGrants(t *testing.T, s *testdb.Server, sqlFile, database string) {
 
 	app, err := open(t, s.UserDSN("app", "app", database)).Conn(ctx)
 	require.NoError(t, err)
-	for _, statement := range []string{"CREATE TABLE o (id int)", "XA START 'g'", "INSERT INTO o VALUES (1)", "XA END 'g'", "XA PREPARE 'g'"} {
+	for _, statement := range []string{"CREATE TABLE o (id int)", "XA START 'g'", "INSERT INTO o VALUES (1)",
+		"XA END 'g'", "XA PREPARE 'g'"} {
 		_, err := app.ExecContext(ctx, statement)
 		require.NoError(t, err, statement)
 	}

@@ -33,7 +33,8 @@ func find(flavorName string) (flavor, error) {
 	case FlavorMySQL:
 		return findMySQL()
 	default:
-		return nil, fmt.Errorf("unknown flavor %q: want %s, %s or %s", flavorName, FlavorPostgres, FlavorMariaDB, FlavorMySQL)
+		return nil, fmt.Errorf("unknown flavor %q: want %s, %s or %s", flavorName, FlavorPostgres, FlavorMariaDB,
+			FlavorMySQL)
 	}
 }
 
@@ -56,7 +57,8 @@ func findPostgres() (flavor, error) {
 	best, bestVersion := "", -1
 	for _, dir := range dirs {
 		v, err := strconv.Atoi(filepath.Base(filepath.Dir(dir)))
-		if err == nil && v > bestVersion && isFile(filepath.Join(dir, "postgres")) && isFile(filepath.Join(dir, "initdb")) {
+		if err == nil && v > bestVersion && isFile(filepath.Join(dir, "postgres")) &&
+			isFile(filepath.Join(dir, "initdb")) {
 			best, bestVersion = dir, v
 		}
 	}

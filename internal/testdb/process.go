@@ -23,7 +23,8 @@ type process struct {
 
 // startProcess runs a command as another user, in a process group of its own so
 // that a ^C at a terminal does not reach it before the test does.
-func startProcess(cmd *exec.Cmd, user *account, logPath string, quick syscall.Signal, disposable string) (*process, error) {
+func startProcess(cmd *exec.Cmd, user *account, logPath string, quick syscall.Signal, disposable string) (*process,
+	error) {
 	logFile, err := os.OpenFile(logPath, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
 	if err != nil {
 		return nil, err

@@ -164,7 +164,8 @@ func (s *Server) Start() error {
 	}
 	s.proc = proc
 	if err := s.awaitAnswer(); err != nil {
-		return errors.Join(fmt.Errorf("start %s %s: %w; end of its log:\n%s", s.Flavor(), s.version, err, s.LogTail()), s.end(proc.kill))
+		return errors.Join(fmt.Errorf("start %s %s: %w; end of its log:\n%s", s.Flavor(), s.version, err, s.LogTail()),
+			s.end(proc.kill))
 	}
 	return nil
 }

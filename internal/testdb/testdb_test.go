@@ -183,7 +183,8 @@ func TestMariaDBLockWaitsAreLimited(t *testing.T) {
 	s := testdb.MariaDB(t)
 	var rows, meta int
 	db := open(t, s.DSN(""))
-	require.NoError(t, db.QueryRowContext(patience(t), "SELECT @@innodb_lock_wait_timeout, @@lock_wait_timeout").Scan(&rows, &meta))
+	require.NoError(t, db.QueryRowContext(patience(t),
+		"SELECT @@innodb_lock_wait_timeout, @@lock_wait_timeout").Scan(&rows, &meta))
 	require.Equal(t, 20, rows)
 	require.Equal(t, 20, meta)
 }

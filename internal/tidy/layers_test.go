@@ -58,38 +58,45 @@ var house = map[string]struct {
 	"recovery":             {layer: 2, why: "pure plans from the table and from listings"},
 	"api":                  {layer: 2, why: "the API in the words of txn, for both of its ends"},
 
-	"security/access":       {layer: 3, why: "the door in front of what a node or an agent serves"},
-	"adapters/agent":        {layer: 3, why: "databases behind an agent as resources"},
-	"api/member":            {layer: 3, why: "what members of three-phase transactions say, as messages of the API, and from here to there"},
+	"security/access": {layer: 3, why: "the door in front of what a node or an agent serves"},
+	"adapters/agent":  {layer: 3, why: "databases behind an agent as resources"},
+	"api/member": {layer: 3, why: "what members of three-phase transactions say, as messages of the API, " +
+		"and from here to there"},
 	"participant/statement": {layer: 3, why: "typed statements in branches of each kind of database"},
 	"participant":           {layer: 4, why: "the agent: branches held for others, and their journal"},
-	"participant/service":   {layer: 5, why: "HTTP in front of an agent, and its questions to the nodes; decides nothing"},
+	"participant/service": {layer: 5, why: "HTTP in front of an agent, and its questions to the nodes; decides " +
+		"nothing"},
 
-	"coordinator/replica": {layer: 3, why: "the node of a replicated log, pure, and the machine that it carries by an interface"},
-	"coordinator/commit":  {layer: 4, why: "the transaction machine, pure"},
-	"coordinator/peer":    {layer: 5, why: "how nodes talk: frames, handshake, reports, snapshots"},
-	"coordinator":         {layer: 6, why: "the shell of a node: loop, workers, archive, wiring"},
-	"server":              {layer: 7, why: "HTTP in front of a node; decides nothing"},
+	"coordinator/replica": {layer: 3, why: "the node of a replicated log, pure, and the machine that it carries by " +
+		"an interface"},
+	"coordinator/commit": {layer: 4, why: "the transaction machine, pure"},
+	"coordinator/peer":   {layer: 5, why: "how nodes talk: frames, handshake, reports, snapshots"},
+	"coordinator":        {layer: 6, why: "the shell of a node: loop, workers, archive, wiring"},
+	"server":             {layer: 7, why: "HTTP in front of a node; decides nothing"},
 	".": {layer: 8, why: "the SDK: small for those who link it",
-		only: []string{"txn", "adapters", "security", "api", "api/concord/v1", "protocol", "protocol/twopc", "internal/mutant"}},
+		only: []string{"txn", "adapters", "security", "api", "api/concord/v1", "protocol", "protocol/twopc",
+			"internal/mutant"}},
 	"gateway":               {layer: 9, why: "transactions that a node drives, as an application of the SDK"},
 	"cmd/internal/terminal": {layer: 7, why: "how the command lines print and exit"},
 	"cmd/internal/config":   {layer: 8, why: "what nodes and agents are told, and the databases that they name"},
-	"cmd/internal/bank":     {layer: 9, why: "accounts to move money between, for the demonstration and the measurements"},
-	"bench/meter":           {layer: 0, why: "a closed loop of workers, measured"},
-	"cmd/concord/demo":      {layer: 10, why: "three nodes and money on the move, in one process"},
-	"cmd/concord":           {layer: 11, why: "the binary wires everything by hand"},
-	"cmd/concord-bench":     {layer: 11, why: "measures processes of that binary"},
+	"cmd/internal/bank": {layer: 9, why: "accounts to move money between, for the demonstration and the " +
+		"measurements"},
+	"bench/meter":       {layer: 0, why: "a closed loop of workers, measured"},
+	"cmd/concord/demo":  {layer: 10, why: "three nodes and money on the move, in one process"},
+	"cmd/concord":       {layer: 11, why: "the binary wires everything by hand"},
+	"cmd/concord-bench": {layer: 11, why: "measures processes of that binary"},
 
-	"concordotel": {layer: 9, why: "traces and metrics of the SDK, for those who want OpenTelemetry", only: []string{"."}},
+	"concordotel": {layer: 9, why: "traces and metrics of the SDK, for those who want OpenTelemetry",
+		only: []string{"."}},
 	"concordtest": {layer: above + 1, kind: forTests, why: "a cluster in the process, for the tests of applications"},
 
 	"internal/sim":     {layer: above, kind: forTests, why: "seeded simulation of whole clusters"},
 	"internal/crashfs": {layer: above, kind: forTests, why: "a file system that forgets what was not synced"},
 	"internal/explore": {layer: above, kind: forTests, why: "exhaustive search over small worlds of cores"},
 
-	"internal/sim/logsim":  {layer: above + 1, kind: forTests, why: "the replicated log alone"},
-	"internal/sim/txnsim":  {layer: above + 1, kind: forTests, why: "whole coordinators with databases, clients and people"},
+	"internal/sim/logsim": {layer: above + 1, kind: forTests, why: "the replicated log alone"},
+	"internal/sim/txnsim": {layer: above + 1, kind: forTests,
+		why: "whole coordinators with databases, clients and people"},
 	"internal/sim/simtest": {layer: above + 1, kind: forTests, why: "what the tests of both do"},
 
 	"internal/explore/exploretest":  {layer: above + 1, kind: forTests, why: "what the tests of all worlds do"},
@@ -97,10 +104,11 @@ var house = map[string]struct {
 	"internal/explore/twopcworld":   {layer: above + 1, kind: forTests, why: "one transaction of two phases"},
 	"internal/explore/zabworld":     {layer: above + 1, kind: forTests, why: "a cluster of three nodes"},
 
-	"internal/faultproxy":     {layer: above, kind: forTests, why: "a bad network between real processes"},
-	"internal/said":           {layer: above, kind: forTests, why: "texts of errors that no table test says"},
-	"internal/testdb":         {layer: above, kind: forTests, why: "real database servers"},
-	"internal/prove":          {layer: above + 2, kind: command, why: "everything that can show concord wrong, and a table"},
+	"internal/faultproxy": {layer: above, kind: forTests, why: "a bad network between real processes"},
+	"internal/said":       {layer: above, kind: forTests, why: "texts of errors that no table test says"},
+	"internal/testdb":     {layer: above, kind: forTests, why: "real database servers"},
+	"internal/prove": {layer: above + 2, kind: command,
+		why: "everything that can show concord wrong, and a table"},
 	"internal/testdb/try":     {layer: above + 1, kind: command, why: "databases for a trial by hand"},
 	"bench/chart":             {layer: above, kind: command, why: "draws measured figures"},
 	"internal/testdb/summary": {layer: above, kind: command, why: "counts what make test ran and skipped"},
@@ -118,7 +126,8 @@ func TestEveryPackageHasALayer(t *testing.T) {
 	for _, p := range packages(t) {
 		listed[p.name()] = true
 		require.Contains(t, house, p.name(),
-			"package %s is not in the table: add it to house in internal/tidy/layers_test.go, with its layer and a reason", p.name())
+			"package %s is not in the table: add it to house in internal/tidy/layers_test.go, with its layer and a "+
+				"reason", p.name())
 	}
 	for name, rule := range house {
 		require.True(t, listed[name], "the table has %s, which does not exist: remove the line", name)
@@ -197,7 +206,8 @@ func TestApplicationsLinkOnlyWhatTheyNeed(t *testing.T) {
 		testify    = "github.com/stretchr/"
 		otel       = "go.opentelemetry.io/"
 	)
-	heavy := []string{pebble, prometheus, viper, charm, testify, module + "/coordinator", module + "/wal", module + "/server"}
+	heavy := []string{pebble, prometheus, viper, charm, testify, module + "/coordinator", module + "/wal",
+		module + "/server"}
 	for pkg, unwanted := range map[string][]string{
 		".":                   {pgx, mysql, otel},
 		"./concordotel":       {pgx, mysql, otel + "otel/sdk"},
@@ -208,7 +218,8 @@ func TestApplicationsLinkOnlyWhatTheyNeed(t *testing.T) {
 		"./adapters/memory":   {pgx, mysql},
 	} {
 		deps := strings.Fields(goCommand(t, "list", "-deps", pkg))
-		require.Contains(t, deps, strings.TrimSuffix(module+"/"+strings.TrimPrefix(strings.TrimPrefix(pkg, "."), "/"), "/"))
+		require.Contains(t, deps, strings.TrimSuffix(module+"/"+strings.TrimPrefix(strings.TrimPrefix(pkg, "."), "/"),
+			"/"))
 		for _, dep := range deps {
 			for _, u := range slices.Concat(heavy, unwanted) {
 				require.False(t, strings.HasPrefix(dep, u), "%s links %s", pkg, dep)

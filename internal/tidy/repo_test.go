@@ -43,7 +43,8 @@ func ourName(importPath string) (string, bool) {
 
 func packages(t *testing.T) []pkg {
 	t.Helper()
-	d := json.NewDecoder(strings.NewReader(goCommand(t, "list", "-json=Dir,ImportPath,Imports,GoFiles,TestGoFiles,XTestGoFiles", "./...")))
+	d := json.NewDecoder(strings.NewReader(goCommand(t, "list",
+		"-json=Dir,ImportPath,Imports,GoFiles,TestGoFiles,XTestGoFiles", "./...")))
 	var all []pkg
 	for {
 		var p pkg

@@ -20,11 +20,13 @@ func TestFilesAndFoldersStaySmall(t *testing.T) {
 	eachFile(t, func(file string, content []byte) {
 		folders[path.Dir(file)]++
 		if lines := bytes.Count(content, []byte("\n")); !generated(content) {
-			require.LessOrEqual(t, lines, mostLines, "%s has %d lines: give a part of it a file of its own, named by its noun", file, lines)
+			require.LessOrEqual(t, lines, mostLines,
+				"%s has %d lines: give a part of it a file of its own, named by its noun", file, lines)
 		}
 	}, ".go")
 	for folder, files := range folders {
-		require.LessOrEqual(t, files, mostFiles, "%s has %d Go files: find the second room in it, or put small tests together", folder, files)
+		require.LessOrEqual(t, files, mostFiles,
+			"%s has %d Go files: find the second room in it, or put small tests together", folder, files)
 	}
 	require.Greater(t, len(folders), 30, "the folders were not found")
 }

@@ -30,7 +30,8 @@ func TestEveryPackageHasAComment(t *testing.T) {
 			f, err := parser.ParseFile(token.NewFileSet(), file, content, parser.ParseComments|parser.PackageClauseOnly)
 			require.NoError(t, err)
 			if f.Doc != nil {
-				require.Contains(t, []string{"doc.go", "main.go"}, file, "%s: the package comment is in %s", p.name(), file)
+				require.Contains(t, []string{"doc.go", "main.go"}, file, "%s: the package comment is in %s", p.name(),
+					file)
 				commented = file
 			}
 		}
@@ -53,29 +54,34 @@ func TestCoresTouchNoClockNoRandomnessAndNoGoroutines(t *testing.T) {
 			checked[p.name()] = true
 			content, err := os.ReadFile(filepath.Join(p.Dir, file))
 			require.NoError(t, err)
-			require.Empty(t, breaches(t, content, timed), "%s/%s: a core decides from its events alone; the rest belongs to its driver", p.name(), file)
+			require.Empty(t, breaches(t, content, timed),
+				"%s/%s: a core decides from its events alone; the rest belongs to its driver", p.name(), file)
 		}
 	}
 	for _, name := range append(nodeCores, "protocol/zab", "protocol/twopc") {
 		require.True(t, checked[name], "%s was not looked at", name)
 	}
 	for _, bad := range []string{
-		`import r "math/rand/v2"`, `import "crypto/rand"`, `import "context"`, `import "net/http"`, `import "os"`, `import "sync/atomic"`,
+		`import r "math/rand/v2"`, `import "crypto/rand"`, `import "context"`, `import "net/http"`, `import "os"`,
+		`import "sync/atomic"`,
 		"func f() { go f() }", "func f() { select {} }", "var c chan int", "func f(c C) { c <- 1 }",
-		"func f() { _ = time.Now() }", "func f(t time.Time) { _ = time.Since(t) }", "func f() { time.Sleep(1) }", "var a = time.NewTimer",
+		"func f() { _ = time.Now() }", "func f(t time.Time) { _ = time.Since(t) }", "func f() { time.Sleep(1) }",
+		"var a = time.NewTimer",
 	} {
 		for _, timed := range []bool{false, true} {
 			require.NotEmpty(t, breaches(t, []byte("package p\n"+bad), timed), "%s is not found", bad)
 		}
 	}
 	require.NotEmpty(t, breaches(t, []byte("package p\nimport \"time\""), false))
-	require.Empty(t, breaches(t, []byte("package p\nimport \"time\"\nfunc f(t time.Time) { _ = t.Add(time.Second) }"), true))
+	require.Empty(t, breaches(t, []byte("package p\nimport \"time\"\nfunc f(t time.Time) { _ = t.Add(time.Second) }"),
+		true))
 }
 
 // breaches lists what a file of a core must not have. A timed core may speak of times.
 func breaches(t *testing.T, source []byte, timed bool) (found []string) {
 	t.Helper()
-	outside := []string{"math/rand", "crypto/rand", "context", "net", "os", "sync", "log", "io/fs", "runtime", "syscall", "unsafe", "database"}
+	outside := []string{"math/rand", "crypto/rand", "context", "net", "os", "sync", "log", "io/fs", "runtime",
+		"syscall", "unsafe", "database"}
 	if !timed {
 		outside = append(outside, "time")
 	}
@@ -107,7 +113,8 @@ func breaches(t *testing.T, source []byte, timed bool) (found []string) {
 func TestSourceFilesNameTheirLicense(t *testing.T) {
 	eachFile(t, func(path string, content []byte) {
 		if !generated(content) {
-			require.True(t, strings.HasPrefix(string(content), "// SPDX-License-Identifier: Apache-2.0\n"), "%s does not begin with its licence", path)
+			require.True(t, strings.HasPrefix(string(content), "// SPDX-License-Identifier: Apache-2.0\n"),
+				"%s does not begin with its licence", path)
 		}
 	}, ".go")
 }

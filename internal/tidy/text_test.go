@@ -18,10 +18,12 @@ import (
 func TestNoFileSpeaksOfTheMachineThatItWasWrittenOn(t *testing.T) {
 	unwanted := map[string]*regexp.Regexp{
 		"a path of somebody's machine": regexp.MustCompile(`(^|[^\w.$}-])/(wo` + `rk|ro` + `ot|ho` + `me|Us` + `ers)/`),
-		"a host of a package registry": regexp.MustCompile(`(proxy|sum)\.gol` + `ang\.org|registry\.np` + `mjs\.|\bpy` + `pi\.org|goproxy\.(io|cn)`),
+		"a host of a package registry": regexp.MustCompile(`(proxy|sum)\.gol` + `ang\.org|registry\.np` + `mjs\.|\bpy` +
+			`pi\.org|goproxy\.(io|cn)`),
 		"the choice of a module proxy": regexp.MustCompile(`\bGO` + `PROXY\b|\bGONO` + `SUMDB\b`),
 	}
-	for _, bad := range []string{"see /wo" + "rk/x", "cd '/ho" + "me/me/go'", "=/ro" + "ot/.ssh", "https://proxy.gol" + "ang.org", "export GO" + "PROXY=off"} {
+	for _, bad := range []string{"see /wo" + "rk/x", "cd '/ho" + "me/me/go'", "=/ro" + "ot/.ssh",
+		"https://proxy.gol" + "ang.org", "export GO" + "PROXY=off"} {
 		found := false
 		for _, pattern := range unwanted {
 			found = found || pattern.MatchString(bad)

@@ -13,7 +13,8 @@ import (
 // rules say who may make which call of an agent: applications work in branches, and nodes end them. A
 // call without a row is not served to anybody.
 var rules = access.Rules{
-	concordv1connect.ParticipantServiceDescribeProcedure:   access.Needs(security.Application, security.Viewer, security.AgentRole),
+	concordv1connect.ParticipantServiceDescribeProcedure: access.Needs(security.Application, security.Viewer,
+		security.AgentRole),
 	concordv1connect.ParticipantServiceExecuteProcedure:    access.Needs(security.Application),
 	concordv1connect.ParticipantServiceSavepointProcedure:  access.Needs(security.Application),
 	concordv1connect.ParticipantServiceRollbackToProcedure: access.Needs(security.Application),

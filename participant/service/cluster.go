@@ -40,7 +40,8 @@ func (c cluster) Identify(ctx context.Context) (txn.ClusterID, time.Duration, er
 	return id, time.Duration(r.GetMaxTransactionMs()) * time.Millisecond, err
 }
 
-func (c cluster) Decision(ctx context.Context, of txn.ClusterID, id txn.ID, settle bool) (txn.Decision, []txn.Branch, error) {
+func (c cluster) Decision(ctx context.Context, of txn.ClusterID, id txn.ID, settle bool) (txn.Decision, []txn.Branch,
+	error) {
 	if settle {
 		// A branch at an agent is one of several, or its caller recorded the decision: no database
 		// decided the transaction alone.
@@ -69,7 +70,8 @@ func (c cluster) recorded(ctx context.Context, id txn.ID) (txn.Decision, []txn.B
 	x := r.GetTransaction()
 	var branches []txn.Branch
 	for _, b := range x.GetBranches() {
-		branches = append(branches, txn.Branch{No: txn.BranchNo(b.GetNo()), Resource: b.GetResource(), Evidence: b.GetEvidence(), Holder: b.GetHolder()})
+		branches = append(branches, txn.Branch{No: txn.BranchNo(b.GetNo()), Resource: b.GetResource(),
+			Evidence: b.GetEvidence(), Holder: b.GetHolder()})
 	}
 	switch x.GetState() {
 	case "committing", "committed":

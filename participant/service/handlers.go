@@ -36,7 +36,8 @@ func (h *handlers) Describe(ctx context.Context, _ *concordv1.DescribeRequest) (
 	rules, life := h.agent.Rules(), h.agent.Life()
 	m := &concordv1.DescribeResponse{
 		Name: h.agent.Name(), Journal: life.Journal.String(), Epoch: uint32(life.Epoch),
-		Addr: h.agent.Addr(), Open: uint32(open), MaxOpen: uint32(rules.MaxOpen), SilenceMs: rules.Silence.Milliseconds(),
+		Addr: h.agent.Addr(), Open: uint32(open), MaxOpen: uint32(rules.MaxOpen),
+		SilenceMs: rules.Silence.Milliseconds(),
 	}
 	if cluster != 0 {
 		m.Cluster = cluster.String()
@@ -72,22 +73,26 @@ func (h *handlers) Execute(ctx context.Context, r *concordv1.ExecuteRequest) (*c
 		}
 	}
 	return h.do(ctx, r.GetBranch(), r.GetNumber(), participant.WorkAsked{
-		Work:    statement.Work{Verb: statement.Execute, Text: r.GetStatement(), Args: args},
-		Limits:  statement.Limits{Rows: min(int(r.GetMaxRows()), statement.DefaultRows), Bytes: min(int(r.GetMaxBytes()), statement.DefaultBytes)},
+		Work: statement.Work{Verb: statement.Execute, Text: r.GetStatement(), Args: args},
+		Limits: statement.Limits{Rows: min(int(r.GetMaxRows()), statement.DefaultRows),
+			Bytes: min(int(r.GetMaxBytes()), statement.DefaultBytes)},
 		Timeout: time.Duration(r.GetTimeoutMs()) * time.Millisecond,
 		Silence: time.Duration(r.GetSilenceMs()) * time.Millisecond,
 	})
 }
 
 func (h *handlers) Savepoint(ctx context.Context, r *concordv1.SavepointRequest) (*concordv1.ExecuteResponse, error) {
-	return h.do(ctx, r.GetBranch(), r.GetNumber(), participant.WorkAsked{Work: statement.Work{Verb: statement.Savepoint, Text: r.GetName()}})
+	return h.do(ctx, r.GetBranch(), r.GetNumber(),
+		participant.WorkAsked{Work: statement.Work{Verb: statement.Savepoint, Text: r.GetName()}})
 }
 
 func (h *handlers) RollbackTo(ctx context.Context, r *concordv1.RollbackToRequest) (*concordv1.ExecuteResponse, error) {
-	return h.do(ctx, r.GetBranch(), r.GetNumber(), participant.WorkAsked{Work: statement.Work{Verb: statement.RollbackTo, Text: r.GetName()}})
+	return h.do(ctx, r.GetBranch(), r.GetNumber(),
+		participant.WorkAsked{Work: statement.Work{Verb: statement.RollbackTo, Text: r.GetName()}})
 }
 
-func (h *handlers) do(ctx context.Context, address *concordv1.BranchAddress, number uint64, e participant.WorkAsked) (*concordv1.ExecuteResponse, error) {
+func (h *handlers) do(ctx context.Context, address *concordv1.BranchAddress, number uint64,
+	e participant.WorkAsked) (*concordv1.ExecuteResponse, error) {
 	var err error
 	if e.Branch, e.Life, err = parseLife(address); err != nil {
 		return nil, err
@@ -153,7 +158,9 @@ func (h *handlers) Finish(ctx context.Context, r *concordv1.FinishRequest) (*con
 			return nil, err
 		}
 		if e.Record = records[0]; e.Record.No != e.Branch.XID.Branch || e.Record.Resource != e.Branch.Resource {
-			return nil, invalid("record", "is of branch %d in %q, and the request of branch %d in %q: send the record of that branch", e.Record.No, e.Record.Resource, e.Branch.XID.Branch, e.Branch.Resource)
+			return nil, invalid("record",
+				"is of branch %d in %q, and the request of branch %d in %q: send the record of that branch",
+				e.Record.No, e.Record.Resource, e.Branch.XID.Branch, e.Branch.Resource)
 		}
 		if err := h.agent.Validate(e.Record); err != nil {
 			return nil, invalid("record", "%v", err)
@@ -182,7 +189,8 @@ func (h *handlers) Deliver(ctx context.Context, r *concordv1.DeliverRequest) (*c
 
 const defaultBranches, maxBranches = 1000, 10_000
 
-func (h *handlers) ListBranches(ctx context.Context, r *concordv1.ListBranchesRequest) (*concordv1.ListBranchesResponse, error) {
+func (h *handlers) ListBranches(ctx context.Context, r *concordv1.ListBranchesRequest) (*concordv1.ListBranchesResponse,
+	error) {
 	var id txn.ID
 	if r.GetGid() != "" {
 		var err error
@@ -222,7 +230,8 @@ func (h *handlers) ListBranches(ctx context.Context, r *concordv1.ListBranchesRe
 }
 
 // fresh adds what the databases list.
-func (h *handlers) fresh(ctx context.Context, id txn.ID, resource string, list []*concordv1.AgentBranch) ([]*concordv1.AgentBranch, []string) {
+func (h *handlers) fresh(ctx context.Context, id txn.ID, resource string,
+	list []*concordv1.AgentBranch) ([]*concordv1.AgentBranch, []string) {
 	listed, warnings := h.agent.Listed(ctx, resource)
 	for _, d := range h.agent.Databases() {
 		for _, p := range listed[d.Name()] {
@@ -235,7 +244,8 @@ func (h *handlers) fresh(ctx context.Context, id txn.ID, resource string, list [
 			})
 			if i < 0 {
 				i = len(list)
-				list = append(list, &concordv1.AgentBranch{Cluster: cluster, Gid: gid, No: no, Resource: d.Name(), Phase: "listed"})
+				list = append(list, &concordv1.AgentBranch{Cluster: cluster, Gid: gid, No: no, Resource: d.Name(),
+					Phase: "listed"})
 			}
 			if !p.Since.IsZero() {
 				list[i].PreparedMs = p.Since.UnixMilli()

@@ -15,7 +15,8 @@ import (
 // maxForgotten is how many branches one call forgets.
 const maxForgotten = 10_000
 
-func (h *handlers) CheckHosted(ctx context.Context, r *concordv1.CheckHostedRequest) (*concordv1.CheckHostedResponse, error) {
+func (h *handlers) CheckHosted(ctx context.Context, r *concordv1.CheckHostedRequest) (*concordv1.CheckHostedResponse,
+	error) {
 	d, err := h.database(r.GetResource())
 	if err != nil {
 		return nil, err
@@ -26,7 +27,8 @@ func (h *handlers) CheckHosted(ctx context.Context, r *concordv1.CheckHostedRequ
 	}
 	m := &concordv1.CheckHostedResponse{Version: report.Version}
 	for _, f := range report.Findings {
-		m.Findings = append(m.Findings, &concordv1.Finding{What: f.What, Detail: f.Detail, Problem: f.Problem, Fix: f.Fix})
+		m.Findings = append(m.Findings, &concordv1.Finding{What: f.What, Detail: f.Detail, Problem: f.Problem,
+			Fix: f.Fix})
 	}
 	return m, nil
 }
@@ -53,7 +55,8 @@ func (h *handlers) Evidence(ctx context.Context, r *concordv1.EvidenceRequest) (
 	return m, nil
 }
 
-func (h *handlers) ForgetEvidence(ctx context.Context, r *concordv1.ForgetEvidenceRequest) (*concordv1.ForgetEvidenceResponse, error) {
+func (h *handlers) ForgetEvidence(ctx context.Context,
+	r *concordv1.ForgetEvidenceRequest) (*concordv1.ForgetEvidenceResponse, error) {
 	d, err := h.database(r.GetResource())
 	if err != nil {
 		return nil, err
@@ -81,5 +84,6 @@ func (h *handlers) database(name string) (statement.Database, error) {
 			return d, nil
 		}
 	}
-	return nil, fmt.Errorf("the agent %q hosts no resource %.80q: add it to \"resources\" in its configuration: %w", h.agent.Name(), name, api.ErrNotFound)
+	return nil, fmt.Errorf("the agent %q hosts no resource %.80q: add it to \"resources\" in its configuration: %w",
+		h.agent.Name(), name, api.ErrNotFound)
 }

@@ -41,7 +41,8 @@ func Serve(ctx context.Context, a *participant.Agent, door *access.Guard, l net.
 func Handler(a *participant.Agent, log *slog.Logger) http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle(concordv1connect.NewParticipantServiceHandler(&handlers{a},
-		connect.WithReadMaxBytes(maxRequestBytes), connect.WithCompression("gzip", nil, nil), api.StrictJSON(), connect.WithInterceptors(bounded(log))))
+		connect.WithReadMaxBytes(maxRequestBytes), connect.WithCompression("gzip", nil, nil), api.StrictJSON(),
+		connect.WithInterceptors(bounded(log))))
 	mux.HandleFunc("GET /livez", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, r *http.Request) {
 		_, cluster, err := a.Opened(r.Context())
@@ -72,12 +73,15 @@ func bounded(log *slog.Logger) connect.UnaryInterceptorFunc {
 					if r == http.ErrAbortHandler { // how net/http ends a connection
 						panic(r)
 					}
-					log.Error("a call panicked: please report this as a bug", "method", method, "panic", fmt.Sprint(r), "stack", string(debug.Stack()))
-					res, err = nil, connect.NewError(connect.CodeInternal, errors.New("internal error: the agent's log says more"))
+					log.Error("a call panicked: please report this as a bug", "method", method, "panic", fmt.Sprint(r),
+						"stack", string(debug.Stack()))
+					res, err = nil, connect.NewError(connect.CodeInternal,
+						errors.New("internal error: the agent's log says more"))
 				}
 			}()
 			if under.Add(1) > maxCalls {
-				return nil, api.ToStatus(fmt.Errorf("%d calls are under way at this agent: ask again in a moment: %w", maxCalls, api.ErrBusy))
+				return nil, api.ToStatus(fmt.Errorf("%d calls are under way at this agent: ask again in a moment: %w",
+					maxCalls, api.ErrBusy))
 			}
 			res, err = next(ctx, req)
 			log.Debug("call", "method", method, "peer", req.Peer().Addr, "took", time.Since(start), "err", err)

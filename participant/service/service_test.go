@@ -48,7 +48,8 @@ func (c *coordinators) Identify(context.Context) (txn.ClusterID, time.Duration, 
 	return c.id, time.Minute, nil
 }
 
-func (c *coordinators) Decision(_ context.Context, _ txn.ClusterID, id txn.ID, settle bool) (txn.Decision, []txn.Branch, error) {
+func (c *coordinators) Decision(_ context.Context, _ txn.ClusterID, id txn.ID, settle bool) (txn.Decision, []txn.Branch,
+	error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if settle && c.decision[id] == txn.Undecided {
@@ -78,10 +79,12 @@ func serve(t *testing.T, rules participant.Rules, cluster txn.ClusterID) *served
 	t.Helper()
 	store, err := pebble.Open("ledger", filepath.Join(t.TempDir(), "ledger"))
 	require.NoError(t, err)
-	s := &served{TB: t, cluster: &coordinators{id: cluster, decision: map[txn.ID]txn.Decision{}, finished: map[txn.XID]txn.Finish{}}}
+	s := &served{TB: t, cluster: &coordinators{id: cluster, decision: map[txn.ID]txn.Decision{},
+		finished: map[txn.XID]txn.Finish{}}}
 	log := slog.New(slog.DiscardHandler)
 	s.agent, err = participant.Open(participant.Config{Name: "east", DataDir: filepath.Join(t.TempDir(), "data"),
-		Databases: []statement.Database{statement.Pebble(store)}, Cluster: s.cluster, Rules: rules, Scan: 20 * time.Millisecond, Logger: log})
+		Databases: []statement.Database{statement.Pebble(store)}, Cluster: s.cluster, Rules: rules,
+		Scan: 20 * time.Millisecond, Logger: log})
 	require.NoError(t, err)
 	s.journal = s.agent.Life().Journal.String()
 	s.http = httptest.NewServer(service.Handler(s.agent, log))
@@ -116,7 +119,8 @@ func (s *served) get(path string) (int, string) {
 // post sends what curl would send.
 func (s *served) post(method, body string) map[string]any {
 	s.Helper()
-	r, err := s.http.Client().Post(s.http.URL+"/concord.v1.ParticipantService/"+method, "application/json", bytes.NewBufferString(body))
+	r, err := s.http.Client().Post(s.http.URL+"/concord.v1.ParticipantService/"+method, "application/json",
+		bytes.NewBufferString(body))
 	require.NoError(s, err)
 	defer r.Body.Close()
 	var m map[string]any
@@ -128,7 +132,8 @@ func newID() txn.ID { return txn.NewID(time.Now()).WithClass(txn.Recorded) }
 
 // address is the JSON of a branch; changes are pairs of texts in it.
 func (s *served) address(id txn.ID, changes ...string) string {
-	text := fmt.Sprintf(`{"cluster": "00000007", "gid": "%s", "no": 0, "resource": "ledger", "journal": "%s", "epoch": 1}`, id, s.journal)
+	text := fmt.Sprintf(`{"cluster": "00000007", "gid": "%s", "no": 0, "resource": "ledger", "journal": "%s", `+
+		`"epoch": 1}`, id, s.journal)
 	return strings.NewReplacer(changes...).Replace(text)
 }
 
@@ -140,9 +145,11 @@ func TestJSONOfATransaction(t *testing.T) {
 	require.EqualValues(t, 1, who["epoch"])
 	id := newID()
 	at := s.address(id)
-	r := s.post("Execute", `{"branch": `+at+`, "number": 1, "statement": "add alice ?", "arguments": [{"int": "9007199254740993"}]}`)
+	r := s.post("Execute", `{"branch": `+at+
+		`, "number": 1, "statement": "add alice ?", "arguments": [{"int": "9007199254740993"}]}`)
 	require.Equal(t, []any{map[string]any{"values": []any{map[string]any{"int": "9007199254740993"}}}}, r["rows"])
-	again := s.post("Execute", `{"branch": `+at+`, "number": 1, "statement": "add alice ?", "arguments": [{"int": "9007199254740993"}]}`)
+	again := s.post("Execute", `{"branch": `+at+
+		`, "number": 1, "statement": "add alice ?", "arguments": [{"int": "9007199254740993"}]}`)
 	require.Equal(t, r, again, "the same number gets the same answer")
 	r = s.post("Savepoint", `{"branch": `+at+`, "number": 2, "name": "a"}`)
 	require.Equal(t, "2", r["number"])
@@ -157,7 +164,8 @@ func TestJSONOfATransaction(t *testing.T) {
 	require.Equal(t, vote, s.post("Prepare", prepare), "the same vote again")
 	record, err := json.Marshal(vote["branch"])
 	require.NoError(t, err)
-	require.Equal(t, "done", s.post("Finish", `{"branch": `+at+`, "decision": "commit", "record": `+string(record)+`}`)["finish"])
+	require.Equal(t, "done", s.post("Finish",
+		`{"branch": `+at+`, "decision": "commit", "record": `+string(record)+`}`)["finish"])
 	list := s.post("ListBranches", `{"gid": "`+id.String()+`"}`)["branches"].([]any)
 	require.Len(t, list, 1)
 	require.Equal(t, "ended", list[0].(map[string]any)["phase"])
@@ -166,7 +174,8 @@ func TestJSONOfATransaction(t *testing.T) {
 	at = s.address(id)
 	r = s.post("Execute", `{"branch": `+at+`, "number": 1, "statement": "get blob"}`)
 	require.Nil(t, r["rows"])
-	require.Equal(t, "read-only", s.post("Prepare", fmt.Sprintf(`{"branch": %s, "number": 1, "digest": "%s"}`, at, r["digest"]))["vote"])
+	require.Equal(t, "read-only", s.post("Prepare",
+		fmt.Sprintf(`{"branch": %s, "number": 1, "digest": "%s"}`, at, r["digest"]))["vote"])
 }
 
 // What is wrong with a request is said in words that end with a next step, and changes nothing.
@@ -174,47 +183,73 @@ func TestBadRequests(t *testing.T) {
 	s := serve(t, participant.Rules{MaxOpen: 2}, 7)
 	taken, full := newID(), newID()
 	for _, id := range []txn.ID{taken, full} {
-		require.Nil(t, s.post("Execute", `{"branch": `+s.address(id)+`, "number": 1, "statement": "get `+id.String()+`"}`)["error"])
+		require.Nil(t, s.post("Execute",
+			`{"branch": `+s.address(id)+`, "number": 1, "statement": "get `+id.String()+`"}`)["error"])
 	}
 	other := strings.Repeat("0", 32)
 	execute := func(at string, rest string) string { return `{"branch": ` + at + rest + `}` }
 	one := `, "number": 1, "statement": "get bob"`
 	for _, c := range []struct{ name, method, body, code, says string }{
-		{"no branch", "Execute", `{"number": 1}`, "invalid_argument", "branch: is missing: say which branch of which transaction is meant"},
+		{"no branch", "Execute", `{"number": 1}`, "invalid_argument",
+			"branch: is missing: say which branch of which transaction is meant"},
 		{"another cluster", "Execute", execute(s.address(newID(), "00000007", "00000008"), one), "invalid_argument",
-			"the transaction belongs to cluster 00000008, but this agent belongs to cluster 00000007: send it to an agent of its own cluster"},
+			"the transaction belongs to cluster 00000008, but this agent belongs to cluster 00000007: send it to an " +
+				"agent of its own cluster"},
 		{"a resource of somebody else", "Execute", execute(s.address(newID(), "ledger", "orders"), one), "not_found",
 			`this agent hosts no resource "orders": it has ["ledger"]; ask the agent that hosts it`},
 		{"another journal", "Execute", execute(s.address(newID(), s.journal, other), one), "failed_precondition",
-			"the request is for journal " + other + ", and this agent has JOURNAL: it is another agent, or lost its journal; roll the transaction back and begin a new one"},
-		{"another epoch", "Execute", execute(s.address(newID(), `"epoch": 1`, `"epoch": 9`), one), "failed_precondition",
-			"this agent has started again since: its epoch is 1, the request is for 9, and what was open then is rolled back; roll the transaction back and begin a new one"},
-		{"no epoch", "Execute", execute(s.address(newID(), `, "epoch": 1`, ``), one), "invalid_argument", "branch.epoch: is 0, want what Describe says"},
-		{"no journal", "Execute", execute(s.address(newID(), `"journal": "`+s.journal+`", `, ``), one), "invalid_argument", "branch.journal: is empty, want what Describe says"},
+			"the request is for journal " + other +
+				", and this agent has JOURNAL: it is another agent, or lost its journal; roll the transaction back " +
+				"and begin a new one"},
+		{"another epoch", "Execute", execute(s.address(newID(), `"epoch": 1`, `"epoch": 9`), one),
+			"failed_precondition",
+			"this agent has started again since: its epoch is 1, the request is for 9, and what was open then is " +
+				"rolled back; roll the transaction back and begin a new one"},
+		{"no epoch", "Execute", execute(s.address(newID(), `, "epoch": 1`, ``), one), "invalid_argument",
+			"branch.epoch: is 0, want what Describe says"},
+		{"no journal", "Execute", execute(s.address(newID(), `"journal": "`+s.journal+`", `, ``), one),
+			"invalid_argument", "branch.journal: is empty, want what Describe says"},
 		{"a journal that is none", "Execute", execute(s.address(newID(), s.journal, "x"), one), "invalid_argument",
 			`branch.journal: "x" is no journal id, want the 32 hex characters that Describe says`},
-		{"no resource", "Execute", execute(s.address(newID(), "ledger", ""), one), "invalid_argument", "branch.resource: is empty, want the name of a resource that the agent hosts"},
+		{"no resource", "Execute", execute(s.address(newID(), "ledger", ""), one), "invalid_argument",
+			"branch.resource: is empty, want the name of a resource that the agent hosts"},
 		{"a last resource", "Execute", execute(s.address(newID().WithClass(txn.LastResource)), one), "invalid_argument",
-			"the transaction is of class last_resource, whose branches this agent cannot hold: begin it as two_phase or three_phase"},
-		{"number 0", "Execute", execute(s.address(newID()), `, "statement": "get bob"`), "invalid_argument", "number: is 0: the requests of a branch are numbered from 1"},
-		{"not the first", "Execute", execute(s.address(newID()), `, "number": 2, "statement": "get bob"`), "failed_precondition",
+			"the transaction is of class last_resource, whose branches this agent cannot hold: begin it as " +
+				"two_phase or three_phase"},
+		{"number 0", "Execute", execute(s.address(newID()), `, "statement": "get bob"`), "invalid_argument",
+			"number: is 0: the requests of a branch are numbered from 1"},
+		{"not the first", "Execute", execute(s.address(newID()), `, "number": 2, "statement": "get bob"`),
+			"failed_precondition",
 			"request 2 is for a branch that is not open here: roll the transaction back and begin a new one"},
-		{"too many open", "Execute", execute(s.address(newID()), one), "resource_exhausted", "2 branches are open at this agent, which is the limit: end some, or raise max_open in its configuration"},
+		{"too many open", "Execute", execute(s.address(newID()), one), "resource_exhausted",
+			"2 branches are open at this agent, which is the limit: end some, or raise max_open in its configuration"},
 		{"a gap", "Execute", execute(s.address(taken), `, "number": 3, "statement": "get bob"`), "failed_precondition",
 			"the next request of this branch has number 2, not 3: number them from 1 without a gap"},
 		{"another request of that number", "Execute", execute(s.address(taken), one), "invalid_argument",
 			"request 1 of this branch was another one: a request that is repeated must be the same"},
-		{"a value of no kind", "Execute", execute(s.address(taken), `, "number": 2, "statement": "set a ?", "arguments": [{"decimal": "1,5"}]`), "invalid_argument",
+		{"a value of no kind", "Execute",
+			execute(s.address(taken), `, "number": 2, "statement": "set a ?", "arguments": [{"decimal": "1,5"}]`),
+			"invalid_argument",
 			`arguments[0]: "1,5" is no decimal: want digits such as -12.50`},
-		{"a time that takes too long", "Execute", execute(s.address(taken), `, "number": 2, "timeout_ms": 400000`), "invalid_argument", "timeout_ms: is 400000, want 0 to 300000"},
-		{"a digest that is none", "Prepare", execute(s.address(taken), `, "number": 1, "digest": "AAAA"`), "invalid_argument", "digest: has 3 bytes, want the 32 of the last answer"},
-		{"votes for too long", "Prepare", execute(s.address(taken), `, "number": 1, "decide_by_ms": 60000`), "invalid_argument", "decide_by_ms: is 60000, want 0 to 10000"},
-		{"no decision", "Finish", execute(s.address(taken), `, "decision": "maybe"`), "invalid_argument", `decision: is "maybe", want commit, abort`},
-		{"the record of another branch", "Finish", execute(s.address(taken), `, "decision": "abort", "record": {"no": 1, "resource": "ledger"}`), "invalid_argument",
-			`record: is of branch 1 in "ledger", and the request of branch 0 in "ledger": send the record of that branch`},
-		{"a record that is made up", "Finish", execute(s.address(taken), `, "decision": "abort", "record": {"no": 0, "resource": "ledger", "evidence": "x"}`), "invalid_argument",
+		{"a time that takes too long", "Execute", execute(s.address(taken), `, "number": 2, "timeout_ms": 400000`),
+			"invalid_argument", "timeout_ms: is 400000, want 0 to 300000"},
+		{"a digest that is none", "Prepare", execute(s.address(taken), `, "number": 1, "digest": "AAAA"`),
+			"invalid_argument", "digest: has 3 bytes, want the 32 of the last answer"},
+		{"votes for too long", "Prepare", execute(s.address(taken), `, "number": 1, "decide_by_ms": 60000`),
+			"invalid_argument", "decide_by_ms: is 60000, want 0 to 10000"},
+		{"no decision", "Finish", execute(s.address(taken), `, "decision": "maybe"`), "invalid_argument",
+			`decision: is "maybe", want commit, abort`},
+		{"the record of another branch", "Finish",
+			execute(s.address(taken), `, "decision": "abort", "record": {"no": 1, "resource": "ledger"}`),
+			"invalid_argument",
+			`record: is of branch 1 in "ledger", and the request of branch 0 in "ledger": send the record of that ` +
+				`branch`},
+		{"a record that is made up", "Finish",
+			execute(s.address(taken), `, "decision": "abort", "record": {"no": 0, "resource": "ledger", `+
+				`"evidence": "x"}`), "invalid_argument",
 			"record: evidence or holder is not of a Pebble store: run the newest version of concord on all nodes"},
-		{"too long a list", "ListBranches", `{"limit": 20000}`, "invalid_argument", "limit: is 20000, at most 10000 are allowed"},
+		{"too long a list", "ListBranches", `{"limit": 20000}`, "invalid_argument",
+			"limit: is 20000, at most 10000 are allowed"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			r := s.post(c.method, c.body)
@@ -223,7 +258,8 @@ func TestBadRequests(t *testing.T) {
 			require.Equal(t, c.code, r["code"])
 		})
 	}
-	for _, rest := range []string{`, "number": 2, "statement": "set a ?", "arguments": [{"money": "1"}]`, `, "number": 2, "statement": "get bob", "maxRow": 1`} {
+	for _, rest := range []string{`, "number": 2, "statement": "set a ?", "arguments": [{"money": "1"}]`,
+		`, "number": 2, "statement": "get bob", "maxRow": 1`} {
 		r := s.post("Execute", execute(s.address(taken), rest))
 		require.Equal(t, "invalid_argument", r["code"], "a field that nobody knows: %v", r)
 		require.Contains(t, r["message"], "unknown field")
@@ -236,14 +272,16 @@ func TestBadRequests(t *testing.T) {
 	require.Nil(t, r["error"])
 	require.Nil(t, r["notSent"])
 	// And nothing of all this has ended it, or was prepared.
-	require.Equal(t, "yes", s.post("Prepare", execute(s.address(taken), fmt.Sprintf(`, "number": 3, "digest": "%s"`, r["digest"])))["vote"])
+	require.Equal(t, "yes", s.post("Prepare",
+		execute(s.address(taken), fmt.Sprintf(`, "number": 3, "digest": "%s"`, r["digest"])))["vote"])
 	require.Equal(t, "done", s.post("Finish", execute(s.address(taken), `, "decision": "abort"`))["finish"])
 	require.Nil(t, s.post("ListBranches", `{"fresh": true, "gid": "`+newID().String()+`"}`)["branches"])
 }
 
 func TestRequestsThatAreTooLarge(t *testing.T) {
 	s := serve(t, participant.Rules{}, 7)
-	r := s.post("Execute", `{"branch": `+s.address(newID())+`, "number": 1, "statement": "`+strings.Repeat("x", 2<<20)+`"}`)
+	r := s.post("Execute", `{"branch": `+s.address(newID())+`, "number": 1, "statement": "`+strings.Repeat("x", 2<<20)+
+		`"}`)
 	require.Equal(t, "resource_exhausted", r["code"])
 }
 
@@ -268,7 +306,8 @@ func TestOneRequestAtATime(t *testing.T) {
 	first := `{"branch": ` + s.address(waiter) + `, "number": 1, "statement": "add key 1"}`
 	answers := make(chan map[string]any, 2)
 	ask := func() {
-		r, err := http.Post(s.http.URL+"/concord.v1.ParticipantService/Execute", "application/json", strings.NewReader(first))
+		r, err := http.Post(s.http.URL+"/concord.v1.ParticipantService/Execute", "application/json",
+			strings.NewReader(first))
 		var m map[string]any
 		if err == nil {
 			err = errors.Join(json.NewDecoder(r.Body).Decode(&m), r.Body.Close())
@@ -284,11 +323,13 @@ func TestOneRequestAtATime(t *testing.T) {
 		refused = s.post("Execute", `{"branch": `+s.address(waiter)+`, "number": 2, "statement": "add key 1"}`)
 		return strings.Contains(fmt.Sprint(refused["message"]), "still running")
 	}, 10*time.Second, time.Millisecond)
-	require.Equal(t, "request 1 of this branch is still running: wait for its answer before the next is sent", refused["message"])
+	require.Equal(t, "request 1 of this branch is still running: wait for its answer before the next is sent",
+		refused["message"])
 	require.Equal(t, "failed_precondition", refused["code"])
 	go ask()
 	r := s.post("Prepare", `{"branch": `+s.address(waiter)+`, "number": 1}`)
-	require.Equal(t, "request 1 of this branch is still running: wait for its answer before the vote is asked for", r["message"])
+	require.Equal(t, "request 1 of this branch is still running: wait for its answer before the vote is asked for",
+		r["message"])
 	require.Equal(t, "done", s.post("Finish", `{"branch": `+s.address(holder)+`, "decision": "abort"}`)["finish"])
 	a, b := <-answers, <-answers
 	require.Equal(t, a, b)
@@ -303,7 +344,9 @@ func TestInDoubtBranchesAreAskedFor(t *testing.T) {
 	told, settled := newID(), newID()
 	for _, id := range []txn.ID{told, settled} {
 		r := s.post("Execute", `{"branch": `+s.address(id)+`, "number": 1, "statement": "set `+id.String()+` x"}`)
-		require.Equal(t, "yes", s.post("Prepare", fmt.Sprintf(`{"branch": %s, "number": 1, "digest": "%s", "decide_by_ms": 300}`, s.address(id), r["digest"]))["vote"])
+		require.Equal(t, "yes", s.post("Prepare",
+			fmt.Sprintf(`{"branch": %s, "number": 1, "digest": "%s", "decide_by_ms": 300}`, s.address(id),
+				r["digest"]))["vote"])
 	}
 	s.cluster.mu.Lock()
 	s.cluster.decision[told] = txn.Commit
@@ -313,7 +356,8 @@ func TestInDoubtBranchesAreAskedFor(t *testing.T) {
 		defer s.cluster.mu.Unlock()
 		return s.cluster.finished[txn.XID{Cluster: 7, ID: id}]
 	}
-	require.Eventually(t, func() bool { return reported(told) == txn.Done && reported(settled) == txn.Done }, 10*time.Second, 5*time.Millisecond)
+	require.Eventually(t, func() bool { return reported(told) == txn.Done && reported(settled) == txn.Done },
+		10*time.Second, 5*time.Millisecond)
 	s.cluster.mu.Lock()
 	defer s.cluster.mu.Unlock()
 	require.Equal(t, []txn.ID{settled}, s.cluster.settled)

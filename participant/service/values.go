@@ -37,7 +37,8 @@ func parseAddress(m *concordv1.BranchAddress) (b participant.Branch, l participa
 	if m.GetJournal() != "" {
 		var ok bool
 		if l.Journal, ok = txn.ParseJournalID(m.GetJournal()); !ok {
-			return b, l, invalid("branch.journal", "%.40q is no journal id, want the 32 hex characters that Describe says", m.GetJournal())
+			return b, l, invalid("branch.journal",
+				"%.40q is no journal id, want the 32 hex characters that Describe says", m.GetJournal())
 		}
 	}
 	l.Epoch = participant.Epoch(m.GetEpoch())
@@ -169,8 +170,9 @@ func branchMessage(b txn.Branch) *concordv1.Branch {
 
 func stateMessage(s participant.State) *concordv1.AgentBranch {
 	m := &concordv1.AgentBranch{
-		Cluster: s.Branch.XID.Cluster.String(), Gid: s.Branch.XID.ID.String(), No: uint32(s.Branch.XID.Branch), Resource: s.Branch.Resource,
-		Phase: s.Phase, Reason: s.Reason, Partial: s.Partial,
+		Cluster: s.Branch.XID.Cluster.String(), Gid: s.Branch.XID.ID.String(), No: uint32(s.Branch.XID.Branch),
+		Resource: s.Branch.Resource,
+		Phase:    s.Phase, Reason: s.Reason, Partial: s.Partial,
 	}
 	if s.Decision != txn.Undecided {
 		m.Decision = s.Decision.String()

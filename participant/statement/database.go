@@ -68,7 +68,8 @@ func (s *session) Do(ctx context.Context, w Work, limits Limits) (Result, error)
 	case RollbackTo:
 		return Result{}, s.goBack(ctx, w.Text)
 	}
-	return Result{}, fmt.Errorf("work of kind %v: run the newest version of concord on the agent: %w", w.Verb, ErrRefused)
+	return Result{}, fmt.Errorf("work of kind %v: run the newest version of concord on the agent: %w", w.Verb,
+		ErrRefused)
 }
 
 func (s *session) execute(ctx context.Context, w Work, limits Limits) (Result, error) {
@@ -117,7 +118,8 @@ func (s *session) goBack(ctx context.Context, name string) error {
 	}
 	i := slices.Index(s.savepoints, name)
 	if i < 0 {
-		return refusal(fmt.Sprintf("the branch has no savepoint %s: nothing was sent; ask for one before the work that may have to be undone", name))
+		return refusal(fmt.Sprintf("the branch has no savepoint %s: nothing was sent; ask for one before the work "+
+			"that may have to be undone", name))
 	}
 	if err := s.executor.rollbackTo(ctx, name); err != nil {
 		return err

@@ -70,13 +70,15 @@ func openPostgres(t *testing.T) target {
 	d := Postgres(r)
 	s := begin(t, d)
 	do(t, s, "create table t (id bigint primary key, note text)")
-	do(t, s, "create table v (a boolean, b bigint, c numeric, d double precision, e text, f bytea, g timestamptz, h jsonb, i text)")
+	do(t, s, "create table v (a boolean, b bigint, c numeric, d double precision, e text, f bytea, g timestamptz, h "+
+		"jsonb, i text)")
 	do(t, s, "create procedure ends() language plpgsql as $$ begin commit; end $$")
 	commit(t, s)
 	return target{
 		database: d, value: func(e string) string { return "select " + e },
-		insert: "insert into t values ($1, $2)", count: "select count(*) from t", numbers: "select n, repeat('x', 100) from generate_series(1, 20000) n",
-		fail: "select 1/0", ended: "call ends()",
+		insert: "insert into t values ($1, $2)", count: "select count(*) from t",
+		numbers: "select n, repeat('x', 100) from generate_series(1, 20000) n",
+		fail:    "select 1/0", ended: "call ends()",
 		valuesInto: "insert into v values ($1, $2, $3, $4, $5, $6, $7, $8, $9)", valuesAsked: "select * from v",
 	}
 }
@@ -87,7 +89,8 @@ func openMySQL(t *testing.T, db *testdb.Server) target {
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = r.Close() })
 	require.NoError(t, db.Exec(t.Context(), "test", "create table t (id bigint primary key, note text)",
-		"create table v (a boolean, b bigint, c decimal(65, 10), d double, e text, f blob, g datetime(6), h json, i text)"))
+		"create table v (a boolean, b bigint, c decimal(65, 10), d double, e text, f blob, g datetime(6), h json, i "+
+			"text)"))
 	return target{
 		database: MySQL(r), value: func(e string) string { return "select " + e },
 		insert: "insert into t values (?, ?)", count: "select count(*) from t",
@@ -109,8 +112,10 @@ func TestValuesSurvive(t *testing.T) {
 	onEach(t, func(t *testing.T, db target) {
 		s := begin(t, db.database)
 		args := []Value{
-			OfBool(true), OfInt(-9223372036854775808), {Decimal, "12345678901234567890123456789.0123456789"}, OfFloat(0.1),
-			OfText("naïve 'quoted' \\ \U0001F600"), OfBytes([]byte{0, 1, 0xff, '\''}), {Time, "2026-01-31T23:59:59.123456Z"}, {JSON, `{"a": [1, null]}`}, {},
+			OfBool(true), OfInt(-9223372036854775808), {Decimal, "12345678901234567890123456789.0123456789"},
+			OfFloat(0.1),
+			OfText("naïve 'quoted' \\ \U0001F600"), OfBytes([]byte{0, 1, 0xff, '\''}),
+			{Time, "2026-01-31T23:59:59.123456Z"}, {JSON, `{"a": [1, null]}`}, {},
 		}
 		r := do(t, s, db.valuesInto, args...)
 		require.EqualValues(t, 1, r.Affected)
@@ -141,12 +146,16 @@ func TestPostgresValues(t *testing.T) {
 	for expression, want := range map[string]Value{
 		"null::int": {}, "9007199254740993::bigint": OfInt(9007199254740993), "1::smallint": OfInt(1),
 		"'NaN'::float8": {Float, "NaN"}, "'-Infinity'::float8": {Float, "-Inf"}, "0.1::real": {Float, "0.1"},
-		"1e40::numeric": {Decimal, "10000000000000000000000000000000000000000"}, "1.500::numeric": {Decimal, "1.500"}, "'NaN'::numeric": OfText("NaN"),
-		"date '2026-02-28'": {Time, "2026-02-28"}, "time '01:02:03.5'": {Time, "01:02:03.5"}, "timetz '01:02:03+02'": {Time, "01:02:03+02:00"},
+		"1e40::numeric": {Decimal, "10000000000000000000000000000000000000000"}, "1.500::numeric": {Decimal, "1.500"},
+		"'NaN'::numeric":    OfText("NaN"),
+		"date '2026-02-28'": {Time, "2026-02-28"}, "time '01:02:03.5'": {Time, "01:02:03.5"},
+		"timetz '01:02:03+02'":                   {Time, "01:02:03+02:00"},
 		"timestamp '1969-12-31 23:59:59.999999'": {Time, "1969-12-31T23:59:59.999999"},
-		"timestamptz '2026-01-01 00:00:00+02'":   {Time, "2025-12-31T22:00:00Z"}, "timestamptz 'infinity'": OfText("infinity"), "date '-infinity'": OfText("-infinity"),
+		"timestamptz '2026-01-01 00:00:00+02'":   {Time, "2025-12-31T22:00:00Z"},
+		"timestamptz 'infinity'":                 OfText("infinity"), "date '-infinity'": OfText("-infinity"),
 		"interval '1 day 2 hours'": OfText("1 day 02:00:00"), "array[1,2]": OfText("{1,2}"), "false": OfBool(false),
-		"'6f1c1b7e-0000-4000-8000-000000000001'::uuid": OfText("6f1c1b7e-0000-4000-8000-000000000001"), "''::bytea": OfBytes(nil),
+		"'6f1c1b7e-0000-4000-8000-000000000001'::uuid": OfText("6f1c1b7e-0000-4000-8000-000000000001"),
+		"''::bytea": OfBytes(nil),
 	} {
 		r := do(t, s, db.value(expression))
 		require.Equal(t, [][]Value{{want}}, r.Rows, expression)
@@ -155,7 +164,8 @@ func TestPostgresValues(t *testing.T) {
 	// The settings of the session change nothing of what is read.
 	do(t, s, "set local datestyle = 'SQL, DMY'")
 	do(t, s, "set local bytea_output = 'escape'")
-	require.Equal(t, [][]Value{{{Time, "2026-02-28"}, OfBytes([]byte("a\\b"))}}, do(t, s, `select date '2026-02-28', '\x615c62'::bytea`).Rows)
+	require.Equal(t, [][]Value{{{Time, "2026-02-28"}, OfBytes([]byte("a\\b"))}},
+		do(t, s, `select date '2026-02-28', '\x615c62'::bytea`).Rows)
 }
 
 func TestMySQLValues(t *testing.T) {
@@ -165,7 +175,8 @@ func TestMySQLValues(t *testing.T) {
 		"null": {}, "9007199254740993": OfInt(9007199254740993), "18446744073709551615": OfUint(1<<64 - 1),
 		"cast(1.50 as decimal(5,2))": {Decimal, "1.50"}, "cast('2026-02-28' as date)": {Time, "2026-02-28"},
 		"cast('01:02:03.5' as time(1))": {Time, "01:02:03.5"}, "cast('800:00:00' as time)": OfText("800:00:00"),
-		"cast('a' as binary)": OfBytes([]byte("a")), "cast('2026-02-28 01:02:03' as datetime)": {Time, "2026-02-28T01:02:03"}, "_utf8mb4'é'": OfText("é"),
+		"cast('a' as binary)":                     OfBytes([]byte("a")),
+		"cast('2026-02-28 01:02:03' as datetime)": {Time, "2026-02-28T01:02:03"}, "_utf8mb4'é'": OfText("é"),
 	} {
 		require.Equal(t, [][]Value{{want}}, do(t, s, db.value(expression)).Rows, expression)
 	}
@@ -268,13 +279,18 @@ func TestPebbleCommands(t *testing.T) {
 	_, err = s.Do(t.Context(), Work{Verb: RollbackTo, Text: "a"}, Limits{})
 	require.NoError(t, err)
 	for text, says := range map[string]string{
-		"put alice 1":                   `"put alice 1" is no command of this store: it was not carried out; want get KEY, set KEY VALUE, add KEY NUMBER or delete KEY, each operand a word or ?`,
-		"get":                           `"get" is no command of this store: it was not carried out; want get KEY, set KEY VALUE, add KEY NUMBER or delete KEY, each operand a word or ?`,
-		"get ?":                         "the command has 1 places for arguments and got 0: it was not carried out; send as many as it has ?",
-		"add alice many":                `"many" is no whole number of 64 bits: the command was not carried out; send one`,
-		"add name 1":                    `the value of "name" is no number: the command was not carried out; use set`,
-		"add alice 9223372036854775807": "400 and 9223372036854775807 have no sum of 64 bits: the command was not carried out; add less",
-		"":                              string(refusedEmpty),
+		"put alice 1": `"put alice 1" is no command of this store: it was not carried out; want ` +
+			`get KEY, set KEY VALUE, add KEY NUMBER or delete KEY, each operand a word or ?`,
+		"get": `"get" is no command of this store: it was not carried out; want get KEY, ` +
+			`set KEY VALUE, add KEY NUMBER or delete KEY, each operand a word or ?`,
+		"get ?": "the command has 1 places for arguments and got 0: it was not carried out; " +
+			"send as many as it has ?",
+		"add alice many": `"many" is no whole number of 64 bits: the command was not carried out; ` +
+			`send one`,
+		"add name 1": `the value of "name" is no number: the command was not carried out; use set`,
+		"add alice 9223372036854775807": "400 and 9223372036854775807 have no sum of 64 bits: the command was not " +
+			"carried out; add less",
+		"": string(refusedEmpty),
 	} {
 		err := failing(t, s, Work{Verb: Execute, Text: text}, Limits{})
 		require.ErrorIs(t, err, ErrRefused)
@@ -301,5 +317,6 @@ func TestAProcedureThatEndsTheTransaction(t *testing.T) {
 	require.Error(t, errors.Join(err, voted))
 	after := begin(t, db.database)
 	count := do(t, after, db.count).Rows[0][0]
-	require.Equal(t, errors.Is(voted, adapters.ErrTorn), count == OfInt(1), "torn exactly if it is committed: %v", voted)
+	require.Equal(t, errors.Is(voted, adapters.ErrTorn), count == OfInt(1), "torn exactly if it is committed: %v",
+		voted)
 }

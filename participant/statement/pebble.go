@@ -56,7 +56,8 @@ func (e *pebbleExecutor) refuse(text string) error {
 		return refusedEmpty
 	}
 	if n, ok := pebbleOperands[words[0]]; !ok || len(words) != n+1 {
-		return refusal(fmt.Sprintf("%.60q is no command of this store: it was not carried out; want get KEY, set KEY VALUE, add KEY NUMBER or delete KEY, each operand a word or ?", text))
+		return refusal(fmt.Sprintf("%.60q is no command of this store: it was not carried out; want get KEY, set "+
+			"KEY VALUE, add KEY NUMBER or delete KEY, each operand a word or ?", text))
 	}
 	return nil
 }
@@ -119,7 +120,8 @@ func pebbleArguments(words []string, args []Value) (operands [][]byte, err error
 		operands = append(operands, []byte(v.Text))
 	}
 	if wanted != len(args) {
-		return nil, refusal(fmt.Sprintf("the command has %d places for arguments and got %d: it was not carried out; send as many as it has ?", wanted, len(args)))
+		return nil, refusal(fmt.Sprintf("the command has %d places for arguments and got %d: it was not carried "+
+			"out; send as many as it has ?", wanted, len(args)))
 	}
 	return operands, nil
 }
@@ -127,16 +129,19 @@ func pebbleArguments(words []string, args []Value) (operands [][]byte, err error
 func sumOf(before image, delta []byte) (int64, error) {
 	d, err := strconv.ParseInt(string(delta), 10, 64)
 	if err != nil {
-		return 0, refusal(fmt.Sprintf("%.40q is no whole number of 64 bits: the command was not carried out; send one", delta))
+		return 0, refusal(fmt.Sprintf("%.40q is no whole number of 64 bits: the command was not carried out; send one",
+			delta))
 	}
 	n := int64(0)
 	if before.present {
 		if n, err = strconv.ParseInt(string(before.value), 10, 64); err != nil {
-			return 0, refusal(fmt.Sprintf("the value of %.40q is no number: the command was not carried out; use set", before.key))
+			return 0, refusal(fmt.Sprintf("the value of %.40q is no number: the command was not carried out; use set",
+				before.key))
 		}
 	}
 	if d > 0 && n > math.MaxInt64-d || d < 0 && n < math.MinInt64-d {
-		return 0, refusal(fmt.Sprintf("%d and %d have no sum of 64 bits: the command was not carried out; add less", n, d))
+		return 0, refusal(fmt.Sprintf("%d and %d have no sum of 64 bits: the command was not carried out; add less", n,
+			d))
 	}
 	return n + d, nil
 }
@@ -159,7 +164,8 @@ func (e *pebbleExecutor) remember(before image) {
 }
 
 func (e *pebbleExecutor) savepoint(_ context.Context, name string) error {
-	e.points = append(slices.DeleteFunc(e.points, func(p point) bool { return p.name == name }), point{name, len(e.undo)})
+	e.points = append(slices.DeleteFunc(e.points, func(p point) bool { return p.name == name }),
+		point{name, len(e.undo)})
 	return nil
 }
 

@@ -147,8 +147,10 @@ func readPostgres(rows pgx.Rows, limits Limits) (r Result, err error) {
 
 var postgresTypes = map[uint32]string{
 	pgtype.BoolOID: "boolean", pgtype.Int2OID: "smallint", pgtype.Int4OID: "integer", pgtype.Int8OID: "bigint",
-	pgtype.Float4OID: "real", pgtype.Float8OID: "double precision", pgtype.NumericOID: "numeric", pgtype.TextOID: "text",
-	pgtype.VarcharOID: "character varying", pgtype.BPCharOID: "character", pgtype.ByteaOID: "bytea", pgtype.DateOID: "date",
+	pgtype.Float4OID: "real", pgtype.Float8OID: "double precision", pgtype.NumericOID: "numeric",
+	pgtype.TextOID:    "text",
+	pgtype.VarcharOID: "character varying", pgtype.BPCharOID: "character", pgtype.ByteaOID: "bytea",
+	pgtype.DateOID: "date",
 	pgtype.TimeOID: "time", pgtype.TimetzOID: "time with time zone", pgtype.TimestampOID: "timestamp",
 	pgtype.TimestamptzOID: "timestamp with time zone", pgtype.IntervalOID: "interval", pgtype.UUIDOID: "uuid",
 	pgtype.JSONOID: "json", pgtype.JSONBOID: "jsonb", pgtype.OIDOID: "oid", pgtype.NameOID: "name",

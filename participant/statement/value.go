@@ -68,7 +68,8 @@ func OfFloat(f float64) Value { return Value{Float, strconv.FormatFloat(f, 'g', 
 
 var (
 	decimalText = regexp.MustCompile(`^[-+]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][-+]?[0-9]{1,4})?$`)
-	timeText    = regexp.MustCompile(`^([0-9]{4}-[0-9]{2}-[0-9]{2})?[T ]?([0-9]{2}:[0-9]{2}(:[0-9]{2}(\.[0-9]{1,9})?)?(Z|[-+][0-9]{2}:[0-9]{2})?)?$`)
+	timeText    = regexp.MustCompile(`^([0-9]{4}-[0-9]{2}-[0-9]{2})?[T ` +
+		`]?([0-9]{2}:[0-9]{2}(:[0-9]{2}(\.[0-9]{1,9})?)?(Z|[-+][0-9]{2}:[0-9]{2})?)?$`)
 )
 
 // Check returns an error unless the text is one of the kind. For values that came from outside.
@@ -98,7 +99,8 @@ func (v Value) Check() error {
 		ok = v.Text != "" && timeText.MatchString(v.Text)
 	case Bytes:
 	default:
-		return fmt.Errorf("a value is of kind %d, which this version does not know: run the newest version of concord on the agent", v.Kind)
+		return fmt.Errorf("a value is of kind %d, which this version does not know: run the newest version of "+
+			"concord on the agent", v.Kind)
 	}
 	if !ok {
 		return fmt.Errorf("%.60q is no %v: want %s", v.Text, v.Kind, wants[v.Kind])
@@ -107,8 +109,10 @@ func (v Value) Check() error {
 }
 
 var wants = map[Kind]string{
-	Null: "no text", Bool: "true or false", Int: "a whole number of at most 64 bits", Uint: "a whole number from 0 to 18446744073709551615",
-	Float: "a number such as 1.5e3", Decimal: "digits such as -12.50", Time: "a time such as 2026-01-31T23:59:59.5Z, 2026-01-31 or 23:59:59",
+	Null: "no text", Bool: "true or false", Int: "a whole number of at most 64 bits",
+	Uint:  "a whole number from 0 to 18446744073709551615",
+	Float: "a number such as 1.5e3", Decimal: "digits such as -12.50",
+	Time: "a time such as 2026-01-31T23:59:59.5Z, 2026-01-31 or 23:59:59",
 }
 
 // ofNumber takes a number from a database's text: an Int or Uint if it fits, else a Decimal.

@@ -64,9 +64,11 @@ type asked struct {
 // strange says what is wrong with the branches of a Yes: an agent votes for its own alone.
 func (a *asked) strange(branches []txn.Branch) string {
 	for _, b := range branches {
-		known := slices.ContainsFunc(a.Branches, func(k txn.Branch) bool { return k.No == b.No && k.Resource == b.Resource })
+		known := slices.ContainsFunc(a.Branches,
+			func(k txn.Branch) bool { return k.No == b.No && k.Resource == b.Resource })
 		if !known {
-			return fmt.Sprintf("%s voted for branch %d in %q, which it was not asked about", a.PartyID, b.No, b.Resource)
+			return fmt.Sprintf("%s voted for branch %d in %q, which it was not asked about", a.PartyID, b.No,
+				b.Resource)
 		}
 	}
 	return ""
@@ -206,7 +208,8 @@ func (c *Coordinator) ask(a Asked) []protocol.Effect {
 func (c *Coordinator) canCommit() (effects []protocol.Effect) {
 	for _, a := range c.agents {
 		if !a.voted {
-			effects = append(effects, Send{To: a.PartyID, Message: CanCommit{Members: c.long(), Epoch: a.Epoch, Claims: a.Claims}})
+			effects = append(effects, Send{To: a.PartyID,
+				Message: CanCommit{Members: c.long(), Epoch: a.Epoch, Claims: a.Claims}})
 		}
 	}
 	return effects

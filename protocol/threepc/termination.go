@@ -48,7 +48,8 @@ func (p *Participant) promise(from txn.PartyID, m Elect) []protocol.Effect {
 	if m.List.Short {
 		p.entry.List.adopt(m.List.Members)
 	}
-	if !p.entry.LastElected.Less(e) && !(mutant.NumberAlone && e.N >= p.entry.LastElected.N && e != p.entry.LastElected) {
+	if !p.entry.LastElected.Less(e) && !(mutant.NumberAlone && e.N >= p.entry.LastElected.N &&
+		e != p.entry.LastElected) {
 		return p.repeat(from, Refused{Election: e, LastElected: p.entry.LastElected})
 	}
 	p.see(e)

@@ -90,12 +90,14 @@ func (s shelf) Keep(c txn.Changes) {
 func (s shelf) Finished(id txn.ID) (txn.Txn, bool) { x, ok := s[id]; return x, ok }
 
 func newStory(t *testing.T, n int) *story {
-	s := &story{t: t, id: txn.NewID(time.Now()).WithClass(txn.ThreePhase), agents: map[string]*agentOf{}, shelf: shelf{}}
+	s := &story{t: t, id: txn.NewID(time.Now()).WithClass(txn.ThreePhase), agents: map[string]*agentOf{},
+		shelf: shelf{}}
 	s.table = txn.NewTable(txn.Meta{Cluster: 1, Level: txn.Newest}, nil, s.shelf)
 	s.leader = NewCoordinator(s.id)
 	for i := range n {
 		name := string(rune('a' + i))
-		a := &agentOf{id: txn.PartyID{Agent: name, Journal: txn.JournalID{byte(i + 1)}}, no: txn.BranchNo(i), base: "open"}
+		a := &agentOf{id: txn.PartyID{Agent: name, Journal: txn.JournalID{byte(i + 1)}}, no: txn.BranchNo(i),
+			base: "open"}
 		a.Participant = NewParticipant(a.id, 1)
 		a.Step(protocol.Opened{No: a.no})
 		s.names, s.agents[name] = append(s.names, name), a

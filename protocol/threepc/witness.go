@@ -133,7 +133,8 @@ func (c *Coordinator) folded(w txn.Witness) []protocol.Effect {
 		effects = append(effects, answers...)
 	}
 	c.pending = slices.DeleteFunc(slices.Clone(c.pending), func(q pending) bool {
-		still := w.LastElected.Less(q.election) || q.attempt && q.election == w.LastElected && w.LastAttempt != q.election
+		still := w.LastElected.Less(q.election) || q.attempt && q.election == w.LastElected &&
+			w.LastAttempt != q.election
 		return !still
 	})
 	switch c.run.phase {
@@ -166,7 +167,8 @@ func (c *Coordinator) terminate() []protocol.Effect {
 	}
 	if w := &c.witness; mutant.NewLeaderAborts && c.resumed {
 		return c.record(txn.Abort, "found open by a new leader")
-	} else if mutant.TwoLeadersChoose && c.resumed && w.LastElected.By.IsWitness() && w.LastAttempt.Less(w.LastElected) {
+	} else if mutant.TwoLeadersChoose && c.resumed && w.LastElected.By.IsWitness() &&
+		w.LastAttempt.Less(w.LastElected) {
 		c.run.elect(w.LastElected, c.list(), txn.PartyID{}, accepted(w.Accepted), w.LastAttempt)
 		return sendAll(w.Members, Elect{Election: w.LastElected, List: c.list()})
 	}

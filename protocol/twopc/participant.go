@@ -62,7 +62,8 @@ func (p *Participant) Step(e protocol.Event) []protocol.Effect {
 			return p.voted(e)
 		}
 	case protocol.RollbackAsked:
-		if p.phase == opened || p.phase == voting || mutant.RollbackAfterYes && p.phase == inDoubt { // before a Yes it may decide alone
+		if p.phase == opened || p.phase == voting || mutant.RollbackAfterYes && p.phase == inDoubt {
+			// before a Yes it may decide alone
 			return p.decide(txn.Abort)
 		}
 	case protocol.Decided:

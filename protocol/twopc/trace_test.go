@@ -114,7 +114,8 @@ func event(t *testing.T, words []string) protocol.Event {
 	case "wait-over":
 		return WaitOver{Reason: "the time was up"}
 	case "finished":
-		finish := map[string]txn.Finish{"done": txn.Done, "already-done": txn.AlreadyDone, "contradicted": txn.Contradicted, "lost": txn.Lost}
+		finish := map[string]txn.Finish{"done": txn.Done, "already-done": txn.AlreadyDone,
+			"contradicted": txn.Contradicted, "lost": txn.Lost}
 		require.Contains(t, finish, arg(2), words)
 		return protocol.Finished{No: no(), Finish: finish[arg(2)]}
 	case "finish-failed":

@@ -94,7 +94,8 @@ func TestHostileCountsAllocateNoMoreThanWhatIsThere(t *testing.T) {
 		"more than there is":  entries(math.MaxUint64, 0),
 		"more than a batch":   entries(1<<20, 5<<20),
 		"one byte is missing": entries(1000, 4999),
-		"a length too great":  append(entries(1000, 4), append([]byte{0xff, 0xff, 0xff, 0xff, 0x0f}, make([]byte, 5000)...)...),
+		"a length too great": append(entries(1000, 4),
+			append([]byte{0xff, 0xff, 0xff, 0xff, 0x0f}, make([]byte, 5000)...)...),
 	} {
 		got := allocated(func() {
 			_, err := DecodeMessage(b)

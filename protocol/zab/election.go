@@ -273,7 +273,8 @@ func (n *Node) decide() {
 func (n *Node) settledLeader() int {
 	for i := range n.set.Members {
 		b := &n.elect.ballots[i]
-		if i == n.me || !b.known || b.State != Leading || b.Vote.Leader != n.set.Members[i].ID || n.set.Members[i].Observer {
+		if i == n.me || !b.known || b.State != Leading || b.Vote.Leader != n.set.Members[i].ID ||
+			n.set.Members[i].Observer {
 			continue
 		}
 		followers := 0
@@ -282,7 +283,8 @@ func (n *Node) settledLeader() int {
 		}
 		for j := range n.set.Members {
 			o := &n.elect.ballots[j]
-			if j != n.me && !n.set.Members[j].Observer && o.known && o.State != Looking && o.Vote.Leader == b.Vote.Leader {
+			if j != n.me && !n.set.Members[j].Observer && o.known && o.State != Looking &&
+				o.Vote.Leader == b.Vote.Leader {
 				followers++
 			}
 		}

@@ -88,7 +88,8 @@ func (g *ghost) effect(h *host, e Effect) {
 	case ReadReady:
 		k := asking{id, e.ID}
 		if at, ok := g.atAsk[k]; !ok || g.place[e.Index] < at || h.core.applied.Less(e.Index) {
-			g.fail("S15: node %d read %d at %s, %d were committed before, applied %s", id, e.ID, e.Index, at, h.core.applied)
+			g.fail("S15: node %d read %d at %s, %d were committed before, applied %s", id, e.ID, e.Index, at,
+				h.core.applied)
 		}
 		delete(g.atAsk, k)
 		g.served++
@@ -98,7 +99,8 @@ func (g *ghost) effect(h *host, e Effect) {
 		g.sent(h, e.Message)
 	case Restored:
 		if h.disk.applied != e.Snapshot.Zxid || h.disk.base != e.Snapshot.Zxid {
-			g.fail("L6: node %d begins anew from %s, its disk has base %s and applied %s", id, e.Snapshot.Zxid, h.disk.base, h.disk.applied)
+			g.fail("L6: node %d begins anew from %s, its disk has base %s and applied %s", id, e.Snapshot.Zxid,
+				h.disk.base, h.disk.applied)
 		}
 		g.snapshots++
 	}
@@ -113,7 +115,8 @@ func (g *ghost) write(h *host, w Write) {
 	}
 	if w.Install != nil {
 		if z := w.Install.Zxid; g.place[z] == 0 || !h.disk.last().Less(z) {
-			g.fail("S9: node %d installs a snapshot of %s over a log to %s, committed %s", h.cfg.ID, z, h.disk.last(), g.last())
+			g.fail("S9: node %d installs a snapshot of %s over a log to %s, committed %s", h.cfg.ID, z, h.disk.last(),
+				g.last())
 		}
 	}
 	if w.TruncateAfter != nil {
@@ -126,7 +129,8 @@ func (g *ghost) write(h *host, w Write) {
 	for _, e := range w.Entries {
 		old, ok := g.entries[e.Zxid]
 		if ok && (old.Prev != e.Prev || !bytes.Equal(old.Data, e.Data)) {
-			g.fail("S3: node %d has %s after %s %q, another has it after %s %q", h.cfg.ID, e.Zxid, e.Prev, e.Data, old.Prev, old.Data)
+			g.fail("S3: node %d has %s after %s %q, another has it after %s %q", h.cfg.ID, e.Zxid, e.Prev, e.Data,
+				old.Prev, old.Data)
 		}
 		g.entries[e.Zxid] = e
 		if g.place[e.Zxid] == 0 && h.core.observer() {
@@ -152,7 +156,8 @@ func (g *ghost) sent(h *host, m Message) {
 	promised := h.disk.hard.Accepted
 	must := func(ok bool, rule string) {
 		if !ok {
-			g.fail("%s: node %d sends %T%+v for epoch %d; durable: %+v last %s", rule, h.cfg.ID, m.Body, m.Body, m.Epoch, h.disk.hard, h.disk.last())
+			g.fail("%s: node %d sends %T%+v for epoch %d; durable: %+v last %s", rule, h.cfg.ID, m.Body, m.Body,
+				m.Epoch, h.disk.hard, h.disk.last())
 		}
 	}
 	switch b := m.Body.(type) {
@@ -197,8 +202,10 @@ func (g *ghost) extend(h *host) {
 		}
 	}
 	for _, o := range g.c.hosts {
-		if o.core != nil && o.core.lead != nil && o.core.lead.closed && o.core.lead.epoch > n.lead.epoch && !o.core.contains(n.commit) {
-			g.fail("S6: leader %d of epoch %d lacks %s, committed in epoch %d", o.cfg.ID, o.core.lead.epoch, n.commit, n.lead.epoch)
+		if o.core != nil && o.core.lead != nil && o.core.lead.closed && o.core.lead.epoch > n.lead.epoch &&
+			!o.core.contains(n.commit) {
+			g.fail("S6: leader %d of epoch %d lacks %s, committed in epoch %d", o.cfg.ID, o.core.lead.epoch, n.commit,
+				n.lead.epoch)
 		}
 	}
 }
@@ -237,7 +244,8 @@ func (g *ghost) survey() {
 			}
 		}
 		if !h.disk.holds(must) {
-			g.fail("S7: node %d has current epoch %d without %s, it ends at %s", h.cfg.ID, h.disk.hard.Current, must, h.disk.last())
+			g.fail("S7: node %d has current epoch %d without %s, it ends at %s", h.cfg.ID, h.disk.hard.Current, must,
+				h.disk.last())
 		}
 	}
 	if len(g.global) > 0 {
@@ -469,7 +477,8 @@ func (x *explorer) talk() string {
 		for j, wire := range x.wires[i] {
 			if len(wire) > 0 {
 				m, _ := DecodeMessage(wire[0])
-				fmt.Fprintf(&b, "\n  to n%d: %d, first %T%+v epoch %d session %x", j+1, len(wire), m.Body, m.Body, m.Epoch, m.Session)
+				fmt.Fprintf(&b, "\n  to n%d: %d, first %T%+v epoch %d session %x", j+1, len(wire), m.Body, m.Body,
+					m.Epoch, m.Session)
 			}
 		}
 	}
@@ -514,7 +523,8 @@ func TestRandomHistoriesKeepTheInvariants(t *testing.T) {
 		cuts += x.g.cuts
 		snapshots += x.g.snapshots
 	}
-	t.Logf("%d seeds, %d entries committed, %d reads served, %d cuts, %d snapshots installed", seeds, committed, reads, cuts, snapshots)
+	t.Logf("%d seeds, %d entries committed, %d reads served, %d cuts, %d snapshots installed", seeds, committed, reads,
+		cuts, snapshots)
 	require.Greater(t, cuts, int(seeds))
 	require.Positive(t, snapshots)
 	require.Greater(t, committed, int(seeds)*5, "the exploration hardly does anything")

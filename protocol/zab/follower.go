@@ -135,7 +135,8 @@ func (n *Node) onLeaderInfo(m Message) {
 		return
 	}
 	if !n.plausible(m.Epoch) {
-		n.note("ALARM: node %d wants to lead in epoch %d, and this node is at %d: its store is damaged, or it is of another cluster", m.From, m.Epoch, n.hard.Accepted)
+		n.note("ALARM: node %d wants to lead in epoch %d, and this node is at %d: its store is damaged, or it is of "+
+			"another cluster", m.From, m.Epoch, n.hard.Accepted)
 		n.park("the leader's epoch is beyond belief")
 		return
 	}

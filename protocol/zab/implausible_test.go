@@ -18,16 +18,20 @@ func TestAnEpochBeyondBeliefIsNotTakenOver(t *testing.T) {
 		leader, follower := c.leader(), c.hosts[0]
 		epoch := leader.core.Status().Epoch
 
-		c.step(leader, Received{Message{From: 1, To: leader.core.cfg.ID, Session: math.MaxUint64 - 1, Body: FollowerInfo{Accepted: claimed}}})
+		c.step(leader, Received{Message{From: 1, To: leader.core.cfg.ID, Session: math.MaxUint64 - 1,
+			Body: FollowerInfo{Accepted: claimed}}})
 		require.Equal(t, Leading, leader.core.Status().Role, "a claim of %d", claimed)
 		require.Less(t, leader.core.hard.Accepted, claimed)
 
 		f := follower.core.follow
-		c.step(leader, Received{Message{From: 1, To: leader.core.cfg.ID, Epoch: epoch, Session: f.session, Body: Reject{Reason: StaleEpoch, Accepted: claimed}}})
+		c.step(leader, Received{Message{From: 1, To: leader.core.cfg.ID, Epoch: epoch, Session: f.session,
+			Body: Reject{Reason: StaleEpoch, Accepted: claimed}}})
 		require.Zero(t, leader.core.seenAccepted, "a reject with %d", claimed)
 
-		follower.core.openSession(leader.core.cfg.ID, 0) // as after a lost connection, with an impostor at the other end
-		c.step(follower, Received{Message{From: leader.core.cfg.ID, To: 1, Epoch: claimed, Session: follower.core.follow.session, Body: LeaderInfo{}}})
+		// as after a lost connection, with an impostor at the other end
+		follower.core.openSession(leader.core.cfg.ID, 0)
+		c.step(follower, Received{Message{From: leader.core.cfg.ID, To: 1, Epoch: claimed,
+			Session: follower.core.follow.session, Body: LeaderInfo{}}})
 		require.Less(t, follower.core.hard.Accepted, claimed, "an announcement of %d", claimed)
 
 		c.run(400)
@@ -57,7 +61,8 @@ func TestARoundBeyondBeliefIsIgnored(t *testing.T) {
 	c := startedCluster(t, 3, 0)
 	h := c.hosts[0]
 	h.core.enterLooking("for the test")
-	c.step(h, Received{Message{From: 2, To: h.core.cfg.ID, Body: Ballot{Seq: math.MaxUint64, Round: math.MaxUint64, State: Looking, Vote: Vote{Leader: 2}}}})
+	c.step(h, Received{Message{From: 2, To: h.core.cfg.ID,
+		Body: Ballot{Seq: math.MaxUint64, Round: math.MaxUint64, State: Looking, Vote: Vote{Leader: 2}}}})
 	require.Less(t, h.core.elect.round, uint64(maxRound))
 }
 

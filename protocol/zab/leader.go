@@ -147,7 +147,8 @@ func (n *Node) onFollowerInfo(from int, session uint64, info FollowerInfo) {
 		return
 	}
 	if !n.plausible(info.Accepted) {
-		n.note("ALARM: ignoring node %d: it claims to have promised epoch %d, and this node is at %d: replace its store", n.set.Members[from].ID, info.Accepted, n.hard.Accepted)
+		n.note("ALARM: ignoring node %d: it claims to have promised epoch %d, and this node is at %d: replace its "+
+			"store", n.set.Members[from].ID, info.Accepted, n.hard.Accepted)
 		return
 	}
 	if l.epoch != 0 && info.Accepted > l.epoch {
@@ -271,7 +272,8 @@ func (n *Node) onAckEpoch(from int, a AckEpoch) {
 	}
 	ahead := a.Current > n.hard.Current || a.Current == n.hard.Current && n.tail().Less(a.Last)
 	if ahead && !mutant.ShorterLogLeads {
-		n.note("node %d is ahead: current %d last %s, here %d %s", n.set.Members[from].ID, a.Current, a.Last, n.hard.Current, n.tail())
+		n.note("node %d is ahead: current %d last %s, here %d %s", n.set.Members[from].ID, a.Current, a.Last,
+			n.hard.Current, n.tail())
 		n.failLeading("a follower is ahead") // stays away, or who is ahead but abstains elects it again at once
 		return
 	}

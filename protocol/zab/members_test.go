@@ -139,7 +139,8 @@ func TestAStartFindsTheChangesInTheLog(t *testing.T) {
 		require.Equal(t, at, core.Status().Set.At, "%d entries", n)
 	}
 	d := &disk{log: log, applied: Zxid{1, 2}, hard: HardState{Accepted: 1, AcceptedFrom: 1, Current: 1}}
-	core, err := New(Config{ID: 3, Members: []Member{{ID: 1}, {ID: 2}}, MembersAt: Zxid{1, 2}, Change: changeOfTests}, d)
+	core, err := New(Config{ID: 3, Members: []Member{{ID: 1}, {ID: 2}}, MembersAt: Zxid{1, 2}, Change: changeOfTests},
+		d)
 	require.NoError(t, err, "it was removed, and may start")
 	for range 100 {
 		for _, e := range core.Step(Tick{}) {

@@ -305,22 +305,30 @@ func TestEachRowOfTheDecisionTable(t *testing.T) {
 		decision string
 		stays    bool // the follower never gets on
 	}{
-		{"z is the last", base, chain(base, Zxid{2, 3}, Zxid{2, 4}, Zxid{4, 1}), base, "DIFF: z 4.1 p 4.1 base 2.2 last 4.1", false},
+		{"z is the last", base, chain(base, Zxid{2, 3}, Zxid{2, 4}, Zxid{4, 1}), base,
+			"DIFF: z 4.1 p 4.1 base 2.2 last 4.1", false},
 		{"z is in the log", base, chain(base, Zxid{2, 3}), base, "DIFF: z 2.3 p 2.3 base 2.2 last 4.1", false},
 		{"z is the base", base, nil, base, "DIFF: z 2.2 p 2.2 base 2.2 last 4.1", false},
-		{"z is behind the last of its epoch", base, chain(base, Zxid{2, 3}, Zxid{2, 4}, Zxid{2, 5}), base, "TRUNC: z 2.5 p 2.4 base 2.2 last 4.1", false},
-		{"z is of an epoch that the leader does not know", base, chain(base, Zxid{2, 3}, Zxid{2, 4}, Zxid{3, 1}), base, "TRUNC: z 3.1 p 2.4 base 2.2 last 4.1", false},
-		{"z is of a later epoch than the last", base, chain(base, Zxid{2, 3}, Zxid{2, 4}, Zxid{4, 1}, Zxid{4, 2}), base, "TRUNC: z 4.2 p 4.1 base 2.2 last 4.1", false},
-		{"z is before the base", Zxid{}, chain(Zxid{}, Zxid{2, 1}), Zxid{2, 1}, "SNAP: z 2.1 applied there 2.1 base 2.2 applied 4.1 last 4.1", false},
-		{"z is before the base and divergent", Zxid{}, chain(Zxid{}, Zxid{1, 1}, Zxid{1, 2}), Zxid{}, "SNAP: z 1.2 applied there 0.0 base 2.2 applied 4.1 last 4.1", false},
+		{"z is behind the last of its epoch", base, chain(base, Zxid{2, 3}, Zxid{2, 4}, Zxid{2, 5}), base,
+			"TRUNC: z 2.5 p 2.4 base 2.2 last 4.1", false},
+		{"z is of an epoch that the leader does not know", base, chain(base, Zxid{2, 3}, Zxid{2, 4}, Zxid{3, 1}), base,
+			"TRUNC: z 3.1 p 2.4 base 2.2 last 4.1", false},
+		{"z is of a later epoch than the last", base, chain(base, Zxid{2, 3}, Zxid{2, 4}, Zxid{4, 1}, Zxid{4, 2}), base,
+			"TRUNC: z 4.2 p 4.1 base 2.2 last 4.1", false},
+		{"z is before the base", Zxid{}, chain(Zxid{}, Zxid{2, 1}), Zxid{2, 1},
+			"SNAP: z 2.1 applied there 2.1 base 2.2 applied 4.1 last 4.1", false},
+		{"z is before the base and divergent", Zxid{}, chain(Zxid{}, Zxid{1, 1}, Zxid{1, 2}), Zxid{},
+			"SNAP: z 1.2 applied there 0.0 base 2.2 applied 4.1 last 4.1", false},
 		{"nothing at all", Zxid{}, nil, Zxid{}, "SNAP: z 0.0 applied there 0.0 base 2.2 applied 4.1 last 4.1", false},
-		{"what was applied is not in the leader's log", base, chain(base, Zxid{2, 3}, Zxid{2, 4}, Zxid{3, 1}), Zxid{3, 1}, "histories diverged: z 3.1 p 2.4 applied 3.1 base 2.2 last 4.1", true},
+		{"what was applied is not in the leader's log", base, chain(base, Zxid{2, 3}, Zxid{2, 4}, Zxid{3, 1}),
+			Zxid{3, 1}, "histories diverged: z 3.1 p 2.4 applied 3.1 base 2.2 last 4.1", true},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			c := newCluster(3, 0, nil)
 			for _, h := range c.hosts[1:] {
-				h.disk.base, h.disk.applied, h.disk.hard = base, Zxid{4, 1}, HardState{Accepted: 4, AcceptedFrom: 3, Current: 4}
+				h.disk.base, h.disk.applied, h.disk.hard = base, Zxid{4, 1},
+					HardState{Accepted: 4, AcceptedFrom: 3, Current: 4}
 				h.disk.log = chain(base, Zxid{2, 3}, Zxid{2, 4}, Zxid{4, 1})
 				require.NoError(t, c.start(h))
 			}
@@ -328,7 +336,8 @@ func TestEachRowOfTheDecisionTable(t *testing.T) {
 			require.NotNil(t, c.leader())
 			var decisions []string
 			c.observe = func(_ *host, e Effect) {
-				if n, ok := e.(Note); ok && strings.Contains(n.Text, "sync node 1: ") && !strings.Contains(n.Text, "has installed") {
+				if n, ok := e.(Note); ok && strings.Contains(n.Text, "sync node 1: ") && !strings.Contains(n.Text,
+					"has installed") {
 					decisions = append(decisions, n.Text)
 				}
 			}

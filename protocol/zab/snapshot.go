@@ -56,7 +56,8 @@ func (n *Node) onInstalled(from int, z Zxid) {
 	case z.Less(p.start) || !n.contains(z) || n.delivered.Less(z):
 		n.dropSession(from, "installed a snapshot that is not of this node")
 	default:
-		n.note("sync node %d: it has installed a snapshot: s %s base %s last %s epoch %d", n.set.Members[from].ID, z, n.base, n.tail(), n.lead.epoch)
+		n.note("sync node %d: it has installed a snapshot: s %s base %s last %s epoch %d", n.set.Members[from].ID, z,
+			n.base, n.tail(), n.lead.epoch)
 		n.lead.progress = n.now
 		p.acked = z
 		n.beginStream(from, z)

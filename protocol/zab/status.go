@@ -63,10 +63,12 @@ func (n *Node) Clone(s Storage) *Node {
 func (n *Node) Fingerprint() uint64 {
 	h := fnv.New64a()
 	fmt.Fprintf(h, "%d boot %d reported %+v\n", n.cfg.ID, n.cfg.Boot, n.reported)
-	fmt.Fprintf(h, "%s %s %t started %t %+v %+v base %s commit %s delivered %s applied %s stable %s issued %d written %d\n",
+	fmt.Fprintf(h, "%s %s %t started %t %+v %+v base %s commit %s delivered %s applied %s stable %s issued %d "+
+		"written %d\n",
 		n.role, n.phase, n.established, n.started, n.hard, n.durable,
 		n.base, n.commit, n.delivered, n.applied, n.stable, n.issued, n.written)
-	fmt.Fprintf(h, "sessions %d seen %d abdicated %d writes %v\n", n.sessions, n.seenAccepted, n.since(n.abdicated), n.writes.all())
+	fmt.Fprintf(h, "sessions %d seen %d abdicated %d writes %v\n", n.sessions, n.seenAccepted, n.since(n.abdicated),
+		n.writes.all())
 	if n.writes.len() > 0 {
 		fmt.Fprintf(h, "disk %d\n", n.now-n.diskMoved)
 	}
@@ -85,13 +87,15 @@ func (n *Node) Fingerprint() uint64 {
 	}
 	el := &n.elect
 	fmt.Fprintf(h, "\nround %d vote %v ballots %v lost %v seq %d finalize %d abstain %d/%d standing %d\n",
-		el.round, el.vote, el.ballots, el.lost, el.seq, n.since(el.finalizeAt), n.since(el.abstainUntil), el.abstainWait, el.standing)
+		el.round, el.vote, el.ballots, el.lost, el.seq, n.since(el.finalizeAt), n.since(el.abstainUntil),
+		el.abstainWait, el.standing)
 	if n.role == Looking && n.started {
 		fmt.Fprintf(h, "resend %d/%d voted %d\n", n.now-el.resendAt, el.resendWait, n.now-el.votedAt)
 	}
 	fmt.Fprintf(h, "reads %d asked %d nonce %d\n", n.reads.asked.len(), n.reads.ready.len(), n.reads.nonce)
 	for _, r := range append(append([]read(nil), n.reads.asked.all()...), n.reads.ready.all()...) {
-		fmt.Fprintf(h, "read %d from %d/%x nonce %d index %s round %d since %d\n", r.id, r.from, r.session, r.nonce, r.index, r.round, n.now-r.since)
+		fmt.Fprintf(h, "read %d from %d/%x nonce %d index %s round %d since %d\n", r.id, r.from, r.session, r.nonce,
+			r.index, r.round, n.now-r.since)
 	}
 	if n.follow != nil {
 		f := *n.follow
@@ -112,7 +116,8 @@ func (n *Node) fingerprintLeader(h interface{ Write([]byte) (int, error) }) {
 	fmt.Fprintf(h, "transfer %d/%d\n", l.transfer, n.until(l.transferUntil))
 	for i := range l.peers {
 		p := &l.peers[i]
-		fmt.Fprintf(h, "peer %t %d %t %t %d newest %x session %x step %d %+v pong %d sent %s end %s %t acked %s match %s start %s",
+		fmt.Fprintf(h, "peer %t %d %t %t %d newest %x session %x step %d %+v pong %d sent %s end %s %t acked %s "+
+			"match %s start %s",
 			p.known, p.accepted, p.promised, p.refused, n.since(p.syncedAt), p.newest, p.session, p.step,
 			p.history, p.pong, p.sent, p.end, p.announced, p.acked, p.match, p.start)
 		if p.session != 0 {

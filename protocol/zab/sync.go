@@ -25,7 +25,8 @@ func (n *Node) beginSync(to int) {
 	id, z, applied := n.set.Members[to].ID, p.history.Last, p.history.Applied
 	floor, ok := n.floor(z)
 	if !ok {
-		n.note("sync node %d: SNAP: z %s applied there %s base %s applied %s last %s epoch %d", id, z, applied, n.base, n.applied, n.tail(), l.epoch)
+		n.note("sync node %d: SNAP: z %s applied there %s base %s applied %s last %s epoch %d", id, z, applied, n.base,
+			n.applied, n.tail(), l.epoch)
 		n.offerSnapshot(to)
 		return
 	}

@@ -496,7 +496,8 @@ func effectText(e Effect) string {
 func bodyText(m Message) string {
 	switch b := m.Body.(type) {
 	case Ballot:
-		return fmt.Sprintf("Ballot round %d %s for n%d (%d, %s)", b.Round, b.State, b.Vote.Leader, b.Vote.Epoch, b.Vote.Last)
+		return fmt.Sprintf("Ballot round %d %s for n%d (%d, %s)", b.Round, b.State, b.Vote.Leader, b.Vote.Epoch,
+			b.Vote.Last)
 	case Propose:
 		return fmt.Sprintf("Propose%s commit %s", zxids(b.Entries), b.Commit)
 	case Inform:

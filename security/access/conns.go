@@ -167,7 +167,8 @@ func belongs(ctx context.Context, subject string) error {
 		return nil
 	}
 	if c.subjects[subject] >= maxPerSubject {
-		return fmt.Errorf("%d connections of %q are open at this node: share them, or ask another node: %w", maxPerSubject, subject, api.ErrBusy)
+		return fmt.Errorf("%d connections of %q are open at this node: share them, or ask another node: %w",
+			maxPerSubject, subject, api.ErrBusy)
 	}
 	c.subjects[subject]++
 	t.subject = subject
@@ -201,7 +202,8 @@ func (c *conns) doubt(ctx context.Context, g *Guard) {
 			}
 			state := secured.ConnectionState()
 			if _, err := g.config.Keys.Peer(&state); err != nil {
-				c.log.Warn("connection closed: the certificate is not accepted any more", "remote", t.raw.RemoteAddr().String(), "err", err)
+				c.log.Warn("connection closed: the certificate is not accepted any more", "remote",
+					t.raw.RemoteAddr().String(), "err", err)
 				_ = t.raw.Close()
 			}
 		}

@@ -24,7 +24,8 @@ const (
 )
 
 // Serve serves on a listener until ctx ends, and closes it. Calls under way have grace to end.
-func (g *Guard) Serve(ctx context.Context, l net.Listener, rules Rules, h http.Handler, grace time.Duration, log *slog.Logger) error {
+func (g *Guard) Serve(ctx context.Context, l net.Listener, rules Rules, h http.Handler, grace time.Duration,
+	log *slog.Logger) error {
 	protocols := new(http.Protocols)
 	protocols.SetHTTP1(true)
 	conns := newConns(log)
@@ -34,10 +35,11 @@ func (g *Guard) Serve(ctx context.Context, l net.Listener, rules Rules, h http.H
 		ReadHeaderTimeout: headerTimeout,
 		IdleTimeout:       idleTimeout,
 		MaxHeaderBytes:    maxHeader,
-		HTTP2:             &http.HTTP2Config{MaxConcurrentStreams: 1024, MaxReceiveBufferPerConnection: 4 << 20, MaxReceiveBufferPerStream: 1 << 20},
-		ConnContext:       conns.context,
-		ConnState:         conns.state,
-		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelDebug),
+		HTTP2: &http.HTTP2Config{MaxConcurrentStreams: 1024, MaxReceiveBufferPerConnection: 4 << 20,
+			MaxReceiveBufferPerStream: 1 << 20},
+		ConnContext: conns.context,
+		ConnState:   conns.state,
+		ErrorLog:    slog.NewLogLogger(log.Handler(), slog.LevelDebug),
 		// Calls under way end by the answer of the closing node, not by a cancelled context:
 		// "ask another node" is what their clients have to know.
 		BaseContext: func(net.Listener) context.Context { return context.WithoutCancel(ctx) },
@@ -74,7 +76,8 @@ func (c *conns) handler(rules Rules, next http.Handler) http.Handler {
 		control := http.NewResponseController(w)
 		if !rules[r.URL.Path].Stream && r.Body != nil && r.Body != http.NoBody {
 			_ = control.SetReadDeadline(time.Now().Add(bodyTimeout)) // always possible with net/http
-			own := *r                                                // the server looks at its own request to see whether the body was read
+			// the server looks at its own request to see whether the body was read
+			own := *r
 			own.Body = &timedBody{ReadCloser: r.Body, control: control}
 			r = &own
 		}

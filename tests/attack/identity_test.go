@@ -35,7 +35,8 @@ func TestStrangersAtThePeerPort(t *testing.T) {
 	h.goOn(100)
 	other := &cluster{TB: t, certs: security.Dir(filepath.Join(t.TempDir(), "certs"))}
 	var err error
-	other.authority, err = security.NewAuthority(other.certs, filepath.Join(t.TempDir(), "ca.key"), "shop", security.AuthorityLifetime, false)
+	other.authority, err = security.NewAuthority(other.certs, filepath.Join(t.TempDir(), "ca.key"), "shop",
+		security.AuthorityLifetime, false)
 	require.NoError(t, err)
 	other.issue(security.Node, "2")
 	hello := append([]byte("\x00\x00\x00\x70\x01concord peer\n\x00\x05"), bytes.Repeat([]byte{0xff}, 96)...)
@@ -83,17 +84,21 @@ func TestWhoMayDoOtherThings(t *testing.T) {
 	require.NoError(t, err)
 	defer evil.Close()
 	gid := tx.ID().String()
-	_, err = evil.Resolve(t.Context(), &concordv1.ResolveRequest{Gid: gid, Decision: "abort", Who: "alice", Reason: "x"})
+	_, err = evil.Resolve(t.Context(), &concordv1.ResolveRequest{Gid: gid, Decision: "abort", Who: "alice",
+		Reason: "x"})
 	require.ErrorIs(t, err, api.ErrDenied)
 	_, err = evil.Forget(t.Context(), &concordv1.ForgetRequest{Gid: gid, Who: "alice", Reason: "x"})
 	require.ErrorIs(t, err, api.ErrDenied)
-	_, err = evil.RemoveMember(t.Context(), &concordv1.RemoveMemberRequest{Node: 2, Key: "k", Who: "alice", Reason: "x"})
+	_, err = evil.RemoveMember(t.Context(),
+		&concordv1.RemoveMemberRequest{Node: 2, Key: "k", Who: "alice", Reason: "x"})
 	require.ErrorIs(t, err, api.ErrDenied)
-	_, err = evil.TransferLeadership(t.Context(), &concordv1.TransferLeadershipRequest{Node: 2, Who: "alice", Reason: "x"})
+	_, err = evil.TransferLeadership(t.Context(),
+		&concordv1.TransferLeadershipRequest{Node: 2, Who: "alice", Reason: "x"})
 	require.ErrorIs(t, err, api.ErrDenied)
 	s, err := evil.Status(t.Context(), &concordv1.StatusRequest{})
 	require.NoError(t, err)
-	_, err = evil.Commit(t.Context(), &concordv1.CommitRequest{Gid: gid, Cluster: s.GetCluster(), Branches: []*concordv1.Branch{{No: 1, Resource: "orders"}, {No: 2, Resource: "billing"}}})
+	_, err = evil.Commit(t.Context(), &concordv1.CommitRequest{Gid: gid, Cluster: s.GetCluster(),
+		Branches: []*concordv1.Branch{{No: 1, Resource: "orders"}, {No: 2, Resource: "billing"}}})
 	require.ErrorIs(t, err, api.ErrDenied)
 	outcome, err := client.Outcome(t.Context(), tx.ID())
 	require.NoError(t, err)
@@ -162,7 +167,8 @@ func (r redirecting) Resources(context.Context, *concordv1.ResourcesRequest) (*c
 // answers at a node's address.
 func TestNoTokenForStrangers(t *testing.T) {
 	dir := security.Dir(filepath.Join(t.TempDir(), "certs"))
-	a, err := security.NewAuthority(dir, filepath.Join(t.TempDir(), "ca.key"), "shop", security.AuthorityLifetime, false)
+	a, err := security.NewAuthority(dir, filepath.Join(t.TempDir(), "ca.key"), "shop", security.AuthorityLifetime,
+		false)
 	require.NoError(t, err)
 	_, err = a.Issue(dir, security.Node, "1", []string{"127.0.0.1"}, security.CertificateLifetime, false)
 	require.NoError(t, err)
@@ -207,7 +213,8 @@ func TestNoTokenForStrangers(t *testing.T) {
 func TestAPageFromElsewhere(t *testing.T) {
 	c := start(t, settings{plain: true})
 	ask := func(host string) (int, string) {
-		r, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "http://"+c.nodes[0].api+"/concord.v1.CoordinatorService/Status", strings.NewReader("{}"))
+		r, err := http.NewRequestWithContext(t.Context(), http.MethodPost,
+			"http://"+c.nodes[0].api+"/concord.v1.CoordinatorService/Status", strings.NewReader("{}"))
 		require.NoError(t, err)
 		r.Host = host
 		r.Header.Set("Content-Type", "application/json")

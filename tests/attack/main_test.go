@@ -45,7 +45,8 @@ func run(m *testing.M) int {
 	}
 	defer os.RemoveAll(dir)
 	binary = filepath.Join(dir, "concord")
-	if out, err := exec.Command("go", "build", "-o", binary, "github.com/concordtx/concord/cmd/concord").CombinedOutput(); err != nil {
+	if out, err := exec.Command("go", "build", "-o", binary,
+		"github.com/concordtx/concord/cmd/concord").CombinedOutput(); err != nil {
 		fmt.Fprintf(os.Stderr, "build concord: %v\n%s", err, out)
 		return 1
 	}
@@ -89,7 +90,8 @@ func start(t testing.TB, s settings) *cluster {
 	dir := t.TempDir()
 	c := &cluster{TB: t, certs: security.Dir(filepath.Join(dir, "certs")), tokens: filepath.Join(dir, "tokens")}
 	var err error
-	c.authority, err = security.NewAuthority(c.certs, filepath.Join(dir, "ca.key"), "shop", security.AuthorityLifetime, false)
+	c.authority, err = security.NewAuthority(c.certs, filepath.Join(dir, "ca.key"), "shop", security.AuthorityLifetime,
+		false)
 	require.NoError(t, err)
 	c.issue(security.Node, "1", "2", "3")
 	c.issue(security.Client, "app", "evil", "alice")
@@ -98,14 +100,17 @@ func start(t testing.TB, s settings) *cluster {
 	c.token, c.tokenID = token, entry.ID
 	members := "members:\n"
 	for id := 1; id <= 3; id++ {
-		n := &node{id: id, api: fmt.Sprintf("127.0.0.1:%d", testdb.FreePort(t)), peer: fmt.Sprintf("127.0.0.1:%d", testdb.FreePort(t)),
-			log: filepath.Join(dir, fmt.Sprintf("log%d", id)), config: filepath.Join(dir, fmt.Sprintf("node%d.yaml", id))}
+		n := &node{id: id, api: fmt.Sprintf("127.0.0.1:%d", testdb.FreePort(t)),
+			peer:   fmt.Sprintf("127.0.0.1:%d", testdb.FreePort(t)),
+			log:    filepath.Join(dir, fmt.Sprintf("log%d", id)),
+			config: filepath.Join(dir, fmt.Sprintf("node%d.yaml", id))}
 		c.nodes = append(c.nodes, n)
 		members += fmt.Sprintf("  - {id: %d, peer: %s, api: %s}\n", id, n.peer, n.api)
 	}
 	for _, n := range c.nodes {
 		text := fmt.Sprintf("node: %d\ndata_dir: %s\napi: {listen: %s}\npeer: {listen: %s}\n%s"+
-			"resources:\n  - {name: nothing, driver: agent, addr: 127.0.0.1:1}\n", n.id, filepath.Join(dir, fmt.Sprintf("data%d", n.id)), n.api, n.peer, members)
+			"resources:\n  - {name: nothing, driver: agent, addr: 127.0.0.1:1}\n", n.id,
+			filepath.Join(dir, fmt.Sprintf("data%d", n.id)), n.api, n.peer, members)
 		if !s.plain {
 			text += fmt.Sprintf(grants, c.certs, c.tokens)
 		}

@@ -37,7 +37,8 @@ func TestSlowBodies(t *testing.T) {
 			refused++
 			continue
 		}
-		_, err = fmt.Fprintf(conn, "POST /concord.v1.CoordinatorService/Commit HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 1000000\r\n\r\n{")
+		_, err = fmt.Fprintf(conn, "POST /concord.v1.CoordinatorService/Commit HTTP/1.1\r\nHost: x\r\nContent-Type: "+
+			"application/json\r\nContent-Length: 1000000\r\n\r\n{")
 		if err != nil {
 			refused++
 			continue
@@ -85,7 +86,8 @@ func TestAnswersThatNobodyReads(t *testing.T) {
 		conn, err := c.as("client.alice", target.api)
 		require.NoError(t, err)
 		body := `{"limit": 10000}`
-		_, err = fmt.Fprintf(conn, "POST /concord.v1.CoordinatorService/List HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s", len(body), body)
+		_, err = fmt.Fprintf(conn, "POST /concord.v1.CoordinatorService/List HTTP/1.1\r\nHost: x\r\nContent-Type: "+
+			"application/json\r\nContent-Length: %d\r\n\r\n%s", len(body), body)
 		require.NoError(t, err)
 	}
 	watching := c.http("client.evil", true)
@@ -98,7 +100,8 @@ func TestAnswersThatNobodyReads(t *testing.T) {
 	for range 200 {
 		group.Go(func() {
 			body := append([]byte{0, 0, 0, 0, 18}, `{"intervalMs":"50"}`[:18]...)
-			r, err := http.NewRequestWithContext(ctx, http.MethodPost, "https://"+target.api+"/concord.v1.CoordinatorService/Watch", bytes.NewReader(body))
+			r, err := http.NewRequestWithContext(ctx, http.MethodPost,
+				"https://"+target.api+"/concord.v1.CoordinatorService/Watch", bytes.NewReader(body))
 			if err != nil {
 				return
 			}
@@ -132,7 +135,8 @@ func TestGzipBomb(t *testing.T) {
 	}
 	require.NoError(t, w.Close())
 	for _, who := range []string{"", "client.app"} {
-		r, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "https://"+target.api+"/concord.v1.CoordinatorService/Commit", bytes.NewReader(bomb.Bytes()))
+		r, err := http.NewRequestWithContext(t.Context(), http.MethodPost,
+			"https://"+target.api+"/concord.v1.CoordinatorService/Commit", bytes.NewReader(bomb.Bytes()))
 		require.NoError(t, err)
 		r.Header.Set("Content-Type", "application/proto")
 		r.Header.Set("Content-Encoding", "gzip")
@@ -165,7 +169,8 @@ func TestMemoryOfDecide(t *testing.T) {
 	message := fmt.Sprintf(`{"commits":[{"number":"1","request":{"gid":"nonsense","label":%q}}]}`, label)
 	frame := append([]byte{0, 0, 0, byte(len(message) >> 8), byte(len(message))}, message...)
 	pipe, feed := io.Pipe()
-	r, err := http.NewRequestWithContext(ctx, http.MethodPost, "https://"+target.api+"/concord.v1.CoordinatorService/Decide", pipe)
+	r, err := http.NewRequestWithContext(ctx, http.MethodPost,
+		"https://"+target.api+"/concord.v1.CoordinatorService/Decide", pipe)
 	require.NoError(t, err)
 	r.Header.Set("Content-Type", "application/connect+json")
 	var sent int

@@ -73,15 +73,18 @@ func TestEverythingRotatesUnderLoad(t *testing.T) {
 	path := filepath.Join(string(c.certs), "ca.crt")
 	before, err := os.ReadFile(path)
 	require.NoError(t, err)
-	c.authority, err = security.NewAuthority(c.certs, filepath.Join(t.TempDir(), "new.key"), "shop", security.AuthorityLifetime, false)
+	c.authority, err = security.NewAuthority(c.certs, filepath.Join(t.TempDir(), "new.key"), "shop",
+		security.AuthorityLifetime, false)
 	require.NoError(t, err)
 	bring()
 	c.issue(security.Client, "newcomer") // of the new authority, whom nodes know when they believe it
-	newcomer, err := api.Dial(c.addrs(), api.ClientOptions{Credentials: c.credentials("newcomer"), Patience: 5 * time.Second})
+	newcomer, err := api.Dial(c.addrs(),
+		api.ClientOptions{Credentials: c.credentials("newcomer"), Patience: 5 * time.Second})
 	require.NoError(t, err)
 	defer newcomer.Close()
 	for _, n := range c.nodes {
-		one, err := api.Dial([]string{n.api}, api.ClientOptions{Credentials: c.credentials("newcomer"), Patience: 5 * time.Second})
+		one, err := api.Dial([]string{n.api},
+			api.ClientOptions{Credentials: c.credentials("newcomer"), Patience: 5 * time.Second})
 		require.NoError(t, err)
 		eventually(t, "the new authority is believed", func() bool {
 			_, err := one.Status(t.Context(), &concordv1.StatusRequest{})
@@ -109,7 +112,8 @@ func TestEverythingRotatesUnderLoad(t *testing.T) {
 	for _, n := range c.nodes { // grants
 		text, err := os.ReadFile(n.config)
 		require.NoError(t, err)
-		text = bytes.Replace(text, []byte("{subject: evil, roles: [application, viewer], resources: [nothing]}"), []byte("{subject: newcomer, roles: [viewer]}"), 1)
+		text = bytes.Replace(text, []byte("{subject: evil, roles: [application, viewer], resources: [nothing]}"),
+			[]byte("{subject: newcomer, roles: [viewer]}"), 1)
 		require.NoError(t, os.WriteFile(n.config, text, 0o600))
 		require.NoError(t, syscall.Kill(n.cmd.Process.Pid, syscall.SIGHUP))
 	}

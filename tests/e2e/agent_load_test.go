@@ -38,7 +38,9 @@ func (d *driven) attempt(caller *api.Client, east, west *agent, ctx context.Cont
 	} {
 		b := d.branches[i]
 		for n, argument := range []string{account, d.id.String()} {
-			r, err := b.a.stub.Execute(ctx, &concordv1.ExecuteRequest{Branch: b.address, Number: b.number + 1, Statement: statements[n], Arguments: []*concordv1.Value{text(argument)}})
+			r, err := b.a.stub.Execute(ctx,
+				&concordv1.ExecuteRequest{Branch: b.address, Number: b.number + 1, Statement: statements[n],
+					Arguments: []*concordv1.Value{text(argument)}})
 			if err == nil && r.GetError() != "" {
 				err = fmt.Errorf("execute: %s", r.GetError())
 			}
@@ -65,7 +67,8 @@ func (d *driven) attempt(caller *api.Client, east, west *agent, ctx context.Cont
 		return false, err
 	}
 	for _, b := range d.branches {
-		if _, err := b.a.stub.Finish(ctx, &concordv1.FinishRequest{Branch: b.address, Decision: "commit", Record: b.yes}); err != nil {
+		if _, err := b.a.stub.Finish(ctx,
+			&concordv1.FinishRequest{Branch: b.address, Decision: "commit", Record: b.yes}); err != nil {
 			return true, nil // the agent asks
 		}
 	}
@@ -77,9 +80,12 @@ func (d *driven) attempt(caller *api.Client, east, west *agent, ctx context.Cont
 // agents ends anything.
 func TestAgentsKilledUnderLoad(t *testing.T) {
 	b := newBank(t)
-	c := startCluster(t, settings{nodes: 1, resources: b.resources(), maxAge: 10 * time.Second, grace: time.Hour, scan: time.Hour})
-	east := startAgent(t, c, "east", "silence: 3s\n", fmt.Sprintf("name: orders, driver: postgres, dsn: %q", b.left.dsn()))
-	west := startAgent(t, c, "west", "silence: 3s\n", fmt.Sprintf("name: billing, driver: mysql, dsn: %q", b.right.dsn()))
+	c := startCluster(t, settings{nodes: 1, resources: b.resources(), maxAge: 10 * time.Second, grace: time.Hour,
+		scan: time.Hour})
+	east := startAgent(t, c, "east", "silence: 3s\n",
+		fmt.Sprintf("name: orders, driver: postgres, dsn: %q", b.left.dsn()))
+	west := startAgent(t, c, "west", "silence: 3s\n",
+		fmt.Sprintf("name: billing, driver: mysql, dsn: %q", b.right.dsn()))
 	caller := c.caller()
 	var mu sync.Mutex
 	outcome := map[txn.ID]bool{} // whether it was called committed

@@ -40,7 +40,8 @@ func newMixed(t testing.TB, s settings) *mixed {
 	for _, n := range m.cluster.nodes {
 		m.cluster.start(n)
 	}
-	m.agent = startAgentAt(t, m.cluster, addr, "west", "", "name: ledger, driver: pebble, dir: "+filepath.Join(t.TempDir(), "ledger"))
+	m.agent = startAgentAt(t, m.cluster, addr, "west", "",
+		"name: ledger, driver: pebble, dir: "+filepath.Join(t.TempDir(), "ledger"))
 	m.cluster.ready()
 	m.cluster.id = m.agent.cluster()
 	caller, err := remote.Dial(addr)
@@ -99,7 +100,8 @@ func (m *mixed) settled(id txn.ID) {
 	m.Helper()
 	eventually(m, "nothing is left prepared", func() bool {
 		phases := m.agent.phases(id)
-		return phases["in-doubt"]+phases["listed"]+phases["open"]+phases["voting"]+phases["finishing"] == 0 && len(m.left.prepared(m, m.cluster.id)) == 0
+		return phases["in-doubt"]+phases["listed"]+phases["open"]+phases["voting"]+phases["finishing"] == 0 &&
+			len(m.left.prepared(m, m.cluster.id)) == 0
 	})
 }
 
@@ -188,7 +190,9 @@ func TestBranchesAtAnAgentAreFinishedByTheCluster(t *testing.T) {
 	b.do(d, "add ? ?", text("A"), &concordv1.Value{Kind: &concordv1.Value_Int{Int: 9}})
 	d.vote()
 	m.agent.kill()
-	res, err := m.cluster.caller().Commit(m.agent.within(), &concordv1.CommitRequest{Gid: d.id.String(), Cluster: m.cluster.id.String(), Branches: []*concordv1.Branch{b.yes}})
+	res, err := m.cluster.caller().Commit(m.agent.within(),
+		&concordv1.CommitRequest{Gid: d.id.String(), Cluster: m.cluster.id.String(),
+			Branches: []*concordv1.Branch{b.yes}})
 	require.NoError(t, err)
 	require.Equal(t, "commit", res.GetDecision(), res.GetReason())
 	m.agent.start()

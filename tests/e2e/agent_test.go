@@ -49,7 +49,8 @@ func startAgentAt(t testing.TB, c *cluster, addr, name, more string, resources .
 	a.config, a.log = filepath.Join(a.dir, "agent.yaml"), filepath.Join(a.dir, "agent.log")
 	coordinators, err := json.Marshal(c.addrs())
 	require.NoError(t, err)
-	text := fmt.Sprintf("name: %s\ndata_dir: %s\nlisten: %s\ncoordinators: %s\nscan: 300ms\n%sresources:\n", name, filepath.Join(a.dir, "data"), a.addr, coordinators, more)
+	text := fmt.Sprintf("name: %s\ndata_dir: %s\nlisten: %s\ncoordinators: %s\nscan: 300ms\n%sresources:\n", name,
+		filepath.Join(a.dir, "data"), a.addr, coordinators, more)
 	for _, r := range resources {
 		text += "  - {" + r + "}\n"
 	}
@@ -147,7 +148,8 @@ func (d *driven) branch(a *agent, resource string) *drivenBranch {
 
 func (b *drivenBranch) do(t testing.TB, statement string, args ...*concordv1.Value) *concordv1.ExecuteResponse {
 	t.Helper()
-	r, err := b.a.stub.Execute(b.a.within(), &concordv1.ExecuteRequest{Branch: b.address, Number: b.number + 1, Statement: statement, Arguments: args})
+	r, err := b.a.stub.Execute(b.a.within(),
+		&concordv1.ExecuteRequest{Branch: b.address, Number: b.number + 1, Statement: statement, Arguments: args})
 	require.NoError(t, err)
 	require.Empty(t, r.GetError())
 	b.number, b.digest = r.GetNumber(), r.GetDigest()
@@ -160,7 +162,8 @@ func (b *drivenBranch) prepare(ctx context.Context) (*concordv1.PrepareResponse,
 
 func (b *drivenBranch) finish(t testing.TB, d txn.Decision) string {
 	t.Helper()
-	r, err := b.a.stub.Finish(b.a.within(), &concordv1.FinishRequest{Branch: b.address, Decision: d.String(), Record: b.yes})
+	r, err := b.a.stub.Finish(b.a.within(),
+		&concordv1.FinishRequest{Branch: b.address, Decision: d.String(), Record: b.yes})
 	require.NoError(t, err)
 	return r.GetFinish()
 }
@@ -209,9 +212,11 @@ func (d *driven) decide(caller *api.Client) {
 func bankAgent(t testing.TB, more string) (*cluster, *bank, *agent) {
 	t.Helper()
 	b := newBank(t)
-	c := startCluster(t, settings{nodes: 1, resources: b.resources(), maxAge: time.Hour, grace: time.Hour, scan: time.Hour})
+	c := startCluster(t, settings{nodes: 1, resources: b.resources(), maxAge: time.Hour, grace: time.Hour,
+		scan: time.Hour})
 	a := startAgent(t, c, "east", more,
-		fmt.Sprintf("name: orders, driver: postgres, dsn: %q", b.left.dsn()), fmt.Sprintf("name: billing, driver: mysql, dsn: %q", b.right.dsn()))
+		fmt.Sprintf("name: orders, driver: postgres, dsn: %q", b.left.dsn()),
+		fmt.Sprintf("name: billing, driver: mysql, dsn: %q", b.right.dsn()))
 	return c, b, a
 }
 
@@ -264,7 +269,8 @@ func TestAgentKilledBeforePrepare(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, "no", r.GetVote())
 		require.Contains(t, r.GetReason(), "this agent has started again since: its epoch is 2, the request is for 1")
-		_, err = a.stub.Execute(a.within(), &concordv1.ExecuteRequest{Branch: branch.address, Number: 1, Statement: "select 1"})
+		_, err = a.stub.Execute(a.within(),
+			&concordv1.ExecuteRequest{Branch: branch.address, Number: 1, Statement: "select 1"})
 		require.ErrorIs(t, api.FromStatus(err), api.ErrRefused)
 		require.Equal(t, "already-done", branch.finish(t, txn.Abort))
 	}
@@ -286,9 +292,13 @@ func TestAgentKilledBeforePrepare(t *testing.T) {
 func TestAgentKilledBetweenPrepareAndVote(t *testing.T) {
 	c, b, a := bankAgent(t, "")
 	ctx := context.Background()
-	_, err := b.left.admin.ExecContext(ctx, `create function wait() returns trigger language plpgsql as $$ begin perform pg_advisory_xact_lock_shared(7); return null; end $$`)
+	_, err := b.left.admin.ExecContext(ctx,
+		`create function wait() returns trigger language plpgsql as $$ begin perform `+
+			`pg_advisory_xact_lock_shared(7); return null; end $$`)
 	require.NoError(t, err)
-	_, err = b.left.admin.ExecContext(ctx, `create constraint trigger wait after insert on transfer deferrable initially deferred for each row execute function wait()`)
+	_, err = b.left.admin.ExecContext(ctx,
+		`create constraint trigger wait after insert on transfer deferrable initially deferred for each row execute `+
+			`function wait()`)
 	require.NoError(t, err)
 	lock, err := b.left.admin.Conn(ctx)
 	require.NoError(t, err)
@@ -376,9 +386,11 @@ func TestSilentSessionAtAnAgent(t *testing.T) {
 	r, err := d.branches[0].prepare(a.within())
 	require.NoError(t, err)
 	require.Equal(t, "no", r.GetVote())
-	require.Equal(t, "it heard nothing for 700ms, so the agent rolled it back: begin a new transaction, and send its work or its end sooner", r.GetReason())
+	require.Equal(t, "it heard nothing for 700ms, so the agent rolled it back: begin a new transaction, and send "+
+		"its work or its end sooner", r.GetReason())
 	require.Equal(t, concord.Aborted, b.shows(d.id))
-	require.EqualValues(t, 0, b.left.number(t, "select count(*) from pg_stat_activity where state like 'idle in transaction%'"))
+	require.EqualValues(t, 0, b.left.number(t,
+		"select count(*) from pg_stat_activity where state like 'idle in transaction%'"))
 }
 
 // A clean end rolls back what is open and holds what is prepared.
@@ -416,7 +428,8 @@ func TestAgentsThatMustNotStart(t *testing.T) {
 	r := command(t, "agent", "--config", a.config)
 	require.Equal(t, 1, r.code, "%v", r)
 	require.Contains(t, r.stderr, "one process at a time can have it")
-	r = command(t, "agent", "--config", with(filepath.Dir(strings.TrimPrefix(ledger, "name: ledger, driver: pebble, dir: ")), other, a.addr, "127.0.0.1:0"))
+	r = command(t, "agent", "--config", with(filepath.Dir(strings.TrimPrefix(ledger,
+		"name: ledger, driver: pebble, dir: ")), other, a.addr, "127.0.0.1:0"))
 	require.Equal(t, 1, r.code, "%v", r)
 	require.Contains(t, r.stderr, "the journal is in use")
 	require.NoError(t, a.process.end(syscall.SIGTERM, patience))
@@ -435,7 +448,8 @@ func TestAgentThatLostItsSessions(t *testing.T) {
 	c, b, a := bankAgent(t, "")
 	for name, lose := range map[string]func(){
 		"connections ended": func() {
-			_ = b.left.texts(t, "select pg_terminate_backend(pid)::text from pg_stat_activity where state like 'idle in transaction%'")
+			_ = b.left.texts(t, "select pg_terminate_backend(pid)::text from pg_stat_activity where state like "+
+				"'idle in transaction%'")
 			for _, id := range b.right.texts(t, "select trx_mysql_thread_id from information_schema.innodb_trx") {
 				_, err := b.right.admin.ExecContext(context.Background(), "kill "+id)
 				require.NoError(t, err)
@@ -480,13 +494,24 @@ func TestAgentThatLostItsSessions(t *testing.T) {
 func TestBadStatementsAtAnAgent(t *testing.T) {
 	c, b, a := bankAgent(t, "")
 	for _, q := range []struct{ resource, statement, says string }{
-		{"orders", "commit", "inside a branch there is no BEGIN, COMMIT, ROLLBACK or the like: the statement was not sent; commit or roll back the global transaction instead"},
-		{"billing", "XA COMMIT 'x'", "inside a branch XA and prepared transactions are concord's: the statement was not sent; commit or roll back the global transaction instead"},
-		{"billing", "set autocommit = 1", "inside a branch autocommit and completion_type stay as they are: the statement was not sent; leave it out"},
-		{"billing", "create table x (id int)", "inside a branch this database has no DDL, LOCK TABLES or GRANT, since they commit: the statement was not sent; run them outside"},
-		{"orders", "select 1; commit", "the text holds several statements: none was sent; send each in a request of its own"},
-		{"orders", "select n from generate_series(1, 1000000) n", "more than 10000 rows: the result is too large: ask for less with WHERE or LIMIT, or for one page after the other"},
-		{"orders", "select repeat('x', 2000000)", "row 1 is beyond the limit of bytes: the result is too large: ask for less with WHERE or LIMIT, or for one page after the other"},
+		{"orders", "commit", "inside a branch there is no BEGIN, COMMIT, ROLLBACK or the like: the statement was " +
+			"not sent; commit or roll back the global transaction instead"},
+		{"billing", "XA COMMIT 'x'", "inside a branch XA and prepared transactions are concord's: the statement was " +
+			"not sent; commit or roll back the global transaction instead"},
+		{"billing", "set autocommit = 1",
+			"inside a branch autocommit and completion_type stay as they are: the statement was not sent; leave " +
+				"it out"},
+		{"billing", "create table x (id int)",
+			"inside a branch this database has no DDL, LOCK TABLES or GRANT, since they commit: the statement was " +
+				"not sent; run them outside"},
+		{"orders", "select 1; commit", "the text holds several statements: none was sent; send each in a request of " +
+			"its own"},
+		{"orders", "select n from generate_series(1, 1000000) n",
+			"more than 10000 rows: the result is too large: ask for less with WHERE or LIMIT, or for one page after " +
+				"the other"},
+		{"orders", "select repeat('x', 2000000)",
+			"row 1 is beyond the limit of bytes: the result is too large: ask for less with WHERE or LIMIT, or for " +
+				"one page after the other"},
 		{"orders", "update account set balance = $1", "expected 1 arguments, got 0"},
 		{"billing", "call no_such_procedure()", "Error 1305 (42000): PROCEDURE"},
 	} {
@@ -494,7 +519,8 @@ func TestBadStatementsAtAnAgent(t *testing.T) {
 			d := drive(t, c)
 			branch := d.branch(a, q.resource)
 			branch.do(t, "update account set balance = 0")
-			r, err := a.stub.Execute(a.within(), &concordv1.ExecuteRequest{Branch: branch.address, Number: 2, Statement: q.statement})
+			r, err := a.stub.Execute(a.within(),
+				&concordv1.ExecuteRequest{Branch: branch.address, Number: 2, Statement: q.statement})
 			require.NoError(t, err)
 			require.Contains(t, r.GetError(), q.says)
 			branch.number, branch.digest = r.GetNumber(), r.GetDigest()

@@ -114,7 +114,8 @@ func TestMySQLUserWithoutThePrivilegeIsNotFit(t *testing.T) {
 	defer cancel()
 	b := bankAt(t, postgresServer.get(t), mysqlServer.get(t))
 	my := b.right.server
-	require.NoError(t, my.Exec(ctx, "", "CREATE USER junior IDENTIFIED BY 'pw'", "GRANT ALL ON "+b.right.name+".* TO junior"))
+	require.NoError(t, my.Exec(ctx, "", "CREATE USER junior IDENTIFIED BY 'pw'",
+		"GRANT ALL ON "+b.right.name+".* TO junior"))
 	dsn := my.UserDSN("junior", "pw", b.right.name)
 	_, err := sqldriver.ParseDSN(dsn)
 	require.NoError(t, err)
@@ -130,7 +131,8 @@ func TestSecondNameForOneDatabaseIsRefused(t *testing.T) {
 	defer cancel()
 	b := newBank(t)
 	twin := resource{"orders2", "postgres", b.left.dsn()}
-	c := startCluster(t, settings{nodes: 1, resources: append(b.resources(), twin), maxAge: 3 * time.Second, scan: 500 * time.Millisecond})
+	c := startCluster(t, settings{nodes: 1, resources: append(b.resources(), twin), maxAge: 3 * time.Second,
+		scan: 500 * time.Millisecond})
 	require.Contains(t, c.waitUnfit("orders2"), "same database as resource orders")
 	id, err := b.run(ctx, c.dial())
 	require.NoError(t, err, "the first name is as good as before")

@@ -32,22 +32,40 @@ func TestBadConfigurationIsRefusedWithTheNextStep(t *testing.T) {
 		text string
 		want []string
 	}{
-		"unknown key":                 {good + "members:\n" + self + "retries: 3\n", []string{"retries", "unknown", "serve --help"}},
-		"unknown key of a member":     {good + "members:\n  - {id: 1, peer: 127.0.0.1:7421, api: 127.0.0.1:7420, weight: 2}\n", []string{"weight", "unknown"}},
-		"unknown key of a resource":   {good + "members:\n" + self + "resources:\n  - {name: a, driver: postgres, dns: x}\n", []string{"dns", "unknown"}},
-		"duplicate member":            {good + "members:\n" + self + "  - {id: 1, peer: 127.0.0.1:7431, api: 127.0.0.1:7430}\n", []string{"members[1]", "1 is given twice"}},
-		"duplicate address":           {good + "members:\n" + self + "  - {id: 2, peer: 127.0.0.1:7421, api: 127.0.0.1:7430}\n", []string{"members[1]", "127.0.0.1:7421"}},
-		"member without id":           {good + "members:\n  - {peer: 127.0.0.1:7421, api: 127.0.0.1:7420}\n", []string{"members[0]", "id", "missing"}},
-		"node that is no member":      {good + "members:\n  - {id: 2, peer: 127.0.0.1:7421, api: 127.0.0.1:7420}\n", []string{"node 1", "members", "add it"}},
-		"no members":                  {good, []string{"members", "list all nodes"}},
-		"unknown role":                {good + "members:\n  - {id: 1, peer: 127.0.0.1:7421, api: 127.0.0.1:7420, role: boss}\n", []string{"boss", "voter", "observer"}},
-		"resource twice":              {good + "members:\n" + self + "resources:\n  - {name: a, driver: postgres, dsn: x}\n  - {name: a, driver: mysql, dsn: y}\n", []string{"resources[1]", `"a"`, "twice"}},
-		"unknown driver":              {good + "members:\n" + self + "resources:\n  - {name: a, driver: oracle, dsn: x}\n", []string{"oracle", "postgres", "mysql"}},
-		"resource without connection": {good + "members:\n" + self + "resources:\n  - {name: a, driver: postgres}\n", []string{"resource a", "dsn_file"}},
-		"secret in a bad source name": {good + "members:\n" + self + "resources:\n  - {name: a, driver: mysql, dsn: \"app:s3cr3t@127.0.0.1:3306\"}\n", []string{`"a"`, "user:password@tcp(host:port)/database"}},
-		"duration that is none":       {good + "members:\n" + self + "transaction: {max_age: soon}\n", []string{"max_age"}},
-		"retention that is too short": {good + "members:\n" + self + "transaction: {max_age: 1h, retention: 1h}\n", []string{"retention", "too short"}},
-		"not YAML":                    {"node: [1\n", []string{"not YAML"}},
+		"unknown key": {good + "members:\n" + self + "retries: 3\n",
+			[]string{"retries", "unknown", "serve --help"}},
+		"unknown key of a member": {good +
+			"members:\n  - {id: 1, peer: 127.0.0.1:7421, api: 127.0.0.1:7420, weight: 2}\n",
+			[]string{"weight", "unknown"}},
+		"unknown key of a resource": {good + "members:\n" + self +
+			"resources:\n  - {name: a, driver: postgres, dns: x}\n", []string{"dns", "unknown"}},
+		"duplicate member": {good + "members:\n" + self +
+			"  - {id: 1, peer: 127.0.0.1:7431, api: 127.0.0.1:7430}\n", []string{"members[1]", "1 is given twice"}},
+		"duplicate address": {good + "members:\n" + self +
+			"  - {id: 2, peer: 127.0.0.1:7421, api: 127.0.0.1:7430}\n", []string{"members[1]", "127.0.0.1:7421"}},
+		"member without id": {good + "members:\n  - {peer: 127.0.0.1:7421, api: 127.0.0.1:7420}\n",
+			[]string{"members[0]", "id", "missing"}},
+		"node that is no member": {good + "members:\n  - {id: 2, peer: 127.0.0.1:7421, api: 127.0.0.1:7420}\n",
+			[]string{"node 1", "members", "add it"}},
+		"no members": {good, []string{"members", "list all nodes"}},
+		"unknown role": {good +
+			"members:\n  - {id: 1, peer: 127.0.0.1:7421, api: 127.0.0.1:7420, role: boss}\n",
+			[]string{"boss", "voter", "observer"}},
+		"resource twice": {good + "members:\n" + self +
+			"resources:\n  - {name: a, driver: postgres, dsn: x}\n  - {name: a, driver: mysql, dsn: y}\n",
+			[]string{"resources[1]", `"a"`, "twice"}},
+		"unknown driver": {good + "members:\n" + self +
+			"resources:\n  - {name: a, driver: oracle, dsn: x}\n", []string{"oracle", "postgres", "mysql"}},
+		"resource without connection": {good + "members:\n" + self + "resources:\n  - {name: a, driver: postgres}\n",
+			[]string{"resource a", "dsn_file"}},
+		"secret in a bad source name": {good + "members:\n" + self +
+			"resources:\n  - {name: a, driver: mysql, dsn: \"app:s3cr3t@127.0.0.1:3306\"}\n",
+			[]string{`"a"`, "user:password@tcp(host:port)/database"}},
+		"duration that is none": {good + "members:\n" + self + "transaction: {max_age: soon}\n",
+			[]string{"max_age"}},
+		"retention that is too short": {good + "members:\n" + self + "transaction: {max_age: 1h, retention: 1h}\n",
+			[]string{"retention", "too short"}},
+		"not YAML": {"node: [1\n", []string{"not YAML"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			file := filepath.Join(t.TempDir(), "concord.yaml")
@@ -97,7 +115,8 @@ func TestStoreThatIsNotThisNodesIsRefused(t *testing.T) {
 		require.NoError(t, os.WriteFile(file, []byte(strings.Replace(string(b), old, new, 1)), 0o600))
 		return file
 	}
-	addresses := fmt.Sprintf("api: {listen: 127.0.0.1:%d}\npeer: {listen: 127.0.0.1:%d}", testdb.FreePort(t), testdb.FreePort(t))
+	addresses := fmt.Sprintf("api: {listen: 127.0.0.1:%d}\npeer: {listen: 127.0.0.1:%d}", testdb.FreePort(t),
+		testdb.FreePort(t))
 	used := edit(fmt.Sprintf("api: {listen: %s}\npeer: {listen: %s}", n.api, n.peer), addresses)
 	r := command(t, "serve", "--config", used)
 	require.Equal(t, 1, r.code, "%v", r)
@@ -108,7 +127,9 @@ func TestStoreThatIsNotThisNodesIsRefused(t *testing.T) {
 	other := edit("node: 1\n", "node: 2\n")
 	b, err := os.ReadFile(other)
 	require.NoError(t, err)
-	text := strings.Replace(string(b), "members:\n", fmt.Sprintf("members:\n  - {id: 2, peer: 127.0.0.1:%d, api: 127.0.0.1:%d}\n", testdb.FreePort(t), testdb.FreePort(t)), 1)
+	text := strings.Replace(string(b), "members:\n",
+		fmt.Sprintf("members:\n  - {id: 2, peer: 127.0.0.1:%d, api: 127.0.0.1:%d}\n", testdb.FreePort(t),
+			testdb.FreePort(t)), 1)
 	require.NoError(t, os.WriteFile(other, []byte(text), 0o600))
 	r = command(t, "serve", "--config", other)
 	require.Equal(t, 1, r.code, "%v", r)
@@ -161,18 +182,21 @@ func TestDamagedStoreIsNotOpened(t *testing.T) {
 	// Enough for the damage to be far from the end, where it could be a write that the
 	// crash has cut short.
 	for range 300 {
-		_, err := caller.Resolve(t.Context(), &concordv1.ResolveRequest{Gid: txn.NewID(time.Now()).String(), Decision: "abort", Who: "test", Reason: strings.Repeat("x", api.MaxReason)})
+		_, err := caller.Resolve(t.Context(),
+			&concordv1.ResolveRequest{Gid: txn.NewID(time.Now()).String(), Decision: "abort", Who: "test",
+				Reason: strings.Repeat("x", api.MaxReason)})
 		require.NoError(t, err)
 	}
 	c.kill(n)
 	var largest string
 	var size int64
-	require.NoError(t, filepath.Walk(filepath.Join(n.dir, "data"), func(path string, info os.FileInfo, err error) error {
-		if err == nil && info.Mode().IsRegular() && strings.HasSuffix(path, ".log") && info.Size() > size {
-			largest, size = path, info.Size()
-		}
-		return err
-	}))
+	require.NoError(t, filepath.Walk(filepath.Join(n.dir, "data"),
+		func(path string, info os.FileInfo, err error) error {
+			if err == nil && info.Mode().IsRegular() && strings.HasSuffix(path, ".log") && info.Size() > size {
+				largest, size = path, info.Size()
+			}
+			return err
+		}))
 	require.NotEmpty(t, largest)
 	b, err := os.ReadFile(largest)
 	require.NoError(t, err)
@@ -193,16 +217,19 @@ func TestBadRequests(t *testing.T) {
 	c := startCluster(t, settings{nodes: 1, resources: b.resources()})
 	caller, client := c.caller(), c.dial()
 	commit := func(id string, resource string) (*concordv1.CommitResponse, error) {
-		return caller.Commit(ctx, &concordv1.CommitRequest{Gid: id, Cluster: c.id.String(), Branches: []*concordv1.Branch{{Resource: resource}}})
+		return caller.Commit(ctx, &concordv1.CommitRequest{Gid: id, Cluster: c.id.String(),
+			Branches: []*concordv1.Branch{{Resource: resource}}})
 	}
 
 	t.Run("malformed gid", func(t *testing.T) {
 		c := c.in(t)
-		for _, gid := range []string{"", "nonsense", strings.Repeat("0", 27), "'; DROP TABLE account; --", strings.Repeat("Z", 26)} {
+		for _, gid := range []string{"", "nonsense", strings.Repeat("0", 27), "'; DROP TABLE account; --",
+			strings.Repeat("Z", 26)} {
 			_, err := commit(gid, "orders")
 			require.ErrorIs(t, err, api.ErrInvalid, "%q", gid)
 			require.ErrorContains(t, err, "gid")
-			for _, args := range [][]string{{"tx", "get", gid}, {"tx", "resolve", gid, "--abort", "--reason", "x", "--yes"}, {"recover", gid}} {
+			for _, args := range [][]string{{"tx", "get", gid},
+				{"tx", "resolve", gid, "--abort", "--reason", "x", "--yes"}, {"recover", gid}} {
 				if gid == "" && args[0] == "recover" {
 					continue // which is all of them
 				}
@@ -213,7 +240,8 @@ func TestBadRequests(t *testing.T) {
 	})
 	t.Run("gid that is too old", func(t *testing.T) {
 		c := c.in(t)
-		_, err := caller.Commit(ctx, c.bare(txn.NewID(time.Now()))) // before it there is nothing that could be forgotten
+		// before it there is nothing that could be forgotten
+		_, err := caller.Commit(ctx, c.bare(txn.NewID(time.Now())))
 		require.NoError(t, err)
 		var id txn.ID
 		eventually(t, "the watermark follows", func() bool {
@@ -238,7 +266,8 @@ func TestBadRequests(t *testing.T) {
 	})
 	t.Run("request for another cluster", func(t *testing.T) {
 		c := c.in(t)
-		_, err := caller.Commit(ctx, &concordv1.CommitRequest{Gid: txn.NewID(time.Now()).String(), Cluster: "00000001", Branches: []*concordv1.Branch{{Resource: "orders"}}})
+		_, err := caller.Commit(ctx, &concordv1.CommitRequest{Gid: txn.NewID(time.Now()).String(), Cluster: "00000001",
+			Branches: []*concordv1.Branch{{Resource: "orders"}}})
 		require.ErrorIs(t, err, api.ErrInvalid)
 		require.ErrorContains(t, err, c.id.String())
 	})
@@ -261,7 +290,8 @@ func TestBadRequests(t *testing.T) {
 		require.NoError(t, err)
 		outcome, err := client.Outcome(ctx, h.id)
 		require.NoError(t, err)
-		require.Contains(t, []concord.Outcome{concord.Unrecorded, concord.Aborted}, outcome, "a scan may have listed its branches, or not yet")
+		require.Contains(t, []concord.Outcome{concord.Unrecorded, concord.Aborted}, outcome,
+			"a scan may have listed its branches, or not yet")
 		res, err := caller.Commit(ctx, h.request())
 		require.NoError(t, err)
 		require.Equal(t, "abort", res.GetDecision())

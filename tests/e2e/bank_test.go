@@ -208,7 +208,8 @@ func (b *bank) agree(answers map[txn.ID]concord.Outcome) {
 		for _, gid := range d.texts(b, "SELECT gid FROM transfer") {
 			there[gid] = true
 			if !committed[gid] {
-				b.Errorf("%s of %s is in %s, and its client was not told that it committed", gid, d.name, d.server.Flavor())
+				b.Errorf("%s of %s is in %s, and its client was not told that it committed", gid, d.name,
+					d.server.Flavor())
 			}
 		}
 		for gid := range committed {

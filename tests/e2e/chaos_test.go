@@ -111,9 +111,14 @@ func TestLeaderWithoutFollowersTellsNothing(t *testing.T) {
 	for _, n := range c.others(leader) {
 		c.kill(n)
 	}
-	eventually(t, "it leads no more", func() bool { s := c.seen(leader); return s.GetNode() != 0 && s.GetLeader() == 0 })
+	eventually(t, "it leads no more", func() bool {
+		s := c.seen(leader)
+		return s.GetNode() != 0 &&
+			s.GetLeader() == 0
+	})
 	before := d.sofar()
-	eventually(t, "clients hear that there is no answer", func() bool { d.mu.Lock(); defer d.mu.Unlock(); return len(d.failed) >= 12 })
+	eventually(t, "clients hear that there is no answer",
+		func() bool { d.mu.Lock(); defer d.mu.Unlock(); return len(d.failed) >= 12 })
 	require.Equal(t, before, d.sofar(), "one of three decides nothing")
 	for _, n := range c.others(leader) {
 		c.start(n)
@@ -155,7 +160,8 @@ func (c *cluster) burst(leader *node, requests int) (told, busy, silent int) {
 	var group sync.WaitGroup
 	for range requests {
 		group.Go(func() {
-			_, err := stub.Commit(ctx, api.CommitRequest(txn.CommitRequest{ID: txn.NewID(time.Now()), Cluster: c.id, Label: strings.Repeat("x", api.MaxLabel)}))
+			_, err := stub.Commit(ctx, api.CommitRequest(txn.CommitRequest{ID: txn.NewID(time.Now()), Cluster: c.id,
+				Label: strings.Repeat("x", api.MaxLabel)}))
 			mu.Lock()
 			defer mu.Unlock()
 			switch {
@@ -191,7 +197,8 @@ func TestSlowQuorumLeavesNoClientWithoutAWord(t *testing.T) {
 	}
 	told, busy, silent := c.burst(leader, 3000)
 	after := c.resident(leader)
-	t.Logf("%d told, %d busy, %d neither; memory of the leader %d MiB, then %d MiB", told, busy, silent, before>>20, after>>20)
+	t.Logf("%d told, %d busy, %d neither; memory of the leader %d MiB, then %d MiB", told, busy, silent, before>>20,
+		after>>20)
 	require.Zero(t, silent, "nobody is left without a word")
 	require.Less(t, after, before+512<<20)
 	w.heal()

@@ -100,7 +100,8 @@ func (b *bank) killChild(c *cluster, at stop) txn.ID {
 	b.Helper()
 	self, err := os.Executable()
 	require.NoError(b, err)
-	order, err := json.Marshal(childOrder{Stop: at, Addrs: c.addrs(), Cluster: c.id.String(), Orders: b.left.dsn(), Billing: b.right.dsn()})
+	order, err := json.Marshal(childOrder{Stop: at, Addrs: c.addrs(), Cluster: c.id.String(), Orders: b.left.dsn(),
+		Billing: b.right.dsn()})
 	require.NoError(b, err)
 	cmd := exec.Command(self)
 	cmd.Env = append(os.Environ(), childEnv+"="+string(order))
@@ -126,7 +127,8 @@ func (b *bank) killChild(c *cluster, at stop) txn.ID {
 
 func TestClientKilled(t *testing.T) {
 	b := newBank(t)
-	c := startCluster(t, settings{resources: b.resources(), maxAge: 3 * time.Second, grace: time.Second, scan: 500 * time.Millisecond})
+	c := startCluster(t, settings{resources: b.resources(), maxAge: 3 * time.Second, grace: time.Second,
+		scan: 500 * time.Millisecond})
 	for _, x := range []struct {
 		at    stop
 		state string

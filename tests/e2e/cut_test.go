@@ -73,7 +73,8 @@ func TestConnectionCutAtEachMessage(t *testing.T) {
 			}
 			require.NoError(t, group.Wait())
 			require.Greater(t, cuts.Load(), int64(len(ways)*2*3*2), "each way has some messages in each direction")
-			t.Logf("%d cuts; what was left of one was gone after %v at most", cuts.Load(), time.Duration(slowest.Load()).Round(time.Millisecond))
+			t.Logf("%d cuts; what was left of one was gone after %v at most", cuts.Load(),
+				time.Duration(slowest.Load()).Round(time.Millisecond))
 		})
 	}
 }
@@ -176,15 +177,16 @@ func openPlace(t testing.TB, name string, d *database, addr string) place {
 	connector, err := mysql.NewConnector(config)
 	require.NoError(t, err)
 	r := mysql.New(name, connector)
-	return place{close: func() { _ = r.Close() }, work: func(ctx context.Context, g adapters.Global, statements ...string) error {
-		tx, err := r.Tx(ctx, g)
-		for _, s := range statements {
-			if err == nil {
-				_, err = tx.ExecContext(ctx, s)
+	return place{close: func() { _ = r.Close() },
+		work: func(ctx context.Context, g adapters.Global, statements ...string) error {
+			tx, err := r.Tx(ctx, g)
+			for _, s := range statements {
+				if err == nil {
+					_, err = tx.ExecContext(ctx, s)
+				}
 			}
-		}
-		return err
-	}}
+			return err
+		}}
 }
 
 var errRefuses = errors.New("the application does not want to")
@@ -242,7 +244,8 @@ func (x *cutter) awaitNothing(ctx context.Context, id concord.ID) error {
 		}
 	}
 	for _, d := range []*database{x.near, x.far} {
-		if _, err := d.admin.ExecContext(ctx, fmt.Sprintf("UPDATE account SET balance = balance WHERE id = %d", x.account)); err != nil {
+		if _, err := d.admin.ExecContext(ctx,
+			fmt.Sprintf("UPDATE account SET balance = balance WHERE id = %d", x.account)); err != nil {
 			return fmt.Errorf("the row is not free: %w", err)
 		}
 	}
@@ -284,7 +287,8 @@ func (x *cutter) judge(ctx context.Context, id concord.ID, cut bool, err error) 
 // preparedOf returns what the server lists as prepared for a transaction.
 func (d *database) preparedOf(t testing.TB, cluster txn.ClusterID, id concord.ID) []string {
 	t.Helper()
-	return slices.DeleteFunc(d.prepared(t, cluster), func(name string) bool { return !strings.Contains(name, id.String()) })
+	return slices.DeleteFunc(d.prepared(t, cluster),
+		func(name string) bool { return !strings.Contains(name, id.String()) })
 }
 
 // holds tells whether a transaction is visible.

@@ -15,7 +15,8 @@ import (
 
 func TestDatabaseKilled(t *testing.T) {
 	b := newBank(t)
-	c := startCluster(t, settings{resources: b.resources(), maxAge: 4 * time.Second, grace: time.Second, scan: 500 * time.Millisecond})
+	c := startCluster(t, settings{resources: b.resources(), maxAge: 4 * time.Second, grace: time.Second,
+		scan: 500 * time.Millisecond})
 	caller := c.caller()
 	for no, d := range []*database{b.left, b.right} {
 		t.Run(d.server.Flavor()+" between prepare and commit", func(t *testing.T) {
@@ -32,7 +33,8 @@ func TestDatabaseKilled(t *testing.T) {
 			eventually(t, "the attempts to reach the database are shown", func() bool {
 				x := c.get(h.id)
 				require.Equal(t, "committing", x.State)
-				return len(x.Branches) == 2 && x.Branches[no].Error != "" && x.Branches[no].State == "prepared" && x.Branches[1-no].State == "committed"
+				return len(x.Branches) == 2 && x.Branches[no].Error != "" && x.Branches[no].State == "prepared" &&
+					x.Branches[1-no].State == "committed"
 			})
 			r := c.command("tx", "wait", h.id.String(), "--timeout", "500ms")
 			require.Equal(t, 4, r.code, "%v", r)
@@ -64,7 +66,8 @@ func TestDatabasesKilledUnderLoad(t *testing.T) {
 	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
 	defer cancel()
 	b := newBank(t)
-	c := startCluster(t, settings{resources: b.resources(), maxAge: 10 * time.Second, grace: 2 * time.Second, scan: time.Second})
+	c := startCluster(t, settings{resources: b.resources(), maxAge: 10 * time.Second, grace: 2 * time.Second,
+		scan: time.Second})
 	over := make(chan struct{})
 	l := startLoad(ctx, b, c.dial(), 8, func(int) bool {
 		select {

@@ -26,14 +26,16 @@ func TestExamples(t *testing.T) {
 	}
 	c := startCluster(t, settings{resources: append(b.resources(), resource{"ledger", "mysql", ledger.dsn()})})
 	dir := t.TempDir()
-	build := exec.Command("go", "build", "-o", dir+string(filepath.Separator), "github.com/concordtx/concord/examples/...")
+	build := exec.Command("go", "build", "-o", dir+string(filepath.Separator),
+		"github.com/concordtx/concord/examples/...")
 	out, err := build.CombinedOutput()
 	require.NoError(t, err, "%s", out)
 	example := func(name string, args ...string) (string, error) {
 		ctx, cancel := context.WithTimeout(context.Background(), patience)
 		defer cancel()
 		cmd := exec.CommandContext(ctx, filepath.Join(dir, name), append(args, "-addr", c.addrs()[0])...)
-		cmd.Env = append(os.Environ(), "ORDERS_DSN="+b.left.dsn(), "BILLING_DSN="+b.right.dsn(), "LEDGER_DSN="+ledger.dsn())
+		cmd.Env = append(os.Environ(), "ORDERS_DSN="+b.left.dsn(), "BILLING_DSN="+b.right.dsn(),
+			"LEDGER_DSN="+ledger.dsn())
 		out, err := cmd.CombinedOutput()
 		t.Logf("%s %v: %s", name, args, out)
 		return string(out), err

@@ -61,7 +61,8 @@ func TestEveryNodeTellsTheSame(t *testing.T) {
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	defer cancel()
 	b := newBank(t)
-	c := startCluster(t, settings{nodes: 4, observers: 1, resources: b.resources(), maxAge: time.Hour, grace: 500 * time.Millisecond, scan: 500 * time.Millisecond})
+	c := startCluster(t, settings{nodes: 4, observers: 1, resources: b.resources(), maxAge: time.Hour,
+		grace: 500 * time.Millisecond, scan: 500 * time.Millisecond})
 	everywhere := func(what string, holds func(*node, statusJSON) bool) {
 		t.Helper()
 		eventually(t, "at every node: "+what, func() bool {
@@ -78,7 +79,8 @@ func TestEveryNodeTellsTheSame(t *testing.T) {
 	everywhere("one transaction in doubt, a branch at each database", func(n *node, s statusJSON) bool {
 		inDoubt, ok := n.metric(t, "concord_in_doubt")
 		orders, _ := n.metric(t, `concord_resource_in_doubt{resource="orders"}`)
-		return s.Known && count(s.InDoubt) == 1 && count(s.Heuristic) == 0 && count(s.resource("orders").InDoubt) == 1 && count(s.resource("billing").InDoubt) == 1 &&
+		return s.Known && count(s.InDoubt) == 1 && count(s.Heuristic) == 0 &&
+			count(s.resource("orders").InDoubt) == 1 && count(s.resource("billing").InDoubt) == 1 &&
 			ok && inDoubt == 1 && orders == 1
 	})
 
@@ -93,14 +95,17 @@ func TestEveryNodeTellsTheSame(t *testing.T) {
 	everywhere("it is decided, and not finished at the database that is down", func(n *node, s statusJSON) bool {
 		oldest, _ := n.metric(t, `concord_resource_in_doubt_oldest_age_seconds{resource="orders"}`)
 		orders := s.resource("orders")
-		return count(s.InDoubt) == 1 && count(orders.InDoubt) == 1 && orders.Oldest != nil && *orders.Oldest != "" && count(s.resource("billing").InDoubt) == 0 &&
-			oldest >= time.Since(h.id.Time()).Seconds()-30 && strings.Contains(strings.Join(s.Warnings, "\n"), "orders could not be listed")
+		return count(s.InDoubt) == 1 && count(orders.InDoubt) == 1 && orders.Oldest != nil && *orders.Oldest != "" &&
+			count(s.resource("billing").InDoubt) == 0 &&
+			oldest >= time.Since(h.id.Time()).Seconds()-30 && strings.Contains(strings.Join(s.Warnings, "\n"),
+			"orders could not be listed")
 	})
 	// Who leads next has never seen that database, and must not take it for empty.
 	c.kill(c.leader())
 	eventually(t, "the next leader says that it does not know all", func() bool {
 		s, ok := c.leader().status(t)
-		return ok && s.Incomplete && count(s.InDoubt) == 1 && count(s.resource("orders").InDoubt) == 1 && !s.resource("orders").Listed && s.resource("orders").Foreign == nil
+		return ok && s.Incomplete && count(s.InDoubt) == 1 && count(s.resource("orders").InDoubt) == 1 &&
+			!s.resource("orders").Listed && s.resource("orders").Foreign == nil
 	})
 	r := c.command("tx", "ls", "--state", "in-doubt")
 	require.Contains(t, r.stderr, "resource orders")
@@ -124,7 +129,8 @@ func TestEveryNodeTellsTheSame(t *testing.T) {
 		require.Nil(t, s.InDoubt)
 		require.Nil(t, s.Heuristic)
 		require.Nil(t, s.resource("orders").InDoubt)
-		for _, series := range []string{"concord_in_doubt", "concord_heuristic", `concord_resource_up{resource="orders"}`, `concord_resource_in_doubt{resource="orders"}`} {
+		for _, series := range []string{"concord_in_doubt", "concord_heuristic",
+			`concord_resource_up{resource="orders"}`, `concord_resource_in_doubt{resource="orders"}`} {
 			_, there := n.metric(t, series)
 			require.False(t, there, series)
 		}
@@ -150,7 +156,8 @@ func TestEveryNodeTellsTheSame(t *testing.T) {
 	}
 	b.settled(c)
 	everywhere("nothing is in doubt", func(_ *node, s statusJSON) bool {
-		return count(s.InDoubt) == 0 && s.resource("orders").OK && count(s.resource("orders").InDoubt) == 0 && !s.Incomplete
+		return count(s.InDoubt) == 0 && s.resource("orders").OK && count(s.resource("orders").InDoubt) == 0 &&
+			!s.Incomplete
 	})
 	b.sumHolds()
 }
@@ -173,7 +180,10 @@ func TestDecisionsAreCountedOnce(t *testing.T) {
 		}
 		return sum
 	}
-	eventually(t, "all are counted", func() bool { return sum(`concord_transactions_decided_total{decision="commit"}`) == decisions })
+	eventually(t, "all are counted", func() bool {
+		return sum(
+			`concord_transactions_decided_total{decision="commit"}`) == decisions
+	})
 	require.GreaterOrEqual(t, sum(`concord_rpc_duration_seconds_count{code="ok",method="Decide"}`), float64(decisions))
 }
 
@@ -187,7 +197,8 @@ func TestSignalsThatMeanNoEndDoNotEndANode(t *testing.T) {
 	require.NoError(t, err)
 	require.NoError(t, os.WriteFile(n.config, append(text, "log: {level: debug}\n"...), 0o600))
 	require.NoError(t, n.process.signal(syscall.SIGHUP))
-	eventually(t, "the configuration is read again", func() bool { return strings.Contains(tail(n.log), "log_level=debug") })
+	eventually(t, "the configuration is read again",
+		func() bool { return strings.Contains(tail(n.log), "log_level=debug") })
 	require.NoError(t, os.WriteFile(n.config, []byte("node: ["), 0o600))
 	require.NoError(t, n.process.signal(syscall.SIGHUP))
 	eventually(t, "a wrong one is not taken", func() bool { return strings.Contains(tail(n.log), "is wrong") })
@@ -203,8 +214,10 @@ func TestConfigurationFromTheEnvironmentAlone(t *testing.T) {
 	require.NoError(t, err)
 	defer log.Close()
 	cmd := exec.Command(binary, "serve")
-	cmd.Env = append(os.Environ(), "CONCORD_NODE=1", "CONCORD_DATA_DIR="+n.dir+"/data", "CONCORD_API_LISTEN="+n.api, "CONCORD_PEER_LISTEN="+n.peer,
-		fmt.Sprintf(`CONCORD_MEMBERS=[{"id": 1, "peer": %q, "api": %q}]`, n.peer, n.api), "CONCORD_SERVICE_HOST=10.0.0.1")
+	cmd.Env = append(os.Environ(), "CONCORD_NODE=1", "CONCORD_DATA_DIR="+n.dir+"/data", "CONCORD_API_LISTEN="+n.api,
+		"CONCORD_PEER_LISTEN="+n.peer,
+		fmt.Sprintf(`CONCORD_MEMBERS=[{"id": 1, "peer": %q, "api": %q}]`, n.peer, n.api),
+		"CONCORD_SERVICE_HOST=10.0.0.1")
 	cmd.Stdout, cmd.Stderr = log, log
 	n.process, err = startProcess(cmd)
 	require.NoError(t, err)

@@ -188,11 +188,13 @@ func TestSingleSystemImage(t *testing.T) {
 		at := position(t, seen)
 		check := func(what, zxid string, err error) bool {
 			if err != nil {
-				assert.Contains(t, []connect.Code{connect.CodeUnavailable, connect.CodeDeadlineExceeded}, connect.CodeOf(err), "%s: %v", what, err)
+				assert.Contains(t, []connect.Code{connect.CodeUnavailable, connect.CodeDeadlineExceeded},
+					connect.CodeOf(err), "%s: %v", what, err)
 				refused++
 				return false
 			}
-			assert.False(t, before(position(t, zxid), at), "%s at node %d shows %s after %s was seen", what, n.id, zxid, seen)
+			assert.False(t, before(position(t, zxid), at), "%s at node %d shows %s after %s was seen", what, n.id, zxid,
+				seen)
 			return true
 		}
 		status, err := n.raw().Status(ctx, &concordv1.StatusRequest{Seen: seen})
@@ -284,7 +286,8 @@ func TestSingleSystemImage(t *testing.T) {
 
 	t.Run("what no node can reach is refused soon", func(t *testing.T) {
 		for _, n := range c.nodes {
-			for _, seen := range []string{fmt.Sprintf("%d.1", uint32(math.MaxUint32)), "1." + fmt.Sprint(uint64(math.MaxUint64))} {
+			for _, seen := range []string{fmt.Sprintf("%d.1", uint32(math.MaxUint32)),
+				"1." + fmt.Sprint(uint64(math.MaxUint64))} {
 				s, err := n.raw().Status(ctx, &concordv1.StatusRequest{})
 				require.NoError(t, err)
 				if p := position(t, s.GetZxid()); seen[0] == '1' && p.Epoch > 1 {
@@ -293,11 +296,13 @@ func TestSingleSystemImage(t *testing.T) {
 				_, err = n.raw().Status(ctx, &concordv1.StatusRequest{Seen: seen})
 				require.Equal(t, connect.CodeUnavailable, connect.CodeOf(err), "%v", err)
 				require.ErrorContains(t, err, "you have seen "+seen)
-				_, err = n.raw().Commit(ctx, &concordv1.CommitRequest{Gid: txn.NewID(time.Now()).String(), Cluster: c.id.String(), Seen: seen})
+				_, err = n.raw().Commit(ctx,
+					&concordv1.CommitRequest{Gid: txn.NewID(time.Now()).String(), Cluster: c.id.String(), Seen: seen})
 				require.Equal(t, connect.CodeUnavailable, connect.CodeOf(err), "%v", err)
 			}
 			for _, seen := range []string{"3", "3.x", "-1.1", "03.1", "a.b", "1.1.1"} {
-				_, err := n.raw().Outcome(ctx, &concordv1.OutcomeRequest{Gid: txn.NewID(time.Now()).String(), Seen: seen})
+				_, err := n.raw().Outcome(ctx,
+					&concordv1.OutcomeRequest{Gid: txn.NewID(time.Now()).String(), Seen: seen})
 				require.Equal(t, connect.CodeInvalidArgument, connect.CodeOf(err), "%v", err)
 				require.ErrorContains(t, err, "seen: ")
 			}
@@ -367,7 +372,8 @@ func TestReliability(t *testing.T) {
 		for _, n := range c.nodes {
 			outcome, err := n.raw().Outcome(itself(ctx), &concordv1.OutcomeRequest{Gid: id.String()})
 			require.NoError(t, err)
-			require.Equal(t, map[string]string{"commit": "committed", "abort": "aborted"}[decision], outcome.GetOutcome(), "%v at node %d", id, n.id)
+			require.Equal(t, map[string]string{"commit": "committed", "abort": "aborted"}[decision],
+				outcome.GetOutcome(), "%v at node %d", id, n.id)
 		}
 	}
 	t.Logf("%d decisions were told, %d were not heard", len(told)-unheard, unheard)
@@ -417,7 +423,8 @@ func TestTimeliness(t *testing.T) {
 	for _, n := range c.nodes {
 		eventually(t, "the node has come as far and says so", func() bool {
 			s, ok := n.status(t)
-			return ok && s.CutOff == "" && s.Leader != 0 && !before(position(t, s.Zxid), position(t, zxid)) && s.Nodes[n.id-1].Lag == 0
+			return ok && s.CutOff == "" && s.Leader != 0 && !before(position(t, s.Zxid), position(t, zxid)) &&
+				s.Nodes[n.id-1].Lag == 0
 		})
 		c.agree(ctx, n, id, "committed")
 	}
@@ -461,7 +468,8 @@ func TestStoppedLeaderNeverAnswersFromOldState(t *testing.T) {
 			mu.Lock()
 			defer mu.Unlock()
 			if err != nil {
-				assert.Contains(t, []connect.Code{connect.CodeUnavailable, connect.CodeFailedPrecondition, connect.CodeDeadlineExceeded, connect.CodeUnknown},
+				assert.Contains(t, []connect.Code{connect.CodeUnavailable, connect.CodeFailedPrecondition,
+					connect.CodeDeadlineExceeded, connect.CodeUnknown},
 					connect.CodeOf(err), "%s: %v", what, err)
 				answered["refused"]++
 				return false

@@ -114,7 +114,8 @@ func (b *bank) startClient(c *cluster, workers int, commit bool) *childClient {
 	b.Helper()
 	self, err := os.Executable()
 	require.NoError(b, err)
-	order, err := json.Marshal(clientOrder{Addrs: c.addrs(), Cluster: c.id, Orders: b.left.dsn(), Billing: b.right.dsn(), Workers: workers, Commit: commit})
+	order, err := json.Marshal(clientOrder{Addrs: c.addrs(), Cluster: c.id, Orders: b.left.dsn(),
+		Billing: b.right.dsn(), Workers: workers, Commit: commit})
 	require.NoError(b, err)
 	cmd := exec.Command(self)
 	cmd.Env = append(os.Environ(), clientEnv+"="+string(order))
@@ -184,7 +185,8 @@ func TestKilledClientsHoldNobodyUp(t *testing.T) {
 		eventually(t, "nothing of the killed clients is left", func() bool { return len(b.heldBy(c, leases)) == 0 })
 		took := time.Since(began)
 		worst = max(worst, took)
-		t.Logf("free after %v; then the others commit at %.2f of their rate before", took.Round(10*time.Millisecond), l.rate(3*time.Second)/before)
+		t.Logf("free after %v; then the others commit at %.2f of their rate before", took.Round(10*time.Millisecond),
+			l.rate(3*time.Second)/before)
 		from := l.sofar()
 		eventually(t, "the others go on", func() bool { return l.sofar() >= from+10 })
 	}

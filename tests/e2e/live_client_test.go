@@ -56,7 +56,8 @@ func TestDatabaseDiesInPrepareAndComesBackToALiveClient(t *testing.T) {
 			require.ErrorIs(t, <-said, concord.ErrAborted)
 			require.NoError(t, s.Start())
 			for _, d := range []*database{near, far} {
-				eventually(t, "the client has ended what it left", func() bool { return len(d.preparedOf(t, c.id, id)) == 0 })
+				eventually(t, "the client has ended what it left",
+					func() bool { return len(d.preparedOf(t, c.id, id)) == 0 })
 				require.False(t, d.holds(t, id))
 			}
 			outcome, err := client.Outcome(ctx, id)
@@ -79,7 +80,10 @@ func TestLimitFreesTheLocksOfAFunctionThatHangs(t *testing.T) {
 			client := c.dial()
 			for name, hang := range map[string]func(context.Context, *concord.Tx, place) error{
 				"in the program": func(ctx context.Context, _ *concord.Tx, _ place) error { <-ctx.Done(); return nil },
-				"in a statement": func(ctx context.Context, tx *concord.Tx, p place) error { return p.work(ctx, tx, sleep) },
+				"in a statement": func(ctx context.Context, tx *concord.Tx,
+					p place) error {
+					return p.work(ctx, tx, sleep)
+				},
 			} {
 				t.Run(name, func(t *testing.T) {
 					ctx, cancel := context.WithTimeout(context.Background(), patience)
@@ -92,7 +96,8 @@ func TestLimitFreesTheLocksOfAFunctionThatHangs(t *testing.T) {
 					said, locked := make(chan error, 1), make(chan struct{})
 					go func() {
 						said <- client.Run(ctx, func(ctx context.Context, tx *concord.Tx) error {
-							if err := errors.Join(x.nearR.work(ctx, tx, "UPDATE account SET balance = 0"), x.farR.work(ctx, tx, "UPDATE account SET balance = 0")); err != nil {
+							if err := errors.Join(x.nearR.work(ctx, tx, "UPDATE account SET balance = 0"),
+								x.farR.work(ctx, tx, "UPDATE account SET balance = 0")); err != nil {
 								return err
 							}
 							close(locked)
@@ -165,7 +170,8 @@ func TestFunctionThatCommitsByItselfIsToldSo(t *testing.T) {
 					id = tx.ID()
 					note := fmt.Sprintf("INSERT INTO transfer VALUES ('%v', 1)", id)
 					require.NoError(t, errors.Join(x.nearR.work(ctx, tx, note), x.farR.work(ctx, tx, note)))
-					_ = x.nearR.work(ctx, tx, hostile, "UPDATE account SET balance = 1 WHERE id = 1") // it takes no notice
+					// it takes no notice
+					_ = x.nearR.work(ctx, tx, hostile, "UPDATE account SET balance = 1 WHERE id = 1")
 					return returned
 				})
 				require.Error(t, err)

@@ -39,9 +39,11 @@ type load struct {
 
 // startLoad starts workers, which end with ctx or when they have done enough; a test does
 // not end before them.
-func startLoad(ctx context.Context, b *bank, client *concord.Client, workers int, enough func(committed int) bool, opts ...concord.TxOption) *load {
-	l := &load{b: b, client: client, workers: workers, enough: enough, options: opts, answers: map[txn.ID]concord.Outcome{},
-		causes: map[string]int{}, began: time.Now(), done: make(chan struct{})}
+func startLoad(ctx context.Context, b *bank, client *concord.Client, workers int, enough func(committed int) bool,
+	opts ...concord.TxOption) *load {
+	l := &load{b: b, client: client, workers: workers, enough: enough, options: opts,
+		answers: map[txn.ID]concord.Outcome{},
+		causes:  map[string]int{}, began: time.Now(), done: make(chan struct{})}
 	var group sync.WaitGroup
 	for range workers {
 		group.Go(func() {
@@ -130,7 +132,8 @@ func (l *load) wait(t testing.TB, c *cluster) {
 	}
 	slices.Sort(l.latencies)
 	t.Logf("%d committed, %d aborted %v, %d unknown and settled by Outcome, in %v: %.0f/s; p50 %v p99 %v worst %v",
-		l.committed, aborted, l.causes, l.unknown, l.took.Round(time.Millisecond), float64(l.committed)/l.took.Seconds(),
+		l.committed, aborted, l.causes, l.unknown, l.took.Round(time.Millisecond),
+		float64(l.committed)/l.took.Seconds(),
 		at(l.latencies, 0.5), at(l.latencies, 0.99), at(l.latencies, 1))
 	l.b.settled(c)
 	l.b.sumHolds()

@@ -43,7 +43,8 @@ func run(m *testing.M) int {
 	defer os.RemoveAll(dir)
 	if binary = os.Getenv(binaryEnv); binary == "" {
 		binary = filepath.Join(dir, "concord")
-		if out, err := exec.Command("go", "build", "-o", binary, "github.com/concordtx/concord/cmd/concord").CombinedOutput(); err != nil {
+		if out, err := exec.Command("go", "build", "-o", binary,
+			"github.com/concordtx/concord/cmd/concord").CombinedOutput(); err != nil {
 			fmt.Fprintf(os.Stderr, "build concord: %v\n%s", err, out)
 			return 1
 		}

@@ -37,7 +37,8 @@ func (c *cluster) newNode(id int) *node {
 	for _, m := range append(c.nodes[:len(c.nodes):len(c.nodes)], n) {
 		fmt.Fprintf(&members, "  - {id: %d, peer: %s, api: %s}\n", m.id, m.peer, m.api)
 	}
-	text := fmt.Sprintf("node: %d\ndata_dir: %s\napi: {listen: %s}\npeer: {listen: %s}\nmembers:\n%s", id, filepath.Join(n.dir, "data"), n.api, n.peer, &members)
+	text := fmt.Sprintf("node: %d\ndata_dir: %s\napi: {listen: %s}\npeer: {listen: %s}\nmembers:\n%s", id,
+		filepath.Join(n.dir, "data"), n.api, n.peer, &members)
 	require.NoError(c, os.WriteFile(n.config, []byte(text), 0o600))
 	return n
 }
@@ -79,7 +80,8 @@ type memberJSON struct {
 // add is "concord member add" of a node.
 func (c *cluster) add(n *node, more ...string) {
 	c.Helper()
-	r := c.command(append([]string{"member", "add", fmt.Sprint(n.id), "--peer", n.peer, "--api", n.api, "--timeout", "40s"}, more...)...)
+	r := c.command(append([]string{"member", "add", fmt.Sprint(n.id), "--peer", n.peer, "--api", n.api, "--timeout",
+		"40s"}, more...)...)
 	require.Equal(c, 0, r.code, "%v", r)
 }
 
@@ -182,7 +184,8 @@ func TestListThatTheLogDoesNotKnowEndsTheNode(t *testing.T) {
 	before, err := os.ReadFile(stray.config)
 	require.NoError(t, err)
 	only := fmt.Sprintf("members:\n  - {id: %d, peer: %s, api: %s}\n", stray.id, stray.peer, stray.api)
-	more := string(before) + fmt.Sprintf("  - {id: 4, peer: 127.0.0.1:%d, api: 127.0.0.1:%d}\n", testdb.FreePort(t), testdb.FreePort(t))
+	more := string(before) + fmt.Sprintf("  - {id: 4, peer: 127.0.0.1:%d, api: 127.0.0.1:%d}\n", testdb.FreePort(t),
+		testdb.FreePort(t))
 	for what, text := range map[string]string{
 		"alone":    string(before[:strings.Index(string(before), "members:")]) + only,
 		"one more": more,
@@ -190,7 +193,8 @@ func TestListThatTheLogDoesNotKnowEndsTheNode(t *testing.T) {
 		require.NoError(t, os.WriteFile(stray.config, []byte(text), 0o600))
 		r := command(t, "serve", "--config", stray.config)
 		require.Equal(t, 2, r.code, "%s: %v", what, r)
-		for _, part := range []string{"\"members\" in the file", "in the log", "1 voter", "3 voter", "concord member add"} {
+		for _, part := range []string{"\"members\" in the file", "in the log", "1 voter", "3 voter",
+			"concord member add"} {
 			require.Contains(t, r.stderr, part, what)
 		}
 		d.goesOn(20)
@@ -254,7 +258,8 @@ func TestANodeThatStoppedForGoodStaysSo(t *testing.T) {
 		c.logged(n, fmt.Sprintf("node %d has the store ", victim.id))
 	}
 	c.stopped(victim)
-	store, err := wal.Open(filepath.Join(victim.dir, "data", "store"), wal.Options{Node: zab.NodeID(victim.id), Logger: slog.New(slog.DiscardHandler)})
+	store, err := wal.Open(filepath.Join(victim.dir, "data", "store"),
+		wal.Options{Node: zab.NodeID(victim.id), Logger: slog.New(slog.DiscardHandler)})
 	require.NoError(t, err)
 	require.NoError(t, store.WriteNote(wal.DistrustNote, "its state differs"))
 	require.NoError(t, store.Close())
@@ -267,7 +272,8 @@ func TestANodeThatStoppedForGoodStaysSo(t *testing.T) {
 			}
 			text, _ := io.ReadAll(res.Body)
 			require.NoError(t, res.Body.Close())
-			return res.StatusCode == http.StatusServiceUnavailable && strings.Contains(string(text), "its state differs")
+			return res.StatusCode == http.StatusServiceUnavailable && strings.Contains(string(text),
+				"its state differs")
 		})
 		caller, err := api.Dial([]string{victim.api}, api.ClientOptions{Patience: 2 * time.Second})
 		require.NoError(t, err)
@@ -448,7 +454,8 @@ func TestStrangersAtThePeerPortDisturbNobody(t *testing.T) {
 	target := c.leader()
 	epoch, memory, fds := c.seen(target).GetEpoch(), c.resident(target), c.fds(target)
 	refused := c.metric(target, "concord_peer_connections_refused_total")
-	for _, text := range []string{"GET / HTTP/1.1\r\n\r\n", "\x7f\xff\xff\xff garbage of two gigabytes", strings.Repeat("\x00", 64)} {
+	for _, text := range []string{"GET / HTTP/1.1\r\n\r\n", "\x7f\xff\xff\xff garbage of two gigabytes",
+		strings.Repeat("\x00", 64)} {
 		conn, err := net.Dial("tcp", target.peer)
 		require.NoError(t, err)
 		_, err = conn.Write([]byte(text))
@@ -458,7 +465,10 @@ func TestStrangersAtThePeerPortDisturbNobody(t *testing.T) {
 		require.NotErrorIs(t, err, os.ErrDeadlineExceeded, "it is closed")
 		require.NoError(t, conn.Close())
 	}
-	eventually(t, "they are counted", func() bool { return c.metric(target, "concord_peer_connections_refused_total") >= refused+3 })
+	eventually(t, "they are counted", func() bool {
+		return c.metric(target,
+			"concord_peer_connections_refused_total") >= refused+3
+	})
 	var crowd sync.WaitGroup
 	for range 4 {
 		crowd.Go(func() {

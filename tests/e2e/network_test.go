@@ -114,7 +114,8 @@ func (c *cluster) startDecisions(t testing.TB, addrs []string, workers int, pati
 	caller, err := api.Dial(addrs, api.ClientOptions{Patience: patience})
 	require.NoError(t, err)
 	ctx, stop := context.WithCancel(context.Background())
-	d := &decisions{TB: t, caller: caller, stop: stop, done: make(chan struct{}), told: map[txn.ID]bool{}, unknown: map[txn.ID]bool{}}
+	d := &decisions{TB: t, caller: caller, stop: stop, done: make(chan struct{}), told: map[txn.ID]bool{},
+		unknown: map[txn.ID]bool{}}
 	var group sync.WaitGroup
 	for range workers {
 		group.Go(func() {
@@ -195,7 +196,8 @@ func (d *decisions) end(c *cluster) (told, unknown int) {
 		require.NoError(d, err)
 		again, err := caller.Commit(ctx, api.CommitRequest(txn.CommitRequest{ID: id, Cluster: c.id}))
 		require.NoError(d, err)
-		require.Equal(d, first.GetOutcome() == txn.Committed.String(), again.GetDecision() == txn.Commit.String(), "%v has two answers", id)
+		require.Equal(d, first.GetOutcome() == txn.Committed.String(), again.GetDecision() == txn.Commit.String(),
+			"%v has two answers", id)
 	}
 	d.Logf("%d told to commit, %d without an answer", len(d.told), len(d.unknown))
 	return len(d.told), len(d.unknown)
@@ -277,7 +279,8 @@ func TestIsolatedLeaderTellsNothingThatIsLost(t *testing.T) {
 	}
 	began := time.Now()
 	c.another(old, epoch, c.others(old))
-	t.Logf("another node led %v after the connections had become black holes", time.Since(began).Round(time.Millisecond))
+	t.Logf("another node led %v after the connections had become black holes",
+		time.Since(began).Round(time.Millisecond))
 	all.goesOn(100)
 	eventually(t, "the old leader knows that it leads no more", func() bool { return c.seen(old).GetLeader() == 0 })
 	before := pinned.sofar()
@@ -309,7 +312,8 @@ func TestOneWayCutToOneFollowerLeavesTheOthersAlone(t *testing.T) {
 	d.goesOn(50)
 	deaf := c.others(leader)[0]
 	w.way(leader, deaf, faultproxy.Fault{Drop: true})
-	eventually(t, "the follower misses the leader", func() bool { s := c.seen(deaf); return s.GetNode() != 0 && s.GetLeader() == 0 })
+	eventually(t, "the follower misses the leader",
+		func() bool { s := c.seen(deaf); return s.GetNode() != 0 && s.GetLeader() == 0 })
 	d.goesOn(500)
 	eventually(t, "both ends of the cut have noticed it", func() bool {
 		s := c.seen(deaf)
@@ -318,7 +322,8 @@ func TestOneWayCutToOneFollowerLeavesTheOthersAlone(t *testing.T) {
 	d.goesOn(100)
 	w.heal()
 	c.ready()
-	require.LessOrEqual(t, c.seen(leader).GetEpoch(), epoch+2, "one that hears nothing does not make the others vote again and again")
+	require.LessOrEqual(t, c.seen(leader).GetEpoch(), epoch+2,
+		"one that hears nothing does not make the others vote again and again")
 	d.end(c)
 }
 
@@ -333,7 +338,11 @@ func TestLeaderThatHearsNobodyStepsDown(t *testing.T) {
 	}
 	c.another(deaf, epoch, c.others(deaf)) // although they hear the old one
 	d.goesOn(100)
-	eventually(t, "it leads no more", func() bool { s := c.seen(deaf); return s.GetNode() != 0 && s.GetLeader() != uint64(deaf.id) })
+	eventually(t, "it leads no more", func() bool {
+		s := c.seen(deaf)
+		return s.GetNode() != 0 &&
+			s.GetLeader() != uint64(deaf.id)
+	})
 	w.heal()
 	c.ready()
 	d.goesOn(50)
@@ -419,7 +428,8 @@ func TestNoiseAmongTheBytesOfPeersCostsAConnection(t *testing.T) {
 	c, w := startNetwork(t, 3)
 	d := c.startDecisions(t, c.addrs(), 4, 20*time.Second)
 	d.goesOn(50)
-	for i, noise := range []string{"\x00", strings.Repeat("\xff", 9), strings.Repeat("\x00", 4096), "GET / HTTP/1.1\r\n\r\n"} {
+	for i, noise := range []string{"\x00", strings.Repeat("\xff", 9), strings.Repeat("\x00", 4096),
+		"GET / HTTP/1.1\r\n\r\n"} {
 		for _, l := range w.links {
 			l.Inject(faultproxy.Forward, []byte(noise))
 		}

@@ -105,7 +105,8 @@ func TestObserversAreShownAndServe(t *testing.T) {
 		require.NoError(t, err)
 		m := &concordv1.DecideRequest{}
 		for i := range requests {
-			m.Commits = append(m.Commits, &concordv1.NumberedCommit{Number: uint64(i), Request: c.bare(txn.NewID(time.Now()))})
+			m.Commits = append(m.Commits,
+				&concordv1.NumberedCommit{Number: uint64(i), Request: c.bare(txn.NewID(time.Now()))})
 		}
 		require.NoError(t, stream.Send(m))
 		require.NoError(t, stream.CloseRequest())
@@ -180,7 +181,8 @@ func TestObserversComeAndGoUnderLoad(t *testing.T) {
 		group.Go(func() {
 			for n := 0; load.Err() == nil; n++ {
 				res, err := caller.Commit(ctx, c.bare(txn.NewID(time.Now())))
-				if !assert.NoError(t, err, "worker %d, commit %d", i, n) || !assert.Equal(t, "commit", res.GetDecision()) {
+				if !assert.NoError(t, err, "worker %d, commit %d", i, n) || !assert.Equal(t, "commit",
+					res.GetDecision()) {
 					return
 				}
 				committed.Add(1)
@@ -234,7 +236,8 @@ func TestObserverWithABlankDiskComesBack(t *testing.T) {
 	}
 	c.observing(n)
 	c.kill(n)
-	eventually(t, "it was not started more than once a second", func() bool { return time.Since(began) > 4*time.Second })
+	eventually(t, "it was not started more than once a second",
+		func() bool { return time.Since(began) > 4*time.Second })
 	require.NoError(t, os.RemoveAll(filepath.Join(n.dir, "data")))
 	id, _ := c.decide(ctx, caller)
 	c.start(n)

@@ -76,7 +76,8 @@ func (p *process) end(s syscall.Signal, limit time.Duration) (err error) {
 	select {
 	case <-p.done:
 	case <-time.After(limit):
-		err = errors.Join(err, fmt.Errorf("the process did not end within %v of signal %v", limit, s), p.signal(syscall.SIGKILL))
+		err = errors.Join(err, fmt.Errorf("the process did not end within %v of signal %v", limit, s),
+			p.signal(syscall.SIGKILL))
 		<-p.done
 	}
 	// The watchdog first: it must not signal a number that the system gives to others.

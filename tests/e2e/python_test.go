@@ -42,7 +42,8 @@ func TestPythonClient(t *testing.T) {
 		c.start(n)
 	}
 	east := startAgentAt(t, c, agentAddr, "east", "",
-		fmt.Sprintf("name: orders, driver: postgres, dsn: %q", b.left.dsn()), fmt.Sprintf("name: billing, driver: mysql, dsn: %q", b.right.dsn()))
+		fmt.Sprintf("name: orders, driver: postgres, dsn: %q", b.left.dsn()),
+		fmt.Sprintf("name: billing, driver: mysql, dsn: %q", b.right.dsn()))
 	c.ready()
 
 	orders := make(chan order)
@@ -59,7 +60,8 @@ func TestPythonClient(t *testing.T) {
 		t.Helper()
 		cmd := exec.CommandContext(t.Context(), python, args...)
 		cmd.Dir = "../../examples/python"
-		cmd.Env = append(os.Environ(), "PYTHONDONTWRITEBYTECODE=1", "CONCORD_ADDR="+strings.Join(c.addrs(), ","), "CONCORD_CONTROL="+strings.TrimPrefix(control.URL, "http://"))
+		cmd.Env = append(os.Environ(), "PYTHONDONTWRITEBYTECODE=1", "CONCORD_ADDR="+strings.Join(c.addrs(), ","),
+			"CONCORD_CONTROL="+strings.TrimPrefix(control.URL, "http://"))
 		said := make(chan error, 1)
 		go func() {
 			out, err := cmd.CombinedOutput()
@@ -80,7 +82,8 @@ func TestPythonClient(t *testing.T) {
 	require.Equal(t, opening-300, b.left.number(t, "SELECT balance FROM account WHERE id = 1"))
 	require.Equal(t, opening+300, b.right.number(t, "SELECT balance FROM account WHERE id = 1"))
 	run("-m", "unittest", "-v", "test_concord")
-	eventually(t, "nothing stays prepared", func() bool { return len(b.left.prepared(t, c.id))+len(b.right.prepared(t, c.id)) == 0 })
+	eventually(t, "nothing stays prepared",
+		func() bool { return len(b.left.prepared(t, c.id))+len(b.right.prepared(t, c.id)) == 0 })
 }
 
 func obey(c *cluster, east *agent, o order) error {

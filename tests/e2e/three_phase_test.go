@@ -37,7 +37,8 @@ func newCouncil(t testing.TB, names ...string) *council {
 	c := &council{TB: t}
 	var s settings
 	for _, name := range names {
-		s.resources = append(s.resources, resource{name + "-ledger", remote.Driver, fmt.Sprintf("127.0.0.1:%d", testdb.FreePort(t))})
+		s.resources = append(s.resources,
+			resource{name + "-ledger", remote.Driver, fmt.Sprintf("127.0.0.1:%d", testdb.FreePort(t))})
 	}
 	c.cluster = newCluster(t, s)
 	for _, n := range c.cluster.nodes {
@@ -83,7 +84,8 @@ func (c *council) run(ctx context.Context, account string, n int) (id concord.ID
 			if _, err := b.Execute(ctx, remote.Statement{Text: "add ? ?", Args: []any{account, amount}}); err != nil {
 				return err
 			}
-			if _, err := b.Execute(ctx, remote.Statement{Text: "set ? ?", Args: []any{id.String(), account}}); err != nil {
+			if _, err := b.Execute(ctx, remote.Statement{Text: "set ? ?",
+				Args: []any{id.String(), account}}); err != nil {
 				return err
 			}
 		}
@@ -99,7 +101,9 @@ func (c *council) value(i int, key string) string {
 	id := txn.NewID(time.Now()).WithClass(txn.Recorded)
 	address := &concordv1.BranchAddress{Cluster: c.cluster.id.String(), Gid: id.String(), Resource: a.name + "-ledger",
 		Journal: a.who.Load().GetJournal(), Epoch: a.who.Load().GetEpoch()}
-	r, err := a.stub.Execute(a.within(), &concordv1.ExecuteRequest{Branch: address, Number: 1, Statement: "get ?", Arguments: []*concordv1.Value{text(key)}})
+	r, err := a.stub.Execute(a.within(),
+		&concordv1.ExecuteRequest{Branch: address, Number: 1, Statement: "get ?",
+			Arguments: []*concordv1.Value{text(key)}})
 	require.NoError(c, err)
 	require.Empty(c, r.GetError())
 	_, err = a.stub.Finish(a.within(), &concordv1.FinishRequest{Branch: address, Decision: "abort"})
@@ -150,7 +154,8 @@ func TestThreePhaseTransactionCommitsEverywhereOrNowhere(t *testing.T) {
 	c := newCouncil(t, "east", "west", "north")
 	id, err := c.run(c.agents[0].within(), "A", 5)
 	require.NoError(t, err)
-	require.Equal(t, []int{-10, 5, 5}, []int{c.number(0, "A"), c.number(1, "A"), c.number(2, "A")}, "it is applied when Run returns")
+	require.Equal(t, []int{-10, 5, 5}, []int{c.number(0, "A"), c.number(1, "A"), c.number(2, "A")},
+		"it is applied when Run returns")
 	eventually(t, "it is finished", func() bool { return c.cluster.get(id).State == "committed" && c.open() == 0 })
 	require.Equal(t, "three_phase", c.cluster.get(id).Protocol)
 
@@ -201,7 +206,8 @@ func TestAgentsFinishWhenEveryCoordinatorIsLost(t *testing.T) {
 	stop() // whoever waits hears that the outcome is not known
 	workers.Wait()
 	eventually(t, "the agents have finished everything", func() bool { return c.open() == 0 })
-	t.Logf("%d branches were open at the agents when the last coordinator died; %v later none was", left, time.Since(began))
+	t.Logf("%d branches were open at the agents when the last coordinator died; %v later none was", left,
+		time.Since(began))
 	happened := map[concord.ID]bool{}
 	sum := 0
 	for id, err := range answers {

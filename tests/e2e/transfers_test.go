@@ -37,7 +37,8 @@ func TestTransfersSurviveLeaderKills(t *testing.T) {
 	c := startCluster(t, settings{resources: b.resources()})
 	wanted := transfers(t, 10_000)
 	var kills atomic.Int64
-	l := startLoad(ctx, b, c.dial(), workers, func(committed int) bool { return committed >= wanted && kills.Load() >= leastKills })
+	l := startLoad(ctx, b, c.dial(), workers,
+		func(committed int) bool { return committed >= wanted && kills.Load() >= leastKills })
 	for running := true; running; {
 		select {
 		case <-l.done:
@@ -63,7 +64,8 @@ func TestTransfersSurviveTheDeathOfTheWholeCluster(t *testing.T) {
 	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
 	defer cancel()
 	b := newBank(t)
-	c := startCluster(t, settings{resources: b.resources(), maxAge: 5 * time.Second, grace: time.Second, scan: 500 * time.Millisecond})
+	c := startCluster(t, settings{resources: b.resources(), maxAge: 5 * time.Second, grace: time.Second,
+		scan: 500 * time.Millisecond})
 	var stop atomic.Bool
 	l := startLoad(ctx, b, c.dial(), 16, func(int) bool { return stop.Load() }, concord.WithTimeout(time.Second))
 	for range 2 {
@@ -131,7 +133,8 @@ func TestLeaderFailover(t *testing.T) {
 			stop.Store(true)
 			<-l.done
 			slices.Sort(took)
-			t.Logf("from the end of the leader to the next acknowledged commit: median %v, worst %v, all %v", at(took, 0.5), at(took, 1), took)
+			t.Logf("from the end of the leader to the next acknowledged commit: median %v, worst %v, all %v",
+				at(took, 0.5), at(took, 1), took)
 			require.Less(t, at(took, 1), bound)
 		})
 	}

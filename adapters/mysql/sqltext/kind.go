@@ -76,7 +76,8 @@ func Read(text string) Kind {
 
 // firstWord is what the first words tell.
 func firstWord(t tokens) Kind {
-	read, write := Kind{Reads: true, Plain: true, Steady: true, Traced: true}, Kind{Plain: true, Steady: true, Traced: true}
+	read, write := Kind{Reads: true, Plain: true, Steady: true, Traced: true},
+		Kind{Plain: true, Steady: true, Traced: true}
 	switch t.words[0] {
 	case "SELECT", "VALUES", "TABLE", "SHOW":
 		return read

@@ -9,8 +9,10 @@ import (
 )
 
 func TestKindErrsOnTheCarefulSide(t *testing.T) {
-	read, write := Kind{Reads: true, Plain: true, Steady: true, Traced: true}, Kind{Plain: true, Steady: true, Traced: true}
-	dirty, call, ends, anything := Kind{Steady: true, Traced: true}, Kind{Traced: true}, Kind{Ends: true, Traced: true}, Kind{}
+	read, write := Kind{Reads: true, Plain: true, Steady: true, Traced: true},
+		Kind{Plain: true, Steady: true, Traced: true}
+	dirty, call, ends, anything := Kind{Steady: true, Traced: true}, Kind{Traced: true}, Kind{Ends: true, Traced: true},
+		Kind{}
 	point := func(v Verb, name string) Kind {
 		return Kind{Plain: true, Steady: true, Traced: name != "", Verb: v, Savepoint: name}
 	}

@@ -27,7 +27,8 @@ func FuzzJournalUpdate(f *testing.F) {
 	} {
 		f.Add([]byte("key"), updateValue([]byte("key"), u)[seal.Len:])
 	}
-	f.Add([]byte("key"), []byte{3, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1})
+	f.Add([]byte("key"), []byte{3, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1, 0xff, 0xff, 0xff, 0xff,
+		0xff, 0xff, 0xff, 0xff, 0xff, 1})
 	f.Add([]byte("key"), []byte{0x80, 0, 0})
 	f.Fuzz(func(t *testing.T, key, body []byte) {
 		u, err := parseUpdate(key, sealed(key, body))
@@ -44,7 +45,8 @@ func FuzzJournalUpdate(f *testing.F) {
 
 // FuzzJournal reads a journal with one record of any kind, key and content in it.
 func FuzzJournal(f *testing.F) {
-	db, err := pebble.Open("db", &pebble.Options{FS: vfs.NewMem(), FormatMajorVersion: pebble.FormatNewest, Logger: silent{}})
+	db, err := pebble.Open("db", &pebble.Options{FS: vfs.NewMem(), FormatMajorVersion: pebble.FormatNewest,
+		Logger: silent{}})
 	require.NoError(f, err)
 	f.Cleanup(func() { require.NoError(f, db.Close()) })
 	j := New(db, []byte("j"))

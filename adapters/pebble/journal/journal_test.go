@@ -182,9 +182,12 @@ func TestDamageIsFoundAndNothingIsUndone(t *testing.T) {
 		return append(append(append(key, x.ID[:]...), byte(x.Branch)), last...)
 	}
 	for name, damage := range map[string]func(db *pebble.DB) error{
-		"an update is missing":    func(db *pebble.DB) error { return db.Delete(record('u', 0, 0, 0, 2), nil) },
-		"the last is missing":     func(db *pebble.DB) error { return db.Delete(record('u', 0, 0, 0, 5), nil) },
-		"an update was changed":   func(db *pebble.DB) error { return db.Merge(record('u', 0, 0, 0, 2), []byte("x"), nil) },
+		"an update is missing": func(db *pebble.DB) error { return db.Delete(record('u', 0, 0, 0, 2), nil) },
+		"the last is missing":  func(db *pebble.DB) error { return db.Delete(record('u', 0, 0, 0, 5), nil) },
+		"an update was changed": func(db *pebble.DB) error {
+			return db.Merge(record('u', 0, 0, 0, 2), []byte("x"),
+				nil)
+		},
 		"an update is empty":      func(db *pebble.DB) error { return db.Set(record('u', 0, 0, 0, 2), nil, nil) },
 		"the head was changed":    func(db *pebble.DB) error { return db.Merge(record('h'), []byte("x"), nil) },
 		"a key is too short":      func(db *pebble.DB) error { return db.Set(record('u', 1), nil, nil) },

@@ -127,7 +127,8 @@ func readOne(tokens []token) Statement {
 			call := readCall(tokens, i)
 			st.Loud, st.works, st.Leaves = st.Loud || call.Loud, st.works || call.Loud, max(st.Leaves, call.Leaves)
 		case t.kind == word && at(0) == "declare" && t.text == "hold",
-			t.kind == word && (t.text == "temp" || t.text == "temporary") && (at(0) == "create" || i > 0 && at(i-1) == "into"):
+			t.kind == word && (t.text == "temp" || t.text == "temporary") &&
+				(at(0) == "create" || i > 0 && at(i-1) == "into"):
 			st.Loud, st.Leaves = true, max(st.Leaves, Revoked)
 		}
 	}

@@ -47,21 +47,22 @@ func TestWhatTheTextOfAStatementShows(t *testing.T) {
 		"select pg_notify('c', 'x')":                                            loud,
 		"select pg_notify -- count\n('c')":                                      loud,
 		"notify c":                                                              loud,
-		"rollback; insert into t values (1)":                                    several(Statement{Ends: true, works: true, Loud: true}),
-		"call p()":                                                              loud,
-		"execute p":                                                             loud,
-		"a_name_that_was_prepared":                                              loud,
-		"create table t (i int)":                                                loud,
-		"select temp, hold from weather":                                        read,
-		"commit":                                                                ends,
-		"/* x */ COMMIT and chain":                                              ends,
-		"end;":                                                                  ends,
-		"abort":                                                                 rolls,
-		"rollback":                                                              rolls,
-		"rollback and chain":                                                    rolls,
-		"select 1; rollback; begin":                                             several(rolls),
-		"select $1; commit":                                                     several(ends),
-		"set search_path = x":                                                   sets,
+		"rollback; insert into t values (1)": several(Statement{Ends: true,
+			works: true, Loud: true}),
+		"call p()":                       loud,
+		"execute p":                      loud,
+		"a_name_that_was_prepared":       loud,
+		"create table t (i int)":         loud,
+		"select temp, hold from weather": read,
+		"commit":                         ends,
+		"/* x */ COMMIT and chain":       ends,
+		"end;":                           ends,
+		"abort":                          rolls,
+		"rollback":                       rolls,
+		"rollback and chain":             rolls,
+		"select 1; rollback; begin":      several(rolls),
+		"select $1; commit":              several(ends),
+		"set search_path = x":            sets,
 		"set session characteristics as transaction read only": sets,
 		"select set_config('a', 'true', false)":                sets,
 		"select set_config('a', $1, $2)":                       sets,
@@ -74,10 +75,11 @@ func TestWhatTheTextOfAStatementShows(t *testing.T) {
 		"select pg_catalog.pg_try_advisory_lock(1)":            keeps,
 		"do $$ begin null; end $$":                             keeps,
 		"prepare p as select 1":                                Statement{Loud: true, Leaves: Lasting},
-		"prepare transaction 'x'":                              Statement{Ends: true, Keeps: true, Loud: true, Leaves: Lasting},
-		"select 'never ends":                                   Opaque,
-		"select 1 /* never ends":                               Opaque,
-		"select $$ never ends":                                 Opaque,
+		"prepare transaction 'x'": Statement{Ends: true, Keeps: true, Loud: true,
+			Leaves: Lasting},
+		"select 'never ends":     Opaque,
+		"select 1 /* never ends": Opaque,
+		"select $$ never ends":   Opaque,
 	} {
 		require.Equal(t, want, Read(sql, true), "%s", sql)
 	}
@@ -101,7 +103,8 @@ func TestWhatTheTextOfAStatementShows(t *testing.T) {
 // FuzzStatement reads any text as the application may send it. What is added behind it is
 // seen, unless the text never ends.
 func FuzzStatement(f *testing.F) {
-	for _, text := range []string{"select 1", "select 'a;''b' -- c\n", "$x$;$x$", "/* /* */", `e'\'`, `"a""b`, "select $1;", "a$b$c"} {
+	for _, text := range []string{"select 1", "select 'a;''b' -- c\n", "$x$;$x$", "/* /* */", `e'\'`, `"a""b`,
+		"select $1;", "a$b$c"} {
 		f.Add(text, true)
 	}
 	f.Fuzz(func(t *testing.T, text string, conforming bool) {

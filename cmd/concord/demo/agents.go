@@ -59,9 +59,11 @@ func openAgentBank(name, dir string, members []replica.Member) (*agentBank, erro
 		return nil, err
 	}
 	b.post = member.NewPost(nil)
-	b.agent, err = participant.Open(participant.Config{Name: name, DataDir: filepath.Join(dir, name+"-agent"), Addr: l.Addr().String(),
-		Databases: []statement.Database{statement.Pebble(b.store)}, Cluster: service.Cluster(b.caller), Deliver: service.Deliver(b.caller, b.post),
-		Scan: time.Second, Logger: quiet()})
+	b.agent, err = participant.Open(participant.Config{Name: name, DataDir: filepath.Join(dir, name+"-agent"),
+		Addr:      l.Addr().String(),
+		Databases: []statement.Database{statement.Pebble(b.store)}, Cluster: service.Cluster(b.caller),
+		Deliver: service.Deliver(b.caller, b.post),
+		Scan:    time.Second, Logger: quiet()})
 	if err != nil {
 		return nil, errors.Join(err, l.Close())
 	}

@@ -71,11 +71,13 @@ func (b *banks) openConfigured(ctx context.Context, file string) error {
 		return &terminal.ExitError{Code: terminal.ExitUsage, Text: err.Error()}
 	}
 	if len(configs) < 2 {
-		return terminal.Usagef("%s: \"resources\" has %s: money moves between at least two", file, terminal.Plural(len(configs), "resource", "resources"))
+		return terminal.Usagef("%s: \"resources\" has %s: money moves between at least two", file,
+			terminal.Plural(len(configs), "resource", "resources"))
 	}
 	for _, c := range configs {
 		if c.Driver == agent.Driver {
-			return terminal.Usagef("%s: resource %s is hosted by an agent, and the demo moves money between SQL databases that it reaches itself: leave it out", file, config.Named(c.Name))
+			return terminal.Usagef("%s: resource %s is hosted by an agent, and the demo moves money between SQL "+
+				"databases that it reaches itself: leave it out", file, config.Named(c.Name))
 		}
 	}
 	if b.recovery, err = config.Open(ctx, configs, nil); err != nil {

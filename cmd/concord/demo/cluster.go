@@ -72,7 +72,8 @@ func (c *cluster) start(m replica.Member) error {
 	}
 	n, err := coordinator.Open(coordinator.Config{Node: m.ID, Members: c.members, Listener: peers,
 		DataDir:   filepath.Join(c.dir, "node"+strconv.Itoa(int(m.ID))),
-		Resources: c.banks.resources(), Rules: commit.Rules{Grace: time.Second, Scan: time.Second}, Reserve: 16 << 20, Logger: quiet()})
+		Resources: c.banks.resources(), Rules: commit.Rules{Grace: time.Second, Scan: time.Second}, Reserve: 16 << 20,
+		Logger: quiet()})
 	if err != nil {
 		return errors.Join(err, peers.Close(), clients.Close())
 	}

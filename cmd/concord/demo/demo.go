@@ -102,8 +102,10 @@ func (r result) print(o Options) error {
 			return err
 		}
 	} else {
-		fmt.Fprintf(o.Out, "%d transfers in %.1f s (%.0f/s, p50 %.1f ms, p99 %.1f ms): %d committed, %d aborted, %d unknown; the leader died %s\n",
-			r.Transfers, r.Seconds, r.PerSecond, r.P50, r.P99, r.Committed, r.Aborted, r.Unknown, terminal.Plural(r.LeaderKills, "time", "times"))
+		fmt.Fprintf(o.Out, "%d transfers in %.1f s (%.0f/s, p50 %.1f ms, p99 %.1f ms): %d committed, %d aborted, %d "+
+			"unknown; the leader died %s\n",
+			r.Transfers, r.Seconds, r.PerSecond, r.P50, r.P99, r.Committed, r.Aborted, r.Unknown,
+			terminal.Plural(r.LeaderKills, "time", "times"))
 		verdict := "ok"
 		if r.Sum != r.SumExpected {
 			verdict = "WRONG"
@@ -113,19 +115,28 @@ func (r result) print(o Options) error {
 			inDoubt = fmt.Sprint(*r.InDoubt)
 		}
 		if o.KillCoordinators {
-			fmt.Fprintf(o.Out, "%d coordinators died together; the agents finished %s without them\n", *r.CoordinatorsKilled, terminal.Plural(*r.FinishedByAgents, "transaction", "transactions"))
+			fmt.Fprintf(o.Out, "%d coordinators died together; the agents finished %s without them\n",
+				*r.CoordinatorsKilled, terminal.Plural(*r.FinishedByAgents, "transaction", "transactions"))
 		}
-		fmt.Fprintf(o.Out, "sum of all balances %d, expected %d: %s; %s in doubt\n", r.Sum, r.SumExpected, verdict, inDoubt)
+		fmt.Fprintf(o.Out, "sum of all balances %d, expected %d: %s; %s in doubt\n", r.Sum, r.SumExpected, verdict,
+			inDoubt)
 	}
 	switch {
-	case r.FinishedByAgents != nil && *r.FinishedByAgents == 0 && o.KillCoordinators && o.Protocol == concord.ThreePhase:
-		return &terminal.ExitError{Code: terminal.ExitFailed, Text: "no transaction was in doubt whenever the coordinators were stopped, so the agents had nothing to finish: try it with more --transfers or --workers"}
+	case r.FinishedByAgents != nil && *r.FinishedByAgents == 0 && o.KillCoordinators &&
+		o.Protocol == concord.ThreePhase:
+		return &terminal.ExitError{Code: terminal.ExitFailed,
+			Text: "no transaction was in doubt whenever the coordinators were stopped, so the agents had nothing to " +
+				"finish: try it with more --transfers or --workers"}
 	case r.Sum != r.SumExpected:
-		return &terminal.ExitError{Code: terminal.ExitFailed, Text: "the sum of all balances is wrong: this is a bug, please report it with the output above"}
+		return &terminal.ExitError{Code: terminal.ExitFailed,
+			Text: "the sum of all balances is wrong: this is a bug, please report it with the output above"}
 	case r.InDoubt == nil:
-		return &terminal.ExitError{Code: terminal.ExitInDoubt, Text: "nobody could tell whether transactions are in doubt: the cluster had no leader, or a bank could not be listed"}
+		return &terminal.ExitError{Code: terminal.ExitInDoubt,
+			Text: "nobody could tell whether transactions are in doubt: the cluster had no leader, or a bank could " +
+				"not be listed"}
 	case *r.InDoubt > 0:
-		return &terminal.ExitError{Code: terminal.ExitInDoubt, Text: terminal.Plural(*r.InDoubt, "transaction is", "transactions are") + " still in doubt"}
+		return &terminal.ExitError{Code: terminal.ExitInDoubt,
+			Text: terminal.Plural(*r.InDoubt, "transaction is", "transactions are") + " still in doubt"}
 	}
 	return nil
 }

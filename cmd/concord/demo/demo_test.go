@@ -16,7 +16,8 @@ import (
 func lost(t *testing.T, protocol string) result {
 	t.Helper()
 	var out, said bytes.Buffer
-	err := Run(t.Context(), Options{Transfers: 2000, Workers: 16, Protocol: protocol, KillCoordinators: true, In: &bytes.Buffer{}, Out: &out, Err: &said, JSON: true})
+	err := Run(t.Context(), Options{Transfers: 2000, Workers: 16, Protocol: protocol, KillCoordinators: true,
+		In: &bytes.Buffer{}, Out: &out, Err: &said, JSON: true})
 	t.Log(said.String())
 	require.NoError(t, err)
 	var r result

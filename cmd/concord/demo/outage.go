@@ -108,9 +108,11 @@ func (w *workload) watchAgents(ctx context.Context, open map[concord.ID]bool) er
 		}
 	}
 	if len(left) == 0 {
-		w.say(fmt.Sprintf("%.1f s later the agents have finished all of them, without a coordinator", time.Since(began).Seconds()))
+		w.say(fmt.Sprintf("%.1f s later the agents have finished all of them, without a coordinator",
+			time.Since(began).Seconds()))
 	} else {
-		w.say(fmt.Sprintf("%.1f s later %d transactions are still in doubt: their locks stay until a coordinator is back", time.Since(began).Seconds(), len(left)))
+		w.say(fmt.Sprintf("%.1f s later %d transactions are still in doubt: their locks stay until a coordinator "+
+			"is back", time.Since(began).Seconds(), len(left)))
 	}
 	return nil
 }
@@ -129,7 +131,8 @@ func (w *workload) compare(ctx context.Context) error {
 			want = concord.Aborted
 		}
 		if o != want {
-			return fmt.Errorf("the agents have decided %v about %v, and the cluster says %v: this is a bug, please report it", d, id, o)
+			return fmt.Errorf("the agents have decided %v about %v, and the cluster says %v: this is a bug, please "+
+				"report it", d, id, o)
 		}
 	}
 	if n := len(w.outage.finished); n > 0 {

@@ -42,7 +42,8 @@ var (
 func (w *workload) runWithView(ctx context.Context, in io.Reader, out *os.File) (result, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	p := tea.NewProgram(&view{w: w, quit: cancel, sum: "adding up when it is quiet"}, tea.WithInput(in), tea.WithOutput(out), tea.WithContext(ctx))
+	p := tea.NewProgram(&view{w: w, quit: cancel, sum: "adding up when it is quiet"}, tea.WithInput(in),
+		tea.WithOutput(out), tea.WithContext(ctx))
 	type outcome struct {
 		result result
 		err    error
@@ -119,7 +120,8 @@ func (v *view) View() tea.View {
 		}
 		fmt.Fprintf(&b, "  node %d  %s  %s  zxid %-12s lag %d\n", n.ID, n.API, state, n.Zxid, n.Lag)
 	}
-	fmt.Fprintf(&b, "\n  transfers  %d of %d   committed %d   aborted %d   unknown %d\n", p.done, v.w.o.Transfers, p.committed, p.aborted, p.unknown)
+	fmt.Fprintf(&b, "\n  transfers  %d of %d   committed %d   aborted %d   unknown %d\n", p.done, v.w.o.Transfers,
+		p.committed, p.aborted, p.unknown)
 	fmt.Fprintf(&b, "  per second %.0f  %s\n", p.rate, sparkline(v.rates))
 	fmt.Fprintf(&b, "  in doubt   %s\n", p.inDoubt)
 	fmt.Fprintf(&b, "  sum        expected %d, %s\n\n", v.w.banks.expected(), v.sum)

@@ -76,9 +76,11 @@ func (w *workload) run(ctx context.Context) (result, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	slices.Sort(w.latencies)
-	r := result{Transfers: w.o.Transfers, Committed: w.committed, Aborted: w.aborted, Unknown: len(w.unknown), LeaderKills: w.kills,
+	r := result{Transfers: w.o.Transfers, Committed: w.committed, Aborted: w.aborted, Unknown: len(w.unknown),
+		LeaderKills: w.kills,
 		SumExpected: w.banks.expected(), Sum: sum, InDoubt: w.cluster.inDoubt(), Seconds: elapsed.Seconds(),
-		PerSecond: float64(w.committed) / elapsed.Seconds(), P50: quantile(w.latencies, .5), P99: quantile(w.latencies, .99)}
+		PerSecond: float64(w.committed) / elapsed.Seconds(), P50: quantile(w.latencies, .5),
+		P99: quantile(w.latencies, .99)}
 	if w.o.agents() {
 		finished := len(w.outage.finished)
 		r.CoordinatorsKilled, r.FinishedByAgents = &w.outage.killed, &finished
@@ -216,7 +218,8 @@ func (w *workload) progress() progress {
 	s := w.cluster.snapshot()
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	p := progress{elapsed: time.Since(w.started), committed: w.committed, aborted: w.aborted, unknown: len(w.unknown), kills: w.kills, inDoubt: "unknown", leader: "none"}
+	p := progress{elapsed: time.Since(w.started), committed: w.committed, aborted: w.aborted, unknown: len(w.unknown),
+		kills: w.kills, inDoubt: "unknown", leader: "none"}
 	if f := s.Known(time.Now()); f != nil {
 		p.inDoubt = fmt.Sprint(f.InDoubt)
 	}

@@ -60,14 +60,16 @@ func OpenSQL(ctx context.Context, c config.Resource, l Ledger) (Bank, error) {
 func openPostgres(ctx context.Context, name, dsn string, l Ledger) (*Postgres, error) {
 	conf, err := pgxpool.ParseConfig(dsn)
 	if err != nil {
-		return nil, errors.New("its dsn is not a PostgreSQL URL or keyword string") // the driver's text may hold the password
+		// the driver's text may hold the password
+		return nil, errors.New("its dsn is not a PostgreSQL URL or keyword string")
 	}
 	if l.Conns > 0 {
 		conf.MaxConns = int32(l.Conns)
 	}
 	// The limits of a branch, from the start, so that no branch has to set them.
 	conf.ConnConfig.RuntimeParams["lock_timeout"] = fmt.Sprint(postgres.DefaultLockTimeout.Milliseconds())
-	conf.ConnConfig.RuntimeParams["idle_in_transaction_session_timeout"] = fmt.Sprint(postgres.DefaultIdleTimeout.Milliseconds())
+	conf.ConnConfig.RuntimeParams["idle_in_transaction_session_timeout"] = fmt.Sprint(
+		postgres.DefaultIdleTimeout.Milliseconds())
 	pool, err := pgxpool.NewWithConfig(ctx, conf)
 	if err != nil {
 		return nil, err
@@ -173,14 +175,16 @@ type Postgres struct {
 func (b *Postgres) Fill(ctx context.Context) error {
 	for _, q := range []string{
 		// Half of each page is left for new versions of its rows, so that the index stays as it is.
-		`CREATE TABLE IF NOT EXISTS ` + b.Table + ` (id int PRIMARY KEY, balance bigint NOT NULL) WITH (fillfactor = 50)`,
+		`CREATE TABLE IF NOT EXISTS ` + b.Table +
+			` (id int PRIMARY KEY, balance bigint NOT NULL) WITH (fillfactor = 50)`,
 		`TRUNCATE ` + b.Table,
 	} {
 		if _, err := b.Pool.Exec(ctx, q); err != nil {
 			return err
 		}
 	}
-	_, err := b.Pool.Exec(ctx, `INSERT INTO `+b.Table+` SELECT n, $1 FROM generate_series(0, $2 - 1) n`, FirstBalance, b.Accounts)
+	_, err := b.Pool.Exec(ctx, `INSERT INTO `+b.Table+` SELECT n, $1 FROM generate_series(0, $2 - 1) n`, FirstBalance,
+		b.Accounts)
 	return err
 }
 

@@ -45,14 +45,17 @@ resources:
   - {name: ledger,  driver: pebble,   dir: /var/lib/ledger}`
 
 // AgentProgram is "concord agent".
-var AgentProgram = program{command: "concord agent", prefix: envPrefix + "AGENT_", lists: []string{"coordinators", "resources", "auth.grants"}, defaults: agentDefaults, own: "dir",
-	flags: map[string]string{"name": "name", "data_dir": "data-dir", "listen": "listen", "log.level": "log-level", "log.format": "log-format",
-		"certs_dir": "certs-dir", "insecure": "insecure"}}
+var AgentProgram = program{command: "concord agent", prefix: envPrefix + "AGENT_",
+	lists: []string{"coordinators", "resources", "auth.grants"}, defaults: agentDefaults, own: "dir",
+	flags: map[string]string{"name": "name", "data_dir": "data-dir", "listen": "listen", "log.level": "log-level",
+		"log.format": "log-format",
+		"certs_dir":  "certs-dir", "insecure": "insecure"}}
 
 // agentDefaults are the keys that are no lists, each with its default.
 func agentDefaults() map[string]any {
 	return map[string]any{
-		"name": "", "data_dir": "", "listen": "127.0.0.1:7430", "advertise": "", "max_open": 64, "silence": time.Minute, "scan": 5 * time.Second,
+		"name": "", "data_dir": "", "listen": "127.0.0.1:7430", "advertise": "", "max_open": 64, "silence": time.Minute,
+		"scan":      5 * time.Second,
 		"certs_dir": "", "insecure": false, "auth.tokens": "",
 		"log.level": "info", "log.format": "text",
 	}
@@ -77,16 +80,19 @@ var agentName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$`)
 
 func (c *Agent) check() error {
 	if !agentName.MatchString(c.Name) {
-		return fmt.Errorf("\"name\" is %.70q: give the agent a name of 1 to 64 letters, digits, dots, hyphens and underscores, of its own in the cluster", c.Name)
+		return fmt.Errorf("\"name\" is %.70q: give the agent a name of 1 to 64 letters, digits, dots, hyphens and "+
+			"underscores, of its own in the cluster", c.Name)
 	}
 	if c.DataDir == "" {
 		return errors.New("\"data_dir\" is missing: give a directory of its own to each agent")
 	}
 	if c.Advertise != "" && !api.Dialable(c.Advertise) {
-		return fmt.Errorf("advertise: %.80q is not host:port, such as 10.0.0.1:7430: it is where coordinators and other agents find this one", c.Advertise)
+		return fmt.Errorf("advertise: %.80q is not host:port, such as 10.0.0.1:7430: it is where coordinators and "+
+			"other agents find this one", c.Advertise)
 	}
 	if len(c.Coordinators) == 0 {
-		return errors.New("\"coordinators\" is empty: list the API addresses of the coordinator nodes, such as 127.0.0.1:7420")
+		return errors.New("\"coordinators\" is empty: list the API addresses of the coordinator nodes, such as " +
+			"127.0.0.1:7420")
 	}
 	for i, addr := range c.Coordinators {
 		if _, _, err := net.SplitHostPort(addr); err != nil {
@@ -103,7 +109,8 @@ func (c *Agent) check() error {
 		return err
 	}
 	if c.MaxOpen < 1 || c.MaxOpen > 10_000 {
-		return fmt.Errorf("max_open: %d is not between 1 and 10000: it is how many branches may have a session", c.MaxOpen)
+		return fmt.Errorf("max_open: %d is not between 1 and 10000: it is how many branches may have a session",
+			c.MaxOpen)
 	}
 	for _, limit := range []struct {
 		key      string
@@ -121,7 +128,9 @@ func (c *Agent) check() error {
 
 // Doors says who may come in.
 func (c *Agent) Doors() Doors {
-	d := Doors{certsDir: c.CertsDir, insecure: c.Insecure, auth: c.Auth, own: func(d security.Dir) security.Files { return d.Agent(c.Name) }, listeners: []listener{{"listen", c.Listen}}}
+	d := Doors{certsDir: c.CertsDir, insecure: c.Insecure, auth: c.Auth,
+		own:       func(d security.Dir) security.Files { return d.Agent(c.Name) },
+		listeners: []listener{{"listen", c.Listen}}}
 	for _, r := range c.Resources {
 		d.resources = append(d.resources, r.Name)
 	}

@@ -40,7 +40,8 @@ func TestExampleOfTheHelpLoads(t *testing.T) {
 func TestComposeConfigurationsLoadAndAgree(t *testing.T) {
 	var members []Member
 	for n := 1; n <= 3; n++ {
-		c, err := LoadNode(filepath.Join("..", "..", "..", "deploy", "compose", "node"+string(rune('0'+n))+".yaml"), pflag.NewFlagSet("", pflag.ContinueOnError))
+		c, err := LoadNode(filepath.Join("..", "..", "..", "deploy", "compose", "node"+string(rune('0'+n))+".yaml"),
+			pflag.NewFlagSet("", pflag.ContinueOnError))
 		require.NoError(t, err)
 		require.EqualValues(t, n, c.Node)
 		require.Len(t, c.Resources, 3)
@@ -91,15 +92,18 @@ func TestConfigurationFromTheEnvironmentAlone(t *testing.T) {
 	c, err := LoadNode("", pflag.NewFlagSet("", pflag.ContinueOnError))
 	require.NoError(t, err)
 	require.Equal(t, []Member{{ID: 1, Peer: "127.0.0.1:7421", API: "127.0.0.1:7420"}}, c.Members)
-	require.Equal(t, []Resource{{Name: "orders", Driver: "postgres", DSN: "postgres://app@127.0.0.1:5432/orders"}}, c.Resources)
+	require.Equal(t, []Resource{{Name: "orders", Driver: "postgres", DSN: "postgres://app@127.0.0.1:5432/orders"}},
+		c.Resources)
 	require.Equal(t, time.Minute, c.Transaction.MaxAge, "the rest has its defaults")
 
-	t.Setenv("CONCORD_MEMBERS", "- {id: 1, peer: 10.0.0.1:1, api: 10.0.0.1:2}\n- {id: 2, peer: 10.0.0.2:1, api: 10.0.0.2:2}\n")
+	t.Setenv("CONCORD_MEMBERS", "- {id: 1, peer: 10.0.0.1:1, api: 10.0.0.1:2}\n- {id: 2, peer: 10.0.0.2:1, api: "+
+		"10.0.0.2:2}\n")
 	c, err = loadText(t, NodeExample)
 	require.NoError(t, err)
 	require.Len(t, c.Members, 2, "the environment goes before the file")
 	require.Len(t, c.Resources, 1)
-	for value, want := range map[string]string{"[": "no list", "{id: 1}": "no list", "[{id: 1, peer: x, api: y}]": "host:port", "[{id: 1, wieght: 2}]": "wieght"} {
+	for value, want := range map[string]string{"[": "no list", "{id: 1}": "no list",
+		"[{id: 1, peer: x, api: y}]": "host:port", "[{id: 1, wieght: 2}]": "wieght"} {
 		t.Setenv("CONCORD_MEMBERS", value)
 		_, err = LoadNode("", pflag.NewFlagSet("", pflag.ContinueOnError))
 		require.ErrorContains(t, err, want)
@@ -108,19 +112,24 @@ func TestConfigurationFromTheEnvironmentAlone(t *testing.T) {
 
 func TestUnknownVariablesAreNamedWithTheNearest(t *testing.T) {
 	for entry, near := range map[string]string{
-		"CONCORD_DATADIR=/x": "CONCORD_DATA_DIR", "CONCORD_API_LISTN=s3cr3t": "CONCORD_API_LISTEN", "CONCORD_MEMBER=[]": "CONCORD_MEMBERS",
-		"CONCORD_LOGLEVEL=debug": "CONCORD_LOG_LEVEL", "CONCORD_ADRESS=x": "CONCORD_ADDR", "CONCORD_TRANSACTION_MAXAGE=1s": "CONCORD_TRANSACTION_MAX_AGE",
-		"CONCORD_=x": "CONCORD_", "CONCORD_data_dir=x": "CONCORD_",
+		"CONCORD_DATADIR=/x": "CONCORD_DATA_DIR", "CONCORD_API_LISTN=s3cr3t": "CONCORD_API_LISTEN",
+		"CONCORD_MEMBER=[]":      "CONCORD_MEMBERS",
+		"CONCORD_LOGLEVEL=debug": "CONCORD_LOG_LEVEL", "CONCORD_ADRESS=x": "CONCORD_ADDR",
+		"CONCORD_TRANSACTION_MAXAGE=1s": "CONCORD_TRANSACTION_MAX_AGE",
+		"CONCORD_=x":                    "CONCORD_", "CONCORD_data_dir=x": "CONCORD_",
 	} {
 		err := CheckEnvironment([]string{"PATH=/bin", entry})
 		require.ErrorContains(t, err, near, entry)
 		require.NotContains(t, err.Error(), "s3cr3t")
 		require.Equal(t, terminal.ExitUsage, terminal.ExitCode(err))
 	}
-	require.NoError(t, CheckEnvironment([]string{"CONCORDE=1", "_CONCORD_RELAXED=1", "CONCORD_ADDR=x", "CONCORD_LOG_LEVEL=debug",
+	require.NoError(t, CheckEnvironment([]string{"CONCORDE=1", "_CONCORD_RELAXED=1", "CONCORD_ADDR=x",
+		"CONCORD_LOG_LEVEL=debug",
 		// What Kubernetes sets in every container beside a service that is named concord or concord-peer.
-		"CONCORD_SERVICE_HOST=10.0.0.1", "CONCORD_SERVICE_PORT=7420", "CONCORD_SERVICE_PORT_API=7420", "CONCORD_PORT=tcp://10.0.0.1:7420",
-		"CONCORD_PORT_7420_TCP=tcp://10.0.0.1:7420", "CONCORD_PORT_7420_TCP_PROTO=tcp", "CONCORD_PORT_7420_TCP_PORT=7420", "CONCORD_PORT_7420_TCP_ADDR=10.0.0.1",
+		"CONCORD_SERVICE_HOST=10.0.0.1", "CONCORD_SERVICE_PORT=7420", "CONCORD_SERVICE_PORT_API=7420",
+		"CONCORD_PORT=tcp://10.0.0.1:7420",
+		"CONCORD_PORT_7420_TCP=tcp://10.0.0.1:7420", "CONCORD_PORT_7420_TCP_PROTO=tcp",
+		"CONCORD_PORT_7420_TCP_PORT=7420", "CONCORD_PORT_7420_TCP_ADDR=10.0.0.1",
 		"CONCORD_PEER_SERVICE_HOST=10.0.0.2", "CONCORD_PEER_PORT_7421_TCP_ADDR=10.0.0.2"}))
 }
 
@@ -142,18 +151,21 @@ func TestErrorsOfTheConfigurationHoldNoSecret(t *testing.T) {
 		"no map":                    "postgres://app:s3cr3t@db/shop",
 		"as name":                   "{name: \"postgres://app:s3cr3t@db/shop\", driver: x}",
 		"as name, and well formed":  "{name: \"postgres://app:s3cr3t@db/shop\", driver: postgres, dsn: \"a b\"}",
-		"as name, twice":            "{name: \"app:s3cr3t\", driver: mysql, dsn: x}\n  - {name: \"app:s3cr3t\", driver: mysql, dsn: x}",
-		"as driver":                 "{name: a, driver: \"postgres://app:s3cr3t@db/shop\"}",
-		"as dsn_file":               "{name: a, driver: postgres, dsn_file: \"postgres://app:s3cr3t@db/shop\"}",
-		"as dsn_file, keywords":     "{name: a, driver: postgres, dsn_file: \"host=db password=s3cr3t\"}",
-		"as dsn_file, mysql":        "{name: a, driver: mysql, dsn_file: \"app:s3cr3t@tcp(db:3306)/shop\"}",
-		"in a bad URL":              "{name: a, driver: postgres, dsn: \"postgres://app:s3cr3t%zz@db/shop\"}",
-		"in a bad port":             "{name: a, driver: postgres, dsn: \"postgres://app:x@db:s3cr3t/shop\"}",
-		"in a bad mysql dsn":        "{name: a, driver: mysql, dsn: \"app:s3cr3t@db/shop\"}",
-		"with both":                 "{name: a, driver: postgres, dsn: \"postgres://app:s3cr3t@db/shop\", dsn_file: /s3cr3t}",
+		"as name, twice": "{name: \"app:s3cr3t\", driver: mysql, dsn: x}\n  - {name: \"app:s3cr3t\", " +
+			"driver: mysql, dsn: x}",
+		"as driver":             "{name: a, driver: \"postgres://app:s3cr3t@db/shop\"}",
+		"as dsn_file":           "{name: a, driver: postgres, dsn_file: \"postgres://app:s3cr3t@db/shop\"}",
+		"as dsn_file, keywords": "{name: a, driver: postgres, dsn_file: \"host=db password=s3cr3t\"}",
+		"as dsn_file, mysql":    "{name: a, driver: mysql, dsn_file: \"app:s3cr3t@tcp(db:3306)/shop\"}",
+		"in a bad URL":          "{name: a, driver: postgres, dsn: \"postgres://app:s3cr3t%zz@db/shop\"}",
+		"in a bad port":         "{name: a, driver: postgres, dsn: \"postgres://app:x@db:s3cr3t/shop\"}",
+		"in a bad mysql dsn":    "{name: a, driver: mysql, dsn: \"app:s3cr3t@db/shop\"}",
+		"with both": "{name: a, driver: postgres, dsn: \"postgres://app:s3cr3t@db/shop\", dsn_file: " +
+			"/s3cr3t}",
 	} {
 		t.Run(name, func(t *testing.T) {
-			text := "node: 1\ndata_dir: /nowhere\nmembers:\n  - {id: 1, peer: 127.0.0.1:7421, api: 127.0.0.1:7420}\nresources:\n  - " + entry + "\n"
+			text := "node: 1\ndata_dir: /nowhere\nmembers:\n  - {id: 1, peer: 127.0.0.1:7421, api: " +
+				"127.0.0.1:7420}\nresources:\n  - " + entry + "\n"
 			c, err := loadText(t, text)
 			if err == nil {
 				_, err = Open(t.Context(), c.Resources, nil)
@@ -186,7 +198,8 @@ func TestFilesAreBounded(t *testing.T) {
 	got, err := Resource{DSNFile: name("fine")}.Secret()
 	require.NoError(t, err)
 	require.Equal(t, "postgres://app@db/shop", got)
-	for file, want := range map[string]string{"/dev/zero": "larger than", name("huge"): "larger than", name("pipe"): "empty", name("blank"): "empty",
+	for file, want := range map[string]string{"/dev/zero": "larger than", name("huge"): "larger than",
+		name("pipe"): "empty", name("blank"): "empty",
 		"/dev/null": "empty", dir: "directory", name("none"): "no such file"} {
 		_, err := Resource{DSNFile: file}.Secret()
 		require.ErrorContains(t, err, want, file)

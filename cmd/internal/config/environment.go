@@ -22,7 +22,8 @@ func KnownVariables() []string {
 
 // othersVariables are set by others than who configures concord: by Kubernetes and Docker for every
 // service whose name begins with "concord", and by the tests of concord itself.
-var othersVariables = regexp.MustCompile(`^CONCORD_(([A-Z0-9_]+_)?(SERVICE_HOST|SERVICE_PORT(_[A-Z0-9_]+)?|PORT(_[0-9]+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?)|(TEST|E2E)_[A-Z0-9_]+)$`)
+var othersVariables = regexp.MustCompile(
+	`^CONCORD_(([A-Z0-9_]+_)?(SERVICE_HOST|SERVICE_PORT(_[A-Z0-9_]+)?|PORT(_[0-9]+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?)|(TEST|E2E)_[A-Z0-9_]+)$`)
 
 // CheckEnvironment refuses variables that look like ours and that nobody reads: a typing error
 // must not become a default. Values may be secrets and are not shown.
@@ -30,10 +31,12 @@ func CheckEnvironment(environ []string) error {
 	known := KnownVariables()
 	for _, entry := range environ {
 		name, _, _ := strings.Cut(entry, "=")
-		if !strings.HasPrefix(name, envPrefix) || slices.Contains(known, name) || slices.Contains(AgentProgram.Variables(), name) || othersVariables.MatchString(name) {
+		if !strings.HasPrefix(name, envPrefix) || slices.Contains(known, name) ||
+			slices.Contains(AgentProgram.Variables(), name) || othersVariables.MatchString(name) {
 			continue
 		}
-		return terminal.Usagef("the environment has %s, which is no variable of concord: the nearest is %s; correct or remove it (\"concord serve --help\" lists them)", terminal.Cell(name), nearest(name, known))
+		return terminal.Usagef("the environment has %s, which is no variable of concord: the nearest is %s; correct "+
+			"or remove it (\"concord serve --help\" lists them)", terminal.Cell(name), nearest(name, known))
 	}
 	return nil
 }

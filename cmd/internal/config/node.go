@@ -94,9 +94,11 @@ CONCORD_MEMBERS='[{id: 1, peer: "127.0.0.1:7421", api: "127.0.0.1:7420"}]'
 CONCORD_RESOURCES='[{"name": "orders", "driver": "postgres", "dsn": "postgres://app@127.0.0.1:5432/orders"}]'`
 
 // NodeProgram is "concord serve".
-var NodeProgram = program{command: "concord serve", prefix: envPrefix, lists: []string{"members", "resources", "auth.grants"}, defaults: configDefaults, own: "addr",
-	flags: map[string]string{"node": "node", "data_dir": "data-dir", "log.level": "log-level", "log.format": "log-format",
-		"certs_dir": "certs-dir", "insecure": "insecure"}}
+var NodeProgram = program{command: "concord serve", prefix: envPrefix,
+	lists: []string{"members", "resources", "auth.grants"}, defaults: configDefaults, own: "addr",
+	flags: map[string]string{"node": "node", "data_dir": "data-dir", "log.level": "log-level",
+		"log.format": "log-format",
+		"certs_dir":  "certs-dir", "insecure": "insecure"}}
 
 // configDefaults are the keys that are no lists, each with its default.
 func configDefaults() map[string]any {
@@ -128,10 +130,12 @@ func LoadNode(file string, flags *pflag.FlagSet) (*Node, error) {
 func readConfig(v *viper.Viper, file, command string) error {
 	b, err := readFile(file, maxConfigFile)
 	if err != nil {
-		return fmt.Errorf("read the configuration %s: %w: give the path of a file with --config; an example is in \"%s --help\"", file, err, command)
+		return fmt.Errorf("read the configuration %s: %w: give the path of a file with --config; an example is in "+
+			"\"%s --help\"", file, err, command)
 	}
 	if err := v.ReadConfig(bytes.NewReader(b)); err != nil {
-		return fmt.Errorf("%s is not YAML%s: put texts with special characters in quotes; an example is in \"%s --help\"", file, line(err), command)
+		return fmt.Errorf("%s is not YAML%s: put texts with special characters in quotes; an example is in \"%s "+
+			"--help\"", file, line(err), command)
 	}
 	return nil
 }
@@ -185,7 +189,8 @@ func (c *Node) checkMembers() error {
 				return fmt.Errorf("members[%d]: %s: %q is not host:port, such as 10.0.0.1:7421", i, a.key, a.addr)
 			}
 			if slices.Contains(addrs, a.addr) {
-				return fmt.Errorf("members[%d]: %s: the address %s is given twice: each member has two of its own", i, a.key, a.addr)
+				return fmt.Errorf("members[%d]: %s: the address %s is given twice: each member has two of its own", i,
+					a.key, a.addr)
 			}
 			addrs = append(addrs, a.addr)
 		}
@@ -217,10 +222,12 @@ func (c *Node) checkRest() error {
 		}
 	}
 	if t.Retention < 2*t.MaxAge {
-		return fmt.Errorf("transaction.retention: %v is too short: decisions must be remembered at least twice as long as max_age (%v), better for days", t.Retention, t.MaxAge)
+		return fmt.Errorf("transaction.retention: %v is too short: decisions must be remembered at least twice as "+
+			"long as max_age (%v), better for days", t.Retention, t.MaxAge)
 	}
 	if r := c.Disk.ReserveMiB; r < 16 || r > 1<<20 {
-		return fmt.Errorf("disk.reserve_mib: %d is not between 16 and %d: it is the free space, in MiB, that is kept for what was begun", r, 1<<20)
+		return fmt.Errorf("disk.reserve_mib: %d is not between 16 and %d: it is the free space, in MiB, that is "+
+			"kept for what was begun", r, 1<<20)
 	}
 	if !slices.Contains([]string{"text", "json"}, c.Log.Format) {
 		return fmt.Errorf("log.format: %q is neither text nor json", c.Log.Format)
@@ -230,7 +237,8 @@ func (c *Node) checkRest() error {
 
 // Doors says who may come in.
 func (c *Node) Doors() Doors {
-	d := Doors{certsDir: c.CertsDir, insecure: c.Insecure, auth: c.Auth, own: func(d security.Dir) security.Files { return d.Node(c.Node) },
+	d := Doors{certsDir: c.CertsDir, insecure: c.Insecure, auth: c.Auth,
+		own:       func(d security.Dir) security.Files { return d.Node(c.Node) },
 		listeners: []listener{{"api.listen", c.API.Listen}, {"peer.listen", c.Peer.Listen}}}
 	for _, r := range c.Resources {
 		d.resources = append(d.resources, r.Name)
@@ -246,7 +254,8 @@ func (c *Node) Doors() Doors {
 func (c *Node) Membership() []replica.Member {
 	var out []replica.Member
 	for _, m := range c.Members {
-		out = append(out, replica.Member{ID: zab.NodeID(m.ID), Observer: m.Role == "observer", Peer: m.Peer, API: m.API})
+		out = append(out, replica.Member{ID: zab.NodeID(m.ID), Observer: m.Role == "observer", Peer: m.Peer,
+			API: m.API})
 	}
 	return out
 }
@@ -267,7 +276,8 @@ func (c *Node) Addresses(own string) []string {
 }
 
 func (c *Node) Rules() commit.Rules {
-	return commit.Rules{MaxTransaction: c.Transaction.MaxAge, Grace: c.Transaction.Grace, Scan: c.Transaction.Scan, Retention: c.Transaction.Retention}
+	return commit.Rules{MaxTransaction: c.Transaction.MaxAge, Grace: c.Transaction.Grace, Scan: c.Transaction.Scan,
+		Retention: c.Transaction.Retention}
 }
 
 // LoadResources reads only the resources of a configuration file.
@@ -298,7 +308,8 @@ func LoadParts(file string, keys ...string) (*Node, error) {
 		}
 	}
 	if slices.Contains(keys, "members") {
-		if err := v.UnmarshalKey("members", &c.Members, func(d *mapstructure.DecoderConfig) { d.ErrorUnused = true }); err != nil {
+		if err := v.UnmarshalKey("members", &c.Members,
+			func(d *mapstructure.DecoderConfig) { d.ErrorUnused = true }); err != nil {
 			return nil, fmt.Errorf("%s: members: %s", file, decodeError(err))
 		}
 	}

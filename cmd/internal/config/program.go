@@ -89,7 +89,8 @@ func (p program) listsFromEnvironment(v *viper.Viper) error {
 		}
 		var list []any
 		if err := yaml.Unmarshal([]byte(text), &list); err != nil {
-			return fmt.Errorf("%s is no list in YAML or JSON%s: an example is in \"%s --help\"", p.Variable(key), line(err), p.command)
+			return fmt.Errorf("%s is no list in YAML or JSON%s: an example is in \"%s --help\"", p.Variable(key),
+				line(err), p.command)
 		}
 		v.Set(key, list)
 	}

@@ -45,7 +45,8 @@ func decodeResources(raw any, extra ...string) ([]Resource, error) {
 	for i, entry := range list {
 		values, ok := entry.(map[string]any)
 		if !ok {
-			return nil, fmt.Errorf("resources[%d]: want name, driver, and dsn or dsn_file; put a dsn with special characters in quotes", i)
+			return nil, fmt.Errorf("resources[%d]: want name, driver, and dsn or dsn_file; put a dsn with special "+
+				"characters in quotes", i)
 		}
 		r, err := decodeResource(values, slices.Concat(resourceKeys, extra))
 		if err != nil {
@@ -57,14 +58,16 @@ func decodeResources(raw any, extra ...string) ([]Resource, error) {
 }
 
 func decodeResource(values map[string]any, keys []string) (r Resource, err error) {
-	fields := map[string]*string{"name": &r.Name, "driver": &r.Driver, "dsn": &r.DSN, "dsn_file": &r.DSNFile, "dir": &r.Dir, "addr": &r.Addr}
+	fields := map[string]*string{"name": &r.Name, "driver": &r.Driver, "dsn": &r.DSN, "dsn_file": &r.DSNFile,
+		"dir": &r.Dir, "addr": &r.Addr}
 	for key, value := range values {
 		field := fields[key]
 		if !slices.Contains(keys, key) {
 			if near := nearest(key, keys); typos(key, near) <= 1 {
 				return r, fmt.Errorf("unknown key %q: did you mean %q?", key, near)
 			}
-			return r, fmt.Errorf("unknown key %s: the keys are %s; put a dsn with special characters in quotes", NotShown, strings.Join(keys, ", "))
+			return r, fmt.Errorf("unknown key %s: the keys are %s; put a dsn with special characters in quotes",
+				NotShown, strings.Join(keys, ", "))
 		}
 		switch v := value.(type) {
 		case nil:
@@ -93,7 +96,8 @@ func checkResources(list []Resource, own string) error {
 			return fmt.Errorf("resources[%d]: %w", i, err)
 		}
 		if dsnLike.MatchString(r.Name) {
-			return fmt.Errorf("resources[%d]: the name %s looks like a data source name, which belongs under \"dsn\"", i, NotShown)
+			return fmt.Errorf("resources[%d]: the name %s looks like a data source name, which belongs under \"dsn\"",
+				i, NotShown)
 		}
 		if slices.Contains(names, r.Name) {
 			return fmt.Errorf("resources[%d]: the name %s is given twice: each resource has its own", i, shown(r.Name))
@@ -101,24 +105,29 @@ func checkResources(list []Resource, own string) error {
 		names = append(names, r.Name)
 		if r.Driver == "agent" && own == "agent" {
 			if _, err := agent.Dial(r.Addr); err != nil || r.DSN != "" || r.DSNFile != "" {
-				return fmt.Errorf("resource %s: an agent hosts it: give the agent's \"addr\" as host:port, and neither \"dsn\" nor \"dsn_file\"", Named(r.Name))
+				return fmt.Errorf("resource %s: an agent hosts it: give the agent's \"addr\" as host:port, and "+
+					"neither \"dsn\" nor \"dsn_file\"", Named(r.Name))
 			}
 			continue
 		}
 		if r.Addr != "" {
-			return fmt.Errorf("resource %s: \"addr\" is for driver agent: give \"dsn\" or \"dsn_file\" instead", Named(r.Name))
+			return fmt.Errorf("resource %s: \"addr\" is for driver agent: give \"dsn\" or \"dsn_file\" instead",
+				Named(r.Name))
 		}
 		if r.Driver == "pebble" && own == "pebble" {
 			if r.Dir == "" || r.DSN != "" || r.DSNFile != "" {
-				return fmt.Errorf("resource %s: a pebble store is in a directory of its own: give \"dir\", and neither \"dsn\" nor \"dsn_file\"", Named(r.Name))
+				return fmt.Errorf("resource %s: a pebble store is in a directory of its own: give \"dir\", and "+
+					"neither \"dsn\" nor \"dsn_file\"", Named(r.Name))
 			}
 			continue
 		}
 		if !slices.Contains([]string{"postgres", "mysql"}, r.Driver) {
-			return fmt.Errorf("resources[%d]: driver %s is none of postgres, mysql (also for MariaDB), %s", i, shown(r.Driver), own)
+			return fmt.Errorf("resources[%d]: driver %s is none of postgres, mysql (also for MariaDB), %s", i,
+				shown(r.Driver), own)
 		}
 		if r.Dir != "" {
-			return fmt.Errorf("resource %s: \"dir\" is for driver pebble: give \"dsn\" or \"dsn_file\" instead", Named(r.Name))
+			return fmt.Errorf("resource %s: \"dir\" is for driver pebble: give \"dsn\" or \"dsn_file\" instead",
+				Named(r.Name))
 		}
 		if (r.DSN == "") == (r.DSNFile == "") {
 			return fmt.Errorf("resource %s: give either \"dsn\" or \"dsn_file\"", Named(r.Name))
@@ -141,11 +150,13 @@ func (r Resource) Secret() (string, error) {
 	case err == nil:
 		return text, nil
 	case !pathLike.MatchString(r.DSNFile):
-		return "", fmt.Errorf("dsn_file %s cannot be read: %w: it wants the path of a file; a data source name belongs under \"dsn\"", NotShown, err)
+		return "", fmt.Errorf("dsn_file %s cannot be read: %w: it wants the path of a file; a data source name "+
+			"belongs under \"dsn\"", NotShown, err)
 	case errors.Is(err, fs.ErrPermission):
 		return "", fmt.Errorf("dsn_file %s: %w: let the user of concord read it", r.DSNFile, err)
 	}
-	return "", fmt.Errorf("dsn_file %s: %w: it wants the path of a file that holds the data source name", r.DSNFile, err)
+	return "", fmt.Errorf("dsn_file %s: %w: it wants the path of a file that holds the data source name", r.DSNFile,
+		err)
 }
 
 var (

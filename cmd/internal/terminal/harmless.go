@@ -29,7 +29,8 @@ func (h *harmless) Write(p []byte) (int, error) {
 		h.rest = append(h.rest, text[len(text)-n:]...)
 		text = text[:len(text)-n]
 	}
-	_, err := io.WriteString(h.to, escape(string(text), func(r rune) bool { return r != '\n' && r != '\t' && api.Hidden(r) }))
+	_, err := io.WriteString(h.to, escape(string(text),
+		func(r rune) bool { return r != '\n' && r != '\t' && api.Hidden(r) }))
 	return len(p), err
 }
 

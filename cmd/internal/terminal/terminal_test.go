@@ -21,10 +21,13 @@ import (
 // The exit codes are a contract with scripts: what the cluster answers has always the same.
 func TestExitCodesOfAnswers(t *testing.T) {
 	for err, code := range map[error]int{
-		api.ErrInvalid: ExitUsage, coordinator.ErrNewerStore: ExitUsage, coordinator.ErrMembers: ExitUsage, peer.ErrRemoved: ExitUsage,
-		api.ErrNotFound: ExitNotFound, api.ErrDecided: ExitRefused, api.ErrRefused: ExitRefused, api.ErrTooOld: ExitInDoubt,
+		api.ErrInvalid: ExitUsage, coordinator.ErrNewerStore: ExitUsage, coordinator.ErrMembers: ExitUsage,
+		peer.ErrRemoved: ExitUsage,
+		api.ErrNotFound: ExitNotFound, api.ErrDecided: ExitRefused, api.ErrRefused: ExitRefused,
+		api.ErrTooOld:      ExitInDoubt,
 		api.ErrUnavailable: ExitUnavailable, api.ErrBusy: ExitUnavailable, &api.NotLeaderError{}: ExitUnavailable,
-		context.DeadlineExceeded: ExitUnavailable, context.Canceled: ExitUnavailable, errors.New("anything else"): ExitFailed,
+		context.DeadlineExceeded: ExitUnavailable, context.Canceled: ExitUnavailable,
+		errors.New("anything else"): ExitFailed,
 	} {
 		require.Equal(t, code, ExitCode(fmt.Errorf("commit: %w", err)), "%v", err)
 	}

@@ -35,8 +35,10 @@ func Mutants(t *testing.T, pkg string, hunted map[string]Hunt) {
 				require.Empty(t, control.Broken, "without a mutant")
 				mutant.With(m.ID, func() {
 					r := w.Run(explore.Limits{States: most})
-					require.True(t, strings.HasPrefix(r.Broken, h.Check+":"), "%s by %s: %s\n%s", m.What, h.Check, r, r.Trace)
-					t.Logf("MUTANT %s killed by %s: state %d of at most %d, %d steps from the start: %s: %s", m.ID, h.Check, r.States, most, r.Depth, w.Name, r.Broken)
+					require.True(t, strings.HasPrefix(r.Broken, h.Check+":"), "%s by %s: %s\n%s", m.What, h.Check, r,
+						r.Trace)
+					t.Logf("MUTANT %s killed by %s: state %d of at most %d, %d steps from the start: %s: %s", m.ID,
+						h.Check, r.States, most, r.Depth, w.Name, r.Broken)
 				})
 			}
 		})

@@ -93,7 +93,8 @@ func (w *threePC) deliver(s *sitting) {
 	f := w.folds[s.log]
 	switch {
 	case step.broken:
-		s.fail(w, "T1: the log has %v, and %v was proven", before.decided.Decision, w.records[at].(txn.ProvenRecord).Decision)
+		s.fail(w, "T1: the log has %v, and %v was proven", before.decided.Decision,
+			w.records[at].(txn.ProvenRecord).Decision)
 	case before.decided.Decision != txn.Undecided && f.decided.Decision != before.decided.Decision && !f.passed:
 		s.fail(w, "T3: the log left its decision")
 	case before.open && f.open && f.witness.LastElected.Less(before.witness.LastElected):

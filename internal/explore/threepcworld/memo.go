@@ -54,7 +54,8 @@ func (m *memo[C]) step(id uint32, at int, e protocol.Event) *deed {
 		effects := after.Step(e)
 		o := &deed{next: m.number(after)}
 		m.carryOut(before, after, e, effects, o)
-		o.quiet = o.next == id && len(o.forces) == 0 && len(o.records) == 0 && !o.prepare && o.finish == txn.Undecided &&
+		o.quiet = o.next == id && len(o.forces) == 0 && len(o.records) == 0 && !o.prepare &&
+			o.finish == txn.Undecided &&
 			!o.begun && !o.ended && o.fixed == 0 && o.tried == [2]uint64{} && o.breach == ""
 		m.deeds[id][at] = o
 	}

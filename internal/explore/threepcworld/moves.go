@@ -357,7 +357,8 @@ func (w *threePC) dead(s *sitting, l *letter) bool {
 func (w *threePC) deadAttempt(s *sitting, l *letter, e txn.Election) bool {
 	if l.to == theLeader {
 		f := &w.folds[s.log]
-		return f.decided.Decision != txn.Undecided || f.open && (e.Less(f.witness.LastElected) || e == f.witness.LastAttempt)
+		return f.decided.Decision != txn.Undecided || f.open &&
+			(e.Less(f.witness.LastElected) || e == f.witness.LastAttempt)
 	}
 	disk := w.entries[s.disks[l.to]]
 	refused := e.Less(disk.LastElected) && !mutant.AttemptBelowPromise

@@ -103,8 +103,9 @@ type sitting struct {
 	ended                                      bool
 	fixed                                      uint8     // the election in which a quorum decided first
 	accepted                                   [16]uint8 // by election: the set of members that have accepted it
-	tried                                      [2]uint64 // sets of elections that were attempted, to commit and to abort
-	bad                                        uint8     // a property that was broken on the way here
+	// sets of elections that were attempted, to commit and to abort
+	tried [2]uint64
+	bad   uint8 // a property that was broken on the way here
 }
 
 const netWords = 4
@@ -205,7 +206,8 @@ const (
 
 func newThreePC(size Council) *threePC {
 	w := &threePC{size: size, id: txn.FirstID(time.UnixMilli(1_000)).WithClass(txn.ThreePhase),
-		known: map[string]int{}, entryAt: map[string]uint16{}, recordAt: map[string]uint16{}, foldAt: map[string]uint16{},
+		known: map[string]int{}, entryAt: map[string]uint16{}, recordAt: map[string]uint16{},
+		foldAt: map[string]uint16{},
 		folded: map[[2]uint16]foldStep{}, elections: []txn.Election{{}}, bads: []string{""}, alone: map[string]string{}}
 	w.records = append(w.records, nil)
 	w.entry(threepc.Entry{})
@@ -357,7 +359,8 @@ func (w *threePC) Broken(s *sitting) string {
 	for n := range w.size.Agents {
 		entry := w.agents.cores[s.agents[n]].Entry()
 		disk := w.entries[s.disks[n]]
-		commits = commits || entry.State == threepc.Committed || disk.State == threepc.Committed || s.bases[n].state == done
+		commits = commits || entry.State == threepc.Committed || disk.State == threepc.Committed ||
+			s.bases[n].state == done
 		aborts = aborts || entry.State == threepc.Aborted || disk.State == threepc.Aborted || s.bases[n].state == undone
 	}
 	if commits && aborts {
@@ -412,10 +415,12 @@ func (w *threePC) Fingerprint(s *sitting) uint64 {
 // fingerprint hashes all but the net.
 func (s *sitting) fingerprint() uint64 {
 	h := explore.Mix(0, uint64(s.leader)|uint64(s.log)<<32|uint64(s.decided)<<48|explore.Bit(s.ended)<<56)
-	h = explore.Mix(h, uint64(s.elections)|uint64(s.crashes)<<8|uint64(s.watermarks)<<16|uint64(s.fixed)<<24|uint64(s.bad)<<32)
+	h = explore.Mix(h, uint64(s.elections)|uint64(s.crashes)<<8|uint64(s.watermarks)<<16|uint64(s.fixed)<<24|uint64(
+		s.bad)<<32)
 	for n := range maxAgents {
 		b := &s.bases[n]
-		h = explore.Mix(h, uint64(s.agents[n])|uint64(s.disks[n])<<32|uint64(b.state)<<48|explore.Bit(b.ask)<<56|uint64(b.finish)<<60)
+		h = explore.Mix(h, uint64(s.agents[n])|uint64(s.disks[n])<<32|uint64(b.state)<<48|explore.Bit(b.ask)<<56|uint64(
+			b.finish)<<60)
 		h = explore.Mix(h, uint64(s.writes[n][0])|uint64(s.writes[n][1])<<16)
 	}
 	h = explore.Mix(h, uint64(s.records[0])|uint64(s.records[1])<<16|uint64(s.records[2])<<32)

@@ -51,7 +51,8 @@ type step struct {
 func remember[C core[C]](w *twoPC, carryOut func(txn.BranchNo, protocol.Event, *step)) remembered[C] {
 	return remembered[C]{
 		world: w, carryOut: carryOut, byText: map[string]coreID{},
-		cores: make([]C, 1), births: make([]birth, 1), steps: make([][]step, 1), twins: make([][]coreID, len(w.renamings)),
+		cores: make([]C, 1), births: make([]birth, 1), steps: make([][]step, 1),
+		twins: make([][]coreID, len(w.renamings)),
 	}
 }
 
@@ -118,7 +119,8 @@ func (m *remembered[C]) mustBeSymmetric(id coreID, no txn.BranchNo, e protocol.E
 	for _, r := range m.world.renamings {
 		o := r.event(e)
 		t := *m.step(m.twin(r, id), r.no(no), m.world.number(o), o)
-		if t.next != m.twin(r, s.next) || t.net != m.world.renamedMessages(r, s.net) || t.tasks != m.world.renamedTasks(r, s.tasks) ||
+		if t.next != m.twin(r, s.next) || t.net != m.world.renamedMessages(r, s.net) ||
+			t.tasks != m.world.renamedTasks(r, s.tasks) ||
 			t.told != s.told || t.alarmed != s.alarmed || t.ended != s.ended {
 			panic(fmt.Sprintf("not symmetric: %v with %T%v becomes %v, but %v with %T%v becomes %v",
 				m.cores[id], e, e, m.cores[s.next], m.cores[m.twin(r, id)], o, o, m.cores[t.next]))

@@ -172,7 +172,8 @@ func newTwoPC(size Size, m mistake) *twoPC {
 	w.fresh = w.coordinators.number(new(twopc.Coordinator), birth{made: func(*renaming) coreID { return w.fresh }})
 	for n := range maxBranches {
 		no := txn.BranchNo(n)
-		w.strangers[n] = w.participants.number(twopc.NewParticipant(no), birth{made: func(r *renaming) coreID { return w.strangers[r.no(no)] }})
+		w.strangers[n] = w.participants.number(twopc.NewParticipant(no),
+			birth{made: func(r *renaming) coreID { return w.strangers[r.no(no)] }})
 	}
 	return w
 }
@@ -328,7 +329,8 @@ func (w *twoPC) atCoordinator(d *deal, e protocol.Event) { w.coordinatorStep(d, 
 
 func (w *twoPC) coordinatorStep(d *deal, at int, e protocol.Event) {
 	if v, ok := e.(protocol.Voted); ok && w.mistake == decideWithoutVotes && v.Vote == txn.VoteYes {
-		d.net |= w.message(item{to: toLog, no: nobody, effect: protocol.Propose{Decision: txn.Commit, Branches: []txn.Branch{{No: 0}, {No: 1}}}})
+		d.net |= w.message(item{to: toLog, no: nobody,
+			effect: protocol.Propose{Decision: txn.Commit, Branches: []txn.Branch{{No: 0}, {No: 1}}}})
 	}
 	s := w.coordinators.step(d.coordinator, nobody, at, e)
 	d.coordinator = s.next
@@ -359,7 +361,8 @@ func (w *twoPC) carryOutCoordinator(_ txn.BranchNo, e protocol.Event, s *step) {
 			if w.size.Agents {
 				s.told |= 1 << f.Outcome
 			} else {
-				s.net |= w.message(item{to: toInitiator, no: nobody, event: protocol.Decided{Decision: decisionOf(f.Outcome)}})
+				s.net |= w.message(item{to: toInitiator, no: nobody,
+					event: protocol.Decided{Decision: decisionOf(f.Outcome)}})
 			}
 		case protocol.Alarm:
 			s.alarmed = true
@@ -381,7 +384,8 @@ func (w *twoPC) atParticipant(d *deal, no txn.BranchNo, e protocol.Event) {
 }
 
 func (w *twoPC) participantStep(d *deal, no txn.BranchNo, at int, e protocol.Event) {
-	if _, ask := e.(protocol.PrepareAsked); ask && w.mistake == prepareTheUnknown && d.participants[no] == w.strangers[no] && d.resources[no].state == nothing {
+	if _, ask := e.(protocol.PrepareAsked); ask && w.mistake == prepareTheUnknown &&
+		d.participants[no] == w.strangers[no] && d.resources[no].state == nothing {
 		d.resources[no].state = active
 		w.atParticipant(d, no, protocol.Opened{})
 	}
@@ -403,7 +407,8 @@ func (w *twoPC) carryOutParticipant(no txn.BranchNo, _ protocol.Event, s *step) 
 		case protocol.Report:
 			s.net |= w.message(item{to: toCoordinator, no: no, event: protocol.Finished(f)})
 		case protocol.CastVote:
-			s.net |= w.message(item{to: toCoordinator, no: no, event: protocol.Voted{No: no, Vote: f.Vote, Branch: f.Branch}})
+			s.net |= w.message(item{to: toCoordinator, no: no,
+				event: protocol.Voted{No: no, Vote: f.Vote, Branch: f.Branch}})
 		case protocol.Inquire:
 			s.net |= w.message(item{to: toCoordinator, no: no, event: protocol.Inquired{No: no}})
 		}
@@ -477,7 +482,8 @@ func (w *twoPC) resume(record []txn.Branch) coreID {
 		set |= 1 << b.No
 	}
 	if w.resumed[set] == 0 {
-		w.resumed[set] = w.coordinators.number(twopc.Resume(record), birth{made: func(r *renaming) coreID { return w.resume(r.list(record)) }})
+		w.resumed[set] = w.coordinators.number(twopc.Resume(record),
+			birth{made: func(r *renaming) coreID { return w.resume(r.list(record)) }})
 	}
 	return w.resumed[set]
 }
@@ -509,12 +515,15 @@ func (d *deal) loseWork(n int) {
 func (d *deal) fingerprint() uint64 {
 	h := explore.Mix(0, d.net)
 	h = explore.Mix(h, d.tasks)
-	h = explore.Mix(h, uint64(d.initiator)|uint64(d.coordinator)<<16|uint64(d.participants[0])<<32|uint64(d.participants[1])<<48)
-	h = explore.Mix(h, uint64(d.participants[2])|uint64(d.participants[3])<<16|uint64(d.decision)<<32|uint64(d.recorded)<<40|uint64(d.told)<<48|uint64(d.bad)<<56)
+	h = explore.Mix(h, uint64(d.initiator)|uint64(d.coordinator)<<16|uint64(d.participants[0])<<32|uint64(
+		d.participants[1])<<48)
+	h = explore.Mix(h, uint64(d.participants[2])|uint64(d.participants[3])<<16|uint64(d.decision)<<32|uint64(
+		d.recorded)<<40|uint64(d.told)<<48|uint64(d.bad)<<56)
 	word := uint64(d.crashes) | uint64(d.losses)<<8 | explore.Bit(d.ended)<<16 | explore.Bit(d.alarmed)<<17
 	for n := range d.resources {
 		r := &d.resources[n]
-		word |= (uint64(r.state) | explore.Bit(r.work)<<3 | explore.Bit(r.readOnly)<<4 | explore.Bit(r.lost)<<5) << (24 + 8*n)
+		word |= (uint64(r.state) | explore.Bit(r.work)<<3 | explore.Bit(r.readOnly)<<4 | explore.Bit(
+			r.lost)<<5) << (24 + 8*n)
 	}
 	return explore.Mix(h, word)
 }

@@ -50,7 +50,8 @@ func TestNamesOfBranchesMakeNoDifference(t *testing.T) {
 		short := newTwoPC(size, "")
 		full := newTwoPC(size, "")
 		full.renamings = nil
-		few, all := explore.Explore[deal]("", short, explore.Limits{}), explore.Explore[deal]("", full, explore.Limits{})
+		few, all := explore.Explore[deal]("", short, explore.Limits{}),
+			explore.Explore[deal]("", full, explore.Limits{})
 		require.True(t, few.Complete && all.Complete)
 		require.Empty(t, few.Broken+all.Broken)
 		require.Equal(t, all.Depth, few.Depth)

@@ -128,7 +128,8 @@ func (w *cluster) extend(s *state, i int) {
 	}
 	for j := range nodes {
 		o := w.view(s, j)
-		if o.role == zab.Leading && o.phase >= zab.Synchronization && o.epoch > v.epoch && !begins(&o.handed, &s.global) {
+		if o.role == zab.Leading && o.phase >= zab.Synchronization && o.epoch > v.epoch && !begins(&o.handed,
+			&s.global) {
 			w.fail(s, "S6: leader %d of epoch %d lacks what epoch %d commits", j+1, o.epoch, v.epoch)
 		}
 	}
@@ -143,7 +144,8 @@ func (w *cluster) survey(s *state) {
 			if v.durable.holds(e) {
 				have++
 			} else if zab.Epoch(s.by[at]) < v.current {
-				w.fail(s, "S7: node %d has current epoch %d without %s, which epoch %d committed", i+1, v.current, w.zxid(e), s.by[at])
+				w.fail(s, "S7: node %d has current epoch %d without %s, which epoch %d committed", i+1, v.current,
+					w.zxid(e), s.by[at])
 			}
 		}
 		if w.bounds.Changes == 0 && have < nodes/2+1 || w.bounds.Changes > 0 && !w.atQuorum(s, at, e) {

@@ -285,7 +285,8 @@ func (a *actor) toggled(other int) []byte {
 func (a *actor) forge(from int, state zab.Role, leader int) {
 	a.step(zab.Received{Message: zab.Message{
 		From: zab.NodeID(from + 1), To: zab.NodeID(a.id + 1),
-		Body: zab.Ballot{Seq: a.drawn << 40, Round: a.drawn << 40, State: state, Vote: zab.Vote{Leader: zab.NodeID(leader + 1)}},
+		Body: zab.Ballot{Seq: a.drawn << 40, Round: a.drawn << 40, State: state,
+			Vote: zab.Vote{Leader: zab.NodeID(leader + 1)}},
 	}})
 }
 
@@ -389,7 +390,8 @@ func (a *actor) deliver(e zab.Entry) {
 func (a *actor) send(m zab.Message) {
 	must := func(ok bool, rule string) {
 		if !ok {
-			a.fail("%s: node %d sends %T%+v for epoch %d; durable: %+v, last %s", rule, a.id+1, m.Body, m.Body, m.Epoch, a.hard, a.last())
+			a.fail("%s: node %d sends %T%+v for epoch %d; durable: %+v, last %s", rule, a.id+1, m.Body, m.Body, m.Epoch,
+				a.hard, a.last())
 		}
 	}
 	switch b := m.Body.(type) {
@@ -439,7 +441,8 @@ func (a *actor) mustBeOrdered() {
 	if a.core == nil {
 		return
 	}
-	if s := a.core.Status(); s.Commit.Less(s.Applied) || s.Stable.Less(s.Applied) || s.Tail.Less(s.Commit) || s.Tail.Less(s.Stable) || s.Applied.Less(s.Base) {
+	if s := a.core.Status(); s.Commit.Less(s.Applied) || s.Stable.Less(s.Applied) || s.Tail.Less(s.Commit) ||
+		s.Tail.Less(s.Stable) || s.Applied.Less(s.Base) {
 		a.fail("L3: %s", a.core)
 	}
 }

@@ -42,9 +42,12 @@ func (b Bounds) String() string {
 		s += " from the start"
 	}
 	s += explore.Counted(b.Elections, "election", "elections") + explore.Counted(b.Sessions, "session", "sessions") +
-		explore.Counted(b.Proposals, "proposal", "proposals") + explore.Counted(b.Changes, "change of the members", "changes of the members") +
-		explore.Counted(b.Lessons, "lesson", "lessons") + explore.Counted(b.Handovers, "handover", "handovers") + explore.Counted(b.Crashes, "crash", "crashes") +
-		explore.Counted(b.Breaks, "lost connection", "lost connections") + explore.Counted(b.Stale, "stale message", "stale messages") +
+		explore.Counted(b.Proposals, "proposal", "proposals") + explore.Counted(b.Changes, "change of the members",
+		"changes of the members") +
+		explore.Counted(b.Lessons, "lesson", "lessons") + explore.Counted(b.Handovers, "handover", "handovers") +
+		explore.Counted(b.Crashes, "crash", "crashes") +
+		explore.Counted(b.Breaks, "lost connection", "lost connections") + explore.Counted(b.Stale, "stale message",
+		"stale messages") +
 		explore.Counted(b.Ticks, "tick", "ticks")
 	switch {
 	case b.Delays == 0:
@@ -63,8 +66,8 @@ func (b Bounds) String() string {
 // before that had arrived); a message comes once more, later. The oldest writes of a node become
 // durable, so many as are under one sync. A node crashes, with every prefix of its writes
 // having reached the disk, and starts again, with the applied state or without it. An
-// established leader is asked to append, or to hand over to another node. Ballots are hints, and safety must not rest on
-// them, so an oracle forges them: any node that looks for a leader may be elected, and
+// established leader is asked to append, or to hand over to another node. Ballots are hints, and safety must not rest
+// on them, so an oracle forges them: any node that looks for a leader may be elected, and
 // may be told to follow whoever leads. The nodes' own ballots go nowhere. All nodes are voters at
 // the start; one that is no member any more goes on as if it were one, as far as it is let.
 //
@@ -156,8 +159,10 @@ const (
 
 func newCluster(bounds Bounds, m zabMistake) *cluster {
 	w := &cluster{
-		bounds: bounds, mistake: m, hosts: make([]*host, 1), byPrint: map[uint64]hostID{}, outcomes: map[uint64]*outcome{},
-		messages: make([]string, 1), byText: map[string]uint16{}, entries: make([]zab.Entry, 1), byEntry: map[string]uint8{}, bads: []string{""},
+		bounds: bounds, mistake: m, hosts: make([]*host, 1), byPrint: map[uint64]hostID{},
+		outcomes: map[uint64]*outcome{},
+		messages: make([]string, 1), byText: map[string]uint16{}, entries: make([]zab.Entry, 1),
+		byEntry: map[string]uint8{}, bads: []string{""},
 	}
 	for i := range nodes {
 		h := &host{id: i}
@@ -278,7 +283,8 @@ func (w *cluster) Start() state {
 func (w *cluster) left() budget {
 	b := w.bounds
 	return budget{
-		elections: uint8(b.Elections), sessions: uint8(b.Sessions), proposals: uint8(b.Proposals), crashes: uint8(b.Crashes),
+		elections: uint8(b.Elections), sessions: uint8(b.Sessions), proposals: uint8(b.Proposals),
+		crashes: uint8(b.Crashes),
 		changes: uint8(b.Changes), lessons: uint8(b.Lessons), handovers: uint8(b.Handovers),
 		breaks: uint8(b.Breaks), stale: uint8(b.Stale), ticks: uint8(b.Ticks), delays: uint8(max(b.Delays, 0)),
 	}
@@ -573,12 +579,14 @@ func (w *cluster) Settled(s *state) bool {
 
 // Fingerprint hashes the whole state.
 func (w *cluster) Fingerprint(s *state) uint64 {
-	h := explore.Mix(uint64(s.hosts[0])|uint64(s.hosts[1])<<32, uint64(s.hosts[2])|uint64(s.spare[0])<<32|uint64(s.spare[1])<<48)
+	h := explore.Mix(uint64(s.hosts[0])|uint64(s.hosts[1])<<32,
+		uint64(s.hosts[2])|uint64(s.spare[0])<<32|uint64(s.spare[1])<<48)
 	for i := range s.wires {
 		x := &s.wires[i]
 		h = explore.Mix(h, uint64(x.n))
 		for j := 0; j < int(x.n); j += 4 {
-			h = explore.Mix(h, uint64(x.messages[j])|uint64(x.messages[j+1])<<16|uint64(x.messages[j+2])<<32|uint64(x.messages[j+3])<<48)
+			h = explore.Mix(h, uint64(x.messages[j])|uint64(x.messages[j+1])<<16|uint64(x.messages[j+
+				2])<<32|uint64(x.messages[j+3])<<48)
 		}
 	}
 	l := &s.left

@@ -26,7 +26,8 @@ func TestPlantedMistakesOfDriversAreFound(t *testing.T) {
 		{forgetPromises, Bounds{Cold: true, Elections: 2, Sessions: 2, Crashes: 1, Delays: -1}, "S1:"},
 	} {
 		t.Run(string(c.mistake), func(t *testing.T) {
-			r := explore.Explore[state](c.bounds.String(), newCluster(c.bounds, c.mistake), explore.Limits{States: 1_000_000})
+			r := explore.Explore[state](c.bounds.String(), newCluster(c.bounds, c.mistake),
+				explore.Limits{States: 1_000_000})
 			t.Log(r)
 			require.True(t, strings.HasPrefix(r.Broken, c.check), "%s: %s", c.check, r)
 			require.Contains(t, r.Trace, r.Broken)
@@ -78,7 +79,8 @@ func TestTheSearchGetsToWhatMatters(t *testing.T) {
 		"two nodes lead, one of them in vain": {
 			Bounds{Elections: 1, Sessions: 2, Proposals: 1, Breaks: 2},
 			func(w *cluster, s *state) bool {
-				return w.view(s, 2).established && w.view(s, 2).epoch == 1 && any(w, s, func(v *view) bool { return v.established && v.epoch == 2 })
+				return w.view(s, 2).established && w.view(s, 2).epoch == 1 && any(w, s,
+					func(v *view) bool { return v.established && v.epoch == 2 })
 			},
 		},
 		"a leader hands over, and the next one commits what it left": {
@@ -96,7 +98,8 @@ func TestTheSearchGetsToWhatMatters(t *testing.T) {
 		},
 	} {
 		t.Run(what, func(t *testing.T) {
-			r := explore.Explore[state](c.bounds.String(), looking{newCluster(c.bounds, ""), c.is}, explore.Limits{States: 1_000_000})
+			r := explore.Explore[state](c.bounds.String(), looking{newCluster(c.bounds, ""), c.is},
+				explore.Limits{States: 1_000_000})
 			require.Equal(t, "there it is", r.Broken, r)
 			t.Logf("%d states, %d steps away", r.States, r.Depth)
 		})
@@ -128,7 +131,8 @@ func TestHostsWithEqualFingerprintsGoOnInTheSameWay(t *testing.T) {
 		require.Equal(t, w.hosts[p.id].view, p.twin.view)
 		for _, m := range stepped[p.id] {
 			o := w.act(p.twin, m)
-			require.Equal(t, w.outcomes[uint64(p.id)<<32|uint64(m)], o, "%s %x\n%+v\n%+v", p.twin.core, m, w.hosts[w.outcomes[uint64(p.id)<<32|uint64(m)].next].core, w.hosts[o.next].core)
+			require.Equal(t, w.outcomes[uint64(p.id)<<32|uint64(m)], o, "%s %x\n%+v\n%+v", p.twin.core, m,
+				w.hosts[w.outcomes[uint64(p.id)<<32|uint64(m)].next].core, w.hosts[o.next].core)
 			compared++
 		}
 	}

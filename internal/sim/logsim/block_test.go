@@ -24,7 +24,8 @@ func TestBlockAddsUpTheSameOnAnyNumberOfWorkers(t *testing.T) {
 }
 
 func TestBlockReportsTheViolationOfASeed(t *testing.T) {
-	_, err := Block(context.Background(), sim.Seeds{First: 1, Count: 50}, sim.Options{Steps: 500, Planted: sim.LoseSyncedTail})
+	_, err := Block(context.Background(), sim.Seeds{First: 1, Count: 50},
+		sim.Options{Steps: 500, Planted: sim.LoseSyncedTail})
 	var v *sim.Violation
 	require.True(t, errors.As(err, &v), "%v", err)
 	require.Contains(t, []string{"S8", "S10", "S14", "L6"}, v.ID)

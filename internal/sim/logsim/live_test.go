@@ -106,7 +106,8 @@ func TestPartialMeshWithAConnectedQuorumGoesOn(t *testing.T) {
 			return len(c.Check.Committed) > before+10
 		})
 		require.Nil(t, c.Check.Violation, "seed %d", seed)
-		require.Greater(t, len(c.Check.Committed), before+10, "seed %d: V6: nothing was committed for a minute%s", seed, c.Describe())
+		require.Greater(t, len(c.Check.Committed), before+10, "seed %d: V6: nothing was committed for a minute%s", seed,
+			c.Describe())
 	}
 }
 

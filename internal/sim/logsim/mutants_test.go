@@ -56,10 +56,12 @@ func lateBytes(w *sim.Swarm) {
 func changingMembers(w *sim.Swarm) {
 	w.Quiet, w.DeadCore = false, false
 	w.Voters, w.Observers, w.Sync, w.Finalize = 3, 0, 8, 2
-	w.Latency, w.Fsync, w.Lag, w.Proposals, w.Reads = 5*sim.Millisecond, 5*sim.Millisecond, 0, 100*sim.Millisecond, sim.Second
+	w.Latency, w.Fsync, w.Lag, w.Proposals, w.Reads = 5*sim.Millisecond, 5*sim.Millisecond, 0, 100*sim.Millisecond,
+		sim.Second
 	w.Changes, w.Gossip, w.Moves = 60*sim.Millisecond, sim.Second/4, 0
 	w.Crash, w.Partition, w.Cuts, w.Loss = sim.Second, sim.Second, sim.Second, 0
-	w.MidCrash, w.Blackout, w.Pause, w.Stall, w.Forged, w.Resign, w.Compact, w.DiskFail, w.SlowDisk = 0, 0, 0, 0, 0, 0, 0, 0, 0
+	w.MidCrash, w.Blackout, w.Pause, w.Stall, w.Forged, w.Resign, w.Compact, w.DiskFail, w.SlowDisk = 0, 0, 0, 0, 0, 0,
+		0, 0, 0
 }
 
 // pausedLeaders is nodes that stop for longer than it takes to elect another leader, and

@@ -22,7 +22,8 @@ func TestPlantedBugsAreCaughtByTheirCheck(t *testing.T) {
 	}{
 		{sim.AckBeforeFsync, nil, []string{"L3", "L5"}, 20},
 		{sim.AckBeforeFsync, []string{"L3", "L5"}, []string{"S8", "S10"}, 50},
-		{sim.AckBeforeFsync, []string{"L1", "L3", "L5", "L6", "S8", "S10"}, []string{"S1", "S2", "S5", "S6", "S7", "S9", "S15"}, 200},
+		{sim.AckBeforeFsync, []string{"L1", "L3", "L5", "L6", "S8", "S10"},
+			[]string{"S1", "S2", "S5", "S6", "S7", "S9", "S15"}, 200},
 		{sim.ForgetHardState, nil, []string{"L1"}, 20},
 		{sim.ForgetHardState, []string{"L1", "L4"}, []string{"S1", "S2", "S6", "S7", "S10", "panic"}, 400},
 		{sim.SkipTruncate, nil, []string{"L2", "L3", "L5", "S3", "S7", "S8"}, 200},

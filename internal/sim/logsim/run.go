@@ -79,7 +79,8 @@ func (w *workload) live() {
 	}
 	expect := sim.After(leader.Disk.View, sim.Tail(leader.Disk.View))
 	if !c.Until(c.Now+delivery, func() bool { return c.AllApplied(expect) }) {
-		c.Check.Fail("V2", "%d entries of leader %d were not applied everywhere within %s%s", expect, leader.ID, delivery, c.Describe())
+		c.Check.Fail("V2", "%d entries of leader %d were not applied everywhere within %s%s", expect, leader.ID,
+			delivery, c.Describe())
 		return
 	}
 	epoch := leader.Role.Epoch

@@ -109,8 +109,10 @@ func (w *workload) answered(n *sim.Node, e zab.Effect) {
 	switch e := e.(type) {
 	case zab.Accepted:
 		r := w.close(n, e.ID)
-		if p := w.c.Check.Proposals[e.Zxid]; !w.c.Dying && (p.Leader != n.ID || string(p.Entry.Data) != string(r.data)) {
-			w.c.Check.Fail("S2", "node %d accepted proposal %d as %s, which is %q of node %d", n.ID, e.ID, e.Zxid, p.Entry.Data, p.Leader)
+		if p := w.c.Check.Proposals[e.Zxid]; !w.c.Dying &&
+			(p.Leader != n.ID || string(p.Entry.Data) != string(r.data)) {
+			w.c.Check.Fail("S2", "node %d accepted proposal %d as %s, which is %q of node %d", n.ID, e.ID, e.Zxid,
+				p.Entry.Data, p.Leader)
 		}
 		if r.client != nil {
 			w.sessions.written[e.Zxid] = r

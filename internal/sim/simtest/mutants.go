@@ -50,7 +50,8 @@ func (h Hunt) Kill(t *testing.T, id string) {
 		require.True(t, errors.As(err, &v), "%v", err)
 		require.Contains(t, h.Checks, v.ID, v.Detail)
 		what, _, _ := strings.Cut(v.Detail, "\n")
-		t.Logf("MUTANT %s killed by %s: seed %d of at most %d, %s: %s", id, v.ID, seed-first+1, h.Seeds, time.Since(began).Round(time.Millisecond), what)
+		t.Logf("MUTANT %s killed by %s: seed %d of at most %d, %s: %s", id, v.ID, seed-first+1, h.Seeds,
+			time.Since(began).Round(time.Millisecond), what)
 		for control := first; control <= seed; control++ {
 			require.NoError(t, h.Run(control), "seed %d finds something without the mutant too", control)
 		}

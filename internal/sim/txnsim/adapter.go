@@ -76,7 +76,8 @@ func (a attempt) postgres() {
 	case a.d == txn.Commit && p == inProgress:
 		a.done(0, errRunning)
 	case a.d == txn.Commit:
-		a.answer(map[proof]txn.Finish{provesCommit: txn.AlreadyDone, provesAbort: txn.Contradicted, unproven: txn.Lost}[p])
+		a.answer(map[proof]txn.Finish{provesCommit: txn.AlreadyDone, provesAbort: txn.Contradicted,
+			unproven: txn.Lost}[p])
 	case p == provesCommit:
 		a.answer(txn.Contradicted)
 	case p == inProgress && !a.holder:

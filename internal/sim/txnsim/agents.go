@@ -50,7 +50,8 @@ type holding struct {
 const cluster = -1
 
 // agentRules are short, so that elections happen within a run.
-var agentRules = participant.Rules{InquireAfter: 500 * time.Millisecond, ElectAfter: time.Second, InquireMost: 4 * time.Second}
+var agentRules = participant.Rules{InquireAfter: 500 * time.Millisecond, ElectAfter: time.Second,
+	InquireMost: 4 * time.Second}
 
 // agentNames are those of agents; the database of each has its name and "-db".
 var agentNames = []string{"east", "west", "north"}
@@ -63,7 +64,8 @@ func (w *world) openAgents(seed uint64) {
 	w.fate = rand.New(rand.NewPCG(seed, 0x6167656e))
 	w.quirks.Retention = 0 // of what the log has forgotten it tells nobody
 	for i, name := range agentNames[:min(3, 1+w.fate.IntN(5))] {
-		w.agents = append(w.agents, &agent{w: w, i: i, name: name, resource: name + "-db", journal: map[txn.ID]participant.Entry{},
+		w.agents = append(w.agents, &agent{w: w, i: i, name: name, resource: name + "-db",
+			journal:  map[txn.ID]participant.Entry{},
 			database: map[txn.XID]*holding{}, cut: map[int]sim.Instant{}})
 	}
 }
@@ -343,7 +345,8 @@ func (a *agent) prepare(f participant.Prepare) {
 				a.move(h, rolledBack)
 			} else {
 				h.state = prepared
-				v.Vote, v.Branch = txn.VoteYes, txn.Branch{No: f.Branch.XID.Branch, Resource: a.resource, Evidence: "evidence"}
+				v.Vote, v.Branch = txn.VoteYes,
+					txn.Branch{No: f.Branch.XID.Branch, Resource: a.resource, Evidence: "evidence"}
 			}
 		}
 		if a.up && a.boot == boot {
@@ -410,7 +413,8 @@ func (w *world) letter(from *agent, to txn.PartyID, id txn.ID, m threepc.Message
 }
 
 // request asks an agent something; one of hear and over is called, unless the answer is late.
-func (w *world) ask(a *agent, event func(participant.Call) participant.Event, hear func(participant.Effect), over func()) {
+func (w *world) ask(a *agent, event func(participant.Call) participant.Event, hear func(participant.Effect),
+	over func()) {
 	answered, gone := false, false
 	w.After(w.draw(w.Swarm.Latency), func() {
 		if !a.up || w.drawn(w.loss) {
@@ -446,14 +450,16 @@ var errAgent = errors.New("the agent does not answer")
 // finishAtAgent is a recovery worker of a node.
 func (w *world) finishAtAgent(a *agent, t commit.Task, post func(commit.Finished), fail func(error)) {
 	w.ask(a, func(call participant.Call) participant.Event {
-		return participant.Decided{Call: call, Branch: participant.Branch{XID: t.XID, Resource: a.resource}, Decision: t.Decision, Record: t.Branch}
+		return participant.Decided{Call: call, Branch: participant.Branch{XID: t.XID, Resource: a.resource},
+			Decision: t.Decision, Record: t.Branch}
 	}, func(f participant.Effect) {
 		e, ended := f.(participant.Ended)
 		if !ended {
 			fail(f.(participant.Refuse).Err)
 			return
 		}
-		post(commit.Finished{XID: t.XID, Finish: e.Finish, By: txn.FromCluster, Who: a.resource, Why: "said by its agent"})
+		post(commit.Finished{XID: t.XID, Finish: e.Finish, By: txn.FromCluster, Who: a.resource,
+			Why: "said by its agent"})
 	}, func() { fail(errAgent) })
 }
 
@@ -498,7 +504,8 @@ func (w *world) unfinished() string {
 		}
 		for _, list := range [][]*holding{a.listed(), a.active()} {
 			if len(list) > 0 {
-				return a.name + " holds " + list[0].xid.String() + " in state " + []string{"absent", "active", "prepared"}[list[0].state] + ": " + a.core.String()
+				return a.name + " holds " + list[0].xid.String() + " in state " + []string{"absent", "active",
+					"prepared"}[list[0].state] + ": " + a.core.String()
 			}
 		}
 		for _, s := range a.core.States(txn.ID{}) {

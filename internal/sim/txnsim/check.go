@@ -76,8 +76,10 @@ type seenContradiction struct {
 }
 
 func newChecker(c *sim.Checker) *checker {
-	return &checker{Checker: c, ghosts: map[txn.ID]*ghost{}, threes: map[txn.ID]*three{}, digests: map[txn.Position]txn.Digest{}, foreign: map[txn.ID]bool{}, leases: map[txn.Lease]txn.Position{},
-		jobs: map[int]*ghost{}, quorumHas: func(txn.Position) bool { return true }, now: func() sim.Instant { return 0 }}
+	return &checker{Checker: c, ghosts: map[txn.ID]*ghost{}, threes: map[txn.ID]*three{},
+		digests: map[txn.Position]txn.Digest{}, foreign: map[txn.ID]bool{}, leases: map[txn.Lease]txn.Position{},
+		jobs: map[int]*ghost{}, quorumHas: func(txn.Position) bool { return true },
+		now: func() sim.Instant { return 0 }}
 }
 
 func (c *checker) begun(id txn.ID, job int) *ghost {
@@ -169,7 +171,8 @@ func (c *checker) orphaned(g *ghost) {
 func (c *checker) mayCommit(g *ghost) {
 	for _, b := range g.branches {
 		if b.voted == 0 || b.state != prepared && !b.taken {
-			c.Fail("AC3", "%v is decided commit, but branch %d is in state %d with work %x", g.id, b.no, b.state, b.voted)
+			c.Fail("AC3", "%v is decided commit, but branch %d is in state %d with work %x", g.id, b.no, b.state,
+				b.voted)
 		}
 	}
 }
@@ -186,7 +189,8 @@ func (c *checker) mayEnd(g *ghost) {
 		switch {
 		case g.decision != txn.Commit || !g.has(b) || b.confirmed || g.reported(b):
 		case len(b.may) > 0:
-			c.Fail("HEUR", "%v ends, and the log does not know that branch %d, which is in state %d, did not end as decided", g.id, b.no, b.state)
+			c.Fail("HEUR", "%v ends, and the log does not know that branch %d, which is in state %d, did not end as "+
+				"decided", g.id, b.no, b.state)
 		default:
 			c.Fail("AC5", "%v ends, but nobody knows how branch %d ended, which is in state %d", g.id, b.no, b.state)
 		}
@@ -200,7 +204,8 @@ func (g *ghost) reported(b *branch) bool {
 
 // givenUp reports whether an operator has given up the branch: what becomes of it is his.
 func (g *ghost) givenUp(b *branch) bool {
-	return slices.ContainsFunc(g.heuristics, func(h txn.Heuristic) bool { return h.Branch == b.no && h.By == txn.FromOperator })
+	return slices.ContainsFunc(g.heuristics,
+		func(h txn.Heuristic) bool { return h.Branch == b.no && h.By == txn.FromOperator })
 }
 
 // standing counts the reports on a branch that nobody has dealt with.
@@ -297,7 +302,8 @@ func (c *checker) answered(g *ghost, o txn.Outcome) {
 func (c *checker) concluded(a attempt, f txn.Finish) {
 	b := a.b
 	wrong := func() {
-		c.Fail("HEUR", "branch %d of %v is in state %d, and whoever wanted to %v it hears %v", b.no, b.ghost.id, b.state, a.d, f)
+		c.Fail("HEUR", "branch %d of %v is in state %d, and whoever wanted to %v it hears %v", b.no, b.ghost.id,
+			b.state, a.d, f)
 	}
 	done := f == txn.Done || f == txn.AlreadyDone
 	switch {
@@ -345,7 +351,10 @@ func (c *checker) heard(b *branch, epoch uint32) {
 
 // onTheWay reports whether what a leader heard may still be on its way into the log.
 func (c *checker) onTheWay() bool {
-	return slices.ContainsFunc(c.seen, func(s seenContradiction) bool { return c.now()-s.at < 5*sim.Second && !s.b.ghost.reported(s.b) })
+	return slices.ContainsFunc(c.seen, func(s seenContradiction) bool {
+		return c.now()-s.at < 5*sim.Second &&
+			!s.b.ghost.reported(s.b)
+	})
 }
 
 // tell looks at what a client hears: AC1, AC2, DUR1.
@@ -387,7 +396,8 @@ func (c *checker) settled(epoch uint32) {
 	}
 	for _, s := range c.seen {
 		if s.epoch == epoch && !s.b.ghost.reported(s.b) {
-			c.Fail("HEUR", "the leader heard that branch %d of %v is in state %d, and the log does not know", s.b.no, s.b.ghost.id, s.b.state)
+			c.Fail("HEUR", "the leader heard that branch %d of %v is in state %d, and the log does not know", s.b.no,
+				s.b.ghost.id, s.b.state)
 		}
 	}
 	for _, g := range c.all {
@@ -414,6 +424,7 @@ func (c *checker) ended(g *ghost, b *branch) {
 func (c *checker) allCommitted() {
 	i := slices.IndexFunc(c.all, func(g *ghost) bool { return g.yes && g.told != txn.Commit })
 	if i >= 0 {
-		c.Fail("AC4", "all branches of %v voted yes without any fault, and its client was told %v", c.all[i].id, c.all[i].told)
+		c.Fail("AC4", "all branches of %v voted yes without any fault, and its client was told %v", c.all[i].id,
+			c.all[i].told)
 	}
 }

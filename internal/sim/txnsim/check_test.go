@@ -51,7 +51,8 @@ func (d deal) beginAlone(id txn.ID) *ghost {
 
 // endLease folds the end of a lease.
 func (d deal) endLease(n txn.Lease) {
-	d.folded(1, txn.Changes{Ended: []txn.Lease{n}, Meta: txn.Meta{Position: txn.Position{Epoch: 1, Counter: 2}, Digest: txn.Digest{2}}})
+	d.folded(1, txn.Changes{Ended: []txn.Lease{n},
+		Meta: txn.Meta{Position: txn.Position{Epoch: 1, Counter: 2}, Digest: txn.Digest{2}}})
 }
 
 // commitUnder folds a decision to commit under a lease, after the end of lease 1.
@@ -70,7 +71,8 @@ func (d deal) logOf(id txn.ID, node int, counter uint64, x txn.Txn) {
 	if x.Decision == txn.Commit {
 		x.Branches = []txn.Branch{{No: 1, Resource: resources[0]}, {No: 2, Resource: resources[1]}}
 	}
-	d.folded(node, txn.Changes{Open: []txn.Txn{x}, Meta: txn.Meta{Position: txn.Position{Epoch: 1, Counter: counter}, Digest: txn.Digest{byte(counter)}}})
+	d.folded(node, txn.Changes{Open: []txn.Txn{x},
+		Meta: txn.Meta{Position: txn.Position{Epoch: 1, Counter: counter}, Digest: txn.Digest{byte(counter)}}})
 }
 
 // finish is a worker with all evidence.
@@ -152,11 +154,13 @@ func TestEachTransactionCheckRejectsABadHistoryAndAcceptsItsGoodTwin(t *testing.
 		{"DET", "two digests at one position",
 			func(d deal) {
 				d.decide(txn.Commit)
-				d.folded(2, txn.Changes{Meta: txn.Meta{Position: txn.Position{Epoch: 1, Counter: 1}, Digest: txn.Digest{9}}})
+				d.folded(2, txn.Changes{Meta: txn.Meta{Position: txn.Position{Epoch: 1, Counter: 1},
+					Digest: txn.Digest{9}}})
 			},
 			func(d deal) {
 				d.decide(txn.Commit)
-				d.folded(2, txn.Changes{Meta: txn.Meta{Position: txn.Position{Epoch: 1, Counter: 1}, Digest: txn.Digest{1}}})
+				d.folded(2, txn.Changes{Meta: txn.Meta{Position: txn.Position{Epoch: 1, Counter: 1},
+					Digest: txn.Digest{1}}})
 			}},
 		{"DUR1", "a client is told commit before a quorum has it",
 			func(d deal) {
@@ -206,7 +210,8 @@ func TestEachTransactionCheckRejectsABadHistoryAndAcceptsItsGoodTwin(t *testing.
 				d.finish(d.a, txn.Commit)
 				d.b.set(lost, fate)
 				d.finish(d.b, txn.Commit)
-				d.log(1, 2, txn.Txn{Decision: txn.Commit, Ended: true, Heuristics: []txn.Heuristic{{Branch: 2, Outcome: txn.HeuristicHazard}}})
+				d.log(1, 2, txn.Txn{Decision: txn.Commit, Ended: true,
+					Heuristics: []txn.Heuristic{{Branch: 2, Outcome: txn.HeuristicHazard}}})
 			}},
 		{"AC6", "a young branch is taken for an orphan",
 			func(d deal) {
@@ -269,7 +274,8 @@ func TestEachTransactionCheckRejectsABadHistoryAndAcceptsItsGoodTwin(t *testing.
 				d.a.set(lost, fate)
 				d.finish(d.a, txn.Commit)
 				d.finish(d.b, txn.Commit)
-				d.log(1, 2, txn.Txn{Decision: txn.Commit, Heuristics: []txn.Heuristic{{Branch: 1, Outcome: txn.HeuristicHazard}}})
+				d.log(1, 2, txn.Txn{Decision: txn.Commit,
+					Heuristics: []txn.Heuristic{{Branch: 1, Outcome: txn.HeuristicHazard}}})
 				d.settled(1)
 			}},
 		{"HEUR", "a DBA rolled back a committed branch, and the log does not know",
@@ -279,7 +285,8 @@ func TestEachTransactionCheckRejectsABadHistoryAndAcceptsItsGoodTwin(t *testing.
 				d.a.endByHand(rolledBack)
 				d.finish(d.a, txn.Commit)
 				d.finish(d.b, txn.Commit)
-				d.log(1, 2, txn.Txn{Decision: txn.Commit, Heuristics: []txn.Heuristic{{Branch: 1, Outcome: txn.HeuristicRollback}}})
+				d.log(1, 2, txn.Txn{Decision: txn.Commit,
+					Heuristics: []txn.Heuristic{{Branch: 1, Outcome: txn.HeuristicRollback}}})
 				d.settled(1)
 			}},
 		{"HEUR", "a leader heard that a DBA committed an aborted branch, and the log does not know",
@@ -295,14 +302,16 @@ func TestEachTransactionCheckRejectsABadHistoryAndAcceptsItsGoodTwin(t *testing.
 				d.a.endByHand(committed)
 				d.finish(d.a, txn.Abort)
 				d.heard(d.a, 1)
-				d.log(1, 2, txn.Txn{Decision: txn.Abort, Heuristics: []txn.Heuristic{{Branch: 1, Outcome: txn.HeuristicCommit}}})
+				d.log(1, 2, txn.Txn{Decision: txn.Abort,
+					Heuristics: []txn.Heuristic{{Branch: 1, Outcome: txn.HeuristicCommit}}})
 				d.settled(1)
 			}},
 		{"HEUR", "a false alarm",
 			func(d deal) {
 				d.decide(txn.Commit)
 				d.finish(d.a, txn.Commit)
-				d.log(1, 2, txn.Txn{Decision: txn.Commit, Heuristics: []txn.Heuristic{{Branch: 1, Outcome: txn.HeuristicHazard}}})
+				d.log(1, 2, txn.Txn{Decision: txn.Commit,
+					Heuristics: []txn.Heuristic{{Branch: 1, Outcome: txn.HeuristicHazard}}})
 			},
 			func(d deal) {
 				d.decide(txn.Commit)

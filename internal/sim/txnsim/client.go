@@ -87,7 +87,8 @@ func (c *client) beginLeased() {
 	perm := w.RNG.Perm(len(w.banks))[:1+w.RNG.IntN(3)]
 	c.ghost.alone = len(perm) == 1 && class == txn.Plain
 	for i, at := range perm {
-		w.banks[at].add(&branch{ghost: c.ghost, no: txn.BranchNo(i + 1), failed: w.Chance(w.failed), work: w.RNG.Uint64() | 1})
+		w.banks[at].add(&branch{ghost: c.ghost, no: txn.BranchNo(i + 1), failed: w.Chance(w.failed),
+			work: w.RNG.Uint64() | 1})
 	}
 	for _, b := range c.ghost.branches {
 		if w.quirks.Rows > 0 {
@@ -254,7 +255,8 @@ func (c *client) replied(kind operationKind, r commit.Reply) {
 		if kind == askCommit && r.Decision == txn.Abort {
 			w.hit(CommitBeatenByTombstone)
 		}
-		if n := c.ghost.id.Lease(); n != 0 && r.Decision == txn.Abort && strings.HasSuffix(r.Reason, txn.LeaseEnded(n)) {
+		if n := c.ghost.id.Lease(); n != 0 && r.Decision == txn.Abort && strings.HasSuffix(r.Reason,
+			txn.LeaseEnded(n)) {
 			w.hit(LeaseEndedUnderCommit)
 			c.lease = 0
 		}
@@ -305,7 +307,8 @@ func (c *client) finish(b *branch, d txn.Decision, left *int) {
 func (c *client) report(b *branch, f txn.Finish) {
 	n, xid := c.target(), b.xid()
 	c.w.say(func() {
-		c.w.Event(n, asked{event: commit.Finished{XID: xid, Finish: f, By: txn.FromClient, Who: "client", Why: "seen by its session"}})
+		c.w.Event(n, asked{event: commit.Finished{XID: xid, Finish: f, By: txn.FromClient, Who: "client",
+			Why: "seen by its session"}})
 	})
 }
 

@@ -110,7 +110,8 @@ func (w *world) newHost(config zab.Config, s zab.Storage) (sim.Host, error) {
 	h.machine = commit.New(commit.Config{Resources: w.names(), Rules: rules, Reload: h.reload,
 		Hosted: func(resource string) bool { return w.hosted(resource) != nil }}, table)
 	h.core, err = replica.New(replica.Config{
-		Node: config.ID, Members: members, Boot: config.Boot, Log: config, NewCluster: txn.ClusterID(config.ID), TurnSteps: w.quirks.TurnSteps,
+		Node: config.ID, Members: members, Boot: config.Boot, Log: config, NewCluster: txn.ClusterID(config.ID),
+		TurnSteps: w.quirks.TurnSteps,
 	}, s, h.machine)
 	if err != nil {
 		return nil, err

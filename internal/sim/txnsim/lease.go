@@ -69,6 +69,7 @@ func (c *checker) leasesFolded(changes txn.Changes) {
 // leased is LEASE: nothing is committed under a lease that has ended, unless an operator says so.
 func (c *checker) leased(x txn.Txn) {
 	if end, ended := c.leases[x.ID.Lease()]; ended && end.Less(x.Decided) && x.By != txn.FromOperator {
-		c.Fail("LEASE", "%v is decided commit at %v, but lease %d of its client ended at %v", x.ID, x.Decided, x.ID.Lease(), end)
+		c.Fail("LEASE", "%v is decided commit at %v, but lease %d of its client ended at %v", x.ID, x.Decided,
+			x.ID.Lease(), end)
 	}
 }

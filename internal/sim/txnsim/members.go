@@ -68,7 +68,8 @@ func (w *world) operateMembers() {
 		case member:
 			return replica.RemoveAsked{Request: request, Node: id, Key: key, Who: "operator", Why: "simulated"}
 		}
-		return replica.AddAsked{Request: request, Member: configured(id, w.odds(0.3)), Key: key, Who: "operator", Why: "simulated"}
+		return replica.AddAsked{Request: request, Member: configured(id, w.odds(0.3)), Key: key, Who: "operator",
+			Why: "simulated"}
 	}, func(r commit.Reply) {
 		if r.Err == nil {
 			w.hit(MembersOperated)
@@ -88,7 +89,9 @@ func (w *world) seeSpeakers() {
 		for _, o := range w.Nodes {
 			if o.Up && w.Net.Links[o.Index][n.Index].Cuts == 0 {
 				m := configured(o.ID, false)
-				speakers = append(speakers, replica.Speaker{Node: o.ID, Store: txn.StoreID{byte(o.ID)}, Level: txn.Newest, Peer: m.Peer, API: m.API})
+				speakers = append(speakers,
+					replica.Speaker{Node: o.ID, Store: txn.StoreID{byte(o.ID)}, Level: txn.Newest, Peer: m.Peer,
+						API: m.API})
 			}
 		}
 		w.Event(n, asked{event: replica.MembersSeen{Speakers: speakers}})

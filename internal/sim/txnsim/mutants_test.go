@@ -32,7 +32,8 @@ var hunted = map[string]simtest.Hunt{
 }
 
 func hunt(seeds uint64, checks ...string) simtest.Hunt {
-	mute := slices.DeleteFunc([]string{"LIN", "HEUR", "AC6"}, func(id string) bool { return slices.Contains(checks, id) })
+	mute := slices.DeleteFunc([]string{"LIN", "HEUR", "AC6"},
+		func(id string) bool { return slices.Contains(checks, id) })
 	return simtest.Hunt{Seeds: seeds, Checks: checks, Run: func(seed uint64) error {
 		_, err := Run(seed, Options{trace: true, Mute: mute})
 		return err

@@ -118,7 +118,8 @@ func (w *world) operate() {
 // resolution is what an operator asks for, who knows which databases the transaction changed. They
 // are listed as the request arrives.
 func (w *world) resolution(request uint64, g *ghost, d txn.Decision) commit.ResolveAsked {
-	e := commit.ResolveAsked{Request: request, Resolution: txn.Resolution{ID: g.id, Decision: d, Who: "operator", Why: "simulated"}}
+	e := commit.ResolveAsked{Request: request,
+		Resolution: txn.Resolution{ID: g.id, Decision: d, Who: "operator", Why: "simulated"}}
 	if d == txn.Abort {
 		return e
 	}
@@ -206,5 +207,6 @@ func (w *world) isReported(leader *sim.Node, br *branch) bool {
 		return false
 	}
 	name := fmt.Sprintf("%v at %s: ", br.xid(), br.bank.name)
-	return slices.ContainsFunc(h.machine.ScanState(br.bank.name).Report, func(line string) bool { return strings.HasPrefix(line, name) })
+	return slices.ContainsFunc(h.machine.ScanState(br.bank.name).Report,
+		func(line string) bool { return strings.HasPrefix(line, name) })
 }

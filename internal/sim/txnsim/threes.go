@@ -99,8 +99,9 @@ func (d *driver) work(no int) {
 	lives := a.life()
 	x := txn.XID{Cluster: d.w.formed, ID: d.t.id, Branch: txn.BranchNo(no)}
 	d.w.ask(a, func(call participant.Call) participant.Event {
-		return participant.WorkAsked{Call: call, Branch: participant.Branch{XID: x, Resource: a.resource}, Life: lives, Number: 1,
-			Work: statement.Work{Verb: statement.Execute, Text: "work"}}
+		return participant.WorkAsked{Call: call, Branch: participant.Branch{XID: x, Resource: a.resource}, Life: lives,
+			Number: 1,
+			Work:   statement.Work{Verb: statement.Execute, Text: "work"}}
 	}, func(f participant.Effect) {
 		if d.life != life {
 			return
@@ -111,7 +112,8 @@ func (d *driver) work(no int) {
 			return
 		}
 		d.asks.Agents = append(d.asks.Agents, txn.Agent{Party: a.party(), Epoch: uint64(lives.Epoch),
-			Branches: []txn.Branch{{No: x.Branch, Resource: a.resource}}, Claims: []txn.Claim{{No: x.Branch, Number: 1, Digest: [32]byte(answer.Digest)}}})
+			Branches: []txn.Branch{{No: x.Branch, Resource: a.resource}},
+			Claims:   []txn.Claim{{No: x.Branch, Number: 1, Digest: [32]byte(answer.Digest)}}})
 		d.work(no + 1)
 	}, func() {
 		if d.life == life {
@@ -131,7 +133,8 @@ func (d *driver) rollBack() {
 func (d *driver) finish(a *agent, no txn.BranchNo, decision txn.Decision) {
 	x := txn.XID{Cluster: d.w.formed, ID: d.t.id, Branch: no}
 	d.w.ask(a, func(call participant.Call) participant.Event {
-		return participant.Decided{Call: call, Branch: participant.Branch{XID: x, Resource: a.resource}, Decision: decision}
+		return participant.Decided{Call: call, Branch: participant.Branch{XID: x, Resource: a.resource},
+			Decision: decision}
 	}, func(participant.Effect) {}, func() {})
 }
 

@@ -69,7 +69,8 @@ type asked struct {
 var resources = []string{"orders", "billing", "ledger", "stock"}
 
 // rules are short, so that grace periods and orphans happen within a run.
-var rules = commit.Rules{MaxTransaction: 4 * time.Second, Grace: 500 * time.Millisecond, Scan: 500 * time.Millisecond, Lease: 1500 * time.Millisecond}
+var rules = commit.Rules{MaxTransaction: 4 * time.Second, Grace: 500 * time.Millisecond, Scan: 500 * time.Millisecond,
+	Lease: 1500 * time.Millisecond}
 
 // inhabit puts coordinators on the nodes of a cluster that is being made.
 func (w *world) inhabit(seed uint64, c *sim.Cluster) {
@@ -120,7 +121,8 @@ func (w *world) say(hear func()) {
 
 // question puts a question to a node; late says that it arrives once more, at some time.
 // One of hear and over is called, unless the answer comes when nobody waits any more.
-func (w *world) question(n *sim.Node, late bool, ask func(request uint64) replica.Event, hear func(commit.Reply), over func()) {
+func (w *world) question(n *sim.Node, late bool, ask func(request uint64) replica.Event, hear func(commit.Reply),
+	over func()) {
 	w.request++
 	request := w.request
 	w.waits[request] = hear
@@ -179,23 +181,26 @@ func (w *world) finish(n *sim.Node, t commit.Task) {
 			return
 		}
 		cameBack := b.state == prepared && b.final == committed
-		attempt{b: b, d: t.Decision, holder: t.Branch.Holder != "", evident: t.Branch.Evidence != "", done: func(f txn.Finish, err error) {
-			if err != nil {
-				fail(err)
-				return
-			}
-			w.countFinish(t, f, cameBack && b.state == committed)
-			w.After(w.About(5*sim.Millisecond), func() { w.worked(n, boot, b, t, f) })
-		}}.run()
+		attempt{b: b, d: t.Decision, holder: t.Branch.Holder != "", evident: t.Branch.Evidence != "",
+			done: func(f txn.Finish, err error) {
+				if err != nil {
+					fail(err)
+					return
+				}
+				w.countFinish(t, f, cameBack && b.state == committed)
+				w.After(w.About(5*sim.Millisecond), func() { w.worked(n, boot, b, t, f) })
+			}}.run()
 	})
 }
 
 // worked brings the answer of a worker to its node.
 func (w *world) worked(n *sim.Node, boot uint32, b *branch, t commit.Task, f txn.Finish) {
-	if n.Boot == boot && n.Up && !n.Paused && f == txn.Contradicted && n.Role.Role == zab.Leading && n.Role.Established {
+	if n.Boot == boot && n.Up && !n.Paused && f == txn.Contradicted && n.Role.Role == zab.Leading &&
+		n.Role.Established {
 		w.check.heard(b, uint32(n.Role.Epoch))
 	}
-	w.post(n, boot, commit.Finished{XID: t.XID, Finish: f, By: txn.FromCluster, Who: t.Branch.Resource, Why: "seen by a worker"})
+	w.post(n, boot, commit.Finished{XID: t.XID, Finish: f, By: txn.FromCluster, Who: t.Branch.Resource,
+		Why: "seen by a worker"})
 }
 
 func (w *world) scan(n *sim.Node, name string) {
@@ -297,15 +302,18 @@ func Run(seed uint64, o Options) (Result, error) {
 		}
 		v.Trace = again.Trace.Last()
 	}
-	v.Seed, v.Steps, v.At, v.Swarm, v.Replay = seed, w.Steps, w.Now, w.Swarm, "./internal/sim/txnsim -run 'TestTransactions$'"
+	v.Seed, v.Steps, v.At, v.Swarm, v.Replay = seed, w.Steps, w.Now, w.Swarm,
+		"./internal/sim/txnsim -run 'TestTransactions$'"
 	return Result{Counters: w.counters}, v
 }
 
 func runOnce(seed uint64, o Options) *world {
-	w := &world{waits: map[uint64]func(commit.Reply){}, failures: map[txn.XID]bool{}, planted: o.Planted, beginning: true}
+	w := &world{waits: map[uint64]func(commit.Reply){}, failures: map[txn.XID]bool{}, planted: o.Planted,
+		beginning: true}
 	// The checker exists only when the cluster does, but hosts are made with it.
 	w.check = newChecker(nil)
-	sim.NewCluster(seed, sim.Options{Mute: o.Mute, Swarm: o.Swarm, Trace: o.trace, Inhabit: func(c *sim.Cluster) { w.inhabit(seed, c) }})
+	sim.NewCluster(seed, sim.Options{Mute: o.Mute, Swarm: o.Swarm, Trace: o.trace,
+		Inhabit: func(c *sim.Cluster) { w.inhabit(seed, c) }})
 	w.check.Checker, w.check.quorumHas = w.Cluster.Check, w.quorumHas
 	w.check.now = func() sim.Instant { return w.Now }
 	if w.quirks.Clock == 0 { // by a clock that is wrong everything may be old
@@ -361,7 +369,8 @@ func (w *world) settle() {
 				what = open[0].ID.String() + " is open"
 			}
 			if b := w.untold(leader); b != nil {
-				what = "somebody committed a branch of " + b.ghost.id.String() + " at " + b.bank.name + " against its abort, and nobody is told"
+				what = "somebody committed a branch of " + b.ghost.id.String() + " at " + b.bank.name +
+					" against its abort, and nobody is told"
 			}
 		}
 		w.check.Fail("AC5", "%s after healing: %s; %d clients wait%s", sim.Reunion, what, w.waiting(), w.Describe())
@@ -369,7 +378,8 @@ func (w *world) settle() {
 	}
 	if w.check.Violation == nil {
 		// Of what the log has forgotten it can record nothing.
-		w.check.seen = slices.DeleteFunc(w.check.seen, func(s seenContradiction) bool { return w.mayBePurged(s.b.ghost.id) })
+		w.check.seen = slices.DeleteFunc(w.check.seen,
+			func(s seenContradiction) bool { return w.mayBePurged(s.b.ghost.id) })
 		w.check.settled(uint32(w.Leader().Role.Epoch))
 	}
 	if quiet && w.check.Violation == nil {
@@ -380,7 +390,8 @@ func (w *world) settle() {
 // allDone reports whether nothing is left to do for anybody.
 func (w *world) allDone() bool {
 	leader := w.Leader()
-	if leader == nil || w.waiting() > 0 || w.unfinished() != "" || leader.Host.(*host).table.WitnessCount() > 0 || w.check.onTheWay() {
+	if leader == nil || w.waiting() > 0 || w.unfinished() != "" || leader.Host.(*host).table.WitnessCount() > 0 ||
+		w.check.onTheWay() {
 		return false
 	}
 	if w.Now%(100*sim.Millisecond) < 10*sim.Millisecond { // people are not as fast as that

@@ -37,7 +37,8 @@ func TestMissingMySQLIsSaidLoudlyAndAllowed(t *testing.T) {
 {"Action":"pass","Package":"p"}`)
 	require.True(t, ok)
 	require.Contains(t, out, "  p TestM: MySQL: NOT RUN (server not installed)\n")
-	require.True(t, strings.HasSuffix(out, "\nMySQL: NOT RUN (server not installed)\n1 passed, 0 failed, 1 skipped\n"), out)
+	require.True(t, strings.HasSuffix(out, "\nMySQL: NOT RUN (server not installed)\n1 passed, 0 failed, 1 skipped\n"),
+		out)
 }
 
 func TestAnyOtherSkipFails(t *testing.T) {

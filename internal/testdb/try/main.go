@@ -51,12 +51,14 @@ func run(ctx context.Context, file string, mysql bool) (err error) {
 	if err := billing.Exec(ctx, "", "CREATE DATABASE billing"); err != nil {
 		return err
 	}
-	text := fmt.Sprintf("resources:\n  - {name: orders, driver: postgres, dsn: %q}\n  - {name: billing, driver: mysql, dsn: %q}\n",
+	text := fmt.Sprintf("resources:\n  - {name: orders, driver: postgres, dsn: %q}\n  - {name: billing, driver: "+
+		"mysql, dsn: %q}\n",
 		orders.DSN("orders"), billing.DSN("billing"))
 	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 		return err
 	}
-	fmt.Printf("%s %s and %s %s run; their resources are in %s; interrupt to stop them\n", orders.Flavor(), orders.Version(), billing.Flavor(), billing.Version(), file)
+	fmt.Printf("%s %s and %s %s run; their resources are in %s; interrupt to stop them\n", orders.Flavor(),
+		orders.Version(), billing.Flavor(), billing.Version(), file)
 	<-ctx.Done()
 	return nil
 }
