@@ -221,6 +221,21 @@ func TestWhatWhoeverIsNotLetInReads(t *testing.T) {
 	require.EqualError(t, api.FromStatus(err), "unauthenticated: the certificate is not accepted: that of concord://shop/client/otto was revoked")
 }
 
+// Who has no TLS at all reads what is missing, whatever he asks for, and at once.
+func TestWhoComesInPlainReadsWhatIsMissing(t *testing.T) {
+	c := guarded(t, newFake())
+	plain, err := api.Dial([]string{c.addr}, api.ClientOptions{Patience: time.Minute})
+	require.NoError(t, err)
+	defer plain.Close()
+	const says = "unauthenticated: this cluster wants a client certificate or a token: --certs-dir, --token-file"
+	_, err = plain.Status(t.Context(), &concordv1.StatusRequest{})
+	require.ErrorIs(t, err, api.ErrUnauthenticated)
+	require.ErrorContains(t, err, says)
+	_, err = plain.Commit(t.Context(), bare())
+	require.ErrorIs(t, err, api.ErrUnauthenticated)
+	require.ErrorContains(t, err, says)
+}
+
 func TestPagesAreGuardedToo(t *testing.T) {
 	c := guarded(t, newFake())
 	get := func(who *http.Client, path string) int {
