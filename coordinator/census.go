@@ -4,9 +4,9 @@ package coordinator
 
 import (
 	"context"
-	"fmt"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/concordtx/concord/adapters"
 	"github.com/concordtx/concord/coordinator/commit"
@@ -88,20 +88,40 @@ func (n *Node) inspectAll(ctx context.Context, xs []txn.XID, at []string, c *com
 // inspectAtOnce is how many branches are inspected at the same time.
 const inspectAtOnce = 16
 
-// Whole tells, for people, whether every branch of a transaction is there that has no decision.
-func (n *Node) Whole(ctx context.Context, id txn.ID) string {
-	c := n.census(ctx, id)
-	if len(c.Prepared) == 0 && c.Unlisted == nil {
-		return ""
+// examineTime bounds how long somebody who looks at a transaction waits for databases.
+const examineTime = 3 * time.Second
+
+// Examined is what the databases themselves know of a transaction that is not finished.
+type Examined struct {
+	// Whole tells, for people, whether every branch is there; empty if it has a decision.
+	Whole   string
+	Blocked map[txn.BranchNo][]adapters.Blocked // who waits for locks of its prepared branches
+}
+
+// Examine asks the databases about the prepared branches of a transaction, for three seconds at most.
+func (n *Node) Examine(ctx context.Context, id txn.ID, decided bool, prepared []txn.Branch) Examined {
+	ctx, cancel := context.WithTimeout(ctx, examineTime)
+	defer cancel()
+	e := Examined{Blocked: map[txn.BranchNo][]adapters.Blocked{}}
+	var whole sync.WaitGroup
+	if !decided {
+		whole.Go(func() {
+			c := n.census(ctx, id)
+			e.Whole = c.Whole(id)
+		})
 	}
-	if err := c.Partial(id); err != nil {
-		return err.Error()
+	var xs []txn.XID
+	var at []string
+	for _, b := range prepared {
+		if n.workers[b.Resource] != nil {
+			xs, at = append(xs, txn.XID{Cluster: txn.ClusterID(n.cluster.Load()), ID: id, Branch: b.No}), append(at, b.Resource)
+		}
 	}
-	if c.Unlisted != nil {
-		return fmt.Sprintf("not known whether every branch is there: %v", c.Unlisted)
+	for i, found := range n.inspectAll(ctx, xs, at, &commit.Census{}) {
+		if len(found.Blocked) > 0 {
+			e.Blocked[xs[i].Branch] = found.Blocked
+		}
 	}
-	if len(c.Siblings) == 0 {
-		return "not known whether every branch is there: none of those that are prepared says how many there are"
-	}
-	return fmt.Sprintf("every branch is there: the transaction has %d, and each is prepared or committed", len(slices.Concat(c.Prepared, c.Committed)))
+	whole.Wait()
+	return e
 }

@@ -97,6 +97,11 @@ func (f *fakeNode) FeatureLevel() txn.FeatureLevel                  { return txn
 
 func (f *fakeNode) Recheck(context.Context, string, string) { _ = f.did("Recheck") }
 
+func (f *fakeNode) Examine(context.Context, txn.ID, bool, []txn.Branch) coordinator.Examined {
+	_ = f.did("Examine")
+	return coordinator.Examined{}
+}
+
 func (f *fakeNode) Abandon(context.Context, txn.ID, txn.BranchNo, string, string) error {
 	return f.did("Abandon")
 }

@@ -22,6 +22,7 @@ import (
 	"github.com/concordtx/concord/coordinator/commit"
 	"github.com/concordtx/concord/coordinator/replica"
 	"github.com/concordtx/concord/protocol/zab"
+	"github.com/concordtx/concord/recovery"
 	"github.com/concordtx/concord/security"
 	"github.com/concordtx/concord/security/access"
 	"github.com/concordtx/concord/txn"
@@ -308,6 +309,10 @@ func (h *handlers) Recover(ctx context.Context, r *concordv1.RecoverRequest) (*c
 		return nil, err
 	}
 	res := &concordv1.RecoverResponse{Zxid: h.zxid()}
+	undecided := func(a coordinator.ActionResult) bool { return a.Kind == recovery.Leave || a.Kind == recovery.Abort }
+	if !id.IsZero() && !r.GetApply() && slices.ContainsFunc(results, undecided) {
+		res.Whole = h.node.Examine(ctx, id, false, nil).Whole
+	}
 	if err != nil {
 		res.Warnings = append(res.Warnings, err.Error())
 	}

@@ -54,6 +54,8 @@ type Node interface {
 	RemoveMember(ctx context.Context, node zab.NodeID, key, who, why string) error
 	Lead(ctx context.Context, node zab.NodeID, who, why string) error
 	Recover(ctx context.Context, id txn.ID, apply bool) ([]coordinator.ActionResult, error)
+	// Examine asks the databases about the prepared branches of a transaction that is not finished.
+	Examine(ctx context.Context, id txn.ID, decided bool, prepared []txn.Branch) coordinator.Examined
 	// Recheck looks at a resource again if the node takes it for another database than identity.
 	Recheck(ctx context.Context, resource, identity string)
 	Check(ctx context.Context, resource string) (map[string]coordinator.CheckResult, error)

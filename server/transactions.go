@@ -13,6 +13,7 @@ import (
 	"github.com/concordtx/concord/api"
 	concordv1 "github.com/concordtx/concord/api/concord/v1"
 	"github.com/concordtx/concord/coordinator/commit"
+	"github.com/concordtx/concord/security"
 	"github.com/concordtx/concord/security/access"
 	"github.com/concordtx/concord/txn"
 )
@@ -49,7 +50,31 @@ func (h *handlers) Get(ctx context.Context, r *concordv1.GetRequest) (*concordv1
 	if m = shown(a, m); m == nil {
 		return nil, notKnown(id, &commit.View{})
 	}
+	h.examine(ctx, id, v.Known, m, a.All() || a.Has(security.Operator))
 	return &concordv1.GetResponse{Transaction: m, Zxid: h.zxid()}, nil
+}
+
+// examine adds what the databases say now. What others wait for with which statement is for operators.
+func (h *handlers) examine(ctx context.Context, id txn.ID, decided bool, m *concordv1.Transaction, operator bool) {
+	var prepared []txn.Branch
+	for _, b := range m.GetBranches() {
+		if b.GetState() == "prepared" {
+			prepared = append(prepared, txn.Branch{No: txn.BranchNo(b.GetNo()), Resource: b.GetResource()})
+		}
+	}
+	if len(prepared) == 0 {
+		return
+	}
+	found := h.node.Examine(ctx, id, decided, prepared)
+	m.Whole = found.Whole
+	for _, b := range m.GetBranches() {
+		if !operator || b.GetState() != "prepared" {
+			continue
+		}
+		for _, s := range found.Blocked[txn.BranchNo(b.GetNo())] {
+			b.Blocked = append(b.Blocked, &concordv1.BlockedSession{Session: s.Session, WaitedMs: s.For.Milliseconds(), Statement: s.Statement})
+		}
+	}
 }
 
 // transaction is what a view knows of a transaction; nil: nothing.
@@ -196,7 +221,10 @@ func unfinished(cluster txn.ClusterID, v *commit.View) []*concordv1.Transaction 
 		for i, b := range x.Branches {
 			xid := txn.XID{Cluster: cluster, ID: x.ID, Branch: b.No}
 			state, open := v.Branches[xid]
-			m.Branches[i].Error = state.Err
+			m.Branches[i].Error, m.Branches[i].Attempts = state.Err, uint32(state.Attempts)
+			if open && !state.Due.IsZero() {
+				m.Branches[i].NextAttemptMs = state.Due.UnixMilli()
+			}
 			switch {
 			case m.Branches[i].State != "": // heuristic
 			case open:

@@ -76,6 +76,9 @@ func (c *cli) printRecover(r *concordv1.RecoverResponse) error {
 	for _, w := range r.GetWarnings() {
 		c.warn(w)
 	}
+	if r.GetWhole() != "" {
+		fmt.Fprintf(c.err, "is every branch there? %s\n", terminal.Cell(r.GetWhole()))
+	}
 	if c.output == "json" {
 		if err := c.printJSON(actions); err != nil {
 			return err

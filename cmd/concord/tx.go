@@ -32,6 +32,8 @@ type txJSON struct {
 	Label      string          `json:"label,omitempty"`
 	Reason     string          `json:"reason,omitempty"`
 	Zxid       string          `json:"zxid,omitempty"`
+	Whole      string          `json:"whole,omitempty"`
+	Next       string          `json:"next,omitempty"`
 	Heuristics []heuristicJSON `json:"heuristics,omitempty"`
 }
 
@@ -42,6 +44,16 @@ type branchJSON struct {
 	Evidence string `json:"evidence"`
 	Holder   string `json:"holder,omitempty"`
 	Error    string `json:"error,omitempty"`
+	Attempts uint32 `json:"attempts,omitempty"`
+	// NextAttempt is when the cluster tries again.
+	NextAttempt *time.Time    `json:"next_attempt,omitempty"`
+	Blocked     []blockedJSON `json:"blocked,omitempty"`
+}
+
+type blockedJSON struct {
+	Session   string `json:"session"`
+	Waited    string `json:"waited"`
+	Statement string `json:"statement"`
 }
 
 type heuristicJSON struct {
@@ -58,12 +70,12 @@ func txOf(m *concordv1.Transaction, now time.Time) txJSON {
 	x := txJSON{GID: m.GetGid(), State: m.GetState(), Protocol: m.GetProtocol(), Started: started, Age: terminal.Age(now.Sub(started)),
 		Branches: []branchJSON{}, Label: m.GetLabel(), Reason: m.GetReason(), Zxid: m.GetZxid()}
 	for _, b := range m.GetBranches() {
-		x.Branches = append(x.Branches, branchJSON{No: b.GetNo(), Resource: b.GetResource(), State: b.GetState(),
-			Evidence: b.GetEvidence(), Holder: b.GetHolder(), Error: b.GetError()})
+		x.Branches = append(x.Branches, branchOf(b, now))
 	}
 	for _, h := range m.GetHeuristics() {
 		x.Heuristics = append(x.Heuristics, heuristicJSON{No: h.GetNo(), Outcome: h.GetOutcome(), By: h.GetBy(), Who: h.GetWho(), Why: h.GetWhy(), Forgotten: h.GetForgotten()})
 	}
+	x.Whole, x.Next = m.GetWhole(), nextStep(x)
 	return x
 }
 
@@ -192,10 +204,22 @@ func (c *cli) printTx(x txJSON) error {
 		fmt.Fprintln(c.out)
 		var rows [][]string
 		for _, b := range x.Branches {
-			rows = append(rows, []string{fmt.Sprint(b.No), b.Resource, b.State, terminal.OrDash(b.Evidence), terminal.OrDash(b.Holder), terminal.OrDash(b.Error)})
+			attempts, next := "-", "-"
+			if b.Attempts > 0 {
+				attempts = fmt.Sprint(b.Attempts)
+			}
+			if b.NextAttempt != nil {
+				next = "in " + terminal.Age(time.Until(*b.NextAttempt))
+			}
+			rows = append(rows, []string{fmt.Sprint(b.No), b.Resource, b.State, terminal.OrDash(b.Evidence), terminal.OrDash(b.Holder), attempts, next, terminal.OrDash(b.Error)})
 		}
-		if err := terminal.PrintTable(c.out, []string{"NO", "RESOURCE", "STATE", "EVIDENCE", "HOLDER", "LAST ERROR"}, rows); err != nil {
+		if err := terminal.PrintTable(c.out, []string{"NO", "RESOURCE", "STATE", "EVIDENCE", "HOLDER", "FAILED", "NEXT TRY", "LAST ERROR"}, rows); err != nil {
 			return err
+		}
+	}
+	for _, b := range x.Branches {
+		for _, s := range b.Blocked {
+			fmt.Fprintf(c.out, "\nbranch %d at %s keeps %s waiting, for %s: %s\n", b.No, b.Resource, terminal.Cell(s.Session), s.Waited, terminal.Cell(s.Statement))
 		}
 	}
 	for _, h := range x.Heuristics {
@@ -204,6 +228,12 @@ func (c *cli) printTx(x txJSON) error {
 			dealt = " (forgotten)"
 		}
 		fmt.Fprintf(c.out, "\nbranch %d: %s, says %s: %s%s\n", h.No, h.Outcome, terminal.Cell(h.Who), terminal.Cell(h.Why), dealt)
+	}
+	if x.Whole != "" {
+		fmt.Fprintf(c.out, "\nis every branch there? %s\n", terminal.Cell(x.Whole))
+	}
+	if x.Next != "" {
+		fmt.Fprintf(c.out, "\nnext: %s\n", x.Next)
 	}
 	return nil
 }
@@ -376,4 +406,36 @@ func operator() string {
 		name += "@" + host
 	}
 	return name[:min(len(name), api.MaxResourceName)]
+}
+
+func branchOf(b *concordv1.Branch, now time.Time) branchJSON {
+	j := branchJSON{No: b.GetNo(), Resource: b.GetResource(), State: b.GetState(),
+		Evidence: b.GetEvidence(), Holder: b.GetHolder(), Error: b.GetError(), Attempts: b.GetAttempts()}
+	if at := time.UnixMilli(b.GetNextAttemptMs()).UTC(); b.GetNextAttemptMs() > 0 && at.After(now) {
+		j.NextAttempt = &at
+	}
+	for _, s := range b.GetBlocked() {
+		j.Blocked = append(j.Blocked, blockedJSON{Session: s.GetSession(), Waited: terminal.Age(time.Duration(s.GetWaitedMs()) * time.Millisecond), Statement: s.GetStatement()})
+	}
+	return j
+}
+
+// nextStep is the command that somebody who looks at a transaction needs next; empty if none.
+func nextStep(x txJSON) string {
+	failing := slices.IndexFunc(x.Branches, func(b branchJSON) bool { return b.State == "prepared" && b.Error != "" })
+	switch {
+	case x.State == "heuristic":
+		return fmt.Sprintf("put the data right by hand, then: concord tx forget %s --reason TEXT", x.GID)
+	case x.State == "in-doubt" && x.Protocol != "three_phase" && strings.HasPrefix(x.Whole, "yes"):
+		return fmt.Sprintf("it is aborted by itself once its client is gone; to decide now: concord tx resolve %s --abort --reason TEXT (or --commit, since it is whole)", x.GID)
+	case x.State == "in-doubt" && x.Protocol != "three_phase":
+		return fmt.Sprintf("it is aborted by itself once its client is gone; to decide now: concord tx resolve %s --abort --reason TEXT", x.GID)
+	case failing >= 0 && (x.State == "committing" || x.State == "aborting"):
+		b := x.Branches[failing]
+		return fmt.Sprintf("concord resource check %s; to try at once: concord recover --apply %s; if its database is lost for good: concord tx settle %s/%d --abandon --reason TEXT",
+			b.Resource, x.GID, x.GID, b.No)
+	case x.State == "committing" || x.State == "aborting":
+		return fmt.Sprintf("nothing: the cluster finishes it; to do it at once: concord recover --apply %s", x.GID)
+	}
+	return ""
 }

@@ -58,6 +58,24 @@ func (c *Census) Partial(id txn.ID) error {
 	return nil
 }
 
+// Whole tells, for people, whether every branch is there; empty if none is prepared.
+func (c *Census) Whole(id txn.ID) string {
+	partial := c.Partial(id)
+	switch {
+	case c.Unlisted != nil:
+		return fmt.Sprintf("not known: %v", c.Unlisted)
+	case len(c.Prepared) == 0:
+		return ""
+	case partial != nil:
+		return "no: " + partial.Error()
+	case len(c.Siblings) == 0:
+		return "not known: none of those that are prepared says how many there are"
+	case len(c.Committed) > 0:
+		return fmt.Sprintf("yes, all %d, of which %d are committed already", len(c.Prepared)+len(c.Committed), len(c.Committed))
+	}
+	return fmt.Sprintf("yes, all %d are prepared", len(c.Prepared))
+}
+
 func numbers(nos []txn.BranchNo) string {
 	texts := make([]string, len(nos))
 	for i, no := range nos {

@@ -351,6 +351,8 @@ type (
 		Branches   []branchJSON    `json:"branches"`
 		Reason     string          `json:"reason"`
 		Zxid       string          `json:"zxid"`
+		Whole      string          `json:"whole"`
+		Next       string          `json:"next"`
 		Heuristics []heuristicJSON `json:"heuristics"`
 	}
 	branchJSON struct {
@@ -360,6 +362,13 @@ type (
 		Evidence string `json:"evidence"`
 		Holder   string `json:"holder"`
 		Error    string `json:"error"`
+		Attempts int    `json:"attempts"`
+		Next     string `json:"next_attempt"`
+		Blocked  []struct {
+			Session   string `json:"session"`
+			Waited    string `json:"waited"`
+			Statement string `json:"statement"`
+		} `json:"blocked"`
 	}
 	heuristicJSON struct {
 		No        int    `json:"no"`

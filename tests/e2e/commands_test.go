@@ -139,17 +139,41 @@ func TestCommands(t *testing.T) {
 			return h
 		}
 		h := saying()
+		// What somebody needs who sees it at three in the morning is in one answer.
+		blocked := make(chan error, 1)
+		go func() {
+			_, err := b.left.admin.ExecContext(ctx, "CREATE INDEX blocked ON transfer (gid)")
+			blocked <- err
+		}()
+		eventually(t, "tx get says who waits", func() bool {
+			if c.command("tx", "get", h.id.String()).code != 0 { // no scan has listed it yet
+				return false
+			}
+			x := c.get(h.id)
+			return x.Whole == "yes, all 2 are prepared" && len(x.Branches) == 2 && len(x.Branches[0].Blocked) == 1
+		})
+		x := c.get(h.id)
+		require.Contains(t, x.Branches[0].Blocked[0].Statement, "CREATE INDEX blocked")
+		require.Contains(t, x.Next, "concord tx resolve "+h.id.String()+" --abort")
+		r := c.command("tx", "get", h.id.String())
+		require.Contains(t, r.stdout, "branch 0 at orders keeps process ")
+		require.Contains(t, r.stdout, "is every branch there? yes, all 2 are prepared")
+		r = c.command("recover", h.id.String())
+		require.Contains(t, r.stderr, "is every branch there? yes, all 2 are prepared")
 		var answer map[string]string
 		c.json(&answer, 0, "tx", "resolve", h.id.String(), "--commit", "--reason", "shipped", "--yes")
 		require.Equal(t, "commit", answer["decision"])
 		b.settled(c)
+		require.NoError(t, <-blocked)
 		require.Equal(t, concord.Committed, b.shows(h.id))
 
 		h = saying()
 		name := h.xid(0).String() + "-0001"
 		_, err := b.left.admin.ExecContext(ctx, "ROLLBACK PREPARED '"+name+"'")
 		require.NoError(t, err)
-		r := c.command("tx", "resolve", h.id.String(), "--commit", "--resources", "billing", "--reason", "test", "--yes")
+		eventually(t, "a scan has listed the other branch", func() bool { return c.command("tx", "get", h.id.String()).code == 0 })
+		require.Contains(t, c.get(h.id).Whole, "branch 0 is neither prepared nor committed anywhere")
+		r = c.command("tx", "resolve", h.id.String(), "--commit", "--resources", "billing", "--reason", "test", "--yes")
 		require.Equal(t, 5, r.code, "%v", r)
 		require.Contains(t, r.stderr, "branch 0 is neither prepared nor committed anywhere")
 		r = c.command("tx", "resolve", h.id.String(), "--abort", "--reason", "half of it is gone", "--yes")

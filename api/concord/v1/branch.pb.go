@@ -38,7 +38,14 @@ type Branch struct {
 	// heuristic-hazard or unknown.
 	State string `protobuf:"bytes,5,opt,name=state,proto3" json:"state,omitempty"`
 	// Only in answers: what the last attempt to finish the branch said, if it failed.
-	Error         string `protobuf:"bytes,6,opt,name=error,proto3" json:"error,omitempty"`
+	Error string `protobuf:"bytes,6,opt,name=error,proto3" json:"error,omitempty"`
+	// Only in answers: how often the cluster has tried to finish the branch in vain, and when it tries
+	// again, in milliseconds since 1970; 0 if it does not, or does so now.
+	Attempts      uint32 `protobuf:"varint,7,opt,name=attempts,proto3" json:"attempts,omitempty"`
+	NextAttemptMs int64  `protobuf:"varint,8,opt,name=next_attempt_ms,json=nextAttemptMs,proto3" json:"next_attempt_ms,omitempty"`
+	// Only in the answer to Get: sessions of the database that wait for a lock of the branch now, as
+	// far as the database tells.
+	Blocked       []*BlockedSession `protobuf:"bytes,9,rep,name=blocked,proto3" json:"blocked,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -115,6 +122,90 @@ func (x *Branch) GetError() string {
 	return ""
 }
 
+func (x *Branch) GetAttempts() uint32 {
+	if x != nil {
+		return x.Attempts
+	}
+	return 0
+}
+
+func (x *Branch) GetNextAttemptMs() int64 {
+	if x != nil {
+		return x.NextAttemptMs
+	}
+	return 0
+}
+
+func (x *Branch) GetBlocked() []*BlockedSession {
+	if x != nil {
+		return x.Blocked
+	}
+	return nil
+}
+
+// BlockedSession is a session that waits for a lock of a prepared branch.
+type BlockedSession struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// As the database names it.
+	Session  string `protobuf:"bytes,1,opt,name=session,proto3" json:"session,omitempty"`
+	WaitedMs int64  `protobuf:"varint,2,opt,name=waited_ms,json=waitedMs,proto3" json:"waited_ms,omitempty"`
+	// What it wants to do, shortened.
+	Statement     string `protobuf:"bytes,3,opt,name=statement,proto3" json:"statement,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BlockedSession) Reset() {
+	*x = BlockedSession{}
+	mi := &file_concord_v1_branch_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BlockedSession) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BlockedSession) ProtoMessage() {}
+
+func (x *BlockedSession) ProtoReflect() protoreflect.Message {
+	mi := &file_concord_v1_branch_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BlockedSession.ProtoReflect.Descriptor instead.
+func (*BlockedSession) Descriptor() ([]byte, []int) {
+	return file_concord_v1_branch_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *BlockedSession) GetSession() string {
+	if x != nil {
+		return x.Session
+	}
+	return ""
+}
+
+func (x *BlockedSession) GetWaitedMs() int64 {
+	if x != nil {
+		return x.WaitedMs
+	}
+	return 0
+}
+
+func (x *BlockedSession) GetStatement() string {
+	if x != nil {
+		return x.Statement
+	}
+	return ""
+}
+
 // Party is a member of three-phase transactions.
 type Party struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -130,7 +221,7 @@ type Party struct {
 
 func (x *Party) Reset() {
 	*x = Party{}
-	mi := &file_concord_v1_branch_proto_msgTypes[1]
+	mi := &file_concord_v1_branch_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -142,7 +233,7 @@ func (x *Party) String() string {
 func (*Party) ProtoMessage() {}
 
 func (x *Party) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_branch_proto_msgTypes[1]
+	mi := &file_concord_v1_branch_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -155,7 +246,7 @@ func (x *Party) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Party.ProtoReflect.Descriptor instead.
 func (*Party) Descriptor() ([]byte, []int) {
-	return file_concord_v1_branch_proto_rawDescGZIP(), []int{1}
+	return file_concord_v1_branch_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *Party) GetAgent() string {
@@ -184,14 +275,21 @@ var File_concord_v1_branch_proto protoreflect.FileDescriptor
 const file_concord_v1_branch_proto_rawDesc = "" +
 	"\n" +
 	"\x17concord/v1/branch.proto\x12\n" +
-	"concord.v1\"\x94\x01\n" +
+	"concord.v1\"\x8e\x02\n" +
 	"\x06Branch\x12\x0e\n" +
 	"\x02no\x18\x01 \x01(\rR\x02no\x12\x1a\n" +
 	"\bresource\x18\x02 \x01(\tR\bresource\x12\x1a\n" +
 	"\bevidence\x18\x03 \x01(\tR\bevidence\x12\x16\n" +
 	"\x06holder\x18\x04 \x01(\tR\x06holder\x12\x14\n" +
 	"\x05state\x18\x05 \x01(\tR\x05state\x12\x14\n" +
-	"\x05error\x18\x06 \x01(\tR\x05error\"K\n" +
+	"\x05error\x18\x06 \x01(\tR\x05error\x12\x1a\n" +
+	"\battempts\x18\a \x01(\rR\battempts\x12&\n" +
+	"\x0fnext_attempt_ms\x18\b \x01(\x03R\rnextAttemptMs\x124\n" +
+	"\ablocked\x18\t \x03(\v2\x1a.concord.v1.BlockedSessionR\ablocked\"e\n" +
+	"\x0eBlockedSession\x12\x18\n" +
+	"\asession\x18\x01 \x01(\tR\asession\x12\x1b\n" +
+	"\twaited_ms\x18\x02 \x01(\x03R\bwaitedMs\x12\x1c\n" +
+	"\tstatement\x18\x03 \x01(\tR\tstatement\"K\n" +
 	"\x05Party\x12\x14\n" +
 	"\x05agent\x18\x01 \x01(\tR\x05agent\x12\x18\n" +
 	"\ajournal\x18\x02 \x01(\tR\ajournal\x12\x12\n" +
@@ -209,17 +307,19 @@ func file_concord_v1_branch_proto_rawDescGZIP() []byte {
 	return file_concord_v1_branch_proto_rawDescData
 }
 
-var file_concord_v1_branch_proto_msgTypes = make([]protoimpl.MessageInfo, 2)
+var file_concord_v1_branch_proto_msgTypes = make([]protoimpl.MessageInfo, 3)
 var file_concord_v1_branch_proto_goTypes = []any{
-	(*Branch)(nil), // 0: concord.v1.Branch
-	(*Party)(nil),  // 1: concord.v1.Party
+	(*Branch)(nil),         // 0: concord.v1.Branch
+	(*BlockedSession)(nil), // 1: concord.v1.BlockedSession
+	(*Party)(nil),          // 2: concord.v1.Party
 }
 var file_concord_v1_branch_proto_depIdxs = []int32{
-	0, // [0:0] is the sub-list for method output_type
-	0, // [0:0] is the sub-list for method input_type
-	0, // [0:0] is the sub-list for extension type_name
-	0, // [0:0] is the sub-list for extension extendee
-	0, // [0:0] is the sub-list for field type_name
+	1, // 0: concord.v1.Branch.blocked:type_name -> concord.v1.BlockedSession
+	1, // [1:1] is the sub-list for method output_type
+	1, // [1:1] is the sub-list for method input_type
+	1, // [1:1] is the sub-list for extension type_name
+	1, // [1:1] is the sub-list for extension extendee
+	0, // [0:1] is the sub-list for field type_name
 }
 
 func init() { file_concord_v1_branch_proto_init() }
@@ -233,7 +333,7 @@ func file_concord_v1_branch_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_concord_v1_branch_proto_rawDesc), len(file_concord_v1_branch_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   2,
+			NumMessages:   3,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

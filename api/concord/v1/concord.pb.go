@@ -1049,7 +1049,10 @@ type Transaction struct {
 	// What the application said the transaction is about.
 	Label string `protobuf:"bytes,9,opt,name=label,proto3" json:"label,omitempty"`
 	// As in OutcomeResponse; or pending: there is no decision so far.
-	Outcome       string `protobuf:"bytes,10,opt,name=outcome,proto3" json:"outcome,omitempty"`
+	Outcome string `protobuf:"bytes,10,opt,name=outcome,proto3" json:"outcome,omitempty"`
+	// Only in the answer to Get, of a transaction without decision: whether every branch is there, as
+	// the prepared ones say themselves, in words.
+	Whole         string `protobuf:"bytes,11,opt,name=whole,proto3" json:"whole,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1150,6 +1153,13 @@ func (x *Transaction) GetLabel() string {
 func (x *Transaction) GetOutcome() string {
 	if x != nil {
 		return x.Outcome
+	}
+	return ""
+}
+
+func (x *Transaction) GetWhole() string {
+	if x != nil {
+		return x.Whole
 	}
 	return ""
 }
@@ -2439,8 +2449,10 @@ type RecoverResponse struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
 	Actions []*RecoverAction       `protobuf:"bytes,1,rep,name=actions,proto3" json:"actions,omitempty"`
 	// Resources that could not be listed, so the plan lacks their branches.
-	Warnings      []string `protobuf:"bytes,2,rep,name=warnings,proto3" json:"warnings,omitempty"`
-	Zxid          string   `protobuf:"bytes,3,opt,name=zxid,proto3" json:"zxid,omitempty"`
+	Warnings []string `protobuf:"bytes,2,rep,name=warnings,proto3" json:"warnings,omitempty"`
+	Zxid     string   `protobuf:"bytes,3,opt,name=zxid,proto3" json:"zxid,omitempty"`
+	// Of one transaction without decision: whether every branch is there, in words.
+	Whole         string `protobuf:"bytes,4,opt,name=whole,proto3" json:"whole,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2492,6 +2504,13 @@ func (x *RecoverResponse) GetWarnings() []string {
 func (x *RecoverResponse) GetZxid() string {
 	if x != nil {
 		return x.Zxid
+	}
+	return ""
+}
+
+func (x *RecoverResponse) GetWhole() string {
+	if x != nil {
+		return x.Whole
 	}
 	return ""
 }
@@ -3678,7 +3697,7 @@ const file_concord_v1_concord_proto_rawDesc = "" +
 	"\aoutcome\x18\x01 \x01(\tR\aoutcome\x12\x16\n" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\x12\x12\n" +
 	"\x04zxid\x18\x03 \x01(\tR\x04zxid\x12\x1a\n" +
-	"\bfinished\x18\x04 \x01(\bR\bfinished\"\xb3\x02\n" +
+	"\bfinished\x18\x04 \x01(\bR\bfinished\"\xc9\x02\n" +
 	"\vTransaction\x12\x10\n" +
 	"\x03gid\x18\x01 \x01(\tR\x03gid\x12\x14\n" +
 	"\x05state\x18\x02 \x01(\tR\x05state\x12\x1a\n" +
@@ -3693,7 +3712,8 @@ const file_concord_v1_concord_proto_rawDesc = "" +
 	"\x04zxid\x18\b \x01(\tR\x04zxid\x12\x14\n" +
 	"\x05label\x18\t \x01(\tR\x05label\x12\x18\n" +
 	"\aoutcome\x18\n" +
-	" \x01(\tR\aoutcome\"\x87\x01\n" +
+	" \x01(\tR\aoutcome\x12\x14\n" +
+	"\x05whole\x18\v \x01(\tR\x05whole\"\x87\x01\n" +
 	"\tHeuristic\x12\x0e\n" +
 	"\x02no\x18\x01 \x01(\rR\x02no\x12\x18\n" +
 	"\aoutcome\x18\x02 \x01(\tR\aoutcome\x12\x10\n" +
@@ -3782,11 +3802,12 @@ const file_concord_v1_concord_proto_rawDesc = "" +
 	"\x0eRecoverRequest\x12\x14\n" +
 	"\x05apply\x18\x01 \x01(\bR\x05apply\x12\x10\n" +
 	"\x03gid\x18\x02 \x01(\tR\x03gid\x12\x12\n" +
-	"\x04seen\x18\x03 \x01(\tR\x04seen\"v\n" +
+	"\x04seen\x18\x03 \x01(\tR\x04seen\"\x8c\x01\n" +
 	"\x0fRecoverResponse\x123\n" +
 	"\aactions\x18\x01 \x03(\v2\x19.concord.v1.RecoverActionR\aactions\x12\x1a\n" +
 	"\bwarnings\x18\x02 \x03(\tR\bwarnings\x12\x12\n" +
-	"\x04zxid\x18\x03 \x01(\tR\x04zxid\"\xc6\x01\n" +
+	"\x04zxid\x18\x03 \x01(\tR\x04zxid\x12\x14\n" +
+	"\x05whole\x18\x04 \x01(\tR\x05whole\"\xc6\x01\n" +
 	"\rRecoverAction\x12\x10\n" +
 	"\x03gid\x18\x01 \x01(\tR\x03gid\x12\x0e\n" +
 	"\x02no\x18\x02 \x01(\rR\x02no\x12\x1a\n" +
