@@ -93,7 +93,12 @@ func TestWhatMayHaveCommittedIsNotRetryable(t *testing.T) {
 		opt []concord.TxOption
 	}{
 		"the decision cannot be learned": {
-			do:  func(b *shaky) { b.before = func(ctx context.Context) error { <-ctx.Done(); return api.ErrUnavailable } },
+			do: func(b *shaky) {
+				b.before = func(ctx context.Context) error {
+					<-ctx.Done()
+					return api.ErrUnavailable
+				}
+			},
 			opt: []concord.TxOption{concord.WithTimeout(200 * time.Millisecond)}},
 		"the only branch is lost in the middle of its commit": {
 			do: func(b *shaky) { b.billing.lost[callOnePhase] = 1 },

@@ -212,7 +212,8 @@ func (c *Cluster) start(i int, disk *vfs.MemFS, peer, front net.Listener) *node 
 	protocols := new(http.Protocols)
 	protocols.SetHTTP1(true)
 	protocols.SetUnencryptedHTTP2(true)
-	web := &http.Server{Handler: server.Handler(n, access.Open(), log), Protocols: protocols, ReadHeaderTimeout: patience}
+	web := &http.Server{Handler: server.Handler(n, access.Open(), log), Protocols: protocols,
+		ReadHeaderTimeout: patience}
 	var running sync.WaitGroup
 	running.Go(func() { _ = n.Run(ctx) })       // its error is that it was stopped
 	running.Go(func() { _ = web.Serve(front) }) // likewise

@@ -130,20 +130,23 @@ func Open(c Config) (*Node, error) {
 		c.FeatureLevel = txn.Newest
 	}
 	if c.FeatureLevel > txn.Newest {
-		return nil, fmt.Errorf("\"feature_level\" is %d, and this release knows up to %d: lower it, or run the release that the other nodes run", c.FeatureLevel, txn.Newest)
+		return nil, fmt.Errorf("\"feature_level\" is %d, and this release knows up to %d: lower it, or run the "+
+			"release that the other nodes run", c.FeatureLevel, txn.Newest)
 	}
 	self := slices.IndexFunc(c.Members, func(m replica.Member) bool { return m.ID == c.Node })
 	if self < 0 {
 		return nil, fmt.Errorf("node %d is not one of the members: add it to \"members\", or correct \"node\"", c.Node)
 	}
-	n := &Node{config: c, self: c.Members[self], log: c.Logger.With("node", uint64(c.Node)), workers: map[string]*worker{},
-		asks: make(chan ask, maxAsks), received: make(chan peer.Inbound, 4096), persisted: make(chan uint64, 64),
+	n := &Node{config: c, self: c.Members[self], log: c.Logger.With("node", uint64(c.Node)),
+		workers: map[string]*worker{},
+		asks:    make(chan ask, maxAsks), received: make(chan peer.Inbound, 4096), persisted: make(chan uint64, 64),
 		posted: make(chan replica.Event, 4096), closed: make(chan struct{})}
 	names, err := n.makeWorkers(c.Resources)
 	if err != nil {
 		return nil, err
 	}
-	if n.store, err = wal.Open(c.DataDir, wal.Options{FS: c.FS, Node: c.Node, Logger: n.log, Reserve: c.Reserve}); err != nil {
+	if n.store, err = wal.Open(c.DataDir,
+		wal.Options{FS: c.FS, Node: c.Node, Logger: n.log, Reserve: c.Reserve}); err != nil {
 		return nil, err
 	}
 	if err := n.makeCore(names); err != nil {
@@ -152,12 +155,14 @@ func Open(c Config) (*Node, error) {
 	listener := c.Listener
 	if listener == nil {
 		if listener, err = net.Listen("tcp", c.Members[self].Peer); err != nil {
-			err = fmt.Errorf("listen for peers at %s: %w: choose another \"peer\" address, or stop who uses it", c.Members[self].Peer, err)
+			err = fmt.Errorf("listen for peers at %s: %w: choose another \"peer\" address, or stop who uses it",
+				c.Members[self].Peer, err)
 			return nil, errors.Join(err, n.store.Close())
 		}
 	}
 	n.config.Listener = listener
-	n.peers = peer.New(peer.Config{Self: n.hello, List: &n.list, Configured: c.Members, Listener: listener, Keys: c.Keys, Log: n.log,
+	n.peers = peer.New(peer.Config{Self: n.hello, List: &n.list, Configured: c.Members, Listener: listener,
+		Keys: c.Keys, Log: n.log,
 		Received: n.received, Store: n.store, CheckPair: checkPair, Fatal: n.fatal,
 		Post: func(ctx context.Context, e zab.Event) { n.post(ctx, replica.Peer{Event: e}) }})
 	n.mail = member.NewPost(c.Keys)
@@ -201,14 +206,17 @@ func (n *Node) makeCore(resources []string) error {
 	for binary.BigEndian.Uint32(id[:]) == 0 {
 		_, _ = rand.Read(id[:]) // ends the process itself if there is no randomness
 	}
-	n.commits = commit.New(commit.Config{Resources: resources, Hosted: n.hosted, Validate: n.validate, Rules: n.config.Rules, Reload: n.reload}, table)
-	n.core, err = replica.New(replica.Config{Node: n.config.Node, Members: n.config.Members, Boot: n.store.Boot(), Log: zab.Config{HeartbeatTicks: heartbeatTicks},
+	n.commits = commit.New(commit.Config{Resources: resources, Hosted: n.hosted, Validate: n.validate,
+		Rules: n.config.Rules, Reload: n.reload}, table)
+	n.core, err = replica.New(replica.Config{Node: n.config.Node, Members: n.config.Members, Boot: n.store.Boot(),
+		Log:        zab.Config{HeartbeatTicks: heartbeatTicks},
 		NewCluster: txn.ClusterID(binary.BigEndian.Uint32(id[:])), Distrust: distrust}, n.store, n.commits)
 	if err != nil {
 		return fmt.Errorf("members: %w", err)
 	}
 	if at := table.Level(); at > n.config.FeatureLevel {
-		return fmt.Errorf("%w: the cluster is at feature level %d, and \"feature_level\" holds this node at %d: remove that key; what was switched on cannot be switched off",
+		return fmt.Errorf("%w: the cluster is at feature level %d, and \"feature_level\" holds this node at %d: "+
+			"remove that key; what was switched on cannot be switched off",
 			ErrNewerStore, at, n.config.FeatureLevel)
 	}
 	n.cluster.Store(uint32(table.Cluster()))
@@ -257,8 +265,10 @@ func (n *Node) checkList(table *txn.Table) error {
 	if known {
 		return nil
 	}
-	return fmt.Errorf("%w (%s):\n%sThe file says only who founds a cluster. Put a list back there that the cluster has or had; members come and go with "+
-		"\"concord member add\" and \"concord member remove\", while the cluster runs", ErrMembers, at, listsSideBySide(own, inLog))
+	return fmt.Errorf("%w (%s):\n%sThe file says only who founds a cluster. Put a list back there that the cluster "+
+		"has or had; members come and go with "+
+		"\"concord member add\" and \"concord member remove\", while the cluster runs", ErrMembers, at,
+		listsSideBySide(own, inLog))
 }
 
 // firstList returns the list with which this store was first started, which is this one if
@@ -287,7 +297,8 @@ func (n *Node) hosted(resource string) bool {
 
 func (n *Node) hello() peer.Hello {
 	_, _, tail, _ := n.store.Initial()
-	return peer.Hello{From: n.config.Node, Cluster: txn.ClusterID(n.cluster.Load()), Store: n.store.ID(), Dial: uint64(n.store.Boot()) << 32, Tail: tail,
+	return peer.Hello{From: n.config.Node, Cluster: txn.ClusterID(n.cluster.Load()), Store: n.store.ID(),
+		Dial: uint64(n.store.Boot()) << 32, Tail: tail,
 		Level: n.config.FeatureLevel, Needs: txn.FeatureLevel(n.level.Load()), ListAt: n.list.Load().At}
 }
 
@@ -381,7 +392,8 @@ func (n *Node) Recheck(ctx context.Context, resource, identity string) {
 	ctx, cancel := context.WithTimeout(ctx, recheckPatience)
 	defer cancel()
 	w.recheck(ctx)
-	_, _ = n.ask(ctx, func(request uint64) replica.Event { return replica.SeenAsked{Request: request, Fresh: true} }) // else it is published soon
+	// else it is published soon
+	_, _ = n.ask(ctx, func(request uint64) replica.Event { return replica.SeenAsked{Request: request, Fresh: true} })
 }
 
 // compareIdentities looks for two names of one database. Branches of one transaction
@@ -394,7 +406,8 @@ func (n *Node) compareIdentities(ctx context.Context) {
 		f := commit.Fitness{Resource: r.Name(), Fit: true, Down: !h.OK}
 		if id := h.Identity; id != "" {
 			if other, taken := first[id]; taken {
-				f.Fit, f.Why = false, fmt.Sprintf("it is the same database as resource %s, which is listed before it: remove one of them from \"resources\", or correct its dsn", other)
+				f.Fit, f.Why = false, fmt.Sprintf("it is the same database as resource %s, which is listed before "+
+					"it: remove one of them from \"resources\", or correct its dsn", other)
 			} else {
 				first[id] = r.Name()
 			}

@@ -82,7 +82,8 @@ func (n *Node) Status() *Snapshot { return n.snapshot.Load() }
 // ownReport is what this node tells its peers about itself.
 func (l *loop) ownReport() peer.Report {
 	s := l.core.Log()
-	return peer.Report{Role: s.Role, Phase: s.Phase, Established: s.Established, Leader: s.Leader, Epoch: s.Epoch, Tail: s.Tail,
+	return peer.Report{Role: s.Role, Phase: s.Phase, Established: s.Established, Leader: s.Leader, Epoch: s.Epoch,
+		Tail:    s.Tail,
 		Applied: l.core.Zxid(), Digest: l.core.State().Digest(), Clock: time.Now(), Disk: l.disk().report()}
 }
 
@@ -175,4 +176,5 @@ func (l *loop) nodeState(m replica.Member, reports map[zab.NodeID]peer.Report, l
 	return state
 }
 
-var roleNames = [...]string{zab.Looking: "looking", zab.Following: "following", zab.Leading: "leading", zab.Observing: "observing"}
+var roleNames = [...]string{zab.Looking: "looking", zab.Following: "following", zab.Leading: "leading",
+	zab.Observing: "observing"}

@@ -90,7 +90,8 @@ func (k *Keys) reload() error {
 	old := k.current.Load()
 	m, err := k.files.load(old, k.looked)
 	if err == nil && m.self != old.self {
-		err = fmt.Errorf("%s is now for %v, and this process is %v: put the right one back, or start again", k.files.Cert, m.self, old.self)
+		err = fmt.Errorf("%s is now for %v, and this process is %v: put the right one back, or start again",
+			k.files.Cert, m.self, old.self)
 	}
 	if err != nil {
 		if err.Error() != k.told {
@@ -244,7 +245,8 @@ func untrusted(format string, args ...any) error {
 }
 
 // verify says whom a chain of certificates belongs to, if that is one of the kinds.
-func (m *material) verify(chain []*x509.Certificate, usage x509.ExtKeyUsage, now time.Time, kinds ...Kind) (Identity, error) {
+func (m *material) verify(chain []*x509.Certificate, usage x509.ExtKeyUsage, now time.Time, kinds ...Kind) (Identity,
+	error) {
 	if len(chain) == 0 {
 		return Identity{}, untrusted("there is none")
 	}
@@ -263,22 +265,27 @@ func (m *material) verify(chain []*x509.Certificate, usage x509.ExtKeyUsage, now
 	case m.cluster != "" && who.Cluster != m.cluster:
 		return Identity{}, untrusted("it is for %v, and this is cluster %s", who, m.cluster)
 	case now.After(leaf.NotAfter):
-		return Identity{}, untrusted("that of %v ended at %s: make a new one, \"concord cert --help\" says how", who, leaf.NotAfter.Format(time.RFC3339))
+		return Identity{}, untrusted("that of %v ended at %s: make a new one, \"concord cert --help\" says how", who,
+			leaf.NotAfter.Format(time.RFC3339))
 	case now.Before(leaf.NotBefore):
-		return Identity{}, untrusted("that of %v is valid from %s: compare the clocks of both machines", who, leaf.NotBefore.Format(time.RFC3339))
+		return Identity{}, untrusted("that of %v is valid from %s: compare the clocks of both machines", who,
+			leaf.NotBefore.Format(time.RFC3339))
 	}
 	roots := m.authorities
 	if who.Kind == Client {
 		roots = m.clients
 	}
 	between := poolOf(chain[1:])
-	chains, err := leaf.Verify(x509.VerifyOptions{Roots: roots, Intermediates: between, CurrentTime: now, KeyUsages: []x509.ExtKeyUsage{usage}})
+	chains, err := leaf.Verify(x509.VerifyOptions{Roots: roots, Intermediates: between, CurrentTime: now,
+		KeyUsages: []x509.ExtKeyUsage{usage}})
 	var invalid x509.CertificateInvalidError
 	switch {
 	case errors.As(err, &invalid) && invalid.Reason == x509.IncompatibleUsage:
-		return Identity{}, untrusted("that of %v is not made for this use: make one that is, \"concord cert --help\" says how", who)
+		return Identity{}, untrusted("that of %v is not made for this use: make one that is, \"concord cert "+
+			"--help\" says how", who)
 	case err != nil:
-		return Identity{}, untrusted("that of %v was issued by none of the authorities that are believed here (%v)", who, err)
+		return Identity{}, untrusted("that of %v was issued by none of the authorities that are believed here (%v)",
+			who, err)
 	}
 	for _, c := range chains[0] {
 		if m.revoked[serial(c.RawIssuer, c.SerialNumber)] {

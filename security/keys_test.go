@@ -198,7 +198,9 @@ func TestCertificatesThatAreNotAccepted(t *testing.T) {
 			"compare the clocks of both machines"},
 		{"wrong usage", func(c *x509.Certificate) { c.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageCodeSigning} },
 			"is not made for this use"},
-		{"client use only", func(c *x509.Certificate) { c.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth} }, "is not made for this use"},
+		{"client use only", func(c *x509.Certificate) {
+			c.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}
+		}, "is not made for this use"},
 		{"no name", func(c *x509.Certificate) { c.URIs = nil }, "does not say who it is for"},
 		{"two names", func(c *x509.Certificate) { c.URIs = append(c.URIs, NodeIdentity("shop", 3).uri()) },
 			"it must have one"},

@@ -138,7 +138,8 @@ func TestFurtherServicesPassEveryLayerAndHaveLimitsOfTheirOwn(t *testing.T) {
 	require.Equal(t, connect.CodeResourceExhausted, connect.CodeOf(err), "%v", err)
 	require.Equal(t, []int{0, 1, 2, 3, 4}, passed)
 	require.Greater(t, f.left, time.Hour-time.Minute)
-	n, _ := s.value(t, `concord_rpc_duration_seconds_count{code="resource_exhausted",method="ParticipantService/Describe"}`)
+	n, _ := s.value(t,
+		`concord_rpc_duration_seconds_count{code="resource_exhausted",method="ParticipantService/Describe"}`)
 	require.EqualValues(t, 1, n)
 }
 

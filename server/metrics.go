@@ -60,46 +60,74 @@ const (
 )
 
 var (
-	ofDecided   = describe("transactions_decided_total", counter, summed, "First decisions that this node made as the leader since it started.", "decision")
-	ofViewKnown = describe("leader_view_known", gauge, perNode, "1 if this node knows what the leader knows; if 0, the series that come from the leader are absent.")
+	ofDecided = describe("transactions_decided_total", counter, summed,
+		"First decisions that this node made as the leader since it started.", "decision")
+	ofViewKnown = describe("leader_view_known", gauge, perNode,
+		"1 if this node knows what the leader knows; if 0, the series that come from the leader are absent.")
 	ofViewAge   = describe("leader_view_age_seconds", gauge, perNode, "How old what this node knows of the leader is.")
 	ofInDoubt   = describe("in_doubt", gauge, agreed, "Transactions that are not finished everywhere, from the leader.")
-	ofOldestTxn = describe("in_doubt_oldest_age_seconds", gauge, agreed, "Age of the oldest of them, 0 if there is none, from the leader.")
-	ofHeuristic = describe("heuristic", gauge, agreed, "Transactions with a heuristic outcome that nobody has dealt with, from the leader.")
-	ofLeases    = describe("leases", gauge, agreed, "Clients that have a lease, as far as this node has read the log: those with transactions in the last seconds.")
+	ofOldestTxn = describe("in_doubt_oldest_age_seconds", gauge, agreed,
+		"Age of the oldest of them, 0 if there is none, from the leader.")
+	ofHeuristic = describe("heuristic", gauge, agreed,
+		"Transactions with a heuristic outcome that nobody has dealt with, from the leader.")
+	ofLeases = describe("leases", gauge, agreed,
+		"Clients that have a lease, as far as this node has read the log: those with transactions in the last seconds.")
 	ofHasLeader = describe("cluster_has_leader", gauge, perNode, "1 if this node knows an established leader.")
 	ofIsLeader  = describe("is_leader", gauge, summed, "1 if this node leads.")
-	ofCutOff    = describe("cut_off_seconds", gauge, perNode, "For how long this node has known no established leader, if that is too long; else 0.")
-	ofEpoch     = describe("epoch", gauge, perNode, "The epoch of the log that this node is in.")
-	ofLag       = describe("member_lag_entries", gauge, perNode, "Log entries that a member is behind the leader, as this node sees it.", "member")
-	ofReachable = describe("member_reachable", gauge, perNode, "1 if this node has a connection to the member.", "member")
-	ofUp        = describe("resource_up", gauge, agreed, "1 if the leader finds the resource fit to take part.", "resource")
-	ofOwnUp     = describe("resource_reachable", gauge, perNode, "1 if this node itself finds the resource fit, as it would have to if it led.", "resource")
-	ofPrepared  = describe("resource_in_doubt", gauge, agreed, "Branches of the resource that are not finished, whether or not it can be asked for them, from the leader.", "resource")
-	ofOldest    = describe("resource_in_doubt_oldest_age_seconds", gauge, agreed, "Age of the oldest of them, 0 if there is none, from the leader.", "resource")
-	ofForeign   = describe("resource_foreign", gauge, agreed, "Prepared branches of other clusters, by the leader's last listing.", "resource")
-	ofListed    = describe("resource_listed_age_seconds", gauge, agreed, "How old the leader's last listing of the resource is; absent if it has none since it leads.", "resource")
-	ofFree      = describe("store_free_bytes", gauge, perNode, "Free space on the file system of this node's store.")
-	ofFull      = describe("store_full", gauge, perNode, "1 if that is below the reserve: while this node leads, new transactions are refused.")
-	ofSync      = describe("store_sync_seconds", gauge, perNode, "How long the last sync of this node's log took.")
-	ofSlowest   = describe("store_sync_slowest_seconds", gauge, perNode, "The slowest sync of the last minute, one that is under way included.")
-	ofLogBytes  = describe("log_bytes", gauge, perNode, "About how many bytes this node's log has; it is cut behind what is applied.")
+	ofCutOff    = describe("cut_off_seconds", gauge, perNode,
+		"For how long this node has known no established leader, if that is too long; else 0.")
+	ofEpoch = describe("epoch", gauge, perNode, "The epoch of the log that this node is in.")
+	ofLag   = describe("member_lag_entries", gauge, perNode,
+		"Log entries that a member is behind the leader, as this node sees it.", "member")
+	ofReachable = describe("member_reachable", gauge, perNode, "1 if this node has a connection to the member.",
+		"member")
+	ofUp = describe("resource_up", gauge, agreed, "1 if the leader finds the resource fit to take part.",
+		"resource")
+	ofOwnUp = describe("resource_reachable", gauge, perNode,
+		"1 if this node itself finds the resource fit, as it would have to if it led.", "resource")
+	ofPrepared = describe("resource_in_doubt", gauge, agreed,
+		"Branches of the resource that are not finished, whether or not it can be asked for them, from the leader.",
+		"resource")
+	ofOldest = describe("resource_in_doubt_oldest_age_seconds", gauge, agreed,
+		"Age of the oldest of them, 0 if there is none, from the leader.", "resource")
+	ofForeign = describe("resource_foreign", gauge, agreed,
+		"Prepared branches of other clusters, by the leader's last listing.", "resource")
+	ofListed = describe("resource_listed_age_seconds", gauge, agreed,
+		"How old the leader's last listing of the resource is; absent if it has none since it leads.", "resource")
+	ofFree = describe("store_free_bytes", gauge, perNode, "Free space on the file system of this node's store.")
+	ofFull = describe("store_full", gauge, perNode,
+		"1 if that is below the reserve: while this node leads, new transactions are refused.")
+	ofSync    = describe("store_sync_seconds", gauge, perNode, "How long the last sync of this node's log took.")
+	ofSlowest = describe("store_sync_slowest_seconds", gauge, perNode,
+		"The slowest sync of the last minute, one that is under way included.")
+	ofLogBytes = describe("log_bytes", gauge, perNode,
+		"About how many bytes this node's log has; it is cut behind what is applied.")
 	ofLogLength = describe("log_entries", gauge, perNode, "How many entries this node's log has.")
-	ofRefused   = describe("peer_connections_refused_total", counter, summed, "Connections to this node's peer port that were refused since it started.")
+	ofRefused   = describe("peer_connections_refused_total", counter, summed,
+		"Connections to this node's peer port that were refused since it started.")
 
-	ofInsecure = describe("insecure", gauge, perNode, "1 if this node asks nobody who he is, and not its own machine alone (--insecure).")
-	ofExpiry   = describe("certificate_expiry_seconds", gauge, perNode, "For how long this node's certificate, and the first of the authorities that it believes, are still valid.", "which")
-	ofDenied   = describe("calls_denied_total", counter, summed, "Calls to this node whose caller was not known, or might not make them.")
+	ofInsecure = describe("insecure", gauge, perNode,
+		"1 if this node asks nobody who he is, and not its own machine alone (--insecure).")
+	ofExpiry = describe("certificate_expiry_seconds", gauge, perNode,
+		"For how long this node's certificate, and the first of the authorities that it believes, are still valid.",
+		"which")
+	ofDenied = describe("calls_denied_total", counter, summed,
+		"Calls to this node whose caller was not known, or might not make them.")
 
-	ofTurns   = describe("loop_turn_seconds", prometheus.UntypedValue, summed, "How long the turns of this node's loop took; a client gets no answer while one goes on.")
-	ofCalls   = describe("rpc_duration_seconds", prometheus.UntypedValue, summed, "How long calls to this node took, by method and status code; of Decide, each decision. One that was handed on counts at both nodes.", "method", "code")
+	ofTurns = describe("loop_turn_seconds", prometheus.UntypedValue, summed,
+		"How long the turns of this node's loop took; a client gets no answer while one goes on.")
+	ofCalls = describe("rpc_duration_seconds", prometheus.UntypedValue, summed,
+		"How long calls to this node took, by method and status code; of Decide, each decision. One that was handed "+
+			"on counts at both nodes.", "method", "code")
 	ofStreams = describe("rpc_streams", gauge, summed, "Streams that are open at this node.", "method")
-	ofEnded   = describe("rpc_streams_ended_total", counter, summed, "Streams that have ended at this node since it started.", "method", "code")
-	ofPanics  = describe("panics_total", counter, summed, "Calls to this node that ended in a panic: a bug each.")
+	ofEnded   = describe("rpc_streams_ended_total", counter, summed,
+		"Streams that have ended at this node since it started.", "method", "code")
+	ofPanics = describe("panics_total", counter, summed, "Calls to this node that ended in a panic: a bug each.")
 )
 
 // fromStatus are the metrics that Collect makes of the status; the others are kept here.
-var fromStatus = []*described{ofDecided, ofViewKnown, ofViewAge, ofInDoubt, ofOldestTxn, ofHeuristic, ofLeases, ofHasLeader, ofIsLeader, ofCutOff, ofEpoch,
+var fromStatus = []*described{ofDecided, ofViewKnown, ofViewAge, ofInDoubt, ofOldestTxn, ofHeuristic, ofLeases,
+	ofHasLeader, ofIsLeader, ofCutOff, ofEpoch,
 	ofLag, ofReachable, ofUp, ofOwnUp, ofPrepared, ofOldest, ofForeign, ofListed,
 	ofFree, ofFull, ofSync, ofSlowest, ofLogBytes, ofLogLength, ofRefused, ofInsecure, ofExpiry, ofDenied}
 
@@ -107,9 +135,11 @@ func newMetrics(n Node, door *access.Guard) *metrics {
 	m := &metrics{node: n, door: door,
 		calls: prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: ofCalls.name, Help: ofCalls.help,
 			Buckets: []float64{.0005, .001, .002, .005, .01, .02, .05, .1, .25, .5, 1, 2.5, 5, 10}}, ofCalls.labels),
-		streams: prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: ofStreams.name, Help: ofStreams.help}, ofStreams.labels),
-		ended:   prometheus.NewCounterVec(prometheus.CounterOpts{Name: ofEnded.name, Help: ofEnded.help}, ofEnded.labels),
-		panics:  prometheus.NewCounter(prometheus.CounterOpts{Name: ofPanics.name, Help: ofPanics.help})}
+		streams: prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: ofStreams.name, Help: ofStreams.help},
+			ofStreams.labels),
+		ended: prometheus.NewCounterVec(prometheus.CounterOpts{Name: ofEnded.name, Help: ofEnded.help},
+			ofEnded.labels),
+		panics: prometheus.NewCounter(prometheus.CounterOpts{Name: ofPanics.name, Help: ofPanics.help})}
 	m.decided = m.calls.WithLabelValues(methodDecide, codeOf(nil))
 	return m
 }

@@ -43,8 +43,10 @@ func TestEveryMetricIsInTheTableOfTheDocumentation(t *testing.T) {
 	require.True(t, strings.Contains(string(text), table), "the table is, as a whole:\n%s", table)
 	for line := range strings.Lines(string(text)) {
 		for _, word := range strings.FieldsFunc(line, func(r rune) bool { return r != '_' && (r < 'a' || r > 'z') }) {
-			if name := strings.TrimSuffix(word, "_bucket"); strings.HasPrefix(name, "concord_") && name != "concord_branch" && name != "concord_rec" {
-				require.True(t, slices.ContainsFunc(slices.Concat(fromStatus, kept), func(d *described) bool { return d.name == name }), "there is no metric %s", name)
+			if name := strings.TrimSuffix(word, "_bucket"); strings.HasPrefix(name, "concord_") &&
+				name != "concord_branch" && name != "concord_rec" {
+				require.True(t, slices.ContainsFunc(slices.Concat(fromStatus, kept),
+					func(d *described) bool { return d.name == name }), "there is no metric %s", name)
 			}
 		}
 	}

@@ -41,7 +41,8 @@ type Service struct {
 
 // Serve serves the API of a node, and further services, on a listener until ctx ends, and closes the
 // listener. Calls under way get a moment to end. door says who may do what.
-func Serve(ctx context.Context, n Node, door *access.Guard, l net.Listener, log *slog.Logger, services ...Service) error {
+func Serve(ctx context.Context, n Node, door *access.Guard, l net.Listener, log *slog.Logger,
+	services ...Service) error {
 	all := maps.Clone(rules)
 	for _, s := range services {
 		maps.Copy(all, s.Rules)
@@ -59,7 +60,8 @@ func Handler(n Node, door *access.Guard, log *slog.Logger, services ...Service) 
 // yet, and messages are small.
 var uncompressed = connect.WithCompression("gzip", nil, nil)
 
-func handler(n Node, log *slog.Logger, metrics *metrics, relay *relay, layers []layer, services ...Service) http.Handler {
+func handler(n Node, log *slog.Logger, metrics *metrics, relay *relay, layers []layer,
+	services ...Service) http.Handler {
 	registry := prometheus.NewRegistry()
 	metrics.register(registry)
 	var interceptors []connect.Interceptor
@@ -68,10 +70,12 @@ func handler(n Node, log *slog.Logger, metrics *metrics, relay *relay, layers []
 	}
 	mux := http.NewServeMux()
 	for _, s := range services {
-		mux.Handle(s.New(connect.WithReadMaxBytes(maxRequestBytes), uncompressed, connect.WithInterceptors(slices.Clone(interceptors)...)))
+		mux.Handle(s.New(connect.WithReadMaxBytes(maxRequestBytes), uncompressed,
+			connect.WithInterceptors(slices.Clone(interceptors)...)))
 	}
 	interceptors = append(interceptors, relay.interceptor(), seen(n))
-	mux.Handle(concordv1connect.NewCoordinatorServiceHandler(&handlers{node: n, relay: relay, metrics: metrics, log: log},
+	mux.Handle(concordv1connect.NewCoordinatorServiceHandler(&handlers{node: n, relay: relay, metrics: metrics,
+		log: log},
 		connect.WithReadMaxBytes(maxRequestBytes), uncompressed, connect.WithInterceptors(interceptors...)))
 	mux.Handle("GET /metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{}))
 	mux.HandleFunc("GET /livez", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
@@ -96,7 +100,8 @@ func unready(n Node, now time.Time) string {
 	case s.Distrusted != "":
 		return s.Distrusted
 	case s.CutOff(now) > 0:
-		return fmt.Sprintf("this node has known no leader for %v: its state is that of zxid %v", s.CutOff(now).Round(time.Second), s.Zxid)
+		return fmt.Sprintf("this node has known no leader for %v: its state is that of zxid %v",
+			s.CutOff(now).Round(time.Second), s.Zxid)
 	case s.Leader == 0:
 		return "this node knows no leader at the moment: a majority of the voters must run and reach each other"
 	case s.Cluster == 0:

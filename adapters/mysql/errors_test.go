@@ -253,12 +253,13 @@ func (w *world) down() *Resource { return w.openAs("app@tcp(127.0.0.1:1)/shop", 
 
 // withoutRow are the texts that no row of the table has.
 var withoutRow = map[string]string{
-	"%w: its connection is lost, and %s":                                                                timing,
-	"ask for the grants: %w":                                                                            timing,
-	"ALTER TABLE ... ENGINE=InnoDB, or keep them out of global transactions":                            tables,
-	"GRANT SELECT, INSERT, DELETE ON %v to the user of this resource; if the table is missing: %v":      tables,
-	"ALTER TABLE %v ENGINE=InnoDB":                                                                      tables,
-	"the driver's %T takes no contexts: use a connector of go-sql-driver/mysql":                         "wants another driver",
+	"%w: its connection is lost, and %s":                                                           timing,
+	"ask for the grants: %w":                                                                       timing,
+	"ALTER TABLE ... ENGINE=InnoDB, or keep them out of global transactions":                       tables,
+	"GRANT SELECT, INSERT, DELETE ON %v to the user of this resource; if the table is missing: %v": tables,
+	"ALTER TABLE %v ENGINE=InnoDB":                                                                 tables,
+	"the driver's %T takes no contexts: use a " +
+		"connector of go-sql-driver/mysql": "wants another driver",
 	"%w: the application's SQL, or a procedure that it called, ended the transaction of the branch: %w": timing,
 	"end session %d: %w":                                                timing,
 	"end session %d: it is still there: %w":                             timing,
@@ -274,7 +275,8 @@ var withoutRow = map[string]string{
 	"branches are opened by a resource": "nobody can reach that driver",
 	"read the marker: %w":               timing,
 	"a row of %s is not concord's: %w":  "somebody else has written into the table",
-	"%w: the server of %s has no room for one more: raise max_connections there, or lower MaxOpen; %w": "wants a server that is full for as long as a pool waits",
+	"%w: the server of %s has no room for one more: raise " +
+		"max_connections there, or lower MaxOpen; %w": "wants a server that is full for as long as a pool waits",
 	"close %s: %w":                                              timing,
 	"ask the server for its variables: %w":                      timing,
 	"ask the server for its start: %w":                          timing,

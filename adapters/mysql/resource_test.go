@@ -293,7 +293,8 @@ func TestHolderIsReadBackExactly(t *testing.T) {
 
 func TestXAWritesHexadecimal(t *testing.T) {
 	x := txn.XID{Cluster: 0x0badcafe, Branch: 255}
-	require.Equal(t, "X'636f6e636f72642d30626164636166652d3030303030303030303030303030303030303030303030303030',X'6666',1129270851", xa(x))
+	require.Equal(t, "X'636f6e636f72642d30626164636166652d303030303030303030"+
+		"3030303030303030303030303030303030',X'6666',1129270851", xa(x))
 }
 
 func TestListedRowsThatAreNotOursAreForeign(t *testing.T) {

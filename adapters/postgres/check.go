@@ -105,7 +105,8 @@ const foreignText = `
 select coalesce(array_agg(distinct owner) filter (where id is not null and not mighty), '{}'),
        coalesce(array_agg(distinct owner) filter (where mighty), '{}'),
        count(*) filter (where id is null)::int
-  from (select owner, r.oid as id, exists (select from pg_roles s where s.rolsuper and pg_has_role(r.oid, s.oid, 'member')) as mighty
+  from (select owner, r.oid as id, exists (select from pg_roles s where s.rolsuper and pg_has_role(r.oid, s.oid, 'member'))
+    as mighty
           from unnest($1::text[]) as owner left join pg_roles r on r.rolname = owner
          where case when r.oid is null then not (select rolsuper from pg_roles where rolname = current_user)
                else not pg_has_role(r.oid, 'member') end) as stranger`
@@ -293,7 +294,8 @@ select a.pid, coalesce((extract(epoch from clock_timestamp() - w.waitstart) * 10
   from pg_locks h
   join pg_locks w on not w.granted and w.locktype = h.locktype
        and (w.database, w.relation, w.page, w.tuple, w.transactionid, w.classid, w.objid, w.objsubid)
-           is not distinct from (h.database, h.relation, h.page, h.tuple, h.transactionid, h.classid, h.objid, h.objsubid)
+           is not distinct from (h.database, h.relation, h.page, h.tuple, h.transactionid,
+             h.classid, h.objid, h.objsubid)
   join pg_stat_activity a on a.pid = w.pid
  where h.granted and h.pid is null
    and h.virtualtransaction = (select t.virtualtransaction from pg_locks t

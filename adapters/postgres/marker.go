@@ -53,8 +53,10 @@ select (select has_schema_privilege(n.oid, 'usage') and has_table_privilege(c.oi
 
 	// mayForgetText tells whether we may read and remove markers, and null if there is no table.
 	mayForgetText = `
-select (select has_schema_privilege(n.oid, 'usage') and has_table_privilege(c.oid, 'select') and has_table_privilege(c.oid, 'delete')
-          from pg_namespace n join pg_class c on c.relnamespace = n.oid where n.nspname = 'concord' and c.relname = 'branch')`
+select (select has_schema_privilege(n.oid, 'usage') and has_table_privilege(c.oid, 'select')
+               and has_table_privilege(c.oid, 'delete')
+          from pg_namespace n join pg_class c on c.relnamespace = n.oid
+         where n.nspname = 'concord' and c.relname = 'branch')`
 
 	// lockMakers makes those who create the table wait for each other: IF NOT EXISTS does not.
 	lockMakers = "select pg_advisory_xact_lock(x'434f4e43'::bit(32)::int, 1)"
@@ -64,7 +66,8 @@ select (select has_schema_privilege(n.oid, 'usage') and has_table_privilege(c.oi
 	// forgetText deletes markers that are visible, in the order in which they lie in the table, so
 	// that two nodes that delete the same do not lock each other out.
 	forgetText = "delete from " + markerTable + ` where ctid = any (array(
-select b.ctid from ` + markerTable + ` b join unnest($1::bigint[], $2::text[], $3::smallint[]) as n (cluster, gid, branch) using (cluster, gid, branch)))`
+select b.ctid from ` + markerTable + ` b join unnest($1::bigint[], $2::text[], $3::smallint[])
+  as n (cluster, gid, branch) using (cluster, gid, branch)))`
 
 	// evidenceText lists markers behind one. What somebody else has put into the table is none.
 	evidenceText = "select cluster, gid, branch from " + markerTable + `

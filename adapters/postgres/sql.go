@@ -135,7 +135,8 @@ select case when (select system_identifier from pg_control_system())::text = $1:
 select case when backend_start is null then null
             when (extract(epoch from backend_start) * 1000000)::bigint <> $2::bigint then true
             when $3::bool or datname = current_database()
-                 and (state = 'active' and starts_with(query, $4::text) or backend_xid = nullif($5::text, '')::xid8::xid)
+                 and (state = 'active' and starts_with(query, $4::text)
+                      or backend_xid = nullif($5::text, '')::xid8::xid)
             then pg_terminate_backend(pid, 5000) end,
        backend_start is not null
   from pg_stat_activity where pid = $1::int and pid <> pg_backend_pid()`

@@ -113,10 +113,12 @@ func (b *bank) nothingLeft() {
 	for _, conn := range idle {
 		var changed, locks, channels, cursors, statements int
 		require.NoError(b, conn.QueryRow(b.ctx, `
-select (select count(*) from pg_settings where source = 'session' and name <> 'concord.branch' and setting <> reset_val),
+select (select count(*) from pg_settings where source = 'session' and name <> 'concord.branch'
+          and setting <> reset_val),
        (select count(*) from pg_locks where locktype = 'advisory' and pid = pg_backend_pid()),
        (select count(*) from pg_listening_channels()), (select count(*) from pg_cursors where is_holdable),
-       (select count(*) from pg_prepared_statements where from_sql)`, pgx.QueryExecModeExec).Scan(&changed, &locks, &channels, &cursors, &statements))
+       (select count(*) from pg_prepared_statements where from_sql)`, pgx.QueryExecModeExec).
+			Scan(&changed, &locks, &channels, &cursors, &statements))
 		require.Equal(b, []int{0, 0, 0, 0, 0}, []int{changed, locks, channels, cursors, statements},
 			"settings, locks, channels, cursors, statements")
 		conn.Release()

@@ -70,7 +70,8 @@ func (z *zookeeper) configure(server int, addrs []string) (string, error) {
 		return "", err
 	}
 	var text strings.Builder
-	fmt.Fprintf(&text, "tickTime=2000\ninitLimit=10\nsyncLimit=5\nmaxClientCnxns=0\ndataDir=%s\nclientPort=%s\nclientPortAddress=127.0.0.1\n",
+	fmt.Fprintf(&text, "tickTime=2000\ninitLimit=10\nsyncLimit=5\nmaxClientCnxns=0\n"+
+		"dataDir=%s\nclientPort=%s\nclientPortAddress=127.0.0.1\n",
 		data, port(addrs[server]))
 	for i := range nodeCount {
 		fmt.Fprintf(&text, "server.%d=127.0.0.1:%s:%s\n", i+1, port(addrs[nodeCount+i]), port(addrs[2*nodeCount+i]))

@@ -94,7 +94,8 @@ var withoutRow = map[string]string{
 	"no result: %s still prepared %v after the last transfer: see pg_prepared_xacts, XA RECOVER and \"concord " +
 		"recover\"": measured,
 	"bank %s: count what is prepared: %w": measured,
-	"no result: transaction %v was acknowledged as committed and is %s now: this is a bug, please report it": impossible,
+	"no result: transaction %v was acknowledged as committed and is %s " +
+		"now: this is a bug, please report it": impossible,
 	"no result: the sum of all balances is %d instead of %d (errors: %d of concord, %d of the baseline %s): " +
 		"something was committed by half": impossible,
 }

@@ -32,8 +32,8 @@ it away from the nodes. A certificate that is made anew is taken over within sec
 restart. To change the authority, run create-ca again with another --ca-key: ca.crt then has both,
 and the old one can be removed from it when everybody has a certificate of the new one.`
 
-const createAllHelp = `Makes an authority and certificates unless they are there: for programs that set a cluster up, and
-may be run again.
+const createAllHelp = `Makes an authority and certificates unless they are there: for programs that set a
+cluster up, and may be run again.
 
   concord cert create-all --cluster shop --node 1=10.0.0.1 --node 2=10.0.0.2 --node 3=10.0.0.3 \
     --agent east=10.0.0.7 --client billing-app --client alice`

@@ -107,7 +107,8 @@ func TestTheLabelIsInTheTable(t *testing.T) {
 		}
 		return m.Put(ctx, "a", 1)
 	}, concord.WithLabel("order 7"), concord.Recorded()))
-	require.Regexp(t, `(?m)^GID +STATE +AGE +RESOURCES +LABEL +REASON\n[0-9A-Z]{25}R +(committing|committed) +\S+ +orders +order 7 +-`, s.run("tx", "ls"))
+	require.Regexp(t, `(?m)^GID +STATE +AGE +RESOURCES +LABEL +REASON\n[0-9A-Z]{25}R +(committing|committed) +\S+ `+
+		`+orders +order 7 +-`, s.run("tx", "ls"))
 }
 
 func TestShellsCompleteWhatTheClusterKnows(t *testing.T) {
@@ -125,7 +126,8 @@ func TestShellsCompleteWhatTheClusterKnows(t *testing.T) {
 	resources := []string{"orders\tmemory", "billing\tmemory"}
 	require.Equal(t, resources, complete(append(addr, "tx", "ls", "--resource", "")...))
 	require.Equal(t, resources, complete(append(addr, "resource", "check", "")...))
-	for _, command := range [][]string{{"tx", "get", ""}, {"tx", "wait", ""}, {"tx", "resolve", ""}, {"tx", "forget", ""}, {"tx", "ls", "--after", ""}, {"recover", ""}} {
+	for _, command := range [][]string{{"tx", "get", ""}, {"tx", "wait", ""}, {"tx", "resolve", ""},
+		{"tx", "forget", ""}, {"tx", "ls", "--after", ""}, {"recover", ""}} {
 		require.Equal(t, []string{tx.ID().String() + "\tcommitted"}, complete(append(addr, command...)...), command)
 	}
 	require.Empty(t, complete("--addr", "127.0.0.1:1", "tx", "get", ""), "a cluster that does not answer")
@@ -180,8 +182,10 @@ func TestEveryCommandHasAManualPage(t *testing.T) {
 // However a command line is wrong, it is the same exit code.
 func TestWrongCommandLinesHaveOneExitCode(t *testing.T) {
 	s := &shell{T: t, addrs: "127.0.0.1:1"}
-	for _, line := range []string{"nonsense", "tx nonsense", "member nonsense", "resource nonsense", "status extra", "status --nonsense", "status --interval soon", "tx get",
-		"tx get one two", "tx ls extra", "tx ls --limit many", "member add", "member remove", "lead", "resource check one two", "recover one two", "version extra", "-o yaml status", "statsu", "man"} {
+	for _, line := range []string{"nonsense", "tx nonsense", "member nonsense", "resource nonsense", "status extra",
+		"status --nonsense", "status --interval soon", "tx get",
+		"tx get one two", "tx ls extra", "tx ls --limit many", "member add", "member remove", "lead",
+		"resource check one two", "recover one two", "version extra", "-o yaml status", "statsu", "man"} {
 		_, _, err := s.try(strings.Fields(line)...)
 		require.Error(t, err, line)
 		require.Equal(t, terminal.ExitUsage, terminal.ExitCode(err), "%s: %v", line, err)

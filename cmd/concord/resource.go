@@ -16,12 +16,14 @@ func (c *cli) resourceCommand() *cobra.Command {
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() }}
 	cmd.AddCommand(
 		&cobra.Command{
-			Use: "ls", Short: "List resources, whether they are fit, and which database each one is", Args: terminal.NoArgs,
+			Use: "ls", Short: "List resources, whether they are fit, and which database each one is",
+			Args: terminal.NoArgs,
 			RunE: func(cmd *cobra.Command, _ []string) error { return c.resourceList(cmd) },
 		},
 		&cobra.Command{
 			Use: "check [NAME]", Short: "Run the preflight: version, settings, privileges, evidence",
-			Long: "Asks one resource, or all, whether it is fit to take part in transactions, and says what to\nchange. Exit code 1 if something is wrong.",
+			Long: "Asks one resource, or all, whether it is fit to take part in transactions, and says what " +
+				"to\nchange. Exit code 1 if something is wrong.",
 			Args: func(cmd *cobra.Command, args []string) error {
 				if len(args) > 1 {
 					return terminal.Usagef("want at most one NAME: see \"concord resource ls\"")
@@ -89,9 +91,11 @@ func (c *cli) resourceCheck(cmd *cobra.Command, name string) error {
 	}
 	reports, ok := []reportJSON{}, true
 	for _, m := range r.GetReports() {
-		report := reportJSON{Name: m.GetName(), Driver: m.GetDriver(), Version: m.GetVersion(), OK: m.GetOk(), Error: m.GetError(), Findings: []findingJSON{}}
+		report := reportJSON{Name: m.GetName(), Driver: m.GetDriver(), Version: m.GetVersion(), OK: m.GetOk(),
+			Error: m.GetError(), Findings: []findingJSON{}}
 		for _, f := range m.GetFindings() {
-			report.Findings = append(report.Findings, findingJSON{What: f.GetWhat(), Detail: f.GetDetail(), Problem: f.GetProblem(), Fix: f.GetFix()})
+			report.Findings = append(report.Findings,
+				findingJSON{What: f.GetWhat(), Detail: f.GetDetail(), Problem: f.GetProblem(), Fix: f.GetFix()})
 		}
 		reports, ok = append(reports, report), ok && report.OK
 	}
@@ -101,14 +105,16 @@ func (c *cli) resourceCheck(cmd *cobra.Command, name string) error {
 		err = c.printReports(reports)
 	}
 	if err == nil && !ok {
-		err = &terminal.ExitError{Code: terminal.ExitFailed, Text: "not every resource is fit to take part: see the lines marked PROBLEM"}
+		err = &terminal.ExitError{Code: terminal.ExitFailed,
+			Text: "not every resource is fit to take part: see the lines marked PROBLEM"}
 	}
 	return err
 }
 
 func (c *cli) printReports(reports []reportJSON) error {
 	for _, r := range reports {
-		fmt.Fprintf(c.out, "%s (%s %s): %s\n", terminal.Cell(r.Name), terminal.Cell(r.Driver), terminal.OrDash(terminal.Cell(r.Version)), map[bool]string{true: "fit", false: "NOT FIT"}[r.OK])
+		fmt.Fprintf(c.out, "%s (%s %s): %s\n", terminal.Cell(r.Name), terminal.Cell(r.Driver),
+			terminal.OrDash(terminal.Cell(r.Version)), map[bool]string{true: "fit", false: "NOT FIT"}[r.OK])
 		if r.Error != "" {
 			fmt.Fprintf(c.out, "  PROBLEM  %s\n", terminal.Cell(r.Error))
 		}

@@ -70,13 +70,20 @@ func newRoot(in io.Reader, out, errw io.Writer) *cobra.Command {
 		addr = "127.0.0.1:7420"
 	}
 	flags := root.PersistentFlags()
-	flags.StringVar(&c.addr, "addr", addr, "API addresses of one or more nodes, host:port[,host:port]; any node answers and finds the leader (CONCORD_ADDR)")
-	flags.StringVar(&c.who.CertsDir, "certs-dir", os.Getenv(security.EnvCertsDir), "where ca.crt and the certificate of whoever asks are ("+security.EnvCertsDir+")")
-	flags.StringVar(&c.who.User, "user", os.Getenv(security.EnvUser), "whose certificate, if there are several ("+security.EnvUser+")")
-	flags.StringVar(&c.who.TokenFile, "token-file", os.Getenv(security.EnvTokenFile), "a file with a token, in place of a certificate ("+security.EnvTokenFile+")")
+	flags.StringVar(&c.addr, "addr", addr,
+		"API addresses of one or more nodes, host:port[,host:port]; any node answers and finds the leader "+
+			"(CONCORD_ADDR)")
+	flags.StringVar(&c.who.CertsDir, "certs-dir", os.Getenv(security.EnvCertsDir),
+		"where ca.crt and the certificate of whoever asks are ("+security.EnvCertsDir+")")
+	flags.StringVar(&c.who.User, "user", os.Getenv(security.EnvUser),
+		"whose certificate, if there are several ("+security.EnvUser+")")
+	flags.StringVar(&c.who.TokenFile, "token-file", os.Getenv(security.EnvTokenFile),
+		"a file with a token, in place of a certificate ("+security.EnvTokenFile+")")
 	flags.StringVarP(&c.output, "output", "o", "table", "table or json")
 	flags.DurationVar(&c.timeout, "timeout", 10*time.Second, "how long to try before giving up")
-	root.AddCommand(c.demoCommand(), c.serveCommand(), c.agentCommand(), c.statusCommand(), c.txCommand(), c.recoverCommand(), c.resourceCommand(), c.memberCommand(), c.leadCommand(), c.certCommand(), c.tokenCommand(), c.benchCommand(), c.manCommand(), c.versionCommand())
+	root.AddCommand(c.demoCommand(), c.serveCommand(), c.agentCommand(), c.statusCommand(), c.txCommand(),
+		c.recoverCommand(), c.resourceCommand(), c.memberCommand(), c.leadCommand(), c.certCommand(), c.tokenCommand(),
+		c.benchCommand(), c.manCommand(), c.versionCommand())
 	return root
 }
 

@@ -44,7 +44,8 @@ func (c *cli) serveCommand() *cobra.Command {
 			indent("- {name: ledger, driver: agent, addr: 127.0.0.1:7430}"),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if file == "" && os.Getenv(config.NodeProgram.Variable("members")) == "" {
-				return terminal.Usagef("--config is missing, and %s is not set: an example of both is in \"concord serve --help\"", config.NodeProgram.Variable("members"))
+				return terminal.Usagef("--config is missing, and %s is not set: an example of both is in \"concord "+
+					"serve --help\"", config.NodeProgram.Variable("members"))
 			}
 			load := func() (*config.Node, error) { return config.LoadNode(file, cmd.Flags()) }
 			conf, err := load()
@@ -55,7 +56,8 @@ func (c *cli) serveCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return serve(cmd.Context(), conf, log, func(ctx context.Context, doors *config.Opened) { reloadOnHangup(ctx, conf, load, level, doors, log) })
+			return serve(cmd.Context(), conf, log,
+				func(ctx context.Context, doors *config.Opened) { reloadOnHangup(ctx, conf, load, level, doors, log) })
 		},
 	}
 	cmd.Flags().StringVar(&file, "config", "", "the node's configuration file")
@@ -70,7 +72,8 @@ func (c *cli) serveCommand() *cobra.Command {
 
 // serve runs a node from bottom to top: databases, listeners, store and log, API. reload runs
 // beside it.
-func serve(ctx context.Context, conf *config.Node, log *slog.Logger, reload func(context.Context, *config.Opened)) (err error) {
+func serve(ctx context.Context, conf *config.Node, log *slog.Logger,
+	reload func(context.Context, *config.Opened)) (err error) {
 	doors, err := conf.Doors().Open(log)
 	if err != nil {
 		return &terminal.ExitError{Code: terminal.ExitUsage, Text: err.Error()}
@@ -91,16 +94,20 @@ func serve(ctx context.Context, conf *config.Node, log *slog.Logger, reload func
 	}
 	defer clients.Close()
 	node, err := coordinator.Open(coordinator.Config{Node: zab.NodeID(conf.Node), Members: conf.Membership(),
-		DataDir: filepath.Join(conf.DataDir, "store"), Listener: peers, Keys: doors.Keys, Resources: resources, Rules: conf.Rules(),
+		DataDir: filepath.Join(conf.DataDir, "store"), Listener: peers, Keys: doors.Keys, Resources: resources,
+		Rules:   conf.Rules(),
 		Reserve: conf.Disk.ReserveMiB << 20, FeatureLevel: txn.FeatureLevel(conf.FeatureLevel), Logger: log,
 		Warnings: func() []string { return doors.Warnings(conf.Node) }})
 	if err != nil {
 		return err
 	}
-	log.Info("node started", "node", conf.Node, "api", clients.Addr().String(), "peer", peers.Addr().String(), "data_dir", conf.DataDir)
-	transactions := gateway.New(gateway.Config{Node: conf.Node, Resources: resources, Address: node.APIAddress, Keys: doors.Keys, Logger: log,
+	log.Info("node started", "node", conf.Node, "api", clients.Addr().String(), "peer", peers.Addr().String(),
+		"data_dir", conf.DataDir)
+	transactions := gateway.New(gateway.Config{Node: conf.Node, Resources: resources, Address: node.APIAddress,
+		Keys: doors.Keys, Logger: log,
 		Dial: func(ctx context.Context) (*concord.Client, error) {
-			return concord.Dial(ctx, conf.Addresses(clients.Addr().String()), concord.WithLogger(log), concord.WithCredentials(security.ByCertificate(doors.Keys)))
+			return concord.Dial(ctx, conf.Addresses(clients.Addr().String()), concord.WithLogger(log),
+				concord.WithCredentials(security.ByCertificate(doors.Keys)))
 		}})
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return node.Run(ctx) })

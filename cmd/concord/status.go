@@ -105,7 +105,9 @@ func (c *cli) showStatus(ctx context.Context, client *api.Client) error {
 		return err
 	}
 	if s.GetLeader() == 0 {
-		return &terminal.ExitError{Code: terminal.ExitUnavailable, Text: "the cluster has no leader that this node knows of: a majority of the voters must run and reach each other"}
+		return &terminal.ExitError{Code: terminal.ExitUnavailable,
+			Text: "the cluster has no leader that this node knows of: a majority of the voters must run and reach " +
+				"each other"}
 	}
 	return nil
 }
@@ -136,16 +138,19 @@ func (c *cli) watchStatus(ctx context.Context, client *api.Client, every time.Du
 const clearScreen = "\x1b[H\x1b[2J"
 
 func statusOf(s *concordv1.StatusResponse) statusJSON {
-	out := statusJSON{Cluster: s.GetCluster(), Node: s.GetNode(), Leader: s.GetLeader(), Epoch: s.GetEpoch(), Known: s.GetKnown(),
-		Nodes: []nodeJSON{}, Resources: resourcesOf(s.GetResources()), Warnings: append([]string{}, s.GetWarnings()...), Zxid: s.GetZxid()}
+	out := statusJSON{Cluster: s.GetCluster(), Node: s.GetNode(), Leader: s.GetLeader(), Epoch: s.GetEpoch(),
+		Known: s.GetKnown(),
+		Nodes: []nodeJSON{}, Resources: resourcesOf(s.GetResources()), Warnings: append([]string{}, s.GetWarnings()...),
+		Zxid: s.GetZxid()}
 	if out.Known {
 		oldest := ageMs(s.GetOldestMs())
 		out.InDoubt, out.Heuristic, out.Oldest, out.Incomplete = &s.InDoubt, &s.Heuristic, &oldest, s.GetIncomplete()
 	}
 	out.CutOff = ageMs(s.GetCutOffMs())
 	for _, n := range s.GetNodes() {
-		out.Nodes = append(out.Nodes, nodeJSON{ID: n.GetId(), Role: n.GetRole(), State: n.GetState(), Epoch: n.GetEpoch(),
-			Zxid: n.GetZxid(), Lag: n.GetLag(), Reachable: n.GetReachable(), API: n.GetApi()})
+		out.Nodes = append(out.Nodes, nodeJSON{ID: n.GetId(), Role: n.GetRole(), State: n.GetState(),
+			Epoch: n.GetEpoch(),
+			Zxid:  n.GetZxid(), Lag: n.GetLag(), Reachable: n.GetReachable(), API: n.GetApi()})
 	}
 	return out
 }
@@ -153,7 +158,8 @@ func statusOf(s *concordv1.StatusResponse) statusJSON {
 func resourcesOf(list []*concordv1.ResourceStatus) []resourceJSON {
 	out := []resourceJSON{}
 	for _, r := range list {
-		j := resourceJSON{Name: r.GetName(), Driver: r.GetDriver(), Known: r.GetKnown(), OK: r.GetOk(), Error: r.GetError(),
+		j := resourceJSON{Name: r.GetName(), Driver: r.GetDriver(), Known: r.GetKnown(), OK: r.GetOk(),
+			Error:    r.GetError(),
 			Identity: r.GetIdentity(), Listed: r.GetListed(), OwnError: r.GetOwnError()}
 		if j.Known {
 			oldest := ageMs(r.GetOldestMs())
@@ -207,17 +213,21 @@ func (c *cli) printStatus(s statusJSON) error {
 	if s.Oldest != nil && *s.Oldest != "" {
 		oldest = " (oldest " + *s.Oldest + ")"
 	}
-	fmt.Fprintf(c.out, "cluster %s  leader %s  epoch %d  in doubt %s%s  heuristic %s  (as node %d sees it, at zxid %s)\n",
-		terminal.OrDash(s.Cluster), leader, s.Epoch, countOr(s.InDoubt, s.Incomplete), oldest, countOr(s.Heuristic, false), s.Node, terminal.OrDash(s.Zxid))
+	fmt.Fprintf(c.out, "cluster %s  leader %s  epoch %d  in doubt %s%s  heuristic %s  (as node %d sees it, at zxid "+
+		"%s)\n",
+		terminal.OrDash(s.Cluster), leader, s.Epoch, countOr(s.InDoubt, s.Incomplete), oldest,
+		countOr(s.Heuristic, false), s.Node, terminal.OrDash(s.Zxid))
 	if s.CutOff != "" {
 		fmt.Fprintf(c.out, "node %d has been cut off for %s: this is what it knew then\n", s.Node, s.CutOff)
 	}
 	fmt.Fprintln(c.out)
 	var rows [][]string
 	for _, n := range s.Nodes {
-		rows = append(rows, []string{fmt.Sprint(n.ID), n.Role, n.State, fmt.Sprint(n.Epoch), n.Zxid, fmt.Sprint(n.Lag), terminal.YesNo(n.Reachable), n.API})
+		rows = append(rows, []string{fmt.Sprint(n.ID), n.Role, n.State, fmt.Sprint(n.Epoch), n.Zxid, fmt.Sprint(n.Lag),
+			terminal.YesNo(n.Reachable), n.API})
 	}
-	if err := terminal.PrintTable(c.out, []string{"NODE", "ROLE", "STATE", "EPOCH", "ZXID", "LAG", "REACHABLE", "API"}, rows); err != nil {
+	if err := terminal.PrintTable(c.out, []string{"NODE", "ROLE", "STATE", "EPOCH", "ZXID", "LAG", "REACHABLE", "API"},
+		rows); err != nil {
 		return err
 	}
 	if len(s.Resources) > 0 {
@@ -242,7 +252,9 @@ func (c *cli) printResources(resources []resourceJSON) error {
 		if r.OwnError != "" && r.OwnError != r.Error {
 			why = strings.TrimPrefix(why+"; here: "+r.OwnError, "; ")
 		}
-		rows = append(rows, []string{r.Name, r.Driver, ok, countOr(r.InDoubt, !r.Listed), ageOr(r.Oldest), countOr(r.Foreign, false), terminal.OrDash(r.Identity), terminal.OrDash(why)})
+		rows = append(rows, []string{r.Name, r.Driver, ok, countOr(r.InDoubt, !r.Listed), ageOr(r.Oldest),
+			countOr(r.Foreign, false), terminal.OrDash(r.Identity), terminal.OrDash(why)})
 	}
-	return terminal.PrintTable(c.out, []string{"RESOURCE", "DRIVER", "OK", "IN DOUBT", "OLDEST", "FOREIGN", "IDENTITY", "ERROR"}, rows)
+	return terminal.PrintTable(c.out, []string{"RESOURCE", "DRIVER", "OK", "IN DOUBT", "OLDEST", "FOREIGN", "IDENTITY",
+		"ERROR"}, rows)
 }

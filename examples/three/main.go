@@ -46,7 +46,8 @@ func book(ctx context.Context, addrs []string, order, cents int64) (id concord.I
 		return id, fmt.Errorf("ORDERS_DSN: %w", err)
 	}
 	defer pool.Close()
-	if _, err := pool.Exec(ctx, `CREATE TABLE IF NOT EXISTS booked (id bigint PRIMARY KEY, cents bigint NOT NULL)`); err != nil {
+	if _, err := pool.Exec(ctx, `CREATE TABLE IF NOT EXISTS booked (id bigint PRIMARY `+
+		`KEY, cents bigint NOT NULL)`); err != nil {
 		return id, fmt.Errorf("make the table in orders: %w", err)
 	}
 	billing, err := open(ctx, "billing", os.Getenv("BILLING_DSN"))

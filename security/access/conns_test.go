@@ -78,7 +78,8 @@ func TestASubjectHasSoManyConnections(t *testing.T) {
 func TestAnOpenListenerAnswersToItsNames(t *testing.T) {
 	g := NewGuard(Config{Hosts: []string{"localhost", "node1"}})
 	h := g.Handler(nil, http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
-	for host, want := range map[string]int{"localhost": 200, "LOCALHOST:7420": 200, "127.0.0.1:7420": 200, "[::1]:7420": 200, "10.0.0.1": 200, "node1:7420": 200,
+	for host, want := range map[string]int{"localhost": 200, "LOCALHOST:7420": 200, "127.0.0.1:7420": 200,
+		"[::1]:7420": 200, "10.0.0.1": 200, "node1:7420": 200,
 		"evil.example": 403, "localhost.evil.example": 403, "node1.": 403, "": 403} {
 		r := httptest.NewRequest(http.MethodGet, "/metrics", nil)
 		r.Host = host

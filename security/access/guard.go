@@ -68,8 +68,10 @@ func (g *Guard) Denied() uint64 { return g.denied.Load() }
 func (g *Guard) Keys() *security.Keys { return g.config.Keys }
 
 var (
-	errNobody = fmt.Errorf("%w: this cluster wants a client certificate or a token: --certs-dir, --token-file", api.ErrUnauthenticated)
-	errToken  = fmt.Errorf("%w: the token is not known here, has expired or was revoked: \"concord token create\" makes one", api.ErrUnauthenticated)
+	errNobody = fmt.Errorf("%w: this cluster wants a client certificate or a token: --certs-dir, --token-file",
+		api.ErrUnauthenticated)
+	errToken = fmt.Errorf("%w: the token is not known here, has expired or was revoked: \"concord token create\" "+
+		"makes one", api.ErrUnauthenticated)
 )
 
 // Handler puts the guard in front of another one.
@@ -89,7 +91,8 @@ func (g *Guard) admit(r *http.Request, rules Rules) (context.Context, error) {
 	ctx := r.Context()
 	if g.config.Keys == nil {
 		if !g.knownHost(r.Host) {
-			return nil, fmt.Errorf("%w: this listener is for this machine, and not for the name %.100q: ask it by its address", api.ErrDenied, r.Host)
+			return nil, fmt.Errorf("%w: this listener is for this machine, and not for the name %.100q: ask it by "+
+				"its address", api.ErrDenied, r.Host)
 		}
 		return ctx, nil
 	}
@@ -125,7 +128,8 @@ func (g *Guard) caller(r *http.Request) (*Caller, error) {
 	relayed := r.Header.Values(api.CallerHeader)
 	if len(relayed) > 0 {
 		c.who, err = security.ParseIdentity(relayed[0])
-		if err != nil || len(relayed) > 1 || who.Kind != security.Node || c.who.Kind == security.Node || c.who.Cluster != who.Cluster {
+		if err != nil || len(relayed) > 1 || who.Kind != security.Node || c.who.Kind == security.Node ||
+			c.who.Cluster != who.Cluster {
 			return nil, fmt.Errorf("%s: only nodes speak for others: %w", api.CallerHeader, api.ErrInvalid)
 		}
 		return c, nil
@@ -147,7 +151,10 @@ func (g *Guard) byToken(r *http.Request, header string) (*Caller, error) {
 	token, ok := strings.CutPrefix(header, "Bearer ")
 	if ok && g.tokens != nil {
 		if subject, known := g.tokens.Subject(token); known {
-			return &Caller{guard: g, token: token, who: security.Identity{Cluster: g.config.Keys.Self().Cluster, Kind: security.Client, Name: subject}}, nil
+			return &Caller{guard: g, token: token,
+					who: security.Identity{Cluster: g.config.Keys.Self().Cluster, Kind: security.Client,
+						Name: subject}},
+				nil
 		}
 	}
 	g.failures.add(from)

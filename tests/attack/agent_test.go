@@ -46,9 +46,13 @@ func (c *cluster) agents(names ...string) map[string]string {
 	for _, name := range names {
 		dir := c.TempDir()
 		config := filepath.Join(dir, "agent.yaml")
-		require.NoError(c, os.WriteFile(config, fmt.Appendf(nil, "name: %s\ndata_dir: %s\nlisten: %s\ncoordinators: [%q]\ncerts_dir: %s\n"+
-			"auth:\n  grants:\n    - {subject: app, roles: [application], resources: [%s]}\nresources:\n  - {name: %s, driver: pebble, dir: %s}\n",
-			name, filepath.Join(dir, "journal"), addrs[name], c.nodes[0].api, c.certs, name, name, filepath.Join(dir, "store")), 0o600))
+		require.NoError(c, os.WriteFile(config,
+			fmt.Appendf(nil, "name: %s\ndata_dir: %s\nlisten: %s\ncoordinators: [%q]\ncerts_dir: %s\n"+
+				"auth:\n  grants:\n    - {subject: app, roles: [application], resources: [%s]}\nresources:\n  - "+
+				"{name: "+
+				"%s, driver: pebble, dir: %s}\n",
+				name, filepath.Join(dir, "journal"), addrs[name], c.nodes[0].api, c.certs, name, name,
+				filepath.Join(dir, "store")), 0o600))
 		log, err := os.Create(filepath.Join(dir, "log"))
 		require.NoError(c, err)
 		cmd := exec.Command(binary, "agent", "--config", config)
@@ -102,7 +106,8 @@ func TestAgentsBehindCertificates(t *testing.T) {
 			for i, l := range ledgers {
 				b, err := l.Tx(t.Context(), tx)
 				if err == nil {
-					_, err = b.Execute(t.Context(), agent.Statement{Text: "add alice ?", Args: []any{[]int64{-5, 5}[i]}})
+					_, err = b.Execute(t.Context(),
+						agent.Statement{Text: "add alice ?", Args: []any{[]int64{-5, 5}[i]}})
 				}
 				if err != nil {
 					t.Logf("%s: %v", protocol, err) // the agents have just started
@@ -132,7 +137,8 @@ func TestAgentsBehindCertificates(t *testing.T) {
 	_ = tx.Rollback(t.Context())
 
 	call := func(who, addr, procedure, body string) (m map[string]any, status int) {
-		r, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "https://"+addr+"/concord.v1.TransactionService/"+procedure, strings.NewReader(body))
+		r, err := http.NewRequestWithContext(t.Context(), http.MethodPost,
+			"https://"+addr+"/concord.v1.TransactionService/"+procedure, strings.NewReader(body))
 		require.NoError(t, err)
 		r.Header.Set("Content-Type", "application/json")
 		res, err := c.http(who, false).Do(r)
@@ -147,22 +153,26 @@ func TestAgentsBehindCertificates(t *testing.T) {
 	require.Equal(t, http.StatusOK, status, begun)
 	session := begun["session"]
 	// Any node hands it on to the one that has it, with the name of who calls.
-	m, status := call("client.app", c.nodes[1].api, "Execute", fmt.Sprintf(`{"session": %q, "number": 1, "resource": "east", "statement": "add alice 1"}`, session))
+	m, status := call("client.app", c.nodes[1].api, "Execute",
+		fmt.Sprintf(`{"session": %q, "number": 1, "resource": "east", "statement": "add alice 1"}`, session))
 	require.Equal(t, http.StatusOK, status, m)
 	require.Nil(t, m["error"])
 	// Whoever learns of the session does nothing with it, at either node.
 	for _, n := range c.nodes[:2] {
-		m, status = call("client.evil", n.api, "Execute", fmt.Sprintf(`{"session": %q, "number": 2, "resource": "east", "statement": "add mallory 1000"}`, session))
+		m, status = call("client.evil", n.api, "Execute",
+			fmt.Sprintf(`{"session": %q, "number": 2, "resource": "east", "statement": "add mallory 1000"}`, session))
 		require.NotEqual(t, http.StatusOK, status, m)
 	}
-	m, status = call("client.app", c.nodes[0].api, "Execute", fmt.Sprintf(`{"session": %q, "number": 2, "resource": "west", "statement": "add alice -1"}`, session))
+	m, status = call("client.app", c.nodes[0].api, "Execute",
+		fmt.Sprintf(`{"session": %q, "number": 2, "resource": "west", "statement": "add alice -1"}`, session))
 	require.Equal(t, http.StatusOK, status, m)
 	m, status = call("client.app", c.nodes[0].api, "Commit", fmt.Sprintf(`{"session": %q, "number": 3}`, session))
 	require.Equal(t, http.StatusOK, status, m)
 	require.Equal(t, "committed", m["outcome"])
 	// Nor does he begin one of his own on what he was not granted.
 	begun, _ = call("client.evil", c.nodes[0].api, "Begin", "{}")
-	m, status = call("client.evil", c.nodes[0].api, "Execute", fmt.Sprintf(`{"session": %q, "number": 1, "resource": "west", "statement": "get alice"}`, begun["session"]))
+	m, status = call("client.evil", c.nodes[0].api, "Execute",
+		fmt.Sprintf(`{"session": %q, "number": 1, "resource": "west", "statement": "get alice"}`, begun["session"]))
 	require.Equal(t, http.StatusForbidden, status)
 	require.Contains(t, m["message"], `"evil" has no role application on west`)
 	c.fromPython()
@@ -196,7 +206,8 @@ func (c *cluster) fromPython() {
 		c.Log("not tried from Python, which is not installed")
 		return
 	}
-	out, err := exec.CommandContext(c.Context(), python, "-c", program, string(c.certs), c.nodes[0].api, c.token).CombinedOutput()
+	out, err := exec.CommandContext(c.Context(), python, "-c", program, string(c.certs), c.nodes[0].api,
+		c.token).CombinedOutput()
 	require.NoError(c, err, string(out))
 	require.Contains(c, string(out), "unauthenticated: this cluster wants a client certificate or a token")
 }

@@ -103,7 +103,8 @@ func TestABranchIsGivenUpByAnOperator(t *testing.T) {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	b := newBank(t)
-	c := startCluster(t, settings{nodes: 1, resources: b.resources(), grace: 500 * time.Millisecond, scan: 500 * time.Millisecond})
+	c := startCluster(t, settings{nodes: 1, resources: b.resources(), grace: 500 * time.Millisecond,
+		scan: 500 * time.Millisecond})
 	h, err := b.prepareTransfer(ctx, c.id)
 	require.NoError(t, err)
 
@@ -131,12 +132,15 @@ func TestABranchIsGivenUpByAnOperator(t *testing.T) {
 	}
 	of := func(id txn.ID, no int) string { return fmt.Sprintf("%v/%d", id, no) }
 	full := []string{"--abandon", "--reason", "the disk is lost", "--yes"}
-	for _, wrong := range []string{h.id.String(), of(h.id, 256), of(h.id, -1), of(h.id, 1) + "x", "x/1", of(h.id, 1) + "/1", h.id.String() + "/01"} {
+	for _, wrong := range []string{h.id.String(), of(h.id, 256), of(h.id, -1), of(h.id, 1) + "x", "x/1",
+		of(h.id, 1) + "/1", h.id.String() + "/01"} {
 		require.Equal(t, 2, settle(wrong, full...), wrong)
 	}
-	require.Equal(t, 2, settle(of(h.id, 1), "--reason", "the disk is lost", "--yes"), "nothing else can be done than --abandon")
+	require.Equal(t, 2, settle(of(h.id, 1), "--reason", "the disk is lost", "--yes"),
+		"nothing else can be done than --abandon")
 	require.Equal(t, 2, settle(of(h.id, 1), "--abandon", "--yes"), "a reason is needed")
-	require.Equal(t, 2, settle(of(h.id, 1), "--abandon", "--reason", "the disk is lost"), "nobody confirms without a terminal")
+	require.Equal(t, 2, settle(of(h.id, 1), "--abandon", "--reason", "the disk is lost"),
+		"nobody confirms without a terminal")
 	require.Equal(t, 3, settle(of(txn.NewID(time.Now()), 1), full...))
 	require.Equal(t, 3, settle(of(h.id, 2), full...))
 	require.Equal(t, 5, settle(of(h.id, 0), full...), "it is finished")

@@ -211,7 +211,8 @@ var idle = set("select values table show savepoint release rollback abort begin 
 // nothing, not even for their own session beyond the transaction.
 var harmless = set(`
 	in any all some exists and or not as on using values select from where having when then else case between like
-	ilike is over filter group by order union intersect except join lateral array row sets cube rollup limit offset conflict
+	ilike is over filter group by order union intersect except join lateral array row sets cube rollup
+	limit offset conflict
 	distinct with materialized recursive returning set only explain into insert default partition interval first last
 	char character varchar varying bit numeric decimal float time timestamp timestamptz precision
 	cast coalesce nullif greatest least grouping count sum min max avg every bool_and bool_or bit_and bit_or

@@ -47,11 +47,13 @@ func (c Doors) Check() error {
 		return errors.New("\"certs_dir\" and \"insecure\" contradict each other: remove one of them")
 	}
 	if c.certsDir == "" && (c.auth.Tokens != "" || len(c.auth.Grants) > 0) {
-		return errors.New("\"auth\" protects nothing without \"certs_dir\": give the directory with the certificates (\"concord cert --help\" says how to make them)")
+		return errors.New("\"auth\" protects nothing without \"certs_dir\": give the directory with the " +
+			"certificates (\"concord cert --help\" says how to make them)")
 	}
 	for _, l := range c.listeners {
 		if c.certsDir == "" && !c.insecure && !loopback(l.addr) {
-			return fmt.Errorf("%s: %s can be reached from outside and has no TLS: run \"concord cert\", or start with --insecure", l.key, l.addr)
+			return fmt.Errorf("%s: %s can be reached from outside and has no TLS: run \"concord cert\", or start "+
+				"with --insecure", l.key, l.addr)
 		}
 	}
 	_, err := c.policy()
@@ -91,7 +93,8 @@ type Opened struct {
 // Warnings are what people should know of the doors of a node.
 func (d *Opened) Warnings(node uint64) (texts []string) {
 	if d.insecure {
-		texts = append(texts, fmt.Sprintf("node %d asks nobody who he is: make certificates with \"concord cert\", and start it without --insecure", node))
+		texts = append(texts, fmt.Sprintf("node %d asks nobody who he is: make certificates with \"concord cert\", "+
+			"and start it without --insecure", node))
 	}
 	if d.Keys == nil {
 		return texts
@@ -102,7 +105,8 @@ func (d *Opened) Warnings(node uint64) (texts []string) {
 		ends time.Time
 	}{{"its certificate", own}, {"an authority that it believes", authority}} {
 		if time.Until(c.ends) < security.ExpirySoon {
-			texts = append(texts, fmt.Sprintf("node %d: %s ends at %s: make a new one, \"concord cert --help\" says how", node, c.what, c.ends.Format(time.RFC3339)))
+			texts = append(texts, fmt.Sprintf("node %d: %s ends at %s: make a new one, \"concord cert --help\" "+
+				"says how", node, c.what, c.ends.Format(time.RFC3339)))
 		}
 	}
 	return texts
@@ -115,7 +119,8 @@ func (c Doors) Open(log *slog.Logger) (*Opened, error) {
 	var err error
 	if c.certsDir == "" {
 		if c.insecure {
-			log.Warn("nobody is asked who he is: whoever reaches this process decides transactions; make certificates with \"concord cert\" and give \"certs_dir\"")
+			log.Warn("nobody is asked who he is: whoever reaches this process decides transactions; make " +
+				"certificates with \"concord cert\" and give \"certs_dir\"")
 		} else { // on this machine alone
 			conf.Hosts = append([]string{"localhost"}, c.hosts...)
 		}

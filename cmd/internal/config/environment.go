@@ -23,7 +23,8 @@ func KnownVariables() []string {
 // othersVariables are set by others than who configures concord: by Kubernetes and Docker for every
 // service whose name begins with "concord", and by the tests of concord itself.
 var othersVariables = regexp.MustCompile(
-	`^CONCORD_(([A-Z0-9_]+_)?(SERVICE_HOST|SERVICE_PORT(_[A-Z0-9_]+)?|PORT(_[0-9]+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?)|(TEST|E2E)_[A-Z0-9_]+)$`)
+	`^CONCORD_(([A-Z0-9_]+_)?(SERVICE_HOST|SERVICE_PORT(_[A-Z0-9_]+)?|` +
+		`PORT(_[0-9]+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?)|(TEST|E2E)_[A-Z0-9_]+)$`)
 
 // CheckEnvironment refuses variables that look like ours and that nobody reads: a typing error
 // must not become a default. Values may be secrets and are not shown.
