@@ -127,10 +127,10 @@ type scriptedSession struct {
 
 var _ adapters.Failing = (*scriptedSession)(nil)
 
-func (s *scriptedSession) Failure() error {
+func (s *scriptedSession) Failures() [2]error {
 	s.r.mu.Lock()
 	defer s.r.mu.Unlock()
-	return s.r.statement
+	return [2]error{s.r.statement}
 }
 
 func (s *scriptedSession) Prepare(ctx context.Context) (vote txn.Vote, b txn.Branch, err error) {

@@ -386,8 +386,10 @@ func (tx *Tx) blame(err error) string {
 	}
 	for _, b := range tx.branches {
 		if s, ok := b.session.(adapters.Failing); ok {
-			if failure := s.Failure(); failure != nil && errors.Is(err, failure) {
-				return b.resource
+			for _, failure := range s.Failures() {
+				if failure != nil && errors.Is(err, failure) {
+					return b.resource
+				}
 			}
 		}
 	}

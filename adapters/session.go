@@ -50,11 +50,12 @@ type Session interface {
 	Abandon()
 }
 
-// Failing is a Session that remembers what its application was told. Failure returns the
-// error of the statement that failed last, as the application got it, or nil. So the
-// transaction can tell which of its branches an error came from.
+// Failing is a Session that remembers what its application was told. Failures returns the errors of
+// the statement that failed first and of the one that failed last, as the application got them; it may
+// return nil in the place of either, or one that the other wraps. So the transaction can tell which of its branches an
+// error came from, also if further statements were tried after it.
 type Failing interface {
-	Failure() error
+	Failures() [2]error
 }
 
 // Reading is a Session that knows what its application does. OnlyRead reports whether it has seen

@@ -40,7 +40,8 @@ type session struct {
 	flying bool       // a request is on its way, and may be carried out
 	ended  bool       // no work any more
 	doubt  error      // an answer was lost for good: what the agent holds is not known
-	failed error      // what the application was told last
+	first  error      // what the application was told first
+	failed error      // and last
 	vote   txn.Vote   // once cast
 	record txn.Branch // of a Yes
 }
@@ -67,10 +68,10 @@ func (s *session) address(l life) *concordv1.BranchAddress {
 func (s *session) NeedsDecision() bool { return true }
 
 // Failure implements adapters.Failing.
-func (s *session) Failure() error {
+func (s *session) Failures() [2]error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.failed
+	return [2]error{s.first, s.failed}
 }
 
 // request sends one piece of work under a number.
@@ -89,6 +90,9 @@ func (s *session) work(ctx context.Context, what string, send request) (*concord
 	if err != nil {
 		err = fmt.Errorf("%s: %w", s.resource, err)
 		s.mu.Lock()
+		if s.first == nil {
+			s.first = err
+		}
 		s.failed = err
 		s.mu.Unlock()
 		return nil, err

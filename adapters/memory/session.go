@@ -91,10 +91,10 @@ func (s *session) Siblings(nos []txn.BranchNo) {
 }
 
 // Failure implements adapters.Failing.
-func (s *session) Failure() error {
+func (s *session) Failures() [2]error {
 	s.resource.disk.mu.Lock()
 	defer s.resource.disk.mu.Unlock()
-	return s.branch.failed
+	return [2]error{s.branch.failed} // later ones wrap it
 }
 
 // OnlyRead implements adapters.Reading.

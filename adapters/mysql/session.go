@@ -151,11 +151,11 @@ func (s *session) doom(cause error, final bool) {
 // name them.
 func (s *session) Siblings(nos []txn.BranchNo) { s.siblings = nos }
 
-// Failure returns the error of the statement that failed last, or nil.
-func (s *session) Failure() error {
+// Failures implements adapters.Failing.
+func (s *session) Failures() [2]error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.last
+	return [2]error{s.doomed, s.last}
 }
 
 // OnlyRead implements adapters.Reading.

@@ -158,10 +158,10 @@ func (s *session) Commit(ctx context.Context) (txn.Finish, error) {
 }
 
 // Failure implements adapters.Failing.
-func (s *session) Failure() error {
+func (s *session) Failures() [2]error {
 	s.branch.mu.Lock()
 	defer s.branch.mu.Unlock()
-	return s.branch.failed
+	return [2]error{s.branch.failed} // later ones wrap it
 }
 
 // OnlyRead implements adapters.Reading.

@@ -364,10 +364,10 @@ func (s *session) rolledBack(err error) error {
 func (s *session) Siblings(nos []txn.BranchNo) { s.siblings = nos }
 
 // Failure implements adapters.Failing.
-func (s *session) Failure() error {
+func (s *session) Failures() [2]error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.told
+	return [2]error{s.failure, s.told}
 }
 
 // OnlyRead implements adapters.Reading.

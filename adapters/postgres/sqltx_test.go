@@ -107,7 +107,7 @@ func TestASQLTxThatRollsBackOrFailsMakesTheBranchAbort(t *testing.T) {
 			err := c.do(sqlOf(t, s))
 			if c.code != "" {
 				require.Error(t, err)
-				require.ErrorIs(t, err, s.Failure())
+				requireTold(t, s, err)
 				var answer *pgconn.PgError
 				require.ErrorAs(t, err, &answer)
 				require.Equal(t, c.code, answer.Code)
