@@ -7,8 +7,11 @@ import (
 	"errors"
 	"log"
 
+	"github.com/jackc/pgx/v5/pgxpool"
+
 	"github.com/concordtx/concord"
 	"github.com/concordtx/concord/adapters/memory"
+	"github.com/concordtx/concord/adapters/postgres"
 )
 
 // A transfer between two databases. The resources here keep their data in memory; with
@@ -44,5 +47,63 @@ func Example() {
 		log.Print("keep the id and ask Client.Outcome later: ", unknown.GID)
 	case errors.Is(err, concord.ErrAborted):
 		log.Print("nothing happened anywhere: ", err)
+	}
+}
+
+// What passes is done again by Run itself; an unknown outcome is settled, and never done again before.
+func ExampleWithRetry() {
+	ctx := context.Background()
+	var c *concord.Client // of Dial
+	transfer := func(context.Context, *concord.Tx) error { return nil }
+	err := c.Run(ctx, transfer, concord.WithRetry(concord.RetryPolicy{Attempts: 10}))
+	var unknown *concord.UnknownError
+	if errors.As(err, &unknown) && !unknown.GID.IsZero() {
+		outcome, err := c.Outcome(ctx, unknown.GID)
+		log.Print(outcome, err)
+	}
+}
+
+// An id that is stored with the data answers later what became of it.
+func ExampleClient_Outcome() {
+	ctx := context.Background()
+	var c *concord.Client // of Dial
+	var stored concord.ID // of a transaction that was begun with Recorded; it can be scanned from a column
+	switch outcome, err := c.Outcome(ctx, stored); {
+	case err != nil:
+		log.Print("nobody knows now: ", err)
+	case outcome == concord.Committed:
+		log.Print("it happened")
+	case outcome == concord.Aborted:
+		log.Print("it did not, and never will")
+	}
+}
+
+// PostgreSQL with pgx, and with what wants a *sql.Tx: both work in one branch, and each sees what the other did.
+func Example_postgres() {
+	ctx := context.Background()
+	var c *concord.Client // of Dial
+	pool, err := pgxpool.New(ctx, "postgres://app@127.0.0.1/orders")
+	if err != nil {
+		log.Fatal(err)
+	}
+	orders := postgres.New("orders", pool)
+	err = c.Run(ctx, func(ctx context.Context, tx *concord.Tx) error {
+		pg, err := orders.Tx(ctx, tx)
+		if err != nil {
+			return err
+		}
+		const take = "update account set cents = cents - $1, gid = $2 where id = $3"
+		if _, err := pg.Exec(ctx, take, 500, tx.ID(), "alice"); err != nil {
+			return err
+		}
+		db, err := orders.SQLTx(ctx, tx)
+		if err != nil {
+			return err
+		}
+		_, err = db.ExecContext(ctx, "insert into booking (account, cents) values ($1, $2)", "alice", -500)
+		return err
+	})
+	if err != nil {
+		log.Print(err)
 	}
 }

@@ -47,29 +47,6 @@ func TestATransactionOverTwoDatabasesInJSON(t *testing.T) {
 	require.Equal(t, "1300", w.cents("billing"))
 }
 
-// The members of a transaction in three phases are the agent, which has all of its branches, and the
-// cluster.
-func TestATransactionInThreePhases(t *testing.T) {
-	w := newWorld(t, 3, append(sql(t), ledger(t))...)
-	for _, ends := range []string{"committed", "aborted"} {
-		d := w.begin(0, `{"protocol": "three_phase"}`)
-		require.Equal(t, "T", d.gid[25:])
-		d.execute("orders", "update account set cents = cents - 300 where id = 1")
-		d.execute("billing", "update account set cents = cents + 300 where id = 1")
-		d.execute("ledger", "add moved 300")
-		if ends == "committed" {
-			require.Equal(t, ends, d.commit()["outcome"])
-		} else {
-			require.Equal(t, ends, d.rollback()["outcome"])
-		}
-		w.settled(d.gid)
-		require.Equal(t, ends, outcomeOf(t, w, d.gid))
-		require.Equal(t, "700", w.cents("orders"))
-		require.Equal(t, "1300", w.cents("billing"))
-		require.Equal(t, "300", w.amount("moved"))
-	}
-}
-
 func TestValuesSurvive(t *testing.T) {
 	w := newWorld(t, 1, sql(t)...)
 	d := w.begin(0, `{}`)
@@ -371,7 +348,7 @@ func TestBadRequests(t *testing.T) {
 			"name: the name of a savepoint is not 1 to 32 letters, digits and underscores, a letter first: nothing " +
 				"was sent; choose such a name"},
 		{"no such protocol", "Begin", `{"protocol": "paxos"}`, "invalid_argument",
-			`protocol: "paxos" is not a protocol that this version knows, want two_phase or three_phase`},
+			`protocol: "paxos" is not a protocol that this version knows, want two_phase`},
 		{"a time before now", "Begin", `{"timeoutMs": "-1"}`, "invalid_argument",
 			"timeout_ms: is -1, want 0 to 86400000"},
 		{"a label that is none", "Begin", `{"label": "\u0007"}`, "invalid_argument",

@@ -28,7 +28,6 @@ import (
 	"github.com/concordtx/concord/adapters/pebble"
 	"github.com/concordtx/concord/adapters/postgres"
 	"github.com/concordtx/concord/api"
-	"github.com/concordtx/concord/api/member"
 	"github.com/concordtx/concord/coordinator"
 	"github.com/concordtx/concord/coordinator/replica"
 	"github.com/concordtx/concord/gateway"
@@ -260,9 +259,8 @@ func (h *host) start() {
 	log := slog.New(slog.DiscardHandler)
 	nodes, err := api.Dial(h.w.addrs(), api.ClientOptions{})
 	require.NoError(h, err)
-	post := member.NewPost(nil)
-	a, err := participant.Open(participant.Config{Name: "east", DataDir: h.data, Databases: h.databases, Addr: h.addr,
-		Cluster: service.Cluster(nodes), Deliver: service.Deliver(nodes, post), Scan: 100 * time.Millisecond, Logger: log})
+	a, err := participant.Open(participant.Config{Name: "east", DataDir: h.data, Databases: h.databases,
+		Cluster: service.Cluster(nodes), Scan: 100 * time.Millisecond, Logger: log})
 	require.NoError(h, err)
 	l, err := net.Listen("tcp", h.addr)
 	require.NoError(h, err)
@@ -274,7 +272,6 @@ func (h *host) start() {
 		cancel()
 		running.Wait()
 		_ = nodes.Close()
-		post.Close()
 	}
 }
 

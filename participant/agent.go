@@ -13,7 +13,6 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
-	concordv1 "github.com/concordtx/concord/api/concord/v1"
 	"github.com/concordtx/concord/api/member"
 	"github.com/concordtx/concord/participant/statement"
 	"github.com/concordtx/concord/txn"
@@ -41,7 +40,7 @@ type Config struct {
 	// Addr is where coordinators and other agents find this one, host:port.
 	Addr string
 	// Deliver carries messages to other members of three-phase transactions; to the cluster where
-	// the address is empty. nil: they are lost, and nothing commits in three phases.
+	// the address is empty.
 	Deliver member.Deliver
 	Rules   Rules
 	// Scan is the interval at which the databases are asked for prepared branches. Default 5 s.
@@ -99,11 +98,6 @@ type slot struct {
 func Open(conf Config) (*Agent, error) {
 	if conf.Logger == nil {
 		conf.Logger = slog.Default()
-	}
-	if conf.Deliver == nil {
-		conf.Deliver = func(context.Context, string, *concordv1.DeliverRequest) error {
-			return errors.New("this agent has nobody to carry its messages")
-		}
 	}
 	if conf.Scan <= 0 {
 		conf.Scan = defaultScan

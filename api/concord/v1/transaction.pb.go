@@ -44,7 +44,7 @@ type TransactionServiceBeginRequest struct {
 	SilenceMs int64 `protobuf:"varint,2,opt,name=silence_ms,json=silenceMs,proto3" json:"silence_ms,omitempty"`
 	// What it is about, for people; at most 1024 bytes.
 	Label string `protobuf:"bytes,3,opt,name=label,proto3" json:"label,omitempty"`
-	// two_phase, which is the default, or three_phase.
+	// two_phase, which is the default.
 	Protocol      string `protobuf:"bytes,4,opt,name=protocol,proto3" json:"protocol,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
