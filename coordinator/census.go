@@ -80,7 +80,8 @@ func (n *Node) inspectAll(ctx context.Context, xs []txn.XID, at []string, c *com
 	}
 	group.Wait()
 	if i := slices.IndexFunc(errs, func(err error) bool { return err != nil }); i >= 0 && c.Unlisted == nil {
-		c.Unlisted = replica.Unavailablef("%s could not be asked about %v (%v); run \"concord resource check\"", at[i], xs[i], errs[i])
+		c.Unlisted = replica.Unavailablef("%s could not be asked about %v (%v); run \"concord resource check\"", at[i],
+			xs[i], errs[i])
 	}
 	return found
 }
@@ -114,7 +115,8 @@ func (n *Node) Examine(ctx context.Context, id txn.ID, decided bool, prepared []
 	var at []string
 	for _, b := range prepared {
 		if n.workers[b.Resource] != nil {
-			xs, at = append(xs, txn.XID{Cluster: txn.ClusterID(n.cluster.Load()), ID: id, Branch: b.No}), append(at, b.Resource)
+			xs, at = append(xs, txn.XID{Cluster: txn.ClusterID(n.cluster.Load()), ID: id, Branch: b.No}),
+				append(at, b.Resource)
 		}
 	}
 	for i, found := range n.inspectAll(ctx, xs, at, &commit.Census{}) {

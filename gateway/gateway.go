@@ -93,7 +93,8 @@ func New(conf Config) *Gateway {
 		scheme, secure = "https://", conf.Keys.NodeClient
 	}
 	g := &Gateway{conf: conf, log: conf.Logger, joined: make(chan struct{}), sessions: map[txn.ID]*session{}}
-	g.peers = peers{address: conf.Address, http: &http.Client{Transport: api.HTTP2(secure, time.Minute)}, scheme: scheme, from: conf.Node, stubs: map[string]stub{}}
+	g.peers = peers{address: conf.Address, http: &http.Client{Transport: api.HTTP2(secure, time.Minute)},
+		scheme: scheme, from: conf.Node, stubs: map[string]stub{}}
 	g.life, g.end = context.WithCancel(context.Background())
 	g.last, g.cut = context.WithCancel(context.Background())
 	return g
@@ -162,7 +163,8 @@ func (g *Gateway) cluster(ctx context.Context) (*concord.Client, error) {
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	case <-timer.C:
-		return nil, fmt.Errorf("this node has not reached its cluster since it started: ask another node, or run \"concord status\": %w", api.ErrUnavailable)
+		return nil, fmt.Errorf("this node has not reached its cluster since it started: ask another node, or run "+
+			"\"concord status\": %w", api.ErrUnavailable)
 	}
 }
 
@@ -177,18 +179,22 @@ func (g *Gateway) resource(name string) (*agent.Resource, error) {
 		case r.Name() == name && ok:
 			return hosted, nil
 		case r.Name() == name:
-			return nil, fmt.Errorf("resource: %s is a %s database that the nodes reach without an agent, and only agents hold sessions for others: "+
-				"run \"concord agent\" beside it, and give it driver: agent in the nodes' configuration: %w", name, r.Driver(), api.ErrRefused)
+			return nil, fmt.Errorf("resource: %s is a %s database that the nodes reach without an agent, and only "+
+				"agents hold sessions for others: "+
+				"run \"concord agent\" beside it, and give it driver: agent in the nodes' configuration: %w", name,
+				r.Driver(), api.ErrRefused)
 		case ok:
 			names = append(names, r.Name())
 		}
 	}
 	if names == nil {
-		return nil, fmt.Errorf("resource: there is no %.64q, and none at all that an agent holds: run \"concord agent\" beside a database, "+
+		return nil, fmt.Errorf("resource: there is no %.64q, and none at all that an agent holds: run \"concord "+
+			"agent\" beside a database, "+
 			"and add it to the nodes' configuration with driver: agent: %w", name, api.ErrNotFound)
 	}
 	slices.Sort(names)
-	return nil, fmt.Errorf("resource: there is no %.64q, only %s: correct the name, or add it to the nodes' configuration: %w", name, strings.Join(names, ", "), api.ErrNotFound)
+	return nil, fmt.Errorf("resource: there is no %.64q, only %s: correct the name, or add it to the nodes' "+
+		"configuration: %w", name, strings.Join(names, ", "), api.ErrNotFound)
 }
 
 // room takes the place of one more session, before its transaction begins.
@@ -199,7 +205,8 @@ func (g *Gateway) room() error {
 	case g.closing:
 		return errClosing
 	case g.open >= maxOpen:
-		return fmt.Errorf("%d transactions are open at this node, which is the limit: end some, or begin it at another node: %w", maxOpen, api.ErrBusy)
+		return fmt.Errorf("%d transactions are open at this node, which is the limit: end some, or begin it at "+
+			"another node: %w", maxOpen, api.ErrBusy)
 	}
 	g.open++
 	return nil

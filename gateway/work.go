@@ -44,7 +44,8 @@ func (s *session) within(d time.Duration) (context.Context, context.CancelFunc) 
 }
 
 // execute runs a statement in the branch of a resource.
-func (s *session) execute(r *concordv1.TransactionServiceExecuteRequest, database *agent.Resource) *concordv1.TransactionServiceExecuteResponse {
+func (s *session) execute(r *concordv1.TransactionServiceExecuteRequest,
+	database *agent.Resource) *concordv1.TransactionServiceExecuteResponse {
 	timeout := participant.DefaultTimeout
 	if ms := r.GetTimeoutMs(); ms > 0 {
 		timeout = time.Duration(ms) * time.Millisecond
@@ -71,7 +72,8 @@ func (s *session) execute(r *concordv1.TransactionServiceExecuteRequest, databas
 		}
 	}
 	a, err := branch.ExecuteMessage(ctx, &concordv1.ExecuteRequest{
-		Statement: r.GetStatement(), Arguments: r.GetArguments(), MaxRows: r.GetMaxRows(), TimeoutMs: r.GetTimeoutMs(), SilenceMs: s.silenceMs(),
+		Statement: r.GetStatement(), Arguments: r.GetArguments(), MaxRows: r.GetMaxRows(), TimeoutMs: r.GetTimeoutMs(),
+		SilenceMs: s.silenceMs(),
 	})
 	if err != nil {
 		return refuse(failed(err))
@@ -105,7 +107,8 @@ func (s *session) savepoint(name string) failure {
 func (s *session) rollbackTo(name string) failure {
 	i := slices.Index(s.savepoints, name)
 	if i < 0 {
-		return failure{fmt.Sprintf("the transaction has no savepoint %s: nothing was sent; ask for one before the work that may have to be undone", name), true}
+		return failure{fmt.Sprintf("the transaction has no savepoint %s: nothing was sent; ask for one before the "+
+			"work that may have to be undone", name), true}
 	}
 	ctx, cancel := s.within(participant.DefaultTimeout + answerMargin)
 	defer cancel()

@@ -72,7 +72,8 @@ func (h *handlers) examine(ctx context.Context, id txn.ID, decided bool, m *conc
 			continue
 		}
 		for _, s := range found.Blocked[txn.BranchNo(b.GetNo())] {
-			b.Blocked = append(b.Blocked, &concordv1.BlockedSession{Session: s.Session, WaitedMs: s.For.Milliseconds(), Statement: s.Statement})
+			b.Blocked = append(b.Blocked,
+				&concordv1.BlockedSession{Session: s.Session, WaitedMs: s.For.Milliseconds(), Statement: s.Statement})
 		}
 	}
 }
@@ -93,7 +94,8 @@ func transaction(cluster txn.ClusterID, id txn.ID, v *commit.View) *concordv1.Tr
 // notKnown says what is not known of a transaction, and what cannot be known now.
 func notKnown(id txn.ID, v *commit.View) error {
 	if len(v.Foreign) > 0 {
-		return fmt.Errorf("transaction %v is not one of this cluster: a resource lists %v, of cluster %v; \"concord recover %v\" says what to do: %w",
+		return fmt.Errorf("transaction %v is not one of this cluster: a resource lists %v, of cluster %v; \"concord "+
+			"recover %v\" says what to do: %w",
 			id, v.Foreign[0], v.Foreign[0].Cluster, id, api.ErrNotFound)
 	}
 	branches, next := "no resource lists a prepared branch of it", "compare the gid with \"concord tx ls\""
@@ -102,7 +104,8 @@ func notKnown(id txn.ID, v *commit.View) error {
 		next = "run \"concord resource check\""
 	}
 	if v.TooOld {
-		return fmt.Errorf("transaction %v is older than what the cluster remembers, and %s: look into the databases: %w", id, branches, api.ErrTooOld)
+		return fmt.Errorf("transaction %v is older than what the cluster remembers, and %s: look into the "+
+			"databases: %w", id, branches, api.ErrTooOld)
 	}
 	return fmt.Errorf("transaction %v is not known: no decision, and %s; %s: %w", id, branches, next, api.ErrNotFound)
 }
@@ -174,8 +177,10 @@ type filter struct {
 
 func parseFilter(r *concordv1.ListRequest, now time.Time) (filter, error) {
 	f := filter{state: r.GetState(), resource: r.GetResource(), limit: int(r.GetLimit())}
-	if !slices.Contains([]string{"", stateInDoubt, stateCommitting, stateAborting, stateCommitted, stateAborted, stateUnrecorded, stateHeuristic}, f.state) {
-		return f, fmt.Errorf("state: %.20q is none of in-doubt, committing, aborting, committed, aborted, unrecorded, heuristic: %w", f.state, api.ErrInvalid)
+	if !slices.Contains([]string{"", stateInDoubt, stateCommitting, stateAborting, stateCommitted, stateAborted,
+		stateUnrecorded, stateHeuristic}, f.state) {
+		return f, fmt.Errorf("state: %.20q is none of in-doubt, committing, aborting, committed, aborted, "+
+			"unrecorded, heuristic: %w", f.state, api.ErrInvalid)
 	}
 	if f.limit == 0 {
 		f.limit = listDefault
@@ -204,7 +209,8 @@ func (f filter) matches(m *concordv1.Transaction) bool {
 	return (f.state == "" || f.state == state || doubt) &&
 		(f.bornBefore.IsZero() || time.UnixMilli(m.GetStartedMs()).Before(f.bornBefore)) &&
 		(f.after.IsZero() || m.GetGid() < f.after.String()) &&
-		(f.resource == "" || slices.ContainsFunc(m.GetBranches(), func(b *concordv1.Branch) bool { return b.GetResource() == f.resource }))
+		(f.resource == "" || slices.ContainsFunc(m.GetBranches(),
+			func(b *concordv1.Branch) bool { return b.GetResource() == f.resource }))
 }
 
 // unfinished returns everything in a view that is not finished everywhere or that
@@ -250,8 +256,10 @@ func unfinished(cluster txn.ClusterID, v *commit.View) []*concordv1.Transaction 
 
 // councilMessage is a transaction that its members decide, and have not.
 func councilMessage(o commit.CouncilView) *concordv1.Transaction {
-	m := &concordv1.Transaction{Gid: o.ID.String(), State: stateInDoubt, Protocol: txn.ThreePhaseCommit.String(), StartedMs: o.ID.Time().UnixMilli(),
-		Outcome: txn.Pending.String(), Label: o.Label, Branches: api.BranchMessages(o.Branches), Reason: "its members decide it: " + partyNames(o.Members)}
+	m := &concordv1.Transaction{Gid: o.ID.String(), State: stateInDoubt, Protocol: txn.ThreePhaseCommit.String(),
+		StartedMs: o.ID.Time().UnixMilli(),
+		Outcome:   txn.Pending.String(), Label: o.Label, Branches: api.BranchMessages(o.Branches),
+		Reason: "its members decide it: " + partyNames(o.Members)}
 	if len(o.Missing) > 0 {
 		m.Reason += "; the last election did not hear of " + strings.Join(o.Missing, ", ")
 	}
@@ -274,7 +282,8 @@ func partyNames(members []txn.Party) string {
 func addListed(byID map[txn.ID]*concordv1.Transaction, x txn.XID, v *commit.View) {
 	m, ok := byID[x.ID]
 	if !ok {
-		m = &concordv1.Transaction{Gid: x.ID.String(), State: stateInDoubt, Protocol: txn.TwoPhase.String(), StartedMs: x.ID.Time().UnixMilli(), Outcome: txn.Pending.String()}
+		m = &concordv1.Transaction{Gid: x.ID.String(), State: stateInDoubt, Protocol: txn.TwoPhase.String(),
+			StartedMs: x.ID.Time().UnixMilli(), Outcome: txn.Pending.String()}
 		switch v.InDoubt[x].Decision {
 		case txn.Commit:
 			m.State, m.Outcome = stateCommitting, txn.Committed.String()
@@ -289,7 +298,8 @@ func addListed(byID map[txn.ID]*concordv1.Transaction, x txn.XID, v *commit.View
 			return
 		}
 	}
-	m.Branches = append(m.Branches, &concordv1.Branch{No: uint32(x.Branch), Resource: v.InDoubt[x].Resource, State: "prepared", Error: v.InDoubt[x].Err})
+	m.Branches = append(m.Branches, &concordv1.Branch{No: uint32(x.Branch), Resource: v.InDoubt[x].Resource,
+		State: "prepared", Error: v.InDoubt[x].Err})
 }
 
 // finishedMessage is a transaction with nothing left to do.
@@ -315,9 +325,12 @@ func finishedMessage(x txn.Txn) *concordv1.Transaction {
 // heuristic outcome have it as their state.
 func txnMessage(x txn.Txn) *concordv1.Transaction {
 	m := &concordv1.Transaction{Gid: x.ID.String(), Protocol: x.Protocol.String(), StartedMs: x.ID.Time().UnixMilli(),
-		Branches: api.BranchMessages(x.Branches), Reason: x.Reason, Label: x.Label, Zxid: x.Decided.String(), Outcome: x.Outcome().String()}
+		Branches: api.BranchMessages(x.Branches), Reason: x.Reason, Label: x.Label, Zxid: x.Decided.String(),
+		Outcome: x.Outcome().String()}
 	for _, h := range x.Heuristics {
-		m.Heuristics = append(m.Heuristics, &concordv1.Heuristic{No: uint32(h.Branch), Outcome: h.Outcome.String(), By: h.By.String(), Who: h.Who, Why: h.Why, Forgotten: h.Forgotten})
+		m.Heuristics = append(m.Heuristics,
+			&concordv1.Heuristic{No: uint32(h.Branch), Outcome: h.Outcome.String(), By: h.By.String(), Who: h.Who,
+				Why: h.Why, Forgotten: h.Forgotten})
 		for _, b := range m.GetBranches() {
 			if b.GetNo() == uint32(h.Branch) {
 				b.State = h.Outcome.String()

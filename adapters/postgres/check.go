@@ -105,7 +105,8 @@ const foreignText = `
 select coalesce(array_agg(distinct owner) filter (where id is not null and not mighty), '{}'),
        coalesce(array_agg(distinct owner) filter (where mighty), '{}'),
        count(*) filter (where id is null)::int
-  from (select owner, r.oid as id, exists (select from pg_roles s where s.rolsuper and pg_has_role(r.oid, s.oid, 'member'))
+  from (select owner, r.oid as id,
+      exists (select from pg_roles s where s.rolsuper and pg_has_role(r.oid, s.oid, 'member'))
     as mighty
           from unnest($1::text[]) as owner left join pg_roles r on r.rolname = owner
          where case when r.oid is null then not (select rolsuper from pg_roles where rolname = current_user)

@@ -63,7 +63,8 @@ type actionJSON struct {
 func (c *cli) printRecover(r *concordv1.RecoverResponse) error {
 	actions, left := []actionJSON{}, 0
 	for _, a := range r.GetActions() {
-		j := actionJSON{GID: a.GetGid(), No: a.GetNo(), Resource: a.GetResource(), Action: a.GetAction(), Why: a.GetWhy(), Result: a.GetResult(), Error: a.GetError()}
+		j := actionJSON{GID: a.GetGid(), No: a.GetNo(), Resource: a.GetResource(), Action: a.GetAction(),
+			Why: a.GetWhy(), Result: a.GetResult(), Error: a.GetError()}
 		if ms := a.GetPreparedMs(); ms != 0 {
 			at := time.UnixMilli(ms).UTC()
 			j.Prepared = &at
@@ -94,15 +95,18 @@ func (c *cli) printRecover(r *concordv1.RecoverResponse) error {
 			}
 			rows = append(rows, []string{a.GID, fmt.Sprint(a.No), a.Resource, a.Action, terminal.OrDash(result), a.Why})
 		}
-		if err := terminal.PrintTable(c.out, []string{"GID", "NO", "RESOURCE", "ACTION", "RESULT", "WHY"}, rows); err != nil {
+		if err := terminal.PrintTable(c.out, []string{"GID", "NO", "RESOURCE", "ACTION", "RESULT", "WHY"},
+			rows); err != nil {
 			return err
 		}
 	}
 	switch {
 	case left > 0:
-		return &terminal.ExitError{Code: terminal.ExitInDoubt, Text: terminal.Plural(left, "prepared branch remains", "prepared branches remain")}
+		return &terminal.ExitError{Code: terminal.ExitInDoubt,
+			Text: terminal.Plural(left, "prepared branch remains", "prepared branches remain")}
 	case len(r.GetWarnings()) > 0:
-		return &terminal.ExitError{Code: terminal.ExitInDoubt, Text: "prepared branches may remain that are not shown: see the warnings"}
+		return &terminal.ExitError{Code: terminal.ExitInDoubt,
+			Text: "prepared branches may remain that are not shown: see the warnings"}
 	}
 	return nil
 }

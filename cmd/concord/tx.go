@@ -67,13 +67,16 @@ type heuristicJSON struct {
 
 func txOf(m *concordv1.Transaction, now time.Time) txJSON {
 	started := time.UnixMilli(m.GetStartedMs()).UTC()
-	x := txJSON{GID: m.GetGid(), State: m.GetState(), Protocol: m.GetProtocol(), Started: started, Age: terminal.Age(now.Sub(started)),
+	x := txJSON{GID: m.GetGid(), State: m.GetState(), Protocol: m.GetProtocol(), Started: started,
+		Age:      terminal.Age(now.Sub(started)),
 		Branches: []branchJSON{}, Label: m.GetLabel(), Reason: m.GetReason(), Zxid: m.GetZxid()}
 	for _, b := range m.GetBranches() {
 		x.Branches = append(x.Branches, branchOf(b, now))
 	}
 	for _, h := range m.GetHeuristics() {
-		x.Heuristics = append(x.Heuristics, heuristicJSON{No: h.GetNo(), Outcome: h.GetOutcome(), By: h.GetBy(), Who: h.GetWho(), Why: h.GetWhy(), Forgotten: h.GetForgotten()})
+		x.Heuristics = append(x.Heuristics,
+			heuristicJSON{No: h.GetNo(), Outcome: h.GetOutcome(), By: h.GetBy(), Who: h.GetWho(), Why: h.GetWhy(),
+				Forgotten: h.GetForgotten()})
 	}
 	x.Whole, x.Next = m.GetWhole(), nextStep(x)
 	return x
@@ -87,7 +90,8 @@ type listJSON struct {
 }
 
 func (c *cli) txCommand() *cobra.Command {
-	cmd := &cobra.Command{Use: "tx", Short: "Look at transactions, and settle those that are stuck", Args: terminal.NoArgs,
+	cmd := &cobra.Command{Use: "tx", Short: "Look at transactions, and settle those that are stuck",
+		Args: terminal.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() }}
 	cmd.AddCommand(c.txListCommand(), c.txGetCommand(), c.txWaitCommand(), c.txResolveCommand(),
 		c.txSettleCommand(), c.txForgetCommand())
@@ -105,25 +109,30 @@ func (c *cli) txListCommand() *cobra.Command {
 			"Unrecorded: somebody asked for the outcome before the cluster had a decision. Two or more databases\n" +
 			"will never commit it; one alone may have, of which the cluster does not hear.",
 		Example: "  concord tx ls --state in-doubt --older-than 30s\n  concord tx ls --resource billing -o json\n" +
-			"  concord tx ls --after 01JD2M8Q4ZK3W6T9V0X5Y7ABCR      # older ones: \"next\" in the JSON of the page before",
+			"  concord tx ls --after 01JD2M8Q4ZK3W6T9V0X5Y7ABCR      # older ones: \"next\" in the JSON of the page " +
+			"before",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			client, err := c.dial()
 			if err != nil {
 				return err
 			}
 			defer client.Close()
-			r, err := client.List(cmd.Context(), &concordv1.ListRequest{State: state, Resource: resource, OlderThanMs: olderThan.Milliseconds(), Limit: limit, After: after})
+			r, err := client.List(cmd.Context(),
+				&concordv1.ListRequest{State: state, Resource: resource, OlderThanMs: olderThan.Milliseconds(),
+					Limit: limit, After: after})
 			if err != nil {
 				return err
 			}
 			return c.printList(r)
 		},
 	}
-	cmd.Flags().StringVar(&state, "state", "", strings.Join(states[:len(states)-1], ", ")+" or "+states[len(states)-1]+"; empty: all")
+	cmd.Flags().StringVar(&state, "state", "",
+		strings.Join(states[:len(states)-1], ", ")+" or "+states[len(states)-1]+"; empty: all")
 	cmd.Flags().DurationVar(&olderThan, "older-than", 0, "only those begun at least this long ago, such as 30s")
 	cmd.Flags().StringVar(&resource, "resource", "", "only those with a branch at this resource")
 	cmd.Flags().Uint32Var(&limit, "limit", 100, "at most this many")
-	cmd.Flags().StringVar(&after, "after", "", "only those older than this GID: the page after the one that ended with it")
+	cmd.Flags().StringVar(&after, "after", "",
+		"only those older than this GID: the page after the one that ended with it")
 	complete(cmd, "state", states)
 	c.completeFlag(cmd, "resource", c.resourceNames)
 	c.completeFlag(cmd, "after", c.gids)
@@ -154,20 +163,24 @@ func (c *cli) printList(r *concordv1.ListResponse) error {
 		for _, b := range x.Branches {
 			at = append(at, b.Resource)
 		}
-		rows = append(rows, []string{x.GID, x.State, x.Age, terminal.OrDash(strings.Join(at, ",")), terminal.OrDash(x.Label), terminal.OrDash(x.Reason)})
+		rows = append(rows, []string{x.GID, x.State, x.Age, terminal.OrDash(strings.Join(at, ",")),
+			terminal.OrDash(x.Label), terminal.OrDash(x.Reason)})
 	}
-	if err := terminal.PrintTable(c.out, []string{"GID", "STATE", "AGE", "RESOURCES", "LABEL", "REASON"}, rows); err != nil {
+	if err := terminal.PrintTable(c.out, []string{"GID", "STATE", "AGE", "RESOURCES", "LABEL", "REASON"},
+		rows); err != nil {
 		return err
 	}
 	if r.GetNext() != "" {
-		fmt.Fprintln(c.err, "there are more: go on with --after "+r.GetNext()+", or narrow the list with --state, --resource or --older-than")
+		fmt.Fprintln(c.err, "there are more: go on with --after "+r.GetNext()+
+			", or narrow the list with --state, --resource or --older-than")
 	}
 	return nil
 }
 
 func (c *cli) txGetCommand() *cobra.Command {
 	return &cobra.Command{
-		Use: "get GID", Short: "Show one transaction with its branches and evidence", Args: gidArg, ValidArgsFunction: c.completeFirst(c.gids),
+		Use: "get GID", Short: "Show one transaction with its branches and evidence", Args: gidArg,
+		ValidArgsFunction: c.completeFirst(c.gids),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			client, err := c.dial()
 			if err != nil {
@@ -187,7 +200,8 @@ func (c *cli) printTx(x txJSON) error {
 	if c.output == "json" {
 		return c.printJSON(x)
 	}
-	fmt.Fprintf(c.out, "gid       %s\nstate     %s\nprotocol  %s\nstarted   %s (%s ago)\n", x.GID, x.State, x.Protocol, x.Started.Format(time.RFC3339Nano), x.Age)
+	fmt.Fprintf(c.out, "gid       %s\nstate     %s\nprotocol  %s\nstarted   %s (%s ago)\n", x.GID, x.State, x.Protocol,
+		x.Started.Format(time.RFC3339Nano), x.Age)
 	if x.Zxid != "" && x.Zxid != "0.0" {
 		fmt.Fprintf(c.out, "decided   at zxid %s\n", x.Zxid)
 	}
@@ -211,15 +225,19 @@ func (c *cli) printTx(x txJSON) error {
 			if b.NextAttempt != nil {
 				next = "in " + terminal.Age(time.Until(*b.NextAttempt))
 			}
-			rows = append(rows, []string{fmt.Sprint(b.No), b.Resource, b.State, terminal.OrDash(b.Evidence), terminal.OrDash(b.Holder), attempts, next, terminal.OrDash(b.Error)})
+			rows = append(rows, []string{fmt.Sprint(b.No), b.Resource, b.State, terminal.OrDash(b.Evidence),
+				terminal.OrDash(b.Holder), attempts, next, terminal.OrDash(b.Error)})
 		}
-		if err := terminal.PrintTable(c.out, []string{"NO", "RESOURCE", "STATE", "EVIDENCE", "HOLDER", "FAILED", "NEXT TRY", "LAST ERROR"}, rows); err != nil {
+		if err := terminal.PrintTable(c.out,
+			[]string{"NO", "RESOURCE", "STATE", "EVIDENCE", "HOLDER", "FAILED", "NEXT TRY", "LAST ERROR"},
+			rows); err != nil {
 			return err
 		}
 	}
 	for _, b := range x.Branches {
 		for _, s := range b.Blocked {
-			fmt.Fprintf(c.out, "\nbranch %d at %s keeps %s waiting, for %s: %s\n", b.No, b.Resource, terminal.Cell(s.Session), s.Waited, terminal.Cell(s.Statement))
+			fmt.Fprintf(c.out, "\nbranch %d at %s keeps %s waiting, for %s: %s\n", b.No, b.Resource,
+				terminal.Cell(s.Session), s.Waited, terminal.Cell(s.Statement))
 		}
 	}
 	for _, h := range x.Heuristics {
@@ -227,7 +245,8 @@ func (c *cli) printTx(x txJSON) error {
 		if h.Forgotten {
 			dealt = " (forgotten)"
 		}
-		fmt.Fprintf(c.out, "\nbranch %d: %s, says %s: %s%s\n", h.No, h.Outcome, terminal.Cell(h.Who), terminal.Cell(h.Why), dealt)
+		fmt.Fprintf(c.out, "\nbranch %d: %s, says %s: %s%s\n", h.No, h.Outcome, terminal.Cell(h.Who),
+			terminal.Cell(h.Why), dealt)
 	}
 	if x.Whole != "" {
 		fmt.Fprintf(c.out, "\nis every branch there? %s\n", terminal.Cell(x.Whole))
@@ -238,11 +257,13 @@ func (c *cli) printTx(x txJSON) error {
 	return nil
 }
 
-const unrecordedHint = "two or more databases will never commit it, but one alone may have, of which the cluster does not hear: look at the data there"
+const unrecordedHint = "two or more databases will never commit it, but one alone may have, of which the cluster " +
+	"does not hear: look at the data there"
 
 func (c *cli) txWaitCommand() *cobra.Command {
 	return &cobra.Command{
-		Use: "wait GID", Short: "Wait until a transaction is finished everywhere", Args: gidArg, ValidArgsFunction: c.completeFirst(c.gids),
+		Use: "wait GID", Short: "Wait until a transaction is finished everywhere", Args: gidArg,
+		ValidArgsFunction: c.completeFirst(c.gids),
 		Long: "Waits until a transaction is finished everywhere and prints it. Gives up after --timeout.\n" +
 			"Exit code 0 committed or aborted, 4 not finished in time, 6 a heuristic outcome, or unrecorded.\n" +
 			"Of a transaction that changed one database, and was not begun with Recorded, the cluster never hears.",
@@ -265,14 +286,20 @@ func (c *cli) txWaitCommand() *cobra.Command {
 				case x.State == "committed" || x.State == "aborted":
 					return c.printTx(x)
 				case x.State == "unrecorded":
-					return errors.Join(c.printTx(x), &terminal.ExitError{Code: terminal.ExitInDoubt, Text: unrecordedHint})
-				case x.State == "heuristic" && !slices.ContainsFunc(x.Branches, func(b branchJSON) bool { return b.State == "prepared" }):
-					return errors.Join(c.printTx(x), &terminal.ExitError{Code: terminal.ExitInDoubt, Text: "a branch did not end as decided: see \"concord tx get\", then \"concord tx forget\""})
+					return errors.Join(c.printTx(x),
+						&terminal.ExitError{Code: terminal.ExitInDoubt, Text: unrecordedHint})
+				case x.State == "heuristic" && !slices.ContainsFunc(x.Branches,
+					func(b branchJSON) bool { return b.State == "prepared" }):
+					return errors.Join(c.printTx(x),
+						&terminal.ExitError{Code: terminal.ExitInDoubt,
+							Text: "a branch did not end as decided: see \"concord tx get\", then \"concord tx " +
+								"forget\""})
 				}
 				select {
 				case <-time.After(200 * time.Millisecond):
 				case <-ctx.Done():
-					return &terminal.ExitError{Code: terminal.ExitUnavailable, Text: waitOver(args[0], x.State, c.timeout)}
+					return &terminal.ExitError{Code: terminal.ExitUnavailable,
+						Text: waitOver(args[0], x.State, c.timeout)}
 				}
 			}
 		},
@@ -281,7 +308,8 @@ func (c *cli) txWaitCommand() *cobra.Command {
 
 func waitOver(gid, state string, timeout time.Duration) string {
 	if state == "" {
-		return fmt.Sprintf("nothing is recorded of %s after %v: it is in progress, was rolled back, or changed one database, which decided it alone; look at the data there", gid, timeout)
+		return fmt.Sprintf("nothing is recorded of %s after %v: it is in progress, was rolled back, or changed one "+
+			"database, which decided it alone; look at the data there", gid, timeout)
 	}
 	return fmt.Sprintf("%s is not finished after %v: it is %s; see \"concord tx get %s\"", gid, timeout, state, gid)
 }
@@ -291,7 +319,8 @@ func (c *cli) txResolveCommand() *cobra.Command {
 	var reason string
 	var resources []string
 	cmd := &cobra.Command{
-		Use: "resolve GID --commit|--abort --reason TEXT", Short: "Decide a transaction that has no decision", Args: gidArg, ValidArgsFunction: c.completeFirst(c.gids),
+		Use: "resolve GID --commit|--abort --reason TEXT", Short: "Decide a transaction that has no decision",
+		Args: gidArg, ValidArgsFunction: c.completeFirst(c.gids),
 		Long: "Makes the operator's decision for a transaction whose branches are prepared and whose decision\n" +
 			"nobody has made. The decision goes into the replicated log with the reason, and the branches are\n" +
 			"finished by it. A decision that exists is never changed (exit code 5).\n\n" +
@@ -310,13 +339,15 @@ func (c *cli) txResolveCommand() *cobra.Command {
 				return terminal.Usagef("--reason is missing: say why, it is kept with the transaction")
 			}
 			if abort && len(resources) > 0 {
-				return terminal.Usagef("--resources goes with --commit: to abort, nothing has to be known of the databases")
+				return terminal.Usagef("--resources goes with --commit: to abort, nothing has to be known of the " +
+					"databases")
 			}
 			decision := "commit"
 			if abort {
 				decision = "abort"
 			}
-			if err := c.confirm(yes, args[0], fmt.Sprintf("This decides to %s %s for good.", decision, args[0])); err != nil {
+			if err := c.confirm(yes, args[0],
+				fmt.Sprintf("This decides to %s %s for good.", decision, args[0])); err != nil {
 				return err
 			}
 			client, err := c.dial()
@@ -324,7 +355,9 @@ func (c *cli) txResolveCommand() *cobra.Command {
 				return err
 			}
 			defer client.Close()
-			r, err := client.Resolve(cmd.Context(), &concordv1.ResolveRequest{Gid: args[0], Decision: decision, Who: operator(), Reason: reason, Resources: resources})
+			r, err := client.Resolve(cmd.Context(),
+				&concordv1.ResolveRequest{Gid: args[0], Decision: decision, Who: operator(), Reason: reason,
+					Resources: resources})
 			if err != nil {
 				return err
 			}
@@ -337,7 +370,8 @@ func (c *cli) txResolveCommand() *cobra.Command {
 	}
 	cmd.Flags().BoolVar(&commit, "commit", false, "decide to commit")
 	cmd.Flags().BoolVar(&abort, "abort", false, "decide to abort")
-	cmd.Flags().StringSliceVar(&resources, "resources", nil, "with --commit, where the branches do not say it: all databases that the transaction changed")
+	cmd.Flags().StringSliceVar(&resources, "resources", nil,
+		"with --commit, where the branches do not say it: all databases that the transaction changed")
 	cmd.Flags().StringVar(&reason, "reason", "", "why, for the record")
 	cmd.Flags().BoolVar(&yes, "yes", false, "do not ask")
 	return cmd
@@ -347,7 +381,8 @@ func (c *cli) txForgetCommand() *cobra.Command {
 	var reason string
 	var yes bool
 	cmd := &cobra.Command{
-		Use: "forget GID --reason TEXT", Short: "Say that a heuristic outcome was dealt with", Args: gidArg, ValidArgsFunction: c.completeFirst(c.gids),
+		Use: "forget GID --reason TEXT", Short: "Say that a heuristic outcome was dealt with", Args: gidArg,
+		ValidArgsFunction: c.completeFirst(c.gids),
 		Long: "Ends the alarm of a transaction of which a branch did not end as decided, once its data was put\n" +
 			"right by hand. The record of what happened, and this act, are kept.",
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -362,7 +397,8 @@ func (c *cli) txForgetCommand() *cobra.Command {
 				return err
 			}
 			defer client.Close()
-			if _, err := client.Forget(cmd.Context(), &concordv1.ForgetRequest{Gid: args[0], Who: operator(), Reason: reason}); err != nil {
+			if _, err := client.Forget(cmd.Context(),
+				&concordv1.ForgetRequest{Gid: args[0], Who: operator(), Reason: reason}); err != nil {
 				return err
 			}
 			if c.output == "json" {
@@ -415,7 +451,8 @@ func branchOf(b *concordv1.Branch, now time.Time) branchJSON {
 		j.NextAttempt = &at
 	}
 	for _, s := range b.GetBlocked() {
-		j.Blocked = append(j.Blocked, blockedJSON{Session: s.GetSession(), Waited: terminal.Age(time.Duration(s.GetWaitedMs()) * time.Millisecond), Statement: s.GetStatement()})
+		j.Blocked = append(j.Blocked, blockedJSON{Session: s.GetSession(),
+			Waited: terminal.Age(time.Duration(s.GetWaitedMs()) * time.Millisecond), Statement: s.GetStatement()})
 	}
 	return j
 }
@@ -427,12 +464,15 @@ func nextStep(x txJSON) string {
 	case x.State == "heuristic":
 		return fmt.Sprintf("put the data right by hand, then: concord tx forget %s --reason TEXT", x.GID)
 	case x.State == "in-doubt" && x.Protocol != "three_phase" && strings.HasPrefix(x.Whole, "yes"):
-		return fmt.Sprintf("it is aborted by itself once its client is gone; to decide now: concord tx resolve %s --abort --reason TEXT (or --commit, since it is whole)", x.GID)
+		return fmt.Sprintf("it is aborted by itself once its client is gone; to decide now: concord tx resolve %s "+
+			"--abort --reason TEXT (or --commit, since it is whole)", x.GID)
 	case x.State == "in-doubt" && x.Protocol != "three_phase":
-		return fmt.Sprintf("it is aborted by itself once its client is gone; to decide now: concord tx resolve %s --abort --reason TEXT", x.GID)
+		return fmt.Sprintf("it is aborted by itself once its client is gone; to decide now: concord tx resolve %s "+
+			"--abort --reason TEXT", x.GID)
 	case failing >= 0 && (x.State == "committing" || x.State == "aborting"):
 		b := x.Branches[failing]
-		return fmt.Sprintf("concord resource check %s; to try at once: concord recover --apply %s; if its database is lost for good: concord tx settle %s/%d --abandon --reason TEXT",
+		return fmt.Sprintf("concord resource check %s; to try at once: concord recover --apply %s; if its database "+
+			"is lost for good: concord tx settle %s/%d --abandon --reason TEXT",
 			b.Resource, x.GID, x.GID, b.No)
 	case x.State == "committing" || x.State == "aborting":
 		return fmt.Sprintf("nothing: the cluster finishes it; to do it at once: concord recover --apply %s", x.GID)

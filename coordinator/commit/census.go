@@ -44,14 +44,18 @@ func has(branches []txn.Branch, no txn.BranchNo) bool {
 func (c *Census) Partial(id txn.ID) error {
 	for i, said := range c.Siblings {
 		if i > 0 && !slices.Equal(said, c.Siblings[0]) {
-			return replica.Refusedf("branch %d of %v at %s says that there are the branches %s, and branch %d at %s says %s: look into both, and abort",
-				c.Saying[0].No, id, c.Saying[0].Resource, numbers(c.Siblings[0]), c.Saying[i].No, c.Saying[i].Resource, numbers(said))
+			return replica.Refusedf("branch %d of %v at %s says that there are the branches %s, and branch %d at %s "+
+				"says %s: look into both, and abort",
+				c.Saying[0].No, id, c.Saying[0].Resource, numbers(c.Siblings[0]), c.Saying[i].No, c.Saying[i].Resource,
+				numbers(said))
 		}
 	}
 	for _, no := range c.Missing() {
 		if !has(c.Committed, no) {
-			return replica.Refusedf("%v has the branches %s, as branch %d at %s says, and branch %d is neither prepared nor committed anywhere: "+
-				"its client died before it was prepared, or somebody rolled it back, so a commit would be half of one: abort",
+			return replica.Refusedf("%v has the branches %s, as branch %d at %s says, and branch %d is neither "+
+				"prepared nor committed anywhere: "+
+				"its client died before it was prepared, or somebody rolled it back, so a commit would be half of "+
+				"one: abort",
 				id, numbers(c.Siblings[0]), c.Saying[0].No, c.Saying[0].Resource, no)
 		}
 	}
@@ -71,7 +75,8 @@ func (c *Census) Whole(id txn.ID) string {
 	case len(c.Siblings) == 0:
 		return "not known: none of those that are prepared says how many there are"
 	case len(c.Committed) > 0:
-		return fmt.Sprintf("yes, all %d, of which %d are committed already", len(c.Prepared)+len(c.Committed), len(c.Committed))
+		return fmt.Sprintf("yes, all %d, of which %d are committed already", len(c.Prepared)+len(c.Committed),
+			len(c.Committed))
 	}
 	return fmt.Sprintf("yes, all %d are prepared", len(c.Prepared))
 }

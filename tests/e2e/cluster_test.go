@@ -89,7 +89,8 @@ func newCluster(t testing.TB, s settings) *cluster {
 		}
 	}
 	for _, n := range c.nodes {
-		text := fmt.Sprintf("node: %d\ndata_dir: %s\napi: {listen: %s}\npeer: {listen: %s}\nmembers:\n%s", n.id, filepath.Join(n.dir, "data"), n.api, n.peer, &members)
+		text := fmt.Sprintf("node: %d\ndata_dir: %s\napi: {listen: %s}\npeer: {listen: %s}\nmembers:\n%s", n.id,
+			filepath.Join(n.dir, "data"), n.api, n.peer, &members)
 		if resources.Len() > 0 {
 			text += "resources:\n" + resources.String()
 		}
@@ -415,7 +416,8 @@ func (n *node) raw() rawNode {
 func (n *node) streaming() rawNode {
 	protocols := new(http.Protocols)
 	protocols.SetUnencryptedHTTP2(true)
-	return concordv1connect.NewCoordinatorServiceClient(&http.Client{Transport: &http.Transport{Protocols: protocols}}, "http://"+n.api)
+	return concordv1connect.NewCoordinatorServiceClient(&http.Client{Transport: &http.Transport{Protocols: protocols}},
+		"http://"+n.api)
 }
 
 // itself asks a node not to hand a call on.

@@ -107,7 +107,8 @@ func TestCommands(t *testing.T) {
 		b, c := b.in(t), c.in(t)
 		h := inDoubt(t)
 		gid := h.id.String()
-		require.Equal(t, 2, c.command("tx", "resolve", gid, "--commit", "--reason", "test").code, "nobody confirms without a terminal")
+		require.Equal(t, 2, c.command("tx", "resolve", gid, "--commit", "--reason", "test").code,
+			"nobody confirms without a terminal")
 		require.Equal(t, 2, c.command("tx", "resolve", gid, "--commit", "--yes").code, "a reason is needed")
 		require.Equal(t, "in-doubt", c.get(h.id).State, "nothing was done")
 		var answer map[string]string
@@ -117,7 +118,8 @@ func TestCommands(t *testing.T) {
 		r = c.command("tx", "resolve", gid, "--commit", "--resources", "orders", "--reason", "test", "--yes")
 		require.Equal(t, 5, r.code, "billing has one, too: %v", r)
 		require.Equal(t, "in-doubt", c.get(h.id).State, "nothing was done")
-		c.json(&answer, 0, "tx", "resolve", gid, "--commit", "--resources", "orders,billing", "--reason", "the other side has shipped", "--yes")
+		c.json(&answer, 0, "tx", "resolve", gid, "--commit", "--resources", "orders,billing", "--reason",
+			"the other side has shipped", "--yes")
 		require.Equal(t, gid, answer["gid"])
 		require.Equal(t, "commit", answer["decision"])
 		r = c.command("tx", "wait", gid, "--timeout", "50s")
@@ -171,7 +173,8 @@ func TestCommands(t *testing.T) {
 		name := h.xid(0).String() + "-0001"
 		_, err := b.left.admin.ExecContext(ctx, "ROLLBACK PREPARED '"+name+"'")
 		require.NoError(t, err)
-		eventually(t, "a scan has listed the other branch", func() bool { return c.command("tx", "get", h.id.String()).code == 0 })
+		eventually(t, "a scan has listed the other branch",
+			func() bool { return c.command("tx", "get", h.id.String()).code == 0 })
 		require.Contains(t, c.get(h.id).Whole, "branch 0 is neither prepared nor committed anywhere")
 		r = c.command("tx", "resolve", h.id.String(), "--commit", "--resources", "billing", "--reason", "test", "--yes")
 		require.Equal(t, 5, r.code, "%v", r)
@@ -184,7 +187,8 @@ func TestCommands(t *testing.T) {
 		h = saying()
 		_, err = b.left.admin.ExecContext(ctx, "COMMIT PREPARED '"+h.xid(0).String()+"-0001'")
 		require.NoError(t, err)
-		c.json(&answer, 0, "tx", "resolve", h.id.String(), "--commit", "--reason", "one half is committed already", "--yes")
+		c.json(&answer, 0, "tx", "resolve", h.id.String(), "--commit", "--reason", "one half is committed already",
+			"--yes")
 		require.Equal(t, 0, c.command("tx", "wait", h.id.String(), "--timeout", "50s").code)
 		require.Equal(t, concord.Committed, b.shows(h.id))
 		require.Equal(t, "committed", c.get(h.id).State)
@@ -347,7 +351,8 @@ func TestCommands(t *testing.T) {
 		var list []resourceJSON
 		c.json(&list, 0, "resource", "ls")
 		require.Len(t, list, 2)
-		require.Equal(t, []string{"orders", "postgres", "billing", "mysql"}, []string{list[0].Name, list[0].Driver, list[1].Name, list[1].Driver})
+		require.Equal(t, []string{"orders", "postgres", "billing", "mysql"},
+			[]string{list[0].Name, list[0].Driver, list[1].Name, list[1].Driver})
 		require.NotEmpty(t, list[0].Identity)
 		var reports []reportJSON
 		c.json(&reports, 0, "resource", "check")
@@ -404,7 +409,8 @@ func undo(t testing.TB, d *database, given int, id txn.ID) {
 func plainHTTP(t *testing.T, c *cluster) {
 	client := &http.Client{Timeout: patience}
 	n := c.leader()
-	res, err := client.Post("http://"+n.api+"/concord.v1.CoordinatorService/Status", "application/json", strings.NewReader("{}"))
+	res, err := client.Post("http://"+n.api+"/concord.v1.CoordinatorService/Status", "application/json",
+		strings.NewReader("{}"))
 	require.NoError(t, err)
 	defer res.Body.Close()
 	require.Equal(t, http.StatusOK, res.StatusCode)
@@ -417,7 +423,8 @@ func plainHTTP(t *testing.T, c *cluster) {
 	require.NotEmpty(t, s.Leader)
 	require.Len(t, s.Nodes, 3)
 
-	bad, err := client.Post("http://"+n.api+"/concord.v1.CoordinatorService/Outcome", "application/json", strings.NewReader(`{"gid": "nonsense"}`))
+	bad, err := client.Post("http://"+n.api+"/concord.v1.CoordinatorService/Outcome", "application/json",
+		strings.NewReader(`{"gid": "nonsense"}`))
 	require.NoError(t, err)
 	defer bad.Body.Close()
 	require.Equal(t, http.StatusBadRequest, bad.StatusCode)

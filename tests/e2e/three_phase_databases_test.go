@@ -37,13 +37,16 @@ func newHosted(t testing.TB) *hosted {
 	t.Helper()
 	h := &hosted{bank: newBank(t), answers: map[txn.ID]error{}}
 	east, west := fmt.Sprintf("127.0.0.1:%d", testdb.FreePort(t)), fmt.Sprintf("127.0.0.1:%d", testdb.FreePort(t))
-	h.cluster = newCluster(t, settings{resources: []resource{{"orders", remote.Driver, east}, {"billing", remote.Driver, west}}, scan: time.Second})
+	h.cluster = newCluster(t, settings{resources: []resource{{"orders", remote.Driver, east},
+		{"billing", remote.Driver, west}}, scan: time.Second})
 	for _, n := range h.cluster.nodes {
 		h.cluster.start(n)
 	}
 	h.agents = []*agent{
-		startAgentAt(t, h.cluster, east, "east", "silence: 3s\n", fmt.Sprintf("name: orders, driver: postgres, dsn: %q", h.left.dsn())),
-		startAgentAt(t, h.cluster, west, "west", "silence: 3s\n", fmt.Sprintf("name: billing, driver: mysql, dsn: %q", h.right.dsn())),
+		startAgentAt(t, h.cluster, east, "east", "silence: 3s\n",
+			fmt.Sprintf("name: orders, driver: postgres, dsn: %q", h.left.dsn())),
+		startAgentAt(t, h.cluster, west, "west", "silence: 3s\n",
+			fmt.Sprintf("name: billing, driver: mysql, dsn: %q", h.right.dsn())),
 	}
 	h.cluster.ready()
 	open := func(name, addr string) *remote.Resource {
@@ -71,8 +74,10 @@ func (h *hosted) transfer(ctx context.Context) {
 			r          *remote.Resource
 			statements [2]string
 		}{
-			{h.orders, [2]string{"update account set balance = balance - 5 where id = $1", "insert into transfer values ($1, 5)"}},
-			{h.billing, [2]string{"update account set balance = balance + 5 where id = ?", "insert into transfer values (?, 5)"}},
+			{h.orders, [2]string{"update account set balance = balance - 5 where id = $1",
+				"insert into transfer values ($1, 5)"}},
+			{h.billing, [2]string{"update account set balance = balance + 5 where id = ?",
+				"insert into transfer values (?, 5)"}},
 		} {
 			b, err := w.r.Tx(ctx, tx)
 			if err != nil {
@@ -164,10 +169,12 @@ func TestThreePhasesBetweenDatabasesWhileEverybodyIsKilled(t *testing.T) {
 	stop()
 	workers.Wait()
 	eventually(t, "nothing is prepared any more, without a coordinator", func() bool { return h.prepared() == 0 })
-	t.Logf("%d branches were prepared when the last coordinator died; %v later none was. %d of %d transfers committed", left, time.Since(began), h.committed, h.tried)
+	t.Logf("%d branches were prepared when the last coordinator died; %v later none was. %d of %d transfers committed",
+		left, time.Since(began), h.committed, h.tried)
 
 	query := "select gid from transfer"
-	eventually(t, "open branches are rolled back", func() bool { // which a client that does not know the outcome leaves behind
+	eventually(t, "open branches are rolled back", func() bool {
+		// which a client that does not know the outcome leaves behind
 		var open int
 		for _, a := range h.agents {
 			m, err := a.stub.ListBranches(a.within(), &concordv1.ListBranchesRequest{})
@@ -204,7 +211,8 @@ func TestThreePhasesBetweenDatabasesWhileEverybodyIsKilled(t *testing.T) {
 	for id := range h.answers {
 		r, err := caller.Outcome(h.agents[0].within(), &concordv1.OutcomeRequest{Gid: id.String()})
 		require.NoError(t, err)
-		require.Equal(t, map[bool]string{true: "committed", false: "aborted"}[happened[id.String()]], r.GetOutcome(), "%v", id)
+		require.Equal(t, map[bool]string{true: "committed", false: "aborted"}[happened[id.String()]], r.GetOutcome(),
+			"%v", id)
 	}
 	require.Zero(t, h.prepared())
 }
