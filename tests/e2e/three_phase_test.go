@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -32,7 +33,7 @@ type council struct {
 	client  *concord.Client
 }
 
-func newCouncil(t testing.TB, names ...string) *council {
+func newCouncil(t testing.TB, more string, names ...string) *council {
 	t.Helper()
 	c := &council{TB: t}
 	var s settings
@@ -46,7 +47,7 @@ func newCouncil(t testing.TB, names ...string) *council {
 	}
 	for i, name := range names {
 		r := s.resources[i]
-		c.agents = append(c.agents, startAgentAt(t, c.cluster, r.dsn, name, "silence: 3s\n",
+		c.agents = append(c.agents, startAgentAt(t, c.cluster, r.dsn, name, more,
 			fmt.Sprintf("name: %s, driver: pebble, dir: %s", r.name, filepath.Join(t.TempDir(), "ledger"))))
 		caller, err := remote.Dial(r.dsn)
 		require.NoError(t, err)
@@ -151,7 +152,7 @@ func (c *council) happened(id concord.ID) bool {
 }
 
 func TestThreePhaseTransactionCommitsEverywhereOrNowhere(t *testing.T) {
-	c := newCouncil(t, "east", "west", "north")
+	c := newCouncil(t, "silence: 3s\n", "east", "west", "north")
 	id, err := c.run(c.agents[0].within(), "A", 5)
 	require.NoError(t, err)
 	require.Equal(t, []int{-10, 5, 5}, []int{c.number(0, "A"), c.number(1, "A"), c.number(2, "A")},
@@ -178,7 +179,7 @@ func TestThreePhaseTransactionCommitsEverywhereOrNowhere(t *testing.T) {
 // Every coordinator is killed under load. The agents finish what they voted for among themselves,
 // and the cluster, when it is back, says the same of each transaction.
 func TestAgentsFinishWhenEveryCoordinatorIsLost(t *testing.T) {
-	c := newCouncil(t, "east", "west", "north")
+	c := newCouncil(t, "silence: 3s\n", "east", "west", "north")
 	var mu sync.Mutex
 	answers := map[concord.ID]error{}
 	committed := 0
@@ -244,4 +245,62 @@ func TestAgentsFinishWhenEveryCoordinatorIsLost(t *testing.T) {
 		s, ok := c.cluster.nodes[0].status(t)
 		return ok && s.InDoubt != nil && *s.InDoubt == 0
 	})
+}
+
+// A thousand transactions are voted for and not decided when every coordinator is lost: one agent was
+// stopped before it could vote. The others are enough to end all of them.
+func TestAThousandTransactionsAreEndedWithoutACoordinator(t *testing.T) {
+	const many = 1000
+	c := newCouncil(t, "max_open: 4000\n", "east", "west", "north", "south")
+	silent := c.agents[3]
+	var worked, workers sync.WaitGroup
+	vote := make(chan struct{})
+	worked.Add(many)
+	for w := range many {
+		workers.Go(func() {
+			var once sync.Once
+			defer once.Do(worked.Done)
+			err := c.client.Run(c.agents[0].within(), func(ctx context.Context, tx *concord.Tx) error {
+				for _, ledger := range c.ledgers {
+					b, err := ledger.Tx(ctx, tx)
+					if err != nil {
+						return err
+					}
+					if _, err := b.Execute(ctx, remote.Statement{Text: "add ? 1", Args: []any{fmt.Sprintf("A%d", w)}}); err != nil {
+						return err
+					}
+				}
+				once.Do(worked.Done)
+				<-vote
+				return nil
+			}, concord.WithProtocol(concord.ThreePhase), concord.WithTimeout(40*time.Second))
+			if err == nil {
+				t.Error("it was called committed, and one agent has never voted")
+			}
+		})
+	}
+	worked.Wait()
+	require.NoError(t, silent.process.signal(syscall.SIGSTOP))
+	close(vote)
+	inDoubt := func() (n int) {
+		for _, a := range c.agents[:3] {
+			m, err := a.stub.ListBranches(a.within(), &concordv1.ListBranchesRequest{Limit: 10_000})
+			require.NoError(t, err)
+			for _, b := range m.GetBranches() {
+				if b.GetPhase() == "in-doubt" {
+					n++
+				}
+			}
+		}
+		return n
+	}
+	eventually(t, "three agents have voted for all of them", func() bool { return inDoubt() == 3*many })
+	for _, n := range c.cluster.nodes {
+		c.cluster.kill(n)
+	}
+	began := time.Now()
+	eventually(t, "nothing is in doubt", func() bool { return inDoubt() == 0 })
+	t.Logf("%d transactions at three agents were ended %v after the last coordinator died", many, time.Since(began))
+	require.NoError(t, silent.process.signal(syscall.SIGCONT))
+	workers.Wait()
 }
