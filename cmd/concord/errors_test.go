@@ -228,6 +228,8 @@ var messages = []message{
 		code: terminal.ExitUsage},
 	{name: "neither commit nor abort", line: "tx resolve " + aGID, says: "give one of --commit and --abort",
 		code: terminal.ExitUsage},
+	{name: "check with limits that are none", line: "check in-doubt --warn 5m --crit 30s",
+		says: "--warn must be above 0 and --crit not below it: try --warn 30s --crit 5m", code: checkUnknown},
 	{name: "resolve for no reason", line: "tx resolve --abort " + aGID,
 		says: "--reason is missing: say why, it is kept with the transaction", code: terminal.ExitUsage},
 	{name: "resources to abort", line: "tx resolve --abort --resources orders --reason x " + aGID,

@@ -193,3 +193,24 @@ func TestWrongCommandLinesHaveOneExitCode(t *testing.T) {
 		require.True(t, errors.As(err, &own) || errors.Is(err, api.ErrInvalid), line)
 	}
 }
+
+// A monitoring system reads the exit code, and people the line.
+func TestCheckInDoubtSpeaksAsPluginsOfNagiosDo(t *testing.T) {
+	for _, c := range []struct {
+		is   *concordv1.StatusResponse
+		code int
+		line string
+	}{
+		{&concordv1.StatusResponse{Known: true}, 0, "CONCORD OK - 0 in doubt, the oldest for 0s, 0 heuristic | in_doubt=0 oldest=0.000s;30;300 heuristic=0"},
+		{&concordv1.StatusResponse{Known: true, InDoubt: 3, OldestMs: 29_999}, 0, "CONCORD OK - 3 in doubt"},
+		{&concordv1.StatusResponse{Known: true, InDoubt: 3, OldestMs: 30_000, Incomplete: true}, 1,
+			"CONCORD WARNING - 3 in doubt, the oldest for 30s, 0 heuristic, at least: a resource has not been listed yet: see \"concord tx ls --state in-doubt\" | in_doubt=3 oldest=30.000s;30;300"},
+		{&concordv1.StatusResponse{Known: true, InDoubt: 1, OldestMs: 300_000}, 2, "CONCORD CRITICAL - 1 in doubt"},
+		{&concordv1.StatusResponse{Known: true, Heuristic: 1}, 2, "CONCORD CRITICAL - 0 in doubt, the oldest for 0s, 1 heuristic: see \"concord tx ls --state heuristic\""},
+		{&concordv1.StatusResponse{OldestMs: 1, InDoubt: 7}, 3, "CONCORD UNKNOWN - the node has not heard of a leader"},
+	} {
+		code, line := checkInDoubt(c.is, 30*time.Second, 5*time.Minute)
+		require.Equal(t, c.code, code, line)
+		require.Contains(t, line, c.line)
+	}
+}

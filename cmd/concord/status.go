@@ -258,3 +258,72 @@ func (c *cli) printResources(resources []resourceJSON) error {
 	return terminal.PrintTable(c.out, []string{"RESOURCE", "DRIVER", "OK", "IN DOUBT", "OLDEST", "FOREIGN", "IDENTITY",
 		"ERROR"}, rows)
 }
+
+// The exit codes of checks are those that monitoring systems of the Nagios family agree on.
+const (
+	checkOK = iota
+	checkWarning
+	checkCritical
+	checkUnknown
+)
+
+func (c *cli) checkCommand() *cobra.Command {
+	cmd := &cobra.Command{Use: "check", Short: "Answer monitoring systems", Args: terminal.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() }}
+	var warn, crit time.Duration
+	inDoubt := &cobra.Command{
+		Use: "in-doubt", Short: "Check that nothing stays in doubt, for Nagios and the like", Args: terminal.NoArgs,
+		Long: "Prints one line, with performance data, and ends with the exit codes of Nagios: 0 OK, 1 WARNING,\n" +
+			"2 CRITICAL, 3 UNKNOWN. Critical is also a heuristic outcome that nobody has dealt with; unknown, that\n" +
+			"no node answers, or the node that does has not heard of a leader for some seconds.",
+		Example: "  concord check in-doubt --warn 30s --crit 5m",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if warn <= 0 || crit < warn {
+				return &terminal.ExitError{Code: checkUnknown, Text: "--warn must be above 0 and --crit not below it: try --warn 30s --crit 5m"}
+			}
+			client, err := c.dial()
+			if err != nil {
+				return &terminal.ExitError{Code: checkUnknown, Text: err.Error()}
+			}
+			defer client.Close()
+			s, err := client.Status(cmd.Context(), &concordv1.StatusRequest{})
+			if err != nil {
+				fmt.Fprintf(c.out, "CONCORD UNKNOWN - %s\n", terminal.Cell(err.Error()))
+				return &terminal.ExitError{Code: checkUnknown}
+			}
+			code, line := checkInDoubt(s, warn, crit)
+			fmt.Fprintln(c.out, line)
+			if code != checkOK {
+				return &terminal.ExitError{Code: code}
+			}
+			return nil
+		},
+	}
+	inDoubt.Flags().DurationVar(&warn, "warn", 30*time.Second, "warn of what is in doubt for so long")
+	inDoubt.Flags().DurationVar(&crit, "crit", 5*time.Minute, "and call it critical after so long")
+	cmd.AddCommand(inDoubt)
+	return cmd
+}
+
+// checkInDoubt judges what a node knows, and says so in a line as plug-ins of Nagios print it.
+func checkInDoubt(s *concordv1.StatusResponse, warn, crit time.Duration) (code int, line string) {
+	if !s.GetKnown() {
+		return checkUnknown, "CONCORD UNKNOWN - the node has not heard of a leader: see \"concord status\""
+	}
+	oldest := time.Duration(s.GetOldestMs()) * time.Millisecond
+	text := fmt.Sprintf("%d in doubt, the oldest for %s, %d heuristic", s.GetInDoubt(), terminal.Age(oldest), s.GetHeuristic())
+	if s.GetIncomplete() {
+		text += ", at least: a resource has not been listed yet"
+	}
+	word := "OK"
+	switch {
+	case s.GetHeuristic() > 0:
+		code, word, text = checkCritical, "CRITICAL", text+": see \"concord tx ls --state heuristic\""
+	case oldest >= crit:
+		code, word, text = checkCritical, "CRITICAL", text+": see \"concord tx ls --state in-doubt\""
+	case oldest >= warn:
+		code, word, text = checkWarning, "WARNING", text+": see \"concord tx ls --state in-doubt\""
+	}
+	return code, fmt.Sprintf("CONCORD %s - %s | in_doubt=%d oldest=%.3fs;%.0f;%.0f heuristic=%d", word, text,
+		s.GetInDoubt(), oldest.Seconds(), warn.Seconds(), crit.Seconds(), s.GetHeuristic())
+}
