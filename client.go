@@ -178,12 +178,19 @@ func (c *Client) carry(do func()) bool {
 // rolls back, and the error wraps what fn returned and ErrAborted; a panic of fn rolls
 // back and goes on. fn is called once, unless WithRetry allows more. Errors are those of Tx.Commit. At the time limit,
 // or when ctx ends, the transaction is rolled back even if fn does not return; its context ends then, too.
+//
+// If ctx comes from the function of another Run of this client then Run joins that transaction: fn works in it,
+// nil says that this part is done and nothing more, and after an error the whole is rolled back, also if the function
+// around it takes no notice. Options are those of the outer Run. See NoJoin and NewContext.
 func (c *Client) Run(ctx context.Context, fn func(ctx context.Context, tx *Tx) error, opts ...TxOption) error {
 	o, err := newTxConfig(opts)
-	switch {
-	case err != nil:
+	if err != nil {
 		return err
-	case o.retry.Attempts == 0:
+	}
+	if outer, ok := FromContext(ctx); ok && outer.client == c {
+		return outer.join(ctx, fn, o)
+	}
+	if o.retry.Attempts == 0 {
 		return c.attempt(ctx, fn, o, 1)
 	}
 	return c.retry(ctx, o.retry, func(attempt int) error { return c.attempt(ctx, fn, o, attempt) })
@@ -201,7 +208,7 @@ func (c *Client) attempt(ctx context.Context, fn func(ctx context.Context, tx *T
 			c.logRollback(tx, tx.Rollback(ctx))
 		}
 	}()
-	err = fn(tx.life, tx)
+	err = fn(NewContext(tx.life, tx), tx)
 	returned = true
 	if err == nil {
 		return tx.Commit(ctx)

@@ -82,6 +82,7 @@ type txConfig struct {
 	wanted   string // protocol, by its name
 	class    txn.Class
 	retry    RetryPolicy // no attempts: once
+	alone    bool        // nothing to join
 }
 
 // DefaultTimeout is how long a transaction may take from Begin to the decision.

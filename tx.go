@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/concordtx/concord/adapters"
@@ -33,6 +34,8 @@ type Tx struct {
 	life context.Context
 	// end tells the hooks how it ended.
 	end func(error) error
+	// doomed is why a part of it failed, in a Run that had joined it.
+	doomed atomic.Pointer[error]
 	// watch stops waiting for that, and forget lets go of life after the end.
 	watch  func() bool
 	forget context.CancelFunc
@@ -184,7 +187,7 @@ func (tx *Tx) Commit(ctx context.Context) (err error) {
 			return undone
 		}
 		tx.client.logRollback(tx, undone)
-		return tx.aborted("", why)
+		return tx.aborted(tx.blame(why), why)
 	}
 	for _, b := range tx.branches {
 		if s, ok := b.session.(adapters.Reading); ok && s.OnlyRead() {
@@ -210,6 +213,8 @@ func (tx *Tx) hopeless(ctx context.Context) error {
 		return tx.because(tx.life)
 	case ctx.Err() != nil:
 		return tx.because(ctx)
+	case tx.doomed.Load() != nil:
+		return *tx.doomed.Load()
 	}
 	return tx.client.resources.strange() // nobody could decide
 }

@@ -1,0 +1,102 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package concord_test
+
+import (
+	"context"
+	"errors"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/concordtx/concord"
+)
+
+func TestARunWithinARunIsAPartOfIt(t *testing.T) {
+	b := newBank(t)
+	require.NoError(t, b.client.Run(t.Context(), func(ctx context.Context, outer *concord.Tx) error {
+		joined, ok := concord.FromContext(ctx)
+		require.True(t, ok)
+		require.Same(t, outer, joined)
+		require.NoError(t, b.client.Run(ctx, func(ctx context.Context, inner *concord.Tx) error {
+			require.Same(t, outer, inner)
+			return b.transfer(ctx, inner)
+		}))
+		commits, _ := b.asked()
+		require.Zero(t, commits, "nothing is decided yet")
+		return nil
+	}))
+	commits, _ := b.asked()
+	require.Equal(t, 1, commits)
+	b.requireMoved(t, 5)
+}
+
+func TestAPartThatFailsMakesTheWholeAbort(t *testing.T) {
+	for name, part := range map[string]func(b *bank, ctx context.Context) error{
+		"an error": func(b *bank, ctx context.Context) error {
+			return b.client.Run(ctx, func(ctx context.Context, tx *concord.Tx) error {
+				return errors.Join(b.transfer(ctx, tx), errFunds)
+			})
+		},
+		"a panic": func(b *bank, ctx context.Context) (err error) {
+			defer func() {
+				if recover() != nil {
+					err = errFunds
+				}
+			}()
+			return b.client.Run(ctx, func(context.Context, *concord.Tx) error { panic("oh no") })
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := newBank(t)
+			err := b.client.Run(t.Context(), func(ctx context.Context, tx *concord.Tx) error {
+				require.NoError(t, b.transfer(ctx, tx))
+				require.ErrorIs(t, part(b, ctx), errFunds)
+				return nil // as if nothing had happened
+			})
+			require.ErrorIs(t, err, concord.ErrAborted)
+			require.ErrorContains(t, err, "a part of the transaction failed")
+			b.requireMoved(t, 0)
+		})
+	}
+}
+
+func TestARunThatMustNotJoinSaysSo(t *testing.T) {
+	b, other := newBank(t), newBank(t)
+	require.NoError(t, b.client.Run(t.Context(), func(ctx context.Context, outer *concord.Tx) error {
+		none := func(context.Context, *concord.Tx) error { t.Error("it ran"); return nil }
+		err := b.client.Run(ctx, none, concord.NoJoin())
+		require.ErrorIs(t, err, concord.ErrNested)
+		require.EqualError(t, err, "begin: there is a transaction in this context already")
+		err = b.client.Run(ctx, none, concord.Recorded())
+		require.ErrorIs(t, err, concord.ErrNested)
+		require.EqualError(t, err, "begin: there is a transaction in this context already, which is not recorded: begin the outer one with Recorded")
+
+		// Another client, or a context that carries none: another transaction.
+		require.NoError(t, other.client.Run(ctx, func(ctx context.Context, tx *concord.Tx) error {
+			require.NotEqual(t, outer.ID(), tx.ID())
+			return other.transfer(ctx, tx)
+		}, concord.NoJoin()))
+		other.requireMoved(t, 5)
+		require.NoError(t, b.client.Run(concord.NewContext(ctx, nil), func(_ context.Context, tx *concord.Tx) error {
+			require.NotEqual(t, outer.ID(), tx.ID())
+			return nil
+		}))
+		return nil
+	}))
+	require.NoError(t, b.client.Run(t.Context(), b.transfer, concord.NoJoin()), "where there is none to join")
+	_, ok := concord.FromContext(t.Context())
+	require.False(t, ok)
+}
+
+func TestACallThatOutlivesItsTransactionIsRefused(t *testing.T) {
+	b := newBank(t)
+	var kept context.Context
+	require.NoError(t, b.client.Run(t.Context(), func(ctx context.Context, tx *concord.Tx) error {
+		kept = ctx
+		return b.transfer(ctx, tx)
+	}))
+	err := b.client.Run(kept, func(context.Context, *concord.Tx) error { t.Error("it ran"); return nil })
+	require.ErrorIs(t, err, concord.ErrTxEnded)
+	b.requireMoved(t, 5)
+}
