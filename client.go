@@ -272,7 +272,7 @@ func (c *Client) begin(ctx context.Context, o txConfig, attempt int) (*Tx, error
 	id := txn.NewID(c.resources.now()).WithClass(o.class).WithLease(lease)
 	ctx, end := c.start(ctx, Step{Kind: StepTransaction, GID: id, Label: o.label, Attempt: attempt})
 	tx := newTx(ctx, c, id, cluster, o.protocol, limit, deadline)
-	tx.label, tx.end = o.label, end
+	tx.label, tx.key, tx.end = o.label, o.key, end
 	tx.watch = context.AfterFunc(tx.life, tx.expire)
 	return tx, nil
 }

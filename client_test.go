@@ -57,6 +57,8 @@ type archive map[txn.ID]txn.Txn
 
 func (a archive) Finished(id txn.ID) (txn.Txn, bool) { x, ok := a[id]; return x, ok }
 
+func (a archive) KeyUse(string) (txn.KeyUse, bool) { return txn.KeyUse{}, false }
+
 func (a archive) Keep(c txn.Changes) {
 	for _, x := range c.Finished {
 		a[x.ID] = x

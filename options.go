@@ -81,6 +81,7 @@ type txConfig struct {
 	protocol txn.Protocol
 	wanted   string // protocol, by its name
 	class    txn.Class
+	key      string      // of RunOnce
 	retry    RetryPolicy // no attempts: once
 	alone    bool        // nothing to join
 }
@@ -138,6 +139,9 @@ func newTxConfig(opts []TxOption) (txConfig, error) {
 		return o, fmt.Errorf("begin: %w", err)
 	}
 	if o.protocol == txn.ThreePhaseCommit {
+		if o.key != "" {
+			return o, fmt.Errorf("begin: RunOnce works in two phases: leave WithProtocol out: %w", api.ErrInvalid)
+		}
 		o.class = txn.ThreePhase
 	}
 	return o, nil

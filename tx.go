@@ -25,6 +25,8 @@ type Tx struct {
 	cluster  txn.ClusterID
 	protocol txn.Protocol
 	label    string
+	key      string // of RunOnce; empty: none
+	kept     []byte // with the key
 	began    time.Time
 	deadline time.Time
 	limit    *limitError // what deadline comes from, unless it is the caller's

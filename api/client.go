@@ -249,6 +249,11 @@ func (c *Client) Outcome(ctx context.Context, r *concordv1.OutcomeRequest) (*con
 	return call(ctx, c, "ask for the outcome", ofLeader, r, unary(stub.Outcome))
 }
 
+// KeyUse says which transaction is committed under an idempotency key.
+func (c *Client) KeyUse(ctx context.Context, r *concordv1.KeyUseRequest) (*concordv1.KeyUseResponse, error) {
+	return call(ctx, c, "look an idempotency key up", ofLeader, r, unary(stub.KeyUse))
+}
+
 // List lists transactions.
 func (c *Client) List(ctx context.Context, r *concordv1.ListRequest) (*concordv1.ListResponse, error) {
 	return call(ctx, c, "list transactions", ofLeader, r, unary(stub.List))

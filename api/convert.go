@@ -3,6 +3,7 @@
 package api
 
 import (
+	"cmp"
 	"encoding/hex"
 	"fmt"
 	"slices"
@@ -22,6 +23,8 @@ const (
 	MaxReason       = 1024 // bytes
 	MaxLabel        = 1024 // bytes
 	MaxFinished     = 4096 // branches in one FinishedRequest
+	MaxKey          = txn.MaxKey
+	MaxResult       = txn.MaxResult
 )
 
 // FieldError says which field of a request is wrong, and how. It wraps ErrInvalid.
@@ -66,8 +69,8 @@ func ParseCommit(r *concordv1.CommitRequest) (txn.CommitRequest, error) {
 		return txn.CommitRequest{}, err
 	}
 	c := txn.CommitRequest{ID: id, Cluster: cluster, Protocol: protocol, Branches: branches, Agents: agents,
-		Label: r.GetLabel()}
-	return c, fitsProtocol(c)
+		Label: r.GetLabel(), Key: r.GetKey(), Result: r.GetResult()}
+	return c, cmp.Or(fitsProtocol(c), fitsKey(c))
 }
 
 // fitsProtocol refuses a commit request whose gid says that it is decided in another way, or that
@@ -95,7 +98,7 @@ func CommitRequest(c txn.CommitRequest) *concordv1.CommitRequest {
 	return &concordv1.CommitRequest{
 		Gid: c.ID.String(), Cluster: c.Cluster.String(), Protocol: c.Protocol.String(),
 		Branches: BranchMessages(c.Branches), Label: c.Label,
-		Agents: agentMessages(c.Agents),
+		Agents: agentMessages(c.Agents), Key: c.Key, Result: c.Result,
 	}
 }
 

@@ -185,6 +185,20 @@ var messages = []struct {
 			func(r *concordv1.CommitRequest) { r.Branches[0].Holder = "a\x1b[2J" })
 	},
 		"branches[0].holder: holds a control character or an invisible one at byte 1: leave it out", api.ErrInvalid},
+	{"a key that is none", func() error { return api.ParseKey("key", "") },
+		"key: is empty, want an idempotency key, such as the number of an order", api.ErrInvalid},
+	{"a long key", func() error {
+		return commit(func(r *concordv1.CommitRequest) {
+			r.Gid, r.Key = txn.NewID(time.Now()).WithClass(txn.Recorded).String(), strings.Repeat("k", 129)
+		})
+	}, "key: has 129 bytes, at most 128 are allowed", api.ErrInvalid},
+	{"a key of a plain gid", func() error { return commit(func(r *concordv1.CommitRequest) { r.Key = "k" }) },
+		"key: is for transactions that the cluster decides, alone and in any case: mint a gid of class R", api.ErrInvalid},
+	{"a result without a key", func() error { return commit(func(r *concordv1.CommitRequest) { r.Result = []byte("x") }) },
+		"result: is not empty, and key is: a result is kept with a key only", api.ErrInvalid},
+	{"a long result", func() error {
+		return commit(func(r *concordv1.CommitRequest) { r.Key, r.Result = "k", make([]byte, 4097) })
+	}, "result: has 4097 bytes, at most 4096 are allowed", api.ErrInvalid},
 	{"bytes", func() error { return commit(func(r *concordv1.CommitRequest) { r.Label = "\xff" }) },
 		"label: is not valid UTF-8", api.ErrInvalid},
 	{"too much finished", func() error {

@@ -35,6 +35,7 @@ type archive struct {
 type folds struct {
 	list   []txn.Changes
 	latest map[txn.ID]foldedTxn
+	keys   map[string]txn.KeyUse
 }
 
 type foldedTxn struct {
@@ -51,6 +52,12 @@ func (f *folds) add(c txn.Changes) {
 	}
 	for _, x := range c.Finished {
 		f.latest[x.ID] = foldedTxn{txn: x, finished: true}
+	}
+	for _, u := range c.Keys {
+		if f.keys == nil {
+			f.keys = map[string]txn.KeyUse{}
+		}
+		f.keys[u.Key] = u
 	}
 	f.list = append(f.list, c)
 }
@@ -110,6 +117,24 @@ func (a *archive) Finished(id txn.ID) (txn.Txn, bool) {
 		a.fatal(fmt.Errorf("read transaction %v: %w", id, err))
 	}
 	return x, found
+}
+
+// KeyUse implements txn.Archive. What it cannot read ends the process, as with Finished.
+func (a *archive) KeyUse(key string) (txn.KeyUse, bool) {
+	a.mu.Lock()
+	use, ok := a.waiting.keys[key]
+	if !ok {
+		use, ok = a.writing.keys[key]
+	}
+	a.mu.Unlock()
+	if ok {
+		return use, true
+	}
+	use, ok, err := findKey(a.store, key)
+	if err != nil {
+		a.fatal(fmt.Errorf("read an idempotency key: %w", err))
+	}
+	return use, ok
 }
 
 // eachFinished visits finished transactions, newest first, beginning before the given one

@@ -42,6 +42,11 @@ func (n *Node) Outcome(ctx context.Context, q txn.Inquiry) (commit.Reply, error)
 	return n.ask(ctx, func(request uint64) replica.Event { return commit.OutcomeAsked{Request: request, Inquiry: q} })
 }
 
+// KeyUse says which transaction was committed under an idempotency key; Reply.Key is nil if none was.
+func (n *Node) KeyUse(ctx context.Context, key string) (commit.Reply, error) {
+	return n.ask(ctx, func(request uint64) replica.Event { return commit.KeyAsked{Request: request, Key: key} })
+}
+
 // Resolve is an operator's decision for a transaction that has none.
 // For a commit all databases are asked first which branches there are.
 func (n *Node) Resolve(ctx context.Context, asked txn.Resolution) (commit.Reply, error) {

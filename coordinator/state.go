@@ -18,7 +18,7 @@ import (
 )
 
 // The applied state has one key per transaction: under 'o' while it is open, under
-// 'f' when it is finished, in order of birth. Start-up reads the open ones only, so
+// 'f' when it is finished, in order of birth. Uses of keys are under 'k' (keys.go). Start-up reads the open ones only, so
 // its time does not grow with history. What a Table knows besides is under 'm', 'v' and 'l'.
 const (
 	openKey     = 'o'
@@ -39,7 +39,7 @@ func stateKey(space byte, id txn.ID) []byte {
 // unless they are those that the store has.
 func toState(folds []txn.Changes, stored *txn.Members) (s wal.StateChange, n int) {
 	if purge := folds[0].PurgeBefore; !purge.IsZero() {
-		s.DeleteRanges = append(s.DeleteRanges, wal.Range{Lo: []byte{finishedKey}, Hi: stateKey(finishedKey, purge)})
+		s.DeleteRanges = append(s.DeleteRanges, wal.Range{Lo: []byte{finishedKey}, Hi: stateKey(finishedKey, purge)}, keysBefore(purge))
 	}
 	latest := make(map[txn.ID]placed, len(folds)) // the last fold that touched a transaction says where it is
 	for n = 0; n < len(folds) && (n == 0 || folds[n].PurgeBefore.IsZero()); n++ {
@@ -54,6 +54,15 @@ func toState(folds []txn.Changes, stored *txn.Members) (s wal.StateChange, n int
 		value, _ := p.txn.AppendBinary(make([]byte, 0, 256)) // it has no way to fail
 		s.Puts = append(s.Puts, wal.Pair{Key: stateKey(p.space, id), Value: value})
 		s.Deletes = append(s.Deletes, stateKey(p.other, id))
+	}
+	uses := make(map[string]txn.KeyUse)
+	for i := range folds[:n] {
+		for _, u := range folds[i].Keys {
+			uses[u.Key] = u
+		}
+	}
+	for _, u := range uses {
+		s.Puts = append(s.Puts, usePair(u))
 	}
 	witnesses := make(map[txn.ID]*txn.Witness)
 	for i := range folds[:n] {
@@ -181,6 +190,9 @@ func checkPair(key, value []byte) error {
 		return err
 	case membersKey:
 		return new(txn.Members).UnmarshalBinary(value)
+	}
+	if len(key) > 0 && key[0] == keySpace {
+		return checkUse(key, value)
 	}
 	if len(key) > 0 && key[0] == witnessKey {
 		var w txn.Witness

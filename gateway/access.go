@@ -30,3 +30,12 @@ func (h *handlers) mine(ctx context.Context, id txn.ID) *session {
 	}
 	return s
 }
+
+// maySettle returns an error if somebody else's session holds the transaction here: to ask for its
+// outcome would end it.
+func (h *handlers) maySettle(id txn.ID) error {
+	if h.session(id) != nil {
+		return errNoSession
+	}
+	return nil
+}

@@ -154,6 +154,9 @@ func (h *handlers) Commit(ctx context.Context,
 	if s := h.mine(ctx, at.id); s != nil {
 		return s.commit(ctx, r)
 	}
+	if err := h.maySettle(at.id); err != nil {
+		return nil, err
+	}
 	return h.settle(ctx, at.id, h.lost())
 }
 
@@ -178,7 +181,9 @@ func (h *handlers) Rollback(ctx context.Context,
 	case s != nil:
 		how, err = s.rollback(ctx)
 	default:
-		how, err = h.settle(ctx, at.id, h.lost())
+		if err = h.maySettle(at.id); err == nil {
+			how, err = h.settle(ctx, at.id, h.lost())
+		}
 	}
 	if err != nil {
 		return nil, err

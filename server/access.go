@@ -4,8 +4,10 @@ package server
 
 import (
 	"context"
+	"fmt"
 	"slices"
 
+	"github.com/concordtx/concord/api"
 	concordv1 "github.com/concordtx/concord/api/concord/v1"
 	"github.com/concordtx/concord/api/concord/v1/concordv1connect"
 	"github.com/concordtx/concord/coordinator/commit"
@@ -22,6 +24,7 @@ var rules = access.Rules{
 	concordv1connect.CoordinatorServiceDeliverProcedure:  access.Needs(security.MemberRole),
 	concordv1connect.CoordinatorServiceFinishedProcedure: access.Needs(security.Application, security.AgentRole),
 	concordv1connect.CoordinatorServiceOutcomeProcedure:  access.Needs(security.Application, security.AgentRole),
+	concordv1connect.CoordinatorServiceKeyUseProcedure:   access.Needs(security.Application),
 
 	concordv1connect.CoordinatorServiceGetProcedure: access.Needs(security.Application, security.AgentRole,
 		security.Viewer),
@@ -107,6 +110,23 @@ func (h *handlers) mayEnd(ctx context.Context, id txn.ID) error {
 	}
 	if !owns(a, resourcesOf(id, v)) {
 		return notKnown(id, &commit.View{})
+	}
+	return nil
+}
+
+// mayReplay returns an error unless a transaction is one of the caller's: who else comes with its key
+// does not get to see what it left.
+func mayReplay(ctx context.Context, x txn.Txn) error {
+	a, err := access.Of(ctx).Access()
+	if err != nil || a.All() {
+		return err
+	}
+	var resources []string
+	for _, b := range x.Branches {
+		resources = append(resources, b.Resource)
+	}
+	if !owns(a, resources) {
+		return fmt.Errorf("%w: another application's transaction is committed under the key: begin keys with a name of your own", api.ErrDenied)
 	}
 	return nil
 }

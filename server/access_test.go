@@ -174,6 +174,7 @@ func TestEveryProcedureByEveryRole(t *testing.T) {
 	allowed := map[string][]string{
 		"Commit": {"shop-app", "billing-app", "2"}, "Decide": {"shop-app", "billing-app", "2"}, "Lease": {"shop-app", "billing-app", "2"},
 		"Finished": {"shop-app", "billing-app", "east", "2"}, "Outcome": {"shop-app", "billing-app", "east", "2"},
+		"KeyUse":    {"shop-app", "billing-app", "2"},
 		"Deliver":   {"east", "2"},
 		"Get":       {"shop-app", "billing-app", "east", "vera", "otto", "anna", "2"},
 		"List":      {"shop-app", "billing-app", "east", "vera", "otto", "anna", "2"},
@@ -318,6 +319,19 @@ func (s speaking) RoundTrip(r *http.Request) (*http.Response, error) {
 	r = r.Clone(r.Context())
 	r.Header.Set(api.CallerHeader, s.caller)
 	return s.RoundTripper.RoundTrip(r)
+}
+
+// Whoever comes with a key that another application used does not see what that kept.
+func TestAKeyOfAnotherApplication(t *testing.T) {
+	n := newFake()
+	n.keyed = txn.Txn{ID: known.ID, Decision: txn.Commit, Branches: []txn.Branch{{No: 1, Resource: "orders"}, {No: 2, Resource: "billing"}}}
+	c := guarded(t, n)
+	_, err := c.stub("billing-app").KeyUse(t.Context(), &concordv1.KeyUseRequest{Key: "k"})
+	require.ErrorIs(t, api.FromStatus(err), api.ErrDenied)
+	require.EqualError(t, api.FromStatus(err), "permission denied: another application's transaction is committed under the key: begin keys with a name of your own")
+	own, err := c.stub("shop-app").KeyUse(t.Context(), &concordv1.KeyUseRequest{Key: "k"})
+	require.NoError(t, err)
+	require.Equal(t, "kept", string(own.GetResult()))
 }
 
 // What is another application's is not there for this one.

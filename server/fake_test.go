@@ -34,6 +34,7 @@ const fakeCluster txn.ClusterID = 0xc0ffee01
 type fakeNode struct {
 	snapshot  *coordinator.Snapshot
 	addresses map[uint64]string
+	keyed     txn.Txn // under every key
 	view      *commit.View
 	finished  []txn.Txn
 	err       error // of every call of the leader, if it is not nil
@@ -83,6 +84,10 @@ func (f *fakeNode) Commit(context.Context, txn.CommitRequest) (commit.Reply, err
 
 func (f *fakeNode) CommitLater(_ txn.CommitRequest, done func(commit.Reply)) {
 	done(commit.Reply{Decision: txn.Commit, Zxid: f.snapshot.Zxid, Err: f.did("CommitLater")})
+}
+
+func (f *fakeNode) KeyUse(context.Context, string) (commit.Reply, error) {
+	return commit.Reply{Key: &txn.KeyUse{Key: "k", ID: known.ID, Result: []byte("kept")}, Txn: f.keyed}, f.did("KeyUse")
 }
 
 func (f *fakeNode) Outcome(context.Context, txn.Inquiry) (commit.Reply, error) {

@@ -164,6 +164,24 @@ func (h *handlers) Outcome(ctx context.Context, r *concordv1.OutcomeRequest) (*c
 	return &concordv1.OutcomeResponse{Outcome: a.Txn.Outcome().String(), Reason: a.Reason, Zxid: a.Zxid.String(), Finished: a.Txn.Ended}, nil
 }
 
+func (h *handlers) KeyUse(ctx context.Context, r *concordv1.KeyUseRequest) (*concordv1.KeyUseResponse, error) {
+	if err := api.ParseKey("key", r.GetKey()); err != nil {
+		return nil, err
+	}
+	a, err := h.node.KeyUse(ctx, r.GetKey())
+	if err != nil {
+		return nil, err
+	}
+	m := &concordv1.KeyUseResponse{Zxid: a.Zxid.String()}
+	if a.Key != nil {
+		if err := mayReplay(ctx, a.Txn); err != nil {
+			return nil, err
+		}
+		m.Gid, m.Result = a.Key.ID.String(), a.Key.Result
+	}
+	return m, nil
+}
+
 func (h *handlers) Resolve(ctx context.Context, r *concordv1.ResolveRequest) (*concordv1.ResolveResponse, error) {
 	id, err := api.ParseID("gid", r.GetGid())
 	if err != nil {

@@ -38,6 +38,13 @@ var ofLeader = map[string]func(context.Context, concordv1connect.CoordinatorServ
 		_, err := c.Lease(ctx, &concordv1.LeaseRequest{Lease: 1})
 		return err
 	},
+	"KeyUse": func(ctx context.Context, c concordv1connect.CoordinatorServiceClient) error {
+		r, err := c.KeyUse(ctx, &concordv1.KeyUseRequest{Key: "k"})
+		if err == nil && (r.GetGid() != known.ID.String() || string(r.GetResult()) != "kept") {
+			err = fmt.Errorf("answered %v", r)
+		}
+		return err
+	},
 	"Outcome": func(ctx context.Context, c concordv1connect.CoordinatorServiceClient) error {
 		_, err := c.Outcome(ctx, &concordv1.OutcomeRequest{Gid: gid()})
 		return err

@@ -47,8 +47,9 @@ func BenchmarkEncodeTxn(b *testing.B) {
 // oblivion is an archive that costs nothing: what remains is the table.
 type oblivion struct{}
 
-func (oblivion) Keep(Changes)            {}
-func (oblivion) Finished(ID) (Txn, bool) { return Txn{}, false }
+func (oblivion) Keep(Changes)                 {}
+func (oblivion) Finished(ID) (Txn, bool)      { return Txn{}, false }
+func (oblivion) KeyUse(string) (KeyUse, bool) { return KeyUse{}, false }
 
 // BenchmarkApply folds log entries that commit some transactions and end those of the
 // entry before. The time is per entry.

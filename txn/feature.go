@@ -22,8 +22,10 @@ const (
 	// LevelThreePhase has what the witness of three-phase transactions promises and accepts, and
 	// their decisions.
 	LevelThreePhase FeatureLevel = 4
+	// LevelKeys has CommitRecords with idempotency keys.
+	LevelKeys FeatureLevel = 5
 	// Newest is what this program knows.
-	Newest = LevelThreePhase
+	Newest = LevelKeys
 )
 
 // FeatureRecord says that every member of the cluster knows Level. Levels never fall.

@@ -51,8 +51,9 @@ func TestAMembersRecordIsTheFirstOfItsEntry(t *testing.T) {
 
 type noArchive struct{}
 
-func (noArchive) Keep(Changes)            {}
-func (noArchive) Finished(ID) (Txn, bool) { return Txn{}, false }
+func (noArchive) Keep(Changes)                 {}
+func (noArchive) Finished(ID) (Txn, bool)      { return Txn{}, false }
+func (noArchive) KeyUse(string) (KeyUse, bool) { return KeyUse{}, false }
 
 func TestTableKnowsTheMembersAndWhoTheyWere(t *testing.T) {
 	table := NewTable(Meta{}, nil, noArchive{})

@@ -36,6 +36,7 @@ const (
 	kindPreAbort
 	kindPromise
 	kindProven
+	kindKeyedCommit
 )
 
 // Form is the first record of a cluster: it gives the cluster its id.
@@ -52,6 +53,10 @@ type CommitRecord struct {
 	Reason string
 	// Label is what the application said the transaction is about.
 	Label string
+	// Key, unless empty, is the idempotency key: if another transaction is committed under it this one
+	// is aborted, and else Result is kept with it. They are there from LevelKeys on.
+	Key    string
+	Result []byte
 }
 
 // AbortRecord is the decision to abort, also called a tombstone: presumed abort needs
@@ -162,8 +167,13 @@ func CheckRecords(b []byte) error {
 	return err
 }
 
-func (Form) kind() recordKind            { return kindForm }
-func (CommitRecord) kind() recordKind    { return kindCommit }
+func (Form) kind() recordKind { return kindForm }
+func (r CommitRecord) kind() recordKind {
+	if r.Key != "" {
+		return kindKeyedCommit
+	}
+	return kindCommit
+}
 func (AbortRecord) kind() recordKind     { return kindAbort }
 func (End) kind() recordKind             { return kindEnd }
 func (HeuristicRecord) kind() recordKind { return kindHeuristic }
@@ -182,7 +192,11 @@ func (r CommitRecord) append(b []byte) []byte {
 	b = append(b, byte(r.Protocol), byte(r.By))
 	b = appendBranches(b, r.Branches)
 	b = appendText(b, r.Reason)
-	return appendText(b, r.Label)
+	b = appendText(b, r.Label)
+	if r.Key == "" {
+		return b
+	}
+	return r.appendKeyed(b)
 }
 
 func (r AbortRecord) append(b []byte) []byte {
@@ -276,8 +290,9 @@ func (d *decoder) record() Record {
 		}
 		return Form{}
 	case kindCommit:
-		return CommitRecord{ID: d.id(), Protocol: d.protocol(), By: d.source(), Branches: d.branches(),
-			Reason: d.text(), Label: d.text()}
+		return d.commit()
+	case kindKeyedCommit:
+		return d.keyed(d.commit())
 	case kindAbort:
 		return AbortRecord{ID: d.id(), By: d.source(), Reason: d.text(), Seen: d.bool()}
 	case kindEnd:
@@ -335,6 +350,10 @@ func (d *decoder) record() Record {
 	}
 	d.err = true
 	return nil
+}
+
+func (d *decoder) commit() CommitRecord {
+	return CommitRecord{ID: d.id(), Protocol: d.protocol(), By: d.source(), Branches: d.branches(), Reason: d.text(), Label: d.text()}
 }
 
 func (d *decoder) bytes(n int) []byte {

@@ -33,6 +33,8 @@ func sampleRecords() []Record {
 		MembersRecord{Members: sampleMembers, Who: "ann", Why: "more of them", Key: "k"},
 		Form{Cluster: 0xc0ffee},
 		CommitRecord{ID: id, By: FromOperator, Branches: sampleBranches, Reason: "operator", Label: "order 4711"},
+		CommitRecord{ID: id, Branches: sampleBranches, Label: "order 4711", Key: "4711", Result: []byte{0, 255}},
+		CommitRecord{ID: id, Branches: []Branch{}, Key: "k"},
 		AbortRecord{ID: id, By: FromCluster, Reason: "asked for"},
 		AbortRecord{ID: id, By: FromCluster, Reason: "orphan", Seen: true},
 		End{IDs: []ID{id, NewID(time.Now())}},

@@ -9,6 +9,9 @@ type CommitRequest struct {
 	Cluster  ClusterID // by which the branches are named; 0 if whoever asks names none
 	Protocol Protocol
 	Label    string
+	// Key is the idempotency key, and Result what is kept with it; empty if there is none.
+	Key      string
+	Result   []byte
 	Branches []Branch // numbers and resources unique, in order of No; there may be none
 	Agents   []Agent  // of three phases, and only there: in order of PartyID
 }

@@ -3,6 +3,7 @@
 package txn
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"time"
@@ -17,6 +18,9 @@ type Archive interface {
 	Keep(c Changes)
 	// Finished returns a finished transaction, as the changes so far say.
 	Finished(id ID) (Txn, bool)
+	// KeyUse returns the latest use of an idempotency key, as the changes so far say. It may
+	// return one that is older than the watermark, or not.
+	KeyUse(key string) (KeyUse, bool)
 }
 
 // Table is the state machine of the cluster: the fold of all delivered records.
@@ -146,6 +150,9 @@ type Changes struct {
 	// Witnesses are the open gids as they are now, of those that changed; Closed are open no more.
 	Witnesses []Witness
 	Closed    []ID
+	// Keys are the idempotency keys that were used. Those of transactions that PurgeBefore purges
+	// are to be forgotten, at some time.
+	Keys []KeyUse
 	// Broken are to be alarmed.
 	Broken  []Breach
 	Granted []Lease // in the order in which LeaseRecord asks for them
@@ -170,11 +177,15 @@ func (t *Table) Apply(at Position, data []byte) (Changes, error) {
 		case CommitRecord:
 			x := Txn{ID: r.ID, Decision: Commit, Seen: len(r.Branches) > 0, Protocol: r.Protocol, By: r.By,
 				Branches: r.Branches, Reason: r.Reason, Label: r.Label, Decided: at, Ended: len(r.Branches) == 0}
-			if why := t.refusal(r.ID, r.By); why != "" {
+			why := cmp.Or(t.refusal(r.ID, r.By), t.keyUsed(r, &c))
+			if why != "" {
 				x = Txn{ID: r.ID, Decision: Abort, By: FromCluster, Reason: why, Seen: len(r.Branches) > 0, Decided: at,
 					Ended: true}
 			}
 			touched = append(touched, t.decide(x, &c))
+			if v := c.Verdicts[len(c.Verdicts)-1]; r.Key != "" && v.First && v.Decision == Commit {
+				c.Keys = append(c.Keys, KeyUse{Key: r.Key, ID: r.ID, Result: r.Result})
+			}
 		case AbortRecord:
 			touched = append(touched, t.decide(Txn{ID: r.ID, Decision: Abort, By: r.By, Reason: r.Reason, Seen: r.Seen,
 				Decided: at, Ended: true}, &c))

@@ -15,16 +15,22 @@ type shelf struct {
 	finished map[ID]Txn
 	open     map[ID]Txn
 	witness  map[ID]Witness
+	keys     map[string]KeyUse
 	meta     Meta
 }
 
 func newShelf() *shelf {
-	return &shelf{finished: map[ID]Txn{}, open: map[ID]Txn{}, witness: map[ID]Witness{}}
+	return &shelf{finished: map[ID]Txn{}, open: map[ID]Txn{}, witness: map[ID]Witness{}, keys: map[string]KeyUse{}}
 }
 
 func (s *shelf) Finished(id ID) (Txn, bool) { x, ok := s.finished[id]; return x, ok }
 
+func (s *shelf) KeyUse(key string) (KeyUse, bool) { u, ok := s.keys[key]; return u, ok }
+
 func (s *shelf) Keep(c Changes) {
+	for _, u := range c.Keys {
+		s.keys[u.Key] = u
+	}
 	for id := range s.finished {
 		if string(id[:]) < string(c.PurgeBefore[:]) {
 			delete(s.finished, id)

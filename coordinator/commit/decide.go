@@ -3,6 +3,7 @@
 package commit
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"time"
@@ -166,13 +167,13 @@ func (c *Machine) onCommitAsked(e CommitAsked) {
 	if err != nil {
 		l.by = txn.FromCluster
 	} else {
-		err = c.acceptable(e)
+		err = cmp.Or(c.acceptable(e), c.keyAcceptable(e.Key))
 	}
 	if err != nil {
 		c.carry(l, l.core.Step(protocol.RollbackAsked{Reason: err.Error()}))
 		return
 	}
-	l.protocol, l.label = e.Protocol, e.Label
+	l.protocol, l.label, l.key, l.result = e.Protocol, e.Label, e.Key, e.Result
 	if l.council == nil {
 		c.carry(l, l.core.Step(protocol.Asked{Branches: e.Branches}))
 		return

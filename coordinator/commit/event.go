@@ -25,6 +25,13 @@ type OutcomeAsked struct {
 	txn.Inquiry
 }
 
+// KeyAsked asks which transaction was committed under an idempotency key, if any. Any member may be
+// asked.
+type KeyAsked struct {
+	Request uint64
+	Key     string
+}
+
 // ResolveAsked is an operator's decision for a transaction that has none.
 type ResolveAsked struct {
 	Request uint64
@@ -119,6 +126,7 @@ type Fitness struct {
 
 func (CommitAsked) IsEvent()  {}
 func (OutcomeAsked) IsEvent() {}
+func (KeyAsked) IsEvent()     {}
 func (ResolveAsked) IsEvent() {}
 func (ForgetAsked) IsEvent()  {}
 func (SettleAsked) IsEvent()  {}
@@ -135,6 +143,9 @@ func (e CommitAsked) RequestNo() uint64 { return e.Request }
 
 // RequestNo implements replica.Asking.
 func (e OutcomeAsked) RequestNo() uint64 { return e.Request }
+
+// RequestNo implements replica.Asking.
+func (e KeyAsked) RequestNo() uint64 { return e.Request }
 
 // RequestNo implements replica.Asking.
 func (e ResolveAsked) RequestNo() uint64 { return e.Request }
@@ -194,8 +205,9 @@ type Reply struct {
 	Decision txn.Decision
 	Reason   string
 	Zxid     zab.Zxid
-	Txn      txn.Txn // as far as it is known
-	View     *View   // of a ViewAsked
+	Txn      txn.Txn     // as far as it is known
+	View     *View       // of a ViewAsked
+	Key      *txn.KeyUse // of a KeyAsked, with the Txn; nil if no use is remembered
 	Lease    txn.Lease
 	Plan     []recovery.Action
 }

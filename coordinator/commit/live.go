@@ -23,6 +23,8 @@ type live struct {
 	requests []uint64 // that wait for the decision
 	protocol txn.Protocol
 	label    string
+	key      string     // idempotency key, unless empty
+	result   []byte     // that is kept with it
 	by       txn.Source // who asks for the decision
 	reason   string     // for the commit record, if an operator decides
 	seen     bool       // a prepared branch was seen, or whoever began it says that there were several
@@ -168,7 +170,7 @@ func (c *Machine) answer(l *live, r Reply) {
 
 // size is about how many bytes a decision takes in the log.
 func size(l *live, p protocol.Propose) int {
-	n := 32 + len(l.label) + len(l.reason) + len(p.Reason)
+	n := 32 + len(l.key) + len(l.result) + len(l.label) + len(l.reason) + len(p.Reason)
 	for _, b := range p.Branches {
 		n += 4 + len(b.Resource) + len(b.Evidence) + len(b.Holder)
 	}
@@ -182,7 +184,7 @@ func (c *Machine) carry(l *live, effects []protocol.Effect) {
 		case protocol.Propose:
 			if e.Decision == txn.Commit {
 				c.core.Propose(txn.CommitRecord{ID: l.id, Protocol: l.protocol, By: l.by, Branches: e.Branches,
-					Reason: l.reason, Label: l.label})
+					Reason: l.reason, Label: l.label, Key: l.key, Result: l.result})
 				if mutant.ReplyBeforeQuorum {
 					c.answer(l, Reply{Decision: txn.Commit})
 				}

@@ -138,6 +138,8 @@ func (c *Machine) Step(e replica.Event) error {
 		c.onCommitAsked(e)
 	case OutcomeAsked:
 		return c.core.Read(e.Request, e)
+	case KeyAsked:
+		return c.core.Read(e.Request, e)
 	case ResolveAsked:
 		c.onResolveAsked(e)
 	case ForgetAsked:
@@ -183,6 +185,8 @@ func (c *Machine) Answer(e replica.Event) {
 	switch e := e.(type) {
 	case OutcomeAsked:
 		c.settle(e)
+	case KeyAsked:
+		c.answerKey(e)
 	case ViewAsked:
 		c.answerView(e)
 	default:

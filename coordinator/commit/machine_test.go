@@ -36,6 +36,7 @@ type lone struct {
 	notes    []string
 	letters  []Letter
 	finished map[txn.ID]txn.Txn
+	keys     map[string]txn.KeyUse
 }
 
 // loneDisk is the log of one node.
@@ -83,7 +84,7 @@ func newLone(t *testing.T, resources ...string) *lone {
 func (l *lone) restart() {
 	l.t.Helper()
 	l.config.Boot++
-	l.replies, l.forgets, l.finished = map[uint64]Reply{}, map[string][]txn.XID{}, map[txn.ID]txn.Txn{}
+	l.replies, l.forgets, l.finished, l.keys = map[uint64]Reply{}, map[string][]txn.XID{}, map[txn.ID]txn.Txn{}, map[string]txn.KeyUse{}
 	l.tasks, l.scans, l.evidence = nil, nil, nil
 	l.table = txn.NewTable(txn.Meta{}, nil, l)
 	l.core = New(l.machine, l.table)
@@ -107,10 +108,16 @@ func (l *lone) Keep(c txn.Changes) {
 	for _, x := range c.Finished {
 		l.finished[x.ID] = x
 	}
+	for _, u := range c.Keys {
+		l.keys[u.Key] = u
+	}
 }
 
 // Finished implements txn.Archive.
 func (l *lone) Finished(id txn.ID) (txn.Txn, bool) { x, ok := l.finished[id]; return x, ok }
+
+// KeyUse implements txn.Archive.
+func (l *lone) KeyUse(key string) (txn.KeyUse, bool) { u, ok := l.keys[key]; return u, ok }
 
 // step is one turn, and those that follow from its writes.
 func (l *lone) step(events ...replica.Event) {

@@ -119,6 +119,8 @@ func (a *turnArchive) Finished(id txn.ID) (txn.Txn, bool) {
 	return x, ok
 }
 
+func (a *turnArchive) KeyUse(string) (txn.KeyUse, bool) { return txn.KeyUse{}, false }
+
 // turnNode is a core and what a driver does for it, without waiting for anything.
 type turnNode struct {
 	t       *testing.T

@@ -61,4 +61,5 @@ const (
 	VoteBeforeJournal         = false // X54
 	TimeoutCommits            = false // X55
 	TimeoutAborts             = false // X56
+	ForgetKeys                = false // X57
 )

@@ -61,6 +61,7 @@ var (
 	VoteBeforeJournal         bool // X54
 	TimeoutCommits            bool // X55
 	TimeoutAborts             bool // X56
+	ForgetKeys                bool // X57
 )
 
 var switches = map[string]*bool{
@@ -119,6 +120,7 @@ var switches = map[string]*bool{
 	"X54": &VoteBeforeJournal,
 	"X55": &TimeoutCommits,
 	"X56": &TimeoutAborts,
+	"X57": &ForgetKeys,
 }
 
 // With runs f while the mutant with this ID is on. Tests that use it must not be parallel.

@@ -135,4 +135,6 @@ var table = []Mutant{
 		In: []string{inThreePC}},
 	{ID: "X56", Name: "TimeoutAborts", What: "an agent that waits too long for pre-commit aborts",
 		In: []string{inThreePC}},
+	{ID: "X57", Name: "ForgetKeys", What: "two transactions are committed under one idempotency key",
+		In: []string{inTxnSim}},
 }

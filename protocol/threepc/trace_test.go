@@ -89,6 +89,8 @@ func (s shelf) Keep(c txn.Changes) {
 
 func (s shelf) Finished(id txn.ID) (txn.Txn, bool) { x, ok := s[id]; return x, ok }
 
+func (s shelf) KeyUse(string) (txn.KeyUse, bool) { return txn.KeyUse{}, false }
+
 func newStory(t *testing.T, n int) *story {
 	s := &story{t: t, id: txn.NewID(time.Now()).WithClass(txn.ThreePhase), agents: map[string]*agentOf{},
 		shelf: shelf{}}

@@ -55,7 +55,12 @@ type CommitRequest struct {
 	// The highest zxid that the client got in answers; empty: any state will do.
 	Seen string `protobuf:"bytes,6,opt,name=seen,proto3" json:"seen,omitempty"`
 	// Who holds the branches, in three phases: each agent once.
-	Agents        []*AgentBranches `protobuf:"bytes,7,rep,name=agents,proto3" json:"agents,omitempty"`
+	Agents []*AgentBranches `protobuf:"bytes,7,rep,name=agents,proto3" json:"agents,omitempty"`
+	// Idempotency key, at most 128 bytes, of a transaction in two phases: if another transaction is
+	// committed under it this one is aborted. It is remembered as long as the outcome.
+	Key string `protobuf:"bytes,8,opt,name=key,proto3" json:"key,omitempty"`
+	// Kept with the key, at most 4096 bytes.
+	Result        []byte `protobuf:"bytes,9,opt,name=result,proto3" json:"result,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -135,6 +140,20 @@ func (x *CommitRequest) GetSeen() string {
 func (x *CommitRequest) GetAgents() []*AgentBranches {
 	if x != nil {
 		return x.Agents
+	}
+	return nil
+}
+
+func (x *CommitRequest) GetKey() string {
+	if x != nil {
+		return x.Key
+	}
+	return ""
+}
+
+func (x *CommitRequest) GetResult() []byte {
+	if x != nil {
+		return x.Result
 	}
 	return nil
 }
@@ -1031,6 +1050,120 @@ func (x *OutcomeResponse) GetFinished() bool {
 	return false
 }
 
+type KeyUseRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Key           string                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	Seen          string                 `protobuf:"bytes,2,opt,name=seen,proto3" json:"seen,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *KeyUseRequest) Reset() {
+	*x = KeyUseRequest{}
+	mi := &file_concord_v1_concord_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *KeyUseRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*KeyUseRequest) ProtoMessage() {}
+
+func (x *KeyUseRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_concord_v1_concord_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use KeyUseRequest.ProtoReflect.Descriptor instead.
+func (*KeyUseRequest) Descriptor() ([]byte, []int) {
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *KeyUseRequest) GetKey() string {
+	if x != nil {
+		return x.Key
+	}
+	return ""
+}
+
+func (x *KeyUseRequest) GetSeen() string {
+	if x != nil {
+		return x.Seen
+	}
+	return ""
+}
+
+type KeyUseResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Of the transaction; empty if none is committed under the key, or none that is remembered.
+	Gid string `protobuf:"bytes,1,opt,name=gid,proto3" json:"gid,omitempty"`
+	// As its commit request had it.
+	Result        []byte `protobuf:"bytes,2,opt,name=result,proto3" json:"result,omitempty"`
+	Zxid          string `protobuf:"bytes,3,opt,name=zxid,proto3" json:"zxid,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *KeyUseResponse) Reset() {
+	*x = KeyUseResponse{}
+	mi := &file_concord_v1_concord_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *KeyUseResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*KeyUseResponse) ProtoMessage() {}
+
+func (x *KeyUseResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_concord_v1_concord_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use KeyUseResponse.ProtoReflect.Descriptor instead.
+func (*KeyUseResponse) Descriptor() ([]byte, []int) {
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *KeyUseResponse) GetGid() string {
+	if x != nil {
+		return x.Gid
+	}
+	return ""
+}
+
+func (x *KeyUseResponse) GetResult() []byte {
+	if x != nil {
+		return x.Result
+	}
+	return nil
+}
+
+func (x *KeyUseResponse) GetZxid() string {
+	if x != nil {
+		return x.Zxid
+	}
+	return ""
+}
+
 type Transaction struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Gid   string                 `protobuf:"bytes,1,opt,name=gid,proto3" json:"gid,omitempty"`
@@ -1059,7 +1192,7 @@ type Transaction struct {
 
 func (x *Transaction) Reset() {
 	*x = Transaction{}
-	mi := &file_concord_v1_concord_proto_msgTypes[16]
+	mi := &file_concord_v1_concord_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1071,7 +1204,7 @@ func (x *Transaction) String() string {
 func (*Transaction) ProtoMessage() {}
 
 func (x *Transaction) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[16]
+	mi := &file_concord_v1_concord_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1084,7 +1217,7 @@ func (x *Transaction) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Transaction.ProtoReflect.Descriptor instead.
 func (*Transaction) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{16}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Transaction) GetGid() string {
@@ -1179,7 +1312,7 @@ type Heuristic struct {
 
 func (x *Heuristic) Reset() {
 	*x = Heuristic{}
-	mi := &file_concord_v1_concord_proto_msgTypes[17]
+	mi := &file_concord_v1_concord_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1191,7 +1324,7 @@ func (x *Heuristic) String() string {
 func (*Heuristic) ProtoMessage() {}
 
 func (x *Heuristic) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[17]
+	mi := &file_concord_v1_concord_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1204,7 +1337,7 @@ func (x *Heuristic) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Heuristic.ProtoReflect.Descriptor instead.
 func (*Heuristic) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{17}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Heuristic) GetNo() uint32 {
@@ -1267,7 +1400,7 @@ type ListRequest struct {
 
 func (x *ListRequest) Reset() {
 	*x = ListRequest{}
-	mi := &file_concord_v1_concord_proto_msgTypes[18]
+	mi := &file_concord_v1_concord_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1279,7 +1412,7 @@ func (x *ListRequest) String() string {
 func (*ListRequest) ProtoMessage() {}
 
 func (x *ListRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[18]
+	mi := &file_concord_v1_concord_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1292,7 +1425,7 @@ func (x *ListRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRequest.ProtoReflect.Descriptor instead.
 func (*ListRequest) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{18}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *ListRequest) GetState() string {
@@ -1351,7 +1484,7 @@ type ListResponse struct {
 
 func (x *ListResponse) Reset() {
 	*x = ListResponse{}
-	mi := &file_concord_v1_concord_proto_msgTypes[19]
+	mi := &file_concord_v1_concord_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1363,7 +1496,7 @@ func (x *ListResponse) String() string {
 func (*ListResponse) ProtoMessage() {}
 
 func (x *ListResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[19]
+	mi := &file_concord_v1_concord_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1376,7 +1509,7 @@ func (x *ListResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListResponse.ProtoReflect.Descriptor instead.
 func (*ListResponse) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{19}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *ListResponse) GetTransactions() []*Transaction {
@@ -1417,7 +1550,7 @@ type GetRequest struct {
 
 func (x *GetRequest) Reset() {
 	*x = GetRequest{}
-	mi := &file_concord_v1_concord_proto_msgTypes[20]
+	mi := &file_concord_v1_concord_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1429,7 +1562,7 @@ func (x *GetRequest) String() string {
 func (*GetRequest) ProtoMessage() {}
 
 func (x *GetRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[20]
+	mi := &file_concord_v1_concord_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1442,7 +1575,7 @@ func (x *GetRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetRequest.ProtoReflect.Descriptor instead.
 func (*GetRequest) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{20}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *GetRequest) GetGid() string {
@@ -1469,7 +1602,7 @@ type GetResponse struct {
 
 func (x *GetResponse) Reset() {
 	*x = GetResponse{}
-	mi := &file_concord_v1_concord_proto_msgTypes[21]
+	mi := &file_concord_v1_concord_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1481,7 +1614,7 @@ func (x *GetResponse) String() string {
 func (*GetResponse) ProtoMessage() {}
 
 func (x *GetResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[21]
+	mi := &file_concord_v1_concord_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1494,7 +1627,7 @@ func (x *GetResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetResponse.ProtoReflect.Descriptor instead.
 func (*GetResponse) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{21}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *GetResponse) GetTransaction() *Transaction {
@@ -1528,7 +1661,7 @@ type ResolveRequest struct {
 
 func (x *ResolveRequest) Reset() {
 	*x = ResolveRequest{}
-	mi := &file_concord_v1_concord_proto_msgTypes[22]
+	mi := &file_concord_v1_concord_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1540,7 +1673,7 @@ func (x *ResolveRequest) String() string {
 func (*ResolveRequest) ProtoMessage() {}
 
 func (x *ResolveRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[22]
+	mi := &file_concord_v1_concord_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1553,7 +1686,7 @@ func (x *ResolveRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResolveRequest.ProtoReflect.Descriptor instead.
 func (*ResolveRequest) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{22}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *ResolveRequest) GetGid() string {
@@ -1608,7 +1741,7 @@ type ResolveResponse struct {
 
 func (x *ResolveResponse) Reset() {
 	*x = ResolveResponse{}
-	mi := &file_concord_v1_concord_proto_msgTypes[23]
+	mi := &file_concord_v1_concord_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1620,7 +1753,7 @@ func (x *ResolveResponse) String() string {
 func (*ResolveResponse) ProtoMessage() {}
 
 func (x *ResolveResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[23]
+	mi := &file_concord_v1_concord_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1633,7 +1766,7 @@ func (x *ResolveResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResolveResponse.ProtoReflect.Descriptor instead.
 func (*ResolveResponse) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{23}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *ResolveResponse) GetDecision() string {
@@ -1662,7 +1795,7 @@ type ForgetRequest struct {
 
 func (x *ForgetRequest) Reset() {
 	*x = ForgetRequest{}
-	mi := &file_concord_v1_concord_proto_msgTypes[24]
+	mi := &file_concord_v1_concord_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1674,7 +1807,7 @@ func (x *ForgetRequest) String() string {
 func (*ForgetRequest) ProtoMessage() {}
 
 func (x *ForgetRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[24]
+	mi := &file_concord_v1_concord_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1687,7 +1820,7 @@ func (x *ForgetRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ForgetRequest.ProtoReflect.Descriptor instead.
 func (*ForgetRequest) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{24}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *ForgetRequest) GetGid() string {
@@ -1727,7 +1860,7 @@ type ForgetResponse struct {
 
 func (x *ForgetResponse) Reset() {
 	*x = ForgetResponse{}
-	mi := &file_concord_v1_concord_proto_msgTypes[25]
+	mi := &file_concord_v1_concord_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1739,7 +1872,7 @@ func (x *ForgetResponse) String() string {
 func (*ForgetResponse) ProtoMessage() {}
 
 func (x *ForgetResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[25]
+	mi := &file_concord_v1_concord_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1752,7 +1885,7 @@ func (x *ForgetResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ForgetResponse.ProtoReflect.Descriptor instead.
 func (*ForgetResponse) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{25}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *ForgetResponse) GetZxid() string {
@@ -1777,7 +1910,7 @@ type SettleRequest struct {
 
 func (x *SettleRequest) Reset() {
 	*x = SettleRequest{}
-	mi := &file_concord_v1_concord_proto_msgTypes[26]
+	mi := &file_concord_v1_concord_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1789,7 +1922,7 @@ func (x *SettleRequest) String() string {
 func (*SettleRequest) ProtoMessage() {}
 
 func (x *SettleRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[26]
+	mi := &file_concord_v1_concord_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1802,7 +1935,7 @@ func (x *SettleRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SettleRequest.ProtoReflect.Descriptor instead.
 func (*SettleRequest) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{26}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *SettleRequest) GetGid() string {
@@ -1856,7 +1989,7 @@ type SettleResponse struct {
 
 func (x *SettleResponse) Reset() {
 	*x = SettleResponse{}
-	mi := &file_concord_v1_concord_proto_msgTypes[27]
+	mi := &file_concord_v1_concord_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1868,7 +2001,7 @@ func (x *SettleResponse) String() string {
 func (*SettleResponse) ProtoMessage() {}
 
 func (x *SettleResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[27]
+	mi := &file_concord_v1_concord_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1881,7 +2014,7 @@ func (x *SettleResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SettleResponse.ProtoReflect.Descriptor instead.
 func (*SettleResponse) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{27}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *SettleResponse) GetZxid() string {
@@ -1903,7 +2036,7 @@ type ReplaceMemberRequest struct {
 
 func (x *ReplaceMemberRequest) Reset() {
 	*x = ReplaceMemberRequest{}
-	mi := &file_concord_v1_concord_proto_msgTypes[28]
+	mi := &file_concord_v1_concord_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1915,7 +2048,7 @@ func (x *ReplaceMemberRequest) String() string {
 func (*ReplaceMemberRequest) ProtoMessage() {}
 
 func (x *ReplaceMemberRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[28]
+	mi := &file_concord_v1_concord_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1928,7 +2061,7 @@ func (x *ReplaceMemberRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplaceMemberRequest.ProtoReflect.Descriptor instead.
 func (*ReplaceMemberRequest) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{28}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *ReplaceMemberRequest) GetNode() uint64 {
@@ -1968,7 +2101,7 @@ type ReplaceMemberResponse struct {
 
 func (x *ReplaceMemberResponse) Reset() {
 	*x = ReplaceMemberResponse{}
-	mi := &file_concord_v1_concord_proto_msgTypes[29]
+	mi := &file_concord_v1_concord_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1980,7 +2113,7 @@ func (x *ReplaceMemberResponse) String() string {
 func (*ReplaceMemberResponse) ProtoMessage() {}
 
 func (x *ReplaceMemberResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[29]
+	mi := &file_concord_v1_concord_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1993,7 +2126,7 @@ func (x *ReplaceMemberResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplaceMemberResponse.ProtoReflect.Descriptor instead.
 func (*ReplaceMemberResponse) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{29}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *ReplaceMemberResponse) GetZxid() string {
@@ -2022,7 +2155,7 @@ type AddMemberRequest struct {
 
 func (x *AddMemberRequest) Reset() {
 	*x = AddMemberRequest{}
-	mi := &file_concord_v1_concord_proto_msgTypes[30]
+	mi := &file_concord_v1_concord_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2034,7 +2167,7 @@ func (x *AddMemberRequest) String() string {
 func (*AddMemberRequest) ProtoMessage() {}
 
 func (x *AddMemberRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[30]
+	mi := &file_concord_v1_concord_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2047,7 +2180,7 @@ func (x *AddMemberRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddMemberRequest.ProtoReflect.Descriptor instead.
 func (*AddMemberRequest) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{30}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *AddMemberRequest) GetNode() uint64 {
@@ -2115,7 +2248,7 @@ type AddMemberResponse struct {
 
 func (x *AddMemberResponse) Reset() {
 	*x = AddMemberResponse{}
-	mi := &file_concord_v1_concord_proto_msgTypes[31]
+	mi := &file_concord_v1_concord_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2127,7 +2260,7 @@ func (x *AddMemberResponse) String() string {
 func (*AddMemberResponse) ProtoMessage() {}
 
 func (x *AddMemberResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[31]
+	mi := &file_concord_v1_concord_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2140,7 +2273,7 @@ func (x *AddMemberResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddMemberResponse.ProtoReflect.Descriptor instead.
 func (*AddMemberResponse) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{31}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *AddMemberResponse) GetZxid() string {
@@ -2164,7 +2297,7 @@ type RemoveMemberRequest struct {
 
 func (x *RemoveMemberRequest) Reset() {
 	*x = RemoveMemberRequest{}
-	mi := &file_concord_v1_concord_proto_msgTypes[32]
+	mi := &file_concord_v1_concord_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2176,7 +2309,7 @@ func (x *RemoveMemberRequest) String() string {
 func (*RemoveMemberRequest) ProtoMessage() {}
 
 func (x *RemoveMemberRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[32]
+	mi := &file_concord_v1_concord_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2189,7 +2322,7 @@ func (x *RemoveMemberRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveMemberRequest.ProtoReflect.Descriptor instead.
 func (*RemoveMemberRequest) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{32}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *RemoveMemberRequest) GetNode() uint64 {
@@ -2236,7 +2369,7 @@ type RemoveMemberResponse struct {
 
 func (x *RemoveMemberResponse) Reset() {
 	*x = RemoveMemberResponse{}
-	mi := &file_concord_v1_concord_proto_msgTypes[33]
+	mi := &file_concord_v1_concord_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2248,7 +2381,7 @@ func (x *RemoveMemberResponse) String() string {
 func (*RemoveMemberResponse) ProtoMessage() {}
 
 func (x *RemoveMemberResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[33]
+	mi := &file_concord_v1_concord_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2261,7 +2394,7 @@ func (x *RemoveMemberResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveMemberResponse.ProtoReflect.Descriptor instead.
 func (*RemoveMemberResponse) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{33}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *RemoveMemberResponse) GetZxid() string {
@@ -2283,7 +2416,7 @@ type TransferLeadershipRequest struct {
 
 func (x *TransferLeadershipRequest) Reset() {
 	*x = TransferLeadershipRequest{}
-	mi := &file_concord_v1_concord_proto_msgTypes[34]
+	mi := &file_concord_v1_concord_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2295,7 +2428,7 @@ func (x *TransferLeadershipRequest) String() string {
 func (*TransferLeadershipRequest) ProtoMessage() {}
 
 func (x *TransferLeadershipRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[34]
+	mi := &file_concord_v1_concord_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2308,7 +2441,7 @@ func (x *TransferLeadershipRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TransferLeadershipRequest.ProtoReflect.Descriptor instead.
 func (*TransferLeadershipRequest) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{34}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *TransferLeadershipRequest) GetNode() uint64 {
@@ -2348,7 +2481,7 @@ type TransferLeadershipResponse struct {
 
 func (x *TransferLeadershipResponse) Reset() {
 	*x = TransferLeadershipResponse{}
-	mi := &file_concord_v1_concord_proto_msgTypes[35]
+	mi := &file_concord_v1_concord_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2360,7 +2493,7 @@ func (x *TransferLeadershipResponse) String() string {
 func (*TransferLeadershipResponse) ProtoMessage() {}
 
 func (x *TransferLeadershipResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[35]
+	mi := &file_concord_v1_concord_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2373,7 +2506,7 @@ func (x *TransferLeadershipResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TransferLeadershipResponse.ProtoReflect.Descriptor instead.
 func (*TransferLeadershipResponse) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{35}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *TransferLeadershipResponse) GetZxid() string {
@@ -2396,7 +2529,7 @@ type RecoverRequest struct {
 
 func (x *RecoverRequest) Reset() {
 	*x = RecoverRequest{}
-	mi := &file_concord_v1_concord_proto_msgTypes[36]
+	mi := &file_concord_v1_concord_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2408,7 +2541,7 @@ func (x *RecoverRequest) String() string {
 func (*RecoverRequest) ProtoMessage() {}
 
 func (x *RecoverRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[36]
+	mi := &file_concord_v1_concord_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2421,7 +2554,7 @@ func (x *RecoverRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RecoverRequest.ProtoReflect.Descriptor instead.
 func (*RecoverRequest) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{36}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *RecoverRequest) GetApply() bool {
@@ -2459,7 +2592,7 @@ type RecoverResponse struct {
 
 func (x *RecoverResponse) Reset() {
 	*x = RecoverResponse{}
-	mi := &file_concord_v1_concord_proto_msgTypes[37]
+	mi := &file_concord_v1_concord_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2471,7 +2604,7 @@ func (x *RecoverResponse) String() string {
 func (*RecoverResponse) ProtoMessage() {}
 
 func (x *RecoverResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[37]
+	mi := &file_concord_v1_concord_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2484,7 +2617,7 @@ func (x *RecoverResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RecoverResponse.ProtoReflect.Descriptor instead.
 func (*RecoverResponse) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{37}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *RecoverResponse) GetActions() []*RecoverAction {
@@ -2534,7 +2667,7 @@ type RecoverAction struct {
 
 func (x *RecoverAction) Reset() {
 	*x = RecoverAction{}
-	mi := &file_concord_v1_concord_proto_msgTypes[38]
+	mi := &file_concord_v1_concord_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2546,7 +2679,7 @@ func (x *RecoverAction) String() string {
 func (*RecoverAction) ProtoMessage() {}
 
 func (x *RecoverAction) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[38]
+	mi := &file_concord_v1_concord_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2559,7 +2692,7 @@ func (x *RecoverAction) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RecoverAction.ProtoReflect.Descriptor instead.
 func (*RecoverAction) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{38}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *RecoverAction) GetGid() string {
@@ -2627,7 +2760,7 @@ type StatusRequest struct {
 
 func (x *StatusRequest) Reset() {
 	*x = StatusRequest{}
-	mi := &file_concord_v1_concord_proto_msgTypes[39]
+	mi := &file_concord_v1_concord_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2639,7 +2772,7 @@ func (x *StatusRequest) String() string {
 func (*StatusRequest) ProtoMessage() {}
 
 func (x *StatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[39]
+	mi := &file_concord_v1_concord_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2652,7 +2785,7 @@ func (x *StatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusRequest.ProtoReflect.Descriptor instead.
 func (*StatusRequest) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{39}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *StatusRequest) GetSeen() string {
@@ -2673,7 +2806,7 @@ type WatchRequest struct {
 
 func (x *WatchRequest) Reset() {
 	*x = WatchRequest{}
-	mi := &file_concord_v1_concord_proto_msgTypes[40]
+	mi := &file_concord_v1_concord_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2685,7 +2818,7 @@ func (x *WatchRequest) String() string {
 func (*WatchRequest) ProtoMessage() {}
 
 func (x *WatchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[40]
+	mi := &file_concord_v1_concord_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2698,7 +2831,7 @@ func (x *WatchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchRequest.ProtoReflect.Descriptor instead.
 func (*WatchRequest) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{40}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *WatchRequest) GetIntervalMs() uint32 {
@@ -2755,7 +2888,7 @@ type StatusResponse struct {
 
 func (x *StatusResponse) Reset() {
 	*x = StatusResponse{}
-	mi := &file_concord_v1_concord_proto_msgTypes[41]
+	mi := &file_concord_v1_concord_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2767,7 +2900,7 @@ func (x *StatusResponse) String() string {
 func (*StatusResponse) ProtoMessage() {}
 
 func (x *StatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[41]
+	mi := &file_concord_v1_concord_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2780,7 +2913,7 @@ func (x *StatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusResponse.ProtoReflect.Descriptor instead.
 func (*StatusResponse) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{41}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *StatusResponse) GetCluster() string {
@@ -2922,7 +3055,7 @@ type Node struct {
 
 func (x *Node) Reset() {
 	*x = Node{}
-	mi := &file_concord_v1_concord_proto_msgTypes[42]
+	mi := &file_concord_v1_concord_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2934,7 +3067,7 @@ func (x *Node) String() string {
 func (*Node) ProtoMessage() {}
 
 func (x *Node) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[42]
+	mi := &file_concord_v1_concord_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2947,7 +3080,7 @@ func (x *Node) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Node.ProtoReflect.Descriptor instead.
 func (*Node) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{42}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *Node) GetId() uint64 {
@@ -3045,7 +3178,7 @@ type ResourceStatus struct {
 
 func (x *ResourceStatus) Reset() {
 	*x = ResourceStatus{}
-	mi := &file_concord_v1_concord_proto_msgTypes[43]
+	mi := &file_concord_v1_concord_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3057,7 +3190,7 @@ func (x *ResourceStatus) String() string {
 func (*ResourceStatus) ProtoMessage() {}
 
 func (x *ResourceStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[43]
+	mi := &file_concord_v1_concord_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3070,7 +3203,7 @@ func (x *ResourceStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResourceStatus.ProtoReflect.Descriptor instead.
 func (*ResourceStatus) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{43}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *ResourceStatus) GetName() string {
@@ -3170,7 +3303,7 @@ type ResourcesRequest struct {
 
 func (x *ResourcesRequest) Reset() {
 	*x = ResourcesRequest{}
-	mi := &file_concord_v1_concord_proto_msgTypes[44]
+	mi := &file_concord_v1_concord_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3182,7 +3315,7 @@ func (x *ResourcesRequest) String() string {
 func (*ResourcesRequest) ProtoMessage() {}
 
 func (x *ResourcesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[44]
+	mi := &file_concord_v1_concord_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3195,7 +3328,7 @@ func (x *ResourcesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResourcesRequest.ProtoReflect.Descriptor instead.
 func (*ResourcesRequest) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{44}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *ResourcesRequest) GetSeen() string {
@@ -3238,7 +3371,7 @@ type ResourcesResponse struct {
 
 func (x *ResourcesResponse) Reset() {
 	*x = ResourcesResponse{}
-	mi := &file_concord_v1_concord_proto_msgTypes[45]
+	mi := &file_concord_v1_concord_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3250,7 +3383,7 @@ func (x *ResourcesResponse) String() string {
 func (*ResourcesResponse) ProtoMessage() {}
 
 func (x *ResourcesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[45]
+	mi := &file_concord_v1_concord_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3263,7 +3396,7 @@ func (x *ResourcesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResourcesResponse.ProtoReflect.Descriptor instead.
 func (*ResourcesResponse) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{45}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *ResourcesResponse) GetCluster() string {
@@ -3326,7 +3459,7 @@ type CheckResourceRequest struct {
 
 func (x *CheckResourceRequest) Reset() {
 	*x = CheckResourceRequest{}
-	mi := &file_concord_v1_concord_proto_msgTypes[46]
+	mi := &file_concord_v1_concord_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3338,7 +3471,7 @@ func (x *CheckResourceRequest) String() string {
 func (*CheckResourceRequest) ProtoMessage() {}
 
 func (x *CheckResourceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[46]
+	mi := &file_concord_v1_concord_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3351,7 +3484,7 @@ func (x *CheckResourceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckResourceRequest.ProtoReflect.Descriptor instead.
 func (*CheckResourceRequest) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{46}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *CheckResourceRequest) GetName() string {
@@ -3379,7 +3512,7 @@ type CheckResourceResponse struct {
 
 func (x *CheckResourceResponse) Reset() {
 	*x = CheckResourceResponse{}
-	mi := &file_concord_v1_concord_proto_msgTypes[47]
+	mi := &file_concord_v1_concord_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3391,7 +3524,7 @@ func (x *CheckResourceResponse) String() string {
 func (*CheckResourceResponse) ProtoMessage() {}
 
 func (x *CheckResourceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[47]
+	mi := &file_concord_v1_concord_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3404,7 +3537,7 @@ func (x *CheckResourceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckResourceResponse.ProtoReflect.Descriptor instead.
 func (*CheckResourceResponse) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{47}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *CheckResourceResponse) GetReports() []*ResourceReport {
@@ -3435,7 +3568,7 @@ type ResourceReport struct {
 
 func (x *ResourceReport) Reset() {
 	*x = ResourceReport{}
-	mi := &file_concord_v1_concord_proto_msgTypes[48]
+	mi := &file_concord_v1_concord_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3447,7 +3580,7 @@ func (x *ResourceReport) String() string {
 func (*ResourceReport) ProtoMessage() {}
 
 func (x *ResourceReport) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[48]
+	mi := &file_concord_v1_concord_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3460,7 +3593,7 @@ func (x *ResourceReport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResourceReport.ProtoReflect.Descriptor instead.
 func (*ResourceReport) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{48}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *ResourceReport) GetName() string {
@@ -3517,7 +3650,7 @@ type Finding struct {
 
 func (x *Finding) Reset() {
 	*x = Finding{}
-	mi := &file_concord_v1_concord_proto_msgTypes[49]
+	mi := &file_concord_v1_concord_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3529,7 +3662,7 @@ func (x *Finding) String() string {
 func (*Finding) ProtoMessage() {}
 
 func (x *Finding) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[49]
+	mi := &file_concord_v1_concord_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3542,7 +3675,7 @@ func (x *Finding) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Finding.ProtoReflect.Descriptor instead.
 func (*Finding) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{49}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *Finding) GetWhat() string {
@@ -3585,7 +3718,7 @@ type NotLeader struct {
 
 func (x *NotLeader) Reset() {
 	*x = NotLeader{}
-	mi := &file_concord_v1_concord_proto_msgTypes[50]
+	mi := &file_concord_v1_concord_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3597,7 +3730,7 @@ func (x *NotLeader) String() string {
 func (*NotLeader) ProtoMessage() {}
 
 func (x *NotLeader) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[50]
+	mi := &file_concord_v1_concord_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3610,7 +3743,7 @@ func (x *NotLeader) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NotLeader.ProtoReflect.Descriptor instead.
 func (*NotLeader) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{50}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *NotLeader) GetLeader() uint64 {
@@ -3632,7 +3765,7 @@ var File_concord_v1_concord_proto protoreflect.FileDescriptor
 const file_concord_v1_concord_proto_rawDesc = "" +
 	"\n" +
 	"\x18concord/v1/concord.proto\x12\n" +
-	"concord.v1\x1a\x17concord/v1/branch.proto\x1a\x17concord/v1/member.proto\"\xe4\x01\n" +
+	"concord.v1\x1a\x17concord/v1/branch.proto\x1a\x17concord/v1/member.proto\"\x8e\x02\n" +
 	"\rCommitRequest\x12\x10\n" +
 	"\x03gid\x18\x01 \x01(\tR\x03gid\x12\x1a\n" +
 	"\bprotocol\x18\x02 \x01(\tR\bprotocol\x12.\n" +
@@ -3640,7 +3773,9 @@ const file_concord_v1_concord_proto_rawDesc = "" +
 	"\acluster\x18\x04 \x01(\tR\acluster\x12\x14\n" +
 	"\x05label\x18\x05 \x01(\tR\x05label\x12\x12\n" +
 	"\x04seen\x18\x06 \x01(\tR\x04seen\x121\n" +
-	"\x06agents\x18\a \x03(\v2\x19.concord.v1.AgentBranchesR\x06agents\"\x85\x01\n" +
+	"\x06agents\x18\a \x03(\v2\x19.concord.v1.AgentBranchesR\x06agents\x12\x10\n" +
+	"\x03key\x18\b \x01(\tR\x03key\x12\x16\n" +
+	"\x06result\x18\t \x01(\fR\x06result\"\x85\x01\n" +
 	"\rAgentBranches\x12'\n" +
 	"\x05agent\x18\x01 \x01(\v2\x11.concord.v1.PartyR\x05agent\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x125\n" +
@@ -3697,7 +3832,14 @@ const file_concord_v1_concord_proto_rawDesc = "" +
 	"\aoutcome\x18\x01 \x01(\tR\aoutcome\x12\x16\n" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\x12\x12\n" +
 	"\x04zxid\x18\x03 \x01(\tR\x04zxid\x12\x1a\n" +
-	"\bfinished\x18\x04 \x01(\bR\bfinished\"\xc9\x02\n" +
+	"\bfinished\x18\x04 \x01(\bR\bfinished\"5\n" +
+	"\rKeyUseRequest\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x12\n" +
+	"\x04seen\x18\x02 \x01(\tR\x04seen\"N\n" +
+	"\x0eKeyUseResponse\x12\x10\n" +
+	"\x03gid\x18\x01 \x01(\tR\x03gid\x12\x16\n" +
+	"\x06result\x18\x02 \x01(\fR\x06result\x12\x12\n" +
+	"\x04zxid\x18\x03 \x01(\tR\x04zxid\"\xc9\x02\n" +
 	"\vTransaction\x12\x10\n" +
 	"\x03gid\x18\x01 \x01(\tR\x03gid\x12\x14\n" +
 	"\x05state\x18\x02 \x01(\tR\x05state\x12\x1a\n" +
@@ -3902,14 +4044,15 @@ const file_concord_v1_concord_proto_rawDesc = "" +
 	"\x03fix\x18\x04 \x01(\tR\x03fix\"5\n" +
 	"\tNotLeader\x12\x16\n" +
 	"\x06leader\x18\x01 \x01(\x04R\x06leader\x12\x10\n" +
-	"\x03api\x18\x02 \x01(\tR\x03api2\x9e\v\n" +
+	"\x03api\x18\x02 \x01(\tR\x03api2\xdf\v\n" +
 	"\x12CoordinatorService\x12?\n" +
 	"\x06Commit\x12\x19.concord.v1.CommitRequest\x1a\x1a.concord.v1.CommitResponse\x12C\n" +
 	"\x06Decide\x12\x19.concord.v1.DecideRequest\x1a\x1a.concord.v1.DecideResponse(\x010\x01\x12B\n" +
 	"\aDeliver\x12\x1a.concord.v1.DeliverRequest\x1a\x1b.concord.v1.DeliverResponse\x12E\n" +
 	"\bFinished\x12\x1b.concord.v1.FinishedRequest\x1a\x1c.concord.v1.FinishedResponse\x12<\n" +
 	"\x05Lease\x12\x18.concord.v1.LeaseRequest\x1a\x19.concord.v1.LeaseResponse\x12B\n" +
-	"\aOutcome\x12\x1a.concord.v1.OutcomeRequest\x1a\x1b.concord.v1.OutcomeResponse\x129\n" +
+	"\aOutcome\x12\x1a.concord.v1.OutcomeRequest\x1a\x1b.concord.v1.OutcomeResponse\x12?\n" +
+	"\x06KeyUse\x12\x19.concord.v1.KeyUseRequest\x1a\x1a.concord.v1.KeyUseResponse\x129\n" +
 	"\x04List\x12\x17.concord.v1.ListRequest\x1a\x18.concord.v1.ListResponse\x126\n" +
 	"\x03Get\x12\x16.concord.v1.GetRequest\x1a\x17.concord.v1.GetResponse\x12B\n" +
 	"\aResolve\x12\x1a.concord.v1.ResolveRequest\x1a\x1b.concord.v1.ResolveResponse\x12?\n" +
@@ -3937,7 +4080,7 @@ func file_concord_v1_concord_proto_rawDescGZIP() []byte {
 	return file_concord_v1_concord_proto_rawDescData
 }
 
-var file_concord_v1_concord_proto_msgTypes = make([]protoimpl.MessageInfo, 51)
+var file_concord_v1_concord_proto_msgTypes = make([]protoimpl.MessageInfo, 53)
 var file_concord_v1_concord_proto_goTypes = []any{
 	(*CommitRequest)(nil),              // 0: concord.v1.CommitRequest
 	(*AgentBranches)(nil),              // 1: concord.v1.AgentBranches
@@ -3955,110 +4098,114 @@ var file_concord_v1_concord_proto_goTypes = []any{
 	(*LeaseResponse)(nil),              // 13: concord.v1.LeaseResponse
 	(*OutcomeRequest)(nil),             // 14: concord.v1.OutcomeRequest
 	(*OutcomeResponse)(nil),            // 15: concord.v1.OutcomeResponse
-	(*Transaction)(nil),                // 16: concord.v1.Transaction
-	(*Heuristic)(nil),                  // 17: concord.v1.Heuristic
-	(*ListRequest)(nil),                // 18: concord.v1.ListRequest
-	(*ListResponse)(nil),               // 19: concord.v1.ListResponse
-	(*GetRequest)(nil),                 // 20: concord.v1.GetRequest
-	(*GetResponse)(nil),                // 21: concord.v1.GetResponse
-	(*ResolveRequest)(nil),             // 22: concord.v1.ResolveRequest
-	(*ResolveResponse)(nil),            // 23: concord.v1.ResolveResponse
-	(*ForgetRequest)(nil),              // 24: concord.v1.ForgetRequest
-	(*ForgetResponse)(nil),             // 25: concord.v1.ForgetResponse
-	(*SettleRequest)(nil),              // 26: concord.v1.SettleRequest
-	(*SettleResponse)(nil),             // 27: concord.v1.SettleResponse
-	(*ReplaceMemberRequest)(nil),       // 28: concord.v1.ReplaceMemberRequest
-	(*ReplaceMemberResponse)(nil),      // 29: concord.v1.ReplaceMemberResponse
-	(*AddMemberRequest)(nil),           // 30: concord.v1.AddMemberRequest
-	(*AddMemberResponse)(nil),          // 31: concord.v1.AddMemberResponse
-	(*RemoveMemberRequest)(nil),        // 32: concord.v1.RemoveMemberRequest
-	(*RemoveMemberResponse)(nil),       // 33: concord.v1.RemoveMemberResponse
-	(*TransferLeadershipRequest)(nil),  // 34: concord.v1.TransferLeadershipRequest
-	(*TransferLeadershipResponse)(nil), // 35: concord.v1.TransferLeadershipResponse
-	(*RecoverRequest)(nil),             // 36: concord.v1.RecoverRequest
-	(*RecoverResponse)(nil),            // 37: concord.v1.RecoverResponse
-	(*RecoverAction)(nil),              // 38: concord.v1.RecoverAction
-	(*StatusRequest)(nil),              // 39: concord.v1.StatusRequest
-	(*WatchRequest)(nil),               // 40: concord.v1.WatchRequest
-	(*StatusResponse)(nil),             // 41: concord.v1.StatusResponse
-	(*Node)(nil),                       // 42: concord.v1.Node
-	(*ResourceStatus)(nil),             // 43: concord.v1.ResourceStatus
-	(*ResourcesRequest)(nil),           // 44: concord.v1.ResourcesRequest
-	(*ResourcesResponse)(nil),          // 45: concord.v1.ResourcesResponse
-	(*CheckResourceRequest)(nil),       // 46: concord.v1.CheckResourceRequest
-	(*CheckResourceResponse)(nil),      // 47: concord.v1.CheckResourceResponse
-	(*ResourceReport)(nil),             // 48: concord.v1.ResourceReport
-	(*Finding)(nil),                    // 49: concord.v1.Finding
-	(*NotLeader)(nil),                  // 50: concord.v1.NotLeader
-	(*Branch)(nil),                     // 51: concord.v1.Branch
-	(*Party)(nil),                      // 52: concord.v1.Party
-	(*DeliverRequest)(nil),             // 53: concord.v1.DeliverRequest
-	(*DeliverResponse)(nil),            // 54: concord.v1.DeliverResponse
+	(*KeyUseRequest)(nil),              // 16: concord.v1.KeyUseRequest
+	(*KeyUseResponse)(nil),             // 17: concord.v1.KeyUseResponse
+	(*Transaction)(nil),                // 18: concord.v1.Transaction
+	(*Heuristic)(nil),                  // 19: concord.v1.Heuristic
+	(*ListRequest)(nil),                // 20: concord.v1.ListRequest
+	(*ListResponse)(nil),               // 21: concord.v1.ListResponse
+	(*GetRequest)(nil),                 // 22: concord.v1.GetRequest
+	(*GetResponse)(nil),                // 23: concord.v1.GetResponse
+	(*ResolveRequest)(nil),             // 24: concord.v1.ResolveRequest
+	(*ResolveResponse)(nil),            // 25: concord.v1.ResolveResponse
+	(*ForgetRequest)(nil),              // 26: concord.v1.ForgetRequest
+	(*ForgetResponse)(nil),             // 27: concord.v1.ForgetResponse
+	(*SettleRequest)(nil),              // 28: concord.v1.SettleRequest
+	(*SettleResponse)(nil),             // 29: concord.v1.SettleResponse
+	(*ReplaceMemberRequest)(nil),       // 30: concord.v1.ReplaceMemberRequest
+	(*ReplaceMemberResponse)(nil),      // 31: concord.v1.ReplaceMemberResponse
+	(*AddMemberRequest)(nil),           // 32: concord.v1.AddMemberRequest
+	(*AddMemberResponse)(nil),          // 33: concord.v1.AddMemberResponse
+	(*RemoveMemberRequest)(nil),        // 34: concord.v1.RemoveMemberRequest
+	(*RemoveMemberResponse)(nil),       // 35: concord.v1.RemoveMemberResponse
+	(*TransferLeadershipRequest)(nil),  // 36: concord.v1.TransferLeadershipRequest
+	(*TransferLeadershipResponse)(nil), // 37: concord.v1.TransferLeadershipResponse
+	(*RecoverRequest)(nil),             // 38: concord.v1.RecoverRequest
+	(*RecoverResponse)(nil),            // 39: concord.v1.RecoverResponse
+	(*RecoverAction)(nil),              // 40: concord.v1.RecoverAction
+	(*StatusRequest)(nil),              // 41: concord.v1.StatusRequest
+	(*WatchRequest)(nil),               // 42: concord.v1.WatchRequest
+	(*StatusResponse)(nil),             // 43: concord.v1.StatusResponse
+	(*Node)(nil),                       // 44: concord.v1.Node
+	(*ResourceStatus)(nil),             // 45: concord.v1.ResourceStatus
+	(*ResourcesRequest)(nil),           // 46: concord.v1.ResourcesRequest
+	(*ResourcesResponse)(nil),          // 47: concord.v1.ResourcesResponse
+	(*CheckResourceRequest)(nil),       // 48: concord.v1.CheckResourceRequest
+	(*CheckResourceResponse)(nil),      // 49: concord.v1.CheckResourceResponse
+	(*ResourceReport)(nil),             // 50: concord.v1.ResourceReport
+	(*Finding)(nil),                    // 51: concord.v1.Finding
+	(*NotLeader)(nil),                  // 52: concord.v1.NotLeader
+	(*Branch)(nil),                     // 53: concord.v1.Branch
+	(*Party)(nil),                      // 54: concord.v1.Party
+	(*DeliverRequest)(nil),             // 55: concord.v1.DeliverRequest
+	(*DeliverResponse)(nil),            // 56: concord.v1.DeliverResponse
 }
 var file_concord_v1_concord_proto_depIdxs = []int32{
-	51, // 0: concord.v1.CommitRequest.branches:type_name -> concord.v1.Branch
+	53, // 0: concord.v1.CommitRequest.branches:type_name -> concord.v1.Branch
 	1,  // 1: concord.v1.CommitRequest.agents:type_name -> concord.v1.AgentBranches
-	52, // 2: concord.v1.AgentBranches.agent:type_name -> concord.v1.Party
+	54, // 2: concord.v1.AgentBranches.agent:type_name -> concord.v1.Party
 	2,  // 3: concord.v1.AgentBranches.branches:type_name -> concord.v1.ClaimedBranch
 	5,  // 4: concord.v1.DecideRequest.commits:type_name -> concord.v1.NumberedCommit
 	0,  // 5: concord.v1.NumberedCommit.request:type_name -> concord.v1.CommitRequest
 	7,  // 6: concord.v1.DecideResponse.answers:type_name -> concord.v1.NumberedAnswer
 	3,  // 7: concord.v1.NumberedAnswer.response:type_name -> concord.v1.CommitResponse
 	8,  // 8: concord.v1.NumberedAnswer.error:type_name -> concord.v1.CommitError
-	50, // 9: concord.v1.CommitError.not_leader:type_name -> concord.v1.NotLeader
+	52, // 9: concord.v1.CommitError.not_leader:type_name -> concord.v1.NotLeader
 	10, // 10: concord.v1.FinishedRequest.branches:type_name -> concord.v1.FinishedBranch
-	51, // 11: concord.v1.Transaction.branches:type_name -> concord.v1.Branch
-	17, // 12: concord.v1.Transaction.heuristics:type_name -> concord.v1.Heuristic
-	16, // 13: concord.v1.ListResponse.transactions:type_name -> concord.v1.Transaction
-	16, // 14: concord.v1.GetResponse.transaction:type_name -> concord.v1.Transaction
-	38, // 15: concord.v1.RecoverResponse.actions:type_name -> concord.v1.RecoverAction
-	42, // 16: concord.v1.StatusResponse.nodes:type_name -> concord.v1.Node
-	43, // 17: concord.v1.StatusResponse.resources:type_name -> concord.v1.ResourceStatus
-	43, // 18: concord.v1.ResourcesResponse.resources:type_name -> concord.v1.ResourceStatus
-	48, // 19: concord.v1.CheckResourceResponse.reports:type_name -> concord.v1.ResourceReport
-	49, // 20: concord.v1.ResourceReport.findings:type_name -> concord.v1.Finding
+	53, // 11: concord.v1.Transaction.branches:type_name -> concord.v1.Branch
+	19, // 12: concord.v1.Transaction.heuristics:type_name -> concord.v1.Heuristic
+	18, // 13: concord.v1.ListResponse.transactions:type_name -> concord.v1.Transaction
+	18, // 14: concord.v1.GetResponse.transaction:type_name -> concord.v1.Transaction
+	40, // 15: concord.v1.RecoverResponse.actions:type_name -> concord.v1.RecoverAction
+	44, // 16: concord.v1.StatusResponse.nodes:type_name -> concord.v1.Node
+	45, // 17: concord.v1.StatusResponse.resources:type_name -> concord.v1.ResourceStatus
+	45, // 18: concord.v1.ResourcesResponse.resources:type_name -> concord.v1.ResourceStatus
+	50, // 19: concord.v1.CheckResourceResponse.reports:type_name -> concord.v1.ResourceReport
+	51, // 20: concord.v1.ResourceReport.findings:type_name -> concord.v1.Finding
 	0,  // 21: concord.v1.CoordinatorService.Commit:input_type -> concord.v1.CommitRequest
 	4,  // 22: concord.v1.CoordinatorService.Decide:input_type -> concord.v1.DecideRequest
-	53, // 23: concord.v1.CoordinatorService.Deliver:input_type -> concord.v1.DeliverRequest
+	55, // 23: concord.v1.CoordinatorService.Deliver:input_type -> concord.v1.DeliverRequest
 	9,  // 24: concord.v1.CoordinatorService.Finished:input_type -> concord.v1.FinishedRequest
 	12, // 25: concord.v1.CoordinatorService.Lease:input_type -> concord.v1.LeaseRequest
 	14, // 26: concord.v1.CoordinatorService.Outcome:input_type -> concord.v1.OutcomeRequest
-	18, // 27: concord.v1.CoordinatorService.List:input_type -> concord.v1.ListRequest
-	20, // 28: concord.v1.CoordinatorService.Get:input_type -> concord.v1.GetRequest
-	22, // 29: concord.v1.CoordinatorService.Resolve:input_type -> concord.v1.ResolveRequest
-	24, // 30: concord.v1.CoordinatorService.Forget:input_type -> concord.v1.ForgetRequest
-	26, // 31: concord.v1.CoordinatorService.Settle:input_type -> concord.v1.SettleRequest
-	28, // 32: concord.v1.CoordinatorService.ReplaceMember:input_type -> concord.v1.ReplaceMemberRequest
-	30, // 33: concord.v1.CoordinatorService.AddMember:input_type -> concord.v1.AddMemberRequest
-	32, // 34: concord.v1.CoordinatorService.RemoveMember:input_type -> concord.v1.RemoveMemberRequest
-	34, // 35: concord.v1.CoordinatorService.TransferLeadership:input_type -> concord.v1.TransferLeadershipRequest
-	36, // 36: concord.v1.CoordinatorService.Recover:input_type -> concord.v1.RecoverRequest
-	39, // 37: concord.v1.CoordinatorService.Status:input_type -> concord.v1.StatusRequest
-	40, // 38: concord.v1.CoordinatorService.Watch:input_type -> concord.v1.WatchRequest
-	44, // 39: concord.v1.CoordinatorService.Resources:input_type -> concord.v1.ResourcesRequest
-	46, // 40: concord.v1.CoordinatorService.CheckResource:input_type -> concord.v1.CheckResourceRequest
-	3,  // 41: concord.v1.CoordinatorService.Commit:output_type -> concord.v1.CommitResponse
-	6,  // 42: concord.v1.CoordinatorService.Decide:output_type -> concord.v1.DecideResponse
-	54, // 43: concord.v1.CoordinatorService.Deliver:output_type -> concord.v1.DeliverResponse
-	11, // 44: concord.v1.CoordinatorService.Finished:output_type -> concord.v1.FinishedResponse
-	13, // 45: concord.v1.CoordinatorService.Lease:output_type -> concord.v1.LeaseResponse
-	15, // 46: concord.v1.CoordinatorService.Outcome:output_type -> concord.v1.OutcomeResponse
-	19, // 47: concord.v1.CoordinatorService.List:output_type -> concord.v1.ListResponse
-	21, // 48: concord.v1.CoordinatorService.Get:output_type -> concord.v1.GetResponse
-	23, // 49: concord.v1.CoordinatorService.Resolve:output_type -> concord.v1.ResolveResponse
-	25, // 50: concord.v1.CoordinatorService.Forget:output_type -> concord.v1.ForgetResponse
-	27, // 51: concord.v1.CoordinatorService.Settle:output_type -> concord.v1.SettleResponse
-	29, // 52: concord.v1.CoordinatorService.ReplaceMember:output_type -> concord.v1.ReplaceMemberResponse
-	31, // 53: concord.v1.CoordinatorService.AddMember:output_type -> concord.v1.AddMemberResponse
-	33, // 54: concord.v1.CoordinatorService.RemoveMember:output_type -> concord.v1.RemoveMemberResponse
-	35, // 55: concord.v1.CoordinatorService.TransferLeadership:output_type -> concord.v1.TransferLeadershipResponse
-	37, // 56: concord.v1.CoordinatorService.Recover:output_type -> concord.v1.RecoverResponse
-	41, // 57: concord.v1.CoordinatorService.Status:output_type -> concord.v1.StatusResponse
-	41, // 58: concord.v1.CoordinatorService.Watch:output_type -> concord.v1.StatusResponse
-	45, // 59: concord.v1.CoordinatorService.Resources:output_type -> concord.v1.ResourcesResponse
-	47, // 60: concord.v1.CoordinatorService.CheckResource:output_type -> concord.v1.CheckResourceResponse
-	41, // [41:61] is the sub-list for method output_type
-	21, // [21:41] is the sub-list for method input_type
+	16, // 27: concord.v1.CoordinatorService.KeyUse:input_type -> concord.v1.KeyUseRequest
+	20, // 28: concord.v1.CoordinatorService.List:input_type -> concord.v1.ListRequest
+	22, // 29: concord.v1.CoordinatorService.Get:input_type -> concord.v1.GetRequest
+	24, // 30: concord.v1.CoordinatorService.Resolve:input_type -> concord.v1.ResolveRequest
+	26, // 31: concord.v1.CoordinatorService.Forget:input_type -> concord.v1.ForgetRequest
+	28, // 32: concord.v1.CoordinatorService.Settle:input_type -> concord.v1.SettleRequest
+	30, // 33: concord.v1.CoordinatorService.ReplaceMember:input_type -> concord.v1.ReplaceMemberRequest
+	32, // 34: concord.v1.CoordinatorService.AddMember:input_type -> concord.v1.AddMemberRequest
+	34, // 35: concord.v1.CoordinatorService.RemoveMember:input_type -> concord.v1.RemoveMemberRequest
+	36, // 36: concord.v1.CoordinatorService.TransferLeadership:input_type -> concord.v1.TransferLeadershipRequest
+	38, // 37: concord.v1.CoordinatorService.Recover:input_type -> concord.v1.RecoverRequest
+	41, // 38: concord.v1.CoordinatorService.Status:input_type -> concord.v1.StatusRequest
+	42, // 39: concord.v1.CoordinatorService.Watch:input_type -> concord.v1.WatchRequest
+	46, // 40: concord.v1.CoordinatorService.Resources:input_type -> concord.v1.ResourcesRequest
+	48, // 41: concord.v1.CoordinatorService.CheckResource:input_type -> concord.v1.CheckResourceRequest
+	3,  // 42: concord.v1.CoordinatorService.Commit:output_type -> concord.v1.CommitResponse
+	6,  // 43: concord.v1.CoordinatorService.Decide:output_type -> concord.v1.DecideResponse
+	56, // 44: concord.v1.CoordinatorService.Deliver:output_type -> concord.v1.DeliverResponse
+	11, // 45: concord.v1.CoordinatorService.Finished:output_type -> concord.v1.FinishedResponse
+	13, // 46: concord.v1.CoordinatorService.Lease:output_type -> concord.v1.LeaseResponse
+	15, // 47: concord.v1.CoordinatorService.Outcome:output_type -> concord.v1.OutcomeResponse
+	17, // 48: concord.v1.CoordinatorService.KeyUse:output_type -> concord.v1.KeyUseResponse
+	21, // 49: concord.v1.CoordinatorService.List:output_type -> concord.v1.ListResponse
+	23, // 50: concord.v1.CoordinatorService.Get:output_type -> concord.v1.GetResponse
+	25, // 51: concord.v1.CoordinatorService.Resolve:output_type -> concord.v1.ResolveResponse
+	27, // 52: concord.v1.CoordinatorService.Forget:output_type -> concord.v1.ForgetResponse
+	29, // 53: concord.v1.CoordinatorService.Settle:output_type -> concord.v1.SettleResponse
+	31, // 54: concord.v1.CoordinatorService.ReplaceMember:output_type -> concord.v1.ReplaceMemberResponse
+	33, // 55: concord.v1.CoordinatorService.AddMember:output_type -> concord.v1.AddMemberResponse
+	35, // 56: concord.v1.CoordinatorService.RemoveMember:output_type -> concord.v1.RemoveMemberResponse
+	37, // 57: concord.v1.CoordinatorService.TransferLeadership:output_type -> concord.v1.TransferLeadershipResponse
+	39, // 58: concord.v1.CoordinatorService.Recover:output_type -> concord.v1.RecoverResponse
+	43, // 59: concord.v1.CoordinatorService.Status:output_type -> concord.v1.StatusResponse
+	43, // 60: concord.v1.CoordinatorService.Watch:output_type -> concord.v1.StatusResponse
+	47, // 61: concord.v1.CoordinatorService.Resources:output_type -> concord.v1.ResourcesResponse
+	49, // 62: concord.v1.CoordinatorService.CheckResource:output_type -> concord.v1.CheckResourceResponse
+	42, // [42:63] is the sub-list for method output_type
+	21, // [21:42] is the sub-list for method input_type
 	21, // [21:21] is the sub-list for extension type_name
 	21, // [21:21] is the sub-list for extension extendee
 	0,  // [0:21] is the sub-list for field type_name
@@ -4077,7 +4224,7 @@ func file_concord_v1_concord_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_concord_v1_concord_proto_rawDesc), len(file_concord_v1_concord_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   51,
+			NumMessages:   53,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

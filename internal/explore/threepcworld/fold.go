@@ -49,6 +49,9 @@ func (s *shelf) Finished(id txn.ID) (txn.Txn, bool) {
 	return *s.finished, true
 }
 
+// KeyUse implements txn.Archive: no record has a key here.
+func (s *shelf) KeyUse(string) (txn.KeyUse, bool) { return txn.KeyUse{}, false }
+
 // apply has the table of the product fold one record.
 func (w *threePC) apply(log uint16, record txn.Record) foldStep {
 	f := w.folds[log]

@@ -20,6 +20,7 @@ import (
 //	DET     equal digests at all nodes      IDEM   one piece of work takes effect once
 //	HEUR    what a DBA or a loss made is reported once, and nothing else is
 //	LEASE   nothing is committed under a lease that has ended
+//	KEY     a key is found with the transaction that is committed under it
 //	FOREIGN what belongs to others is left alone
 //	LIN     the decision of a gid is a write-once register (see history)
 //	T1      of a three-phase transaction nobody decides otherwise than others
@@ -47,6 +48,7 @@ type checker struct {
 type ghost struct {
 	id         txn.ID
 	job        int         // the piece of work that it is to do
+	key        string      // under which it is to be committed; empty: none
 	born       sim.Instant // by the only true clock
 	alone      bool        // one database decides it, and the cluster never hears of it
 	aborted    bool        // somebody was told that it is aborted
@@ -143,7 +145,10 @@ func (c *checker) first(g *ghost, x txn.Txn) {
 	case g.told != txn.Undecided && g.told != x.Decision && !g.alone:
 		c.Fail("AC1", "%v is decided %v, but its client was told %v", x.ID, x.Decision, g.told)
 	case x.Decision == txn.Abort:
-		if x.By == txn.FromCluster {
+		switch {
+		case x.By == txn.FromCluster && c.beaten(g):
+			c.history.ask(g.id, askOutcome, c.now())
+		case x.By == txn.FromCluster:
 			c.orphaned(g)
 		}
 	case c.jobs[g.job] != nil:
@@ -422,7 +427,7 @@ func (c *checker) ended(g *ghost, b *branch) {
 
 // allCommitted is AC4, for runs without a fault.
 func (c *checker) allCommitted() {
-	i := slices.IndexFunc(c.all, func(g *ghost) bool { return g.yes && g.told != txn.Commit })
+	i := slices.IndexFunc(c.all, func(g *ghost) bool { return g.yes && g.told != txn.Commit && !c.beaten(g) })
 	if i >= 0 {
 		c.Fail("AC4", "all branches of %v voted yes without any fault, and its client was told %v", c.all[i].id,
 			c.all[i].told)

@@ -70,17 +70,23 @@ func (c *client) begin() {
 func (c *client) beginLeased() {
 	w := c.w
 	c.votes, c.no, c.asking, c.asked, c.lost = 0, false, 0, nil, false
-	job := c.again
+	job, keyed := c.again, false
+	if job == 0 {
+		job, keyed = w.keyedJob()
+	}
 	if job == 0 {
 		w.jobs++
 		job = w.jobs
 	}
 	c.again = 0
 	class := txn.Plain
-	if w.odds(0.3) {
+	if w.odds(0.3) || keyed {
 		class = txn.Recorded
 	}
 	c.ghost = w.check.begun(w.newID(class).WithLease(c.lease), job)
+	if keyed {
+		c.ghost.key = keyOf(job)
+	}
 	if w.Chance(w.crash) {
 		c.later(300*sim.Millisecond, c.die)
 	}
@@ -197,10 +203,14 @@ func (c *client) ask() {
 		c.asked = append(c.asked, n.Index)
 	}
 	op := w.check.history.ask(c.ghost.id, kind, w.Now)
-	id, branches, life := c.ghost.id, c.branches(), c.life
+	id, key, branches, life := c.ghost.id, c.ghost.key, c.branches(), c.life
+	var result []byte
+	if key != "" {
+		result = []byte(id.String())
+	}
 	w.question(n, c.w.Chance(w.loss), func(request uint64) replica.Event {
 		if kind == askCommit {
-			return commit.CommitAsked{Request: request, CommitRequest: txn.CommitRequest{ID: id, Branches: branches}}
+			return commit.CommitAsked{Request: request, CommitRequest: txn.CommitRequest{ID: id, Branches: branches, Key: key, Result: result}}
 		}
 		return commit.OutcomeAsked{Request: request, Inquiry: txn.Inquiry{ID: id}}
 	}, func(r commit.Reply) {
@@ -255,6 +265,9 @@ func (c *client) replied(kind operationKind, r commit.Reply) {
 		if kind == askCommit && r.Decision == txn.Abort {
 			w.hit(CommitBeatenByTombstone)
 		}
+		if r.Decision == txn.Abort && w.check.beaten(c.ghost) {
+			w.hit(KeyUsedBefore)
+		}
 		if n := c.ghost.id.Lease(); n != 0 && r.Decision == txn.Abort && strings.HasSuffix(r.Reason,
 			txn.LeaseEnded(n)) {
 			w.hit(LeaseEndedUnderCommit)
@@ -279,6 +292,9 @@ func (c *client) learn(d txn.Decision) {
 		w.hit(ClientToldCommit)
 	} else {
 		w.hit(ClientToldAbort)
+	}
+	if c.ghost.key != "" {
+		w.lookUp(c.ghost)
 	}
 	left := len(c.ghost.branches)
 	for _, b := range c.ghost.branches {

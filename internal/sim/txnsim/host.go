@@ -44,6 +44,7 @@ type memory struct {
 	node     int
 	silent   bool // while it is made again, nobody looks
 	finished map[txn.ID]txn.Txn
+	keys     map[string]txn.KeyUse
 }
 
 // Keep implements txn.Archive.
@@ -62,6 +63,9 @@ func (m *memory) Keep(c txn.Changes) {
 			continue
 		}
 		m.finished[x.ID] = x
+	}
+	for _, u := range c.Keys {
+		m.keys[u.Key] = u
 	}
 	if m.silent {
 		return
@@ -88,6 +92,12 @@ func (m *memory) purge(before txn.ID) {
 func (m *memory) Finished(id txn.ID) (txn.Txn, bool) {
 	x, ok := m.finished[id]
 	return x, ok
+}
+
+// KeyUse implements txn.Archive.
+func (m *memory) KeyUse(key string) (txn.KeyUse, bool) {
+	u, ok := m.keys[key]
+	return u, ok
 }
 
 func (w *world) newHost(config zab.Config, s zab.Storage) (sim.Host, error) {
@@ -121,7 +131,7 @@ func (w *world) newHost(config zab.Config, s zab.Storage) (sim.Host, error) {
 
 // table makes the table of a node from what is applied on its disk.
 func (w *world) table(node int, d *sim.Disk) (*txn.Table, error) {
-	m := &memory{w: w, node: node, silent: true, finished: map[txn.ID]txn.Txn{}}
+	m := &memory{w: w, node: node, silent: true, finished: map[txn.ID]txn.Txn{}, keys: map[string]txn.KeyUse{}}
 	again := txn.NewTable(txn.Meta{Level: txn.Newest}, nil, m)
 	for _, e := range d.Log[:d.Applied] {
 		if _, err := again.Apply(position(e.Zxid), e.Data); err != nil {

@@ -29,6 +29,7 @@ var hunted = map[string]simtest.Hunt{
 	"X36": hunt(200, "LEASE"),
 	"X38": huntWithAgents(1000, "T1", "T2", "T3"),
 	"X40": huntWithAgents(1000, "T1", "T3"),
+	"X57": hunt(200, "IDEM", "KEY"),
 }
 
 func hunt(seeds uint64, checks ...string) simtest.Hunt {

@@ -98,7 +98,7 @@ func (w *world) operate() {
 		return
 	}
 	d, kind := txn.Abort, askOutcome
-	if g.yes && w.odds(0.5) {
+	if g.yes && g.key == "" && w.odds(0.5) { // an operator's commit uses no key
 		d, kind = txn.Commit, askCommit
 	}
 	op := w.check.history.ask(g.id, kind, w.Now)

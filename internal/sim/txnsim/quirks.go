@@ -27,6 +27,7 @@ type quirks struct {
 	TurnSteps                    int           // of a node; zero: more than a run ever needs
 	Leases                       bool          // clients have them
 	Silence                      float64       // a client with a lease is silent for a while
+	Keys                         bool          // some transactions have idempotency keys, which are not forgotten
 
 	Failover, Restart, Restore, DBA, Operator, Clock sim.Instant
 }
@@ -57,6 +58,7 @@ func drawQuirks(seed uint64, quiet bool) (quirks, *rand.Rand) {
 		q.Retention = time.Duration(between(3*sim.Second, 15*sim.Second)) * time.Microsecond
 	}
 	q.Leases = chance(0.7)
+	q.Keys = seed%2 == 0 && q.Retention == 0
 	if quiet {
 		return q, r
 	}

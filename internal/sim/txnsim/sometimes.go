@@ -71,6 +71,8 @@ const (
 	AgentKilled
 	AgentsCommittedAlone
 	ClusterLostToAgents
+	KeyUsedBefore
+	KeyLookedUp
 	situations
 )
 
@@ -95,6 +97,7 @@ var situationNames = [situations]string{
 	"learner became a voter",
 	"three-phase client told commit", "three-phase client told abort", "three-phase client never told", "agent killed",
 	"agents committed without the cluster", "cluster lost to all agents",
+	"commit refused because its key was used", "key looked up",
 }
 
 // String is the situation in words.

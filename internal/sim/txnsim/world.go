@@ -34,6 +34,7 @@ type world struct {
 	drivers   []*driver
 	fate      *rand.Rand // of agents
 	jobs      int        // pieces of work that clients have begun
+	keyed     []int      // the last ones that have keys
 	beginning bool
 	loss      float64 // of what clients and workers say and hear
 	crash     float64 // of a client, some time in its life

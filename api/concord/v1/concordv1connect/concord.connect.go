@@ -68,6 +68,9 @@ const (
 	// CoordinatorServiceOutcomeProcedure is the fully-qualified name of the CoordinatorService's
 	// Outcome RPC.
 	CoordinatorServiceOutcomeProcedure = "/concord.v1.CoordinatorService/Outcome"
+	// CoordinatorServiceKeyUseProcedure is the fully-qualified name of the CoordinatorService's KeyUse
+	// RPC.
+	CoordinatorServiceKeyUseProcedure = "/concord.v1.CoordinatorService/KeyUse"
 	// CoordinatorServiceListProcedure is the fully-qualified name of the CoordinatorService's List RPC.
 	CoordinatorServiceListProcedure = "/concord.v1.CoordinatorService/List"
 	// CoordinatorServiceGetProcedure is the fully-qualified name of the CoordinatorService's Get RPC.
@@ -130,6 +133,9 @@ type CoordinatorServiceClient interface {
 	// gid: with R the transaction is aborted, for good; with 0 it is "unrecorded": two or more
 	// databases will never commit it, but one alone may have, of which the cluster does not hear.
 	Outcome(context.Context, *v1.OutcomeRequest) (*v1.OutcomeResponse, error)
+	// KeyUse says which transaction is committed under an idempotency key, and changes nothing: one that
+	// is under way may be committed under it after the answer that there is none.
+	KeyUse(context.Context, *v1.KeyUseRequest) (*v1.KeyUseResponse, error)
 	// List lists transactions, newest first.
 	List(context.Context, *v1.ListRequest) (*v1.ListResponse, error)
 	// Get shows one transaction and changes nothing.
@@ -206,6 +212,12 @@ func NewCoordinatorServiceClient(httpClient connect.HTTPClient, baseURL string, 
 			httpClient,
 			baseURL+CoordinatorServiceOutcomeProcedure,
 			connect.WithSchema(coordinatorServiceMethods.ByName("Outcome")),
+			connect.WithClientOptions(opts...),
+		),
+		keyUse: connect.NewClient[v1.KeyUseRequest, v1.KeyUseResponse](
+			httpClient,
+			baseURL+CoordinatorServiceKeyUseProcedure,
+			connect.WithSchema(coordinatorServiceMethods.ByName("KeyUse")),
 			connect.WithClientOptions(opts...),
 		),
 		list: connect.NewClient[v1.ListRequest, v1.ListResponse](
@@ -303,6 +315,7 @@ type coordinatorServiceClient struct {
 	finished           *connect.Client[v1.FinishedRequest, v1.FinishedResponse]
 	lease              *connect.Client[v1.LeaseRequest, v1.LeaseResponse]
 	outcome            *connect.Client[v1.OutcomeRequest, v1.OutcomeResponse]
+	keyUse             *connect.Client[v1.KeyUseRequest, v1.KeyUseResponse]
 	list               *connect.Client[v1.ListRequest, v1.ListResponse]
 	get                *connect.Client[v1.GetRequest, v1.GetResponse]
 	resolve            *connect.Client[v1.ResolveRequest, v1.ResolveResponse]
@@ -363,6 +376,15 @@ func (c *coordinatorServiceClient) Lease(ctx context.Context, req *v1.LeaseReque
 // Outcome calls concord.v1.CoordinatorService.Outcome.
 func (c *coordinatorServiceClient) Outcome(ctx context.Context, req *v1.OutcomeRequest) (*v1.OutcomeResponse, error) {
 	response, err := c.outcome.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// KeyUse calls concord.v1.CoordinatorService.KeyUse.
+func (c *coordinatorServiceClient) KeyUse(ctx context.Context, req *v1.KeyUseRequest) (*v1.KeyUseResponse, error) {
+	response, err := c.keyUse.CallUnary(ctx, connect.NewRequest(req))
 	if response != nil {
 		return response.Msg, err
 	}
@@ -511,6 +533,9 @@ type CoordinatorServiceHandler interface {
 	// gid: with R the transaction is aborted, for good; with 0 it is "unrecorded": two or more
 	// databases will never commit it, but one alone may have, of which the cluster does not hear.
 	Outcome(context.Context, *v1.OutcomeRequest) (*v1.OutcomeResponse, error)
+	// KeyUse says which transaction is committed under an idempotency key, and changes nothing: one that
+	// is under way may be committed under it after the answer that there is none.
+	KeyUse(context.Context, *v1.KeyUseRequest) (*v1.KeyUseResponse, error)
 	// List lists transactions, newest first.
 	List(context.Context, *v1.ListRequest) (*v1.ListResponse, error)
 	// Get shows one transaction and changes nothing.
@@ -583,6 +608,12 @@ func NewCoordinatorServiceHandler(svc CoordinatorServiceHandler, opts ...connect
 		CoordinatorServiceOutcomeProcedure,
 		svc.Outcome,
 		connect.WithSchema(coordinatorServiceMethods.ByName("Outcome")),
+		connect.WithHandlerOptions(opts...),
+	)
+	coordinatorServiceKeyUseHandler := connect.NewUnaryHandlerSimple(
+		CoordinatorServiceKeyUseProcedure,
+		svc.KeyUse,
+		connect.WithSchema(coordinatorServiceMethods.ByName("KeyUse")),
 		connect.WithHandlerOptions(opts...),
 	)
 	coordinatorServiceListHandler := connect.NewUnaryHandlerSimple(
@@ -683,6 +714,8 @@ func NewCoordinatorServiceHandler(svc CoordinatorServiceHandler, opts ...connect
 			coordinatorServiceLeaseHandler.ServeHTTP(w, r)
 		case CoordinatorServiceOutcomeProcedure:
 			coordinatorServiceOutcomeHandler.ServeHTTP(w, r)
+		case CoordinatorServiceKeyUseProcedure:
+			coordinatorServiceKeyUseHandler.ServeHTTP(w, r)
 		case CoordinatorServiceListProcedure:
 			coordinatorServiceListHandler.ServeHTTP(w, r)
 		case CoordinatorServiceGetProcedure:
@@ -742,6 +775,10 @@ func (UnimplementedCoordinatorServiceHandler) Lease(context.Context, *v1.LeaseRe
 
 func (UnimplementedCoordinatorServiceHandler) Outcome(context.Context, *v1.OutcomeRequest) (*v1.OutcomeResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("concord.v1.CoordinatorService.Outcome is not implemented"))
+}
+
+func (UnimplementedCoordinatorServiceHandler) KeyUse(context.Context, *v1.KeyUseRequest) (*v1.KeyUseResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("concord.v1.CoordinatorService.KeyUse is not implemented"))
 }
 
 func (UnimplementedCoordinatorServiceHandler) List(context.Context, *v1.ListRequest) (*v1.ListResponse, error) {
