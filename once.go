@@ -35,6 +35,9 @@ func (c *Client) RunOnce(ctx context.Context, key string, fn func(ctx context.Co
 	if err := api.ParseKey("RunOnce", key); err != nil {
 		return Once{}, fmt.Errorf("begin: %w", err)
 	}
+	if outer, ok := FromContext(ctx); ok && outer.client == c {
+		return Once{}, errOnceWithin
+	}
 	if used, err := c.keyUse(ctx, key); used != nil || err != nil {
 		return replayed(used), err
 	}
@@ -63,6 +66,8 @@ func (c *Client) RunOnce(ctx context.Context, key string, fn func(ctx context.Co
 	}
 	return Once{}, err
 }
+
+var errOnceWithin = errors.New("begin: RunOnce commits a transaction of its own, and its context is that of another one: call it outside of Run")
 
 func replayed(used *txn.KeyUse) Once {
 	if used == nil {

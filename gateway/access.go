@@ -19,6 +19,7 @@ var rules = access.Rules{
 	concordv1connect.TransactionServiceRollbackToProcedure: access.Needs(security.Application),
 	concordv1connect.TransactionServiceCommitProcedure:     access.Needs(security.Application),
 	concordv1connect.TransactionServiceRollbackProcedure:   access.Needs(security.Application),
+	concordv1connect.TransactionServiceRunProcedure:        access.Needs(security.Application),
 }
 
 // mine returns a session of whoever calls; nil: there is none, or it is another one's, which is no

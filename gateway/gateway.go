@@ -73,6 +73,7 @@ type Gateway struct {
 	mu       sync.Mutex // guards what follows
 	closing  bool
 	sessions map[txn.ID]*session
+	runs     map[string]*run // by key
 	open     int
 	ended    []endedSession // the oldest first
 	group    sync.WaitGroup // what sessions do
@@ -92,7 +93,8 @@ func New(conf Config) *Gateway {
 	if conf.Keys != nil {
 		scheme, secure = "https://", conf.Keys.NodeClient
 	}
-	g := &Gateway{conf: conf, log: conf.Logger, joined: make(chan struct{}), sessions: map[txn.ID]*session{}}
+	g := &Gateway{conf: conf, log: conf.Logger, joined: make(chan struct{}),
+		sessions: map[txn.ID]*session{}, runs: map[string]*run{}}
 	g.peers = peers{address: conf.Address, http: &http.Client{Transport: api.HTTP2(secure, time.Minute)},
 		scheme: scheme, from: conf.Node, stubs: map[string]stub{}}
 	g.life, g.end = context.WithCancel(context.Background())

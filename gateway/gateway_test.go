@@ -348,7 +348,7 @@ func TestBadRequests(t *testing.T) {
 			"name: the name of a savepoint is not 1 to 32 letters, digits and underscores, a letter first: nothing " +
 				"was sent; choose such a name"},
 		{"no such protocol", "Begin", `{"protocol": "paxos"}`, "invalid_argument",
-			`protocol: "paxos" is not a protocol that this version knows, want two_phase`},
+			`protocol: "paxos" is not a protocol that this version knows, want two_phase or three_phase`},
 		{"a time before now", "Begin", `{"timeoutMs": "-1"}`, "invalid_argument",
 			"timeout_ms: is -1, want 0 to 86400000"},
 		{"a label that is none", "Begin", `{"label": "\u0007"}`, "invalid_argument",

@@ -85,7 +85,10 @@ func (s *session) execute(r *concordv1.TransactionServiceExecuteRequest,
 // silenceMs is how long an agent holds the branch if it hears nothing, from a node that died for
 // example: as long as the transaction may last.
 func (s *session) silenceMs() int64 {
-	left := time.Until(s.tx.Deadline()) + silenceMargin
+	return silence(time.Until(s.tx.Deadline()) + silenceMargin)
+}
+
+func silence(left time.Duration) int64 {
 	return max(1, min(left, participant.MaxTimeout).Milliseconds())
 }
 

@@ -109,10 +109,10 @@ class Client:
             self._connection.close()
             self._connection = None
 
-    def begin(self, timeout=None, silence=None, label=""):
+    def begin(self, timeout=None, silence=None, label="", protocol="two_phase"):
         """Starts a transaction. It is rolled back after timeout seconds, and when it has heard nothing
-        for silence seconds."""
-        request = {"label": label}
+        for silence seconds. With protocol "three_phase" its agents can finish it without the cluster."""
+        request = {"label": label, "protocol": protocol}
         if timeout is not None:
             request["timeoutMs"] = round(timeout * 1000)
         if silence is not None:
@@ -131,6 +131,24 @@ class Client:
                 tx.rollback()
             raise
         tx.commit()
+
+    def run(self, key, statements, timeout=None, label=""):
+        """Executes statements in one transaction, at most once for an idempotency key, and returns their
+        Results: those of the first time, if it was committed before. A statement is a tuple of resource,
+        text and list of arguments, and may have as a fourth how many rows are expected.
+
+        After Unavailable or Unknown, and after Aborted if it makes sense, call it again with the same key."""
+        request = {"key": key, "label": label, "statements": []}
+        for resource, text, arguments, *expected in statements:
+            statement = {"resource": resource, "statement": text, "arguments": [_to_value(a) for a in arguments]}
+            if expected:
+                statement["rowsExpected"] = str(expected[0])
+            request["statements"].append(statement)
+        if timeout is not None:
+            request["timeoutMs"] = round(timeout * 1000)
+        answer = self.call("TransactionService/Run", request)
+        _raise(answer)
+        return [Result(r) for r in answer["results"]]
 
     def outcome(self, gid):
         """What became of a transaction, for good: committed or aborted. One that nobody has decided is
@@ -208,15 +226,7 @@ class Transaction:
             answer = self._client.call("TransactionService/Commit", {"session": self._session, "number": self._number + 1})
         except Unavailable as error:
             raise Unknown(self.gid, str(error)) from error
-        outcome, reason = answer["outcome"], answer.get("reason", "")
-        if "resource" in answer:
-            reason = f"{answer['resource']}: {reason}"
-        if outcome == "aborted":
-            raise Aborted(reason)
-        if outcome == "torn":
-            raise Torn(reason)
-        if outcome != "committed":
-            raise Unknown(self.gid, f"{outcome}: {reason}")
+        _raise(answer)
 
     def rollback(self):
         """Undoes everything."""
@@ -229,6 +239,19 @@ class Transaction:
         if "error" in answer:
             raise StatementFailed(answer["error"], answer.get("notSent", False))
         return answer
+
+
+def _raise(answer):
+    """Raises what an answer says, unless it is committed."""
+    outcome, reason = answer["outcome"], answer.get("reason", "")
+    if "resource" in answer:
+        reason = f"{answer['resource']}: {reason}"
+    if outcome == "aborted":
+        raise Aborted(reason)
+    if outcome == "torn":
+        raise Torn(reason)
+    if outcome != "committed":
+        raise Unknown(answer["gid"], f"{outcome}: {reason}")
 
 
 def _to_value(a):

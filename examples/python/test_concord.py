@@ -167,6 +167,37 @@ class Transactions(Case):
         self.assertEqual((left - 1, right), self.balances(7))
 
 
+    def test_three_phase(self):
+        left, right = self.balances(9)
+        with self.client.transaction(protocol="three_phase") as tx:
+            tx.execute("orders", "UPDATE account SET balance = balance - 1 WHERE id = 9")
+            tx.execute("billing", "UPDATE account SET balance = balance + 1 WHERE id = 9")
+        self.assertEqual("committed", self.client.outcome(tx.gid))
+        with self.assertRaisesRegex(concord.Aborted, "Duplicate entry"):
+            with self.client.transaction(protocol="three_phase") as tx:
+                tx.execute("orders", "UPDATE account SET balance = 0 WHERE id = 9")
+                with self.assertRaises(concord.StatementFailed):
+                    tx.execute("billing", "INSERT INTO account VALUES (9, 0)")
+        self.assertEqual("aborted", self.client.outcome(tx.gid))
+        self.assertEqual((left - 1, right + 1), self.balances(9))
+
+    def test_run_once(self):
+        left, right = self.balances(8)
+        key = f"test {time.time_ns()}"
+        statements = [("orders", "UPDATE account SET balance = balance - $1 WHERE id = $2 RETURNING balance", [7, 8], 1),
+                      ("billing", "UPDATE account SET balance = balance + ? WHERE id = ?", [7, 8], 1)]
+        for _ in range(3):
+            results = self.client.run(key, statements)
+            self.assertEqual([(left - 7,)], results[0].rows)
+            self.assertEqual(1, results[1].affected)
+        self.assertEqual((left - 7, right + 7), self.balances(8))
+        with self.assertRaisesRegex(concord.Refused, "the key belongs to another request"):
+            self.client.run(key, statements[:1])
+        with self.assertRaisesRegex(concord.Aborted, "statement 1: orders: 0 rows, and 1 were expected"):
+            self.client.run(key + " more", [("orders", "DELETE FROM account WHERE id = $1", [-1], 1)])
+        self.assertEqual((left - 7, right + 7), self.balances(8))
+
+
 @unittest.skipUnless(CONTROL, "CONCORD_CONTROL is not set")
 class Crashes(Case):
     """Whatever dies, and whenever: the balances show what the outcome says."""
@@ -246,6 +277,24 @@ class Crashes(Case):
         self.addCleanup(impatient.close)
         self.phases(impatient, lambda tx: control("kill", node(tx)), lambda tx: control("start", node(tx)), 11,
                     {"begun": ("aborted",), "half done": ("aborted",), "done": ("aborted",), "committing": ("committed", "aborted"), "committed": ("committed",)})
+
+    def test_run_once_while_nodes_die(self):
+        before = self.eventually_balances(13)
+        statements = [("orders", "UPDATE account SET balance = balance - 1 WHERE id = 13", [], 1),
+                      ("billing", "UPDATE account SET balance = balance + 1 WHERE id = 13", [], 1)]
+        for node in (1, 2, 3):
+            key = f"while node {node} dies {time.time_ns()}"
+            thread = threading.Thread(target=control, args=("kill", str(node)))
+            thread.start()
+            for _ in range(5):  # as a program that hears nothing, or is impatient
+                try:
+                    self.client.run(key, statements)
+                except (concord.Aborted, concord.Unknown):
+                    pass
+            thread.join()
+            control("start", str(node))
+            self.client.run(key, statements)
+        self.assertEqual((before[0] - 3, before[1] + 3), self.eventually_balances(13))
 
     def test_the_program_dies(self):
         want = {"begun": ("aborted",), "half done": ("aborted",), "done": ("aborted",), "committing": ("committed",), "committed": ("committed",)}

@@ -44,7 +44,7 @@ type TransactionServiceBeginRequest struct {
 	SilenceMs int64 `protobuf:"varint,2,opt,name=silence_ms,json=silenceMs,proto3" json:"silence_ms,omitempty"`
 	// What it is about, for people; at most 1024 bytes.
 	Label string `protobuf:"bytes,3,opt,name=label,proto3" json:"label,omitempty"`
-	// two_phase, which is the default.
+	// two_phase, which is the default, or three_phase.
 	Protocol      string `protobuf:"bytes,4,opt,name=protocol,proto3" json:"protocol,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -841,6 +841,298 @@ func (x *TransactionServiceRollbackResponse) GetReason() string {
 	return ""
 }
 
+type TransactionServiceRunRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Idempotency key, at most 128 bytes, such as the number of an order. It is shared by all
+	// clients of the cluster, and is remembered as long as outcomes are, seven days by default.
+	Key string `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	// At least 1 and at most 100, executed in this order.
+	Statements []*RunStatement `protobuf:"bytes,2,rep,name=statements,proto3" json:"statements,omitempty"`
+	// As of Begin.
+	TimeoutMs     int64  `protobuf:"varint,3,opt,name=timeout_ms,json=timeoutMs,proto3" json:"timeout_ms,omitempty"`
+	Label         string `protobuf:"bytes,4,opt,name=label,proto3" json:"label,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TransactionServiceRunRequest) Reset() {
+	*x = TransactionServiceRunRequest{}
+	mi := &file_concord_v1_transaction_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TransactionServiceRunRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TransactionServiceRunRequest) ProtoMessage() {}
+
+func (x *TransactionServiceRunRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_concord_v1_transaction_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TransactionServiceRunRequest.ProtoReflect.Descriptor instead.
+func (*TransactionServiceRunRequest) Descriptor() ([]byte, []int) {
+	return file_concord_v1_transaction_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *TransactionServiceRunRequest) GetKey() string {
+	if x != nil {
+		return x.Key
+	}
+	return ""
+}
+
+func (x *TransactionServiceRunRequest) GetStatements() []*RunStatement {
+	if x != nil {
+		return x.Statements
+	}
+	return nil
+}
+
+func (x *TransactionServiceRunRequest) GetTimeoutMs() int64 {
+	if x != nil {
+		return x.TimeoutMs
+	}
+	return 0
+}
+
+func (x *TransactionServiceRunRequest) GetLabel() string {
+	if x != nil {
+		return x.Label
+	}
+	return ""
+}
+
+type RunStatement struct {
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Resource string                 `protobuf:"bytes,1,opt,name=resource,proto3" json:"resource,omitempty"`
+	// As of Execute.
+	Statement string   `protobuf:"bytes,2,opt,name=statement,proto3" json:"statement,omitempty"`
+	Arguments []*Value `protobuf:"bytes,3,rep,name=arguments,proto3" json:"arguments,omitempty"`
+	// If set, the transaction is aborted unless the statement changes so many rows, or, where the
+	// database does not say, answers with so many.
+	RowsExpected  *int64 `protobuf:"varint,4,opt,name=rows_expected,json=rowsExpected,proto3,oneof" json:"rows_expected,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RunStatement) Reset() {
+	*x = RunStatement{}
+	mi := &file_concord_v1_transaction_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RunStatement) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RunStatement) ProtoMessage() {}
+
+func (x *RunStatement) ProtoReflect() protoreflect.Message {
+	mi := &file_concord_v1_transaction_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RunStatement.ProtoReflect.Descriptor instead.
+func (*RunStatement) Descriptor() ([]byte, []int) {
+	return file_concord_v1_transaction_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *RunStatement) GetResource() string {
+	if x != nil {
+		return x.Resource
+	}
+	return ""
+}
+
+func (x *RunStatement) GetStatement() string {
+	if x != nil {
+		return x.Statement
+	}
+	return ""
+}
+
+func (x *RunStatement) GetArguments() []*Value {
+	if x != nil {
+		return x.Arguments
+	}
+	return nil
+}
+
+func (x *RunStatement) GetRowsExpected() int64 {
+	if x != nil && x.RowsExpected != nil {
+		return *x.RowsExpected
+	}
+	return 0
+}
+
+type TransactionServiceRunResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// As of Commit.
+	Outcome  string `protobuf:"bytes,1,opt,name=outcome,proto3" json:"outcome,omitempty"`
+	Gid      string `protobuf:"bytes,2,opt,name=gid,proto3" json:"gid,omitempty"`
+	Reason   string `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
+	Resource string `protobuf:"bytes,4,opt,name=resource,proto3" json:"resource,omitempty"`
+	// One for each statement, if committed. Together they have less than 4096 bytes, or the transaction is
+	// aborted: they are kept with the key.
+	Results []*StatementResult `protobuf:"bytes,5,rep,name=results,proto3" json:"results,omitempty"`
+	// It was committed before, by an earlier request with the key.
+	Replayed      bool `protobuf:"varint,6,opt,name=replayed,proto3" json:"replayed,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TransactionServiceRunResponse) Reset() {
+	*x = TransactionServiceRunResponse{}
+	mi := &file_concord_v1_transaction_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TransactionServiceRunResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TransactionServiceRunResponse) ProtoMessage() {}
+
+func (x *TransactionServiceRunResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_concord_v1_transaction_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TransactionServiceRunResponse.ProtoReflect.Descriptor instead.
+func (*TransactionServiceRunResponse) Descriptor() ([]byte, []int) {
+	return file_concord_v1_transaction_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *TransactionServiceRunResponse) GetOutcome() string {
+	if x != nil {
+		return x.Outcome
+	}
+	return ""
+}
+
+func (x *TransactionServiceRunResponse) GetGid() string {
+	if x != nil {
+		return x.Gid
+	}
+	return ""
+}
+
+func (x *TransactionServiceRunResponse) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *TransactionServiceRunResponse) GetResource() string {
+	if x != nil {
+		return x.Resource
+	}
+	return ""
+}
+
+func (x *TransactionServiceRunResponse) GetResults() []*StatementResult {
+	if x != nil {
+		return x.Results
+	}
+	return nil
+}
+
+func (x *TransactionServiceRunResponse) GetReplayed() bool {
+	if x != nil {
+		return x.Replayed
+	}
+	return false
+}
+
+type StatementResult struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Columns []*Column              `protobuf:"bytes,1,rep,name=columns,proto3" json:"columns,omitempty"`
+	Rows    []*Row                 `protobuf:"bytes,2,rep,name=rows,proto3" json:"rows,omitempty"`
+	// As of Execute.
+	Affected      *int64 `protobuf:"varint,3,opt,name=affected,proto3,oneof" json:"affected,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StatementResult) Reset() {
+	*x = StatementResult{}
+	mi := &file_concord_v1_transaction_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StatementResult) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StatementResult) ProtoMessage() {}
+
+func (x *StatementResult) ProtoReflect() protoreflect.Message {
+	mi := &file_concord_v1_transaction_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StatementResult.ProtoReflect.Descriptor instead.
+func (*StatementResult) Descriptor() ([]byte, []int) {
+	return file_concord_v1_transaction_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *StatementResult) GetColumns() []*Column {
+	if x != nil {
+		return x.Columns
+	}
+	return nil
+}
+
+func (x *StatementResult) GetRows() []*Row {
+	if x != nil {
+		return x.Rows
+	}
+	return nil
+}
+
+func (x *StatementResult) GetAffected() int64 {
+	if x != nil && x.Affected != nil {
+		return *x.Affected
+	}
+	return 0
+}
+
 var File_concord_v1_transaction_proto protoreflect.FileDescriptor
 
 const file_concord_v1_transaction_proto_rawDesc = "" +
@@ -907,7 +1199,33 @@ const file_concord_v1_transaction_proto_rawDesc = "" +
 	"\"TransactionServiceRollbackResponse\x12\x18\n" +
 	"\aoutcome\x18\x01 \x01(\tR\aoutcome\x12\x10\n" +
 	"\x03gid\x18\x02 \x01(\tR\x03gid\x12\x16\n" +
-	"\x06reason\x18\x03 \x01(\tR\x06reason2\x8d\x05\n" +
+	"\x06reason\x18\x03 \x01(\tR\x06reason\"\x9f\x01\n" +
+	"\x1cTransactionServiceRunRequest\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x128\n" +
+	"\n" +
+	"statements\x18\x02 \x03(\v2\x18.concord.v1.RunStatementR\n" +
+	"statements\x12\x1d\n" +
+	"\n" +
+	"timeout_ms\x18\x03 \x01(\x03R\ttimeoutMs\x12\x14\n" +
+	"\x05label\x18\x04 \x01(\tR\x05label\"\xb5\x01\n" +
+	"\fRunStatement\x12\x1a\n" +
+	"\bresource\x18\x01 \x01(\tR\bresource\x12\x1c\n" +
+	"\tstatement\x18\x02 \x01(\tR\tstatement\x12/\n" +
+	"\targuments\x18\x03 \x03(\v2\x11.concord.v1.ValueR\targuments\x12(\n" +
+	"\rrows_expected\x18\x04 \x01(\x03H\x00R\frowsExpected\x88\x01\x01B\x10\n" +
+	"\x0e_rows_expected\"\xd2\x01\n" +
+	"\x1dTransactionServiceRunResponse\x12\x18\n" +
+	"\aoutcome\x18\x01 \x01(\tR\aoutcome\x12\x10\n" +
+	"\x03gid\x18\x02 \x01(\tR\x03gid\x12\x16\n" +
+	"\x06reason\x18\x03 \x01(\tR\x06reason\x12\x1a\n" +
+	"\bresource\x18\x04 \x01(\tR\bresource\x125\n" +
+	"\aresults\x18\x05 \x03(\v2\x1b.concord.v1.StatementResultR\aresults\x12\x1a\n" +
+	"\breplayed\x18\x06 \x01(\bR\breplayed\"\x92\x01\n" +
+	"\x0fStatementResult\x12,\n" +
+	"\acolumns\x18\x01 \x03(\v2\x12.concord.v1.ColumnR\acolumns\x12#\n" +
+	"\x04rows\x18\x02 \x03(\v2\x0f.concord.v1.RowR\x04rows\x12\x1f\n" +
+	"\baffected\x18\x03 \x01(\x03H\x00R\baffected\x88\x01\x01B\v\n" +
+	"\t_affected2\xe9\x05\n" +
 	"\x12TransactionService\x12`\n" +
 	"\x05Begin\x12*.concord.v1.TransactionServiceBeginRequest\x1a+.concord.v1.TransactionServiceBeginResponse\x12f\n" +
 	"\aExecute\x12,.concord.v1.TransactionServiceExecuteRequest\x1a-.concord.v1.TransactionServiceExecuteResponse\x12l\n" +
@@ -915,7 +1233,8 @@ const file_concord_v1_transaction_proto_rawDesc = "" +
 	"\n" +
 	"RollbackTo\x12/.concord.v1.TransactionServiceRollbackToRequest\x1a0.concord.v1.TransactionServiceRollbackToResponse\x12c\n" +
 	"\x06Commit\x12+.concord.v1.TransactionServiceCommitRequest\x1a,.concord.v1.TransactionServiceCommitResponse\x12i\n" +
-	"\bRollback\x12-.concord.v1.TransactionServiceRollbackRequest\x1a..concord.v1.TransactionServiceRollbackResponseB7Z5github.com/concordtx/concord/api/concord/v1;concordv1b\x06proto3"
+	"\bRollback\x12-.concord.v1.TransactionServiceRollbackRequest\x1a..concord.v1.TransactionServiceRollbackResponse\x12Z\n" +
+	"\x03Run\x12(.concord.v1.TransactionServiceRunRequest\x1a).concord.v1.TransactionServiceRunResponseB7Z5github.com/concordtx/concord/api/concord/v1;concordv1b\x06proto3"
 
 var (
 	file_concord_v1_transaction_proto_rawDescOnce sync.Once
@@ -929,7 +1248,7 @@ func file_concord_v1_transaction_proto_rawDescGZIP() []byte {
 	return file_concord_v1_transaction_proto_rawDescData
 }
 
-var file_concord_v1_transaction_proto_msgTypes = make([]protoimpl.MessageInfo, 12)
+var file_concord_v1_transaction_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
 var file_concord_v1_transaction_proto_goTypes = []any{
 	(*TransactionServiceBeginRequest)(nil),       // 0: concord.v1.TransactionServiceBeginRequest
 	(*TransactionServiceBeginResponse)(nil),      // 1: concord.v1.TransactionServiceBeginResponse
@@ -943,31 +1262,42 @@ var file_concord_v1_transaction_proto_goTypes = []any{
 	(*TransactionServiceCommitResponse)(nil),     // 9: concord.v1.TransactionServiceCommitResponse
 	(*TransactionServiceRollbackRequest)(nil),    // 10: concord.v1.TransactionServiceRollbackRequest
 	(*TransactionServiceRollbackResponse)(nil),   // 11: concord.v1.TransactionServiceRollbackResponse
-	(*Value)(nil),  // 12: concord.v1.Value
-	(*Column)(nil), // 13: concord.v1.Column
-	(*Row)(nil),    // 14: concord.v1.Row
+	(*TransactionServiceRunRequest)(nil),         // 12: concord.v1.TransactionServiceRunRequest
+	(*RunStatement)(nil),                         // 13: concord.v1.RunStatement
+	(*TransactionServiceRunResponse)(nil),        // 14: concord.v1.TransactionServiceRunResponse
+	(*StatementResult)(nil),                      // 15: concord.v1.StatementResult
+	(*Value)(nil),                                // 16: concord.v1.Value
+	(*Column)(nil),                               // 17: concord.v1.Column
+	(*Row)(nil),                                  // 18: concord.v1.Row
 }
 var file_concord_v1_transaction_proto_depIdxs = []int32{
-	12, // 0: concord.v1.TransactionServiceExecuteRequest.arguments:type_name -> concord.v1.Value
-	13, // 1: concord.v1.TransactionServiceExecuteResponse.columns:type_name -> concord.v1.Column
-	14, // 2: concord.v1.TransactionServiceExecuteResponse.rows:type_name -> concord.v1.Row
-	0,  // 3: concord.v1.TransactionService.Begin:input_type -> concord.v1.TransactionServiceBeginRequest
-	2,  // 4: concord.v1.TransactionService.Execute:input_type -> concord.v1.TransactionServiceExecuteRequest
-	4,  // 5: concord.v1.TransactionService.Savepoint:input_type -> concord.v1.TransactionServiceSavepointRequest
-	6,  // 6: concord.v1.TransactionService.RollbackTo:input_type -> concord.v1.TransactionServiceRollbackToRequest
-	8,  // 7: concord.v1.TransactionService.Commit:input_type -> concord.v1.TransactionServiceCommitRequest
-	10, // 8: concord.v1.TransactionService.Rollback:input_type -> concord.v1.TransactionServiceRollbackRequest
-	1,  // 9: concord.v1.TransactionService.Begin:output_type -> concord.v1.TransactionServiceBeginResponse
-	3,  // 10: concord.v1.TransactionService.Execute:output_type -> concord.v1.TransactionServiceExecuteResponse
-	5,  // 11: concord.v1.TransactionService.Savepoint:output_type -> concord.v1.TransactionServiceSavepointResponse
-	7,  // 12: concord.v1.TransactionService.RollbackTo:output_type -> concord.v1.TransactionServiceRollbackToResponse
-	9,  // 13: concord.v1.TransactionService.Commit:output_type -> concord.v1.TransactionServiceCommitResponse
-	11, // 14: concord.v1.TransactionService.Rollback:output_type -> concord.v1.TransactionServiceRollbackResponse
-	9,  // [9:15] is the sub-list for method output_type
-	3,  // [3:9] is the sub-list for method input_type
-	3,  // [3:3] is the sub-list for extension type_name
-	3,  // [3:3] is the sub-list for extension extendee
-	0,  // [0:3] is the sub-list for field type_name
+	16, // 0: concord.v1.TransactionServiceExecuteRequest.arguments:type_name -> concord.v1.Value
+	17, // 1: concord.v1.TransactionServiceExecuteResponse.columns:type_name -> concord.v1.Column
+	18, // 2: concord.v1.TransactionServiceExecuteResponse.rows:type_name -> concord.v1.Row
+	13, // 3: concord.v1.TransactionServiceRunRequest.statements:type_name -> concord.v1.RunStatement
+	16, // 4: concord.v1.RunStatement.arguments:type_name -> concord.v1.Value
+	15, // 5: concord.v1.TransactionServiceRunResponse.results:type_name -> concord.v1.StatementResult
+	17, // 6: concord.v1.StatementResult.columns:type_name -> concord.v1.Column
+	18, // 7: concord.v1.StatementResult.rows:type_name -> concord.v1.Row
+	0,  // 8: concord.v1.TransactionService.Begin:input_type -> concord.v1.TransactionServiceBeginRequest
+	2,  // 9: concord.v1.TransactionService.Execute:input_type -> concord.v1.TransactionServiceExecuteRequest
+	4,  // 10: concord.v1.TransactionService.Savepoint:input_type -> concord.v1.TransactionServiceSavepointRequest
+	6,  // 11: concord.v1.TransactionService.RollbackTo:input_type -> concord.v1.TransactionServiceRollbackToRequest
+	8,  // 12: concord.v1.TransactionService.Commit:input_type -> concord.v1.TransactionServiceCommitRequest
+	10, // 13: concord.v1.TransactionService.Rollback:input_type -> concord.v1.TransactionServiceRollbackRequest
+	12, // 14: concord.v1.TransactionService.Run:input_type -> concord.v1.TransactionServiceRunRequest
+	1,  // 15: concord.v1.TransactionService.Begin:output_type -> concord.v1.TransactionServiceBeginResponse
+	3,  // 16: concord.v1.TransactionService.Execute:output_type -> concord.v1.TransactionServiceExecuteResponse
+	5,  // 17: concord.v1.TransactionService.Savepoint:output_type -> concord.v1.TransactionServiceSavepointResponse
+	7,  // 18: concord.v1.TransactionService.RollbackTo:output_type -> concord.v1.TransactionServiceRollbackToResponse
+	9,  // 19: concord.v1.TransactionService.Commit:output_type -> concord.v1.TransactionServiceCommitResponse
+	11, // 20: concord.v1.TransactionService.Rollback:output_type -> concord.v1.TransactionServiceRollbackResponse
+	14, // 21: concord.v1.TransactionService.Run:output_type -> concord.v1.TransactionServiceRunResponse
+	15, // [15:22] is the sub-list for method output_type
+	8,  // [8:15] is the sub-list for method input_type
+	8,  // [8:8] is the sub-list for extension type_name
+	8,  // [8:8] is the sub-list for extension extendee
+	0,  // [0:8] is the sub-list for field type_name
 }
 
 func init() { file_concord_v1_transaction_proto_init() }
@@ -977,13 +1307,15 @@ func file_concord_v1_transaction_proto_init() {
 	}
 	file_concord_v1_participant_proto_init()
 	file_concord_v1_transaction_proto_msgTypes[3].OneofWrappers = []any{}
+	file_concord_v1_transaction_proto_msgTypes[13].OneofWrappers = []any{}
+	file_concord_v1_transaction_proto_msgTypes[15].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_concord_v1_transaction_proto_rawDesc), len(file_concord_v1_transaction_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   12,
+			NumMessages:   16,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -63,6 +63,8 @@ const (
 	// TransactionServiceRollbackProcedure is the fully-qualified name of the TransactionService's
 	// Rollback RPC.
 	TransactionServiceRollbackProcedure = "/concord.v1.TransactionService/Rollback"
+	// TransactionServiceRunProcedure is the fully-qualified name of the TransactionService's Run RPC.
+	TransactionServiceRunProcedure = "/concord.v1.TransactionService/Run"
 )
 
 // TransactionServiceClient is a client for the concord.v1.TransactionService service.
@@ -81,6 +83,10 @@ type TransactionServiceClient interface {
 	Commit(context.Context, *v1.TransactionServiceCommitRequest) (*v1.TransactionServiceCommitResponse, error)
 	// Rollback undoes everything. It may be repeated.
 	Rollback(context.Context, *v1.TransactionServiceRollbackRequest) (*v1.TransactionServiceRollbackResponse, error)
+	// Run executes statements in one transaction of its own and commits it, at most once for a key: it
+	// has no session. Whoever got no answer sends the very same request again, to any node. After aborted
+	// that executes the statements anew.
+	Run(context.Context, *v1.TransactionServiceRunRequest) (*v1.TransactionServiceRunResponse, error)
 }
 
 // NewTransactionServiceClient constructs a client for the concord.v1.TransactionService service. By
@@ -130,6 +136,12 @@ func NewTransactionServiceClient(httpClient connect.HTTPClient, baseURL string, 
 			connect.WithSchema(transactionServiceMethods.ByName("Rollback")),
 			connect.WithClientOptions(opts...),
 		),
+		run: connect.NewClient[v1.TransactionServiceRunRequest, v1.TransactionServiceRunResponse](
+			httpClient,
+			baseURL+TransactionServiceRunProcedure,
+			connect.WithSchema(transactionServiceMethods.ByName("Run")),
+			connect.WithClientOptions(opts...),
+		),
 	}
 }
 
@@ -141,6 +153,7 @@ type transactionServiceClient struct {
 	rollbackTo *connect.Client[v1.TransactionServiceRollbackToRequest, v1.TransactionServiceRollbackToResponse]
 	commit     *connect.Client[v1.TransactionServiceCommitRequest, v1.TransactionServiceCommitResponse]
 	rollback   *connect.Client[v1.TransactionServiceRollbackRequest, v1.TransactionServiceRollbackResponse]
+	run        *connect.Client[v1.TransactionServiceRunRequest, v1.TransactionServiceRunResponse]
 }
 
 // Begin calls concord.v1.TransactionService.Begin.
@@ -197,6 +210,15 @@ func (c *transactionServiceClient) Rollback(ctx context.Context, req *v1.Transac
 	return nil, err
 }
 
+// Run calls concord.v1.TransactionService.Run.
+func (c *transactionServiceClient) Run(ctx context.Context, req *v1.TransactionServiceRunRequest) (*v1.TransactionServiceRunResponse, error) {
+	response, err := c.run.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
 // TransactionServiceHandler is an implementation of the concord.v1.TransactionService service.
 type TransactionServiceHandler interface {
 	// Begin starts a transaction.
@@ -213,6 +235,10 @@ type TransactionServiceHandler interface {
 	Commit(context.Context, *v1.TransactionServiceCommitRequest) (*v1.TransactionServiceCommitResponse, error)
 	// Rollback undoes everything. It may be repeated.
 	Rollback(context.Context, *v1.TransactionServiceRollbackRequest) (*v1.TransactionServiceRollbackResponse, error)
+	// Run executes statements in one transaction of its own and commits it, at most once for a key: it
+	// has no session. Whoever got no answer sends the very same request again, to any node. After aborted
+	// that executes the statements anew.
+	Run(context.Context, *v1.TransactionServiceRunRequest) (*v1.TransactionServiceRunResponse, error)
 }
 
 // NewTransactionServiceHandler builds an HTTP handler from the service implementation. It returns
@@ -258,6 +284,12 @@ func NewTransactionServiceHandler(svc TransactionServiceHandler, opts ...connect
 		connect.WithSchema(transactionServiceMethods.ByName("Rollback")),
 		connect.WithHandlerOptions(opts...),
 	)
+	transactionServiceRunHandler := connect.NewUnaryHandlerSimple(
+		TransactionServiceRunProcedure,
+		svc.Run,
+		connect.WithSchema(transactionServiceMethods.ByName("Run")),
+		connect.WithHandlerOptions(opts...),
+	)
 	return "/concord.v1.TransactionService/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case TransactionServiceBeginProcedure:
@@ -272,6 +304,8 @@ func NewTransactionServiceHandler(svc TransactionServiceHandler, opts ...connect
 			transactionServiceCommitHandler.ServeHTTP(w, r)
 		case TransactionServiceRollbackProcedure:
 			transactionServiceRollbackHandler.ServeHTTP(w, r)
+		case TransactionServiceRunProcedure:
+			transactionServiceRunHandler.ServeHTTP(w, r)
 		default:
 			http.NotFound(w, r)
 		}
@@ -303,4 +337,8 @@ func (UnimplementedTransactionServiceHandler) Commit(context.Context, *v1.Transa
 
 func (UnimplementedTransactionServiceHandler) Rollback(context.Context, *v1.TransactionServiceRollbackRequest) (*v1.TransactionServiceRollbackResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("concord.v1.TransactionService.Rollback is not implemented"))
+}
+
+func (UnimplementedTransactionServiceHandler) Run(context.Context, *v1.TransactionServiceRunRequest) (*v1.TransactionServiceRunResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("concord.v1.TransactionService.Run is not implemented"))
 }
