@@ -111,6 +111,7 @@ func Dial(ctx context.Context, addrs []string, opts ...Option) (*Client, error) 
 	c.life, c.end = context.WithCancel(context.Background())
 	c.reports = newReports(caller, o.logger)
 	c.group.Go(func() { c.reports.run(c.life) })
+	c.group.Go(func() { c.resources.follow(c.life) })
 	c.lease = newLease(caller, &c.resources, o.logger)
 	c.group.Go(func() { c.lease.run(c.life) })
 	return c, nil

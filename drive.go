@@ -204,6 +204,9 @@ func (d *driver) prepare(b *branch) word {
 	if s, ok := b.session.(adapters.Counted); ok && slices.Contains(d.siblings, b.no) {
 		s.Siblings(d.siblings)
 	}
+	if s, ok := b.session.(adapters.Levelled); ok {
+		s.KnownLevel(d.tx.client.resources.knownLevel())
+	}
 	ctx, end := d.start(d.ctx, StepPrepare, b)
 	vote, prepared, err := b.session.Prepare(ctx)
 	if err == nil && vote == txn.VoteNo {

@@ -73,15 +73,28 @@ func (r *resources) knows(ctx context.Context, level txn.FeatureLevel) bool {
 	ctx, cancel := context.WithTimeout(ctx, recognizePatience)
 	defer cancel()
 	for {
-		r.mu.Lock()
-		known := r.level
-		r.mu.Unlock()
-		if known >= level {
+		if r.knownLevel() >= level {
 			return true
 		}
 		if wait(ctx, 50*time.Millisecond) != nil || r.recognize(ctx) != nil {
 			return false
 		}
+	}
+}
+
+func (r *resources) knownLevel() txn.FeatureLevel {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.level
+}
+
+// follow asks for the level of the cluster, ever more rarely, until that is all that this program knows.
+func (r *resources) follow(ctx context.Context) {
+	for pause := 250 * time.Millisecond; r.knownLevel() < txn.Newest; pause = min(2*pause, 10*time.Second) {
+		if wait(ctx, pause) != nil {
+			return
+		}
+		_ = r.recognize(ctx) // another cluster in its place is told to whoever begins a transaction
 	}
 }
 

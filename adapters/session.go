@@ -72,6 +72,13 @@ type Counted interface {
 	Siblings(nos []txn.BranchNo)
 }
 
+// Levelled is a Session whose evidence has a newer form than some members of a cluster may know, while
+// it is upgraded: they would refuse it. KnownLevel is called before Prepare with what every member
+// knows. Where nobody calls it, everybody knows everything.
+type Levelled interface {
+	KnownLevel(level txn.FeatureLevel)
+}
+
 // Undecided is a Session whose branch may be ended by somebody else, who asks the cluster for the
 // decision. If NeedsDecision reports true there must be one, also when the branch is the only one:
 // CommitOnePhase is not called.

@@ -98,7 +98,8 @@ func (r *Resource) prepareMarker(ctx context.Context) error {
 			" (cluster, gid, branch, holder, siblings) SELECT 0, '', 0, '', '' FROM DUAL WHERE FALSE"
 		_, err := c.ExecContext(ctx, try)
 		if isCode(err, codeNoSuchColumn) {
-			if _, err = c.ExecContext(ctx, addSiblings(s)); err != nil {
+			// Another session may have been faster.
+			if _, err = c.ExecContext(ctx, addSiblings(s)); err != nil && !isCode(err, codeColumnExists) {
 				return markerOld(s, err)
 			}
 			return nil

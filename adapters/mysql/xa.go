@@ -33,6 +33,7 @@ const (
 	codeDatabaseDenied     = 1044
 	codeUnknownDatabase    = 1049
 	codeNoSuchColumn       = 1054
+	codeColumnExists       = 1060
 	codeUnknownThread      = 1094
 	codeKillDenied         = 1095
 	codeTableDenied        = 1142

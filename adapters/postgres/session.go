@@ -63,6 +63,7 @@ type session struct {
 	pgx      *pgx.Conn      // that of conn
 	limits   []string       // what the transaction sets for itself when it opens
 	siblings []txn.BranchNo // that its transaction has; set before the vote
+	earlier  bool           // some member knows only evidence by number; set before the vote
 	branch   txn.Branch     // once prepared
 
 	mu       sync.Mutex // guards what follows; never held during a round trip
@@ -362,6 +363,10 @@ func (s *session) rolledBack(err error) error {
 
 // Siblings implements adapters.Counted.
 func (s *session) Siblings(nos []txn.BranchNo) { s.siblings = nos }
+
+// KnownLevel implements adapters.Levelled. The marker is written in any case; members that do not look
+// for it go by the number of the transaction.
+func (s *session) KnownLevel(level txn.FeatureLevel) { s.earlier = level < txn.LevelKeys }
 
 // Failure implements adapters.Failing.
 func (s *session) Failures() [2]error {

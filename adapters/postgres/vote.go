@@ -111,7 +111,7 @@ func (s *session) explainVote(err error) error {
 func (s *session) becomePrepared(end ending) txn.Branch {
 	s.branch = txn.Branch{No: s.x.Branch, Resource: s.r.name, Holder: s.server.holder.String()}
 	if !s.r.noMarker {
-		s.branch.Evidence = evidence{marker: !s.reader, number: end.number, system: s.server.system,
+		s.branch.Evidence = evidence{marker: !s.reader && !s.earlier, number: end.number, system: s.server.system,
 			timeline: s.server.timeline,
 			database: s.server.database, role: end.role}.String()
 	}
