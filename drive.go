@@ -201,11 +201,11 @@ func (d *driver) prepare(b *branch) word {
 	if d.tx.protocol == txn.ThreePhaseCommit {
 		return claimed(b)
 	}
-	if s, ok := b.session.(adapters.Counted); ok && slices.Contains(d.siblings, b.no) {
-		s.Siblings(d.siblings)
-	}
 	if s, ok := b.session.(adapters.Levelled); ok {
 		s.KnownLevel(d.tx.client.resources.knownLevel())
+	}
+	if s, ok := b.session.(adapters.Counted); ok && slices.Contains(d.siblings, b.no) {
+		s.Siblings(d.siblings)
 	}
 	ctx, end := d.start(d.ctx, StepPrepare, b)
 	vote, prepared, err := b.session.Prepare(ctx)

@@ -73,8 +73,8 @@ type Counted interface {
 }
 
 // Levelled is a Session whose evidence has a newer form than some members of a cluster may know, while
-// it is upgraded: they would refuse it. KnownLevel is called before Prepare with what every member
-// knows. Where nobody calls it, everybody knows everything.
+// it is upgraded: they would refuse it. KnownLevel is called before Siblings and Prepare with what every
+// member knows. Where nobody calls it, everybody knows everything.
 type Levelled interface {
 	KnownLevel(level txn.FeatureLevel)
 }

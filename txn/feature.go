@@ -22,7 +22,8 @@ const (
 	// LevelThreePhase has what the witness of three-phase transactions promises and accepts, and
 	// their decisions.
 	LevelThreePhase FeatureLevel = 4
-	// LevelKeys has CommitRecords with idempotency keys.
+	// LevelKeys has CommitRecords with idempotency keys. Members that know it also know PostgreSQL's
+	// evidence by marker, and its branches that name their siblings.
 	LevelKeys FeatureLevel = 5
 	// Newest is what this program knows.
 	Newest = LevelKeys

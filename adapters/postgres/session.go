@@ -362,10 +362,15 @@ func (s *session) rolledBack(err error) error {
 }
 
 // Siblings implements adapters.Counted.
-func (s *session) Siblings(nos []txn.BranchNo) { s.siblings = nos }
+func (s *session) Siblings(nos []txn.BranchNo) {
+	if !s.earlier {
+		s.siblings = nos
+	}
+}
 
 // KnownLevel implements adapters.Levelled. The marker is written in any case; members that do not look
-// for it go by the number of the transaction.
+// for it go by the number of the transaction. The name of a branch with siblings they would take for
+// somebody else's.
 func (s *session) KnownLevel(level txn.FeatureLevel) { s.earlier = level < txn.LevelKeys }
 
 // Failure implements adapters.Failing.
