@@ -217,6 +217,7 @@ func TestWhatErrorsSay(t *testing.T) {
 
 // unmet are texts that only a race of some kind shows, and why there is no row for them.
 var unmet = []string{
+	"%s could not be asked about %v (%v);", // a database that goes away between its listing and the next question
 	// the log refuses a change that its leader took for possible
 	"%v: ask again in a moment",
 	// a leader that has not noticed yet that it lost its quorum
