@@ -73,7 +73,7 @@ func (w *world) tree(t *testing.T, want int) (lines []string) {
 			switch a.Key {
 			case "concord.resource", "concord.outcome", "error.type", "db.system.name", "concord.label",
 				"concord.attempt":
-				line += fmt.Sprintf(" %s=%s", a.Key[strings.LastIndex(string(a.Key), ".")+1:], a.Value.Emit())
+				line += fmt.Sprintf(" %s=%s", a.Key[strings.LastIndex(string(a.Key), ".")+1:], a.Value.String())
 			}
 		}
 		if s.Status.Code == codes.Error {
@@ -237,7 +237,7 @@ func measured(all metricdata.ResourceMetrics, part string) (points []string) {
 				for _, p := range data.DataPoints {
 					var labels []string
 					for _, a := range p.Attributes.ToSlice() {
-						labels = append(labels, string(a.Key)+"="+a.Value.Emit())
+						labels = append(labels, string(a.Key)+"="+a.Value.String())
 					}
 					points = append(points, fmt.Sprintf("%s{%s} %d", m.Name, strings.Join(labels, ","), p.Count))
 				}

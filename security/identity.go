@@ -121,7 +121,7 @@ func identityOf(c *x509.Certificate) (found Identity, err error) {
 		}
 		if found != (Identity{}) {
 			return Identity{}, errors.New("the certificate is for several: it must have one subject alternative " +
-				"name concord://...")
+				"name of the form concord://CLUSTER/KIND/NAME")
 		}
 		if found, err = parseURI(u); err != nil {
 			return Identity{}, fmt.Errorf("subject alternative name: %w", err)

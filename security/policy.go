@@ -22,9 +22,12 @@ const (
 	MemberRole Role = "member"
 	Admin      Role = "admin" // changes who the members are
 	// what nodes do for each other; a node's certificate grants it, and nothing else does
-	NodeRole    Role = "node"
-	AnyResource      = "*" // in a grant: all resources
-	maxGrants        = 10_000
+	NodeRole Role = "node"
+)
+
+const (
+	AnyResource = "*" // in a grant: all resources
+	maxGrants   = 10_000
 )
 
 var grantable = []Role{Application, AgentRole, Viewer, Operator, Admin}

@@ -290,13 +290,6 @@ func (h *honest) commit() error {
 	return nil
 }
 
-// during returns how many commits there are while something is done.
-func (h *honest) during(do func()) int64 {
-	before := h.commits.Load()
-	do()
-	return h.commits.Load() - before
-}
-
 // goOn waits until so many more commits are there.
 func (h *honest) goOn(more int64) {
 	h.Helper()

@@ -49,7 +49,6 @@ type driver struct {
 	busy  bool
 	life  int
 	t     *three
-	lives []participant.Life
 	asks  txn.CommitRequest
 	limit sim.Instant
 }
