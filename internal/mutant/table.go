@@ -6,7 +6,7 @@ import "slices"
 
 // Mutant is one planted mistake.
 type Mutant struct {
-	ID   string // X01 to X56
+	ID   string // X01 to X57
 	Name string // of the switch
 	What string // is wrong
 	// In are the packages whose TestMutants must kill it.

@@ -16,6 +16,8 @@ const (
 	// aloneTime is how long the agents have to finish without coordinators, and waitTime how long
 	// nobody can finish in two phases before the coordinators are started again.
 	aloneTime, waitTime = 30 * time.Second, 8 * time.Second
+	// heardTime is how long clients may take to finish what they know the decision of.
+	heardTime = time.Second
 	// outageTries is how often the coordinators are stopped if nothing was in doubt at that moment.
 	outageTries = 10
 )
@@ -40,6 +42,10 @@ func (w *workload) loseCoordinators(ctx context.Context) error {
 			return err
 		}
 		w.outage.killed += killed
+		// What clients have heard of already they finish themselves.
+		if err := pause(ctx, heardTime); err != nil {
+			return nil
+		}
 		open, err := w.inDoubt(ctx)
 		if err != nil {
 			return err
