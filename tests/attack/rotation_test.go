@@ -92,7 +92,8 @@ func TestEverythingRotatesUnderLoad(t *testing.T) {
 		})
 		require.NoError(t, one.Close())
 	}
-	renew() // with certificates of the new authority
+	renew()                        // with certificates of the new authority
+	<-time.After(10 * time.Second) // within which everybody has read them, as the documentation says
 	both, err := os.ReadFile(path)
 	require.NoError(t, err)
 	require.NoError(t, os.WriteFile(path+".new", bytes.TrimSuffix(both, before), 0o644))
