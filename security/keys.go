@@ -284,7 +284,7 @@ func (m *material) verify(chain []*x509.Certificate, usage x509.ExtKeyUsage, now
 		return Identity{}, untrusted("that of %v is not made for this use: make one that is, \"concord cert "+
 			"--help\" says how", who)
 	case err != nil:
-		return Identity{}, untrusted("that of %v was issued by none of the authorities that are believed here (%v)",
+		return Identity{}, untrusted("that of %v was issued by none of the authorities that are believed here (%w)",
 			who, err)
 	}
 	for _, c := range chains[0] {

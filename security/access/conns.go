@@ -176,6 +176,12 @@ func belongs(ctx context.Context, subject string) error {
 	return nil
 }
 
+// accepted reports whether an earlier request of a connection was let in.
+func accepted(ctx context.Context) bool {
+	t, ok := ctx.Value(connKey{}).(*tracked)
+	return ok && t.useful.Load()
+}
+
 // doubt closes connections whose certificate has ended or was revoked, until ctx ends.
 func (c *conns) doubt(ctx context.Context, g *Guard) {
 	if !g.Secure() {

@@ -4,6 +4,8 @@ package access
 
 import (
 	"context"
+	"crypto/x509"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -105,7 +107,7 @@ func (g *Guard) admit(r *http.Request, rules Rules) (context.Context, error) {
 	}
 	c, err := g.caller(r)
 	if err != nil {
-		return nil, err
+		return nil, stale(ctx, err)
 	}
 	a, err := c.Access()
 	if err != nil {
@@ -115,6 +117,19 @@ func (g *Guard) admit(r *http.Request, rules Rules) (context.Context, error) {
 		return nil, Denied(a, rule.wanted())
 	}
 	return With(ctx, c), belongs(ctx, c.Subject())
+}
+
+// errStale is for a connection that was accepted under an authority which was taken away since. Whoever
+// belongs to the cluster has another certificate by now, and shows it when it connects again.
+var errStale = fmt.Errorf("%w: the authority of this connection's certificate is not believed any more: connect again",
+	api.ErrUnavailable)
+
+func stale(ctx context.Context, err error) error {
+	unknown := x509.UnknownAuthorityError{}
+	if errors.As(err, &unknown) && accepted(ctx) {
+		return errStale
+	}
+	return err
 }
 
 // caller says who makes a request. A token goes before a certificate: who hands on the calls of
@@ -195,6 +210,9 @@ func (g *Guard) refuse(w http.ResponseWriter, r *http.Request, err error) {
 	g.denied.Add(1)
 	if g.config.Logger != nil {
 		g.denials.warn(g.config.Logger, "call denied", err, "remote", r.RemoteAddr, "path", r.URL.Path)
+	}
+	if errors.Is(err, errStale) {
+		w.Header().Set("Connection", "close")
 	}
 	status := api.ToStatus(err)
 	if g.errors.IsSupported(r) {
