@@ -47,11 +47,7 @@ func openAgentBank(name, dir string, members []replica.Member) (*agentBank, erro
 	if b.store, err = pebble.Open(name, filepath.Join(dir, name)); err != nil {
 		return nil, err
 	}
-	var nodes []string
-	for _, m := range members {
-		nodes = append(nodes, m.API)
-	}
-	if b.caller, err = api.Dial(nodes, api.ClientOptions{}); err != nil {
+	if b.caller, err = api.Dial(apiAddresses(members), api.ClientOptions{}); err != nil {
 		return nil, err
 	}
 	l, err := net.Listen("tcp", "127.0.0.1:0")

@@ -155,9 +155,11 @@ func (c *cluster) inDoubt() *int {
 
 func (c *cluster) addresses() string { return strings.Join(c.api(), " ") }
 
-func (c *cluster) api() []string {
+func (c *cluster) api() []string { return apiAddresses(c.members) }
+
+func apiAddresses(members []replica.Member) []string {
 	var out []string
-	for _, m := range c.members {
+	for _, m := range members {
 		out = append(out, m.API)
 	}
 	return out

@@ -145,9 +145,7 @@ const transferTime = time.Minute
 func (w *workload) killLeaders(ctx context.Context) error {
 	for n := 1; n <= w.o.Kills; n++ {
 		for w.progress().done < n*w.o.Transfers/(w.o.Kills+1) {
-			select {
-			case <-time.After(10 * time.Millisecond):
-			case <-ctx.Done():
+			if err := pause(ctx, 10*time.Millisecond); err != nil {
 				return nil
 			}
 		}
@@ -181,9 +179,7 @@ func (w *workload) settle(ctx context.Context) error {
 		}
 	}
 	for !w.settled(ctx) {
-		select {
-		case <-time.After(50 * time.Millisecond):
-		case <-ctx.Done():
+		if err := pause(ctx, 50*time.Millisecond); err != nil {
 			return nil // the result says what is in doubt
 		}
 	}
