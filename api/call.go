@@ -39,7 +39,10 @@ func call[Req, Res any](ctx context.Context, c *Client, op string, how manner, r
 	defer cancel()
 	var none Res
 	limit := c.opts.Attempt
-	if how&slow != 0 {
+	switch {
+	case how&looks != 0:
+		limit *= 4
+	case how&slow != 0:
 		limit *= 10
 	}
 	var failed attempts

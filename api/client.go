@@ -261,12 +261,12 @@ func (c *Client) List(ctx context.Context, r *concordv1.ListRequest) (*concordv1
 
 // Get shows one transaction.
 func (c *Client) Get(ctx context.Context, r *concordv1.GetRequest) (*concordv1.GetResponse, error) {
-	return call(ctx, c, "get the transaction", ofLeader, r, unary(stub.Get))
+	return call(ctx, c, "get the transaction", ofLeader|looks, r, unary(stub.Get))
 }
 
 // Resolve decides a transaction by an operator's word.
 func (c *Client) Resolve(ctx context.Context, r *concordv1.ResolveRequest) (*concordv1.ResolveResponse, error) {
-	return call(ctx, c, "resolve the transaction", ofLeader, r, unary(stub.Resolve))
+	return call(ctx, c, "resolve the transaction", ofLeader|slow, r, unary(stub.Resolve))
 }
 
 // Settle gives up a branch that the cluster cannot finish.
@@ -318,9 +318,14 @@ func (c *Client) Status(ctx context.Context, r *concordv1.StatusRequest) (*conco
 	return call(ctx, c, "get the status", ofAny, r, unary(stub.Status))
 }
 
-// Resources lists the resources that the first of the given nodes that answers knows.
+// Resources lists the resources that the first of the given nodes that answers knows. With a name
+// that node may look at the resource again first, which takes a slow database some seconds.
 func (c *Client) Resources(ctx context.Context, r *concordv1.ResourcesRequest) (*concordv1.ResourcesResponse, error) {
-	return call(ctx, c, "list the resources", ofAny, r, unary(stub.Resources))
+	how := ofAny
+	if r.GetName() != "" {
+		how |= looks
+	}
+	return call(ctx, c, "list the resources", how, r, unary(stub.Resources))
 }
 
 // Identify is Resources for who wants to know whether it is still the same cluster: what this
@@ -373,5 +378,6 @@ func (c *Client) Watch(ctx context.Context, r *concordv1.WatchRequest,
 const (
 	ofLeader manner = 1 << iota
 	ofAny
+	looks // at databases, for three seconds at most
 	slow
 )

@@ -186,6 +186,49 @@ func TestAHungNodeIsPassedOver(t *testing.T) {
 	require.Equal(t, "committed", res.Outcome)
 }
 
+// looker asks a slow database before it answers, and gives up with whoever asked.
+type looker struct {
+	concordv1connect.UnimplementedCoordinatorServiceHandler
+	takes time.Duration
+}
+
+func (h *looker) look(ctx context.Context) error {
+	select {
+	case <-time.After(h.takes):
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func (h *looker) Resources(ctx context.Context, _ *concordv1.ResourcesRequest) (*concordv1.ResourcesResponse, error) {
+	return &concordv1.ResourcesResponse{}, h.look(ctx)
+}
+
+func (h *looker) Get(ctx context.Context, _ *concordv1.GetRequest) (*concordv1.GetResponse, error) {
+	return &concordv1.GetResponse{}, h.look(ctx)
+}
+
+func (h *looker) Resolve(ctx context.Context, _ *concordv1.ResolveRequest) (*concordv1.ResolveResponse, error) {
+	return &concordv1.ResolveResponse{}, h.look(ctx)
+}
+
+// The next node would look for as long: whoever goes on to it gets no answer from any.
+func TestANodeThatAsksADatabaseIsWaitedFor(t *testing.T) {
+	h := &looker{takes: 200 * time.Millisecond}
+	c := dial(t, api.ClientOptions{Attempt: 80 * time.Millisecond, Patience: 3 * time.Second}, serve(t, h), serve(t, h))
+	_, err := c.Resources(t.Context(), &concordv1.ResourcesRequest{Name: "orders"})
+	require.NoError(t, err)
+	_, err = c.Get(t.Context(), &concordv1.GetRequest{})
+	require.NoError(t, err)
+	_, err = c.Resolve(t.Context(), &concordv1.ResolveRequest{})
+	require.NoError(t, err)
+	short, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+	defer cancel()
+	_, err = c.Resources(short, &concordv1.ResourcesRequest{})
+	require.ErrorIs(t, err, context.DeadlineExceeded, "what asks no database has no need of patience")
+}
+
 func TestWhenNobodyAnswersTheErrorListsWhatEachAddressSaid(t *testing.T) {
 	dead, lost := deadAddr(t), serve(t, fails(&api.NotLeaderError{}))
 	c := dial(t, api.ClientOptions{Patience: 100 * time.Millisecond}, dead, lost)

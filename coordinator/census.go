@@ -89,8 +89,13 @@ func (n *Node) inspectAll(ctx context.Context, xs []txn.XID, at []string, c *com
 // inspectAtOnce is how many branches are inspected at the same time.
 const inspectAtOnce = 16
 
-// examineTime bounds how long somebody who looks at a transaction waits for databases.
-const examineTime = 3 * time.Second
+const (
+	// examineTime bounds how long somebody who looks at a transaction waits for databases.
+	examineTime = 3 * time.Second
+	// censusTimeout bounds the question to all databases that a resolve begins with: a client waits
+	// for longer than that, and hears which of them did not answer.
+	censusTimeout = 10 * time.Second
+)
 
 // Examined is what the databases themselves know of a transaction that is not finished.
 type Examined struct {

@@ -52,7 +52,9 @@ func (n *Node) KeyUse(ctx context.Context, key string) (commit.Reply, error) {
 func (n *Node) Resolve(ctx context.Context, asked txn.Resolution) (commit.Reply, error) {
 	e := commit.ResolveAsked{Resolution: asked}
 	if asked.Decision == txn.Commit {
-		e.Census = n.census(ctx, asked.ID)
+		bounded, cancel := context.WithTimeout(ctx, censusTimeout)
+		e.Census = n.census(bounded, asked.ID)
+		cancel()
 	}
 	r, err := n.ask(ctx, func(request uint64) replica.Event {
 		e.Request = request
