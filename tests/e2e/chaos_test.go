@@ -150,7 +150,9 @@ func (c *cluster) burst(leader *node, requests int) (told, busy, silent int) {
 	c.Helper()
 	h2 := new(http.Protocols)
 	h2.SetUnencryptedHTTP2(true)
-	transport := &http.Transport{Protocols: h2}
+	// Every request that finds no stream free dials: without a bound there would be more connections at
+	// once than a node keeps, and what it closes has no word for anybody.
+	transport := &http.Transport{Protocols: h2, MaxConnsPerHost: 64}
 	defer transport.CloseIdleConnections()
 	stub := concordv1connect.NewCoordinatorServiceClient(&http.Client{Transport: transport}, "http://"+leader.api)
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
