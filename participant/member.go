@@ -339,9 +339,9 @@ func (c *Core) electPause(m *membership) time.Duration {
 // meet again and again.
 func (c *Core) jitter(m *membership, d time.Duration) time.Duration {
 	h := fnv.New32a()
-	h.Write(m.id[:])
-	h.Write(c.life.Journal[:])
-	h.Write([]byte{byte(m.elections)})
+	_, _ = h.Write(m.id[:])
+	_, _ = h.Write(c.life.Journal[:])
+	_, _ = h.Write([]byte{byte(m.elections)})
 	return d * time.Duration(h.Sum32()%512) / 1024
 }
 

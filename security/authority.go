@@ -74,7 +74,7 @@ func NewAuthority(dir Dir, keyFile, cluster string, lifetime time.Duration, over
 		return nil, err
 	}
 	path := filepath.Join(string(dir), "ca.crt")
-	all, err := os.ReadFile(path)
+	all, err := readPublic(path)
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, err
 	}
@@ -178,7 +178,7 @@ func (a *Authority) Revoke(dir Dir, certFiles ...string) error {
 	path := filepath.Join(string(dir), "ca.crl")
 	list := &x509.RevocationList{Number: big.NewInt(1), ThisUpdate: time.Now().Add(-backdated),
 		NextUpdate: a.cert.NotAfter}
-	others, err := os.ReadFile(path)
+	others, err := readPublic(path)
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
 	}

@@ -25,8 +25,20 @@ type Keys struct {
 	mu      sync.Mutex // over reading the files
 	log     *slog.Logger
 	looked  time.Time // when they were read last
-	told    string    // the error that was logged last
+	told    told      // the error that was logged last
 	expires time.Time // of the certificate about whose end a line was logged
+}
+
+// told is a text that one writes and others read, without waiting for him.
+type told struct{ p atomic.Pointer[string] }
+
+func (t *told) set(text string) { t.p.Store(&text) }
+
+func (t *told) text() string {
+	if p := t.p.Load(); p != nil {
+		return *p
+	}
+	return ""
 }
 
 // material is what was read at one moment; nobody changes it.
@@ -84,6 +96,24 @@ func (k *Keys) Reload() error {
 	return k.reload()
 }
 
+// ReloadFrom is Reload from other files, which are those to look at from then on, unless they are wrong.
+func (k *Keys) ReloadFrom(f Files) error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	old := k.files
+	k.files = f
+	err := k.reload()
+	if err != nil {
+		k.files = old
+	}
+	return err
+}
+
+// Wrong says what was wrong with the files when they were read last; empty: nothing, and they are in force.
+func (k *Keys) Wrong() string {
+	return k.told.text()
+}
+
 // reload is called with mu held.
 func (k *Keys) reload() error {
 	k.looked = time.Now()
@@ -94,13 +124,13 @@ func (k *Keys) reload() error {
 			k.files.Cert, m.self, old.self)
 	}
 	if err != nil {
-		if err.Error() != k.told {
-			k.told = err.Error()
+		if err.Error() != k.told.text() {
+			k.told.set(err.Error())
 			k.log.Error("certificates were read again and are wrong: those that were there stay in force", "err", err)
 		}
 		return err
 	}
-	k.told = ""
+	k.told.set("")
 	if m.print != old.print {
 		k.current.Store(m)
 		k.log.Info("certificates were read again", "self", m.self.String())

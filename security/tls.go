@@ -62,8 +62,8 @@ func (k *Keys) clientOf(host string, kind Kind) *tls.Config {
 // client makes a configuration in which verify alone says who the other end is: by its identity,
 // which the standard checks know nothing of.
 func (m *material) client(verify func(tls.ConnectionState) error) *tls.Config {
-	c := &tls.Config{MinVersion: tls.VersionTLS13, InsecureSkipVerify: true,
-		VerifyConnection: verify} //nolint:gosec // verify does it
+	c := &tls.Config{MinVersion: tls.VersionTLS13, VerifyConnection: verify,
+		InsecureSkipVerify: true} // #nosec G402 -- verify does it
 	if m.own != nil {
 		c.Certificates = []tls.Certificate{*m.own}
 	}

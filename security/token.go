@@ -43,7 +43,7 @@ func (e TokenEntry) line() string {
 		e.Expires.UTC().Format(time.RFC3339))
 }
 
-const tokensHeader = "# id subject sha256 expires\n"
+const tokensHeader = "# id subject sha256 expires\n" // #nosec G101 -- the names of columns
 
 // parseTokens reads a file of lines "id subject sha256 expires".
 func parseTokens(path string, b []byte) (list []TokenEntry, err error) {
@@ -160,7 +160,7 @@ type Tokens struct {
 
 	mu     sync.Mutex // over reading the file
 	looked time.Time
-	told   string
+	told   told
 }
 
 // LoadTokens reads a file of tokens. log gets what is found later; nil: nobody.
@@ -179,19 +179,24 @@ func (t *Tokens) Reload() error {
 	return t.reload()
 }
 
+// Wrong says what was wrong with the file when it was read last; empty: nothing, and it is in force.
+func (t *Tokens) Wrong() string {
+	return t.told.text()
+}
+
 // reload is called with mu held.
 func (t *Tokens) reload() error {
 	t.looked = time.Now()
 	list, err := ReadTokens(t.path)
 	if err != nil {
 		err = fmt.Errorf("tokens: %w", err)
-		if t.current.Load() != nil && err.Error() != t.told {
-			t.told = err.Error()
+		if t.current.Load() != nil && err.Error() != t.told.text() {
+			t.told.set(err.Error())
 			t.log.Error("tokens were read again and are wrong: those that were there stay in force", "err", err)
 		}
 		return err
 	}
-	t.told = ""
+	t.told.set("")
 	t.current.Store(&list)
 	return nil
 }

@@ -78,12 +78,12 @@ func connect(ctx context.Context, r *Resource) (*link, error) {
 	}
 	raw, err := asRaw(c)
 	if err != nil {
-		c.Close()
+		_ = c.Close() // the error that is returned matters more
 		return nil, err
 	}
 	l.raw = raw
 	if err := l.setUp(ctx); err != nil {
-		raw.Close()
+		_ = raw.Close()
 		return nil, err
 	}
 	l.conn = &conn{link: l}

@@ -223,7 +223,7 @@ func (c limitedConnector) Connect(ctx context.Context) (driver.Conn, error) {
 		_, err = raw.ExecContext(ctx, startClean+", "+lockLimit(c.timeout), nil)
 	}
 	if err != nil {
-		conn.Close()
+		_ = conn.Close() // the error that is returned matters more
 		return nil, err
 	}
 	return conn, nil

@@ -356,6 +356,9 @@ const (
 	unlucky    = "says how a demonstration ended"
 )
 
+const reloaded = "said by a process that runs: TestReloadSetsTheLogLevelAndNamesTheRest here and " +
+	"TestDoorsAreNeverLessThanTheirFileSays in cmd/internal/config"
+
 // withoutRow are the texts that no row of the table has.
 var withoutRow = map[string]string{
 	"%s: members: %s":               "only a measurement reads members alone: its table has it",
@@ -370,6 +373,9 @@ var withoutRow = map[string]string{
 	"the agents have decided %v about %v, and the cluster says %v: " +
 		"this is a bug, please report it": impossible,
 	"the three nodes found no leader in 30 s": measured,
+	"\"certs_dir\" protects this process only when it is started again, and until then it asks nobody who he is: " +
+		"restart it now": reloaded,
+	"\"certs_dir\" is gone, and this process goes on asking who calls: put it back, or restart it": reloaded,
 	"the sum of all balances is wrong: this is a bug, please " +
 		"report it with the output above": impossible,
 	"nobody could tell whether transactions are in doubt: the cluster had no " +

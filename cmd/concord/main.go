@@ -19,6 +19,7 @@ func main() {
 	if cmd, _, err := root.Find(os.Args[1:]); err == nil && (cmd.Name() == "serve" || cmd.Name() == "agent") {
 		surviveSignals() // also while the program is started again
 		relaxTimers()
+		leaveNoCore()
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	err := root.ExecuteContext(ctx)

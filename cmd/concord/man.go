@@ -25,6 +25,7 @@ func (c *cli) manCommand() *cobra.Command {
 			return nil
 		},
 		RunE: func(cmd *cobra.Command, args []string) error {
+			// #nosec G301 -- manual pages are for everybody
 			if err := os.MkdirAll(args[0], 0o755); err != nil {
 				return err
 			}

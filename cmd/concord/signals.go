@@ -51,13 +51,19 @@ func reload(running *config.Node, load func() (*config.Node, error), level *slog
 	}
 	if err != nil {
 		log.Error("the configuration was read again and is wrong: the node goes on with the one it has", "err", err)
+		doors.Later("its configuration was read again and is wrong, and it goes on with the one it has: " + err.Error())
 		return running
 	}
 	inForce := *running
 	inForce.Log.Level, inForce.Auth.Grants = now.Log.Level, now.Auth.Grants
+	if now.CertsDir != "" { // then these are in force, too
+		inForce.CertsDir, inForce.Auth.Tokens = now.CertsDir, now.Auth.Tokens
+	}
 	later := "none"
+	doors.Later("")
 	if keys := differing(&inForce, now); len(keys) > 0 {
 		later = strings.Join(keys, ", ")
+		doors.Later("changes of its configuration wait until it is started again: " + later)
 	}
 	log.Info("the configuration was read again", "log_level", now.Log.Level, "changes_that_need_a_restart", later)
 	return &inForce

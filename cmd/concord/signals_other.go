@@ -7,3 +7,6 @@ package main
 import "os"
 
 func hints() []os.Signal { return nil }
+
+// leaveNoCore is for systems that have core files.
+func leaveNoCore() {}

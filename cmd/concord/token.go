@@ -13,6 +13,7 @@ import (
 	"github.com/concordtx/concord/security"
 )
 
+// #nosec G101 -- a text about tokens
 const tokenHelp = `Keeps the file of tokens that nodes read ("auth.tokens" in their configuration). A token is for
 those who cannot have a certificate; it says who they are, and "auth.grants" what they may do.
 

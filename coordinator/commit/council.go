@@ -61,8 +61,8 @@ func (p *council) pause(id txn.ID) time.Duration {
 	d := min(electAfter<<min(p.elections, 8), electMost)
 	p.elections++
 	h := fnv.New32a()
-	h.Write(id[:])
-	h.Write([]byte{byte(p.elections)})
+	_, _ = h.Write(id[:])
+	_, _ = h.Write([]byte{byte(p.elections)})
 	return d + d*time.Duration(h.Sum32()%512)/1024
 }
 

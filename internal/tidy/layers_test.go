@@ -116,6 +116,7 @@ var house = map[string]struct {
 	"examples/retry":          {layer: above, kind: command, why: "what to do with each answer"},
 	"examples/three":          {layer: above, kind: command, why: "three databases in one transaction"},
 	"examples/transfer":       {layer: above, kind: command, why: "the smallest application"},
+	"internal/supply":         {layer: above, kind: command, why: "bills of materials, licences, the budget of modules"},
 	"internal/tidy":           {layer: above, kind: forTests, why: "these rules"},
 	"tests/attack":            {layer: above, kind: forTests, why: "attacks on real nodes"},
 	"tests/e2e":               {layer: above, kind: forTests, why: "real processes on real databases"},

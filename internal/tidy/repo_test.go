@@ -80,7 +80,7 @@ func eachFile(t *testing.T, visit func(path string, content []byte), suffixes ..
 			return err
 		}
 		if d.IsDir() {
-			if name := d.Name(); name == ".git" || name == "bin" {
+			if name := d.Name(); name == ".git" || name == "bin" || name == "dist" {
 				return filepath.SkipDir
 			}
 			return nil

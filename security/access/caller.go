@@ -66,7 +66,7 @@ func (c *Caller) Access() (security.Access, error) {
 		return security.Everything(), nil
 	}
 	if c.token != "" {
-		if _, ok := c.guard.tokens.Subject(c.token); !ok {
+		if _, ok := c.guard.subject(c.token); !ok {
 			return security.Access{}, errToken
 		}
 	}

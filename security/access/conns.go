@@ -46,7 +46,8 @@ type tracked struct {
 	conns *conns
 	raw   net.Conn // as accepted
 	order uint64
-	// useful says that a request on it was answered, or its caller was let in.
+	// useful says that a caller on it was let in; where nobody asks who calls, that a request was answered.
+	// An answer alone would make it useful for strangers to ask for pages that are open to everybody.
 	useful  atomic.Bool
 	tls     atomic.Pointer[tls.Conn]
 	subject string // counted in conns.subjects; owned by conns.mu

@@ -36,7 +36,7 @@ type Config struct {
 // Guard finds out who calls and whether that one may.
 type Guard struct {
 	config   Config
-	tokens   *security.Tokens
+	tokens   atomic.Pointer[security.Tokens] // nil: there are none
 	policy   atomic.Pointer[security.Policy]
 	failures failures
 	denials  sampled
@@ -46,7 +46,8 @@ type Guard struct {
 
 // NewGuard returns a guard.
 func NewGuard(c Config) *Guard {
-	g := &Guard{config: c, tokens: c.Tokens, errors: connect.NewErrorWriter()}
+	g := &Guard{config: c, errors: connect.NewErrorWriter()}
+	g.SetTokens(c.Tokens)
 	if c.Policy == nil {
 		c.Policy = &security.Policy{}
 	}
@@ -56,6 +57,18 @@ func NewGuard(c Config) *Guard {
 
 // SetPolicy puts another policy in force, for streams that are open as well.
 func (g *Guard) SetPolicy(p *security.Policy) { g.policy.Store(p) }
+
+// SetTokens puts other tokens in force; nil: none. Streams that a token of before has begun end with their next message.
+func (g *Guard) SetTokens(t *security.Tokens) { g.tokens.Store(t) }
+
+// subject says whom a token stands for.
+func (g *Guard) subject(token string) (string, bool) {
+	t := g.tokens.Load()
+	if t == nil {
+		return "", false
+	}
+	return t.Subject(token)
+}
 
 // Secure reports whether the guard asks who calls.
 func (g *Guard) Secure() bool { return g.config.Keys != nil }
@@ -164,8 +177,8 @@ func (g *Guard) byToken(r *http.Request, header string) (*Caller, error) {
 		return nil, fmt.Errorf("too many wrong tokens came from %s: wait a minute: %w", from, api.ErrBusy)
 	}
 	token, ok := strings.CutPrefix(header, "Bearer ")
-	if ok && g.tokens != nil {
-		if subject, known := g.tokens.Subject(token); known {
+	if ok {
+		if subject, known := g.subject(token); known {
 			return &Caller{guard: g, token: token,
 					who: security.Identity{Cluster: g.config.Keys.Self().Cluster, Kind: security.Client,
 						Name: subject}},

@@ -30,7 +30,7 @@ func (g *Guard) Serve(ctx context.Context, l net.Listener, rules Rules, h http.H
 	protocols.SetHTTP1(true)
 	conns := newConns(log)
 	s := &http.Server{
-		Handler:           conns.handler(rules, g.Handler(rules, h)),
+		Handler:           conns.handler(rules, g.Secure(), g.Handler(rules, h)),
 		Protocols:         protocols,
 		ReadHeaderTimeout: headerTimeout,
 		IdleTimeout:       idleTimeout,
@@ -70,8 +70,8 @@ func (g *Guard) Serve(ctx context.Context, l net.Listener, rules Rules, h http.H
 	return <-stopped
 }
 
-// handler gives each request its time.
-func (c *conns) handler(rules Rules, next http.Handler) http.Handler {
+// handler gives each request its time. Where somebody asks who calls, that one says which connections are useful.
+func (c *conns) handler(rules Rules, asked bool, next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		control := http.NewResponseController(w)
 		if !rules[r.URL.Path].Stream && r.Body != nil && r.Body != http.NoBody {
@@ -84,7 +84,7 @@ func (c *conns) handler(rules Rules, next http.Handler) http.Handler {
 		_ = control.SetWriteDeadline(time.Time{}) // of the answer before on this connection
 		next.ServeHTTP(&timedWriter{ResponseWriter: w, control: control}, r)
 		_ = control.SetWriteDeadline(time.Now().Add(writeTimeout))
-		if t, ok := r.Context().Value(connKey{}).(*tracked); ok {
+		if t, ok := r.Context().Value(connKey{}).(*tracked); ok && !asked {
 			t.useful.Store(true)
 		}
 	})

@@ -68,12 +68,14 @@ type node struct {
 	id             int
 	api, peer, log string
 	config         string
+	cores          bool
 	cmd            *exec.Cmd
 }
 
 type settings struct {
 	plain       bool // no certificates
 	descriptors int  // that each node may have; 0: as many as there are
+	cores       bool // a node that ends by a mistake may leave its memory in a file
 }
 
 const grants = `certs_dir: %s
@@ -103,7 +105,7 @@ func start(t testing.TB, s settings) *cluster {
 		n := &node{id: id, api: fmt.Sprintf("127.0.0.1:%d", testdb.FreePort(t)),
 			peer:   fmt.Sprintf("127.0.0.1:%d", testdb.FreePort(t)),
 			log:    filepath.Join(dir, fmt.Sprintf("log%d", id)),
-			config: filepath.Join(dir, fmt.Sprintf("node%d.yaml", id))}
+			config: filepath.Join(dir, fmt.Sprintf("node%d.yaml", id)), cores: s.cores}
 		c.nodes = append(c.nodes, n)
 		members += fmt.Sprintf("  - {id: %d, peer: %s, api: %s}\n", id, n.peer, n.api)
 	}
@@ -140,11 +142,14 @@ func (c *cluster) run(n *node, descriptors int) {
 	if descriptors > 0 {
 		limit = fmt.Sprintf("ulimit -n %d && ", descriptors)
 	}
+	if n.cores {
+		limit += "ulimit -c unlimited && export GOTRACEBACK=crash && "
+	}
 	log, err := os.OpenFile(n.log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	require.NoError(c, err)
 	defer log.Close()
 	n.cmd = exec.Command("sh", "-c", limit+`exec "$0" serve --config "$1"`, binary, n.config)
-	n.cmd.Stdout, n.cmd.Stderr = log, log
+	n.cmd.Stdout, n.cmd.Stderr, n.cmd.Dir = log, log, filepath.Dir(n.config)
 	n.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	require.NoError(c, n.cmd.Start())
 	watchdog := exec.Command("sh", "-c", `read -r _; kill -KILL -- "-$0" 2>/dev/null`, strconv.Itoa(n.cmd.Process.Pid))

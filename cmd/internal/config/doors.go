@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"sync/atomic"
 	"time"
 
 	"github.com/concordtx/concord/security"
@@ -86,9 +87,15 @@ func (c Doors) policy() (*security.Policy, error) {
 type Opened struct {
 	Keys     *security.Keys // nil: there are none
 	Guard    *access.Guard
-	tokens   *security.Tokens // nil: there are none
+	tokens   atomic.Pointer[security.Tokens] // nil: there are none
+	file     string                          // of the tokens; owned by who reloads
 	insecure bool
+	later    atomic.Pointer[string] // what Later was told
+	log      *slog.Logger
 }
+
+// Later is told what of a configuration does not hold for the process that runs; empty: all of it does.
+func (d *Opened) Later(text string) { d.later.Store(&text) }
 
 // Warnings are what people should know of the doors of a node.
 func (d *Opened) Warnings(node uint64) (texts []string) {
@@ -96,8 +103,19 @@ func (d *Opened) Warnings(node uint64) (texts []string) {
 		texts = append(texts, fmt.Sprintf("node %d asks nobody who he is: make certificates with \"concord cert\", "+
 			"and start it without --insecure", node))
 	}
+	if later := d.later.Load(); later != nil && *later != "" {
+		texts = append(texts, fmt.Sprintf("node %d: %s", node, *later))
+	}
 	if d.Keys == nil {
 		return texts
+	}
+	if wrong := d.Keys.Wrong(); wrong != "" {
+		texts = append(texts, fmt.Sprintf("node %d goes on with the certificates that it has, as what was read last "+
+			"is wrong: %s", node, wrong))
+	}
+	if tokens := d.tokens.Load(); tokens != nil && tokens.Wrong() != "" {
+		texts = append(texts, fmt.Sprintf("node %d goes on with the tokens that it has, as what was read last is "+
+			"wrong: %s", node, tokens.Wrong()))
 	}
 	own, authority := d.Keys.Expiry()
 	for _, c := range []struct {
@@ -114,7 +132,7 @@ func (d *Opened) Warnings(node uint64) (texts []string) {
 
 // Open loads the files.
 func (c Doors) Open(log *slog.Logger) (*Opened, error) {
-	d := &Opened{insecure: c.insecure}
+	d := &Opened{insecure: c.insecure, file: c.auth.Tokens, log: log}
 	conf := access.Config{Logger: log}
 	var err error
 	if c.certsDir == "" {
@@ -129,33 +147,54 @@ func (c Doors) Open(log *slog.Logger) (*Opened, error) {
 			return nil, err
 		}
 		if c.auth.Tokens != "" {
-			if d.tokens, err = security.LoadTokens(c.auth.Tokens, log); err != nil {
+			if conf.Tokens, err = security.LoadTokens(c.auth.Tokens, log); err != nil {
 				return nil, err
 			}
+			d.tokens.Store(conf.Tokens)
 		}
 		if conf.Policy, err = c.policy(); err != nil {
 			return nil, err
 		}
-		conf.Keys, conf.Tokens = d.Keys, d.tokens
+		conf.Keys = d.Keys
 	}
 	d.Guard = access.NewGuard(conf)
 	return d, nil
 }
 
-// Reload reads the files again and puts the grants of a configuration in force. What is wrong changes nothing.
+// Reload reads the files again, those that a configuration now names, and puts its grants in force. What is wrong
+// changes nothing. A process that listens without certificates cannot do otherwise until it is started again.
 func (d *Opened) Reload(c Doors) error {
 	policy, err := c.policy()
 	if err != nil {
 		return err
 	}
-	if d.Keys != nil {
-		err = d.Keys.Reload()
+	switch {
+	case d.Keys == nil && c.certsDir == "":
+		return nil
+	case d.Keys == nil:
+		return errors.New("\"certs_dir\" protects this process only when it is started again, and until then it asks " +
+			"nobody who he is: restart it now")
+	case c.certsDir == "":
+		return errors.New("\"certs_dir\" is gone, and this process goes on asking who calls: put it back, or restart it")
 	}
-	if d.tokens != nil {
-		err = errors.Join(err, d.tokens.Reload())
+	tokens := d.tokens.Load()
+	switch {
+	case c.auth.Tokens == "":
+		tokens = nil
+	case tokens == nil || c.auth.Tokens != d.file:
+		tokens, err = security.LoadTokens(c.auth.Tokens, d.log)
+	default:
+		err = tokens.Reload()
 	}
-	if err == nil {
-		d.Guard.SetPolicy(policy)
+	if err != nil {
+		return err
 	}
-	return err
+	if err := d.Keys.ReloadFrom(c.own(security.Dir(c.certsDir))); err != nil {
+		return err
+	}
+	d.tokens.Store(tokens)
+	d.file = c.auth.Tokens
+	d.Guard.SetTokens(tokens)
+	d.Guard.SetPolicy(policy)
+	return nil
 }

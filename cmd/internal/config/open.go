@@ -19,7 +19,7 @@ import (
 func Open(ctx context.Context, configs []Resource, who *security.Credentials) (out []adapters.Resource, err error) {
 	defer func() {
 		if err != nil {
-			Close(out)
+			_ = Close(out) // the error that is returned matters more
 		}
 	}()
 	for _, c := range configs {
