@@ -197,7 +197,15 @@ func (c *Core) carryMember(m *membership, effects []protocol.Effect) {
 			}
 			c.end(b, e.Decision)
 		case threepc.Force:
-			c.forceMember(m, e.Entry)
+			c.turn++
+			m.forces++
+			c.forcing = append(c.forcing, forcing{c.turn, m.id})
+			for _, b := range c.byID[m.id] {
+				b.turn = c.turn
+			}
+			c.writeMember(m, e.Entry, c.turn)
+		case threepc.Write:
+			c.writeMember(m, e.Entry, 0)
 		case threepc.Send:
 			c.emit(Say{ID: m.id, To: c.find(m, e.To), Message: e.Message})
 		case threepc.Blocked:
@@ -229,8 +237,9 @@ func (c *Core) find(m *membership, id txn.PartyID) txn.Party {
 	return p
 }
 
-// forceMember has the journal write the entry of a membership; the zero entry takes it off.
-func (c *Core) forceMember(m *membership, entry threepc.Entry) {
+// writeMember has the journal write the entry of a membership, forced if it has a turn; the zero entry
+// takes it off.
+func (c *Core) writeMember(m *membership, entry threepc.Entry, turn uint64) {
 	e := Entry{ID: m.id, Cluster: c.cluster, Member: &entry}
 	for _, k := range entry.Branches {
 		b := c.branches[txn.XID{Cluster: c.cluster, ID: m.id, Branch: k.No}]
@@ -248,13 +257,7 @@ func (c *Core) forceMember(m *membership, entry threepc.Entry) {
 	for _, b := range c.byID[m.id] {
 		b.entered = slices.ContainsFunc(e.Branches, func(v Voter) bool { return v.Branch.No == b.xid.Branch })
 	}
-	c.turn++
-	m.forces++
-	c.forcing = append(c.forcing, forcing{c.turn, m.id})
-	for _, b := range c.byID[m.id] {
-		b.turn = c.turn
-	}
-	c.emit(Write{Entry: e, Turn: c.turn})
+	c.write(Write{Entry: e, Turn: turn})
 }
 
 // forced tells cores that their entries are durable, up to a turn.
@@ -284,7 +287,7 @@ func (c *Core) decidedMember(b *branch, e Decided) {
 			"databases", e.Decision, m.core.Entry().State)
 		return
 	case b.over && !b.clearing:
-		c.emit(Ended{Call: e.Call, Finish: repeated(b.finish)})
+		c.say(b, func() { c.emit(Ended{Call: e.Call, Finish: repeated(b.finish)}) })
 		return
 	}
 	b.finishers = c.waits(b.finishers, e.Call, b)
@@ -302,15 +305,19 @@ func repeated(f txn.Finish) txn.Finish {
 	return f
 }
 
-// memberFinished takes what ending a branch of a membership found. What rests on the entry that its
-// core has forced meanwhile is said when that is durable.
+// memberFinished takes what ending a branch of a membership found. Callers need not wait for the journal
+// to hear that it ended well: evidence stays until the journal has it (SyncAsked), so that a restart
+// which has to ask the database again hears the same.
 func (c *Core) memberFinished(b *branch, f txn.Finish) {
 	b.finish = f
 	c.over(b)
 	c.stepMember(b.in, protocol.Finished{No: b.xid.Branch, Finish: f})
-	c.say(b, func() {
-		c.answered(&b.finishers, func(call Call) Effect { return Ended{Call: call, Finish: f} })
-	})
+	told := func() { c.answered(&b.finishers, func(call Call) Effect { return Ended{Call: call, Finish: f} }) }
+	if f == txn.Lost || f == txn.Contradicted {
+		c.say(b, told)
+	} else {
+		told()
+	}
 }
 
 // calm puts off asking: there was news.
@@ -381,6 +388,6 @@ func (c *Core) dropMember(id txn.ID) {
 	delete(c.members, id)
 	delete(c.restless, id)
 	if m.core.Entry().State != threepc.Nothing {
-		c.emit(Write{Entry: Entry{ID: id, Cluster: c.cluster}})
+		c.write(Write{Entry: Entry{ID: id, Cluster: c.cluster}})
 	}
 }
