@@ -4,7 +4,6 @@ package participant
 
 import (
 	"fmt"
-	"hash/fnv"
 	"maps"
 	"slices"
 	"time"
@@ -29,7 +28,7 @@ type membership struct {
 	forces int                    // under way
 
 	inquire   time.Time // when to ask for what is missing
-	patience  time.Duration
+	questions int       // that were due without news
 	elect     time.Time
 	elections int // that were due without news
 	run       txn.Election
@@ -322,34 +321,21 @@ func (c *Core) memberFinished(b *branch, f txn.Finish) {
 
 // calm puts off asking: there was news.
 func (c *Core) calm(m *membership) {
-	m.elections, m.patience = 0, 0
-	m.inquire = c.now.Add(c.patience(m))
+	m.elections, m.questions = 0, 0
+	m.inquire = c.now.Add(c.askPause(m))
 	m.elect = c.now.Add(c.electPause(m))
 }
 
-// patience is how long to wait for the next question, twice as long as for the last.
-func (c *Core) patience(m *membership) time.Duration {
-	if m.patience = min(2*m.patience, c.rules.InquireMost); m.patience == 0 {
-		m.patience = c.rules.InquireAfter
-	}
-	return m.patience + c.jitter(m, m.patience)
+// askPause is how long to wait for the next question.
+func (c *Core) askPause(m *membership) time.Duration {
+	m.questions++
+	return threepc.Pause(c.rules.InquireAfter, c.rules.InquireMost, m.questions-1, m.id, c.self())
 }
 
-// electPause is how long to wait for the next election, likewise.
+// electPause is how long to wait for the next election.
 func (c *Core) electPause(m *membership) time.Duration {
-	d := min(c.rules.ElectAfter<<min(m.elections, 8), electMost)
 	m.elections++
-	return d + c.jitter(m, d)
-}
-
-// jitter is up to half of d, and differs between agents and transactions, so that candidates do not
-// meet again and again.
-func (c *Core) jitter(m *membership, d time.Duration) time.Duration {
-	h := fnv.New32a()
-	h.Write(m.id[:])
-	h.Write(c.life.Journal[:])
-	h.Write([]byte{byte(m.elections)})
-	return d * time.Duration(h.Sum32()%512) / 1024
+	return threepc.Pause(c.rules.ElectAfter, electMost, m.elections-1, m.id, c.self())
 }
 
 // tickMembers tells memberships that are not at rest that their times have come.
@@ -365,7 +351,7 @@ func (c *Core) tickMembers() {
 			m.elect = c.now.Add(c.electPause(m))
 		}
 		if due(m.inquire) {
-			m.inquire = c.now.Add(c.patience(m))
+			m.inquire = c.now.Add(c.askPause(m))
 			c.stepMember(m, protocol.Tick{})
 		}
 		if !m.runBy.IsZero() && due(m.runBy) {
