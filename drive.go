@@ -177,6 +177,9 @@ func (d *driver) step(e protocol.Event) {
 			again := d.tryAgain()
 			d.tx.client.inBackground(func() { d.tx.tellAborted(again) }) // not after Close
 		case protocol.Report:
+			if d.tx.protocol == txn.ThreePhaseCommit {
+				continue // the agents are members, and report to the cluster themselves
+			}
 			d.tx.client.reports.add(api.Finished{ID: d.tx.id, No: f.No, Finish: f.Finish})
 		case protocol.Reply:
 			d.reply <- &f

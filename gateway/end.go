@@ -77,16 +77,19 @@ func (s *session) told(ctx context.Context, how *ended, err error) (*concordv1.T
 
 // decide commits, unless somebody else ends the transaction.
 func (s *session) decide() {
-	s.mu.Lock()
-	mine := s.ending == nil
-	var ending chan struct{}
-	if mine {
-		ending = s.endLocked()
-	}
-	s.mu.Unlock()
-	if mine {
+	if ending, mine := s.end(); mine {
 		s.ended(ending, s.result(s.tx.Commit(s.gateway.last)))
 	}
+}
+
+// end takes the right to end the transaction, unless somebody else has it.
+func (s *session) end() (ending chan struct{}, mine bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.ending != nil {
+		return nil, false
+	}
+	return s.endLocked(), true
 }
 
 func (s *session) result(err error) ended {
@@ -108,14 +111,7 @@ func (s *session) result(err error) ended {
 
 // rollback ends the transaction, whatever it is doing, unless it is being committed.
 func (s *session) rollback(ctx context.Context) (*concordv1.TransactionServiceCommitResponse, error) {
-	s.mu.Lock()
-	mine := s.ending == nil
-	var ending chan struct{}
-	if mine {
-		ending = s.endLocked()
-	}
-	s.mu.Unlock()
-	if mine {
+	if ending, mine := s.end(); mine {
 		s.abort(ending, "its program asked for it")
 	}
 	how, err := s.wait(ctx)

@@ -75,6 +75,9 @@ func (h *handlers) parseRun(ctx context.Context, r *concordv1.TransactionService
 		return nil, nil, invalid("statements", "are %d, want 1 to %d", n, maxStatements)
 	}
 	for i, s := range r.GetStatements() {
+		if n := s.GetRowsExpected(); n < 0 {
+			return nil, nil, invalid(fmt.Sprintf("statements[%d].rows_expected", i), "is %d, want 0 or more", n)
+		}
 		d, err := h.resource(s.GetResource())
 		if err == nil {
 			err = access.Of(ctx).OnAll([]string{s.GetResource()}, security.Application)

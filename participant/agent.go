@@ -152,7 +152,7 @@ func (a *Agent) Databases() []statement.Database { return a.conf.Databases }
 // is, and closes the journal. It returns an error if the agent cannot go on.
 func (a *Agent) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
-	writes, wrote := make(chan batch, 1), make(chan batch, 1)
+	writes, wrote := make(chan []Write, 1), make(chan uint64, 1)
 	g.Go(func() error {
 		defer close(writes)
 		return a.loop(ctx, writes, wrote)
@@ -168,33 +168,26 @@ func (a *Agent) Run(ctx context.Context) error {
 	return errors.Join(err, a.journal.Close())
 }
 
-// batch is what goes through the journal: its writes, and what may be done only afterwards.
-type batch struct {
-	writes []Write
-	then   []Effect
-}
-
 // loop owns the core. It ends some time after ctx.
-func (a *Agent) loop(ctx context.Context, writes chan<- batch, wrote <-chan batch) error {
+func (a *Agent) loop(ctx context.Context, writes chan<- []Write, wrote <-chan uint64) error {
 	defer a.close()
 	ticker := time.NewTicker(tickInterval)
 	defer ticker.Stop()
-	var next batch
-	var busy bool // the journal has a batch
+	var next []Write // wait for the journal
+	var busy bool    // the journal has others
 	var over <-chan time.Time
 	done := ctx.Done()
-	var effects []Effect
-	step := func(e Event) { effects = append(effects, a.core.Step(e)...) }
+	step := func(e Event) { next = append(next, a.carry(a.core.Step(e))...) }
 	step(Tick{Now: time.Now()})
 	for {
-		var out chan<- batch
-		if !busy && len(next.writes) > 0 {
+		var out chan<- []Write
+		if !busy && len(next) > 0 {
 			out = writes
 		}
 		select {
 		case e := <-a.events:
 			step(e)
-			for n := len(a.events); n > 0; n-- { // what waits shares a batch
+			for n := len(a.events); n > 0; n-- { // what waits shares a force
 				step(<-a.events)
 			}
 		case q := <-a.queries:
@@ -202,11 +195,10 @@ func (a *Agent) loop(ctx context.Context, writes chan<- batch, wrote <-chan batc
 		case now := <-ticker.C:
 			step(Tick{Now: now})
 		case out <- next:
-			next, busy = batch{}, true
-		case b := <-wrote:
+			next, busy = nil, true
+		case turn := <-wrote:
 			busy = false
-			a.carry(b.then)
-			if turn := lastTurn(b.writes); turn > 0 {
+			if turn > 0 {
 				step(Written{Turn: turn})
 			}
 		case <-done:
@@ -217,42 +209,24 @@ func (a *Agent) loop(ctx context.Context, writes chan<- batch, wrote <-chan batc
 				"when the connections are closed")
 			return nil
 		}
-		effects = a.carryAtOnce(effects)
-		if n := writesOf(effects); len(n) > 0 || len(next.writes) > 0 {
-			next.writes, next.then = append(next.writes, n...), append(next.then, effects...)
-		} else {
-			a.carry(effects)
-		}
-		effects = nil
-		if over != nil && !busy && len(next.writes) == 0 && a.core.Quiet() {
+		if over != nil && !busy && len(next) == 0 && a.core.Quiet() {
 			return nil
 		}
 	}
 }
 
-func writesOf(effects []Effect) (list []Write) {
-	for _, e := range effects {
-		if w, ok := e.(Write); ok {
-			list = append(list, w)
-		}
-	}
-	return list
-}
-
-func lastTurn(list []Write) (turn uint64) {
-	for _, w := range list {
-		turn = max(turn, w.Turn)
-	}
-	return turn
-}
-
-// write is the goroutine of the journal. All writes that came while it wrote share the next force.
-func (a *Agent) write(batches <-chan batch, wrote chan<- batch) error {
-	for b := range batches {
-		if err := a.journal.Apply(b.writes); err != nil {
+// write is the goroutine of the journal. All writes that came while it wrote share the next force. It
+// answers each list with its last turn.
+func (a *Agent) write(lists <-chan []Write, wrote chan<- uint64) error {
+	for list := range lists {
+		if err := a.journal.Apply(list); err != nil {
 			return fmt.Errorf("write the journal: %w; check the disk, then start the agent again", err)
 		}
-		wrote <- b // has room: the loop gives no other before it has taken this
+		var turn uint64
+		for _, w := range list {
+			turn = max(turn, w.Turn)
+		}
+		wrote <- turn // has room: the loop gives no other before it has taken this
 	}
 	return nil
 }

@@ -240,7 +240,8 @@ func (c *Core) Clone() *Core {
 	for id := range c.restless {
 		d.restless[id] = true
 	}
-	d.now, d.maxAge, d.stopping, d.open, d.turn, d.durable = c.now, c.maxAge, c.stopping, c.open, c.turn, c.durable
+	d.now, d.maxAge, d.stopping, d.open = c.now, c.maxAge, c.stopping, c.open
+	d.turn, d.loose, d.durable = c.turn, c.loose, c.durable
 	d.ended = slices.Clone(c.ended)
 	for xid, b := range c.branches {
 		n := *b

@@ -39,6 +39,13 @@ func (a *Agent) Finish(ctx context.Context, e Decided) (txn.Finish, error) {
 	return reply.(Ended).Finish, nil
 }
 
+// Sync returns when the journal has, durably, all that was to be written so far. The error is a *Refusal
+// or that of ctx.
+func (a *Agent) Sync(ctx context.Context) error {
+	_, err := a.await(ctx, func(c Call) Event { return SyncAsked{c} })
+	return err
+}
+
 // Deliver hears other members of three-phase transactions. It does not wait for what comes of it. The
 // error is a *Refusal or that of ctx.
 func (a *Agent) Deliver(ctx context.Context, cluster txn.ClusterID, envelopes []member.Envelope) error {

@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"time"
 
 	"github.com/concordtx/concord/adapters"
@@ -15,9 +14,10 @@ import (
 	"github.com/concordtx/concord/txn"
 )
 
-// carry carries out what the core asked for. It does not wait: what takes time is a worker of its
-// own, of which a branch has one for each piece of work, vote and attempt to end it.
-func (a *Agent) carry(effects []Effect) {
+// carry carries out what the core asked for, at once, and returns what is for the journal. It does not
+// wait: what takes time is a worker of its own, of which a branch has one for each piece of work, vote
+// and attempt to end it.
+func (a *Agent) carry(effects []Effect) (writes []Write) {
 	for _, e := range effects {
 		switch e := e.(type) {
 		case Run:
@@ -27,32 +27,16 @@ func (a *Agent) carry(effects []Effect) {
 				a.mu.Unlock()
 			}
 			a.work(func() Event { return a.run(e) })
+		case Prepare:
+			a.work(func() Event { return a.prepare(e) })
 		case Finish:
 			a.work(func() Event { return a.finish(e) })
 		case Inquire:
 			a.ask(func(ctx context.Context) Event { return a.inquire(ctx, e) }, Uninformed{e.ID})
 		case Report:
 			a.ask(func(ctx context.Context) Event { a.report(ctx, e); return nil }, nil)
-		case Answer:
-			a.reply(e.Call, e)
-		case Cast:
-			a.reply(e.Call, e)
-		case Ended:
-			a.reply(e.Call, e)
-		case Refuse:
-			a.reply(e.Call, e)
-		}
-	}
-}
-
-// carryAtOnce carries out what need not wait for the journal even in the company of what does, and
-// returns the rest: databases prepare beside the journal, and what a core says it has withheld for
-// as long as it must.
-func (a *Agent) carryAtOnce(effects []Effect) []Effect {
-	return slices.DeleteFunc(effects, func(e Effect) bool {
-		switch e := e.(type) {
-		case Prepare:
-			a.work(func() Event { return a.prepare(e) })
+		case Write:
+			writes = append(writes, e)
 		case Say:
 			a.say(e)
 		case Note:
@@ -62,11 +46,19 @@ func (a *Agent) carryAtOnce(effects []Effect) []Effect {
 			} else {
 				log.Warn(e.Text)
 			}
-		default:
-			return false
+		case Answer:
+			a.reply(e.Call, e)
+		case Cast:
+			a.reply(e.Call, e)
+		case Synced:
+			a.reply(e.Call, e)
+		case Ended:
+			a.reply(e.Call, e)
+		case Refuse:
+			a.reply(e.Call, e)
 		}
-		return true
-	})
+	}
+	return writes
 }
 
 // say sends a message to another member, or loses it.

@@ -91,6 +91,7 @@ type Core struct {
 	ended    []ended          // branches to forget, the oldest first
 
 	turn     uint64              // of the last forced write
+	loose    bool                // something was written after it
 	durable  uint64              // the last that is durable
 	withheld map[uint64][]Effect // what waits for a turn to be durable
 
@@ -161,6 +162,12 @@ func (c *Core) Step(e Event) []Effect {
 		c.written(e.Turn)
 	case Joined:
 		c.cluster, c.maxAge = e.Cluster, e.MaxAge
+	case SyncAsked:
+		if c.loose {
+			c.turn++
+			c.write(Write{Turn: c.turn})
+		}
+		c.after(c.turn, func() { c.emit(Synced(e)) })
 	case Left:
 		c.left(e.Call)
 	case Stop:
@@ -277,7 +284,7 @@ func (c *Core) later(b *branch) {
 }
 
 // write puts what is known of a transaction into the journal. A forced write returns its turn.
-func (c *Core) write(id txn.ID, forced bool) uint64 {
+func (c *Core) writeBranches(id txn.ID, forced bool) uint64 {
 	e := Entry{ID: id, Cluster: c.cluster}
 	for _, b := range c.byID[id] {
 		if b.entered {
@@ -290,19 +297,27 @@ func (c *Core) write(id txn.ID, forced bool) uint64 {
 		c.turn++
 		w.Turn = c.turn
 	}
-	c.emit(w)
+	c.write(w)
 	return w.Turn
 }
 
+func (c *Core) write(w Write) {
+	c.loose = w.Turn == 0
+	c.emit(w)
+}
+
 // say lets out what rests on the last forced write of a branch, once that is durable.
-func (c *Core) say(b *branch, speak func()) {
+func (c *Core) say(b *branch, speak func()) { c.after(b.turn, speak) }
+
+// after lets out what is said as soon as a turn is durable.
+func (c *Core) after(turn uint64, speak func()) {
 	before := c.effects
 	c.effects = nil
 	speak()
 	said := c.effects
 	c.effects = before
-	if b.turn > c.durable {
-		c.withheld[b.turn] = append(c.withheld[b.turn], said...)
+	if turn > c.durable {
+		c.withheld[turn] = append(c.withheld[turn], said...)
 	} else {
 		c.effects = append(c.effects, said...)
 	}

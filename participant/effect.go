@@ -67,7 +67,8 @@ type Note struct {
 
 // Write puts an entry into the journal in place of the one that its transaction has; one without
 // branches removes it. With Turn it is forced, and ends with Written of that number or a larger one.
-// All entries of one turn of the driver share one force.
+// All entries of one turn of the driver share one force. The entry without an ID stands for none: what
+// was written before is forced.
 type Write struct {
 	Entry Entry
 	Turn  uint64 // 0: not forced
@@ -92,6 +93,9 @@ type Cast struct {
 	Reason string
 	Torn   bool
 }
+
+// Synced answers a SyncAsked.
+type Synced struct{ Call Call }
 
 // Ended answers a Decided.
 type Ended struct {
@@ -145,5 +149,6 @@ func (Say) isEffect()     {}
 func (Note) isEffect()    {}
 func (Answer) isEffect()  {}
 func (Cast) isEffect()    {}
+func (Synced) isEffect()  {}
 func (Ended) isEffect()   {}
 func (Refuse) isEffect()  {}

@@ -142,6 +142,9 @@ type Joined struct {
 	MaxAge  time.Duration
 }
 
+// SyncAsked asks to hear when all that was to be written so far is durable. It is answered by Synced.
+type SyncAsked struct{ Call Call }
+
 // Left says that a caller waits no longer.
 type Left struct{ Call Call }
 
@@ -165,6 +168,7 @@ func (Uninformed) isEvent()   {}
 func (Listing) isEvent()      {}
 func (Written) isEvent()      {}
 func (Joined) isEvent()       {}
+func (SyncAsked) isEvent()    {}
 func (Left) isEvent()         {}
 func (Tick) isEvent()         {}
 func (Stop) isEvent()         {}

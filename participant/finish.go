@@ -93,7 +93,7 @@ func (c *Core) again(b *branch) {
 func (c *Core) end(b *branch, d txn.Decision) {
 	if b.in == nil && b.entered && b.decision != d {
 		b.decision = d
-		c.write(b.xid.ID, false)
+		c.writeBranches(b.xid.ID, false)
 	}
 	b.decision = d
 	b.over = false
@@ -141,10 +141,10 @@ func (c *Core) report(b *branch, f txn.Finish) {
 	c.over(b)
 	switch {
 	case news && bad:
-		b.turn = c.write(b.xid.ID, true)
+		b.turn = c.writeBranches(b.xid.ID, true)
 	case news:
 		b.entered = false
-		c.write(b.xid.ID, false)
+		c.writeBranches(b.xid.ID, false)
 	}
 	if !b.entered {
 		b.redo = nil

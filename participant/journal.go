@@ -265,6 +265,9 @@ func (j *Journal) Apply(writes []Write) error {
 		if w.Turn > 0 {
 			how = pebble.Sync
 		}
+		if w.Entry.ID.IsZero() {
+			continue
+		}
 		key := append([]byte{entrySpace}, w.Entry.ID[:]...)
 		var err error
 		if len(w.Entry.Branches) == 0 {

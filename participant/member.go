@@ -4,7 +4,6 @@ package participant
 
 import (
 	"fmt"
-	"hash/fnv"
 	"maps"
 	"slices"
 	"time"
@@ -29,7 +28,7 @@ type membership struct {
 	forces int                    // under way
 
 	inquire   time.Time // when to ask for what is missing
-	patience  time.Duration
+	questions int       // that were due without news
 	elect     time.Time
 	elections int // that were due without news
 	run       txn.Election
@@ -197,7 +196,15 @@ func (c *Core) carryMember(m *membership, effects []protocol.Effect) {
 			}
 			c.end(b, e.Decision)
 		case threepc.Force:
-			c.forceMember(m, e.Entry)
+			c.turn++
+			m.forces++
+			c.forcing = append(c.forcing, forcing{c.turn, m.id})
+			for _, b := range c.byID[m.id] {
+				b.turn = c.turn
+			}
+			c.writeMember(m, e.Entry, c.turn)
+		case threepc.Write:
+			c.writeMember(m, e.Entry, 0)
 		case threepc.Send:
 			c.emit(Say{ID: m.id, To: c.find(m, e.To), Message: e.Message})
 		case threepc.Blocked:
@@ -229,8 +236,9 @@ func (c *Core) find(m *membership, id txn.PartyID) txn.Party {
 	return p
 }
 
-// forceMember has the journal write the entry of a membership; the zero entry takes it off.
-func (c *Core) forceMember(m *membership, entry threepc.Entry) {
+// writeMember has the journal write the entry of a membership, forced if it has a turn; the zero entry
+// takes it off.
+func (c *Core) writeMember(m *membership, entry threepc.Entry, turn uint64) {
 	e := Entry{ID: m.id, Cluster: c.cluster, Member: &entry}
 	for _, k := range entry.Branches {
 		b := c.branches[txn.XID{Cluster: c.cluster, ID: m.id, Branch: k.No}]
@@ -248,13 +256,7 @@ func (c *Core) forceMember(m *membership, entry threepc.Entry) {
 	for _, b := range c.byID[m.id] {
 		b.entered = slices.ContainsFunc(e.Branches, func(v Voter) bool { return v.Branch.No == b.xid.Branch })
 	}
-	c.turn++
-	m.forces++
-	c.forcing = append(c.forcing, forcing{c.turn, m.id})
-	for _, b := range c.byID[m.id] {
-		b.turn = c.turn
-	}
-	c.emit(Write{Entry: e, Turn: c.turn})
+	c.write(Write{Entry: e, Turn: turn})
 }
 
 // forced tells cores that their entries are durable, up to a turn.
@@ -284,7 +286,7 @@ func (c *Core) decidedMember(b *branch, e Decided) {
 			"databases", e.Decision, m.core.Entry().State)
 		return
 	case b.over && !b.clearing:
-		c.emit(Ended{Call: e.Call, Finish: repeated(b.finish)})
+		c.say(b, func() { c.emit(Ended{Call: e.Call, Finish: repeated(b.finish)}) })
 		return
 	}
 	b.finishers = c.waits(b.finishers, e.Call, b)
@@ -302,47 +304,38 @@ func repeated(f txn.Finish) txn.Finish {
 	return f
 }
 
-// memberFinished takes what ending a branch of a membership found. What rests on the entry that its
-// core has forced meanwhile is said when that is durable.
+// memberFinished takes what ending a branch of a membership found. Callers need not wait for the journal
+// to hear that it ended well: evidence stays until the journal has it (SyncAsked), so that a restart
+// which has to ask the database again hears the same.
 func (c *Core) memberFinished(b *branch, f txn.Finish) {
 	b.finish = f
 	c.over(b)
 	c.stepMember(b.in, protocol.Finished{No: b.xid.Branch, Finish: f})
-	c.say(b, func() {
-		c.answered(&b.finishers, func(call Call) Effect { return Ended{Call: call, Finish: f} })
-	})
+	told := func() { c.answered(&b.finishers, func(call Call) Effect { return Ended{Call: call, Finish: f} }) }
+	if f == txn.Lost || f == txn.Contradicted {
+		c.say(b, told)
+	} else {
+		told()
+	}
 }
 
 // calm puts off asking: there was news.
 func (c *Core) calm(m *membership) {
-	m.elections, m.patience = 0, 0
-	m.inquire = c.now.Add(c.patience(m))
+	m.elections, m.questions = 0, 0
+	m.inquire = c.now.Add(c.askPause(m))
 	m.elect = c.now.Add(c.electPause(m))
 }
 
-// patience is how long to wait for the next question, twice as long as for the last.
-func (c *Core) patience(m *membership) time.Duration {
-	if m.patience = min(2*m.patience, c.rules.InquireMost); m.patience == 0 {
-		m.patience = c.rules.InquireAfter
-	}
-	return m.patience + c.jitter(m, m.patience)
+// askPause is how long to wait for the next question.
+func (c *Core) askPause(m *membership) time.Duration {
+	m.questions++
+	return threepc.Pause(c.rules.InquireAfter, c.rules.InquireMost, m.questions-1, m.id, c.self())
 }
 
-// electPause is how long to wait for the next election, likewise.
+// electPause is how long to wait for the next election.
 func (c *Core) electPause(m *membership) time.Duration {
-	d := min(c.rules.ElectAfter<<min(m.elections, 8), electMost)
 	m.elections++
-	return d + c.jitter(m, d)
-}
-
-// jitter is up to half of d, and differs between agents and transactions, so that candidates do not
-// meet again and again.
-func (c *Core) jitter(m *membership, d time.Duration) time.Duration {
-	h := fnv.New32a()
-	_, _ = h.Write(m.id[:])
-	_, _ = h.Write(c.life.Journal[:])
-	_, _ = h.Write([]byte{byte(m.elections)})
-	return d * time.Duration(h.Sum32()%512) / 1024
+	return threepc.Pause(c.rules.ElectAfter, electMost, m.elections-1, m.id, c.self())
 }
 
 // tickMembers tells memberships that are not at rest that their times have come.
@@ -358,7 +351,7 @@ func (c *Core) tickMembers() {
 			m.elect = c.now.Add(c.electPause(m))
 		}
 		if due(m.inquire) {
-			m.inquire = c.now.Add(c.patience(m))
+			m.inquire = c.now.Add(c.askPause(m))
 			c.stepMember(m, protocol.Tick{})
 		}
 		if !m.runBy.IsZero() && due(m.runBy) {
@@ -381,6 +374,6 @@ func (c *Core) dropMember(id txn.ID) {
 	delete(c.members, id)
 	delete(c.restless, id)
 	if m.core.Entry().State != threepc.Nothing {
-		c.emit(Write{Entry: Entry{ID: id, Cluster: c.cluster}})
+		c.write(Write{Entry: Entry{ID: id, Cluster: c.cluster}})
 	}
 }

@@ -179,6 +179,8 @@ func (s *story) event(words []string) Event {
 		return l
 	case "written":
 		return Written{Turn: number("turn", 0)}
+	case "sync":
+		return SyncAsked{Call: Call(number("call", 0))}
 	case "left":
 		return Left{Call: Call(number("call", 0))}
 	case "after": // the time
@@ -223,6 +225,9 @@ func (s *story) effect(e Effect) string {
 	case Report:
 		return fmt.Sprintf("report %s %v", s.name(e.Branch), e.Finish)
 	case Write:
+		if e.Entry.ID.IsZero() {
+			return fmt.Sprintf("force turn=%d", e.Turn)
+		}
 		s.journal[e.Entry.ID] = e.Entry
 		if len(e.Entry.Branches) == 0 {
 			delete(s.journal, e.Entry.ID)
@@ -267,6 +272,8 @@ func (s *story) effect(e Effect) string {
 			torn = " torn"
 		}
 		return strings.TrimSpace(fmt.Sprintf("cast call=%d %v %s%s", e.Call, e.Vote, e.Branch.Evidence+e.Reason, torn))
+	case Synced:
+		return fmt.Sprintf("synced call=%d", e.Call)
 	case Ended:
 		return fmt.Sprintf("ended call=%d %v", e.Call, e.Finish)
 	case Refuse:

@@ -112,7 +112,7 @@ func (c *Core) cast(b *branch, vote txn.Vote, branch txn.Branch, reason string) 
 		b.entered, b.prepared, b.reason = true, branch, "it is prepared"
 		b.pause = c.rules.InquireAfter
 		c.later(b)
-		b.turn = c.write(b.xid.ID, true)
+		b.turn = c.writeBranches(b.xid.ID, true)
 	}
 	c.say(b, func() {
 		c.answered(&b.voters, func(call Call) Effect {

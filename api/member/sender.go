@@ -11,6 +11,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	concordv1 "github.com/concordtx/concord/api/concord/v1"
+	"github.com/concordtx/concord/protocol/threepc"
 	"github.com/concordtx/concord/txn"
 )
 
@@ -21,6 +22,8 @@ const (
 	maxBytes = 512 << 10
 	// sendTimeout bounds one request, and idleTime how long an address is remembered.
 	sendTimeout, idleTime = 2 * time.Second, time.Minute
+	// patience is how long a message that nobody waits for may wait for company.
+	patience = 20 * time.Millisecond
 	// pauseMin and pauseMost are between requests to an address that does not take them.
 	pauseMin, pauseMost = 50 * time.Millisecond, time.Second
 )
@@ -33,8 +36,10 @@ type Deliver func(ctx context.Context, addr string, r *concordv1.DeliverRequest)
 type Sender struct {
 	deliver Deliver
 	log     *slog.Logger
-	ctx     context.Context
-	stop    context.CancelFunc
+	// patience is how long a report waits for company.
+	patience time.Duration
+	ctx      context.Context
+	stop     context.CancelFunc
 
 	mu      sync.Mutex
 	boxes   map[string]*box
@@ -44,7 +49,8 @@ type Sender struct {
 // box is what waits for one address.
 type box struct {
 	letters []letter
-	ready   chan struct{} // has a token while there are letters
+	due     bool          // somebody waits for one of them, or they have waited
+	ready   chan struct{} // has a token when they become due
 }
 
 type letter struct {
@@ -55,7 +61,7 @@ type letter struct {
 // NewSender makes a sender, which works until Close.
 func NewSender(deliver Deliver, log *slog.Logger) *Sender {
 	ctx, stop := context.WithCancel(context.Background())
-	return &Sender{deliver: deliver, log: log, ctx: ctx, stop: stop, boxes: map[string]*box{}}
+	return &Sender{deliver: deliver, log: log, patience: patience, ctx: ctx, stop: stop, boxes: map[string]*box{}}
 }
 
 // Send sends a message to an address, or loses it. It does not wait.
@@ -71,8 +77,25 @@ func (s *Sender) Send(cluster txn.ClusterID, addr string, e Envelope) {
 		s.boxes[addr] = b
 		s.running.Go(func() { s.run(addr, b) })
 	}
+	first := len(b.letters) == 0
 	if len(b.letters) < maxWaiting {
 		b.letters = append(b.letters, letter{cluster, e})
+	}
+	if _, report := e.Message.(threepc.Finished); !report {
+		b.hurry()
+	} else if first {
+		time.AfterFunc(s.patience, func() {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			b.hurry()
+		})
+	}
+}
+
+// hurry has what waits sent.
+func (b *box) hurry() {
+	if b.due = len(b.letters) > 0; !b.due {
+		return
 	}
 	select {
 	case b.ready <- struct{}{}:
@@ -137,8 +160,7 @@ func (s *Sender) forget(addr string, b *box) bool {
 func (s *Sender) next(b *box) *concordv1.DeliverRequest {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if len(b.letters) == 0 {
-		b.letters = nil
+	if !b.due {
 		return nil
 	}
 	cluster := b.letters[0].cluster
@@ -150,6 +172,8 @@ func (s *Sender) next(b *box) *concordv1.DeliverRequest {
 		}
 		r.Messages = append(r.Messages, m)
 	}
-	b.letters = b.letters[len(r.Messages):]
+	if b.letters = b.letters[len(r.Messages):]; len(b.letters) == 0 {
+		b.letters, b.due = nil, false
+	}
 	return r
 }

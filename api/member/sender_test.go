@@ -7,6 +7,7 @@ import (
 	"errors"
 	"log/slog"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -57,6 +58,20 @@ func TestWhatWaitsForAnAddressGoesInOneRequest(t *testing.T) {
 	require.Len(t, r.GetMessages(), MaxMessages)
 	require.EqualValues(t, 1, r.GetMessages()[0].GetFinished().GetNo(), "in the order in which they were sent")
 	answer <- nil
+	require.Len(t, (<-came).GetMessages(), 2)
+	answer <- nil
+}
+
+// Nobody waits for a report, so it goes along with the next message that somebody waits for.
+func TestAReportWaitsForCompany(t *testing.T) {
+	s, came, answer := gated(t)
+	s.patience = time.Hour
+	s.Send(cluster, "a:1", envelope(0))
+	s.Send(cluster, "a:1", Envelope{ID: gid(), From: ann, Message: threepc.Inquire{}})
+	require.Len(t, (<-came).GetMessages(), 2)
+	s.Send(cluster, "a:1", envelope(1)) // which waits anew
+	answer <- nil
+	s.Send(cluster, "a:1", Envelope{ID: gid(), From: ann, Message: threepc.Inquire{}})
 	require.Len(t, (<-came).GetMessages(), 2)
 	answer <- nil
 }

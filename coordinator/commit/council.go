@@ -5,7 +5,6 @@ package commit
 import (
 	"container/heap"
 	"fmt"
-	"hash/fnv"
 	"slices"
 	"strings"
 	"time"
@@ -55,15 +54,10 @@ func (p *council) seat(members []txn.Party) {
 	}
 }
 
-// pause is how long to wait for the next election: twice as long as for the last, and a bit more,
-// which differs between transactions and candidates, so that they do not meet again.
+// pause is how long to wait for the next election.
 func (p *council) pause(id txn.ID) time.Duration {
-	d := min(electAfter<<min(p.elections, 8), electMost)
 	p.elections++
-	h := fnv.New32a()
-	_, _ = h.Write(id[:])
-	_, _ = h.Write([]byte{byte(p.elections)})
-	return d + d*time.Duration(h.Sum32()%512)/1024
+	return threepc.Pause(electAfter, electMost, p.elections-1, id, txn.PartyID{})
 }
 
 // schedule has the council woken when the next of its times has come.

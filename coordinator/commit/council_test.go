@@ -96,6 +96,7 @@ func (s *story) stepAgent(a *storyAgent, id txn.ID, e protocol.Event) {
 			s.stepAgent(a, id, protocol.Finished{No: f.No, Finish: txn.Done})
 		case threepc.Force:
 			s.stepAgent(a, id, threepc.Forced{})
+		case threepc.Write:
 		case threepc.Send:
 			s.notes = append(s.notes, fmt.Sprintf("%s to %v: %s", a.name, f.To, s.saying(f.Message)))
 			if f.To.IsWitness() {

@@ -72,6 +72,10 @@ func (h *handlers) ForgetEvidence(ctx context.Context,
 		}
 		xs = append(xs, x)
 	}
+	// Whatever was found of these branches is durable before nobody can find it again.
+	if err := h.agent.Sync(ctx); err != nil {
+		return nil, refused(err)
+	}
 	if err := d.Forget(ctx, xs); err != nil {
 		return nil, fmt.Errorf("resource %s: %w: %w", d.Name(), err, api.ErrUnavailable)
 	}

@@ -34,6 +34,8 @@ const (
 	refusedEmpty   = refusal("the text holds no statement: nothing was sent; send one")
 	refusedCopy    = refusal("a branch of an agent has no COPY, LISTEN or NOTIFY: the statement was not sent; use " +
 		"INSERT or SELECT")
+	refusedReset = refusal("inside a branch there is no DISCARD, RESET ALL or DEALLOCATE ALL, which would take " +
+		"concord's own state along: the statement was not sent; name what is to be reset")
 	refusedName = refusal("the name of a savepoint is not 1 to 32 letters, digits and underscores, a letter " +
 		"first: nothing was sent; choose such a name")
 )
@@ -93,6 +95,12 @@ func refusePostgres(text string) error {
 		return refusedSavepoint
 	case "COPY", "LISTEN", "NOTIFY", "UNLISTEN":
 		return refusedCopy
+	case "DISCARD":
+		return refusedReset
+	case "RESET", "DEALLOCATE":
+		if words[len(words)-1] == "ALL" {
+			return refusedReset
+		}
 	}
 	return nil
 }

@@ -50,7 +50,7 @@
 //
 // Messages may be lost, repeated and reordered, if they reach only whom they are for: the cluster,
 // the gid and the journal of the addressee are checked before. The journal writes entries in the
-// order of Force, and Forced says so once for each. The log delivers what the leader proposes in
+// order of Force and Write, and Forced says so once for each Force. The log delivers what the leader proposes in
 // order or, when its leadership ends, not at all, and nothing of an old leader after a new one is
 // established. Then:
 //

@@ -20,6 +20,10 @@ type Send struct {
 // effects needs not wait (Participant).
 type Force struct{ Entry Entry }
 
+// Write asks the journal to replace the entry of the gid, in the order of Force, but not to force it:
+// whether it is there after a crash is luck, until a later Force. It has no end (Participant).
+type Write struct{ Entry Entry }
+
 // Propose asks for a record of the witness in the log. It ends with Folded or protocol.Delivered, or
 // with the end of this leadership (Coordinator).
 type Propose struct{ Record txn.Record }
@@ -38,11 +42,12 @@ type Breach struct {
 	Told, Known txn.Decision // Known is Undecided if this member cannot have been part of it
 }
 
-var _ = []protocol.Effect{Send{}, Force{}, Propose{}, Blocked{}, Breach{}}
+var _ = []protocol.Effect{Send{}, Force{}, Write{}, Propose{}, Blocked{}, Breach{}}
 
 // IsEffect marks what may be asked for.
 func (Send) IsEffect()    {}
 func (Force) IsEffect()   {}
+func (Write) IsEffect()   {}
 func (Propose) IsEffect() {}
 func (Blocked) IsEffect() {}
 func (Breach) IsEffect()  {}

@@ -35,7 +35,8 @@ type Entry struct {
 //     Aborted was answered.
 //  3. Promises never fall, and nothing below them is accepted.
 //  4. A branch is committed only by a decision that was received, or that a quorum accepted.
-//  5. Committed and Aborted are left for nothing.
+//  5. Committed and Aborted are left for nothing. That an agent aborts which has not voted is in the
+//     journal before it is said; what others decided or accepted need not be.
 type Participant struct {
 	self     txn.PartyID
 	epoch    uint64
@@ -366,7 +367,7 @@ func (p *Participant) decided(from txn.PartyID, d txn.Decision) []protocol.Effec
 				p.entry.Branches = append(p.entry.Branches, b.branch)
 			}
 		}
-		return append(p.force(), p.carryOut(d)...)
+		return append([]protocol.Effect{Write{Entry: p.entry}}, p.carryOut(d)...)
 	case d == txn.Abort:
 		return p.giveUp("the transaction was aborted")
 	case p.holds(opened): // nobody may without this agent's Yes
@@ -376,7 +377,9 @@ func (p *Participant) decided(from txn.PartyID, d txn.Decision) []protocol.Effec
 }
 
 // decide leaves for Committed or Aborted: because it was told, or because a quorum accepted what
-// this member chose. A candidate tells everybody, who may have waited for it.
+// this member chose. A candidate tells everybody, who may have waited for it. What is decided cannot
+// be undone by forgetting it, so nothing waits for the journal: a restart that finds Wait or an
+// attempt there learns the decision again.
 func (p *Participant) decide(d txn.Decision, from txn.PartyID) []protocol.Effect {
 	var effects []protocol.Effect
 	if p.run.phase != idle {
@@ -384,7 +387,7 @@ func (p *Participant) decide(d txn.Decision, from txn.PartyID) []protocol.Effect
 	}
 	p.run.stepBack()
 	p.entry.State = decidedAs(d)
-	effects = append(effects, p.force()...)
+	effects = append(effects, Write{Entry: p.entry})
 	return append(effects, p.carryOut(d)...)
 }
 
@@ -399,17 +402,23 @@ func (p *Participant) carryOut(d txn.Decision) (effects []protocol.Effect) {
 	return effects
 }
 
-// finished reports what a database found. The outcome is in the journal before that is said.
+// finished reports what a database found. The report of the last branch lets the cluster end the
+// transaction, and of one that did not end as decided it goes on to people: so the journal has that
+// before it is said. Until then a restart finds out again what the database found.
 func (p *Participant) finished(b *held, f txn.Finish) []protocol.Effect {
 	b.state, b.finish = finished, f
 	if p.entry.State.Decision() == txn.Undecided {
 		return nil // given up: nobody waits for it
 	}
-	effects := p.say(txn.PartyID{}, Finished{No: b.branch.No, Finish: f})
+	effects := p.rest()
+	if bad := f == txn.Lost || f == txn.Contradicted; bad && len(effects) == 0 {
+		effects = p.force()
+	}
+	effects = append(effects, p.say(txn.PartyID{}, Finished{No: b.branch.No, Finish: f})...)
 	if b.finish == txn.Done {
 		b.finish = txn.AlreadyDone // when it is said again
 	}
-	return append(effects, p.rest()...)
+	return effects
 }
 
 // rest notes that nothing is left to be done in the databases.

@@ -63,12 +63,17 @@ type story struct {
 	letters []letterOf
 }
 
+type write struct {
+	entry  Entry
+	forced bool
+}
+
 type agentOf struct {
 	*Participant
 	id      txn.PartyID
 	no      txn.BranchNo
 	disk    Entry
-	writes  []Entry
+	writes  []write
 	base    string
 	prepare bool
 	finish  txn.Decision
@@ -235,9 +240,12 @@ func (s *story) agentDoes(a *agentOf, e protocol.Event) {
 		case Send:
 			s.send(name, f.To, f.Message)
 		case Force:
-			a.writes = append(a.writes, f.Entry)
+			a.writes = append(a.writes, write{f.Entry, true})
 			fmt.Fprintf(&s.out, "  %s forces %v elected=%s attempt=%s\n", name, f.Entry.State,
 				electionText(f.Entry.LastElected), electionText(f.Entry.LastAttempt))
+		case Write:
+			a.writes = append(a.writes, write{f.Entry, false})
+			fmt.Fprintf(&s.out, "  %s writes %v\n", name, f.Entry.State)
 		case protocol.Prepare:
 			a.prepare = true
 		case protocol.Finish:
@@ -252,8 +260,11 @@ func (s *story) agentDoes(a *agentOf, e protocol.Event) {
 
 func (s *story) force(a *agentOf) {
 	for len(a.writes) > 0 {
-		a.disk, a.writes = a.writes[0], a.writes[1:]
-		s.agentDoes(a, Forced{})
+		next := a.writes[0]
+		a.disk, a.writes = next.entry, a.writes[1:]
+		if next.forced {
+			s.agentDoes(a, Forced{})
+		}
 	}
 }
 

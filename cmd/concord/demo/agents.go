@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"time"
 
@@ -34,31 +35,44 @@ type agentBank struct {
 	agent  *participant.Agent
 	cancel context.CancelFunc
 	ended  chan error
-	caller *api.Client
-	post   *member.Post
+	opened []func() error // close what was opened, in its order
 }
 
 var _ bank.Bank = (*agentBank)(nil)
 
 // openAgentBank opens the store, and starts the agent.
-func openAgentBank(name, dir string, members []replica.Member) (*agentBank, error) {
+func openAgentBank(name, dir string, members []replica.Member) (_ *agentBank, err error) {
 	b := &agentBank{ended: make(chan error, 1)}
-	var err error
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, b.release())
+		}
+	}()
 	if b.store, err = pebble.Open(name, filepath.Join(dir, name)); err != nil {
 		return nil, err
 	}
-	if b.caller, err = api.Dial(apiAddresses(members), api.ClientOptions{}); err != nil {
+	b.opened = append(b.opened, b.store.Close)
+	caller, err := api.Dial(apiAddresses(members), api.ClientOptions{})
+	if err != nil {
 		return nil, err
 	}
+	b.opened = append(b.opened, caller.Close)
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		return nil, err
 	}
-	b.post = member.NewPost(nil)
+	client, err := agent.Dial(l.Addr().String())
+	if err != nil {
+		return nil, errors.Join(err, l.Close())
+	}
+	b.Resource = agent.New(name, client)
+	b.opened = append(b.opened, b.Resource.Close)
+	post := member.NewPost(nil)
+	b.opened = append(b.opened, func() error { post.Close(); return nil })
 	b.agent, err = participant.Open(participant.Config{Name: name, DataDir: filepath.Join(dir, name+"-agent"),
 		Addr:      l.Addr().String(),
-		Databases: []statement.Database{statement.Pebble(b.store)}, Cluster: service.Cluster(b.caller),
-		Deliver: service.Deliver(b.caller, b.post),
+		Databases: []statement.Database{statement.Pebble(b.store)}, Cluster: service.Cluster(caller),
+		Deliver: service.Deliver(caller, post),
 		Scan:    time.Second, Logger: quiet()})
 	if err != nil {
 		return nil, errors.Join(err, l.Close())
@@ -71,11 +85,6 @@ func openAgentBank(name, dir string, members []replica.Member) (*agentBank, erro
 		g.Go(func() error { return service.Serve(ctx, b.agent, access.Open(), l, quiet()) })
 		b.ended <- g.Wait()
 	}()
-	client, err := agent.Dial(l.Addr().String())
-	if err != nil {
-		return nil, err
-	}
-	b.Resource = agent.New(name, client)
 	return b, nil
 }
 
@@ -123,8 +132,14 @@ func (b *agentBank) Sum(context.Context) (total int64, err error) {
 // Close ends the agent, and closes the store.
 func (b *agentBank) Close() error {
 	b.cancel()
-	err := errors.Join(<-b.ended, b.Resource.Close(), b.store.Close(), b.caller.Close())
-	b.post.Close()
+	return errors.Join(<-b.ended, b.release())
+}
+
+// release closes what was opened, the last first.
+func (b *agentBank) release() (err error) {
+	for _, closeOne := range slices.Backward(b.opened) {
+		err = errors.Join(err, closeOne())
+	}
 	return err
 }
 

@@ -5,11 +5,14 @@ package demo
 import (
 	"bytes"
 	"encoding/json"
+	"os"
+	"path/filepath"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 
 	"github.com/concordtx/concord"
+	"github.com/concordtx/concord/coordinator/replica"
 )
 
 // lost is what a demonstration says in which every coordinator dies.
@@ -28,6 +31,20 @@ func lost(t *testing.T, protocol string) result {
 	require.Equal(t, 2000, r.Committed+r.Aborted+r.Unknown)
 	require.GreaterOrEqual(t, *r.CoordinatorsKilled, 3)
 	return r
+}
+
+// What was opened before an agent could not start is closed again: the store can be opened once more.
+func TestAnAgentThatCannotStartLeavesNothingOpen(t *testing.T) {
+	dir := t.TempDir()
+	journal := filepath.Join(dir, "oslo-agent")
+	require.NoError(t, os.WriteFile(journal, nil, 0o600))
+	members := []replica.Member{{ID: 1, API: "127.0.0.1:1"}}
+	_, err := openAgentBank("oslo", dir, members)
+	require.ErrorContains(t, err, journal)
+	require.NoError(t, os.Remove(journal))
+	b, err := openAgentBank("oslo", dir, members)
+	require.NoError(t, err)
+	require.NoError(t, b.Close())
 }
 
 func TestAgentsFinishWithoutAnyCoordinator(t *testing.T) {

@@ -83,7 +83,9 @@ func (w *threePC) carryOutAgent(before, after *threepc.Participant, e protocol.E
 				o.yes = o.yes || m.Vote == txn.VoteYes
 			}
 		case threepc.Force:
-			o.forces = append(o.forces, w.entry(f.Entry)+1)
+			o.writes = append(o.writes, w.entry(f.Entry)+1)
+		case threepc.Write:
+			o.writes = append(o.writes, w.entry(f.Entry)+1|unforced)
 		case protocol.Prepare:
 			o.prepare = true
 		case protocol.Finish:
@@ -124,7 +126,7 @@ func (w *threePC) agentStep(s *sitting, n, at int, e protocol.Event) bool {
 }
 
 func (w *threePC) agentDoes(s *sitting, n int, o *deed) bool {
-	if o.begun && s.elections == 0 || !queue(s.writes[n][:], o.forces) {
+	if o.begun && s.elections == 0 || !queue(s.writes[n][:], o.writes) {
 		return false
 	}
 	w.take(s, o)

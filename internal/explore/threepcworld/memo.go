@@ -16,7 +16,7 @@ type stepped[C any] interface {
 }
 
 // memo has all states that cores of one kind were met in, and what they did with each event.
-// Equal states, field by field, have one number; zero is no core.
+// States that are equal, field by field but for reasons, have one number; zero is no core.
 type memo[C stepped[C]] struct {
 	cores    []C
 	byText   map[string]uint32
@@ -33,7 +33,7 @@ func newMemo[C stepped[C]](carryOut driver[C]) *memo[C] {
 
 // number gives a core its number. The core must not be stepped any more.
 func (m *memo[C]) number(c C) uint32 {
-	text := fmt.Sprintf("%#v", c) // all fields, unlike String
+	text := reasons.ReplaceAllString(fmt.Sprintf("%#v", c), "") // all fields, unlike String
 	id, known := m.byText[text]
 	if !known {
 		id = uint32(len(m.cores))
@@ -54,7 +54,7 @@ func (m *memo[C]) step(id uint32, at int, e protocol.Event) *deed {
 		effects := after.Step(e)
 		o := &deed{next: m.number(after)}
 		m.carryOut(before, after, e, effects, o)
-		o.quiet = o.next == id && len(o.forces) == 0 && len(o.records) == 0 && !o.prepare &&
+		o.quiet = o.next == id && len(o.writes) == 0 && len(o.records) == 0 && !o.prepare &&
 			o.finish == txn.Undecided &&
 			!o.begun && !o.ended && o.fixed == 0 && o.tried == [2]uint64{} && o.breach == ""
 		m.deeds[id][at] = o

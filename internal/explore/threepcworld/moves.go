@@ -154,6 +154,7 @@ func (w *threePC) Do(s *sitting, m explore.Move) {
 			w.baseDoes(s, n)
 		}
 	}
+	w.forceAtOnce(s)
 	w.saturate(s)
 }
 
@@ -220,8 +221,9 @@ func (w *threePC) do(s *sitting, m explore.Move) {
 
 // forced has a journal finish its earliest write.
 func (w *threePC) forced(s *sitting, n int) {
-	before, after := w.entries[s.disks[n]], w.entries[s.writes[n][0]-1]
-	s.disks[n] = s.writes[n][0] - 1
+	at, silent := s.writes[n][0]&^unforced-1, s.writes[n][0]&unforced != 0
+	before, after := w.entries[s.disks[n]], w.entries[at]
+	s.disks[n] = at
 	copy(s.writes[n][:], s.writes[n][1:])
 	s.writes[n][maxWrites-1] = 0
 	switch {
@@ -238,7 +240,9 @@ func (w *threePC) forced(s *sitting, n int) {
 		s.tried[1] |= 1 << w.election(e)
 		w.accepts(s, n, e)
 	}
-	w.agentStep(s, n, evForced, threepc.Forced{})
+	if !silent {
+		w.agentStep(s, n, evForced, threepc.Forced{})
+	}
 }
 
 // baseDoes has a database prepare or finish.
@@ -280,7 +284,11 @@ func (w *threePC) baseDoes(s *sitting, n int) {
 // crashAgent has an agent start again with what its journal has.
 func (w *threePC) crashAgent(s *sitting, n int) {
 	s.writes[n] = [maxWrites]uint16{}
-	s.agents[n] = w.agents.number(threepc.Recover(w.members[n], 2, w.entries[s.disks[n]]))
+	entry, epoch := w.entries[s.disks[n]], uint64(2)
+	if entry.State != threepc.Nothing {
+		epoch = 1 // it is compared only where there is no entry: see reduce.go
+	}
+	s.agents[n] = w.agents.number(threepc.Recover(w.members[n], epoch, entry))
 	b := &s.bases[n]
 	b.ask, b.finish = false, txn.Undecided
 	switch b.state {

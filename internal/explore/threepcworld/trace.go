@@ -58,7 +58,7 @@ func (w *threePC) tellMove(s *sitting, m explore.Move) string {
 	case logGoesOn:
 		return strings.TrimPrefix(fmt.Sprintf("The log delivers %T.", w.records[s.records[0]]), "txn.")
 	case journalForces:
-		return agent("has " + w.entries[s.writes[n][0]-1].State.String() + " in its journal")
+		return agent("has " + w.entries[s.writes[n][0]&^unforced-1].State.String() + " in its journal")
 	case baseRefuses:
 		return agent("has a database that refuses to prepare")
 	case baseObeys:

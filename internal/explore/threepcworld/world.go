@@ -80,6 +80,9 @@ func Search(size Council, limits explore.Limits) explore.Result {
 	return explore.Explore[sitting](size.String(), newThreePC(size), limits)
 }
 
+// unforced marks a write that ends without a word to the agent.
+const unforced = 1 << 15
+
 const (
 	maxAgents  = 3
 	maxWrites  = 2         // that a journal is behind; what would write more waits
@@ -137,7 +140,7 @@ func (b baseState) String() string {
 type deed struct {
 	next    uint32
 	net     [netWords]uint64
-	forces  []uint16
+	writes  []uint16
 	records []uint16
 	prepare bool
 	finish  txn.Decision
@@ -243,6 +246,7 @@ func (w *threePC) Start() sitting {
 	if w.size.Attempted {
 		w.attempt(&s)
 	}
+	w.forceAtOnce(&s)
 	w.saturate(&s)
 	return s
 }
@@ -302,6 +306,10 @@ func (w *threePC) post(set *[netWords]uint64, from int, to txn.PartyID, m threep
 	if _, news := m.(threepc.Underway); news {
 		return // nobody does anything about it
 	}
+	if v, ok := m.(threepc.Vote); ok {
+		v.Reason = ""
+		m = v
+	}
 	l := letter{from: from, to: w.member(to), event: threepc.Received{From: w.members[from], Message: m}}
 	text := fmt.Sprintf("%d>%d %T%v", l.from, l.to, m, m)
 	at, known := w.known[text]
@@ -327,7 +335,13 @@ func number[T any](list *[]T, at map[string]uint16, x T) uint16 {
 }
 
 func (w *threePC) entry(e threepc.Entry) uint16 { return number(&w.entries, w.entryAt, e) }
-func (w *threePC) record(r txn.Record) uint16   { return number(&w.records, w.recordAt, r) }
+func (w *threePC) record(r txn.Record) uint16 {
+	if p, ok := r.(txn.ProvenRecord); ok {
+		p.Reason = ""
+		r = p
+	}
+	return number(&w.records, w.recordAt, r)
+}
 
 func (w *threePC) election(e txn.Election) uint8 {
 	at := slices.Index(w.elections, e)
