@@ -157,6 +157,112 @@ func (n *Node) listedOnce(ctx context.Context, s txn.Settlement) (resource strin
 		Text: fmt.Sprintf("no resource lists a prepared branch %d of %v: see \"concord recover %[2]v\"", s.Branch, s.ID)}
 }
 
+// ErrDropped says that a resource was taken out of the configuration that has branches to finish.
+var ErrDropped = errors.New("a resource that has branches to finish is not in the configuration")
+
+// maxDropped branches are named.
+const maxDropped = 10
+
+// checkDropped refuses to run without a resource that the log has branches of.
+func (n *Node) checkDropped() error {
+	known := slices.Clone(n.config.Abandoned)
+	for name := range n.workers {
+		known = append(known, name)
+	}
+	return n.dropped(func(resource string) bool { return !slices.Contains(known, resource) })
+}
+
+// MayDrop returns why these resources must not be taken out of the configuration, or nil.
+func (n *Node) MayDrop(resources ...string) error {
+	if err := n.dropped(func(name string) bool { return slices.Contains(resources, name) }); err != nil {
+		return err
+	}
+	if f := n.Status().Figures; f != nil {
+		for _, r := range f.Resources {
+			if slices.Contains(resources, r.Name) && r.InDoubt > 0 {
+				return fmt.Errorf("%w: %s has %d without a decision: see \"concord tx ls --resource %[2]s\", and wait, or decide "+
+					"them", ErrDropped, r.Name, r.InDoubt)
+			}
+		}
+	}
+	return nil
+}
+
+// dropped returns an error that names the unfinished branches of resources, if there are any.
+func (n *Node) dropped(gone func(resource string) bool) error {
+	var names, branches []string
+	left := 0
+	err := n.eachUnfinished(gone, func(x txn.Txn, b txn.Branch) {
+		if !slices.Contains(names, b.Resource) {
+			names = append(names, b.Resource)
+		}
+		if len(branches) < maxDropped {
+			branches = append(branches, fmt.Sprintf("%v/%d", x.ID, b.No))
+		} else {
+			left++
+		}
+	})
+	switch {
+	case err != nil:
+		return err
+	case len(names) == 0:
+		return nil
+	case left > 0:
+		branches = append(branches, fmt.Sprintf("and %d more", left))
+	}
+	slices.Sort(names)
+	return fmt.Errorf("%w: %s has %s. Put it back until \"concord tx ls --resource %[2]s\" is empty; or, if that database "+
+		"is lost for good, start with --abandon %[2]s, and they count as heuristic hazards", ErrDropped,
+		strings.Join(names, ","), strings.Join(branches, ", "))
+}
+
+// eachUnfinished visits the branches that the log, as far as it is applied here, wants finished at some
+// resources.
+func (n *Node) eachUnfinished(at func(resource string) bool, visit func(txn.Txn, txn.Branch)) error {
+	return n.archive.eachOpen(txn.ID{}, func(x txn.Txn) bool {
+		for _, b := range x.Branches {
+			onRecord := slices.ContainsFunc(x.Heuristics, func(h txn.Heuristic) bool { return h.Branch == b.No })
+			if x.Decision == txn.Commit && !x.Ended && !onRecord && at(b.Resource) {
+				visit(x, b)
+			}
+		}
+		return true
+	})
+}
+
+// abandonEvery is how often a node looks whether it leads and has branches of abandoned resources.
+const abandonEvery = time.Second
+
+// abandon gives up, while this node leads, what nobody will finish.
+func (n *Node) abandon(ctx context.Context) {
+	ticker := time.NewTicker(abandonEvery)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ticker.C:
+		case <-ctx.Done():
+			return
+		}
+		if s := n.Status(); s.Leader != n.config.Node {
+			continue
+		}
+		var up []txn.Settlement
+		err := n.eachUnfinished(func(name string) bool { return slices.Contains(n.config.Abandoned, name) },
+			func(x txn.Txn, b txn.Branch) {
+				up = append(up, txn.Settlement{ID: x.ID, Branch: b.No, Who: fmt.Sprintf("node %d", n.config.Node),
+					Why: "started with --abandon " + b.Resource})
+			})
+		for _, s := range up {
+			if err == nil {
+				_, err = n.Settle(ctx, s)
+			}
+		}
+		if err != nil && ctx.Err() == nil {
+			n.log.Warn("branches of abandoned resources are not given up yet, will try again", "err", err)
+		}
+	}
+}
+
 // Forget is an operator's word that a heuristic outcome was dealt with.
 func (n *Node) Forget(ctx context.Context, id txn.ID, who, why string) error {
 	_, err := n.ask(ctx, func(request uint64) replica.Event {

@@ -68,7 +68,7 @@ func (d *database) connect(t testing.TB) {
 	if d.server.Flavor() == testdb.FlavorPostgres {
 		pool, err := pgxpool.New(context.Background(), d.server.DSN(d.name))
 		require.NoError(t, err)
-		t.Cleanup(pool.Close)
+		t.Cleanup(func() { go pool.Close() }) // it waits for sessions that a failed test has left open
 		d.pg = postgres.New(d.name, pool)
 		return
 	}
