@@ -21,7 +21,7 @@ help: ## show the targets
 build: ## bin/concord and bin/concord-bench, static
 	CGO_ENABLED=0 go build -trimpath -ldflags '-s -w' -o bin/ ./cmd/concord ./cmd/concord-bench
 
-databases: ## find or install PostgreSQL, MariaDB and MySQL for the tests
+databases: ## find or install PostgreSQL, MariaDB, MySQL and promtool for the tests
 	@internal/testdb/install/install.sh
 
 test: databases ## everything: race detector, real databases, seeds, planted mistakes

@@ -180,7 +180,7 @@ func (n *Node) MayDrop(resources ...string) error {
 	if f := n.Status().Figures; f != nil {
 		for _, r := range f.Resources {
 			if slices.Contains(resources, r.Name) && r.InDoubt > 0 {
-				return fmt.Errorf("%w: %s has %d without a decision: see \"concord tx ls --resource %[2]s\", and wait, or decide "+
+				return fmt.Errorf("%w: %s has %d without a decision: see \"concord tx ls --state in-doubt --resource %[2]s\", and wait, or decide "+
 					"them", ErrDropped, r.Name, r.InDoubt)
 			}
 		}
@@ -211,8 +211,8 @@ func (n *Node) dropped(gone func(resource string) bool) error {
 		branches = append(branches, fmt.Sprintf("and %d more", left))
 	}
 	slices.Sort(names)
-	return fmt.Errorf("%w: %s has %s. Put it back until \"concord tx ls --resource %[2]s\" is empty; or, if that database "+
-		"is lost for good, start with --abandon %[2]s, and they count as heuristic hazards", ErrDropped,
+	return fmt.Errorf("%w: %s has %s. Put it back until \"concord tx ls --state in-doubt --resource %[2]s\" shows nothing; or, "+
+		"if that database is lost for good, start with --abandon %[2]s, and they count as heuristic hazards", ErrDropped,
 		strings.Join(names, ","), strings.Join(branches, ", "))
 }
 

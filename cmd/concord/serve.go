@@ -106,7 +106,7 @@ func serve(ctx context.Context, conf *config.Node, abandoned []string, log *slog
 	defer clients.Close()
 	node, err := coordinator.Open(coordinator.Config{Node: zab.NodeID(conf.Node), Members: conf.Membership(),
 		DataDir: filepath.Join(conf.DataDir, "store"), Listener: peers, Keys: doors.Keys, Resources: resources,
-		Rules:   conf.Rules(), Abandoned: abandoned,
+		Rules: conf.Rules(), Abandoned: abandoned,
 		Reserve: conf.Disk.ReserveMiB << 20, FeatureLevel: txn.FeatureLevel(conf.FeatureLevel), Logger: log,
 		Warnings: func() []string { return doors.Warnings(conf.Node) }})
 	if err != nil {

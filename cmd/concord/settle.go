@@ -36,10 +36,13 @@ func (c *cli) txSettleCommand() *cobra.Command {
 			if len(args) != 1 {
 				return terminal.Usagef("want GID/NO, one branch of one transaction as in \"concord tx get\"")
 			}
-			_, _, err := branchArg(args[0])
-			return err
+			return nil
 		},
 		RunE: func(cmd *cobra.Command, args []string) error {
+			gid, no, err := branchArg(args[0])
+			if err != nil {
+				return err
+			}
 			action, what := "abandon", "This gives up branch %d of %s: the cluster will never finish it."
 			switch {
 			case commit && !abort && !abandon:
@@ -55,10 +58,6 @@ func (c *cli) txSettleCommand() *cobra.Command {
 			}
 			if reason == "" {
 				return terminal.Usagef("--reason is missing: say why, it is kept with the transaction")
-			}
-			gid, no, err := branchArg(args[0])
-			if err != nil {
-				return err
 			}
 			if err := c.confirm(yes, args[0], fmt.Sprintf(what, no, gid)); err != nil {
 				return err

@@ -34,8 +34,19 @@ type database struct {
 	name   string // of the database, and of the resource
 	line   *faultproxy.Link
 	admin  *sql.DB
-	pg     *postgres.Resource
-	my     *mysql.Resource
+	// app and rec are how the application and the nodes log in; without a user as the superuser.
+	app, rec login
+	pg       *postgres.Resource
+	my       *mysql.Resource
+}
+
+type login struct{ user, password string }
+
+func (d *database) dsn(l login) string {
+	if l.user == "" {
+		return d.server.DSN(d.name)
+	}
+	return d.server.UserDSN(l.user, l.password, d.name)
 }
 
 func newDatabase(t testing.TB, s *testdb.Server) *database {
@@ -66,13 +77,13 @@ func newDatabase(t testing.TB, s *testdb.Server) *database {
 func (d *database) connect(t testing.TB) {
 	t.Helper()
 	if d.server.Flavor() == testdb.FlavorPostgres {
-		pool, err := pgxpool.New(context.Background(), d.server.DSN(d.name))
+		pool, err := pgxpool.New(context.Background(), d.dsn(d.app))
 		require.NoError(t, err)
 		t.Cleanup(func() { go pool.Close() }) // it waits for sessions that a failed test has left open
 		d.pg = postgres.New(d.name, pool)
 		return
 	}
-	config, err := sqldriver.ParseDSN(d.server.DSN(d.name))
+	config, err := sqldriver.ParseDSN(d.dsn(d.app))
 	require.NoError(t, err)
 	config.Logger = &sqldriver.NopLogger{}
 	connector, err := mysql.NewConnector(config)
@@ -84,7 +95,7 @@ func (d *database) connect(t testing.TB) {
 // resource is the database as the nodes have it.
 func (d *database) resource() resource {
 	near, far := d.line.Addr(), fmt.Sprintf("127.0.0.1:%d", d.server.Port())
-	r := resource{name: d.name, driver: "mysql", dsn: strings.Replace(d.server.DSN(d.name), far, near, 1)}
+	r := resource{name: d.name, driver: "mysql", dsn: strings.Replace(d.dsn(d.rec), far, near, 1)}
 	if d.server.Flavor() == testdb.FlavorPostgres {
 		r.driver = "postgres"
 	}
