@@ -37,7 +37,7 @@ dist: ## a release: the programs, built twice with equal hashes, their bills of 
 		go run ./internal/supply dist/$$program > bin.cdx.json && mv bin.cdx.json dist/$$program.cdx.json; done
 	@cd dist && sha256sum -- * > SHA256SUMS && cat SHA256SUMS
 
-databases: ## find or install PostgreSQL, MariaDB and MySQL for the tests
+databases: ## find or install PostgreSQL, MariaDB, MySQL and promtool for the tests
 	@internal/testdb/install/install.sh
 
 test: databases ## everything: race detector, real databases, seeds, planted mistakes, containers

@@ -271,7 +271,7 @@ func (c *Client) Resolve(ctx context.Context, r *concordv1.ResolveRequest) (*con
 
 // Settle gives up a branch that the cluster cannot finish.
 func (c *Client) Settle(ctx context.Context, r *concordv1.SettleRequest) (*concordv1.SettleResponse, error) {
-	return call(ctx, c, "settle the branch", ofLeader, r, unary(stub.Settle))
+	return call(ctx, c, "settle the branch", ofLeader|slow, r, unary(stub.Settle))
 }
 
 // Forget marks a heuristic outcome as dealt with.

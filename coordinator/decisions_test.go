@@ -85,7 +85,8 @@ func TestWhatTheClusterKnowsOfAnAbortDecidesWhatItCallsIt(t *testing.T) {
 	})
 	t.Run("an operator who knows of no branch", func(t *testing.T) {
 		id := plain()
-		_, err := c.leader().Resolve(t.Context(), txn.Resolution{ID: id, Decision: txn.Abort, Who: "ann", Why: "test"})
+		_, err := c.leader().Resolve(t.Context(), txn.Resolution{ID: id, Decision: txn.Abort, Who: "ann", Why: "test",
+			Force: true})
 		if err == nil { // it may be refused as well
 			require.Equal(t, txn.Unrecorded, c.called(id))
 		}
@@ -124,7 +125,8 @@ func TestAClassThatIsNotSwitchedOnIsRefusedAndNothingIsPresumed(t *testing.T) {
 		require.ErrorIs(t, err, api.ErrRefused)
 		_, err = n.Outcome(t.Context(), txn.Inquiry{ID: id, Several: true})
 		require.ErrorIs(t, err, api.ErrRefused)
-		_, err = n.Resolve(t.Context(), txn.Resolution{ID: id, Decision: txn.Abort, Who: "ann", Why: "test"})
+		_, err = n.Resolve(t.Context(), txn.Resolution{ID: id, Decision: txn.Abort, Who: "ann", Why: "test",
+			Force: true})
 		require.Error(t, err)
 		v, err := n.View(t.Context(), id)
 		require.NoError(t, err)
@@ -145,7 +147,8 @@ func TestAGidFromTheFutureIsRefusedAndLeavesNoRecord(t *testing.T) {
 		require.ErrorContains(t, err, "clock")
 		_, err = n.Outcome(t.Context(), txn.Inquiry{ID: id})
 		require.ErrorIs(t, err, api.ErrInvalid, "%v", ahead)
-		_, err = n.Resolve(t.Context(), txn.Resolution{ID: id, Decision: txn.Abort, Who: "ann", Why: "test"})
+		_, err = n.Resolve(t.Context(), txn.Resolution{ID: id, Decision: txn.Abort, Who: "ann", Why: "test",
+			Force: true})
 		require.Error(t, err)
 		v, err := n.View(t.Context(), id)
 		require.NoError(t, err)

@@ -129,7 +129,7 @@ func TestEveryNodeTellsWhatTheLeaderKnows(t *testing.T) {
 	plan, err := c.leader().Recover(t.Context(), foreign, true)
 	require.NoError(t, err)
 	require.Len(t, plan, 1, "shown, with what to do, and not touched")
-	require.Contains(t, plan[0].Why, "by hand")
+	require.Contains(t, plan[0].Why, "concord tx settle "+foreign.String())
 	require.Empty(t, plan[0].Result)
 
 	// Without a leader it is unknown, not zero.

@@ -68,6 +68,9 @@ type Config struct {
 	// behind what is applied. 0: 256 MiB and 1,048,576 entries.
 	MaxLogBytes, MaxLogEntries uint64
 	Logger                     *slog.Logger // nil: slog.Default()
+	// Abandoned are resources that are not among Resources any more although they may have branches to finish: a
+	// node that leads gives these up. Those of other resources keep the node from starting.
+	Abandoned []string
 	// Warnings says what else people should see in the status; nil: nothing. It must not wait.
 	Warnings func() []string
 }
@@ -192,7 +195,7 @@ func (n *Node) makeCore(resources []string) error {
 	if err != nil {
 		return err
 	}
-	if err := n.checkList(table); err != nil {
+	if err := errors.Join(n.checkList(table), n.checkDropped()); err != nil {
 		return err
 	}
 	distrust, _, err := n.store.ReadNote(wal.DistrustNote)
@@ -333,6 +336,9 @@ func (n *Node) Run(ctx context.Context) error {
 		defer close(n.closed) // whoever asks from now on hears it at once
 		return newLoop(n, writer).run(ctx)
 	})
+	if len(n.config.Abandoned) > 0 {
+		g.Go(func() error { n.abandon(ctx); return nil })
+	}
 	err := g.Wait()
 	n.sender.Close()
 	n.mail.Close()

@@ -5,6 +5,7 @@ package coordinator
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -47,37 +48,225 @@ func (n *Node) KeyUse(ctx context.Context, key string) (commit.Reply, error) {
 	return n.ask(ctx, func(request uint64) replica.Event { return commit.KeyAsked{Request: request, Key: key} })
 }
 
-// Resolve is an operator's decision for a transaction that has none.
-// For a commit all databases are asked first which branches there are.
+// Resolve is an operator's decision for a transaction that has none. For a commit, and for an abort of
+// what no scan has seen, all databases are asked first which branches there are.
 func (n *Node) Resolve(ctx context.Context, asked txn.Resolution) (commit.Reply, error) {
 	e := commit.ResolveAsked{Resolution: asked}
-	if asked.Decision == txn.Commit {
-		bounded, cancel := context.WithTimeout(ctx, censusTimeout)
-		e.Census = n.census(bounded, asked.ID)
-		cancel()
+	ask := func() (commit.Reply, error) {
+		return n.ask(ctx, func(request uint64) replica.Event {
+			e.Request = request
+			return e
+		})
 	}
-	r, err := n.ask(ctx, func(request uint64) replica.Event {
-		e.Request = request
-		return e
-	})
+	look := func() {
+		bounded, cancel := context.WithTimeout(ctx, censusTimeout)
+		defer cancel()
+		e.Census = n.census(bounded, asked.ID)
+	}
+	if asked.Decision == txn.Commit {
+		look()
+	}
+	r, err := ask()
+	if asked.Decision == txn.Abort && errors.Is(err, api.ErrNotFound) {
+		look()
+		r, err = ask()
+	}
 	if err == nil && r.Decision != asked.Decision { // somebody else's decision was first
 		return r, commit.AlreadyDecided(r.Txn)
 	}
 	return r, err
 }
 
+// settleTime is less than what a client gives a node for it, who would hear from the next try that the
+// branch is gone.
+const settleTime = 12 * time.Second
+
+// Settled is what became of a branch that an operator has ended.
+type Settled struct {
+	Resource string
+	Finish   txn.Finish
+}
+
+// Settle is an operator's word about one branch that nothing else ends: it is given up, or ended in its
+// database, whoever it belongs to. Only what recovery reports is ended so.
+func (n *Node) Settle(ctx context.Context, s txn.Settlement) (Settled, error) {
+	if s.Decision == txn.Undecided {
+		_, err := n.ask(ctx, func(request uint64) replica.Event {
+			return commit.SettleAsked{Request: request, ID: s.ID, Branch: s.Branch, Who: s.Who, Why: s.Why}
+		})
+		return Settled{}, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, settleTime)
+	defer cancel()
+	// Also with nothing to end: only a leader may say so.
+	if _, err := n.ask(ctx, func(request uint64) replica.Event { return commit.PlanAsked{Request: request} }); err != nil {
+		return Settled{}, err
+	}
+	resource, p, err := n.listedOnce(ctx, s)
+	if err != nil {
+		return Settled{}, err
+	}
+	if _, err := n.ask(ctx, func(request uint64) replica.Event {
+		return commit.EndAsked{Request: request, Resource: resource, Prepared: p, Decision: s.Decision, Who: s.Who,
+			Why: s.Why}
+	}); err != nil {
+		return Settled{}, err
+	}
+	switch e := n.workers[resource].finish(ctx, commit.Task{XID: p.XID, Decision: s.Decision,
+		Branch: txn.Branch{No: s.Branch, Resource: resource}}).(type) {
+	case commit.Finished:
+		n.post(ctx, e)
+		if e.Finish != txn.Done && e.Finish != txn.AlreadyDone {
+			return Settled{}, replica.Refusedf("branch %d of %v at %s is %v: %s; look into that database", s.Branch, s.ID,
+				resource, e.Finish, e.Why)
+		}
+		return Settled{Resource: resource, Finish: e.Finish}, nil
+	case commit.Failed:
+		return Settled{}, replica.Unavailablef("%s", e.Why)
+	}
+	return Settled{}, nil
+}
+
+// listedOnce returns the prepared branch that an operator means, and where it is.
+func (n *Node) listedOnce(ctx context.Context, s txn.Settlement) (resource string, p adapters.Prepared, err error) {
+	if s.Resource != "" && n.workers[s.Resource] == nil {
+		return "", p, &replica.RequestError{Kind: api.ErrNotFound,
+			Text: fmt.Sprintf("there is no resource %q: see \"concord resource ls\"", s.Resource)}
+	}
+	ctx, cancel := context.WithTimeout(ctx, settleTime/2)
+	defer cancel()
+	listings, unlisted := n.listAll(ctx, s.ID)
+	var at []string
+	for name, listing := range listings {
+		i := slices.IndexFunc(listing, func(p adapters.Prepared) bool { return p.XID.Branch == s.Branch })
+		if i >= 0 && (s.Resource == "" || s.Resource == name) {
+			at, p = append(at, name), listing[i]
+		}
+	}
+	slices.Sort(at)
+	switch {
+	case len(at) > 1:
+		return "", p, replica.Refusedf("branch %d of %v is prepared at %s: say which one you mean, with --resource",
+			s.Branch, s.ID, strings.Join(at, " and "))
+	case len(at) == 1:
+		return at[0], p, nil
+	case unlisted != nil:
+		return "", p, unlisted
+	}
+	return "", p, &replica.RequestError{Kind: api.ErrNotFound,
+		Text: fmt.Sprintf("no resource lists a prepared branch %d of %v: see \"concord recover %[2]v\"", s.Branch, s.ID)}
+}
+
+// ErrDropped says that a resource was taken out of the configuration that has branches to finish.
+var ErrDropped = errors.New("a resource that has branches to finish is not in the configuration")
+
+// maxDropped branches are named.
+const maxDropped = 10
+
+// checkDropped refuses to run without a resource that the log has branches of.
+func (n *Node) checkDropped() error {
+	known := slices.Clone(n.config.Abandoned)
+	for name := range n.workers {
+		known = append(known, name)
+	}
+	return n.dropped(func(resource string) bool { return !slices.Contains(known, resource) })
+}
+
+// MayDrop returns why these resources must not be taken out of the configuration, or nil.
+func (n *Node) MayDrop(resources ...string) error {
+	if err := n.dropped(func(name string) bool { return slices.Contains(resources, name) }); err != nil {
+		return err
+	}
+	if f := n.Status().Figures; f != nil {
+		for _, r := range f.Resources {
+			if slices.Contains(resources, r.Name) && r.InDoubt > 0 {
+				return fmt.Errorf("%w: %s has %d without a decision: see \"concord tx ls --state in-doubt --resource %[2]s\", and wait, or decide "+
+					"them", ErrDropped, r.Name, r.InDoubt)
+			}
+		}
+	}
+	return nil
+}
+
+// dropped returns an error that names the unfinished branches of resources, if there are any.
+func (n *Node) dropped(gone func(resource string) bool) error {
+	var names, branches []string
+	left := 0
+	err := n.eachUnfinished(gone, func(x txn.Txn, b txn.Branch) {
+		if !slices.Contains(names, b.Resource) {
+			names = append(names, b.Resource)
+		}
+		if len(branches) < maxDropped {
+			branches = append(branches, fmt.Sprintf("%v/%d", x.ID, b.No))
+		} else {
+			left++
+		}
+	})
+	switch {
+	case err != nil:
+		return err
+	case len(names) == 0:
+		return nil
+	case left > 0:
+		branches = append(branches, fmt.Sprintf("and %d more", left))
+	}
+	slices.Sort(names)
+	return fmt.Errorf("%w: %s has %s. Put it back until \"concord tx ls --state in-doubt --resource %[2]s\" shows nothing; or, "+
+		"if that database is lost for good, start with --abandon %[2]s, and they count as heuristic hazards", ErrDropped,
+		strings.Join(names, ","), strings.Join(branches, ", "))
+}
+
+// eachUnfinished visits the branches that the log, as far as it is applied here, wants finished at some
+// resources.
+func (n *Node) eachUnfinished(at func(resource string) bool, visit func(txn.Txn, txn.Branch)) error {
+	return n.archive.eachOpen(txn.ID{}, func(x txn.Txn) bool {
+		for _, b := range x.Branches {
+			onRecord := slices.ContainsFunc(x.Heuristics, func(h txn.Heuristic) bool { return h.Branch == b.No })
+			if x.Decision == txn.Commit && !x.Ended && !onRecord && at(b.Resource) {
+				visit(x, b)
+			}
+		}
+		return true
+	})
+}
+
+// abandonEvery is how often a node looks whether it leads and has branches of abandoned resources.
+const abandonEvery = time.Second
+
+// abandon gives up, while this node leads, what nobody will finish.
+func (n *Node) abandon(ctx context.Context) {
+	ticker := time.NewTicker(abandonEvery)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ticker.C:
+		case <-ctx.Done():
+			return
+		}
+		if s := n.Status(); s.Leader != n.config.Node {
+			continue
+		}
+		var up []txn.Settlement
+		err := n.eachUnfinished(func(name string) bool { return slices.Contains(n.config.Abandoned, name) },
+			func(x txn.Txn, b txn.Branch) {
+				up = append(up, txn.Settlement{ID: x.ID, Branch: b.No, Who: fmt.Sprintf("node %d", n.config.Node),
+					Why: "started with --abandon " + b.Resource})
+			})
+		for _, s := range up {
+			if err == nil {
+				_, err = n.Settle(ctx, s)
+			}
+		}
+		if err != nil && ctx.Err() == nil {
+			n.log.Warn("branches of abandoned resources are not given up yet, will try again", "err", err)
+		}
+	}
+}
+
 // Forget is an operator's word that a heuristic outcome was dealt with.
 func (n *Node) Forget(ctx context.Context, id txn.ID, who, why string) error {
 	_, err := n.ask(ctx, func(request uint64) replica.Event {
 		return commit.ForgetAsked{Request: request, ID: id, Who: who, Why: why}
-	})
-	return err
-}
-
-// Abandon is an operator's word that a branch which nobody can finish is given up.
-func (n *Node) Abandon(ctx context.Context, id txn.ID, no txn.BranchNo, who, why string) error {
-	_, err := n.ask(ctx, func(request uint64) replica.Event {
-		return commit.SettleAsked{Request: request, ID: id, Branch: no, Who: who, Why: why}
 	})
 	return err
 }

@@ -154,7 +154,7 @@ func judge(x txn.XID, resource string, d Decisions, r Rules, now, first time.Tim
 	t, decided := d.Get(x.ID)
 	switch up := givenUp(t, x.Branch); {
 	case decided && up != nil:
-		a.Kind, a.Why = Report, fmt.Sprintf("%s has given it up (%s): end it in the database by hand", up.Who, up.Why)
+		a.Kind, a.Why = Report, fmt.Sprintf("%s has given it up (%s): %s", up.Who, up.Why, endIt(x))
 	case decided && t.Decision == txn.Abort:
 		a.Kind, a.Why = Rollback, "the log says abort"
 		if t.Reason != "" {
@@ -164,7 +164,7 @@ func judge(x txn.XID, resource string, d Decisions, r Rules, now, first time.Tim
 		i := slices.IndexFunc(t.Branches, func(b txn.Branch) bool { return b.No == x.Branch && b.Resource == resource })
 		if i < 0 {
 			a.Kind, a.Why = Report, "the log says commit, but for other branches than this one: look into the "+
-				"databases before you end it by hand"
+				"databases, then "+endIt(x)
 			break
 		}
 		a.Kind, a.Branch, a.Why = Commit, t.Branches[i], "the log says commit"
@@ -177,15 +177,13 @@ func judge(x txn.XID, resource string, d Decisions, r Rules, now, first time.Tim
 		a.Kind, a.Why = Leave, "its members decide it: the agents that hold its branches, and the cluster"
 	case x.ID.Class() != txn.Plain && x.ID.Class() != txn.Recorded && !(x.ID.Class() == txn.ThreePhase && r.ThreePhase):
 		a.Kind, a.Why = Report, fmt.Sprintf("of the class %v, which is not switched on in this cluster, so that it "+
-			"has no decision here says nothing: "+
-			"look into the databases before you end it by hand", x.ID.Class())
+			"has no decision here says nothing: look into the databases, then %s", x.ID.Class(), endIt(x))
 	case d.TooOld(x.ID):
 		a.Kind, a.Why = Report, "older than what the log remembers, so its decision is unknown: look into the "+
-			"databases before you end it by hand"
+			"databases, then "+endIt(x)
 	case !r.Horizon.IsZero() && x.ID.Time().After(r.Horizon):
 		a.Kind, a.Why = Report, fmt.Sprintf("dated %s, so far ahead that no client of this cluster can have begun "+
-			"it: end it in the database by hand, "+
-			"or run \"concord tx resolve %v --abort\"", x.ID.Time().UTC().Format(time.RFC3339), x.ID)
+			"it: run \"concord tx resolve %v --abort\"", x.ID.Time().UTC().Format(time.RFC3339), x.ID)
 	case d.LeaseEnded(x.ID.Lease()):
 		a.Kind, a.Why = Abort, "no decision, and "+txn.LeaseEnded(x.ID.Lease())
 	case !again && !mutant.NoGrace:
@@ -198,13 +196,18 @@ func judge(x txn.XID, resource string, d Decisions, r Rules, now, first time.Tim
 	return a
 }
 
-// givenUp returns the word of the operator who gave up a branch, or nil.
+// endIt is the next step for a branch that nobody but a person can end.
+func endIt(x txn.XID) string {
+	return fmt.Sprintf("end it with \"concord tx settle %v/%d --commit\" or \"--abort\"", x.ID, x.Branch)
+}
+
 // open reports whether the members of a transaction decide it, and have not.
 func open(id txn.ID, d Decisions) bool {
 	_, open := d.Witness(id)
 	return open
 }
 
+// givenUp returns the word of the operator who gave up a branch, or nil.
 func givenUp(t txn.Txn, no txn.BranchNo) *txn.Heuristic {
 	i := slices.IndexFunc(t.Heuristics, func(h txn.Heuristic) bool {
 		return h.Branch == no &&

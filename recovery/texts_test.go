@@ -75,20 +75,20 @@ var whys = []struct {
 		p := prepared(now)
 		return planned(p, knows(p, txn.Txn{Decision: txn.Commit, Branches: []txn.Branch{{No: 2, Resource: "orders"}}}),
 			rules)
-	}, Report, "the log says commit, but for other branches than this one: look into the databases before you end " +
-		"it by hand"},
+	}, Report, "the log says commit, but for other branches than this one: look into the databases, then " +
+		`end it with "concord tx settle GID/1 --commit" or "--abort"`},
 	{"given up", func() Action {
 		p := prepared(now)
 		h := txn.Heuristic{Branch: 1, Outcome: txn.HeuristicHazard, By: txn.FromOperator, Who: "ann", Why: "poison"}
 		return planned(p, knows(p, txn.Txn{Decision: txn.Commit, Heuristics: []txn.Heuristic{h}}), rules)
-	}, Report, "ann has given it up (poison): end it in the database by hand"},
+	}, Report, `ann has given it up (poison): end it with "concord tx settle GID/1 --commit" or "--abort"`},
 	{"of another class", func() Action {
 		p := prepared(now)
 		p.XID.ID = p.XID.ID.WithClass(txn.ThreePhase)
 		return planned(p, log{}, rules)
 	}, Report, "of the class three_phase, which is not switched on in this cluster, so that it has no decision here " +
 		"says nothing: " +
-		"look into the databases before you end it by hand"},
+		`look into the databases, then end it with "concord tx settle GID/1 --commit" or "--abort"`},
 	{"open", func() Action {
 		p := prepared(now.Add(-time.Hour))
 		p.XID.ID = p.XID.ID.WithClass(txn.ThreePhase)
@@ -104,15 +104,14 @@ var whys = []struct {
 		return planned(p, log{}, r)
 	}, Abort, "no decision, and older than 1m0s: whoever began it is gone"},
 	{"forgotten", func() Action { return planned(prepared(now.Add(-time.Hour)), log{old: now}, rules) }, Report,
-		"older than what the log remembers, so its decision is unknown: look into the databases before you end it " +
-			"by hand"},
+		"older than what the log remembers, so its decision is unknown: look into the databases, then " +
+			`end it with "concord tx settle GID/1 --commit" or "--abort"`},
 	{"from the future", func() Action {
 		r := rules
 		r.Horizon = now.Add(24 * time.Hour)
 		return planned(prepared(now.Add(48*time.Hour)), log{}, r)
-	}, Report, "dated 2023-11-16T22:13:20Z, so far ahead that no client of this cluster can have begun it: end it " +
-		"in the database by hand, " +
-		`or run "concord tx resolve GID --abort"`},
+	}, Report, "dated 2023-11-16T22:13:20Z, so far ahead that no client of this cluster can have begun it: " +
+		`run "concord tx resolve GID --abort"`},
 }
 
 func TestWhatAPlanSays(t *testing.T) {

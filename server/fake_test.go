@@ -107,8 +107,8 @@ func (f *fakeNode) Examine(context.Context, txn.ID, bool, []txn.Branch) coordina
 	return coordinator.Examined{}
 }
 
-func (f *fakeNode) Abandon(context.Context, txn.ID, txn.BranchNo, string, string) error {
-	return f.did("Abandon")
+func (f *fakeNode) Settle(context.Context, txn.Settlement) (coordinator.Settled, error) {
+	return coordinator.Settled{}, f.did("Settle")
 }
 
 func (f *fakeNode) View(context.Context, txn.ID) (*commit.View, error) {

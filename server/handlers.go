@@ -198,7 +198,7 @@ func (h *handlers) Resolve(ctx context.Context, r *concordv1.ResolveRequest) (*c
 	if len(r.GetResources()) > api.MaxBranches {
 		return nil, fmt.Errorf("resources: %d of them: a transaction has at most %d branches: %w", len(r.GetResources()), api.MaxBranches, api.ErrInvalid)
 	}
-	a, err := h.node.Resolve(ctx, txn.Resolution{ID: id, Decision: d, Who: who, Why: r.GetReason(), Resources: r.GetResources()})
+	a, err := h.node.Resolve(ctx, txn.Resolution{ID: id, Decision: d, Who: who, Why: r.GetReason(), Resources: r.GetResources(), Force: r.GetForce()})
 	if err != nil {
 		return nil, err
 	}
@@ -227,18 +227,28 @@ func (h *handlers) Settle(ctx context.Context, r *concordv1.SettleRequest) (*con
 	if err != nil {
 		return nil, err
 	}
-	if r.GetAction() != settleAbandon {
-		return nil, fmt.Errorf("action: %.20q is not %s, the only one that this version knows: %w", r.GetAction(), settleAbandon, api.ErrInvalid)
+	decision, known := settlements[r.GetAction()]
+	if !known {
+		return nil, fmt.Errorf("action: %.20q is none of abandon, abort and commit, which are all that this version knows: %w", r.GetAction(), api.ErrInvalid)
 	}
 	who, err := parseOperator(ctx, r.GetWho(), r.GetReason())
-	if err != nil {
+	if err = errors.Join(err, api.ParseText("resource", r.GetResource(), api.MaxResourceName)); err != nil {
 		return nil, err
 	}
-	err = h.node.Abandon(ctx, id, no, who, r.GetReason())
-	return &concordv1.SettleResponse{Zxid: h.zxid()}, err
+	if err := h.ofLeader(); err != nil {
+		return nil, err
+	}
+	a, err := h.node.Settle(ctx, txn.Settlement{ID: id, Branch: no, Decision: decision, Resource: r.GetResource(), Who: who, Why: r.GetReason()})
+	m := &concordv1.SettleResponse{Zxid: h.zxid(), Resource: a.Resource}
+	if a.Resource != "" {
+		m.Result = a.Finish.String()
+	}
+	return m, err
 }
 
-// settleAbandon is the action of a SettleRequest that gives a branch up.
+// settlements are the actions of a SettleRequest.
+var settlements = map[string]txn.Decision{settleAbandon: txn.Undecided, "commit": txn.Commit, "abort": txn.Abort}
+
 const settleAbandon = "abandon"
 
 func (h *handlers) ReplaceMember(ctx context.Context, r *concordv1.ReplaceMemberRequest) (*concordv1.ReplaceMemberResponse, error) {

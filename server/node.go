@@ -50,7 +50,7 @@ type Node interface {
 	EachFinished(before txn.ID, visit func(txn.Txn) bool) error
 	Resolve(ctx context.Context, asked txn.Resolution) (commit.Reply, error)
 	Forget(ctx context.Context, id txn.ID, who, why string) error
-	Abandon(ctx context.Context, id txn.ID, no txn.BranchNo, who, why string) error
+	Settle(ctx context.Context, s txn.Settlement) (coordinator.Settled, error)
 	Replace(ctx context.Context, node zab.NodeID, who, why string) error
 	AddMember(ctx context.Context, m replica.Member, key, who, why string) error
 	RemoveMember(ctx context.Context, node zab.NodeID, key, who, why string) error

@@ -69,9 +69,9 @@ var messages = []message{
 		return err
 	}, says: "lease: is zero, which is none: invalid request"},
 	{name: "settle by another action", is: api.ErrInvalid, call: func(ctx context.Context, c client) error {
-		_, err := c.Settle(ctx, &concordv1.SettleRequest{Gid: gid(), Action: "commit", Who: "ann", Reason: "why"})
+		_, err := c.Settle(ctx, &concordv1.SettleRequest{Gid: gid(), Action: "undo", Who: "ann", Reason: "why"})
 		return err
-	}, says: `action: "commit" is not abandon, the only one that this version knows: invalid request`},
+	}, says: `action: "undo" is none of abandon, abort and commit, which are all that this version knows: invalid request`},
 	{name: "no reason", is: api.ErrInvalid, call: func(ctx context.Context, c client) error {
 		_, err := c.Resolve(ctx, &concordv1.ResolveRequest{Gid: gid(), Decision: "abort", Who: "ann"})
 		return err

@@ -41,6 +41,19 @@ type Resolution struct {
 	Who, Why string
 	// Resources are, of a commit, all that the transaction changed, as the operator knows.
 	Resources []string
+	// Force, of an abort: also of a transaction of which nobody has heard.
+	Force bool
+}
+
+// Settlement is an operator's word about one branch that the cluster cannot, or must not, end by itself.
+type Settlement struct {
+	ID     ID
+	Branch BranchNo
+	// Decision is how its database is to end it; Undecided: nobody can, and it is given up.
+	Decision Decision
+	// Resource says which branch is meant, should several list it; empty if none do.
+	Resource string
+	Who, Why string
 }
 
 // Inquiry asks what became of a transaction; one without decision is aborted by it.

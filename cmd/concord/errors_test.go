@@ -192,6 +192,8 @@ var messages = []message{
 		says: `the environment has CONCORD_DATADIR, which is no variable of concord: the nearest is ` +
 			`CONCORD_DATA_DIR; correct or remove it ("concord serve --help" lists them)`, code: terminal.ExitUsage},
 
+	{name: "abandon what is there", line: serving + " --abandon orders", file: config.NodeExample,
+		says: "--abandon orders: it is in the configuration: take it out there, on all nodes", code: terminal.ExitUsage},
 	{name: "no dsn_file", line: serving, file: with("/run/secrets/billing", "/nonexistent/billing"),
 		says: "resource billing: dsn_file /nonexistent/billing: no such file or directory: it wants the path of a " +
 			"file that holds the data source name", code: terminal.ExitFailed},
@@ -244,7 +246,15 @@ var messages = []message{
 	{name: "settle no branch", line: "tx settle " + aGID,
 		says: `"` + aGID + `" is not GID/NO, such as 01JD7Z0B6Q4YV3M2T1S0R9P8N0/2`, code: terminal.ExitUsage},
 	{name: "settle how", line: "tx settle " + aGID + "/2",
-		says: "--abandon is missing: it is the only way to settle a branch by hand", code: terminal.ExitUsage},
+		says: "give one of --commit, --abort and --abandon", code: terminal.ExitUsage},
+	{name: "settle twice", line: "tx settle --commit --abort --reason x " + aGID + "/2",
+		says: "give one of --commit, --abort and --abandon", code: terminal.ExitUsage},
+	{name: "settle at a resource what is given up",
+		line: "tx settle --abandon --resource orders --reason x " + aGID + "/2",
+		says: "--resource goes with --commit and --abort: of what is given up the log knows where it is",
+		code: terminal.ExitUsage},
+	{name: "force a commit", line: "tx resolve --commit --force --reason x " + aGID,
+		says: "--force goes with --abort: nothing can be committed that is not there", code: terminal.ExitUsage},
 	{name: "settle for no reason", line: "tx settle --abandon " + aGID + "/2",
 		says: "--reason is missing: say why, it is kept with the transaction", code: terminal.ExitUsage},
 	{name: "no member", line: "member remove", says: `want exactly one member ID: see "concord member ls"`,

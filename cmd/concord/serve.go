@@ -10,6 +10,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -28,6 +29,7 @@ import (
 
 func (c *cli) serveCommand() *cobra.Command {
 	var file string
+	var abandoned []string
 	cmd := &cobra.Command{
 		Use: "serve [--config FILE]", Short: "Run a coordinator node", Args: terminal.NoArgs,
 		Long: "Runs one node of the coordinator cluster until it is interrupted. All nodes have the same\n" +
@@ -56,11 +58,20 @@ func (c *cli) serveCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return serve(cmd.Context(), conf, log,
-				func(ctx context.Context, doors *config.Opened) { reloadOnHangup(ctx, conf, load, level, doors, log) })
+			for _, name := range abandoned {
+				if slices.ContainsFunc(conf.Resources, func(r config.Resource) bool { return r.Name == name }) {
+					return terminal.Usagef("--abandon %s: it is in the configuration: take it out there, on all nodes", name)
+				}
+			}
+			return serve(cmd.Context(), conf, abandoned, log,
+				func(ctx context.Context, node *coordinator.Node, doors *config.Opened) {
+					reloadOnHangup(ctx, conf, load, level, doors, node.MayDrop, log)
+				})
 		},
 	}
 	cmd.Flags().StringVar(&file, "config", "", "the node's configuration file")
+	cmd.Flags().StringSliceVar(&abandoned, "abandon", nil,
+		"a resource that was taken out of the configuration, whose unfinished branches are given up")
 	cmd.Flags().Uint64("node", 0, "which member this node is")
 	cmd.Flags().String("data-dir", "", "where the node keeps its log and state")
 	cmd.Flags().String("certs-dir", "", "where the node's certificate and key are (\"concord cert\" makes them)")
@@ -72,8 +83,8 @@ func (c *cli) serveCommand() *cobra.Command {
 
 // serve runs a node from bottom to top: databases, listeners, store and log, API. reload runs
 // beside it.
-func serve(ctx context.Context, conf *config.Node, log *slog.Logger,
-	reload func(context.Context, *config.Opened)) (err error) {
+func serve(ctx context.Context, conf *config.Node, abandoned []string, log *slog.Logger,
+	reload func(context.Context, *coordinator.Node, *config.Opened)) (err error) {
 	doors, err := conf.Doors().Open(log)
 	if err != nil {
 		return &terminal.ExitError{Code: terminal.ExitUsage, Text: err.Error()}
@@ -95,7 +106,7 @@ func serve(ctx context.Context, conf *config.Node, log *slog.Logger,
 	defer clients.Close()
 	node, err := coordinator.Open(coordinator.Config{Node: zab.NodeID(conf.Node), Members: conf.Membership(),
 		DataDir: filepath.Join(conf.DataDir, "store"), Listener: peers, Keys: doors.Keys, Resources: resources,
-		Rules:   conf.Rules(),
+		Rules: conf.Rules(), Abandoned: abandoned,
 		Reserve: conf.Disk.ReserveMiB << 20, FeatureLevel: txn.FeatureLevel(conf.FeatureLevel), Logger: log,
 		Warnings: func() []string { return doors.Warnings(conf.Node) }})
 	if err != nil {
@@ -113,7 +124,7 @@ func serve(ctx context.Context, conf *config.Node, log *slog.Logger,
 	g.Go(func() error { return node.Run(ctx) })
 	g.Go(func() error { return transactions.Run(ctx) })
 	g.Go(func() error { return server.Serve(ctx, node, doors.Guard, clients, log, transactions.Service()) })
-	g.Go(func() error { reload(ctx, doors); return nil })
+	g.Go(func() error { reload(ctx, node, doors); return nil })
 	return g.Wait()
 }
 

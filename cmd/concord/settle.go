@@ -15,38 +15,51 @@ import (
 )
 
 func (c *cli) txSettleCommand() *cobra.Command {
-	var abandon, yes bool
-	var reason string
+	var commit, abort, abandon, yes bool
+	var resource, reason string
 	cmd := &cobra.Command{
-		Use: "settle GID/NO --abandon --reason TEXT", Short: "Give up one branch that nothing else can end",
-		Long: "Gives up one branch of a decided transaction that the cluster tries to finish and cannot, as its " +
-			"LAST\n" +
-			"ERROR in \"concord tx get\" says. The branch is recorded as heuristic-hazard with the reason, nobody " +
-			"works\n" +
-			"on it any more, and its transaction ends with the other branches. What is true in its database is for\n" +
-			"you to find out and to put right by hand; then end the alarm with \"concord tx forget\".\n" +
-			"Exit code 3 no such branch, 5 it is finished or on record already.",
-		Example: "  concord tx settle 01JD7Z0B6Q4YV3M2T1S0R9P8N0/2 --abandon --reason \"the database was dropped\"",
+		Use:   "settle GID/NO --commit|--abort|--abandon --reason TEXT",
+		Short: "End, or give up, one branch that nothing else can end",
+		Long: "--commit and --abort end one prepared branch in its database: one that \"concord recover GID\" reports,\n" +
+			"since the cluster will never end it. It belongs to another cluster, is older than what the log\n" +
+			"remembers, is not among the branches that its transaction committed, or was given up. The branches of\n" +
+			"one transaction belong together: commit them all, or abort them all. Whatever has a decision, or can\n" +
+			"have one, is refused, with the command for it.\n\n" +
+			"--abandon gives up a branch of a decided transaction that the cluster tries to finish and cannot, as\n" +
+			"its LAST ERROR in \"concord tx get\" says. The branch is recorded as heuristic-hazard with the reason,\n" +
+			"nobody works on it any more, and its transaction ends with the other branches. What is true in its\n" +
+			"database is for you to find out and to put right by hand; then end the alarm with \"concord tx forget\".\n\n" +
+			"Exit code 3 no such branch, 4 its database cannot be asked, 5 refused.",
+		Example: "  concord tx settle 01JD7Z0B6Q4YV3M2T1S0R9P8N0/2 --abort --reason \"the cluster of the old site is lost\"\n" +
+			"  concord tx settle 01JD7Z0B6Q4YV3M2T1S0R9P8N0/2 --abandon --reason \"the database was dropped\"",
 		Args: func(cmd *cobra.Command, args []string) error {
 			if len(args) != 1 {
 				return terminal.Usagef("want GID/NO, one branch of one transaction as in \"concord tx get\"")
 			}
-			_, _, err := branchArg(args[0])
-			return err
+			return nil
 		},
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if !abandon {
-				return terminal.Usagef("--abandon is missing: it is the only way to settle a branch by hand")
-			}
-			if reason == "" {
-				return terminal.Usagef("--reason is missing: say why, it is kept with the transaction")
-			}
 			gid, no, err := branchArg(args[0])
 			if err != nil {
 				return err
 			}
-			if err := c.confirm(yes, args[0],
-				fmt.Sprintf("This gives up branch %d of %s: the cluster will never finish it.", no, gid)); err != nil {
+			action, what := "abandon", "This gives up branch %d of %s: the cluster will never finish it."
+			switch {
+			case commit && !abort && !abandon:
+				action, what = "commit", "This commits branch %d of %s in its database."
+			case abort && !commit && !abandon:
+				action, what = "abort", "This rolls back branch %d of %s in its database."
+			case !abandon || commit || abort:
+				return terminal.Usagef("give one of --commit, --abort and --abandon")
+			}
+			if abandon && resource != "" {
+				return terminal.Usagef("--resource goes with --commit and --abort: of what is given up the log knows " +
+					"where it is")
+			}
+			if reason == "" {
+				return terminal.Usagef("--reason is missing: say why, it is kept with the transaction")
+			}
+			if err := c.confirm(yes, args[0], fmt.Sprintf(what, no, gid)); err != nil {
 				return err
 			}
 			client, err := c.dial()
@@ -54,24 +67,41 @@ func (c *cli) txSettleCommand() *cobra.Command {
 				return err
 			}
 			defer client.Close()
-			r, err := client.Settle(cmd.Context(),
-				&concordv1.SettleRequest{Gid: gid, No: no, Action: "abandon", Who: operator(), Reason: reason})
+			r, err := client.Settle(cmd.Context(), &concordv1.SettleRequest{Gid: gid, No: no, Action: action,
+				Resource: resource, Who: operator(), Reason: reason})
 			if err != nil {
 				return err
 			}
-			if c.output == "json" {
-				return c.printJSON(map[string]any{"gid": gid, "no": no, "outcome": "heuristic-hazard",
-					"zxid": r.GetZxid()})
-			}
-			fmt.Fprintf(c.out, "%s/%d: given up, heuristic-hazard; see what is true in its database, then run "+
-				"\"concord tx forget %[1]s\"\n", gid, no)
-			return nil
+			return c.printSettled(gid, no, action, r)
 		},
 	}
+	cmd.Flags().BoolVar(&commit, "commit", false, "commit it in its database")
+	cmd.Flags().BoolVar(&abort, "abort", false, "roll it back in its database")
 	cmd.Flags().BoolVar(&abandon, "abandon", false, "record it as a hazard and leave it alone")
+	cmd.Flags().StringVar(&resource, "resource", "", "with --commit and --abort: which one, if several list it")
 	cmd.Flags().StringVar(&reason, "reason", "", "why, for the record")
 	cmd.Flags().BoolVar(&yes, "yes", false, "do not ask")
 	return cmd
+}
+
+func (c *cli) printSettled(gid string, no uint32, action string, r *concordv1.SettleResponse) error {
+	if c.output == "json" {
+		j := map[string]any{"gid": gid, "no": no, "zxid": r.GetZxid()}
+		if action == "abandon" {
+			j["outcome"] = "heuristic-hazard"
+		} else {
+			j["resource"], j["action"], j["result"] = r.GetResource(), action, r.GetResult()
+		}
+		return c.printJSON(j)
+	}
+	if action == "abandon" {
+		fmt.Fprintf(c.out, "%s/%d: given up, heuristic-hazard; see what is true in its database, then run \"concord tx "+
+			"forget %[1]s\"\n", gid, no)
+		return nil
+	}
+	fmt.Fprintf(c.out, "%s/%d: %s at %s, %s; \"concord recover %[1]s\" shows what is left of the transaction\n", gid, no,
+		action, terminal.Cell(r.GetResource()), r.GetResult())
+	return nil
 }
 
 // branchArg takes GID/NO apart.

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/signal"
 	"reflect"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -24,14 +25,14 @@ func surviveSignals() {
 // reloadOnHangup reads the configuration again at each SIGHUP, until ctx ends. A configuration that
 // is wrong changes nothing.
 func reloadOnHangup(ctx context.Context, running *config.Node, load func() (*config.Node, error), level *slog.LevelVar,
-	doors *config.Opened, log *slog.Logger) {
+	doors *config.Opened, mayDrop func(...string) error, log *slog.Logger) {
 	hangups := make(chan os.Signal, 1) // one that comes meanwhile is for the same file
 	signal.Notify(hangups, syscall.SIGHUP)
 	defer signal.Ignore(syscall.SIGHUP)
 	for {
 		select {
 		case <-hangups:
-			running = reload(running, load, level, doors, log)
+			running = reload(running, load, level, doors, mayDrop, log)
 		case <-ctx.Done():
 			return
 		}
@@ -41,8 +42,11 @@ func reloadOnHangup(ctx context.Context, running *config.Node, load func() (*con
 // reload sets the log level and the grants, reads certificates and tokens, and says what needs a restart. It returns
 // the configuration that is in force.
 func reload(running *config.Node, load func() (*config.Node, error), level *slog.LevelVar, doors *config.Opened,
-	log *slog.Logger) *config.Node {
+	mayDrop func(...string) error, log *slog.Logger) *config.Node {
 	now, err := load()
+	if err == nil {
+		err = mayDrop(missing(running, now)...)
+	}
 	if err == nil {
 		err = doors.Reload(now.Doors())
 	}
@@ -67,6 +71,16 @@ func reload(running *config.Node, load func() (*config.Node, error), level *slog
 	}
 	log.Info("the configuration was read again", "log_level", now.Log.Level, "changes_that_need_a_restart", later)
 	return &inForce
+}
+
+// missing names the resources that the new configuration does not have any more.
+func missing(old, now *config.Node) (names []string) {
+	for _, r := range old.Resources {
+		if !slices.ContainsFunc(now.Resources, func(other config.Resource) bool { return other.Name == r.Name }) {
+			names = append(names, r.Name)
+		}
+	}
+	return names
 }
 
 // differing names the keys in which two configurations differ.

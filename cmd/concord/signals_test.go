@@ -4,6 +4,7 @@ package main
 
 import (
 	"bytes"
+	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -34,20 +35,37 @@ func TestReloadSetsTheLogLevelAndNamesTheRest(t *testing.T) {
 	load := func(old, new string) func() (*config.Node, error) {
 		return func() (*config.Node, error) { return loadNode(t, strings.Replace(config.NodeExample, old, new, 1)) }
 	}
+	mayDrop := func(names ...string) error {
+		if len(names) > 0 {
+			return fmt.Errorf("%s is needed", names)
+		}
+		return nil
+	}
 	log.Debug("whispered")
-	running = reload(running, load("node: 1", "node: 1\nlog: {level: debug}"), level, doors, log)
+	running = reload(running, load("node: 1", "node: 1\nlog: {level: debug}"), level, doors, mayDrop, log)
 	log.Debug("heard")
 	require.NotContains(t, said.String(), "whispered")
 	require.Contains(t, said.String(), "heard")
 	require.Contains(t, said.String(), "changes_that_need_a_restart=none")
 	said.Reset()
-	running = reload(running, load("data_dir: /var", "data_dir: /other"), level, doors, log)
+	running = reload(running, load("data_dir: /var", "data_dir: /other"), level, doors, mayDrop, log)
 	require.Contains(t, said.String(), "changes_that_need_a_restart=data_dir")
 	require.Equal(t, "/var/lib/concord", running.DataDir, "it is not in force")
 	said.Reset()
-	running = reload(running, load("node: 1", "node: ["), level, doors, log)
+	fewer := func() (*config.Node, error) {
+		c, err := loadNode(t, config.NodeExample)
+		c.Resources, c.Log.Level = c.Resources[1:], "debug"
+		return c, err
+	}
+	require.NoError(t, setLevel(level, "info"))
+	same := reload(running, fewer, level, doors, mayDrop, log)
+	require.Equal(t, running, same)
+	require.Contains(t, said.String(), "[orders] is needed")
+	require.Equal(t, slog.LevelInfo, level.Level(), "nothing of it is in force")
+	said.Reset()
+	running = reload(running, load("node: 1", "node: ["), level, doors, mayDrop, log)
 	require.Contains(t, said.String(), "is wrong")
-	running = reload(running, load("node: 1", "node: 1\nlog: {level: loud}"), level, doors, log)
+	running = reload(running, load("node: 1", "node: 1\nlog: {level: loud}"), level, doors, mayDrop, log)
 	require.Equal(t, slog.LevelInfo, level.Level())
 	require.Contains(t, doors.Warnings(1)[0], "node 1: its configuration was read again and is wrong, and it goes on "+
 		"with the one it has: ")

@@ -315,7 +315,7 @@ func waitOver(gid, state string, timeout time.Duration) string {
 }
 
 func (c *cli) txResolveCommand() *cobra.Command {
-	var commit, abort, yes bool
+	var commit, abort, force, yes bool
 	var reason string
 	var resources []string
 	cmd := &cobra.Command{
@@ -329,6 +329,8 @@ func (c *cli) txResolveCommand() *cobra.Command {
 			"transaction is not whole, and --abort is what is left. Where no branch says that (those behind an\n" +
 			"agent, for example), --resources is needed: all databases that the application changes in such a\n" +
 			"transaction. Each of these, and no other, must have a prepared branch then.\n\n" +
+			"A gid of which neither the log nor any database has heard is not found (exit code 3): as a rule it is\n" +
+			"mistyped. --force aborts it all the same, so that whoever comes with it later is too late.\n\n" +
 			"Left alone, such a transaction is aborted by itself when the lease of its client ends or, without\n" +
 			"one, once it is older than transaction.max_age.",
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -341,6 +343,9 @@ func (c *cli) txResolveCommand() *cobra.Command {
 			if abort && len(resources) > 0 {
 				return terminal.Usagef("--resources goes with --commit: to abort, nothing has to be known of the " +
 					"databases")
+			}
+			if commit && force {
+				return terminal.Usagef("--force goes with --abort: nothing can be committed that is not there")
 			}
 			decision := "commit"
 			if abort {
@@ -357,7 +362,7 @@ func (c *cli) txResolveCommand() *cobra.Command {
 			defer client.Close()
 			r, err := client.Resolve(cmd.Context(),
 				&concordv1.ResolveRequest{Gid: args[0], Decision: decision, Who: operator(), Reason: reason,
-					Resources: resources})
+					Resources: resources, Force: force})
 			if err != nil {
 				return err
 			}
@@ -370,6 +375,7 @@ func (c *cli) txResolveCommand() *cobra.Command {
 	}
 	cmd.Flags().BoolVar(&commit, "commit", false, "decide to commit")
 	cmd.Flags().BoolVar(&abort, "abort", false, "decide to abort")
+	cmd.Flags().BoolVar(&force, "force", false, "with --abort: also if nobody has heard of it")
 	cmd.Flags().StringSliceVar(&resources, "resources", nil,
 		"with --commit, where the branches do not say it: all databases that the transaction changed")
 	cmd.Flags().StringVar(&reason, "reason", "", "why, for the record")

@@ -269,46 +269,6 @@ func (c *Machine) onForgetAsked(e ForgetAsked) {
 	}
 }
 
-// onSettleAsked gives up a branch that nobody can finish. Its transaction must be decided: what
-// is not can be resolved as a whole.
-func (c *Machine) onSettleAsked(e SettleAsked) {
-	if !c.ready(e.Request) {
-		return
-	}
-	x, known := c.table.Get(e.ID)
-	listed := c.listedAt(c.xid(e.ID, e.Branch))
-	unfinished := listed
-	if l := c.inHand(e.ID); l != nil {
-		unfinished = unfinished || l.working(e.Branch)
-	}
-	refuse := func(err error) { c.reply(Reply{Request: e.Request, Err: err}) }
-	switch {
-	case !known && c.table.TooOld(e.ID):
-		refuse(tooOld(e.ID))
-	case !known && listed:
-		refuse(replica.Refusedf("%v has no decision: decide it first, with \"concord tx resolve\"", e.ID))
-	case !known:
-		refuse(notFound(e.ID))
-	case slices.ContainsFunc(x.Heuristics, func(h txn.Heuristic) bool { return h.Branch == e.Branch }):
-		refuse(replica.Refusedf("branch %d of %v is on record already: see \"concord tx get\"", e.Branch, e.ID))
-	case !unfinished && !slices.ContainsFunc(x.Branches, func(b txn.Branch) bool { return b.No == e.Branch }):
-		refuse(&replica.RequestError{Kind: api.ErrNotFound,
-			Text: fmt.Sprintf("%v has no branch %d: see \"concord tx get\"", e.ID, e.Branch)})
-	case !unfinished:
-		refuse(replica.Refusedf("branch %d of %v is finished: there is nothing to give up", e.Branch, e.ID))
-	default:
-		c.core.Propose(txn.HeuristicRecord{ID: e.ID, Branch: e.Branch, Outcome: txn.HeuristicHazard,
-			By: txn.FromOperator, Who: e.Who, Why: e.Why})
-		c.core.Await(e.Request)
-		c.core.Alarm("%v: %s gives up branch %d: %s", e.ID, e.Who, e.Branch, e.Why)
-	}
-}
-
-// listedAt reports whether the last scan of some resource saw a branch.
-func (c *Machine) listedAt(x txn.XID) bool {
-	return slices.ContainsFunc(c.listed[x.ID], func(b *listedBranch) bool { return b.xid == x })
-}
-
 // onVerdict tells a decision to everybody who waits for it.
 func (c *Machine) onVerdict(v txn.Verdict) {
 	if v.First && v.Decision == txn.Commit {

@@ -56,6 +56,16 @@ type SettleAsked struct {
 	Who, Why string
 }
 
+// EndAsked asks whether an operator may end a branch in its database himself, which a listing that was made
+// for this has shown. The answer is no error then.
+type EndAsked struct {
+	Request  uint64
+	Resource string
+	Prepared adapters.Prepared
+	Decision txn.Decision
+	Who, Why string
+}
+
 // ViewAsked asks for a linearizable look at one transaction. With a zero ID it asks for all
 // listed branches that are in doubt; what is open is in the applied state.
 type ViewAsked struct {
@@ -130,6 +140,7 @@ func (KeyAsked) IsEvent()     {}
 func (ResolveAsked) IsEvent() {}
 func (ForgetAsked) IsEvent()  {}
 func (SettleAsked) IsEvent()  {}
+func (EndAsked) IsEvent()     {}
 func (ViewAsked) IsEvent()    {}
 func (PlanAsked) IsEvent()    {}
 func (Finished) IsEvent()     {}
@@ -155,6 +166,9 @@ func (e ForgetAsked) RequestNo() uint64 { return e.Request }
 
 // RequestNo implements replica.Asking.
 func (e SettleAsked) RequestNo() uint64 { return e.Request }
+
+// RequestNo implements replica.Asking.
+func (e EndAsked) RequestNo() uint64 { return e.Request }
 
 // RequestNo implements replica.Asking.
 func (e ViewAsked) RequestNo() uint64 { return e.Request }

@@ -146,6 +146,8 @@ func (c *Machine) Step(e replica.Event) error {
 		c.onForgetAsked(e)
 	case SettleAsked:
 		c.onSettleAsked(e)
+	case EndAsked:
+		c.onEndAsked(e)
 	case ViewAsked:
 		return c.onViewAsked(e)
 	case BranchesAsked:

@@ -173,9 +173,8 @@ func (c *Machine) foreign(resource string, p adapters.Prepared) recovery.Action 
 	return recovery.Action{Kind: recovery.Report, XID: p.XID, Since: p.Since,
 		Branch: txn.Branch{No: p.XID.Branch, Resource: resource},
 		Why: fmt.Sprintf("it belongs to cluster %v, and this is cluster %v, which never touches it: let its own "+
-			"cluster finish it; "+
-			"if that is lost for good, end the branch %v in the database by hand", p.XID.Cluster, c.table.Cluster(),
-			p.XID)}
+			"cluster finish it; if that is lost for good, end each branch of it alike, this one with \"concord tx "+
+			"settle %v/%d --commit\" or \"--abort\"", p.XID.Cluster, c.table.Cluster(), p.XID.ID, p.XID.Branch)}
 }
 
 func (c *Machine) onFitness(e Fitness) {

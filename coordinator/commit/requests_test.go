@@ -169,3 +169,31 @@ func TestKeysAreOffUntilEveryMemberKnowsThem(t *testing.T) {
 	require.Equal(t, txn.Abort, r.Decision)
 	require.Equal(t, errKeysOff.Error(), r.Reason)
 }
+
+// What the cluster will never end an operator may, and nothing else.
+func TestAnOperatorEndsWhatRecoveryOnlyReports(t *testing.T) {
+	l := newLone(t, "orders")
+	ends := func(x txn.XID) error {
+		return l.ask(func(request uint64) replica.Event {
+			return EndAsked{Request: request, Resource: "orders", Prepared: prepared(x), Decision: txn.Abort, Who: "ann",
+				Why: "lost"}
+		}).Err
+	}
+	foreign := l.xid(l.newID(), 0)
+	foreign.Cluster++
+	require.NoError(t, ends(foreign), "of another cluster")
+	id := l.newID()
+	l.commit(id, txn.Branch{No: 1, Resource: "orders"})
+	require.NoError(t, ends(l.xid(id, 2)), "that the commit does not name")
+	require.ErrorIs(t, ends(l.xid(id, 1)), api.ErrRefused, "that it names")
+	l.ask(settle(id, 1))
+	require.NoError(t, ends(l.xid(id, 1)), "that was given up")
+	require.NoError(t, ends(l.xid(txn.NewID(l.now.AddDate(1, 0, 0)), 0)), "from the future")
+	require.ErrorIs(t, ends(l.xid(l.newID(), 0)), api.ErrRefused, "that has no decision yet")
+	for range 5 { // until the log forgets
+		commitNew(l)
+		l.tick(8 * 24 * time.Hour)
+		l.tick(time.Second)
+	}
+	require.NoError(t, ends(l.xid(txn.NewID(l.now.AddDate(-1, 0, 0)), 0)), "that is too old")
+}

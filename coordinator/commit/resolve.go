@@ -8,8 +8,10 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/concordtx/concord/api"
 	"github.com/concordtx/concord/coordinator/replica"
 	"github.com/concordtx/concord/protocol"
+	"github.com/concordtx/concord/recovery"
 	"github.com/concordtx/concord/txn"
 )
 
@@ -44,6 +46,8 @@ func (c *Machine) onResolveAsked(e ResolveAsked) {
 			Err: replica.Refusedf("%v is decided in three phases: its members alone can commit it, and go on by "+
 				"themselves when enough of them are connected; see \"concord tx get %v\" for who is missing", e.ID,
 				e.ID)})
+	case e.Decision == txn.Abort && !seen && !e.Force && !c.heardOf(e.ID):
+		c.reply(Reply{Request: e.Request, Err: c.neverHeardOf(e)})
 	case e.Decision == txn.Abort:
 		l := c.wait(e.Request, e.ID)
 		l.seen = l.seen || seen
@@ -65,6 +69,22 @@ func (c *Machine) onResolveAsked(e ResolveAsked) {
 		c.carry(l, l.core.Step(protocol.Asked{Branches: inOrder(slices.Concat(e.Prepared, e.Committed))}))
 	}
 	c.core.Alarm("%v: an operator asks for %v: %s", e.ID, e.Decision, reason)
+}
+
+// heardOf reports whether the leader has a transaction in hand that has no decision.
+func (c *Machine) heardOf(id txn.ID) bool {
+	_, open := c.table.Witness(id)
+	return open || c.live[id] != nil
+}
+
+// neverHeardOf is the answer to an abort of what is nowhere to be seen: as a rule the gid is mistyped, and
+// a tombstone for it would hide that.
+func (c *Machine) neverHeardOf(e ResolveAsked) error {
+	if e.Unlisted == nil {
+		return notFound(e.ID)
+	}
+	return replica.Unavailablef("%v, and nobody else has heard of %v: compare the gid with \"concord tx ls\", and try "+
+		"again when all databases can be asked; or abort it unseen, with --force", e.Unlisted, e.ID)
 }
 
 // incomplete returns why committing what is prepared may be to commit a part, or nil. Both what is
@@ -143,4 +163,69 @@ func (c *Machine) listedBranches(id txn.ID) []txn.Branch {
 		}
 	}
 	return inOrder(branches)
+}
+
+// onSettleAsked gives up a branch that nobody can finish. Its transaction must be decided: what
+// is not can be resolved as a whole.
+func (c *Machine) onSettleAsked(e SettleAsked) {
+	if !c.ready(e.Request) {
+		return
+	}
+	x, known := c.table.Get(e.ID)
+	listed := c.listedAt(c.xid(e.ID, e.Branch))
+	unfinished := listed
+	if l := c.inHand(e.ID); l != nil {
+		unfinished = unfinished || l.working(e.Branch)
+	}
+	refuse := func(err error) { c.reply(Reply{Request: e.Request, Err: err}) }
+	switch {
+	case !known && c.table.TooOld(e.ID):
+		refuse(tooOld(e.ID))
+	case !known && listed:
+		refuse(replica.Refusedf("%v has no decision: decide it first, with \"concord tx resolve\"", e.ID))
+	case !known:
+		refuse(notFound(e.ID))
+	case slices.ContainsFunc(x.Heuristics, func(h txn.Heuristic) bool { return h.Branch == e.Branch }):
+		refuse(replica.Refusedf("branch %d of %v is on record already: see \"concord tx get\"", e.Branch, e.ID))
+	case !unfinished && !slices.ContainsFunc(x.Branches, func(b txn.Branch) bool { return b.No == e.Branch }):
+		refuse(&replica.RequestError{Kind: api.ErrNotFound,
+			Text: fmt.Sprintf("%v has no branch %d: see \"concord tx get\"", e.ID, e.Branch)})
+	case !unfinished:
+		refuse(replica.Refusedf("branch %d of %v is finished: there is nothing to give up", e.Branch, e.ID))
+	default:
+		c.core.Propose(txn.HeuristicRecord{ID: e.ID, Branch: e.Branch, Outcome: txn.HeuristicHazard,
+			By: txn.FromOperator, Who: e.Who, Why: e.Why})
+		c.core.Await(e.Request)
+		c.core.Alarm("%v: %s gives up branch %d: %s", e.ID, e.Who, e.Branch, e.Why)
+	}
+}
+
+// listedAt reports whether the last scan of some resource saw a branch.
+func (c *Machine) listedAt(x txn.XID) bool {
+	return slices.ContainsFunc(c.listed[x.ID], func(b *listedBranch) bool { return b.xid == x })
+}
+
+// onEndAsked lets an operator end what recovery reports and will never end itself: a branch of another
+// cluster, one that is older than the log, one that a commit does not name, one that was given up. Whatever
+// has a decision, or can have one, is ended by that.
+func (c *Machine) onEndAsked(e EndAsked) {
+	if !c.ready(e.Request) {
+		return
+	}
+	x := e.Prepared.XID
+	a, ours := c.scans[e.Resource].sightings.Preview(e.Resource, e.Prepared, c.table, c.rules(), c.core.Now())
+	refuse := func(format string, args ...any) {
+		c.reply(Reply{Request: e.Request, Err: replica.Refusedf(format, args...)})
+	}
+	switch {
+	case ours && (a.Kind == recovery.Commit || a.Kind == recovery.Rollback):
+		refuse("branch %d of %v at %s has a decision, and the cluster ends it by that (%s): run \"concord recover "+
+			"--apply %[2]v\"", x.Branch, x.ID, e.Resource, a.Why)
+	case ours && a.Kind != recovery.Report:
+		refuse("branch %d of %v at %s can still be decided with its whole transaction (%s): run \"concord tx resolve "+
+			"%[2]v --commit\" or \"--abort\"", x.Branch, x.ID, e.Resource, a.Why)
+	default:
+		c.core.Alarm("%v at %s: %s has it end with %v: %s", x, e.Resource, e.Who, e.Decision, e.Why)
+		c.reply(Reply{Request: e.Request, Zxid: c.core.Zxid()})
+	}
 }

@@ -152,6 +152,12 @@ func resolvingListed(unlisted error, changed []string, prepared ...string) func(
 	}
 }
 
+// ending wants to end the branch of that transaction in its database.
+func ending(l *lone, request uint64) replica.Event {
+	return EndAsked{Request: request, Resource: "orders", Prepared: prepared(l.xid(thatID, 0)), Decision: txn.Abort,
+		Who: "ann", Why: "why"}
+}
+
 // saying has the prepared branches say which there are.
 func saying(e ResolveAsked, siblings ...[]txn.BranchNo) ResolveAsked {
 	e.Siblings, e.Saying = siblings, e.Prepared[:len(siblings)]
@@ -295,6 +301,17 @@ var answers = []answer{
 	{name: "resolve what nobody knows", is: api.ErrNotFound, meet: asked(resolving(txn.Commit), listsNothing),
 		says: `transaction GID is not known: no decision, and no resource lists a prepared branch of it; compare ` +
 			`the gid with "concord tx ls"`},
+	{name: "abort what nobody knows", is: api.ErrNotFound, meet: asked(resolving(txn.Abort), listsNothing),
+		says: `transaction GID is not known: no decision, and no resource lists a prepared branch of it; compare ` +
+			`the gid with "concord tx ls"`},
+	{name: "abort what nobody knows while a resource cannot be listed", is: api.ErrUnavailable,
+		meet: asked(func(l *lone, request uint64) replica.Event {
+			e := resolving(txn.Abort)(l, request).(ResolveAsked)
+			e.Unlisted = errors.New("not listed: orders: connection refused")
+			return e
+		}, listsNothing),
+		says: `not listed: orders: connection refused, and nobody else has heard of GID: compare the gid with ` +
+			`"concord tx ls", and try again when all databases can be asked; or abort it unseen, with --force`},
 	{name: "resolve while a resource cannot be listed", is: api.ErrRefused,
 		meet: asked(resolvingListed(errors.New("not listed: orders: connection refused"), nil)),
 		says: "not listed: orders: connection refused, so it is not known whether GID has a branch there that would " +
@@ -355,6 +372,13 @@ var answers = []answer{
 		says: `GID has no branch 7: see "concord tx get"`},
 	{name: "settle a branch that is finished", is: api.ErrRefused, meet: asked(settling(0), commits, endsBranch),
 		says: "branch 0 of GID is finished: there is nothing to give up"},
+
+	{name: "end a branch that has a decision", is: api.ErrRefused, meet: asked(ending, commits),
+		says: `branch 0 of GID at orders has a decision, and the cluster ends it by that (the log says commit): run ` +
+			`"concord recover --apply GID"`},
+	{name: "end a branch that can be decided", is: api.ErrRefused, meet: asked(ending, lists),
+		says: `branch 0 of GID at orders can still be decided with its whole transaction (no decision, may be alive: ` +
+			`younger than 1m0s): run "concord tx resolve GID --commit" or "--abort"`},
 
 	{name: "a lease that is not switched on", is: api.ErrRefused,
 		meet: asked(func(_ *lone, request uint64) replica.Event { return LeaseAsked{Request: request} }),

@@ -114,6 +114,9 @@ func (s *story) happens(words []string) {
 		words := strings.Fields(asked)
 		e := ResolveAsked{Resolution: txn.Resolution{ID: s.id(words[1]), Decision: decision[words[2]], Who: "ann",
 			Why: "to end it", Resources: words[3:]}}
+		if e.Decision == txn.Abort {
+			e.Resources, e.Force = nil, len(words) > 3 // resolve A abort force
+		}
 		for _, f := range strings.Split(found, "; ") {
 			switch words := strings.Fields(f); {
 			case len(words) == 2: // unlisted billing

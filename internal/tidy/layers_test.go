@@ -120,6 +120,7 @@ var house = map[string]struct {
 	"internal/tidy":           {layer: above, kind: forTests, why: "these rules"},
 	"tests/attack":            {layer: above, kind: forTests, why: "attacks on real nodes"},
 	"tests/e2e":               {layer: above, kind: forTests, why: "real processes on real databases"},
+	"tests/operator":          {layer: above, kind: forTests, why: "what operators and administrators do, and their page"},
 }
 
 func TestEveryPackageHasALayer(t *testing.T) {

@@ -1654,7 +1654,9 @@ type ResolveRequest struct {
 	Seen     string `protobuf:"bytes,5,opt,name=seen,proto3" json:"seen,omitempty"`
 	// Of a commit: all resources that the transaction changed, as whoever decides knows from the
 	// application. It is refused unless each of them, and no other, has a prepared branch of it now.
-	Resources     []string `protobuf:"bytes,6,rep,name=resources,proto3" json:"resources,omitempty"`
+	Resources []string `protobuf:"bytes,6,rep,name=resources,proto3" json:"resources,omitempty"`
+	// Of an abort: also of a transaction of which neither the log nor any database has heard.
+	Force         bool `protobuf:"varint,7,opt,name=force,proto3" json:"force,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1729,6 +1731,13 @@ func (x *ResolveRequest) GetResources() []string {
 		return x.Resources
 	}
 	return nil
+}
+
+func (x *ResolveRequest) GetForce() bool {
+	if x != nil {
+		return x.Force
+	}
+	return false
 }
 
 type ResolveResponse struct {
@@ -1900,10 +1909,14 @@ type SettleRequest struct {
 	Gid   string                 `protobuf:"bytes,1,opt,name=gid,proto3" json:"gid,omitempty"`
 	No    uint32                 `protobuf:"varint,2,opt,name=no,proto3" json:"no,omitempty"`
 	// abandon: the branch is recorded as heuristic-hazard, and the cluster leaves it alone.
-	Action        string `protobuf:"bytes,3,opt,name=action,proto3" json:"action,omitempty"`
-	Who           string `protobuf:"bytes,4,opt,name=who,proto3" json:"who,omitempty"`
-	Reason        string `protobuf:"bytes,5,opt,name=reason,proto3" json:"reason,omitempty"`
-	Seen          string `protobuf:"bytes,6,opt,name=seen,proto3" json:"seen,omitempty"`
+	// commit, abort: the branch is ended in its database; only one that recovery reports, and will never
+	// end itself.
+	Action string `protobuf:"bytes,3,opt,name=action,proto3" json:"action,omitempty"`
+	Who    string `protobuf:"bytes,4,opt,name=who,proto3" json:"who,omitempty"`
+	Reason string `protobuf:"bytes,5,opt,name=reason,proto3" json:"reason,omitempty"`
+	Seen   string `protobuf:"bytes,6,opt,name=seen,proto3" json:"seen,omitempty"`
+	// Of commit and abort, if several resources list it: which branch is meant.
+	Resource      string `protobuf:"bytes,7,opt,name=resource,proto3" json:"resource,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1980,9 +1993,19 @@ func (x *SettleRequest) GetSeen() string {
 	return ""
 }
 
+func (x *SettleRequest) GetResource() string {
+	if x != nil {
+		return x.Resource
+	}
+	return ""
+}
+
 type SettleResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Zxid          string                 `protobuf:"bytes,1,opt,name=zxid,proto3" json:"zxid,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Zxid  string                 `protobuf:"bytes,1,opt,name=zxid,proto3" json:"zxid,omitempty"`
+	// Of commit and abort: where the branch was, and done or already-done.
+	Resource      string `protobuf:"bytes,2,opt,name=resource,proto3" json:"resource,omitempty"`
+	Result        string `protobuf:"bytes,3,opt,name=result,proto3" json:"result,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2020,6 +2043,20 @@ func (*SettleResponse) Descriptor() ([]byte, []int) {
 func (x *SettleResponse) GetZxid() string {
 	if x != nil {
 		return x.Zxid
+	}
+	return ""
+}
+
+func (x *SettleResponse) GetResource() string {
+	if x != nil {
+		return x.Resource
+	}
+	return ""
+}
+
+func (x *SettleResponse) GetResult() string {
+	if x != nil {
+		return x.Result
 	}
 	return ""
 }
@@ -3881,14 +3918,15 @@ const file_concord_v1_concord_proto_rawDesc = "" +
 	"\x04seen\x18\x02 \x01(\tR\x04seen\"\\\n" +
 	"\vGetResponse\x129\n" +
 	"\vtransaction\x18\x01 \x01(\v2\x17.concord.v1.TransactionR\vtransaction\x12\x12\n" +
-	"\x04zxid\x18\x02 \x01(\tR\x04zxid\"\x9a\x01\n" +
+	"\x04zxid\x18\x02 \x01(\tR\x04zxid\"\xb0\x01\n" +
 	"\x0eResolveRequest\x12\x10\n" +
 	"\x03gid\x18\x01 \x01(\tR\x03gid\x12\x1a\n" +
 	"\bdecision\x18\x02 \x01(\tR\bdecision\x12\x10\n" +
 	"\x03who\x18\x03 \x01(\tR\x03who\x12\x16\n" +
 	"\x06reason\x18\x04 \x01(\tR\x06reason\x12\x12\n" +
 	"\x04seen\x18\x05 \x01(\tR\x04seen\x12\x1c\n" +
-	"\tresources\x18\x06 \x03(\tR\tresources\"A\n" +
+	"\tresources\x18\x06 \x03(\tR\tresources\x12\x14\n" +
+	"\x05force\x18\a \x01(\bR\x05force\"A\n" +
 	"\x0fResolveResponse\x12\x1a\n" +
 	"\bdecision\x18\x01 \x01(\tR\bdecision\x12\x12\n" +
 	"\x04zxid\x18\x02 \x01(\tR\x04zxid\"_\n" +
@@ -3898,16 +3936,19 @@ const file_concord_v1_concord_proto_rawDesc = "" +
 	"\x06reason\x18\x03 \x01(\tR\x06reason\x12\x12\n" +
 	"\x04seen\x18\x04 \x01(\tR\x04seen\"$\n" +
 	"\x0eForgetResponse\x12\x12\n" +
-	"\x04zxid\x18\x01 \x01(\tR\x04zxid\"\x87\x01\n" +
+	"\x04zxid\x18\x01 \x01(\tR\x04zxid\"\xa3\x01\n" +
 	"\rSettleRequest\x12\x10\n" +
 	"\x03gid\x18\x01 \x01(\tR\x03gid\x12\x0e\n" +
 	"\x02no\x18\x02 \x01(\rR\x02no\x12\x16\n" +
 	"\x06action\x18\x03 \x01(\tR\x06action\x12\x10\n" +
 	"\x03who\x18\x04 \x01(\tR\x03who\x12\x16\n" +
 	"\x06reason\x18\x05 \x01(\tR\x06reason\x12\x12\n" +
-	"\x04seen\x18\x06 \x01(\tR\x04seen\"$\n" +
+	"\x04seen\x18\x06 \x01(\tR\x04seen\x12\x1a\n" +
+	"\bresource\x18\a \x01(\tR\bresource\"X\n" +
 	"\x0eSettleResponse\x12\x12\n" +
-	"\x04zxid\x18\x01 \x01(\tR\x04zxid\"h\n" +
+	"\x04zxid\x18\x01 \x01(\tR\x04zxid\x12\x1a\n" +
+	"\bresource\x18\x02 \x01(\tR\bresource\x12\x16\n" +
+	"\x06result\x18\x03 \x01(\tR\x06result\"h\n" +
 	"\x14ReplaceMemberRequest\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\x04R\x04node\x12\x10\n" +
 	"\x03who\x18\x02 \x01(\tR\x03who\x12\x16\n" +

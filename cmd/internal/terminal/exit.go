@@ -48,7 +48,8 @@ func ExitCode(err error) int {
 	case errors.As(err, &own):
 		return own.Code
 	case errors.Is(err, api.ErrInvalid), errors.Is(err, coordinator.ErrNewerStore),
-		errors.Is(err, coordinator.ErrMembers), errors.Is(err, peer.ErrRemoved):
+		errors.Is(err, coordinator.ErrMembers), errors.Is(err, coordinator.ErrDropped),
+		errors.Is(err, peer.ErrRemoved):
 		return ExitUsage
 	case errors.Is(err, api.ErrNotFound):
 		return ExitNotFound

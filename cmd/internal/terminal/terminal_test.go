@@ -22,7 +22,7 @@ import (
 func TestExitCodesOfAnswers(t *testing.T) {
 	for err, code := range map[error]int{
 		api.ErrInvalid: ExitUsage, coordinator.ErrNewerStore: ExitUsage, coordinator.ErrMembers: ExitUsage,
-		peer.ErrRemoved: ExitUsage,
+		peer.ErrRemoved: ExitUsage, coordinator.ErrDropped: ExitUsage,
 		api.ErrNotFound: ExitNotFound, api.ErrDecided: ExitRefused, api.ErrRefused: ExitRefused,
 		api.ErrTooOld:      ExitInDoubt,
 		api.ErrUnavailable: ExitUnavailable, api.ErrBusy: ExitUnavailable, &api.NotLeaderError{}: ExitUnavailable,

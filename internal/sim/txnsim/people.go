@@ -119,7 +119,8 @@ func (w *world) operate() {
 // are listed as the request arrives.
 func (w *world) resolution(request uint64, g *ghost, d txn.Decision) commit.ResolveAsked {
 	e := commit.ResolveAsked{Request: request,
-		Resolution: txn.Resolution{ID: g.id, Decision: d, Who: "operator", Why: "simulated"}}
+		Resolution: txn.Resolution{ID: g.id, Decision: d, Who: "operator", Why: "simulated",
+			Force: d == txn.Abort}}
 	if d == txn.Abort {
 		return e
 	}

@@ -1,10 +1,11 @@
 #!/bin/sh
 # SPDX-License-Identifier: Apache-2.0
 #
-# Finds the database servers that the tests need, or installs them (Debian and
-# its relatives, as root). Nothing is started or enabled.
+# Finds the database servers that the tests need, and promtool, or installs them
+# (Debian and its relatives, as root). Nothing is started or enabled.
 #
 #   PostgreSQL, MariaDB   packages of this distribution; exit 1 without them
+#   promtool              is in the package prometheus; likewise
 #   MySQL                 unpacked into the cache folder from Debian's unstable
 #                         suite, with the libraries of its own, so that the
 #                         machine's libraries stay as they are; without it the
@@ -54,6 +55,10 @@ has_mariadb() {
 	command -v mariadbd >/dev/null && command -v mariadb-install-db >/dev/null
 }
 
+has_promtool() {
+	command -v promtool >/dev/null
+}
+
 has_mysql() {
 	if [ -x "$cache/mysql/usr/sbin/mysqld" ] || [ -x /var/cache/concord-testdb/mysql/usr/sbin/mysqld ]; then
 		return 0
@@ -72,7 +77,7 @@ forbid_services() {
 
 install_packages() {
 	if ! command -v apt-get >/dev/null; then
-		fail "missing:$1. Install PostgreSQL and MariaDB servers with this system's package manager, then run this again"
+		fail "missing:$1. Install PostgreSQL and MariaDB servers and promtool with this system's package manager, then run this again"
 	fi
 	if [ "$(id -u)" != 0 ]; then
 		fail "missing:$1. Run as root: apt-get install$1"
@@ -146,6 +151,7 @@ chmod 755 "$cache"
 missing=
 if ! has_postgres; then missing="$missing postgresql"; fi
 if ! has_mariadb; then missing="$missing mariadb-server"; fi
+if ! has_promtool; then missing="$missing prometheus"; fi
 if [ -z "$missing" ] && has_mysql; then exit 0; fi
 
 # Two runs at once would install the same things; the second waits, then looks again.
@@ -158,9 +164,11 @@ work=$(mktemp -d "$cache/install.XXXXXX")
 missing=
 if ! has_postgres; then missing="$missing postgresql"; fi
 if ! has_mariadb; then missing="$missing mariadb-server"; fi
+if ! has_promtool; then missing="$missing prometheus"; fi
 if [ -n "$missing" ]; then install_packages "$missing"; fi
 has_postgres || fail "PostgreSQL is still missing after the install"
 has_mariadb || fail "MariaDB is still missing after the install"
+has_promtool || fail "promtool is still missing after the install"
 
 reason=
 if ! has_mysql; then
