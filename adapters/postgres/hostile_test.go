@@ -81,7 +81,7 @@ func hostile(b *bank) []adaptertest.Hostile {
 	// the answers itself.
 	unread := func(text string, first func(*pgx.Batch)) func(context.Context, adapters.Session) error {
 		return func(ctx context.Context, s adapters.Session) error {
-			name := "end of " + s.(*session).x.ID.String()
+			name := "known_" + s.(*session).x.ID.String()
 			if _, err := s.(*session).pgx.Prepare(ctx, name, text); err != nil {
 				return err
 			}
