@@ -174,8 +174,9 @@ func (d *driver) step(e protocol.Event) {
 			}
 			go func() { d.words <- d.finish(b, f.Decision) }()
 		case twopc.TellAborted:
-			again := d.tryAgain()
-			d.tx.client.inBackground(func() { d.tx.tellAborted(again) }) // not after Close
+			// Where the application's own SQL may have committed, this client knows no more than anybody.
+			again, sure := d.tryAgain(), d.tx.torn() == nil
+			d.tx.client.inBackground(func() { d.tx.tellAborted(again, sure) }) // not after Close
 		case protocol.Report:
 			if d.tx.protocol == txn.ThreePhaseCommit {
 				continue // the agents are members, and report to the cluster themselves
@@ -286,7 +287,7 @@ func (d *driver) finish(b *branch, decision txn.Decision) word {
 	ctx, end := d.startFinish(ctx, b, decision)
 	if decision == txn.Abort {
 		err := end(b.session.Rollback(ctx))
-		if err != nil && !errors.Is(err, adapters.ErrTorn) {
+		if !adapters.Ended(err) {
 			log.Warn("could not roll back a branch; it is tried again", "error", err)
 			return word{event: protocol.FinishFailed{No: b.no}, from: b, err: err}
 		}
@@ -355,7 +356,7 @@ func (d *driver) retry(ctx context.Context, b *branch, decision txn.Decision) wo
 	} else {
 		finish, err = b.opener.Commit(ctx, txn.XID{Cluster: d.tx.cluster, ID: d.tx.id, Branch: b.no}, b.prepared)
 	}
-	if err = end(err); err != nil && !errors.Is(err, adapters.ErrTorn) {
+	if err = end(err); !adapters.Ended(err) {
 		log.Debug("could not end a branch", "decision", decision, "attempts", b.failed, "error", err)
 		return word{event: protocol.FinishFailed{No: b.no}}
 	}
@@ -365,12 +366,13 @@ func (d *driver) retry(ctx context.Context, b *branch, decision txn.Decision) wo
 }
 
 // tellAborted makes the cluster decide to abort what it never heard of, so that it ends the
-// branches if this client dies. It tries once even when ctx has ended.
-func (tx *Tx) tellAborted(ctx context.Context) {
+// branches if this client dies. It tries once even when ctx has ended. sure says that no database has
+// committed anything by itself.
+func (tx *Tx) tellAborted(ctx context.Context, sure bool) {
 	for pause := shortPause; ; pause = min(2*pause, longPause) {
 		limited, cancel := context.WithTimeout(context.WithoutCancel(ctx), reportLimit)
 		_, err := tx.client.api.Outcome(limited,
-			&concordv1.OutcomeRequest{Gid: tx.id.String(), Several: true, Cluster: tx.cluster.String()})
+			&concordv1.OutcomeRequest{Gid: tx.id.String(), Several: sure, Cluster: tx.cluster.String()})
 		cancel()
 		if err == nil {
 			return

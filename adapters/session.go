@@ -20,6 +20,15 @@ var ErrNotCommitted = errors.New("not committed")
 // Prepare, CommitOnePhase or Rollback wraps it, never together with ErrNotCommitted.
 var ErrTorn = errors.New("part of the branch may be committed")
 
+// ErrNotEnded is wrapped beside ErrTorn while something of the branch may be left besides: nobody could
+// be asked, and Rollback may be called again.
+var ErrNotEnded = errors.New("nobody could be asked, so something of it may be left")
+
+// Ended reports whether err, of Rollback, is the last word about a branch.
+func Ended(err error) bool {
+	return err == nil || errors.Is(err, ErrTorn) && !errors.Is(err, ErrNotEnded)
+}
+
 // Session is the session half: one open branch on one session. Its methods are
 // called one at a time by the global transaction that it belongs to. The application may be
 // in the middle of a statement, or begin one, while any of them runs.
@@ -41,8 +50,8 @@ type Session interface {
 	// nil says that nothing of the branch is left: no transaction, no lock, nothing prepared;
 	// where that is known already it asks nobody. An error means that something may be left.
 	// It may be called again then, and tries again, through another connection if this
-	// session is gone. An error that wraps ErrTorn is the last word: nothing is left that a
-	// further call could end.
+	// session is gone. An error that wraps ErrTorn is the last word, unless it wraps ErrNotEnded, too:
+	// nothing is left that a further call could end.
 	Rollback(ctx context.Context) error
 	// Abandon lets go of the session of a prepared branch whose decision cannot be
 	// learned. The branch stays prepared, for the cluster to finish. It does nothing in any

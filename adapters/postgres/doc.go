@@ -46,20 +46,23 @@
 // # Whose transaction it is
 //
 // The application has the whole of SQL in its hands. The transaction of a branch carries a
-// setting that ends with it (concord.branch), and the vote's round trip reads it: what the
+// setting that ends with it (concord.branch, a number that nobody else knows), and the vote's round trip
+// compares it: what the
 // vote prepares or commits is the transaction that the branch began. A branch whose
 // application ended it votes No. The error wraps adapters.ErrTorn if part of the work may be
-// committed (COMMIT, with or without AND CHAIN, in one text with others, by Conn), and not if
-// the server knows that nothing is (ROLLBACK AND CHAIN; RESET ALL, which takes the setting away).
+// committed (COMMIT, with or without AND CHAIN, in one text with others, by Conn), also while the server
+// cannot be asked, and not if the server knows that nothing is (ROLLBACK AND CHAIN; RESET ALL, which takes the setting away).
 //
 // # Nothing leaves an aborted branch
 //
 // What changed no table is not yet a read: NOTIFY, LISTEN and the like show outside, and no
 // query tells whether a transaction did them. A branch whose every text is a plain read
-// (SELECT and the like, with functions that are known) is rolled back at its vote, or committed
-// if it is serializable, and is read-only. Any other is prepared, which the server refuses
-// after NOTIFY, LISTEN, WITH HOLD and temporary tables; so a function that nobody knows
-// costs a branch that only read a PREPARE. What a view, a policy or a trigger says by NOTIFY is
+// (SELECT and the like, with functions that are known) is rolled back at its vote, and is
+// read-only. Any other is prepared, which the server refuses
+// after NOTIFY, LISTEN, WITH HOLD, temporary tables and work in foreign tables; so a function that nobody
+// knows, or an UPDATE that found nothing, costs a branch that only read a PREPARE. So does serializable
+// isolation, where only a commit says that what was read is true, and no commit may come before the
+// decision. What a view, a policy or a trigger says by NOTIFY is
 // lost if its branch wrote nothing and did nothing but plain reads. A branch that is the only one
 // commits in one phase and may do all of it.
 //

@@ -24,6 +24,7 @@ type server struct {
 
 	// What the session had when it was asked.
 	lockTimeout, idleTimeout time.Duration
+	mark                     mark                         // of the branches on this connection
 	vote                     *pgconn.StatementDescription // markerText, if the server knows it by name
 	deallocated              bool                         // it has been made to forget it
 }
@@ -153,7 +154,7 @@ func serverOf(ctx context.Context, conn *pgx.Conn) (server, error) {
 	if known, ok := conn.PgConn().CustomData()[customKey].(server); ok {
 		return known, nil
 	}
-	var s server
+	s := server{mark: newMark()}
 	var lock, idle int64
 	err := conn.QueryRow(ctx, serverText, pgx.QueryExecModeSimpleProtocol).
 		Scan(&s.system, &s.timeline, &s.database, &s.holder.pid, &s.holder.start, &lock, &idle)
@@ -178,7 +179,7 @@ func (s server) learnVote(ctx context.Context, conn *pgx.Conn) (server, error) {
 		return s, nil
 	}
 	var err error
-	if s.vote, err = conn.Prepare(ctx, "concord_vote", markerText); err != nil {
+	if s.vote, err = conn.Prepare(ctx, "concord_vote", s.mark.markerText()); err != nil {
 		return s, err
 	}
 	conn.PgConn().CustomData()[customKey] = s

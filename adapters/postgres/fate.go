@@ -99,7 +99,7 @@ func (s *session) check(ctx context.Context) error {
 	if pg.TxStatus() != 'T' {
 		return nil // the server refuses the statement, or note has doomed the branch
 	}
-	_, _, err := askNumber(ctx, pg)
+	_, _, err := askNumber(ctx, pg, s.server.mark)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.intact = err == nil
@@ -119,7 +119,7 @@ func (s *session) whole(ctx context.Context) bool {
 	}
 	switch pg.TxStatus() {
 	case 'T':
-		_, _, err := askNumber(ctx, pg)
+		_, _, err := askNumber(ctx, pg, s.server.mark)
 		return err == nil
 	case 'E': // the session answers nothing any more
 		return s.intact
@@ -133,9 +133,6 @@ func (s *session) fate(ctx context.Context) error {
 	// It may have prepared the transaction under the very name of the branch.
 	_, err := s.r.finish(ctx, s.x, txn.Branch{}, txn.Abort)
 	if err == nil && !s.torn && !s.unproven {
-		if s.failed {
-			return nil
-		}
 		what := unproven
 		err = s.r.with(ctx, func(conn *pgx.Conn) (err error) {
 			what, err = statusOf(ctx, conn,

@@ -77,7 +77,7 @@ func TestBranchThatIsNotListedIsJudgedByItsMarker(t *testing.T) {
 func TestTransactionStillInProgressIsTriedAgainOrFenced(t *testing.T) {
 	b := newBank(t)
 	s, x := b.work()
-	number, role, err := askNumber(b.ctx, s.conn.Conn().PgConn())
+	number, role, err := askNumber(b.ctx, s.conn.Conn().PgConn(), s.server.mark)
 	require.NoError(t, err)
 	branch := txn.Branch{No: 1, Evidence: evidence{true, number, s.server.system, s.server.timeline, s.server.database,
 		role}.String()}

@@ -233,12 +233,13 @@ func (h *handle) SendBatch(ctx context.Context, b *pgx.Batch) pgx.BatchResults {
 		return brokenBatch{err}
 	}
 	answers := &batch{session: s, st: st}
+	queued := answers.watched(b.QueuedQueries)
 	if h.first() && b.Len() > 0 {
-		answers.BatchResults, err = s.openWith(ctx, b.QueuedQueries...)
+		answers.BatchResults, err = s.openWith(ctx, queued...)
 	} else {
 		var native pgx.Tx
 		if native, err = h.native(ctx); err == nil {
-			answers.BatchResults = native.SendBatch(ctx, b)
+			answers.BatchResults = native.SendBatch(ctx, &pgx.Batch{QueuedQueries: queued})
 		}
 	}
 	if err != nil {
@@ -441,80 +442,7 @@ func (r row) Scan(dest ...any) error {
 	return r.Err()
 }
 
-// batch tells the session how the statements of a batch ended.
-type batch struct {
-	pgx.BatchResults
-	session *session
-	st      sqltext.Statement
-	over    error // once it is closed
-}
-
-// call runs a call of pgx.
-func (b *batch) call(do func() error, then use) error {
-	if b.over != nil {
-		return b.over
-	}
-	if !b.session.resume() {
-		b.over = b.session.usable()
-		return b.over
-	}
-	defer b.session.exit(then)
-	return do()
-}
-
-// Tx is nil: the transaction is concord's to end.
-func (b *batch) Tx() pgx.Tx { return nil }
-
-func (b *batch) Exec() (tag pgconn.CommandTag, err error) {
-	err = b.call(func() (err error) {
-		tag, err = b.BatchResults.Exec()
-		b.session.note(sqltext.Statement{}, tag, err)
-		return err
-	}, reading)
-	return tag, err
-}
-
-func (b *batch) Query() (pgx.Rows, error) {
-	var found pgx.Rows
-	if err := b.call(func() (err error) {
-		if found, err = b.BatchResults.Query(); err != nil {
-			b.session.note(sqltext.Statement{}, pgconn.CommandTag{}, err)
-		}
-		return err
-	}, reading); err != nil {
-		return brokenRows{err: err}, err
-	}
-	return &rows{Rows: found, session: b.session, of: b, meanwhile: reading, then: reading}, nil
-}
-
-func (b *batch) QueryRow() pgx.Row {
-	result, _ := b.Query() // the error stays in the rows
-	return row{result}
-}
-
-func (b *batch) Close() error {
-	err := b.call(func() error {
-		err := b.BatchResults.Close()
-		if early := (pgx.ErrPreprocessingBatch{}); errors.As(err, &early) {
-			b.session.noteDirect(b.st, pgconn.CommandTag{}, err)
-		} else {
-			b.session.note(b.st, pgconn.CommandTag{}, err)
-		}
-		return err
-	}, free)
-	if b.over == nil {
-		b.over = errBatchClosed
-		return err
-	}
-	if errors.Is(b.over, errBatchClosed) {
-		return nil
-	}
-	return err
-}
-
-var errBatchClosed = errors.New("the batch is closed already")
-
-// brokenRows and brokenBatch are what a handle that is over returns.
+// brokenRows is what a handle that is over returns.
 type brokenRows struct {
 	pgx.Rows
 	err error
@@ -530,11 +458,3 @@ func (r brokenRows) Values() ([]any, error)                       { return nil, 
 func (r brokenRows) RawValues() [][]byte                          { return nil }
 func (r brokenRows) Conn() *pgx.Conn                              { return nil }
 func (r brokenRows) TypeMap() *pgtype.Map                         { return nil }
-
-type brokenBatch struct{ err error }
-
-func (b brokenBatch) Exec() (pgconn.CommandTag, error) { return pgconn.CommandTag{}, b.err }
-func (b brokenBatch) Query() (pgx.Rows, error)         { return brokenRows{err: b.err}, b.err }
-func (b brokenBatch) QueryRow() pgx.Row                { return row{brokenRows{err: b.err}} }
-func (b brokenBatch) Close() error                     { return b.err }
-func (b brokenBatch) Tx() pgx.Tx                       { return nil }

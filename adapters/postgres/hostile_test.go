@@ -6,11 +6,13 @@ import (
 	"context"
 	"errors"
 	"net"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgproto3"
 	"github.com/stretchr/testify/require"
 
@@ -74,6 +76,26 @@ func hostile(b *bank) []adaptertest.Hostile {
 			_, _ = tx.Exec(ctx, "deallocate innocent")
 			return err
 		})
+	}
+	// unread sends a batch with a statement that the connection knew by name before the branch, and reads none of
+	// the answers itself.
+	unread := func(text string, first func(*pgx.Batch)) func(context.Context, adapters.Session) error {
+		return func(ctx context.Context, s adapters.Session) error {
+			name := "known_" + s.(*session).x.ID.String()
+			if _, err := s.(*session).pgx.Prepare(ctx, name, text); err != nil {
+				return err
+			}
+			return handled(func(ctx context.Context, tx pgx.Tx) error {
+				batch := &pgx.Batch{}
+				first(batch)
+				batch.Queue(name)
+				return tx.SendBatch(ctx, batch).Close()
+			})(ctx, s)
+		}
+	}
+	one := func(b *pgx.Batch) { b.Queue("select 1") }
+	fails := func(b *pgx.Batch) {
+		b.Queue("select 1").Exec(func(pgconn.CommandTag) error { return errors.New("the application's own") })
 	}
 	rollBackTheirs := func(t testing.TB) {
 		// It was prepared only if the branch had begun.
@@ -155,6 +177,11 @@ func hostile(b *bank) []adaptertest.Hostile {
 		{Name: "rollback and chain in a nested transaction", Do: handled(func(ctx context.Context, tx pgx.Tx) error {
 			return pgx.BeginFunc(ctx, tx, func(nested pgx.Tx) error { return sql1(ctx, nested, "rollback and chain") })
 		}), Damage: spoiled},
+		{Name: "rollback, begin, and a mark by guess", Do: sql("rollback; begin; set local concord.branch = 1"),
+			Damage: spoiled},
+		{Name: "rollback, a mark that stays, and begin", Do: sql("rollback; set concord.branch = 1; begin"),
+			Damage: spoiled},
+		{Name: "rollback and chain in a batch by a name, not read", Do: unread("rollback and chain", one), Damage: spoiled},
 		{Name: "rollback, begin and fail", Do: sql("rollback; begin; select 1/0"), Damage: spoiled},
 		{Name: "rollback, and a setting made as concord does", Do: sql("rollback; begin", "reset concord.branch"),
 			Damage: spoiled},
@@ -192,6 +219,16 @@ func hostile(b *bank) []adaptertest.Hostile {
 		{Name: "commit, begin and fail", Do: sql("commit; begin; select 1/0"), Damage: torn},
 		{Name: "commit, begin and fail past the handle", Do: raw("commit; begin; select 1/0"), Damage: torn},
 		{Name: "commit prepared by name", Do: named("commit and chain"), Damage: torn},
+		{Name: "commit, begin, and a mark by guess", Do: sql("commit; begin; set local concord.branch = 1"), Damage: torn},
+		{Name: "commit in a batch by a name, not read", Do: unread("commit", one), Damage: torn},
+		{Name: "commit and chain in a batch by a name, not read", Do: unread("commit and chain", one), Damage: torn},
+		{Name: "commit and chain in a batch, behind a callback that fails", Do: unread("commit and chain", fails),
+			Damage: torn},
+		{Name: "commit and chain in a batch by a name, behind callbacks that read",
+			Do: unread("commit and chain", func(b *pgx.Batch) {
+				b.Queue("select 1").Query(func(rows pgx.Rows) error { return rows.Err() })
+				b.Queue("select 2").QueryRow(func(pgx.Row) error { return nil })
+			}), Damage: torn},
 		{Name: "commit, and die", Do: sql("commit; select pg_terminate_backend(pg_backend_pid())"), Damage: torn},
 		{Name: "commit and rollback and begin", Do: sql("commit; begin; rollback; begin"), Damage: torn},
 		{Name: "commit and a savepoint", Do: sql("commit; begin; savepoint a; rollback to a"), Damage: torn},
@@ -216,6 +253,121 @@ func hostile(b *bank) []adaptertest.Hostile {
 		{Name: "prepare transaction by hand, begin and fail",
 			Do: sql("prepare transaction 'theirs'; begin; select 1/0"), Damage: torn, After: rollBackTheirs},
 	}
+}
+
+// A write to a foreign table has no transaction number, and PREPARE refuses it. It is no read, however it is
+// written and whether or not its answer is read.
+func TestAWriteToAForeignTableIsNoRead(t *testing.T) {
+	b := newBank(t)
+	port := strconv.Itoa(b.db.Port())
+	for _, text := range []string{"create extension if not exists postgres_fdw",
+		"create server if not exists elsewhere foreign data wrapper postgres_fdw options (host '127.0.0.1', port '" + port +
+			"', dbname 'postgres')",
+		"create user mapping if not exists for app server elsewhere options (user 'app', password_required 'false')",
+		"grant usage on foreign server elsewhere to app",
+		"create table if not exists theirs (k text)", "grant all on theirs to app",
+		"create foreign table if not exists ft (k text) server elsewhere options (schema_name 'public', table_name 'theirs')",
+		"grant all on ft to app"} {
+		_, err := b.admin.Exec(b.ctx, text)
+		require.NoError(t, err, text)
+	}
+	exec := func(text string) func(pgx.Tx) error {
+		return func(tx pgx.Tx) error { _, err := tx.Exec(b.ctx, text); return err }
+	}
+	for name, work := range map[string]func(pgx.Tx) error{
+		"plain":         exec("insert into ft values ('x')"),
+		"with":          exec("with x as (insert into ft values ('x') returning 1) select count(*) from x"),
+		"explain":       exec("explain analyze insert into ft values ('x')"),
+		"explain (...)": exec("explain (analyze, costs off) delete from ft"),
+		"batch that nobody reads": func(tx pgx.Tx) error {
+			batch := &pgx.Batch{}
+			batch.Queue("insert into ft values ('x')")
+			return tx.SendBatch(b.ctx, batch).Close()
+		},
+	} {
+		for _, level := range []pgx.TxIsoLevel{pgx.ReadCommitted, pgx.Serializable} {
+			t.Run(name+" "+string(level), func(t *testing.T) {
+				s := b.begin(newXID())
+				require.NoError(t, s.configure(b.ctx, TxOptions{Isolation: level}))
+				require.NoError(t, work(handleOf(t, s)))
+				require.False(t, s.OnlyRead())
+				vote, _, err := s.Prepare(b.ctx)
+				require.Equal(t, txn.VoteNo, vote)
+				require.ErrorContains(t, err, "postgres_fdw")
+				require.NotErrorIs(t, err, adapters.ErrTorn)
+				require.NoError(t, s.Rollback(b.ctx))
+				require.Zero(t, b.count("select count(*) from theirs"))
+				b.clean()
+			})
+		}
+	}
+}
+
+// A commit of a serializable branch that only read would say what its views say, before the decision.
+func TestNothingLeavesASerializableReader(t *testing.T) {
+	b := newBank(t)
+	for _, text := range []string{
+		"create or replace function tells() returns int language sql as $$ select 1 from pg_notify('gossip', 'x') $$",
+		"create or replace view gossip as select tells()", "grant all on gossip to app"} {
+		_, err := b.admin.Exec(b.ctx, text)
+		require.NoError(t, err, text)
+	}
+	listener, err := b.admin.Acquire(b.ctx)
+	require.NoError(t, err)
+	defer listener.Release()
+	_, err = listener.Exec(b.ctx, "listen gossip")
+	require.NoError(t, err)
+	s := b.begin(newXID())
+	require.NoError(t, s.configure(b.ctx, TxOptions{Isolation: pgx.Serializable}))
+	b.do(s, "select * from gossip")
+	vote, _, err := s.Prepare(b.ctx)
+	require.Equal(t, txn.VoteNo, vote, "PREPARE refuses what has notified")
+	require.Error(t, err)
+	require.NoError(t, s.Rollback(b.ctx))
+	_, err = listener.Exec(b.ctx, "notify gossip, 'the end'")
+	require.NoError(t, err)
+	heard, err := listener.Conn().WaitForNotification(b.ctx)
+	require.NoError(t, err)
+	require.Equal(t, "the end", heard.Payload, "nobody hears of an aborted branch")
+
+	reader := b.begin(newXID())
+	require.NoError(t, reader.configure(b.ctx, TxOptions{Isolation: pgx.Serializable}))
+	b.do(reader, "select count(*) from account")
+	b.prepare(reader)
+	require.NoError(t, reader.Rollback(b.ctx))
+	b.clean()
+}
+
+// What the application's own SQL may have committed is never called aborted, also when the server that
+// could tell is away, and is ended when it is back.
+func TestABranchThatMayBeCommittedIsTornAlsoWhenNobodyCanBeAsked(t *testing.T) {
+	db := testdb.Postgres(t)
+	require.NoError(t, furnish(t.Context(), db))
+	b := bankOf(t, db)
+	for _, text := range []string{"commit; begin", "rollback and chain"} {
+		s, _ := b.work()
+		b.do(s, text)
+		b.kill(s)
+		require.NoError(t, db.Pause())
+		ctx, cancel := context.WithTimeout(b.ctx, 200*time.Millisecond)
+		err := s.Rollback(ctx)
+		cancel()
+		require.ErrorIs(t, err, adapters.ErrTorn, text)
+		require.False(t, adapters.Ended(err), "it may be called again")
+		require.NoError(t, db.Resume())
+		err = s.Rollback(b.ctx)
+		require.True(t, adapters.Ended(err))
+		require.Equal(t, text == "commit; begin", errors.Is(err, adapters.ErrTorn), "%v", err)
+	}
+	s, _ := b.work() // nothing of this can be committed
+	b.kill(s)
+	require.NoError(t, db.Pause())
+	ctx, cancel := context.WithTimeout(b.ctx, 200*time.Millisecond)
+	defer cancel()
+	err := s.Rollback(ctx)
+	require.NoError(t, db.Resume())
+	require.NotErrorIs(t, err, adapters.ErrTorn)
+	require.NoError(t, s.Rollback(b.ctx))
 }
 
 func sql1(ctx context.Context, tx pgx.Tx, text string) error {

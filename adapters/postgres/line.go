@@ -234,3 +234,10 @@ func (s *session) pastReading(what sqltext.Statement) bool {
 	s.sent = s.sent.And(what)
 	return true
 }
+
+// past notes what the application may do past the handle within a call of its own.
+func (s *session) past(what sqltext.Statement) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.sent = s.sent.And(what)
+}

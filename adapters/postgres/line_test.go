@@ -313,7 +313,7 @@ func TestASessionThatIsNotSeenAtWorkOnTheBranchIsNotEnded(t *testing.T) {
 	victim, _ := b.work()
 	other, _ := b.work()
 	evidenceOf := func(s *session) string {
-		number, role, err := askNumber(b.ctx, s.pgx.PgConn())
+		number, role, err := askNumber(b.ctx, s.pgx.PgConn(), s.server.mark)
 		require.NoError(t, err)
 		return evidence{true, number, s.server.system, s.server.timeline, s.server.database, role}.String()
 	}

@@ -37,11 +37,6 @@ CREATE TABLE IF NOT EXISTS ` + markerTable + ` (
 const markerGrants = `GRANT USAGE ON SCHEMA concord TO ...; GRANT SELECT, INSERT, DELETE ON ` + markerTable + ` TO ...`
 
 const (
-	// markerText leaves the marker and answers what numberText does, and like it fails in a
-	// transaction without the mark.
-	markerText = "insert into " + markerTable + " (cluster, gid, branch) values ($1, $2, $3) " +
-		"returning pg_current_xact_id()::text, current_user::text, current_setting('concord.branch')::int"
-
 	// markerStateText tells of the table: whether it is there and we may write it, null if it is
 	// not; whether its schema is there; and whether this server takes writes at all.
 	markerStateText = `
@@ -75,6 +70,13 @@ select b.ctid from ` + markerTable + ` b join unnest($1::bigint[], $2::text[], $
    and gid ~ '^[0-7][0-9A-HJKMNP-TV-Z]{25}$'
  order by cluster, gid, branch limit $4`
 )
+
+// markerText leaves the marker and answers what numberText does, and like it fails in a
+// transaction without the mark.
+func (m mark) markerText() string {
+	return "insert into " + markerTable + " (cluster, gid, branch) values ($1, $2, $3) " +
+		"returning pg_current_xact_id()::text, current_user::text, " + m.checkText("")
+}
 
 var (
 	// errMarker says that branches cannot leave their markers, or that those cannot be read.
@@ -152,11 +154,11 @@ type question struct {
 func (s *session) question() question {
 	switch {
 	case s.reader:
-		return question{text: noWriteText}
+		return question{text: s.server.mark.noWriteText()}
 	case s.r.noMarker:
-		return question{text: numberText}
+		return question{text: s.server.mark.numberText()}
 	}
-	return question{text: markerText, known: s.server.vote, params: [][]byte{
+	return question{text: s.server.mark.markerText(), known: s.server.vote, params: [][]byte{
 		strconv.AppendUint(nil, uint64(s.x.Cluster), 10), []byte(s.x.ID.String()),
 		strconv.AppendUint(nil, uint64(s.x.Branch), 10)}}
 }

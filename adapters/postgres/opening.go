@@ -36,7 +36,7 @@ func (s *session) open(ctx context.Context) (pgx.Tx, error) {
 	if native := s.opened(); native != nil {
 		return native, nil
 	}
-	native, err := s.pgx.BeginTx(ctx, pgx.TxOptions{BeginQuery: beginText(s.limits)})
+	native, err := s.pgx.BeginTx(ctx, pgx.TxOptions{BeginQuery: beginText(s.server.mark, s.limits)})
 	if err != nil {
 		return nil, s.notOpened(err)
 	}
@@ -49,7 +49,7 @@ func (s *session) open(ctx context.Context) (pgx.Tx, error) {
 func (s *session) openWith(ctx context.Context, statements ...*pgx.QueuedQuery) (pgx.BatchResults, error) {
 	b := &pgx.Batch{}
 	b.BeginTx(pgx.TxOptions{BeginQuery: "begin"})
-	b.Queue(markText)
+	b.Queue(s.server.mark.setText())
 	for _, limit := range s.limits {
 		b.Queue(limit)
 	}

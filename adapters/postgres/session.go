@@ -276,7 +276,7 @@ func (s *session) CommitOnePhase(ctx context.Context) error {
 		s.giveBack(false)
 		return nil
 	}
-	end, err := commitBranch(ctx, s.conn.Conn().PgConn())
+	end, err := commitBranch(ctx, s.conn.Conn().PgConn(), s.server.mark)
 	switch {
 	case err == nil && end.tag == "COMMIT":
 		s.giveBack(true)
@@ -384,7 +384,7 @@ func (s *session) Failures() [2]error {
 func (s *session) OnlyRead() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return !s.wrote && !s.sent.Loud
+	return s.mayOnlyHaveRead()
 }
 
 // settle notes what is left of a branch that has ended, and what there is to say of it.
@@ -503,7 +503,7 @@ func discard(conn *pgxpool.Conn) {
 func (s *session) undo(ctx context.Context) error {
 	ctx, cancel := grace(ctx)
 	defer cancel()
-	s.safe = !s.torn && (!s.sent.Ends || s.whole(ctx))
+	s.safe = !s.torn && (!s.sent.Ends || s.failed && !s.unproven || s.whole(ctx))
 	_ = s.settle(some, nil)
 	switch {
 	case s.stuck:
@@ -518,10 +518,14 @@ func (s *session) undo(ctx context.Context) error {
 
 // clear ends a branch whose session is out of hand: PREPARE may still be on its way in it.
 func (s *session) clear(ctx context.Context) error {
-	if err := s.r.endOwn(ctx, s.x, s.server.holder); err != nil {
+	err := s.r.endOwn(ctx, s.x, s.server.holder)
+	switch {
+	case err == nil:
+		return s.judge(ctx)
+	case s.safe:
 		return err
 	}
-	return s.judge(ctx)
+	return chain(adapters.ErrTorn, errCommitted, adapters.ErrNotEnded, err)
 }
 
 // judge has the last word on a branch of which nothing is left on the server.

@@ -5,6 +5,7 @@ package postgres
 import (
 	"encoding/hex"
 	"fmt"
+	"math/rand/v2"
 	"slices"
 	"strings"
 	"time"
@@ -54,8 +55,40 @@ func roleText(role string) string {
 }
 
 // beginText opens a transaction with its mark and its limits in one round trip.
-func beginText(limits []string) string {
-	return strings.Join(append([]string{"begin", markText}, limits...), "; ")
+func beginText(m mark, limits []string) string {
+	return strings.Join(append([]string{"begin", m.setText()}, limits...), "; ")
+}
+
+// mark is a setting of the transactions that branches begin on one connection, which ends with each of
+// them. It is a number that nobody else knows, so that no other transaction has it by chance.
+type mark int32
+
+func newMark() mark { return mark(rand.Int32()) }
+
+func (m mark) setText() string { return fmt.Sprintf("set local concord.branch = %d", m) }
+
+// checkText is an expression that fails in a transaction without the mark, or where a condition does not hold.
+func (m mark) checkText(condition string) string {
+	return fmt.Sprintf("current_setting(case when current_setting('concord.branch', true) = '%d'%s "+
+		"then 'concord.branch' else 'concord.branch.is_another' end)::int", m, condition)
+}
+
+// numberText names the transaction it runs in, and fails if that has no mark. No number
+// means that it wrote nothing.
+func (m mark) numberText() string {
+	return "select pg_current_xact_id_if_assigned()::text, current_user::text, " + m.checkText("")
+}
+
+// noWriteText gives a number to a transaction that was declared to be read only, and fails in
+// one that is not.
+func (m mark) noWriteText() string {
+	return "select pg_current_xact_id()::text, current_user::text, " +
+		m.checkText(" and current_setting('transaction_read_only') = 'on'")
+}
+
+// readerText is numberText for a branch that may have read only.
+func (m mark) readerText() string {
+	return "select pg_current_xact_id_if_assigned()::text, current_setting('transaction_isolation'), " + m.checkText("")
 }
 
 // limitText sets a limit for one transaction. Zero leaves the setting as it is.
@@ -89,24 +122,6 @@ func optionsTexts(o TxOptions, lockTimeout time.Duration) ([]string, error) {
 }
 
 const (
-	// markText marks the transaction that a branch begins. The mark ends with it.
-	markText = "set local concord.branch = 1"
-
-	// numberText names the transaction it runs in, and fails if that has no mark. No number
-	// means that it wrote nothing.
-	numberText = "select pg_current_xact_id_if_assigned()::text, current_user::text, " +
-		"current_setting('concord.branch')::int"
-
-	// noWriteText gives a number to a transaction that was declared to be read only, and fails in
-	// one that is not.
-	noWriteText = "select pg_current_xact_id()::text, current_user::text, " +
-		"current_setting(case current_setting('transaction_read_only') when 'on' then 'concord.branch' else " +
-		"'concord.reader' end)::int"
-
-	// readerText is numberText for a branch that may have read only.
-	readerText = "select pg_current_xact_id_if_assigned()::text, current_setting('transaction_isolation'), " +
-		"current_setting('concord.branch')::int"
-
 	// serverText asks what stays the same as long as a connection lives, and its limits. The
 	// timeline is that of the write-ahead log, because the one in the control file is as old as the
 	// last checkpoint.

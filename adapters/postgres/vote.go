@@ -72,13 +72,15 @@ func (s *session) Prepare(ctx context.Context) (txn.Vote, txn.Branch, error) {
 		return txn.VoteReadOnly, txn.Branch{No: s.x.Branch, Resource: s.r.name}, nil
 	}
 	pg := s.conn.Conn().PgConn()
-	if !s.wrote && !s.sent.Loud {
-		number, isolation, err := askReader(ctx, pg)
+	if s.mayOnlyHaveRead() {
+		number, isolation, err := askReader(ctx, pg, s.server.mark)
 		if err != nil {
 			return s.voteNo(ctx, s.explainVote(s.replaced(err, true)))
 		}
-		if number == "" {
-			return s.voteReadOnly(ctx, pg, isolation)
+		// Under serializable isolation only a commit says that what was read is true, and a commit
+		// may come after the decision alone: views can say more than they show.
+		if number == "" && isolation != "serializable" {
+			return s.voteReadOnly(ctx, pg)
 		}
 	}
 	end, err := prepareBranch(ctx, pg, s.question(), prepareText(s.x, s.siblings...))
@@ -128,23 +130,21 @@ func (s *session) becomePrepared(end ending) txn.Branch {
 	return s.branch
 }
 
+// mayOnlyHaveRead reports whether everything that the session has seen is a read.
+func (s *session) mayOnlyHaveRead() bool { return !s.wrote && !s.sent.Loud && !s.sent.Writes }
+
 // voteReadOnly ends a branch that only read. It is rolled back, so that nothing of it is
-// seen outside however the global transaction ends; under serializable isolation only a
-// commit says that what it read is true.
-func (s *session) voteReadOnly(ctx context.Context, pg *pgconn.PgConn, isolation string) (txn.Vote, txn.Branch, error) {
-	text, want := "rollback", "ROLLBACK"
-	if isolation == "serializable" {
-		text, want = "commit", "COMMIT"
-	}
-	tag, err := run(ctx, pg, text)
-	if err == nil && tag != want {
+// seen outside however the global transaction ends.
+func (s *session) voteReadOnly(ctx context.Context, pg *pgconn.PgConn) (txn.Vote, txn.Branch, error) {
+	tag, err := run(ctx, pg, "rollback")
+	if err == nil && tag != "ROLLBACK" {
 		err = fmt.Errorf("PostgreSQL answered %q", tag)
 	}
 	if err != nil {
 		return s.voteNo(ctx, s.explainVote(err))
 	}
 	_ = s.settle(cleared, nil)
-	s.giveBack(want == "COMMIT")
+	s.giveBack(false)
 	return txn.VoteReadOnly, txn.Branch{No: s.x.Branch, Resource: s.r.name}, nil
 }
 
@@ -152,11 +152,13 @@ func (s *session) voteReadOnly(ctx context.Context, pg *pgconn.PgConn, isolation
 func (s *session) voteNo(ctx context.Context, cause error) (txn.Vote, txn.Branch, error) {
 	branch := txn.Branch{No: s.x.Branch, Resource: s.r.name}
 	err := s.undo(ctx)
+	if !adapters.Ended(err) {
+		branch.Holder = s.server.holder.String()
+	}
 	switch {
 	case errors.Is(err, adapters.ErrTorn):
 		cause = fmt.Errorf("%w: %w", cause, err)
 	case err != nil:
-		branch.Holder = s.server.holder.String()
 		cause = fmt.Errorf("%w; and it is not sure that nothing is left of it, which the orphan scan will see to: %w",
 			cause, err)
 	}

@@ -53,7 +53,7 @@ func TestCommitBranchKnowsTheNumberBeforeItCommits(t *testing.T) {
 	b := newBank(t)
 	s, _ := b.work()
 	b.do(s, "insert into child values ('nobody')")
-	end, err := commitBranch(b.ctx, s.conn.Conn().PgConn())
+	end, err := commitBranch(b.ctx, s.conn.Conn().PgConn(), s.server.mark)
 	require.Equal(t, "23503", sqlState(err))
 	require.NotEmpty(t, end.number)
 	require.False(t, end.early)
@@ -62,7 +62,7 @@ func TestCommitBranchKnowsTheNumberBeforeItCommits(t *testing.T) {
 	s, _ = b.work()
 	_, err = s.opened().Exec(b.ctx, "select 1/0")
 	require.Error(t, err)
-	end, err = commitBranch(b.ctx, s.conn.Conn().PgConn())
+	end, err = commitBranch(b.ctx, s.conn.Conn().PgConn(), s.server.mark)
 	require.Equal(t, "25P02", sqlState(err))
 	require.True(t, end.early)
 	b.votesNo(s, "")
@@ -218,7 +218,6 @@ func TestBranchThatWroteNothingVotesReadOnly(t *testing.T) {
 	for name, sql := range map[string]string{
 		"nothing":                "",
 		"reads":                  "select count(*) from account",
-		"updates no row":         "update account set v = 1 where false",
 		"transaction-level lock": "select pg_advisory_xact_lock(1)",
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -22,13 +22,13 @@ func run(ctx context.Context, pg *pgconn.PgConn, text string) (string, error) {
 }
 
 // askNumber returns the number of the transaction, empty if it has none, and the role.
-func askNumber(ctx context.Context, pg *pgconn.PgConn) (number, role string, err error) {
-	return readNumber(pg.ExecParams(ctx, numberText, nil, nil, nil, nil).Read())
+func askNumber(ctx context.Context, pg *pgconn.PgConn, m mark) (number, role string, err error) {
+	return readNumber(pg.ExecParams(ctx, m.numberText(), nil, nil, nil, nil).Read())
 }
 
 // askReader returns the number of the transaction, empty if it has none, and its isolation.
-func askReader(ctx context.Context, pg *pgconn.PgConn) (number, isolation string, err error) {
-	return readNumber(pg.ExecParams(ctx, readerText, nil, nil, nil, nil).Read())
+func askReader(ctx context.Context, pg *pgconn.PgConn, m mark) (number, isolation string, err error) {
+	return readNumber(pg.ExecParams(ctx, m.readerText(), nil, nil, nil, nil).Read())
 }
 
 func readNumber(result *pgconn.Result) (number, role string, err error) {
@@ -68,9 +68,9 @@ func prepareBranch(ctx context.Context, pg *pgconn.PgConn, q question, text stri
 // commitBranch asks for the transaction's number and commits it, in one round trip. The
 // flush between the two makes the server send the number before it begins to commit, so
 // that it is known even if the answer to the commit is lost: nobody else could tell.
-func commitBranch(ctx context.Context, pg *pgconn.PgConn) (ending, error) {
+func commitBranch(ctx context.Context, pg *pgconn.PgConn, m mark) (ending, error) {
 	p := pg.StartPipeline(ctx)
-	p.SendQueryParams(numberText, nil, nil, nil, nil)
+	p.SendQueryParams(m.numberText(), nil, nil, nil, nil)
 	p.SendFlushRequest()
 	p.SendQueryParams("commit", nil, nil, nil, nil)
 	end, err := readEnding(p)

@@ -17,7 +17,8 @@ type Statement struct {
 	Keeps    bool // and not by a rollback
 	works    bool // it may have effects that a commit keeps
 	Several  bool // it is more than one, of which the later may be outside of any transaction
-	Loud     bool // it may do more than read: anything but plain reads with known functions
+	Loud     bool // it may do more than read and write: anything but plain texts with known functions
+	Writes   bool // it may change data
 	Asks     bool // it asks for data that does not come with it: COPY FROM STDIN
 	Leaves   leaves
 	SavedAs  string // SAVEPOINT name
@@ -35,13 +36,14 @@ const (
 )
 
 // Opaque is what a text that nobody could read may be.
-var Opaque = Statement{Ends: true, Keeps: true, works: true, Several: true, Loud: true, Leaves: Lasting}
+var Opaque = Statement{Ends: true, Keeps: true, works: true, Several: true, Loud: true, Writes: true,
+	Leaves: Lasting}
 
 // And is two statements in one message.
 func (st Statement) And(other Statement) Statement {
 	return Statement{
 		Ends: st.Ends || other.Ends, Keeps: st.Keeps || other.Keeps, works: st.works || other.works, Several: true,
-		Loud: st.Loud || other.Loud, Asks: st.Asks || other.Asks, Leaves: max(st.Leaves, other.Leaves),
+		Loud: st.Loud || other.Loud, Writes: st.Writes || other.Writes, Asks: st.Asks || other.Asks, Leaves: max(st.Leaves, other.Leaves),
 	}
 }
 
@@ -81,7 +83,7 @@ func readOne(tokens []token) Statement {
 		}
 		return ""
 	}
-	st := Statement{Loud: !reads[at(0)], works: !idle[at(0)]}
+	st := Statement{Loud: !plain[at(0)], works: !idle[at(0)]}
 	switch at(0) {
 	case "commit", "end":
 		st.Ends, st.Keeps = true, true
@@ -123,6 +125,8 @@ func readOne(tokens []token) Statement {
 	}
 	for i, t := range tokens {
 		switch {
+		case t.kind == word && writes[t.text] && (i == 0 || at(i-1) != "for" && at(i-1) != "key"): // FOR UPDATE locks
+			st.Writes = true
 		case t.kind == symbol && t.text == "(" && i > 0:
 			call := readCall(tokens, i)
 			st.Loud, st.works, st.Leaves = st.Loud || call.Loud, st.works || call.Loud, max(st.Leaves, call.Leaves)
@@ -198,11 +202,14 @@ func set(words string) map[string]bool {
 	return m
 }
 
-// reads begin statements that do no more than they say, unless they call something. A
-// setting ends with a branch that wrote nothing; INSERT and its like are here because a
-// branch in which they changed a row has a transaction number.
-var reads = set(`select with values table show fetch move close declare explain set savepoint release begin start
+// plain begin statements that do no more than they say, unless they call something. A setting ends with
+// a branch that wrote nothing.
+var plain = set(`select with values table show fetch move close declare explain set savepoint release begin start
 	lock insert update delete merge`)
+
+// writes are words that begin a change, also within WITH and EXPLAIN ANALYZE. No transaction number tells
+// of it if it was made to a foreign table.
+var writes = set("insert update delete merge")
 
 // idle begin statements that have no effects of their own, unless they call something.
 var idle = set("select values table show savepoint release rollback abort begin start set commit end prepare")
