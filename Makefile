@@ -74,8 +74,9 @@ compose-test: databases build ## docker-compose.yml in containers that are kille
 
 attack: ## strangers and hostile clients against real nodes
 	go test -race -count=1 -timeout 20m -v ./tests/attack
-	go test -race -count=1 ./security/... ./coordinator/peer
-	go test -race -count=1 -run 'Procedure|LetIn|Token|Caller|Others|Nobody|Guarded' ./server ./participant/service ./gateway ./api/member
+	go test -race -count=1 ./security/... ./coordinator/peer ./cmd/internal/config ./internal/supply
+	go test -race -count=1 -run 'Procedure|LetIn|Token|Caller|Others|Nobody|Guarded|Subject' \
+		./server ./participant/service ./gateway ./api/member
 
 prove: databases ## search for mistakes for PROVE_TIME, and print a table
 	GOGC=400 go run ./internal/prove -time $(PROVE_TIME)

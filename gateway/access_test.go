@@ -7,6 +7,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/concordtx/concord/api"
 	concordv1 "github.com/concordtx/concord/api/concord/v1"
 )
 
@@ -15,4 +16,28 @@ func TestEveryProcedureHasARule(t *testing.T) {
 	for i := range services.Len() {
 		require.Empty(t, rules.Missing(services.Get(i)), "say who may call it, in access.go")
 	}
+}
+
+// One application leaves room for others, and gets its own back.
+func TestASubjectHasSoManyTransactions(t *testing.T) {
+	g := New(Config{})
+	for range maxOpenOf {
+		require.NoError(t, g.room("evil"))
+	}
+	err := g.room("evil")
+	require.ErrorIs(t, err, api.ErrBusy)
+	require.ErrorContains(t, err, `256 transactions of "evil" are open at this node, which is the limit: end some, or `+
+		"begin it at another node")
+	require.NoError(t, g.room("app"))
+	g.leave("evil")
+	require.NoError(t, g.room("evil"))
+	g.gone(&session{subject: "evil"})
+	g.leave("app")
+	require.NotContains(t, g.openOf, "app")
+	require.Equal(t, map[string]int{"evil": maxOpenOf - 1}, g.openOf)
+	require.Equal(t, maxOpenOf-1, g.open)
+	for range maxOpen - g.open { // where nobody asks who calls, the limit is that of the node
+		require.NoError(t, g.room(""))
+	}
+	require.ErrorContains(t, g.room(""), "1024 transactions are open at this node")
 }

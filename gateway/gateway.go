@@ -30,6 +30,9 @@ import (
 const (
 	// maxOpen sessions are open at a node; one more is answered "busy".
 	maxOpen = 1024
+	// maxOpenOf one subject may be open at a node, so that one application leaves room for others. Where nobody asks
+	// who calls, all are one.
+	maxOpenOf = 256
 	// maxEnded sessions, of the last endedFor, are remembered with their last answer.
 	maxEnded = 10_000
 	endedFor = 10 * time.Minute
@@ -75,6 +78,7 @@ type Gateway struct {
 	sessions map[txn.ID]*session
 	runs     map[string]*run // by key
 	open     int
+	openOf   map[string]int // by subject; empty where nobody asks
 	ended    []endedSession // the oldest first
 	group    sync.WaitGroup // what sessions do
 }
@@ -94,7 +98,7 @@ func New(conf Config) *Gateway {
 		scheme, secure = "https://", conf.Keys.NodeClient
 	}
 	g := &Gateway{conf: conf, log: conf.Logger, joined: make(chan struct{}),
-		sessions: map[txn.ID]*session{}, runs: map[string]*run{}}
+		sessions: map[txn.ID]*session{}, runs: map[string]*run{}, openOf: map[string]int{}}
 	g.peers = peers{address: conf.Address, http: &http.Client{Transport: api.HTTP2(secure, time.Minute)},
 		scheme: scheme, from: conf.Node, stubs: map[string]stub{}}
 	g.life, g.end = context.WithCancel(context.Background())
@@ -199,8 +203,8 @@ func (g *Gateway) resource(name string) (*agent.Resource, error) {
 		"configuration: %w", name, strings.Join(names, ", "), api.ErrNotFound)
 }
 
-// room takes the place of one more session, before its transaction begins.
-func (g *Gateway) room() error {
+// room takes the place of one more session of a subject, before its transaction begins.
+func (g *Gateway) room(subject string) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	switch {
@@ -209,16 +213,30 @@ func (g *Gateway) room() error {
 	case g.open >= maxOpen:
 		return fmt.Errorf("%d transactions are open at this node, which is the limit: end some, or begin it at "+
 			"another node: %w", maxOpen, api.ErrBusy)
+	case subject != "" && g.openOf[subject] >= maxOpenOf:
+		return fmt.Errorf("%d transactions of %q are open at this node, which is the limit: end some, or begin it at "+
+			"another node: %w", maxOpenOf, subject, api.ErrBusy)
 	}
 	g.open++
+	if subject != "" {
+		g.openOf[subject]++
+	}
 	return nil
 }
 
 // leave gives that place back.
-func (g *Gateway) leave() {
+func (g *Gateway) leave(subject string) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	g.left(subject)
+}
+
+// left is called with mu held.
+func (g *Gateway) left(subject string) {
 	g.open--
+	if g.openOf[subject]--; g.openOf[subject] <= 0 {
+		delete(g.openOf, subject)
+	}
 }
 
 func (g *Gateway) add(s *session) {
@@ -231,7 +249,7 @@ func (g *Gateway) add(s *session) {
 func (g *Gateway) gone(s *session) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.open--
+	g.left(s.subject)
 	now := time.Now()
 	g.ended = append(g.ended, endedSession{s.id, now})
 	for len(g.ended) > maxEnded || now.Sub(g.ended[0].at) > endedFor {
@@ -263,12 +281,13 @@ func (g *Gateway) begin(ctx context.Context, silence time.Duration, opts ...conc
 	if err != nil {
 		return nil, err
 	}
-	if err := g.room(); err != nil {
+	subject := access.Of(ctx).Subject()
+	if err := g.room(subject); err != nil {
 		return nil, err
 	}
 	tx, err := client.Begin(g.life, append(opts, concord.Recorded())...)
 	if err != nil {
-		g.leave()
+		g.leave(subject)
 		if g.life.Err() != nil {
 			return nil, errClosing
 		}
@@ -277,7 +296,7 @@ func (g *Gateway) begin(ctx context.Context, silence time.Duration, opts ...conc
 		}
 		return nil, err
 	}
-	s := newSession(g, access.Of(ctx).Subject(), tx, silence)
+	s := newSession(g, subject, tx, silence)
 	g.add(s)
 	s.arm()
 	return s, nil

@@ -45,7 +45,7 @@ func (h *handlers) Run(ctx context.Context, r *concordv1.TransactionServiceRunRe
 	if err != nil {
 		return nil, err
 	}
-	u, err := h.share(r.GetKey(), sha256.Sum256(b), func(u *run) { u.answer, u.err = h.once(client, r, u.asked, databases, opts) })
+	u, err := h.share(access.Of(ctx).Subject(), r.GetKey(), sha256.Sum256(b), func(u *run) { u.answer, u.err = h.once(client, r, u.asked, databases, opts) })
 	if err != nil {
 		return nil, err
 	}
@@ -91,7 +91,7 @@ func (h *handlers) parseRun(ctx context.Context, r *concordv1.TransactionService
 }
 
 // share waits for the run of a key that is under way here, or begins it.
-func (g *Gateway) share(key string, asked sum, do func(*run)) (*run, error) {
+func (g *Gateway) share(subject, key string, asked sum, do func(*run)) (*run, error) {
 	g.mu.Lock()
 	u := g.runs[key]
 	g.mu.Unlock()
@@ -101,14 +101,14 @@ func (g *Gateway) share(key string, asked sum, do func(*run)) (*run, error) {
 	case u != nil:
 		return nil, errOtherRequest
 	}
-	if err := g.room(); err != nil {
+	if err := g.room(subject); err != nil {
 		return nil, err
 	}
 	u = &run{asked: asked, done: make(chan struct{})}
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if other := g.runs[key]; other != nil || g.closing { // meanwhile
-		g.open--
+		g.left(subject)
 		switch {
 		case g.closing:
 			return nil, errClosing
@@ -122,7 +122,7 @@ func (g *Gateway) share(key string, asked sum, do func(*run)) (*run, error) {
 		do(u)
 		g.mu.Lock()
 		delete(g.runs, key)
-		g.open--
+		g.left(subject)
 		g.mu.Unlock()
 		close(u.done)
 	})

@@ -60,6 +60,8 @@ const (
 	freshness = 5 * time.Second
 	// ExpirySoon is when, before its end, a certificate begins to be a warning.
 	ExpirySoon = 30 * 24 * time.Hour
+	// maxChain certificates may lead from an authority to somebody, his own included.
+	maxChain = 5
 )
 
 // Load reads the files of somebody and checks them. log gets what Refresh finds later; nil: nobody.
@@ -279,6 +281,9 @@ func (m *material) verify(chain []*x509.Certificate, usage x509.ExtKeyUsage, now
 	error) {
 	if len(chain) == 0 {
 		return Identity{}, untrusted("there is none")
+	}
+	if len(chain) > maxChain { // else a stranger makes us look for a way through hundreds, with each request
+		return Identity{}, untrusted("it comes with %d others, and %d are enough", len(chain)-1, maxChain-1)
 	}
 	leaf := chain[0]
 	who, err := identityOf(leaf)

@@ -228,6 +228,33 @@ func TestCertificatesThatAreNotAccepted(t *testing.T) {
 	}
 }
 
+// A stranger's certificate may come with hundreds of others. Nobody looks for a way through them.
+func TestALongChainIsNotLookedThrough(t *testing.T) {
+	s := newShop(t, "shop")
+	s.issue(Node, "1")
+	s.issue(Client, "app")
+	pair, err := tls.LoadX509KeyPair(s.path("client.app.crt"), s.path("client.app.key"))
+	require.NoError(t, err)
+	for others, says := range map[int]string{4: "", 5: "it comes with 5 others, and 4 are enough", 200: "it comes with 200"} {
+		long := pair
+		for range others {
+			long.Certificate = append(long.Certificate[:len(long.Certificate):len(long.Certificate)], s.authority.cert.Raw)
+		}
+		node := s.node(1)
+		seen, _, err := shake(t, node.Server(), &tls.Config{InsecureSkipVerify: true,
+			Certificates: []tls.Certificate{long}})
+		require.NoError(t, err, "the answer to a call says it")
+		who, err := node.Peer(seen)
+		if says == "" {
+			require.NoError(t, err)
+			require.Equal(t, "app", who.Name)
+			continue
+		}
+		require.ErrorIs(t, err, ErrUntrusted)
+		require.ErrorContains(t, err, says)
+	}
+}
+
 func TestFilesThatAreNotAccepted(t *testing.T) {
 	for _, bad := range []struct {
 		name  string

@@ -280,6 +280,10 @@ func TestTokens(t *testing.T) {
 		err = call(c.as(""), token)
 	}
 	require.ErrorIs(t, err, api.ErrBusy, "who has many wrong ones is not heard for a while")
+	right, _, err := security.CreateToken(c.tokens, "vera", time.Hour)
+	require.NoError(t, err)
+	require.Eventually(t, func() bool { return call(c.as(""), right) == nil }, 10*time.Second, 100*time.Millisecond,
+		"somebody else at the same address is locked out")
 }
 
 type with struct {

@@ -5,6 +5,8 @@ package pebble
 import (
 	"context"
 	"fmt"
+	"os"
+	"path/filepath"
 	"regexp"
 	"testing"
 	"time"
@@ -152,5 +154,11 @@ func TestWhatErrorsSay(t *testing.T) {
 		"at a time can have it", dir))
 	require.EqualError(t, err, rows[len(rows)-1])
 	require.NoError(t, r.Close())
+	file := filepath.Join(dir, "file")
+	require.NoError(t, os.WriteFile(file, nil, 0o600))
+	_, err = Open("ledger", file)
+	rows = append(rows, fmt.Sprintf("resource ledger: make the store: mkdir %s: not a directory; name another directory",
+		file))
+	require.EqualError(t, err, rows[len(rows)-1])
 	said.Check(t, rows, withoutRow)
 }

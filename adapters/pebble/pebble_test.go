@@ -7,6 +7,8 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"os"
+	"path/filepath"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -399,4 +401,15 @@ func workInTwoPhases(ctx context.Context, r *Resource, worker int, i int64) erro
 		return fmt.Errorf("commit %s: %w", got, err)
 	}
 	return r.Forget(ctx, []txn.XID{x})
+}
+
+// What a store keeps is its owner's, in a directory that it makes.
+func TestAStoreIsForItsOwner(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "shop", "ledger")
+	r, err := Open("ledger", dir)
+	require.NoError(t, err)
+	require.NoError(t, r.Close())
+	info, err := os.Stat(dir)
+	require.NoError(t, err)
+	require.Equal(t, os.FileMode(0o700), info.Mode().Perm())
 }

@@ -37,7 +37,11 @@ func New(name string, db *pebble.DB) (*Resource, error) {
 }
 
 // Open opens the store in dir, or makes one there, and closes it with the last handle.
+// What it makes is for the owner of the process alone: an engine leaves that to others.
 func Open(name, dir string) (*Resource, error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("resource %s: make the store: %w; name another directory", name, err)
+	}
 	db, err := pebble.Open(dir, &pebble.Options{
 		FormatMajorVersion: pebble.FormatNewest,
 		Logger:             engineLog{slog.Default().With("resource", name)},

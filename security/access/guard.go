@@ -172,10 +172,6 @@ func (g *Guard) caller(r *http.Request) (*Caller, error) {
 }
 
 func (g *Guard) byToken(r *http.Request, header string) (*Caller, error) {
-	from := hostOf(r.RemoteAddr)
-	if !g.failures.mayTry(from) {
-		return nil, fmt.Errorf("too many wrong tokens came from %s: wait a minute: %w", from, api.ErrBusy)
-	}
 	token, ok := strings.CutPrefix(header, "Bearer ")
 	if ok {
 		if subject, known := g.subject(token); known {
@@ -184,6 +180,11 @@ func (g *Guard) byToken(r *http.Request, header string) (*Caller, error) {
 						Name: subject}},
 				nil
 		}
+	}
+	// A right token is heard whatever came before it: whoever sends wrong ones may be behind the same address.
+	from := hostOf(r.RemoteAddr)
+	if !g.failures.mayTry(from) {
+		return nil, fmt.Errorf("too many wrong tokens came from %s: wait a minute: %w", from, api.ErrBusy)
 	}
 	g.failures.add(from)
 	return nil, errToken

@@ -120,6 +120,51 @@ func TestHalfHandshakes(t *testing.T) {
 	c.alive()
 }
 
+// Requests that are taken back as soon as they are made, as fast as they can be written.
+func TestRapidResets(t *testing.T) {
+	const requests = 50_000
+	c := start(t, settings{})
+	h := c.honest(2, concord.WithCertsDir(string(c.certs)), concord.WithUser("app"))
+	h.goOn(20)
+	target := c.leader(false)
+	before := target.resident(t)
+	for _, who := range []string{"", "client.app"} {
+		conn, err := c.as(who, target.api, "h2")
+		require.NoError(t, err)
+		require.Equal(t, "h2", conn.ConnectionState().NegotiatedProtocol)
+		go func() { _, _ = io.Copy(io.Discard, conn) }()
+		frame := func(kind, flags byte, stream uint32, body []byte) []byte {
+			b := []byte{0, byte(len(body) >> 8), byte(len(body)), kind, flags}
+			b = append(b, byte(stream>>24), byte(stream>>16), byte(stream>>8), byte(stream))
+			return append(b, body...)
+		}
+		path := "/concord.v1.CoordinatorService/Commit"
+		// POST, https, the path and an authority as a literal each, of names that every table has.
+		headers := append([]byte{0x83, 0x87, 0x04, byte(len(path))}, path...)
+		headers = append(headers, 0x01, 1, 'x')
+		out := append([]byte("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"), frame(4, 0, 0, nil)...)
+		sent := 0
+		for i := range uint32(requests) {
+			out = append(out, frame(1, 4, 2*i+1, headers)...)            // headers, which end here
+			out = append(out, frame(3, 0, 2*i+1, []byte{0, 0, 0, 8})...) // taken back
+			if len(out) > 32<<10 || i == requests-1 {
+				_ = conn.SetWriteDeadline(time.Now().Add(10 * time.Second))
+				if _, err := conn.Write(out); err != nil {
+					break // the node has had enough of it
+				}
+				sent, out = int(i)+1, out[:0]
+			}
+		}
+		t.Logf("%q: %d requests were taken", who, sent)
+		require.Positive(t, sent)
+		h.goOn(20)
+	}
+	grown := target.resident(t) - before
+	t.Logf("the node has %d MiB more", grown>>20)
+	require.Less(t, grown, spare)
+	c.alive()
+}
+
 // clientHello is what a client of TLS says first.
 func clientHello(t *testing.T) []byte {
 	t.Helper()

@@ -85,6 +85,7 @@ auth:
     - {subject: app, roles: [application], resources: ["*"]}
     - {subject: evil, roles: [application, viewer], resources: [nothing]}
     - {subject: alice, roles: [admin]}
+    - {subject: vera, roles: [viewer]}
 `
 
 func start(t testing.TB, s settings) *cluster {
@@ -96,7 +97,7 @@ func start(t testing.TB, s settings) *cluster {
 		false)
 	require.NoError(t, err)
 	c.issue(security.Node, "1", "2", "3")
-	c.issue(security.Client, "app", "evil", "alice")
+	c.issue(security.Client, "app", "evil", "alice", "vera")
 	token, entry, err := security.CreateToken(c.tokens, "app", time.Hour)
 	require.NoError(t, err)
 	c.token, c.tokenID = token, entry.ID
