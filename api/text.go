@@ -33,3 +33,18 @@ func Hidden(r rune) bool {
 	return unicode.In(r, unicode.Cc, unicode.Cf, unicode.Zl, unicode.Zp, unicode.Variation_Selector,
 		unicode.Other_Default_Ignorable_Code_Point)
 }
+
+// Readable returns a text of somebody else's, such as an error, as ParseText takes it.
+func Readable(s string, limit int) string {
+	s = strings.Map(func(r rune) rune {
+		if Hidden(r) {
+			return ' '
+		}
+		return r
+	}, strings.ToValidUTF8(s, "?"))
+	for len(s) > limit {
+		_, n := utf8.DecodeLastRuneInString(s[:limit+1])
+		s = s[:limit+1-n]
+	}
+	return s
+}

@@ -77,8 +77,8 @@ func (n *Node) RenewLease(l txn.Lease) (bool, error) {
 	return false, replica.Unavailablef("lease %d is not known here yet: ask again", l)
 }
 
-// LeaseEnded reports whether a lease has ended, as far as this node has applied the log.
-func (n *Node) LeaseEnded(l txn.Lease) bool { return n.Leases().Ended(l) }
+// HoldsLease reports whether a lease was granted and has not ended, as far as this node has applied the log.
+func (n *Node) HoldsLease(l txn.Lease) bool { return n.Leases().Holds(l) }
 
 // EndLease gives a lease back: what is left of its transactions is aborted at once.
 func (n *Node) EndLease(ctx context.Context, l txn.Lease) error {

@@ -61,8 +61,11 @@ func (h *handlers) Follow(ctx context.Context, r *concordv1.FollowRequest) (*con
 	if err := sameCluster(h.node.Status(), r.GetCluster()); err != nil {
 		return nil, err
 	}
-	ended := h.node.LeaseEnded(id.Lease()) // before the record is looked up: none of a later one is to be missed
-	v, err := h.node.View(ctx, id)
+	v, err := h.node.View(ctx, id) // which is up to date, and so are the leases behind it
+	ended := err == nil && id.Lease() != 0 && !h.node.HoldsLease(id.Lease())
+	if ended && v.Txn.Decision == txn.Undecided { // perhaps it was decided before the lease ended
+		v, err = h.node.View(ctx, id)
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -59,6 +59,7 @@ var house = map[string]struct {
 	"api":                  {layer: 2, why: "the API in the words of txn, for both of its ends"},
 
 	"security/access": {layer: 3, why: "the door in front of what a node or an agent serves"},
+	"adapters/joined": {layer: 3, why: "branches that another service has opened, at who began the transaction"},
 	"adapters/agent":  {layer: 3, why: "databases behind an agent as resources"},
 	"api/member": {layer: 3, why: "what members of three-phase transactions say, as messages of the API, " +
 		"and from here to there"},
@@ -74,7 +75,7 @@ var house = map[string]struct {
 	"coordinator":        {layer: 6, why: "the shell of a node: loop, workers, archive, wiring"},
 	"server":             {layer: 7, why: "HTTP in front of a node; decides nothing"},
 	".": {layer: 8, why: "the SDK: small for those who link it",
-		only: []string{"txn", "adapters", "security", "api", "api/concord/v1", "protocol", "protocol/twopc",
+		only: []string{"txn", "adapters", "adapters/joined", "security", "api", "api/concord/v1", "protocol", "protocol/twopc",
 			"internal/mutant"}},
 	"gateway":               {layer: 9, why: "transactions that a node drives, as an application of the SDK"},
 	"cmd/internal/terminal": {layer: 7, why: "how the command lines print and exit"},
@@ -86,6 +87,7 @@ var house = map[string]struct {
 	"cmd/concord":       {layer: 11, why: "the binary wires everything by hand"},
 	"cmd/concord-bench": {layer: 11, why: "measures processes of that binary"},
 
+	"concordhttp": {layer: 9, why: "transactions that go to another service with a call, by HTTP"},
 	"concordotel": {layer: 9, why: "traces and metrics of the SDK, for those who want OpenTelemetry",
 		only: []string{"."}},
 	"concordtest": {layer: above + 1, kind: forTests, why: "a cluster in the process, for the tests of applications"},

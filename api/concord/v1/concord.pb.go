@@ -1229,7 +1229,8 @@ type FollowResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// undecided, commit or abort. What is undecided may be committed still, unless lease_ended.
 	Decision string `protobuf:"bytes,1,opt,name=decision,proto3" json:"decision,omitempty"`
-	// Whether the lease that the transaction was begun under has ended: then it is not committed any more.
+	// Whether the transaction was begun under a lease that has ended, or was never given: then it is not committed any
+	// more.
 	LeaseEnded    bool   `protobuf:"varint,2,opt,name=lease_ended,json=leaseEnded,proto3" json:"lease_ended,omitempty"`
 	Zxid          string `protobuf:"bytes,3,opt,name=zxid,proto3" json:"zxid,omitempty"`
 	unknownFields protoimpl.UnknownFields

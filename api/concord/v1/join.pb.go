@@ -138,7 +138,10 @@ type Participation struct {
 	// All that it has opened in the transaction so far, by this and other calls.
 	Branches []*OpenedBranch `protobuf:"bytes,4,rep,name=branches,proto3" json:"branches,omitempty"`
 	// Why the call failed in a way that the transaction must not be committed; empty if it did not.
-	Failed        string `protobuf:"bytes,5,opt,name=failed,proto3" json:"failed,omitempty"`
+	Failed string `protobuf:"bytes,5,opt,name=failed,proto3" json:"failed,omitempty"`
+	// The resource that is to blame, if one is, and whether all of it may well succeed if it is done again.
+	Resource      string `protobuf:"bytes,6,opt,name=resource,proto3" json:"resource,omitempty"`
+	Transient     bool   `protobuf:"varint,7,opt,name=transient,proto3" json:"transient,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -206,6 +209,20 @@ func (x *Participation) GetFailed() string {
 		return x.Failed
 	}
 	return ""
+}
+
+func (x *Participation) GetResource() string {
+	if x != nil {
+		return x.Resource
+	}
+	return ""
+}
+
+func (x *Participation) GetTransient() bool {
+	if x != nil {
+		return x.Transient
+	}
+	return false
 }
 
 // OpenedBranch is a branch that has not voted.
@@ -709,13 +726,15 @@ const file_concord_v1_join_proto_rawDesc = "" +
 	"capability\x12\x12\n" +
 	"\x04call\x18\x05 \x01(\tR\x04call\x12!\n" +
 	"\ffirst_branch\x18\x06 \x01(\rR\vfirstBranch\x12\x1a\n" +
-	"\bbranches\x18\a \x01(\rR\bbranches\"\xa1\x01\n" +
+	"\bbranches\x18\a \x01(\rR\bbranches\"\xdb\x01\n" +
 	"\rParticipation\x12\x12\n" +
 	"\x04call\x18\x01 \x01(\tR\x04call\x12\x1a\n" +
 	"\binstance\x18\x02 \x01(\tR\binstance\x12\x12\n" +
 	"\x04addr\x18\x03 \x01(\tR\x04addr\x124\n" +
 	"\bbranches\x18\x04 \x03(\v2\x18.concord.v1.OpenedBranchR\bbranches\x12\x16\n" +
-	"\x06failed\x18\x05 \x01(\tR\x06failed\"o\n" +
+	"\x06failed\x18\x05 \x01(\tR\x06failed\x12\x1a\n" +
+	"\bresource\x18\x06 \x01(\tR\bresource\x12\x1c\n" +
+	"\ttransient\x18\a \x01(\bR\ttransient\"o\n" +
 	"\fOpenedBranch\x12\x0e\n" +
 	"\x02no\x18\x01 \x01(\rR\x02no\x12\x1a\n" +
 	"\bresource\x18\x02 \x01(\tR\bresource\x12\x16\n" +
