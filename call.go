@@ -46,6 +46,7 @@ type outward struct {
 	secret   txn.Secret
 	pending  []*Call
 	services []*joined.Service
+	lost     bool // an answer was: some service may hold branches, and is not known
 }
 
 var (
@@ -151,8 +152,18 @@ func (k *Call) NotSent() {
 
 // Failed says that no answer came: what the service did is not known, so the transaction will not commit.
 func (k *Call) Failed(why error) {
-	k.tx.doom(fmt.Errorf("no answer came from the service at %s: %w", k.where, why))
-	k.NotSent()
+	k.lost(fmt.Errorf("no answer came from the service at %s: %w", k.where, why))
+}
+
+// lost dooms the transaction. The service, which nobody can name, hears from the cluster that it was aborted.
+func (k *Call) lost(why error) {
+	k.tx.doom(why)
+	lives := k.own()
+	defer k.tx.give()
+	k.tx.outward.lost = true
+	if !lives {
+		k.tx.tellLost()
+	}
 }
 
 // Answered takes the ParticipationHeader of the answer, which may be missing. An error says why the transaction
@@ -160,8 +171,7 @@ func (k *Call) Failed(why error) {
 func (k *Call) Answered(header string) error {
 	p, err := k.parse(header)
 	if err != nil {
-		k.tx.doom(err)
-		k.NotSent()
+		k.lost(err)
 		return err
 	}
 	lives := k.own()
@@ -262,7 +272,7 @@ func (tx *Tx) branch(no txn.BranchNo) *branch {
 	return nil
 }
 
-// release tells services that hold no branch how the transaction ended, so that they forget it. Others hear it in
+// release tells a service that holds no branch of it how the transaction ended, so that it forgets it. Others hear it in
 // the course of events.
 func (tx *Tx) release(s *joined.Service, d txn.Decision) {
 	tx.client.inBackground(func() { // if not, it ends there at its time limit
@@ -272,13 +282,26 @@ func (tx *Tx) release(s *joined.Service, d txn.Decision) {
 	})
 }
 
+// tellLost makes the cluster decide to abort.
+func (tx *Tx) tellLost() {
+	tx.client.inBackground(func() { tx.tellAborted(tx.client.life) }) // if not, it ends there at its time limit
+}
+
+// releaseIdle lets services know that hold nothing, or are not known, how the transaction has ended.
 func (tx *Tx) releaseIdle(err error) {
+	if tx.outward.lost {
+		tx.tellLost()
+	}
 	d := txn.Abort
 	if err == nil {
 		d = txn.Commit
 	}
 	for _, s := range tx.outward.services {
-		if s.Idle() && !errors.Is(err, ErrUnknownOutcome) {
+		holds := slices.ContainsFunc(tx.branches, func(b *branch) bool {
+			there, ok := b.opener.(joined.Branch)
+			return ok && there.Service() == s
+		})
+		if !holds && !errors.Is(err, ErrUnknownOutcome) {
 			tx.release(s, d)
 		}
 	}

@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -35,7 +36,7 @@ type shop struct {
 	billing        *httptest.Server
 	http           *http.Client
 	// around, if set, wraps billing's middleware.
-	around func(http.Handler) http.Handler
+	around atomic.Pointer[func(http.Handler) http.Handler]
 	// during, if set, is called by billing's handler behind its work.
 	during func(ctx context.Context) error
 }
@@ -98,13 +99,16 @@ func (s *shop) serve(c *concord.Client, opts ...concordhttp.Option) {
 	handler := concordhttp.Middleware(c, opts...)(mux)
 	s.billing = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		h := handler
-		if s.around != nil {
-			h = s.around(handler)
+		if around := s.around.Load(); around != nil {
+			h = (*around)(handler)
 		}
 		h.ServeHTTP(w, r)
 	}))
 	s.Cleanup(s.billing.Close)
 }
+
+// through makes requests to billing pass something else.
+func (s *shop) through(around func(http.Handler) http.Handler) { s.around.Store(&around) }
 
 // call calls billing, and returns what it answered.
 func (s *shop) call(ctx context.Context, method, path string) (int, string, error) {

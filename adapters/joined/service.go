@@ -71,13 +71,6 @@ func (s *Service) Name() string { return s.name }
 // Instance returns which life of the service it is.
 func (s *Service) Instance() string { return s.instance }
 
-// Idle reports whether the service has opened no branch.
-func (s *Service) Idle() bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return len(s.branches) == 0
-}
-
 // Heard counts a call that was answered, and returns the branches that were not known before.
 func (s *Service) Heard(call api.CallName, branches []api.OpenedBranch) (news []api.OpenedBranch) {
 	s.mu.Lock()
@@ -211,7 +204,7 @@ func (s *Service) tell(ctx context.Context, d txn.Decision) error {
 	return nil
 }
 
-// Release tells a service that has opened no branch how the transaction ended. What is lost of it ends there by
+// Release tells a service of which there is no branch how the transaction ended. What is lost of it ends there by
 // itself, so nobody asks whether it arrived.
 func (s *Service) Release(ctx context.Context, d txn.Decision) { _ = s.conclude(ctx, d) }
 
