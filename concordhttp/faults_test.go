@@ -225,6 +225,28 @@ func TestTheCapabilityAloneDecidesNothing(t *testing.T) {
 	s.requireDone(1, 1)
 }
 
+// Work that somebody did with a stolen capability is none that who began the transaction knows of, so it does not commit.
+func TestTheWorkOfAThiefDoesNotCommit(t *testing.T) {
+	s := open(t)
+	s.through(at("/bill", func(w http.ResponseWriter, r *http.Request, next http.Handler) {
+		var p map[string]any
+		require.NoError(t, json.Unmarshal([]byte(r.Header.Get(concord.PropagationHeader)), &p))
+		p["call"] = "00000000000000aa"
+		b, err := json.Marshal(p)
+		require.NoError(t, err)
+		stolen, rec := r.Clone(r.Context()), httptest.NewRecorder()
+		stolen.Header.Set(concord.PropagationHeader, string(b))
+		next.ServeHTTP(w, r)
+		next.ServeHTTP(rec, stolen)
+		require.Equal(t, http.StatusOK, rec.Code, rec.Body)
+	}))
+	err := s.client.Run(t.Context(), s.place)
+	require.ErrorIs(t, err, concord.ErrAborted)
+	require.ErrorContains(t, err, "2 calls were made here, and who began the transaction has the answers to 1")
+	s.around.Store(nil)
+	s.requireDone(0, 0)
+}
+
 func TestTheServiceStartsAgainBeforeItsVote(t *testing.T) {
 	s := open(t)
 	err := s.client.Run(t.Context(), func(ctx context.Context, tx *concord.Tx) error {
