@@ -42,9 +42,11 @@ func Readable(s string, limit int) string {
 		}
 		return r
 	}, strings.ToValidUTF8(s, "?"))
-	for len(s) > limit {
-		_, n := utf8.DecodeLastRuneInString(s[:limit+1])
-		s = s[:limit+1-n]
+	if len(s) <= limit {
+		return s
 	}
-	return s
+	for limit > 0 && !utf8.RuneStart(s[limit]) {
+		limit--
+	}
+	return s[:limit]
 }
