@@ -52,7 +52,8 @@ race:
 		CONCORD_TEST_REQUIRE=$${CONCORD_TEST_REQUIRE:-1} go test -json $(TESTFLAGS) $$packages
 
 examples: # modules of their own
-	@cd examples/orm && go vet ./... && CONCORD_TEST_REQUIRE=$${CONCORD_TEST_REQUIRE:-1} go test -json $(TESTFLAGS) ./...
+	@for module in examples/orm concordgrpc; do \
+		(cd $$module && go vet ./... && CONCORD_TEST_REQUIRE=$${CONCORD_TEST_REQUIRE:-1} go test -json $(TESTFLAGS) ./...); done
 
 simulate: # one goroutine runs a simulated world, so the race detector has nothing to find there
 	@go test -json -count=1 -timeout 15m ./internal/sim

@@ -64,6 +64,7 @@ type Client struct {
 	reports   *reports
 	doubts    doubts
 	lease     *lease
+	joins     *joins
 
 	// life ends with Close: what still runs in the background is given up then.
 	life context.Context
@@ -98,6 +99,7 @@ func Dial(ctx context.Context, addrs []string, opts ...Option) (*Client, error) 
 		return nil, fmt.Errorf("dial: %w", err)
 	}
 	c := &Client{api: caller, logger: o.logger, hooks: o.hooks}
+	c.joins = newJoins(c)
 	if o.slow > 0 {
 		c.hooks = append(c.hooks, logSlow(o.logger, o.slow))
 	}
@@ -270,10 +272,11 @@ func (c *Client) begin(ctx context.Context, o txConfig, attempt int) (*Tx, error
 		return nil, fmt.Errorf("begin: %w", ErrClosed)
 	}
 	lease := c.lease.begin(ctx, min(beginPatience, time.Until(deadline)/4))
-	id := txn.NewID(c.resources.now()).WithClass(o.class).WithLease(lease)
+	secret := txn.NewSecret()
+	id := txn.NewID(c.resources.now()).WithClass(o.class).WithLease(lease).WithCapability(secret.Capability())
 	ctx, end := c.start(ctx, Step{Kind: StepTransaction, GID: id, Label: o.label, Attempt: attempt})
 	tx := newTx(ctx, c, id, cluster, o.protocol, limit, deadline)
-	tx.label, tx.key, tx.end = o.label, o.key, end
+	tx.label, tx.key, tx.end, tx.outward.secret = o.label, o.key, end, secret
 	tx.watch = context.AfterFunc(tx.life, tx.expire)
 	return tx, nil
 }
@@ -327,4 +330,35 @@ func parseOutcome(word string) (Outcome, error) {
 		return Unknown, api.ErrTooOld
 	}
 	return outcome, nil
+}
+
+// maxDoubts bounds how many transactions of unknown outcome a client remembers.
+const maxDoubts = 4096
+
+// doubts remembers the transactions that the cluster was asked to commit and whose outcome the
+// application did not learn. This client knows that no database has committed one of them
+// alone, so to it "unrecorded" means "aborted". What it has forgotten it only knows less of.
+type doubts struct {
+	mu    sync.Mutex
+	order []ID // oldest first
+	ids   map[ID]bool
+}
+
+func (d *doubts) add(id ID) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.ids == nil {
+		d.ids = make(map[ID]bool)
+	}
+	if len(d.order) == maxDoubts {
+		delete(d.ids, d.order[0])
+		d.order = d.order[1:]
+	}
+	d.order, d.ids[id] = append(d.order, id), true
+}
+
+func (d *doubts) has(id ID) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.ids[id]
 }

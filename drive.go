@@ -55,6 +55,9 @@ func (tx *Tx) drive(ctx context.Context, first protocol.Event) (protocol.Reply, 
 
 		siblings: tx.siblings(),
 	}
+	for _, s := range tx.outward.services {
+		s.Siblings(d.siblings)
+	}
 	d.step(first)
 	waitOver := ctx.Done()
 	for {
@@ -62,10 +65,10 @@ func (tx *Tx) drive(ctx context.Context, first protocol.Event) (protocol.Reply, 
 		case r := <-d.reply:
 			switch {
 			case tx.core.Over():
-				tx.client.lease.done()
+				tx.driven()
 			case d.gaveUp || !tx.client.carry(d.carryOn):
 				d.abandon()
-				tx.client.lease.done()
+				tx.driven()
 			}
 			return *r, d
 		case w := <-d.words:
@@ -75,6 +78,15 @@ func (tx *Tx) drive(ctx context.Context, first protocol.Event) (protocol.Reply, 
 			d.waitOver(tx.because(ctx))
 		}
 	}
+}
+
+// driven is called when nothing is done for the transaction any more.
+func (tx *Tx) driven() {
+	if tx.part != nil { // under the lease of who began it
+		tx.part.over(tx.core.Over())
+		return
+	}
+	tx.client.lease.done()
 }
 
 // hear takes a word while the application waits.
@@ -108,7 +120,7 @@ func (d *driver) waitOver(cause error) {
 // carryOn runs the core to its end. It gives up with the client: the cluster ends
 // the branches that are left.
 func (d *driver) carryOn() {
-	defer d.tx.client.lease.done()
+	defer d.tx.driven()
 	defer d.abandon()
 	for !d.tx.core.Over() {
 		select {
@@ -158,16 +170,16 @@ func (d *driver) step(e protocol.Event) {
 			if b := last; b != nil {
 				go func() { d.words <- d.prepare(b) }()
 			}
-			last = d.tx.branches[f.No]
+			last = d.tx.branch(f.No)
 		case twopc.CommitOnePhase:
-			go func() { d.words <- d.commitOnePhase(d.tx.branches[f.No]) }()
+			go func() { d.words <- d.commitOnePhase(d.tx.branch(f.No)) }()
 		case twopc.Ask:
 			if !d.tx.client.inBackground(func() { d.words <- d.decide(f.Branches) }) {
 				d.words <- notAsked(ErrClosed)
 			}
 		case protocol.Finish:
 			d.finishing = true
-			b := d.tx.branches[f.No]
+			b := d.tx.branch(f.No)
 			if f.Again {
 				d.finishAgain(b, f.Decision)
 				continue
@@ -181,6 +193,9 @@ func (d *driver) step(e protocol.Event) {
 			if d.tx.protocol == txn.ThreePhaseCommit {
 				continue // the agents are members, and report to the cluster themselves
 			}
+			if d.tx.part != nil {
+				d.tx.part.report(f)
+			}
 			d.tx.client.reports.add(api.Finished{ID: d.tx.id, No: f.No, Finish: f.Finish})
 		case protocol.Reply:
 			d.reply <- &f
@@ -193,6 +208,9 @@ func (d *driver) step(e protocol.Event) {
 
 // siblings are the branches that may have written: those that are there when all are prepared.
 func (tx *Tx) siblings() (nos []txn.BranchNo) {
+	if tx.part != nil {
+		return tx.part.writers()
+	}
 	for _, b := range tx.branches {
 		if s, ok := b.session.(adapters.Reading); !ok || !s.OnlyRead() {
 			nos = append(nos, b.no)
@@ -371,8 +389,7 @@ func (d *driver) retry(ctx context.Context, b *branch, decision txn.Decision) wo
 func (tx *Tx) tellAborted(ctx context.Context, sure bool) {
 	for pause := shortPause; ; pause = min(2*pause, longPause) {
 		limited, cancel := context.WithTimeout(context.WithoutCancel(ctx), reportLimit)
-		_, err := tx.client.api.Outcome(limited,
-			&concordv1.OutcomeRequest{Gid: tx.id.String(), Several: sure, Cluster: tx.cluster.String()})
+		err := tx.askToAbort(limited, sure)
 		cancel()
 		if err == nil {
 			return
@@ -382,6 +399,13 @@ func (tx *Tx) tellAborted(ctx context.Context, sure bool) {
 			return
 		}
 	}
+}
+
+// askToAbort makes the cluster decide to abort, unless it has decided before. sure is as in tellAborted.
+func (tx *Tx) askToAbort(ctx context.Context, sure bool) error {
+	_, err := tx.client.api.Outcome(ctx,
+		&concordv1.OutcomeRequest{Gid: tx.id.String(), Several: sure, Cluster: tx.cluster.String()})
+	return err
 }
 
 func notAsked(why error) word {
@@ -406,6 +430,9 @@ func (d *driver) decide(branches []txn.Branch) word {
 // outcome is settled by asking for it: an earlier attempt may have been heard. The word has no
 // event when the decision will not be learned.
 func (d *driver) ask(ctx context.Context, branches []txn.Branch) word {
+	if d.tx.part != nil {
+		return d.tx.part.decide(ctx, branches)
+	}
 	client := d.tx.client
 	ctx, cancel := context.WithTimeout(ctx, settlePatience)
 	defer cancel()

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/concordtx/concord/adapters"
+	"github.com/concordtx/concord/adapters/joined"
 	"github.com/concordtx/concord/api"
 	"github.com/concordtx/concord/protocol"
 	"github.com/concordtx/concord/protocol/twopc"
@@ -30,6 +31,9 @@ type Tx struct {
 	began    time.Time
 	deadline time.Time
 	limit    *limitError // what deadline comes from, unless it is the caller's
+
+	part    *part // in a transaction of another service; nil: it is one of this client's
+	outward outward
 
 	// life ends with the time limit and with the context of Begin: then the branches are rolled
 	// back, whatever the application is doing.
@@ -146,13 +150,13 @@ func (tx *Tx) enlist(ctx context.Context, r adapters.Opener) (adapters.Session, 
 			return b.session, nil
 		}
 	}
-	if len(tx.branches) == api.MaxBranches {
-		return nil, fmt.Errorf("the transaction has %d branches already, which is the limit: split it", api.MaxBranches)
-	}
 	if _, hosted := r.(adapters.Hosted); tx.protocol == txn.ThreePhaseCommit && !hosted {
 		return nil, errNotHosted
 	}
-	no := txn.BranchNo(len(tx.branches))
+	no, ok := tx.next()
+	if !ok {
+		return nil, tx.full()
+	}
 	ctx = tx.client.within(ctx, tx.life)
 	step, over := tx.client.start(ctx, Step{Kind: StepBranch, GID: tx.id, Label: tx.label, Resource: r.Name(), Driver: r.Driver(), Attempt: 1})
 	session, err := r.Open(step, txn.XID{Cluster: tx.cluster, ID: tx.id, Branch: no})
@@ -160,9 +164,16 @@ func (tx *Tx) enlist(ctx context.Context, r adapters.Opener) (adapters.Session, 
 		_ = over(err)
 		return nil, err
 	}
-	tx.branches = append(tx.branches, &branch{no: no, resource: r.Name(), opener: r, session: session, step: step, over: over})
-	tx.core.Step(twopc.Enlisted{No: no})
+	tx.add(&branch{no: no, resource: r.Name(), opener: r, session: session, step: step, over: over})
 	return session, nil
+}
+
+func (tx *Tx) full() error {
+	if tx.part != nil {
+		return fmt.Errorf("a call of another service may open %d branches here, all of which are open: use fewer "+
+			"databases in one transaction", callBranches)
+	}
+	return fmt.Errorf("the transaction has %d branches already, which is the limit: split it", len(tx.branches))
 }
 
 var errNotHosted = errors.New("no agent holds its branches, and only agents can decide in three phases: " +
@@ -173,7 +184,14 @@ var errNotHosted = errors.New("no agent holds its branches, and only agents can 
 // that could not be learned before ctx or the transaction's time limit ended, a *TornError
 // when the application's own SQL ended the work of a branch, and ErrTxEnded after an earlier
 // Commit or Rollback. After nil a branch may still be applying if ctx ended meanwhile.
-func (tx *Tx) Commit(ctx context.Context) (err error) {
+func (tx *Tx) Commit(ctx context.Context) error {
+	if tx.part != nil {
+		return errBegunElsewhere
+	}
+	return tx.commit(ctx)
+}
+
+func (tx *Tx) commit(ctx context.Context) (err error) {
 	ctx, cancel := context.WithDeadlineCause(ctx, tx.deadline, tx.limit)
 	defer cancel()
 	if err := tx.claim(); err != nil {
@@ -202,7 +220,7 @@ func (tx *Tx) Commit(ctx context.Context) (err error) {
 
 // recorded reports whether the cluster decides in any case. The transaction must have been claimed.
 func (tx *Tx) recorded() bool {
-	return tx.id.Class() == txn.Recorded || tx.protocol == txn.ThreePhaseCommit || slices.ContainsFunc(tx.branches, func(b *branch) bool {
+	return tx.part != nil || tx.id.Class() == txn.Recorded || tx.protocol == txn.ThreePhaseCommit || slices.ContainsFunc(tx.branches, func(b *branch) bool {
 		s, ok := b.session.(adapters.Undecided)
 		return ok && s.NeedsDecision()
 	})
@@ -217,6 +235,8 @@ func (tx *Tx) hopeless(ctx context.Context) error {
 		return tx.because(ctx)
 	case tx.doomed.Load() != nil:
 		return *tx.doomed.Load()
+	case len(tx.outward.pending) > 0:
+		return errUnanswered
 	}
 	return tx.client.resources.strange() // nobody could decide
 }
@@ -274,6 +294,7 @@ func (tx *Tx) expire() {
 	tx.client.logRollback(tx, tx.undone)
 	_ = tx.end(tx.atLimit(tx.expired))
 	tx.forget()
+	tx.releaseIdle(tx.expired)
 	tx.client.inFlight.Done()
 }
 
@@ -307,6 +328,7 @@ func (tx *Tx) over(err error) {
 	_ = tx.end(err)
 	tx.watch()
 	tx.forget()
+	tx.releaseIdle(err)
 	tx.client.inFlight.Done()
 }
 
@@ -320,8 +342,11 @@ func (tx *Tx) result(ctx context.Context, r protocol.Reply, cause error) error {
 	}
 	var resource string
 	if r.By {
-		b := tx.branches[r.Branch]
+		b := tx.branch(r.Branch)
 		resource, cause = b.resource, b.err
+		if no := (*joined.VoteError)(nil); errors.As(cause, &no) {
+			resource = no.Resource
+		}
 		if err := ctx.Err(); err != nil && errors.Is(cause, err) {
 			cause = fmt.Errorf("%w: %w", tx.because(ctx), cause)
 		}
@@ -339,12 +364,17 @@ func (tx *Tx) result(ctx context.Context, r protocol.Reply, cause error) error {
 }
 
 func (tx *Tx) aborted(resource string, cause error) error {
-	return &AbortedError{GID: tx.id, Resource: resource, Retryable: tx.passes(cause), Err: cause}
+	passes := tx.passes(cause)
+	if why := tx.doomed.Load(); why != nil {
+		passes = passes || tx.passes(*why)
+	}
+	return &AbortedError{GID: tx.id, Resource: resource, Retryable: passes, Err: cause}
 }
 
 // passes reports whether the cause of an abort may be gone next time. The transaction must have ended.
 func (tx *Tx) passes(cause error) bool {
-	return errors.Is(cause, errLeaseEnded) || errors.Is(cause, api.ErrUnavailable) ||
+	var no *joined.VoteError
+	return errors.As(cause, &no) && no.Passing || errors.Is(cause, errLeaseEnded) || errors.Is(cause, api.ErrUnavailable) ||
 		slices.ContainsFunc(tx.branches, func(b *branch) bool { return b.opener.Transient(cause) })
 }
 
@@ -390,6 +420,9 @@ func (tx *Tx) blame(err error) string {
 	var enlisting *enlistError
 	if errors.As(err, &enlisting) {
 		return enlisting.resource
+	}
+	if no := (*joined.VoteError)(nil); errors.As(err, &no) {
+		return no.Resource
 	}
 	for _, b := range tx.branches {
 		if s, ok := b.session.(adapters.Failing); ok {

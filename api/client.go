@@ -254,6 +254,11 @@ func (c *Client) KeyUse(ctx context.Context, r *concordv1.KeyUseRequest) (*conco
 	return call(ctx, c, "look an idempotency key up", ofLeader, r, unary(stub.KeyUse))
 }
 
+// Follow tells what became of a transaction and of the client that began it, and changes nothing.
+func (c *Client) Follow(ctx context.Context, r *concordv1.FollowRequest) (*concordv1.FollowResponse, error) {
+	return call(ctx, c, "follow a transaction", ofLeader, r, unary(stub.Follow))
+}
+
 // List lists transactions.
 func (c *Client) List(ctx context.Context, r *concordv1.ListRequest) (*concordv1.ListResponse, error) {
 	return call(ctx, c, "list transactions", ofLeader, r, unary(stub.List))

@@ -77,6 +77,9 @@ func (n *Node) RenewLease(l txn.Lease) (bool, error) {
 	return false, replica.Unavailablef("lease %d is not known here yet: ask again", l)
 }
 
+// HoldsLease reports whether a lease was granted and has not ended, as far as this node has applied the log.
+func (n *Node) HoldsLease(l txn.Lease) bool { return n.Leases().Holds(l) }
+
 // EndLease gives a lease back: what is left of its transactions is aborted at once.
 func (n *Node) EndLease(ctx context.Context, l txn.Lease) error {
 	_, err := n.ask(ctx, func(request uint64) replica.Event { return commit.LeaseEndAsked{Request: request, Lease: l} })

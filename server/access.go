@@ -25,6 +25,7 @@ var rules = access.Rules{
 	concordv1connect.CoordinatorServiceFinishedProcedure: access.Needs(security.Application, security.AgentRole),
 	concordv1connect.CoordinatorServiceOutcomeProcedure:  access.Needs(security.Application, security.AgentRole),
 	concordv1connect.CoordinatorServiceKeyUseProcedure:   access.Needs(security.Application),
+	concordv1connect.CoordinatorServiceFollowProcedure:   access.Needs(security.Application),
 
 	concordv1connect.CoordinatorServiceGetProcedure: access.Needs(security.Application, security.AgentRole,
 		security.Viewer),

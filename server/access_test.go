@@ -175,6 +175,7 @@ func TestEveryProcedureByEveryRole(t *testing.T) {
 		"Commit": {"shop-app", "billing-app", "2"}, "Decide": {"shop-app", "billing-app", "2"}, "Lease": {"shop-app", "billing-app", "2"},
 		"Finished": {"shop-app", "billing-app", "east", "2"}, "Outcome": {"shop-app", "billing-app", "east", "2"},
 		"KeyUse":    {"shop-app", "billing-app", "2"},
+		"Follow":    {"shop-app", "billing-app", "2"},
 		"Deliver":   {"east", "2"},
 		"Get":       {"shop-app", "billing-app", "east", "vera", "otto", "anna", "2"},
 		"List":      {"shop-app", "billing-app", "east", "vera", "otto", "anna", "2"},

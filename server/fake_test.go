@@ -97,6 +97,7 @@ func (f *fakeNode) Outcome(context.Context, txn.Inquiry) (commit.Reply, error) {
 func (f *fakeNode) GrantLease(context.Context) (txn.Lease, error)   { return 1, f.did("GrantLease") }
 func (f *fakeNode) RenewLease(l txn.Lease) (bool, error)            { return l == 1, f.did("RenewLease") }
 func (f *fakeNode) EndLease(ctx context.Context, l txn.Lease) error { return f.did("EndLease") }
+func (f *fakeNode) HoldsLease(l txn.Lease) bool                     { return l == 1 }
 func (f *fakeNode) LeaseLength() time.Duration                      { return 5 * time.Second }
 func (f *fakeNode) FeatureLevel() txn.FeatureLevel                  { return txn.Newest }
 

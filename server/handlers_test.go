@@ -45,6 +45,13 @@ var ofLeader = map[string]func(context.Context, concordv1connect.CoordinatorServ
 		}
 		return err
 	},
+	"Follow": func(ctx context.Context, c concordv1connect.CoordinatorServiceClient) error {
+		r, err := c.Follow(ctx, &concordv1.FollowRequest{Gid: known.ID.WithLease(2).String()})
+		if err == nil && !r.GetLeaseEnded() {
+			err = fmt.Errorf("answered %v", r)
+		}
+		return err
+	},
 	"Outcome": func(ctx context.Context, c concordv1connect.CoordinatorServiceClient) error {
 		_, err := c.Outcome(ctx, &concordv1.OutcomeRequest{Gid: gid()})
 		return err

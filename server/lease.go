@@ -51,6 +51,27 @@ func (h *handlers) Lease(ctx context.Context, r *concordv1.LeaseRequest) (*conco
 	return res, nil
 }
 
+// Follow tells what became of a transaction and of the client that began it. Whoever knows the gid, which
+// nobody guesses, hears that much.
+func (h *handlers) Follow(ctx context.Context, r *concordv1.FollowRequest) (*concordv1.FollowResponse, error) {
+	id, err := api.ParseID("gid", r.GetGid())
+	if err != nil {
+		return nil, err
+	}
+	if err := sameCluster(h.node.Status(), r.GetCluster()); err != nil {
+		return nil, err
+	}
+	v, err := h.node.View(ctx, id) // which is up to date, and so are the leases behind it
+	ended := err == nil && id.Lease() != 0 && !h.node.HoldsLease(id.Lease())
+	if ended && v.Txn.Decision == txn.Undecided { // perhaps it was decided before the lease ended
+		v, err = h.node.View(ctx, id)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return &concordv1.FollowResponse{Decision: v.Txn.Decision.String(), LeaseEnded: ended, Zxid: h.zxid()}, nil
+}
+
 // holders are those to whom this node has granted leases while it led. A lease is a small number, and
 // its end aborts transactions at once: nobody else may say that. Of a lease that an earlier leader has
 // granted nobody may; it lapses within seconds.

@@ -43,6 +43,8 @@ type Node interface {
 	GrantLease(ctx context.Context) (txn.Lease, error)
 	RenewLease(l txn.Lease) (bool, error)
 	EndLease(ctx context.Context, l txn.Lease) error
+	// HoldsLease reports whether a lease was granted and has not ended, as far as this node has applied the log.
+	HoldsLease(l txn.Lease) bool
 	LeaseLength() time.Duration // 0: there are none
 	// FeatureLevel is what every member knows, as far as this node has heard.
 	FeatureLevel() txn.FeatureLevel

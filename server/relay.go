@@ -53,6 +53,7 @@ var handOns = map[string]func(context.Context, leader, connect.AnyRequest) (conn
 	concordv1connect.CoordinatorServiceLeaseProcedure:              through(leader.Lease),
 	concordv1connect.CoordinatorServiceOutcomeProcedure:            through(leader.Outcome),
 	concordv1connect.CoordinatorServiceKeyUseProcedure:             through(leader.KeyUse),
+	concordv1connect.CoordinatorServiceFollowProcedure:             through(leader.Follow),
 	concordv1connect.CoordinatorServiceListProcedure:               through(leader.List),
 	concordv1connect.CoordinatorServiceGetProcedure:                through(leader.Get),
 	concordv1connect.CoordinatorServiceResolveProcedure:            through(leader.Resolve),

@@ -5,10 +5,14 @@ package main
 import (
 	"bytes"
 	"context"
+	"encoding"
 	"encoding/json"
 	"errors"
+	"flag"
 	"os"
 	"path/filepath"
+	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -20,6 +24,7 @@ import (
 	concordv1 "github.com/concordtx/concord/api/concord/v1"
 	"github.com/concordtx/concord/cmd/internal/terminal"
 	"github.com/concordtx/concord/concordtest"
+	"github.com/concordtx/concord/security"
 	"github.com/concordtx/concord/txn"
 )
 
@@ -213,4 +218,87 @@ func TestCheckInDoubtSpeaksAsPluginsOfNagiosDo(t *testing.T) {
 		require.Equal(t, c.code, code, line)
 		require.Contains(t, line, c.line)
 	}
+}
+
+var update = flag.Bool("update", false, "write docs/output.schema.json anew")
+
+// The schema has what the commands print, so a field that is renamed or gone is seen in a review.
+func TestTheSchemaSaysWhatIsPrinted(t *testing.T) {
+	const file = "../../docs/output.schema.json"
+	defs := map[string]any{}
+	for command, printed := range map[string]any{
+		"status": statusJSON{}, "tx ls": listJSON{}, "tx get": txJSON{}, "tx wait": txJSON{}, "recover": []actionJSON{},
+		"resource ls": []resourceJSON{}, "resource check": []reportJSON{}, "member ls": []memberJSON{},
+		"member add": memberJSON{}, "version": version{}, "cert ls": []security.Listed{},
+		"token ls": []security.TokenEntry{},
+	} {
+		defs[command] = schemaOf(reflect.TypeOf(printed))
+	}
+	for command, fields := range map[string][]string{
+		"tx resolve": {"gid", "decision", "zxid"}, "tx forget": {"gid", "forgotten"},
+		"tx settle": {"gid", "no", "outcome", "zxid"}, "member remove": {"removed"}, "member replace": {"replaced"},
+		"lead": {"leader"},
+	} {
+		properties := map[string]any{}
+		for _, name := range fields {
+			kind := "string"
+			if slices.Contains([]string{"no", "removed", "replaced", "leader"}, name) {
+				kind = "integer"
+			}
+			properties[name] = map[string]any{"type": kind}
+		}
+		defs[command] = map[string]any{"type": "object", "properties": properties, "required": fields}
+	}
+	b, err := json.MarshalIndent(map[string]any{"$schema": "https://json-schema.org/draft/2020-12/schema",
+		"title": "what the commands of concord print with -o json, by command", "$defs": defs}, "", "  ")
+	require.NoError(t, err)
+	b = append(b, '\n')
+	if *update {
+		require.NoError(t, os.WriteFile(file, b, 0o644))
+	}
+	written, err := os.ReadFile(file)
+	require.NoError(t, err)
+	require.Equal(t, string(b), string(written), "run this test with -update, and look at the difference: fields may "+
+		"come, and none may go")
+}
+
+// schemaOf is the JSON schema of what encoding/json makes of a type.
+func schemaOf(t reflect.Type) map[string]any {
+	switch {
+	case t == reflect.TypeFor[time.Time]():
+		return map[string]any{"type": "string", "format": "date-time"}
+	case t.Implements(reflect.TypeFor[encoding.TextMarshaler]()):
+		return map[string]any{"type": "string"}
+	}
+	switch t.Kind() {
+	case reflect.Pointer:
+		s := schemaOf(t.Elem())
+		s["type"] = []any{s["type"], "null"}
+		return s
+	case reflect.Slice:
+		return map[string]any{"type": "array", "items": schemaOf(t.Elem())}
+	case reflect.Struct:
+		properties, required := map[string]any{}, []string{}
+		for i := range t.NumField() {
+			name, options, _ := strings.Cut(t.Field(i).Tag.Get("json"), ",")
+			if name == "-" || !t.Field(i).IsExported() {
+				continue
+			}
+			if name == "" {
+				name = t.Field(i).Name
+			}
+			properties[name] = schemaOf(t.Field(i).Type)
+			if !strings.Contains(options, "omit") {
+				required = append(required, name)
+			}
+		}
+		return map[string]any{"type": "object", "properties": properties, "required": required}
+	case reflect.Bool:
+		return map[string]any{"type": "boolean"}
+	case reflect.String:
+		return map[string]any{"type": "string"}
+	case reflect.Float64:
+		return map[string]any{"type": "number"}
+	}
+	return map[string]any{"type": "integer"}
 }

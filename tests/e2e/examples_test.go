@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -13,6 +14,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -81,6 +83,28 @@ func TestExamples(t *testing.T) {
 	for _, d := range []*database{b.left, b.right, ledger} {
 		require.Equal(t, []string{"1999"}, d.texts(t, "SELECT cents FROM booked WHERE id = 4711"))
 	}
+
+	listen := fmt.Sprintf("127.0.0.1:%d", testdb.FreePort(t))
+	service := exec.Command(filepath.Join(dir, "billing"), "-listen", listen, "-addr", c.addrs()[0])
+	service.Env = append(os.Environ(), "BILLING_DSN="+b.right.dsn())
+	p, err := startProcess(service)
+	require.NoError(t, err)
+	eventually(t, "billing serves", func() bool {
+		conn, err := net.Dial("tcp", listen)
+		return err == nil && conn.Close() == nil
+	})
+	before := b.right.number(t, "SELECT cents FROM account WHERE id = 'bob'")
+	said, err = example("orders", "-cents", "30", "-billing", "http://"+listen)
+	require.NoError(t, err)
+	require.Equal(t, "moved 30 cents from alice to bob\n", said)
+	require.Equal(t, 720, b.left.number(t, "SELECT cents FROM account WHERE id = 'alice'"))
+	require.Equal(t, before+30, b.right.number(t, "SELECT cents FROM account WHERE id = 'bob'"))
+	said, err = example("orders", "-to", "nobody", "-billing", "http://"+listen)
+	require.Error(t, err)
+	require.Contains(t, said, "billing: 404 Not Found: there is no such account")
+	require.Equal(t, 720, b.left.number(t, "SELECT cents FROM account WHERE id = 'alice'"))
+	require.NoError(t, p.end(os.Interrupt.(syscall.Signal), patience))
+
 	for _, d := range []*database{b.left, b.right, ledger} {
 		eventually(t, "nothing stays prepared", func() bool { return len(d.prepared(t, c.id)) == 0 })
 	}

@@ -31,6 +31,9 @@ func TestMain(m *testing.M) {
 	if order := os.Getenv(clientEnv); order != "" {
 		os.Exit(runClient(order))
 	}
+	if order := os.Getenv(serviceEnv); order != "" {
+		os.Exit(runService(order))
+	}
 	os.Exit(run(m))
 }
 

@@ -1164,6 +1164,130 @@ func (x *KeyUseResponse) GetZxid() string {
 	return ""
 }
 
+type FollowRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Gid   string                 `protobuf:"bytes,1,opt,name=gid,proto3" json:"gid,omitempty"`
+	Seen  string                 `protobuf:"bytes,2,opt,name=seen,proto3" json:"seen,omitempty"`
+	// 8 hex characters: the cluster that the transaction belongs to. Another one knows nothing of it and refuses.
+	Cluster       string `protobuf:"bytes,3,opt,name=cluster,proto3" json:"cluster,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FollowRequest) Reset() {
+	*x = FollowRequest{}
+	mi := &file_concord_v1_concord_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FollowRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FollowRequest) ProtoMessage() {}
+
+func (x *FollowRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_concord_v1_concord_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FollowRequest.ProtoReflect.Descriptor instead.
+func (*FollowRequest) Descriptor() ([]byte, []int) {
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *FollowRequest) GetGid() string {
+	if x != nil {
+		return x.Gid
+	}
+	return ""
+}
+
+func (x *FollowRequest) GetSeen() string {
+	if x != nil {
+		return x.Seen
+	}
+	return ""
+}
+
+func (x *FollowRequest) GetCluster() string {
+	if x != nil {
+		return x.Cluster
+	}
+	return ""
+}
+
+type FollowResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// undecided, commit or abort. What is undecided may be committed still, unless lease_ended.
+	Decision string `protobuf:"bytes,1,opt,name=decision,proto3" json:"decision,omitempty"`
+	// Whether the transaction was begun under a lease that has ended, or was never given: then it is not committed any
+	// more.
+	LeaseEnded    bool   `protobuf:"varint,2,opt,name=lease_ended,json=leaseEnded,proto3" json:"lease_ended,omitempty"`
+	Zxid          string `protobuf:"bytes,3,opt,name=zxid,proto3" json:"zxid,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FollowResponse) Reset() {
+	*x = FollowResponse{}
+	mi := &file_concord_v1_concord_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FollowResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FollowResponse) ProtoMessage() {}
+
+func (x *FollowResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_concord_v1_concord_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FollowResponse.ProtoReflect.Descriptor instead.
+func (*FollowResponse) Descriptor() ([]byte, []int) {
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *FollowResponse) GetDecision() string {
+	if x != nil {
+		return x.Decision
+	}
+	return ""
+}
+
+func (x *FollowResponse) GetLeaseEnded() bool {
+	if x != nil {
+		return x.LeaseEnded
+	}
+	return false
+}
+
+func (x *FollowResponse) GetZxid() string {
+	if x != nil {
+		return x.Zxid
+	}
+	return ""
+}
+
 type Transaction struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Gid   string                 `protobuf:"bytes,1,opt,name=gid,proto3" json:"gid,omitempty"`
@@ -1192,7 +1316,7 @@ type Transaction struct {
 
 func (x *Transaction) Reset() {
 	*x = Transaction{}
-	mi := &file_concord_v1_concord_proto_msgTypes[18]
+	mi := &file_concord_v1_concord_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1204,7 +1328,7 @@ func (x *Transaction) String() string {
 func (*Transaction) ProtoMessage() {}
 
 func (x *Transaction) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[18]
+	mi := &file_concord_v1_concord_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1217,7 +1341,7 @@ func (x *Transaction) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Transaction.ProtoReflect.Descriptor instead.
 func (*Transaction) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{18}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Transaction) GetGid() string {
@@ -1312,7 +1436,7 @@ type Heuristic struct {
 
 func (x *Heuristic) Reset() {
 	*x = Heuristic{}
-	mi := &file_concord_v1_concord_proto_msgTypes[19]
+	mi := &file_concord_v1_concord_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1324,7 +1448,7 @@ func (x *Heuristic) String() string {
 func (*Heuristic) ProtoMessage() {}
 
 func (x *Heuristic) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[19]
+	mi := &file_concord_v1_concord_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1337,7 +1461,7 @@ func (x *Heuristic) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Heuristic.ProtoReflect.Descriptor instead.
 func (*Heuristic) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{19}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Heuristic) GetNo() uint32 {
@@ -1400,7 +1524,7 @@ type ListRequest struct {
 
 func (x *ListRequest) Reset() {
 	*x = ListRequest{}
-	mi := &file_concord_v1_concord_proto_msgTypes[20]
+	mi := &file_concord_v1_concord_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1412,7 +1536,7 @@ func (x *ListRequest) String() string {
 func (*ListRequest) ProtoMessage() {}
 
 func (x *ListRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[20]
+	mi := &file_concord_v1_concord_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1425,7 +1549,7 @@ func (x *ListRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRequest.ProtoReflect.Descriptor instead.
 func (*ListRequest) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{20}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *ListRequest) GetState() string {
@@ -1484,7 +1608,7 @@ type ListResponse struct {
 
 func (x *ListResponse) Reset() {
 	*x = ListResponse{}
-	mi := &file_concord_v1_concord_proto_msgTypes[21]
+	mi := &file_concord_v1_concord_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1496,7 +1620,7 @@ func (x *ListResponse) String() string {
 func (*ListResponse) ProtoMessage() {}
 
 func (x *ListResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[21]
+	mi := &file_concord_v1_concord_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1509,7 +1633,7 @@ func (x *ListResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListResponse.ProtoReflect.Descriptor instead.
 func (*ListResponse) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{21}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *ListResponse) GetTransactions() []*Transaction {
@@ -1550,7 +1674,7 @@ type GetRequest struct {
 
 func (x *GetRequest) Reset() {
 	*x = GetRequest{}
-	mi := &file_concord_v1_concord_proto_msgTypes[22]
+	mi := &file_concord_v1_concord_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1562,7 +1686,7 @@ func (x *GetRequest) String() string {
 func (*GetRequest) ProtoMessage() {}
 
 func (x *GetRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[22]
+	mi := &file_concord_v1_concord_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1575,7 +1699,7 @@ func (x *GetRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetRequest.ProtoReflect.Descriptor instead.
 func (*GetRequest) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{22}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *GetRequest) GetGid() string {
@@ -1602,7 +1726,7 @@ type GetResponse struct {
 
 func (x *GetResponse) Reset() {
 	*x = GetResponse{}
-	mi := &file_concord_v1_concord_proto_msgTypes[23]
+	mi := &file_concord_v1_concord_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1614,7 +1738,7 @@ func (x *GetResponse) String() string {
 func (*GetResponse) ProtoMessage() {}
 
 func (x *GetResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[23]
+	mi := &file_concord_v1_concord_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1627,7 +1751,7 @@ func (x *GetResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetResponse.ProtoReflect.Descriptor instead.
 func (*GetResponse) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{23}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *GetResponse) GetTransaction() *Transaction {
@@ -1663,7 +1787,7 @@ type ResolveRequest struct {
 
 func (x *ResolveRequest) Reset() {
 	*x = ResolveRequest{}
-	mi := &file_concord_v1_concord_proto_msgTypes[24]
+	mi := &file_concord_v1_concord_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1675,7 +1799,7 @@ func (x *ResolveRequest) String() string {
 func (*ResolveRequest) ProtoMessage() {}
 
 func (x *ResolveRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[24]
+	mi := &file_concord_v1_concord_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1688,7 +1812,7 @@ func (x *ResolveRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResolveRequest.ProtoReflect.Descriptor instead.
 func (*ResolveRequest) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{24}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *ResolveRequest) GetGid() string {
@@ -1750,7 +1874,7 @@ type ResolveResponse struct {
 
 func (x *ResolveResponse) Reset() {
 	*x = ResolveResponse{}
-	mi := &file_concord_v1_concord_proto_msgTypes[25]
+	mi := &file_concord_v1_concord_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1762,7 +1886,7 @@ func (x *ResolveResponse) String() string {
 func (*ResolveResponse) ProtoMessage() {}
 
 func (x *ResolveResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[25]
+	mi := &file_concord_v1_concord_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1775,7 +1899,7 @@ func (x *ResolveResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResolveResponse.ProtoReflect.Descriptor instead.
 func (*ResolveResponse) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{25}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *ResolveResponse) GetDecision() string {
@@ -1804,7 +1928,7 @@ type ForgetRequest struct {
 
 func (x *ForgetRequest) Reset() {
 	*x = ForgetRequest{}
-	mi := &file_concord_v1_concord_proto_msgTypes[26]
+	mi := &file_concord_v1_concord_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1816,7 +1940,7 @@ func (x *ForgetRequest) String() string {
 func (*ForgetRequest) ProtoMessage() {}
 
 func (x *ForgetRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[26]
+	mi := &file_concord_v1_concord_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1829,7 +1953,7 @@ func (x *ForgetRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ForgetRequest.ProtoReflect.Descriptor instead.
 func (*ForgetRequest) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{26}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *ForgetRequest) GetGid() string {
@@ -1869,7 +1993,7 @@ type ForgetResponse struct {
 
 func (x *ForgetResponse) Reset() {
 	*x = ForgetResponse{}
-	mi := &file_concord_v1_concord_proto_msgTypes[27]
+	mi := &file_concord_v1_concord_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1881,7 +2005,7 @@ func (x *ForgetResponse) String() string {
 func (*ForgetResponse) ProtoMessage() {}
 
 func (x *ForgetResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[27]
+	mi := &file_concord_v1_concord_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1894,7 +2018,7 @@ func (x *ForgetResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ForgetResponse.ProtoReflect.Descriptor instead.
 func (*ForgetResponse) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{27}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *ForgetResponse) GetZxid() string {
@@ -1923,7 +2047,7 @@ type SettleRequest struct {
 
 func (x *SettleRequest) Reset() {
 	*x = SettleRequest{}
-	mi := &file_concord_v1_concord_proto_msgTypes[28]
+	mi := &file_concord_v1_concord_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1935,7 +2059,7 @@ func (x *SettleRequest) String() string {
 func (*SettleRequest) ProtoMessage() {}
 
 func (x *SettleRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[28]
+	mi := &file_concord_v1_concord_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1948,7 +2072,7 @@ func (x *SettleRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SettleRequest.ProtoReflect.Descriptor instead.
 func (*SettleRequest) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{28}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *SettleRequest) GetGid() string {
@@ -2012,7 +2136,7 @@ type SettleResponse struct {
 
 func (x *SettleResponse) Reset() {
 	*x = SettleResponse{}
-	mi := &file_concord_v1_concord_proto_msgTypes[29]
+	mi := &file_concord_v1_concord_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2024,7 +2148,7 @@ func (x *SettleResponse) String() string {
 func (*SettleResponse) ProtoMessage() {}
 
 func (x *SettleResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[29]
+	mi := &file_concord_v1_concord_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2037,7 +2161,7 @@ func (x *SettleResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SettleResponse.ProtoReflect.Descriptor instead.
 func (*SettleResponse) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{29}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *SettleResponse) GetZxid() string {
@@ -2073,7 +2197,7 @@ type ReplaceMemberRequest struct {
 
 func (x *ReplaceMemberRequest) Reset() {
 	*x = ReplaceMemberRequest{}
-	mi := &file_concord_v1_concord_proto_msgTypes[30]
+	mi := &file_concord_v1_concord_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2085,7 +2209,7 @@ func (x *ReplaceMemberRequest) String() string {
 func (*ReplaceMemberRequest) ProtoMessage() {}
 
 func (x *ReplaceMemberRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[30]
+	mi := &file_concord_v1_concord_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2098,7 +2222,7 @@ func (x *ReplaceMemberRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplaceMemberRequest.ProtoReflect.Descriptor instead.
 func (*ReplaceMemberRequest) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{30}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *ReplaceMemberRequest) GetNode() uint64 {
@@ -2138,7 +2262,7 @@ type ReplaceMemberResponse struct {
 
 func (x *ReplaceMemberResponse) Reset() {
 	*x = ReplaceMemberResponse{}
-	mi := &file_concord_v1_concord_proto_msgTypes[31]
+	mi := &file_concord_v1_concord_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2150,7 +2274,7 @@ func (x *ReplaceMemberResponse) String() string {
 func (*ReplaceMemberResponse) ProtoMessage() {}
 
 func (x *ReplaceMemberResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[31]
+	mi := &file_concord_v1_concord_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2163,7 +2287,7 @@ func (x *ReplaceMemberResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplaceMemberResponse.ProtoReflect.Descriptor instead.
 func (*ReplaceMemberResponse) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{31}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *ReplaceMemberResponse) GetZxid() string {
@@ -2192,7 +2316,7 @@ type AddMemberRequest struct {
 
 func (x *AddMemberRequest) Reset() {
 	*x = AddMemberRequest{}
-	mi := &file_concord_v1_concord_proto_msgTypes[32]
+	mi := &file_concord_v1_concord_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2204,7 +2328,7 @@ func (x *AddMemberRequest) String() string {
 func (*AddMemberRequest) ProtoMessage() {}
 
 func (x *AddMemberRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[32]
+	mi := &file_concord_v1_concord_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2217,7 +2341,7 @@ func (x *AddMemberRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddMemberRequest.ProtoReflect.Descriptor instead.
 func (*AddMemberRequest) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{32}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *AddMemberRequest) GetNode() uint64 {
@@ -2285,7 +2409,7 @@ type AddMemberResponse struct {
 
 func (x *AddMemberResponse) Reset() {
 	*x = AddMemberResponse{}
-	mi := &file_concord_v1_concord_proto_msgTypes[33]
+	mi := &file_concord_v1_concord_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2297,7 +2421,7 @@ func (x *AddMemberResponse) String() string {
 func (*AddMemberResponse) ProtoMessage() {}
 
 func (x *AddMemberResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[33]
+	mi := &file_concord_v1_concord_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2310,7 +2434,7 @@ func (x *AddMemberResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddMemberResponse.ProtoReflect.Descriptor instead.
 func (*AddMemberResponse) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{33}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *AddMemberResponse) GetZxid() string {
@@ -2334,7 +2458,7 @@ type RemoveMemberRequest struct {
 
 func (x *RemoveMemberRequest) Reset() {
 	*x = RemoveMemberRequest{}
-	mi := &file_concord_v1_concord_proto_msgTypes[34]
+	mi := &file_concord_v1_concord_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2346,7 +2470,7 @@ func (x *RemoveMemberRequest) String() string {
 func (*RemoveMemberRequest) ProtoMessage() {}
 
 func (x *RemoveMemberRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[34]
+	mi := &file_concord_v1_concord_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2359,7 +2483,7 @@ func (x *RemoveMemberRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveMemberRequest.ProtoReflect.Descriptor instead.
 func (*RemoveMemberRequest) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{34}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *RemoveMemberRequest) GetNode() uint64 {
@@ -2406,7 +2530,7 @@ type RemoveMemberResponse struct {
 
 func (x *RemoveMemberResponse) Reset() {
 	*x = RemoveMemberResponse{}
-	mi := &file_concord_v1_concord_proto_msgTypes[35]
+	mi := &file_concord_v1_concord_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2418,7 +2542,7 @@ func (x *RemoveMemberResponse) String() string {
 func (*RemoveMemberResponse) ProtoMessage() {}
 
 func (x *RemoveMemberResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[35]
+	mi := &file_concord_v1_concord_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2431,7 +2555,7 @@ func (x *RemoveMemberResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveMemberResponse.ProtoReflect.Descriptor instead.
 func (*RemoveMemberResponse) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{35}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *RemoveMemberResponse) GetZxid() string {
@@ -2453,7 +2577,7 @@ type TransferLeadershipRequest struct {
 
 func (x *TransferLeadershipRequest) Reset() {
 	*x = TransferLeadershipRequest{}
-	mi := &file_concord_v1_concord_proto_msgTypes[36]
+	mi := &file_concord_v1_concord_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2465,7 +2589,7 @@ func (x *TransferLeadershipRequest) String() string {
 func (*TransferLeadershipRequest) ProtoMessage() {}
 
 func (x *TransferLeadershipRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[36]
+	mi := &file_concord_v1_concord_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2478,7 +2602,7 @@ func (x *TransferLeadershipRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TransferLeadershipRequest.ProtoReflect.Descriptor instead.
 func (*TransferLeadershipRequest) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{36}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *TransferLeadershipRequest) GetNode() uint64 {
@@ -2518,7 +2642,7 @@ type TransferLeadershipResponse struct {
 
 func (x *TransferLeadershipResponse) Reset() {
 	*x = TransferLeadershipResponse{}
-	mi := &file_concord_v1_concord_proto_msgTypes[37]
+	mi := &file_concord_v1_concord_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2530,7 +2654,7 @@ func (x *TransferLeadershipResponse) String() string {
 func (*TransferLeadershipResponse) ProtoMessage() {}
 
 func (x *TransferLeadershipResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[37]
+	mi := &file_concord_v1_concord_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2543,7 +2667,7 @@ func (x *TransferLeadershipResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TransferLeadershipResponse.ProtoReflect.Descriptor instead.
 func (*TransferLeadershipResponse) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{37}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *TransferLeadershipResponse) GetZxid() string {
@@ -2566,7 +2690,7 @@ type RecoverRequest struct {
 
 func (x *RecoverRequest) Reset() {
 	*x = RecoverRequest{}
-	mi := &file_concord_v1_concord_proto_msgTypes[38]
+	mi := &file_concord_v1_concord_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2578,7 +2702,7 @@ func (x *RecoverRequest) String() string {
 func (*RecoverRequest) ProtoMessage() {}
 
 func (x *RecoverRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[38]
+	mi := &file_concord_v1_concord_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2591,7 +2715,7 @@ func (x *RecoverRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RecoverRequest.ProtoReflect.Descriptor instead.
 func (*RecoverRequest) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{38}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *RecoverRequest) GetApply() bool {
@@ -2629,7 +2753,7 @@ type RecoverResponse struct {
 
 func (x *RecoverResponse) Reset() {
 	*x = RecoverResponse{}
-	mi := &file_concord_v1_concord_proto_msgTypes[39]
+	mi := &file_concord_v1_concord_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2641,7 +2765,7 @@ func (x *RecoverResponse) String() string {
 func (*RecoverResponse) ProtoMessage() {}
 
 func (x *RecoverResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[39]
+	mi := &file_concord_v1_concord_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2654,7 +2778,7 @@ func (x *RecoverResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RecoverResponse.ProtoReflect.Descriptor instead.
 func (*RecoverResponse) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{39}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *RecoverResponse) GetActions() []*RecoverAction {
@@ -2704,7 +2828,7 @@ type RecoverAction struct {
 
 func (x *RecoverAction) Reset() {
 	*x = RecoverAction{}
-	mi := &file_concord_v1_concord_proto_msgTypes[40]
+	mi := &file_concord_v1_concord_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2716,7 +2840,7 @@ func (x *RecoverAction) String() string {
 func (*RecoverAction) ProtoMessage() {}
 
 func (x *RecoverAction) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[40]
+	mi := &file_concord_v1_concord_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2729,7 +2853,7 @@ func (x *RecoverAction) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RecoverAction.ProtoReflect.Descriptor instead.
 func (*RecoverAction) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{40}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *RecoverAction) GetGid() string {
@@ -2797,7 +2921,7 @@ type StatusRequest struct {
 
 func (x *StatusRequest) Reset() {
 	*x = StatusRequest{}
-	mi := &file_concord_v1_concord_proto_msgTypes[41]
+	mi := &file_concord_v1_concord_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2809,7 +2933,7 @@ func (x *StatusRequest) String() string {
 func (*StatusRequest) ProtoMessage() {}
 
 func (x *StatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[41]
+	mi := &file_concord_v1_concord_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2822,7 +2946,7 @@ func (x *StatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusRequest.ProtoReflect.Descriptor instead.
 func (*StatusRequest) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{41}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *StatusRequest) GetSeen() string {
@@ -2843,7 +2967,7 @@ type WatchRequest struct {
 
 func (x *WatchRequest) Reset() {
 	*x = WatchRequest{}
-	mi := &file_concord_v1_concord_proto_msgTypes[42]
+	mi := &file_concord_v1_concord_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2855,7 +2979,7 @@ func (x *WatchRequest) String() string {
 func (*WatchRequest) ProtoMessage() {}
 
 func (x *WatchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[42]
+	mi := &file_concord_v1_concord_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2868,7 +2992,7 @@ func (x *WatchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchRequest.ProtoReflect.Descriptor instead.
 func (*WatchRequest) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{42}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *WatchRequest) GetIntervalMs() uint32 {
@@ -2925,7 +3049,7 @@ type StatusResponse struct {
 
 func (x *StatusResponse) Reset() {
 	*x = StatusResponse{}
-	mi := &file_concord_v1_concord_proto_msgTypes[43]
+	mi := &file_concord_v1_concord_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2937,7 +3061,7 @@ func (x *StatusResponse) String() string {
 func (*StatusResponse) ProtoMessage() {}
 
 func (x *StatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[43]
+	mi := &file_concord_v1_concord_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2950,7 +3074,7 @@ func (x *StatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusResponse.ProtoReflect.Descriptor instead.
 func (*StatusResponse) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{43}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *StatusResponse) GetCluster() string {
@@ -3092,7 +3216,7 @@ type Node struct {
 
 func (x *Node) Reset() {
 	*x = Node{}
-	mi := &file_concord_v1_concord_proto_msgTypes[44]
+	mi := &file_concord_v1_concord_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3104,7 +3228,7 @@ func (x *Node) String() string {
 func (*Node) ProtoMessage() {}
 
 func (x *Node) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[44]
+	mi := &file_concord_v1_concord_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3117,7 +3241,7 @@ func (x *Node) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Node.ProtoReflect.Descriptor instead.
 func (*Node) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{44}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *Node) GetId() uint64 {
@@ -3215,7 +3339,7 @@ type ResourceStatus struct {
 
 func (x *ResourceStatus) Reset() {
 	*x = ResourceStatus{}
-	mi := &file_concord_v1_concord_proto_msgTypes[45]
+	mi := &file_concord_v1_concord_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3227,7 +3351,7 @@ func (x *ResourceStatus) String() string {
 func (*ResourceStatus) ProtoMessage() {}
 
 func (x *ResourceStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[45]
+	mi := &file_concord_v1_concord_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3240,7 +3364,7 @@ func (x *ResourceStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResourceStatus.ProtoReflect.Descriptor instead.
 func (*ResourceStatus) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{45}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *ResourceStatus) GetName() string {
@@ -3340,7 +3464,7 @@ type ResourcesRequest struct {
 
 func (x *ResourcesRequest) Reset() {
 	*x = ResourcesRequest{}
-	mi := &file_concord_v1_concord_proto_msgTypes[46]
+	mi := &file_concord_v1_concord_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3352,7 +3476,7 @@ func (x *ResourcesRequest) String() string {
 func (*ResourcesRequest) ProtoMessage() {}
 
 func (x *ResourcesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[46]
+	mi := &file_concord_v1_concord_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3365,7 +3489,7 @@ func (x *ResourcesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResourcesRequest.ProtoReflect.Descriptor instead.
 func (*ResourcesRequest) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{46}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *ResourcesRequest) GetSeen() string {
@@ -3408,7 +3532,7 @@ type ResourcesResponse struct {
 
 func (x *ResourcesResponse) Reset() {
 	*x = ResourcesResponse{}
-	mi := &file_concord_v1_concord_proto_msgTypes[47]
+	mi := &file_concord_v1_concord_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3420,7 +3544,7 @@ func (x *ResourcesResponse) String() string {
 func (*ResourcesResponse) ProtoMessage() {}
 
 func (x *ResourcesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[47]
+	mi := &file_concord_v1_concord_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3433,7 +3557,7 @@ func (x *ResourcesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResourcesResponse.ProtoReflect.Descriptor instead.
 func (*ResourcesResponse) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{47}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *ResourcesResponse) GetCluster() string {
@@ -3496,7 +3620,7 @@ type CheckResourceRequest struct {
 
 func (x *CheckResourceRequest) Reset() {
 	*x = CheckResourceRequest{}
-	mi := &file_concord_v1_concord_proto_msgTypes[48]
+	mi := &file_concord_v1_concord_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3508,7 +3632,7 @@ func (x *CheckResourceRequest) String() string {
 func (*CheckResourceRequest) ProtoMessage() {}
 
 func (x *CheckResourceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[48]
+	mi := &file_concord_v1_concord_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3521,7 +3645,7 @@ func (x *CheckResourceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckResourceRequest.ProtoReflect.Descriptor instead.
 func (*CheckResourceRequest) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{48}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *CheckResourceRequest) GetName() string {
@@ -3549,7 +3673,7 @@ type CheckResourceResponse struct {
 
 func (x *CheckResourceResponse) Reset() {
 	*x = CheckResourceResponse{}
-	mi := &file_concord_v1_concord_proto_msgTypes[49]
+	mi := &file_concord_v1_concord_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3561,7 +3685,7 @@ func (x *CheckResourceResponse) String() string {
 func (*CheckResourceResponse) ProtoMessage() {}
 
 func (x *CheckResourceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[49]
+	mi := &file_concord_v1_concord_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3574,7 +3698,7 @@ func (x *CheckResourceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckResourceResponse.ProtoReflect.Descriptor instead.
 func (*CheckResourceResponse) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{49}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *CheckResourceResponse) GetReports() []*ResourceReport {
@@ -3605,7 +3729,7 @@ type ResourceReport struct {
 
 func (x *ResourceReport) Reset() {
 	*x = ResourceReport{}
-	mi := &file_concord_v1_concord_proto_msgTypes[50]
+	mi := &file_concord_v1_concord_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3617,7 +3741,7 @@ func (x *ResourceReport) String() string {
 func (*ResourceReport) ProtoMessage() {}
 
 func (x *ResourceReport) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[50]
+	mi := &file_concord_v1_concord_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3630,7 +3754,7 @@ func (x *ResourceReport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResourceReport.ProtoReflect.Descriptor instead.
 func (*ResourceReport) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{50}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *ResourceReport) GetName() string {
@@ -3687,7 +3811,7 @@ type Finding struct {
 
 func (x *Finding) Reset() {
 	*x = Finding{}
-	mi := &file_concord_v1_concord_proto_msgTypes[51]
+	mi := &file_concord_v1_concord_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3699,7 +3823,7 @@ func (x *Finding) String() string {
 func (*Finding) ProtoMessage() {}
 
 func (x *Finding) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[51]
+	mi := &file_concord_v1_concord_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3712,7 +3836,7 @@ func (x *Finding) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Finding.ProtoReflect.Descriptor instead.
 func (*Finding) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{51}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *Finding) GetWhat() string {
@@ -3755,7 +3879,7 @@ type NotLeader struct {
 
 func (x *NotLeader) Reset() {
 	*x = NotLeader{}
-	mi := &file_concord_v1_concord_proto_msgTypes[52]
+	mi := &file_concord_v1_concord_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3767,7 +3891,7 @@ func (x *NotLeader) String() string {
 func (*NotLeader) ProtoMessage() {}
 
 func (x *NotLeader) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[52]
+	mi := &file_concord_v1_concord_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3780,7 +3904,7 @@ func (x *NotLeader) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NotLeader.ProtoReflect.Descriptor instead.
 func (*NotLeader) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{52}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *NotLeader) GetLeader() uint64 {
@@ -3876,6 +4000,15 @@ const file_concord_v1_concord_proto_rawDesc = "" +
 	"\x0eKeyUseResponse\x12\x10\n" +
 	"\x03gid\x18\x01 \x01(\tR\x03gid\x12\x16\n" +
 	"\x06result\x18\x02 \x01(\fR\x06result\x12\x12\n" +
+	"\x04zxid\x18\x03 \x01(\tR\x04zxid\"O\n" +
+	"\rFollowRequest\x12\x10\n" +
+	"\x03gid\x18\x01 \x01(\tR\x03gid\x12\x12\n" +
+	"\x04seen\x18\x02 \x01(\tR\x04seen\x12\x18\n" +
+	"\acluster\x18\x03 \x01(\tR\acluster\"a\n" +
+	"\x0eFollowResponse\x12\x1a\n" +
+	"\bdecision\x18\x01 \x01(\tR\bdecision\x12\x1f\n" +
+	"\vlease_ended\x18\x02 \x01(\bR\n" +
+	"leaseEnded\x12\x12\n" +
 	"\x04zxid\x18\x03 \x01(\tR\x04zxid\"\xc9\x02\n" +
 	"\vTransaction\x12\x10\n" +
 	"\x03gid\x18\x01 \x01(\tR\x03gid\x12\x14\n" +
@@ -4085,7 +4218,7 @@ const file_concord_v1_concord_proto_rawDesc = "" +
 	"\x03fix\x18\x04 \x01(\tR\x03fix\"5\n" +
 	"\tNotLeader\x12\x16\n" +
 	"\x06leader\x18\x01 \x01(\x04R\x06leader\x12\x10\n" +
-	"\x03api\x18\x02 \x01(\tR\x03api2\xdf\v\n" +
+	"\x03api\x18\x02 \x01(\tR\x03api2\xa0\f\n" +
 	"\x12CoordinatorService\x12?\n" +
 	"\x06Commit\x12\x19.concord.v1.CommitRequest\x1a\x1a.concord.v1.CommitResponse\x12C\n" +
 	"\x06Decide\x12\x19.concord.v1.DecideRequest\x1a\x1a.concord.v1.DecideResponse(\x010\x01\x12B\n" +
@@ -4093,7 +4226,8 @@ const file_concord_v1_concord_proto_rawDesc = "" +
 	"\bFinished\x12\x1b.concord.v1.FinishedRequest\x1a\x1c.concord.v1.FinishedResponse\x12<\n" +
 	"\x05Lease\x12\x18.concord.v1.LeaseRequest\x1a\x19.concord.v1.LeaseResponse\x12B\n" +
 	"\aOutcome\x12\x1a.concord.v1.OutcomeRequest\x1a\x1b.concord.v1.OutcomeResponse\x12?\n" +
-	"\x06KeyUse\x12\x19.concord.v1.KeyUseRequest\x1a\x1a.concord.v1.KeyUseResponse\x129\n" +
+	"\x06KeyUse\x12\x19.concord.v1.KeyUseRequest\x1a\x1a.concord.v1.KeyUseResponse\x12?\n" +
+	"\x06Follow\x12\x19.concord.v1.FollowRequest\x1a\x1a.concord.v1.FollowResponse\x129\n" +
 	"\x04List\x12\x17.concord.v1.ListRequest\x1a\x18.concord.v1.ListResponse\x126\n" +
 	"\x03Get\x12\x16.concord.v1.GetRequest\x1a\x17.concord.v1.GetResponse\x12B\n" +
 	"\aResolve\x12\x1a.concord.v1.ResolveRequest\x1a\x1b.concord.v1.ResolveResponse\x12?\n" +
@@ -4121,7 +4255,7 @@ func file_concord_v1_concord_proto_rawDescGZIP() []byte {
 	return file_concord_v1_concord_proto_rawDescData
 }
 
-var file_concord_v1_concord_proto_msgTypes = make([]protoimpl.MessageInfo, 53)
+var file_concord_v1_concord_proto_msgTypes = make([]protoimpl.MessageInfo, 55)
 var file_concord_v1_concord_proto_goTypes = []any{
 	(*CommitRequest)(nil),              // 0: concord.v1.CommitRequest
 	(*AgentBranches)(nil),              // 1: concord.v1.AgentBranches
@@ -4141,112 +4275,116 @@ var file_concord_v1_concord_proto_goTypes = []any{
 	(*OutcomeResponse)(nil),            // 15: concord.v1.OutcomeResponse
 	(*KeyUseRequest)(nil),              // 16: concord.v1.KeyUseRequest
 	(*KeyUseResponse)(nil),             // 17: concord.v1.KeyUseResponse
-	(*Transaction)(nil),                // 18: concord.v1.Transaction
-	(*Heuristic)(nil),                  // 19: concord.v1.Heuristic
-	(*ListRequest)(nil),                // 20: concord.v1.ListRequest
-	(*ListResponse)(nil),               // 21: concord.v1.ListResponse
-	(*GetRequest)(nil),                 // 22: concord.v1.GetRequest
-	(*GetResponse)(nil),                // 23: concord.v1.GetResponse
-	(*ResolveRequest)(nil),             // 24: concord.v1.ResolveRequest
-	(*ResolveResponse)(nil),            // 25: concord.v1.ResolveResponse
-	(*ForgetRequest)(nil),              // 26: concord.v1.ForgetRequest
-	(*ForgetResponse)(nil),             // 27: concord.v1.ForgetResponse
-	(*SettleRequest)(nil),              // 28: concord.v1.SettleRequest
-	(*SettleResponse)(nil),             // 29: concord.v1.SettleResponse
-	(*ReplaceMemberRequest)(nil),       // 30: concord.v1.ReplaceMemberRequest
-	(*ReplaceMemberResponse)(nil),      // 31: concord.v1.ReplaceMemberResponse
-	(*AddMemberRequest)(nil),           // 32: concord.v1.AddMemberRequest
-	(*AddMemberResponse)(nil),          // 33: concord.v1.AddMemberResponse
-	(*RemoveMemberRequest)(nil),        // 34: concord.v1.RemoveMemberRequest
-	(*RemoveMemberResponse)(nil),       // 35: concord.v1.RemoveMemberResponse
-	(*TransferLeadershipRequest)(nil),  // 36: concord.v1.TransferLeadershipRequest
-	(*TransferLeadershipResponse)(nil), // 37: concord.v1.TransferLeadershipResponse
-	(*RecoverRequest)(nil),             // 38: concord.v1.RecoverRequest
-	(*RecoverResponse)(nil),            // 39: concord.v1.RecoverResponse
-	(*RecoverAction)(nil),              // 40: concord.v1.RecoverAction
-	(*StatusRequest)(nil),              // 41: concord.v1.StatusRequest
-	(*WatchRequest)(nil),               // 42: concord.v1.WatchRequest
-	(*StatusResponse)(nil),             // 43: concord.v1.StatusResponse
-	(*Node)(nil),                       // 44: concord.v1.Node
-	(*ResourceStatus)(nil),             // 45: concord.v1.ResourceStatus
-	(*ResourcesRequest)(nil),           // 46: concord.v1.ResourcesRequest
-	(*ResourcesResponse)(nil),          // 47: concord.v1.ResourcesResponse
-	(*CheckResourceRequest)(nil),       // 48: concord.v1.CheckResourceRequest
-	(*CheckResourceResponse)(nil),      // 49: concord.v1.CheckResourceResponse
-	(*ResourceReport)(nil),             // 50: concord.v1.ResourceReport
-	(*Finding)(nil),                    // 51: concord.v1.Finding
-	(*NotLeader)(nil),                  // 52: concord.v1.NotLeader
-	(*Branch)(nil),                     // 53: concord.v1.Branch
-	(*Party)(nil),                      // 54: concord.v1.Party
-	(*DeliverRequest)(nil),             // 55: concord.v1.DeliverRequest
-	(*DeliverResponse)(nil),            // 56: concord.v1.DeliverResponse
+	(*FollowRequest)(nil),              // 18: concord.v1.FollowRequest
+	(*FollowResponse)(nil),             // 19: concord.v1.FollowResponse
+	(*Transaction)(nil),                // 20: concord.v1.Transaction
+	(*Heuristic)(nil),                  // 21: concord.v1.Heuristic
+	(*ListRequest)(nil),                // 22: concord.v1.ListRequest
+	(*ListResponse)(nil),               // 23: concord.v1.ListResponse
+	(*GetRequest)(nil),                 // 24: concord.v1.GetRequest
+	(*GetResponse)(nil),                // 25: concord.v1.GetResponse
+	(*ResolveRequest)(nil),             // 26: concord.v1.ResolveRequest
+	(*ResolveResponse)(nil),            // 27: concord.v1.ResolveResponse
+	(*ForgetRequest)(nil),              // 28: concord.v1.ForgetRequest
+	(*ForgetResponse)(nil),             // 29: concord.v1.ForgetResponse
+	(*SettleRequest)(nil),              // 30: concord.v1.SettleRequest
+	(*SettleResponse)(nil),             // 31: concord.v1.SettleResponse
+	(*ReplaceMemberRequest)(nil),       // 32: concord.v1.ReplaceMemberRequest
+	(*ReplaceMemberResponse)(nil),      // 33: concord.v1.ReplaceMemberResponse
+	(*AddMemberRequest)(nil),           // 34: concord.v1.AddMemberRequest
+	(*AddMemberResponse)(nil),          // 35: concord.v1.AddMemberResponse
+	(*RemoveMemberRequest)(nil),        // 36: concord.v1.RemoveMemberRequest
+	(*RemoveMemberResponse)(nil),       // 37: concord.v1.RemoveMemberResponse
+	(*TransferLeadershipRequest)(nil),  // 38: concord.v1.TransferLeadershipRequest
+	(*TransferLeadershipResponse)(nil), // 39: concord.v1.TransferLeadershipResponse
+	(*RecoverRequest)(nil),             // 40: concord.v1.RecoverRequest
+	(*RecoverResponse)(nil),            // 41: concord.v1.RecoverResponse
+	(*RecoverAction)(nil),              // 42: concord.v1.RecoverAction
+	(*StatusRequest)(nil),              // 43: concord.v1.StatusRequest
+	(*WatchRequest)(nil),               // 44: concord.v1.WatchRequest
+	(*StatusResponse)(nil),             // 45: concord.v1.StatusResponse
+	(*Node)(nil),                       // 46: concord.v1.Node
+	(*ResourceStatus)(nil),             // 47: concord.v1.ResourceStatus
+	(*ResourcesRequest)(nil),           // 48: concord.v1.ResourcesRequest
+	(*ResourcesResponse)(nil),          // 49: concord.v1.ResourcesResponse
+	(*CheckResourceRequest)(nil),       // 50: concord.v1.CheckResourceRequest
+	(*CheckResourceResponse)(nil),      // 51: concord.v1.CheckResourceResponse
+	(*ResourceReport)(nil),             // 52: concord.v1.ResourceReport
+	(*Finding)(nil),                    // 53: concord.v1.Finding
+	(*NotLeader)(nil),                  // 54: concord.v1.NotLeader
+	(*Branch)(nil),                     // 55: concord.v1.Branch
+	(*Party)(nil),                      // 56: concord.v1.Party
+	(*DeliverRequest)(nil),             // 57: concord.v1.DeliverRequest
+	(*DeliverResponse)(nil),            // 58: concord.v1.DeliverResponse
 }
 var file_concord_v1_concord_proto_depIdxs = []int32{
-	53, // 0: concord.v1.CommitRequest.branches:type_name -> concord.v1.Branch
+	55, // 0: concord.v1.CommitRequest.branches:type_name -> concord.v1.Branch
 	1,  // 1: concord.v1.CommitRequest.agents:type_name -> concord.v1.AgentBranches
-	54, // 2: concord.v1.AgentBranches.agent:type_name -> concord.v1.Party
+	56, // 2: concord.v1.AgentBranches.agent:type_name -> concord.v1.Party
 	2,  // 3: concord.v1.AgentBranches.branches:type_name -> concord.v1.ClaimedBranch
 	5,  // 4: concord.v1.DecideRequest.commits:type_name -> concord.v1.NumberedCommit
 	0,  // 5: concord.v1.NumberedCommit.request:type_name -> concord.v1.CommitRequest
 	7,  // 6: concord.v1.DecideResponse.answers:type_name -> concord.v1.NumberedAnswer
 	3,  // 7: concord.v1.NumberedAnswer.response:type_name -> concord.v1.CommitResponse
 	8,  // 8: concord.v1.NumberedAnswer.error:type_name -> concord.v1.CommitError
-	52, // 9: concord.v1.CommitError.not_leader:type_name -> concord.v1.NotLeader
+	54, // 9: concord.v1.CommitError.not_leader:type_name -> concord.v1.NotLeader
 	10, // 10: concord.v1.FinishedRequest.branches:type_name -> concord.v1.FinishedBranch
-	53, // 11: concord.v1.Transaction.branches:type_name -> concord.v1.Branch
-	19, // 12: concord.v1.Transaction.heuristics:type_name -> concord.v1.Heuristic
-	18, // 13: concord.v1.ListResponse.transactions:type_name -> concord.v1.Transaction
-	18, // 14: concord.v1.GetResponse.transaction:type_name -> concord.v1.Transaction
-	40, // 15: concord.v1.RecoverResponse.actions:type_name -> concord.v1.RecoverAction
-	44, // 16: concord.v1.StatusResponse.nodes:type_name -> concord.v1.Node
-	45, // 17: concord.v1.StatusResponse.resources:type_name -> concord.v1.ResourceStatus
-	45, // 18: concord.v1.ResourcesResponse.resources:type_name -> concord.v1.ResourceStatus
-	50, // 19: concord.v1.CheckResourceResponse.reports:type_name -> concord.v1.ResourceReport
-	51, // 20: concord.v1.ResourceReport.findings:type_name -> concord.v1.Finding
+	55, // 11: concord.v1.Transaction.branches:type_name -> concord.v1.Branch
+	21, // 12: concord.v1.Transaction.heuristics:type_name -> concord.v1.Heuristic
+	20, // 13: concord.v1.ListResponse.transactions:type_name -> concord.v1.Transaction
+	20, // 14: concord.v1.GetResponse.transaction:type_name -> concord.v1.Transaction
+	42, // 15: concord.v1.RecoverResponse.actions:type_name -> concord.v1.RecoverAction
+	46, // 16: concord.v1.StatusResponse.nodes:type_name -> concord.v1.Node
+	47, // 17: concord.v1.StatusResponse.resources:type_name -> concord.v1.ResourceStatus
+	47, // 18: concord.v1.ResourcesResponse.resources:type_name -> concord.v1.ResourceStatus
+	52, // 19: concord.v1.CheckResourceResponse.reports:type_name -> concord.v1.ResourceReport
+	53, // 20: concord.v1.ResourceReport.findings:type_name -> concord.v1.Finding
 	0,  // 21: concord.v1.CoordinatorService.Commit:input_type -> concord.v1.CommitRequest
 	4,  // 22: concord.v1.CoordinatorService.Decide:input_type -> concord.v1.DecideRequest
-	55, // 23: concord.v1.CoordinatorService.Deliver:input_type -> concord.v1.DeliverRequest
+	57, // 23: concord.v1.CoordinatorService.Deliver:input_type -> concord.v1.DeliverRequest
 	9,  // 24: concord.v1.CoordinatorService.Finished:input_type -> concord.v1.FinishedRequest
 	12, // 25: concord.v1.CoordinatorService.Lease:input_type -> concord.v1.LeaseRequest
 	14, // 26: concord.v1.CoordinatorService.Outcome:input_type -> concord.v1.OutcomeRequest
 	16, // 27: concord.v1.CoordinatorService.KeyUse:input_type -> concord.v1.KeyUseRequest
-	20, // 28: concord.v1.CoordinatorService.List:input_type -> concord.v1.ListRequest
-	22, // 29: concord.v1.CoordinatorService.Get:input_type -> concord.v1.GetRequest
-	24, // 30: concord.v1.CoordinatorService.Resolve:input_type -> concord.v1.ResolveRequest
-	26, // 31: concord.v1.CoordinatorService.Forget:input_type -> concord.v1.ForgetRequest
-	28, // 32: concord.v1.CoordinatorService.Settle:input_type -> concord.v1.SettleRequest
-	30, // 33: concord.v1.CoordinatorService.ReplaceMember:input_type -> concord.v1.ReplaceMemberRequest
-	32, // 34: concord.v1.CoordinatorService.AddMember:input_type -> concord.v1.AddMemberRequest
-	34, // 35: concord.v1.CoordinatorService.RemoveMember:input_type -> concord.v1.RemoveMemberRequest
-	36, // 36: concord.v1.CoordinatorService.TransferLeadership:input_type -> concord.v1.TransferLeadershipRequest
-	38, // 37: concord.v1.CoordinatorService.Recover:input_type -> concord.v1.RecoverRequest
-	41, // 38: concord.v1.CoordinatorService.Status:input_type -> concord.v1.StatusRequest
-	42, // 39: concord.v1.CoordinatorService.Watch:input_type -> concord.v1.WatchRequest
-	46, // 40: concord.v1.CoordinatorService.Resources:input_type -> concord.v1.ResourcesRequest
-	48, // 41: concord.v1.CoordinatorService.CheckResource:input_type -> concord.v1.CheckResourceRequest
-	3,  // 42: concord.v1.CoordinatorService.Commit:output_type -> concord.v1.CommitResponse
-	6,  // 43: concord.v1.CoordinatorService.Decide:output_type -> concord.v1.DecideResponse
-	56, // 44: concord.v1.CoordinatorService.Deliver:output_type -> concord.v1.DeliverResponse
-	11, // 45: concord.v1.CoordinatorService.Finished:output_type -> concord.v1.FinishedResponse
-	13, // 46: concord.v1.CoordinatorService.Lease:output_type -> concord.v1.LeaseResponse
-	15, // 47: concord.v1.CoordinatorService.Outcome:output_type -> concord.v1.OutcomeResponse
-	17, // 48: concord.v1.CoordinatorService.KeyUse:output_type -> concord.v1.KeyUseResponse
-	21, // 49: concord.v1.CoordinatorService.List:output_type -> concord.v1.ListResponse
-	23, // 50: concord.v1.CoordinatorService.Get:output_type -> concord.v1.GetResponse
-	25, // 51: concord.v1.CoordinatorService.Resolve:output_type -> concord.v1.ResolveResponse
-	27, // 52: concord.v1.CoordinatorService.Forget:output_type -> concord.v1.ForgetResponse
-	29, // 53: concord.v1.CoordinatorService.Settle:output_type -> concord.v1.SettleResponse
-	31, // 54: concord.v1.CoordinatorService.ReplaceMember:output_type -> concord.v1.ReplaceMemberResponse
-	33, // 55: concord.v1.CoordinatorService.AddMember:output_type -> concord.v1.AddMemberResponse
-	35, // 56: concord.v1.CoordinatorService.RemoveMember:output_type -> concord.v1.RemoveMemberResponse
-	37, // 57: concord.v1.CoordinatorService.TransferLeadership:output_type -> concord.v1.TransferLeadershipResponse
-	39, // 58: concord.v1.CoordinatorService.Recover:output_type -> concord.v1.RecoverResponse
-	43, // 59: concord.v1.CoordinatorService.Status:output_type -> concord.v1.StatusResponse
-	43, // 60: concord.v1.CoordinatorService.Watch:output_type -> concord.v1.StatusResponse
-	47, // 61: concord.v1.CoordinatorService.Resources:output_type -> concord.v1.ResourcesResponse
-	49, // 62: concord.v1.CoordinatorService.CheckResource:output_type -> concord.v1.CheckResourceResponse
-	42, // [42:63] is the sub-list for method output_type
-	21, // [21:42] is the sub-list for method input_type
+	18, // 28: concord.v1.CoordinatorService.Follow:input_type -> concord.v1.FollowRequest
+	22, // 29: concord.v1.CoordinatorService.List:input_type -> concord.v1.ListRequest
+	24, // 30: concord.v1.CoordinatorService.Get:input_type -> concord.v1.GetRequest
+	26, // 31: concord.v1.CoordinatorService.Resolve:input_type -> concord.v1.ResolveRequest
+	28, // 32: concord.v1.CoordinatorService.Forget:input_type -> concord.v1.ForgetRequest
+	30, // 33: concord.v1.CoordinatorService.Settle:input_type -> concord.v1.SettleRequest
+	32, // 34: concord.v1.CoordinatorService.ReplaceMember:input_type -> concord.v1.ReplaceMemberRequest
+	34, // 35: concord.v1.CoordinatorService.AddMember:input_type -> concord.v1.AddMemberRequest
+	36, // 36: concord.v1.CoordinatorService.RemoveMember:input_type -> concord.v1.RemoveMemberRequest
+	38, // 37: concord.v1.CoordinatorService.TransferLeadership:input_type -> concord.v1.TransferLeadershipRequest
+	40, // 38: concord.v1.CoordinatorService.Recover:input_type -> concord.v1.RecoverRequest
+	43, // 39: concord.v1.CoordinatorService.Status:input_type -> concord.v1.StatusRequest
+	44, // 40: concord.v1.CoordinatorService.Watch:input_type -> concord.v1.WatchRequest
+	48, // 41: concord.v1.CoordinatorService.Resources:input_type -> concord.v1.ResourcesRequest
+	50, // 42: concord.v1.CoordinatorService.CheckResource:input_type -> concord.v1.CheckResourceRequest
+	3,  // 43: concord.v1.CoordinatorService.Commit:output_type -> concord.v1.CommitResponse
+	6,  // 44: concord.v1.CoordinatorService.Decide:output_type -> concord.v1.DecideResponse
+	58, // 45: concord.v1.CoordinatorService.Deliver:output_type -> concord.v1.DeliverResponse
+	11, // 46: concord.v1.CoordinatorService.Finished:output_type -> concord.v1.FinishedResponse
+	13, // 47: concord.v1.CoordinatorService.Lease:output_type -> concord.v1.LeaseResponse
+	15, // 48: concord.v1.CoordinatorService.Outcome:output_type -> concord.v1.OutcomeResponse
+	17, // 49: concord.v1.CoordinatorService.KeyUse:output_type -> concord.v1.KeyUseResponse
+	19, // 50: concord.v1.CoordinatorService.Follow:output_type -> concord.v1.FollowResponse
+	23, // 51: concord.v1.CoordinatorService.List:output_type -> concord.v1.ListResponse
+	25, // 52: concord.v1.CoordinatorService.Get:output_type -> concord.v1.GetResponse
+	27, // 53: concord.v1.CoordinatorService.Resolve:output_type -> concord.v1.ResolveResponse
+	29, // 54: concord.v1.CoordinatorService.Forget:output_type -> concord.v1.ForgetResponse
+	31, // 55: concord.v1.CoordinatorService.Settle:output_type -> concord.v1.SettleResponse
+	33, // 56: concord.v1.CoordinatorService.ReplaceMember:output_type -> concord.v1.ReplaceMemberResponse
+	35, // 57: concord.v1.CoordinatorService.AddMember:output_type -> concord.v1.AddMemberResponse
+	37, // 58: concord.v1.CoordinatorService.RemoveMember:output_type -> concord.v1.RemoveMemberResponse
+	39, // 59: concord.v1.CoordinatorService.TransferLeadership:output_type -> concord.v1.TransferLeadershipResponse
+	41, // 60: concord.v1.CoordinatorService.Recover:output_type -> concord.v1.RecoverResponse
+	45, // 61: concord.v1.CoordinatorService.Status:output_type -> concord.v1.StatusResponse
+	45, // 62: concord.v1.CoordinatorService.Watch:output_type -> concord.v1.StatusResponse
+	49, // 63: concord.v1.CoordinatorService.Resources:output_type -> concord.v1.ResourcesResponse
+	51, // 64: concord.v1.CoordinatorService.CheckResource:output_type -> concord.v1.CheckResourceResponse
+	43, // [43:65] is the sub-list for method output_type
+	21, // [21:43] is the sub-list for method input_type
 	21, // [21:21] is the sub-list for extension type_name
 	21, // [21:21] is the sub-list for extension extendee
 	0,  // [0:21] is the sub-list for field type_name
@@ -4265,7 +4403,7 @@ func file_concord_v1_concord_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_concord_v1_concord_proto_rawDesc), len(file_concord_v1_concord_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   53,
+			NumMessages:   55,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -71,6 +71,9 @@ const (
 	// CoordinatorServiceKeyUseProcedure is the fully-qualified name of the CoordinatorService's KeyUse
 	// RPC.
 	CoordinatorServiceKeyUseProcedure = "/concord.v1.CoordinatorService/KeyUse"
+	// CoordinatorServiceFollowProcedure is the fully-qualified name of the CoordinatorService's Follow
+	// RPC.
+	CoordinatorServiceFollowProcedure = "/concord.v1.CoordinatorService/Follow"
 	// CoordinatorServiceListProcedure is the fully-qualified name of the CoordinatorService's List RPC.
 	CoordinatorServiceListProcedure = "/concord.v1.CoordinatorService/List"
 	// CoordinatorServiceGetProcedure is the fully-qualified name of the CoordinatorService's Get RPC.
@@ -136,6 +139,9 @@ type CoordinatorServiceClient interface {
 	// KeyUse says which transaction is committed under an idempotency key, and changes nothing: one that
 	// is under way may be committed under it after the answer that there is none.
 	KeyUse(context.Context, *v1.KeyUseRequest) (*v1.KeyUseResponse, error)
+	// Follow tells a service that has joined a transaction what became of it and of the client that began it, and
+	// changes nothing.
+	Follow(context.Context, *v1.FollowRequest) (*v1.FollowResponse, error)
 	// List lists transactions, newest first.
 	List(context.Context, *v1.ListRequest) (*v1.ListResponse, error)
 	// Get shows one transaction and changes nothing.
@@ -218,6 +224,12 @@ func NewCoordinatorServiceClient(httpClient connect.HTTPClient, baseURL string, 
 			httpClient,
 			baseURL+CoordinatorServiceKeyUseProcedure,
 			connect.WithSchema(coordinatorServiceMethods.ByName("KeyUse")),
+			connect.WithClientOptions(opts...),
+		),
+		follow: connect.NewClient[v1.FollowRequest, v1.FollowResponse](
+			httpClient,
+			baseURL+CoordinatorServiceFollowProcedure,
+			connect.WithSchema(coordinatorServiceMethods.ByName("Follow")),
 			connect.WithClientOptions(opts...),
 		),
 		list: connect.NewClient[v1.ListRequest, v1.ListResponse](
@@ -316,6 +328,7 @@ type coordinatorServiceClient struct {
 	lease              *connect.Client[v1.LeaseRequest, v1.LeaseResponse]
 	outcome            *connect.Client[v1.OutcomeRequest, v1.OutcomeResponse]
 	keyUse             *connect.Client[v1.KeyUseRequest, v1.KeyUseResponse]
+	follow             *connect.Client[v1.FollowRequest, v1.FollowResponse]
 	list               *connect.Client[v1.ListRequest, v1.ListResponse]
 	get                *connect.Client[v1.GetRequest, v1.GetResponse]
 	resolve            *connect.Client[v1.ResolveRequest, v1.ResolveResponse]
@@ -385,6 +398,15 @@ func (c *coordinatorServiceClient) Outcome(ctx context.Context, req *v1.OutcomeR
 // KeyUse calls concord.v1.CoordinatorService.KeyUse.
 func (c *coordinatorServiceClient) KeyUse(ctx context.Context, req *v1.KeyUseRequest) (*v1.KeyUseResponse, error) {
 	response, err := c.keyUse.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// Follow calls concord.v1.CoordinatorService.Follow.
+func (c *coordinatorServiceClient) Follow(ctx context.Context, req *v1.FollowRequest) (*v1.FollowResponse, error) {
+	response, err := c.follow.CallUnary(ctx, connect.NewRequest(req))
 	if response != nil {
 		return response.Msg, err
 	}
@@ -536,6 +558,9 @@ type CoordinatorServiceHandler interface {
 	// KeyUse says which transaction is committed under an idempotency key, and changes nothing: one that
 	// is under way may be committed under it after the answer that there is none.
 	KeyUse(context.Context, *v1.KeyUseRequest) (*v1.KeyUseResponse, error)
+	// Follow tells a service that has joined a transaction what became of it and of the client that began it, and
+	// changes nothing.
+	Follow(context.Context, *v1.FollowRequest) (*v1.FollowResponse, error)
 	// List lists transactions, newest first.
 	List(context.Context, *v1.ListRequest) (*v1.ListResponse, error)
 	// Get shows one transaction and changes nothing.
@@ -614,6 +639,12 @@ func NewCoordinatorServiceHandler(svc CoordinatorServiceHandler, opts ...connect
 		CoordinatorServiceKeyUseProcedure,
 		svc.KeyUse,
 		connect.WithSchema(coordinatorServiceMethods.ByName("KeyUse")),
+		connect.WithHandlerOptions(opts...),
+	)
+	coordinatorServiceFollowHandler := connect.NewUnaryHandlerSimple(
+		CoordinatorServiceFollowProcedure,
+		svc.Follow,
+		connect.WithSchema(coordinatorServiceMethods.ByName("Follow")),
 		connect.WithHandlerOptions(opts...),
 	)
 	coordinatorServiceListHandler := connect.NewUnaryHandlerSimple(
@@ -716,6 +747,8 @@ func NewCoordinatorServiceHandler(svc CoordinatorServiceHandler, opts ...connect
 			coordinatorServiceOutcomeHandler.ServeHTTP(w, r)
 		case CoordinatorServiceKeyUseProcedure:
 			coordinatorServiceKeyUseHandler.ServeHTTP(w, r)
+		case CoordinatorServiceFollowProcedure:
+			coordinatorServiceFollowHandler.ServeHTTP(w, r)
 		case CoordinatorServiceListProcedure:
 			coordinatorServiceListHandler.ServeHTTP(w, r)
 		case CoordinatorServiceGetProcedure:
@@ -779,6 +812,10 @@ func (UnimplementedCoordinatorServiceHandler) Outcome(context.Context, *v1.Outco
 
 func (UnimplementedCoordinatorServiceHandler) KeyUse(context.Context, *v1.KeyUseRequest) (*v1.KeyUseResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("concord.v1.CoordinatorService.KeyUse is not implemented"))
+}
+
+func (UnimplementedCoordinatorServiceHandler) Follow(context.Context, *v1.FollowRequest) (*v1.FollowResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("concord.v1.CoordinatorService.Follow is not implemented"))
 }
 
 func (UnimplementedCoordinatorServiceHandler) List(context.Context, *v1.ListRequest) (*v1.ListResponse, error) {

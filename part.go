@@ -1,0 +1,439 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package concord
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/concordtx/concord/adapters"
+	"github.com/concordtx/concord/api"
+	concordv1 "github.com/concordtx/concord/api/concord/v1"
+	"github.com/concordtx/concord/protocol"
+	"github.com/concordtx/concord/txn"
+)
+
+const (
+	// Whoever takes part asks the cluster so soon, and then so often, whether who began the transaction lives.
+	firstLook, nextLook = 100 * time.Millisecond, time.Second
+	// After the vote it asks for the decision after firstAsk, and then ever more rarely.
+	firstAsk, longestAsk = 250 * time.Millisecond, 5 * time.Second
+)
+
+// part is this client's part in a transaction that another service has begun. Its branches are driven like those of a
+// transaction of its own, but for the decision: it asks nobody to commit, it votes and waits.
+//
+// What always holds:
+//  1. It votes once, and not before all calls that it has answered are known to whoever asks, and none is
+//     under way.
+//  2. After a Yes its branches end by a decision only: what it is told by who can prove to have begun the
+//     transaction, or what the cluster says.
+//  3. Before its vote they are rolled back if the transaction is decided without it, or if the lease that it was begun
+//     under has ended, or at its time limit.
+type part struct {
+	joins      *joins
+	capability txn.Capability
+	tx         *Tx
+	gone       context.CancelCauseFunc // ends the transaction before it has voted
+
+	decision chan txn.Decision // has room for the only one
+	voted    chan struct{}     // closed when the votes are known
+	ended    chan struct{}     // closed when nothing is left to do
+
+	mu       sync.Mutex
+	calls    map[api.CallName]*inCall // all of them, answered or not
+	running  int
+	asked    bool // for its votes, or to roll back
+	siblings []txn.BranchNo
+	votes    []api.JoinedVote
+	found    []*concordv1.ConcludedBranch
+	end      *concluded
+}
+
+// inCall is a call that was made here.
+type inCall struct {
+	name     api.CallName
+	first    txn.BranchNo
+	branches int
+	running  bool
+}
+
+// concluded is how a part has ended.
+type concluded struct {
+	answer *concordv1.ConcludeResponse
+	err    error // it was left to the cluster
+}
+
+// newPart opens a part, in a transaction that is counted as one in flight.
+func newPart(ctx context.Context, j *joins, p api.Propagation, until time.Time) *part {
+	c := j.client
+	life, gone := context.WithCancelCause(context.WithoutCancel(ctx))
+	life, end := c.start(life, Step{Kind: StepTransaction, GID: p.ID, Attempt: 1})
+	limit := &limitError{after: time.Until(until), caller: context.DeadlineExceeded}
+	t := &part{joins: j, capability: p.Capability, gone: gone, decision: make(chan txn.Decision, 1),
+		voted: make(chan struct{}), ended: make(chan struct{}), calls: map[api.CallName]*inCall{}}
+	t.tx = newTx(life, c, p.ID, p.Cluster, txn.TwoPhase, limit, until)
+	t.tx.part, t.tx.end = t, end
+	t.tx.watch = context.AfterFunc(t.tx.life, t.tx.expire)
+	c.inBackground(t.look) // not after Close, which waits for the transaction
+	return t
+}
+
+// enter begins a call.
+func (t *part) enter(p api.Propagation) (*inCall, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	switch {
+	case t.asked || t.tx.life.Err() != nil:
+		return nil, errLate
+	case t.calls[p.Call] != nil:
+		return nil, errTwice
+	}
+	k := &inCall{name: p.Call, first: p.First, branches: p.Branches, running: true}
+	t.calls[p.Call] = k
+	t.running++
+	return k, nil
+}
+
+// next returns the lowest number that a branch may get.
+func (t *part) next(tx *Tx) (no txn.BranchNo, ok bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, k := range t.calls {
+		for i := range k.branches {
+			n := txn.BranchNo(int(k.first) + i)
+			if k.running && tx.branch(n) == nil && (!ok || n < no) {
+				no, ok = n, true
+			}
+		}
+	}
+	return no, ok
+}
+
+// leave ends a call, and says what was done so far.
+func (t *part) leave(k *inCall, failure error, addr string) api.Participation {
+	if failure != nil {
+		t.tx.doom(failure)
+	}
+	p := api.Participation{Call: k.name, Addr: addr}
+	<-t.tx.turn // an Enlist may be on its way, of a goroutine that the handler has left behind
+	defer t.tx.give()
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	k.running = false
+	t.running--
+	switch doomed := t.tx.doomed.Load(); {
+	case t.tx.expired != nil:
+		p.Failed = t.tx.expired.Error()
+	case t.tx.ended:
+		p.Failed = errLate.Error()
+	case doomed != nil:
+		p.Failed = (*doomed).Error()
+	}
+	if t.tx.ended {
+		return p
+	}
+	for _, b := range t.tx.branches {
+		reading, ok := b.session.(adapters.Reading)
+		p.Branches = append(p.Branches, api.OpenedBranch{No: b.no, Resource: b.resource, Driver: b.opener.Driver(),
+			OnlyRead: ok && reading.OnlyRead()})
+		if failing, ok := b.session.(adapters.Failing); ok && p.Failed != "" {
+			for _, err := range failing.Failures() {
+				if err != nil && p.Resource == "" {
+					p.Resource, p.Passing = b.resource, b.opener.Transient(err)
+				}
+			}
+		}
+	}
+	return p
+}
+
+// look asks the cluster whether who began the transaction lives, and has not ended it, until the votes are asked for.
+func (t *part) look() {
+	life := t.tx.client.life
+	for pause := firstLook; ; pause = nextLook {
+		select {
+		case <-time.After(pause):
+		case <-t.voted:
+			return
+		case <-t.ended:
+			return
+		case <-life.Done():
+			return
+		}
+		decision, ended, err := t.follow(life)
+		switch {
+		case err != nil:
+			t.tx.client.logger.Debug("could not ask whether who began a transaction lives", "gid", t.tx.id, "error", err)
+		case decision != txn.Undecided:
+			t.gone(fmt.Errorf("%w: the decision is to %v, without this service", errGone, decision))
+		case ended:
+			t.gone(errGone)
+		}
+	}
+}
+
+// follow asks the cluster.
+func (t *part) follow(ctx context.Context) (d txn.Decision, leaseEnded bool, err error) {
+	ctx, cancel := context.WithTimeout(ctx, reportLimit)
+	defer cancel()
+	m, err := t.tx.client.api.Follow(ctx, &concordv1.FollowRequest{Gid: t.tx.id.String(), Cluster: t.tx.cluster.String()})
+	if err != nil {
+		return txn.Undecided, false, err
+	}
+	if m.GetDecision() != txn.Undecided.String() {
+		d, err = api.ParseDecision("decision", m.GetDecision())
+	}
+	return d, m.GetLeaseEnded(), err
+}
+
+// vote ends the work, unless that was done before, and returns the votes.
+func (t *part) vote(ctx context.Context, r *concordv1.VoteRequest) (*concordv1.VoteResponse, error) {
+	branches, err := api.ParseNumbers("branches", r.GetBranches())
+	if err != nil {
+		return nil, err
+	}
+	siblings, err := api.ParseNumbers("siblings", r.GetSiblings())
+	if err != nil {
+		return nil, err
+	}
+	t.mu.Lock()
+	if !t.asked {
+		t.asked, t.siblings = true, siblings
+		if err := t.differs(r); err != nil {
+			t.tx.doom(err)
+		}
+		if !t.tx.client.inBackground(func() { t.commit(branches) }) {
+			t.publishLocked(t.refusal(branches, ErrClosed))
+		}
+	}
+	t.mu.Unlock()
+	select {
+	case <-t.voted:
+		t.mu.Lock()
+		defer t.mu.Unlock()
+		return &concordv1.VoteResponse{Votes: api.VoteMessages(t.votes)}, nil
+	case <-ctx.Done():
+		return nil, fmt.Errorf("the branches of transaction %s have not voted yet: ask again: %w", t.tx.id,
+			api.ErrUnavailable)
+	}
+}
+
+// differs says what whoever asks for the votes does not know of.
+func (t *part) differs(r *concordv1.VoteRequest) error {
+	var sum api.CallName
+	for name := range t.calls {
+		sum ^= name
+	}
+	switch {
+	case t.running > 0:
+		return fmt.Errorf("%d calls are still under way here", t.running)
+	case int(r.GetCalls()) != len(t.calls) || r.GetSum() != sum.String():
+		return fmt.Errorf("%d calls were made here, and who began the transaction has the answers to %d, or to others: an "+
+			"answer was lost", len(t.calls), r.GetCalls())
+	}
+	for _, b := range t.tx.branches { // nobody adds one: no call is under way
+		if !slices.Contains(r.GetBranches(), uint32(b.no)) {
+			return fmt.Errorf("branch %d was opened in %s after the call had been answered: do all work before the "+
+				"handler returns", b.no, b.resource)
+		}
+	}
+	return nil
+}
+
+// writers are the branches of the whole transaction that may have written.
+func (t *part) writers() []txn.BranchNo {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.siblings
+}
+
+// commit drives the branches, to their votes and from the decision.
+func (t *part) commit(branches []txn.BranchNo) {
+	err := t.tx.commit(context.Background())
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.publishLocked(t.refusal(branches, err))
+}
+
+// refusal is a No of each branch. It is what becomes of a transaction that has ended without asking for a decision.
+func (t *part) refusal(branches []txn.BranchNo, why error) (votes []api.JoinedVote) {
+	no := api.JoinedVote{Vote: txn.VoteNo, Passing: Retryable(why), Torn: errors.Is(why, ErrTorn)}
+	if why == nil {
+		why = ErrTxEnded
+	}
+	var aborted *AbortedError
+	var torn *TornError
+	switch {
+	case errors.As(why, &aborted):
+		no.Resource, why = aborted.Resource, aborted.Err
+	case errors.As(why, &torn):
+		no.Resource, why = torn.Resource, torn.Err
+	}
+	no.Reason = why.Error()
+	for _, b := range branches {
+		no.No = b
+		votes = append(votes, no)
+	}
+	return votes
+}
+
+// publishLocked makes the votes known, once.
+func (t *part) publishLocked(votes []api.JoinedVote) {
+	select {
+	case <-t.voted:
+	default:
+		t.votes = votes
+		close(t.voted)
+	}
+}
+
+// decide votes Yes, and waits for the decision: its driver asks for that.
+func (t *part) decide(ctx context.Context, yes []txn.Branch) word {
+	votes := make([]api.JoinedVote, 0, len(t.tx.branches))
+	for _, b := range t.tx.branches {
+		v := api.JoinedVote{No: b.no, Vote: txn.VoteReadOnly}
+		if i := slices.IndexFunc(yes, func(y txn.Branch) bool { return y.No == b.no }); i >= 0 {
+			v.Vote, v.Branch = txn.VoteYes, yes[i]
+		}
+		votes = append(votes, v)
+	}
+	t.mu.Lock()
+	t.publishLocked(votes)
+	t.mu.Unlock()
+	if len(yes) == 0 {
+		return decided(txn.Commit, errOnlyRead)
+	}
+	ctx, cancel := context.WithTimeout(ctx, settlePatience)
+	defer cancel()
+	for pause := firstAsk; ; pause = min(2*pause, longestAsk) {
+		select {
+		case d := <-t.decision:
+			return decided(d, errTold)
+		case <-time.After(pause):
+		case <-ctx.Done():
+			return word{err: fmt.Errorf("nobody has told the decision: %w", ctx.Err())}
+		}
+		switch d, _, err := t.follow(ctx); {
+		case err != nil:
+			t.tx.client.logger.Debug("could not ask the cluster for a decision", "gid", t.tx.id, "error", err)
+		case d != txn.Undecided:
+			return decided(d, errAsked)
+		}
+	}
+}
+
+var (
+	errOnlyRead = errors.New("its part in this service has only read")
+	errTold     = errors.New("who began the transaction has said so")
+	errAsked    = errors.New("the cluster has said so")
+)
+
+// report notes what became of a branch that was committed.
+func (t *part) report(f protocol.Report) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.found = append(t.found, &concordv1.ConcludedBranch{No: uint32(f.No), Finish: f.Finish.String()})
+}
+
+// over is called when the driver of the transaction has ended. It is clean if nothing is left.
+func (t *part) over(clean bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.end = &concluded{answer: &concordv1.ConcludeResponse{Branches: t.found}}
+	if torn := (*TornError)(nil); errors.As(t.tx.torn(), &torn) {
+		t.end.answer.Torn = api.Readable(fmt.Sprintf("%s: %v", torn.Resource, torn.Err), api.MaxReason)
+	}
+	if !clean {
+		t.end.err = fmt.Errorf("%w: %w", errAbandoned, api.ErrUnavailable)
+	}
+	t.joins.over(t.tx.id, t.end)
+	close(t.ended)
+}
+
+// conclude ends the branches as was decided.
+func (t *part) conclude(ctx context.Context, d txn.Decision) (*concluded, error) {
+	t.mu.Lock()
+	asked := t.asked
+	t.asked = true
+	t.mu.Unlock()
+	if !asked { // it has opened nothing that is known there, or its work is given up
+		t.tx.client.logRollback(t.tx, t.tx.rollback(ctx, errConcluded))
+	}
+	select {
+	case t.decision <- d:
+	default: // it was told before
+	}
+	select {
+	case <-t.ended:
+		return t.end, nil
+	case <-ctx.Done():
+		return nil, fmt.Errorf("branches of transaction %s have not ended yet: ask again: %w", t.tx.id, api.ErrUnavailable)
+	}
+}
+
+var errConcluded = errors.New("who began the transaction has ended it")
+
+// JoinService serves what those who began transactions ask this client, which takes part in them. Its errors have the
+// status codes of connectrpc.com/connect.
+func (c *Client) JoinService() Peer { return joinService{c.joins} }
+
+type joinService struct{ joins *joins }
+
+// Vote implements Peer.
+func (s joinService) Vote(ctx context.Context, r *concordv1.VoteRequest) (*concordv1.VoteResponse, error) {
+	known, err := s.find(r.GetGid(), r.GetInstance(), r.GetProof(), txn.Undecided)
+	if err == nil && known.part == nil {
+		err = fmt.Errorf("transaction %s has ended here: %w", r.GetGid(), api.ErrRefused)
+	}
+	if err != nil {
+		return nil, api.ToStatus(err)
+	}
+	m, err := known.part.vote(ctx, r)
+	return m, api.ToStatus(err)
+}
+
+// Conclude implements Peer.
+func (s joinService) Conclude(ctx context.Context, r *concordv1.ConcludeRequest) (*concordv1.ConcludeResponse, error) {
+	decision, err := api.ParseDecision("decision", r.GetDecision())
+	if err != nil {
+		return nil, api.ToStatus(err)
+	}
+	known, err := s.find(r.GetGid(), r.GetInstance(), r.GetProof(), decision)
+	if err != nil {
+		return nil, api.ToStatus(err)
+	}
+	end := known.end
+	if known.part != nil {
+		if end, err = known.part.conclude(ctx, decision); err != nil {
+			return nil, api.ToStatus(err)
+		}
+	}
+	if end.err != nil {
+		return nil, api.ToStatus(end.err)
+	}
+	return end.answer, nil
+}
+
+// find returns a transaction that who asks has begun.
+func (s joinService) find(gid, instance string, proof txn.Proof, d txn.Decision) (joining, error) {
+	id, err := api.ParseID("gid", gid)
+	if err != nil {
+		return joining{}, err
+	}
+	s.joins.mu.Lock()
+	known, ok := s.joins.of[id]
+	s.joins.mu.Unlock()
+	switch {
+	case instance != s.joins.instance || !ok:
+		return joining{}, fmt.Errorf("this process takes no part in transaction %s: it has started since, or another one is "+
+			"meant: %w", id, api.ErrNotFound)
+	case !known.capability.Proves(proof, d):
+		return joining{}, errProof
+	}
+	return known, nil
+}
