@@ -30,9 +30,9 @@ type Wait struct {
 
 // Waiting is a Session that can tell whether its application waits for the database.
 type Waiting interface {
-	// Asked returns how often the database was asked for something, and whether it has not answered
-	// the last time yet. It asks nobody, and does not wait.
-	Asked() (times uint64, waits bool)
+	// Asked reports whether the database has been asked for something and has not answered yet, and returns a
+	// number that is another one each time. It asks nobody, and does not wait.
+	Asked() (number uint64, waits bool)
 	// SessionName names the session at its database: no other one has ever the same name. It is empty if nobody
 	// can tell. It does not change.
 	SessionName() string
