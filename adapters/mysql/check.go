@@ -239,14 +239,17 @@ func (r *Resource) Inspect(ctx context.Context, x txn.XID) (found adapters.Inspe
 }
 
 const (
+	// innodbNow is the present as InnoDB writes times: whatever zone the session is set to.
+	innodbNow = "CONVERT_TZ(UTC_TIMESTAMP(), '+00:00', 'SYSTEM')"
+
 	blockedOnMariaDB = `
-SELECT w.trx_mysql_thread_id, TIMESTAMPDIFF(SECOND, w.trx_wait_started, NOW()), IFNULL(LEFT(w.trx_query, 120), '')
+SELECT w.trx_mysql_thread_id, TIMESTAMPDIFF(SECOND, w.trx_wait_started, ` + innodbNow + `), IFNULL(LEFT(w.trx_query, 120), '')
   FROM information_schema.INNODB_LOCK_WAITS l
   JOIN information_schema.INNODB_TRX b ON b.trx_id = l.blocking_trx_id
   JOIN information_schema.INNODB_TRX w ON w.trx_id = l.requesting_trx_id
  WHERE b.trx_mysql_thread_id = %d ORDER BY w.trx_wait_started LIMIT %d`
 	blockedOnMySQL = `
-SELECT w.trx_mysql_thread_id, TIMESTAMPDIFF(SECOND, w.trx_wait_started, NOW()), IFNULL(LEFT(w.trx_query, 120), '')
+SELECT w.trx_mysql_thread_id, TIMESTAMPDIFF(SECOND, w.trx_wait_started, ` + innodbNow + `), IFNULL(LEFT(w.trx_query, 120), '')
   FROM performance_schema.data_lock_waits l
   JOIN information_schema.INNODB_TRX b ON b.trx_id = l.BLOCKING_ENGINE_TRANSACTION_ID
   JOIN information_schema.INNODB_TRX w ON w.trx_id = l.REQUESTING_ENGINE_TRANSACTION_ID
@@ -279,7 +282,8 @@ func blocked(ctx context.Context, c *sql.Conn, s server, h holder) ([]adapters.B
 // branch that no session has cannot be told.
 const (
 	waitsColumns = `
-SELECT w.trx_mysql_thread_id, b.trx_mysql_thread_id, UNIX_TIMESTAMP(w.trx_wait_started)
+SELECT w.trx_mysql_thread_id, b.trx_mysql_thread_id,
+       TIMESTAMPDIFF(SECOND, '1970-01-01 00:00:00', w.trx_wait_started)
   FROM information_schema.INNODB_TRX w`
 	waitsOnMariaDB = waitsColumns + `
   JOIN information_schema.INNODB_LOCK_WAITS l ON l.requesting_trx_id = w.trx_id
@@ -288,7 +292,8 @@ SELECT w.trx_mysql_thread_id, b.trx_mysql_thread_id, UNIX_TIMESTAMP(w.trx_wait_s
   JOIN performance_schema.data_lock_waits l ON l.REQUESTING_ENGINE_TRANSACTION_ID = w.trx_id
   JOIN information_schema.INNODB_TRX b ON b.trx_id = l.BLOCKING_ENGINE_TRANSACTION_ID`
 	longWaits = `
- WHERE w.trx_state = 'LOCK WAIT' AND b.trx_mysql_thread_id <> 0 AND w.trx_wait_started <= NOW() - INTERVAL %d SECOND
+ WHERE w.trx_state = 'LOCK WAIT' AND b.trx_mysql_thread_id <> 0 AND
+       w.trx_wait_started <= ` + innodbNow + ` - INTERVAL %d SECOND
  GROUP BY 1, 2, 3 ORDER BY 3, 1, 2 LIMIT %d`
 )
 
@@ -319,12 +324,12 @@ func listWaits(ctx context.Context, c *sql.Conn, s server, longer time.Duration,
 	for _, row := range rows {
 		waits, err := strconv.ParseUint(row[0], 10, 64)
 		blocks, err2 := strconv.ParseUint(row[1], 10, 64)
-		since, err3 := strconv.ParseFloat(row[2], 64)
+		since, err3 := strconv.ParseInt(row[2], 10, 64)
 		if err := errors.Join(err, err2, err3); err != nil {
 			return nil, fmt.Errorf("the server does not tell connections as numbers: %w", err)
 		}
 		list = append(list, adapters.Wait{Session: s.sessionName(waits), For: s.sessionName(blocks),
-			Since: time.UnixMicro(int64(since * 1e6))})
+			Since: time.Unix(since, 0)})
 	}
 	return list, nil
 }
