@@ -293,7 +293,6 @@ func (tx *Tx) fall(why *limitError) {
 
 // gone is the last that the client hears of a transaction, as far as its application is concerned.
 func (tx *Tx) gone() {
-	tx.watch()
 	tx.forget()
 	tx.client.waits.remove(tx)
 	tx.client.inFlight.Done()
@@ -327,6 +326,7 @@ func (tx *Tx) claim() error {
 // over is called by who has claimed the transaction and ended it, in a way that err tells.
 func (tx *Tx) over(err error) {
 	_ = tx.end(err)
+	tx.watch()
 	tx.gone()
 }
 

@@ -189,5 +189,6 @@ func (tx *Tx) sacrifice(why *DeadlockError) {
 	tx.client.logger.Info("a transaction is ended by the cluster: deadlock", "gid", tx.id, "label", tx.label,
 		"resources", why.Resources, "others", why.Others)
 	tx.victim.Store(&limitError{victim: why})
+	tx.watch()
 	tx.fall(tx.victim.Load())
 }
