@@ -60,7 +60,6 @@ type simTx struct {
 	sessions map[*base]string
 	waits    *base // nil: it works
 	since    time.Duration
-	key      int
 	voting   bool
 	over     time.Duration // it ends then, unless it waits
 }
