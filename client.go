@@ -65,6 +65,7 @@ type Client struct {
 	doubts    doubts
 	lease     *lease
 	joins     *joins
+	waits     *waits
 
 	// life ends with Close: what still runs in the background is given up then.
 	life context.Context
@@ -116,6 +117,8 @@ func Dial(ctx context.Context, addrs []string, opts ...Option) (*Client, error) 
 	c.group.Go(func() { c.resources.follow(c.life) })
 	c.lease = newLease(caller, &c.resources, o.logger)
 	c.group.Go(func() { c.lease.run(c.life) })
+	c.waits = newWaits(c)
+	c.group.Go(func() { c.waits.run(c.life) })
 	return c, nil
 }
 
@@ -216,7 +219,7 @@ func (c *Client) attempt(ctx context.Context, fn func(ctx context.Context, tx *T
 	if err == nil {
 		return tx.Commit(ctx)
 	}
-	if tx.life.Err() != nil {
+	if tx.life.Err() != nil || tx.victim.Load() != nil {
 		err = tx.withLimit(err)
 	}
 	rollback := tx.rollback(ctx, err)

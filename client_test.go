@@ -47,6 +47,10 @@ type leader struct {
 
 	outcomesAsked int
 
+	// waiting, if set, answers who waits; else nobody knows the call.
+	waiting func(*concordv1.WaitingRequest) *concordv1.WaitingResponse
+	told    int // how often it was called
+
 	// before, if set, is asked before a commit request is handled: an error is the answer.
 	before func(context.Context) error
 	// after, if set, is asked before its answer is sent.
@@ -137,6 +141,16 @@ func (l *leader) Finished(_ context.Context, r *concordv1.FinishedRequest) (*con
 	defer l.mu.Unlock()
 	l.finished = append(l.finished, finished...)
 	return &concordv1.FinishedResponse{}, nil
+}
+
+func (l *leader) Waiting(ctx context.Context, r *concordv1.WaitingRequest) (*concordv1.WaitingResponse, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.told++
+	if l.waiting == nil {
+		return l.UnimplementedCoordinatorServiceHandler.Waiting(ctx, r)
+	}
+	return l.waiting(r), nil
 }
 
 func (l *leader) Resources(context.Context, *concordv1.ResourcesRequest) (*concordv1.ResourcesResponse, error) {

@@ -230,7 +230,9 @@ func (d *driver) prepare(b *branch) word {
 		s.Siblings(d.siblings)
 	}
 	ctx, end := d.start(d.ctx, StepPrepare, b)
+	b.voting.Store(true)
 	vote, prepared, err := b.session.Prepare(ctx)
+	b.voting.Store(false)
 	if err == nil && vote == txn.VoteNo {
 		err = errors.New("voted no without a reason")
 	}

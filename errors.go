@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/concordtx/concord/adapters"
@@ -111,6 +112,28 @@ func (e *TornError) after(err error) error {
 	return &TornError{GID: e.GID, Resource: e.Resource, Err: cause}
 }
 
+// DeadlockError says that concord has ended a transaction because it and others waited for each other in
+// several databases, which none of these sees. It was the youngest; the others go on. An *AbortedError wraps
+// it, and Retryable reports true of that one.
+type DeadlockError struct {
+	Resources []string // in which they waited
+	Others    []ID     // the other transactions, as far as they may be told
+}
+
+// Error ends with the next step.
+func (e *DeadlockError) Error() string {
+	with := "another transaction"
+	if len(e.Others) > 0 {
+		names := make([]string, len(e.Others))
+		for i, id := range e.Others {
+			names[i] = id.String()
+		}
+		with = "transaction " + strings.Join(names, ", ")
+	}
+	return fmt.Sprintf("concord ended it because of a deadlock between the databases %s, with %s: run it again "+
+		"(WithRetry does), and touch databases in one order", strings.Join(e.Resources, " and "), with)
+}
+
 // enlistError is an error of Enlist. It says no more than its cause, and knows the resource.
 type enlistError struct {
 	resource string
@@ -120,12 +143,14 @@ type enlistError struct {
 func (e *enlistError) Error() string { return e.err.Error() }
 func (e *enlistError) Unwrap() error { return e.err }
 
-// limitError says which limit ended a transaction.
+// limitError says what ended a transaction that was neither committed nor rolled back: a limit, or the
+// cluster.
 type limitError struct {
 	after  time.Duration
 	from   limitSource
-	wanted time.Duration // by WithTimeout, if the cluster's limit is shorter
-	caller error         // why a context of the caller's ended; nil if it is one of the other limits
+	wanted time.Duration  // by WithTimeout, if the cluster's limit is shorter
+	caller error          // why a context of the caller's ended; nil if it is one of the other limits
+	victim *DeadlockError // nil if it is a limit
 }
 
 type limitSource uint8
@@ -138,6 +163,8 @@ const (
 
 func (e *limitError) Error() string {
 	switch {
+	case e.victim != nil:
+		return e.victim.Error()
 	case e.caller != nil:
 		return fmt.Sprintf("the caller's context ended %v after the transaction began: %v",
 			e.after.Round(time.Millisecond), e.caller)
@@ -157,7 +184,10 @@ func (e *limitError) Error() string {
 }
 
 func (e *limitError) Unwrap() error {
-	if e.caller != nil {
+	switch {
+	case e.victim != nil:
+		return e.victim
+	case e.caller != nil:
 		return e.caller
 	}
 	return context.DeadlineExceeded

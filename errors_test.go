@@ -102,6 +102,13 @@ var messages = []message{
 		}, concord.WithRetry(concord.RetryPolicy{Attempts: 2, Initial: time.Millisecond}))(t, b)
 	}, says: "attempt 2 of 2, the last: transaction GID was aborted by billing: deadlock",
 		is: []error{concord.ErrAborted, errDeadlock}},
+	{name: "a deadlock that no database sees", meet: func(t *testing.T, b *shaky) error {
+		b.allVictims()
+		return b.client.Run(t.Context(), b.waitForAnswer)
+	}, says: "transaction GID was aborted: concord ended it because of a deadlock between the databases billing and " +
+		"orders, with transaction GID: run it again (WithRetry does), and touch databases in one order; the function " +
+		"returned: context canceled",
+		is: []error{concord.ErrAborted, context.Canceled}},
 	{name: "no time to retry", resource: "billing", meet: func(t *testing.T, b *shaky) error {
 		b.billing.passing = errDeadlock
 		ctx, cancel := context.WithCancel(t.Context())

@@ -5,6 +5,7 @@ package concord_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"math/rand/v2"
 	"sync"
 	"testing"
@@ -16,6 +17,8 @@ import (
 	"github.com/concordtx/concord/adapters"
 	"github.com/concordtx/concord/adapters/memory"
 	"github.com/concordtx/concord/api"
+	concordv1 "github.com/concordtx/concord/api/concord/v1"
+	"github.com/concordtx/concord/txn"
 )
 
 // hang runs a transaction whose function does not return before release is closed, and
@@ -215,4 +218,116 @@ func TestCloseWaitsForAFunctionThatHangsUntilItsLimit(t *testing.T) {
 	b.requireMoved(t, 0)
 	commits, _ := b.asked()
 	require.Zero(t, commits)
+}
+
+// allVictims names every transaction that waits a victim, and notes what it was told.
+func (b *shaky) allVictims() <-chan *concordv1.WaitingRequest {
+	told := make(chan *concordv1.WaitingRequest, 100)
+	b.leader.set(func() {
+		b.leader.waiting = func(r *concordv1.WaitingRequest) *concordv1.WaitingResponse {
+			select {
+			case told <- r:
+			default:
+			}
+			res := &concordv1.WaitingResponse{Look: 5}
+			for _, x := range r.GetTransactions() {
+				res.Deadlocks = append(res.Deadlocks, &concordv1.Deadlock{Victim: x.GetGid(),
+					Others: []string{anotherID.String()}, Resources: []string{"billing", "orders"}})
+			}
+			return res
+		}
+	})
+	return told
+}
+
+var anotherID = txn.NewID(time.Now())
+
+// waitForAnswer works, and waits for its database until somebody ends that.
+func (b *shaky) waitForAnswer(ctx context.Context, tx *concord.Tx) error {
+	if err := b.transfer(ctx, tx); err != nil {
+		return err
+	}
+	b.billing.set(func() { b.billing.waits = true })
+	<-ctx.Done()
+	return ctx.Err()
+}
+
+func TestTheVictimOfADeadlockIsRolledBackAndToldSo(t *testing.T) {
+	b := newShaky(t)
+	told := b.allVictims()
+	err := b.client.Run(t.Context(), b.waitForAnswer)
+	var aborted *concord.AbortedError
+	require.ErrorAs(t, err, &aborted)
+	require.Empty(t, aborted.Resource, "none is to blame")
+	var why *concord.DeadlockError
+	require.ErrorAs(t, err, &why)
+	require.Equal(t, &concord.DeadlockError{Resources: []string{"billing", "orders"}, Others: []concord.ID{anotherID}}, why)
+	require.ErrorIs(t, err, concord.ErrAborted)
+	require.True(t, concord.Retryable(err))
+	r := <-told
+	require.Zero(t, r.GetHeard())
+	require.Len(t, r.GetTransactions(), 1)
+	require.Equal(t, aborted.GID.String(), r.GetTransactions()[0].GetGid())
+	require.False(t, r.GetTransactions()[0].GetVoting())
+	require.Len(t, r.GetTransactions()[0].GetBranches(), 1, "the other one cannot tell its session")
+	require.Equal(t, "billing session 7 true", fmt.Sprint(r.GetTransactions()[0].GetBranches()[0].GetResource(), " ",
+		r.GetTransactions()[0].GetBranches()[0].GetSession(), " ", r.GetTransactions()[0].GetBranches()[0].GetWaits()))
+	b.billing.set(func() { b.billing.waits = false })
+	b.requireFree(t)
+}
+
+// Who begins by himself learns it from Commit; Rollback has nothing to add.
+func TestTheVictimOfADeadlockIsToldByCommit(t *testing.T) {
+	for name, end := range map[string]func(*concord.Tx) error{
+		"commit":   func(tx *concord.Tx) error { return tx.Commit(t.Context()) },
+		"rollback": func(tx *concord.Tx) error { return tx.Rollback(t.Context()) },
+	} {
+		b := newShaky(t)
+		b.allVictims()
+		tx, err := b.client.Begin(t.Context())
+		require.NoError(t, err)
+		require.NoError(t, b.transfer(t.Context(), tx))
+		b.billing.set(func() { b.billing.waits = true })
+		require.Eventually(t, func() bool {
+			_, err := b.orders.Tx(t.Context(), tx)
+			return errors.As(err, new(*concord.DeadlockError))
+		}, patience, time.Millisecond)
+		b.billing.set(func() { b.billing.waits = false })
+		err = end(tx)
+		if name == "rollback" {
+			require.NoError(t, err)
+		} else {
+			require.ErrorIs(t, err, concord.ErrAborted)
+			require.ErrorAs(t, err, new(*concord.DeadlockError))
+			require.True(t, concord.Retryable(err))
+		}
+		b.requireFree(t)
+	}
+}
+
+// Whoever is in the middle of his commit is no victim, whatever the cluster says.
+func TestWhatIsBeingCommittedIsNoVictim(t *testing.T) {
+	b := newShaky(t)
+	told := b.allVictims()
+	preparing := make(chan struct{})
+	b.billing.set(func() { b.billing.preparing = preparing })
+	said := make(chan error, 1)
+	go func() { said <- b.client.Run(context.WithoutCancel(t.Context()), b.transfer) }()
+	r := <-told
+	require.True(t, r.GetTransactions()[0].GetVoting())
+	<-told // it has heard the answer
+	close(preparing)
+	require.NoError(t, <-said)
+	b.requireMoved(t, 5)
+}
+
+// A cluster of an older release is asked once in a while; what waits goes on waiting.
+func TestAClusterThatKnowsNoDeadlocksIsNotBotheredWithThem(t *testing.T) {
+	b := newShaky(t)
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
+	defer cancel()
+	err := b.client.Run(ctx, b.waitForAnswer)
+	require.ErrorIs(t, err, concord.ErrAborted)
+	require.ErrorIs(t, err, context.DeadlineExceeded)
+	b.leader.set(func() { require.Equal(t, 1, b.leader.told) })
 }

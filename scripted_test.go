@@ -27,6 +27,9 @@ type scripted struct {
 	rollbacks int
 	statement error // what the application got
 	passing   error // is transient
+
+	waits     bool          // the application waits for an answer
+	preparing chan struct{} // if it is not nil, Prepare takes until it is closed
 }
 
 type call string
@@ -133,7 +136,23 @@ func (s *scriptedSession) Failures() [2]error {
 	return [2]error{s.r.statement}
 }
 
+var _ adapters.Waiting = (*scriptedSession)(nil)
+
+func (s *scriptedSession) Asked() (number uint64, waits bool) {
+	s.r.mu.Lock()
+	defer s.r.mu.Unlock()
+	return 1, s.r.waits
+}
+
+func (s *scriptedSession) SessionName() string { return "session 7" }
+
 func (s *scriptedSession) Prepare(ctx context.Context) (vote txn.Vote, b txn.Branch, err error) {
+	s.r.mu.Lock()
+	preparing := s.r.preparing
+	s.r.mu.Unlock()
+	if preparing != nil {
+		<-preparing
+	}
 	if err := s.r.tears(nil); err != nil {
 		return txn.VoteNo, b, errors.Join(err, s.Session.Rollback(ctx))
 	}

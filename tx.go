@@ -42,6 +42,8 @@ type Tx struct {
 	end func(error) error
 	// doomed is why a part of it failed, in a Run that had joined it.
 	doomed atomic.Pointer[error]
+	// victim says that the cluster has ended it, because of a deadlock.
+	victim atomic.Pointer[limitError]
 	// watch stops waiting for that, and forget lets go of life after the end.
 	watch  func() bool
 	forget context.CancelFunc
@@ -69,6 +71,11 @@ type branch struct {
 	err      error      // why it voted No or did not commit
 	torn     error      // that part of it may be committed
 	failed   int        // attempts to end it
+	voting   atomic.Bool
+
+	// What the database was asked for when it was seen not to answer, and when that was first. Both belong to waits.
+	asked uint64
+	waits time.Time
 
 	step context.Context   // with what hooks have put into it
 	over func(error) error // tells the hooks that nothing is left to do
@@ -165,6 +172,9 @@ func (tx *Tx) enlist(ctx context.Context, r adapters.Opener) (adapters.Session, 
 		return nil, err
 	}
 	tx.add(&branch{no: no, resource: r.Name(), opener: r, session: session, step: step, over: over})
+	if _, able := session.(adapters.Waiting); able {
+		tx.client.waits.add(tx)
+	}
 	return session, nil
 }
 
@@ -289,12 +299,23 @@ func (tx *Tx) expire() {
 	if tx.ended {
 		return
 	}
-	tx.ended, tx.expired = true, tx.because(tx.life)
+	tx.fall(tx.because(tx.life))
+}
+
+// fall ends a transaction that nobody has ended, whatever its application is doing. The caller has the turn.
+func (tx *Tx) fall(why *limitError) {
+	tx.ended, tx.expired = true, why
 	tx.undone = tx.rollBack(context.Background(), tx.expired)
 	tx.client.logRollback(tx, tx.undone)
 	_ = tx.end(tx.atLimit(tx.expired))
+	tx.gone()
+}
+
+// gone is the last that the client hears of a transaction, as far as its application is concerned.
+func (tx *Tx) gone() {
 	tx.forget()
 	tx.releaseIdle(tx.expired)
+	tx.client.waits.remove(tx)
 	tx.client.inFlight.Done()
 }
 
@@ -329,6 +350,7 @@ func (tx *Tx) over(err error) {
 	tx.watch()
 	tx.forget()
 	tx.releaseIdle(err)
+	tx.client.waits.remove(tx)
 	tx.client.inFlight.Done()
 }
 
@@ -374,7 +396,8 @@ func (tx *Tx) aborted(resource string, cause error) error {
 // passes reports whether the cause of an abort may be gone next time. The transaction must have ended.
 func (tx *Tx) passes(cause error) bool {
 	var no *joined.VoteError
-	return errors.As(cause, &no) && no.Passing || errors.Is(cause, errLeaseEnded) || errors.Is(cause, api.ErrUnavailable) ||
+	return errors.As(cause, &no) && no.Passing || errors.As(cause, new(*DeadlockError)) ||
+		errors.Is(cause, errLeaseEnded) || errors.Is(cause, api.ErrUnavailable) ||
 		slices.ContainsFunc(tx.branches, func(b *branch) bool { return b.opener.Transient(cause) })
 }
 
@@ -407,6 +430,9 @@ func (tx *Tx) torn() error {
 
 // because names the limit that ended ctx, which is the transaction's or a caller's.
 func (tx *Tx) because(ctx context.Context) *limitError {
+	if victim := tx.victim.Load(); victim != nil {
+		return victim
+	}
 	cause := context.Cause(ctx)
 	if cause == error(tx.limit) || tx.limit.caller != nil && errors.Is(cause, tx.limit.caller) {
 		return tx.limit
@@ -417,6 +443,9 @@ func (tx *Tx) because(ctx context.Context) *limitError {
 // blame returns the resource that an error of the application came from, if one did. The
 // transaction must have ended.
 func (tx *Tx) blame(err error) string {
+	if tx.victim.Load() != nil {
+		return "" // none: the cluster has ended it
+	}
 	var enlisting *enlistError
 	if errors.As(err, &enlisting) {
 		return enlisting.resource

@@ -244,6 +244,11 @@ func (c *Client) Lease(ctx context.Context, r *concordv1.LeaseRequest) (*concord
 	return call(ctx, c, "keep the lease", ofLeader, r, unary(stub.Lease))
 }
 
+// Waiting tells the leader which transactions wait for databases, and hears which have to end.
+func (c *Client) Waiting(ctx context.Context, r *concordv1.WaitingRequest) (*concordv1.WaitingResponse, error) {
+	return call(ctx, c, "tell who waits", ofLeader, r, unary(stub.Waiting))
+}
+
 // Outcome settles what became of a transaction.
 func (c *Client) Outcome(ctx context.Context, r *concordv1.OutcomeRequest) (*concordv1.OutcomeResponse, error) {
 	return call(ctx, c, "ask for the outcome", ofLeader, r, unary(stub.Outcome))

@@ -283,6 +283,12 @@ func (l *loop) carryOutCommits(fx *commit.Effects) {
 		default: // one is due already, and is answered
 		}
 	}
+	for _, e := range fx.Waits {
+		select {
+		case l.workers[e.Resource].waits <- e.Look:
+		default: // it has not answered the last time: it says nothing in this look
+		}
+	}
 }
 
 // publishRole shows at once who leads which cluster: clients look for a leader here.

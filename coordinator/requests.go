@@ -16,6 +16,7 @@ import (
 	"github.com/concordtx/concord/api"
 	"github.com/concordtx/concord/api/member"
 	"github.com/concordtx/concord/coordinator/commit"
+	"github.com/concordtx/concord/coordinator/deadlock"
 	"github.com/concordtx/concord/coordinator/replica"
 	"github.com/concordtx/concord/protocol/zab"
 	"github.com/concordtx/concord/recovery"
@@ -46,6 +47,14 @@ func (n *Node) Outcome(ctx context.Context, q txn.Inquiry) (commit.Reply, error)
 // KeyUse says which transaction was committed under an idempotency key; Reply.Key is nil if none was.
 func (n *Node) KeyUse(ctx context.Context, key string) (commit.Reply, error) {
 	return n.ask(ctx, func(request uint64) replica.Event { return commit.KeyAsked{Request: request, Key: key} })
+}
+
+// Waiting hears which transactions of a client have waited for longer than a second, and says which of
+// them have to end because of a deadlock.
+func (n *Node) Waiting(ctx context.Context, heard uint64, waiters []deadlock.Waiter) (commit.Reply, error) {
+	return n.ask(ctx, func(request uint64) replica.Event {
+		return commit.WaitsAsked{Request: request, Heard: heard, Waiters: waiters}
+	})
 }
 
 // Resolve is an operator's decision for a transaction that has none. For a commit, and for an abort of

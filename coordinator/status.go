@@ -31,8 +31,9 @@ type Snapshot struct {
 	Committed, Aborted uint64
 	// Decided counts those that this node made as the leader, so one node counts each of them.
 	Decided    commit.Decided
-	Leases     int  // of clients, as far as the log is applied here
-	Disk       Disk // of this node
+	Deadlocks  uint64 // between databases that this node has found as the leader
+	Leases     int    // of clients, as far as the log is applied here
+	Disk       Disk   // of this node
 	Log        LogState
 	TurnedAway uint64 // connections to the peer port that were refused
 	Turns      Turns
@@ -119,6 +120,7 @@ func (l *loop) publish(now time.Time) {
 	}
 	s.Leases = len(l.commits.Leases().Active)
 	s.Committed, s.Aborted, s.Decided = l.commits.Counts()
+	s.Deadlocks = l.commits.Deadlocks()
 	if err := l.core.Distrusted(); err != nil {
 		s.Distrusted = err.Error()
 	}

@@ -15,6 +15,7 @@ import (
 
 	"github.com/concordtx/concord/adapters"
 	"github.com/concordtx/concord/coordinator/commit"
+	"github.com/concordtx/concord/coordinator/deadlock"
 	"github.com/concordtx/concord/coordinator/replica"
 	"github.com/concordtx/concord/txn"
 )
@@ -28,6 +29,7 @@ const (
 	// session that holds it.
 	finishTimeout = 30 * time.Second
 	listTimeout   = 15 * time.Second
+	waitsTimeout  = time.Second
 	// A resource is asked who it is every probeInterval, and has probeTimeout to say so: one that
 	// has gone away is known to be down after at most the sum of both.
 	probeInterval = 2 * time.Second
@@ -58,6 +60,7 @@ type worker struct {
 	scans   chan struct{}
 	forgets chan []txn.XID
 	kept    chan txn.XID  // capacity 1: "list the evidence behind it"
+	waits   chan uint64   // capacity 1: "list who waits, for this look"
 	doubts  chan struct{} // capacity 1: "probe now"; when full, one is due already
 	alive   atomic.Int64  // calls that the resource has answered well
 
@@ -75,7 +78,8 @@ func newWorker(r adapters.Resource, log *slog.Logger, post func(context.Context,
 	w := &worker{resource: r, log: log.With("resource", r.Name()), post: post, probed: probed,
 		tasks: make(chan commit.Task, commit.MaxTasks), retries: make(chan commit.Task, commit.MaxRetries),
 		scans:   make(chan struct{}, 1),
-		forgets: make(chan []txn.XID, 16), kept: make(chan txn.XID, 1), doubts: make(chan struct{}, 1),
+		forgets: make(chan []txn.XID, 16), kept: make(chan txn.XID, 1), waits: make(chan uint64, 1),
+		doubts: make(chan struct{}, 1),
 		ended:  make(chan struct{}),
 		health: commit.Health{Err: "not asked yet"}}
 	w.down, w.up = context.WithCancel(context.Background())
@@ -116,6 +120,7 @@ func (w *worker) run(ctx context.Context) error {
 	}
 	g.Go(func() error { w.scan(ctx); return nil })
 	g.Go(func() error { w.forget(ctx); return nil })
+	g.Go(func() error { w.watchWaits(ctx); return nil })
 	g.Go(func() error { w.probe(ctx); return nil })
 	return g.Wait()
 }
@@ -204,6 +209,33 @@ func (w *worker) forget(ctx context.Context) {
 			cancel()
 			w.heard(err)
 			w.post(ctx, commit.Kept{Resource: w.resource.Name(), Evidence: xs, Err: err})
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// watchWaits lists who waits for whom. A resource that cannot tell, or must not, says nothing: "resource
+// check" says why, and lock time-outs end what nobody finds.
+func (w *worker) watchWaits(ctx context.Context) {
+	lister, able := w.resource.(adapters.WaitLister)
+	failed := ""
+	for {
+		select {
+		case look := <-w.waits:
+			answer := commit.Waits{Resource: w.resource.Name(), Look: look}
+			if able {
+				call, cancel := w.bounded(ctx, waitsTimeout)
+				var err error
+				answer.Waits, err = lister.Waits(call, deadlock.Longer)
+				cancel()
+				if err != nil && err.Error() != failed && ctx.Err() == nil {
+					failed = err.Error()
+					w.log.Warn("who waits for whom cannot be listed: deadlocks with other databases are not found", "err",
+						err)
+				}
+			}
+			w.post(ctx, answer)
 		case <-ctx.Done():
 			return
 		}

@@ -17,6 +17,7 @@ import (
 	"github.com/concordtx/concord/adapters/mysql"
 	"github.com/concordtx/concord/adapters/postgres"
 	"github.com/concordtx/concord/coordinator/commit"
+	"github.com/concordtx/concord/coordinator/deadlock"
 	"github.com/concordtx/concord/internal/testdb"
 	"github.com/concordtx/concord/txn"
 )
@@ -253,4 +254,69 @@ func TestBranchesAreFinishedWhenTheirDatabaseIsBack(t *testing.T) {
 			}
 		})
 	}
+}
+
+// watched is a database that tells who waits, and counts how often it was asked.
+type watched struct {
+	*memory.Resource
+	waits []adapters.Wait
+	err   error
+	asked atomic.Int64
+}
+
+func (w *watched) Waits(context.Context, time.Duration) ([]adapters.Wait, error) {
+	w.asked.Add(1)
+	return w.waits, w.err
+}
+
+// waiting says that A waits in billing and B in orders, as their client does, and returns who has to end.
+func (c *testCluster) waiting(heard *uint64, a, b txn.ID) (victims []deadlock.Deadlock) {
+	branches := func(name string, at string) (all []deadlock.Branch) {
+		for _, r := range []string{"orders", "billing", "stock"} {
+			all = append(all, deadlock.Branch{Session: deadlock.Session{Resource: r, Name: name}, Waits: r == at})
+		}
+		return all
+	}
+	r, err := c.leader().Waiting(c.t.Context(), *heard, []deadlock.Waiter{{ID: a, Branches: branches("a", "billing")},
+		{ID: b, Branches: branches("b", "orders")}})
+	require.NoError(c.t, err)
+	*heard = r.Look
+	return r.Deadlocks
+}
+
+// Databases are asked who waits if there is a reason, those in which somebody waits; who cannot tell keeps nobody
+// from an answer, and only finds no deadlock.
+func TestDatabasesAreAskedWhoWaitsIfThereIsAReason(t *testing.T) {
+	since := time.Unix(5, 0)
+	orders := &watched{Resource: memory.New("orders", memory.NewDisk()),
+		waits: []adapters.Wait{{Session: "b", For: "a", Since: since}}}
+	billing := &watched{Resource: memory.New("billing", memory.NewDisk()), err: errors.New("no privilege")}
+	stock := &watched{Resource: memory.New("stock", memory.NewDisk())}
+	c := newCluster(t, 1, func() []adapters.Resource { return []adapters.Resource{orders, billing, stock} })
+	c.lease() // it leads
+	_, err := c.leader().Waiting(t.Context(), 0, nil)
+	require.NoError(t, err)
+	require.Zero(t, orders.asked.Load()+billing.asked.Load(), "nobody waits")
+
+	a, b, heard := txn.NewID(time.Now().Add(-time.Second)), txn.NewID(time.Now()), uint64(0)
+	require.Eventually(t, func() bool {
+		require.Empty(t, c.waiting(&heard, a, b))
+		return orders.asked.Load() > 2 && billing.asked.Load() > 2
+	}, 20*time.Second, 50*time.Millisecond)
+	require.Zero(t, stock.asked.Load(), "there nobody waits")
+	require.Zero(t, c.leader().Status().Deadlocks)
+
+	blind := billing
+	billing = &watched{Resource: blind.Resource, waits: []adapters.Wait{{Session: "a", For: "b", Since: since}}}
+	c.kill(1)
+	c.start(1)
+	c.lease()
+	var victims []deadlock.Deadlock
+	require.Eventually(t, func() bool {
+		victims = c.waiting(&heard, a, b)
+		return len(victims) > 0
+	}, 20*time.Second, 50*time.Millisecond)
+	require.Equal(t, b, victims[0].Victim)
+	require.Equal(t, []string{"billing", "orders"}, victims[0].Resources)
+	require.Eventually(t, func() bool { return c.leader().Status().Deadlocks == 1 }, 10*time.Second, 10*time.Millisecond)
 }

@@ -21,6 +21,7 @@ var rules = access.Rules{
 	concordv1connect.CoordinatorServiceCommitProcedure:   access.Needs(security.Application),
 	concordv1connect.CoordinatorServiceDecideProcedure:   access.Streams(security.Application),
 	concordv1connect.CoordinatorServiceLeaseProcedure:    access.Needs(security.Application),
+	concordv1connect.CoordinatorServiceWaitingProcedure:  access.Needs(security.Application),
 	concordv1connect.CoordinatorServiceDeliverProcedure:  access.Needs(security.MemberRole),
 	concordv1connect.CoordinatorServiceFinishedProcedure: access.Needs(security.Application, security.AgentRole),
 	concordv1connect.CoordinatorServiceOutcomeProcedure:  access.Needs(security.Application, security.AgentRole),

@@ -25,6 +25,7 @@ import (
 	"github.com/concordtx/concord/api"
 	concordv1 "github.com/concordtx/concord/api/concord/v1"
 	"github.com/concordtx/concord/api/concord/v1/concordv1connect"
+	"github.com/concordtx/concord/coordinator/deadlock"
 	"github.com/concordtx/concord/security"
 	"github.com/concordtx/concord/security/access"
 	"github.com/concordtx/concord/txn"
@@ -176,6 +177,7 @@ func TestEveryProcedureByEveryRole(t *testing.T) {
 		"Finished": {"shop-app", "billing-app", "east", "2"}, "Outcome": {"shop-app", "billing-app", "east", "2"},
 		"KeyUse":    {"shop-app", "billing-app", "2"},
 		"Follow":    {"shop-app", "billing-app", "2"},
+		"Waiting":   {"shop-app", "billing-app", "2"},
 		"Deliver":   {"east", "2"},
 		"Get":       {"shop-app", "billing-app", "east", "vera", "otto", "anna", "2"},
 		"List":      {"shop-app", "billing-app", "east", "vera", "otto", "anna", "2"},
@@ -408,6 +410,33 @@ func TestNobodyCommitsOnWhatHeWasNotGranted(t *testing.T) {
 }
 
 // A lease is ended by who was granted it; of others it is not even said whether it is there.
+// Who tells who waits speaks of his own databases, and is told gids of transactions in these only.
+func TestWhoIsToldWhatOfADeadlock(t *testing.T) {
+	n := newFake()
+	victim, another, third := txn.NewID(time.Now()), txn.NewID(time.Now()), txn.NewID(time.Now())
+	n.deadlocks = []deadlock.Deadlock{{Victim: victim, Resources: []string{"billing", "orders"}, Others: []deadlock.Party{
+		{ID: another, Resources: []string{"billing"}}, {ID: third}}}}
+	c := guarded(t, n)
+	tells := func(name, resource string) (*concordv1.WaitingResponse, error) {
+		return c.stub(name).Waiting(t.Context(), waiting(&concordv1.WaitingTransaction{Gid: victim.String(),
+			Branches: []*concordv1.WaitingBranch{{Resource: resource, Session: "s", Waits: true}}}))
+	}
+	res, err := tells("billing-app", "billing")
+	require.NoError(t, err)
+	require.EqualValues(t, 8, res.GetLook())
+	require.Len(t, res.GetDeadlocks(), 1)
+	require.Equal(t, victim.String(), res.GetDeadlocks()[0].GetVictim())
+	require.Equal(t, []string{"billing", "orders"}, res.GetDeadlocks()[0].GetResources())
+	require.Equal(t, []string{another.String()}, res.GetDeadlocks()[0].GetOthers(), "of the third nobody knows whose it is")
+	told := len(n.calls)
+	_, err = tells("billing-app", "orders")
+	require.ErrorIs(t, api.FromStatus(err), api.ErrDenied)
+	require.Len(t, n.calls, told, "the node does not hear of it")
+	res, err = tells("shop-app", "orders")
+	require.NoError(t, err)
+	require.NotContains(t, res.GetDeadlocks()[0].GetOthers(), third.String())
+}
+
 func TestNobodyEndsAnothersLease(t *testing.T) {
 	n := newFake()
 	c := guarded(t, n)

@@ -4,6 +4,7 @@ package server
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"log/slog"
 	"net/http"
@@ -21,6 +22,7 @@ import (
 	"github.com/concordtx/concord/api/member"
 	"github.com/concordtx/concord/coordinator"
 	"github.com/concordtx/concord/coordinator/commit"
+	"github.com/concordtx/concord/coordinator/deadlock"
 	"github.com/concordtx/concord/coordinator/replica"
 	"github.com/concordtx/concord/protocol/zab"
 	"github.com/concordtx/concord/security/access"
@@ -37,6 +39,7 @@ type fakeNode struct {
 	keyed     txn.Txn // under every key
 	view      *commit.View
 	finished  []txn.Txn
+	deadlocks []deadlock.Deadlock
 	err       error // of every call of the leader, if it is not nil
 	behind    error // of Reach and StatusSince
 	panics    bool  // in every call
@@ -97,9 +100,12 @@ func (f *fakeNode) Outcome(context.Context, txn.Inquiry) (commit.Reply, error) {
 func (f *fakeNode) GrantLease(context.Context) (txn.Lease, error)   { return 1, f.did("GrantLease") }
 func (f *fakeNode) RenewLease(l txn.Lease) (bool, error)            { return l == 1, f.did("RenewLease") }
 func (f *fakeNode) EndLease(ctx context.Context, l txn.Lease) error { return f.did("EndLease") }
-func (f *fakeNode) HoldsLease(l txn.Lease) bool                     { return l == 1 }
-func (f *fakeNode) LeaseLength() time.Duration                      { return 5 * time.Second }
-func (f *fakeNode) FeatureLevel() txn.FeatureLevel                  { return txn.Newest }
+func (f *fakeNode) Waiting(_ context.Context, heard uint64, w []deadlock.Waiter) (commit.Reply, error) {
+	return commit.Reply{Deadlocks: f.deadlocks, Look: heard + 1}, f.did(fmt.Sprintf("Waiting %d", len(w)))
+}
+func (f *fakeNode) HoldsLease(l txn.Lease) bool    { return l == 1 }
+func (f *fakeNode) LeaseLength() time.Duration     { return 5 * time.Second }
+func (f *fakeNode) FeatureLevel() txn.FeatureLevel { return txn.Newest }
 
 func (f *fakeNode) Recheck(context.Context, string, string) { _ = f.did("Recheck") }
 

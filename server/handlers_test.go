@@ -38,6 +38,10 @@ var ofLeader = map[string]func(context.Context, concordv1connect.CoordinatorServ
 		_, err := c.Lease(ctx, &concordv1.LeaseRequest{Lease: 1})
 		return err
 	},
+	"Waiting": func(ctx context.Context, c concordv1connect.CoordinatorServiceClient) error {
+		_, err := c.Waiting(ctx, &concordv1.WaitingRequest{Heard: 7})
+		return err
+	},
 	"KeyUse": func(ctx context.Context, c concordv1connect.CoordinatorServiceClient) error {
 		r, err := c.KeyUse(ctx, &concordv1.KeyUseRequest{Key: "k"})
 		if err == nil && (r.GetGid() != known.ID.String() || string(r.GetResult()) != "kept") {
@@ -220,6 +224,10 @@ func TestMalformedRequestsAreRefusedBeforeTheNodeHearsOfThem(t *testing.T) {
 		},
 		"lease of Lease": func(ctx context.Context) error {
 			_, err := c.Lease(ctx, &concordv1.LeaseRequest{End: true})
+			return err
+		},
+		"gid of Waiting": func(ctx context.Context) error {
+			_, err := c.Waiting(ctx, waiting(&concordv1.WaitingTransaction{Gid: "x"}))
 			return err
 		},
 		"gid of Outcome": func(ctx context.Context) error {

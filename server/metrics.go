@@ -62,6 +62,8 @@ const (
 var (
 	ofDecided = describe("transactions_decided_total", counter, summed,
 		"First decisions that this node made as the leader since it started.", "decision")
+	ofDeadlocks = describe("deadlocks_total", counter, summed,
+		"Deadlocks between databases that this node has found as the leader since it started; each had one victim.")
 	ofViewKnown = describe("leader_view_known", gauge, perNode,
 		"1 if this node knows what the leader knows; if 0, the series that come from the leader are absent.")
 	ofViewAge   = describe("leader_view_age_seconds", gauge, perNode, "How old what this node knows of the leader is.")
@@ -126,7 +128,7 @@ var (
 )
 
 // fromStatus are the metrics that Collect makes of the status; the others are kept here.
-var fromStatus = []*described{ofDecided, ofViewKnown, ofViewAge, ofInDoubt, ofOldestTxn, ofHeuristic, ofLeases,
+var fromStatus = []*described{ofDecided, ofDeadlocks, ofViewKnown, ofViewAge, ofInDoubt, ofOldestTxn, ofHeuristic, ofLeases,
 	ofHasLeader, ofIsLeader, ofCutOff, ofEpoch,
 	ofLag, ofReachable, ofUp, ofOwnUp, ofPrepared, ofOldest, ofForeign, ofListed,
 	ofFree, ofFull, ofSync, ofSlowest, ofLogBytes, ofLogLength, ofRefused, ofInsecure, ofExpiry, ofDenied}
@@ -164,6 +166,7 @@ func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 	}
 	set(ofDecided, float64(s.Decided.Commit), "commit")
 	set(ofDecided, float64(s.Decided.Abort), "abort")
+	set(ofDeadlocks, float64(s.Deadlocks))
 	set(ofRefused, float64(s.TurnedAway))
 	set(ofEpoch, float64(s.Epoch))
 	if s.Disk.Total > 0 {

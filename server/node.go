@@ -9,6 +9,7 @@ import (
 	"github.com/concordtx/concord/api/member"
 	"github.com/concordtx/concord/coordinator"
 	"github.com/concordtx/concord/coordinator/commit"
+	"github.com/concordtx/concord/coordinator/deadlock"
 	"github.com/concordtx/concord/coordinator/replica"
 	"github.com/concordtx/concord/protocol/zab"
 	"github.com/concordtx/concord/txn"
@@ -46,6 +47,8 @@ type Node interface {
 	// HoldsLease reports whether a lease was granted and has not ended, as far as this node has applied the log.
 	HoldsLease(l txn.Lease) bool
 	LeaseLength() time.Duration // 0: there are none
+	// Waiting hears which transactions of a client wait, and says which have to end because of a deadlock.
+	Waiting(ctx context.Context, heard uint64, waiters []deadlock.Waiter) (commit.Reply, error)
 	// FeatureLevel is what every member knows, as far as this node has heard.
 	FeatureLevel() txn.FeatureLevel
 	View(ctx context.Context, id txn.ID) (*commit.View, error)

@@ -51,6 +51,7 @@ var handOns = map[string]func(context.Context, leader, connect.AnyRequest) (conn
 	concordv1connect.CoordinatorServiceDeliverProcedure:            through(leader.Deliver),
 	concordv1connect.CoordinatorServiceFinishedProcedure:           through(leader.Finished),
 	concordv1connect.CoordinatorServiceLeaseProcedure:              through(leader.Lease),
+	concordv1connect.CoordinatorServiceWaitingProcedure:            through(leader.Waiting),
 	concordv1connect.CoordinatorServiceOutcomeProcedure:            through(leader.Outcome),
 	concordv1connect.CoordinatorServiceKeyUseProcedure:             through(leader.KeyUse),
 	concordv1connect.CoordinatorServiceFollowProcedure:             through(leader.Follow),

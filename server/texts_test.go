@@ -56,6 +56,10 @@ func resources(ctx context.Context, c client) error {
 	return err
 }
 
+func waiting(all ...*concordv1.WaitingTransaction) *concordv1.WaitingRequest {
+	return &concordv1.WaitingRequest{Heard: 7, Transactions: all}
+}
+
 var messages = []message{
 	{name: "another cluster", is: api.ErrInvalid, call: func(ctx context.Context, c client) error {
 		r := bare()
@@ -68,6 +72,21 @@ var messages = []message{
 		_, err := c.Lease(ctx, &concordv1.LeaseRequest{End: true})
 		return err
 	}, says: "lease: is zero, which is none: invalid request"},
+	{name: "too many wait", is: api.ErrInvalid, call: func(ctx context.Context, c client) error {
+		_, err := c.Waiting(ctx, waiting(make([]*concordv1.WaitingTransaction, api.MaxWaiting+1)...))
+		return err
+	}, says: "transactions: are 257, tell of at most 256 at a time: invalid request"},
+	{name: "one that waits has too many branches", is: api.ErrInvalid, call: func(ctx context.Context, c client) error {
+		_, err := c.Waiting(ctx, waiting(&concordv1.WaitingTransaction{Gid: gid(),
+			Branches: make([]*concordv1.WaitingBranch, api.MaxBranches+1)}))
+		return err
+	}, says: "transactions[0].branches: are 257: a transaction has at most 256: invalid request"},
+	{name: "one that waits in no session", is: api.ErrInvalid, call: func(ctx context.Context, c client) error {
+		_, err := c.Waiting(ctx, waiting(&concordv1.WaitingTransaction{Gid: gid(),
+			Branches: []*concordv1.WaitingBranch{{Resource: "orders"}}}))
+		return err
+	}, says: "transactions[0].branches[0]: resource or session is empty: leave out a branch whose session has no name: " +
+		"invalid request"},
 	{name: "settle by another action", is: api.ErrInvalid, call: func(ctx context.Context, c client) error {
 		_, err := c.Settle(ctx, &concordv1.SettleRequest{Gid: gid(), Action: "undo", Who: "ann", Reason: "why"})
 		return err

@@ -5,6 +5,7 @@ package mysql
 import (
 	"context"
 	"database/sql"
+	"errors"
 	"fmt"
 	"slices"
 	"strconv"
@@ -27,7 +28,7 @@ func (r *Resource) Check(ctx context.Context) (report adapters.Report, err error
 		if err != nil {
 			return fmt.Errorf("ask for the grants: %w", err)
 		}
-		report.Findings = append(report.Findings, killFinding(s, grants), tablesFinding(ctx, c))
+		report.Findings = append(report.Findings, killFinding(s, grants), waitsFinding(ctx, c, s), tablesFinding(ctx, c))
 		if !r.options.NoMarker {
 			report.Findings = append(report.Findings, markerFinding(ctx, c, s))
 		}
@@ -134,6 +135,21 @@ func killFinding(s server, grants [][]string) adapters.Finding {
 		Fix:    "GRANT " + privilege + " ON *.* to the user of this resource"}
 }
 
+// waitsFinding asks what a search for deadlocks asks, and for as good as nothing.
+func waitsFinding(ctx context.Context, c *sql.Conn, s server) adapters.Finding {
+	f := adapters.Finding{What: "deadlocks with other databases", Detail: "found"}
+	_, err := listWaits(ctx, c, s, time.Hour, 1)
+	if err == nil {
+		return f
+	}
+	f.Detail = "not found, they last until a lock time-out: " + err.Error()
+	f.Fix = "GRANT PROCESS ON *.* to the user of this resource"
+	if s.flavor == flavorMySQL {
+		f.Fix += ", and GRANT SELECT ON performance_schema.data_lock_waits"
+	}
+	return f
+}
+
 // tablesFinding warns of tables that take no part in transactions: what a branch did to them
 // stays when it is rolled back.
 func tablesFinding(ctx context.Context, c *sql.Conn) adapters.Finding {
@@ -223,14 +239,17 @@ func (r *Resource) Inspect(ctx context.Context, x txn.XID) (found adapters.Inspe
 }
 
 const (
+	// innodbNow is the present as InnoDB writes times: whatever zone the session is set to.
+	innodbNow = "CONVERT_TZ(UTC_TIMESTAMP(), '+00:00', 'SYSTEM')"
+
 	blockedOnMariaDB = `
-SELECT w.trx_mysql_thread_id, TIMESTAMPDIFF(SECOND, w.trx_wait_started, NOW()), IFNULL(LEFT(w.trx_query, 120), '')
+SELECT w.trx_mysql_thread_id, TIMESTAMPDIFF(SECOND, w.trx_wait_started, ` + innodbNow + `), IFNULL(LEFT(w.trx_query, 120), '')
   FROM information_schema.INNODB_LOCK_WAITS l
   JOIN information_schema.INNODB_TRX b ON b.trx_id = l.blocking_trx_id
   JOIN information_schema.INNODB_TRX w ON w.trx_id = l.requesting_trx_id
  WHERE b.trx_mysql_thread_id = %d ORDER BY w.trx_wait_started LIMIT %d`
 	blockedOnMySQL = `
-SELECT w.trx_mysql_thread_id, TIMESTAMPDIFF(SECOND, w.trx_wait_started, NOW()), IFNULL(LEFT(w.trx_query, 120), '')
+SELECT w.trx_mysql_thread_id, TIMESTAMPDIFF(SECOND, w.trx_wait_started, ` + innodbNow + `), IFNULL(LEFT(w.trx_query, 120), '')
   FROM performance_schema.data_lock_waits l
   JOIN information_schema.INNODB_TRX b ON b.trx_id = l.BLOCKING_ENGINE_TRANSACTION_ID
   JOIN information_schema.INNODB_TRX w ON w.trx_id = l.REQUESTING_ENGINE_TRANSACTION_ID
@@ -255,6 +274,62 @@ func blocked(ctx context.Context, c *sql.Conn, s server, h holder) ([]adapters.B
 		waited, _ := strconv.Atoi(row[1])
 		list = append(list, adapters.Blocked{Session: "connection " + row[0], For: time.Duration(waited) * time.Second,
 			Statement: row[2]})
+	}
+	return list, nil
+}
+
+// Who waits for whom, and since when: by transactions, which have the connection of their session. A prepared
+// branch that no session has cannot be told.
+const (
+	waitsColumns = `
+SELECT w.trx_mysql_thread_id, b.trx_mysql_thread_id,
+       TIMESTAMPDIFF(SECOND, '1970-01-01 00:00:00', w.trx_wait_started)
+  FROM information_schema.INNODB_TRX w`
+	waitsOnMariaDB = waitsColumns + `
+  JOIN information_schema.INNODB_LOCK_WAITS l ON l.requesting_trx_id = w.trx_id
+  JOIN information_schema.INNODB_TRX b ON b.trx_id = l.blocking_trx_id`
+	waitsOnMySQL = waitsColumns + `
+  JOIN performance_schema.data_lock_waits l ON l.REQUESTING_ENGINE_TRANSACTION_ID = w.trx_id
+  JOIN information_schema.INNODB_TRX b ON b.trx_id = l.BLOCKING_ENGINE_TRANSACTION_ID`
+	longWaits = `
+ WHERE w.trx_state = 'LOCK WAIT' AND b.trx_mysql_thread_id <> 0 AND
+       w.trx_wait_started <= ` + innodbNow + ` - INTERVAL %d SECOND
+ GROUP BY 1, 2, 3 ORDER BY 3, 1, 2 LIMIT %d`
+)
+
+var _ adapters.WaitLister = (*Resource)(nil)
+
+// Waits implements adapters.WaitLister. The server counts in whole seconds.
+func (r *Resource) Waits(ctx context.Context, longer time.Duration) (list []adapters.Wait, err error) {
+	err = r.onServer(ctx, func(c *sql.Conn, s server) error {
+		list, err = listWaits(ctx, c, s, longer, adapters.MaxWaits)
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("list who waits at %s: %w", r.name, advise(err))
+	}
+	return list, nil
+}
+
+func listWaits(ctx context.Context, c *sql.Conn, s server, longer time.Duration, most int) ([]adapters.Wait, error) {
+	query := waitsOnMariaDB
+	if s.flavor == flavorMySQL {
+		query = waitsOnMySQL
+	}
+	rows, err := sqlRows(c)(ctx, query+fmt.Sprintf(longWaits, int(longer.Seconds()), most))
+	if err != nil {
+		return nil, err
+	}
+	list := make([]adapters.Wait, 0, len(rows))
+	for _, row := range rows {
+		waits, err := strconv.ParseUint(row[0], 10, 64)
+		blocks, err2 := strconv.ParseUint(row[1], 10, 64)
+		since, err3 := strconv.ParseInt(row[2], 10, 64)
+		if err := errors.Join(err, err2, err3); err != nil {
+			return nil, fmt.Errorf("the server does not tell connections as numbers: %w", err)
+		}
+		list = append(list, adapters.Wait{Session: s.sessionName(waits), For: s.sessionName(blocks),
+			Since: time.Unix(since, 0)})
 	}
 	return list, nil
 }

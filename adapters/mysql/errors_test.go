@@ -209,6 +209,8 @@ var messages = []message{
 		"check db: " + isDown},
 	{"a list of a server that is down", func(w *world) error { _, err := w.down().Recover(w.ctx); return err },
 		"recover db: " + isDown},
+	{"who waits in a server that is down", func(w *world) error { _, err := w.down().Waits(w.ctx, time.Second); return err },
+		"list who waits at db: " + isDown},
 	{"a branch of a server that is down", func(w *world) error {
 		_, err := w.down().Rollback(w.ctx, newXID(), txn.Branch{})
 		return err
@@ -255,6 +257,9 @@ func (w *world) down() *Resource { return w.openAs("app@tcp(127.0.0.1:1)/shop", 
 var withoutRow = map[string]string{
 	"%w: its connection is lost, and %s":                                                           timing,
 	"ask for the grants: %w":                                                                       timing,
+	"GRANT PROCESS ON *.* to the user of this resource":                                            grants,
+	", and GRANT SELECT ON performance_schema.data_lock_waits":                                     grants,
+	"the server does not tell connections as numbers: %w":                                          surprise,
 	"ALTER TABLE ... ENGINE=InnoDB, or keep them out of global transactions":                       tables,
 	"GRANT SELECT, INSERT, DELETE ON %v to the user of this resource; if the table is missing: %v": tables,
 	"ALTER TABLE %v ENGINE=InnoDB":                                                                 tables,
@@ -297,6 +302,7 @@ var withoutRow = map[string]string{
 const (
 	surprise = "no server has ever answered so"
 	timing   = "wants a server, a connection or SQL that does one thing at one moment, which other tests see to"
+	grants   = "depends on the grants of a login, and TestWaits follows it on each server"
 	tables   = "depends on the tables of the application, and is in the report as it stands here"
 )
 

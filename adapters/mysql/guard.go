@@ -197,6 +197,7 @@ func (s *session) admit(k sqltext.Kind) error {
 		return err
 	}
 	s.running++
+	s.asked++
 	return nil
 }
 
@@ -205,7 +206,18 @@ func (s *session) waits(n int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.running += n
+	s.asked++
 }
+
+// Asked implements adapters.Waiting.
+func (s *session) Asked() (number uint64, waits bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.asked, s.running > 0
+}
+
+// SessionName implements adapters.Waiting.
+func (s *session) SessionName() string { return s.link.server.sessionName(s.link.server.connection) }
 
 // before prepares the branch for a statement, and notes what the statement will do before it
 // does it.

@@ -36,6 +36,11 @@ func (h holder) String() string {
 
 const detachedMark = "+detached"
 
+// sessionName names a session of the server whatever it is set to: as a holder that does not detach.
+func (s server) sessionName(connection uint64) string {
+	return holder{connection: connection, start: s.start, server: s.id()}.String()
+}
+
 // parseHolder parses what String prints and nothing else.
 func parseHolder(text string) (holder, bool) {
 	rest, detaches := strings.CutSuffix(text, detachedMark)

@@ -4,14 +4,17 @@ package mysql
 
 import (
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
+	sqldriver "github.com/go-sql-driver/mysql"
 	"github.com/stretchr/testify/require"
 
+	"github.com/concordtx/concord/adapters"
 	"github.com/concordtx/concord/internal/testdb"
 	"github.com/concordtx/concord/txn"
 )
@@ -233,6 +236,83 @@ var inspectStories = []story{
 			require.Equal(t, txn.Done, w.finish(w.open(), txn.Commit, x, b))
 			_ = s
 			w.requireValue("older", 7)
+		}},
+}
+
+func TestWaits(t *testing.T) { tellAll(t, waitsStories) }
+
+var waitsStories = []story{
+	{"who waits is told by the name that his own session has, and so is whom he waits for", func(t *testing.T, w *world) {
+		r, x := w.open(), newXID()
+		w.seed("hot")
+		holding := w.work(r, x, "waits")
+		_, err := w.tx(holding).ExecContext(w.ctx, "UPDATE kv SET v = 8 WHERE k = 'hot'")
+		require.NoError(t, err)
+		asked, waits := holding.Asked()
+		require.False(t, waits)
+		waiter := w.begin(w.open(), newXID())
+		done := make(chan error, 1)
+		go func() {
+			_, err := w.tx(waiter).ExecContext(w.ctx, "UPDATE kv SET v = 9 WHERE k = 'hot'")
+			done <- err
+		}()
+		var list []adapters.Wait
+		// other time zones change nothing: a login may have one of its own
+		cfg, err := sqldriver.ParseDSN(w.DSN(database))
+		require.NoError(t, err)
+		cfg.Params = map[string]string{"time_zone": "'-11:00'"}
+		other := w.openAs(cfg.FormatDSN(), Options{})
+		for _, r := range []*Resource{w.open(), other} {
+			require.Eventually(t, func() bool {
+				list, err = r.Waits(w.ctx, time.Second)
+				require.NoError(t, err)
+				return len(list) == 1
+			}, patience, 200*time.Millisecond, "InnoDB looks again only when nobody has asked for 0.1 s")
+			require.Equal(t, waiter.SessionName(), list[0].Session)
+			require.Equal(t, holding.SessionName(), list[0].For)
+			require.Zero(t, list[0].Branch)
+			require.False(t, list[0].Since.IsZero())
+			early, err := r.Waits(w.ctx, time.Hour)
+			require.NoError(t, err)
+			require.Empty(t, early)
+		}
+		_, waits = waiter.Asked()
+		require.True(t, waits)
+		more, _ := holding.Asked()
+		require.Equal(t, asked, more, "nothing was asked meanwhile")
+		require.NoError(t, holding.Rollback(w.ctx))
+		require.NoError(t, <-done)
+		_, waits = waiter.Asked()
+		require.False(t, waits)
+	}},
+	{"a login that may not see who waits is told which grant is missing, and the database stays fit",
+		func(t *testing.T, w *world) {
+			w.run("", "CREATE USER IF NOT EXISTS blind IDENTIFIED BY 'blind'", "GRANT ALL ON "+database+".* TO blind")
+			defer w.run("", "DROP USER blind")
+			cfg, err := sqldriver.ParseDSN(w.DSN(database))
+			require.NoError(t, err)
+			cfg.User, cfg.Passwd = "blind", "blind"
+			blind := w.openAs(cfg.FormatDSN(), Options{})
+			_, err = blind.Waits(w.ctx, time.Second)
+			require.ErrorContains(t, err, "list who waits at db: ")
+			report, err := blind.Check(w.ctx)
+			require.NoError(t, err)
+			find := func(report adapters.Report) adapters.Finding {
+				i := slices.IndexFunc(report.Findings, func(f adapters.Finding) bool { return f.What == "deadlocks with other databases" })
+				require.GreaterOrEqual(t, i, 0)
+				return report.Findings[i]
+			}
+			f := find(report)
+			require.False(t, f.Problem)
+			require.Contains(t, f.Detail, "not found, they last until a lock time-out: ")
+			require.Contains(t, f.Fix, "GRANT PROCESS ON *.* to the user of this resource")
+			w.run("", "GRANT PROCESS ON *.* TO blind")
+			if strings.Contains(f.Fix, "performance_schema") {
+				w.run("", "GRANT SELECT ON performance_schema.data_lock_waits TO blind")
+			}
+			report, err = w.openAs(cfg.FormatDSN(), Options{}).Check(w.ctx)
+			require.NoError(t, err)
+			require.Equal(t, adapters.Finding{What: "deadlocks with other databases", Detail: "found"}, find(report))
 		}},
 }
 

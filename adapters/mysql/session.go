@@ -37,6 +37,7 @@ type session struct {
 	options TxOptions
 	tx      *sql.Tx // nil if the application has committed the last one
 	running int     // statements that the server is asked for now
+	asked   uint64  // how often that has changed
 	doomed  error   // the first failure that was not undone
 	final   bool    // and it cannot be undone
 	ours    bool    // and it is that of a command of our own
@@ -62,6 +63,7 @@ type session struct {
 var (
 	_ adapters.Failing = (*session)(nil)
 	_ adapters.Reading = (*session)(nil)
+	_ adapters.Waiting = (*session)(nil)
 )
 
 type phase uint8

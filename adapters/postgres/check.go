@@ -84,6 +84,7 @@ type state struct {
 	horizon         int64 // age of the oldest prepared transaction in transactions
 	login           string
 	maySignal       bool
+	mayWatch        bool
 	noticesLostPeer bool
 	now             time.Time
 	ours            []adapters.Prepared
@@ -98,7 +99,7 @@ select current_setting('server_version_num')::int, current_setting('server_versi
        pg_is_in_recovery(), current_setting('fsync')::bool,
        current_setting('max_prepared_transactions')::int, (select count(*) from pg_prepared_xacts)::int,
        (select coalesce(max(age(transaction)), 0)::bigint from pg_prepared_xacts),
-       current_user::text, pg_has_role('pg_signal_backend', 'usage'),
+       current_user::text, pg_has_role('pg_signal_backend', 'usage'), pg_has_role('pg_read_all_stats', 'usage'),
        coalesce(current_setting('client_connection_check_interval', true), '0') <> '0', now()`
 
 const foreignText = `
@@ -123,7 +124,7 @@ func (r *Resource) Check(ctx context.Context) (adapters.Report, error) {
 
 func (s *state) ask(ctx context.Context, conn *pgx.Conn) error {
 	err := conn.QueryRow(ctx, stateText, pgx.QueryExecModeExec).Scan(&s.number, &s.version, &s.standby, &s.fsync,
-		&s.allowed, &s.used, &s.horizon, &s.login, &s.maySignal, &s.noticesLostPeer, &s.now)
+		&s.allowed, &s.used, &s.horizon, &s.login, &s.maySignal, &s.mayWatch, &s.noticesLostPeer, &s.now)
 	if err != nil || s.standby {
 		return err
 	}
@@ -162,6 +163,9 @@ func (s state) findings() []adapters.Finding {
 		finding("ending sessions of others",
 			choose(s.maySignal, "allowed", fmt.Sprintf("%s may end sessions of its own roles only", s.login)), false,
 			choose(s.maySignal, "", "GRANT pg_signal_backend TO "+identifier(s.login))),
+		finding("deadlocks with other databases", choose(s.mayWatch, "found", fmt.Sprintf("found only among sessions "+
+			"of %s's own roles: others of them last until a lock time-out", s.login)), false,
+			choose(s.mayWatch, "", "GRANT pg_read_all_stats TO "+identifier(s.login))),
 		hint("oldest prepared branch", s.oldest().String(), s.oldest() > forgottenAfter,
 			"see what it waits for with \"concord recover\""),
 		hint("oldest prepared transaction of the server", fmt.Sprintf("%d transactions ago", s.horizon),
@@ -335,6 +339,60 @@ func blocked(ctx context.Context, conn *pgx.Conn, name string) ([]adapters.Block
 		return adapters.Blocked{Session: sessionName(pid, user, database),
 			For: time.Duration(waited) * time.Millisecond, Statement: statement}, err
 	})
+}
+
+// waitsText lists who waits, and for whom. A wait is that of the database that the waiting session is in. A
+// prepared transaction has no process: a session waits for its number.
+const waitsText = `
+with waiting as materialized (
+  select l.pid, l.waitstart, l.transactionid, a.backend_start
+    from pg_locks l join pg_stat_activity a on a.pid = l.pid
+   where not l.granted and a.datname = current_database() and a.backend_start is not null
+     and l.waitstart < clock_timestamp() - make_interval(secs => $1::float8)
+   order by l.waitstart limit $2::int)
+select w.pid, (extract(epoch from w.backend_start) * 1000000)::bigint, w.waitstart,
+       b.pid, coalesce((extract(epoch from s.backend_start) * 1000000)::bigint, 0), coalesce(p.gid, '')
+  from waiting w
+ cross join lateral (select distinct unnest(pg_blocking_pids(w.pid)) as pid) b
+  left join pg_stat_activity s on s.pid = b.pid
+  left join pg_prepared_xacts p on b.pid = 0 and p.transaction = w.transactionid
+       and p.database = current_database() and starts_with(p.gid, 'concord-')
+ order by w.waitstart, w.pid, b.pid limit $2::int`
+
+var _ adapters.WaitLister = (*Resource)(nil)
+
+// Waits implements adapters.WaitLister. Sessions that the login may not see are left out.
+func (r *Resource) Waits(ctx context.Context, longer time.Duration) (list []adapters.Wait, err error) {
+	err = r.with(ctx, func(conn *pgx.Conn) error {
+		rows, err := conn.Query(ctx, waitsText, pgx.QueryExecModeExec, longer.Seconds(), adapters.MaxWaits)
+		if err != nil {
+			return err
+		}
+		defer rows.Close()
+		for rows.Next() {
+			var w adapters.Wait
+			var waiting, blocking holder
+			var pid, blocker int32
+			var gid string
+			if err := rows.Scan(&pid, &waiting.start, &w.Since, &blocker, &blocking.start, &gid); err != nil {
+				return err
+			}
+			waiting.pid, blocking.pid = uint32(pid), uint32(blocker)
+			x, _, ours := parseName(gid)
+			switch {
+			case blocking.start != 0:
+				w.For = blocking.String()
+			case ours:
+				w.Branch = x
+			default:
+				continue
+			}
+			w.Session = waiting.String()
+			list = append(list, w)
+		}
+		return rows.Err()
+	})
+	return list, r.explain(asking, "list who waits", err)
 }
 
 func sessionName(pid int32, user, database string) string {

@@ -396,10 +396,10 @@ func TestWhatFindingsSay(t *testing.T) {
 		says []string
 	}{
 		{"fit", state{number: 170000, version: "17.0", fsync: true, allowed: 200, login: "app", marker: &yes,
-			maySignal: true, noticesLostPeer: true, now: now}, []string{
+			maySignal: true, mayWatch: true, noticesLostPeer: true, now: now}, []string{
 			"version: 17.0", "role of the server: primary", "fsync: on", "max_prepared_transactions: 0 of 200 in use",
 			"finishing branches of other roles: app may finish all that is prepared now", "concord.branch: there",
-			"ending sessions of others: allowed",
+			"ending sessions of others: allowed", "deadlocks with other databases: found",
 			"oldest prepared branch: 0s", "oldest prepared transaction of the server: 0 transactions ago",
 			"lost clients: noticed while a statement runs"}},
 		{"nothing is", state{marker: &no, number: 130000, version: "13.1", standby: true, login: "app", horizon: 2e8,
@@ -418,6 +418,8 @@ func TestWhatFindingsSay(t *testing.T) {
 			`PROBLEM concord.branch: app may not read and remove the markers of branches; GRANT USAGE ON SCHEMA ` +
 				`concord TO "app"; GRANT SELECT, DELETE ON concord.branch TO "app"`,
 			`ending sessions of others: app may end sessions of its own roles only; GRANT pg_signal_backend TO "app"`,
+			`deadlocks with other databases: found only among sessions of app's own roles: others of them last until ` +
+				`a lock time-out; GRANT pg_read_all_stats TO "app"`,
 			`oldest prepared branch: 1h0m0s; see what it waits for with "concord recover"`,
 			"oldest prepared transaction of the server: 200000000 transactions ago; end it: it holds back vacuum " +
 				"for the whole server (select * from pg_prepared_xacts order by prepared)",
@@ -430,6 +432,8 @@ func TestWhatFindingsSay(t *testing.T) {
 			"finishing branches of other roles: app may finish all that is prepared now",
 			"concord.branch: not there yet: the first branch makes it, if its role may; " + CreateMarkerTable,
 			"ending sessions of others: allowed",
+			`deadlocks with other databases: found only among sessions of app's own roles: others of them last until ` +
+				`a lock time-out; GRANT pg_read_all_stats TO "app"`,
 			"oldest prepared branch: 0s", "oldest prepared transaction of the server: 0 transactions ago",
 			"lost clients: noticed while a statement runs"}},
 	} {

@@ -44,7 +44,7 @@ func (s *session) enter(ctx context.Context) error {
 		s.mu.Lock()
 		changed, now, err := s.changed, s.use, s.usableLocked()
 		if err == nil && now == free {
-			s.use = calling
+			s.call()
 		}
 		s.mu.Unlock()
 		switch {
@@ -77,7 +77,7 @@ func (s *session) resume() bool {
 		changed, over := s.changed, s.phase != working
 		wait := s.use == calling
 		if !over && !wait {
-			s.use = calling
+			s.call()
 		}
 		s.mu.Unlock()
 		switch {
@@ -89,6 +89,22 @@ func (s *session) resume() bool {
 		<-changed // the call of another goroutine, which ends with its context or the branch
 	}
 }
+
+// call notes that a call of pgx begins. The caller holds mu.
+func (s *session) call() {
+	s.use = calling
+	s.calls++
+}
+
+// Asked implements adapters.Waiting.
+func (s *session) Asked() (number uint64, waits bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.calls, s.use == calling
+}
+
+// SessionName implements adapters.Waiting.
+func (s *session) SessionName() string { return s.server.holder.String() }
 
 // exit gives the connection back after a call.
 func (s *session) exit(to use) {

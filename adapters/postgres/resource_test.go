@@ -263,6 +263,56 @@ func TestInspectTellsSiblingsAndWhoIsBlocked(t *testing.T) {
 	b.run("alter table account drop column note")
 }
 
+// Who waits is told with the name that his own session has, whom he waits for too, be that a session or a prepared
+// branch, and nobody is told of before his time.
+func TestWaitsAreThoseOfSessionsByTheirNames(t *testing.T) {
+	b := newBank(t, WithLockTimeout(0))
+	holding, x := b.work()
+	asked, waits := holding.Asked()
+	require.False(t, waits)
+	waiter := b.begin(newXID())
+	done := make(chan error, 1)
+	go func() { done <- write(b.ctx, waiter, x.ID.String(), 2) }()
+	b.busy(waiter)
+	again, waits := waiter.Asked()
+	require.True(t, waits)
+	require.NotZero(t, again)
+	more, _ := holding.Asked()
+	require.Equal(t, asked, more, "nothing was asked meanwhile")
+
+	var list []adapters.Wait
+	listed := func() bool {
+		var err error
+		list, err = b.Waits(b.ctx, 0)
+		require.NoError(t, err)
+		return len(list) == 1
+	}
+	b.eventually(listed)
+	require.Equal(t, waiter.SessionName(), list[0].Session)
+	require.Equal(t, holding.SessionName(), list[0].For)
+	require.Zero(t, list[0].Branch)
+	since := list[0].Since
+	require.True(t, listed())
+	require.Equal(t, since, list[0].Since, "it is the same wait")
+	early, err := b.Waits(b.ctx, time.Hour)
+	require.NoError(t, err)
+	require.Empty(t, early)
+	elsewhere, err := b.as("app", "template1").Waits(b.ctx, 0)
+	require.NoError(t, err)
+	require.Empty(t, elsewhere, "it is another database's")
+
+	b.prepare(holding)
+	require.True(t, listed())
+	require.Empty(t, list[0].For)
+	require.Equal(t, x, list[0].Branch)
+	_, err = holding.Commit(b.ctx)
+	require.NoError(t, err)
+	require.NoError(t, <-done)
+	_, waits = waiter.Asked()
+	require.False(t, waits)
+	b.eventually(func() bool { return !listed() && len(list) == 0 })
+}
+
 func TestNamesAreReadAsTheyAreWritten(t *testing.T) {
 	x := newXID()
 	for _, siblings := range [][]txn.BranchNo{nil, {1}, {0, 1}, {1, 2, 255}} {

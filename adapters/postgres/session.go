@@ -71,6 +71,7 @@ type session struct {
 	lease    *time.Timer // ends keep
 	phase    phase
 	use      use               // what the application does with conn
+	calls    uint64            // of pgx that have begun
 	changed  chan struct{}     // closed when phase or use changes
 	native   pgx.Tx            // nil until the transaction was opened
 	touched  bool              // a statement was sent
@@ -97,6 +98,8 @@ type session struct {
 	savepoints []string // in the order in which they were set
 	nested     int      // how many of them the handles set
 }
+
+var _ adapters.Waiting = (*session)(nil)
 
 // Open implements adapters.Opener. The branch gets a connection of the pool; its
 // transaction opens with its first statement.

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/concordtx/concord/adapters"
+	"github.com/concordtx/concord/coordinator/deadlock"
 	"github.com/concordtx/concord/protocol/zab"
 	"github.com/concordtx/concord/recovery"
 	"github.com/concordtx/concord/txn"
@@ -196,6 +197,8 @@ type Effects struct {
 	Send []Letter
 	// Evidence are resources that shall list what evidence they keep: Kept answers each.
 	Evidence []EvidenceAsk
+	// Waits are resources that shall list who waits for whom: Waits answers each.
+	Waits []WaitsAsk
 }
 
 // EvidenceAsk is the order to list a page of the evidence that a resource keeps.
@@ -223,7 +226,11 @@ type Reply struct {
 	View     *View       // of a ViewAsked
 	Key      *txn.KeyUse // of a KeyAsked, with the Txn; nil if no use is remembered
 	Lease    txn.Lease
-	Plan     []recovery.Action
+	// Deadlocks are those of which a transaction of a WaitsAsked is the victim, and Look is the last look at the
+	// databases that has ended.
+	Deadlocks []deadlock.Deadlock
+	Look      uint64
+	Plan      []recovery.Action
 }
 
 // View is a consistent look at what is not finished.

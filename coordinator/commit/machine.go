@@ -8,6 +8,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/concordtx/concord/coordinator/deadlock"
 	"github.com/concordtx/concord/coordinator/replica"
 	"github.com/concordtx/concord/protocol/threepc"
 	"github.com/concordtx/concord/protocol/zab"
@@ -59,6 +60,7 @@ type Machine struct {
 	// committed, aborted count first decisions since the start of this node.
 	committed, aborted uint64
 	decided            Decided // of them, those that this node made as the leader
+	deadlocks          uint64  // that this node has found as the leader
 	youngest           txn.ID  // that was decided since the start of this node
 	disk               DiskChanged
 	unfit              map[string]string // resources that must not take part, and why
@@ -89,6 +91,7 @@ type Machine struct {
 	lingering map[txn.ID]int             // how many of them linger, if any does
 	vanished  map[txn.ID][]txn.Branch    // without decision; branches that were listed, and then no more
 	leases    leaseBook
+	waits     deadlock.Detector
 
 	nextVanished time.Time
 }
@@ -104,6 +107,7 @@ func New(config Config, table *txn.Table) *Machine {
 func (c *Machine) clearLeadership() {
 	c.asked, c.taking, c.due, c.sweeping = askedList{}, false, map[string]*due{}, false
 	c.leases.clear()
+	c.waits.Clear(0)
 	c.reopening, c.wakes = nil, nil
 	c.live, c.tasks, c.load = map[txn.ID]*live{}, map[txn.XID]Task{}, map[slot]int{}
 	c.ends, c.evidence = nil, map[string][]txn.XID{}
@@ -125,7 +129,7 @@ func (c *Machine) State() *txn.ClusterState { return c.table.State() }
 func (c *Machine) Take() *Effects {
 	t := &c.taken
 	c.fx, c.taken = Effects{Reply: t.Reply[:0], Finish: t.Finish[:0], Scan: t.Scan[:0], Send: t.Send[:0],
-		Evidence: t.Evidence[:0]}, c.fx
+		Evidence: t.Evidence[:0], Waits: t.Waits[:0]}, c.fx
 	return &c.taken
 }
 
@@ -172,6 +176,10 @@ func (c *Machine) Step(e replica.Event) error {
 		c.onLeaseAsked(e)
 	case LeaseEndAsked:
 		c.onLeaseEndAsked(e)
+	case WaitsAsked:
+		c.onWaitsAsked(e)
+	case Waits:
+		c.onWaits(e)
 	case LeasesHeard:
 		for _, n := range e.Leases {
 			c.hear(n)
@@ -201,6 +209,7 @@ func (c *Machine) Keep() {
 	c.sweep()
 	c.wakeCouncils()
 	c.endSilent()
+	c.watchWaits()
 	for _, s := range c.scans {
 		s.sightings.Date(c.core.Now())
 	}
@@ -338,6 +347,7 @@ func (c *Machine) Load() error {
 func (c *Machine) Lead() {
 	c.taking = true
 	c.leases.clear()
+	c.waits.Clear(uint64(c.core.Epoch()) << 32)
 	for _, w := range c.table.Witnesses() {
 		c.reopening = append(c.reopening, w.ID)
 	}

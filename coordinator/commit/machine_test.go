@@ -32,6 +32,7 @@ type lone struct {
 	tasks    []Task
 	scans    []string
 	evidence []EvidenceAsk
+	waits    []WaitsAsk
 	forgets  map[string][]txn.XID
 	notes    []string
 	letters  []Letter
@@ -85,7 +86,7 @@ func (l *lone) restart() {
 	l.t.Helper()
 	l.config.Boot++
 	l.replies, l.forgets, l.finished, l.keys = map[uint64]Reply{}, map[string][]txn.XID{}, map[txn.ID]txn.Txn{}, map[string]txn.KeyUse{}
-	l.tasks, l.scans, l.evidence = nil, nil, nil
+	l.tasks, l.scans, l.evidence, l.waits = nil, nil, nil, nil
 	l.table = txn.NewTable(txn.Meta{}, nil, l)
 	l.core = New(l.machine, l.table)
 	log, err := replica.New(l.config, l.disk, l.core)
@@ -144,6 +145,7 @@ func (l *lone) step(events ...replica.Event) {
 		l.tasks = append(l.tasks, out.Finish...)
 		l.scans = append(l.scans, out.Scan...)
 		l.evidence = append(l.evidence, out.Evidence...)
+		l.waits = append(l.waits, out.Waits...)
 		for name, xs := range out.Forget {
 			l.forgets[name] = append(l.forgets[name], xs...)
 		}

@@ -15,6 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/concordtx/concord/adapters"
+	"github.com/concordtx/concord/coordinator/deadlock"
 	"github.com/concordtx/concord/coordinator/replica"
 	"github.com/concordtx/concord/txn"
 )
@@ -158,6 +159,28 @@ func (s *story) happens(words []string) {
 		s.step(Listed{Resource: words[1], Listing: listing})
 	case "not-listed": // not-listed orders connection refused
 		s.step(Listed{Resource: words[1], Err: errors.New(rest(2))})
+	case "waiting": // waiting 0 A orders/p1! billing/c1: as its client says that has heard of look 0
+		heard, err := strconv.ParseUint(words[1], 10, 64)
+		require.NoError(s.t, err, words)
+		w := deadlock.Waiter{ID: s.id(words[2])}
+		for _, text := range words[3:] {
+			place, waits := strings.CutSuffix(text, "!")
+			resource, name, _ := strings.Cut(place, "/")
+			w.Branches = append(w.Branches, deadlock.Branch{Session: deadlock.Session{Resource: resource, Name: name},
+				Waits: waits})
+		}
+		asks(func(r uint64) replica.Event {
+			return WaitsAsked{Request: r, Heard: s.looked(heard), Waiters: []deadlock.Waiter{w}}
+		})
+	case "waits": // waits 1 orders p1>p2: the answer of orders to look 1
+		look, err := strconv.ParseUint(words[1], 10, 64)
+		require.NoError(s.t, err, words)
+		e := Waits{Resource: words[2], Look: s.looked(look)}
+		for _, text := range words[3:] {
+			from, to, _ := strings.Cut(text, ">")
+			e.Waits = append(e.Waits, adapters.Wait{Session: from, For: to, Since: time.Unix(5, 0)})
+		}
+		s.step(e)
 	case "three", "hears", "lose", "elects", "time-up", "asks":
 		s.council(words)
 	case "restart":
@@ -167,6 +190,9 @@ func (s *story) happens(words []string) {
 		s.t.Fatalf("nothing is called %s", words[0])
 	}
 }
+
+// looked is the number that this leader gives a look which the story calls by a small one.
+func (s *story) looked(n uint64) uint64 { return n + uint64(s.log.Epoch())<<32 }
 
 // tell returns what came of it: notes, answers, and what the driver shall do.
 func (s *story) tell() (texts []string) {
@@ -190,6 +216,11 @@ func (s *story) tell() (texts []string) {
 			texts = append(texts, named("refused: "+r.Err.Error()))
 		case r.Decision != txn.Undecided:
 			texts = append(texts, strings.TrimSpace(fmt.Sprintf("answer: %v %s", r.Decision, r.Reason)))
+		case len(r.Deadlocks) > 0:
+			texts = append(texts, named(fmt.Sprintf("answer: %v is to end, by look %d", r.Deadlocks[0].Victim,
+				r.Look-s.looked(0))))
+		case r.Look != 0:
+			texts = append(texts, fmt.Sprintf("answer: go on, look %d is over", r.Look-s.looked(0)))
 		default:
 			texts = append(texts, "answer: done")
 		}
@@ -207,7 +238,10 @@ func (s *story) tell() (texts []string) {
 	for _, name := range s.scans {
 		texts = append(texts, "list "+name)
 	}
-	s.notes, s.scans, s.evidence = nil, nil, nil
+	for _, w := range s.waits {
+		texts = append(texts, fmt.Sprintf("who waits in %s, look %d", w.Resource, w.Look-s.looked(0)))
+	}
+	s.notes, s.scans, s.evidence, s.waits = nil, nil, nil, nil
 	return texts
 }
 

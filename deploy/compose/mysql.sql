@@ -11,4 +11,6 @@ GRANT ALL ON billing.* TO app@'%';
 -- remove the markers that prove a commit.
 CREATE USER concord_rec@'%' IDENTIFIED BY 'concord';
 GRANT XA_RECOVER_ADMIN, PROCESS, CONNECTION_ADMIN ON *.* TO concord_rec@'%';
+-- They see who waits for whom, for deadlocks with other databases.
+GRANT SELECT ON performance_schema.data_lock_waits TO concord_rec@'%';
 GRANT SELECT, INSERT, DELETE, CREATE ON billing.* TO concord_rec@'%';

@@ -62,4 +62,6 @@ const (
 	TimeoutCommits            = false // X55
 	TimeoutAborts             = false // X56
 	ForgetKeys                = false // X57
+	DeadlockAtOneLook         = false // X58
+	DeadlockEndsVoters        = false // X59
 )

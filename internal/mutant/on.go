@@ -62,6 +62,8 @@ var (
 	TimeoutCommits            bool // X55
 	TimeoutAborts             bool // X56
 	ForgetKeys                bool // X57
+	DeadlockAtOneLook         bool // X58
+	DeadlockEndsVoters        bool // X59
 )
 
 var switches = map[string]*bool{
@@ -121,6 +123,8 @@ var switches = map[string]*bool{
 	"X55": &TimeoutCommits,
 	"X56": &TimeoutAborts,
 	"X57": &ForgetKeys,
+	"X58": &DeadlockAtOneLook,
+	"X59": &DeadlockEndsVoters,
 }
 
 // With runs f while the mutant with this ID is on. Tests that use it must not be parallel.

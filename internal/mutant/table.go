@@ -6,7 +6,7 @@ import "slices"
 
 // Mutant is one planted mistake.
 type Mutant struct {
-	ID   string // X01 to X57
+	ID   string // X01 to X59
 	Name string // of the switch
 	What string // is wrong
 	// In are the packages whose TestMutants must kill it.
@@ -35,6 +35,7 @@ const (
 	inZAB      = "internal/explore/zabworld"
 	inTwoPC    = "internal/explore/twopcworld"
 	inThreePC  = "internal/explore/threepcworld"
+	inDeadlock = "coordinator/deadlock"
 	inWAL      = "wal"
 	inPostgres = "adapters/postgres"
 	inMySQL    = "adapters/mysql"
@@ -137,4 +138,8 @@ var table = []Mutant{
 		In: []string{inThreePC}},
 	{ID: "X57", Name: "ForgetKeys", What: "two transactions are committed under one idempotency key",
 		In: []string{inTxnSim}},
+	{ID: "X58", Name: "DeadlockAtOneLook", What: "one look at the databases makes a deadlock, whoever had the sessions before and after it",
+		In: []string{inDeadlock}},
+	{ID: "X59", Name: "DeadlockEndsVoters", What: "a transaction that is being committed is a victim of a deadlock",
+		In: []string{inDeadlock}},
 }

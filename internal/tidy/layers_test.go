@@ -70,10 +70,11 @@ var house = map[string]struct {
 
 	"coordinator/replica": {layer: 3, why: "the node of a replicated log, pure, and the machine that it carries by " +
 		"an interface"},
-	"coordinator/commit": {layer: 4, why: "the transaction machine, pure"},
-	"coordinator/peer":   {layer: 5, why: "how nodes talk: frames, handshake, reports, snapshots"},
-	"coordinator":        {layer: 6, why: "the shell of a node: loop, workers, archive, wiring"},
-	"server":             {layer: 7, why: "HTTP in front of a node; decides nothing"},
+	"coordinator/deadlock": {layer: 3, why: "deadlocks that go through several databases, pure"},
+	"coordinator/commit":   {layer: 4, why: "the transaction machine, pure"},
+	"coordinator/peer":     {layer: 5, why: "how nodes talk: frames, handshake, reports, snapshots"},
+	"coordinator":          {layer: 6, why: "the shell of a node: loop, workers, archive, wiring"},
+	"server":               {layer: 7, why: "HTTP in front of a node; decides nothing"},
 	".": {layer: 8, why: "the SDK: small for those who link it",
 		only: []string{"txn", "adapters", "adapters/joined", "security", "api", "api/concord/v1", "protocol", "protocol/twopc",
 			"internal/mutant"}},

@@ -40,7 +40,7 @@ func TestEveryPackageHasAComment(t *testing.T) {
 }
 
 // nodeCores are cores that know what time it is, because events say so. They read no clock.
-var nodeCores = []string{"coordinator/replica", "coordinator/commit"}
+var nodeCores = []string{"coordinator/replica", "coordinator/commit", "coordinator/deadlock"}
 
 // A core is a plain struct: what it does follows from the events alone.
 func TestCoresTouchNoClockNoRandomnessAndNoGoroutines(t *testing.T) {

@@ -65,6 +65,9 @@ const (
 	// CoordinatorServiceLeaseProcedure is the fully-qualified name of the CoordinatorService's Lease
 	// RPC.
 	CoordinatorServiceLeaseProcedure = "/concord.v1.CoordinatorService/Lease"
+	// CoordinatorServiceWaitingProcedure is the fully-qualified name of the CoordinatorService's
+	// Waiting RPC.
+	CoordinatorServiceWaitingProcedure = "/concord.v1.CoordinatorService/Waiting"
 	// CoordinatorServiceOutcomeProcedure is the fully-qualified name of the CoordinatorService's
 	// Outcome RPC.
 	CoordinatorServiceOutcomeProcedure = "/concord.v1.CoordinatorService/Outcome"
@@ -131,6 +134,10 @@ type CoordinatorServiceClient interface {
 	// Lease keeps the lease under which a client begins transactions: the branches of one that
 	// does not keep it are rolled back without waiting until they are old.
 	Lease(context.Context, *v1.LeaseRequest) (*v1.LeaseResponse, error)
+	// Waiting tells the leader which transactions of a client have waited for databases for longer than a
+	// second, so that deadlocks are found which no database sees. It is called four times a second as long
+	// as there are any. Who keeps silent is no victim, and is in nobody's way.
+	Waiting(context.Context, *v1.WaitingRequest) (*v1.WaitingResponse, error)
 	// Outcome settles what became of a transaction: the cluster will never commit one that it
 	// has no decision of when it is asked. What that means depends on the last character of the
 	// gid: with R the transaction is aborted, for good; with 0 it is "unrecorded": two or more
@@ -212,6 +219,12 @@ func NewCoordinatorServiceClient(httpClient connect.HTTPClient, baseURL string, 
 			httpClient,
 			baseURL+CoordinatorServiceLeaseProcedure,
 			connect.WithSchema(coordinatorServiceMethods.ByName("Lease")),
+			connect.WithClientOptions(opts...),
+		),
+		waiting: connect.NewClient[v1.WaitingRequest, v1.WaitingResponse](
+			httpClient,
+			baseURL+CoordinatorServiceWaitingProcedure,
+			connect.WithSchema(coordinatorServiceMethods.ByName("Waiting")),
 			connect.WithClientOptions(opts...),
 		),
 		outcome: connect.NewClient[v1.OutcomeRequest, v1.OutcomeResponse](
@@ -326,6 +339,7 @@ type coordinatorServiceClient struct {
 	deliver            *connect.Client[v1.DeliverRequest, v1.DeliverResponse]
 	finished           *connect.Client[v1.FinishedRequest, v1.FinishedResponse]
 	lease              *connect.Client[v1.LeaseRequest, v1.LeaseResponse]
+	waiting            *connect.Client[v1.WaitingRequest, v1.WaitingResponse]
 	outcome            *connect.Client[v1.OutcomeRequest, v1.OutcomeResponse]
 	keyUse             *connect.Client[v1.KeyUseRequest, v1.KeyUseResponse]
 	follow             *connect.Client[v1.FollowRequest, v1.FollowResponse]
@@ -380,6 +394,15 @@ func (c *coordinatorServiceClient) Finished(ctx context.Context, req *v1.Finishe
 // Lease calls concord.v1.CoordinatorService.Lease.
 func (c *coordinatorServiceClient) Lease(ctx context.Context, req *v1.LeaseRequest) (*v1.LeaseResponse, error) {
 	response, err := c.lease.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// Waiting calls concord.v1.CoordinatorService.Waiting.
+func (c *coordinatorServiceClient) Waiting(ctx context.Context, req *v1.WaitingRequest) (*v1.WaitingResponse, error) {
+	response, err := c.waiting.CallUnary(ctx, connect.NewRequest(req))
 	if response != nil {
 		return response.Msg, err
 	}
@@ -550,6 +573,10 @@ type CoordinatorServiceHandler interface {
 	// Lease keeps the lease under which a client begins transactions: the branches of one that
 	// does not keep it are rolled back without waiting until they are old.
 	Lease(context.Context, *v1.LeaseRequest) (*v1.LeaseResponse, error)
+	// Waiting tells the leader which transactions of a client have waited for databases for longer than a
+	// second, so that deadlocks are found which no database sees. It is called four times a second as long
+	// as there are any. Who keeps silent is no victim, and is in nobody's way.
+	Waiting(context.Context, *v1.WaitingRequest) (*v1.WaitingResponse, error)
 	// Outcome settles what became of a transaction: the cluster will never commit one that it
 	// has no decision of when it is asked. What that means depends on the last character of the
 	// gid: with R the transaction is aborted, for good; with 0 it is "unrecorded": two or more
@@ -627,6 +654,12 @@ func NewCoordinatorServiceHandler(svc CoordinatorServiceHandler, opts ...connect
 		CoordinatorServiceLeaseProcedure,
 		svc.Lease,
 		connect.WithSchema(coordinatorServiceMethods.ByName("Lease")),
+		connect.WithHandlerOptions(opts...),
+	)
+	coordinatorServiceWaitingHandler := connect.NewUnaryHandlerSimple(
+		CoordinatorServiceWaitingProcedure,
+		svc.Waiting,
+		connect.WithSchema(coordinatorServiceMethods.ByName("Waiting")),
 		connect.WithHandlerOptions(opts...),
 	)
 	coordinatorServiceOutcomeHandler := connect.NewUnaryHandlerSimple(
@@ -743,6 +776,8 @@ func NewCoordinatorServiceHandler(svc CoordinatorServiceHandler, opts ...connect
 			coordinatorServiceFinishedHandler.ServeHTTP(w, r)
 		case CoordinatorServiceLeaseProcedure:
 			coordinatorServiceLeaseHandler.ServeHTTP(w, r)
+		case CoordinatorServiceWaitingProcedure:
+			coordinatorServiceWaitingHandler.ServeHTTP(w, r)
 		case CoordinatorServiceOutcomeProcedure:
 			coordinatorServiceOutcomeHandler.ServeHTTP(w, r)
 		case CoordinatorServiceKeyUseProcedure:
@@ -804,6 +839,10 @@ func (UnimplementedCoordinatorServiceHandler) Finished(context.Context, *v1.Fini
 
 func (UnimplementedCoordinatorServiceHandler) Lease(context.Context, *v1.LeaseRequest) (*v1.LeaseResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("concord.v1.CoordinatorService.Lease is not implemented"))
+}
+
+func (UnimplementedCoordinatorServiceHandler) Waiting(context.Context, *v1.WaitingRequest) (*v1.WaitingResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("concord.v1.CoordinatorService.Waiting is not implemented"))
 }
 
 func (UnimplementedCoordinatorServiceHandler) Outcome(context.Context, *v1.OutcomeRequest) (*v1.OutcomeResponse, error) {
