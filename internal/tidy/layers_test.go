@@ -119,6 +119,7 @@ var house = map[string]struct {
 	"internal/supply":         {layer: above, kind: command, why: "bills of materials, licences, the budget of modules"},
 	"internal/tidy":           {layer: above, kind: forTests, why: "these rules"},
 	"tests/attack":            {layer: above, kind: forTests, why: "attacks on real nodes"},
+	"tests/compose":           {layer: above, kind: forTests, why: "docker-compose.yml in containers"},
 	"tests/e2e":               {layer: above, kind: forTests, why: "real processes on real databases"},
 }
 
