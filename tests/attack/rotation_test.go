@@ -4,7 +4,9 @@ package attack
 
 import (
 	"bytes"
+	"fmt"
 	"math/big"
+	"net/http"
 	"os"
 	"path/filepath"
 	"syscall"
@@ -69,6 +71,26 @@ func TestEverythingRotatesUnderLoad(t *testing.T) {
 		goOn()
 	}
 	renew() // certificates
+	// Somebody who gets no certificate of the new authority, and somebody with the first token, at every node: they are
+	// known, and may not see the metrics, until they are not known any more.
+	c.issue(security.Client, "leaver")
+	answered := func(who, token string, want int) {
+		for _, n := range c.nodes {
+			eventually(t, fmt.Sprintf("node %d answers %q with %d", n.id, who, want), func() bool {
+				r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "https://"+n.api+"/metrics", nil)
+				require.NoError(t, err)
+				if token != "" {
+					r.Header.Set("Authorization", "Bearer "+token)
+				}
+				res, err := c.http(who, false).Do(r)
+				require.NoError(t, err)
+				require.NoError(t, res.Body.Close())
+				return res.StatusCode == want
+			})
+		}
+	}
+	answered("client.leaver", "", http.StatusForbidden)
+	answered("", c.token, http.StatusForbidden)
 
 	path := filepath.Join(string(c.certs), "ca.crt")
 	before, err := os.ReadFile(path)
@@ -100,6 +122,7 @@ func TestEverythingRotatesUnderLoad(t *testing.T) {
 	require.NoError(t, os.Rename(path+".new", path)) // and the old one is believed no more
 	bring()
 	goOn()
+	answered("client.leaver", "", http.StatusUnauthorized)
 
 	token, _, err := security.CreateToken(c.tokens, "app", time.Hour)
 	require.NoError(t, err)
@@ -109,6 +132,8 @@ func TestEverythingRotatesUnderLoad(t *testing.T) {
 	require.NoError(t, security.RevokeToken(c.tokens, c.tokenID))
 	<-time.After(10 * time.Second)
 	goOn()
+	answered("", c.token, http.StatusUnauthorized)
+	answered("", token, http.StatusForbidden)
 
 	for _, n := range c.nodes { // grants
 		text, err := os.ReadFile(n.config)
