@@ -210,8 +210,8 @@ func TestABranchOfADatabaseThatIsDownSaysSoDuringItsFirstAttempt(t *testing.T) {
 		return r.View.Branches[l.xid(id, 0)].Err
 	}
 	require.Empty(t, says())
-	l.step(Fitness{Resource: "orders", Down: true, Why: "no answer within 2s"})
-	require.Equal(t, "no answer within 2s", says())
+	l.step(Fitness{Resource: "orders", Down: true, Fit: true}) // it is no stranger, and does not answer
+	require.Equal(t, `resource orders cannot be used at the moment: see "concord resource check orders"`, says())
 	l.step(Fitness{Resource: "orders", Fit: true})
 	require.Empty(t, says())
 }
