@@ -266,7 +266,8 @@ func TestSecondNameForOneDatabaseIsRefusedAndTheFirstStays(t *testing.T) {
 	require.Equal(t, txn.Commit, c.commit(id, c.prepared(memory.New("b", disk), id, "k")).Decision)
 }
 
-func TestBranchOfAResourceThatHasLeftSaysWhyItWaits(t *testing.T) {
+// Nobody would finish them, and they would keep their locks.
+func TestAResourceWithBranchesToFinishMustNotLeave(t *testing.T) {
 	disk := memory.NewDisk()
 	with := func() []adapters.Resource { return []adapters.Resource{memory.New("orders", disk)} }
 	c := newCluster(t, 1, with)
@@ -276,14 +277,15 @@ func TestBranchOfAResourceThatHasLeftSaysWhyItWaits(t *testing.T) {
 	restart(with)
 	id := txn.NewID(time.Now())
 	require.Equal(t, txn.Commit, c.commit(id, c.prepared(memory.New("orders", disk), id, "k")).Decision)
-	why := func() string {
-		v, err := c.leader().View(t.Context(), id)
-		require.NoError(t, err)
-		return v.Branches[txn.XID{Cluster: c.leader().Status().Cluster, ID: id}].Err
-	}
-	require.Empty(t, why(), "it waits for its client")
-	restart(func() []adapters.Resource { return nil })
-	require.Contains(t, why(), `resource "orders" has left the configuration`)
+	require.NoError(t, c.leader().MayDrop("billing"))
+	require.ErrorIs(t, c.leader().MayDrop("orders"), ErrDropped)
+	c.kill(1)
+	c.open = nobody
+	_, err := c.openNode(1, c.members)
+	require.ErrorIs(t, err, ErrDropped)
+	require.ErrorContains(t, err, "orders has "+id.String()+"/0")
+	c.open = with
+	c.start(1)
 	c.rules.Grace = time.Millisecond
 	restart(with)
 	require.Eventually(t, func() bool { _, found := disk.Get("k"); return found }, 10*time.Second, 20*time.Millisecond)

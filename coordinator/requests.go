@@ -163,7 +163,7 @@ func (n *Node) listedOnce(ctx context.Context, s txn.Settlement) (resource strin
 		return "", p, unlisted
 	}
 	return "", p, &replica.RequestError{Kind: api.ErrNotFound,
-		Text: fmt.Sprintf("no resource lists a prepared branch %d of %v: see \"concord recover %[2]v\"", s.Branch, s.ID)}
+		Text: fmt.Sprintf("no resource lists a prepared branch %d of %v: see \"concord recover %v\"", s.Branch, s.ID, s.ID)}
 }
 
 // ErrDropped says that a resource was taken out of the configuration that has branches to finish.

@@ -74,6 +74,21 @@ var messages = []message{
 		}), says: "this node is at zxid ZXID, and you have seen ZXID: ask another node; if none has come that " +
 			"far, you " +
 			"have seen another cluster"},
+	{name: "settle a branch that is nowhere", is: api.ErrNotFound,
+		meet: one(func(ctx context.Context, _ *testCluster, n *Node) error {
+			_, err := n.Settle(ctx, txn.Settlement{ID: txn.NewID(time.Now()), Branch: 3, Decision: txn.Abort, Who: "ann",
+				Why: "why"})
+			return err
+		}), says: `no resource lists a prepared branch 3 of GID: see "concord recover GID"`},
+	{name: "settle a branch that is at two places", is: api.ErrRefused, meet: func(t *testing.T) error {
+		orders, billing := memory.New("orders", memory.NewDisk()), memory.New("billing", memory.NewDisk())
+		c := newCluster(t, 1, func() []adapters.Resource { return []adapters.Resource{orders, billing} })
+		n, id := c.leader(), txn.NewID(time.Now())
+		c.prepared(orders, id, "k")
+		c.prepared(billing, id, "k")
+		_, err := n.Settle(t.Context(), txn.Settlement{ID: id, Decision: txn.Abort, Who: "ann", Why: "why"})
+		return err
+	}, says: "branch 0 of GID is prepared at billing and orders: say which one you mean, with --resource"},
 	{name: "a lease that is not known yet", is: api.ErrUnavailable,
 		meet: one(func(_ context.Context, _ *testCluster, n *Node) error {
 			_, err := n.RenewLease(99)
@@ -222,9 +237,10 @@ var unmet = []string{
 	"%v: ask again in a moment",
 	// a leader that has not noticed yet that it lost its quorum
 	"too few voters follow this leader for a decision:",
-	"node %d let go of leadership, and nobody has taken it", // the next leader dies at the moment of the handover
-	"node %d leads now, not node %d:",                       // another one was faster
-	"%v was committed in the meantime:",                     // its client was faster than the operator
+	"node %d let go of leadership, and nobody has taken it",    // the next leader dies at the moment of the handover
+	"node %d leads now, not node %d:",                          // another one was faster
+	"branch %d of %v at %s is %v: %s; look into that database", // somebody ended it since it was listed
+	"%v was committed in the meantime:",                        // its client was faster than the operator
 }
 
 // Who writes another error, here or in the cores, finds out that its text has to be looked at by everybody.

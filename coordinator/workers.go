@@ -43,8 +43,9 @@ const (
 	// there is a doubt.
 	checkInterval = 30 * time.Second
 	checkTimeout  = 4 * time.Second
-	// preflightTimeout bounds a preflight that somebody asks for.
-	preflightTimeout = 10 * time.Second
+	// preflightTimeout bounds a preflight that somebody asks for. A client waits for longer than that: it hears
+	// that the database does not answer, and not that the node does not.
+	preflightTimeout = 6 * time.Second
 )
 
 // worker does everything that a node does with one resource: its goroutines are the

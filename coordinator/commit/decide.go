@@ -330,7 +330,16 @@ func (c *Machine) whyUnfinished(b *branch) string {
 		return fmt.Sprintf("it waits: resource %q has left the configuration; add it to \"resources\" again on all "+
 			"nodes", b.Resource)
 	}
-	return b.err
+	return c.orDown(b.Resource, b.err)
+}
+
+// orDown is what keeps a branch: what its last attempt said or, while the first one takes its time, that its
+// resource is down.
+func (c *Machine) orDown(resource, why string) string {
+	if why == "" && c.down[resource] {
+		return fmt.Sprintf("resource %s cannot be used at the moment: see \"concord resource check %s\"", resource, resource)
+	}
+	return why
 }
 
 func (c *Machine) xid(id txn.ID, no txn.BranchNo) txn.XID {

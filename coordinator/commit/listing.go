@@ -273,7 +273,7 @@ func (c *Machine) whyListed(b *listedBranch) string {
 	if err := c.scans[b.resource].err; err != nil {
 		return err.Error()
 	}
-	return b.tried.err
+	return c.orDown(b.resource, b.tried.err)
 }
 
 // judging reports whether there is more to do for judgeListings.

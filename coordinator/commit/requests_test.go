@@ -197,3 +197,21 @@ func TestAnOperatorEndsWhatRecoveryOnlyReports(t *testing.T) {
 	}
 	require.NoError(t, ends(l.xid(txn.NewID(l.now.AddDate(-1, 0, 0)), 0)), "that is too old")
 }
+
+// A database that hangs keeps the first attempt for half a minute. What it is that keeps the branch is known before.
+func TestABranchOfADatabaseThatIsDownSaysSoDuringItsFirstAttempt(t *testing.T) {
+	l := newLone(t, "orders")
+	id := l.newID()
+	l.commit(id, txn.Branch{Resource: "orders"})
+	l.tick(2 * time.Second)
+	require.Len(t, l.take(), 1)
+	says := func() string {
+		r := l.ask(func(request uint64) replica.Event { return ViewAsked{Request: request, ID: id} })
+		return r.View.Branches[l.xid(id, 0)].Err
+	}
+	require.Empty(t, says())
+	l.step(Fitness{Resource: "orders", Down: true, Fit: true}) // it is no stranger, and does not answer
+	require.Equal(t, `resource orders cannot be used at the moment: see "concord resource check orders"`, says())
+	l.step(Fitness{Resource: "orders", Fit: true})
+	require.Empty(t, says())
+}
