@@ -28,6 +28,7 @@ const (
 	levelKey    = "v" // there from the first level above LevelBase on
 	leasesKey   = "l" // there once a lease was granted
 	membersKey  = "n" // from LevelMembers on
+	agentsKey   = "a" // there once an agent has voted, from LevelAgents on
 )
 
 func stateKey(space byte, id txn.ID) []byte {
@@ -90,6 +91,10 @@ func toState(folds []txn.Changes, stored *txn.Members) (s wal.StateChange, n int
 	if meta.Members != stored && meta.Members != nil {
 		value, _ := meta.Members.AppendBinary(nil) // it has no way to fail
 		s.Puts = append(s.Puts, wal.Pair{Key: []byte(membersKey), Value: value})
+	}
+	if slices.ContainsFunc(folds[:n], func(c txn.Changes) bool { return c.Voted }) {
+		value, _ := meta.Agents.AppendBinary(nil) // it has no way to fail
+		s.Puts = append(s.Puts, wal.Pair{Key: []byte(agentsKey), Value: value})
 	}
 	if meta.Level > txn.LevelBase {
 		s.Puts = append(s.Puts, wal.Pair{Key: []byte(levelKey), Value: encodeLevel(meta.Level)})
@@ -190,6 +195,8 @@ func checkPair(key, value []byte) error {
 		return err
 	case membersKey:
 		return new(txn.Members).UnmarshalBinary(value)
+	case agentsKey:
+		return new(txn.Agents).UnmarshalBinary(value)
 	}
 	if len(key) > 0 && key[0] == keySpace {
 		return checkUse(key, value)
@@ -250,6 +257,14 @@ func loadTable(s *wal.Store, a txn.Archive) (*txn.Table, error) {
 	if found {
 		m.Members = &txn.Members{}
 		if err := m.Members.UnmarshalBinary(value); err != nil {
+			return nil, err
+		}
+	}
+	if value, found, err = s.Get([]byte(agentsKey)); err != nil {
+		return nil, err
+	}
+	if found {
+		if err := m.Agents.UnmarshalBinary(value); err != nil {
 			return nil, err
 		}
 	}

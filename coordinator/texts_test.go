@@ -151,7 +151,7 @@ var messages = []message{
 		}), says: `there is no resource "stock": see "concord resource ls"`},
 
 	{name: "open at a level that nobody knows", meet: opening(func(_ *testing.T, c *Config) { c.FeatureLevel = 99 }),
-		says: `"feature_level" is 99, and this release knows up to 5: lower it, or run the release that the other ` +
+		says: `"feature_level" is 99, and this release knows up to 6: lower it, or run the release that the other ` +
 			`nodes run`},
 	{name: "open as nobody", meet: opening(func(_ *testing.T, c *Config) { c.Node = 2 }),
 		says: `node 2 is not one of the members: add it to "members", or correct "node"`},
@@ -187,7 +187,7 @@ var messages = []message{
 		return opening(func(_ *testing.T, config *Config) {
 			config.Members, config.DataDir, config.FeatureLevel = c.members, c.dir+"/1", txn.LevelBase
 		})(t)
-	}, says: "the store belongs to a later release of concord: the cluster is at feature level 5, and " +
+	}, says: "the store belongs to a later release of concord: the cluster is at feature level 6, and " +
 		"\"feature_level\" holds this node at 1: remove that key; " +
 		"what was switched on cannot be switched off"},
 }

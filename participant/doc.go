@@ -37,8 +37,8 @@
 //     it, and the branch as the record has it; again until it is answered. Then it tells the
 //     cluster what was found. A branch that voted No needs no Finish, and may get one.
 //
-// Whoever counts votes also compares name, journal and epoch of each with what the log says of the
-// resource: of two agents for one resource the agents themselves do not know.
+// The cluster notes in which life of which journal an agent has voted in three phases, and counts no vote
+// of an earlier life or of another journal under that name: its promises may be forgotten there.
 //
 // # What a caller may rely on
 //
@@ -89,8 +89,9 @@
 //
 // For each transaction it has an entry with a kind and a version. Of two phases: the branches that
 // voted Yes, their decision once heard, and their work; a branch that ended well is taken off. The
-// order is: the database prepares, the entry is forced, Yes is said; the decision is written, the
-// database is told. Of three phases: the members, what was promised and accepted, and the branches;
+// order is: the database prepares, the entry is forced, Yes is said; the decision is written without a
+// force while the database is told. Of three phases: the members, what was promised and accepted, and the branches;
 // it is kept until the branches have ended, the cluster knows the decision, and 10 minutes more.
-// The database prepares beside the journal. All entries that are due share one force.
+// The database prepares beside the journal. All entries that are due share one force. Before evidence is
+// forgotten in a database the journal is forced: what was found by it is not asked for again.
 package participant

@@ -169,9 +169,8 @@ func (j *Journal) open(files vfs.FS, name string, o JournalOptions) error {
 
 func (j *Journal) damaged(format string, args ...any) error {
 	return fmt.Errorf("journal %s: %s: %w; keep a copy of the directory, and start the agent with an empty "+
-		"\"data_dir\": "+
-		"it is a new member then, and finishes old branches as the cluster says", j.dir, fmt.Sprintf(format, args...),
-		ErrJournalDamaged)
+		"\"data_dir\" and another \"name\": it is a new member then, and finishes old branches as the cluster says",
+		j.dir, fmt.Sprintf(format, args...), ErrJournalDamaged)
 }
 
 func (j *Journal) readHead() (found bool, err error) {

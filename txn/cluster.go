@@ -29,7 +29,7 @@ func (p Position) String() string { return fmt.Sprintf("%d.%d", p.Epoch, p.Count
 type Digest [sha256.Size]byte
 
 // ClusterState is the part of a state machine that concerns the cluster itself: the fold of the
-// records about its id, its members, their stores and what they know. Every state machine on the
+// records about its id, its members, their stores and what they know, and its agents. Every state machine on the
 // log has one in it, since both are written together.
 type ClusterState struct {
 	cluster  ClusterID
@@ -38,12 +38,13 @@ type ClusterState struct {
 	stores   []MemberStore
 	level    FeatureLevel
 	members  *Members
+	agents   Agents
 }
 
 // NewClusterState makes it from what a store kept; the zero Meta for a new one.
 func NewClusterState(m Meta) ClusterState {
 	return ClusterState{cluster: m.Cluster, digest: m.Digest, position: m.Position, stores: m.Stores, level: m.Level,
-		members: m.Members}
+		members: m.Members, agents: m.Agents}
 }
 
 // State is what a state machine shows of the cluster.
@@ -71,6 +72,8 @@ func (s *ClusterState) Fold(at Position, r Record) {
 		s.holds(r)
 	case MembersRecord:
 		s.takeMembers(r, at)
+	case AgentRecord:
+		s.agents = s.agents.with(r)
 	case FeatureRecord:
 		s.level = max(s.level, r.Level)
 	}
@@ -91,6 +94,9 @@ func (s *ClusterState) Level() FeatureLevel { return max(s.level, LevelBase) }
 
 // Members returns what the log says of the members of the cluster, nil before it does.
 func (s *ClusterState) Members() *Members { return s.members }
+
+// Agents returns the last lives of agents that have voted.
+func (s *ClusterState) Agents() Agents { return s.agents }
 
 // Store returns the store that a node is known to have.
 func (s *ClusterState) Store(node uint64) (StoreID, bool) {

@@ -25,8 +25,10 @@ const (
 	// LevelKeys has CommitRecords with idempotency keys. Members that know it also know PostgreSQL's
 	// evidence by marker, and its branches that name their siblings.
 	LevelKeys FeatureLevel = 5
+	// LevelAgents has AgentRecord: in which life of which journal agents have voted.
+	LevelAgents FeatureLevel = 6
 	// Newest is what this program knows.
-	Newest = LevelKeys
+	Newest = LevelAgents
 )
 
 // FeatureRecord says that every member of the cluster knows Level. Levels never fall.

@@ -37,6 +37,7 @@ const (
 	kindPromise
 	kindProven
 	kindKeyedCommit
+	kindAgent
 )
 
 // Form is the first record of a cluster: it gives the cluster its id.
@@ -345,6 +346,8 @@ func (d *decoder) record() Record {
 		return PromiseRecord{ID: d.id(), Election: d.election()}
 	case kindProven:
 		return ProvenRecord{ID: d.id(), Decision: d.decision(), Reason: d.text()}
+	case kindAgent:
+		return d.agent()
 	case kindWatermark:
 		return Watermark{Time: time.UnixMilli(int64(d.uvarint()))}
 	}

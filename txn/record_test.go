@@ -51,6 +51,7 @@ func sampleRecords() []Record {
 		PreAbortRecord{ID: id, Election: Election{N: 2, By: sampleParties[1].PartyID}},
 		PromiseRecord{ID: id, Election: Election{N: 3}},
 		ProvenRecord{ID: id, Decision: Commit, Reason: "told by orders"},
+		AgentRecord{PartyID: sampleParties[0].PartyID, Epoch: 1 << 40},
 		LeaseRecord{Count: 300},
 		LeaseEndRecord{Leases: []Lease{1, 1<<32 - 1}},
 	}

@@ -60,6 +60,7 @@ type Meta struct {
 	// Members are those of the cluster; nil before the log said so. What it points to is never
 	// changed.
 	Members *Members
+	Agents  Agents // from LevelAgents on
 }
 
 // NewTable makes a table from what a store kept: the zero Meta and nothing open for a
@@ -84,7 +85,7 @@ func NewTable(m Meta, open []Txn, a Archive, witnesses ...Witness) *Table {
 // Meta returns the part of the table that is not transactions.
 func (t *Table) Meta() Meta {
 	return Meta{Cluster: t.cluster, Watermark: t.watermark, Position: t.position, Digest: t.digest, Stores: t.stores,
-		Level: t.level, Leases: t.leases, Members: t.members}
+		Level: t.level, Leases: t.leases, Members: t.members, Agents: t.agents}
 }
 
 // TooOld reports whether a transaction without record is so old that its record may
@@ -153,6 +154,8 @@ type Changes struct {
 	// Keys are the idempotency keys that were used. Those of transactions that PurgeBefore purges
 	// are to be forgotten, at some time.
 	Keys []KeyUse
+	// Voted says that a later life of an agent is known than before.
+	Voted bool
 	// Broken are to be alarmed.
 	Broken  []Breach
 	Granted []Lease // in the order in which LeaseRecord asks for them
@@ -222,6 +225,9 @@ func (t *Table) Apply(at Position, data []byte) (Changes, error) {
 					}
 				}
 			}
+		case AgentRecord:
+			c.Voted = c.Voted || t.agents.News(r)
+			t.Fold(at, r)
 		default:
 			t.Fold(at, r)
 		}

@@ -34,7 +34,8 @@ const (
 type council struct {
 	core      *threepc.Coordinator // the core of its live
 	addrs     map[txn.PartyID]string
-	voteBy    time.Time // what has not voted by then counts as No
+	lives     []txn.AgentRecord // whose votes were asked for
+	voteBy    time.Time         // what has not voted by then counts as No
 	again     time.Time
 	elect     time.Time
 	elections int          // that were due
@@ -239,6 +240,39 @@ func (c *Machine) answerClosed(e Said) bool {
 		}
 	}
 	return true
+}
+
+// agentsAcceptable returns why the votes of agents would not count, or nil: what they promised in the
+// lives that the log knows of they may have forgotten.
+func (c *Machine) agentsAcceptable(agents []txn.Agent) error {
+	for _, a := range agents {
+		switch last, known := c.table.Agents().Last(a.Agent); {
+		case !known:
+		case last.Journal != a.Journal:
+			return fmt.Errorf("agent %q has voted with the journal %v, and has %v now: if it has lost that one, or "+
+				"two agents have this name, give this one another \"name\"", a.Agent, last.Journal, a.Journal)
+		case a.Epoch < last.Epoch:
+			return fmt.Errorf("agent %q has voted in epoch %d, and its vote is asked for in epoch %d: it has started "+
+				"again since, then begin a new transaction; or its journal was put back from a copy, then give it an "+
+				"empty \"data_dir\" and another \"name\"", a.Agent, last.Epoch, a.Epoch)
+		}
+	}
+	return nil
+}
+
+// noteLives has the log remember in which lives agents have voted Yes, before it opens a gid by that.
+func (c *Machine) noteLives(l *live, r txn.Record) {
+	open, ok := r.(txn.PreCommitRecord)
+	if !ok || c.table.Level() < txn.LevelAgents {
+		return
+	}
+	for _, life := range l.council.lives {
+		yes := slices.ContainsFunc(open.Members, func(m txn.Party) bool { return m.PartyID == life.PartyID })
+		if yes && c.table.Agents().News(life) {
+			c.core.Propose(life)
+			c.core.Weigh(64)
+		}
+	}
 }
 
 // convene takes a three-phase transaction in hand that the log has open, and tells its core what the

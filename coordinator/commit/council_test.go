@@ -174,12 +174,13 @@ func threePhases(id txn.ID, resources ...string) txn.CommitRequest {
 
 // opens has agents vote yes for it, and say nothing more.
 func opens(l *lone, r txn.CommitRequest) {
+	before := len(l.letters)
 	l.request++
 	l.step(CommitAsked{Request: l.request, CommitRequest: r})
 	for i, a := range r.Agents {
-		p := threepc.NewParticipant(a.PartyID, 1)
+		p := threepc.NewParticipant(a.PartyID, a.Epoch)
 		p.Step(protocol.Opened{No: a.Branches[0].No})
-		p.Step(threepc.Received{Message: l.letters[i].Message})
+		p.Step(threepc.Received{Message: l.letters[before+i].Message})
 		p.Step(threepc.Forced{})
 		for _, f := range p.Step(protocol.Voted{No: a.Branches[0].No, Vote: txn.VoteYes, Branch: a.Branches[0]}) {
 			l.step(Said{ID: r.ID, From: a.Party, Message: f.(threepc.Send).Message})

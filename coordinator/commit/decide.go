@@ -168,7 +168,7 @@ func (c *Machine) onCommitAsked(e CommitAsked) {
 	if err != nil {
 		l.by = txn.FromCluster
 	} else {
-		err = cmp.Or(c.acceptable(e), c.keyAcceptable(e.Key))
+		err = cmp.Or(c.acceptable(e), c.agentsAcceptable(e.Agents), c.keyAcceptable(e.Key))
 	}
 	if err != nil {
 		c.carry(l, l.core.Step(protocol.RollbackAsked{Reason: err.Error()}))
@@ -183,8 +183,10 @@ func (c *Machine) onCommitAsked(e CommitAsked) {
 	if l.council.voteBy.IsZero() && !l.proposed {
 		l.council.voteBy, l.council.again = c.core.Now().Add(voteTime), c.core.Now().Add(askAgain)
 	}
+	l.council.lives = nil
 	for _, a := range e.Agents {
 		l.council.seat([]txn.Party{a.Party})
+		l.council.lives = append(l.council.lives, txn.AgentRecord{PartyID: a.PartyID, Epoch: a.Epoch})
 	}
 	c.carry(l, l.core.Step(threepc.Asked{Agents: e.Agents, Label: e.Label}))
 }

@@ -200,6 +200,7 @@ func (c *Machine) carry(l *live, effects []protocol.Effect) {
 				c.tell(l)
 			}
 		case threepc.Propose:
+			c.noteLives(l, e.Record)
 			c.core.Propose(e.Record)
 			c.core.Weigh(weight(e.Record))
 			l.proposed = true

@@ -55,6 +55,30 @@ func levelled(l *lone) {
 	require.NotNil(l.t, l.table.Members())
 }
 
+// afterVotes asks for the vote of an agent, otherwise than in the epoch in which it has voted before.
+func afterVotes(spoil func(*txn.Agent)) func(*testing.T) error {
+	return func(t *testing.T) error {
+		l := newLone(t, "orders", "billing")
+		levelled(l)
+		l.core.config.Hosted = func(string) bool { return true }
+		request := func() txn.CommitRequest {
+			r := threePhases(l.newID().WithClass(txn.ThreePhase), "orders", "billing")
+			for i := range r.Agents {
+				r.Agents[i].Epoch = 3
+			}
+			return r
+		}
+		opens(l, request())
+		opens(l, request()) // in the same lives
+		r := request()
+		spoil(&r.Agents[0])
+		reply := l.ask(func(n uint64) replica.Event { return CommitAsked{Request: n, CommitRequest: r} })
+		require.Equal(t, txn.Abort, reply.Decision)
+		require.Len(t, l.table.Agents(), 2)
+		return errors.New(reply.Reason)
+	}
+}
+
 // with adds a member, which learns unless it is an observer.
 func with(id zab.NodeID, observer bool) func(*lone) {
 	return func(l *lone) {
@@ -225,6 +249,14 @@ var answers = []answer{
 		return errors.New(r.Reason)
 	}, says: `branch 0: resource "orders" is not held by an agent, and only agents can decide in three phases: give ` +
 		`it "driver: agent", or use two_phase`},
+	{name: "an agent whose journal was put back", meet: afterVotes(func(a *txn.Agent) { a.Epoch = 2 }),
+		says: `agent "a" has voted in epoch 3, and its vote is asked for in epoch 2: it has started again since, then ` +
+			`begin a new transaction; or its journal was put back from a copy, then give it an empty "data_dir" and ` +
+			`another "name"`},
+	{name: "an agent with another journal", meet: afterVotes(func(a *txn.Agent) { a.Journal = txn.JournalID{0xee} }),
+		says: `agent "a" has voted with the journal 61000000000000000000000000000000, and has ` +
+			`ee000000000000000000000000000000 now: if it has lost that one, or two agents have this name, give this one ` +
+			`another "name"`},
 	{name: "an operator's commit of three phases", is: api.ErrRefused,
 		meet: asked(func(_ *lone, request uint64) replica.Event {
 			return ResolveAsked{Request: request,

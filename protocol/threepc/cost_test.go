@@ -130,3 +130,23 @@ func (r *run) hears(name string, e protocol.Event) {
 		}
 	}
 }
+
+// An agent votes for the branches that it was asked about: one that claims another's aborts the transaction.
+func TestAVoteForABranchOfAnotherAgentAborts(t *testing.T) {
+	for name, branch := range map[string]txn.Branch{
+		"another branch":               {No: 1, Resource: "a"},
+		"its branch, another resource": {No: 0, Resource: "b"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := newRun(2)
+			asks := r.leader.Step(Asked{Agents: r.asked})
+			require.Len(t, asks, 2)
+			vote := Vote{Vote: txn.VoteYes, List: digest(asks[0].(Send).Message.(CanCommit).Members),
+				Branches: []txn.Branch{branch}}
+			effects := r.leader.Step(Received{From: r.asked[0].PartyID, Message: vote})
+			require.Equal(t, []protocol.Effect{protocol.Propose{Decision: txn.Abort,
+				Reason: fmt.Sprintf("%s voted for branch %d in %q, which it was not asked about", r.asked[0].PartyID, branch.No,
+					branch.Resource)}}, effects)
+		})
+	}
+}

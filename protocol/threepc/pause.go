@@ -4,7 +4,6 @@ package threepc
 
 import (
 	"hash/fnv"
-	"time"
 
 	"github.com/concordtx/concord/txn"
 )
@@ -12,11 +11,11 @@ import (
 // Pause is how long a member waits before it tries something for the n-th time, from 0: first, twice as
 // long each time up to most, and up to half as much again. That differs between members and
 // transactions, so that candidates do not meet again and again.
-func Pause(first, most time.Duration, n int, id txn.ID, who txn.PartyID) time.Duration {
+func Pause[Duration ~int64](first, most Duration, n int, id txn.ID, who txn.PartyID) Duration {
 	d := min(first<<min(n, 8), most)
 	h := fnv.New32a()
 	h.Write(id[:])
 	h.Write(who.Journal[:])
 	h.Write([]byte{byte(n)})
-	return d + d*time.Duration(h.Sum32()%512)/1024
+	return d + d*Duration(h.Sum32()%512)/1024
 }

@@ -12,7 +12,7 @@ import (
 )
 
 func TestPausesGrowAndDifferBetweenMembers(t *testing.T) {
-	const first, most = 5 * time.Second, 30 * time.Second
+	first, most := 5*time.Second, 30*time.Second
 	id, a, b := txn.ID{1}, txn.PartyID{Agent: "a", Journal: txn.JournalID{1}}, txn.PartyID{Agent: "b"}
 	differ := false
 	for n := range 300 {

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"os"
 	"path/filepath"
 	"strconv"
 	"sync"
@@ -303,4 +304,28 @@ func TestAThousandTransactionsAreEndedWithoutACoordinator(t *testing.T) {
 	t.Logf("%d transactions at three agents were ended %v after the last coordinator died", many, time.Since(began))
 	require.NoError(t, silent.process.signal(syscall.SIGCONT))
 	workers.Wait()
+}
+
+// A journal that was put back from a copy has forgotten what it promised since: nobody counts its votes.
+func TestAJournalThatWasPutBackIsRefused(t *testing.T) {
+	c := newCouncil(t, "", "east", "west")
+	east := c.agents[0]
+	data, old := filepath.Join(east.dir, "data"), filepath.Join(t.TempDir(), "copy")
+	require.NoError(t, east.process.end(syscall.SIGTERM, patience))
+	require.NoError(t, os.CopyFS(old, os.DirFS(data)))
+	east.start()
+	east.kill()
+	east.start()
+	_, err := c.run(east.within(), "account", 5)
+	require.NoError(t, err)
+	require.NoError(t, east.process.end(syscall.SIGTERM, patience))
+	require.NoError(t, os.RemoveAll(data))
+	require.NoError(t, os.CopyFS(data, os.DirFS(old)))
+	east.start()
+	_, err = c.run(east.within(), "account", 7)
+	require.ErrorIs(t, err, concord.ErrAborted)
+	require.ErrorContains(t, err, "its journal was put back from a copy")
+	eventually(t, "nothing of it is left", func() bool {
+		return c.value(0, "account") == "-5" && c.value(1, "account") == "5"
+	})
 }
