@@ -122,6 +122,7 @@ var house = map[string]struct {
 	"examples/transfer":         {layer: above, kind: command, why: "the smallest application"},
 	"internal/tidy":             {layer: above, kind: forTests, why: "these rules"},
 	"tests/attack":              {layer: above, kind: forTests, why: "attacks on real nodes"},
+	"tests/compose":             {layer: above, kind: forTests, why: "containers of docker-compose.yml, killed and cut off"},
 	"tests/e2e":                 {layer: above, kind: forTests, why: "real processes on real databases"},
 }
 

@@ -1,6 +1,6 @@
-//go:build compose
-
 // SPDX-License-Identifier: Apache-2.0
+
+//go:build compose
 
 package compose
 
