@@ -122,6 +122,7 @@ var house = map[string]struct {
 	"internal/supply":           {layer: above, kind: command, why: "bills of materials, licences, the budget of modules"},
 	"internal/tidy":             {layer: above, kind: forTests, why: "these rules"},
 	"tests/attack":              {layer: above, kind: forTests, why: "attacks on real nodes"},
+	"tests/compose":             {layer: above, kind: forTests, why: "containers of docker-compose.yml, killed and cut off"},
 	"tests/e2e":                 {layer: above, kind: forTests, why: "real processes on real databases"},
 	"tests/operator":            {layer: above, kind: forTests, why: "what operators and administrators do, and their page"},
 	"examples/services/billing": {layer: above, kind: command, why: "a service that joins the transactions of its callers"},
