@@ -158,6 +158,7 @@ func (tx *Tx) enlist(ctx context.Context, r adapters.Opener) (adapters.Session, 
 	session, err := r.Open(step, txn.XID{Cluster: tx.cluster, ID: tx.id, Branch: no})
 	if err != nil {
 		_ = over(err)
+		tx.client.resources.suspect(r)
 		return nil, err
 	}
 	tx.branches = append(tx.branches, &branch{no: no, resource: r.Name(), opener: r, session: session, step: step, over: over})

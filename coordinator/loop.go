@@ -4,6 +4,7 @@ package coordinator
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"github.com/concordtx/concord/api/member"
@@ -206,6 +207,7 @@ func (l *loop) carryOut(fx *replica.Effects) {
 	}
 	l.publishLeases(l.commits.Leases()) // before anybody hears that one was granted, or has ended
 	l.tellStores()
+	l.tellRemembered()
 	l.followMembers()
 	for _, e := range fx.SendSnapshot {
 		l.peers.AllowSnapshot(e)
@@ -285,6 +287,25 @@ func (l *loop) carryOutCommits(fx *commit.Effects) {
 	}
 }
 
+// tellRemembered tells the workers what the log remembers of their databases, before they hear what else
+// there is to do.
+func (l *loop) tellRemembered() {
+	list := l.commits.Remembered()
+	if old := l.remembered.Load(); old != nil && len(*old) == len(list) && (len(list) == 0 || &(*old)[0] == &list[0]) {
+		return // a list that is replaced is another one
+	}
+	l.remembered.Store(&list)
+	for name, w := range l.workers {
+		i := slices.IndexFunc(list, func(r txn.Remembered) bool { return r.Resource == name })
+		if i >= 0 {
+			w.remember(l.core.State().Cluster(), list[i])
+		}
+	}
+	if l.core.State().Cluster() != 0 {
+		l.publish(time.Now())
+	}
+}
+
 // publishRole shows at once who leads which cluster: clients look for a leader here.
 func (l *loop) publishRole() {
 	l.level.Store(uint32(l.core.State().Level()))
@@ -310,11 +331,11 @@ func (l *loop) followMembers() {
 
 // forget hands out branches whose evidence can go. When a resource is slow the evidence
 // stays, which costs space only.
-func (l *loop) forget(spent map[string][]txn.XID) {
-	for name, xs := range spent {
+func (l *loop) forget(spent map[string]commit.Spent) {
+	for name, s := range spent {
 		if w := l.workers[name]; w != nil { // else it has left the configuration
 			select {
-			case w.forgets <- xs:
+			case w.forgets <- s:
 			default:
 			}
 		}

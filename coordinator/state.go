@@ -28,6 +28,7 @@ const (
 	levelKey    = "v" // there from the first level above LevelBase on
 	leasesKey   = "l" // there once a lease was granted
 	membersKey  = "n" // from LevelMembers on
+	rememberKey = "h" // once something is remembered of a database, from LevelHighWater on
 )
 
 func stateKey(space byte, id txn.ID) []byte {
@@ -90,6 +91,9 @@ func toState(folds []txn.Changes, stored *txn.Members) (s wal.StateChange, n int
 	if meta.Members != stored && meta.Members != nil {
 		value, _ := meta.Members.AppendBinary(nil) // it has no way to fail
 		s.Puts = append(s.Puts, wal.Pair{Key: []byte(membersKey), Value: value})
+	}
+	if len(meta.Remembered) > 0 {
+		s.Puts = append(s.Puts, wal.Pair{Key: []byte(rememberKey), Value: txn.AppendRemembered(nil, meta.Remembered)})
 	}
 	if meta.Level > txn.LevelBase {
 		s.Puts = append(s.Puts, wal.Pair{Key: []byte(levelKey), Value: encodeLevel(meta.Level)})
@@ -190,6 +194,9 @@ func checkPair(key, value []byte) error {
 		return err
 	case membersKey:
 		return new(txn.Members).UnmarshalBinary(value)
+	case rememberKey:
+		_, err := txn.DecodeRemembered(value)
+		return err
 	}
 	if len(key) > 0 && key[0] == keySpace {
 		return checkUse(key, value)
@@ -251,6 +258,14 @@ func loadTable(s *wal.Store, a txn.Archive) (*txn.Table, error) {
 		m.Members = &txn.Members{}
 		if err := m.Members.UnmarshalBinary(value); err != nil {
 			return nil, err
+		}
+	}
+	if value, found, err = s.Get([]byte(rememberKey)); err != nil {
+		return nil, err
+	}
+	if found {
+		if m.Remembered, err = txn.DecodeRemembered(value); err != nil {
+			return nil, fmt.Errorf("what is remembered of databases: %w", err)
 		}
 	}
 	var open []txn.Txn

@@ -94,6 +94,9 @@ var (
 		"Prepared branches of other clusters, by the leader's last listing.", "resource")
 	ofListed = describe("resource_listed_age_seconds", gauge, agreed,
 		"How old the leader's last listing of the resource is; absent if it has none since it leads.", "resource")
+	ofQuarantined = describe("resource_quarantined", gauge, agreed,
+		"1 if the database of the resource was set back, and nothing is finished there until an operator accepts it.",
+		"resource")
 	ofFree = describe("store_free_bytes", gauge, perNode, "Free space on the file system of this node's store.")
 	ofFull = describe("store_full", gauge, perNode,
 		"1 if that is below the reserve: while this node leads, new transactions are refused.")
@@ -128,7 +131,7 @@ var (
 // fromStatus are the metrics that Collect makes of the status; the others are kept here.
 var fromStatus = []*described{ofDecided, ofViewKnown, ofViewAge, ofInDoubt, ofOldestTxn, ofHeuristic, ofLeases,
 	ofHasLeader, ofIsLeader, ofCutOff, ofEpoch,
-	ofLag, ofReachable, ofUp, ofOwnUp, ofPrepared, ofOldest, ofForeign, ofListed,
+	ofLag, ofReachable, ofUp, ofOwnUp, ofPrepared, ofOldest, ofForeign, ofListed, ofQuarantined,
 	ofFree, ofFull, ofSync, ofSlowest, ofLogBytes, ofLogLength, ofRefused, ofInsecure, ofExpiry, ofDenied}
 
 func newMetrics(n Node, door *access.Guard) *metrics {
@@ -195,6 +198,7 @@ func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 		set(ofHeuristic, float64(told.GetHeuristic()))
 	}
 	for _, r := range told.GetResources() {
+		set(ofQuarantined, oneIf(r.GetQuarantine() != nil), r.GetName())
 		collectResource(r, set)
 	}
 	m.collectDoor(set)

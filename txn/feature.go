@@ -25,8 +25,11 @@ const (
 	// LevelKeys has CommitRecords with idempotency keys. Members that know it also know PostgreSQL's
 	// evidence by marker, and its branches that name their siblings.
 	LevelKeys FeatureLevel = 5
+	// LevelHighWater has what the log remembers of databases, and the quarantine of those that are
+	// behind that.
+	LevelHighWater FeatureLevel = 6
 	// Newest is what this program knows.
-	Newest = LevelKeys
+	Newest = LevelHighWater
 )
 
 // FeatureRecord says that every member of the cluster knows Level. Levels never fall.

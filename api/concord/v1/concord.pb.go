@@ -3171,7 +3171,11 @@ type ResourceStatus struct {
 	ListedAgeMs int64 `protobuf:"varint,22,opt,name=listed_age_ms,json=listedAgeMs,proto3" json:"listed_age_ms,omitempty"`
 	// What the answering node itself finds wrong, if anything: it could not finish branches
 	// of this resource if it led.
-	OwnError      string `protobuf:"bytes,23,opt,name=own_error,json=ownError,proto3" json:"own_error,omitempty"`
+	OwnError string `protobuf:"bytes,23,opt,name=own_error,json=ownError,proto3" json:"own_error,omitempty"`
+	// There while the database is quarantined: it was set back.
+	Quarantine *Quarantine `protobuf:"bytes,24,opt,name=quarantine,proto3" json:"quarantine,omitempty"`
+	// The position in the log that the database is known to have, as epoch.counter; empty: none.
+	HighWater     string `protobuf:"bytes,25,opt,name=high_water,json=highWater,proto3" json:"high_water,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3290,6 +3294,439 @@ func (x *ResourceStatus) GetOwnError() string {
 	return ""
 }
 
+func (x *ResourceStatus) GetQuarantine() *Quarantine {
+	if x != nil {
+		return x.Quarantine
+	}
+	return nil
+}
+
+func (x *ResourceStatus) GetHighWater() string {
+	if x != nil {
+		return x.HighWater
+	}
+	return ""
+}
+
+// Quarantine is that of a database which has less than the log remembers.
+type Quarantine struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The position that the database has, as epoch.counter; empty: none.
+	Has string `protobuf:"bytes,1,opt,name=has,proto3" json:"has,omitempty"`
+	// The position that the log remembers.
+	Remembered string `protobuf:"bytes,2,opt,name=remembered,proto3" json:"remembered,omitempty"`
+	// Milliseconds since 1970, by the clock of the node that led.
+	SinceMs       int64 `protobuf:"varint,3,opt,name=since_ms,json=sinceMs,proto3" json:"since_ms,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Quarantine) Reset() {
+	*x = Quarantine{}
+	mi := &file_concord_v1_concord_proto_msgTypes[46]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Quarantine) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Quarantine) ProtoMessage() {}
+
+func (x *Quarantine) ProtoReflect() protoreflect.Message {
+	mi := &file_concord_v1_concord_proto_msgTypes[46]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Quarantine.ProtoReflect.Descriptor instead.
+func (*Quarantine) Descriptor() ([]byte, []int) {
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{46}
+}
+
+func (x *Quarantine) GetHas() string {
+	if x != nil {
+		return x.Has
+	}
+	return ""
+}
+
+func (x *Quarantine) GetRemembered() string {
+	if x != nil {
+		return x.Remembered
+	}
+	return ""
+}
+
+func (x *Quarantine) GetSinceMs() int64 {
+	if x != nil {
+		return x.SinceMs
+	}
+	return 0
+}
+
+type ReportResourceRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Seen          string                 `protobuf:"bytes,2,opt,name=seen,proto3" json:"seen,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReportResourceRequest) Reset() {
+	*x = ReportResourceRequest{}
+	mi := &file_concord_v1_concord_proto_msgTypes[47]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReportResourceRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReportResourceRequest) ProtoMessage() {}
+
+func (x *ReportResourceRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_concord_v1_concord_proto_msgTypes[47]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReportResourceRequest.ProtoReflect.Descriptor instead.
+func (*ReportResourceRequest) Descriptor() ([]byte, []int) {
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{47}
+}
+
+func (x *ReportResourceRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *ReportResourceRequest) GetSeen() string {
+	if x != nil {
+		return x.Seen
+	}
+	return ""
+}
+
+type ReportResourceResponse struct {
+	state      protoimpl.MessageState `protogen:"open.v1"`
+	Name       string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Quarantine *Quarantine            `protobuf:"bytes,2,opt,name=quarantine,proto3" json:"quarantine,omitempty"`
+	// Branches of committed transactions about which the position that the database has says nothing: what is
+	// missing first, then in order of birth. At most 10,000; the numbers are of all.
+	Branches      []*ToldBranch `protobuf:"bytes,3,rep,name=branches,proto3" json:"branches,omitempty"`
+	Missing       uint64        `protobuf:"varint,4,opt,name=missing,proto3" json:"missing,omitempty"`
+	Unknown       uint64        `protobuf:"varint,5,opt,name=unknown,proto3" json:"unknown,omitempty"`
+	PreparedAgain uint64        `protobuf:"varint,6,opt,name=prepared_again,json=preparedAgain,proto3" json:"prepared_again,omitempty"`
+	Present       uint64        `protobuf:"varint,7,opt,name=present,proto3" json:"present,omitempty"`
+	// How far back decisions were looked at, milliseconds since 1970; 0: all that are kept.
+	BackToMs      int64 `protobuf:"varint,8,opt,name=back_to_ms,json=backToMs,proto3" json:"back_to_ms,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReportResourceResponse) Reset() {
+	*x = ReportResourceResponse{}
+	mi := &file_concord_v1_concord_proto_msgTypes[48]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReportResourceResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReportResourceResponse) ProtoMessage() {}
+
+func (x *ReportResourceResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_concord_v1_concord_proto_msgTypes[48]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReportResourceResponse.ProtoReflect.Descriptor instead.
+func (*ReportResourceResponse) Descriptor() ([]byte, []int) {
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{48}
+}
+
+func (x *ReportResourceResponse) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *ReportResourceResponse) GetQuarantine() *Quarantine {
+	if x != nil {
+		return x.Quarantine
+	}
+	return nil
+}
+
+func (x *ReportResourceResponse) GetBranches() []*ToldBranch {
+	if x != nil {
+		return x.Branches
+	}
+	return nil
+}
+
+func (x *ReportResourceResponse) GetMissing() uint64 {
+	if x != nil {
+		return x.Missing
+	}
+	return 0
+}
+
+func (x *ReportResourceResponse) GetUnknown() uint64 {
+	if x != nil {
+		return x.Unknown
+	}
+	return 0
+}
+
+func (x *ReportResourceResponse) GetPreparedAgain() uint64 {
+	if x != nil {
+		return x.PreparedAgain
+	}
+	return 0
+}
+
+func (x *ReportResourceResponse) GetPresent() uint64 {
+	if x != nil {
+		return x.Present
+	}
+	return 0
+}
+
+func (x *ReportResourceResponse) GetBackToMs() int64 {
+	if x != nil {
+		return x.BackToMs
+	}
+	return 0
+}
+
+// ToldBranch is a branch of a transaction that was told committed.
+type ToldBranch struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Gid   string                 `protobuf:"bytes,1,opt,name=gid,proto3" json:"gid,omitempty"`
+	No    uint32                 `protobuf:"varint,2,opt,name=no,proto3" json:"no,omitempty"`
+	Label string                 `protobuf:"bytes,3,opt,name=label,proto3" json:"label,omitempty"`
+	// The position of the decision in the log, as epoch.counter.
+	Decided string `protobuf:"bytes,4,opt,name=decided,proto3" json:"decided,omitempty"`
+	// missing, unknown, prepared-again or present.
+	Fate string `protobuf:"bytes,5,opt,name=fate,proto3" json:"fate,omitempty"`
+	// Whether the cluster has ended the transaction; else it finishes the branch itself.
+	Ended         bool `protobuf:"varint,6,opt,name=ended,proto3" json:"ended,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ToldBranch) Reset() {
+	*x = ToldBranch{}
+	mi := &file_concord_v1_concord_proto_msgTypes[49]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ToldBranch) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ToldBranch) ProtoMessage() {}
+
+func (x *ToldBranch) ProtoReflect() protoreflect.Message {
+	mi := &file_concord_v1_concord_proto_msgTypes[49]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ToldBranch.ProtoReflect.Descriptor instead.
+func (*ToldBranch) Descriptor() ([]byte, []int) {
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{49}
+}
+
+func (x *ToldBranch) GetGid() string {
+	if x != nil {
+		return x.Gid
+	}
+	return ""
+}
+
+func (x *ToldBranch) GetNo() uint32 {
+	if x != nil {
+		return x.No
+	}
+	return 0
+}
+
+func (x *ToldBranch) GetLabel() string {
+	if x != nil {
+		return x.Label
+	}
+	return ""
+}
+
+func (x *ToldBranch) GetDecided() string {
+	if x != nil {
+		return x.Decided
+	}
+	return ""
+}
+
+func (x *ToldBranch) GetFate() string {
+	if x != nil {
+		return x.Fate
+	}
+	return ""
+}
+
+func (x *ToldBranch) GetEnded() bool {
+	if x != nil {
+		return x.Ended
+	}
+	return false
+}
+
+type AcceptResourceRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Who           string                 `protobuf:"bytes,2,opt,name=who,proto3" json:"who,omitempty"`
+	Reason        string                 `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
+	Seen          string                 `protobuf:"bytes,4,opt,name=seen,proto3" json:"seen,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AcceptResourceRequest) Reset() {
+	*x = AcceptResourceRequest{}
+	mi := &file_concord_v1_concord_proto_msgTypes[50]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AcceptResourceRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AcceptResourceRequest) ProtoMessage() {}
+
+func (x *AcceptResourceRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_concord_v1_concord_proto_msgTypes[50]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AcceptResourceRequest.ProtoReflect.Descriptor instead.
+func (*AcceptResourceRequest) Descriptor() ([]byte, []int) {
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{50}
+}
+
+func (x *AcceptResourceRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *AcceptResourceRequest) GetWho() string {
+	if x != nil {
+		return x.Who
+	}
+	return ""
+}
+
+func (x *AcceptResourceRequest) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *AcceptResourceRequest) GetSeen() string {
+	if x != nil {
+		return x.Seen
+	}
+	return ""
+}
+
+type AcceptResourceResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Zxid          string                 `protobuf:"bytes,1,opt,name=zxid,proto3" json:"zxid,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AcceptResourceResponse) Reset() {
+	*x = AcceptResourceResponse{}
+	mi := &file_concord_v1_concord_proto_msgTypes[51]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AcceptResourceResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AcceptResourceResponse) ProtoMessage() {}
+
+func (x *AcceptResourceResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_concord_v1_concord_proto_msgTypes[51]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AcceptResourceResponse.ProtoReflect.Descriptor instead.
+func (*AcceptResourceResponse) Descriptor() ([]byte, []int) {
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{51}
+}
+
+func (x *AcceptResourceResponse) GetZxid() string {
+	if x != nil {
+		return x.Zxid
+	}
+	return ""
+}
+
 type ResourcesRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Seen  string                 `protobuf:"bytes,1,opt,name=seen,proto3" json:"seen,omitempty"`
@@ -3303,7 +3740,7 @@ type ResourcesRequest struct {
 
 func (x *ResourcesRequest) Reset() {
 	*x = ResourcesRequest{}
-	mi := &file_concord_v1_concord_proto_msgTypes[46]
+	mi := &file_concord_v1_concord_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3315,7 +3752,7 @@ func (x *ResourcesRequest) String() string {
 func (*ResourcesRequest) ProtoMessage() {}
 
 func (x *ResourcesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[46]
+	mi := &file_concord_v1_concord_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3328,7 +3765,7 @@ func (x *ResourcesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResourcesRequest.ProtoReflect.Descriptor instead.
 func (*ResourcesRequest) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{46}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *ResourcesRequest) GetSeen() string {
@@ -3371,7 +3808,7 @@ type ResourcesResponse struct {
 
 func (x *ResourcesResponse) Reset() {
 	*x = ResourcesResponse{}
-	mi := &file_concord_v1_concord_proto_msgTypes[47]
+	mi := &file_concord_v1_concord_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3383,7 +3820,7 @@ func (x *ResourcesResponse) String() string {
 func (*ResourcesResponse) ProtoMessage() {}
 
 func (x *ResourcesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[47]
+	mi := &file_concord_v1_concord_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3396,7 +3833,7 @@ func (x *ResourcesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResourcesResponse.ProtoReflect.Descriptor instead.
 func (*ResourcesResponse) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{47}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *ResourcesResponse) GetCluster() string {
@@ -3459,7 +3896,7 @@ type CheckResourceRequest struct {
 
 func (x *CheckResourceRequest) Reset() {
 	*x = CheckResourceRequest{}
-	mi := &file_concord_v1_concord_proto_msgTypes[48]
+	mi := &file_concord_v1_concord_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3471,7 +3908,7 @@ func (x *CheckResourceRequest) String() string {
 func (*CheckResourceRequest) ProtoMessage() {}
 
 func (x *CheckResourceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[48]
+	mi := &file_concord_v1_concord_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3484,7 +3921,7 @@ func (x *CheckResourceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckResourceRequest.ProtoReflect.Descriptor instead.
 func (*CheckResourceRequest) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{48}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *CheckResourceRequest) GetName() string {
@@ -3512,7 +3949,7 @@ type CheckResourceResponse struct {
 
 func (x *CheckResourceResponse) Reset() {
 	*x = CheckResourceResponse{}
-	mi := &file_concord_v1_concord_proto_msgTypes[49]
+	mi := &file_concord_v1_concord_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3524,7 +3961,7 @@ func (x *CheckResourceResponse) String() string {
 func (*CheckResourceResponse) ProtoMessage() {}
 
 func (x *CheckResourceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[49]
+	mi := &file_concord_v1_concord_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3537,7 +3974,7 @@ func (x *CheckResourceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckResourceResponse.ProtoReflect.Descriptor instead.
 func (*CheckResourceResponse) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{49}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *CheckResourceResponse) GetReports() []*ResourceReport {
@@ -3568,7 +4005,7 @@ type ResourceReport struct {
 
 func (x *ResourceReport) Reset() {
 	*x = ResourceReport{}
-	mi := &file_concord_v1_concord_proto_msgTypes[50]
+	mi := &file_concord_v1_concord_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3580,7 +4017,7 @@ func (x *ResourceReport) String() string {
 func (*ResourceReport) ProtoMessage() {}
 
 func (x *ResourceReport) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[50]
+	mi := &file_concord_v1_concord_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3593,7 +4030,7 @@ func (x *ResourceReport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResourceReport.ProtoReflect.Descriptor instead.
 func (*ResourceReport) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{50}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *ResourceReport) GetName() string {
@@ -3650,7 +4087,7 @@ type Finding struct {
 
 func (x *Finding) Reset() {
 	*x = Finding{}
-	mi := &file_concord_v1_concord_proto_msgTypes[51]
+	mi := &file_concord_v1_concord_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3662,7 +4099,7 @@ func (x *Finding) String() string {
 func (*Finding) ProtoMessage() {}
 
 func (x *Finding) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[51]
+	mi := &file_concord_v1_concord_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3675,7 +4112,7 @@ func (x *Finding) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Finding.ProtoReflect.Descriptor instead.
 func (*Finding) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{51}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *Finding) GetWhat() string {
@@ -3718,7 +4155,7 @@ type NotLeader struct {
 
 func (x *NotLeader) Reset() {
 	*x = NotLeader{}
-	mi := &file_concord_v1_concord_proto_msgTypes[52]
+	mi := &file_concord_v1_concord_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3730,7 +4167,7 @@ func (x *NotLeader) String() string {
 func (*NotLeader) ProtoMessage() {}
 
 func (x *NotLeader) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[52]
+	mi := &file_concord_v1_concord_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3743,7 +4180,7 @@ func (x *NotLeader) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NotLeader.ProtoReflect.Descriptor instead.
 func (*NotLeader) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{52}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *NotLeader) GetLeader() uint64 {
@@ -3998,7 +4435,7 @@ const file_concord_v1_concord_proto_rawDesc = "" +
 	"\x03lag\x18\x06 \x01(\x04R\x03lag\x12\x1c\n" +
 	"\treachable\x18\a \x01(\bR\treachable\x12\x10\n" +
 	"\x03api\x18\b \x01(\tR\x03api\x12\x12\n" +
-	"\x04peer\x18\t \x01(\tR\x04peer\"\xbf\x02\n" +
+	"\x04peer\x18\t \x01(\tR\x04peer\"\x96\x03\n" +
 	"\x0eResourceStatus\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
 	"\x06driver\x18\x02 \x01(\tR\x06driver\x12\x0e\n" +
@@ -4011,7 +4448,49 @@ const file_concord_v1_concord_proto_rawDesc = "" +
 	"\x05known\x18\x14 \x01(\bR\x05known\x12\x16\n" +
 	"\x06listed\x18\x15 \x01(\bR\x06listed\x12\"\n" +
 	"\rlisted_age_ms\x18\x16 \x01(\x03R\vlistedAgeMs\x12\x1b\n" +
-	"\town_error\x18\x17 \x01(\tR\bownError\"V\n" +
+	"\town_error\x18\x17 \x01(\tR\bownError\x126\n" +
+	"\n" +
+	"quarantine\x18\x18 \x01(\v2\x16.concord.v1.QuarantineR\n" +
+	"quarantine\x12\x1d\n" +
+	"\n" +
+	"high_water\x18\x19 \x01(\tR\thighWater\"Y\n" +
+	"\n" +
+	"Quarantine\x12\x10\n" +
+	"\x03has\x18\x01 \x01(\tR\x03has\x12\x1e\n" +
+	"\n" +
+	"remembered\x18\x02 \x01(\tR\n" +
+	"remembered\x12\x19\n" +
+	"\bsince_ms\x18\x03 \x01(\x03R\asinceMs\"?\n" +
+	"\x15ReportResourceRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
+	"\x04seen\x18\x02 \x01(\tR\x04seen\"\xab\x02\n" +
+	"\x16ReportResourceResponse\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x126\n" +
+	"\n" +
+	"quarantine\x18\x02 \x01(\v2\x16.concord.v1.QuarantineR\n" +
+	"quarantine\x122\n" +
+	"\bbranches\x18\x03 \x03(\v2\x16.concord.v1.ToldBranchR\bbranches\x12\x18\n" +
+	"\amissing\x18\x04 \x01(\x04R\amissing\x12\x18\n" +
+	"\aunknown\x18\x05 \x01(\x04R\aunknown\x12%\n" +
+	"\x0eprepared_again\x18\x06 \x01(\x04R\rpreparedAgain\x12\x18\n" +
+	"\apresent\x18\a \x01(\x04R\apresent\x12\x1c\n" +
+	"\n" +
+	"back_to_ms\x18\b \x01(\x03R\bbackToMs\"\x88\x01\n" +
+	"\n" +
+	"ToldBranch\x12\x10\n" +
+	"\x03gid\x18\x01 \x01(\tR\x03gid\x12\x0e\n" +
+	"\x02no\x18\x02 \x01(\rR\x02no\x12\x14\n" +
+	"\x05label\x18\x03 \x01(\tR\x05label\x12\x18\n" +
+	"\adecided\x18\x04 \x01(\tR\adecided\x12\x12\n" +
+	"\x04fate\x18\x05 \x01(\tR\x04fate\x12\x14\n" +
+	"\x05ended\x18\x06 \x01(\bR\x05ended\"i\n" +
+	"\x15AcceptResourceRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x10\n" +
+	"\x03who\x18\x02 \x01(\tR\x03who\x12\x16\n" +
+	"\x06reason\x18\x03 \x01(\tR\x06reason\x12\x12\n" +
+	"\x04seen\x18\x04 \x01(\tR\x04seen\",\n" +
+	"\x16AcceptResourceResponse\x12\x12\n" +
+	"\x04zxid\x18\x01 \x01(\tR\x04zxid\"V\n" +
 	"\x10ResourcesRequest\x12\x12\n" +
 	"\x04seen\x18\x01 \x01(\tR\x04seen\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x1a\n" +
@@ -4044,7 +4523,7 @@ const file_concord_v1_concord_proto_rawDesc = "" +
 	"\x03fix\x18\x04 \x01(\tR\x03fix\"5\n" +
 	"\tNotLeader\x12\x16\n" +
 	"\x06leader\x18\x01 \x01(\x04R\x06leader\x12\x10\n" +
-	"\x03api\x18\x02 \x01(\tR\x03api2\xdf\v\n" +
+	"\x03api\x18\x02 \x01(\tR\x03api2\x91\r\n" +
 	"\x12CoordinatorService\x12?\n" +
 	"\x06Commit\x12\x19.concord.v1.CommitRequest\x1a\x1a.concord.v1.CommitResponse\x12C\n" +
 	"\x06Decide\x12\x19.concord.v1.DecideRequest\x1a\x1a.concord.v1.DecideResponse(\x010\x01\x12B\n" +
@@ -4066,7 +4545,9 @@ const file_concord_v1_concord_proto_rawDesc = "" +
 	"\x06Status\x12\x19.concord.v1.StatusRequest\x1a\x1a.concord.v1.StatusResponse\x12?\n" +
 	"\x05Watch\x12\x18.concord.v1.WatchRequest\x1a\x1a.concord.v1.StatusResponse0\x01\x12H\n" +
 	"\tResources\x12\x1c.concord.v1.ResourcesRequest\x1a\x1d.concord.v1.ResourcesResponse\x12T\n" +
-	"\rCheckResource\x12 .concord.v1.CheckResourceRequest\x1a!.concord.v1.CheckResourceResponseB7Z5github.com/concordtx/concord/api/concord/v1;concordv1b\x06proto3"
+	"\rCheckResource\x12 .concord.v1.CheckResourceRequest\x1a!.concord.v1.CheckResourceResponse\x12W\n" +
+	"\x0eReportResource\x12!.concord.v1.ReportResourceRequest\x1a\".concord.v1.ReportResourceResponse\x12W\n" +
+	"\x0eAcceptResource\x12!.concord.v1.AcceptResourceRequest\x1a\".concord.v1.AcceptResourceResponseB7Z5github.com/concordtx/concord/api/concord/v1;concordv1b\x06proto3"
 
 var (
 	file_concord_v1_concord_proto_rawDescOnce sync.Once
@@ -4080,7 +4561,7 @@ func file_concord_v1_concord_proto_rawDescGZIP() []byte {
 	return file_concord_v1_concord_proto_rawDescData
 }
 
-var file_concord_v1_concord_proto_msgTypes = make([]protoimpl.MessageInfo, 53)
+var file_concord_v1_concord_proto_msgTypes = make([]protoimpl.MessageInfo, 59)
 var file_concord_v1_concord_proto_goTypes = []any{
 	(*CommitRequest)(nil),              // 0: concord.v1.CommitRequest
 	(*AgentBranches)(nil),              // 1: concord.v1.AgentBranches
@@ -4128,87 +4609,100 @@ var file_concord_v1_concord_proto_goTypes = []any{
 	(*StatusResponse)(nil),             // 43: concord.v1.StatusResponse
 	(*Node)(nil),                       // 44: concord.v1.Node
 	(*ResourceStatus)(nil),             // 45: concord.v1.ResourceStatus
-	(*ResourcesRequest)(nil),           // 46: concord.v1.ResourcesRequest
-	(*ResourcesResponse)(nil),          // 47: concord.v1.ResourcesResponse
-	(*CheckResourceRequest)(nil),       // 48: concord.v1.CheckResourceRequest
-	(*CheckResourceResponse)(nil),      // 49: concord.v1.CheckResourceResponse
-	(*ResourceReport)(nil),             // 50: concord.v1.ResourceReport
-	(*Finding)(nil),                    // 51: concord.v1.Finding
-	(*NotLeader)(nil),                  // 52: concord.v1.NotLeader
-	(*Branch)(nil),                     // 53: concord.v1.Branch
-	(*Party)(nil),                      // 54: concord.v1.Party
-	(*DeliverRequest)(nil),             // 55: concord.v1.DeliverRequest
-	(*DeliverResponse)(nil),            // 56: concord.v1.DeliverResponse
+	(*Quarantine)(nil),                 // 46: concord.v1.Quarantine
+	(*ReportResourceRequest)(nil),      // 47: concord.v1.ReportResourceRequest
+	(*ReportResourceResponse)(nil),     // 48: concord.v1.ReportResourceResponse
+	(*ToldBranch)(nil),                 // 49: concord.v1.ToldBranch
+	(*AcceptResourceRequest)(nil),      // 50: concord.v1.AcceptResourceRequest
+	(*AcceptResourceResponse)(nil),     // 51: concord.v1.AcceptResourceResponse
+	(*ResourcesRequest)(nil),           // 52: concord.v1.ResourcesRequest
+	(*ResourcesResponse)(nil),          // 53: concord.v1.ResourcesResponse
+	(*CheckResourceRequest)(nil),       // 54: concord.v1.CheckResourceRequest
+	(*CheckResourceResponse)(nil),      // 55: concord.v1.CheckResourceResponse
+	(*ResourceReport)(nil),             // 56: concord.v1.ResourceReport
+	(*Finding)(nil),                    // 57: concord.v1.Finding
+	(*NotLeader)(nil),                  // 58: concord.v1.NotLeader
+	(*Branch)(nil),                     // 59: concord.v1.Branch
+	(*Party)(nil),                      // 60: concord.v1.Party
+	(*DeliverRequest)(nil),             // 61: concord.v1.DeliverRequest
+	(*DeliverResponse)(nil),            // 62: concord.v1.DeliverResponse
 }
 var file_concord_v1_concord_proto_depIdxs = []int32{
-	53, // 0: concord.v1.CommitRequest.branches:type_name -> concord.v1.Branch
+	59, // 0: concord.v1.CommitRequest.branches:type_name -> concord.v1.Branch
 	1,  // 1: concord.v1.CommitRequest.agents:type_name -> concord.v1.AgentBranches
-	54, // 2: concord.v1.AgentBranches.agent:type_name -> concord.v1.Party
+	60, // 2: concord.v1.AgentBranches.agent:type_name -> concord.v1.Party
 	2,  // 3: concord.v1.AgentBranches.branches:type_name -> concord.v1.ClaimedBranch
 	5,  // 4: concord.v1.DecideRequest.commits:type_name -> concord.v1.NumberedCommit
 	0,  // 5: concord.v1.NumberedCommit.request:type_name -> concord.v1.CommitRequest
 	7,  // 6: concord.v1.DecideResponse.answers:type_name -> concord.v1.NumberedAnswer
 	3,  // 7: concord.v1.NumberedAnswer.response:type_name -> concord.v1.CommitResponse
 	8,  // 8: concord.v1.NumberedAnswer.error:type_name -> concord.v1.CommitError
-	52, // 9: concord.v1.CommitError.not_leader:type_name -> concord.v1.NotLeader
+	58, // 9: concord.v1.CommitError.not_leader:type_name -> concord.v1.NotLeader
 	10, // 10: concord.v1.FinishedRequest.branches:type_name -> concord.v1.FinishedBranch
-	53, // 11: concord.v1.Transaction.branches:type_name -> concord.v1.Branch
+	59, // 11: concord.v1.Transaction.branches:type_name -> concord.v1.Branch
 	19, // 12: concord.v1.Transaction.heuristics:type_name -> concord.v1.Heuristic
 	18, // 13: concord.v1.ListResponse.transactions:type_name -> concord.v1.Transaction
 	18, // 14: concord.v1.GetResponse.transaction:type_name -> concord.v1.Transaction
 	40, // 15: concord.v1.RecoverResponse.actions:type_name -> concord.v1.RecoverAction
 	44, // 16: concord.v1.StatusResponse.nodes:type_name -> concord.v1.Node
 	45, // 17: concord.v1.StatusResponse.resources:type_name -> concord.v1.ResourceStatus
-	45, // 18: concord.v1.ResourcesResponse.resources:type_name -> concord.v1.ResourceStatus
-	50, // 19: concord.v1.CheckResourceResponse.reports:type_name -> concord.v1.ResourceReport
-	51, // 20: concord.v1.ResourceReport.findings:type_name -> concord.v1.Finding
-	0,  // 21: concord.v1.CoordinatorService.Commit:input_type -> concord.v1.CommitRequest
-	4,  // 22: concord.v1.CoordinatorService.Decide:input_type -> concord.v1.DecideRequest
-	55, // 23: concord.v1.CoordinatorService.Deliver:input_type -> concord.v1.DeliverRequest
-	9,  // 24: concord.v1.CoordinatorService.Finished:input_type -> concord.v1.FinishedRequest
-	12, // 25: concord.v1.CoordinatorService.Lease:input_type -> concord.v1.LeaseRequest
-	14, // 26: concord.v1.CoordinatorService.Outcome:input_type -> concord.v1.OutcomeRequest
-	16, // 27: concord.v1.CoordinatorService.KeyUse:input_type -> concord.v1.KeyUseRequest
-	20, // 28: concord.v1.CoordinatorService.List:input_type -> concord.v1.ListRequest
-	22, // 29: concord.v1.CoordinatorService.Get:input_type -> concord.v1.GetRequest
-	24, // 30: concord.v1.CoordinatorService.Resolve:input_type -> concord.v1.ResolveRequest
-	26, // 31: concord.v1.CoordinatorService.Forget:input_type -> concord.v1.ForgetRequest
-	28, // 32: concord.v1.CoordinatorService.Settle:input_type -> concord.v1.SettleRequest
-	30, // 33: concord.v1.CoordinatorService.ReplaceMember:input_type -> concord.v1.ReplaceMemberRequest
-	32, // 34: concord.v1.CoordinatorService.AddMember:input_type -> concord.v1.AddMemberRequest
-	34, // 35: concord.v1.CoordinatorService.RemoveMember:input_type -> concord.v1.RemoveMemberRequest
-	36, // 36: concord.v1.CoordinatorService.TransferLeadership:input_type -> concord.v1.TransferLeadershipRequest
-	38, // 37: concord.v1.CoordinatorService.Recover:input_type -> concord.v1.RecoverRequest
-	41, // 38: concord.v1.CoordinatorService.Status:input_type -> concord.v1.StatusRequest
-	42, // 39: concord.v1.CoordinatorService.Watch:input_type -> concord.v1.WatchRequest
-	46, // 40: concord.v1.CoordinatorService.Resources:input_type -> concord.v1.ResourcesRequest
-	48, // 41: concord.v1.CoordinatorService.CheckResource:input_type -> concord.v1.CheckResourceRequest
-	3,  // 42: concord.v1.CoordinatorService.Commit:output_type -> concord.v1.CommitResponse
-	6,  // 43: concord.v1.CoordinatorService.Decide:output_type -> concord.v1.DecideResponse
-	56, // 44: concord.v1.CoordinatorService.Deliver:output_type -> concord.v1.DeliverResponse
-	11, // 45: concord.v1.CoordinatorService.Finished:output_type -> concord.v1.FinishedResponse
-	13, // 46: concord.v1.CoordinatorService.Lease:output_type -> concord.v1.LeaseResponse
-	15, // 47: concord.v1.CoordinatorService.Outcome:output_type -> concord.v1.OutcomeResponse
-	17, // 48: concord.v1.CoordinatorService.KeyUse:output_type -> concord.v1.KeyUseResponse
-	21, // 49: concord.v1.CoordinatorService.List:output_type -> concord.v1.ListResponse
-	23, // 50: concord.v1.CoordinatorService.Get:output_type -> concord.v1.GetResponse
-	25, // 51: concord.v1.CoordinatorService.Resolve:output_type -> concord.v1.ResolveResponse
-	27, // 52: concord.v1.CoordinatorService.Forget:output_type -> concord.v1.ForgetResponse
-	29, // 53: concord.v1.CoordinatorService.Settle:output_type -> concord.v1.SettleResponse
-	31, // 54: concord.v1.CoordinatorService.ReplaceMember:output_type -> concord.v1.ReplaceMemberResponse
-	33, // 55: concord.v1.CoordinatorService.AddMember:output_type -> concord.v1.AddMemberResponse
-	35, // 56: concord.v1.CoordinatorService.RemoveMember:output_type -> concord.v1.RemoveMemberResponse
-	37, // 57: concord.v1.CoordinatorService.TransferLeadership:output_type -> concord.v1.TransferLeadershipResponse
-	39, // 58: concord.v1.CoordinatorService.Recover:output_type -> concord.v1.RecoverResponse
-	43, // 59: concord.v1.CoordinatorService.Status:output_type -> concord.v1.StatusResponse
-	43, // 60: concord.v1.CoordinatorService.Watch:output_type -> concord.v1.StatusResponse
-	47, // 61: concord.v1.CoordinatorService.Resources:output_type -> concord.v1.ResourcesResponse
-	49, // 62: concord.v1.CoordinatorService.CheckResource:output_type -> concord.v1.CheckResourceResponse
-	42, // [42:63] is the sub-list for method output_type
-	21, // [21:42] is the sub-list for method input_type
-	21, // [21:21] is the sub-list for extension type_name
-	21, // [21:21] is the sub-list for extension extendee
-	0,  // [0:21] is the sub-list for field type_name
+	46, // 18: concord.v1.ResourceStatus.quarantine:type_name -> concord.v1.Quarantine
+	46, // 19: concord.v1.ReportResourceResponse.quarantine:type_name -> concord.v1.Quarantine
+	49, // 20: concord.v1.ReportResourceResponse.branches:type_name -> concord.v1.ToldBranch
+	45, // 21: concord.v1.ResourcesResponse.resources:type_name -> concord.v1.ResourceStatus
+	56, // 22: concord.v1.CheckResourceResponse.reports:type_name -> concord.v1.ResourceReport
+	57, // 23: concord.v1.ResourceReport.findings:type_name -> concord.v1.Finding
+	0,  // 24: concord.v1.CoordinatorService.Commit:input_type -> concord.v1.CommitRequest
+	4,  // 25: concord.v1.CoordinatorService.Decide:input_type -> concord.v1.DecideRequest
+	61, // 26: concord.v1.CoordinatorService.Deliver:input_type -> concord.v1.DeliverRequest
+	9,  // 27: concord.v1.CoordinatorService.Finished:input_type -> concord.v1.FinishedRequest
+	12, // 28: concord.v1.CoordinatorService.Lease:input_type -> concord.v1.LeaseRequest
+	14, // 29: concord.v1.CoordinatorService.Outcome:input_type -> concord.v1.OutcomeRequest
+	16, // 30: concord.v1.CoordinatorService.KeyUse:input_type -> concord.v1.KeyUseRequest
+	20, // 31: concord.v1.CoordinatorService.List:input_type -> concord.v1.ListRequest
+	22, // 32: concord.v1.CoordinatorService.Get:input_type -> concord.v1.GetRequest
+	24, // 33: concord.v1.CoordinatorService.Resolve:input_type -> concord.v1.ResolveRequest
+	26, // 34: concord.v1.CoordinatorService.Forget:input_type -> concord.v1.ForgetRequest
+	28, // 35: concord.v1.CoordinatorService.Settle:input_type -> concord.v1.SettleRequest
+	30, // 36: concord.v1.CoordinatorService.ReplaceMember:input_type -> concord.v1.ReplaceMemberRequest
+	32, // 37: concord.v1.CoordinatorService.AddMember:input_type -> concord.v1.AddMemberRequest
+	34, // 38: concord.v1.CoordinatorService.RemoveMember:input_type -> concord.v1.RemoveMemberRequest
+	36, // 39: concord.v1.CoordinatorService.TransferLeadership:input_type -> concord.v1.TransferLeadershipRequest
+	38, // 40: concord.v1.CoordinatorService.Recover:input_type -> concord.v1.RecoverRequest
+	41, // 41: concord.v1.CoordinatorService.Status:input_type -> concord.v1.StatusRequest
+	42, // 42: concord.v1.CoordinatorService.Watch:input_type -> concord.v1.WatchRequest
+	52, // 43: concord.v1.CoordinatorService.Resources:input_type -> concord.v1.ResourcesRequest
+	54, // 44: concord.v1.CoordinatorService.CheckResource:input_type -> concord.v1.CheckResourceRequest
+	47, // 45: concord.v1.CoordinatorService.ReportResource:input_type -> concord.v1.ReportResourceRequest
+	50, // 46: concord.v1.CoordinatorService.AcceptResource:input_type -> concord.v1.AcceptResourceRequest
+	3,  // 47: concord.v1.CoordinatorService.Commit:output_type -> concord.v1.CommitResponse
+	6,  // 48: concord.v1.CoordinatorService.Decide:output_type -> concord.v1.DecideResponse
+	62, // 49: concord.v1.CoordinatorService.Deliver:output_type -> concord.v1.DeliverResponse
+	11, // 50: concord.v1.CoordinatorService.Finished:output_type -> concord.v1.FinishedResponse
+	13, // 51: concord.v1.CoordinatorService.Lease:output_type -> concord.v1.LeaseResponse
+	15, // 52: concord.v1.CoordinatorService.Outcome:output_type -> concord.v1.OutcomeResponse
+	17, // 53: concord.v1.CoordinatorService.KeyUse:output_type -> concord.v1.KeyUseResponse
+	21, // 54: concord.v1.CoordinatorService.List:output_type -> concord.v1.ListResponse
+	23, // 55: concord.v1.CoordinatorService.Get:output_type -> concord.v1.GetResponse
+	25, // 56: concord.v1.CoordinatorService.Resolve:output_type -> concord.v1.ResolveResponse
+	27, // 57: concord.v1.CoordinatorService.Forget:output_type -> concord.v1.ForgetResponse
+	29, // 58: concord.v1.CoordinatorService.Settle:output_type -> concord.v1.SettleResponse
+	31, // 59: concord.v1.CoordinatorService.ReplaceMember:output_type -> concord.v1.ReplaceMemberResponse
+	33, // 60: concord.v1.CoordinatorService.AddMember:output_type -> concord.v1.AddMemberResponse
+	35, // 61: concord.v1.CoordinatorService.RemoveMember:output_type -> concord.v1.RemoveMemberResponse
+	37, // 62: concord.v1.CoordinatorService.TransferLeadership:output_type -> concord.v1.TransferLeadershipResponse
+	39, // 63: concord.v1.CoordinatorService.Recover:output_type -> concord.v1.RecoverResponse
+	43, // 64: concord.v1.CoordinatorService.Status:output_type -> concord.v1.StatusResponse
+	43, // 65: concord.v1.CoordinatorService.Watch:output_type -> concord.v1.StatusResponse
+	53, // 66: concord.v1.CoordinatorService.Resources:output_type -> concord.v1.ResourcesResponse
+	55, // 67: concord.v1.CoordinatorService.CheckResource:output_type -> concord.v1.CheckResourceResponse
+	48, // 68: concord.v1.CoordinatorService.ReportResource:output_type -> concord.v1.ReportResourceResponse
+	51, // 69: concord.v1.CoordinatorService.AcceptResource:output_type -> concord.v1.AcceptResourceResponse
+	47, // [47:70] is the sub-list for method output_type
+	24, // [24:47] is the sub-list for method input_type
+	24, // [24:24] is the sub-list for extension type_name
+	24, // [24:24] is the sub-list for extension extendee
+	0,  // [0:24] is the sub-list for field type_name
 }
 
 func init() { file_concord_v1_concord_proto_init() }
@@ -4224,7 +4718,7 @@ func file_concord_v1_concord_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_concord_v1_concord_proto_rawDesc), len(file_concord_v1_concord_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   53,
+			NumMessages:   59,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

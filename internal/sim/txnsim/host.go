@@ -259,7 +259,7 @@ func (d done) CarryOut(n *sim.Node) {
 		w.evidence(n, e)
 	}
 	for _, name := range resources {
-		for _, x := range d.fx.Forget[name] {
+		for _, x := range d.fx.Forget[name].XIDs {
 			w.forget(name, x)
 		}
 	}
