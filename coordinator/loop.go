@@ -4,7 +4,6 @@ package coordinator
 
 import (
 	"context"
-	"slices"
 	"time"
 
 	"github.com/concordtx/concord/api/member"
@@ -38,6 +37,7 @@ type loop struct {
 	role      zab.RoleChanged // as last published
 	diskFull  bool            // as the core was told
 	resigned  time.Time       // last, because of that
+	toldOf    txn.ClusterID   // what the workers remember is of
 }
 
 // always is ready to be received from.
@@ -290,18 +290,17 @@ func (l *loop) carryOutCommits(fx *commit.Effects) {
 // tellRemembered tells the workers what the log remembers of their databases, before they hear what else
 // there is to do.
 func (l *loop) tellRemembered() {
-	list := l.commits.Remembered()
-	if old := l.remembered.Load(); old != nil && len(*old) == len(list) && (len(list) == 0 || &(*old)[0] == &list[0]) {
+	list, formed := l.commits.Remembered(), l.core.State().Cluster()
+	old := l.remembered.Load()
+	if formed == l.toldOf && old != nil && len(*old) == len(list) && (len(list) == 0 || &(*old)[0] == &list[0]) {
 		return // a list that is replaced is another one
 	}
 	l.remembered.Store(&list)
+	l.toldOf = formed
 	for name, w := range l.workers {
-		i := slices.IndexFunc(list, func(r txn.Remembered) bool { return r.Resource == name })
-		if i >= 0 {
-			w.remember(l.core.State().Cluster(), list[i])
-		}
+		w.remember(formed, l.rememberedOf(name))
 	}
-	if l.core.State().Cluster() != 0 {
+	if len(list) > 0 {
 		l.publish(time.Now())
 	}
 }

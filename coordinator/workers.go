@@ -230,7 +230,7 @@ func (w *worker) forget(ctx context.Context) {
 func (w *worker) spend(ctx context.Context, s commit.Spent) error {
 	r, marked := w.resource.(adapters.Marked)
 	known := w.remembered.Load()
-	if !marked || known == nil || s.To.IsZero() {
+	if !marked || known == nil || known.cluster == 0 || s.To.IsZero() {
 		err := w.resource.Forget(ctx, s.XIDs)
 		w.heard(err)
 		return err
