@@ -5,6 +5,7 @@ package coordinator
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"sync"
@@ -122,9 +123,9 @@ func (n *Node) Report(ctx context.Context, resource string) (SetBack, error) {
 		return s, replica.Refusedf("resource %q is not quarantined, so nothing is missing that the cluster knows of: see "+
 			"\"concord resource ls\"", resource)
 	}
-	r := recovery.Reached{Cluster: txn.ClusterID(n.cluster.Load()), Resource: resource, Has: s.Remembered.Quarantine.Has,
+	r := recovery.Reached{Cluster: txn.ClusterID(n.cluster.Load()), Resource: resource,
 		Prepared: map[txn.XID]bool{}, Evidence: map[txn.XID]bool{}}
-	if err := w.reached(ctx, r); err != nil {
+	if err := w.reached(ctx, &r); err != nil {
 		return s, replica.Unavailablef("resource %q could not be asked (%v); run \"concord resource check %[1]s\"", resource,
 			err)
 	}
@@ -161,8 +162,14 @@ func (s *SetBack) add(told []recovery.Told) {
 }
 
 // reached asks a database what it has, whatever it lacks.
-func (w *worker) reached(ctx context.Context, r recovery.Reached) error {
+func (w *worker) reached(ctx context.Context, r *recovery.Reached) error {
 	list, err := w.resource.Recover(ctx)
+	if m, marked := w.resource.(adapters.Marked); marked && err == nil {
+		// The files may have been put back once more since.
+		if r.Has, err = m.HighWater(ctx, r.Cluster); errors.Is(err, adapters.ErrBehind) {
+			err = nil
+		}
+	}
 	for _, p := range list {
 		r.Prepared[p.XID] = true
 	}

@@ -55,6 +55,9 @@ func resourceMessages(s *coordinator.Snapshot, now time.Time) (out []*concordv1.
 		if i := slices.IndexFunc(told, func(r commit.ResourceFigures) bool { return r.Name == own.Name }); i >= 0 {
 			fillResource(m, f, told[i], now)
 		}
+		if m.Quarantine != nil { // the log knows better
+			m.Ok, m.Error = false, txn.Quarantined(own.Name)
+		}
 		out = append(out, m)
 	}
 	for _, r := range told { // the configurations differ while they are being changed

@@ -51,12 +51,15 @@ select (select has_schema_privilege(n.oid, 'usage') and has_table_privilege(c.oi
        current_setting('transaction_read_only') = 'off'
   from (select 1) as one left join pg_namespace n on n.nspname = 'concord'`
 
-	// mayForgetText tells whether we may read and remove markers, and null if there is no table.
+	// mayForgetText tells whether we may read and remove markers, null if there is no table, and whether we
+	// may write a row there.
 	mayForgetText = `
-select (select has_schema_privilege(n.oid, 'usage') and has_table_privilege(c.oid, 'select')
-               and has_table_privilege(c.oid, 'delete')
+select m.forget, coalesce(m.write, false)
+  from (select 1) as one left join (
+        select has_schema_privilege(n.oid, 'usage') and has_table_privilege(c.oid, 'select')
+               and has_table_privilege(c.oid, 'delete') as forget, has_table_privilege(c.oid, 'insert') as write
           from pg_namespace n join pg_class c on c.relnamespace = n.oid
-         where n.nspname = 'concord' and c.relname = 'branch')`
+         where n.nspname = 'concord' and c.relname = 'branch') as m on true`
 
 	// lockMakers makes those who create the table wait for each other: IF NOT EXISTS does not.
 	lockMakers = "select pg_advisory_xact_lock(x'434f4e43'::bit(32)::int, 1)"
@@ -312,6 +315,9 @@ func (r *Resource) Raise(ctx context.Context, c txn.ClusterID, to txn.HighWater,
 		return txn.HighWater{}, nil
 	case err != nil && sqlState(err) == codePrivilege:
 		err = fmt.Errorf("%w: %w", errMarker, err)
+		if has, failed := r.HighWater(ctx, c); failed == nil && has.IsZero() {
+			return has, r.Forget(ctx, spent) // there never was one: Check says what it takes
+		}
 	}
 	return now, r.explain(asking, "raise the high-water row", err)
 }
