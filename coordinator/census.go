@@ -126,7 +126,7 @@ func (n *Node) Report(ctx context.Context, resource string) (SetBack, error) {
 	r := recovery.Reached{Cluster: txn.ClusterID(n.cluster.Load()), Resource: resource,
 		Prepared: map[txn.XID]bool{}, Evidence: map[txn.XID]bool{}}
 	if err := w.reached(ctx, &r); err != nil {
-		return s, replica.Unavailablef("resource %q could not be asked (%v); run \"concord resource check %[1]s\"", resource,
+		return s, replica.Unavailablef("resource %q could not be asked (%v); run \"concord resource check\"", resource,
 			err)
 	}
 	longest := n.MaxTransaction() + lateBy

@@ -471,7 +471,10 @@ func (h *handlers) CheckResource(ctx context.Context, r *concordv1.CheckResource
 }
 
 func (h *handlers) ReportResource(ctx context.Context, r *concordv1.ReportResourceRequest) (*concordv1.ReportResourceResponse, error) {
-	if err := errors.Join(h.ofLeader(), api.ParseText("name", r.GetName(), api.MaxResourceName)); err != nil {
+	if err := api.ParseText("name", r.GetName(), api.MaxResourceName); err != nil {
+		return nil, err
+	}
+	if err := h.ofLeader(); err != nil { // before a database is asked
 		return nil, err
 	}
 	s, err := h.node.Report(ctx, r.GetName())

@@ -198,7 +198,6 @@ func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 		set(ofHeuristic, float64(told.GetHeuristic()))
 	}
 	for _, r := range told.GetResources() {
-		set(ofQuarantined, oneIf(r.GetQuarantine() != nil), r.GetName())
 		collectResource(r, set)
 	}
 	m.collectDoor(set)
@@ -220,6 +219,7 @@ func collectResource(r *concordv1.ResourceStatus, set func(*described, float64, 
 		return
 	}
 	set(ofUp, oneIf(r.GetOk()), r.GetName())
+	set(ofQuarantined, oneIf(r.GetQuarantine() != nil), r.GetName())
 	set(ofPrepared, float64(r.GetInDoubt()), r.GetName())
 	set(ofOldest, seconds(r.GetOldestMs()), r.GetName())
 	if r.GetListed() {

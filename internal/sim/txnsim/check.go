@@ -7,7 +7,6 @@ import (
 	"slices"
 
 	"github.com/concordtx/concord/internal/sim"
-	"github.com/concordtx/concord/protocol/zab"
 	"github.com/concordtx/concord/txn"
 )
 
@@ -146,12 +145,10 @@ func (c *checker) held(g *ghost) bool {
 	return slices.ContainsFunc(g.branches, func(b *branch) bool { return c.known(b.bank).Quarantine != nil })
 }
 
-// endsAt looks at a worker that is about to end a branch: BEHIND. One who does not lead any more may not
-// have heard of the row that the bank lacks.
-func (c *checker) endsAt(n *sim.Node, b *bank) {
-	known := c.known(b)
-	if n.Up && n.Role.Role == zab.Leading && n.Role.Established && uint32(n.Role.Epoch) >= c.remembered.Position.Epoch &&
-		(b.row.Less(known.HighWater) || known.Quarantine != nil) {
+// endsAt looks at a worker that is about to end a branch: BEHIND. What counts is what its node has
+// delivered of the log.
+func (c *checker) endsAt(n *sim.Node, b *bank, known txn.Remembered) {
+	if n.Up && (b.row.Less(known.HighWater) || known.Quarantine != nil) {
 		c.Fail("BEHIND", "node %d ends a branch at %s, which has %v of %v", n.ID, b.name, b.row.At, known.At)
 	}
 }

@@ -4,6 +4,7 @@ package txnsim
 
 import (
 	"encoding/binary"
+	"errors"
 	"math/rand/v2"
 	"slices"
 	"time"
@@ -187,7 +188,12 @@ func (w *world) finish(n *sim.Node, t commit.Task) {
 			fail(adapters.ErrBehind)
 			return
 		}
-		w.check.endsAt(n, b.bank)
+		known := w.remembered(n, b.bank)
+		if w.planted != FinishBehind && known.Quarantine != nil {
+			fail(errors.New(txn.Quarantined(b.bank.name)))
+			return
+		}
+		w.check.endsAt(n, b.bank, known)
 		cameBack := b.state == prepared && b.final == committed
 		attempt{b: b, d: t.Decision, holder: t.Branch.Holder != "", evident: t.Branch.Evidence != "",
 			done: func(f txn.Finish, err error) {
