@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -139,7 +140,9 @@ func (l *leader) Finished(_ context.Context, r *concordv1.FinishedRequest) (*con
 }
 
 func (l *leader) Resources(context.Context, *concordv1.ResourcesRequest) (*concordv1.ResourcesResponse, error) {
-	return &concordv1.ResourcesResponse{Cluster: l.cluster().String(), Resources: l.resources,
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return &concordv1.ResourcesResponse{Cluster: l.id.String(), Resources: slices.Clone(l.resources),
 		MaxTransactionMs: l.longest.Milliseconds(),
 		FeatureLevel:     uint32(l.level)}, nil
 }
@@ -454,10 +457,12 @@ func TestATransactionEndsOnce(t *testing.T) {
 
 func TestAResourceThatDoesNotFitIsRefusedAtFirstUse(t *testing.T) {
 	b := newBank(t)
-	b.resources = append(b.resources,
-		&concordv1.ResourceStatus{Name: "other", Driver: "memory", Identity: "memory elsewhere"},
-		&concordv1.ResourceStatus{Name: "pg", Driver: "postgres", Identity: "x"},
-		&concordv1.ResourceStatus{Name: "silent", Driver: "memory", Error: "connection refused"})
+	b.leader.set(func() {
+		b.resources = append(b.resources,
+			&concordv1.ResourceStatus{Name: "other", Driver: "memory", Identity: "memory elsewhere"},
+			&concordv1.ResourceStatus{Name: "pg", Driver: "postgres", Identity: "x"},
+			&concordv1.ResourceStatus{Name: "silent", Driver: "memory", Error: "connection refused"})
+	})
 	for name, text := range map[string]string{
 		"nowhere": `knows no resource "nowhere", only billing, orders, other, pg, silent`,
 		"other":   "at the coordinator, which could not finish a branch of yours",

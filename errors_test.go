@@ -53,7 +53,9 @@ func of(r adapters.Opener) func(*testing.T, *shaky) error {
 }
 
 // known is a resource as the cluster shows it.
-func known(b *shaky, r *concordv1.ResourceStatus) { b.resources = append(b.resources, r) }
+func known(b *shaky, r *concordv1.ResourceStatus) {
+	b.leader.set(func() { b.resources = append(b.resources, r) })
+}
 
 func dial(ctx context.Context, addrs ...string) error {
 	c, err := concord.Dial(ctx, addrs)

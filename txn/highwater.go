@@ -126,7 +126,9 @@ func appendHighWater(b []byte, h HighWater) []byte {
 }
 
 // appendTime takes what is before 1970, as by a clock that was never set, for 1970.
-func appendTime(b []byte, t time.Time) []byte { return binary.AppendUvarint(b, uint64(max(0, t.UnixMilli()))) }
+func appendTime(b []byte, t time.Time) []byte {
+	return binary.AppendUvarint(b, uint64(max(0, t.UnixMilli())))
+}
 
 func (d *decoder) highWater() (h HighWater) {
 	h.At = Position{Epoch: d.uint32(), Counter: d.uvarint()}

@@ -91,7 +91,7 @@ type Machine struct {
 	scans     map[string]*scan
 	listed    map[txn.ID][]*listedBranch // in all listings
 	lingering map[txn.ID]int             // how many of them linger, if any does
-	vanished  map[txn.ID]string          // without decision, and a branch was listed at that resource
+	vanished  map[txn.ID][]txn.Branch    // without decision; branches that were listed, and then no more
 	leases    leaseBook
 
 	nextVanished time.Time
@@ -112,7 +112,7 @@ func (c *Machine) clearLeadership() {
 	c.live, c.tasks, c.load = map[txn.ID]*live{}, map[txn.XID]Task{}, map[slot]int{}
 	c.ends, c.evidence = nil, map[string][]txn.XID{}
 	c.raising, c.behind = map[string]txn.HighWater{}, map[string]bool{}
-	c.vanished, c.nextVanished = map[txn.ID]string{}, time.Time{}
+	c.vanished, c.nextVanished = map[txn.ID][]txn.Branch{}, time.Time{}
 	c.scans, c.listed, c.lingering = map[string]*scan{}, map[txn.ID][]*listedBranch{}, map[txn.ID]int{}
 	for _, r := range c.config.Resources {
 		c.scans[r] = &scan{resource: r, listing: newListing(time.Time{}, nil)}

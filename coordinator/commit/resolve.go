@@ -56,7 +56,7 @@ func (c *Machine) onResolveAsked(e ResolveAsked) {
 	case !seen:
 		c.reply(Reply{Request: e.Request, Err: notFound(e.ID)})
 	default:
-		if err := c.incomplete(e, listed); err != nil {
+		if err := c.incomplete(e, slices.Concat(listed, c.vanished[e.ID])); err != nil {
 			c.reply(Reply{Request: e.Request, Err: err})
 			break
 		}
@@ -68,7 +68,7 @@ func (c *Machine) onResolveAsked(e ResolveAsked) {
 }
 
 // incomplete returns why committing what is prepared may be to commit a part, or nil. Both what is
-// prepared and what the last scans listed are in order.
+// prepared and what scans have listed are in order.
 func (c *Machine) incomplete(e ResolveAsked, listed []txn.Branch) error {
 	prepared := resources(slices.Concat(e.Prepared, e.Committed))
 	for _, name := range prepared {
@@ -100,9 +100,9 @@ func (c *Machine) incomplete(e ResolveAsked, listed []txn.Branch) error {
 	}
 	for _, b := range listed {
 		if !slices.Contains(prepared, b.Resource) {
-			return replica.Refusedf("%v had a prepared branch at %s when it was last listed, and has none now: "+
-				"somebody ended it, so a commit might be half of one: "+
-				"look into %s, and try again when the next scan has been there", e.ID, b.Resource, b.Resource)
+			return replica.Refusedf("%v had a prepared branch at %s when it was listed, and has none now: somebody "+
+				"ended it, so a commit might be half of one: look into %s, and abort unless it was committed there",
+				e.ID, b.Resource, b.Resource)
 		}
 	}
 	if len(e.Resources) == 0 && len(e.Siblings) > 0 {

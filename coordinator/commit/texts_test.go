@@ -347,9 +347,8 @@ var answers = []answer{
 		says: `the coordinator has no resource "warehouse": see "concord resource ls"`},
 	{name: "resolve what has vanished in part", is: api.ErrRefused,
 		meet: asked(resolvingListed(nil, []string{"billing"}, "billing"), lists),
-		says: "GID had a prepared branch at orders when it was last listed, and has none now: somebody ended it, so " +
-			"a commit might be half of one: " +
-			"look into orders, and try again when the next scan has been there"},
+		says: "GID had a prepared branch at orders when it was listed, and has none now: somebody ended it, so a " +
+			"commit might be half of one: look into orders, and abort unless it was committed there"},
 	{name: "forget what nobody knows", is: api.ErrNotFound, meet: asked(forgetting),
 		says: `the log has no decision about GID, so it has no heuristic outcome to forget: see "concord tx ls ` +
 			`--state heuristic"`},

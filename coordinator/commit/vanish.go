@@ -35,7 +35,8 @@ func (c *Machine) judgeVanished(s *scan, b *listedBranch) {
 		s.evidence = evidenceSweep{due: c.core.Now()}
 	}
 	if _, open := c.table.Witness(b.xid.ID); !decided && !open && len(c.vanished) < maxVanished {
-		c.vanished[b.xid.ID] = s.resource
+		c.vanished[b.xid.ID] = inOrder(append(c.vanished[b.xid.ID],
+			txn.Branch{No: b.xid.Branch, Resource: s.resource}))
 	}
 }
 
@@ -49,7 +50,7 @@ func (c *Machine) abortVanished() {
 	c.nextVanished = c.core.Now().Add(vanishedEvery)
 	rules := c.rules()
 	for _, id := range slices.SortedFunc(maps.Keys(c.vanished), txn.ID.Compare) {
-		resource := c.vanished[id]
+		resource := c.vanished[id][0].Resource
 		_, decided := c.table.Get(id)
 		gone := c.table.LeaseEnded(id.Lease()) || c.core.Clock().Sub(id.Time()) >= 2*rules.MaxAge
 		switch {
