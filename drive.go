@@ -456,7 +456,11 @@ func (d *driver) ask(ctx context.Context, branches []txn.Branch) word {
 		var decision txn.Decision
 		if decision, err = api.ParseDecision("decision", res.GetDecision()); err == nil {
 			client.lease.answered(d.tx.id.Lease(), decision, sent)
-			return decided(decision, errors.New(res.GetReason()))
+			why := errors.New(res.GetReason())
+			if decision == txn.Abort {
+				why = client.resources.explain(ctx, branches, why)
+			}
+			return decided(decision, why)
 		}
 	}
 	refusal := err

@@ -26,6 +26,9 @@ var (
 	// ErrResource says that a resource of the application and the cluster's resource of
 	// that name do not fit together, so nobody could finish its branches after a crash.
 	ErrResource = errors.New("the resource cannot take part")
+	// ErrQuarantined says that the database of a resource was set back, and takes part again when an
+	// operator has accepted it as it is. It wraps ErrResource.
+	ErrQuarantined = fmt.Errorf("%w: it is quarantined", ErrResource)
 	// ErrCluster says that the nodes belong to another cluster than when the Client was
 	// dialed, so that nobody could decide.
 	ErrCluster = errors.New("this is another cluster")

@@ -228,11 +228,40 @@ func (r *resources) compare(o adapters.Opener, ours string, theirs *concordv1.Re
 		return fmt.Errorf("%w: %q is %s here and %s at the coordinator, which could not finish a branch of yours: "+
 			"let both connect to the same database",
 			ErrResource, o.Name(), ours, theirs.GetIdentity())
+	case theirs.GetQuarantine() != nil:
+		return fmt.Errorf("%w: %s", ErrQuarantined, txn.Quarantined(o.Name()))
 	case !theirs.GetOk():
 		return fmt.Errorf("%w: the coordinator finds %q not fit: %s: run \"concord resource check %s\"",
 			ErrResource, o.Name(), theirs.GetError(), o.Name())
 	}
 	return nil
+}
+
+// explain puts ErrQuarantined in front of why the cluster aborted, if one of the databases is quarantined.
+// Whatever it was, databases are asked about again before their next branches.
+func (r *resources) explain(ctx context.Context, branches []txn.Branch, why error) error {
+	r.mu.Lock()
+	clear(r.fitting)
+	r.mu.Unlock()
+	ctx, cancel := context.WithTimeout(ctx, recognizePatience)
+	defer cancel()
+	if r.refresh(ctx, "", "") != nil {
+		return why
+	}
+	for _, b := range branches {
+		if r.find(b.Resource).GetQuarantine() != nil {
+			return fmt.Errorf("%w: %w", ErrQuarantined, why)
+		}
+	}
+	return why
+}
+
+// suspect has a database be asked about again, and the cluster too, since it could not be used.
+func (r *resources) suspect(o adapters.Opener) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(r.fitting, o)
+	r.known = nil
 }
 
 func (r *resources) find(name string) *concordv1.ResourceStatus {

@@ -169,6 +169,7 @@ func (tx *Tx) enlist(ctx context.Context, r adapters.Opener) (adapters.Session, 
 	session, err := r.Open(step, txn.XID{Cluster: tx.cluster, ID: tx.id, Branch: no})
 	if err != nil {
 		_ = over(err)
+		tx.client.resources.suspect(r)
 		return nil, err
 	}
 	tx.add(&branch{no: no, resource: r.Name(), opener: r, session: session, step: step, over: over})

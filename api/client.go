@@ -284,6 +284,18 @@ func (c *Client) Settle(ctx context.Context, r *concordv1.SettleRequest) (*conco
 	return call(ctx, c, "settle the branch", ofLeader|slow, r, unary(stub.Settle))
 }
 
+// ReportResource tells what a database that was set back lacks.
+func (c *Client) ReportResource(ctx context.Context,
+	r *concordv1.ReportResourceRequest) (*concordv1.ReportResourceResponse, error) {
+	return call(ctx, c, "compare the resource", ofLeader|slow, r, unary(stub.ReportResource))
+}
+
+// AcceptResource ends the quarantine of a database that was set back.
+func (c *Client) AcceptResource(ctx context.Context,
+	r *concordv1.AcceptResourceRequest) (*concordv1.AcceptResourceResponse, error) {
+	return call(ctx, c, "accept the resource", ofLeader, r, unary(stub.AcceptResource))
+}
+
 // Forget marks a heuristic outcome as dealt with.
 func (c *Client) Forget(ctx context.Context, r *concordv1.ForgetRequest) (*concordv1.ForgetResponse, error) {
 	return call(ctx, c, "forget the transaction", ofLeader, r, unary(stub.Forget))

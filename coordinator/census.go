@@ -3,14 +3,19 @@
 package coordinator
 
 import (
+	"cmp"
 	"context"
+	"errors"
+	"fmt"
 	"slices"
 	"sync"
 	"time"
 
 	"github.com/concordtx/concord/adapters"
+	"github.com/concordtx/concord/api"
 	"github.com/concordtx/concord/coordinator/commit"
 	"github.com/concordtx/concord/coordinator/replica"
+	"github.com/concordtx/concord/recovery"
 	"github.com/concordtx/concord/txn"
 )
 
@@ -84,6 +89,114 @@ func (n *Node) inspectAll(ctx context.Context, xs []txn.XID, at []string, c *com
 			xs[i], errs[i])
 	}
 	return found
+}
+
+// SetBack is what a database that was set back lacks.
+type SetBack struct {
+	Remembered txn.Remembered
+	Told       []recovery.Told // what is missing first, then in order of birth; at most maxTold
+	Counts     map[recovery.Fate]int
+	BackTo     time.Time // decisions of transactions that were born later were looked at; zero: all
+}
+
+const (
+	// maxTold branches are named in a SetBack, and maxEvidence looked at for it.
+	maxTold     = 10_000
+	maxEvidence = 1_000_000
+	// lateBy is how much older than its transaction, beyond the longest one, a decision may be that is
+	// looked for in a database that was set back: only operators decide so late.
+	lateBy = time.Hour
+)
+
+// Report compares a database that was set back with the decisions that the log keeps. Only a leader does
+// it, whose decisions are the latest.
+func (n *Node) Report(ctx context.Context, resource string) (SetBack, error) {
+	w := n.workers[resource]
+	if w == nil {
+		return SetBack{}, noResource(resource)
+	}
+	if _, err := n.ask(ctx, func(request uint64) replica.Event { return commit.PlanAsked{Request: request} }); err != nil {
+		return SetBack{}, err
+	}
+	s := SetBack{Remembered: n.rememberedOf(resource), Counts: map[recovery.Fate]int{}}
+	if s.Remembered.Quarantine == nil {
+		return s, replica.Refusedf("resource %q is not quarantined, so nothing is missing that the cluster knows of: see "+
+			"\"concord resource ls\"", resource)
+	}
+	r := recovery.Reached{Cluster: txn.ClusterID(n.cluster.Load()), Resource: resource,
+		Prepared: map[txn.XID]bool{}, Evidence: map[txn.XID]bool{}}
+	if err := w.reached(ctx, &r); err != nil {
+		return s, replica.Unavailablef("resource %q could not be asked (%v); run \"concord resource check\"", resource,
+			err)
+	}
+	longest := n.MaxTransaction() + lateBy
+	visit := func(x txn.Txn) bool {
+		s.add(r.Fates(x))
+		if x.Decided.Less(r.Has.Floor) && s.BackTo.IsZero() {
+			s.BackTo = x.ID.Time().Add(-longest)
+		}
+		return ctx.Err() == nil && !x.ID.Time().Before(s.BackTo)
+	}
+	if err := n.archive.eachFinished(txn.ID{}, visit); err != nil {
+		return s, err
+	}
+	err := n.archive.eachOpen(txn.ID{}, func(x txn.Txn) bool { s.add(r.Fates(x)); return ctx.Err() == nil })
+	slices.SortFunc(s.Told, func(a, b recovery.Told) int {
+		return cmp.Or(cmp.Compare(a.Fate, b.Fate), a.Txn.ID.Compare(b.Txn.ID), cmp.Compare(a.Branch, b.Branch))
+	})
+	return s, cmp.Or(err, ctx.Err())
+}
+
+// add counts branches, and keeps some: those that are there give way to those that are not.
+func (s *SetBack) add(told []recovery.Told) {
+	for _, t := range told {
+		s.Counts[t.Fate]++
+		if len(s.Told) < maxTold {
+			s.Told = append(s.Told, t)
+		} else if t.Fate == recovery.Missing {
+			if i := slices.IndexFunc(s.Told, func(o recovery.Told) bool { return o.Fate != recovery.Missing }); i >= 0 {
+				s.Told[i] = t
+			}
+		}
+	}
+}
+
+// reached asks a database what it has, whatever it lacks.
+func (w *worker) reached(ctx context.Context, r *recovery.Reached) error {
+	list, err := w.resource.Recover(ctx)
+	if m, marked := w.resource.(adapters.Marked); marked && err == nil {
+		// The files may have been put back once more since.
+		if r.Has, err = m.HighWater(ctx, r.Cluster); errors.Is(err, adapters.ErrBehind) {
+			err = nil
+		}
+	}
+	for _, p := range list {
+		r.Prepared[p.XID] = true
+	}
+	for after := (txn.XID{Cluster: r.Cluster}); err == nil && len(r.Evidence) < maxEvidence; {
+		var page []txn.XID
+		page, err = w.resource.Evidence(ctx, after)
+		for _, x := range page {
+			r.Evidence[x], after = true, x
+		}
+		if len(page) < adapters.EvidencePage || after.Cluster != r.Cluster {
+			break
+		}
+	}
+	return err
+}
+
+func noResource(name string) error {
+	return &replica.RequestError{Kind: api.ErrNotFound,
+		Text: fmt.Sprintf("there is no resource %q: see \"concord resource ls\"", name)}
+}
+
+// Accept is an operator's word that the cluster may go on with a database that was set back.
+func (n *Node) Accept(ctx context.Context, resource, who, why string) error {
+	_, err := n.ask(ctx, func(request uint64) replica.Event {
+		return commit.AcceptAsked{Request: request, Resource: resource, Who: who, Why: why}
+	})
+	return err
 }
 
 // inspectAtOnce is how many branches are inspected at the same time.

@@ -37,6 +37,7 @@ type loop struct {
 	role      zab.RoleChanged // as last published
 	diskFull  bool            // as the core was told
 	resigned  time.Time       // last, because of that
+	toldOf    txn.ClusterID   // what the workers remember is of
 }
 
 // always is ready to be received from.
@@ -206,6 +207,7 @@ func (l *loop) carryOut(fx *replica.Effects) {
 	}
 	l.publishLeases(l.commits.Leases()) // before anybody hears that one was granted, or has ended
 	l.tellStores()
+	l.tellRemembered()
 	l.followMembers()
 	for _, e := range fx.SendSnapshot {
 		l.peers.AllowSnapshot(e)
@@ -291,6 +293,24 @@ func (l *loop) carryOutCommits(fx *commit.Effects) {
 	}
 }
 
+// tellRemembered tells the workers what the log remembers of their databases, before they hear what else
+// there is to do.
+func (l *loop) tellRemembered() {
+	list, formed := l.commits.Remembered(), l.core.State().Cluster()
+	old := l.remembered.Load()
+	if formed == l.toldOf && old != nil && len(*old) == len(list) && (len(list) == 0 || &(*old)[0] == &list[0]) {
+		return // a list that is replaced is another one
+	}
+	l.remembered.Store(&list)
+	l.toldOf = formed
+	for name, w := range l.workers {
+		w.remember(formed, l.rememberedOf(name))
+	}
+	if len(list) > 0 {
+		l.publish(time.Now())
+	}
+}
+
 // publishRole shows at once who leads which cluster: clients look for a leader here.
 func (l *loop) publishRole() {
 	l.level.Store(uint32(l.core.State().Level()))
@@ -316,11 +336,11 @@ func (l *loop) followMembers() {
 
 // forget hands out branches whose evidence can go. When a resource is slow the evidence
 // stays, which costs space only.
-func (l *loop) forget(spent map[string][]txn.XID) {
-	for name, xs := range spent {
+func (l *loop) forget(spent map[string]commit.Spent) {
+	for name, s := range spent {
 		if w := l.workers[name]; w != nil { // else it has left the configuration
 			select {
-			case w.forgets <- xs:
+			case w.forgets <- s:
 			default:
 			}
 		}

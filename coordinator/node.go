@@ -100,7 +100,9 @@ type Node struct {
 	mail     *member.Post   // to members of three-phase transactions
 	sender   *member.Sender // over that
 	heard    heard
-	list     atomic.Pointer[replica.List] // the latest list of members that is known
+	// remembered is what the log remembers of databases, as far as it is applied here.
+	remembered atomic.Pointer[[]txn.Remembered]
+	list       atomic.Pointer[replica.List] // the latest list of members that is known
 
 	asks      chan ask
 	received  chan peer.Inbound
@@ -209,7 +211,7 @@ func (n *Node) makeCore(resources []string) error {
 	for binary.BigEndian.Uint32(id[:]) == 0 {
 		_, _ = rand.Read(id[:]) // ends the process itself if there is no randomness
 	}
-	n.commits = commit.New(commit.Config{Resources: resources, Hosted: n.hosted, Validate: n.validate,
+	n.commits = commit.New(commit.Config{Resources: resources, Hosted: n.hosted, Validate: n.validate, Marks: n.marks,
 		Rules: n.config.Rules, Reload: n.reload}, table)
 	n.core, err = replica.New(replica.Config{Node: n.config.Node, Members: n.config.Members, Boot: n.store.Boot(),
 		Log:        zab.Config{HeartbeatTicks: heartbeatTicks},
@@ -296,6 +298,12 @@ func (n *Node) validate(b txn.Branch) error { return n.workers[b.Resource].resou
 func (n *Node) hosted(resource string) bool {
 	_, hosted := n.workers[resource].resource.(adapters.Hosted)
 	return hosted
+}
+
+// marks reports whether the database of a resource keeps a high-water row.
+func (n *Node) marks(resource string) bool {
+	_, marked := n.workers[resource].resource.(adapters.Marked)
+	return marked
 }
 
 func (n *Node) hello() peer.Hello {

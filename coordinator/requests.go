@@ -422,8 +422,7 @@ func (n *Node) carryOut(ctx context.Context, a recovery.Action) (string, error) 
 // Check runs the preflight of one resource, or of all if name is empty.
 func (n *Node) Check(ctx context.Context, name string) (map[string]CheckResult, error) {
 	if name != "" && n.workers[name] == nil {
-		return nil, &replica.RequestError{Kind: api.ErrNotFound,
-			Text: fmt.Sprintf("there is no resource %q: see \"concord resource ls\"", name)}
+		return nil, noResource(name)
 	}
 	ctx, cancel := context.WithTimeout(ctx, preflightTimeout)
 	defer cancel()

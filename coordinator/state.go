@@ -29,6 +29,7 @@ const (
 	leasesKey   = "l" // there once a lease was granted
 	membersKey  = "n" // from LevelMembers on
 	agentsKey   = "a" // there once an agent has voted, from LevelAgents on
+	rememberKey = "h" // once something is remembered of a database, from LevelHighWater on
 )
 
 func stateKey(space byte, id txn.ID) []byte {
@@ -95,6 +96,9 @@ func toState(folds []txn.Changes, stored *txn.Members) (s wal.StateChange, n int
 	if slices.ContainsFunc(folds[:n], func(c txn.Changes) bool { return c.Voted }) {
 		value, _ := meta.Agents.AppendBinary(nil) // it has no way to fail
 		s.Puts = append(s.Puts, wal.Pair{Key: []byte(agentsKey), Value: value})
+	}
+	if len(meta.Remembered) > 0 {
+		s.Puts = append(s.Puts, wal.Pair{Key: []byte(rememberKey), Value: txn.AppendRemembered(nil, meta.Remembered)})
 	}
 	if meta.Level > txn.LevelBase {
 		s.Puts = append(s.Puts, wal.Pair{Key: []byte(levelKey), Value: encodeLevel(meta.Level)})
@@ -197,6 +201,9 @@ func checkPair(key, value []byte) error {
 		return new(txn.Members).UnmarshalBinary(value)
 	case agentsKey:
 		return new(txn.Agents).UnmarshalBinary(value)
+	case rememberKey:
+		_, err := txn.DecodeRemembered(value)
+		return err
 	}
 	if len(key) > 0 && key[0] == keySpace {
 		return checkUse(key, value)
@@ -266,6 +273,14 @@ func loadTable(s *wal.Store, a txn.Archive) (*txn.Table, error) {
 	if found {
 		if err := m.Agents.UnmarshalBinary(value); err != nil {
 			return nil, err
+		}
+	}
+	if value, found, err = s.Get([]byte(rememberKey)); err != nil {
+		return nil, err
+	}
+	if found {
+		if m.Remembered, err = txn.DecodeRemembered(value); err != nil {
+			return nil, fmt.Errorf("what is remembered of databases: %w", err)
 		}
 	}
 	var open []txn.Txn

@@ -75,6 +75,8 @@ type NodeState struct {
 type ResourceState struct {
 	Name, Driver string
 	commit.Health
+	// Remembered is what the log remembers of the database, as far as it is applied here.
+	Remembered txn.Remembered
 }
 
 // Status returns the latest snapshot. It must not be changed.
@@ -129,6 +131,10 @@ func (l *loop) publish(now time.Time) {
 		if why := l.commits.Unfit(r.Name()); why != "" {
 			state.OK, state.Err = false, why
 		}
+		state.Remembered = l.rememberedOf(r.Name())
+		if state.Remembered.Quarantine != nil {
+			s.Warnings = append(s.Warnings, state.Err)
+		}
 		s.Resources = append(s.Resources, state)
 	}
 	s.Warnings = append(s.Warnings, l.core.Warnings()...)
@@ -151,6 +157,17 @@ func (l *loop) publish(now time.Time) {
 	}
 	s.Warnings = distinct(s.Warnings)
 	l.snapshot.Store(s)
+}
+
+func (n *Node) rememberedOf(resource string) txn.Remembered {
+	if list := n.remembered.Load(); list != nil {
+		for _, r := range *list {
+			if r.Resource == resource {
+				return r
+			}
+		}
+	}
+	return txn.Remembered{Resource: resource}
 }
 
 func distinct(texts []string) []string {

@@ -9,6 +9,7 @@ import (
 	"net"
 	"regexp"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -60,6 +61,31 @@ type silent struct{ adapters.Resource }
 
 func (silent) Recover(context.Context) ([]adapters.Prepared, error) {
 	return nil, errors.New("connection refused")
+}
+
+// muted is a database that may be made silent.
+type muted struct {
+	*memory.Resource
+	mute atomic.Bool
+}
+
+func (m *muted) Recover(ctx context.Context) ([]adapters.Prepared, error) {
+	if m.mute.Load() {
+		return nil, errors.New("connection refused")
+	}
+	return m.Resource.Recover(ctx)
+}
+
+// setBack sets a disk back that has a high-water row, and waits until the only node knows.
+func setBack(t *testing.T, n *Node, disk *memory.Disk) {
+	t.Helper()
+	waits := func(what string, there func(txn.Remembered) bool) {
+		t.Helper()
+		require.Eventually(t, func() bool { return there(n.rememberedOf("orders")) }, 40*time.Second, 20*time.Millisecond, what)
+	}
+	waits("a row", func(r txn.Remembered) bool { return !r.HighWater.IsZero() })
+	disk.SetBack(nil)
+	waits("a quarantine", func(r txn.Remembered) bool { return r.Quarantine != nil })
 }
 
 var messages = []message{
@@ -138,6 +164,27 @@ var messages = []message{
 		"since ZXID. Move the directory of this node away; " +
 		`to take the node back, run "concord member add N" and start it on an empty one`},
 
+	{name: "report of what is not quarantined", is: api.ErrRefused,
+		meet: one(func(ctx context.Context, _ *testCluster, n *Node) error {
+			_, err := n.Report(ctx, "orders")
+			return err
+		}, memory.New("orders", memory.NewDisk())),
+		says: `resource "orders" is not quarantined, so nothing is missing that the cluster knows of: see "concord resource ls"`},
+	{name: "report of what is not there", is: api.ErrNotFound,
+		meet: one(func(ctx context.Context, _ *testCluster, n *Node) error {
+			_, err := n.Report(ctx, "stock")
+			return err
+		}), says: `there is no resource "stock": see "concord resource ls"`},
+	{name: "report while the database does not answer", is: api.ErrUnavailable, meet: func(t *testing.T) error {
+		disk := memory.NewDisk()
+		r := &muted{Resource: memory.New("orders", disk)}
+		return one(func(ctx context.Context, _ *testCluster, n *Node) error {
+			setBack(t, n, disk)
+			r.mute.Store(true)
+			_, err := n.Report(ctx, "orders")
+			return err
+		}, r)(t)
+	}, says: `resource "orders" could not be asked (connection refused); run "concord resource check"`},
 	{name: "recover while a resource does not answer", is: api.ErrUnavailable,
 		meet: one(func(ctx context.Context, _ *testCluster, n *Node) error {
 			_, err := n.Recover(ctx, txn.ID{}, false)

@@ -59,11 +59,13 @@ type worker struct {
 	tasks   chan commit.Task // capacity maxTasks, which is what the core keeps out at most
 	retries chan commit.Task // capacity maxRetries, likewise
 	scans   chan struct{}
-	forgets chan []txn.XID
+	forgets chan commit.Spent
 	kept    chan txn.XID  // capacity 1: "list the evidence behind it"
 	waits   chan uint64   // capacity 1: "list who waits, for this look"
 	doubts  chan struct{} // capacity 1: "probe now"; when full, one is due already
 	alive   atomic.Int64  // calls that the resource has answered well
+	// remembered is what the log remembers of the database.
+	remembered atomic.Pointer[remembered]
 
 	mu     sync.Mutex
 	health commit.Health
@@ -79,7 +81,7 @@ func newWorker(r adapters.Resource, log *slog.Logger, post func(context.Context,
 	w := &worker{resource: r, log: log.With("resource", r.Name()), post: post, probed: probed,
 		tasks: make(chan commit.Task, commit.MaxTasks), retries: make(chan commit.Task, commit.MaxRetries),
 		scans:   make(chan struct{}, 1),
-		forgets: make(chan []txn.XID, 16), kept: make(chan txn.XID, 1), waits: make(chan uint64, 1),
+		forgets: make(chan commit.Spent, 16), kept: make(chan txn.XID, 1), waits: make(chan uint64, 1),
 		doubts: make(chan struct{}, 1),
 		ended:  make(chan struct{}),
 		health: commit.Health{Err: "not asked yet"}}
@@ -147,8 +149,15 @@ func (w *worker) finish(ctx context.Context, t commit.Task) replica.Event {
 	if t.Decision == txn.Abort {
 		finish = w.resource.Rollback
 	}
-	f, err := finish(ctx, t.XID, t.Branch)
-	w.heard(err)
+	var f txn.Finish
+	err := w.quarantined()
+	if err == nil {
+		f, err = finish(ctx, t.XID, t.Branch)
+		w.heard(err)
+	}
+	if errors.Is(err, adapters.ErrBehind) {
+		_ = w.compare(ctx) // says what the database has
+	}
 	if err != nil {
 		w.log.Warn("branch not finished, will try again", "xid", t.XID.String(), "decision", t.Decision.String(), "err",
 			err)
@@ -188,27 +197,34 @@ func (w *worker) list(ctx context.Context) ([]adapters.Prepared, error) {
 	defer cancel()
 	listing, err := w.resource.Recover(ctx)
 	w.heard(err)
+	if err == nil {
+		err = w.compare(ctx) // after it: what was listed before the database was set back counts no more
+	}
 	return listing, err
 }
 
 // forget removes evidence, and lists what there is. What fails is left, for the next listing
 // to find.
 func (w *worker) forget(ctx context.Context) {
+	said := "" // last; it may be the same every few seconds
 	for {
 		select {
-		case xs := <-w.forgets:
+		case s := <-w.forgets:
 			call, cancel := w.bounded(ctx, listTimeout)
-			err := w.resource.Forget(call, xs)
-			w.heard(err)
-			if err != nil && ctx.Err() == nil {
-				w.log.Warn("evidence of finished branches not removed", "branches", len(xs), "err", err)
-			}
+			err := w.spend(call, s)
 			cancel()
+			if err != nil && ctx.Err() == nil && err.Error() != said {
+				said = err.Error()
+				w.log.Warn("evidence of finished branches not removed", "branches", len(s.XIDs), "err", err)
+			}
 		case after := <-w.kept:
 			call, cancel := w.bounded(ctx, listTimeout)
 			xs, err := w.resource.Evidence(call, after)
-			cancel()
 			w.heard(err)
+			if err == nil {
+				err = w.compare(call)
+			}
+			cancel()
 			w.post(ctx, commit.Kept{Resource: w.resource.Name(), Evidence: xs, Err: err})
 		case <-ctx.Done():
 			return
@@ -241,6 +257,61 @@ func (w *worker) watchWaits(ctx context.Context) {
 			return
 		}
 	}
+}
+
+// spend removes evidence, and raises the high-water row of the database if it is to have one.
+func (w *worker) spend(ctx context.Context, s commit.Spent) error {
+	r, marked := w.resource.(adapters.Marked)
+	known := w.remembered.Load()
+	if !marked || known == nil || known.cluster == 0 || s.To.IsZero() {
+		err := w.resource.Forget(ctx, s.XIDs)
+		w.heard(err)
+		return err
+	}
+	now, err := r.Raise(ctx, known.cluster, s.To, s.XIDs)
+	w.heard(err)
+	if err != nil {
+		return err // a database that is behind is looked at: see heard
+	}
+	w.post(ctx, commit.Raised{Resource: w.resource.Name(), To: s.To, Now: now})
+	return nil
+}
+
+// remembered is what the log of a cluster remembers of a database.
+type remembered struct {
+	cluster txn.ClusterID
+	txn.Remembered
+}
+
+// remember is called by the loop when the log remembers something else.
+func (w *worker) remember(c txn.ClusterID, r txn.Remembered) {
+	if m, ok := w.resource.(adapters.Marked); ok && c != 0 {
+		m.Expect(c, r.At)
+	}
+	w.remembered.Store(&remembered{cluster: c, Remembered: r})
+}
+
+// quarantined returns why nothing is done with the database, or nil.
+func (w *worker) quarantined() error {
+	if known := w.remembered.Load(); known != nil && known.Quarantine != nil {
+		return errors.New(txn.Quarantined(w.resource.Name()))
+	}
+	return nil
+}
+
+// compare asks the database whether it has what the log remembers, and tells the loop if it has less. It asks
+// nothing while nothing is remembered, or that is known.
+func (w *worker) compare(ctx context.Context) error {
+	r, marked := w.resource.(adapters.Marked)
+	known := w.remembered.Load()
+	if !marked || known == nil || known.HighWater.IsZero() || known.Quarantine != nil {
+		return nil
+	}
+	has, err := r.HighWater(ctx, known.cluster)
+	if errors.Is(err, adapters.ErrBehind) {
+		w.post(ctx, commit.Behind{Resource: w.resource.Name(), Has: has})
+	}
+	return err
 }
 
 // heard notes how a call went: one that failed is a reason to look at once whether the
@@ -354,7 +425,9 @@ func (w *worker) greet(ctx context.Context) (identity string, err error) {
 		identity, err = w.resource.Identity(ctx)
 	}
 	switch {
-	case err == nil || ctx.Err() == nil:
+	case err == nil:
+		return identity, w.compare(ctx)
+	case ctx.Err() == nil:
 		return identity, err
 	case w.alive.Load() != alive && w.state().OK:
 		return w.state().Identity, nil

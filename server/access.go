@@ -37,11 +37,13 @@ var rules = access.Rules{
 	concordv1connect.CoordinatorServiceStatusProcedure: access.Needs(security.Viewer),
 	concordv1connect.CoordinatorServiceWatchProcedure:  access.Streams(security.Viewer),
 
-	concordv1connect.CoordinatorServiceResolveProcedure:       access.Needs(security.Operator),
-	concordv1connect.CoordinatorServiceForgetProcedure:        access.Needs(security.Operator),
-	concordv1connect.CoordinatorServiceSettleProcedure:        access.Needs(security.Operator),
-	concordv1connect.CoordinatorServiceRecoverProcedure:       access.Needs(security.Operator),
-	concordv1connect.CoordinatorServiceCheckResourceProcedure: access.Needs(security.Operator),
+	concordv1connect.CoordinatorServiceResolveProcedure:        access.Needs(security.Operator),
+	concordv1connect.CoordinatorServiceForgetProcedure:         access.Needs(security.Operator),
+	concordv1connect.CoordinatorServiceSettleProcedure:         access.Needs(security.Operator),
+	concordv1connect.CoordinatorServiceRecoverProcedure:        access.Needs(security.Operator),
+	concordv1connect.CoordinatorServiceCheckResourceProcedure:  access.Needs(security.Operator),
+	concordv1connect.CoordinatorServiceReportResourceProcedure: access.Needs(security.Operator),
+	concordv1connect.CoordinatorServiceAcceptResourceProcedure: access.Needs(security.Operator),
 
 	concordv1connect.CoordinatorServiceReplaceMemberProcedure:      access.Needs(security.Admin),
 	concordv1connect.CoordinatorServiceAddMemberProcedure:          access.Needs(security.Admin),

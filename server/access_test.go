@@ -184,6 +184,7 @@ func TestEveryProcedureByEveryRole(t *testing.T) {
 		"Resources": {"shop-app", "billing-app", "east", "vera", "otto", "anna", "2"},
 		"Status":    {"vera", "otto", "anna", "2"}, "Watch": {"vera", "otto", "anna", "2"},
 		"Resolve": {"otto", "anna"}, "Forget": {"otto", "anna"}, "Settle": {"otto", "anna"}, "Recover": {"otto", "anna"}, "CheckResource": {"otto", "anna"},
+		"ReportResource": {"otto", "anna"}, "AcceptResource": {"otto", "anna"},
 		"ReplaceMember": {"anna"}, "AddMember": {"anna"}, "RemoveMember": {"anna"}, "TransferLeadership": {"anna"},
 	}
 	all := []string{"shop-app", "billing-app", "east", "vera", "otto", "anna", "mallory", "2"}

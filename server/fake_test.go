@@ -118,6 +118,12 @@ func (f *fakeNode) Settle(context.Context, txn.Settlement) (coordinator.Settled,
 	return coordinator.Settled{}, f.did("Settle")
 }
 
+func (f *fakeNode) Report(context.Context, string) (coordinator.SetBack, error) {
+	return coordinator.SetBack{}, f.did("Report")
+}
+
+func (f *fakeNode) Accept(context.Context, string, string, string) error { return f.did("Accept") }
+
 func (f *fakeNode) View(context.Context, txn.ID) (*commit.View, error) {
 	if err := f.did("View"); err != nil {
 		return nil, err

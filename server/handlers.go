@@ -479,3 +479,36 @@ func (h *handlers) CheckResource(ctx context.Context, r *concordv1.CheckResource
 	slices.SortFunc(res.Reports, func(a, b *concordv1.ResourceReport) int { return strings.Compare(a.GetName(), b.GetName()) })
 	return res, nil
 }
+
+func (h *handlers) ReportResource(ctx context.Context, r *concordv1.ReportResourceRequest) (*concordv1.ReportResourceResponse, error) {
+	if err := api.ParseText("name", r.GetName(), api.MaxResourceName); err != nil {
+		return nil, err
+	}
+	if err := h.ofLeader(); err != nil { // before a database is asked
+		return nil, err
+	}
+	s, err := h.node.Report(ctx, r.GetName())
+	if err != nil {
+		return nil, err
+	}
+	res := &concordv1.ReportResourceResponse{Name: r.GetName(), Quarantine: quarantineMessage(s.Remembered),
+		Missing: uint64(s.Counts[recovery.Missing]), Unknown: uint64(s.Counts[recovery.Uncertain]),
+		PreparedAgain: uint64(s.Counts[recovery.PreparedAgain]), Present: uint64(s.Counts[recovery.Present])}
+	if !s.BackTo.IsZero() {
+		res.BackToMs = s.BackTo.UnixMilli()
+	}
+	for _, t := range s.Told {
+		res.Branches = append(res.Branches, &concordv1.ToldBranch{Gid: t.Txn.ID.String(), No: uint32(t.Branch),
+			Label: t.Txn.Label, Decided: t.Txn.Decided.String(), Fate: t.Fate.String(), Ended: t.Txn.Ended})
+	}
+	return res, nil
+}
+
+func (h *handlers) AcceptResource(ctx context.Context, r *concordv1.AcceptResourceRequest) (*concordv1.AcceptResourceResponse, error) {
+	who, err := parseOperator(ctx, r.GetWho(), r.GetReason())
+	if err = errors.Join(err, api.ParseText("name", r.GetName(), api.MaxResourceName)); err != nil {
+		return nil, err
+	}
+	err = h.node.Accept(ctx, r.GetName(), who, r.GetReason())
+	return &concordv1.AcceptResourceResponse{Zxid: h.zxid()}, err
+}

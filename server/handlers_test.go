@@ -109,6 +109,14 @@ var ofLeader = map[string]func(context.Context, concordv1connect.CoordinatorServ
 		_, err := c.Resources(ctx, &concordv1.ResourcesRequest{Name: "orders", Identity: "another"})
 		return err
 	},
+	"ReportResource": func(ctx context.Context, c concordv1connect.CoordinatorServiceClient) error {
+		_, err := c.ReportResource(ctx, &concordv1.ReportResourceRequest{Name: "orders"})
+		return err
+	},
+	"AcceptResource": func(ctx context.Context, c concordv1connect.CoordinatorServiceClient) error {
+		_, err := c.AcceptResource(ctx, &concordv1.AcceptResourceRequest{Name: "orders", Who: "ann", Reason: "why"})
+		return err
+	},
 	"CheckResource": func(ctx context.Context, c concordv1connect.CoordinatorServiceClient) error {
 		_, err := c.CheckResource(ctx, &concordv1.CheckResourceRequest{})
 		return err

@@ -9,6 +9,7 @@ import (
 	concordv1 "github.com/concordtx/concord/api/concord/v1"
 	"github.com/concordtx/concord/coordinator"
 	"github.com/concordtx/concord/coordinator/commit"
+	"github.com/concordtx/concord/txn"
 )
 
 func statusMessage(s *coordinator.Snapshot, now time.Time) *concordv1.StatusResponse {
@@ -44,12 +45,18 @@ func resourceMessages(s *coordinator.Snapshot, now time.Time) (out []*concordv1.
 	}
 	for _, own := range s.Resources {
 		m := &concordv1.ResourceStatus{Name: own.Name, Driver: own.Driver, Ok: own.OK, Error: own.Err,
-			Identity: own.Identity}
+			Identity: own.Identity, Quarantine: quarantineMessage(own.Remembered)}
+		if at := own.Remembered.At; at != (txn.Position{}) {
+			m.HighWater = at.String()
+		}
 		if own.Asked && !own.OK && s.Leader != s.Node {
 			m.OwnError = own.Err
 		}
 		if i := slices.IndexFunc(told, func(r commit.ResourceFigures) bool { return r.Name == own.Name }); i >= 0 {
 			fillResource(m, f, told[i], now)
+		}
+		if m.Quarantine != nil { // the log knows better
+			m.Ok, m.Error = false, txn.Quarantined(own.Name)
 		}
 		out = append(out, m)
 	}
@@ -62,6 +69,18 @@ func resourceMessages(s *coordinator.Snapshot, now time.Time) (out []*concordv1.
 		}
 	}
 	return out
+}
+
+// quarantineMessage is nil unless the database is quarantined.
+func quarantineMessage(r txn.Remembered) *concordv1.Quarantine {
+	if r.Quarantine == nil {
+		return nil
+	}
+	m := &concordv1.Quarantine{Remembered: r.At.String(), SinceMs: r.Quarantine.Since.UnixMilli()}
+	if !r.Quarantine.Has.IsZero() {
+		m.Has = r.Quarantine.Has.At.String()
+	}
+	return m
 }
 
 // fillResource puts in what the leader knows. While it has not asked the database yet, health and

@@ -96,6 +96,9 @@ var (
 		"Prepared branches of other clusters, by the leader's last listing.", "resource")
 	ofListed = describe("resource_listed_age_seconds", gauge, agreed,
 		"How old the leader's last listing of the resource is; absent if it has none since it leads.", "resource")
+	ofQuarantined = describe("resource_quarantined", gauge, agreed,
+		"1 if the database of the resource was set back, and nothing is finished there until an operator accepts it.",
+		"resource")
 	ofFree = describe("store_free_bytes", gauge, perNode, "Free space on the file system of this node's store.")
 	ofFull = describe("store_full", gauge, perNode,
 		"1 if that is below the reserve: while this node leads, new transactions are refused.")
@@ -130,7 +133,7 @@ var (
 // fromStatus are the metrics that Collect makes of the status; the others are kept here.
 var fromStatus = []*described{ofDecided, ofDeadlocks, ofViewKnown, ofViewAge, ofInDoubt, ofOldestTxn, ofHeuristic, ofLeases,
 	ofHasLeader, ofIsLeader, ofCutOff, ofEpoch,
-	ofLag, ofReachable, ofUp, ofOwnUp, ofPrepared, ofOldest, ofForeign, ofListed,
+	ofLag, ofReachable, ofUp, ofOwnUp, ofPrepared, ofOldest, ofForeign, ofListed, ofQuarantined,
 	ofFree, ofFull, ofSync, ofSlowest, ofLogBytes, ofLogLength, ofRefused, ofInsecure, ofExpiry, ofDenied}
 
 func newMetrics(n Node, door *access.Guard) *metrics {
@@ -219,6 +222,7 @@ func collectResource(r *concordv1.ResourceStatus, set func(*described, float64, 
 		return
 	}
 	set(ofUp, oneIf(r.GetOk()), r.GetName())
+	set(ofQuarantined, oneIf(r.GetQuarantine() != nil), r.GetName())
 	set(ofPrepared, float64(r.GetInDoubt()), r.GetName())
 	set(ofOldest, seconds(r.GetOldestMs()), r.GetName())
 	if r.GetListed() {

@@ -56,6 +56,9 @@ type Node interface {
 	Resolve(ctx context.Context, asked txn.Resolution) (commit.Reply, error)
 	Forget(ctx context.Context, id txn.ID, who, why string) error
 	Settle(ctx context.Context, s txn.Settlement) (coordinator.Settled, error)
+	// Report and Accept are about a database that was set back.
+	Report(ctx context.Context, resource string) (coordinator.SetBack, error)
+	Accept(ctx context.Context, resource, who, why string) error
 	Replace(ctx context.Context, node zab.NodeID, who, why string) error
 	AddMember(ctx context.Context, m replica.Member, key, who, why string) error
 	RemoveMember(ctx context.Context, node zab.NodeID, key, who, why string) error

@@ -60,6 +60,8 @@ var handOns = map[string]func(context.Context, leader, connect.AnyRequest) (conn
 	concordv1connect.CoordinatorServiceResolveProcedure:            through(leader.Resolve),
 	concordv1connect.CoordinatorServiceForgetProcedure:             through(leader.Forget),
 	concordv1connect.CoordinatorServiceSettleProcedure:             through(leader.Settle),
+	concordv1connect.CoordinatorServiceReportResourceProcedure:     through(leader.ReportResource),
+	concordv1connect.CoordinatorServiceAcceptResourceProcedure:     through(leader.AcceptResource),
 	concordv1connect.CoordinatorServiceReplaceMemberProcedure:      through(leader.ReplaceMember),
 	concordv1connect.CoordinatorServiceRecoverProcedure:            through(leader.Recover),
 	concordv1connect.CoordinatorServiceCheckResourceProcedure:      through(leader.CheckResource),

@@ -27,6 +27,9 @@ const (
 	LevelKeys FeatureLevel = 5
 	// LevelAgents has AgentRecord: in which life of which journal agents have voted.
 	LevelAgents FeatureLevel = 6
+	// LevelHighWater has what the log remembers of databases, and the quarantine of those that are
+	// behind that. It came with LevelAgents.
+	LevelHighWater = LevelAgents
 	// Newest is what this program knows.
 	Newest = LevelAgents
 )

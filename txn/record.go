@@ -38,6 +38,9 @@ const (
 	kindProven
 	kindKeyedCommit
 	kindAgent
+	kindHighWater
+	kindQuarantine
+	kindAccept
 )
 
 // Form is the first record of a cluster: it gives the cluster its id.
@@ -349,7 +352,13 @@ func (d *decoder) record() Record {
 	case kindAgent:
 		return d.agent()
 	case kindWatermark:
-		return Watermark{Time: time.UnixMilli(int64(d.uvarint()))}
+		return Watermark{Time: d.time()}
+	case kindHighWater:
+		return HighWaterRecord{Resource: d.text(), HighWater: d.highWater()}
+	case kindQuarantine:
+		return QuarantineRecord{Resource: d.text(), Has: d.highWater(), Time: d.time()}
+	case kindAccept:
+		return AcceptRecord{Resource: d.text(), Who: d.text(), Why: d.text(), Time: d.time()}
 	}
 	d.err = true
 	return nil

@@ -54,6 +54,10 @@ func sampleRecords() []Record {
 		AgentRecord{PartyID: sampleParties[0].PartyID, Epoch: 1 << 40},
 		LeaseRecord{Count: 300},
 		LeaseEndRecord{Leases: []Lease{1, 1<<32 - 1}},
+		HighWaterRecord{Resource: "orders", HighWater: sampleHighWater},
+		QuarantineRecord{Resource: "orders", Has: sampleHighWater, Time: time.UnixMilli(1_700_000_000_000)},
+		QuarantineRecord{Resource: "orders", Time: time.UnixMilli(1_700_000_000_000)},
+		AcceptRecord{Resource: "orders", Who: "ann", Why: "the backup of Sunday", Time: time.UnixMilli(1_700_000_000_001)},
 	}
 }
 

@@ -39,11 +39,13 @@ type Table struct {
 	archive   Archive
 	watermark time.Time
 	leases    Leases
-	open      map[ID]*held
-	witnesses map[ID]Witness // of the gids that members decide, and have not
-	queue     openQueue
-	unended   int // of what is open: those that have not ended
-	alarming  int // and those with an alarm
+	// remembered is by resource. It is replaced as a whole, never changed.
+	remembered []Remembered
+	open       map[ID]*held
+	witnesses  map[ID]Witness // of the gids that members decide, and have not
+	queue      openQueue
+	unended    int // of what is open: those that have not ended
+	alarming   int // and those with an alarm
 }
 
 // Meta is the part of a Table that is not transactions.
@@ -61,13 +63,16 @@ type Meta struct {
 	// changed.
 	Members *Members
 	Agents  Agents // from LevelAgents on
+	// Remembered is what the log remembers of databases, by resource. It is replaced as a whole,
+	// never changed.
+	Remembered []Remembered
 }
 
 // NewTable makes a table from what a store kept: the zero Meta and nothing open for a
 // new one.
 func NewTable(m Meta, open []Txn, a Archive, witnesses ...Witness) *Table {
 	t := &Table{ClusterState: NewClusterState(m), archive: a, watermark: m.Watermark, leases: m.Leases,
-		open: make(map[ID]*held, len(open)), witnesses: make(map[ID]Witness, len(witnesses))}
+		remembered: m.Remembered, open: make(map[ID]*held, len(open)), witnesses: make(map[ID]Witness, len(witnesses))}
 	for _, w := range witnesses {
 		t.witnesses[w.ID] = w
 	}
@@ -85,7 +90,7 @@ func NewTable(m Meta, open []Txn, a Archive, witnesses ...Witness) *Table {
 // Meta returns the part of the table that is not transactions.
 func (t *Table) Meta() Meta {
 	return Meta{Cluster: t.cluster, Watermark: t.watermark, Position: t.position, Digest: t.digest, Stores: t.stores,
-		Level: t.level, Leases: t.leases, Members: t.members, Agents: t.agents}
+		Level: t.level, Leases: t.leases, Members: t.members, Agents: t.agents, Remembered: t.remembered}
 }
 
 // TooOld reports whether a transaction without record is so old that its record may
@@ -160,7 +165,10 @@ type Changes struct {
 	Broken  []Breach
 	Granted []Lease // in the order in which LeaseRecord asks for them
 	Ended   []Lease // now
-	Meta    Meta
+	// Quarantined and Accepted are resources that are so now.
+	Quarantined []string
+	Accepted    []string
+	Meta        Meta
 
 	touched []ID // open gids, while the fold is under way
 }
@@ -180,7 +188,7 @@ func (t *Table) Apply(at Position, data []byte) (Changes, error) {
 		case CommitRecord:
 			x := Txn{ID: r.ID, Decision: Commit, Seen: len(r.Branches) > 0, Protocol: r.Protocol, By: r.By,
 				Branches: r.Branches, Reason: r.Reason, Label: r.Label, Decided: at, Ended: len(r.Branches) == 0}
-			why := cmp.Or(t.refusal(r.ID, r.By), t.keyUsed(r, &c))
+			why := cmp.Or(t.refusal(r.ID, r.By), t.quarantinedAmong(r.Branches, r.By), t.keyUsed(r, &c))
 			if why != "" {
 				x = Txn{ID: r.ID, Decision: Abort, By: FromCluster, Reason: why, Seen: len(r.Branches) > 0, Decided: at,
 					Ended: true}
@@ -208,6 +216,16 @@ func (t *Table) Apply(at Position, data []byte) (Changes, error) {
 			touched = append(touched, t.heuristic(r))
 		case ForgetRecord:
 			touched = append(touched, t.forget(r))
+		case HighWaterRecord:
+			t.raise(r)
+		case QuarantineRecord:
+			if t.quarantine(r) {
+				c.Quarantined = append(c.Quarantined, r.Resource)
+			}
+		case AcceptRecord:
+			if t.accept(r) {
+				c.Accepted = append(c.Accepted, r.Resource)
+			}
 		case LeaseRecord:
 			t.grant(r, &c)
 		case LeaseEndRecord:

@@ -47,6 +47,8 @@ type Target struct {
 	// pastes them into a statement, and returns the check that all are still prepared.
 	// Its own cleanup removes them.
 	Foreign func(t testing.TB) (untouched func(t testing.TB))
+	// Rows: the resource is an adapters.Marked.
+	Rows bool
 	// Hostile is what applications do to the transaction of a branch. Harmless things
 	// belong to it as well: an adapter that refuses everything is of no use.
 	Hostile []Hostile
@@ -56,7 +58,7 @@ type Target struct {
 // got the means for is no subtest, so that nothing passes that was not run.
 func Run(t *testing.T, target Target) {
 	for _, group := range [][]testCase{endCases, surviveCases, finishCases, listCases, lockCases, concurrentCases,
-		fitnessCases} {
+		fitnessCases, waterCases} {
 		for _, c := range group {
 			if c.needs != nil && !c.needs(target) {
 				t.Logf("not run: %s: the target has no %s", c.name, c.what)

@@ -29,6 +29,7 @@ type Disk struct {
 	data  map[string]int64 // updated in place
 	open  map[txn.XID]*branch
 	ended map[txn.XID]txn.Decision
+	rows  map[txn.ClusterID]txn.HighWater
 }
 
 // branch is owned by its disk's mu.
@@ -56,6 +57,7 @@ func NewDisk() *Disk {
 		data:  map[string]int64{},
 		open:  map[txn.XID]*branch{},
 		ended: map[txn.XID]txn.Decision{},
+		rows:  map[txn.ClusterID]txn.HighWater{},
 	}
 }
 
@@ -84,6 +86,13 @@ func (d *Disk) kill(b *branch) {
 	if !b.prepared {
 		d.rollback(b)
 	}
+}
+
+// SetBack takes the high-water rows back to what they were with a copy of the database.
+func (d *Disk) SetBack(rows map[txn.ClusterID]txn.HighWater) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.rows = maps.Clone(rows)
 }
 
 // Get returns the committed value as somebody outside sees it.

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync/atomic"
 
 	"github.com/concordtx/concord/adapters"
 	"github.com/concordtx/concord/internal/lock"
@@ -16,8 +17,15 @@ import (
 
 // Resource is one connection to a Disk.
 type Resource struct {
-	name string
-	disk *Disk
+	name     string
+	disk     *Disk
+	expected atomic.Pointer[expectation]
+}
+
+// expectation is what the disk has at least, for one cluster.
+type expectation struct {
+	cluster txn.ClusterID
+	least   txn.Position
 }
 
 var _ adapters.Adapter = (*Resource)(nil)
@@ -64,13 +72,63 @@ func (r *Resource) Open(ctx context.Context, x txn.XID) (adapters.Session, error
 
 // Commit finishes a prepared branch.
 func (r *Resource) Commit(ctx context.Context, x txn.XID, _ txn.Branch) (txn.Finish, error) {
+	if err := r.notBehind(ctx); err != nil {
+		return 0, err
+	}
 	return r.disk.finish(ctx, x, txn.Commit)
 }
 
 // Rollback ends a branch. One that is still open is ended too, so that it cannot be
 // prepared later.
 func (r *Resource) Rollback(ctx context.Context, x txn.XID, _ txn.Branch) (txn.Finish, error) {
+	if err := r.notBehind(ctx); err != nil {
+		return 0, err
+	}
 	return r.disk.finish(ctx, x, txn.Abort)
+}
+
+var _ adapters.Marked = (*Resource)(nil)
+
+// Expect implements adapters.Marked.
+func (r *Resource) Expect(c txn.ClusterID, least txn.Position) {
+	r.expected.Store(&expectation{c, least})
+}
+
+func (r *Resource) notBehind(ctx context.Context) error {
+	e := r.expected.Load()
+	if e == nil {
+		return nil
+	}
+	_, err := r.HighWater(ctx, e.cluster)
+	return err
+}
+
+// HighWater implements adapters.Marked.
+func (r *Resource) HighWater(ctx context.Context, c txn.ClusterID) (txn.HighWater, error) {
+	e := r.expected.Load()
+	r.disk.mu.Lock()
+	defer r.disk.mu.Unlock()
+	has := r.disk.rows[c]
+	if e != nil && e.cluster == c && has.At.Less(e.least) {
+		return has, adapters.ErrBehind
+	}
+	return has, ctx.Err()
+}
+
+// Raise implements adapters.Marked.
+func (r *Resource) Raise(ctx context.Context, c txn.ClusterID, to txn.HighWater, spent []txn.XID) (txn.HighWater, error) {
+	if _, err := r.HighWater(ctx, c); err != nil {
+		return txn.HighWater{}, err
+	}
+	r.disk.mu.Lock()
+	defer r.disk.mu.Unlock()
+	for _, x := range spent {
+		delete(r.disk.ended, x)
+	}
+	if r.disk.rows[c].Less(to) {
+		r.disk.rows[c] = to
+	}
+	return r.disk.rows[c], nil
 }
 
 // diskEvidence in a branch record says that the disk keeps how the branch ends.

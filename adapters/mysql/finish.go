@@ -32,7 +32,9 @@ func (r *Resource) finish(ctx context.Context, x txn.XID, b txn.Branch, d txn.De
 		f := finisher{r: r, conn: c, server: s, xid: x, decision: d,
 			evident: b.Evidence == markerEvidence && !r.options.NoMarker}
 		f.claimed, _ = parseHolder(b.Holder)
-		answer, err = f.run(ctx)
+		if err = r.notBehind(ctx, c, s); err == nil {
+			answer, err = f.run(ctx)
+		}
 		return err
 	})
 	if err != nil {

@@ -220,12 +220,13 @@ func (r *Resource) Forget(ctx context.Context, xs []txn.XID) error {
 	err := r.onServer(ctx, func(c *sql.Conn, s server) error {
 		// Two nodes that forget the same lock it in the same order.
 		xs := slices.SortedFunc(slices.Values(xs), txn.XID.Compare)
-		for batch := range slices.Chunk(xs, forgetBatch) {
+		ended, err := committedOf(ctx, c, tableIn(s), xs)
+		for batch := range slices.Chunk(ended, forgetBatch) {
 			if err := forget(ctx, c, s, batch); err != nil {
 				return err
 			}
 		}
-		return nil
+		return err
 	})
 	if err != nil {
 		return fmt.Errorf("forget branches at %s: %w", r.name, advise(err))
@@ -233,35 +234,184 @@ func (r *Resource) Forget(ctx context.Context, xs []txn.XID) error {
 	return nil
 }
 
-// forget deletes what it can read as committed: a DELETE of the others would wait for the
-// locks of branches that are still prepared.
-func forget(ctx context.Context, c *sql.Conn, s server, xs []txn.XID) error {
-	table := tableIn(s)
-	rows, err := readAt(ctx, c, sql.LevelReadCommitted,
-		fmt.Sprintf("SELECT %[1]s.cluster, %[1]s.gid, %[1]s.branch FROM %s", table, markersOf(table, xs)))
-	if isCode(err, codeNoSuchTable) || err == nil && len(rows) == 0 {
-		return nil
+// committedOf returns the branches whose markers can be read as committed: a DELETE of the others would
+// wait for the locks of branches that are still prepared.
+func committedOf(ctx context.Context, c *sql.Conn, table string, xs []txn.XID) ([]txn.XID, error) {
+	there := make(map[[3]string]bool, len(xs))
+	for batch := range slices.Chunk(xs, forgetBatch) {
+		rows, err := readAt(ctx, c, sql.LevelReadCommitted,
+			fmt.Sprintf("SELECT %[1]s.cluster, %[1]s.gid, %[1]s.branch FROM %s", table, markersOf(table, batch)))
+		if isCode(err, codeNoSuchTable) {
+			return nil, nil
+		}
+		if err != nil {
+			return nil, err
+		}
+		for _, row := range rows {
+			there[[3]string(row)] = true
+		}
 	}
-	if err != nil {
-		return err
-	}
-	there := make(map[[3]string]bool, len(rows))
-	for _, row := range rows {
-		there[[3]string(row)] = true
-	}
-	ended := slices.DeleteFunc(slices.Clone(xs), func(x txn.XID) bool {
+	return slices.DeleteFunc(slices.Clone(xs), func(x txn.XID) bool {
 		return !there[[3]string{fmt.Sprint(uint32(x.Cluster)), x.ID.String(), fmt.Sprint(uint8(x.Branch))}]
-	})
+	}), nil
+}
+
+// forget deletes markers that are committed.
+func forget(ctx context.Context, c *sql.Conn, s server, ended []txn.XID) error {
 	tx, err := c.BeginTx(ctx, &sql.TxOptions{Isolation: sql.LevelReadCommitted})
 	if err != nil {
 		return err
 	}
 	defer tx.Rollback() //nolint:errcheck // of no effect after the commit
+	table := tableIn(s)
 	// #nosec G202 -- the name is quoted, and what was parsed is written as numbers and hexadecimal digits
 	if _, err := tx.ExecContext(ctx, "DELETE "+table+" FROM "+markersOf(table, ended)); err != nil {
 		return err
 	}
 	return tx.Commit()
+}
+
+var _ adapters.Marked = (*Resource)(nil)
+
+// expectation is what the database of a resource has at least, for one cluster.
+type expectation struct {
+	cluster txn.ClusterID
+	least   txn.Position
+}
+
+// Expect implements adapters.Marked.
+func (r *Resource) Expect(c txn.ClusterID, least txn.Position) {
+	r.expected.Store(&expectation{cluster: c, least: least})
+}
+
+// notBehind compares the database with what is expected, before something is ended there.
+func (r *Resource) notBehind(ctx context.Context, c *sql.Conn, s server) error {
+	e := r.expected.Load()
+	if e == nil || e.least == (txn.Position{}) || r.options.NoMarker {
+		return nil
+	}
+	_, err := r.compareHighWater(ctx, c, s, e.cluster)
+	return err
+}
+
+// The high-water row of a cluster is one of the marker table whose gid is none, but the position; the
+// holder is the floor.
+func waterOf(c txn.ClusterID) string {
+	return fmt.Sprintf("cluster = %d AND gid > 'w' AND gid < 'x' AND branch = 0", uint32(c))
+}
+
+// compareHighWater reads the row of a cluster, and compares it with what was expected before.
+func (r *Resource) compareHighWater(ctx context.Context, c *sql.Conn, s server, id txn.ClusterID) (txn.HighWater, error) {
+	e := r.expected.Load()
+	rows, err := readAt(ctx, c, sql.LevelReadCommitted,
+		fmt.Sprintf("SELECT gid, holder FROM %s WHERE %s ORDER BY gid DESC LIMIT 1", tableIn(s), waterOf(id)))
+	if isCode(err, codeNoSuchTable) {
+		rows, err = nil, nil
+	}
+	if err != nil {
+		return txn.HighWater{}, fmt.Errorf("read the high-water row: %w", err)
+	}
+	has, err := parseHighWater(rows)
+	switch {
+	case err != nil || e == nil || e.cluster != id || !has.At.Less(e.least):
+		return has, err
+	case s.variables["read_only"] == "ON" || s.variables["super_read_only"] == "ON":
+		return has, adapters.ErrCopy
+	}
+	return has, adapters.ErrBehind
+}
+
+func parseHighWater(rows [][]string) (has txn.HighWater, err error) {
+	if len(rows) == 0 {
+		return has, nil
+	}
+	if has.At, err = txn.ParseRowText(rows[0][0]); err == nil {
+		has.Floor, err = txn.ParseRowText(rows[0][1])
+	}
+	return has, err
+}
+
+// HighWater implements adapters.Marked.
+func (r *Resource) HighWater(ctx context.Context, id txn.ClusterID) (has txn.HighWater, err error) {
+	if r.options.NoMarker {
+		return has, nil
+	}
+	err = r.onServer(ctx, func(c *sql.Conn, s server) error {
+		has, err = r.compareHighWater(ctx, c, s, id)
+		return err
+	})
+	if err != nil {
+		err = fmt.Errorf("look at %s: %w", r.name, advise(err))
+	}
+	return has, err
+}
+
+// waterLock makes those who raise a row wait for each other.
+const waterLock = "concord_high_water"
+
+// Raise implements adapters.Marked.
+func (r *Resource) Raise(ctx context.Context, id txn.ClusterID, to txn.HighWater, spent []txn.XID) (now txn.HighWater,
+	err error) {
+	if r.options.NoMarker {
+		return now, nil
+	}
+	err = r.onServer(ctx, func(c *sql.Conn, s server) error {
+		now, err = r.raise(ctx, c, s, id, to, spent)
+		return err
+	})
+	if isCode(err, codeNoSuchTable) { // no branch has left evidence yet
+		return txn.HighWater{}, nil
+	}
+	if err != nil {
+		return txn.HighWater{}, fmt.Errorf("raise the high-water row at %s: %w", r.name, advise(err))
+	}
+	return now, nil
+}
+
+func (r *Resource) raise(ctx context.Context, c *sql.Conn, s server, id txn.ClusterID, to txn.HighWater,
+	spent []txn.XID) (txn.HighWater, error) {
+	rows, err := sqlRows(c)(ctx, fmt.Sprintf("SELECT GET_LOCK('%s', 5)", waterLock))
+	if err != nil {
+		return txn.HighWater{}, err
+	}
+	if len(rows) != 1 || rows[0][0] != "1" {
+		return txn.HighWater{}, errors.New("another node is at it: try again")
+	}
+	defer c.ExecContext(context.WithoutCancel(ctx), "DO RELEASE_LOCK('"+waterLock+"')") //nolint:errcheck // it goes with the session
+	has, err := r.compareHighWater(ctx, c, s, id)
+	if err != nil {
+		return txn.HighWater{}, err
+	}
+	table := tableIn(s)
+	ended, err := committedOf(ctx, c, table, slices.SortedFunc(slices.Values(spent), txn.XID.Compare))
+	if err != nil {
+		return txn.HighWater{}, err
+	}
+	tx, err := c.BeginTx(ctx, &sql.TxOptions{Isolation: sql.LevelReadCommitted})
+	if err != nil {
+		return txn.HighWater{}, err
+	}
+	defer tx.Rollback() //nolint:errcheck // of no effect after the commit
+	var texts []string
+	for batch := range slices.Chunk(ended, forgetBatch) {
+		texts = append(texts, "DELETE "+table+" FROM "+markersOf(table, batch))
+	}
+	if has.Less(to) {
+		// By its key: a range would wait for the markers of branches that are prepared.
+		if !has.IsZero() {
+			texts = append(texts, fmt.Sprintf("DELETE FROM %s WHERE cluster = %d AND gid = '%s' AND branch = 0", table,
+				uint32(id), has.At.RowText()))
+		}
+		texts = append(texts, fmt.Sprintf("INSERT INTO %s (cluster, gid, branch, holder) VALUES (%d, '%s', 0, '%s')",
+			table, uint32(id), to.At.RowText(), to.Floor.RowText()))
+		has = to
+	}
+	for _, text := range texts {
+		if _, err := tx.ExecContext(ctx, text); err != nil {
+			return txn.HighWater{}, err
+		}
+	}
+	return has, tx.Commit()
 }
 
 // Evidence lists the markers of branches that committed: what is not committed is not seen,

@@ -77,6 +77,7 @@ type Resource struct {
 	pool      *pool
 
 	markerReady atomic.Bool // the marker table is there and can be written
+	expected    atomic.Pointer[expectation]
 
 	pause func(ctx context.Context) error // waits for detachTime
 }

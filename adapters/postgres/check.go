@@ -92,6 +92,7 @@ type state struct {
 	mighty          []string // likewise, and must not be granted: superusers, and who may become one
 	gone            int      // of ours, how many have an owner that is there no more
 	marker          *bool    // the login may read and remove markers; nil if there is no table
+	mayMark         bool     // we may write a row in their table
 }
 
 const stateText = `
@@ -139,7 +140,7 @@ func (s *state) ask(ctx context.Context, conn *pgx.Conn) error {
 		&s.gone); err != nil {
 		return err
 	}
-	return conn.QueryRow(ctx, mayForgetText, pgx.QueryExecModeExec).Scan(&s.marker)
+	return conn.QueryRow(ctx, mayForgetText, pgx.QueryExecModeExec).Scan(&s.marker, &s.mayMark)
 }
 
 // oldest is the age of our oldest branch; the list is in order of time.
@@ -188,7 +189,9 @@ func (s state) evidence() adapters.Finding {
 			Fix: fmt.Sprintf("GRANT USAGE ON SCHEMA concord TO %[1]s; GRANT SELECT, DELETE ON %[2]s TO %[1]s",
 				identifier(s.login), markerTable)}
 	}
-	return adapters.Finding{What: markerTable, Detail: "there"}
+	return hint(markerTable, choose(s.mayMark, "there", "there; "+s.login+" may not write its own row in it, so a database "+
+		"that was set back would not be recognised"), !s.mayMark,
+		fmt.Sprintf("GRANT INSERT ON %s TO %s", markerTable, identifier(s.login)))
 }
 
 func (s state) room() adapters.Finding {

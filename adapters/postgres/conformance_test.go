@@ -18,6 +18,7 @@ func TestConformance(t *testing.T) {
 	b.ctx = context.Background() // each case has its own deadline
 	dsn := b.db.UserDSN("app", "", "")
 	adaptertest.Run(t, adaptertest.Target{
+		Rows: true,
 		Open: func(t testing.TB) adapters.Adapter {
 			r, err := Open(context.Background(), "bank", dsn)
 			require.NoError(t, err)

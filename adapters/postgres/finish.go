@@ -26,7 +26,9 @@ func (r *Resource) Rollback(ctx context.Context, x txn.XID, b txn.Branch) (txn.F
 
 func (r *Resource) finish(ctx context.Context, x txn.XID, b txn.Branch, d txn.Decision) (found txn.Finish, err error) {
 	err = r.with(ctx, func(conn *pgx.Conn) (err error) {
-		found, err = finishOn(ctx, conn, x, b, d)
+		if err = r.notBehind(ctx, conn); err == nil {
+			found, err = finishOn(ctx, conn, x, b, d)
+		}
 		return err
 	})
 	if err != nil {

@@ -25,7 +25,7 @@ const markerTable = "concord.branch"
 
 // CreateMarkerTable is the table of the evidence, to be created in every database that takes part.
 // It is in a schema of its own, which no search_path needs to name. Roles that prepare need
-// USAGE on the schema and INSERT on the table, and those of coordinator nodes SELECT and DELETE.
+// USAGE on the schema and INSERT on the table, and those of coordinator nodes SELECT, INSERT and DELETE.
 const CreateMarkerTable = `CREATE SCHEMA IF NOT EXISTS concord;
 CREATE TABLE IF NOT EXISTS ` + markerTable + ` (
   cluster bigint NOT NULL,
@@ -46,12 +46,15 @@ select (select has_schema_privilege(n.oid, 'usage') and has_table_privilege(c.oi
        current_setting('transaction_read_only') = 'off'
   from (select 1) as one left join pg_namespace n on n.nspname = 'concord'`
 
-	// mayForgetText tells whether we may read and remove markers, and null if there is no table.
+	// mayForgetText tells whether we may read and remove markers, null if there is no table, and whether we
+	// may write a row there.
 	mayForgetText = `
-select (select has_schema_privilege(n.oid, 'usage') and has_table_privilege(c.oid, 'select')
-               and has_table_privilege(c.oid, 'delete')
+select m.forget, coalesce(m.write, false)
+  from (select 1) as one left join (
+        select has_schema_privilege(n.oid, 'usage') and has_table_privilege(c.oid, 'select')
+               and has_table_privilege(c.oid, 'delete') as forget, has_table_privilege(c.oid, 'insert') as write
           from pg_namespace n join pg_class c on c.relnamespace = n.oid
-         where n.nspname = 'concord' and c.relname = 'branch')`
+         where n.nspname = 'concord' and c.relname = 'branch') as m on true`
 
 	// lockMakers makes those who create the table wait for each other: IF NOT EXISTS does not.
 	lockMakers = "select pg_advisory_xact_lock(x'434f4e43'::bit(32)::int, 1)"
@@ -63,6 +66,14 @@ select (select has_schema_privilege(n.oid, 'usage') and has_table_privilege(c.oi
 	forgetText = "delete from " + markerTable + ` where ctid = any (array(
 select b.ctid from ` + markerTable + ` b join unnest($1::bigint[], $2::text[], $3::smallint[])
   as n (cluster, gid, branch) using (cluster, gid, branch)))`
+
+	// highWaterText reads the high-water row of a cluster, and whether the server takes no writes. It is a row
+	// of this table whose gid is none: the position, and the floor behind it.
+	highWaterText = "select coalesce((select max(gid) from " + markerTable + ` where cluster = $1
+   and gid > 'w' and gid < 'x' and branch = 0), ''), pg_is_in_recovery()`
+	lowerWaterText = "delete from " + markerTable + " where cluster = $1 and gid > 'w' and gid < 'x' and branch = 0"
+	// lockWater makes those who raise a row wait for each other.
+	lockWater = "select pg_advisory_xact_lock(x'434f4e43'::bit(32)::int, 2)"
 
 	// evidenceText lists markers behind one. What somebody else has put into the table is none.
 	evidenceText = "select cluster, gid, branch from " + markerTable + `
@@ -198,21 +209,144 @@ func (r *Resource) Forget(ctx context.Context, xs []txn.XID) error {
 }
 
 func forget(ctx context.Context, conn *pgx.Conn, xs []txn.XID) error {
-	clusters, ids, branches := make([]int64, len(xs)), make([]string, len(xs)), make([]int16, len(xs))
-	for i, x := range xs {
-		clusters[i], ids[i], branches[i] = int64(x.Cluster), x.ID.String(), int16(x.Branch)
-	}
 	// At this level a reader is in nobody's way, whatever the default of the server. What a crash
 	// brings back the next sweep removes, so nothing has to be flushed.
 	err := pgx.BeginTxFunc(ctx, conn, pgx.TxOptions{BeginQuery: "begin isolation level read committed; set local " +
-		"synchronous_commit = off"}, func(tx pgx.Tx) error {
-		_, err := tx.Exec(ctx, forgetText, pgx.QueryExecModeExec, clusters, ids, branches)
-		return err
-	})
+		"synchronous_commit = off"}, func(tx pgx.Tx) error { return forgetIn(ctx, tx, xs) })
 	if noTable(err) {
 		return nil
 	}
 	return err
+}
+
+func forgetIn(ctx context.Context, tx pgx.Tx, xs []txn.XID) error {
+	clusters, ids, branches := make([]int64, len(xs)), make([]string, len(xs)), make([]int16, len(xs))
+	for i, x := range xs {
+		clusters[i], ids[i], branches[i] = int64(x.Cluster), x.ID.String(), int16(x.Branch)
+	}
+	_, err := tx.Exec(ctx, forgetText, pgx.QueryExecModeExec, clusters, ids, branches)
+	return err
+}
+
+var _ adapters.Marked = (*Resource)(nil)
+
+// expectation is what the database of a resource has at least, for one cluster.
+type expectation struct {
+	cluster txn.ClusterID
+	least   txn.Position
+}
+
+// Expect implements adapters.Marked.
+func (r *Resource) Expect(c txn.ClusterID, least txn.Position) {
+	r.expected.Store(&expectation{cluster: c, least: least})
+}
+
+// notBehind compares the database with what is expected, before something is ended there.
+func (r *Resource) notBehind(ctx context.Context, conn *pgx.Conn) error {
+	e := r.expected.Load()
+	if e == nil || e.least == (txn.Position{}) || r.noMarker {
+		return nil
+	}
+	_, err := r.compareHighWater(ctx, conn, e.cluster)
+	return err
+}
+
+// compareHighWater reads the row of a cluster, and compares it with what was expected before.
+func (r *Resource) compareHighWater(ctx context.Context, q rowQuerier, c txn.ClusterID) (txn.HighWater, error) {
+	e := r.expected.Load()
+	has, standby, err := readHighWater(ctx, q, c)
+	switch {
+	case err != nil || e == nil || e.cluster != c || !has.At.Less(e.least):
+		return has, err
+	case standby:
+		return has, adapters.ErrCopy
+	}
+	return has, adapters.ErrBehind
+}
+
+type rowQuerier interface {
+	QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
+}
+
+func readHighWater(ctx context.Context, q rowQuerier, c txn.ClusterID) (has txn.HighWater, standby bool, err error) {
+	var text string
+	err = q.QueryRow(ctx, highWaterText, pgx.QueryExecModeExec, int64(c)).Scan(&text, &standby)
+	switch {
+	case noTable(err):
+		return txn.HighWater{}, false, nil
+	case err != nil && sqlState(err) == codePrivilege:
+		return txn.HighWater{}, false, fmt.Errorf("%w: %w", errMarker, err)
+	case err != nil || text == "":
+		return txn.HighWater{}, standby, err
+	}
+	const half = 25
+	at := text[:min(len(text), half)]
+	if has.At, err = txn.ParseRowText(at); err == nil {
+		has.Floor, err = txn.ParseRowText(text[len(at):])
+	}
+	return has, standby, err
+}
+
+// HighWater implements adapters.Marked.
+func (r *Resource) HighWater(ctx context.Context, c txn.ClusterID) (has txn.HighWater, err error) {
+	if r.noMarker {
+		return has, nil
+	}
+	err = r.with(ctx, func(conn *pgx.Conn) error {
+		has, err = r.compareHighWater(ctx, conn, c)
+		return err
+	})
+	return has, r.explain(asking, "read the high-water row", err)
+}
+
+// Raise implements adapters.Marked.
+func (r *Resource) Raise(ctx context.Context, c txn.ClusterID, to txn.HighWater, spent []txn.XID) (now txn.HighWater,
+	err error) {
+	if r.noMarker {
+		return now, nil
+	}
+	err = r.with(ctx, func(conn *pgx.Conn) error {
+		return pgx.BeginTxFunc(ctx, conn, pgx.TxOptions{BeginQuery: "begin isolation level read committed; set local " +
+			"synchronous_commit = on"}, func(tx pgx.Tx) error {
+			now, err = r.raiseIn(ctx, tx, c, to, spent)
+			return err
+		})
+	})
+	switch {
+	case noTable(err): // no branch has left evidence yet
+		return txn.HighWater{}, nil
+	case err != nil && sqlState(err) == codePrivilege:
+		err = fmt.Errorf("%w: %w", errMarker, err)
+		if has, failed := r.HighWater(ctx, c); failed == nil && has.IsZero() {
+			return has, r.Forget(ctx, spent) // there never was one: Check says what it takes
+		}
+	}
+	return now, r.explain(asking, "raise the high-water row", err)
+}
+
+func (r *Resource) raiseIn(ctx context.Context, tx pgx.Tx, c txn.ClusterID, to txn.HighWater,
+	spent []txn.XID) (txn.HighWater, error) {
+	if _, err := tx.Exec(ctx, lockWater, pgx.QueryExecModeSimpleProtocol); err != nil {
+		return txn.HighWater{}, err
+	}
+	has, err := r.compareHighWater(ctx, tx, c)
+	if err != nil {
+		return txn.HighWater{}, err
+	}
+	for batch := range slices.Chunk(spent, adapters.EvidencePage) {
+		if err := forgetIn(ctx, tx, batch); err != nil {
+			return txn.HighWater{}, err
+		}
+	}
+	if !has.Less(to) {
+		return has, nil
+	}
+	if _, err := tx.Exec(ctx, lowerWaterText, pgx.QueryExecModeExec, int64(c)); err != nil {
+		return txn.HighWater{}, err
+	}
+	_, err = tx.Exec(ctx, "insert into "+markerTable+" (cluster, gid, branch) values ($1, $2, 0)", pgx.QueryExecModeExec,
+		int64(c), to.At.RowText()+to.Floor.RowText())
+	return to, err
 }
 
 // Evidence implements adapters.Resource.

@@ -228,6 +228,10 @@ var messages = []message{
 		says: "want at most one GID: without one, all that is prepared is shown", code: terminal.ExitUsage},
 	{name: "resources to check", line: "resource check a b", says: `want at most one NAME: see "concord resource ls"`,
 		code: terminal.ExitUsage},
+	{name: "resource to report on", line: "resource report", says: `want one NAME: see "concord resource ls"`,
+		code: terminal.ExitUsage},
+	{name: "accept for no reason", line: "resource accept orders",
+		says: "--reason is missing: say why, it is kept in the log", code: terminal.ExitUsage},
 	{name: "neither commit nor abort", line: "tx resolve " + aGID, says: "give one of --commit and --abort",
 		code: terminal.ExitUsage},
 	{name: "check with limits that are none", line: "check in-doubt --warn 5m --crit 30s",
@@ -371,6 +375,8 @@ const reloaded = "said by a process that runs: TestReloadSetsTheLogLevelAndNames
 
 // withoutRow are the texts that no row of the table has.
 var withoutRow = map[string]string{
+	"%d branches that were told committed are missing, and %d may be: put right what matters, then run " +
+		"\"concord resource accept %s --reason TEXT\"": "tests/e2e meets it: it takes a database that was set back",
 	"%s: members: %s":               "only a measurement reads members alone: its table has it",
 	"account %d of %s is not there": measured,
 	"bank %s: %w":                   measured,

@@ -72,15 +72,15 @@ func TestReloadSetsTheLogLevelAndNamesTheRest(t *testing.T) {
 
 	// A node that listens to everybody says so when its file says that it does not.
 	said.Reset()
-	running = reload(running, load("node: 1", "node: 1\ncerts_dir: /etc/concord/certs"), level, doors, log)
+	running = reload(running, load("node: 1", "node: 1\ncerts_dir: /etc/concord/certs"), level, doors, mayDrop, log)
 	const protects = "protects this process only when it is started again, and until then it asks nobody who he is: " +
 		"restart it now"
 	require.Contains(t, said.String(), protects)
 	require.Contains(t, doors.Warnings(1)[0], protects)
 	require.Empty(t, running.CertsDir, "it is not in force")
-	running = reload(running, load("listen: 127.0.0.1:7420", "listen: 127.0.0.1:7430"), level, doors, log)
+	running = reload(running, load("listen: 127.0.0.1:7420", "listen: 127.0.0.1:7430"), level, doors, mayDrop, log)
 	require.Equal(t, []string{"node 1: changes of its configuration wait until it is started again: api"},
 		doors.Warnings(1))
-	reload(running, load("", ""), level, doors, log)
+	reload(running, load("", ""), level, doors, mayDrop, log)
 	require.Empty(t, doors.Warnings(1))
 }

@@ -66,6 +66,23 @@ type resourceJSON struct {
 	Listed bool `json:"listed"`
 	// OwnError is what the answering node itself finds wrong.
 	OwnError string `json:"own_error"`
+	// HighWater is the position in the log that the database is known to have, empty if none is.
+	HighWater string `json:"high_water"`
+	// Quarantine is null unless the database was set back and nobody has accepted it yet.
+	Quarantine *quarantineJSON `json:"quarantine"`
+}
+
+type quarantineJSON struct {
+	Has        string    `json:"has"`
+	Remembered string    `json:"remembered"`
+	Since      time.Time `json:"since"`
+}
+
+func quarantineOf(q *concordv1.Quarantine) *quarantineJSON {
+	if q == nil {
+		return nil
+	}
+	return &quarantineJSON{Has: q.GetHas(), Remembered: q.GetRemembered(), Since: time.UnixMilli(q.GetSinceMs()).UTC()}
 }
 
 func (c *cli) statusCommand() *cobra.Command {
@@ -160,7 +177,8 @@ func resourcesOf(list []*concordv1.ResourceStatus) []resourceJSON {
 	for _, r := range list {
 		j := resourceJSON{Name: r.GetName(), Driver: r.GetDriver(), Known: r.GetKnown(), OK: r.GetOk(),
 			Error:    r.GetError(),
-			Identity: r.GetIdentity(), Listed: r.GetListed(), OwnError: r.GetOwnError()}
+			Identity: r.GetIdentity(), Listed: r.GetListed(), OwnError: r.GetOwnError(),
+			HighWater: r.GetHighWater(), Quarantine: quarantineOf(r.GetQuarantine())}
 		if j.Known {
 			oldest := ageMs(r.GetOldestMs())
 			j.InDoubt, j.Oldest = &r.InDoubt, &oldest
@@ -248,6 +266,9 @@ func (c *cli) printResources(resources []resourceJSON) error {
 		ok, why := terminal.YesNo(r.OK), r.Error
 		if !r.Known {
 			ok = unknownHere
+		}
+		if r.Quarantine != nil {
+			ok = "quarantined"
 		}
 		if r.OwnError != "" && r.OwnError != r.Error {
 			why = strings.TrimPrefix(why+"; here: "+r.OwnError, "; ")

@@ -216,6 +216,9 @@ func (c *Machine) acceptable(e CommitAsked) error {
 			return fmt.Errorf("branch %d: the coordinator has no resource %q: add it to \"resources\" on all nodes",
 				b.No, b.Resource)
 		}
+		if c.table.Quarantined(b.Resource) {
+			return errors.New(txn.Quarantined(b.Resource))
+		}
 		if why, unfit := c.unfit[b.Resource]; unfit {
 			return fmt.Errorf("branch %d: resource %q: %s", b.No, b.Resource, why)
 		}
@@ -331,6 +334,9 @@ func (c *Machine) whyUnfinished(b *branch) string {
 	if c.scans[b.Resource] == nil {
 		return fmt.Sprintf("it waits: resource %q has left the configuration; add it to \"resources\" again on all "+
 			"nodes", b.Resource)
+	}
+	if c.table.Quarantined(b.Resource) {
+		return txn.Quarantined(b.Resource)
 	}
 	return c.orDown(b.Resource, b.err)
 }

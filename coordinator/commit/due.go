@@ -189,6 +189,9 @@ func (c *Machine) sweep() {
 	c.sweeping, c.nextSweep = false, c.core.Now().Add(sweepInterval)
 	for _, name := range c.config.Resources {
 		d := c.due[name]
+		if c.table.Quarantined(name) {
+			continue
+		}
 		left := c.wakeDue(d, c.core.Piece())
 		left = c.assignReady(&d.fresh, slot{name, false}, left)
 		left = c.assignReady(&d.retries, slot{name, true}, left)

@@ -126,6 +126,25 @@ type Kept struct {
 	Err      error
 }
 
+// Behind says that the database of a resource has less than the log remembered when it was asked.
+type Behind struct {
+	Resource string
+	Has      txn.HighWater // zero: it has no row
+}
+
+// Raised says that the high-water row of a database, which was to be raised to To, is at Now.
+type Raised struct {
+	Resource string
+	To, Now  txn.HighWater
+}
+
+// AcceptAsked is an operator's word that the cluster may go on with a database that was set back.
+type AcceptAsked struct {
+	Request  uint64
+	Resource string
+	Who, Why string
+}
+
 // Fitness says whether a resource may take part: it must not, for example, if another name
 // points to the same database.
 type Fitness struct {
@@ -149,6 +168,9 @@ func (Failed) IsEvent()       {}
 func (Listed) IsEvent()       {}
 func (Kept) IsEvent()         {}
 func (Fitness) IsEvent()      {}
+func (Behind) IsEvent()       {}
+func (Raised) IsEvent()       {}
+func (AcceptAsked) IsEvent()  {}
 
 // RequestNo implements replica.Asking.
 func (e CommitAsked) RequestNo() uint64 { return e.Request }
@@ -178,6 +200,9 @@ func (e ViewAsked) RequestNo() uint64 { return e.Request }
 func (e PlanAsked) RequestNo() uint64 { return e.Request }
 
 // RequestNo implements replica.Asking.
+func (e AcceptAsked) RequestNo() uint64 { return e.Request }
+
+// RequestNo implements replica.Asking.
 func (e LeaseAsked) RequestNo() uint64 { return e.Request }
 
 // RequestNo implements replica.Asking.
@@ -191,14 +216,22 @@ type Effects struct {
 	Finish []Task
 	// Scan names resources that shall be listed: Listed answers each.
 	Scan []string
-	// Forget are branches whose evidence is not needed any more, by resource.
-	Forget map[string][]txn.XID
+	// Forget is evidence that is not needed any more, by resource. Raised answers what raises a row.
+	Forget map[string]Spent
 	// Send are messages to members of three-phase transactions.
 	Send []Letter
 	// Evidence are resources that shall list what evidence they keep: Kept answers each.
 	Evidence []EvidenceAsk
 	// Waits are resources that shall list who waits for whom: Waits answers each.
 	Waits []WaitsAsk
+}
+
+// Spent is the order to remove the evidence of some branches.
+type Spent struct {
+	XIDs []txn.XID
+	// From is what the log remembers of the database, and To what its high-water row is to be raised to
+	// together with it; zero: it has none.
+	From, To txn.HighWater
 }
 
 // EvidenceAsk is the order to list a page of the evidence that a resource keeps.

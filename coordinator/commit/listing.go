@@ -270,6 +270,9 @@ func (c *Machine) judgeListing(s *scan, left int) int {
 
 // whyListed says what keeps a listed branch, for people; empty if nothing is known to.
 func (c *Machine) whyListed(b *listedBranch) string {
+	if c.table.Quarantined(b.resource) {
+		return txn.Quarantined(b.resource)
+	}
 	if err := c.scans[b.resource].err; err != nil {
 		return err.Error()
 	}

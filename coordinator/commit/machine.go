@@ -39,7 +39,9 @@ type Config struct {
 	// Validate returns an error if nobody could ever finish a branch by what its record says:
 	// adapters.Resource.Validate of its resource. nil: every record will do.
 	Validate func(txn.Branch) error
-	Rules    Rules
+	// Marks reports whether a resource keeps high-water rows. nil: none does.
+	Marks func(resource string) bool
+	Rules Rules
 	// Reload makes the table anew from the store, after a snapshot was installed there.
 	Reload func() (*txn.Table, error)
 }
@@ -86,6 +88,8 @@ type Machine struct {
 	nextEnds  time.Time
 	evidence  map[string][]txn.XID // that nobody needs any more, by resource
 	nextEvid  time.Time
+	raising   map[string]txn.HighWater // what the rows of resources are being raised to
+	behind    map[string]bool          // resources whose quarantine is on its way into the log
 	scans     map[string]*scan
 	listed    map[txn.ID][]*listedBranch // in all listings
 	lingering map[txn.ID]int             // how many of them linger, if any does
@@ -111,6 +115,7 @@ func (c *Machine) clearLeadership() {
 	c.reopening, c.wakes = nil, nil
 	c.live, c.tasks, c.load = map[txn.ID]*live{}, map[txn.XID]Task{}, map[slot]int{}
 	c.ends, c.evidence = nil, map[string][]txn.XID{}
+	c.raising, c.behind = map[string]txn.HighWater{}, map[string]bool{}
 	c.vanished, c.nextVanished = map[txn.ID][]txn.Branch{}, time.Time{}
 	c.scans, c.listed, c.lingering = map[string]*scan{}, map[txn.ID][]*listedBranch{}, map[txn.ID]int{}
 	for _, r := range c.config.Resources {
@@ -166,6 +171,12 @@ func (c *Machine) Step(e replica.Event) error {
 		c.onListed(e)
 	case Kept:
 		c.onKept(e)
+	case Behind:
+		c.onBehind(e)
+	case Raised:
+		c.onRaised(e)
+	case AcceptAsked:
+		c.onAcceptAsked(e)
 	case Fitness:
 		c.onFitness(e)
 	case DiskChanged:
@@ -219,10 +230,7 @@ func (c *Machine) Keep() {
 	if len(c.ends) > 0 && !c.core.Now().Before(c.nextEnds) {
 		c.takeEnds()
 	}
-	if c.core.Now().After(c.nextEvid) {
-		c.fx.Forget = c.evidence
-		c.evidence, c.nextEvid = map[string][]txn.XID{}, c.core.Now().Add(evidenceInterval)
-	}
+	c.spend()
 	if mark := c.mark(); mark.Sub(c.table.Meta().Watermark) > c.config.Rules.watermarkStep() {
 		c.core.Propose(txn.Watermark{Time: mark.Truncate(time.Millisecond)})
 	}
@@ -264,6 +272,8 @@ func (c *Machine) Refused(records []txn.Record, requests []uint64, err error) (a
 			c.ends = append(c.ends, r.IDs...) // try again later
 		case txn.HeuristicRecord:
 			again = append(again, r) // likewise, and before any End of it: nobody would report it again
+		case txn.QuarantineRecord:
+			delete(c.behind, r.Resource) // the next look finds it again
 		case txn.LeaseEndRecord:
 			for _, n := range r.Leases {
 				delete(c.leases.ending, n)
@@ -293,6 +303,7 @@ func (c *Machine) Apply(e zab.Entry) (told bool, err error) {
 	}
 	c.core.Spend(len(changes.Verdicts) + len(changes.Open) + len(changes.Finished) + len(e.Data)>>10)
 	if c.core.Leading() {
+		c.onQuarantines(changes)
 		for _, w := range changes.Witnesses {
 			c.relist(w.ID)
 		}
@@ -447,4 +458,12 @@ func (c *Machine) Counts() (committed, aborted uint64, made Decided) {
 }
 
 // Unfit returns why a resource must not take part; empty if it may.
-func (c *Machine) Unfit(resource string) string { return c.unfit[resource] }
+func (c *Machine) Unfit(resource string) string {
+	if c.table.Quarantined(resource) {
+		return txn.Quarantined(resource)
+	}
+	return c.unfit[resource]
+}
+
+// Remembered is what the log remembers of databases, by resource. It must not be changed.
+func (c *Machine) Remembered() []txn.Remembered { return c.table.Meta().Remembered }

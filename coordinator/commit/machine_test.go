@@ -34,6 +34,7 @@ type lone struct {
 	evidence []EvidenceAsk
 	waits    []WaitsAsk
 	forgets  map[string][]txn.XID
+	raises   map[string]Spent // that raise a row, by resource, the last of each
 	notes    []string
 	letters  []Letter
 	finished map[txn.ID]txn.Txn
@@ -86,7 +87,7 @@ func (l *lone) restart() {
 	l.t.Helper()
 	l.config.Boot++
 	l.replies, l.forgets, l.finished, l.keys = map[uint64]Reply{}, map[string][]txn.XID{}, map[txn.ID]txn.Txn{}, map[string]txn.KeyUse{}
-	l.tasks, l.scans, l.evidence, l.waits = nil, nil, nil, nil
+	l.tasks, l.scans, l.evidence, l.waits, l.raises = nil, nil, nil, nil, map[string]Spent{}
 	l.table = txn.NewTable(txn.Meta{}, nil, l)
 	l.core = New(l.machine, l.table)
 	log, err := replica.New(l.config, l.disk, l.core)
@@ -146,8 +147,11 @@ func (l *lone) step(events ...replica.Event) {
 		l.scans = append(l.scans, out.Scan...)
 		l.evidence = append(l.evidence, out.Evidence...)
 		l.waits = append(l.waits, out.Waits...)
-		for name, xs := range out.Forget {
-			l.forgets[name] = append(l.forgets[name], xs...)
+		for name, s := range out.Forget {
+			l.forgets[name] = append(l.forgets[name], s.XIDs...)
+			if !s.To.IsZero() {
+				l.raises[name] = s
+			}
 		}
 		for _, n := range fx.Notes {
 			l.notes = append(l.notes, n.Text)

@@ -69,6 +69,9 @@ func (c *Machine) judgeBranch(s *scan, p adapters.Prepared) {
 	if last := s.listing.branches[p.XID]; last != nil {
 		b.tried = last.tried
 	}
+	if c.table.Quarantined(s.resource) {
+		return // a branch may have come back with the data
+	}
 	a, ours := s.sightings.Judge(s.resource, p, c.table, c.rules(), c.core.Now())
 	if !ours {
 		return
@@ -158,6 +161,9 @@ func (c *Machine) planOn() {
 			c.core.Spend(1)
 			b := listing[p.done]
 			if a, ours := c.scans[name].sightings.Preview(name, b, c.table, c.rules(), c.core.Now()); ours {
+				if c.table.Quarantined(name) {
+					a.Kind, a.Why = recovery.Report, txn.Quarantined(name)
+				}
 				p.plan = append(p.plan, a)
 			} else {
 				p.plan = append(p.plan, c.foreign(name, b))

@@ -91,6 +91,12 @@ func (c *Machine) neverHeardOf(e ResolveAsked) error {
 // prepared and what scans have listed are in order.
 func (c *Machine) incomplete(e ResolveAsked, listed []txn.Branch) error {
 	prepared := resources(slices.Concat(e.Prepared, e.Committed))
+	for _, name := range prepared {
+		if c.table.Quarantined(name) {
+			return replica.Refusedf("%s; what is prepared there may be a branch that had ended, so decide %v after that",
+				txn.Quarantined(name), e.ID)
+		}
+	}
 	for i, b := range e.Prepared {
 		if i > 0 && e.Prepared[i-1].No == b.No {
 			return replica.Refusedf("%v has a prepared branch %d at %s and another at %s, and a record can name "+

@@ -196,6 +196,13 @@ func forgetting(_ *lone, request uint64) replica.Event {
 	return ForgetAsked{Request: request, ID: thatID, Who: "ann", Why: "why"}
 }
 
+// setBack has the log say that orders was set back.
+func setBack(l *lone) {
+	l.core.core.Propose(txn.HighWaterRecord{Resource: "orders", HighWater: txn.HighWater{At: l.table.Position()}})
+	l.tick(50 * time.Millisecond)
+	l.step(Behind{Resource: "orders"})
+}
+
 func commitNew(l *lone) { l.commit(l.newID()) }
 
 // answer is an error that whoever asks can meet: how to get it, and what it says, with GID,
@@ -394,6 +401,17 @@ var answers = []answer{
 	{name: "forget what nobody knows", is: api.ErrNotFound, meet: asked(forgetting),
 		says: `the log has no decision about GID, so it has no heuristic outcome to forget: see "concord tx ls ` +
 			`--state heuristic"`},
+	{name: "accept what is not quarantined", is: api.ErrRefused, meet: asked(func(_ *lone, request uint64) replica.Event {
+		return AcceptAsked{Request: request, Resource: "orders", Who: "ann", Why: "why"}
+	}), says: `resource "orders" is not quarantined, so there is nothing to accept: see "concord resource ls"`},
+	{name: "accept what is not there", is: api.ErrNotFound, meet: asked(func(_ *lone, request uint64) replica.Event {
+		return AcceptAsked{Request: request, Resource: "stock", Who: "ann", Why: "why"}
+	}), says: `there is no resource "stock": see "concord resource ls"`},
+	{name: "commit what is prepared in a database that was set back", is: api.ErrRefused,
+		meet: asked(resolvingListed(nil, []string{"orders"}, "orders"), setBack),
+		says: `resource "orders" is quarantined: its database is behind what the log remembers of it; see "concord ` +
+			`resource report orders", then "concord resource accept orders --reason TEXT"; what is prepared there may be a ` +
+			`branch that had ended, so decide GID after that`},
 	{name: "forget what is not heuristic", is: api.ErrRefused, meet: asked(forgetting, commits),
 		says: `GID has no heuristic outcome to forget: see "concord tx get"`},
 	{name: "settle what is not decided", is: api.ErrRefused, meet: asked(settling(0), lists),

@@ -5,6 +5,7 @@ package commit
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -31,9 +32,14 @@ func TestTraces(t *testing.T) {
 			case "leader": // leader RESOURCE...
 				var resources []string
 				for _, arg := range d.CmdArgs {
-					resources = append(resources, arg.Key)
+					if arg.Key != "rows" {
+						resources = append(resources, arg.Key)
+					}
 				}
 				s = &story{lone: newLone(t, resources...), ids: map[string]txn.ID{}, agents: map[string]*storyAgent{}}
+				if len(resources) < len(d.CmdArgs) { // leader RESOURCE... rows: they have high-water rows
+					s.keepRows()
+				}
 				s.tell() // how it came to lead is told elsewhere
 			case "then":
 			default:
@@ -62,6 +68,17 @@ type story struct {
 	heard uint64 // up to which request answers were told
 
 	agents map[string]*storyAgent
+	told   map[string]txn.HighWater // what rows were to be raised to
+}
+
+// keepRows makes the resources of a story have high-water rows.
+func (s *story) keepRows() {
+	s.told = map[string]txn.HighWater{}
+	s.machine.Marks = func(string) bool { return true }
+	s.restart()
+	s.step(replica.MembersSeen{Speakers: []replica.Speaker{{Node: 1, Store: txn.StoreID{1}, Level: txn.Newest}}})
+	s.tick(50 * time.Millisecond)
+	require.Equal(s.t, txn.Newest, s.table.Level())
 }
 
 // id is the transaction of a letter, which is born when it comes up first.
@@ -183,6 +200,21 @@ func (s *story) happens(words []string) {
 		s.step(e)
 	case "three", "hears", "lose", "elects", "time-up", "asks":
 		s.council(words)
+	case "raised": // raised orders: as was ordered last
+		order, ok := s.raises[words[1]]
+		require.True(s.t, ok, words)
+		s.step(Raised{Resource: words[1], To: order.To, Now: order.To})
+	case "behind": // behind orders 1.5, or nothing
+		e := Behind{Resource: words[1]}
+		if words[2] != "nothing" {
+			_, err := fmt.Sscanf(words[2], "%d.%d", &e.Has.At.Epoch, &e.Has.At.Counter)
+			require.NoError(s.t, err, words)
+		}
+		s.step(e)
+	case "accept":
+		asks(func(r uint64) replica.Event {
+			return AcceptAsked{Request: r, Resource: words[1], Who: "ann", Why: "the backup of Sunday"}
+		})
 	case "restart":
 		s.restart()
 		s.heard = s.request
@@ -232,6 +264,16 @@ func (s *story) tell() (texts []string) {
 		}
 		texts = append(texts, named(fmt.Sprintf("to the workers of %s: %v %s/%d%s", task.Branch.Resource, task.Decision,
 			task.XID.ID, task.XID.Branch, again)))
+	}
+	for _, name := range slices.Sorted(maps.Keys(s.raises)) {
+		r := s.raises[name]
+		if !s.told[name].Less(r.To) {
+			continue
+		}
+		s.told[name] = r.To
+		texts = append(texts, fmt.Sprintf("raise the row of %s from %v to %v, floor %v; evidence of %d branches", name,
+			r.From.At, r.To.At, r.To.Floor, len(s.forgets[name])))
+		delete(s.forgets, name)
 	}
 	texts = append(texts, s.tellLetters()...)
 	slices.Sort(s.scans)

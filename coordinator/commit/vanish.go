@@ -24,7 +24,7 @@ const (
 // judgeVanished looks at a branch that a listing had and the next one may not have; nil is one that was finished
 // since.
 func (c *Machine) judgeVanished(s *scan, b *listedBranch) {
-	if b == nil || !b.ours || s.listing.branches[b.xid] != nil {
+	if b == nil || !b.ours || s.listing.branches[b.xid] != nil || c.table.Quarantined(s.resource) {
 		return
 	}
 	x, decided := c.table.Get(b.xid.ID)

@@ -129,3 +129,36 @@ func copyFile(from, to string, user *account) (err error) {
 	}
 	return user.own(to)
 }
+
+// Save copies the files of a server that is stopped, as a backup does.
+func (s *Server) Save() (*Files, error) {
+	if s.PID() != 0 {
+		return nil, fmt.Errorf("save %s: it runs: stop it first", s.Flavor())
+	}
+	dir, err := os.MkdirTemp(s.dir, "saved-")
+	if err != nil {
+		return nil, err
+	}
+	if err := s.user.own(dir); err != nil {
+		return nil, err
+	}
+	f := &Files{of: s, dir: filepath.Join(dir, "data")}
+	return f, copyTree(s.data(), f.dir, s.user)
+}
+
+// Files are those of a server, as they were once.
+type Files struct {
+	of  *Server
+	dir string
+}
+
+// PutBack puts the files in the place of those that the server, which is stopped, has now.
+func (f *Files) PutBack() error {
+	if f.of.PID() != 0 {
+		return fmt.Errorf("put files of %s back: it runs: stop it first", f.of.Flavor())
+	}
+	if err := os.RemoveAll(f.of.data()); err != nil {
+		return err
+	}
+	return copyTree(f.dir, f.of.data(), f.of.user)
+}

@@ -4,8 +4,12 @@ package e2e
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"os"
+	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -225,4 +229,217 @@ func TestDatabasesKilledUnderLoad(t *testing.T) {
 	eventually(t, "transfers commit", func() bool { return l.sofar() > before+100 })
 	close(over)
 	l.wait(t, c)
+}
+
+// resource is what the cluster says of one resource.
+func (c *cluster) resource(name string) (found resourceJSON) {
+	c.Helper()
+	var list []resourceJSON
+	c.json(&list, 0, "resource", "ls", "-o", "json")
+	i := slices.IndexFunc(list, func(r resourceJSON) bool { return r.Name == name })
+	require.GreaterOrEqual(c, i, 0)
+	return list[i]
+}
+
+// covered waits until the log remembers a row of a database that covers all that has ended there.
+func (c *cluster) covered(name string, d *database) (at string) {
+	c.Helper()
+	table := "concord_branch"
+	if d.server.Flavor() == testdb.FlavorPostgres {
+		table = "concord.branch"
+	}
+	mine := fmt.Sprintf("FROM %s WHERE cluster = %d AND gid ", table, uint32(c.id))
+	eventually(c, "the high-water row of "+name+" is raised", func() bool {
+		rows := d.texts(c, "SELECT gid "+mine+"> 'w'")
+		if d.number(c, "SELECT COUNT(*) "+mine+"< 'w'") > 0 || len(rows) == 0 {
+			return false
+		}
+		require.Len(c, rows, 1)
+		p, err := txn.ParseRowText(rows[0][:25])
+		require.NoError(c, err)
+		at = p.String()
+		return c.resource(name).HighWater == at
+	})
+	return at
+}
+
+type setBackJSON struct {
+	Name          string         `json:"name"`
+	Quarantine    quarantineJSON `json:"quarantine"`
+	Missing       int            `json:"missing"`
+	Unknown       int            `json:"unknown"`
+	PreparedAgain int            `json:"prepared_again"`
+	Present       int            `json:"present"`
+	BackTo        *time.Time     `json:"back_to"`
+	Branches      []struct {
+		GID     string    `json:"gid"`
+		No      int       `json:"no"`
+		Label   string    `json:"label"`
+		Begun   time.Time `json:"begun"`
+		Decided string    `json:"decided"`
+		Fate    string    `json:"fate"`
+		Ended   bool      `json:"ended"`
+	} `json:"branches"`
+}
+
+// A copy of the files is put back while a branch is open that was decided after it. What came back
+// prepared waits, as does everything else there, until somebody accepts; then it is committed again by
+// the decision that was kept, and what cannot be proven is reported.
+func TestADatabaseThatWasPutBackIsHeldUntilSomebodyAccepts(t *testing.T) {
+	for _, at := range []struct {
+		name string
+		bank func(t *testing.T) *bank
+		of   func(b *bank) *database
+		no   int
+	}{
+		{"PostgreSQL", func(t *testing.T) *bank { return newBank(t) }, func(b *bank) *database { return b.left }, 0},
+		{"MariaDB", func(t *testing.T) *bank { return newBank(t) }, func(b *bank) *database { return b.right }, 1},
+		{"MySQL", func(t *testing.T) *bank { return bankAt(t, postgresServer.get(t), mysqlServer.get(t)) },
+			func(b *bank) *database { return b.right }, 1},
+	} {
+		t.Run(at.name, func(t *testing.T) {
+			b := at.bank(t)
+			putBack(t, b, at.of(b), b.resources()[at.no].name)
+		})
+	}
+}
+
+func putBack(t *testing.T, b *bank, d *database, name string) {
+	ctx, cancel := context.WithTimeout(context.Background(), 4*time.Minute)
+	defer cancel()
+	c := startCluster(t, settings{resources: b.resources(), maxAge: 60 * time.Second, grace: time.Second,
+		scan: 500 * time.Millisecond})
+	client, caller := c.dial(), c.caller()
+	transfers := func(n int) (ids []txn.ID) {
+		for range n {
+			id, err := b.run(ctx, client)
+			require.NoError(t, err)
+			ids = append(ids, id)
+		}
+		return ids
+	}
+	early := transfers(5)
+	first := c.covered(name, d)
+
+	back, err := b.prepareTransfer(ctx, c.id) // in the copy it is prepared
+	require.NoError(t, err)
+	require.NoError(t, d.server.Stop())
+	saved, err := d.server.Save()
+	require.NoError(t, err)
+	require.NoError(t, d.server.Start())
+	res, err := caller.Commit(ctx, back.request())
+	require.NoError(t, err)
+	require.Equal(t, txn.Commit.String(), res.GetDecision(), res.GetReason())
+	b.settled(c)
+	require.Equal(t, concord.Committed, b.shows(back.id))
+	var gone []txn.ID
+	eventually(t, "transfers go on", func() bool {
+		id, err := b.run(ctx, client)
+		if err == nil {
+			gone = append(gone, id)
+		}
+		return err == nil
+	})
+	gone = append(gone, transfers(6)...)
+	require.NotEqual(t, first, c.covered(name, d))
+	open, err := b.prepareTransfer(ctx, c.id)
+	require.NoError(t, err)
+	require.Nil(t, c.resource(name).Quarantine)
+
+	require.NoError(t, d.server.Stop())
+	res, err = caller.Commit(ctx, open.request())
+	require.NoError(t, err)
+	require.Equal(t, txn.Commit.String(), res.GetDecision(), res.GetReason())
+	require.NoError(t, saved.PutBack())
+	require.NoError(t, d.server.Start())
+	eventually(t, "it is quarantined", func() bool { return c.resource(name).Quarantine != nil })
+	q := c.resource(name).Quarantine
+	require.Equal(t, first, q.Has, "what the copy had")
+	require.Contains(t, c.resource(name).Error, "is quarantined: its database is behind what the log remembers of it")
+
+	held := func() {
+		t.Helper()
+		require.True(t, slices.ContainsFunc(d.prepared(t, c.id), func(name string) bool {
+			return strings.Contains(name, back.id.String())
+		}), "what came back is held")
+		x := c.get(open.id)
+		require.Equal(t, "committing", x.State)
+		require.Len(t, c.get(back.id).Heuristics, 0)
+		_, err := b.run(ctx, client)
+		require.Error(t, err)
+		if !errors.Is(err, concord.ErrQuarantined) { // on a connection that did not outlive the server
+			eventually(t, "the quarantine is told", func() bool {
+				_, err = b.run(ctx, client)
+				require.Error(t, err)
+				return errors.Is(err, concord.ErrQuarantined)
+			})
+		}
+		require.ErrorContains(t, err, `then "concord resource accept `+name+` --reason TEXT"`)
+	}
+	for range 3 {
+		held()
+	}
+	leader := c.leader()
+	c.kill(leader)
+	eventually(t, "another node leads", func() bool { l := c.leader(); return l != nil && l.id != leader.id })
+	require.NotNil(t, c.resource(name).Quarantine)
+	c.start(leader)
+	c.ready()
+	held()
+	r := c.command("recover", "--apply")
+	require.Contains(t, r.stdout, "is quarantined", "%v", r)
+	held()
+	r = c.command("tx", "resolve", "--commit", open.id.String(), "--reason", "no")
+	require.NotContains(t, r.stdout, "quarantined", "it is decided")
+
+	var report setBackJSON
+	c.json(&report, 6, "resource", "report", name, "-o", "json")
+	fates := map[string]string{}
+	for _, b := range report.Branches {
+		fates[b.GID] = b.Fate
+	}
+	for _, id := range gone {
+		require.Equal(t, "missing", fates[id.String()])
+	}
+	require.Equal(t, "missing", fates[open.id.String()])
+	require.Equal(t, "prepared-again", fates[back.id.String()])
+	for _, id := range early {
+		require.Empty(t, fates[id.String()], "it had ended before the row was written")
+	}
+	require.Equal(t, len(gone)+1, report.Missing)
+	require.Equal(t, 1, report.PreparedAgain)
+	require.Zero(t, report.Unknown)
+	r = c.command("resource", "report", name)
+	require.Equal(t, 6, r.code)
+	require.Contains(t, r.stdout, fmt.Sprintf("told committed after that: %d missing, 0 unknown, 1 prepared again, 0 present",
+		len(gone)+1))
+	t.Logf("%s", r.stdout)
+
+	r = c.command("resource", "accept", name)
+	require.Equal(t, 2, r.code, "%v", r)
+	r = c.command("resource", "accept", name, "--reason", "the backup of today", "--yes")
+	require.Equal(t, 0, r.code, "%v", r)
+	b.settled(c)
+	count := fmt.Sprintf("SELECT COUNT(*) FROM transfer WHERE gid = '%v'", back.id)
+	require.Equal(t, 1, d.number(t, count), "the kept decision has committed it again")
+	eventually(t, "what cannot be proven is on record", func() bool { return len(c.get(open.id).Heuristics) == 1 })
+	require.Equal(t, "heuristic-hazard", c.get(open.id).Heuristics[0].Outcome)
+	require.Empty(t, c.get(back.id).Heuristics)
+	eventually(t, "transfers go on", func() bool { _, err := b.run(ctx, client); return err == nil })
+	c.covered(name, d)
+	require.Nil(t, c.resource(name).Quarantine)
+	r = c.command("resource", "accept", name, "--reason", "again", "--yes")
+	require.Equal(t, 5, r.code, "%v", r)
+
+	// The log remembers it over restarts of everything, and nothing else is taken for a loss.
+	c.signal(syscall.SIGKILL, c.nodes...)
+	require.NoError(t, d.server.Kill())
+	require.NoError(t, d.server.Start())
+	for _, n := range c.nodes {
+		c.buried(n)
+		c.start(n)
+	}
+	c.ready()
+	require.Nil(t, c.resource(name).Quarantine)
+	eventually(t, "transfers go on", func() bool { _, err := b.run(ctx, client); return err == nil })
 }

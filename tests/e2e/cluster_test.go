@@ -331,17 +331,24 @@ type (
 		API       string `json:"api"`
 	}
 	resourceJSON struct {
-		Name     string  `json:"name"`
-		Driver   string  `json:"driver"`
-		Known    bool    `json:"known"`
-		OK       bool    `json:"ok"`
-		Error    string  `json:"error"`
-		InDoubt  *int    `json:"in_doubt"`
-		Oldest   *string `json:"oldest"`
-		Identity string  `json:"identity"`
-		Foreign  *int    `json:"foreign"`
-		Listed   bool    `json:"listed"`
-		OwnError string  `json:"own_error"`
+		Name       string          `json:"name"`
+		Driver     string          `json:"driver"`
+		Known      bool            `json:"known"`
+		OK         bool            `json:"ok"`
+		Error      string          `json:"error"`
+		InDoubt    *int            `json:"in_doubt"`
+		Oldest     *string         `json:"oldest"`
+		Identity   string          `json:"identity"`
+		Foreign    *int            `json:"foreign"`
+		Listed     bool            `json:"listed"`
+		OwnError   string          `json:"own_error"`
+		HighWater  string          `json:"high_water"`
+		Quarantine *quarantineJSON `json:"quarantine"`
+	}
+	quarantineJSON struct {
+		Has        string    `json:"has"`
+		Remembered string    `json:"remembered"`
+		Since      time.Time `json:"since"`
 	}
 	txJSON struct {
 		GID        string          `json:"gid"`

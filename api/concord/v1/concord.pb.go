@@ -3629,7 +3629,11 @@ type ResourceStatus struct {
 	ListedAgeMs int64 `protobuf:"varint,22,opt,name=listed_age_ms,json=listedAgeMs,proto3" json:"listed_age_ms,omitempty"`
 	// What the answering node itself finds wrong, if anything: it could not finish branches
 	// of this resource if it led.
-	OwnError      string `protobuf:"bytes,23,opt,name=own_error,json=ownError,proto3" json:"own_error,omitempty"`
+	OwnError string `protobuf:"bytes,23,opt,name=own_error,json=ownError,proto3" json:"own_error,omitempty"`
+	// There while the database is quarantined: it was set back.
+	Quarantine *Quarantine `protobuf:"bytes,24,opt,name=quarantine,proto3" json:"quarantine,omitempty"`
+	// The position in the log that the database is known to have, as epoch.counter; empty: none.
+	HighWater     string `protobuf:"bytes,25,opt,name=high_water,json=highWater,proto3" json:"high_water,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3748,6 +3752,439 @@ func (x *ResourceStatus) GetOwnError() string {
 	return ""
 }
 
+func (x *ResourceStatus) GetQuarantine() *Quarantine {
+	if x != nil {
+		return x.Quarantine
+	}
+	return nil
+}
+
+func (x *ResourceStatus) GetHighWater() string {
+	if x != nil {
+		return x.HighWater
+	}
+	return ""
+}
+
+// Quarantine is that of a database which has less than the log remembers.
+type Quarantine struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The position that the database has, as epoch.counter; empty: none.
+	Has string `protobuf:"bytes,1,opt,name=has,proto3" json:"has,omitempty"`
+	// The position that the log remembers.
+	Remembered string `protobuf:"bytes,2,opt,name=remembered,proto3" json:"remembered,omitempty"`
+	// Milliseconds since 1970, by the clock of the node that led.
+	SinceMs       int64 `protobuf:"varint,3,opt,name=since_ms,json=sinceMs,proto3" json:"since_ms,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Quarantine) Reset() {
+	*x = Quarantine{}
+	mi := &file_concord_v1_concord_proto_msgTypes[53]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Quarantine) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Quarantine) ProtoMessage() {}
+
+func (x *Quarantine) ProtoReflect() protoreflect.Message {
+	mi := &file_concord_v1_concord_proto_msgTypes[53]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Quarantine.ProtoReflect.Descriptor instead.
+func (*Quarantine) Descriptor() ([]byte, []int) {
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{53}
+}
+
+func (x *Quarantine) GetHas() string {
+	if x != nil {
+		return x.Has
+	}
+	return ""
+}
+
+func (x *Quarantine) GetRemembered() string {
+	if x != nil {
+		return x.Remembered
+	}
+	return ""
+}
+
+func (x *Quarantine) GetSinceMs() int64 {
+	if x != nil {
+		return x.SinceMs
+	}
+	return 0
+}
+
+type ReportResourceRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Seen          string                 `protobuf:"bytes,2,opt,name=seen,proto3" json:"seen,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReportResourceRequest) Reset() {
+	*x = ReportResourceRequest{}
+	mi := &file_concord_v1_concord_proto_msgTypes[54]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReportResourceRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReportResourceRequest) ProtoMessage() {}
+
+func (x *ReportResourceRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_concord_v1_concord_proto_msgTypes[54]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReportResourceRequest.ProtoReflect.Descriptor instead.
+func (*ReportResourceRequest) Descriptor() ([]byte, []int) {
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{54}
+}
+
+func (x *ReportResourceRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *ReportResourceRequest) GetSeen() string {
+	if x != nil {
+		return x.Seen
+	}
+	return ""
+}
+
+type ReportResourceResponse struct {
+	state      protoimpl.MessageState `protogen:"open.v1"`
+	Name       string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Quarantine *Quarantine            `protobuf:"bytes,2,opt,name=quarantine,proto3" json:"quarantine,omitempty"`
+	// Branches of committed transactions about which the position that the database has says nothing: what is
+	// missing first, then in order of birth. At most 10,000; the numbers are of all.
+	Branches      []*ToldBranch `protobuf:"bytes,3,rep,name=branches,proto3" json:"branches,omitempty"`
+	Missing       uint64        `protobuf:"varint,4,opt,name=missing,proto3" json:"missing,omitempty"`
+	Unknown       uint64        `protobuf:"varint,5,opt,name=unknown,proto3" json:"unknown,omitempty"`
+	PreparedAgain uint64        `protobuf:"varint,6,opt,name=prepared_again,json=preparedAgain,proto3" json:"prepared_again,omitempty"`
+	Present       uint64        `protobuf:"varint,7,opt,name=present,proto3" json:"present,omitempty"`
+	// How far back decisions were looked at, milliseconds since 1970; 0: all that are kept.
+	BackToMs      int64 `protobuf:"varint,8,opt,name=back_to_ms,json=backToMs,proto3" json:"back_to_ms,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReportResourceResponse) Reset() {
+	*x = ReportResourceResponse{}
+	mi := &file_concord_v1_concord_proto_msgTypes[55]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReportResourceResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReportResourceResponse) ProtoMessage() {}
+
+func (x *ReportResourceResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_concord_v1_concord_proto_msgTypes[55]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReportResourceResponse.ProtoReflect.Descriptor instead.
+func (*ReportResourceResponse) Descriptor() ([]byte, []int) {
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{55}
+}
+
+func (x *ReportResourceResponse) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *ReportResourceResponse) GetQuarantine() *Quarantine {
+	if x != nil {
+		return x.Quarantine
+	}
+	return nil
+}
+
+func (x *ReportResourceResponse) GetBranches() []*ToldBranch {
+	if x != nil {
+		return x.Branches
+	}
+	return nil
+}
+
+func (x *ReportResourceResponse) GetMissing() uint64 {
+	if x != nil {
+		return x.Missing
+	}
+	return 0
+}
+
+func (x *ReportResourceResponse) GetUnknown() uint64 {
+	if x != nil {
+		return x.Unknown
+	}
+	return 0
+}
+
+func (x *ReportResourceResponse) GetPreparedAgain() uint64 {
+	if x != nil {
+		return x.PreparedAgain
+	}
+	return 0
+}
+
+func (x *ReportResourceResponse) GetPresent() uint64 {
+	if x != nil {
+		return x.Present
+	}
+	return 0
+}
+
+func (x *ReportResourceResponse) GetBackToMs() int64 {
+	if x != nil {
+		return x.BackToMs
+	}
+	return 0
+}
+
+// ToldBranch is a branch of a transaction that was told committed.
+type ToldBranch struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Gid   string                 `protobuf:"bytes,1,opt,name=gid,proto3" json:"gid,omitempty"`
+	No    uint32                 `protobuf:"varint,2,opt,name=no,proto3" json:"no,omitempty"`
+	Label string                 `protobuf:"bytes,3,opt,name=label,proto3" json:"label,omitempty"`
+	// The position of the decision in the log, as epoch.counter.
+	Decided string `protobuf:"bytes,4,opt,name=decided,proto3" json:"decided,omitempty"`
+	// missing, unknown, prepared-again or present.
+	Fate string `protobuf:"bytes,5,opt,name=fate,proto3" json:"fate,omitempty"`
+	// Whether the cluster has ended the transaction; else it finishes the branch itself.
+	Ended         bool `protobuf:"varint,6,opt,name=ended,proto3" json:"ended,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ToldBranch) Reset() {
+	*x = ToldBranch{}
+	mi := &file_concord_v1_concord_proto_msgTypes[56]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ToldBranch) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ToldBranch) ProtoMessage() {}
+
+func (x *ToldBranch) ProtoReflect() protoreflect.Message {
+	mi := &file_concord_v1_concord_proto_msgTypes[56]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ToldBranch.ProtoReflect.Descriptor instead.
+func (*ToldBranch) Descriptor() ([]byte, []int) {
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{56}
+}
+
+func (x *ToldBranch) GetGid() string {
+	if x != nil {
+		return x.Gid
+	}
+	return ""
+}
+
+func (x *ToldBranch) GetNo() uint32 {
+	if x != nil {
+		return x.No
+	}
+	return 0
+}
+
+func (x *ToldBranch) GetLabel() string {
+	if x != nil {
+		return x.Label
+	}
+	return ""
+}
+
+func (x *ToldBranch) GetDecided() string {
+	if x != nil {
+		return x.Decided
+	}
+	return ""
+}
+
+func (x *ToldBranch) GetFate() string {
+	if x != nil {
+		return x.Fate
+	}
+	return ""
+}
+
+func (x *ToldBranch) GetEnded() bool {
+	if x != nil {
+		return x.Ended
+	}
+	return false
+}
+
+type AcceptResourceRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Who           string                 `protobuf:"bytes,2,opt,name=who,proto3" json:"who,omitempty"`
+	Reason        string                 `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
+	Seen          string                 `protobuf:"bytes,4,opt,name=seen,proto3" json:"seen,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AcceptResourceRequest) Reset() {
+	*x = AcceptResourceRequest{}
+	mi := &file_concord_v1_concord_proto_msgTypes[57]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AcceptResourceRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AcceptResourceRequest) ProtoMessage() {}
+
+func (x *AcceptResourceRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_concord_v1_concord_proto_msgTypes[57]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AcceptResourceRequest.ProtoReflect.Descriptor instead.
+func (*AcceptResourceRequest) Descriptor() ([]byte, []int) {
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{57}
+}
+
+func (x *AcceptResourceRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *AcceptResourceRequest) GetWho() string {
+	if x != nil {
+		return x.Who
+	}
+	return ""
+}
+
+func (x *AcceptResourceRequest) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *AcceptResourceRequest) GetSeen() string {
+	if x != nil {
+		return x.Seen
+	}
+	return ""
+}
+
+type AcceptResourceResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Zxid          string                 `protobuf:"bytes,1,opt,name=zxid,proto3" json:"zxid,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AcceptResourceResponse) Reset() {
+	*x = AcceptResourceResponse{}
+	mi := &file_concord_v1_concord_proto_msgTypes[58]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AcceptResourceResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AcceptResourceResponse) ProtoMessage() {}
+
+func (x *AcceptResourceResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_concord_v1_concord_proto_msgTypes[58]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AcceptResourceResponse.ProtoReflect.Descriptor instead.
+func (*AcceptResourceResponse) Descriptor() ([]byte, []int) {
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{58}
+}
+
+func (x *AcceptResourceResponse) GetZxid() string {
+	if x != nil {
+		return x.Zxid
+	}
+	return ""
+}
+
 type ResourcesRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Seen  string                 `protobuf:"bytes,1,opt,name=seen,proto3" json:"seen,omitempty"`
@@ -3761,7 +4198,7 @@ type ResourcesRequest struct {
 
 func (x *ResourcesRequest) Reset() {
 	*x = ResourcesRequest{}
-	mi := &file_concord_v1_concord_proto_msgTypes[53]
+	mi := &file_concord_v1_concord_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3773,7 +4210,7 @@ func (x *ResourcesRequest) String() string {
 func (*ResourcesRequest) ProtoMessage() {}
 
 func (x *ResourcesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[53]
+	mi := &file_concord_v1_concord_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3786,7 +4223,7 @@ func (x *ResourcesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResourcesRequest.ProtoReflect.Descriptor instead.
 func (*ResourcesRequest) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{53}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *ResourcesRequest) GetSeen() string {
@@ -3829,7 +4266,7 @@ type ResourcesResponse struct {
 
 func (x *ResourcesResponse) Reset() {
 	*x = ResourcesResponse{}
-	mi := &file_concord_v1_concord_proto_msgTypes[54]
+	mi := &file_concord_v1_concord_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3841,7 +4278,7 @@ func (x *ResourcesResponse) String() string {
 func (*ResourcesResponse) ProtoMessage() {}
 
 func (x *ResourcesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[54]
+	mi := &file_concord_v1_concord_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3854,7 +4291,7 @@ func (x *ResourcesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResourcesResponse.ProtoReflect.Descriptor instead.
 func (*ResourcesResponse) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{54}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *ResourcesResponse) GetCluster() string {
@@ -3917,7 +4354,7 @@ type CheckResourceRequest struct {
 
 func (x *CheckResourceRequest) Reset() {
 	*x = CheckResourceRequest{}
-	mi := &file_concord_v1_concord_proto_msgTypes[55]
+	mi := &file_concord_v1_concord_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3929,7 +4366,7 @@ func (x *CheckResourceRequest) String() string {
 func (*CheckResourceRequest) ProtoMessage() {}
 
 func (x *CheckResourceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[55]
+	mi := &file_concord_v1_concord_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3942,7 +4379,7 @@ func (x *CheckResourceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckResourceRequest.ProtoReflect.Descriptor instead.
 func (*CheckResourceRequest) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{55}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *CheckResourceRequest) GetName() string {
@@ -3970,7 +4407,7 @@ type CheckResourceResponse struct {
 
 func (x *CheckResourceResponse) Reset() {
 	*x = CheckResourceResponse{}
-	mi := &file_concord_v1_concord_proto_msgTypes[56]
+	mi := &file_concord_v1_concord_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3982,7 +4419,7 @@ func (x *CheckResourceResponse) String() string {
 func (*CheckResourceResponse) ProtoMessage() {}
 
 func (x *CheckResourceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[56]
+	mi := &file_concord_v1_concord_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3995,7 +4432,7 @@ func (x *CheckResourceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckResourceResponse.ProtoReflect.Descriptor instead.
 func (*CheckResourceResponse) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{56}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *CheckResourceResponse) GetReports() []*ResourceReport {
@@ -4026,7 +4463,7 @@ type ResourceReport struct {
 
 func (x *ResourceReport) Reset() {
 	*x = ResourceReport{}
-	mi := &file_concord_v1_concord_proto_msgTypes[57]
+	mi := &file_concord_v1_concord_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4038,7 +4475,7 @@ func (x *ResourceReport) String() string {
 func (*ResourceReport) ProtoMessage() {}
 
 func (x *ResourceReport) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[57]
+	mi := &file_concord_v1_concord_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4051,7 +4488,7 @@ func (x *ResourceReport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResourceReport.ProtoReflect.Descriptor instead.
 func (*ResourceReport) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{57}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *ResourceReport) GetName() string {
@@ -4108,7 +4545,7 @@ type Finding struct {
 
 func (x *Finding) Reset() {
 	*x = Finding{}
-	mi := &file_concord_v1_concord_proto_msgTypes[58]
+	mi := &file_concord_v1_concord_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4120,7 +4557,7 @@ func (x *Finding) String() string {
 func (*Finding) ProtoMessage() {}
 
 func (x *Finding) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[58]
+	mi := &file_concord_v1_concord_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4133,7 +4570,7 @@ func (x *Finding) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Finding.ProtoReflect.Descriptor instead.
 func (*Finding) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{58}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *Finding) GetWhat() string {
@@ -4176,7 +4613,7 @@ type NotLeader struct {
 
 func (x *NotLeader) Reset() {
 	*x = NotLeader{}
-	mi := &file_concord_v1_concord_proto_msgTypes[59]
+	mi := &file_concord_v1_concord_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4188,7 +4625,7 @@ func (x *NotLeader) String() string {
 func (*NotLeader) ProtoMessage() {}
 
 func (x *NotLeader) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[59]
+	mi := &file_concord_v1_concord_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4201,7 +4638,7 @@ func (x *NotLeader) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NotLeader.ProtoReflect.Descriptor instead.
 func (*NotLeader) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{59}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{65}
 }
 
 func (x *NotLeader) GetLeader() uint64 {
@@ -4487,7 +4924,7 @@ const file_concord_v1_concord_proto_rawDesc = "" +
 	"\x03lag\x18\x06 \x01(\x04R\x03lag\x12\x1c\n" +
 	"\treachable\x18\a \x01(\bR\treachable\x12\x10\n" +
 	"\x03api\x18\b \x01(\tR\x03api\x12\x12\n" +
-	"\x04peer\x18\t \x01(\tR\x04peer\"\xbf\x02\n" +
+	"\x04peer\x18\t \x01(\tR\x04peer\"\x96\x03\n" +
 	"\x0eResourceStatus\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
 	"\x06driver\x18\x02 \x01(\tR\x06driver\x12\x0e\n" +
@@ -4500,7 +4937,49 @@ const file_concord_v1_concord_proto_rawDesc = "" +
 	"\x05known\x18\x14 \x01(\bR\x05known\x12\x16\n" +
 	"\x06listed\x18\x15 \x01(\bR\x06listed\x12\"\n" +
 	"\rlisted_age_ms\x18\x16 \x01(\x03R\vlistedAgeMs\x12\x1b\n" +
-	"\town_error\x18\x17 \x01(\tR\bownError\"V\n" +
+	"\town_error\x18\x17 \x01(\tR\bownError\x126\n" +
+	"\n" +
+	"quarantine\x18\x18 \x01(\v2\x16.concord.v1.QuarantineR\n" +
+	"quarantine\x12\x1d\n" +
+	"\n" +
+	"high_water\x18\x19 \x01(\tR\thighWater\"Y\n" +
+	"\n" +
+	"Quarantine\x12\x10\n" +
+	"\x03has\x18\x01 \x01(\tR\x03has\x12\x1e\n" +
+	"\n" +
+	"remembered\x18\x02 \x01(\tR\n" +
+	"remembered\x12\x19\n" +
+	"\bsince_ms\x18\x03 \x01(\x03R\asinceMs\"?\n" +
+	"\x15ReportResourceRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
+	"\x04seen\x18\x02 \x01(\tR\x04seen\"\xab\x02\n" +
+	"\x16ReportResourceResponse\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x126\n" +
+	"\n" +
+	"quarantine\x18\x02 \x01(\v2\x16.concord.v1.QuarantineR\n" +
+	"quarantine\x122\n" +
+	"\bbranches\x18\x03 \x03(\v2\x16.concord.v1.ToldBranchR\bbranches\x12\x18\n" +
+	"\amissing\x18\x04 \x01(\x04R\amissing\x12\x18\n" +
+	"\aunknown\x18\x05 \x01(\x04R\aunknown\x12%\n" +
+	"\x0eprepared_again\x18\x06 \x01(\x04R\rpreparedAgain\x12\x18\n" +
+	"\apresent\x18\a \x01(\x04R\apresent\x12\x1c\n" +
+	"\n" +
+	"back_to_ms\x18\b \x01(\x03R\bbackToMs\"\x88\x01\n" +
+	"\n" +
+	"ToldBranch\x12\x10\n" +
+	"\x03gid\x18\x01 \x01(\tR\x03gid\x12\x0e\n" +
+	"\x02no\x18\x02 \x01(\rR\x02no\x12\x14\n" +
+	"\x05label\x18\x03 \x01(\tR\x05label\x12\x18\n" +
+	"\adecided\x18\x04 \x01(\tR\adecided\x12\x12\n" +
+	"\x04fate\x18\x05 \x01(\tR\x04fate\x12\x14\n" +
+	"\x05ended\x18\x06 \x01(\bR\x05ended\"i\n" +
+	"\x15AcceptResourceRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x10\n" +
+	"\x03who\x18\x02 \x01(\tR\x03who\x12\x16\n" +
+	"\x06reason\x18\x03 \x01(\tR\x06reason\x12\x12\n" +
+	"\x04seen\x18\x04 \x01(\tR\x04seen\",\n" +
+	"\x16AcceptResourceResponse\x12\x12\n" +
+	"\x04zxid\x18\x01 \x01(\tR\x04zxid\"V\n" +
 	"\x10ResourcesRequest\x12\x12\n" +
 	"\x04seen\x18\x01 \x01(\tR\x04seen\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x1a\n" +
@@ -4533,7 +5012,7 @@ const file_concord_v1_concord_proto_rawDesc = "" +
 	"\x03fix\x18\x04 \x01(\tR\x03fix\"5\n" +
 	"\tNotLeader\x12\x16\n" +
 	"\x06leader\x18\x01 \x01(\x04R\x06leader\x12\x10\n" +
-	"\x03api\x18\x02 \x01(\tR\x03api2\xe4\f\n" +
+	"\x03api\x18\x02 \x01(\tR\x03api2\x96\x0e\n" +
 	"\x12CoordinatorService\x12?\n" +
 	"\x06Commit\x12\x19.concord.v1.CommitRequest\x1a\x1a.concord.v1.CommitResponse\x12C\n" +
 	"\x06Decide\x12\x19.concord.v1.DecideRequest\x1a\x1a.concord.v1.DecideResponse(\x010\x01\x12B\n" +
@@ -4557,7 +5036,9 @@ const file_concord_v1_concord_proto_rawDesc = "" +
 	"\x06Status\x12\x19.concord.v1.StatusRequest\x1a\x1a.concord.v1.StatusResponse\x12?\n" +
 	"\x05Watch\x12\x18.concord.v1.WatchRequest\x1a\x1a.concord.v1.StatusResponse0\x01\x12H\n" +
 	"\tResources\x12\x1c.concord.v1.ResourcesRequest\x1a\x1d.concord.v1.ResourcesResponse\x12T\n" +
-	"\rCheckResource\x12 .concord.v1.CheckResourceRequest\x1a!.concord.v1.CheckResourceResponseB7Z5github.com/concordtx/concord/api/concord/v1;concordv1b\x06proto3"
+	"\rCheckResource\x12 .concord.v1.CheckResourceRequest\x1a!.concord.v1.CheckResourceResponse\x12W\n" +
+	"\x0eReportResource\x12!.concord.v1.ReportResourceRequest\x1a\".concord.v1.ReportResourceResponse\x12W\n" +
+	"\x0eAcceptResource\x12!.concord.v1.AcceptResourceRequest\x1a\".concord.v1.AcceptResourceResponseB7Z5github.com/concordtx/concord/api/concord/v1;concordv1b\x06proto3"
 
 var (
 	file_concord_v1_concord_proto_rawDescOnce sync.Once
@@ -4571,7 +5052,7 @@ func file_concord_v1_concord_proto_rawDescGZIP() []byte {
 	return file_concord_v1_concord_proto_rawDescData
 }
 
-var file_concord_v1_concord_proto_msgTypes = make([]protoimpl.MessageInfo, 60)
+var file_concord_v1_concord_proto_msgTypes = make([]protoimpl.MessageInfo, 66)
 var file_concord_v1_concord_proto_goTypes = []any{
 	(*CommitRequest)(nil),              // 0: concord.v1.CommitRequest
 	(*AgentBranches)(nil),              // 1: concord.v1.AgentBranches
@@ -4626,94 +5107,107 @@ var file_concord_v1_concord_proto_goTypes = []any{
 	(*StatusResponse)(nil),             // 50: concord.v1.StatusResponse
 	(*Node)(nil),                       // 51: concord.v1.Node
 	(*ResourceStatus)(nil),             // 52: concord.v1.ResourceStatus
-	(*ResourcesRequest)(nil),           // 53: concord.v1.ResourcesRequest
-	(*ResourcesResponse)(nil),          // 54: concord.v1.ResourcesResponse
-	(*CheckResourceRequest)(nil),       // 55: concord.v1.CheckResourceRequest
-	(*CheckResourceResponse)(nil),      // 56: concord.v1.CheckResourceResponse
-	(*ResourceReport)(nil),             // 57: concord.v1.ResourceReport
-	(*Finding)(nil),                    // 58: concord.v1.Finding
-	(*NotLeader)(nil),                  // 59: concord.v1.NotLeader
-	(*Branch)(nil),                     // 60: concord.v1.Branch
-	(*Party)(nil),                      // 61: concord.v1.Party
-	(*DeliverRequest)(nil),             // 62: concord.v1.DeliverRequest
-	(*DeliverResponse)(nil),            // 63: concord.v1.DeliverResponse
+	(*Quarantine)(nil),                 // 53: concord.v1.Quarantine
+	(*ReportResourceRequest)(nil),      // 54: concord.v1.ReportResourceRequest
+	(*ReportResourceResponse)(nil),     // 55: concord.v1.ReportResourceResponse
+	(*ToldBranch)(nil),                 // 56: concord.v1.ToldBranch
+	(*AcceptResourceRequest)(nil),      // 57: concord.v1.AcceptResourceRequest
+	(*AcceptResourceResponse)(nil),     // 58: concord.v1.AcceptResourceResponse
+	(*ResourcesRequest)(nil),           // 59: concord.v1.ResourcesRequest
+	(*ResourcesResponse)(nil),          // 60: concord.v1.ResourcesResponse
+	(*CheckResourceRequest)(nil),       // 61: concord.v1.CheckResourceRequest
+	(*CheckResourceResponse)(nil),      // 62: concord.v1.CheckResourceResponse
+	(*ResourceReport)(nil),             // 63: concord.v1.ResourceReport
+	(*Finding)(nil),                    // 64: concord.v1.Finding
+	(*NotLeader)(nil),                  // 65: concord.v1.NotLeader
+	(*Branch)(nil),                     // 66: concord.v1.Branch
+	(*Party)(nil),                      // 67: concord.v1.Party
+	(*DeliverRequest)(nil),             // 68: concord.v1.DeliverRequest
+	(*DeliverResponse)(nil),            // 69: concord.v1.DeliverResponse
 }
 var file_concord_v1_concord_proto_depIdxs = []int32{
-	60, // 0: concord.v1.CommitRequest.branches:type_name -> concord.v1.Branch
+	66, // 0: concord.v1.CommitRequest.branches:type_name -> concord.v1.Branch
 	1,  // 1: concord.v1.CommitRequest.agents:type_name -> concord.v1.AgentBranches
-	61, // 2: concord.v1.AgentBranches.agent:type_name -> concord.v1.Party
+	67, // 2: concord.v1.AgentBranches.agent:type_name -> concord.v1.Party
 	2,  // 3: concord.v1.AgentBranches.branches:type_name -> concord.v1.ClaimedBranch
 	5,  // 4: concord.v1.DecideRequest.commits:type_name -> concord.v1.NumberedCommit
 	0,  // 5: concord.v1.NumberedCommit.request:type_name -> concord.v1.CommitRequest
 	7,  // 6: concord.v1.DecideResponse.answers:type_name -> concord.v1.NumberedAnswer
 	3,  // 7: concord.v1.NumberedAnswer.response:type_name -> concord.v1.CommitResponse
 	8,  // 8: concord.v1.NumberedAnswer.error:type_name -> concord.v1.CommitError
-	59, // 9: concord.v1.CommitError.not_leader:type_name -> concord.v1.NotLeader
+	65, // 9: concord.v1.CommitError.not_leader:type_name -> concord.v1.NotLeader
 	10, // 10: concord.v1.FinishedRequest.branches:type_name -> concord.v1.FinishedBranch
 	15, // 11: concord.v1.WaitingRequest.transactions:type_name -> concord.v1.WaitingTransaction
 	16, // 12: concord.v1.WaitingTransaction.branches:type_name -> concord.v1.WaitingBranch
 	18, // 13: concord.v1.WaitingResponse.deadlocks:type_name -> concord.v1.Deadlock
-	60, // 14: concord.v1.Transaction.branches:type_name -> concord.v1.Branch
+	66, // 14: concord.v1.Transaction.branches:type_name -> concord.v1.Branch
 	26, // 15: concord.v1.Transaction.heuristics:type_name -> concord.v1.Heuristic
 	25, // 16: concord.v1.ListResponse.transactions:type_name -> concord.v1.Transaction
 	25, // 17: concord.v1.GetResponse.transaction:type_name -> concord.v1.Transaction
 	47, // 18: concord.v1.RecoverResponse.actions:type_name -> concord.v1.RecoverAction
 	51, // 19: concord.v1.StatusResponse.nodes:type_name -> concord.v1.Node
 	52, // 20: concord.v1.StatusResponse.resources:type_name -> concord.v1.ResourceStatus
-	52, // 21: concord.v1.ResourcesResponse.resources:type_name -> concord.v1.ResourceStatus
-	57, // 22: concord.v1.CheckResourceResponse.reports:type_name -> concord.v1.ResourceReport
-	58, // 23: concord.v1.ResourceReport.findings:type_name -> concord.v1.Finding
-	0,  // 24: concord.v1.CoordinatorService.Commit:input_type -> concord.v1.CommitRequest
-	4,  // 25: concord.v1.CoordinatorService.Decide:input_type -> concord.v1.DecideRequest
-	62, // 26: concord.v1.CoordinatorService.Deliver:input_type -> concord.v1.DeliverRequest
-	9,  // 27: concord.v1.CoordinatorService.Finished:input_type -> concord.v1.FinishedRequest
-	12, // 28: concord.v1.CoordinatorService.Lease:input_type -> concord.v1.LeaseRequest
-	14, // 29: concord.v1.CoordinatorService.Waiting:input_type -> concord.v1.WaitingRequest
-	19, // 30: concord.v1.CoordinatorService.Outcome:input_type -> concord.v1.OutcomeRequest
-	21, // 31: concord.v1.CoordinatorService.KeyUse:input_type -> concord.v1.KeyUseRequest
-	23, // 32: concord.v1.CoordinatorService.Follow:input_type -> concord.v1.FollowRequest
-	27, // 33: concord.v1.CoordinatorService.List:input_type -> concord.v1.ListRequest
-	29, // 34: concord.v1.CoordinatorService.Get:input_type -> concord.v1.GetRequest
-	31, // 35: concord.v1.CoordinatorService.Resolve:input_type -> concord.v1.ResolveRequest
-	33, // 36: concord.v1.CoordinatorService.Forget:input_type -> concord.v1.ForgetRequest
-	35, // 37: concord.v1.CoordinatorService.Settle:input_type -> concord.v1.SettleRequest
-	37, // 38: concord.v1.CoordinatorService.ReplaceMember:input_type -> concord.v1.ReplaceMemberRequest
-	39, // 39: concord.v1.CoordinatorService.AddMember:input_type -> concord.v1.AddMemberRequest
-	41, // 40: concord.v1.CoordinatorService.RemoveMember:input_type -> concord.v1.RemoveMemberRequest
-	43, // 41: concord.v1.CoordinatorService.TransferLeadership:input_type -> concord.v1.TransferLeadershipRequest
-	45, // 42: concord.v1.CoordinatorService.Recover:input_type -> concord.v1.RecoverRequest
-	48, // 43: concord.v1.CoordinatorService.Status:input_type -> concord.v1.StatusRequest
-	49, // 44: concord.v1.CoordinatorService.Watch:input_type -> concord.v1.WatchRequest
-	53, // 45: concord.v1.CoordinatorService.Resources:input_type -> concord.v1.ResourcesRequest
-	55, // 46: concord.v1.CoordinatorService.CheckResource:input_type -> concord.v1.CheckResourceRequest
-	3,  // 47: concord.v1.CoordinatorService.Commit:output_type -> concord.v1.CommitResponse
-	6,  // 48: concord.v1.CoordinatorService.Decide:output_type -> concord.v1.DecideResponse
-	63, // 49: concord.v1.CoordinatorService.Deliver:output_type -> concord.v1.DeliverResponse
-	11, // 50: concord.v1.CoordinatorService.Finished:output_type -> concord.v1.FinishedResponse
-	13, // 51: concord.v1.CoordinatorService.Lease:output_type -> concord.v1.LeaseResponse
-	17, // 52: concord.v1.CoordinatorService.Waiting:output_type -> concord.v1.WaitingResponse
-	20, // 53: concord.v1.CoordinatorService.Outcome:output_type -> concord.v1.OutcomeResponse
-	22, // 54: concord.v1.CoordinatorService.KeyUse:output_type -> concord.v1.KeyUseResponse
-	24, // 55: concord.v1.CoordinatorService.Follow:output_type -> concord.v1.FollowResponse
-	28, // 56: concord.v1.CoordinatorService.List:output_type -> concord.v1.ListResponse
-	30, // 57: concord.v1.CoordinatorService.Get:output_type -> concord.v1.GetResponse
-	32, // 58: concord.v1.CoordinatorService.Resolve:output_type -> concord.v1.ResolveResponse
-	34, // 59: concord.v1.CoordinatorService.Forget:output_type -> concord.v1.ForgetResponse
-	36, // 60: concord.v1.CoordinatorService.Settle:output_type -> concord.v1.SettleResponse
-	38, // 61: concord.v1.CoordinatorService.ReplaceMember:output_type -> concord.v1.ReplaceMemberResponse
-	40, // 62: concord.v1.CoordinatorService.AddMember:output_type -> concord.v1.AddMemberResponse
-	42, // 63: concord.v1.CoordinatorService.RemoveMember:output_type -> concord.v1.RemoveMemberResponse
-	44, // 64: concord.v1.CoordinatorService.TransferLeadership:output_type -> concord.v1.TransferLeadershipResponse
-	46, // 65: concord.v1.CoordinatorService.Recover:output_type -> concord.v1.RecoverResponse
-	50, // 66: concord.v1.CoordinatorService.Status:output_type -> concord.v1.StatusResponse
-	50, // 67: concord.v1.CoordinatorService.Watch:output_type -> concord.v1.StatusResponse
-	54, // 68: concord.v1.CoordinatorService.Resources:output_type -> concord.v1.ResourcesResponse
-	56, // 69: concord.v1.CoordinatorService.CheckResource:output_type -> concord.v1.CheckResourceResponse
-	47, // [47:70] is the sub-list for method output_type
-	24, // [24:47] is the sub-list for method input_type
-	24, // [24:24] is the sub-list for extension type_name
-	24, // [24:24] is the sub-list for extension extendee
-	0,  // [0:24] is the sub-list for field type_name
+	53, // 21: concord.v1.ResourceStatus.quarantine:type_name -> concord.v1.Quarantine
+	53, // 22: concord.v1.ReportResourceResponse.quarantine:type_name -> concord.v1.Quarantine
+	56, // 23: concord.v1.ReportResourceResponse.branches:type_name -> concord.v1.ToldBranch
+	52, // 24: concord.v1.ResourcesResponse.resources:type_name -> concord.v1.ResourceStatus
+	63, // 25: concord.v1.CheckResourceResponse.reports:type_name -> concord.v1.ResourceReport
+	64, // 26: concord.v1.ResourceReport.findings:type_name -> concord.v1.Finding
+	0,  // 27: concord.v1.CoordinatorService.Commit:input_type -> concord.v1.CommitRequest
+	4,  // 28: concord.v1.CoordinatorService.Decide:input_type -> concord.v1.DecideRequest
+	68, // 29: concord.v1.CoordinatorService.Deliver:input_type -> concord.v1.DeliverRequest
+	9,  // 30: concord.v1.CoordinatorService.Finished:input_type -> concord.v1.FinishedRequest
+	12, // 31: concord.v1.CoordinatorService.Lease:input_type -> concord.v1.LeaseRequest
+	14, // 32: concord.v1.CoordinatorService.Waiting:input_type -> concord.v1.WaitingRequest
+	19, // 33: concord.v1.CoordinatorService.Outcome:input_type -> concord.v1.OutcomeRequest
+	21, // 34: concord.v1.CoordinatorService.KeyUse:input_type -> concord.v1.KeyUseRequest
+	23, // 35: concord.v1.CoordinatorService.Follow:input_type -> concord.v1.FollowRequest
+	27, // 36: concord.v1.CoordinatorService.List:input_type -> concord.v1.ListRequest
+	29, // 37: concord.v1.CoordinatorService.Get:input_type -> concord.v1.GetRequest
+	31, // 38: concord.v1.CoordinatorService.Resolve:input_type -> concord.v1.ResolveRequest
+	33, // 39: concord.v1.CoordinatorService.Forget:input_type -> concord.v1.ForgetRequest
+	35, // 40: concord.v1.CoordinatorService.Settle:input_type -> concord.v1.SettleRequest
+	37, // 41: concord.v1.CoordinatorService.ReplaceMember:input_type -> concord.v1.ReplaceMemberRequest
+	39, // 42: concord.v1.CoordinatorService.AddMember:input_type -> concord.v1.AddMemberRequest
+	41, // 43: concord.v1.CoordinatorService.RemoveMember:input_type -> concord.v1.RemoveMemberRequest
+	43, // 44: concord.v1.CoordinatorService.TransferLeadership:input_type -> concord.v1.TransferLeadershipRequest
+	45, // 45: concord.v1.CoordinatorService.Recover:input_type -> concord.v1.RecoverRequest
+	48, // 46: concord.v1.CoordinatorService.Status:input_type -> concord.v1.StatusRequest
+	49, // 47: concord.v1.CoordinatorService.Watch:input_type -> concord.v1.WatchRequest
+	59, // 48: concord.v1.CoordinatorService.Resources:input_type -> concord.v1.ResourcesRequest
+	61, // 49: concord.v1.CoordinatorService.CheckResource:input_type -> concord.v1.CheckResourceRequest
+	54, // 50: concord.v1.CoordinatorService.ReportResource:input_type -> concord.v1.ReportResourceRequest
+	57, // 51: concord.v1.CoordinatorService.AcceptResource:input_type -> concord.v1.AcceptResourceRequest
+	3,  // 52: concord.v1.CoordinatorService.Commit:output_type -> concord.v1.CommitResponse
+	6,  // 53: concord.v1.CoordinatorService.Decide:output_type -> concord.v1.DecideResponse
+	69, // 54: concord.v1.CoordinatorService.Deliver:output_type -> concord.v1.DeliverResponse
+	11, // 55: concord.v1.CoordinatorService.Finished:output_type -> concord.v1.FinishedResponse
+	13, // 56: concord.v1.CoordinatorService.Lease:output_type -> concord.v1.LeaseResponse
+	17, // 57: concord.v1.CoordinatorService.Waiting:output_type -> concord.v1.WaitingResponse
+	20, // 58: concord.v1.CoordinatorService.Outcome:output_type -> concord.v1.OutcomeResponse
+	22, // 59: concord.v1.CoordinatorService.KeyUse:output_type -> concord.v1.KeyUseResponse
+	24, // 60: concord.v1.CoordinatorService.Follow:output_type -> concord.v1.FollowResponse
+	28, // 61: concord.v1.CoordinatorService.List:output_type -> concord.v1.ListResponse
+	30, // 62: concord.v1.CoordinatorService.Get:output_type -> concord.v1.GetResponse
+	32, // 63: concord.v1.CoordinatorService.Resolve:output_type -> concord.v1.ResolveResponse
+	34, // 64: concord.v1.CoordinatorService.Forget:output_type -> concord.v1.ForgetResponse
+	36, // 65: concord.v1.CoordinatorService.Settle:output_type -> concord.v1.SettleResponse
+	38, // 66: concord.v1.CoordinatorService.ReplaceMember:output_type -> concord.v1.ReplaceMemberResponse
+	40, // 67: concord.v1.CoordinatorService.AddMember:output_type -> concord.v1.AddMemberResponse
+	42, // 68: concord.v1.CoordinatorService.RemoveMember:output_type -> concord.v1.RemoveMemberResponse
+	44, // 69: concord.v1.CoordinatorService.TransferLeadership:output_type -> concord.v1.TransferLeadershipResponse
+	46, // 70: concord.v1.CoordinatorService.Recover:output_type -> concord.v1.RecoverResponse
+	50, // 71: concord.v1.CoordinatorService.Status:output_type -> concord.v1.StatusResponse
+	50, // 72: concord.v1.CoordinatorService.Watch:output_type -> concord.v1.StatusResponse
+	60, // 73: concord.v1.CoordinatorService.Resources:output_type -> concord.v1.ResourcesResponse
+	62, // 74: concord.v1.CoordinatorService.CheckResource:output_type -> concord.v1.CheckResourceResponse
+	55, // 75: concord.v1.CoordinatorService.ReportResource:output_type -> concord.v1.ReportResourceResponse
+	58, // 76: concord.v1.CoordinatorService.AcceptResource:output_type -> concord.v1.AcceptResourceResponse
+	52, // [52:77] is the sub-list for method output_type
+	27, // [27:52] is the sub-list for method input_type
+	27, // [27:27] is the sub-list for extension type_name
+	27, // [27:27] is the sub-list for extension extendee
+	0,  // [0:27] is the sub-list for field type_name
 }
 
 func init() { file_concord_v1_concord_proto_init() }
@@ -4729,7 +5223,7 @@ func file_concord_v1_concord_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_concord_v1_concord_proto_rawDesc), len(file_concord_v1_concord_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   60,
+			NumMessages:   66,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -17,6 +17,7 @@ type attempt struct {
 	own     bool // by the session that prepared it
 	holder  bool // the record names the session that prepared it
 	evident bool // the record says that there is evidence
+	life    int  // of the bank, when the connection was made
 	done    func(txn.Finish, error)
 }
 
@@ -33,6 +34,7 @@ const fencePause = 250 * sim.Millisecond
 
 func (a attempt) run() {
 	server := a.b.bank
+	a.life = server.lives
 	switch {
 	case server.down:
 		a.done(0, errConnection)
@@ -117,7 +119,7 @@ func (a attempt) xa() {
 func (a attempt) fenced() {
 	p := a.b.proof()
 	switch {
-	case a.b.bank.down:
+	case a.b.bank.down, a.b.bank.lives != a.life:
 		a.done(0, errConnection)
 	case !a.b.listed() && p == inProgress:
 		a.done(0, errHidden)

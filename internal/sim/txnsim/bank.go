@@ -63,8 +63,12 @@ type bank struct {
 	all      []*branch
 	locks    map[int]*branch // by row
 	backup   map[*branch]state
-	foreign  []txn.XID
-	w        *world
+	// row is how far the log had come, as the bank has it; saved is that of the backup.
+	row, saved txn.HighWater
+	restored   bool // to a backup with an earlier row, and nobody has accepted that yet
+	lives      int  // how often other files took the place of these
+	foreign    []txn.XID
+	w          *world
 }
 
 type branchKey struct {
@@ -357,7 +361,7 @@ func (b *bank) failover() {
 
 // save makes a backup.
 func (b *bank) save() {
-	b.backup = map[*branch]state{}
+	b.backup, b.saved = map[*branch]state{}, b.row
 	for _, br := range b.all {
 		b.backup[br] = br.state
 	}
@@ -370,6 +374,9 @@ func (b *bank) restore() {
 	}
 	b.endSessions()
 	b.timeline++
+	b.lives++
+	b.restored = b.restored || b.saved.Less(b.row)
+	b.row = b.saved
 	b.w.hit(BackupRestored)
 	for _, br := range b.all {
 		was, there := b.backup[br]

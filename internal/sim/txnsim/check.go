@@ -21,6 +21,7 @@ import (
 //	HEUR    what a DBA or a loss made is reported once, and nothing else is
 //	LEASE   nothing is committed under a lease that has ended
 //	KEY     a key is found with the transaction that is committed under it
+//	BEHIND  nothing is ended at a database that is behind, and no other one is taken for that
 //	FOREIGN what belongs to others is left alone
 //	LIN     the decision of a gid is a write-once register (see history)
 //	T1      of a three-phase transaction nobody decides otherwise than others
@@ -40,8 +41,11 @@ type checker struct {
 	maxAge  sim.Instant                // after which a branch may be an orphan
 	// quorumHas reports whether the logs of a quorum hold the entry.
 	quorumHas func(txn.Position) bool
-	now       func() sim.Instant
-	history   history
+	banks     func() []*bank
+	// remembered is what the log remembers of banks, by the latest entry that anybody delivered.
+	remembered txn.Meta
+	now        func() sim.Instant
+	history    history
 }
 
 // ghost is everything that ever happened to one transaction.
@@ -81,7 +85,7 @@ func newChecker(c *sim.Checker) *checker {
 	return &checker{Checker: c, ghosts: map[txn.ID]*ghost{}, threes: map[txn.ID]*three{},
 		digests: map[txn.Position]txn.Digest{}, foreign: map[txn.ID]bool{}, leases: map[txn.Lease]txn.Position{},
 		jobs: map[int]*ghost{}, quorumHas: func(txn.Position) bool { return true },
-		now: func() sim.Instant { return 0 }}
+		now: func() sim.Instant { return 0 }, banks: func() []*bank { return nil }}
 }
 
 func (c *checker) begun(id txn.ID, job int) *ghost {
@@ -99,6 +103,7 @@ func (c *checker) folded(node int, changes txn.Changes) {
 	}
 	c.digests[at] = changes.Meta.Digest
 	c.leasesFolded(changes)
+	c.bankFolded(node, changes)
 	for _, list := range [][]txn.Txn{changes.Open, changes.Finished} {
 		for _, x := range list {
 			if x.ID.Class() == txn.ThreePhase {
@@ -107,6 +112,44 @@ func (c *checker) folded(node int, changes txn.Changes) {
 			}
 			c.decided(node, x)
 		}
+	}
+}
+
+// bankFolded looks at what the log remembers of banks: BEHIND.
+func (c *checker) bankFolded(node int, changes txn.Changes) {
+	if !c.remembered.Position.Less(changes.Meta.Position) {
+		return // another node was faster
+	}
+	c.remembered = changes.Meta
+	for _, b := range c.banks() {
+		if slices.Contains(changes.Quarantined, b.name) && !b.restored {
+			c.Fail("BEHIND", "node %d has %s quarantined, which was never set back", node, b.name)
+		}
+		if slices.Contains(changes.Accepted, b.name) {
+			b.restored = b.row.Less(c.known(b).HighWater)
+		}
+	}
+}
+
+func (c *checker) known(b *bank) txn.Remembered {
+	for _, r := range c.remembered.Remembered {
+		if r.Resource == b.name {
+			return r
+		}
+	}
+	return txn.Remembered{}
+}
+
+// held reports whether a transaction is aborted because one of its banks is quarantined.
+func (c *checker) held(g *ghost) bool {
+	return slices.ContainsFunc(g.branches, func(b *branch) bool { return c.known(b.bank).Quarantine != nil })
+}
+
+// endsAt looks at a worker that is about to end a branch: BEHIND. What counts is what its node has
+// delivered of the log.
+func (c *checker) endsAt(n *sim.Node, b *bank, known txn.Remembered) {
+	if n.Up && (b.row.Less(known.HighWater) || known.Quarantine != nil) {
+		c.Fail("BEHIND", "node %d ends a branch at %s, which has %v of %v", n.ID, b.name, b.row.At, known.At)
 	}
 }
 
@@ -146,7 +189,7 @@ func (c *checker) first(g *ghost, x txn.Txn) {
 		c.Fail("AC1", "%v is decided %v, but its client was told %v", x.ID, x.Decision, g.told)
 	case x.Decision == txn.Abort:
 		switch {
-		case x.By == txn.FromCluster && c.beaten(g):
+		case x.By == txn.FromCluster && c.beaten(g), c.held(g):
 			c.history.ask(g.id, askOutcome, c.now())
 		case x.By == txn.FromCluster:
 			c.orphaned(g)

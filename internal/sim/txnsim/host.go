@@ -118,7 +118,8 @@ func (w *world) newHost(config zab.Config, s zab.Storage) (sim.Host, error) {
 	rules := rules
 	rules.Retention = w.quirks.Retention
 	h.machine = commit.New(commit.Config{Resources: w.names(), Rules: rules, Reload: h.reload,
-		Hosted: func(resource string) bool { return w.hosted(resource) != nil }}, table)
+		Hosted: func(resource string) bool { return w.hosted(resource) != nil },
+		Marks:  func(resource string) bool { return w.hosted(resource) == nil && !w.bank(resource).noMarker }}, table)
 	h.core, err = replica.New(replica.Config{
 		Node: config.ID, Members: members, Boot: config.Boot, Log: config, NewCluster: txn.ClusterID(config.ID),
 		TurnSteps: w.quirks.TurnSteps,
@@ -259,7 +260,12 @@ func (d done) CarryOut(n *sim.Node) {
 		w.evidence(n, e)
 	}
 	for _, name := range resources {
-		for _, x := range d.fx.Forget[name] {
+		s := d.fx.Forget[name]
+		if !s.To.IsZero() {
+			w.raise(n, name, s)
+			continue
+		}
+		for _, x := range s.XIDs {
 			w.forget(name, x)
 		}
 	}

@@ -77,6 +77,12 @@ func (w *world) mayBePurged(id txn.ID) bool { return id.Time().Before(w.watermar
 
 // operate is an operator who decides what waits, or has dealt with an alarm.
 func (w *world) operate() {
+	for _, b := range w.banks {
+		if n := w.leaderOrAny(); n.Up && w.remembered(n, b).Quarantine != nil && w.odds(0.2) {
+			w.acceptAt(n, b)
+			return
+		}
+	}
 	g := w.recent()
 	if g == nil {
 		return
@@ -180,6 +186,9 @@ func (w *world) alarming(g *ghost) *ghost {
 // that hides a branch, and ends by hand what the cluster must not end, because it is
 // older than the log.
 func (w *world) administer(leader *sim.Node, b *bank) {
+	if w.remembered(leader, b).Quarantine != nil {
+		w.acceptAt(leader, b)
+	}
 	b.list()
 	for _, br := range slices.Clone(b.open) {
 		switch {

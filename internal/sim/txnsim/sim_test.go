@@ -79,6 +79,7 @@ func TestPlantedTransactionBugsAreCaught(t *testing.T) {
 		{"ROLLBACK means prepared", RollbackMeansPrepared, nil, []string{"AC3"}, 1, 50},
 		{"an empty branch in the place of a lost one", PrepareAgain, nil, []string{"AC3", "AC3w"}, 1, 200},
 		{"try again under another gid", TryAgainAsAnother, nil, []string{"IDEM"}, 1, 200},
+		{"finish at a database that is behind", FinishBehind, nil, []string{"BEHIND"}, 1, 200},
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			for seed := row.first; seed < row.first+row.seeds; seed++ {

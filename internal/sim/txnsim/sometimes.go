@@ -73,6 +73,8 @@ const (
 	ClusterLostToAgents
 	KeyUsedBefore
 	KeyLookedUp
+	DatabaseQuarantined
+	DatabaseAccepted
 	situations
 )
 
@@ -98,6 +100,7 @@ var situationNames = [situations]string{
 	"three-phase client told commit", "three-phase client told abort", "three-phase client never told", "agent killed",
 	"agents committed without the cluster", "cluster lost to all agents",
 	"commit refused because its key was used", "key looked up",
+	"database quarantined", "database accepted as it is",
 }
 
 // String is the situation in words.
@@ -145,6 +148,10 @@ func (w *world) lookAtRecord(r txn.Record) {
 		}
 	case txn.MembersRecord:
 		w.lookAtMembers(r)
+	case txn.QuarantineRecord:
+		w.hit(DatabaseQuarantined)
+	case txn.AcceptRecord:
+		w.hit(DatabaseAccepted)
 	case txn.HeuristicRecord:
 		switch r.Outcome {
 		case txn.HeuristicCommit:

@@ -4,10 +4,12 @@ package txnsim
 
 import (
 	"encoding/binary"
+	"errors"
 	"math/rand/v2"
 	"slices"
 	"time"
 
+	"github.com/concordtx/concord/adapters"
 	"github.com/concordtx/concord/coordinator/commit"
 	"github.com/concordtx/concord/coordinator/replica"
 	"github.com/concordtx/concord/internal/sim"
@@ -59,6 +61,7 @@ const (
 	RollbackMeansPrepared         // the answer ROLLBACK to PREPARE is taken for a yes
 	PrepareAgain                  // a PREPARE that did not succeed is repeated on another session
 	TryAgainAsAnother             // a client that does not hear does its work again, under another gid
+	FinishBehind                  // a worker does not compare a database with what the log remembers of it
 )
 
 // asked is a coordinator's event on its way through the queue of a node.
@@ -181,6 +184,16 @@ func (w *world) finish(n *sim.Node, t commit.Task) {
 			fail(errConnection)
 			return
 		}
+		if w.planted != FinishBehind && w.behind(n, b.bank) {
+			fail(adapters.ErrBehind)
+			return
+		}
+		known := w.remembered(n, b.bank)
+		if w.planted != FinishBehind && known.Quarantine != nil {
+			fail(errors.New(txn.Quarantined(b.bank.name)))
+			return
+		}
+		w.check.endsAt(n, b.bank, known)
 		cameBack := b.state == prepared && b.final == committed
 		attempt{b: b, d: t.Decision, holder: t.Branch.Holder != "", evident: t.Branch.Evidence != "",
 			done: func(f txn.Finish, err error) {
@@ -217,6 +230,8 @@ func (w *world) scan(n *sim.Node, name string) {
 		listed := commit.Listed{Resource: name, Listing: server.list()}
 		if server.down || w.Chance(w.loss) {
 			listed = commit.Listed{Resource: name, Err: errConnection}
+		} else if w.planted != FinishBehind && w.behind(n, server) {
+			listed = commit.Listed{Resource: name, Err: adapters.ErrBehind}
 		} else if len(server.foreign) > 0 {
 			w.hit(ForeignListed)
 		}
@@ -242,6 +257,58 @@ func (w *world) forget(name string, x txn.XID) {
 	})
 }
 
+// remembered is what the log remembers of a bank, as a node has it.
+func (w *world) remembered(n *sim.Node, b *bank) txn.Remembered {
+	return n.Host.(*host).table.Remembered(b.name)
+}
+
+// behind compares a bank with what the log of a node remembers, and tells the node if it has less and that
+// is not known.
+func (w *world) behind(n *sim.Node, b *bank) bool {
+	if !n.Up {
+		return false
+	}
+	known := w.remembered(n, b)
+	if known.Quarantine != nil || !b.row.Less(known.HighWater) {
+		return false
+	}
+	w.post(n, n.Boot, commit.Behind{Resource: b.name, Has: b.row})
+	return true
+}
+
+// raise removes evidence and raises the row of a bank, as one transaction.
+func (w *world) raise(n *sim.Node, name string, s commit.Spent) {
+	boot, server := n.Boot, w.bank(name)
+	lost := w.Chance(w.loss)
+	if lost {
+		w.hit(ForgetLost)
+	}
+	w.After(w.About(10*sim.Millisecond), func() {
+		if n.Boot != boot || lost && len(s.XIDs)%2 == 0 || server.down || w.behind(n, server) ||
+			w.remembered(n, server).Quarantine != nil {
+			return
+		}
+		for _, x := range s.XIDs {
+			if b := server.branches[branchKey{x.ID, x.Branch}]; b != nil && b.state == committed {
+				b.forgotten = true
+			}
+		}
+		if server.row.Less(s.To) {
+			server.row = s.To
+		}
+		if now := server.row; !lost { // else the answer is
+			w.After(w.About(5*sim.Millisecond), func() { w.post(n, boot, commit.Raised{Resource: name, To: s.To, Now: now}) })
+		}
+	})
+}
+
+// acceptAt is an operator who goes on with a bank as it is.
+func (w *world) acceptAt(n *sim.Node, b *bank) {
+	w.question(n, false, func(request uint64) replica.Event {
+		return commit.AcceptAsked{Request: request, Resource: b.name, Who: "operator", Why: "simulated"}
+	}, func(commit.Reply) {}, func() {})
+}
+
 // evidence lists a page of the markers that a bank keeps. What others have left is in front and
 // behind, and never forgotten.
 func (w *world) evidence(n *sim.Node, e commit.EvidenceAsk) {
@@ -255,6 +322,8 @@ func (w *world) evidence(n *sim.Node, e commit.EvidenceAsk) {
 		kept := commit.Kept{Resource: e.Resource, Evidence: server.evidence(e.After)}
 		if server.down || w.Chance(w.loss) {
 			kept = commit.Kept{Resource: e.Resource, Err: errConnection}
+		} else if w.behind(n, server) {
+			kept = commit.Kept{Resource: e.Resource, Err: adapters.ErrBehind}
 		}
 		w.After(w.About(10*sim.Millisecond), func() { w.post(n, boot, kept) })
 	})
@@ -316,6 +385,7 @@ func runOnce(seed uint64, o Options) *world {
 	sim.NewCluster(seed, sim.Options{Mute: o.Mute, Swarm: o.Swarm, Trace: o.trace,
 		Inhabit: func(c *sim.Cluster) { w.inhabit(seed, c) }})
 	w.check.Checker, w.check.quorumHas = w.Cluster.Check, w.quorumHas
+	w.check.banks = func() []*bank { return w.banks }
 	w.check.now = func() sim.Instant { return w.Now }
 	if w.quirks.Clock == 0 { // by a clock that is wrong everything may be old
 		w.check.maxAge = sim.Instant(rules.MaxTransaction / time.Microsecond)
@@ -404,7 +474,11 @@ func (w *world) allDone() bool {
 		return false
 	}
 	done := true
-	leader.Host.(*host).table.EachOpen(func(x txn.Txn) { done = done && x.Ended })
+	table := leader.Host.(*host).table
+	table.EachOpen(func(x txn.Txn) { done = done && x.Ended })
+	for _, r := range table.Meta().Remembered {
+		done = done && r.Quarantine == nil
+	}
 	return done
 }
 

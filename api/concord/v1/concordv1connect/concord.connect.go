@@ -117,6 +117,12 @@ const (
 	// CoordinatorServiceCheckResourceProcedure is the fully-qualified name of the CoordinatorService's
 	// CheckResource RPC.
 	CoordinatorServiceCheckResourceProcedure = "/concord.v1.CoordinatorService/CheckResource"
+	// CoordinatorServiceReportResourceProcedure is the fully-qualified name of the CoordinatorService's
+	// ReportResource RPC.
+	CoordinatorServiceReportResourceProcedure = "/concord.v1.CoordinatorService/ReportResource"
+	// CoordinatorServiceAcceptResourceProcedure is the fully-qualified name of the CoordinatorService's
+	// AcceptResource RPC.
+	CoordinatorServiceAcceptResourceProcedure = "/concord.v1.CoordinatorService/AcceptResource"
 )
 
 // CoordinatorServiceClient is a client for the concord.v1.CoordinatorService service.
@@ -178,6 +184,10 @@ type CoordinatorServiceClient interface {
 	Resources(context.Context, *v1.ResourcesRequest) (*v1.ResourcesResponse, error)
 	// CheckResource runs the preflight of one resource, or of all.
 	CheckResource(context.Context, *v1.CheckResourceRequest) (*v1.CheckResourceResponse, error)
+	// ReportResource tells what a database that was set back lacks of what was told committed.
+	ReportResource(context.Context, *v1.ReportResourceRequest) (*v1.ReportResourceResponse, error)
+	// AcceptResource ends the quarantine of a database that was set back: it is used on as it is.
+	AcceptResource(context.Context, *v1.AcceptResourceRequest) (*v1.AcceptResourceResponse, error)
 }
 
 // NewCoordinatorServiceClient constructs a client for the concord.v1.CoordinatorService service. By
@@ -329,6 +339,18 @@ func NewCoordinatorServiceClient(httpClient connect.HTTPClient, baseURL string, 
 			connect.WithSchema(coordinatorServiceMethods.ByName("CheckResource")),
 			connect.WithClientOptions(opts...),
 		),
+		reportResource: connect.NewClient[v1.ReportResourceRequest, v1.ReportResourceResponse](
+			httpClient,
+			baseURL+CoordinatorServiceReportResourceProcedure,
+			connect.WithSchema(coordinatorServiceMethods.ByName("ReportResource")),
+			connect.WithClientOptions(opts...),
+		),
+		acceptResource: connect.NewClient[v1.AcceptResourceRequest, v1.AcceptResourceResponse](
+			httpClient,
+			baseURL+CoordinatorServiceAcceptResourceProcedure,
+			connect.WithSchema(coordinatorServiceMethods.ByName("AcceptResource")),
+			connect.WithClientOptions(opts...),
+		),
 	}
 }
 
@@ -357,6 +379,8 @@ type coordinatorServiceClient struct {
 	watch              *connect.Client[v1.WatchRequest, v1.StatusResponse]
 	resources          *connect.Client[v1.ResourcesRequest, v1.ResourcesResponse]
 	checkResource      *connect.Client[v1.CheckResourceRequest, v1.CheckResourceResponse]
+	reportResource     *connect.Client[v1.ReportResourceRequest, v1.ReportResourceResponse]
+	acceptResource     *connect.Client[v1.AcceptResourceRequest, v1.AcceptResourceResponse]
 }
 
 // Commit calls concord.v1.CoordinatorService.Commit.
@@ -558,6 +582,24 @@ func (c *coordinatorServiceClient) CheckResource(ctx context.Context, req *v1.Ch
 	return nil, err
 }
 
+// ReportResource calls concord.v1.CoordinatorService.ReportResource.
+func (c *coordinatorServiceClient) ReportResource(ctx context.Context, req *v1.ReportResourceRequest) (*v1.ReportResourceResponse, error) {
+	response, err := c.reportResource.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// AcceptResource calls concord.v1.CoordinatorService.AcceptResource.
+func (c *coordinatorServiceClient) AcceptResource(ctx context.Context, req *v1.AcceptResourceRequest) (*v1.AcceptResourceResponse, error) {
+	response, err := c.acceptResource.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
 // CoordinatorServiceHandler is an implementation of the concord.v1.CoordinatorService service.
 type CoordinatorServiceHandler interface {
 	// Commit asks for the decision to commit. All branches have voted yes already.
@@ -617,6 +659,10 @@ type CoordinatorServiceHandler interface {
 	Resources(context.Context, *v1.ResourcesRequest) (*v1.ResourcesResponse, error)
 	// CheckResource runs the preflight of one resource, or of all.
 	CheckResource(context.Context, *v1.CheckResourceRequest) (*v1.CheckResourceResponse, error)
+	// ReportResource tells what a database that was set back lacks of what was told committed.
+	ReportResource(context.Context, *v1.ReportResourceRequest) (*v1.ReportResourceResponse, error)
+	// AcceptResource ends the quarantine of a database that was set back: it is used on as it is.
+	AcceptResource(context.Context, *v1.AcceptResourceRequest) (*v1.AcceptResourceResponse, error)
 }
 
 // NewCoordinatorServiceHandler builds an HTTP handler from the service implementation. It returns
@@ -764,6 +810,18 @@ func NewCoordinatorServiceHandler(svc CoordinatorServiceHandler, opts ...connect
 		connect.WithSchema(coordinatorServiceMethods.ByName("CheckResource")),
 		connect.WithHandlerOptions(opts...),
 	)
+	coordinatorServiceReportResourceHandler := connect.NewUnaryHandlerSimple(
+		CoordinatorServiceReportResourceProcedure,
+		svc.ReportResource,
+		connect.WithSchema(coordinatorServiceMethods.ByName("ReportResource")),
+		connect.WithHandlerOptions(opts...),
+	)
+	coordinatorServiceAcceptResourceHandler := connect.NewUnaryHandlerSimple(
+		CoordinatorServiceAcceptResourceProcedure,
+		svc.AcceptResource,
+		connect.WithSchema(coordinatorServiceMethods.ByName("AcceptResource")),
+		connect.WithHandlerOptions(opts...),
+	)
 	return "/concord.v1.CoordinatorService/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case CoordinatorServiceCommitProcedure:
@@ -812,6 +870,10 @@ func NewCoordinatorServiceHandler(svc CoordinatorServiceHandler, opts ...connect
 			coordinatorServiceResourcesHandler.ServeHTTP(w, r)
 		case CoordinatorServiceCheckResourceProcedure:
 			coordinatorServiceCheckResourceHandler.ServeHTTP(w, r)
+		case CoordinatorServiceReportResourceProcedure:
+			coordinatorServiceReportResourceHandler.ServeHTTP(w, r)
+		case CoordinatorServiceAcceptResourceProcedure:
+			coordinatorServiceAcceptResourceHandler.ServeHTTP(w, r)
 		default:
 			http.NotFound(w, r)
 		}
@@ -911,4 +973,12 @@ func (UnimplementedCoordinatorServiceHandler) Resources(context.Context, *v1.Res
 
 func (UnimplementedCoordinatorServiceHandler) CheckResource(context.Context, *v1.CheckResourceRequest) (*v1.CheckResourceResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("concord.v1.CoordinatorService.CheckResource is not implemented"))
+}
+
+func (UnimplementedCoordinatorServiceHandler) ReportResource(context.Context, *v1.ReportResourceRequest) (*v1.ReportResourceResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("concord.v1.CoordinatorService.ReportResource is not implemented"))
+}
+
+func (UnimplementedCoordinatorServiceHandler) AcceptResource(context.Context, *v1.AcceptResourceRequest) (*v1.AcceptResourceResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("concord.v1.CoordinatorService.AcceptResource is not implemented"))
 }
