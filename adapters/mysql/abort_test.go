@@ -5,6 +5,7 @@ package mysql
 import (
 	"bytes"
 	"context"
+	"database/sql"
 	"errors"
 	"net"
 	"strings"
@@ -248,5 +249,129 @@ func (w *world) awaitSleep(s *session) {
 			"SELECT COUNT(*) FROM information_schema.processlist WHERE state = 'User sleep' AND id = ?",
 			s.link.server.connection).Scan(&n)
 		return err == nil && n == 1
+	})
+}
+
+// What fails behind the first row of a result is met when the result is closed, by the vote at the latest.
+func TestAResultThatFailsLateIsMissedByNobody(t *testing.T) {
+	onEach(t, func(t *testing.T, w *world) {
+		w.seed("there")
+		w.run(database, "CREATE FUNCTION puts(k VARCHAR(40)) RETURNS INT DETERMINISTIC MODIFIES SQL DATA BEGIN REPLACE INTO kv VALUES (k, 9); "+
+			"RETURN 1; END",
+			"CREATE PROCEDURE fails() BEGIN SELECT 1; INSERT INTO kv VALUES ('there', 1); END")
+		texts := []string{
+			"SELECT puts('late') UNION ALL SELECT IF(SLEEP(0) = 0, (SELECT 1 UNION SELECT 2), 0)",
+			"SELECT 1; INSERT INTO kv VALUES ('late', 9); INSERT INTO kv VALUES ('there', 1)",
+			"SELECT 1; SELECT 1; SELECT nothing",
+			"CALL fails()",
+		}
+		if w.Flavor() == testdb.FlavorMariaDB {
+			texts = append(texts, "INSERT INTO kv VALUES ('late', 9), ('there', 1) RETURNING k")
+		}
+		r := w.openMulti(t)
+		t.Cleanup(func() { require.NoError(t, r.Close()) })
+		for _, text := range texts {
+			for left, leave := range map[string]func(*sql.Rows) error{
+				"open":         func(*sql.Rows) error { return nil },
+				"begun":        func(rows *sql.Rows) error { rows.Next(); return nil },
+				"closed":       func(rows *sql.Rows) error { _ = rows.Close(); return nil },
+				"of a context": func(rows *sql.Rows) error { return nil },
+			} {
+				for end, finish := range map[string]func(*session) error{
+					"prepared": func(s *session) error {
+						vote, _, err := s.Prepare(w.ctx)
+						require.Equal(t, txn.VoteNo, vote, "%s", text)
+						return err
+					},
+					"committed in one phase": func(s *session) error { return s.CommitOnePhase(w.ctx) },
+				} {
+					x := newXID()
+					key := x.ID.String()
+					s := w.work(r, x, key)
+					ctx, cancel := context.WithCancel(w.ctx)
+					if rows, err := w.tx(s).QueryContext(ctx, text); err == nil {
+						require.NoError(t, leave(rows))
+					}
+					if left == "of a context" {
+						cancel()
+					}
+					err := finish(s)
+					cancel()
+					require.ErrorContains(t, err, "the application ignored an error of this branch", "%s, %s, %s", text, left,
+						end)
+					if left != "of a context" {
+						_, answered := codeOf(err)
+						require.True(t, answered, "%v", err)
+					}
+					require.NotErrorIs(t, err, adapters.ErrTorn)
+					require.NotNil(t, s.Failures()[0])
+					w.requireAbsent(key)
+					w.requireAbsent("late")
+					w.requireListed()
+				}
+			}
+		}
+	})
+}
+
+// A result that nobody reads, and that no client could read in its time.
+func TestALargeResultThatIsOpenKeepsNobodyWaiting(t *testing.T) {
+	const large = "SELECT REPEAT('x', 1000000) FROM ten a, ten b, ten c, ten d, ten e"
+	onEach(t, func(t *testing.T, w *world) {
+		w.run(database, "CREATE TABLE ten (i INT)", "INSERT INTO ten VALUES (0),(1),(2),(3),(4),(5),(6),(7),(8),(9)")
+		for _, plain := range []bool{false, true} {
+			for end, finish := range map[string]func(*session) error{
+				"rolled back": func(s *session) error { return s.Rollback(w.ctx) },
+				"prepared until a limit": func(s *session) error {
+					ctx, cancel := context.WithTimeout(w.ctx, 300*time.Millisecond)
+					defer cancel()
+					vote, _, err := s.Prepare(ctx)
+					require.Equal(t, txn.VoteNo, vote)
+					require.Error(t, err)
+					return s.Rollback(w.ctx)
+				},
+				"committed until a limit": func(s *session) error {
+					ctx, cancel := context.WithTimeout(w.ctx, 300*time.Millisecond)
+					defer cancel()
+					require.ErrorIs(t, s.CommitOnePhase(ctx), adapters.ErrNotCommitted)
+					return s.Rollback(w.ctx)
+				},
+				"closed by the application meanwhile": func(s *session) error {
+					rows, err := w.tx(s).QueryContext(w.ctx, large)
+					require.NoError(t, err)
+					closed := make(chan error, 1)
+					go func() { closed <- rows.Close() }()
+					w.eventually("it is being closed", func() bool {
+						s.mu.Lock()
+						defer s.mu.Unlock()
+						return s.running > 0
+					})
+					err = s.Rollback(w.ctx)
+					require.Error(t, <-closed)
+					return err
+				},
+			} {
+				x := newXID()
+				key := x.ID.String()
+				r := w.openCut(w.DSN(database), &cutter{}, plain)
+				s := w.work(r, x, key)
+				if end != "closed by the application meanwhile" {
+					_, err := w.tx(s).QueryContext(w.ctx, large)
+					require.NoError(t, err)
+				}
+				ended := make(chan error, 1)
+				go func() { ended <- finish(s) }()
+				select {
+				case err := <-ended:
+					require.NoError(t, err, end)
+				case <-time.After(patience):
+					require.Fail(t, "it waits for a result", end)
+				}
+				w.requireFree(key)
+				w.requireAbsent(key)
+				w.requireListed()
+				require.NoError(t, w.work(r, newXID(), key).Rollback(w.ctx), "and its sessions are in order")
+			}
+		}
 	})
 }

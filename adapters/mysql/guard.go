@@ -207,6 +207,13 @@ func (s *session) waits(n int) {
 	s.running += n
 }
 
+// opened notes that n more results are open, or fewer.
+func (s *session) opened(n int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.results += n
+}
+
 // before prepares the branch for a statement, and notes what the statement will do before it
 // does it.
 func (s *session) before(ctx context.Context, k sqltext.Kind) error {
@@ -240,7 +247,7 @@ func (s *session) before(ctx context.Context, k sqltext.Kind) error {
 
 // note dooms the branch if its statement failed, and heals it if the statement has undone
 // that. If the connection broke, the statement may still run and hold locks: the session is
-// ended.
+// ended; where that was done by whoever ends the branch, he ends the session.
 func (s *session) note(ctx context.Context, k sqltext.Kind, err error) error {
 	if refused := s.heard(ctx); refused != nil {
 		return refused
@@ -262,7 +269,7 @@ func (s *session) note(ctx context.Context, k sqltext.Kind, err error) error {
 	}
 	broken := !s.link.raw.IsValid()
 	s.doom(err, broken || s.undid(err))
-	if broken {
+	if broken && s.life.Err() == nil {
 		_ = s.link.discard(ctx) // the rollback tries again and says so
 	}
 	return err
