@@ -174,6 +174,9 @@ func (d *driver) step(e protocol.Event) {
 			}
 			go func() { d.words <- d.finish(b, f.Decision) }()
 		case twopc.TellAborted:
+			if d.tx.torn() != nil {
+				continue // nobody knows what may be committed, and the cluster shall not answer as if it did
+			}
 			again := d.tryAgain()
 			d.tx.client.inBackground(func() { d.tx.tellAborted(again) }) // not after Close
 		case protocol.Report:
@@ -283,7 +286,7 @@ func (d *driver) finish(b *branch, decision txn.Decision) word {
 	ctx, end := d.startFinish(ctx, b, decision)
 	if decision == txn.Abort {
 		err := end(b.session.Rollback(ctx))
-		if err != nil && !errors.Is(err, adapters.ErrTorn) {
+		if err != nil && !lastWord(err) {
 			log.Warn("could not roll back a branch; it is tried again", "error", err)
 			return word{event: protocol.FinishFailed{No: b.no}, from: b, err: err}
 		}
@@ -301,6 +304,9 @@ func (d *driver) finish(b *branch, decision txn.Decision) word {
 	_ = b.over(nil)
 	return word{event: protocol.Finished{No: b.no, Finish: finish}, from: b}
 }
+
+// lastWord reports whether nothing is left to end after this error.
+func lastWord(err error) bool { return errors.Is(err, adapters.ErrTorn) && !errors.Is(err, adapters.ErrLeft) }
 
 func (d *driver) startFinish(ctx context.Context, b *branch, decision txn.Decision) (context.Context,
 	func(error) error) {
@@ -352,7 +358,7 @@ func (d *driver) retry(ctx context.Context, b *branch, decision txn.Decision) wo
 	} else {
 		finish, err = b.opener.Commit(ctx, txn.XID{Cluster: d.tx.cluster, ID: d.tx.id, Branch: b.no}, b.prepared)
 	}
-	if err = end(err); err != nil && !errors.Is(err, adapters.ErrTorn) {
+	if err = end(err); err != nil && !lastWord(err) {
 		log.Debug("could not end a branch", "decision", decision, "attempts", b.failed, "error", err)
 		return word{event: protocol.FinishFailed{No: b.no}}
 	}

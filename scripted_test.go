@@ -24,6 +24,7 @@ type scripted struct {
 	lost      map[call]int // so many answers to come are lost, after the call did its work
 	dropped   map[call]int // so many calls to come are lost, before they did anything
 	torn      error        // what Prepare, CommitOnePhase and Rollback find
+	left      int          // so many rollbacks to come find that, and end nothing
 	rollbacks int
 	statement error // what the application got
 	passing   error // is transient
@@ -120,6 +121,17 @@ func (r *scripted) tears(err error) error {
 	return fmt.Errorf("%w: %w", adapters.ErrTorn, r.torn)
 }
 
+// leaves is what a rollback says that ended nothing.
+func (r *scripted) leaves() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.left == 0 {
+		return nil
+	}
+	r.left--
+	return fmt.Errorf("%w: %w: %w", adapters.ErrTorn, adapters.ErrLeft, r.torn)
+}
+
 type scriptedSession struct {
 	adapters.Session
 	r *scripted
@@ -153,6 +165,9 @@ func (s *scriptedSession) Commit(ctx context.Context) (finish txn.Finish, err er
 }
 
 func (s *scriptedSession) Rollback(ctx context.Context) error {
+	if err := s.r.leaves(); err != nil {
+		return err
+	}
 	return s.r.tears(s.r.through(callRollback, func() error {
 		s.r.rollbacks++
 		return s.Session.Rollback(ctx)

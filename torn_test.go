@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -107,4 +108,23 @@ func (l *lockedBuilder) String() string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.b.String()
+}
+
+// A database that does not answer any more, after a statement that may have ended the transaction of its branch.
+func TestWhatIsTornAndLeftIsTornAtOnceAndEndedLater(t *testing.T) {
+	b := newShaky(t)
+	b.billing.torn, b.billing.left = errors.New("a statement ended the transaction"), 3
+	var id concord.ID
+	err := b.client.Run(t.Context(), func(ctx context.Context, tx *concord.Tx) error {
+		id = tx.ID()
+		require.NoError(t, b.transfer(ctx, tx))
+		return errors.New("broke")
+	})
+	var torn *concord.TornError
+	require.ErrorAs(t, err, &torn)
+	require.Equal(t, "billing", torn.Resource)
+	require.NotErrorIs(t, err, concord.ErrAborted)
+	b.billing.set(func() { b.billing.torn = nil })
+	require.Eventually(t, func() bool { return b.free(t) }, patience, time.Millisecond, "the client ends what is left")
+	require.Zero(t, b.outcomes(), "the cluster is told nothing of %v that nobody knows", id)
 }

@@ -20,6 +20,10 @@ var ErrNotCommitted = errors.New("not committed")
 // Prepare, CommitOnePhase or Rollback wraps it, never together with ErrNotCommitted.
 var ErrTorn = errors.New("part of the branch may be committed")
 
+// ErrLeft says of a branch that is torn that, besides, something of it may be left: its session could not be
+// ended so far.
+var ErrLeft = errors.New("something of the branch may be left")
+
 // Session is the session half: one open branch on one session. Its methods are
 // called one at a time by the global transaction that it belongs to. The application may be
 // in the middle of a statement, or begin one, while any of them runs.
@@ -42,7 +46,7 @@ type Session interface {
 	// where that is known already it asks nobody. An error means that something may be left.
 	// It may be called again then, and tries again, through another connection if this
 	// session is gone. An error that wraps ErrTorn is the last word: nothing is left that a
-	// further call could end.
+	// further call could end, unless it wraps ErrLeft as well.
 	Rollback(ctx context.Context) error
 	// Abandon lets go of the session of a prepared branch whose decision cannot be
 	// learned. The branch stays prepared, for the cluster to finish. It does nothing in any

@@ -88,7 +88,7 @@ func (c *conn) exec(ctx context.Context, query string, do func(context.Context) 
 		return nil, errSessionGone
 	}
 	k := sqltext.Read(query)
-	ctx, stop, err := s.enter(ctx, k)
+	ctx, stop, err := s.enter(ctx, k, query)
 	if err != nil {
 		return nil, err
 	}
@@ -106,7 +106,7 @@ func (c *conn) query(ctx context.Context, query string, do func(context.Context)
 		return nil, errSessionGone
 	}
 	k := sqltext.Read(query)
-	ctx, stop, err := s.enter(ctx, k)
+	ctx, stop, err := s.enter(ctx, k, query)
 	if err != nil {
 		return nil, err
 	}

@@ -242,9 +242,16 @@ func (l *link) eachAndWarnings(ctx context.Context, commands ...string) (answers
 	if err != nil || last.err != nil || l.wire.able() && last.warnings == 0 {
 		return answers, false // the server keeps older warnings
 	}
-	return answers, slices.ContainsFunc(rows,
-		func(row []string) bool { return len(row) > 1 && row[1] == warningStayed })
+	return answers, slices.ContainsFunc(rows, saysStayed)
 }
+
+// warnsOfRest reports whether the server said so of the last statement of the session.
+func (l *link) warnsOfRest(ctx context.Context) bool {
+	rows, err := rawRows(l.raw)(ctx, "SHOW WARNINGS")
+	return err == nil && slices.ContainsFunc(rows, saysStayed)
+}
+
+func saysStayed(row []string) bool { return len(row) > 1 && row[1] == warningStayed }
 
 // warningStayed is ER_WARNING_NOT_COMPLETE_ROLLBACK.
 const warningStayed = "1196"

@@ -35,15 +35,18 @@ type session struct {
 	mu      sync.Mutex
 	phase   phase
 	options TxOptions
-	tx      *sql.Tx // nil if the application has committed the last one
-	running int     // statements that the server is asked for now
-	results int     // that are open, so that there may be more of them to come
-	doomed  error   // the first failure that was not undone
-	final   bool    // and it cannot be undone
-	ours    bool    // and it is that of a command of our own
-	last    error   // the last failure, as the application was told
-	wrote   bool    // some statement was no plain read
-	used    bool    // there was a statement
+	tx      *sql.Tx  // nil if the application has committed the last one
+	running int      // statements that the server is asked for now
+	results int      // that are open, so that there may be more of them to come
+	doomed  error    // the first failure that was not undone
+	final   bool     // and it cannot be undone
+	ours    bool     // and it is that of a command of our own
+	last    error    // the last failure, as the application was told
+	wrote   bool     // some statement was no plain read
+	used    bool     // there was a statement
+	undone  bool     // the server has rolled all of it back, and remembers its warnings of that
+	writes  []string // the texts of the first statements that are no plain reads
+	more    bool     // there were more of them
 	points  savepoints
 
 	// What follows is owned by whoever uses the link.
