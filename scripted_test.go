@@ -21,10 +21,11 @@ type scripted struct {
 	*memory.Resource
 
 	mu        sync.Mutex
-	lost      map[call]int // so many answers to come are lost, after the call did its work
-	dropped   map[call]int // so many calls to come are lost, before they did anything
-	torn      error        // what Prepare, CommitOnePhase and Rollback find
-	left      int          // so many rollbacks to come find that, and end nothing
+	lost      map[call]int  // so many answers to come are lost, after the call did its work
+	dropped   map[call]int  // so many calls to come are lost, before they did anything
+	torn      error         // what Prepare, CommitOnePhase and Rollback find
+	left      int           // so many rollbacks to come find that, and end nothing
+	hangs     chan struct{} // a vote waits until it is closed
 	rollbacks int
 	statement error // what the application got
 	passing   error // is transient
@@ -146,6 +147,12 @@ func (s *scriptedSession) Failures() [2]error {
 }
 
 func (s *scriptedSession) Prepare(ctx context.Context) (vote txn.Vote, b txn.Branch, err error) {
+	s.r.mu.Lock()
+	hangs := s.r.hangs
+	s.r.mu.Unlock()
+	if hangs != nil {
+		<-hangs
+	}
 	if err := s.r.tears(nil); err != nil {
 		return txn.VoteNo, b, errors.Join(err, s.Session.Rollback(ctx))
 	}

@@ -249,6 +249,9 @@ func (s *session) vote(ctx context.Context) (txn.Vote, error) {
 		}
 		err = advise(refused)
 	}
+	if ctx.Err() != nil && !s.link.raw.IsValid() {
+		return txn.VoteNo, err // nobody waits any longer here; the rollback finds out what is left
+	}
 	return txn.VoteNo, s.gaveUp(err, s.abort(ctx))
 }
 
