@@ -300,7 +300,9 @@ func (d *driver) finish(b *branch, decision txn.Decision) word {
 }
 
 // lastWord reports whether nothing is left to end after this error.
-func lastWord(err error) bool { return errors.Is(err, adapters.ErrTorn) && !errors.Is(err, adapters.ErrLeft) }
+func lastWord(err error) bool {
+	return errors.Is(err, adapters.ErrTorn) && !errors.Is(err, adapters.ErrLeft)
+}
 
 func (d *driver) startFinish(ctx context.Context, b *branch, decision txn.Decision) (context.Context,
 	func(error) error) {

@@ -243,6 +243,11 @@ func TestAVoteThatHangsKeepsNoLocksElsewhere(t *testing.T) {
 				}, concord.WithTimeout(c.timeout))
 			}()
 			require.Eventually(t, func() bool {
+				b.billing.mu.Lock()
+				defer b.billing.mu.Unlock()
+				return b.billing.hanging
+			}, patience, time.Millisecond)
+			require.Eventually(t, func() bool {
 				ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 				defer cancel()
 				return b.client.Run(ctx, func(ctx context.Context, tx *concord.Tx) error {

@@ -26,6 +26,7 @@ type scripted struct {
 	torn      error         // what Prepare, CommitOnePhase and Rollback find
 	left      int           // so many rollbacks to come find that, and end nothing
 	hangs     chan struct{} // a vote waits until it is closed
+	hanging   bool          // it does
 	rollbacks int
 	statement error // what the application got
 	passing   error // is transient
@@ -149,6 +150,7 @@ func (s *scriptedSession) Failures() [2]error {
 func (s *scriptedSession) Prepare(ctx context.Context) (vote txn.Vote, b txn.Branch, err error) {
 	s.r.mu.Lock()
 	hangs := s.r.hangs
+	s.r.hanging = hangs != nil
 	s.r.mu.Unlock()
 	if hangs != nil {
 		<-hangs
