@@ -37,6 +37,9 @@ func (s *session) abort(ctx context.Context) error {
 		bounded, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupTime)
 		defer cancel()
 		if s.rolledBack(bounded, was) {
+			if s.link.anew == nil { // what its routines have left in the session nobody knows
+				s.link.dirty = true
+			}
 			s.end()
 			return s.torn
 		}

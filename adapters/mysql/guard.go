@@ -224,6 +224,7 @@ func (s *session) before(ctx context.Context, k sqltext.Kind, text string) error
 	if err := s.open(ctx, k); err != nil {
 		return err
 	}
+	s.link.worked = true
 	if !k.Plain {
 		s.link.dirty = true
 	}
