@@ -13,7 +13,7 @@ TXN_SEEDS   ?= 1000
 MUTANTS     := $(sort $(shell find . -name mutants_test.go -printf '%h\n'))
 PROVE_TIME  ?= 1h
 
-.PHONY: help build test race examples simulate mutants attack prove databases vet generate cover compose-up clean
+.PHONY: help build test race examples simulate mutants containers compose-test attack prove databases vet generate cover compose-up clean
 
 help: ## show the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -24,13 +24,13 @@ build: ## bin/concord and bin/concord-bench, static
 databases: ## find or install PostgreSQL, MariaDB and MySQL for the tests
 	@internal/testdb/install/install.sh
 
-test: databases ## everything: race detector, real databases, seeds, planted mistakes
+test: databases ## everything: race detector, real databases, seeds, planted mistakes, containers
 	@go build -o bin/summary ./internal/testdb/summary
 	@rm -f bin/failed
-	@for step in race examples simulate mutants; do $(MAKE) -s $$step || echo $$step >> bin/failed; done | bin/summary
+	@for step in race examples simulate mutants containers; do $(MAKE) -s $$step || echo $$step >> bin/failed; done | bin/summary
 	@if [ -s bin/failed ]; then echo "FAIL: make $$(paste -sd ' ' bin/failed)"; exit 1; fi
 
-# These three print events, which bin/summary reads.
+# These print events, which bin/summary reads.
 race:
 	@packages=$$(go list $(PACKAGES) | grep -v -E '/internal/(sim|explore)(/|$$)'); \
 		CONCORD_TEST_REQUIRE=$${CONCORD_TEST_REQUIRE:-1} go test -json $(TESTFLAGS) $$packages
@@ -48,6 +48,14 @@ mutants:
 	@CONCORD_TEST_REQUIRE=$${CONCORD_TEST_REQUIRE:-1} \
 		go test -json -count=1 -p 1 -timeout 15m -tags mutant -run '^TestMutants$$' $(MUTANTS)
 
+containers: build
+	@tests/compose/install.sh >&2
+	@CONCORD_BINARY=bin/concord go test -json -count=1 -timeout 20m -tags compose ./tests/compose
+
+compose-test: databases build ## docker-compose.yml in containers that are killed, cut off and made anew
+	@tests/compose/install.sh
+	CONCORD_TEST_REQUIRE=1 CONCORD_BINARY=bin/concord go test -v -count=1 -timeout 20m -tags compose ./tests/compose
+
 attack: ## strangers and hostile clients against real nodes
 	go test -race -count=1 -timeout 20m -v ./tests/attack
 	go test -race -count=1 ./security/... ./coordinator/peer
@@ -60,6 +68,7 @@ vet: ## gofmt, go vet, staticcheck
 	@unformatted=$$(gofmt -l .); if [ -n "$$unformatted" ]; then \
 		echo "not formatted, run gofmt -w on:"; echo "$$unformatted"; exit 1; fi
 	go vet ./...
+	go vet -tags compose ./tests/compose
 	go run $(STATICCHECK) ./...
 
 generate: ## generated code

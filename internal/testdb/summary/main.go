@@ -5,8 +5,8 @@
 // every skipped test with its reason, then "N passed, N failed, N skipped".
 //
 // It exits 1 if a test or package failed, if nothing ran, or if a test was
-// skipped for another reason than a MySQL server that cannot be had: a suite
-// that passes because its databases are missing proves nothing.
+// skipped for another reason than a MySQL server or a container engine that cannot be
+// had: a suite that passes because its databases are missing proves nothing.
 package main
 
 import (

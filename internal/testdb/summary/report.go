@@ -13,9 +13,8 @@ import (
 	"strings"
 )
 
-// allowedSkip begins the one reason for which a test may be skipped, see
-// testdb.NotRun.
-const allowedSkip = "MySQL: NOT RUN"
+// allowedSkips begin the reasons for which a test may be skipped: see testdb.NotRun, and tests/compose.
+var allowedSkips = []string{"MySQL: NOT RUN", "containers: NOT RUN"}
 
 // maxOutput bounds what is kept of one test's output; the end is kept.
 const maxOutput = 256 << 10
@@ -153,7 +152,7 @@ func (r *report) finish() bool {
 	}
 	for _, s := range r.skips {
 		fmt.Fprintf(r.out, "  %s %s: %s\n", s.pkg, s.test, s.reason)
-		if !strings.Contains(s.reason, allowedSkip) {
+		if allowed(s.reason) == "" {
 			forbidden++
 		}
 	}
@@ -166,18 +165,30 @@ func (r *report) finish() bool {
 	if r.passed+r.failed == 0 {
 		fmt.Fprintln(r.out, "FAIL: no test was run")
 	}
-	r.warnOfMySQL()
+	r.warnOfSkips()
 	fmt.Fprintf(r.out, "%d passed, %d failed, %d skipped\n", r.passed, r.failed, len(r.skips))
 	return forbidden == 0 && r.failed == 0 && len(r.failedPackages) == 0 && r.passed > 0
 }
 
-func (r *report) warnOfMySQL() {
+// warnOfSkips says each allowed reason once.
+func (r *report) warnOfSkips() {
+	var said []string
 	for _, s := range r.skips {
-		if at := strings.Index(s.reason, allowedSkip); at >= 0 {
-			fmt.Fprintln(r.out, s.reason[at:])
-			return
+		if why := allowed(s.reason); why != "" && !slices.Contains(said, why) {
+			said = append(said, why)
+			fmt.Fprintln(r.out, why)
 		}
 	}
+}
+
+// allowed is the part of a reason that allows a test to be skipped; empty if nothing does.
+func allowed(reason string) string {
+	for _, a := range allowedSkips {
+		if at := strings.Index(reason, a); at >= 0 {
+			return reason[at:]
+		}
+	}
+	return ""
 }
 
 var sourceLine = regexp.MustCompile(`^\s*[\w.-]+\.go:\d+: (.*)`)

@@ -41,6 +41,19 @@ func TestMissingMySQLIsSaidLoudlyAndAllowed(t *testing.T) {
 		out)
 }
 
+func TestEveryAllowedReasonIsSaidOnce(t *testing.T) {
+	skipped := func(test, reason string) string {
+		return `{"Action":"output","Package":"p","Test":"` + test + `","Output":"    x_test.go:7: ` + reason + `\n"}
+{"Action":"skip","Package":"p","Test":"` + test + `"}
+`
+	}
+	out, ok := summarise(t, onePass+skipped("TestC", "containers: NOT RUN (x)")+skipped("TestM", "MySQL: NOT RUN (y)")+
+		skipped("TestN", "MySQL: NOT RUN (y)")+`{"Action":"pass","Package":"p"}`)
+	require.True(t, ok)
+	require.True(t, strings.HasSuffix(out,
+		"\ncontainers: NOT RUN (x)\nMySQL: NOT RUN (y)\n1 passed, 0 failed, 3 skipped\n"), out)
+}
+
 func TestAnyOtherSkipFails(t *testing.T) {
 	out, ok := summarise(t, onePass+
 		`{"Action":"output","Package":"p","Test":"TestP","Output":"    p_test.go:7: PostgreSQL: NOT RUN (x)\n"}
