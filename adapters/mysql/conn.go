@@ -203,7 +203,11 @@ func (r *rows) Next(dest []driver.Value) error {
 func (r *rows) Close() error {
 	defer r.stop()
 	defer r.session.opened(-1)
-	return errors.Join(r.wait(r.drain), r.wait(r.Rows.Close))
+	err := r.wait(r.drain)
+	if closed := r.wait(r.Rows.Close); err == nil {
+		err = closed
+	}
+	return err
 }
 
 func (r *rows) drain() error {

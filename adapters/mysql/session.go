@@ -44,7 +44,6 @@ type session struct {
 	last    error    // the last failure, as the application was told
 	wrote   bool     // some statement was no plain read
 	used    bool     // there was a statement
-	undone  bool     // the server has rolled all of it back, and remembers its warnings of that
 	writes  []string // the texts of the first statements that are no plain reads
 	more    bool     // there were more of them
 	points  savepoints
@@ -60,6 +59,7 @@ type session struct {
 	missed   error          // the answer that the guard is not there
 	risked   bool           // a statement was sent that could end the transaction
 	voted    bool           // XA PREPARE was sent
+	undone   bool           // the server has rolled all of it back, and remembers its warnings of that
 	torn     error          // why part of the branch may be committed
 }
 
