@@ -163,14 +163,11 @@ func (d *driver) start(ctx context.Context, kind StepKind, b *branch) (context.C
 }
 
 func (d *driver) step(e protocol.Event) {
-	var last *branch // to prepare, which needs no goroutine: all votes are waited for
 	for _, f := range d.tx.core.Step(e) {
 		switch f := f.(type) {
 		case protocol.Prepare:
-			if b := last; b != nil {
-				go func() { d.words <- d.prepare(b) }()
-			}
-			last = d.tx.branch(f.No)
+			b := d.tx.branch(f.No)
+			go func() { d.words <- d.prepare(b) }()
 		case twopc.CommitOnePhase:
 			go func() { d.words <- d.commitOnePhase(d.tx.branch(f.No)) }()
 		case twopc.Ask:
@@ -200,9 +197,6 @@ func (d *driver) step(e protocol.Event) {
 		case protocol.Reply:
 			d.reply <- &f
 		}
-	}
-	if last != nil {
-		d.words <- d.prepare(last)
 	}
 }
 

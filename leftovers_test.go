@@ -252,3 +252,22 @@ func (l *lockedBuilder) String() string {
 	defer l.mu.Unlock()
 	return l.b.String()
 }
+
+// A database that does not answer any more, after a statement that may have ended the transaction of its branch.
+func TestWhatIsTornAndLeftIsTornAtOnceAndEndedLater(t *testing.T) {
+	b := newShaky(t)
+	b.billing.torn, b.billing.left = errors.New("a statement ended the transaction"), 3
+	err := b.client.Run(t.Context(), func(ctx context.Context, tx *concord.Tx) error {
+		require.NoError(t, b.transfer(ctx, tx))
+		return errors.New("broke")
+	})
+	var torn *concord.TornError
+	require.ErrorAs(t, err, &torn)
+	require.Equal(t, "billing", torn.Resource)
+	require.NotErrorIs(t, err, concord.ErrAborted)
+	b.billing.set(func() { b.billing.torn = nil })
+	require.Eventually(t, func() bool { return b.free(t) }, patience, time.Millisecond, "the client ends what is left")
+	b.leader.set(func() {
+		require.NotContains(t, b.leader.several, torn.GID, "the cluster is told nothing that nobody knows")
+	})
+}

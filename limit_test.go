@@ -331,3 +331,56 @@ func TestAClusterThatKnowsNoDeadlocksIsNotBotheredWithThem(t *testing.T) {
 	require.ErrorIs(t, err, context.DeadlineExceeded)
 	b.leader.set(func() { require.Equal(t, 1, b.leader.told) })
 }
+
+// A database that hangs in its vote keeps no locks in others: not at the limit, and not after a No.
+func TestAVoteThatHangsKeepsNoLocksElsewhere(t *testing.T) {
+	for name, c := range map[string]struct {
+		timeout time.Duration
+		no      bool
+	}{
+		"until the limit": {timeout: 300 * time.Millisecond},
+		"after a no":      {timeout: time.Hour, no: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := newShaky(t)
+			b.billing.hangs = make(chan struct{})
+			said := make(chan error, 1)
+			go func() {
+				said <- b.client.Run(t.Context(), func(ctx context.Context, tx *concord.Tx) error {
+					if err := b.transfer(ctx, tx); err != nil {
+						return err
+					}
+					m, err := b.orders.Tx(ctx, tx)
+					if err == nil && c.no {
+						require.ErrorIs(t, m.Put(ctx, "", 1), memory.ErrNoKey) // ignored, so that it votes no
+					}
+					return err
+				}, concord.WithTimeout(c.timeout))
+			}()
+			require.Eventually(t, func() bool {
+				b.billing.mu.Lock()
+				defer b.billing.mu.Unlock()
+				return b.billing.hanging
+			}, patience, time.Millisecond)
+			require.Eventually(t, func() bool {
+				ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+				defer cancel()
+				return b.client.Run(ctx, func(ctx context.Context, tx *concord.Tx) error {
+					m, err := b.orders.Tx(ctx, tx)
+					if err == nil {
+						err = m.Put(ctx, "A", 0)
+					}
+					return err
+				}) == nil
+			}, patience, time.Millisecond, "the row of orders is free")
+			select {
+			case err := <-said:
+				require.Fail(t, "nobody knows yet whether the branch is torn", "%v", err)
+			default:
+			}
+			close(b.billing.hangs)
+			require.ErrorIs(t, <-said, concord.ErrAborted)
+			b.requireNothingLeft(t)
+		})
+	}
+}

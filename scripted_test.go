@@ -21,9 +21,12 @@ type scripted struct {
 	*memory.Resource
 
 	mu        sync.Mutex
-	lost      map[call]int // so many answers to come are lost, after the call did its work
-	dropped   map[call]int // so many calls to come are lost, before they did anything
-	torn      error        // what Prepare, CommitOnePhase and Rollback find
+	lost      map[call]int  // so many answers to come are lost, after the call did its work
+	dropped   map[call]int  // so many calls to come are lost, before they did anything
+	torn      error         // what Prepare, CommitOnePhase and Rollback find
+	left      int           // so many rollbacks to come find that, and end nothing
+	hangs     chan struct{} // a vote waits until it is closed
+	hanging   bool          // it does
 	rollbacks int
 	statement error // what the application got
 	passing   error // is transient
@@ -123,6 +126,17 @@ func (r *scripted) tears(err error) error {
 	return fmt.Errorf("%w: %w", adapters.ErrTorn, r.torn)
 }
 
+// leaves is what a rollback says that ended nothing.
+func (r *scripted) leaves() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.left == 0 {
+		return nil
+	}
+	r.left--
+	return fmt.Errorf("%w: %w: %w", adapters.ErrTorn, adapters.ErrNotEnded, r.torn)
+}
+
 type scriptedSession struct {
 	adapters.Session
 	r *scripted
@@ -148,10 +162,14 @@ func (s *scriptedSession) SessionName() string { return "session 7" }
 
 func (s *scriptedSession) Prepare(ctx context.Context) (vote txn.Vote, b txn.Branch, err error) {
 	s.r.mu.Lock()
-	preparing := s.r.preparing
+	preparing, hangs := s.r.preparing, s.r.hangs
+	s.r.hanging = hangs != nil
 	s.r.mu.Unlock()
 	if preparing != nil {
 		<-preparing
+	}
+	if hangs != nil {
+		<-hangs
 	}
 	if err := s.r.tears(nil); err != nil {
 		return txn.VoteNo, b, errors.Join(err, s.Session.Rollback(ctx))
@@ -172,6 +190,9 @@ func (s *scriptedSession) Commit(ctx context.Context) (finish txn.Finish, err er
 }
 
 func (s *scriptedSession) Rollback(ctx context.Context) error {
+	if err := s.r.leaves(); err != nil {
+		return err
+	}
 	return s.r.tears(s.r.through(callRollback, func() error {
 		s.r.rollbacks++
 		return s.Session.Rollback(ctx)

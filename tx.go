@@ -209,6 +209,9 @@ func (tx *Tx) commit(ctx context.Context) (err error) {
 		if expired := (*limitError)(nil); errors.As(err, &expired) {
 			return tx.atLimit(expired)
 		}
+		if !errors.Is(err, ErrTxEnded) {
+			return &AbortedError{GID: tx.id, Err: err} // nobody commits it any more
+		}
 		return err
 	}
 	defer func() { tx.over(err) }()
@@ -336,7 +339,9 @@ func (tx *Tx) claim() error {
 	switch err := tx.take(patient); {
 	case err == nil:
 	case patient.Err() != nil:
-		return fmt.Errorf("transaction %s is still in the hands of another call, which does not return: its time limit ends it: %w", tx.id, err)
+		err = fmt.Errorf("transaction %s is still in the hands of another call, which does not return: its time limit ends it: %w", tx.id, err)
+		tx.doomed.CompareAndSwap(nil, &err)
+		return err
 	default:
 		return err
 	}

@@ -248,7 +248,7 @@ func (a *Agent) end(ctx context.Context, e Finish) (txn.Finish, error) {
 	}
 	err = s.Rollback(ctx)
 	switch {
-	case errors.Is(err, adapters.ErrTorn):
+	case errors.Is(err, adapters.ErrTorn) && !errors.Is(err, adapters.ErrNotEnded):
 		a.drop(x)
 		return txn.Contradicted, nil
 	case err != nil:

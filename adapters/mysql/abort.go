@@ -23,7 +23,7 @@ func (s *session) Rollback(ctx context.Context) error {
 }
 
 // abort ends a branch in every state that it may be in: nothing of it is left when it
-// returns nil, or an error that wraps ErrTorn. It does not depend on the context to be alive,
+// returns nil, or an error that wraps ErrTorn and not ErrNotEnded. It does not depend on the context to be alive,
 // and takes about twice cleanupTime at most.
 func (s *session) abort(ctx context.Context) error {
 	was := s.phaseNow()
@@ -37,6 +37,9 @@ func (s *session) abort(ctx context.Context) error {
 		bounded, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupTime)
 		defer cancel()
 		if s.rolledBack(bounded, was) {
+			if s.link.anew == nil { // what its routines have left in the session nobody knows
+				s.link.dirty = true
+			}
 			s.end()
 			return s.torn
 		}
@@ -46,10 +49,25 @@ func (s *session) abort(ctx context.Context) error {
 	err := s.nothingLeft(ctx)
 	s.letGo()
 	if err != nil {
-		return err
+		return s.maybeTorn(err)
 	}
+	s.mayStay(s.r.askOutsiders(ctx))
 	s.setPhase(ended)
 	return s.torn
+}
+
+// maybeTorn is why a branch could not be ended. If nobody could be asked what a statement did to its
+// transaction, then that is to be told now: whoever waits for the answer does not wait for the next attempt.
+func (s *session) maybeTorn(left error) error {
+	s.mayStay(s.r.knownOutsiders())
+	torn := s.torn
+	if torn == nil && s.risked && !s.proven {
+		torn = fmt.Errorf("%w: %s", adapters.ErrTorn, unprovenWork)
+	}
+	if torn == nil {
+		return left
+	}
+	return fmt.Errorf("%w; %w: %w", torn, adapters.ErrNotEnded, left)
 }
 
 // rolledBack rolls back on the session itself, and reports whether nothing of the branch can
@@ -67,16 +85,8 @@ func (s *session) rolledBack(ctx context.Context, was phase) bool {
 		commands = append(commands, "XA END "+s.name) // needed by some states, an error in others
 	}
 	commands = append(commands, "XA ROLLBACK "+s.name)
-	s.mu.Lock()
-	wrote := s.wrote
-	s.mu.Unlock()
-	var answers []answer
-	var stayed bool
-	if wrote {
-		answers, stayed = s.link.eachAndWarnings(ctx, commands...)
-	} else {
-		answers = s.link.each(ctx, commands...)
-	}
+	undone := s.undone && s.link.warnsOfRest(ctx)               // the server has rolled back already, and said so then
+	answers, stayed := s.link.eachAndWarnings(ctx, commands...) // also after what looked like a read
 	if guarded {
 		_ = s.prove(answers[0].err) // judged below
 	}
@@ -84,7 +94,7 @@ func (s *session) rolledBack(ctx context.Context, was phase) bool {
 	if !s.link.raw.IsValid() {
 		return false
 	}
-	if stayed && s.torn == nil {
+	if (stayed || undone) && s.torn == nil {
 		s.torn = fmt.Errorf("%w: it changed tables whose engine has no transactions", adapters.ErrTorn)
 	}
 	err := answers[len(answers)-1].err
@@ -119,6 +129,17 @@ func (s *session) nothingLeft(ctx context.Context) error {
 	return nil
 }
 
+// mayStay judges whether a session that is gone may have changed tables without transactions, which it alone
+// could have told.
+func (s *session) mayStay(o outsiders) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.torn == nil && s.used && !s.options.ReadOnly && o.reached(s.writes, s.more) {
+		s.torn = fmt.Errorf("%w: its connection is lost, and it may have changed tables whose engine has no "+
+			"transactions", adapters.ErrTorn)
+	}
+}
+
 func (s *session) finishOwn(ctx context.Context) (found txn.Finish, err error) {
 	err = s.r.onServer(ctx, func(c *sql.Conn, on server) (err error) {
 		f := finisher{r: s.r, conn: c, server: on, xid: s.xid, decision: txn.Abort, own: true,
@@ -133,5 +154,7 @@ func whyTorn(found txn.Finish) string {
 	if found == txn.Contradicted {
 		return "its marker is committed"
 	}
-	return "nothing proves that a statement of the application did not end its transaction"
+	return unprovenWork
 }
+
+const unprovenWork = "nothing proves that a statement of the application did not end its transaction"

@@ -5,8 +5,10 @@ package mysql
 import (
 	"bytes"
 	"context"
+	"database/sql"
 	"errors"
 	"net"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -249,4 +251,276 @@ func (w *world) awaitSleep(s *session) {
 			s.link.server.connection).Scan(&n)
 		return err == nil && n == 1
 	})
+}
+
+// What fails behind the first row of a result is met when the result is closed, by the vote at the latest.
+func TestAResultThatFailsLateIsMissedByNobody(t *testing.T) {
+	onEach(t, func(t *testing.T, w *world) {
+		w.seed("there")
+		w.run(database, "CREATE FUNCTION puts(k VARCHAR(40)) RETURNS INT DETERMINISTIC MODIFIES SQL DATA BEGIN REPLACE INTO kv VALUES (k, 9); "+
+			"RETURN 1; END",
+			"CREATE PROCEDURE fails() BEGIN SELECT 1; INSERT INTO kv VALUES ('there', 1); END")
+		texts := []string{
+			"SELECT puts('late') UNION ALL SELECT IF(SLEEP(0) = 0, (SELECT 1 UNION SELECT 2), 0)",
+			"SELECT 1; INSERT INTO kv VALUES ('late', 9); INSERT INTO kv VALUES ('there', 1)",
+			"SELECT 1; SELECT 1; SELECT nothing",
+			"CALL fails()",
+		}
+		if w.Flavor() == testdb.FlavorMariaDB {
+			texts = append(texts, "INSERT INTO kv VALUES ('late', 9), ('there', 1) RETURNING k")
+		}
+		r := w.openMulti(t)
+		t.Cleanup(func() { require.NoError(t, r.Close()) })
+		for _, text := range texts {
+			for left, leave := range map[string]func(*sql.Rows) error{
+				"open":         func(*sql.Rows) error { return nil },
+				"begun":        func(rows *sql.Rows) error { rows.Next(); return nil },
+				"closed":       func(rows *sql.Rows) error { _ = rows.Close(); return nil },
+				"of a context": func(rows *sql.Rows) error { return nil },
+			} {
+				for end, finish := range map[string]func(*session) error{
+					"prepared": func(s *session) error {
+						vote, _, err := s.Prepare(w.ctx)
+						require.Equal(t, txn.VoteNo, vote, "%s", text)
+						return err
+					},
+					"committed in one phase": func(s *session) error { return s.CommitOnePhase(w.ctx) },
+				} {
+					x := newXID()
+					key := x.ID.String()
+					s := w.work(r, x, key)
+					ctx, cancel := context.WithCancel(w.ctx)
+					if rows, err := w.tx(s).QueryContext(ctx, text); err == nil {
+						require.NoError(t, leave(rows))
+					}
+					if left == "of a context" {
+						cancel()
+					}
+					err := finish(s)
+					cancel()
+					require.ErrorContains(t, err, "the application ignored an error of this branch", "%s, %s, %s", text, left,
+						end)
+					if left != "of a context" {
+						_, answered := codeOf(err)
+						require.True(t, answered, "%v", err)
+					}
+					require.NotErrorIs(t, err, adapters.ErrTorn)
+					require.NotNil(t, s.Failures()[0])
+					w.requireAbsent(key)
+					w.requireAbsent("late")
+					w.requireListed()
+				}
+			}
+		}
+	})
+}
+
+// A result that nobody reads, and that no client could read in its time.
+func TestALargeResultThatIsOpenKeepsNobodyWaiting(t *testing.T) {
+	const large = "SELECT REPEAT('x', 1000000) FROM ten a, ten b, ten c, ten d, ten e"
+	onEach(t, func(t *testing.T, w *world) {
+		w.run(database, "CREATE TABLE ten (i INT)", "INSERT INTO ten VALUES (0),(1),(2),(3),(4),(5),(6),(7),(8),(9)")
+		for _, plain := range []bool{false, true} {
+			for end, finish := range map[string]func(*session) error{
+				"rolled back": func(s *session) error { return s.Rollback(w.ctx) },
+				"prepared until a limit": func(s *session) error {
+					ctx, cancel := context.WithTimeout(w.ctx, 300*time.Millisecond)
+					defer cancel()
+					vote, _, err := s.Prepare(ctx)
+					require.Equal(t, txn.VoteNo, vote)
+					require.Error(t, err)
+					return s.Rollback(w.ctx)
+				},
+				"committed until a limit": func(s *session) error {
+					ctx, cancel := context.WithTimeout(w.ctx, 300*time.Millisecond)
+					defer cancel()
+					require.ErrorIs(t, s.CommitOnePhase(ctx), adapters.ErrNotCommitted)
+					return s.Rollback(w.ctx)
+				},
+				"closed by the application meanwhile": func(s *session) error {
+					rows, err := w.tx(s).QueryContext(w.ctx, large)
+					require.NoError(t, err)
+					closed := make(chan error, 1)
+					go func() { closed <- rows.Close() }()
+					w.eventually("it is being closed", func() bool {
+						s.mu.Lock()
+						defer s.mu.Unlock()
+						return s.running > 0
+					})
+					err = s.Rollback(w.ctx)
+					require.Error(t, <-closed)
+					return err
+				},
+			} {
+				x := newXID()
+				key := x.ID.String()
+				r := w.openCut(w.DSN(database), &cutter{}, plain)
+				s := w.work(r, x, key)
+				if end != "closed by the application meanwhile" {
+					_, err := w.tx(s).QueryContext(w.ctx, large)
+					require.NoError(t, err)
+				}
+				ended := make(chan error, 1)
+				go func() { ended <- finish(s) }()
+				select {
+				case err := <-ended:
+					require.NoError(t, err, end)
+				case <-time.After(patience):
+					require.Fail(t, "it waits for a result", end)
+				}
+				w.requireFree(key)
+				w.requireAbsent(key)
+				w.requireListed()
+				require.NoError(t, w.work(r, newXID(), key).Rollback(w.ctx), "and its sessions are in order")
+			}
+		}
+	})
+}
+
+// A server that hangs cannot tell what the application's statement did, and the application hears that.
+func TestWhatMayBeTornIsToldWhileNobodyCanBeAsked(t *testing.T) {
+	onEach(t, func(t *testing.T, w *world) {
+		if w.Flavor() != testdb.FlavorMariaDB && !w.detaches() {
+			t.Skip("it behaves as one that detaches")
+		}
+		r := w.openMulti(t)
+		t.Cleanup(func() { require.NoError(t, r.Close()) })
+		for _, ends := range []string{"XA END $; XA COMMIT $ ONE PHASE; XA START $", "SELECT 1"} {
+			for name, end := range map[string]func(*session) error{
+				"rolled back": func(s *session) error { return s.Rollback(w.ctx) },
+				"prepared": func(s *session) error {
+					ctx, cancel := context.WithTimeout(w.ctx, 100*time.Millisecond)
+					defer cancel()
+					vote, _, err := s.Prepare(ctx)
+					require.Equal(t, txn.VoteNo, vote)
+					require.Error(t, err)
+					return s.Rollback(w.ctx)
+				},
+				"committed in one phase": func(s *session) error {
+					ctx, cancel := context.WithTimeout(w.ctx, 100*time.Millisecond)
+					defer cancel()
+					err := s.CommitOnePhase(ctx)
+					require.NotErrorIs(t, err, adapters.ErrNotCommitted)
+					return errors.Join(err, s.Rollback(w.ctx))
+				},
+			} {
+				x := newXID()
+				key := x.ID.String()
+				s := w.work(r, x, key)
+				_, err := w.tx(s).ExecContext(w.ctx, strings.ReplaceAll("SELECT 1; "+ends, "$", s.name))
+				require.NoError(t, err)
+				require.NoError(t, w.Pause())
+				err = end(s)
+				require.NoError(t, w.Resume())
+				require.ErrorIs(t, err, adapters.ErrTorn, name)
+				require.ErrorIs(t, err, adapters.ErrNotEnded, name)
+				w.eventually("ended", func() bool {
+					err := s.Rollback(w.ctx)
+					return err == nil || errors.Is(err, adapters.ErrTorn) && !errors.Is(err, adapters.ErrNotEnded)
+				})
+				w.requireListed()
+				w.requireFree(key)
+			}
+		}
+		s := w.work(r, newXID(), "plain")
+		require.NoError(t, w.Pause())
+		err := s.Rollback(w.ctx)
+		require.NoError(t, w.Resume())
+		require.Error(t, err, "something may be left")
+		require.NotErrorIs(t, err, adapters.ErrTorn, "and no plain statement ends a transaction")
+		w.eventually("ended", func() bool { return s.Rollback(w.ctx) == nil })
+	})
+}
+
+// Rows in a table without transactions, put there by what does not look like a write, or by a session that
+// died or was rolled back by the server before it could be asked.
+func TestRowsThatStayAreToldOfHoweverTheyGotThere(t *testing.T) {
+	onEach(t, func(t *testing.T, w *world) {
+		w.run(database, "CREATE TABLE stays (i INT) ENGINE=MyISAM",
+			"CREATE FUNCTION stay() RETURNS INT DETERMINISTIC MODIFIES SQL DATA BEGIN INSERT INTO stays VALUES (1); RETURN 1; END",
+			"CREATE TABLE fires (i INT)", "CREATE TRIGGER fire AFTER INSERT ON fires FOR EACH ROW INSERT INTO stays VALUES (1)",
+			"CREATE TABLE one (i INT)", "INSERT INTO one VALUES (1)")
+		w.seed("a", "b")
+		texts := []string{"SELECT stay()", "WITH x AS (SELECT stay() AS i) SELECT i FROM x", "INSERT INTO stays VALUES (1)",
+			"SHOW TABLES WHERE stay() = 1", "DO stay()"}
+		if w.Flavor() == testdb.FlavorMariaDB {
+			texts = append(texts, "ANALYZE SELECT stay() FROM one", "VALUES (stay())", "INSERT INTO fires VALUES (1)")
+		} else {
+			texts = append(texts, "EXPLAIN ANALYZE SELECT stay() FROM one", "VALUES ROW(stay())")
+		}
+		for _, plain := range []bool{false, true} {
+			r := w.openCut(w.DSN(database), &cutter{}, plain)
+			for _, text := range texts {
+				for name, end := range map[string]func(*session) error{
+					"rolled back": func(s *session) error { return s.Rollback(w.ctx) },
+					"voted no": func(s *session) error {
+						require.Error(t, w.send(w.tx(s), "SELECT * FROM nowhere", false))
+						_, _, err := s.Prepare(w.ctx)
+						require.ErrorIs(t, s.Rollback(w.ctx), adapters.ErrTorn)
+						return err
+					},
+					"killed": func(s *session) error { w.kill(s); return s.Rollback(w.ctx) },
+					"killed and voted no": func(s *session) error {
+						w.kill(s)
+						_, _, err := s.Prepare(w.ctx)
+						require.ErrorIs(t, s.Rollback(w.ctx), adapters.ErrTorn)
+						return err
+					},
+					"killed and one phase": func(s *session) error {
+						w.kill(s)
+						return s.CommitOnePhase(w.ctx)
+					},
+				} {
+					s := w.begin(r, newXID())
+					rows, err := w.tx(s).QueryContext(w.ctx, text)
+					require.NoError(t, err, text)
+					require.NoError(t, rows.Close(), text)
+					require.ErrorIs(t, end(s), adapters.ErrTorn, "%s, %s", text, name)
+				}
+			}
+			// Ordinary transactions die without a word about it, as long as nothing may write there unseen.
+			w.run(database, "DROP TRIGGER fire", "DROP FUNCTION stay")
+			s := w.work(r, newXID(), "ordinary")
+			w.kill(s)
+			require.NoError(t, s.Rollback(w.ctx))
+			s = w.begin(r, newXID())
+			require.NoError(t, w.send(w.tx(s), "INSERT INTO stays VALUES (1)", true))
+			require.NoError(t, write(w.ctx, s, "ordinary", 1))
+			w.kill(s)
+			require.ErrorIs(t, s.Rollback(w.ctx), adapters.ErrTorn)
+			w.run(database, "CREATE FUNCTION stay() RETURNS INT DETERMINISTIC MODIFIES SQL DATA BEGIN INSERT INTO stays VALUES (1); RETURN 1; END",
+				"CREATE TRIGGER fire AFTER INSERT ON fires FOR EACH ROW INSERT INTO stays VALUES (1)")
+
+			for stays, text := range map[bool]string{true: "SELECT stay()", false: "SELECT 1"} {
+				s := w.begin(r, newXID())
+				require.NoError(t, w.send(w.tx(s), text, false))
+				w.deadlock(s)
+				err := s.Rollback(w.ctx)
+				require.Equal(t, stays, errors.Is(err, adapters.ErrTorn), "a deadlock after %s: %v", text, err)
+			}
+		}
+	})
+}
+
+// deadlock makes the branch the victim of one.
+func (w *world) deadlock(s *session) {
+	other, err := w.admin.BeginTx(w.ctx, nil)
+	require.NoError(w.t, err)
+	defer other.Rollback()
+	// The lighter one is rolled back, and one that changed such a table is heavier than any that has not.
+	_, err = other.ExecContext(w.ctx, "INSERT INTO stays VALUES (2)")
+	require.NoError(w.t, err)
+	for i := range 20 {
+		_, err := other.ExecContext(w.ctx, "INSERT INTO kv VALUES (?, 1)", "heavy"+strconv.Itoa(i))
+		require.NoError(w.t, err)
+	}
+	_, err = other.ExecContext(w.ctx, "UPDATE kv SET v = 2 WHERE k = 'b'")
+	require.NoError(w.t, err)
+	require.NoError(w.t, write(w.ctx, s, "a", 2))
+	failed := make(chan error, 1)
+	go func() { failed <- write(w.ctx, s, "b", 2) }()
+	w.awaitBusy(s)
+	_, err = other.ExecContext(w.ctx, "UPDATE kv SET v = 2 WHERE k = 'a'")
+	require.NoError(w.t, err)
+	require.True(w.t, isCode(<-failed, codeDeadlock))
 }

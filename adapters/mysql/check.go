@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/concordtx/concord/adapters"
+	"github.com/concordtx/concord/adapters/mysql/sqltext"
 	"github.com/concordtx/concord/txn"
 )
 
@@ -155,9 +156,7 @@ func waitsFinding(ctx context.Context, c *sql.Conn, s server) adapters.Finding {
 func tablesFinding(ctx context.Context, c *sql.Conn) adapters.Finding {
 	const most = 5
 	f := adapters.Finding{What: "engines"}
-	rows, err := sqlRows(c)(ctx, "SELECT t.TABLE_NAME, t.ENGINE FROM information_schema.TABLES t JOIN "+
-		"information_schema.ENGINES e ON e.ENGINE = t.ENGINE "+
-		"WHERE t.TABLE_SCHEMA = DATABASE() AND t.TABLE_TYPE = 'BASE TABLE' AND IFNULL(e.XA, 'NO') <> 'YES' ORDER BY "+
+	rows, err := sqlRows(c)(ctx, "SELECT t.TABLE_NAME, t.ENGINE"+withoutXA+"t.TABLE_SCHEMA = DATABASE() ORDER BY "+
 		"t.TABLE_NAME")
 	if err != nil {
 		f.Detail = "not known: " + err.Error()
@@ -178,6 +177,66 @@ func tablesFinding(ctx context.Context, c *sql.Conn) adapters.Finding {
 	}
 	f.Fix = "ALTER TABLE ... ENGINE=InnoDB, or keep them out of global transactions"
 	return f
+}
+
+const (
+	withoutXA = " FROM information_schema.TABLES t JOIN information_schema.ENGINES e ON e.ENGINE = t.ENGINE " +
+		"WHERE t.TABLE_TYPE = 'BASE TABLE' AND IFNULL(e.XA, 'NO') <> 'YES' AND "
+	applications = " NOT IN ('mysql', 'sys', 'information_schema', 'performance_schema')"
+	anyHidden    = "SELECT EXISTS (SELECT 1 FROM information_schema.ROUTINES WHERE ROUTINE_SCHEMA" + applications + ") OR " +
+		"EXISTS (SELECT 1 FROM information_schema.TRIGGERS WHERE TRIGGER_SCHEMA" + applications + ") OR " +
+		"EXISTS (SELECT 1 FROM information_schema.VIEWS WHERE TABLE_SCHEMA" + applications + ")"
+	maxOutsiders = 1000
+)
+
+// outsiders are the tables of a server that take no part in transactions, as far as the user of the resource may
+// see them. Only the session that changed one can tell, when it rolls back; if it dies, this is what is known.
+// A server that has none, as most, leaves no doubt.
+type outsiders struct {
+	tables map[string]bool // their names, in lower case
+	hidden bool            // statements may get there that do not name them: by a routine, a trigger or a view
+}
+
+// reached reports whether one of the texts may have changed such a table; more: there were others.
+func (o outsiders) reached(texts []string, more bool) bool {
+	return o.hidden || more && len(o.tables) > 0 || slices.ContainsFunc(texts, func(text string) bool {
+		return len(o.tables) > 0 && sqltext.Names(text, func(name string) bool { return o.tables[strings.ToLower(name)] })
+	})
+}
+
+// askOutsiders returns what the server says now, or has said last.
+func (r *Resource) askOutsiders(ctx context.Context) outsiders {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupTime)
+	defer cancel()
+	err := r.onServer(ctx, func(c *sql.Conn, _ server) error {
+		rows, err := sqlRows(c)(ctx, "SELECT t.TABLE_NAME"+withoutXA+"t.TABLE_SCHEMA"+applications+
+			fmt.Sprint(" LIMIT ", maxOutsiders))
+		if err != nil {
+			return err
+		}
+		o := outsiders{tables: make(map[string]bool, len(rows)), hidden: len(rows) == maxOutsiders}
+		for _, row := range rows {
+			o.tables[strings.ToLower(row[0])] = true
+		}
+		if len(rows) > 0 && !o.hidden {
+			if rows, err = sqlRows(c)(ctx, anyHidden); err != nil {
+				return err
+			}
+			o.hidden = len(rows) != 1 || rows[0][0] != "0"
+		}
+		r.outsiders.Store(&o)
+		return nil
+	})
+	_ = err // then it counts what was said last
+	return r.knownOutsiders()
+}
+
+// knownOutsiders is what the server has said last. A server that was never asked may have any.
+func (r *Resource) knownOutsiders() outsiders {
+	if o := r.outsiders.Load(); o != nil {
+		return *o
+	}
+	return outsiders{hidden: true}
 }
 
 func markerFinding(ctx context.Context, c *sql.Conn, s server) adapters.Finding {

@@ -88,7 +88,7 @@ func (c *conn) exec(ctx context.Context, query string, do func(context.Context) 
 		return nil, errSessionGone
 	}
 	k := sqltext.Read(query)
-	ctx, stop, err := s.enter(ctx, k)
+	ctx, stop, err := s.enter(ctx, k, query)
 	if err != nil {
 		return nil, err
 	}
@@ -106,7 +106,7 @@ func (c *conn) query(ctx context.Context, query string, do func(context.Context)
 		return nil, errSessionGone
 	}
 	k := sqltext.Read(query)
-	ctx, stop, err := s.enter(ctx, k)
+	ctx, stop, err := s.enter(ctx, k, query)
 	if err != nil {
 		return nil, err
 	}
@@ -119,6 +119,7 @@ func (c *conn) query(ctx context.Context, query string, do func(context.Context)
 		}
 		return nil, err
 	}
+	s.opened(1)
 	return &rows{Rows: raw, ctx: ctx, stop: stop, session: s}, nil
 }
 
@@ -197,9 +198,41 @@ func (r *rows) Next(dest []driver.Value) error {
 	return r.wait(func() error { return r.Rows.Next(dest) })
 }
 
+// Close reads what is left, which may end with an error of the statement. The driver would read it, too, but
+// without a look at the context.
 func (r *rows) Close() error {
 	defer r.stop()
-	return r.wait(r.Rows.Close)
+	defer r.session.opened(-1)
+	err := r.wait(r.drain)
+	if closed := r.wait(r.Rows.Close); err == nil {
+		err = closed
+	}
+	return err
+}
+
+func (r *rows) drain() error {
+	row := make([]driver.Value, len(r.Columns()))
+	for {
+		err := r.Rows.Next(row)
+		if err == nil {
+			continue
+		}
+		if !errors.Is(err, io.EOF) {
+			if _, answered := codeOf(err); answered || !r.session.link.raw.IsValid() {
+				return err
+			}
+			return nil // of a value that the driver cannot read, and nobody wants
+		}
+		if !r.HasNextResultSet() {
+			return nil
+		}
+		if err := r.Rows.(driver.RowsNextResultSet).NextResultSet(); errors.Is(err, io.EOF) {
+			return nil
+		} else if err != nil {
+			return err
+		}
+		row = make([]driver.Value, len(r.Columns()))
+	}
 }
 
 // wait runs what may have to wait for the server.
@@ -264,6 +297,6 @@ var errRolledBack = errors.New("the application rolled the branch back")
 
 // Rollback dooms the branch.
 func (h *handle) Rollback() error {
-	h.session.doom(errRolledBack, true)
+	h.session.giveUp()
 	return nil
 }

@@ -20,7 +20,8 @@
 //
 // A statement error dooms the branch, because the server would prepare what is left
 // of the work: further statements are refused and the vote is No, with the first
-// error as its reason. ROLLBACK TO a savepoint that was set before the error heals the
+// error as its reason. So does a statement that fails behind its first row, whether its result was read or not:
+// the vote reads what is left of it. ROLLBACK TO a savepoint that was set before the error heals the
 // branch, unless the server has rolled all of it back (a deadlock).
 //
 // TxWith gives a branch an isolation level, makes it read-only or limits its lock waits;
@@ -35,12 +36,23 @@
 // branch that was rolled back; only the session that did it can tell. Temporary tables of such
 // engines count as well.
 //
+// If that session dies, the server is asked through another connection which such tables it has, system schemas
+// apart: with none, as a rule, nothing stays. If it has some, the branch is torn if the text of one of its
+// writes has a name of them, or if there are routines, triggers or views, which may write where no text says so.
+// The server shows only what the user of the resource has some right to. What it said last counts while it cannot
+// be asked. In the same way a branch is torn whose statements could have ended its transaction, when
+// nobody can be asked whether they did; what is left of it is ended by further attempts (adapters.ErrNotEnded).
+//
 // # Sessions
 //
 // A branch has a session of its own from XA START to its end. MariaDB, and MySQL
 // with xa_detach_on_prepare=OFF, let nobody else finish a branch while that session
-// lives. Afterwards it is kept in a bounded list for the next branch, unless the
-// application changed its state (SET, USE, temporary tables, user locks). Its lock
+// lives. Afterwards it is kept in a bounded list for the next branch, unless a text of the
+// application changed its state (SET, USE, temporary tables, user locks). Statements may change it unseen, by
+// routines, triggers and views, so a session that is kept is reset first (COM_RESET_CONNECTION) and set up as it
+// was, in a write behind the end of the branch that nobody waits for. With connectors that cannot send ahead
+// (see below), and where the server has an init_connect, the session of a branch that was rolled back is closed
+// instead; what routines of a committed one have left in it stays there. Its lock
 // waits are limited, since two databases can make a deadlock that neither sees, and
 // it has a lease: the server ends it when it has been idle for so long. Limits of the
 // server that are stricter stay.
@@ -51,13 +63,14 @@
 //
 // go-sql-driver ends a statement whose context ended by closing the socket, and the
 // server goes on with the statement. So the session is ended by KILL from another
-// connection.
+// connection. That happens at the limit of a transaction, and when one is rolled back while a statement runs
+// or a result is open: how much of a result is still to come nobody knows.
 //
 // # Round trips
 //
 // The server hears of a branch with its first statement. On connectors of NewConnector, and so
 // on resources of Open, a branch is three: its first statement, which takes XA START along; the vote, with marker, XA
-// END and XA PREPARE; and the end. A branch without statements is none. The commands are sent one behind the other
+// END and XA PREPARE; and the end, with a write behind it that resets the session. A branch without statements is none. The commands are sent one behind the other
 // without waiting; the mode of several statements in one, which would let a string of
 // the application hold more than it should, stays off. If the server refuses XA START,
 // the statement behind it has run outside of the branch. So the session does not commit

@@ -204,6 +204,22 @@ var messages = []message{
 		require.NoError(w.t, err)
 		return s.Rollback(w.ctx)
 	}, "roll back XID at db: " + adapters.ErrTorn.Error() + ": it changed tables whose engine has no transactions"},
+	{"a table without transactions, and a session that died", func(w *world) error {
+		s := w.begin(w.open(), newXID())
+		_, err := w.tx(s).ExecContext(w.ctx, "INSERT INTO stays VALUES (1)")
+		require.NoError(w.t, err)
+		w.kill(s)
+		err = s.Rollback(w.ctx)
+		w.run(database, "DROP TABLE stays")
+		return err
+	}, "roll back XID at db: " + adapters.ErrTorn.Error() + ": its connection is lost, and it may have changed " +
+		"tables whose engine has no transactions"},
+	{"a statement that may do anything, and a server that hangs", func(w *world) error {
+		s := w.begin(w.open(), newXID())
+		s.risked = true
+		return s.maybeTorn(errors.New("no answer"))
+	}, adapters.ErrTorn.Error() + ": nothing proves that a statement of the application did not end its transaction; " +
+		adapters.ErrNotEnded.Error() + ": no answer"},
 
 	{"a check of a server that is down", func(w *world) error { _, err := w.down().Check(w.ctx); return err },
 		"check db: " + isDown},
@@ -255,7 +271,6 @@ func (w *world) down() *Resource { return w.openAs("app@tcp(127.0.0.1:1)/shop", 
 
 // withoutRow are the texts that no row of the table has.
 var withoutRow = map[string]string{
-	"%w: its connection is lost, and %s":                                                           timing,
 	"ask for the grants: %w":                                                                       timing,
 	"GRANT PROCESS ON *.* to the user of this resource":                                            grants,
 	", and GRANT SELECT ON performance_schema.data_lock_waits":                                     grants,

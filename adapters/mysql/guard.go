@@ -171,14 +171,15 @@ func (s *session) judge(ctx context.Context) {
 
 // enter admits a statement to the branch, with a context that ends with it. leave must be
 // called once the server has answered.
-func (s *session) enter(ctx context.Context, k sqltext.Kind) (within context.Context, leave func(), err error) {
+func (s *session) enter(ctx context.Context, k sqltext.Kind, text string) (within context.Context, leave func(),
+	err error) {
 	if err := s.admit(k); err != nil {
 		return nil, nil, err
 	}
 	ctx, stop := s.within(ctx)
 	err = k.Refused
 	if err == nil {
-		err = s.before(ctx, k)
+		err = s.before(ctx, k, text)
 	}
 	if err != nil {
 		s.waits(-1)
@@ -219,12 +220,23 @@ func (s *session) Asked() (number uint64, waits bool) {
 // SessionName implements adapters.Waiting.
 func (s *session) SessionName() string { return s.link.server.sessionName(s.link.server.connection) }
 
+// opened notes that n more results are open, or fewer.
+func (s *session) opened(n int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.results += n
+}
+
+// maxWrites bounds the texts that are kept, which are looked at if the session dies.
+const maxWrites = 64
+
 // before prepares the branch for a statement, and notes what the statement will do before it
 // does it.
-func (s *session) before(ctx context.Context, k sqltext.Kind) error {
+func (s *session) before(ctx context.Context, k sqltext.Kind, text string) error {
 	if err := s.open(ctx, k); err != nil {
 		return err
 	}
+	s.link.worked = true
 	if !k.Plain {
 		s.link.dirty = true
 	}
@@ -234,6 +246,9 @@ func (s *session) before(ctx context.Context, k sqltext.Kind) error {
 	s.used = true
 	if !k.Reads {
 		s.wrote = true
+		if s.more = len(s.writes) == maxWrites; !s.more {
+			s.writes = append(s.writes, text)
+		}
 	}
 	s.mu.Unlock()
 	if !k.Reads {
@@ -252,7 +267,7 @@ func (s *session) before(ctx context.Context, k sqltext.Kind) error {
 
 // note dooms the branch if its statement failed, and heals it if the statement has undone
 // that. If the connection broke, the statement may still run and hold locks: the session is
-// ended.
+// ended; where that was done by whoever ends the branch, he ends the session.
 func (s *session) note(ctx context.Context, k sqltext.Kind, err error) error {
 	if refused := s.heard(ctx); refused != nil {
 		return refused
@@ -272,9 +287,10 @@ func (s *session) note(ctx context.Context, k sqltext.Kind, err error) error {
 	if k.Ends && isCode(err, codeWrongState) {
 		err = fmt.Errorf("%w: %w", errEnds, err)
 	}
-	broken := !s.link.raw.IsValid()
-	s.doom(err, broken || s.undid(err))
-	if broken {
+	broken, undid := !s.link.raw.IsValid(), s.undid(err)
+	s.undone = s.undone || undid
+	s.doom(err, broken || undid)
+	if broken && s.life.Err() == nil {
 		_ = s.link.discard(ctx) // the rollback tries again and says so
 	}
 	return err

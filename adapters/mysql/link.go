@@ -54,6 +54,10 @@ type link struct {
 	changes changes
 	// xaSent is how many XA statements were sent to the session, and of those xaQueued wait.
 	xaSent, xaQueued int64
+	// worked: a statement of an application has run in it since it was new.
+	worked bool
+	// anew is what makes a session that was reset as it was at first; nil if nobody knows.
+	anew []string
 	// lockTimeout limits its lock waits; zero if that is not known.
 	lockTimeout time.Duration
 
@@ -82,6 +86,9 @@ func connect(ctx context.Context, r *Resource) (*link, error) {
 		return nil, err
 	}
 	l.raw = raw
+	if l.wire != nil {
+		l.wire.settled = true
+	}
 	if err := l.setUp(ctx); err != nil {
 		_ = raw.Close()
 		return nil, err
@@ -111,8 +118,32 @@ func (l *link) setUp(ctx context.Context) (err error) {
 		// A statement that travels with an XA START which the server refuses runs outside of
 		// the branch. It must not commit by itself, so that the end of the session undoes it.
 		limits += ", autocommit = 0"
+		if l.server.variables["init_connect"] == "" { // which the server does not run again
+			l.anew = append(l.wire.setUp, limits+", "+l.server.letters())
+		}
 	}
 	return l.exec(ctx, limits)
+}
+
+// renew makes the session as new: what routines, triggers and views that a branch has used have left in it (variables,
+// user locks, temporary tables) ends with the branch. It reports false if that could not be sent.
+func (l *link) renew() bool {
+	if !l.worked || l.anew == nil {
+		return true
+	}
+	if l.wire.renew(l.anew...) != nil {
+		return false
+	}
+	l.worked = false
+	l.xaSent, l.changes.rows = 0, 0 // the server forgets its counters
+	l.lockTimeout = l.r.options.LockTimeout
+	return true
+}
+
+// ready reports whether a session that was kept can be used: it is as new, and the server has not closed it.
+func (l *link) ready() bool {
+	return l.raw.IsValid() && l.wire.settle(time.Now().Add(cleanupTime)) == nil &&
+		l.raw.ResetSession(context.Background()) == nil // which looks at the socket and does not wait
 }
 
 // ahead lets commands travel with the next one. The wire must be able.
@@ -242,9 +273,16 @@ func (l *link) eachAndWarnings(ctx context.Context, commands ...string) (answers
 	if err != nil || last.err != nil || l.wire.able() && last.warnings == 0 {
 		return answers, false // the server keeps older warnings
 	}
-	return answers, slices.ContainsFunc(rows,
-		func(row []string) bool { return len(row) > 1 && row[1] == warningStayed })
+	return answers, slices.ContainsFunc(rows, saysStayed)
 }
+
+// warnsOfRest reports whether the server said so of the last statement of the session.
+func (l *link) warnsOfRest(ctx context.Context) bool {
+	rows, err := rawRows(l.raw)(ctx, "SHOW WARNINGS")
+	return err == nil && slices.ContainsFunc(rows, saysStayed)
+}
+
+func saysStayed(row []string) bool { return len(row) > 1 && row[1] == warningStayed }
 
 // warningStayed is ER_WARNING_NOT_COMPLETE_ROLLBACK.
 const warningStayed = "1196"

@@ -57,9 +57,12 @@ func (p *pool) take(ctx context.Context, r *Resource) (*link, error) {
 		}
 	}
 	for {
-		l := p.kept(time.Now())
-		if l != nil {
-			return l, nil
+		if l := p.kept(time.Now()); l != nil {
+			if l.ready() {
+				return l, nil
+			}
+			l.close()
+			continue
 		}
 		l, err := connect(ctx, r)
 		if err == nil {
@@ -82,13 +85,13 @@ func (p *pool) take(ctx context.Context, r *Resource) (*link, error) {
 // give takes a session back whose branch has ended. One that is not to be used again is
 // closed.
 func (p *pool) give(l *link) {
-	if l.dirty || !l.raw.IsValid() || !p.keep(l, time.Now()) {
+	if l.dirty || !l.raw.IsValid() || !l.renew() || !p.keep(l, time.Now()) {
 		l.close()
 	}
 	p.slots <- struct{}{}
 }
 
-// kept returns a session that the server should still know, or nil.
+// kept returns a session that the server should still know, or nil. Whether it is ready is to be looked at.
 func (p *pool) kept(now time.Time) *link {
 	var stale []*link
 	defer func() {
@@ -101,16 +104,12 @@ func (p *pool) kept(now time.Time) *link {
 	if n := len(p.links); n > 0 && p.links[n-1].stale(now) {
 		stale, p.links = p.links, nil // the last one is the youngest
 	}
-	for len(p.links) > 0 {
-		l := p.links[len(p.links)-1]
-		p.links = p.links[:len(p.links)-1]
-		if l.raw.IsValid() && l.raw.ResetSession(context.Background()) == nil {
-			// it looks at the socket and does not wait
-			return l
-		}
-		stale = append(stale, l)
+	if len(p.links) == 0 {
+		return nil
 	}
-	return nil
+	l := p.links[len(p.links)-1]
+	p.links = p.links[:len(p.links)-1]
+	return l
 }
 
 // keep reports whether the session was taken in.

@@ -76,8 +76,9 @@ type Resource struct {
 	db        *sql.DB // of the recovery half and for KILL
 	pool      *pool
 
-	markerReady atomic.Bool // the marker table is there and can be written
 	expected    atomic.Pointer[expectation]
+	markerReady atomic.Bool               // the marker table is there and can be written
+	outsiders   atomic.Pointer[outsiders] // nil: never asked
 
 	pause func(ctx context.Context) error // waits for detachTime
 }
@@ -176,6 +177,9 @@ func (r *Resource) TxWith(ctx context.Context, g adapters.Global, o TxOptions) (
 func (r *Resource) Open(ctx context.Context, x txn.XID) (adapters.Session, error) {
 	if err := r.prepareMarker(ctx); err != nil {
 		return nil, fmt.Errorf("begin %s at %s: %w", x, r.name, advise(err))
+	}
+	if r.outsiders.Load() == nil {
+		r.askOutsiders(ctx)
 	}
 	l, err := r.pool.take(ctx, r)
 	if err != nil {

@@ -56,6 +56,17 @@ func (s server) limit(variable string, t time.Duration) string {
 	return variable + " = " + strconv.Itoa(seconds)
 }
 
+// letters is for a SET SESSION: how the client and the server write to each other.
+func (s server) letters() string {
+	name := func(variable string) string {
+		if v := s.variables[variable]; v != "" {
+			return variable + " = " + v
+		}
+		return variable + " = NULL"
+	}
+	return name("character_set_client") + ", " + name("character_set_results") + ", " + name("collation_connection")
+}
+
 // together makes one statement of several. MariaDB takes compound statements outside of
 // stored programs, and stops at the first that fails; that needs no multi-statement
 // mode, which nobody shall switch on for the application's own statements. MySQL has
@@ -78,7 +89,8 @@ const askVariables = `SHOW VARIABLES WHERE Variable_name IN ('version', 'server_
 	`'xa_detach_on_prepare', 'read_only', 'super_read_only', 'wsrep_on', 'group_replication_group_name', ` +
 	`'default_storage_engine', ` +
 	`'innodb_flush_log_at_trx_commit', 'sync_binlog', 'log_bin', 'wait_timeout', 'lock_wait_timeout', ` +
-	`'innodb_lock_wait_timeout', 'innodb_rollback_on_timeout')`
+	`'innodb_lock_wait_timeout', 'innodb_rollback_on_timeout', 'init_connect', 'character_set_client', ` +
+	`'character_set_results', 'collation_connection')`
 
 // askServer asks who the server is.
 func askServer(ctx context.Context, q rowsOf) (server, error) {

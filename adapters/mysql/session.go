@@ -35,15 +35,18 @@ type session struct {
 	mu      sync.Mutex
 	phase   phase
 	options TxOptions
-	tx      *sql.Tx // nil if the application has committed the last one
-	running int     // statements that the server is asked for now
-	asked   uint64  // how often that has changed
-	doomed  error   // the first failure that was not undone
-	final   bool    // and it cannot be undone
-	ours    bool    // and it is that of a command of our own
-	last    error   // the last failure, as the application was told
-	wrote   bool    // some statement was no plain read
-	used    bool    // there was a statement
+	tx      *sql.Tx  // nil if the application has committed the last one
+	running int      // statements that the server is asked for now
+	results int      // that are open, so that there may be more of them to come
+	asked   uint64   // how often running has changed
+	doomed  error    // the first failure that was not undone
+	final   bool     // and it cannot be undone
+	ours    bool     // and it is that of a command of our own
+	last    error    // the last failure, as the application was told
+	wrote   bool     // some statement was no plain read
+	used    bool     // there was a statement
+	writes  []string // the texts of the first statements that are no plain reads
+	more    bool     // there were more of them
 	points  savepoints
 
 	// What follows is owned by whoever uses the link.
@@ -57,6 +60,7 @@ type session struct {
 	missed   error          // the answer that the guard is not there
 	risked   bool           // a statement was sent that could end the transaction
 	voted    bool           // XA PREPARE was sent
+	undone   bool           // the server has rolled all of it back, and remembers its warnings of that
 	torn     error          // why part of the branch may be committed
 }
 
@@ -70,6 +74,7 @@ type phase uint8
 
 const (
 	working phase = iota
+	closing       // no statement begins any more; those that have begun may still fail
 	voting        // the work is over
 	prepared
 	loose // the connection is gone, and nobody has seen that the branch is
@@ -135,17 +140,31 @@ func (s *session) openLocked() error {
 	return nil
 }
 
-// doom notes a failure. One that is final is not undone by a rollback to a savepoint.
+// doom notes a failure. One that is final is not undone by a rollback to a savepoint. A statement may
+// fail when its result is closed, at the end of the work, and counts all the same.
 func (s *session) doom(cause error, final bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.phase != working {
+	s.doomLocked(cause, final)
+}
+
+func (s *session) doomLocked(cause error, final bool) {
+	if s.phase > closing {
 		return
 	}
 	s.last = cause
 	s.final = s.final || final
 	if s.doomed == nil {
 		s.doomed = cause
+	}
+}
+
+// giveUp is doom by the application's own Rollback, not by that with which the work is closed.
+func (s *session) giveUp() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.phase == working {
+		s.doomLocked(errRolledBack, true)
 	}
 }
 
@@ -177,22 +196,24 @@ func (s *session) within(ctx context.Context) (context.Context, func()) {
 	}
 }
 
-// endWork closes the *sql.Tx and returns when no statement runs any more. When ctx ends
-// first, the statements are cut off; at once if nobody needs what they do.
+// endWork closes the *sql.Tx and returns when no statement runs any more, and what is left of their
+// results was read: one of them may fail behind its first rows. When ctx ends first, the statements
+// are cut off, and their results; at once if nobody needs what they do.
 func (s *session) endWork(ctx context.Context, atOnce bool) error {
 	s.mu.Lock()
 	if s.phase != working {
 		s.mu.Unlock()
 		return adapters.ErrBranchEnded
 	}
-	s.phase = voting
-	tx, busy := s.tx, s.running > 0
+	s.phase = closing
+	tx, busy := s.tx, s.running+s.results > 0
 	s.mu.Unlock()
 	if atOnce && busy {
 		s.cut()
 	}
 	stop := context.AfterFunc(ctx, s.cut)
 	defer stop()
+	defer s.setPhase(voting)
 	if tx != nil {
 		_ = tx.Rollback() // of the handle only; sql.ErrTxDone if the application has ended it
 	}
@@ -229,6 +250,9 @@ func (s *session) vote(ctx context.Context) (txn.Vote, error) {
 			return vote, nil
 		}
 		err = advise(refused)
+	}
+	if ctx.Err() != nil && !s.link.raw.IsValid() {
+		return txn.VoteNo, err // nobody waits any longer here; the rollback finds out what is left
 	}
 	return txn.VoteNo, s.gaveUp(err, s.abort(ctx))
 }

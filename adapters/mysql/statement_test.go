@@ -264,7 +264,9 @@ var statementStories = []story{
 			require.EqualValues(t, 2, read(tx))
 			w.run(database, "UPDATE kv SET v = 1 WHERE k = 'level'")
 			require.EqualValues(t, 2, read(tx), "the default is repeatable read")
-			require.Equal(t, committed.link, repeatable.link, "the same session")
+			if !plain { // there nobody knows what a branch that was rolled back has left in its session
+				require.Equal(t, committed.link, repeatable.link, "the same session")
+			}
 			_, err = r.TxWith(w.ctx, adaptertest.Enlisted(repeatable), TxOptions{ReadOnly: true})
 			require.ErrorIs(t, err, errLateOptions)
 			require.NoError(t, repeatable.Rollback(w.ctx))

@@ -9,7 +9,9 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"strings"
 	"syscall"
+	"time"
 
 	sqldriver "github.com/go-sql-driver/mysql"
 )
@@ -57,8 +59,10 @@ type wireKey struct{}
 // what the driver reads, in order, before the driver's own answer.
 type wire struct {
 	net.Conn
-	greeted bool // the driver has answered the server's greeting
-	plain   bool // and the packets of the session are neither encrypted nor compressed
+	greeted bool     // the driver has answered the server's greeting
+	settled bool     // the connection is made, and what follows is not for setting it up
+	setUp   []string // the SET statements of the driver, or of what wraps it, that set the session up
+	plain   bool     // and the packets of the session are neither encrypted nor compressed
 
 	ahead    []byte   // commands that wait for the driver's next one
 	waiting  int      // how many they are
@@ -67,13 +71,53 @@ type wire struct {
 	in       []byte   // was read and is not the driver's yet
 }
 
+// Commands of the protocol.
+const (
+	comQuery = 0x03
+	comReset = 0x1f
+)
+
 // send queues a command that returns no rows. The wire must be able.
-func (w *wire) send(command string) {
-	const comQuery = 3
-	n := len(command) + 1
-	w.ahead = append(w.ahead, byte(n), byte(n>>8), byte(n>>16), 0, comQuery)
-	w.ahead = append(w.ahead, command...)
+func (w *wire) send(command string) { w.queue(comQuery, command) }
+
+func (w *wire) queue(kind byte, text string) {
+	n := len(text) + 1
+	w.ahead = append(w.ahead, byte(n), byte(n>>8), byte(n>>16), 0, kind)
+	w.ahead = append(w.ahead, text...)
 	w.waiting++
+}
+
+// renew lets the server forget the state of the session, and sets it up anew. It does not wait for the answers,
+// which have to be settled before the driver looks at the connection again.
+func (w *wire) renew(setUp ...string) error {
+	w.queue(comReset, "")
+	for _, command := range setUp {
+		w.send(command)
+	}
+	_, err := w.Write(nil)
+	return err
+}
+
+// settle waits for the answers to what was sent, and returns the first error.
+func (w *wire) settle(until time.Time) error {
+	if w == nil || w.expected == 0 {
+		return nil
+	}
+	if err := w.SetReadDeadline(until); err != nil {
+		return err
+	}
+	var some [512]byte
+	for w.expected > 0 {
+		if err := w.read(some[:]); err != nil {
+			return err
+		}
+	}
+	for _, a := range w.take() {
+		if a.err != nil {
+			return a.err
+		}
+	}
+	return w.SetReadDeadline(time.Time{})
 }
 
 // able reports whether commands can be sent ahead.
@@ -107,8 +151,11 @@ func (w *wire) take() []answer {
 
 // Write sends what waits first.
 func (w *wire) Write(p []byte) (int, error) {
-	if !w.greeted {
+	switch {
+	case !w.greeted:
 		w.greet(p)
+	case !w.settled:
+		w.noteSetUp(p)
 	}
 	if w.waiting == 0 {
 		return w.Conn.Write(p)
@@ -118,6 +165,14 @@ func (w *wire) Write(p []byte) (int, error) {
 	w.ahead, w.waiting = both[:0], 0
 	n, err := w.Conn.Write(both)
 	return max(0, n-(len(both)-len(p))), err
+}
+
+// noteSetUp keeps a packet of the driver that sets the session up.
+func (w *wire) noteSetUp(p []byte) {
+	const header = 4
+	if len(p) > header+4 && p[header] == comQuery && strings.EqualFold(string(p[header+1:header+5]), "SET ") {
+		w.setUp = append(w.setUp, string(p[header+1:]))
+	}
 }
 
 // greet looks at the capabilities in the driver's first packet.
@@ -132,18 +187,9 @@ func (w *wire) greet(p []byte) {
 // Read keeps the answers to our own commands from the driver.
 func (w *wire) Read(p []byte) (int, error) {
 	for w.expected > 0 {
-		packet, rest, whole := cutPacket(w.in)
-		if !whole {
-			n, err := w.Conn.Read(p)
-			w.in = append(w.in, p[:n]...)
-			if err != nil {
-				return 0, err
-			}
-			continue
+		if err := w.read(p); err != nil {
+			return 0, err
 		}
-		w.in = rest
-		w.expected--
-		w.answers = append(w.answers, readAnswer(packet))
 	}
 	if len(w.in) == 0 {
 		return w.Conn.Read(p)
@@ -153,6 +199,19 @@ func (w *wire) Read(p []byte) (int, error) {
 		w.in = nil
 	}
 	return n, nil
+}
+
+// read takes the next answer to a command of our own, or some bytes of it, by way of p.
+func (w *wire) read(p []byte) error {
+	if packet, rest, whole := cutPacket(w.in); whole {
+		w.in = rest
+		w.expected--
+		w.answers = append(w.answers, readAnswer(packet))
+		return nil
+	}
+	n, err := w.Conn.Read(p)
+	w.in = append(w.in, p[:n]...)
+	return err
 }
 
 // socket is a wire over a socket of the system, where the driver looks whether the server

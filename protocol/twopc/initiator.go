@@ -32,10 +32,8 @@ type Initiator struct {
 	decision txn.Decision
 	reason   string
 	recorded bool // the cluster decides, however many branches there are
-	late     bool // nobody waits any more, before the cluster was asked
 	asked    bool // the cluster was
 	told     bool // the cluster was, that the transaction is aborted
-	wanted   bool // the application wanted the abort, and waits for every branch
 	blamed   bool
 	blame    txn.BranchNo
 	replied  bool
@@ -71,7 +69,7 @@ type branchState uint8
 
 const (
 	open      branchState = iota // may hold work
-	waiting                      // Prepare was asked for
+	waiting                      // Prepare was asked for, and its session is busy
 	prepared                     // voted Yes
 	refused                      // voted No
 	ended                        // nothing is left to do here: voted ReadOnly, or finished
@@ -95,7 +93,7 @@ func (i *Initiator) Step(e protocol.Event) []protocol.Effect {
 		}
 	case protocol.RollbackAsked:
 		if i.phase == working {
-			i.reason, i.wanted = e.Reason, true
+			i.reason = e.Reason
 			return i.conclude(txn.Abort)
 		}
 	case OnePhaseDone:
@@ -108,7 +106,7 @@ func (i *Initiator) Step(e protocol.Event) []protocol.Effect {
 			return i.reply(e.Outcome)
 		}
 	case protocol.Voted:
-		if b := i.find(e.No); b != nil && (i.phase == reading || i.phase == preparing) && b.state == waiting {
+		if b := i.find(e.No); b != nil && b.state == waiting {
 			return i.vote(b, e)
 		}
 	case protocol.Decided:
@@ -190,8 +188,7 @@ func (i *Initiator) last() *held {
 	return &i.branches[slices.IndexFunc(i.branches, func(b held) bool { return b.state != ended })]
 }
 
-// vote counts a vote. The others are waited for even after a No: until a branch has
-// voted its session is busy.
+// vote counts a vote. One that comes when the transaction is aborted already ends its branch.
 func (i *Initiator) vote(b *held, v protocol.Voted) []protocol.Effect {
 	switch v.Vote {
 	case txn.VoteYes:
@@ -204,11 +201,18 @@ func (i *Initiator) vote(b *held, v protocol.Voted) []protocol.Effect {
 			i.blamed, i.blame, i.reason = true, b.no, v.Reason
 		}
 	}
+	if i.phase == finishing {
+		return i.conclude(txn.Abort)
+	}
 	return i.count()
 }
 
-// count goes on once every branch has voted.
+// count goes on once every branch has voted, and with the first No: nobody's locks wait for a vote that
+// changes nothing.
 func (i *Initiator) count() []protocol.Effect {
+	if i.blamed {
+		return i.conclude(txn.Abort)
+	}
 	var yes []txn.Branch
 	for _, b := range i.branches {
 		switch b.state {
@@ -219,8 +223,6 @@ func (i *Initiator) count() []protocol.Effect {
 		}
 	}
 	switch {
-	case i.blamed, i.late:
-		return i.conclude(txn.Abort)
 	case i.phase == reading && len(yes) == 0:
 		return i.commitLast()
 	case i.phase == reading: // somebody wrote without knowing it
@@ -233,14 +235,17 @@ func (i *Initiator) count() []protocol.Effect {
 	return []protocol.Effect{Ask{Branches: yes}}
 }
 
-// conclude ends every branch that is left. A decision to commit is told to the
-// application after its branches were finished, so that it reads its own writes.
+// conclude ends every branch that is left, but for those whose session is busy: their votes are waited for. A
+// decision to commit is told to the application after its branches were finished, so that it reads its own
+// writes; an abort when each was tried, however long it takes: only then it is known whether the application's
+// own SQL has torn one.
 func (i *Initiator) conclude(d txn.Decision) []protocol.Effect {
 	i.decision = d
 	i.phase = finishing
 	var effects []protocol.Effect
 	for n := range i.branches {
-		if b := &i.branches[n]; b.state != ended {
+		switch b := &i.branches[n]; b.state {
+		case open, prepared, refused:
 			b.state = ending
 			effects = append(effects, protocol.Finish{No: b.no, Decision: d})
 		}
@@ -294,18 +299,16 @@ func (b *held) finishing() bool { return b.state == ending || b.state == lingeri
 func (i *Initiator) waitOver(reason string) []protocol.Effect {
 	switch {
 	case i.phase == reading, i.phase == preparing: // the cluster has not been asked, and will not be
-		i.late = true
-		if !i.blamed {
-			i.reason = reason
-		}
+		i.reason = reason
+		return i.conclude(txn.Abort)
 	case i.phase == asking && mutant.RollbackAfterYes:
 		return i.conclude(txn.Abort)
 	case i.phase == asking:
 		i.phase = doubting
 		i.reason = reason
 		return i.reply(txn.Unknown)
-	case i.phase == finishing && !i.wanted:
-		return i.reply(outcome(i.decision))
+	case i.phase == finishing && i.decision == txn.Commit:
+		return i.reply(txn.Committed)
 	}
 	return nil
 }
@@ -315,7 +318,7 @@ func (i *Initiator) settle() []protocol.Effect {
 	left := false
 	for n := range i.branches {
 		switch b := &i.branches[n]; b.state {
-		case ending:
+		case waiting, ending:
 			return nil
 		case lingering:
 			left = true
@@ -376,9 +379,6 @@ func (i *Initiator) String() string {
 	}
 	if i.recorded {
 		b.WriteString(" recorded")
-	}
-	if i.late {
-		b.WriteString(" late")
 	}
 	if i.told {
 		b.WriteString(" told")

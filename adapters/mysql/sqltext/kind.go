@@ -164,6 +164,17 @@ func nameOf(t tokens, words []string) string {
 	return strings.ToLower(name)
 }
 
+// Names reports whether is holds for a word of a text, quoted or not, that is not in a plain comment. A text that
+// cannot be read has any.
+func Names(text string, is func(name string) bool) bool {
+	rest, clear := skipComments(text)
+	if !clear {
+		return true
+	}
+	t := tokensOf(rest)
+	return t.several || slices.ContainsFunc(t.words, is) || slices.ContainsFunc(t.quoted, is)
+}
+
 // tokens are the parts of a text that tell something.
 type tokens struct {
 	words   []string // in upper case

@@ -3,6 +3,7 @@
 package sqltext
 
 import (
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -109,3 +110,19 @@ func TestKindErrsOnTheCarefulSide(t *testing.T) {
 }
 
 func (k Kind) untraced() Kind { k.Traced = false; return k }
+
+func TestNamesAreFoundWhereverTheyMayBe(t *testing.T) {
+	is := func(name string) bool { return strings.EqualFold(name, "stays") }
+	for text, want := range map[string]bool{
+		"INSERT INTO stays VALUES (1)":                true,
+		"-- name: Put :exec\nINSERT INTO `Stays` () ": true,
+		`INSERT INTO "stays" VALUES (1)`:              true,
+		"INSERT INTO shop.STAYS VALUES (1)":           true,
+		"/*! INSERT INTO other VALUES (1) */":         true, // who knows
+		"INSERT INTO other VALUES (1); SELECT 2":      true,
+		"INSERT INTO other VALUES ('it stays')":       false,
+		"INSERT INTO stay VALUES (1) /* not stays */": false,
+	} {
+		require.Equal(t, want, Names(text, is), text)
+	}
+}
