@@ -218,6 +218,34 @@ var messages = []struct {
 	{"no such zxid", func() error { return second(api.ParseZxid("seen", "3,1")) },
 		`seen: "3,1" is not a zxid, want epoch.counter as in an answer`, api.ErrInvalid},
 
+	{"header that is too long to be sent", func() error {
+		_, err := api.Text(&concordv1.Participation{Failed: strings.Repeat("x", api.MaxPropagated)})
+		return err
+	}, fmt.Sprintf("header: has %d bytes, at most 65536 are sent", api.MaxPropagated+len(`{"failed":""}`)), api.ErrInvalid},
+	{"header that is too long to be read", func() error {
+		return second(api.ParsePropagation(strings.Repeat("x", api.MaxPropagated+1)))
+	}, "concord-transaction: has 65537 bytes, at most 65536 are read", api.ErrInvalid},
+	{"header that is no JSON", func() error { return second(api.ParsePropagation("x")) },
+		"concord-transaction: is no JSON of this message", api.ErrInvalid},
+	{"too many numbers for a call", func() error {
+		return joins(func(m *concordv1.Propagation) { m.FirstBranch, m.Branches = 250, 8 })
+	}, "branches: 8 from 250 on: the last number is 255", api.ErrInvalid},
+	{"call without a name", func() error { return joins(func(m *concordv1.Propagation) { m.Call = "AB" }) },
+		`call: "AB" names no call, want 16 hex characters`, api.ErrInvalid},
+	{"answer of no process", func() error {
+		return answers(&concordv1.Participation{Call: "000000000000000a", Instance: "b"})
+	}, `instance: "b" names no process, want 32 hex characters`, api.ErrInvalid},
+	{"branch nowhere", func() error {
+		return answers(&concordv1.Participation{Call: "000000000000000a", Instance: strings.Repeat("0a", 16),
+			Branches: []*concordv1.OpenedBranch{{No: 1}}})
+	}, "branches[0].resource: is empty", api.ErrInvalid},
+	{"vote of another branch", func() error {
+		return second(api.ParseVotes([]*concordv1.JoinedVote{{No: 1, Vote: "yes",
+			Branch: &concordv1.Branch{No: 2, Resource: "r"}}}))
+	}, "votes[0].branch: is number 2, and the vote is of 1", api.ErrInvalid},
+	{"votes of too many", func() error { return second(api.ParseNumbers("numbers", make([]uint32, 257))) },
+		"numbers: are 257, and a transaction has at most 256 branches", api.ErrInvalid},
+
 	{"dial nobody", func() error { return second(api.Dial(nil, api.ClientOptions{})) },
 		"addrs: is empty, want the address of at least one coordinator node, such as 127.0.0.1:7420", api.ErrInvalid},
 	{"dial too many", func() error { return second(api.Dial(make([]string, 1000), api.ClientOptions{})) },
@@ -236,6 +264,26 @@ var messages = []struct {
 		`GID has no branch 7: see "concord tx get": not found`, api.ErrNotFound},
 	{"what nobody expected", func() error { return received(errors.New("internal error: the node's log says more")) },
 		"internal: internal error: the node's log says more", nil},
+}
+
+// joins parses the header of a call, after a change.
+func joins(change func(*concordv1.Propagation)) error {
+	m := api.Propagation{Cluster: 1, ID: txn.NewID(time.Now()), Call: 10, First: 8, Branches: 8}.Message()
+	change(m)
+	text, err := api.Text(m)
+	if err != nil {
+		return err
+	}
+	return second(api.ParsePropagation(text))
+}
+
+// answers parses the header of an answer.
+func answers(m *concordv1.Participation) error {
+	text, err := api.Text(m)
+	if err != nil {
+		return err
+	}
+	return second(api.ParseParticipation(text))
 }
 
 func TestWhatErrorsSay(t *testing.T) {

@@ -127,7 +127,6 @@ var house = map[string]struct {
 	"tests/operator":            {layer: above, kind: forTests, why: "what operators and administrators do, and their page"},
 	"examples/services/billing": {layer: above, kind: command, why: "a service that joins the transactions of its callers"},
 	"examples/services/orders":  {layer: above, kind: command, why: "a service that calls another one in a transaction"},
-	"tests/compose":             {layer: above, kind: forTests, why: "docker-compose.yml in containers"},
 }
 
 func TestEveryPackageHasALayer(t *testing.T) {
