@@ -3,6 +3,9 @@
 package txn
 
 import (
+	"encoding/json"
+	"math"
+	"strings"
 	"testing"
 	"time"
 
@@ -73,4 +76,122 @@ func TestIDsSortByBirth(t *testing.T) {
 	require.True(t, early.Time().Equal(at))
 	require.LessOrEqual(t, FirstID(at).String(), early.String())
 	require.Greater(t, FirstID(at.Add(time.Millisecond)).String(), early.String())
+}
+
+func TestIDsAreReadInEitherCase(t *testing.T) {
+	for _, class := range []Class{Plain, Recorded, ThreePhase, LastResource} {
+		id := NewID(time.Now()).WithClass(class)
+		for _, s := range []string{id.String(), strings.ToLower(id.String())} {
+			got, err := ParseID(s)
+			require.NoError(t, err)
+			require.Equal(t, id, got)
+		}
+	}
+	good := NewID(time.Now()).String()
+	for _, s := range []string{
+		"", good[:25], good + "0", " " + good[1:],
+		// no aliases
+		good[:3] + "I" + good[4:], good[:3] + "l" + good[4:], good[:3] + "o" + good[4:], good[:3] + "u" + good[4:],
+		good[:3] + "\u017f" + good[5:], good[:3] + "\u212a" + good[6:], // which other alphabets fold to S and K
+		"8" + good[1:], // more than 128 bits
+		good[:25] + "1",
+	} {
+		_, err := ParseID(s)
+		require.ErrorIs(t, err, ErrBadID, "%q", s)
+	}
+}
+
+func FuzzParseID(f *testing.F) {
+	f.Add(NewID(time.Now()).String())
+	f.Add(strings.ToLower(NewID(time.Now()).WithClass(Recorded).String()))
+	f.Fuzz(func(t *testing.T, s string) {
+		if id, err := ParseID(s); err == nil {
+			require.Equal(t, strings.ToUpper(s), id.String())
+		}
+	})
+}
+
+func TestAnIDGoesIntoColumnsAndDocumentsAsItsText(t *testing.T) {
+	id := NewID(time.Now()).WithClass(Recorded)
+	value, err := id.Value()
+	require.NoError(t, err)
+	require.Equal(t, id.String(), value)
+	for _, src := range []any{id.String(), []byte(strings.ToLower(id.String()))} {
+		var got ID
+		require.NoError(t, got.Scan(src))
+		require.Equal(t, id, got)
+	}
+
+	zero, err := ID{}.Value()
+	require.NoError(t, err)
+	require.Nil(t, zero)
+	got := id
+	require.NoError(t, got.Scan(nil))
+	require.True(t, got.IsZero())
+
+	type order struct {
+		GID  ID            `json:"gid"`
+		Seen map[ID]string `json:"seen"`
+	}
+	text, err := json.Marshal(order{GID: id, Seen: map[ID]string{id: "x"}})
+	require.NoError(t, err)
+	require.JSONEq(t, `{"gid":"`+id.String()+`","seen":{"`+id.String()+`":"x"}}`, string(text))
+	var back order
+	require.NoError(t, json.Unmarshal(text, &back))
+	require.Equal(t, order{GID: id, Seen: map[ID]string{id: "x"}}, back)
+
+	require.ErrorIs(t, got.Scan("x'; drop table account; --"), ErrBadID)
+	require.EqualError(t, got.Scan(int64(7)), "a int64: "+ErrBadID.Error())
+	require.True(t, got.IsZero(), "what cannot be read changes nothing")
+	require.ErrorIs(t, json.Unmarshal([]byte(`{"gid":"no"}`), &back), ErrBadID)
+}
+
+func TestTheLastCharacterOfAGidIsItsClass(t *testing.T) {
+	for class, last := range map[Class]string{Plain: "0", Recorded: "R", ThreePhase: "T", LastResource: "M"} {
+		id := NewID(time.Now()).WithClass(class)
+		require.True(t, strings.HasSuffix(id.String(), last), "%v: %v", class, id)
+		require.Equal(t, class, id.Class())
+		got, err := ParseID(id.String())
+		require.NoError(t, err)
+		require.Equal(t, id, got)
+		x := XID{Cluster: 1, ID: id, Branch: 2}
+		parsed, ok := ParseXID(x.String())
+		require.True(t, ok)
+		require.Equal(t, x, parsed)
+	}
+	require.Equal(t, Plain, NewID(time.Now()).Class())
+}
+
+func TestAGidOfAnUnknownClassIsRefused(t *testing.T) {
+	gid := NewID(time.Now()).String()
+	for _, last := range "123456789ABCDEFGHJKNPQSVWXYZ" {
+		_, err := ParseID(gid[:25] + string(last))
+		require.ErrorIs(t, err, ErrBadID, "%c", last)
+		require.ErrorContains(t, err, "the last is 0, R, T or M")
+		_, ok := ParseXID("concord-00000001-" + gid[:25] + string(last) + "-00")
+		require.False(t, ok, "%c: foreign", last)
+	}
+	for _, bad := range []string{"", gid[:25], gid + "0", gid[:25] + "l", gid[:25] + "O", " " + gid[1:],
+		"8" + gid[1:]} {
+		_, err := ParseID(bad)
+		require.ErrorIs(t, err, ErrBadID, "%q", bad)
+	}
+}
+
+func TestALeaseInAGidChangesNeitherItsTimeNorItsClass(t *testing.T) {
+	at := time.UnixMilli(1_700_000_000_123)
+	for _, lease := range []Lease{1, 2, 1 << 31, math.MaxUint32} {
+		for _, class := range []Class{Plain, Recorded} {
+			id := NewID(at).WithClass(class).WithLease(lease)
+			require.Equal(t, lease, id.Lease())
+			require.Equal(t, class, id.Class())
+			require.True(t, id.Time().Equal(at))
+			require.NotEqual(t, id, NewID(at).WithClass(class).WithLease(lease), "42 random bits are left")
+			require.Zero(t, id.WithLease(0).Lease())
+		}
+	}
+	for range 100 {
+		require.Zero(t, NewID(at).Lease())
+	}
+	require.Zero(t, FirstID(at).Lease())
 }
