@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"slices"
 	"time"
 
@@ -89,7 +88,7 @@ func (tx *Tx) newCall(ctx context.Context, where string, dial func(addr string) 
 		return nil, fmt.Errorf("%d calls are under way and there are %d branches, and all numbers of branches are given "+
 			"out: make fewer calls at a time: %w", len(tx.outward.pending), len(tx.branches), api.ErrBusy)
 	}
-	k := &Call{tx: tx, where: where, dial: dial, name: api.CallName(rand.Uint64()), first: first}
+	k := &Call{tx: tx, where: where, dial: dial, name: api.NewCallName(), first: first}
 	deadline := tx.client.resources.now().Add(time.Until(tx.deadline))
 	var err error
 	k.text, err = api.Text(api.Propagation{Cluster: tx.cluster, ID: tx.id, Deadline: deadline,

@@ -4,6 +4,8 @@ package api
 
 import (
 	"bytes"
+	"crypto/rand"
+	"encoding/binary"
 	"encoding/hex"
 	"fmt"
 	"strconv"
@@ -29,6 +31,13 @@ const MaxPropagated = 64 << 10
 
 // CallName names a call of another service.
 type CallName uint64
+
+// NewCallName returns a name that nobody can guess.
+func NewCallName() CallName {
+	var b [8]byte
+	_, _ = rand.Read(b[:]) // never fails: see its documentation
+	return CallName(binary.BigEndian.Uint64(b[:]))
+}
 
 // String returns 16 hex characters.
 func (n CallName) String() string { return fmt.Sprintf("%016x", uint64(n)) }

@@ -3,9 +3,10 @@
 package postgres
 
 import (
+	"crypto/rand"
+	"encoding/binary"
 	"encoding/hex"
 	"fmt"
-	"math/rand/v2"
 	"slices"
 	"strings"
 	"time"
@@ -63,7 +64,11 @@ func beginText(m mark, limits []string) string {
 // them. It is a number that nobody else knows, so that no other transaction has it by chance.
 type mark int32
 
-func newMark() mark { return mark(rand.Int32()) }
+func newMark() mark {
+	var b [4]byte
+	_, _ = rand.Read(b[:]) // never fails: see its documentation
+	return mark(binary.BigEndian.Uint32(b[:]) >> 1)
+}
 
 func (m mark) setText() string { return fmt.Sprintf("set local concord.branch = %d", m) }
 

@@ -14,8 +14,8 @@ import (
 func Pause[Duration ~int64](first, most Duration, n int, id txn.ID, who txn.PartyID) Duration {
 	d := min(first<<min(n, 8), most)
 	h := fnv.New32a()
-	h.Write(id[:])
-	h.Write(who.Journal[:])
-	h.Write([]byte{byte(n)})
+	_, _ = h.Write(id[:])
+	_, _ = h.Write(who.Journal[:])
+	_, _ = h.Write([]byte{byte(n)})
 	return d + d*Duration(h.Sum32()%512)/1024
 }
