@@ -227,6 +227,14 @@ var messages = []message{
 		"recover db: " + isDown},
 	{"who waits in a server that is down", func(w *world) error { _, err := w.down().Waits(w.ctx, time.Second); return err },
 		"list who waits at db: " + isDown},
+	{"the high-water row of a server that is down", func(w *world) error {
+		_, err := w.down().HighWater(w.ctx, 1)
+		return err
+	}, "look at db: " + isDown},
+	{"a high-water row that a server that is down should have", func(w *world) error {
+		_, err := w.down().Raise(w.ctx, 1, txn.HighWater{}, nil)
+		return err
+	}, "raise the high-water row at db: " + isDown},
 	{"a branch of a server that is down", func(w *world) error {
 		_, err := w.down().Rollback(w.ctx, newXID(), txn.Branch{})
 		return err
@@ -311,6 +319,8 @@ var withoutRow = map[string]string{
 	"commit %s at %s: the answer is lost, look at the data: %w": timing,
 	"%w: an answer of %d bytes is neither OK nor an error":      surprise,
 	"list prepared branches: %w":                                timing,
+	"read the high-water row: %w":                               timing,
+	"another node is at it: try again":                          timing,
 }
 
 // Why a text has no row.

@@ -233,7 +233,7 @@ var finishStories = []story{
 		cancel()
 		require.Equal(t, txn.VoteNo, <-voted)
 		unlock()
-		require.True(t, w.isGone(s))
+		w.eventually("its session is gone", func() bool { return w.isGone(s) })
 		require.Contains(t, []txn.Finish{txn.Done, txn.AlreadyDone}, w.finish(r, txn.Abort, x, branchOne))
 		w.requireListed()
 		w.requireAbsent("unsure")
