@@ -47,8 +47,10 @@ test: databases ## everything: race detector, real databases, seeds, planted mis
 	@if [ -s bin/failed ]; then echo "FAIL: make $$(paste -sd ' ' bin/failed)"; exit 1; fi
 
 # These print events, which bin/summary reads.
+# tests/e2e takes longest, so it is the first to begin.
 race:
-	@packages=$$(go list $(PACKAGES) | grep -v -E '/internal/(sim|explore)(/|$$)'); \
+	@packages=$$(go list $(PACKAGES) | grep -v -E '/internal/(sim|explore)(/|$$)' | \
+		awk '{print !/\/tests\/e2e$$/, $$0}' | sort -s -n -k1,1 | cut -d' ' -f2); \
 		CONCORD_TEST_REQUIRE=$${CONCORD_TEST_REQUIRE:-1} go test -json $(TESTFLAGS) $$packages
 
 examples: # modules of their own
