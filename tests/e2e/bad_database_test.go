@@ -192,9 +192,16 @@ func TestDatabaseKilled(t *testing.T) {
 			defer cancel()
 			h, err := b.prepareTransfer(ctx, c.id)
 			require.NoError(t, err)
+			for _, n := range c.nodes { // which would end it, on a slow machine before it is looked for
+				c.kill(n)
+			}
 			require.NoError(t, d.server.Kill())
 			require.NoError(t, d.server.Start())
 			require.NotEmpty(t, d.prepared(t, c.id), "a prepared branch survives a crash")
+			for _, n := range c.nodes {
+				c.start(n)
+			}
+			c.ready()
 			b.settled(c)
 			require.Equal(t, concord.Aborted, b.shows(h.id))
 			require.Equal(t, 0, c.command("tx", "wait", h.id.String()).code)

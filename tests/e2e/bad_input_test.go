@@ -184,7 +184,7 @@ func TestDamagedStoreIsNotOpened(t *testing.T) {
 	for range 300 {
 		_, err := caller.Resolve(t.Context(),
 			&concordv1.ResolveRequest{Gid: txn.NewID(time.Now()).String(), Decision: "abort", Who: "test",
-				Reason: strings.Repeat("x", api.MaxReason)})
+				Reason: strings.Repeat("x", api.MaxReason), Force: true})
 		require.NoError(t, err)
 	}
 	c.kill(n)
