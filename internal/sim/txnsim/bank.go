@@ -65,8 +65,9 @@ type bank struct {
 	backup   map[*branch]state
 	// row is how far the log had come, as the bank has it; saved is that of the backup.
 	row, saved txn.HighWater
-	restored   bool // to a backup with an earlier row, and nobody has accepted that yet
-	lives      int  // how often other files took the place of these
+	restored   bool        // to a backup with an earlier row, and nobody has accepted that yet
+	accepted   sim.Instant // when somebody last has; zero: never
+	lives      int         // how often other files took the place of these
 	foreign    []txn.XID
 	w          *world
 }

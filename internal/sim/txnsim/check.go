@@ -126,7 +126,7 @@ func (c *checker) bankFolded(node int, changes txn.Changes) {
 			c.Fail("BEHIND", "node %d has %s quarantined, which was never set back", node, b.name)
 		}
 		if slices.Contains(changes.Accepted, b.name) {
-			b.restored = b.row.Less(c.known(b).HighWater)
+			b.restored, b.accepted = b.row.Less(c.known(b).HighWater), c.now()
 		}
 	}
 }
@@ -140,9 +140,12 @@ func (c *checker) known(b *bank) txn.Remembered {
 	return txn.Remembered{}
 }
 
-// held reports whether a transaction is aborted because one of its banks is quarantined.
+// held reports whether a transaction may be aborted because one of its banks is quarantined, or was when
+// the abort was proposed.
 func (c *checker) held(g *ghost) bool {
-	return slices.ContainsFunc(g.branches, func(b *branch) bool { return c.known(b.bank).Quarantine != nil })
+	return slices.ContainsFunc(g.branches, func(b *branch) bool {
+		return c.known(b.bank).Quarantine != nil || b.bank.accepted > g.born
+	})
 }
 
 // endsAt looks at a worker that is about to end a branch: BEHIND. What counts is what its node has
