@@ -348,7 +348,7 @@ func (d *driver) finishAgain(b *branch, decision txn.Decision) {
 	again, pause := d.tryAgain(), min(shortPause<<min(b.failed, 16), longPause)
 	b.failed++
 	d.tx.client.inBackground(func() {
-		if wait(again, pause) != nil {
+		if api.Wait(again, pause) != nil {
 			b.session.Abandon()
 			_ = b.over(errAbandoned)
 			return
@@ -391,7 +391,7 @@ func (tx *Tx) tellAborted(ctx context.Context, sure bool) {
 			return
 		}
 		tx.client.logger.Debug("could not tell the cluster that a transaction is aborted", "gid", tx.id, "error", err)
-		if !errors.Is(err, api.ErrUnavailable) || wait(ctx, pause) != nil {
+		if !errors.Is(err, api.ErrUnavailable) || api.Wait(ctx, pause) != nil {
 			return
 		}
 	}

@@ -43,7 +43,7 @@ func (r *reports) run(life context.Context) {
 	for {
 		select {
 		case f := <-r.queue:
-			_ = wait(life, reportDelay) // ended: send at once
+			_ = api.Wait(life, reportDelay) // ended: send at once
 			r.send(life, r.collect(f))
 		case <-life.Done():
 			r.flush()

@@ -76,7 +76,7 @@ func (r *resources) knows(ctx context.Context, level txn.FeatureLevel) bool {
 		if r.knownLevel() >= level {
 			return true
 		}
-		if wait(ctx, 50*time.Millisecond) != nil || r.recognize(ctx) != nil {
+		if api.Wait(ctx, 50*time.Millisecond) != nil || r.recognize(ctx) != nil {
 			return false
 		}
 	}
@@ -91,7 +91,7 @@ func (r *resources) knownLevel() txn.FeatureLevel {
 // follow asks for the level of the cluster, ever more rarely, until that is all that this program knows.
 func (r *resources) follow(ctx context.Context) {
 	for pause := 250 * time.Millisecond; r.knownLevel() < txn.Newest; pause = min(2*pause, 10*time.Second) {
-		if wait(ctx, pause) != nil {
+		if api.Wait(ctx, pause) != nil {
 			return
 		}
 		_ = r.recognize(ctx) // another cluster in its place is told to whoever begins a transaction
@@ -114,7 +114,7 @@ func (r *resources) refresh(ctx context.Context, name, identity string) error {
 			return err
 		}
 		if res.GetCluster() == "" {
-			if err := wait(ctx, 50*time.Millisecond); err != nil {
+			if err := api.Wait(ctx, 50*time.Millisecond); err != nil {
 				return fmt.Errorf("the cluster has not been formed yet: %w: start a majority of its nodes", err)
 			}
 			continue
@@ -287,15 +287,4 @@ func (r *resources) names() string {
 	}
 	slices.Sort(names)
 	return strings.Join(names, ", ")
-}
-
-func wait(ctx context.Context, d time.Duration) error {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
 }

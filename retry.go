@@ -81,7 +81,7 @@ func (c *Client) retry(ctx context.Context, p RetryPolicy, once func(attempt int
 		}
 		pause := pauses.NextBackOff()
 		c.logger.Debug("a transaction was aborted and is done again", "attempt", attempt, "pause", pause, "error", err)
-		if over := wait(ctx, pause); over != nil {
+		if over := api.Wait(ctx, pause); over != nil {
 			return fmt.Errorf("attempt %d of %d, after which the context ended (%w): %w", attempt, p.Attempts, over,
 				err)
 		}

@@ -312,13 +312,13 @@ func (tx *Tx) fall(why *limitError) {
 	tx.undone = tx.rollBack(context.Background(), tx.expired)
 	tx.client.logRollback(tx, tx.undone)
 	_ = tx.end(tx.atLimit(tx.expired))
-	tx.gone()
+	tx.gone(tx.expired)
 }
 
-// gone is the last that the client hears of a transaction, as far as its application is concerned.
-func (tx *Tx) gone() {
+// gone is the last that the client hears of a transaction that has ended, as far as its application is concerned.
+func (tx *Tx) gone(err error) {
 	tx.forget()
-	tx.releaseIdle(tx.expired)
+	tx.releaseIdle(err)
 	tx.client.waits.remove(tx)
 	tx.client.inFlight.Done()
 }
@@ -354,10 +354,7 @@ func (tx *Tx) claim() error {
 func (tx *Tx) over(err error) {
 	_ = tx.end(err)
 	tx.watch()
-	tx.forget()
-	tx.releaseIdle(err)
-	tx.client.waits.remove(tx)
-	tx.client.inFlight.Done()
+	tx.gone(err)
 }
 
 // result turns the core's reply into what the application gets.

@@ -5,6 +5,7 @@ package adapters
 import (
 	"context"
 	"errors"
+	"sync/atomic"
 
 	"github.com/concordtx/concord/txn"
 )
@@ -32,4 +33,32 @@ type Marked interface {
 	// Raise removes evidence, as Forget does, and in the same transaction raises the row from what the log
 	// remembers. When it returns the row is durable. It returns the row as it is then: a later one stays.
 	Raise(ctx context.Context, c txn.ClusterID, to txn.HighWater, spent []txn.XID) (txn.HighWater, error)
+}
+
+// Expectation is what the database of a resource has at least. Its zero value expects nothing.
+type Expectation struct{ now atomic.Pointer[Expected] }
+
+// Expect is that of Marked.
+func (e *Expectation) Expect(c txn.ClusterID, least txn.Position) { e.now.Store(&Expected{c, least}) }
+
+// Now returns what is expected. Whoever compares asks before it reads the row, which may be raised meanwhile.
+func (e *Expectation) Now() Expected {
+	if now := e.now.Load(); now != nil {
+		return *now
+	}
+	return Expected{}
+}
+
+// Expected is the least row of one cluster; zero: nothing is known.
+type Expected struct {
+	Cluster txn.ClusterID
+	Least   txn.Position
+}
+
+// IsZero reports whether there is nothing to compare with.
+func (e Expected) IsZero() bool { return e.Least == txn.Position{} }
+
+// Behind reports whether a row of a cluster is less than it has to be.
+func (e Expected) Behind(c txn.ClusterID, has txn.HighWater) bool {
+	return e.Cluster == c && has.At.Less(e.Least)
 }

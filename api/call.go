@@ -51,7 +51,7 @@ func call[Req, Res any](ctx context.Context, c *Client, op string, how manner, r
 	for {
 		n := tour.next()
 		if n == nil { // asked everybody in vain
-			sleep(ctx, pause.NextBackOff())
+			_ = Wait(ctx, pause.NextBackOff())
 			if ctx.Err() != nil {
 				return none, &NoAnswerError{Op: op, Attempts: failed, Err: context.Cause(ctx)}
 			}
@@ -209,12 +209,15 @@ func newPause() *backoff.ExponentialBackOff {
 		MaxInterval: 500 * time.Millisecond}
 }
 
-func sleep(ctx context.Context, d time.Duration) {
+// Wait waits for so long, or until ctx ends, and returns its error then.
+func Wait(ctx context.Context, d time.Duration) error {
 	timer := time.NewTimer(d)
 	defer timer.Stop()
 	select {
 	case <-timer.C:
+		return nil
 	case <-ctx.Done():
+		return ctx.Err()
 	}
 }
 

@@ -389,7 +389,7 @@ func (c *Client) Watch(ctx context.Context, r *concordv1.WatchRequest,
 			}
 			failed.add(addr, FromStatus(err))
 		}
-		sleep(ctx, pause.NextBackOff())
+		_ = Wait(ctx, pause.NextBackOff())
 		if ctx.Err() != nil {
 			return nil
 		}

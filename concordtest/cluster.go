@@ -109,7 +109,7 @@ func (c *Cluster) fit() {
 		case ctx.Err() != nil:
 			c.t.Fatalf("concordtest: ask for the resources: %v", err)
 		}
-		pause(ctx, 5*time.Millisecond)
+		_ = api.Wait(ctx, 5*time.Millisecond)
 	}
 }
 
@@ -169,19 +169,10 @@ func (c *Cluster) leader(other zab.NodeID) int {
 			return int(id) - 1
 		}
 		last = err
-		pause(ctx, 5*time.Millisecond)
+		_ = api.Wait(ctx, 5*time.Millisecond)
 	}
 	c.t.Fatalf("concordtest: no node leads: %v", last)
 	return 0
-}
-
-func pause(ctx context.Context, d time.Duration) {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-	case <-ctx.Done():
-	}
 }
 
 func (c *Cluster) listen(addr string) net.Listener {

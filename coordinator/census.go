@@ -6,13 +6,11 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"fmt"
 	"slices"
 	"sync"
 	"time"
 
 	"github.com/concordtx/concord/adapters"
-	"github.com/concordtx/concord/api"
 	"github.com/concordtx/concord/coordinator/commit"
 	"github.com/concordtx/concord/coordinator/replica"
 	"github.com/concordtx/concord/recovery"
@@ -113,7 +111,7 @@ const (
 func (n *Node) Report(ctx context.Context, resource string) (SetBack, error) {
 	w := n.workers[resource]
 	if w == nil {
-		return SetBack{}, noResource(resource)
+		return SetBack{}, commit.NoResource(resource)
 	}
 	if _, err := n.ask(ctx, func(request uint64) replica.Event { return commit.PlanAsked{Request: request} }); err != nil {
 		return SetBack{}, err
@@ -184,11 +182,6 @@ func (w *worker) reached(ctx context.Context, r *recovery.Reached) error {
 		}
 	}
 	return err
-}
-
-func noResource(name string) error {
-	return &replica.RequestError{Kind: api.ErrNotFound,
-		Text: fmt.Sprintf("there is no resource %q: see \"concord resource ls\"", name)}
 }
 
 // Accept is an operator's word that the cluster may go on with a database that was set back.

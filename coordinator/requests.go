@@ -139,8 +139,7 @@ func (n *Node) Settle(ctx context.Context, s txn.Settlement) (Settled, error) {
 // listedOnce returns the prepared branch that an operator means, and where it is.
 func (n *Node) listedOnce(ctx context.Context, s txn.Settlement) (resource string, p adapters.Prepared, err error) {
 	if s.Resource != "" && n.workers[s.Resource] == nil {
-		return "", p, &replica.RequestError{Kind: api.ErrNotFound,
-			Text: fmt.Sprintf("there is no resource %q: see \"concord resource ls\"", s.Resource)}
+		return "", p, commit.NoResource(s.Resource)
 	}
 	ctx, cancel := context.WithTimeout(ctx, settleTime/2)
 	defer cancel()
@@ -422,7 +421,7 @@ func (n *Node) carryOut(ctx context.Context, a recovery.Action) (string, error) 
 // Check runs the preflight of one resource, or of all if name is empty.
 func (n *Node) Check(ctx context.Context, name string) (map[string]CheckResult, error) {
 	if name != "" && n.workers[name] == nil {
-		return nil, noResource(name)
+		return nil, commit.NoResource(name)
 	}
 	ctx, cancel := context.WithTimeout(ctx, preflightTimeout)
 	defer cancel()

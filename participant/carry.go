@@ -246,15 +246,13 @@ func (a *Agent) end(ctx context.Context, e Finish) (txn.Finish, error) {
 		a.drop(x)
 		return found, err
 	}
-	err = s.Rollback(ctx)
-	switch {
-	case errors.Is(err, adapters.ErrTorn) && !errors.Is(err, adapters.ErrNotEnded):
-		a.drop(x)
-		return txn.Contradicted, nil
-	case err != nil:
+	if err = s.Rollback(ctx); !adapters.Ended(err) {
 		return 0, err // the session alone knows what may be left
 	}
 	a.drop(x)
+	if err != nil { // torn
+		return txn.Contradicted, nil
+	}
 	return txn.Done, nil
 }
 

@@ -121,7 +121,7 @@ func (s *session) send(ctx context.Context, what string, send request) (*concord
 			}
 			l = again
 		case repeatable(err):
-			if pause(ctx, repeatPause) != nil {
+			if api.Wait(ctx, repeatPause) != nil {
 				return nil, s.lost(s.client.failed(what, err))
 			}
 		case connect.CodeOf(err) == connect.CodeInvalidArgument: // whenever it comes
@@ -317,14 +317,3 @@ func (s *session) Rollback(ctx context.Context) error {
 
 // Abandon implements adapters.Session: the agent keeps what it voted for, whoever goes away.
 func (s *session) Abandon() { s.end() }
-
-func pause(ctx context.Context, d time.Duration) error {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-}

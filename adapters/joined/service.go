@@ -161,7 +161,7 @@ func (s *Service) ask(ctx context.Context, r *concordv1.VoteRequest) ([]api.Join
 		if ctx.Err() != nil {
 			return nil, fmt.Errorf("%w (%w)", err, context.Cause(ctx))
 		}
-		if !slow && !errors.Is(err, api.ErrUnavailable) || try > repeats || pause(ctx, repeatPause) != nil {
+		if !slow && !errors.Is(err, api.ErrUnavailable) || try > repeats || api.Wait(ctx, repeatPause) != nil {
 			return nil, err
 		}
 	}
@@ -238,15 +238,4 @@ func (s *Service) aborted(ctx context.Context) error {
 		return nil
 	}
 	return err
-}
-
-func pause(ctx context.Context, d time.Duration) error {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
 }

@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"sync/atomic"
 
 	"github.com/concordtx/concord/adapters"
 	"github.com/concordtx/concord/internal/lock"
@@ -19,13 +18,7 @@ import (
 type Resource struct {
 	name     string
 	disk     *Disk
-	expected atomic.Pointer[expectation]
-}
-
-// expectation is what the disk has at least, for one cluster.
-type expectation struct {
-	cluster txn.ClusterID
-	least   txn.Position
+	expected adapters.Expectation
 }
 
 var _ adapters.Adapter = (*Resource)(nil)
@@ -90,26 +83,24 @@ func (r *Resource) Rollback(ctx context.Context, x txn.XID, _ txn.Branch) (txn.F
 var _ adapters.Marked = (*Resource)(nil)
 
 // Expect implements adapters.Marked.
-func (r *Resource) Expect(c txn.ClusterID, least txn.Position) {
-	r.expected.Store(&expectation{c, least})
-}
+func (r *Resource) Expect(c txn.ClusterID, least txn.Position) { r.expected.Expect(c, least) }
 
 func (r *Resource) notBehind(ctx context.Context) error {
-	e := r.expected.Load()
-	if e == nil {
+	e := r.expected.Now()
+	if e.IsZero() {
 		return nil
 	}
-	_, err := r.HighWater(ctx, e.cluster)
+	_, err := r.HighWater(ctx, e.Cluster)
 	return err
 }
 
 // HighWater implements adapters.Marked.
 func (r *Resource) HighWater(ctx context.Context, c txn.ClusterID) (txn.HighWater, error) {
-	e := r.expected.Load()
+	e := r.expected.Now()
 	r.disk.mu.Lock()
 	defer r.disk.mu.Unlock()
 	has := r.disk.rows[c]
-	if e != nil && e.cluster == c && has.At.Less(e.least) {
+	if e.Behind(c, has) {
 		return has, adapters.ErrBehind
 	}
 	return has, ctx.Err()

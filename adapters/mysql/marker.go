@@ -273,24 +273,16 @@ func forget(ctx context.Context, c *sql.Conn, s server, ended []txn.XID) error {
 
 var _ adapters.Marked = (*Resource)(nil)
 
-// expectation is what the database of a resource has at least, for one cluster.
-type expectation struct {
-	cluster txn.ClusterID
-	least   txn.Position
-}
-
 // Expect implements adapters.Marked.
-func (r *Resource) Expect(c txn.ClusterID, least txn.Position) {
-	r.expected.Store(&expectation{cluster: c, least: least})
-}
+func (r *Resource) Expect(c txn.ClusterID, least txn.Position) { r.expected.Expect(c, least) }
 
 // notBehind compares the database with what is expected, before something is ended there.
 func (r *Resource) notBehind(ctx context.Context, c *sql.Conn, s server) error {
-	e := r.expected.Load()
-	if e == nil || e.least == (txn.Position{}) || r.options.NoMarker {
+	e := r.expected.Now()
+	if e.IsZero() || r.options.NoMarker {
 		return nil
 	}
-	_, err := r.compareHighWater(ctx, c, s, e.cluster)
+	_, err := r.compareHighWater(ctx, c, s, e.Cluster)
 	return err
 }
 
@@ -302,7 +294,7 @@ func waterOf(c txn.ClusterID) string {
 
 // compareHighWater reads the row of a cluster, and compares it with what was expected before.
 func (r *Resource) compareHighWater(ctx context.Context, c *sql.Conn, s server, id txn.ClusterID) (txn.HighWater, error) {
-	e := r.expected.Load()
+	e := r.expected.Now()
 	rows, err := readAt(ctx, c, sql.LevelReadCommitted,
 		fmt.Sprintf("SELECT gid, holder FROM %s WHERE %s ORDER BY gid DESC LIMIT 1", tableIn(s), waterOf(id)))
 	if isCode(err, codeNoSuchTable) {
@@ -313,7 +305,7 @@ func (r *Resource) compareHighWater(ctx context.Context, c *sql.Conn, s server, 
 	}
 	has, err := parseHighWater(rows)
 	switch {
-	case err != nil || e == nil || e.cluster != id || !has.At.Less(e.least):
+	case err != nil || !e.Behind(id, has):
 		return has, err
 	case s.variables["read_only"] == "ON" || s.variables["super_read_only"] == "ON":
 		return has, adapters.ErrCopy

@@ -76,7 +76,7 @@ type Resource struct {
 	db        *sql.DB // of the recovery half and for KILL
 	pool      *pool
 
-	expected    atomic.Pointer[expectation]
+	expected    adapters.Expectation
 	markerReady atomic.Bool               // the marker table is there and can be written
 	outsiders   atomic.Pointer[outsiders] // nil: never asked
 

@@ -230,33 +230,25 @@ func forgetIn(ctx context.Context, tx pgx.Tx, xs []txn.XID) error {
 
 var _ adapters.Marked = (*Resource)(nil)
 
-// expectation is what the database of a resource has at least, for one cluster.
-type expectation struct {
-	cluster txn.ClusterID
-	least   txn.Position
-}
-
 // Expect implements adapters.Marked.
-func (r *Resource) Expect(c txn.ClusterID, least txn.Position) {
-	r.expected.Store(&expectation{cluster: c, least: least})
-}
+func (r *Resource) Expect(c txn.ClusterID, least txn.Position) { r.expected.Expect(c, least) }
 
 // notBehind compares the database with what is expected, before something is ended there.
 func (r *Resource) notBehind(ctx context.Context, conn *pgx.Conn) error {
-	e := r.expected.Load()
-	if e == nil || e.least == (txn.Position{}) || r.noMarker {
+	e := r.expected.Now()
+	if e.IsZero() || r.noMarker {
 		return nil
 	}
-	_, err := r.compareHighWater(ctx, conn, e.cluster)
+	_, err := r.compareHighWater(ctx, conn, e.Cluster)
 	return err
 }
 
 // compareHighWater reads the row of a cluster, and compares it with what was expected before.
 func (r *Resource) compareHighWater(ctx context.Context, q rowQuerier, c txn.ClusterID) (txn.HighWater, error) {
-	e := r.expected.Load()
+	e := r.expected.Now()
 	has, standby, err := readHighWater(ctx, q, c)
 	switch {
-	case err != nil || e == nil || e.cluster != c || !has.At.Less(e.least):
+	case err != nil || !e.Behind(c, has):
 		return has, err
 	case standby:
 		return has, adapters.ErrCopy

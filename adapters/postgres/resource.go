@@ -33,7 +33,7 @@ type Resource struct {
 	idleTimeout time.Duration
 	noMarker    bool
 	markerReady atomic.Bool // branches can leave their markers
-	expected    atomic.Pointer[expectation]
+	expected    adapters.Expectation
 }
 
 var _ adapters.Adapter = (*Resource)(nil)

@@ -3,11 +3,9 @@
 package commit
 
 import (
-	"fmt"
 	"time"
 
 	"github.com/concordtx/concord/adapters"
-	"github.com/concordtx/concord/api"
 	"github.com/concordtx/concord/coordinator/replica"
 	"github.com/concordtx/concord/recovery"
 	"github.com/concordtx/concord/txn"
@@ -189,8 +187,7 @@ func (c *Machine) onAcceptAsked(e AcceptAsked) {
 		c.core.Propose(txn.AcceptRecord{Resource: e.Resource, Who: e.Who, Why: e.Why, Time: c.core.Clock()})
 		c.core.Await(e.Request)
 	case c.scans[e.Resource] == nil:
-		c.reply(Reply{Request: e.Request, Err: &replica.RequestError{Kind: api.ErrNotFound,
-			Text: fmt.Sprintf("there is no resource %q: see \"concord resource ls\"", e.Resource)}})
+		c.reply(Reply{Request: e.Request, Err: NoResource(e.Resource)})
 	default:
 		c.reply(Reply{Request: e.Request, Err: replica.Refusedf("resource %q is not quarantined, so there is nothing to "+
 			"accept: see \"concord resource ls\"", e.Resource)})

@@ -249,6 +249,12 @@ func notFound(id txn.ID) error {
 			"compare the gid with \"concord tx ls\"", id)}
 }
 
+// NoResource is the answer to who asks about a resource that there is not.
+func NoResource(name string) error {
+	return &replica.RequestError{Kind: api.ErrNotFound,
+		Text: fmt.Sprintf("there is no resource %q: see \"concord resource ls\"", name)}
+}
+
 func tooOld(id txn.ID) error {
 	return &replica.RequestError{Kind: api.ErrTooOld,
 		Text: fmt.Sprintf("transaction %v is older than what the cluster remembers: look into the databases", id)}
