@@ -4,6 +4,7 @@ package main
 
 import (
 	"bufio"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -16,8 +17,12 @@ import (
 // allowedSkips begin the reasons for which a test may be skipped: see testdb.NotRun, and tests/compose.
 var allowedSkips = []string{"MySQL: NOT RUN", "containers: NOT RUN"}
 
-// maxOutput bounds what is kept of one test's output; the end is kept.
-const maxOutput = 256 << 10
+const (
+	// maxOutput bounds what is kept of one test's output; the end is kept.
+	maxOutput = 256 << 10
+	// slow is when a test is worth a line, in seconds, and maxSlow how many have one.
+	slow, maxSlow = 20, 12
+)
 
 // event is a line of "go test -json", as "go doc test2json" describes it.
 type event struct {
@@ -36,6 +41,11 @@ type skip struct {
 	reason string
 }
 
+type duration struct {
+	testKey
+	seconds float64
+}
+
 // report collects events and prints them as they can be told.
 type report struct {
 	out            io.Writer
@@ -43,6 +53,8 @@ type report struct {
 	build          map[string]string
 	passed, failed int
 	failedPackages []string
+	failedTests    []testKey
+	slowTests      []duration
 	skips          []skip
 }
 
@@ -101,15 +113,20 @@ func (r *report) keep(key testKey, output string) {
 }
 
 func (r *report) endTest(e event) {
-	output := r.output[testKey{e.Package, e.Test}]
+	key := testKey{e.Package, e.Test}
+	output := r.output[key]
+	if e.Elapsed >= slow && !strings.Contains(e.Test, "/") {
+		r.slowTests = append(r.slowTests, duration{key, e.Elapsed})
+	}
 	switch e.Action {
 	case "pass":
 		r.passed++
 	case "fail":
 		r.failed++
+		r.failedTests = append(r.failedTests, key)
 		fmt.Fprintf(r.out, "\n=== FAILED %s %s\n%s", e.Package, e.Test, output)
 	case "skip":
-		r.skips = append(r.skips, skip{testKey{e.Package, e.Test}, reason(output)})
+		r.skips = append(r.skips, skip{key, reason(output)})
 	}
 }
 
@@ -139,6 +156,7 @@ func (r *report) showUnended(pkg string) {
 	for _, test := range cut {
 		key := testKey{pkg, test}
 		r.failed++
+		r.failedTests = append(r.failedTests, key)
 		fmt.Fprintf(r.out, "\n=== DID NOT END %s %s\n%s", pkg, test, r.output[key])
 		delete(r.output, key)
 	}
@@ -159,6 +177,10 @@ func (r *report) finish() bool {
 	if forbidden > 0 {
 		fmt.Fprintf(r.out, "FAIL: %d tests were skipped that must run; their reasons are above\n", forbidden)
 	}
+	r.showSlow()
+	for _, t := range r.failedTests {
+		fmt.Fprintf(r.out, "FAIL: %s %s\n", t.pkg, t.test)
+	}
 	if len(r.failedPackages) > 0 {
 		fmt.Fprintf(r.out, "FAIL: %s\n", strings.Join(r.failedPackages, " "))
 	}
@@ -168,6 +190,18 @@ func (r *report) finish() bool {
 	r.warnOfSkips()
 	fmt.Fprintf(r.out, "%d passed, %d failed, %d skipped\n", r.passed, r.failed, len(r.skips))
 	return forbidden == 0 && r.failed == 0 && len(r.failedPackages) == 0 && r.passed > 0
+}
+
+// showSlow names the tests that took longest, because the time of a whole run is bounded.
+func (r *report) showSlow() {
+	if len(r.slowTests) == 0 {
+		return
+	}
+	slices.SortStableFunc(r.slowTests, func(a, b duration) int { return cmp.Compare(b.seconds, a.seconds) })
+	fmt.Fprintln(r.out, "\nSlowest:")
+	for _, t := range r.slowTests[:min(len(r.slowTests), maxSlow)] {
+		fmt.Fprintf(r.out, "  %6.1fs %s %s\n", t.seconds, t.pkg, t.test)
+	}
 }
 
 // warnOfSkips says each allowed reason once.

@@ -72,7 +72,7 @@ func TestFailureIsShownInFull(t *testing.T) {
 {"Action":"fail","Package":"p"}`)
 	require.False(t, ok)
 	require.Contains(t, out, "=== FAILED p TestF\n    f_test.go:3: boom\n")
-	require.Contains(t, out, "1 passed, 1 failed, 0 skipped\n")
+	require.True(t, strings.HasSuffix(out, "FAIL: p TestF\nFAIL: p\n1 passed, 1 failed, 0 skipped\n"), out)
 }
 
 func TestTestCutOffByAPanicCountsAsFailed(t *testing.T) {
@@ -81,7 +81,7 @@ func TestTestCutOffByAPanicCountsAsFailed(t *testing.T) {
 {"Action":"fail","Package":"p"}`)
 	require.False(t, ok)
 	require.Contains(t, out, "=== DID NOT END p TestHang\npanic: test timed out\n")
-	require.Contains(t, out, "1 passed, 1 failed, 0 skipped\n")
+	require.True(t, strings.HasSuffix(out, "FAIL: p TestHang\nFAIL: p\n1 passed, 1 failed, 0 skipped\n"), out)
 }
 
 func TestBuildFailureShowsTheCompilersWords(t *testing.T) {
@@ -99,4 +99,15 @@ func TestNothingRunFails(t *testing.T) {
 	out, ok := summarise(t, "go: no such package\n")
 	require.False(t, ok)
 	require.Equal(t, "go: no such package\nFAIL: no test was run\n0 passed, 0 failed, 0 skipped\n", out)
+}
+
+func TestSlowestTestsAreNamedWithoutTheirParts(t *testing.T) {
+	out, ok := summarise(t, onePass+
+		`{"Action":"pass","Package":"p","Test":"TestB","Elapsed":25}
+{"Action":"pass","Package":"p","Test":"TestC/part","Elapsed":31}
+{"Action":"pass","Package":"p","Test":"TestC","Elapsed":32.5}
+{"Action":"pass","Package":"p"}`)
+	require.True(t, ok)
+	require.True(t, strings.HasSuffix(out,
+		"\nSlowest:\n    32.5s p TestC\n    25.0s p TestB\n4 passed, 0 failed, 0 skipped\n"), out)
 }
