@@ -10,7 +10,7 @@ RELEASE     := CGO_ENABLED=0 go build -trimpath -ldflags '-s -w'
 PACKAGES    ?= ./...
 # Tests start database servers, so packages run two at a time; and tests/e2e runs a binary
 # that the test cache does not know, so no result is taken from there.
-TESTFLAGS   ?= -race -count=1 -p 2 -timeout 35m
+TESTFLAGS   ?= -race -count=1 -p 2 -vet=off -timeout 35m
 SEEDS       ?= 5000
 TXN_SEEDS   ?= 1000
 MUTANTS     := $(sort $(shell find . -name mutants_test.go -printf '%h\n'))
