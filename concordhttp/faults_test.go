@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/concordtx/concord"
@@ -311,7 +312,7 @@ func TestAnAnswerWithoutParticipation(t *testing.T) {
 	s := open(t)
 	s.through(func(http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			require.NotEmpty(t, r.Header.Get(concord.PropagationHeader))
+			assert.NotEmpty(t, r.Header.Get(concord.PropagationHeader))
 			w.Header().Set(concord.ParticipationHeader, r.URL.Query().Get("says"))
 		})
 	})

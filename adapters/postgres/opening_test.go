@@ -332,8 +332,9 @@ func TestAContextThatEndsDuringTheFirstStatementEndsTheSession(t *testing.T) {
 	pid := int32(s.pgx.PgConn().PID())
 	ctx, cancel := context.WithCancel(b.ctx)
 	failed := make(chan error, 1)
+	tx := handleOf(t, s)
 	go func() {
-		_, err := handleOf(t, s).Exec(ctx,
+		_, err := tx.Exec(ctx,
 			"with w as (insert into account values ($1, 1) returning 1) select pg_sleep(60) from w", x.ID.String())
 		failed <- err
 	}()
