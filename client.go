@@ -232,9 +232,9 @@ func (c *Client) attempt(ctx context.Context, fn func(ctx context.Context, tx *T
 func (c *Client) logRollback(tx *Tx, err error) {
 	switch {
 	case errors.Is(err, ErrTorn):
-		c.logger.Error("a transaction is torn", "gid", tx.id, "error", err)
+		c.logger.Error("a transaction is torn", "gid", tx.id, "err", err)
 	case err != nil && !errors.Is(err, ErrTxEnded):
-		c.logger.Warn("rolling back left branches, which the client goes on to end", "gid", tx.id, "error", err)
+		c.logger.Warn("rolling back left branches, which the client goes on to end", "gid", tx.id, "err", err)
 	}
 }
 

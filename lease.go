@@ -190,7 +190,7 @@ func (l *lease) renew(ctx context.Context, number txn.Lease) (ended bool, err er
 	sent := time.Now()
 	res, err := l.api.Lease(ctx, &concordv1.LeaseRequest{Lease: uint32(number)})
 	if err != nil {
-		l.logger.Debug("the cluster was not reached for a lease", "lease", number, "error", err)
+		l.logger.Debug("the cluster was not reached for a lease", "lease", number, "err", err)
 		return false, err
 	}
 	l.resources.clock(res.GetNowMs())
@@ -271,6 +271,6 @@ func (l *lease) close() {
 	ctx, cancel := context.WithTimeout(context.Background(), leaseGoodbye)
 	defer cancel()
 	if _, err := l.api.Lease(ctx, &concordv1.LeaseRequest{Lease: uint32(number), End: true}); err != nil {
-		l.logger.Debug("the lease was not given back; it ends by itself", "lease", number, "error", err)
+		l.logger.Debug("the lease was not given back; it ends by itself", "lease", number, "err", err)
 	}
 }

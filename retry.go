@@ -80,7 +80,7 @@ func (c *Client) retry(ctx context.Context, p RetryPolicy, once func(attempt int
 			return fmt.Errorf("attempt %d of %d, the last: %w", attempt, p.Attempts, err)
 		}
 		pause := pauses.NextBackOff()
-		c.logger.Debug("a transaction was aborted and is done again", "attempt", attempt, "pause", pause, "error", err)
+		c.logger.Debug("a transaction was aborted and is done again", "attempt", attempt, "pause", pause, "err", err)
 		if over := api.Wait(ctx, pause); over != nil {
 			return fmt.Errorf("attempt %d of %d, after which the context ended (%w): %w", attempt, p.Attempts, over,
 				err)

@@ -117,7 +117,7 @@ func (w *waits) look(life context.Context, txs []*Tx) (again bool) {
 		if connect.CodeOf(err) == connect.CodeUnimplemented {
 			w.later = time.Now().Add(leaseNever) // the cluster does not know how
 		}
-		w.client.logger.Debug("the cluster was not told who waits", "error", err)
+		w.client.logger.Debug("the cluster was not told who waits", "err", err)
 		return false
 	}
 	for _, d := range res.GetDeadlocks() {

@@ -159,12 +159,12 @@ func (w *worker) finish(ctx context.Context, t commit.Task) replica.Event {
 		_ = w.compare(ctx) // says what the database has
 	}
 	if err != nil {
-		w.log.Warn("branch not finished, will try again", "xid", t.XID.String(), "decision", t.Decision.String(), "err",
-			err)
+		w.log.Warn("branch not finished, will try again", "gid", t.XID.ID.String(), "branch", uint8(t.XID.Branch),
+			"decision", t.Decision.String(), "err", err)
 		return commit.Failed{XID: t.XID, Interrupted: errors.Is(context.Cause(ctx), errReturned), Why: err.Error()}
 	}
-	w.log.Info("branch finished by the cluster", "xid", t.XID.String(), "decision", t.Decision.String(), "finish",
-		f.String())
+	w.log.Info("branch finished by the cluster", "gid", t.XID.ID.String(), "branch", uint8(t.XID.Branch),
+		"decision", t.Decision.String(), "found", f.String())
 	return commit.Finished{XID: t.XID, Finish: f, By: txn.FromCluster, Who: w.resource.Name(),
 		Why: finishReason(f, t.Decision)}
 }

@@ -105,7 +105,7 @@ func (s *session) result(err error) ended {
 	case errors.As(err, &aborted):
 		return ended{outcome: outcomeAborted, reason: aborted.Err.Error(), resource: aborted.Resource}
 	}
-	s.gateway.log.Warn("the outcome of a transaction is not known yet", "gid", s.id.String(), "error", err)
+	s.gateway.log.Warn("the outcome of a transaction is not known yet", "gid", s.id.String(), "err", err)
 	return ended{outcome: outcomeUnknown, reason: err.Error()}
 }
 
@@ -133,7 +133,7 @@ func (s *session) rollBack(ending chan struct{}, why string) {
 	if torn := (*concord.TornError)(nil); errors.As(err, &torn) {
 		how = ended{outcome: outcomeTorn, reason: torn.Error(), resource: torn.Resource}
 	} else if err != nil {
-		s.gateway.log.Warn("rolling back left branches, which are ended later", "gid", s.id.String(), "error", err)
+		s.gateway.log.Warn("rolling back left branches, which are ended later", "gid", s.id.String(), "err", err)
 	}
 	s.ended(ending, how)
 }

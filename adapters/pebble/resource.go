@@ -63,7 +63,7 @@ type engineLog struct{ log *slog.Logger }
 func (l engineLog) Infof(string, ...any) {}
 
 func (l engineLog) Errorf(format string, args ...any) {
-	l.log.Error("store error", "error", fmt.Sprintf(format, args...))
+	l.log.Error("store error", "err", fmt.Sprintf(format, args...))
 }
 
 // Fatalf ends the process, as Pebble asks: nobody knows what the disk holds after a
@@ -71,7 +71,7 @@ func (l engineLog) Errorf(format string, args ...any) {
 func (l engineLog) Fatalf(format string, args ...any) {
 	l.log.Error("the store cannot be written, the process ends; check free space and health of the disk, then start "+
 		"again",
-		"error", fmt.Sprintf(format, args...))
+		"err", fmt.Sprintf(format, args...))
 	os.Exit(1)
 }
 

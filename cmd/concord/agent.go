@@ -112,7 +112,7 @@ func runAgent(ctx context.Context, conf *config.Agent, log *slog.Logger) (err er
 		return err
 	}
 	life := agent.Life()
-	log.Info("agent started", "name", conf.Name, "listen", l.Addr().String(), "journal", life.Journal.String(), "epoch",
+	log.Info("agent started", "name", conf.Name, "addr", l.Addr().String(), "journal", life.Journal.String(), "epoch",
 		uint32(life.Epoch), "data_dir", conf.DataDir)
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return agent.Run(ctx) })

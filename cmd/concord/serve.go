@@ -112,8 +112,8 @@ func serve(ctx context.Context, conf *config.Node, abandoned []string, log *slog
 	if err != nil {
 		return err
 	}
-	log.Info("node started", "node", conf.Node, "api", clients.Addr().String(), "peer", peers.Addr().String(),
-		"data_dir", conf.DataDir)
+	log.Info("node started", "node", conf.Node, "api_addr", clients.Addr().String(),
+		"peer_addr", peers.Addr().String(), "data_dir", conf.DataDir)
 	transactions := gateway.New(gateway.Config{Node: conf.Node, Resources: resources, Address: node.APIAddress,
 		Keys: doors.Keys, Logger: log,
 		Dial: func(ctx context.Context) (*concord.Client, error) {
