@@ -260,8 +260,8 @@ func (l *engineLog) Fatalf(format string, args ...any) {
 // fatal ends the process. Nobody knows what the disk holds after a failed write, so
 // nothing that depends on it may be said any more.
 func (l *engineLog) fatal(err error) {
-	l.log.Error("the store cannot be written, the process ends; check free space and health of the disk, then start "+
-		"again", "err", err)
+	l.log.Error("the store cannot be written, so the process exits: check the disk's free space and its health, "+
+		"then start again", "err", err)
 	l.exit(1)
 	panic(fmt.Sprintf("wal: exit returned after: %v", err))
 }

@@ -263,7 +263,7 @@ var messages = []message{
 		says: "--reason is missing: say why, it is kept with the transaction", code: terminal.ExitUsage},
 	{name: "no member", line: "member remove", says: `want exactly one member ID: see "concord member ls"`,
 		code: terminal.ExitUsage},
-	{name: "a member that is no number", line: "member remove x",
+	{name: "a member that is not a number", line: "member remove x",
 		says: `"x" is not a member ID: a number above 0; see "concord member ls"`, code: terminal.ExitUsage},
 	{name: "a member without addresses", line: "member add 4",
 		says: "--peer and --api are needed: where the other nodes and where clients reach node 4, host:port",

@@ -247,7 +247,8 @@ func TestBadRequests(t *testing.T) {
 		{"a record that is made up", "Finish",
 			execute(s.address(taken), `, "decision": "abort", "record": {"no": 0, "resource": "ledger", `+
 				`"evidence": "x"}`), "invalid_argument",
-			"record: evidence or holder is not of a Pebble store: run the newest version of concord on all nodes"},
+			"record: the evidence or the holder is not that of a Pebble store: run the newest version of concord " +
+				"on all nodes"},
 		{"too long a list", "ListBranches", `{"limit": 20000}`, "invalid_argument",
 			"limit: is 20000, at most 10000 are allowed"},
 	} {

@@ -287,7 +287,7 @@ func TestPebbleCommands(t *testing.T) {
 			"send as many as it has ?",
 		"add alice many": `"many" is no whole number of 64 bits: the command was not carried out; ` +
 			`send one`,
-		"add name 1": `the value of "name" is no number: the command was not carried out; use set`,
+		"add name 1": `the value of "name" is not a number: the command was not carried out; use set`,
 		"add alice 9223372036854775807": "400 and 9223372036854775807 have no sum of 64 bits: the command was not " +
 			"carried out; add less",
 		"": string(refusedEmpty),

@@ -135,7 +135,8 @@ func sumOf(before image, delta []byte) (int64, error) {
 	n := int64(0)
 	if before.present {
 		if n, err = strconv.ParseInt(string(before.value), 10, 64); err != nil {
-			return 0, refusal(fmt.Sprintf("the value of %.40q is no number: the command was not carried out; use set",
+			return 0, refusal(fmt.Sprintf("the value of %.40q is not a number: the command was not carried out; "+
+				"use set",
 				before.key))
 		}
 	}

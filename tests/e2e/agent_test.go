@@ -427,7 +427,7 @@ func TestAgentsThatMustNotStart(t *testing.T) {
 	other := filepath.Join(t.TempDir(), "other")
 	r := command(t, "agent", "--config", a.config)
 	require.Equal(t, 1, r.code, "%v", r)
-	require.Contains(t, r.stderr, "one process at a time can have it")
+	require.Contains(t, r.stderr, "only one process at a time can open it")
 	r = command(t, "agent", "--config", with(filepath.Dir(strings.TrimPrefix(ledger,
 		"name: ledger, driver: pebble, dir: ")), other, a.addr, "127.0.0.1:0"))
 	require.Equal(t, 1, r.code, "%v", r)
