@@ -80,7 +80,7 @@ var messages = []message{
 		return dial(ctx, "127.0.0.1:1")
 	}, says: "dial: list the resources: no coordinator node did it in time (context deadline exceeded); " +
 		"127.0.0.1:1: dial tcp 127.0.0.1:1: " +
-		`connect: connection refused; look at the nodes with "concord status --addr 127.0.0.1:1"`,
+		`connect: connection refused; check the nodes with "concord status --addr 127.0.0.1:1"`,
 		is: []error{api.ErrUnavailable, context.DeadlineExceeded}},
 
 	{name: "a timeout that is none", meet: in(nil, concord.WithTimeout(-1)),

@@ -352,7 +352,7 @@ func TestBadRequests(t *testing.T) {
 		{"a time before now", "Begin", `{"timeoutMs": "-1"}`, "invalid_argument",
 			"timeout_ms: is -1, want 0 to 86400000"},
 		{"a label that is none", "Begin", `{"label": "\u0007"}`, "invalid_argument",
-			"label: holds a control character or an invisible one at byte 0: leave it out"},
+			"label: contains a control or invisible character at byte 0: leave it out"},
 	} {
 		t.Run(x.name, func(t *testing.T) {
 			m := w.call(0, "TransactionService/"+x.method, x.body)

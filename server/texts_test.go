@@ -131,7 +131,7 @@ var messages = []message{
 		`"concord recover GID" says what to do: not found`},
 
 	{name: "ask a node that knows no leader", is: api.ErrUnavailable, call: gets, node: func(_ *testing.T, n *fakeNode) { n.err = &api.NotLeaderError{} },
-		says: `this node is not the leader and knows none at the moment: ask again, or run "concord status"`},
+		says: `this node is not the leader and does not know who is: ask again, or run "concord status"`},
 	{name: "ask a node whose leader does not answer", is: api.ErrUnavailable, call: gets, node: func(t *testing.T, n *fakeNode) {
 		gone := serve(t, newFake(), nil)
 		gone.Close()

@@ -128,7 +128,7 @@ func TestWhatNoMemberCanHaveSaidIsRefused(t *testing.T) {
 			"messages[0].members[0]: the cluster comes first, and once"},
 		"a member twice": {one(threepc.PreCommit{Election: second,
 			Members: []txn.Party{{}, ann, ann}}), nil,
-			`messages[0].members[2].agent: "ann" is out of order, or twice there`},
+			`messages[0].members[2].agent: "ann" is out of order, or listed twice`},
 		"no election": {one(threepc.PreAbort{}), nil, "messages[0].election: is missing or 0"},
 		"an election that nobody came to": {one(threepc.PreAbort{Election: txn.Election{N: MaxElection + 1}}), nil,
 			"nobody has got beyond"},

@@ -145,7 +145,7 @@ var configured = []message{
 	{name: "resource name missing", file: with("name: billing, ", ""),
 		says: `FILE: resources[1]: "name" is missing: give the name that the applications have for it`},
 	{name: "resource name invisible", file: with("name: billing", `name: "bill\u200bing"`),
-		says: "FILE: resources[1]: name: holds a control character or an invisible one at byte 4: leave it out"},
+		says: "FILE: resources[1]: name: contains a control or invisible character at byte 4: leave it out"},
 	{name: "resource name is a dsn", file: with("name: billing", `name: "postgres://app:s3cr3t@db/shop"`),
 		says: "FILE: resources[1]: the name " + config.NotShown +
 			` looks like a data source name, which belongs under "dsn"`},
@@ -299,7 +299,7 @@ var messages = []message{
 	{name: "nobody answers", line: "status --addr 127.0.0.1:1 --timeout 200ms",
 		says: "get the status: no coordinator node did it in time (context deadline exceeded); 127.0.0.1:1: dial " +
 			"tcp 127.0.0.1:1: connect: connection refused; " +
-			`look at the nodes with "concord status --addr 127.0.0.1:1"`, code: terminal.ExitUnavailable},
+			`check the nodes with "concord status --addr 127.0.0.1:1"`, code: terminal.ExitUnavailable},
 	{name: "an address that is none", line: "status --addr nowhere",
 		says: `addrs[0]: "nowhere" is not host:port, such as 127.0.0.1:7420`, code: terminal.ExitUsage},
 	{name: "no leader", line: "status --addr NODE", tells: func(n *node) { n.status = &concordv1.StatusResponse{} },

@@ -222,7 +222,7 @@ var answers = []answer{
 			`it: ask ` +
 			`another one, or run "concord status"`},
 	{name: "nobody leads", meet: asked(committing, ofThree), is: &api.NotLeaderError{},
-		says: `this node is not the leader and knows none at the moment: ask again, or run "concord status"`},
+		says: `this node is not the leader and does not know who is: ask again, or run "concord status"`},
 	{name: "more wait than may", is: api.ErrBusy, meet: asked(func(_ *lone, request uint64) replica.Event {
 		return replica.SeenAsked{Request: request, Zxid: zab.Zxid{Epoch: math.MaxUint32}}
 	}, func(l *lone) {
