@@ -234,7 +234,8 @@ func (c *Client) logRollback(tx *Tx, err error) {
 	case errors.Is(err, ErrTorn):
 		c.logger.Error("a transaction is torn", "gid", tx.id, "err", err)
 	case err != nil && !errors.Is(err, ErrTxEnded):
-		c.logger.Warn("rolling back left branches, which the client goes on to end", "gid", tx.id, "err", err)
+		c.logger.Warn("a rollback left branches behind, which the client keeps trying to "+
+			"end", "gid", tx.id, "err", err)
 	}
 }
 
@@ -327,7 +328,7 @@ func (c *Client) Lookup(ctx context.Context, id ID) (Outcome, error) {
 func parseOutcome(word string) (Outcome, error) {
 	outcome, err := api.ParseOutcome("outcome", word)
 	if err != nil {
-		return Unknown, fmt.Errorf("the cluster answered what this version does not know: %w", err)
+		return Unknown, fmt.Errorf("the cluster gave an answer that this version does not know: %w", err)
 	}
 	if outcome == Unknown {
 		return Unknown, api.ErrTooOld

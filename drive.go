@@ -302,7 +302,7 @@ func (d *driver) finish(b *branch, decision txn.Decision) word {
 	if decision == txn.Abort {
 		err := end(b.session.Rollback(ctx))
 		if !adapters.Ended(err) {
-			log.Warn("could not roll back a branch; it is tried again", "err", err)
+			log.Warn("could not roll back a branch; it will be tried again", "err", err)
 			return word{event: protocol.FinishFailed{No: b.no}, from: b, err: err}
 		}
 		_ = b.over(err)
@@ -310,11 +310,11 @@ func (d *driver) finish(b *branch, decision txn.Decision) word {
 	}
 	finish, err := b.session.Commit(ctx)
 	if err = end(err); err != nil {
-		log.Warn("could not commit a branch on its own session; it is tried again", "err", err)
+		log.Warn("could not commit a branch on its own session; it will be tried again", "err", err)
 		return word{event: protocol.FinishFailed{No: b.no}, from: b, err: err}
 	}
 	if finish != txn.Done && finish != txn.AlreadyDone {
-		log.Error("a branch did not end as it was decided", "decision", decision, "found", finish)
+		log.Error("a branch did not end as decided", "decision", decision, "found", finish)
 	}
 	_ = b.over(nil)
 	return word{event: protocol.Finished{No: b.no, Finish: finish}, from: b}

@@ -281,7 +281,8 @@ func (a *Agent) scan(ctx context.Context, d statement.Database) {
 		list, err := d.Recover(listing)
 		cancel()
 		if err != nil && ctx.Err() == nil {
-			a.log.Warn("could not list the prepared branches of a database; it is tried again", "resource", d.Name(),
+			a.log.Warn("could not list the prepared branches of a database; it will be tried "+
+				"again", "resource", d.Name(),
 				"err", err)
 		}
 		if err == nil {

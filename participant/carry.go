@@ -217,11 +217,11 @@ func (a *Agent) finish(e Finish) Event {
 		"decision", e.Decision.String())
 	found, err := a.end(ctx, e)
 	if err != nil {
-		log.Warn("could not end a branch; it is tried again", "err", err)
+		log.Warn("could not end a branch; it will be tried again", "err", err)
 		return FinishFailed{XID: x, Why: err.Error()}
 	}
 	if found == txn.Lost || found == txn.Contradicted {
-		log.Error("a branch did not end as it was decided", "found", found.String())
+		log.Error("a branch did not end as decided", "found", found.String())
 	}
 	return Finished{XID: x, Finish: found}
 }
@@ -259,7 +259,8 @@ func (a *Agent) end(ctx context.Context, e Finish) (txn.Finish, error) {
 func (a *Agent) inquire(ctx context.Context, e Inquire) Event {
 	d, branches, err := a.conf.Cluster.Decision(ctx, e.Cluster, e.ID, e.Settle)
 	if err != nil {
-		a.log.Debug("the cluster does not say what was decided; it is asked again", "gid", e.ID.String(), "err", err)
+		a.log.Debug("the cluster does not say what was decided; it will be asked "+
+			"again", "gid", e.ID.String(), "err", err)
 	}
 	if err != nil || d == txn.Undecided {
 		return Uninformed{e.ID}

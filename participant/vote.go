@@ -51,8 +51,8 @@ func (c *Core) prepareAsked(e PrepareAsked) {
 		c.add(b)
 		c.over(b)
 	case b.busy && !b.core.Ended():
-		c.refuse(e.Call, Refused, "request %d of this branch is still running: wait for its answer before the vote "+
-			"is asked for", b.number)
+		c.refuse(e.Call, Refused, "request %d of this branch is still running: wait for its answer before you ask "+
+			"for the vote", b.number)
 		return
 	case !b.asked && !b.core.Ended() && (e.Number != b.number || e.Digest != b.digest):
 		c.giveUp(b, "the vote was asked for after request "+uintText(e.Number)+

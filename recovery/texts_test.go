@@ -50,8 +50,8 @@ var whys = []struct {
 		p := prepared(now)
 		p.XID.ID = p.XID.ID.WithLease(3)
 		return planned(p, log{leases: txn.Leases{Last: 3}}, rules)
-	}, Abort, "no decision, and lease 3 of the client has ended: it was closed, or the cluster had not heard of it " +
-		"for too long"},
+	}, Abort, "no decision, and lease 3 of the client has ended: it was closed, or the cluster had not heard from " +
+		"it for too long"},
 	{"aborted", func() Action {
 		p := prepared(now)
 		return planned(p, knows(p, txn.Txn{Decision: txn.Abort}), rules)

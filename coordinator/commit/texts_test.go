@@ -333,7 +333,8 @@ var answers = []answer{
 				return LeaseEndAsked{Request: request,
 					Lease: 1}
 			}).Err)
-		}), says: "lease 1 of the client has ended: it was closed, or the cluster had not heard of it for too long"},
+		}), says: "lease 1 of the client has ended: it was closed, or the cluster had not heard from it for too " +
+		"long"},
 
 	{name: "resolve what is decided otherwise", is: api.ErrDecided, meet: asked(resolving(txn.Abort), commits),
 		says: `the decision of GID stands: commit, at zxid ZXID; see "concord tx get"`},

@@ -203,7 +203,7 @@ func TestBadRequests(t *testing.T) {
 				"and begin a new one"},
 		{"another epoch", "Execute", execute(s.address(newID(), `"epoch": 1`, `"epoch": 9`), one),
 			"failed_precondition",
-			"this agent has started again since: its epoch is 1, the request is for 9, and what was open then is " +
+			"this agent has restarted since: its epoch is 1, the request is for 9, and what was open then is " +
 				"rolled back; roll the transaction back and begin a new one"},
 		{"no epoch", "Execute", execute(s.address(newID(), `, "epoch": 1`, ``), one), "invalid_argument",
 			"branch.epoch: is 0, want what Describe returns"},
@@ -226,7 +226,7 @@ func TestBadRequests(t *testing.T) {
 		{"a gap", "Execute", execute(s.address(taken), `, "number": 3, "statement": "get bob"`), "failed_precondition",
 			"the next request of this branch has number 2, not 3: number them from 1 without a gap"},
 		{"another request of that number", "Execute", execute(s.address(taken), one), "invalid_argument",
-			"request 1 of this branch was another one: a request that is repeated must be the same"},
+			"request 1 of this branch was a different one: a repeated request must be identical"},
 		{"a value of no kind", "Execute",
 			execute(s.address(taken), `, "number": 2, "statement": "set a ?", "arguments": [{"decimal": "1,5"}]`),
 			"invalid_argument",
@@ -324,12 +324,12 @@ func TestOneRequestAtATime(t *testing.T) {
 		refused = s.post("Execute", `{"branch": `+s.address(waiter)+`, "number": 2, "statement": "add key 1"}`)
 		return strings.Contains(fmt.Sprint(refused["message"]), "still running")
 	}, 10*time.Second, time.Millisecond)
-	require.Equal(t, "request 1 of this branch is still running: wait for its answer before the next is sent",
+	require.Equal(t, "request 1 of this branch is still running: wait for its answer before you send the next one",
 		refused["message"])
 	require.Equal(t, "failed_precondition", refused["code"])
 	go ask()
 	r := s.post("Prepare", `{"branch": `+s.address(waiter)+`, "number": 1}`)
-	require.Equal(t, "request 1 of this branch is still running: wait for its answer before the vote is asked for",
+	require.Equal(t, "request 1 of this branch is still running: wait for its answer before you ask for the vote",
 		r["message"])
 	require.Equal(t, "done", s.post("Finish", `{"branch": `+s.address(holder)+`, "decision": "abort"}`)["finish"])
 	a, b := <-answers, <-answers

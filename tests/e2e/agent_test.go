@@ -268,7 +268,7 @@ func TestAgentKilledBeforePrepare(t *testing.T) {
 		r, err := branch.prepare(a.within())
 		require.NoError(t, err)
 		require.Equal(t, "no", r.GetVote())
-		require.Contains(t, r.GetReason(), "this agent has started again since: its epoch is 2, the request is for 1")
+		require.Contains(t, r.GetReason(), "this agent has restarted since: its epoch is 2, the request is for 1")
 		_, err = a.stub.Execute(a.within(),
 			&concordv1.ExecuteRequest{Branch: branch.address, Number: 1, Statement: "select 1"})
 		require.ErrorIs(t, api.FromStatus(err), api.ErrRefused)
