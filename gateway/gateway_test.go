@@ -134,7 +134,7 @@ func TestAFailedStatementAbortsEverything(t *testing.T) {
 		require.Equal(t, true, m["notSent"], x.text)
 	}
 	m = d.answer("Execute", statementOf("orders", "update account set cents = $1", `{"decimal": "1,5"}`))
-	require.Contains(t, m["error"], `arguments[0]: "1,5" is no decimal: want digits such as -12.50`)
+	require.Contains(t, m["error"], `arguments[0]: "1,5" is not a valid decimal: want digits such as -12.50`)
 	require.Equal(t, true, m["notSent"])
 	d.execute("orders", "update account set cents = 5 where id = 1")
 	require.Equal(t, "committed", d.commit()["outcome"])

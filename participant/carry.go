@@ -136,7 +136,7 @@ func (a *Agent) run(e Run) Event {
 	if err != nil {
 		done.Failed, done.NotSent = err.Error(), errors.Is(err, statement.ErrRefused)
 		if errors.Is(err, context.DeadlineExceeded) {
-			done.Failed = fmt.Sprintf("the statement took longer than %v and was cut off: roll the transaction "+
+			done.Failed = fmt.Sprintf("the statement took longer than %v and was cut short: roll the transaction "+
 				"back, or allow more time: %v", timeout, err)
 		}
 		return done

@@ -217,8 +217,8 @@ func (c *Core) carryMember(m *membership, effects []protocol.Effect) {
 				e.Election.N, m.missing)})
 		case threepc.Breach:
 			c.emit(Note{ID: m.id, Alarm: true,
-				Text: fmt.Sprintf("%v says that it was decided to %v, and here %v is known: nothing is done about "+
-					"it; look into the databases and into who speaks for that member",
+				Text: fmt.Sprintf("%v says that it was decided as %v, and here %v is known: no action is taken; "+
+					"look into the databases, and find out who speaks for that member",
 					e.From, e.Told, e.Known)})
 		default:
 			panic(fmt.Sprintf("participant: no member asks for %T", e))
@@ -283,7 +283,7 @@ func (c *Core) decidedMember(b *branch, e Decided) {
 	switch {
 	case contradicts || working:
 		c.stepMember(m, threepc.Received{Message: threepc.Decided{Decision: e.Decision}}) // for the alarm
-		c.refuse(e.Call, Refused, "the transaction cannot have been decided to %v: here it is %v; look into the "+
+		c.refuse(e.Call, Refused, "the transaction cannot have been decided as %v: here it is %v; look into the "+
 			"databases", e.Decision, m.core.Entry().State)
 		return
 	case b.over && !b.clearing:

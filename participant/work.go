@@ -61,7 +61,7 @@ func (c *Core) openBranch(e WorkAsked) *branch {
 			"back")
 	case class == txn.ThreePhase && c.stale(e.Branch.XID.ID):
 		c.refuse(e.Call, Refused, "the transaction was begun at %s, which is too long ago, or too far ahead of the "+
-			"clock here: begin a new one; if it is new, set the clocks",
+			"clock here: begin a new one; if it is new, correct the clocks",
 			e.Branch.XID.ID.Time().UTC().Format(time.RFC3339))
 	case e.Life != c.life:
 		c.refuse(e.Call, Refused, "%s", c.otherLife(e.Life))
@@ -98,8 +98,9 @@ func (c *Core) stale(id txn.ID) bool {
 
 func (c *Core) otherLife(l Life) string {
 	if l.Journal != c.life.Journal {
-		return "the request is for journal " + l.Journal.String() + ", and this agent has " + c.life.Journal.String() +
-			": it is another agent, or lost its journal; roll the transaction back and begin a new one"
+		return "the request is for journal " + l.Journal.String() + ", but this agent has " +
+			"" + c.life.Journal.String() +
+			": it is a different agent, or it has lost its journal; roll the transaction back and begin a new one"
 	}
 	return "this agent has restarted since: its epoch is " + uintText(uint64(c.life.Epoch)) +
 		", the request is for " + uintText(uint64(l.Epoch)) +

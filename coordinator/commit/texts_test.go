@@ -257,7 +257,7 @@ var answers = []answer{
 	}, says: `branch 0: resource "orders" is not held by an agent, and only agents can decide in three phases: give ` +
 		`it "driver: agent", or use two_phase`},
 	{name: "an agent whose journal was put back", meet: afterVotes(func(a *txn.Agent) { a.Epoch = 2 }),
-		says: `agent "a" has voted in epoch 3, and its vote is asked for in epoch 2: it has started again since, then ` +
+		says: `agent "a" has voted in epoch 3, but its vote is asked for in epoch 2: it has started again since, then ` +
 			`begin a new transaction; or its journal was put back from a copy, then give it an empty "data_dir" and ` +
 			`another "name"`},
 	{name: "an agent with another journal", meet: afterVotes(func(a *txn.Agent) { a.Journal = txn.JournalID{0xee} }),
@@ -281,7 +281,7 @@ var answers = []answer{
 			l.tick(time.Second)
 		}
 		return l.replies[l.request].Err
-	}, says: `GID is open: its members decide it, and a, b did not answer: it goes on when they do; see "concord tx ` +
+	}, says: `GID is open: its members decide it, and a, b did not answer: it continues when they do; see "concord tx ` +
 		`get GID"`},
 	{name: "a transaction of another cluster", is: api.ErrInvalid,
 		meet: asked(func(_ *lone, request uint64) replica.Event {

@@ -199,8 +199,8 @@ func TestBadRequests(t *testing.T) {
 			`this agent hosts no resource "orders": it has ["ledger"]; ask the agent that hosts it`},
 		{"another journal", "Execute", execute(s.address(newID(), s.journal, other), one), "failed_precondition",
 			"the request is for journal " + other +
-				", and this agent has JOURNAL: it is another agent, or lost its journal; roll the transaction back " +
-				"and begin a new one"},
+				", but this agent has JOURNAL: it is a different agent, or it has lost its journal; roll the " +
+				"transaction back and begin a new one"},
 		{"another epoch", "Execute", execute(s.address(newID(), `"epoch": 1`, `"epoch": 9`), one),
 			"failed_precondition",
 			"this agent has restarted since: its epoch is 1, the request is for 9, and what was open then is " +
@@ -230,7 +230,7 @@ func TestBadRequests(t *testing.T) {
 		{"a value of no kind", "Execute",
 			execute(s.address(taken), `, "number": 2, "statement": "set a ?", "arguments": [{"decimal": "1,5"}]`),
 			"invalid_argument",
-			`arguments[0]: "1,5" is no decimal: want digits such as -12.50`},
+			`arguments[0]: "1,5" is not a valid decimal: want digits such as -12.50`},
 		{"a time that takes too long", "Execute", execute(s.address(taken), `, "number": 2, "timeout_ms": 400000`),
 			"invalid_argument", "timeout_ms: is 400000, want 0 to 300000"},
 		{"a digest that is none", "Prepare", execute(s.address(taken), `, "number": 1, "digest": "AAAA"`),
@@ -242,7 +242,7 @@ func TestBadRequests(t *testing.T) {
 		{"the record of another branch", "Finish",
 			execute(s.address(taken), `, "decision": "abort", "record": {"no": 1, "resource": "ledger"}`),
 			"invalid_argument",
-			`record: is of branch 1 in "ledger", and the request of branch 0 in "ledger": send the record of that ` +
+			`record: is of branch 1 in "ledger", but the request is about branch 0 in "ledger": send the record of that ` +
 				`branch`},
 		{"a record that is made up", "Finish",
 			execute(s.address(taken), `, "decision": "abort", "record": {"no": 0, "resource": "ledger", `+
@@ -267,7 +267,7 @@ func TestBadRequests(t *testing.T) {
 	}
 	// What the database is not sent is an answer: the branch goes on.
 	r := s.post("Execute", execute(s.address(taken), `, "number": 2, "statement": "commit"`))
-	require.Contains(t, r["error"], `"commit" is no command of this store: it was not carried out`)
+	require.Contains(t, r["error"], `"commit" is not a command of this store: it was not carried out`)
 	require.Equal(t, true, r["notSent"])
 	r = s.post("Execute", execute(s.address(taken), `, "number": 3, "statement": "add bob 1"`))
 	require.Nil(t, r["error"])
