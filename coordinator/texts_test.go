@@ -169,7 +169,7 @@ var messages = []message{
 			_, err := n.Report(ctx, "orders")
 			return err
 		}, memory.New("orders", memory.NewDisk())),
-		says: `resource "orders" is not quarantined, so nothing is missing that the cluster knows of: see "concord resource ls"`},
+		says: `resource "orders" is not quarantined, so the cluster knows of nothing that is missing: see "concord resource ls"`},
 	{name: "report of what is not there", is: api.ErrNotFound,
 		meet: one(func(ctx context.Context, _ *testCluster, n *Node) error {
 			_, err := n.Report(ctx, "stock")
@@ -198,7 +198,7 @@ var messages = []message{
 		}), says: `there is no resource "stock": see "concord resource ls"`},
 
 	{name: "open at a level that nobody knows", meet: opening(func(_ *testing.T, c *Config) { c.FeatureLevel = 99 }),
-		says: `"feature_level" is 99, and this release knows up to 6: lower it, or run the release that the other ` +
+		says: `"feature_level" is 99, but this release knows only up to 6: lower it, or run the release that the other ` +
 			`nodes run`},
 	{name: "open as nobody", meet: opening(func(_ *testing.T, c *Config) { c.Node = 2 }),
 		says: `node 2 is not one of the members: add it to "members", or correct "node"`},
@@ -222,11 +222,10 @@ var messages = []message{
 		c.kill(1)
 		_, err := c.openNode(1, append(c.members[:1:1], replica.Member{ID: 2, Peer: "127.0.0.1:1001", API: "x"}))
 		return err
-	}, says: "the \"members\" of the configuration are not those of this node's log (since ZXID):\n" +
-		"  \"members\" in the file   in the log\n  1 voter                 1 voter\n  2 voter                 -\n" +
-		"The file says only who founds a cluster. Put a list back there that the cluster has or had; members come " +
-		"and go with " +
-		"\"concord member add\" and \"concord member remove\", while the cluster runs"},
+	}, says: "the \"members\" of the configuration are not those of this node's log (since ZXID):\n  \"members\" " +
+		"in the file   in the log\n  1 voter                 1 voter\n  2 voter                 -\nThe file only " +
+		"says who founds a cluster. Put back a list that the cluster has or had; members are added and removed " +
+		"with \"concord member add\" and \"concord member remove\", while the cluster runs"},
 	{name: "open at a lower level than the cluster is at", is: ErrNewerStore, meet: func(t *testing.T) error {
 		c := newCluster(t, 1, nobody)
 		c.listed()

@@ -66,8 +66,8 @@ var messages = []message{
 		r.Cluster = (fakeCluster + 1).String()
 		_, err := c.Commit(ctx, r)
 		return err
-	}, says: "the transaction belongs to cluster c0ffee02, but this is cluster c0ffee01: connect to the right nodes; " +
-		"if cluster c0ffee02 was made anew, start the application again"},
+	}, says: "the transaction belongs to cluster c0ffee02, but this is cluster c0ffee01: connect to the right " +
+		"nodes; if cluster c0ffee02 was set up anew, restart the application"},
 	{name: "end no lease", is: api.ErrInvalid, call: func(ctx context.Context, c client) error {
 		_, err := c.Lease(ctx, &concordv1.LeaseRequest{End: true})
 		return err

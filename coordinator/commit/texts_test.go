@@ -287,8 +287,7 @@ var answers = []answer{
 		meet: asked(func(_ *lone, request uint64) replica.Event {
 			return CommitAsked{Request: request, CommitRequest: txn.CommitRequest{ID: thatID, Cluster: 8}}
 		}), says: "the transaction belongs to cluster CLUSTER, but this is cluster CLUSTER: connect to the right " +
-			"nodes; " +
-			"if cluster CLUSTER was made anew, start the application again"},
+			"nodes; if cluster CLUSTER was set up anew, restart the application"},
 	{name: "a transaction from the future", is: api.ErrInvalid,
 		meet: asked(func(l *lone, request uint64) replica.Event {
 			return CommitAsked{Request: request,
@@ -379,8 +378,8 @@ var answers = []answer{
 			return saying(resolvingListed(nil, nil, "orders", "billing")(l, request).(ResolveAsked),
 				[]txn.BranchNo{0, 1},
 				[]txn.BranchNo{1})
-		}), says: "branch 0 of GID at orders says that there are the branches 0, 1, and branch 1 at billing says 1: " +
-			"look into both, and abort"},
+		}), says: "branch 0 of GID at orders says that there are the branches 0, 1, and branch 1 at billing says " +
+			"1: look into both databases, and abort"},
 	{name: "resolve more than was meant", is: api.ErrRefused,
 		meet: asked(resolvingListed(nil, []string{"orders"}, "orders", "billing")),
 		says: "GID has a prepared branch at billing too, which --resources does not name: unless that is a mistake, " +
@@ -391,7 +390,7 @@ var answers = []answer{
 			e.Prepared[1].No = 0
 			return e
 		}), says: "GID has a prepared branch 0 at billing and another at orders, and a record can name only one of " +
-			"them: look into both, and abort"},
+			"them: look into both databases, and abort"},
 	{name: "resolve at what is no resource", is: api.ErrRefused,
 		meet: asked(resolvingListed(nil, []string{"warehouse"}, "orders")),
 		says: `the coordinator has no resource "warehouse": see "concord resource ls"`},
