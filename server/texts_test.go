@@ -71,7 +71,7 @@ var messages = []message{
 	{name: "end no lease", is: api.ErrInvalid, call: func(ctx context.Context, c client) error {
 		_, err := c.Lease(ctx, &concordv1.LeaseRequest{End: true})
 		return err
-	}, says: "lease: is zero, which is none: invalid request"},
+	}, says: "lease: is zero, which is not a lease: invalid request"},
 	{name: "too many wait", is: api.ErrInvalid, call: func(ctx context.Context, c client) error {
 		_, err := c.Waiting(ctx, waiting(make([]*concordv1.WaitingTransaction, api.MaxWaiting+1)...))
 		return err
@@ -90,11 +90,11 @@ var messages = []message{
 	{name: "settle by another action", is: api.ErrInvalid, call: func(ctx context.Context, c client) error {
 		_, err := c.Settle(ctx, &concordv1.SettleRequest{Gid: gid(), Action: "undo", Who: "ann", Reason: "why"})
 		return err
-	}, says: `action: "undo" is none of abandon, abort and commit, which are all that this version knows: invalid request`},
+	}, says: `action: "undo" is not abandon, abort or commit, the only actions that this version knows: invalid request`},
 	{name: "no reason", is: api.ErrInvalid, call: func(ctx context.Context, c client) error {
 		_, err := c.Resolve(ctx, &concordv1.ResolveRequest{Gid: gid(), Decision: "abort", Who: "ann"})
 		return err
-	}, says: "reason: say why, it is kept with the transaction: invalid request"},
+	}, says: "reason: say why; it is kept with the transaction: invalid request"},
 	{name: "resolve for too many resources", is: api.ErrInvalid, call: func(ctx context.Context, c client) error {
 		_, err := c.Resolve(ctx, &concordv1.ResolveRequest{Gid: gid(), Decision: "commit", Who: "ann", Reason: "why", Resources: make([]string, api.MaxBranches+1)})
 		return err
@@ -102,7 +102,7 @@ var messages = []message{
 	{name: "no reason to move leadership", is: api.ErrInvalid, call: func(ctx context.Context, c client) error {
 		_, err := c.TransferLeadership(ctx, &concordv1.TransferLeadershipRequest{Node: 2, Who: "ann"})
 		return err
-	}, says: "reason: say why, it is kept with the transaction: invalid request"},
+	}, says: "reason: say why; it is kept with the transaction: invalid request"},
 	{name: "add nobody", is: api.ErrInvalid, call: adds(func(r *concordv1.AddMemberRequest) { r.Node = 0 }), says: "node: is missing or 0: ids start at 1: invalid request"},
 	{name: "add in no role", is: api.ErrInvalid, call: adds(func(r *concordv1.AddMemberRequest) { r.Role = "learner" }),
 		says: `role: "learner" is neither voter nor observer: invalid request`},
@@ -112,7 +112,7 @@ var messages = []message{
 	{name: "list what there is not", is: api.ErrInvalid, call: func(ctx context.Context, c client) error {
 		_, err := c.List(ctx, &concordv1.ListRequest{State: "lost"})
 		return err
-	}, says: `state: "lost" is none of in-doubt, committing, aborting, committed, aborted, unrecorded, heuristic: invalid request`},
+	}, says: `state: "lost" is not in-doubt, committing, aborting, committed, aborted, unrecorded or heuristic: invalid request`},
 	{name: "ask while the cluster is being formed", is: api.ErrUnavailable, node: func(_ *testing.T, n *fakeNode) { n.snapshot.Cluster = 0 }, call: resources,
 		says: "the cluster is being formed: ask again in a moment: unavailable"},
 
@@ -127,7 +127,7 @@ var messages = []message{
 			"older than what the cluster remembers"},
 	{name: "get what belongs to another cluster", is: api.ErrNotFound, call: gets, node: func(_ *testing.T, n *fakeNode) {
 		n.view.Foreign = []txn.XID{{Cluster: 0xdead, ID: known.ID}}
-	}, says: "transaction GID is not one of this cluster: a resource lists concord-0000dead-GID-00, of cluster 0000dead; " +
+	}, says: "transaction GID does not belong to this cluster: a resource lists concord-0000dead-GID-00, of cluster 0000dead; " +
 		`"concord recover GID" says what to do: not found`},
 
 	{name: "ask a node that knows no leader", is: api.ErrUnavailable, call: gets, node: func(_ *testing.T, n *fakeNode) { n.err = &api.NotLeaderError{} },
