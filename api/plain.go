@@ -20,7 +20,6 @@ func (p plainly) RoundTrip(r *http.Request) (*http.Response, error) {
 		return res, err
 	}
 	_ = res.Body.Close() // it was not wanted
-	return nil, fmt.Errorf("%w: this cluster requires a client certificate or a token: give --certs-dir or "+
-		"--token-file",
+	return nil, fmt.Errorf("%w: this cluster wants a client certificate or a token: --certs-dir, --token-file",
 		ErrUnauthenticated)
 }

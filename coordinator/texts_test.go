@@ -160,9 +160,9 @@ var messages = []message{
 		delete(c.nodes, id)
 		c.mu.Unlock()
 		return <-r.done
-	}, says: "this node was removed from its cluster: node N tells that the members of cluster CLUSTER are LIST " +
-		"since ZXID. Move the directory of this node away; " +
-		`to take the node back, run "concord member add N" and start it on an empty one`},
+	}, says: `this node was removed from its cluster: node N reports that the members of cluster CLUSTER have been ` +
+		`LIST since ZXID. Move the directory of this node away; to take the node back, run "concord member add N" ` +
+		`and start it with an empty one`},
 
 	{name: "report of what is not quarantined", is: api.ErrRefused,
 		meet: one(func(ctx context.Context, _ *testCluster, n *Node) error {
@@ -283,7 +283,7 @@ var unmet = []string{
 	"%v: ask again in a moment",
 	// a leader that has not noticed yet that it lost its quorum
 	"too few voters follow this leader for a decision:",
-	"node %d let go of leadership, and nobody has taken it",    // the next leader dies at the moment of the handover
+	"node %d gave up leadership, and nobody took it",           // the next leader dies at the moment of the handover
 	"node %d leads now, not node %d:",                          // another one was faster
 	"branch %d of %v at %s is %v: %s; look into that database", // somebody ended it since it was listed
 	"%v was committed in the meantime:",                        // its client was faster than the operator

@@ -125,8 +125,8 @@ func TestAFailedStatementAbortsEverything(t *testing.T) {
 	// What was not sent has changed nothing, also as the first statement of its database.
 	d = w.begin(0, `{}`)
 	for _, x := range []struct{ resource, text, says string }{
-		{"orders", "commit", "no BEGIN, COMMIT, ROLLBACK"}, {"billing", "create table x (id int)", "no DDL"},
-		{"billing", "XA END 'x'", "XA and prepared transactions are concord's"},
+		{"orders", "commit", "BEGIN, COMMIT, ROLLBACK"}, {"billing", "create table x (id int)", "no DDL"},
+		{"billing", "XA END 'x'", "XA and prepared transactions inside a branch are reserved for concord"},
 		{"orders", "select 1; select 2", "several statements"}, {"billing", "set autocommit = 1", "autocommit"},
 	} {
 		m := d.answer("Execute", statementOf(x.resource, x.text))

@@ -86,9 +86,8 @@ var whys = []struct {
 		p := prepared(now)
 		p.XID.ID = p.XID.ID.WithClass(txn.ThreePhase)
 		return planned(p, log{}, rules)
-	}, Report, "of the class three_phase, which is not switched on in this cluster, so that it has no decision here " +
-		"says nothing: " +
-		`look into the databases, then end it with "concord tx settle GID/1 --commit" or "--abort"`},
+	}, Report, `of the class three_phase, which is not switched on in this cluster, so the lack of a decision here ` +
+		`says nothing: look into the databases, then end it with "concord tx settle GID/1 --commit" or "--abort"`},
 	{"open", func() Action {
 		p := prepared(now.Add(-time.Hour))
 		p.XID.ID = p.XID.ID.WithClass(txn.ThreePhase)

@@ -75,7 +75,7 @@ var messages = []message{
 	{name: "too many wait", is: api.ErrInvalid, call: func(ctx context.Context, c client) error {
 		_, err := c.Waiting(ctx, waiting(make([]*concordv1.WaitingTransaction, api.MaxWaiting+1)...))
 		return err
-	}, says: "transactions: are 257, tell of at most 256 at a time: invalid request"},
+	}, says: "transactions: are 257, report at most 256 at a time: invalid request"},
 	{name: "one that waits has too many branches", is: api.ErrInvalid, call: func(ctx context.Context, c client) error {
 		_, err := c.Waiting(ctx, waiting(&concordv1.WaitingTransaction{Gid: gid(),
 			Branches: make([]*concordv1.WaitingBranch, api.MaxBranches+1)}))

@@ -139,8 +139,8 @@ var messages = []message{
 	{"a named argument", func(b *bank) error {
 		_, err := sqlOf(b, b.begin(newXID())).Exec("select $1", sql.Named("k", 1))
 		return err
-	}, `sql: converting argument with name "k" type: postgres "bank": argument "k" has a name, and PostgreSQL ` +
-		`counts arguments: write $1`},
+	}, `sql: converting argument with name "k" type: postgres "bank": argument "k" is named, but PostgreSQL ` +
+		`numbers its arguments: write $1`},
 	{"a named argument, ignored", voted(func(b *bank, s *session) {
 		_,
 			_ = sqlOf(b, s).Exec("select $1", sql.Named("k", 1))
@@ -227,7 +227,7 @@ var messages = []message{
 		b.do(s, "reset all")
 	}), `postgres "bank": prepare XID: the transaction is not the one that the branch began: the application ended ` +
 		`that one (ROLLBACK AND CHAIN does) ` +
-		"or took away its settings (RESET ALL does): leave COMMIT, ROLLBACK and PREPARE TRANSACTION to concord"},
+		"or reset its settings (RESET ALL does): leave COMMIT, ROLLBACK and PREPARE TRANSACTION to concord"},
 	{"a second statement at once", func(b *bank) error {
 		s := b.begin(newXID())
 		tx := handleOf(b, s)
@@ -326,7 +326,7 @@ var messages = []message{
 		require.Equal(b, txn.Done, found)
 		return s.Rollback(b.ctx)
 	}, `postgres "bank": roll back XID: ` + adapters.ErrTorn.Error() +
-		`: it is committed; ask "concord tx get GID" who decided so`},
+		`: it was committed; "concord tx get GID" shows who decided that`},
 }
 
 // withoutRow are the texts that no row of the table has.
@@ -420,15 +420,14 @@ func TestWhatFindingsSay(t *testing.T) {
 			"PROBLEM fsync: off: a prepared branch does not survive a crash; set fsync = on and restart",
 			"PROBLEM max_prepared_transactions: 0: prepared transactions are disabled; set " +
 				"max_prepared_transactions = 200 (at least the sum of all pools) and restart",
-			"finishing branches of other roles: app is not a member of shop; branches are prepared by postgres, who " +
-				"may do everything; 2 branches belong to roles that no longer exist; " +
-				`GRANT "shop" TO "app"; if these are roles of your applications; ` +
-				"give applications roles of their own that are not superusers, and end by hand what is prepared; " +
-				"end those by hand",
+			`finishing branches of other roles: app is not a member of shop; branches are prepared by postgres, ` +
+				`who may do anything; 2 branches belong to roles that no longer exist; GRANT "shop" TO "app"; if ` +
+				`these are roles of your applications; give applications roles of their own that are not ` +
+				`superusers, and end by hand what is prepared; end those by hand`,
 			`PROBLEM concord.branch: app may not read and remove the markers of branches; GRANT USAGE ON SCHEMA ` +
 				`concord TO "app"; GRANT SELECT, DELETE ON concord.branch TO "app"`,
 			`ending sessions of others: app may end only sessions of its own roles; GRANT pg_signal_backend TO "app"`,
-			`deadlocks with other databases: found only among sessions of app's own roles: others of them last until ` +
+			`deadlocks with other databases: found only among sessions of app's own roles: others last until ` +
 				`a lock timeout; GRANT pg_read_all_stats TO "app"`,
 			`oldest prepared branch: 1h0m0s; see what it waits for with "concord recover"`,
 			"oldest prepared transaction of the server: 200000000 transactions ago; end it: it holds back vacuum " +
@@ -442,7 +441,7 @@ func TestWhatFindingsSay(t *testing.T) {
 			"finishing branches of other roles: app may finish everything that is prepared now",
 			"concord.branch: missing: the first branch creates it, if its role is allowed to; " + CreateMarkerTable,
 			"ending sessions of others: allowed",
-			`deadlocks with other databases: found only among sessions of app's own roles: others of them last until ` +
+			`deadlocks with other databases: found only among sessions of app's own roles: others last until ` +
 				`a lock timeout; GRANT pg_read_all_stats TO "app"`,
 			"oldest prepared branch: 0s", "oldest prepared transaction of the server: 0 transactions ago",
 			"lost clients: noticed while a statement runs"}},

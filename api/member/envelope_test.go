@@ -114,9 +114,10 @@ func TestWhatNoMemberCanHaveSaidIsRefused(t *testing.T) {
 			"messages[0].to: ann talks to itself"},
 		"a journal without an agent": {one(threepc.Inquire{}),
 			func(r *concordv1.DeliverRequest) { first(r).From.Agent = "" },
-			"messages[0].from.agent: is empty, and the journal or the address is not"},
+			"messages[0].from.agent: is empty, but the journal or the address is not"},
 		"no journal": {one(threepc.Inquire{}),
-			func(r *concordv1.DeliverRequest) { first(r).From.Journal = strings.Repeat("0", 32) }, "is no journal id"},
+			func(r *concordv1.DeliverRequest) { first(r).From.Journal = strings.Repeat("0", 32) }, "is not a " +
+				"journal id"},
 		"no address": {one(threepc.PreCommit{Election: second, Members: members}), func(r *concordv1.DeliverRequest) {
 			first(r).GetPreCommit().Members[1].Addr = ""
 		}, "messages[0].members[1].addr: is empty"},

@@ -204,8 +204,8 @@ var messages = []message{
 			`under "dsn"`, code: terminal.ExitFailed},
 	{name: "a dsn of PostgreSQL", line: serving,
 		file: with("postgres://app@127.0.0.1:5432/orders", "postgres://app:s3cr3t%zz@db/shop"),
-		says: `resource orders: postgres "orders": the dsn cannot be read (it is not shown, as it may hold a ` +
-			`password): write it as postgres://user@host:5432/database`, code: terminal.ExitFailed},
+		says: `resource orders: postgres "orders": the dsn cannot be parsed (it is not shown, because it may ` +
+			`contain a password): write it as postgres://user@host:5432/database`, code: terminal.ExitFailed},
 	{name: "a dsn of MySQL", line: serving, file: with("dsn_file: /run/secrets/billing", "dsn: app:s3cr3t@db/shop"),
 		says: `resource billing: resource "billing": bad data source name: want user:password@tcp(host:port)/database`,
 		code: terminal.ExitFailed},

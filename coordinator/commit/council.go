@@ -252,7 +252,7 @@ func (c *Machine) agentsAcceptable(agents []txn.Agent) error {
 			return fmt.Errorf("agent %q voted with the journal %v, and now has %v: if it has lost that one, or two "+
 				"agents have this name, give this one another \"name\"", a.Agent, last.Journal, a.Journal)
 		case a.Epoch < last.Epoch:
-			return fmt.Errorf("agent %q has voted in epoch %d, but its vote is asked for in epoch %d: if it has "+
+			return fmt.Errorf("agent %q voted in epoch %d, but its vote is asked for in epoch %d: if it has "+
 				"restarted since, begin a new transaction; if its journal was restored from a copy, give it an "+
 				"empty \"data_dir\" and another \"name\"", a.Agent, last.Epoch, a.Epoch)
 		}
