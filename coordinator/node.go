@@ -160,7 +160,8 @@ func Open(c Config) (*Node, error) {
 	listener := c.Listener
 	if listener == nil {
 		if listener, err = net.Listen("tcp", c.Members[self].Peer); err != nil {
-			err = fmt.Errorf("listen for peers at %s: %w: choose another \"peer\" address, or stop who uses it",
+			err = fmt.Errorf("listen for peers at %s: %w: choose another \"peer\" address, or stop the process "+
+				"that uses it",
 				c.Members[self].Peer, err)
 			return nil, errors.Join(err, n.store.Close())
 		}

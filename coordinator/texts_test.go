@@ -215,7 +215,7 @@ var messages = []message{
 		t.Cleanup(func() { _ = l.Close() })
 		c.Members[0].Peer = l.Addr().String()
 	}), says: `listen for peers at ADDR: listen tcp ADDR: bind: address already in use: choose another "peer" ` +
-		`address, or stop who uses it`},
+		`address, or stop the process that uses it`},
 	{name: "open with a list that the log does not know", is: ErrMembers, meet: func(t *testing.T) error {
 		c := newCluster(t, 1, nobody)
 		c.listed()

@@ -126,7 +126,7 @@ var configured = []message{
 	{name: "log format unknown", file: with("node: 1", "node: 1\nlog: {format: xml}"),
 		says: `FILE: log.format: "xml" is neither text nor json`},
 	{name: "log level unknown", file: with("node: 1", "node: 1\nlog: {level: loud}"),
-		says: `log level "loud" is none of debug, info, warn, error`},
+		says: `log level "loud" is not debug, info, warn or error`},
 
 	{name: "resources are no list", file: config.NodeExample[:strings.Index(config.NodeExample, "resources:")] +
 		"resources: orders", says: "FILE: resources: want a list, each with name, driver, and dsn or dsn_file: " +
@@ -193,7 +193,8 @@ var messages = []message{
 			`CONCORD_DATA_DIR; correct or remove it ("concord serve --help" lists them)`, code: terminal.ExitUsage},
 
 	{name: "abandon what is there", line: serving + " --abandon orders", file: config.NodeExample,
-		says: "--abandon orders: it is in the configuration: take it out there, on all nodes", code: terminal.ExitUsage},
+		says: "--abandon orders: it is still in the configuration: remove it there, on all " +
+			"nodes", code: terminal.ExitUsage},
 	{name: "no dsn_file", line: serving, file: with("/run/secrets/billing", "/nonexistent/billing"),
 		says: "resource billing: dsn_file /nonexistent/billing: no such file or directory: it wants the path of a " +
 			"file that holds the data source name", code: terminal.ExitFailed},
@@ -213,8 +214,8 @@ var messages = []message{
 		file: with("peer: {listen: 127.0.0.1:7421}",
 			"peer: {listen: TAKEN}")[:strings.Index(with("peer: {listen: 127.0.0.1:7421}", "peer: {listen: TAKEN}"),
 			"resources:")],
-		says: "peer.listen: listen tcp TAKEN: bind: address already in use: choose another address, or stop who " +
-			"uses it", code: terminal.ExitFailed},
+		says: "peer.listen: listen tcp TAKEN: bind: address already in use: choose another address, or stop the " +
+			"process that uses it", code: terminal.ExitFailed},
 
 	{name: "an output that nobody knows", line: "status -o xml", says: `--output: "xml" is neither table nor json`,
 		code: terminal.ExitUsage},
@@ -231,7 +232,7 @@ var messages = []message{
 	{name: "resource to report on", line: "resource report", says: `want one NAME: see "concord resource ls"`,
 		code: terminal.ExitUsage},
 	{name: "accept for no reason", line: "resource accept orders",
-		says: "--reason is missing: say why, it is kept in the log", code: terminal.ExitUsage},
+		says: "--reason is missing: say why; it is kept in the log", code: terminal.ExitUsage},
 	{name: "neither commit nor abort", line: "tx resolve " + aGID, says: "give one of --commit and --abort",
 		code: terminal.ExitUsage},
 	{name: "check with limits that are none", line: "check in-doubt --warn 5m --crit 30s",
@@ -273,7 +274,7 @@ var messages = []message{
 	{name: "replace no number", line: "member replace x", says: `"x" is not a member ID: see "concord status"`,
 		code: terminal.ExitUsage},
 	{name: "replace for no reason", line: "member replace 2",
-		says: "--reason is missing: say what happened to the disk, it is kept in the log", code: terminal.ExitUsage},
+		says: "--reason is missing: say what happened to the disk; it is kept in the log", code: terminal.ExitUsage},
 	{name: "a demo of nothing", line: "demo --transfers 0",
 		says: "--transfers and --workers are at least 1, --kill-leader at least 0", code: terminal.ExitUsage},
 	{name: "a demo of an unknown protocol", line: "demo --protocol paxos",
@@ -282,7 +283,7 @@ var messages = []message{
 		says: "--protocol is for banks behind agents of this process, and --config for databases that it reaches " +
 			"itself: leave one of them out", code: terminal.ExitUsage},
 	{name: "a demo without agents that loses all nodes", line: "demo --kill-coordinators",
-		says: "--kill-coordinators shows what agents do: say --protocol three_phase or two_phase, too",
+		says: "--kill-coordinators shows what agents do: add --protocol three_phase or two_phase, too",
 		code: terminal.ExitUsage},
 	{name: "a demo with one bank", line: "demo --config FILE",
 		file: with("\n  - {name: billing, driver: mysql,    dsn_file: /run/secrets/billing}", ""),
@@ -336,12 +337,9 @@ var messages = []message{
 		tells: func(n *node) {
 			n.status = &concordv1.StatusResponse{Nodes: []*concordv1.Node{{Id: 4, Role: "learner", State: "syncing",
 				Lag: 7}}}
-		}, says: "node 4 is a learner and has not caught up within 1ns (syncing, 7 entries behind): it becomes a " +
-			"voter " +
-			"by itself when it has. " +
-			`Start it if it does not run, run this command again to go on waiting, or take it back with "concord ` +
-			`member ` +
-			`remove 4"`, code: terminal.ExitUnavailable},
+		}, says: `node 4 is a learner and has not caught up within 1ns (syncing, 7 entries behind): it becomes a ` +
+			`voter by itself when it has. Start it if it is not running, run this command again to keep waiting, ` +
+			`or take it back with "concord member remove 4"`, code: terminal.ExitUnavailable},
 }
 
 // command runs one command line in this process.
@@ -377,15 +375,15 @@ const reloaded = "said by a process that runs: TestReloadSetsTheLogLevelAndNames
 var withoutRow = map[string]string{
 	"%d branches that were told committed are missing, and %d may be: put right what matters, then run " +
 		"\"concord resource accept %s --reason TEXT\"": "tests/e2e meets it: it takes a database that was set back",
-	"%s: members: %s":               "only a measurement reads members alone: its table has it",
-	"account %d of %s is not there": measured,
-	"bank %s: %w":                   measured,
-	"bank %s: make accounts: %w":    measured,
-	"bank %s: add up: %w":           measured,
-	"account %d: found %v: %w":      measured,
-	"account %d: %w":                measured,
-	"no transaction was in doubt whenever the coordinators were stopped, so the agents had nothing to finish: try " +
-		"it with more --transfers or --workers": unlucky,
+	"%s: members: %s":             "only a measurement reads members alone: its table has it",
+	"account %d of %s is missing": measured,
+	"bank %s: %w":                 measured,
+	"bank %s: make accounts: %w":  measured,
+	"bank %s: add up: %w":         measured,
+	"account %d: found %v: %w":    measured,
+	"account %d: %w":              measured,
+	"no transaction was in doubt when the coordinators were stopped, so the agents had nothing to finish: try it " +
+		"with more --transfers or --workers": unlucky,
 	"the agents have decided %v about %v, and the cluster says %v: " +
 		"this is a bug, please report it": impossible,
 	"the three nodes found no leader in 30 s": measured,

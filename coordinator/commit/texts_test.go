@@ -367,10 +367,9 @@ var answers = []answer{
 		meet: asked(func(l *lone, request uint64) replica.Event {
 			return saying(resolvingListed(nil, []string{"orders"}, "orders")(l, request).(ResolveAsked),
 				[]txn.BranchNo{0, 1})
-		}), says: "GID has the branches 0, 1, as branch 0 at orders says, and branch 1 is neither prepared nor " +
-			"committed anywhere: " +
-			"its client died before it was prepared, or somebody rolled it back, so a commit would be half of one: " +
-			"abort"},
+		}), says: "GID has the branches 0, 1, as branch 0 at orders says, but branch 1 is neither prepared nor " +
+			"committed anywhere: its client died before it was prepared, or somebody rolled it back, so a commit " +
+			"would be half of one: abort"},
 	{name: "resolve what contradicts itself", is: api.ErrRefused,
 		meet: asked(func(l *lone, request uint64) replica.Event {
 			return saying(resolvingListed(nil, nil, "orders", "billing")(l, request).(ResolveAsked),
@@ -479,7 +478,7 @@ var answers = []answer{
 	{name: "lead by an observer", is: api.ErrRefused,
 		meet: asked(func(_ *lone, request uint64) replica.Event { return replica.LeadAsked{Request: request, Node: 2} },
 			levelled, with(2, true)),
-		says: `node 2 is no voter (observer), and cannot lead: name one that "concord member ls" shows as a voter`},
+		says: `node 2 is not a voter (observer) and cannot lead: name one that "concord member ls" shows as a voter`},
 	{name: "replace the disk of the leader", is: api.ErrRefused,
 		meet: asked(func(_ *lone, request uint64) replica.Event {
 			return replica.ReplaceAsked{Request: request,
