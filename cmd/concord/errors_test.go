@@ -375,13 +375,13 @@ const reloaded = "said by a process that runs: TestReloadSetsTheLogLevelAndNames
 var withoutRow = map[string]string{
 	"%d branches that were told committed are missing, and %d may be: put right what matters, then run " +
 		"\"concord resource accept %s --reason TEXT\"": "tests/e2e meets it: it takes a database that was set back",
-	"%s: members: %s":             "only a measurement reads members alone: its table has it",
-	"account %d of %s is missing": measured,
-	"bank %s: %w":                 measured,
-	"bank %s: make accounts: %w":  measured,
-	"bank %s: add up: %w":         measured,
-	"account %d: found %v: %w":    measured,
-	"account %d: %w":              measured,
+	"%s: members: %s":               "only a measurement reads members alone: its table has it",
+	"account %d of %s is not there": measured,
+	"bank %s: %w":                   measured,
+	"bank %s: make accounts: %w":    measured,
+	"bank %s: add up: %w":           measured,
+	"account %d: found %v: %w":      measured,
+	"account %d: %w":                measured,
 	"no transaction was in doubt when the coordinators were stopped, so the agents had nothing to finish: try it " +
 		"with more --transfers or --workers": unlucky,
 	"the agents have decided %v about %v, and the cluster says %v: " +

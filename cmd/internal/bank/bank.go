@@ -134,7 +134,7 @@ func (b *Pebble) Add(ctx context.Context, tx *concord.Tx, account int, amount in
 		return err
 	}
 	if !found || len(value) != 8 {
-		return fmt.Errorf("account %d of %s is missing", account, b.Name())
+		return fmt.Errorf("account %d of %s is not there", account, b.Name())
 	}
 	balance := int64(binary.BigEndian.Uint64(value)) + amount
 	return t.Set(ctx, accountKey(account), binary.BigEndian.AppendUint64(nil, uint64(balance)))
