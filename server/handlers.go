@@ -317,7 +317,7 @@ func (h *handlers) TransferLeadership(ctx context.Context, r *concordv1.Transfer
 // by the certificate or the token, and by his own word.
 func parseOperator(ctx context.Context, who, reason string) (string, error) {
 	if reason == "" {
-		return "", fmt.Errorf("reason: say why; it is kept with the transaction: %w", api.ErrInvalid)
+		return "", fmt.Errorf("reason: say why, it is kept with the transaction: %w", api.ErrInvalid)
 	}
 	return access.Of(ctx).Who(who), errors.Join(api.ParseText("who", who, api.MaxResourceName), api.ParseText("reason", reason, api.MaxReason))
 }

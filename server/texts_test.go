@@ -94,7 +94,7 @@ var messages = []message{
 	{name: "no reason", is: api.ErrInvalid, call: func(ctx context.Context, c client) error {
 		_, err := c.Resolve(ctx, &concordv1.ResolveRequest{Gid: gid(), Decision: "abort", Who: "ann"})
 		return err
-	}, says: "reason: say why; it is kept with the transaction: invalid request"},
+	}, says: "reason: say why, it is kept with the transaction: invalid request"},
 	{name: "resolve for too many resources", is: api.ErrInvalid, call: func(ctx context.Context, c client) error {
 		_, err := c.Resolve(ctx, &concordv1.ResolveRequest{Gid: gid(), Decision: "commit", Who: "ann", Reason: "why", Resources: make([]string, api.MaxBranches+1)})
 		return err
@@ -102,7 +102,7 @@ var messages = []message{
 	{name: "no reason to move leadership", is: api.ErrInvalid, call: func(ctx context.Context, c client) error {
 		_, err := c.TransferLeadership(ctx, &concordv1.TransferLeadershipRequest{Node: 2, Who: "ann"})
 		return err
-	}, says: "reason: say why; it is kept with the transaction: invalid request"},
+	}, says: "reason: say why, it is kept with the transaction: invalid request"},
 	{name: "add nobody", is: api.ErrInvalid, call: adds(func(r *concordv1.AddMemberRequest) { r.Node = 0 }), says: "node: is missing or 0: ids start at 1: invalid request"},
 	{name: "add in no role", is: api.ErrInvalid, call: adds(func(r *concordv1.AddMemberRequest) { r.Role = "learner" }),
 		says: `role: "learner" is neither voter nor observer: invalid request`},
@@ -112,7 +112,8 @@ var messages = []message{
 	{name: "list what there is not", is: api.ErrInvalid, call: func(ctx context.Context, c client) error {
 		_, err := c.List(ctx, &concordv1.ListRequest{State: "lost"})
 		return err
-	}, says: `state: "lost" is not in-doubt, committing, aborting, committed, aborted, unrecorded or heuristic: invalid request`},
+	}, says: `state: "lost" is not one of in-doubt, committing, aborting, committed, aborted, unrecorded, ` +
+		`heuristic: invalid request`},
 	{name: "ask while the cluster is being formed", is: api.ErrUnavailable, node: func(_ *testing.T, n *fakeNode) { n.snapshot.Cluster = 0 }, call: resources,
 		says: "the cluster is being formed: ask again in a moment: unavailable"},
 

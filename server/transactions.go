@@ -179,8 +179,8 @@ func parseFilter(r *concordv1.ListRequest, now time.Time) (filter, error) {
 	f := filter{state: r.GetState(), resource: r.GetResource(), limit: int(r.GetLimit())}
 	if !slices.Contains([]string{"", stateInDoubt, stateCommitting, stateAborting, stateCommitted, stateAborted,
 		stateUnrecorded, stateHeuristic}, f.state) {
-		return f, fmt.Errorf("state: %.20q is not in-doubt, committing, aborting, committed, aborted, unrecorded "+
-			"or heuristic: %w", f.state, api.ErrInvalid)
+		return f, fmt.Errorf("state: %.20q is not one of in-doubt, committing, aborting, committed, aborted, "+
+			"unrecorded, heuristic: %w", f.state, api.ErrInvalid)
 	}
 	if f.limit == 0 {
 		f.limit = listDefault

@@ -258,7 +258,7 @@ func (c *cli) memberReplaceCommand() *cobra.Command {
 				return terminal.Usagef("%.20q is not a member ID: see \"concord status\"", args[0])
 			}
 			if reason == "" {
-				return terminal.Usagef("--reason is missing: say what happened to the disk; it is kept in the log")
+				return terminal.Usagef("--reason is missing: say what happened to the disk, it is kept in the log")
 			}
 			if err := c.confirm(yes, args[0],
 				fmt.Sprintf("This gives up the old disk of node %d for good.", id)); err != nil {

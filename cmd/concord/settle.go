@@ -58,7 +58,7 @@ func (c *cli) txSettleCommand() *cobra.Command {
 					"where it is")
 			}
 			if reason == "" {
-				return terminal.Usagef("--reason is missing: say why; it is kept with the transaction")
+				return terminal.Usagef("--reason is missing: say why, it is kept with the transaction")
 			}
 			if err := c.confirm(yes, args[0], fmt.Sprintf(what, no, gid)); err != nil {
 				return err

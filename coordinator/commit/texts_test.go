@@ -497,7 +497,7 @@ var differing = []struct {
 	{regexp.MustCompile(`cluster [0-9a-f]{8}\b`), "cluster CLUSTER"},
 	{regexp.MustCompile(`\b[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9:]+Z`), "TIME"},
 	{regexp.MustCompile(`\b(zxid|seen|since|at|to) [0-9]+\.[0-9]+\b`), "$1 ZXID"},
-	{regexp.MustCompile(`are [0-9 a-z,()]+ since`), "are LIST since"},
+	{regexp.MustCompile(`(are|have been) [0-9 a-z,()]+ since`), "$1 LIST since"},
 }
 
 func TestWhatAnswersSay(t *testing.T) {
