@@ -81,7 +81,8 @@ type Client struct {
 
 // Dial connects to the cluster of which the nodes at addrs, "host:port" each, are
 // some or all. It fails if none of them answers before ctx ends or ten seconds
-// have passed, or if the cluster was not formed yet.
+// have passed, or if the cluster has not been formed yet. The error is api.ErrInvalid if an address is malformed,
+// options contradict each other or credentials cannot be read.
 func Dial(ctx context.Context, addrs []string, opts ...Option) (*Client, error) {
 	o := config{logger: slog.New(slog.DiscardHandler)}
 	for _, opt := range opts {
@@ -232,9 +233,10 @@ func (c *Client) attempt(ctx context.Context, fn func(ctx context.Context, tx *T
 func (c *Client) logRollback(tx *Tx, err error) {
 	switch {
 	case errors.Is(err, ErrTorn):
-		c.logger.Error("a transaction is torn", "gid", tx.id, "error", err)
+		c.logger.Error("a transaction is torn", "gid", tx.id, "err", err)
 	case err != nil && !errors.Is(err, ErrTxEnded):
-		c.logger.Warn("rolling back left branches, which the client goes on to end", "gid", tx.id, "error", err)
+		c.logger.Warn("a rollback left branches behind, which the client keeps trying to "+
+			"end", "gid", tx.id, "err", err)
 	}
 }
 
@@ -244,6 +246,8 @@ func (c *Client) logRollback(tx *Tx, err error) {
 // It sends nothing, except that the first one after a pause asks for a lease, and waits for it
 // for a second at most: what a client with a lease leaves behind when it dies, the cluster ends
 // within seconds.
+//
+// After Close the error wraps ErrClosed.
 func (c *Client) Begin(ctx context.Context, opts ...TxOption) (*Tx, error) {
 	o, err := newTxConfig(opts)
 	switch {
@@ -287,8 +291,9 @@ func (c *Client) begin(ctx context.Context, o txConfig, attempt int) (*Tx, error
 // Outcome settles what became of a transaction: the cluster will never commit one that it was
 // not asked to commit before, so the answer is final. Of a transaction that was begun with
 // Recorded, and of one whose UnknownError this client has returned, it is Committed or Aborted;
-// of another one that the cluster has never heard of it is Unrecorded. With Unknown the error
-// says why.
+// of another one that the cluster has never heard of it is Unrecorded. Only with Unknown is there an
+// error: api.ErrTooOld if the cluster no longer remembers it, ErrCluster if the nodes are now another
+// cluster, api.ErrUnavailable if none of them could answer before ctx ended.
 func (c *Client) Outcome(ctx context.Context, id ID) (Outcome, error) {
 	cluster, _ := c.resources.cluster()
 	res, err := c.api.Outcome(ctx, &concordv1.OutcomeRequest{Gid: id.String(), Several: c.doubts.has(id),
@@ -308,7 +313,8 @@ func (c *Client) Outcome(ctx context.Context, id ID) (Outcome, error) {
 
 // Lookup says what is known of a transaction and, unlike Outcome, changes nothing: it may
 // still be committed after the answer Pending, which also is that for a transaction that the
-// cluster will never hear of. With Unknown the error says why.
+// cluster will never hear of. Only with Unknown is there an error: api.ErrTooOld if the cluster no
+// longer remembers it, api.ErrUnavailable if no node could answer before ctx ended.
 func (c *Client) Lookup(ctx context.Context, id ID) (Outcome, error) {
 	res, err := c.api.Get(ctx, &concordv1.GetRequest{Gid: id.String()})
 	if errors.Is(err, api.ErrNotFound) {
@@ -327,7 +333,7 @@ func (c *Client) Lookup(ctx context.Context, id ID) (Outcome, error) {
 func parseOutcome(word string) (Outcome, error) {
 	outcome, err := api.ParseOutcome("outcome", word)
 	if err != nil {
-		return Unknown, fmt.Errorf("the cluster answered what this version does not know: %w", err)
+		return Unknown, fmt.Errorf("the cluster gave an answer that this version does not know: %w", err)
 	}
 	if outcome == Unknown {
 		return Unknown, api.ErrTooOld

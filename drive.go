@@ -302,7 +302,7 @@ func (d *driver) finish(b *branch, decision txn.Decision) word {
 	if decision == txn.Abort {
 		err := end(b.session.Rollback(ctx))
 		if !adapters.Ended(err) {
-			log.Warn("could not roll back a branch; it is tried again", "error", err)
+			log.Warn("could not roll back a branch; it will be tried again", "err", err)
 			return word{event: protocol.FinishFailed{No: b.no}, from: b, err: err}
 		}
 		_ = b.over(err)
@@ -310,11 +310,11 @@ func (d *driver) finish(b *branch, decision txn.Decision) word {
 	}
 	finish, err := b.session.Commit(ctx)
 	if err = end(err); err != nil {
-		log.Warn("could not commit a branch on its own session; it is tried again", "error", err)
+		log.Warn("could not commit a branch on its own session; it will be tried again", "err", err)
 		return word{event: protocol.FinishFailed{No: b.no}, from: b, err: err}
 	}
 	if finish != txn.Done && finish != txn.AlreadyDone {
-		log.Error("a branch did not end as it was decided", "decision", decision, "found", finish)
+		log.Error("a branch did not end as decided", "decision", decision, "found", finish)
 	}
 	_ = b.over(nil)
 	return word{event: protocol.Finished{No: b.no, Finish: finish}, from: b}
@@ -371,7 +371,7 @@ func (d *driver) retry(ctx context.Context, b *branch, decision txn.Decision) wo
 		finish, err = b.opener.Commit(ctx, txn.XID{Cluster: d.tx.cluster, ID: d.tx.id, Branch: b.no}, b.prepared)
 	}
 	if err = end(err); !adapters.Ended(err) {
-		log.Debug("could not end a branch", "decision", decision, "attempts", b.failed, "error", err)
+		log.Debug("could not end a branch", "decision", decision, "attempts", b.failed, "err", err)
 		return word{event: protocol.FinishFailed{No: b.no}}
 	}
 	log.Info("ended a branch late", "decision", decision, "found", finish)
@@ -390,7 +390,7 @@ func (tx *Tx) tellAborted(ctx context.Context, sure bool) {
 		if err == nil {
 			return
 		}
-		tx.client.logger.Debug("could not tell the cluster that a transaction is aborted", "gid", tx.id, "error", err)
+		tx.client.logger.Debug("could not tell the cluster that a transaction is aborted", "gid", tx.id, "err", err)
 		if !errors.Is(err, api.ErrUnavailable) || api.Wait(ctx, pause) != nil {
 			return
 		}
@@ -464,7 +464,7 @@ func (d *driver) ask(ctx context.Context, branches []txn.Branch) word {
 			if unheard {
 				return notAsked(strange)
 			}
-			client.logger.Error("gave up asking for a decision", "gid", d.tx.id, "error", strange)
+			client.logger.Error("gave up asking for a decision", "gid", d.tx.id, "err", strange)
 			return word{err: strange}
 		}
 		decision, why, err := d.settle(ctx)
@@ -475,7 +475,7 @@ func (d *driver) ask(ctx context.Context, branches []txn.Branch) word {
 			client.logger.Info("settled a transaction late", "gid", d.tx.id, "decision", decision)
 			return decided(decision, errors.New(why))
 		case !errors.Is(err, api.ErrUnavailable) || ctx.Err() != nil:
-			client.logger.Error("gave up asking for a decision; the cluster ends the branches", "gid", d.tx.id, "error",
+			client.logger.Error("gave up asking for a decision; the cluster ends the branches", "gid", d.tx.id, "err",
 				err)
 			return word{err: fmt.Errorf("the cluster could not be asked: %w", err)}
 		}

@@ -70,8 +70,8 @@ type UnknownError struct {
 func (e *UnknownError) Error() string {
 	if e.GID.IsZero() {
 		return fmt.Sprintf("the connection to %s broke while the only branch that wrote committed: %v; the cluster "+
-			"does not know more, so look at the data there before you repeat it (the cluster can tell of a "+
-			"transaction that is begun with concord.Recorded)", e.Resource, e.Err)
+			"knows no more, so look at the data there before you repeat it (the cluster can tell if a transaction "+
+			"is begun with concord.Recorded)", e.Resource, e.Err)
 	}
 	if errors.Is(e.Err, ErrCluster) {
 		return fmt.Sprintf("the outcome of transaction %s is unknown: %v; nobody else can tell it, so look at the "+
@@ -134,7 +134,7 @@ func (e *DeadlockError) Error() string {
 		with = "transaction " + strings.Join(names, ", ")
 	}
 	return fmt.Sprintf("concord ended it because of a deadlock between the databases %s, with %s: run it again "+
-		"(WithRetry does), and touch databases in one order", strings.Join(e.Resources, " and "), with)
+		"(WithRetry does), and access databases in a fixed order", strings.Join(e.Resources, " and "), with)
 }
 
 // enlistError is an error of Enlist. It says no more than its cause, and knows the resource.
@@ -172,17 +172,18 @@ func (e *limitError) Error() string {
 		return fmt.Sprintf("the caller's context ended %v after the transaction began: %v",
 			e.after.Round(time.Millisecond), e.caller)
 	case e.from == byOption:
-		return fmt.Sprintf("its time limit of %v (WithTimeout) was over: allow more, or do less in one transaction",
+		return fmt.Sprintf("its time limit of %v (WithTimeout) was reached: allow more, or do less in one "+
+			"transaction",
 			e.after)
 	case e.from == byDefault:
-		return fmt.Sprintf("the default time limit of %v was over: allow more by WithTimeout, or do less in one "+
-			"transaction", e.after)
+		return fmt.Sprintf("the default time limit of %v was reached: allow more with WithTimeout, or do less in "+
+			"one transaction", e.after)
 	case e.wanted != 0:
-		return fmt.Sprintf("the cluster's time limit of %v was over, which is shorter than the %v of WithTimeout: "+
-			"do less in one transaction, or raise transaction.max_age on the nodes",
+		return fmt.Sprintf("the cluster's time limit of %v was reached, which is shorter than the %v of "+
+			"WithTimeout: do less in one transaction, or raise transaction.max_age on the nodes",
 			e.after, e.wanted)
 	}
-	return fmt.Sprintf("the cluster's time limit of %v was over: do less in one transaction, or raise "+
+	return fmt.Sprintf("the cluster's time limit of %v was reached: do less in one transaction, or raise "+
 		"transaction.max_age on the nodes", e.after)
 }
 

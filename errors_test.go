@@ -80,7 +80,7 @@ var messages = []message{
 		return dial(ctx, "127.0.0.1:1")
 	}, says: "dial: list the resources: no coordinator node did it in time (context deadline exceeded); " +
 		"127.0.0.1:1: dial tcp 127.0.0.1:1: " +
-		`connect: connection refused; look at the nodes with "concord status --addr 127.0.0.1:1"`,
+		`connect: connection refused; check the nodes with "concord status --addr 127.0.0.1:1"`,
 		is: []error{api.ErrUnavailable, context.DeadlineExceeded}},
 
 	{name: "a timeout that is none", meet: in(nil, concord.WithTimeout(-1)),
@@ -93,8 +93,8 @@ var messages = []message{
 	{name: "retries of what the caller does", meet: func(t *testing.T, b *shaky) error {
 		_, err := b.client.Begin(t.Context(), concord.WithRetry(concord.RetryPolicy{}))
 		return err
-	}, says: "begin: WithRetry: invalid request: only Run can do a transaction again: call Run, or begin another " +
-		"one while concord.Retryable says so", is: []error{api.ErrInvalid}},
+	}, says: "begin: WithRetry: invalid request: only Run can repeat a transaction: call Run, or begin a new one " +
+		"as long as concord.Retryable says so", is: []error{api.ErrInvalid}},
 	{name: "retried in vain", resource: "billing", meet: func(t *testing.T, b *shaky) error {
 		b.billing.passing = errDeadlock
 		return in(func(ctx context.Context, b *shaky, tx *concord.Tx) error {
@@ -105,9 +105,9 @@ var messages = []message{
 	{name: "a deadlock that no database sees", meet: func(t *testing.T, b *shaky) error {
 		b.allVictims()
 		return b.client.Run(t.Context(), b.waitForAnswer)
-	}, says: "transaction GID was aborted: concord ended it because of a deadlock between the databases billing and " +
-		"orders, with transaction GID: run it again (WithRetry does), and touch databases in one order; the function " +
-		"returned: context canceled",
+	}, says: "transaction GID was aborted: concord ended it because of a deadlock between the databases billing " +
+		"and orders, with transaction GID: run it again (WithRetry does), and access databases in a fixed order; " +
+		"the function returned: context canceled",
 		is: []error{concord.ErrAborted, context.Canceled}},
 	{name: "no time to retry", resource: "billing", meet: func(t *testing.T, b *shaky) error {
 		b.billing.passing = errDeadlock
@@ -157,7 +157,7 @@ var messages = []message{
 	{name: "a resource that is another database", meet: of(memory.New("orders", memory.NewDisk())), resource: "orders",
 		says: `transaction GID was aborted by orders: the resource cannot take part: "orders" is memory TIME here ` +
 			`and memory TIME at the coordinator, ` +
-			`which could not finish a branch of yours: let both connect to the same database`,
+			`which could not finish a branch of yours: connect both to the same database`,
 		is: []error{concord.ErrAborted, concord.ErrResource}},
 	{name: "a resource of another kind", resource: "pg", meet: func(t *testing.T, b *shaky) error {
 		known(b, &concordv1.ResourceStatus{Name: "pg", Driver: "postgres", Identity: "x", Ok: true})
@@ -243,14 +243,14 @@ var messages = []message{
 		<-ctx.Done()
 		return nil
 	}, concord.WithTimeout(time.Millisecond)),
-		says: "transaction GID was aborted: its time limit of 1ms (WithTimeout) was over: allow more, or do less in " +
-			"one transaction",
+		says: "transaction GID was aborted: its time limit of 1ms (WithTimeout) was reached: allow more, or do " +
+			"less in one transaction",
 		is: []error{concord.ErrAborted, context.DeadlineExceeded}},
 	{name: "the limit, and a function that fails of it",
 		meet: in(func(ctx context.Context, _ *shaky, _ *concord.Tx) error { <-ctx.Done(); return ctx.Err() },
 			concord.WithTimeout(time.Millisecond)),
-		says: "transaction GID was aborted: its time limit of 1ms (WithTimeout) was over: allow more, or do less in " +
-			"one transaction; the function returned: context deadline exceeded",
+		says: "transaction GID was aborted: its time limit of 1ms (WithTimeout) was reached: allow more, or do " +
+			"less in one transaction; the function returned: context deadline exceeded",
 		is: []error{concord.ErrAborted, context.DeadlineExceeded}},
 	{name: "a branch after the limit", resource: "orders",
 		meet: in(func(ctx context.Context, b *shaky, tx *concord.Tx) error {
@@ -258,8 +258,8 @@ var messages = []message{
 			_, err := b.orders.Tx(context.WithoutCancel(ctx), tx)
 			return err
 		}, concord.WithTimeout(time.Millisecond)),
-		says: "transaction GID was aborted by orders: enlist orders: its time limit of 1ms (WithTimeout) was over: " +
-			"allow more, or do less in one transaction",
+		says: "transaction GID was aborted by orders: enlist orders: its time limit of 1ms (WithTimeout) was " +
+			"reached: allow more, or do less in one transaction",
 		is: []error{concord.ErrAborted, context.DeadlineExceeded}},
 	{name: "the context of the caller", meet: func(t *testing.T, b *shaky) error {
 		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
@@ -287,17 +287,16 @@ var messages = []message{
 	{name: "nobody knows", meet: func(t *testing.T, b *shaky) error {
 		b.before = func(ctx context.Context) error { <-ctx.Done(); return api.ErrUnavailable }
 		return b.client.Run(t.Context(), b.transfer, concord.WithTimeout(time.Second))
-	}, says: "the outcome of transaction GID is unknown: its time limit of 1s (WithTimeout) was over: allow more, " +
-		"or do less in one transaction; " +
-		"ask Client.Outcome for it before you repeat it",
+	}, says: "the outcome of transaction GID is unknown: its time limit of 1s (WithTimeout) was reached: allow " +
+		"more, or do less in one transaction; ask Client.Outcome for it before you repeat it",
 		is: []error{concord.ErrUnknownOutcome, context.DeadlineExceeded}},
 	{name: "only the database knows", meet: func(t *testing.T, b *shaky) error {
 		b.billing.lost[callOnePhase] = 1
 		return b.client.Run(t.Context(),
 			func(ctx context.Context, tx *concord.Tx) error { return b.billing.add(ctx, tx, "A", 1) })
-	}, says: "the connection to billing broke while the only branch that wrote committed: the connection broke; the " +
-		"cluster does not know more, so look at the data there before " +
-		"you repeat it (the cluster can tell of a transaction that is begun with concord.Recorded)",
+	}, says: "the connection to billing broke while the only branch that wrote committed: the connection broke; " +
+		"the cluster knows no more, so look at the data there before you repeat it (the cluster can tell if a " +
+		"transaction is begun with concord.Recorded)",
 		is: []error{concord.ErrUnknownOutcome, errBroke}},
 	{name: "torn", meet: func(t *testing.T, b *shaky) error {
 		b.billing.torn = errors.New("a statement ended the transaction")

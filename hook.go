@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 )
@@ -144,13 +145,13 @@ type slowSteps struct {
 }
 
 func (l *slowSteps) add(s Step, took time.Duration) {
-	name := s.Kind.String()
+	name := strings.ReplaceAll(s.Kind.String(), " ", "_")
 	if s.Resource != "" {
-		name += " " + s.Resource
+		name += "." + s.Resource
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.took = append(l.took, slog.Duration(name, took))
+	l.took = append(l.took, slog.Attr{Key: name, Value: slog.DurationValue(took)})
 }
 
 // all returns a copy: some steps may end after their transaction.

@@ -171,7 +171,7 @@ func TestASlowTransactionIsLoggedWithItsSteps(t *testing.T) {
 	require.NoError(t, json.Unmarshal(text.Bytes(), &line), text.String())
 	require.Equal(t, []string{"a transaction was slow", "WARN", "transfer 7", "committed"},
 		[]string{line.Msg, line.Level, line.Label, line.Outcome})
-	for _, step := range []string{"prepare orders", "prepare billing", "decide", "commit orders", "commit billing"} {
+	for _, step := range []string{"prepare.orders", "prepare.billing", "decide", "commit.orders", "commit.billing"} {
 		require.Positive(t, line.Steps[step], step)
 	}
 	require.Greater(t, line.Took, line.Threshold)

@@ -32,7 +32,7 @@ const (
 )
 
 // errLeaseEnded is why transactions are aborted that were begun under a lease that ended.
-var errLeaseEnded = errors.New("the cluster had not heard of this client for too long (was it stopped, or cut " +
+var errLeaseEnded = errors.New("the cluster had not heard from this client for too long (was it stopped, or cut " +
 	"off?), has ended its lease, and rolls back what it holds: begin again")
 
 // lease is the one lease of a client. It is renewed while there are transactions, by their
@@ -190,7 +190,7 @@ func (l *lease) renew(ctx context.Context, number txn.Lease) (ended bool, err er
 	sent := time.Now()
 	res, err := l.api.Lease(ctx, &concordv1.LeaseRequest{Lease: uint32(number)})
 	if err != nil {
-		l.logger.Debug("the cluster was not reached for a lease", "lease", number, "error", err)
+		l.logger.Debug("the cluster could not be reached for a lease", "lease", number, "err", err)
 		return false, err
 	}
 	l.resources.clock(res.GetNowMs())
@@ -271,6 +271,6 @@ func (l *lease) close() {
 	ctx, cancel := context.WithTimeout(context.Background(), leaseGoodbye)
 	defer cancel()
 	if _, err := l.api.Lease(ctx, &concordv1.LeaseRequest{Lease: uint32(number), End: true}); err != nil {
-		l.logger.Debug("the lease was not given back; it ends by itself", "lease", number, "error", err)
+		l.logger.Debug("the lease could not be given back; it will end by itself", "lease", number, "err", err)
 	}
 }

@@ -11,7 +11,7 @@ import (
 )
 
 // ErrNested says that Run was called within a transaction that it must not, or cannot, join.
-var ErrNested = errors.New("there is a transaction in this context already")
+var ErrNested = errors.New("this context already has a transaction")
 
 type txKey struct{}
 

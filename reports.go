@@ -78,6 +78,6 @@ func (r *reports) send(ctx context.Context, batch []api.Finished) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), reportLimit)
 	defer cancel()
 	if _, err := r.api.Finished(ctx, api.FinishedRequest(batch)); err != nil {
-		r.logger.Debug("could not report finished branches", "branches", len(batch), "error", err)
+		r.logger.Debug("could not report finished branches", "branches", len(batch), "err", err)
 	}
 }

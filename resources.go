@@ -226,7 +226,7 @@ func (r *resources) compare(o adapters.Opener, ours string, theirs *concordv1.Re
 			ErrResource, o.Name(), theirs.GetError(), o.Name())
 	case theirs.GetIdentity() != ours:
 		return fmt.Errorf("%w: %q is %s here and %s at the coordinator, which could not finish a branch of yours: "+
-			"let both connect to the same database",
+			"connect both to the same database",
 			ErrResource, o.Name(), ours, theirs.GetIdentity())
 	case theirs.GetQuarantine() != nil:
 		return fmt.Errorf("%w: %s", ErrQuarantined, txn.Quarantined(o.Name()))

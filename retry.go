@@ -63,8 +63,8 @@ func WithRetry(p RetryPolicy) TxOption {
 	return func(o *txConfig) { o.retry = p.withDefaults() }
 }
 
-var errRetryBegin = fmt.Errorf("begin: WithRetry: %w: only Run can do a transaction again: call Run, or begin "+
-	"another one while concord.Retryable says so", api.ErrInvalid)
+var errRetryBegin = fmt.Errorf("begin: WithRetry: %w: only Run can repeat a transaction: call Run, or begin a new "+
+	"one as long as concord.Retryable says so", api.ErrInvalid)
 
 // retry calls once until it succeeds, or fails with what must not be repeated, or too often.
 func (c *Client) retry(ctx context.Context, p RetryPolicy, once func(attempt int) error) error {
@@ -80,7 +80,8 @@ func (c *Client) retry(ctx context.Context, p RetryPolicy, once func(attempt int
 			return fmt.Errorf("attempt %d of %d, the last: %w", attempt, p.Attempts, err)
 		}
 		pause := pauses.NextBackOff()
-		c.logger.Debug("a transaction was aborted and is done again", "attempt", attempt, "pause", pause, "error", err)
+		c.logger.Debug("a transaction was aborted and will be run "+
+			"again", "attempt", attempt, "pause", pause, "err", err)
 		if over := api.Wait(ctx, pause); over != nil {
 			return fmt.Errorf("attempt %d of %d, after which the context ended (%w): %w", attempt, p.Attempts, over,
 				err)

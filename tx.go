@@ -339,7 +339,8 @@ func (tx *Tx) claim() error {
 	switch err := tx.take(patient); {
 	case err == nil:
 	case patient.Err() != nil:
-		err = fmt.Errorf("transaction %s is still in the hands of another call, which does not return: its time limit ends it: %w", tx.id, err)
+		err = fmt.Errorf("transaction %s is still in the hands of another call that has not returned: its time "+
+			"limit ends it: %w", tx.id, err)
 		tx.doomed.CompareAndSwap(nil, &err)
 		return err
 	default:

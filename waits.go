@@ -117,7 +117,7 @@ func (w *waits) look(life context.Context, txs []*Tx) (again bool) {
 		if connect.CodeOf(err) == connect.CodeUnimplemented {
 			w.later = time.Now().Add(leaseNever) // the cluster does not know how
 		}
-		w.client.logger.Debug("the cluster was not told who waits", "error", err)
+		w.client.logger.Debug("lock waits could not be reported to the cluster", "err", err)
 		return false
 	}
 	for _, d := range res.GetDeadlocks() {
@@ -186,7 +186,7 @@ func (tx *Tx) sacrifice(why *DeadlockError) {
 	if tx.ended {
 		return
 	}
-	tx.client.logger.Info("a transaction is ended by the cluster: deadlock", "gid", tx.id, "label", tx.label,
+	tx.client.logger.Info("the cluster ends a transaction because of a deadlock", "gid", tx.id, "label", tx.label,
 		"resources", why.Resources, "others", why.Others)
 	tx.victim.Store(&limitError{victim: why})
 	tx.watch()

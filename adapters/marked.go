@@ -17,8 +17,8 @@ var ErrBehind = errors.New("the database is behind what the log remembers of it:
 
 // ErrCopy says that a server is behind and takes no writes: it is a copy that may yet catch up, and
 // proves nothing.
-var ErrCopy = errors.New("the server takes no writes and is behind what the log remembers of the database: point the " +
-	"resource at the primary")
+var ErrCopy = errors.New("the server accepts no writes and is behind what the log remembers of the database: point " +
+	"the resource at the primary")
 
 // Marked is a Resource whose database keeps a high-water row for each cluster, in or beside the evidence. What
 // has no room for one keeps none, and is never behind.

@@ -80,7 +80,7 @@ func call[Req, Res any](ctx context.Context, c *Client, op string, how manner, r
 		} else {
 			failed.addFirst(n.addr, err)
 		}
-		c.opts.Logger.Debug("a coordinator node did not do it", "op", op, "node", n.addr, "error", err)
+		c.opts.Logger.Debug("a coordinator node did not carry out a request", "op", op, "addr", n.addr, "err", err)
 		switch notLeader := (*NotLeaderError)(nil); {
 		case ctx.Err() != nil:
 			return none, &NoAnswerError{Op: op, Attempts: failed, Err: context.Cause(ctx)}
@@ -245,7 +245,7 @@ func (e *NoAnswerError) Error() string {
 		fmt.Fprintf(&b, "; %s: %v", a.Addr, a.Err)
 		addrs = append(addrs, a.Addr)
 	}
-	fmt.Fprintf(&b, "; look at the nodes with \"concord status --addr %s\"", strings.Join(addrs, ","))
+	fmt.Fprintf(&b, "; check the nodes with \"concord status --addr %s\"", strings.Join(addrs, ","))
 	return b.String()
 }
 

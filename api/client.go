@@ -246,7 +246,7 @@ func (c *Client) Lease(ctx context.Context, r *concordv1.LeaseRequest) (*concord
 
 // Waiting tells the leader which transactions wait for databases, and hears which have to end.
 func (c *Client) Waiting(ctx context.Context, r *concordv1.WaitingRequest) (*concordv1.WaitingResponse, error) {
-	return call(ctx, c, "tell who waits", ofLeader, r, unary(stub.Waiting))
+	return call(ctx, c, "report lock waits", ofLeader, r, unary(stub.Waiting))
 }
 
 // Outcome settles what became of a transaction.
@@ -256,7 +256,7 @@ func (c *Client) Outcome(ctx context.Context, r *concordv1.OutcomeRequest) (*con
 
 // KeyUse says which transaction is committed under an idempotency key.
 func (c *Client) KeyUse(ctx context.Context, r *concordv1.KeyUseRequest) (*concordv1.KeyUseResponse, error) {
-	return call(ctx, c, "look an idempotency key up", ofLeader, r, unary(stub.KeyUse))
+	return call(ctx, c, "look up an idempotency key", ofLeader, r, unary(stub.KeyUse))
 }
 
 // Follow tells what became of a transaction and of the client that began it, and changes nothing.

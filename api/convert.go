@@ -80,7 +80,8 @@ func fitsProtocol(c txn.CommitRequest) error {
 	three := c.ID.Class() == txn.ThreePhase
 	switch {
 	case three && c.Protocol != txn.ThreePhaseCommit:
-		return invalid("protocol", "is %v, and %v is of the class three_phase, which is decided in no other way",
+		return invalid("protocol", "is %v, and %v is of the class three_phase, which cannot be decided in any "+
+			"other way",
 			c.Protocol, c.ID)
 	case !three && c.Protocol == txn.ThreePhaseCommit:
 		return invalid("gid", "%v is of the class %v: the gid of a three_phase transaction ends with T", c.ID,
@@ -89,7 +90,7 @@ func fitsProtocol(c txn.CommitRequest) error {
 		return invalid("branches", "are %d: in three phases agents hold all branches, and are asked for their votes",
 			len(c.Branches))
 	case !three && len(c.Agents) > 0:
-		return invalid("agents", "are %d, and in two phases whoever asks has the votes already", len(c.Agents))
+		return invalid("agents", "are %d, but in two phases whoever asks has the votes already", len(c.Agents))
 	}
 	return nil
 }
@@ -126,7 +127,7 @@ func ParseCluster(field, s string) (txn.ClusterID, error) {
 	}
 	id := txn.ClusterID(uint32(b[0])<<24 | uint32(b[1])<<16 | uint32(b[2])<<8 | uint32(b[3]))
 	if id == 0 {
-		return 0, invalid(field, "is zero: the cluster was not formed yet")
+		return 0, invalid(field, "is zero: the cluster has not been formed yet")
 	}
 	return id, nil
 }

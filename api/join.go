@@ -114,7 +114,7 @@ func parseHeader(header, text string, m proto.Message) error {
 		return invalid(header, "has %d bytes, at most %d are read", len(text), MaxPropagated)
 	}
 	if err := (protojson.UnmarshalOptions{DiscardUnknown: true}).Unmarshal([]byte(text), m); err != nil {
-		return invalid(header, "is no JSON of this message")
+		return invalid(header, "is not JSON of this message")
 	}
 	return nil
 }
@@ -252,7 +252,7 @@ func ParseVotes(ms []*concordv1.JoinedVote) (votes []JoinedVote, err error) {
 				return nil, err
 			}
 			if v.Branch = branches[0]; v.Branch.No != v.No {
-				return nil, invalid(field+".branch", "is number %d, and the vote is of %d", v.Branch.No, v.No)
+				return nil, invalid(field+".branch", "is number %d, but the vote is for %d", v.Branch.No, v.No)
 			}
 		}
 		votes = append(votes, v)

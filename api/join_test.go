@@ -55,7 +55,7 @@ func TestHeadersThatAreRefused(t *testing.T) {
 		return text
 	}
 	for text, wanted := range map[string]string{
-		"":                                   "concord-transaction: is no JSON of this message",
+		"":                                   "concord-transaction: is not JSON of this message",
 		strings.Repeat("x", MaxPropagated+1): "concord-transaction: has 65537 bytes, at most 65536 are read",
 		change(func(m *concordv1.Propagation) { m.Gid = "x" }):              "gid: ",
 		change(func(m *concordv1.Propagation) { m.Cluster = "" }):           "cluster: ",
@@ -88,7 +88,7 @@ func TestHeadersThatAreRefused(t *testing.T) {
 		require.ErrorContains(t, err, c.wanted)
 	}
 	_, err := ParseVotes([]*concordv1.JoinedVote{{No: 1, Vote: "yes", Branch: &concordv1.Branch{No: 2, Resource: "r"}}})
-	require.ErrorContains(t, err, "votes[0].branch: is number 2, and the vote is of 1")
+	require.ErrorContains(t, err, "votes[0].branch: is number 2, but the vote is for 1")
 }
 
 func TestTextsOfOthersAreMadeReadable(t *testing.T) {

@@ -29,7 +29,7 @@ func (c strictJSON) Name() string { return string(c) }
 func (c strictJSON) Marshal(m any) ([]byte, error) {
 	message, ok := m.(proto.Message)
 	if !ok {
-		return nil, fmt.Errorf("api: %T is no message", m)
+		return nil, fmt.Errorf("api: %T is not a message", m)
 	}
 	return protojson.Marshal(message)
 }
@@ -38,7 +38,7 @@ func (c strictJSON) Marshal(m any) ([]byte, error) {
 func (c strictJSON) Unmarshal(b []byte, m any) error {
 	message, ok := m.(proto.Message)
 	if !ok {
-		return fmt.Errorf("api: %T is no message", m)
+		return fmt.Errorf("api: %T is not a message", m)
 	}
 	return protojson.Unmarshal(b, message)
 }

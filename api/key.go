@@ -16,13 +16,14 @@ func ParseKey(field, key string) error {
 func fitsKey(c txn.CommitRequest) error {
 	switch {
 	case c.Key == "" && len(c.Result) > 0:
-		return invalid("result", "is not empty, and key is: a result is kept with a key only")
+		return invalid("result", "is not empty, but key is: a result is kept only with a key")
 	case len(c.Result) > MaxResult:
 		return invalid("result", "has %d bytes, at most %d are allowed", len(c.Result), MaxResult)
 	case c.Key == "":
 		return nil
 	case c.ID.Class() != txn.Recorded:
-		return invalid("key", "is for transactions that the cluster decides, alone and in any case: mint a gid of class R")
+		return invalid("key", "is only for transactions that the cluster alone decides, in every case: mint a gid "+
+			"of class R")
 	}
 	return ParseKey("key", c.Key)
 }

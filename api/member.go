@@ -41,7 +41,7 @@ func ParseParty(field string, m *concordv1.Party) (p txn.Party, err error) {
 	if m.GetAgent() == "" {
 		if m.GetJournal() != "" || m.GetAddr() != "" {
 			return p, invalid(field+".agent",
-				"is empty, and the journal or the address is not: the cluster has neither")
+				"is empty, but the journal or the address is not: the cluster has neither")
 		}
 		return p, nil
 	}
@@ -50,7 +50,8 @@ func ParseParty(field string, m *concordv1.Party) (p txn.Party, err error) {
 	}
 	journal, ok := txn.ParseJournalID(m.GetJournal())
 	if !ok || journal == (txn.JournalID{}) {
-		return p, invalid(field+".journal", "%.40q is no journal id, want the 32 hex characters that Describe says",
+		return p, invalid(field+".journal", "%.40q is not a journal id, want the 32 hex characters that Describe "+
+			"returns",
 			m.GetJournal())
 	}
 	if m.GetAddr() != "" {
@@ -80,9 +81,9 @@ func ParseParties(field string, messages []*concordv1.Party) ([]txn.Party, error
 		case p.IsWitness() != (i == 0):
 			return nil, invalid(at, "the cluster comes first, and once")
 		case i > 0 && p.Addr == "":
-			return nil, invalid(at+".addr", "is empty, want where the agent is found")
+			return nil, invalid(at+".addr", "is empty, want the address of the agent")
 		case i > 0 && parties[i-1].PartyID.Compare(p.PartyID) >= 0:
-			return nil, invalid(at+".agent", "%q is out of order, or twice there", p.Agent)
+			return nil, invalid(at+".agent", "%q is out of order, or listed twice", p.Agent)
 		}
 		parties[i] = p
 	}
@@ -125,7 +126,7 @@ func ParseAgents(field string, messages []*concordv1.AgentBranches) (agents []tx
 		switch {
 		case a.IsWitness() || a.Addr == "":
 			return nil, invalid(at+".agent",
-				"has no name or no address, want who holds the branches and where it is found")
+				"has no name or no address, want the name and the address of the agent that holds the branches")
 		case names[a.Agent]:
 			return nil, invalid(at+".agent", "%q is listed twice: name all its branches together", a.Agent)
 		case len(m.GetBranches()) == 0:

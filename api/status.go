@@ -46,7 +46,7 @@ type NotLeaderError struct {
 // Error names the leader if it is known.
 func (e *NotLeaderError) Error() string {
 	if e.Leader == 0 {
-		return "this node is not the leader and knows none at the moment: ask again, or run \"concord status\""
+		return "this node is not the leader and does not know who is: ask again, or run \"concord status\""
 	}
 	return fmt.Sprintf("this node is not the leader: ask node %d at %s", e.Leader, e.API)
 }

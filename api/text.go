@@ -18,7 +18,7 @@ func ParseText(field, s string, limit int) error {
 		return invalid(field, "is not valid UTF-8")
 	}
 	if i := strings.IndexFunc(s, Hidden); i >= 0 {
-		return invalid(field, "holds a control character or an invisible one at byte %d: leave it out", i)
+		return invalid(field, "contains a control or invisible character at byte %d: leave it out", i)
 	}
 	return nil
 }

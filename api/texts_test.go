@@ -78,12 +78,12 @@ var messages = []struct {
 		return second(api.ParseParty("from",
 			&concordv1.Party{Journal: journal}))
 	},
-		"from.agent: is empty, and the journal or the address is not: the cluster has neither", api.ErrInvalid},
+		"from.agent: is empty, but the journal or the address is not: the cluster has neither", api.ErrInvalid},
 	{"no such journal", func() error {
 		return second(api.ParseParty("from",
 			&concordv1.Party{Agent: "ann", Journal: "12"}))
 	},
-		`from.journal: "12" is no journal id, want the 32 hex characters that Describe says`, api.ErrInvalid},
+		`from.journal: "12" is not a journal id, want the 32 hex characters that Describe returns`, api.ErrInvalid},
 	{"no address of an agent", func() error {
 		return second(api.ParseParty("from", &concordv1.Party{Agent: "ann", Journal: journal, Addr: "ann"}))
 	}, `from.addr: "ann" is not host:port`, api.ErrInvalid},
@@ -98,11 +98,11 @@ var messages = []struct {
 		return members(&concordv1.Party{},
 			&concordv1.Party{Agent: "ann", Journal: journal})
 	},
-		"members[1].addr: is empty, want where the agent is found", api.ErrInvalid},
+		"members[1].addr: is empty, want the address of the agent", api.ErrInvalid},
 	{"a member twice", func() error {
 		ann := &concordv1.Party{Agent: "ann", Journal: journal, Addr: "a:1"}
 		return members(&concordv1.Party{}, ann, ann)
-	}, `members[2].agent: "ann" is out of order, or twice there`, api.ErrInvalid},
+	}, `members[2].agent: "ann" is out of order, or listed twice`, api.ErrInvalid},
 	{"a claim without digest", func() error {
 		return second(api.ParseClaim("claims",
 			&concordv1.BranchClaim{Number: 1}))
@@ -120,7 +120,7 @@ var messages = []struct {
 	{"no such cluster", func() error { return commit(func(r *concordv1.CommitRequest) { r.Cluster = "C0FFEE00" }) },
 		`cluster: "C0FFEE00" is not a cluster id, want 8 hex characters as in "concord status"`, api.ErrInvalid},
 	{"a cluster of zeros", func() error { return commit(func(r *concordv1.CommitRequest) { r.Cluster = "00000000" }) },
-		"cluster: is zero: the cluster was not formed yet", api.ErrInvalid},
+		"cluster: is zero: the cluster has not been formed yet", api.ErrInvalid},
 	{"no such protocol", func() error { return commit(func(r *concordv1.CommitRequest) { r.Protocol = "paxos" }) },
 		`protocol: "paxos" is not a protocol that this version knows, want two_phase or three_phase`, api.ErrInvalid},
 	{"three phases without a gid for it", func() error {
@@ -131,7 +131,8 @@ var messages = []struct {
 		return three(
 			func(r *concordv1.CommitRequest) { r.Protocol = "two_phase" })
 	},
-		"protocol: is two_phase, and " + threeID + " is of the class three_phase, which is decided in no other way",
+		"protocol: is two_phase, and " + threeID + " is of the class three_phase, which cannot be decided in any " +
+			"other way",
 		api.ErrInvalid},
 	{"three phases with branches", func() error {
 		return three(func(r *concordv1.CommitRequest) { r.Branches = []*concordv1.Branch{{Resource: "orders"}} })
@@ -141,7 +142,7 @@ var messages = []struct {
 			r.Agents = []*concordv1.AgentBranches{agentBranches("ann",
 				0)}
 		})
-	}, "agents: are 1, and in two phases whoever asks has the votes already", api.ErrInvalid},
+	}, "agents: are 1, but in two phases whoever asks has the votes already", api.ErrInvalid},
 	{"too many agents", func() error {
 		return three(func(r *concordv1.CommitRequest) { r.Agents = make([]*concordv1.AgentBranches, 65) })
 	}, "agents: are 65, at most 64 are allowed", api.ErrInvalid},
@@ -149,7 +150,8 @@ var messages = []struct {
 		return three(
 			func(r *concordv1.CommitRequest) { r.Agents[0].Agent.Addr = "" })
 	},
-		"agents[0].agent: has no name or no address, want who holds the branches and where it is found",
+		"agents[0].agent: has no name or no address, want the name and the address of the agent that holds the " +
+			"branches",
 		api.ErrInvalid},
 	{"an agent twice", func() error {
 		return three(func(r *concordv1.CommitRequest) { r.Agents = append(r.Agents, agentBranches("ann", 7)) })
@@ -184,7 +186,7 @@ var messages = []struct {
 		return commit(
 			func(r *concordv1.CommitRequest) { r.Branches[0].Holder = "a\x1b[2J" })
 	},
-		"branches[0].holder: holds a control character or an invisible one at byte 1: leave it out", api.ErrInvalid},
+		"branches[0].holder: contains a control or invisible character at byte 1: leave it out", api.ErrInvalid},
 	{"a key that is none", func() error { return api.ParseKey("key", "") },
 		"key: is empty, want an idempotency key, such as the number of an order", api.ErrInvalid},
 	{"a long key", func() error {
@@ -193,9 +195,10 @@ var messages = []struct {
 		})
 	}, "key: has 129 bytes, at most 128 are allowed", api.ErrInvalid},
 	{"a key of a plain gid", func() error { return commit(func(r *concordv1.CommitRequest) { r.Key = "k" }) },
-		"key: is for transactions that the cluster decides, alone and in any case: mint a gid of class R", api.ErrInvalid},
+		"key: is only for transactions that the cluster alone decides, in every case: mint a gid of class " +
+			"R", api.ErrInvalid},
 	{"a result without a key", func() error { return commit(func(r *concordv1.CommitRequest) { r.Result = []byte("x") }) },
-		"result: is not empty, and key is: a result is kept with a key only", api.ErrInvalid},
+		"result: is not empty, but key is: a result is kept only with a key", api.ErrInvalid},
 	{"a long result", func() error {
 		return commit(func(r *concordv1.CommitRequest) { r.Key, r.Result = "k", make([]byte, 4097) })
 	}, "result: has 4097 bytes, at most 4096 are allowed", api.ErrInvalid},
@@ -226,7 +229,7 @@ var messages = []struct {
 		return second(api.ParsePropagation(strings.Repeat("x", api.MaxPropagated+1)))
 	}, "concord-transaction: has 65537 bytes, at most 65536 are read", api.ErrInvalid},
 	{"header that is no JSON", func() error { return second(api.ParsePropagation("x")) },
-		"concord-transaction: is no JSON of this message", api.ErrInvalid},
+		"concord-transaction: is not JSON of this message", api.ErrInvalid},
 	{"too many numbers for a call", func() error {
 		return joins(func(m *concordv1.Propagation) { m.FirstBranch, m.Branches = 250, 8 })
 	}, "branches: 8 from 250 on: the last number is 255", api.ErrInvalid},
@@ -242,7 +245,7 @@ var messages = []struct {
 	{"vote of another branch", func() error {
 		return second(api.ParseVotes([]*concordv1.JoinedVote{{No: 1, Vote: "yes",
 			Branch: &concordv1.Branch{No: 2, Resource: "r"}}}))
-	}, "votes[0].branch: is number 2, and the vote is of 1", api.ErrInvalid},
+	}, "votes[0].branch: is number 2, but the vote is for 1", api.ErrInvalid},
 	{"votes of too many", func() error { return second(api.ParseNumbers("numbers", make([]uint32, 257))) },
 		"numbers: are 257, and a transaction has at most 256 branches", api.ErrInvalid},
 
@@ -254,7 +257,7 @@ var messages = []struct {
 		`addrs[0]: "localhost" is not host:port, such as 127.0.0.1:7420`, api.ErrInvalid},
 
 	{"nobody leads", func() error { return received(&api.NotLeaderError{}) },
-		`this node is not the leader and knows none at the moment: ask again, or run "concord status"`,
+		`this node is not the leader and does not know who is: ask again, or run "concord status"`,
 		api.ErrUnavailable},
 	{"another leads", func() error { return received(&api.NotLeaderError{Leader: 3, API: "10.0.0.3:7420"}) },
 		"this node is not the leader: ask node 3 at 10.0.0.3:7420", nil},

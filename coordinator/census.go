@@ -118,8 +118,8 @@ func (n *Node) Report(ctx context.Context, resource string) (SetBack, error) {
 	}
 	s := SetBack{Remembered: n.rememberedOf(resource), Counts: map[recovery.Fate]int{}}
 	if s.Remembered.Quarantine == nil {
-		return s, replica.Refusedf("resource %q is not quarantined, so nothing is missing that the cluster knows of: see "+
-			"\"concord resource ls\"", resource)
+		return s, replica.Refusedf("resource %q is not quarantined, so the cluster knows of nothing that is "+
+			"missing: see \"concord resource ls\"", resource)
 	}
 	r := recovery.Reached{Cluster: txn.ClusterID(n.cluster.Load()), Resource: resource,
 		Prepared: map[txn.XID]bool{}, Evidence: map[txn.XID]bool{}}

@@ -38,8 +38,8 @@ func (d Disk) warnings(node zab.NodeID) (texts []string) {
 			"transactions are refused; free or add space", node, float64(d.Free)/(1<<20)))
 	}
 	if d.Slowest >= slowDisk {
-		texts = append(texts, fmt.Sprintf("node %d: a sync of its log took %v within the last minute: look at its "+
-			"disk and at what else uses it", node, d.Slowest.Round(100*time.Millisecond)))
+		texts = append(texts, fmt.Sprintf("node %d: a sync of its log took %v within the last minute: check its "+
+			"disk, and what else uses it", node, d.Slowest.Round(100*time.Millisecond)))
 	}
 	return texts
 }
@@ -54,7 +54,7 @@ func (l *loop) watchDisk(now time.Time) {
 	l.diskFull = space.Low
 	e := commit.DiskChanged{Full: space.Low}
 	if space.Low {
-		e.Why = fmt.Sprintf("the disk of node %d, the leader, is nearly full (%v): it takes no new transactions "+
+		e.Why = fmt.Sprintf("the disk of node %d, the leader, is nearly full (%v): it accepts no new transactions "+
 			"until space is freed or added; ask again later", l.config.Node, space)
 	}
 	l.events = append(l.events, e)

@@ -189,7 +189,7 @@ func TestPeersHearOfAFullOrSlowDisk(t *testing.T) {
 	require.Equal(t, d, told)
 	require.Equal(t, []string{
 		"node 3: the disk is nearly full (5 MiB free): while it leads, new transactions are refused; free or add space",
-		"node 3: a sync of its log took 2.3s within the last minute: look at its disk and at what else uses it",
+		"node 3: a sync of its log took 2.3s within the last minute: check its disk, and what else uses it",
 	}, told.warnings(3))
 	require.Empty(t, Disk{Latency: wal.Latency{Slowest: slowDisk - 1}}.warnings(3))
 }

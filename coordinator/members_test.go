@@ -285,7 +285,7 @@ func TestAMajorityThatDoesNotKnowTheLogFoundsNothing(t *testing.T) {
 	c.start(1) // knows that these are not the stores that it knew
 	require.Eventually(t, func() bool {
 		return strings.Contains(strings.Join(c.nodes[1].Status().Warnings, "\n"),
-			"another store than the cluster knows")
+			"a different store from the one that the cluster knows")
 	}, 10*time.Second, 20*time.Millisecond)
 	require.Zero(t, c.nodes[2].Status().Cluster)
 }

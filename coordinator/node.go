@@ -135,8 +135,8 @@ func Open(c Config) (*Node, error) {
 		c.FeatureLevel = txn.Newest
 	}
 	if c.FeatureLevel > txn.Newest {
-		return nil, fmt.Errorf("\"feature_level\" is %d, and this release knows up to %d: lower it, or run the "+
-			"release that the other nodes run", c.FeatureLevel, txn.Newest)
+		return nil, fmt.Errorf("\"feature_level\" is %d, but this release knows only up to %d: lower it, or run "+
+			"the release that the other nodes run", c.FeatureLevel, txn.Newest)
 	}
 	self := slices.IndexFunc(c.Members, func(m replica.Member) bool { return m.ID == c.Node })
 	if self < 0 {
@@ -160,7 +160,8 @@ func Open(c Config) (*Node, error) {
 	listener := c.Listener
 	if listener == nil {
 		if listener, err = net.Listen("tcp", c.Members[self].Peer); err != nil {
-			err = fmt.Errorf("listen for peers at %s: %w: choose another \"peer\" address, or stop who uses it",
+			err = fmt.Errorf("listen for peers at %s: %w: choose another \"peer\" address, or stop the process "+
+				"that uses it",
 				c.Members[self].Peer, err)
 			return nil, errors.Join(err, n.store.Close())
 		}
@@ -270,9 +271,9 @@ func (n *Node) checkList(table *txn.Table) error {
 	if known {
 		return nil
 	}
-	return fmt.Errorf("%w (%s):\n%sThe file says only who founds a cluster. Put a list back there that the cluster "+
-		"has or had; members come and go with "+
-		"\"concord member add\" and \"concord member remove\", while the cluster runs", ErrMembers, at,
+	return fmt.Errorf("%w (%s):\n%sThe file only says who founds a cluster. Put back a list that the cluster has "+
+		"or had; members are added and removed with \"concord member add\" and \"concord member remove\", while "+
+		"the cluster runs", ErrMembers, at,
 		listsSideBySide(own, inLog))
 }
 
@@ -318,7 +319,7 @@ var errClosed = &replica.RequestError{Kind: api.ErrUnavailable, Text: "the node 
 
 // fatal ends the process: the node can neither go on nor take back what it promised.
 func (n *Node) fatal(err error) {
-	n.log.Error("the node stops: its store or its log cannot be trusted any more", "err", err)
+	n.log.Error("the node stops: its store or its log can no longer be trusted", "err", err)
 	os.Exit(1)
 }
 

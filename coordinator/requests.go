@@ -23,6 +23,12 @@ import (
 	"github.com/concordtx/concord/txn"
 )
 
+// The requests below fail with what their comments say, and all of them also with these errors, which
+// wrap one of the sentinels of package api: *api.NotLeaderError where the leader has to answer,
+// api.ErrBusy if the queue of the loop is full (nothing was done), api.ErrUnavailable if the node cannot
+// answer now or is closed, and the error of ctx if that ends first. After the last two a request may have been
+// carried out all the same; asking again with the same gid is safe.
+
 // Commit asks for the decision to commit: the only request on the path of a
 // transaction. All branches have voted Yes. A repeated request gets the same answer.
 func (n *Node) Commit(ctx context.Context, r txn.CommitRequest) (commit.Reply, error) {
@@ -58,7 +64,9 @@ func (n *Node) Waiting(ctx context.Context, heard uint64, waiters []deadlock.Wai
 }
 
 // Resolve is an operator's decision for a transaction that has none. For a commit, and for an abort of
-// what no scan has seen, all databases are asked first which branches there are.
+// what no scan has seen, all databases are asked first which branches there are. The error is
+// api.ErrDecided if another decision was first, api.ErrNotFound if nobody knows the transaction,
+// api.ErrRefused if the decision cannot be taken as asked, and says why.
 func (n *Node) Resolve(ctx context.Context, asked txn.Resolution) (commit.Reply, error) {
 	e := commit.ResolveAsked{Resolution: asked}
 	ask := func() (commit.Reply, error) {

@@ -133,7 +133,7 @@ func TestNodeThatWasAwayForLongComesBackBySnapshot(t *testing.T) {
 // Decisions go on while nodes come back by snapshot, again and again, each behind a log
 // that is cut all the time.
 func TestDecisionsGoOnWhileNodesComeBackBySnapshot(t *testing.T) {
-	snapshots := &lineCounter{text: "the state is that of a snapshot"}
+	snapshots := &lineCounter{text: "the state is now that of a snapshot"}
 	c := newTunedCluster(t, 3, nobody, func(c *Config) {
 		c.MaxLogEntries = 8
 		c.Logger = slog.New(slog.NewTextHandler(snapshots, nil))

@@ -154,8 +154,8 @@ func decodeLevel(b []byte) (txn.FeatureLevel, error) {
 	}
 	l := txn.FeatureLevel(binary.BigEndian.Uint16(b))
 	if l > txn.Newest {
-		return 0, fmt.Errorf("%w: the cluster is at feature level %d, this program knows up to %d: run the release "+
-			"that the other nodes run",
+		return 0, fmt.Errorf("%w: the cluster is at feature level %d, this program knows only up to %d: run the "+
+			"release that the other nodes run",
 			ErrNewerStore, l, txn.Newest)
 	}
 	return l, nil

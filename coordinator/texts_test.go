@@ -160,16 +160,16 @@ var messages = []message{
 		delete(c.nodes, id)
 		c.mu.Unlock()
 		return <-r.done
-	}, says: "this node was removed from its cluster: node N tells that the members of cluster CLUSTER are LIST " +
-		"since ZXID. Move the directory of this node away; " +
-		`to take the node back, run "concord member add N" and start it on an empty one`},
+	}, says: `this node was removed from its cluster: node N reports that the members of cluster CLUSTER have been ` +
+		`LIST since ZXID. Move the directory of this node away; to take the node back, run "concord member add N" ` +
+		`and start it with an empty one`},
 
 	{name: "report of what is not quarantined", is: api.ErrRefused,
 		meet: one(func(ctx context.Context, _ *testCluster, n *Node) error {
 			_, err := n.Report(ctx, "orders")
 			return err
 		}, memory.New("orders", memory.NewDisk())),
-		says: `resource "orders" is not quarantined, so nothing is missing that the cluster knows of: see "concord resource ls"`},
+		says: `resource "orders" is not quarantined, so the cluster knows of nothing that is missing: see "concord resource ls"`},
 	{name: "report of what is not there", is: api.ErrNotFound,
 		meet: one(func(ctx context.Context, _ *testCluster, n *Node) error {
 			_, err := n.Report(ctx, "stock")
@@ -198,7 +198,7 @@ var messages = []message{
 		}), says: `there is no resource "stock": see "concord resource ls"`},
 
 	{name: "open at a level that nobody knows", meet: opening(func(_ *testing.T, c *Config) { c.FeatureLevel = 99 }),
-		says: `"feature_level" is 99, and this release knows up to 6: lower it, or run the release that the other ` +
+		says: `"feature_level" is 99, but this release knows only up to 6: lower it, or run the release that the other ` +
 			`nodes run`},
 	{name: "open as nobody", meet: opening(func(_ *testing.T, c *Config) { c.Node = 2 }),
 		says: `node 2 is not one of the members: add it to "members", or correct "node"`},
@@ -215,18 +215,17 @@ var messages = []message{
 		t.Cleanup(func() { _ = l.Close() })
 		c.Members[0].Peer = l.Addr().String()
 	}), says: `listen for peers at ADDR: listen tcp ADDR: bind: address already in use: choose another "peer" ` +
-		`address, or stop who uses it`},
+		`address, or stop the process that uses it`},
 	{name: "open with a list that the log does not know", is: ErrMembers, meet: func(t *testing.T) error {
 		c := newCluster(t, 1, nobody)
 		c.listed()
 		c.kill(1)
 		_, err := c.openNode(1, append(c.members[:1:1], replica.Member{ID: 2, Peer: "127.0.0.1:1001", API: "x"}))
 		return err
-	}, says: "the \"members\" of the configuration are not those of this node's log (since ZXID):\n" +
-		"  \"members\" in the file   in the log\n  1 voter                 1 voter\n  2 voter                 -\n" +
-		"The file says only who founds a cluster. Put a list back there that the cluster has or had; members come " +
-		"and go with " +
-		"\"concord member add\" and \"concord member remove\", while the cluster runs"},
+	}, says: "the \"members\" of the configuration are not those of this node's log (since ZXID):\n  \"members\" " +
+		"in the file   in the log\n  1 voter                 1 voter\n  2 voter                 -\nThe file only " +
+		"says who founds a cluster. Put back a list that the cluster has or had; members are added and removed " +
+		"with \"concord member add\" and \"concord member remove\", while the cluster runs"},
 	{name: "open at a lower level than the cluster is at", is: ErrNewerStore, meet: func(t *testing.T) error {
 		c := newCluster(t, 1, nobody)
 		c.listed()
@@ -249,7 +248,7 @@ var varying = []struct {
 	{regexp.MustCompile(`cluster [0-9a-f]{8}\b`), "cluster CLUSTER"},
 	{regexp.MustCompile(`\b[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9:]+Z`), "TIME"},
 	{regexp.MustCompile(`\b(zxid|seen|since|at|to) [0-9]+\.[0-9]+\b`), "$1 ZXID"},
-	{regexp.MustCompile(`are [0-9 a-z,()]+ since`), "are LIST since"},
+	{regexp.MustCompile(`(are|have been) [0-9 a-z,()]+ since`), "$1 LIST since"},
 }
 
 // aNode is for texts of real clusters, of which any node may be the leader.
@@ -284,7 +283,7 @@ var unmet = []string{
 	"%v: ask again in a moment",
 	// a leader that has not noticed yet that it lost its quorum
 	"too few voters follow this leader for a decision:",
-	"node %d let go of leadership, and nobody has taken it",    // the next leader dies at the moment of the handover
+	"node %d gave up leadership, and nobody took it",           // the next leader dies at the moment of the handover
 	"node %d leads now, not node %d:",                          // another one was faster
 	"branch %d of %v at %s is %v: %s; look into that database", // somebody ended it since it was listed
 	"%v was committed in the meantime:",                        // its client was faster than the operator

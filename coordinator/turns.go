@@ -78,8 +78,8 @@ func (t *turns) count(log *slog.Logger, x turn) {
 	if !t.logged.IsZero() && x.ended.Sub(t.logged) < slowTurnInterval {
 		return
 	}
-	log.Warn("a turn of the loop took long, and nobody got an answer meanwhile: if it happens again and the machine "+
-		"is not short of CPU, report it with this line",
+	log.Warn("a turn of the loop took long, and nobody got an answer in the meantime: if it happens again and the "+
+		"machine is not short of CPU, report it with this line",
 		"took", took.String(), "core", x.stepped.Sub(x.began).String(), "events", len(x.events), "kinds",
 		kinds(x.events),
 		"writes", len(x.log.Write), "sends", len(x.log.Send), "replies", len(x.log.Reply)+len(x.commits.Reply), "tasks",

@@ -91,7 +91,7 @@ func newWorker(r adapters.Resource, log *slog.Logger, post func(context.Context,
 
 // errReturned is why a call is given up that was made before its resource came back. Its
 // connection may be one that nobody answers on any more.
-var errReturned = errors.New("the database was away, and answers again: the attempt is made anew")
+var errReturned = errors.New("the database was away and answers again: the attempt is repeated")
 
 // bounded limits one call to the resource.
 func (w *worker) bounded(ctx context.Context, limit time.Duration) (context.Context, context.CancelFunc) {
@@ -159,12 +159,12 @@ func (w *worker) finish(ctx context.Context, t commit.Task) replica.Event {
 		_ = w.compare(ctx) // says what the database has
 	}
 	if err != nil {
-		w.log.Warn("branch not finished, will try again", "xid", t.XID.String(), "decision", t.Decision.String(), "err",
-			err)
+		w.log.Warn("branch not finished, will try again", "gid", t.XID.ID.String(), "branch", uint8(t.XID.Branch),
+			"decision", t.Decision.String(), "err", err)
 		return commit.Failed{XID: t.XID, Interrupted: errors.Is(context.Cause(ctx), errReturned), Why: err.Error()}
 	}
-	w.log.Info("branch finished by the cluster", "xid", t.XID.String(), "decision", t.Decision.String(), "finish",
-		f.String())
+	w.log.Info("branch finished by the cluster", "gid", t.XID.ID.String(), "branch", uint8(t.XID.Branch),
+		"decision", t.Decision.String(), "found", f.String())
 	return commit.Finished{XID: t.XID, Finish: f, By: txn.FromCluster, Who: w.resource.Name(),
 		Why: finishReason(f, t.Decision)}
 }
@@ -173,7 +173,7 @@ func (w *worker) finish(ctx context.Context, t commit.Task) replica.Event {
 func finishReason(f txn.Finish, d txn.Decision) string {
 	switch f {
 	case txn.Contradicted:
-		return fmt.Sprintf("decided %v, and the evidence in the database says the opposite", d)
+		return fmt.Sprintf("decided %v, but the evidence in the database says the opposite", d)
 	case txn.Lost:
 		return fmt.Sprintf("decided %v, but the branch is not in the database and nothing proves what became of it", d)
 	}
@@ -248,7 +248,7 @@ func (w *worker) watchWaits(ctx context.Context) {
 				cancel()
 				if err != nil && err.Error() != failed && ctx.Err() == nil {
 					failed = err.Error()
-					w.log.Warn("who waits for whom cannot be listed: deadlocks with other databases are not found", "err",
+					w.log.Warn("lock waits cannot be listed: deadlocks with other databases will not be found", "err",
 						err)
 				}
 			}

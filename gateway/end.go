@@ -105,7 +105,7 @@ func (s *session) result(err error) ended {
 	case errors.As(err, &aborted):
 		return ended{outcome: outcomeAborted, reason: aborted.Err.Error(), resource: aborted.Resource}
 	}
-	s.gateway.log.Warn("the outcome of a transaction is not known yet", "gid", s.id.String(), "error", err)
+	s.gateway.log.Warn("the outcome of a transaction is not known yet", "gid", s.id.String(), "err", err)
 	return ended{outcome: outcomeUnknown, reason: err.Error()}
 }
 
@@ -133,7 +133,8 @@ func (s *session) rollBack(ending chan struct{}, why string) {
 	if torn := (*concord.TornError)(nil); errors.As(err, &torn) {
 		how = ended{outcome: outcomeTorn, reason: torn.Error(), resource: torn.Resource}
 	} else if err != nil {
-		s.gateway.log.Warn("rolling back left branches, which are ended later", "gid", s.id.String(), "error", err)
+		s.gateway.log.Warn("a rollback left branches behind, which will be ended "+
+			"later", "gid", s.id.String(), "err", err)
 	}
 	s.ended(ending, how)
 }
@@ -159,10 +160,8 @@ func (g *Gateway) settle(ctx context.Context, id txn.ID, why string) (*concordv1
 
 // lost is why a session that this node does not hold has ended.
 func (g *Gateway) lost() string {
-	return "this node does not hold the transaction any more: it has started again since, or the transaction ended " +
-		"long ago"
+	return "this node no longer holds the transaction: it has restarted since, or the transaction ended long ago"
 }
 
-var errNoSession = fmt.Errorf("this node does not hold the transaction: it has started again since, or the "+
-	"transaction ended long ago; "+
-	"ask Commit or Rollback what became of it, and begin a new one: %w", api.ErrNotFound)
+var errNoSession = fmt.Errorf("this node does not hold the transaction: it has restarted since, or the transaction "+
+	"ended long ago; ask Commit or Rollback what became of it, and begin a new one: %w", api.ErrNotFound)

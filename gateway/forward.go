@@ -66,25 +66,26 @@ func forward[Req, Res any](ctx context.Context, h *handlers, at place, r *Req,
 	info, ok := connect.CallInfoForHandlerContext(ctx)
 	if by := ""; ok {
 		if by = info.RequestHeader().Get(api.HandedOnHeader); by != "" {
-			return nil, fmt.Errorf("node %s hands calls for node %d on to node %d: give each node its own address "+
+			return nil, fmt.Errorf("node %s passes calls for node %d on to node %d: give each node its own address "+
 				"in \"members\": %w", by, at.node, h.conf.Node, api.ErrUnavailable)
 		}
 	}
 	addr := h.peers.address(at.node)
 	if addr == "" {
-		return nil, &goneError{fmt.Sprintf("session: node %d, which held the transaction, is no member of this "+
-			"cluster any more: begin a new one", at.node), api.ErrNotFound}
+		return nil, &goneError{fmt.Sprintf("session: node %d, which held the transaction, is no longer a member of "+
+			"this cluster: begin a new one", at.node), api.ErrNotFound}
 	}
 	m, err := there(h.peers.stub(addr), ctx, r)
 	switch {
 	case err == nil:
 		return m, nil
 	case ctx.Err() != nil:
-		return nil, fmt.Errorf("node %d, which holds the transaction, is still at it: send the request again: %w",
+		return nil, fmt.Errorf("node %d, which holds the transaction, is still working on it: send the request "+
+			"again: %w",
 			at.node, context.Cause(ctx))
 	case !connect.IsWireError(err):
 		return nil, &goneError{fmt.Sprintf("node %d, which holds the transaction, did not answer at %s (%v): send "+
-			"the request again; when it does not come back, Commit and Rollback say what became of the transaction",
+			"the request again; if it does not come back, Commit and Rollback say what became of the transaction",
 			at.node, addr, api.FromStatus(err)), api.ErrUnavailable}
 	}
 	return nil, api.FromStatus(err)

@@ -143,7 +143,7 @@ func (g *Gateway) join(ctx context.Context) bool {
 			close(g.joined)
 			return true
 		}
-		g.log.Debug("the node cannot drive transactions yet; it is tried again", "error", err)
+		g.log.Debug("the node cannot drive transactions yet; it will be tried again", "err", err)
 		select {
 		case <-time.After(dialPause):
 		case <-ctx.Done():

@@ -32,7 +32,7 @@ func TestATransactionOverTwoDatabasesInJSON(t *testing.T) {
 	require.Equal(t, "300", w.amount("moved"))
 	refused := d.ask("Execute", statementOf("orders", "select 1"))
 	require.Equal(t, "failed_precondition", refused["code"])
-	require.Equal(t, "transaction "+d.gid+" takes no requests any more: it is committed: begin a new one: refused",
+	require.Equal(t, "transaction "+d.gid+" accepts no more requests: it is committed: begin a new one: refused",
 		refused["message"])
 
 	d = w.begin(1, `{}`)
@@ -125,8 +125,8 @@ func TestAFailedStatementAbortsEverything(t *testing.T) {
 	// What was not sent has changed nothing, also as the first statement of its database.
 	d = w.begin(0, `{}`)
 	for _, x := range []struct{ resource, text, says string }{
-		{"orders", "commit", "no BEGIN, COMMIT, ROLLBACK"}, {"billing", "create table x (id int)", "no DDL"},
-		{"billing", "XA END 'x'", "XA and prepared transactions are concord's"},
+		{"orders", "commit", "BEGIN, COMMIT, ROLLBACK"}, {"billing", "create table x (id int)", "no DDL"},
+		{"billing", "XA END 'x'", "XA and prepared transactions inside a branch are reserved for concord"},
 		{"orders", "select 1; select 2", "several statements"}, {"billing", "set autocommit = 1", "autocommit"},
 	} {
 		m := d.answer("Execute", statementOf(x.resource, x.text))
@@ -134,7 +134,7 @@ func TestAFailedStatementAbortsEverything(t *testing.T) {
 		require.Equal(t, true, m["notSent"], x.text)
 	}
 	m = d.answer("Execute", statementOf("orders", "update account set cents = $1", `{"decimal": "1,5"}`))
-	require.Contains(t, m["error"], `arguments[0]: "1,5" is no decimal: want digits such as -12.50`)
+	require.Contains(t, m["error"], `arguments[0]: "1,5" is not a valid decimal: want digits such as -12.50`)
 	require.Equal(t, true, m["notSent"])
 	d.execute("orders", "update account set cents = 5 where id = 1")
 	require.Equal(t, "committed", d.commit()["outcome"])
@@ -197,8 +197,8 @@ func TestARequestIsDoneOnceAndOneAtATime(t *testing.T) {
 	}
 	require.Eventually(t, func() bool {
 		m := w.call(0, "TransactionService/Execute", waiter.body(2, statementOf("ledger", "add key 1")))
-		return m["message"] == "request 1 of this transaction is still under way: wait for its answer before the "+
-			"next is sent: refused"
+		return m["message"] == "request 1 of this transaction is still under way: wait for its answer before you "+
+			"send the next one: refused"
 	}, patience, 5e6)
 	require.Equal(t, "committed", holder.commit()["outcome"])
 	asking.Wait()
@@ -208,8 +208,8 @@ func TestARequestIsDoneOnceAndOneAtATime(t *testing.T) {
 	}
 	waiter.number = 1
 	m := w.call(0, "TransactionService/Execute", waiter.body(1, statementOf("ledger", "add key 2")))
-	require.Equal(t, "number: request 1 of this transaction was another one: a request that is repeated must be "+
-		"the same", m["message"])
+	require.Equal(t, "number: request 1 of this transaction was a different one: a repeated request must be "+
+		"identical", m["message"])
 	require.Equal(t, "committed", waiter.commit()["outcome"])
 	require.Equal(t, "2", w.amount("key"))
 }
@@ -223,8 +223,8 @@ func TestRollbackCutsOffAStatement(t *testing.T) {
 	go func() { answer <- waiter.ask("Execute", statementOf("ledger", "add key 1")) }()
 	require.Eventually(t, func() bool {
 		m := w.call(0, "TransactionService/Execute", waiter.body(2, statementOf("ledger", "add key 1")))
-		return m["message"] == "request 1 of this transaction is still under way: wait for its answer before the "+
-			"next is sent: refused"
+		return m["message"] == "request 1 of this transaction is still under way: wait for its answer before you "+
+			"send the next one: refused"
 	}, patience, 5e6)
 	require.Equal(t, map[string]any{"outcome": "aborted", "gid": waiter.gid, "reason": "its program asked for it"},
 		waiter.rollback())
@@ -237,8 +237,9 @@ func TestRollbackCutsOffAStatement(t *testing.T) {
 func TestASilentTransactionIsRolledBack(t *testing.T) {
 	w := newWorld(t, 1, ledger(t))
 	for _, x := range []struct{ begin, why string }{
-		{`{"silenceMs": "200"}`, "it heard nothing for 200ms: send its requests sooner, or allow more by silence_ms"},
-		{`{"timeoutMs": "300"}`, "its time limit of 300ms was over: allow more by timeout_ms, or do less in one " +
+		{`{"silenceMs": "200"}`, "it heard nothing for 200ms: send its requests sooner, or allow more with " +
+			"silence_ms"},
+		{`{"timeoutMs": "300"}`, "its time limit of 300ms was over: allow more with timeout_ms, or do less in one " +
 			"transaction; the cluster's limit is transaction.max_age on the nodes"},
 	} {
 		d := w.begin(0, x.begin)
@@ -278,8 +279,8 @@ func TestTheNodeOfATransactionIsGone(t *testing.T) {
 		open.node = node
 		m = open.commit()
 		require.Equal(t, "aborted", m["outcome"])
-		require.Equal(t, "this node does not hold the transaction any more: it has started again since, or the "+
-			"transaction ended long ago", m["reason"])
+		require.Equal(t, "this node no longer holds the transaction: it has restarted since, or the transaction "+
+			"ended long ago", m["reason"])
 		require.Equal(t, "aborted", open.rollback()["outcome"])
 		m = open.ask("Execute", statementOf("ledger", "add open 1"))
 		require.Equal(t, "not_found", m["code"])
@@ -320,11 +321,11 @@ func TestBadRequests(t *testing.T) {
 	none := `"session": "` + d.gid + `", `
 	for _, x := range []struct{ name, method, body, code, says string }{
 		{"no session", "Execute", `{"number": "2"}`, "invalid_argument",
-			`session: "" names no transaction of this service: send what Begin answered`},
+			`session: "" names no transaction of this service: send the session that Begin returned`},
 		{"no node", "Execute", `{` + none + `"number": "2"}`, "invalid_argument",
-			`session: "` + d.gid + `" names no transaction of this service: send what Begin answered`},
+			`session: "` + d.gid + `" names no transaction of this service: send the session that Begin returned`},
 		{"a node that is none", "Execute", `{` + elsewhere + `"number": "2", "resource": "ledger"}`, "not_found",
-			"session: node 7, which held the transaction, is no member of this cluster any more: begin a new one"},
+			"session: node 7, which held the transaction, is no longer a member of this cluster: begin a new one"},
 		{"no such resource", "Execute", `{` + session + `"number": "2", "resource": "nowhere"}`, "not_found",
 			`resource: there is no "nowhere", only ledger: correct the name, or add it to the nodes' configuration: ` +
 				`not found`},
@@ -340,7 +341,7 @@ func TestBadRequests(t *testing.T) {
 		{"a commit with a gap", "Commit", `{` + session + `"number": "3"}`, "failed_precondition",
 			"the next request of this transaction has number 2, not 3: number them from 1 without a gap: refused"},
 		{"a commit under the number of a statement", "Commit", `{` + session + `"number": "1"}`, "invalid_argument",
-			"number: request 1 of this transaction was another one: a request that is repeated must be the same"},
+			"number: request 1 of this transaction was a different one: a repeated request must be identical"},
 		{"a time that takes too long", "Execute",
 			`{` + session + `"number": "2", "resource": "ledger", "timeoutMs": "400000"}`, "invalid_argument",
 			"timeout_ms: is 400000, want 0 to 300000"},
@@ -352,7 +353,7 @@ func TestBadRequests(t *testing.T) {
 		{"a time before now", "Begin", `{"timeoutMs": "-1"}`, "invalid_argument",
 			"timeout_ms: is -1, want 0 to 86400000"},
 		{"a label that is none", "Begin", `{"label": "\u0007"}`, "invalid_argument",
-			"label: holds a control character or an invisible one at byte 0: leave it out"},
+			"label: contains a control or invisible character at byte 0: leave it out"},
 	} {
 		t.Run(x.name, func(t *testing.T) {
 			m := w.call(0, "TransactionService/"+x.method, x.body)

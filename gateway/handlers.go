@@ -46,7 +46,8 @@ func parsePlace(text string) (p place, err error) {
 		p.node, err = strconv.ParseUint(node, 10, 64)
 	}
 	if err != nil || !found || p.String() != text || p.id.Class() == txn.Plain {
-		return p, invalid("session", "%.60q names no transaction of this service: send what Begin answered", text)
+		return p, invalid("session", "%.60q names no transaction of this service: send the session that Begin "+
+			"returned", text)
 	}
 	return p, nil
 }

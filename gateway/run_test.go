@@ -87,7 +87,8 @@ func TestRunsThatFailLeaveNothing(t *testing.T) {
 	zero := one("billing", "update account set cents = 0", "")
 	for _, x := range []struct{ name, second, resource, says string }{
 		{"a statement fails", one("orders", "select 1/0", ""), "orders", "statement 2: orders: ERROR: division by zero"},
-		{"a statement that is not sent", one("orders", "commit", ""), "orders", "statement 2: orders: inside a branch there is no BEGIN, COMMIT, ROLLBACK"},
+		{"a statement that is not sent", one("orders", "commit", ""), "orders", "statement 2: orders: BEGIN, " +
+			"COMMIT, ROLLBACK and the like are not allowed inside a branch"},
 		{"a result that is too large to keep", one("orders", "select repeat('x', 5000)", ""), "", "bytes, and at most 4096 are kept with a key"},
 		{"a result that is too large", one("orders", "select n from generate_series(1, 1000000) n", ""), "orders", "the result is too large"},
 		{"a bad value", one("orders", "update account set cents = $1", `, "arguments": [{"decimal": "1,5"}]`), "orders", `arguments[0]: "1,5" is no decimal`},

@@ -87,7 +87,7 @@ func (s *session) do(ctx context.Context, number uint64, asked proto.Message, wo
 	case s.over != nil:
 		return nil, s.refusal()
 	case s.number != number:
-		return nil, fmt.Errorf("request %d of this transaction has been followed by another one, and its answer is "+
+		return nil, fmt.Errorf("request %d of this transaction has been followed by another one, so its answer is "+
 			"gone: %w", number, api.ErrRefused)
 	}
 	return s.answer, nil
@@ -99,7 +99,7 @@ func (s *session) refusal() error {
 	if why == "" {
 		why = "begin a new one"
 	}
-	return fmt.Errorf("transaction %v takes no requests any more: it is %s: %s: %w", s.id, s.over.outcome, why,
+	return fmt.Errorf("transaction %v accepts no more requests: it is %s: %s: %w", s.id, s.over.outcome, why,
 		api.ErrRefused)
 }
 
@@ -116,16 +116,16 @@ func (s *session) take(number uint64, asked sum, work func() proto.Message) (<-c
 		return nil, s.refusal()
 	case number == s.number && asked != s.asked:
 		return nil, &api.FieldError{Field: "number",
-			Detail: fmt.Sprintf("request %d of this transaction was another one: a request that is repeated must be "+
-				"the same", number)}
+			Detail: fmt.Sprintf("request %d of this transaction was a different one: a repeated request must be "+
+				"identical", number)}
 	case number == s.number:
 		return s.running, nil
 	case s.ending != nil:
 		return nil, fmt.Errorf("transaction %v is being ended: ask Commit or Rollback what became of it: %w", s.id,
 			api.ErrRefused)
 	case number == s.number+1 && busy:
-		return nil, fmt.Errorf("request %d of this transaction is still under way: wait for its answer before the "+
-			"next is sent: %w", s.number, api.ErrRefused)
+		return nil, fmt.Errorf("request %d of this transaction is still under way: wait for its answer before you "+
+			"send the next one: %w", s.number, api.ErrRefused)
 	case number != s.number+1:
 		return nil, fmt.Errorf("the next request of this transaction has number %d, not %d: number them from 1 "+
 			"without a gap: %w", s.number+1, number, api.ErrRefused)
@@ -191,11 +191,12 @@ func (s *session) late() {
 		s.mu.Unlock()
 		return
 	}
-	why := fmt.Sprintf("its time limit of %v was over: allow more by timeout_ms, or do less in one transaction; the "+
-		"cluster's limit is transaction.max_age on the nodes",
+	why := fmt.Sprintf("its time limit of %v was reached: allow more with timeout_ms, or do less in one "+
+		"transaction; the cluster's limit is transaction.max_age on the nodes",
 		s.tx.Deadline().Sub(s.began).Round(time.Millisecond))
 	if limit.Before(s.tx.Deadline()) {
-		why = fmt.Sprintf("it heard nothing for %v: send its requests sooner, or allow more by silence_ms", s.silence)
+		why = fmt.Sprintf("it heard nothing for %v: send its requests sooner, or allow more with "+
+			"silence_ms", s.silence)
 	}
 	ending := s.endLocked()
 	s.mu.Unlock()

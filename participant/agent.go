@@ -263,7 +263,7 @@ func (a *Agent) join(ctx context.Context) error {
 			a.send(Joined{Cluster: id, MaxAge: maxAge})
 			return nil
 		}
-		a.log.Debug("the coordinators do not say which cluster they are", "error", err)
+		a.log.Debug("the coordinators do not say which cluster they are", "err", err)
 		select {
 		case <-time.After(pause):
 		case <-ctx.Done():
@@ -281,8 +281,9 @@ func (a *Agent) scan(ctx context.Context, d statement.Database) {
 		list, err := d.Recover(listing)
 		cancel()
 		if err != nil && ctx.Err() == nil {
-			a.log.Warn("could not list the prepared branches of a database; it is tried again", "resource", d.Name(),
-				"error", err)
+			a.log.Warn("could not list the prepared branches of a database; it will be tried "+
+				"again", "resource", d.Name(),
+				"err", err)
 		}
 		if err == nil {
 			l := Listing{Resource: d.Name()}

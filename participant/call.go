@@ -53,10 +53,10 @@ func (a *Agent) Deliver(ctx context.Context, cluster txn.ClusterID, envelopes []
 	case cluster:
 	case 0:
 		return &Refusal{Kind: Unavailable,
-			Text: "this agent has not reached its cluster yet, and does not know which it is: it is asked again"}
+			Text: "this agent has not reached its cluster yet, and does not know which it is: it will be asked again"}
 	default:
-		return &Refusal{Kind: Invalid, Text: fmt.Sprintf("the messages are of cluster %v, but this agent belongs to "+
-			"cluster %v: correct the addresses of one of them", cluster, own)}
+		return &Refusal{Kind: Invalid, Text: fmt.Sprintf("the messages are from cluster %v, but this agent belongs "+
+			"to cluster %v: correct the addresses of one of them", cluster, own)}
 	}
 	for _, e := range envelopes {
 		select {
@@ -116,7 +116,7 @@ func (a *Agent) Listed(ctx context.Context, name string) (list map[string][]adap
 	return list, warnings
 }
 
-var errStopped = &Refusal{Kind: Unavailable, Text: "this agent is shutting down: ask again when it has started"}
+var errStopped = &Refusal{Kind: Unavailable, Text: "this agent is shutting down: ask again when it has restarted"}
 
 func (a *Agent) await(ctx context.Context, event func(Call) Event) (Effect, error) {
 	call, reply := Call(a.calls.Add(1)), make(chan Effect, 1)
@@ -149,7 +149,8 @@ func (a *Agent) await(ctx context.Context, event func(Call) Event) (Effect, erro
 		case <-a.closed:
 		default: // it is answered in vain
 		}
-		return nil, fmt.Errorf("the agent is still at it: repeat the request to get its answer: %w", context.Cause(ctx))
+		return nil, fmt.Errorf("the agent is still working on it: repeat the request to get its answer: "+
+			"%w", context.Cause(ctx))
 	}
 }
 

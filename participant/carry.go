@@ -136,7 +136,7 @@ func (a *Agent) run(e Run) Event {
 	if err != nil {
 		done.Failed, done.NotSent = err.Error(), errors.Is(err, statement.ErrRefused)
 		if errors.Is(err, context.DeadlineExceeded) {
-			done.Failed = fmt.Sprintf("the statement took longer than %v and was cut off: roll the transaction "+
+			done.Failed = fmt.Sprintf("the statement took longer than %v and was cut short: roll the transaction "+
 				"back, or allow more time: %v", timeout, err)
 		}
 		return done
@@ -213,15 +213,15 @@ func (a *Agent) finish(e Finish) Event {
 	ctx, cancel := a.within(finishTime)
 	defer cancel()
 	x := e.Branch.XID
-	log := a.log.With("gid", x.ID.String(), "no", uint8(x.Branch), "resource", e.Branch.Resource, "decision",
-		e.Decision.String())
+	log := a.log.With("gid", x.ID.String(), "branch", uint8(x.Branch), "resource", e.Branch.Resource,
+		"decision", e.Decision.String())
 	found, err := a.end(ctx, e)
 	if err != nil {
-		log.Warn("could not end a branch; it is tried again", "error", err)
+		log.Warn("could not end a branch; it will be tried again", "err", err)
 		return FinishFailed{XID: x, Why: err.Error()}
 	}
 	if found == txn.Lost || found == txn.Contradicted {
-		log.Error("a branch did not end as it was decided", "found", found.String())
+		log.Error("a branch did not end as decided", "found", found.String())
 	}
 	return Finished{XID: x, Finish: found}
 }
@@ -259,7 +259,8 @@ func (a *Agent) end(ctx context.Context, e Finish) (txn.Finish, error) {
 func (a *Agent) inquire(ctx context.Context, e Inquire) Event {
 	d, branches, err := a.conf.Cluster.Decision(ctx, e.Cluster, e.ID, e.Settle)
 	if err != nil {
-		a.log.Debug("the cluster does not say what was decided; it is asked again", "gid", e.ID.String(), "error", err)
+		a.log.Debug("the cluster does not say what was decided; it will be asked "+
+			"again", "gid", e.ID.String(), "err", err)
 	}
 	if err != nil || d == txn.Undecided {
 		return Uninformed{e.ID}
@@ -270,6 +271,6 @@ func (a *Agent) inquire(ctx context.Context, e Inquire) Event {
 
 func (a *Agent) report(ctx context.Context, e Report) {
 	if err := a.conf.Cluster.Finished(ctx, e.Branch.XID, e.Finish); err != nil {
-		a.log.Debug("a report of a finished branch was lost", "gid", e.Branch.XID.ID.String(), "error", err)
+		a.log.Debug("a report of a finished branch was lost", "gid", e.Branch.XID.ID.String(), "err", err)
 	}
 }

@@ -211,8 +211,8 @@ func (c *Core) fits(call Call, b Branch) bool {
 			c.resources)
 	default:
 		if known := c.branches[b.XID]; known != nil && known.resource != b.Resource {
-			c.refuse(call, Invalid, "branch %d of the transaction is of resource %q, not %q: give each resource a "+
-				"number of its own", b.XID.Branch, known.resource, b.Resource)
+			c.refuse(call, Invalid, "branch %d of the transaction belongs to resource %q, not %q: give each "+
+				"resource a number of its own", b.XID.Branch, known.resource, b.Resource)
 			return false
 		}
 		return true

@@ -329,13 +329,13 @@ type engineLog struct {
 func (l engineLog) Infof(string, ...any) {}
 
 func (l engineLog) Errorf(format string, args ...any) {
-	l.log.Error("journal error", "error", fmt.Sprintf(format, args...))
+	l.log.Error("journal error", "err", fmt.Sprintf(format, args...))
 }
 
 // Fatalf ends the process, as Pebble asks.
 func (l engineLog) Fatalf(format string, args ...any) {
-	l.log.Error("the journal cannot be written, the process ends; check free space and health of the disk, then "+
-		"start again",
-		"error", fmt.Sprintf(format, args...))
+	l.log.Error("the journal cannot be written, so the process exits: check the disk's free space and its health, "+
+		"then start again",
+		"err", fmt.Sprintf(format, args...))
 	l.exit(1)
 }

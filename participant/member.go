@@ -137,7 +137,7 @@ func (c *Core) unclaimed(m *membership, claims []txn.Claim) string {
 		switch {
 		case !b.opened || b.hasEnded():
 		case i < 0:
-			return fmt.Sprintf("branch %d in %s was opened here, and the vote was asked for without it", b.xid.Branch,
+			return fmt.Sprintf("branch %d in %s was opened here, but the vote was asked for without it", b.xid.Branch,
 				b.resource)
 		case b.busy:
 			return fmt.Sprintf("request %d of branch %d in %s was still running when the vote was asked for", b.number,
@@ -151,7 +151,7 @@ func (c *Core) unclaimed(m *membership, claims []txn.Claim) string {
 	for _, k := range claims {
 		b := c.branches[txn.XID{Cluster: c.cluster, ID: m.id, Branch: k.No}]
 		if b == nil || !b.opened {
-			return fmt.Sprintf("branch %d is not open here: it never was, or the agent has started again since", k.No)
+			return fmt.Sprintf("branch %d is not open here: it never was, or the agent has restarted since", k.No)
 		}
 	}
 	return ""
@@ -212,12 +212,13 @@ func (c *Core) carryMember(m *membership, effects []protocol.Effect) {
 			for _, p := range e.Missing {
 				m.missing = append(m.missing, p.String())
 			}
-			c.emit(Note{ID: m.id, Text: fmt.Sprintf("no decision in election %d: %q did not answer; it is tried again",
+			c.emit(Note{ID: m.id, Text: fmt.Sprintf("no decision in election %d: %q did not answer; it will be "+
+				"tried again",
 				e.Election.N, m.missing)})
 		case threepc.Breach:
 			c.emit(Note{ID: m.id, Alarm: true,
-				Text: fmt.Sprintf("%v says that it was decided to %v, and here %v is known: nothing is done about "+
-					"it; look into the databases and into who speaks for that member",
+				Text: fmt.Sprintf("%v says that it was decided as %v, and here %v is known: no action is taken; "+
+					"look into the databases, and find out who speaks for that member",
 					e.From, e.Told, e.Known)})
 		default:
 			panic(fmt.Sprintf("participant: no member asks for %T", e))
@@ -282,7 +283,7 @@ func (c *Core) decidedMember(b *branch, e Decided) {
 	switch {
 	case contradicts || working:
 		c.stepMember(m, threepc.Received{Message: threepc.Decided{Decision: e.Decision}}) // for the alarm
-		c.refuse(e.Call, Refused, "the transaction cannot have been decided to %v: here it is %v; look into the "+
+		c.refuse(e.Call, Refused, "the transaction cannot have been decided as %v: here it is %v; look into the "+
 			"databases", e.Decision, m.core.Entry().State)
 		return
 	case b.over && !b.clearing:

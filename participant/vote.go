@@ -47,12 +47,12 @@ func (c *Core) prepareAsked(e PrepareAsked) {
 		return
 	case b == nil:
 		b = c.newBranch(e.Branch)
-		b.opened, b.reason = true, "No was voted for it"
+		b.opened, b.reason = true, "its vote was No"
 		c.add(b)
 		c.over(b)
 	case b.busy && !b.core.Ended():
-		c.refuse(e.Call, Refused, "request %d of this branch is still running: wait for its answer before the vote "+
-			"is asked for", b.number)
+		c.refuse(e.Call, Refused, "request %d of this branch is still running: wait for its answer before you ask "+
+			"for the vote", b.number)
 		return
 	case !b.asked && !b.core.Ended() && (e.Number != b.number || e.Digest != b.digest):
 		c.giveUp(b, "the vote was asked for after request "+uintText(e.Number)+
@@ -73,7 +73,7 @@ func (c *Core) prepareAsked(e PrepareAsked) {
 	c.carry(b, b.core.Step(protocol.PrepareAsked{}))
 	if _, waits := c.calls[e.Call]; waits && b.core.Ended() {
 		c.left(e.Call)
-		c.refuse(e.Call, Refused, "no vote is needed any more: %s", b.notOpen())
+		c.refuse(e.Call, Refused, "a vote is no longer needed: %s", b.notOpen())
 	}
 }
 

@@ -26,12 +26,12 @@ func (c *Core) workAsked(e WorkAsked) {
 	sum := e.Work.Sum()
 	switch {
 	case b.asked || b.hasEnded() || !b.opened:
-		c.refuse(e.Call, Refused, "the branch takes no work any more: %s", b.notOpen())
+		c.refuse(e.Call, Refused, "the branch accepts no more work: %s", b.notOpen())
 	case e.Life != c.life:
 		c.refuse(e.Call, Refused, "%s", c.otherLife(e.Life))
 	case e.Number == b.number && sum != b.sum:
-		c.refuse(e.Call, Invalid, "request %d of this branch was another one: a request that is repeated must be "+
-			"the same", e.Number)
+		c.refuse(e.Call, Invalid, "request %d of this branch was a different one: a repeated request must be "+
+			"identical", e.Number)
 	case e.Number == b.number && b.busy:
 		b.workers = c.waits(b.workers, e.Call, b)
 	case e.Number == b.number:
@@ -40,8 +40,8 @@ func (c *Core) workAsked(e WorkAsked) {
 		c.emit(answer)
 		b.expires = c.now.Add(b.silence)
 	case e.Number == b.number+1 && b.busy:
-		c.refuse(e.Call, Refused, "request %d of this branch is still running: wait for its answer before the next "+
-			"is sent", b.number)
+		c.refuse(e.Call, Refused, "request %d of this branch is still running: wait for its answer before you send "+
+			"the next one", b.number)
 	case e.Number == b.number+1:
 		c.run(b, e, sum)
 	default:
@@ -57,16 +57,16 @@ func (c *Core) openBranch(e WorkAsked) *branch {
 		c.refuse(e.Call, Invalid, "the transaction is of class %v, whose branches this agent cannot hold: begin it "+
 			"as two_phase or three_phase", class)
 	case class == txn.ThreePhase && c.members[e.Branch.XID.ID] != nil && !c.members[e.Branch.XID.ID].core.TakesWork():
-		c.refuse(e.Call, Refused, "the transaction takes no work any more: its vote was asked for, or it was "+
-			"rolled back")
+		c.refuse(e.Call, Refused, "the transaction accepts no more work: its vote was asked for, or it was rolled "+
+			"back")
 	case class == txn.ThreePhase && c.stale(e.Branch.XID.ID):
 		c.refuse(e.Call, Refused, "the transaction was begun at %s, which is too long ago, or too far ahead of the "+
-			"clock here: begin a new one; if it is new, set the clocks",
+			"clock here: begin a new one; if it is new, correct the clocks",
 			e.Branch.XID.ID.Time().UTC().Format(time.RFC3339))
 	case e.Life != c.life:
 		c.refuse(e.Call, Refused, "%s", c.otherLife(e.Life))
 	case c.stopping:
-		c.refuse(e.Call, Unavailable, "this agent is shutting down: ask again when it has started")
+		c.refuse(e.Call, Unavailable, "this agent is shutting down: ask again when it has restarted")
 	case e.Number != 1:
 		c.refuse(e.Call, Refused, "request %d is for a branch that is not open here: roll the transaction back and "+
 			"begin a new one", e.Number)
@@ -98,10 +98,11 @@ func (c *Core) stale(id txn.ID) bool {
 
 func (c *Core) otherLife(l Life) string {
 	if l.Journal != c.life.Journal {
-		return "the request is for journal " + l.Journal.String() + ", and this agent has " + c.life.Journal.String() +
-			": it is another agent, or lost its journal; roll the transaction back and begin a new one"
+		return "the request is for journal " + l.Journal.String() + ", but this agent has " +
+			"" + c.life.Journal.String() +
+			": it is a different agent, or it has lost its journal; roll the transaction back and begin a new one"
 	}
-	return "this agent has started again since: its epoch is " + uintText(uint64(c.life.Epoch)) +
+	return "this agent has restarted since: its epoch is " + uintText(uint64(c.life.Epoch)) +
 		", the request is for " + uintText(uint64(l.Epoch)) +
 		", and what was open then is rolled back; roll the transaction back and begin a new one"
 }
@@ -141,7 +142,7 @@ func (c *Core) workDone(e WorkDone) {
 	b.answer = Answer{Number: e.Number, Digest: b.digest, Result: e.Result, Failed: e.Failed, NotSent: e.NotSent}
 	if b.hasEnded() {
 		for _, call := range b.workers {
-			c.refuse(call, Refused, "the branch takes no work any more: %s", b.notOpen())
+			c.refuse(call, Refused, "the branch accepts no more work: %s", b.notOpen())
 		}
 		b.workers = nil
 		return

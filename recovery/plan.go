@@ -176,8 +176,8 @@ func judge(x txn.XID, resource string, d Decisions, r Rules, now, first time.Tim
 	case open(x.ID, d):
 		a.Kind, a.Why = Leave, "its members decide it: the agents that hold its branches, and the cluster"
 	case x.ID.Class() != txn.Plain && x.ID.Class() != txn.Recorded && !(x.ID.Class() == txn.ThreePhase && r.ThreePhase):
-		a.Kind, a.Why = Report, fmt.Sprintf("of the class %v, which is not switched on in this cluster, so that it "+
-			"has no decision here says nothing: look into the databases, then %s", x.ID.Class(), endIt(x))
+		a.Kind, a.Why = Report, fmt.Sprintf("of the class %v, which is not switched on in this cluster, so the "+
+			"lack of a decision here says nothing: look into the databases, then %s", x.ID.Class(), endIt(x))
 	case d.TooOld(x.ID):
 		a.Kind, a.Why = Report, "older than what the log remembers, so its decision is unknown: look into the "+
 			"databases, then "+endIt(x)

@@ -50,8 +50,8 @@ var whys = []struct {
 		p := prepared(now)
 		p.XID.ID = p.XID.ID.WithLease(3)
 		return planned(p, log{leases: txn.Leases{Last: 3}}, rules)
-	}, Abort, "no decision, and lease 3 of the client has ended: it was closed, or the cluster had not heard of it " +
-		"for too long"},
+	}, Abort, "no decision, and lease 3 of the client has ended: it was closed, or the cluster had not heard from " +
+		"it for too long"},
 	{"aborted", func() Action {
 		p := prepared(now)
 		return planned(p, knows(p, txn.Txn{Decision: txn.Abort}), rules)
@@ -86,9 +86,8 @@ var whys = []struct {
 		p := prepared(now)
 		p.XID.ID = p.XID.ID.WithClass(txn.ThreePhase)
 		return planned(p, log{}, rules)
-	}, Report, "of the class three_phase, which is not switched on in this cluster, so that it has no decision here " +
-		"says nothing: " +
-		`look into the databases, then end it with "concord tx settle GID/1 --commit" or "--abort"`},
+	}, Report, `of the class three_phase, which is not switched on in this cluster, so the lack of a decision here ` +
+		`says nothing: look into the databases, then end it with "concord tx settle GID/1 --commit" or "--abort"`},
 	{"open", func() Action {
 		p := prepared(now.Add(-time.Hour))
 		p.XID.ID = p.XID.ID.WithClass(txn.ThreePhase)

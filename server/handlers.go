@@ -229,7 +229,8 @@ func (h *handlers) Settle(ctx context.Context, r *concordv1.SettleRequest) (*con
 	}
 	decision, known := settlements[r.GetAction()]
 	if !known {
-		return nil, fmt.Errorf("action: %.20q is none of abandon, abort and commit, which are all that this version knows: %w", r.GetAction(), api.ErrInvalid)
+		return nil, fmt.Errorf("action: %.20q is not abandon, abort or commit, the only actions that this version "+
+			"knows: %w", r.GetAction(), api.ErrInvalid)
 	}
 	who, err := parseOperator(ctx, r.GetWho(), r.GetReason())
 	if err = errors.Join(err, api.ParseText("resource", r.GetResource(), api.MaxResourceName)); err != nil {

@@ -96,7 +96,7 @@ func logged(log *slog.Logger) layer {
 	return func(ctx context.Context, c call, next func(context.Context) error) error {
 		start := time.Now()
 		err := next(ctx)
-		level, attrs := slog.LevelDebug, []slog.Attr{slog.String("method", c.method()), slog.String("peer", c.peer),
+		level, attrs := slog.LevelDebug, []slog.Attr{slog.String("method", c.method()), slog.String("remote", c.peer),
 			slog.String("code", codeOf(err)), slog.Duration("took", time.Since(start))}
 		if connect.CodeOf(err) == connect.CodeInternal && err != nil {
 			level = slog.LevelError

@@ -20,7 +20,7 @@ func (h *handlers) Lease(ctx context.Context, r *concordv1.LeaseRequest) (*conco
 	lease, subject := txn.Lease(r.GetLease()), access.Of(ctx).Subject()
 	switch {
 	case lease == 0 && r.GetEnd():
-		return nil, fmt.Errorf("lease: is zero, which is none: %w", api.ErrInvalid)
+		return nil, fmt.Errorf("lease: is zero, which is not a lease: %w", api.ErrInvalid)
 	case lease == 0:
 		granted, err := h.node.GrantLease(ctx)
 		if err != nil {

@@ -66,18 +66,19 @@ var (
 		"Deadlocks between databases that this node has found as the leader since it started; each had one victim.")
 	ofViewKnown = describe("leader_view_known", gauge, perNode,
 		"1 if this node knows what the leader knows; if 0, the series that come from the leader are absent.")
-	ofViewAge   = describe("leader_view_age_seconds", gauge, perNode, "How old what this node knows of the leader is.")
-	ofInDoubt   = describe("in_doubt", gauge, agreed, "Transactions that are not finished everywhere, from the leader.")
+	ofViewAge = describe("leader_view_age_seconds", gauge, perNode, "Age of what this node knows from the leader.")
+	ofInDoubt = describe("in_doubt", gauge, agreed, "Transactions that are not finished everywhere, according to "+
+		"the leader.")
 	ofOldestTxn = describe("in_doubt_oldest_age_seconds", gauge, agreed,
-		"Age of the oldest of them, 0 if there is none, from the leader.")
+		"Age of the oldest of them, 0 if there is none, according to the leader.")
 	ofHeuristic = describe("heuristic", gauge, agreed,
-		"Transactions with a heuristic outcome that nobody has dealt with, from the leader.")
+		"Transactions with a heuristic outcome that nobody has dealt with, according to the leader.")
 	ofLeases = describe("leases", gauge, agreed,
 		"Clients that have a lease, as far as this node has read the log: those with transactions in the last seconds.")
 	ofHasLeader = describe("cluster_has_leader", gauge, perNode, "1 if this node knows an established leader.")
 	ofIsLeader  = describe("is_leader", gauge, summed, "1 if this node leads.")
 	ofCutOff    = describe("cut_off_seconds", gauge, perNode,
-		"For how long this node has known no established leader, if that is too long; else 0.")
+		"How long this node has known no established leader, if that is too long; otherwise 0.")
 	ofEpoch = describe("epoch", gauge, perNode, "The epoch of the log that this node is in.")
 	ofLag   = describe("member_lag_entries", gauge, perNode,
 		"Log entries that a member is behind the leader, as this node sees it.", "member")
@@ -88,14 +89,16 @@ var (
 	ofOwnUp = describe("resource_reachable", gauge, perNode,
 		"1 if this node itself finds the resource fit, as it would have to if it led.", "resource")
 	ofPrepared = describe("resource_in_doubt", gauge, agreed,
-		"Branches of the resource that are not finished, whether or not it can be asked for them, from the leader.",
+		"Branches of the resource that are not finished, whether or not it can be asked for them, according to the "+
+			"leader.",
 		"resource")
 	ofOldest = describe("resource_in_doubt_oldest_age_seconds", gauge, agreed,
-		"Age of the oldest of them, 0 if there is none, from the leader.", "resource")
+		"Age of the oldest of them, 0 if there is none, according to the leader.", "resource")
 	ofForeign = describe("resource_foreign", gauge, agreed,
-		"Prepared branches of other clusters, by the leader's last listing.", "resource")
+		"Prepared branches of other clusters, according to the leader's last listing.", "resource")
 	ofListed = describe("resource_listed_age_seconds", gauge, agreed,
-		"How old the leader's last listing of the resource is; absent if it has none since it leads.", "resource")
+		"Age of the leader's last listing of the resource; absent if it has made none since it became the "+
+			"leader.", "resource")
 	ofQuarantined = describe("resource_quarantined", gauge, agreed,
 		"1 if the database of the resource was set back, and nothing is finished there until an operator accepts it.",
 		"resource")
@@ -104,30 +107,30 @@ var (
 		"1 if that is below the reserve: while this node leads, new transactions are refused.")
 	ofSync    = describe("store_sync_seconds", gauge, perNode, "How long the last sync of this node's log took.")
 	ofSlowest = describe("store_sync_slowest_seconds", gauge, perNode,
-		"The slowest sync of the last minute, one that is under way included.")
+		"The slowest sync of the last minute, including one still under way.")
 	ofLogBytes = describe("log_bytes", gauge, perNode,
-		"About how many bytes this node's log has; it is cut behind what is applied.")
-	ofLogLength = describe("log_entries", gauge, perNode, "How many entries this node's log has.")
+		"Approximate size of this node's log in bytes; it is cut behind what has been applied.")
+	ofLogLength = describe("log_entries", gauge, perNode, "Number of entries in this node's log.")
 	ofRefused   = describe("peer_connections_refused_total", counter, summed,
 		"Connections to this node's peer port that were refused since it started.")
 
 	ofInsecure = describe("insecure", gauge, perNode,
-		"1 if this node asks nobody who he is, and not its own machine alone (--insecure).")
+		"1 if this node serves other machines without asking who they are (--insecure).")
 	ofExpiry = describe("certificate_expiry_seconds", gauge, perNode,
-		"For how long this node's certificate, and the first of the authorities that it believes, are still valid.",
+		"How long this node's certificate, and the first of the authorities that it trusts to expire, remain valid.",
 		"which")
 	ofDenied = describe("calls_denied_total", counter, summed,
-		"Calls to this node whose caller was not known, or might not make them.")
+		"Calls to this node whose caller was unknown, or was not allowed to make them.")
 
 	ofTurns = describe("loop_turn_seconds", prometheus.UntypedValue, summed,
 		"How long the turns of this node's loop took; a client gets no answer while one goes on.")
 	ofCalls = describe("rpc_duration_seconds", prometheus.UntypedValue, summed,
-		"How long calls to this node took, by method and status code; of Decide, each decision. One that was handed "+
-			"on counts at both nodes.", "method", "code")
+		"How long calls to this node took, by method and status code; for Decide, each decision. A call that was "+
+			"passed on counts at both nodes.", "method", "code")
 	ofStreams = describe("rpc_streams", gauge, summed, "Streams that are open at this node.", "method")
 	ofEnded   = describe("rpc_streams_ended_total", counter, summed,
 		"Streams that have ended at this node since it started.", "method", "code")
-	ofPanics = describe("panics_total", counter, summed, "Calls to this node that ended in a panic: a bug each.")
+	ofPanics = describe("panics_total", counter, summed, "Calls to this node that ended in a panic; each is a bug.")
 )
 
 // fromStatus are the metrics that Collect makes of the status; the others are kept here.

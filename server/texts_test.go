@@ -66,16 +66,16 @@ var messages = []message{
 		r.Cluster = (fakeCluster + 1).String()
 		_, err := c.Commit(ctx, r)
 		return err
-	}, says: "the transaction belongs to cluster c0ffee02, but this is cluster c0ffee01: connect to the right nodes; " +
-		"if cluster c0ffee02 was made anew, start the application again"},
+	}, says: "the transaction belongs to cluster c0ffee02, but this is cluster c0ffee01: connect to the right " +
+		"nodes; if cluster c0ffee02 was set up anew, restart the application"},
 	{name: "end no lease", is: api.ErrInvalid, call: func(ctx context.Context, c client) error {
 		_, err := c.Lease(ctx, &concordv1.LeaseRequest{End: true})
 		return err
-	}, says: "lease: is zero, which is none: invalid request"},
+	}, says: "lease: is zero, which is not a lease: invalid request"},
 	{name: "too many wait", is: api.ErrInvalid, call: func(ctx context.Context, c client) error {
 		_, err := c.Waiting(ctx, waiting(make([]*concordv1.WaitingTransaction, api.MaxWaiting+1)...))
 		return err
-	}, says: "transactions: are 257, tell of at most 256 at a time: invalid request"},
+	}, says: "transactions: are 257, report at most 256 at a time: invalid request"},
 	{name: "one that waits has too many branches", is: api.ErrInvalid, call: func(ctx context.Context, c client) error {
 		_, err := c.Waiting(ctx, waiting(&concordv1.WaitingTransaction{Gid: gid(),
 			Branches: make([]*concordv1.WaitingBranch, api.MaxBranches+1)}))
@@ -90,7 +90,7 @@ var messages = []message{
 	{name: "settle by another action", is: api.ErrInvalid, call: func(ctx context.Context, c client) error {
 		_, err := c.Settle(ctx, &concordv1.SettleRequest{Gid: gid(), Action: "undo", Who: "ann", Reason: "why"})
 		return err
-	}, says: `action: "undo" is none of abandon, abort and commit, which are all that this version knows: invalid request`},
+	}, says: `action: "undo" is not abandon, abort or commit, the only actions that this version knows: invalid request`},
 	{name: "no reason", is: api.ErrInvalid, call: func(ctx context.Context, c client) error {
 		_, err := c.Resolve(ctx, &concordv1.ResolveRequest{Gid: gid(), Decision: "abort", Who: "ann"})
 		return err
@@ -112,7 +112,8 @@ var messages = []message{
 	{name: "list what there is not", is: api.ErrInvalid, call: func(ctx context.Context, c client) error {
 		_, err := c.List(ctx, &concordv1.ListRequest{State: "lost"})
 		return err
-	}, says: `state: "lost" is none of in-doubt, committing, aborting, committed, aborted, unrecorded, heuristic: invalid request`},
+	}, says: `state: "lost" is not one of in-doubt, committing, aborting, committed, aborted, unrecorded, ` +
+		`heuristic: invalid request`},
 	{name: "ask while the cluster is being formed", is: api.ErrUnavailable, node: func(_ *testing.T, n *fakeNode) { n.snapshot.Cluster = 0 }, call: resources,
 		says: "the cluster is being formed: ask again in a moment: unavailable"},
 
@@ -127,11 +128,11 @@ var messages = []message{
 			"older than what the cluster remembers"},
 	{name: "get what belongs to another cluster", is: api.ErrNotFound, call: gets, node: func(_ *testing.T, n *fakeNode) {
 		n.view.Foreign = []txn.XID{{Cluster: 0xdead, ID: known.ID}}
-	}, says: "transaction GID is not one of this cluster: a resource lists concord-0000dead-GID-00, of cluster 0000dead; " +
+	}, says: "transaction GID does not belong to this cluster: a resource lists concord-0000dead-GID-00, of cluster 0000dead; " +
 		`"concord recover GID" says what to do: not found`},
 
 	{name: "ask a node that knows no leader", is: api.ErrUnavailable, call: gets, node: func(_ *testing.T, n *fakeNode) { n.err = &api.NotLeaderError{} },
-		says: `this node is not the leader and knows none at the moment: ask again, or run "concord status"`},
+		says: `this node is not the leader and does not know who is: ask again, or run "concord status"`},
 	{name: "ask a node whose leader does not answer", is: api.ErrUnavailable, call: gets, node: func(t *testing.T, n *fakeNode) {
 		gone := serve(t, newFake(), nil)
 		gone.Close()

@@ -94,8 +94,8 @@ func transaction(cluster txn.ClusterID, id txn.ID, v *commit.View) *concordv1.Tr
 // notKnown says what is not known of a transaction, and what cannot be known now.
 func notKnown(id txn.ID, v *commit.View) error {
 	if len(v.Foreign) > 0 {
-		return fmt.Errorf("transaction %v is not one of this cluster: a resource lists %v, of cluster %v; \"concord "+
-			"recover %v\" says what to do: %w",
+		return fmt.Errorf("transaction %v does not belong to this cluster: a resource lists %v, of cluster %v; "+
+			"\"concord recover %v\" says what to do: %w",
 			id, v.Foreign[0], v.Foreign[0].Cluster, id, api.ErrNotFound)
 	}
 	branches, next := "no resource lists a prepared branch of it", "compare the gid with \"concord tx ls\""
@@ -179,7 +179,7 @@ func parseFilter(r *concordv1.ListRequest, now time.Time) (filter, error) {
 	f := filter{state: r.GetState(), resource: r.GetResource(), limit: int(r.GetLimit())}
 	if !slices.Contains([]string{"", stateInDoubt, stateCommitting, stateAborting, stateCommitted, stateAborted,
 		stateUnrecorded, stateHeuristic}, f.state) {
-		return f, fmt.Errorf("state: %.20q is none of in-doubt, committing, aborting, committed, aborted, "+
+		return f, fmt.Errorf("state: %.20q is not one of in-doubt, committing, aborting, committed, aborted, "+
 			"unrecorded, heuristic: %w", f.state, api.ErrInvalid)
 	}
 	if f.limit == 0 {

@@ -58,7 +58,8 @@ func mayKnow(caller *access.Caller, resources []string) bool {
 
 func waitersOf(r *concordv1.WaitingRequest) ([]deadlock.Waiter, error) {
 	if n := len(r.GetTransactions()); n > api.MaxWaiting {
-		return nil, fmt.Errorf("transactions: are %d, tell of at most %d at a time: %w", n, api.MaxWaiting, api.ErrInvalid)
+		return nil, fmt.Errorf("transactions: are %d, report at most %d at a time: "+
+			"%w", n, api.MaxWaiting, api.ErrInvalid)
 	}
 	waiters := make([]deadlock.Waiter, 0, len(r.GetTransactions()))
 	for i, m := range r.GetTransactions() {

@@ -53,7 +53,7 @@ func ParseRowText(s string) (Position, error) {
 		}
 	}
 	return Position{}, fmt.Errorf("%q is not a high-water row that this version writes: run the newest version of "+
-		"concord on all nodes, or delete the row if a person has written it", s)
+		"concord on all nodes, or delete the row if a person wrote it", s)
 }
 
 // HighWaterRecord says that a database has a high-water row. From LevelHighWater on, as the two below.

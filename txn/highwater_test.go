@@ -35,7 +35,7 @@ func TestTextsOfRowsAreOrderedAsPositionsAre(t *testing.T) {
 		NewID(time.Now()).String()} {
 		_, err := ParseRowText(bad)
 		require.ErrorContains(t, err, "is not a high-water row that this version writes: run the newest version of "+
-			"concord on all nodes, or delete the row if a person has written it", bad)
+			"concord on all nodes, or delete the row if a person wrote it", bad)
 	}
 }
 

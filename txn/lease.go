@@ -86,6 +86,6 @@ func (t *Table) refusal(id ID, by Source) string {
 
 // LeaseEnded says in words why the transactions of a lease that has ended are aborted.
 func LeaseEnded(n Lease) string {
-	return fmt.Sprintf("lease %d of the client has ended: it was closed, or the cluster had not heard of it for "+
+	return fmt.Sprintf("lease %d of the client has ended: it was closed, or the cluster had not heard from it for "+
 		"too long", n)
 }

@@ -249,7 +249,7 @@ func (l *engineLog) Infof(string, ...any) {}
 
 // Errorf logs some of the errors.
 func (l *engineLog) Errorf(format string, args ...any) {
-	l.errors.Do(func() { l.log.Error("store error", "error", fmt.Sprintf(format, args...)) })
+	l.errors.Do(func() { l.log.Error("store error", "err", fmt.Sprintf(format, args...)) })
 }
 
 // Fatalf ends the process: Pebble calls it when a write or sync failed.
@@ -260,8 +260,8 @@ func (l *engineLog) Fatalf(format string, args ...any) {
 // fatal ends the process. Nobody knows what the disk holds after a failed write, so
 // nothing that depends on it may be said any more.
 func (l *engineLog) fatal(err error) {
-	l.log.Error("the store cannot be written, the process ends; check free space and health of the disk, then start "+
-		"again", "error", err)
+	l.log.Error("the store cannot be written, so the process exits: check the disk's free space and its health, "+
+		"then start again", "err", err)
 	l.exit(1)
 	panic(fmt.Sprintf("wal: exit returned after: %v", err))
 }

@@ -43,8 +43,8 @@ func damaged(dir, format string, args ...any) error {
 
 // tookBack makes the error for a store that is older than its watermark.
 func tookBack(dir, format string, args ...any) error {
-	return fmt.Errorf("store %s: %s: %w; do not go on with this directory, it has forgotten what others count on: "+
-		"keep a copy, check the disk, and replace this node, see docs/operations.md",
+	return fmt.Errorf("store %s: %s: %w; do not use this directory any longer, it has forgotten what others count "+
+		"on: keep a copy, check the disk, and replace this node, see docs/operations.md",
 		dir, fmt.Sprintf(format, args...), ErrLostPromise)
 }
 

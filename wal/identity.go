@@ -88,8 +88,8 @@ func checkIdentity(fs vfs.FS, dir, db string, node zab.NodeID) (identity, error)
 	case !ok:
 		return identity{}, damaged(dir, "the STORE file does not match its checksum")
 	case i.version > storeVersion:
-		return identity{}, fmt.Errorf("store %s: %w (store version %d, this program knows up to %d); start the "+
-			"version of concord that wrote it, or a later one",
+		return identity{}, fmt.Errorf("store %s: %w (store version %d, this program knows only up to %d); start "+
+			"the version of concord that wrote it, or a later one",
 			dir, ErrNewer, i.version, storeVersion)
 	case i.node != node:
 		return identity{}, fmt.Errorf("store %s: %w: it was made for node %d, this is node %d; correct \"node\" or "+

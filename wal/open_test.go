@@ -204,7 +204,7 @@ func TestAWriteErrorEndsTheProcessAndKeepsItsPromises(t *testing.T) {
 	var exit *exec.ExitError
 	require.ErrorAs(t, err, &exit)
 	require.Equal(t, 1, exit.ExitCode(), errs.String())
-	require.Contains(t, errs.String(), "the store cannot be written, the process ends")
+	require.Contains(t, errs.String(), "the store cannot be written, so the process exits")
 	require.NotContains(t, errs.String(), "goroutine ", "a message, no stack")
 
 	var told uint64

@@ -108,7 +108,8 @@ func (g *guard) measure() {
 			"space", "dir", g.dir,
 			"free", bytesText(now.Free), "reserve", bytesText(g.reserve))
 	case was.Low && !now.Low:
-		g.log.Info("the disk has space again: new transactions are taken", "dir", g.dir, "free", bytesText(now.Free))
+		g.log.Info("the disk has space again: new transactions are "+
+			"accepted", "dir", g.dir, "free", bytesText(now.Free))
 	}
 	if !g.ballast && now.Free >= 2*g.reserve {
 		g.putBallast()
@@ -145,7 +146,7 @@ func (g *guard) onFull() {
 	if errors.Is(err, fs.ErrNotExist) {
 		return
 	}
-	g.log.Error("the disk is full: the space that was set aside is given back, it lasts for what was begun; free or "+
+	g.log.Error("the disk is full: the space that was set aside is released, and lasts for what has begun; free or "+
 		"add space", "dir", g.dir,
 		"given", bytesText(g.reserve/2), "err", err)
 }

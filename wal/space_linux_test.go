@@ -143,7 +143,8 @@ func TestAProcessOnADiskThatStaysFullEndsAndLosesNothing(t *testing.T) {
 			require.True(t, errors.As(err, &exit), "%v", err)
 			require.Contains(t, []int{1, 3}, exit.ExitCode(), said.String())
 			if exit.ExitCode() == 1 {
-				require.Contains(t, said.String(), "the store cannot be written, the process ends; check free space")
+				require.Contains(t, said.String(), "the store cannot be written, so the process exits: check the "+
+					"disk's free space")
 			}
 			lines := strings.Count(said.String(), "\n")
 			require.LessOrEqual(t, lines, 20+int(10*time.Since(begun).Seconds()), "no flood of messages")

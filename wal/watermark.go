@@ -217,16 +217,17 @@ func loadMark(files vfs.FS, dir string, id [16]byte, log *engineLog) (found, err
 	w, err := readMark(files, files.PathJoin(dir, markFile))
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		return found{}, damaged(dir, "the file %s is missing, so nobody knows whether the log is whole", markFile)
+		return found{}, damaged(dir, "the file %s is missing, so nobody knows whether the log is complete", markFile)
 	case err != nil:
 		return found{}, readError(dir, "read the watermark", err)
 	case w.good == 0:
-		return found{}, damaged(dir, "both halves of the file %s are damaged, so nobody knows whether the log is whole",
+		return found{}, damaged(dir, "both halves of the file %s are damaged, so nobody knows whether the log is "+
+			"complete",
 			markFile)
 	case w.id != id:
 		return found{}, tookBack(dir, "%s and %s are of two different stores", dbDir, markFile)
 	case w.good < slots: // a crash while it was written, most likely
-		log.log.Warn("one half of the watermark is damaged, going on with the other", "dir", dir)
+		log.log.Warn("one half of the watermark is damaged; continuing with the other", "dir", dir)
 	}
 	return w, nil
 }

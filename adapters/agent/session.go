@@ -160,7 +160,7 @@ func (s *session) next(ctx context.Context) (life, uint64, error) {
 	case ended:
 		return l, 0, adapters.ErrBranchEnded
 	case doubt != nil:
-		return l, 0, fmt.Errorf("the branch cannot go on: %w", doubt)
+		return l, 0, fmt.Errorf("the branch cannot continue: %w", doubt)
 	case number == 1:
 		var err error
 		if l, err = s.client.current(ctx); err != nil {
@@ -205,7 +205,7 @@ func (s *session) lost(err error) error {
 	return err
 }
 
-var errUnderWay = errors.New("a statement is under way: wait for its answer before the transaction is committed")
+var errUnderWay = errors.New("a statement is still running: wait for its answer before you commit the transaction")
 
 // end refuses further work. It reports whether the agent may hold anything.
 func (s *session) end() (l life, touched bool) {
@@ -250,7 +250,8 @@ func (s *session) Prepare(ctx context.Context) (txn.Vote, txn.Branch, error) {
 	case vote == txn.VoteNo:
 		return vote, none, fmt.Errorf("%s: %s", s.resource, m.GetReason())
 	case m.GetName() != l.name || m.GetJournal() != l.journal:
-		return txn.VoteNo, none, fmt.Errorf("%s: the vote is of the agent %q with the journal %s, and the branch was opened at %q with %s: look which of them runs at %s",
+		return txn.VoteNo, none, fmt.Errorf("%s: the vote comes from the agent %q with the journal %s, but the "+
+			"branch was opened at %q with %s: find out which of them runs at %s",
 			s.resource, m.GetName(), m.GetJournal(), l.name, l.journal, s.client.addr)
 	}
 	records, err := api.ParseBranches("branch", []*concordv1.Branch{m.GetBranch()})
@@ -278,7 +279,8 @@ func (s *session) Claim() (holder txn.Party, epoch uint64, claim txn.Claim, err 
 	}
 	journal, ok := txn.ParseJournalID(l.journal)
 	if !ok || len(digest) != len(claim.Digest) {
-		return holder, 0, claim, s.client.failed("claim "+s.resource, errors.New("the agent has named no journal, or its last answer had no digest: its version is another one"))
+		return holder, 0, claim, s.client.failed("claim "+s.resource, errors.New("the agent named no journal, or "+
+			"its last answer had no digest: it runs another version; run the newest version of concord on the agent"))
 	}
 	claim.Number, claim.Digest = number, [32]byte(digest)
 	return txn.Party{PartyID: txn.PartyID{Agent: l.name, Journal: journal}, Addr: l.addr}, uint64(l.epoch), claim, nil
@@ -286,7 +288,8 @@ func (s *session) Claim() (holder txn.Party, epoch uint64, claim txn.Claim, err 
 
 // CommitOnePhase implements adapters.Session; nobody calls it, because of NeedsDecision.
 func (s *session) CommitOnePhase(context.Context) error {
-	return fmt.Errorf("%w: a branch at an agent is committed by a decision of the cluster only", adapters.ErrNotCommitted)
+	return fmt.Errorf("%w: a branch at an agent is committed only by a decision of the "+
+		"cluster", adapters.ErrNotCommitted)
 }
 
 // Commit implements adapters.Session.

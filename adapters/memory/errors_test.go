@@ -74,7 +74,7 @@ func TestWhatErrorsSay(t *testing.T) {
 		}, "the session died: finish its branch by Resource.Commit or Resource.Rollback"},
 		{"evidence", func(r *memory.Resource, _ *memory.Disk, _ txn.XID, _ adapters.Session, _ *memory.Tx) error {
 			return r.Validate(txn.Branch{Evidence: "x"})
-		}, "evidence or holder is not of a memory disk: run the newest version of concord on all nodes"},
+		}, "the evidence or the holder is not that of a memory disk: run the newest version of concord on all nodes"},
 	} {
 		rows = append(rows, m.says)
 		t.Run(m.name, func(t *testing.T) {

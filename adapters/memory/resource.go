@@ -128,7 +128,8 @@ const diskEvidence = "kept by the disk"
 // Validate implements adapters.Resource. Branches here have no holder that matters.
 func (r *Resource) Validate(b txn.Branch) error {
 	if b.Evidence != "" && b.Evidence != diskEvidence || b.Holder != "" {
-		return errors.New("evidence or holder is not of a memory disk: run the newest version of concord on all nodes")
+		return errors.New("the evidence or the holder is not that of a memory disk: run the newest version of " +
+			"concord on all nodes")
 	}
 	return nil
 }

@@ -95,7 +95,7 @@ func (s *session) rolledBack(ctx context.Context, was phase) bool {
 		return false
 	}
 	if (stayed || undone) && s.torn == nil {
-		s.torn = fmt.Errorf("%w: it changed tables whose engine has no transactions", adapters.ErrTorn)
+		s.torn = fmt.Errorf("%w: it changed tables whose engine does not support transactions", adapters.ErrTorn)
 	}
 	err := answers[len(answers)-1].err
 	// After XAER_NOTA nothing of that name is prepared, or it is somebody else who ends it. A
@@ -135,8 +135,8 @@ func (s *session) mayStay(o outsiders) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.torn == nil && s.used && !s.options.ReadOnly && o.reached(s.writes, s.more) {
-		s.torn = fmt.Errorf("%w: its connection is lost, and it may have changed tables whose engine has no "+
-			"transactions", adapters.ErrTorn)
+		s.torn = fmt.Errorf("%w: its connection is lost, and it may have changed tables whose engine does not "+
+			"support transactions", adapters.ErrTorn)
 	}
 }
 

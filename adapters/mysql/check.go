@@ -27,7 +27,7 @@ func (r *Resource) Check(ctx context.Context) (report adapters.Report, err error
 		report.Findings = append(serverFindings(s), listFinding(ctx, c))
 		grants, err := sqlRows(c)(ctx, "SHOW GRANTS")
 		if err != nil {
-			return fmt.Errorf("ask for the grants: %w", err)
+			return fmt.Errorf("read the grants: %w", err)
 		}
 		report.Findings = append(report.Findings, killFinding(s, grants), waitsFinding(ctx, c, s), tablesFinding(ctx, c))
 		if !r.options.NoMarker {
@@ -101,7 +101,7 @@ func holdFinding(s server) adapters.Finding {
 		return adapters.Finding{What: "xa_detach_on_prepare", Detail: "ON: any session can finish a prepared branch"}
 	}
 	return adapters.Finding{What: "xa_detach_on_prepare",
-		Detail: "off: a prepared branch hangs on its session; recovery ends that session first"}
+		Detail: "off: a prepared branch is tied to its session; recovery ends that session first"}
 }
 
 // listFinding asks the question that recovery asks.
@@ -132,7 +132,7 @@ func killFinding(s server, grants [][]string) adapters.Finding {
 		}
 	}
 	return adapters.Finding{What: privilege,
-		Detail: "not granted: sessions of applications can be ended only if they use the same user",
+		Detail: "not granted: sessions of applications can be ended only if they log in as the same user",
 		Fix:    "GRANT " + privilege + " ON *.* to the user of this resource"}
 }
 
@@ -143,7 +143,7 @@ func waitsFinding(ctx context.Context, c *sql.Conn, s server) adapters.Finding {
 	if err == nil {
 		return f
 	}
-	f.Detail = "not found, they last until a lock time-out: " + err.Error()
+	f.Detail = "not found, they last until a lock timeout: " + err.Error()
 	f.Fix = "GRANT PROCESS ON *.* to the user of this resource"
 	if s.flavor == flavorMySQL {
 		f.Fix += ", and GRANT SELECT ON performance_schema.data_lock_waits"
@@ -170,8 +170,8 @@ func tablesFinding(ctx context.Context, c *sql.Conn) adapters.Finding {
 	for _, row := range rows[:min(len(rows), most)] {
 		names = append(names, row[0]+" ("+row[1]+")")
 	}
-	f.Detail = fmt.Sprintf("%d tables have no XA transactions, what a branch does to them stays when it is rolled "+
-		"back: %s", len(rows), strings.Join(names, ", "))
+	f.Detail = fmt.Sprintf("%d tables do not support XA transactions, so what a branch does to them stays when it "+
+		"is rolled back: %s", len(rows), strings.Join(names, ", "))
 	if len(rows) > most {
 		f.Detail += ", ..."
 	}
@@ -247,7 +247,7 @@ func markerFinding(ctx context.Context, c *sql.Conn, s server) adapters.Finding 
 	case err == nil:
 		_, err = c.ExecContext(ctx, "SELECT holder FROM "+tableIn(s)+" WHERE FALSE") // #nosec G202 -- as above
 	case isCode(err, codeNoSuchTable):
-		f.Detail = "not there yet: the first branch creates it, if its user may"
+		f.Detail = "missing: the first branch creates it, if its user is allowed to"
 		f.Fix = CreateMarkerTable
 		return f
 	}
@@ -260,7 +260,7 @@ func markerFinding(ctx context.Context, c *sql.Conn, s server) adapters.Finding 
 	rows, err := sqlRows(c)(ctx, "SELECT ENGINE FROM information_schema.TABLES WHERE TABLE_SCHEMA = DATABASE() AND "+
 		"TABLE_NAME = '"+markerTable+"'")
 	if err != nil || len(rows) != 1 || !strings.EqualFold(rows[0][0], "InnoDB") {
-		f.Detail, f.Problem, f.Fix = "no InnoDB table: its rows would prove nothing", true,
+		f.Detail, f.Problem, f.Fix = "not an InnoDB table: its rows would prove nothing", true,
 			"ALTER TABLE "+tableIn(s)+" ENGINE=InnoDB"
 		return f
 	}
@@ -365,7 +365,7 @@ func (r *Resource) Waits(ctx context.Context, longer time.Duration) (list []adap
 		return err
 	})
 	if err != nil {
-		return nil, fmt.Errorf("list who waits at %s: %w", r.name, advise(err))
+		return nil, fmt.Errorf("list lock waits at %s: %w", r.name, advise(err))
 	}
 	return list, nil
 }
@@ -385,7 +385,7 @@ func listWaits(ctx context.Context, c *sql.Conn, s server, longer time.Duration,
 		blocks, err2 := strconv.ParseUint(row[1], 10, 64)
 		since, err3 := strconv.ParseInt(row[2], 10, 64)
 		if err := errors.Join(err, err2, err3); err != nil {
-			return nil, fmt.Errorf("the server does not tell connections as numbers: %w", err)
+			return nil, fmt.Errorf("the server does not report connections as numbers: %w", err)
 		}
 		list = append(list, adapters.Wait{Session: s.sessionName(waits), For: s.sessionName(blocks),
 			Since: time.Unix(since, 0)})

@@ -149,7 +149,8 @@ func (c *conn) PrepareContext(ctx context.Context, query string) (driver.Stmt, e
 	}
 	able, ok := raw.(rawStmt)
 	if !ok {
-		return nil, errors.Join(fmt.Errorf("the driver's %T takes no contexts: use a connector of go-sql-driver/mysql",
+		return nil, errors.Join(fmt.Errorf("the driver's %T does not accept contexts: use a connector of "+
+			"go-sql-driver/mysql",
 			raw), raw.Close())
 	}
 	return &stmt{rawStmt: able, conn: c, query: query}, nil

@@ -86,7 +86,7 @@ var messages = []message{
 		"Error 1095: no: GRANT CONNECTION_ADMIN ON *.* (MariaDB: CONNECTION ADMIN) to the user of this resource, or " +
 			"end the session yourself with KILL"},
 	{"a lock", advised(codeLockWaitTimeout),
-		`Error 1205: no: somebody holds the lock for long: look at the process list and at "concord recover" for ` +
+		`Error 1205: no: somebody has held the lock for too long: check the process list, and "concord recover" for ` +
 			`branches in doubt, then try again`},
 	{"a deadlock", advised(codeDeadlock),
 		"Error 1213: no: the server chose this transaction to end a deadlock: run it again"},
@@ -97,8 +97,8 @@ var messages = []message{
 		"Error 1836: no: the server is read-only: point the resource at the primary, or switch read_only off; " +
 			"MariaDB lets READ_ONLY ADMIN finish branches"},
 	{"no XA_RECOVER_ADMIN", advised(codeRMError),
-		"Error 1401: no: MySQL: GRANT XA_RECOVER_ADMIN ON *.* to the user of this resource; if it has that, look " +
-			"into the server's log"},
+		"Error 1401: no: MySQL: GRANT XA_RECOVER_ADMIN ON *.* to the user of this resource; if it has that " +
+			"already, see the server's log"},
 	{"the name of another branch", advised(codeDuplicate),
 		"Error 1440: no: the name is in use: begin a new transaction"},
 	{"anything else", advised(1062), "Error 1062: no"},
@@ -133,10 +133,10 @@ var messages = []message{
 	{"an isolation level", wishing(TxOptions{Isolation: sql.LevelSnapshot}),
 		`there is no isolation level "Snapshot": use read uncommitted, read committed, repeatable read or ` +
 			`serializable`},
-	{"a lock time-out", wishing(TxOptions{LockTimeout: -time.Second}),
-		"a lock time-out of -1s is none: give one of at least a second"},
+	{"a lock timeout", wishing(TxOptions{LockTimeout: -time.Second}),
+		"a lock timeout of -1s is negative: give one of at least a second"},
 	{"late options", wishing(TxOptions{ReadOnly: true}),
-		"the branch has options or has run statements already: give the options with the first call of TxWith"},
+		"the branch already has options or has run statements: give the options with the first call of TxWith"},
 	{"evidence", func(w *world) error { return w.open().Validate(txn.Branch{Evidence: "x"}) },
 		"evidence: it is not in a form that this version writes: run the newest version of concord on all nodes"},
 	{"a holder", func(w *world) error { return w.open().Validate(txn.Branch{Holder: "x"}) },
@@ -145,15 +145,15 @@ var messages = []message{
 		return markerMissing(server{database: "shop"},
 			errors.New("no"))
 	},
-		"no table for the evidence of branches: let an administrator run, in database shop, the following, and " +
+		"no table for the evidence of branches: have an administrator run, in database shop, the following, and " +
 			"GRANT SELECT, INSERT, DELETE on it to the users of this resource:\n" +
 			CreateMarkerTable + ";\n(no)"},
 
 	{"a table for the evidence that is old",
 		func(*world) error { return markerOld(server{database: "shop"}, errors.New("no")) },
-		"the table for the evidence of branches is that of an older version: let an administrator run:\n" +
-			"ALTER TABLE `shop`.concord_branch ADD COLUMN siblings VARCHAR(512) CHARACTER SET ascii COLLATE " +
-			"ascii_bin NOT NULL DEFAULT '';\n(no)"},
+		"the table for the evidence of branches comes from an older version: have an administrator run:\nALTER " +
+			"TABLE `shop`.concord_branch ADD COLUMN siblings VARCHAR(512) CHARACTER SET ascii COLLATE ascii_bin " +
+			"NOT NULL DEFAULT '';\n(no)"},
 
 	{"an ignored error", voted(ignored("SELECT nothing")), ignores + "SERVER"},
 	{"a statement after that", func(w *world) error {
@@ -164,12 +164,12 @@ var messages = []message{
 		return err
 	}, "the branch can only be rolled back: SERVER"},
 	{"a COMMIT by the application", voted(ignored("COMMIT")),
-		ignores + "inside a branch there is no DDL, BEGIN, COMMIT, ROLLBACK or LOCK TABLES: run them outside, and " +
-			"let the global transaction end the branch: SERVER"},
+		ignores + "DDL, BEGIN, COMMIT, ROLLBACK and LOCK TABLES are not allowed inside a branch: run them outside, " +
+			"and let the global transaction end the branch: SERVER"},
 	{"XA by the application", voted(ignored("XA END 'x'")),
-		ignores + "inside a branch XA statements are concord's: end the global transaction instead"},
+		ignores + "XA statements inside a branch are reserved for concord: end the global transaction instead"},
 	{"a level that comes too late", voted(ignored("SET SESSION TRANSACTION READ ONLY")),
-		ignores + "inside a branch this would have no effect: give the options with the first call of TxWith"},
+		ignores + "this has no effect inside a branch: give the options with the first call of TxWith"},
 	{"a rollback by the application", voted(func(w *world, s *session) { require.NoError(w.t, w.tx(s).Rollback()) }),
 		"prepare XID at db: the application rolled the branch back"},
 	{"the only branch, with an ignored error", func(w *world) error {
@@ -203,7 +203,8 @@ var messages = []message{
 		_, err := w.tx(s).ExecContext(w.ctx, "INSERT INTO stays VALUES (1)")
 		require.NoError(w.t, err)
 		return s.Rollback(w.ctx)
-	}, "roll back XID at db: " + adapters.ErrTorn.Error() + ": it changed tables whose engine has no transactions"},
+	}, "roll back XID at db: " + adapters.ErrTorn.Error() + ": it changed tables whose engine does not support " +
+		"transactions"},
 	{"a table without transactions, and a session that died", func(w *world) error {
 		s := w.begin(w.open(), newXID())
 		_, err := w.tx(s).ExecContext(w.ctx, "INSERT INTO stays VALUES (1)")
@@ -213,7 +214,7 @@ var messages = []message{
 		w.run(database, "DROP TABLE stays")
 		return err
 	}, "roll back XID at db: " + adapters.ErrTorn.Error() + ": its connection is lost, and it may have changed " +
-		"tables whose engine has no transactions"},
+		"tables whose engine does not support transactions"},
 	{"a statement that may do anything, and a server that hangs", func(w *world) error {
 		s := w.begin(w.open(), newXID())
 		s.risked = true
@@ -226,7 +227,7 @@ var messages = []message{
 	{"a list of a server that is down", func(w *world) error { _, err := w.down().Recover(w.ctx); return err },
 		"recover db: " + isDown},
 	{"who waits in a server that is down", func(w *world) error { _, err := w.down().Waits(w.ctx, time.Second); return err },
-		"list who waits at db: " + isDown},
+		"list lock waits at db: " + isDown},
 	{"the high-water row of a server that is down", func(w *world) error {
 		_, err := w.down().HighWater(w.ctx, 1)
 		return err
@@ -255,20 +256,19 @@ var messages = []message{
 			return [][]string{{"version", "5.5.1"}}, nil
 		})
 		return err
-	}, "the server (version 5.5.1) has no server_uuid: it is neither MySQL 8.0.29 nor MariaDB 10.5 or newer"},
+	}, "the server (version 5.5.1) has no server_uuid: use MySQL 8.0.29 or MariaDB 10.5, or newer"},
 
 	{"a session that nobody knows", func(*world) error { return advise(errHeld) },
-		"its session is alive or about to end, and nobody knows which one it is: " +
-			"wait until the server ends it, or find it in the process list and KILL it; then try again"},
+		"its session is alive or about to end, and nothing says which one it is: wait until the server ends it, or " +
+			"find it in the process list and KILL it; then try again"},
 	{"a session that is only said to hold a branch", func(*world) error { return advise(errAlive) },
-		"a session that is said to hold it is alive, and nothing proves that it does, " +
-			"so it is not ended: wait until it ends, or look what it does and KILL it; then try again"},
+		"a session that is said to hold it is alive, but nothing proves that it does, so it is left alone: wait " +
+			"until it ends, or see what it is doing and KILL it; then try again"},
 	{"a branch that is hidden", func(*world) error { return advise(errHidden) },
-		"its marker is written and not committed, but XA RECOVER does not list it: " +
-			"either another session is finishing it now, or the server hides it, and then a restart of the server " +
-			"brings it back; try again"},
+		"its marker is written but not committed, and XA RECOVER does not list it: either another session is " +
+			"finishing it now, or the server hides it until it is restarted; try again"},
 	{"a branch that comes back", func(*world) error { return advise(errStillListed) },
-		"the server said that it is finished, and lists it again: try again"},
+		"the server said that it was finished, but lists it again: try again"},
 }
 
 const isDown = "dial tcp 127.0.0.1:1: connect: connection refused: check that the server runs and can be reached, " +
@@ -279,39 +279,38 @@ func (w *world) down() *Resource { return w.openAs("app@tcp(127.0.0.1:1)/shop", 
 
 // withoutRow are the texts that no row of the table has.
 var withoutRow = map[string]string{
-	"ask for the grants: %w":                                                                       timing,
-	"GRANT PROCESS ON *.* to the user of this resource":                                            grants,
-	", and GRANT SELECT ON performance_schema.data_lock_waits":                                     grants,
-	"the server does not tell connections as numbers: %w":                                          surprise,
-	"ALTER TABLE ... ENGINE=InnoDB, or keep them out of global transactions":                       tables,
-	"GRANT SELECT, INSERT, DELETE ON %v to the user of this resource; if the table is missing: %v": tables,
-	"ALTER TABLE %v ENGINE=InnoDB":                                                                 tables,
-	"the driver's %T takes no contexts: use a " +
-		"connector of go-sql-driver/mysql": "wants another driver",
+	"read the grants: %w":                                                                               timing,
+	"GRANT PROCESS ON *.* to the user of this resource":                                                 grants,
+	", and GRANT SELECT ON performance_schema.data_lock_waits":                                          grants,
+	"the server does not report connections as numbers: %w":                                             surprise,
+	"ALTER TABLE ... ENGINE=InnoDB, or keep them out of global transactions":                            tables,
+	"GRANT SELECT, INSERT, DELETE ON %v to the user of this resource; if the table is missing: %v":      tables,
+	"ALTER TABLE %v ENGINE=InnoDB":                                                                      tables,
+	"the driver's %T does not accept contexts: use a connector of go-sql-driver/mysql":                  "wants another driver",
 	"%w: the application's SQL, or a procedure that it called, ended the transaction of the branch: %w": timing,
 	"end session %d: %w":                                                timing,
 	"end session %d: it is still there: %w":                             timing,
-	"ask for session %d: %w":                                            timing,
+	"look up session %d: %w":                                            timing,
 	"the server did not answer":                                         timing,
 	"count the XA statements of the session: %w":                        timing,
-	"count the XA statements of the session: %s is no number":           surprise,
+	"count the XA statements of the session: %s is not a number":        surprise,
 	"count the rows that were written: %w":                              timing,
 	"count the rows that were written: the server has no such counters": surprise,
-	"count the rows that were written: %s is no number":                 surprise,
+	"count the rows that were written: %s is not a number":              surprise,
 	"the session of the branch is gone": "database/sql does not pass it on: its " +
 		"session is ended",
 	"branches are opened by a resource": "nobody can reach that driver",
 	"read the marker: %w":               timing,
 	"a row of %s is not concord's: %w":  "somebody else has written into the table",
-	"%w: the server of %s has no room for one more: raise " +
-		"max_connections there, or lower MaxOpen; %w": "wants a server that is full for as long as a pool waits",
+	"%w: the server of %s accepts no more connections: raise max_connections there, or lower MaxOpen; " +
+		"%w": "wants a server that is full for as long as a pool waits",
 	"close %s: %w":                                              timing,
 	"ask the server for its variables: %w":                      timing,
 	"ask the server for its start: %w":                          timing,
 	"inspect %s at %s: %w":                                      timing,
-	"the server does not tell its uptime":                       surprise,
-	"the server does not tell its uptime in seconds":            surprise,
-	"the server does not tell the connection id as a number":    surprise,
+	"the server does not report its uptime":                     surprise,
+	"the server does not report its uptime in seconds":          surprise,
+	"the server does not report the connection id as a number":  surprise,
 	"work in %s: %w":                                            timing,
 	"%w (and the rollback failed: %w)":                          timing,
 	"%w: end the work: %w":                                      timing,
@@ -320,7 +319,7 @@ var withoutRow = map[string]string{
 	"%w: an answer of %d bytes is neither OK nor an error":      surprise,
 	"list prepared branches: %w":                                timing,
 	"read the high-water row: %w":                               timing,
-	"another node is at it: try again":                          timing,
+	"another node is doing this: try again":                     timing,
 }
 
 // Why a text has no row.
@@ -356,7 +355,7 @@ func TestWhatErrorsSay(t *testing.T) {
 var unfit = []string{
 	"PROBLEM version: 10.4.1-MariaDB: too old, a prepared branch does not survive the end of its session; use " +
 		"MariaDB 10.5 or newer",
-	"xa_detach_on_prepare: off: a prepared branch hangs on its session; recovery ends that session first",
+	"xa_detach_on_prepare: off: a prepared branch is tied to its session; recovery ends that session first",
 	"PROBLEM database: none; name one in the data source name",
 	"PROBLEM default_storage_engine: MyISAM: tables of other engines are not rolled back; set " +
 		"default_storage_engine = InnoDB",
@@ -377,8 +376,8 @@ func TestWhatFindingsSay(t *testing.T) {
 			"sync_binlog": "0"}}
 	require.Equal(t, unfit, findingsText(serverFindings(s)...))
 	require.Equal(t, []string{"CONNECTION ADMIN: not granted: sessions of applications can be ended only if they " +
-		"use the same user; " +
-		"GRANT CONNECTION ADMIN ON *.* to the user of this resource"}, findingsText(killFinding(s, nil)))
+		"log in as the same user; GRANT CONNECTION ADMIN ON *.* to the user of this " +
+		"resource"}, findingsText(killFinding(s, nil)))
 	require.Equal(t, []string{"CONNECTION ADMIN: granted"},
 		findingsText(killFinding(s, [][]string{{"GRANT ALL PRIVILEGES ON *.* TO `app`@`%`"}})))
 }

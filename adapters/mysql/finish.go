@@ -58,16 +58,13 @@ type finisher struct {
 }
 
 var (
-	errHeld = errors.New("its session is alive or about to end, and nobody knows which one it is: wait until the " +
-		"server ends it, " +
-		"or find it in the process list and KILL it; then try again")
-	errAlive = errors.New("a session that is said to hold it is alive, and nothing proves that it does, so it is " +
-		"not ended: " +
-		"wait until it ends, or look what it does and KILL it; then try again")
-	errHidden = errors.New("its marker is written and not committed, but XA RECOVER does not list it: either " +
-		"another session is finishing it now, " +
-		"or the server hides it, and then a restart of the server brings it back; try again")
-	errStillListed = errors.New("the server said that it is finished, and lists it again: try again")
+	errHeld = errors.New("its session is alive or about to end, and nothing says which one it is: wait until the " +
+		"server ends it, or find it in the process list and KILL it; then try again")
+	errAlive = errors.New("a session that is said to hold it is alive, but nothing proves that it does, so it is " +
+		"left alone: wait until it ends, or see what it is doing and KILL it; then try again")
+	errHidden = errors.New("its marker is written but not committed, and XA RECOVER does not list it: either " +
+		"another session is finishing it now, or the server hides it until it is restarted; try again")
+	errStillListed = errors.New("the server said that it was finished, but lists it again: try again")
 )
 
 func (f *finisher) run(ctx context.Context) (txn.Finish, error) {

@@ -305,5 +305,5 @@ func (s *session) undid(err error) bool {
 	return isCode(err, codeDeadlock, codeRolledBack, codeRolledBackTimeout, codeRolledBackDeadlock)
 }
 
-var errEnds = errors.New("inside a branch there is no DDL, BEGIN, COMMIT, ROLLBACK or LOCK TABLES: run them " +
+var errEnds = errors.New("DDL, BEGIN, COMMIT, ROLLBACK and LOCK TABLES are not allowed inside a branch: run them " +
 	"outside, and let the global transaction end the branch")

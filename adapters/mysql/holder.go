@@ -100,7 +100,7 @@ func (h holder) alive(ctx context.Context, c *sql.Conn, s server) (bool, error) 
 	case isCode(err, codeUnknownThread):
 		return false, nil
 	case err != nil && !answered:
-		return false, fmt.Errorf("ask for session %d: %w", h.connection, err)
+		return false, fmt.Errorf("look up session %d: %w", h.connection, err)
 	}
 	return true, nil
 }

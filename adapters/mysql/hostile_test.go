@@ -268,7 +268,7 @@ func TestTheSmallestGrantsAreEnough(t *testing.T) {
 		report, err := rec.Check(w.ctx)
 		require.NoError(t, err)
 		require.True(t, report.OK(), "%+v", report.Findings)
-		require.Contains(t, fmt.Sprint(report.Findings), "not found, they last until a lock time-out",
+		require.Contains(t, fmt.Sprint(report.Findings), "not found, they last until a lock timeout",
 			"what finds deadlocks is not needed for anything else")
 		require.Equal(t, "done", w.finish(rec, txn.Commit, x, b).String())
 		require.Equal(t, "done", w.finish(rec, txn.Abort, y, branchOne).String())

@@ -30,7 +30,7 @@ type rawConn interface {
 func asRaw(c driver.Conn) (rawConn, error) {
 	raw, ok := c.(rawConn)
 	if !ok {
-		return nil, fmt.Errorf("the driver's %T takes no contexts: use a connector of go-sql-driver/mysql", c)
+		return nil, fmt.Errorf("the driver's %T does not accept contexts: use a connector of go-sql-driver/mysql", c)
 	}
 	return raw, nil
 }
@@ -299,7 +299,7 @@ func (l *link) endedByOthers(ctx context.Context) (bool, error) {
 	for _, row := range rows {
 		one, err := strconv.ParseInt(row[1], 10, 64)
 		if err != nil {
-			return false, fmt.Errorf("count the XA statements of the session: %s is no number", row[0])
+			return false, fmt.Errorf("count the XA statements of the session: %s is not a number", row[0])
 		}
 		n += one
 	}
@@ -320,7 +320,7 @@ func (l *link) countChanges(ctx context.Context) (changes, error) {
 	for _, row := range rows {
 		n, err := strconv.ParseInt(row[1], 10, 64)
 		if err != nil {
-			return changes{}, fmt.Errorf("count the rows that were written: %s is no number", row[0])
+			return changes{}, fmt.Errorf("count the rows that were written: %s is not a number", row[0])
 		}
 		switch strings.ToLower(row[0]) {
 		case "uptime":

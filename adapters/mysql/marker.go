@@ -129,12 +129,12 @@ func addSiblings(s server) string {
 }
 
 func markerOld(s server, err error) error {
-	return fmt.Errorf("the table for the evidence of branches is that of an older version: let an administrator "+
+	return fmt.Errorf("the table for the evidence of branches comes from an older version: have an administrator "+
 		"run:\n%s;\n(%w)", addSiblings(s), err)
 }
 
 func markerMissing(s server, err error) error {
-	return fmt.Errorf("no table for the evidence of branches: let an administrator run, in database %s, the "+
+	return fmt.Errorf("no table for the evidence of branches: have an administrator run, in database %s, the "+
 		"following, and GRANT SELECT, INSERT, DELETE on it to the users of this resource:\n%s;\n(%w)", s.database,
 		CreateMarkerTable, err)
 }
@@ -367,7 +367,7 @@ func (r *Resource) raise(ctx context.Context, c *sql.Conn, s server, id txn.Clus
 		return txn.HighWater{}, err
 	}
 	if len(rows) != 1 || rows[0][0] != "1" {
-		return txn.HighWater{}, errors.New("another node is at it: try again")
+		return txn.HighWater{}, errors.New("another node is doing this: try again")
 	}
 	defer c.ExecContext(context.WithoutCancel(ctx), "DO RELEASE_LOCK('"+waterLock+"')") //nolint:errcheck // it goes with the session
 	has, err := r.compareHighWater(ctx, c, s, id)

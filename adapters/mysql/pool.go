@@ -76,8 +76,8 @@ func (p *pool) take(ctx context.Context, r *Resource) (*link, error) {
 		case <-time.After(crowdedPause):
 		case <-ctx.Done():
 			p.slots <- struct{}{}
-			return nil, fmt.Errorf("%w: the server of %s has no room for one more: raise max_connections there, or "+
-				"lower MaxOpen; %w", ErrPoolBusy, r.name, err)
+			return nil, fmt.Errorf("%w: the server of %s accepts no more connections: raise max_connections there, "+
+				"or lower MaxOpen; %w", ErrPoolBusy, r.name, err)
 		}
 	}
 }

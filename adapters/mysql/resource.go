@@ -275,7 +275,7 @@ type TxOptions struct {
 	LockTimeout time.Duration // in whole seconds, rounded up; zero: that of the resource
 }
 
-var errLateOptions = errors.New("the branch has options or has run statements already: give the options with the " +
+var errLateOptions = errors.New("the branch already has options or has run statements: give the options with the " +
 	"first call of TxWith")
 
 // check tells whether the servers know what is wished for.
@@ -288,7 +288,7 @@ func (o TxOptions) check() error {
 			"serializable", o.Isolation)
 	}
 	if o.LockTimeout < 0 {
-		return fmt.Errorf("a lock time-out of %s is none: give one of at least a second", o.LockTimeout)
+		return fmt.Errorf("a lock timeout of %s is negative: give one of at least a second", o.LockTimeout)
 	}
 	return nil
 }

@@ -294,7 +294,7 @@ var waitsStories = []story{
 			cfg.User, cfg.Passwd = "blind", "blind"
 			blind := w.openAs(cfg.FormatDSN(), Options{})
 			_, err = blind.Waits(w.ctx, time.Second)
-			require.ErrorContains(t, err, "list who waits at db: ")
+			require.ErrorContains(t, err, "list lock waits at db: ")
 			report, err := blind.Check(w.ctx)
 			require.NoError(t, err)
 			find := func(report adapters.Report) adapters.Finding {
@@ -304,7 +304,7 @@ var waitsStories = []story{
 			}
 			f := find(report)
 			require.False(t, f.Problem)
-			require.Contains(t, f.Detail, "not found, they last until a lock time-out: ")
+			require.Contains(t, f.Detail, "not found, they last until a lock timeout: ")
 			require.Contains(t, f.Fix, "GRANT PROCESS ON *.* to the user of this resource")
 			w.run("", "GRANT PROCESS ON *.* TO blind")
 			if strings.Contains(f.Fix, "performance_schema") {

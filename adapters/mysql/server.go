@@ -114,8 +114,8 @@ func askServer(ctx context.Context, q rowsOf) (server, error) {
 		s.name = s.mariaName()
 	}
 	if s.flavor == flavorMySQL && s.variables["server_uuid"] == "" {
-		return server{}, fmt.Errorf("the server (version %s) has no server_uuid: it is neither MySQL 8.0.29 nor "+
-			"MariaDB 10.5 or newer", s.version)
+		return server{}, fmt.Errorf("the server (version %s) has no server_uuid: use MySQL 8.0.29 or MariaDB 10.5, "+
+			"or newer", s.version)
 	}
 	rows, err = q(ctx, "SELECT CONNECTION_ID(), IFNULL(DATABASE(), ''), UNIX_TIMESTAMP() - VARIABLE_VALUE FROM "+status+
 		" WHERE VARIABLE_NAME = 'UPTIME'")
@@ -123,15 +123,15 @@ func askServer(ctx context.Context, q rowsOf) (server, error) {
 		return server{}, fmt.Errorf("ask the server for its start: %w", err)
 	}
 	if len(rows) != 1 || len(rows[0]) != 3 {
-		return server{}, errors.New("the server does not tell its uptime")
+		return server{}, errors.New("the server does not report its uptime")
 	}
 	start, err := strconv.ParseFloat(rows[0][2], 64)
 	if err != nil {
-		return server{}, errors.New("the server does not tell its uptime in seconds")
+		return server{}, errors.New("the server does not report its uptime in seconds")
 	}
 	s.start, s.database = int64(start), rows[0][1]
 	if s.connection, err = strconv.ParseUint(rows[0][0], 10, 64); err != nil {
-		return server{}, errors.New("the server does not tell the connection id as a number")
+		return server{}, errors.New("the server does not report the connection id as a number")
 	}
 	return s, nil
 }

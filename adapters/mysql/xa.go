@@ -100,15 +100,15 @@ func advise(err error) error {
 		step = `GRANT CONNECTION_ADMIN ON *.* (MariaDB: CONNECTION ADMIN) to the user of this resource, or end the ` +
 			`session yourself with KILL`
 	case codeLockWaitTimeout:
-		step = "somebody holds the lock for long: look at the process list and at \"concord recover\" for branches " +
-			"in doubt, then try again"
+		step = "somebody has held the lock for too long: check the process list, and \"concord recover\" for " +
+			"branches in doubt, then try again"
 	case codeDeadlock:
 		step = "the server chose this transaction to end a deadlock: run it again"
 	case codeReadOnly, codeReadOnlyMode:
 		step = "the server is read-only: point the resource at the primary, or switch read_only off; MariaDB lets " +
 			"READ_ONLY ADMIN finish branches"
 	case codeRMError:
-		step = "MySQL: GRANT XA_RECOVER_ADMIN ON *.* to the user of this resource; if it has that, look into the " +
+		step = "MySQL: GRANT XA_RECOVER_ADMIN ON *.* to the user of this resource; if it has that already, see the " +
 			"server's log"
 	case codeDuplicate:
 		step = "the name is in use: begin a new transaction"

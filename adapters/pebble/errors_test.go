@@ -95,7 +95,7 @@ var messages = []struct {
 		return err
 	}, "commit XID: the branch is not prepared yet: its session must vote first"},
 	{"evidence", func(_ context.Context, b *branchOf) error { return b.r.Validate(txn.Branch{Evidence: "x"}) },
-		"evidence or holder is not of a Pebble store: run the newest version of concord on all nodes"},
+		"the evidence or the holder is not that of a Pebble store: run the newest version of concord on all nodes"},
 	{"a branch of a closed store", closed(func(ctx context.Context, b *branchOf) error {
 		_,
 			err := b.r.Open(ctx, b.x)
@@ -150,14 +150,15 @@ func TestWhatErrorsSay(t *testing.T) {
 	r, err := Open("ledger", dir)
 	require.NoError(t, err)
 	_, err = Open("ledger", dir)
-	rows = append(rows, fmt.Sprintf("resource ledger: open the store %s: lock held by current process; one process "+
-		"at a time can have it", dir))
+	rows = append(rows, fmt.Sprintf("resource ledger: open the store %s: lock held by current process; only one "+
+		"process at a time can open it", dir))
 	require.EqualError(t, err, rows[len(rows)-1])
 	require.NoError(t, r.Close())
 	file := filepath.Join(dir, "file")
 	require.NoError(t, os.WriteFile(file, nil, 0o600))
 	_, err = Open("ledger", file)
-	rows = append(rows, fmt.Sprintf("resource ledger: make the store: mkdir %s: not a directory; name another directory",
+	rows = append(rows, fmt.Sprintf("resource ledger: create the store: mkdir %s: not a directory; name another "+
+		"directory",
 		file))
 	require.EqualError(t, err, rows[len(rows)-1])
 	said.Check(t, rows, withoutRow)

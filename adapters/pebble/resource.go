@@ -40,14 +40,15 @@ func New(name string, db *pebble.DB) (*Resource, error) {
 // What it makes is for the owner of the process alone: an engine leaves that to others.
 func Open(name, dir string) (*Resource, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return nil, fmt.Errorf("resource %s: make the store: %w; name another directory", name, err)
+		return nil, fmt.Errorf("resource %s: create the store: %w; name another directory", name, err)
 	}
 	db, err := pebble.Open(dir, &pebble.Options{
 		FormatMajorVersion: pebble.FormatNewest,
 		Logger:             engineLog{slog.Default().With("resource", name)},
 	})
 	if err != nil {
-		return nil, fmt.Errorf("resource %s: open the store %s: %w; one process at a time can have it", name, dir, err)
+		return nil, fmt.Errorf("resource %s: open the store %s: %w; only one process at a time can open "+
+			"it", name, dir, err)
 	}
 	s, err := newStore(db, true)
 	if err != nil {
@@ -63,15 +64,15 @@ type engineLog struct{ log *slog.Logger }
 func (l engineLog) Infof(string, ...any) {}
 
 func (l engineLog) Errorf(format string, args ...any) {
-	l.log.Error("store error", "error", fmt.Sprintf(format, args...))
+	l.log.Error("store error", "err", fmt.Sprintf(format, args...))
 }
 
 // Fatalf ends the process, as Pebble asks: nobody knows what the disk holds after a
 // failed write.
 func (l engineLog) Fatalf(format string, args ...any) {
-	l.log.Error("the store cannot be written, the process ends; check free space and health of the disk, then start "+
-		"again",
-		"error", fmt.Sprintf(format, args...))
+	l.log.Error("the store cannot be written, so the process exits: check the disk's free space and its health, "+
+		"then start again",
+		"err", fmt.Sprintf(format, args...))
 	os.Exit(1)
 }
 
@@ -201,7 +202,8 @@ const markerEvidence = "marker"
 // Validate implements adapters.Resource. Branches here have no holder that matters.
 func (r *Resource) Validate(b txn.Branch) error {
 	if b.Evidence != "" && b.Evidence != markerEvidence || b.Holder != "" {
-		return errors.New("evidence or holder is not of a Pebble store: run the newest version of concord on all nodes")
+		return errors.New("the evidence or the holder is not that of a Pebble store: run the newest version of " +
+			"concord on all nodes")
 	}
 	return nil
 }

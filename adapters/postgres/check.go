@@ -162,10 +162,10 @@ func (s state) findings() []adapters.Finding {
 		s.privileges(),
 		s.evidence(),
 		finding("ending sessions of others",
-			choose(s.maySignal, "allowed", fmt.Sprintf("%s may end sessions of its own roles only", s.login)), false,
+			choose(s.maySignal, "allowed", fmt.Sprintf("%s may end only sessions of its own roles", s.login)), false,
 			choose(s.maySignal, "", "GRANT pg_signal_backend TO "+identifier(s.login))),
-		finding("deadlocks with other databases", choose(s.mayWatch, "found", fmt.Sprintf("found only among sessions "+
-			"of %s's own roles: others of them last until a lock time-out", s.login)), false,
+		finding("deadlocks with other databases", choose(s.mayWatch, "found", fmt.Sprintf("found only among "+
+			"sessions of %s's own roles: others last until a lock timeout", s.login)), false,
 			choose(s.mayWatch, "", "GRANT pg_read_all_stats TO "+identifier(s.login))),
 		hint("oldest prepared branch", s.oldest().String(), s.oldest() > forgottenAfter,
 			"see what it waits for with \"concord recover\""),
@@ -181,7 +181,8 @@ func (s state) findings() []adapters.Finding {
 func (s state) evidence() adapters.Finding {
 	switch {
 	case s.marker == nil:
-		return adapters.Finding{What: markerTable, Detail: "not there yet: the first branch makes it, if its role may",
+		return adapters.Finding{What: markerTable, Detail: "missing: the first branch creates it, if its role is " +
+			"allowed to",
 			Fix: CreateMarkerTable}
 	case !*s.marker:
 		return adapters.Finding{What: markerTable, Detail: s.login + " may not read and remove the markers of branches",
@@ -219,17 +220,17 @@ func (s state) privileges() adapters.Finding {
 		fixes = append(fixes, "if these are roles of your applications")
 	}
 	if len(s.mighty) > 0 {
-		details = append(details, fmt.Sprintf("branches are prepared by %s, who may do everything",
+		details = append(details, fmt.Sprintf("branches are prepared by %s, who may do anything",
 			strings.Join(s.mighty, ", ")))
-		fixes = append(fixes, "let applications use roles of their own that are no superusers, and end what is "+
-			"prepared by hand")
+		fixes = append(fixes, "give applications roles of their own that are not superusers, and end by hand what "+
+			"is prepared")
 	}
 	if s.gone > 0 {
-		details = append(details, fmt.Sprintf("%d branches belong to roles that are there no more", s.gone))
+		details = append(details, fmt.Sprintf("%d branches belong to roles that no longer exist", s.gone))
 		fixes = append(fixes, "end those by hand")
 	}
 	if len(details) == 0 {
-		return adapters.Finding{What: what, Detail: s.login + " may finish all that is prepared now"}
+		return adapters.Finding{What: what, Detail: s.login + " may finish everything that is prepared now"}
 	}
 	return adapters.Finding{What: what, Detail: strings.Join(details, "; "), Fix: strings.Join(fixes, "; ")}
 }
@@ -395,7 +396,7 @@ func (r *Resource) Waits(ctx context.Context, longer time.Duration) (list []adap
 		}
 		return rows.Err()
 	})
-	return list, r.explain(asking, "list who waits", err)
+	return list, r.explain(asking, "list lock waits", err)
 }
 
 func sessionName(pid int32, user, database string) string {

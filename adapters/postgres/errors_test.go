@@ -66,7 +66,7 @@ func wishing(o TxOptions, before ...string) func(*bank) error {
 }
 
 const (
-	runThis = "let an administrator of the database run:\n" + CreateMarkerTable + ";\n" + markerGrants +
+	runThis = "have an administrator of the database run:\n" + CreateMarkerTable + ";\n" + markerGrants +
 		"\nfor the roles of the application and of the coordinators"
 	answered = `postgres "bank": prepare: ERROR: no (SQLSTATE `
 	hasEnded = "a statement of the application ended the transaction of the branch: leave COMMIT, ROLLBACK and " +
@@ -110,7 +110,7 @@ var messages = []message{
 	{"anything else", explained(asking, "23505"), answered + "23505)"},
 
 	{"a dsn", func(b *bank) error { _, err := Open(b.ctx, "bank", "postgres://app:s3cr3t%zz@db"); return err },
-		`postgres "bank": the dsn cannot be read (it is not shown, as it may hold a password): write it as ` +
+		`postgres "bank": the dsn cannot be parsed (it is not shown, because it may contain a password): write it as ` +
 			`postgres://user@host:5432/database`},
 	{"a branch of another kind", func(b *bank) error { _, err := b.Tx(b.ctx, adaptertest.Enlisted(nil)); return err },
 		`postgres "bank": the branch of that name belongs to another kind of resource: give each resource a name of ` +
@@ -131,7 +131,7 @@ var messages = []message{
 		`postgres "bank": set options of XID: isolation level "chaos" is none of PostgreSQL's: use the constants of ` +
 			`pgx, such as pgx.Serializable`},
 	{"late options", wishing(TxOptions{ReadOnly: true}, "select 1"),
-		`postgres "bank": set options of XID: the branch has run statements already: give the options with the ` +
+		`postgres "bank": set options of XID: the branch has already run statements: give the options with the ` +
 			`first call of TxWith`},
 	{"copy through a statement", func(b *bank) error { return do(b.ctx, b.begin(newXID()), "copy account from stdin") },
 		`postgres "bank": COPY FROM STDIN waits for data that nobody sends: use CopyFrom of the pgx.Tx that ` +
@@ -139,14 +139,14 @@ var messages = []message{
 	{"a named argument", func(b *bank) error {
 		_, err := sqlOf(b, b.begin(newXID())).Exec("select $1", sql.Named("k", 1))
 		return err
-	}, `sql: converting argument with name "k" type: postgres "bank": argument "k" has a name, and PostgreSQL ` +
-		`counts arguments: write $1`},
+	}, `sql: converting argument with name "k" type: postgres "bank": argument "k" is named, but PostgreSQL ` +
+		`numbers its arguments: write $1`},
 	{"a named argument, ignored", voted(func(b *bank, s *session) {
 		_,
 			_ = sqlOf(b, s).Exec("select $1", sql.Named("k", 1))
 	}),
 		`postgres "bank": prepare XID: a statement was never sent; your closure ignored this error: argument "k" ` +
-			`has a name, and PostgreSQL counts arguments: write $1`},
+			`is named, but PostgreSQL numbers its arguments: write $1`},
 	{"a time that Go has not got", func(b *bank) error {
 		return sqlOf(b, b.begin(newXID())).QueryRow("select 'infinity'::timestamptz").Scan(new(time.Time))
 	}, `column "timestamptz": cannot scan Infinity into *time.Time`},
@@ -214,8 +214,8 @@ var messages = []message{
 		return err
 	}, "the branch is not listed, its transaction is still running and its session is not known: try again"},
 	{"a session behind a pooler", func(b *bank) error { return b.endOwn(b.ctx, newXID(), holder{}) },
-		"the connection broke, and behind a pooler its session cannot be named; the orphan scan will look for the " +
-			"branch"},
+		"the connection broke, and behind a pooler its session cannot be identified; the orphan scan will look for " +
+			"the branch"},
 	{"COMMIT by the application", voted(func(b *bank, s *session) { b.do(s, "select 1"); _ = do(b.ctx, s, "commit") }),
 		`postgres "bank": prepare XID: ` + hasEnded + ": " + adapters.ErrTorn.Error() +
 			": the application's own statements may have committed what the branch did before: look at the data " +
@@ -227,7 +227,7 @@ var messages = []message{
 		b.do(s, "reset all")
 	}), `postgres "bank": prepare XID: the transaction is not the one that the branch began: the application ended ` +
 		`that one (ROLLBACK AND CHAIN does) ` +
-		"or took away its settings (RESET ALL does): leave COMMIT, ROLLBACK and PREPARE TRANSACTION to concord"},
+		"or reset its settings (RESET ALL does): leave COMMIT, ROLLBACK and PREPARE TRANSACTION to concord"},
 	{"a second statement at once", func(b *bank) error {
 		s := b.begin(newXID())
 		tx := handleOf(b, s)
@@ -326,7 +326,7 @@ var messages = []message{
 		require.Equal(b, txn.Done, found)
 		return s.Rollback(b.ctx)
 	}, `postgres "bank": roll back XID: ` + adapters.ErrTorn.Error() +
-		`: it is committed; ask "concord tx get GID" who decided so`},
+		`: it was committed; "concord tx get GID" shows who decided that`},
 }
 
 // withoutRow are the texts that no row of the table has.
@@ -334,19 +334,19 @@ var withoutRow = map[string]string{
 	"this server is a standby and lists nothing: point the resource at the primary": "wants a standby",
 	"postgres %q: open: %w; check the pool settings in the dsn": "pgx finds that when it reads " +
 		"the dsn",
-	"PostgreSQL answered %q":                  surprise,
-	"pg_xact_status answered %q":              surprise,
-	"%d answers to one statement":             surprise,
-	"%d rows instead of a transaction number": surprise,
-	"postgres %q: work in %s: %w":             "a *sql.DB over a branch opens nothing that could fail",
-	"this driver is called with a context":    "database/sql does not call without",
+	"PostgreSQL answered %q":                    surprise,
+	"pg_xact_status answered %q":                surprise,
+	"%d answers to one statement":               surprise,
+	"%d rows instead of a transaction number":   surprise,
+	"postgres %q: work in %s: %w":               "a *sql.DB over a branch opens nothing that could fail",
+	"this driver must be called with a context": "database/sql does not call without",
 	"the batch is closed already": "what pgx says: a handle takes it for no error, or has it from the " +
 		"application",
-	"end the session of the branch: %w":                                                                 timing,
-	"the session of the branch (process %d) was told to end and is still there: try again":              timing,
-	"a call of the application does not come back: end what it waits for, such as the source of a COPY": timing,
-	"nobody can tell whether it is committed":                                                           timing,
-	"%w; and it is not sure that nothing is left of it, which the orphan scan will see to: %w":          timing,
+	"end the session of the branch: %w":                                                                  timing,
+	"the session of the branch (process %d) was told to end and is still there: try again":               timing,
+	"a call of the application does not return: end whatever it waits for, such as the source of a COPY": timing,
+	"nobody can tell whether it is committed":                                                            timing,
+	"%w; and something of it may be left, which the orphan scan will end: %w":                            timing,
 }
 
 // Why a text has no row.
@@ -398,14 +398,15 @@ func TestWhatFindingsSay(t *testing.T) {
 		{"fit", state{number: 170000, version: "17.0", fsync: true, allowed: 200, login: "app", marker: &yes, mayMark: true,
 			maySignal: true, mayWatch: true, noticesLostPeer: true, now: now}, []string{
 			"version: 17.0", "role of the server: primary", "fsync: on", "max_prepared_transactions: 0 of 200 in use",
-			"finishing branches of other roles: app may finish all that is prepared now", "concord.branch: there",
+			"finishing branches of other roles: app may finish everything that is prepared " +
+				"now", "concord.branch: there",
 			"ending sessions of others: allowed", "deadlocks with other databases: found",
 			"oldest prepared branch: 0s", "oldest prepared transaction of the server: 0 transactions ago",
 			"lost clients: noticed while a statement runs"}},
 		{"fit, but for a row of its own", state{number: 170000, version: "17.0", fsync: true, allowed: 200, login: "app",
 			marker: &yes, maySignal: true, mayWatch: true, noticesLostPeer: true, now: now}, []string{
 			"version: 17.0", "role of the server: primary", "fsync: on", "max_prepared_transactions: 0 of 200 in use",
-			"finishing branches of other roles: app may finish all that is prepared now",
+			"finishing branches of other roles: app may finish everything that is prepared now",
 			"concord.branch: there; app may not write its own row in it, so a database that was set back would not be " +
 				`recognised; GRANT INSERT ON concord.branch TO "app"`,
 			"ending sessions of others: allowed", "deadlocks with other databases: found",
@@ -419,16 +420,15 @@ func TestWhatFindingsSay(t *testing.T) {
 			"PROBLEM fsync: off: a prepared branch does not survive a crash; set fsync = on and restart",
 			"PROBLEM max_prepared_transactions: 0: prepared transactions are disabled; set " +
 				"max_prepared_transactions = 200 (at least the sum of all pools) and restart",
-			"finishing branches of other roles: app is not a member of shop; branches are prepared by postgres, who " +
-				"may do everything; 2 branches belong to roles that are there no more; " +
-				`GRANT "shop" TO "app"; if these are roles of your applications; ` +
-				"let applications use roles of their own that are no superusers, and end what is prepared by hand; " +
-				"end those by hand",
+			`finishing branches of other roles: app is not a member of shop; branches are prepared by postgres, ` +
+				`who may do anything; 2 branches belong to roles that no longer exist; GRANT "shop" TO "app"; if ` +
+				`these are roles of your applications; give applications roles of their own that are not ` +
+				`superusers, and end by hand what is prepared; end those by hand`,
 			`PROBLEM concord.branch: app may not read and remove the markers of branches; GRANT USAGE ON SCHEMA ` +
 				`concord TO "app"; GRANT SELECT, DELETE ON concord.branch TO "app"`,
-			`ending sessions of others: app may end sessions of its own roles only; GRANT pg_signal_backend TO "app"`,
-			`deadlocks with other databases: found only among sessions of app's own roles: others of them last until ` +
-				`a lock time-out; GRANT pg_read_all_stats TO "app"`,
+			`ending sessions of others: app may end only sessions of its own roles; GRANT pg_signal_backend TO "app"`,
+			`deadlocks with other databases: found only among sessions of app's own roles: others last until ` +
+				`a lock timeout; GRANT pg_read_all_stats TO "app"`,
 			`oldest prepared branch: 1h0m0s; see what it waits for with "concord recover"`,
 			"oldest prepared transaction of the server: 200000000 transactions ago; end it: it holds back vacuum " +
 				"for the whole server (select * from pg_prepared_xacts order by prepared)",
@@ -438,11 +438,11 @@ func TestWhatFindingsSay(t *testing.T) {
 			"version: 17.0", "role of the server: primary", "fsync: on",
 			`max_prepared_transactions: 2 of 2 in use; set max_prepared_transactions = 200 (at least the sum of all ` +
 				`pools) and restart, and look for forgotten branches with "concord recover"`,
-			"finishing branches of other roles: app may finish all that is prepared now",
-			"concord.branch: not there yet: the first branch makes it, if its role may; " + CreateMarkerTable,
+			"finishing branches of other roles: app may finish everything that is prepared now",
+			"concord.branch: missing: the first branch creates it, if its role is allowed to; " + CreateMarkerTable,
 			"ending sessions of others: allowed",
-			`deadlocks with other databases: found only among sessions of app's own roles: others of them last until ` +
-				`a lock time-out; GRANT pg_read_all_stats TO "app"`,
+			`deadlocks with other databases: found only among sessions of app's own roles: others last until ` +
+				`a lock timeout; GRANT pg_read_all_stats TO "app"`,
 			"oldest prepared branch: 0s", "oldest prepared transaction of the server: 0 transactions ago",
 			"lost clients: noticed while a statement runs"}},
 	} {

@@ -72,7 +72,7 @@ func nextStep(op operation, err error) string {
 	voting := op == preparing || op == committing
 	switch {
 	case errors.Is(err, errMarker):
-		return "let an administrator of the database run:\n" + CreateMarkerTable + ";\n" + markerGrants +
+		return "have an administrator of the database run:\n" + CreateMarkerTable + ";\n" + markerGrants +
 			"\nfor the roles of the application and of the coordinators"
 	case voting && (code == "40001" || code == "40P01" || code == "55P03"):
 		return "run the global transaction again"

@@ -28,7 +28,7 @@ var (
 	errEnded = errors.New("a statement of the application ended the transaction of the branch: leave COMMIT, " +
 		"ROLLBACK and PREPARE TRANSACTION to concord")
 	errReplaced = errors.New("the transaction is not the one that the branch began: the application ended that one " +
-		"(ROLLBACK AND CHAIN does) or took away its settings (RESET ALL does): leave COMMIT, ROLLBACK and PREPARE " +
+		"(ROLLBACK AND CHAIN does) or reset its settings (RESET ALL does): leave COMMIT, ROLLBACK and PREPARE " +
 		"TRANSACTION to concord")
 )
 

@@ -106,8 +106,8 @@ func abortAgain(ctx context.Context, conn *pgx.Conn, x txn.XID, b txn.Branch, wh
 // prepared. nil says that nothing of it is left.
 func (r *Resource) endOwn(ctx context.Context, x txn.XID, h holder) error {
 	if h.pid == 0 {
-		return errors.New("the connection broke, and behind a pooler its session cannot be named; the orphan scan " +
-			"will look for the branch")
+		return errors.New("the connection broke, and behind a pooler its session cannot be identified; the orphan " +
+			"scan will look for the branch")
 	}
 	err := r.with(ctx, func(conn *pgx.Conn) error {
 		if _, err := fence(ctx, conn, h, proof{own: true}); err != nil {

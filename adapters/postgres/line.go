@@ -125,8 +125,8 @@ var (
 		"the branch before you return")
 	errUnread = errors.New("a result is still open: close Rows, BatchResults and the like before the commit")
 	// errStuck: the call waits for the application itself, such as the source of a COPY.
-	errStuck = errors.New("a call of the application does not come back: end what it waits for, such as the source " +
-		"of a COPY")
+	errStuck = errors.New("a call of the application does not return: end whatever it waits for, such as the " +
+		"source of a COPY")
 )
 
 // seize makes the connection that of whoever ends the branch, which is not working any

@@ -318,7 +318,7 @@ func TestASessionThatCouldNotBeEndedIsEndedLater(t *testing.T) {
 	away.Store(true)
 	vote, branch, err := s.Prepare(b.ctx)
 	require.Equal(t, txn.VoteNo, vote)
-	require.ErrorContains(t, err, "it is not sure that nothing is left")
+	require.ErrorContains(t, err, "something of it may be left")
 	require.Error(t, <-answer)
 	pid := int32(s.server.holder.pid)
 	require.Equal(t, 1, b.count("select count(*) from pg_stat_activity where pid = $1", pid))

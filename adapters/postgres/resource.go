@@ -75,8 +75,8 @@ func Open(ctx context.Context, name, dsn string) (*Resource, error) {
 	config, err := pgxpool.ParseConfig(dsn)
 	if err != nil {
 		// The parser quotes what it could not read, which may be the password.
-		return nil, fmt.Errorf("postgres %q: the dsn cannot be read (it is not shown, as it may hold a password): "+
-			"write it as postgres://user@host:5432/database", name)
+		return nil, fmt.Errorf("postgres %q: the dsn cannot be parsed (it is not shown, because it may contain a "+
+			"password): write it as postgres://user@host:5432/database", name)
 	}
 	const connectTimeout, idle = 5 * time.Second, 5 * time.Minute
 	if config.ConnConfig.ConnectTimeout == 0 {

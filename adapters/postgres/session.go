@@ -157,7 +157,7 @@ func (s *session) configure(ctx context.Context, o TxOptions) error {
 	s.mu.Unlock()
 	switch {
 	case touched:
-		return errors.New("the branch has run statements already: give the options with the first call of TxWith")
+		return errors.New("the branch has already run statements: give the options with the first call of TxWith")
 	case native == nil:
 		return nil
 	}
@@ -350,7 +350,8 @@ func (s *session) Rollback(ctx context.Context) error {
 	}
 	found, err := s.finish(ctx, txn.Abort)
 	if err == nil && found == txn.Contradicted {
-		err = fmt.Errorf("%w: it is committed; ask \"concord tx get %s\" who decided so", adapters.ErrTorn, s.x.ID)
+		err = fmt.Errorf("%w: it was committed; \"concord tx get %s\" shows who decided "+
+			"that", adapters.ErrTorn, s.x.ID)
 		return s.rolledBack(s.settle(kept, err))
 	}
 	return err

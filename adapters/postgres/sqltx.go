@@ -120,7 +120,8 @@ func (c *standardConn) Close() error { return nil }
 // CheckNamedValue leaves all arguments to pgx. A statement that it refuses was wanted and never sent.
 func (c *standardConn) CheckNamedValue(v *driver.NamedValue) error {
 	if v.Name != "" {
-		return c.session.refuse(fmt.Errorf("argument %q has a name, and PostgreSQL counts arguments: write $%d", v.Name,
+		return c.session.refuse(fmt.Errorf("argument %q is named, but PostgreSQL numbers its arguments: write "+
+			"$%d", v.Name,
 			v.Ordinal))
 	}
 	return nil
@@ -206,7 +207,7 @@ func (st *standardStmt) QueryContext(ctx context.Context, args []driver.NamedVal
 	return st.conn.QueryContext(ctx, st.query, args)
 }
 
-var errNoContext = errors.New("this driver is called with a context")
+var errNoContext = errors.New("this driver must be called with a context")
 
 // Exec is not called where ExecContext is.
 func (st *standardStmt) Exec([]driver.Value) (driver.Result, error) { return nil, errNoContext }

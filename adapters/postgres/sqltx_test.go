@@ -204,7 +204,7 @@ func TestASQLTxReadsAndWritesTheTypesOfGo(t *testing.T) {
 	require.False(t, none.Valid)
 	require.Equal(t, "seven", name)
 	_, err = tx.Exec("select $1", sql.Named("k", 1))
-	require.ErrorContains(t, err, `argument "k" has a name, and PostgreSQL counts arguments: write $1`)
+	require.ErrorContains(t, err, `argument "k" is named, but PostgreSQL numbers its arguments: write $1`)
 	require.NoError(t, s.Rollback(b.ctx))
 }
 

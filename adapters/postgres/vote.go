@@ -159,7 +159,7 @@ func (s *session) voteNo(ctx context.Context, cause error) (txn.Vote, txn.Branch
 	case errors.Is(err, adapters.ErrTorn):
 		cause = fmt.Errorf("%w: %w", cause, err)
 	case err != nil:
-		cause = fmt.Errorf("%w; and it is not sure that nothing is left of it, which the orphan scan will see to: %w",
+		cause = fmt.Errorf("%w; and something of it may be left, which the orphan scan will end: %w",
 			cause, err)
 	}
 	return txn.VoteNo, branch, cause

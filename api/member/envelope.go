@@ -99,7 +99,7 @@ func message(e Envelope) *concordv1.MemberMessage {
 	case threepc.NotMember:
 		m.Kind = &concordv1.MemberMessage_NotMember{NotMember: &concordv1.NotMember{Election: election(k.Election)}}
 	default:
-		panic(fmt.Sprintf("member: %T is no message of a member", k))
+		panic(fmt.Sprintf("member: %T is not a message of a member", k))
 	}
 	return m
 }
@@ -204,8 +204,8 @@ func (p *parser) vote(at string, m *concordv1.CastVote) threepc.Vote {
 		v.Branches = nil
 	}
 	if (v.Vote == txn.VoteYes) != (len(v.Branches) > 0) {
-		p.fail(invalid(at+".branches", "are %d with the vote %v: who votes yes names its prepared branches, and "+
-			"nobody else has any", len(v.Branches), v.Vote))
+		p.fail(invalid(at+".branches", "are %d with the vote %v: an agent that votes yes names its prepared "+
+			"branches, and no other has any", len(v.Branches), v.Vote))
 	}
 	return v
 }

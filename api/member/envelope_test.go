@@ -114,9 +114,10 @@ func TestWhatNoMemberCanHaveSaidIsRefused(t *testing.T) {
 			"messages[0].to: ann talks to itself"},
 		"a journal without an agent": {one(threepc.Inquire{}),
 			func(r *concordv1.DeliverRequest) { first(r).From.Agent = "" },
-			"messages[0].from.agent: is empty, and the journal or the address is not"},
+			"messages[0].from.agent: is empty, but the journal or the address is not"},
 		"no journal": {one(threepc.Inquire{}),
-			func(r *concordv1.DeliverRequest) { first(r).From.Journal = strings.Repeat("0", 32) }, "is no journal id"},
+			func(r *concordv1.DeliverRequest) { first(r).From.Journal = strings.Repeat("0", 32) }, "is not a " +
+				"journal id"},
 		"no address": {one(threepc.PreCommit{Election: second, Members: members}), func(r *concordv1.DeliverRequest) {
 			first(r).GetPreCommit().Members[1].Addr = ""
 		}, "messages[0].members[1].addr: is empty"},
@@ -128,7 +129,7 @@ func TestWhatNoMemberCanHaveSaidIsRefused(t *testing.T) {
 			"messages[0].members[0]: the cluster comes first, and once"},
 		"a member twice": {one(threepc.PreCommit{Election: second,
 			Members: []txn.Party{{}, ann, ann}}), nil,
-			`messages[0].members[2].agent: "ann" is out of order, or twice there`},
+			`messages[0].members[2].agent: "ann" is out of order, or listed twice`},
 		"no election": {one(threepc.PreAbort{}), nil, "messages[0].election: is missing or 0"},
 		"an election that nobody came to": {one(threepc.PreAbort{Election: txn.Election{N: MaxElection + 1}}), nil,
 			"nobody has got beyond"},

@@ -134,7 +134,7 @@ func (s *Sender) run(addr string, b *box) {
 				continue
 			}
 			s.log.Debug("messages to a member of transactions were lost", "addr", addr, "messages",
-				len(r.GetMessages()), "error", err)
+				len(r.GetMessages()), "err", err)
 			select {
 			case <-time.After(pause):
 			case <-s.ctx.Done():

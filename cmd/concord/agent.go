@@ -30,24 +30,24 @@ import (
 func (c *cli) agentCommand() *cobra.Command {
 	var file string
 	cmd := &cobra.Command{
-		Use: "agent [--config FILE]", Short: "Run a participant, which holds branches for others",
+		Use: "agent [--config FILE]", Short: "Run an agent, which holds branches on behalf of others",
 		Args: terminal.NoArgs,
-		Long: "Runs an agent until it is interrupted. It stands next to its databases, opens branches in them,\n" +
+		Long: "Runs an agent until it is interrupted. It sits next to its databases, opens branches in them,\n" +
 			"executes statements, votes, and ends branches as the cluster decides: for programs in any language,\n" +
 			"over HTTP with JSON or gRPC. It keeps a journal in \"data_dir\": after a crash it finishes what was\n" +
-			"prepared as the coordinators say, and what was not is rolled back.\n\n" +
-			"Each agent has a name and a data_dir of its own. The journal must not be restored from a backup.\n" +
+			"prepared, as the coordinators decide, and rolls back the rest.\n\n" +
+			"Each agent has its own name and data_dir. The journal must not be restored from a backup.\n" +
 			"A branch that hears nothing for \"silence\" (default 1m) is rolled back; at most \"max_open\" (64)\n" +
 			"are open. \"scan\" (5s) is how often the databases are asked for prepared branches. \"advertise\" is\n" +
 			"where coordinators and other agents find this one, if not at \"listen\": in three-phase transactions\n" +
 			"they talk to each other.\n\n" +
-			"Every key can also come from the environment, which goes before the file, and some from flags,\n" +
-			"which go before both; the lists are YAML or JSON there.\n" +
+			"Every key can also be set in the environment, which overrides the file, and some by flags,\n" +
+			"which override both; there, lists are YAML or JSON.\n" +
 			"All variables: " + strings.Join(config.AgentProgram.Variables(), ", ") + ".\n\n" +
 			"Example of FILE:\n\n" + indent(config.AgentExample) + "\n\n" +
-			"Who is it?\n\n" +
-			"  curl -H 'Content-Type: application/json' -d '{}' \\\n    " +
-			"http://127.0.0.1:7430/concord.v1.ParticipantService/Describe",
+			"Ask it who it is:\n\n" +
+			"  curl -H 'Content-Type: application/json' -d '{}' \\\n" +
+			"    http://127.0.0.1:7430/concord.v1.ParticipantService/Describe",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if file == "" && os.Getenv(config.AgentProgram.Variable("resources")) == "" {
 				return terminal.Usagef("--config is missing, and %s is not set: an example is in \"concord agent "+
@@ -66,9 +66,9 @@ func (c *cli) agentCommand() *cobra.Command {
 	}
 	cmd.Flags().StringVar(&file, "config", "", "the agent's configuration file")
 	cmd.Flags().String("name", "", "the agent's name")
-	cmd.Flags().String("data-dir", "", "where the agent keeps its journal")
-	cmd.Flags().String("listen", "127.0.0.1:7430", "where the agent serves")
-	cmd.Flags().String("certs-dir", "", "where the agent's certificate and key are (\"concord cert\" makes them)")
+	cmd.Flags().String("data-dir", "", "directory of the agent's journal")
+	cmd.Flags().String("listen", "127.0.0.1:7430", "address that the agent serves at")
+	cmd.Flags().String("certs-dir", "", "directory of the agent's certificate and key (\"concord cert\" makes them)")
 	cmd.Flags().Bool("insecure", false, "serve others without asking who they are")
 	cmd.Flags().String("log-level", "info", "debug, info, warn or error")
 	cmd.Flags().String("log-format", "text", "text or json")
@@ -98,7 +98,7 @@ func runAgent(ctx context.Context, conf *config.Agent, log *slog.Logger) (err er
 	defer coordinators.Close()
 	l, err := net.Listen("tcp", conf.Listen)
 	if err != nil {
-		return fmt.Errorf("listen: %w: choose another address, or stop who uses it", err)
+		return fmt.Errorf("listen: %w: choose another address, or stop the process that uses it", err)
 	}
 	defer l.Close()
 	post := member.NewPost(doors.Keys)
@@ -112,7 +112,7 @@ func runAgent(ctx context.Context, conf *config.Agent, log *slog.Logger) (err er
 		return err
 	}
 	life := agent.Life()
-	log.Info("agent started", "name", conf.Name, "listen", l.Addr().String(), "journal", life.Journal.String(), "epoch",
+	log.Info("agent started", "name", conf.Name, "addr", l.Addr().String(), "journal", life.Journal.String(), "epoch",
 		uint32(life.Epoch), "data_dir", conf.DataDir)
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return agent.Run(ctx) })

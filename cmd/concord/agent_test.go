@@ -70,8 +70,8 @@ func agentMessages() []message {
 			file: with("127.0.0.1:7430",
 				"TAKEN")[:strings.Index(with("127.0.0.1:7430", "TAKEN"), "  - {name: billing")],
 			code: terminal.ExitFailed,
-			says: "listen: listen tcp TAKEN: bind: address already in use: choose another address, or stop who " +
-				"uses it"},
+			says: "listen: listen tcp TAKEN: bind: address already in use: choose another address, or stop the " +
+				"process that uses it"},
 	}
 	for i := range list {
 		if list[i].line == "" {

@@ -16,24 +16,25 @@ import (
 	"github.com/concordtx/concord/security"
 )
 
-const certHelp = `Makes the certificates by which the nodes, agents and clients of a cluster know each other. These
-four make all that a cluster of three on one machine needs:
+const certHelp = `Makes the certificates by which the nodes, agents and clients of a cluster identify each other.
+These four commands make all that a cluster of three nodes on one machine needs:
 
   concord cert create-ca --cluster shop
   concord cert create-node 1 2 3 --host localhost --host 127.0.0.1
   concord cert create-agent east --host localhost --host 127.0.0.1
   concord cert create-client billing-app alice
 
-Nodes and agents get the directory by "certs_dir" in their configuration, everybody else by --certs-dir
-or CONCORD_CERTS_DIR. What a client may do is said by "auth.grants" in the configuration of the nodes.
+Nodes and agents find the directory through "certs_dir" in their configuration, everybody else
+through --certs-dir or CONCORD_CERTS_DIR. "auth.grants" in the configuration of the nodes says what
+a client may do.
 
-Each machine needs ca.crt and its own pair, and no more. Whoever has ca.key can be anybody: keep
-it away from the nodes. A certificate that is made anew is taken over within seconds, without a
-restart. To change the authority, run create-ca again with another --ca-key: ca.crt then has both,
-and the old one can be removed from it when everybody has a certificate of the new one.`
+Each machine needs ca.crt and its own pair, and nothing else. Whoever has ca.key can pose as anybody:
+keep it away from the nodes. A replaced certificate takes effect within seconds, without a restart.
+To change the authority, run create-ca again with another --ca-key: ca.crt then holds both, and the
+old one can be removed from it once everybody has a certificate from the new one.`
 
-const createAllHelp = `Makes an authority and certificates unless they are there: for programs that set a
-cluster up, and may be run again.
+const createAllHelp = `Makes the authority and certificates that do not exist yet: for programs that set up a
+cluster and may be run again.
 
   concord cert create-all --cluster shop --node 1=10.0.0.1 --node 2=10.0.0.2 --node 3=10.0.0.3 \
     --agent east=10.0.0.7 --client billing-app --client alice`
@@ -74,9 +75,9 @@ func (c *cli) certCreateCA(caKey *string) *cobra.Command {
 			return nil
 		}}
 	cmd.Flags().StringVar(&cluster, "cluster", "concord",
-		"the name of the cluster: certificates of another one are not accepted")
-	cmd.Flags().DurationVar(&lifetime, "lifetime", security.AuthorityLifetime, "for how long the authority is believed")
-	cmd.Flags().BoolVar(&overwrite, "overwrite", false, "replace the key of an authority that is there")
+		"the name of the cluster: certificates of other clusters are not accepted")
+	cmd.Flags().DurationVar(&lifetime, "lifetime", security.AuthorityLifetime, "how long the authority is trusted")
+	cmd.Flags().BoolVar(&overwrite, "overwrite", false, "replace the key of an existing authority")
 	return cmd
 }
 
@@ -108,17 +109,17 @@ func (c *cli) certCreate(k security.Kind, caKey *string) *cobra.Command {
 		}}
 	if k != security.Client {
 		cmd.Flags().StringSliceVar(&hosts, "host", nil,
-			"a name or an address under which it is reached; may be given more than once")
+			"a name or an address at which it is reached; may be given more than once")
 	}
 	cmd.Flags().DurationVar(&lifetime, "lifetime", security.CertificateLifetime, "for how long it is valid")
-	cmd.Flags().BoolVar(&overwrite, "overwrite", false, "replace what is there; running processes take it over")
+	cmd.Flags().BoolVar(&overwrite, "overwrite", false, "replace an existing one; running processes pick it up")
 	return cmd
 }
 
 func (c *cli) certCreateAll(caKey *string) *cobra.Command {
 	var cluster string
 	var hosts, nodes, agents, clients []string
-	cmd := &cobra.Command{Use: "create-all", Short: "Make what is missing of a list, and leave the rest alone",
+	cmd := &cobra.Command{Use: "create-all", Short: "Make whatever is missing from a list, and leave the rest alone",
 		Args: terminal.NoArgs,
 		Long: createAllHelp,
 		RunE: func(*cobra.Command, []string) error {
@@ -154,9 +155,9 @@ func (c *cli) certCreateAll(caKey *string) *cobra.Command {
 			}
 			return nil
 		}}
-	cmd.Flags().StringVar(&cluster, "cluster", "concord", "the name of the cluster, if its authority is not there")
+	cmd.Flags().StringVar(&cluster, "cluster", "concord", "the name of the cluster, if it has no authority yet")
 	cmd.Flags().StringSliceVar(&hosts, "host", nil,
-		"a name or an address under which all nodes and agents are reached, besides their own")
+		"a name or an address at which all nodes and agents are reached, besides their own")
 	cmd.Flags().StringSliceVar(&nodes, "node", nil, "ID=HOST of a node")
 	cmd.Flags().StringSliceVar(&agents, "agent", nil, "NAME=HOST of an agent")
 	cmd.Flags().StringSliceVar(&clients, "client", nil, "NAME of a client")
@@ -165,9 +166,9 @@ func (c *cli) certCreateAll(caKey *string) *cobra.Command {
 
 func (c *cli) certRevoke(caKey *string) *cobra.Command {
 	return &cobra.Command{Use: "revoke FILE.crt...",
-		Short: "Add certificates to the list of those that are not accepted, ca.crl",
-		Long: "Adds certificates to ca.crl. Put the file beside ca.crt on each node and agent: they take it\n" +
-			"over within seconds, and close the connections of those who are on it.",
+		Short: "Add certificates to ca.crl, the list of those that are not accepted",
+		Long: "Adds certificates to ca.crl. Put the file beside ca.crt on each node and agent: they pick it\n" +
+			"up within seconds, and close the connections of everyone on it.",
 		RunE: func(cmd *cobra.Command, files []string) error {
 			if len(files) == 0 {
 				return terminal.Usagef("say which certificates: %s", cmd.UseLine())
@@ -185,7 +186,7 @@ func (c *cli) certRevoke(caKey *string) *cobra.Command {
 }
 
 func (c *cli) certLs() *cobra.Command {
-	return &cobra.Command{Use: "ls", Short: "Show the certificates of a directory", Args: terminal.NoArgs,
+	return &cobra.Command{Use: "ls", Short: "Show the certificates in a directory", Args: terminal.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
 			list, err := c.dir().List()
 			if err != nil {

@@ -13,17 +13,17 @@ import (
 func (c *cli) demoCommand() *cobra.Command {
 	var o demo.Options
 	cmd := &cobra.Command{
-		Use: "demo", Short: "Three nodes, three banks, money on the move and leaders that die, in one process",
+		Use: "demo", Short: "Run three nodes and three banks, move money and kill leaders, in one process",
 		Args: terminal.NoArgs,
-		Long: "Starts three coordinator nodes in this process, moves money between banks by transactions over\n" +
+		Long: "Starts three coordinator nodes in this process, moves money between banks in transactions over\n" +
 			"two of them, stops the leader without warning now and then, and checks at the end that no money\n" +
-			"was made or lost and nothing is in doubt. The banks are embedded key-value stores in a temporary\n" +
-			"folder, or with --config the databases under \"resources\" in FILE, where a table\n" +
-			"concord_demo_account is made.\n\n" +
+			"was created or lost and nothing is in doubt. The banks are embedded key-value stores in a temporary\n" +
+			"directory or, with --config, the databases under \"resources\" in FILE, where a table\n" +
+			"concord_demo_account is created.\n\n" +
 			"With --protocol each bank is behind an agent of its own. With --kill-coordinators all nodes die\n" +
-			"together, once, in place of leaders: in three phases the agents finish what they voted for among\n" +
-			"themselves, in two it stays in doubt until the nodes are back. Exit code 0 only if the sum is right " +
-			"and nothing is in doubt.",
+			"together, once, instead of leaders: in three phases the agents finish what they voted for among\n" +
+			"themselves, in two it stays in doubt until the nodes are back. The exit code is 0 only if the sum\n" +
+			"is right and nothing is in doubt.",
 		Example: "  concord demo\n  concord demo --protocol three_phase --kill-coordinators\n  concord demo " +
 			"--transfers 20000 --workers 32 --kill-leader 5 -o json",
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -38,7 +38,7 @@ func (c *cli) demoCommand() *cobra.Command {
 				return terminal.Usagef("--protocol is for banks behind agents of this process, and --config for " +
 					"databases that it reaches itself: leave one of them out")
 			case o.KillCoordinators && o.Protocol == "":
-				return terminal.Usagef("--kill-coordinators shows what agents do: say --protocol %s or %s, too",
+				return terminal.Usagef("--kill-coordinators shows what agents do: add --protocol %s or %s, too",
 					concord.ThreePhase, concord.TwoPhase)
 			}
 			o.In, o.Out, o.Err, o.Screen, o.JSON = c.in, c.out, c.err, c.screen, c.output == "json"
@@ -51,7 +51,7 @@ func (c *cli) demoCommand() *cobra.Command {
 	cmd.Flags().StringVar(&o.Protocol, "protocol", "",
 		"put the banks behind agents, and decide in two_phase or three_phase")
 	cmd.Flags().BoolVar(&o.KillCoordinators, "kill-coordinators", false,
-		"stop all nodes at once, in place of leaders (with --protocol)")
+		"stop all nodes at once, instead of leaders (with --protocol)")
 	cmd.Flags().StringVar(&o.Config, "config", "", "a file with \"resources\" to use instead of embedded stores")
 	return cmd
 }

@@ -126,7 +126,7 @@ var configured = []message{
 	{name: "log format unknown", file: with("node: 1", "node: 1\nlog: {format: xml}"),
 		says: `FILE: log.format: "xml" is neither text nor json`},
 	{name: "log level unknown", file: with("node: 1", "node: 1\nlog: {level: loud}"),
-		says: `log level "loud" is none of debug, info, warn, error`},
+		says: `log level "loud" is not debug, info, warn or error`},
 
 	{name: "resources are no list", file: config.NodeExample[:strings.Index(config.NodeExample, "resources:")] +
 		"resources: orders", says: "FILE: resources: want a list, each with name, driver, and dsn or dsn_file: " +
@@ -145,7 +145,7 @@ var configured = []message{
 	{name: "resource name missing", file: with("name: billing, ", ""),
 		says: `FILE: resources[1]: "name" is missing: give the name that the applications have for it`},
 	{name: "resource name invisible", file: with("name: billing", `name: "bill\u200bing"`),
-		says: "FILE: resources[1]: name: holds a control character or an invisible one at byte 4: leave it out"},
+		says: "FILE: resources[1]: name: contains a control or invisible character at byte 4: leave it out"},
 	{name: "resource name is a dsn", file: with("name: billing", `name: "postgres://app:s3cr3t@db/shop"`),
 		says: "FILE: resources[1]: the name " + config.NotShown +
 			` looks like a data source name, which belongs under "dsn"`},
@@ -193,7 +193,8 @@ var messages = []message{
 			`CONCORD_DATA_DIR; correct or remove it ("concord serve --help" lists them)`, code: terminal.ExitUsage},
 
 	{name: "abandon what is there", line: serving + " --abandon orders", file: config.NodeExample,
-		says: "--abandon orders: it is in the configuration: take it out there, on all nodes", code: terminal.ExitUsage},
+		says: "--abandon orders: it is still in the configuration: remove it there, on all " +
+			"nodes", code: terminal.ExitUsage},
 	{name: "no dsn_file", line: serving, file: with("/run/secrets/billing", "/nonexistent/billing"),
 		says: "resource billing: dsn_file /nonexistent/billing: no such file or directory: it wants the path of a " +
 			"file that holds the data source name", code: terminal.ExitFailed},
@@ -204,8 +205,8 @@ var messages = []message{
 			`under "dsn"`, code: terminal.ExitFailed},
 	{name: "a dsn of PostgreSQL", line: serving,
 		file: with("postgres://app@127.0.0.1:5432/orders", "postgres://app:s3cr3t%zz@db/shop"),
-		says: `resource orders: postgres "orders": the dsn cannot be read (it is not shown, as it may hold a ` +
-			`password): write it as postgres://user@host:5432/database`, code: terminal.ExitFailed},
+		says: `resource orders: postgres "orders": the dsn cannot be parsed (it is not shown, because it may ` +
+			`contain a password): write it as postgres://user@host:5432/database`, code: terminal.ExitFailed},
 	{name: "a dsn of MySQL", line: serving, file: with("dsn_file: /run/secrets/billing", "dsn: app:s3cr3t@db/shop"),
 		says: `resource billing: resource "billing": bad data source name: want user:password@tcp(host:port)/database`,
 		code: terminal.ExitFailed},
@@ -213,8 +214,8 @@ var messages = []message{
 		file: with("peer: {listen: 127.0.0.1:7421}",
 			"peer: {listen: TAKEN}")[:strings.Index(with("peer: {listen: 127.0.0.1:7421}", "peer: {listen: TAKEN}"),
 			"resources:")],
-		says: "peer.listen: listen tcp TAKEN: bind: address already in use: choose another address, or stop who " +
-			"uses it", code: terminal.ExitFailed},
+		says: "peer.listen: listen tcp TAKEN: bind: address already in use: choose another address, or stop the " +
+			"process that uses it", code: terminal.ExitFailed},
 
 	{name: "an output that nobody knows", line: "status -o xml", says: `--output: "xml" is neither table nor json`,
 		code: terminal.ExitUsage},
@@ -263,7 +264,7 @@ var messages = []message{
 		says: "--reason is missing: say why, it is kept with the transaction", code: terminal.ExitUsage},
 	{name: "no member", line: "member remove", says: `want exactly one member ID: see "concord member ls"`,
 		code: terminal.ExitUsage},
-	{name: "a member that is no number", line: "member remove x",
+	{name: "a member that is not a number", line: "member remove x",
 		says: `"x" is not a member ID: a number above 0; see "concord member ls"`, code: terminal.ExitUsage},
 	{name: "a member without addresses", line: "member add 4",
 		says: "--peer and --api are needed: where the other nodes and where clients reach node 4, host:port",
@@ -282,7 +283,7 @@ var messages = []message{
 		says: "--protocol is for banks behind agents of this process, and --config for databases that it reaches " +
 			"itself: leave one of them out", code: terminal.ExitUsage},
 	{name: "a demo without agents that loses all nodes", line: "demo --kill-coordinators",
-		says: "--kill-coordinators shows what agents do: say --protocol three_phase or two_phase, too",
+		says: "--kill-coordinators shows what agents do: add --protocol three_phase or two_phase, too",
 		code: terminal.ExitUsage},
 	{name: "a demo with one bank", line: "demo --config FILE",
 		file: with("\n  - {name: billing, driver: mysql,    dsn_file: /run/secrets/billing}", ""),
@@ -299,7 +300,7 @@ var messages = []message{
 	{name: "nobody answers", line: "status --addr 127.0.0.1:1 --timeout 200ms",
 		says: "get the status: no coordinator node did it in time (context deadline exceeded); 127.0.0.1:1: dial " +
 			"tcp 127.0.0.1:1: connect: connection refused; " +
-			`look at the nodes with "concord status --addr 127.0.0.1:1"`, code: terminal.ExitUnavailable},
+			`check the nodes with "concord status --addr 127.0.0.1:1"`, code: terminal.ExitUnavailable},
 	{name: "an address that is none", line: "status --addr nowhere",
 		says: `addrs[0]: "nowhere" is not host:port, such as 127.0.0.1:7420`, code: terminal.ExitUsage},
 	{name: "no leader", line: "status --addr NODE", tells: func(n *node) { n.status = &concordv1.StatusResponse{} },
@@ -336,12 +337,9 @@ var messages = []message{
 		tells: func(n *node) {
 			n.status = &concordv1.StatusResponse{Nodes: []*concordv1.Node{{Id: 4, Role: "learner", State: "syncing",
 				Lag: 7}}}
-		}, says: "node 4 is a learner and has not caught up within 1ns (syncing, 7 entries behind): it becomes a " +
-			"voter " +
-			"by itself when it has. " +
-			`Start it if it does not run, run this command again to go on waiting, or take it back with "concord ` +
-			`member ` +
-			`remove 4"`, code: terminal.ExitUnavailable},
+		}, says: `node 4 is a learner and has not caught up within 1ns (syncing, 7 entries behind): it becomes a ` +
+			`voter by itself when it has. Start it if it is not running, run this command again to keep waiting, ` +
+			`or take it back with "concord member remove 4"`, code: terminal.ExitUnavailable},
 }
 
 // command runs one command line in this process.
@@ -384,8 +382,8 @@ var withoutRow = map[string]string{
 	"bank %s: add up: %w":           measured,
 	"account %d: found %v: %w":      measured,
 	"account %d: %w":                measured,
-	"no transaction was in doubt whenever the coordinators were stopped, so the agents had nothing to finish: try " +
-		"it with more --transfers or --workers": unlucky,
+	"no transaction was in doubt when the coordinators were stopped, so the agents had nothing to finish: try it " +
+		"with more --transfers or --workers": unlucky,
 	"the agents have decided %v about %v, and the cluster says %v: " +
 		"this is a bug, please report it": impossible,
 	"the three nodes found no leader in 30 s": measured,

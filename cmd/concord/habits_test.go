@@ -99,7 +99,7 @@ func TestEveryStateThatIsShownIsAccepted(t *testing.T) {
 		s.run("tx", "ls", "--state", state)
 	}
 	_, _, err := s.try("tx", "ls", "--state", "stuck")
-	require.ErrorContains(t, err, `"stuck" is none of `+strings.Join(states, ", "))
+	require.ErrorContains(t, err, `"stuck" is not one of `+strings.Join(states, ", "))
 	require.Equal(t, terminal.ExitUsage, terminal.ExitCode(err))
 }
 

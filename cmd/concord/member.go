@@ -64,8 +64,8 @@ func membersOf(s *concordv1.StatusResponse) []memberJSON {
 func (c *cli) memberListCommand() *cobra.Command {
 	return &cobra.Command{
 		Use: "ls", Short: "List the members of the cluster", Args: terminal.NoArgs,
-		Long: "Lists who the members are by the log, as the node knows it that answers. A learner is a node on\n" +
-			"its way to be a voter: it counts in no quorum until it has caught up.",
+		Long: "Lists the members according to the log, as known to the node that answers. A learner is a node on\n" +
+			"its way to becoming a voter: it counts in no quorum until it has caught up.",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			client, err := c.dial()
 			if err != nil {
@@ -94,13 +94,12 @@ func (c *cli) memberAddCommand() *cobra.Command {
 	var observer bool
 	var wait time.Duration
 	cmd := &cobra.Command{
-		Use: "add ID --peer ADDR --api ADDR [--observer]", Short: "Make a node a member",
-		Long: "Makes a node a member: a voter, or with --observer one that counts in no quorum. Start the new node\n" +
+		Use: "add ID --peer ADDR --api ADDR [--observer]", Short: "Add a node to the cluster",
+		Long: "Adds a node: a voter or, with --observer, a member that counts in no quorum. Start the new node\n" +
 			"before or after, with an empty data_dir and a configuration whose \"members\" are the existing ones\n" +
 			"and itself. A voter learns first; it counts when it has caught up, and the command waits for\n" +
-			"that. When the command gives up the node goes on learning: run it again to go on waiting, or take the " +
-			"node\n" +
-			"back with \"concord member remove\". One node at a time.",
+			"that. If the command gives up, the node keeps learning: run it again to keep waiting, or take the\n" +
+			"node back with \"concord member remove\". One node at a time.",
 		RunE: func(cmd *cobra.Command, args []string) (err error) {
 			if r.Node, err = memberArg(args); err != nil {
 				return err
@@ -132,11 +131,12 @@ func (c *cli) memberAddCommand() *cobra.Command {
 			return nil
 		},
 	}
-	cmd.Flags().StringVar(&r.Peer, "peer", "", "where the other nodes reach it, host:port")
-	cmd.Flags().StringVar(&r.Api, "api", "", "where clients reach it, host:port")
+	cmd.Flags().StringVar(&r.Peer, "peer", "", "address at which the other nodes reach it, host:port")
+	cmd.Flags().StringVar(&r.Api, "api", "", "address at which clients reach it, host:port")
 	cmd.Flags().BoolVar(&observer, "observer", false, "in no quorum")
 	cmd.Flags().StringVar(&r.Reason, "reason", noReason, "why, for the record")
-	cmd.Flags().DurationVar(&wait, "wait", time.Minute, "how long to wait until a voter has caught up; 0: do not")
+	cmd.Flags().DurationVar(&wait, "wait", time.Minute, "how long to wait until a voter has caught up; 0: do not "+
+		"wait")
 	return cmd
 }
 
@@ -161,9 +161,9 @@ func (c *cli) joined(ctx context.Context, client *api.Client, id uint64, role st
 		case time.Now().After(deadline):
 			return m, &terminal.ExitError{Code: terminal.ExitUnavailable,
 				Text: fmt.Sprintf("node %d is a %s and has not caught up within %v (%s, %d entries behind): it "+
-					"becomes a voter by itself when it has. "+
-					"Start it if it does not run, run this command again to go on waiting, or take it back with "+
-					"\"concord member remove %d\"", id, m.Role, wait, m.State, m.Lag, id)}
+					"becomes a voter by itself when it has. Start it if it is not running, run this command again "+
+					"to keep waiting, or take it back with \"concord member remove "+
+					"%d\"", id, m.Role, wait, m.State, m.Lag, id)}
 		}
 		select {
 		case <-time.After(200 * time.Millisecond):
@@ -176,11 +176,11 @@ func (c *cli) joined(ctx context.Context, client *api.Client, id uint64, role st
 func (c *cli) memberRemoveCommand() *cobra.Command {
 	var r concordv1.RemoveMemberRequest
 	cmd := &cobra.Command{
-		Use: "remove ID", Short: "Make a member one no more",
+		Use: "remove ID", Short: "Remove a node from the cluster",
 		Long: "Removes a node from the cluster. A leader hands over first. It is refused when the voters that are " +
 			"left\n" +
-			"and follow the leader would be no majority. When the command is done the node can be switched off; it\n" +
-			"ends by itself with exit code 2, because the others tell it that it was removed.",
+			"and follow the leader would be no majority. When the command is done the node can be switched off;\n" +
+			"it exits by itself with code 2, because the others tell it that it was removed.",
 		RunE: func(cmd *cobra.Command, args []string) (err error) {
 			if r.Node, err = memberArg(args); err != nil {
 				return err
@@ -197,7 +197,7 @@ func (c *cli) memberRemoveCommand() *cobra.Command {
 			if c.output == "json" {
 				return c.printJSON(map[string]uint64{"removed": r.Node})
 			}
-			fmt.Fprintf(c.out, "node %d is no member any more: it can be switched off\n", r.Node)
+			fmt.Fprintf(c.out, "node %d is no longer a member: it can be switched off\n", r.Node)
 			return nil
 		},
 	}
@@ -212,7 +212,7 @@ func (c *cli) leadCommand() *cobra.Command {
 		Long: "Makes another voter lead, for example before the leader is stopped for maintenance: the leader " +
 			"takes no\n" +
 			"more transactions for a moment, waits until the node has everything, and hands over. Exit code 4\n" +
-			"if the node cannot take over now, and the leader leads on.",
+			"if the node cannot take over now, in which case the leader keeps leading.",
 		RunE: func(cmd *cobra.Command, args []string) (err error) {
 			if r.Node, err = memberArg(args); err != nil {
 				return err

@@ -30,17 +30,17 @@ type cli struct {
 	timeout          time.Duration
 }
 
-const rootHelp = `concord makes changes in several databases commit everywhere or nowhere, whatever
+const rootHelp = `concord makes changes to several databases commit everywhere or nowhere, whatever
 crashes. A cluster of coordinator nodes decides each transaction through a replicated
 log; applications use the Go package, operators this command.
 
 Try it:            concord demo
 Run a node:        concord serve --config node1.yaml
-Lock the doors:    concord cert --help
+Secure it:         concord cert --help
 Run an agent:      concord agent --config east.yaml
-Is it well?        concord status
+Is it healthy?     concord status
 What is stuck?     concord tx ls --state in-doubt
-Why, and then?     concord tx get GID; concord recover
+Why, and what now? concord tx get GID; concord recover
 
 Exit codes: 0 done, 1 failed, 2 usage or confirmation needed, 3 not found,
 4 unavailable (no leader, timeout), 5 refused (already decided),
@@ -74,11 +74,11 @@ func newRoot(in io.Reader, out, errw io.Writer) *cobra.Command {
 		"API addresses of one or more nodes, host:port[,host:port]; any node answers and finds the leader "+
 			"(CONCORD_ADDR)")
 	flags.StringVar(&c.who.CertsDir, "certs-dir", os.Getenv(security.EnvCertsDir),
-		"where ca.crt and the certificate of whoever asks are ("+security.EnvCertsDir+")")
+		"directory of ca.crt and your certificate ("+security.EnvCertsDir+")")
 	flags.StringVar(&c.who.User, "user", os.Getenv(security.EnvUser),
-		"whose certificate, if there are several ("+security.EnvUser+")")
+		"whose certificate to use, if there are several ("+security.EnvUser+")")
 	flags.StringVar(&c.who.TokenFile, "token-file", os.Getenv(security.EnvTokenFile),
-		"a file with a token, in place of a certificate ("+security.EnvTokenFile+")")
+		"a file with a token, instead of a certificate ("+security.EnvTokenFile+")")
 	flags.StringVarP(&c.output, "output", "o", "table", "table or json")
 	flags.DurationVar(&c.timeout, "timeout", 10*time.Second, "how long to try before giving up")
 	root.AddCommand(c.demoCommand(), c.serveCommand(), c.agentCommand(), c.statusCommand(), c.checkCommand(), c.txCommand(),
@@ -137,7 +137,7 @@ func newLogger(w io.Writer, level, format string) (*slog.Logger, *slog.LevelVar,
 
 func setLevel(l *slog.LevelVar, level string) error {
 	if err := l.UnmarshalText([]byte(level)); err != nil {
-		return terminal.Usagef("log level %q is none of debug, info, warn, error", level)
+		return terminal.Usagef("log level %q is not debug, info, warn or error", level)
 	}
 	return nil
 }

@@ -34,11 +34,11 @@ func (c *cli) serveCommand() *cobra.Command {
 		Use: "serve [--config FILE]", Short: "Run a coordinator node", Args: terminal.NoArgs,
 		Long: "Runs one node of the coordinator cluster until it is interrupted. All nodes have the same\n" +
 			"\"members\" and \"resources\"; three voters survive the loss of one.\n\n" +
-			"Every key can also come from the environment, which goes before the file, and some from flags,\n" +
-			"which go before both; without FILE all of it has to. The lists are YAML or JSON there:\n\n" +
+			"Every key can also be set in the environment, which overrides the file, and some by flags,\n" +
+			"which override both; without FILE, every key must be. There, lists are YAML or JSON:\n\n" +
 			indent(config.EnvironmentExample) + "\n\n" +
 			"All variables: " + strings.Join(config.KnownVariables(), ", ") + ".\n" +
-			"One that is misspelt is an error. SIGHUP makes the node read its configuration again and set the\n" +
+			"A misspelt one is an error. SIGHUP makes the node read its configuration again and set the\n" +
 			"log level and the grants; everything else takes effect at the next start. Certificates and tokens\n" +
 			"are read again then, and within seconds when they change.\n\n" +
 			"Example of FILE:\n\n" + indent(config.NodeExample) + "\n\n" +
@@ -60,7 +60,8 @@ func (c *cli) serveCommand() *cobra.Command {
 			}
 			for _, name := range abandoned {
 				if slices.ContainsFunc(conf.Resources, func(r config.Resource) bool { return r.Name == name }) {
-					return terminal.Usagef("--abandon %s: it is in the configuration: take it out there, on all nodes", name)
+					return terminal.Usagef("--abandon %s: it is still in the configuration: remove it there, on "+
+						"all nodes", name)
 				}
 			}
 			return serve(cmd.Context(), conf, abandoned, log,
@@ -71,10 +72,10 @@ func (c *cli) serveCommand() *cobra.Command {
 	}
 	cmd.Flags().StringVar(&file, "config", "", "the node's configuration file")
 	cmd.Flags().StringSliceVar(&abandoned, "abandon", nil,
-		"a resource that was taken out of the configuration, whose unfinished branches are given up")
+		"a resource that was removed from the configuration, whose unfinished branches are given up")
 	cmd.Flags().Uint64("node", 0, "which member this node is")
-	cmd.Flags().String("data-dir", "", "where the node keeps its log and state")
-	cmd.Flags().String("certs-dir", "", "where the node's certificate and key are (\"concord cert\" makes them)")
+	cmd.Flags().String("data-dir", "", "directory of the node's log and state")
+	cmd.Flags().String("certs-dir", "", "directory of the node's certificate and key (\"concord cert\" makes them)")
 	cmd.Flags().Bool("insecure", false, "serve others without asking who they are")
 	cmd.Flags().String("log-level", "info", "debug, info, warn or error")
 	cmd.Flags().String("log-format", "text", "text or json")
@@ -112,8 +113,8 @@ func serve(ctx context.Context, conf *config.Node, abandoned []string, log *slog
 	if err != nil {
 		return err
 	}
-	log.Info("node started", "node", conf.Node, "api", clients.Addr().String(), "peer", peers.Addr().String(),
-		"data_dir", conf.DataDir)
+	log.Info("node started", "node", conf.Node, "api_addr", clients.Addr().String(),
+		"peer_addr", peers.Addr().String(), "data_dir", conf.DataDir)
 	transactions := gateway.New(gateway.Config{Node: conf.Node, Resources: resources, Address: node.APIAddress,
 		Keys: doors.Keys, Logger: log,
 		Dial: func(ctx context.Context) (*concord.Client, error) {
@@ -131,7 +132,7 @@ func serve(ctx context.Context, conf *config.Node, abandoned []string, log *slog
 func listen(key, addr string) (net.Listener, error) {
 	l, err := net.Listen("tcp", addr)
 	if err != nil {
-		return nil, fmt.Errorf("%s.listen: %w: choose another address, or stop who uses it", key, err)
+		return nil, fmt.Errorf("%s.listen: %w: choose another address, or stop the process that uses it", key, err)
 	}
 	return l, nil
 }

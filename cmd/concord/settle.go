@@ -20,15 +20,16 @@ func (c *cli) txSettleCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "settle GID/NO --commit|--abort|--abandon --reason TEXT",
 		Short: "End, or give up, one branch that nothing else can end",
-		Long: "--commit and --abort end one prepared branch in its database: one that \"concord recover GID\" reports,\n" +
-			"since the cluster will never end it. It belongs to another cluster, is older than what the log\n" +
-			"remembers, is not among the branches that its transaction committed, or was given up. The branches of\n" +
-			"one transaction belong together: commit them all, or abort them all. Whatever has a decision, or can\n" +
-			"have one, is refused, with the command for it.\n\n" +
+		Long: "--commit and --abort end one prepared branch in its database: one that \"concord recover GID\"\n" +
+			"reports, because the cluster will never end it. It belongs to another cluster, is older than what\n" +
+			"the log remembers, is not among the branches that its transaction committed, or was given up. The\n" +
+			"branches of one transaction belong together: commit them all, or abort them all. Whatever has a\n" +
+			"decision, or can have one, is refused, with the command for it.\n\n" +
 			"--abandon gives up a branch of a decided transaction that the cluster tries to finish and cannot, as\n" +
-			"its LAST ERROR in \"concord tx get\" says. The branch is recorded as heuristic-hazard with the reason,\n" +
-			"nobody works on it any more, and its transaction ends with the other branches. What is true in its\n" +
-			"database is for you to find out and to put right by hand; then end the alarm with \"concord tx forget\".\n\n" +
+			"its LAST ERROR in \"concord tx get\" says. The branch is recorded as heuristic-hazard with the\n" +
+			"reason, nobody works on it any longer, and its transaction ends with the other branches. What is\n" +
+			"true in its database is for you to find out and to put right by hand; then end the alarm with\n" +
+			"\"concord tx forget\".\n\n" +
 			"Exit code 3 no such branch, 4 its database cannot be asked, 5 refused.",
 		Example: "  concord tx settle 01JD7Z0B6Q4YV3M2T1S0R9P8N0/2 --abort --reason \"the cluster of the old site is lost\"\n" +
 			"  concord tx settle 01JD7Z0B6Q4YV3M2T1S0R9P8N0/2 --abandon --reason \"the database was dropped\"",

@@ -54,8 +54,9 @@ func reload(running *config.Node, load func() (*config.Node, error), level *slog
 		err = setLevel(level, now.Log.Level)
 	}
 	if err != nil {
-		log.Error("the configuration was read again and is wrong: the node goes on with the one it has", "err", err)
-		doors.Later("its configuration was read again and is wrong, and it goes on with the one it has: " + err.Error())
+		log.Error("the configuration was read again and is wrong: the node continues with the one it has", "err", err)
+		doors.Later("its configuration was read again and is wrong, so it continues with the one it has: " +
+			err.Error())
 		return running
 	}
 	inForce := *running

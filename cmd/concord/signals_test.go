@@ -67,8 +67,8 @@ func TestReloadSetsTheLogLevelAndNamesTheRest(t *testing.T) {
 	require.Contains(t, said.String(), "is wrong")
 	running = reload(running, load("node: 1", "node: 1\nlog: {level: loud}"), level, doors, mayDrop, log)
 	require.Equal(t, slog.LevelInfo, level.Level())
-	require.Contains(t, doors.Warnings(1)[0], "node 1: its configuration was read again and is wrong, and it goes on "+
-		"with the one it has: ")
+	require.Contains(t, doors.Warnings(1)[0], "node 1: its configuration was read again and is wrong, so it "+
+		"continues with the one it has: ")
 
 	// A node that listens to everybody says so when its file says that it does not.
 	said.Reset()

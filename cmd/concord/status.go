@@ -90,9 +90,9 @@ func (c *cli) statusCommand() *cobra.Command {
 	var every time.Duration
 	cmd := &cobra.Command{
 		Use: "status", Short: "Show members, leader, lag, resources and what is in doubt", Args: terminal.NoArgs,
-		Long: "Shows the cluster as the node sees it that answers, and what the leader knows besides: what is in\n" +
-			"doubt, and the state of the resources. Where the node has not heard of a leader for some seconds, that\n" +
-			"is \"unknown here\" (JSON: null). A node that is cut off from the others says so: it shows an old\n" +
+		Long: "Shows the cluster as seen by the node that answers, and what only the leader knows: what is in\n" +
+			"doubt, and the state of the resources. Where the node has not heard of a leader for some seconds,\n" +
+			"that is \"unknown here\" (JSON: null). A node that is cut off from the others says so: it shows an old\n" +
 			"state. Exit code 4 if the cluster has no leader.\n" +
 			"With --watch it shows this again and again until it is interrupted; with -o json, one object each time.",
 		Example: "  concord status --watch --interval 1s",
@@ -108,7 +108,7 @@ func (c *cli) statusCommand() *cobra.Command {
 			return c.showStatus(cmd.Context(), client)
 		},
 	}
-	cmd.Flags().BoolVar(&watch, "watch", false, "show it again and again")
+	cmd.Flags().BoolVar(&watch, "watch", false, "repeat until interrupted")
 	cmd.Flags().DurationVar(&every, "interval", 2*time.Second, "how often, with --watch")
 	return cmd
 }
@@ -294,9 +294,9 @@ func (c *cli) checkCommand() *cobra.Command {
 	var warn, crit time.Duration
 	inDoubt := &cobra.Command{
 		Use: "in-doubt", Short: "Check that nothing stays in doubt, for Nagios and the like", Args: terminal.NoArgs,
-		Long: "Prints one line, with performance data, and ends with the exit codes of Nagios: 0 OK, 1 WARNING,\n" +
-			"2 CRITICAL, 3 UNKNOWN. Critical is also a heuristic outcome that nobody has dealt with; unknown, that\n" +
-			"no node answers, or the node that does has not heard of a leader for some seconds.",
+		Long: "Prints one line, with performance data, and exits with the codes of Nagios: 0 OK, 1 WARNING,\n" +
+			"2 CRITICAL, 3 UNKNOWN. A heuristic outcome that nobody has dealt with is critical, too. Unknown\n" +
+			"means that no node answers, or the node that does has not heard of a leader for some seconds.",
 		Example: "  concord check in-doubt --warn 30s --crit 5m",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if warn <= 0 || crit < warn {
@@ -320,8 +320,8 @@ func (c *cli) checkCommand() *cobra.Command {
 			return nil
 		},
 	}
-	inDoubt.Flags().DurationVar(&warn, "warn", 30*time.Second, "warn of what is in doubt for so long")
-	inDoubt.Flags().DurationVar(&crit, "crit", 5*time.Minute, "and call it critical after so long")
+	inDoubt.Flags().DurationVar(&warn, "warn", 30*time.Second, "warn of anything in doubt for this long")
+	inDoubt.Flags().DurationVar(&crit, "crit", 5*time.Minute, "and call it critical after this long")
 	cmd.AddCommand(inDoubt)
 	return cmd
 }

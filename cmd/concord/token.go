@@ -14,13 +14,13 @@ import (
 )
 
 // #nosec G101 -- a text about tokens
-const tokenHelp = `Keeps the file of tokens that nodes read ("auth.tokens" in their configuration). A token is for
-those who cannot have a certificate; it says who they are, and "auth.grants" what they may do.
+const tokenHelp = `Manages the file of tokens that nodes read ("auth.tokens" in their configuration). A token is for
+those who cannot have a certificate: it says who they are, and "auth.grants" says what they may do.
 
   concord token create ci --tokens tokens --out ci.token
   concord status --certs-dir certs --token-file ci.token
 
-The file of tokens has their hashes only. Copy it to each node: they read it again within seconds.
+The file holds only the hashes of tokens. Copy it to each node: they read it again within seconds.
 To replace a token, create a second one, hand it out, and revoke the first.`
 
 // tokenLifetime is how long a token is good for if nothing else is said.
@@ -65,13 +65,13 @@ func (c *cli) tokenCreate(file *string) *cobra.Command {
 			return nil
 		}}
 	cmd.Flags().StringVar(&out, "out", "",
-		"write the token there instead of printing it; nobody else may read the file")
+		"write the token there instead of printing it; only you can read the file")
 	cmd.Flags().DurationVar(&lifetime, "lifetime", tokenLifetime, "for how long it is valid")
 	return cmd
 }
 
 func (c *cli) tokenLs(file *string) *cobra.Command {
-	return &cobra.Command{Use: "ls", Short: "Show the tokens of a file", Args: terminal.NoArgs,
+	return &cobra.Command{Use: "ls", Short: "Show the tokens in a file", Args: terminal.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
 			list, err := security.ReadTokens(*file)
 			if err != nil {

@@ -45,9 +45,9 @@ func readVersion() version {
 
 func (c *cli) versionCommand() *cobra.Command {
 	return &cobra.Command{
-		Use: "version", Short: "Show what this program is", Args: terminal.NoArgs,
+		Use: "version", Short: "Show the version of this program", Args: terminal.NoArgs,
 		Long: "Shows the version, the revision of the source, the Go release that built it, and the newest\n" +
-			"feature level that it knows: what a cluster writes to its log is switched on when all nodes\n" +
+			"feature level that it knows: new kinds of log entries are switched on once all nodes\n" +
 			"know it.",
 		RunE: func(*cobra.Command, []string) error {
 			v := readVersion()

@@ -249,11 +249,11 @@ func (c *Machine) agentsAcceptable(agents []txn.Agent) error {
 		switch last, known := c.table.Agents().Last(a.Agent); {
 		case !known:
 		case last.Journal != a.Journal:
-			return fmt.Errorf("agent %q has voted with the journal %v, and has %v now: if it has lost that one, or "+
-				"two agents have this name, give this one another \"name\"", a.Agent, last.Journal, a.Journal)
+			return fmt.Errorf("agent %q voted with the journal %v, and now has %v: if it has lost that one, or two "+
+				"agents have this name, give this one another \"name\"", a.Agent, last.Journal, a.Journal)
 		case a.Epoch < last.Epoch:
-			return fmt.Errorf("agent %q has voted in epoch %d, and its vote is asked for in epoch %d: it has started "+
-				"again since, then begin a new transaction; or its journal was put back from a copy, then give it an "+
+			return fmt.Errorf("agent %q voted in epoch %d, but its vote is asked for in epoch %d: if it has "+
+				"restarted since, begin a new transaction; if its journal was restored from a copy, give it an "+
 				"empty \"data_dir\" and another \"name\"", a.Agent, last.Epoch, a.Epoch)
 		}
 	}
@@ -307,8 +307,8 @@ func (c *Machine) blocked(l *live, f threepc.Blocked) {
 		l.council.missing = append(l.council.missing, m.String())
 	}
 	slices.Sort(l.council.missing)
-	c.answer(l, Reply{Err: replica.Unavailablef("%v is open: its members decide it, and %s did not answer: it goes "+
-		"on when they do; see \"concord tx get %v\"",
+	c.answer(l, Reply{Err: replica.Unavailablef("%v is open: its members decide it, and %s did not answer: it "+
+		"continues when they do; see \"concord tx get %v\"",
 		l.id, strings.Join(l.council.missing, ", "), l.id)})
 }
 
@@ -317,8 +317,8 @@ func (c *Machine) breach(id txn.ID, f threepc.Breach) {
 	if f.Known == txn.Undecided {
 		known = "nothing that could have led there"
 	}
-	c.core.Alarm("%v: %v says that it was decided to %v, and the log knows %s: nothing is done about it; look into "+
-		"the databases and into who speaks for that agent", id, f.From, f.Told, known)
+	c.core.Alarm("%v: %v says that it was decided as %v, and the log knows %s: no action is taken; look into the "+
+		"databases, and find out who speaks for that agent", id, f.From, f.Told, known)
 }
 
 // proven tells a decision that a quorum of the members has accepted to whoever waits for it. The log

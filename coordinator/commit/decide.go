@@ -33,8 +33,8 @@ func SameCluster(own, named txn.ClusterID) error {
 		return nil
 	}
 	return &replica.RequestError{Kind: api.ErrInvalid,
-		Text: fmt.Sprintf("the transaction belongs to cluster %v, but this is cluster %v: connect to the right nodes; "+
-			"if cluster %v was made anew, start the application again", named, own, named)}
+		Text: fmt.Sprintf("the transaction belongs to cluster %v, but this is cluster %v: connect to the right "+
+			"nodes; if cluster %v was set up anew, restart the application", named, own, named)}
 }
 
 // ofAnother answers a request about another cluster's transaction. Before the cluster is formed
@@ -122,8 +122,8 @@ func (c *Machine) inFuture(request uint64, id txn.ID) bool {
 		return false
 	}
 	c.reply(Reply{Request: request, Err: &replica.RequestError{Kind: api.ErrInvalid,
-		Text: fmt.Sprintf("transaction %v is dated %s, and here it is %s: unless the gid is mistyped, set the clock "+
-			"of whoever began it, or those of the nodes",
+		Text: fmt.Sprintf("transaction %v is dated %s, but here it is %s: unless the gid is mistyped, correct the "+
+			"clock of whoever began it, or those of the nodes",
 			id, id.Time().UTC().Format(time.RFC3339), c.latest().UTC().Format(time.RFC3339))}})
 	return true
 }
@@ -355,7 +355,8 @@ func (c *Machine) xid(id txn.ID, no txn.BranchNo) txn.XID {
 }
 
 // errKeysOff is why nothing is done about keys while a member runs a program that cannot read them.
-var errKeysOff = errors.New("idempotency keys are not switched on: every member of the cluster has to run a release that knows them; see \"Upgrades\" in docs/operations.md")
+var errKeysOff = errors.New("idempotency keys are not switched on: every member of the cluster must run a release " +
+	"that knows them; see \"Upgrades\" in docs/operations.md")
 
 // keyAcceptable returns why a request with an idempotency key cannot be decided as it asks, or nil.
 func (c *Machine) keyAcceptable(key string) error {

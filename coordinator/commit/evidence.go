@@ -161,7 +161,7 @@ func (c *Machine) onQuarantines(changes txn.Changes) {
 		if q := known.Quarantine; !q.Has.IsZero() {
 			has = "the high-water row of " + q.Has.At.String()
 		}
-		c.core.Alarm("resource %s was set back: its database has %s, and the log remembers that of %v: nothing is "+
+		c.core.Alarm("resource %s was set back: its database has %s, but the log remembers that of %v: nothing is "+
 			"finished there until an operator accepts it; see \"concord resource report %[1]s\"", name, has, known.At)
 		if d := c.due[name]; d != nil {
 			d.chases = [2][]*listedBranch{}

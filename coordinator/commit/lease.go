@@ -144,7 +144,7 @@ func (c *Machine) endSilent() {
 		}
 	}
 	if len(silent) > 0 {
-		c.core.Note("leases %v end: their clients were not heard for %v, and what they left prepared is aborted",
+		c.core.Note("leases %v end: their clients were not heard from for %v, and what they left prepared is aborted",
 			silent, c.config.Rules.Lease)
 		c.endLeases(silent)
 	}

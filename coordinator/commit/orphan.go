@@ -178,9 +178,9 @@ func (c *Machine) planOn() {
 func (c *Machine) foreign(resource string, p adapters.Prepared) recovery.Action {
 	return recovery.Action{Kind: recovery.Report, XID: p.XID, Since: p.Since,
 		Branch: txn.Branch{No: p.XID.Branch, Resource: resource},
-		Why: fmt.Sprintf("it belongs to cluster %v, and this is cluster %v, which never touches it: let its own "+
-			"cluster finish it; if that is lost for good, end each branch of it alike, this one with \"concord tx "+
-			"settle %v/%d --commit\" or \"--abort\"", p.XID.Cluster, c.table.Cluster(), p.XID.ID, p.XID.Branch)}
+		Why: fmt.Sprintf("it belongs to cluster %v, but this is cluster %v, which never touches it: let its own "+
+			"cluster finish it; if that is lost for good, end all of its branches alike, this one with \"concord "+
+			"tx settle %v/%d --commit\" or \"--abort\"", p.XID.Cluster, c.table.Cluster(), p.XID.ID, p.XID.Branch)}
 }
 
 func (c *Machine) onFitness(e Fitness) {

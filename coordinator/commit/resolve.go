@@ -43,8 +43,9 @@ func (c *Machine) onResolveAsked(e ResolveAsked) {
 	case c.notSwitchedOn(e.Request, e.ID), !seen && c.inFuture(e.Request, e.ID):
 	case e.Decision == txn.Commit && e.ID.Class() == txn.ThreePhase:
 		c.reply(Reply{Request: e.Request,
-			Err: replica.Refusedf("%v is decided in three phases: its members alone can commit it, and go on by "+
-				"themselves when enough of them are connected; see \"concord tx get %v\" for who is missing", e.ID,
+			Err: replica.Refusedf("%v is decided in three phases: only its members can commit it, and they "+
+				"continue by themselves when enough of them are connected; see \"concord tx get %v\" for who is "+
+				"missing", e.ID,
 				e.ID)})
 	case e.Decision == txn.Abort && !seen && !e.Force && !c.heardOf(e.ID):
 		c.reply(Reply{Request: e.Request, Err: c.neverHeardOf(e)})
@@ -100,7 +101,7 @@ func (c *Machine) incomplete(e ResolveAsked, listed []txn.Branch) error {
 	for i, b := range e.Prepared {
 		if i > 0 && e.Prepared[i-1].No == b.No {
 			return replica.Refusedf("%v has a prepared branch %d at %s and another at %s, and a record can name "+
-				"only one of them: look into both, and abort",
+				"only one of them: look into both databases, and abort",
 				e.ID, b.No, e.Prepared[i-1].Resource, b.Resource)
 		}
 	}

@@ -222,7 +222,7 @@ var answers = []answer{
 			`it: ask ` +
 			`another one, or run "concord status"`},
 	{name: "nobody leads", meet: asked(committing, ofThree), is: &api.NotLeaderError{},
-		says: `this node is not the leader and knows none at the moment: ask again, or run "concord status"`},
+		says: `this node is not the leader and does not know who is: ask again, or run "concord status"`},
 	{name: "more wait than may", is: api.ErrBusy, meet: asked(func(_ *lone, request uint64) replica.Event {
 		return replica.SeenAsked{Request: request, Zxid: zab.Zxid{Epoch: math.MaxUint32}}
 	}, func(l *lone) {
@@ -235,11 +235,10 @@ var answers = []answer{
 		says: "the state of this node, 1, differs at ZXID from that of node 2; it answers nothing until it knows " +
 			"with whom the majority agrees: bring the other nodes up"},
 	{name: "all other voters differ", is: api.ErrUnavailable, meet: asked(committing, ofThree, differs(2, 3)),
-		says: "the state of this node, 1, differs at ZXID from that of node 2, node 3, so that no majority can " +
-			"agree with it. It takes part in nothing and " +
-			`answers nothing any more. Stop it, move its directory away, run "concord member replace 1" on the ` +
-			`others, and start it on an empty one; ` +
-			"if all nodes say this, put back a backup of one of them"},
+		says: `the state of this node, 1, differs at ZXID from that of node 2, node 3, so that no majority can ` +
+			`agree with it. From now on it takes part in nothing and answers nothing. Stop it, move its directory ` +
+			`away, run "concord member replace 1" on the others, and start it with an empty one; if all nodes say ` +
+			`this, put back a backup of one of them`},
 
 	{name: "a class that is not switched on", is: api.ErrRefused,
 		meet: asked(func(_ *lone, request uint64) replica.Event {
@@ -257,21 +256,20 @@ var answers = []answer{
 	}, says: `branch 0: resource "orders" is not held by an agent, and only agents can decide in three phases: give ` +
 		`it "driver: agent", or use two_phase`},
 	{name: "an agent whose journal was put back", meet: afterVotes(func(a *txn.Agent) { a.Epoch = 2 }),
-		says: `agent "a" has voted in epoch 3, and its vote is asked for in epoch 2: it has started again since, then ` +
-			`begin a new transaction; or its journal was put back from a copy, then give it an empty "data_dir" and ` +
+		says: `agent "a" voted in epoch 3, but its vote is asked for in epoch 2: if it has restarted since, ` +
+			`begin a new transaction; if its journal was restored from a copy, give it an empty "data_dir" and ` +
 			`another "name"`},
 	{name: "an agent with another journal", meet: afterVotes(func(a *txn.Agent) { a.Journal = txn.JournalID{0xee} }),
-		says: `agent "a" has voted with the journal 61000000000000000000000000000000, and has ` +
-			`ee000000000000000000000000000000 now: if it has lost that one, or two agents have this name, give this one ` +
-			`another "name"`},
+		says: `agent "a" voted with the journal 61000000000000000000000000000000, and now has ` +
+			`ee000000000000000000000000000000: if it has lost that one, or two agents have this name, give this ` +
+			`one another "name"`},
 	{name: "an operator's commit of three phases", is: api.ErrRefused,
 		meet: asked(func(_ *lone, request uint64) replica.Event {
 			return ResolveAsked{Request: request,
 				Resolution: txn.Resolution{ID: thatID.WithClass(txn.ThreePhase), Decision: txn.Commit, Who: "ann",
 					Why: "why"}}
-		}, levelled), says: `GID is decided in three phases: its members alone can commit it, and go on by ` +
-			`themselves ` +
-			`when enough of them are connected; see "concord tx get GID" for who is missing`},
+		}, levelled), says: `GID is decided in three phases: only its members can commit it, and they continue by ` +
+			`themselves when enough of them are connected; see "concord tx get GID" for who is missing`},
 	{name: "members that do not answer", is: api.ErrUnavailable, meet: func(t *testing.T) error {
 		l := newLone(t, "orders", "billing")
 		levelled(l)
@@ -281,20 +279,19 @@ var answers = []answer{
 			l.tick(time.Second)
 		}
 		return l.replies[l.request].Err
-	}, says: `GID is open: its members decide it, and a, b did not answer: it goes on when they do; see "concord tx ` +
+	}, says: `GID is open: its members decide it, and a, b did not answer: it continues when they do; see "concord tx ` +
 		`get GID"`},
 	{name: "a transaction of another cluster", is: api.ErrInvalid,
 		meet: asked(func(_ *lone, request uint64) replica.Event {
 			return CommitAsked{Request: request, CommitRequest: txn.CommitRequest{ID: thatID, Cluster: 8}}
 		}), says: "the transaction belongs to cluster CLUSTER, but this is cluster CLUSTER: connect to the right " +
-			"nodes; " +
-			"if cluster CLUSTER was made anew, start the application again"},
+			"nodes; if cluster CLUSTER was set up anew, restart the application"},
 	{name: "a transaction from the future", is: api.ErrInvalid,
 		meet: asked(func(l *lone, request uint64) replica.Event {
 			return CommitAsked{Request: request,
 				CommitRequest: txn.CommitRequest{ID: txn.NewID(l.now.AddDate(1, 0, 0))}}
-		}), says: "transaction GID is dated TIME, and here it is TIME: unless the gid is mistyped, set the clock of " +
-			"whoever began it, or those of the nodes"},
+		}), says: "transaction GID is dated TIME, but here it is TIME: unless the gid is mistyped, correct the " +
+			"clock of whoever began it, or those of the nodes"},
 	{name: "a transaction that is too old", is: api.ErrTooOld, meet: asked(func(l *lone, request uint64) replica.Event {
 		return CommitAsked{Request: request, CommitRequest: txn.CommitRequest{ID: txn.NewID(l.now.AddDate(-1, 0, 0))}}
 	}, func(l *lone) {
@@ -333,7 +330,8 @@ var answers = []answer{
 				return LeaseEndAsked{Request: request,
 					Lease: 1}
 			}).Err)
-		}), says: "lease 1 of the client has ended: it was closed, or the cluster had not heard of it for too long"},
+		}), says: "lease 1 of the client has ended: it was closed, or the cluster had not heard from it for too " +
+		"long"},
 
 	{name: "resolve what is decided otherwise", is: api.ErrDecided, meet: asked(resolving(txn.Abort), commits),
 		says: `the decision of GID stands: commit, at zxid ZXID; see "concord tx get"`},
@@ -369,17 +367,16 @@ var answers = []answer{
 		meet: asked(func(l *lone, request uint64) replica.Event {
 			return saying(resolvingListed(nil, []string{"orders"}, "orders")(l, request).(ResolveAsked),
 				[]txn.BranchNo{0, 1})
-		}), says: "GID has the branches 0, 1, as branch 0 at orders says, and branch 1 is neither prepared nor " +
-			"committed anywhere: " +
-			"its client died before it was prepared, or somebody rolled it back, so a commit would be half of one: " +
-			"abort"},
+		}), says: "GID has the branches 0, 1, as branch 0 at orders says, but branch 1 is neither prepared nor " +
+			"committed anywhere: its client died before it was prepared, or somebody rolled it back, so a commit " +
+			"would be half of one: abort"},
 	{name: "resolve what contradicts itself", is: api.ErrRefused,
 		meet: asked(func(l *lone, request uint64) replica.Event {
 			return saying(resolvingListed(nil, nil, "orders", "billing")(l, request).(ResolveAsked),
 				[]txn.BranchNo{0, 1},
 				[]txn.BranchNo{1})
-		}), says: "branch 0 of GID at orders says that there are the branches 0, 1, and branch 1 at billing says 1: " +
-			"look into both, and abort"},
+		}), says: "branch 0 of GID at orders says that the branches are 0, 1, but branch 1 at billing says 1: look " +
+			"into both databases, and abort"},
 	{name: "resolve more than was meant", is: api.ErrRefused,
 		meet: asked(resolvingListed(nil, []string{"orders"}, "orders", "billing")),
 		says: "GID has a prepared branch at billing too, which --resources does not name: unless that is a mistake, " +
@@ -390,7 +387,7 @@ var answers = []answer{
 			e.Prepared[1].No = 0
 			return e
 		}), says: "GID has a prepared branch 0 at billing and another at orders, and a record can name only one of " +
-			"them: look into both, and abort"},
+			"them: look into both databases, and abort"},
 	{name: "resolve at what is no resource", is: api.ErrRefused,
 		meet: asked(resolvingListed(nil, []string{"warehouse"}, "orders")),
 		says: `the coordinator has no resource "warehouse": see "concord resource ls"`},
@@ -481,7 +478,7 @@ var answers = []answer{
 	{name: "lead by an observer", is: api.ErrRefused,
 		meet: asked(func(_ *lone, request uint64) replica.Event { return replica.LeadAsked{Request: request, Node: 2} },
 			levelled, with(2, true)),
-		says: `node 2 is no voter (observer), and cannot lead: name one that "concord member ls" shows as a voter`},
+		says: `node 2 is not a voter (observer) and cannot lead: name one that "concord member ls" shows as a voter`},
 	{name: "replace the disk of the leader", is: api.ErrRefused,
 		meet: asked(func(_ *lone, request uint64) replica.Event {
 			return replica.ReplaceAsked{Request: request,
@@ -500,7 +497,7 @@ var differing = []struct {
 	{regexp.MustCompile(`cluster [0-9a-f]{8}\b`), "cluster CLUSTER"},
 	{regexp.MustCompile(`\b[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9:]+Z`), "TIME"},
 	{regexp.MustCompile(`\b(zxid|seen|since|at|to) [0-9]+\.[0-9]+\b`), "$1 ZXID"},
-	{regexp.MustCompile(`are [0-9 a-z,()]+ since`), "are LIST since"},
+	{regexp.MustCompile(`(are|have been) [0-9 a-z,()]+ since`), "$1 LIST since"},
 }
 
 func TestWhatAnswersSay(t *testing.T) {

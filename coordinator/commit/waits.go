@@ -50,7 +50,8 @@ func (c *Machine) onWaitsAsked(e WaitsAsked) {
 	c.reply(Reply{Request: e.Request, Zxid: c.core.Zxid(), Deadlocks: victims, Look: c.waits.Done()})
 	for _, d := range c.waits.Found() {
 		c.deadlocks++
-		c.core.Note("deadlock between %s: %v; the youngest, %v, ends", strings.Join(d.Resources, " and "), d, d.Victim)
+		c.core.Note("deadlock between %s: %v; the youngest, %v, is "+
+			"ended", strings.Join(d.Resources, " and "), d, d.Victim)
 	}
 }
 

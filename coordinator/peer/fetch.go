@@ -108,8 +108,8 @@ func (f *snapshotFetcher) drop() {
 // carry fetches and stages one snapshot and says so.
 func (f *snapshotFetcher) carry(ctx context.Context, want zab.FetchSnapshot) error {
 	if f.store.Space().Low {
-		return errors.New("the disk of this node is nearly full, and a snapshot needs as much as the state: free or " +
-			"add space")
+		return errors.New("the disk of this node is nearly full, and a snapshot needs as much space as the state: " +
+			"free or add space")
 	}
 	conn, err := f.dial(ctx, want.From)
 	if err != nil {

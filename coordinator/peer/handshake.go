@@ -141,11 +141,11 @@ func (p *Transport) onRemoved(from zab.NodeID, body []byte) error {
 	_, member := l.Find(self.From)
 	if why := h.check(self) + p.foreignStore(h); why != "" || h.From != from || self.Cluster == 0 ||
 		h.Cluster != self.Cluster || member || !p.config.List.Load().At.Less(l.At) {
-		return fmt.Errorf("node %d says that this node was removed, and is not believed: %s", from, why)
+		return fmt.Errorf("node %d says that this node was removed, but is not believed: %s", from, why)
 	}
-	gone := fmt.Errorf("%w: node %d tells that the members of cluster %v are %s since %v. Move the directory of "+
-		"this node away; to take the node back, "+
-		"run \"concord member add %d\" and start it on an empty one", ErrRemoved, from, h.Cluster,
+	gone := fmt.Errorf("%w: node %d reports that the members of cluster %v have been %s since %v. Move the "+
+		"directory of this node away; to take the node back, run \"concord member add %d\" and start it with an "+
+		"empty one", ErrRemoved, from, h.Cluster,
 		txn.ListText(replica.FromMembers(l.Members)), l.At, self.From)
 	select {
 	case p.removed <- gone:
@@ -221,7 +221,7 @@ func (p *Transport) welcome(conn net.Conn, r *bufio.Reader) (h Hello, met meetin
 	case told:
 		if met.List, err = p.readList(r, h.ListAt); err == nil {
 			if _, member = met.List.Find(h.From); !member {
-				err = fmt.Errorf("node %d tells of members to whom it does not belong", h.From)
+				err = fmt.Errorf("node %d reports members that it is not among", h.From)
 			}
 		}
 	case h.ListAt.Less(self.ListAt) && h.Newest >= listVersion:

@@ -42,14 +42,14 @@ func readInbound(r *bufio.Reader, from zab.NodeID) (Inbound, error) {
 		switch {
 		case err != nil:
 		case m.From != from:
-			err = fmt.Errorf("a message of node %d: %w", m.From, errBadFrame)
+			err = fmt.Errorf("a message from node %d: %w", m.From, errBadFrame)
 		default:
 			err = checkEntries(m.Body)
 		}
 		return Inbound{From: from, Message: m}, err
 	case frameSnapshotAsk:
 		if len(body) != 8 || binary.BigEndian.Uint64(body) == 0 {
-			return Inbound{}, fmt.Errorf("question for a snapshot: %w", errBadFrame)
+			return Inbound{}, fmt.Errorf("request for a snapshot: %w", errBadFrame)
 		}
 		return Inbound{From: from, snapshot: binary.BigEndian.Uint64(body)}, nil
 	}

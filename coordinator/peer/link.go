@@ -147,7 +147,7 @@ func (p *Transport) sendOn(ctx context.Context, conn net.Conn, l *link) error {
 			return fmt.Errorf("more than %d messages wait for the peer", queueLength)
 		}
 		if s := l.silent(); s > timeout { // looked at often: reports are queued twice a second
-			return fmt.Errorf("the peer has not been heard for %v", s.Round(time.Millisecond))
+			return fmt.Errorf("the peer has not been heard from for %v", s.Round(time.Millisecond))
 		}
 		_ = conn.SetWriteDeadline(time.Now().Add(timeout))
 		if _, err := conn.Write(buf); err != nil {

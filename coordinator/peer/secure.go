@@ -72,7 +72,7 @@ func (p *Transport) doubt(ctx context.Context) error {
 			}
 			_, err := p.config.Keys.Peer(&state)
 			if err != nil {
-				p.log.Warn("connection with a peer closed: its certificate is not accepted any more", "remote",
+				p.log.Warn("connection to a peer closed: its certificate is no longer accepted", "remote",
 					c.RemoteAddr().String(), "err", err)
 			}
 			return err != nil

@@ -166,7 +166,7 @@ func TestARevokedPeerLosesItsConnection(t *testing.T) {
 		}
 	}()
 	closed(t, c)
-	require.Contains(t, log.String(), "its certificate is not accepted any more")
+	require.Contains(t, log.String(), "its certificate is no longer accepted")
 }
 
 // Whoever says a connection number that is far too high is not heard in a node's place for ever.

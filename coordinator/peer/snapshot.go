@@ -66,7 +66,7 @@ func (s *snapshotSender) take(to zab.NodeID, session uint64) bool {
 func (s *snapshotSender) serve(ctx context.Context, conn net.Conn, to zab.NodeID, session uint64) {
 	if !s.take(to, session) {
 		_ = conn.SetWriteDeadline(time.Now().Add(timeout))
-		_ = writeFrame(conn, frameRefused, []byte("this session gets no snapshot here, or has had it"))
+		_ = writeFrame(conn, frameRefused, []byte("this session gets no snapshot here, or has had it already"))
 		return
 	}
 	x, err := s.store.Snapshot()
@@ -81,7 +81,8 @@ func (s *snapshotSender) serve(ctx context.Context, conn net.Conn, to zab.NodeID
 		return
 	}
 	if err != nil {
-		s.log.Info("snapshot broken off", "peer", uint64(to), "zxid", x.Zxid.String(), "bytes", size, "err", err)
+		s.log.Info("a snapshot was "+
+			"interrupted", "peer", uint64(to), "zxid", x.Zxid.String(), "bytes", size, "err", err)
 		return
 	}
 	// The peer reads back what it has, and says now and then that it lives.

@@ -290,7 +290,7 @@ func (p *Transport) listen(ctx context.Context, conn net.Conn, r *bufio.Reader, 
 		}
 		in, err = p.hear(conn, r, h.From)
 		if err == nil && in.snapshot != 0 {
-			err = fmt.Errorf("a question for a snapshot among messages: %w", errBadFrame)
+			err = fmt.Errorf("a request for a snapshot among messages: %w", errBadFrame)
 		}
 	}
 	if ctx.Err() == nil {

@@ -385,7 +385,7 @@ func (c *Core) onRoleChanged(e zab.RoleChanged) {
 	is := e.Role == zab.Leading && e.Established
 	switch {
 	case was && !is:
-		c.Note("node %d leads no more: %s", c.config.Node, e.Reason)
+		c.Note("node %d no longer leads: %s", c.config.Node, e.Reason)
 		next := e.Leader
 		if c.handing != nil {
 			next = c.handing.to

@@ -151,10 +151,9 @@ func (c *Core) judge() {
 // stopForGood ends everything that this node does.
 func (c *Core) stopForGood(why string) {
 	d := &c.diverged
-	d.Why = why + ", so that no majority can agree with it. It takes part in nothing and answers nothing any more. " +
-		"Stop it, move its directory away, run \"concord member replace " + fmt.Sprint(c.config.Node) +
-		"\" on the others, and start it on an empty one; " +
-		"if all nodes say this, put back a backup of one of them"
+	d.Why = why + ", so that no majority can agree with it. From now on it takes part in nothing and answers " +
+		"nothing. Stop it, move its directory away, run \"concord member replace " + fmt.Sprint(c.config.Node) +
+		"\" on the others, and start it with an empty one; if all nodes say this, put back a backup of one of them"
 	d.suspect = ""
 	c.Alarm("%s", d.Why)
 	c.fx.Distrust = d.Why
@@ -204,8 +203,8 @@ func (c *Core) Warnings() (texts []string) {
 			c.config.Node, nodeNames(c.missing())))
 	}
 	if l, learns := c.learner(); learns {
-		texts = append(texts, fmt.Sprintf("node %d learns: it becomes a voter when it has caught up; start it if it "+
-			"does not run, or run \"concord member remove %d\"", l.ID, l.ID))
+		texts = append(texts, fmt.Sprintf("node %d is learning: it becomes a voter when it has caught up; start it "+
+			"if it is not running, or run \"concord member remove %d\"", l.ID, l.ID))
 	}
 	return texts
 }

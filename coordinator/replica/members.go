@@ -152,7 +152,7 @@ func (c *Core) missing() (ids []zab.NodeID) {
 func (c *Core) onPeerMet(e PeerMet) error {
 	if c.list.At.Less(e.List.At) {
 		c.takeList(e.List)
-		c.wake("node %d tells who belongs to the cluster", e.Node)
+		c.wake("node %d reports who belongs to the cluster", e.Node)
 		return c.stepLog(zab.Learned{Set: zab.Set{At: e.List.At, Members: ZabMembers(e.List.Members)}})
 	}
 	if c.asleep {
@@ -170,7 +170,7 @@ func (c *Core) onPeerMet(e PeerMet) error {
 func (c *Core) wake(format string, args ...any) {
 	if c.asleep {
 		c.asleep = false
-		c.Note("this node has an empty store, and takes part now: "+format, args...)
+		c.Note("this node has an empty store, and takes part from now on: "+format, args...)
 	}
 }
 
@@ -459,8 +459,8 @@ func (c *Core) onLeadAsked(e LeadAsked) {
 		c.reply(Reply{Request: e.Request, Zxid: c.Zxid()}) // it is so, perhaps since the request was made first
 	case m.Observer:
 		c.reply(Reply{Request: e.Request,
-			Err: Refusedf("node %d is no voter (%v), and cannot lead: name one that \"concord member ls\" shows as "+
-				"a voter", e.Node, RoleOf(m))})
+			Err: Refusedf("node %d is not a voter (%v) and cannot lead: name one that \"concord member ls\" shows "+
+				"as a voter", e.Node, RoleOf(m))})
 	case c.diverged.Why != "":
 		c.reply(Reply{Request: e.Request, Err: c.Distrusted()})
 	default:
@@ -486,7 +486,7 @@ func (c *Core) proceedHandover() error {
 	}
 	switch {
 	case h.started && !h.deadline.IsZero() && c.now.After(h.deadline):
-		c.endHandover(Unavailablef("node %d let go of leadership, and nobody has taken it within %v: see \"concord "+
+		c.endHandover(Unavailablef("node %d gave up leadership, and nobody took it within %v: see \"concord "+
 			"status\"", c.config.Node, handoverPatience))
 	case !h.started && c.leading:
 		h.started = true

@@ -20,7 +20,7 @@ func (c *Core) restore(z zab.Zxid) error {
 	c.digests.add(z, c.State().Digest())
 	c.onMembersDelivered()
 	c.noticeLevel(c.State().Level())
-	c.Note("the state is that of a snapshot of %v now", z)
+	c.Note("the state is now that of a snapshot of %v", z)
 	return nil
 }
 

@@ -159,7 +159,7 @@ func (h *handlers) Finish(ctx context.Context, r *concordv1.FinishRequest) (*con
 		}
 		if e.Record = records[0]; e.Record.No != e.Branch.XID.Branch || e.Record.Resource != e.Branch.Resource {
 			return nil, invalid("record",
-				"is of branch %d in %q, and the request of branch %d in %q: send the record of that branch",
+				"is of branch %d in %q, but the request is about branch %d in %q: send the record of that branch",
 				e.Record.No, e.Record.Resource, e.Branch.XID.Branch, e.Branch.Resource)
 		}
 		if err := h.agent.Validate(e.Record); err != nil {

@@ -84,7 +84,7 @@ func bounded(log *slog.Logger) connect.UnaryInterceptorFunc {
 					maxCalls, api.ErrBusy))
 			}
 			res, err = next(ctx, req)
-			log.Debug("call", "method", method, "peer", req.Peer().Addr, "took", time.Since(start), "err", err)
+			log.Debug("call", "method", method, "remote", req.Peer().Addr, "took", time.Since(start), "err", err)
 			if err != nil {
 				return nil, api.ToStatus(err)
 			}

@@ -199,18 +199,18 @@ func TestBadRequests(t *testing.T) {
 			`this agent hosts no resource "orders": it has ["ledger"]; ask the agent that hosts it`},
 		{"another journal", "Execute", execute(s.address(newID(), s.journal, other), one), "failed_precondition",
 			"the request is for journal " + other +
-				", and this agent has JOURNAL: it is another agent, or lost its journal; roll the transaction back " +
-				"and begin a new one"},
+				", but this agent has JOURNAL: it is a different agent, or it has lost its journal; roll the " +
+				"transaction back and begin a new one"},
 		{"another epoch", "Execute", execute(s.address(newID(), `"epoch": 1`, `"epoch": 9`), one),
 			"failed_precondition",
-			"this agent has started again since: its epoch is 1, the request is for 9, and what was open then is " +
+			"this agent has restarted since: its epoch is 1, the request is for 9, and what was open then is " +
 				"rolled back; roll the transaction back and begin a new one"},
 		{"no epoch", "Execute", execute(s.address(newID(), `, "epoch": 1`, ``), one), "invalid_argument",
-			"branch.epoch: is 0, want what Describe says"},
+			"branch.epoch: is 0, want what Describe returns"},
 		{"no journal", "Execute", execute(s.address(newID(), `"journal": "`+s.journal+`", `, ``), one),
-			"invalid_argument", "branch.journal: is empty, want what Describe says"},
+			"invalid_argument", "branch.journal: is empty, want what Describe returns"},
 		{"a journal that is none", "Execute", execute(s.address(newID(), s.journal, "x"), one), "invalid_argument",
-			`branch.journal: "x" is no journal id, want the 32 hex characters that Describe says`},
+			`branch.journal: "x" is not a journal id, want the 32 hex characters that Describe returns`},
 		{"no resource", "Execute", execute(s.address(newID(), "ledger", ""), one), "invalid_argument",
 			"branch.resource: is empty, want the name of a resource that the agent hosts"},
 		{"a last resource", "Execute", execute(s.address(newID().WithClass(txn.LastResource)), one), "invalid_argument",
@@ -226,11 +226,11 @@ func TestBadRequests(t *testing.T) {
 		{"a gap", "Execute", execute(s.address(taken), `, "number": 3, "statement": "get bob"`), "failed_precondition",
 			"the next request of this branch has number 2, not 3: number them from 1 without a gap"},
 		{"another request of that number", "Execute", execute(s.address(taken), one), "invalid_argument",
-			"request 1 of this branch was another one: a request that is repeated must be the same"},
+			"request 1 of this branch was a different one: a repeated request must be identical"},
 		{"a value of no kind", "Execute",
 			execute(s.address(taken), `, "number": 2, "statement": "set a ?", "arguments": [{"decimal": "1,5"}]`),
 			"invalid_argument",
-			`arguments[0]: "1,5" is no decimal: want digits such as -12.50`},
+			`arguments[0]: "1,5" is not a valid decimal: want digits such as -12.50`},
 		{"a time that takes too long", "Execute", execute(s.address(taken), `, "number": 2, "timeout_ms": 400000`),
 			"invalid_argument", "timeout_ms: is 400000, want 0 to 300000"},
 		{"a digest that is none", "Prepare", execute(s.address(taken), `, "number": 1, "digest": "AAAA"`),
@@ -242,12 +242,13 @@ func TestBadRequests(t *testing.T) {
 		{"the record of another branch", "Finish",
 			execute(s.address(taken), `, "decision": "abort", "record": {"no": 1, "resource": "ledger"}`),
 			"invalid_argument",
-			`record: is of branch 1 in "ledger", and the request of branch 0 in "ledger": send the record of that ` +
+			`record: is of branch 1 in "ledger", but the request is about branch 0 in "ledger": send the record of that ` +
 				`branch`},
 		{"a record that is made up", "Finish",
 			execute(s.address(taken), `, "decision": "abort", "record": {"no": 0, "resource": "ledger", `+
 				`"evidence": "x"}`), "invalid_argument",
-			"record: evidence or holder is not of a Pebble store: run the newest version of concord on all nodes"},
+			"record: the evidence or the holder is not that of a Pebble store: run the newest version of concord " +
+				"on all nodes"},
 		{"too long a list", "ListBranches", `{"limit": 20000}`, "invalid_argument",
 			"limit: is 20000, at most 10000 are allowed"},
 	} {
@@ -266,7 +267,7 @@ func TestBadRequests(t *testing.T) {
 	}
 	// What the database is not sent is an answer: the branch goes on.
 	r := s.post("Execute", execute(s.address(taken), `, "number": 2, "statement": "commit"`))
-	require.Contains(t, r["error"], `"commit" is no command of this store: it was not carried out`)
+	require.Contains(t, r["error"], `"commit" is not a command of this store: it was not carried out`)
 	require.Equal(t, true, r["notSent"])
 	r = s.post("Execute", execute(s.address(taken), `, "number": 3, "statement": "add bob 1"`))
 	require.Nil(t, r["error"])
@@ -323,12 +324,12 @@ func TestOneRequestAtATime(t *testing.T) {
 		refused = s.post("Execute", `{"branch": `+s.address(waiter)+`, "number": 2, "statement": "add key 1"}`)
 		return strings.Contains(fmt.Sprint(refused["message"]), "still running")
 	}, 10*time.Second, time.Millisecond)
-	require.Equal(t, "request 1 of this branch is still running: wait for its answer before the next is sent",
+	require.Equal(t, "request 1 of this branch is still running: wait for its answer before you send the next one",
 		refused["message"])
 	require.Equal(t, "failed_precondition", refused["code"])
 	go ask()
 	r := s.post("Prepare", `{"branch": `+s.address(waiter)+`, "number": 1}`)
-	require.Equal(t, "request 1 of this branch is still running: wait for its answer before the vote is asked for",
+	require.Equal(t, "request 1 of this branch is still running: wait for its answer before you ask for the vote",
 		r["message"])
 	require.Equal(t, "done", s.post("Finish", `{"branch": `+s.address(holder)+`, "decision": "abort"}`)["finish"])
 	a, b := <-answers, <-answers

@@ -38,7 +38,7 @@ func parseAddress(m *concordv1.BranchAddress) (b participant.Branch, l participa
 		var ok bool
 		if l.Journal, ok = txn.ParseJournalID(m.GetJournal()); !ok {
 			return b, l, invalid("branch.journal",
-				"%.40q is no journal id, want the 32 hex characters that Describe says", m.GetJournal())
+				"%.40q is not a journal id, want the 32 hex characters that Describe returns", m.GetJournal())
 		}
 	}
 	l.Epoch = participant.Epoch(m.GetEpoch())
@@ -51,9 +51,9 @@ func parseLife(m *concordv1.BranchAddress) (participant.Branch, participant.Life
 	switch {
 	case err != nil:
 	case m.GetJournal() == "":
-		err = invalid("branch.journal", "is empty, want what Describe says")
+		err = invalid("branch.journal", "is empty, want what Describe returns")
 	case m.GetEpoch() == 0:
-		err = invalid("branch.epoch", "is 0, want what Describe says")
+		err = invalid("branch.epoch", "is 0, want what Describe returns")
 	}
 	return b, l, err
 }

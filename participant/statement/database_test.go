@@ -279,17 +279,17 @@ func TestPebbleCommands(t *testing.T) {
 	_, err = s.Do(t.Context(), Work{Verb: RollbackTo, Text: "a"}, Limits{})
 	require.NoError(t, err)
 	for text, says := range map[string]string{
-		"put alice 1": `"put alice 1" is no command of this store: it was not carried out; want ` +
+		"put alice 1": `"put alice 1" is not a command of this store: it was not carried out; want ` +
 			`get KEY, set KEY VALUE, add KEY NUMBER or delete KEY, each operand a word or ?`,
-		"get": `"get" is no command of this store: it was not carried out; want get KEY, ` +
+		"get": `"get" is not a command of this store: it was not carried out; want get KEY, ` +
 			`set KEY VALUE, add KEY NUMBER or delete KEY, each operand a word or ?`,
 		"get ?": "the command has 1 places for arguments and got 0: it was not carried out; " +
 			"send as many as it has ?",
-		"add alice many": `"many" is no whole number of 64 bits: the command was not carried out; ` +
+		"add alice many": `"many" is not a 64-bit integer: the command was not carried out; ` +
 			`send one`,
-		"add name 1": `the value of "name" is no number: the command was not carried out; use set`,
-		"add alice 9223372036854775807": "400 and 9223372036854775807 have no sum of 64 bits: the command was not " +
-			"carried out; add less",
+		"add name 1": `the value of "name" is not a number: the command was not carried out; use set`,
+		"add alice 9223372036854775807": "400 and 9223372036854775807 have a sum beyond 64 bits: the command was " +
+			"not carried out; add less",
 		"": string(refusedEmpty),
 	} {
 		err := failing(t, s, Work{Verb: Execute, Text: text}, Limits{})

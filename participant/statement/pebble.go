@@ -56,8 +56,8 @@ func (e *pebbleExecutor) refuse(text string) error {
 		return refusedEmpty
 	}
 	if n, ok := pebbleOperands[words[0]]; !ok || len(words) != n+1 {
-		return refusal(fmt.Sprintf("%.60q is no command of this store: it was not carried out; want get KEY, set "+
-			"KEY VALUE, add KEY NUMBER or delete KEY, each operand a word or ?", text))
+		return refusal(fmt.Sprintf("%.60q is not a command of this store: it was not carried out; want get KEY, "+
+			"set KEY VALUE, add KEY NUMBER or delete KEY, each operand a word or ?", text))
 	}
 	return nil
 }
@@ -129,18 +129,20 @@ func pebbleArguments(words []string, args []Value) (operands [][]byte, err error
 func sumOf(before image, delta []byte) (int64, error) {
 	d, err := strconv.ParseInt(string(delta), 10, 64)
 	if err != nil {
-		return 0, refusal(fmt.Sprintf("%.40q is no whole number of 64 bits: the command was not carried out; send one",
+		return 0, refusal(fmt.Sprintf("%.40q is not a 64-bit integer: the command was not carried out; send one",
 			delta))
 	}
 	n := int64(0)
 	if before.present {
 		if n, err = strconv.ParseInt(string(before.value), 10, 64); err != nil {
-			return 0, refusal(fmt.Sprintf("the value of %.40q is no number: the command was not carried out; use set",
+			return 0, refusal(fmt.Sprintf("the value of %.40q is not a number: the command was not carried out; "+
+				"use set",
 				before.key))
 		}
 	}
 	if d > 0 && n > math.MaxInt64-d || d < 0 && n < math.MinInt64-d {
-		return 0, refusal(fmt.Sprintf("%d and %d have no sum of 64 bits: the command was not carried out; add less", n,
+		return 0, refusal(fmt.Sprintf("%d and %d have a sum beyond 64 bits: the command was not carried out; add "+
+			"less", n,
 			d))
 	}
 	return n + d, nil

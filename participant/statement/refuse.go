@@ -20,22 +20,22 @@ func (r refusal) Error() string { return string(r) }
 func (r refusal) Unwrap() error { return ErrRefused }
 
 const (
-	refusedEnd = refusal("inside a branch there is no BEGIN, COMMIT, ROLLBACK or the like: the statement was " +
+	refusedEnd = refusal("BEGIN, COMMIT, ROLLBACK and the like are not allowed inside a branch: the statement was " +
 		"not sent; commit or roll back the global transaction instead")
-	refusedSavepoint = refusal("inside a branch savepoints have requests of their own: the statement was not sent; " +
+	refusedSavepoint = refusal("savepoints inside a branch have requests of their own: the statement was not sent; " +
 		"ask for a savepoint, or to roll back to one")
-	refusedXA = refusal("inside a branch XA and prepared transactions are concord's: the statement was not " +
-		"sent; commit or roll back the global transaction instead")
-	refusedCommitBy = refusal("inside a branch autocommit and completion_type stay as they are: the statement was " +
-		"not sent; leave it out")
-	refusedDDL = refusal("inside a branch this database has no DDL, LOCK TABLES or GRANT, since they commit: " +
+	refusedXA = refusal("XA and prepared transactions inside a branch are reserved for concord: the statement was " +
+		"not sent; commit or roll back the global transaction instead")
+	refusedCommitBy = refusal("autocommit and completion_type must not be changed inside a branch: the statement " +
+		"was not sent; leave it out")
+	refusedDDL = refusal("this database allows no DDL, LOCK TABLES or GRANT inside a branch, because they commit: " +
 		"the statement was not sent; run them outside")
-	refusedSeveral = refusal("the text holds several statements: none was sent; send each in a request of its own")
-	refusedEmpty   = refusal("the text holds no statement: nothing was sent; send one")
-	refusedCopy    = refusal("a branch of an agent has no COPY, LISTEN or NOTIFY: the statement was not sent; use " +
-		"INSERT or SELECT")
-	refusedReset = refusal("inside a branch there is no DISCARD, RESET ALL or DEALLOCATE ALL, which would take " +
-		"concord's own state along: the statement was not sent; name what is to be reset")
+	refusedSeveral = refusal("the text contains several statements: none was sent; send each in a request of its own")
+	refusedEmpty   = refusal("the text contains no statement: nothing was sent; send one")
+	refusedCopy    = refusal("a branch at an agent does not support COPY, LISTEN or NOTIFY: the statement was not " +
+		"sent; use INSERT or SELECT")
+	refusedReset = refusal("DISCARD, RESET ALL and DEALLOCATE ALL are not allowed inside a branch, because they " +
+		"would discard concord's own state: the statement was not sent; name what is to be reset")
 	refusedName = refusal("the name of a savepoint is not 1 to 32 letters, digits and underscores, a letter " +
 		"first: nothing was sent; choose such a name")
 )

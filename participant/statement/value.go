@@ -103,14 +103,14 @@ func (v Value) Check() error {
 			"concord on the agent", v.Kind)
 	}
 	if !ok {
-		return fmt.Errorf("%.60q is no %v: want %s", v.Text, v.Kind, wants[v.Kind])
+		return fmt.Errorf("%.60q is not a valid %v: want %s", v.Text, v.Kind, wants[v.Kind])
 	}
 	return nil
 }
 
 var wants = map[Kind]string{
-	Null: "no text", Bool: "true or false", Int: "a whole number of at most 64 bits",
-	Uint:  "a whole number from 0 to 18446744073709551615",
+	Null: "no text", Bool: "true or false", Int: "an integer of at most 64 bits",
+	Uint:  "an integer from 0 to 18446744073709551615",
 	Float: "a number such as 1.5e3", Decimal: "digits such as -12.50",
 	Time: "a time such as 2026-01-31T23:59:59.5Z, 2026-01-31 or 23:59:59",
 }

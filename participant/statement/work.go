@@ -189,8 +189,7 @@ func (l Limits) withDefaults() Limits {
 }
 
 // ErrTooLarge says that a result has more than Limits allow.
-var ErrTooLarge = errors.New("the result is too large: ask for less with WHERE or LIMIT, or for one page after the " +
-	"other")
+var ErrTooLarge = errors.New("the result is too large: ask for less with WHERE or LIMIT, or page by page")
 
 // add takes a row in, or says that it is one too many.
 func (r *Result) add(row []Value, left *Limits) error {

@@ -188,7 +188,7 @@ func (p *Participant) canCommit(m CanCommit) []protocol.Effect {
 		return p.repeat(txn.PartyID{}, Vote{List: asked, Reason: "the transaction was aborted"})
 	case p.entry.State != Nothing && asked != p.entry.Asked:
 		return p.repeat(txn.PartyID{}, Vote{List: asked,
-			Reason: "the agent was asked about another list of members before"})
+			Reason: "the agent was asked about a different list of members before"})
 	case p.entry.State != Nothing && p.voted:
 		return p.repeat(txn.PartyID{}, p.yes())
 	case p.entry.State != Nothing:

@@ -268,7 +268,7 @@ func TestAgentKilledBeforePrepare(t *testing.T) {
 		r, err := branch.prepare(a.within())
 		require.NoError(t, err)
 		require.Equal(t, "no", r.GetVote())
-		require.Contains(t, r.GetReason(), "this agent has started again since: its epoch is 2, the request is for 1")
+		require.Contains(t, r.GetReason(), "this agent has restarted since: its epoch is 2, the request is for 1")
 		_, err = a.stub.Execute(a.within(),
 			&concordv1.ExecuteRequest{Branch: branch.address, Number: 1, Statement: "select 1"})
 		require.ErrorIs(t, api.FromStatus(err), api.ErrRefused)
@@ -427,7 +427,7 @@ func TestAgentsThatMustNotStart(t *testing.T) {
 	other := filepath.Join(t.TempDir(), "other")
 	r := command(t, "agent", "--config", a.config)
 	require.Equal(t, 1, r.code, "%v", r)
-	require.Contains(t, r.stderr, "one process at a time can have it")
+	require.Contains(t, r.stderr, "only one process at a time can open it")
 	r = command(t, "agent", "--config", with(filepath.Dir(strings.TrimPrefix(ledger,
 		"name: ledger, driver: pebble, dir: ")), other, a.addr, "127.0.0.1:0"))
 	require.Equal(t, 1, r.code, "%v", r)
@@ -494,24 +494,23 @@ func TestAgentThatLostItsSessions(t *testing.T) {
 func TestBadStatementsAtAnAgent(t *testing.T) {
 	c, b, a := bankAgent(t, "")
 	for _, q := range []struct{ resource, statement, says string }{
-		{"orders", "commit", "inside a branch there is no BEGIN, COMMIT, ROLLBACK or the like: the statement was " +
-			"not sent; commit or roll back the global transaction instead"},
-		{"billing", "XA COMMIT 'x'", "inside a branch XA and prepared transactions are concord's: the statement was " +
-			"not sent; commit or roll back the global transaction instead"},
+		{"orders", "commit", "BEGIN, COMMIT, ROLLBACK and the like are not allowed inside a branch: the statement " +
+			"was not sent; commit or roll back the global transaction instead"},
+		{"billing", "XA COMMIT 'x'", "XA and prepared transactions inside a branch are reserved for concord: the " +
+			"statement was not sent; commit or roll back the global transaction instead"},
 		{"billing", "set autocommit = 1",
-			"inside a branch autocommit and completion_type stay as they are: the statement was not sent; leave " +
+			"autocommit and completion_type must not be changed inside a branch: the statement was not sent; leave " +
 				"it out"},
 		{"billing", "create table x (id int)",
-			"inside a branch this database has no DDL, LOCK TABLES or GRANT, since they commit: the statement was " +
-				"not sent; run them outside"},
-		{"orders", "select 1; commit", "the text holds several statements: none was sent; send each in a request of " +
-			"its own"},
+			"this database allows no DDL, LOCK TABLES or GRANT inside a branch, because they commit: the statement " +
+				"was not sent; run them outside"},
+		{"orders", "select 1; commit", "the text contains several statements: none was sent; send each in a " +
+			"request of its own"},
 		{"orders", "select n from generate_series(1, 1000000) n",
-			"more than 10000 rows: the result is too large: ask for less with WHERE or LIMIT, or for one page after " +
-				"the other"},
+			"more than 10000 rows: the result is too large: ask for less with WHERE or LIMIT, or page by page"},
 		{"orders", "select repeat('x', 2000000)",
-			"row 1 is beyond the limit of bytes: the result is too large: ask for less with WHERE or LIMIT, or for " +
-				"one page after the other"},
+			"row 1 is beyond the limit of bytes: the result is too large: ask for less with WHERE or LIMIT, or " +
+				"page by page"},
 		{"orders", "update account set balance = $1", "expected 1 arguments, got 0"},
 		{"billing", "call no_such_procedure()", "Error 1305 (42000): PROCEDURE"},
 	} {

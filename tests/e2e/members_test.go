@@ -362,8 +362,8 @@ func TestBlankVoterIsKeptOutUntilAnOperatorReplacesIt(t *testing.T) {
 	c.kill(victim)
 	require.NoError(t, os.RemoveAll(filepath.Join(victim.dir, "data")))
 	c.start(victim)
-	c.warned(c.leader(), "another store than the cluster knows", next)
-	c.keptOut(victim, "another store than the cluster knows", next)
+	c.warned(c.leader(), "a different store from the one that the cluster knows", next)
+	c.keptOut(victim, "a different store from the one that the cluster knows", next)
 	d.goesOn(50)
 	c.kill(victim)
 	r := c.command("member", "replace", fmt.Sprint(victim.id), "--reason", "the disk burnt", "--yes")
@@ -438,8 +438,9 @@ func TestSecondProcessWithTheSameIDIsKeptOut(t *testing.T) {
 	}
 	c.start(&twin)
 	defer func() { require.NoError(t, twin.process.end(syscall.SIGTERM, patience)) }()
-	c.warned(c.node(1), "node 2 has another store than the cluster knows", "concord member replace 2")
-	c.keptOut(&twin, "another store than the cluster knows")
+	c.warned(c.node(1), "node 2 has a different store from the one that the cluster "+
+		"knows", "concord member replace 2")
+	c.keptOut(&twin, "a different store from the one that the cluster knows")
 	d.goesOn(50)
 	c.ready() // the right one has not noticed anything
 	d.end(c)

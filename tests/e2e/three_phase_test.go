@@ -324,7 +324,7 @@ func TestAJournalThatWasPutBackIsRefused(t *testing.T) {
 	east.start()
 	_, err = c.run(east.within(), "account", 7)
 	require.ErrorIs(t, err, concord.ErrAborted)
-	require.ErrorContains(t, err, "its journal was put back from a copy")
+	require.ErrorContains(t, err, "its journal was restored from a copy")
 	eventually(t, "nothing of it is left", func() bool {
 		return c.value(0, "account") == "-5" && c.value(1, "account") == "5"
 	})

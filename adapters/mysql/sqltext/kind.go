@@ -12,8 +12,9 @@ import (
 
 // Why a statement is not sent.
 var (
-	ErrOwnXA = errors.New("inside a branch XA statements are concord's: end the global transaction instead")
-	ErrLevel = errors.New("inside a branch this would have no effect: give the options with the first call of TxWith")
+	ErrOwnXA = errors.New("XA statements inside a branch are reserved for concord: end the global transaction " +
+		"instead")
+	ErrLevel = errors.New("this has no effect inside a branch: give the options with the first call of TxWith")
 )
 
 // Kind is what the text of a statement tells about it. It errs on the careful side: the

@@ -246,7 +246,7 @@ func (j *Journal) readHeads(branches []Branch) error {
 		}
 		b, n := byXID[x], binary.BigEndian.Uint32(body)
 		if b == nil || b.Updates != n {
-			return j.damaged("%s: the head counts %d updates, and others are there", x, n)
+			return j.damaged("%s: the head counts %d updates, but there are others", x, n)
 		}
 		b.Prepared = true
 		b.Since = time.UnixMilli(int64(binary.BigEndian.Uint64(body[4:])))

@@ -125,7 +125,7 @@ func (r result) print(o Options) error {
 	case r.FinishedByAgents != nil && *r.FinishedByAgents == 0 && o.KillCoordinators &&
 		o.Protocol == concord.ThreePhase:
 		return &terminal.ExitError{Code: terminal.ExitFailed,
-			Text: "no transaction was in doubt whenever the coordinators were stopped, so the agents had nothing to " +
+			Text: "no transaction was in doubt when the coordinators were stopped, so the agents had nothing to " +
 				"finish: try it with more --transfers or --workers"}
 	case r.Sum != r.SumExpected:
 		return &terminal.ExitError{Code: terminal.ExitFailed,

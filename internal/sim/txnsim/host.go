@@ -181,7 +181,7 @@ func (h *host) Step(ev zab.Event) []zab.Effect {
 		panic(err)
 	}
 	for _, note := range fx.Notes {
-		if note.Alarm && strings.Contains(note.Text, "says that it was decided to") {
+		if note.Alarm && strings.Contains(note.Text, "says that it was decided as") {
 			h.w.check.Fail("T3", "node %d: %s", h.n, note.Text)
 		}
 	}
