@@ -67,6 +67,9 @@ func (c *cli) certCreateCA(caKey *string) *cobra.Command {
 	var lifetime time.Duration
 	var overwrite bool
 	cmd := &cobra.Command{Use: "create-ca --cluster NAME", Short: "Make an authority", Args: terminal.NoArgs,
+		Long: "Makes the authority of a cluster: ca.crt in the directory of certificates, and its key where --ca-key\n" +
+			"says. Every node, agent and client needs ca.crt; the key makes new certificates, so keep it elsewhere,\n" +
+			"and give it to nobody.",
 		RunE: func(*cobra.Command, []string) error {
 			if _, err := security.NewAuthority(c.dir(), *caKey, cluster, lifetime, overwrite); err != nil {
 				return certError(err)
@@ -90,6 +93,8 @@ func (c *cli) certCreate(k security.Kind, caKey *string) *cobra.Command {
 		what += " --host NAME"
 	}
 	cmd := &cobra.Command{Use: "create-" + string(k) + " " + what, Short: "Make the certificate of a " + string(k),
+		Long: "Makes a key pair for each name, in the directory of certificates, and prints the files. Whoever has the\n" +
+			"key is that " + string(k) + " to the cluster: carry it to its machine and delete it here.",
 		RunE: func(cmd *cobra.Command, names []string) error {
 			if len(names) == 0 {
 				return terminal.Usagef("say whose certificate it is: %s", cmd.UseLine())
@@ -187,6 +192,8 @@ func (c *cli) certRevoke(caKey *string) *cobra.Command {
 
 func (c *cli) certLs() *cobra.Command {
 	return &cobra.Command{Use: "ls", Short: "Show the certificates in a directory", Args: terminal.NoArgs,
+		Long: "Shows each certificate in the directory: whose it is, until when it is valid, and whether it is\n" +
+			"revoked. Needs no cluster and changes nothing.",
 		RunE: func(*cobra.Command, []string) error {
 			list, err := c.dir().List()
 			if err != nil {

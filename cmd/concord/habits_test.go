@@ -9,6 +9,7 @@ import (
 	"encoding/json"
 	"errors"
 	"flag"
+	"io"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -17,6 +18,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/spf13/cobra"
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/concordtx/concord"
@@ -301,4 +304,31 @@ func schemaOf(t reflect.Type) map[string]any {
 		return map[string]any{"type": "number"}
 	}
 	return map[string]any{"type": "integer"}
+}
+
+// Whoever adds a command says what it is for, in its help and in the documents.
+func TestEveryCommandIsExplained(t *testing.T) {
+	var documents strings.Builder
+	pages, err := filepath.Glob("../../docs/*.md")
+	require.NoError(t, err)
+	for _, page := range append(pages, "../../README.md", "../../CONTRIBUTING.md") {
+		text, err := os.ReadFile(page)
+		require.NoError(t, err)
+		documents.Write(text)
+	}
+	root := newRoot(strings.NewReader(""), io.Discard, io.Discard)
+	var walk func(c *cobra.Command)
+	walk = func(c *cobra.Command) {
+		for _, sub := range c.Commands() {
+			walk(sub)
+		}
+		if c == root || c.Hidden || c.HasSubCommands() {
+			return
+		}
+		path := c.CommandPath()
+		assert.NotEmpty(t, c.Short, "%s: say in Short what it does, in a line", path)
+		assert.NotEmpty(t, c.Long+c.Example, "%s: say in Long when to use it, what it prints, and what it changes", path)
+		assert.True(t, strings.Contains(documents.String(), path), "%s: say in README or docs/ what it is for", path)
+	}
+	walk(root)
 }

@@ -19,6 +19,8 @@ func (c *cli) resourceCommand() *cobra.Command {
 	cmd.AddCommand(
 		&cobra.Command{
 			Use: "ls", Short: "List resources, whether they are fit, and which database each one is",
+			Long: "Lists the resources of the cluster as its leader last saw them: whether each is up, what it holds\n" +
+				"prepared, and which database it is. \"concord resource check\" asks the databases now.",
 			Args: terminal.NoArgs,
 			RunE: func(cmd *cobra.Command, _ []string) error { return c.resourceList(cmd) },
 		},

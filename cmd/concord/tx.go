@@ -180,6 +180,9 @@ func (c *cli) printList(r *concordv1.ListResponse) error {
 func (c *cli) txGetCommand() *cobra.Command {
 	return &cobra.Command{
 		Use: "get GID", Short: "Show one transaction with its branches and evidence", Args: gidArg,
+		Long: "Shows what the cluster knows of a transaction, and the next command if it is stuck: its state and\n" +
+			"decision, and of each branch its resource, what the last attempt to finish it said, and who waits for\n" +
+			"its locks. Changes nothing. Exit code 3 if there is no such transaction.",
 		ValidArgsFunction: c.completeFirst(c.gids),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			client, err := c.dial()
