@@ -50,6 +50,9 @@ type telemetry struct {
 }
 
 func (t *telemetry) start(ctx context.Context, s concord.Step) (context.Context, func(error) error) {
+	if s.Kind != concord.StepTransaction && !trace.SpanContextFromContext(ctx).IsValid() {
+		return ctx, t.measure(ctx, s) // nobody traces the transaction, so nobody does this
+	}
 	began := time.Now()
 	ctx, span := t.tracer.Start(ctx, spanName(s.Kind), spanOptions(ctx, s)...)
 	if s.Kind == concord.StepTransaction {
@@ -70,6 +73,20 @@ func (t *telemetry) start(ctx context.Context, s concord.Step) (context.Context,
 		return nil
 	}
 }
+
+// measure is for steps without a span.
+func (t *telemetry) measure(ctx context.Context, s concord.Step) func(error) error {
+	if !t.meters.steps.Enabled(ctx) {
+		return unmeasured
+	}
+	began := time.Now()
+	return func(err error) error {
+		t.meters.ended(ctx, s, time.Since(began), err)
+		return nil
+	}
+}
+
+func unmeasured(error) error { return nil }
 
 func spanName(k concord.StepKind) string {
 	return "concord." + strings.ReplaceAll(k.String(), " ", "_")

@@ -54,6 +54,9 @@ type account struct {
 	branches []*branch // of the service, and of those behind it
 }
 
+// settlePatience is for how long a service waits for a decision; then the cluster ends what is prepared.
+const settlePatience = 20 * sim.Second
+
 // call is a call on its way.
 type call struct {
 	name api.CallName
@@ -252,9 +255,22 @@ func (p *part) look() {
 			p.end(txn.Abort)
 			return
 		}
+		if w.Now-p.ghost.born > settlePatience { // perhaps nobody has decided, and a DBA has taken what was prepared
+			p.leave()
+			return
+		}
 		p.ask(nil)
 		p.look()
 	})
+}
+
+// leave lets go of the transaction, as it is.
+func (p *part) leave() {
+	p.over = true
+	delete(p.s.parts, p.ghost.id)
+	if p.own != nil {
+		p.own.closeSession()
+	}
 }
 
 // ask asks the cluster, and ends if that knows a decision; or with want only if it is this one.
