@@ -50,13 +50,16 @@ type telemetry struct {
 }
 
 func (t *telemetry) start(ctx context.Context, s concord.Step) (context.Context, func(error) error) {
-	if s.Kind != concord.StepTransaction && !trace.SpanContextFromContext(ctx).IsValid() {
-		return ctx, t.measure(ctx, s) // nobody traces the transaction, so nobody does this
+	if ctx.Value(untracedKey{}) != nil {
+		return ctx, t.measure(ctx, s)
 	}
 	began := time.Now()
 	ctx, span := t.tracer.Start(ctx, spanName(s.Kind), spanOptions(ctx, s)...)
 	if s.Kind == concord.StepTransaction {
 		t.meters.begun(ctx, s)
+		if !span.SpanContext().IsValid() { // no provider was set up: one that drops spans names them all the same
+			ctx = context.WithValue(ctx, untracedKey{}, true)
+		}
 	}
 	return ctx, func(err error) error {
 		if span.IsRecording() {
@@ -73,6 +76,9 @@ func (t *telemetry) start(ctx context.Context, s concord.Step) (context.Context,
 		return nil
 	}
 }
+
+// untracedKey is in the context of a transaction that nobody traces, and so nobody its steps.
+type untracedKey struct{}
 
 // measure is for steps without a span.
 func (t *telemetry) measure(ctx context.Context, s concord.Step) func(error) error {
