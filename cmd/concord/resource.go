@@ -4,6 +4,7 @@ package main
 
 import (
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -276,7 +277,8 @@ func (c *cli) printReports(reports []reportJSON) error {
 			}
 			fmt.Fprintf(c.out, "  %s  %s: %s\n", mark, terminal.Cell(f.What), terminal.Cell(f.Detail))
 			if f.Fix != "" {
-				fmt.Fprintf(c.out, "           -> %s\n", terminal.Cell(f.Fix))
+				// SQL of several lines means the same in one, which can be pasted.
+				fmt.Fprintf(c.out, "           -> %s\n", terminal.Cell(strings.Join(strings.Fields(f.Fix), " ")))
 			}
 		}
 	}
