@@ -332,7 +332,7 @@ func TestBadRequests(t *testing.T) {
 			"failed_precondition",
 			"resource: plain is a memory database that the nodes reach without an agent, and only agents hold " +
 				"sessions for others: " +
-				`run "concord agent" beside it, and give it driver: agent in the nodes' configuration: refused`},
+				`run "concord agent" beside it, and give it driver: agent in the nodes' configuration`},
 		{"no number", "Execute", `{` + session + `"resource": "ledger"}`, "invalid_argument",
 			"number: is 0: the requests of a transaction are numbered from 1"},
 		{"a gap", "Execute", `{` + session + `"number": "3", "resource": "ledger"}`, "failed_precondition",
