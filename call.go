@@ -26,8 +26,9 @@ const (
 // have the status codes of connectrpc.com/connect.
 type Peer = joined.Peer
 
-// callBranches is how many branches a call may open in the service that is called.
-const callBranches = 8
+// callShare is the part of the numbers of branches that are free, one in so many, that goes with a call of a service: for
+// what it opens, and hands on.
+const callShare = 8
 
 // Call is a call of another service in a transaction: whoever carries transactions between services makes one before
 // each call. concordhttp and concordgrpc do; applications use those. Answered, Failed or NotSent ends it, once.
@@ -36,7 +37,8 @@ type Call struct {
 	where string
 	dial  func(addr string) (Peer, error)
 	name  api.CallName
-	first txn.BranchNo
+	first txn.BranchNo // of so many numbers that branches may have
+	n     int
 	text  string
 }
 
@@ -49,12 +51,13 @@ type outward struct {
 }
 
 var (
-	errHandedOn = fmt.Errorf("the transaction was begun by another service, and only that one calls others in it: "+
-		"let it make this call, or call with a context of concord.NewContext(ctx, nil): %w", api.ErrRefused)
-	errCallThree = fmt.Errorf("a transaction of three phases cannot be joined by another service: begin it without "+
-		"WithProtocol(ThreePhase): %w", api.ErrRefused)
+	errTooFar = api.Refusedf("the transaction has come through %d services, and no more may hand it on: let one of them "+
+		"make this call, or call with a context of concord.NewContext(ctx, nil)", api.MaxPath)
+	errCallThree = api.Refusedf("a transaction of three phases cannot be joined by another service: begin it without " +
+		"WithProtocol(ThreePhase)")
 	errUnanswered = errors.New("a call of another service is under way: wait for its answer before the transaction is " +
 		"committed")
+	errLeftBehind = errors.New("a call of another service is under way: wait for its answer before the handler returns")
 )
 
 // Call begins a call of a service, which is at where, for people. dial reaches it for votes and decisions: at addr,
@@ -68,9 +71,10 @@ func (tx *Tx) Call(ctx context.Context, where string, dial func(addr string) (Pe
 }
 
 func (tx *Tx) newCall(ctx context.Context, where string, dial func(addr string) (Peer, error)) (*Call, error) {
+	path, capability := tx.origin()
 	switch {
-	case tx.part != nil:
-		return nil, errHandedOn
+	case len(path) > api.MaxPath:
+		return nil, errTooFar
 	case tx.protocol == txn.ThreePhaseCommit:
 		return nil, errCallThree
 	}
@@ -83,16 +87,17 @@ func (tx *Tx) newCall(ctx context.Context, where string, dial func(addr string) 
 	if tx.life.Err() != nil { // and nobody has rolled it back yet
 		return nil, tx.because(tx.life)
 	}
-	first, ok := tx.span()
-	if !ok {
-		return nil, fmt.Errorf("%d calls are under way and there are %d branches, and all numbers of branches are given "+
-			"out: make fewer calls at a time: %w", len(tx.outward.pending), len(tx.branches), api.ErrBusy)
+	first, n := tx.span(ctx)
+	if n == 0 {
+		return nil, api.Busyf("%d calls are under way and there are %d branches, and all numbers of branches are given "+
+			"out: make fewer calls at a time, or hand the transaction on to fewer services", len(tx.outward.pending),
+			len(tx.branches))
 	}
-	k := &Call{tx: tx, where: where, dial: dial, name: api.NewCallName(), first: first}
+	k := &Call{tx: tx, where: where, dial: dial, name: api.NewCallName(), first: first, n: n}
 	deadline := tx.client.resources.now().Add(time.Until(tx.deadline))
 	var err error
 	k.text, err = api.Text(api.Propagation{Cluster: tx.cluster, ID: tx.id, Deadline: deadline,
-		Capability: tx.outward.secret.Capability(), Call: k.name, First: first, Branches: callBranches}.Message())
+		Capability: capability, Call: k.name, First: first, Branches: n, Path: path}.Message())
 	if err != nil {
 		return nil, err
 	}
@@ -100,37 +105,67 @@ func (tx *Tx) newCall(ctx context.Context, where string, dial func(addr string) 
 	return k, nil
 }
 
-// taken reports whether a branch has a number, or may get it.
-func (tx *Tx) taken(no txn.BranchNo) bool {
-	return tx.branch(no) != nil || slices.ContainsFunc(tx.outward.pending,
-		func(k *Call) bool { return no >= k.first && int(no) < int(k.first)+callBranches })
+// origin returns what goes with each call of the transaction: the instances that it has come through, this one last, and
+// the capability.
+func (tx *Tx) origin() (path []string, c txn.Capability) {
+	if tx.part != nil {
+		path, c = slices.Clone(tx.part.path), tx.part.capability
+	} else {
+		c = tx.outward.secret.Capability()
+	}
+	return append(path, tx.client.joins.instance), c
+}
+
+// prove is the proof that who began the transaction shows to those whom it calls, or what this client has of it.
+func (tx *Tx) prove(d txn.Decision) txn.Proof {
+	if tx.part != nil {
+		return tx.part.prove(d)
+	}
+	return tx.outward.secret.Proof(d)
+}
+
+// free reports whether a number is this client's to give, no branch has it, and none may get it.
+func (tx *Tx) free(ctx context.Context, no txn.BranchNo) bool {
+	return tx.branch(no) == nil && (tx.part == nil || tx.part.grants(ctx, no)) &&
+		!slices.ContainsFunc(tx.outward.pending, func(k *Call) bool { return no >= k.first && int(no) < int(k.first)+k.n })
 }
 
 // next returns the lowest number that is free, for a branch of our own.
-func (tx *Tx) next() (txn.BranchNo, bool) {
-	if tx.part != nil {
-		return tx.part.next(tx)
-	}
+func (tx *Tx) next(ctx context.Context) (txn.BranchNo, bool) {
 	for no := range api.MaxBranches {
-		if !tx.taken(txn.BranchNo(no)) {
+		if tx.free(ctx, txn.BranchNo(no)) {
 			return txn.BranchNo(no), true
 		}
 	}
 	return 0, false
 }
 
-// span returns the highest numbers that are free, for the branches of a call.
-func (tx *Tx) span() (first txn.BranchNo, ok bool) {
-	n := 0
-	for no := api.MaxBranches - 1; no >= 0; no-- {
-		if n++; tx.taken(txn.BranchNo(no)) {
-			n = 0
+// span returns n numbers for the branches of a call, the highest of the longest row of free ones, of which one is left at
+// least; zero: there are none.
+func (tx *Tx) span(ctx context.Context) (first txn.BranchNo, n int) {
+	longest, end, row := 0, 0, 0
+	for no := range api.MaxBranches + 1 {
+		if no < api.MaxBranches && tx.free(ctx, txn.BranchNo(no)) {
+			row++
+			continue
 		}
-		if n == callBranches {
-			return txn.BranchNo(no), true
+		if row >= longest {
+			longest, end = row, no
 		}
+		row = 0
 	}
-	return 0, false
+	if longest < 2 {
+		return 0, 0
+	}
+	n = max(1, longest/callShare)
+	return txn.BranchNo(end - n), n
+}
+
+// unanswered reports whether a call is under way. The transaction must have been claimed: no other begins.
+func (tx *Tx) unanswered() bool {
+	<-tx.turn // whoever ends a call gives it back
+	defer tx.give()
+	return len(tx.outward.pending) > 0
 }
 
 // Header is what goes with the call, as PropagationHeader.
@@ -225,8 +260,9 @@ func (k *Call) service(p api.Participation) (*joined.Service, error) {
 	if p.Addr != "" {
 		where = p.Addr
 	}
-	s := joined.New(where, k.tx.id, p.Instance, k.tx.outward.secret, peer,
-		func(ctx context.Context) error { return k.tx.askToAbort(ctx, true) })
+	// Not for sure: what the application's own SQL did in a service that cannot be asked, nobody knows.
+	s := joined.New(where, k.tx.id, p.Instance, k.tx.prove, peer,
+		func(ctx context.Context) error { return k.tx.askToAbort(ctx, false) })
 	if !k.tx.ended {
 		k.tx.outward.services = append(known, s)
 	}
@@ -237,14 +273,14 @@ func (k *Call) service(p api.Participation) (*joined.Service, error) {
 func (tx *Tx) open(s *joined.Service, opened []api.OpenedBranch) error {
 	for _, o := range opened {
 		if tx.branch(o.No) != nil {
-			return fmt.Errorf("the service at %s has opened branch %d, which is another one: its version is another one: %w",
-				s.Name(), o.No, api.ErrInvalid)
+			return fmt.Errorf("the service at %s has opened branch %d, which is another one: %w: run releases of concord there "+
+				"and here that fit together", s.Name(), o.No, api.ErrInvalid)
 		}
 		for _, b := range tx.branches {
 			if b.resource == o.Resource {
-				return fmt.Errorf("%s is used by two services in one transaction, this one or another and the one at %s, and each "+
+				return api.Refusedf("%s is used by two services in one transaction, this one or another and the one at %s, and each "+
 					"would wait for the locks of the other: use it in one of them, and let all calls of a transaction reach "+
-					"the same process: %w", o.Resource, s.Name(), api.ErrRefused)
+					"the same process", o.Resource, s.Name())
 			}
 		}
 		b := s.Branch(o)
@@ -282,9 +318,9 @@ func (tx *Tx) release(s *joined.Service, d txn.Decision) {
 	})
 }
 
-// tellLost makes the cluster decide to abort.
+// tellLost makes the cluster decide to abort. Nobody knows what the application's own SQL did in the service.
 func (tx *Tx) tellLost() {
-	tx.client.inBackground(func() { tx.tellAborted(tx.client.life, true) }) // if not, it ends there at its time limit
+	tx.client.inBackground(func() { tx.tellAborted(tx.client.life, false) }) // if not, it ends there at its time limit
 }
 
 // releaseIdle lets services know that hold nothing, or are not known, how the transaction has ended.
@@ -293,7 +329,7 @@ func (tx *Tx) releaseIdle(err error) {
 		tx.tellLost()
 	}
 	d := txn.Abort
-	if err == nil {
+	if err == nil || tx.part != nil && tx.part.told(txn.Commit) {
 		d = txn.Commit
 	}
 	for _, s := range tx.outward.services {

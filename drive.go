@@ -183,8 +183,10 @@ func (d *driver) step(e protocol.Event) {
 			}
 			go func() { d.words <- d.finish(b, f.Decision) }()
 		case twopc.TellAborted:
-			// Where the application's own SQL may have committed, this client knows no more than anybody.
-			again, sure := d.tryAgain(), d.tx.torn() == nil
+			// Where the application's own SQL may have committed, this client knows no more than anybody. Nor does it
+			// where others have a part in it: those whom it has called, or who began the transaction.
+			again := d.tryAgain()
+			sure := d.tx.torn() == nil && d.tx.part == nil && len(d.tx.outward.services) == 0
 			d.tx.client.inBackground(func() { d.tx.tellAborted(again, sure) }) // not after Close
 		case protocol.Report:
 			if d.tx.protocol == txn.ThreePhaseCommit {

@@ -107,3 +107,18 @@ func Example_postgres() {
 		log.Print(err)
 	}
 }
+
+// A request that comes twice, because its answer was lost, is done once.
+func ExampleClient_RunOnce() {
+	ctx := context.Background()
+	var c *concord.Client // of Dial
+	once, err := c.RunOnce(ctx, "order 4711", func(ctx context.Context, tx *concord.Tx) error {
+		// the work, and what whoever comes with the same key is answered:
+		return tx.SetResult([]byte("receipt 17"))
+	})
+	if err != nil {
+		log.Print("nothing was done under this key, so the same call may be made again: ", err)
+		return
+	}
+	log.Printf("%s; done before: %v", once.Result, once.Replayed)
+}

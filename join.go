@@ -8,6 +8,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -25,14 +26,20 @@ const (
 )
 
 var (
-	errLate  = fmt.Errorf("the call has outlived its transaction, which has ended: %w", api.ErrRefused)
-	errTime  = fmt.Errorf("the time limit of the call's transaction is over: %w", api.ErrRefused)
-	errTwice = fmt.Errorf("this very call was made before, and is not done twice; its answer was lost, so the "+
-		"transaction has to be begun again: %w", api.ErrRefused)
-	errStranger  = fmt.Errorf("who calls does not take part in the transaction: %w", api.ErrDenied)
-	errProof     = fmt.Errorf("who asks has not begun the transaction: %w", api.ErrDenied)
-	errManyParts = fmt.Errorf("%d transactions of other services are taken part in, which is the limit: call again later: %w",
-		maxParts, api.ErrBusy)
+	errLate = api.Refusedf("the call has outlived its transaction, which has ended: begin another one, and make the call " +
+		"in that")
+	errTime = api.Refusedf("the time limit of the call's transaction is over: allow more (WithTimeout), or do less in one " +
+		"transaction")
+	errCircle = api.Refusedf("the transaction came through this very process, which would wait for its own locks: do the work " +
+		"before the other service is called, or answer it what it needs to do the work")
+	errTwoCallers = api.Refusedf("another service has called this one in the same transaction, and each would have to know " +
+		"what the other one has done: let one of them make all calls of this service in a transaction")
+	errStranger = api.Deniedf("who calls does not take part in the transaction: call with the context that Run gives to its " +
+		"function, through concordhttp or concordgrpc")
+	errProof = api.Deniedf("who asks has not begun the transaction: let only who has begun it ask for votes, and tell " +
+		"decisions")
+	errManyParts = api.Busyf("%d transactions of other services are taken part in, which is the limit: call again later",
+		maxParts)
 	errBegunElsewhere = errors.New("the transaction was begun by another service, which commits it: return from the " +
 		"handler")
 	errGone = errors.New("who began the transaction is gone, or has ended it")
@@ -52,6 +59,7 @@ type joins struct {
 // joining is a part, or what is remembered of it after its end.
 type joining struct {
 	capability txn.Capability
+	caller     string    // instance that has made all calls
 	until      time.Time // nobody can join any more, so it is forgotten
 	part       *part     // nil after its end
 	end        *concluded
@@ -88,7 +96,7 @@ func (e *JoinError) Unwrap() error { return e.Err }
 // Join takes part in the transaction that a call came with, in its PropagationHeader. The error is a *JoinError, which
 // wraps one of the errors of package api. The first call of a transaction opens this client's part in it; its
 // branches vote when who began it asks for that, by JoinService, and are rolled back at its time limit, or
-// when it is gone.
+// when it is gone. In the transaction it may call further services, as who began it does.
 func (c *Client) Join(ctx context.Context, header string) (*Join, error) {
 	p, err := api.ParsePropagation(header)
 	if err != nil {
@@ -121,10 +129,12 @@ func (j *joins) join(ctx context.Context, p api.Propagation) (*Join, error) {
 	left := p.Deadline.Sub(c.resources.now())
 	switch {
 	case p.Cluster != cluster:
-		return nil, fmt.Errorf("the transaction is one of cluster %v, and this service uses %v: let both use the same "+
-			"cluster: %w", p.Cluster, cluster, api.ErrRefused)
+		return nil, api.Refusedf("the transaction is one of cluster %v, and this service uses %v: let both use the same "+
+			"cluster", p.Cluster, cluster)
 	case !p.Capability.Fits(p.ID):
 		return nil, errStranger
+	case slices.Contains(p.Path, j.instance):
+		return nil, errCircle
 	case p.ID.Class() == txn.ThreePhase:
 		return nil, errCallThree
 	case left <= 0:
@@ -142,7 +152,8 @@ func (j *joins) join(ctx context.Context, p api.Propagation) (*Join, error) {
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	stop := context.AfterFunc(part.tx.life, func() { cancel(context.Cause(part.tx.life)) })
-	return &Join{part: part, call: call, ctx: NewContext(ctx, part.tx), end: func() { stop(); cancel(nil) }}, nil
+	ctx = context.WithValue(NewContext(ctx, part.tx), inCallKey{}, call)
+	return &Join{part: part, call: call, ctx: ctx, end: func() { stop(); cancel(nil) }}, nil
 }
 
 // part returns the part in a transaction, and opens it if there is none.
@@ -155,6 +166,8 @@ func (j *joins) part(ctx context.Context, p api.Propagation, left time.Duration)
 		return nil, errStranger
 	case ok && known.part == nil:
 		return nil, errLate
+	case ok && known.caller != p.Caller():
+		return nil, errTwoCallers
 	case ok:
 		return known.part, nil
 	}
@@ -173,7 +186,7 @@ func (j *joins) part(ctx context.Context, p api.Propagation, left time.Duration)
 	}
 	until := time.Now().Add(left)
 	opened := newPart(ctx, j, p, until)
-	j.of[p.ID] = joining{capability: p.Capability, until: until, part: opened}
+	j.of[p.ID] = joining{capability: p.Capability, caller: p.Caller(), until: until, part: opened}
 	j.parts++
 	return opened, nil
 }

@@ -3,6 +3,7 @@
 package concord
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -11,6 +12,7 @@ import (
 	"time"
 
 	"github.com/concordtx/concord/adapters"
+	"github.com/concordtx/concord/adapters/joined"
 	"github.com/concordtx/concord/api"
 	concordv1 "github.com/concordtx/concord/api/concord/v1"
 	"github.com/concordtx/concord/protocol"
@@ -27,9 +29,12 @@ const (
 // part is this client's part in a transaction that another service has begun. Its branches are driven like those of a
 // transaction of its own, but for the decision: it asks nobody to commit, it votes and waits.
 //
+// It may call other services in the transaction: their branches are branches of tx, and vote and end with the others. They
+// are asked and told with the proofs that this part was.
+//
 // What always holds:
 //  1. It votes once, and not before all calls that it has answered are known to whoever asks, and none is
-//     under way.
+//     under way, here or from here.
 //  2. After a Yes its branches end by a decision only: what it is told by who can prove to have begun the
 //     transaction, or what the cluster says.
 //  3. Before its vote they are rolled back if the transaction is decided without it, or if the lease that it was begun
@@ -37,6 +42,7 @@ const (
 type part struct {
 	joins      *joins
 	capability txn.Capability
+	path       []string // instances that the transaction came through
 	tx         *Tx
 	gone       context.CancelCauseFunc // ends the transaction before it has voted
 
@@ -45,9 +51,9 @@ type part struct {
 	ended    chan struct{}     // closed when nothing is left to do
 
 	mu       sync.Mutex
-	calls    map[api.CallName]*inCall // all of them, answered or not
-	running  int
-	asked    bool // for its votes, or to roll back
+	calls    joined.Calls
+	running  []*inCall
+	proofs   map[txn.Decision]txn.Proof // that were shown here; with Undecided, of whoever asked for the votes
 	siblings []txn.BranchNo
 	votes    []api.JoinedVote
 	found    []*concordv1.ConcludedBranch
@@ -59,8 +65,13 @@ type inCall struct {
 	name     api.CallName
 	first    txn.BranchNo
 	branches int
-	running  bool
 }
+
+// has reports whether a branch of the call may have a number.
+func (k *inCall) has(no txn.BranchNo) bool { return no >= k.first && int(no) < int(k.first)+k.branches }
+
+// inCallKey is that of a call in the context of its handler.
+type inCallKey struct{}
 
 // concluded is how a part has ended.
 type concluded struct {
@@ -74,8 +85,8 @@ func newPart(ctx context.Context, j *joins, p api.Propagation, until time.Time) 
 	life, gone := context.WithCancelCause(context.WithoutCancel(ctx))
 	life, end := c.start(life, Step{Kind: StepTransaction, GID: p.ID, Attempt: 1})
 	limit := &limitError{after: time.Until(until), caller: context.DeadlineExceeded}
-	t := &part{joins: j, capability: p.Capability, gone: gone, decision: make(chan txn.Decision, 1),
-		voted: make(chan struct{}), ended: make(chan struct{}), calls: map[api.CallName]*inCall{}}
+	t := &part{joins: j, capability: p.Capability, path: p.Path, gone: gone, decision: make(chan txn.Decision, 1),
+		voted: make(chan struct{}), ended: make(chan struct{}), proofs: map[txn.Decision]txn.Proof{}}
 	t.tx = newTx(life, c, p.ID, p.Cluster, txn.TwoPhase, limit, until)
 	t.tx.part, t.tx.end = t, end
 	t.tx.watch = context.AfterFunc(t.tx.life, t.tx.expire)
@@ -87,31 +98,27 @@ func newPart(ctx context.Context, j *joins, p api.Propagation, until time.Time) 
 func (t *part) enter(p api.Propagation) (*inCall, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	switch {
-	case t.asked || t.tx.life.Err() != nil:
+	if t.tx.life.Err() != nil {
 		return nil, errLate
-	case t.calls[p.Call] != nil:
-		return nil, errTwice
 	}
-	k := &inCall{name: p.Call, first: p.First, branches: p.Branches, running: true}
-	t.calls[p.Call] = k
-	t.running++
+	if err := t.calls.Enter(p.Call); err != nil {
+		return nil, err
+	}
+	k := &inCall{name: p.Call, first: p.First, branches: p.Branches}
+	t.running = append(t.running, k)
 	return k, nil
 }
 
-// next returns the lowest number that a branch may get.
-func (t *part) next(tx *Tx) (no txn.BranchNo, ok bool) {
+// grants reports whether a branch may get a number: from the call that ctx is of, or if it is of none from any that is under
+// way.
+func (t *part) grants(ctx context.Context, no txn.BranchNo) bool {
+	of, _ := ctx.Value(inCallKey{}).(*inCall)
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	for _, k := range t.calls {
-		for i := range k.branches {
-			n := txn.BranchNo(int(k.first) + i)
-			if k.running && tx.branch(n) == nil && (!ok || n < no) {
-				no, ok = n, true
-			}
-		}
+	if slices.Contains(t.running, of) {
+		return of.has(no)
 	}
-	return no, ok
+	return slices.ContainsFunc(t.running, func(k *inCall) bool { return k.has(no) })
 }
 
 // leave ends a call, and says what was done so far.
@@ -124,8 +131,11 @@ func (t *part) leave(k *inCall, failure error, addr string) api.Participation {
 	defer t.tx.give()
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	k.running = false
-	t.running--
+	t.calls.Leave(k.name)
+	t.running = slices.DeleteFunc(t.running, func(other *inCall) bool { return other == k })
+	if slices.ContainsFunc(t.tx.outward.pending, func(out *Call) bool { return k.has(out.first) }) {
+		t.tx.doom(errLeftBehind) // its numbers are another call's from now on
+	}
 	switch doomed := t.tx.doomed.Load(); {
 	case t.tx.expired != nil:
 		p.Failed = t.tx.expired.Error()
@@ -133,6 +143,9 @@ func (t *part) leave(k *inCall, failure error, addr string) api.Participation {
 		p.Failed = errLate.Error()
 	case doomed != nil:
 		p.Failed = (*doomed).Error()
+		if no := (*joined.VoteError)(nil); errors.As(*doomed, &no) { // of a service that was called from here
+			p.Resource, p.Passing = no.Resource, no.Passing
+		}
 	}
 	if t.tx.ended {
 		return p
@@ -201,10 +214,15 @@ func (t *part) vote(ctx context.Context, r *concordv1.VoteRequest) (*concordv1.V
 	if err != nil {
 		return nil, err
 	}
+	heard, err := api.ParseHeard("sum", r.GetSum())
+	if err != nil {
+		return nil, err
+	}
 	t.mu.Lock()
-	if !t.asked {
-		t.asked, t.siblings = true, siblings
-		if err := t.differs(r); err != nil {
+	if t.calls.Ask() {
+		t.proofs[txn.Undecided], t.siblings = r.GetProof(), siblings
+		// Nobody adds a branch behind the comparison unless a call is under way, and then it fails.
+		if err := t.calls.Differ(joined.Heard{Calls: r.GetCalls(), Sum: heard}, branches, t.opened()); err != nil {
 			t.tx.doom(err)
 		}
 		if !t.tx.client.inBackground(func() { t.commit(branches) }) {
@@ -218,31 +236,33 @@ func (t *part) vote(ctx context.Context, r *concordv1.VoteRequest) (*concordv1.V
 		defer t.mu.Unlock()
 		return &concordv1.VoteResponse{Votes: api.VoteMessages(t.votes)}, nil
 	case <-ctx.Done():
-		return nil, fmt.Errorf("the branches of transaction %s have not voted yet: ask again: %w", t.tx.id,
-			api.ErrUnavailable)
+		return nil, api.Unavailablef("the branches of transaction %s have not voted yet: ask again", t.tx.id)
 	}
 }
 
-// differs says what whoever asks for the votes does not know of.
-func (t *part) differs(r *concordv1.VoteRequest) error {
-	var sum api.CallName
-	for name := range t.calls {
-		sum ^= name
+// opened are the branches that are open.
+func (t *part) opened() (opened []api.OpenedBranch) {
+	for _, b := range t.tx.branches {
+		opened = append(opened, api.OpenedBranch{No: b.no, Resource: b.resource})
 	}
-	switch {
-	case t.running > 0:
-		return fmt.Errorf("%d calls are still under way here", t.running)
-	case int(r.GetCalls()) != len(t.calls) || r.GetSum() != sum.String():
-		return fmt.Errorf("%d calls were made here, and who began the transaction has the answers to %d, or to others: an "+
-			"answer was lost", len(t.calls), r.GetCalls())
+	return opened
+}
+
+// prove is the proof that was shown here. Without one it is the capability, after which the cluster is asked.
+func (t *part) prove(d txn.Decision) txn.Proof {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if p, ok := t.proofs[d]; ok {
+		return p
 	}
-	for _, b := range t.tx.branches { // nobody adds one: no call is under way
-		if !slices.Contains(r.GetBranches(), uint32(b.no)) {
-			return fmt.Errorf("branch %d was opened in %s after the call had been answered: do all work before the "+
-				"handler returns", b.no, b.resource)
-		}
-	}
-	return nil
+	return txn.Proof(t.capability[:])
+}
+
+// told reports whether who began the transaction has told this decision.
+func (t *part) told(d txn.Decision) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.proofs[d] != nil
 }
 
 // writers are the branches of the whole transaction that may have written.
@@ -356,12 +376,14 @@ func (t *part) over(clean bool) {
 }
 
 // conclude ends the branches as was decided.
-func (t *part) conclude(ctx context.Context, d txn.Decision) (*concluded, error) {
+func (t *part) conclude(ctx context.Context, d txn.Decision, proof txn.Proof) (*concluded, error) {
 	t.mu.Lock()
-	asked := t.asked
-	t.asked = true
+	if t.capability.Proves(proof, d) {
+		t.proofs[d] = proof
+	}
+	first := t.calls.Ask()
 	t.mu.Unlock()
-	if !asked { // it has opened nothing that is known there, or its work is given up
+	if first { // it has opened nothing that is known there, or its work is given up
 		t.tx.client.logRollback(t.tx, t.tx.rollback(ctx, errConcluded))
 	}
 	select {
@@ -372,8 +394,31 @@ func (t *part) conclude(ctx context.Context, d txn.Decision) (*concluded, error)
 	case <-t.ended:
 		return t.end, nil
 	case <-ctx.Done():
-		return nil, fmt.Errorf("branches of transaction %s have not ended yet: ask again: %w", t.tx.id, api.ErrUnavailable)
+		return nil, api.Unavailablef("branches of transaction %s have not ended yet: ask again", t.tx.id)
 	}
+}
+
+// confirm asks the cluster whether a decision is what who has handed the transaction on says that it is. Where nothing was
+// opened it is all the same.
+func (t *part) confirm(ctx context.Context, d txn.Decision) error {
+	select {
+	case <-t.tx.turn:
+	case <-ctx.Done():
+		return api.Unavailablef("transaction %s is in the hands of another call: ask again: %w", t.tx.id, ctx.Err())
+	}
+	t.mu.Lock()
+	idle := len(t.tx.branches)+len(t.running) == 0
+	t.mu.Unlock()
+	if t.tx.give(); idle {
+		return nil
+	}
+	switch known, _, err := t.follow(ctx); {
+	case err != nil:
+		return api.Unavailablef("the cluster could not be asked how transaction %s was decided: ask again: %w", t.tx.id, err)
+	case known != d:
+		return errProof
+	}
+	return nil
 }
 
 var errConcluded = errors.New("who began the transaction has ended it")
@@ -386,9 +431,13 @@ type joinService struct{ joins *joins }
 
 // Vote implements Peer.
 func (s joinService) Vote(ctx context.Context, r *concordv1.VoteRequest) (*concordv1.VoteResponse, error) {
-	known, err := s.find(r.GetGid(), r.GetInstance(), r.GetProof(), txn.Undecided)
-	if err == nil && known.part == nil {
-		err = fmt.Errorf("transaction %s has ended here: %w", r.GetGid(), api.ErrRefused)
+	known, err := s.find(r.GetGid(), r.GetInstance())
+	switch {
+	case err != nil:
+	case !known.capability.Proves(r.GetProof(), txn.Undecided):
+		err = errProof
+	case known.part == nil:
+		err = api.Refusedf("transaction %s has ended here: begin another one", r.GetGid())
 	}
 	if err != nil {
 		return nil, api.ToStatus(err)
@@ -403,13 +452,16 @@ func (s joinService) Conclude(ctx context.Context, r *concordv1.ConcludeRequest)
 	if err != nil {
 		return nil, api.ToStatus(err)
 	}
-	known, err := s.find(r.GetGid(), r.GetInstance(), r.GetProof(), decision)
+	known, err := s.find(r.GetGid(), r.GetInstance())
+	if err == nil {
+		err = known.believe(ctx, r.GetProof(), decision)
+	}
 	if err != nil {
 		return nil, api.ToStatus(err)
 	}
 	end := known.end
 	if known.part != nil {
-		if end, err = known.part.conclude(ctx, decision); err != nil {
+		if end, err = known.part.conclude(ctx, decision, r.GetProof()); err != nil {
 			return nil, api.ToStatus(err)
 		}
 	}
@@ -419,8 +471,22 @@ func (s joinService) Conclude(ctx context.Context, r *concordv1.ConcludeRequest)
 	return end.answer, nil
 }
 
-// find returns a transaction that who asks has begun.
-func (s joinService) find(gid, instance string, proof txn.Proof, d txn.Decision) (joining, error) {
+// believe returns nil if a decision is told by who began the transaction, or by who takes part in it and the cluster says
+// the same.
+func (k joining) believe(ctx context.Context, proof txn.Proof, d txn.Decision) error {
+	switch {
+	case k.capability.Proves(proof, d):
+		return nil
+	case !bytes.Equal(proof, k.capability[:]):
+		return errProof
+	case k.part == nil: // nothing is left to do
+		return nil
+	}
+	return k.part.confirm(ctx, d)
+}
+
+// find returns a transaction that this process takes part in.
+func (s joinService) find(gid, instance string) (joining, error) {
 	id, err := api.ParseID("gid", gid)
 	if err != nil {
 		return joining{}, err
@@ -428,12 +494,9 @@ func (s joinService) find(gid, instance string, proof txn.Proof, d txn.Decision)
 	s.joins.mu.Lock()
 	known, ok := s.joins.of[id]
 	s.joins.mu.Unlock()
-	switch {
-	case instance != s.joins.instance || !ok:
+	if instance != s.joins.instance || !ok {
 		return joining{}, fmt.Errorf("this process takes no part in transaction %s: it has started since, or another one is "+
 			"meant: %w", id, api.ErrNotFound)
-	case !known.capability.Proves(proof, d):
-		return joining{}, errProof
 	}
 	return known, nil
 }

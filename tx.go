@@ -160,7 +160,7 @@ func (tx *Tx) enlist(ctx context.Context, r adapters.Opener) (adapters.Session, 
 	if _, hosted := r.(adapters.Hosted); tx.protocol == txn.ThreePhaseCommit && !hosted {
 		return nil, errNotHosted
 	}
-	no, ok := tx.next()
+	no, ok := tx.next(ctx)
 	if !ok {
 		return nil, tx.full()
 	}
@@ -181,8 +181,8 @@ func (tx *Tx) enlist(ctx context.Context, r adapters.Opener) (adapters.Session, 
 
 func (tx *Tx) full() error {
 	if tx.part != nil {
-		return fmt.Errorf("a call of another service may open %d branches here, all of which are open: use fewer "+
-			"databases in one transaction", callBranches)
+		return fmt.Errorf("a call of another service may open no more branches here, there are %d: use fewer databases in "+
+			"one transaction, or let fewer services hand it on", len(tx.branches))
 	}
 	return fmt.Errorf("the transaction has %d branches already, which is the limit: split it", len(tx.branches))
 }
@@ -247,10 +247,10 @@ func (tx *Tx) hopeless(ctx context.Context) error {
 		return tx.because(tx.life)
 	case ctx.Err() != nil:
 		return tx.because(ctx)
+	case tx.unanswered(): // before doomed: who loses an answer dooms the transaction, and then the call is over
+		return errUnanswered
 	case tx.doomed.Load() != nil:
 		return *tx.doomed.Load()
-	case len(tx.outward.pending) > 0:
-		return errUnanswered
 	}
 	return tx.client.resources.strange() // nobody could decide
 }

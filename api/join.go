@@ -51,6 +51,18 @@ type Propagation struct {
 	Call       CallName
 	First      txn.BranchNo // of Branches numbers that branches may have
 	Branches   int
+	Path       []string // instances that it came through, who began it first
+}
+
+// MaxPath is how many services a transaction may come through to one that joins it.
+const MaxPath = 16
+
+// Caller returns the instance that makes the call; empty if its version does not say.
+func (p Propagation) Caller() string {
+	if len(p.Path) == 0 {
+		return ""
+	}
+	return p.Path[len(p.Path)-1]
 }
 
 // Participation comes with the answer.
@@ -122,7 +134,8 @@ func parseHeader(header, text string, m proto.Message) error {
 // Message is the inverse of ParsePropagation, before Text.
 func (p Propagation) Message() *concordv1.Propagation {
 	return &concordv1.Propagation{Cluster: p.Cluster.String(), Gid: p.ID.String(), DeadlineMs: p.Deadline.UnixMilli(),
-		Capability: p.Capability[:], Call: p.Call.String(), FirstBranch: uint32(p.First), Branches: uint32(p.Branches)}
+		Capability: p.Capability[:], Call: p.Call.String(), FirstBranch: uint32(p.First), Branches: uint32(p.Branches),
+		Path: p.Path}
 }
 
 // ParsePropagation validates the header of a call.
@@ -147,6 +160,15 @@ func ParsePropagation(text string) (p Propagation, err error) {
 	if first, n := m.GetFirstBranch(), m.GetBranches(); first >= MaxBranches || n > MaxBranches-first {
 		return p, invalid("branches", "%d from %d on: the last number is %d", n, first, MaxBranches-1)
 	}
+	if n := len(m.GetPath()); n > MaxPath {
+		return p, invalid("path", "has %d services, at most %d may hand a transaction on", n, MaxPath)
+	}
+	for _, instance := range m.GetPath() {
+		if err = parseInstance("path", instance); err != nil {
+			return p, err
+		}
+	}
+	p.Path = m.GetPath()
 	p.First, p.Branches = txn.BranchNo(m.GetFirstBranch()), int(m.GetBranches())
 	p.Deadline = time.UnixMilli(m.GetDeadlineMs())
 	return p, nil
@@ -214,6 +236,9 @@ func parseCall(field, s string) (CallName, error) {
 	}
 	return CallName(n), nil
 }
+
+// ParseHeard validates the exclusive or of names of calls.
+func ParseHeard(field, s string) (CallName, error) { return parseCall(field, s) }
 
 func parseInstance(field, s string) error {
 	if b, err := hex.DecodeString(s); err != nil || len(b) != 16 {

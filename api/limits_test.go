@@ -31,6 +31,7 @@ var limits = map[string]int{
 	"MaxKey":          api.MaxKey,
 	"MaxResult":       api.MaxResult,
 	"MaxFinished":     api.MaxFinished,
+	"MaxPath":         api.MaxPath,
 	"MaxPropagated":   api.MaxPropagated,
 	"MaxWaiting":      api.MaxWaiting,
 }

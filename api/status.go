@@ -135,11 +135,29 @@ func notLeaderDetail(status *connect.Error) *NotLeaderError {
 	return nil
 }
 
+// Refusedf makes an error that wraps ErrRefused, and says no more than its text: that ends with a next step, which the name
+// of the sentinel would only hide.
+func Refusedf(format string, args ...any) error { return kindf(ErrRefused, format, args) }
+
+// Deniedf is Refusedf for ErrDenied.
+func Deniedf(format string, args ...any) error { return kindf(ErrDenied, format, args) }
+
+// Busyf is Refusedf for ErrBusy.
+func Busyf(format string, args ...any) error { return kindf(ErrBusy, format, args) }
+
+// Unavailablef is Refusedf for ErrUnavailable.
+func Unavailablef(format string, args ...any) error { return kindf(ErrUnavailable, format, args) }
+
+func kindf(kind error, format string, args []any) error {
+	cause := fmt.Errorf(format, args...)
+	return &remoteError{text: cause.Error(), kind: kind, cause: cause}
+}
+
 // remoteError has the text that the node wrote: that text names the kind already.
 type remoteError struct {
 	text  string
 	kind  error // a sentinel
-	cause error // *connect.Error, which tells a node's answer from a broken connection
+	cause error // *connect.Error, which tells a node's answer from a broken connection, or what the text comes from
 }
 
 func (e *remoteError) Error() string   { return e.text }

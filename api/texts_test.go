@@ -235,6 +235,9 @@ var messages = []struct {
 	}, "branches: 8 from 250 on: the last number is 255", api.ErrInvalid},
 	{"call without a name", func() error { return joins(func(m *concordv1.Propagation) { m.Call = "AB" }) },
 		`call: "AB" names no call, want 16 hex characters`, api.ErrInvalid},
+	{"path without an end", func() error {
+		return joins(func(m *concordv1.Propagation) { m.Path = make([]string, api.MaxPath+1) })
+	}, "path: has 17 services, at most 16 may hand a transaction on", api.ErrInvalid},
 	{"answer of no process", func() error {
 		return answers(&concordv1.Participation{Call: "000000000000000a", Instance: "b"})
 	}, `instance: "b" names no process, want 32 hex characters`, api.ErrInvalid},

@@ -26,6 +26,7 @@ import (
 type billing struct {
 	client *concord.Client
 	ledger *memory.Resource
+	next   *grpc.ClientConn // to a service that does the same in the same transaction; nil: none
 }
 
 func (b *billing) add(ctx context.Context, n int64) (sum int64, err error) {
@@ -34,8 +35,10 @@ func (b *billing) add(ctx context.Context, n int64) (sum int64, err error) {
 		if err != nil {
 			return err
 		}
-		sum, err = m.Add(ctx, "bill", n)
-		return err
+		if sum, err = m.Add(ctx, "bill", n); err != nil || b.next == nil {
+			return err
+		}
+		return b.next.Invoke(ctx, "/shop.Billing/Add", wrapperspb.Int64(n), &wrapperspb.Int64Value{})
 	})
 	switch {
 	case n < 0:
@@ -99,22 +102,27 @@ func open(t *testing.T) *shop {
 	s := &shop{T: t, cluster: concordtest.New(t, orders, ledger)}
 	s.orders, s.ledger = orders.Resource(), ledger.Resource()
 	s.client = s.cluster.Client()
-	other := s.cluster.Dial()
+	s.conn = s.serve(&billing{client: s.cluster.Dial(), ledger: s.ledger})
+	return s
+}
+
+// serve starts a service, and returns a connection to it.
+func (s *shop) serve(b *billing) *grpc.ClientConn {
 	server := grpc.NewServer(
-		grpc.UnaryInterceptor(concordgrpc.UnaryServerInterceptor(other)),
-		grpc.StreamInterceptor(concordgrpc.StreamServerInterceptor(other)))
-	concordgrpc.Register(server, other)
-	server.RegisterService(&service, &billing{other, s.ledger})
+		grpc.UnaryInterceptor(concordgrpc.UnaryServerInterceptor(b.client)),
+		grpc.StreamInterceptor(concordgrpc.StreamServerInterceptor(b.client)))
+	concordgrpc.Register(server, b.client)
+	server.RegisterService(&service, b)
 	l, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
+	require.NoError(s, err)
 	go func() { _ = server.Serve(l) }()
-	t.Cleanup(server.Stop)
-	s.conn, err = grpc.NewClient(l.Addr().String(), grpc.WithTransportCredentials(insecure.NewCredentials()),
+	s.Cleanup(server.Stop)
+	conn, err := grpc.NewClient(l.Addr().String(), grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithUnaryInterceptor(concordgrpc.UnaryClientInterceptor()),
 		grpc.WithStreamInterceptor(concordgrpc.StreamClientInterceptor()))
-	require.NoError(t, err)
-	t.Cleanup(func() { require.NoError(t, s.conn.Close()) })
-	return s
+	require.NoError(s, err)
+	s.Cleanup(func() { require.NoError(s, conn.Close()) })
+	return conn
 }
 
 func (s *shop) order(ctx context.Context, tx *concord.Tx) error {
@@ -191,6 +199,35 @@ func TestAServiceJoinsATransaction(t *testing.T) {
 	s.requireDone(1, 12)
 }
 
+// A service calls another one, in the transaction that it has joined.
+func TestATransactionIsHandedOn(t *testing.T) {
+	orders, ledger, stock := concordtest.Memory("orders"), concordtest.Memory("ledger"), concordtest.Memory("stock")
+	s := &shop{T: t, cluster: concordtest.New(t, orders, ledger, stock)}
+	s.orders, s.ledger, s.client = orders.Resource(), ledger.Resource(), s.cluster.Client()
+	last := s.serve(&billing{client: s.cluster.Dial(), ledger: stock.Resource()})
+	s.conn = s.serve(&billing{client: s.cluster.Dial(), ledger: s.ledger, next: last})
+	for _, fails := range []error{nil, errors.New("changed my mind")} {
+		require.ErrorIs(t, s.client.Run(t.Context(), func(ctx context.Context, tx *concord.Tx) error {
+			return errors.Join(s.order(ctx, tx), s.add(ctx, 5), fails)
+		}), fails)
+		s.requireDone(1, 5)
+	}
+	s.cluster.FailVote("stock")
+	require.ErrorIs(t, s.client.Run(t.Context(), func(ctx context.Context, tx *concord.Tx) error {
+		return errors.Join(s.order(ctx, tx), s.add(ctx, 5))
+	}), concord.ErrAborted)
+	s.requireDone(1, 5)
+	require.NoError(t, s.client.Run(t.Context(), func(ctx context.Context, tx *concord.Tx) error {
+		m, err := stock.Resource().Tx(ctx, tx)
+		if err != nil {
+			return err
+		}
+		sum, _, err := m.Get(ctx, "bill")
+		require.Equal(t, int64(5), sum)
+		return err
+	}, concord.WithRetry(concord.RetryPolicy{})))
+}
+
 func TestWhatFailsMakesTheWholeAbort(t *testing.T) {
 	s := open(t)
 	for name, c := range map[string]struct {
@@ -240,7 +277,7 @@ func TestAServiceThatDoesNotJoin(t *testing.T) {
 		h grpc.UnaryHandler) (any, error) {
 		return h(ctx, r)
 	}))
-	server.RegisterService(&service, &billing{s.cluster.Dial(), s.ledger})
+	server.RegisterService(&service, &billing{client: s.cluster.Dial(), ledger: s.ledger})
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	go func() { _ = server.Serve(l) }()

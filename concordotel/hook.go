@@ -50,10 +50,16 @@ type telemetry struct {
 }
 
 func (t *telemetry) start(ctx context.Context, s concord.Step) (context.Context, func(error) error) {
+	if ctx.Value(untracedKey{}) != nil {
+		return ctx, t.measure(ctx, s)
+	}
 	began := time.Now()
 	ctx, span := t.tracer.Start(ctx, spanName(s.Kind), spanOptions(ctx, s)...)
 	if s.Kind == concord.StepTransaction {
 		t.meters.begun(ctx, s)
+		if !span.SpanContext().IsValid() { // no provider was set up: one that drops spans names them all the same
+			ctx = context.WithValue(ctx, untracedKey{}, true)
+		}
 	}
 	return ctx, func(err error) error {
 		if span.IsRecording() {
@@ -70,6 +76,23 @@ func (t *telemetry) start(ctx context.Context, s concord.Step) (context.Context,
 		return nil
 	}
 }
+
+// untracedKey is in the context of a transaction that nobody traces, and so nobody its steps.
+type untracedKey struct{}
+
+// measure is for steps without a span.
+func (t *telemetry) measure(ctx context.Context, s concord.Step) func(error) error {
+	if !t.meters.steps.Enabled(ctx) {
+		return unmeasured
+	}
+	began := time.Now()
+	return func(err error) error {
+		t.meters.ended(ctx, s, time.Since(began), err)
+		return nil
+	}
+}
+
+func unmeasured(error) error { return nil }
 
 func spanName(k concord.StepKind) string {
 	return "concord." + strings.ReplaceAll(k.String(), " ", "_")

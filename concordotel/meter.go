@@ -49,6 +49,9 @@ func (m meters) begun(ctx context.Context, s concord.Step) {
 }
 
 func (m meters) ended(ctx context.Context, s concord.Step, took time.Duration, err error) {
+	if !m.steps.Enabled(ctx) {
+		return
+	}
 	switch s.Kind {
 	case concord.StepTransaction:
 		m.active.Add(ctx, -1)

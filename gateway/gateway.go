@@ -169,12 +169,12 @@ func (g *Gateway) cluster(ctx context.Context) (*concord.Client, error) {
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	case <-timer.C:
-		return nil, fmt.Errorf("this node has not reached its cluster since it started: ask another node, or run "+
-			"\"concord status\": %w", api.ErrUnavailable)
+		return nil, api.Unavailablef("this node has not reached its cluster since it started: ask another node, or run " +
+			"\"concord status\"")
 	}
 }
 
-var errClosing = fmt.Errorf("this node is shutting down: ask another node: %w", api.ErrUnavailable)
+var errClosing = api.Unavailablef("this node is shutting down: ask another node")
 
 // resource returns the database of a name, if it is behind an agent.
 func (g *Gateway) resource(name string) (*agent.Resource, error) {
@@ -185,10 +185,10 @@ func (g *Gateway) resource(name string) (*agent.Resource, error) {
 		case r.Name() == name && ok:
 			return hosted, nil
 		case r.Name() == name:
-			return nil, fmt.Errorf("resource: %s is a %s database that the nodes reach without an agent, and only "+
+			return nil, api.Refusedf("resource: %s is a %s database that the nodes reach without an agent, and only "+
 				"agents hold sessions for others: "+
-				"run \"concord agent\" beside it, and give it driver: agent in the nodes' configuration: %w", name,
-				r.Driver(), api.ErrRefused)
+				"run \"concord agent\" beside it, and give it driver: agent in the nodes' configuration", name,
+				r.Driver())
 		case ok:
 			names = append(names, r.Name())
 		}
@@ -211,11 +211,11 @@ func (g *Gateway) room(subject string) error {
 	case g.closing:
 		return errClosing
 	case g.open >= maxOpen:
-		return fmt.Errorf("%d transactions are open at this node, which is the limit: end some, or begin it at "+
-			"another node: %w", maxOpen, api.ErrBusy)
+		return api.Busyf("%d transactions are open at this node, which is the limit: end some, or begin it at "+
+			"another node", maxOpen)
 	case subject != "" && g.openOf[subject] >= maxOpenOf:
-		return fmt.Errorf("%d transactions of %q are open at this node, which is the limit: end some, or begin it at "+
-			"another node: %w", maxOpenOf, subject, api.ErrBusy)
+		return api.Busyf("%d transactions of %q are open at this node, which is the limit: end some, or begin it at "+
+			"another node", maxOpenOf, subject)
 	}
 	g.open++
 	if subject != "" {

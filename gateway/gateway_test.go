@@ -32,7 +32,7 @@ func TestATransactionOverTwoDatabasesInJSON(t *testing.T) {
 	require.Equal(t, "300", w.amount("moved"))
 	refused := d.ask("Execute", statementOf("orders", "select 1"))
 	require.Equal(t, "failed_precondition", refused["code"])
-	require.Equal(t, "transaction "+d.gid+" accepts no more requests: it is committed: begin a new one: refused",
+	require.Equal(t, "transaction "+d.gid+" accepts no more requests: it is committed: begin a new one",
 		refused["message"])
 
 	d = w.begin(1, `{}`)
@@ -198,7 +198,7 @@ func TestARequestIsDoneOnceAndOneAtATime(t *testing.T) {
 	require.Eventually(t, func() bool {
 		m := w.call(0, "TransactionService/Execute", waiter.body(2, statementOf("ledger", "add key 1")))
 		return m["message"] == "request 1 of this transaction is still under way: wait for its answer before you "+
-			"send the next one: refused"
+			"send the next one"
 	}, patience, 5e6)
 	require.Equal(t, "committed", holder.commit()["outcome"])
 	asking.Wait()
@@ -224,7 +224,7 @@ func TestRollbackCutsOffAStatement(t *testing.T) {
 	require.Eventually(t, func() bool {
 		m := w.call(0, "TransactionService/Execute", waiter.body(2, statementOf("ledger", "add key 1")))
 		return m["message"] == "request 1 of this transaction is still under way: wait for its answer before you "+
-			"send the next one: refused"
+			"send the next one"
 	}, patience, 5e6)
 	require.Equal(t, map[string]any{"outcome": "aborted", "gid": waiter.gid, "reason": "its program asked for it"},
 		waiter.rollback())
@@ -333,13 +333,13 @@ func TestBadRequests(t *testing.T) {
 			"failed_precondition",
 			"resource: plain is a memory database that the nodes reach without an agent, and only agents hold " +
 				"sessions for others: " +
-				`run "concord agent" beside it, and give it driver: agent in the nodes' configuration: refused`},
+				`run "concord agent" beside it, and give it driver: agent in the nodes' configuration`},
 		{"no number", "Execute", `{` + session + `"resource": "ledger"}`, "invalid_argument",
 			"number: is 0: the requests of a transaction are numbered from 1"},
 		{"a gap", "Execute", `{` + session + `"number": "3", "resource": "ledger"}`, "failed_precondition",
-			"the next request of this transaction has number 2, not 3: number them from 1 without a gap: refused"},
+			"the next request of this transaction has number 2, not 3: number them from 1 without a gap"},
 		{"a commit with a gap", "Commit", `{` + session + `"number": "3"}`, "failed_precondition",
-			"the next request of this transaction has number 2, not 3: number them from 1 without a gap: refused"},
+			"the next request of this transaction has number 2, not 3: number them from 1 without a gap"},
 		{"a commit under the number of a statement", "Commit", `{` + session + `"number": "1"}`, "invalid_argument",
 			"number: request 1 of this transaction was a different one: a repeated request must be identical"},
 		{"a time that takes too long", "Execute",

@@ -129,7 +129,7 @@ func (g *Gateway) share(subject, key string, asked sum, do func(*run)) (*run, er
 	return u, nil
 }
 
-var errOtherRequest = fmt.Errorf("the key belongs to another request: send that word for word, or use another key: %w", api.ErrRefused)
+var errOtherRequest = api.Refusedf("the key belongs to another request: send that word for word, or use another key")
 
 // once runs the statements, or finds what was committed under the key before.
 func (g *Gateway) once(client *concord.Client, r *concordv1.TransactionServiceRunRequest, asked sum, databases []*agent.Resource, opts []concord.TxOption) (*concordv1.TransactionServiceRunResponse, error) {

@@ -65,7 +65,7 @@ func TestRunCommitsOnceForAKey(t *testing.T) {
 
 	other := w.run(1, "order 4711", pay[0])
 	require.Equal(t, "failed_precondition", other["code"])
-	require.Equal(t, "the key belongs to another request: send that word for word, or use another key: refused", other["message"])
+	require.Equal(t, "the key belongs to another request: send that word for word, or use another key", other["message"])
 
 	// What was aborted has used no key.
 	pay[0] = one("orders", "update account set cents = cents - 300 where id = 1 and cents >= 1000", `, "rowsExpected": "1"`)

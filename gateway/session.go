@@ -87,8 +87,8 @@ func (s *session) do(ctx context.Context, number uint64, asked proto.Message, wo
 	case s.over != nil:
 		return nil, s.refusal()
 	case s.number != number:
-		return nil, fmt.Errorf("request %d of this transaction has been followed by another one, so its answer is "+
-			"gone: %w", number, api.ErrRefused)
+		return nil, api.Refusedf("request %d of this transaction has been followed by another one, so its answer is "+
+			"gone: wait for each answer before the next request, or begin a new transaction", number)
 	}
 	return s.answer, nil
 }
@@ -99,8 +99,7 @@ func (s *session) refusal() error {
 	if why == "" {
 		why = "begin a new one"
 	}
-	return fmt.Errorf("transaction %v accepts no more requests: it is %s: %s: %w", s.id, s.over.outcome, why,
-		api.ErrRefused)
+	return api.Refusedf("transaction %v accepts no more requests: it is %s: %s", s.id, s.over.outcome, why)
 }
 
 // take begins a request, or joins one that was sent before. What it returns is closed when the answer
@@ -121,14 +120,13 @@ func (s *session) take(number uint64, asked sum, work func() proto.Message) (<-c
 	case number == s.number:
 		return s.running, nil
 	case s.ending != nil:
-		return nil, fmt.Errorf("transaction %v is being ended: ask Commit or Rollback what became of it: %w", s.id,
-			api.ErrRefused)
+		return nil, api.Refusedf("transaction %v is being ended: ask Commit or Rollback what became of it", s.id)
 	case number == s.number+1 && busy:
-		return nil, fmt.Errorf("request %d of this transaction is still under way: wait for its answer before you "+
-			"send the next one: %w", s.number, api.ErrRefused)
+		return nil, api.Refusedf("request %d of this transaction is still under way: wait for its answer before you "+
+			"send the next one", s.number)
 	case number != s.number+1:
-		return nil, fmt.Errorf("the next request of this transaction has number %d, not %d: number them from 1 "+
-			"without a gap: %w", s.number+1, number, api.ErrRefused)
+		return nil, api.Refusedf("the next request of this transaction has number %d, not %d: number them from 1 "+
+			"without a gap", s.number+1, number)
 	}
 	running := make(chan struct{})
 	done := func() {

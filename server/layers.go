@@ -143,7 +143,7 @@ func limited(calls, streams int64) layer {
 		}
 		defer count.Add(-1)
 		if count.Add(1) > most {
-			return fmt.Errorf("%d %s at this node: ask again in a moment, or another node: %w", most, what, api.ErrBusy)
+			return api.Busyf("%d %s at this node: ask again in a moment, or another node", most, what)
 		}
 		return next(ctx)
 	}

@@ -12,8 +12,11 @@
 //     told of. So nothing commits of a call whose answer was lost.
 //  2. It votes, and ends branches, only in the life in which it opened them: a process that has started again is
 //     another instance.
-//  3. It is asked by proofs that only who began the transaction can make (txn.Secret). What it is told is decided
-//     was decided by the cluster.
+//  3. It is asked by proofs that only who began the transaction can make (txn.Secret), and that a service which has
+//     handed the transaction on passes on. What it is told is decided was decided by the cluster; who has no proof of
+//     that shows the capability, and the service asks the cluster.
 //  4. A branch here is never committed in one phase: its service may have to learn the decision from the
 //     cluster, so there has to be one.
+//  5. A service that joins may call others in the same transaction: to it they are what it is to who began it, so the
+//     calls of one transaction are a tree. Whoever is called is asked by who has called it, and nobody else.
 package joined

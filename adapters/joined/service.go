@@ -40,15 +40,14 @@ type Service struct {
 	name     string // where it is, for people
 	id       txn.ID
 	instance string
-	secret   txn.Secret
+	prove    Prove
 	peer     Peer
 	abort    func(context.Context) error // makes the cluster decide so
 
 	calling singleflight.Group // the branches of a service are asked about together
 
 	mu        sync.Mutex
-	calls     uint32 // that were answered
-	sum       api.CallName
+	heard     Heard
 	branches  []api.OpenedBranch // in order of No
 	siblings  []txn.BranchNo
 	votes     []api.JoinedVote // once they are known
@@ -59,10 +58,14 @@ type Service struct {
 	failed    int                         // attempts to tell it of an abort
 }
 
+// Prove shows that a decision is told, or with Undecided a vote asked for, by who has begun the transaction. Who hands it
+// on has that one's proofs, and for a decision that it has learned from the cluster the capability.
+type Prove func(txn.Decision) txn.Proof
+
 // New makes a service of what an instance of it has answered to the first call. abort makes the cluster
 // decide so, for a service that cannot be told.
-func New(name string, id txn.ID, instance string, secret txn.Secret, peer Peer, abort func(context.Context) error) *Service {
-	return &Service{name: name, id: id, instance: instance, secret: secret, peer: peer, abort: abort}
+func New(name string, id txn.ID, instance string, prove Prove, peer Peer, abort func(context.Context) error) *Service {
+	return &Service{name: name, id: id, instance: instance, prove: prove, peer: peer, abort: abort}
 }
 
 // Name returns where the service is, for people.
@@ -75,8 +78,7 @@ func (s *Service) Instance() string { return s.instance }
 func (s *Service) Heard(call api.CallName, branches []api.OpenedBranch) (news []api.OpenedBranch) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.calls++
-	s.sum ^= call
+	s.heard.Add(call)
 	for _, b := range branches {
 		i := s.find(b.No)
 		if i < 0 {
@@ -126,10 +128,11 @@ func (s *Service) failure(format string, args ...any) error {
 
 // collect asks for the votes, once for all.
 func (s *Service) collect(ctx context.Context) {
+	proof := s.prove(txn.Undecided) // who proves has locks of its own
 	s.mu.Lock()
 	done := s.votes != nil || s.voteError != nil
-	r := &concordv1.VoteRequest{Gid: s.id.String(), Instance: s.instance, Proof: s.secret.Proof(txn.Undecided),
-		Calls: s.calls, Sum: s.sum.String(), Siblings: api.Numbers(s.siblings)}
+	r := &concordv1.VoteRequest{Gid: s.id.String(), Instance: s.instance, Proof: proof,
+		Calls: s.heard.Calls, Sum: s.heard.Sum.String(), Siblings: api.Numbers(s.siblings)}
 	for _, b := range s.branches {
 		r.Branches = append(r.Branches, uint32(b.No))
 	}
@@ -183,7 +186,7 @@ func (s *Service) tell(ctx context.Context, d txn.Decision) error {
 	ctx, cancel := context.WithTimeout(ctx, answerTimeout)
 	defer cancel()
 	m, err := s.peer.Conclude(ctx, &concordv1.ConcludeRequest{Gid: s.id.String(), Instance: s.instance,
-		Decision: d.String(), Proof: s.secret.Proof(d)})
+		Decision: d.String(), Proof: s.prove(d)})
 	if err != nil {
 		return s.failure("was not told to %v: %w", d, api.FromStatus(err))
 	}

@@ -52,3 +52,11 @@ func TestWhatDatabasesSayIsHarmlessOnATerminal(t *testing.T) {
 		}
 	}
 }
+
+func TestWhatIsToBeChangedCanBePasted(t *testing.T) {
+	var out bytes.Buffer
+	c := &cli{out: terminal.Harmless(&out), output: "table"}
+	require.NoError(t, c.printReports([]reportJSON{{Name: "orders", OK: true,
+		Findings: []findingJSON{{What: "t", Detail: "not there yet", Fix: "CREATE TABLE t (\n  a bigint\n)"}}}}))
+	require.Contains(t, out.String(), "-> CREATE TABLE t ( a bigint )\n")
+}

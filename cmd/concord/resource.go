@@ -4,6 +4,7 @@ package main
 
 import (
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -269,16 +270,21 @@ func (c *cli) printReports(reports []reportJSON) error {
 			fmt.Fprintf(c.out, "  PROBLEM  %s\n", terminal.Cell(r.Error))
 		}
 		for _, f := range r.Findings {
-			mark := "ok     "
+			mark, colour := "ok     ", terminal.Green
 			switch {
 			case f.Problem:
-				mark = "PROBLEM"
+				mark, colour = "PROBLEM", terminal.Red
 			case f.Fix != "":
-				mark = "note   "
+				mark, colour = "note   ", terminal.Bold
 			}
-			fmt.Fprintf(c.out, "  %s  %s: %s\n", mark, terminal.Cell(f.What), terminal.Cell(f.Detail))
+			fmt.Fprint(c.out, "  ")
+			if err := terminal.Paint(c.out, colour, mark); err != nil {
+				return err
+			}
+			fmt.Fprintf(c.out, "  %s: %s\n", terminal.Cell(f.What), terminal.Cell(f.Detail))
 			if f.Fix != "" {
-				fmt.Fprintf(c.out, "           -> %s\n", terminal.Cell(f.Fix))
+				// SQL of several lines means the same in one, which can be pasted.
+				fmt.Fprintf(c.out, "           -> %s\n", terminal.Cell(strings.Join(strings.Fields(f.Fix), " ")))
 			}
 		}
 	}

@@ -64,4 +64,7 @@ const (
 	ForgetKeys                = false // X57
 	DeadlockAtOneLook         = false // X58
 	DeadlockEndsVoters        = false // X59
+	JoinTwice                 = false // X60
+	JoinAfterVote             = false // X61
+	VoteUnheard               = false // X62
 )

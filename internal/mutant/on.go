@@ -64,6 +64,9 @@ var (
 	ForgetKeys                bool // X57
 	DeadlockAtOneLook         bool // X58
 	DeadlockEndsVoters        bool // X59
+	JoinTwice                 bool // X60
+	JoinAfterVote             bool // X61
+	VoteUnheard               bool // X62
 )
 
 var switches = map[string]*bool{
@@ -125,6 +128,9 @@ var switches = map[string]*bool{
 	"X57": &ForgetKeys,
 	"X58": &DeadlockAtOneLook,
 	"X59": &DeadlockEndsVoters,
+	"X60": &JoinTwice,
+	"X61": &JoinAfterVote,
+	"X62": &VoteUnheard,
 }
 
 // With runs f while the mutant with this ID is on. Tests that use it must not be parallel.

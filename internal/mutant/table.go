@@ -6,7 +6,7 @@ import "slices"
 
 // Mutant is one planted mistake.
 type Mutant struct {
-	ID   string // X01 to X59
+	ID   string // X01 to X62
 	Name string // of the switch
 	What string // is wrong
 	// In are the packages whose TestMutants must kill it.
@@ -142,4 +142,10 @@ var table = []Mutant{
 		In: []string{inDeadlock}},
 	{ID: "X59", Name: "DeadlockEndsVoters", What: "a transaction that is being committed is a victim of a deadlock",
 		In: []string{inDeadlock}},
+	{ID: "X60", Name: "JoinTwice", What: "a service does a call of another one that arrives twice, twice",
+		In: []string{inTxnSim}},
+	{ID: "X61", Name: "JoinAfterVote", What: "a service works in a transaction after it was asked for its vote",
+		In: []string{inTxnSim}},
+	{ID: "X62", Name: "VoteUnheard", What: "a service votes yes for calls whose answers nobody has heard",
+		In: []string{inTxnSim}},
 }

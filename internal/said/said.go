@@ -37,6 +37,12 @@ func CheckIn(t testing.TB, dirs, rows []string, without map[string]string, funct
 		require.NotEmpty(t, more, dir)
 		files = append(files, more...)
 	}
+	CheckFiles(t, files, rows, without, functions...)
+}
+
+// CheckFiles is Check for some files of a package, by their paths.
+func CheckFiles(t testing.TB, files, rows []string, without map[string]string, functions ...string) {
+	t.Helper()
 	found := map[string]bool{}
 	for _, file := range files {
 		if strings.HasSuffix(file, "_test.go") {

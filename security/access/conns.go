@@ -168,8 +168,8 @@ func belongs(ctx context.Context, subject string) error {
 		return nil
 	}
 	if c.subjects[subject] >= maxPerSubject {
-		return fmt.Errorf("%d connections of %q are open at this node: share them, or ask another node: %w",
-			maxPerSubject, subject, api.ErrBusy)
+		return api.Busyf("%d connections of %q are open at this node: share them, or ask another node",
+			maxPerSubject, subject)
 	}
 	c.subjects[subject]++
 	t.subject = subject

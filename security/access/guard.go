@@ -184,7 +184,7 @@ func (g *Guard) byToken(r *http.Request, header string) (*Caller, error) {
 	// A right token is heard whatever came before it: whoever sends wrong ones may be behind the same address.
 	from := hostOf(r.RemoteAddr)
 	if !g.failures.mayTry(from) {
-		return nil, fmt.Errorf("too many wrong tokens came from %s: wait a minute: %w", from, api.ErrBusy)
+		return nil, api.Busyf("too many wrong tokens came from %s: wait a minute", from)
 	}
 	g.failures.add(from)
 	return nil, errToken

@@ -39,6 +39,7 @@ type serviceOrder struct {
 	Addrs           []string
 	Orders, Billing string // data source names
 	Listen          string // where billing serves
+	Next            string // the address of the service that the calls are handed on to; empty: do them here
 	Die             point
 	Callers         int // that move money by calls of the service that listens there; 0: be that service
 }
@@ -92,7 +93,11 @@ func serve(text string) error {
 		return err
 	}
 	fmt.Println("ready")
-	return http.Serve(l, order.Die.at(concordhttp.Middleware(c)(a.deposits(c))))
+	handler := a.deposits(c)
+	if order.Next != "" {
+		handler = handOn(&http.Client{Transport: concordhttp.Transport(nil)}, order.Next)
+	}
+	return http.Serve(l, order.Die.at(concordhttp.Middleware(c)(handler)))
 }
 
 // at kills the process at a point.
@@ -127,6 +132,24 @@ func (a *application) deposits(c *concord.Client) http.Handler {
 		}, concord.WithTimeout(10*time.Minute))
 		if err != nil {
 			http.Error(w, err.Error(), http.StatusInternalServerError)
+		}
+	})
+}
+
+// handOn is a service without a database: it makes the same call of another one, in the same transaction.
+func handOn(web *http.Client, next string) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		further, err := http.NewRequestWithContext(r.Context(), r.Method, "http://"+next+r.URL.RequestURI(), nil)
+		if err == nil {
+			var res *http.Response
+			if res, err = web.Do(further); err == nil {
+				w.WriteHeader(res.StatusCode)
+				_, err = io.Copy(w, res.Body)
+				err = errors.Join(err, res.Body.Close())
+			}
+		}
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusBadGateway)
 		}
 	})
 }
@@ -229,6 +252,51 @@ func TestAServiceThatJoinsIsKilled(t *testing.T) {
 	}
 }
 
+// One service hands the transaction on to another one, and either dies on the way of a commit.
+func TestAServiceThatHandsOnIsKilled(t *testing.T) {
+	b := newBank(t)
+	c := startCluster(t, settings{resources: b.resources(), maxAge: 10 * time.Minute, grace: time.Second,
+		scan: 500 * time.Millisecond})
+	client := c.dial()
+	c.leased(client)
+	web := &http.Client{Transport: concordhttp.Transport(&http.Transport{})}
+	for _, x := range []struct {
+		name         string
+		first, other point
+		want         concord.Outcome
+	}{
+		{"nobody dies", "", "", concord.Committed},
+		{"the first before its vote", atVote, "", concord.Aborted},
+		{"the first behind its vote", behindVote, "", concord.Aborted},
+		{"the first before the decision", atDecision, "", concord.Committed},
+		{"the other one before its vote", "", atVote, concord.Aborted},
+		{"the other one behind its vote", "", behindVote, concord.Aborted},
+		{"the other one before the decision", "", atDecision, concord.Committed},
+	} {
+		t.Run(x.name, func(t *testing.T) {
+			b, c := b.in(t), c.in(t)
+			listen := []string{fmt.Sprintf("127.0.0.1:%d", testdb.FreePort(t)), fmt.Sprintf("127.0.0.1:%d", testdb.FreePort(t))}
+			other := b.startService(c, serviceOrder{Listen: listen[1], Die: x.other})
+			first := b.startService(c, serviceOrder{Listen: listen[0], Next: listen[1], Die: x.first})
+			id, err := b.callTransfer(t.Context(), client, web, listen[0])
+			if x.want == concord.Committed {
+				require.NoError(t, err)
+			} else {
+				require.ErrorIs(t, err, concord.ErrAborted)
+			}
+			if x.first != "" {
+				<-first.done
+			}
+			if x.other != "" {
+				<-other.done
+			}
+			b.settled(c)
+			require.Equal(t, x.want, b.shows(id))
+			b.sumHolds()
+		})
+	}
+}
+
 // Who began the transactions is killed at any time, again and again, and the service too. Nothing stays locked or
 // prepared, although the transactions would have had minutes.
 func TestWhoBeganIsKilled(t *testing.T) {
@@ -238,9 +306,11 @@ func TestWhoBeganIsKilled(t *testing.T) {
 	c.leased(c.dial())
 	listen := fmt.Sprintf("127.0.0.1:%d", testdb.FreePort(t))
 	service := b.startService(c, serviceOrder{Listen: listen})
+	between := fmt.Sprintf("127.0.0.1:%d", testdb.FreePort(t))
+	b.startService(c, serviceOrder{Listen: between, Next: listen})
 	for round := range 6 {
 		before := b.right.number(t, "SELECT COUNT(*) FROM transfer")
-		caller := b.startService(c, serviceOrder{Listen: listen, Callers: 4})
+		caller := b.startService(c, serviceOrder{Listen: []string{listen, between}[round%2], Callers: 4})
 		eventually(t, "transfers are under way", func() bool {
 			return b.right.number(t, "SELECT COUNT(*) FROM transfer") >= before+5
 		})

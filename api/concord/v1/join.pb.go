@@ -41,8 +41,11 @@ type Propagation struct {
 	// Names the call: 16 hex characters at random.
 	Call string `protobuf:"bytes,5,opt,name=call,proto3" json:"call,omitempty"`
 	// The numbers that branches may have that this call opens: so many, beginning with the first.
-	FirstBranch   uint32 `protobuf:"varint,6,opt,name=first_branch,json=firstBranch,proto3" json:"first_branch,omitempty"`
-	Branches      uint32 `protobuf:"varint,7,opt,name=branches,proto3" json:"branches,omitempty"`
+	FirstBranch uint32 `protobuf:"varint,6,opt,name=first_branch,json=firstBranch,proto3" json:"first_branch,omitempty"`
+	Branches    uint32 `protobuf:"varint,7,opt,name=branches,proto3" json:"branches,omitempty"`
+	// The lives of the processes that the transaction came through, who began it first and who calls last: 32 hex
+	// characters each, as Participation.instance. Empty: an older version calls.
+	Path          []string `protobuf:"bytes,8,rep,name=path,proto3" json:"path,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -124,6 +127,13 @@ func (x *Propagation) GetBranches() uint32 {
 		return x.Branches
 	}
 	return 0
+}
+
+func (x *Propagation) GetPath() []string {
+	if x != nil {
+		return x.Path
+	}
+	return nil
 }
 
 // Participation comes with the answer to a call.
@@ -539,7 +549,8 @@ type ConcludeRequest struct {
 	Instance string                 `protobuf:"bytes,2,opt,name=instance,proto3" json:"instance,omitempty"`
 	// commit or abort.
 	Decision string `protobuf:"bytes,3,opt,name=decision,proto3" json:"decision,omitempty"`
-	// 64 bytes: see docs/protocol.md.
+	// 64 bytes: see docs/protocol.md. Who hands on a transaction and has learned the decision from the cluster sends the
+	// capability, and is believed when the cluster says the same.
 	Proof         []byte `protobuf:"bytes,4,opt,name=proof,proto3" json:"proof,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -715,7 +726,7 @@ var File_concord_v1_join_proto protoreflect.FileDescriptor
 const file_concord_v1_join_proto_rawDesc = "" +
 	"\n" +
 	"\x15concord/v1/join.proto\x12\n" +
-	"concord.v1\x1a\x17concord/v1/branch.proto\"\xcd\x01\n" +
+	"concord.v1\x1a\x17concord/v1/branch.proto\"\xe1\x01\n" +
 	"\vPropagation\x12\x18\n" +
 	"\acluster\x18\x01 \x01(\tR\acluster\x12\x10\n" +
 	"\x03gid\x18\x02 \x01(\tR\x03gid\x12\x1f\n" +
@@ -726,7 +737,8 @@ const file_concord_v1_join_proto_rawDesc = "" +
 	"capability\x12\x12\n" +
 	"\x04call\x18\x05 \x01(\tR\x04call\x12!\n" +
 	"\ffirst_branch\x18\x06 \x01(\rR\vfirstBranch\x12\x1a\n" +
-	"\bbranches\x18\a \x01(\rR\bbranches\"\xdb\x01\n" +
+	"\bbranches\x18\a \x01(\rR\bbranches\x12\x12\n" +
+	"\x04path\x18\b \x03(\tR\x04path\"\xdb\x01\n" +
 	"\rParticipation\x12\x12\n" +
 	"\x04call\x18\x01 \x01(\tR\x04call\x12\x1a\n" +
 	"\binstance\x18\x02 \x01(\tR\binstance\x12\x12\n" +

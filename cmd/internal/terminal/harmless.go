@@ -14,11 +14,12 @@ import (
 // Harmless returns a writer for people and programs that shows characters which a terminal would act on,
 // or hide, as \u and their number: the texts of databases are printed, and anybody may have written them. In
 // JSON that means the same character. Lines stay lines; cells of tables see to their own.
-func Harmless(to io.Writer) io.Writer { return &harmless{to: to} }
+func Harmless(to io.Writer) io.Writer { return &harmless{to: to, colours: wantsColours(to)} }
 
 type harmless struct {
-	to   io.Writer
-	rest []byte // the beginning of a character whose end is not written yet
+	to      io.Writer
+	colours bool
+	rest    []byte // the beginning of a character whose end is not written yet
 }
 
 // Write implements io.Writer.

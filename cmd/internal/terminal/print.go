@@ -3,6 +3,7 @@
 package terminal
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -22,9 +23,10 @@ func PrintJSON(w io.Writer, v any) error {
 	return e.Encode(v)
 }
 
-// PrintTable writes aligned columns without borders, which cut and awk like too.
+// PrintTable writes aligned columns without borders, which cut and awk like too. The header is bold on a terminal.
 func PrintTable(w io.Writer, header []string, rows [][]string) error {
-	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	var table bytes.Buffer
+	t := tabwriter.NewWriter(&table, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(t, strings.Join(header, "\t"))
 	for _, row := range rows {
 		for i := range row {
@@ -32,7 +34,15 @@ func PrintTable(w io.Writer, header []string, rows [][]string) error {
 		}
 		fmt.Fprintln(t, strings.Join(row, "\t"))
 	}
-	return t.Flush()
+	if err := t.Flush(); err != nil {
+		return err
+	}
+	top, rest, _ := strings.Cut(table.String(), "\n")
+	if err := Paint(w, Bold, top); err != nil {
+		return err
+	}
+	_, err := io.WriteString(w, "\n"+rest)
+	return err
 }
 
 // Age prints a duration in Go syntax, as precisely as a person wants it.

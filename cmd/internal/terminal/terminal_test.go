@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"slices"
 	"testing"
 
@@ -58,4 +59,21 @@ func TestHarmlessDoesNotDependOnHowATextIsCut(t *testing.T) {
 		}
 		require.Equal(t, whole.String(), cut.String())
 	}
+}
+
+// Colours are for terminals only, and what others have written has none.
+func TestColoursWhereATerminalIs(t *testing.T) {
+	for colours, want := range map[bool]string{
+		false: "A  B\nx  \\u001b[31my\nbad\n",
+		true:  "\x1b[1mA  B\x1b[0m\nx  \\u001b[31my\n\x1b[31mbad\x1b[0m\n",
+	} {
+		var out bytes.Buffer
+		w := &harmless{to: &out, colours: colours}
+		require.NoError(t, PrintTable(w, []string{"A", "B"}, [][]string{{"x", "\x1b[31my"}}))
+		require.NoError(t, Paint(w, Red, "bad"))
+		_, err := io.WriteString(w, "\n")
+		require.NoError(t, err)
+		require.Equal(t, want, out.String())
+	}
+	require.False(t, wantsColours(&bytes.Buffer{}))
 }

@@ -493,6 +493,11 @@ func (w *world) healAgents() {
 }
 
 func (w *world) unfinished() string {
+	for _, s := range w.services {
+		for _, p := range s.inOrder() {
+			return "a service takes part in " + p.ghost.id.String()
+		}
+	}
 	for _, d := range w.drivers {
 		if d.busy {
 			return "an application waits for " + d.t.id.String()

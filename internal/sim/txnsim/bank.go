@@ -96,6 +96,9 @@ type branch struct {
 	forgotten  bool        // its marker was removed
 	visibleAt  sim.Instant // when a commit that was answered can be seen by others
 	applied    int         // how often its work took effect
+	part       *part       // of the service that has opened it; nil: a client has
+	doubled    bool        // a call was done twice in it
+	stolen     bool        // it has work of somebody whom nobody asked
 	watch
 }
 

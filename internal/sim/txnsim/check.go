@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 
+	"github.com/concordtx/concord/api"
 	"github.com/concordtx/concord/internal/sim"
 	"github.com/concordtx/concord/txn"
 )
@@ -23,6 +24,7 @@ import (
 //	KEY     a key is found with the transaction that is committed under it
 //	BEHIND  nothing is ended at a database that is behind, and no other one is taken for that
 //	FOREIGN what belongs to others is left alone
+//	JOIN    what a service does for a call is done once, for who began the transaction, and is voted for
 //	LIN     the decision of a gid is a write-once register (see history)
 //	T1      of a three-phase transaction nobody decides otherwise than others
 //	T2      and a commit of one has all work prepared
@@ -64,6 +66,7 @@ type ghost struct {
 	told       txn.Decision // to the client; Undecided also for "unknown"
 	yes        bool         // all branches voted yes
 	heuristics []txn.Heuristic
+	made       map[api.CallName]bool // calls of services, by who takes part in it
 }
 
 // watch is what the checker remembers of a branch.
@@ -301,6 +304,7 @@ func (c *checker) moved(b *branch, before state, by mover) {
 		c.Fail("AC2", "branch %d of %v was in state %d and now is in %d", b.no, g.id, b.final, b.state)
 	}
 	b.final = b.state
+	c.joinedCommits(b)
 	switch {
 	case b.state == committed && g.aborted:
 		c.Fail("AC1", "branch %d of %v commits, and somebody was told that it is aborted", b.no, g.id)

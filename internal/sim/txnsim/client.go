@@ -4,6 +4,7 @@ package txnsim
 
 import (
 	"errors"
+	"slices"
 	"strings"
 
 	"github.com/concordtx/concord/api"
@@ -33,6 +34,7 @@ type client struct {
 	lost    bool        // an answer to it
 	lease   txn.Lease
 	silent  sim.Instant // until when it does not renew its lease
+	called  []*account  // services
 }
 
 func (w *world) beginClients() {
@@ -69,7 +71,7 @@ func (c *client) begin() {
 
 func (c *client) beginLeased() {
 	w := c.w
-	c.votes, c.no, c.asking, c.asked, c.lost = 0, false, 0, nil, false
+	c.votes, c.no, c.asking, c.asked, c.lost, c.called = 0, false, 0, nil, false, nil
 	job, keyed := c.again, false
 	if job == 0 {
 		job, keyed = w.keyedJob()
@@ -91,7 +93,12 @@ func (c *client) beginLeased() {
 		c.later(300*sim.Millisecond, c.die)
 	}
 	perm := w.RNG.Perm(len(w.banks))[:1+w.RNG.IntN(3)]
-	c.ghost.alone = len(perm) == 1 && class == txn.Plain
+	calls := 0
+	if len(w.services) > 0 && w.errands.IntN(3) > 0 { // those have the first banks
+		calls = 1 + w.errands.IntN(2)
+		perm = slices.DeleteFunc(perm, func(at int) bool { return at < len(w.services) })
+	}
+	c.ghost.alone = len(perm) == 1 && class == txn.Plain && calls == 0
 	for i, at := range perm {
 		w.banks[at].add(&branch{ghost: c.ghost, no: txn.BranchNo(i + 1), failed: w.Chance(w.failed),
 			work: w.RNG.Uint64() | 1})
@@ -101,12 +108,60 @@ func (c *client) beginLeased() {
 			b.row = w.pick(w.quirks.Rows)
 		}
 	}
-	c.work(w.Now + 300*sim.Millisecond)
+	c.call(calls)
+}
+
+// call calls services so many times, one after the other, and then does its own work.
+func (c *client) call(left int) {
+	w := c.w
+	if left == 0 {
+		c.work(w.Now + 300*sim.Millisecond)
+		return
+	}
+	s := w.services[0]
+	k := call{name: api.CallName(w.errands.Uint64() &^ 3), hand: w.errands.IntN(2) == 0, twin: w.errand(0.2)}
+	c.ghost.make(k)
+	var known *account
+	if len(c.called) > 0 {
+		known = c.called[0]
+	}
+	life := c.life
+	w.visit(c.ghost, s, k, known, func(a *account, ok bool) {
+		if c.life != life {
+			return
+		}
+		if a != nil && len(c.called) == 0 {
+			c.called = append(c.called, a)
+		}
+		if !ok {
+			c.learn(txn.Abort)
+			return
+		}
+		c.call(left - 1)
+	})
+}
+
+// make notes a call of who began the transaction, and the one by which it is handed on.
+func (g *ghost) make(k call) {
+	if g.made == nil {
+		g.made = map[api.CallName]bool{}
+	}
+	g.made[k.name], g.made[k.name+2] = true, true
+}
+
+// ours are the branches that the client itself has opened.
+func (c *client) ours() (ours []*branch) {
+	for _, b := range c.ghost.branches {
+		if b.part == nil {
+			ours = append(ours, b)
+		}
+	}
+	return ours
 }
 
 // work goes on when every branch has its row, or has waited too long for it.
 func (c *client) work(limit sim.Instant) {
-	for _, b := range c.ghost.branches {
+	for _, b := range c.ours() {
 		if b.lock() || b.failed {
 			continue
 		}
@@ -139,7 +194,15 @@ func (c *client) commitAlone() {
 }
 
 func (c *client) prepare() {
-	for _, b := range c.ghost.branches {
+	for _, a := range c.called {
+		life := c.life
+		c.w.poll(a, func(yes bool) {
+			if c.life == life {
+				c.vote(yes)
+			}
+		})
+	}
+	for _, b := range c.ours() {
 		life := c.life
 		// The statement is on its way: it is executed even when the client dies meanwhile,
 		// unless its session is gone by then.
@@ -163,7 +226,7 @@ func (c *client) prepare() {
 func (c *client) vote(yes bool) {
 	c.votes++
 	c.no = c.no || !yes
-	if c.votes < len(c.ghost.branches) {
+	if c.votes < len(c.ours())+len(c.called) {
 		return
 	}
 	if c.no {
@@ -230,7 +293,11 @@ func (c *client) ask() {
 
 func (c *client) branches() []txn.Branch {
 	var out []txn.Branch
-	for _, b := range c.ghost.branches {
+	all := c.ours()
+	for _, a := range c.called {
+		all = append(all, a.branches...)
+	}
+	for _, b := range all {
 		r := txn.Branch{No: b.no, Resource: b.bank.name, Holder: "session"}
 		if !b.bank.noMarker {
 			r.Evidence = "evidence"
@@ -296,8 +363,14 @@ func (c *client) learn(d txn.Decision) {
 	if c.ghost.key != "" {
 		w.lookUp(c.ghost)
 	}
-	left := len(c.ghost.branches)
-	for _, b := range c.ghost.branches {
+	for _, a := range c.called {
+		w.tell(a, c.ghost.id, d, true)
+	}
+	left := len(c.ours())
+	if left == 0 {
+		c.rest()
+	}
+	for _, b := range c.ours() {
 		c.later(10*sim.Millisecond, func() { c.finish(b, d, &left) })
 	}
 }
@@ -339,7 +412,7 @@ func (c *client) rest() {
 func (c *client) giveUp() {
 	c.w.hit(ClientNeverTold)
 	if c.w.planted == PresumeCommit {
-		for _, b := range c.ghost.branches {
+		for _, b := range c.ours() {
 			b.end(txn.Commit, true)
 		}
 	}
@@ -360,7 +433,7 @@ func (c *client) die() {
 
 func (c *client) close() {
 	gone := c.w.odds(c.w.quirks.Vanish)
-	for _, b := range c.ghost.branches {
+	for _, b := range c.ours() {
 		if gone { // with its host: the database waits for a lease to run out
 			c.w.After(c.w.roll(8*sim.Second), b.closeSession)
 		} else if c.w.Chance(0.7) {

@@ -30,6 +30,9 @@ var hunted = map[string]simtest.Hunt{
 	"X38": huntWithAgents(1000, "T1", "T2", "T3"),
 	"X40": huntWithAgents(1000, "T1", "T3"),
 	"X57": hunt(200, "IDEM", "KEY"),
+	"X60": huntWithServices(400, "JOIN"),
+	"X61": huntWithServices(400, "JOIN"),
+	"X62": huntWithServices(400, "JOIN", "AC1", "AC3"),
 }
 
 func hunt(seeds uint64, checks ...string) simtest.Hunt {
@@ -47,6 +50,19 @@ func huntWithAgents(seeds uint64, checks ...string) simtest.Hunt {
 	run := h.Run
 	h.Run = func(seed uint64) error {
 		if seed%5 != 0 {
+			return nil
+		}
+		return run(seed)
+	}
+	return h
+}
+
+// huntWithServices runs only seeds that have services.
+func huntWithServices(seeds uint64, checks ...string) simtest.Hunt {
+	h := hunt(seeds, checks...)
+	run := h.Run
+	h.Run = func(seed uint64) error {
+		if seed%8 != 3 || seed%5 == 0 {
 			return nil
 		}
 		return run(seed)

@@ -79,6 +79,8 @@ func TestPlantedTransactionBugsAreCaught(t *testing.T) {
 		{"ROLLBACK means prepared", RollbackMeansPrepared, nil, []string{"AC3"}, 1, 50},
 		{"an empty branch in the place of a lost one", PrepareAgain, nil, []string{"AC3", "AC3w"}, 1, 200},
 		{"try again under another gid", TryAgainAsAnother, nil, []string{"IDEM"}, 1, 200},
+		{"a lost answer forgiven", ForgiveLostAnswer, []string{"HEUR"}, []string{"AC1", "AC3"}, 3, 200},
+		{"a promise broken", BreakPromise, []string{"HEUR"}, []string{"AC1", "AC3"}, 3, 400},
 		{"finish at a database that is behind", FinishBehind, nil, []string{"BEHIND"}, 1, 200},
 	} {
 		t.Run(row.name, func(t *testing.T) {

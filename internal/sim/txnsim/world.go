@@ -35,6 +35,8 @@ type world struct {
 	agents    []*agent // in some seeds
 	drivers   []*driver
 	fate      *rand.Rand // of agents
+	services  []*service // in some seeds
+	errands   *rand.Rand // of services
 	jobs      int        // pieces of work that clients have begun
 	keyed     []int      // the last ones that have keys
 	beginning bool
@@ -61,6 +63,8 @@ const (
 	RollbackMeansPrepared         // the answer ROLLBACK to PREPARE is taken for a yes
 	PrepareAgain                  // a PREPARE that did not succeed is repeated on another session
 	TryAgainAsAnother             // a client that does not hear does its work again, under another gid
+	ForgiveLostAnswer             // a client commits although the answer to a call was lost
+	BreakPromise                  // a service that has voted yes rolls back at its time limit
 	FinishBehind                  // a worker does not compare a database with what the log remembers of it
 )
 
@@ -391,6 +395,7 @@ func runOnce(seed uint64, o Options) *world {
 		w.check.maxAge = sim.Instant(rules.MaxTransaction / time.Microsecond)
 	}
 	w.openBanks()
+	w.openServices(seed)
 	if !w.Swarm.Quiet {
 		w.loss, w.crash, w.failed = 0.1*w.RNG.Float64(), 0.4*w.RNG.Float64(), 0.1*w.RNG.Float64()
 	}
