@@ -324,8 +324,8 @@ func (c *Machine) breach(id txn.ID, f threepc.Breach) {
 // proven tells a decision that a quorum of the members has accepted to whoever waits for it. The log
 // may not have it yet, and will have no other.
 func (c *Machine) proven(l *live, f protocol.Reply) {
-	if _, known := c.table.Get(l.id); known {
-		c.tell(l)
+	if x, known := c.table.Get(l.id); known {
+		c.tell(l, x)
 		return
 	}
 	x := txn.Txn{ID: l.id, Decision: txn.Commit, Protocol: txn.ThreePhaseCommit, By: txn.FromCluster, Reason: f.Reason,

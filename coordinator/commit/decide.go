@@ -312,7 +312,7 @@ func (c *Machine) onVerdict(v txn.Verdict) {
 			c.see(&x)
 		}
 		c.carry(l, l.core.Step(protocol.Delivered{Decision: x.Decision, Branches: x.Branches, Reason: x.Reason}))
-		c.tell(l) // those that did not ask for a commit
+		c.tell(l, x)
 		if x.Decision == txn.Abort || x.Ended {
 			c.letGo(v.ID) // nothing is left that phase two would do
 		}

@@ -43,7 +43,6 @@ func (c *Machine) onFinished(e Finished) {
 	if e.XID.Cluster != c.table.Cluster() {
 		return
 	}
-	x, known := c.table.Get(e.XID.ID)
 	l := c.inHand(e.XID.ID)
 	if l != nil && l.core.Decision() != txn.Undecided {
 		effects := l.core.Step(protocol.Finished{No: e.XID.Branch, Finish: e.Finish})
@@ -59,7 +58,10 @@ func (c *Machine) onFinished(e Finished) {
 	}
 	// Not in phase two: a branch of an aborted transaction, or one that came back. That
 	// it is gone is as it should be; that it ended otherwise than decided is not.
-	if known && e.Finish == txn.Contradicted && e.By == txn.FromCluster {
+	if e.Finish != txn.Contradicted || e.By != txn.FromCluster {
+		return
+	}
+	if x, known := c.table.Get(e.XID.ID); known {
 		outcome := txn.HeuristicRollback
 		if x.Decision == txn.Abort {
 			outcome = txn.HeuristicCommit

@@ -149,9 +149,8 @@ func (c *Machine) giveUp(id txn.ID, err error) {
 	}
 }
 
-// tell tells the decision to everybody who waits for it.
-func (c *Machine) tell(l *live) {
-	x, _ := c.table.Get(l.id)
+// tell tells the decision that the log has to everybody who waits for it.
+func (c *Machine) tell(l *live, x txn.Txn) {
 	x.Seen = x.Seen || l.seen
 	c.answer(l, Reply{Decision: x.Decision, Reason: x.Reason, Zxid: c.core.Zxid(), Txn: x})
 }
@@ -194,10 +193,8 @@ func (c *Machine) carry(l *live, effects []protocol.Effect) {
 			c.core.Weigh(size(l, e))
 			l.proposed = true
 		case protocol.Reply:
-			if l.council != nil {
+			if l.council != nil { // in two phases it comes with a verdict, and onVerdict tells that
 				c.proven(l, e)
-			} else {
-				c.tell(l)
 			}
 		case threepc.Propose:
 			c.noteLives(l, e.Record)
