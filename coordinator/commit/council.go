@@ -236,7 +236,7 @@ func (c *Machine) answerClosed(e Said) bool {
 		case threepc.Send:
 			c.fx.Send = append(c.fx.Send, Letter{ID: e.ID, To: e.From, Message: f.Message})
 		case threepc.Breach:
-			c.breach(e.ID, f)
+			c.breach(e.ID, f.From.String(), f.Told, f.Known)
 		}
 	}
 	return true
@@ -312,13 +312,13 @@ func (c *Machine) blocked(l *live, f threepc.Blocked) {
 		l.id, strings.Join(l.council.missing, ", "), l.id)})
 }
 
-func (c *Machine) breach(id txn.ID, f threepc.Breach) {
-	known := f.Known.String()
-	if f.Known == txn.Undecided {
-		known = "nothing that could have led there"
+func (c *Machine) breach(id txn.ID, who string, told, known txn.Decision) {
+	log := known.String()
+	if known == txn.Undecided {
+		log = "nothing that could have led there"
 	}
-	c.core.Alarm("%v: %v says that it was decided to %v, and the log knows %s: nothing is done about it; look into "+
-		"the databases and into who speaks for that agent", id, f.From, f.Told, known)
+	c.core.Alarm("%v: %s says that it was decided to %v, and the log knows %s: nothing is done about it; look into "+
+		"the databases and into who speaks for that agent", id, who, told, log)
 }
 
 // proven tells a decision that a quorum of the members has accepted to whoever waits for it. The log

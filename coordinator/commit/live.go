@@ -206,7 +206,7 @@ func (c *Machine) carry(l *live, effects []protocol.Effect) {
 		case threepc.Blocked:
 			c.blocked(l, e)
 		case threepc.Breach:
-			c.breach(l.id, e)
+			c.breach(l.id, e.From.String(), e.Told, e.Known)
 		case protocol.Finish:
 			// Agents finish what they are told, and the workers what is not reported.
 		case protocol.End:

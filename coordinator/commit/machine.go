@@ -10,7 +10,6 @@ import (
 
 	"github.com/concordtx/concord/coordinator/deadlock"
 	"github.com/concordtx/concord/coordinator/replica"
-	"github.com/concordtx/concord/protocol/threepc"
 	"github.com/concordtx/concord/protocol/zab"
 	"github.com/concordtx/concord/txn"
 )
@@ -299,7 +298,7 @@ func (c *Machine) Apply(e zab.Entry) (told bool, err error) {
 		c.onVerdict(v)
 	}
 	for _, b := range changes.Broken {
-		c.breach(b.ID, threepc.Breach{Told: b.Told, Known: b.Known})
+		c.breach(b.ID, "a record, "+b.Why+",", b.Told, b.Known)
 	}
 	c.core.Spend(len(changes.Verdicts) + len(changes.Open) + len(changes.Finished) + len(e.Data)>>10)
 	if c.core.Leading() {
