@@ -329,7 +329,7 @@ func (c *Machine) proven(l *live, f protocol.Reply) {
 		return
 	}
 	x := txn.Txn{ID: l.id, Decision: txn.Commit, Protocol: txn.ThreePhaseCommit, By: txn.FromCluster, Reason: f.Reason,
-		Label: l.label, Seen: true}
+		Label: l.record.Label, Seen: true}
 	if f.Outcome == txn.Aborted {
 		x.Decision = txn.Abort
 	}

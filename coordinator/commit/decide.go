@@ -166,7 +166,7 @@ func (c *Machine) onCommitAsked(e CommitAsked) {
 	// same request may be on its way into the log through another leader.
 	err := c.leaseEnded(e.ID)
 	if err != nil {
-		l.by = txn.FromCluster
+		l.record.By = txn.FromCluster
 	} else {
 		err = cmp.Or(c.acceptable(e), c.agentsAcceptable(e.Agents), c.keyAcceptable(e.Key))
 	}
@@ -174,7 +174,7 @@ func (c *Machine) onCommitAsked(e CommitAsked) {
 		c.carry(l, l.core.Step(protocol.RollbackAsked{Reason: err.Error()}))
 		return
 	}
-	l.protocol, l.label, l.key, l.result = e.Protocol, e.Label, e.Key, e.Result
+	l.record = e.Record()
 	if l.council == nil {
 		c.carry(l, l.core.Step(protocol.Asked{Branches: e.Branches}))
 		return

@@ -19,17 +19,12 @@ import (
 type live struct {
 	id       txn.ID
 	core     protocol.Transaction
-	council  *council // of a three-phase transaction
-	requests []uint64 // that wait for the decision
-	protocol txn.Protocol
-	label    string
-	key      string     // idempotency key, unless empty
-	result   []byte     // that is kept with it
-	by       txn.Source // who asks for the decision
-	reason   string     // for the commit record, if an operator decides
-	seen     bool       // a prepared branch was seen, or whoever began it says that there were several
-	proposed bool       // something of it is in the log, or on its way
-	branches []branch   // of a commit; never moved, as heaps point into it
+	council  *council         // of a three-phase transaction
+	requests []uint64         // that wait for the decision
+	record   txn.CommitRecord // what is known of it; its core says which branches it is to have
+	seen     bool             // a prepared branch was seen, or whoever began it says that there were several
+	proposed bool             // something of it is in the log, or on its way
+	branches []branch         // of a commit; never moved, as heaps point into it
 
 	next, prev *live // in asked, while there are requests
 }
@@ -169,7 +164,8 @@ func (c *Machine) answer(l *live, r Reply) {
 
 // size is about how many bytes a decision takes in the log.
 func size(l *live, p protocol.Propose) int {
-	n := 32 + len(l.key) + len(l.result) + len(l.label) + len(l.reason) + len(p.Reason)
+	r := l.record
+	n := 32 + len(r.Key) + len(r.Result) + len(r.Label) + len(r.Reason) + len(p.Reason)
 	for _, b := range p.Branches {
 		n += 4 + len(b.Resource) + len(b.Evidence) + len(b.Holder)
 	}
@@ -182,13 +178,14 @@ func (c *Machine) carry(l *live, effects []protocol.Effect) {
 		switch e := e.(type) {
 		case protocol.Propose:
 			if e.Decision == txn.Commit {
-				c.core.Propose(txn.CommitRecord{ID: l.id, Protocol: l.protocol, By: l.by, Branches: e.Branches,
-					Reason: l.reason, Label: l.label, Key: l.key, Result: l.result})
+				r := l.record
+				r.ID, r.Branches = l.id, e.Branches
+				c.core.Propose(r)
 				if mutant.ReplyBeforeQuorum {
 					c.answer(l, Reply{Decision: txn.Commit})
 				}
 			} else {
-				c.core.Propose(txn.AbortRecord{ID: l.id, By: l.by, Reason: e.Reason, Seen: l.seen})
+				c.core.Propose(txn.AbortRecord{ID: l.id, By: l.record.By, Reason: e.Reason, Seen: l.seen})
 			}
 			c.core.Weigh(size(l, e))
 			l.proposed = true

@@ -91,7 +91,7 @@ func (c *Machine) judgeBranch(s *scan, p adapters.Prepared) {
 			return // the next scan lists it again
 		}
 		l := c.hold(a.XID.ID)
-		l.seen, l.by = true, txn.FromCluster
+		l.seen, l.record.By = true, txn.FromCluster
 		c.carry(l, l.core.Step(protocol.OrphanMet{Reason: "orphan: " + a.Why}))
 		c.core.Note("%v at %s is an orphan: %s", a.XID, s.resource, a.Why)
 	case recovery.Report:
