@@ -13,20 +13,21 @@ import (
 )
 
 func (c *Machine) assign(t Task) {
-	c.tasks[t.XID] = t
-	c.load[slot{t.Branch.Resource, t.Again}]++
+	s := slot{t.Branch.Resource, t.Again}
+	c.tasks[t.XID] = s
+	c.load[s]++
 	c.fx.Finish = append(c.fx.Finish, t)
 	c.relist(t.XID.ID)
 }
 
-// release takes a task back from the workers, if they had it.
-func (c *Machine) release(x txn.XID) (t Task, had bool) {
-	if t, had = c.tasks[x]; had {
+// release takes a task back from the workers, if they had it, and says where.
+func (c *Machine) release(x txn.XID) (s slot, had bool) {
+	if s, had = c.tasks[x]; had {
 		delete(c.tasks, x)
-		c.load[slot{t.Branch.Resource, t.Again}]--
+		c.load[s]--
 		c.relist(x.ID)
 	}
-	return t, had
+	return s, had
 }
 
 func (c *Machine) onFinished(e Finished) {
@@ -103,8 +104,8 @@ func (c *Machine) onFailed(e Failed) {
 	if !c.core.Leading() {
 		return
 	}
-	t, had := c.release(e.XID)
-	d := c.due[t.Branch.Resource]
+	s, had := c.release(e.XID)
+	d := c.due[s.resource]
 	if !had || d == nil || d.away {
 		return
 	}

@@ -31,11 +31,11 @@ type live struct {
 
 // branch is a branch of a committed transaction in hand.
 type branch struct {
-	txn.Branch
-	of   *live
-	open bool // nobody has reported it finished
-	work      // while it is open
-	at   int  // its place among the open ones of its resource
+	*txn.Branch // of the table, never changed
+	of          *live
+	open        bool // nobody has reported it finished
+	work             // while it is open
+	at          int  // its place among the open ones of its resource
 }
 
 func (b *branch) transaction() txn.ID { return b.of.id }
@@ -127,7 +127,8 @@ func (c *Machine) resume(x txn.Txn) {
 		c.putDown(&l.branches[i])
 	}
 	l.branches = make([]branch, len(x.Branches))
-	for i, b := range x.Branches {
+	for i := range x.Branches {
+		b := &x.Branches[i]
 		l.branches[i] = branch{Branch: b, of: l}
 		if !slices.Contains(finished, b.No) {
 			c.takeUp(&l.branches[i], due)
