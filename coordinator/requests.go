@@ -80,7 +80,7 @@ func (n *Node) Resolve(ctx context.Context, asked txn.Resolution) (commit.Reply,
 		look()
 		r, err = ask()
 	}
-	if err == nil && r.Decision != asked.Decision { // somebody else's decision was first
+	if err == nil && r.Txn.Decision != asked.Decision { // somebody else's decision was first
 		return r, commit.AlreadyDecided(r.Txn)
 	}
 	return r, err
@@ -403,7 +403,7 @@ func (n *Node) carryOut(ctx context.Context, a recovery.Action) (string, error) 
 		if err != nil {
 			return "", err
 		}
-		if r.Decision != txn.Abort { // a commit was faster: the client or the scan goes on with it
+		if r.Txn.Decision != txn.Abort { // a commit was faster: the client or the scan goes on with it
 			return "", replica.Refusedf("%v was committed in the meantime: run \"concord recover\" again", a.XID.ID)
 		}
 		t.Decision = txn.Abort

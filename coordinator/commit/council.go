@@ -333,7 +333,7 @@ func (c *Machine) proven(l *live, f protocol.Reply) {
 	if f.Outcome == txn.Aborted {
 		x.Decision = txn.Abort
 	}
-	c.answer(l, Reply{Decision: x.Decision, Reason: x.Reason, Zxid: c.core.Zxid(), Txn: x})
+	c.answer(l, Reply{Zxid: c.core.Zxid(), Txn: x})
 }
 
 // weight is about how many bytes a record of the witness takes in the log.

@@ -58,7 +58,7 @@ func (c *Machine) answerKnown(request uint64, id txn.ID, seen bool) bool {
 		if seen {
 			c.see(&x)
 		}
-		c.reply(Reply{Request: request, Decision: x.Decision, Reason: x.Reason, Zxid: c.core.Zxid(), Txn: x})
+		c.reply(Reply{Request: request, Zxid: c.core.Zxid(), Txn: x})
 		return true
 	}
 	if c.table.TooOld(id) {
@@ -245,7 +245,7 @@ func (c *Machine) settle(e OutcomeAsked) {
 		return
 	}
 	if mutant.ForgetTombstones {
-		c.reply(Reply{Request: e.Request, Decision: txn.Abort})
+		c.reply(Reply{Request: e.Request, Txn: txn.Txn{ID: e.ID, Decision: txn.Abort}})
 		return
 	}
 	l := c.wait(e.Request, e.ID)

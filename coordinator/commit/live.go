@@ -148,7 +148,7 @@ func (c *Machine) giveUp(id txn.ID, err error) {
 // tell tells the decision that the log has to everybody who waits for it.
 func (c *Machine) tell(l *live, x txn.Txn) {
 	x.Seen = x.Seen || l.seen
-	c.answer(l, Reply{Decision: x.Decision, Reason: x.Reason, Zxid: c.core.Zxid(), Txn: x})
+	c.answer(l, Reply{Zxid: c.core.Zxid(), Txn: x})
 }
 
 func (c *Machine) answer(l *live, r Reply) {
@@ -183,7 +183,7 @@ func (c *Machine) carry(l *live, effects []protocol.Effect) {
 				r.ID, r.Branches = l.id, e.Branches
 				c.core.Propose(r)
 				if mutant.ReplyBeforeQuorum {
-					c.answer(l, Reply{Decision: txn.Commit})
+					c.answer(l, Reply{Txn: txn.Txn{ID: l.id, Decision: txn.Commit}})
 				}
 			} else {
 				c.core.Propose(txn.AbortRecord{ID: l.id, By: l.record.By, Reason: e.Reason, Seen: l.seen})

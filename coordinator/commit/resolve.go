@@ -33,7 +33,7 @@ func (c *Machine) onResolveAsked(e ResolveAsked) {
 			c.reply(Reply{Request: e.Request, Err: AlreadyDecided(x)})
 			return
 		}
-		c.reply(Reply{Request: e.Request, Decision: x.Decision, Reason: x.Reason, Zxid: c.core.Zxid(), Txn: x})
+		c.reply(Reply{Request: e.Request, Zxid: c.core.Zxid(), Txn: x})
 		return
 	}
 	reason := fmt.Sprintf("resolved by %s: %s", e.Who, e.Why)
