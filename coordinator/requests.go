@@ -391,13 +391,10 @@ func (n *Node) listAll(ctx context.Context, id txn.ID) (map[string][]adapters.Pr
 
 // carryOut does what a plan says about one branch, as the leader's own scan would.
 func (n *Node) carryOut(ctx context.Context, a recovery.Action) (string, error) {
-	t := commit.Task{XID: a.XID, Branch: a.Branch, Decision: txn.Commit}
 	switch a.Kind {
 	case recovery.Leave, recovery.Report:
 		return "", nil
-	case recovery.Commit:
-	case recovery.Rollback:
-		t.Decision = txn.Abort
+	case recovery.Commit, recovery.Rollback:
 	case recovery.Abort:
 		r, err := n.Outcome(ctx, txn.Inquiry{ID: a.XID.ID, Cluster: a.XID.Cluster, Several: true})
 		if err != nil {
@@ -406,8 +403,8 @@ func (n *Node) carryOut(ctx context.Context, a recovery.Action) (string, error) 
 		if r.Txn.Decision != txn.Abort { // a commit was faster: the client or the scan goes on with it
 			return "", replica.Refusedf("%v was committed in the meantime: run \"concord recover\" again", a.XID.ID)
 		}
-		t.Decision = txn.Abort
 	}
+	t := commit.Task{XID: a.XID, Branch: a.Branch, Decision: a.Decision()}
 	switch e := n.workers[a.Branch.Resource].finish(ctx, t).(type) {
 	case commit.Finished:
 		n.post(ctx, e)
