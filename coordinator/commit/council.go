@@ -225,7 +225,7 @@ func (c *Machine) answerClosed(e Said) bool {
 	c.core.Spend(1)
 	core := threepc.NewCoordinator(e.ID)
 	if decided {
-		core.Step(protocol.Delivered{Decision: x.Decision, Branches: x.Branches, Reason: x.Reason})
+		core.Step(protocol.Delivered{Txn: x})
 	}
 	effects := core.Step(threepc.Received{From: e.From.PartyID, Message: e.Message})
 	if !decided { // what it would propose the log would refuse

@@ -311,7 +311,7 @@ func (c *Machine) onVerdict(v txn.Verdict) {
 		if l.seen {
 			c.see(&x)
 		}
-		c.carry(l, l.core.Step(protocol.Delivered{Decision: x.Decision, Branches: x.Branches, Reason: x.Reason}))
+		c.carry(l, l.core.Step(protocol.Delivered{Txn: x}))
 		c.tell(l, x)
 		if x.Decision == txn.Abort || x.Ended {
 			c.letGo(v.ID) // nothing is left that phase two would do
