@@ -161,7 +161,8 @@ func (h *handlers) Outcome(ctx context.Context, r *concordv1.OutcomeRequest) (*c
 	if err != nil {
 		return nil, err
 	}
-	return &concordv1.OutcomeResponse{Outcome: a.Txn.Outcome().String(), Reason: a.Txn.Reason, Zxid: a.Zxid.String(), Finished: a.Txn.Ended}, nil
+	return &concordv1.OutcomeResponse{Outcome: a.Txn.Outcome().String(), Reason: a.Txn.Reason,
+		Zxid: a.Zxid.String(), Finished: a.Txn.Ended}, nil
 }
 
 func (h *handlers) KeyUse(ctx context.Context, r *concordv1.KeyUseRequest) (*concordv1.KeyUseResponse, error) {

@@ -317,8 +317,8 @@ func (c *Machine) breach(id txn.ID, who string, told, known txn.Decision) {
 	if known == txn.Undecided {
 		log = "nothing that could have led there"
 	}
-	c.core.Alarm("%v: %s says that it was decided to %v, and the log knows %s: nothing is done about it; look into "+
-		"the databases and into who speaks for that agent", id, who, told, log)
+	c.core.Alarm("%v: %s says that it was decided to %v, and the log knows %s: nothing is done about it; look "+
+		"into the databases and into who speaks for that agent", id, who, told, log)
 }
 
 // proven tells a decision that a quorum of the members has accepted to whoever waits for it. The log

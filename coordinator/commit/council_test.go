@@ -220,8 +220,9 @@ func TestAnAlarmAboutARecordSaysWhoToldIt(t *testing.T) {
 	l.step(Said{ID: id, From: party("bob"), Message: threepc.Inquire{}},
 		Said{ID: id, From: party("ann"), Message: threepc.Decided{Decision: txn.Commit}})
 	require.Equal(t, txn.Abort, l.get(id).Decision)
-	require.Equal(t, []string{id.String() + ": a record, told by ann, says that it was decided to commit, and the log " +
-		"knows abort: nothing is done about it; look into the databases and into who speaks for that agent"}, l.notes)
+	require.Equal(t, []string{id.String() + ": a record, told by ann, says that it was decided to commit, and " +
+		"the log knows abort: nothing is done about it; look into the databases and into who speaks for that " +
+		"agent"}, l.notes)
 }
 
 // However many councils wait, a turn wakes some of them.

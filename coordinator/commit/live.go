@@ -186,7 +186,8 @@ func (c *Machine) carry(l *live, effects []protocol.Effect) {
 					c.answer(l, Reply{Txn: txn.Txn{ID: l.id, Decision: txn.Commit}})
 				}
 			} else {
-				c.core.Propose(txn.AbortRecord{ID: l.id, By: l.record.By, Reason: e.Reason, Seen: l.seen})
+				c.core.Propose(txn.AbortRecord{ID: l.id, By: l.record.By, Reason: e.Reason,
+					Seen: l.seen})
 			}
 			c.core.Weigh(size(l, e))
 			l.proposed = true

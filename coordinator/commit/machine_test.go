@@ -274,9 +274,11 @@ func TestABranchThatNobodyCouldFinishIsAnAbort(t *testing.T) {
 	id := l.newID()
 	r := l.commit(id, txn.Branch{No: 3, Resource: "orders", Evidence: "poison"})
 	require.Equal(t, txn.Abort, r.Txn.Decision)
-	require.Equal(t, `branch 3: resource "orders": evidence: it is not in a form that this version writes`, r.Txn.Reason)
+	require.Equal(t, `branch 3: resource "orders": evidence: it is not in a form that this version writes`,
+		r.Txn.Reason)
 	require.Empty(t, l.get(id).Branches)
-	require.Equal(t, txn.Abort, l.commit(id, txn.Branch{No: 3, Resource: "orders"}).Txn.Decision, "the first decision wins")
+	require.Equal(t, txn.Abort, l.commit(id, txn.Branch{No: 3, Resource: "orders"}).Txn.Decision,
+		"the first decision wins")
 	require.Equal(t, txn.Commit, l.commit(l.newID(), txn.Branch{Resource: "orders"}).Txn.Decision)
 }
 
