@@ -34,24 +34,19 @@ type archive struct {
 // grows, so who has a slice of it may read that without the lock.
 type folds struct {
 	list   []txn.Changes
-	latest map[txn.ID]foldedTxn
+	latest map[txn.ID]txn.Txn
 	keys   map[string]txn.KeyUse
-}
-
-type foldedTxn struct {
-	txn      txn.Txn
-	finished bool
 }
 
 func (f *folds) add(c txn.Changes) {
 	if f.latest == nil {
-		f.latest = map[txn.ID]foldedTxn{}
+		f.latest = map[txn.ID]txn.Txn{}
 	}
 	for _, x := range c.Open {
-		f.latest[x.ID] = foldedTxn{txn: x}
+		f.latest[x.ID] = x
 	}
 	for _, x := range c.Finished {
-		f.latest[x.ID] = foldedTxn{txn: x, finished: true}
+		f.latest[x.ID] = x
 	}
 	for _, u := range c.Keys {
 		if f.keys == nil {
@@ -101,8 +96,8 @@ func (a *archive) Finished(id txn.ID) (txn.Txn, bool) {
 	absent := a.recent.absent(id)
 	a.mu.Unlock()
 	switch {
-	case ok && last.finished:
-		return last.txn, true
+	case ok && last.Finished():
+		return last, true
 	case ok: // it is open, and so not in the archive
 		return txn.Txn{}, false
 	case absent: // as for nearly every new transaction: no look into the store
@@ -190,8 +185,8 @@ func (a *archive) underway(space byte, before txn.ID) (all map[txn.ID]bool, in [
 	all = make(map[txn.ID]bool, len(f.latest))
 	for id, last := range f.latest {
 		all[id] = true
-		if last.finished == (space == finishedKey) && (before.IsZero() || id.Compare(before) < 0) {
-			in = append(in, last.txn)
+		if last.Finished() == (space == finishedKey) && (before.IsZero() || id.Compare(before) < 0) {
+			in = append(in, last)
 		}
 	}
 	slices.SortFunc(in, func(x, y txn.Txn) int { return y.ID.Compare(x.ID) })

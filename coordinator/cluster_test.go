@@ -153,13 +153,13 @@ func TestDecisionsSurviveTheDeathOfEveryLeader(t *testing.T) {
 	for range 4 {
 		for range 5 {
 			id := txn.NewID(time.Now())
-			require.Equal(t, txn.Commit, c.commit(id).Decision)
+			require.Equal(t, txn.Commit, c.commit(id).Txn.Decision)
 			ids = append(ids, id)
 		}
 		dead := c.leader().config.Node
 		c.kill(dead)
 		for _, id := range ids {
-			require.Equal(t, txn.Commit, c.commit(id).Decision, "asking again gives the same answer")
+			require.Equal(t, txn.Commit, c.commit(id).Txn.Decision, "asking again gives the same answer")
 		}
 		c.start(dead)
 	}
@@ -173,10 +173,10 @@ func TestAskingForTheOutcomeAbortsWhatIsUndecided(t *testing.T) {
 	id := txn.NewID(time.Now())
 	r, err := c.leader().Outcome(t.Context(), txn.Inquiry{ID: id})
 	require.NoError(t, err)
-	require.Equal(t, txn.Abort, r.Decision)
+	require.Equal(t, txn.Abort, r.Txn.Decision)
 	late := c.commit(id)
-	require.Equal(t, txn.Abort, late.Decision)
-	require.Contains(t, late.Reason, "asked for its outcome")
+	require.Equal(t, txn.Abort, late.Txn.Decision)
+	require.Contains(t, late.Txn.Reason, "asked for its outcome")
 }
 
 func TestClusterFinishesWhatTheClientLeaves(t *testing.T) {
@@ -185,7 +185,7 @@ func TestClusterFinishesWhatTheClientLeaves(t *testing.T) {
 	orders := memory.New("orders", disk)
 	id := txn.NewID(time.Now())
 	b := c.prepared(orders, id, "k")
-	require.Equal(t, txn.Commit, c.commit(id, b).Decision)
+	require.Equal(t, txn.Commit, c.commit(id, b).Txn.Decision)
 	require.Eventually(t, func() bool {
 		v, err := c.leader().View(t.Context(), id)
 		return err == nil && v.Known && v.Txn.Ended
@@ -208,8 +208,8 @@ func TestOrphanIsRolledBackAndItsLateCommitRefused(t *testing.T) {
 	_, found := disk.Get("k")
 	require.False(t, found)
 	late := c.commit(id, b)
-	require.Equal(t, txn.Abort, late.Decision)
-	require.Contains(t, late.Reason, "orphan")
+	require.Equal(t, txn.Abort, late.Txn.Decision)
+	require.Contains(t, late.Txn.Reason, "orphan")
 }
 
 // A listing may be some seconds old. What its client has finished since is not shown.
@@ -230,7 +230,7 @@ func TestBranchThatItsClientFinishedIsNotShownAsPrepared(t *testing.T) {
 		return v
 	}
 	require.Eventually(t, func() bool { return len(view().InDoubt) == 1 }, 10*time.Second, 20*time.Millisecond)
-	require.Equal(t, txn.Commit, c.commit(id, b).Decision)
+	require.Equal(t, txn.Commit, c.commit(id, b).Txn.Decision)
 	x := txn.XID{Cluster: c.leader().Status().Cluster, ID: id}
 	_, err := orders.Commit(t.Context(), x, b)
 	require.NoError(t, err)
@@ -242,8 +242,8 @@ func TestBranchThatItsClientFinishedIsNotShownAsPrepared(t *testing.T) {
 func TestUnknownResourceIsAnAbortWithTheReason(t *testing.T) {
 	c := newCluster(t, 1, func() []adapters.Resource { return nil })
 	r := c.commit(txn.NewID(time.Now()), txn.Branch{Resource: "nobody"})
-	require.Equal(t, txn.Abort, r.Decision)
-	require.Contains(t, r.Reason, `no resource "nobody"`)
+	require.Equal(t, txn.Abort, r.Txn.Decision)
+	require.Contains(t, r.Txn.Reason, `no resource "nobody"`)
 }
 
 // The name that is listed first goes on: it is the healthy one, whose branches are under way.
@@ -259,11 +259,11 @@ func TestSecondNameForOneDatabaseIsRefusedAndTheFirstStays(t *testing.T) {
 	}, 10*time.Second, 10*time.Millisecond)
 	for _, second := range []string{"a", "c"} {
 		r := c.commit(txn.NewID(time.Now()), txn.Branch{Resource: second})
-		require.Equal(t, txn.Abort, r.Decision)
-		require.Contains(t, r.Reason, "same database as resource b")
+		require.Equal(t, txn.Abort, r.Txn.Decision)
+		require.Contains(t, r.Txn.Reason, "same database as resource b")
 	}
 	id := txn.NewID(time.Now())
-	require.Equal(t, txn.Commit, c.commit(id, c.prepared(memory.New("b", disk), id, "k")).Decision)
+	require.Equal(t, txn.Commit, c.commit(id, c.prepared(memory.New("b", disk), id, "k")).Txn.Decision)
 }
 
 // Nobody would finish them, and they would keep their locks.
@@ -276,7 +276,7 @@ func TestAResourceWithBranchesToFinishMustNotLeave(t *testing.T) {
 	c.rules = commit.Rules{MaxTransaction: time.Hour, Grace: time.Hour, Scan: time.Hour}
 	restart(with)
 	id := txn.NewID(time.Now())
-	require.Equal(t, txn.Commit, c.commit(id, c.prepared(memory.New("orders", disk), id, "k")).Decision)
+	require.Equal(t, txn.Commit, c.commit(id, c.prepared(memory.New("orders", disk), id, "k")).Txn.Decision)
 	require.NoError(t, c.leader().MayDrop("billing"))
 	require.ErrorIs(t, c.leader().MayDrop("orders"), ErrDropped)
 	c.kill(1)

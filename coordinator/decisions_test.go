@@ -37,7 +37,7 @@ func TestWhatTheClusterKnowsOfAnAbortDecidesWhatItCallsIt(t *testing.T) {
 		for range 2 {
 			require.Equal(t, txn.Unrecorded, c.called(id))
 		}
-		require.Equal(t, txn.Abort, c.commit(id).Decision, "and no two databases commit it")
+		require.Equal(t, txn.Abort, c.commit(id).Txn.Decision, "and no two databases commit it")
 		require.Equal(t, txn.Unrecorded, c.called(id))
 	})
 	t.Run("asked for by whoever knows that it had several branches", func(t *testing.T) {
@@ -60,12 +60,12 @@ func TestWhatTheClusterKnowsOfAnAbortDecidesWhatItCallsIt(t *testing.T) {
 	t.Run("a late commit request", func(t *testing.T) {
 		id := plain()
 		require.Equal(t, txn.Unrecorded, c.called(id))
-		require.Equal(t, txn.Abort, c.commit(id, branches...).Decision)
+		require.Equal(t, txn.Abort, c.commit(id, branches...).Txn.Decision)
 		require.Eventually(t, func() bool { return c.called(id) == txn.Aborted }, 10*time.Second, 10*time.Millisecond)
 	})
 	t.Run("a commit request that was refused", func(t *testing.T) {
 		id := plain()
-		require.Equal(t, txn.Abort, c.commit(id, branches...).Decision)
+		require.Equal(t, txn.Abort, c.commit(id, branches...).Txn.Decision)
 		require.Equal(t, txn.Aborted, c.called(id))
 	})
 	t.Run("an orphan", func(t *testing.T) {
@@ -100,14 +100,14 @@ func TestWhatTheClusterKnowsOfAnAbortDecidesWhatItCallsIt(t *testing.T) {
 		r.Resources = []string{"orders"}
 		a, err := c.leader().Resolve(t.Context(), r)
 		require.NoError(t, err, "it was listed for the request")
-		require.Equal(t, txn.Commit, a.Decision)
+		require.Equal(t, txn.Commit, a.Txn.Decision)
 		require.Equal(t, txn.Committed, c.called(id))
 	})
 	t.Run("recorded", func(t *testing.T) {
 		id := plain().WithClass(txn.Recorded)
 		require.Equal(t, txn.Aborted, c.called(id))
 		id = plain().WithClass(txn.Recorded)
-		require.Equal(t, txn.Commit, c.commit(id).Decision)
+		require.Equal(t, txn.Commit, c.commit(id).Txn.Decision)
 		require.Equal(t, txn.Committed, c.called(id))
 	})
 }
@@ -137,7 +137,7 @@ func TestAClassThatIsNotSwitchedOnIsRefusedAndNothingIsPresumed(t *testing.T) {
 // A record that is dated years ahead would stand before all others, and stay for years.
 func TestAGidFromTheFutureIsRefusedAndLeavesNoRecord(t *testing.T) {
 	c := newCluster(t, 1, func() []adapters.Resource { return nil })
-	require.Equal(t, txn.Commit, c.commit(txn.NewID(time.Now().Add(5*time.Minute))).Decision, "clocks differ")
+	require.Equal(t, txn.Commit, c.commit(txn.NewID(time.Now().Add(5*time.Minute))).Txn.Decision, "clocks differ")
 	for _, ahead := range []time.Duration{time.Hour, 48 * time.Hour, 366 * 24 * time.Hour, 200 * 366 * 24 * time.Hour} {
 		id := txn.NewID(time.Now().Add(ahead))
 		n := c.leader()
@@ -166,7 +166,7 @@ func TestEvidenceOfADeadLeaderIsForgottenByTheNext(t *testing.T) {
 	for range 10 {
 		x.ID = txn.NewID(time.Now())
 		b := c.prepared(orders, x.ID, x.ID.String())
-		require.Equal(t, txn.Commit, c.commit(x.ID, b).Decision)
+		require.Equal(t, txn.Commit, c.commit(x.ID, b).Txn.Decision)
 		_, err := orders.Commit(t.Context(), x, b)
 		require.NoError(t, err)
 		c.leader().Finished(x.ID, b.No, txn.Done, commit.Reporter{})

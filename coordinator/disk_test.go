@@ -50,7 +50,7 @@ func TestANodeWithAFullDiskFinishesWhatWasBegunAndTakesNothingNewUntilItHeals(t 
 	orders := memory.New("orders", data)
 	open, refused := txn.NewID(time.Now()), txn.NewID(time.Now())
 	b := c.prepared(orders, open, "k")
-	require.Equal(t, txn.Commit, c.commit(open, b).Decision)
+	require.Equal(t, txn.Commit, c.commit(open, b).Txn.Decision)
 
 	files.free.Store(wal.DefaultReserve - 1)
 	require.Eventually(t, func() bool { return c.leader().Status().Disk.Low }, 10*time.Second, 10*time.Millisecond)
@@ -61,7 +61,7 @@ func TestANodeWithAFullDiskFinishesWhatWasBegunAndTakesNothingNewUntilItHeals(t 
 	require.ErrorContains(t, err, "the disk of node 1, the leader, is nearly full (64.0 MiB of 2048.0 MiB free)")
 	again, err := c.leader().Commit(t.Context(), txn.CommitRequest{ID: open, Branches: []txn.Branch{b}})
 	require.NoError(t, err)
-	require.Equal(t, txn.Commit, again.Decision, "what is decided is told")
+	require.Equal(t, txn.Commit, again.Txn.Decision, "what is decided is told")
 	require.Eventually(t, func() bool {
 		v, err := c.leader().View(t.Context(), open)
 		return err == nil && v.Known && v.Txn.Ended
@@ -69,14 +69,14 @@ func TestANodeWithAFullDiskFinishesWhatWasBegunAndTakesNothingNewUntilItHeals(t 
 	undecided := txn.NewID(time.Now())
 	r, err := c.leader().Outcome(t.Context(), txn.Inquiry{ID: undecided})
 	require.NoError(t, err)
-	require.Equal(t, txn.Abort, r.Decision, "who was refused can settle it")
+	require.Equal(t, txn.Abort, r.Txn.Decision, "who was refused can settle it")
 
 	files.free.Store(wal.DefaultReserve + 1) // within the margin: not yet
 	_, err = c.leader().Commit(t.Context(), txn.CommitRequest{ID: refused})
 	require.ErrorIs(t, err, api.ErrUnavailable)
 	files.free.Store(1 << 30)
 	require.Eventually(t, func() bool { return !c.leader().Status().Disk.Low }, 10*time.Second, 10*time.Millisecond)
-	require.Equal(t, txn.Commit, c.commit(refused).Decision, "nothing was decided meanwhile")
+	require.Equal(t, txn.Commit, c.commit(refused).Txn.Decision, "nothing was decided meanwhile")
 	require.Empty(t, c.leader().Status().Warnings)
 }
 
@@ -109,7 +109,7 @@ func TestALeaderWithAFullDiskStepsAsideForOneWithSpace(t *testing.T) {
 		files[id].free.Store(10 << 20)
 		full[id] = true
 		leaderWithSpace()
-		require.Equal(t, txn.Commit, c.commit(txn.NewID(time.Now())).Decision)
+		require.Equal(t, txn.Commit, c.commit(txn.NewID(time.Now())).Txn.Decision)
 	}
 	// The last one has nobody to step aside for.
 	last := leaderWithSpace()
@@ -164,7 +164,7 @@ func TestALeaderWhoseDiskStallsIsReplacedAndFollowsWhenItIsBack(t *testing.T) {
 	for id := range disks {
 		c.start(id)
 	}
-	require.Equal(t, txn.Commit, c.commit(txn.NewID(time.Now())).Decision)
+	require.Equal(t, txn.Commit, c.commit(txn.NewID(time.Now())).Txn.Decision)
 	stalled := c.leader()
 	disks[stalled.config.Node].stall()
 	id := txn.NewID(time.Now())
@@ -173,7 +173,7 @@ func TestALeaderWhoseDiskStallsIsReplacedAndFollowsWhenItIsBack(t *testing.T) {
 	_, err := stalled.Commit(ctx, txn.CommitRequest{ID: id})
 	require.ErrorAs(t, err, new(*api.NotLeaderError), "its clients are told to ask elsewhere")
 	require.Eventually(t, func() bool { return c.leader() != stalled }, 15*time.Second, 10*time.Millisecond)
-	require.Equal(t, txn.Commit, c.commit(id).Decision)
+	require.Equal(t, txn.Commit, c.commit(id).Txn.Decision)
 	require.Contains(t, strings.Join(stalled.Status().Warnings, "\n"), "a sync of its log took")
 
 	disks[stalled.config.Node].heal()

@@ -102,7 +102,7 @@ func TestEveryNodeTellsWhatTheLeaderKnows(t *testing.T) {
 	undecided, committing, foreign := txn.NewID(time.Now().Add(-time.Minute)), txn.NewID(time.Now()),
 		txn.NewID(time.Now())
 	c.prepared(orders, undecided, "a")
-	require.Equal(t, txn.Commit, c.commit(committing, c.prepared(orders, committing, "b")).Decision)
+	require.Equal(t, txn.Commit, c.commit(committing, c.prepared(orders, committing, "b")).Txn.Decision)
 	stranger, err := orders.Open(t.Context(), txn.XID{Cluster: c.leader().Status().Cluster + 1, ID: foreign})
 	require.NoError(t, err)
 	tx, err := orders.Tx(t.Context(), enlisted{stranger})
@@ -154,7 +154,7 @@ func TestOldestBranchIsTheOneOfADatabaseThatIsDown(t *testing.T) {
 	b := c.prepared(orders, id, "k")
 	c.everywhere("it is fit", func(f *commit.Figures) bool { return f.Resources[0].OK })
 	state.Store(refuses)
-	require.Equal(t, txn.Commit, c.commit(id, b).Decision)
+	require.Equal(t, txn.Commit, c.commit(id, b).Txn.Decision)
 	counted := func(f *commit.Figures) bool {
 		r := f.Resources[0]
 		return !r.OK && strings.Contains(r.Err, "connection refused") && r.InDoubt == 1 && r.Oldest.Equal(id.Time()) &&
@@ -281,7 +281,7 @@ func TestEachDecisionIsCountedByOneNode(t *testing.T) {
 	}
 	decide := func() {
 		for range 5 {
-			require.Equal(t, txn.Commit, c.commit(txn.NewID(time.Now())).Decision)
+			require.Equal(t, txn.Commit, c.commit(txn.NewID(time.Now())).Txn.Decision)
 		}
 		_, err := c.leader().Outcome(t.Context(), txn.Inquiry{ID: txn.NewID(time.Now())})
 		require.NoError(t, err)

@@ -65,14 +65,14 @@ func TestBranchesOfASilentClientAreRolledBackAtOnce(t *testing.T) {
 	}, 20*time.Second, 20*time.Millisecond)
 	require.Equal(t, txn.Aborted, c.called(dead))
 	late := c.commit(dead, b)
-	require.Equal(t, txn.Abort, late.Decision)
-	require.Contains(t, late.Reason, "lease 1")
-	require.Equal(t, txn.Commit, c.commit(alive, kept).Decision)
+	require.Equal(t, txn.Abort, late.Txn.Decision)
+	require.Contains(t, late.Txn.Reason, "lease 1")
+	require.Equal(t, txn.Commit, c.commit(alive, kept).Txn.Decision)
 
 	fresh := under(dead.Lease()) // of which nothing is prepared, and nothing is known
 	refused := c.commit(fresh, txn.Branch{Resource: "orders"})
-	require.Equal(t, txn.Abort, refused.Decision)
-	require.Contains(t, refused.Reason, "has ended")
+	require.Equal(t, txn.Abort, refused.Txn.Decision)
+	require.Contains(t, refused.Txn.Reason, "has ended")
 	require.Equal(t, txn.Aborted, c.called(fresh))
 	for _, m := range c.members { // it has ended for ever
 		c.kill(m.ID)
@@ -114,7 +114,7 @@ func TestAChangeOfLeaderEndsNoLease(t *testing.T) {
 		c.kill(dead)
 		c.leader()
 		require.True(t, c.renewed(n))
-		require.Equal(t, txn.Commit, c.commit(under(n)).Decision)
+		require.Equal(t, txn.Commit, c.commit(under(n)).Txn.Decision)
 		c.start(dead)
 	}
 }

@@ -124,7 +124,7 @@ func (c *testCluster) load(workers int) (end func() map[txn.ID]txn.Decision) {
 				default:
 				}
 				id := txn.NewID(time.Now())
-				d := c.commit(id).Decision
+				d := c.commit(id).Txn.Decision
 				mu.Lock()
 				known[id] = d
 				mu.Unlock()

@@ -88,7 +88,7 @@ func (n *Node) Resolve(ctx context.Context, asked txn.Resolution) (commit.Reply,
 		look()
 		r, err = ask()
 	}
-	if err == nil && r.Decision != asked.Decision { // somebody else's decision was first
+	if err == nil && r.Txn.Decision != asked.Decision { // somebody else's decision was first
 		return r, commit.AlreadyDecided(r.Txn)
 	}
 	return r, err
@@ -399,23 +399,20 @@ func (n *Node) listAll(ctx context.Context, id txn.ID) (map[string][]adapters.Pr
 
 // carryOut does what a plan says about one branch, as the leader's own scan would.
 func (n *Node) carryOut(ctx context.Context, a recovery.Action) (string, error) {
-	t := commit.Task{XID: a.XID, Branch: a.Branch, Decision: txn.Commit}
 	switch a.Kind {
 	case recovery.Leave, recovery.Report:
 		return "", nil
-	case recovery.Commit:
-	case recovery.Rollback:
-		t.Decision = txn.Abort
+	case recovery.Commit, recovery.Rollback:
 	case recovery.Abort:
 		r, err := n.Outcome(ctx, txn.Inquiry{ID: a.XID.ID, Cluster: a.XID.Cluster, Several: true})
 		if err != nil {
 			return "", err
 		}
-		if r.Decision != txn.Abort { // a commit was faster: the client or the scan goes on with it
+		if r.Txn.Decision != txn.Abort { // a commit was faster: the client or the scan goes on with it
 			return "", replica.Refusedf("%v was committed in the meantime: run \"concord recover\" again", a.XID.ID)
 		}
-		t.Decision = txn.Abort
 	}
+	t := commit.Task{XID: a.XID, Branch: a.Branch, Decision: a.Decision()}
 	switch e := n.workers[a.Branch.Resource].finish(ctx, t).(type) {
 	case commit.Finished:
 		n.post(ctx, e)

@@ -29,7 +29,7 @@ func (c *testCluster) leaderAndFollower() (leader, follower *runningNode) {
 
 func TestAPositionThatIsNeverReachedIsRefusedAndHoldsUpNobody(t *testing.T) {
 	c := newCluster(t, 3, func() []adapters.Resource { return nil })
-	require.Equal(t, txn.Commit, c.commit(txn.NewID(time.Now())).Decision)
+	require.Equal(t, txn.Commit, c.commit(txn.NewID(time.Now())).Txn.Decision)
 	leader, follower := c.leaderAndFollower()
 	for _, n := range []*runningNode{leader, follower} {
 		for _, seen := range []zab.Zxid{{Epoch: n.Applied().Epoch, Counter: math.MaxUint64},
@@ -48,7 +48,7 @@ func TestAPositionThatIsNeverReachedIsRefusedAndHoldsUpNobody(t *testing.T) {
 	for range cap(refused) {
 		go func() { refused <- follower.Reach(t.Context(), zab.Zxid{Epoch: math.MaxUint32}) }()
 	}
-	require.Equal(t, txn.Commit, c.commit(txn.NewID(time.Now())).Decision)
+	require.Equal(t, txn.Commit, c.commit(txn.NewID(time.Now())).Txn.Decision)
 	for range cap(refused) {
 		err := <-refused
 		require.Error(t, err)
@@ -74,25 +74,25 @@ func TestAFollowerAnswersWhatIsDecidedAndLeavesTheRestToTheLeader(t *testing.T) 
 	c := newCluster(t, 3, func() []adapters.Resource { return nil })
 	for range 20 {
 		id := txn.NewID(time.Now())
-		require.Equal(t, txn.Commit, c.commit(id).Decision)
+		require.Equal(t, txn.Commit, c.commit(id).Txn.Decision)
 		leader, follower := c.leaderAndFollower()
 		r, err := follower.Outcome(t.Context(), txn.Inquiry{ID: id})
 		require.NoError(t, err, "it knows all that was decided before it was asked")
-		require.Equal(t, txn.Commit, r.Decision)
+		require.Equal(t, txn.Commit, r.Txn.Decision)
 
 		open := txn.NewID(time.Now())
 		_, err = follower.Outcome(t.Context(), txn.Inquiry{ID: open})
 		var notLeader *api.NotLeaderError
 		require.ErrorAs(t, err, &notLeader)
 		require.EqualValues(t, leader.config.Node, notLeader.Leader)
-		require.Equal(t, txn.Commit, c.commit(open).Decision, "the question has decided nothing")
+		require.Equal(t, txn.Commit, c.commit(open).Txn.Decision, "the question has decided nothing")
 	}
 }
 
 func TestANodeThatIsCutOffSaysSoAndAnswersNoRead(t *testing.T) {
 	c := newCluster(t, 3, func() []adapters.Resource { return nil })
 	id := txn.NewID(time.Now())
-	require.Equal(t, txn.Commit, c.commit(id).Decision)
+	require.Equal(t, txn.Commit, c.commit(id).Txn.Decision)
 	_, left := c.leaderAndFollower()
 	require.Zero(t, left.Status().CutOff(time.Now()))
 	for _, m := range c.members {
@@ -112,7 +112,7 @@ func TestANodeThatIsCutOffSaysSoAndAnswersNoRead(t *testing.T) {
 	}
 	require.Eventually(t, func() bool { return left.Status().CutOff(time.Now()) == 0 }, 20*time.Second,
 		20*time.Millisecond)
-	require.Equal(t, txn.Commit, c.commit(id).Decision)
+	require.Equal(t, txn.Commit, c.commit(id).Txn.Decision)
 }
 
 func TestWhatWasDecidedAMomentAgoIsListed(t *testing.T) {
@@ -121,7 +121,7 @@ func TestWhatWasDecidedAMomentAgoIsListed(t *testing.T) {
 	born := time.Now()
 	for i := range 200 {
 		r := txn.NewID(born.Add(time.Duration(i) * time.Millisecond))
-		require.Equal(t, txn.Abort, c.outcome(r).Decision)
+		require.Equal(t, txn.Abort, c.outcome(r).Txn.Decision)
 		want = append([]txn.ID{r}, want...)
 		var got []txn.ID
 		require.NoError(t, c.leader().EachFinished(txn.ID{}, func(x txn.Txn) bool {

@@ -41,10 +41,10 @@ func (c *testCluster) decide(n int, known map[txn.ID]txn.Decision) {
 		if i%5 == 4 {
 			r, err := c.leader().Outcome(c.t.Context(), txn.Inquiry{ID: id})
 			require.NoError(c.t, err)
-			known[id] = r.Decision
+			known[id] = r.Txn.Decision
 			continue
 		}
-		known[id] = c.commit(id).Decision
+		known[id] = c.commit(id).Txn.Decision
 	}
 }
 
@@ -52,7 +52,7 @@ func (c *testCluster) decide(n int, known map[txn.ID]txn.Decision) {
 func (c *testCluster) remembered(known map[txn.ID]txn.Decision) {
 	c.t.Helper()
 	for id, d := range known {
-		require.Equal(c.t, d, c.commit(id).Decision)
+		require.Equal(c.t, d, c.commit(id).Txn.Decision)
 	}
 }
 
@@ -344,7 +344,7 @@ func linked(t *testing.T, tune func(*Config)) (*testCluster, map[[2]zab.NodeID]*
 
 func TestSlowQuorumMakesTheLeaderSayBusy(t *testing.T) {
 	c, links := linked(t, nil)
-	require.Equal(t, txn.Commit, c.commit(txn.NewID(time.Now())).Decision)
+	require.Equal(t, txn.Commit, c.commit(txn.NewID(time.Now())).Txn.Decision)
 	for _, l := range links {
 		l.Set(faultproxy.Forward, faultproxy.Fault{Delay: 150 * time.Millisecond})
 	}
@@ -366,7 +366,7 @@ func TestSlowQuorumMakesTheLeaderSayBusy(t *testing.T) {
 			case r.Err != nil:
 				others = append(others, r.Err)
 			default:
-				told[id] = r.Decision == txn.Commit
+				told[id] = r.Txn.Decision == txn.Commit
 			}
 		})
 	}
@@ -380,10 +380,10 @@ func TestSlowQuorumMakesTheLeaderSayBusy(t *testing.T) {
 	}
 	for id := range told {
 		require.True(t, told[id])
-		require.Equal(t, txn.Commit, c.commit(id).Decision)
+		require.Equal(t, txn.Commit, c.commit(id).Txn.Decision)
 	}
 	for id := range busy { // was no decision
-		require.Equal(t, txn.Commit, c.commit(id).Decision)
+		require.Equal(t, txn.Commit, c.commit(id).Txn.Decision)
 		break
 	}
 }
@@ -401,7 +401,7 @@ func TestSnapshotOverASlowLineStarvesNoHeartbeat(t *testing.T) {
 		r, err := c.leader().Commit(t.Context(),
 			txn.CommitRequest{ID: id, Label: strings.Repeat(string(rune('a'+i%26)), 800)})
 		require.NoError(t, err)
-		known[id] = r.Decision
+		known[id] = r.Txn.Decision
 	}
 	require.Eventually(t, func() bool { return !c.leader().Status().Log.Base.IsZero() }, 10*time.Second,
 		10*time.Millisecond, "the log is not cut")
@@ -423,6 +423,6 @@ func TestSnapshotOverASlowLineStarvesNoHeartbeat(t *testing.T) {
 	require.Equal(t, leader.config.Node, c.leader().config.Node)
 	require.Equal(t, epoch, c.leader().Status().Epoch, "nobody voted meanwhile")
 	for id, d := range known {
-		require.Equal(t, d, c.commit(id).Decision)
+		require.Equal(t, d, c.commit(id).Txn.Decision)
 	}
 }

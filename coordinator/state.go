@@ -43,19 +43,23 @@ func toState(folds []txn.Changes, stored *txn.Members) (s wal.StateChange, n int
 	if purge := folds[0].PurgeBefore; !purge.IsZero() {
 		s.DeleteRanges = append(s.DeleteRanges, wal.Range{Lo: []byte{finishedKey}, Hi: stateKey(finishedKey, purge)}, keysBefore(purge))
 	}
-	latest := make(map[txn.ID]placed, len(folds)) // the last fold that touched a transaction says where it is
+	latest := make(map[txn.ID]txn.Txn, len(folds)) // the last fold that touched a transaction says where it is
 	for n = 0; n < len(folds) && (n == 0 || folds[n].PurgeBefore.IsZero()); n++ {
 		for _, x := range folds[n].Open {
-			latest[x.ID] = placed{openKey, finishedKey, x}
+			latest[x.ID] = x
 		}
 		for _, x := range folds[n].Finished {
-			latest[x.ID] = placed{finishedKey, openKey, x}
+			latest[x.ID] = x
 		}
 	}
-	for id, p := range latest {
-		value, _ := p.txn.AppendBinary(make([]byte, 0, 256)) // it has no way to fail
-		s.Puts = append(s.Puts, wal.Pair{Key: stateKey(p.space, id), Value: value})
-		s.Deletes = append(s.Deletes, stateKey(p.other, id))
+	for id, x := range latest {
+		value, _ := x.AppendBinary(make([]byte, 0, 256)) // it has no way to fail
+		space, other := byte(openKey), byte(finishedKey)
+		if x.Finished() {
+			space, other = other, space
+		}
+		s.Puts = append(s.Puts, wal.Pair{Key: stateKey(space, id), Value: value})
+		s.Deletes = append(s.Deletes, stateKey(other, id))
 	}
 	uses := make(map[string]txn.KeyUse)
 	for i := range folds[:n] {
@@ -104,12 +108,6 @@ func toState(folds []txn.Changes, stored *txn.Members) (s wal.StateChange, n int
 		s.Puts = append(s.Puts, wal.Pair{Key: []byte(levelKey), Value: encodeLevel(meta.Level)})
 	}
 	return s, n
-}
-
-// placed is a transaction and the space that it is in.
-type placed struct {
-	space, other byte
-	txn          txn.Txn
 }
 
 func encodeMeta(m txn.Meta) []byte {

@@ -22,7 +22,7 @@ import (
 func TestNodeWithALostDiskIsRefusedUntilAnOperatorReplacesIt(t *testing.T) {
 	c := newCluster(t, 3, func() []adapters.Resource { return nil })
 	id := txn.NewID(time.Now())
-	require.Equal(t, txn.Commit, c.commit(id).Decision)
+	require.Equal(t, txn.Commit, c.commit(id).Txn.Decision)
 	leader := c.leader()
 	victim := leader.config.Node%3 + 1
 	c.storesKnown(3)
@@ -34,7 +34,7 @@ func TestNodeWithALostDiskIsRefusedUntilAnOperatorReplacesIt(t *testing.T) {
 		return strings.Contains(strings.Join(c.leader().Status().Warnings, "\n"),
 			"concord member replace "+strconv.Itoa(int(victim)))
 	}, 10*time.Second, 20*time.Millisecond, "the others say why they refuse it")
-	require.Equal(t, txn.Commit, c.commit(txn.NewID(time.Now())).Decision, "two of three go on")
+	require.Equal(t, txn.Commit, c.commit(txn.NewID(time.Now())).Txn.Decision, "two of three go on")
 	require.Zero(t, c.nodes[victim].Status().Cluster, "nobody told the blank node anything")
 
 	require.ErrorIs(t, c.leader().Replace(t.Context(), 9, "ann", "why"), api.ErrNotFound)
@@ -49,8 +49,8 @@ func TestNodeWithALostDiskIsRefusedUntilAnOperatorReplacesIt(t *testing.T) {
 	// Now its voice is needed, and it knows the decision.
 	other := 6 - victim - c.leader().config.Node
 	c.kill(other)
-	require.Equal(t, txn.Commit, c.commit(id).Decision)
-	require.Equal(t, txn.Commit, c.commit(txn.NewID(time.Now())).Decision)
+	require.Equal(t, txn.Commit, c.commit(id).Txn.Decision)
+	require.Equal(t, txn.Commit, c.commit(txn.NewID(time.Now())).Txn.Decision)
 }
 
 // storesKnown waits until all running nodes know that many stores.
@@ -121,7 +121,7 @@ func TestStoreThatWasSetBackIsRefused(t *testing.T) {
 // for old ones: it was ignored until another node led.
 func TestNodeThatWasStartedOftenIsHeardWithABlankDisk(t *testing.T) {
 	c := newCluster(t, 3, func() []adapters.Resource { return nil })
-	require.Equal(t, txn.Commit, c.commit(txn.NewID(time.Now())).Decision)
+	require.Equal(t, txn.Commit, c.commit(txn.NewID(time.Now())).Txn.Decision)
 	leader := c.leader()
 	epoch := leader.Status().Epoch
 	victim := leader.config.Node%3 + 1

@@ -116,7 +116,7 @@ func TestCallsThatHangAreGivenUpWhenTheDatabaseReturns(t *testing.T) {
 	id := txn.NewID(time.Now())
 	b := c.prepared(h.Resource, id, "k")
 	h.away.Store(true)
-	require.Equal(t, txn.Commit, c.commit(id, b).Decision)
+	require.Equal(t, txn.Commit, c.commit(id, b).Txn.Decision)
 	require.Eventually(t, func() bool { return h.stuck.Load() >= 2 }, 10*time.Second, 10*time.Millisecond,
 		"a worker and the scan hang")
 	began := time.Now()
@@ -155,7 +155,7 @@ func TestARealBranchIsFinishedAmongThousandsThatFail(t *testing.T) {
 		leader.CommitLater(txn.CommitRequest{ID: txn.NewID(time.Now()), Branches: []txn.Branch{{Resource: "orders"}}},
 			func(r commit.Reply) {
 				defer decided.Done()
-				if r.Decision != txn.Commit {
+				if r.Txn.Decision != txn.Commit {
 					t.Errorf("%+v", r)
 				}
 			})
@@ -163,7 +163,7 @@ func TestARealBranchIsFinishedAmongThousandsThatFail(t *testing.T) {
 	decided.Wait()
 	require.Eventually(t, func() bool { return s.failed.Load() > poison }, time.Minute, 10*time.Millisecond)
 	id := txn.NewID(time.Now())
-	require.Equal(t, txn.Commit, c.commit(id, c.prepared(s.Resource, id, "k")).Decision)
+	require.Equal(t, txn.Commit, c.commit(id, c.prepared(s.Resource, id, "k")).Txn.Decision)
 	before := s.failed.Load()
 	require.Eventually(t, func() bool { _, done := disk.Get("k"); return done }, time.Minute, time.Millisecond)
 	require.Less(t, s.failed.Load()-before, int64(poison/4))
@@ -234,7 +234,7 @@ func TestBranchesAreFinishedWhenTheirDatabaseIsBack(t *testing.T) {
 			require.NoError(t, err)
 			require.Equal(t, txn.VoteYes, vote)
 			require.NoError(t, db.Stop())
-			require.Equal(t, txn.Commit, c.commit(id, b).Decision)
+			require.Equal(t, txn.Commit, c.commit(id, b).Txn.Decision)
 			view := func() (commit.BranchView, bool) {
 				v, err := leader.View(t.Context(), id)
 				require.NoError(t, err)

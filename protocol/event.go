@@ -36,12 +36,8 @@ type Voted struct {
 
 // Delivered says that the log delivered a decision. It is the first for this
 // transaction, whoever proposed it: an earlier leader may have, so Branches are those of the
-// record. To a Transaction.
-type Delivered struct {
-	Decision txn.Decision
-	Branches []txn.Branch // of a commit: those that voted Yes
-	Reason   string
-}
+// record. A core reads Decision, Branches and Reason. To a Transaction.
+type Delivered struct{ txn.Txn }
 
 // Decided brings the decision to who asked for it, or holds a branch.
 type Decided struct {

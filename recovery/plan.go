@@ -45,6 +45,17 @@ type Action struct {
 	Why    string
 }
 
+// Decision is how the branch is to end; Undecided: it is left alone.
+func (a Action) Decision() txn.Decision {
+	switch a.Kind {
+	case Commit:
+		return txn.Commit
+	case Rollback, Abort:
+		return txn.Abort
+	}
+	return txn.Undecided
+}
+
 // Decisions is what the log knows: txn.Table is one.
 type Decisions interface {
 	Get(id txn.ID) (txn.Txn, bool)

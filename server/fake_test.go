@@ -82,11 +82,11 @@ func (f *fakeNode) Finished(txn.ID, txn.BranchNo, txn.Finish, commit.Reporter) {
 func (f *fakeNode) Deliver([]member.Envelope) { _ = f.did("Deliver") }
 
 func (f *fakeNode) Commit(context.Context, txn.CommitRequest) (commit.Reply, error) {
-	return commit.Reply{Decision: txn.Commit, Zxid: f.snapshot.Zxid}, f.did("Commit")
+	return commit.Reply{Txn: txn.Txn{Decision: txn.Commit}, Zxid: f.snapshot.Zxid}, f.did("Commit")
 }
 
 func (f *fakeNode) CommitLater(_ txn.CommitRequest, done func(commit.Reply)) {
-	done(commit.Reply{Decision: txn.Commit, Zxid: f.snapshot.Zxid, Err: f.did("CommitLater")})
+	done(commit.Reply{Txn: txn.Txn{Decision: txn.Commit}, Zxid: f.snapshot.Zxid, Err: f.did("CommitLater")})
 }
 
 func (f *fakeNode) KeyUse(context.Context, string) (commit.Reply, error) {
@@ -94,7 +94,7 @@ func (f *fakeNode) KeyUse(context.Context, string) (commit.Reply, error) {
 }
 
 func (f *fakeNode) Outcome(context.Context, txn.Inquiry) (commit.Reply, error) {
-	return commit.Reply{Decision: txn.Abort, Txn: txn.Txn{Decision: txn.Abort}}, f.did("Outcome")
+	return commit.Reply{Txn: txn.Txn{Decision: txn.Abort}}, f.did("Outcome")
 }
 
 func (f *fakeNode) GrantLease(context.Context) (txn.Lease, error)   { return 1, f.did("GrantLease") }
@@ -141,7 +141,7 @@ func (f *fakeNode) EachFinished(_ txn.ID, visit func(txn.Txn) bool) error {
 }
 
 func (f *fakeNode) Resolve(_ context.Context, asked txn.Resolution) (commit.Reply, error) {
-	return commit.Reply{Decision: asked.Decision}, f.did("Resolve")
+	return commit.Reply{Txn: txn.Txn{Decision: asked.Decision}}, f.did("Resolve")
 }
 
 func (f *fakeNode) Forget(_ context.Context, _ txn.ID, who, _ string) error {

@@ -86,7 +86,7 @@ func sameCluster(s *coordinator.Snapshot, named string) error {
 }
 
 func commitResponse(r commit.Reply) *concordv1.CommitResponse {
-	return &concordv1.CommitResponse{Decision: r.Decision.String(), Reason: r.Reason, Zxid: r.Zxid.String()}
+	return &concordv1.CommitResponse{Decision: r.Txn.Decision.String(), Reason: r.Txn.Reason, Zxid: r.Zxid.String()}
 }
 
 func (h *handlers) Finished(ctx context.Context, r *concordv1.FinishedRequest) (*concordv1.FinishedResponse, error) {
@@ -161,7 +161,8 @@ func (h *handlers) Outcome(ctx context.Context, r *concordv1.OutcomeRequest) (*c
 	if err != nil {
 		return nil, err
 	}
-	return &concordv1.OutcomeResponse{Outcome: a.Txn.Outcome().String(), Reason: a.Reason, Zxid: a.Zxid.String(), Finished: a.Txn.Ended}, nil
+	return &concordv1.OutcomeResponse{Outcome: a.Txn.Outcome().String(), Reason: a.Txn.Reason,
+		Zxid: a.Zxid.String(), Finished: a.Txn.Ended}, nil
 }
 
 func (h *handlers) KeyUse(ctx context.Context, r *concordv1.KeyUseRequest) (*concordv1.KeyUseResponse, error) {
@@ -202,7 +203,7 @@ func (h *handlers) Resolve(ctx context.Context, r *concordv1.ResolveRequest) (*c
 	if err != nil {
 		return nil, err
 	}
-	return &concordv1.ResolveResponse{Decision: a.Decision.String(), Zxid: a.Zxid.String()}, nil
+	return &concordv1.ResolveResponse{Decision: a.Txn.Decision.String(), Zxid: a.Zxid.String()}, nil
 }
 
 func (h *handlers) Forget(ctx context.Context, r *concordv1.ForgetRequest) (*concordv1.ForgetResponse, error) {

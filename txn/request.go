@@ -16,6 +16,12 @@ type CommitRequest struct {
 	Agents   []Agent  // of three phases, and only there: in order of PartyID
 }
 
+// Record is what the log is to have of it, if it is decided as asked.
+func (r CommitRequest) Record() CommitRecord {
+	return CommitRecord{ID: r.ID, Protocol: r.Protocol, Branches: r.Branches, Label: r.Label, Key: r.Key,
+		Result: r.Result}
+}
+
 // Agent is an agent that holds open branches of a three-phase transaction.
 type Agent struct {
 	Party

@@ -225,7 +225,7 @@ func (c *Machine) answerClosed(e Said) bool {
 	c.core.Spend(1)
 	core := threepc.NewCoordinator(e.ID)
 	if decided {
-		core.Step(protocol.Delivered{Decision: x.Decision, Branches: x.Branches, Reason: x.Reason})
+		core.Step(protocol.Delivered{Txn: x})
 	}
 	effects := core.Step(threepc.Received{From: e.From.PartyID, Message: e.Message})
 	if !decided { // what it would propose the log would refuse
@@ -236,7 +236,7 @@ func (c *Machine) answerClosed(e Said) bool {
 		case threepc.Send:
 			c.fx.Send = append(c.fx.Send, Letter{ID: e.ID, To: e.From, Message: f.Message})
 		case threepc.Breach:
-			c.breach(e.ID, f)
+			c.breach(e.ID, f.From.String(), f.Told, f.Known)
 		}
 	}
 	return true
@@ -312,28 +312,28 @@ func (c *Machine) blocked(l *live, f threepc.Blocked) {
 		l.id, strings.Join(l.council.missing, ", "), l.id)})
 }
 
-func (c *Machine) breach(id txn.ID, f threepc.Breach) {
-	known := f.Known.String()
-	if f.Known == txn.Undecided {
-		known = "nothing that could have led there"
+func (c *Machine) breach(id txn.ID, who string, told, known txn.Decision) {
+	log := known.String()
+	if known == txn.Undecided {
+		log = "nothing that could have led there"
 	}
-	c.core.Alarm("%v: %v says that it was decided as %v, and the log knows %s: no action is taken; look into the "+
-		"databases, and find out who speaks for that agent", id, f.From, f.Told, known)
+	c.core.Alarm("%v: %s says that it was decided as %v, and the log knows %s: no action is taken; look into the "+
+		"databases, and find out who speaks for that agent", id, who, told, log)
 }
 
 // proven tells a decision that a quorum of the members has accepted to whoever waits for it. The log
 // may not have it yet, and will have no other.
 func (c *Machine) proven(l *live, f protocol.Reply) {
-	if _, known := c.table.Get(l.id); known {
-		c.tell(l)
+	if x, known := c.table.Get(l.id); known {
+		c.tell(l, x)
 		return
 	}
 	x := txn.Txn{ID: l.id, Decision: txn.Commit, Protocol: txn.ThreePhaseCommit, By: txn.FromCluster, Reason: f.Reason,
-		Label: l.label, Seen: true}
+		Label: l.record.Label, Seen: true}
 	if f.Outcome == txn.Aborted {
 		x.Decision = txn.Abort
 	}
-	c.answer(l, Reply{Decision: x.Decision, Reason: x.Reason, Zxid: c.core.Zxid(), Txn: x})
+	c.answer(l, Reply{Zxid: c.core.Zxid(), Txn: x})
 }
 
 // weight is about how many bytes a record of the witness takes in the log.

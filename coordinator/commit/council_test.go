@@ -210,6 +210,21 @@ func TestAMessageAboutNothingLeavesNothing(t *testing.T) {
 	require.Empty(t, l.letters)
 }
 
+// A record that contradicts what the log has decided is on its way when that is decided: the alarm says
+// who told it.
+func TestAnAlarmAboutARecordSaysWhoToldIt(t *testing.T) {
+	l := newLone(t, "orders")
+	levelled(l)
+	l.notes = nil
+	id := l.newID().WithClass(txn.ThreePhase)
+	l.step(Said{ID: id, From: party("bob"), Message: threepc.Inquire{}},
+		Said{ID: id, From: party("ann"), Message: threepc.Decided{Decision: txn.Commit}})
+	require.Equal(t, txn.Abort, l.get(id).Decision)
+	require.Equal(t, []string{id.String() + ": a record, told by ann, says that it was decided as commit, and " +
+		"the log knows abort: nothing is done about it; look into the databases and into who speaks for that " +
+		"agent"}, l.notes)
+}
+
 // However many councils wait, a turn wakes some of them.
 func TestCouncilsAreWokenAPieceInATurn(t *testing.T) {
 	l := newLone(t, "orders")

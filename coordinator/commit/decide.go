@@ -58,7 +58,7 @@ func (c *Machine) answerKnown(request uint64, id txn.ID, seen bool) bool {
 		if seen {
 			c.see(&x)
 		}
-		c.reply(Reply{Request: request, Decision: x.Decision, Reason: x.Reason, Zxid: c.core.Zxid(), Txn: x})
+		c.reply(Reply{Request: request, Zxid: c.core.Zxid(), Txn: x})
 		return true
 	}
 	if c.table.TooOld(id) {
@@ -166,7 +166,7 @@ func (c *Machine) onCommitAsked(e CommitAsked) {
 	// same request may be on its way into the log through another leader.
 	err := c.leaseEnded(e.ID)
 	if err != nil {
-		l.by = txn.FromCluster
+		l.record.By = txn.FromCluster
 	} else {
 		err = cmp.Or(c.acceptable(e), c.agentsAcceptable(e.Agents), c.keyAcceptable(e.Key))
 	}
@@ -174,7 +174,7 @@ func (c *Machine) onCommitAsked(e CommitAsked) {
 		c.carry(l, l.core.Step(protocol.RollbackAsked{Reason: err.Error()}))
 		return
 	}
-	l.protocol, l.label, l.key, l.result = e.Protocol, e.Label, e.Key, e.Result
+	l.record = e.Record()
 	if l.council == nil {
 		c.carry(l, l.core.Step(protocol.Asked{Branches: e.Branches}))
 		return
@@ -245,7 +245,7 @@ func (c *Machine) settle(e OutcomeAsked) {
 		return
 	}
 	if mutant.ForgetTombstones {
-		c.reply(Reply{Request: e.Request, Decision: txn.Abort})
+		c.reply(Reply{Request: e.Request, Txn: txn.Txn{ID: e.ID, Decision: txn.Abort}})
 		return
 	}
 	l := c.wait(e.Request, e.ID)
@@ -311,8 +311,8 @@ func (c *Machine) onVerdict(v txn.Verdict) {
 		if l.seen {
 			c.see(&x)
 		}
-		c.carry(l, l.core.Step(protocol.Delivered{Decision: x.Decision, Branches: x.Branches, Reason: x.Reason}))
-		c.tell(l) // those that did not ask for a commit
+		c.carry(l, l.core.Step(protocol.Delivered{Txn: x}))
+		c.tell(l, x)
 		if x.Decision == txn.Abort || x.Ended {
 			c.letGo(v.ID) // nothing is left that phase two would do
 		}

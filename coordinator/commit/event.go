@@ -250,15 +250,13 @@ type Task struct {
 
 // Reply answers a request. With an error (see replica.RequestError) nothing else is set.
 type Reply struct {
-	Request  uint64
-	Err      error
-	Decision txn.Decision
-	Reason   string
-	Zxid     zab.Zxid
-	Txn      txn.Txn     // as far as it is known
-	View     *View       // of a ViewAsked
-	Key      *txn.KeyUse // of a KeyAsked, with the Txn; nil if no use is remembered
-	Lease    txn.Lease
+	Request uint64
+	Err     error
+	Zxid    zab.Zxid
+	Txn     txn.Txn     // as far as it is known: of a question about one, what was decided
+	View    *View       // of a ViewAsked
+	Key     *txn.KeyUse // of a KeyAsked, with the Txn; nil if no use is remembered
+	Lease   txn.Lease
 	// Deadlocks are those of which a transaction of a WaitsAsked is the victim, and Look is the last look at the
 	// databases that has ended.
 	Deadlocks []deadlock.Deadlock

@@ -119,7 +119,7 @@ func TestOperatorCommitsWhatSaysThatItIsWhole(t *testing.T) {
 					Resolution: txn.Resolution{ID: id, Decision: txn.Commit, Who: "ann", Why: "shipped"}}
 			})
 			require.NoError(t, r.Err)
-			require.Equal(t, txn.Commit, r.Decision)
+			require.Equal(t, txn.Commit, r.Txn.Decision)
 			require.Equal(t, []txn.Branch{{No: 0, Resource: "orders"}, {No: 1, Resource: "billing"}},
 				l.get(id).Branches)
 		})

@@ -13,20 +13,21 @@ import (
 )
 
 func (c *Machine) assign(t Task) {
-	c.tasks[t.XID] = t
-	c.load[slot{t.Branch.Resource, t.Again}]++
+	s := slot{t.Branch.Resource, t.Again}
+	c.tasks[t.XID] = s
+	c.load[s]++
 	c.fx.Finish = append(c.fx.Finish, t)
 	c.relist(t.XID.ID)
 }
 
-// release takes a task back from the workers, if they had it.
-func (c *Machine) release(x txn.XID) (t Task, had bool) {
-	if t, had = c.tasks[x]; had {
+// release takes a task back from the workers, if they had it, and says where.
+func (c *Machine) release(x txn.XID) (s slot, had bool) {
+	if s, had = c.tasks[x]; had {
 		delete(c.tasks, x)
-		c.load[slot{t.Branch.Resource, t.Again}]--
+		c.load[s]--
 		c.relist(x.ID)
 	}
-	return t, had
+	return s, had
 }
 
 func (c *Machine) onFinished(e Finished) {
@@ -43,7 +44,6 @@ func (c *Machine) onFinished(e Finished) {
 	if e.XID.Cluster != c.table.Cluster() {
 		return
 	}
-	x, known := c.table.Get(e.XID.ID)
 	l := c.inHand(e.XID.ID)
 	if l != nil && l.core.Decision() != txn.Undecided {
 		effects := l.core.Step(protocol.Finished{No: e.XID.Branch, Finish: e.Finish})
@@ -59,7 +59,10 @@ func (c *Machine) onFinished(e Finished) {
 	}
 	// Not in phase two: a branch of an aborted transaction, or one that came back. That
 	// it is gone is as it should be; that it ended otherwise than decided is not.
-	if known && e.Finish == txn.Contradicted && e.By == txn.FromCluster {
+	if e.Finish != txn.Contradicted || e.By != txn.FromCluster {
+		return
+	}
+	if x, known := c.table.Get(e.XID.ID); known {
 		outcome := txn.HeuristicRollback
 		if x.Decision == txn.Abort {
 			outcome = txn.HeuristicCommit
@@ -101,8 +104,8 @@ func (c *Machine) onFailed(e Failed) {
 	if !c.core.Leading() {
 		return
 	}
-	t, had := c.release(e.XID)
-	d := c.due[t.Branch.Resource]
+	s, had := c.release(e.XID)
+	d := c.due[s.resource]
 	if !had || d == nil || d.away {
 		return
 	}

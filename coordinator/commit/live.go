@@ -19,28 +19,23 @@ import (
 type live struct {
 	id       txn.ID
 	core     protocol.Transaction
-	council  *council // of a three-phase transaction
-	requests []uint64 // that wait for the decision
-	protocol txn.Protocol
-	label    string
-	key      string     // idempotency key, unless empty
-	result   []byte     // that is kept with it
-	by       txn.Source // who asks for the decision
-	reason   string     // for the commit record, if an operator decides
-	seen     bool       // a prepared branch was seen, or whoever began it says that there were several
-	proposed bool       // something of it is in the log, or on its way
-	branches []branch   // of a commit; never moved, as heaps point into it
+	council  *council         // of a three-phase transaction
+	requests []uint64         // that wait for the decision
+	record   txn.CommitRecord // what is known of it; its core says which branches it is to have
+	seen     bool             // a prepared branch was seen, or whoever began it says that there were several
+	proposed bool             // something of it is in the log, or on its way
+	branches []branch         // of a commit; never moved, as heaps point into it
 
 	next, prev *live // in asked, while there are requests
 }
 
 // branch is a branch of a committed transaction in hand.
 type branch struct {
-	txn.Branch
-	of   *live
-	open bool // nobody has reported it finished
-	work      // while it is open
-	at   int  // its place among the open ones of its resource
+	*txn.Branch // of the table, never changed
+	of          *live
+	open        bool // nobody has reported it finished
+	work             // while it is open
+	at          int  // its place among the open ones of its resource
 }
 
 func (b *branch) transaction() txn.ID { return b.of.id }
@@ -132,7 +127,8 @@ func (c *Machine) resume(x txn.Txn) {
 		c.putDown(&l.branches[i])
 	}
 	l.branches = make([]branch, len(x.Branches))
-	for i, b := range x.Branches {
+	for i := range x.Branches {
+		b := &x.Branches[i]
 		l.branches[i] = branch{Branch: b, of: l}
 		if !slices.Contains(finished, b.No) {
 			c.takeUp(&l.branches[i], due)
@@ -149,11 +145,10 @@ func (c *Machine) giveUp(id txn.ID, err error) {
 	}
 }
 
-// tell tells the decision to everybody who waits for it.
-func (c *Machine) tell(l *live) {
-	x, _ := c.table.Get(l.id)
+// tell tells the decision that the log has to everybody who waits for it.
+func (c *Machine) tell(l *live, x txn.Txn) {
 	x.Seen = x.Seen || l.seen
-	c.answer(l, Reply{Decision: x.Decision, Reason: x.Reason, Zxid: c.core.Zxid(), Txn: x})
+	c.answer(l, Reply{Zxid: c.core.Zxid(), Txn: x})
 }
 
 func (c *Machine) answer(l *live, r Reply) {
@@ -170,7 +165,8 @@ func (c *Machine) answer(l *live, r Reply) {
 
 // size is about how many bytes a decision takes in the log.
 func size(l *live, p protocol.Propose) int {
-	n := 32 + len(l.key) + len(l.result) + len(l.label) + len(l.reason) + len(p.Reason)
+	r := l.record
+	n := 32 + len(r.Key) + len(r.Result) + len(r.Label) + len(r.Reason) + len(p.Reason)
 	for _, b := range p.Branches {
 		n += 4 + len(b.Resource) + len(b.Evidence) + len(b.Holder)
 	}
@@ -183,21 +179,21 @@ func (c *Machine) carry(l *live, effects []protocol.Effect) {
 		switch e := e.(type) {
 		case protocol.Propose:
 			if e.Decision == txn.Commit {
-				c.core.Propose(txn.CommitRecord{ID: l.id, Protocol: l.protocol, By: l.by, Branches: e.Branches,
-					Reason: l.reason, Label: l.label, Key: l.key, Result: l.result})
+				r := l.record
+				r.ID, r.Branches = l.id, e.Branches
+				c.core.Propose(r)
 				if mutant.ReplyBeforeQuorum {
-					c.answer(l, Reply{Decision: txn.Commit})
+					c.answer(l, Reply{Txn: txn.Txn{ID: l.id, Decision: txn.Commit}})
 				}
 			} else {
-				c.core.Propose(txn.AbortRecord{ID: l.id, By: l.by, Reason: e.Reason, Seen: l.seen})
+				c.core.Propose(txn.AbortRecord{ID: l.id, By: l.record.By, Reason: e.Reason,
+					Seen: l.seen})
 			}
 			c.core.Weigh(size(l, e))
 			l.proposed = true
 		case protocol.Reply:
-			if l.council != nil {
+			if l.council != nil { // in two phases it comes with a verdict, and onVerdict tells that
 				c.proven(l, e)
-			} else {
-				c.tell(l)
 			}
 		case threepc.Propose:
 			c.noteLives(l, e.Record)
@@ -209,7 +205,7 @@ func (c *Machine) carry(l *live, effects []protocol.Effect) {
 		case threepc.Blocked:
 			c.blocked(l, e)
 		case threepc.Breach:
-			c.breach(l.id, e)
+			c.breach(l.id, e.From.String(), e.Told, e.Known)
 		case protocol.Finish:
 			// Agents finish what they are told, and the workers what is not reported.
 		case protocol.End:

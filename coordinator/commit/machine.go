@@ -10,7 +10,6 @@ import (
 
 	"github.com/concordtx/concord/coordinator/deadlock"
 	"github.com/concordtx/concord/coordinator/replica"
-	"github.com/concordtx/concord/protocol/threepc"
 	"github.com/concordtx/concord/protocol/zab"
 	"github.com/concordtx/concord/txn"
 )
@@ -80,7 +79,7 @@ type Machine struct {
 	reopening []txn.ID         // open gids that it has not come by
 	wakes     wakes            // of councils
 	due       map[string]*due  // branches of live, by resource
-	tasks     map[txn.XID]Task // with the recovery workers
+	tasks     map[txn.XID]slot // with the recovery workers
 	load      map[slot]int     // how many of them by resource
 	nextSweep time.Time
 	sweeping  bool // there is more of it
@@ -113,7 +112,7 @@ func (c *Machine) clearLeadership() {
 	c.leases.clear()
 	c.waits.Clear(0)
 	c.reopening, c.wakes = nil, nil
-	c.live, c.tasks, c.load = map[txn.ID]*live{}, map[txn.XID]Task{}, map[slot]int{}
+	c.live, c.tasks, c.load = map[txn.ID]*live{}, map[txn.XID]slot{}, map[slot]int{}
 	c.ends, c.evidence = nil, map[string][]txn.XID{}
 	c.raising, c.behind = map[string]txn.HighWater{}, map[string]bool{}
 	c.vanished, c.nextVanished = map[txn.ID][]txn.Branch{}, time.Time{}
@@ -299,7 +298,7 @@ func (c *Machine) Apply(e zab.Entry) (told bool, err error) {
 		c.onVerdict(v)
 	}
 	for _, b := range changes.Broken {
-		c.breach(b.ID, threepc.Breach{Told: b.Told, Known: b.Known})
+		c.breach(b.ID, "a record, "+b.Why+",", b.Told, b.Known)
 	}
 	c.core.Spend(len(changes.Verdicts) + len(changes.Open) + len(changes.Finished) + len(e.Data)>>10)
 	if c.core.Leading() {

@@ -214,7 +214,7 @@ func TestAResourceMayHaveTheNameOfAnythingElse(t *testing.T) {
 		ended := 0
 		for range 3 * MaxTasks {
 			id := l.newID()
-			require.Equal(t, txn.Commit, l.commit(id, txn.Branch{Resource: name}).Decision)
+			require.Equal(t, txn.Commit, l.commit(id, txn.Branch{Resource: name}).Txn.Decision)
 			l.tick(2 * time.Second) // more than the grace period
 			for _, task := range l.take() {
 				l.step(Finished{XID: task.XID, Finish: txn.Done, By: txn.FromCluster, Who: name})
@@ -253,7 +253,7 @@ func TestWhoDecidedIsNotReadFromTheReason(t *testing.T) {
 			Resolution: txn.Resolution{ID: operator, Decision: txn.Commit, Who: "ann", Resources: []string{"orders"}},
 			Census:     Census{Prepared: []txn.Branch{{Resource: "orders"}}}}
 	})
-	require.Equal(t, txn.Commit, r.Decision)
+	require.Equal(t, txn.Commit, r.Txn.Decision)
 	require.Equal(t, txn.FromOperator, l.get(operator).By)
 	l.tick(sweepInterval)
 	require.Equal(t, []Task{{XID: l.xid(operator, 0), Branch: txn.Branch{Resource: "orders"}, Decision: txn.Commit}},
@@ -273,11 +273,13 @@ func TestABranchThatNobodyCouldFinishIsAnAbort(t *testing.T) {
 	}
 	id := l.newID()
 	r := l.commit(id, txn.Branch{No: 3, Resource: "orders", Evidence: "poison"})
-	require.Equal(t, txn.Abort, r.Decision)
-	require.Equal(t, `branch 3: resource "orders": evidence: it is not in a form that this version writes`, r.Reason)
+	require.Equal(t, txn.Abort, r.Txn.Decision)
+	require.Equal(t, `branch 3: resource "orders": evidence: it is not in a form that this version writes`,
+		r.Txn.Reason)
 	require.Empty(t, l.get(id).Branches)
-	require.Equal(t, txn.Abort, l.commit(id, txn.Branch{No: 3, Resource: "orders"}).Decision, "the first decision wins")
-	require.Equal(t, txn.Commit, l.commit(l.newID(), txn.Branch{Resource: "orders"}).Decision)
+	require.Equal(t, txn.Abort, l.commit(id, txn.Branch{No: 3, Resource: "orders"}).Txn.Decision,
+		"the first decision wins")
+	require.Equal(t, txn.Commit, l.commit(l.newID(), txn.Branch{Resource: "orders"}).Txn.Decision)
 }
 
 // work answers what is with the workers: those of bad fail, others end.
@@ -467,7 +469,7 @@ func TestABranchThatNobodyCanFinishIsGivenUpByAnOperator(t *testing.T) {
 	l := newLone(t, "orders", "billing")
 	id := l.newID()
 	branches := []txn.Branch{{No: 1, Resource: "orders"}, {No: 2, Resource: "billing"}}
-	require.Equal(t, txn.Commit, l.commit(id, branches...).Decision)
+	require.Equal(t, txn.Commit, l.commit(id, branches...).Txn.Decision)
 	l.tick(2 * time.Second)
 	for _, task := range l.take() {
 		if task.XID.Branch == 2 {
@@ -541,9 +543,9 @@ func TestAGidIsComparedWithTheClockThatIsAhead(t *testing.T) {
 	require.ErrorIs(t, l.commit(ahead).Err, api.ErrInvalid)
 	_, known := l.table.Get(ahead)
 	require.False(t, known)
-	require.Equal(t, txn.Commit, l.commit(txn.NewID(l.now.Add(maxAhead-time.Minute))).Decision)
+	require.Equal(t, txn.Commit, l.commit(txn.NewID(l.now.Add(maxAhead-time.Minute))).Txn.Decision)
 	l.step(replica.Tick{Now: l.now, Peers: l.now.Add(2 * time.Minute)})
-	require.Equal(t, txn.Commit, l.commit(ahead).Decision)
+	require.Equal(t, txn.Commit, l.commit(ahead).Txn.Decision)
 }
 
 // A branch of a transaction from tomorrow holds locks today, so it is aborted in the log when it

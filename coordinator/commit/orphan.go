@@ -79,19 +79,19 @@ func (c *Machine) judgeBranch(s *scan, p adapters.Prepared) {
 	switch a.Kind {
 	case recovery.Commit:
 		if c.inHand(a.XID.ID) == nil {
-			c.pursue(b, a, txn.Commit)
+			c.pursue(b, a)
 		}
 	case recovery.Rollback:
 		if x, known := c.table.Get(a.XID.ID); known {
 			c.see(&x)
 		}
-		c.pursue(b, a, txn.Abort)
+		c.pursue(b, a)
 	case recovery.Abort:
 		if c.core.Waiting() >= replica.MaxWaiting && c.live[a.XID.ID] == nil {
 			return // the next scan lists it again
 		}
 		l := c.hold(a.XID.ID)
-		l.seen, l.by = true, txn.FromCluster
+		l.seen, l.record.By = true, txn.FromCluster
 		c.carry(l, l.core.Step(protocol.OrphanMet{Reason: "orphan: " + a.Why}))
 		c.core.Note("%v at %s is an orphan: %s", a.XID, s.resource, a.Why)
 	case recovery.Report:
@@ -107,10 +107,10 @@ func (c *Machine) judgeBranch(s *scan, p adapters.Prepared) {
 }
 
 // pursue has a listed branch with a known decision wait for the workers.
-func (c *Machine) pursue(b *listedBranch, a recovery.Action, d txn.Decision) {
+func (c *Machine) pursue(b *listedBranch, a recovery.Action) {
 	due := c.due[b.resource]
 	b.tried = due.current(b.tried, c.core.Now())
-	b.chase = Task{XID: a.XID, Branch: a.Branch, Decision: d}
+	b.chase = Task{XID: a.XID, Branch: a.Branch, Decision: a.Decision()}
 	queue := 0
 	if b.tried.attempts > 0 {
 		queue = 1

@@ -31,7 +31,7 @@ func (c *Machine) newLive(id txn.ID) *live {
 	if w, open := c.table.Witness(id); open {
 		p.core = threepc.Resume(w)
 		p.seat(w.Members)
-		l.protocol, l.label, l.seen = txn.ThreePhaseCommit, w.Label, true
+		l.record.Protocol, l.record.Label, l.seen = txn.ThreePhaseCommit, w.Label, true
 		p.again, p.elect = c.core.Now(), c.core.Now()
 		if _, attempts := p.core.Attempting(); attempts {
 			p.elect = c.core.Now().Add(p.pause(id))

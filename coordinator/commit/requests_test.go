@@ -80,7 +80,7 @@ func TestTransactionOfAnotherClusterIsNotDecided(t *testing.T) {
 		require.ErrorContains(t, r.Err, other.String())
 	}
 	require.Len(t, l.disk.entries, written, "nothing was written")
-	require.Equal(t, txn.Commit, l.commit(id).Decision, "and its own may have that gid")
+	require.Equal(t, txn.Commit, l.commit(id).Txn.Decision, "and its own may have that gid")
 }
 
 func TestALeaderThatWasStoppedDoesNotTakeThatForTheSilenceOfItsClients(t *testing.T) {
@@ -145,13 +145,13 @@ func TestAKeyIsUsedOnce(t *testing.T) {
 	levelled(l)
 	require.Nil(t, l.keyUse("k").Key)
 	id, r := l.commitKeyed("k", "paid")
-	require.Equal(t, txn.Commit, r.Decision, r.Reason)
+	require.Equal(t, txn.Commit, r.Txn.Decision, r.Txn.Reason)
 	_, r = l.commitKeyed("k", "paid again")
-	require.Equal(t, txn.Abort, r.Decision)
-	require.Equal(t, "its key was used: transaction "+id.String()+" is committed under it", r.Reason)
+	require.Equal(t, txn.Abort, r.Txn.Decision)
+	require.Equal(t, "its key was used: transaction "+id.String()+" is committed under it", r.Txn.Reason)
 	require.Equal(t, &txn.KeyUse{Key: "k", ID: id, Result: []byte("paid")}, l.keyUse("k").Key)
 	_, r = l.commitKeyed("another", "")
-	require.Equal(t, txn.Commit, r.Decision)
+	require.Equal(t, txn.Commit, r.Txn.Decision)
 }
 
 // While a member cannot read keys nobody is told to send any, and what comes with one is aborted.
@@ -166,8 +166,8 @@ func TestKeysAreOffUntilEveryMemberKnowsThem(t *testing.T) {
 	require.ErrorIs(t, err, api.ErrRefused)
 	require.EqualError(t, err, errKeysOff.Error())
 	_, r := l.commitKeyed("k", "")
-	require.Equal(t, txn.Abort, r.Decision)
-	require.Equal(t, errKeysOff.Error(), r.Reason)
+	require.Equal(t, txn.Abort, r.Txn.Decision)
+	require.Equal(t, errKeysOff.Error(), r.Txn.Reason)
 }
 
 // What the cluster will never end an operator may, and nothing else.

@@ -33,7 +33,7 @@ func (c *Machine) onResolveAsked(e ResolveAsked) {
 			c.reply(Reply{Request: e.Request, Err: AlreadyDecided(x)})
 			return
 		}
-		c.reply(Reply{Request: e.Request, Decision: x.Decision, Reason: x.Reason, Zxid: c.core.Zxid(), Txn: x})
+		c.reply(Reply{Request: e.Request, Zxid: c.core.Zxid(), Txn: x})
 		return
 	}
 	reason := fmt.Sprintf("resolved by %s: %s", e.Who, e.Why)
@@ -52,7 +52,7 @@ func (c *Machine) onResolveAsked(e ResolveAsked) {
 	case e.Decision == txn.Abort:
 		l := c.wait(e.Request, e.ID)
 		l.seen = l.seen || seen
-		l.by = txn.FromOperator
+		l.record.By = txn.FromOperator
 		c.carry(l, l.core.Step(protocol.RollbackAsked{Reason: reason}))
 	case e.Unlisted != nil:
 		c.reply(Reply{Request: e.Request,
@@ -66,7 +66,7 @@ func (c *Machine) onResolveAsked(e ResolveAsked) {
 			break
 		}
 		l := c.wait(e.Request, e.ID)
-		l.by, l.reason = txn.FromOperator, reason
+		l.record.By, l.record.Reason = txn.FromOperator, reason
 		c.carry(l, l.core.Step(protocol.Asked{Branches: inOrder(slices.Concat(e.Prepared, e.Committed))}))
 	}
 	c.core.Alarm("%v: an operator asks for %v: %s", e.ID, e.Decision, reason)

@@ -38,8 +38,8 @@ func aborted(id func(*lone) txn.ID, branches []txn.Branch, before ...func(*lone)
 			do(l)
 		}
 		r := l.commit(id(l), branches...)
-		require.Equal(t, txn.Abort, r.Decision)
-		return errors.New(r.Reason)
+		require.Equal(t, txn.Abort, r.Txn.Decision)
+		return errors.New(r.Txn.Reason)
 	}
 }
 
@@ -73,9 +73,9 @@ func afterVotes(spoil func(*txn.Agent)) func(*testing.T) error {
 		r := request()
 		spoil(&r.Agents[0])
 		reply := l.ask(func(n uint64) replica.Event { return CommitAsked{Request: n, CommitRequest: r} })
-		require.Equal(t, txn.Abort, reply.Decision)
+		require.Equal(t, txn.Abort, reply.Txn.Decision)
 		require.Len(t, l.table.Agents(), 2)
-		return errors.New(reply.Reason)
+		return errors.New(reply.Txn.Reason)
 	}
 }
 
@@ -251,8 +251,8 @@ var answers = []answer{
 		r := l.ask(func(request uint64) replica.Event {
 			return CommitAsked{Request: request, CommitRequest: threePhases(thatID.WithClass(txn.ThreePhase), "orders")}
 		})
-		require.Equal(t, txn.Abort, r.Decision)
-		return errors.New(r.Reason)
+		require.Equal(t, txn.Abort, r.Txn.Decision)
+		return errors.New(r.Txn.Reason)
 	}, says: `branch 0: resource "orders" is not held by an agent, and only agents can decide in three phases: give ` +
 		`it "driver: agent", or use two_phase`},
 	{name: "an agent whose journal was put back", meet: afterVotes(func(a *txn.Agent) { a.Epoch = 2 }),

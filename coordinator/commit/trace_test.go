@@ -246,8 +246,9 @@ func (s *story) tell() (texts []string) {
 		switch {
 		case r.Err != nil:
 			texts = append(texts, named("refused: "+r.Err.Error()))
-		case r.Decision != txn.Undecided:
-			texts = append(texts, strings.TrimSpace(fmt.Sprintf("answer: %v %s", r.Decision, r.Reason)))
+		case r.Txn.Decision != txn.Undecided:
+			texts = append(texts, strings.TrimSpace(fmt.Sprintf("answer: %v %s", r.Txn.Decision,
+				r.Txn.Reason)))
 		case len(r.Deadlocks) > 0:
 			texts = append(texts, named(fmt.Sprintf("answer: %v is to end, by look %d", r.Deadlocks[0].Victim,
 				r.Look-s.looked(0))))

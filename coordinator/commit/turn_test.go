@@ -378,7 +378,7 @@ func TestNoTurnGrowsWithWhatThereIs(t *testing.T) {
 	require.Equal(t, open, len(n.replies[everything].View.InDoubt))
 	require.Len(t, n.replies[one].View.Branches, 2)
 	require.NoError(t, n.replies[outcome].Err)
-	require.Equal(t, txn.Abort, n.replies[outcome].Decision)
+	require.Equal(t, txn.Abort, n.replies[outcome].Txn.Decision)
 	n.check("a plan, a view of everything, one of one, an outcome")
 
 	n.turn(Listed{Resource: "orders", Listing: listing}) // orphans, at the second sight

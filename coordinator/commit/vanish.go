@@ -60,7 +60,7 @@ func (c *Machine) abortVanished() {
 		case gone && c.live[id] == nil:
 			delete(c.vanished, id)
 			l := c.hold(id)
-			l.seen, l.by = true, txn.FromCluster
+			l.seen, l.record.By = true, txn.FromCluster
 			c.carry(l, l.core.Step(protocol.OrphanMet{Reason: "orphan: whoever began it is gone, and a prepared " +
 				"branch has vanished from " + resource}))
 		}

@@ -96,7 +96,8 @@ func (r *run) leads(e protocol.Event) {
 					for _, a := range r.asked {
 						branches = append(branches, a.Branches...)
 					}
-					r.leads(protocol.Delivered{Decision: record.Decision, Branches: branches})
+					r.leads(protocol.Delivered{
+						Txn: txn.Txn{Decision: record.Decision, Branches: branches}})
 				})
 			}
 		case protocol.Reply:

@@ -295,7 +295,7 @@ func (s *story) deliver() {
 	require.NoError(s.t, err)
 	require.Empty(s.t, c.Broken)
 	if x, decided := s.table.Get(s.id); decided {
-		s.leaderDoes(s.leader.Step(protocol.Delivered{Decision: x.Decision, Branches: x.Branches, Reason: x.Reason}))
+		s.leaderDoes(s.leader.Step(protocol.Delivered{Txn: x}))
 	} else if w, open := s.table.Witness(s.id); open {
 		s.leaderDoes(s.leader.Step(Folded{Witness: w}))
 	}

@@ -107,7 +107,7 @@ func event(t *testing.T, words []string) protocol.Event {
 		return OnePhaseDone{Outcome: outcome[arg(1)]}
 	case "delivered":
 		require.Contains(t, decision, arg(1), words)
-		return protocol.Delivered{Decision: decision[arg(1)], Branches: branches(t, arg(2))}
+		return protocol.Delivered{Txn: txn.Txn{Decision: decision[arg(1)], Branches: branches(t, arg(2))}}
 	case "decided":
 		require.Contains(t, decision, arg(1), words)
 		return protocol.Decided{Decision: decision[arg(1)]}

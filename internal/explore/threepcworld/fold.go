@@ -139,7 +139,8 @@ func (w *threePC) tellLeader(s *sitting, tooOld bool) {
 	at := evFixed + evEvery*int(s.log) + 1
 	switch {
 	case f.decided.Decision != txn.Undecided:
-		w.leaderStep(s, at, protocol.Delivered{Decision: f.decided.Decision, Branches: f.decided.Branches})
+		w.leaderStep(s, at,
+			protocol.Delivered{Txn: txn.Txn{Decision: f.decided.Decision, Branches: f.decided.Branches}})
 	case f.open:
 		w.leaderStep(s, at, threepc.Folded{Witness: f.witness})
 	case tooOld:

@@ -48,7 +48,8 @@ func TestTwoPhaseCommitBlocks(t *testing.T) {
 		} else {
 			leader.Step(protocol.RollbackAsked{Reason: "the deadline"})
 		}
-		told := leader.Step(protocol.Delivered{Decision: decision, Branches: []txn.Branch{{No: 0}, {No: 1}}})
+		told := leader.Step(protocol.Delivered{Txn: txn.Txn{Decision: decision,
+			Branches: []txn.Branch{{No: 0}, {No: 1}}}})
 		require.Contains(t, told, protocol.Finish{No: 0, Decision: decision}, "which is lost")
 		require.Equal(t, decision, leader.Decision())
 

@@ -109,7 +109,8 @@ func (w *twoPC) tell(d *deal, m explore.Move) (what, core string, e protocol.Eve
 		}
 		return w.heard(i)
 	case logDelivers:
-		return "The log delivers", "coordinator", protocol.Delivered{Decision: d.decision, Branches: d.record()}
+		return "The log delivers", "coordinator",
+			protocol.Delivered{Txn: txn.Txn{Decision: d.decision, Branches: d.record()}}
 	case leaderTicks:
 		return "The leader asks again", "coordinator", protocol.Tick{}
 	case leaderAborts:

@@ -238,7 +238,7 @@ func (w *twoPC) logDelivers(d *deal) {
 		i = &w.bare
 	}
 	if i.event == nil {
-		i.event = protocol.Delivered{Decision: d.decision, Branches: d.record()}
+		i.event = protocol.Delivered{Txn: txn.Txn{Decision: d.decision, Branches: d.record()}}
 		i.at = w.number(i.event)
 	}
 	w.coordinatorStep(d, i.at, i.event)
@@ -429,7 +429,7 @@ func (w *twoPC) propose(d *deal, p protocol.Propose) {
 		return
 	}
 	if p.Decision == txn.Abort && w.mistake == forgetTombstone {
-		w.atCoordinator(d, protocol.Delivered{Decision: txn.Abort})
+		w.atCoordinator(d, protocol.Delivered{Txn: txn.Txn{Decision: txn.Abort}})
 		d.coordinator = w.fresh // and the next leader finds nothing
 		return
 	}

@@ -278,7 +278,7 @@ func (c *client) ask() {
 		return commit.OutcomeAsked{Request: request, Inquiry: txn.Inquiry{ID: id}}
 	}, func(r commit.Reply) {
 		if r.Err == nil {
-			op.answer(r.Decision, w.Now)
+			op.answer(r.Txn.Decision, w.Now)
 		}
 		if c.life == life {
 			c.replied(kind, r)
@@ -329,24 +329,24 @@ func (c *client) replied(kind operationKind, r commit.Reply) {
 	case r.Err != nil:
 		c.later(100*sim.Millisecond, c.ask)
 	default:
-		if kind == askCommit && r.Decision == txn.Abort {
+		if kind == askCommit && r.Txn.Decision == txn.Abort {
 			w.hit(CommitBeatenByTombstone)
 		}
-		if r.Decision == txn.Abort && w.check.beaten(c.ghost) {
+		if r.Txn.Decision == txn.Abort && w.check.beaten(c.ghost) {
 			w.hit(KeyUsedBefore)
 		}
-		if n := c.ghost.id.Lease(); n != 0 && r.Decision == txn.Abort && strings.HasSuffix(r.Reason,
+		if n := c.ghost.id.Lease(); n != 0 && r.Txn.Decision == txn.Abort && strings.HasSuffix(r.Txn.Reason,
 			txn.LeaseEnded(n)) {
 			w.hit(LeaseEndedUnderCommit)
 			c.lease = 0
 		}
-		if r.Decision == txn.Commit && len(c.asked) > 1 && c.asked[0] != c.asked[len(c.asked)-1] {
+		if r.Txn.Decision == txn.Commit && len(c.asked) > 1 && c.asked[0] != c.asked[len(c.asked)-1] {
 			w.hit(CommitRetriedElsewhere)
 		}
 		if c.lost {
 			w.hit(AnsweredAfterALostReply)
 		}
-		c.learn(r.Decision)
+		c.learn(r.Txn.Decision)
 	}
 }
 

@@ -63,7 +63,7 @@ func (w *world) readOutcome(n *sim.Node, g *ghost) {
 		if r.Err != nil {
 			return
 		}
-		op.answer(r.Decision, w.Now)
+		op.answer(r.Txn.Decision, w.Now)
 		w.check.answered(g, r.Txn.Outcome())
 		if r.Txn.Outcome() == txn.Unrecorded && g.told == txn.Commit {
 			w.hit(CommittedAloneUnrecorded)
@@ -114,7 +114,7 @@ func (w *world) operate() {
 		if r.Err != nil {
 			return
 		}
-		op.answer(r.Decision, w.Now)
+		op.answer(r.Txn.Decision, w.Now)
 		if r.Txn.By == txn.FromOperator {
 			w.hit(OperatorResolved)
 		}

@@ -159,7 +159,7 @@ func (d *driver) commit() {
 		case r.Err != nil:
 			d.later(100*sim.Millisecond, d.commit)
 		default:
-			d.told(r.Decision)
+			d.told(r.Txn.Decision)
 		}
 	}, func() {
 		if d.life == life {
