@@ -230,7 +230,7 @@ func (f Files) loadOwn(m *material, hash func([]byte) (int, error), now time.Tim
 	if err != nil {
 		return fmt.Errorf("certificate: %w: %s", err, makeKeys)
 	}
-	keyPEM, err := readSecret(f.Key, maxFile)
+	keyPEM, err := ReadSecret(f.Key, maxFile)
 	if err != nil {
 		return fmt.Errorf("key of %s: %w", filepath.Base(f.Cert), err)
 	}

@@ -119,7 +119,8 @@ func (n *nodes) configure(m replica.Member, resources []config.Resource) error {
 		if err != nil {
 			return err
 		}
-		databases = append(databases, dict{"name": r.Name, "driver": r.Driver, "dsn": dsn})
+		databases = append(databases, dict{"name": r.Name, "driver": r.Driver, "dsn": dsn.Reveal(),
+			"tls": r.TLS, "tls_ca": r.TLSCA})
 	}
 	file["members"], file["resources"] = members, databases
 	text, err := json.Marshal(file) // JSON is YAML

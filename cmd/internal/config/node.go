@@ -127,17 +127,18 @@ func LoadNode(file string, flags *pflag.FlagSet) (*Node, error) {
 	return &c, nil
 }
 
-func readConfig(v *viper.Viper, file, command string) error {
-	b, err := readFile(file, maxConfigFile)
+// readConfig reads a file. exposed is what is wrong with it if it holds a secret.
+func readConfig(v *viper.Viper, file, command string) (exposed, err error) {
+	b, exposed, err := readFile(file, maxConfigFile)
 	if err != nil {
-		return fmt.Errorf("read the configuration %s: %w: give the path of a file with --config; an example is in "+
+		return nil, fmt.Errorf("read the configuration %s: %w: give the path of a file with --config; an example is in "+
 			"\"%s --help\"", file, err, command)
 	}
 	if err := v.ReadConfig(bytes.NewReader(b)); err != nil {
-		return fmt.Errorf("%s is not YAML%s: put texts with special characters in quotes; an example is in \"%s "+
+		return nil, fmt.Errorf("%s is not YAML%s: put texts with special characters in quotes; an example is in \"%s "+
 			"--help\"", file, line(err), command)
 	}
-	return nil
+	return exposed, nil
 }
 
 var lineNumber = regexp.MustCompile(`line (\d+)`)
@@ -297,13 +298,16 @@ func LoadResources(file string) ([]Resource, error) {
 func LoadParts(file string, keys ...string) (*Node, error) {
 	v := viper.New()
 	v.SetConfigType("yaml")
-	if err := readConfig(v, file, NodeProgram.command); err != nil {
+	exposed, err := readConfig(v, file, NodeProgram.command)
+	if err != nil {
 		return nil, err
 	}
 	var c Node
 	if slices.Contains(keys, "resources") {
-		var err error
-		if c.Resources, err = decodeResources(v.Get("resources"), NodeProgram.own); err != nil {
+		if c.Resources, err = decodeResources(v.Get("resources"), NodeProgram.own); err == nil {
+			err = keptSecret(c.Resources, exposed)
+		}
+		if err != nil {
 			return nil, fmt.Errorf("%s: %w", file, err)
 		}
 	}
