@@ -22,16 +22,16 @@ type Dir string
 
 // Files are where a process finds what proves who it is, and whom it believes.
 type Files struct {
-	// CA holds the certificates of the authorities, one or more, that speak for nodes and agents.
-	CA string
-	// ClientCA is the same for clients; empty: CA.
-	ClientCA string
+	// CA hold the certificates of the authorities, one or more, that speak for nodes and agents.
+	CA []string
+	// ClientCA are the same for clients; empty: CA.
+	ClientCA []string
 	// CRL holds revocation lists of those authorities; empty: nothing was revoked.
 	CRL string
 	// Cert and Key are its own; empty: it has none, as a client with a token.
 	Cert, Key string
-	// MayCome says that ClientCA and CRL need not be there yet. What was there must stay.
-	MayCome bool
+	// MayCome are those of ClientCA and CRL that need not be there yet. What was there must stay.
+	MayCome []string
 }
 
 // Node returns the files of a node.
@@ -85,7 +85,8 @@ func (d Dir) path(k Kind, name string) string { return filepath.Join(string(d), 
 // common are the files that say whom to believe.
 func (d Dir) common() Files {
 	in := func(name string) string { return filepath.Join(string(d), name) }
-	return Files{CA: in("ca.crt"), ClientCA: in("client-ca.crt"), CRL: in("ca.crl"), MayCome: true}
+	return Files{CA: []string{in("ca.crt")}, ClientCA: []string{in("client-ca.crt")}, CRL: in("ca.crl"),
+		MayCome: []string{in("client-ca.crt"), in("ca.crl")}}
 }
 
 const (

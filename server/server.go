@@ -15,6 +15,7 @@ import (
 	"connectrpc.com/connect"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/concordtx/concord/api/concord/v1/concordv1connect"
 	"github.com/concordtx/concord/security/access"
@@ -43,12 +44,26 @@ type Service struct {
 // listener. Calls under way get a moment to end. door says who may do what.
 func Serve(ctx context.Context, n Node, door *access.Guard, l net.Listener, log *slog.Logger,
 	services ...Service) error {
+	return ServeWithAdmin(ctx, n, door, l, nil, log, services...)
+}
+
+// ServeWithAdmin is Serve with pages for who is on the machine; nil: without.
+func ServeWithAdmin(ctx context.Context, n Node, door *access.Guard, l net.Listener, admin *Admin, log *slog.Logger,
+	services ...Service) error {
 	all := maps.Clone(rules)
 	for _, s := range services {
 		maps.Copy(all, s.Rules)
 	}
-	l = &wary{Listener: l, stuck: func() { stepAside(ctx, n, log) }}
-	return door.Serve(ctx, l, all, Handler(n, door, log, services...), shutdownTimeout, log)
+	h := Handler(n, door, log, services...)
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error {
+		l := &wary{Listener: l, stuck: func() { stepAside(ctx, n, log) }}
+		return door.Serve(ctx, l, all, h, shutdownTimeout, log)
+	})
+	if admin != nil {
+		g.Go(func() error { return admin.serve(ctx, h, log) })
+	}
+	return g.Wait()
 }
 
 // Handler returns everything that a node serves to clients, without the door in front of it.

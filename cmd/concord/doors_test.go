@@ -66,6 +66,22 @@ var locked = []message{
 		says: `resource orders: postgres "orders": the sslmode in the dsn lets anybody be the server: leave it out, ` +
 			`which is verify-full, or say that this is meant with "tls: insecure" beside the dsn`,
 		code: terminal.ExitFailed},
+	{name: "half a pair of a node", line: serving, file: with("127.0.0.1:7421}", "127.0.0.1:7421, tls: {cert: a.crt}}"),
+		says: `FILE: peer.tls: half a pair: give both "cert" and "key"`, code: terminal.ExitUsage},
+	{name: "half a pair for clients", line: serving + " --certs-dir certs",
+		file: with("127.0.0.1:7420}", "127.0.0.1:7420, tls: {key: a.key}}"),
+		says: `FILE: api.tls: half a pair: give both "cert" and "key"`, code: terminal.ExitUsage},
+	{name: "nobody to believe", line: serving,
+		file: with("127.0.0.1:7421}", "127.0.0.1:7421, tls: {cert: a.crt, key: a.key}}"),
+		says: `FILE: peer.tls: give "ca", "cert" and "key", or "certs_dir", which has all of them`,
+		code: terminal.ExitUsage},
+	{name: "a limit that is none", line: serving, file: with("node: 1", "node: 1\nlimits: {memory_mib: 1}"),
+		says: "FILE: limits.memory_mib: 1 is not between 8 and 1048576", code: terminal.ExitUsage},
+	{name: "a limit of time that is none", line: serving, file: with("node: 1", "node: 1\nlimits: {body: 1ms}"),
+		says: "FILE: limits.body: 1ms is not a duration from 1s to 1h", code: terminal.ExitUsage},
+	{name: "an administrator for everybody", line: serving, file: with("node: 1", "node: 1\nadmin: {listen: ':7422'}"),
+		says: "FILE: admin.listen: :7422 can be reached from outside, and asks nobody who he is: give an address of this " +
+			"machine alone, such as 127.0.0.1:7422", code: terminal.ExitUsage},
 
 	{name: "cert alone", line: "cert", says: `say what to make: "concord cert --help" shows it`,
 		code: terminal.ExitUsage},

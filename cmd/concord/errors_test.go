@@ -3,8 +3,8 @@
 package main
 
 import (
-	"cmp"
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"net"
@@ -393,6 +393,8 @@ var withoutRow = map[string]string{
 	"the three nodes found no leader in 30 s": measured,
 	"\"certs_dir\" protects this process only when it is started again, and until then it asks nobody who he is: " +
 		"restart it now": reloaded,
+	"api.tls: %s is for %v, and this node is %v: give a certificate that was made for it": "wants certificates: " +
+		"TestFilesThatAreElsewhere in cmd/internal/config",
 	"\"certs_dir\" is gone, and this process goes on asking who calls: put it back, or restart it": reloaded,
 	"the sum of all balances is wrong: this is a bug, please " +
 		"report it with the output above": impossible,
@@ -405,9 +407,9 @@ var withoutRow = map[string]string{
 		"and says it",
 	"its dsn is not of the form user:password@tcp(host:port)/database": "the resource of that dsn is opened before, " +
 		"and says it",
-	"it is a pipe that did not end within %v":          "takes that long",
+	"it is a pipe that did not end within %v":      "takes that long",
 	"dsn_file %w: let the user of concord read it": "who runs the tests may read everything",
-	"not confirmed: nothing was done":                  "asks a person at a terminal",
+	"not confirmed: nothing was done":              "asks a person at a terminal",
 }
 
 var anID = regexp.MustCompile(`\b01[0-9A-Z]{24}\b`)
