@@ -16,8 +16,8 @@ TXN_SEEDS   ?= 1000
 MUTANTS     := $(sort $(shell find . -name mutants_test.go -printf '%h\n'))
 PROVE_TIME  ?= 1h
 
-.PHONY: help build dist test race examples simulate mutants containers compose-test attack prove databases vet audit generate \
-	cover compose-up clean
+.PHONY: help build dist test race examples simulate mutants containers compose-test attack prove databases vet audit \
+	scorecard generate cover compose-up clean
 
 help: ## show the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -101,6 +101,9 @@ audit: ## go.mod, gosec, known vulnerabilities
 	@found=$$(go run $(VULNCHECK) ./... 2>&1) && echo "$$found" || { echo "$$found"; \
 		if grep -q 'vulndb\|vuln.go.dev' <<< "$$found" && ! grep -q '^Vulnerability' <<< "$$found"; then \
 		echo 'govulncheck: NOT RUN, its database cannot be reached'; else exit 1; fi; }
+
+scorecard: ## the 18 checks of OpenSSF Scorecard, as far as the tree can answer them
+	@go run ./internal/supply scorecard
 
 generate: ## generated code
 	go generate ./...
