@@ -18,8 +18,8 @@ TXN_SEEDS   ?= 1000
 MUTANTS     := $(sort $(shell find . -name mutants_test.go -printf '%h\n'))
 PROVE_TIME  ?= 1h
 
-.PHONY: help build dist test race examples simulate mutants containers compose-test attack prove databases vet audit generate \
-	cover compose-up clean
+.PHONY: help build dist test race examples simulate mutants containers compose-test attack prove databases vet audit \
+	scorecard generate cover compose-up clean
 
 help: ## show the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -103,6 +103,9 @@ audit: ## go.mod, gosec, known vulnerabilities
 		internal/prove internal/supply bench cmd/concord-bench adapters/adaptertest examples) ./...
 	@if python3 -c 'import urllib.request as r; r.urlopen("https://vuln.go.dev/index/db.json", timeout=20)' 2>/dev/null; then \
 		go run $(VULNCHECK) ./...; else echo 'govulncheck: NOT RUN, its database cannot be reached'; fi
+
+scorecard: ## the 18 checks of OpenSSF Scorecard, as far as the tree can answer them
+	@go run ./internal/supply scorecard
 
 generate: ## generated code
 	go generate ./...

@@ -8,6 +8,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/concordtx/concord/api"
+	"github.com/concordtx/concord/security/access"
 	concordv1 "github.com/concordtx/concord/api/concord/v1"
 )
 
@@ -21,7 +22,7 @@ func TestEveryProcedureHasARule(t *testing.T) {
 // One application leaves room for others, and gets its own back.
 func TestASubjectHasSoManyTransactions(t *testing.T) {
 	g := New(Config{})
-	for range maxOpenOf {
+	for range access.DefaultLimits.Transactions {
 		require.NoError(t, g.room("evil"))
 	}
 	err := g.room("evil")
@@ -34,8 +35,8 @@ func TestASubjectHasSoManyTransactions(t *testing.T) {
 	g.gone(&session{subject: "evil"})
 	g.leave("app")
 	require.NotContains(t, g.openOf, "app")
-	require.Equal(t, map[string]int{"evil": maxOpenOf - 1}, g.openOf)
-	require.Equal(t, maxOpenOf-1, g.open)
+	require.Equal(t, map[string]int{"evil": access.DefaultLimits.Transactions - 1}, g.openOf)
+	require.Equal(t, access.DefaultLimits.Transactions-1, g.open)
 	for range maxOpen - g.open { // where nobody asks who calls, the limit is that of the node
 		require.NoError(t, g.room(""))
 	}

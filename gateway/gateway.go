@@ -3,6 +3,7 @@
 package gateway
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -30,9 +31,6 @@ import (
 const (
 	// maxOpen sessions are open at a node; one more is answered "busy".
 	maxOpen = 1024
-	// maxOpenOf one subject may be open at a node, so that one application leaves room for others. Where nobody asks
-	// who calls, all are one.
-	maxOpenOf = 256
 	// maxEnded sessions, of the last endedFor, are remembered with their last answer.
 	maxEnded = 10_000
 	endedFor = 10 * time.Minute
@@ -56,6 +54,9 @@ type Config struct {
 	Dial func(context.Context) (*concord.Client, error)
 	// Address returns the API address of a member; empty if there is no such member.
 	Address func(node uint64) string
+	// MaxOpenOf one subject may be open at the node, so that one application leaves room for others; 0: the default of
+	// access.Limits. Where nobody asks who calls, the node's own limit is the only one.
+	MaxOpenOf int
 	// Keys prove to other nodes that a node calls; nil: calls to them are plain.
 	Keys   *security.Keys
 	Logger *slog.Logger
@@ -93,6 +94,7 @@ func New(conf Config) *Gateway {
 	if conf.Logger == nil {
 		conf.Logger = slog.New(slog.DiscardHandler)
 	}
+	conf.MaxOpenOf = cmp.Or(conf.MaxOpenOf, access.DefaultLimits.Transactions)
 	scheme, secure := "http://", api.TLSFor(nil)
 	if conf.Keys != nil {
 		scheme, secure = "https://", conf.Keys.NodeClient
@@ -213,9 +215,9 @@ func (g *Gateway) room(subject string) error {
 	case g.open >= maxOpen:
 		return api.Busyf("%d transactions are open at this node, which is the limit: end some, or begin it at "+
 			"another node", maxOpen)
-	case subject != "" && g.openOf[subject] >= maxOpenOf:
+	case subject != "" && g.openOf[subject] >= g.conf.MaxOpenOf:
 		return api.Busyf("%d transactions of %q are open at this node, which is the limit: end some, or begin it at "+
-			"another node", maxOpenOf, subject)
+			"another node", g.conf.MaxOpenOf, subject)
 	}
 	g.open++
 	if subject != "" {

@@ -89,7 +89,7 @@ func NewAuthority(dir Dir, keyFile, cluster string, lifetime time.Duration, over
 
 // OpenAuthority loads an authority that NewAuthority made.
 func OpenAuthority(dir Dir, keyFile string) (*Authority, error) {
-	b, err := readSecret(keyFile, maxFile)
+	b, err := ReadSecret(keyFile, maxFile)
 	if err != nil {
 		return nil, fmt.Errorf("the authority's key: %w: give its path with --ca-key, or make one with \"concord "+
 			"cert create-ca\"", err)

@@ -22,16 +22,16 @@ type Dir string
 
 // Files are where a process finds what proves who it is, and whom it believes.
 type Files struct {
-	// CA holds the certificates of the authorities, one or more, that speak for nodes and agents.
-	CA string
-	// ClientCA is the same for clients; empty: CA.
-	ClientCA string
+	// CA hold the certificates of the authorities, one or more, that speak for nodes and agents.
+	CA []string
+	// ClientCA are the same for clients; empty: CA.
+	ClientCA []string
 	// CRL holds revocation lists of those authorities; empty: nothing was revoked.
 	CRL string
 	// Cert and Key are its own; empty: it has none, as a client with a token.
 	Cert, Key string
-	// MayCome says that ClientCA and CRL need not be there yet. What was there must stay.
-	MayCome bool
+	// MayCome are those of ClientCA and CRL that need not be there yet. What was there must stay.
+	MayCome []string
 }
 
 // Node returns the files of a node.
@@ -85,7 +85,8 @@ func (d Dir) path(k Kind, name string) string { return filepath.Join(string(d), 
 // common are the files that say whom to believe.
 func (d Dir) common() Files {
 	in := func(name string) string { return filepath.Join(string(d), name) }
-	return Files{CA: in("ca.crt"), ClientCA: in("client-ca.crt"), CRL: in("ca.crl"), MayCome: true}
+	return Files{CA: []string{in("ca.crt")}, ClientCA: []string{in("client-ca.crt")}, CRL: in("ca.crl"),
+		MayCome: []string{in("client-ca.crt"), in("ca.crl")}}
 }
 
 const (
@@ -94,12 +95,16 @@ const (
 )
 
 // readPublic reads a file whose content is no secret.
-func readPublic(path string) ([]byte, error) { return read(path, maxFile, false) }
+func readPublic(path string) ([]byte, error) { return read(path, maxFile, 0) }
 
-// readSecret reads a file that nobody but its owner may read.
-func readSecret(path string, limit int64) ([]byte, error) { return read(path, limit, true) }
+// ReadSecret reads a file of at most limit bytes that nobody but its owner may read.
+func ReadSecret(path string, limit int64) ([]byte, error) { return read(path, limit, 0o077) }
 
-func read(path string, limit int64, secret bool) ([]byte, error) {
+// ReadCredential is ReadSecret for one that the service manager has made: its group may be that of a list.
+func ReadCredential(path string, limit int64) ([]byte, error) { return read(path, limit, 0o007) }
+
+// read reads a regular file whose mode has none of some bits.
+func read(path string, limit int64, never fs.FileMode) ([]byte, error) {
 	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0) // else a pipe that nobody writes to waits for ever
 	if err != nil {
 		return nil, err
@@ -112,9 +117,8 @@ func read(path string, limit int64, secret bool) ([]byte, error) {
 	if !info.Mode().IsRegular() {
 		return nil, fmt.Errorf("%s is not a regular file", path)
 	}
-	if mode := info.Mode().Perm(); secret && mode&0o077 != 0 {
-		return nil, fmt.Errorf("%s can be used by others than its owner (mode %04o): run chmod 600 on it, and think "+
-			"of it as known to them", path, mode)
+	if err := checkMode(path, info.Mode(), never); err != nil {
+		return nil, err
 	}
 	b, err := io.ReadAll(io.LimitReader(f, limit+1))
 	switch {
@@ -126,6 +130,24 @@ func read(path string, limit int64, secret bool) ([]byte, error) {
 		return nil, fmt.Errorf("%s is empty", path)
 	}
 	return b, nil
+}
+
+// CheckSecret returns an error if others than its owner may use an open file that holds a secret. What is no regular
+// file has been handed over by somebody, and is nobody else's.
+func CheckSecret(f *os.File) error {
+	info, err := f.Stat()
+	if err != nil || !info.Mode().IsRegular() {
+		return err
+	}
+	return checkMode(f.Name(), info.Mode(), 0o077)
+}
+
+func checkMode(path string, mode, never fs.FileMode) error {
+	if mode.Perm()&never == 0 {
+		return nil
+	}
+	return fmt.Errorf("%s can be used by others than its owner (mode %04o): run chmod 600 on it, and think of it as "+
+		"known to them", path, mode.Perm())
 }
 
 // write puts a file in place as a whole: who reads it meanwhile finds the old one, or nothing. An

@@ -8,9 +8,11 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"log/slog"
 	"path/filepath"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -161,14 +163,16 @@ func (k *Keys) fresh() *material {
 func (f Files) load(old *material, now time.Time) (*material, error) {
 	m := &material{}
 	h := sha256.New()
-	b, err := readPublic(f.CA)
-	if err != nil {
-		return nil, fmt.Errorf("authorities: %w: %s", err, makeKeys)
+	var all []*x509.Certificate
+	for _, path := range f.CA {
+		list, _, err := f.authoritiesIn(path, true, h)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, list...)
 	}
-	h.Write(b)
-	all, err := parseAuthorities(f.CA, b)
-	if err != nil {
-		return nil, err
+	if len(all) == 0 {
+		return nil, errors.New("no file names the authorities that are believed: " + makeKeys)
 	}
 	m.authorities = poolOf(all)
 	for _, a := range all {
@@ -180,16 +184,16 @@ func (f Files) load(old *material, now time.Time) (*material, error) {
 		}
 	}
 	m.clients = m.authorities
-	b, m.separate, err = f.optional(f.ClientCA, old != nil && old.separate)
-	if err != nil {
-		return nil, fmt.Errorf("authorities of clients: %w", err)
+	var clients []*x509.Certificate
+	for _, path := range f.ClientCA {
+		list, found, err := f.authoritiesIn(path, old != nil && old.separate, h)
+		if err != nil {
+			return nil, fmt.Errorf("authorities of clients: %w", err)
+		}
+		m.separate = m.separate || found
+		clients = append(clients, list...)
 	}
 	if m.separate {
-		h.Write(b)
-		clients, err := parseAuthorities(f.ClientCA, b)
-		if err != nil {
-			return nil, err
-		}
 		m.clients, all = poolOf(clients), append(all, clients...)
 	}
 	b, found, err := f.optional(f.CRL, old != nil && old.revoked != nil)
@@ -211,13 +215,27 @@ func (f Files) load(old *material, now time.Time) (*material, error) {
 	return m, nil
 }
 
+// authoritiesIn reads the authorities of one file, and adds it to a print.
+func (f Files) authoritiesIn(path string, must bool, print io.Writer) (list []*x509.Certificate, found bool, err error) {
+	b, found, err := f.optional(path, must)
+	if err != nil {
+		return nil, false, fmt.Errorf("authorities: %w: %s", err, makeKeys)
+	}
+	if !found {
+		return nil, false, nil
+	}
+	_, _ = print.Write(b) // a hash has no errors
+	list, err = parseAuthorities(path, b)
+	return list, true, err
+}
+
 // optional reads a file that may be missing, unless it must be there.
 func (f Files) optional(path string, must bool) (b []byte, found bool, err error) {
 	if path == "" {
 		return nil, false, nil
 	}
 	b, err = readPublic(path)
-	if errors.Is(err, fs.ErrNotExist) && f.MayCome && !must {
+	if errors.Is(err, fs.ErrNotExist) && slices.Contains(f.MayCome, path) && !must {
 		return nil, false, nil
 	}
 	return b, err == nil, err
@@ -230,7 +248,7 @@ func (f Files) loadOwn(m *material, hash func([]byte) (int, error), now time.Tim
 	if err != nil {
 		return fmt.Errorf("certificate: %w: %s", err, makeKeys)
 	}
-	keyPEM, err := readSecret(f.Key, maxFile)
+	keyPEM, err := ReadSecret(f.Key, maxFile)
 	if err != nil {
 		return fmt.Errorf("key of %s: %w", filepath.Base(f.Cert), err)
 	}

@@ -90,7 +90,7 @@ func parseTokens(path string, b []byte) (list []TokenEntry, err error) {
 
 // ReadTokens returns what a file of tokens holds.
 func ReadTokens(path string) ([]TokenEntry, error) {
-	b, err := readSecret(path, maxTokenFile)
+	b, err := ReadSecret(path, maxTokenFile)
 	if err != nil {
 		return nil, err
 	}
@@ -244,7 +244,7 @@ func checkToken(token string) error {
 
 // readToken reads the one token of a client's file. A line feed may follow.
 func readToken(path string) (string, error) {
-	b, err := readSecret(path, maxFile)
+	b, err := ReadSecret(path, maxFile)
 	if err != nil {
 		return "", fmt.Errorf("token file: %w", err)
 	}

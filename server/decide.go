@@ -7,6 +7,7 @@ import (
 	"errors"
 	"io"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"connectrpc.com/connect"
@@ -14,6 +15,7 @@ import (
 	"github.com/concordtx/concord/api"
 	concordv1 "github.com/concordtx/concord/api/concord/v1"
 	"github.com/concordtx/concord/coordinator/commit"
+	"github.com/concordtx/concord/security/access"
 )
 
 // maxUnanswered requests of one stream may be under way. A client that sends more is
@@ -27,7 +29,8 @@ func (h *handlers) Decide(ctx context.Context,
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	redirect := stream.RequestHeader().Get(api.RedirectHeader) != ""
-	out := &answers{wake: make(chan struct{}, 1), room: make(chan struct{}, maxUnanswered), measure: h.metrics.answered}
+	out := &answers{wake: make(chan struct{}, 1), room: make(chan struct{}, maxUnanswered), measure: h.metrics.answered,
+		held: access.HeldBy(ctx)}
 	// The reader ends with the client's last request, or when this handler returns.
 	go func() {
 		err := h.metrics.guard(h.log, methodDecide, func() error { return h.readCommits(ctx, stream, out, redirect) })
@@ -49,7 +52,11 @@ func (h *handlers) readCommits(ctx context.Context,
 		if err != nil {
 			return err
 		}
-		came := time.Now()
+		b := &batch{came: time.Now(), size: out.held.Took()}
+		b.open.Store(int64(len(m.GetCommits())))
+		if len(m.GetCommits()) == 0 {
+			out.held.Give(b.size)
+		}
 		behind := h.reach(ctx, m.GetSeen())
 		for _, c := range m.GetCommits() {
 			select {
@@ -57,7 +64,7 @@ func (h *handlers) readCommits(ctx context.Context,
 			case <-ctx.Done():
 				return ctx.Err()
 			}
-			h.commitLater(ctx, c, behind, came, out, redirect)
+			h.commitLater(ctx, c, behind, b, out, redirect)
 		}
 	}
 }
@@ -71,9 +78,9 @@ func (h *handlers) reach(ctx context.Context, seen string) error {
 	return h.node.Reach(ctx, zxid(at))
 }
 
-// commitLater answers a request that came at a time. What is wrong with it goes before that this
+// commitLater answers a request of a batch. What is wrong with it goes before that this
 // node is behind: who speaks of another cluster has seen what this one never reaches.
-func (h *handlers) commitLater(ctx context.Context, c *concordv1.NumberedCommit, behind error, came time.Time,
+func (h *handlers) commitLater(ctx context.Context, c *concordv1.NumberedCommit, behind error, from *batch,
 	out *answers, redirect bool) {
 	number := c.GetNumber()
 	request, err := h.parseCommit(ctx, c.GetRequest())
@@ -81,13 +88,13 @@ func (h *handlers) commitLater(ctx context.Context, c *concordv1.NumberedCommit,
 		err = behind
 	}
 	if err != nil {
-		out.add(&concordv1.NumberedAnswer{Number: number, Error: api.CommitError(err)}, came)
+		out.add(&concordv1.NumberedAnswer{Number: number, Error: api.CommitError(err)}, from)
 		return
 	}
 	h.node.CommitLater(request, func(r commit.Reply) {
 		a := &concordv1.NumberedAnswer{Number: number}
 		if to := (*api.NotLeaderError)(nil); !redirect && errors.As(r.Err, &to) && to.API != "" {
-			go func() { out.add(h.relay.commit(ctx, c, to), came) }() // as many as there is room for answers
+			go func() { out.add(h.relay.commit(ctx, c, to), from) }() // as many as there is room for answers
 			return
 		}
 		if r.Err != nil {
@@ -95,8 +102,15 @@ func (h *handlers) commitLater(ctx context.Context, c *concordv1.NumberedCommit,
 		} else {
 			a.Response = commitResponse(r)
 		}
-		out.add(a, came)
+		out.add(a, from)
 	})
+}
+
+// batch is a message with requests, of which open ones are not answered. It is held until all are.
+type batch struct {
+	came time.Time
+	size int64
+	open atomic.Int64
 }
 
 // answers are on their way to the client. room holds a token for each request that is not
@@ -106,16 +120,17 @@ type answers struct {
 	room chan struct{}
 	// measure is told how long each answer took, when it is written.
 	measure func(*concordv1.NumberedAnswer, time.Duration)
+	held    *access.Held
 
 	mu     sync.Mutex
 	queue  []*concordv1.NumberedAnswer
-	came   []time.Time // of the requests, in the order of queue
+	of     []*batch // of the requests, in the order of queue
 	ending bool
 }
 
-func (a *answers) add(m *concordv1.NumberedAnswer, came time.Time) {
+func (a *answers) add(m *concordv1.NumberedAnswer, from *batch) {
 	a.mu.Lock()
-	a.queue, a.came = append(a.queue, m), append(a.came, came)
+	a.queue, a.of = append(a.queue, m), append(a.of, from)
 	a.mu.Unlock()
 	a.notify()
 }
@@ -146,8 +161,8 @@ func (a *answers) write(ctx context.Context, closed <-chan struct{},
 			return context.Cause(ctx)
 		}
 		a.mu.Lock()
-		queue, came := a.queue, a.came
-		a.queue, a.came = nil, nil
+		queue, of := a.queue, a.of
+		a.queue, a.of = nil, nil
 		ended := a.ending && len(a.room) == len(queue)
 		a.mu.Unlock()
 		if len(queue) > 0 {
@@ -157,7 +172,10 @@ func (a *answers) write(ctx context.Context, closed <-chan struct{},
 		}
 		written := time.Now()
 		for i, m := range queue {
-			a.measure(m, written.Sub(came[i]))
+			a.measure(m, written.Sub(of[i].came))
+			if of[i].open.Add(-1) == 0 {
+				a.held.Give(of[i].size)
+			}
 			<-a.room
 		}
 		if ended {

@@ -161,7 +161,9 @@ func (f *fakeNode) RemoveMember(context.Context, zab.NodeID, string, string, str
 	return f.did("RemoveMember")
 }
 
-func (f *fakeNode) Lead(context.Context, zab.NodeID, string, string) error { return f.did("Lead") }
+func (f *fakeNode) Lead(_ context.Context, node zab.NodeID, _, _ string) error {
+	return f.did(fmt.Sprintf("Lead %d", node))
+}
 
 func (f *fakeNode) Recover(context.Context, txn.ID, bool) ([]coordinator.ActionResult, error) {
 	if err := f.did("Recover"); err != nil {
@@ -197,7 +199,8 @@ func serve(t *testing.T, n Node, wrap func(int, layer) layer, services ...Servic
 			all[i] = wrap(i, all[i])
 		}
 	}
-	s := &served{Server: httptest.NewUnstartedServer(handler(n, log, m, r, all, services...)), metrics: m}
+	h := &handlers{node: n, relay: r, metrics: m, log: log, limits: access.DefaultLimits}
+	s := &served{Server: httptest.NewUnstartedServer(handler(h, all, services...)), metrics: m}
 	s.Config.Protocols = new(http.Protocols)
 	s.Config.Protocols.SetHTTP1(true)
 	s.Config.Protocols.SetUnencryptedHTTP2(true)

@@ -10,6 +10,7 @@ import (
 	"reflect"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"connectrpc.com/connect"
@@ -39,6 +40,8 @@ type handlers struct {
 	metrics *metrics
 	log     *slog.Logger
 	holders holders
+	limits  access.Limits
+	watches atomic.Int64
 }
 
 var _ concordv1connect.CoordinatorServiceHandler = (*handlers)(nil)
@@ -384,6 +387,11 @@ func zxid(p txn.Position) zab.Zxid {
 func (h *handlers) zxid() string { return h.node.Applied().String() }
 
 func (h *handlers) Watch(ctx context.Context, r *concordv1.WatchRequest, stream *connect.ServerStream[concordv1.StatusResponse]) error {
+	defer h.watches.Add(-1)
+	if h.watches.Add(1) > int64(h.limits.Watches) {
+		return api.ToStatus(fmt.Errorf("%d watch this node, which is the limit: ask again in a moment, or watch another "+
+			"node: %w", h.limits.Watches, api.ErrBusy))
+	}
 	interval := 500 * time.Millisecond
 	if ms := r.GetIntervalMs(); ms > 0 {
 		interval = max(50*time.Millisecond, time.Duration(ms)*time.Millisecond)

@@ -22,8 +22,12 @@ func (h *handlers) Lease(ctx context.Context, r *concordv1.LeaseRequest) (*conco
 	case lease == 0 && r.GetEnd():
 		return nil, fmt.Errorf("lease: is zero, which is not a lease: %w", api.ErrInvalid)
 	case lease == 0:
+		if err := h.holders.reserve(subject, h.limits.Leases, h.node.HoldsLease); err != nil {
+			return nil, err
+		}
 		granted, err := h.node.GrantLease(ctx)
 		if err != nil {
+			h.holders.grant(0, subject)
 			return nil, err
 		}
 		h.holders.grant(granted, subject)
@@ -76,17 +80,53 @@ func (h *handlers) Follow(ctx context.Context, r *concordv1.FollowRequest) (*con
 // its end aborts transactions at once: nobody else may say that. Of a lease that an earlier leader has
 // granted nobody may; it lapses within seconds.
 type holders struct {
-	mu sync.Mutex
-	of map[txn.Lease]string
+	mu       sync.Mutex
+	of       map[txn.Lease]string
+	reserved map[string]int // by subject: those that are being granted
 }
 
-// grant notes a holder; with an empty subject nobody asks who anybody is.
+// reserve makes room for one more lease of a subject, of which so many may last; grant follows. With an empty subject
+// nobody asks who anybody is.
+func (h *holders) reserve(subject string, most int, lasts func(txn.Lease) bool) error {
+	if subject == "" {
+		return nil
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	has := h.reserved[subject]
+	for l, s := range h.of {
+		switch {
+		case s != subject:
+		case lasts(l):
+			has++
+		default:
+			delete(h.of, l)
+		}
+	}
+	if has >= most {
+		return fmt.Errorf("%d clients of %q have leases, which is the limit: have them share one client: %w", most, subject,
+			api.ErrBusy)
+	}
+	if h.reserved == nil {
+		h.reserved = map[string]int{}
+	}
+	h.reserved[subject]++
+	return nil
+}
+
+// grant notes the holder of a lease; 0: none was granted.
 func (h *holders) grant(l txn.Lease, subject string) {
 	if subject == "" {
 		return
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	if h.reserved[subject]--; h.reserved[subject] == 0 {
+		delete(h.reserved, subject)
+	}
+	if l == 0 {
+		return
+	}
 	if h.of == nil || len(h.of) >= 2*txn.MaxLeases { // those that lapsed are among them
 		h.of = map[txn.Lease]string{}
 	}

@@ -15,6 +15,7 @@ import (
 	"connectrpc.com/connect"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/concordtx/concord/api/concord/v1/concordv1connect"
 	"github.com/concordtx/concord/security/access"
@@ -43,27 +44,42 @@ type Service struct {
 // listener. Calls under way get a moment to end. door says who may do what.
 func Serve(ctx context.Context, n Node, door *access.Guard, l net.Listener, log *slog.Logger,
 	services ...Service) error {
+	return ServeWithAdmin(ctx, n, door, l, nil, log, services...)
+}
+
+// ServeWithAdmin is Serve with pages for who is on the machine; nil: without.
+func ServeWithAdmin(ctx context.Context, n Node, door *access.Guard, l net.Listener, admin *Admin, log *slog.Logger,
+	services ...Service) error {
 	all := maps.Clone(rules)
 	for _, s := range services {
 		maps.Copy(all, s.Rules)
 	}
-	return door.Serve(ctx, l, all, Handler(n, door, log, services...), shutdownTimeout, log)
+	h := Handler(n, door, log, services...)
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error {
+		l := &wary{Listener: l, stuck: func() { stepAside(ctx, n, log) }}
+		return door.Serve(ctx, l, all, h, shutdownTimeout, log)
+	})
+	if admin != nil {
+		g.Go(func() error { return admin.serve(ctx, h, log) })
+	}
+	return g.Wait()
 }
 
 // Handler returns everything that a node serves to clients, without the door in front of it.
 func Handler(n Node, door *access.Guard, log *slog.Logger, services ...Service) http.Handler {
 	metrics, relay := newMetrics(n, door), newRelay(n, door.Keys())
-	return handler(n, log, metrics, relay, layers(metrics, log, services...), services...)
+	h := &handlers{node: n, relay: relay, metrics: metrics, log: log, limits: door.Limits()}
+	return handler(h, layers(metrics, log, services...), services...)
 }
 
 // uncompressed refuses requests that are compressed: unpacking them would be work for who was not let in
 // yet, and messages are small.
 var uncompressed = connect.WithCompression("gzip", nil, nil)
 
-func handler(n Node, log *slog.Logger, metrics *metrics, relay *relay, layers []layer,
-	services ...Service) http.Handler {
-	registry := prometheus.NewRegistry()
-	metrics.register(registry)
+func handler(h *handlers, layers []layer, services ...Service) http.Handler {
+	n, registry := h.node, prometheus.NewRegistry()
+	h.metrics.register(registry)
 	var interceptors []connect.Interceptor
 	for _, l := range layers {
 		interceptors = append(interceptors, l)
@@ -73,9 +89,8 @@ func handler(n Node, log *slog.Logger, metrics *metrics, relay *relay, layers []
 		mux.Handle(s.New(connect.WithReadMaxBytes(maxRequestBytes), uncompressed,
 			connect.WithInterceptors(slices.Clone(interceptors)...)))
 	}
-	interceptors = append(interceptors, relay.interceptor(), seen(n))
-	mux.Handle(concordv1connect.NewCoordinatorServiceHandler(&handlers{node: n, relay: relay, metrics: metrics,
-		log: log},
+	interceptors = append(interceptors, h.relay.interceptor(), seen(n))
+	mux.Handle(concordv1connect.NewCoordinatorServiceHandler(h,
 		connect.WithReadMaxBytes(maxRequestBytes), uncompressed, connect.WithInterceptors(interceptors...)))
 	mux.Handle("GET /metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{}))
 	mux.HandleFunc("GET /livez", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })

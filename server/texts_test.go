@@ -174,6 +174,8 @@ func TestWhatErrorsSay(t *testing.T) {
 // unmet are texts that no client reads.
 var unmet = []string{
 	"another application's transaction is committed under the key", // said in TestAKeyOfAnotherApplication
+	"%d watch this node",             // said in TestSoManyWatchANode
+	"%d clients of %q have leases",   // said in TestASubjectHasSoManyLeases
 	"serve the API at %v: ",          // of a listener that ends: the node stops with it
 	"server: %T is no request of %s", // of a table of this package that is wrong
 }

@@ -18,6 +18,7 @@ import (
 	"github.com/concordtx/concord/adapters"
 	"github.com/concordtx/concord/adapters/adaptertest"
 	"github.com/concordtx/concord/internal/said"
+	"github.com/concordtx/concord/security"
 	"github.com/concordtx/concord/internal/testdb"
 	"github.com/concordtx/concord/txn"
 )
@@ -106,6 +107,16 @@ var messages = []message{
 		"driver: bad connection: check that the server runs and can be reached, then try again"},
 
 	{"a dsn", func(*world) error { _, err := Open("db", "app:s3cr3t@db"); return err }, `resource "db": ` + badDSN},
+	{"a dsn that verifies nobody", func(*world) error {
+		_, err := Open("db", "app@tcp(db.example:3306)/shop?tls=false")
+		return err
+	}, `resource "db": the tls in the dsn lets anybody be the server: leave it out, which is tls=true, or say that ` +
+		`this is meant with "tls: insecure" beside the dsn`},
+	{"no authorities", func(*world) error {
+		_, err := OpenWithOptions("db", "app@tcp(db.example:3306)/shop",
+			Options{Trust: security.ServerTrust{CA: "/nonexistent/ca.crt"}})
+		return err
+	}, `resource "db": tls_ca: open /nonexistent/ca.crt: no such file or directory`},
 	{"no database", func(w *world) error {
 		connector, err := sqldriver.MySQLDriver{}.OpenConnector(w.DSN(""))
 		require.NoError(w.t, err)

@@ -4,11 +4,13 @@ package mysql
 
 import (
 	"context"
+	"crypto/tls"
 	"database/sql"
 	"database/sql/driver"
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"net"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -16,6 +18,7 @@ import (
 	sqldriver "github.com/go-sql-driver/mysql"
 
 	"github.com/concordtx/concord/adapters"
+	"github.com/concordtx/concord/security"
 	"github.com/concordtx/concord/txn"
 )
 
@@ -37,6 +40,8 @@ type Options struct {
 	MaxOpen int
 	// MaxIdle is how many sessions are kept for the next branch; 0 means MaxOpen.
 	MaxIdle int
+	// Trust says which servers Open believes: without it one of another machine by its certificate alone.
+	Trust security.ServerTrust
 }
 
 func (o Options) withDefaults() Options {
@@ -121,6 +126,9 @@ func OpenWithOptions(name, dsn string, o Options) (*Resource, error) {
 		"@():/") || strings.ContainsAny(cfg.Addr, "@") {
 		return nil, fmt.Errorf("resource %q: %w", name, ErrBadDSN)
 	}
+	if err := verified(cfg, o.Trust); err != nil {
+		return nil, fmt.Errorf("resource %q: %w", name, err)
+	}
 	cfg.MultiStatements = false
 	if cfg.Timeout == 0 {
 		cfg.Timeout = 10 * time.Second
@@ -130,6 +138,32 @@ func OpenWithOptions(name, dsn string, o Options) (*Resource, error) {
 		return nil, fmt.Errorf("resource %q: %w", name, ErrBadDSN)
 	}
 	return NewWithOptions(name, connector, o), nil
+}
+
+// verified has a server of another machine show who it is, where the data source name leaves that open.
+func verified(cfg *sqldriver.Config, trust security.ServerTrust) error {
+	if cfg.Net == "unix" {
+		return nil
+	}
+	host, _, err := net.SplitHostPort(cfg.Addr)
+	if err != nil {
+		return ErrBadDSN
+	}
+	if cfg.TLSConfig == "" && !trust.Verifies(host, cfg.TLS) {
+		cfg.TLS = &tls.Config{MinVersion: tls.VersionTLS12, ServerName: host}
+	}
+	if !trust.Verifies(host, cfg.TLS) || cfg.AllowFallbackToPlaintext && !trust.Verifies(host, nil) {
+		return errors.New("the tls in the dsn lets anybody be the server: leave it out, which is tls=true, or say that " +
+			"this is meant with \"tls: insecure\" beside the dsn")
+	}
+	authorities, err := trust.Authorities()
+	if err != nil {
+		return fmt.Errorf("tls_ca: %w", err)
+	}
+	if authorities != nil && cfg.TLS != nil {
+		cfg.TLS.RootCAs = authorities
+	}
+	return nil
 }
 
 // Name is the name that the application and the coordinator share.

@@ -19,6 +19,7 @@ import (
 	"github.com/concordtx/concord/adapters"
 	"github.com/concordtx/concord/adapters/adaptertest"
 	"github.com/concordtx/concord/internal/said"
+	"github.com/concordtx/concord/security"
 	"github.com/concordtx/concord/txn"
 )
 
@@ -112,6 +113,16 @@ var messages = []message{
 	{"a dsn", func(b *bank) error { _, err := Open(b.ctx, "bank", "postgres://app:s3cr3t%zz@db"); return err },
 		`postgres "bank": the dsn cannot be parsed (it is not shown, because it may contain a password): write it as ` +
 			`postgres://user@host:5432/database`},
+	{"a dsn that verifies nobody", func(b *bank) error {
+		_, err := Open(b.ctx, "bank", "postgres://app@db.example/shop?sslmode=require")
+		return err
+	}, `postgres "bank": the sslmode in the dsn lets anybody be the server: leave it out, which is verify-full, or say ` +
+		`that this is meant with "tls: insecure" beside the dsn`},
+	{"no authorities", func(b *bank) error {
+		_, err := Open(b.ctx, "bank", "postgres://app@db.example/shop",
+			WithTrust(security.ServerTrust{CA: "/nonexistent/ca.crt"}))
+		return err
+	}, `postgres "bank": tls_ca: open /nonexistent/ca.crt: no such file or directory`},
 	{"a branch of another kind", func(b *bank) error { _, err := b.Tx(b.ctx, adaptertest.Enlisted(nil)); return err },
 		`postgres "bank": the branch of that name belongs to another kind of resource: give each resource a name of ` +
 			`its own`},

@@ -6,6 +6,9 @@ import (
 	"context"
 	"crypto/tls"
 	"fmt"
+	"regexp"
+	"slices"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -13,6 +16,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/concordtx/concord/adapters"
+	"github.com/concordtx/concord/security"
 )
 
 // Defaults of the limits that every branch sets for itself. Two databases make
@@ -34,6 +38,7 @@ type Resource struct {
 	noMarker    bool
 	markerReady atomic.Bool // branches can leave their markers
 	expected    adapters.Expectation
+	trust       security.ServerTrust // of Open
 }
 
 var _ adapters.Adapter = (*Resource)(nil)
@@ -56,6 +61,10 @@ func WithIdleTimeout(d time.Duration) Option { return func(r *Resource) { r.idle
 // transaction becomes a heuristic hazard, which a person has to look into.
 func WithoutMarker() Option { return func(r *Resource) { r.noMarker = true } }
 
+// WithTrust says which servers Open believes. Without it one of another machine is believed by its certificate alone,
+// as sslmode=verify-full has it.
+func WithTrust(t security.ServerTrust) Option { return func(r *Resource) { r.trust = t } }
+
 // New returns the resource that works through the application's own pool. Its name is
 // the one that the coordinator's configuration gives the database. The pool stays the
 // application's: Close does not close it.
@@ -71,12 +80,11 @@ func New(name string, pool *pgxpool.Pool, options ...Option) *Resource {
 // nodes. It connects when it is first used, so a database that is down is no error
 // here. ctx is not kept. The dsn is a URL or keyword=value text, with the settings of
 // pgxpool, such as pool_max_conns.
-func Open(ctx context.Context, name, dsn string) (*Resource, error) {
-	config, err := pgxpool.ParseConfig(dsn)
+func Open(ctx context.Context, name, dsn string, options ...Option) (*Resource, error) {
+	r := New(name, nil, options...)
+	config, err := r.parse(dsn)
 	if err != nil {
-		// The parser quotes what it could not read, which may be the password.
-		return nil, fmt.Errorf("postgres %q: the dsn cannot be parsed (it is not shown, because it may contain a "+
-			"password): write it as postgres://user@host:5432/database", name)
+		return nil, err
 	}
 	const connectTimeout, idle = 5 * time.Second, 5 * time.Minute
 	if config.ConnConfig.ConnectTimeout == 0 {
@@ -91,9 +99,69 @@ func Open(ctx context.Context, name, dsn string) (*Resource, error) {
 	if err != nil {
 		return nil, fmt.Errorf("postgres %q: open: %w; check the pool settings in the dsn", name, err)
 	}
-	r := New(name, pool)
-	r.ownsPool = true
+	r.pool, r.ownsPool = pool, true
 	return r, nil
+}
+
+// parse reads a data source name. What it leaves open about a server of another machine is verify-full.
+func (r *Resource) parse(dsn string) (*pgxpool.Config, error) {
+	config, err := pgxpool.ParseConfig(dsn)
+	if err == nil && !r.believes(config) && !setsMode.MatchString(dsn) {
+		config, err = pgxpool.ParseConfig(withSetting(dsn, "sslmode=verify-full"))
+	}
+	if err != nil {
+		// The parser quotes what it could not read, which may be the password.
+		return nil, fmt.Errorf("postgres %q: the dsn cannot be parsed (it is not shown, because it may contain a "+
+			"password): write it as postgres://user@host:5432/database", r.name)
+	}
+	if !r.believes(config) {
+		return nil, fmt.Errorf("postgres %q: the sslmode in the dsn lets anybody be the server: leave it out, which is "+
+			"verify-full, or say that this is meant with \"tls: insecure\" beside the dsn", r.name)
+	}
+	authorities, err := r.trust.Authorities()
+	if err != nil {
+		return nil, fmt.Errorf("postgres %q: tls_ca: %w", r.name, err)
+	}
+	for _, c := range tlsOf(config.ConnConfig) {
+		if c.config != nil && authorities != nil {
+			c.config.RootCAs = authorities
+		}
+	}
+	return config, nil
+}
+
+// setsMode finds a setting of sslmode in a URL or a keyword=value text. A password that looks like one makes a
+// weaker mode an error instead of a stronger one.
+var setsMode = regexp.MustCompile(`(^|[?&\s])sslmode\s*=`)
+
+// withSetting adds a setting to a data source name.
+func withSetting(dsn, setting string) string {
+	switch {
+	case !strings.HasPrefix(dsn, "postgres://") && !strings.HasPrefix(dsn, "postgresql://"):
+		return dsn + " " + setting
+	case strings.Contains(dsn, "?"):
+		return dsn + "&" + setting
+	}
+	return dsn + "?" + setting
+}
+
+// believes reports whether each server that may be connected to is the one that is meant.
+func (r *Resource) believes(c *pgxpool.Config) bool {
+	return !slices.ContainsFunc(tlsOf(c.ConnConfig), func(h hostTLS) bool { return !r.trust.Verifies(h.host, h.config) })
+}
+
+type hostTLS struct {
+	host   string
+	config *tls.Config // nil: none
+}
+
+// tlsOf are the ways in which a connection is tried.
+func tlsOf(c *pgx.ConnConfig) []hostTLS {
+	list := []hostTLS{{c.Host, c.TLSConfig}}
+	for _, f := range c.Fallbacks {
+		list = append(list, hostTLS{f.Host, f.TLSConfig})
+	}
+	return list
 }
 
 // Name implements adapters.Resource.
@@ -203,10 +271,7 @@ func (r *Resource) acquire(ctx context.Context) (*pgxpool.Conn, error) {
 // other ways of authentication a server learns nothing that it does not know. Who wants that sets
 // require_auth in the dsn, or lets the server be verified by sslmode.
 func guardPassword(c *pgx.ConnConfig) {
-	verified := verifies(c.TLSConfig)
-	for _, f := range c.Fallbacks {
-		verified = verified && verifies(f.TLSConfig)
-	}
+	verified := !slices.ContainsFunc(tlsOf(c), func(h hostTLS) bool { return !verifies(h.config) })
 	if c.RequireAuth == "" && !verified {
 		c.RequireAuth = "!password"
 	}

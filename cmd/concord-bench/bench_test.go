@@ -334,3 +334,19 @@ func TestTheProgramOfTheNodesIsFound(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, program, found)
 }
+
+func TestDoorsComparesCertificatesWithNone(t *testing.T) {
+	_, file := databases(t)
+	out, err := command(t, "doors", "--config", file, "--workers", "4", "--duration", "500ms", "--rounds", "2",
+		"--clients", "20", "--idle", "200ms", "--dir", t.TempDir(), "-o", "json")
+	require.NoError(t, err)
+	var r doorsResult
+	fields(t, out, &r)
+	require.Zero(t, r.Errors, r.Failure)
+	require.Len(t, r.Ratios, 2)
+	require.InDelta(t, (r.Ratios[0]+r.Ratios[1])/2, r.RatioMedian, 1e-9)
+	require.Positive(t, r.PerSecond)
+	require.Positive(t, r.PlainPerSecond)
+	require.Equal(t, 20, r.IdleClients)
+	require.NotEmpty(t, r.LoadOfTheMachine)
+}

@@ -57,6 +57,8 @@ var messages = []message{
 		`invalid syntax: see "concord-bench failover --help"`},
 	{line: "history --transactions 1000", says: "--transactions: 1000 is less than 1000 and the sample together"},
 	{line: "history --sample 0", says: "--sample: 0 is less than 1"},
+	{line: "doors", says: "--config is missing: name a file with \"resources\", as in \"concord serve --help\""},
+	{line: "doors --config FILE --clients 1001", says: "--clients: 1001 is not between 0 and 1000"},
 	{line: "history --workers 0", says: "--workers: 0 is not between 1 and 4096"},
 }
 
@@ -68,6 +70,8 @@ const (
 
 // withoutRow are the texts that no row of the table has.
 var withoutRow = map[string]string{
+	"connect idle client %d: %w":                           measured,
+	"the node answered %s":                                 measured,
 	"bank %s: there is no plain loop for %s":               measured,
 	"account %d of %s is not there":                        measured,
 	"prepare %s: the server did %s":                        measured,

@@ -59,6 +59,7 @@ func newRoot(out, errw io.Writer) *cobra.Command {
 	flags.StringVarP(&c.output, "output", "o", "table", "table or json")
 	flags.StringVar(&c.concord, "concord", "",
 		"the program concord, which the nodes run (default: the one beside this program, or else in PATH)")
-	root.AddCommand(c.transferCommand(), c.decisionsCommand(), c.failoverCommand(), c.historyCommand())
+	root.AddCommand(c.transferCommand(), c.decisionsCommand(), c.failoverCommand(), c.historyCommand(),
+		c.doorsCommand())
 	return root
 }

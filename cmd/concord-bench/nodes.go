@@ -22,6 +22,7 @@ import (
 	"github.com/concordtx/concord/cmd/internal/terminal"
 	"github.com/concordtx/concord/coordinator/replica"
 	"github.com/concordtx/concord/protocol/zab"
+	"github.com/concordtx/concord/security"
 	"github.com/concordtx/concord/txn"
 )
 
@@ -39,6 +40,7 @@ type nodes struct {
 	dir     string
 	members []replica.Member
 	clients map[zab.NodeID]*api.Client // one for each node, to ask exactly that one
+	certs   security.Dir               // empty: they ask nobody who he is
 
 	mu      sync.Mutex
 	running map[zab.NodeID]*nodeProcess
@@ -77,17 +79,28 @@ func findConcord(named string) (string, error) {
 // startNodes returns when the nodes have a leader and all follow it. The caller stops them. named is
 // the program that they run, see findConcord.
 func startNodes(ctx context.Context, named, dir string, resources []config.Resource) (*nodes, error) {
+	return startNodesBehind(ctx, "", named, dir, resources)
+}
+
+// startNodesBehind is startNodes with the certificates of a directory, where the client benchClients[0] has one.
+func startNodesBehind(ctx context.Context, certs security.Dir, named, dir string,
+	resources []config.Resource) (*nodes, error) {
 	program, err := findConcord(named)
 	if err != nil {
 		return nil, err
 	}
-	n := &nodes{program: program, dir: dir, clients: map[zab.NodeID]*api.Client{},
+	n := &nodes{program: program, dir: dir, clients: map[zab.NodeID]*api.Client{}, certs: certs,
 		running: map[zab.NodeID]*nodeProcess{}}
+	who, err := n.credentials()
+	if err != nil {
+		return nil, err
+	}
 	if n.members, err = config.FreeMembers(); err != nil {
 		return nil, err
 	}
 	for _, m := range n.members {
-		if n.clients[m.ID], err = api.Dial([]string{m.API}, api.ClientOptions{Patience: askTimeout}); err == nil {
+		if n.clients[m.ID], err = api.Dial([]string{m.API}, api.ClientOptions{Patience: askTimeout,
+			Credentials: who}); err == nil {
 			err = n.configure(m, resources)
 		}
 		if err == nil {
@@ -119,14 +132,31 @@ func (n *nodes) configure(m replica.Member, resources []config.Resource) error {
 		if err != nil {
 			return err
 		}
-		databases = append(databases, dict{"name": r.Name, "driver": r.Driver, "dsn": dsn})
+		databases = append(databases, dict{"name": r.Name, "driver": r.Driver, "dsn": dsn.Reveal(),
+			"tls": r.TLS, "tls_ca": r.TLSCA})
 	}
 	file["members"], file["resources"] = members, databases
+	if n.certs != "" {
+		var grants []dict
+		for _, name := range benchClients {
+			grants = append(grants, dict{"subject": name, "roles": []string{"application", "viewer"},
+				"resources": []string{"*"}})
+		}
+		file["certs_dir"], file["auth"] = string(n.certs), dict{"grants": grants}
+	}
 	text, err := json.Marshal(file) // JSON is YAML
 	if err != nil {
 		return err
 	}
 	return os.WriteFile(n.file(m.ID, "yaml"), text, 0o600)
+}
+
+// credentials are those of a client; nil: it needs none.
+func (n *nodes) credentials() (*security.Credentials, error) {
+	if n.certs == "" {
+		return nil, nil
+	}
+	return security.Source{CertsDir: string(n.certs), User: benchClients[0]}.Open(nil)
 }
 
 func (n *nodes) file(id zab.NodeID, kind string) string {

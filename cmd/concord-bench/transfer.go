@@ -153,31 +153,12 @@ type transferBench struct {
 
 // open makes the accounts, and starts nodes if none run.
 func (b *transferBench) open(ctx context.Context, file, dir string) error {
-	conf, err := config.LoadParts(file, "members", "resources")
-	if err == nil {
-		err = conf.CheckResources()
-	}
+	conf, chosen, err := twoDatabases(file)
 	if err != nil {
-		return &terminal.ExitError{Code: terminal.ExitUsage, Text: err.Error()}
+		return err
 	}
-	databases := slices.DeleteFunc(conf.Resources,
-		func(r config.Resource) bool { return r.Driver != "postgres" && r.Driver != "mysql" })
-	if len(databases) < 2 {
-		return terminal.Usagef("%s: \"resources\" has %s: money moves between two", file,
-			terminal.Plural(len(databases), "SQL database", "SQL databases"))
-	}
-	chosen := databases[:2]
-	for i, r := range chosen {
-		// Two more: somebody counts what is prepared, and somebody adds up.
-		k, err := bank.OpenSQL(ctx, r, bank.Ledger{Table: "concord_bench_account", Accounts: benchAccounts,
-			Conns: b.workers + 2})
-		if err != nil {
-			return fmt.Errorf("bank %s: %w", r.Name, err)
-		}
-		b.banks[i] = k
-		if err := k.Fill(ctx); err != nil {
-			return fmt.Errorf("bank %s: make accounts: %w", r.Name, err)
-		}
+	if err := openBanks(ctx, &b.banks, chosen, b.workers); err != nil {
+		return err
 	}
 	if b.bare, err = newBare(b.banks[0], b.banks[1]); err != nil {
 		return err
@@ -188,6 +169,56 @@ func (b *transferBench) open(ctx context.Context, file, dir string) error {
 	}
 	b.concord, b.baseline = meter.NewSeries(b.workers), meter.NewSeries(b.workers)
 	b.client, err = concord.Dial(ctx, addrs)
+	return err
+}
+
+// twoDatabases are the first of a file, with the rest of it.
+func twoDatabases(file string) (*config.Node, []config.Resource, error) {
+	conf, err := config.LoadParts(file, "members", "resources")
+	if err == nil {
+		err = conf.CheckResources()
+	}
+	if err != nil {
+		return nil, nil, &terminal.ExitError{Code: terminal.ExitUsage, Text: err.Error()}
+	}
+	databases := slices.DeleteFunc(conf.Resources,
+		func(r config.Resource) bool { return r.Driver != "postgres" && r.Driver != "mysql" })
+	if len(databases) < 2 {
+		return nil, nil, terminal.Usagef("%s: \"resources\" has %s: money moves between two", file,
+			terminal.Plural(len(databases), "SQL database", "SQL databases"))
+	}
+	return conf, databases[:2], nil
+}
+
+// openBanks opens two databases, and makes the accounts anew. What was opened is there in any case.
+func openBanks(ctx context.Context, banks *[2]bank.Bank, chosen []config.Resource, workers int) error {
+	for i, r := range chosen {
+		// Two more: somebody counts what is prepared, and somebody adds up.
+		k, err := bank.OpenSQL(ctx, r, bank.Ledger{Table: "concord_bench_account", Accounts: benchAccounts,
+			Conns: workers + 2})
+		if err != nil {
+			return fmt.Errorf("bank %s: %w", r.Name, err)
+		}
+		banks[i] = k
+		if err := k.Fill(ctx); err != nil {
+			return fmt.Errorf("bank %s: make accounts: %w", r.Name, err)
+		}
+	}
+	return nil
+}
+
+// move makes one transfer through concord.
+func move(ctx context.Context, client *concord.Client, banks *[2]bank.Bank) error {
+	from, to, amount := chooseTransfer()
+	err := client.Run(ctx, func(ctx context.Context, tx *concord.Tx) error {
+		if err := banks[0].Add(ctx, tx, from, -amount); err != nil {
+			return err
+		}
+		return banks[1].Add(ctx, tx, to, amount)
+	})
+	if errors.Is(err, concord.ErrUnknownOutcome) {
+		return fmt.Errorf("%w: %w", meter.ErrUnknown, err)
+	}
 	return err
 }
 
@@ -316,17 +347,7 @@ func chooseTransfer() (from, to int, amount int64) {
 }
 
 func (b *transferBench) viaConcord(ctx context.Context, _ int) error {
-	from, to, amount := chooseTransfer()
-	err := b.client.Run(ctx, func(ctx context.Context, tx *concord.Tx) error {
-		if err := b.banks[0].Add(ctx, tx, from, -amount); err != nil {
-			return err
-		}
-		return b.banks[1].Add(ctx, tx, to, amount)
-	})
-	if errors.Is(err, concord.ErrUnknownOutcome) {
-		return fmt.Errorf("%w: %w", meter.ErrUnknown, err)
-	}
-	return err
+	return move(ctx, b.client, &b.banks)
 }
 
 func (b *transferBench) viaBare(ctx context.Context, _ int) error {

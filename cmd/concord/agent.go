@@ -161,13 +161,14 @@ func openDatabase(ctx context.Context, c config.Resource, sessions int) (stateme
 		return nil, fmt.Errorf("resource %s: %w", c.Name, err)
 	}
 	if c.Driver == "mysql" {
-		r, err := mysql.OpenWithOptions(c.Name, dsn, mysql.Options{MaxOpen: sessions})
+		r, err := mysql.OpenWithOptions(c.Name, dsn.Reveal(), mysql.Options{MaxOpen: sessions, Trust: c.Trust()})
 		if err != nil {
 			return nil, err
 		}
 		return statement.MySQL(r), nil
 	}
-	r, err := postgres.Open(ctx, c.Name, withPool(dsn, sessions+spareConns))
+	r, err := postgres.Open(ctx, c.Name, withPool(dsn.Reveal(), sessions+spareConns),
+		postgres.WithTrust(c.Trust()))
 	if err != nil {
 		return nil, err
 	}

@@ -12,6 +12,7 @@ import (
 
 	"go.yaml.in/yaml/v3"
 
+	"github.com/concordtx/concord/cmd/internal/config"
 	"github.com/concordtx/concord/cmd/internal/terminal"
 	"github.com/concordtx/concord/security"
 )
@@ -44,6 +45,43 @@ var locked = []message{
 	{name: "no certificates", line: serving + " --certs-dir /nonexistent/certs", file: with("node: 1", "node: 1"),
 		says: `authorities: open /nonexistent/certs/ca.crt: no such file or directory: "concord cert --help" says ` +
 			`how to make them`, code: terminal.ExitUsage},
+	{name: "a password for everybody", line: serving, mode: 0o644,
+		file: with("postgres://app@", "postgres://app:s3cr3t@"),
+		says: "FILE: the passwords of databases are in it: FILE can be used by others than its owner (mode 0644): run " +
+			"chmod 600 on it, and think of it as known to them", code: terminal.ExitUsage},
+	{name: "a way of TLS that is none", line: serving, file: with("dsn_file: ", "tls: require, dsn_file: "),
+		says: `FILE: resource billing: tls "require" is neither verify-full, the default, nor insecure`,
+		code: terminal.ExitUsage},
+	{name: "no credentials", line: serving, file: with("/run/secrets/billing", `"${CREDENTIALS_DIRECTORY}/billing"`),
+		says: "resource billing: dsn_file: the environment has no CREDENTIALS_DIRECTORY: have the service manager load " +
+			"the credential (LoadCredential=), or give the path of a file", code: terminal.ExitFailed},
+	{name: "no such variable", line: serving, file: with("/run/secrets/billing", "env:BILLING_DSN"),
+		says: "resource billing: dsn_file env:BILLING_DSN: the environment has no such variable: set it to the data " +
+			"source name", code: terminal.ExitFailed},
+	{name: "no variable", line: serving, file: with("/run/secrets/billing", `"env:app:s3cr3t@tcp(db:3306)/shop"`),
+		says: "resource billing: dsn_file env:" + config.NotShown + ": want the name of a variable of the environment",
+		code: terminal.ExitFailed},
+	{name: "anybody's PostgreSQL", line: serving,
+		file: with("127.0.0.1:5432/orders", "db.example:5432/orders?sslmode=disable"),
+		says: `resource orders: postgres "orders": the sslmode in the dsn lets anybody be the server: leave it out, ` +
+			`which is verify-full, or say that this is meant with "tls: insecure" beside the dsn`,
+		code: terminal.ExitFailed},
+	{name: "half a pair of a node", line: serving, file: with("127.0.0.1:7421}", "127.0.0.1:7421, tls: {cert: a.crt}}"),
+		says: `FILE: peer.tls: half a pair: give both "cert" and "key"`, code: terminal.ExitUsage},
+	{name: "half a pair for clients", line: serving + " --certs-dir certs",
+		file: with("127.0.0.1:7420}", "127.0.0.1:7420, tls: {key: a.key}}"),
+		says: `FILE: api.tls: half a pair: give both "cert" and "key"`, code: terminal.ExitUsage},
+	{name: "nobody to believe", line: serving,
+		file: with("127.0.0.1:7421}", "127.0.0.1:7421, tls: {cert: a.crt, key: a.key}}"),
+		says: `FILE: peer.tls: give "ca", "cert" and "key", or "certs_dir", which has all of them`,
+		code: terminal.ExitUsage},
+	{name: "a limit that is none", line: serving, file: with("node: 1", "node: 1\nlimits: {memory_mib: 1}"),
+		says: "FILE: limits.memory_mib: 1 is not between 8 and 1048576", code: terminal.ExitUsage},
+	{name: "a limit of time that is none", line: serving, file: with("node: 1", "node: 1\nlimits: {body: 1ms}"),
+		says: "FILE: limits.body: 1ms is not a duration from 1s to 1h", code: terminal.ExitUsage},
+	{name: "an administrator for everybody", line: serving, file: with("node: 1", "node: 1\nadmin: {listen: ':7422'}"),
+		says: "FILE: admin.listen: :7422 can be reached from outside, and asks nobody who he is: give an address of this " +
+			"machine alone, such as 127.0.0.1:7422", code: terminal.ExitUsage},
 
 	{name: "cert alone", line: "cert", says: `say what to make: "concord cert --help" shows it`,
 		code: terminal.ExitUsage},

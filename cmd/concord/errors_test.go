@@ -4,6 +4,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"net"
@@ -35,6 +36,7 @@ type message struct {
 	name  string
 	line  string
 	file  string
+	mode  os.FileMode // of file; 0: 0600
 	env   [2]string
 	tells func(*node)
 	says  string
@@ -138,7 +140,7 @@ var configured = []message{
 		says: `FILE: resources[1]: unknown key "drvier": did you mean "driver"?: ` + example},
 	{name: "a key of a resource that may be a secret", file: with("driver: mysql", "s3cr3t: mysql"),
 		says: "FILE: resources[1]: unknown key " + config.NotShown +
-			": the keys are name, driver, dsn, dsn_file, addr; put a dsn with special characters in quotes: " +
+			": the keys are name, driver, dsn, dsn_file, tls, tls_ca, addr; put a dsn with special characters in quotes: " +
 			example},
 	{name: "a value of a resource that is no text", file: with("name: billing", "name: [billing]"),
 		says: "FILE: resources[1]: name: want a text: put it in quotes: " + example},
@@ -201,7 +203,7 @@ var messages = []message{
 	{name: "a dsn_file that is none", line: serving,
 		file: with("/run/secrets/billing", `"app:s3cr3t@tcp(db:3306)/shop"`),
 		says: "resource billing: dsn_file " + config.NotShown +
-			` cannot be read: no such file or directory: it wants the path of a file; a data source name belongs ` +
+			` cannot be read: it wants the path of a file; a data source name belongs ` +
 			`under "dsn"`, code: terminal.ExitFailed},
 	{name: "a dsn of PostgreSQL", line: serving,
 		file: with("postgres://app@127.0.0.1:5432/orders", "postgres://app:s3cr3t%zz@db/shop"),
@@ -389,6 +391,8 @@ var withoutRow = map[string]string{
 	"the three nodes found no leader in 30 s": measured,
 	"\"certs_dir\" protects this process only when it is started again, and until then it asks nobody who he is: " +
 		"restart it now": reloaded,
+	"api.tls: %s is for %v, and this node is %v: give a certificate that was made for it": "wants certificates: " +
+		"TestFilesThatAreElsewhere in cmd/internal/config",
 	"\"certs_dir\" is gone, and this process goes on asking who calls: put it back, or restart it": reloaded,
 	"the sum of all balances is wrong: this is a bug, please " +
 		"report it with the output above": impossible,
@@ -401,9 +405,9 @@ var withoutRow = map[string]string{
 		"and says it",
 	"its dsn is not of the form user:password@tcp(host:port)/database": "the resource of that dsn is opened before, " +
 		"and says it",
-	"it is a pipe that did not end within %v":          "takes that long",
-	"dsn_file %s: %w: let the user of concord read it": "who runs the tests may read everything",
-	"not confirmed: nothing was done":                  "asks a person at a terminal",
+	"it is a pipe that did not end within %v":      "takes that long",
+	"dsn_file %w: let the user of concord read it": "who runs the tests may read everything",
+	"not confirmed: nothing was done":              "asks a person at a terminal",
 }
 
 var anID = regexp.MustCompile(`\b01[0-9A-Z]{24}\b`)
@@ -423,6 +427,7 @@ func TestWhatErrorsSay(t *testing.T) {
 			defer taken.Close()
 			require.NoError(t, os.WriteFile(file, []byte(strings.ReplaceAll(m.file, "TAKEN", taken.Addr().String())),
 				0o600))
+			require.NoError(t, os.Chmod(file, cmp.Or(m.mode, 0o600)))
 			if m.env[0] != "" {
 				t.Setenv(m.env[0], m.env[1])
 			}

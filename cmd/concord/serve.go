@@ -64,7 +64,7 @@ func (c *cli) serveCommand() *cobra.Command {
 						"all nodes", name)
 				}
 			}
-			return serve(cmd.Context(), conf, abandoned, log,
+			return serve(cmd.Context(), conf, abandoned, log, level,
 				func(ctx context.Context, node *coordinator.Node, doors *config.Opened) {
 					reloadOnHangup(ctx, conf, load, level, doors, node.MayDrop, log)
 				})
@@ -84,7 +84,7 @@ func (c *cli) serveCommand() *cobra.Command {
 
 // serve runs a node from bottom to top: databases, listeners, store and log, API. reload runs
 // beside it.
-func serve(ctx context.Context, conf *config.Node, abandoned []string, log *slog.Logger,
+func serve(ctx context.Context, conf *config.Node, abandoned []string, log *slog.Logger, level *slog.LevelVar,
 	reload func(context.Context, *coordinator.Node, *config.Opened)) (err error) {
 	doors, err := conf.Doors().Open(log)
 	if err != nil {
@@ -105,8 +105,17 @@ func serve(ctx context.Context, conf *config.Node, abandoned []string, log *slog
 		return err
 	}
 	defer clients.Close()
+	var admin *server.Admin
+	if conf.Admin.Listen != "" {
+		l, err := listen("admin", conf.Admin.Listen)
+		if err != nil {
+			return err
+		}
+		defer l.Close()
+		admin = &server.Admin{Listener: l, Level: level}
+	}
 	node, err := coordinator.Open(coordinator.Config{Node: zab.NodeID(conf.Node), Members: conf.Membership(),
-		DataDir: filepath.Join(conf.DataDir, "store"), Listener: peers, Keys: doors.Keys, Resources: resources,
+		DataDir: filepath.Join(conf.DataDir, "store"), Listener: peers, Keys: doors.Peers, Resources: resources,
 		Rules: conf.Rules(), Abandoned: abandoned,
 		Reserve: conf.Disk.ReserveMiB << 20, FeatureLevel: txn.FeatureLevel(conf.FeatureLevel), Logger: log,
 		Warnings: func() []string { return doors.Warnings(conf.Node) }})
@@ -116,7 +125,7 @@ func serve(ctx context.Context, conf *config.Node, abandoned []string, log *slog
 	log.Info("node started", "node", conf.Node, "api_addr", clients.Addr().String(),
 		"peer_addr", peers.Addr().String(), "data_dir", conf.DataDir)
 	transactions := gateway.New(gateway.Config{Node: conf.Node, Resources: resources, Address: node.APIAddress,
-		Keys: doors.Keys, Logger: log,
+		MaxOpenOf: conf.Limits.Transactions, Keys: doors.Keys, Logger: log,
 		Dial: func(ctx context.Context) (*concord.Client, error) {
 			return concord.Dial(ctx, conf.Addresses(clients.Addr().String()), concord.WithLogger(log),
 				concord.WithCredentials(security.ByCertificate(doors.Keys)))
@@ -124,7 +133,10 @@ func serve(ctx context.Context, conf *config.Node, abandoned []string, log *slog
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return node.Run(ctx) })
 	g.Go(func() error { return transactions.Run(ctx) })
-	g.Go(func() error { return server.Serve(ctx, node, doors.Guard, clients, log, transactions.Service()) })
+	g.Go(func() error {
+		return server.ServeWithAdmin(ctx, node, doors.Guard, clients, admin, log,
+			transactions.Service())
+	})
 	g.Go(func() error { reload(ctx, node, doors); return nil })
 	return g.Wait()
 }

@@ -61,8 +61,9 @@ func reload(running *config.Node, load func() (*config.Node, error), level *slog
 	}
 	inForce := *running
 	inForce.Log.Level, inForce.Auth.Grants = now.Log.Level, now.Auth.Grants
-	if now.CertsDir != "" { // then these are in force, too
+	if now.Doors().Secure() { // then these are in force, too
 		inForce.CertsDir, inForce.Auth.Tokens = now.CertsDir, now.Auth.Tokens
+		inForce.Peer.TLS, inForce.API.TLS = now.Peer.TLS, now.API.TLS
 	}
 	later := "none"
 	doors.Later("")

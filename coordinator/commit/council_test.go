@@ -221,8 +221,8 @@ func TestAnAlarmAboutARecordSaysWhoToldIt(t *testing.T) {
 		Said{ID: id, From: party("ann"), Message: threepc.Decided{Decision: txn.Commit}})
 	require.Equal(t, txn.Abort, l.get(id).Decision)
 	require.Equal(t, []string{id.String() + ": a record, told by ann, says that it was decided as commit, and " +
-		"the log knows abort: nothing is done about it; look into the databases and into who speaks for that " +
-		"agent"}, l.notes)
+		"the log knows abort: no action is taken; look into the databases, and find out who speaks for that agent"},
+		l.notes)
 }
 
 // However many councils wait, a turn wakes some of them.

@@ -5,6 +5,8 @@
 //
 //	supply PROGRAM > PROGRAM.cdx.json
 //
+// With the word "scorecard" it says instead how the tree stands with the 18 checks of OpenSSF Scorecard.
+//
 // A module whose licence is not among those that are allowed, or is not known, is an error. What a program of
 // the same source is made of is written in the same bytes. The tests of this package hold the budget of
 // docs/dependencies.md.
@@ -18,8 +20,15 @@ import (
 
 func main() {
 	if len(os.Args) != 2 {
-		fmt.Fprintln(os.Stderr, "supply: want one argument, the program: supply PROGRAM > PROGRAM.cdx.json")
+		fmt.Fprintln(os.Stderr, "supply: want one argument, the program: supply PROGRAM > PROGRAM.cdx.json; or scorecard")
 		os.Exit(2)
+	}
+	if os.Args[1] == "scorecard" {
+		if err := printScorecard(os.Stdout, "."); err != nil {
+			fmt.Fprintln(os.Stderr, "supply:", err)
+			os.Exit(1)
+		}
+		return
 	}
 	bill, err := materials(os.Args[1])
 	if err != nil {

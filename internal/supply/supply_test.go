@@ -143,3 +143,36 @@ func TestLicencesThatAreNotAllowed(t *testing.T) {
 		require.ErrorContains(t, err, c.says, name)
 	}
 }
+
+// The checks of OpenSSF Scorecard have true answers, and those that the tree can pass it passes.
+func TestTheScorecardIsHonest(t *testing.T) {
+	checks, err := scorecard("../..")
+	require.NoError(t, err)
+	require.Len(t, checks, 18)
+	is := map[string]string{}
+	for _, c := range checks {
+		require.NotEmpty(t, c.why, c.name)
+		is[c.name] = c.is
+	}
+	require.Len(t, is, 18, "each once")
+	for _, name := range []string{"Binary-Artifacts", "CI-Tests", "Fuzzing", "License", "SAST", "Security-Policy"} {
+		require.Equal(t, "yes", is[name], name)
+	}
+	require.Equal(t, "no", is["Signed-Releases"])
+
+	empty, err := scorecard(t.TempDir())
+	require.NoError(t, err)
+	for _, c := range empty {
+		if c.name != "Binary-Artifacts" && c.name != "Pinned-Dependencies" {
+			require.NotEqual(t, "yes", c.is, c.name)
+		}
+	}
+	dir := t.TempDir()
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "tool"), []byte("\x7fELF..."), 0o600))
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "Dockerfile"), []byte("FROM golang:1.26\n"), 0o600))
+	planted, err := scorecard(dir)
+	require.NoError(t, err)
+	require.Equal(t, check{"Binary-Artifacts", "no", "tool"}, planted[0])
+	require.Equal(t, "no", planted[12].is)
+	require.Contains(t, planted[12].why, "golang:1.26")
+}

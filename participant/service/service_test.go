@@ -5,6 +5,7 @@ package service_test
 import (
 	"bytes"
 	"context"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -77,11 +78,15 @@ type served struct {
 
 func serve(t *testing.T, rules participant.Rules, cluster txn.ClusterID) *served {
 	t.Helper()
+	return serveWith(t, rules, cluster, slog.New(slog.DiscardHandler))
+}
+
+func serveWith(t *testing.T, rules participant.Rules, cluster txn.ClusterID, log *slog.Logger) *served {
+	t.Helper()
 	store, err := pebble.Open("ledger", filepath.Join(t.TempDir(), "ledger"))
 	require.NoError(t, err)
 	s := &served{TB: t, cluster: &coordinators{id: cluster, decision: map[txn.ID]txn.Decision{},
 		finished: map[txn.XID]txn.Finish{}}}
-	log := slog.New(slog.DiscardHandler)
 	s.agent, err = participant.Open(participant.Config{Name: "east", DataDir: filepath.Join(t.TempDir(), "data"),
 		Databases: []statement.Database{statement.Pebble(store)}, Cluster: s.cluster, Rules: rules,
 		Scan: 20 * time.Millisecond, Logger: log})
@@ -362,4 +367,56 @@ func TestInDoubtBranchesAreAskedFor(t *testing.T) {
 	s.cluster.mu.Lock()
 	defer s.cluster.mu.Unlock()
 	require.Equal(t, []txn.ID{settled}, s.cluster.settled)
+}
+
+// Whoever reads the log of an agent learns no statement of an application, and no argument at any level.
+func TestTheLogHasNoStatements(t *testing.T) {
+	const statement, argument = "canary-of-a-statement", "canary-of-an-argument"
+	text := base64.StdEncoding.EncodeToString([]byte(argument))
+	var said lines
+	s := serveWith(t, participant.Rules{}, 7, slog.New(slog.NewJSONHandler(&said, &slog.HandlerOptions{Level: slog.LevelDebug})))
+	for _, body := range []string{
+		`"statement": "set ` + statement + ` ?", "arguments": [{"bytes": "` + text + `"}]`,
+		`"statement": "set ` + statement + ` ? ?", "arguments": [{"bytes": "` + text + `"}]`,
+		`"statement": "` + statement + ` ?", "arguments": [{"bytes": "` + text + `"}]`,
+		`"statement": "add ` + statement + ` ?", "arguments": [{"text": "` + argument + `"}]`,
+		`"statement": "set ` + statement + ` ?", "arguments": [{"strange": "` + argument + `"}]`,
+	} {
+		id := newID()
+		at := s.address(id)
+		r := s.post("Execute", `{"branch": `+at+`, "number": 1, `+body+`}`)
+		digest, _ := r["digest"].(string)
+		vote := s.post("Prepare", fmt.Sprintf(`{"branch": %s, "number": 1, "digest": "%s"}`, at, digest))
+		record, err := json.Marshal(vote["branch"])
+		require.NoError(t, err)
+		s.post("Finish", `{"branch": `+at+`, "decision": "commit", "record": `+string(record)+`}`)
+	}
+	all := said.text()
+	require.Contains(t, all, `"method":"Execute"`, "calls are logged")
+	require.NotContains(t, all, argument)
+	require.NotContains(t, all, text)
+	for line := range strings.Lines(all) {
+		if !strings.Contains(line, `"level":"DEBUG"`) {
+			require.NotContains(t, line, statement)
+		}
+	}
+}
+
+// lines are what a log has written.
+type lines struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+// Write implements io.Writer.
+func (l *lines) Write(b []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(b)
+}
+
+func (l *lines) text() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
 }

@@ -18,14 +18,9 @@ import (
 )
 
 const (
-	// maxConns connections may be open, and fewer where the process has not got so many descriptors: spare
-	// ones are for the log, databases and other nodes. One more takes the place of the oldest on
-	// which nothing useful came; if there is none, it is closed itself.
-	maxConns         = 1024
+	// spareDescriptors are not for connections, unless that left fewer than minConns.
 	spareDescriptors = 256
 	minConns         = 64
-	// maxPerSubject of them may belong to one subject.
-	maxPerSubject = 256
 	// doubtInterval is how often the certificates of open connections are looked at again.
 	doubtInterval = 5 * time.Second
 )
@@ -33,7 +28,8 @@ const (
 // conns are the open connections of a listener.
 type conns struct {
 	log      *slog.Logger
-	most     int
+	limits   Limits
+	most     int // of limits, or fewer
 	turned   sampled
 	mu       sync.Mutex
 	open     map[net.Conn]*tracked // as accepted
@@ -55,12 +51,12 @@ type tracked struct {
 
 type connKey struct{}
 
-func newConns(log *slog.Logger) *conns {
-	most := maxConns
+func newConns(limits Limits, log *slog.Logger) *conns {
+	most := limits.Connections
 	if n := descriptors(); n > 0 {
 		most = max(minConns, min(most, n-spareDescriptors))
 	}
-	return &conns{log: log, most: most, open: map[net.Conn]*tracked{}, subjects: map[string]int{}}
+	return &conns{log: log, limits: limits, most: most, open: map[net.Conn]*tracked{}, subjects: map[string]int{}}
 }
 
 // limit counts what is accepted.
@@ -167,9 +163,9 @@ func belongs(ctx context.Context, subject string) error {
 	if c.open[t.raw] != t || t.subject != "" {
 		return nil
 	}
-	if c.subjects[subject] >= maxPerSubject {
+	if c.subjects[subject] >= c.limits.PerSubject {
 		return api.Busyf("%d connections of %q are open at this node: share them, or ask another node",
-			maxPerSubject, subject)
+			c.limits.PerSubject, subject)
 	}
 	c.subjects[subject]++
 	t.subject = subject

@@ -33,7 +33,7 @@ func isClosed(c net.Conn) bool {
 
 // A connection too many takes the place of the oldest on which nothing useful came.
 func TestAConnectionTooManyTakesThePlaceOfAnIdleOne(t *testing.T) {
-	c := newConns(slog.New(slog.DiscardHandler))
+	c := newConns(DefaultLimits, slog.New(slog.DiscardHandler))
 	c.most = 3
 	var ours, theirs []net.Conn
 	for range 5 {
@@ -55,14 +55,14 @@ func TestAConnectionTooManyTakesThePlaceOfAnIdleOne(t *testing.T) {
 }
 
 func TestASubjectHasSoManyConnections(t *testing.T) {
-	c := newConns(slog.New(slog.DiscardHandler))
+	c := newConns(DefaultLimits, slog.New(slog.DiscardHandler))
 	var last net.Conn
-	for i := range maxPerSubject + 2 {
+	for i := range DefaultLimits.PerSubject + 2 {
 		last, _ = pipe(t)
 		require.True(t, c.add(last))
 		ctx := c.context(context.Background(), last)
 		err := belongs(ctx, "app")
-		if i < maxPerSubject {
+		if i < DefaultLimits.PerSubject {
 			require.NoError(t, err)
 			require.NoError(t, belongs(ctx, "other"), "it counts for the first")
 			continue
@@ -71,8 +71,8 @@ func TestASubjectHasSoManyConnections(t *testing.T) {
 		require.NoError(t, belongs(ctx, "other"+strconv.Itoa(i)))
 	}
 	c.state(last, http.StateClosed)
-	require.Equal(t, maxPerSubject, c.subjects["app"])
-	require.NotContains(t, c.subjects, "other"+strconv.Itoa(maxPerSubject+1))
+	require.Equal(t, DefaultLimits.PerSubject, c.subjects["app"])
+	require.NotContains(t, c.subjects, "other"+strconv.Itoa(DefaultLimits.PerSubject+1))
 }
 
 func TestAnOpenListenerAnswersToItsNames(t *testing.T) {

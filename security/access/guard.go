@@ -29,6 +29,8 @@ type Config struct {
 	// Hosts are the names under which an open listener may be asked, so that a page in somebody's
 	// browser does not reach it by a name of its own; nil: any.
 	Hosts []string
+	// Limits that are zero have their defaults.
+	Limits Limits
 	// Logger gets denials, at a bounded rate.
 	Logger *slog.Logger
 }
@@ -39,6 +41,7 @@ type Guard struct {
 	tokens   atomic.Pointer[security.Tokens] // nil: there are none
 	policy   atomic.Pointer[security.Policy]
 	failures failures
+	memory   *memory
 	denials  sampled
 	denied   atomic.Uint64
 	errors   *connect.ErrorWriter
@@ -46,7 +49,8 @@ type Guard struct {
 
 // NewGuard returns a guard.
 func NewGuard(c Config) *Guard {
-	g := &Guard{config: c, errors: connect.NewErrorWriter()}
+	c.Limits = c.Limits.withDefaults()
+	g := &Guard{config: c, memory: newMemory(c.Limits), errors: connect.NewErrorWriter()}
 	g.SetTokens(c.Tokens)
 	if c.Policy == nil {
 		c.Policy = &security.Policy{}
@@ -76,6 +80,9 @@ func (g *Guard) Secure() bool { return g.config.Keys != nil }
 // Insecure reports whether the guard lets in whoever comes, and not from this machine alone.
 func (g *Guard) Insecure() bool { return g.config.Keys == nil && g.config.Hosts == nil }
 
+// Limits are those of the guard.
+func (g *Guard) Limits() Limits { return g.config.Limits }
+
 // Denied counts the calls that were not let in.
 func (g *Guard) Denied() uint64 { return g.denied.Load() }
 
@@ -97,7 +104,14 @@ func (g *Guard) Handler(rules Rules, next http.Handler) http.Handler {
 			g.refuse(w, r, err)
 			return
 		}
-		next.ServeHTTP(w, r.WithContext(ctx))
+		r = r.WithContext(ctx)
+		done, err := g.memory.of(w, r, rules[r.URL.Path].Stream)
+		if err != nil {
+			g.refuse(w, r, err)
+			return
+		}
+		defer done()
+		next.ServeHTTP(w, r)
 	})
 }
 

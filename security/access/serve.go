@@ -15,12 +15,8 @@ import (
 
 const (
 	headerTimeout = 5 * time.Second
-	// bodyTimeout bounds the body of a request, and a handshake before it. Streams go on as long as they like.
-	bodyTimeout = 10 * time.Second
-	// writeTimeout bounds each piece of an answer: who reads nothing is not waited for.
-	writeTimeout = 30 * time.Second
-	idleTimeout  = 2 * time.Minute
-	maxHeader    = 16 << 10
+	idleTimeout   = 2 * time.Minute
+	maxHeader     = 16 << 10
 )
 
 // Serve serves on a listener until ctx ends, and closes it. Calls under way have grace to end.
@@ -28,7 +24,7 @@ func (g *Guard) Serve(ctx context.Context, l net.Listener, rules Rules, h http.H
 	log *slog.Logger) error {
 	protocols := new(http.Protocols)
 	protocols.SetHTTP1(true)
-	conns := newConns(log)
+	conns := newConns(g.config.Limits, log)
 	s := &http.Server{
 		Handler:           conns.handler(rules, g.Secure(), g.Handler(rules, h)),
 		Protocols:         protocols,
@@ -75,15 +71,15 @@ func (c *conns) handler(rules Rules, asked bool, next http.Handler) http.Handler
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		control := http.NewResponseController(w)
 		if !rules[r.URL.Path].Stream && r.Body != nil && r.Body != http.NoBody {
-			_ = control.SetReadDeadline(time.Now().Add(bodyTimeout)) // always possible with net/http
+			_ = control.SetReadDeadline(time.Now().Add(c.limits.Body)) // always possible with net/http
 			// the server looks at its own request to see whether the body was read
 			own := *r
 			own.Body = &timedBody{ReadCloser: r.Body, control: control}
 			r = &own
 		}
 		_ = control.SetWriteDeadline(time.Time{}) // of the answer before on this connection
-		next.ServeHTTP(&timedWriter{ResponseWriter: w, control: control}, r)
-		_ = control.SetWriteDeadline(time.Now().Add(writeTimeout))
+		next.ServeHTTP(&timedWriter{ResponseWriter: w, control: control, limit: c.limits.Write}, r)
+		_ = control.SetWriteDeadline(time.Now().Add(c.limits.Write))
 		if t, ok := r.Context().Value(connKey{}).(*tracked); ok && !asked {
 			t.useful.Store(true)
 		}
@@ -109,13 +105,14 @@ func (b *timedBody) Read(p []byte) (int, error) {
 type timedWriter struct {
 	http.ResponseWriter
 	control *http.ResponseController
+	limit   time.Duration // of each piece
 	until   time.Time
 }
 
 // Write moves the deadline on when some of its time has passed: a stream writes thousands of times in a second.
 func (w *timedWriter) Write(b []byte) (int, error) {
-	if now := time.Now(); w.until.Sub(now) < writeTimeout-writeTimeout/8 {
-		w.until = now.Add(writeTimeout)
+	if now := time.Now(); w.until.Sub(now) < w.limit-w.limit/8 {
+		w.until = now.Add(w.limit)
 		_ = w.control.SetWriteDeadline(w.until)
 	}
 	return w.ResponseWriter.Write(b)

@@ -52,9 +52,9 @@ func OpenSQL(ctx context.Context, c config.Resource, l Ledger) (Bank, error) {
 		return nil, err
 	}
 	if c.Driver == "postgres" {
-		return openPostgres(ctx, c.Name, dsn, l)
+		return openPostgres(ctx, c.Name, dsn.Reveal(), l)
 	}
-	return openMySQL(c.Name, dsn, l)
+	return openMySQL(c.Name, dsn.Reveal(), l)
 }
 
 func openPostgres(ctx context.Context, name, dsn string, l Ledger) (*Postgres, error) {

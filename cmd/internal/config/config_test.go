@@ -15,6 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/concordtx/concord/cmd/internal/terminal"
+	"github.com/concordtx/concord/security"
 )
 
 func loadText(t *testing.T, text string) (*Node, error) {
@@ -92,7 +93,8 @@ func TestConfigurationFromTheEnvironmentAlone(t *testing.T) {
 	c, err := LoadNode("", pflag.NewFlagSet("", pflag.ContinueOnError))
 	require.NoError(t, err)
 	require.Equal(t, []Member{{ID: 1, Peer: "127.0.0.1:7421", API: "127.0.0.1:7420"}}, c.Members)
-	require.Equal(t, []Resource{{Name: "orders", Driver: "postgres", DSN: "postgres://app@127.0.0.1:5432/orders"}},
+	require.Equal(t, []Resource{{Name: "orders", Driver: "postgres", DSN: security.NewDSN(
+		"postgres://app@127.0.0.1:5432/orders")}},
 		c.Resources)
 	require.Equal(t, time.Minute, c.Transaction.MaxAge, "the rest has its defaults")
 
@@ -197,24 +199,25 @@ func TestFilesAreBounded(t *testing.T) {
 	require.NoError(t, syscall.Mkfifo(name("pipe"), 0o600))
 	got, err := Resource{DSNFile: name("fine")}.Secret()
 	require.NoError(t, err)
-	require.Equal(t, "postgres://app@db/shop", got)
-	for file, want := range map[string]string{"/dev/zero": "larger than", name("huge"): "larger than",
-		name("pipe"): "empty", name("blank"): "empty",
-		"/dev/null": "empty", dir: "directory", name("none"): "no such file"} {
+	require.Equal(t, "postgres://app@db/shop", got.Reveal())
+	for file, want := range map[string]string{"/dev/zero": "not a regular file", name("huge"): "larger than",
+		name("pipe"): "not a regular file", name("blank"): "empty",
+		"/dev/null": "not a regular file", dir: "not a regular file", name("none"): "no such file"} {
 		_, err := Resource{DSNFile: file}.Secret()
 		require.ErrorContains(t, err, want, file)
 		require.ErrorContains(t, err, file)
 		_, err = LoadNode(file, pflag.NewFlagSet("", pflag.ContinueOnError))
 		require.Error(t, err, file)
 	}
-	// Who writes into a pipe is heard.
+	// Who writes into a pipe is heard, of a configuration.
 	r, w, err := os.Pipe()
 	require.NoError(t, err)
 	_, err = w.WriteString("secret")
 	require.NoError(t, err)
 	require.NoError(t, w.Close())
-	b, err := readFile(fmt.Sprintf("/dev/fd/%d", r.Fd()), maxSecretFile)
+	b, exposed, err := readFile(fmt.Sprintf("/dev/fd/%d", r.Fd()), maxSecretFile)
 	require.NoError(t, err)
+	require.NoError(t, exposed)
 	require.Equal(t, "secret", string(b))
 	require.NoError(t, r.Close())
 }

@@ -9,6 +9,8 @@ import (
 	"os"
 	"syscall"
 	"time"
+
+	"github.com/concordtx/concord/security"
 )
 
 const (
@@ -19,27 +21,27 @@ const (
 )
 
 // readFile reads a file of at most limit bytes. What is no regular file may be read too, as
-// shells and keepers of secrets hand out pipes, and ends by the limit or by the time. Errors do not
-// name the file.
-func readFile(name string, limit int64) ([]byte, error) {
+// shells hand out pipes, and ends by the limit or by the time. Errors do not
+// name the file. exposed is what is wrong with it if it turns out to hold a secret.
+func readFile(name string, limit int64) (b []byte, exposed, err error) {
 	f, err := os.OpenFile(name, os.O_RDONLY|syscall.O_NONBLOCK, 0) // else a pipe that nobody writes to waits for ever
 	if err != nil {
-		return nil, withoutPath(err)
+		return nil, nil, withoutPath(err)
 	}
 	defer f.Close()
 	_ = f.SetReadDeadline(time.Now().Add(fileTimeout)) // regular files have none, and need none
-	b, err := io.ReadAll(io.LimitReader(f, limit+1))
+	b, err = io.ReadAll(io.LimitReader(f, limit+1))
 	switch {
 	case errors.Is(err, os.ErrDeadlineExceeded):
-		return nil, fmt.Errorf("it is a pipe that did not end within %v", fileTimeout)
+		return nil, nil, fmt.Errorf("it is a pipe that did not end within %v", fileTimeout)
 	case err != nil:
-		return nil, withoutPath(err)
+		return nil, nil, withoutPath(err)
 	case int64(len(b)) > limit:
-		return nil, fmt.Errorf("it is larger than %d KiB", limit>>10)
+		return nil, nil, fmt.Errorf("it is larger than %d KiB", limit>>10)
 	case len(b) == 0:
-		return nil, errors.New("it is empty")
+		return nil, nil, errors.New("it is empty")
 	}
-	return b, nil
+	return b, security.CheckSecret(f), nil
 }
 
 // withoutPath takes the name of the file away from an error.

@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"regexp"
 	"slices"
@@ -32,8 +33,10 @@ type Node struct {
 	// FeatureLevel holds what the cluster writes to its log at an older release's level, so that
 	// the way back to that release stays open; 0: whatever all members know is used.
 	FeatureLevel uint16 `mapstructure:"feature_level"`
-	API          listenConfig
-	Peer         listenConfig
+	API          apiConfig
+	Peer         peerConfig
+	// Admin is where people on the machine find metrics, profiles and the log level; empty: nowhere.
+	Admin listenConfig
 	// CertsDir has the certificates, by which nodes and clients know each other. Without it a listener
 	// that others can reach does not start, unless Insecure says that it shall.
 	CertsDir    string `mapstructure:"certs_dir"`
@@ -43,10 +46,21 @@ type Node struct {
 	Resources   []Resource // by decodeResources
 	Transaction transactionConfig
 	Disk        diskConfig
+	Limits      limits
 	Log         logConfig
 }
 
 type listenConfig struct{ Listen string }
+
+type apiConfig struct {
+	Listen string
+	TLS    apiTLS
+}
+
+type peerConfig struct {
+	Listen string
+	TLS    peerTLS
+}
 
 type Member struct {
 	ID   uint64
@@ -95,21 +109,26 @@ CONCORD_RESOURCES='[{"name": "orders", "driver": "postgres", "dsn": "postgres://
 
 // NodeProgram is "concord serve".
 var NodeProgram = program{command: "concord serve", prefix: envPrefix,
-	lists: []string{"members", "resources", "auth.grants"}, defaults: configDefaults, own: "addr",
+	lists:    []string{"members", "resources", "auth.grants", "peer.tls.ca", "api.tls.client_ca"},
+	defaults: configDefaults, own: "addr",
 	flags: map[string]string{"node": "node", "data_dir": "data-dir", "log.level": "log-level",
 		"log.format": "log-format",
 		"certs_dir":  "certs-dir", "insecure": "insecure"}}
 
 // configDefaults are the keys that are no lists, each with its default.
 func configDefaults() map[string]any {
-	return map[string]any{
+	d := map[string]any{
 		"node": 0, "data_dir": "", "feature_level": 0, "api.listen": "127.0.0.1:7420", "peer.listen": "127.0.0.1:7421",
 		"transaction.max_age": time.Minute, "transaction.grace": 5 * time.Second,
 		"transaction.scan": 5 * time.Second, "transaction.retention": 7 * 24 * time.Hour,
 		"certs_dir": "", "insecure": false, "auth.tokens": "",
 		"disk.reserve_mib": wal.DefaultReserve >> 20,
 		"log.level":        "info", "log.format": "text",
+		"admin.listen": "", "peer.tls.cert": "", "peer.tls.key": "", "peer.tls.crl": "", "api.tls.cert": "",
+		"api.tls.key": "",
 	}
+	maps.Copy(d, limitDefaults())
+	return d
 }
 
 // LoadNode reads a configuration file, or with no name the environment alone, and checks it.
@@ -127,17 +146,18 @@ func LoadNode(file string, flags *pflag.FlagSet) (*Node, error) {
 	return &c, nil
 }
 
-func readConfig(v *viper.Viper, file, command string) error {
-	b, err := readFile(file, maxConfigFile)
+// readConfig reads a file. exposed is what is wrong with it if it holds a secret.
+func readConfig(v *viper.Viper, file, command string) (exposed, err error) {
+	b, exposed, err := readFile(file, maxConfigFile)
 	if err != nil {
-		return fmt.Errorf("read the configuration %s: %w: give the path of a file with --config; an example is in "+
+		return nil, fmt.Errorf("read the configuration %s: %w: give the path of a file with --config; an example is in "+
 			"\"%s --help\"", file, err, command)
 	}
 	if err := v.ReadConfig(bytes.NewReader(b)); err != nil {
-		return fmt.Errorf("%s is not YAML%s: put texts with special characters in quotes; an example is in \"%s "+
+		return nil, fmt.Errorf("%s is not YAML%s: put texts with special characters in quotes; an example is in \"%s "+
 			"--help\"", file, line(err), command)
 	}
-	return nil
+	return exposed, nil
 }
 
 var lineNumber = regexp.MustCompile(`line (\d+)`)
@@ -166,7 +186,17 @@ func (c *Node) check() error {
 	if c.DataDir == "" {
 		return errors.New("\"data_dir\" is missing: give a directory of its own to each node")
 	}
-	return errors.Join(c.checkMembers(), c.CheckResources(), c.checkRest(), c.Doors().Check())
+	return errors.Join(c.checkMembers(), c.CheckResources(), c.checkRest(), c.Limits.check(), c.checkAdmin(),
+		c.Doors().Check())
+}
+
+// checkAdmin keeps from outside what asks nobody who he is.
+func (c *Node) checkAdmin() error {
+	if c.Admin.Listen == "" || loopback(c.Admin.Listen) {
+		return nil
+	}
+	return fmt.Errorf("admin.listen: %s can be reached from outside, and asks nobody who he is: give an address of this "+
+		"machine alone, such as 127.0.0.1:7422", c.Admin.Listen)
 }
 
 func (c *Node) checkMembers() error {
@@ -237,7 +267,8 @@ func (c *Node) checkRest() error {
 
 // Doors says who may come in.
 func (c *Node) Doors() Doors {
-	d := Doors{certsDir: c.CertsDir, insecure: c.Insecure, auth: c.Auth,
+	d := Doors{certsDir: c.CertsDir, insecure: c.Insecure, auth: c.Auth, peer: c.Peer.TLS, api: c.API.TLS,
+		limits:    c.Limits.access(),
 		own:       func(d security.Dir) security.Files { return d.Node(c.Node) },
 		listeners: []listener{{"api.listen", c.API.Listen}, {"peer.listen", c.Peer.Listen}}}
 	for _, r := range c.Resources {
@@ -263,7 +294,7 @@ func (c *Node) Membership() []replica.Member {
 // Addresses are where a client of the cluster may begin: own first, which is this node's. Where nodes
 // have certificates it is the address that the members know, as the certificate is for that one.
 func (c *Node) Addresses(own string) []string {
-	if i := slices.IndexFunc(c.Members, func(m Member) bool { return m.ID == c.Node }); i >= 0 && c.CertsDir != "" {
+	if i := slices.IndexFunc(c.Members, func(m Member) bool { return m.ID == c.Node }); i >= 0 && c.Doors().Secure() {
 		own = c.Members[i].API
 	}
 	addrs := []string{own}
@@ -297,13 +328,16 @@ func LoadResources(file string) ([]Resource, error) {
 func LoadParts(file string, keys ...string) (*Node, error) {
 	v := viper.New()
 	v.SetConfigType("yaml")
-	if err := readConfig(v, file, NodeProgram.command); err != nil {
+	exposed, err := readConfig(v, file, NodeProgram.command)
+	if err != nil {
 		return nil, err
 	}
 	var c Node
 	if slices.Contains(keys, "resources") {
-		var err error
-		if c.Resources, err = decodeResources(v.Get("resources"), NodeProgram.own); err != nil {
+		if c.Resources, err = decodeResources(v.Get("resources"), NodeProgram.own); err == nil {
+			err = keptSecret(c.Resources, exposed)
+		}
+		if err != nil {
 			return nil, fmt.Errorf("%s: %w", file, err)
 		}
 	}

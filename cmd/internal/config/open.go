@@ -45,9 +45,9 @@ func openOne(ctx context.Context, c Resource, who *security.Credentials) (adapte
 		return nil, err
 	}
 	if c.Driver == "mysql" {
-		return mysql.Open(c.Name, dsn)
+		return mysql.OpenWithOptions(c.Name, dsn.Reveal(), mysql.Options{Trust: c.Trust()})
 	}
-	return postgres.Open(ctx, c.Name, dsn)
+	return postgres.Open(ctx, c.Name, dsn.Reveal(), postgres.WithTrust(c.Trust()))
 }
 
 func Close(resources []adapters.Resource) error {

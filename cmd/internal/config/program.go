@@ -61,9 +61,10 @@ func (p program) load(file string, flags *pflag.FlagSet, into any) (source strin
 		}
 	}
 	source = fmt.Sprintf("the environment (%s*)", p.prefix)
+	var exposed error
 	if file != "" {
 		source = file
-		if err := readConfig(v, file, p.command); err != nil {
+		if exposed, err = readConfig(v, file, p.command); err != nil {
 			return "", nil, err
 		}
 	}
@@ -72,6 +73,11 @@ func (p program) load(file string, flags *pflag.FlagSet, into any) (source strin
 	}
 	if resources, err = decodeResources(v.Get("resources"), p.own); err != nil {
 		return "", nil, fmt.Errorf("%s: %w: see the example in \"%s --help\"", source, err, p.command)
+	}
+	if os.Getenv(p.Variable("resources")) == "" {
+		if err := keptSecret(resources, exposed); err != nil {
+			return "", nil, fmt.Errorf("%s: %w", source, err)
+		}
 	}
 	v.Set("resources", []any{}) // done with
 	if err := v.UnmarshalExact(into, func(d *mapstructure.DecoderConfig) { d.ErrorUnused = true }); err != nil {
