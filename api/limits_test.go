@@ -55,8 +55,9 @@ func TestEveryLimitOfARequestIsDocumented(t *testing.T) {
 			for _, spec := range group.Specs {
 				for _, ident := range spec.(*ast.ValueSpec).Names {
 					if strings.HasPrefix(ident.Name, "Max") {
-						require.Contains(t, limits, ident.Name, "%s of %s: add it to limits, and to the table in "+
-							"docs/protocol.md", ident.Name, name)
+						if _, has := limits[ident.Name]; !has {
+							t.Errorf("%s of %s: add it to limits, and to the table in docs/protocol.md", ident.Name, name)
+						}
 					}
 				}
 			}

@@ -195,7 +195,9 @@ func TestEveryProcedureByEveryRole(t *testing.T) {
 				continue
 			}
 			want := "permission_denied"
-			require.Contains(t, allowed, string(m.Name()), "a new procedure: who may call it?")
+			if allowed[string(m.Name())] == nil {
+				t.Fatalf("%s is a new procedure: say in this test who may call it", m.Name())
+			}
 			if slices.Contains(allowed[string(m.Name())], name) {
 				want = ""
 			}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/http"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -147,7 +148,7 @@ func TestCallsOfTheLeaderAreHandedOnToIt(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			first.calls = nil
 			ctx, info := connect.NewClientContext(t.Context())
-			require.NoError(t, do(ctx, follows.stub(t)))
+			require.NoError(t, do(ctx, follows.stub(t)), "%s is not handed on: give it a row in handOns, in relay.go", name)
 			require.Len(t, first.calls, 1)
 			require.Equal(t, "2", info.ResponseHeader().Get(api.HandedOnHeader), "who handed it on")
 
@@ -175,6 +176,32 @@ func TestCallsOfTheLeaderAreHandedOnToIt(t *testing.T) {
 		err := api.FromStatus(do(t.Context(), follows.stub(t)))
 		require.ErrorIs(t, err, api.ErrUnavailable, name)
 		require.ErrorContains(t, err, "node 1, did not answer", name)
+	}
+}
+
+// A call of any node that only a leader can serve would be handed on by nobody.
+func TestCallsOfAnyNodeAreServedByOneThatDoesNotLead(t *testing.T) {
+	n := newFake()
+	n.follows(1, "127.0.0.1:1")
+	s := serve(t, n, nil)
+	for _, m := range procedures() {
+		name := string(m.Name())
+		if !slices.Contains(ofAny, name) || m.IsStreamingClient() { // Decide hands on by itself: see above
+			continue
+		}
+		body, kind := "{}", "application/json"
+		if m.IsStreamingServer() {
+			body, kind = "\x00\x00\x00\x00\x02{}", "application/connect+json"
+		}
+		res, err := h2(t).Post(s.URL+"/"+string(m.Parent().FullName())+"/"+name, kind, strings.NewReader(body))
+		require.NoError(t, err, name)
+		first := make([]byte, 1)
+		_, err = res.Body.Read(first)
+		require.NoError(t, res.Body.Close())
+		if res.StatusCode != http.StatusOK || m.IsStreamingServer() && (err != nil || first[0] != 0) {
+			t.Errorf("%s is refused by a node that does not lead (%s): give it a row in handOns, in relay.go, and one in "+
+				"ofLeader, or let every node serve it", name, res.Status)
+		}
 	}
 }
 

@@ -4,6 +4,12 @@ package txn
 
 import (
 	"bytes"
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"os"
+	"reflect"
+	"strings"
 	"testing"
 	"time"
 
@@ -136,4 +142,131 @@ func FuzzTxnUnmarshal(f *testing.F) {
 			require.Equal(t, b, again)
 		}
 	})
+}
+
+// kinds has a row for each kind of record: the level from which on it is written, LevelBase if every
+// program that reads this log knows it, and why nothing folds it, if nothing does.
+var kinds = map[recordKind]struct {
+	level   FeatureLevel
+	ignored string
+}{
+	kindForm:        {level: LevelBase},
+	kindCommit:      {level: LevelBase},
+	kindAbort:       {level: LevelBase},
+	kindEnd:         {level: LevelBase},
+	kindHeuristic:   {level: LevelBase},
+	kindForget:      {level: LevelBase},
+	kindWatermark:   {level: LevelBase},
+	kindMember:      {level: LevelBase},
+	kindHolds:       {level: LevelBase},
+	kindFeature:     {level: LevelBase},
+	kindLease:       {level: LevelLeases},
+	kindLeaseEnd:    {level: LevelLeases},
+	kindMembers:     {level: LevelMembers},
+	kindPreCommit:   {level: LevelThreePhase},
+	kindPreAbort:    {level: LevelThreePhase},
+	kindPromise:     {level: LevelThreePhase},
+	kindProven:      {level: LevelThreePhase},
+	kindKeyedCommit: {level: LevelKeys},
+	kindAgent:       {level: LevelAgents},
+	kindHighWater:   {level: LevelHighWater},
+	kindQuarantine:  {level: LevelHighWater},
+	kindAccept:      {level: LevelHighWater},
+}
+
+// A kind of which a step was forgotten is read by nobody, is ignored by the fold, or meets programs
+// that do not know it.
+func TestEveryKindOfRecordHasAllItsSteps(t *testing.T) {
+	folded := map[string]bool{}
+	for _, where := range []struct{ file, function string }{{"table.go", "Apply"}, {"cluster.go", "Fold"}} {
+		for _, name := range cases(t, where.file, where.function) {
+			folded[name] = true
+		}
+	}
+	samples := map[recordKind]Record{}
+	for _, r := range sampleRecords() {
+		samples[r.kind()] = r
+	}
+	page, err := os.ReadFile("../docs/ARCHITECTURE.md")
+	require.NoError(t, err)
+	_, list, _ := strings.Cut(string(page), "\nLog records: ")
+	list, _, _ = strings.Cut(list, "What always holds")
+	for i, name := range constants(t, "record.go", "recordKind") {
+		kind := recordKind(i + 1)
+		row, known := kinds[kind]
+		if !known || row.level < LevelBase || row.level > Newest {
+			t.Errorf("%s: from which level on is it written? Say so in kinds, beside this test", name)
+		}
+		if short := strings.TrimPrefix(name, "kind"); !strings.Contains(list, "`"+short+"`") {
+			t.Errorf("%s: docs/ARCHITECTURE.md does not name `%s` in its list of log records", name, short)
+		}
+		sample, known := samples[kind]
+		if !known {
+			t.Errorf("%s: sampleRecords has none, so neither the decoder nor the fuzz tests meet it", name)
+			continue
+		}
+		if got, err := DecodeRecords(EncodeRecords(nil, sample)); err != nil || got[0].kind() != kind {
+			t.Errorf("%s: decoder.record in record.go does not know it", name)
+		}
+		typ := reflect.TypeOf(sample).Name()
+		if folded[typ] == (row.ignored != "") {
+			t.Errorf("%s: %s is folded by Table.Apply or ClusterState.Fold, or kinds says why not: neither, or both",
+				name, typ)
+		}
+	}
+}
+
+// constants returns the names of a list of constants that counts from one.
+func constants(t *testing.T, file, typ string) (names []string) {
+	t.Helper()
+	for _, d := range parse(t, file).Decls {
+		g, ok := d.(*ast.GenDecl)
+		if !ok || g.Tok != token.CONST {
+			continue
+		}
+		first, ok := g.Specs[0].(*ast.ValueSpec)
+		if name, is := first.Type.(*ast.Ident); !ok || !is || name.Name != typ {
+			continue
+		}
+		require.Empty(t, names, "all of %s belong in one list", typ)
+		for i, spec := range g.Specs {
+			v := spec.(*ast.ValueSpec)
+			require.Equal(t, i == 0, len(v.Values) > 0, "%s: the list counts from one, without gaps", v.Names[0].Name)
+			names = append(names, v.Names[0].Name)
+		}
+	}
+	require.NotEmpty(t, names, "%s has no constants of type %s", file, typ)
+	return names
+}
+
+// cases returns the types that the type switches of a function name.
+func cases(t *testing.T, file, function string) (names []string) {
+	t.Helper()
+	for _, d := range parse(t, file).Decls {
+		f, ok := d.(*ast.FuncDecl)
+		if !ok || f.Name.Name != function {
+			continue
+		}
+		ast.Inspect(f, func(n ast.Node) bool {
+			if s, ok := n.(*ast.TypeSwitchStmt); ok {
+				for _, clause := range s.Body.List {
+					for _, e := range clause.(*ast.CaseClause).List {
+						if name, ok := e.(*ast.Ident); ok {
+							names = append(names, name.Name)
+						}
+					}
+				}
+			}
+			return true
+		})
+	}
+	require.NotEmpty(t, names, "%s has no switch over types in %s", file, function)
+	return names
+}
+
+func parse(t *testing.T, file string) *ast.File {
+	t.Helper()
+	f, err := parser.ParseFile(token.NewFileSet(), file, nil, 0)
+	require.NoError(t, err)
+	return f
 }

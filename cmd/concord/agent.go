@@ -14,16 +14,12 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
 
-	"github.com/concordtx/concord/adapters/mysql"
-	"github.com/concordtx/concord/adapters/pebble"
-	"github.com/concordtx/concord/adapters/postgres"
 	"github.com/concordtx/concord/api"
 	"github.com/concordtx/concord/api/member"
 	"github.com/concordtx/concord/cmd/internal/config"
 	"github.com/concordtx/concord/cmd/internal/terminal"
 	"github.com/concordtx/concord/participant"
 	"github.com/concordtx/concord/participant/service"
-	"github.com/concordtx/concord/participant/statement"
 	"github.com/concordtx/concord/security"
 )
 
@@ -81,7 +77,7 @@ func runAgent(ctx context.Context, conf *config.Agent, log *slog.Logger) (err er
 	if err != nil {
 		return &terminal.ExitError{Code: terminal.ExitUsage, Text: err.Error()}
 	}
-	databases, err := openDatabases(ctx, conf.Resources, conf.MaxOpen)
+	databases, err := config.OpenHosted(ctx, conf.Resources, conf.MaxOpen)
 	defer func() {
 		for _, d := range databases {
 			err = errors.Join(err, d.Close())
@@ -132,63 +128,4 @@ func advertised(configured string, listens net.Addr) string {
 		return ""
 	}
 	return listens.String()
-}
-
-// openDatabases opens the databases of an agent. Nothing is connected yet, but an embedded store is
-// opened, and what a crash left unprepared in it undone. What was opened is returned in any case.
-func openDatabases(ctx context.Context, configs []config.Resource, sessions int) (list []statement.Database,
-	err error) {
-	for _, c := range configs {
-		d, err := openDatabase(ctx, c, sessions)
-		if err != nil {
-			return list, err
-		}
-		list = append(list, d)
-	}
-	return list, nil
-}
-
-func openDatabase(ctx context.Context, c config.Resource, sessions int) (statement.Database, error) {
-	if c.Driver == "pebble" {
-		r, err := pebble.Open(c.Name, c.Dir)
-		if err != nil {
-			return nil, err
-		}
-		return statement.Pebble(r), nil
-	}
-	dsn, err := c.Secret()
-	if err != nil {
-		return nil, fmt.Errorf("resource %s: %w", c.Name, err)
-	}
-	if c.Driver == "mysql" {
-		r, err := mysql.OpenWithOptions(c.Name, dsn.Reveal(), mysql.Options{MaxOpen: sessions, Trust: c.Trust()})
-		if err != nil {
-			return nil, err
-		}
-		return statement.MySQL(r), nil
-	}
-	r, err := postgres.Open(ctx, c.Name, withPool(dsn.Reveal(), sessions+spareConns),
-		postgres.WithTrust(c.Trust()))
-	if err != nil {
-		return nil, err
-	}
-	return statement.Postgres(r), nil
-}
-
-// spareConns are connections beside those of branches, for what ends others and lists.
-const spareConns = 4
-
-// withPool gives a pool the room for all branches that may be open, unless the data source name
-// says otherwise.
-func withPool(dsn string, conns int) string {
-	setting := fmt.Sprintf("pool_max_conns=%d", conns)
-	switch {
-	case strings.Contains(dsn, "pool_max_conns"):
-		return dsn
-	case !strings.Contains(dsn, "://"):
-		return dsn + " " + setting
-	case strings.Contains(dsn, "?"):
-		return dsn + "&" + setting
-	}
-	return dsn + "?" + setting
 }

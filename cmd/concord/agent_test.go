@@ -107,15 +107,3 @@ func TestTheAgentsExampleIsAConfiguration(t *testing.T) {
 	require.NoError(t, config.CheckEnvironment([]string{"CONCORD_AGENT_NAME=west"}))
 	require.Error(t, config.CheckEnvironment([]string{"CONCORD_AGENT_NAM=west"}))
 }
-
-// A pool has room for all branches, unless its data source name says otherwise.
-func TestPoolsHaveRoom(t *testing.T) {
-	for dsn, want := range map[string]string{
-		"postgres://app@h/d":                  "postgres://app@h/d?pool_max_conns=9",
-		"postgres://app@h/d?sslmode=disable":  "postgres://app@h/d?sslmode=disable&pool_max_conns=9",
-		"host=h dbname=d":                     "host=h dbname=d pool_max_conns=9",
-		"postgres://app@h/d?pool_max_conns=3": "postgres://app@h/d?pool_max_conns=3",
-	} {
-		require.Equal(t, want, withPool(dsn, 9))
-	}
-}

@@ -381,9 +381,10 @@ var withoutRow = map[string]string{
 	"account %d of %s is not there": measured,
 	"bank %s: %w":                   measured,
 	"bank %s: make accounts: %w":    measured,
-	"bank %s: add up: %w":           measured,
-	"account %d: found %v: %w":      measured,
-	"account %d: %w":                measured,
+	"driver %s has no accounts: give a database of driver postgres or mysql": "both commands choose by driver",
+	"bank %s: add up: %w":      measured,
+	"account %d: found %v: %w": measured,
+	"account %d: %w":           measured,
 	"no transaction was in doubt when the coordinators were stopped, so the agents had nothing to finish: try it " +
 		"with more --transfers or --workers": unlucky,
 	"the agents have decided %v about %v, and the cluster says %v: " +

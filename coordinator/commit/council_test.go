@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -255,4 +256,24 @@ func TestCouncilsAreWokenAPieceInATurn(t *testing.T) {
 	}
 	require.Len(t, seen, many)
 	require.False(t, l.core.councilsDue())
+}
+
+// A class that is forgotten in protocol.go is refused, and not decided by the core of another one.
+func TestEveryClassHasACoreOrIsRefused(t *testing.T) {
+	notSwitchedOn := []txn.Class{txn.LastResource}
+	for class := range txn.Class(32) {
+		_, has := cores[class]
+		if class.Known() && !has && !slices.Contains(notSwitchedOn, class) {
+			t.Errorf("the class %v is known and has no core: give it a row in cores, in protocol.go, or say here that it is "+
+				"not switched on", class)
+		}
+		if has {
+			continue
+		}
+		id := txn.NewID(time.Now()).WithClass(class)
+		c := &Machine{table: txn.NewTable(txn.Meta{Level: txn.Newest}, nil, nil)}
+		require.False(t, c.decides(class))
+		require.Panics(t, func() { c.newLive(id) })
+		require.Panics(t, func() { resumeLive(txn.Txn{ID: id, Decision: txn.Commit}, nil) })
+	}
 }

@@ -3,52 +3,82 @@
 package commit
 
 import (
+	"fmt"
+
 	"github.com/concordtx/concord/protocol/threepc"
 	"github.com/concordtx/concord/protocol/twopc"
 	"github.com/concordtx/concord/txn"
 )
 
 // The class in a gid says by which protocol its transaction is decided. Which core that means is
-// chosen here alone; what the machine has in hand is a protocol.Transaction, and for three-phase
-// transactions a council besides.
+// chosen here alone, in cores; what the machine has in hand is a protocol.Transaction, and for
+// three-phase transactions a council besides.
+
+// protocolCore takes transactions of a class in hand, from a level on.
+type protocolCore struct {
+	from   txn.FeatureLevel
+	begin  func(*Machine, *live)                // it has no decision
+	resume func(*live, txn.Txn, []txn.BranchNo) // it is committed, and these branches are finished
+}
+
+// cores has a row for each class that this version decides. The rows have no names of fields, so that
+// one that leaves something out does not compile.
+var cores = map[txn.Class]protocolCore{
+	txn.Plain:      {txn.LevelBase, beginTwoPhase, resumeTwoPhase},
+	txn.Recorded:   {txn.LevelBase, beginTwoPhase, resumeTwoPhase},
+	txn.ThreePhase: {txn.LevelThreePhase, beginThreePhase, resumeThreePhase},
+}
 
 // decides reports whether this cluster decides transactions of a class.
 func (c *Machine) decides(class txn.Class) bool {
-	return class == txn.Plain || class == txn.Recorded ||
-		class == txn.ThreePhase && c.table.State().Level() >= txn.LevelThreePhase
+	core, known := cores[class]
+	return known && c.table.State().Level() >= core.from
 }
 
-// newLive takes a transaction in hand that has no decision. One that is open goes on where the
-// log says that the witness is. Of a class that is not decided here there can only be aborts, of
-// what somebody left.
+// newLive takes a transaction in hand that has no decision. Whoever asks for that has seen that its
+// class is decided here.
 func (c *Machine) newLive(id txn.ID) *live {
+	if !c.decides(id.Class()) {
+		panic(fmt.Sprintf("commit: %v is taken in hand, and nothing here decides the class %v", id, id.Class()))
+	}
 	l := &live{id: id}
-	if id.Class() != txn.ThreePhase || !c.decides(id.Class()) {
-		l.core = &twopc.Coordinator{}
-		return l
-	}
-	p := &council{core: threepc.NewCoordinator(id), addrs: map[txn.PartyID]string{}}
-	if w, open := c.table.Witness(id); open {
-		p.core = threepc.Resume(w)
-		p.seat(w.Members)
-		l.record.Protocol, l.record.Label, l.seen = txn.ThreePhaseCommit, w.Label, true
-		p.again, p.elect = c.core.Now(), c.core.Now()
-		if _, attempts := p.core.Attempting(); attempts {
-			p.elect = c.core.Now().Add(p.pause(id))
-		}
-	}
-	l.core, l.council = p.core, p
+	cores[id.Class()].begin(c, l)
 	return l
 }
 
 // resumeLive takes a transaction in hand that is committed, and has these branches finished.
 func resumeLive(x txn.Txn, finished []txn.BranchNo) *live {
-	l := &live{id: x.ID}
-	if x.Protocol == txn.ThreePhaseCommit {
-		core := threepc.ResumeDecided(x.ID, x.Branches, finished...)
-		l.core, l.council = core, &council{core: core, addrs: map[txn.PartyID]string{}}
-		return l
+	core, known := cores[x.ID.Class()]
+	if !known {
+		panic(fmt.Sprintf("commit: %v is committed, and nothing here finishes the class %v", x.ID, x.ID.Class()))
 	}
-	l.core = twopc.Resume(x.Branches, finished...)
+	l := &live{id: x.ID}
+	core.resume(l, x, finished)
 	return l
+}
+
+func beginTwoPhase(_ *Machine, l *live) { l.core = &twopc.Coordinator{} }
+
+func resumeTwoPhase(l *live, x txn.Txn, finished []txn.BranchNo) {
+	l.core = twopc.Resume(x.Branches, finished...)
+}
+
+// beginThreePhase goes on where the log says that the witness is, if the transaction is open.
+func beginThreePhase(c *Machine, l *live) {
+	p := &council{core: threepc.NewCoordinator(l.id), addrs: map[txn.PartyID]string{}}
+	if w, open := c.table.Witness(l.id); open {
+		p.core = threepc.Resume(w)
+		p.seat(w.Members)
+		l.record.Protocol, l.record.Label, l.seen = txn.ThreePhaseCommit, w.Label, true
+		p.again, p.elect = c.core.Now(), c.core.Now()
+		if _, attempts := p.core.Attempting(); attempts {
+			p.elect = c.core.Now().Add(p.pause(l.id))
+		}
+	}
+	l.core, l.council = p.core, p
+}
+
+func resumeThreePhase(l *live, x txn.Txn, finished []txn.BranchNo) {
+	core := threepc.ResumeDecided(x.ID, x.Branches, finished...)
+	l.core, l.council = core, &council{core: core, addrs: map[txn.PartyID]string{}}
 }

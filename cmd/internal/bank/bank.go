@@ -51,10 +51,13 @@ func OpenSQL(ctx context.Context, c config.Resource, l Ledger) (Bank, error) {
 	if err != nil {
 		return nil, err
 	}
-	if c.Driver == "postgres" {
+	switch c.Driver {
+	case "postgres":
 		return openPostgres(ctx, c.Name, dsn.Reveal(), l)
+	case "mysql":
+		return openMySQL(c.Name, dsn.Reveal(), l)
 	}
-	return openMySQL(c.Name, dsn.Reveal(), l)
+	return nil, fmt.Errorf("driver %s has no accounts: give a database of driver postgres or mysql", c.Driver)
 }
 
 func openPostgres(ctx context.Context, name, dsn string, l Ledger) (*Postgres, error) {

@@ -102,7 +102,7 @@ func (c *Agent) check() error {
 	if len(c.Resources) == 0 {
 		return errors.New("\"resources\" is empty: an agent hosts at least one database")
 	}
-	if err := checkResources(c.Resources, "pebble"); err != nil {
+	if err := checkResources(c.Resources, ofAgent); err != nil {
 		return err
 	}
 	if err := c.Doors().Check(); err != nil {

@@ -33,19 +33,33 @@ func Open(ctx context.Context, configs []Resource, who *security.Credentials) (o
 }
 
 func openOne(ctx context.Context, c Resource, who *security.Credentials) (adapters.Resource, error) {
-	if c.Driver == agent.Driver {
-		client, err := agent.Dial(c.Addr, agent.WithCredentials(who))
-		if err != nil {
-			return nil, err
-		}
-		return agent.New(c.Name, client), nil
+	d, err := ofNode.driver(c)
+	if err != nil {
+		return nil, err
 	}
+	return d.node(ctx, c, who)
+}
+
+func openAgent(_ context.Context, c Resource, who *security.Credentials) (adapters.Resource, error) {
+	client, err := agent.Dial(c.Addr, agent.WithCredentials(who))
+	if err != nil {
+		return nil, err
+	}
+	return agent.New(c.Name, client), nil
+}
+
+func openMySQL(_ context.Context, c Resource, _ *security.Credentials) (adapters.Resource, error) {
 	dsn, err := c.Secret()
 	if err != nil {
 		return nil, err
 	}
-	if c.Driver == "mysql" {
-		return mysql.OpenWithOptions(c.Name, dsn.Reveal(), mysql.Options{Trust: c.Trust()})
+	return mysql.OpenWithOptions(c.Name, dsn.Reveal(), mysql.Options{Trust: c.Trust()})
+}
+
+func openPostgres(ctx context.Context, c Resource, _ *security.Credentials) (adapters.Resource, error) {
+	dsn, err := c.Secret()
+	if err != nil {
+		return nil, err
 	}
 	return postgres.Open(ctx, c.Name, dsn.Reveal(), postgres.WithTrust(c.Trust()))
 }

@@ -90,11 +90,10 @@ func decodeResource(values map[string]any, keys []string) (r Resource, err error
 	return r, nil
 }
 
-func (c *Node) CheckResources() error { return checkResources(c.Resources, "agent") }
+func (c *Node) CheckResources() error { return checkResources(c.Resources, ofNode) }
 
-// checkResources checks a list of resources, of an agent or of a node, which has a driver that the
-// other has not.
-func checkResources(list []Resource, own string) error {
+// checkResources checks the list of resources of a host.
+func checkResources(list []Resource, of host) error {
 	var names []string
 	for i, r := range list {
 		if r.Name == "" {
@@ -111,7 +110,8 @@ func checkResources(list []Resource, own string) error {
 			return fmt.Errorf("resources[%d]: the name %s is given twice: each resource has its own", i, shown(r.Name))
 		}
 		names = append(names, r.Name)
-		if r.Driver == "agent" && own == "agent" {
+		d, unknown := of.driver(r)
+		if d.at == byAddr {
 			if _, err := agent.Dial(r.Addr); err != nil || !r.DSN.Empty() || r.DSNFile != "" {
 				return fmt.Errorf("resource %s: an agent hosts it: give the agent's \"addr\" as host:port, and "+
 					"neither \"dsn\" nor \"dsn_file\"", Named(r.Name))
@@ -122,16 +122,15 @@ func checkResources(list []Resource, own string) error {
 			return fmt.Errorf("resource %s: \"addr\" is for driver agent: give \"dsn\" or \"dsn_file\" instead",
 				Named(r.Name))
 		}
-		if r.Driver == "pebble" && own == "pebble" {
+		if d.at == byDir {
 			if r.Dir == "" || !r.DSN.Empty() || r.DSNFile != "" {
 				return fmt.Errorf("resource %s: a pebble store is in a directory of its own: give \"dir\", and "+
 					"neither \"dsn\" nor \"dsn_file\"", Named(r.Name))
 			}
 			continue
 		}
-		if !slices.Contains([]string{"postgres", "mysql"}, r.Driver) {
-			return fmt.Errorf("resources[%d]: driver %s is none of postgres, mysql (also for MariaDB), %s", i,
-				shown(r.Driver), own)
+		if unknown != nil {
+			return fmt.Errorf("resources[%d]: %w", i, unknown)
 		}
 		if r.Dir != "" {
 			return fmt.Errorf("resource %s: \"dir\" is for driver pebble: give \"dsn\" or \"dsn_file\" instead",
