@@ -270,7 +270,7 @@ var joinedTexts = []struct {
 			"that has no part in it by another client", concord.ErrAborted},
 	{"an answer that is none", answered(quack{}, nil, func(api.Participation) string { return "x" }),
 		"transaction GID was aborted: a part of the transaction failed: the answer of stock:80 is none of a service that joins " +
-			"transactions: concord-participation: is no JSON of this message", concord.ErrAborted},
+			"transactions: concord-participation: is not JSON of this message", concord.ErrAborted},
 	{"an answer to another call", answered(quack{}, nil, func(p api.Participation) string { p.Call++; return text(p) }),
 		"transaction GID was aborted: a part of the transaction failed: the answer of stock:80 is that to another call: let no " +
 			"cache be in between: invalid request", concord.ErrAborted},

@@ -147,6 +147,17 @@ type enlisted struct{ s adapters.Session }
 
 func (e enlisted) Enlist(context.Context, adapters.Opener) (adapters.Session, error) { return e.s, nil }
 
+// A node can lead, and be asked, before its ticker has ticked for the first time.
+func TestANodeKnowsTheTimeFromItsFirstTurnOn(t *testing.T) {
+	n, err := Open(Config{Node: 1, Members: []replica.Member{{ID: 1, Peer: "127.0.0.1:0", API: "api-1"}},
+		DataDir: t.TempDir(), Logger: slog.New(slog.DiscardHandler)})
+	require.NoError(t, err)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	require.NoError(t, n.Run(ctx))
+	require.False(t, n.core.Clock().IsZero())
+}
+
 func TestDecisionsSurviveTheDeathOfEveryLeader(t *testing.T) {
 	c := newCluster(t, 3, func() []adapters.Resource { return nil })
 	var ids []txn.ID

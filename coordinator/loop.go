@@ -62,6 +62,8 @@ func (l *loop) run(ctx context.Context) error {
 		}
 	}()
 	l.publish(time.Now())
+	// Until the first tick the core would not know the time, and take every transaction for one of the future.
+	l.turn(time.Now(), nil, nil)
 	for {
 		// While the disk is behind, only what makes it catch up is taken in.
 		asks, received := l.asks, l.received

@@ -330,7 +330,7 @@ func TestMembersThatCannotBeChangedLikeThat(t *testing.T) {
 	require.ErrorIs(t, err, api.ErrRefused)
 	require.ErrorContains(t, err, "node 4 is being added and has not caught up yet")
 	err = do(func(n *Node) error { return n.Lead(ctx, 4, "ann", "why") })
-	require.ErrorContains(t, err, "node 4 is no voter (learner)")
+	require.ErrorContains(t, err, "node 4 is not a voter (learner)")
 	require.Eventually(t, func() bool {
 		return strings.Contains(strings.Join(c.leader().Status().Warnings, "\n"), "node 4 learns")
 	}, 10*time.Second, 20*time.Millisecond)

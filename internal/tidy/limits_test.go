@@ -32,6 +32,7 @@ var notForClients = map[string]string{
 	"server/maxUnanswered":             "one more waits, and is read when another one is answered",
 	"server/maxKey":                    "of changes of members, which the command line asks for",
 	"server/maxAddress":                "of changes of members, which the command line asks for",
+	"server/maxLevel":                  "of the listener for administrators",
 }
 
 var ofLimit = regexp.MustCompile(`^[mM]ax[A-Z]`)
