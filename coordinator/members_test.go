@@ -332,7 +332,7 @@ func TestMembersThatCannotBeChangedLikeThat(t *testing.T) {
 	err = do(func(n *Node) error { return n.Lead(ctx, 4, "ann", "why") })
 	require.ErrorContains(t, err, "node 4 is not a voter (learner)")
 	require.Eventually(t, func() bool {
-		return strings.Contains(strings.Join(c.leader().Status().Warnings, "\n"), "node 4 learns")
+		return strings.Contains(strings.Join(c.leader().Status().Warnings, "\n"), "node 4 is learning")
 	}, 10*time.Second, 20*time.Millisecond)
 	require.NoError(t, do(func(n *Node) error { return n.RemoveMember(ctx, 4, "m", "ann", "why") }),
 		"a learner that never came")
