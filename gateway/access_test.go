@@ -8,8 +8,8 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/concordtx/concord/api"
-	"github.com/concordtx/concord/security/access"
 	concordv1 "github.com/concordtx/concord/api/concord/v1"
+	"github.com/concordtx/concord/security/access"
 )
 
 func TestEveryProcedureHasARule(t *testing.T) {

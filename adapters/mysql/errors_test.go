@@ -18,8 +18,8 @@ import (
 	"github.com/concordtx/concord/adapters"
 	"github.com/concordtx/concord/adapters/adaptertest"
 	"github.com/concordtx/concord/internal/said"
-	"github.com/concordtx/concord/security"
 	"github.com/concordtx/concord/internal/testdb"
+	"github.com/concordtx/concord/security"
 	"github.com/concordtx/concord/txn"
 )
 
