@@ -182,7 +182,7 @@ func (f Files) load(old *material, now time.Time) (*material, error) {
 	m.clients = m.authorities
 	b, m.separate, err = f.optional(f.ClientCA, old != nil && old.separate)
 	if err != nil {
-		return nil, fmt.Errorf("authorities of clients: %w", err)
+		return nil, fmt.Errorf("authorities of clients: %w: %s", err, makeKeys)
 	}
 	if m.separate {
 		h.Write(b)
@@ -194,7 +194,7 @@ func (f Files) load(old *material, now time.Time) (*material, error) {
 	}
 	b, found, err := f.optional(f.CRL, old != nil && old.revoked != nil)
 	if err != nil {
-		return nil, fmt.Errorf("revocations: %w", err)
+		return nil, fmt.Errorf("revocations: %w: %s", err, makesList)
 	}
 	if found {
 		h.Write(b)
@@ -231,6 +231,9 @@ func (f Files) loadOwn(m *material, hash func([]byte) (int, error), now time.Tim
 		return fmt.Errorf("certificate: %w: %s", err, makeKeys)
 	}
 	keyPEM, err := readSecret(f.Key, maxFile)
+	if errors.Is(err, fs.ErrNotExist) {
+		err = fmt.Errorf("%w: put it back, or make both anew", err)
+	}
 	if err != nil {
 		return fmt.Errorf("key of %s: %w", filepath.Base(f.Cert), err)
 	}
@@ -319,8 +322,8 @@ func (m *material) verify(chain []*x509.Certificate, usage x509.ExtKeyUsage, now
 		return Identity{}, untrusted("that of %v is not made for this use: make one that is, \"concord cert "+
 			"--help\" says how", who)
 	case err != nil:
-		return Identity{}, untrusted("that of %v was issued by none of the authorities that are believed here (%w)",
-			who, err)
+		return Identity{}, untrusted("that of %v was issued by none of the authorities that are believed here (%w): "+
+			"compare the ca.crt of both sides", who, err)
 	}
 	for _, c := range chains[0] {
 		if m.revoked[serial(c.RawIssuer, c.SerialNumber)] {
