@@ -4,6 +4,7 @@ package concord_test
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"regexp"
@@ -18,6 +19,8 @@ import (
 	"github.com/concordtx/concord/adapters/memory"
 	"github.com/concordtx/concord/api"
 	concordv1 "github.com/concordtx/concord/api/concord/v1"
+	"github.com/concordtx/concord/internal/said"
+	"github.com/concordtx/concord/security"
 	"github.com/concordtx/concord/txn"
 )
 
@@ -52,6 +55,31 @@ func of(r adapters.Opener) func(*testing.T, *shaky) error {
 	})
 }
 
+// once is what RunOnce says.
+func once(key string, do func(context.Context, *concord.Tx) error, opts ...concord.TxOption) func(*testing.T,
+	*shaky) error {
+	return func(t *testing.T, b *shaky) error {
+		_, err := b.client.RunOnce(t.Context(), key, do, opts...)
+		return err
+	}
+}
+
+// nested is what a Run with these options says within another one, which it does not harm.
+func nested(opts ...concord.TxOption) func(*testing.T, *shaky) error {
+	return func(t *testing.T, b *shaky) (err error) {
+		require.NoError(t, b.client.Run(t.Context(), func(ctx context.Context, _ *concord.Tx) error {
+			err = b.client.Run(ctx, b.transfer, opts...)
+			return nil
+		}))
+		return err
+	}
+}
+
+// nameless is a database that is not there when it is asked who it is.
+type nameless struct{ *memory.Resource }
+
+func (nameless) Identity(context.Context) (string, error) { return "", errBroke }
+
 // known is a resource as the cluster shows it.
 func known(b *shaky, r *concordv1.ResourceStatus) {
 	b.leader.set(func() { b.resources = append(b.resources, r) })
@@ -74,6 +102,13 @@ var messages = []message{
 		return dial(t.Context(), "localhost")
 	},
 		says: `dial: addrs[0]: "localhost" is not host:port, such as 127.0.0.1:7420`, is: []error{api.ErrInvalid}},
+	{name: "dial with two kinds of TLS", meet: func(t *testing.T, b *shaky) error {
+		c, err := concord.Dial(t.Context(), []string{b.addr}, concord.WithTLS(&tls.Config{}),
+			concord.WithCredentials(&security.Credentials{}))
+		require.Nil(t, c)
+		return err
+	}, says: "dial: WithTLS and WithCertsDir contradict each other: use one of them: invalid request",
+		is: []error{api.ErrInvalid}},
 	{name: "dial a dead address", meet: func(t *testing.T, b *shaky) error {
 		ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
 		defer cancel()
@@ -345,6 +380,68 @@ var messages = []message{
 		`if they were set up anew, look for branches of c0ffee01 with "concord recover" and restart the ` +
 		`application; if not, correct the addresses`,
 		is: []error{concord.ErrCluster}},
+	{name: "dial a cluster that has not been formed", meet: func(t *testing.T, b *shaky) error {
+		b.leader.set(func() { b.id = 0 })
+		ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+		defer cancel()
+		return dial(ctx, b.addr)
+	}, says: "dial: the cluster has not been formed yet: context deadline exceeded: start a majority of its nodes",
+		is: []error{context.DeadlineExceeded}},
+
+	{name: "run once without a key", meet: once("", nil),
+		says: "begin: RunOnce: is empty, want an idempotency key, such as the number of an order",
+		is:   []error{api.ErrInvalid}},
+	{name: "run once in three phases", meet: once("k", nil, concord.WithProtocol(concord.ThreePhase)),
+		says: "begin: RunOnce works in two phases: leave WithProtocol out: invalid request",
+		is:   []error{api.ErrInvalid}},
+	{name: "run once within another one", meet: in(func(ctx context.Context, b *shaky, _ *concord.Tx) error {
+		_, err := b.client.RunOnce(ctx, "k", nil)
+		return err
+	}), says: "transaction GID was aborted: begin: RunOnce commits a transaction of its own, and its context is " +
+		"that of another one: call it outside of Run", is: []error{concord.ErrAborted}},
+	{name: "a result that is too large", meet: once("k", func(_ context.Context, tx *concord.Tx) error {
+		return tx.SetResult(make([]byte, concord.MaxResult+1))
+	}), says: "transaction GID was aborted: the result has 4097 bytes, and at most 4096 are kept with a key: keep " +
+		"less, or store it in a database and keep its name", is: []error{concord.ErrAborted}},
+	{name: "a result without a key", meet: in(func(_ context.Context, _ *shaky, tx *concord.Tx) error {
+		return tx.SetResult(nil)
+	}), says: "transaction GID was aborted: the transaction has no key to keep a result with: use Client.RunOnce",
+		is: []error{concord.ErrAborted}},
+
+	{name: "a part that must not join", meet: nested(concord.NoJoin()),
+		says: "begin: this context already has a transaction, and NoJoin forbids to join it: call Run outside of " +
+			"that one, or leave out NoJoin", is: []error{concord.ErrNested}},
+	{name: "a part that must be recorded", meet: nested(concord.Recorded()),
+		says: "begin: this context already has a transaction, which is not recorded: begin the outer one with Recorded",
+		is:   []error{concord.ErrNested}},
+	{name: "a part that fails, and nobody takes notice",
+		meet: in(func(ctx context.Context, b *shaky, _ *concord.Tx) error {
+			_ = b.client.Run(ctx, func(context.Context, *concord.Tx) error { return errFunds })
+			return nil
+		}), says: "transaction GID was aborted: a part of the transaction failed: insufficient funds",
+		is: []error{concord.ErrAborted, errFunds}},
+	{name: "a part that panics, and nobody takes notice",
+		meet: in(func(ctx context.Context, b *shaky, _ *concord.Tx) error {
+			defer func() { _ = recover() }()
+			return b.client.Run(ctx, func(context.Context, *concord.Tx) error { panic("oh no") })
+		}), says: "transaction GID was aborted: a part of the transaction failed: a function that had joined the " +
+			"transaction panicked", is: []error{concord.ErrAborted}},
+
+	{name: "a resource that does not say which database it is", resource: "stock",
+		meet: of(nameless{memory.New("stock", memory.NewDisk())}),
+		says: "transaction GID was aborted by stock: ask stock which database it is: the connection broke",
+		is:   []error{concord.ErrAborted, errBroke}},
+	{name: "a resource whose database was set back", resource: "stock", meet: func(t *testing.T, b *shaky) error {
+		r := memory.New("stock", memory.NewDisk())
+		identity, err := r.Identity(t.Context())
+		require.NoError(t, err)
+		known(b, &concordv1.ResourceStatus{Name: "stock", Driver: "memory", Identity: identity,
+			Quarantine: &concordv1.Quarantine{}})
+		return of(r)(t, b)
+	}, says: `transaction GID was aborted by stock: the resource cannot take part: it is quarantined: resource ` +
+		`"stock" is quarantined: its database is behind what the log remembers of it; see "concord resource report ` +
+		`stock", then "concord resource accept stock --reason TEXT"`,
+		is: []error{concord.ErrAborted, concord.ErrQuarantined}},
 }
 
 var (
@@ -386,4 +483,90 @@ func TestWhatErrorsSay(t *testing.T) {
 			}
 		})
 	}
+}
+
+// Who writes another error finds out here that its text has to be looked at by everybody.
+func TestEveryErrorHasARow(t *testing.T) {
+	var rows []string
+	for _, m := range messages {
+		rows = append(rows, m.says)
+	}
+	said.Check(t, rows, withoutRow)
+}
+
+// Why a text has no row.
+const (
+	wraps    = "another error says the rest, and what to do"
+	named    = "what errors.Is is asked for: what wraps it has a text of its own"
+	unsaid   = "only hooks see it, which tell how a branch has ended"
+	surprise = "only nodes of a later release, or an adapter that is none of ours, answer so"
+	joins    = "of calls that join transactions: two services are needed to meet it"
+)
+
+// withoutRow are the texts that no row of the table has.
+var withoutRow = map[string]string{
+	"look up %s: %w": wraps,
+	"the cluster gave an answer that this version does not know: %w; build the application with the " +
+		"release that the nodes run": surprise,
+	"the branch was left to the cluster":                 unsaid,
+	"voted no without a reason":                          surprise,
+	"the cluster could not be asked: %w":                 wraps,
+	"the cluster answered %v: see \"concord tx get %s\"": surprise,
+	"transaction aborted":                                named,
+	"transaction outcome unknown":                        named,
+	"the cluster had not heard from this client for too long (was it stopped, or cut off?), has " +
+		"ended its lease, and rolls back what it holds: begin again": "wants nodes: TestNothingIsCommittedUnderALeaseThatHasEnded has all of it",
+	"this client may have lost its lease, and the cluster could not be asked: %w": wraps,
+	"look up what was done under the key: %w":                                     wraps,
+	"check resource %s: %w":                                                       wraps,
+	"the application asked for it":                                                unsaid,
+	"transaction %s is still in the hands of another call that has not returned: its time limit " +
+		"ends it: %w": "wants a call that hangs for half a minute; its time limit is what ends it",
+	"the transaction was begun by another service, and only that one calls others in it: let it " +
+		"make this call, or call with a context of concord.NewContext(ctx, nil): %w": joins,
+	"a transaction of three phases cannot be joined by another service: begin it without " +
+		"WithProtocol(ThreePhase): %w": joins,
+	"a call of another service is under way: wait for its answer before the transaction is committed": joins,
+	"call %s in transaction %s: %w": joins,
+	"%d calls are under way and there are %d branches, and all numbers of branches are given out: " +
+		"make fewer calls at a time: %w": joins,
+	"no answer came from the service at %s: %w": joins,
+	"the answer of %s does not say what was done there in the transaction: let the service join " +
+		"(concordhttp.Middleware, concordgrpc.UnaryServerInterceptor), or call one that has no part in " +
+		"it by another client": joins,
+	"the answer of %s is none of a service that joins transactions: %w":                            joins,
+	"the answer of %s is that to another call: let no cache be in between: %w":                     joins,
+	"the service at %s cannot be reached at %s, where it says it is: %w":                           joins,
+	"the service at %s has opened branch %d, which is another one: its version is another one: %w": joins,
+	"%s is used by two services in one transaction, this one or another and the one at %s, and each " +
+		"would wait for the locks of the other: use it in one of them, and let all calls of a " +
+		"transaction reach the same process: %w": joins,
+	"the call has outlived its transaction, which has ended: %w": joins,
+	"the time limit of the call's transaction is over: %w":       joins,
+	"this very call was made before, and is not done twice; its answer was lost, so the transaction " +
+		"has to be begun again: %w": joins,
+	"who calls does not take part in the transaction: %w":                                           joins,
+	"who asks has not begun the transaction: %w":                                                    joins,
+	"%d transactions of other services are taken part in, which is the limit: call again later: %w": joins,
+	"the transaction was begun by another service, which commits it: return from the handler":       joins,
+	"who began the transaction is gone, or has ended it":                                            joins,
+	"the transaction is one of cluster %v, and this service uses %v: let both use the same cluster: " +
+		"%w": joins,
+	"%w: the decision is to %v, without this service":                  joins,
+	"the branches of transaction %s have not voted yet: ask again: %w": joins,
+	"%d calls are still under way here":                                joins,
+	"%d calls were made here, and who began the transaction has the answers to %d, or to others: an " +
+		"answer was lost": joins,
+	"branch %d was opened in %s after the call had been answered: do all work before the handler " +
+		"returns": joins,
+	"nobody has told the decision: %w":                             joins,
+	"its part in this service has only read":                       joins,
+	"who began the transaction has said so":                        joins,
+	"the cluster has said so":                                      joins,
+	"branches of transaction %s have not ended yet: ask again: %w": joins,
+	"who began the transaction has ended it":                       joins,
+	"transaction %s has ended here: %w":                            joins,
+	"this process takes no part in transaction %s: it has started since, or another one is meant: %w": joins,
+	"a call of another service may open %d branches here, all of which are open: use fewer " +
+		"databases in one transaction": joins,
 }

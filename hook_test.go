@@ -154,7 +154,7 @@ func TestATransactionThatEndsByItselfEndsForItsHook(t *testing.T) {
 	seen := w.seen(t)
 	require.Len(t, seen, 5)
 	require.Contains(t, seen[4], "/transaction: transaction GID was aborted: its time limit of 20ms (WithTimeout) "+
-		"was over")
+		"was reached")
 }
 
 func TestASlowTransactionIsLoggedWithItsSteps(t *testing.T) {

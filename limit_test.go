@@ -69,12 +69,12 @@ func TestTheLimitFreesTheLocksOfAFunctionThatHangs(t *testing.T) {
 		is      error
 	}{
 		"its own": {opts: []concord.TxOption{concord.WithTimeout(limit)}, is: context.DeadlineExceeded,
-			text: "its time limit of 500ms (WithTimeout) was over"},
+			text: "its time limit of 500ms (WithTimeout) was reached"},
 		"the cluster's": {longest: limit, is: context.DeadlineExceeded,
-			text: "the cluster's time limit of 500ms was over: "},
+			text: "the cluster's time limit of 500ms was reached: "},
 		"the cluster's, of one who wanted more": {longest: limit,
 			opts: []concord.TxOption{concord.WithTimeout(time.Hour)}, is: context.DeadlineExceeded,
-			text: "the cluster's time limit of 500ms was over, which is shorter than the 1h0m0s of WithTimeout"},
+			text: "the cluster's time limit of 500ms was reached, which is shorter than the 1h0m0s of WithTimeout"},
 		// it began a little after the context
 		"the caller's deadline": {is: context.DeadlineExceeded,
 			text: "after the transaction began: context deadline exceeded",
@@ -123,7 +123,7 @@ func TestAfterTheLimitNothingIsDoneAnyMore(t *testing.T) {
 		require.Eventually(t, func() bool { return errors.Is(m.Put(lasting, "B", 1), adapters.ErrBranchEnded) },
 			patience, time.Millisecond)
 		_, err = b.billing.Tx(lasting, tx)
-		require.ErrorContains(t, err, "its time limit of 1s (WithTimeout) was over")
+		require.ErrorContains(t, err, "its time limit of 1s (WithTimeout) was reached")
 		return nil
 	}, concord.WithTimeout(time.Second))
 	var aborted *concord.AbortedError
@@ -179,7 +179,7 @@ func TestTheLimitIsToldWhenItPassesDuringCommit(t *testing.T) {
 	err = tx.Commit(t.Context())
 	require.ErrorIs(t, err, concord.ErrUnknownOutcome)
 	require.ErrorIs(t, err, context.DeadlineExceeded)
-	require.ErrorContains(t, err, "its time limit of 1s (WithTimeout) was over")
+	require.ErrorContains(t, err, "its time limit of 1s (WithTimeout) was reached")
 }
 
 func TestCloseRefusesAndWaits(t *testing.T) {
@@ -214,7 +214,7 @@ func TestCloseWaitsForAFunctionThatHangsUntilItsLimit(t *testing.T) {
 	b.requireMoved(t, 0)
 	err := release(nil)
 	require.ErrorIs(t, err, concord.ErrAborted)
-	require.ErrorContains(t, err, "its time limit of 50ms (WithTimeout) was over")
+	require.ErrorContains(t, err, "its time limit of 50ms (WithTimeout) was reached")
 	b.requireMoved(t, 0)
 	commits, _ := b.asked()
 	require.Zero(t, commits)
