@@ -91,7 +91,7 @@ func TestRunsThatFailLeaveNothing(t *testing.T) {
 			"COMMIT, ROLLBACK and the like are not allowed inside a branch"},
 		{"a result that is too large to keep", one("orders", "select repeat('x', 5000)", ""), "", "bytes, and at most 4096 are kept with a key"},
 		{"a result that is too large", one("orders", "select n from generate_series(1, 1000000) n", ""), "orders", "the result is too large"},
-		{"a bad value", one("orders", "update account set cents = $1", `, "arguments": [{"decimal": "1,5"}]`), "orders", `arguments[0]: "1,5" is no decimal`},
+		{"a bad value", one("orders", "update account set cents = $1", `, "arguments": [{"decimal": "1,5"}]`), "orders", `arguments[0]: "1,5" is not a valid decimal`},
 	} {
 		t.Run(x.name, func(t *testing.T) {
 			m := w.run(0, x.name, zero, x.second)
