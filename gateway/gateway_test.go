@@ -239,7 +239,7 @@ func TestASilentTransactionIsRolledBack(t *testing.T) {
 	for _, x := range []struct{ begin, why string }{
 		{`{"silenceMs": "200"}`, "it heard nothing for 200ms: send its requests sooner, or allow more with " +
 			"silence_ms"},
-		{`{"timeoutMs": "300"}`, "its time limit of 300ms was over: allow more with timeout_ms, or do less in one " +
+		{`{"timeoutMs": "300"}`, "its time limit of 300ms was reached: allow more with timeout_ms, or do less in one " +
 			"transaction; the cluster's limit is transaction.max_age on the nodes"},
 	} {
 		d := w.begin(0, x.begin)

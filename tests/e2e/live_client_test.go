@@ -114,7 +114,7 @@ func TestLimitFreesTheLocksOfAFunctionThatHangs(t *testing.T) {
 					release()
 					err := <-said
 					require.ErrorIs(t, err, concord.ErrAborted)
-					require.ErrorContains(t, err, "its time limit of 1s (WithTimeout) was over")
+					require.ErrorContains(t, err, "its time limit of 1s (WithTimeout) was reached")
 					for _, d := range []*database{near, far} {
 						require.Zero(t, d.number(t, "SELECT COUNT(*) FROM account WHERE balance < 2"))
 					}
