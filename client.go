@@ -276,7 +276,7 @@ func (c *Client) begin(ctx context.Context, o txConfig, attempt int) (*Tx, error
 	cluster, longest := c.resources.cluster()
 	deadline, limit := o.limit(ctx, longest)
 	if !c.enter() {
-		return nil, fmt.Errorf("begin: %w", ErrClosed)
+		return nil, fmt.Errorf("begin: %w: dial another one", ErrClosed)
 	}
 	lease := c.lease.begin(ctx, min(beginPatience, time.Until(deadline)/4))
 	secret := txn.NewSecret()
@@ -336,7 +336,7 @@ func parseOutcome(word string) (Outcome, error) {
 		return Unknown, unknownAnswer(err)
 	}
 	if outcome == Unknown {
-		return Unknown, api.ErrTooOld
+		return Unknown, fmt.Errorf("the transaction is %w: look into the databases", api.ErrTooOld)
 	}
 	return outcome, nil
 }

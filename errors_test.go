@@ -181,7 +181,7 @@ var messages = []message{
 	{name: "a client that is closed", meet: func(t *testing.T, b *shaky) error {
 		require.NoError(t, b.client.Close())
 		return b.client.Run(t.Context(), b.transfer)
-	}, says: "begin: the client is closed", is: []error{concord.ErrClosed}},
+	}, says: "begin: the client is closed: dial another one", is: []error{concord.ErrClosed}},
 
 	{name: "a resource that the cluster does not know", meet: of(memory.New("stock", memory.NewDisk())),
 		resource: "stock",
@@ -427,6 +427,12 @@ var messages = []message{
 		}), says: "transaction GID was aborted: a part of the transaction failed: a function that had joined the " +
 			"transaction panicked", is: []error{concord.ErrAborted}},
 
+	{name: "an outcome that the cluster has forgotten", meet: func(t *testing.T, b *shaky) error {
+		b.leader.set(func() { b.table = txn.NewTable(txn.Meta{Watermark: time.Now().Add(time.Hour)}, nil, archive{}) })
+		_, err := b.client.Outcome(t.Context(), txn.NewID(time.Now()))
+		return err
+	}, says: "outcome of GID: the transaction is older than what the cluster remembers: look into the databases",
+		is: []error{api.ErrTooOld}},
 	{name: "a resource that does not say which database it is", resource: "stock",
 		meet: of(nameless{memory.New("stock", memory.NewDisk())}),
 		says: "transaction GID was aborted by stock: ask stock which database it is: the connection broke",

@@ -19,7 +19,7 @@ func TestEveryErrorHasARow(t *testing.T) {
 			`lacked something; see "concord resource ls"`: adapters.ErrBehind,
 		"the server accepts no writes and is behind what the log remembers of the database: point the resource at the " +
 			"primary": adapters.ErrCopy,
-		"the branch has ended: its global transaction was committed or rolled back": adapters.ErrBranchEnded,
+		"the branch has ended, as its global transaction was committed or rolled back: begin a new one": adapters.ErrBranchEnded,
 	} {
 		require.EqualError(t, err, says)
 		rows = append(rows, says)
