@@ -10,6 +10,7 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/stretchr/testify/require"
@@ -52,6 +53,26 @@ func holding(change func([]byte) []byte) func(*testing.T, *Journal) {
 func withHead(t *testing.T, j *Journal, b ...byte) {
 	t.Helper()
 	require.NoError(t, j.db.Set([]byte(headKey), seal([]byte(headKey), b), pebble.Sync))
+}
+
+// refusing is what the core of an agent in this cluster refuses of the last event.
+func refusing(cluster txn.ClusterID, events ...Event) func(*testing.T, string) error {
+	return func(t *testing.T, _ string) error {
+		c := NewCore("east", Rules{}, Life{}, cluster, []string{"orders"}, nil)
+		var last []Effect
+		for _, e := range append([]Event{Tick{Now: time.Unix(1_700_000_000, 0)}}, events...) {
+			last = c.Step(e)
+		}
+		require.Len(t, last, 1)
+		refused, ok := last[0].(Refuse)
+		require.True(t, ok, "%v", last)
+		return refused.Err
+	}
+}
+
+// inOrders is a branch of a transaction that was begun then.
+func inOrders(class txn.Class, at time.Time) Branch {
+	return Branch{txn.XID{Cluster: 7, ID: txn.FirstID(at).WithClass(class)}, "orders"}
 }
 
 const copyIt = `the journal is damaged; keep a copy of the directory, and start the agent with an empty "data_dir" and ` +
@@ -124,6 +145,19 @@ var messages = []message{
 		says: `journal DIR: transaction GID has a branch in resource "orders", which is not among "resources": put it back ` +
 			`until "concord tx ls" shows the transaction as finished`},
 
+	{name: "an agent that does not know its cluster yet",
+		meet: refusing(0, WorkAsked{Number: 1, Branch: inOrders(txn.Recorded, time.Unix(1_700_000_000, 0))}),
+		says: `this agent has not reached its cluster yet, and does not know which it is: start the coordinator nodes, or ` +
+			`correct "coordinators" in its configuration`},
+	{name: "a vote while a request is running",
+		meet: refusing(7, WorkAsked{Number: 1, Branch: inOrders(txn.Recorded, time.Unix(1_700_000_000, 0))},
+			PrepareAsked{Number: 1, Branch: inOrders(txn.Recorded, time.Unix(1_700_000_000, 0))}),
+		says: "request 1 of this branch is still running: wait for its answer before you ask for the vote"},
+	{name: "three phases that began long ago",
+		meet: refusing(7, WorkAsked{Number: 1, Branch: inOrders(txn.ThreePhase, time.Unix(1_000_000_000, 0))}),
+		says: "the transaction was begun at 2001-09-09T01:46:40Z, which is too long ago, or too far ahead of the clock here: " +
+			"begin a new one; if it is new, correct the clocks"},
+
 	{name: "an agent that is busy", is: context.Canceled, meet: func(t *testing.T, _ string) error {
 		a := &Agent{events: make(chan Event), closed: make(chan struct{}), waiting: map[Call]chan Effect{}}
 		ctx, cancel := context.WithCancel(t.Context())
@@ -177,7 +211,24 @@ func TestEveryErrorHasARow(t *testing.T) {
 	for _, m := range messages {
 		rows = append(rows, m.says)
 	}
-	said.Check(t, rows, withoutRow, "damaged")
+	for _, trace := range traces(t) {
+		rows = append(rows, strings.Split(trace, "\n")...)
+	}
+	said.Check(t, rows, withoutRow, "damaged", "refuse")
+}
+
+// traces are what the core is seen to do, with the texts of its refusals.
+func traces(t *testing.T) (all []string) {
+	t.Helper()
+	files, err := filepath.Glob(filepath.Join("testdata", "*.txt"))
+	require.NoError(t, err)
+	require.NotEmpty(t, files)
+	for _, f := range files {
+		b, err := os.ReadFile(f)
+		require.NoError(t, err)
+		all = append(all, string(b))
+	}
+	return all
 }
 
 // withoutRow are the texts that no row of the table has.
