@@ -276,7 +276,7 @@ func (c *Client) begin(ctx context.Context, o txConfig, attempt int) (*Tx, error
 	cluster, longest := c.resources.cluster()
 	deadline, limit := o.limit(ctx, longest)
 	if !c.enter() {
-		return nil, fmt.Errorf("begin: %w", ErrClosed)
+		return nil, fmt.Errorf("begin: %w: dial another one", ErrClosed)
 	}
 	lease := c.lease.begin(ctx, min(beginPatience, time.Until(deadline)/4))
 	secret := txn.NewSecret()
@@ -333,12 +333,18 @@ func (c *Client) Lookup(ctx context.Context, id ID) (Outcome, error) {
 func parseOutcome(word string) (Outcome, error) {
 	outcome, err := api.ParseOutcome("outcome", word)
 	if err != nil {
-		return Unknown, fmt.Errorf("the cluster gave an answer that this version does not know: %w", err)
+		return Unknown, unknownAnswer(err)
 	}
 	if outcome == Unknown {
-		return Unknown, api.ErrTooOld
+		return Unknown, fmt.Errorf("the transaction is %w: look into the databases", api.ErrTooOld)
 	}
 	return outcome, nil
+}
+
+// unknownAnswer is what is said of an answer that only a later release gives.
+func unknownAnswer(err error) error {
+	return fmt.Errorf("the cluster gave an answer that this version does not know: %w; build the application with "+
+		"the release that the nodes run", err)
 }
 
 // maxDoubts bounds how many transactions of unknown outcome a client remembers.

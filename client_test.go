@@ -143,6 +143,11 @@ func (l *leader) Finished(_ context.Context, r *concordv1.FinishedRequest) (*con
 	return &concordv1.FinishedResponse{}, nil
 }
 
+// KeyUse finds nothing under any key, as nothing is committed under one here.
+func (l *leader) KeyUse(context.Context, *concordv1.KeyUseRequest) (*concordv1.KeyUseResponse, error) {
+	return &concordv1.KeyUseResponse{}, nil
+}
+
 func (l *leader) Waiting(ctx context.Context, r *concordv1.WaitingRequest) (*concordv1.WaitingResponse, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -156,6 +161,9 @@ func (l *leader) Waiting(ctx context.Context, r *concordv1.WaitingRequest) (*con
 func (l *leader) Resources(context.Context, *concordv1.ResourcesRequest) (*concordv1.ResourcesResponse, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if l.id == 0 { // not formed yet
+		return &concordv1.ResourcesResponse{}, nil
+	}
 	return &concordv1.ResourcesResponse{Cluster: l.id.String(), Resources: slices.Clone(l.resources),
 		MaxTransactionMs: l.longest.Milliseconds(),
 		FeatureLevel:     uint32(l.level)}, nil
@@ -184,6 +192,7 @@ func (l *leader) asked() (commits, finished int) {
 type bank struct {
 	*leader
 	client          *concord.Client
+	addr            string
 	orders, billing *memory.Resource
 	disks           [2]*memory.Disk
 }
@@ -206,7 +215,8 @@ func newBankOf(t testing.TB, longest time.Duration, opts ...concord.Option) *ban
 	mux.Handle(concordv1connect.NewCoordinatorServiceHandler(b.leader))
 	server := httptest.NewServer(mux)
 	t.Cleanup(server.Close)
-	client, err := concord.Dial(t.Context(), []string{server.Listener.Addr().String()}, opts...)
+	b.addr = server.Listener.Addr().String()
+	client, err := concord.Dial(t.Context(), []string{b.addr}, opts...)
 	require.NoError(t, err)
 	b.client = client
 	t.Cleanup(func() { require.NoError(t, client.Close()) })

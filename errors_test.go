@@ -4,9 +4,12 @@ package concord_test
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
+	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -18,6 +21,8 @@ import (
 	"github.com/concordtx/concord/adapters/memory"
 	"github.com/concordtx/concord/api"
 	concordv1 "github.com/concordtx/concord/api/concord/v1"
+	"github.com/concordtx/concord/internal/said"
+	"github.com/concordtx/concord/security"
 	"github.com/concordtx/concord/txn"
 )
 
@@ -52,6 +57,31 @@ func of(r adapters.Opener) func(*testing.T, *shaky) error {
 	})
 }
 
+// once is what RunOnce says.
+func once(key string, do func(context.Context, *concord.Tx) error, opts ...concord.TxOption) func(*testing.T,
+	*shaky) error {
+	return func(t *testing.T, b *shaky) error {
+		_, err := b.client.RunOnce(t.Context(), key, do, opts...)
+		return err
+	}
+}
+
+// nested is what a Run with these options says within another one, which it does not harm.
+func nested(opts ...concord.TxOption) func(*testing.T, *shaky) error {
+	return func(t *testing.T, b *shaky) (err error) {
+		require.NoError(t, b.client.Run(t.Context(), func(ctx context.Context, _ *concord.Tx) error {
+			err = b.client.Run(ctx, b.transfer, opts...)
+			return nil
+		}))
+		return err
+	}
+}
+
+// nameless is a database that is not there when it is asked who it is.
+type nameless struct{ *memory.Resource }
+
+func (nameless) Identity(context.Context) (string, error) { return "", errBroke }
+
 // known is a resource as the cluster shows it.
 func known(b *shaky, r *concordv1.ResourceStatus) {
 	b.leader.set(func() { b.resources = append(b.resources, r) })
@@ -74,6 +104,13 @@ var messages = []message{
 		return dial(t.Context(), "localhost")
 	},
 		says: `dial: addrs[0]: "localhost" is not host:port, such as 127.0.0.1:7420`, is: []error{api.ErrInvalid}},
+	{name: "dial with two kinds of TLS", meet: func(t *testing.T, b *shaky) error {
+		c, err := concord.Dial(t.Context(), []string{b.addr}, concord.WithTLS(&tls.Config{}),
+			concord.WithCredentials(&security.Credentials{}))
+		require.Nil(t, c)
+		return err
+	}, says: "dial: WithTLS and WithCertsDir contradict each other: use one of them: invalid request",
+		is: []error{api.ErrInvalid}},
 	{name: "dial a dead address", meet: func(t *testing.T, b *shaky) error {
 		ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
 		defer cancel()
@@ -146,7 +183,7 @@ var messages = []message{
 	{name: "a client that is closed", meet: func(t *testing.T, b *shaky) error {
 		require.NoError(t, b.client.Close())
 		return b.client.Run(t.Context(), b.transfer)
-	}, says: "begin: the client is closed", is: []error{concord.ErrClosed}},
+	}, says: "begin: the client is closed: dial another one", is: []error{concord.ErrClosed}},
 
 	{name: "a resource that the cluster does not know", meet: of(memory.New("stock", memory.NewDisk())),
 		resource: "stock",
@@ -345,6 +382,74 @@ var messages = []message{
 		`if they were set up anew, look for branches of c0ffee01 with "concord recover" and restart the ` +
 		`application; if not, correct the addresses`,
 		is: []error{concord.ErrCluster}},
+	{name: "dial a cluster that has not been formed", meet: func(t *testing.T, b *shaky) error {
+		b.leader.set(func() { b.id = 0 })
+		ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+		defer cancel()
+		return dial(ctx, b.addr)
+	}, says: "dial: the cluster has not been formed yet: context deadline exceeded: start a majority of its nodes",
+		is: []error{context.DeadlineExceeded}},
+
+	{name: "run once without a key", meet: once("", nil),
+		says: "begin: RunOnce: is empty, want an idempotency key, such as the number of an order",
+		is:   []error{api.ErrInvalid}},
+	{name: "run once in three phases", meet: once("k", nil, concord.WithProtocol(concord.ThreePhase)),
+		says: "begin: RunOnce works in two phases: leave WithProtocol out: invalid request",
+		is:   []error{api.ErrInvalid}},
+	{name: "run once within another one", meet: in(func(ctx context.Context, b *shaky, _ *concord.Tx) error {
+		_, err := b.client.RunOnce(ctx, "k", nil)
+		return err
+	}), says: "transaction GID was aborted: begin: RunOnce commits a transaction of its own, and its context is " +
+		"that of another one: call it outside of Run", is: []error{concord.ErrAborted}},
+	{name: "a result that is too large", meet: once("k", func(_ context.Context, tx *concord.Tx) error {
+		return tx.SetResult(make([]byte, concord.MaxResult+1))
+	}), says: "transaction GID was aborted: the result has 4097 bytes, and at most 4096 are kept with a key: keep " +
+		"less, or store it in a database and keep its name", is: []error{concord.ErrAborted}},
+	{name: "a result without a key", meet: in(func(_ context.Context, _ *shaky, tx *concord.Tx) error {
+		return tx.SetResult(nil)
+	}), says: "transaction GID was aborted: the transaction has no key to keep a result with: use Client.RunOnce",
+		is: []error{concord.ErrAborted}},
+
+	{name: "a part that must not join", meet: nested(concord.NoJoin()),
+		says: "begin: this context already has a transaction, and NoJoin forbids to join it: call Run outside of " +
+			"that one, or leave out NoJoin", is: []error{concord.ErrNested}},
+	{name: "a part that must be recorded", meet: nested(concord.Recorded()),
+		says: "begin: this context already has a transaction, which is not recorded: begin the outer one with Recorded",
+		is:   []error{concord.ErrNested}},
+	{name: "a part that fails, and nobody takes notice",
+		meet: in(func(ctx context.Context, b *shaky, _ *concord.Tx) error {
+			_ = b.client.Run(ctx, func(context.Context, *concord.Tx) error { return errFunds })
+			return nil
+		}), says: "transaction GID was aborted: a part of the transaction failed: insufficient funds",
+		is: []error{concord.ErrAborted, errFunds}},
+	{name: "a part that panics, and nobody takes notice",
+		meet: in(func(ctx context.Context, b *shaky, _ *concord.Tx) error {
+			defer func() { _ = recover() }()
+			return b.client.Run(ctx, func(context.Context, *concord.Tx) error { panic("oh no") })
+		}), says: "transaction GID was aborted: a part of the transaction failed: a function that had joined the " +
+			"transaction panicked", is: []error{concord.ErrAborted}},
+
+	{name: "an outcome that the cluster has forgotten", meet: func(t *testing.T, b *shaky) error {
+		b.leader.set(func() { b.table = txn.NewTable(txn.Meta{Watermark: time.Now().Add(time.Hour)}, nil, archive{}) })
+		_, err := b.client.Outcome(t.Context(), txn.NewID(time.Now()))
+		return err
+	}, says: "outcome of GID: the transaction is older than what the cluster remembers: look into the databases",
+		is: []error{api.ErrTooOld}},
+	{name: "a resource that does not say which database it is", resource: "stock",
+		meet: of(nameless{memory.New("stock", memory.NewDisk())}),
+		says: "transaction GID was aborted by stock: ask stock which database it is: the connection broke",
+		is:   []error{concord.ErrAborted, errBroke}},
+	{name: "a resource whose database was set back", resource: "stock", meet: func(t *testing.T, b *shaky) error {
+		r := memory.New("stock", memory.NewDisk())
+		identity, err := r.Identity(t.Context())
+		require.NoError(t, err)
+		known(b, &concordv1.ResourceStatus{Name: "stock", Driver: "memory", Identity: identity,
+			Quarantine: &concordv1.Quarantine{}})
+		return of(r)(t, b)
+	}, says: `transaction GID was aborted by stock: the resource cannot take part: it is quarantined: resource ` +
+		`"stock" is quarantined: its database is behind what the log remembers of it; see "concord resource report ` +
+		`stock", then "concord resource accept stock --reason TEXT"`,
+		is: []error{concord.ErrAborted, concord.ErrQuarantined}},
 }
 
 var (
@@ -386,4 +491,51 @@ func TestWhatErrorsSay(t *testing.T) {
 			}
 		})
 	}
+}
+
+// Who writes another error finds out here that its text has to be looked at by everybody.
+func TestEveryErrorHasARow(t *testing.T) {
+	var rows []string
+	for _, m := range messages {
+		rows = append(rows, m.says)
+	}
+	files, err := filepath.Glob("*.go")
+	require.NoError(t, err)
+	said.CheckFiles(t, slices.DeleteFunc(files, func(file string) bool { return slices.Contains(ofJoined, file) }), rows,
+		withoutRow, "Refusedf", "Busyf", "Unavailablef")
+}
+
+// ofJoined are files of which the table of concordhttp speaks.
+var ofJoined = []string{"call.go", "join.go", "part.go"}
+
+// Why a text has no row.
+const (
+	wraps    = "another error says the rest, and what to do"
+	named    = "what errors.Is is asked for: what wraps it has a text of its own"
+	unsaid   = "only hooks see it, which tell how a branch has ended"
+	surprise = "only nodes of a later release, or an adapter that is none of ours, answer so"
+	joins    = "of calls that join transactions: two services are needed to meet it"
+)
+
+// withoutRow are the texts that no row of the table has.
+var withoutRow = map[string]string{
+	"look up %s: %w": wraps,
+	"the cluster gave an answer that this version does not know: %w; build the application with the " +
+		"release that the nodes run": surprise,
+	"the branch was left to the cluster":                 unsaid,
+	"voted no without a reason":                          surprise,
+	"the cluster could not be asked: %w":                 wraps,
+	"the cluster answered %v: see \"concord tx get %s\"": surprise,
+	"transaction aborted":                                named,
+	"transaction outcome unknown":                        named,
+	"the cluster had not heard from this client for too long (was it stopped, or cut off?), has " +
+		"ended its lease, and rolls back what it holds: begin again": "wants nodes: TestNothingIsCommittedUnderALeaseThatHasEnded has all of it",
+	"this client may have lost its lease, and the cluster could not be asked: %w": wraps,
+	"look up what was done under the key: %w":                                     wraps,
+	"check resource %s: %w":                                                       wraps,
+	"the application asked for it":                                                unsaid,
+	"transaction %s is still in the hands of another call that has not returned: its time limit " +
+		"ends it: %w": "wants a call that hangs for half a minute; its time limit is what ends it",
+	"a call of another service may open no more branches here, there are %d: use fewer databases in one transaction, or " +
+		"let fewer services hand it on": "TestWhatErrorsOfJoinedCallsSay of concordhttp is where such calls are made",
 }

@@ -31,13 +31,17 @@ func FromContext(ctx context.Context) (*Tx, bool) {
 // already: for what has to be committed when Run returns.
 func NoJoin() TxOption { return func(o *txConfig) { o.alone = true } }
 
-var errUnrecorded = fmt.Errorf("%w, which is not recorded: begin the outer one with Recorded", ErrNested)
+var (
+	errAlone = fmt.Errorf("%w, and NoJoin forbids to join it: call Run outside of that one, or leave out NoJoin",
+		ErrNested)
+	errUnrecorded = fmt.Errorf("%w, which is not recorded: begin the outer one with Recorded", ErrNested)
+)
 
 // join runs fn as a part of tx.
 func (tx *Tx) join(ctx context.Context, fn func(ctx context.Context, tx *Tx) error, o txConfig) (err error) {
 	switch {
 	case o.alone:
-		return fmt.Errorf("begin: %w", ErrNested)
+		return fmt.Errorf("begin: %w", errAlone)
 	case o.class == txn.Recorded && tx.id.Class() != txn.Recorded:
 		return fmt.Errorf("begin: %w", errUnrecorded)
 	}

@@ -67,11 +67,8 @@ func TestARunThatMustNotJoinSaysSo(t *testing.T) {
 		none := func(context.Context, *concord.Tx) error { t.Error("it ran"); return nil }
 		err := b.client.Run(ctx, none, concord.NoJoin())
 		require.ErrorIs(t, err, concord.ErrNested)
-		require.EqualError(t, err, "begin: this context already has a transaction")
 		err = b.client.Run(ctx, none, concord.Recorded())
 		require.ErrorIs(t, err, concord.ErrNested)
-		require.EqualError(t, err, "begin: this context already has a transaction, which is not recorded: begin "+
-			"the outer one with Recorded")
 
 		// Another client, or a context that carries none: another transaction.
 		require.NoError(t, other.client.Run(ctx, func(ctx context.Context, tx *concord.Tx) error {

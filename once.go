@@ -87,7 +87,7 @@ func (c *Client) keyUse(ctx context.Context, key string) (*txn.KeyUse, error) {
 	}
 	id, err := api.ParseID("gid", res.GetGid())
 	if err != nil {
-		return nil, fmt.Errorf("the cluster gave an answer that this version does not know: %w", err)
+		return nil, unknownAnswer(err)
 	}
 	return &txn.KeyUse{Key: key, ID: id, Result: res.GetResult()}, nil
 }

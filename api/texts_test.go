@@ -3,11 +3,16 @@
 package api_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"go/ast"
 	"go/parser"
 	"go/token"
+	"io"
+	"log"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"regexp"
 	"strconv"
@@ -19,6 +24,7 @@ import (
 
 	"github.com/concordtx/concord/api"
 	concordv1 "github.com/concordtx/concord/api/concord/v1"
+	"github.com/concordtx/concord/internal/said"
 	"github.com/concordtx/concord/txn"
 )
 
@@ -268,6 +274,21 @@ var messages = []struct {
 		return received(fmt.Errorf("GID has no branch 7: see %q: %w", "concord tx get", api.ErrNotFound))
 	},
 		`GID has no branch 7: see "concord tx get": not found`, api.ErrNotFound},
+	{"what is not done now", func() error { return received(api.ErrUnavailable) }, "unavailable", api.ErrUnavailable},
+	{"a cluster that wants TLS", func() error {
+		server := httptest.NewUnstartedServer(http.NotFoundHandler())
+		server.Config.ErrorLog = log.New(io.Discard, "", 0)
+		server.StartTLS()
+		defer server.Close()
+		c, err := api.Dial([]string{server.Listener.Addr().String()}, api.ClientOptions{})
+		if err != nil {
+			return err
+		}
+		defer c.Close()
+		_, err = c.Status(context.Background(), &concordv1.StatusRequest{})
+		return err
+	}, "get the status: unauthenticated: this cluster wants a client certificate or a token: --certs-dir, --token-file",
+		api.ErrUnauthenticated},
 	{"what nobody expected", func() error { return received(errors.New("internal error: the node's log says more")) },
 		"internal: internal error: the node's log says more", nil},
 }
@@ -312,6 +333,33 @@ func written(t *testing.T, e ast.Expr) string {
 	text, err := strconv.Unquote(e.(*ast.BasicLit).Value)
 	require.NoError(t, err)
 	return text
+}
+
+// Who writes another error finds out here that its text has to be looked at by everybody.
+func TestEveryErrorHasARow(t *testing.T) {
+	var rows []string
+	for _, m := range messages {
+		rows = append(rows, m.says)
+	}
+	said.Check(t, rows, withoutRow)
+}
+
+// Why a text has no row.
+const (
+	behind    = "what errors.Is is asked for: it stands behind a text that says what it is about"
+	elsewhere = "the request is sent again, to this node or another one: whoever asked hears of it only when none answers"
+)
+
+// withoutRow are the texts that no row of the table has.
+var withoutRow = map[string]string{
+	"already decided otherwise": behind, "refused": behind, "busy": behind, "invalid request": behind,
+	"permission denied":                                 behind,
+	"older than what the cluster remembers":             behind,
+	"api: %T is not a message":                          "cannot be met: Connect hands over messages only",
+	"ended the stream":                                  elsewhere,
+	"the stream has ended: another one takes its place": elsewhere,
+	"the request was not sent":                          elsewhere,
+	"the stream to the node broke":                      elsewhere,
 }
 
 // Each text about a field is made by one function, so that none can be forgotten here.

@@ -15,6 +15,7 @@ import (
 	"github.com/concordtx/concord"
 	"github.com/concordtx/concord/adapters/memory"
 	"github.com/concordtx/concord/concordtest"
+	"github.com/concordtx/concord/internal/said"
 )
 
 // move takes 1 from the account in one database and adds it in the other.
@@ -72,6 +73,7 @@ func TestAVoteFailsOnce(t *testing.T) {
 	require.ErrorAs(t, err, &aborted)
 	require.Equal(t, "ledger", aborted.Resource)
 	require.ErrorIs(t, err, concordtest.ErrVote)
+	require.EqualError(t, err, "transaction "+aborted.GID.String()+voteFails)
 	require.Zero(t, balance(t, c, orders.Resource()))
 	require.NoError(t, c.Client().Run(t.Context(), work))
 	require.EqualValues(t, 1, balance(t, c, ledger.Resource()))
@@ -87,6 +89,7 @@ func TestAnAnswerIsLostAndTheOutcomeCanBeLearned(t *testing.T) {
 	var unknown *concord.UnknownError
 	require.ErrorAs(t, err, &unknown)
 	require.ErrorIs(t, err, concordtest.ErrAnswer)
+	require.EqualError(t, err, "the outcome of transaction "+unknown.GID.String()+answerIsLost)
 	outcome, err := c.Client().Outcome(t.Context(), unknown.GID)
 	require.NoError(t, err)
 	require.Equal(t, concord.Committed, outcome)
@@ -205,4 +208,15 @@ func TestRealDatabases(t *testing.T) {
 			}, 20*time.Second, 10*time.Millisecond)
 		})
 	}
+}
+
+// What whoever breaks something on purpose hears, behind the transaction.
+const (
+	voteFails    = " was aborted by ledger: concordtest: the vote fails"
+	answerIsLost = " is unknown: concordtest: the answer is lost; ask Client.Outcome for it before you repeat it"
+)
+
+// Who writes another error finds out here that its text has to be looked at by everybody.
+func TestEveryErrorHasARow(t *testing.T) {
+	said.Check(t, []string{voteFails, answerIsLost}, nil)
 }

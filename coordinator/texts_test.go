@@ -18,6 +18,7 @@ import (
 	"github.com/concordtx/concord/adapters"
 	"github.com/concordtx/concord/adapters/memory"
 	"github.com/concordtx/concord/api"
+	"github.com/concordtx/concord/coordinator/commit"
 	"github.com/concordtx/concord/coordinator/peer"
 	"github.com/concordtx/concord/coordinator/replica"
 	"github.com/concordtx/concord/internal/said"
@@ -226,6 +227,43 @@ var messages = []message{
 		"in the file   in the log\n  1 voter                 1 voter\n  2 voter                 -\nThe file only " +
 		"says who founds a cluster. Put back a list that the cluster has or had; members are added and removed " +
 		"with \"concord member add\" and \"concord member remove\", while the cluster runs"},
+	{name: "open below the level that the cluster is at", is: ErrNewerStore, meet: func(*testing.T) error {
+		_, err := decodeLevel(encodeLevel(txn.Newest + 1))
+		return err
+	}, says: "the store belongs to a later release of concord: the cluster is at feature level 7, this program knows only " +
+		"up to 6: run the release that the other nodes run"},
+	{name: "a store with meta data of another version", is: txn.ErrBadTxn, meet: func(*testing.T) error {
+		return decodeMeta(nil, &txn.Meta{})
+	}, says: "meta data of the table: the store holds what this version of concord does not write: run the version that " +
+		"wrote it, or replace this node's store"},
+	{name: "a store with a level of another version", is: txn.ErrBadTxn, meet: func(*testing.T) error {
+		_, err := decodeLevel(nil)
+		return err
+	}, says: "feature level of the state: the store holds what this version of concord does not write: run the version " +
+		"that wrote it, or replace this node's store"},
+	{name: "a store with leases of another version", is: txn.ErrBadTxn, meet: func(*testing.T) error {
+		_, err := decodeLeases(nil)
+		return err
+	}, says: "leases of the clients: the store holds what this version of concord does not write: run the version that " +
+		"wrote it, or replace this node's store"},
+	{name: "a resource that is dropped", is: ErrDropped, meet: func(t *testing.T) error {
+		orders := memory.New("orders", memory.NewDisk())
+		c := newCluster(t, 1, func() []adapters.Resource { return []adapters.Resource{orders} })
+		c.leader()
+		c.kill(1)
+		c.rules = commit.Rules{MaxTransaction: time.Hour, Grace: time.Hour, Scan: time.Hour}
+		c.start(1)
+		id := txn.NewID(time.Now())
+		require.Equal(t, txn.Commit, c.commit(id, c.prepared(orders, id, "k")).Txn.Decision)
+		err := c.leader().MayDrop("orders")
+		c.kill(1)
+		c.open = nobody
+		_, again := c.openNode(1, c.members)
+		require.EqualError(t, again, err.Error(), "at the next start")
+		return err
+	}, says: `a resource that has branches to finish is not in the configuration: orders has GID/0. Put it back until "concord ` +
+		`tx ls --state in-doubt --resource orders" shows nothing; or, if that database is lost for good, start with ` +
+		`--abandon orders, and they count as heuristic hazards`},
 	{name: "open at a lower level than the cluster is at", is: ErrNewerStore, meet: func(t *testing.T) error {
 		c := newCluster(t, 1, nobody)
 		c.listed()
@@ -294,4 +332,36 @@ func TestEveryErrorHasARow(t *testing.T) {
 	said.Within(t, []string{".", "replica", "commit"}, unmet, []string{"Refusedf", "Unavailablef"},
 		[]string{"acceptable", "Open", "makeWorkers", "makeCore", "checkList", "occupied", "onAddAsked",
 			"AlreadyDecided", "notFound", "tooOld"})
+}
+
+// Within looks for errors of requests and of Open; these are the others.
+func TestEveryOtherErrorHasARow(t *testing.T) {
+	var rows []string
+	for _, m := range messages {
+		rows = append(rows, m.says)
+	}
+	said.Check(t, rows, withoutRow)
+}
+
+// Why a text has no row.
+const (
+	breaks   = "the process ends, since its own store cannot be read: the store says why"
+	ofAPeer  = "the log of a node has it: the snapshot of the other node is asked for again"
+	race     = "only a race of some kind shows it"
+	notWrong = "not shown: it tells why a call to a database was given up, which is made again"
+)
+
+// withoutRow are the texts that no row has.
+var withoutRow = map[string]string{
+	"read transaction %v: %w": breaks, "read an idempotency key: %w": breaks,
+	"read the snapshot of %v that was installed: %w": breaks,
+	"the snapshot of %v was installed, and not read": "cannot be met: it is read before anybody hears of it",
+	"%w: %s has %d without a decision: see \"concord tx ls --state in-doubt --resource %[2]s\", and wait, or decide " +
+		"them": race,
+	"open transaction %v under the key %x: %w": ofAPeer, "transaction %v under the key %x: %w": ofAPeer,
+	"use of an idempotency key": ofAPeer, "%w by %v under the key %x: %w": ofAPeer,
+	"what is remembered of databases: %w":                              breaks,
+	"the database was away and answers again: the attempt is repeated": notWrong,
+	"no answer within %v: check that the server runs and can be reached: %w": "takes as long as a database has to say " +
+		"which it is",
 }

@@ -58,7 +58,7 @@ func (c *Core) openBranch(e WorkAsked) *branch {
 			"as two_phase or three_phase", class)
 	case class == txn.ThreePhase && c.members[e.Branch.XID.ID] != nil && !c.members[e.Branch.XID.ID].core.TakesWork():
 		c.refuse(e.Call, Refused, "the transaction accepts no more work: its vote was asked for, or it was rolled "+
-			"back")
+			"back: begin a new one")
 	case class == txn.ThreePhase && c.stale(e.Branch.XID.ID):
 		c.refuse(e.Call, Refused, "the transaction was begun at %s, which is too long ago, or too far ahead of the "+
 			"clock here: begin a new one; if it is new, correct the clocks",

@@ -83,7 +83,7 @@ func (i Identity) check() error {
 			return fmt.Errorf("%s: %w", i.Kind, err)
 		}
 	default:
-		return fmt.Errorf("%.30q is no kind of identity", string(i.Kind))
+		return fmt.Errorf("%.30q is no kind of identity: there are node, agent and client", string(i.Kind))
 	}
 	return nil
 }

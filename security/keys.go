@@ -165,7 +165,7 @@ func (f Files) load(old *material, now time.Time) (*material, error) {
 	h := sha256.New()
 	var all []*x509.Certificate
 	for _, path := range f.CA {
-		list, _, err := f.authoritiesIn(path, true, h)
+		list, _, err := f.authoritiesIn("authorities", path, true, h)
 		if err != nil {
 			return nil, err
 		}
@@ -186,9 +186,9 @@ func (f Files) load(old *material, now time.Time) (*material, error) {
 	m.clients = m.authorities
 	var clients []*x509.Certificate
 	for _, path := range f.ClientCA {
-		list, found, err := f.authoritiesIn(path, old != nil && old.separate, h)
+		list, found, err := f.authoritiesIn("authorities of clients", path, old != nil && old.separate, h)
 		if err != nil {
-			return nil, fmt.Errorf("authorities of clients: %w", err)
+			return nil, err
 		}
 		m.separate = m.separate || found
 		clients = append(clients, list...)
@@ -198,7 +198,7 @@ func (f Files) load(old *material, now time.Time) (*material, error) {
 	}
 	b, found, err := f.optional(f.CRL, old != nil && old.revoked != nil)
 	if err != nil {
-		return nil, fmt.Errorf("revocations: %w", err)
+		return nil, fmt.Errorf("revocations: %w: %s", err, makesList)
 	}
 	if found {
 		h.Write(b)
@@ -216,10 +216,11 @@ func (f Files) load(old *material, now time.Time) (*material, error) {
 }
 
 // authoritiesIn reads the authorities of one file, and adds it to a print.
-func (f Files) authoritiesIn(path string, must bool, print io.Writer) (list []*x509.Certificate, found bool, err error) {
+func (f Files) authoritiesIn(whose, path string, must bool, print io.Writer) (list []*x509.Certificate, found bool,
+	err error) {
 	b, found, err := f.optional(path, must)
 	if err != nil {
-		return nil, false, fmt.Errorf("authorities: %w: %s", err, makeKeys)
+		return nil, false, fmt.Errorf("%s: %w: %s", whose, err, makeKeys)
 	}
 	if !found {
 		return nil, false, nil
@@ -249,6 +250,9 @@ func (f Files) loadOwn(m *material, hash func([]byte) (int, error), now time.Tim
 		return fmt.Errorf("certificate: %w: %s", err, makeKeys)
 	}
 	keyPEM, err := ReadSecret(f.Key, maxFile)
+	if errors.Is(err, fs.ErrNotExist) {
+		err = fmt.Errorf("%w: put it back, or make both anew", err)
+	}
 	if err != nil {
 		return fmt.Errorf("key of %s: %w", filepath.Base(f.Cert), err)
 	}
@@ -337,8 +341,8 @@ func (m *material) verify(chain []*x509.Certificate, usage x509.ExtKeyUsage, now
 		return Identity{}, untrusted("that of %v is not made for this use: make one that is, \"concord cert "+
 			"--help\" says how", who)
 	case err != nil:
-		return Identity{}, untrusted("that of %v was issued by none of the authorities that are believed here (%w)",
-			who, err)
+		return Identity{}, untrusted("that of %v was issued by none of the authorities that are believed here (%w): "+
+			"compare the ca.crt of both sides", who, err)
 	}
 	for _, c := range chains[0] {
 		if m.revoked[serial(c.RawIssuer, c.SerialNumber)] {

@@ -20,19 +20,20 @@ func parseCertificates(path string, b []byte) (list []*x509.Certificate, err err
 	for len(bytes.TrimSpace(b)) > 0 {
 		var block *pem.Block
 		if block, b = pem.Decode(b); block == nil {
-			return nil, fmt.Errorf("%s is not PEM from its beginning to its end", path)
+			return nil, fmt.Errorf("%s is not PEM from its beginning to its end: remove what is not, or make it anew",
+				path)
 		}
 		if block.Type != "CERTIFICATE" {
 			return nil, fmt.Errorf("%s has a %.30q, want certificates only", path, block.Type)
 		}
 		c, err := x509.ParseCertificate(block.Bytes)
 		if err != nil {
-			return nil, fmt.Errorf("%s: certificate %d: %w", path, len(list)+1, err)
+			return nil, fmt.Errorf("%s: certificate %d: %w: make it anew", path, len(list)+1, err)
 		}
 		list = append(list, c)
 	}
 	if len(list) == 0 {
-		return nil, fmt.Errorf("%s has no certificate", path)
+		return nil, fmt.Errorf("%s has no certificate: \"concord cert --help\" says how to make one", path)
 	}
 	return list, nil
 }
@@ -42,25 +43,31 @@ func parseAuthorities(path string, b []byte) ([]*x509.Certificate, error) {
 	list, err := parseCertificates(path, b)
 	for i, c := range list {
 		if !c.IsCA {
-			return nil, fmt.Errorf("%s: certificate %d (%.80s) is not that of an authority", path, i+1, c.Subject)
+			return nil, fmt.Errorf("%s: certificate %d (%.80s) is not that of an authority: remove it there", path, i+1, c.Subject)
 		}
 	}
 	return list, err
 }
 
+// What to do about a key of an authority, or a revocation list, that is none.
+const (
+	givesKey  = `give the key that "concord cert create-ca" made`
+	makesList = `"concord cert revoke" makes it`
+)
+
 // parseKey reads the key of an authority.
 func parseKey(path string, b []byte) (*ecdsa.PrivateKey, error) {
 	block, _ := pem.Decode(b)
 	if block == nil {
-		return nil, fmt.Errorf("%s is not PEM", path)
+		return nil, fmt.Errorf("%s is not PEM: %s", path, givesKey)
 	}
 	key, err := x509.ParsePKCS8PrivateKey(block.Bytes)
 	if err != nil {
-		return nil, fmt.Errorf("%s is not a key in PKCS #8", path) // the error might say what is in it
+		return nil, fmt.Errorf("%s is not a key in PKCS #8: %s", path, givesKey) // the error might say what is in it
 	}
 	ec, ok := key.(*ecdsa.PrivateKey)
 	if !ok {
-		return nil, fmt.Errorf("%s is a %T, want an ECDSA key", path, key)
+		return nil, fmt.Errorf("%s is a %T, want an ECDSA key: %s", path, key, givesKey)
 	}
 	return ec, nil
 }
@@ -76,19 +83,20 @@ func parseRevoked(path string, b []byte, authorities []*x509.Certificate) (map[s
 	for len(bytes.TrimSpace(b)) > 0 {
 		var block *pem.Block
 		if block, b = pem.Decode(b); block == nil || block.Type != "X509 CRL" {
-			return nil, fmt.Errorf("%s is not made of revocation lists in PEM", path)
+			return nil, fmt.Errorf("%s is not made of revocation lists in PEM: %s", path, makesList)
 		}
 		n++
 		list, err := x509.ParseRevocationList(block.Bytes)
 		if err != nil {
-			return nil, fmt.Errorf("%s: list %d: %w", path, n, err)
+			return nil, fmt.Errorf("%s: list %d: %w: %s", path, n, err, makesList)
 		}
 		signed := false
 		for _, a := range authorities {
 			signed = signed || list.CheckSignatureFrom(a) == nil
 		}
 		if !signed {
-			return nil, fmt.Errorf("%s: list %d was signed by none of the authorities", path, n)
+			return nil, fmt.Errorf("%s: list %d was signed by none of the authorities: add the one that did to ca.crt, "+
+				"or take the list out", path, n)
 		}
 		for _, e := range list.RevokedCertificateEntries {
 			revoked[serial(list.RawIssuer, e.SerialNumber)] = true

@@ -327,7 +327,7 @@ func TestRequestForAnotherClusterIsRefusedAtOnce(t *testing.T) {
 	r.Cluster, r.Seen = (fakeCluster + 1).String(), "99.1"
 	_, err := s.stub(t).Commit(t.Context(), r)
 	require.ErrorIs(t, api.FromStatus(err), api.ErrInvalid)
-	require.ErrorContains(t, err, "made anew")
+	require.ErrorContains(t, err, "set up anew")
 	a := decide(t, s, "99.1", r, bare())
 	require.EqualValues(t, connect.CodeInvalidArgument, a[0].GetError().GetCode())
 	require.Contains(t, a[0].GetError().GetMessage(), fakeCluster.String())

@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/concordtx/concord/internal/said"
 )
 
 var sampleBranches = []Branch{
@@ -269,4 +271,42 @@ func parse(t *testing.T, file string) *ast.File {
 	f, err := parser.ParseFile(token.NewFileSet(), file, nil, 0)
 	require.NoError(t, err)
 	return f
+}
+
+// errorRows are the errors about what was stored, or typed, by somebody else: how to get them and what they say.
+var errorRows = []struct {
+	meet func() error
+	says string
+}{
+	{func() error { _, err := ParseID("x"); return err }, `"x": not a transaction id: want 26 characters of Crockford base ` +
+		`32, of which the last is 0, R, T or M, as printed by "concord tx ls"`},
+	{func() error { _, err := ParseRowText("x"); return err }, `"x" is not a high-water row that this version writes: run ` +
+		`the newest version of concord on all nodes, or delete the row if a person wrote it`},
+	{func() error { _, err := DecodeRecords([]byte{recordsVersion, 0xff}); return err }, "record 0: " + noRecords},
+	{func() error { _, err := DecodeMembers([]byte{0xff}); return err }, "list of members: " + noRecords},
+	{func() error {
+		_, err := NewTable(Meta{}, nil, nil).Apply(Position{Epoch: 1, Counter: 2}, nil)
+		return err
+	},
+		"apply 1.2: " + noRecords},
+	{func() error { return new(Txn).UnmarshalBinary(nil) }, notOurs},
+	{func() error { return new(Agents).UnmarshalBinary([]byte{0xff}) }, "lives of the agents: " + notOurs},
+	{func() error { return new(Members).UnmarshalBinary([]byte{0xff}) }, "members of the cluster: " + notOurs},
+}
+
+const (
+	noRecords = "log entry holds no records that this version of concord understands: run the version that wrote it, or " +
+		"replace this node's store"
+	notOurs = "the store holds what this version of concord does not write: run the version that wrote it, or replace " +
+		"this node's store"
+)
+
+// Who writes another error finds out here that its text has to be looked at by everybody.
+func TestEveryErrorHasARow(t *testing.T) {
+	var rows []string
+	for _, m := range errorRows {
+		require.EqualError(t, m.meet(), m.says)
+		rows = append(rows, m.says)
+	}
+	said.Check(t, rows, nil)
 }

@@ -5,9 +5,11 @@ package wal
 import (
 	"bufio"
 	"bytes"
+	"errors"
 	"fmt"
 	iofs "io/fs"
 	"log/slog"
+	"math"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -16,10 +18,12 @@ import (
 	"testing"
 	"time"
 
+	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/cockroachdb/pebble/v2/vfs/errorfs"
 	"github.com/stretchr/testify/require"
 
+	"github.com/concordtx/concord/internal/said"
 	"github.com/concordtx/concord/protocol/zab"
 )
 
@@ -293,4 +297,154 @@ func TestTheLogOnDiskIsLongerThanWhatIsWritten(t *testing.T) {
 		require.NoError(t, s.Close())
 		dir = dead
 	}
+}
+
+// message is an error that whoever runs a node can meet when its store is opened or read: how to get it, on
+// a file system that has a store of node 1 already, what it says and what it wraps.
+type message struct {
+	name string
+	meet func(*testing.T, vfs.FS) error
+	says string
+	is   error
+}
+
+// opened is what Open says after somebody has spoilt the store.
+func opened(spoil func(*testing.T, vfs.FS)) func(*testing.T, vfs.FS) error {
+	return func(t *testing.T, files vfs.FS) error {
+		spoil(t, files)
+		_, err := Open(testDir, Options{FS: files, Node: 1, Logger: quiet()})
+		return err
+	}
+}
+
+// broken is what Open says when the directory cannot be looked at.
+func broken(why error) func(*testing.T, vfs.FS) error {
+	return func(_ *testing.T, files vfs.FS) error {
+		files = errorfs.Wrap(files, errorfs.InjectorFunc(func(op errorfs.Op) error {
+			if op.Kind == errorfs.OpList {
+				return why
+			}
+			return nil
+		}))
+		_, err := Open(testDir, Options{FS: files, Node: 1, Logger: quiet()})
+		return err
+	}
+}
+
+// full is a file system without space.
+type full struct{ vfs.FS }
+
+func (full) GetDiskUsage(string) (vfs.DiskUsage, error) { return vfs.DiskUsage{}, nil }
+
+func put(t *testing.T, files vfs.FS, name, text string) {
+	t.Helper()
+	f, err := files.Create(testDir+"/"+name, vfs.WriteCategoryUnspecified)
+	require.NoError(t, err)
+	_, err = f.Write([]byte(text))
+	require.NoError(t, err)
+	require.NoError(t, f.Close())
+}
+
+var messages = []message{
+	{name: "no node", meet: func(_ *testing.T, files vfs.FS) error {
+		_, err := Open(testDir, Options{FS: files, Logger: quiet()})
+		return err
+	}, says: `store /data/node: node 0 cannot have a store; set "node" in the configuration`},
+	{name: "another node", is: ErrOtherNode, meet: func(_ *testing.T, files vfs.FS) error {
+		_, err := Open(testDir, Options{FS: files, Node: 2, Logger: quiet()})
+		return err
+	}, says: `store /data/node: the store belongs to another node: it was made for node 1, this is node 2; correct "node" ` +
+		`or "data_dir" in the configuration`},
+	{name: "files of somebody else", is: ErrNotStore, meet: opened(func(t *testing.T, files vfs.FS) {
+		require.NoError(t, files.RemoveAll(testDir+"/"+dbDir))
+		put(t, files, "letter.txt", "dear")
+	}), says: `store /data/node: not a concord store, it holds "letter.txt"; choose an empty directory for the store`},
+	{name: "a second process", is: ErrLocked, meet: opened(func(t *testing.T, files vfs.FS) { openMem(t, files) }),
+		says: "store /data/node: the store is in use (resource temporarily unavailable); stop the other concord process that " +
+			"uses this directory, or give each node a data_dir of its own"},
+	{name: "a store of a later version", is: ErrNewer, meet: opened(func(t *testing.T, files vfs.FS) {
+		who := identity{version: storeVersion + 1, node: 1}
+		require.NoError(t, writeIdentity(files, testDir+"/db/STORE", who))
+	}), says: "store /data/node: the store was written by a newer version (store version 2, this program knows only up to " +
+		"1); start the version of concord that wrote it, or a later one"},
+	{name: "an engine of a later version", is: ErrNewer, meet: func(*testing.T, vfs.FS) error {
+		return engineError(testDir, errors.New("unknown format major version 999")) // as Pebble says
+	}, says: "store /data/node: the store was written by a newer version (unknown format major version 999); start the " +
+		"version of concord that wrote it, or a later one"},
+	{name: "a directory that may not be read", is: iofs.ErrPermission, meet: broken(iofs.ErrPermission),
+		says: "store /data/node: list the directory: permission denied; give the user that runs concord read and write " +
+			"access to the directory"},
+	{name: "a disk that does not read", meet: broken(errors.New("input/output error")),
+		says: "store /data/node: list the directory: input/output error; check the disk and the kernel's log"},
+	{name: "a store that is damaged", is: ErrCorrupt, meet: opened(func(t *testing.T, files vfs.FS) {
+		put(t, files, "db/STORE", "damaged")
+	}), says: "store /data/node: the STORE file does not match its checksum: the store is damaged; keep a copy of the " +
+		"directory, do not repair it in place: the other nodes have the log, so replace this node, see docs/operations.md"},
+	{name: "a disk that took back what was written", is: ErrLostPromise, meet: opened(func(t *testing.T, files vfs.FS) {
+		require.NoError(t, files.RemoveAll(testDir+"/"+dbDir))
+	}), says: "store /data/node: db is missing, but a store was here: WATERMARK: the disk took back a promise; do not use " +
+		"this directory any longer, it has forgotten what others count on: keep a copy, check the disk, and replace this " +
+		"node, see docs/operations.md"},
+	{name: "a disk that is full", is: ErrDiskFull, meet: func(t *testing.T, files vfs.FS) error {
+		_, err := Open("/data/new", Options{FS: full{files}, Node: 1, Logger: quiet()})
+		return err
+	}, says: "store /data/new: the disk is full: 0.0 MiB free, 4.0 MiB are needed to open it; free or add space, then start " +
+		"again"},
+	{name: "a store that was opened too often", meet: opened(func(t *testing.T, files vfs.FS) {
+		s, err := Open(testDir, Options{FS: files, Node: 1, Logger: quiet()})
+		require.NoError(t, err)
+		require.NoError(t, s.engine.Set([]byte(bootKey), bootValue(math.MaxUint32), pebble.Sync))
+		require.NoError(t, s.Close())
+	}), says: "store /data/node: opened 4294967295 times, the counter is used up; replace the node"},
+	{name: "entries that were cut off", is: ErrCut, meet: func(t *testing.T, files vfs.FS) error {
+		s := openMem(t, files)
+		s.log.base = z(1, 2)
+		_, err := s.Entries(z(1, 1), z(9, 9), 100)
+		return err
+	}, says: "store /data/node: entries after 1.1: the log no longer reaches back so far, it begins after 1.2; the peer " +
+		"needs a snapshot"},
+}
+
+func TestWhatErrorsSay(t *testing.T) {
+	for _, m := range messages {
+		t.Run(m.name, func(t *testing.T) {
+			files := vfs.NewMem()
+			s, err := Open(testDir, Options{FS: files, Node: 1, Logger: quiet()})
+			require.NoError(t, err)
+			require.NoError(t, s.Close())
+			err = m.meet(t, files)
+			require.EqualError(t, err, m.says)
+			require.True(t, m.is == nil || errors.Is(err, m.is))
+		})
+	}
+}
+
+// Who writes another error finds out here that its text has to be looked at by everybody.
+func TestEveryErrorHasARow(t *testing.T) {
+	var rows []string
+	for _, m := range messages {
+		rows = append(rows, m.says)
+	}
+	said.Check(t, rows, withoutRow)
+}
+
+// Why a text has no row.
+const (
+	breaks    = "wants a disk that breaks: the process ends, and the log says to check the disk"
+	ofAPeer   = "the log of a node has it: the snapshot of the other node is asked for again"
+	ofDamaged = "a part of what is said of a store that is damaged"
+)
+
+// withoutRow are the texts that no row of the table has.
+var withoutRow = map[string]string{
+	"create %s: %w": breaks, "write %s: %w": breaks, "sync %s: %w": breaks, "close store %s: %w": breaks,
+	"store %s: write %s: %w": breaks, "store %s: measure the log: %w": breaks, "store %s: gather the writes: %w": breaks,
+	"store %s: write the log: %w": breaks, "store %s: gather the state up to %v: %w": breaks,
+	"store %s: write the state up to %v: %w": breaks, "store %s: stage a snapshot: %w": breaks,
+	"store %s: remove what a snapshot replaced: %w":  breaks,
+	"%s: no end after %v: the disk hangs or is full": breaks,
+	"the snapshot is damaged":                        ofAPeer, "another snapshot was begun or installed meanwhile": ofAPeer,
+	"stage a snapshot: %w: %w": ofAPeer, "stage a snapshot: %w: bytes that are no pairs in order": ofAPeer,
+	"stage a snapshot of %v: %w: its hash is %x, not %x": ofAPeer,
+	"log key %x %w": ofDamaged, "entry %v %w": ofDamaged,
 }

@@ -145,7 +145,7 @@ func (r *Resource) Recover(ctx context.Context) ([]adapters.Prepared, error) {
 	}
 	if m.GetMore() {
 		return list, r.client.failed("list "+r.name,
-			fmt.Errorf("it has more than %d branches, and no more are shown", listPage))
+			fmt.Errorf("it has more than %d branches, and no more are shown until some of these have ended", listPage))
 	}
 	return list, nil
 }

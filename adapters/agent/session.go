@@ -83,7 +83,8 @@ func (s *session) work(ctx context.Context, what string, send request) (*concord
 	select {
 	case <-s.turn:
 	case <-ctx.Done():
-		return nil, fmt.Errorf("another request is under way in this branch: %w", context.Cause(ctx))
+		return nil, fmt.Errorf("another request is under way in this branch: wait for its answer before you send the "+
+			"next one: %w", context.Cause(ctx))
 	}
 	defer func() { s.turn <- struct{}{} }()
 	m, err := s.send(ctx, what, send)
@@ -160,7 +161,7 @@ func (s *session) next(ctx context.Context) (life, uint64, error) {
 	case ended:
 		return l, 0, adapters.ErrBranchEnded
 	case doubt != nil:
-		return l, 0, fmt.Errorf("the branch cannot continue: %w", doubt)
+		return l, 0, fmt.Errorf("the branch cannot continue, roll the transaction back and begin a new one: %w", doubt)
 	case number == 1:
 		var err error
 		if l, err = s.client.current(ctx); err != nil {
@@ -256,7 +257,8 @@ func (s *session) Prepare(ctx context.Context) (txn.Vote, txn.Branch, error) {
 	}
 	records, err := api.ParseBranches("branch", []*concordv1.Branch{m.GetBranch()})
 	if err != nil || records[0].No != s.xid.Branch || records[0].Resource != s.resource {
-		return txn.VoteNo, none, s.client.failed("prepare "+s.resource, errors.Join(errors.New("the vote names another branch"), err))
+		return txn.VoteNo, none, s.client.failed("prepare "+s.resource, errors.Join(errors.New("the vote names another branch: run "+
+			"the newest version of concord on the agent"), err))
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()

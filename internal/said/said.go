@@ -9,6 +9,7 @@ import (
 	"go/token"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -21,7 +22,7 @@ const fewest = 4
 
 // Check takes what the rows of a table say, and the texts, as the sources have them, that no row
 // can have, each with the reason. It reads the sources in the working directory, which is that of
-// the package under test. functions take the text of an error first, beside those of errors and fmt.
+// the package under test. functions take the text of an error, before any other, beside those of errors and fmt.
 func Check(t testing.TB, rows []string, without map[string]string, functions ...string) {
 	t.Helper()
 	CheckIn(t, []string{"."}, rows, without, functions...)
@@ -91,11 +92,11 @@ func texts(f *ast.File, functions []string) (all []ast.Expr) {
 		case *ast.CallExpr:
 			name, of := nameOf(n.Fun)
 			known := of == "errors" && name == "New" || of == "fmt" && name == "Errorf"
-			for _, function := range functions {
-				known = known || name == function
-			}
 			if known && len(n.Args) > 0 {
 				add(n.Args[0])
+			}
+			if i := slices.IndexFunc(n.Args, isText); i >= 0 && slices.Contains(functions, name) {
+				add(n.Args[i])
 			}
 		case *ast.AssignStmt:
 			for i, left := range n.Lhs {
@@ -168,6 +169,8 @@ func textOf(e ast.Expr) string {
 	}
 	return ""
 }
+
+func isText(e ast.Expr) bool { return textOf(e) != "" }
 
 func orAny(text string) string {
 	if text == "" {

@@ -18,6 +18,7 @@ func f() error {
 	step := "three"
 	_ = finding{Fix: "four" + x}
 	_ = usagef("five %d", 5)
+	c.refuse(call, refused, "nine %d", 9, "not this one")
 	_ = &ExitError{Code: 1, Text: fmt.Sprintf("six" + " and more")}
 	_ = &terminal.ExitError{Code: 1, Text: "seven"}
 	log("not this one")
@@ -25,10 +26,11 @@ func f() error {
 }`, 0)
 	require.NoError(t, err)
 	var found []string
-	for _, e := range texts(f, []string{"usagef"}) {
+	for _, e := range texts(f, []string{"usagef", "refuse"}) {
 		found = append(found, textOf(e))
 	}
-	require.ElementsMatch(t, []string{"one", "two", "three", "four%v", "five %d", "six and more", "seven", "eight: %w"},
+	require.ElementsMatch(t, []string{"one", "two", "three", "four%v", "five %d", "six and more", "seven", "eight: %w",
+		"nine %d"},
 		found)
 }
 

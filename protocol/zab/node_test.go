@@ -7,6 +7,8 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/concordtx/concord/internal/said"
 )
 
 func startedCluster(t *testing.T, voters, observers int) *cluster {
@@ -355,4 +357,42 @@ func TestEachRowOfTheDecisionTable(t *testing.T) {
 			}
 		})
 	}
+}
+
+// Who writes another error finds out here that its text has to be looked at by everybody. People meet few of these:
+// whoever serves requests says what they mean in words of his own.
+func TestEveryErrorHasARow(t *testing.T) {
+	var rows []string
+	for says, list := range map[string][]Member{
+		"there must be a voter": nil,
+		"id 0 means nobody":     {{}},
+		"id 1 is there twice":   {{ID: 1}, {ID: 1}},
+	} {
+		_, err := ordered(list)
+		require.EqualError(t, err, says)
+		rows = append(rows, says)
+	}
+	said.Check(t, rows, withoutRow)
+}
+
+// Why a text has no row.
+const (
+	between = "between nodes: the connection is dropped, and the log has it"
+	before  = "cannot be met: whoever reads the configuration, or opens the store, has said so before"
+	inWords = "whoever asks hears it in words of the coordinator"
+)
+
+// withoutRow are the texts that no row of the table has.
+var withoutRow = map[string]string{
+	"not a message of this version": between, "decode message of %d bytes: version: %w": between,
+	"decode message of %d bytes, kind %d: %w":                      between,
+	"the members cannot be changed like that":                      inWords,
+	"%d, at most %d are possible":                                  before,
+	"not the established leader: ask the leader that Status names": inWords,
+	"too many proposals in flight: try again later":                inWords,
+	"members: %w":                          before,
+	"members: own id %d is not among them": before,
+	"stored state: current epoch %d is above accepted epoch %d":   before,
+	"stored state: log ends at %s, before its base %s":            before,
+	"stored state: applied %s is not between base %s and last %s": before,
 }

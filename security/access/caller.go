@@ -95,7 +95,8 @@ func (c *Caller) OnAll(resources []string, roles ...security.Role) error {
 
 // Denied is the error of who lacks something.
 func Denied(a security.Access, what string) error {
-	return fmt.Errorf("%w: %q has no role %s (grants: %s)", api.ErrDenied, a.Subject, what, a.Grants())
+	return fmt.Errorf("%w: %q has no role %s (grants: %s): \"auth.grants\" in the configuration gives roles",
+		api.ErrDenied, a.Subject, what, a.Grants())
 }
 
 // Who is what a record keeps of a person's act: who it was by the certificate or the token, and as whom

@@ -4,7 +4,6 @@ package access
 
 import (
 	"context"
-	"fmt"
 	"io"
 	"net/http"
 	"sync"
@@ -25,8 +24,8 @@ type memory struct {
 func newMemory(l Limits) *memory { return &memory{limits: l, room: semaphore.NewWeighted(l.Memory)} }
 
 func (m *memory) full() error {
-	return fmt.Errorf("%d MiB of requests are being carried out at this node: ask again in a moment, or another node: %w",
-		m.limits.Memory>>20, api.ErrBusy)
+	return api.Busyf("%d MiB of requests are being carried out at this node: ask again in a moment, or another node",
+		m.limits.Memory>>20)
 }
 
 // of puts the body of a call under the bound; r is the caller's own. After done nothing is held for it.

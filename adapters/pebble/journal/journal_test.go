@@ -13,6 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/concordtx/concord/internal/crashfs"
+	"github.com/concordtx/concord/internal/said"
 	"github.com/concordtx/concord/txn"
 )
 
@@ -227,4 +228,25 @@ func TestABranchThatOutgrowsTheBoundIsRefusedBeforeItIsWritten(t *testing.T) {
 	require.Empty(t, dump(t, db))
 	require.NoError(t, j.Do(&b, Update{Key: []byte("k"), Redo: present("12")}))
 	require.Len(t, dump(t, db), 2)
+}
+
+// Who writes another error finds out here that its text has to be looked at by everybody.
+func TestEveryErrorHasARow(t *testing.T) {
+	_, j := openJournal(t, vfs.NewMem())
+	b := journalBranch(0)
+	b.Bytes = MaxBranchBytes
+	large := j.Do(&b, Update{Key: []byte("k"), Redo: present("v")})
+	rows := []string{
+		b.XID.String() + ": more than 256 MiB: the branch has too many updates; split the transaction",
+		"journal of branches: a key has the wrong length: the store is damaged; keep a copy of the store and restore it " +
+			"from a backup",
+	}
+	require.EqualError(t, large, rows[0])
+	require.EqualError(t, j.damaged("a key has the wrong length"), rows[1])
+	said.Check(t, rows, map[string]string{
+		"has flags that mean nothing here": "a part of what is said of a store that is damaged",
+		"enough was read":                  "nobody hears it: it ends a list",
+		"read the marker of %s: %w":        "wants a store that cannot be read, of which Pebble says why",
+		"read the journal: %w":             "wants a store that cannot be read, of which Pebble says why",
+	})
 }

@@ -1,0 +1,32 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package adapters_test
+
+import (
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/concordtx/concord/adapters"
+	"github.com/concordtx/concord/internal/said"
+)
+
+// Who writes another error finds out here that its text has to be looked at by everybody.
+func TestEveryErrorHasARow(t *testing.T) {
+	var rows []string
+	for says, err := range map[string]error{
+		"the database is behind what the log remembers of it: it was restored from a backup, or replaced by a copy that " +
+			`lacked something; see "concord resource ls"`: adapters.ErrBehind,
+		"the server accepts no writes and is behind what the log remembers of the database: point the resource at the " +
+			"primary": adapters.ErrCopy,
+		"the branch has ended, as its global transaction was committed or rolled back: begin a new one": adapters.ErrBranchEnded,
+	} {
+		require.EqualError(t, err, says)
+		rows = append(rows, says)
+	}
+	said.Check(t, rows, map[string]string{
+		"not committed":                                         "the first words of an error that says why",
+		"part of the branch may be committed":                   "a part of what concord.TornError says",
+		"nobody could be asked, so something of it may be left": "a part of what concord.TornError says",
+	})
+}
