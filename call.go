@@ -194,8 +194,9 @@ func (k *Call) lost(why error) {
 	k.tx.doom(why)
 	lives := k.own()
 	defer k.tx.give()
-	k.tx.outward.lost = true
-	if !lives {
+	if lives {
+		k.tx.outward.lost = true // for whoever ends the transaction
+	} else {
 		k.tx.tellLost()
 	}
 }
