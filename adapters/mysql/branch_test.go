@@ -177,7 +177,7 @@ var branchStories = []story{
 			require.True(t, isCode(err, codeWrongState), "%s: %v", statement, err)
 			vote, _, err := s.Prepare(w.ctx)
 			require.Equal(t, txn.VoteNo, vote, statement)
-			require.ErrorContains(t, err, "no DDL")
+			require.ErrorContains(t, err, "DDL, BEGIN, COMMIT")
 		}
 	}},
 	{"several statements in one text are refused although the server knows them", func(t *testing.T, w *world) {

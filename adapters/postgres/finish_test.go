@@ -180,7 +180,7 @@ func TestPrepareCutByItsContextLeavesNothing(t *testing.T) {
 	got := <-answers
 	require.Equal(t, txn.VoteNo, got.vote)
 	require.ErrorIs(t, got.err, context.Canceled)
-	require.NotContains(t, got.err.Error(), "it is not sure")
+	require.NotContains(t, got.err.Error(), "may be left")
 	require.Zero(t, b.count("select count(*) from pg_stat_activity where pid = $1", int32(s.server.holder.pid)))
 	b.clean()
 }
