@@ -26,8 +26,8 @@ const (
 // have the status codes of connectrpc.com/connect.
 type Peer = joined.Peer
 
-// callShare is the part of the numbers of branches that are free, one in so many, that goes with a call of a service: for
-// what it opens, and hands on.
+// callShare is the part of the numbers of branches that are free, one in so many, that goes with a call of a service:
+// for what it opens, and hands on.
 const callShare = 8
 
 // Call is a call of another service in a transaction: whoever carries transactions between services makes one before
@@ -51,12 +51,12 @@ type outward struct {
 }
 
 var (
-	errTooFar = api.Refusedf("the transaction has come through %d services, and no more may hand it on: let one of them "+
-		"make this call, or call with a context of concord.NewContext(ctx, nil)", api.MaxPath)
+	errTooFar = api.Refusedf("the transaction has come through %d services, and no more may hand it on: let one of "+
+		"them make this call, or call with a context of concord.NewContext(ctx, nil)", api.MaxPath)
 	errCallThree = api.Refusedf("a transaction of three phases cannot be joined by another service: begin it without " +
 		"WithProtocol(ThreePhase)")
-	errUnanswered = errors.New("a call of another service is under way: wait for its answer before the transaction is " +
-		"committed")
+	errUnanswered = errors.New("a call of another service is under way: wait for its answer before the transaction " +
+		"is committed")
 	errLeftBehind = errors.New("a call of another service is under way: wait for its answer before the handler returns")
 )
 
@@ -89,8 +89,9 @@ func (tx *Tx) newCall(ctx context.Context, where string, dial func(addr string) 
 	}
 	first, n := tx.span(ctx)
 	if n == 0 {
-		return nil, api.Busyf("%d calls are under way and there are %d branches, and all numbers of branches are given "+
-			"out: make fewer calls at a time, or hand the transaction on to fewer services", len(tx.outward.pending),
+		return nil, api.Busyf("%d calls are under way and there are %d branches, and all numbers of branches are "+
+			"given out: make fewer calls at a time, or hand the transaction on to fewer services",
+			len(tx.outward.pending),
 			len(tx.branches))
 	}
 	k := &Call{tx: tx, where: where, dial: dial, name: api.NewCallName(), first: first, n: n}
@@ -105,8 +106,8 @@ func (tx *Tx) newCall(ctx context.Context, where string, dial func(addr string) 
 	return k, nil
 }
 
-// origin returns what goes with each call of the transaction: the instances that it has come through, this one last, and
-// the capability.
+// origin returns what goes with each call of the transaction: the instances that it has come through, this one last,
+// and the capability.
 func (tx *Tx) origin() (path []string, c txn.Capability) {
 	if tx.part != nil {
 		path, c = slices.Clone(tx.part.path), tx.part.capability
@@ -127,7 +128,10 @@ func (tx *Tx) prove(d txn.Decision) txn.Proof {
 // free reports whether a number is this client's to give, no branch has it, and none may get it.
 func (tx *Tx) free(ctx context.Context, no txn.BranchNo) bool {
 	return tx.branch(no) == nil && (tx.part == nil || tx.part.grants(ctx, no)) &&
-		!slices.ContainsFunc(tx.outward.pending, func(k *Call) bool { return no >= k.first && int(no) < int(k.first)+k.n })
+		!slices.ContainsFunc(tx.outward.pending, func(k *Call) bool {
+			return no >= k.first &&
+				int(no) < int(k.first)+k.n
+		})
 }
 
 // next returns the lowest number that is free, for a branch of our own.
@@ -140,8 +144,8 @@ func (tx *Tx) next(ctx context.Context) (txn.BranchNo, bool) {
 	return 0, false
 }
 
-// span returns n numbers for the branches of a call, the highest of the longest row of free ones, of which one is left at
-// least; zero: there are none.
+// span returns n numbers for the branches of a call, the highest of the longest row of free ones, of which one is left
+// at least; zero: there are none.
 func (tx *Tx) span(ctx context.Context) (first txn.BranchNo, n int) {
 	longest, end, row := 0, 0, 0
 	for no := range api.MaxBranches + 1 {
@@ -232,9 +236,9 @@ func (k *Call) Answered(header string) error {
 
 func (k *Call) parse(header string) (api.Participation, error) {
 	if header == "" {
-		return api.Participation{}, fmt.Errorf("the answer of %s does not say what was done there in the transaction: let "+
-			"the service join (concordhttp.Middleware, concordgrpc.UnaryServerInterceptor), or call one that has no part in "+
-			"it by another client", k.where)
+		return api.Participation{}, fmt.Errorf("the answer of %s does not say what was done there in the "+
+			"transaction: let the service join (concordhttp.Middleware, concordgrpc.UnaryServerInterceptor), or "+
+			"call one that has no part in it by another client", k.where)
 	}
 	p, err := api.ParseParticipation(header)
 	if err != nil {
@@ -255,7 +259,8 @@ func (k *Call) service(p api.Participation) (*joined.Service, error) {
 	}
 	peer, err := k.dial(p.Addr)
 	if err != nil {
-		return nil, fmt.Errorf("the service at %s cannot be reached at %s, where it says it is: %w", k.where, p.Addr, err)
+		return nil, fmt.Errorf("the service at %s cannot be reached at %s, where it says it is: %w", k.where, p.Addr,
+			err)
 	}
 	where := k.where
 	if p.Addr != "" {
@@ -274,20 +279,21 @@ func (k *Call) service(p api.Participation) (*joined.Service, error) {
 func (tx *Tx) open(s *joined.Service, opened []api.OpenedBranch) error {
 	for _, o := range opened {
 		if tx.branch(o.No) != nil {
-			return fmt.Errorf("the service at %s has opened branch %d, which is another one: %w: run releases of concord there "+
-				"and here that fit together", s.Name(), o.No, api.ErrInvalid)
+			return fmt.Errorf("the service at %s has opened branch %d, which is another one: %w: run releases of "+
+				"concord there and here that fit together", s.Name(), o.No, api.ErrInvalid)
 		}
 		for _, b := range tx.branches {
 			if b.resource == o.Resource {
-				return api.Refusedf("%s is used by two services in one transaction, this one or another and the one at %s, and each "+
-					"would wait for the locks of the other: use it in one of them, and let all calls of a transaction reach "+
-					"the same process", o.Resource, s.Name())
+				return api.Refusedf("%s is used by two services in one transaction, this one or another and the one "+
+					"at %s, and each would wait for the locks of the other: use it in one of them, and let all "+
+					"calls of a transaction reach the same process", o.Resource, s.Name())
 			}
 		}
 		b := s.Branch(o)
 		step, over := tx.client.start(tx.life, Step{Kind: StepBranch, GID: tx.id, Label: tx.label,
 			Resource: o.Resource, Driver: o.Driver, Attempt: 1})
-		tx.add(&branch{no: o.No, resource: o.Resource, opener: b, session: joined.Session{Branch: b}, step: step, over: over})
+		tx.add(&branch{no: o.No, resource: o.Resource, opener: b, session: joined.Session{Branch: b}, step: step,
+			over: over})
 	}
 	return nil
 }
@@ -309,8 +315,8 @@ func (tx *Tx) branch(no txn.BranchNo) *branch {
 	return nil
 }
 
-// release tells a service that holds no branch of it how the transaction ended, so that it forgets it. Others hear it in
-// the course of events.
+// release tells a service that holds no branch of it how the transaction ended, so that it forgets it. Others hear it
+// in the course of events.
 func (tx *Tx) release(s *joined.Service, d txn.Decision) {
 	tx.client.inBackground(func() { // if not, it ends there at its time limit
 		ctx, cancel := context.WithTimeout(tx.client.life, finishPatience)

@@ -204,7 +204,8 @@ func (n *nodes) payer() payer {
 	return payer{n, memory.New("orders", n.disks[0]), memory.New("billing", n.disks[1])}
 }
 
-func (p payer) pay(ctx context.Context, c *concord.Client, key string, cents int64, more ...func(*concord.Tx) error) (concord.Once, error) {
+func (p payer) pay(ctx context.Context, c *concord.Client, key string, cents int64,
+	more ...func(*concord.Tx) error) (concord.Once, error) {
 	return c.RunOnce(ctx, key, func(ctx context.Context, tx *concord.Tx) error {
 		from, err := p.orders.Tx(ctx, tx)
 		if err != nil {
@@ -294,15 +295,20 @@ func TestBadKeysAndResults(t *testing.T) {
 	require.EqualError(t, err, "begin: RunOnce: has 129 bytes, at most 128 are allowed")
 	_, err = c.RunOnce(t.Context(), "k", nothing, concord.WithProtocol(concord.ThreePhase))
 	require.EqualError(t, err, "begin: RunOnce works in two phases: leave WithProtocol out: invalid request")
-	_, err = c.RunOnce(t.Context(), "k", func(_ context.Context, tx *concord.Tx) error { return tx.SetResult(make([]byte, concord.MaxResult+1)) })
-	require.ErrorContains(t, err, "the result has 4097 bytes, and at most 4096 are kept with a key: keep less, or store it in a database and keep its name")
+	_, err = c.RunOnce(t.Context(), "k", func(_ context.Context,
+		tx *concord.Tx) error {
+		return tx.SetResult(make([]byte, concord.MaxResult+1))
+	})
+	require.ErrorContains(t, err, "the result has 4097 bytes, and at most 4096 are kept with a key: keep less, or "+
+		"store it in a database and keep its name")
 	err = c.Run(t.Context(), func(_ context.Context, tx *concord.Tx) error { return tx.SetResult(nil) })
 	require.ErrorContains(t, err, "the transaction has no key to keep a result with: use Client.RunOnce")
 	err = c.Run(t.Context(), func(ctx context.Context, _ *concord.Tx) error {
 		_, err := c.RunOnce(ctx, "k", nothing)
 		return err
 	})
-	require.ErrorContains(t, err, "RunOnce commits a transaction of its own, and its context is that of another one: call it outside of Run")
+	require.ErrorContains(t, err, "RunOnce commits a transaction of its own, and its context is that of another "+
+		"one: call it outside of Run")
 	once, err := c.RunOnce(t.Context(), "k", nothing)
 	require.NoError(t, err)
 	require.False(t, once.Replayed)

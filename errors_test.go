@@ -501,8 +501,8 @@ func TestEveryErrorHasARow(t *testing.T) {
 	}
 	files, err := filepath.Glob("*.go")
 	require.NoError(t, err)
-	said.CheckFiles(t, slices.DeleteFunc(files, func(file string) bool { return slices.Contains(ofJoined, file) }), rows,
-		withoutRow, "Refusedf", "Busyf", "Unavailablef")
+	said.CheckFiles(t, slices.DeleteFunc(files, func(file string) bool { return slices.Contains(ofJoined, file) }),
+		rows, withoutRow, "Refusedf", "Busyf", "Unavailablef")
 }
 
 // ofJoined are files of which the table of concordhttp speaks.
@@ -529,13 +529,15 @@ var withoutRow = map[string]string{
 	"transaction aborted":                                named,
 	"transaction outcome unknown":                        named,
 	"the cluster had not heard from this client for too long (was it stopped, or cut off?), has " +
-		"ended its lease, and rolls back what it holds: begin again": "wants nodes: TestNothingIsCommittedUnderALeaseThatHasEnded has all of it",
+		"ended its lease, and rolls back what it holds: begin again": "wants nodes: " +
+		"TestNothingIsCommittedUnderALeaseThatHasEnded has all of it",
 	"this client may have lost its lease, and the cluster could not be asked: %w": wraps,
 	"look up what was done under the key: %w":                                     wraps,
 	"check resource %s: %w":                                                       wraps,
 	"the application asked for it":                                                unsaid,
 	"transaction %s is still in the hands of another call that has not returned: its time limit " +
 		"ends it: %w": "wants a call that hangs for half a minute; its time limit is what ends it",
-	"a call of another service may open no more branches here, there are %d: use fewer databases in one transaction, or " +
-		"let fewer services hand it on": "TestWhatErrorsOfJoinedCallsSay of concordhttp is where such calls are made",
+	"a call of another service may open no more branches here, there are %d: use fewer databases in one " +
+		"transaction, or let fewer services hand it on": "TestWhatErrorsOfJoinedCallsSay of concordhttp is where " +
+		"such calls are made",
 }

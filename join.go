@@ -26,20 +26,20 @@ const (
 )
 
 var (
-	errLate = api.Refusedf("the call has outlived its transaction, which has ended: begin another one, and make the call " +
-		"in that")
-	errTime = api.Refusedf("the time limit of the call's transaction is over: allow more (WithTimeout), or do less in one " +
-		"transaction")
-	errCircle = api.Refusedf("the transaction came through this very process, which would wait for its own locks: do the work " +
-		"before the other service is called, or answer it what it needs to do the work")
-	errTwoCallers = api.Refusedf("another service has called this one in the same transaction, and each would have to know " +
-		"what the other one has done: let one of them make all calls of this service in a transaction")
-	errStranger = api.Deniedf("who calls does not take part in the transaction: call with the context that Run gives to its " +
-		"function, through concordhttp or concordgrpc")
-	errProof = api.Deniedf("who asks has not begun the transaction: let only who has begun it ask for votes, and tell " +
-		"decisions")
-	errManyParts = api.Busyf("%d transactions of other services are taken part in, which is the limit: call again later",
-		maxParts)
+	errLate = api.Refusedf("the call has outlived its transaction, which has ended: begin another one, and make the " +
+		"call in that")
+	errTime = api.Refusedf("the time limit of the call's transaction is over: allow more (WithTimeout), or do less " +
+		"in one transaction")
+	errCircle = api.Refusedf("the transaction came through this very process, which would wait for its own locks: " +
+		"do the work before the other service is called, or answer it what it needs to do the work")
+	errTwoCallers = api.Refusedf("another service has called this one in the same transaction, and each would have " +
+		"to know what the other one has done: let one of them make all calls of this service in a transaction")
+	errStranger = api.Deniedf("who calls does not take part in the transaction: call with the context that Run " +
+		"gives to its function, through concordhttp or concordgrpc")
+	errProof = api.Deniedf("who asks has not begun the transaction: let only who has begun it ask for votes, and " +
+		"tell decisions")
+	errManyParts = api.Busyf("%d transactions of other services are taken part in, which is the limit: call again "+
+		"later", maxParts)
 	errBegunElsewhere = errors.New("the transaction was begun by another service, which commits it: return from the " +
 		"handler")
 	errGone = errors.New("who began the transaction is gone, or has ended it")
@@ -129,8 +129,8 @@ func (j *joins) join(ctx context.Context, p api.Propagation) (*Join, error) {
 	left := p.Deadline.Sub(c.resources.now())
 	switch {
 	case p.Cluster != cluster:
-		return nil, api.Refusedf("the transaction is one of cluster %v, and this service uses %v: let both use the same "+
-			"cluster", p.Cluster, cluster)
+		return nil, api.Refusedf("the transaction is one of cluster %v, and this service uses %v: let both use the "+
+			"same cluster", p.Cluster, cluster)
 	case !p.Capability.Fits(p.ID):
 		return nil, errStranger
 	case slices.Contains(p.Path, j.instance):
@@ -217,8 +217,8 @@ func (j *joins) over(id ID, end *concluded) {
 func (j *Join) Context() context.Context { return j.ctx }
 
 // Leave ends the call. With a failure the transaction will not commit. It returns the ParticipationHeader of the
-// answer, which must not be sent before. addr is where this process is reached for votes and decisions, host:port; empty
-// if that is where the call went.
+// answer, which must not be sent before. addr is where this process is reached for votes and decisions, host:port;
+// empty if that is where the call went.
 func (j *Join) Leave(failure error, addr string) (header string) {
 	defer j.end()
 	return j.part.joins.answer(j.part.leave(j.call, failure, addr))

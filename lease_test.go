@@ -120,7 +120,8 @@ func TestNothingIsCommittedUnderALeaseThatHasEnded(t *testing.T) {
 	require.ErrorContains(t, err, "lease")
 	err = second.Commit(t.Context()) // which the client knows by now
 	require.EqualError(t, err, "transaction "+second.ID().String()+" was aborted: the cluster had not heard from this "+
-		"client for too long (was it stopped, or cut off?), has ended its lease, and rolls back what it holds: begin again")
+		"client for too long (was it stopped, or cut off?), has ended its lease, and rolls back what it holds: "+
+		"begin again")
 	require.True(t, concord.Retryable(err))
 	outcome, err := c.Outcome(t.Context(), tx.ID())
 	require.NoError(t, err)

@@ -288,8 +288,8 @@ func TestAServiceIsNotSureThatNothingIsCommitted(t *testing.T) {
 	b := newShaky(t)
 	b.billing.dropped[callRollback] = 1
 	secret := txn.NewSecret()
-	p := api.Propagation{Cluster: cluster, Deadline: time.Now().Add(time.Minute), Capability: secret.Capability(), Call: 1,
-		ID: txn.NewID(time.Now()).WithCapability(secret.Capability()), Branches: 8}
+	p := api.Propagation{Cluster: cluster, Deadline: time.Now().Add(time.Minute), Capability: secret.Capability(),
+		Call: 1, ID: txn.NewID(time.Now()).WithCapability(secret.Capability()), Branches: 8}
 	header, err := api.Text(p.Message())
 	require.NoError(t, err)
 	j, err := b.client.Join(t.Context(), header)

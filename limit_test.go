@@ -261,7 +261,8 @@ func TestTheVictimOfADeadlockIsRolledBackAndToldSo(t *testing.T) {
 	require.Empty(t, aborted.Resource, "none is to blame")
 	var why *concord.DeadlockError
 	require.ErrorAs(t, err, &why)
-	require.Equal(t, &concord.DeadlockError{Resources: []string{"billing", "orders"}, Others: []concord.ID{anotherID}}, why)
+	require.Equal(t, &concord.DeadlockError{Resources: []string{"billing", "orders"}, Others: []concord.ID{anotherID}},
+		why)
 	require.ErrorIs(t, err, concord.ErrAborted)
 	require.True(t, concord.Retryable(err))
 	r := <-told

@@ -31,7 +31,8 @@ type Once struct {
 // An error means that nothing was committed under the key so far, except an *UnknownError and what the
 // cluster could not be asked: call RunOnce again, with the same key. Calls that run at the same time may all call fn,
 // and one of them commits; the others are rolled back and return its result.
-func (c *Client) RunOnce(ctx context.Context, key string, fn func(ctx context.Context, tx *Tx) error, opts ...TxOption) (Once, error) {
+func (c *Client) RunOnce(ctx context.Context, key string, fn func(ctx context.Context, tx *Tx) error,
+	opts ...TxOption) (Once, error) {
 	if err := api.ParseKey("RunOnce", key); err != nil {
 		return Once{}, fmt.Errorf("begin: %w", err)
 	}
@@ -67,7 +68,8 @@ func (c *Client) RunOnce(ctx context.Context, key string, fn func(ctx context.Co
 	return Once{}, err
 }
 
-var errOnceWithin = errors.New("begin: RunOnce commits a transaction of its own, and its context is that of another one: call it outside of Run")
+var errOnceWithin = errors.New("begin: RunOnce commits a transaction of its own, and its context is that of another " +
+	"one: call it outside of Run")
 
 func replayed(used *txn.KeyUse) Once {
 	if used == nil {
@@ -103,7 +105,8 @@ func (tx *Tx) SetResult(result []byte) error {
 	case tx.key == "":
 		return errors.New("the transaction has no key to keep a result with: use Client.RunOnce")
 	case len(result) > MaxResult:
-		return fmt.Errorf("the result has %d bytes, and at most %d are kept with a key: keep less, or store it in a database and keep its name", len(result), MaxResult)
+		return fmt.Errorf("the result has %d bytes, and at most %d are kept with a key: keep less, or store it in a "+
+			"database and keep its name", len(result), MaxResult)
 	}
 	tx.kept = append([]byte(nil), result...)
 	return nil

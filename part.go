@@ -29,8 +29,8 @@ const (
 // part is this client's part in a transaction that another service has begun. Its branches are driven like those of a
 // transaction of its own, but for the decision: it asks nobody to commit, it votes and waits.
 //
-// It may call other services in the transaction: their branches are branches of tx, and vote and end with the others. They
-// are asked and told with the proofs that this part was.
+// It may call other services in the transaction: their branches are branches of tx, and vote and end with the others.
+// They are asked and told with the proofs that this part was.
 //
 // What always holds:
 //  1. It votes once, and not before all calls that it has answered are known to whoever asks, and none is
@@ -109,8 +109,8 @@ func (t *part) enter(p api.Propagation) (*inCall, error) {
 	return k, nil
 }
 
-// grants reports whether a branch may get a number: from the call that ctx is of, or if it is of none from any that is under
-// way.
+// grants reports whether a branch may get a number: from the call that ctx is of, or if it is of none from any that is
+// under way.
 func (t *part) grants(ctx context.Context, no txn.BranchNo) bool {
 	of, _ := ctx.Value(inCallKey{}).(*inCall)
 	t.mu.Lock()
@@ -181,7 +181,8 @@ func (t *part) look() {
 		decision, ended, err := t.follow(life)
 		switch {
 		case err != nil:
-			t.tx.client.logger.Debug("could not ask whether who began a transaction lives", "gid", t.tx.id, "error", err)
+			t.tx.client.logger.Debug("could not ask whether who began a transaction lives", "gid", t.tx.id, "error",
+				err)
 		case decision != txn.Undecided:
 			t.gone(fmt.Errorf("%w: the decision is to %v, without this service", errGone, decision))
 		case ended:
@@ -194,7 +195,8 @@ func (t *part) look() {
 func (t *part) follow(ctx context.Context) (d txn.Decision, leaseEnded bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, reportLimit)
 	defer cancel()
-	m, err := t.tx.client.api.Follow(ctx, &concordv1.FollowRequest{Gid: t.tx.id.String(), Cluster: t.tx.cluster.String()})
+	m, err := t.tx.client.api.Follow(ctx, &concordv1.FollowRequest{Gid: t.tx.id.String(),
+		Cluster: t.tx.cluster.String()})
 	if err != nil {
 		return txn.Undecided, false, err
 	}
@@ -398,8 +400,8 @@ func (t *part) conclude(ctx context.Context, d txn.Decision, proof txn.Proof) (*
 	}
 }
 
-// confirm asks the cluster whether a decision is what who has handed the transaction on says that it is. Where nothing was
-// opened it is all the same.
+// confirm asks the cluster whether a decision is what who has handed the transaction on says that it is. Where nothing
+// was opened it is all the same.
 func (t *part) confirm(ctx context.Context, d txn.Decision) error {
 	select {
 	case <-t.tx.turn:
@@ -414,7 +416,8 @@ func (t *part) confirm(ctx context.Context, d txn.Decision) error {
 	}
 	switch known, _, err := t.follow(ctx); {
 	case err != nil:
-		return api.Unavailablef("the cluster could not be asked how transaction %s was decided: ask again: %w", t.tx.id, err)
+		return api.Unavailablef("the cluster could not be asked how transaction %s was decided: ask again: %w",
+			t.tx.id, err)
 	case known != d:
 		return errProof
 	}
@@ -471,8 +474,8 @@ func (s joinService) Conclude(ctx context.Context, r *concordv1.ConcludeRequest)
 	return end.answer, nil
 }
 
-// believe returns nil if a decision is told by who began the transaction, or by who takes part in it and the cluster says
-// the same.
+// believe returns nil if a decision is told by who began the transaction, or by who takes part in it and the cluster
+// says the same.
 func (k joining) believe(ctx context.Context, proof txn.Proof, d txn.Decision) error {
 	switch {
 	case k.capability.Proves(proof, d):
@@ -495,8 +498,8 @@ func (s joinService) find(gid, instance string) (joining, error) {
 	known, ok := s.joins.of[id]
 	s.joins.mu.Unlock()
 	if instance != s.joins.instance || !ok {
-		return joining{}, fmt.Errorf("this process takes no part in transaction %s: it has started since, or another one is "+
-			"meant: %w", id, api.ErrNotFound)
+		return joining{}, fmt.Errorf("this process takes no part in transaction %s: it has started since, or "+
+			"another one is meant: %w", id, api.ErrNotFound)
 	}
 	return known, nil
 }

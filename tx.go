@@ -88,7 +88,8 @@ type claim struct {
 	txn.Claim
 }
 
-func newTx(ctx context.Context, c *Client, id ID, cluster txn.ClusterID, p txn.Protocol, limit *limitError, deadline time.Time) *Tx {
+func newTx(ctx context.Context, c *Client, id ID, cluster txn.ClusterID, p txn.Protocol, limit *limitError,
+	deadline time.Time) *Tx {
 	tx := &Tx{client: c, id: id, cluster: cluster, protocol: p,
 		began: time.Now(), deadline: deadline, limit: limit, turn: make(chan struct{}, 1)}
 	tx.life, tx.forget = context.WithDeadlineCause(ctx, deadline, limit)
@@ -165,7 +166,8 @@ func (tx *Tx) enlist(ctx context.Context, r adapters.Opener) (adapters.Session, 
 		return nil, tx.full()
 	}
 	ctx = tx.client.within(ctx, tx.life)
-	step, over := tx.client.start(ctx, Step{Kind: StepBranch, GID: tx.id, Label: tx.label, Resource: r.Name(), Driver: r.Driver(), Attempt: 1})
+	step, over := tx.client.start(ctx, Step{Kind: StepBranch, GID: tx.id, Label: tx.label, Resource: r.Name(),
+		Driver: r.Driver(), Attempt: 1})
 	session, err := r.Open(step, txn.XID{Cluster: tx.cluster, ID: tx.id, Branch: no})
 	if err != nil {
 		_ = over(err)
@@ -181,14 +183,15 @@ func (tx *Tx) enlist(ctx context.Context, r adapters.Opener) (adapters.Session, 
 
 func (tx *Tx) full() error {
 	if tx.part != nil {
-		return fmt.Errorf("a call of another service may open no more branches here, there are %d: use fewer databases in "+
-			"one transaction, or let fewer services hand it on", len(tx.branches))
+		return fmt.Errorf("a call of another service may open no more branches here, there are %d: use fewer "+
+			"databases in one transaction, or let fewer services hand it on", len(tx.branches))
 	}
 	return fmt.Errorf("the transaction has %d branches already, which is the limit: split it", len(tx.branches))
 }
 
 var errNotHosted = errors.New("no agent holds its branches, and only agents can decide in three phases: " +
-	"put the database behind an agent (\"concord agent --help\"), or begin the transaction without WithProtocol(ThreePhase)")
+	"put the database behind an agent (\"concord agent --help\"), or begin the transaction without " +
+	"WithProtocol(ThreePhase)")
 
 // Commit makes all branches permanent, or none. It returns nil when the transaction is
 // committed, an *AbortedError when nothing of it happened anywhere, an *UnknownError when
@@ -234,10 +237,11 @@ func (tx *Tx) commit(ctx context.Context) (err error) {
 
 // recorded reports whether the cluster decides in any case. The transaction must have been claimed.
 func (tx *Tx) recorded() bool {
-	return tx.part != nil || tx.id.Class() == txn.Recorded || tx.protocol == txn.ThreePhaseCommit || slices.ContainsFunc(tx.branches, func(b *branch) bool {
-		s, ok := b.session.(adapters.Undecided)
-		return ok && s.NeedsDecision()
-	})
+	return tx.part != nil || tx.id.Class() == txn.Recorded || tx.protocol == txn.ThreePhaseCommit ||
+		slices.ContainsFunc(tx.branches, func(b *branch) bool {
+			s, ok := b.session.(adapters.Undecided)
+			return ok && s.NeedsDecision()
+		})
 }
 
 // hopeless says why a commit need not be tried.
@@ -289,7 +293,8 @@ func (tx *Tx) rollBack(ctx context.Context, why error) error {
 	}
 	for _, b := range tx.branches {
 		if b.err != nil {
-			return fmt.Errorf("%s could not be asked to end its branch, which may hold locks until the client or the cluster has ended it: %w", b.resource, b.err)
+			return fmt.Errorf("%s could not be asked to end its branch, which may hold locks until the client or "+
+				"the cluster has ended it: %w", b.resource, b.err)
 		}
 	}
 	return nil

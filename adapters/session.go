@@ -10,7 +10,8 @@ import (
 )
 
 // ErrBranchEnded says that a branch was used after its vote.
-var ErrBranchEnded = errors.New("the branch has ended, as its global transaction was committed or rolled back: begin a new one")
+var ErrBranchEnded = errors.New("the branch has ended, as its global transaction was committed or rolled back: " +
+	"begin a new one")
 
 // ErrNotCommitted says that a one-phase commit certainly did not happen.
 var ErrNotCommitted = errors.New("not committed")

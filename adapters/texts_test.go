@@ -15,11 +15,13 @@ import (
 func TestEveryErrorHasARow(t *testing.T) {
 	var rows []string
 	for says, err := range map[string]error{
-		"the database is behind what the log remembers of it: it was restored from a backup, or replaced by a copy that " +
+		"the database is behind what the log remembers of it: it was restored from a backup, or replaced by a copy " +
+			"that " +
 			`lacked something; see "concord resource ls"`: adapters.ErrBehind,
-		"the server accepts no writes and is behind what the log remembers of the database: point the resource at the " +
-			"primary": adapters.ErrCopy,
-		"the branch has ended, as its global transaction was committed or rolled back: begin a new one": adapters.ErrBranchEnded,
+		"the server accepts no writes and is behind what the log remembers of the database: point the resource at " +
+			"the primary": adapters.ErrCopy,
+		"the branch has ended, as its global transaction was committed or rolled back: begin a new " +
+			"one": adapters.ErrBranchEnded,
 	} {
 		require.EqualError(t, err, says)
 		rows = append(rows, says)

@@ -15,8 +15,9 @@ import (
 
 func propagation() Propagation {
 	c := txn.NewSecret().Capability()
-	return Propagation{Cluster: 7, ID: txn.NewID(time.Now()).WithCapability(c), Deadline: time.UnixMilli(1_800_000_000_123),
-		Capability: c, Call: 0xab, First: 248, Branches: 8, Path: []string{strings.Repeat("0b", 16)}}
+	return Propagation{Cluster: 7, ID: txn.NewID(time.Now()).WithCapability(c),
+		Deadline: time.UnixMilli(1_800_000_000_123), Capability: c, Call: 0xab, First: 248, Branches: 8,
+		Path: []string{strings.Repeat("0b", 16)}}
 }
 
 func TestHeadersGoAndComeBackAsTheyWere(t *testing.T) {
@@ -39,7 +40,8 @@ func TestHeadersGoAndComeBackAsTheyWere(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, said, heard)
 
-	votes := []JoinedVote{{No: 3, Vote: txn.VoteYes, Branch: txn.Branch{No: 3, Resource: "ledger", Evidence: "e", Holder: "h"}},
+	votes := []JoinedVote{{No: 3, Vote: txn.VoteYes, Branch: txn.Branch{No: 3, Resource: "ledger", Evidence: "e",
+		Holder: "h"}},
 		{No: 4, Vote: txn.VoteNo, Reason: "why", Resource: "ledger", Torn: true, Passing: true}}
 	counted, err := ParseVotes(VoteMessages(votes))
 	require.NoError(t, err)
@@ -57,14 +59,19 @@ func TestHeadersThatAreRefused(t *testing.T) {
 	for text, wanted := range map[string]string{
 		"":                                   "concord-transaction: is not JSON of this message",
 		strings.Repeat("x", MaxPropagated+1): "concord-transaction: has 65537 bytes, at most 65536 are read",
-		change(func(m *concordv1.Propagation) { m.Gid = "x" }):                        "gid: ",
-		change(func(m *concordv1.Propagation) { m.Cluster = "" }):                     "cluster: ",
-		change(func(m *concordv1.Propagation) { m.Capability = []byte{1} }):           "capability: has 1 bytes, want 32",
-		change(func(m *concordv1.Propagation) { m.Call = "AB" }):                      `call: "AB" names no call, want 16 hex characters`,
-		change(func(m *concordv1.Propagation) { m.Branches = 9 }):                     "branches: 9 from 248 on: the last number is 255",
-		change(func(m *concordv1.Propagation) { m.Path = []string{"b"} }):             `path: "b" names no process, want 32 hex characters`,
-		change(func(m *concordv1.Propagation) { m.Path = make([]string, MaxPath+1) }): "path: has 17 services, at most 16 may",
-		change(func(m *concordv1.Propagation) { m.FirstBranch = 1 << 31 }):            "branches: 8 from 2147483648 on",
+		change(func(m *concordv1.Propagation) { m.Gid = "x" }):    "gid: ",
+		change(func(m *concordv1.Propagation) { m.Cluster = "" }): "cluster: ",
+		change(func(m *concordv1.Propagation) { m.Capability = []byte{1} }): "capability: has 1 bytes, " +
+			"want 32",
+		change(func(m *concordv1.Propagation) { m.Call = "AB" }): `call: "AB" names no call, ` +
+			`want 16 hex characters`,
+		change(func(m *concordv1.Propagation) { m.Branches = 9 }): "branches: 9 from 248 on: " +
+			"the last number is 255",
+		change(func(m *concordv1.Propagation) { m.Path = []string{"b"} }): `path: "b" names no process, ` +
+			`want 32 hex characters`,
+		change(func(m *concordv1.Propagation) { m.Path = make([]string, MaxPath+1) }): "path: has 17 services, at " +
+			"most 16 may",
+		change(func(m *concordv1.Propagation) { m.FirstBranch = 1 << 31 }): "branches: 8 from 2147483648 on",
 	} {
 		_, err := ParsePropagation(text)
 		require.ErrorIs(t, err, ErrInvalid)
@@ -76,8 +83,10 @@ func TestHeadersThatAreRefused(t *testing.T) {
 		wanted string
 	}{
 		{&concordv1.Participation{Call: "1"}, `call: "1" names no call`},
-		{&concordv1.Participation{Call: CallName(1).String(), Instance: "b"}, `instance: "b" names no process, want 32 hex characters`},
-		{&concordv1.Participation{Call: CallName(1).String(), Instance: instance, Addr: "nowhere"}, `addr: "nowhere" is not host:port`},
+		{&concordv1.Participation{Call: CallName(1).String(), Instance: "b"}, `instance: "b" names no process, want ` +
+			`32 hex characters`},
+		{&concordv1.Participation{Call: CallName(1).String(), Instance: instance, Addr: "nowhere"},
+			`addr: "nowhere" is not host:port`},
 		{&concordv1.Participation{Call: CallName(1).String(), Instance: instance,
 			Branches: []*concordv1.OpenedBranch{{No: 256, Resource: "r"}}}, "branches[0].no: "},
 		{&concordv1.Participation{Call: CallName(1).String(), Instance: instance,

@@ -56,7 +56,8 @@ func TestEveryLimitOfARequestIsDocumented(t *testing.T) {
 				for _, ident := range spec.(*ast.ValueSpec).Names {
 					if strings.HasPrefix(ident.Name, "Max") {
 						if _, has := limits[ident.Name]; !has {
-							t.Errorf("%s of %s: add it to limits, and to the table in docs/protocol.md", ident.Name, name)
+							t.Errorf("%s of %s: add it to limits, and to the table in docs/protocol.md", ident.Name,
+								name)
 						}
 					}
 				}

@@ -135,8 +135,8 @@ func notLeaderDetail(status *connect.Error) *NotLeaderError {
 	return nil
 }
 
-// Refusedf makes an error that wraps ErrRefused, and says no more than its text: that ends with a next step, which the name
-// of the sentinel would only hide.
+// Refusedf makes an error that wraps ErrRefused, and says no more than its text: that ends with a next step, which the
+// name of the sentinel would only hide.
 func Refusedf(format string, args ...any) error { return kindf(ErrRefused, format, args) }
 
 // Deniedf is Refusedf for ErrDenied.

@@ -203,7 +203,9 @@ var messages = []struct {
 	{"a key of a plain gid", func() error { return commit(func(r *concordv1.CommitRequest) { r.Key = "k" }) },
 		"key: is only for transactions that the cluster alone decides, in every case: mint a gid of class " +
 			"R", api.ErrInvalid},
-	{"a result without a key", func() error { return commit(func(r *concordv1.CommitRequest) { r.Result = []byte("x") }) },
+	{"a result without a key", func() error {
+		return commit(func(r *concordv1.CommitRequest) { r.Result = []byte("x") })
+	},
 		"result: is not empty, but key is: a result is kept only with a key", api.ErrInvalid},
 	{"a long result", func() error {
 		return commit(func(r *concordv1.CommitRequest) { r.Key, r.Result = "k", make([]byte, 4097) })
@@ -230,7 +232,8 @@ var messages = []struct {
 	{"header that is too long to be sent", func() error {
 		_, err := api.Text(&concordv1.Participation{Failed: strings.Repeat("x", api.MaxPropagated)})
 		return err
-	}, fmt.Sprintf("header: has %d bytes, at most 65536 are sent", api.MaxPropagated+len(`{"failed":""}`)), api.ErrInvalid},
+	}, fmt.Sprintf("header: has %d bytes, at most 65536 are sent", api.MaxPropagated+len(`{"failed":""}`)),
+		api.ErrInvalid},
 	{"header that is too long to be read", func() error {
 		return second(api.ParsePropagation(strings.Repeat("x", api.MaxPropagated+1)))
 	}, "concord-transaction: has 65537 bytes, at most 65536 are read", api.ErrInvalid},
@@ -347,7 +350,8 @@ func TestEveryErrorHasARow(t *testing.T) {
 // Why a text has no row.
 const (
 	behind    = "what errors.Is is asked for: it stands behind a text that says what it is about"
-	elsewhere = "the request is sent again, to this node or another one: whoever asked hears of it only when none answers"
+	elsewhere = "the request is sent again, to this node or another one: whoever asked hears of it only when none " +
+		"answers"
 )
 
 // withoutRow are the texts that no row of the table has.

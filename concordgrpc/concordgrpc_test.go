@@ -234,8 +234,9 @@ func TestWhatFailsMakesTheWholeAbort(t *testing.T) {
 		call func(ctx context.Context) error
 		says string
 	}{
-		"an error":           {func(ctx context.Context) error { return s.add(ctx, -1) }, "less than nothing"},
-		"an unread stream":   {func(ctx context.Context) error { return s.all(ctx, false, 1) }, "a call of another service is under way"},
+		"an error": {func(ctx context.Context) error { return s.add(ctx, -1) }, "less than nothing"},
+		"an unread stream": {func(ctx context.Context) error { return s.all(ctx, false, 1) },
+			"a call of another service is under way"},
 		"an error, streamed": {func(ctx context.Context) error { return s.all(ctx, true, 1, -1) }, "less than nothing"},
 	} {
 		t.Run(name, func(t *testing.T) {

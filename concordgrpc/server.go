@@ -28,7 +28,8 @@ var errPanicked = errors.New("its handler panicked")
 // for clients: the context of a call carries the transaction, so that Run of this client joins it, and
 // concord.FromContext returns it. Calls without a transaction pass as they are.
 func UnaryServerInterceptor(c *concord.Client) grpc.UnaryServerInterceptor {
-	return func(ctx context.Context, request any, _ *grpc.UnaryServerInfo, handle grpc.UnaryHandler) (answer any, err error) {
+	return func(ctx context.Context, request any, _ *grpc.UnaryServerInfo, handle grpc.UnaryHandler) (answer any,
+		err error) {
 		j, err := join(ctx, c, func(md metadata.MD) { _ = grpc.SetTrailer(ctx, md) }) // or nobody hears it
 		switch {
 		case err != nil:
@@ -137,7 +138,8 @@ var joinService = grpc.ServiceDesc{
 
 // method makes a handler of gRPC. What the server has in front of its handlers is in front of these, too.
 func method[Q, A any](name string, do func(concord.Peer, context.Context, *Q) (*A, error)) grpc.MethodHandler {
-	return func(service any, ctx context.Context, decode func(any) error, around grpc.UnaryServerInterceptor) (any, error) {
+	return func(service any, ctx context.Context, decode func(any) error, around grpc.UnaryServerInterceptor) (any,
+		error) {
 		request := new(Q)
 		if err := decode(request); err != nil {
 			return nil, err

@@ -15,7 +15,7 @@ func TestEveryErrorHasARow(t *testing.T) {
 	const says = "its handler panicked" // behind the name of the service
 	require.EqualError(t, errPanicked, says)
 	said.Check(t, []string{says}, map[string]string{
-		"it says that it is reached at %s, which a service of gRPC does not": "a part of what is said of a service that " +
-			"cannot be reached where it says it is",
+		"it says that it is reached at %s, which a service of gRPC does not": "a part of what is said of a service " +
+			"that cannot be reached where it says it is",
 	})
 }

@@ -259,7 +259,8 @@ func TestWhatFailsInTheServiceMakesTheWholeAbort(t *testing.T) {
 		during     error
 		fails      bool // the call itself
 	}{
-		"its transaction fails":  {path: "/bill?cents=1", during: errors.New("no such customer"), says: "no such customer"},
+		"its transaction fails": {path: "/bill?cents=1", during: errors.New("no such customer"),
+			says: "no such customer"},
 		"it panics":              {path: "/panic", fails: true, says: "no answer came from the service at"},
 		"its answer is too long": {path: "/long", says: "an answer in a transaction has at most 8388608 bytes"},
 	} {

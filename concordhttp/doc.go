@@ -27,9 +27,9 @@
 //
 // # What has to hold
 //
-// A service that has joined may call others in the same transaction, through a Transport of its own: it asks them for their
-// votes, and tells them the decision. The calls make a tree: a service that two others call in one transaction, or that a
-// call comes back to, refuses the second one with 409.
+// A service that has joined may call others in the same transaction, through a Transport of its own: it asks them for
+// their votes, and tells them the decision. The calls make a tree: a service that two others call in one transaction,
+// or that a call comes back to, refuses the second one with 409.
 //
 // All calls of one transaction have to reach the same process of a service, since that has the sessions: with more
 // than one behind a balancer, let that choose by the header Concord-Transaction or use WithAddr, or the

@@ -29,7 +29,8 @@ const (
 )
 
 // at calls do for requests to a path, and lets all others pass.
-func at(path string, do func(w http.ResponseWriter, r *http.Request, next http.Handler)) func(http.Handler) http.Handler {
+func at(path string, do func(w http.ResponseWriter, r *http.Request,
+	next http.Handler)) func(http.Handler) http.Handler {
 	return func(next http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			if r.URL.Path == path {
@@ -226,7 +227,8 @@ func TestTheCapabilityAloneDecidesNothing(t *testing.T) {
 	s.requireDone(1, 1)
 }
 
-// Work that somebody did with a stolen capability is none that who began the transaction knows of, so it does not commit.
+// Work that somebody did with a stolen capability is none that who began the transaction knows of, so it does not
+// commit.
 func TestTheWorkOfAThiefDoesNotCommit(t *testing.T) {
 	s := open(t)
 	s.through(at("/bill", func(w http.ResponseWriter, r *http.Request, next http.Handler) {

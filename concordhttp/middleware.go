@@ -125,8 +125,8 @@ type answer struct {
 	over   bool // it was too long
 }
 
-var errTooLong = fmt.Errorf("an answer in a transaction has at most %d bytes: answer with less, or be called outside of it",
-	MaxAnswer)
+var errTooLong = fmt.Errorf("an answer in a transaction has at most %d bytes: answer with less, or be called "+
+	"outside of it", MaxAnswer)
 
 // Header implements http.ResponseWriter.
 func (a *answer) Header() http.Header { return a.header }

@@ -16,8 +16,9 @@ import (
 	"github.com/concordtx/concord/concordtest"
 )
 
-// BenchmarkOff is what the hook costs where no provider was set up: transactions with two databases in memory of a client with
-// the hook and of one without, in turns. It prints the ratio of the medians; with databases on disks it is nearer to one.
+// BenchmarkOff is what the hook costs where no provider was set up: transactions with two databases in memory of a
+// client with the hook and of one without, in turns. It prints the ratio of the medians; with databases on disks it is
+// nearer to one.
 //
 //	go test ./concordotel -run '^$' -bench Off -benchtime 3000x
 func BenchmarkOff(b *testing.B) {

@@ -113,7 +113,8 @@ func (n *Node) Report(ctx context.Context, resource string) (SetBack, error) {
 	if w == nil {
 		return SetBack{}, commit.NoResource(resource)
 	}
-	if _, err := n.ask(ctx, func(request uint64) replica.Event { return commit.PlanAsked{Request: request} }); err != nil {
+	asked := func(request uint64) replica.Event { return commit.PlanAsked{Request: request} }
+	if _, err := n.ask(ctx, asked); err != nil {
 		return SetBack{}, err
 	}
 	s := SetBack{Remembered: n.rememberedOf(resource), Counts: map[recovery.Fate]int{}}

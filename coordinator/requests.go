@@ -116,7 +116,8 @@ func (n *Node) Settle(ctx context.Context, s txn.Settlement) (Settled, error) {
 	ctx, cancel := context.WithTimeout(ctx, settleTime)
 	defer cancel()
 	// Also with nothing to end: only a leader may say so.
-	if _, err := n.ask(ctx, func(request uint64) replica.Event { return commit.PlanAsked{Request: request} }); err != nil {
+	asked := func(request uint64) replica.Event { return commit.PlanAsked{Request: request} }
+	if _, err := n.ask(ctx, asked); err != nil {
 		return Settled{}, err
 	}
 	resource, p, err := n.listedOnce(ctx, s)
@@ -134,8 +135,8 @@ func (n *Node) Settle(ctx context.Context, s txn.Settlement) (Settled, error) {
 	case commit.Finished:
 		n.post(ctx, e)
 		if e.Finish != txn.Done && e.Finish != txn.AlreadyDone {
-			return Settled{}, replica.Refusedf("branch %d of %v at %s is %v: %s; look into that database", s.Branch, s.ID,
-				resource, e.Finish, e.Why)
+			return Settled{}, replica.Refusedf("branch %d of %v at %s is %v: %s; look into that database", s.Branch,
+				s.ID, resource, e.Finish, e.Why)
 		}
 		return Settled{Resource: resource, Finish: e.Finish}, nil
 	case commit.Failed:
@@ -170,7 +171,8 @@ func (n *Node) listedOnce(ctx context.Context, s txn.Settlement) (resource strin
 		return "", p, unlisted
 	}
 	return "", p, &replica.RequestError{Kind: api.ErrNotFound,
-		Text: fmt.Sprintf("no resource lists a prepared branch %d of %v: see \"concord recover %v\"", s.Branch, s.ID, s.ID)}
+		Text: fmt.Sprintf("no resource lists a prepared branch %d of %v: see \"concord recover %v\"", s.Branch, s.ID,
+			s.ID)}
 }
 
 // ErrDropped says that a resource was taken out of the configuration that has branches to finish.
@@ -196,8 +198,8 @@ func (n *Node) MayDrop(resources ...string) error {
 	if f := n.Status().Figures; f != nil {
 		for _, r := range f.Resources {
 			if slices.Contains(resources, r.Name) && r.InDoubt > 0 {
-				return fmt.Errorf("%w: %s has %d without a decision: see \"concord tx ls --state in-doubt --resource %[2]s\", and wait, or decide "+
-					"them", ErrDropped, r.Name, r.InDoubt)
+				return fmt.Errorf("%w: %s has %d without a decision: see \"concord tx ls --state in-doubt "+
+					"--resource %[2]s\", and wait, or decide them", ErrDropped, r.Name, r.InDoubt)
 			}
 		}
 	}
@@ -227,8 +229,9 @@ func (n *Node) dropped(gone func(resource string) bool) error {
 		branches = append(branches, fmt.Sprintf("and %d more", left))
 	}
 	slices.Sort(names)
-	return fmt.Errorf("%w: %s has %s. Put it back until \"concord tx ls --state in-doubt --resource %[2]s\" shows nothing; or, "+
-		"if that database is lost for good, start with --abandon %[2]s, and they count as heuristic hazards", ErrDropped,
+	return fmt.Errorf("%w: %s has %s. Put it back until \"concord tx ls --state in-doubt --resource %[2]s\" shows "+
+		"nothing; or, if that database is lost for good, start with --abandon %[2]s, and they count as heuristic "+
+		"hazards", ErrDropped,
 		strings.Join(names, ","), strings.Join(branches, ", "))
 }
 
@@ -339,7 +342,8 @@ const maxPlanned = 1024
 func (n *Node) Recover(ctx context.Context, id txn.ID, apply bool) ([]ActionResult, error) {
 	listings, listErr := n.listAll(ctx, id)
 	// Also with nothing to plan: only a leader may say so.
-	if _, err := n.ask(ctx, func(request uint64) replica.Event { return commit.PlanAsked{Request: request} }); err != nil {
+	asked := func(request uint64) replica.Event { return commit.PlanAsked{Request: request} }
+	if _, err := n.ask(ctx, asked); err != nil {
 		return nil, err
 	}
 	var plan []recovery.Action

@@ -18,8 +18,8 @@ import (
 )
 
 // The applied state has one key per transaction: under 'o' while it is open, under
-// 'f' when it is finished, in order of birth. Uses of keys are under 'k', see keySpace. Start-up reads the open ones only, so
-// its time does not grow with history. What a Table knows besides is under 'm', 'v' and 'l'.
+// 'f' when it is finished, in order of birth. Uses of keys are under 'k', see keySpace. Start-up reads the open ones
+// only, so its time does not grow with history. What a Table knows besides is under 'm', 'v' and 'l'.
 const (
 	openKey     = 'o'
 	finishedKey = 'f'
@@ -41,7 +41,8 @@ func stateKey(space byte, id txn.ID) []byte {
 // unless they are those that the store has.
 func toState(folds []txn.Changes, stored *txn.Members) (s wal.StateChange, n int) {
 	if purge := folds[0].PurgeBefore; !purge.IsZero() {
-		s.DeleteRanges = append(s.DeleteRanges, wal.Range{Lo: []byte{finishedKey}, Hi: stateKey(finishedKey, purge)}, keysBefore(purge))
+		s.DeleteRanges = append(s.DeleteRanges, wal.Range{Lo: []byte{finishedKey}, Hi: stateKey(finishedKey, purge)},
+			keysBefore(purge))
 	}
 	latest := make(map[txn.ID]txn.Txn, len(folds)) // the last fold that touched a transaction says where it is
 	for n = 0; n < len(folds) && (n == 0 || folds[n].PurgeBefore.IsZero()); n++ {
@@ -380,7 +381,8 @@ func checkUse(key, value []byte) error {
 	if err := u.UnmarshalBinary(value); err != nil {
 		return fmt.Errorf("%w: %w", errBadKeyUse, err)
 	}
-	if len(key) <= keyPrefix || len(key) > keyPrefix+txn.MaxKey || binary.BigEndian.Uint32(key[1:]) != uint32(u.ID.Era()) {
+	if len(key) <= keyPrefix || len(key) > keyPrefix+txn.MaxKey ||
+		binary.BigEndian.Uint32(key[1:]) != uint32(u.ID.Era()) {
 		return fmt.Errorf("%w by %v under the key %x: %w", errBadKeyUse, u.ID, key, txn.ErrBadTxn)
 	}
 	return nil

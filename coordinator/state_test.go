@@ -161,10 +161,12 @@ func TestUsesOfKeysAreStored(t *testing.T) {
 	apply(txn.Changes{Keys: []txn.KeyUse{useOf("k", begin, "one"), useOf("kk", begin, "of another key")}})
 	require.Equal(t, "one", find("k"))
 	require.Equal(t, "of another key", find("kk"))
-	apply(txn.Changes{Keys: []txn.KeyUse{useOf("k", begin.Add(time.Minute), "one"), useOf("k", begin.Add(2*time.Minute), "the later of one fold")}})
+	apply(txn.Changes{Keys: []txn.KeyUse{useOf("k", begin.Add(time.Minute), "one"), useOf("k",
+		begin.Add(2*time.Minute), "the later of one fold")}})
 	require.Equal(t, "the later of one fold", find("k"))
 	// Much later the key is used again: that counts, also while the first use is still stored.
-	apply(txn.Changes{Keys: []txn.KeyUse{useOf("k", begin.Add(20*day), "two")}}, txn.Changes{Keys: []txn.KeyUse{useOf("between", begin.Add(10*day), "")}})
+	apply(txn.Changes{Keys: []txn.KeyUse{useOf("k", begin.Add(20*day), "two")}},
+		txn.Changes{Keys: []txn.KeyUse{useOf("between", begin.Add(10*day), "")}})
 	require.Equal(t, "two", find("k"))
 	require.Equal(t, "of another key", find("kk"))
 	require.Equal(t, "", find("between"))
@@ -183,7 +185,8 @@ func TestUsesOfKeysOnTheirWay(t *testing.T) {
 	now := time.Now()
 	_, ok := a.KeyUse("k")
 	require.False(t, ok)
-	for i, c := range []txn.Changes{{Keys: []txn.KeyUse{useOf("k", now, "0")}}, {Keys: []txn.KeyUse{useOf("k", now, "1")}}} {
+	for i, c := range []txn.Changes{{Keys: []txn.KeyUse{useOf("k", now, "0")}}, {Keys: []txn.KeyUse{useOf("k", now,
+		"1")}}} {
 		a.Keep(c)
 		use, ok := a.KeyUse("k")
 		require.True(t, ok)
@@ -201,7 +204,8 @@ func TestUsesThatAreNoStateAreRefused(t *testing.T) {
 	require.NoError(t, checkPair(sound.Key, sound.Value))
 	for name, bad := range map[string][2]string{
 		"no value": {string(sound.Key), ""}, "no key": {string(sound.Key[:keyPrefix]), string(sound.Value)},
-		"another era": {"k\x00\x00\x00\x01k", string(sound.Value)}, "a long key": {string(sound.Key) + string(make([]byte, txn.MaxKey)), string(sound.Value)},
+		"another era": {"k\x00\x00\x00\x01k", string(sound.Value)}, "a long key": {string(sound.Key) +
+			string(make([]byte, txn.MaxKey)), string(sound.Value)},
 	} {
 		require.ErrorIs(t, checkPair([]byte(bad[0]), []byte(bad[1])), txn.ErrBadTxn, name)
 	}

@@ -82,7 +82,8 @@ func setBack(t *testing.T, n *Node, disk *memory.Disk) {
 	t.Helper()
 	waits := func(what string, there func(txn.Remembered) bool) {
 		t.Helper()
-		require.Eventually(t, func() bool { return there(n.rememberedOf("orders")) }, 40*time.Second, 20*time.Millisecond, what)
+		require.Eventually(t, func() bool { return there(n.rememberedOf("orders")) }, 40*time.Second,
+			20*time.Millisecond, what)
 	}
 	waits("a row", func(r txn.Remembered) bool { return !r.HighWater.IsZero() })
 	disk.SetBack(nil)
@@ -103,8 +104,8 @@ var messages = []message{
 			"have seen another cluster"},
 	{name: "settle a branch that is nowhere", is: api.ErrNotFound,
 		meet: one(func(ctx context.Context, _ *testCluster, n *Node) error {
-			_, err := n.Settle(ctx, txn.Settlement{ID: txn.NewID(time.Now()), Branch: 3, Decision: txn.Abort, Who: "ann",
-				Why: "why"})
+			_, err := n.Settle(ctx, txn.Settlement{ID: txn.NewID(time.Now()), Branch: 3, Decision: txn.Abort,
+				Who: "ann", Why: "why"})
 			return err
 		}), says: `no resource lists a prepared branch 3 of GID: see "concord recover GID"`},
 	{name: "settle a branch that is at two places", is: api.ErrRefused, meet: func(t *testing.T) error {
@@ -170,7 +171,8 @@ var messages = []message{
 			_, err := n.Report(ctx, "orders")
 			return err
 		}, memory.New("orders", memory.NewDisk())),
-		says: `resource "orders" is not quarantined, so the cluster knows of nothing that is missing: see "concord resource ls"`},
+		says: `resource "orders" is not quarantined, so the cluster knows of nothing that is missing: see "concord ` +
+			`resource ls"`},
 	{name: "report of what is not there", is: api.ErrNotFound,
 		meet: one(func(ctx context.Context, _ *testCluster, n *Node) error {
 			_, err := n.Report(ctx, "stock")
@@ -199,8 +201,8 @@ var messages = []message{
 		}), says: `there is no resource "stock": see "concord resource ls"`},
 
 	{name: "open at a level that nobody knows", meet: opening(func(_ *testing.T, c *Config) { c.FeatureLevel = 99 }),
-		says: `"feature_level" is 99, but this release knows only up to 6: lower it, or run the release that the other ` +
-			`nodes run`},
+		says: `"feature_level" is 99, but this release knows only up to 6: lower it, or run the release that the ` +
+			`other nodes run`},
 	{name: "open as nobody", meet: opening(func(_ *testing.T, c *Config) { c.Node = 2 }),
 		says: `node 2 is not one of the members: add it to "members", or correct "node"`},
 	{name: "open with two resources of one name", meet: opening(func(_ *testing.T, c *Config) {
@@ -230,22 +232,22 @@ var messages = []message{
 	{name: "open below the level that the cluster is at", is: ErrNewerStore, meet: func(*testing.T) error {
 		_, err := decodeLevel(encodeLevel(txn.Newest + 1))
 		return err
-	}, says: "the store belongs to a later release of concord: the cluster is at feature level 7, this program knows only " +
-		"up to 6: run the release that the other nodes run"},
+	}, says: "the store belongs to a later release of concord: the cluster is at feature level 7, this program " +
+		"knows only up to 6: run the release that the other nodes run"},
 	{name: "a store with meta data of another version", is: txn.ErrBadTxn, meet: func(*testing.T) error {
 		return decodeMeta(nil, &txn.Meta{})
-	}, says: "meta data of the table: the store holds what this version of concord does not write: run the version that " +
-		"wrote it, or replace this node's store"},
+	}, says: "meta data of the table: the store holds what this version of concord does not write: run the version " +
+		"that wrote it, or replace this node's store"},
 	{name: "a store with a level of another version", is: txn.ErrBadTxn, meet: func(*testing.T) error {
 		_, err := decodeLevel(nil)
 		return err
-	}, says: "feature level of the state: the store holds what this version of concord does not write: run the version " +
-		"that wrote it, or replace this node's store"},
+	}, says: "feature level of the state: the store holds what this version of concord does not write: run the " +
+		"version that wrote it, or replace this node's store"},
 	{name: "a store with leases of another version", is: txn.ErrBadTxn, meet: func(*testing.T) error {
 		_, err := decodeLeases(nil)
 		return err
-	}, says: "leases of the clients: the store holds what this version of concord does not write: run the version that " +
-		"wrote it, or replace this node's store"},
+	}, says: "leases of the clients: the store holds what this version of concord does not write: run the version " +
+		"that wrote it, or replace this node's store"},
 	{name: "a resource that is dropped", is: ErrDropped, meet: func(t *testing.T) error {
 		orders := memory.New("orders", memory.NewDisk())
 		c := newCluster(t, 1, func() []adapters.Resource { return []adapters.Resource{orders} })
@@ -261,9 +263,9 @@ var messages = []message{
 		_, again := c.openNode(1, c.members)
 		require.EqualError(t, again, err.Error(), "at the next start")
 		return err
-	}, says: `a resource that has branches to finish is not in the configuration: orders has GID/0. Put it back until "concord ` +
-		`tx ls --state in-doubt --resource orders" shows nothing; or, if that database is lost for good, start with ` +
-		`--abandon orders, and they count as heuristic hazards`},
+	}, says: `a resource that has branches to finish is not in the configuration: orders has GID/0. Put it back ` +
+		`until "concord tx ls --state in-doubt --resource orders" shows nothing; or, if that database is lost for ` +
+		`good, start with --abandon orders, and they count as heuristic hazards`},
 	{name: "open at a lower level than the cluster is at", is: ErrNewerStore, meet: func(t *testing.T) error {
 		c := newCluster(t, 1, nobody)
 		c.listed()
@@ -362,6 +364,6 @@ var withoutRow = map[string]string{
 	"use of an idempotency key": ofAPeer, "%w by %v under the key %x: %w": ofAPeer,
 	"what is remembered of databases: %w":                              breaks,
 	"the database was away and answers again: the attempt is repeated": notWrong,
-	"no answer within %v: check that the server runs and can be reached: %w": "takes as long as a database has to say " +
-		"which it is",
+	"no answer within %v: check that the server runs and can be reached: %w": "takes as long as a database has to " +
+		"say which it is",
 }

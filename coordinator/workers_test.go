@@ -318,5 +318,6 @@ func TestDatabasesAreAskedWhoWaitsIfThereIsAReason(t *testing.T) {
 	}, 20*time.Second, 50*time.Millisecond)
 	require.Equal(t, b, victims[0].Victim)
 	require.Equal(t, []string{"billing", "orders"}, victims[0].Resources)
-	require.Eventually(t, func() bool { return c.leader().Status().Deadlocks == 1 }, 10*time.Second, 10*time.Millisecond)
+	require.Eventually(t, func() bool { return c.leader().Status().Deadlocks == 1 }, 10*time.Second,
+		10*time.Millisecond)
 }

@@ -66,8 +66,8 @@ func forward[Req, Res any](ctx context.Context, h *handlers, at place, r *Req,
 	info, ok := connect.CallInfoForHandlerContext(ctx)
 	if by := ""; ok {
 		if by = info.RequestHeader().Get(api.HandedOnHeader); by != "" {
-			return nil, api.Unavailablef("node %s passes calls for node %d on to node %d: give each node its own address "+
-				"in \"members\"", by, at.node, h.conf.Node)
+			return nil, api.Unavailablef("node %s passes calls for node %d on to node %d: give each node its own "+
+				"address in \"members\"", by, at.node, h.conf.Node)
 		}
 	}
 	addr := h.peers.address(at.node)

@@ -171,8 +171,8 @@ func (g *Gateway) cluster(ctx context.Context) (*concord.Client, error) {
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	case <-timer.C:
-		return nil, api.Unavailablef("this node has not reached its cluster since it started: ask another node, or run " +
-			"\"concord status\"")
+		return nil, api.Unavailablef("this node has not reached its cluster since it started: ask another node, or " +
+			"run \"concord status\"")
 	}
 }
 

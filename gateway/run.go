@@ -32,7 +32,8 @@ type run struct {
 }
 
 // Run implements the service.
-func (h *handlers) Run(ctx context.Context, r *concordv1.TransactionServiceRunRequest) (*concordv1.TransactionServiceRunResponse, error) {
+func (h *handlers) Run(ctx context.Context, r *concordv1.TransactionServiceRunRequest) (
+	*concordv1.TransactionServiceRunResponse, error) {
 	opts, databases, err := h.parseRun(ctx, r)
 	if err != nil {
 		return nil, err
@@ -45,7 +46,10 @@ func (h *handlers) Run(ctx context.Context, r *concordv1.TransactionServiceRunRe
 	if err != nil {
 		return nil, err
 	}
-	u, err := h.share(access.Of(ctx).Subject(), r.GetKey(), sha256.Sum256(b), func(u *run) { u.answer, u.err = h.once(client, r, u.asked, databases, opts) })
+	u, err := h.share(access.Of(ctx).Subject(), r.GetKey(), sha256.Sum256(b), func(u *run) {
+		u.answer,
+			u.err = h.once(client, r, u.asked, databases, opts)
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -53,11 +57,13 @@ func (h *handlers) Run(ctx context.Context, r *concordv1.TransactionServiceRunRe
 	case <-u.done:
 		return u.answer, u.err
 	case <-ctx.Done():
-		return nil, fmt.Errorf("the transaction is under way: send the request again to get its answer: %w", context.Cause(ctx))
+		return nil, fmt.Errorf("the transaction is under way: send the request again to get its answer: %w",
+			context.Cause(ctx))
 	}
 }
 
-func (h *handlers) parseRun(ctx context.Context, r *concordv1.TransactionServiceRunRequest) (opts []concord.TxOption, databases []*agent.Resource, err error) {
+func (h *handlers) parseRun(ctx context.Context, r *concordv1.TransactionServiceRunRequest) (opts []concord.TxOption,
+	databases []*agent.Resource, err error) {
 	if err := api.ParseKey("key", r.GetKey()); err != nil {
 		return nil, nil, err
 	}
@@ -132,7 +138,8 @@ func (g *Gateway) share(subject, key string, asked sum, do func(*run)) (*run, er
 var errOtherRequest = api.Refusedf("the key belongs to another request: send that word for word, or use another key")
 
 // once runs the statements, or finds what was committed under the key before.
-func (g *Gateway) once(client *concord.Client, r *concordv1.TransactionServiceRunRequest, asked sum, databases []*agent.Resource, opts []concord.TxOption) (*concordv1.TransactionServiceRunResponse, error) {
+func (g *Gateway) once(client *concord.Client, r *concordv1.TransactionServiceRunRequest, asked sum,
+	databases []*agent.Resource, opts []concord.TxOption) (*concordv1.TransactionServiceRunResponse, error) {
 	m := &concordv1.TransactionServiceRunResponse{}
 	done, err := client.RunOnce(g.life, r.GetKey(), func(ctx context.Context, tx *concord.Tx) error {
 		m.Results = nil
@@ -165,13 +172,15 @@ func (g *Gateway) once(client *concord.Client, r *concordv1.TransactionServiceRu
 	return m, nil
 }
 
-func execute(ctx context.Context, tx *concord.Tx, database *agent.Resource, s *concordv1.RunStatement) (*concordv1.StatementResult, error) {
+func execute(ctx context.Context, tx *concord.Tx, database *agent.Resource,
+	s *concordv1.RunStatement) (*concordv1.StatementResult, error) {
 	branch, err := database.Tx(ctx, tx)
 	if err != nil {
 		return nil, err
 	}
 	left := time.Until(tx.Deadline()) + silenceMargin
-	a, err := branch.ExecuteMessage(ctx, &concordv1.ExecuteRequest{Statement: s.GetStatement(), Arguments: s.GetArguments(), SilenceMs: silence(left)})
+	a, err := branch.ExecuteMessage(ctx, &concordv1.ExecuteRequest{Statement: s.GetStatement(),
+		Arguments: s.GetArguments(), SilenceMs: silence(left)})
 	if err != nil {
 		return nil, err
 	}
@@ -200,7 +209,8 @@ func replay(asked sum, kept []byte) (*concordv1.TransactionServiceRunResponse, e
 	}
 	m := &concordv1.TransactionServiceRunResponse{}
 	if err := proto.Unmarshal(results, m); err != nil {
-		return nil, fmt.Errorf("what is kept with the key cannot be read: run the newest version of concord on all nodes: %w", err)
+		return nil, fmt.Errorf("what is kept with the key cannot be read: run the newest version of concord on all "+
+			"nodes: %w", err)
 	}
 	return m, nil
 }
@@ -214,11 +224,14 @@ func failedRun(err error) (*concordv1.TransactionServiceRunResponse, error) {
 	)
 	switch {
 	case errors.As(err, &torn):
-		return &concordv1.TransactionServiceRunResponse{Outcome: outcomeTorn, Gid: torn.GID.String(), Reason: torn.Error(), Resource: torn.Resource}, nil
+		return &concordv1.TransactionServiceRunResponse{Outcome: outcomeTorn, Gid: torn.GID.String(),
+			Reason: torn.Error(), Resource: torn.Resource}, nil
 	case errors.As(err, &aborted):
-		return &concordv1.TransactionServiceRunResponse{Outcome: outcomeAborted, Gid: aborted.GID.String(), Reason: aborted.Err.Error(), Resource: aborted.Resource}, nil
+		return &concordv1.TransactionServiceRunResponse{Outcome: outcomeAborted, Gid: aborted.GID.String(),
+			Reason: aborted.Err.Error(), Resource: aborted.Resource}, nil
 	case errors.As(err, &unknown):
-		return &concordv1.TransactionServiceRunResponse{Outcome: outcomeUnknown, Gid: unknown.GID.String(), Reason: unknown.Error()}, nil
+		return &concordv1.TransactionServiceRunResponse{Outcome: outcomeUnknown, Gid: unknown.GID.String(),
+			Reason: unknown.Error()}, nil
 	case errors.Is(err, api.ErrRefused), errors.Is(err, api.ErrInvalid), errors.Is(err, api.ErrDenied):
 		return nil, err
 	}

@@ -44,8 +44,10 @@ func TestRunCommitsOnceForAKey(t *testing.T) {
 	w := newWorld(t, 3, append(sql(t), ledger(t))...)
 	w.keyed()
 	pay := []string{
-		one("orders", "update account set cents = cents - $1 where id = $2 returning cents", `, "arguments": [{"int": "300"}, {"int": "1"}], "rowsExpected": "1"`),
-		one("billing", "update account set cents = cents + ? where id = ?", `, "arguments": [{"int": "300"}, {"int": "1"}], "rowsExpected": "1"`),
+		one("orders", "update account set cents = cents - $1 where id = $2 returning cents",
+			`, "arguments": [{"int": "300"}, {"int": "1"}], "rowsExpected": "1"`),
+		one("billing", "update account set cents = cents + ? where id = ?", `, "arguments": [{"int": "300"}, `+
+			`{"int": "1"}], "rowsExpected": "1"`),
 		one("ledger", "add moved 300", ""),
 	}
 	m := w.run(0, "order 4711", pay...)
@@ -65,10 +67,12 @@ func TestRunCommitsOnceForAKey(t *testing.T) {
 
 	other := w.run(1, "order 4711", pay[0])
 	require.Equal(t, "failed_precondition", other["code"])
-	require.Equal(t, "the key belongs to another request: send that word for word, or use another key", other["message"])
+	require.Equal(t, "the key belongs to another request: send that word for word, or use another key",
+		other["message"])
 
 	// What was aborted has used no key.
-	pay[0] = one("orders", "update account set cents = cents - 300 where id = 1 and cents >= 1000", `, "rowsExpected": "1"`)
+	pay[0] = one("orders", "update account set cents = cents - 300 where id = 1 and cents >= 1000",
+		`, "rowsExpected": "1"`)
 	m = w.run(2, "order 4712", pay...)
 	require.Equal(t, "aborted", m["outcome"])
 	require.Equal(t, "statement 1: orders: 0 rows, and 1 were expected", m["reason"])
@@ -86,12 +90,16 @@ func TestRunsThatFailLeaveNothing(t *testing.T) {
 	w.keyed()
 	zero := one("billing", "update account set cents = 0", "")
 	for _, x := range []struct{ name, second, resource, says string }{
-		{"a statement fails", one("orders", "select 1/0", ""), "orders", "statement 2: orders: ERROR: division by zero"},
+		{"a statement fails", one("orders", "select 1/0", ""), "orders", "statement 2: orders: ERROR: division by " +
+			"zero"},
 		{"a statement that is not sent", one("orders", "commit", ""), "orders", "statement 2: orders: BEGIN, " +
 			"COMMIT, ROLLBACK and the like are not allowed inside a branch"},
-		{"a result that is too large to keep", one("orders", "select repeat('x', 5000)", ""), "", "bytes, and at most 4096 are kept with a key"},
-		{"a result that is too large", one("orders", "select n from generate_series(1, 1000000) n", ""), "orders", "the result is too large"},
-		{"a bad value", one("orders", "update account set cents = $1", `, "arguments": [{"decimal": "1,5"}]`), "orders", `arguments[0]: "1,5" is not a valid decimal`},
+		{"a result that is too large to keep", one("orders", "select repeat('x', 5000)", ""), "",
+			"bytes, and at most 4096 are kept with a key"},
+		{"a result that is too large", one("orders", "select n from generate_series(1, 1000000) n", ""), "orders",
+			"the result is too large"},
+		{"a bad value", one("orders", "update account set cents = $1", `, "arguments": [{"decimal": "1,5"}]`),
+			"orders", `arguments[0]: "1,5" is not a valid decimal`},
 	} {
 		t.Run(x.name, func(t *testing.T) {
 			m := w.run(0, x.name, zero, x.second)
@@ -104,14 +112,18 @@ func TestRunsThatFailLeaveNothing(t *testing.T) {
 	}
 	require.Equal(t, "1000", w.cents("billing"))
 	for _, x := range []struct{ name, body, code, says string }{
-		{"no key", `{"statements": [{` + zero + `}]}`, "invalid_argument", "key: is empty, want an idempotency key, such as the number of an order"},
+		{"no key", `{"statements": [{` + zero + `}]}`, "invalid_argument", "key: is empty, want an idempotency key, " +
+			"such as the number of an order"},
 		{"no statements", `{"key": "k"}`, "invalid_argument", "statements: are 0, want 1 to 100"},
-		{"too many", runBody("k", strings.Split(strings.Repeat(zero+"\n", 101), "\n")[:101]...), "invalid_argument", "statements: are 101, want 1 to 100"},
+		{"too many", runBody("k", strings.Split(strings.Repeat(zero+"\n", 101), "\n")[:101]...), "invalid_argument",
+			"statements: are 101, want 1 to 100"},
 		{"no such resource", runBody("k", zero, one("nowhere", "select 1", "")), "not_found",
-			`statements[1].resource: there is no "nowhere", only billing, orders: correct the name, or add it to the nodes' configuration: not found`},
+			`statements[1].resource: there is no "nowhere", only billing, orders: correct the name, or add it to ` +
+				`the nodes' configuration: not found`},
 		{"fewer rows than none", runBody("k", one("orders", "select 1", `, "rowsExpected": "-1"`)), "invalid_argument",
 			"statements[0].rows_expected: is -1, want 0 or more"},
-		{"a time before now", `{"key": "k", "timeoutMs": "-1"}`, "invalid_argument", "timeout_ms: is -1, want 0 to 86400000"},
+		{"a time before now", `{"key": "k", "timeoutMs": "-1"}`, "invalid_argument", "timeout_ms: is -1, want 0 to " +
+			"86400000"},
 	} {
 		t.Run(x.name, func(t *testing.T) {
 			m := w.call(0, "TransactionService/Run", x.body)

@@ -112,13 +112,14 @@ var messages = []message{
 		id := txn.NewID(time.Now())
 		g.sessions[id] = aSession()
 		return (&handlers{g}).maySettle(id)
-	}, says: "this node does not hold the transaction: it has restarted since, or the transaction ended long ago; ask " +
-		"Commit or Rollback what became of it, and begin a new one: not found"},
+	}, says: "this node does not hold the transaction: it has restarted since, or the transaction ended long ago; " +
+		"ask Commit or Rollback what became of it, and begin a new one: not found"},
 
 	{name: "a node with the address of another one", meet: func(t *testing.T, _ *Gateway) error {
 		_, handler := hosting().Service().New()
 		r := httptest.NewRequest(http.MethodPost, "/concord.v1.TransactionService/Execute", strings.NewReader(
-			`{"session": "`+txn.NewID(time.Now()).WithClass(txn.Recorded).String()+`@2", "number": "1", "resource": "ledger"}`))
+			`{"session": "`+txn.NewID(time.Now()).WithClass(txn.Recorded).String()+`@2", "number": "1", "resource": `+
+				`"ledger"}`))
 		r.Header.Set("Content-Type", "application/json")
 		r.Header.Set(api.HandedOnHeader, "3")
 		w := httptest.NewRecorder()
@@ -132,8 +133,8 @@ var messages = []message{
 		says: "node 2, which holds the transaction, is still working on it: send the request again: context canceled"},
 	{name: "a node that does not answer", is: api.ErrUnavailable,
 		meet: handedOn(func(func()) error { return errors.New("connection refused") }),
-		says: "node 2, which holds the transaction, did not answer at 10.0.0.2:7420 (connection refused): send the request " +
-			"again; if it does not come back, Commit and Rollback say what became of the transaction"},
+		says: "node 2, which holds the transaction, did not answer at 10.0.0.2:7420 (connection refused): send the " +
+			"request again; if it does not come back, Commit and Rollback say what became of the transaction"},
 	{name: "a node that is no member", is: api.ErrNotFound, meet: func(t *testing.T, _ *Gateway) error {
 		_, err := forward[concordv1.TransactionServiceExecuteRequest, concordv1.TransactionServiceExecuteResponse](
 			t.Context(), &handlers{hosting()}, place{node: 7}, nil, nil)
@@ -147,13 +148,13 @@ var messages = []message{
 	{name: "a resource without an agent", is: api.ErrRefused, meet: func(*testing.T, *Gateway) error {
 		_, err := hosting(memory.New("plain", memory.NewDisk())).resource("plain")
 		return err
-	}, says: `resource: plain is a memory database that the nodes reach without an agent, and only agents hold sessions for ` +
-		`others: run "concord agent" beside it, and give it driver: agent in the nodes' configuration`},
+	}, says: `resource: plain is a memory database that the nodes reach without an agent, and only agents hold ` +
+		`sessions for others: run "concord agent" beside it, and give it driver: agent in the nodes' configuration`},
 	{name: "no agents at all", is: api.ErrNotFound, meet: func(_ *testing.T, g *Gateway) error {
 		_, err := g.resource("nowhere")
 		return err
-	}, says: `resource: there is no "nowhere", and none at all that an agent holds: run "concord agent" beside a database, ` +
-		`and add it to the nodes' configuration with driver: agent: not found`},
+	}, says: `resource: there is no "nowhere", and none at all that an agent holds: run "concord agent" beside a ` +
+		`database, and add it to the nodes' configuration with driver: agent: not found`},
 	{name: "no such resource", is: api.ErrNotFound, meet: func(t *testing.T, _ *Gateway) error {
 		client, err := agent.Dial("127.0.0.1:1")
 		require.NoError(t, err)
@@ -161,13 +162,14 @@ var messages = []message{
 		defer ledger.Close()
 		_, err = hosting(ledger).resource("nowhere")
 		return err
-	}, says: `resource: there is no "nowhere", only ledger: correct the name, or add it to the nodes' configuration: not found`},
+	}, says: `resource: there is no "nowhere", only ledger: correct the name, or add it to the nodes' ` +
+		`configuration: not found`},
 	{name: "no such resource in a run", is: api.ErrNotFound, meet: func(t *testing.T, g *Gateway) error {
 		_, _, err := (&handlers{g}).parseRun(t.Context(), &concordv1.TransactionServiceRunRequest{Key: "k",
 			Statements: []*concordv1.RunStatement{{Resource: "nowhere"}}})
 		return err
-	}, says: `statements[0].resource: there is no "nowhere", and none at all that an agent holds: run "concord agent" beside a ` +
-		`database, and add it to the nodes' configuration with driver: agent: not found`},
+	}, says: `statements[0].resource: there is no "nowhere", and none at all that an agent holds: run "concord ` +
+		`agent" beside a database, and add it to the nodes' configuration with driver: agent: not found`},
 	{name: "too many transactions", is: api.ErrBusy, meet: func(_ *testing.T, g *Gateway) error {
 		g.open = maxOpen
 		return g.room("ann")
@@ -175,7 +177,8 @@ var messages = []message{
 	{name: "too many transactions of one", is: api.ErrBusy, meet: func(_ *testing.T, g *Gateway) error {
 		g.openOf["ann"] = g.conf.MaxOpenOf
 		return g.room("ann")
-	}, says: `256 transactions of "ann" are open at this node, which is the limit: end some, or begin it at another node`},
+	}, says: `256 transactions of "ann" are open at this node, which is the limit: end some, or begin it at another ` +
+		`node`},
 	{name: "a key of another request", is: api.ErrRefused, meet: func(_ *testing.T, g *Gateway) error {
 		g.runs["k"] = &run{asked: sum{1}}
 		_, err := g.share("", "k", sum{2}, nil)
@@ -185,8 +188,8 @@ var messages = []message{
 		asked := sum{1}
 		_, err := replay(asked, append(asked[:], 0xff))
 		return err
-	}, says: "what is kept with the key cannot be read: run the newest version of concord on all nodes: proto: cannot parse " +
-		"invalid wire-format data"},
+	}, says: "what is kept with the key cannot be read: run the newest version of concord on all nodes: proto: " +
+		"cannot parse invalid wire-format data"},
 }
 
 var anID = regexp.MustCompile(`\b[0-7][0-9A-HJKMNP-TV-Z]{25}\b`)
@@ -214,13 +217,13 @@ func TestEveryErrorHasARow(t *testing.T) {
 
 // withoutRow are the texts that no row of the table has.
 var withoutRow = map[string]string{
-	"%s; and what became of transaction %v could not be learned: ask again: %w": "wants a cluster that is lost after the " +
-		"session was",
+	"%s; and what became of transaction %v could not be learned: ask again: %w": "wants a cluster that is lost " +
+		"after the session was",
 	"this node has not reached its cluster since it started: ask another node, or run \"concord status\"": "takes as " +
 		"long as a call waits for that",
 	"gateway: the answer to a %T is a %T": "cannot be met: a mistake in this package",
-	"the transaction is under way: send the request again to get its answer: %w": "wants a caller who leaves while an agent " +
-		"works",
+	"the transaction is under way: send the request again to get its answer: %w": "wants a caller who leaves while " +
+		"an agent works",
 	"statement %d: %w":                  "TestRunsThatFailLeaveNothing has it, with databases",
 	"%s: %d rows, and %d were expected": "TestRunCommitsOnceForAKey has it, with databases",
 	"request %d of this transaction has been followed by another one, so its answer is gone: wait for each answer " +

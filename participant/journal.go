@@ -106,7 +106,8 @@ func OpenJournal(dir, name string, o JournalOptions) (*Journal, error) {
 		err = wal.MakeDirs(files, files.PathJoin(dir, storeDir))
 	}
 	if err != nil {
-		return nil, fmt.Errorf("journal %s: %w; correct \"data_dir\", or let the user that runs concord write there", dir, err)
+		return nil, fmt.Errorf("journal %s: %w; correct \"data_dir\", or let the user that runs concord write there",
+			dir, err)
 	}
 	lock, err := pebble.LockDirectory(dir, files)
 	if errors.Is(err, fs.ErrPermission) {

@@ -75,24 +75,24 @@ func inOrders(class txn.Class, at time.Time) Branch {
 	return Branch{txn.XID{Cluster: 7, ID: txn.FirstID(at).WithClass(class)}, "orders"}
 }
 
-const copyIt = `the journal is damaged; keep a copy of the directory, and start the agent with an empty "data_dir" and ` +
-	`another "name": it is a new member then, and finishes old branches as the cluster says`
+const copyIt = `the journal is damaged; keep a copy of the directory, and start the agent with an empty "data_dir" ` +
+	`and another "name": it is a new member then, and finishes old branches as the cluster says`
 
 var messages = []message{
 	{name: "a directory that cannot be made", meet: func(t *testing.T, dir string) error {
 		require.NoError(t, os.WriteFile(filepath.Join(dir, "file"), nil, 0o600))
 		_, err := OpenJournal(filepath.Join(dir, "file", "x"), "east", JournalOptions{})
 		return err
-	}, says: `journal DIR/file/x: stat DIR/file/x: not a directory; correct "data_dir", or let the user that runs concord ` +
-		`write there`},
+	}, says: `journal DIR/file/x: stat DIR/file/x: not a directory; correct "data_dir", or let the user that runs ` +
+		`concord write there`},
 	{name: "a journal that is in use", is: ErrJournalLocked, meet: func(t *testing.T, dir string) error {
 		j, err := OpenJournal(dir, "east", JournalOptions{})
 		require.NoError(t, err)
 		defer j.Close()
 		_, err = OpenJournal(dir, "east", JournalOptions{})
 		return err
-	}, says: `journal DIR: the journal is in use (lock held by current process); one process at a time: stop the other ` +
-		`agent, or give this one a "data_dir" of its own`},
+	}, says: `journal DIR: the journal is in use (lock held by current process); one process at a time: stop the ` +
+		`other agent, or give this one a "data_dir" of its own`},
 	{name: "a directory of somebody else", is: ErrNotJournal, meet: func(t *testing.T, dir string) error {
 		require.NoError(t, os.WriteFile(filepath.Join(dir, "thesis.txt"), nil, 0o600))
 		_, err := OpenJournal(dir, "east", JournalOptions{})
@@ -104,16 +104,16 @@ var messages = []message{
 		require.NoError(t, j.Close())
 		_, err = OpenJournal(dir, "east", JournalOptions{})
 		return err
-	}, says: `journal DIR: the journal belongs to another agent: it was made for "west", this is "east"; correct "name" or ` +
-		`"data_dir" in the configuration`},
+	}, says: `journal DIR: the journal belongs to another agent: it was made for "west", this is "east"; correct ` +
+		`"name" or "data_dir" in the configuration`},
 	{name: "an agent of another cluster", is: ErrOtherCluster, meet: func(t *testing.T, dir string) error {
 		j, err := OpenJournal(dir, "east", JournalOptions{})
 		require.NoError(t, err)
 		defer j.Close()
 		require.NoError(t, j.Join(7))
 		return j.Join(8)
-	}, says: `journal DIR: the agent belongs to another cluster: it is 00000007, and the coordinators are of 00000008; ` +
-		`correct "coordinators", or give the agent an empty "data_dir"`},
+	}, says: `journal DIR: the agent belongs to another cluster: it is 00000007, and the coordinators are of ` +
+		`00000008; correct "coordinators", or give the agent an empty "data_dir"`},
 	{name: "a journal of a later version", is: ErrNewerEntry,
 		meet: kept(func(t *testing.T, j *Journal) { withHead(t, j, headVersion+1) }),
 		says: "journal DIR: an entry was written by a later version of concord; start that version, or a later one"},
@@ -139,24 +139,24 @@ var messages = []message{
 		says: "journal DIR: transaction GID: damaged entry: " + copyIt},
 	{name: "an entry of a later version", is: ErrNewerEntry,
 		meet: kept(holding(func(b []byte) []byte { b[1]++; return b })),
-		says: "journal DIR: transaction GID: an entry was written by a later version of concord; start that version, or a " +
-			"later one"},
+		says: "journal DIR: transaction GID: an entry was written by a later version of concord; start that " +
+			"version, or a later one"},
 	{name: "a resource that was taken away", meet: kept(holding(func(b []byte) []byte { return b })),
-		says: `journal DIR: transaction GID has a branch in resource "orders", which is not among "resources": put it back ` +
-			`until "concord tx ls" shows the transaction as finished`},
+		says: `journal DIR: transaction GID has a branch in resource "orders", which is not among "resources": put ` +
+			`it back until "concord tx ls" shows the transaction as finished`},
 
 	{name: "an agent that does not know its cluster yet",
 		meet: refusing(0, WorkAsked{Number: 1, Branch: inOrders(txn.Recorded, time.Unix(1_700_000_000, 0))}),
-		says: `this agent has not reached its cluster yet, and does not know which it is: start the coordinator nodes, or ` +
-			`correct "coordinators" in its configuration`},
+		says: `this agent has not reached its cluster yet, and does not know which it is: start the coordinator ` +
+			`nodes, or correct "coordinators" in its configuration`},
 	{name: "a vote while a request is running",
 		meet: refusing(7, WorkAsked{Number: 1, Branch: inOrders(txn.Recorded, time.Unix(1_700_000_000, 0))},
 			PrepareAsked{Number: 1, Branch: inOrders(txn.Recorded, time.Unix(1_700_000_000, 0))}),
 		says: "request 1 of this branch is still running: wait for its answer before you ask for the vote"},
 	{name: "three phases that began long ago",
 		meet: refusing(7, WorkAsked{Number: 1, Branch: inOrders(txn.ThreePhase, time.Unix(1_000_000_000, 0))}),
-		says: "the transaction was begun at 2001-09-09T01:46:40Z, which is too long ago, or too far ahead of the clock here: " +
-			"begin a new one; if it is new, correct the clocks"},
+		says: "the transaction was begun at 2001-09-09T01:46:40Z, which is too long ago, or too far ahead of the " +
+			"clock here: begin a new one; if it is new, correct the clocks"},
 
 	{name: "an agent that is busy", is: context.Canceled, meet: func(t *testing.T, _ string) error {
 		a := &Agent{events: make(chan Event), closed: make(chan struct{}), waiting: map[Call]chan Effect{}}
@@ -233,11 +233,15 @@ func traces(t *testing.T) (all []string) {
 
 // withoutRow are the texts that no row of the table has.
 var withoutRow = map[string]string{
-	"write the journal: %w; check the disk, then start the agent again":              "wants a disk that breaks, at which the store ends the process",
-	"the database voted no without a reason":                                         "no adapter of ours votes so",
-	"journal %s: %w; give \"data_dir\" as an absolute path":                          "wants a working directory that is gone",
-	"journal %s: %w; let the user that runs concord write there":                     "wants a directory that this user may not write to, and tests may run as root",
-	"journal %s: %w; let the user that runs concord read it":                         "wants a directory that this user may not read, and tests may run as root",
+	"write the journal: %w; check the disk, then start the agent again": "wants a disk that breaks, at " +
+		"which the store ends the process",
+	"the database voted no without a reason": "no adapter of ours votes so",
+	"journal %s: %w; give \"data_dir\" as an absolute path": "wants a working directory " +
+		"that is gone",
+	"journal %s: %w; let the user that runs concord write there": "wants a directory that this " +
+		"user may not write to, and tests may run as root",
+	"journal %s: %w; let the user that runs concord read it": "wants a directory that this " +
+		"user may not read, and tests may run as root",
 	"journal %s: open the store: %w; check the disk and the rights of the directory": "wants a disk that breaks",
 	"journal %s: %w; check the disk":                                                 "wants a disk that breaks",
 }

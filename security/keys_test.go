@@ -235,10 +235,12 @@ func TestALongChainIsNotLookedThrough(t *testing.T) {
 	s.issue(Client, "app")
 	pair, err := tls.LoadX509KeyPair(s.path("client.app.crt"), s.path("client.app.key"))
 	require.NoError(t, err)
-	for others, says := range map[int]string{4: "", 5: "it comes with 5 others, and 4 are enough", 200: "it comes with 200"} {
+	for others, says := range map[int]string{4: "", 5: "it comes with 5 others, and 4 are enough",
+		200: "it comes with 200"} {
 		long := pair
 		for range others {
-			long.Certificate = append(long.Certificate[:len(long.Certificate):len(long.Certificate)], s.authority.cert.Raw)
+			long.Certificate = append(long.Certificate[:len(long.Certificate):len(long.Certificate)],
+				s.authority.cert.Raw)
 		}
 		node := s.node(1)
 		seen, _, err := shake(t, node.Server(), &tls.Config{InsecureSkipVerify: true,

@@ -43,7 +43,8 @@ func parseAuthorities(path string, b []byte) ([]*x509.Certificate, error) {
 	list, err := parseCertificates(path, b)
 	for i, c := range list {
 		if !c.IsCA {
-			return nil, fmt.Errorf("%s: certificate %d (%.80s) is not that of an authority: remove it there", path, i+1, c.Subject)
+			return nil, fmt.Errorf("%s: certificate %d (%.80s) is not that of an authority: remove it there", path,
+				i+1, c.Subject)
 		}
 	}
 	return list, err
@@ -95,8 +96,8 @@ func parseRevoked(path string, b []byte, authorities []*x509.Certificate) (map[s
 			signed = signed || list.CheckSignatureFrom(a) == nil
 		}
 		if !signed {
-			return nil, fmt.Errorf("%s: list %d was signed by none of the authorities: add the one that did to ca.crt, "+
-				"or take the list out", path, n)
+			return nil, fmt.Errorf("%s: list %d was signed by none of the authorities: add the one that did to "+
+				"ca.crt, or take the list out", path, n)
 		}
 		for _, e := range list.RevokedCertificateEntries {
 			revoked[serial(list.RawIssuer, e.SerialNumber)] = true

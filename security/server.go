@@ -38,7 +38,8 @@ func (t ServerTrust) Authorities() (*x509.CertPool, error) {
 	return pool, nil
 }
 
-// Verifies reports whether a connection to a host by a TLS configuration, nil being none, is to the server that is meant.
+// Verifies reports whether a connection to a host by a TLS configuration, nil being none, is to the server that is
+// meant.
 func (t ServerTrust) Verifies(host string, c *tls.Config) bool {
 	return t.Insecure || LocalServer(host) || c != nil && !c.InsecureSkipVerify && c.ServerName != ""
 }
@@ -46,5 +47,6 @@ func (t ServerTrust) Verifies(host string, c *tls.Config) bool {
 // LocalServer reports whether a host, or a socket of the file system, is on this machine.
 func LocalServer(host string) bool {
 	ip := net.ParseIP(host)
-	return host == "localhost" || strings.HasPrefix(host, "/") || strings.HasPrefix(host, "@") || ip != nil && ip.IsLoopback()
+	return host == "localhost" || strings.HasPrefix(host, "/") || strings.HasPrefix(host, "@") || ip != nil &&
+		ip.IsLoopback()
 }

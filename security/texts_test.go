@@ -119,7 +119,8 @@ func is(text string) func(*testing.T, *shop) error {
 	}
 }
 
-const isNoName = " is no name: use 1 to 64 letters, digits, dots, hyphens and underscores, and begin with a letter or a digit"
+const isNoName = " is no name: use 1 to 64 letters, digits, dots, hyphens and underscores, and begin with a letter " +
+	"or a digit"
 
 var aHash = strings.Repeat("ab", 32)
 
@@ -140,8 +141,8 @@ var messages = []message{
 	{name: "an authority whose certificate is not there", meet: func(_ *testing.T, s *shop) error {
 		_, err := OpenAuthority(s.dir+"/x", s.keyFile)
 		return err
-	}, says: "the authority's certificate: open DIR/certs/x/ca.crt: no such file or directory: give the directory with " +
-		"--certs-dir"},
+	}, says: "the authority's certificate: open DIR/certs/x/ca.crt: no such file or directory: give the directory " +
+		"with --certs-dir"},
 	{name: "an authority of another directory", meet: func(t *testing.T, s *shop) error {
 		_, err := OpenAuthority(s.dir, newShop(t, "shop").keyFile)
 		return err
@@ -159,7 +160,8 @@ var messages = []message{
 		der, err := x509.MarshalPKCS8PrivateKey(key)
 		require.NoError(t, err)
 		return string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}))
-	}), says: `DIR/safe/ca.key is a ed25519.PrivateKey, want an ECDSA key: give the key that "concord cert create-ca" made`},
+	}), says: `DIR/safe/ca.key is a ed25519.PrivateKey, want an ECDSA key: give the key that "concord cert ` +
+		`create-ca" made`},
 	{name: "a node without an address", meet: issuing(Node, "1", time.Hour),
 		says: "node 1: give the names and addresses under which it is reached with --host"},
 	{name: "a node with an address that is none", meet: issuing(Node, "1", time.Hour, "a b"),
@@ -180,9 +182,11 @@ var messages = []message{
 		require.NoError(t, os.Remove(s.path("ca.crt")))
 		_, err := Load(s.dir.Node(1), nil)
 		return err
-	}, says: `authorities: open DIR/certs/ca.crt: no such file or directory: "concord cert --help" says how to make them`},
+	}, says: `authorities: open DIR/certs/ca.crt: no such file or directory: "concord cert --help" says how to make ` +
+		`them`},
 	{name: "a file that is empty", meet: loading("client-ca.crt", ""),
-		says: "authorities of clients: DIR/certs/client-ca.crt is empty: \"concord cert --help\" says how to make them"},
+		says: "authorities of clients: DIR/certs/client-ca.crt is empty: \"concord cert --help\" says how to make " +
+			"them"},
 	{name: "a file that is too large", meet: loading("ca.crl", strings.Repeat("x", maxFile+1)),
 		says: "revocations: DIR/certs/ca.crl is larger than 1024 KiB: \"concord cert revoke\" makes it"},
 	{name: "a file that is a directory", meet: func(t *testing.T, s *shop) error {
@@ -211,12 +215,13 @@ var messages = []message{
 		other.issue(Client, "ann")
 		require.NoError(t, other.authority.Revoke(other.dir, other.path("client.ann.crt")))
 		return loading("ca.crl", other.get("ca.crl"))(t, s)
-	}, says: "DIR/certs/ca.crl: list 1 was signed by none of the authorities: add the one that did to ca.crt, or take the " +
-		"list out"},
+	}, says: "DIR/certs/ca.crl: list 1 was signed by none of the authorities: add the one that did to ca.crt, or " +
+		"take the list out"},
 	{name: "no certificate of its own", meet: func(_ *testing.T, s *shop) error {
 		_, err := Load(s.dir.Node(2), nil)
 		return err
-	}, says: `certificate: open DIR/certs/node.2.crt: no such file or directory: "concord cert --help" says how to make them`},
+	}, says: `certificate: open DIR/certs/node.2.crt: no such file or directory: "concord cert --help" says how to ` +
+		`make them`},
 	{name: "no key of its own", meet: func(t *testing.T, s *shop) error {
 		require.NoError(t, os.Remove(s.path("node.1.key")))
 		_, err := Load(s.dir.Node(1), nil)
@@ -226,24 +231,28 @@ var messages = []message{
 		s.put("node.1.key", s.get("node.1.key"), 0o644)
 		_, err := Load(s.dir.Node(1), nil)
 		return err
-	}, says: "key of node.1.crt: DIR/certs/node.1.key can be used by others than its owner (mode 0644): run chmod 600 on " +
-		"it, and think of it as known to them"},
+	}, says: "key of node.1.crt: DIR/certs/node.1.key can be used by others than its owner (mode 0644): run chmod " +
+		"600 on it, and think of it as known to them"},
 	{name: "a key of another certificate", meet: func(t *testing.T, s *shop) error {
 		s.issue(Node, "2")
 		return loading("node.1.key", s.get("node.2.key"))(t, s)
-	}, says: "DIR/certs/node.1.crt and DIR/certs/node.1.key do not belong together, or one of them is damaged: make both anew"},
+	}, says: "DIR/certs/node.1.crt and DIR/certs/node.1.key do not belong together, or one of them is damaged: make " +
+		"both anew"},
 	{name: "another identity while it runs", meet: func(t *testing.T, s *shop) error {
 		s.issue(Node, "2")
 		k := s.node(1)
 		return k.ReloadFrom(s.dir.Node(2))
-	}, says: "DIR/certs/node.2.crt is now for concord://shop/node/2, and this process is concord://shop/node/1: put the " +
+	}, says: "DIR/certs/node.2.crt is now for concord://shop/node/2, and this process is concord://shop/node/1: put " +
+		"the " +
 		"right one back, or start again"},
 
 	{name: "a certificate of nobody", meet: crafted(func(c *x509.Certificate) { c.URIs = nil }),
-		says: "DIR/certs/node.1.crt: the certificate does not say who it is for: it has no subject alternative name such as " +
+		says: "DIR/certs/node.1.crt: the certificate does not say who it is for: it has no subject alternative name " +
+			"such as " +
 			"concord://CLUSTER/client/NAME"},
 	{name: "a certificate of two", meet: crafted(func(c *x509.Certificate) { c.URIs = append(c.URIs, c.URIs[0]) }),
-		says: "DIR/certs/node.1.crt: the certificate is for several: it must have one subject alternative name of the form " +
+		says: "DIR/certs/node.1.crt: the certificate is for several: it must have one subject alternative name of " +
+			"the form " +
 			"concord://CLUSTER/KIND/NAME"},
 	{name: "a certificate of a name that is none", meet: crafted(func(c *x509.Certificate) {
 		c.URIs = []*url.URL{{Scheme: scheme, Host: "shop", Path: "/node/one"}}
@@ -257,20 +266,25 @@ var messages = []message{
 		says: `"concord://shop/client/ann?x=1" is not written as concord://shop/client/ann`},
 	{name: "a certificate that has ended", meet: crafted(func(c *x509.Certificate) {
 		c.NotBefore, c.NotAfter = time.Now().Add(-2*time.Hour), time.Now().Add(-time.Hour)
-	}), says: "DIR/certs/node.1.crt: the certificate is not accepted: that of concord://shop/node/1 ended at TIME: make a " +
+	}), says: "DIR/certs/node.1.crt: the certificate is not accepted: that of concord://shop/node/1 ended at TIME: " +
+		"make a " +
 		`new one, "concord cert --help" says how`},
 	{name: "a certificate that has not begun", meet: crafted(func(c *x509.Certificate) {
 		c.NotBefore = time.Now().Add(time.Hour)
-	}), says: "DIR/certs/node.1.crt: the certificate is not accepted: that of concord://shop/node/1 is valid from TIME: " +
+	}), says: "DIR/certs/node.1.crt: the certificate is not accepted: that of concord://shop/node/1 is valid from " +
+		"TIME: " +
 		"compare the clocks of both machines"},
 	{name: "a certificate for another use", meet: crafted(func(c *x509.Certificate) {
 		c.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}
-	}), says: "DIR/certs/node.1.crt: the certificate is not accepted: that of concord://shop/node/1 is not made for this " +
+	}), says: "DIR/certs/node.1.crt: the certificate is not accepted: that of concord://shop/node/1 is not made for " +
+		"this " +
 		`use: make one that is, "concord cert --help" says how`},
 	{name: "a certificate of a stranger", meet: func(t *testing.T, s *shop) error {
 		return loading("ca.crt", newShop(t, "store").get("ca.crt"))(t, s)
-	}, says: "DIR/certs/node.1.crt: the certificate is not accepted: that of concord://shop/node/1 was issued by none of the " +
-		"authorities that are believed here (x509: certificate signed by unknown authority): compare the ca.crt of both sides"},
+	}, says: "DIR/certs/node.1.crt: the certificate is not accepted: that of concord://shop/node/1 was issued by " +
+		"none of the " +
+		"authorities that are believed here (x509: certificate signed by unknown authority): compare the ca.crt of " +
+		"both sides"},
 	{name: "a certificate that was revoked", meet: func(t *testing.T, s *shop) error {
 		require.NoError(t, s.authority.Revoke(s.dir, s.path("node.1.crt")))
 		_, err := Load(s.dir.Node(1), nil)
@@ -280,17 +294,20 @@ var messages = []message{
 		s.issue(Agent, "east")
 		_, _, err := shake(t, s.agent("east").Server(), s.node(1).NodeClient("127.0.0.1"))
 		return err
-	}, says: "the certificate is not accepted: it is for concord://shop/agent/east, and here a certificate of a node is wanted"},
+	}, says: "the certificate is not accepted: it is for concord://shop/agent/east, and here a certificate of a " +
+		"node is wanted"},
 	{name: "a certificate of another node", meet: func(t *testing.T, s *shop) error {
 		s.issue(Node, "2")
 		_, _, err := shake(t, s.node(2).PeerServer(), s.node(1).PeerClient(3))
 		return err
-	}, says: "the certificate is not accepted: it is that of concord://shop/node/2, and node 3 is wanted here: compare the " +
+	}, says: "the certificate is not accepted: it is that of concord://shop/node/2, and node 3 is wanted here: " +
+		"compare the " +
 		`addresses in "members"`},
 	{name: "a certificate for another address", meet: func(t *testing.T, s *shop) error {
 		_, _, err := shake(t, s.node(1).Server(), s.node(1).NodeClient("10.0.0.1"))
 		return err
-	}, says: "the certificate is not accepted: that of concord://shop/node/1 is not for the address 10.0.0.1: make one with " +
+	}, says: "the certificate is not accepted: that of concord://shop/node/1 is not for the address 10.0.0.1: make " +
+		"one with " +
 		`--host 10.0.0.1, "concord cert --help" says how`},
 
 	{name: "several clients", meet: func(_ *testing.T, s *shop) error {
@@ -299,7 +316,8 @@ var messages = []message{
 		return err
 	}, says: "DIR/certs has the certificates of several clients (alice, bob): say who you are, --user or CONCORD_USER"},
 	{name: "a token for whom nobody is known", meet: from(Source{TokenFile: "token"}),
-		says: "a token is sent to nodes only that are verified: give the directory with ca.crt, too (--certs-dir, CONCORD_CERTS_DIR)"},
+		says: "a token is sent to nodes only that are verified: give the directory with ca.crt, too (--certs-dir, " +
+			"CONCORD_CERTS_DIR)"},
 	{name: "a user without certificates", meet: from(Source{User: "ann"}),
 		says: `user "ann" has no certificate: give the directory that it is in (--certs-dir, CONCORD_CERTS_DIR)`},
 	{name: "a token that is not there", meet: func(_ *testing.T, s *shop) error {
@@ -311,8 +329,8 @@ var messages = []message{
 	{name: "two tokens", meet: showing("x\ny\n"),
 		says: "token file: DIR/certs/token has more than one line, want one token"},
 	{name: "a token that is none", meet: showing("x"),
-		says: `token file: the content of DIR/certs/token is not a token (cct_ and 43 letters and digits, as "concord token ` +
-			`create" prints it)`},
+		says: `token file: the content of DIR/certs/token is not a token (cct_ and 43 letters and digits, as ` +
+			`"concord token create" prints it)`},
 
 	{name: "a token for a name that is none", meet: func(_ *testing.T, s *shop) error {
 		_, _, err := CreateToken(s.path("tokens"), "a b", time.Hour)
@@ -334,24 +352,27 @@ var messages = []message{
 		return RevokeToken(s.put("tokens", tokensHeader, 0o600), "0a0b0c0d")
 	}, says: `DIR/certs/tokens has no token "0a0b0c0d": "concord token ls" shows them`},
 	{name: "tokens with lines of another system", meet: tokens("x\r\n"),
-		says: `tokens: DIR/certs/tokens: line 1: ends with CR LF, want LF alone: lines are made by "concord token create"`},
+		says: `tokens: DIR/certs/tokens: line 1: ends with CR LF, want LF alone: lines are made by "concord token ` +
+			`create"`},
 	{name: "tokens with fields too few", meet: tokens("x\n"),
 		says: `tokens: DIR/certs/tokens: line 1: has 1 fields, want id, subject, sha256 and expires, with one space ` +
 			`between: lines are made by "concord token create"`},
 	{name: "tokens with an id that is none", meet: tokens("x ann y z\n"),
-		says: `tokens: DIR/certs/tokens: line 1: the id is not 8 hexadecimal digits: lines are made by "concord token create"`},
+		says: `tokens: DIR/certs/tokens: line 1: the id is not 8 hexadecimal digits: lines are made by "concord ` +
+			`token create"`},
 	{name: "tokens with a subject that is none", meet: tokens("0a0b0c0d - y z\n"),
-		says: `tokens: DIR/certs/tokens: line 1: subject: "-"` + isNoName + `: lines are made by "concord token create"`},
+		says: `tokens: DIR/certs/tokens: line 1: subject: "-"` + isNoName + `: lines are made by "concord token ` +
+			`create"`},
 	{name: "tokens with a hash that is none", meet: tokens("0a0b0c0d ann y z\n"),
-		says: `tokens: DIR/certs/tokens: line 1: the third field is not a SHA-256 in hexadecimal digits: lines are made by ` +
-			`"concord token create"`},
+		says: `tokens: DIR/certs/tokens: line 1: the third field is not a SHA-256 in hexadecimal digits: lines are ` +
+			`made by "concord token create"`},
 	{name: "tokens with a time that is none", meet: tokens("0a0b0c0d ann " + aHash + " z\n"),
-		says: `tokens: DIR/certs/tokens: line 1: the fourth field is not a time such as 2030-01-31T00:00:00Z: lines are made ` +
-			`by "concord token create"`},
+		says: `tokens: DIR/certs/tokens: line 1: the fourth field is not a time such as 2030-01-31T00:00:00Z: lines ` +
+			`are made by "concord token create"`},
 	{name: "tokens that are there twice",
 		meet: tokens(strings.Repeat("0a0b0c0d ann "+aHash+" 2030-01-31T00:00:00Z\n", 2)),
-		says: `tokens: DIR/certs/tokens: line 2: the id 0a0b0c0d is there twice: remove one of them: lines are made by ` +
-			`"concord token create"`},
+		says: `tokens: DIR/certs/tokens: line 2: the id 0a0b0c0d is there twice: remove one of them: lines are made ` +
+			`by "concord token create"`},
 
 	{name: "too many grants", meet: func(*testing.T, *shop) error {
 		_, err := NewPolicy(make([]Grant, maxGrants+1), nil)
@@ -359,7 +380,8 @@ var messages = []message{
 	}, says: "auth.grants: there are 10001, at most 10000 are allowed"},
 	{name: "a grant to nobody", meet: granting(Grant{}), says: `auth.grants[0]: subject: ""` + isNoName},
 	{name: "a grant of nothing", meet: granting(Grant{Subject: "ann"}),
-		says: `auth.grants[0]: "ann" gets no role: give "roles" one or more of application, agent, viewer, operator, admin`},
+		says: `auth.grants[0]: "ann" gets no role: give "roles" one or more of application, agent, viewer, ` +
+			`operator, admin`},
 	{name: "a grant of a role that is none", meet: granting(Grant{Subject: "ann", Roles: []Role{"king"}}),
 		says: `auth.grants[0]: "king" is no role: there are application, agent, viewer, operator, admin`},
 	{name: "a grant on nothing", meet: granting(Grant{Subject: "ann", Roles: []Role{Application}}),
@@ -414,11 +436,18 @@ func TestEveryErrorHasARow(t *testing.T) {
 
 // withoutRow are the texts that no row of the table has.
 var withoutRow = map[string]string{
-	"no file names the authorities that are believed: %v":                       "cmd/internal/config: TestFilesThatAreElsewhere has it",
-	"security: a server needs a certificate":                                    "cannot be met: no server is started without one",
-	"there is none":                                                             "cannot be met: TLS shows none of it, or at least one certificate",
-	"it comes with %d others, and %d are enough":                                "TestALongChainIsNotLookedThrough has it, with a chain that nobody is sent by mistake",
-	"the handshake is not over":                                                 "cannot be met: who asks has waited for it",
-	"it is for %v, and this is cluster %s":                                      "TestOnlyNodesOfThisClusterPassThePeerPort has it: a process is of its certificate's cluster",
-	"%s does not name a cluster: it was not made by \"concord cert create-ca\"": "wants an authority that another program made",
+	"no file names the authorities that are believed: %v": "cmd/internal/config: " +
+		"TestFilesThatAreElsewhere has it",
+	"security: a server needs a certificate": "cannot be met: no server is " +
+		"started without one",
+	"there is none": "cannot be met: TLS shows none of " +
+		"it, or at least one certificate",
+	"it comes with %d others, and %d are enough": "TestALongChainIsNotLookedThrough " +
+		"has it, with a chain that nobody is sent by mistake",
+	"the handshake is not over": "cannot be met: who asks has " +
+		"waited for it",
+	"it is for %v, and this is cluster %s": "TestOnlyNodesOfThisClusterPassThePeerPort has it: a process is of its " +
+		"certificate's cluster",
+	"%s does not name a cluster: it was not made by \"concord cert create-ca\"": "wants an authority that another " +
+		"program made",
 }

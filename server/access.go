@@ -130,7 +130,8 @@ func mayReplay(ctx context.Context, x txn.Txn) error {
 		resources = append(resources, b.Resource)
 	}
 	if !owns(a, resources) {
-		return fmt.Errorf("%w: another application's transaction is committed under the key: begin keys with a name of your own", api.ErrDenied)
+		return fmt.Errorf("%w: another application's transaction is committed under the key: begin keys with a name "+
+			"of your own", api.ErrDenied)
 	}
 	return nil
 }

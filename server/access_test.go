@@ -114,7 +114,8 @@ func (c *castle) as(name string) *http.Client {
 }
 
 func (c *castle) stub(name string) client {
-	return concordv1connect.NewCoordinatorServiceClient(c.as(name), "https://"+c.addr, connect.WithInterceptors(telling{}))
+	return concordv1connect.NewCoordinatorServiceClient(c.as(name), "https://"+c.addr,
+		connect.WithInterceptors(telling{}))
 }
 
 // telling asks for redirects, so that nothing is handed on.
@@ -143,7 +144,8 @@ func (c *castle) code(who *http.Client, m protoreflect.MethodDescriptor) string 
 	}
 	ctx, hangUp := context.WithTimeout(c.Context(), 10*time.Second)
 	defer hangUp()
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "https://"+c.addr+"/"+string(m.Parent().FullName())+"/"+string(m.Name()), bytes.NewReader(body))
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost,
+		"https://"+c.addr+"/"+string(m.Parent().FullName())+"/"+string(m.Name()), bytes.NewReader(body))
 	require.NoError(c, err)
 	req.Header.Set("Content-Type", kind)
 	res, err := who.Do(req)
@@ -173,7 +175,8 @@ func TestEveryProcedureHasARule(t *testing.T) {
 func TestEveryProcedureByEveryRole(t *testing.T) {
 	c := guarded(t, newFake())
 	allowed := map[string][]string{
-		"Commit": {"shop-app", "billing-app", "2"}, "Decide": {"shop-app", "billing-app", "2"}, "Lease": {"shop-app", "billing-app", "2"},
+		"Commit": {"shop-app", "billing-app", "2"}, "Decide": {"shop-app", "billing-app", "2"}, "Lease": {"shop-app",
+			"billing-app", "2"},
 		"Finished": {"shop-app", "billing-app", "east", "2"}, "Outcome": {"shop-app", "billing-app", "east", "2"},
 		"KeyUse":    {"shop-app", "billing-app", "2"},
 		"Follow":    {"shop-app", "billing-app", "2"},
@@ -183,7 +186,8 @@ func TestEveryProcedureByEveryRole(t *testing.T) {
 		"List":      {"shop-app", "billing-app", "east", "vera", "otto", "anna", "2"},
 		"Resources": {"shop-app", "billing-app", "east", "vera", "otto", "anna", "2"},
 		"Status":    {"vera", "otto", "anna", "2"}, "Watch": {"vera", "otto", "anna", "2"},
-		"Resolve": {"otto", "anna"}, "Forget": {"otto", "anna"}, "Settle": {"otto", "anna"}, "Recover": {"otto", "anna"}, "CheckResource": {"otto", "anna"},
+		"Resolve": {"otto", "anna"}, "Forget": {"otto", "anna"}, "Settle": {"otto", "anna"}, "Recover": {"otto",
+			"anna"}, "CheckResource": {"otto", "anna"},
 		"ReportResource": {"otto", "anna"}, "AcceptResource": {"otto", "anna"},
 		"ReplaceMember": {"anna"}, "AddMember": {"anna"}, "RemoveMember": {"anna"}, "TransferLeadership": {"anna"},
 	}
@@ -216,16 +220,20 @@ func TestWhatWhoeverIsNotLetInReads(t *testing.T) {
 	c := guarded(t, newFake())
 	_, err := c.stub("").Status(t.Context(), &concordv1.StatusRequest{})
 	require.ErrorIs(t, api.FromStatus(err), api.ErrUnauthenticated)
-	require.EqualError(t, api.FromStatus(err), "unauthenticated: this cluster wants a client certificate or a token: --certs-dir, --token-file")
+	require.EqualError(t, api.FromStatus(err), "unauthenticated: this cluster wants a client certificate or a "+
+		"token: --certs-dir, --token-file")
 	_, err = c.stub("billing-app").Resolve(t.Context(), &concordv1.ResolveRequest{})
 	require.ErrorIs(t, api.FromStatus(err), api.ErrDenied)
-	require.EqualError(t, api.FromStatus(err), `permission denied: "billing-app" has no role operator (grants: application on billing): "auth.grants" in the configuration gives roles`)
+	require.EqualError(t, api.FromStatus(err), `permission denied: "billing-app" has no role operator (grants: `+
+		`application on billing): "auth.grants" in the configuration gives roles`)
 	_, err = c.stub("mallory").Status(t.Context(), &concordv1.StatusRequest{})
-	require.EqualError(t, api.FromStatus(err), `permission denied: "mallory" has no role viewer (grants: none): "auth.grants" in the configuration gives roles`)
+	require.EqualError(t, api.FromStatus(err), `permission denied: "mallory" has no role viewer (grants: none): `+
+		`"auth.grants" in the configuration gives roles`)
 	require.NoError(t, c.auth.Revoke(c.dir, string(c.dir)+"/client.otto.crt"))
 	require.NoError(t, c.guard.Keys().Reload())
 	_, err = c.stub("otto").Status(t.Context(), &concordv1.StatusRequest{})
-	require.EqualError(t, api.FromStatus(err), "unauthenticated: the certificate is not accepted: that of concord://shop/client/otto was revoked")
+	require.EqualError(t, api.FromStatus(err), "unauthenticated: the certificate is not accepted: that of "+
+		"concord://shop/client/otto was revoked")
 }
 
 // Who has no TLS at all reads what is missing, whatever he asks for, and at once.
@@ -268,13 +276,16 @@ func TestTokens(t *testing.T) {
 	token, e, err := security.CreateToken(c.tokens, "vera", time.Hour)
 	require.NoError(t, err)
 	call := func(who *http.Client, token string) error {
-		_, err := concordv1connect.NewCoordinatorServiceClient(&http.Client{Transport: with{who.Transport, "Bearer " + token}}, "https://"+c.addr).Status(t.Context(), &concordv1.StatusRequest{})
+		_, err := concordv1connect.NewCoordinatorServiceClient(&http.Client{Transport: with{who.Transport, "Bearer " +
+			token}}, "https://"+c.addr).Status(t.Context(), &concordv1.StatusRequest{})
 		return api.FromStatus(err)
 	}
 	require.Eventually(t, func() bool { return call(c.as(""), token) == nil }, 10*time.Second, 100*time.Millisecond)
-	require.ErrorIs(t, call(c.as("anna"), token+"x"), api.ErrUnauthenticated, "a wrong token is not made good by a certificate")
+	require.ErrorIs(t, call(c.as("anna"), token+"x"), api.ErrUnauthenticated, "a wrong token is not made good by a "+
+		"certificate")
 	require.NoError(t, call(c.as("mallory"), token), "nor a right one made bad")
-	stream, err := concordv1connect.NewCoordinatorServiceClient(&http.Client{Transport: with{c.as("").Transport, "Bearer " + token}}, "https://"+c.addr).
+	stream, err := concordv1connect.NewCoordinatorServiceClient(&http.Client{Transport: with{c.as("").Transport,
+		"Bearer " + token}}, "https://"+c.addr).
 		Watch(t.Context(), &concordv1.WatchRequest{IntervalMs: 50})
 	require.NoError(t, err)
 	require.True(t, stream.Receive(), stream.Err())
@@ -307,17 +318,22 @@ func (w with) RoundTrip(r *http.Request) (*http.Response, error) {
 func TestTheCallerHeaderOfAClientIsRefused(t *testing.T) {
 	c := guarded(t, newFake())
 	call := func(who, caller string) error {
-		_, err := concordv1connect.NewCoordinatorServiceClient(&http.Client{Transport: speaking{c.as(who).Transport, caller}}, "https://"+c.addr).
+		_, err := concordv1connect.NewCoordinatorServiceClient(&http.Client{Transport: speaking{c.as(who).Transport,
+			caller}}, "https://"+c.addr).
 			Resolve(t.Context(), &concordv1.ResolveRequest{})
 		return api.FromStatus(err)
 	}
-	require.EqualError(t, call("billing-app", "concord://shop/client/otto"), "Concord-Caller: only nodes speak for others: invalid request")
+	require.EqualError(t, call("billing-app", "concord://shop/client/otto"), "Concord-Caller: only nodes speak for "+
+		"others: invalid request")
 	require.ErrorIs(t, call("", "concord://shop/client/otto"), api.ErrInvalid)
-	for _, nonsense := range []string{"otto", "concord://shop/node/1", "concord://other/client/otto", "concord://shop/client/otto?"} {
+	for _, nonsense := range []string{"otto", "concord://shop/node/1", "concord://other/client/otto",
+		"concord://shop/client/otto?"} {
 		require.ErrorIs(t, call("2", nonsense), api.ErrInvalid, nonsense)
 	}
-	require.ErrorIs(t, call("2", "concord://shop/client/billing-app"), api.ErrDenied, "a node's certificate is not taken for its caller")
-	require.ErrorContains(t, call("2", "concord://shop/client/otto"), "gid: ", "the operator was let in, and his request is looked at")
+	require.ErrorIs(t, call("2", "concord://shop/client/billing-app"), api.ErrDenied, "a node's certificate is not "+
+		"taken for its caller")
+	require.ErrorContains(t, call("2", "concord://shop/client/otto"), "gid: ", "the operator was let in, and his "+
+		"request is looked at")
 }
 
 type speaking struct {
@@ -334,11 +350,13 @@ func (s speaking) RoundTrip(r *http.Request) (*http.Response, error) {
 // Whoever comes with a key that another application used does not see what that kept.
 func TestAKeyOfAnotherApplication(t *testing.T) {
 	n := newFake()
-	n.keyed = txn.Txn{ID: known.ID, Decision: txn.Commit, Branches: []txn.Branch{{No: 1, Resource: "orders"}, {No: 2, Resource: "billing"}}}
+	n.keyed = txn.Txn{ID: known.ID, Decision: txn.Commit, Branches: []txn.Branch{{No: 1, Resource: "orders"}, {No: 2,
+		Resource: "billing"}}}
 	c := guarded(t, n)
 	_, err := c.stub("billing-app").KeyUse(t.Context(), &concordv1.KeyUseRequest{Key: "k"})
 	require.ErrorIs(t, api.FromStatus(err), api.ErrDenied)
-	require.EqualError(t, api.FromStatus(err), "permission denied: another application's transaction is committed under the key: begin keys with a name of your own")
+	require.EqualError(t, api.FromStatus(err), "permission denied: another application's transaction is committed "+
+		"under the key: begin keys with a name of your own")
 	own, err := c.stub("shop-app").KeyUse(t.Context(), &concordv1.KeyUseRequest{Key: "k"})
 	require.NoError(t, err)
 	require.Equal(t, "kept", string(own.GetResult()))
@@ -395,7 +413,8 @@ func TestNobodyCommitsOnWhatHeWasNotGranted(t *testing.T) {
 	require.Empty(t, n.calls, "a denial leaves nothing behind")
 	bidi, err := c.stub("billing-app").Decide(t.Context())
 	require.NoError(t, err)
-	require.NoError(t, bidi.Send(&concordv1.DecideRequest{Commits: []*concordv1.NumberedCommit{{Number: 1, Request: r}}}))
+	require.NoError(t, bidi.Send(&concordv1.DecideRequest{Commits: []*concordv1.NumberedCommit{{Number: 1,
+		Request: r}}}))
 	m, err := bidi.Receive()
 	require.NoError(t, err)
 	require.EqualValues(t, connect.CodePermissionDenied, m.GetAnswers()[0].GetError().GetCode())
@@ -404,7 +423,8 @@ func TestNobodyCommitsOnWhatHeWasNotGranted(t *testing.T) {
 	wider := slices.Clone(castleGrants)
 	wider[0].Resources = []string{"*"}
 	c.guard.SetPolicy(castlePolicy(t, wider))
-	require.NoError(t, bidi.Send(&concordv1.DecideRequest{Commits: []*concordv1.NumberedCommit{{Number: 2, Request: r}}}))
+	require.NoError(t, bidi.Send(&concordv1.DecideRequest{Commits: []*concordv1.NumberedCommit{{Number: 2,
+		Request: r}}}))
 	m, err = bidi.Receive()
 	require.NoError(t, err)
 	require.Nil(t, m.GetAnswers()[0].GetError())
@@ -417,8 +437,9 @@ func TestNobodyCommitsOnWhatHeWasNotGranted(t *testing.T) {
 func TestWhoIsToldWhatOfADeadlock(t *testing.T) {
 	n := newFake()
 	victim, another, third := txn.NewID(time.Now()), txn.NewID(time.Now()), txn.NewID(time.Now())
-	n.deadlocks = []deadlock.Deadlock{{Victim: victim, Resources: []string{"billing", "orders"}, Others: []deadlock.Party{
-		{ID: another, Resources: []string{"billing"}}, {ID: third}}}}
+	n.deadlocks = []deadlock.Deadlock{{Victim: victim, Resources: []string{"billing", "orders"},
+		Others: []deadlock.Party{
+			{ID: another, Resources: []string{"billing"}}, {ID: third}}}}
 	c := guarded(t, n)
 	tells := func(name, resource string) (*concordv1.WaitingResponse, error) {
 		return c.stub(name).Waiting(t.Context(), waiting(&concordv1.WaitingTransaction{Gid: victim.String(),
@@ -430,7 +451,8 @@ func TestWhoIsToldWhatOfADeadlock(t *testing.T) {
 	require.Len(t, res.GetDeadlocks(), 1)
 	require.Equal(t, victim.String(), res.GetDeadlocks()[0].GetVictim())
 	require.Equal(t, []string{"billing", "orders"}, res.GetDeadlocks()[0].GetResources())
-	require.Equal(t, []string{another.String()}, res.GetDeadlocks()[0].GetOthers(), "of the third nobody knows whose it is")
+	require.Equal(t, []string{another.String()}, res.GetDeadlocks()[0].GetOthers(), "of the third nobody knows "+
+		"whose it is")
 	told := len(n.calls)
 	_, err = tells("billing-app", "orders")
 	require.ErrorIs(t, api.FromStatus(err), api.ErrDenied)
@@ -477,7 +499,8 @@ func TestMetricsOfTheDoor(t *testing.T) {
 	require.NoError(t, err)
 	require.Contains(t, string(text), "concord_insecure 0\n")
 	require.Contains(t, string(text), "concord_calls_denied_total 1\n")
-	for which, life := range map[string]time.Duration{"own": security.CertificateLifetime, "authority": security.AuthorityLifetime} {
+	for which, life := range map[string]time.Duration{"own": security.CertificateLifetime,
+		"authority": security.AuthorityLifetime} {
 		_, after, found := strings.Cut(string(text), `concord_certificate_expiry_seconds{which="`+which+`"} `)
 		require.True(t, found, which)
 		line, _, _ := strings.Cut(after, "\n")

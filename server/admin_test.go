@@ -27,11 +27,12 @@ func TestTheAdministratorsListener(t *testing.T) {
 	ctx, stop := context.WithCancel(t.Context())
 	level, done := &slog.LevelVar{}, make(chan error, 1)
 	go func() {
-		done <- ServeWithAdmin(ctx, newFake(), access.Open(), listeners[0], &Admin{Listener: listeners[1], Level: level},
-			slog.New(slog.DiscardHandler))
+		done <- ServeWithAdmin(ctx, newFake(), access.Open(), listeners[0], &Admin{Listener: listeners[1],
+			Level: level}, slog.New(slog.DiscardHandler))
 	}()
 	ask := func(l net.Listener, method, path, body string, header ...string) (int, string) {
-		r, err := http.NewRequestWithContext(t.Context(), method, "http://"+l.Addr().String()+path, strings.NewReader(body))
+		r, err := http.NewRequestWithContext(t.Context(), method, "http://"+l.Addr().String()+path,
+			strings.NewReader(body))
 		require.NoError(t, err)
 		for i := 0; i < len(header); i += 2 {
 			r.Header.Set(header[i], header[i+1])

@@ -53,7 +53,8 @@ type fakeNode struct {
 func newFake() *fakeNode {
 	now := time.Now()
 	return &fakeNode{closed: make(chan struct{}), addresses: map[uint64]string{}, view: &commit.View{},
-		snapshot: &coordinator.Snapshot{Cluster: fakeCluster, Node: 1, Leader: 1, Epoch: 3, Present: now.Add(time.Hour), Zxid: zab.Zxid{Epoch: 3, Counter: 9},
+		snapshot: &coordinator.Snapshot{Cluster: fakeCluster, Node: 1, Leader: 1, Epoch: 3,
+			Present: now.Add(time.Hour), Zxid: zab.Zxid{Epoch: 3, Counter: 9},
 			Figures: &commit.Figures{At: now.Add(time.Hour), Clock: now.Add(time.Hour)}}}
 }
 
@@ -173,7 +174,8 @@ func (f *fakeNode) Recover(context.Context, txn.ID, bool) ([]coordinator.ActionR
 }
 
 func (f *fakeNode) Check(context.Context, string) (map[string]coordinator.CheckResult, error) {
-	return map[string]coordinator.CheckResult{"orders": {Driver: "postgres", Report: adapters.Report{Version: "17"}}}, f.did("Check")
+	return map[string]coordinator.CheckResult{"orders": {Driver: "postgres", Report: adapters.Report{Version: "17"}}},
+		f.did("Check")
 }
 
 // follows makes it a node that follows another one, whose API is at addr.

@@ -200,9 +200,11 @@ func (h *handlers) Resolve(ctx context.Context, r *concordv1.ResolveRequest) (*c
 		return nil, err
 	}
 	if len(r.GetResources()) > api.MaxBranches {
-		return nil, fmt.Errorf("resources: %d of them: a transaction has at most %d branches: %w", len(r.GetResources()), api.MaxBranches, api.ErrInvalid)
+		return nil, fmt.Errorf("resources: %d of them: a transaction has at most %d branches: %w",
+			len(r.GetResources()), api.MaxBranches, api.ErrInvalid)
 	}
-	a, err := h.node.Resolve(ctx, txn.Resolution{ID: id, Decision: d, Who: who, Why: r.GetReason(), Resources: r.GetResources(), Force: r.GetForce()})
+	a, err := h.node.Resolve(ctx, txn.Resolution{ID: id, Decision: d, Who: who, Why: r.GetReason(),
+		Resources: r.GetResources(), Force: r.GetForce()})
 	if err != nil {
 		return nil, err
 	}
@@ -243,7 +245,8 @@ func (h *handlers) Settle(ctx context.Context, r *concordv1.SettleRequest) (*con
 	if err := h.ofLeader(); err != nil {
 		return nil, err
 	}
-	a, err := h.node.Settle(ctx, txn.Settlement{ID: id, Branch: no, Decision: decision, Resource: r.GetResource(), Who: who, Why: r.GetReason()})
+	a, err := h.node.Settle(ctx, txn.Settlement{ID: id, Branch: no, Decision: decision, Resource: r.GetResource(),
+		Who: who, Why: r.GetReason()})
 	m := &concordv1.SettleResponse{Zxid: h.zxid(), Resource: a.Resource}
 	if a.Resource != "" {
 		m.Result = a.Finish.String()
@@ -256,7 +259,8 @@ var settlements = map[string]txn.Decision{settleAbandon: txn.Undecided, "commit"
 
 const settleAbandon = "abandon"
 
-func (h *handlers) ReplaceMember(ctx context.Context, r *concordv1.ReplaceMemberRequest) (*concordv1.ReplaceMemberResponse, error) {
+func (h *handlers) ReplaceMember(ctx context.Context,
+	r *concordv1.ReplaceMemberRequest) (*concordv1.ReplaceMemberResponse, error) {
 	who, err := parseOperator(ctx, r.GetWho(), r.GetReason())
 	if err != nil {
 		return nil, err
@@ -266,7 +270,8 @@ func (h *handlers) ReplaceMember(ctx context.Context, r *concordv1.ReplaceMember
 }
 
 func (h *handlers) AddMember(ctx context.Context, r *concordv1.AddMemberRequest) (*concordv1.AddMemberResponse, error) {
-	m := replica.Member{ID: zab.NodeID(r.GetNode()), Observer: r.GetRole() == "observer", Peer: r.GetPeer(), API: r.GetApi()}
+	m := replica.Member{ID: zab.NodeID(r.GetNode()), Observer: r.GetRole() == "observer", Peer: r.GetPeer(),
+		API: r.GetApi()}
 	who, err := parseOperator(ctx, r.GetWho(), r.GetReason())
 	if err = errors.Join(err, api.ParseText("key", r.GetKey(), maxKey)); err != nil {
 		return nil, err
@@ -299,7 +304,8 @@ func parseAddress(field, addr string) error {
 	return api.ParseText(field, addr, maxAddress)
 }
 
-func (h *handlers) RemoveMember(ctx context.Context, r *concordv1.RemoveMemberRequest) (*concordv1.RemoveMemberResponse, error) {
+func (h *handlers) RemoveMember(ctx context.Context,
+	r *concordv1.RemoveMemberRequest) (*concordv1.RemoveMemberResponse, error) {
 	who, err := parseOperator(ctx, r.GetWho(), r.GetReason())
 	if err = errors.Join(err, api.ParseText("key", r.GetKey(), maxKey)); err != nil {
 		return nil, err
@@ -308,7 +314,8 @@ func (h *handlers) RemoveMember(ctx context.Context, r *concordv1.RemoveMemberRe
 	return &concordv1.RemoveMemberResponse{Zxid: h.zxid()}, err
 }
 
-func (h *handlers) TransferLeadership(ctx context.Context, r *concordv1.TransferLeadershipRequest) (*concordv1.TransferLeadershipResponse, error) {
+func (h *handlers) TransferLeadership(ctx context.Context,
+	r *concordv1.TransferLeadershipRequest) (*concordv1.TransferLeadershipResponse, error) {
 	who, err := parseOperator(ctx, r.GetWho(), r.GetReason())
 	if err != nil {
 		return nil, err
@@ -323,7 +330,8 @@ func parseOperator(ctx context.Context, who, reason string) (string, error) {
 	if reason == "" {
 		return "", fmt.Errorf("reason: say why, it is kept with the transaction: %w", api.ErrInvalid)
 	}
-	return access.Of(ctx).Who(who), errors.Join(api.ParseText("who", who, api.MaxResourceName), api.ParseText("reason", reason, api.MaxReason))
+	return access.Of(ctx).Who(who), errors.Join(api.ParseText("who", who, api.MaxResourceName), api.ParseText("reason",
+		reason, api.MaxReason))
 }
 
 func (h *handlers) Recover(ctx context.Context, r *concordv1.RecoverRequest) (*concordv1.RecoverResponse, error) {
@@ -386,11 +394,12 @@ func zxid(p txn.Position) zab.Zxid {
 
 func (h *handlers) zxid() string { return h.node.Applied().String() }
 
-func (h *handlers) Watch(ctx context.Context, r *concordv1.WatchRequest, stream *connect.ServerStream[concordv1.StatusResponse]) error {
+func (h *handlers) Watch(ctx context.Context, r *concordv1.WatchRequest,
+	stream *connect.ServerStream[concordv1.StatusResponse]) error {
 	defer h.watches.Add(-1)
 	if h.watches.Add(1) > int64(h.limits.Watches) {
-		return api.ToStatus(fmt.Errorf("%d watch this node, which is the limit: ask again in a moment, or watch another "+
-			"node: %w", h.limits.Watches, api.ErrBusy))
+		return api.ToStatus(fmt.Errorf("%d watch this node, which is the limit: ask again in a moment, or watch "+
+			"another node: %w", h.limits.Watches, api.ErrBusy))
 	}
 	interval := 500 * time.Millisecond
 	if ms := r.GetIntervalMs(); ms > 0 {
@@ -464,7 +473,8 @@ func (h *handlers) Resources(ctx context.Context, r *concordv1.ResourcesRequest)
 		LeaseMs: h.node.LeaseLength().Milliseconds(), FeatureLevel: uint32(h.node.FeatureLevel())}, nil
 }
 
-func (h *handlers) CheckResource(ctx context.Context, r *concordv1.CheckResourceRequest) (*concordv1.CheckResourceResponse, error) {
+func (h *handlers) CheckResource(ctx context.Context,
+	r *concordv1.CheckResourceRequest) (*concordv1.CheckResourceResponse, error) {
 	// What counts is what the leader finds. Where there is none, this node looks itself: that
 	// something is wrong with a database is worth to be known before the cluster is formed.
 	var other *api.NotLeaderError
@@ -477,20 +487,26 @@ func (h *handlers) CheckResource(ctx context.Context, r *concordv1.CheckResource
 	}
 	res := &concordv1.CheckResourceResponse{Node: uint64(h.node.Status().Node)}
 	for name, c := range results {
-		m := &concordv1.ResourceReport{Name: name, Driver: c.Driver, Version: c.Report.Version, Ok: c.Err == nil && c.Report.OK()}
+		m := &concordv1.ResourceReport{Name: name, Driver: c.Driver, Version: c.Report.Version, Ok: c.Err == nil &&
+			c.Report.OK()}
 		if c.Err != nil {
 			m.Error = c.Err.Error()
 		}
 		for _, f := range c.Report.Findings {
-			m.Findings = append(m.Findings, &concordv1.Finding{What: f.What, Detail: f.Detail, Problem: f.Problem, Fix: f.Fix})
+			m.Findings = append(m.Findings, &concordv1.Finding{What: f.What, Detail: f.Detail, Problem: f.Problem,
+				Fix: f.Fix})
 		}
 		res.Reports = append(res.Reports, m)
 	}
-	slices.SortFunc(res.Reports, func(a, b *concordv1.ResourceReport) int { return strings.Compare(a.GetName(), b.GetName()) })
+	slices.SortFunc(res.Reports, func(a, b *concordv1.ResourceReport) int {
+		return strings.Compare(a.GetName(),
+			b.GetName())
+	})
 	return res, nil
 }
 
-func (h *handlers) ReportResource(ctx context.Context, r *concordv1.ReportResourceRequest) (*concordv1.ReportResourceResponse, error) {
+func (h *handlers) ReportResource(ctx context.Context,
+	r *concordv1.ReportResourceRequest) (*concordv1.ReportResourceResponse, error) {
 	if err := api.ParseText("name", r.GetName(), api.MaxResourceName); err != nil {
 		return nil, err
 	}
@@ -514,7 +530,8 @@ func (h *handlers) ReportResource(ctx context.Context, r *concordv1.ReportResour
 	return res, nil
 }
 
-func (h *handlers) AcceptResource(ctx context.Context, r *concordv1.AcceptResourceRequest) (*concordv1.AcceptResourceResponse, error) {
+func (h *handlers) AcceptResource(ctx context.Context,
+	r *concordv1.AcceptResourceRequest) (*concordv1.AcceptResourceResponse, error) {
 	who, err := parseOperator(ctx, r.GetWho(), r.GetReason())
 	if err = errors.Join(err, api.ParseText("name", r.GetName(), api.MaxResourceName)); err != nil {
 		return nil, err

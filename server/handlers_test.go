@@ -148,7 +148,8 @@ func TestCallsOfTheLeaderAreHandedOnToIt(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			first.calls = nil
 			ctx, info := connect.NewClientContext(t.Context())
-			require.NoError(t, do(ctx, follows.stub(t)), "%s is not handed on: give it a row in handOns, in relay.go", name)
+			require.NoError(t, do(ctx, follows.stub(t)), "%s is not handed on: give it a row in handOns, in relay.go",
+				name)
 			require.Len(t, first.calls, 1)
 			require.Equal(t, "2", info.ResponseHeader().Get(api.HandedOnHeader), "who handed it on")
 
@@ -199,8 +200,8 @@ func TestCallsOfAnyNodeAreServedByOneThatDoesNotLead(t *testing.T) {
 		_, err = res.Body.Read(first)
 		require.NoError(t, res.Body.Close())
 		if res.StatusCode != http.StatusOK || m.IsStreamingServer() && (err != nil || first[0] != 0) {
-			t.Errorf("%s is refused by a node that does not lead (%s): give it a row in handOns, in relay.go, and one in "+
-				"ofLeader, or let every node serve it", name, res.Status)
+			t.Errorf("%s is refused by a node that does not lead (%s): give it a row in handOns, in relay.go, and "+
+				"one in ofLeader, or let every node serve it", name, res.Status)
 		}
 	}
 }

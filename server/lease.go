@@ -104,8 +104,8 @@ func (h *holders) reserve(subject string, most int, lasts func(txn.Lease) bool) 
 		}
 	}
 	if has >= most {
-		return fmt.Errorf("%d clients of %q have leases, which is the limit: have them share one client: %w", most, subject,
-			api.ErrBusy)
+		return fmt.Errorf("%d clients of %q have leases, which is the limit: have them share one client: %w", most,
+			subject, api.ErrBusy)
 	}
 	if h.reserved == nil {
 		h.reserved = map[string]int{}

@@ -65,7 +65,8 @@ func TestSoManyWatchANode(t *testing.T) {
 	require.NoError(t, err)
 	require.False(t, one.Receive())
 	require.Equal(t, connect.CodeResourceExhausted, connect.CodeOf(one.Err()))
-	require.ErrorContains(t, one.Err(), "100 watch this node, which is the limit: ask again in a moment, or watch another node")
+	require.ErrorContains(t, one.Err(), "100 watch this node, which is the limit: ask again in a moment, or watch "+
+		"another node")
 	hangUp()
 	require.Eventually(t, func() bool {
 		w, err := s.stub(t).Watch(t.Context(), &concordv1.WatchRequest{})

@@ -134,8 +134,8 @@ var (
 )
 
 // fromStatus are the metrics that Collect makes of the status; the others are kept here.
-var fromStatus = []*described{ofDecided, ofDeadlocks, ofViewKnown, ofViewAge, ofInDoubt, ofOldestTxn, ofHeuristic, ofLeases,
-	ofHasLeader, ofIsLeader, ofCutOff, ofEpoch,
+var fromStatus = []*described{ofDecided, ofDeadlocks, ofViewKnown, ofViewAge, ofInDoubt, ofOldestTxn, ofHeuristic,
+	ofLeases, ofHasLeader, ofIsLeader, ofCutOff, ofEpoch,
 	ofLag, ofReachable, ofUp, ofOwnUp, ofPrepared, ofOldest, ofForeign, ofListed, ofQuarantined,
 	ofFree, ofFull, ofSync, ofSlowest, ofLogBytes, ofLogLength, ofRefused, ofInsecure, ofExpiry, ofDenied}
 

@@ -39,7 +39,8 @@ type client = concordv1connect.CoordinatorServiceClient
 // adds asks for a member of which something is wrong.
 func adds(spoil func(*concordv1.AddMemberRequest)) func(context.Context, client) error {
 	return func(ctx context.Context, c client) error {
-		r := &concordv1.AddMemberRequest{Node: 4, Role: "voter", Peer: "a:1", Api: "a:2", Key: "k", Who: "ann", Reason: "why"}
+		r := &concordv1.AddMemberRequest{Node: 4, Role: "voter", Peer: "a:1", Api: "a:2", Key: "k", Who: "ann",
+			Reason: "why"}
 		spoil(r)
 		_, err := c.AddMember(ctx, r)
 		return err
@@ -85,60 +86,81 @@ var messages = []message{
 		_, err := c.Waiting(ctx, waiting(&concordv1.WaitingTransaction{Gid: gid(),
 			Branches: []*concordv1.WaitingBranch{{Resource: "orders"}}}))
 		return err
-	}, says: "transactions[0].branches[0]: resource or session is empty: leave out a branch whose session has no name: " +
-		"invalid request"},
+	}, says: "transactions[0].branches[0]: resource or session is empty: leave out a branch whose session has no " +
+		"name: invalid request"},
 	{name: "settle by another action", is: api.ErrInvalid, call: func(ctx context.Context, c client) error {
 		_, err := c.Settle(ctx, &concordv1.SettleRequest{Gid: gid(), Action: "undo", Who: "ann", Reason: "why"})
 		return err
-	}, says: `action: "undo" is not abandon, abort or commit, the only actions that this version knows: invalid request`},
+	}, says: `action: "undo" is not abandon, abort or commit, the only actions that this version knows: invalid ` +
+		`request`},
 	{name: "no reason", is: api.ErrInvalid, call: func(ctx context.Context, c client) error {
 		_, err := c.Resolve(ctx, &concordv1.ResolveRequest{Gid: gid(), Decision: "abort", Who: "ann"})
 		return err
 	}, says: "reason: say why, it is kept with the transaction: invalid request"},
 	{name: "resolve for too many resources", is: api.ErrInvalid, call: func(ctx context.Context, c client) error {
-		_, err := c.Resolve(ctx, &concordv1.ResolveRequest{Gid: gid(), Decision: "commit", Who: "ann", Reason: "why", Resources: make([]string, api.MaxBranches+1)})
+		_, err := c.Resolve(ctx, &concordv1.ResolveRequest{Gid: gid(), Decision: "commit", Who: "ann", Reason: "why",
+			Resources: make([]string, api.MaxBranches+1)})
 		return err
 	}, says: "resources: 257 of them: a transaction has at most 256 branches: invalid request"},
 	{name: "no reason to move leadership", is: api.ErrInvalid, call: func(ctx context.Context, c client) error {
 		_, err := c.TransferLeadership(ctx, &concordv1.TransferLeadershipRequest{Node: 2, Who: "ann"})
 		return err
 	}, says: "reason: say why, it is kept with the transaction: invalid request"},
-	{name: "add nobody", is: api.ErrInvalid, call: adds(func(r *concordv1.AddMemberRequest) { r.Node = 0 }), says: "node: is missing or 0: ids start at 1: invalid request"},
+	{name: "add nobody", is: api.ErrInvalid, call: adds(func(r *concordv1.AddMemberRequest) { r.Node = 0 }),
+		says: "node: is missing or 0: ids start at 1: invalid request"},
 	{name: "add in no role", is: api.ErrInvalid, call: adds(func(r *concordv1.AddMemberRequest) { r.Role = "learner" }),
 		says: `role: "learner" is neither voter nor observer: invalid request`},
-	{name: "add at one address", is: api.ErrInvalid, call: adds(func(r *concordv1.AddMemberRequest) { r.Api = r.GetPeer() }),
-		says: `peer, api: both are "a:1": give two addresses: invalid request`},
-	{name: "add at no address", is: api.ErrInvalid, call: adds(func(r *concordv1.AddMemberRequest) { r.Api = ":7420" }), says: `api: ":7420" is not host:port: invalid request`},
+	{name: "add at one address", is: api.ErrInvalid,
+		call: adds(func(r *concordv1.AddMemberRequest) { r.Api = r.GetPeer() }), says: `peer, api: both are "a:1": ` +
+			`give two addresses: invalid request`},
+	{name: "add at no address", is: api.ErrInvalid,
+		call: adds(func(r *concordv1.AddMemberRequest) { r.Api = ":7420" }), says: `api: ":7420" is not host:port: ` +
+			`invalid request`},
 	{name: "list what there is not", is: api.ErrInvalid, call: func(ctx context.Context, c client) error {
 		_, err := c.List(ctx, &concordv1.ListRequest{State: "lost"})
 		return err
 	}, says: `state: "lost" is not one of in-doubt, committing, aborting, committed, aborted, unrecorded, ` +
 		`heuristic: invalid request`},
-	{name: "ask while the cluster is being formed", is: api.ErrUnavailable, node: func(_ *testing.T, n *fakeNode) { n.snapshot.Cluster = 0 }, call: resources,
-		says: "the cluster is being formed: ask again in a moment: unavailable"},
+	{name: "ask while the cluster is being formed", is: api.ErrUnavailable, node: func(_ *testing.T,
+		n *fakeNode) {
+		n.snapshot.Cluster = 0
+	}, call: resources, says: "the cluster is being formed: ask again in a moment: unavailable"},
 
 	{name: "get what nobody knows", is: api.ErrNotFound, call: gets,
-		says: `transaction GID is not known: no decision, and no resource lists a prepared branch of it; compare the gid with "concord tx ls": not found`},
+		says: `transaction GID is not known: no decision, and no resource lists a prepared branch of it; compare ` +
+			`the gid with "concord tx ls": not found`},
 	{name: "get what nobody knows for sure", is: api.ErrNotFound, call: gets, node: func(_ *testing.T, n *fakeNode) {
-		n.view.Unlisted = []string{"resource orders could not be listed (connection refused)", "resource billing has not been listed yet"}
-	}, says: "transaction GID is not known: no decision, and whether a branch of it is prepared is not known of all resources: " +
-		`resource orders could not be listed (connection refused); resource billing has not been listed yet; run "concord resource check": not found`},
-	{name: "get what is too old", is: api.ErrTooOld, call: gets, node: func(_ *testing.T, n *fakeNode) { n.view.TooOld = true },
-		says: "transaction GID is older than what the cluster remembers, and no resource lists a prepared branch of it: look into the databases: " +
-			"older than what the cluster remembers"},
-	{name: "get what belongs to another cluster", is: api.ErrNotFound, call: gets, node: func(_ *testing.T, n *fakeNode) {
+		n.view.Unlisted = []string{"resource orders could not be listed (connection refused)",
+			"resource billing has not been listed yet"}
+	}, says: "transaction GID is not known: no decision, and whether a branch of it is prepared is not known of all " +
+		"resources: " +
+		`resource orders could not be listed (connection refused); resource billing has not been listed yet; run ` +
+		`"concord resource check": not found`},
+	{name: "get what is too old", is: api.ErrTooOld, call: gets, node: func(_ *testing.T,
+		n *fakeNode) {
+		n.view.TooOld = true
+	}, says: "transaction GID is older than what the cluster remembers, and no resource lists a prepared branch of " +
+		"it: look into the databases: older than what the cluster remembers"},
+	{name: "get what belongs to another cluster", is: api.ErrNotFound, call: gets, node: func(_ *testing.T,
+		n *fakeNode) {
 		n.view.Foreign = []txn.XID{{Cluster: 0xdead, ID: known.ID}}
-	}, says: "transaction GID does not belong to this cluster: a resource lists concord-0000dead-GID-00, of cluster 0000dead; " +
+	}, says: "transaction GID does not belong to this cluster: a resource lists concord-0000dead-GID-00, of cluster " +
+		"0000dead; " +
 		`"concord recover GID" says what to do: not found`},
 
-	{name: "ask a node that knows no leader", is: api.ErrUnavailable, call: gets, node: func(_ *testing.T, n *fakeNode) { n.err = &api.NotLeaderError{} },
-		says: `this node is not the leader and does not know who is: ask again, or run "concord status"`},
-	{name: "ask a node whose leader does not answer", is: api.ErrUnavailable, call: gets, node: func(t *testing.T, n *fakeNode) {
+	{name: "ask a node that knows no leader", is: api.ErrUnavailable, call: gets, node: func(_ *testing.T,
+		n *fakeNode) {
+		n.err = &api.NotLeaderError{}
+	}, says: `this node is not the leader and does not know who is: ask again, or run "concord status"`},
+	{name: "ask a node whose leader does not answer", is: api.ErrUnavailable, call: gets, node: func(t *testing.T,
+		n *fakeNode) {
 		gone := serve(t, newFake(), nil)
 		gone.Close()
 		n.follows(1, gone.addr())
-	}, says: "the leader, node 1, did not answer at ADDR (dial tcp ADDR: connect: connection refused): ask again, or run \"concord status\": unavailable"},
-	{name: "a panic", call: gets, node: func(_ *testing.T, n *fakeNode) { n.panics = true }, says: "internal: internal error: the node's log says more"},
+	}, says: "the leader, node 1, did not answer at ADDR (dial tcp ADDR: connect: connection refused): ask again, " +
+		"or run \"concord status\": unavailable"},
+	{name: "a panic", call: gets, node: func(_ *testing.T, n *fakeNode) { n.panics = true },
+		says: "internal: internal error: the node's log says more"},
 	{name: "too many calls", is: api.ErrBusy, call: resources, wrap: func(i int, l layer) layer {
 		if i == 3 {
 			return limited(0, 0)
@@ -209,7 +231,8 @@ func TestEveryErrorHasARow(t *testing.T) {
 			row := slices.ContainsFunc(messages, func(m message) bool { return like.MatchString(m.says) }) ||
 				slices.ContainsFunc(unmet, func(u string) bool { return strings.Contains(format, u) })
 			if !row {
-				t.Errorf("no row of messages, in texts_test.go, shows this error: %q: add the call that meets it, and all that it says then, with a true next step", format)
+				t.Errorf("no row of messages, in texts_test.go, shows this error: %q: add the call that meets it, "+
+					"and all that it says then, with a true next step", format)
 			}
 			return true
 		})

@@ -69,7 +69,8 @@ func waitersOf(r *concordv1.WaitingRequest) ([]deadlock.Waiter, error) {
 			return nil, err
 		}
 		if n := len(m.GetBranches()); n > api.MaxBranches {
-			return nil, fmt.Errorf("%s.branches: are %d: a transaction has at most %d: %w", at, n, api.MaxBranches, api.ErrInvalid)
+			return nil, fmt.Errorf("%s.branches: are %d: a transaction has at most %d: %w", at, n, api.MaxBranches,
+				api.ErrInvalid)
 		}
 		w := deadlock.Waiter{ID: id, Voting: m.GetVoting()}
 		for j, b := range m.GetBranches() {
@@ -81,8 +82,8 @@ func waitersOf(r *concordv1.WaitingRequest) ([]deadlock.Waiter, error) {
 				return nil, err
 			}
 			if b.GetResource() == "" || b.GetSession() == "" {
-				return nil, fmt.Errorf("%s: resource or session is empty: leave out a branch whose session has no name: %w",
-					field, api.ErrInvalid)
+				return nil, fmt.Errorf("%s: resource or session is empty: leave out a branch whose session has no "+
+					"name: %w", field, api.ErrInvalid)
 			}
 			w.Branches = append(w.Branches, deadlock.Branch{
 				Session: deadlock.Session{Resource: b.GetResource(), Name: b.GetSession()}, Waits: b.GetWaits()})

@@ -39,7 +39,8 @@ func (l *wary) Accept() (net.Conn, error) {
 	return c, err
 }
 
-// stepAside makes another voter lead, if this node does and there is one: a leader that nobody reaches stops all commits.
+// stepAside makes another voter lead, if this node does and there is one: a leader that nobody reaches stops all
+// commits.
 func stepAside(ctx context.Context, n Node, log *slog.Logger) {
 	s := n.Status()
 	if s.Leader != s.Node {

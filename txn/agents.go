@@ -30,7 +30,10 @@ const MaxAgents = 10_000
 type Agents []AgentRecord
 
 func (a Agents) find(name string) (int, bool) {
-	return slices.BinarySearchFunc(a, name, func(r AgentRecord, name string) int { return strings.Compare(r.Agent, name) })
+	return slices.BinarySearchFunc(a, name, func(r AgentRecord, name string) int {
+		return strings.Compare(r.Agent,
+			name)
+	})
 }
 
 // Last returns the last life of an agent that has voted.

@@ -188,7 +188,8 @@ func (t *Table) accept(r AcceptRecord) bool {
 		return false
 	}
 	t.remember(Remembered{Resource: r.Resource, HighWater: known.Quarantine.Has,
-		Accepted: &Accepted{Quarantine: *known.Quarantine, Lost: known.HighWater, Who: r.Who, Why: r.Why, Time: r.Time}})
+		Accepted: &Accepted{Quarantine: *known.Quarantine, Lost: known.HighWater, Who: r.Who, Why: r.Why,
+			Time: r.Time}})
 	return true
 }
 

@@ -31,7 +31,8 @@ func TestTextsOfRowsAreOrderedAsPositionsAre(t *testing.T) {
 		require.Equal(t, p, got)
 	}
 	require.True(t, slices.IsSorted(texts))
-	for _, bad := range []string{"", "w", "W" + texts[1][1:], texts[1] + "0", "w0000000A0000000000000000", "wffffffffffffffffffffffff",
+	for _, bad := range []string{"", "w", "W" + texts[1][1:], texts[1] + "0", "w0000000A0000000000000000",
+		"wffffffffffffffffffffffff",
 		NewID(time.Now()).String()} {
 		_, err := ParseRowText(bad)
 		require.ErrorContains(t, err, "is not a high-water row that this version writes: run the newest version of "+
@@ -52,7 +53,8 @@ func TestWhatIsRememberedOfADatabaseOnlyGrowsUntilSomebodyAcceptsLess(t *testing
 
 	c := l.fold(t, QuarantineRecord{"orders", highWaterAt(10), time.UnixMilli(1)})
 	require.Equal(t, []string{"orders"}, c.Quarantined)
-	require.Empty(t, l.fold(t, QuarantineRecord{"orders", highWaterAt(5), time.UnixMilli(2)}).Quarantined, "it is already")
+	require.Empty(t, l.fold(t, QuarantineRecord{"orders", highWaterAt(5), time.UnixMilli(2)}).Quarantined,
+		"it is already")
 	l.fold(t, HighWaterRecord{"orders", highWaterAt(30)}) // told late
 	require.Equal(t, Remembered{Resource: "orders", HighWater: highWaterAt(20),
 		Quarantine: &Quarantine{Has: highWaterAt(10), Since: time.UnixMilli(1)}}, l.Remembered("orders"))
@@ -61,11 +63,13 @@ func TestWhatIsRememberedOfADatabaseOnlyGrowsUntilSomebodyAcceptsLess(t *testing
 	c = l.fold(t, AcceptRecord{"orders", "ann", "the backup of Sunday", time.UnixMilli(3)})
 	require.Equal(t, []string{"orders"}, c.Accepted)
 	require.Equal(t, Remembered{Resource: "orders", HighWater: highWaterAt(10),
-		Accepted: &Accepted{Quarantine: Quarantine{Has: highWaterAt(10), Since: time.UnixMilli(1)}, Lost: highWaterAt(20),
-			Who: "ann", Why: "the backup of Sunday", Time: time.UnixMilli(3)}}, l.Remembered("orders"))
+		Accepted: &Accepted{Quarantine: Quarantine{Has: highWaterAt(10), Since: time.UnixMilli(1)},
+			Lost: highWaterAt(20), Who: "ann", Why: "the backup of Sunday", Time: time.UnixMilli(3)}},
+		l.Remembered("orders"))
 
 	// A database without its row is behind, too.
-	require.Equal(t, []string{"billing"}, l.fold(t, QuarantineRecord{Resource: "billing", Time: time.UnixMilli(4)}).Quarantined)
+	require.Equal(t, []string{"billing"}, l.fold(t, QuarantineRecord{Resource: "billing",
+		Time: time.UnixMilli(4)}).Quarantined)
 	l.fold(t, AcceptRecord{"billing", "ann", "made anew", time.UnixMilli(5)})
 	require.True(t, l.Remembered("billing").HighWater.IsZero())
 	require.Empty(t, l.fold(t, QuarantineRecord{Resource: "billing", Time: time.UnixMilli(6)}).Quarantined)
@@ -92,8 +96,9 @@ func TestACommitBehindAQuarantineIsAnAbort(t *testing.T) {
 
 func TestWhatIsRememberedIsStoredAsItIs(t *testing.T) {
 	l := newReplica()
-	l.fold(t, HighWaterRecord{"a", sampleHighWater}, HighWaterRecord{"b", sampleHighWater}, HighWaterRecord{"c", sampleHighWater},
-		QuarantineRecord{"a", highWaterAt(1), time.UnixMilli(1)}, QuarantineRecord{"b", HighWater{}, time.UnixMilli(2)},
+	l.fold(t, HighWaterRecord{"a", sampleHighWater}, HighWaterRecord{"b", sampleHighWater}, HighWaterRecord{"c",
+		sampleHighWater}, QuarantineRecord{"a", highWaterAt(1), time.UnixMilli(1)}, QuarantineRecord{"b", HighWater{},
+		time.UnixMilli(2)},
 		AcceptRecord{"a", "ann", "why", time.UnixMilli(3)}, QuarantineRecord{"a", HighWater{}, time.UnixMilli(4)})
 	want := l.Meta().Remembered
 	require.Len(t, want, 3)

@@ -18,9 +18,11 @@ func keyed(at time.Time, key, result string) CommitRecord {
 func TestOneTransactionIsCommittedUnderAKey(t *testing.T) {
 	r := newReplica()
 	now := time.UnixMilli(1_700_000_000_000)
-	first, second, other := keyed(now, "order 4711", "paid"), keyed(now, "order 4711", "paid again"), keyed(now, "order 4712", "")
+	first, second, other := keyed(now, "order 4711", "paid"), keyed(now, "order 4711", "paid again"), keyed(now,
+		"order 4712", "")
 	c := r.fold(t, first, second, other) // in one entry
-	require.Equal(t, []Decision{Commit, Abort, Commit}, []Decision{c.Verdicts[0].Decision, c.Verdicts[1].Decision, c.Verdicts[2].Decision})
+	require.Equal(t, []Decision{Commit, Abort, Commit}, []Decision{c.Verdicts[0].Decision, c.Verdicts[1].Decision,
+		c.Verdicts[2].Decision})
 	require.Equal(t, "its key was used: transaction "+first.ID.String()+" is committed under it", c.Verdicts[1].Reason)
 	require.Len(t, c.Keys, 2)
 	r.fold(t, End{IDs: []ID{first.ID}})
@@ -87,7 +89,8 @@ func TestKeyUseRoundTrip(t *testing.T) {
 	}
 	var u KeyUse
 	require.ErrorIs(t, u.UnmarshalBinary(append(make([]byte, 17), make([]byte, MaxResult+1)...)), ErrBadTxn)
-	for _, r := range []CommitRecord{keyed(time.Now(), strings.Repeat("k", MaxKey+1), ""), keyed(time.Now(), "k", strings.Repeat("x", MaxResult+1))} {
+	for _, r := range []CommitRecord{keyed(time.Now(), strings.Repeat("k", MaxKey+1), ""), keyed(time.Now(), "k",
+		strings.Repeat("x", MaxResult+1))} {
 		_, err := DecodeRecords(EncodeRecords(nil, r))
 		require.ErrorIs(t, err, ErrBadRecord)
 	}

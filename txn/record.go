@@ -365,7 +365,8 @@ func (d *decoder) record() Record {
 }
 
 func (d *decoder) commit() CommitRecord {
-	return CommitRecord{ID: d.id(), Protocol: d.protocol(), By: d.source(), Branches: d.branches(), Reason: d.text(), Label: d.text()}
+	return CommitRecord{ID: d.id(), Protocol: d.protocol(), By: d.source(), Branches: d.branches(), Reason: d.text(),
+		Label: d.text()}
 }
 
 func (d *decoder) bytes(n int) []byte {

@@ -65,7 +65,8 @@ func sampleRecords() []Record {
 		HighWaterRecord{Resource: "orders", HighWater: sampleHighWater},
 		QuarantineRecord{Resource: "orders", Has: sampleHighWater, Time: time.UnixMilli(1_700_000_000_000)},
 		QuarantineRecord{Resource: "orders", Time: time.UnixMilli(1_700_000_000_000)},
-		AcceptRecord{Resource: "orders", Who: "ann", Why: "the backup of Sunday", Time: time.UnixMilli(1_700_000_000_001)},
+		AcceptRecord{Resource: "orders", Who: "ann", Why: "the backup of Sunday",
+			Time: time.UnixMilli(1_700_000_000_001)},
 	}
 }
 
@@ -278,10 +279,10 @@ var errorRows = []struct {
 	meet func() error
 	says string
 }{
-	{func() error { _, err := ParseID("x"); return err }, `"x": not a transaction id: want 26 characters of Crockford base ` +
-		`32, of which the last is 0, R, T or M, as printed by "concord tx ls"`},
-	{func() error { _, err := ParseRowText("x"); return err }, `"x" is not a high-water row that this version writes: run ` +
-		`the newest version of concord on all nodes, or delete the row if a person wrote it`},
+	{func() error { _, err := ParseID("x"); return err }, `"x": not a transaction id: want 26 characters of ` +
+		`Crockford base 32, of which the last is 0, R, T or M, as printed by "concord tx ls"`},
+	{func() error { _, err := ParseRowText("x"); return err }, `"x" is not a high-water row that this version ` +
+		`writes: run the newest version of concord on all nodes, or delete the row if a person wrote it`},
 	{func() error { _, err := DecodeRecords([]byte{recordsVersion, 0xff}); return err }, "record 0: " + noRecords},
 	{func() error { _, err := DecodeMembers([]byte{0xff}); return err }, "list of members: " + noRecords},
 	{func() error {
@@ -295,10 +296,10 @@ var errorRows = []struct {
 }
 
 const (
-	noRecords = "log entry holds no records that this version of concord understands: run the version that wrote it, or " +
+	noRecords = "log entry holds no records that this version of concord understands: run the version that wrote " +
+		"it, or replace this node's store"
+	notOurs = "the store holds what this version of concord does not write: run the version that wrote it, or " +
 		"replace this node's store"
-	notOurs = "the store holds what this version of concord does not write: run the version that wrote it, or replace " +
-		"this node's store"
 )
 
 // Who writes another error finds out here that its text has to be looked at by everybody.

@@ -78,8 +78,8 @@ func (x Txn) Outcome() Outcome {
 }
 
 // ErrBadTxn says that bytes are not an encoded Txn, or another part of the state that is stored.
-var ErrBadTxn = errors.New("the store holds what this version of concord does not write: run the version that wrote it, " +
-	"or replace this node's store")
+var ErrBadTxn = errors.New("the store holds what this version of concord does not write: run the version that wrote " +
+	"it, or replace this node's store")
 
 // AppendBinary appends the stored form of a transaction.
 func (x Txn) AppendBinary(b []byte) ([]byte, error) {

@@ -102,7 +102,8 @@ func prepareDir(files vfs.FS, dir string) error {
 		}
 	}
 	if foreign != "" {
-		return fmt.Errorf("store %s: %w, it holds %q; choose an empty directory for the store", dir, ErrNotStore, foreign)
+		return fmt.Errorf("store %s: %w, it holds %q; choose an empty directory for the store", dir, ErrNotStore,
+			foreign)
 	}
 	return nil
 }

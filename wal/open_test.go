@@ -353,43 +353,44 @@ var messages = []message{
 	{name: "another node", is: ErrOtherNode, meet: func(_ *testing.T, files vfs.FS) error {
 		_, err := Open(testDir, Options{FS: files, Node: 2, Logger: quiet()})
 		return err
-	}, says: `store /data/node: the store belongs to another node: it was made for node 1, this is node 2; correct "node" ` +
-		`or "data_dir" in the configuration`},
+	}, says: `store /data/node: the store belongs to another node: it was made for node 1, this is node 2; correct ` +
+		`"node" or "data_dir" in the configuration`},
 	{name: "files of somebody else", is: ErrNotStore, meet: opened(func(t *testing.T, files vfs.FS) {
 		require.NoError(t, files.RemoveAll(testDir+"/"+dbDir))
 		put(t, files, "letter.txt", "dear")
 	}), says: `store /data/node: not a concord store, it holds "letter.txt"; choose an empty directory for the store`},
 	{name: "a second process", is: ErrLocked, meet: opened(func(t *testing.T, files vfs.FS) { openMem(t, files) }),
-		says: "store /data/node: the store is in use (resource temporarily unavailable); stop the other concord process that " +
-			"uses this directory, or give each node a data_dir of its own"},
+		says: "store /data/node: the store is in use (resource temporarily unavailable); stop the other concord " +
+			"process that uses this directory, or give each node a data_dir of its own"},
 	{name: "a store of a later version", is: ErrNewer, meet: opened(func(t *testing.T, files vfs.FS) {
 		who := identity{version: storeVersion + 1, node: 1}
 		require.NoError(t, writeIdentity(files, testDir+"/db/STORE", who))
-	}), says: "store /data/node: the store was written by a newer version (store version 2, this program knows only up to " +
-		"1); start the version of concord that wrote it, or a later one"},
+	}), says: "store /data/node: the store was written by a newer version (store version 2, this program knows only " +
+		"up to 1); start the version of concord that wrote it, or a later one"},
 	{name: "an engine of a later version", is: ErrNewer, meet: func(*testing.T, vfs.FS) error {
 		return engineError(testDir, errors.New("unknown format major version 999")) // as Pebble says
-	}, says: "store /data/node: the store was written by a newer version (unknown format major version 999); start the " +
-		"version of concord that wrote it, or a later one"},
+	}, says: "store /data/node: the store was written by a newer version (unknown format major version 999); start " +
+		"the version of concord that wrote it, or a later one"},
 	{name: "a directory that may not be read", is: iofs.ErrPermission, meet: broken(iofs.ErrPermission),
-		says: "store /data/node: list the directory: permission denied; give the user that runs concord read and write " +
-			"access to the directory"},
+		says: "store /data/node: list the directory: permission denied; give the user that runs concord read and " +
+			"write access to the directory"},
 	{name: "a disk that does not read", meet: broken(errors.New("input/output error")),
 		says: "store /data/node: list the directory: input/output error; check the disk and the kernel's log"},
 	{name: "a store that is damaged", is: ErrCorrupt, meet: opened(func(t *testing.T, files vfs.FS) {
 		put(t, files, "db/STORE", "damaged")
-	}), says: "store /data/node: the STORE file does not match its checksum: the store is damaged; keep a copy of the " +
-		"directory, do not repair it in place: the other nodes have the log, so replace this node, see docs/operations.md"},
+	}), says: "store /data/node: the STORE file does not match its checksum: the store is damaged; keep a copy of " +
+		"the directory, do not repair it in place: the other nodes have the log, so replace this node, see " +
+		"docs/operations.md"},
 	{name: "a disk that took back what was written", is: ErrLostPromise, meet: opened(func(t *testing.T, files vfs.FS) {
 		require.NoError(t, files.RemoveAll(testDir+"/"+dbDir))
-	}), says: "store /data/node: db is missing, but a store was here: WATERMARK: the disk took back a promise; do not use " +
-		"this directory any longer, it has forgotten what others count on: keep a copy, check the disk, and replace this " +
-		"node, see docs/operations.md"},
+	}), says: "store /data/node: db is missing, but a store was here: WATERMARK: the disk took back a promise; do " +
+		"not use this directory any longer, it has forgotten what others count on: keep a copy, check the disk, and " +
+		"replace this node, see docs/operations.md"},
 	{name: "a disk that is full", is: ErrDiskFull, meet: func(t *testing.T, files vfs.FS) error {
 		_, err := Open("/data/new", Options{FS: full{files}, Node: 1, Logger: quiet()})
 		return err
-	}, says: "store /data/new: the disk is full: 0.0 MiB free, 4.0 MiB are needed to open it; free or add space, then start " +
-		"again"},
+	}, says: "store /data/new: the disk is full: 0.0 MiB free, 4.0 MiB are needed to open it; free or add space, " +
+		"then start again"},
 	{name: "a store that was opened too often", meet: opened(func(t *testing.T, files vfs.FS) {
 		s, err := Open(testDir, Options{FS: files, Node: 1, Logger: quiet()})
 		require.NoError(t, err)
@@ -401,8 +402,8 @@ var messages = []message{
 		s.log.base = z(1, 2)
 		_, err := s.Entries(z(1, 1), z(9, 9), 100)
 		return err
-	}, says: "store /data/node: entries after 1.1: the log no longer reaches back so far, it begins after 1.2; the peer " +
-		"needs a snapshot"},
+	}, says: "store /data/node: entries after 1.1: the log no longer reaches back so far, it begins after 1.2; the " +
+		"peer needs a snapshot"},
 }
 
 func TestWhatErrorsSay(t *testing.T) {
@@ -438,12 +439,14 @@ const (
 // withoutRow are the texts that no row of the table has.
 var withoutRow = map[string]string{
 	"create %s: %w": breaks, "write %s: %w": breaks, "sync %s: %w": breaks, "close store %s: %w": breaks,
-	"store %s: write %s: %w": breaks, "store %s: measure the log: %w": breaks, "store %s: gather the writes: %w": breaks,
+	"store %s: write %s: %w": breaks, "store %s: measure the log: %w": breaks, "store %s: gather the writes: " +
+		"%w": breaks,
 	"store %s: write the log: %w": breaks, "store %s: gather the state up to %v: %w": breaks,
 	"store %s: write the state up to %v: %w": breaks, "store %s: stage a snapshot: %w": breaks,
 	"store %s: remove what a snapshot replaced: %w":  breaks,
 	"%s: no end after %v: the disk hangs or is full": breaks,
-	"the snapshot is damaged":                        ofAPeer, "another snapshot was begun or installed meanwhile": ofAPeer,
+	"the snapshot is damaged":                        ofAPeer, "another snapshot was begun or installed " +
+		"meanwhile": ofAPeer,
 	"stage a snapshot: %w: %w": ofAPeer, "stage a snapshot: %w: bytes that are no pairs in order": ofAPeer,
 	"stage a snapshot of %v: %w: its hash is %x, not %x": ofAPeer,
 	"log key %x %w": ofDamaged, "entry %v %w": ofDamaged,

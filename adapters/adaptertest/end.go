@@ -95,7 +95,9 @@ var endCases = []testCase{
 		require.Error(b.t, first)
 		knows := func(err error) bool {
 			all := remembers.Failures()
-			return slices.ContainsFunc(all[:], func(failure error) bool { return failure != nil && errors.Is(err, failure) })
+			return slices.ContainsFunc(all[:], func(failure error) bool {
+				return failure != nil && errors.Is(err, failure)
+			})
 		}
 		require.True(b.t, knows(first))
 		last := b.Fail(b.ctx, s) // which may be told that there was one before

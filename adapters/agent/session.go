@@ -146,7 +146,8 @@ func (e *notSent) Unwrap() []error { return []error{e.why, ErrNotSent} }
 // repeatable reports whether the request may be under way, or may be taken when it comes again.
 func repeatable(err error) bool {
 	switch connect.CodeOf(err) {
-	case connect.CodeUnavailable, connect.CodeResourceExhausted, connect.CodeDeadlineExceeded, connect.CodeUnknown, connect.CodeCanceled:
+	case connect.CodeUnavailable, connect.CodeResourceExhausted, connect.CodeDeadlineExceeded, connect.CodeUnknown,
+		connect.CodeCanceled:
 		return true
 	}
 	return false
@@ -236,7 +237,8 @@ func (s *session) Prepare(ctx context.Context) (txn.Vote, txn.Branch, error) {
 	if by, ok := ctx.Deadline(); ok {
 		collect = min(collect, time.Until(by))
 	}
-	m, err := s.client.stub.Prepare(ctx, &concordv1.PrepareRequest{Branch: s.address(l), Number: number, Digest: digest, DecideByMs: max(1, collect.Milliseconds())})
+	m, err := s.client.stub.Prepare(ctx, &concordv1.PrepareRequest{Branch: s.address(l), Number: number,
+		Digest: digest, DecideByMs: max(1, collect.Milliseconds())})
 	if err != nil {
 		return txn.VoteNo, none, s.client.failed("prepare "+s.resource, err)
 	}
@@ -257,8 +259,8 @@ func (s *session) Prepare(ctx context.Context) (txn.Vote, txn.Branch, error) {
 	}
 	records, err := api.ParseBranches("branch", []*concordv1.Branch{m.GetBranch()})
 	if err != nil || records[0].No != s.xid.Branch || records[0].Resource != s.resource {
-		return txn.VoteNo, none, s.client.failed("prepare "+s.resource, errors.Join(errors.New("the vote names another branch: run "+
-			"the newest version of concord on the agent"), err))
+		return txn.VoteNo, none, s.client.failed("prepare "+s.resource, errors.Join(errors.New("the vote names "+
+			"another branch: run the newest version of concord on the agent"), err))
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()

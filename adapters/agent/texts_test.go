@@ -99,19 +99,20 @@ var messages = []message{
 	{name: "a database that the agent does not have", meet: func(t *testing.T) error {
 		_, err := (&answers{described: &concordv1.DescribeResponse{Name: "east"}}).resource().Identity(t.Context())
 		return err
-	}, says: `the agent "east" at 10.0.0.1:7430 hosts no resource "orders": add it to "resources" in its configuration`},
+	}, says: `the agent "east" at 10.0.0.1:7430 hosts no resource "orders": add it to "resources" in its ` +
+		`configuration`},
 	{name: "what Check finds of a database that the agent does not have", meet: func(t *testing.T) error {
 		a := &answers{err: connect.NewError(connect.CodeNotFound, errors.New("no"))}
 		report, err := a.resource().Check(t.Context())
 		require.NoError(t, err)
 		return errors.New(report.Findings[0].Detail + "; " + report.Findings[0].Fix)
-	}, says: `the agent at 10.0.0.1:7430 hosts no resource "orders"; add it to "resources" in the agent's configuration, or ` +
-		`correct "addr"`},
+	}, says: `the agent at 10.0.0.1:7430 hosts no resource "orders"; add it to "resources" in the agent's ` +
+		`configuration, or correct "addr"`},
 	{name: "a list that is too long", meet: func(t *testing.T) error {
 		_, err := (&answers{listed: &concordv1.ListBranchesResponse{More: true}}).resource().Recover(t.Context())
 		return err
-	}, says: "agent at 10.0.0.1:7430: list orders: it has more than 10000 branches, and no more are shown until some of " +
-		"these have ended"},
+	}, says: "agent at 10.0.0.1:7430: list orders: it has more than 10000 branches, and no more are shown until " +
+		"some of these have ended"},
 
 	{name: "another request at the same time", is: context.Canceled, meet: func(t *testing.T) error {
 		s := new(answers).branch()
@@ -120,12 +121,13 @@ var messages = []message{
 		cancel()
 		_, err := s.work(ctx, "execute", nil)
 		return err
-	}, says: "another request is under way in this branch: wait for its answer before you send the next one: context canceled"},
+	}, says: "another request is under way in this branch: wait for its answer before you send the next one: " +
+		"context canceled"},
 	{name: "a statement that the agent does not take", is: ErrNotSent, meet: func(t *testing.T) error {
 		_, err := new(answers).branch().work(t.Context(), "execute", func(context.Context, *concordv1.BranchAddress,
 			uint64) (*concordv1.ExecuteResponse, error) {
-			return &concordv1.ExecuteResponse{NotSent: true, Error: "the text contains no statement: nothing was sent; send one"},
-				nil
+			return &concordv1.ExecuteResponse{NotSent: true, Error: "the text contains no statement: nothing was " +
+				"sent; send one"}, nil
 		})
 		return err
 	}, says: "orders: the text contains no statement: nothing was sent; send one"},
@@ -140,8 +142,8 @@ var messages = []message{
 		require.EqualError(t, err, "orders: agent at 10.0.0.1:7430: execute: context canceled")
 		_, err = s.work(t.Context(), "execute", nil)
 		return err
-	}, says: "orders: the branch cannot continue, roll the transaction back and begin a new one: agent at 10.0.0.1:7430: " +
-		"execute: context canceled"},
+	}, says: "orders: the branch cannot continue, roll the transaction back and begin a new one: agent at " +
+		"10.0.0.1:7430: execute: context canceled"},
 	{name: "a vote while a statement runs", is: errUnderWay, meet: func(t *testing.T) error {
 		s := new(answers).branch()
 		s.flying = true
@@ -150,18 +152,18 @@ var messages = []message{
 	}, says: "orders: a statement is still running: wait for its answer before you commit the transaction"},
 	{name: "a vote of no", meet: voting(&concordv1.PrepareResponse{Vote: "no", Reason: "a statement failed"}),
 		says: "orders: a statement failed"},
-	{name: "a vote of another agent", meet: voting(&concordv1.PrepareResponse{Vote: "yes", Name: "west", Journal: "j2"}),
-		says: `orders: the vote comes from the agent "west" with the journal j2, but the branch was opened at "east" with ` +
-			`j1: find out which of them runs at 10.0.0.1:7430`},
-	{name: "a vote for another branch", meet: voting(&concordv1.PrepareResponse{Vote: "yes", Name: "east", Journal: "j1",
-		Branch: &concordv1.Branch{No: 4, Resource: "orders"}}),
-		says: "agent at 10.0.0.1:7430: prepare orders: the vote names another branch: run the newest version of concord on " +
-			"the agent"},
+	{name: "a vote of another agent", meet: voting(&concordv1.PrepareResponse{Vote: "yes", Name: "west",
+		Journal: "j2"}), says: `orders: the vote comes from the agent "west" with the journal j2, but the branch ` +
+		`was opened at "east" with j1: find out which of them runs at 10.0.0.1:7430`},
+	{name: "a vote for another branch", meet: voting(&concordv1.PrepareResponse{Vote: "yes", Name: "east",
+		Journal: "j1", Branch: &concordv1.Branch{No: 4, Resource: "orders"}}),
+		says: "agent at 10.0.0.1:7430: prepare orders: the vote names another branch: run the newest version of " +
+			"concord on the agent"},
 	{name: "three phases at an agent of an earlier version", meet: func(*testing.T) error {
 		_, _, _, err := new(answers).branch().Claim()
 		return err
-	}, says: "agent at 10.0.0.1:7430: claim orders: the agent named no journal, or its last answer had no digest: it runs " +
-		"another version; run the newest version of concord on the agent"},
+	}, says: "agent at 10.0.0.1:7430: claim orders: the agent named no journal, or its last answer had no digest: " +
+		"it runs another version; run the newest version of concord on the agent"},
 	{name: "a branch that somebody has committed", is: adapters.ErrTorn, meet: func(t *testing.T) error {
 		a := &answers{finished: &concordv1.FinishResponse{Finish: txn.Contradicted.String()}}
 		return a.branch().Rollback(t.Context())
@@ -192,7 +194,7 @@ func TestEveryErrorHasARow(t *testing.T) {
 	}
 	said.Check(t, rows, map[string]string{
 		"the statement was not sent": "what errors.Is is asked for: what wraps it says why",
-		"%w: a branch at an agent is committed only by a decision of the cluster": "cannot be met: NeedsDecision keeps the " +
-			"client from asking for that",
+		"%w: a branch at an agent is committed only by a decision of the cluster": "cannot be met: NeedsDecision " +
+			"keeps the client from asking for that",
 	})
 }

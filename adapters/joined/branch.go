@@ -97,8 +97,8 @@ func (s Session) Prepare(ctx context.Context) (txn.Vote, txn.Branch, error) {
 	case v.Vote == txn.VoteReadOnly:
 		return txn.VoteReadOnly, none, nil
 	case v.Branch.Resource != s.opened.Resource:
-		return txn.VoteNo, none, s.service.failure("votes for %s, and branch %d was opened in %s", v.Branch.Resource, v.No,
-			s.opened.Resource)
+		return txn.VoteNo, none, s.service.failure("votes for %s, and branch %d was opened in %s", v.Branch.Resource,
+			v.No, s.opened.Resource)
 	}
 	return txn.VoteYes, v.Branch, nil
 }

@@ -12,10 +12,10 @@ import (
 )
 
 var (
-	errLate = api.Refusedf("the call has outlived its transaction, which has ended: begin another one, and make the call " +
-		"in that")
-	errTwice = api.Refusedf("this very call was made before, and is not done twice; its answer was lost, so the transaction " +
-		"has to be begun again")
+	errLate = api.Refusedf("the call has outlived its transaction, which has ended: begin another one, and make the " +
+		"call in that")
+	errTwice = api.Refusedf("this very call was made before, and is not done twice; its answer was lost, so the " +
+		"transaction has to be begun again")
 )
 
 // Heard is which calls somebody has the answers of: their number, and the exclusive or of their names.
@@ -84,10 +84,11 @@ func (c *Calls) Differ(heard Heard, known []txn.BranchNo, opened []api.OpenedBra
 	case mutant.VoteUnheard:
 		return nil
 	case running > 0:
-		return fmt.Errorf("%d calls are still under way here: wait for their answers before the transaction is committed", running)
+		return fmt.Errorf("%d calls are still under way here: wait for their answers before the transaction is "+
+			"committed", running)
 	case here != heard:
-		return fmt.Errorf("%d calls were made here, and who began the transaction has the answers to %d, or to others: an "+
-			"answer was lost, so begin the transaction again", here.Calls, heard.Calls)
+		return fmt.Errorf("%d calls were made here, and who began the transaction has the answers to %d, or to "+
+			"others: an answer was lost, so begin the transaction again", here.Calls, heard.Calls)
 	}
 	for _, b := range opened {
 		if !slices.Contains(known, b.No) {

@@ -58,8 +58,8 @@ type Service struct {
 	failed    int                         // attempts to tell it of an abort
 }
 
-// Prove shows that a decision is told, or with Undecided a vote asked for, by who has begun the transaction. Who hands it
-// on has that one's proofs, and for a decision that it has learned from the cluster the capability.
+// Prove shows that a decision is told, or with Undecided a vote asked for, by who has begun the transaction. Who hands
+// it on has that one's proofs, and for a decision that it has learned from the cluster the capability.
 type Prove func(txn.Decision) txn.Proof
 
 // New makes a service of what an instance of it has answered to the first call. abort makes the cluster

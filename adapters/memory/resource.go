@@ -107,7 +107,8 @@ func (r *Resource) HighWater(ctx context.Context, c txn.ClusterID) (txn.HighWate
 }
 
 // Raise implements adapters.Marked.
-func (r *Resource) Raise(ctx context.Context, c txn.ClusterID, to txn.HighWater, spent []txn.XID) (txn.HighWater, error) {
+func (r *Resource) Raise(ctx context.Context, c txn.ClusterID, to txn.HighWater,
+	spent []txn.XID) (txn.HighWater, error) {
 	if _, err := r.HighWater(ctx, c); err != nil {
 		return txn.HighWater{}, err
 	}

@@ -257,8 +257,8 @@ func (w *world) awaitSleep(s *session) {
 func TestAResultThatFailsLateIsMissedByNobody(t *testing.T) {
 	onEach(t, func(t *testing.T, w *world) {
 		w.seed("there")
-		w.run(database, "CREATE FUNCTION puts(k VARCHAR(40)) RETURNS INT DETERMINISTIC MODIFIES SQL DATA BEGIN REPLACE INTO kv VALUES (k, 9); "+
-			"RETURN 1; END",
+		w.run(database, "CREATE FUNCTION puts(k VARCHAR(40)) RETURNS INT DETERMINISTIC MODIFIES SQL DATA BEGIN "+
+			"REPLACE INTO kv VALUES (k, 9); RETURN 1; END",
 			"CREATE PROCEDURE fails() BEGIN SELECT 1; INSERT INTO kv VALUES ('there', 1); END")
 		texts := []string{
 			"SELECT puts('late') UNION ALL SELECT IF(SLEEP(0) = 0, (SELECT 1 UNION SELECT 2), 0)",
@@ -298,8 +298,8 @@ func TestAResultThatFailsLateIsMissedByNobody(t *testing.T) {
 					}
 					err := finish(s)
 					cancel()
-					require.ErrorContains(t, err, "the application ignored an error of this branch", "%s, %s, %s", text, left,
-						end)
+					require.ErrorContains(t, err, "the application ignored an error of this branch", "%s, %s, %s",
+						text, left, end)
 					if left != "of a context" {
 						_, answered := codeOf(err)
 						require.True(t, answered, "%v", err)
@@ -437,12 +437,14 @@ func TestWhatMayBeTornIsToldWhileNobodyCanBeAsked(t *testing.T) {
 func TestRowsThatStayAreToldOfHoweverTheyGotThere(t *testing.T) {
 	onEach(t, func(t *testing.T, w *world) {
 		w.run(database, "CREATE TABLE stays (i INT) ENGINE=MyISAM",
-			"CREATE FUNCTION stay() RETURNS INT DETERMINISTIC MODIFIES SQL DATA BEGIN INSERT INTO stays VALUES (1); RETURN 1; END",
-			"CREATE TABLE fires (i INT)", "CREATE TRIGGER fire AFTER INSERT ON fires FOR EACH ROW INSERT INTO stays VALUES (1)",
+			"CREATE FUNCTION stay() RETURNS INT DETERMINISTIC MODIFIES SQL DATA BEGIN INSERT INTO stays VALUES (1); "+
+				"RETURN 1; END",
+			"CREATE TABLE fires (i INT)", "CREATE TRIGGER fire AFTER INSERT ON fires FOR EACH ROW INSERT INTO stays "+
+				"VALUES (1)",
 			"CREATE TABLE one (i INT)", "INSERT INTO one VALUES (1)")
 		w.seed("a", "b")
-		texts := []string{"SELECT stay()", "WITH x AS (SELECT stay() AS i) SELECT i FROM x", "INSERT INTO stays VALUES (1)",
-			"SHOW TABLES WHERE stay() = 1", "DO stay()"}
+		texts := []string{"SELECT stay()", "WITH x AS (SELECT stay() AS i) SELECT i FROM x",
+			"INSERT INTO stays VALUES (1)", "SHOW TABLES WHERE stay() = 1", "DO stay()"}
 		if w.Flavor() == testdb.FlavorMariaDB {
 			texts = append(texts, "ANALYZE SELECT stay() FROM one", "VALUES (stay())", "INSERT INTO fires VALUES (1)")
 		} else {
@@ -488,8 +490,9 @@ func TestRowsThatStayAreToldOfHoweverTheyGotThere(t *testing.T) {
 			require.NoError(t, write(w.ctx, s, "ordinary", 1))
 			w.kill(s)
 			require.ErrorIs(t, s.Rollback(w.ctx), adapters.ErrTorn)
-			w.run(database, "CREATE FUNCTION stay() RETURNS INT DETERMINISTIC MODIFIES SQL DATA BEGIN INSERT INTO stays VALUES (1); RETURN 1; END",
-				"CREATE TRIGGER fire AFTER INSERT ON fires FOR EACH ROW INSERT INTO stays VALUES (1)")
+			w.run(database, "CREATE FUNCTION stay() RETURNS INT DETERMINISTIC MODIFIES SQL DATA BEGIN INSERT INTO "+
+				"stays VALUES (1); RETURN 1; END", "CREATE TRIGGER fire AFTER INSERT ON fires FOR EACH ROW INSERT "+
+				"INTO stays VALUES (1)")
 
 			for stays, text := range map[bool]string{true: "SELECT stay()", false: "SELECT 1"} {
 				s := w.begin(r, newXID())

@@ -29,7 +29,8 @@ func (r *Resource) Check(ctx context.Context) (report adapters.Report, err error
 		if err != nil {
 			return fmt.Errorf("read the grants: %w", err)
 		}
-		report.Findings = append(report.Findings, killFinding(s, grants), waitsFinding(ctx, c, s), tablesFinding(ctx, c))
+		report.Findings = append(report.Findings, killFinding(s, grants), waitsFinding(ctx, c, s), tablesFinding(ctx,
+			c))
 		if !r.options.NoMarker {
 			report.Findings = append(report.Findings, markerFinding(ctx, c, s))
 		}
@@ -183,8 +184,8 @@ const (
 	withoutXA = " FROM information_schema.TABLES t JOIN information_schema.ENGINES e ON e.ENGINE = t.ENGINE " +
 		"WHERE t.TABLE_TYPE = 'BASE TABLE' AND IFNULL(e.XA, 'NO') <> 'YES' AND "
 	applications = " NOT IN ('mysql', 'sys', 'information_schema', 'performance_schema')"
-	anyHidden    = "SELECT EXISTS (SELECT 1 FROM information_schema.ROUTINES WHERE ROUTINE_SCHEMA" + applications + ") OR " +
-		"EXISTS (SELECT 1 FROM information_schema.TRIGGERS WHERE TRIGGER_SCHEMA" + applications + ") OR " +
+	anyHidden    = "SELECT EXISTS (SELECT 1 FROM information_schema.ROUTINES WHERE ROUTINE_SCHEMA" + applications +
+		") OR EXISTS (SELECT 1 FROM information_schema.TRIGGERS WHERE TRIGGER_SCHEMA" + applications + ") OR " +
 		"EXISTS (SELECT 1 FROM information_schema.VIEWS WHERE TABLE_SCHEMA" + applications + ")"
 	maxOutsiders = 1000
 )
@@ -200,7 +201,8 @@ type outsiders struct {
 // reached reports whether one of the texts may have changed such a table; more: there were others.
 func (o outsiders) reached(texts []string, more bool) bool {
 	return o.hidden || more && len(o.tables) > 0 || slices.ContainsFunc(texts, func(text string) bool {
-		return len(o.tables) > 0 && sqltext.Names(text, func(name string) bool { return o.tables[strings.ToLower(name)] })
+		return len(o.tables) > 0 && sqltext.Names(text,
+			func(name string) bool { return o.tables[strings.ToLower(name)] })
 	})
 }
 

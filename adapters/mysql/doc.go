@@ -70,9 +70,9 @@
 //
 // The server hears of a branch with its first statement. On connectors of NewConnector, and so
 // on resources of Open, a branch is three: its first statement, which takes XA START along; the vote, with marker, XA
-// END and XA PREPARE; and the end, with a write behind it that resets the session. A branch without statements is none. The commands are sent one behind the other
-// without waiting; the mode of several statements in one, which would let a string of
-// the application hold more than it should, stays off. If the server refuses XA START,
+// END and XA PREPARE; and the end, with a write behind it that resets the session. A branch without statements is
+// none. The commands are sent one behind the other without waiting; the mode of several statements in one, which would
+// let a string of the application hold more than it should, stays off. If the server refuses XA START,
 // the statement behind it has run outside of the branch. So the session does not commit
 // by itself (autocommit = 0), only statements that a rollback undoes travel (SELECT,
 // INSERT, UPDATE, DELETE, REPLACE), and the session is ended before the error is returned.

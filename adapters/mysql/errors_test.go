@@ -237,8 +237,11 @@ var messages = []message{
 		"check db: " + isDown},
 	{"a list of a server that is down", func(w *world) error { _, err := w.down().Recover(w.ctx); return err },
 		"recover db: " + isDown},
-	{"who waits in a server that is down", func(w *world) error { _, err := w.down().Waits(w.ctx, time.Second); return err },
-		"list lock waits at db: " + isDown},
+	{"who waits in a server that is down", func(w *world) error {
+		_, err := w.down().Waits(w.ctx,
+			time.Second)
+		return err
+	}, "list lock waits at db: " + isDown},
 	{"the high-water row of a server that is down", func(w *world) error {
 		_, err := w.down().HighWater(w.ctx, 1)
 		return err
@@ -290,14 +293,15 @@ func (w *world) down() *Resource { return w.openAs("app@tcp(127.0.0.1:1)/shop", 
 
 // withoutRow are the texts that no row of the table has.
 var withoutRow = map[string]string{
-	"read the grants: %w":                                                                               timing,
-	"GRANT PROCESS ON *.* to the user of this resource":                                                 grants,
-	", and GRANT SELECT ON performance_schema.data_lock_waits":                                          grants,
-	"the server does not report connections as numbers: %w":                                             surprise,
-	"ALTER TABLE ... ENGINE=InnoDB, or keep them out of global transactions":                            tables,
-	"GRANT SELECT, INSERT, DELETE ON %v to the user of this resource; if the table is missing: %v":      tables,
-	"ALTER TABLE %v ENGINE=InnoDB":                                                                      tables,
-	"the driver's %T does not accept contexts: use a connector of go-sql-driver/mysql":                  "wants another driver",
+	"read the grants: %w":                                                                          timing,
+	"GRANT PROCESS ON *.* to the user of this resource":                                            grants,
+	", and GRANT SELECT ON performance_schema.data_lock_waits":                                     grants,
+	"the server does not report connections as numbers: %w":                                        surprise,
+	"ALTER TABLE ... ENGINE=InnoDB, or keep them out of global transactions":                       tables,
+	"GRANT SELECT, INSERT, DELETE ON %v to the user of this resource; if the table is missing: %v": tables,
+	"ALTER TABLE %v ENGINE=InnoDB":                                                                 tables,
+	"the driver's %T does not accept contexts: use a connector of " +
+		"go-sql-driver/mysql": "wants another driver",
 	"%w: the application's SQL, or a procedure that it called, ended the transaction of the branch: %w": timing,
 	"end session %d: %w":                                                timing,
 	"end session %d: it is still there: %w":                             timing,

@@ -293,7 +293,8 @@ func waterOf(c txn.ClusterID) string {
 }
 
 // compareHighWater reads the row of a cluster, and compares it with what was expected before.
-func (r *Resource) compareHighWater(ctx context.Context, c *sql.Conn, s server, id txn.ClusterID) (txn.HighWater, error) {
+func (r *Resource) compareHighWater(ctx context.Context, c *sql.Conn, s server, id txn.ClusterID) (txn.HighWater,
+	error) {
 	e := r.expected.Now()
 	rows, err := readAt(ctx, c, sql.LevelReadCommitted,
 		fmt.Sprintf("SELECT gid, holder FROM %s WHERE %s ORDER BY gid DESC LIMIT 1", tableIn(s), waterOf(id)))
@@ -369,7 +370,8 @@ func (r *Resource) raise(ctx context.Context, c *sql.Conn, s server, id txn.Clus
 	if len(rows) != 1 || rows[0][0] != "1" {
 		return txn.HighWater{}, errors.New("another node is doing this: try again")
 	}
-	defer c.ExecContext(context.WithoutCancel(ctx), "DO RELEASE_LOCK('"+waterLock+"')") //nolint:errcheck // it goes with the session
+	defer c.ExecContext(context.WithoutCancel(ctx),
+		"DO RELEASE_LOCK('"+waterLock+"')") //nolint:errcheck // it goes with the session
 	has, err := r.compareHighWater(ctx, c, s, id)
 	if err != nil {
 		return txn.HighWater{}, err

@@ -104,20 +104,21 @@ func TestNothingInASessionOutlivesItsBranch(t *testing.T) {
 		w.run(database,
 			"CREATE FUNCTION spoil() RETURNS INT DETERMINISTIC BEGIN SET SESSION time_zone = '+05:00'; "+
 				"SET SESSION lock_wait_timeout = 77; SET SESSION sql_mode = ''; SET SESSION foreign_key_checks = 0; "+
-				"SET SESSION wait_timeout = 77; SET @leak = 'leaked'; SELECT 'leaked' INTO @more; RETURN GET_LOCK('leak', 0); END",
+				"SET SESSION wait_timeout = 77; SET @leak = 'leaked'; SELECT 'leaked' INTO @more; RETURN "+
+				"GET_LOCK('leak', 0); END",
 			"CREATE VIEW locks AS SELECT GET_LOCK('seen', 0) AS got",
 			"CREATE TABLE fires (i INT)", "CREATE TRIGGER fire BEFORE INSERT ON fires FOR EACH ROW SET NEW.i = spoil()")
 		texts := []string{"SELECT spoil()", "SELECT got FROM locks", "INSERT INTO fires VALUES (1)", "DO spoil()",
 			"UPDATE kv SET v = spoil() WHERE k = 'state'"}
 		if w.Flavor() == testdb.FlavorMariaDB {
-			w.run(database, "CREATE FUNCTION temporary() RETURNS INT DETERMINISTIC MODIFIES SQL DATA BEGIN CREATE TEMPORARY TABLE leak (i INT); "+
-				"RETURN 1; END")
+			w.run(database, "CREATE FUNCTION temporary() RETURNS INT DETERMINISTIC MODIFIES SQL DATA BEGIN CREATE "+
+				"TEMPORARY TABLE leak (i INT); RETURN 1; END")
 			texts = append(texts, "SELECT temporary()")
 		}
-		const state = "SELECT CONCAT_WS(' ', @@time_zone, @@lock_wait_timeout, @@innodb_lock_wait_timeout, @@wait_timeout, @@sql_mode, " +
-			"@@foreign_key_checks, @@autocommit, @@completion_type, @@character_set_client, @@character_set_results, " +
-			"@@character_set_connection, @@collation_connection, @@max_join_size, @@sort_buffer_size, DATABASE(), IFNULL(@leak, '-'), " +
-			"IFNULL(@more, '-'))"
+		const state = "SELECT CONCAT_WS(' ', @@time_zone, @@lock_wait_timeout, @@innodb_lock_wait_timeout, " +
+			"@@wait_timeout, @@sql_mode, @@foreign_key_checks, @@autocommit, @@completion_type, " +
+			"@@character_set_client, @@character_set_results, @@character_set_connection, @@collation_connection, " +
+			"@@max_join_size, @@sort_buffer_size, DATABASE(), IFNULL(@leak, '-'), IFNULL(@more, '-'))"
 		for _, params := range []string{"", "?charset=latin1&sort_buffer_size=262144&time_zone=%27-03:00%27",
 			"?collation=utf8mb4_bin&max_join_size=12345"} {
 			dsn, _, _ := strings.Cut(w.DSN(database), "?")

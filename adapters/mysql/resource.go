@@ -153,8 +153,8 @@ func verified(cfg *sqldriver.Config, trust security.ServerTrust) error {
 		cfg.TLS = &tls.Config{MinVersion: tls.VersionTLS12, ServerName: host}
 	}
 	if !trust.Verifies(host, cfg.TLS) || cfg.AllowFallbackToPlaintext && !trust.Verifies(host, nil) {
-		return errors.New("the tls in the dsn lets anybody be the server: leave it out, which is tls=true, or say that " +
-			"this is meant with \"tls: insecure\" beside the dsn")
+		return errors.New("the tls in the dsn lets anybody be the server: leave it out, which is tls=true, or say " +
+			"that this is meant with \"tls: insecure\" beside the dsn")
 	}
 	authorities, err := trust.Authorities()
 	if err != nil {

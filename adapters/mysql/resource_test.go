@@ -242,7 +242,8 @@ var inspectStories = []story{
 func TestWaits(t *testing.T) { tellAll(t, waitsStories) }
 
 var waitsStories = []story{
-	{"who waits is told by the name that his own session has, and so is whom he waits for", func(t *testing.T, w *world) {
+	{"who waits is told by the name that his own session has, and so is whom he waits for", func(t *testing.T,
+		w *world) {
 		r, x := w.open(), newXID()
 		w.seed("hot")
 		holding := w.work(r, x, "waits")
@@ -298,7 +299,8 @@ var waitsStories = []story{
 			report, err := blind.Check(w.ctx)
 			require.NoError(t, err)
 			find := func(report adapters.Report) adapters.Finding {
-				i := slices.IndexFunc(report.Findings, func(f adapters.Finding) bool { return f.What == "deadlocks with other databases" })
+				i := slices.IndexFunc(report.Findings,
+					func(f adapters.Finding) bool { return f.What == "deadlocks with other databases" })
 				require.GreaterOrEqual(t, i, 0)
 				return report.Findings[i]
 			}

@@ -34,7 +34,8 @@ var statementStories = []story{
 			"-- name: GetX :one\nSELECT v FROM kv WHERE k = 'comment'",
 			"# name: GetX :one\nSELECT v FROM kv WHERE k = 'comment'",
 			"/* name: GetX :one */ SELECT v FROM kv WHERE k = 'comment'",
-			"SELECT v FROM kv WHERE k = 'comment' /*traceparent='00-5bd66ef5095369c7b0d1f8f4bd33716a-c532cb4098ac3dd2-01',route='for;update'*/",
+			"SELECT v FROM kv WHERE k = 'comment' " +
+				"/*traceparent='00-5bd66ef5095369c7b0d1f8f4bd33716a-c532cb4098ac3dd2-01',route='for;update'*/",
 			"SELECT /*+ MAX_EXECUTION_TIME(10000) */ v FROM kv WHERE k = 'comment'",
 			"(SELECT v FROM kv WHERE k = 'comment')",
 			"WITH x AS (SELECT v FROM kv WHERE k = 'comment') SELECT v FROM x",
@@ -53,7 +54,8 @@ var statementStories = []story{
 			ids[s.link.server.connection] = true
 		}
 		s := w.begin(r, newXID())
-		_, err := w.tx(s).ExecContext(w.ctx, "-- name: SetX :exec\n# and\n/* more */ UPDATE kv SET v = 2 WHERE k = 'comment'")
+		_, err := w.tx(s).ExecContext(w.ctx, "-- name: SetX :exec\n# and\n/* more */ UPDATE kv SET v = 2 WHERE k = "+
+			"'comment'")
 		require.NoError(t, err)
 		require.NoError(t, s.CommitOnePhase(w.ctx))
 		ids[s.link.server.connection] = true
@@ -62,7 +64,8 @@ var statementStories = []story{
 	}},
 	{"what an executable comment does is seen", func(t *testing.T, w *world) {
 		w.seed("exec")
-		for _, query := range []string{"SELECT v FROM kv WHERE k = 'exec' /*!50000 FOR UPDATE */", "/*! SELECT v FROM kv WHERE k = 'exec' FOR UPDATE */"} {
+		for _, query := range []string{"SELECT v FROM kv WHERE k = 'exec' /*!50000 FOR UPDATE */",
+			"/*! SELECT v FROM kv WHERE k = 'exec' FOR UPDATE */"} {
 			s := w.begin(w.open(), newXID())
 			var v int64
 			require.NoError(t, w.tx(s).QueryRowContext(w.ctx, query).Scan(&v))
@@ -96,7 +99,8 @@ var statementStories = []story{
 			{"SAVEPOINT `a-b.c`", insertDup, "/* x */ ROLLBACK /* y */ TO `A-B.C` -- z"},
 			{"SAVEPOINT a", "SAVEPOINT b", insertDup, "ROLLBACK TO a", "SAVEPOINT b", insertDup, "ROLLBACK TO b"},
 			{"SAVEPOINT a", "SAVEPOINT b", "RELEASE SAVEPOINT b", insertDup, "ROLLBACK TO a"},
-			{"SAVEPOINT a", "INSERT INTO kv VALUES ('healed', 1)", "SAVEPOINT a", insertDup, "ROLLBACK TO a", "DELETE FROM kv WHERE k = 'healed'"},
+			{"SAVEPOINT a", "INSERT INTO kv VALUES ('healed', 1)", "SAVEPOINT a", insertDup, "ROLLBACK TO a",
+				"DELETE FROM kv WHERE k = 'healed'"},
 			{"SAVEPOINT a", "SELECT * FROM nowhere", "ROLLBACK TO a"},
 			{"SAVEPOINT a", "COMMIT", "ROLLBACK TO a"},
 			{"SAVEPOINT a", "CREATE TABLE x (i INT)", "ROLLBACK TO a"},
@@ -192,13 +196,16 @@ var statementStories = []story{
 		require.NotErrorIs(t, err, adapters.ErrTorn, "the server did it, and not the application")
 		require.NoError(t, other.CommitOnePhase(w.ctx))
 	}},
-	{"a deadlock in a procedure that takes no notice of it is an abort, not a torn branch", func(t *testing.T, w *world) {
+	{"a deadlock in a procedure that takes no notice of it is an abort, not a torn branch", func(t *testing.T,
+		w *world) {
 		w.seed("proc1", "proc2")
-		w.run(database, "CREATE PROCEDURE deaf() BEGIN DECLARE CONTINUE HANDLER FOR SQLEXCEPTION BEGIN END; UPDATE kv SET v = 8 WHERE k = 'proc2'; END")
+		w.run(database, "CREATE PROCEDURE deaf() BEGIN DECLARE CONTINUE HANDLER FOR SQLEXCEPTION BEGIN END; UPDATE "+
+			"kv SET v = 8 WHERE k = 'proc2'; END")
 		r := w.open()
 		victim, other := w.work(r, newXID(), "proc1"), w.begin(r, newXID())
 		// The server chooses the one that changed less.
-		require.NoError(t, w.send(w.tx(other), "INSERT INTO kv VALUES ('heavy1', 1), ('heavy2', 1), ('heavy3', 1), ('heavy4', 1)", false))
+		require.NoError(t, w.send(w.tx(other), "INSERT INTO kv VALUES ('heavy1', 1), ('heavy2', 1), ('heavy3', 1), "+
+			"('heavy4', 1)", false))
 		require.NoError(t, write(w.ctx, other, "proc2", 9))
 		called := make(chan error, 1)
 		go func() { called <- w.send(w.tx(victim), "CALL deaf()", false) }()
@@ -213,9 +220,11 @@ var statementStories = []story{
 		require.NoError(t, other.CommitOnePhase(w.ctx))
 		w.requireValue("proc1", 9)
 	}},
-	{"an error that the application ignored is named as such, without advice for another cause", func(t *testing.T, w *world) {
+	{"an error that the application ignored is named as such, without advice for another cause", func(t *testing.T,
+		w *world) {
 		w.seed("dup0")
-		for _, text := range []string{insertDup, "SELECT * FROM nowhere", "INSERT INTO nowhere VALUES (1)", "CALL nobody()"} {
+		for _, text := range []string{insertDup, "SELECT * FROM nowhere", "INSERT INTO nowhere VALUES (1)",
+			"CALL nobody()"} {
 			for _, end := range []func(*session) error{
 				func(s *session) error { _, _, err := s.Prepare(w.ctx); return err },
 				func(s *session) error { return s.CommitOnePhase(w.ctx) },
@@ -287,7 +296,8 @@ var statementStories = []story{
 				_, err = r.TxWith(w.ctx, adaptertest.Enlisted(s), wrong)
 				require.Error(t, err)
 			}
-			for _, late := range []string{"SET TRANSACTION READ ONLY", "SET SESSION TRANSACTION ISOLATION LEVEL SERIALIZABLE", "SET @@session.transaction_isolation = 'SERIALIZABLE'"} {
+			for _, late := range []string{"SET TRANSACTION READ ONLY", "SET SESSION TRANSACTION ISOLATION LEVEL " +
+				"SERIALIZABLE", "SET @@session.transaction_isolation = 'SERIALIZABLE'"} {
 				s := w.begin(r, newXID())
 				require.ErrorIs(t, w.send(w.tx(s), late, false), sqltext.ErrLevel)
 				require.NoError(t, s.Rollback(w.ctx))
@@ -307,7 +317,8 @@ var statementStories = []story{
 			r := NewWithOptions("db", connector, Options{LockTimeout: 5 * time.Second, Lease: time.Minute})
 			s := w.begin(r, newXID())
 			var got [3]string
-			require.NoError(t, w.tx(s).QueryRowContext(w.ctx, "SELECT @@innodb_lock_wait_timeout, @@lock_wait_timeout, @@wait_timeout").Scan(&got[0], &got[1], &got[2]))
+			require.NoError(t, w.tx(s).QueryRowContext(w.ctx, "SELECT @@innodb_lock_wait_timeout, "+
+				"@@lock_wait_timeout, @@wait_timeout").Scan(&got[0], &got[1], &got[2]))
 			require.NoError(t, s.Rollback(w.ctx))
 			if name == "stricter" {
 				require.Equal(t, [3]string{"1", "2", "20"}, got)
@@ -316,7 +327,8 @@ var statementStories = []story{
 				require.Equal(t, [3]string{"5", "5", "60"}, got)
 			}
 			require.NoError(t, r.onServer(w.ctx, func(c *sql.Conn, _ server) error {
-				return c.QueryRowContext(w.ctx, "SELECT @@innodb_lock_wait_timeout, @@lock_wait_timeout").Scan(&got[0], &got[1])
+				return c.QueryRowContext(w.ctx, "SELECT @@innodb_lock_wait_timeout, @@lock_wait_timeout").Scan(&got[0],
+					&got[1])
 			}))
 			if name == "stricter" {
 				require.Equal(t, "1 2", got[0]+" "+got[1])
@@ -383,7 +395,8 @@ var statementStories = []story{
 		for i := range 8 {
 			group.Go(func() {
 				for j := range 5 {
-					_, _ = tx.ExecContext(w.ctx, "INSERT INTO kv VALUES (?, ?)", fmt.Sprint("many", i, "-", j), i) // its error is ignored
+					_, _ = tx.ExecContext(w.ctx, "INSERT INTO kv VALUES (?, ?)", fmt.Sprint("many", i, "-", j),
+						i) // its error is ignored
 					var n int
 					_ = tx.QueryRowContext(w.ctx, "SELECT COUNT(*) FROM kv").Scan(&n)
 				}
@@ -408,7 +421,8 @@ var statementStories = []story{
 func (w *world) send(tx *sql.Tx, text string, prepare bool) error {
 	ctx, cancel := context.WithTimeout(w.ctx, patience)
 	defer cancel()
-	if _, dml := strings.CutPrefix(text, "INSERT"); prepare && (dml || w.Flavor() == "mariadb") { // MySQL prepares no SAVEPOINT
+	if _, dml := strings.CutPrefix(text, "INSERT"); prepare && (dml ||
+		w.Flavor() == "mariadb") { // MySQL prepares no SAVEPOINT
 		st, err := tx.PrepareContext(ctx, text)
 		if err != nil {
 			return err

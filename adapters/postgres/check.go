@@ -190,8 +190,8 @@ func (s state) evidence() adapters.Finding {
 			Fix: fmt.Sprintf("GRANT USAGE ON SCHEMA concord TO %[1]s; GRANT SELECT, DELETE ON %[2]s TO %[1]s",
 				identifier(s.login), markerTable)}
 	}
-	return hint(markerTable, choose(s.mayMark, "there", "there; "+s.login+" may not write its own row in it, so a database "+
-		"that was set back would not be recognised"), !s.mayMark,
+	return hint(markerTable, choose(s.mayMark, "there", "there; "+s.login+" may not write its own row in it, so a "+
+		"database that was set back would not be recognised"), !s.mayMark,
 		fmt.Sprintf("GRANT INSERT ON %s TO %s", markerTable, identifier(s.login)))
 }
 

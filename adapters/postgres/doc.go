@@ -51,7 +51,8 @@
 // vote prepares or commits is the transaction that the branch began. A branch whose
 // application ended it votes No. The error wraps adapters.ErrTorn if part of the work may be
 // committed (COMMIT, with or without AND CHAIN, in one text with others, by Conn), also while the server
-// cannot be asked, and not if the server knows that nothing is (ROLLBACK AND CHAIN; RESET ALL, which takes the setting away).
+// cannot be asked, and not if the server knows that nothing is (ROLLBACK AND CHAIN; RESET ALL, which takes the setting
+// away).
 //
 // # Nothing leaves an aborted branch
 //

@@ -116,8 +116,8 @@ var messages = []message{
 	{"a dsn that verifies nobody", func(b *bank) error {
 		_, err := Open(b.ctx, "bank", "postgres://app@db.example/shop?sslmode=require")
 		return err
-	}, `postgres "bank": the sslmode in the dsn lets anybody be the server: leave it out, which is verify-full, or say ` +
-		`that this is meant with "tls: insecure" beside the dsn`},
+	}, `postgres "bank": the sslmode in the dsn lets anybody be the server: leave it out, which is verify-full, or ` +
+		`say that this is meant with "tls: insecure" beside the dsn`},
 	{"no authorities", func(b *bank) error {
 		_, err := Open(b.ctx, "bank", "postgres://app@db.example/shop",
 			WithTrust(security.ServerTrust{CA: "/nonexistent/ca.crt"}))
@@ -406,7 +406,8 @@ func TestWhatFindingsSay(t *testing.T) {
 		is   state
 		says []string
 	}{
-		{"fit", state{number: 170000, version: "17.0", fsync: true, allowed: 200, login: "app", marker: &yes, mayMark: true,
+		{"fit", state{number: 170000, version: "17.0", fsync: true, allowed: 200, login: "app", marker: &yes,
+			mayMark:   true,
 			maySignal: true, mayWatch: true, noticesLostPeer: true, now: now}, []string{
 			"version: 17.0", "role of the server: primary", "fsync: on", "max_prepared_transactions: 0 of 200 in use",
 			"finishing branches of other roles: app may finish everything that is prepared " +
@@ -414,11 +415,13 @@ func TestWhatFindingsSay(t *testing.T) {
 			"ending sessions of others: allowed", "deadlocks with other databases: found",
 			"oldest prepared branch: 0s", "oldest prepared transaction of the server: 0 transactions ago",
 			"lost clients: noticed while a statement runs"}},
-		{"fit, but for a row of its own", state{number: 170000, version: "17.0", fsync: true, allowed: 200, login: "app",
+		{"fit, but for a row of its own", state{number: 170000, version: "17.0", fsync: true, allowed: 200,
+			login:  "app",
 			marker: &yes, maySignal: true, mayWatch: true, noticesLostPeer: true, now: now}, []string{
 			"version: 17.0", "role of the server: primary", "fsync: on", "max_prepared_transactions: 0 of 200 in use",
 			"finishing branches of other roles: app may finish everything that is prepared now",
-			"concord.branch: there; app may not write its own row in it, so a database that was set back would not be " +
+			"concord.branch: there; app may not write its own row in it, so a database that was set back would not " +
+				"be " +
 				`recognised; GRANT INSERT ON concord.branch TO "app"`,
 			"ending sessions of others: allowed", "deadlocks with other databases: found",
 			"oldest prepared branch: 0s", "oldest prepared transaction of the server: 0 transactions ago",

@@ -181,7 +181,8 @@ func hostile(b *bank) []adaptertest.Hostile {
 			Damage: spoiled},
 		{Name: "rollback, a mark that stays, and begin", Do: sql("rollback; set concord.branch = 1; begin"),
 			Damage: spoiled},
-		{Name: "rollback and chain in a batch by a name, not read", Do: unread("rollback and chain", one), Damage: spoiled},
+		{Name: "rollback and chain in a batch by a name, not read", Do: unread("rollback and chain", one),
+			Damage: spoiled},
 		{Name: "rollback, begin and fail", Do: sql("rollback; begin; select 1/0"), Damage: spoiled},
 		{Name: "rollback, and a setting made as concord does", Do: sql("rollback; begin", "reset concord.branch"),
 			Damage: spoiled},
@@ -219,7 +220,8 @@ func hostile(b *bank) []adaptertest.Hostile {
 		{Name: "commit, begin and fail", Do: sql("commit; begin; select 1/0"), Damage: torn},
 		{Name: "commit, begin and fail past the handle", Do: raw("commit; begin; select 1/0"), Damage: torn},
 		{Name: "commit prepared by name", Do: named("commit and chain"), Damage: torn},
-		{Name: "commit, begin, and a mark by guess", Do: sql("commit; begin; set local concord.branch = 1"), Damage: torn},
+		{Name: "commit, begin, and a mark by guess", Do: sql("commit; begin; set local concord.branch = 1"),
+			Damage: torn},
 		{Name: "commit in a batch by a name, not read", Do: unread("commit", one), Damage: torn},
 		{Name: "commit and chain in a batch by a name, not read", Do: unread("commit and chain", one), Damage: torn},
 		{Name: "commit and chain in a batch, behind a callback that fails", Do: unread("commit and chain", fails),
@@ -261,12 +263,14 @@ func TestAWriteToAForeignTableIsNoRead(t *testing.T) {
 	b := newBank(t)
 	port := strconv.Itoa(b.db.Port())
 	for _, text := range []string{"create extension if not exists postgres_fdw",
-		"create server if not exists elsewhere foreign data wrapper postgres_fdw options (host '127.0.0.1', port '" + port +
+		"create server if not exists elsewhere foreign data wrapper postgres_fdw options (host '127.0.0.1', port '" +
+			port +
 			"', dbname 'postgres')",
 		"create user mapping if not exists for app server elsewhere options (user 'app', password_required 'false')",
 		"grant usage on foreign server elsewhere to app",
 		"create table if not exists theirs (k text)", "grant all on theirs to app",
-		"create foreign table if not exists ft (k text) server elsewhere options (schema_name 'public', table_name 'theirs')",
+		"create foreign table if not exists ft (k text) server elsewhere options (schema_name 'public', table_name " +
+			"'theirs')",
 		"grant all on ft to app"} {
 		_, err := b.admin.Exec(b.ctx, text)
 		require.NoError(t, err, text)

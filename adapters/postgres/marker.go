@@ -336,8 +336,8 @@ func (r *Resource) raiseIn(ctx context.Context, tx pgx.Tx, c txn.ClusterID, to t
 	if _, err := tx.Exec(ctx, lowerWaterText, pgx.QueryExecModeExec, int64(c)); err != nil {
 		return txn.HighWater{}, err
 	}
-	_, err = tx.Exec(ctx, "insert into "+markerTable+" (cluster, gid, branch) values ($1, $2, 0)", pgx.QueryExecModeExec,
-		int64(c), to.At.RowText()+to.Floor.RowText())
+	_, err = tx.Exec(ctx, "insert into "+markerTable+" (cluster, gid, branch) values ($1, $2, 0)",
+		pgx.QueryExecModeExec, int64(c), to.At.RowText()+to.Floor.RowText())
 	return to, err
 }
 

@@ -115,8 +115,8 @@ func (r *Resource) parse(dsn string) (*pgxpool.Config, error) {
 			"password): write it as postgres://user@host:5432/database", r.name)
 	}
 	if !r.believes(config) {
-		return nil, fmt.Errorf("postgres %q: the sslmode in the dsn lets anybody be the server: leave it out, which is "+
-			"verify-full, or say that this is meant with \"tls: insecure\" beside the dsn", r.name)
+		return nil, fmt.Errorf("postgres %q: the sslmode in the dsn lets anybody be the server: leave it out, which "+
+			"is verify-full, or say that this is meant with \"tls: insecure\" beside the dsn", r.name)
 	}
 	authorities, err := r.trust.Authorities()
 	if err != nil {
@@ -147,7 +147,10 @@ func withSetting(dsn, setting string) string {
 
 // believes reports whether each server that may be connected to is the one that is meant.
 func (r *Resource) believes(c *pgxpool.Config) bool {
-	return !slices.ContainsFunc(tlsOf(c.ConnConfig), func(h hostTLS) bool { return !r.trust.Verifies(h.host, h.config) })
+	return !slices.ContainsFunc(tlsOf(c.ConnConfig), func(h hostTLS) bool {
+		return !r.trust.Verifies(h.host,
+			h.config)
+	})
 }
 
 type hostTLS struct {

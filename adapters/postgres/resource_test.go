@@ -487,5 +487,8 @@ func FuzzPostgresDSN(f *testing.F) {
 func requireTold(t *testing.T, s *session, err error) {
 	t.Helper()
 	all := s.Failures()
-	require.True(t, slices.ContainsFunc(all[:], func(failure error) bool { return failure != nil && errors.Is(err, failure) }), "%v", err)
+	require.True(t, slices.ContainsFunc(all[:], func(failure error) bool {
+		return failure != nil && errors.Is(err,
+			failure)
+	}), "%v", err)
 }

@@ -313,7 +313,8 @@ func (s *session) resolve(ctx context.Context, operation string, end ending, cau
 	defer cancel()
 	what := unproven
 	err := s.r.with(ctx, func(conn *pgx.Conn) (err error) {
-		what, err = statusOf(ctx, conn, evidence{number: end.number, system: s.server.system, timeline: s.server.timeline})
+		what, err = statusOf(ctx, conn, evidence{number: end.number, system: s.server.system,
+			timeline: s.server.timeline})
 		return err
 	})
 	switch what {

@@ -92,15 +92,23 @@ func TestASQLTxThatRollsBackOrFailsMakesTheBranchAbort(t *testing.T) {
 		code string
 	}{
 		"rolled back": {do: func(tx *sql.Tx) error { return tx.Rollback() }},
-		"a statement": {do: func(tx *sql.Tx) error { _, err := tx.Exec("insert into account values ('x', 1), ('x', 1)"); return err }, code: "23505"},
-		"a query":     {do: func(tx *sql.Tx) error { _, err := tx.Query("select 1 / 0"); return err }, code: "22012"},
+		"a statement": {do: func(tx *sql.Tx) error {
+			_, err := tx.Exec("insert into account values ('x', 1), ('x', " +
+				"1)")
+			return err
+		}, code: "23505"},
+		"a query": {do: func(tx *sql.Tx) error { _, err := tx.Query("select 1 / 0"); return err }, code: "22012"},
 		"a prepared one": {do: func(tx *sql.Tx) error {
 			st, err := tx.Prepare("select 1 / $1::int")
 			require.NoError(t, err)
 			return st.QueryRow(0).Scan(new(int))
 		}, code: "22012"},
-		"a row in the middle":    {do: func(tx *sql.Tx) error { return drain(tx.Query("select 1 / (3 - n) from generate_series(1, 5) n")) }, code: "22012"},
-		"committed all the same": {do: func(tx *sql.Tx) error { _, _ = tx.Exec("selec"); return tx.Commit() }, code: "42601"},
+		"a row in the middle": {do: func(tx *sql.Tx) error {
+			return drain(tx.Query("select 1 / (3 - n) from " +
+				"generate_series(1, 5) n"))
+		}, code: "22012"},
+		"committed all the same": {do: func(tx *sql.Tx) error { _, _ = tx.Exec("selec"); return tx.Commit() },
+			code: "42601"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s, _ := b.work()
@@ -172,7 +180,8 @@ func TestASQLTxReadsAndWritesTheTypesOfGo(t *testing.T) {
 	require.NoError(t, err)
 	names, err := rows.ColumnTypes()
 	require.NoError(t, err)
-	require.Equal(t, []string{"BOOL", "BYTEA", "INT2", "INT8", "FLOAT8", "NUMERIC", "TEXT", "TIMESTAMPTZ", "DATE", "UUID", "JSONB", "_INT4", "INT4", "VARCHAR"}, typeNames(names))
+	require.Equal(t, []string{"BOOL", "BYTEA", "INT2", "INT8", "FLOAT8", "NUMERIC", "TEXT", "TIMESTAMPTZ", "DATE",
+		"UUID", "JSONB", "_INT4", "INT4", "VARCHAR"}, typeNames(names))
 	require.True(t, rows.Next())
 	var (
 		yes            bool
@@ -186,7 +195,8 @@ func TestASQLTxReadsAndWritesTheTypesOfGo(t *testing.T) {
 		document       json.RawMessage
 		none           sql.NullInt64
 	)
-	require.NoError(t, rows.Scan(&yes, &data, &small, &large, &half, &number, &text, &when, &day, &id, &document, &list, &none, &name))
+	require.NoError(t, rows.Scan(&yes, &data, &small, &large, &half, &number, &text, &when, &day, &id, &document,
+		&list, &none, &name))
 	require.False(t, rows.Next())
 	require.NoError(t, rows.Close())
 	require.True(t, yes)
@@ -221,7 +231,8 @@ func TestSQLTxTakesOptionsBeforeItsFirstStatement(t *testing.T) {
 	tx, err := b.SQLTxWith(b.ctx, adaptertest.Enlisted(s), TxOptions{Isolation: pgx.Serializable, ReadOnly: true})
 	require.NoError(t, err)
 	var isolation, readOnly string
-	require.NoError(t, tx.QueryRow("select current_setting('transaction_isolation'), current_setting('transaction_read_only')").Scan(&isolation, &readOnly))
+	require.NoError(t, tx.QueryRow("select current_setting('transaction_isolation'), "+
+		"current_setting('transaction_read_only')").Scan(&isolation, &readOnly))
 	require.Equal(t, []string{"serializable", "on"}, []string{isolation, readOnly})
 	_, err = b.SQLTxWith(b.ctx, adaptertest.Enlisted(s), TxOptions{Isolation: pgx.RepeatableRead})
 	require.Error(t, err)
@@ -234,7 +245,11 @@ func TestNothingOfASQLTxOutlivesItsBranch(t *testing.T) {
 	b := newBank(t)
 	for name, leave := range map[string]func(*testing.T, *session, *sql.Tx){
 		"untouched": func(*testing.T, *session, *sql.Tx) {},
-		"worked in": func(t *testing.T, _ *session, tx *sql.Tx) { _, err := tx.Exec("select 1"); require.NoError(t, err) },
+		"worked in": func(t *testing.T, _ *session, tx *sql.Tx) {
+			_, err := tx.Exec("select 1")
+			require.NoError(t,
+				err)
+		},
 		"open rows": func(t *testing.T, _ *session, tx *sql.Tx) {
 			_, err := tx.Query("select * from generate_series(1, 100000)")
 			require.NoError(t, err)
@@ -274,7 +289,8 @@ func TestCopyThroughAStatementIsRefused(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			s, _ := b.work()
-			require.ErrorContains(t, call(s), "COPY FROM STDIN waits for data that nobody sends: use CopyFrom of the pgx.Tx that Resource.Tx returns")
+			require.ErrorContains(t, call(s), "COPY FROM STDIN waits for data that nobody sends: use CopyFrom of "+
+				"the pgx.Tx that Resource.Tx returns")
 			b.votesNo(s, "")
 		})
 	}

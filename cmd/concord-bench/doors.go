@@ -60,8 +60,8 @@ func (c *cli) doorsCommand() *cobra.Command {
 	var idleFor time.Duration
 	cmd := &cobra.Command{
 		Use: "doors --config FILE", Short: "What certificates and idle clients cost", Args: terminal.NoArgs,
-		Long: "Moves money between the first two SQL databases under \"resources\" in FILE, as \"transfer\" does. Two\n" +
-			"clusters of three nodes are started for it, one in which all connections have TLS and the client\n" +
+		Long: "Moves money between the first two SQL databases under \"resources\" in FILE, as \"transfer\" does. " +
+			"Two\nclusters of three nodes are started for it, one in which all connections have TLS and the client\n" +
 			"has a certificate, and one without; rounds of both take turns.\n\n" +
 			"Then --clients connections show a certificate to one node, make one call each, and stay. CPU and\n" +
 			"memory of that node are those of --idle without them and with them.",

@@ -67,9 +67,9 @@ func (c *cli) certCreateCA(caKey *string) *cobra.Command {
 	var lifetime time.Duration
 	var overwrite bool
 	cmd := &cobra.Command{Use: "create-ca --cluster NAME", Short: "Make an authority", Args: terminal.NoArgs,
-		Long: "Makes the authority of a cluster: ca.crt in the directory of certificates, and its key where --ca-key\n" +
-			"says. Every node, agent and client needs ca.crt; the key makes new certificates, so keep it elsewhere,\n" +
-			"and give it to nobody.",
+		Long: "Makes the authority of a cluster: ca.crt in the directory of certificates, and its key where " +
+			"--ca-key\nsays. Every node, agent and client needs ca.crt; the key makes new certificates, so keep it " +
+			"elsewhere,\nand give it to nobody.",
 		RunE: func(*cobra.Command, []string) error {
 			if _, err := security.NewAuthority(c.dir(), *caKey, cluster, lifetime, overwrite); err != nil {
 				return certError(err)
@@ -93,8 +93,8 @@ func (c *cli) certCreate(k security.Kind, caKey *string) *cobra.Command {
 		what += " --host NAME"
 	}
 	cmd := &cobra.Command{Use: "create-" + string(k) + " " + what, Short: "Make the certificate of a " + string(k),
-		Long: "Makes a key pair for each name, in the directory of certificates, and prints the files. Whoever has the\n" +
-			"key is that " + string(k) + " to the cluster: carry it to its machine and delete it here.",
+		Long: "Makes a key pair for each name, in the directory of certificates, and prints the files. Whoever has " +
+			"the\nkey is that " + string(k) + " to the cluster: carry it to its machine and delete it here.",
 		RunE: func(cmd *cobra.Command, names []string) error {
 			if len(names) == 0 {
 				return terminal.Usagef("say whose certificate it is: %s", cmd.UseLine())

@@ -47,14 +47,14 @@ var locked = []message{
 			`how to make them`, code: terminal.ExitUsage},
 	{name: "a password for everybody", line: serving, mode: 0o644,
 		file: with("postgres://app@", "postgres://app:s3cr3t@"),
-		says: "FILE: the passwords of databases are in it: FILE can be used by others than its owner (mode 0644): run " +
-			"chmod 600 on it, and think of it as known to them", code: terminal.ExitUsage},
+		says: "FILE: the passwords of databases are in it: FILE can be used by others than its owner (mode 0644): " +
+			"run chmod 600 on it, and think of it as known to them", code: terminal.ExitUsage},
 	{name: "a way of TLS that is none", line: serving, file: with("dsn_file: ", "tls: require, dsn_file: "),
 		says: `FILE: resource billing: tls "require" is neither verify-full, the default, nor insecure`,
 		code: terminal.ExitUsage},
 	{name: "no credentials", line: serving, file: with("/run/secrets/billing", `"${CREDENTIALS_DIRECTORY}/billing"`),
-		says: "resource billing: dsn_file: the environment has no CREDENTIALS_DIRECTORY: have the service manager load " +
-			"the credential (LoadCredential=), or give the path of a file", code: terminal.ExitFailed},
+		says: "resource billing: dsn_file: the environment has no CREDENTIALS_DIRECTORY: have the service manager " +
+			"load the credential (LoadCredential=), or give the path of a file", code: terminal.ExitFailed},
 	{name: "no such variable", line: serving, file: with("/run/secrets/billing", "env:BILLING_DSN"),
 		says: "resource billing: dsn_file env:BILLING_DSN: the environment has no such variable: set it to the data " +
 			"source name", code: terminal.ExitFailed},
@@ -80,8 +80,8 @@ var locked = []message{
 	{name: "a limit of time that is none", line: serving, file: with("node: 1", "node: 1\nlimits: {body: 1ms}"),
 		says: "FILE: limits.body: 1ms is not a duration from 1s to 1h", code: terminal.ExitUsage},
 	{name: "an administrator for everybody", line: serving, file: with("node: 1", "node: 1\nadmin: {listen: ':7422'}"),
-		says: "FILE: admin.listen: :7422 can be reached from outside, and asks nobody who he is: give an address of this " +
-			"machine alone, such as 127.0.0.1:7422", code: terminal.ExitUsage},
+		says: "FILE: admin.listen: :7422 can be reached from outside, and asks nobody who he is: give an address of " +
+			"this machine alone, such as 127.0.0.1:7422", code: terminal.ExitUsage},
 
 	{name: "cert alone", line: "cert", says: `say what to make: "concord cert --help" shows it`,
 		code: terminal.ExitUsage},

@@ -140,7 +140,8 @@ var configured = []message{
 		says: `FILE: resources[1]: unknown key "drvier": did you mean "driver"?: ` + example},
 	{name: "a key of a resource that may be a secret", file: with("driver: mysql", "s3cr3t: mysql"),
 		says: "FILE: resources[1]: unknown key " + config.NotShown +
-			": the keys are name, driver, dsn, dsn_file, tls, tls_ca, addr; put a dsn with special characters in quotes: " +
+			": the keys are name, driver, dsn, dsn_file, tls, tls_ca, addr; put a dsn with special characters in " +
+			"quotes: " +
 			example},
 	{name: "a value of a resource that is no text", file: with("name: billing", "name: [billing]"),
 		says: "FILE: resources[1]: name: want a text: put it in quotes: " + example},

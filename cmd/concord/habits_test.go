@@ -209,12 +209,15 @@ func TestCheckInDoubtSpeaksAsPluginsOfNagiosDo(t *testing.T) {
 		code int
 		line string
 	}{
-		{&concordv1.StatusResponse{Known: true}, 0, "CONCORD OK - 0 in doubt, the oldest for 0s, 0 heuristic | in_doubt=0 oldest=0.000s;30;300 heuristic=0"},
+		{&concordv1.StatusResponse{Known: true}, 0, "CONCORD OK - 0 in doubt, the oldest for 0s, 0 heuristic | " +
+			"in_doubt=0 oldest=0.000s;30;300 heuristic=0"},
 		{&concordv1.StatusResponse{Known: true, InDoubt: 3, OldestMs: 29_999}, 0, "CONCORD OK - 3 in doubt"},
 		{&concordv1.StatusResponse{Known: true, InDoubt: 3, OldestMs: 30_000, Incomplete: true}, 1,
-			"CONCORD WARNING - 3 in doubt, the oldest for 30s, 0 heuristic, at least: a resource has not been listed yet: see \"concord tx ls --state in-doubt\" | in_doubt=3 oldest=30.000s;30;300"},
+			"CONCORD WARNING - 3 in doubt, the oldest for 30s, 0 heuristic, at least: a resource has not been " +
+				"listed yet: see \"concord tx ls --state in-doubt\" | in_doubt=3 oldest=30.000s;30;300"},
 		{&concordv1.StatusResponse{Known: true, InDoubt: 1, OldestMs: 300_000}, 2, "CONCORD CRITICAL - 1 in doubt"},
-		{&concordv1.StatusResponse{Known: true, Heuristic: 1}, 2, "CONCORD CRITICAL - 0 in doubt, the oldest for 0s, 1 heuristic: see \"concord tx ls --state heuristic\""},
+		{&concordv1.StatusResponse{Known: true, Heuristic: 1}, 2, "CONCORD CRITICAL - 0 in doubt, the oldest for " +
+			"0s, 1 heuristic: see \"concord tx ls --state heuristic\""},
 		{&concordv1.StatusResponse{OldestMs: 1, InDoubt: 7}, 3, "CONCORD UNKNOWN - the node has not heard of a leader"},
 	} {
 		code, line := checkInDoubt(c.is, 30*time.Second, 5*time.Minute)
@@ -327,7 +330,8 @@ func TestEveryCommandIsExplained(t *testing.T) {
 		}
 		path := c.CommandPath()
 		assert.NotEmpty(t, c.Short, "%s: say in Short what it does, in a line", path)
-		assert.NotEmpty(t, c.Long+c.Example, "%s: say in Long when to use it, what it prints, and what it changes", path)
+		assert.NotEmpty(t, c.Long+c.Example, "%s: say in Long when to use it, what it prints, and what it changes",
+			path)
 		assert.True(t, strings.Contains(documents.String(), path), "%s: say in README or docs/ what it is for", path)
 	}
 	walk(root)

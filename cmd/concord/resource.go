@@ -20,8 +20,8 @@ func (c *cli) resourceCommand() *cobra.Command {
 	cmd.AddCommand(
 		&cobra.Command{
 			Use: "ls", Short: "List resources, whether they are fit, and which database each one is",
-			Long: "Lists the resources of the cluster as its leader last saw them: whether each is up, what it holds\n" +
-				"prepared, and which database it is. \"concord resource check\" asks the databases now.",
+			Long: "Lists the resources of the cluster as its leader last saw them: whether each is up, what it " +
+				"holds\nprepared, and which database it is. \"concord resource check\" asks the databases now.",
 			Args: terminal.NoArgs,
 			RunE: func(cmd *cobra.Command, _ []string) error { return c.resourceList(cmd) },
 		},
@@ -52,8 +52,8 @@ func (c *cli) resourceCommand() *cobra.Command {
 				"  unknown         it may be there, its evidence having been removed, or be missing: look\n" +
 				"  prepared-again  the database has it prepared: it is committed once you accept\n" +
 				"  present         its evidence is there\n" +
-				"Nothing is changed. Exit code 3 no such resource, 5 it is not quarantined, 6 something is missing or\n" +
-				"unknown.",
+				"Nothing is changed. Exit code 3 no such resource, 5 it is not quarantined, 6 something is missing " +
+				"or\nunknown.",
 			Example: "  concord resource report orders -o json",
 			Args:    oneResource,
 			RunE: func(cmd *cobra.Command, args []string) error {
@@ -104,7 +104,8 @@ func (c *cli) resourceAcceptCommand() *cobra.Command {
 			if c.output == "json" {
 				return c.printJSON(map[string]any{"name": args[0], "accepted": true, "zxid": r.GetZxid()})
 			}
-			fmt.Fprintf(c.out, "%s: accepted as it is; its open branches are finished now: see \"concord tx ls\"\n", args[0])
+			fmt.Fprintf(c.out, "%s: accepted as it is; its open branches are finished now: see \"concord tx ls\"\n",
+				args[0])
 			return nil
 		},
 		ValidArgsFunction: c.completeFirst(c.resourceNames),
@@ -169,8 +170,9 @@ func (c *cli) resourceReport(cmd *cobra.Command, name string) error {
 		err = c.printSetBack(report)
 	}
 	if err == nil && report.Missing+report.Unknown > 0 {
-		err = &terminal.ExitError{Code: terminal.ExitInDoubt, Text: fmt.Sprintf("%d branches that were told committed are "+
-			"missing, and %d may be: put right what matters, then run \"concord resource accept %s --reason TEXT\"",
+		err = &terminal.ExitError{Code: terminal.ExitInDoubt, Text: fmt.Sprintf("%d branches that were told "+
+			"committed are missing, and %d may be: put right what matters, then run \"concord resource accept %s "+
+			"--reason TEXT\"",
 			report.Missing, report.Unknown, name)}
 	}
 	return err
@@ -180,8 +182,8 @@ func (c *cli) printSetBack(r setBackJSON) error {
 	fmt.Fprintf(c.out, "%s: set back, quarantined since %s: it has the log up to %s, the cluster remembers %s\n",
 		terminal.Cell(r.Name), r.Quarantine.Since.Format(time.RFC3339), terminal.OrDash(r.Quarantine.Has),
 		r.Quarantine.Remembered)
-	fmt.Fprintf(c.out, "told committed after that: %d missing, %d unknown, %d prepared again, %d present\n\n", r.Missing,
-		r.Unknown, r.PreparedAgain, r.Present)
+	fmt.Fprintf(c.out, "told committed after that: %d missing, %d unknown, %d prepared again, %d present\n\n",
+		r.Missing, r.Unknown, r.PreparedAgain, r.Present)
 	var rows [][]string
 	for _, b := range r.Branches {
 		rows = append(rows, []string{fmt.Sprintf("%s/%d", b.GID, b.No), b.Fate, b.Begun.Format(time.RFC3339), b.Decided,

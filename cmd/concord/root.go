@@ -81,8 +81,9 @@ func newRoot(in io.Reader, out, errw io.Writer) *cobra.Command {
 		"a file with a token, instead of a certificate ("+security.EnvTokenFile+")")
 	flags.StringVarP(&c.output, "output", "o", "table", "table or json")
 	flags.DurationVar(&c.timeout, "timeout", 10*time.Second, "how long to try before giving up")
-	root.AddCommand(c.demoCommand(), c.serveCommand(), c.agentCommand(), c.statusCommand(), c.checkCommand(), c.txCommand(),
-		c.recoverCommand(), c.resourceCommand(), c.memberCommand(), c.leadCommand(), c.certCommand(), c.tokenCommand(),
+	root.AddCommand(c.demoCommand(), c.serveCommand(), c.agentCommand(), c.statusCommand(), c.checkCommand(),
+		c.txCommand(), c.recoverCommand(), c.resourceCommand(), c.memberCommand(), c.leadCommand(), c.certCommand(),
+		c.tokenCommand(),
 		c.benchCommand(), c.manCommand(), c.versionCommand())
 	return root
 }

@@ -31,8 +31,9 @@ func (c *cli) txSettleCommand() *cobra.Command {
 			"true in its database is for you to find out and to put right by hand; then end the alarm with\n" +
 			"\"concord tx forget\".\n\n" +
 			"Exit code 3 no such branch, 4 its database cannot be asked, 5 refused.",
-		Example: "  concord tx settle 01JD7Z0B6Q4YV3M2T1S0R9P8N0/2 --abort --reason \"the cluster of the old site is lost\"\n" +
-			"  concord tx settle 01JD7Z0B6Q4YV3M2T1S0R9P8N0/2 --abandon --reason \"the database was dropped\"",
+		Example: "  concord tx settle 01JD7Z0B6Q4YV3M2T1S0R9P8N0/2 --abort --reason \"the cluster of the old site " +
+			"is lost\"\n  concord tx settle 01JD7Z0B6Q4YV3M2T1S0R9P8N0/2 --abandon --reason \"the database was " +
+			"dropped\"",
 		Args: func(cmd *cobra.Command, args []string) error {
 			if len(args) != 1 {
 				return terminal.Usagef("want GID/NO, one branch of one transaction as in \"concord tx get\"")
@@ -96,12 +97,12 @@ func (c *cli) printSettled(gid string, no uint32, action string, r *concordv1.Se
 		return c.printJSON(j)
 	}
 	if action == "abandon" {
-		fmt.Fprintf(c.out, "%s/%d: given up, heuristic-hazard; see what is true in its database, then run \"concord tx "+
-			"forget %[1]s\"\n", gid, no)
+		fmt.Fprintf(c.out, "%s/%d: given up, heuristic-hazard; see what is true in its database, then run \"concord "+
+			"tx forget %[1]s\"\n", gid, no)
 		return nil
 	}
-	fmt.Fprintf(c.out, "%s/%d: %s at %s, %s; \"concord recover %[1]s\" shows what is left of the transaction\n", gid, no,
-		action, terminal.Cell(r.GetResource()), r.GetResult())
+	fmt.Fprintf(c.out, "%s/%d: %s at %s, %s; \"concord recover %[1]s\" shows what is left of the transaction\n", gid,
+		no, action, terminal.Cell(r.GetResource()), r.GetResult())
 	return nil
 }
 

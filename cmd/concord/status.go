@@ -300,7 +300,8 @@ func (c *cli) checkCommand() *cobra.Command {
 		Example: "  concord check in-doubt --warn 30s --crit 5m",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if warn <= 0 || crit < warn {
-				return &terminal.ExitError{Code: checkUnknown, Text: "--warn must be above 0 and --crit not below it: try --warn 30s --crit 5m"}
+				return &terminal.ExitError{Code: checkUnknown, Text: "--warn must be above 0 and --crit not below " +
+					"it: try --warn 30s --crit 5m"}
 			}
 			client, err := c.dial()
 			if err != nil {
@@ -332,7 +333,8 @@ func checkInDoubt(s *concordv1.StatusResponse, warn, crit time.Duration) (code i
 		return checkUnknown, "CONCORD UNKNOWN - the node has not heard of a leader: see \"concord status\""
 	}
 	oldest := time.Duration(s.GetOldestMs()) * time.Millisecond
-	text := fmt.Sprintf("%d in doubt, the oldest for %s, %d heuristic", s.GetInDoubt(), terminal.Age(oldest), s.GetHeuristic())
+	text := fmt.Sprintf("%d in doubt, the oldest for %s, %d heuristic", s.GetInDoubt(), terminal.Age(oldest),
+		s.GetHeuristic())
 	if s.GetIncomplete() {
 		text += ", at least: a resource has not been listed yet"
 	}

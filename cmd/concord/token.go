@@ -41,9 +41,9 @@ func (c *cli) tokenCreate(file *string) *cobra.Command {
 	var out string
 	var lifetime time.Duration
 	cmd := &cobra.Command{Use: "create SUBJECT", Short: "Make a token",
-		Long: "Makes a token for a subject and prints it, or writes it where --out says. The file of tokens keeps only\n" +
-			"its hash, so it is shown this once. Nodes read the file again within ten seconds; what the token may do is\n" +
-			"what \"auth.grants\" says of its subject.",
+		Long: "Makes a token for a subject and prints it, or writes it where --out says. The file of tokens keeps " +
+			"only\nits hash, so it is shown this once. Nodes read the file again within ten seconds; what the token " +
+			"may do is\nwhat \"auth.grants\" says of its subject.",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if len(args) != 1 {
 				return terminal.Usagef("want exactly one subject, for example: %s ci", cmd.CommandPath())
@@ -98,7 +98,8 @@ func (c *cli) tokenLs(file *string) *cobra.Command {
 
 func (c *cli) tokenRevoke(file *string) *cobra.Command {
 	return &cobra.Command{Use: "revoke ID", Short: "Remove a token from a file",
-		Long: "Removes a token from the file. Nodes read the file again within ten seconds, and refuse it from then on.",
+		Long: "Removes a token from the file. Nodes read the file again within ten seconds, and refuse it from then " +
+			"on.",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if len(args) != 1 {
 				return terminal.Usagef("want exactly one id of a token: \"concord token ls\" shows them")

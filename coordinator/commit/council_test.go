@@ -264,8 +264,8 @@ func TestEveryClassHasACoreOrIsRefused(t *testing.T) {
 	for class := range txn.Class(32) {
 		_, has := cores[class]
 		if class.Known() && !has && !slices.Contains(notSwitchedOn, class) {
-			t.Errorf("the class %v is known and has no core: give it a row in cores, in protocol.go, or say here that it is "+
-				"not switched on", class)
+			t.Errorf("the class %v is known and has no core: give it a row in cores, in protocol.go, or say here "+
+				"that it is not switched on", class)
 		}
 		if has {
 			continue

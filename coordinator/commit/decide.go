@@ -345,7 +345,8 @@ func (c *Machine) whyUnfinished(b *branch) string {
 // resource is down.
 func (c *Machine) orDown(resource, why string) string {
 	if why == "" && c.down[resource] {
-		return fmt.Sprintf("resource %s cannot be used at the moment: see \"concord resource check %s\"", resource, resource)
+		return fmt.Sprintf("resource %s cannot be used at the moment: see \"concord resource check %s\"", resource,
+			resource)
 	}
 	return why
 }

@@ -189,7 +189,7 @@ func (c *Machine) onAcceptAsked(e AcceptAsked) {
 	case c.scans[e.Resource] == nil:
 		c.reply(Reply{Request: e.Request, Err: NoResource(e.Resource)})
 	default:
-		c.reply(Reply{Request: e.Request, Err: replica.Refusedf("resource %q is not quarantined, so there is nothing to "+
-			"accept: see \"concord resource ls\"", e.Resource)})
+		c.reply(Reply{Request: e.Request, Err: replica.Refusedf("resource %q is not quarantined, so there is "+
+			"nothing to accept: see \"concord resource ls\"", e.Resource)})
 	}
 }

@@ -86,7 +86,8 @@ func newLone(t *testing.T, resources ...string) *lone {
 func (l *lone) restart() {
 	l.t.Helper()
 	l.config.Boot++
-	l.replies, l.forgets, l.finished, l.keys = map[uint64]Reply{}, map[string][]txn.XID{}, map[txn.ID]txn.Txn{}, map[string]txn.KeyUse{}
+	l.replies, l.forgets, l.finished, l.keys = map[uint64]Reply{}, map[string][]txn.XID{}, map[txn.ID]txn.Txn{},
+		map[string]txn.KeyUse{}
 	l.tasks, l.scans, l.evidence, l.waits, l.raises = nil, nil, nil, nil, map[string]Spent{}
 	l.table = txn.NewTable(txn.Meta{}, nil, l)
 	l.core = New(l.machine, l.table)

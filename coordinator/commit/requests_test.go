@@ -131,7 +131,8 @@ func (l *lone) commitKeyed(key, result string) (txn.ID, Reply) {
 	l.t.Helper()
 	id := l.newID().WithClass(txn.Recorded)
 	return id, l.ask(func(request uint64) replica.Event {
-		return CommitAsked{Request: request, CommitRequest: txn.CommitRequest{ID: id, Key: key, Result: []byte(result), Branches: []txn.Branch{{Resource: "orders"}, {No: 1, Resource: "billing"}}}}
+		return CommitAsked{Request: request, CommitRequest: txn.CommitRequest{ID: id, Key: key, Result: []byte(result),
+			Branches: []txn.Branch{{Resource: "orders"}, {No: 1, Resource: "billing"}}}}
 	})
 }
 
@@ -175,8 +176,8 @@ func TestAnOperatorEndsWhatRecoveryOnlyReports(t *testing.T) {
 	l := newLone(t, "orders")
 	ends := func(x txn.XID) error {
 		return l.ask(func(request uint64) replica.Event {
-			return EndAsked{Request: request, Resource: "orders", Prepared: prepared(x), Decision: txn.Abort, Who: "ann",
-				Why: "lost"}
+			return EndAsked{Request: request, Resource: "orders", Prepared: prepared(x), Decision: txn.Abort,
+				Who: "ann", Why: "lost"}
 		}).Err
 	}
 	foreign := l.xid(l.newID(), 0)

@@ -94,8 +94,8 @@ func (c *Machine) incomplete(e ResolveAsked, listed []txn.Branch) error {
 	prepared := resources(slices.Concat(e.Prepared, e.Committed))
 	for _, name := range prepared {
 		if c.table.Quarantined(name) {
-			return replica.Refusedf("%s; what is prepared there may be a branch that had ended, so decide %v after that",
-				txn.Quarantined(name), e.ID)
+			return replica.Refusedf("%s; what is prepared there may be a branch that had ended, so decide %v after "+
+				"that", txn.Quarantined(name), e.ID)
 		}
 	}
 	for i, b := range e.Prepared {

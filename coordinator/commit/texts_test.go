@@ -279,8 +279,8 @@ var answers = []answer{
 			l.tick(time.Second)
 		}
 		return l.replies[l.request].Err
-	}, says: `GID is open: its members decide it, and a, b did not answer: it continues when they do; see "concord tx ` +
-		`get GID"`},
+	}, says: `GID is open: its members decide it, and a, b did not answer: it continues when they do; see "concord ` +
+		`tx get GID"`},
 	{name: "a transaction of another cluster", is: api.ErrInvalid,
 		meet: asked(func(_ *lone, request uint64) replica.Event {
 			return CommitAsked{Request: request, CommitRequest: txn.CommitRequest{ID: thatID, Cluster: 8}}
@@ -398,7 +398,8 @@ var answers = []answer{
 	{name: "forget what nobody knows", is: api.ErrNotFound, meet: asked(forgetting),
 		says: `the log has no decision about GID, so it has no heuristic outcome to forget: see "concord tx ls ` +
 			`--state heuristic"`},
-	{name: "accept what is not quarantined", is: api.ErrRefused, meet: asked(func(_ *lone, request uint64) replica.Event {
+	{name: "accept what is not quarantined", is: api.ErrRefused, meet: asked(func(_ *lone,
+		request uint64) replica.Event {
 		return AcceptAsked{Request: request, Resource: "orders", Who: "ann", Why: "why"}
 	}), says: `resource "orders" is not quarantined, so there is nothing to accept: see "concord resource ls"`},
 	{name: "accept what is not there", is: api.ErrNotFound, meet: asked(func(_ *lone, request uint64) replica.Event {
@@ -407,8 +408,8 @@ var answers = []answer{
 	{name: "commit what is prepared in a database that was set back", is: api.ErrRefused,
 		meet: asked(resolvingListed(nil, []string{"orders"}, "orders"), setBack),
 		says: `resource "orders" is quarantined: its database is behind what the log remembers of it; see "concord ` +
-			`resource report orders", then "concord resource accept orders --reason TEXT"; what is prepared there may be a ` +
-			`branch that had ended, so decide GID after that`},
+			`resource report orders", then "concord resource accept orders --reason TEXT"; what is prepared there ` +
+			`may be a branch that had ended, so decide GID after that`},
 	{name: "forget what is not heuristic", is: api.ErrRefused, meet: asked(forgetting, commits),
 		says: `GID has no heuristic outcome to forget: see "concord tx get"`},
 	{name: "settle what is not decided", is: api.ErrRefused, meet: asked(settling(0), lists),

@@ -60,7 +60,8 @@ func TestCirclesAgainstBruteForce(t *testing.T) {
 			nodes = append(nodes, n)
 		}
 		for range 1 + r.IntN(9) {
-			g.add(nodes[r.IntN(len(nodes))], nodes[r.IntN(len(nodes))], []string{"orders", "billing", "ledger"}[r.IntN(3)])
+			g.add(nodes[r.IntN(len(nodes))], nodes[r.IntN(len(nodes))], []string{"orders", "billing",
+				"ledger"}[r.IntN(3)])
 		}
 		voting := nodes[r.IntN(len(nodes))]
 		mayEnd := func(n node) bool { return !n.id.IsZero() && n != voting }
@@ -89,7 +90,8 @@ func TestCirclesAgainstBruteForce(t *testing.T) {
 			victim, circle := g.circle(mayEnd)
 			if circle == nil {
 				for _, c := range all {
-					require.False(t, slices.ContainsFunc(c, func(s step) bool { return mayEnd(s.from) }), "%s: %v", text, c)
+					require.False(t, slices.ContainsFunc(c, func(s step) bool { return mayEnd(s.from) }), "%s: %v",
+						text, c)
 					unendable++
 				}
 				break

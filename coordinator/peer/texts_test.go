@@ -46,12 +46,12 @@ var refusals = []struct {
 		says: "node 2 belongs to cluster 00000008, node 1 to cluster 00000007: one of them has the data directory " +
 			"of another cluster"},
 	{name: "a peer with another store", spoil: func(h *Hello) { h.Store = txn.StoreID{0xba} },
-		says: "node 2 has a different store from the one that the cluster knows: its disk was lost, or directories were swapped. " +
-			"Give it its own directory back; " +
+		says: "node 2 has a different store from the one that the cluster knows: its disk was lost, or directories " +
+			"were swapped. Give it its own directory back; " +
 			`if that is lost for good, run "concord member replace 2"`},
 	{name: "a peer whose store was set back", spoil: func(h *Hello) { h.Tail = zab.Zxid{Epoch: 1, Counter: 4} },
-		says: "the store of node 2 was set back: its log ends at 1.4, but it had everything up to 1.5. It has forgotten " +
-			"what it promised since. " +
+		says: "the store of node 2 was set back: its log ends at 1.4, but it had everything up to 1.5. It has " +
+			"forgotten what it promised since. " +
 			`Stop it, run "concord member replace 2", and start it with an empty directory`},
 }
 

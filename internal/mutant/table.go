@@ -138,8 +138,8 @@ var table = []Mutant{
 		In: []string{inThreePC}},
 	{ID: "X57", Name: "ForgetKeys", What: "two transactions are committed under one idempotency key",
 		In: []string{inTxnSim}},
-	{ID: "X58", Name: "DeadlockAtOneLook", What: "one look at the databases makes a deadlock, whoever had the sessions before and after it",
-		In: []string{inDeadlock}},
+	{ID: "X58", Name: "DeadlockAtOneLook", What: "one look at the databases makes a deadlock, whoever had the " +
+		"sessions before and after it", In: []string{inDeadlock}},
 	{ID: "X59", Name: "DeadlockEndsVoters", What: "a transaction that is being committed is a victim of a deadlock",
 		In: []string{inDeadlock}},
 	{ID: "X60", Name: "JoinTwice", What: "a service does a call of another one that arrives twice, twice",

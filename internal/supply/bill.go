@@ -96,7 +96,8 @@ func materials(program string) (*bill, error) {
 		}
 		c := componentOf(d, "library")
 		if c.Properties = []property{{"go.sum", d.Sum}}; d.Sum == "" {
-			return nil, fmt.Errorf("%s has no checksum: what is linked comes from a directory, not from a release", d.Path)
+			return nil, fmt.Errorf("%s has no checksum: what is linked comes from a directory, not from a release",
+				d.Path)
 		}
 		ids, err := licensesOf(d.Path, dirs[d.Path])
 		if err != nil {

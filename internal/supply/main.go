@@ -20,7 +20,8 @@ import (
 
 func main() {
 	if len(os.Args) != 2 {
-		fmt.Fprintln(os.Stderr, "supply: want one argument, the program: supply PROGRAM > PROGRAM.cdx.json; or scorecard")
+		fmt.Fprintln(os.Stderr, "supply: want one argument, the program: supply PROGRAM > PROGRAM.cdx.json; or "+
+			"scorecard")
 		os.Exit(2)
 	}
 	if os.Args[1] == "scorecard" {

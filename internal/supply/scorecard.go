@@ -45,7 +45,8 @@ func scorecard(root string) ([]check, error) {
 		t.yes("Signed-Releases", t.mentions("Makefile", "SHA256SUMS.sig"), "SHA256SUMS is signed",
 			"make dist writes SHA256SUMS, which nobody signs"),
 		t.workflows("Token-Permissions"),
-		{"Vulnerabilities", "n/a", "make audit asks govulncheck, and says NOT RUN where its database cannot be reached"},
+		{"Vulnerabilities", "n/a", "make audit asks govulncheck, and says NOT RUN where its database cannot be " +
+			"reached"},
 	}, nil
 }
 

@@ -131,10 +131,12 @@ func TestLicencesAreKnownByTheirTexts(t *testing.T) {
 // A module that nobody may link is named with the reason.
 func TestLicencesThatAreNotAllowed(t *testing.T) {
 	for name, c := range map[string]struct{ file, text, says string }{
-		"none":    {"README.md", "Permission is hereby granted, free of charge, to any person obtaining a copy", "has no licence"},
+		"none": {"README.md", "Permission is hereby granted, free of charge, to any person obtaining a copy",
+			"has no licence"},
 		"unknown": {"LICENSE", "Do what you like on Sundays.", "the licence in LICENSE is not known"},
-		"GPL":     {"COPYING", "GNU General Public License version 2", "has the licence GPL, and allowed are Apache-2.0"},
-		"two":     {"LICENSE.txt", "Apache License Version 2.0 ... Commons Clause", "has the licence Commons-Clause"},
+		"GPL": {"COPYING", "GNU General Public License version 2", "has the licence GPL, and allowed are " +
+			"Apache-2.0"},
+		"two": {"LICENSE.txt", "Apache License Version 2.0 ... Commons Clause", "has the licence Commons-Clause"},
 	} {
 		dir := t.TempDir()
 		require.NoError(t, os.WriteFile(filepath.Join(dir, c.file), []byte(c.text), 0o600))

@@ -17,17 +17,21 @@ import (
 // asksForClass are the places that go by the class of a transaction, and the classes that each of them
 // does not name, because what it does with all others is right for these.
 var asksForClass = map[string][]string{
-	"coordinator/commit/protocol.go": {"LastResource"},                      // has no core, and is refused
-	"coordinator/commit/vanish.go":   {"ThreePhase", "LastResource"},        // nothing is decided of it from here
-	"coordinator/commit/resolve.go":  {"Plain", "Recorded", "LastResource"}, // an operator may commit it, if it is decided here
-	"recovery/plan.go":               {"LastResource"},                      // reported, and nothing presumed
-	"participant/work.go":            {"LastResource"},                      // refused, before the other places of an agent
-	"participant/vote.go":            {"Plain", "Recorded", "LastResource"}, // whoever prepares asks for the vote
-	"participant/branch.go":          {"Plain", "Recorded", "LastResource"}, // two phases; others came not past work.go
-	"api/convert.go":                 {"Plain", "Recorded", "LastResource"}, // two phases; others are refused by the node
-	"join.go":                        {"Plain", "Recorded", "LastResource"}, // two phases; others are begun by no client
-	"gateway/handlers.go":            {"Recorded", "ThreePhase", "LastResource"},
-	"txn/txn.go":                     {"Recorded", "ThreePhase", "LastResource"}, // no database decides it alone
+	"coordinator/commit/protocol.go": {"LastResource"},               // has no core, and is refused
+	"coordinator/commit/vanish.go":   {"ThreePhase", "LastResource"}, // nothing is decided of it from here
+	"coordinator/commit/resolve.go":  {"Plain", "Recorded", "LastResource"},
+	// an operator may commit it, if it is decided here
+	"recovery/plan.go":    {"LastResource"}, // reported, and nothing presumed
+	"participant/work.go": {"LastResource"},
+	// refused, before the other places of an agent
+	"participant/vote.go":   {"Plain", "Recorded", "LastResource"}, // whoever prepares asks for the vote
+	"participant/branch.go": {"Plain", "Recorded", "LastResource"}, // two phases; others came not past work.go
+	"api/convert.go":        {"Plain", "Recorded", "LastResource"},
+	// two phases; others are refused by the node
+	"join.go": {"Plain", "Recorded", "LastResource"},
+	// two phases; others are begun by no client
+	"gateway/handlers.go": {"Recorded", "ThreePhase", "LastResource"},
+	"txn/txn.go":          {"Recorded", "ThreePhase", "LastResource"}, // no database decides it alone
 }
 
 // Whoever adds a class is told of every place that has to know what it means.
@@ -38,8 +42,8 @@ func TestEveryPlaceThatGoesByTheClassKnowsThemAll(t *testing.T) {
 		for _, class := range classes {
 			named := names[class]
 			if listed := slices.Contains(others, class); named == listed {
-				t.Errorf("%s: does it know what to do with %s? It has to name it, or asksForClass says that it is as all "+
-					"others there: neither, or both", place, class)
+				t.Errorf("%s: does it know what to do with %s? It has to name it, or asksForClass says that it is "+
+					"as all others there: neither, or both", place, class)
 			}
 		}
 	}

@@ -76,8 +76,8 @@ var house = map[string]struct {
 	"coordinator":          {layer: 6, why: "the shell of a node: loop, workers, archive, wiring"},
 	"server":               {layer: 7, why: "HTTP in front of a node; decides nothing"},
 	".": {layer: 8, why: "the SDK: small for those who link it",
-		only: []string{"txn", "adapters", "adapters/joined", "security", "api", "api/concord/v1", "protocol", "protocol/twopc",
-			"internal/mutant"}},
+		only: []string{"txn", "adapters", "adapters/joined", "security", "api", "api/concord/v1", "protocol",
+			"protocol/twopc", "internal/mutant"}},
 	"gateway":               {layer: 9, why: "transactions that a node drives, as an application of the SDK"},
 	"cmd/internal/terminal": {layer: 7, why: "how the command lines print and exit"},
 	"cmd/internal/config":   {layer: 8, why: "what nodes and agents are told, and the databases that they name"},
@@ -112,21 +112,26 @@ var house = map[string]struct {
 	"internal/testdb":     {layer: above, kind: forTests, why: "real database servers"},
 	"internal/prove": {layer: above + 2, kind: command,
 		why: "everything that can show concord wrong, and a table"},
-	"internal/testdb/try":       {layer: above + 1, kind: command, why: "databases for a trial by hand"},
-	"bench/chart":               {layer: above, kind: command, why: "draws measured figures"},
-	"internal/testdb/summary":   {layer: above, kind: command, why: "counts what make test ran and skipped"},
-	"examples/outbox":           {layer: above, kind: command, why: "a request is handled at most once"},
-	"examples/retry":            {layer: above, kind: command, why: "what to do with each answer"},
-	"examples/three":            {layer: above, kind: command, why: "three databases in one transaction"},
-	"examples/transfer":         {layer: above, kind: command, why: "the smallest application"},
-	"internal/supply":           {layer: above, kind: command, why: "bills of materials, licences, the budget of modules"},
-	"internal/tidy":             {layer: above, kind: forTests, why: "these rules"},
-	"tests/attack":              {layer: above, kind: forTests, why: "attacks on real nodes"},
-	"tests/compose":             {layer: above, kind: forTests, why: "containers of docker-compose.yml, killed and cut off"},
-	"tests/e2e":                 {layer: above, kind: forTests, why: "real processes on real databases"},
-	"tests/operator":            {layer: above, kind: forTests, why: "what operators and administrators do, and their page"},
-	"examples/services/billing": {layer: above, kind: command, why: "a service that joins the transactions of its callers"},
-	"examples/services/orders":  {layer: above, kind: command, why: "a service that calls another one in a transaction"},
+	"internal/testdb/try":     {layer: above + 1, kind: command, why: "databases for a trial by hand"},
+	"bench/chart":             {layer: above, kind: command, why: "draws measured figures"},
+	"internal/testdb/summary": {layer: above, kind: command, why: "counts what make test ran and skipped"},
+	"examples/outbox":         {layer: above, kind: command, why: "a request is handled at most once"},
+	"examples/retry":          {layer: above, kind: command, why: "what to do with each answer"},
+	"examples/three":          {layer: above, kind: command, why: "three databases in one transaction"},
+	"examples/transfer":       {layer: above, kind: command, why: "the smallest application"},
+	"internal/supply": {layer: above, kind: command, why: "bills of materials, licences, the budget of " +
+		"modules"},
+	"internal/tidy": {layer: above, kind: forTests, why: "these rules"},
+	"tests/attack":  {layer: above, kind: forTests, why: "attacks on real nodes"},
+	"tests/compose": {layer: above, kind: forTests, why: "containers of docker-compose.yml, killed and " +
+		"cut off"},
+	"tests/e2e": {layer: above, kind: forTests, why: "real processes on real databases"},
+	"tests/operator": {layer: above, kind: forTests, why: "what operators and administrators do, and " +
+		"their page"},
+	"examples/services/billing": {layer: above, kind: command, why: "a service that joins the transactions of its " +
+		"callers"},
+	"examples/services/orders": {layer: above, kind: command, why: "a service that calls another one in a " +
+		"transaction"},
 }
 
 func TestEveryPackageHasALayer(t *testing.T) {
@@ -134,8 +139,8 @@ func TestEveryPackageHasALayer(t *testing.T) {
 	for _, p := range packages(t) {
 		listed[p.name()] = true
 		if _, has := house[p.name()]; !has {
-			t.Errorf("package %s is not in the table: add it to house in internal/tidy/layers_test.go, with its layer and "+
-				"a reason", p.name())
+			t.Errorf("package %s is not in the table: add it to house in internal/tidy/layers_test.go, with its "+
+				"layer and a reason", p.name())
 		}
 	}
 	for name, rule := range house {

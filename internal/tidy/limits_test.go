@@ -54,8 +54,8 @@ func TestLimitsOfWhatTakesRequestsAreDocumented(t *testing.T) {
 				found[limit] = true
 				row := fmt.Sprintf("| `%s` | %s |", name, value)
 				if notForClients[limit] == "" && !bytes.Contains(page, []byte(row)) {
-					t.Errorf("%s: docs/protocol.md has no row %s under \"Limits\": add it, or say in notForClients why a "+
-						"client need not know it", limit, row)
+					t.Errorf("%s: docs/protocol.md has no row %s under \"Limits\": add it, or say in notForClients "+
+						"why a client need not know it", limit, row)
 				}
 			}
 		}

@@ -25,8 +25,8 @@ func TestEveryMetricIsDescribed(t *testing.T) {
 			return
 		}
 		for _, found := range undescribed(t, content) {
-			t.Errorf("%s:%s: describe it in server/metrics.go, so that docs/operations.md has it, and take its name from "+
-				"there", path, found)
+			t.Errorf("%s:%s: describe it in server/metrics.go, so that docs/operations.md has it, and take its name "+
+				"from there", path, found)
 		}
 	}, ".go")
 	for _, bad := range []string{
@@ -109,7 +109,8 @@ func TestEveryDescribedMetricIsListed(t *testing.T) {
 				}
 			case *ast.CompositeLit:
 				for _, e := range value.Elts {
-					if name, ok := e.(*ast.Ident); ok && (v.Names[0].Name == "fromStatus" || v.Names[0].Name == "kept") {
+					if name, ok := e.(*ast.Ident); ok && (v.Names[0].Name == "fromStatus" ||
+						v.Names[0].Name == "kept") {
 						listed[name.Name] = true
 					}
 				}
@@ -120,8 +121,8 @@ func TestEveryDescribedMetricIsListed(t *testing.T) {
 	require.NotEmpty(t, described)
 	for name := range described {
 		if !listed[name] {
-			t.Errorf("%s is described and in no list: add it to fromStatus in server/metrics.go if it is made of the status, "+
-				"or else to kept in server/metrics_test.go", name)
+			t.Errorf("%s is described and in no list: add it to fromStatus in server/metrics.go if it is made of "+
+				"the status, or else to kept in server/metrics_test.go", name)
 		}
 	}
 }

@@ -247,8 +247,8 @@ func TestBadRequests(t *testing.T) {
 		{"the record of another branch", "Finish",
 			execute(s.address(taken), `, "decision": "abort", "record": {"no": 1, "resource": "ledger"}`),
 			"invalid_argument",
-			`record: is of branch 1 in "ledger", but the request is about branch 0 in "ledger": send the record of that ` +
-				`branch`},
+			`record: is of branch 1 in "ledger", but the request is about branch 0 in "ledger": send the record of ` +
+				`that branch`},
 		{"a record that is made up", "Finish",
 			execute(s.address(taken), `, "decision": "abort", "record": {"no": 0, "resource": "ledger", `+
 				`"evidence": "x"}`), "invalid_argument",
@@ -374,7 +374,8 @@ func TestTheLogHasNoStatements(t *testing.T) {
 	const statement, argument = "canary-of-a-statement", "canary-of-an-argument"
 	text := base64.StdEncoding.EncodeToString([]byte(argument))
 	var said lines
-	s := serveWith(t, participant.Rules{}, 7, slog.New(slog.NewJSONHandler(&said, &slog.HandlerOptions{Level: slog.LevelDebug})))
+	s := serveWith(t, participant.Rules{}, 7, slog.New(slog.NewJSONHandler(&said,
+		&slog.HandlerOptions{Level: slog.LevelDebug})))
 	for _, body := range []string{
 		`"statement": "set ` + statement + ` ?", "arguments": [{"bytes": "` + text + `"}]`,
 		`"statement": "set ` + statement + ` ? ?", "arguments": [{"bytes": "` + text + `"}]`,

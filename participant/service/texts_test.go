@@ -35,7 +35,8 @@ var messages = []struct {
 	{"too many calls", func(ctx context.Context) error {
 		var call connect.UnaryFunc // which calls itself until there are too many
 		var last error
-		call = bounded(slog.New(slog.DiscardHandler))(func(ctx context.Context, r connect.AnyRequest) (connect.AnyResponse,
+		call = bounded(slog.New(slog.DiscardHandler))(func(ctx context.Context,
+			r connect.AnyRequest) (connect.AnyResponse,
 			error) {
 			res, err := call(ctx, r)
 			if last == nil {
@@ -52,7 +53,8 @@ var messages = []struct {
 	{"a resource of somebody else", func(context.Context) error {
 		_, err := (&handlers{&participant.Agent{}}).database("orders")
 		return api.ToStatus(err)
-	}, `the agent "" hosts no resource "orders": add it to "resources" in its configuration: not found`, api.ErrNotFound},
+	}, `the agent "" hosts no resource "orders": add it to "resources" in its configuration: not found`,
+		api.ErrNotFound},
 }
 
 func TestWhatErrorsSay(t *testing.T) {

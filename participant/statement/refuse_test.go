@@ -99,12 +99,13 @@ func TestValuesThatAreNone(t *testing.T) {
 		says  string
 	}{
 		{Value{Decimal, "1,5"}, `"1,5" is not a valid decimal: want digits such as -12.50`},
-		{Value{Time, "tomorrow"}, `"tomorrow" is not a valid time: want a time such as 2026-01-31T23:59:59.5Z, 2026-01-31 or ` +
-			`23:59:59`},
+		{Value{Time, "tomorrow"}, `"tomorrow" is not a valid time: want a time such as 2026-01-31T23:59:59.5Z, ` +
+			`2026-01-31 or 23:59:59`},
 		{Value{Text, "\xff"}, "a text is not valid UTF-8: send it as bytes"},
 		{Value{Kind(77), ""}, "a value is of kind 77, which this version does not know: run the newest version of " +
 			"concord on the agent"},
-		{Value{Int, "9223372036854775808"}, `"9223372036854775808" is not a valid int: want an integer of at most 64 bits`},
+		{Value{Int, "9223372036854775808"}, `"9223372036854775808" is not a valid int: want an integer of at most ` +
+			`64 bits`},
 	} {
 		require.EqualError(t, c.value.Check(), c.says)
 	}

@@ -33,38 +33,39 @@ var messages = []struct {
 	is   error
 }{
 	{"the end of the transaction", func(*testing.T) error { return refusePostgres("commit") },
-		"BEGIN, COMMIT, ROLLBACK and the like are not allowed inside a branch: the statement was not sent; commit or roll " +
-			"back the global transaction instead", ErrRefused},
+		"BEGIN, COMMIT, ROLLBACK and the like are not allowed inside a branch: the statement was not sent; commit " +
+			"or roll back the global transaction instead", ErrRefused},
 	{"a savepoint by SQL", func(*testing.T) error { return refusePostgres("savepoint a") },
-		"savepoints inside a branch have requests of their own: the statement was not sent; ask for a savepoint, or to " +
-			"roll back to one", ErrRefused},
+		"savepoints inside a branch have requests of their own: the statement was not sent; ask for a savepoint, or " +
+			"to roll back to one", ErrRefused},
 	{"a prepared transaction", func(*testing.T) error { return refuseMySQL("xa recover") },
-		"XA and prepared transactions inside a branch are reserved for concord: the statement was not sent; commit or roll " +
-			"back the global transaction instead", ErrRefused},
+		"XA and prepared transactions inside a branch are reserved for concord: the statement was not sent; commit " +
+			"or roll back the global transaction instead", ErrRefused},
 	{"commits by a variable", func(*testing.T) error { return refuseMySQL("set autocommit = 1") },
 		"autocommit and completion_type must not be changed inside a branch: the statement was not sent; leave it out",
 		ErrRefused},
 	{"DDL", func(*testing.T) error { return refuseMySQL("drop table t") },
-		"this database allows no DDL, LOCK TABLES or GRANT inside a branch, because they commit: the statement was not " +
-			"sent; run them outside", ErrRefused},
+		"this database allows no DDL, LOCK TABLES or GRANT inside a branch, because they commit: the statement was " +
+			"not sent; run them outside", ErrRefused},
 	{"two statements", func(*testing.T) error { return refuseMySQL("select 1; select 2") },
 		"the text contains several statements: none was sent; send each in a request of its own", ErrRefused},
 	{"no statement", func(*testing.T) error { return refuseMySQL("") },
 		"the text contains no statement: nothing was sent; send one", ErrRefused},
 	{"COPY", func(*testing.T) error { return refusePostgres("copy t from stdin") },
-		"a branch at an agent does not support COPY, LISTEN or NOTIFY: the statement was not sent; use INSERT or SELECT",
+		"a branch at an agent does not support COPY, LISTEN or NOTIFY: the statement was not sent; use INSERT or " +
+			"SELECT",
 		ErrRefused},
 	{"DISCARD", func(*testing.T) error { return refusePostgres("discard all") },
-		"DISCARD, RESET ALL and DEALLOCATE ALL are not allowed inside a branch, because they would discard concord's own " +
-			"state: the statement was not sent; name what is to be reset", ErrRefused},
+		"DISCARD, RESET ALL and DEALLOCATE ALL are not allowed inside a branch, because they would discard " +
+			"concord's own state: the statement was not sent; name what is to be reset", ErrRefused},
 	{"a name of a savepoint that is none", func(*testing.T) error { return CheckSavepoint("1") },
-		"the name of a savepoint is not 1 to 32 letters, digits and underscores, a letter first: nothing was sent; choose " +
-			"such a name", ErrRefused},
+		"the name of a savepoint is not 1 to 32 letters, digits and underscores, a letter first: nothing was sent; " +
+			"choose such a name", ErrRefused},
 	{"work of a later version", func(t *testing.T) error {
 		_, err := hidden(t).Do(t.Context(), Work{Verb: 77}, Limits{})
 		return err
-	}, "work of kind " + Verb(77).String() + ": run the newest version of concord on the agent: the statement was not sent",
-		ErrRefused},
+	}, "work of kind " + Verb(77).String() + ": run the newest version of concord on the agent: the statement was " +
+		"not sent", ErrRefused},
 
 	{"a text that is none", func(*testing.T) error { return Value{Text, "\xff"}.Check() },
 		"a text is not valid UTF-8: send it as bytes", nil},
@@ -85,17 +86,17 @@ var messages = []struct {
 	}, "row 1 is beyond the limit of bytes: the result is too large: ask for less with WHERE or LIMIT, or page by page",
 		ErrTooLarge},
 	{"work behind a result that is too large", func(t *testing.T) error { return hidden(t).seen() },
-		"the branch can only be rolled back, or go back to an older savepoint: more than 0 rows: the result is too large: " +
-			"ask for less with WHERE or LIMIT, or page by page", ErrTooLarge},
+		"the branch can only be rolled back, or go back to an older savepoint: more than 0 rows: the result is too " +
+			"large: ask for less with WHERE or LIMIT, or page by page", ErrTooLarge},
 	{"a vote behind a result that is too large", func(t *testing.T) error {
 		_, _, err := hidden(t).Prepare(t.Context())
 		return err
-	}, "the result of a statement was never seen: more than 0 rows: the result is too large: ask for less with WHERE or " +
-		"LIMIT, or page by page", ErrTooLarge},
+	}, "the result of a statement was never seen: more than 0 rows: the result is too large: ask for less with " +
+		"WHERE or LIMIT, or page by page", ErrTooLarge},
 	{"a commit behind a result that is too large", func(t *testing.T) error {
 		return hidden(t).CommitOnePhase(t.Context())
-	}, "not committed: the result of a statement was never seen: more than 0 rows: the result is too large: ask for less " +
-		"with WHERE or LIMIT, or page by page", adapters.ErrNotCommitted},
+	}, "not committed: the result of a statement was never seen: more than 0 rows: the result is too large: ask for " +
+		"less with WHERE or LIMIT, or page by page", adapters.ErrNotCommitted},
 }
 
 func TestWhatErrorsSay(t *testing.T) {
@@ -118,6 +119,7 @@ func TestEveryErrorHasARow(t *testing.T) {
 		"%w; and the rollback failed: %w": "puts two errors together",
 		"column %s: %w":                   "names where another error comes from",
 		"a value of type %d came in a form that was not asked for: cast it to text": "no server has ever answered so",
-		"damaged statement in the journal":                                          "the journal says of the whole entry that it is damaged",
+		"damaged statement in the journal": "the journal says of the whole " +
+			"entry that it is damaged",
 	}, "refusal")
 }

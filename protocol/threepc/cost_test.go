@@ -87,8 +87,9 @@ func (r *run) leads(e protocol.Event) {
 			switch record := f.Record.(type) {
 			case txn.PreCommitRecord:
 				r.later(func() {
-					r.leads(Folded{Witness: txn.Witness{ID: record.ID, Members: record.Members, Branches: record.Branches,
-						Accepted: txn.Commit, LastAttempt: record.Election, LastElected: record.Election}})
+					r.leads(Folded{Witness: txn.Witness{ID: record.ID, Members: record.Members,
+						Branches: record.Branches, Accepted: txn.Commit, LastAttempt: record.Election,
+						LastElected: record.Election}})
 				})
 			case txn.ProvenRecord:
 				r.later(func() {
@@ -146,8 +147,8 @@ func TestAVoteForABranchOfAnotherAgentAborts(t *testing.T) {
 				Branches: []txn.Branch{branch}}
 			effects := r.leader.Step(Received{From: r.asked[0].PartyID, Message: vote})
 			require.Equal(t, []protocol.Effect{protocol.Propose{Decision: txn.Abort,
-				Reason: fmt.Sprintf("%s voted for branch %d in %q, which it was not asked about", r.asked[0].PartyID, branch.No,
-					branch.Resource)}}, effects)
+				Reason: fmt.Sprintf("%s voted for branch %d in %q, which it was not asked about", r.asked[0].PartyID,
+					branch.No, branch.Resource)}}, effects)
 		})
 	}
 }

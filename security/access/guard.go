@@ -62,7 +62,8 @@ func NewGuard(c Config) *Guard {
 // SetPolicy puts another policy in force, for streams that are open as well.
 func (g *Guard) SetPolicy(p *security.Policy) { g.policy.Store(p) }
 
-// SetTokens puts other tokens in force; nil: none. Streams that a token of before has begun end with their next message.
+// SetTokens puts other tokens in force; nil: none. Streams that a token of before has begun end with their next
+// message.
 func (g *Guard) SetTokens(t *security.Tokens) { g.tokens.Store(t) }
 
 // subject says whom a token stands for.

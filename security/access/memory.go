@@ -74,9 +74,9 @@ func (b *heldBody) Read(p []byte) (int, error) {
 // smallMessage is how much of a message of a stream may be there, and the rest of it not come for as long as it likes.
 const smallMessage = 4 << 10
 
-// Held is what one stream holds: its messages count from when they are read until they are answered. A stream that holds
-// too much is not read until answers went out, which makes who sends wait. nil, that of a call without a Guard, holds
-// nothing.
+// Held is what one stream holds: its messages count from when they are read until they are answered. A stream that
+// holds too much is not read until answers went out, which makes who sends wait. nil, that of a call without a Guard,
+// holds nothing.
 type Held struct {
 	memory  *memory
 	body    io.ReadCloser

@@ -87,7 +87,8 @@ var messages = []message{
 	{name: "a token that is not known", is: api.ErrUnauthenticated,
 		meet: admitting(func(*testing.T, *door) *http.Request {
 			return asking(nil, "/status", "Authorization", "Bearer x")
-		}), says: `unauthenticated: the token is not known here, has expired or was revoked: "concord token create" makes one`},
+		}), says: `unauthenticated: the token is not known here, has expired or was revoked: "concord token create" ` +
+			`makes one`},
 	{name: "too many wrong tokens", is: api.ErrBusy, meet: func(t *testing.T, d *door) error {
 		for range maxFailures {
 			d.failures.add("192.0.2.1") // of httptest
@@ -104,7 +105,8 @@ var messages = []message{
 		r.Host = "example.com"
 		_, err := NewGuard(Config{Hosts: []string{"localhost"}}).admit(r, nil)
 		return err
-	}, says: `permission denied: this listener is for this machine, and not for the name "example.com": ask it by its address`},
+	}, says: `permission denied: this listener is for this machine, and not for the name "example.com": ask it by ` +
+		`its address`},
 	{name: "a caller without a role", is: api.ErrDenied,
 		meet: admitting(func(t *testing.T, d *door) *http.Request {
 			return asking(d.certificate(t, security.Client, "ann"), "/status")
@@ -134,7 +136,8 @@ var messages = []message{
 		}, says: "unavailable: the authority of this connection's certificate is not believed any more: connect again"},
 	{name: "a client that speaks for another one", is: api.ErrInvalid,
 		meet: admitting(func(t *testing.T, d *door) *http.Request {
-			return asking(d.certificate(t, security.Client, "ann"), "/status", api.CallerHeader, "concord://shop/client/bob")
+			return asking(d.certificate(t, security.Client, "ann"), "/status", api.CallerHeader,
+				"concord://shop/client/bob")
 		}), says: api.CallerHeader + ": only nodes speak for others: invalid request"},
 	{name: "too much memory", is: api.ErrBusy, meet: func(*testing.T, *door) error {
 		return newMemory(DefaultLimits).full()

@@ -74,7 +74,8 @@ func (c *canaries) badDatabases() (names []string) {
 	for _, n := range c.nodes {
 		text, err := os.ReadFile(n.config)
 		require.NoError(c, err)
-		before, after, ok := strings.Cut(string(text), "resources:\n  - {name: nothing, driver: agent, addr: 127.0.0.1:1}\n")
+		before, after, ok := strings.Cut(string(text), "resources:\n  - {name: nothing, driver: agent, addr: "+
+			"127.0.0.1:1}\n")
 		require.True(c, ok)
 		after = strings.ReplaceAll(after, "[nothing]", "[my_down]")
 		require.NoError(c, os.WriteFile(n.config, []byte(before+after+resources), 0o600))

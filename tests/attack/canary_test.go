@@ -39,13 +39,15 @@ type canaries struct {
 
 func (c *cluster) canaries() *canaries {
 	k := &canaries{cluster: c, traces: map[string]string{
-		strings.ToLower(bird):                      "a password",
-		hex.EncodeToString([]byte(bird)):           "a password in hexadecimal digits",
-		"s2fuyxjpzt":                               "a password in base64", // of the first letters, as it is searched for
+		strings.ToLower(bird):            "a password",
+		hex.EncodeToString([]byte(bird)): "a password in hexadecimal digits",
+		"s2fuyxjpzt":                     "a password in base64",
+		// of the first letters, as it is searched for
 		strings.ToLower(c.token[4:20]):             "the beginning of a token",
 		strings.ToLower(c.token[len(c.token)-16:]): "the end of a token",
 	}}
-	for file, whose := range map[string]string{"client.app.key": "the key of a client", "node.1.key": "the key of a node",
+	for file, whose := range map[string]string{"client.app.key": "the key of a client", "node.1.key": "the key of a " +
+		"node",
 		"node.2.key": "the key of a node"} {
 		k.traces[keyTrace(c, filepath.Join(string(c.certs), file))] = whose
 	}
@@ -213,10 +215,11 @@ func (c *canaries) badKeysAndTokens() {
 	require.NoError(c, err)
 	token := []byte(c.token + "\n")
 	for name, files := range map[string]map[string][]byte{
-		"a key as a certificate":        {"client.app.crt": key},
-		"a certificate as a key":        {"client.app.key": cert},
-		"half a key":                    {"client.app.key": key[:len(key)/2]},
-		"a key and more":                {"client.app.key": append(key[:len(key):len(key)], key...), "client.app.crt": cert[:50]},
+		"a key as a certificate": {"client.app.crt": key},
+		"a certificate as a key": {"client.app.key": cert},
+		"half a key":             {"client.app.key": key[:len(key)/2]},
+		"a key and more": {"client.app.key": append(key[:len(key):len(key)], key...),
+			"client.app.crt": cert[:50]},
 		"a key among the authorities":   {"ca.crt": append(ca[:len(ca):len(ca)], key...)},
 		"a key as the authority":        {"ca.crt": key},
 		"a key as an authority of them": {"client-ca.crt": key},
@@ -249,7 +252,8 @@ func (c *canaries) badKeysAndTokens() {
 	require.NoError(c, os.WriteFile(file, token, 0o644))
 	c.fails("token: for everybody to read", nil, "status", "--certs-dir", string(c.certs), "--token-file", file)
 	// Nor does it show what somebody took for the name of something.
-	c.fails("a token as its file", []string{"CONCORD_TOKEN_FILE=" + password}, "token", "ls", "--tokens", "/nonexistent")
+	c.fails("a token as its file", []string{"CONCORD_TOKEN_FILE=" + password}, "token", "ls", "--tokens",
+		"/nonexistent")
 }
 
 // badCalls are what a node answers, and logs, when secrets come where none belongs.

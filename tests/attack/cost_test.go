@@ -87,8 +87,8 @@ func BenchmarkIdleClients(b *testing.B) {
 		for i := range clients {
 			conn, err := c.as(who[i%len(who)], target.api)
 			require.NoError(b, err)
-			status, err := kept(conn, "POST /concord.v1.CoordinatorService/Resources HTTP/1.1\r\nHost: x\r\nContent-Type: "+
-				"application/json\r\nContent-Length: 2\r\n\r\n{}")
+			status, err := kept(conn, "POST /concord.v1.CoordinatorService/Resources HTTP/1.1\r\nHost: "+
+				"x\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}")
 			require.NoError(b, err)
 			require.Equal(b, 200, status)
 		}

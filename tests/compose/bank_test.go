@@ -76,7 +76,8 @@ func (b *bank) transfer(ctx context.Context, tx *concord.Tx) error {
 			if err != nil {
 				return err
 			}
-			_, err = pg.Exec(ctx, "UPDATE account SET balance = balance + $1 WHERE id = $2", amount, rand.IntN(accounts))
+			_, err = pg.Exec(ctx, "UPDATE account SET balance = balance + $1 WHERE id = $2", amount,
+				rand.IntN(accounts))
 			return err
 		},
 	}
@@ -86,7 +87,8 @@ func (b *bank) transfer(ctx context.Context, tx *concord.Tx) error {
 			if err != nil {
 				return err
 			}
-			_, err = my.ExecContext(ctx, "UPDATE account SET balance = balance + ? WHERE id = ?", amount, rand.IntN(accounts))
+			_, err = my.ExecContext(ctx, "UPDATE account SET balance = balance + ? WHERE id = ?", amount,
+				rand.IntN(accounts))
 			return err
 		})
 	}

@@ -162,8 +162,8 @@ func TestContainersAreKilledCutOffAndMadeAnew(t *testing.T) {
 	require.NoError(t, err)
 	require.JSONEq(t, "[]", out, "nothing is prepared")
 	b.requireSum()
-	t.Logf("%d transfers committed, %d aborted, %d unknown and settled; %v in all", l.committed.Load(), l.aborted.Load(),
-		len(l.unknown), time.Since(began).Round(time.Second))
+	t.Logf("%d transfers committed, %d aborted, %d unknown and settled; %v in all", l.committed.Load(),
+		l.aborted.Load(), len(l.unknown), time.Since(began).Round(time.Second))
 }
 
 // concordImage is of a binary that is built now, or of the one that $CONCORD names.

@@ -187,8 +187,8 @@ func (e *engine) build(i image) {
 // container is the one that runs a service now.
 func (e *engine) container(service string) string {
 	e.Helper()
-	return e.docker("ps", "-a", "--no-trunc", "-q", "--filter", "label=com.docker.compose.project=concordtest", "--filter",
-		"label=com.docker.compose.service="+service)
+	return e.docker("ps", "-a", "--no-trunc", "-q", "--filter", "label=com.docker.compose.project=concordtest",
+		"--filter", "label=com.docker.compose.service="+service)
 }
 
 // health of a service: starting, healthy or unhealthy.

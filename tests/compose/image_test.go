@@ -47,8 +47,8 @@ func databases() ([]image, error) {
 	bin := filepath.Join(postgres[0], "bin")
 	return []image{
 		{tag: "postgres:17", entrypoint: "postgres.sh", command: "postgres", path: bin,
-			programs: []string{filepath.Join(bin, "postgres"), filepath.Join(bin, "initdb"), filepath.Join(bin, "pg_ctl"),
-				filepath.Join(bin, "psql"), filepath.Join(bin, "pg_isready")},
+			programs: []string{filepath.Join(bin, "postgres"), filepath.Join(bin, "initdb"), filepath.Join(bin,
+				"pg_ctl"), filepath.Join(bin, "psql"), filepath.Join(bin, "pg_isready")},
 			trees: []string{postgres[0], filepath.Join("/usr/share/postgresql", filepath.Base(postgres[0])),
 				"/usr/share/zoneinfo"}},
 		{tag: "mariadb:11.8", entrypoint: "mariadb.sh", command: "mariadbd", scripts: []string{"healthcheck.sh"},

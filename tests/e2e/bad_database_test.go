@@ -418,8 +418,8 @@ func putBack(t *testing.T, b *bank, d *database, name string) {
 	require.Zero(t, report.Unknown)
 	r = c.command("resource", "report", name)
 	require.Equal(t, 6, r.code)
-	require.Contains(t, r.stdout, fmt.Sprintf("told committed after that: %d missing, 0 unknown, 1 prepared again, 0 present",
-		len(gone)+1))
+	require.Contains(t, r.stdout, fmt.Sprintf("told committed after that: %d missing, 0 unknown, 1 prepared again, "+
+		"0 present", len(gone)+1))
 	t.Logf("%s", r.stdout)
 
 	r = c.command("resource", "accept", name)

@@ -210,7 +210,8 @@ func TestHotRowsHaveNoVictims(t *testing.T) {
 	}
 	for i := range 20 {
 		workers.Go(func() {
-			kind := i % 2 // the one has the row in the one database and wants that in the other; the other has that one only
+			// The one has the row in the one database and wants that in the other; the other has that one only.
+			kind := i % 2
 			for !enough() && ctx.Err() == nil {
 				err := clients[i/2%2].Run(ctx, func(ctx context.Context, tx *concord.Tx) error {
 					began := time.Now()
@@ -249,8 +250,8 @@ func TestHotRowsHaveNoVictims(t *testing.T) {
 		})
 	}
 	workers.Wait()
-	t.Logf("%d and %d committed; waited for long: %d and %d times", committed[0].Load(), committed[1].Load(), long[0].Load(),
-		long[1].Load())
+	t.Logf("%d and %d committed; waited for long: %d and %d times", committed[0].Load(), committed[1].Load(),
+		long[0].Load(), long[1].Load())
 	require.Positive(t, long[0].Load())
 	require.Positive(t, long[1].Load())
 	require.Zero(t, victims.Load())

@@ -124,7 +124,8 @@ func (a *application) deposits(c *concord.Client) http.Handler {
 			if err != nil {
 				return err
 			}
-			if _, err := my.ExecContext(ctx, "UPDATE account SET balance = balance + ? WHERE id = ?", amount, to); err != nil {
+			if _, err := my.ExecContext(ctx, "UPDATE account SET balance = balance + ? WHERE id = ?", amount,
+				to); err != nil {
 				return err
 			}
 			_, err = my.ExecContext(ctx, "INSERT INTO transfer VALUES (?, ?)", tx.ID().String(), amount)
@@ -231,7 +232,8 @@ func TestAServiceThatJoinsIsKilled(t *testing.T) {
 	for _, x := range []struct {
 		at   point
 		want concord.Outcome
-	}{{atVote, concord.Aborted}, {behindVote, concord.Aborted}, {atDecision, concord.Committed}, {"", concord.Committed}} {
+	}{{atVote, concord.Aborted}, {behindVote, concord.Aborted}, {atDecision, concord.Committed}, {"",
+		concord.Committed}} {
 		t.Run(strings.ReplaceAll(string(x.at), ",", ""), func(t *testing.T) {
 			b, c := b.in(t), c.in(t)
 			listen := fmt.Sprintf("127.0.0.1:%d", testdb.FreePort(t))
@@ -275,7 +277,8 @@ func TestAServiceThatHandsOnIsKilled(t *testing.T) {
 	} {
 		t.Run(x.name, func(t *testing.T) {
 			b, c := b.in(t), c.in(t)
-			listen := []string{fmt.Sprintf("127.0.0.1:%d", testdb.FreePort(t)), fmt.Sprintf("127.0.0.1:%d", testdb.FreePort(t))}
+			listen := []string{fmt.Sprintf("127.0.0.1:%d", testdb.FreePort(t)), fmt.Sprintf("127.0.0.1:%d",
+				testdb.FreePort(t))}
 			other := b.startService(c, serviceOrder{Listen: listen[1], Die: x.other})
 			first := b.startService(c, serviceOrder{Listen: listen[0], Next: listen[1], Die: x.first})
 			id, err := b.callTransfer(t.Context(), client, web, listen[0])
@@ -330,7 +333,8 @@ func TestWhoBeganIsKilled(t *testing.T) {
 		t.Logf("all rows are free after %v", time.Since(began).Round(10*time.Millisecond))
 		b.settled(c)
 		b.sumHolds()
-		require.ElementsMatch(t, b.left.texts(t, "SELECT gid FROM transfer"), b.right.texts(t, "SELECT gid FROM transfer"))
+		require.ElementsMatch(t, b.left.texts(t, "SELECT gid FROM transfer"), b.right.texts(t,
+			"SELECT gid FROM transfer"))
 		if round%3 == 2 {
 			service = b.startService(c, serviceOrder{Listen: listen})
 		}
@@ -361,7 +365,8 @@ func TestABadNetworkBetweenServices(t *testing.T) {
 	for range 4 {
 		workers.Go(func() {
 			for loading.Err() == nil {
-				id, err := b.callTransfer(context.Background(), client, web, link.Addr(), concord.WithTimeout(5*time.Second))
+				id, err := b.callTransfer(context.Background(), client, web, link.Addr(),
+					concord.WithTimeout(5*time.Second))
 				outcome := concord.Aborted
 				switch {
 				case err == nil:

@@ -267,7 +267,8 @@ func TestAThousandTransactionsAreEndedWithoutACoordinator(t *testing.T) {
 					if err != nil {
 						return err
 					}
-					if _, err := b.Execute(ctx, remote.Statement{Text: "add ? 1", Args: []any{fmt.Sprintf("A%d", w)}}); err != nil {
+					if _, err := b.Execute(ctx, remote.Statement{Text: "add ? 1", Args: []any{fmt.Sprintf("A%d",
+						w)}}); err != nil {
 						return err
 					}
 				}

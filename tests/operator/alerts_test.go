@@ -61,7 +61,8 @@ func TestTheAlertRulesPassTheirTests(t *testing.T) {
 	for _, a := range alerts(t) {
 		require.Contains(t, string(text), "\n        alertname: "+a.name+"\n        exp_alerts:\n          - ",
 			"no test has it ring")
-		require.Contains(t, string(text), "alertname: "+a.name+", eval_time: 1h, exp_alerts: []}", "no test has it silent")
+		require.Contains(t, string(text), "alertname: "+a.name+", eval_time: 1h, exp_alerts: []}",
+			"no test has it silent")
 	}
 }
 
@@ -96,8 +97,8 @@ func TestEveryAlertHasItsEntryInThePage(t *testing.T) {
 func TestEveryAlertIsAboutMetricsThatARealNodeShows(t *testing.T) {
 	d := newDatabase(t, server(t, flavors[0]))
 	certs := security.Dir(t.TempDir())
-	authority, err := security.NewAuthority(certs, filepath.Join(t.TempDir(), "ca.key"), "shop", security.AuthorityLifetime,
-		false)
+	authority, err := security.NewAuthority(certs, filepath.Join(t.TempDir(), "ca.key"), "shop",
+		security.AuthorityLifetime, false)
 	require.NoError(t, err)
 	for _, id := range []string{"1", "2"} {
 		_, err = authority.Issue(certs, security.Node, id, []string{"127.0.0.1"}, security.CertificateLifetime, true)

@@ -194,7 +194,8 @@ func (d *database) endByHand(t testing.TB, x txn.XID, decision txn.Decision) {
 		_, err = c.ExecContext(ctx, "SET SESSION TRANSACTION ISOLATION LEVEL READ UNCOMMITTED")
 		require.NoError(t, err)
 		var holder string
-		require.NoError(t, c.QueryRowContext(ctx, "SELECT SUBSTRING_INDEX(holder, '@', 1) FROM concord_branch WHERE gid = '"+
+		require.NoError(t, c.QueryRowContext(ctx, "SELECT SUBSTRING_INDEX(holder, '@', 1) FROM concord_branch WHERE "+
+			"gid = '"+
 			x.ID.String()+"' AND branch = "+strconv.Itoa(int(x.Branch))).Scan(&holder))
 		_, err = c.ExecContext(ctx, "KILL "+holder)
 		require.NoError(t, err)

@@ -218,7 +218,8 @@ func TestThePageIsTrue(t *testing.T) {
 		found[i] = b
 	}
 	w := &operatorWorld{TB: t, root: t, orders: newDatabase(t, private(t, testdb.FlavorPostgres)),
-		billing: newDatabase(t, private(t, testdb.FlavorMariaDB)), stock: newDatabase(t, private(t, testdb.FlavorMySQL))}
+		billing: newDatabase(t, private(t, testdb.FlavorMariaDB)), stock: newDatabase(t, private(t,
+			testdb.FlavorMySQL))}
 	for i, x := range trials {
 		require.NotEmpty(t, found[i].text, "the page has no block with %q", x.has)
 		if !t.Run(strings.SplitN(x.has, "\n", 2)[0], func(t *testing.T) {

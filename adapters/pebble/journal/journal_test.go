@@ -238,8 +238,8 @@ func TestEveryErrorHasARow(t *testing.T) {
 	large := j.Do(&b, Update{Key: []byte("k"), Redo: present("v")})
 	rows := []string{
 		b.XID.String() + ": more than 256 MiB: the branch has too many updates; split the transaction",
-		"journal of branches: a key has the wrong length: the store is damaged; keep a copy of the store and restore it " +
-			"from a backup",
+		"journal of branches: a key has the wrong length: the store is damaged; keep a copy of the store and " +
+			"restore it from a backup",
 	}
 	require.EqualError(t, large, rows[0])
 	require.EqualError(t, j.damaged("a key has the wrong length"), rows[1])

@@ -43,7 +43,8 @@ var Opaque = Statement{Ends: true, Keeps: true, works: true, Several: true, Loud
 func (st Statement) And(other Statement) Statement {
 	return Statement{
 		Ends: st.Ends || other.Ends, Keeps: st.Keeps || other.Keeps, works: st.works || other.works, Several: true,
-		Loud: st.Loud || other.Loud, Writes: st.Writes || other.Writes, Asks: st.Asks || other.Asks, Leaves: max(st.Leaves, other.Leaves),
+		Loud: st.Loud || other.Loud, Writes: st.Writes || other.Writes, Asks: st.Asks || other.Asks,
+		Leaves: max(st.Leaves, other.Leaves),
 	}
 }
 

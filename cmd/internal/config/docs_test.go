@@ -37,8 +37,8 @@ func TestEveryKeyHasARow(t *testing.T) {
 				"the default of %s under %q of docs/operations.md", key, heading)
 		}
 		for _, key := range slices.Sorted(maps.Keys(rows)) {
-			require.True(t, slices.Contains(keys, key), "docs/operations.md has the key %s under %q: no program reads it",
-				key, heading)
+			require.True(t, slices.Contains(keys, key), "docs/operations.md has the key %s under %q: no program "+
+				"reads it", key, heading)
 		}
 	}
 }

@@ -239,8 +239,8 @@ func (c Doors) Open(log *slog.Logger) (*Opened, error) {
 			return nil, err
 		}
 		if d.Peers.Self() != d.Keys.Self() {
-			return nil, fmt.Errorf("api.tls: %s is for %v, and this node is %v: give a certificate that was made for it",
-				c.apiFiles().Cert, d.Keys.Self(), d.Peers.Self())
+			return nil, fmt.Errorf("api.tls: %s is for %v, and this node is %v: give a certificate that was made "+
+				"for it", c.apiFiles().Cert, d.Keys.Self(), d.Peers.Self())
 		}
 		if c.auth.Tokens != "" {
 			if conf.Tokens, err = security.LoadTokens(c.auth.Tokens, log); err != nil {
@@ -271,7 +271,8 @@ func (d *Opened) Reload(c Doors) error {
 		return errors.New("\"certs_dir\" protects this process only when it is started again, and until then it asks " +
 			"nobody who he is: restart it now")
 	case !c.Secure():
-		return errors.New("\"certs_dir\" is gone, and this process goes on asking who calls: put it back, or restart it")
+		return errors.New("\"certs_dir\" is gone, and this process goes on asking who calls: put it back, or " +
+			"restart it")
 	}
 	tokens := d.tokens.Load()
 	switch {

@@ -135,7 +135,8 @@ func TestFilesThatAreElsewhere(t *testing.T) {
 	home := t.TempDir()
 	in := func(name string) string { return filepath.Join(home, name) }
 	issue := func(dir string, node string) {
-		a, err := security.NewAuthority(security.Dir(in(dir)), in(dir+".key"), "shop", security.AuthorityLifetime, false)
+		a, err := security.NewAuthority(security.Dir(in(dir)), in(dir+".key"), "shop", security.AuthorityLifetime,
+			false)
 		require.NoError(t, err)
 		_, err = a.Issue(security.Dir(in(dir)), security.Node, node, []string{"localhost"}, time.Hour*9000, true)
 		require.NoError(t, err)
@@ -162,7 +163,8 @@ func TestFilesThatAreElsewhere(t *testing.T) {
 	}
 	require.NoError(t, kinds(opened.Keys, "clients", "client.ann"))
 	require.NoError(t, kinds(opened.Keys, "peers", "node.1"))
-	require.ErrorIs(t, kinds(opened.Keys, "peers", "client.ann"), security.ErrUntrusted, "clients have another authority")
+	require.ErrorIs(t, kinds(opened.Keys, "peers", "client.ann"), security.ErrUntrusted, "clients have another "+
+		"authority")
 	require.ErrorIs(t, kinds(opened.Keys, "clients", "node.1"), security.ErrUntrusted, "and it speaks for no node")
 	require.ErrorIs(t, kinds(opened.Peers, "clients", "node.1"), security.ErrUntrusted)
 
@@ -194,7 +196,8 @@ func TestFilesThatAreElsewhere(t *testing.T) {
 	bad, err := loadText(t, text)
 	require.NoError(t, err)
 	_, err = bad.Doors().Open(log)
-	require.ErrorContains(t, err, "node.2.crt is for concord://shop/node/2, and this node is concord://shop/node/1: give a "+
+	require.ErrorContains(t, err, "node.2.crt is for concord://shop/node/2, and this node is concord://shop/node/1: "+
+		"give a "+
 		"certificate that was made for it")
 }
 

@@ -150,8 +150,8 @@ func LoadNode(file string, flags *pflag.FlagSet) (*Node, error) {
 func readConfig(v *viper.Viper, file, command string) (exposed, err error) {
 	b, exposed, err := readFile(file, maxConfigFile)
 	if err != nil {
-		return nil, fmt.Errorf("read the configuration %s: %w: give the path of a file with --config; an example is in "+
-			"\"%s --help\"", file, err, command)
+		return nil, fmt.Errorf("read the configuration %s: %w: give the path of a file with --config; an example is "+
+			"in \"%s --help\"", file, err, command)
 	}
 	if err := v.ReadConfig(bytes.NewReader(b)); err != nil {
 		return nil, fmt.Errorf("%s is not YAML%s: put texts with special characters in quotes; an example is in \"%s "+
@@ -195,8 +195,8 @@ func (c *Node) checkAdmin() error {
 	if c.Admin.Listen == "" || loopback(c.Admin.Listen) {
 		return nil
 	}
-	return fmt.Errorf("admin.listen: %s can be reached from outside, and asks nobody who he is: give an address of this "+
-		"machine alone, such as 127.0.0.1:7422", c.Admin.Listen)
+	return fmt.Errorf("admin.listen: %s can be reached from outside, and asks nobody who he is: give an address of "+
+		"this machine alone, such as 127.0.0.1:7422", c.Admin.Listen)
 }
 
 func (c *Node) checkMembers() error {

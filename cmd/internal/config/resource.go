@@ -165,8 +165,8 @@ func (r Resource) Secret() (security.DSN, error) {
 		path, own = dir+rest, true
 	}
 	if !pathLike.MatchString(path) {
-		return security.DSN{}, fmt.Errorf("dsn_file %s cannot be read: it wants the path of a file; a data source name "+
-			"belongs under \"dsn\"", NotShown)
+		return security.DSN{}, fmt.Errorf("dsn_file %s cannot be read: it wants the path of a file; a data source "+
+			"name belongs under \"dsn\"", NotShown)
 	}
 	b, err := readCredential(path, own)
 	text := strings.TrimSpace(string(b))

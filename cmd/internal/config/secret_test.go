@@ -28,7 +28,8 @@ func TestFilesWithPasswordsAreTheirOwnersAlone(t *testing.T) {
 	} {
 		file := fileOf(t, "node: 1\ndata_dir: /nowhere\nmembers:\n  - {id: 1, peer: 127.0.0.1:7421, api: "+
 			"127.0.0.1:7420}\nresources:\n  - "+entry+"\n")
-		for mode, refused := range map[os.FileMode]bool{0o600: false, 0o400: false, 0o640: true, 0o604: true, 0o620: true} {
+		for mode, refused := range map[os.FileMode]bool{0o600: false, 0o400: false, 0o640: true, 0o604: true,
+			0o620: true} {
 			require.NoError(t, os.Chmod(file, mode))
 			_, err := LoadNode(file, pflag.NewFlagSet("", pflag.ContinueOnError))
 			_, partial := LoadResources(file)
@@ -58,7 +59,8 @@ func TestWhereADataSourceNameComesFrom(t *testing.T) {
 	dir := t.TempDir()
 	t.Setenv("CREDENTIALS_DIRECTORY", dir)
 	t.Setenv("ORDERS_DSN", " postgres://app:s3cr3t@127.0.0.1/shop\n")
-	require.NoError(t, os.WriteFile(filepath.Join(dir, "orders"), []byte("postgres://app:s3cr3t@127.0.0.1/shop"), 0o440))
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "orders"), []byte("postgres://app:s3cr3t@127.0.0.1/shop"),
+		0o440))
 	require.NoError(t, os.Chmod(filepath.Join(dir, "orders"), 0o440)) // as systemd shows its list
 	for _, from := range []string{"${CREDENTIALS_DIRECTORY}/orders", "env:ORDERS_DSN"} {
 		got, err := Resource{DSNFile: from}.Secret()
@@ -90,8 +92,10 @@ func TestServersOfOtherMachinesAreVerified(t *testing.T) {
 		{driver: "postgres", dsn: "host=db.example,other.example user=app"},
 		{driver: "postgres", dsn: "postgres://app@127.0.0.1/shop?sslmode=disable"},
 		{driver: "postgres", dsn: "host=/run/postgresql sslmode=disable"},
-		{driver: "postgres", dsn: "postgres://app@db.example/shop?sslmode=disable", wrong: "lets anybody be the server"},
-		{driver: "postgres", dsn: "postgres://app@db.example/shop?sslmode=require", wrong: "lets anybody be the server"},
+		{driver: "postgres", dsn: "postgres://app@db.example/shop?sslmode=disable", wrong: "lets anybody be the " +
+			"server"},
+		{driver: "postgres", dsn: "postgres://app@db.example/shop?sslmode=require", wrong: "lets anybody be the " +
+			"server"},
 		{driver: "postgres", dsn: "host=127.0.0.1,db.example sslmode=prefer", wrong: "lets anybody be the server"},
 		{driver: "postgres", dsn: "postgres://app@db.example/shop?sslmode=disable", tls: "insecure"},
 		{driver: "mysql", dsn: "app@tcp(db.example:3306)/shop"},

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Orders takes money from an account in its own database, of PostgreSQL, and lets another service, examples/services/billing, put
-// it into one of that service's: both happen, or neither does.
+// Orders takes money from an account in its own database, of PostgreSQL, and lets another service,
+// examples/services/billing, put it into one of that service's: both happen, or neither does.
 //
 //	go run ./examples/services/orders -from alice -to bob -cents 500 -billing http://127.0.0.1:8081
 //

@@ -273,7 +273,8 @@ func (c *client) ask() {
 	}
 	w.question(n, c.w.Chance(w.loss), func(request uint64) replica.Event {
 		if kind == askCommit {
-			return commit.CommitAsked{Request: request, CommitRequest: txn.CommitRequest{ID: id, Branches: branches, Key: key, Result: result}}
+			return commit.CommitAsked{Request: request, CommitRequest: txn.CommitRequest{ID: id, Branches: branches,
+				Key: key, Result: result}}
 		}
 		return commit.OutcomeAsked{Request: request, Inquiry: txn.Inquiry{ID: id}}
 	}, func(r commit.Reply) {

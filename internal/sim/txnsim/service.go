@@ -15,9 +15,10 @@ import (
 )
 
 // In some seeds clients call services, which join their transactions with a branch of their own, and one of them hands
-// the transaction on to another one. Which calls a service does, and for which it votes, is joined.Calls of the product; its
-// driver, databases and network are here. Calls, votes and decisions are lost, repeated and late; a service may be killed at
-// any time, and starts again as another one; somebody who has seen a call makes calls of his own.
+// the transaction on to another one. Which calls a service does, and for which it votes, is joined.Calls of the
+// product; its driver, databases and network are here. Calls, votes and decisions are lost, repeated and late; a
+// service may be killed at any time, and starts again as another one; somebody who has seen a call makes calls of his
+// own.
 
 // service is one process that joins transactions, over all its lives.
 type service struct {
@@ -182,7 +183,8 @@ func (s *service) receive(g *ghost, k call, answer func(life int, branches []*br
 		p.calls.Leave(k.name)
 		p.failed = p.failed || !ok
 		if asked && ok {
-			w.check.Fail("JOIN", "a call in %v was done after the votes were asked for, so nobody votes for its work", g.id)
+			w.check.Fail("JOIN", "a call in %v was done after the votes were asked for, so nobody votes for its work",
+				g.id)
 		}
 		answer(p.life, p.branches(), ok && !p.failed)
 	}

@@ -108,7 +108,8 @@ var situationNames = [situations]string{
 	"agents committed without the cluster", "cluster lost to all agents",
 	"commit refused because its key was used", "key looked up",
 	"database quarantined", "database accepted as it is",
-	"branch of a service committed", "transaction handed on to another service", "service killed", "call never answered",
+	"branch of a service committed", "transaction handed on to another service", "service killed",
+	"call never answered",
 	"call that came twice or late refused", "service voted no because of a call that nobody had heard of",
 	"decision learned by a service from the cluster",
 }

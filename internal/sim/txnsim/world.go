@@ -301,7 +301,10 @@ func (w *world) raise(n *sim.Node, name string, s commit.Spent) {
 			server.row = s.To
 		}
 		if now := server.row; !lost { // else the answer is
-			w.After(w.About(5*sim.Millisecond), func() { w.post(n, boot, commit.Raised{Resource: name, To: s.To, Now: now}) })
+			w.After(w.About(5*sim.Millisecond), func() {
+				w.post(n, boot, commit.Raised{Resource: name, To: s.To,
+					Now: now})
+			})
 		}
 	})
 }
