@@ -26,12 +26,19 @@
 // of a transaction to everybody and never another. Package internal/explore/twopcworld checks 1 to 5
 // over every order of those, and that each planted mistake is found.
 //
+// # What is shipped, and what is explored only
+//
+// Initiator and Participant are shipped whole. Of the Coordinator the nodes use what happens after the
+// votes, which come with the one commit request: Asked with branches, RollbackAsked, OrphanMet, Delivered
+// and Finished. That it collects votes of agents itself (Asked with Missing, Voted, Inquired, Tick; the
+// effect Prepare) is explored and traced only: agents vote to the client or the node that drives the
+// transaction.
+//
 // # Presumed abort
 //
 // An initiator with a No branch ends all of them by itself and sends no message, unless it
 // cannot: a branch may be prepared behind a connection that broke. Then it tells the coordinator, and
-// goes on trying. A
-// coordinator that is asked about a transaction it never heard of has an abort record
+// keeps trying. A coordinator that is asked about a transaction it never heard of has an abort record
 // delivered first, and answers then: the late commit request finds that record.
 //
 // An initiator with one branch commits it in one phase and asks nobody, unless the decision
