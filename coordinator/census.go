@@ -108,6 +108,8 @@ const (
 
 // Report compares a database that was set back with the decisions that the log keeps. Only a leader does
 // it, whose decisions are the latest.
+// The error is api.ErrNotFound if there is no such resource, api.ErrRefused if it is not quarantined, and
+// api.ErrUnavailable if its database does not answer.
 func (n *Node) Report(ctx context.Context, resource string) (SetBack, error) {
 	w := n.workers[resource]
 	if w == nil {
@@ -186,6 +188,7 @@ func (w *worker) reached(ctx context.Context, r *recovery.Reached) error {
 }
 
 // Accept is an operator's word that the cluster may go on with a database that was set back.
+// The error is api.ErrNotFound if there is no such resource, and api.ErrRefused if it is not quarantined.
 func (n *Node) Accept(ctx context.Context, resource, who, why string) error {
 	_, err := n.ask(ctx, func(request uint64) replica.Event {
 		return commit.AcceptAsked{Request: request, Resource: resource, Who: who, Why: why}

@@ -59,6 +59,8 @@ func (n *Node) LeaseLength() time.Duration {
 func (n *Node) Leases() txn.Leases { return *n.leases.Load() }
 
 // GrantLease returns a new lease.
+// The error is api.ErrRefused if not every member knows leases yet, or too many clients have one: then go on
+// without.
 func (n *Node) GrantLease(ctx context.Context) (txn.Lease, error) {
 	r, err := n.ask(ctx, func(request uint64) replica.Event { return commit.LeaseAsked{Request: request} })
 	return r.Lease, err
@@ -66,6 +68,7 @@ func (n *Node) GrantLease(ctx context.Context) (txn.Lease, error) {
 
 // RenewLease notes that whoever has a lease lives, and reports whether it still has it. It is
 // for the leader.
+// The error is api.ErrUnavailable if this node has not heard of the lease yet.
 func (n *Node) RenewLease(l txn.Lease) (bool, error) {
 	switch leases := n.Leases(); {
 	case leases.Holds(l):
@@ -81,6 +84,7 @@ func (n *Node) RenewLease(l txn.Lease) (bool, error) {
 func (n *Node) HoldsLease(l txn.Lease) bool { return n.Leases().Holds(l) }
 
 // EndLease gives a lease back: what is left of its transactions is aborted at once.
+// It has no errors of its own.
 func (n *Node) EndLease(ctx context.Context, l txn.Lease) error {
 	_, err := n.ask(ctx, func(request uint64) replica.Event { return commit.LeaseEndAsked{Request: request, Lease: l} })
 	return err

@@ -324,6 +324,7 @@ func (n *Node) fatal(err error) {
 }
 
 // Run runs the node until ctx ends.
+// An error is one of the store as it is closed, or says why the node could not listen to its peers.
 func (n *Node) Run(ctx context.Context) error {
 	// The storer outlives the others: the loop may queue changes until its end.
 	storer, stopStorer := context.WithCancel(context.WithoutCancel(ctx))

@@ -14,6 +14,7 @@ import (
 func (n *Node) Applied() zab.Zxid { return *n.applied.Load() }
 
 // Reach waits until this node's state reflects z, for a second at most.
+// The error is api.ErrUnavailable if it does not by then.
 func (n *Node) Reach(ctx context.Context, z zab.Zxid) error {
 	if !n.applied.Load().Less(z) {
 		return nil
@@ -22,6 +23,7 @@ func (n *Node) Reach(ctx context.Context, z zab.Zxid) error {
 }
 
 // StatusSince is Status, of a state that reflects z.
+// Errors are those of Reach.
 func (n *Node) StatusSince(ctx context.Context, z zab.Zxid) (*Snapshot, error) {
 	if s := n.Status(); !s.Zxid.Less(z) {
 		return s, nil

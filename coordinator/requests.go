@@ -31,6 +31,9 @@ import (
 
 // Commit asks for the decision to commit: the only request on the path of a
 // transaction. All branches have voted Yes. A repeated request gets the same answer.
+// The error is api.ErrTooOld if the log no longer remembers as far back as the gid, api.ErrInvalid if the gid
+// is dated ahead of all clocks, and api.ErrRefused if the transaction belongs to another cluster or its class
+// is not decided here.
 func (n *Node) Commit(ctx context.Context, r txn.CommitRequest) (commit.Reply, error) {
 	return n.ask(ctx, func(request uint64) replica.Event {
 		return commit.CommitAsked{Request: request,
@@ -46,17 +49,20 @@ func (n *Node) CommitLater(r txn.CommitRequest, done func(commit.Reply)) {
 
 // Outcome settles what became of a transaction: one without decision is aborted, as far as the
 // cluster would have decided it.
+// Errors are those of Commit.
 func (n *Node) Outcome(ctx context.Context, q txn.Inquiry) (commit.Reply, error) {
 	return n.ask(ctx, func(request uint64) replica.Event { return commit.OutcomeAsked{Request: request, Inquiry: q} })
 }
 
 // KeyUse says which transaction was committed under an idempotency key; Reply.Key is nil if none was.
+// It has no errors of its own.
 func (n *Node) KeyUse(ctx context.Context, key string) (commit.Reply, error) {
 	return n.ask(ctx, func(request uint64) replica.Event { return commit.KeyAsked{Request: request, Key: key} })
 }
 
 // Waiting hears which transactions of a client have waited for longer than a second, and says which of
 // them have to end because of a deadlock.
+// It has no errors of its own.
 func (n *Node) Waiting(ctx context.Context, heard uint64, waiters []deadlock.Waiter) (commit.Reply, error) {
 	return n.ask(ctx, func(request uint64) replica.Event {
 		return commit.WaitsAsked{Request: request, Heard: heard, Waiters: waiters}
@@ -106,6 +112,8 @@ type Settled struct {
 
 // Settle is an operator's word about one branch that nothing else ends: it is given up, or ended in its
 // database, whoever it belongs to. Only what recovery reports is ended so.
+// The error is api.ErrNotFound if there is no such branch, and api.ErrRefused if the transaction has no
+// decision yet, if the branch is finished or on record already, or if its database says otherwise.
 func (n *Node) Settle(ctx context.Context, s txn.Settlement) (Settled, error) {
 	if s.Decision == txn.Undecided {
 		_, err := n.ask(ctx, func(request uint64) replica.Event {
@@ -283,6 +291,8 @@ func (n *Node) abandon(ctx context.Context) {
 }
 
 // Forget is an operator's word that a heuristic outcome was dealt with.
+// The error is api.ErrNotFound if the log has no such transaction, and api.ErrRefused if it has nothing to
+// forget.
 func (n *Node) Forget(ctx context.Context, id txn.ID, who, why string) error {
 	_, err := n.ask(ctx, func(request uint64) replica.Event {
 		return commit.ForgetAsked{Request: request, ID: id, Who: who, Why: why}
@@ -293,6 +303,7 @@ func (n *Node) Forget(ctx context.Context, id txn.ID, who, why string) error {
 // EachFinished visits finished transactions, newest first, beginning before the given
 // one if it is not zero, until visit returns false. It is never older than a View that
 // was taken before.
+// An error is one of the store.
 func (n *Node) EachFinished(before txn.ID, visit func(txn.Txn) bool) error {
 	return n.archive.eachFinished(before, visit)
 }
@@ -428,6 +439,7 @@ func (n *Node) carryOut(ctx context.Context, a recovery.Action) (string, error) 
 }
 
 // Check runs the preflight of one resource, or of all if name is empty.
+// The error is api.ErrNotFound if there is no such resource; what a database says is in the result.
 func (n *Node) Check(ctx context.Context, name string) (map[string]CheckResult, error) {
 	if name != "" && n.workers[name] == nil {
 		return nil, commit.NoResource(name)
@@ -477,6 +489,7 @@ const maxBranchesAsked = 128
 // View is a linearizable look at one transaction, or, if id is zero, at everything that is not
 // finished: each transaction as it is at some moment from the question on. What is open is read
 // from the applied state, while the loop goes on.
+// It has no errors of its own: of a transaction that nobody knows the View says that.
 func (n *Node) View(ctx context.Context, id txn.ID) (*commit.View, error) {
 	r, err := n.ask(ctx, func(request uint64) replica.Event { return commit.ViewAsked{Request: request, ID: id} })
 	if err != nil || !id.IsZero() {
