@@ -26,12 +26,11 @@ type composeService struct {
 	Volumes     []string
 	Healthcheck struct{ Test []string }
 	DependsOn   map[string]struct{ Condition string } `yaml:"depends_on"`
-	Secrets     []string
+	Environment map[string]string
 }
 
 type composeFile struct {
 	Services map[string]composeService
-	Secrets  map[string]struct{ File string }
 	Volumes  map[string]any
 }
 
@@ -94,18 +93,17 @@ func TestComposeNodesAgreeOnMembersAndFindTheirSecrets(t *testing.T) {
 		require.Equal(t, "0.0.0.0:7420", node.API.Listen)
 		require.Equal(t, "0.0.0.0:7421", node.Peer.Listen)
 		for _, resource := range node.Resources {
-			secret := filepath.Base(resource.File)
-			require.Contains(t, compose.Services[fmt.Sprintf("node%d", id)].Secrets, secret)
-			dsn, err := os.ReadFile(filepath.Join(root, compose.Secrets[secret].File))
-			require.NoError(t, err)
+			variable, named := strings.CutPrefix(resource.File, "env:")
+			require.True(t, named, resource.File)
+			dsn := compose.Services[fmt.Sprintf("node%d", id)].Environment[variable]
 			switch resource.Driver {
 			case "postgres":
-				config, err := pgx.ParseConfig(strings.TrimSpace(string(dsn)))
+				config, err := pgx.ParseConfig(dsn)
 				require.NoError(t, err)
 				require.Equal(t, resource.Name, config.Database)
 				require.Contains(t, compose.Services, config.Host)
 			case "mysql":
-				config, err := mysql.ParseDSN(strings.TrimSpace(string(dsn)))
+				config, err := mysql.ParseDSN(dsn)
 				require.NoError(t, err)
 				require.Equal(t, resource.Name, config.DBName)
 				service, _, _ := strings.Cut(config.Addr, ":")
