@@ -91,8 +91,7 @@ func (tx *Tx) newCall(ctx context.Context, where string, dial func(addr string) 
 	if n == 0 {
 		return nil, api.Busyf("%d calls are under way and there are %d branches, and all numbers of branches are "+
 			"given out: make fewer calls at a time, or hand the transaction on to fewer services",
-			len(tx.outward.pending),
-			len(tx.branches))
+			len(tx.outward.pending), len(tx.branches))
 	}
 	k := &Call{tx: tx, where: where, dial: dial, name: api.NewCallName(), first: first, n: n}
 	deadline := tx.client.resources.now().Add(time.Until(tx.deadline))
@@ -129,8 +128,7 @@ func (tx *Tx) prove(d txn.Decision) txn.Proof {
 func (tx *Tx) free(ctx context.Context, no txn.BranchNo) bool {
 	return tx.branch(no) == nil && (tx.part == nil || tx.part.grants(ctx, no)) &&
 		!slices.ContainsFunc(tx.outward.pending, func(k *Call) bool {
-			return no >= k.first &&
-				int(no) < int(k.first)+k.n
+			return no >= k.first && int(no) < int(k.first)+k.n
 		})
 }
 

@@ -57,17 +57,19 @@ func lose(n int64, request bool) func(w http.ResponseWriter, r *http.Request, ne
 	}
 }
 
-func TestMessagesAreLost(t *testing.T) {
-	s := open(t)
-	var orders int64
-	for _, c := range []struct {
-		name, path string
-		n          int64
-		request    bool
-		commits    bool
-	}{
-		{"a call", "/bill", 1, true, false},
-		{"the answer to a call", "/bill", 1, false, false},
+// loss is of the first n messages to a path, or of their answers, and whether the transaction commits all the same.
+type loss struct {
+	name, path string
+	n          int64
+	request    bool
+	commits    bool
+}
+
+// losses are those of the messages that a transaction which calls a service at a path costs.
+func losses(call string) []loss {
+	return []loss{
+		{"a call", call, 1, true, false},
+		{"the answer to a call", call, 1, false, false},
 		{"a request for votes", votePath, 1, true, true},
 		{"votes", votePath, 1, false, true},
 		{"all requests for votes", votePath, 1 << 30, true, false},
@@ -75,7 +77,13 @@ func TestMessagesAreLost(t *testing.T) {
 		{"a decision", concludePath, 1, true, true},
 		{"the answer to a decision", concludePath, 1, false, true},
 		{"all decisions", concludePath, 1 << 30, true, true},
-	} {
+	}
+}
+
+func TestMessagesAreLost(t *testing.T) {
+	s := open(t)
+	var orders int64
+	for _, c := range losses("/bill") {
 		t.Run(c.name, func(t *testing.T) {
 			s.through(at(c.path, lose(c.n, c.request)))
 			err := s.client.Run(t.Context(), func(ctx context.Context, tx *concord.Tx) error {

@@ -149,22 +149,7 @@ func TestWhatIsHandedOnAndDoesNothing(t *testing.T) {
 func TestMessagesAreLostFurtherOn(t *testing.T) {
 	s := openChain(t)
 	var done int64
-	for _, c := range []struct {
-		name, path string
-		n          int64
-		request    bool
-		commits    bool
-	}{
-		{"a call", "/take", 1, true, false},
-		{"the answer to a call", "/take", 1, false, false},
-		{"a request for votes", votePath, 1, true, true},
-		{"votes", votePath, 1, false, true},
-		{"all requests for votes", votePath, 1 << 30, true, false},
-		{"all votes", votePath, 1 << 30, false, false},
-		{"a decision", concludePath, 1, true, true},
-		{"the answer to a decision", concludePath, 1, false, true},
-		{"all decisions", concludePath, 1 << 30, true, true},
-	} {
+	for _, c := range losses("/take") {
 		t.Run(c.name, func(t *testing.T) {
 			further := at(c.path, lose(c.n, c.request))
 			s.further.Store(&further)
