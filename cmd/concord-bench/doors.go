@@ -183,21 +183,8 @@ func makeCertificates(dir security.Dir, keyFile string) error {
 }
 
 func (b *doorsBench) close() error {
-	var errs []error
-	for _, s := range []*side{&b.plain, &b.secured} {
-		if s.client != nil {
-			errs = append(errs, s.client.Close())
-		}
-		if s.nodes != nil {
-			errs = append(errs, s.nodes.stop())
-		}
-	}
-	for _, k := range b.banks {
-		if k != nil {
-			errs = append(errs, k.Close())
-		}
-	}
-	return errors.Join(errs...)
+	return errors.Join(closeCluster(b.plain.client, b.plain.nodes), closeCluster(b.secured.client, b.secured.nodes),
+		closeBanks(&b.banks))
 }
 
 // run makes all rounds. Who begins a round alternates.

@@ -256,14 +256,25 @@ func clusterAt(ctx context.Context, addrs []string) (txn.ClusterID, error) {
 }
 
 func (b *transferBench) close() error {
+	return errors.Join(closeCluster(b.client, b.nodes), closeBanks(&b.banks))
+}
+
+// closeCluster ends a client and then its nodes; either may be missing.
+func closeCluster(client *concord.Client, n *nodes) error {
 	var errs []error
-	if b.client != nil {
-		errs = append(errs, b.client.Close())
+	if client != nil {
+		errs = append(errs, client.Close())
 	}
-	if b.nodes != nil {
-		errs = append(errs, b.nodes.stop())
+	if n != nil {
+		errs = append(errs, n.stop())
 	}
-	for _, k := range b.banks {
+	return errors.Join(errs...)
+}
+
+// closeBanks closes those that openBanks has opened.
+func closeBanks(banks *[2]bank.Bank) error {
+	var errs []error
+	for _, k := range banks {
 		if k != nil {
 			errs = append(errs, k.Close())
 		}
