@@ -22,6 +22,7 @@ import (
 	"github.com/concordtx/concord/api"
 	concordv1 "github.com/concordtx/concord/api/concord/v1"
 	"github.com/concordtx/concord/api/concord/v1/concordv1connect"
+	"github.com/concordtx/concord/protocol/zab"
 	"github.com/concordtx/concord/txn"
 )
 
@@ -74,7 +75,7 @@ func (l *leader) decide(r txn.Record) (txn.Verdict, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.counter++
-	changes, err := l.table.Apply(txn.Position{Epoch: 1, Counter: l.counter}, txn.EncodeRecords(nil, r))
+	changes, err := l.table.Apply(zab.Zxid{Epoch: 1, Counter: l.counter}, txn.EncodeRecords(nil, r))
 	if err != nil {
 		return txn.Verdict{}, err
 	}

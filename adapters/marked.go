@@ -7,6 +7,7 @@ import (
 	"errors"
 	"sync/atomic"
 
+	"github.com/concordtx/concord/protocol/zab"
 	"github.com/concordtx/concord/txn"
 )
 
@@ -26,7 +27,7 @@ type Marked interface {
 	// Expect says what the database has at least from now on; zero: nothing is known. Commit and Rollback
 	// compare, on the connection that they use, and if the database is behind they do nothing and return an
 	// error that wraps ErrBehind, or ErrCopy.
-	Expect(c txn.ClusterID, least txn.Position)
+	Expect(c txn.ClusterID, least zab.Zxid)
 	// HighWater returns the row; zero if there is none. It compares with what is expected, too: beside an
 	// error that wraps ErrBehind it returns the row.
 	HighWater(ctx context.Context, c txn.ClusterID) (txn.HighWater, error)
@@ -39,7 +40,7 @@ type Marked interface {
 type Expectation struct{ now atomic.Pointer[Expected] }
 
 // Expect is that of Marked.
-func (e *Expectation) Expect(c txn.ClusterID, least txn.Position) { e.now.Store(&Expected{c, least}) }
+func (e *Expectation) Expect(c txn.ClusterID, least zab.Zxid) { e.now.Store(&Expected{c, least}) }
 
 // Now returns what is expected. Whoever compares asks before it reads the row, which may be raised meanwhile.
 func (e *Expectation) Now() Expected {
@@ -52,11 +53,11 @@ func (e *Expectation) Now() Expected {
 // Expected is the least row of one cluster; zero: nothing is known.
 type Expected struct {
 	Cluster txn.ClusterID
-	Least   txn.Position
+	Least   zab.Zxid
 }
 
 // IsZero reports whether there is nothing to compare with.
-func (e Expected) IsZero() bool { return e.Least == txn.Position{} }
+func (e Expected) IsZero() bool { return e.Least == zab.Zxid{} }
 
 // Behind reports whether a row of a cluster is less than it has to be.
 func (e Expected) Behind(c txn.ClusterID, has txn.HighWater) bool {

@@ -14,6 +14,7 @@ import (
 
 	"github.com/concordtx/concord/api"
 	concordv1 "github.com/concordtx/concord/api/concord/v1"
+	"github.com/concordtx/concord/protocol/zab"
 	"github.com/concordtx/concord/txn"
 )
 
@@ -105,7 +106,7 @@ func FuzzParseCommit(f *testing.F) {
 }
 
 func TestZxidsAreParsedStrictly(t *testing.T) {
-	for text, want := range map[string]txn.Position{
+	for text, want := range map[string]zab.Zxid{
 		"": {}, "0.0": {}, "3.17": {Epoch: 3, Counter: 17},
 		"4294967295.18446744073709551615": {Epoch: math.MaxUint32, Counter: math.MaxUint64},
 	} {

@@ -10,22 +10,22 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
 
-	"github.com/concordtx/concord/txn"
+	"github.com/concordtx/concord/protocol/zab"
 )
 
 // ParseZxid validates a position in the log, "epoch.counter", as answers have it; empty
 // means the beginning.
-func ParseZxid(field, s string) (txn.Position, error) {
+func ParseZxid(field, s string) (zab.Zxid, error) {
 	if s == "" {
-		return txn.Position{}, nil
+		return zab.Zxid{}, nil
 	}
 	epoch, counter, _ := strings.Cut(s, ".")
 	e, ok := parseNumber(epoch, 32)
 	c, cok := parseNumber(counter, 64)
 	if !ok || !cok {
-		return txn.Position{}, invalid(field, "%.40q is not a zxid, want epoch.counter as in an answer", s)
+		return zab.Zxid{}, invalid(field, "%.40q is not a zxid, want epoch.counter as in an answer", s)
 	}
-	return txn.Position{Epoch: uint32(e), Counter: c}, nil
+	return zab.Zxid{Epoch: zab.Epoch(e), Counter: c}, nil
 }
 
 // parseNumber takes a number only as it is printed.
@@ -36,7 +36,7 @@ func parseNumber(s string, bits int) (uint64, bool) {
 
 // highWater is the highest zxid that a client got in answers. It goes with every request,
 // so that no node answers from an older state. A nil one remembers nothing.
-type highWater struct{ at atomic.Pointer[txn.Position] }
+type highWater struct{ at atomic.Pointer[zab.Zxid] }
 
 func (h *highWater) String() string {
 	if h != nil {
@@ -55,17 +55,13 @@ func (h *highWater) raise(zxid string) {
 	}
 	for {
 		was := h.at.Load()
-		if was != nil && !earlier(*was, p) || was == nil && p == (txn.Position{}) {
+		if was != nil && !was.Less(p) || was == nil && p == (zab.Zxid{}) {
 			return
 		}
 		if now := p; h.at.CompareAndSwap(was, &now) {
 			return
 		}
 	}
-}
-
-func earlier(a, b txn.Position) bool {
-	return a.Epoch < b.Epoch || a.Epoch == b.Epoch && a.Counter < b.Counter
 }
 
 // seenName is the field of requests that says what their client has seen.

@@ -521,7 +521,7 @@ func (c *testCluster) falsify(id zab.NodeID) {
 		x, err := r.readRestored(r.core.Zxid())
 		require.NoError(c.t, err)
 		m := x.table.Meta()
-		if replica.ToZxid(m.Position) != r.core.Zxid() { // something is on its way to the store
+		if m.Zxid != r.core.Zxid() { // something is on its way to the store
 			did <- false
 			return replica.Tick{Now: time.Now()}
 		}

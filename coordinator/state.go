@@ -11,7 +11,6 @@ import (
 	"slices"
 	"time"
 
-	"github.com/concordtx/concord/coordinator/replica"
 	"github.com/concordtx/concord/protocol/zab"
 	"github.com/concordtx/concord/txn"
 	"github.com/concordtx/concord/wal"
@@ -92,7 +91,7 @@ func toState(folds []txn.Changes, stored *txn.Members) (s wal.StateChange, n int
 	if slices.ContainsFunc(folds[:n], func(c txn.Changes) bool { return len(c.Granted)+len(c.Ended) > 0 }) {
 		s.Puts = append(s.Puts, wal.Pair{Key: []byte(leasesKey), Value: encodeLeases(meta.Leases)})
 	}
-	s.Applied, s.Digest = zab.Zxid{Epoch: zab.Epoch(meta.Position.Epoch), Counter: meta.Position.Counter}, meta.Digest
+	s.Applied, s.Digest = meta.Zxid, meta.Digest
 	s.Puts = append(s.Puts, wal.Pair{Key: []byte(metaKey), Value: encodeMeta(meta)})
 	if meta.Members != stored && meta.Members != nil {
 		value, _ := meta.Members.AppendBinary(nil) // it has no way to fail
@@ -120,7 +119,7 @@ func encodeMeta(m txn.Meta) []byte {
 	b = binary.BigEndian.AppendUint64(b, uint64(mark))
 	for _, s := range m.Stores {
 		b = append(binary.BigEndian.AppendUint64(b, s.Node), s.Store[:]...)
-		b = replica.AppendZxid(b, replica.ToZxid(s.Holds))
+		b = s.Holds.Append(b)
 	}
 	return b
 }
@@ -137,7 +136,7 @@ func decodeMeta(b []byte, m *txn.Meta) error {
 	}
 	for b = b[12:]; len(b) > 0; b = b[one:] {
 		m.Stores = append(m.Stores, txn.MemberStore{Node: binary.BigEndian.Uint64(b), Store: txn.StoreID(b[8 : one-12]),
-			Holds: replica.ToPosition(replica.ZxidAt(b[one-12:]))})
+			Holds: zab.ZxidAt(b[one-12:])})
 	}
 	return nil
 }
@@ -231,7 +230,7 @@ func checkPair(key, value []byte) error {
 func loadTable(s *wal.Store, a txn.Archive) (*txn.Table, error) {
 	var m txn.Meta
 	applied, digest := s.Applied()
-	m.Position, m.Digest = txn.Position{Epoch: uint32(applied.Epoch), Counter: applied.Counter}, digest
+	m.Zxid, m.Digest = applied, digest
 	value, found, err := s.Get([]byte(metaKey))
 	if err != nil {
 		return nil, err

@@ -48,7 +48,7 @@ func TestOpenGidsAreStored(t *testing.T) {
 	w := txn.Witness{ID: txn.ID{1}, Members: []txn.Party{{}}, Branches: []txn.Branch{{Resource: "orders"}},
 		Accepted:    txn.Commit,
 		LastAttempt: txn.FirstElection, LastElected: txn.Election{N: 2}}
-	at := func(n uint64) txn.Meta { return txn.Meta{Cluster: 7, Position: txn.Position{Epoch: 1, Counter: n}} }
+	at := func(n uint64) txn.Meta { return txn.Meta{Cluster: 7, Zxid: zab.Zxid{Epoch: 1, Counter: n}} }
 	state, _ := toState([]txn.Changes{{Witnesses: []txn.Witness{w}, Meta: at(1)}}, nil)
 	for _, pair := range state.Puts {
 		require.NoError(t, checkPair(pair.Key, pair.Value))
@@ -93,7 +93,7 @@ func TestStoreOfALaterReleaseIsNotOpened(t *testing.T) {
 	w.Enqueue(zab.Write{ID: 1, Hard: &zab.HardState{Accepted: 1, Current: 1}, Entries: []zab.Entry{first}})
 	<-durable
 	w.Close()
-	state, _ := toState([]txn.Changes{{Meta: txn.Meta{Cluster: 7, Position: replica.ToPosition(first.Zxid),
+	state, _ := toState([]txn.Changes{{Meta: txn.Meta{Cluster: 7, Zxid: first.Zxid,
 		Level: txn.Newest + 1}}}, nil)
 	require.NoError(t, store.Apply(state))
 	require.NoError(t, store.Close())
@@ -126,7 +126,7 @@ func keyStore(t *testing.T) (store *wal.Store, apply func(...txn.Changes)) {
 	return store, func(folds ...txn.Changes) {
 		for i := range folds {
 			at++
-			folds[i].Meta = txn.Meta{Cluster: 7, Position: txn.Position{Epoch: 1, Counter: at}}
+			folds[i].Meta = txn.Meta{Cluster: 7, Zxid: zab.Zxid{Epoch: 1, Counter: at}}
 		}
 		for left := folds; len(left) > 0; {
 			state, n := toState(left, nil)

@@ -14,7 +14,6 @@ import (
 
 	"github.com/concordtx/concord/adapters"
 	"github.com/concordtx/concord/api"
-	"github.com/concordtx/concord/coordinator/replica"
 	"github.com/concordtx/concord/protocol/zab"
 	"github.com/concordtx/concord/txn"
 )
@@ -87,7 +86,7 @@ func TestStoreThatWasSetBackIsRefused(t *testing.T) {
 	require.Eventually(t, func() bool {
 		for _, r := range c.nodes {
 			for _, m := range r.peers.Stores() {
-				if m.Node == uint64(victim) && replica.ToZxid(m.Holds).Less(tail) {
+				if m.Node == uint64(victim) && m.Holds.Less(tail) {
 					return false
 				}
 			}

@@ -8,11 +8,12 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/concordtx/concord/protocol/zab"
 	"github.com/concordtx/concord/txn"
 )
 
 func TestFatesInADatabaseThatWasSetBack(t *testing.T) {
-	at := func(n uint64) txn.Position { return txn.Position{Epoch: 1, Counter: n} }
+	at := func(n uint64) zab.Zxid { return zab.Zxid{Epoch: 1, Counter: n} }
 	r := Reached{Cluster: 7, Resource: "orders", Has: txn.HighWater{At: at(20), Floor: at(15)},
 		Prepared: map[txn.XID]bool{}, Evidence: map[txn.XID]bool{}}
 	decided := func(n uint64, d txn.Decision) txn.Txn {

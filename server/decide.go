@@ -75,7 +75,7 @@ func (h *handlers) reach(ctx context.Context, seen string) error {
 	if s := h.node.Status(); err != nil || s.Leader != s.Node {
 		return err
 	}
-	return h.node.Reach(ctx, zxid(at))
+	return h.node.Reach(ctx, at)
 }
 
 // commitLater answers a request of a batch. What is wrong with it goes before that this

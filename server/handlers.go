@@ -385,11 +385,7 @@ func (h *handlers) statusSince(ctx context.Context, seen string) (*coordinator.S
 	if err != nil {
 		return nil, err
 	}
-	return h.node.StatusSince(ctx, zxid(at))
-}
-
-func zxid(p txn.Position) zab.Zxid {
-	return zab.Zxid{Epoch: zab.Epoch(p.Epoch), Counter: p.Counter}
+	return h.node.StatusSince(ctx, at)
 }
 
 func (h *handlers) zxid() string { return h.node.Applied().String() }

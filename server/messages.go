@@ -9,6 +9,7 @@ import (
 	concordv1 "github.com/concordtx/concord/api/concord/v1"
 	"github.com/concordtx/concord/coordinator"
 	"github.com/concordtx/concord/coordinator/commit"
+	"github.com/concordtx/concord/protocol/zab"
 	"github.com/concordtx/concord/txn"
 )
 
@@ -46,7 +47,7 @@ func resourceMessages(s *coordinator.Snapshot, now time.Time) (out []*concordv1.
 	for _, own := range s.Resources {
 		m := &concordv1.ResourceStatus{Name: own.Name, Driver: own.Driver, Ok: own.OK, Error: own.Err,
 			Identity: own.Identity, Quarantine: quarantineMessage(own.Remembered)}
-		if at := own.Remembered.At; at != (txn.Position{}) {
+		if at := own.Remembered.At; at != (zab.Zxid{}) {
 			m.HighWater = at.String()
 		}
 		if own.Asked && !own.OK && s.Leader != s.Node {

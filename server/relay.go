@@ -175,7 +175,7 @@ func seen(n Node) connect.UnaryInterceptorFunc {
 			}
 			if handOns[req.Spec().Procedure] == nil || s.Leader == s.Node ||
 				req.Spec().Procedure == concordv1connect.CoordinatorServiceOutcomeProcedure {
-				if err := n.Reach(ctx, zxid(at)); err != nil {
+				if err := n.Reach(ctx, at); err != nil {
 					return nil, err
 				}
 			}

@@ -6,13 +6,15 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/concordtx/concord/protocol/zab"
 )
 
 func TestTheFirstJournalOfAnAgentCountsAndItsEpochsOnlyGrow(t *testing.T) {
 	east, other := PartyID{Agent: "east", Journal: JournalID{1}}, PartyID{Agent: "east", Journal: JournalID{2}}
 	west := PartyID{Agent: "west", Journal: JournalID{3}}
 	table := NewTable(Meta{Cluster: 1, Level: Newest}, nil, &shelf{})
-	at := Position{Epoch: 1}
+	at := zab.Zxid{Epoch: 1}
 	apply := func(r AgentRecord, voted bool) {
 		t.Helper()
 		at.Counter++

@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"testing"
 	"time"
+
+	"github.com/concordtx/concord/protocol/zab"
 )
 
 func BenchmarkEncodeCommit(b *testing.B) {
@@ -71,7 +73,7 @@ func BenchmarkApply(b *testing.B) {
 					binary.BigEndian.PutUint64(ids[i][8:], counter)
 					data = AppendRecord(data, CommitRecord{ID: ids[i], Branches: sampleBranches})
 				}
-				if _, err := t.Apply(Position{Counter: counter}, data); err != nil {
+				if _, err := t.Apply(zab.Zxid{Counter: counter}, data); err != nil {
 					b.Fatal(err)
 				}
 				copy(last, ids)

@@ -5,24 +5,10 @@ package txn
 import (
 	"cmp"
 	"crypto/sha256"
-	"encoding/binary"
-	"fmt"
 	"slices"
+
+	"github.com/concordtx/concord/protocol/zab"
 )
-
-// Position is where in the log a fact stands: the zxid of its entry.
-type Position struct {
-	Epoch   uint32
-	Counter uint64
-}
-
-// Less reports whether p comes before o.
-func (p Position) Less(o Position) bool {
-	return p.Epoch < o.Epoch || p.Epoch == o.Epoch && p.Counter < o.Counter
-}
-
-// String prints "epoch.counter".
-func (p Position) String() string { return fmt.Sprintf("%d.%d", p.Epoch, p.Counter) }
 
 // Digest is a rolling hash over everything that a table folded. Two tables at the
 // same position have the same digest, or one of the nodes is broken.
@@ -32,26 +18,26 @@ type Digest [sha256.Size]byte
 // records about its id, its members, their stores and what they know, and its agents. Every state machine on the
 // log has one in it, since both are written together.
 type ClusterState struct {
-	cluster  ClusterID
-	digest   Digest
-	position Position
-	stores   []MemberStore
-	level    FeatureLevel
-	members  *Members
-	agents   Agents
+	cluster ClusterID
+	digest  Digest
+	zxid    zab.Zxid
+	stores  []MemberStore
+	level   FeatureLevel
+	members *Members
+	agents  Agents
 }
 
 // NewClusterState makes it from what a store kept; the zero Meta for a new one.
 func NewClusterState(m Meta) ClusterState {
-	return ClusterState{cluster: m.Cluster, digest: m.Digest, position: m.Position, stores: m.Stores, level: m.Level,
+	return ClusterState{cluster: m.Cluster, digest: m.Digest, zxid: m.Zxid, stores: m.Stores, level: m.Level,
 		members: m.Members, agents: m.Agents}
 }
 
 // State is what a state machine shows of the cluster.
 func (s *ClusterState) State() *ClusterState { return s }
 
-// Position is where in the log the last entry stands that was folded.
-func (s *ClusterState) Position() Position { return s.position }
+// Zxid is where in the log the last entry stands that was folded.
+func (s *ClusterState) Zxid() zab.Zxid { return s.zxid }
 
 // Digest is the rolling hash up to there.
 func (s *ClusterState) Digest() Digest { return s.digest }
@@ -60,7 +46,7 @@ func (s *ClusterState) Digest() Digest { return s.digest }
 func (s *ClusterState) Stores() []MemberStore { return s.stores }
 
 // Fold folds a record if it concerns the cluster, and ignores all others.
-func (s *ClusterState) Fold(at Position, r Record) {
+func (s *ClusterState) Fold(at zab.Zxid, r Record) {
 	switch r := r.(type) {
 	case Form:
 		if s.cluster == 0 {
@@ -83,7 +69,7 @@ func (s *ClusterState) Fold(at Position, r Record) {
 type MemberStore struct {
 	Node  uint64
 	Store StoreID
-	Holds Position
+	Holds zab.Zxid
 }
 
 // Cluster returns the id of the cluster, or zero before it was formed.
@@ -130,7 +116,7 @@ func (s *ClusterState) holds(r HoldsRecord) {
 }
 
 // takeMembers folds a MembersRecord.
-func (s *ClusterState) takeMembers(r MembersRecord, at Position) {
+func (s *ClusterState) takeMembers(r MembersRecord, at zab.Zxid) {
 	m := Members{List: r.Members, At: at}
 	if old := s.members; old != nil {
 		m.Settled = slices.Equal(old.List, r.Members)
@@ -155,14 +141,11 @@ func (s *ClusterState) takeMembers(r MembersRecord, at Position) {
 }
 
 // Roll extends the digest by one entry: what comes before the records of it are folded.
-func (s *ClusterState) Roll(at Position, data []byte) {
+func (s *ClusterState) Roll(at zab.Zxid, data []byte) {
 	h := sha256.New()
 	h.Write(s.digest[:])
-	var p [12]byte
-	binary.BigEndian.PutUint32(p[:], at.Epoch)
-	binary.BigEndian.PutUint64(p[4:], at.Counter)
-	h.Write(p[:])
+	h.Write(at.Append(nil))
 	h.Write(data)
 	h.Sum(s.digest[:0])
-	s.position = at
+	s.zxid = at
 }

@@ -10,6 +10,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/concordtx/concord/protocol/zab"
 )
 
 // HighWater is a row that the cluster keeps in a database and raises now and then: how far the log had
@@ -21,10 +23,10 @@ import (
 //  2. Whatever ended in the log up to At had ended in the database before the row was written.
 //  3. Evidence is removed from a database together with raising the row, never before it.
 type HighWater struct {
-	At Position
+	At zab.Zxid
 	// Floor is where the oldest transaction was decided that had an unfinished branch in the database
 	// then; At if there was none. What was decided before it had ended.
-	Floor Position
+	Floor zab.Zxid
 }
 
 // IsZero reports whether there is none.
@@ -36,23 +38,23 @@ func (h HighWater) Less(o HighWater) bool { return h.At.Less(o.At) }
 // highWaterPrefix begins the text of a high-water row, and that of no gid.
 const highWaterPrefix = "w"
 
-// RowText is how a position stands in a database, in a column for gids: texts are ordered as the
-// positions are.
-func (p Position) RowText() string {
-	return fmt.Sprintf("%s%08x%016x", highWaterPrefix, p.Epoch, p.Counter)
+// RowText is how a zxid stands in a database, in a column for gids: texts are ordered as the
+// zxids are.
+func RowText(z zab.Zxid) string {
+	return fmt.Sprintf("%s%08x%016x", highWaterPrefix, z.Epoch, z.Counter)
 }
 
 // ParseRowText is the inverse of RowText.
-func ParseRowText(s string) (Position, error) {
+func ParseRowText(s string) (zab.Zxid, error) {
 	rest, ok := strings.CutPrefix(s, highWaterPrefix)
 	if ok && len(rest) == 24 {
 		epoch, err1 := strconv.ParseUint(rest[:8], 16, 32)
 		counter, err2 := strconv.ParseUint(rest[8:], 16, 62)
-		if p := (Position{Epoch: uint32(epoch), Counter: counter}); err1 == nil && err2 == nil && p.RowText() == s {
-			return p, nil
+		if z := (zab.Zxid{Epoch: zab.Epoch(epoch), Counter: counter}); err1 == nil && err2 == nil && RowText(z) == s {
+			return z, nil
 		}
 	}
-	return Position{}, fmt.Errorf("%q is not a high-water row that this version writes: run the newest version of "+
+	return zab.Zxid{}, fmt.Errorf("%q is not a high-water row that this version writes: run the newest version of "+
 		"concord on all nodes, or delete the row if a person wrote it", s)
 }
 
@@ -119,10 +121,7 @@ func (r AcceptRecord) append(b []byte) []byte {
 }
 
 func appendHighWater(b []byte, h HighWater) []byte {
-	for _, p := range []Position{h.At, h.Floor} {
-		b = binary.AppendUvarint(binary.AppendUvarint(b, uint64(p.Epoch)), p.Counter)
-	}
-	return b
+	return appendZxid(appendZxid(b, h.At), h.Floor)
 }
 
 // appendTime takes what is before 1970, as by a clock that was never set, for 1970.
@@ -131,8 +130,7 @@ func appendTime(b []byte, t time.Time) []byte {
 }
 
 func (d *decoder) highWater() (h HighWater) {
-	h.At = Position{Epoch: d.uint32(), Counter: d.uvarint()}
-	h.Floor = Position{Epoch: d.uint32(), Counter: d.uvarint()}
+	h.At, h.Floor = d.zxid(), d.zxid()
 	return h
 }
 

@@ -8,20 +8,23 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/concordtx/concord/protocol/zab"
 )
 
-var sampleHighWater = HighWater{At: Position{Epoch: 7, Counter: 1 << 40}, Floor: Position{Epoch: 6, Counter: 3}}
+var sampleHighWater = HighWater{At: zab.Zxid{Epoch: 7, Counter: 1 << 40}, Floor: zab.Zxid{Epoch: 6, Counter: 3}}
 
 func highWaterAt(counter uint64) HighWater {
-	p := Position{Epoch: 1, Counter: counter}
+	p := zab.Zxid{Epoch: 1, Counter: counter}
 	return HighWater{At: p, Floor: p}
 }
 
-func TestTextsOfRowsAreOrderedAsPositionsAre(t *testing.T) {
-	positions := []Position{{0, 0}, {0, 9}, {0, 10}, {1, 0}, {9, 1 << 61}, {10, 0}, {1<<32 - 1, 1<<62 - 1}}
+func TestTextsOfRowsAreOrderedAsZxidsAre(t *testing.T) {
+	zxids := []zab.Zxid{{}, {Counter: 9}, {Counter: 10}, {Epoch: 1}, {Epoch: 9, Counter: 1 << 61}, {Epoch: 10},
+		{Epoch: 1<<32 - 1, Counter: 1<<62 - 1}}
 	var texts []string
-	for _, p := range positions {
-		text := p.RowText()
+	for _, p := range zxids {
+		text := RowText(p)
 		texts = append(texts, text)
 		require.Len(t, text, 25)
 		_, err := ParseID(text)

@@ -9,6 +9,8 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+
+	"github.com/concordtx/concord/protocol/zab"
 )
 
 // Role says how a member of the cluster takes part.
@@ -45,7 +47,7 @@ type MembersRecord struct {
 type Members struct {
 	List []Member // by ID; never changed
 	// At is the entry that said so last.
-	At Position
+	At zab.Zxid
 	// Settled says that the change which made List is done.
 	Settled bool
 	// Key is that of the latest change that somebody asked for.
@@ -203,8 +205,7 @@ func ListText(list []Member) string {
 
 // AppendBinary appends what AppendMembers does, and the rest of m.
 func (m *Members) AppendBinary(b []byte) ([]byte, error) {
-	b = binary.BigEndian.AppendUint32(b, m.At.Epoch)
-	b = binary.BigEndian.AppendUint64(b, m.At.Counter)
+	b = m.At.Append(b)
 	settled := byte(0)
 	if m.Settled {
 		settled = 1
@@ -224,7 +225,7 @@ func (m *Members) UnmarshalBinary(b []byte) error {
 	d := decoder{b: b}
 	var out Members
 	if at := d.bytes(12); at != nil {
-		out.At = Position{Epoch: binary.BigEndian.Uint32(at), Counter: binary.BigEndian.Uint64(at[4:])}
+		out.At = zab.ZxidAt(at)
 	}
 	out.Settled = d.bool()
 	out.List = d.members()

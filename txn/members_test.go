@@ -7,6 +7,8 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/concordtx/concord/protocol/zab"
 )
 
 func TestListsThatNoClusterCanHaveAreRefused(t *testing.T) {
@@ -57,7 +59,7 @@ func (noArchive) KeyUse(string) (KeyUse, bool) { return KeyUse{}, false }
 
 func TestTableKnowsTheMembersAndWhoTheyWere(t *testing.T) {
 	table := NewTable(Meta{}, nil, noArchive{})
-	at := Position{Epoch: 1}
+	at := zab.Zxid{Epoch: 1}
 	fold := func(records ...Record) *Members {
 		at.Counter++
 		_, err := table.Apply(at, EncodeRecords(nil, records...))

@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"math"
 	"time"
+
+	"github.com/concordtx/concord/protocol/zab"
 )
 
 // Record is one fact of the replicated log. An entry of the log holds one or more.
@@ -113,7 +115,7 @@ type MemberRecord struct {
 type HoldsRecord struct {
 	Node  uint64
 	Store StoreID
-	Upto  Position
+	Upto  zab.Zxid
 }
 
 // StoreID is the random id of a node's store.
@@ -245,8 +247,7 @@ func (r MemberRecord) append(b []byte) []byte {
 func (r HoldsRecord) append(b []byte) []byte {
 	b = binary.BigEndian.AppendUint64(b, r.Node)
 	b = append(b, r.Store[:]...)
-	b = binary.BigEndian.AppendUint32(b, r.Upto.Epoch)
-	return binary.BigEndian.AppendUint64(b, r.Upto.Counter)
+	return r.Upto.Append(b)
 }
 
 func (r FeatureRecord) append(b []byte) []byte {
@@ -324,7 +325,7 @@ func (d *decoder) record() Record {
 		if b := d.bytes(8 + len(r.Store) + 12); b != nil {
 			r.Node = binary.BigEndian.Uint64(b)
 			b = b[8+copy(r.Store[:], b[8:]):]
-			r.Upto = Position{Epoch: binary.BigEndian.Uint32(b), Counter: binary.BigEndian.Uint64(b[4:])}
+			r.Upto = zab.ZxidAt(b)
 		}
 		return r
 	case kindMembers:
@@ -394,6 +395,14 @@ func (d *decoder) uvarint() uint64 {
 	}
 	d.b = d.b[n:]
 	return v
+}
+
+func appendZxid(b []byte, z zab.Zxid) []byte {
+	return binary.AppendUvarint(binary.AppendUvarint(b, uint64(z.Epoch)), z.Counter)
+}
+
+func (d *decoder) zxid() zab.Zxid {
+	return zab.Zxid{Epoch: zab.Epoch(d.uint32()), Counter: d.uvarint()}
 }
 
 func (d *decoder) uint32() uint32 {

@@ -16,6 +16,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/concordtx/concord/internal/said"
+	"github.com/concordtx/concord/protocol/zab"
 )
 
 var sampleBranches = []Branch{
@@ -51,7 +52,7 @@ func sampleRecords() []Record {
 		ForgetRecord{ID: id, Who: "ann", Why: "refunded"},
 		Watermark{Time: time.UnixMilli(1_700_000_000_000)},
 		MemberRecord{Node: 3, Store: StoreID{1, 15: 9}, Who: "ann", Why: "disk"},
-		HoldsRecord{Node: 3, Store: StoreID{1, 15: 9}, Upto: Position{Epoch: 7, Counter: 1 << 40}},
+		HoldsRecord{Node: 3, Store: StoreID{1, 15: 9}, Upto: zab.Zxid{Epoch: 7, Counter: 1 << 40}},
 		FeatureRecord{Level: Newest},
 		PreCommitRecord{ID: id, Election: FirstElection, Members: sampleParties, Branches: sampleBranches,
 			Label: "order 4711"},
@@ -104,7 +105,7 @@ func TestALevelOfALaterReleaseIsRefused(t *testing.T) {
 
 // An epoch that does not fit was cut to one that does.
 func TestAnEpochThatDoesNotFitIsRefused(t *testing.T) {
-	x := Txn{ID: NewID(time.Now()), Decision: Abort, Decided: Position{Epoch: 1<<32 - 1, Counter: 1}}
+	x := Txn{ID: NewID(time.Now()), Decision: Abort, Decided: zab.Zxid{Epoch: 1<<32 - 1, Counter: 1}}
 	b, err := x.AppendBinary(nil)
 	require.NoError(t, err)
 	require.NoError(t, new(Txn).UnmarshalBinary(b))
@@ -133,7 +134,7 @@ func FuzzTxnUnmarshal(f *testing.F) {
 	b, err := x.AppendBinary(nil)
 	require.NoError(f, err)
 	f.Add(b)
-	x.Decided = Position{Epoch: 1<<32 - 1, Counter: 1 << 62}
+	x.Decided = zab.Zxid{Epoch: 1<<32 - 1, Counter: 1 << 62}
 	b, err = x.AppendBinary(nil)
 	require.NoError(f, err)
 	f.Add(b)
@@ -286,7 +287,7 @@ var errorRows = []struct {
 	{func() error { _, err := DecodeRecords([]byte{recordsVersion, 0xff}); return err }, "record 0: " + noRecords},
 	{func() error { _, err := DecodeMembers([]byte{0xff}); return err }, "list of members: " + noRecords},
 	{func() error {
-		_, err := NewTable(Meta{}, nil, nil).Apply(Position{Epoch: 1, Counter: 2}, nil)
+		_, err := NewTable(Meta{}, nil, nil).Apply(zab.Zxid{Epoch: 1, Counter: 2}, nil)
 		return err
 	},
 		"apply 1.2: " + noRecords},

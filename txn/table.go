@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/concordtx/concord/internal/mutant"
+	"github.com/concordtx/concord/protocol/zab"
 )
 
 // Archive is where a Table keeps what it folded, and looks up finished transactions,
@@ -52,7 +53,7 @@ type Table struct {
 type Meta struct {
 	Cluster   ClusterID
 	Watermark time.Time
-	Position  Position
+	Zxid      zab.Zxid
 	Digest    Digest
 	// Stores are the stores of the nodes, by node. It is replaced as a whole, never changed.
 	Stores []MemberStore
@@ -89,7 +90,7 @@ func NewTable(m Meta, open []Txn, a Archive, witnesses ...Witness) *Table {
 
 // Meta returns the part of the table that is not transactions.
 func (t *Table) Meta() Meta {
-	return Meta{Cluster: t.cluster, Watermark: t.watermark, Position: t.position, Digest: t.digest, Stores: t.stores,
+	return Meta{Cluster: t.cluster, Watermark: t.watermark, Zxid: t.zxid, Digest: t.digest, Stores: t.stores,
 		Level: t.level, Leases: t.leases, Members: t.members, Agents: t.agents, Remembered: t.remembered}
 }
 
@@ -175,7 +176,7 @@ type Changes struct {
 
 // Apply folds one log entry. An error means that the entry is not ours or damaged;
 // the table must not be used any further then.
-func (t *Table) Apply(at Position, data []byte) (Changes, error) {
+func (t *Table) Apply(at zab.Zxid, data []byte) (Changes, error) {
 	records, err := DecodeRecords(data)
 	if err != nil {
 		return Changes{}, fmt.Errorf("apply %v: %w", at, err)

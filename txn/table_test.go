@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/concordtx/concord/protocol/zab"
 )
 
 // shelf is an archive in memory, kept up to date by the changes of a table.
@@ -67,7 +69,7 @@ func newReplica() *replica {
 func (r *replica) fold(t *testing.T, records ...Record) Changes {
 	t.Helper()
 	r.next++
-	c, err := r.Apply(Position{Epoch: 1, Counter: r.next}, EncodeRecords(nil, records...))
+	c, err := r.Apply(zab.Zxid{Epoch: 1, Counter: r.next}, EncodeRecords(nil, records...))
 	require.NoError(t, err)
 	return c
 }
@@ -264,12 +266,12 @@ func TestFirstStoreOfANodeCountsUntilAnOperatorReplacesIt(t *testing.T) {
 	require.True(t, known)
 	require.Equal(t, first, got)
 	require.Equal(t, []MemberStore{{Node: 1, Store: second}, {Node: 2, Store: first}}, r.Meta().Stores)
-	r.fold(t, HoldsRecord{Node: 2, Store: first, Upto: Position{Epoch: 2, Counter: 1}})
-	r.fold(t, HoldsRecord{Node: 2, Store: first, Upto: Position{Epoch: 1, Counter: 9}},
-		HoldsRecord{Node: 2, Store: second, Upto: Position{Epoch: 3}})
+	r.fold(t, HoldsRecord{Node: 2, Store: first, Upto: zab.Zxid{Epoch: 2, Counter: 1}})
+	r.fold(t, HoldsRecord{Node: 2, Store: first, Upto: zab.Zxid{Epoch: 1, Counter: 9}},
+		HoldsRecord{Node: 2, Store: second, Upto: zab.Zxid{Epoch: 3}})
 	r = r.restarted()
 	require.Equal(t, []MemberStore{{Node: 1, Store: second},
-		{Node: 2, Store: first, Holds: Position{Epoch: 2, Counter: 1}}}, r.Meta().Stores,
+		{Node: 2, Store: first, Holds: zab.Zxid{Epoch: 2, Counter: 1}}}, r.Meta().Stores,
 		"what a store holds grows, and is that of the store that counts")
 	r.fold(t, MemberRecord{Node: 2, Who: "ann", Why: "new disk"})
 	_, known = r.Store(2)

@@ -7,6 +7,7 @@ import (
 	"errors"
 
 	"github.com/concordtx/concord/internal/mutant"
+	"github.com/concordtx/concord/protocol/zab"
 )
 
 // Txn is what the table knows of one decided global transaction.
@@ -22,7 +23,7 @@ type Txn struct {
 	// Seen says that the cluster knows of a prepared branch, or that there were several: no
 	// database has committed it alone.
 	Seen    bool
-	Decided Position
+	Decided zab.Zxid
 	// Ended says that all branches have been finished, one way or the other.
 	Ended      bool
 	Heuristics []Heuristic
@@ -90,8 +91,7 @@ func (x Txn) AppendBinary(b []byte) ([]byte, error) {
 	b = appendText(b, x.Reason)
 	b = appendText(b, x.Label)
 	b = appendBool(b, x.Seen)
-	b = binary.AppendUvarint(b, uint64(x.Decided.Epoch))
-	b = binary.AppendUvarint(b, x.Decided.Counter)
+	b = appendZxid(b, x.Decided)
 	b = appendBool(b, x.Ended)
 	b = binary.AppendUvarint(b, uint64(len(x.Heuristics)))
 	for _, h := range x.Heuristics {
@@ -116,7 +116,7 @@ func (x *Txn) UnmarshalBinary(b []byte) error {
 	}
 	*x = Txn{ID: d.id(), Decision: Decision(d.byte()), Protocol: d.protocol(), By: d.source(), Branches: d.branches(),
 		Reason: d.text(), Label: d.text(), Seen: d.bool()}
-	x.Decided = Position{Epoch: d.uint32(), Counter: d.uvarint()}
+	x.Decided = d.zxid()
 	x.Ended = d.bool()
 	for range d.length(6) {
 		x.Heuristics = append(x.Heuristics,

@@ -10,6 +10,7 @@ import (
 	"slices"
 
 	"github.com/concordtx/concord/internal/mutant"
+	"github.com/concordtx/concord/protocol/zab"
 )
 
 // A three-phase transaction is decided by its members: the agents that hold its branches, and the
@@ -123,7 +124,7 @@ type Witness struct {
 	Members  []Party  // never changed
 	Branches []Branch // never changed
 	Label    string
-	Opened   Position
+	Opened   zab.Zxid
 	// Accepted is what was accepted in LastAttempt: Commit or Abort.
 	Accepted    Decision
 	LastAttempt Election
@@ -151,7 +152,7 @@ func (t *Table) Witnesses() []Witness {
 }
 
 // preCommit opens a gid, or takes what the witness has accepted for one that is open.
-func (t *Table) preCommit(r PreCommitRecord, at Position, c *Changes) *held {
+func (t *Table) preCommit(r PreCommitRecord, at zab.Zxid, c *Changes) *held {
 	_, open := t.witnesses[r.ID]
 	if open || r.Election != FirstElection {
 		t.attempt(r.ID, r.Election, Commit, c)
@@ -195,7 +196,7 @@ func (t *Table) promise(r PromiseRecord, c *Changes) {
 
 // prove takes a decision of the members. One that contradicts what is known, or a commit that
 // nobody was asked for, cannot be, unless it is so old that it was forgotten.
-func (t *Table) prove(r ProvenRecord, at Position, c *Changes) *held {
+func (t *Table) prove(r ProvenRecord, at zab.Zxid, c *Changes) *held {
 	w, open := t.witnesses[r.ID]
 	x := Txn{ID: r.ID, Decision: r.Decision, Protocol: ThreePhaseCommit, By: FromCluster, Reason: r.Reason,
 		Label: w.Label, Seen: true, Decided: at, Ended: true}
@@ -283,8 +284,7 @@ func (w Witness) AppendBinary(b []byte) ([]byte, error) {
 	b = appendParties(b, w.Members)
 	b = appendBranches(b, w.Branches)
 	b = appendText(b, w.Label)
-	b = binary.AppendUvarint(b, uint64(w.Opened.Epoch))
-	b = binary.AppendUvarint(b, w.Opened.Counter)
+	b = appendZxid(b, w.Opened)
 	b = append(b, byte(w.Accepted))
 	b = appendElection(b, w.LastAttempt)
 	return appendElection(b, w.LastElected), nil
@@ -297,7 +297,7 @@ func (w *Witness) UnmarshalBinary(b []byte) error {
 		return ErrBadTxn
 	}
 	*w = Witness{ID: d.id(), Members: d.parties(), Branches: d.branches(), Label: d.text(),
-		Opened: Position{Epoch: d.uint32(), Counter: d.uvarint()}, Accepted: d.decision(),
+		Opened: d.zxid(), Accepted: d.decision(),
 		LastAttempt: d.election(), LastElected: d.election()}
 	if d.err || len(d.b) > 0 || w.LastElected.Less(w.LastAttempt) {
 		return ErrBadTxn

@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/concordtx/concord/protocol/zab"
 )
 
 var (
@@ -199,7 +201,7 @@ func TestElectionsAreOrderedByNumberThenMember(t *testing.T) {
 
 func TestStoredOpenGidsRoundTrip(t *testing.T) {
 	w := Witness{ID: NewID(time.Now()), Members: sampleParties, Branches: sampleBranches, Label: "order",
-		Opened:   Position{Epoch: 7, Counter: 9},
+		Opened:   zab.Zxid{Epoch: 7, Counter: 9},
 		Accepted: Abort, LastAttempt: Election{2, agentB}, LastElected: Election{3, agentA}}
 	b, err := w.AppendBinary(nil)
 	require.NoError(t, err)

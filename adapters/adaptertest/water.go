@@ -8,11 +8,12 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/concordtx/concord/adapters"
+	"github.com/concordtx/concord/protocol/zab"
 	"github.com/concordtx/concord/txn"
 )
 
 func water(counter uint64) txn.HighWater {
-	return txn.HighWater{At: txn.Position{Epoch: 3, Counter: counter}, Floor: txn.Position{Epoch: 2, Counter: counter}}
+	return txn.HighWater{At: zab.Zxid{Epoch: 3, Counter: counter}, Floor: zab.Zxid{Epoch: 2, Counter: counter}}
 }
 
 // anyCluster is one that nobody else has a row of.
@@ -99,7 +100,7 @@ var waterCases = []testCase{
 		require.Equal(b.t, water(20), has)
 		require.Equal(b.t, txn.AlreadyDone, b.finish(other, txn.Commit, ended, third))
 		require.Equal(b.t, txn.Done, b.finish(other, txn.Commit, committed, first))
-		m.Expect(c, txn.Position{})
+		m.Expect(c, zab.Zxid{})
 		require.Equal(b.t, txn.Done, b.finish(other, txn.Abort, aborted, second))
 		b.requireValue(key, 1)
 	}, needs: keepsRows, what: "high-water rows"},

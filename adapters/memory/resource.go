@@ -11,6 +11,7 @@ import (
 
 	"github.com/concordtx/concord/adapters"
 	"github.com/concordtx/concord/internal/lock"
+	"github.com/concordtx/concord/protocol/zab"
 	"github.com/concordtx/concord/txn"
 )
 
@@ -83,7 +84,7 @@ func (r *Resource) Rollback(ctx context.Context, x txn.XID, _ txn.Branch) (txn.F
 var _ adapters.Marked = (*Resource)(nil)
 
 // Expect implements adapters.Marked.
-func (r *Resource) Expect(c txn.ClusterID, least txn.Position) { r.expected.Expect(c, least) }
+func (r *Resource) Expect(c txn.ClusterID, least zab.Zxid) { r.expected.Expect(c, least) }
 
 func (r *Resource) notBehind(ctx context.Context) error {
 	e := r.expected.Now()

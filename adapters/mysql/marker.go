@@ -13,6 +13,7 @@ import (
 	"strings"
 
 	"github.com/concordtx/concord/adapters"
+	"github.com/concordtx/concord/protocol/zab"
 	"github.com/concordtx/concord/txn"
 )
 
@@ -274,7 +275,7 @@ func forget(ctx context.Context, c *sql.Conn, s server, ended []txn.XID) error {
 var _ adapters.Marked = (*Resource)(nil)
 
 // Expect implements adapters.Marked.
-func (r *Resource) Expect(c txn.ClusterID, least txn.Position) { r.expected.Expect(c, least) }
+func (r *Resource) Expect(c txn.ClusterID, least zab.Zxid) { r.expected.Expect(c, least) }
 
 // notBehind compares the database with what is expected, before something is ended there.
 func (r *Resource) notBehind(ctx context.Context, c *sql.Conn, s server) error {
@@ -394,10 +395,10 @@ func (r *Resource) raise(ctx context.Context, c *sql.Conn, s server, id txn.Clus
 		// By its key: a range would wait for the markers of branches that are prepared.
 		if !has.IsZero() {
 			texts = append(texts, fmt.Sprintf("DELETE FROM %s WHERE cluster = %d AND gid = '%s' AND branch = 0", table,
-				uint32(id), has.At.RowText()))
+				uint32(id), txn.RowText(has.At)))
 		}
 		texts = append(texts, fmt.Sprintf("INSERT INTO %s (cluster, gid, branch, holder) VALUES (%d, '%s', 0, '%s')",
-			table, uint32(id), to.At.RowText(), to.Floor.RowText()))
+			table, uint32(id), txn.RowText(to.At), txn.RowText(to.Floor)))
 		has = to
 	}
 	for _, text := range texts {

@@ -13,6 +13,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/concordtx/concord/adapters"
+	"github.com/concordtx/concord/protocol/zab"
 	"github.com/concordtx/concord/txn"
 )
 
@@ -231,7 +232,7 @@ func forgetIn(ctx context.Context, tx pgx.Tx, xs []txn.XID) error {
 var _ adapters.Marked = (*Resource)(nil)
 
 // Expect implements adapters.Marked.
-func (r *Resource) Expect(c txn.ClusterID, least txn.Position) { r.expected.Expect(c, least) }
+func (r *Resource) Expect(c txn.ClusterID, least zab.Zxid) { r.expected.Expect(c, least) }
 
 // notBehind compares the database with what is expected, before something is ended there.
 func (r *Resource) notBehind(ctx context.Context, conn *pgx.Conn) error {
@@ -337,7 +338,7 @@ func (r *Resource) raiseIn(ctx context.Context, tx pgx.Tx, c txn.ClusterID, to t
 		return txn.HighWater{}, err
 	}
 	_, err = tx.Exec(ctx, "insert into "+markerTable+" (cluster, gid, branch) values ($1, $2, 0)",
-		pgx.QueryExecModeExec, int64(c), to.At.RowText()+to.Floor.RowText())
+		pgx.QueryExecModeExec, int64(c), txn.RowText(to.At)+txn.RowText(to.Floor))
 	return to, err
 }
 

@@ -7,6 +7,7 @@ import (
 
 	"github.com/concordtx/concord/adapters"
 	"github.com/concordtx/concord/coordinator/replica"
+	"github.com/concordtx/concord/protocol/zab"
 	"github.com/concordtx/concord/recovery"
 	"github.com/concordtx/concord/txn"
 )
@@ -97,7 +98,7 @@ func (c *Machine) spend() {
 		known := c.table.Remembered(name)
 		s, wanted := c.fx.Forget[name]
 		if c.marks(name) && (wanted || known.HighWater.IsZero() && !c.down[name]) {
-			s.From, s.To = known.HighWater, txn.HighWater{At: c.table.Position(), Floor: c.floor(name)}
+			s.From, s.To = known.HighWater, txn.HighWater{At: c.table.Zxid(), Floor: c.floor(name)}
 			c.fx.Forget[name], c.raising[name] = s, s.To
 		}
 	}
@@ -114,12 +115,12 @@ const maxFloor = 1024
 
 // floor is where the oldest transaction was decided that has an unfinished branch at a resource. Where there
 // are many it is what it was before, which is not above that.
-func (c *Machine) floor(resource string) txn.Position {
+func (c *Machine) floor(resource string) zab.Zxid {
 	d := c.due[resource]
 	if len(d.open) > maxFloor {
 		return c.table.Remembered(resource).Floor
 	}
-	floor := c.table.Position()
+	floor := c.table.Zxid()
 	for _, b := range d.open {
 		if x, ok := c.table.Get(b.of.id); ok && x.Decided.Less(floor) {
 			floor = x.Decided
@@ -135,7 +136,7 @@ func (c *Machine) onRaised(e Raised) {
 		return
 	}
 	delete(c.raising, e.Resource)
-	if !c.table.Remembered(e.Resource).Less(e.Now) || c.table.Position().Less(e.Now.At) {
+	if !c.table.Remembered(e.Resource).Less(e.Now) || c.table.Zxid().Less(e.Now.At) {
 		return
 	}
 	c.core.Propose(txn.HighWaterRecord{Resource: e.Resource, HighWater: e.Now})

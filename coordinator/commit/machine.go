@@ -284,7 +284,7 @@ func (c *Machine) Refused(records []txn.Record, requests []uint64, err error) (a
 
 // Apply implements Machine: the only place where decisions become true.
 func (c *Machine) Apply(e zab.Entry) (told bool, err error) {
-	changes, err := c.table.Apply(replica.ToPosition(e.Zxid), e.Data)
+	changes, err := c.table.Apply(e.Zxid, e.Data)
 	if err != nil {
 		return false, err
 	}

@@ -198,7 +198,7 @@ func forgetting(_ *lone, request uint64) replica.Event {
 
 // setBack has the log say that orders was set back.
 func setBack(l *lone) {
-	l.core.core.Propose(txn.HighWaterRecord{Resource: "orders", HighWater: txn.HighWater{At: l.table.Position()}})
+	l.core.core.Propose(txn.HighWaterRecord{Resource: "orders", HighWater: txn.HighWater{At: l.table.Zxid()}})
 	l.tick(50 * time.Millisecond)
 	l.step(Behind{Resource: "orders"})
 }

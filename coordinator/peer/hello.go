@@ -71,13 +71,13 @@ func (h Hello) append(b []byte) []byte {
 	b = binary.BigEndian.AppendUint32(b, uint32(h.Cluster))
 	b = append(b, h.Store[:]...)
 	b = binary.BigEndian.AppendUint64(b, h.Dial)
-	b = replica.AppendZxid(b, h.Tail)
+	b = h.Tail.Append(b)
 	b = binary.BigEndian.AppendUint16(b, uint16(h.Level))
 	b = binary.BigEndian.AppendUint16(b, uint16(h.Needs))
 	if h.Newest < listVersion {
 		return b
 	}
-	return replica.AppendZxid(b, h.ListAt)
+	return h.ListAt.Append(b)
 }
 
 // decodeHello of a node that speaks no version of ours tells only which it speaks, and who it is.
@@ -109,11 +109,11 @@ func decodeHello(b []byte) (h Hello, err error) {
 	h.Cluster = txn.ClusterID(binary.BigEndian.Uint32(b[sha256.Size:]))
 	b = b[sha256.Size+4:]
 	b = b[copy(h.Store[:], b):]
-	h.Dial, h.Tail = binary.BigEndian.Uint64(b), replica.ZxidAt(b[8:])
+	h.Dial, h.Tail = binary.BigEndian.Uint64(b), zab.ZxidAt(b[8:])
 	h.Level, h.Needs = txn.FeatureLevel(binary.BigEndian.Uint16(b[20:])),
 		txn.FeatureLevel(binary.BigEndian.Uint16(b[22:]))
 	if h.Newest >= listVersion {
-		h.ListAt = replica.ZxidAt(b[24:])
+		h.ListAt = zab.ZxidAt(b[24:])
 	}
 	return h, nil
 }
@@ -171,7 +171,7 @@ func (h Hello) check(self Hello) string {
 
 // appendList and decodeList carry a List.
 func appendList(b []byte, l replica.List) []byte {
-	return txn.AppendMembers(replica.AppendZxid(b, l.At), replica.FromMembers(l.Members))
+	return txn.AppendMembers(l.At.Append(b), replica.FromMembers(l.Members))
 }
 
 func decodeList(b []byte) (l replica.List, err error) {
@@ -179,7 +179,7 @@ func decodeList(b []byte) (l replica.List, err error) {
 		return l, errBadFrame
 	}
 	list, err := txn.DecodeMembers(b[12:])
-	if l.At = replica.ZxidAt(b); err != nil || l.At.IsZero() {
+	if l.At = zab.ZxidAt(b); err != nil || l.At.IsZero() {
 		return replica.List{}, errBadFrame
 	}
 	l.Members = replica.ToMembers(list)

@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"github.com/concordtx/concord/coordinator/commit"
-	"github.com/concordtx/concord/coordinator/replica"
 	"github.com/concordtx/concord/protocol/zab"
 	"github.com/concordtx/concord/txn"
 )
@@ -44,8 +43,8 @@ func (r Report) append(b []byte) []byte {
 	b = append(b, byte(r.Role), byte(r.Phase), established)
 	b = binary.BigEndian.AppendUint64(b, uint64(r.Leader))
 	b = binary.BigEndian.AppendUint32(b, uint32(r.Epoch))
-	b = replica.AppendZxid(b, r.Tail)
-	b = replica.AppendZxid(b, r.Applied)
+	b = r.Tail.Append(b)
+	b = r.Applied.Append(b)
 	b = append(b, r.Digest[:]...)
 	b = binary.BigEndian.AppendUint64(b, r.Disk.Free)
 	low := byte(0)
@@ -71,7 +70,7 @@ func decodeReport(b []byte) (r Report, err error) {
 	r.Role, r.Phase, r.Established = zab.Role(b[0]), zab.Phase(b[1]), b[2] == 1
 	r.Leader = zab.NodeID(binary.BigEndian.Uint64(b[3:]))
 	r.Epoch = zab.Epoch(binary.BigEndian.Uint32(b[11:]))
-	r.Tail, r.Applied = replica.ZxidAt(b[15:]), replica.ZxidAt(b[27:])
+	r.Tail, r.Applied = zab.ZxidAt(b[15:]), zab.ZxidAt(b[27:])
 	b = b[39+copy(r.Digest[:], b[39:]):]
 	if b[8] > 1 {
 		return Report{}, errBadFrame

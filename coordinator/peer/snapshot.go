@@ -12,7 +12,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/concordtx/concord/coordinator/replica"
 	"github.com/concordtx/concord/protocol/zab"
 	"github.com/concordtx/concord/txn"
 	"github.com/concordtx/concord/wal"
@@ -147,7 +146,7 @@ type snapshotEnd struct {
 }
 
 func (e snapshotEnd) append(b []byte) []byte {
-	b = replica.AppendZxid(b, e.zxid)
+	b = e.zxid.Append(b)
 	b = append(b, e.digest[:]...)
 	return append(b, e.sum[:]...)
 }
@@ -156,7 +155,7 @@ func decodeSnapshotEnd(b []byte) (e snapshotEnd, err error) {
 	if len(b) != 12+len(e.digest)+len(e.sum) {
 		return e, fmt.Errorf("end of a snapshot: %w", errBadFrame)
 	}
-	e.zxid = replica.ZxidAt(b)
+	e.zxid = zab.ZxidAt(b)
 	copy(e.sum[:], b[12+copy(e.digest[:], b[12:]):])
 	return e, nil
 }

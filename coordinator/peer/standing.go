@@ -27,7 +27,7 @@ func (s *Standing) append(b []byte) []byte {
 		distrusted = 1
 	}
 	b = append(b, distrusted)
-	b = replica.AppendZxid(b, s.ListAt)
+	b = s.ListAt.Append(b)
 	for _, addr := range []string{s.Peer, s.API} {
 		b = append(binary.BigEndian.AppendUint16(b, uint16(len(addr))), addr...)
 	}
@@ -41,7 +41,7 @@ func decodeStanding(b []byte) (s Standing, err error) {
 	if len(b) < 1+12 || b[0] > 1 {
 		return s, errBadFrame
 	}
-	s.Distrusted, s.ListAt = b[0] == 1, replica.ZxidAt(b[1:])
+	s.Distrusted, s.ListAt = b[0] == 1, zab.ZxidAt(b[1:])
 	b = b[13:]
 	for _, addr := range []*string{&s.Peer, &s.API} {
 		if len(b) < 2 || len(b)-2 < int(binary.BigEndian.Uint16(b)) {

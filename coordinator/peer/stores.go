@@ -4,8 +4,6 @@ package peer
 
 import (
 	"fmt"
-
-	"github.com/concordtx/concord/coordinator/replica"
 )
 
 // foreignStore says why a node must not speak from this store; empty if it may.
@@ -15,7 +13,7 @@ func (p *Transport) foreignStore(h Hello) string {
 		return ""
 	}
 	for _, m := range *known {
-		switch holds := replica.ToZxid(m.Holds); {
+		switch holds := m.Holds; {
 		case m.Node != uint64(h.From):
 		case m.Store != h.Store:
 			return fmt.Sprintf("node %d has a different store from the one that the cluster knows: its disk was "+

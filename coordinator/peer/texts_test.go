@@ -59,7 +59,7 @@ func TestWhatRefusalsSay(t *testing.T) {
 	for _, m := range refusals {
 		t.Run(m.name, func(t *testing.T) {
 			p, addr, _ := lonely(t)
-			p.KnowStores([]txn.MemberStore{{Node: 2, Store: txn.StoreID{2}, Holds: txn.Position{Epoch: 1, Counter: 5}}})
+			p.KnowStores([]txn.MemberStore{{Node: 2, Store: txn.StoreID{2}, Holds: zab.Zxid{Epoch: 1, Counter: 5}}})
 			h := asPeer(p, 2)
 			h.Tail = zab.Zxid{Epoch: 1, Counter: 5}
 			m.spoil(&h)

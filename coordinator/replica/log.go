@@ -29,7 +29,7 @@ func (c *Core) Clock() time.Time {
 }
 
 // Zxid is the position in the log that the machine's state reflects.
-func (c *Core) Zxid() zab.Zxid { return ToZxid(c.State().Position()) }
+func (c *Core) Zxid() zab.Zxid { return c.State().Zxid() }
 
 // Leading reports whether this node leads, and its machine has all that earlier leaders committed.
 func (c *Core) Leading() bool { return c.leading }

@@ -126,7 +126,7 @@ func stateList(t *txn.ClusterState) (l List, ok bool) {
 	if m == nil {
 		return List{}, false
 	}
-	return List{At: ToZxid(m.At), Members: ToMembers(m.List)}, true
+	return List{At: m.At, Members: ToMembers(m.List)}, true
 }
 
 // A node with an empty store must not found a cluster with others who are as blank while those

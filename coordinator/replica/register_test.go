@@ -51,13 +51,13 @@ func (r *register) Apply(e zab.Entry) (told bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	r.Roll(ToPosition(e.Zxid), e.Data)
+	r.Roll(e.Zxid, e.Data)
 	for _, x := range records {
 		if c, ok := x.(txn.CommitRecord); ok {
 			r.value, told = c.Label, true
 			continue
 		}
-		r.Fold(ToPosition(e.Zxid), x)
+		r.Fold(e.Zxid, x)
 	}
 	r.core.Spend(len(records))
 	return told, nil

@@ -74,13 +74,13 @@ func (c *Core) noteHolds() {
 		if c.Zxid().Less(upto) {
 			upto = c.Zxid()
 		}
-		known := ToZxid(m.Holds)
+		known := m.Holds
 		last, noted := c.heldAt[m.Node]
 		if !ok || !known.Less(upto) || noted && (!known.Less(c.busy) || c.now.Sub(last) < holdsInterval) {
 			continue
 		}
 		c.heldAt[m.Node] = c.now
-		c.Propose(txn.HoldsRecord{Node: m.Node, Store: m.Store, Upto: ToPosition(upto)})
+		c.Propose(txn.HoldsRecord{Node: m.Node, Store: m.Store, Upto: upto})
 	}
 }
 

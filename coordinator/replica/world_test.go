@@ -240,7 +240,7 @@ func (w *world) equal(value string) {
 			first = n.state
 		}
 		require.Equal(w.t, value, n.state.value, "node %d", n.id)
-		require.Equal(w.t, first.Position(), n.state.Position(), "node %d", n.id)
+		require.Equal(w.t, first.Zxid(), n.state.Zxid(), "node %d", n.id)
 		require.Equal(w.t, first.Digest(), n.state.Digest(), "node %d", n.id)
 	}
 }

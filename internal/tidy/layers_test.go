@@ -20,7 +20,7 @@ const (
 )
 
 // above is the layer of what stands outside of the product: it may import all of it.
-const above = 12
+const above = 13
 
 // house is the architecture: every package of the module, what it may import, and why it
 // is there. Tests may import anything.
@@ -32,64 +32,64 @@ var house = map[string]struct {
 }{
 	"internal/mutant": {layer: -1, why: "switches for planted mistakes: constants, and off, in the product"},
 
-	"txn":            {layer: 0, why: "the vocabulary and the table: everybody speaks it"},
+	"txn":            {layer: 1, why: "the vocabulary and the table: everybody speaks it"},
 	"protocol/zab":   {layer: 0, why: "atomic broadcast of opaque bytes: needs nothing of ours"},
 	"api/concord/v1": {layer: 0, why: "generated messages"},
 
-	"security": {layer: 1, why: "who is at the other end, and what that one may do: certificates, tokens, grants"},
+	"security": {layer: 2, why: "who is at the other end, and what that one may do: certificates, tokens, grants"},
 
-	"api/concord/v1/concordv1connect": {layer: 1, why: "generated client and handler of those messages"},
-	"protocol":                        {layer: 1, why: "the words that commit protocols share"},
-	"protocol/threepc":                {layer: 2, why: "three-phase commit in those words"},
-	"protocol/twopc":                  {layer: 2, why: "two-phase commit in those words"},
-	"wal":                             {layer: 1, why: "the store keeps what zab says must be durable"},
-	"adapters":                        {layer: 1, why: "the contract of a resource, no code"},
+	"api/concord/v1/concordv1connect": {layer: 2, why: "generated client and handler of those messages"},
+	"protocol":                        {layer: 2, why: "the words that commit protocols share"},
+	"protocol/threepc":                {layer: 3, why: "three-phase commit in those words"},
+	"protocol/twopc":                  {layer: 3, why: "two-phase commit in those words"},
+	"wal":                             {layer: 2, why: "the store keeps what zab says must be durable"},
+	"adapters":                        {layer: 2, why: "the contract of a resource, no code"},
 	"internal/seal":                   {layer: 0, why: "checksums before the values of both stores"},
-	"adapters/pebble/journal":         {layer: 1, why: "undo and redo of branches in a store"},
-	"adapters/mysql/sqltext":          {layer: 1, why: "what the text of a statement may do"},
-	"adapters/postgres/sqltext":       {layer: 1, why: "what the text of a statement may do"},
+	"adapters/pebble/journal":         {layer: 2, why: "undo and redo of branches in a store"},
+	"adapters/mysql/sqltext":          {layer: 2, why: "what the text of a statement may do"},
+	"adapters/postgres/sqltext":       {layer: 2, why: "what the text of a statement may do"},
 
-	"internal/lock":        {layer: 1, why: "exclusive locks of the embedded resources"},
-	"adapters/memory":      {layer: 2, why: "a resource for tests and examples"},
-	"adapters/mysql":       {layer: 2, why: "MySQL and MariaDB as a resource"},
-	"adapters/pebble":      {layer: 2, why: "an embedded resource on the same store as the log"},
-	"adapters/postgres":    {layer: 2, why: "PostgreSQL as a resource"},
-	"adapters/adaptertest": {layer: 2, kind: forTests, why: "what every resource must pass"},
-	"recovery":             {layer: 2, why: "pure plans from the table and from listings"},
-	"api":                  {layer: 2, why: "the API in the words of txn, for both of its ends"},
+	"internal/lock":        {layer: 2, why: "exclusive locks of the embedded resources"},
+	"adapters/memory":      {layer: 3, why: "a resource for tests and examples"},
+	"adapters/mysql":       {layer: 3, why: "MySQL and MariaDB as a resource"},
+	"adapters/pebble":      {layer: 3, why: "an embedded resource on the same store as the log"},
+	"adapters/postgres":    {layer: 3, why: "PostgreSQL as a resource"},
+	"adapters/adaptertest": {layer: 3, kind: forTests, why: "what every resource must pass"},
+	"recovery":             {layer: 3, why: "pure plans from the table and from listings"},
+	"api":                  {layer: 3, why: "the API in the words of txn, for both of its ends"},
 
-	"security/access": {layer: 3, why: "the door in front of what a node or an agent serves"},
-	"adapters/joined": {layer: 3, why: "branches that another service has opened, at who began the transaction"},
-	"adapters/agent":  {layer: 3, why: "databases behind an agent as resources"},
-	"api/member": {layer: 3, why: "what members of three-phase transactions say, as messages of the API, " +
+	"security/access": {layer: 4, why: "the door in front of what a node or an agent serves"},
+	"adapters/joined": {layer: 4, why: "branches that another service has opened, at who began the transaction"},
+	"adapters/agent":  {layer: 4, why: "databases behind an agent as resources"},
+	"api/member": {layer: 4, why: "what members of three-phase transactions say, as messages of the API, " +
 		"and from here to there"},
-	"participant/statement": {layer: 3, why: "typed statements in branches of each kind of database"},
-	"participant":           {layer: 4, why: "the agent: branches held for others, and their journal"},
-	"participant/service": {layer: 5, why: "HTTP in front of an agent, and its questions to the nodes; decides " +
+	"participant/statement": {layer: 4, why: "typed statements in branches of each kind of database"},
+	"participant":           {layer: 5, why: "the agent: branches held for others, and their journal"},
+	"participant/service": {layer: 6, why: "HTTP in front of an agent, and its questions to the nodes; decides " +
 		"nothing"},
 
-	"coordinator/replica": {layer: 3, why: "the node of a replicated log, pure, and the machine that it carries by " +
+	"coordinator/replica": {layer: 4, why: "the node of a replicated log, pure, and the machine that it carries by " +
 		"an interface"},
-	"coordinator/deadlock": {layer: 3, why: "deadlocks that go through several databases, pure"},
-	"coordinator/commit":   {layer: 4, why: "the transaction machine, pure"},
-	"coordinator/peer":     {layer: 5, why: "how nodes talk: frames, handshake, reports, snapshots"},
-	"coordinator":          {layer: 6, why: "the shell of a node: loop, workers, archive, wiring"},
-	"server":               {layer: 7, why: "HTTP in front of a node; decides nothing"},
-	".": {layer: 8, why: "the SDK: small for those who link it",
+	"coordinator/deadlock": {layer: 4, why: "deadlocks that go through several databases, pure"},
+	"coordinator/commit":   {layer: 5, why: "the transaction machine, pure"},
+	"coordinator/peer":     {layer: 6, why: "how nodes talk: frames, handshake, reports, snapshots"},
+	"coordinator":          {layer: 7, why: "the shell of a node: loop, workers, archive, wiring"},
+	"server":               {layer: 8, why: "HTTP in front of a node; decides nothing"},
+	".": {layer: 9, why: "the SDK: small for those who link it",
 		only: []string{"txn", "adapters", "adapters/joined", "security", "api", "api/concord/v1", "protocol",
-			"protocol/twopc", "internal/mutant"}},
-	"gateway":               {layer: 9, why: "transactions that a node drives, as an application of the SDK"},
-	"cmd/internal/terminal": {layer: 7, why: "how the command lines print and exit"},
-	"cmd/internal/config":   {layer: 8, why: "what nodes and agents are told, and the databases that they name"},
-	"cmd/internal/bank": {layer: 9, why: "accounts to move money between, for the demonstration and the " +
+			"protocol/twopc", "protocol/zab", "internal/mutant"}},
+	"gateway":               {layer: 10, why: "transactions that a node drives, as an application of the SDK"},
+	"cmd/internal/terminal": {layer: 8, why: "how the command lines print and exit"},
+	"cmd/internal/config":   {layer: 9, why: "what nodes and agents are told, and the databases that they name"},
+	"cmd/internal/bank": {layer: 10, why: "accounts to move money between, for the demonstration and the " +
 		"measurements"},
 	"bench/meter":       {layer: 0, why: "a closed loop of workers, measured"},
-	"cmd/concord/demo":  {layer: 10, why: "three nodes and money on the move, in one process"},
-	"cmd/concord":       {layer: 11, why: "the binary wires everything by hand"},
-	"cmd/concord-bench": {layer: 11, why: "measures processes of that binary"},
+	"cmd/concord/demo":  {layer: 11, why: "three nodes and money on the move, in one process"},
+	"cmd/concord":       {layer: 12, why: "the binary wires everything by hand"},
+	"cmd/concord-bench": {layer: 12, why: "measures processes of that binary"},
 
-	"concordhttp": {layer: 9, why: "transactions that go to another service with a call, by HTTP"},
-	"concordotel": {layer: 9, why: "traces and metrics of the SDK, for those who want OpenTelemetry",
+	"concordhttp": {layer: 10, why: "transactions that go to another service with a call, by HTTP"},
+	"concordotel": {layer: 10, why: "traces and metrics of the SDK, for those who want OpenTelemetry",
 		only: []string{"."}},
 	"concordtest": {layer: above + 1, kind: forTests, why: "a cluster in the process, for the tests of applications"},
 

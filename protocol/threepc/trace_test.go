@@ -13,6 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/concordtx/concord/protocol"
+	"github.com/concordtx/concord/protocol/zab"
 	"github.com/concordtx/concord/txn"
 )
 
@@ -291,7 +292,7 @@ func (s *story) deliver() {
 	r := s.records[0]
 	s.records = s.records[1:]
 	s.at++
-	c, err := s.table.Apply(txn.Position{Epoch: 1, Counter: s.at}, txn.EncodeRecords(nil, r))
+	c, err := s.table.Apply(zab.Zxid{Epoch: 1, Counter: s.at}, txn.EncodeRecords(nil, r))
 	require.NoError(s.t, err)
 	require.Empty(s.t, c.Broken)
 	if x, decided := s.table.Get(s.id); decided {

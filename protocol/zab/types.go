@@ -2,7 +2,10 @@
 
 package zab
 
-import "fmt"
+import (
+	"encoding/binary"
+	"fmt"
+)
 
 // NodeID names a node of the cluster. Zero means "nobody".
 type NodeID uint64
@@ -28,6 +31,17 @@ func (z Zxid) IsZero() bool { return z == Zxid{} }
 
 // String prints "epoch.counter", for example "3.17".
 func (z Zxid) String() string { return fmt.Sprintf("%d.%d", z.Epoch, z.Counter) }
+
+// Append appends z as records, frames and stores write it, in 12 bytes.
+func (z Zxid) Append(b []byte) []byte {
+	b = binary.BigEndian.AppendUint32(b, uint32(z.Epoch))
+	return binary.BigEndian.AppendUint64(b, z.Counter)
+}
+
+// ZxidAt reads what Append wrote: the first 12 bytes of b.
+func ZxidAt(b []byte) Zxid {
+	return Zxid{Epoch: Epoch(binary.BigEndian.Uint32(b)), Counter: binary.BigEndian.Uint64(b[4:])}
+}
 
 // Entry is one proposal of the history. Prev names its predecessor, so that
 // contiguity is verified and never assumed. Data is opaque and immutable: nobody

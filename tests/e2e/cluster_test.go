@@ -24,6 +24,7 @@ import (
 	concordv1 "github.com/concordtx/concord/api/concord/v1"
 	"github.com/concordtx/concord/api/concord/v1/concordv1connect"
 	"github.com/concordtx/concord/internal/testdb"
+	"github.com/concordtx/concord/protocol/zab"
 	"github.com/concordtx/concord/txn"
 )
 
@@ -490,7 +491,7 @@ func (c *cluster) decide(ctx context.Context, caller *api.Client) (txn.ID, strin
 	return id, res.GetZxid()
 }
 
-func position(t testing.TB, zxid string) txn.Position {
+func position(t testing.TB, zxid string) zab.Zxid {
 	t.Helper()
 	p, err := api.ParseZxid("zxid", zxid)
 	require.NoError(t, err)
@@ -498,6 +499,6 @@ func position(t testing.TB, zxid string) txn.Position {
 	return p
 }
 
-func before(a, b txn.Position) bool {
+func before(a, b zab.Zxid) bool {
 	return a.Epoch < b.Epoch || a.Epoch == b.Epoch && a.Counter < b.Counter
 }

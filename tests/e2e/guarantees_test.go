@@ -20,6 +20,7 @@ import (
 
 	"github.com/concordtx/concord/api"
 	concordv1 "github.com/concordtx/concord/api/concord/v1"
+	"github.com/concordtx/concord/protocol/zab"
 	"github.com/concordtx/concord/txn"
 )
 
@@ -33,7 +34,7 @@ func TestSequentialConsistency(t *testing.T) {
 	defer cancel()
 	c := startCluster(t, settings{})
 	caller := c.caller()
-	decidedAt := func(id txn.ID) txn.Position {
+	decidedAt := func(id txn.ID) zab.Zxid {
 		res, err := caller.Get(ctx, &concordv1.GetRequest{Gid: id.String()})
 		require.NoError(t, err)
 		require.Equal(t, "committed", res.GetTransaction().GetState())
@@ -42,7 +43,7 @@ func TestSequentialConsistency(t *testing.T) {
 
 	t.Run("one after the other while leaders die", func(t *testing.T) {
 		c := c.in(t)
-		var last txn.Position
+		var last zab.Zxid
 		for i := range 90 {
 			var down *node
 			if i%30 == 10 {
@@ -95,7 +96,7 @@ func TestSequentialConsistency(t *testing.T) {
 			}
 		}
 		require.Equal(t, requests, answered)
-		last := txn.Position{}
+		last := zab.Zxid{}
 		for i, id := range ids {
 			at := decidedAt(id)
 			require.False(t, before(at, last), "request %d took effect before request %d", i, i-1)
@@ -267,7 +268,7 @@ func TestSingleSystemImage(t *testing.T) {
 		moving, err := api.Dial(append([]string{held.api}, c.addrs()...), api.ClientOptions{})
 		require.NoError(t, err)
 		defer moving.Close()
-		var last txn.Position
+		var last zab.Zxid
 		for i := range 12 {
 			switch i % 4 {
 			case 1:

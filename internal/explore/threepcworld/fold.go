@@ -7,6 +7,7 @@ import (
 
 	"github.com/concordtx/concord/protocol"
 	"github.com/concordtx/concord/protocol/threepc"
+	"github.com/concordtx/concord/protocol/zab"
 	"github.com/concordtx/concord/txn"
 )
 
@@ -71,7 +72,7 @@ func (w *threePC) apply(log uint16, record txn.Record) foldStep {
 		open = []txn.Txn{f.decided}
 	}
 	t := txn.NewTable(meta, open, s, witnesses...)
-	c, err := t.Apply(txn.Position{Epoch: 1, Counter: 1}, txn.EncodeRecords(nil, record))
+	c, err := t.Apply(zab.Zxid{Epoch: 1, Counter: 1}, txn.EncodeRecords(nil, record))
 	if err != nil {
 		panic(err)
 	}

@@ -8,6 +8,7 @@ import (
 
 	"github.com/concordtx/concord/api"
 	"github.com/concordtx/concord/internal/sim"
+	"github.com/concordtx/concord/protocol/zab"
 	"github.com/concordtx/concord/txn"
 )
 
@@ -35,14 +36,14 @@ type checker struct {
 	ghosts  map[txn.ID]*ghost // looked up by id only
 	threes  map[txn.ID]*three // likewise
 	all     []*ghost
-	digests map[txn.Position]txn.Digest
-	foreign map[txn.ID]bool            // of branches of others
-	leases  map[txn.Lease]txn.Position // where they ended
-	jobs    map[int]*ghost             // which transaction has done a piece of work
-	seen    []seenContradiction        // by workers
-	maxAge  sim.Instant                // after which a branch may be an orphan
+	digests map[zab.Zxid]txn.Digest
+	foreign map[txn.ID]bool        // of branches of others
+	leases  map[txn.Lease]zab.Zxid // where they ended
+	jobs    map[int]*ghost         // which transaction has done a piece of work
+	seen    []seenContradiction    // by workers
+	maxAge  sim.Instant            // after which a branch may be an orphan
 	// quorumHas reports whether the logs of a quorum hold the entry.
-	quorumHas func(txn.Position) bool
+	quorumHas func(zab.Zxid) bool
 	banks     func() []*bank
 	// remembered is what the log remembers of banks, by the latest entry that anybody delivered.
 	remembered txn.Meta
@@ -60,7 +61,7 @@ type ghost struct {
 	aborted    bool        // somebody was told that it is aborted
 	branches   []*branch
 	decision   txn.Decision // of the log
-	at         txn.Position // of the decision
+	at         zab.Zxid     // of the decision
 	record     []txn.Branch // in the log
 	ended      bool
 	told       txn.Decision // to the client; Undecided also for "unknown"
@@ -86,8 +87,8 @@ type seenContradiction struct {
 
 func newChecker(c *sim.Checker) *checker {
 	return &checker{Checker: c, ghosts: map[txn.ID]*ghost{}, threes: map[txn.ID]*three{},
-		digests: map[txn.Position]txn.Digest{}, foreign: map[txn.ID]bool{}, leases: map[txn.Lease]txn.Position{},
-		jobs: map[int]*ghost{}, quorumHas: func(txn.Position) bool { return true },
+		digests: map[zab.Zxid]txn.Digest{}, foreign: map[txn.ID]bool{}, leases: map[txn.Lease]zab.Zxid{},
+		jobs: map[int]*ghost{}, quorumHas: func(zab.Zxid) bool { return true },
 		now: func() sim.Instant { return 0 }, banks: func() []*bank { return nil }}
 }
 
@@ -100,7 +101,7 @@ func (c *checker) begun(id txn.ID, job int) *ghost {
 
 // folded looks at what one node's table made of one log entry: DET, and each decision.
 func (c *checker) folded(node int, changes txn.Changes) {
-	at := changes.Meta.Position
+	at := changes.Meta.Zxid
 	if d, ok := c.digests[at]; ok && d != changes.Meta.Digest {
 		c.Fail("DET", "node %d has another digest at %v than others", node, at)
 	}
@@ -120,7 +121,7 @@ func (c *checker) folded(node int, changes txn.Changes) {
 
 // bankFolded looks at what the log remembers of banks: BEHIND.
 func (c *checker) bankFolded(node int, changes txn.Changes) {
-	if !c.remembered.Position.Less(changes.Meta.Position) {
+	if !c.remembered.Zxid.Less(changes.Meta.Zxid) {
 		return // another node was faster
 	}
 	c.remembered = changes.Meta

@@ -9,6 +9,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/concordtx/concord/internal/sim"
+	"github.com/concordtx/concord/protocol/zab"
 	"github.com/concordtx/concord/txn"
 )
 
@@ -52,7 +53,7 @@ func (d deal) beginAlone(id txn.ID) *ghost {
 // endLease folds the end of a lease.
 func (d deal) endLease(n txn.Lease) {
 	d.folded(1, txn.Changes{Ended: []txn.Lease{n},
-		Meta: txn.Meta{Position: txn.Position{Epoch: 1, Counter: 2}, Digest: txn.Digest{2}}})
+		Meta: txn.Meta{Zxid: zab.Zxid{Epoch: 1, Counter: 2}, Digest: txn.Digest{2}}})
 }
 
 // commitUnder folds a decision to commit under a lease, after the end of lease 1.
@@ -60,7 +61,7 @@ func (d deal) commitUnder(n txn.Lease, by txn.Source) {
 	d.endLease(1)
 	id := txn.ID{2}.WithLease(n)
 	d.begin(id, 2)
-	d.logOf(id, 1, 3, txn.Txn{Decision: txn.Commit, By: by, Decided: txn.Position{Epoch: 1, Counter: 3}})
+	d.logOf(id, 1, 3, txn.Txn{Decision: txn.Commit, By: by, Decided: zab.Zxid{Epoch: 1, Counter: 3}})
 }
 
 // log folds a decision at some node.
@@ -72,7 +73,7 @@ func (d deal) logOf(id txn.ID, node int, counter uint64, x txn.Txn) {
 		x.Branches = []txn.Branch{{No: 1, Resource: resources[0]}, {No: 2, Resource: resources[1]}}
 	}
 	d.folded(node, txn.Changes{Open: []txn.Txn{x},
-		Meta: txn.Meta{Position: txn.Position{Epoch: 1, Counter: counter}, Digest: txn.Digest{byte(counter)}}})
+		Meta: txn.Meta{Zxid: zab.Zxid{Epoch: 1, Counter: counter}, Digest: txn.Digest{byte(counter)}}})
 }
 
 // finish is a worker with all evidence.
@@ -154,18 +155,18 @@ func TestEachTransactionCheckRejectsABadHistoryAndAcceptsItsGoodTwin(t *testing.
 		{"DET", "two digests at one position",
 			func(d deal) {
 				d.decide(txn.Commit)
-				d.folded(2, txn.Changes{Meta: txn.Meta{Position: txn.Position{Epoch: 1, Counter: 1},
+				d.folded(2, txn.Changes{Meta: txn.Meta{Zxid: zab.Zxid{Epoch: 1, Counter: 1},
 					Digest: txn.Digest{9}}})
 			},
 			func(d deal) {
 				d.decide(txn.Commit)
-				d.folded(2, txn.Changes{Meta: txn.Meta{Position: txn.Position{Epoch: 1, Counter: 1},
+				d.folded(2, txn.Changes{Meta: txn.Meta{Zxid: zab.Zxid{Epoch: 1, Counter: 1},
 					Digest: txn.Digest{1}}})
 			}},
 		{"DUR1", "a client is told commit before a quorum has it",
 			func(d deal) {
 				d.decide(txn.Commit)
-				d.quorumHas = func(txn.Position) bool { return false }
+				d.quorumHas = func(zab.Zxid) bool { return false }
 				d.tell(d.g, txn.Commit)
 			},
 			func(d deal) { d.decide(txn.Commit); d.tell(d.g, txn.Commit) }},
@@ -175,7 +176,7 @@ func TestEachTransactionCheckRejectsABadHistoryAndAcceptsItsGoodTwin(t *testing.
 				d.tell(d.g, txn.Commit)
 				d.finish(d.a, txn.Commit)
 				d.finish(d.b, txn.Commit)
-				d.quorumHas = func(txn.Position) bool { return false }
+				d.quorumHas = func(zab.Zxid) bool { return false }
 				d.settled(1)
 			},
 			func(d deal) {

@@ -135,7 +135,7 @@ func (w *world) table(node int, d *sim.Disk) (*txn.Table, error) {
 	m := &memory{w: w, node: node, silent: true, finished: map[txn.ID]txn.Txn{}, keys: map[string]txn.KeyUse{}}
 	again := txn.NewTable(txn.Meta{Level: txn.Newest}, nil, m)
 	for _, e := range d.Log[:d.Applied] {
-		if _, err := again.Apply(position(e.Zxid), e.Data); err != nil {
+		if _, err := again.Apply(e.Zxid, e.Data); err != nil {
 			return nil, err
 		}
 	}
@@ -154,10 +154,6 @@ func (h *host) reload() (*txn.Table, error) {
 		}
 	}
 	return table, err
-}
-
-func position(z zab.Zxid) txn.Position {
-	return txn.Position{Epoch: uint32(z.Epoch), Counter: z.Counter}
 }
 
 // Status implements host.
@@ -215,12 +211,12 @@ func (h *host) effects(fx *replica.Effects, more *commit.Effects) []zab.Effect {
 		h.again = false
 		out = append(out, zab.Restored{Snapshot: zab.Snapshot{Zxid: h.applied}})
 	}
-	p := h.table.Meta().Position
-	if z := (zab.Zxid{Epoch: zab.Epoch(p.Epoch), Counter: p.Counter}); h.applied.Less(z) {
-		entries := h.disk.Log[sim.After(h.disk.Log, h.applied):sim.After(h.disk.Log, z)]
+	p := h.table.Meta().Zxid
+	if h.applied.Less(p) {
+		entries := h.disk.Log[sim.After(h.disk.Log, h.applied):sim.After(h.disk.Log, p)]
 		h.w.lookAt(entries)
 		out = append(out, zab.Deliver{Entries: entries})
-		h.applied = z
+		h.applied = p
 	}
 	replies := append([]commit.Reply(nil), more.Reply...)
 	for _, r := range fx.Reply {

@@ -61,7 +61,7 @@ func (c *client) renew(n txn.Lease) {
 func (c *checker) leasesFolded(changes txn.Changes) {
 	for _, n := range changes.Ended {
 		if _, known := c.leases[n]; !known {
-			c.leases[n] = changes.Meta.Position
+			c.leases[n] = changes.Meta.Zxid
 		}
 	}
 }

@@ -132,7 +132,7 @@ func (w *world) countVerdict(v txn.Verdict) {
 // lookAt searches entries of the log, each of them once, for what only a record shows.
 func (w *world) lookAt(entries []zab.Entry) {
 	for _, e := range entries {
-		p := position(e.Zxid)
+		p := e.Zxid
 		if p.Epoch < w.lookedAt.Epoch || p.Epoch == w.lookedAt.Epoch && p.Counter <= w.lookedAt.Counter {
 			continue
 		}

@@ -45,7 +45,7 @@ type world struct {
 	failed    float64 // of a statement
 	counters  [situations]int
 	failures  map[txn.XID]bool // branches that a worker could not finish at first
-	lookedAt  txn.Position     // up to which the log was searched for situations
+	lookedAt  zab.Zxid         // up to which the log was searched for situations
 	watermark time.Time        // the latest that a table ever had
 	planted   Planted
 	learners  []uint64 // as of lookedAt
@@ -529,7 +529,7 @@ func (w *world) waiting() int {
 }
 
 // quorumHas reports whether the durable logs of a quorum hold an entry.
-func (w *world) quorumHas(p txn.Position) bool {
+func (w *world) quorumHas(p zab.Zxid) bool {
 	z := zab.Zxid{Epoch: zab.Epoch(p.Epoch), Counter: p.Counter}
 	c := w.Cluster.Check
 	ok, _ := c.QuorumHolds(c.InForce(c.CountUpto(z)), func(g *sim.Ghost) bool { return g.Disk.Has(z) })
