@@ -90,11 +90,10 @@ func Dial(ctx context.Context, addrs []string, opts ...Option) (*Client, error) 
 	}
 	credentials, err := o.open()
 	if err != nil {
-		return nil, fmt.Errorf("dial: %w: %w", err, txn.ErrInvalid)
+		return nil, txn.Invalidf("dial: %w", err)
 	}
 	if credentials != nil && o.tls != nil {
-		return nil, fmt.Errorf("dial: WithTLS and WithCertsDir contradict each other: use one of them: %w",
-			txn.ErrInvalid)
+		return nil, txn.Invalidf("dial: WithTLS and WithCertsDir contradict each other: use one of them")
 	}
 	caller, err := api.Dial(addrs, api.ClientOptions{TLS: o.tls, Credentials: credentials, Logger: o.logger})
 	if err != nil {

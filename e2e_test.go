@@ -294,7 +294,7 @@ func TestBadKeysAndResults(t *testing.T) {
 	_, err = c.RunOnce(t.Context(), strings.Repeat("k", 129), nothing)
 	require.EqualError(t, err, "begin: RunOnce: has 129 bytes, at most 128 are allowed")
 	_, err = c.RunOnce(t.Context(), "k", nothing, concord.WithProtocol(concord.ThreePhase))
-	require.EqualError(t, err, "begin: RunOnce works in two phases: leave WithProtocol out: invalid request")
+	require.EqualError(t, err, "begin: RunOnce works in two phases: leave WithProtocol out")
 	_, err = c.RunOnce(t.Context(), "k", func(_ context.Context,
 		tx *concord.Tx) error {
 		return tx.SetResult(make([]byte, concord.MaxResult+1))

@@ -108,7 +108,7 @@ var messages = []message{
 			concord.WithCredentials(&security.Credentials{}))
 		require.Nil(t, c)
 		return err
-	}, says: "dial: WithTLS and WithCertsDir contradict each other: use one of them: invalid request",
+	}, says: "dial: WithTLS and WithCertsDir contradict each other: use one of them",
 		is: []error{txn.ErrInvalid}},
 	{name: "dial a dead address", meet: func(t *testing.T, b *shaky) error {
 		ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
@@ -393,7 +393,7 @@ var messages = []message{
 		says: "begin: RunOnce: is empty, want an idempotency key, such as the number of an order",
 		is:   []error{txn.ErrInvalid}},
 	{name: "run once in three phases", meet: once("k", nil, concord.WithProtocol(concord.ThreePhase)),
-		says: "begin: RunOnce works in two phases: leave WithProtocol out: invalid request",
+		says: "begin: RunOnce works in two phases: leave WithProtocol out",
 		is:   []error{txn.ErrInvalid}},
 	{name: "run once within another one", meet: in(func(ctx context.Context, b *shaky, _ *concord.Tx) error {
 		_, err := b.client.RunOnce(ctx, "k", nil)

@@ -140,7 +140,7 @@ func newTxConfig(opts []TxOption) (txConfig, error) {
 	}
 	if o.protocol == txn.ThreePhaseCommit {
 		if o.key != "" {
-			return o, fmt.Errorf("begin: RunOnce works in two phases: leave WithProtocol out: %w", txn.ErrInvalid)
+			return o, txn.Invalidf("begin: RunOnce works in two phases: leave WithProtocol out")
 		}
 		o.class = txn.ThreePhase
 	}

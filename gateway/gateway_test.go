@@ -327,8 +327,7 @@ func TestBadRequests(t *testing.T) {
 		{"a node that is none", "Execute", `{` + elsewhere + `"number": "2", "resource": "ledger"}`, "not_found",
 			"session: node 7, which held the transaction, is no longer a member of this cluster: begin a new one"},
 		{"no such resource", "Execute", `{` + session + `"number": "2", "resource": "nowhere"}`, "not_found",
-			`resource: there is no "nowhere", only ledger: correct the name, or add it to the nodes' configuration: ` +
-				`not found`},
+			`resource: there is no "nowhere", only ledger: correct the name, or add it to the nodes' configuration`},
 		{"a resource without an agent", "Execute", `{` + session + `"number": "2", "resource": "plain"}`,
 			"failed_precondition",
 			"resource: plain is a memory database that the nodes reach without an agent, and only agents hold " +

@@ -236,5 +236,5 @@ func failedRun(err error) (*concordv1.TransactionServiceRunResponse, error) {
 	case errors.Is(err, txn.ErrRefused), errors.Is(err, txn.ErrInvalid), errors.Is(err, txn.ErrDenied):
 		return nil, err
 	}
-	return nil, fmt.Errorf("%w: %w", err, txn.ErrUnavailable)
+	return nil, txn.Unavailablef("%w", err)
 }

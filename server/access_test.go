@@ -324,7 +324,7 @@ func TestTheCallerHeaderOfAClientIsRefused(t *testing.T) {
 		return api.FromStatus(err)
 	}
 	require.EqualError(t, call("billing-app", "concord://shop/client/otto"), "Concord-Caller: only nodes speak for "+
-		"others: invalid request")
+		"others")
 	require.ErrorIs(t, call("", "concord://shop/client/otto"), txn.ErrInvalid)
 	for _, nonsense := range []string{"otto", "concord://shop/node/1", "concord://other/client/otto",
 		"concord://shop/client/otto?"} {

@@ -5,7 +5,6 @@ package server
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"reflect"
 	"slices"
@@ -200,8 +199,8 @@ func (h *handlers) Resolve(ctx context.Context, r *concordv1.ResolveRequest) (*c
 		return nil, err
 	}
 	if len(r.GetResources()) > txn.MaxBranches {
-		return nil, fmt.Errorf("resources: %d of them: a transaction has at most %d branches: %w",
-			len(r.GetResources()), txn.MaxBranches, txn.ErrInvalid)
+		return nil, txn.Invalidf("resources: %d of them: a transaction has at most %d branches",
+			len(r.GetResources()), txn.MaxBranches)
 	}
 	a, err := h.node.Resolve(ctx, txn.Resolution{ID: id, Decision: d, Who: who, Why: r.GetReason(),
 		Resources: r.GetResources(), Force: r.GetForce()})
@@ -235,8 +234,8 @@ func (h *handlers) Settle(ctx context.Context, r *concordv1.SettleRequest) (*con
 	}
 	decision, known := settlements[r.GetAction()]
 	if !known {
-		return nil, fmt.Errorf("action: %.20q is not abandon, abort or commit, the only actions that this version "+
-			"knows: %w", r.GetAction(), txn.ErrInvalid)
+		return nil, txn.Invalidf("action: %.20q is not abandon, abort or commit, the only actions that this version "+
+			"knows", r.GetAction())
 	}
 	who, err := parseOperator(ctx, r.GetWho(), r.GetReason())
 	if err = errors.Join(err, api.ParseText("resource", r.GetResource(), txn.MaxResourceName)); err != nil {
@@ -278,11 +277,11 @@ func (h *handlers) AddMember(ctx context.Context, r *concordv1.AddMemberRequest)
 	}
 	switch {
 	case m.ID == 0:
-		return nil, fmt.Errorf("node: is missing or 0: ids start at 1: %w", txn.ErrInvalid)
+		return nil, txn.Invalidf("node: is missing or 0: ids start at 1")
 	case r.GetRole() != "voter" && r.GetRole() != "observer":
-		return nil, fmt.Errorf("role: %.20q is neither voter nor observer: %w", r.GetRole(), txn.ErrInvalid)
+		return nil, txn.Invalidf("role: %.20q is neither voter nor observer", r.GetRole())
 	case m.Peer == m.API:
-		return nil, fmt.Errorf("peer, api: both are %.40q: give two addresses: %w", m.Peer, txn.ErrInvalid)
+		return nil, txn.Invalidf("peer, api: both are %.40q: give two addresses", m.Peer)
 	}
 	if err := errors.Join(parseAddress("peer", m.Peer), parseAddress("api", m.API)); err != nil {
 		return nil, err
@@ -299,7 +298,7 @@ const (
 
 func parseAddress(field, addr string) error {
 	if !api.Dialable(addr) {
-		return fmt.Errorf("%s: %.40q is not host:port: %w", field, addr, txn.ErrInvalid)
+		return txn.Invalidf("%s: %.40q is not host:port", field, addr)
 	}
 	return api.ParseText(field, addr, maxAddress)
 }
@@ -328,7 +327,7 @@ func (h *handlers) TransferLeadership(ctx context.Context,
 // by the certificate or the token, and by his own word.
 func parseOperator(ctx context.Context, who, reason string) (string, error) {
 	if reason == "" {
-		return "", fmt.Errorf("reason: say why, it is kept with the transaction: %w", txn.ErrInvalid)
+		return "", txn.Invalidf("reason: say why, it is kept with the transaction")
 	}
 	return access.Of(ctx).Who(who), errors.Join(api.ParseText("who", who, txn.MaxResourceName), api.ParseText("reason",
 		reason, txn.MaxReason))
@@ -462,7 +461,7 @@ func (h *handlers) Resources(ctx context.Context, r *concordv1.ResourcesRequest)
 		return nil, err
 	}
 	if s.Cluster == 0 {
-		return nil, fmt.Errorf("the cluster is being formed: ask again in a moment: %w", txn.ErrUnavailable)
+		return nil, txn.Unavailablef("the cluster is being formed: ask again in a moment")
 	}
 	return &concordv1.ResourcesResponse{Cluster: s.Cluster.String(), Resources: resourceMessages(s, time.Now()),
 		MaxTransactionMs: h.node.MaxTransaction().Milliseconds(), NowMs: time.Now().UnixMilli(), Zxid: s.Zxid.String(),

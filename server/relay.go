@@ -124,8 +124,8 @@ func (r *relay) commit(ctx context.Context, c *concordv1.NumberedCommit,
 // leaderError is what the leader said, or that it said nothing.
 func leaderError(l *txn.NotLeaderError, err error) error {
 	if !connect.IsWireError(err) {
-		return fmt.Errorf("the leader, node %d, did not answer at %s (%v): ask again, or run \"concord status\": %w",
-			l.Leader, l.API, api.FromStatus(err), txn.ErrUnavailable)
+		return txn.Unavailablef("the leader, node %d, did not answer at %s (%v): ask again, or run \"concord status\"",
+			l.Leader, l.API, api.FromStatus(err))
 	}
 	return api.FromStatus(err)
 }

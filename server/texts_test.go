@@ -66,81 +66,79 @@ var messages = []message{
 	{name: "end no lease", is: txn.ErrInvalid, call: func(ctx context.Context, c client) error {
 		_, err := c.Lease(ctx, &concordv1.LeaseRequest{End: true})
 		return err
-	}, says: "lease: is zero, which is not a lease: invalid request"},
+	}, says: "lease: is zero, which is not a lease"},
 	{name: "too many wait", is: txn.ErrInvalid, call: func(ctx context.Context, c client) error {
 		_, err := c.Waiting(ctx, waiting(make([]*concordv1.WaitingTransaction, api.MaxWaiting+1)...))
 		return err
-	}, says: "transactions: are 257, report at most 256 at a time: invalid request"},
+	}, says: "transactions: are 257, report at most 256 at a time"},
 	{name: "one that waits has too many branches", is: txn.ErrInvalid, call: func(ctx context.Context, c client) error {
 		_, err := c.Waiting(ctx, waiting(&concordv1.WaitingTransaction{Gid: gid(),
 			Branches: make([]*concordv1.WaitingBranch, txn.MaxBranches+1)}))
 		return err
-	}, says: "transactions[0].branches: are 257: a transaction has at most 256: invalid request"},
+	}, says: "transactions[0].branches: are 257: a transaction has at most 256"},
 	{name: "one that waits in no session", is: txn.ErrInvalid, call: func(ctx context.Context, c client) error {
 		_, err := c.Waiting(ctx, waiting(&concordv1.WaitingTransaction{Gid: gid(),
 			Branches: []*concordv1.WaitingBranch{{Resource: "orders"}}}))
 		return err
 	}, says: "transactions[0].branches[0]: resource or session is empty: leave out a branch whose session has no " +
-		"name: invalid request"},
+		"name"},
 	{name: "settle by another action", is: txn.ErrInvalid, call: func(ctx context.Context, c client) error {
 		_, err := c.Settle(ctx, &concordv1.SettleRequest{Gid: gid(), Action: "undo", Who: "ann", Reason: "why"})
 		return err
-	}, says: `action: "undo" is not abandon, abort or commit, the only actions that this version knows: invalid ` +
-		`request`},
+	}, says: `action: "undo" is not abandon, abort or commit, the only actions that this version knows`},
 	{name: "no reason", is: txn.ErrInvalid, call: func(ctx context.Context, c client) error {
 		_, err := c.Resolve(ctx, &concordv1.ResolveRequest{Gid: gid(), Decision: "abort", Who: "ann"})
 		return err
-	}, says: "reason: say why, it is kept with the transaction: invalid request"},
+	}, says: "reason: say why, it is kept with the transaction"},
 	{name: "resolve for too many resources", is: txn.ErrInvalid, call: func(ctx context.Context, c client) error {
 		_, err := c.Resolve(ctx, &concordv1.ResolveRequest{Gid: gid(), Decision: "commit", Who: "ann", Reason: "why",
 			Resources: make([]string, txn.MaxBranches+1)})
 		return err
-	}, says: "resources: 257 of them: a transaction has at most 256 branches: invalid request"},
+	}, says: "resources: 257 of them: a transaction has at most 256 branches"},
 	{name: "no reason to move leadership", is: txn.ErrInvalid, call: func(ctx context.Context, c client) error {
 		_, err := c.TransferLeadership(ctx, &concordv1.TransferLeadershipRequest{Node: 2, Who: "ann"})
 		return err
-	}, says: "reason: say why, it is kept with the transaction: invalid request"},
+	}, says: "reason: say why, it is kept with the transaction"},
 	{name: "add nobody", is: txn.ErrInvalid, call: adds(func(r *concordv1.AddMemberRequest) { r.Node = 0 }),
-		says: "node: is missing or 0: ids start at 1: invalid request"},
+		says: "node: is missing or 0: ids start at 1"},
 	{name: "add in no role", is: txn.ErrInvalid, call: adds(func(r *concordv1.AddMemberRequest) { r.Role = "learner" }),
-		says: `role: "learner" is neither voter nor observer: invalid request`},
+		says: `role: "learner" is neither voter nor observer`},
 	{name: "add at one address", is: txn.ErrInvalid,
 		call: adds(func(r *concordv1.AddMemberRequest) { r.Api = r.GetPeer() }), says: `peer, api: both are "a:1": ` +
-			`give two addresses: invalid request`},
+			`give two addresses`},
 	{name: "add at no address", is: txn.ErrInvalid,
-		call: adds(func(r *concordv1.AddMemberRequest) { r.Api = ":7420" }), says: `api: ":7420" is not host:port: ` +
-			`invalid request`},
+		call: adds(func(r *concordv1.AddMemberRequest) { r.Api = ":7420" }), says: `api: ":7420" is not host:port`},
 	{name: "list what there is not", is: txn.ErrInvalid, call: func(ctx context.Context, c client) error {
 		_, err := c.List(ctx, &concordv1.ListRequest{State: "lost"})
 		return err
 	}, says: `state: "lost" is not one of in-doubt, committing, aborting, committed, aborted, unrecorded, ` +
-		`heuristic: invalid request`},
+		`heuristic`},
 	{name: "ask while the cluster is being formed", is: txn.ErrUnavailable, node: func(_ *testing.T,
 		n *fakeNode) {
 		n.snapshot.Cluster = 0
-	}, call: resources, says: "the cluster is being formed: ask again in a moment: unavailable"},
+	}, call: resources, says: "the cluster is being formed: ask again in a moment"},
 
 	{name: "get what nobody knows", is: txn.ErrNotFound, call: gets,
 		says: `transaction GID is not known: no decision, and no resource lists a prepared branch of it; compare ` +
-			`the gid with "concord tx ls": not found`},
+			`the gid with "concord tx ls"`},
 	{name: "get what nobody knows for sure", is: txn.ErrNotFound, call: gets, node: func(_ *testing.T, n *fakeNode) {
 		n.view.Unlisted = []string{"resource orders could not be listed (connection refused)",
 			"resource billing has not been listed yet"}
 	}, says: "transaction GID is not known: no decision, and whether a branch of it is prepared is not known of all " +
 		"resources: " +
 		`resource orders could not be listed (connection refused); resource billing has not been listed yet; run ` +
-		`"concord resource check": not found`},
+		`"concord resource check"`},
 	{name: "get what is too old", is: txn.ErrTooOld, call: gets, node: func(_ *testing.T,
 		n *fakeNode) {
 		n.view.TooOld = true
 	}, says: "transaction GID is older than what the cluster remembers, and no resource lists a prepared branch of " +
-		"it: look into the databases: older than what the cluster remembers"},
+		"it: look into the databases"},
 	{name: "get what belongs to another cluster", is: txn.ErrNotFound, call: gets, node: func(_ *testing.T,
 		n *fakeNode) {
 		n.view.Foreign = []txn.XID{{Cluster: 0xdead, ID: known.ID}}
 	}, says: "transaction GID does not belong to this cluster: a resource lists concord-0000dead-GID-00, of cluster " +
 		"0000dead; " +
-		`"concord recover GID" says what to do: not found`},
+		`"concord recover GID" says what to do`},
 
 	{name: "ask a node that knows no leader", is: txn.ErrUnavailable, call: gets, node: func(_ *testing.T,
 		n *fakeNode) {
@@ -152,7 +150,7 @@ var messages = []message{
 		gone.Close()
 		n.follows(1, gone.addr())
 	}, says: "the leader, node 1, did not answer at ADDR (dial tcp ADDR: connect: connection refused): ask again, " +
-		"or run \"concord status\": unavailable"},
+		"or run \"concord status\""},
 	{name: "a panic", call: gets, node: func(_ *testing.T, n *fakeNode) { n.panics = true },
 		says: "internal: internal error: the node's log says more"},
 	{name: "too many calls", is: txn.ErrBusy, call: resources, wrap: func(i int, l layer) layer {

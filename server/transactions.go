@@ -4,7 +4,6 @@ package server
 
 import (
 	"context"
-	"fmt"
 	"maps"
 	"slices"
 	"strings"
@@ -94,9 +93,9 @@ func transaction(cluster txn.ClusterID, id txn.ID, v *commit.View) *concordv1.Tr
 // notKnown says what is not known of a transaction, and what cannot be known now.
 func notKnown(id txn.ID, v *commit.View) error {
 	if len(v.Foreign) > 0 {
-		return fmt.Errorf("transaction %v does not belong to this cluster: a resource lists %v, of cluster %v; "+
-			"\"concord recover %v\" says what to do: %w",
-			id, v.Foreign[0], v.Foreign[0].Cluster, id, txn.ErrNotFound)
+		return txn.NotFoundf("transaction %v does not belong to this cluster: a resource lists %v, of cluster %v; "+
+			"\"concord recover %v\" says what to do",
+			id, v.Foreign[0], v.Foreign[0].Cluster, id)
 	}
 	branches, next := "no resource lists a prepared branch of it", "compare the gid with \"concord tx ls\""
 	if len(v.Unlisted) > 0 {
@@ -104,10 +103,10 @@ func notKnown(id txn.ID, v *commit.View) error {
 		next = "run \"concord resource check\""
 	}
 	if v.TooOld {
-		return fmt.Errorf("transaction %v is older than what the cluster remembers, and %s: look into the "+
-			"databases: %w", id, branches, txn.ErrTooOld)
+		return txn.TooOldf("transaction %v is older than what the cluster remembers, and %s: look into the "+
+			"databases", id, branches)
 	}
-	return fmt.Errorf("transaction %v is not known: no decision, and %s; %s: %w", id, branches, next, txn.ErrNotFound)
+	return txn.NotFoundf("transaction %v is not known: no decision, and %s; %s", id, branches, next)
 }
 
 const (
@@ -179,8 +178,8 @@ func parseFilter(r *concordv1.ListRequest, now time.Time) (filter, error) {
 	f := filter{state: r.GetState(), resource: r.GetResource(), limit: int(r.GetLimit())}
 	if !slices.Contains([]string{"", stateInDoubt, stateCommitting, stateAborting, stateCommitted, stateAborted,
 		stateUnrecorded, stateHeuristic}, f.state) {
-		return f, fmt.Errorf("state: %.20q is not one of in-doubt, committing, aborting, committed, aborted, "+
-			"unrecorded, heuristic: %w", f.state, txn.ErrInvalid)
+		return f, txn.Invalidf("state: %.20q is not one of in-doubt, committing, aborting, committed, aborted, "+
+			"unrecorded, heuristic", f.state)
 	}
 	if f.limit == 0 {
 		f.limit = listDefault

@@ -54,7 +54,7 @@ var messages = []struct {
 	{"a resource of somebody else", func(context.Context) error {
 		_, err := (&handlers{&participant.Agent{}}).database("orders")
 		return api.ToStatus(err)
-	}, `the agent "" hosts no resource "orders": add it to "resources" in its configuration: not found`,
+	}, `the agent "" hosts no resource "orders": add it to "resources" in its configuration`,
 		txn.ErrNotFound},
 }
 
