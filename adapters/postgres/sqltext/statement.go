@@ -24,6 +24,7 @@ type Statement struct {
 	SavedAs  string // SAVEPOINT name
 	Released string // RELEASE name
 	BackTo   string // ROLLBACK TO name
+	Points   bool   // it may do several of these, or one to a savepoint that is not known
 }
 
 // leaves is what a statement leaves in its session, for whoever uses that next.
@@ -37,15 +38,20 @@ const (
 
 // Opaque is what a text that nobody could read may be.
 var Opaque = Statement{Ends: true, Keeps: true, works: true, Several: true, Loud: true, Writes: true,
-	Leaves: Lasting}
+	Leaves: Lasting, Points: true}
 
 // And is two statements in one message.
 func (st Statement) And(other Statement) Statement {
 	return Statement{
 		Ends: st.Ends || other.Ends, Keeps: st.Keeps || other.Keeps, works: st.works || other.works, Several: true,
 		Loud: st.Loud || other.Loud, Writes: st.Writes || other.Writes, Asks: st.Asks || other.Asks,
-		Leaves: max(st.Leaves, other.Leaves),
+		Leaves: max(st.Leaves, other.Leaves), Points: st.moves() || other.moves(),
 	}
+}
+
+// moves reports whether a statement is about a savepoint.
+func (st Statement) moves() bool {
+	return st.Points || st.SavedAs != "" || st.Released != "" || st.BackTo != ""
 }
 
 // MayCommit reports whether a text that ends the transaction may commit something that the
