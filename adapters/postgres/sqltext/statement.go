@@ -210,9 +210,9 @@ func set(words string) map[string]bool {
 }
 
 // plain begin statements that do no more than they say, unless they call something. A setting ends with
-// a branch that wrote nothing.
+// a branch that wrote nothing. LOCK is none: what it keeps out has to wait for the decision.
 var plain = set(`select with values table show fetch move close declare explain set savepoint release begin start
-	lock insert update delete merge`)
+	insert update delete merge`)
 
 // writes are words that begin a change, also within WITH and EXPLAIN ANALYZE. No transaction number tells
 // of it if it was made to a foreign table.
@@ -222,7 +222,7 @@ var writes = set("insert update delete merge")
 var idle = set("select values table show savepoint release rollback abort begin start set commit end prepare")
 
 // harmless may stand before a parenthesis: keywords, types, and functions that change
-// nothing, not even for their own session beyond the transaction.
+// nothing, not even for their own session beyond the transaction, and keep nobody out until its end.
 var harmless = set(`
 	in any all some exists and or not as on using values select from where having when then else case between like
 	ilike is over filter group by order union intersect except join lateral array row sets cube rollup
@@ -259,5 +259,4 @@ var harmless = set(`
 	pg_sleep pg_backend_pid pg_is_in_recovery pg_current_xact_id_if_assigned txid_current_if_assigned
 	pg_size_pretty pg_relation_size pg_total_relation_size pg_table_size to_regclass
 	has_table_privilege pg_has_role
-	pg_advisory_xact_lock pg_advisory_xact_lock_shared pg_try_advisory_xact_lock pg_try_advisory_xact_lock_shared
 	pg_advisory_unlock pg_advisory_unlock_shared pg_advisory_unlock_all`)
