@@ -133,7 +133,7 @@ func TestWhatCannotBePreparedVotesNo(t *testing.T) {
 			}
 			err := b.votesNo(s, c.code)
 			if c.code == "0A000" {
-				require.ErrorContains(t, err, "keep temporary tables")
+				require.ErrorContains(t, err, "keep what the message names")
 			}
 			_, found := b.value(x.ID.String())
 			require.False(t, found)
