@@ -449,6 +449,29 @@ func TestAnAnswerThatComesTooLateIsUnknownAndCarriedOutLater(t *testing.T) {
 	require.Equal(t, concord.Committed, outcome)
 }
 
+// A context may end because another transaction was aborted: with errgroup, say.
+func TestAnUnknownOutcomeIsNeverAlsoAnAbort(t *testing.T) {
+	b := newBank(t)
+	ctx, cancel := context.WithCancelCause(t.Context())
+	answer := make(chan struct{})
+	b.after = func(ctx context.Context) error {
+		cancel(&concord.AbortedError{Retryable: true, Err: errFunds})
+		select {
+		case <-answer:
+		case <-ctx.Done():
+		}
+		return nil
+	}
+	err := b.client.Run(ctx, b.transfer)
+	require.ErrorIs(t, err, concord.ErrUnknownOutcome)
+	require.ErrorIs(t, err, errFunds)
+	require.NotErrorIs(t, err, concord.ErrAborted)
+	require.False(t, errors.As(err, new(*concord.AbortedError)))
+	close(answer)
+	require.Eventually(t, func() bool { return len(b.prepared(t)) == 0 }, 10*time.Second, 5*time.Millisecond)
+	b.requireMoved(t, 5)
+}
+
 func TestAContextThatEndedBeforeCommitAborts(t *testing.T) {
 	b := newBank(t)
 	ctx, cancel := context.WithCancel(t.Context())

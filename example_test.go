@@ -43,10 +43,10 @@ func Example() {
 	})
 	var unknown *concord.UnknownError
 	switch {
-	case errors.As(err, &unknown):
-		log.Print("keep the id and ask Client.Outcome later: ", unknown.GID)
 	case errors.Is(err, concord.ErrAborted):
 		log.Print("nothing happened anywhere: ", err)
+	case errors.As(err, &unknown):
+		log.Print("keep the id and ask Client.Outcome later: ", unknown.GID)
 	}
 }
 

@@ -47,7 +47,8 @@ func (c *Client) RunOnce(ctx context.Context, key string, fn func(ctx context.Co
 		ran = tx
 		return fn(ctx, tx)
 	}, append(opts, Recorded(), withKey(key))...)
-	if unknown := (*UnknownError)(nil); errors.As(err, &unknown) && ctx.Err() == nil {
+	// What the function returns may be about another transaction, of an outcome that says nothing about this one.
+	if unknown := (*UnknownError)(nil); errors.As(err, &unknown) && unknown.GID == ran.id && ctx.Err() == nil {
 		switch outcome, asked := c.Outcome(ctx, unknown.GID); {
 		case asked != nil:
 			return Once{}, err

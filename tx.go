@@ -387,10 +387,10 @@ func (tx *Tx) result(ctx context.Context, r protocol.Reply, cause error) error {
 	case r.Outcome == txn.Aborted:
 		return tx.aborted(resource, cause)
 	case r.By: // it committed alone
-		return &UnknownError{Resource: resource, Err: cause}
+		return &UnknownError{Resource: resource, Err: ofAnother(cause)}
 	}
 	tx.client.doubts.add(tx.id)
-	return &UnknownError{GID: tx.id, Err: cause}
+	return &UnknownError{GID: tx.id, Err: ofAnother(cause)}
 }
 
 func (tx *Tx) aborted(resource string, cause error) error {
@@ -430,7 +430,7 @@ func (tx *Tx) withLimit(err error) error {
 func (tx *Tx) torn() error {
 	for _, b := range tx.branches {
 		if b.torn != nil {
-			return &TornError{GID: tx.id, Resource: b.resource, Err: b.torn}
+			return &TornError{GID: tx.id, Resource: b.resource, Err: ofAnother(b.torn)}
 		}
 	}
 	return nil

@@ -136,6 +136,7 @@ func outcome(err error) attribute.KeyValue {
 	switch {
 	case err == nil:
 		word = "committed"
+	case errors.Is(err, concord.ErrAborted): // what else it wraps may be of another transaction
 	case errors.Is(err, concord.ErrUnknownOutcome):
 		word = "unknown"
 	case errors.Is(err, concord.ErrTorn):
@@ -146,11 +147,11 @@ func outcome(err error) attribute.KeyValue {
 
 // errorType is one of few words for what failed.
 func errorType(err error) attribute.KeyValue {
-	word := "_OTHER"
+	word, aborted := "_OTHER", errors.Is(err, concord.ErrAborted)
 	switch {
-	case errors.Is(err, concord.ErrUnknownOutcome):
+	case !aborted && errors.Is(err, concord.ErrUnknownOutcome):
 		word = "unknown"
-	case errors.Is(err, concord.ErrTorn):
+	case !aborted && errors.Is(err, concord.ErrTorn):
 		word = "torn"
 	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
 		word = "timeout"
