@@ -10,9 +10,11 @@ import (
 	"net"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/concordtx/concord"
@@ -25,6 +27,7 @@ import (
 	"github.com/concordtx/concord/protocol/zab"
 	"github.com/concordtx/concord/security/access"
 	"github.com/concordtx/concord/server"
+	"github.com/concordtx/concord/txn"
 )
 
 // nodes are three real coordinator nodes in this process, with stores in files.
@@ -270,13 +273,76 @@ func TestRunOnce(t *testing.T) {
 
 	// Somebody else commits under the key while the function runs.
 	third, err := p.pay(t.Context(), clients[0], "order 4713", 1, func(*concord.Tx) error {
-		_, err := clients[1].RunOnce(t.Context(), "order 4713", func(context.Context, *concord.Tx) error { return nil })
+		known, err := caller.Identify(t.Context())
+		if err == nil {
+			_, err = caller.Commit(t.Context(), &concordv1.CommitRequest{Key: "order 4713",
+				Gid: txn.NewID(time.Now()).WithClass(txn.Recorded).String(), Cluster: known.GetCluster()})
+		}
 		return err
 	})
 	require.NoError(t, err)
 	require.True(t, third.Replayed)
 	require.Empty(t, third.Result)
 	require.EqualValues(t, 12, n.disks[1].Sum())
+}
+
+// Calls of one key at once, by several clients: one of them works, and the others wait for it, or for as long as they
+// want to.
+func TestAKeyInFlightIsWaitedFor(t *testing.T) {
+	n := startNodes(t)
+	p := n.payer()
+	caller, err := api.Dial(n.addrs(), api.ClientOptions{})
+	require.NoError(t, err)
+	defer func() { require.NoError(t, caller.Close()) }()
+	n.keyed(caller)
+	var clients []*concord.Client
+	for range 3 {
+		c, err := concord.Dial(t.Context(), n.addrs())
+		require.NoError(t, err)
+		defer func() { require.NoError(t, c.Close()) }()
+		clients = append(clients, c)
+	}
+	var calls sync.WaitGroup
+	var ran, failed atomic.Int32
+	broke, begun := errors.New("broke"), make(chan struct{})
+	var mu sync.Mutex
+	answers := map[string]int{}
+	for i := range 50 {
+		calls.Go(func() {
+			once, err := p.pay(t.Context(), clients[i%len(clients)], "order 4711", 5, func(*concord.Tx) error {
+				if ran.Add(1) > 1 {
+					return nil
+				}
+				<-begun
+				return broke // what waits does it then
+			})
+			if errors.Is(err, broke) {
+				failed.Add(1)
+				return
+			}
+			assert.NoError(t, err)
+			mu.Lock()
+			defer mu.Unlock()
+			answers[fmt.Sprintf("%v %s", once.GID, once.Result)]++
+		})
+	}
+	require.Eventually(t, func() bool { return ran.Load() == 1 }, 10*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { // the cluster may be slow to say so
+		_, err := clients[0].RunOnce(t.Context(), "order 4711", func(context.Context, *concord.Tx) error {
+			ran.Add(1)
+			return broke
+		}, concord.WithTimeout(100*time.Millisecond))
+		return errors.Is(err, concord.ErrInFlight)
+	}, 20*time.Second, time.Millisecond)
+	close(begun)
+	calls.Wait()
+	require.EqualValues(t, 2, ran.Load())
+	require.EqualValues(t, 1, failed.Load())
+	require.Len(t, answers, 1, "%v", answers)
+	for _, count := range answers {
+		require.Equal(t, 49, count)
+	}
+	require.EqualValues(t, 5, n.disks[1].Sum())
 }
 
 func TestBadKeysAndResults(t *testing.T) {

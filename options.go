@@ -81,7 +81,8 @@ type txConfig struct {
 	protocol txn.Protocol
 	wanted   string // protocol, by its name
 	class    txn.Class
-	key      string      // of RunOnce
+	once     bool        // RunOnce
+	key      string      // of it
 	retry    RetryPolicy // no attempts: once
 	alone    bool        // nothing to join
 }
@@ -126,6 +127,11 @@ func newTxConfig(opts []TxOption) (txConfig, error) {
 	if o.timeout <= 0 {
 		return o, fmt.Errorf("begin: WithTimeout(%v): %w: want a positive duration", o.timeout, api.ErrInvalid)
 	}
+	if o.once {
+		if err := api.ParseKey("RunOnce", o.key); err != nil {
+			return o, fmt.Errorf("begin: %w", err)
+		}
+	}
 	if o.retry != (RetryPolicy{}) {
 		if err := o.retry.check(); err != nil {
 			return o, err
@@ -139,7 +145,7 @@ func newTxConfig(opts []TxOption) (txConfig, error) {
 		return o, fmt.Errorf("begin: %w", err)
 	}
 	if o.protocol == txn.ThreePhaseCommit {
-		if o.key != "" {
+		if o.once {
 			return o, fmt.Errorf("begin: RunOnce works in two phases: leave WithProtocol out: %w", api.ErrInvalid)
 		}
 		o.class = txn.ThreePhase

@@ -232,7 +232,8 @@ func failedRun(err error) (*concordv1.TransactionServiceRunResponse, error) {
 	case errors.As(err, &unknown):
 		return &concordv1.TransactionServiceRunResponse{Outcome: outcomeUnknown, Gid: unknown.GID.String(),
 			Reason: unknown.Error()}, nil
-	case errors.Is(err, api.ErrRefused), errors.Is(err, api.ErrInvalid), errors.Is(err, api.ErrDenied):
+	case errors.Is(err, api.ErrRefused), errors.Is(err, api.ErrInvalid), errors.Is(err, api.ErrDenied),
+		errors.Is(err, concord.ErrInFlight):
 		return nil, err
 	}
 	return nil, fmt.Errorf("%w: %w", err, api.ErrUnavailable)

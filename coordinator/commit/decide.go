@@ -376,6 +376,8 @@ func (c *Machine) answerKey(e KeyAsked) {
 	} else if use, ok := c.table.Key(e.Key); ok {
 		r.Key = &use
 		r.Txn, _ = c.table.Get(use.ID)
+	} else {
+		r.Claimed = c.claimKey(e.Key, e.Claim)
 	}
 	c.reply(r)
 }

@@ -1348,9 +1348,14 @@ func (x *OutcomeResponse) GetFinished() bool {
 }
 
 type KeyUseRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Key           string                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
-	Seen          string                 `protobuf:"bytes,2,opt,name=seen,proto3" json:"seen,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Key   string                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	Seen  string                 `protobuf:"bytes,2,opt,name=seen,proto3" json:"seen,omitempty"`
+	// Who claims the key: a name in the form of a gid, which is that of no transaction. The claim ends with the lease
+	// that it names. Empty: nobody.
+	Claim string `protobuf:"bytes,3,opt,name=claim,proto3" json:"claim,omitempty"`
+	// For how long it is claimed if nothing ends that before, an hour at most; 0 gives it back.
+	ClaimMs       int64 `protobuf:"varint,4,opt,name=claim_ms,json=claimMs,proto3" json:"claim_ms,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1399,13 +1404,29 @@ func (x *KeyUseRequest) GetSeen() string {
 	return ""
 }
 
+func (x *KeyUseRequest) GetClaim() string {
+	if x != nil {
+		return x.Claim
+	}
+	return ""
+}
+
+func (x *KeyUseRequest) GetClaimMs() int64 {
+	if x != nil {
+		return x.ClaimMs
+	}
+	return 0
+}
+
 type KeyUseResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Of the transaction; empty if none is committed under the key, or none that is remembered.
 	Gid string `protobuf:"bytes,1,opt,name=gid,proto3" json:"gid,omitempty"`
 	// As its commit request had it.
-	Result        []byte `protobuf:"bytes,2,opt,name=result,proto3" json:"result,omitempty"`
-	Zxid          string `protobuf:"bytes,3,opt,name=zxid,proto3" json:"zxid,omitempty"`
+	Result []byte `protobuf:"bytes,2,opt,name=result,proto3" json:"result,omitempty"`
+	Zxid   string `protobuf:"bytes,3,opt,name=zxid,proto3" json:"zxid,omitempty"`
+	// Somebody else has claimed the key and committed nothing under it so far: ask again in a moment.
+	Claimed       bool `protobuf:"varint,4,opt,name=claimed,proto3" json:"claimed,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1459,6 +1480,13 @@ func (x *KeyUseResponse) GetZxid() string {
 		return x.Zxid
 	}
 	return ""
+}
+
+func (x *KeyUseResponse) GetClaimed() bool {
+	if x != nil {
+		return x.Claimed
+	}
+	return false
 }
 
 type FollowRequest struct {
@@ -4745,14 +4773,17 @@ const file_concord_v1_concord_proto_rawDesc = "" +
 	"\aoutcome\x18\x01 \x01(\tR\aoutcome\x12\x16\n" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\x12\x12\n" +
 	"\x04zxid\x18\x03 \x01(\tR\x04zxid\x12\x1a\n" +
-	"\bfinished\x18\x04 \x01(\bR\bfinished\"5\n" +
+	"\bfinished\x18\x04 \x01(\bR\bfinished\"f\n" +
 	"\rKeyUseRequest\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x12\n" +
-	"\x04seen\x18\x02 \x01(\tR\x04seen\"N\n" +
+	"\x04seen\x18\x02 \x01(\tR\x04seen\x12\x14\n" +
+	"\x05claim\x18\x03 \x01(\tR\x05claim\x12\x19\n" +
+	"\bclaim_ms\x18\x04 \x01(\x03R\aclaimMs\"h\n" +
 	"\x0eKeyUseResponse\x12\x10\n" +
 	"\x03gid\x18\x01 \x01(\tR\x03gid\x12\x16\n" +
 	"\x06result\x18\x02 \x01(\fR\x06result\x12\x12\n" +
-	"\x04zxid\x18\x03 \x01(\tR\x04zxid\"O\n" +
+	"\x04zxid\x18\x03 \x01(\tR\x04zxid\x12\x18\n" +
+	"\aclaimed\x18\x04 \x01(\bR\aclaimed\"O\n" +
 	"\rFollowRequest\x12\x10\n" +
 	"\x03gid\x18\x01 \x01(\tR\x03gid\x12\x12\n" +
 	"\x04seen\x18\x02 \x01(\tR\x04seen\x12\x18\n" +
