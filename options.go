@@ -64,7 +64,7 @@ func (o config) open() (*security.Credentials, error) {
 }
 
 // WithLogger logs what no error tells: outcomes that are settled late, reports that
-// were dropped. The default is silence.
+// were dropped, what the driver for MySQL finds wrong with a connection. The default is silence.
 func WithLogger(l *slog.Logger) Option { return func(o *config) { o.logger = l } }
 
 // WithSlowThreshold logs each transaction that takes longer than d, with the time that its steps

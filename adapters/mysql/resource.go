@@ -88,7 +88,10 @@ type Resource struct {
 	pause func(ctx context.Context) error // waits for detachTime
 }
 
-var _ adapters.Adapter = (*Resource)(nil)
+var (
+	_ adapters.Adapter = (*Resource)(nil)
+	_ adapters.Logging = (*Resource)(nil)
+)
 
 // New makes a resource of an application's own connector, best one of NewConnector. It
 // opens no connection yet.
