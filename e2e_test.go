@@ -16,13 +16,17 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	sdktrace "go.opentelemetry.io/otel/sdk/trace"
+	"go.opentelemetry.io/otel/sdk/trace/tracetest"
 
 	"github.com/concordtx/concord"
 	"github.com/concordtx/concord/adapters"
 	"github.com/concordtx/concord/adapters/memory"
 	"github.com/concordtx/concord/api"
 	concordv1 "github.com/concordtx/concord/api/concord/v1"
+	"github.com/concordtx/concord/concordotel"
 	"github.com/concordtx/concord/coordinator"
+	"github.com/concordtx/concord/coordinator/commit"
 	"github.com/concordtx/concord/coordinator/replica"
 	"github.com/concordtx/concord/protocol/zab"
 	"github.com/concordtx/concord/security/access"
@@ -37,10 +41,16 @@ type nodes struct {
 	dirs    []string
 	disks   [2]*memory.Disk
 	stops   []func() // nil while a node is down
+	log     *slog.Logger
+	rules   commit.Rules
 }
 
-func startNodes(t *testing.T) *nodes {
-	n := &nodes{t: t, disks: [2]*memory.Disk{memory.NewDisk(), memory.NewDisk()}, stops: make([]func(), 3)}
+func startNodes(t *testing.T, set ...func(*nodes)) *nodes {
+	n := &nodes{t: t, disks: [2]*memory.Disk{memory.NewDisk(), memory.NewDisk()}, stops: make([]func(), 3),
+		log: slog.New(slog.DiscardHandler)}
+	for _, s := range set {
+		s(n)
+	}
 	for i := range 3 {
 		n.members = append(n.members, replica.Member{ID: zab.NodeID(i + 1), Peer: freeAddr(t), API: freeAddr(t)})
 		n.dirs = append(n.dirs, t.TempDir())
@@ -66,9 +76,8 @@ func freeAddr(t *testing.T) string {
 }
 
 func (n *nodes) start(i int) {
-	log := slog.New(slog.DiscardHandler)
 	node, err := coordinator.Open(coordinator.Config{
-		Node: n.members[i].ID, Members: n.members, DataDir: n.dirs[i], Logger: log,
+		Node: n.members[i].ID, Members: n.members, DataDir: n.dirs[i], Logger: n.log, Rules: n.rules,
 		Resources: []adapters.Resource{memory.New("orders", n.disks[0]), memory.New("billing", n.disks[1])},
 	})
 	require.NoError(n.t, err)
@@ -76,8 +85,9 @@ func (n *nodes) start(i int) {
 	require.NoError(n.t, err)
 	ctx, cancel := context.WithCancel(context.Background())
 	var running sync.WaitGroup
-	running.Go(func() { _ = node.Run(ctx) })                                         // its error is that it was stopped
-	running.Go(func() { _ = server.Serve(ctx, node, access.Open(), listener, log) }) // likewise
+	// Their errors are that they were stopped.
+	running.Go(func() { _ = node.Run(ctx) })
+	running.Go(func() { _ = server.Serve(ctx, node, access.Open(), listener, n.log) })
 	n.stops[i] = func() { cancel(); running.Wait() }
 }
 
@@ -448,6 +458,61 @@ func TestOneKeyHasOneEffect(t *testing.T) {
 	}, 30*time.Second, 20*time.Millisecond)
 	require.EqualValues(t, rounds, n.disks[1].Sum())
 	require.EqualValues(t, -rounds, n.disks[0].Sum())
+}
+
+// logged is what is logged, line by line.
+type logged chan string
+
+func (s logged) Write(line []byte) (int, error) {
+	select {
+	case s <- string(line):
+	default: // nobody reads any more
+	}
+	return len(line), nil
+}
+
+// What the cluster ends in the place of a client that cannot, it logs with the span of the transaction.
+func TestTheClusterNamesTheTraceOfWhatItEnds(t *testing.T) {
+	lines := make(logged, 1000)
+	n := startNodes(t, func(n *nodes) {
+		n.log = slog.New(slog.NewTextHandler(lines, nil))
+		n.rules = commit.Rules{Grace: 50 * time.Millisecond}
+	})
+	spans := tracetest.NewInMemoryExporter()
+	tracers := sdktrace.NewTracerProvider(sdktrace.WithSyncer(spans))
+	c, err := concord.Dial(t.Context(), n.addrs(),
+		concord.WithHook(concordotel.Hook(concordotel.WithTracerProvider(tracers))))
+	require.NoError(t, err)
+	defer func() { require.NoError(t, c.Close()) }()
+	orders, billing := newScripted("orders", n.disks[0]), newScripted("billing", n.disks[1])
+	const always = 1 << 30
+	billing.dropped[callCommit], billing.dropped[callRecovery] = always, always
+	var id concord.ID
+	require.NoError(t, c.Run(t.Context(), func(ctx context.Context, tx *concord.Tx) error {
+		id = tx.ID()
+		return errors.Join(orders.add(ctx, tx, "A", -1), billing.add(ctx, tx, "A", 1))
+	}))
+	var transaction tracetest.SpanStub
+	for _, s := range spans.GetSpans() {
+		if s.Name == "concord.transaction" {
+			transaction = s
+		}
+	}
+	want := fmt.Sprintf("resource=billing gid=%v branch=1 decision=commit trace_id=%v span_id=%v found=done", id,
+		transaction.SpanContext.TraceID(), transaction.SpanContext.SpanID())
+	require.Eventually(t, func() bool {
+		for {
+			select {
+			case line := <-lines:
+				if strings.Contains(line, "branch finished by the cluster") {
+					require.Contains(t, line, want)
+					return true
+				}
+			default:
+				return false
+			}
+		}
+	}, 20*time.Second, 10*time.Millisecond)
 }
 
 // anew replaces the cluster by one that knows nothing.

@@ -161,7 +161,7 @@ func (c *Machine) onCommitAsked(e CommitAsked) {
 		return
 	}
 	l := c.wait(e.Request, e.ID)
-	l.seen = l.seen || len(e.Branches) > 0
+	l.seen, l.trace = l.seen || len(e.Branches) > 0, cmp.Or(e.Trace, l.trace)
 	// From here on the answer must be a decision, not a mere refusal: an earlier try of the
 	// same request may be on its way into the log through another leader.
 	err := c.leaseEnded(e.ID)

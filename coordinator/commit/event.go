@@ -246,7 +246,8 @@ type Task struct {
 	XID      txn.XID
 	Branch   txn.Branch
 	Decision txn.Decision
-	Again    bool // an earlier attempt has failed
+	Again    bool   // an earlier attempt has failed
+	Trace    string // the traceparent of the transaction's span, if this node knows
 }
 
 // Reply answers a request. With an error (see replica.RequestError) nothing else is set.

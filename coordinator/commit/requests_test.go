@@ -172,6 +172,26 @@ func TestKeysAreOffUntilEveryMemberKnowsThem(t *testing.T) {
 	require.Equal(t, errKeysOff.Error(), r.Txn.Reason)
 }
 
+// Who finishes a branch hears of the span of its transaction, as long as the node leads that was asked to commit.
+func TestATraceGoesToTheWorkers(t *testing.T) {
+	l := newLone(t, "orders")
+	id := l.newID()
+	l.ask(func(request uint64) replica.Event {
+		return CommitAsked{Request: request, CommitRequest: txn.CommitRequest{ID: id, Trace: "of the span",
+			Branches: []txn.Branch{{Resource: "orders"}}}}
+	})
+	l.tick(2 * time.Second)
+	tasks := l.take()
+	require.Len(t, tasks, 1)
+	require.Equal(t, "of the span", tasks[0].Trace)
+	l.restart()
+	l.tick(2 * time.Second)
+	tasks = l.take()
+	require.Len(t, tasks, 1)
+	require.Equal(t, l.xid(id, 0), tasks[0].XID)
+	require.Empty(t, tasks[0].Trace)
+}
+
 // claimant is a caller with a lease of its own.
 func (l *lone) claimant() txn.ID {
 	l.t.Helper()

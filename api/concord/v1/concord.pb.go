@@ -60,7 +60,11 @@ type CommitRequest struct {
 	// committed under it this one is aborted. It is remembered as long as the outcome.
 	Key string `protobuf:"bytes,8,opt,name=key,proto3" json:"key,omitempty"`
 	// Kept with the key, at most 4096 bytes.
-	Result        []byte `protobuf:"bytes,9,opt,name=result,proto3" json:"result,omitempty"`
+	Result []byte `protobuf:"bytes,9,opt,name=result,proto3" json:"result,omitempty"`
+	// The span of the transaction as a W3C traceparent, of version 00; anything else is ignored. Where a node ends
+	// branches that the client has not ended, its log names trace and span. Only the leader that is asked knows, and
+	// not for long.
+	Traceparent   string `protobuf:"bytes,10,opt,name=traceparent,proto3" json:"traceparent,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -156,6 +160,13 @@ func (x *CommitRequest) GetResult() []byte {
 		return x.Result
 	}
 	return nil
+}
+
+func (x *CommitRequest) GetTraceparent() string {
+	if x != nil {
+		return x.Traceparent
+	}
+	return ""
 }
 
 // AgentBranches are the branches of a transaction that one agent holds.
@@ -4688,7 +4699,7 @@ var File_concord_v1_concord_proto protoreflect.FileDescriptor
 const file_concord_v1_concord_proto_rawDesc = "" +
 	"\n" +
 	"\x18concord/v1/concord.proto\x12\n" +
-	"concord.v1\x1a\x17concord/v1/branch.proto\x1a\x17concord/v1/member.proto\"\x8e\x02\n" +
+	"concord.v1\x1a\x17concord/v1/branch.proto\x1a\x17concord/v1/member.proto\"\xb0\x02\n" +
 	"\rCommitRequest\x12\x10\n" +
 	"\x03gid\x18\x01 \x01(\tR\x03gid\x12\x1a\n" +
 	"\bprotocol\x18\x02 \x01(\tR\bprotocol\x12.\n" +
@@ -4698,7 +4709,9 @@ const file_concord_v1_concord_proto_rawDesc = "" +
 	"\x04seen\x18\x06 \x01(\tR\x04seen\x121\n" +
 	"\x06agents\x18\a \x03(\v2\x19.concord.v1.AgentBranchesR\x06agents\x12\x10\n" +
 	"\x03key\x18\b \x01(\tR\x03key\x12\x16\n" +
-	"\x06result\x18\t \x01(\fR\x06result\"\x85\x01\n" +
+	"\x06result\x18\t \x01(\fR\x06result\x12 \n" +
+	"\vtraceparent\x18\n" +
+	" \x01(\tR\vtraceparent\"\x85\x01\n" +
 	"\rAgentBranches\x12'\n" +
 	"\x05agent\x18\x01 \x01(\v2\x11.concord.v1.PartyR\x05agent\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x125\n" +
