@@ -104,7 +104,7 @@ func Dial(ctx context.Context, addrs []string, opts ...Option) (*Client, error) 
 	if o.slow > 0 {
 		c.hooks = append(c.hooks, logSlow(o.logger, o.slow))
 	}
-	c.resources.api = caller
+	c.resources.api, c.resources.logger = caller, o.logger
 	ctx, cancel := context.WithTimeout(ctx, dialPatience)
 	defer cancel()
 	if err := c.resources.refresh(ctx, "", ""); err != nil {

@@ -52,6 +52,8 @@ type leader struct {
 	waiting func(*concordv1.WaitingRequest) *concordv1.WaitingResponse
 	told    int // how often it was called
 
+	claimed bool // every key is, by somebody else
+
 	// before, if set, is asked before a commit request is handled: an error is the answer.
 	before func(context.Context) error
 	// after, if set, is asked before its answer is sent.
@@ -146,7 +148,9 @@ func (l *leader) Finished(_ context.Context, r *concordv1.FinishedRequest) (*con
 
 // KeyUse finds nothing under any key, as nothing is committed under one here.
 func (l *leader) KeyUse(context.Context, *concordv1.KeyUseRequest) (*concordv1.KeyUseResponse, error) {
-	return &concordv1.KeyUseResponse{}, nil
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return &concordv1.KeyUseResponse{Claimed: l.claimed}, nil
 }
 
 func (l *leader) Waiting(ctx context.Context, r *concordv1.WaitingRequest) (*concordv1.WaitingResponse, error) {

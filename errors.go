@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/concordtx/concord/adapters"
+	"github.com/concordtx/concord/txn"
 )
 
 var (
@@ -23,6 +24,8 @@ var (
 	ErrTxEnded = errors.New("the transaction has ended: begin a new one")
 	// ErrClosed says that a Client was used after Close.
 	ErrClosed = errors.New("the client is closed")
+	// ErrInFlight: another RunOnce with the key is under way, and was not waited for any longer.
+	ErrInFlight error = txn.Busyf("another call with the key is under way")
 	// ErrResource says that a resource of the application and the cluster's resource of
 	// that name do not fit together, so nobody could finish its branches after a crash.
 	ErrResource = errors.New("the resource cannot take part")

@@ -400,6 +400,12 @@ var messages = []message{
 		return err
 	}), says: "transaction GID was aborted: begin: RunOnce commits a transaction of its own, and its context is " +
 		"that of another one: call it outside of Run", is: []error{concord.ErrAborted}},
+	{name: "run once what somebody else is about", meet: func(t *testing.T, b *shaky) error {
+		b.leader.set(func() { b.claimed = true })
+		return once("k", nil, concord.WithTimeout(20*time.Millisecond))(t, b)
+	}, says: "begin: another call with the key is under way (context deadline exceeded): call RunOnce again, with " +
+		"the same key, to learn what became of it",
+		is: []error{concord.ErrInFlight, context.DeadlineExceeded, txn.ErrBusy}},
 	{name: "a result that is too large", meet: once("k", func(_ context.Context, tx *concord.Tx) error {
 		return tx.SetResult(make([]byte, concord.MaxResult+1))
 	}), says: "transaction GID was aborted: the result has 4097 bytes, and at most 4096 are kept with a key: keep " +

@@ -23,7 +23,8 @@
 //
 // A Resource may be Marked (an old copy of the database is noticed), a WaitLister (deadlocks that
 // go through several databases are found), an Inspector (operators see what the database knows of a
-// branch) and Hosted (an agent holds its branches). A Session may be Waiting (its transaction takes
+// branch), Logging (what its driver has to say goes to the log of the client) and Hosted (an agent holds its
+// branches). A Session may be Waiting (its transaction takes
 // part in the search for deadlocks), Failing (errors name the branch that they came from), Reading
 // (branches that only read cost no prepare), Counted (its prepared branch names its siblings, so
 // that an operator can tell whether all are there), Levelled (its evidence has a newer form),

@@ -59,6 +59,8 @@ func (t *telemetry) start(ctx context.Context, s concord.Step) (context.Context,
 		t.meters.begun(ctx, s)
 		if !span.SpanContext().IsValid() { // no provider was set up: one that drops spans names them all the same
 			ctx = context.WithValue(ctx, untracedKey{}, true)
+		} else {
+			ctx = concord.WithTraceparent(ctx, traceparent(span.SpanContext()))
 		}
 	}
 	return ctx, func(err error) error {
@@ -75,6 +77,11 @@ func (t *telemetry) start(ctx context.Context, s concord.Step) (context.Context,
 		t.meters.ended(ctx, s, time.Since(began), err)
 		return nil
 	}
+}
+
+// traceparent is how W3C Trace Context writes a span.
+func traceparent(s trace.SpanContext) string {
+	return "00-" + s.TraceID().String() + "-" + s.SpanID().String() + "-" + s.TraceFlags().String()
 }
 
 // untracedKey is in the context of a transaction that nobody traces, and so nobody its steps.

@@ -53,10 +53,13 @@ func (n *Node) Outcome(ctx context.Context, q txn.Inquiry) (commit.Reply, error)
 	return n.ask(ctx, func(request uint64) replica.Event { return commit.OutcomeAsked{Request: request, Inquiry: q} })
 }
 
-// KeyUse says which transaction was committed under an idempotency key; Reply.Key is nil if none was.
+// KeyUse says which transaction was committed under an idempotency key; Reply.Key is nil if none was. Then the claim
+// is taken, unless Reply.Claimed says that somebody else has it.
 // It has no errors of its own.
-func (n *Node) KeyUse(ctx context.Context, key string) (commit.Reply, error) {
-	return n.ask(ctx, func(request uint64) replica.Event { return commit.KeyAsked{Request: request, Key: key} })
+func (n *Node) KeyUse(ctx context.Context, key string, k commit.KeyClaim) (commit.Reply, error) {
+	return n.ask(ctx, func(request uint64) replica.Event {
+		return commit.KeyAsked{Request: request, Key: key, Claim: k}
+	})
 }
 
 // Waiting hears which transactions of a client have waited for longer than a second, and says which of

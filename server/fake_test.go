@@ -89,7 +89,7 @@ func (f *fakeNode) CommitLater(_ txn.CommitRequest, done func(commit.Reply)) {
 	done(commit.Reply{Txn: txn.Txn{Decision: txn.Commit}, Zxid: f.snapshot.Zxid, Err: f.did("CommitLater")})
 }
 
-func (f *fakeNode) KeyUse(context.Context, string) (commit.Reply, error) {
+func (f *fakeNode) KeyUse(context.Context, string, commit.KeyClaim) (commit.Reply, error) {
 	return commit.Reply{Key: &txn.KeyUse{Key: "k", ID: known.ID, Result: []byte("kept")}, Txn: f.keyed}, f.did("KeyUse")
 }
 

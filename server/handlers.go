@@ -171,11 +171,15 @@ func (h *handlers) KeyUse(ctx context.Context, r *concordv1.KeyUseRequest) (*con
 	if err := api.ParseKey("key", r.GetKey()); err != nil {
 		return nil, err
 	}
-	a, err := h.node.KeyUse(ctx, r.GetKey())
+	claim, err := parseKeyClaim(r)
 	if err != nil {
 		return nil, err
 	}
-	m := &concordv1.KeyUseResponse{Zxid: a.Zxid.String()}
+	a, err := h.node.KeyUse(ctx, r.GetKey(), claim)
+	if err != nil {
+		return nil, err
+	}
+	m := &concordv1.KeyUseResponse{Zxid: a.Zxid.String(), Claimed: a.Claimed}
 	if a.Key != nil {
 		if err := mayReplay(ctx, a.Txn); err != nil {
 			return nil, err
@@ -183,6 +187,14 @@ func (h *handlers) KeyUse(ctx context.Context, r *concordv1.KeyUseRequest) (*con
 		m.Gid, m.Result = a.Key.ID.String(), a.Key.Result
 	}
 	return m, nil
+}
+
+func parseKeyClaim(r *concordv1.KeyUseRequest) (k commit.KeyClaim, err error) {
+	if r.GetClaim() != "" {
+		k.By, err = api.ParseID("claim", r.GetClaim())
+		k.For = time.Duration(min(max(r.GetClaimMs(), 0), commit.MaxKeyClaim.Milliseconds())) * time.Millisecond
+	}
+	return k, err
 }
 
 func (h *handlers) Resolve(ctx context.Context, r *concordv1.ResolveRequest) (*concordv1.ResolveResponse, error) {

@@ -37,8 +37,8 @@ type Node interface {
 	// Deliver hears members of three-phase transactions. It does not wait, and may lose what it hears.
 	Deliver(envelopes []member.Envelope)
 	Outcome(ctx context.Context, q txn.Inquiry) (commit.Reply, error)
-	// KeyUse says which transaction is committed under an idempotency key.
-	KeyUse(ctx context.Context, key string) (commit.Reply, error)
+	// KeyUse says which transaction is committed under an idempotency key, and claims one that has none.
+	KeyUse(ctx context.Context, key string, claim commit.KeyClaim) (commit.Reply, error)
 	// GrantLease, RenewLease and EndLease are for the leader; RenewLease reports whether the
 	// lease has not ended.
 	GrantLease(ctx context.Context) (txn.Lease, error)

@@ -26,11 +26,12 @@ type OutcomeAsked struct {
 	txn.Inquiry
 }
 
-// KeyAsked asks which transaction was committed under an idempotency key, if any. Any member may be
-// asked.
+// KeyAsked asks which transaction was committed under an idempotency key, if any, and claims the key at the leader if
+// none was. Any member may be asked.
 type KeyAsked struct {
 	Request uint64
 	Key     string
+	Claim   KeyClaim
 }
 
 // ResolveAsked is an operator's decision for a transaction that has none.
@@ -245,7 +246,8 @@ type Task struct {
 	XID      txn.XID
 	Branch   txn.Branch
 	Decision txn.Decision
-	Again    bool // an earlier attempt has failed
+	Again    bool   // an earlier attempt has failed
+	Trace    string // the traceparent of the transaction's span, if this node knows
 }
 
 // Reply answers a request. With an error (see package txn) nothing else is set.
@@ -256,6 +258,7 @@ type Reply struct {
 	Txn     txn.Txn     // as far as it is known: of a question about one, what was decided
 	View    *View       // of a ViewAsked
 	Key     *txn.KeyUse // of a KeyAsked, with the Txn; nil if no use is remembered
+	Claimed bool        // of a KeyAsked without Key: somebody else has claimed it
 	Lease   txn.Lease
 	// Deadlocks are those of which a transaction of a WaitsAsked is the victim, and Look is the last look at the
 	// databases that has ended.

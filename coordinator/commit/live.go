@@ -24,6 +24,7 @@ type live struct {
 	record   txn.CommitRecord // what is known of it; its core says which branches it is to have
 	seen     bool             // a prepared branch was seen, or whoever began it says that there were several
 	proposed bool             // something of it is in the log, or on its way
+	trace    string           // of its commit request, if this node got that
 	branches []branch         // of a commit; never moved, as heaps point into it
 
 	next, prev *live // in asked, while there are requests

@@ -94,6 +94,7 @@ type Machine struct {
 	lingering map[txn.ID]int             // how many of them linger, if any does
 	vanished  map[txn.ID][]txn.Branch    // without decision; branches that were listed, and then no more
 	leases    leaseBook
+	keys      keyClaims
 	waits     deadlock.Detector
 
 	nextVanished time.Time
@@ -110,6 +111,7 @@ func New(config Config, table *txn.Table) *Machine {
 func (c *Machine) clearLeadership() {
 	c.asked, c.taking, c.due, c.sweeping = askedList{}, false, map[string]*due{}, false
 	c.leases.clear()
+	c.keys = keyClaims{held: map[string]heldKey{}}
 	c.waits.Clear(0)
 	c.reopening, c.wakes = nil, nil
 	c.live, c.tasks, c.load = map[txn.ID]*live{}, map[txn.XID]slot{}, map[slot]int{}
@@ -219,6 +221,7 @@ func (c *Machine) Keep() {
 	c.sweep()
 	c.wakeCouncils()
 	c.endSilent()
+	c.dropKeyClaims()
 	c.watchWaits()
 	for _, s := range c.scans {
 		s.sightings.Date(c.core.Now())
@@ -308,6 +311,9 @@ func (c *Machine) Apply(e zab.Entry) (told bool, err error) {
 		}
 		for _, id := range changes.Closed {
 			c.relist(id)
+		}
+		for _, use := range changes.Keys {
+			delete(c.keys.held, use.Key)
 		}
 		c.leases.granted = changes.Granted
 		c.onLeasesEnded(changes.Ended)

@@ -3,6 +3,7 @@
 package commit
 
 import (
+	"fmt"
 	"go/ast"
 	"go/parser"
 	"go/token"
@@ -168,6 +169,118 @@ func TestKeysAreOffUntilEveryMemberKnowsThem(t *testing.T) {
 	_, r := l.commitKeyed("k", "")
 	require.Equal(t, txn.Abort, r.Txn.Decision)
 	require.Equal(t, errKeysOff.Error(), r.Txn.Reason)
+}
+
+// Who finishes a branch hears of the span of its transaction, as long as the node leads that was asked to commit.
+func TestATraceGoesToTheWorkers(t *testing.T) {
+	l := newLone(t, "orders")
+	id := l.newID()
+	l.ask(func(request uint64) replica.Event {
+		return CommitAsked{Request: request, CommitRequest: txn.CommitRequest{ID: id, Trace: "of the span",
+			Branches: []txn.Branch{{Resource: "orders"}}}}
+	})
+	l.tick(2 * time.Second)
+	tasks := l.take()
+	require.Len(t, tasks, 1)
+	require.Equal(t, "of the span", tasks[0].Trace)
+	l.restart()
+	l.tick(2 * time.Second)
+	tasks = l.take()
+	require.Len(t, tasks, 1)
+	require.Equal(t, l.xid(id, 0), tasks[0].XID)
+	require.Empty(t, tasks[0].Trace)
+}
+
+// claimant is a caller with a lease of its own.
+func (l *lone) claimant() txn.ID {
+	l.t.Helper()
+	lease := l.ask(func(request uint64) replica.Event { return LeaseAsked{Request: request} }).Lease
+	require.NotZero(l.t, lease)
+	return l.newID().WithLease(lease)
+}
+
+// claims claims a key, and returns whether somebody else has it.
+func (l *lone) claims(key string, by txn.ID, d time.Duration) (taken bool) {
+	l.t.Helper()
+	r := l.ask(func(request uint64) replica.Event {
+		return KeyAsked{Request: request, Key: key, Claim: KeyClaim{By: by, For: d}}
+	})
+	require.NoError(l.t, r.Err)
+	require.Nil(l.t, r.Key)
+	return r.Claimed
+}
+
+// A key that is claimed is nobody else's until it is given back, used, or the time of the claim is over.
+func TestAClaimedKeyIsWaitedFor(t *testing.T) {
+	l := newLone(t, "orders", "billing")
+	levelled(l)
+	one, two := l.claimant(), l.claimant()
+	require.False(t, l.claims("k", one, time.Minute))
+	require.False(t, l.claims("k", one, time.Minute), "its own")
+	require.True(t, l.claims("k", two, time.Minute))
+	require.True(t, l.claims("k", two, 0), "what is another's cannot be given back")
+	require.True(t, l.keyUse("k").Claimed, "whoever only asks hears of it as well")
+	require.False(t, l.claims("another", two, time.Minute))
+
+	require.False(t, l.claims("k", one, 0))
+	require.False(t, l.claims("k", two, time.Second))
+	require.True(t, l.claims("k", one, time.Minute))
+	for range 30 {
+		l.tick(50 * time.Millisecond)
+	}
+	require.False(t, l.claims("k", one, time.Minute), "its time is over")
+
+	id, r := l.commitKeyed("k", "paid")
+	require.Equal(t, txn.Commit, r.Txn.Decision, r.Txn.Reason)
+	r = l.ask(func(request uint64) replica.Event {
+		return KeyAsked{Request: request, Key: "k", Claim: KeyClaim{By: two, For: time.Minute}}
+	})
+	require.Equal(t, id, r.Key.ID)
+	require.False(t, r.Claimed)
+	require.NotContains(t, l.core.keys.held, "k")
+}
+
+// What a client that died has claimed is free as soon as the cluster knows, and what it has not claimed under a lease
+// is free always.
+func TestTheClaimOfADeadClientEnds(t *testing.T) {
+	l := newLone(t, "orders")
+	levelled(l)
+	dead, other := l.claimant(), l.claimant()
+	require.False(t, l.claims("without a lease", l.newID(), time.Minute))
+	require.False(t, l.claims("without a lease", other, time.Second))
+	require.False(t, l.claims("k", dead, time.Hour))
+	require.False(t, l.claims("nobody asks for it", dead, time.Hour))
+	free := 0
+	for tick := range 120 {
+		l.step(LeasesHeard{Leases: []txn.Lease{other.Lease()}})
+		l.tick(50 * time.Millisecond)
+		if !l.claims("k", other, 0) {
+			free = tick
+			break
+		}
+	}
+	require.Greater(t, free, 95, "it lives as long as its lease, five seconds")
+	for range 30 {
+		l.step(LeasesHeard{Leases: []txn.Lease{other.Lease()}})
+		l.tick(50 * time.Millisecond)
+	}
+	require.Empty(t, l.core.keys.held, "and takes no room")
+}
+
+// Claims have a bound: one more goes without, and may do its work twice.
+func TestOneClaimTooMany(t *testing.T) {
+	l := newLone(t, "orders")
+	levelled(l)
+	one, two := l.claimant(), l.claimant()
+	for i := range maxKeyClaims {
+		l.core.keys.held[fmt.Sprint(i)] = heldKey{by: one, until: l.core.leases.now + time.Minute}
+	}
+	require.False(t, l.claims("k", one, time.Minute))
+	require.False(t, l.claims("k", two, time.Minute))
+	require.True(t, l.claims("1", two, time.Minute))
+	l.restart()
+	levelled(l)
+	require.Empty(t, l.core.keys.held, "a new leader knows of none")
 }
 
 // What the cluster will never end an operator may, and nothing else.

@@ -25,11 +25,12 @@
 package concordv1
 
 import (
-	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
-	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
 	reflect "reflect"
 	sync "sync"
 	unsafe "unsafe"
+
+	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
+	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
 )
 
 const (
@@ -60,7 +61,11 @@ type CommitRequest struct {
 	// committed under it this one is aborted. It is remembered as long as the outcome.
 	Key string `protobuf:"bytes,8,opt,name=key,proto3" json:"key,omitempty"`
 	// Kept with the key, at most 4096 bytes.
-	Result        []byte `protobuf:"bytes,9,opt,name=result,proto3" json:"result,omitempty"`
+	Result []byte `protobuf:"bytes,9,opt,name=result,proto3" json:"result,omitempty"`
+	// The span of the transaction as a W3C traceparent, of version 00; anything else is ignored. Where a node ends
+	// branches that the client has not ended, its log names trace and span. Only the leader that is asked knows, and
+	// not for long.
+	Traceparent   string `protobuf:"bytes,10,opt,name=traceparent,proto3" json:"traceparent,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -156,6 +161,13 @@ func (x *CommitRequest) GetResult() []byte {
 		return x.Result
 	}
 	return nil
+}
+
+func (x *CommitRequest) GetTraceparent() string {
+	if x != nil {
+		return x.Traceparent
+	}
+	return ""
 }
 
 // AgentBranches are the branches of a transaction that one agent holds.
@@ -1348,9 +1360,14 @@ func (x *OutcomeResponse) GetFinished() bool {
 }
 
 type KeyUseRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Key           string                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
-	Seen          string                 `protobuf:"bytes,2,opt,name=seen,proto3" json:"seen,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Key   string                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	Seen  string                 `protobuf:"bytes,2,opt,name=seen,proto3" json:"seen,omitempty"`
+	// Who claims the key: a name in the form of a gid, which is that of no transaction. The claim ends with the lease
+	// that it names. Empty: nobody.
+	Claim string `protobuf:"bytes,3,opt,name=claim,proto3" json:"claim,omitempty"`
+	// For how long it is claimed if nothing ends that before, an hour at most; 0 gives it back.
+	ClaimMs       int64 `protobuf:"varint,4,opt,name=claim_ms,json=claimMs,proto3" json:"claim_ms,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1399,13 +1416,29 @@ func (x *KeyUseRequest) GetSeen() string {
 	return ""
 }
 
+func (x *KeyUseRequest) GetClaim() string {
+	if x != nil {
+		return x.Claim
+	}
+	return ""
+}
+
+func (x *KeyUseRequest) GetClaimMs() int64 {
+	if x != nil {
+		return x.ClaimMs
+	}
+	return 0
+}
+
 type KeyUseResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Of the transaction; empty if none is committed under the key, or none that is remembered.
 	Gid string `protobuf:"bytes,1,opt,name=gid,proto3" json:"gid,omitempty"`
 	// As its commit request had it.
-	Result        []byte `protobuf:"bytes,2,opt,name=result,proto3" json:"result,omitempty"`
-	Zxid          string `protobuf:"bytes,3,opt,name=zxid,proto3" json:"zxid,omitempty"`
+	Result []byte `protobuf:"bytes,2,opt,name=result,proto3" json:"result,omitempty"`
+	Zxid   string `protobuf:"bytes,3,opt,name=zxid,proto3" json:"zxid,omitempty"`
+	// Somebody else has claimed the key and committed nothing under it so far: ask again in a moment.
+	Claimed       bool `protobuf:"varint,4,opt,name=claimed,proto3" json:"claimed,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1459,6 +1492,13 @@ func (x *KeyUseResponse) GetZxid() string {
 		return x.Zxid
 	}
 	return ""
+}
+
+func (x *KeyUseResponse) GetClaimed() bool {
+	if x != nil {
+		return x.Claimed
+	}
+	return false
 }
 
 type FollowRequest struct {
@@ -4660,7 +4700,7 @@ var File_concord_v1_concord_proto protoreflect.FileDescriptor
 const file_concord_v1_concord_proto_rawDesc = "" +
 	"\n" +
 	"\x18concord/v1/concord.proto\x12\n" +
-	"concord.v1\x1a\x17concord/v1/branch.proto\x1a\x17concord/v1/member.proto\"\x8e\x02\n" +
+	"concord.v1\x1a\x17concord/v1/branch.proto\x1a\x17concord/v1/member.proto\"\xb0\x02\n" +
 	"\rCommitRequest\x12\x10\n" +
 	"\x03gid\x18\x01 \x01(\tR\x03gid\x12\x1a\n" +
 	"\bprotocol\x18\x02 \x01(\tR\bprotocol\x12.\n" +
@@ -4670,7 +4710,9 @@ const file_concord_v1_concord_proto_rawDesc = "" +
 	"\x04seen\x18\x06 \x01(\tR\x04seen\x121\n" +
 	"\x06agents\x18\a \x03(\v2\x19.concord.v1.AgentBranchesR\x06agents\x12\x10\n" +
 	"\x03key\x18\b \x01(\tR\x03key\x12\x16\n" +
-	"\x06result\x18\t \x01(\fR\x06result\"\x85\x01\n" +
+	"\x06result\x18\t \x01(\fR\x06result\x12 \n" +
+	"\vtraceparent\x18\n" +
+	" \x01(\tR\vtraceparent\"\x85\x01\n" +
 	"\rAgentBranches\x12'\n" +
 	"\x05agent\x18\x01 \x01(\v2\x11.concord.v1.PartyR\x05agent\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x125\n" +
@@ -4745,14 +4787,17 @@ const file_concord_v1_concord_proto_rawDesc = "" +
 	"\aoutcome\x18\x01 \x01(\tR\aoutcome\x12\x16\n" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\x12\x12\n" +
 	"\x04zxid\x18\x03 \x01(\tR\x04zxid\x12\x1a\n" +
-	"\bfinished\x18\x04 \x01(\bR\bfinished\"5\n" +
+	"\bfinished\x18\x04 \x01(\bR\bfinished\"f\n" +
 	"\rKeyUseRequest\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x12\n" +
-	"\x04seen\x18\x02 \x01(\tR\x04seen\"N\n" +
+	"\x04seen\x18\x02 \x01(\tR\x04seen\x12\x14\n" +
+	"\x05claim\x18\x03 \x01(\tR\x05claim\x12\x19\n" +
+	"\bclaim_ms\x18\x04 \x01(\x03R\aclaimMs\"h\n" +
 	"\x0eKeyUseResponse\x12\x10\n" +
 	"\x03gid\x18\x01 \x01(\tR\x03gid\x12\x16\n" +
 	"\x06result\x18\x02 \x01(\fR\x06result\x12\x12\n" +
-	"\x04zxid\x18\x03 \x01(\tR\x04zxid\"O\n" +
+	"\x04zxid\x18\x03 \x01(\tR\x04zxid\x12\x18\n" +
+	"\aclaimed\x18\x04 \x01(\bR\aclaimed\"O\n" +
 	"\rFollowRequest\x12\x10\n" +
 	"\x03gid\x18\x01 \x01(\tR\x03gid\x12\x12\n" +
 	"\x04seen\x18\x02 \x01(\tR\x04seen\x12\x18\n" +

@@ -22,12 +22,14 @@
 package concordv1connect
 
 import (
-	connect "connectrpc.com/connect"
 	context "context"
 	errors "errors"
-	v1 "github.com/concordtx/concord/api/concord/v1"
 	http "net/http"
 	strings "strings"
+
+	connect "connectrpc.com/connect"
+
+	v1 "github.com/concordtx/concord/api/concord/v1"
 )
 
 // This is a compile-time assertion to ensure that this generated file and the connect package are
@@ -149,8 +151,10 @@ type CoordinatorServiceClient interface {
 	// gid: with R the transaction is aborted, for good; with 0 it is "unrecorded": two or more
 	// databases will never commit it, but one alone may have, of which the cluster does not hear.
 	Outcome(context.Context, *v1.OutcomeRequest) (*v1.OutcomeResponse, error)
-	// KeyUse says which transaction is committed under an idempotency key, and changes nothing: one that
-	// is under way may be committed under it after the answer that there is none.
+	// KeyUse says which transaction is committed under an idempotency key. One that is under way may be committed under
+	// it after the answer that there is none: so whoever is about to run one claims the key with the question, and others
+	// wait for the end of the claim. Claims are known to the leader alone, and end when it leads no more; that one
+	// transaction is committed under a key depends on no claim.
 	KeyUse(context.Context, *v1.KeyUseRequest) (*v1.KeyUseResponse, error)
 	// Follow tells a service that has joined a transaction what became of it and of the client that began it, and
 	// changes nothing.
@@ -624,8 +628,10 @@ type CoordinatorServiceHandler interface {
 	// gid: with R the transaction is aborted, for good; with 0 it is "unrecorded": two or more
 	// databases will never commit it, but one alone may have, of which the cluster does not hear.
 	Outcome(context.Context, *v1.OutcomeRequest) (*v1.OutcomeResponse, error)
-	// KeyUse says which transaction is committed under an idempotency key, and changes nothing: one that
-	// is under way may be committed under it after the answer that there is none.
+	// KeyUse says which transaction is committed under an idempotency key. One that is under way may be committed under
+	// it after the answer that there is none: so whoever is about to run one claims the key with the question, and others
+	// wait for the end of the claim. Claims are known to the leader alone, and end when it leads no more; that one
+	// transaction is committed under a key depends on no claim.
 	KeyUse(context.Context, *v1.KeyUseRequest) (*v1.KeyUseResponse, error)
 	// Follow tells a service that has joined a transaction what became of it and of the client that began it, and
 	// changes nothing.
