@@ -296,6 +296,11 @@ func (c *Client) AcceptResource(ctx context.Context,
 	return call(ctx, c, "accept the resource", ofLeader, r, unary(stub.AcceptResource))
 }
 
+// Audit lists what people did to the cluster.
+func (c *Client) Audit(ctx context.Context, r *concordv1.AuditRequest) (*concordv1.AuditResponse, error) {
+	return call(ctx, c, "list the audit", ofLeader, r, unary(stub.Audit))
+}
+
 // Forget marks a heuristic outcome as dealt with.
 func (c *Client) Forget(ctx context.Context, r *concordv1.ForgetRequest) (*concordv1.ForgetResponse, error) {
 	return call(ctx, c, "forget the transaction", ofLeader, r, unary(stub.Forget))

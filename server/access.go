@@ -44,6 +44,7 @@ var rules = access.Rules{
 	concordv1connect.CoordinatorServiceCheckResourceProcedure:  access.Needs(security.Operator),
 	concordv1connect.CoordinatorServiceReportResourceProcedure: access.Needs(security.Operator),
 	concordv1connect.CoordinatorServiceAcceptResourceProcedure: access.Needs(security.Operator),
+	concordv1connect.CoordinatorServiceAuditProcedure:          access.Needs(security.Operator),
 
 	concordv1connect.CoordinatorServiceReplaceMemberProcedure:      access.Needs(security.Admin),
 	concordv1connect.CoordinatorServiceAddMemberProcedure:          access.Needs(security.Admin),

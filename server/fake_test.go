@@ -47,6 +47,7 @@ type fakeNode struct {
 
 	calls []string
 	who   string // of the last Forget
+	acts  []*txn.Act
 }
 
 // newFake is a node that leads a cluster of two in which all is well.
@@ -140,6 +141,22 @@ func (f *fakeNode) EachFinished(_ txn.ID, visit func(txn.Txn) bool) error {
 	}
 	return nil
 }
+
+func (f *fakeNode) Act(_ context.Context, act txn.ActRecord, do func() (string, error)) error {
+	if f.panics {
+		panic("a bug")
+	}
+	if f.err != nil {
+		return f.err
+	}
+	a := &txn.Act{No: uint64(len(f.acts) + 1), ActRecord: act, Outcome: txn.ActDone}
+	f.acts = append(f.acts, a)
+	says, err := do()
+	a.Says = says
+	return err
+}
+
+func (f *fakeNode) Acts(context.Context) ([]*txn.Act, error) { return f.acts, f.did("Acts") }
 
 func (f *fakeNode) Resolve(_ context.Context, asked txn.Resolution) (commit.Reply, error) {
 	return commit.Reply{Txn: txn.Txn{Decision: asked.Decision}}, f.did("Resolve")

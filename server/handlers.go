@@ -21,8 +21,6 @@ import (
 	"github.com/concordtx/concord/api/member"
 	"github.com/concordtx/concord/coordinator"
 	"github.com/concordtx/concord/coordinator/commit"
-	"github.com/concordtx/concord/coordinator/replica"
-	"github.com/concordtx/concord/protocol/zab"
 	"github.com/concordtx/concord/recovery"
 	"github.com/concordtx/concord/security"
 	"github.com/concordtx/concord/security/access"
@@ -186,154 +184,6 @@ func (h *handlers) KeyUse(ctx context.Context, r *concordv1.KeyUseRequest) (*con
 	return m, nil
 }
 
-func (h *handlers) Resolve(ctx context.Context, r *concordv1.ResolveRequest) (*concordv1.ResolveResponse, error) {
-	id, err := api.ParseID("gid", r.GetGid())
-	if err != nil {
-		return nil, err
-	}
-	d, err := api.ParseDecision("decision", r.GetDecision())
-	if err != nil {
-		return nil, err
-	}
-	who, err := parseOperator(ctx, r.GetWho(), r.GetReason())
-	if err != nil {
-		return nil, err
-	}
-	if len(r.GetResources()) > api.MaxBranches {
-		return nil, fmt.Errorf("resources: %d of them: a transaction has at most %d branches: %w",
-			len(r.GetResources()), api.MaxBranches, api.ErrInvalid)
-	}
-	a, err := h.node.Resolve(ctx, txn.Resolution{ID: id, Decision: d, Who: who, Why: r.GetReason(),
-		Resources: r.GetResources(), Force: r.GetForce()})
-	if err != nil {
-		return nil, err
-	}
-	return &concordv1.ResolveResponse{Decision: a.Txn.Decision.String(), Zxid: a.Zxid.String()}, nil
-}
-
-func (h *handlers) Forget(ctx context.Context, r *concordv1.ForgetRequest) (*concordv1.ForgetResponse, error) {
-	id, err := api.ParseID("gid", r.GetGid())
-	if err != nil {
-		return nil, err
-	}
-	who, err := parseOperator(ctx, r.GetWho(), r.GetReason())
-	if err != nil {
-		return nil, err
-	}
-	err = h.node.Forget(ctx, id, who, r.GetReason())
-	return &concordv1.ForgetResponse{Zxid: h.zxid()}, err
-}
-
-func (h *handlers) Settle(ctx context.Context, r *concordv1.SettleRequest) (*concordv1.SettleResponse, error) {
-	id, err := api.ParseID("gid", r.GetGid())
-	if err != nil {
-		return nil, err
-	}
-	no, err := api.ParseBranchNo("no", r.GetNo())
-	if err != nil {
-		return nil, err
-	}
-	decision, known := settlements[r.GetAction()]
-	if !known {
-		return nil, fmt.Errorf("action: %.20q is not abandon, abort or commit, the only actions that this version "+
-			"knows: %w", r.GetAction(), api.ErrInvalid)
-	}
-	who, err := parseOperator(ctx, r.GetWho(), r.GetReason())
-	if err = errors.Join(err, api.ParseText("resource", r.GetResource(), api.MaxResourceName)); err != nil {
-		return nil, err
-	}
-	if err := h.ofLeader(); err != nil {
-		return nil, err
-	}
-	a, err := h.node.Settle(ctx, txn.Settlement{ID: id, Branch: no, Decision: decision, Resource: r.GetResource(),
-		Who: who, Why: r.GetReason()})
-	m := &concordv1.SettleResponse{Zxid: h.zxid(), Resource: a.Resource}
-	if a.Resource != "" {
-		m.Result = a.Finish.String()
-	}
-	return m, err
-}
-
-// settlements are the actions of a SettleRequest.
-var settlements = map[string]txn.Decision{settleAbandon: txn.Undecided, "commit": txn.Commit, "abort": txn.Abort}
-
-const settleAbandon = "abandon"
-
-func (h *handlers) ReplaceMember(ctx context.Context,
-	r *concordv1.ReplaceMemberRequest) (*concordv1.ReplaceMemberResponse, error) {
-	who, err := parseOperator(ctx, r.GetWho(), r.GetReason())
-	if err != nil {
-		return nil, err
-	}
-	err = h.node.Replace(ctx, zab.NodeID(r.GetNode()), who, r.GetReason())
-	return &concordv1.ReplaceMemberResponse{Zxid: h.zxid()}, err
-}
-
-func (h *handlers) AddMember(ctx context.Context, r *concordv1.AddMemberRequest) (*concordv1.AddMemberResponse, error) {
-	m := replica.Member{ID: zab.NodeID(r.GetNode()), Observer: r.GetRole() == "observer", Peer: r.GetPeer(),
-		API: r.GetApi()}
-	who, err := parseOperator(ctx, r.GetWho(), r.GetReason())
-	if err = errors.Join(err, api.ParseText("key", r.GetKey(), maxKey)); err != nil {
-		return nil, err
-	}
-	switch {
-	case m.ID == 0:
-		return nil, fmt.Errorf("node: is missing or 0: ids start at 1: %w", api.ErrInvalid)
-	case r.GetRole() != "voter" && r.GetRole() != "observer":
-		return nil, fmt.Errorf("role: %.20q is neither voter nor observer: %w", r.GetRole(), api.ErrInvalid)
-	case m.Peer == m.API:
-		return nil, fmt.Errorf("peer, api: both are %.40q: give two addresses: %w", m.Peer, api.ErrInvalid)
-	}
-	if err := errors.Join(parseAddress("peer", m.Peer), parseAddress("api", m.API)); err != nil {
-		return nil, err
-	}
-	err = h.node.AddMember(ctx, m, r.GetKey(), who, r.GetReason())
-	return &concordv1.AddMemberResponse{Zxid: h.zxid()}, err
-}
-
-// maxKey and maxAddress bound what names a request and a place.
-const (
-	maxKey     = 64
-	maxAddress = 200
-)
-
-func parseAddress(field, addr string) error {
-	if !api.Dialable(addr) {
-		return fmt.Errorf("%s: %.40q is not host:port: %w", field, addr, api.ErrInvalid)
-	}
-	return api.ParseText(field, addr, maxAddress)
-}
-
-func (h *handlers) RemoveMember(ctx context.Context,
-	r *concordv1.RemoveMemberRequest) (*concordv1.RemoveMemberResponse, error) {
-	who, err := parseOperator(ctx, r.GetWho(), r.GetReason())
-	if err = errors.Join(err, api.ParseText("key", r.GetKey(), maxKey)); err != nil {
-		return nil, err
-	}
-	err = h.node.RemoveMember(ctx, zab.NodeID(r.GetNode()), r.GetKey(), who, r.GetReason())
-	return &concordv1.RemoveMemberResponse{Zxid: h.zxid()}, err
-}
-
-func (h *handlers) TransferLeadership(ctx context.Context,
-	r *concordv1.TransferLeadershipRequest) (*concordv1.TransferLeadershipResponse, error) {
-	who, err := parseOperator(ctx, r.GetWho(), r.GetReason())
-	if err != nil {
-		return nil, err
-	}
-	err = h.node.Lead(ctx, zab.NodeID(r.GetNode()), who, r.GetReason())
-	return &concordv1.TransferLeadershipResponse{Zxid: h.zxid()}, err
-}
-
-// parseOperator checks who acts and why, and returns who that is for the log, where both are kept for good:
-// by the certificate or the token, and by his own word.
-func parseOperator(ctx context.Context, who, reason string) (string, error) {
-	if reason == "" {
-		return "", fmt.Errorf("reason: say why, it is kept with the transaction: %w", api.ErrInvalid)
-	}
-	return access.Of(ctx).Who(who), errors.Join(api.ParseText("who", who, api.MaxResourceName), api.ParseText("reason",
-		reason, api.MaxReason))
-}
-
 func (h *handlers) Recover(ctx context.Context, r *concordv1.RecoverRequest) (*concordv1.RecoverResponse, error) {
 	var id txn.ID
 	if r.GetGid() != "" {
@@ -345,7 +195,7 @@ func (h *handlers) Recover(ctx context.Context, r *concordv1.RecoverRequest) (*c
 	if err := h.ofLeader(); err != nil {
 		return nil, err
 	}
-	results, err := h.node.Recover(ctx, id, r.GetApply())
+	results, err := h.recover(ctx, id, r)
 	if err != nil && results == nil {
 		return nil, err
 	}
@@ -369,6 +219,35 @@ func (h *handlers) Recover(ctx context.Context, r *concordv1.RecoverRequest) (*c
 		res.Actions = append(res.Actions, m)
 	}
 	return res, nil
+}
+
+// recover plans what recovery would do. To have it done is an act of a person.
+func (h *handlers) recover(ctx context.Context, id txn.ID,
+	r *concordv1.RecoverRequest) (results []coordinator.ActionResult, err error) {
+	if !r.GetApply() {
+		return h.node.Recover(ctx, id, false)
+	}
+	act, err := actOf(ctx, txn.ActRecover, r)
+	if err != nil {
+		return nil, err
+	}
+	act.ID = id
+	err = h.node.Act(ctx, act, func() (string, error) {
+		results, err = h.node.Recover(ctx, id, true)
+		return finishedOf(results), err
+	})
+	return results, err
+}
+
+// finishedOf says how many of some branches were finished, for the audit.
+func finishedOf(results []coordinator.ActionResult) string {
+	finished := 0
+	for _, a := range results {
+		if a.Result == txn.Done.String() || a.Result == txn.AlreadyDone.String() {
+			finished++
+		}
+	}
+	return fmt.Sprintf("%d of %d prepared branches finished", finished, len(results))
 }
 
 func (h *handlers) Status(ctx context.Context, r *concordv1.StatusRequest) (*concordv1.StatusResponse, error) {
@@ -524,14 +403,4 @@ func (h *handlers) ReportResource(ctx context.Context,
 			Label: t.Txn.Label, Decided: t.Txn.Decided.String(), Fate: t.Fate.String(), Ended: t.Txn.Ended})
 	}
 	return res, nil
-}
-
-func (h *handlers) AcceptResource(ctx context.Context,
-	r *concordv1.AcceptResourceRequest) (*concordv1.AcceptResourceResponse, error) {
-	who, err := parseOperator(ctx, r.GetWho(), r.GetReason())
-	if err = errors.Join(err, api.ParseText("name", r.GetName(), api.MaxResourceName)); err != nil {
-		return nil, err
-	}
-	err = h.node.Accept(ctx, r.GetName(), who, r.GetReason())
-	return &concordv1.AcceptResourceResponse{Zxid: h.zxid()}, err
 }

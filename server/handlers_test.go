@@ -118,6 +118,10 @@ var ofLeader = map[string]func(context.Context, concordv1connect.CoordinatorServ
 		_, err := c.AcceptResource(ctx, &concordv1.AcceptResourceRequest{Name: "orders", Who: "ann", Reason: "why"})
 		return err
 	},
+	"Audit": func(ctx context.Context, c concordv1connect.CoordinatorServiceClient) error {
+		_, err := c.Audit(ctx, &concordv1.AuditRequest{})
+		return err
+	},
 	"CheckResource": func(ctx context.Context, c concordv1connect.CoordinatorServiceClient) error {
 		_, err := c.CheckResource(ctx, &concordv1.CheckResourceRequest{})
 		return err

@@ -53,6 +53,9 @@ type Node interface {
 	FeatureLevel() txn.FeatureLevel
 	View(ctx context.Context, id txn.ID) (*commit.View, error)
 	EachFinished(before txn.ID, visit func(txn.Txn) bool) error
+	// Act has an act of a person in the log before do does it, and how it ended after that.
+	Act(ctx context.Context, act txn.ActRecord, do func() (says string, err error)) error
+	Acts(ctx context.Context) ([]*txn.Act, error)
 	Resolve(ctx context.Context, asked txn.Resolution) (commit.Reply, error)
 	Forget(ctx context.Context, id txn.ID, who, why string) error
 	Settle(ctx context.Context, s txn.Settlement) (coordinator.Settled, error)

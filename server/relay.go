@@ -62,6 +62,7 @@ var handOns = map[string]func(context.Context, leader, connect.AnyRequest) (conn
 	concordv1connect.CoordinatorServiceSettleProcedure:             through(leader.Settle),
 	concordv1connect.CoordinatorServiceReportResourceProcedure:     through(leader.ReportResource),
 	concordv1connect.CoordinatorServiceAcceptResourceProcedure:     through(leader.AcceptResource),
+	concordv1connect.CoordinatorServiceAuditProcedure:              through(leader.Audit),
 	concordv1connect.CoordinatorServiceReplaceMemberProcedure:      through(leader.ReplaceMember),
 	concordv1connect.CoordinatorServiceRecoverProcedure:            through(leader.Recover),
 	concordv1connect.CoordinatorServiceCheckResourceProcedure:      through(leader.CheckResource),

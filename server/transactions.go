@@ -50,6 +50,9 @@ func (h *handlers) Get(ctx context.Context, r *concordv1.GetRequest) (*concordv1
 	if m = shown(a, m); m == nil {
 		return nil, notKnown(id, &commit.View{})
 	}
+	if a.All() || a.Has(security.Viewer) {
+		addActs(m, id, v.Acts)
+	}
 	h.examine(ctx, id, v.Known, m, a.All() || a.Has(security.Operator))
 	return &concordv1.GetResponse{Transaction: m, Zxid: h.zxid()}, nil
 }
@@ -326,7 +329,10 @@ func finishedMessage(x txn.Txn) *concordv1.Transaction {
 func txnMessage(x txn.Txn) *concordv1.Transaction {
 	m := &concordv1.Transaction{Gid: x.ID.String(), Protocol: x.Protocol.String(), StartedMs: x.ID.Time().UnixMilli(),
 		Branches: api.BranchMessages(x.Branches), Reason: x.Reason, Label: x.Label, Zxid: x.Decided.String(),
-		Outcome: x.Outcome().String()}
+		Outcome: x.Outcome().String(), DecidedBy: x.By.String()}
+	for _, f := range x.Forgets {
+		m.Forgets = append(m.Forgets, &concordv1.Forget{Who: f.Who, Why: f.Why})
+	}
 	for _, h := range x.Heuristics {
 		m.Heuristics = append(m.Heuristics,
 			&concordv1.Heuristic{No: uint32(h.Branch), Outcome: h.Outcome.String(), By: h.By.String(), Who: h.Who,

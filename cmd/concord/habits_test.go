@@ -236,7 +236,7 @@ func TestTheSchemaSaysWhatIsPrinted(t *testing.T) {
 		"status": statusJSON{}, "tx ls": listJSON{}, "tx get": txJSON{}, "tx wait": txJSON{}, "recover": []actionJSON{},
 		"resource ls": []resourceJSON{}, "resource check": []reportJSON{}, "member ls": []memberJSON{},
 		"member add": memberJSON{}, "version": version{}, "cert ls": []security.Listed{},
-		"token ls": []security.TokenEntry{},
+		"token ls": []security.TokenEntry{}, "audit ls": auditJSON{},
 	} {
 		defs[command] = schemaOf(reflect.TypeOf(printed))
 	}
@@ -350,7 +350,9 @@ var hostile = struct {
 	tx: &concordv1.Transaction{Gid: "01JD2M8Q4ZK3W6T9V0X5Y7ABCR", Label: nasty, Reason: nasty,
 		Branches: []*concordv1.Branch{
 			{Resource: nasty, Evidence: nasty, Holder: nasty, Error: nasty}},
-		Heuristics: []*concordv1.Heuristic{{Who: nasty, Why: nasty}}},
+		Heuristics: []*concordv1.Heuristic{{Who: nasty, Why: nasty}},
+		Forgets:    []*concordv1.Forget{{Who: nasty, Why: nasty}},
+		Acts:       []*concordv1.Act{{Subject: nasty, Who: nasty + "!", Reason: nasty, Says: nasty}}},
 	recover: &concordv1.RecoverResponse{Warnings: []string{nasty},
 		Actions: []*concordv1.RecoverAction{{Resource: nasty, Why: nasty, Error: nasty}}},
 }
@@ -364,6 +366,7 @@ func TestWhatDatabasesSayIsHarmlessOnATerminal(t *testing.T) {
 			Warnings: []string{nasty}}))
 		require.NoError(t, c.printTx(txOf(hostile.tx, time.Now())))
 		require.Error(t, c.printRecover(hostile.recover))
+		require.NoError(t, c.printAudit(&concordv1.AuditResponse{Acts: hostile.tx.GetActs()}))
 		require.NoError(t, c.printReports([]reportJSON{{Name: nasty, Driver: nasty, Version: nasty, Error: nasty,
 			Findings: []findingJSON{{What: nasty, Detail: nasty, Fix: nasty}}}}))
 		for _, r := range out.String() + errs.String() {

@@ -15,6 +15,7 @@ import (
 
 func (c *cli) recoverCommand() *cobra.Command {
 	var apply bool
+	var reason string
 	cmd := &cobra.Command{
 		Use: "recover [GID]", Short: "Show what recovery would do about every prepared branch, and do it",
 		Long: "Lists what each resource holds prepared, what the log says about it and what follows: commit,\n" +
@@ -29,12 +30,18 @@ func (c *cli) recoverCommand() *cobra.Command {
 		},
 		ValidArgsFunction: c.completeFirst(c.gids),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if reason != "" && !apply {
+				return terminal.Usagef("--reason goes with --apply: to look needs none")
+			}
 			client, err := c.dial()
 			if err != nil {
 				return err
 			}
 			defer client.Close()
 			req := &concordv1.RecoverRequest{Apply: apply}
+			if apply {
+				req.Who, req.Reason = operator(), reason
+			}
 			if len(args) == 1 {
 				req.Gid = args[0]
 			}
@@ -46,6 +53,7 @@ func (c *cli) recoverCommand() *cobra.Command {
 		},
 	}
 	cmd.Flags().BoolVar(&apply, "apply", false, "do it (default: only show it)")
+	cmd.Flags().StringVar(&reason, "reason", "", "with --apply: why, for the record")
 	return cmd
 }
 

@@ -35,6 +35,18 @@ type txJSON struct {
 	Whole      string          `json:"whole,omitempty"`
 	Next       string          `json:"next,omitempty"`
 	Heuristics []heuristicJSON `json:"heuristics,omitempty"`
+	// DecidedBy is client, cluster or operator; Decided is there for an operator's decision.
+	DecidedBy string       `json:"decided_by,omitempty"`
+	Decided   *time.Time   `json:"decided,omitempty"`
+	Forgets   []forgetJSON `json:"forgets,omitempty"`
+	Acts      []actJSON    `json:"acts,omitempty"`
+}
+
+type forgetJSON struct {
+	Who string `json:"who"`
+	Why string `json:"why"`
+	// Time is not kept of those of earlier releases.
+	Time *time.Time `json:"time,omitempty"`
 }
 
 type branchJSON struct {
@@ -63,6 +75,8 @@ type heuristicJSON struct {
 	Who       string `json:"who"`
 	Why       string `json:"why"`
 	Forgotten bool   `json:"forgotten"`
+	// Time is kept of what operators say.
+	Time *time.Time `json:"time,omitempty"`
 }
 
 func txOf(m *concordv1.Transaction, now time.Time) txJSON {
@@ -76,10 +90,34 @@ func txOf(m *concordv1.Transaction, now time.Time) txJSON {
 	for _, h := range m.GetHeuristics() {
 		x.Heuristics = append(x.Heuristics,
 			heuristicJSON{No: h.GetNo(), Outcome: h.GetOutcome(), By: h.GetBy(), Who: h.GetWho(), Why: h.GetWhy(),
-				Forgotten: h.GetForgotten()})
+				Forgotten: h.GetForgotten(), Time: timeOf(h.GetTimeMs())})
 	}
+	for _, f := range m.GetForgets() {
+		x.Forgets = append(x.Forgets, forgetJSON{Who: f.GetWho(), Why: f.GetWhy(), Time: timeOf(f.GetTimeMs())})
+	}
+	for _, a := range m.GetActs() {
+		x.Acts = append(x.Acts, actOf(a))
+	}
+	x.DecidedBy, x.Decided = m.GetDecidedBy(), timeOf(m.GetDecidedMs())
 	x.Whole, x.Next = m.GetWhole(), nextStep(x)
 	return x
+}
+
+// timeOf is a time of the API; nil if there is none.
+func timeOf(ms int64) *time.Time {
+	if ms == 0 {
+		return nil
+	}
+	at := time.UnixMilli(ms).UTC()
+	return &at
+}
+
+// atTime is a time in a sentence; empty if there is none.
+func atTime(at *time.Time) string {
+	if at == nil {
+		return ""
+	}
+	return " at " + at.Format(time.RFC3339)
 }
 
 // listJSON is the contract of "tx ls -o json".
@@ -206,7 +244,7 @@ func (c *cli) printTx(x txJSON) error {
 	fmt.Fprintf(c.out, "gid       %s\nstate     %s\nprotocol  %s\nstarted   %s (%s ago)\n", x.GID, x.State, x.Protocol,
 		x.Started.Format(time.RFC3339Nano), x.Age)
 	if x.Zxid != "" && x.Zxid != "0.0" {
-		fmt.Fprintf(c.out, "decided   at zxid %s\n", x.Zxid)
+		fmt.Fprintf(c.out, "decided   by %s%s, at zxid %s\n", x.DecidedBy, atTime(x.Decided), x.Zxid)
 	}
 	if x.Label != "" {
 		fmt.Fprintf(c.out, "label     %s\n", terminal.Cell(x.Label))
@@ -248,8 +286,14 @@ func (c *cli) printTx(x txJSON) error {
 		if h.Forgotten {
 			dealt = " (forgotten)"
 		}
-		fmt.Fprintf(c.out, "\nbranch %d: %s, says %s: %s%s\n", h.No, h.Outcome, terminal.Cell(h.Who),
+		fmt.Fprintf(c.out, "\nbranch %d: %s, says %s%s: %s%s\n", h.No, h.Outcome, terminal.Cell(h.Who), atTime(h.Time),
 			terminal.Cell(h.Why), dealt)
+	}
+	for _, f := range x.Forgets {
+		fmt.Fprintf(c.out, "\nforgotten by %s%s: %s\n", terminal.Cell(f.Who), atTime(f.Time), terminal.Cell(f.Why))
+	}
+	if err := c.printActs(x.Acts); err != nil {
+		return err
 	}
 	if x.Whole != "" {
 		fmt.Fprintf(c.out, "\nis every branch there? %s\n", terminal.Cell(x.Whole))

@@ -256,6 +256,7 @@ type Reply struct {
 	Txn     txn.Txn     // as far as it is known: of a question about one, what was decided
 	View    *View       // of a ViewAsked
 	Key     *txn.KeyUse // of a KeyAsked, with the Txn; nil if no use is remembered
+	Acts    []*txn.Act  // of an ActsAsked, the oldest first. They must not be changed
 	Lease   txn.Lease
 	// Deadlocks are those of which a transaction of a WaitsAsked is the victim, and Look is the last look at the
 	// databases that has ended.
@@ -279,6 +280,8 @@ type View struct {
 	// Txn is the transaction that was asked for, and whether the log knows it.
 	Txn   txn.Txn
 	Known bool
+	// Acts are all of people that are kept, the oldest first. They must not be changed.
+	Acts []*txn.Act
 	// Foreign are listed branches of that id that belong to other clusters.
 	Foreign []txn.XID
 	// TooOld says that its record may have been forgotten.

@@ -50,6 +50,7 @@ func (c *Machine) answerView(e ViewAsked) {
 		return
 	}
 	v.Txn, v.Known = c.table.Get(e.ID)
+	v.Acts = c.table.Acts()
 	if w, open := c.table.Witness(e.ID); open {
 		c.viewCouncil(v, w)
 	}

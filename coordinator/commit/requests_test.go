@@ -3,10 +3,12 @@
 package commit
 
 import (
+	"fmt"
 	"go/ast"
 	"go/parser"
 	"go/token"
 	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 
@@ -215,4 +217,53 @@ func TestABranchOfADatabaseThatIsDownSaysSoDuringItsFirstAttempt(t *testing.T) {
 	require.Equal(t, `resource orders cannot be used at the moment: see "concord resource check orders"`, says())
 	l.step(Fitness{Resource: "orders", Fit: true})
 	require.Empty(t, says())
+}
+
+func (l *lone) acts() []*txn.Act {
+	l.t.Helper()
+	return l.ask(func(request uint64) replica.Event { return ActsAsked{Request: request} }).Acts
+}
+
+func (l *lone) begins(key uint64, kind txn.ActKind, node uint64) Reply {
+	return l.ask(func(request uint64) replica.Event {
+		return ActAsked{Request: request, ActRecord: txn.ActRecord{Key: key, Kind: kind, Node: node, Who: "ann",
+			Why: "why"}}
+	})
+}
+
+// A leader writes what a person begins to do; what it leaves open the next one ends.
+func TestTheNextLeaderSaysHowActsEnded(t *testing.T) {
+	l := newLone(t, "orders")
+	require.NoError(t, l.begins(1, txn.ActForget, 0).Err)
+	require.Empty(t, l.acts(), "not every member can read it")
+	require.NoError(t, actsEnd(l))
+	require.Equal(t, "the leader changed before it ended: look at what it is about", l.acts()[0].Says)
+}
+
+// actsEnd has a leader leave acts open, and returns whether and how the next one has ended them.
+func actsEnd(l *lone) error {
+	levelled(l)
+	t := l.t
+	require.NoError(t, l.begins(2, txn.ActForget, 0).Err)
+	require.NoError(t, l.begins(3, txn.ActLead, 1).Err)
+	require.NoError(t, l.begins(4, txn.ActLead, 2).Err)
+	require.NoError(t, l.begins(5, txn.ActAccept, 0).Err)
+	require.NoError(t, l.ask(func(request uint64) replica.Event {
+		return ActEnded{Request: request, ActEndRecord: txn.ActEndRecord{Key: 5, Outcome: txn.ActRefused, Says: "no"}}
+	}).Err)
+	outcomes := func() (list []txn.ActOutcome) {
+		for _, a := range l.acts() {
+			list = append(list, a.Outcome)
+		}
+		return list
+	}
+	require.Equal(t, []txn.ActOutcome{txn.ActBegun, txn.ActBegun, txn.ActBegun, txn.ActRefused}, outcomes())
+	require.Equal(t, l.now.UnixMilli(), l.acts()[0].Time.UnixMilli())
+	l.restart()
+	l.tick(50 * time.Millisecond)
+	want := []txn.ActOutcome{txn.ActUnknown, txn.ActDone, txn.ActUnknown, txn.ActRefused}
+	if ended := outcomes(); !slices.Equal(want, ended) {
+		return fmt.Errorf("the acts ended as %v, not as %v", ended, want)
+	}
+	return nil
 }

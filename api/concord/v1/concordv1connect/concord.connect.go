@@ -123,6 +123,9 @@ const (
 	// CoordinatorServiceAcceptResourceProcedure is the fully-qualified name of the CoordinatorService's
 	// AcceptResource RPC.
 	CoordinatorServiceAcceptResourceProcedure = "/concord.v1.CoordinatorService/AcceptResource"
+	// CoordinatorServiceAuditProcedure is the fully-qualified name of the CoordinatorService's Audit
+	// RPC.
+	CoordinatorServiceAuditProcedure = "/concord.v1.CoordinatorService/Audit"
 )
 
 // CoordinatorServiceClient is a client for the concord.v1.CoordinatorService service.
@@ -188,6 +191,8 @@ type CoordinatorServiceClient interface {
 	ReportResource(context.Context, *v1.ReportResourceRequest) (*v1.ReportResourceResponse, error)
 	// AcceptResource ends the quarantine of a database that was set back: it is used on as it is.
 	AcceptResource(context.Context, *v1.AcceptResourceRequest) (*v1.AcceptResourceResponse, error)
+	// Audit lists what people did to the cluster, newest first.
+	Audit(context.Context, *v1.AuditRequest) (*v1.AuditResponse, error)
 }
 
 // NewCoordinatorServiceClient constructs a client for the concord.v1.CoordinatorService service. By
@@ -351,6 +356,12 @@ func NewCoordinatorServiceClient(httpClient connect.HTTPClient, baseURL string, 
 			connect.WithSchema(coordinatorServiceMethods.ByName("AcceptResource")),
 			connect.WithClientOptions(opts...),
 		),
+		audit: connect.NewClient[v1.AuditRequest, v1.AuditResponse](
+			httpClient,
+			baseURL+CoordinatorServiceAuditProcedure,
+			connect.WithSchema(coordinatorServiceMethods.ByName("Audit")),
+			connect.WithClientOptions(opts...),
+		),
 	}
 }
 
@@ -381,6 +392,7 @@ type coordinatorServiceClient struct {
 	checkResource      *connect.Client[v1.CheckResourceRequest, v1.CheckResourceResponse]
 	reportResource     *connect.Client[v1.ReportResourceRequest, v1.ReportResourceResponse]
 	acceptResource     *connect.Client[v1.AcceptResourceRequest, v1.AcceptResourceResponse]
+	audit              *connect.Client[v1.AuditRequest, v1.AuditResponse]
 }
 
 // Commit calls concord.v1.CoordinatorService.Commit.
@@ -600,6 +612,15 @@ func (c *coordinatorServiceClient) AcceptResource(ctx context.Context, req *v1.A
 	return nil, err
 }
 
+// Audit calls concord.v1.CoordinatorService.Audit.
+func (c *coordinatorServiceClient) Audit(ctx context.Context, req *v1.AuditRequest) (*v1.AuditResponse, error) {
+	response, err := c.audit.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
 // CoordinatorServiceHandler is an implementation of the concord.v1.CoordinatorService service.
 type CoordinatorServiceHandler interface {
 	// Commit asks for the decision to commit. All branches have voted yes already.
@@ -663,6 +684,8 @@ type CoordinatorServiceHandler interface {
 	ReportResource(context.Context, *v1.ReportResourceRequest) (*v1.ReportResourceResponse, error)
 	// AcceptResource ends the quarantine of a database that was set back: it is used on as it is.
 	AcceptResource(context.Context, *v1.AcceptResourceRequest) (*v1.AcceptResourceResponse, error)
+	// Audit lists what people did to the cluster, newest first.
+	Audit(context.Context, *v1.AuditRequest) (*v1.AuditResponse, error)
 }
 
 // NewCoordinatorServiceHandler builds an HTTP handler from the service implementation. It returns
@@ -822,6 +845,12 @@ func NewCoordinatorServiceHandler(svc CoordinatorServiceHandler, opts ...connect
 		connect.WithSchema(coordinatorServiceMethods.ByName("AcceptResource")),
 		connect.WithHandlerOptions(opts...),
 	)
+	coordinatorServiceAuditHandler := connect.NewUnaryHandlerSimple(
+		CoordinatorServiceAuditProcedure,
+		svc.Audit,
+		connect.WithSchema(coordinatorServiceMethods.ByName("Audit")),
+		connect.WithHandlerOptions(opts...),
+	)
 	return "/concord.v1.CoordinatorService/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case CoordinatorServiceCommitProcedure:
@@ -874,6 +903,8 @@ func NewCoordinatorServiceHandler(svc CoordinatorServiceHandler, opts ...connect
 			coordinatorServiceReportResourceHandler.ServeHTTP(w, r)
 		case CoordinatorServiceAcceptResourceProcedure:
 			coordinatorServiceAcceptResourceHandler.ServeHTTP(w, r)
+		case CoordinatorServiceAuditProcedure:
+			coordinatorServiceAuditHandler.ServeHTTP(w, r)
 		default:
 			http.NotFound(w, r)
 		}
@@ -981,4 +1012,8 @@ func (UnimplementedCoordinatorServiceHandler) ReportResource(context.Context, *v
 
 func (UnimplementedCoordinatorServiceHandler) AcceptResource(context.Context, *v1.AcceptResourceRequest) (*v1.AcceptResourceResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("concord.v1.CoordinatorService.AcceptResource is not implemented"))
+}
+
+func (UnimplementedCoordinatorServiceHandler) Audit(context.Context, *v1.AuditRequest) (*v1.AuditResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("concord.v1.CoordinatorService.Audit is not implemented"))
 }
