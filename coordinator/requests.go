@@ -349,6 +349,21 @@ func (n *Node) abandon(ctx context.Context) {
 	}
 }
 
+// Retry has the branches of a transaction, or one of them unless no is nil, tried now that wait to be tried again,
+// and returns how many.
+// The error is api.ErrNotFound if nobody knows the transaction, and api.ErrRefused if the cluster has nothing to do
+// for it.
+func (n *Node) Retry(ctx context.Context, id txn.ID, no *txn.BranchNo) (branches int, err error) {
+	r, err := n.ask(ctx, func(request uint64) replica.Event {
+		e := commit.RetryAsked{Request: request, ID: id, One: no != nil}
+		if no != nil {
+			e.Branch = *no
+		}
+		return e
+	})
+	return r.Retried, err
+}
+
 // Forget is an operator's word that a heuristic outcome was dealt with.
 // The error is api.ErrNotFound if the log has no such transaction, and api.ErrRefused if it has nothing to
 // forget.

@@ -48,6 +48,8 @@ type fakeNode struct {
 	calls []string
 	who   string // of the last Forget
 	acts  []*txn.Act
+
+	recovers []coordinator.ActionResult
 }
 
 // newFake is a node that leads a cluster of two in which all is well.
@@ -183,11 +185,15 @@ func (f *fakeNode) Lead(_ context.Context, node zab.NodeID, _, _ string) error {
 	return f.did(fmt.Sprintf("Lead %d", node))
 }
 
-func (f *fakeNode) Recover(context.Context, txn.ID, bool) ([]coordinator.ActionResult, error) {
+func (f *fakeNode) Recover(_ context.Context, _ txn.ID, _ bool, each func(coordinator.Progress) error) error {
 	if err := f.did("Recover"); err != nil {
-		return nil, err
+		return err
 	}
-	return []coordinator.ActionResult{}, nil
+	return each(coordinator.Progress{Actions: f.recovers})
+}
+
+func (f *fakeNode) Retry(context.Context, txn.ID, *txn.BranchNo) (int, error) {
+	return 1, f.did("Retry")
 }
 
 func (f *fakeNode) Check(context.Context, string) (map[string]coordinator.CheckResult, error) {

@@ -4,6 +4,7 @@ package server
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"slices"
@@ -103,7 +104,10 @@ var ofLeader = map[string]func(context.Context, concordv1connect.CoordinatorServ
 		return err
 	},
 	"Recover": func(ctx context.Context, c concordv1connect.CoordinatorServiceClient) error {
-		_, err := c.Recover(ctx, &concordv1.RecoverRequest{})
+		return recovers(ctx, c, &concordv1.RecoverRequest{})
+	},
+	"Retry": func(ctx context.Context, c concordv1connect.CoordinatorServiceClient) error {
+		_, err := c.Retry(ctx, &concordv1.RetryRequest{Gid: gid()})
 		return err
 	},
 	"Resources": func(ctx context.Context, c concordv1connect.CoordinatorServiceClient) error {
@@ -126,6 +130,17 @@ var ofLeader = map[string]func(context.Context, concordv1connect.CoordinatorServ
 		_, err := c.CheckResource(ctx, &concordv1.CheckResourceRequest{})
 		return err
 	},
+}
+
+// recovers reads all of a recovery.
+func recovers(ctx context.Context, c concordv1connect.CoordinatorServiceClient, r *concordv1.RecoverRequest) error {
+	stream, err := c.Recover(ctx, r)
+	if err != nil {
+		return err
+	}
+	for stream.Receive() {
+	}
+	return errors.Join(stream.Err(), stream.Close())
 }
 
 // ofAny are answered by every node, with what the leader told it; Decide is a stream. So are Resources
@@ -281,8 +296,7 @@ func TestMalformedRequestsAreRefusedBeforeTheNodeHearsOfThem(t *testing.T) {
 			return err
 		},
 		"gid of Recover": func(ctx context.Context) error {
-			_, err := c.Recover(ctx, &concordv1.RecoverRequest{Gid: "x"})
-			return err
+			return recovers(ctx, c, &concordv1.RecoverRequest{Gid: "x"})
 		},
 		"state of List": func(ctx context.Context) error {
 			_,

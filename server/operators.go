@@ -216,6 +216,23 @@ func actOf(ctx context.Context, kind txn.ActKind, r signed) (txn.ActRecord, erro
 			api.MaxReason))
 }
 
+func (h *handlers) Retry(ctx context.Context, r *concordv1.RetryRequest) (*concordv1.RetryResponse, error) {
+	id, err := api.ParseID("gid", r.GetGid())
+	if err != nil {
+		return nil, err
+	}
+	var no *txn.BranchNo
+	if r.No != nil {
+		branch, err := api.ParseBranchNo("no", r.GetNo())
+		if err != nil {
+			return nil, err
+		}
+		no = &branch
+	}
+	n, err := h.node.Retry(ctx, id, no)
+	return &concordv1.RetryResponse{Branches: uint32(n), Zxid: h.zxid()}, err
+}
+
 func (h *handlers) Audit(ctx context.Context, r *concordv1.AuditRequest) (*concordv1.AuditResponse, error) {
 	var id txn.ID
 	err := api.ParseText("who", r.GetWho(), api.MaxResourceName)

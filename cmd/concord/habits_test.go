@@ -243,12 +243,12 @@ func TestTheSchemaSaysWhatIsPrinted(t *testing.T) {
 	for command, fields := range map[string][]string{
 		"tx resolve": {"gid", "decision", "zxid"}, "tx forget": {"gid", "forgotten"},
 		"tx settle": {"gid", "no", "outcome", "zxid"}, "member remove": {"removed"}, "member replace": {"replaced"},
-		"lead": {"leader"},
+		"lead": {"leader"}, "tx retry": {"gid", "branches"},
 	} {
 		properties := map[string]any{}
 		for _, name := range fields {
 			kind := "string"
-			if slices.Contains([]string{"no", "removed", "replaced", "leader"}, name) {
+			if slices.Contains([]string{"no", "removed", "replaced", "leader", "branches"}, name) {
 				kind = "integer"
 			}
 			properties[name] = map[string]any{"type": kind}
@@ -343,7 +343,7 @@ const nasty = "a\x1b]0;owned\x07b\u009b2Jc\u202ed\u200be\U000e0041f\ng\th\r"
 var hostile = struct {
 	status  *concordv1.StatusResponse
 	tx      *concordv1.Transaction
-	recover *concordv1.RecoverResponse
+	recover recovered
 }{
 	status: &concordv1.StatusResponse{Known: true, Warnings: []string{nasty}, Resources: []*concordv1.ResourceStatus{
 		{Name: nasty, Driver: nasty, Error: nasty, Identity: nasty, OwnError: nasty + "!"}, {Name: "billing"}}},
@@ -353,8 +353,8 @@ var hostile = struct {
 		Heuristics: []*concordv1.Heuristic{{Who: nasty, Why: nasty}},
 		Forgets:    []*concordv1.Forget{{Who: nasty, Why: nasty}},
 		Acts:       []*concordv1.Act{{Subject: nasty, Who: nasty + "!", Reason: nasty, Says: nasty}}},
-	recover: &concordv1.RecoverResponse{Warnings: []string{nasty},
-		Actions: []*concordv1.RecoverAction{{Resource: nasty, Why: nasty, Error: nasty}}},
+	recover: recovered{warnings: []string{nasty}, whole: nasty,
+		actions: []actionJSON{{Resource: nasty, Why: nasty, Error: nasty}}},
 }
 
 func TestWhatDatabasesSayIsHarmlessOnATerminal(t *testing.T) {

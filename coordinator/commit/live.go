@@ -48,7 +48,8 @@ type work struct {
 	due      time.Time
 	attempts int
 	err      string
-	era      uint64 // of its resource, in which they were made; see due
+	failed   time.Time // the last attempt
+	era      uint64    // of its resource, in which they were made; see due
 }
 
 // branch returns the branch with a number, nil if there is none in hand.

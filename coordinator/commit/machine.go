@@ -156,6 +156,8 @@ func (c *Machine) Step(e replica.Event) error {
 		c.onSettleAsked(e)
 	case EndAsked:
 		c.onEndAsked(e)
+	case RetryAsked:
+		c.onRetryAsked(e)
 	case ViewAsked:
 		return c.onViewAsked(e)
 	case BranchesAsked:

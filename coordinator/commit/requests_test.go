@@ -14,6 +14,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/concordtx/concord/adapters"
 	"github.com/concordtx/concord/api"
 	"github.com/concordtx/concord/coordinator/replica"
 	"github.com/concordtx/concord/txn"
@@ -266,4 +267,46 @@ func actsEnd(l *lone) error {
 		return fmt.Errorf("the acts ended as %v, not as %v", ended, want)
 	}
 	return nil
+}
+
+// An operator who says "now" does not wait for the backoff.
+func TestARetryEndsTheWait(t *testing.T) {
+	l := newLone(t, "orders", "billing")
+	retry := func(id txn.ID, no ...txn.BranchNo) Reply {
+		return l.ask(func(request uint64) replica.Event {
+			e := RetryAsked{Request: request, ID: id, One: len(no) > 0}
+			if e.One {
+				e.Branch = no[0]
+			}
+			return e
+		})
+	}
+	tried := func() (xs []txn.XID) {
+		l.tick(50 * time.Millisecond)
+		for _, task := range l.take() {
+			xs = append(xs, task.XID)
+			l.step(Failed{XID: task.XID, Why: "permission denied"})
+		}
+		return xs
+	}
+	id := l.newID()
+	l.commit(id, txn.Branch{Resource: "orders"}, txn.Branch{No: 1, Resource: "billing"})
+	aborted := l.newID()
+	l.ask(func(request uint64) replica.Event {
+		return OutcomeAsked{Request: request, Inquiry: txn.Inquiry{ID: aborted, Several: true}}
+	})
+	l.step(Listed{Resource: "orders", Listing: []adapters.Prepared{prepared(l.xid(aborted, 0))}})
+	for range 100 {
+		tried()
+	}
+	require.Empty(t, tried(), "they wait")
+	require.Equal(t, 2, retry(id).Retried)
+	require.ElementsMatch(t, []txn.XID{l.xid(id, 0), l.xid(id, 1)}, tried())
+	require.Empty(t, tried(), "and wait again")
+	require.Equal(t, 1, retry(id, 1).Retried)
+	require.Equal(t, []txn.XID{l.xid(id, 1)}, tried())
+	require.Equal(t, 1, retry(aborted).Retried)
+	require.Equal(t, []txn.XID{l.xid(aborted, 0)}, tried())
+	require.ErrorIs(t, retry(l.newID()).Err, api.ErrNotFound)
+	require.ErrorIs(t, retry(id, 7).Err, api.ErrRefused)
 }

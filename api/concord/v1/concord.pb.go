@@ -1614,7 +1614,11 @@ type Transaction struct {
 	// Only in the answer to Get: what people did about it, oldest first, as far as that is kept.
 	Acts []*Act `protobuf:"bytes,14,rep,name=acts,proto3" json:"acts,omitempty"`
 	// Only in the answer to Get, of an operator's decision: milliseconds since 1970; 0: that is not kept.
-	DecidedMs     int64 `protobuf:"varint,15,opt,name=decided_ms,json=decidedMs,proto3" json:"decided_ms,omitempty"`
+	DecidedMs int64 `protobuf:"varint,15,opt,name=decided_ms,json=decidedMs,proto3" json:"decided_ms,omitempty"`
+	// Only in the answer to Get, of a transaction without decision: the branches that it has, as the prepared ones say
+	// themselves, and those of them that no database has, prepared or committed.
+	Expected      []uint32 `protobuf:"varint,16,rep,packed,name=expected,proto3" json:"expected,omitempty"`
+	Missing       []uint32 `protobuf:"varint,17,rep,packed,name=missing,proto3" json:"missing,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1752,6 +1756,20 @@ func (x *Transaction) GetDecidedMs() int64 {
 		return x.DecidedMs
 	}
 	return 0
+}
+
+func (x *Transaction) GetExpected() []uint32 {
+	if x != nil {
+		return x.Expected
+	}
+	return nil
+}
+
+func (x *Transaction) GetMissing() []uint32 {
+	if x != nil {
+		return x.Missing
+	}
+	return nil
 }
 
 // Forget is an operator's word.
@@ -3454,10 +3472,12 @@ func (x *RecoverRequest) GetReason() string {
 	return ""
 }
 
+// RecoverResponse is a piece of what was found and done. At least one comes each second.
 type RecoverResponse struct {
-	state   protoimpl.MessageState `protogen:"open.v1"`
-	Actions []*RecoverAction       `protobuf:"bytes,1,rep,name=actions,proto3" json:"actions,omitempty"`
-	// Resources that could not be listed, so the plan lacks their branches.
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// As they are planned and, with apply, once more when they were carried out.
+	Actions []*RecoverAction `protobuf:"bytes,1,rep,name=actions,proto3" json:"actions,omitempty"`
+	// Resources that could not be listed, within three seconds, so the plan lacks their branches.
 	Warnings []string `protobuf:"bytes,2,rep,name=warnings,proto3" json:"warnings,omitempty"`
 	Zxid     string   `protobuf:"bytes,3,opt,name=zxid,proto3" json:"zxid,omitempty"`
 	// Of one transaction without decision: whether every branch is there, in words.
@@ -3627,6 +3647,120 @@ func (x *RecoverAction) GetPreparedMs() int64 {
 	return 0
 }
 
+type RetryRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Gid   string                 `protobuf:"bytes,1,opt,name=gid,proto3" json:"gid,omitempty"`
+	// Only this branch.
+	No            *uint32 `protobuf:"varint,2,opt,name=no,proto3,oneof" json:"no,omitempty"`
+	Seen          string  `protobuf:"bytes,3,opt,name=seen,proto3" json:"seen,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RetryRequest) Reset() {
+	*x = RetryRequest{}
+	mi := &file_concord_v1_concord_proto_msgTypes[52]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RetryRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RetryRequest) ProtoMessage() {}
+
+func (x *RetryRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_concord_v1_concord_proto_msgTypes[52]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RetryRequest.ProtoReflect.Descriptor instead.
+func (*RetryRequest) Descriptor() ([]byte, []int) {
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{52}
+}
+
+func (x *RetryRequest) GetGid() string {
+	if x != nil {
+		return x.Gid
+	}
+	return ""
+}
+
+func (x *RetryRequest) GetNo() uint32 {
+	if x != nil && x.No != nil {
+		return *x.No
+	}
+	return 0
+}
+
+func (x *RetryRequest) GetSeen() string {
+	if x != nil {
+		return x.Seen
+	}
+	return ""
+}
+
+type RetryResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// How many are tried now.
+	Branches      uint32 `protobuf:"varint,1,opt,name=branches,proto3" json:"branches,omitempty"`
+	Zxid          string `protobuf:"bytes,2,opt,name=zxid,proto3" json:"zxid,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RetryResponse) Reset() {
+	*x = RetryResponse{}
+	mi := &file_concord_v1_concord_proto_msgTypes[53]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RetryResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RetryResponse) ProtoMessage() {}
+
+func (x *RetryResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_concord_v1_concord_proto_msgTypes[53]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RetryResponse.ProtoReflect.Descriptor instead.
+func (*RetryResponse) Descriptor() ([]byte, []int) {
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{53}
+}
+
+func (x *RetryResponse) GetBranches() uint32 {
+	if x != nil {
+		return x.Branches
+	}
+	return 0
+}
+
+func (x *RetryResponse) GetZxid() string {
+	if x != nil {
+		return x.Zxid
+	}
+	return ""
+}
+
 type StatusRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Seen          string                 `protobuf:"bytes,1,opt,name=seen,proto3" json:"seen,omitempty"`
@@ -3636,7 +3770,7 @@ type StatusRequest struct {
 
 func (x *StatusRequest) Reset() {
 	*x = StatusRequest{}
-	mi := &file_concord_v1_concord_proto_msgTypes[52]
+	mi := &file_concord_v1_concord_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3648,7 +3782,7 @@ func (x *StatusRequest) String() string {
 func (*StatusRequest) ProtoMessage() {}
 
 func (x *StatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[52]
+	mi := &file_concord_v1_concord_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3661,7 +3795,7 @@ func (x *StatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusRequest.ProtoReflect.Descriptor instead.
 func (*StatusRequest) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{52}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *StatusRequest) GetSeen() string {
@@ -3682,7 +3816,7 @@ type WatchRequest struct {
 
 func (x *WatchRequest) Reset() {
 	*x = WatchRequest{}
-	mi := &file_concord_v1_concord_proto_msgTypes[53]
+	mi := &file_concord_v1_concord_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3694,7 +3828,7 @@ func (x *WatchRequest) String() string {
 func (*WatchRequest) ProtoMessage() {}
 
 func (x *WatchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[53]
+	mi := &file_concord_v1_concord_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3707,7 +3841,7 @@ func (x *WatchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchRequest.ProtoReflect.Descriptor instead.
 func (*WatchRequest) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{53}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *WatchRequest) GetIntervalMs() uint32 {
@@ -3764,7 +3898,7 @@ type StatusResponse struct {
 
 func (x *StatusResponse) Reset() {
 	*x = StatusResponse{}
-	mi := &file_concord_v1_concord_proto_msgTypes[54]
+	mi := &file_concord_v1_concord_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3776,7 +3910,7 @@ func (x *StatusResponse) String() string {
 func (*StatusResponse) ProtoMessage() {}
 
 func (x *StatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[54]
+	mi := &file_concord_v1_concord_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3789,7 +3923,7 @@ func (x *StatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusResponse.ProtoReflect.Descriptor instead.
 func (*StatusResponse) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{54}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *StatusResponse) GetCluster() string {
@@ -3931,7 +4065,7 @@ type Node struct {
 
 func (x *Node) Reset() {
 	*x = Node{}
-	mi := &file_concord_v1_concord_proto_msgTypes[55]
+	mi := &file_concord_v1_concord_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3943,7 +4077,7 @@ func (x *Node) String() string {
 func (*Node) ProtoMessage() {}
 
 func (x *Node) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[55]
+	mi := &file_concord_v1_concord_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3956,7 +4090,7 @@ func (x *Node) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Node.ProtoReflect.Descriptor instead.
 func (*Node) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{55}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *Node) GetId() uint64 {
@@ -4058,7 +4192,7 @@ type ResourceStatus struct {
 
 func (x *ResourceStatus) Reset() {
 	*x = ResourceStatus{}
-	mi := &file_concord_v1_concord_proto_msgTypes[56]
+	mi := &file_concord_v1_concord_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4070,7 +4204,7 @@ func (x *ResourceStatus) String() string {
 func (*ResourceStatus) ProtoMessage() {}
 
 func (x *ResourceStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[56]
+	mi := &file_concord_v1_concord_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4083,7 +4217,7 @@ func (x *ResourceStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResourceStatus.ProtoReflect.Descriptor instead.
 func (*ResourceStatus) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{56}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *ResourceStatus) GetName() string {
@@ -4199,7 +4333,7 @@ type Quarantine struct {
 
 func (x *Quarantine) Reset() {
 	*x = Quarantine{}
-	mi := &file_concord_v1_concord_proto_msgTypes[57]
+	mi := &file_concord_v1_concord_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4211,7 +4345,7 @@ func (x *Quarantine) String() string {
 func (*Quarantine) ProtoMessage() {}
 
 func (x *Quarantine) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[57]
+	mi := &file_concord_v1_concord_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4224,7 +4358,7 @@ func (x *Quarantine) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Quarantine.ProtoReflect.Descriptor instead.
 func (*Quarantine) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{57}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *Quarantine) GetHas() string {
@@ -4258,7 +4392,7 @@ type ReportResourceRequest struct {
 
 func (x *ReportResourceRequest) Reset() {
 	*x = ReportResourceRequest{}
-	mi := &file_concord_v1_concord_proto_msgTypes[58]
+	mi := &file_concord_v1_concord_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4270,7 +4404,7 @@ func (x *ReportResourceRequest) String() string {
 func (*ReportResourceRequest) ProtoMessage() {}
 
 func (x *ReportResourceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[58]
+	mi := &file_concord_v1_concord_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4283,7 +4417,7 @@ func (x *ReportResourceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportResourceRequest.ProtoReflect.Descriptor instead.
 func (*ReportResourceRequest) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{58}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *ReportResourceRequest) GetName() string {
@@ -4319,7 +4453,7 @@ type ReportResourceResponse struct {
 
 func (x *ReportResourceResponse) Reset() {
 	*x = ReportResourceResponse{}
-	mi := &file_concord_v1_concord_proto_msgTypes[59]
+	mi := &file_concord_v1_concord_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4331,7 +4465,7 @@ func (x *ReportResourceResponse) String() string {
 func (*ReportResourceResponse) ProtoMessage() {}
 
 func (x *ReportResourceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[59]
+	mi := &file_concord_v1_concord_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4344,7 +4478,7 @@ func (x *ReportResourceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportResourceResponse.ProtoReflect.Descriptor instead.
 func (*ReportResourceResponse) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{59}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *ReportResourceResponse) GetName() string {
@@ -4421,7 +4555,7 @@ type ToldBranch struct {
 
 func (x *ToldBranch) Reset() {
 	*x = ToldBranch{}
-	mi := &file_concord_v1_concord_proto_msgTypes[60]
+	mi := &file_concord_v1_concord_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4433,7 +4567,7 @@ func (x *ToldBranch) String() string {
 func (*ToldBranch) ProtoMessage() {}
 
 func (x *ToldBranch) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[60]
+	mi := &file_concord_v1_concord_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4446,7 +4580,7 @@ func (x *ToldBranch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ToldBranch.ProtoReflect.Descriptor instead.
 func (*ToldBranch) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{60}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *ToldBranch) GetGid() string {
@@ -4503,7 +4637,7 @@ type AcceptResourceRequest struct {
 
 func (x *AcceptResourceRequest) Reset() {
 	*x = AcceptResourceRequest{}
-	mi := &file_concord_v1_concord_proto_msgTypes[61]
+	mi := &file_concord_v1_concord_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4515,7 +4649,7 @@ func (x *AcceptResourceRequest) String() string {
 func (*AcceptResourceRequest) ProtoMessage() {}
 
 func (x *AcceptResourceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[61]
+	mi := &file_concord_v1_concord_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4528,7 +4662,7 @@ func (x *AcceptResourceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AcceptResourceRequest.ProtoReflect.Descriptor instead.
 func (*AcceptResourceRequest) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{61}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *AcceptResourceRequest) GetName() string {
@@ -4568,7 +4702,7 @@ type AcceptResourceResponse struct {
 
 func (x *AcceptResourceResponse) Reset() {
 	*x = AcceptResourceResponse{}
-	mi := &file_concord_v1_concord_proto_msgTypes[62]
+	mi := &file_concord_v1_concord_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4580,7 +4714,7 @@ func (x *AcceptResourceResponse) String() string {
 func (*AcceptResourceResponse) ProtoMessage() {}
 
 func (x *AcceptResourceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[62]
+	mi := &file_concord_v1_concord_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4593,7 +4727,7 @@ func (x *AcceptResourceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AcceptResourceResponse.ProtoReflect.Descriptor instead.
 func (*AcceptResourceResponse) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{62}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *AcceptResourceResponse) GetZxid() string {
@@ -4616,7 +4750,7 @@ type ResourcesRequest struct {
 
 func (x *ResourcesRequest) Reset() {
 	*x = ResourcesRequest{}
-	mi := &file_concord_v1_concord_proto_msgTypes[63]
+	mi := &file_concord_v1_concord_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4628,7 +4762,7 @@ func (x *ResourcesRequest) String() string {
 func (*ResourcesRequest) ProtoMessage() {}
 
 func (x *ResourcesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[63]
+	mi := &file_concord_v1_concord_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4641,7 +4775,7 @@ func (x *ResourcesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResourcesRequest.ProtoReflect.Descriptor instead.
 func (*ResourcesRequest) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{63}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{65}
 }
 
 func (x *ResourcesRequest) GetSeen() string {
@@ -4684,7 +4818,7 @@ type ResourcesResponse struct {
 
 func (x *ResourcesResponse) Reset() {
 	*x = ResourcesResponse{}
-	mi := &file_concord_v1_concord_proto_msgTypes[64]
+	mi := &file_concord_v1_concord_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4696,7 +4830,7 @@ func (x *ResourcesResponse) String() string {
 func (*ResourcesResponse) ProtoMessage() {}
 
 func (x *ResourcesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[64]
+	mi := &file_concord_v1_concord_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4709,7 +4843,7 @@ func (x *ResourcesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResourcesResponse.ProtoReflect.Descriptor instead.
 func (*ResourcesResponse) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{64}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{66}
 }
 
 func (x *ResourcesResponse) GetCluster() string {
@@ -4772,7 +4906,7 @@ type CheckResourceRequest struct {
 
 func (x *CheckResourceRequest) Reset() {
 	*x = CheckResourceRequest{}
-	mi := &file_concord_v1_concord_proto_msgTypes[65]
+	mi := &file_concord_v1_concord_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4784,7 +4918,7 @@ func (x *CheckResourceRequest) String() string {
 func (*CheckResourceRequest) ProtoMessage() {}
 
 func (x *CheckResourceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[65]
+	mi := &file_concord_v1_concord_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4797,7 +4931,7 @@ func (x *CheckResourceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckResourceRequest.ProtoReflect.Descriptor instead.
 func (*CheckResourceRequest) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{65}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{67}
 }
 
 func (x *CheckResourceRequest) GetName() string {
@@ -4825,7 +4959,7 @@ type CheckResourceResponse struct {
 
 func (x *CheckResourceResponse) Reset() {
 	*x = CheckResourceResponse{}
-	mi := &file_concord_v1_concord_proto_msgTypes[66]
+	mi := &file_concord_v1_concord_proto_msgTypes[68]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4837,7 +4971,7 @@ func (x *CheckResourceResponse) String() string {
 func (*CheckResourceResponse) ProtoMessage() {}
 
 func (x *CheckResourceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[66]
+	mi := &file_concord_v1_concord_proto_msgTypes[68]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4850,7 +4984,7 @@ func (x *CheckResourceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckResourceResponse.ProtoReflect.Descriptor instead.
 func (*CheckResourceResponse) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{66}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{68}
 }
 
 func (x *CheckResourceResponse) GetReports() []*ResourceReport {
@@ -4881,7 +5015,7 @@ type ResourceReport struct {
 
 func (x *ResourceReport) Reset() {
 	*x = ResourceReport{}
-	mi := &file_concord_v1_concord_proto_msgTypes[67]
+	mi := &file_concord_v1_concord_proto_msgTypes[69]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4893,7 +5027,7 @@ func (x *ResourceReport) String() string {
 func (*ResourceReport) ProtoMessage() {}
 
 func (x *ResourceReport) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[67]
+	mi := &file_concord_v1_concord_proto_msgTypes[69]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4906,7 +5040,7 @@ func (x *ResourceReport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResourceReport.ProtoReflect.Descriptor instead.
 func (*ResourceReport) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{67}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{69}
 }
 
 func (x *ResourceReport) GetName() string {
@@ -4963,7 +5097,7 @@ type Finding struct {
 
 func (x *Finding) Reset() {
 	*x = Finding{}
-	mi := &file_concord_v1_concord_proto_msgTypes[68]
+	mi := &file_concord_v1_concord_proto_msgTypes[70]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4975,7 +5109,7 @@ func (x *Finding) String() string {
 func (*Finding) ProtoMessage() {}
 
 func (x *Finding) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[68]
+	mi := &file_concord_v1_concord_proto_msgTypes[70]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4988,7 +5122,7 @@ func (x *Finding) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Finding.ProtoReflect.Descriptor instead.
 func (*Finding) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{68}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{70}
 }
 
 func (x *Finding) GetWhat() string {
@@ -5031,7 +5165,7 @@ type NotLeader struct {
 
 func (x *NotLeader) Reset() {
 	*x = NotLeader{}
-	mi := &file_concord_v1_concord_proto_msgTypes[69]
+	mi := &file_concord_v1_concord_proto_msgTypes[71]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5043,7 +5177,7 @@ func (x *NotLeader) String() string {
 func (*NotLeader) ProtoMessage() {}
 
 func (x *NotLeader) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[69]
+	mi := &file_concord_v1_concord_proto_msgTypes[71]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5056,7 +5190,7 @@ func (x *NotLeader) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NotLeader.ProtoReflect.Descriptor instead.
 func (*NotLeader) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{69}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{71}
 }
 
 func (x *NotLeader) GetLeader() uint64 {
@@ -5179,7 +5313,7 @@ const file_concord_v1_concord_proto_rawDesc = "" +
 	"\bdecision\x18\x01 \x01(\tR\bdecision\x12\x1f\n" +
 	"\vlease_ended\x18\x02 \x01(\bR\n" +
 	"leaseEnded\x12\x12\n" +
-	"\x04zxid\x18\x03 \x01(\tR\x04zxid\"\xda\x03\n" +
+	"\x04zxid\x18\x03 \x01(\tR\x04zxid\"\x90\x04\n" +
 	"\vTransaction\x12\x10\n" +
 	"\x03gid\x18\x01 \x01(\tR\x03gid\x12\x14\n" +
 	"\x05state\x18\x02 \x01(\tR\x05state\x12\x1a\n" +
@@ -5201,7 +5335,9 @@ const file_concord_v1_concord_proto_rawDesc = "" +
 	"\aforgets\x18\r \x03(\v2\x12.concord.v1.ForgetR\aforgets\x12#\n" +
 	"\x04acts\x18\x0e \x03(\v2\x0f.concord.v1.ActR\x04acts\x12\x1d\n" +
 	"\n" +
-	"decided_ms\x18\x0f \x01(\x03R\tdecidedMs\"E\n" +
+	"decided_ms\x18\x0f \x01(\x03R\tdecidedMs\x12\x1a\n" +
+	"\bexpected\x18\x10 \x03(\rR\bexpected\x12\x18\n" +
+	"\amissing\x18\x11 \x03(\rR\amissing\"E\n" +
 	"\x06Forget\x12\x10\n" +
 	"\x03who\x18\x01 \x01(\tR\x03who\x12\x10\n" +
 	"\x03why\x18\x02 \x01(\tR\x03why\x12\x17\n" +
@@ -5342,7 +5478,15 @@ const file_concord_v1_concord_proto_rawDesc = "" +
 	"\x06result\x18\x06 \x01(\tR\x06result\x12\x14\n" +
 	"\x05error\x18\a \x01(\tR\x05error\x12\x1f\n" +
 	"\vprepared_ms\x18\b \x01(\x03R\n" +
-	"preparedMs\"#\n" +
+	"preparedMs\"P\n" +
+	"\fRetryRequest\x12\x10\n" +
+	"\x03gid\x18\x01 \x01(\tR\x03gid\x12\x13\n" +
+	"\x02no\x18\x02 \x01(\rH\x00R\x02no\x88\x01\x01\x12\x12\n" +
+	"\x04seen\x18\x03 \x01(\tR\x04seenB\x05\n" +
+	"\x03_no\"?\n" +
+	"\rRetryResponse\x12\x1a\n" +
+	"\bbranches\x18\x01 \x01(\rR\bbranches\x12\x12\n" +
+	"\x04zxid\x18\x02 \x01(\tR\x04zxid\"#\n" +
 	"\rStatusRequest\x12\x12\n" +
 	"\x04seen\x18\x01 \x01(\tR\x04seen\"C\n" +
 	"\fWatchRequest\x12\x1f\n" +
@@ -5469,7 +5613,7 @@ const file_concord_v1_concord_proto_rawDesc = "" +
 	"\x03fix\x18\x04 \x01(\tR\x03fix\"5\n" +
 	"\tNotLeader\x12\x16\n" +
 	"\x06leader\x18\x01 \x01(\x04R\x06leader\x12\x10\n" +
-	"\x03api\x18\x02 \x01(\tR\x03api2\xd4\x0e\n" +
+	"\x03api\x18\x02 \x01(\tR\x03api2\x94\x0f\n" +
 	"\x12CoordinatorService\x12?\n" +
 	"\x06Commit\x12\x19.concord.v1.CommitRequest\x1a\x1a.concord.v1.CommitResponse\x12C\n" +
 	"\x06Decide\x12\x19.concord.v1.DecideRequest\x1a\x1a.concord.v1.DecideResponse(\x010\x01\x12B\n" +
@@ -5488,8 +5632,9 @@ const file_concord_v1_concord_proto_rawDesc = "" +
 	"\rReplaceMember\x12 .concord.v1.ReplaceMemberRequest\x1a!.concord.v1.ReplaceMemberResponse\x12H\n" +
 	"\tAddMember\x12\x1c.concord.v1.AddMemberRequest\x1a\x1d.concord.v1.AddMemberResponse\x12Q\n" +
 	"\fRemoveMember\x12\x1f.concord.v1.RemoveMemberRequest\x1a .concord.v1.RemoveMemberResponse\x12c\n" +
-	"\x12TransferLeadership\x12%.concord.v1.TransferLeadershipRequest\x1a&.concord.v1.TransferLeadershipResponse\x12B\n" +
-	"\aRecover\x12\x1a.concord.v1.RecoverRequest\x1a\x1b.concord.v1.RecoverResponse\x12?\n" +
+	"\x12TransferLeadership\x12%.concord.v1.TransferLeadershipRequest\x1a&.concord.v1.TransferLeadershipResponse\x12<\n" +
+	"\x05Retry\x12\x18.concord.v1.RetryRequest\x1a\x19.concord.v1.RetryResponse\x12D\n" +
+	"\aRecover\x12\x1a.concord.v1.RecoverRequest\x1a\x1b.concord.v1.RecoverResponse0\x01\x12?\n" +
 	"\x06Status\x12\x19.concord.v1.StatusRequest\x1a\x1a.concord.v1.StatusResponse\x12?\n" +
 	"\x05Watch\x12\x18.concord.v1.WatchRequest\x1a\x1a.concord.v1.StatusResponse0\x01\x12H\n" +
 	"\tResources\x12\x1c.concord.v1.ResourcesRequest\x1a\x1d.concord.v1.ResourcesResponse\x12T\n" +
@@ -5510,7 +5655,7 @@ func file_concord_v1_concord_proto_rawDescGZIP() []byte {
 	return file_concord_v1_concord_proto_rawDescData
 }
 
-var file_concord_v1_concord_proto_msgTypes = make([]protoimpl.MessageInfo, 70)
+var file_concord_v1_concord_proto_msgTypes = make([]protoimpl.MessageInfo, 72)
 var file_concord_v1_concord_proto_goTypes = []any{
 	(*CommitRequest)(nil),              // 0: concord.v1.CommitRequest
 	(*AgentBranches)(nil),              // 1: concord.v1.AgentBranches
@@ -5564,45 +5709,47 @@ var file_concord_v1_concord_proto_goTypes = []any{
 	(*RecoverRequest)(nil),             // 49: concord.v1.RecoverRequest
 	(*RecoverResponse)(nil),            // 50: concord.v1.RecoverResponse
 	(*RecoverAction)(nil),              // 51: concord.v1.RecoverAction
-	(*StatusRequest)(nil),              // 52: concord.v1.StatusRequest
-	(*WatchRequest)(nil),               // 53: concord.v1.WatchRequest
-	(*StatusResponse)(nil),             // 54: concord.v1.StatusResponse
-	(*Node)(nil),                       // 55: concord.v1.Node
-	(*ResourceStatus)(nil),             // 56: concord.v1.ResourceStatus
-	(*Quarantine)(nil),                 // 57: concord.v1.Quarantine
-	(*ReportResourceRequest)(nil),      // 58: concord.v1.ReportResourceRequest
-	(*ReportResourceResponse)(nil),     // 59: concord.v1.ReportResourceResponse
-	(*ToldBranch)(nil),                 // 60: concord.v1.ToldBranch
-	(*AcceptResourceRequest)(nil),      // 61: concord.v1.AcceptResourceRequest
-	(*AcceptResourceResponse)(nil),     // 62: concord.v1.AcceptResourceResponse
-	(*ResourcesRequest)(nil),           // 63: concord.v1.ResourcesRequest
-	(*ResourcesResponse)(nil),          // 64: concord.v1.ResourcesResponse
-	(*CheckResourceRequest)(nil),       // 65: concord.v1.CheckResourceRequest
-	(*CheckResourceResponse)(nil),      // 66: concord.v1.CheckResourceResponse
-	(*ResourceReport)(nil),             // 67: concord.v1.ResourceReport
-	(*Finding)(nil),                    // 68: concord.v1.Finding
-	(*NotLeader)(nil),                  // 69: concord.v1.NotLeader
-	(*Branch)(nil),                     // 70: concord.v1.Branch
-	(*Party)(nil),                      // 71: concord.v1.Party
-	(*DeliverRequest)(nil),             // 72: concord.v1.DeliverRequest
-	(*DeliverResponse)(nil),            // 73: concord.v1.DeliverResponse
+	(*RetryRequest)(nil),               // 52: concord.v1.RetryRequest
+	(*RetryResponse)(nil),              // 53: concord.v1.RetryResponse
+	(*StatusRequest)(nil),              // 54: concord.v1.StatusRequest
+	(*WatchRequest)(nil),               // 55: concord.v1.WatchRequest
+	(*StatusResponse)(nil),             // 56: concord.v1.StatusResponse
+	(*Node)(nil),                       // 57: concord.v1.Node
+	(*ResourceStatus)(nil),             // 58: concord.v1.ResourceStatus
+	(*Quarantine)(nil),                 // 59: concord.v1.Quarantine
+	(*ReportResourceRequest)(nil),      // 60: concord.v1.ReportResourceRequest
+	(*ReportResourceResponse)(nil),     // 61: concord.v1.ReportResourceResponse
+	(*ToldBranch)(nil),                 // 62: concord.v1.ToldBranch
+	(*AcceptResourceRequest)(nil),      // 63: concord.v1.AcceptResourceRequest
+	(*AcceptResourceResponse)(nil),     // 64: concord.v1.AcceptResourceResponse
+	(*ResourcesRequest)(nil),           // 65: concord.v1.ResourcesRequest
+	(*ResourcesResponse)(nil),          // 66: concord.v1.ResourcesResponse
+	(*CheckResourceRequest)(nil),       // 67: concord.v1.CheckResourceRequest
+	(*CheckResourceResponse)(nil),      // 68: concord.v1.CheckResourceResponse
+	(*ResourceReport)(nil),             // 69: concord.v1.ResourceReport
+	(*Finding)(nil),                    // 70: concord.v1.Finding
+	(*NotLeader)(nil),                  // 71: concord.v1.NotLeader
+	(*Branch)(nil),                     // 72: concord.v1.Branch
+	(*Party)(nil),                      // 73: concord.v1.Party
+	(*DeliverRequest)(nil),             // 74: concord.v1.DeliverRequest
+	(*DeliverResponse)(nil),            // 75: concord.v1.DeliverResponse
 }
 var file_concord_v1_concord_proto_depIdxs = []int32{
-	70, // 0: concord.v1.CommitRequest.branches:type_name -> concord.v1.Branch
+	72, // 0: concord.v1.CommitRequest.branches:type_name -> concord.v1.Branch
 	1,  // 1: concord.v1.CommitRequest.agents:type_name -> concord.v1.AgentBranches
-	71, // 2: concord.v1.AgentBranches.agent:type_name -> concord.v1.Party
+	73, // 2: concord.v1.AgentBranches.agent:type_name -> concord.v1.Party
 	2,  // 3: concord.v1.AgentBranches.branches:type_name -> concord.v1.ClaimedBranch
 	5,  // 4: concord.v1.DecideRequest.commits:type_name -> concord.v1.NumberedCommit
 	0,  // 5: concord.v1.NumberedCommit.request:type_name -> concord.v1.CommitRequest
 	7,  // 6: concord.v1.DecideResponse.answers:type_name -> concord.v1.NumberedAnswer
 	3,  // 7: concord.v1.NumberedAnswer.response:type_name -> concord.v1.CommitResponse
 	8,  // 8: concord.v1.NumberedAnswer.error:type_name -> concord.v1.CommitError
-	69, // 9: concord.v1.CommitError.not_leader:type_name -> concord.v1.NotLeader
+	71, // 9: concord.v1.CommitError.not_leader:type_name -> concord.v1.NotLeader
 	10, // 10: concord.v1.FinishedRequest.branches:type_name -> concord.v1.FinishedBranch
 	15, // 11: concord.v1.WaitingRequest.transactions:type_name -> concord.v1.WaitingTransaction
 	16, // 12: concord.v1.WaitingTransaction.branches:type_name -> concord.v1.WaitingBranch
 	18, // 13: concord.v1.WaitingResponse.deadlocks:type_name -> concord.v1.Deadlock
-	70, // 14: concord.v1.Transaction.branches:type_name -> concord.v1.Branch
+	72, // 14: concord.v1.Transaction.branches:type_name -> concord.v1.Branch
 	30, // 15: concord.v1.Transaction.heuristics:type_name -> concord.v1.Heuristic
 	26, // 16: concord.v1.Transaction.forgets:type_name -> concord.v1.Forget
 	27, // 17: concord.v1.Transaction.acts:type_name -> concord.v1.Act
@@ -5610,17 +5757,17 @@ var file_concord_v1_concord_proto_depIdxs = []int32{
 	25, // 19: concord.v1.ListResponse.transactions:type_name -> concord.v1.Transaction
 	25, // 20: concord.v1.GetResponse.transaction:type_name -> concord.v1.Transaction
 	51, // 21: concord.v1.RecoverResponse.actions:type_name -> concord.v1.RecoverAction
-	55, // 22: concord.v1.StatusResponse.nodes:type_name -> concord.v1.Node
-	56, // 23: concord.v1.StatusResponse.resources:type_name -> concord.v1.ResourceStatus
-	57, // 24: concord.v1.ResourceStatus.quarantine:type_name -> concord.v1.Quarantine
-	57, // 25: concord.v1.ReportResourceResponse.quarantine:type_name -> concord.v1.Quarantine
-	60, // 26: concord.v1.ReportResourceResponse.branches:type_name -> concord.v1.ToldBranch
-	56, // 27: concord.v1.ResourcesResponse.resources:type_name -> concord.v1.ResourceStatus
-	67, // 28: concord.v1.CheckResourceResponse.reports:type_name -> concord.v1.ResourceReport
-	68, // 29: concord.v1.ResourceReport.findings:type_name -> concord.v1.Finding
+	57, // 22: concord.v1.StatusResponse.nodes:type_name -> concord.v1.Node
+	58, // 23: concord.v1.StatusResponse.resources:type_name -> concord.v1.ResourceStatus
+	59, // 24: concord.v1.ResourceStatus.quarantine:type_name -> concord.v1.Quarantine
+	59, // 25: concord.v1.ReportResourceResponse.quarantine:type_name -> concord.v1.Quarantine
+	62, // 26: concord.v1.ReportResourceResponse.branches:type_name -> concord.v1.ToldBranch
+	58, // 27: concord.v1.ResourcesResponse.resources:type_name -> concord.v1.ResourceStatus
+	69, // 28: concord.v1.CheckResourceResponse.reports:type_name -> concord.v1.ResourceReport
+	70, // 29: concord.v1.ResourceReport.findings:type_name -> concord.v1.Finding
 	0,  // 30: concord.v1.CoordinatorService.Commit:input_type -> concord.v1.CommitRequest
 	4,  // 31: concord.v1.CoordinatorService.Decide:input_type -> concord.v1.DecideRequest
-	72, // 32: concord.v1.CoordinatorService.Deliver:input_type -> concord.v1.DeliverRequest
+	74, // 32: concord.v1.CoordinatorService.Deliver:input_type -> concord.v1.DeliverRequest
 	9,  // 33: concord.v1.CoordinatorService.Finished:input_type -> concord.v1.FinishedRequest
 	12, // 34: concord.v1.CoordinatorService.Lease:input_type -> concord.v1.LeaseRequest
 	14, // 35: concord.v1.CoordinatorService.Waiting:input_type -> concord.v1.WaitingRequest
@@ -5636,42 +5783,44 @@ var file_concord_v1_concord_proto_depIdxs = []int32{
 	43, // 45: concord.v1.CoordinatorService.AddMember:input_type -> concord.v1.AddMemberRequest
 	45, // 46: concord.v1.CoordinatorService.RemoveMember:input_type -> concord.v1.RemoveMemberRequest
 	47, // 47: concord.v1.CoordinatorService.TransferLeadership:input_type -> concord.v1.TransferLeadershipRequest
-	49, // 48: concord.v1.CoordinatorService.Recover:input_type -> concord.v1.RecoverRequest
-	52, // 49: concord.v1.CoordinatorService.Status:input_type -> concord.v1.StatusRequest
-	53, // 50: concord.v1.CoordinatorService.Watch:input_type -> concord.v1.WatchRequest
-	63, // 51: concord.v1.CoordinatorService.Resources:input_type -> concord.v1.ResourcesRequest
-	65, // 52: concord.v1.CoordinatorService.CheckResource:input_type -> concord.v1.CheckResourceRequest
-	58, // 53: concord.v1.CoordinatorService.ReportResource:input_type -> concord.v1.ReportResourceRequest
-	61, // 54: concord.v1.CoordinatorService.AcceptResource:input_type -> concord.v1.AcceptResourceRequest
-	28, // 55: concord.v1.CoordinatorService.Audit:input_type -> concord.v1.AuditRequest
-	3,  // 56: concord.v1.CoordinatorService.Commit:output_type -> concord.v1.CommitResponse
-	6,  // 57: concord.v1.CoordinatorService.Decide:output_type -> concord.v1.DecideResponse
-	73, // 58: concord.v1.CoordinatorService.Deliver:output_type -> concord.v1.DeliverResponse
-	11, // 59: concord.v1.CoordinatorService.Finished:output_type -> concord.v1.FinishedResponse
-	13, // 60: concord.v1.CoordinatorService.Lease:output_type -> concord.v1.LeaseResponse
-	17, // 61: concord.v1.CoordinatorService.Waiting:output_type -> concord.v1.WaitingResponse
-	20, // 62: concord.v1.CoordinatorService.Outcome:output_type -> concord.v1.OutcomeResponse
-	22, // 63: concord.v1.CoordinatorService.KeyUse:output_type -> concord.v1.KeyUseResponse
-	24, // 64: concord.v1.CoordinatorService.Follow:output_type -> concord.v1.FollowResponse
-	32, // 65: concord.v1.CoordinatorService.List:output_type -> concord.v1.ListResponse
-	34, // 66: concord.v1.CoordinatorService.Get:output_type -> concord.v1.GetResponse
-	36, // 67: concord.v1.CoordinatorService.Resolve:output_type -> concord.v1.ResolveResponse
-	38, // 68: concord.v1.CoordinatorService.Forget:output_type -> concord.v1.ForgetResponse
-	40, // 69: concord.v1.CoordinatorService.Settle:output_type -> concord.v1.SettleResponse
-	42, // 70: concord.v1.CoordinatorService.ReplaceMember:output_type -> concord.v1.ReplaceMemberResponse
-	44, // 71: concord.v1.CoordinatorService.AddMember:output_type -> concord.v1.AddMemberResponse
-	46, // 72: concord.v1.CoordinatorService.RemoveMember:output_type -> concord.v1.RemoveMemberResponse
-	48, // 73: concord.v1.CoordinatorService.TransferLeadership:output_type -> concord.v1.TransferLeadershipResponse
-	50, // 74: concord.v1.CoordinatorService.Recover:output_type -> concord.v1.RecoverResponse
-	54, // 75: concord.v1.CoordinatorService.Status:output_type -> concord.v1.StatusResponse
-	54, // 76: concord.v1.CoordinatorService.Watch:output_type -> concord.v1.StatusResponse
-	64, // 77: concord.v1.CoordinatorService.Resources:output_type -> concord.v1.ResourcesResponse
-	66, // 78: concord.v1.CoordinatorService.CheckResource:output_type -> concord.v1.CheckResourceResponse
-	59, // 79: concord.v1.CoordinatorService.ReportResource:output_type -> concord.v1.ReportResourceResponse
-	62, // 80: concord.v1.CoordinatorService.AcceptResource:output_type -> concord.v1.AcceptResourceResponse
-	29, // 81: concord.v1.CoordinatorService.Audit:output_type -> concord.v1.AuditResponse
-	56, // [56:82] is the sub-list for method output_type
-	30, // [30:56] is the sub-list for method input_type
+	52, // 48: concord.v1.CoordinatorService.Retry:input_type -> concord.v1.RetryRequest
+	49, // 49: concord.v1.CoordinatorService.Recover:input_type -> concord.v1.RecoverRequest
+	54, // 50: concord.v1.CoordinatorService.Status:input_type -> concord.v1.StatusRequest
+	55, // 51: concord.v1.CoordinatorService.Watch:input_type -> concord.v1.WatchRequest
+	65, // 52: concord.v1.CoordinatorService.Resources:input_type -> concord.v1.ResourcesRequest
+	67, // 53: concord.v1.CoordinatorService.CheckResource:input_type -> concord.v1.CheckResourceRequest
+	60, // 54: concord.v1.CoordinatorService.ReportResource:input_type -> concord.v1.ReportResourceRequest
+	63, // 55: concord.v1.CoordinatorService.AcceptResource:input_type -> concord.v1.AcceptResourceRequest
+	28, // 56: concord.v1.CoordinatorService.Audit:input_type -> concord.v1.AuditRequest
+	3,  // 57: concord.v1.CoordinatorService.Commit:output_type -> concord.v1.CommitResponse
+	6,  // 58: concord.v1.CoordinatorService.Decide:output_type -> concord.v1.DecideResponse
+	75, // 59: concord.v1.CoordinatorService.Deliver:output_type -> concord.v1.DeliverResponse
+	11, // 60: concord.v1.CoordinatorService.Finished:output_type -> concord.v1.FinishedResponse
+	13, // 61: concord.v1.CoordinatorService.Lease:output_type -> concord.v1.LeaseResponse
+	17, // 62: concord.v1.CoordinatorService.Waiting:output_type -> concord.v1.WaitingResponse
+	20, // 63: concord.v1.CoordinatorService.Outcome:output_type -> concord.v1.OutcomeResponse
+	22, // 64: concord.v1.CoordinatorService.KeyUse:output_type -> concord.v1.KeyUseResponse
+	24, // 65: concord.v1.CoordinatorService.Follow:output_type -> concord.v1.FollowResponse
+	32, // 66: concord.v1.CoordinatorService.List:output_type -> concord.v1.ListResponse
+	34, // 67: concord.v1.CoordinatorService.Get:output_type -> concord.v1.GetResponse
+	36, // 68: concord.v1.CoordinatorService.Resolve:output_type -> concord.v1.ResolveResponse
+	38, // 69: concord.v1.CoordinatorService.Forget:output_type -> concord.v1.ForgetResponse
+	40, // 70: concord.v1.CoordinatorService.Settle:output_type -> concord.v1.SettleResponse
+	42, // 71: concord.v1.CoordinatorService.ReplaceMember:output_type -> concord.v1.ReplaceMemberResponse
+	44, // 72: concord.v1.CoordinatorService.AddMember:output_type -> concord.v1.AddMemberResponse
+	46, // 73: concord.v1.CoordinatorService.RemoveMember:output_type -> concord.v1.RemoveMemberResponse
+	48, // 74: concord.v1.CoordinatorService.TransferLeadership:output_type -> concord.v1.TransferLeadershipResponse
+	53, // 75: concord.v1.CoordinatorService.Retry:output_type -> concord.v1.RetryResponse
+	50, // 76: concord.v1.CoordinatorService.Recover:output_type -> concord.v1.RecoverResponse
+	56, // 77: concord.v1.CoordinatorService.Status:output_type -> concord.v1.StatusResponse
+	56, // 78: concord.v1.CoordinatorService.Watch:output_type -> concord.v1.StatusResponse
+	66, // 79: concord.v1.CoordinatorService.Resources:output_type -> concord.v1.ResourcesResponse
+	68, // 80: concord.v1.CoordinatorService.CheckResource:output_type -> concord.v1.CheckResourceResponse
+	61, // 81: concord.v1.CoordinatorService.ReportResource:output_type -> concord.v1.ReportResourceResponse
+	64, // 82: concord.v1.CoordinatorService.AcceptResource:output_type -> concord.v1.AcceptResourceResponse
+	29, // 83: concord.v1.CoordinatorService.Audit:output_type -> concord.v1.AuditResponse
+	57, // [57:84] is the sub-list for method output_type
+	30, // [30:57] is the sub-list for method input_type
 	30, // [30:30] is the sub-list for extension type_name
 	30, // [30:30] is the sub-list for extension extendee
 	0,  // [0:30] is the sub-list for field type_name
@@ -5685,13 +5834,14 @@ func file_concord_v1_concord_proto_init() {
 	file_concord_v1_branch_proto_init()
 	file_concord_v1_member_proto_init()
 	file_concord_v1_concord_proto_msgTypes[27].OneofWrappers = []any{}
+	file_concord_v1_concord_proto_msgTypes[52].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_concord_v1_concord_proto_rawDesc), len(file_concord_v1_concord_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   70,
+			NumMessages:   72,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -102,6 +102,9 @@ const (
 	// CoordinatorServiceTransferLeadershipProcedure is the fully-qualified name of the
 	// CoordinatorService's TransferLeadership RPC.
 	CoordinatorServiceTransferLeadershipProcedure = "/concord.v1.CoordinatorService/TransferLeadership"
+	// CoordinatorServiceRetryProcedure is the fully-qualified name of the CoordinatorService's Retry
+	// RPC.
+	CoordinatorServiceRetryProcedure = "/concord.v1.CoordinatorService/Retry"
 	// CoordinatorServiceRecoverProcedure is the fully-qualified name of the CoordinatorService's
 	// Recover RPC.
 	CoordinatorServiceRecoverProcedure = "/concord.v1.CoordinatorService/Recover"
@@ -177,8 +180,11 @@ type CoordinatorServiceClient interface {
 	RemoveMember(context.Context, *v1.RemoveMemberRequest) (*v1.RemoveMemberResponse, error)
 	// TransferLeadership makes another voter lead.
 	TransferLeadership(context.Context, *v1.TransferLeadershipRequest) (*v1.TransferLeadershipResponse, error)
-	// Recover plans what recovery would do, and does it if asked to.
-	Recover(context.Context, *v1.RecoverRequest) (*v1.RecoverResponse, error)
+	// Retry has the cluster try at once to finish branches that it would try again later.
+	Retry(context.Context, *v1.RetryRequest) (*v1.RetryResponse, error)
+	// Recover plans what recovery would do, and does it if asked to. Each resource is listed and worked on by itself,
+	// so one that does not answer holds up no other.
+	Recover(context.Context, *v1.RecoverRequest) (*connect.ServerStreamForClient[v1.RecoverResponse], error)
 	// Status shows the cluster as this node sees it.
 	Status(context.Context, *v1.StatusRequest) (*v1.StatusResponse, error)
 	// Watch streams the status whenever it changed, at most once per interval.
@@ -314,6 +320,12 @@ func NewCoordinatorServiceClient(httpClient connect.HTTPClient, baseURL string, 
 			connect.WithSchema(coordinatorServiceMethods.ByName("TransferLeadership")),
 			connect.WithClientOptions(opts...),
 		),
+		retry: connect.NewClient[v1.RetryRequest, v1.RetryResponse](
+			httpClient,
+			baseURL+CoordinatorServiceRetryProcedure,
+			connect.WithSchema(coordinatorServiceMethods.ByName("Retry")),
+			connect.WithClientOptions(opts...),
+		),
 		recover: connect.NewClient[v1.RecoverRequest, v1.RecoverResponse](
 			httpClient,
 			baseURL+CoordinatorServiceRecoverProcedure,
@@ -385,6 +397,7 @@ type coordinatorServiceClient struct {
 	addMember          *connect.Client[v1.AddMemberRequest, v1.AddMemberResponse]
 	removeMember       *connect.Client[v1.RemoveMemberRequest, v1.RemoveMemberResponse]
 	transferLeadership *connect.Client[v1.TransferLeadershipRequest, v1.TransferLeadershipResponse]
+	retry              *connect.Client[v1.RetryRequest, v1.RetryResponse]
 	recover            *connect.Client[v1.RecoverRequest, v1.RecoverResponse]
 	status             *connect.Client[v1.StatusRequest, v1.StatusResponse]
 	watch              *connect.Client[v1.WatchRequest, v1.StatusResponse]
@@ -553,13 +566,18 @@ func (c *coordinatorServiceClient) TransferLeadership(ctx context.Context, req *
 	return nil, err
 }
 
-// Recover calls concord.v1.CoordinatorService.Recover.
-func (c *coordinatorServiceClient) Recover(ctx context.Context, req *v1.RecoverRequest) (*v1.RecoverResponse, error) {
-	response, err := c.recover.CallUnary(ctx, connect.NewRequest(req))
+// Retry calls concord.v1.CoordinatorService.Retry.
+func (c *coordinatorServiceClient) Retry(ctx context.Context, req *v1.RetryRequest) (*v1.RetryResponse, error) {
+	response, err := c.retry.CallUnary(ctx, connect.NewRequest(req))
 	if response != nil {
 		return response.Msg, err
 	}
 	return nil, err
+}
+
+// Recover calls concord.v1.CoordinatorService.Recover.
+func (c *coordinatorServiceClient) Recover(ctx context.Context, req *v1.RecoverRequest) (*connect.ServerStreamForClient[v1.RecoverResponse], error) {
+	return c.recover.CallServerStream(ctx, connect.NewRequest(req))
 }
 
 // Status calls concord.v1.CoordinatorService.Status.
@@ -670,8 +688,11 @@ type CoordinatorServiceHandler interface {
 	RemoveMember(context.Context, *v1.RemoveMemberRequest) (*v1.RemoveMemberResponse, error)
 	// TransferLeadership makes another voter lead.
 	TransferLeadership(context.Context, *v1.TransferLeadershipRequest) (*v1.TransferLeadershipResponse, error)
-	// Recover plans what recovery would do, and does it if asked to.
-	Recover(context.Context, *v1.RecoverRequest) (*v1.RecoverResponse, error)
+	// Retry has the cluster try at once to finish branches that it would try again later.
+	Retry(context.Context, *v1.RetryRequest) (*v1.RetryResponse, error)
+	// Recover plans what recovery would do, and does it if asked to. Each resource is listed and worked on by itself,
+	// so one that does not answer holds up no other.
+	Recover(context.Context, *v1.RecoverRequest, *connect.ServerStream[v1.RecoverResponse]) error
 	// Status shows the cluster as this node sees it.
 	Status(context.Context, *v1.StatusRequest) (*v1.StatusResponse, error)
 	// Watch streams the status whenever it changed, at most once per interval.
@@ -803,7 +824,13 @@ func NewCoordinatorServiceHandler(svc CoordinatorServiceHandler, opts ...connect
 		connect.WithSchema(coordinatorServiceMethods.ByName("TransferLeadership")),
 		connect.WithHandlerOptions(opts...),
 	)
-	coordinatorServiceRecoverHandler := connect.NewUnaryHandlerSimple(
+	coordinatorServiceRetryHandler := connect.NewUnaryHandlerSimple(
+		CoordinatorServiceRetryProcedure,
+		svc.Retry,
+		connect.WithSchema(coordinatorServiceMethods.ByName("Retry")),
+		connect.WithHandlerOptions(opts...),
+	)
+	coordinatorServiceRecoverHandler := connect.NewServerStreamHandlerSimple(
 		CoordinatorServiceRecoverProcedure,
 		svc.Recover,
 		connect.WithSchema(coordinatorServiceMethods.ByName("Recover")),
@@ -889,6 +916,8 @@ func NewCoordinatorServiceHandler(svc CoordinatorServiceHandler, opts ...connect
 			coordinatorServiceRemoveMemberHandler.ServeHTTP(w, r)
 		case CoordinatorServiceTransferLeadershipProcedure:
 			coordinatorServiceTransferLeadershipHandler.ServeHTTP(w, r)
+		case CoordinatorServiceRetryProcedure:
+			coordinatorServiceRetryHandler.ServeHTTP(w, r)
 		case CoordinatorServiceRecoverProcedure:
 			coordinatorServiceRecoverHandler.ServeHTTP(w, r)
 		case CoordinatorServiceStatusProcedure:
@@ -986,8 +1015,12 @@ func (UnimplementedCoordinatorServiceHandler) TransferLeadership(context.Context
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("concord.v1.CoordinatorService.TransferLeadership is not implemented"))
 }
 
-func (UnimplementedCoordinatorServiceHandler) Recover(context.Context, *v1.RecoverRequest) (*v1.RecoverResponse, error) {
-	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("concord.v1.CoordinatorService.Recover is not implemented"))
+func (UnimplementedCoordinatorServiceHandler) Retry(context.Context, *v1.RetryRequest) (*v1.RetryResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("concord.v1.CoordinatorService.Retry is not implemented"))
+}
+
+func (UnimplementedCoordinatorServiceHandler) Recover(context.Context, *v1.RecoverRequest, *connect.ServerStream[v1.RecoverResponse]) error {
+	return connect.NewError(connect.CodeUnimplemented, errors.New("concord.v1.CoordinatorService.Recover is not implemented"))
 }
 
 func (UnimplementedCoordinatorServiceHandler) Status(context.Context, *v1.StatusRequest) (*v1.StatusResponse, error) {
