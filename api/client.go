@@ -19,6 +19,7 @@ import (
 	concordv1 "github.com/concordtx/concord/api/concord/v1"
 	"github.com/concordtx/concord/api/concord/v1/concordv1connect"
 	"github.com/concordtx/concord/security"
+	"github.com/concordtx/concord/txn"
 )
 
 // ClientOptions configure a Client. The zero value works.
@@ -147,7 +148,7 @@ func (n *node) close() {
 }
 
 // Dial makes a client of the nodes at addrs, each "host:port". It opens no connection
-// yet. The error wraps ErrInvalid.
+// yet. The error wraps txn.ErrInvalid.
 func Dial(addrs []string, opts ClientOptions) (*Client, error) {
 	if len(addrs) == 0 {
 		return nil, invalid("addrs", "is empty, want the address of at least one coordinator node, such as "+
@@ -369,7 +370,7 @@ func (c *Client) Recover(ctx context.Context, r *concordv1.RecoverRequest,
 }
 
 var errSilence = fmt.Errorf("the leader fell silent, and what is not shown may have been done: run \"concord recover\" "+
-	"again: %w", ErrUnavailable)
+	"again: %w", txn.ErrUnavailable)
 
 // recover opens a stream that lasts as long as ctx, and reads its first message. Both are to be done while attempt is.
 func (n *node) recover(ctx, attempt context.Context,
@@ -458,7 +459,7 @@ func (c *Client) Watch(ctx context.Context, r *concordv1.WatchRequest,
 			return nil
 		}
 	}
-	return &NoAnswerError{Op: "watch the status", Attempts: failed, Err: ErrUnavailable}
+	return &NoAnswerError{Op: "watch the status", Attempts: failed, Err: txn.ErrUnavailable}
 }
 
 const (

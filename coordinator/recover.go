@@ -69,7 +69,7 @@ func (n *Node) Recover(ctx context.Context, id txn.ID, apply bool, each func(Pro
 		g.Go(func() error {
 			listing, err := w.listSoon(ctx)
 			if err != nil {
-				return tell(Progress{Unlisted: replica.Unavailablef("not listed: %s: %v; run \"concord resource check "+
+				return tell(Progress{Unlisted: txn.Unavailablef("not listed: %s: %v; run \"concord resource check "+
 					"%s\"", name, err, name)})
 			}
 			listing = slices.DeleteFunc(listing,
@@ -164,7 +164,7 @@ func (n *Node) listAll(ctx context.Context, id txn.ID) (map[string][]adapters.Pr
 	wg.Wait()
 	if len(failed) > 0 {
 		slices.Sort(failed)
-		return listings, replica.Unavailablef("not listed: %s; run \"concord resource check\"",
+		return listings, txn.Unavailablef("not listed: %s; run \"concord resource check\"",
 			strings.Join(failed, "; "))
 	}
 	return listings, nil
@@ -187,7 +187,7 @@ func (n *Node) carryOut(ctx context.Context, a recovery.Action) (string, error) 
 			return "", err
 		}
 		if r.Txn.Decision != txn.Abort { // a commit was faster: the client or the scan goes on with it
-			return "", replica.Refusedf("%v was committed in the meantime: run \"concord recover\" again", a.XID.ID)
+			return "", txn.Refusedf("%v was committed in the meantime: run \"concord recover\" again", a.XID.ID)
 		}
 	}
 	t := commit.Task{XID: a.XID, Branch: a.Branch, Decision: a.Decision()}
@@ -200,7 +200,7 @@ func (n *Node) carryOut(ctx context.Context, a recovery.Action) (string, error) 
 			return "", fmt.Errorf("%w within %v (%s): run \"concord resource check %s\"", errNoAnswer, applyTimeout,
 				e.Why, a.Branch.Resource)
 		}
-		return "", replica.Unavailablef("%s", e.Why)
+		return "", txn.Unavailablef("%s", e.Why)
 	}
 	return "", nil
 }

@@ -14,7 +14,6 @@ import (
 	"time"
 
 	"github.com/concordtx/concord/adapters"
-	"github.com/concordtx/concord/api"
 	"github.com/concordtx/concord/api/member"
 	"github.com/concordtx/concord/coordinator/commit"
 	"github.com/concordtx/concord/coordinator/deadlock"
@@ -24,15 +23,15 @@ import (
 )
 
 // The requests below fail with what their comments say, and all of them also with these errors, which
-// wrap one of the sentinels of package api: *api.NotLeaderError where the leader has to answer,
-// api.ErrBusy if the queue of the loop is full (nothing was done), api.ErrUnavailable if the node cannot
+// wrap one of the sentinels of package txn: *txn.NotLeaderError where the leader has to answer,
+// txn.ErrBusy if the queue of the loop is full (nothing was done), txn.ErrUnavailable if the node cannot
 // answer now or is closed, and the error of ctx if that ends first. After the last two a request may have been
 // carried out all the same; asking again with the same gid is safe.
 
 // Commit asks for the decision to commit: the only request on the path of a
 // transaction. All branches have voted Yes. A repeated request gets the same answer.
-// The error is api.ErrTooOld if the log no longer remembers as far back as the gid, api.ErrInvalid if the gid
-// is dated ahead of all clocks, and api.ErrRefused if the transaction belongs to another cluster or its class
+// The error is txn.ErrTooOld if the log no longer remembers as far back as the gid, txn.ErrInvalid if the gid
+// is dated ahead of all clocks, and txn.ErrRefused if the transaction belongs to another cluster or its class
 // is not decided here.
 func (n *Node) Commit(ctx context.Context, r txn.CommitRequest) (commit.Reply, error) {
 	return n.ask(ctx, func(request uint64) replica.Event {
@@ -96,9 +95,13 @@ func (n *Node) Act(ctx context.Context, act txn.ActRecord, do func() (says strin
 		_, lost := n.ask(ctx, func(request uint64) replica.Event {
 			return commit.ActEnded{Request: request, ActEndRecord: end}
 		})
-		switch other := (*api.NotLeaderError)(nil); {
-		case errors.Is(lost, api.ErrBusy) && api.Wait(ctx, actEndPause) == nil:
-			continue
+		switch other := (*txn.NotLeaderError)(nil); {
+		case errors.Is(lost, txn.ErrBusy):
+			select {
+			case <-time.After(actEndPause):
+				continue
+			case <-ctx.Done():
+			}
 		case lost != nil && !errors.As(lost, &other):
 			n.log.Warn("the log did not take how an operator's act ended: the next leader writes that nobody knows",
 				"act", act.Kind.String(), "outcome", end.Outcome.String(), "err", lost)
@@ -113,12 +116,12 @@ func actEnd(key uint64, says string, err error) txn.ActEndRecord {
 	if err != nil {
 		r.Outcome, r.Says = txn.ActUnknown, err.Error()
 	}
-	for _, kind := range []error{api.ErrRefused, api.ErrDecided, api.ErrNotFound, api.ErrTooOld, api.ErrInvalid} {
+	for _, kind := range []error{txn.ErrRefused, txn.ErrDecided, txn.ErrNotFound, txn.ErrTooOld, txn.ErrInvalid} {
 		if errors.Is(err, kind) {
 			r.Outcome = txn.ActRefused
 		}
 	}
-	r.Says = api.Readable(r.Says, txn.MaxSays)
+	r.Says = strings.ToValidUTF8(r.Says[:min(len(r.Says), txn.MaxSays)], "")
 	return r
 }
 
@@ -130,8 +133,8 @@ func (n *Node) Acts(ctx context.Context) ([]*txn.Act, error) {
 
 // Resolve is an operator's decision for a transaction that has none. For a commit, and for an abort of
 // what no scan has seen, all databases are asked first which branches there are. The error is
-// api.ErrDecided if another decision was first, api.ErrNotFound if nobody knows the transaction,
-// api.ErrRefused if the decision cannot be taken as asked, and says why.
+// txn.ErrDecided if another decision was first, txn.ErrNotFound if nobody knows the transaction,
+// txn.ErrRefused if the decision cannot be taken as asked, and says why.
 func (n *Node) Resolve(ctx context.Context, asked txn.Resolution) (commit.Reply, error) {
 	e := commit.ResolveAsked{Resolution: asked}
 	ask := func() (commit.Reply, error) {
@@ -149,7 +152,7 @@ func (n *Node) Resolve(ctx context.Context, asked txn.Resolution) (commit.Reply,
 		look()
 	}
 	r, err := ask()
-	if asked.Decision == txn.Abort && errors.Is(err, api.ErrNotFound) {
+	if asked.Decision == txn.Abort && errors.Is(err, txn.ErrNotFound) {
 		look()
 		r, err = ask()
 	}
@@ -171,7 +174,7 @@ type Settled struct {
 
 // Settle is an operator's word about one branch that nothing else ends: it is given up, or ended in its
 // database, whoever it belongs to. Only what recovery reports is ended so.
-// The error is api.ErrNotFound if there is no such branch, and api.ErrRefused if the transaction has no
+// The error is txn.ErrNotFound if there is no such branch, and txn.ErrRefused if the transaction has no
 // decision yet, if the branch is finished or on record already, or if its database says otherwise.
 func (n *Node) Settle(ctx context.Context, s txn.Settlement) (Settled, error) {
 	if s.Decision == txn.Undecided {
@@ -202,12 +205,12 @@ func (n *Node) Settle(ctx context.Context, s txn.Settlement) (Settled, error) {
 	case commit.Finished:
 		n.post(ctx, e)
 		if e.Finish != txn.Done && e.Finish != txn.AlreadyDone {
-			return Settled{}, replica.Refusedf("branch %d of %v at %s is %v: %s; look into that database", s.Branch,
+			return Settled{}, txn.Refusedf("branch %d of %v at %s is %v: %s; look into that database", s.Branch,
 				s.ID, resource, e.Finish, e.Why)
 		}
 		return Settled{Resource: resource, Finish: e.Finish}, nil
 	case commit.Failed:
-		return Settled{}, replica.Unavailablef("%s", e.Why)
+		return Settled{}, txn.Unavailablef("%s", e.Why)
 	}
 	return Settled{}, nil
 }
@@ -230,16 +233,15 @@ func (n *Node) listedOnce(ctx context.Context, s txn.Settlement) (resource strin
 	slices.Sort(at)
 	switch {
 	case len(at) > 1:
-		return "", p, replica.Refusedf("branch %d of %v is prepared at %s: say which one you mean, with --resource",
+		return "", p, txn.Refusedf("branch %d of %v is prepared at %s: say which one you mean, with --resource",
 			s.Branch, s.ID, strings.Join(at, " and "))
 	case len(at) == 1:
 		return at[0], p, nil
 	case unlisted != nil:
 		return "", p, unlisted
 	}
-	return "", p, &replica.RequestError{Kind: api.ErrNotFound,
-		Text: fmt.Sprintf("no resource lists a prepared branch %d of %v: see \"concord recover %v\"", s.Branch, s.ID,
-			s.ID)}
+	return "", p, txn.NotFoundf("no resource lists a prepared branch %d of %v: see \"concord recover %v\"",
+		s.Branch, s.ID, s.ID)
 }
 
 // ErrDropped says that a resource was taken out of the configuration that has branches to finish.
@@ -351,7 +353,7 @@ func (n *Node) abandon(ctx context.Context) {
 
 // Retry has the branches of a transaction, or one of them unless no is nil, tried now that wait to be tried again,
 // and returns how many.
-// The error is api.ErrNotFound if nobody knows the transaction, and api.ErrRefused if the cluster has nothing to do
+// The error is txn.ErrNotFound if nobody knows the transaction, and txn.ErrRefused if the cluster has nothing to do
 // for it.
 func (n *Node) Retry(ctx context.Context, id txn.ID, no *txn.BranchNo) (branches int, err error) {
 	r, err := n.ask(ctx, func(request uint64) replica.Event {
@@ -365,7 +367,7 @@ func (n *Node) Retry(ctx context.Context, id txn.ID, no *txn.BranchNo) (branches
 }
 
 // Forget is an operator's word that a heuristic outcome was dealt with.
-// The error is api.ErrNotFound if the log has no such transaction, and api.ErrRefused if it has nothing to
+// The error is txn.ErrNotFound if the log has no such transaction, and txn.ErrRefused if it has nothing to
 // forget.
 func (n *Node) Forget(ctx context.Context, id txn.ID, who, why string) error {
 	_, err := n.ask(ctx, func(request uint64) replica.Event {
@@ -411,7 +413,7 @@ func (n *Node) Deliver(envelopes []member.Envelope) {
 }
 
 // Check runs the preflight of one resource, or of all if name is empty.
-// The error is api.ErrNotFound if there is no such resource; what a database says is in the result.
+// The error is txn.ErrNotFound if there is no such resource; what a database says is in the result.
 func (n *Node) Check(ctx context.Context, name string) (map[string]CheckResult, error) {
 	if name != "" && n.workers[name] == nil {
 		return nil, commit.NoResource(name)

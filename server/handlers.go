@@ -79,7 +79,7 @@ func sameCluster(s *coordinator.Snapshot, named string) error {
 	case err != nil:
 		return err
 	case s.Cluster == 0 && s.Leader == s.Node: // its first leader is about to form it
-		return &api.NotLeaderError{}
+		return &txn.NotLeaderError{}
 	case s.Cluster == 0:
 		return nil
 	}
@@ -134,9 +134,9 @@ func (h *handlers) ofLeader() error {
 	s := h.node.Status()
 	switch {
 	case s.CutOff(time.Now()) > 0:
-		return &api.NotLeaderError{}
+		return &txn.NotLeaderError{}
 	case s.Leader != s.Node:
-		return &api.NotLeaderError{Leader: uint64(s.Leader), API: h.node.APIAddress(uint64(s.Leader))}
+		return &txn.NotLeaderError{Leader: uint64(s.Leader), API: h.node.APIAddress(uint64(s.Leader))}
 	}
 	return nil
 }
@@ -156,7 +156,7 @@ func (h *handlers) Outcome(ctx context.Context, r *concordv1.OutcomeRequest) (*c
 		return nil, err
 	}
 	a, err := h.node.Outcome(ctx, q)
-	if errors.Is(err, api.ErrTooOld) {
+	if errors.Is(err, txn.ErrTooOld) {
 		return &concordv1.OutcomeResponse{Outcome: txn.Unknown.String(), Reason: err.Error()}, nil
 	}
 	if err != nil {
@@ -208,7 +208,7 @@ func (h *handlers) Watch(ctx context.Context, r *concordv1.WatchRequest,
 	defer h.watches.Add(-1)
 	if h.watches.Add(1) > int64(h.limits.Watches) {
 		return api.ToStatus(fmt.Errorf("%d watch this node, which is the limit: ask again in a moment, or watch "+
-			"another node: %w", h.limits.Watches, api.ErrBusy))
+			"another node: %w", h.limits.Watches, txn.ErrBusy))
 	}
 	interval := 500 * time.Millisecond
 	if ms := r.GetIntervalMs(); ms > 0 {
@@ -264,7 +264,7 @@ func same(a, b *coordinator.Snapshot) bool {
 
 func (h *handlers) Resources(ctx context.Context, r *concordv1.ResourcesRequest) (*concordv1.ResourcesResponse, error) {
 	if r.GetName() != "" { // what counts is what the leader finds, if there is one
-		var other *api.NotLeaderError
+		var other *txn.NotLeaderError
 		if err := h.ofLeader(); errors.As(err, &other) && other.API != "" {
 			return nil, err
 		}
@@ -275,7 +275,7 @@ func (h *handlers) Resources(ctx context.Context, r *concordv1.ResourcesRequest)
 		return nil, err
 	}
 	if s.Cluster == 0 {
-		return nil, fmt.Errorf("the cluster is being formed: ask again in a moment: %w", api.ErrUnavailable)
+		return nil, fmt.Errorf("the cluster is being formed: ask again in a moment: %w", txn.ErrUnavailable)
 	}
 	return &concordv1.ResourcesResponse{Cluster: s.Cluster.String(), Resources: resourceMessages(s, time.Now()),
 		MaxTransactionMs: h.node.MaxTransaction().Milliseconds(), NowMs: time.Now().UnixMilli(), Zxid: s.Zxid.String(),
@@ -286,7 +286,7 @@ func (h *handlers) CheckResource(ctx context.Context,
 	r *concordv1.CheckResourceRequest) (*concordv1.CheckResourceResponse, error) {
 	// What counts is what the leader finds. Where there is none, this node looks itself: that
 	// something is wrong with a database is worth to be known before the cluster is formed.
-	var other *api.NotLeaderError
+	var other *txn.NotLeaderError
 	if err := h.ofLeader(); errors.As(err, &other) && other.API != "" {
 		return nil, err
 	}
@@ -316,7 +316,7 @@ func (h *handlers) CheckResource(ctx context.Context,
 
 func (h *handlers) ReportResource(ctx context.Context,
 	r *concordv1.ReportResourceRequest) (*concordv1.ReportResourceResponse, error) {
-	if err := api.ParseText("name", r.GetName(), api.MaxResourceName); err != nil {
+	if err := api.ParseText("name", r.GetName(), txn.MaxResourceName); err != nil {
 		return nil, err
 	}
 	if err := h.ofLeader(); err != nil { // before a database is asked

@@ -38,9 +38,9 @@ func (h *handlers) Resolve(ctx context.Context, r *concordv1.ResolveRequest) (*c
 	if err != nil {
 		return nil, err
 	}
-	if len(r.GetResources()) > api.MaxBranches {
+	if len(r.GetResources()) > txn.MaxBranches {
 		return nil, fmt.Errorf("resources: %d of them: a transaction has at most %d branches: %w",
-			len(r.GetResources()), api.MaxBranches, api.ErrInvalid)
+			len(r.GetResources()), txn.MaxBranches, txn.ErrInvalid)
 	}
 	var a commit.Reply
 	act.ID = id
@@ -81,10 +81,10 @@ func (h *handlers) Settle(ctx context.Context, r *concordv1.SettleRequest) (*con
 	action, known := settlements[r.GetAction()]
 	if !known {
 		return nil, fmt.Errorf("action: %.20q is not abandon, abort or commit, the only actions that this version "+
-			"knows: %w", r.GetAction(), api.ErrInvalid)
+			"knows: %w", r.GetAction(), txn.ErrInvalid)
 	}
 	act, who, err := parseAct(ctx, action.act, r)
-	if err = errors.Join(err, api.ParseText("resource", r.GetResource(), api.MaxResourceName)); err != nil {
+	if err = errors.Join(err, api.ParseText("resource", r.GetResource(), txn.MaxResourceName)); err != nil {
 		return nil, err
 	}
 	var a coordinator.Settled
@@ -138,11 +138,11 @@ func (h *handlers) AddMember(ctx context.Context, r *concordv1.AddMemberRequest)
 	}
 	switch {
 	case m.ID == 0:
-		return nil, fmt.Errorf("node: is missing or 0: ids start at 1: %w", api.ErrInvalid)
+		return nil, fmt.Errorf("node: is missing or 0: ids start at 1: %w", txn.ErrInvalid)
 	case r.GetRole() != "voter" && r.GetRole() != "observer":
-		return nil, fmt.Errorf("role: %.20q is neither voter nor observer: %w", r.GetRole(), api.ErrInvalid)
+		return nil, fmt.Errorf("role: %.20q is neither voter nor observer: %w", r.GetRole(), txn.ErrInvalid)
 	case m.Peer == m.API:
-		return nil, fmt.Errorf("peer, api: both are %.40q: give two addresses: %w", m.Peer, api.ErrInvalid)
+		return nil, fmt.Errorf("peer, api: both are %.40q: give two addresses: %w", m.Peer, txn.ErrInvalid)
 	}
 	if err := errors.Join(parseAddress("peer", m.Peer), parseAddress("api", m.API)); err != nil {
 		return nil, err
@@ -162,7 +162,7 @@ const (
 
 func parseAddress(field, addr string) error {
 	if !api.Dialable(addr) {
-		return fmt.Errorf("%s: %.40q is not host:port: %w", field, addr, api.ErrInvalid)
+		return fmt.Errorf("%s: %.40q is not host:port: %w", field, addr, txn.ErrInvalid)
 	}
 	return api.ParseText(field, addr, maxAddress)
 }
@@ -203,7 +203,7 @@ type signed interface {
 // well: by the certificate or the token, and by his own word.
 func parseAct(ctx context.Context, kind txn.ActKind, r signed) (act txn.ActRecord, who string, err error) {
 	if r.GetReason() == "" {
-		return act, "", fmt.Errorf("reason: say why, it is kept with the transaction: %w", api.ErrInvalid)
+		return act, "", fmt.Errorf("reason: say why, it is kept with the transaction: %w", txn.ErrInvalid)
 	}
 	act, err = actOf(ctx, kind, r)
 	return act, access.Of(ctx).Who(r.GetWho()), err
@@ -212,8 +212,8 @@ func parseAct(ctx context.Context, kind txn.ActKind, r signed) (act txn.ActRecor
 // actOf is parseAct for what needs no reason.
 func actOf(ctx context.Context, kind txn.ActKind, r signed) (txn.ActRecord, error) {
 	return txn.ActRecord{Kind: kind, Subject: access.Of(ctx).Subject(), Who: r.GetWho(), Why: r.GetReason()},
-		errors.Join(api.ParseText("who", r.GetWho(), api.MaxResourceName), api.ParseText("reason", r.GetReason(),
-			api.MaxReason))
+		errors.Join(api.ParseText("who", r.GetWho(), txn.MaxResourceName), api.ParseText("reason", r.GetReason(),
+			txn.MaxReason))
 }
 
 func (h *handlers) Retry(ctx context.Context, r *concordv1.RetryRequest) (*concordv1.RetryResponse, error) {
@@ -235,7 +235,7 @@ func (h *handlers) Retry(ctx context.Context, r *concordv1.RetryRequest) (*conco
 
 func (h *handlers) Audit(ctx context.Context, r *concordv1.AuditRequest) (*concordv1.AuditResponse, error) {
 	var id txn.ID
-	err := api.ParseText("who", r.GetWho(), api.MaxResourceName)
+	err := api.ParseText("who", r.GetWho(), txn.MaxResourceName)
 	if r.GetGid() != "" && err == nil {
 		id, err = api.ParseID("gid", r.GetGid())
 	}
@@ -310,7 +310,7 @@ func actMessage(a *txn.Act) *concordv1.Act {
 func (h *handlers) AcceptResource(ctx context.Context,
 	r *concordv1.AcceptResourceRequest) (*concordv1.AcceptResourceResponse, error) {
 	act, who, err := parseAct(ctx, txn.ActAccept, r)
-	if err = errors.Join(err, api.ParseText("name", r.GetName(), api.MaxResourceName)); err != nil {
+	if err = errors.Join(err, api.ParseText("name", r.GetName(), txn.MaxResourceName)); err != nil {
 		return nil, err
 	}
 	act.Resource = r.GetName()

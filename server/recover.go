@@ -130,7 +130,7 @@ func actionMessage(a coordinator.ActionResult) *concordv1.RecoverAction {
 // recover hands a recovery on to the leader, as interceptor does with other calls. err is why it is not done here.
 func (r *relay) recover(ctx context.Context, req *concordv1.RecoverRequest,
 	out *connect.ServerStream[concordv1.RecoverResponse], err error) error {
-	var to *api.NotLeaderError
+	var to *txn.NotLeaderError
 	if header := out.Conn().RequestHeader(); !errors.As(err, &to) || to.API == "" ||
 		header.Get(api.RedirectHeader) != "" || header.Get(api.HandedOnHeader) != "" {
 		return err

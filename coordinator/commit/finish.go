@@ -169,7 +169,7 @@ func (c *Machine) onRetryAsked(e RetryAsked) {
 	case !known && len(c.listed[e.ID]) == 0 && !c.heardOf(e.ID):
 		c.reply(Reply{Request: e.Request, Err: notFound(e.ID)})
 	default:
-		c.reply(Reply{Request: e.Request, Err: replica.Refusedf("nothing of %v waits to be tried by the cluster: see "+
+		c.reply(Reply{Request: e.Request, Err: txn.Refusedf("nothing of %v waits to be tried by the cluster: see "+
 			"\"concord tx get %v\" for what it waits for", e.ID, e.ID)})
 	}
 }
