@@ -369,8 +369,8 @@ func (c *Client) Recover(ctx context.Context, r *concordv1.RecoverRequest,
 	return &refusal{op: "recover", err: FromStatus(err), heard: true}
 }
 
-var errSilence = fmt.Errorf("the leader fell silent, and what is not shown may have been done: run \"concord recover\" "+
-	"again: %w", txn.ErrUnavailable)
+var errSilence = fmt.Errorf("the leader fell silent, and what is not shown may have been done: run \"concord "+
+	"recover\" again: %w", txn.ErrUnavailable)
 
 // recover opens a stream that lasts as long as ctx, and reads its first message. Both are to be done while attempt is.
 func (n *node) recover(ctx, attempt context.Context,

@@ -299,7 +299,8 @@ var messages = []struct {
 		mux.Handle(concordv1connect.NewCoordinatorServiceHandler(silent{}))
 		server := httptest.NewServer(mux)
 		defer server.Close()
-		c, err := api.Dial([]string{server.Listener.Addr().String()}, api.ClientOptions{Patience: 300 * time.Millisecond})
+		c, err := api.Dial([]string{server.Listener.Addr().String()},
+			api.ClientOptions{Patience: 300 * time.Millisecond})
 		if err != nil {
 			return err
 		}

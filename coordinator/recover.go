@@ -137,8 +137,8 @@ func (n *Node) recoverAt(ctx context.Context, name string, listing []adapters.Pr
 
 var (
 	errNoAnswer = errors.New("the database did not answer")
-	errSilent   = errors.New("not tried, because the database did not answer for another branch: run \"concord resource " +
-		"check\", and then \"concord recover --apply\" again")
+	errSilent   = errors.New("not tried, because the database did not answer for another branch: run \"concord " +
+		"resource check\", and then \"concord recover --apply\" again")
 )
 
 func (n *Node) listAll(ctx context.Context, id txn.ID) (map[string][]adapters.Prepared, error) {

@@ -49,6 +49,7 @@ type fakeNode struct {
 	acts  []*txn.Act
 
 	recovers []coordinator.ActionResult
+	examined coordinator.Examined
 }
 
 // newFake is a node that leads a cluster of two in which all is well.
@@ -114,7 +115,7 @@ func (f *fakeNode) Recheck(context.Context, string, string) { _ = f.did("Recheck
 
 func (f *fakeNode) Examine(context.Context, txn.ID, bool, []txn.Branch) coordinator.Examined {
 	_ = f.did("Examine")
-	return coordinator.Examined{}
+	return f.examined
 }
 
 func (f *fakeNode) Settle(context.Context, txn.Settlement) (coordinator.Settled, error) {

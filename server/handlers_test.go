@@ -15,6 +15,7 @@ import (
 	"connectrpc.com/connect"
 	"github.com/stretchr/testify/require"
 
+	"github.com/concordtx/concord/adapters"
 	"github.com/concordtx/concord/api"
 	concordv1 "github.com/concordtx/concord/api/concord/v1"
 	"github.com/concordtx/concord/api/concord/v1/concordv1connect"
@@ -546,4 +547,34 @@ func TestWatchSendsWhatHasChanged(t *testing.T) {
 	b = *a
 	b.Zxid = zab.Zxid{Epoch: 9}
 	require.False(t, same(&b, a))
+}
+
+// What a database says of a branch, or that it says nothing, is part of the answer.
+func TestGetSaysWhatTheDatabasesSay(t *testing.T) {
+	n := newFake()
+	x := txn.Txn{ID: txn.NewID(time.Now()), Decision: txn.Commit}
+	n.view = &commit.View{Branches: map[txn.XID]commit.BranchView{}}
+	failed := time.UnixMilli(1_700_000_000_000)
+	for no := range txn.BranchNo(4) {
+		x.Branches = append(x.Branches, txn.Branch{No: no, Resource: "orders"})
+		n.view.Branches[txn.XID{Cluster: fakeCluster, ID: x.ID, Branch: no}] = commit.BranchView{Err: "refused",
+			Tried: commit.Tried{Attempts: 2, Failed: failed}}
+	}
+	n.view.Open, n.view.Txn, n.view.Known = []txn.Txn{x}, x, true
+	n.examined = coordinator.Examined{Expected: []txn.BranchNo{0, 1, 9}, Missing: []txn.BranchNo{9},
+		Branches: map[txn.BranchNo]coordinator.Seen{
+			0: {Inspection: adapters.Inspection{Prepared: true, Blocked: []adapters.Blocked{{Session: "7"}}}},
+			1: {Inspection: adapters.Inspection{Committed: true}}, 2: {}, 3: {Err: errors.New("connection refused")}}}
+	r, err := serve(t, n, nil).stub(t).Get(t.Context(), &concordv1.GetRequest{Gid: x.ID.String()})
+	require.NoError(t, err)
+	require.Equal(t, []uint32{0, 1, 9}, r.GetTransaction().GetExpected())
+	require.Equal(t, []uint32{9}, r.GetTransaction().GetMissing())
+	var seen []string
+	for _, b := range r.GetTransaction().GetBranches() {
+		seen = append(seen, b.GetSeen())
+		require.Equal(t, failed.UnixMilli(), b.GetErrorMs())
+	}
+	require.Equal(t, []string{"prepared", "committed", "gone", "unknown"}, seen)
+	require.Equal(t, "connection refused", r.GetTransaction().GetBranches()[3].GetUnseen())
+	require.Equal(t, "7", r.GetTransaction().GetBranches()[0].GetBlocked()[0].GetSession())
 }

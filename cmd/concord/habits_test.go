@@ -386,3 +386,22 @@ func TestWhatIsToBeChangedCanBePasted(t *testing.T) {
 		Findings: []findingJSON{{What: "t", Detail: "not there yet", Fix: "CREATE TABLE t (\n  a bigint\n)"}}}}))
 	require.Contains(t, out.String(), "-> CREATE TABLE t ( a bigint )\n")
 }
+
+// A recovery comes in pieces: plans first, and what was carried out once more.
+func TestARecoveryIsSummedUpAsItComes(t *testing.T) {
+	r := recovered{apply: true, at: map[string]int{}}
+	add := func(actions ...*concordv1.RecoverAction) { r.add(&concordv1.RecoverResponse{Actions: actions}) }
+	add(&concordv1.RecoverAction{Gid: "B", Resource: "orders", Action: "commit"},
+		&concordv1.RecoverAction{Gid: "A", Resource: "orders", Action: "commit"},
+		&concordv1.RecoverAction{Gid: "A", No: 1, Resource: "billing", Action: "leave"})
+	require.Equal(t, "["+strings.Repeat(" ", 30)+"] 0 of 2 branches", r.bar())
+	add(&concordv1.RecoverAction{Gid: "B", Resource: "orders", Action: "commit", Result: "done"})
+	require.Equal(t, "["+strings.Repeat("=", 15)+strings.Repeat(" ", 15)+"] 1 of 2 branches", r.bar())
+	add(&concordv1.RecoverAction{Gid: "A", Resource: "orders", Action: "commit", Result: "failed", Error: "gone"})
+	require.Equal(t, "["+strings.Repeat("=", 30)+"] 2 of 2 branches", r.bar())
+	var out, errs bytes.Buffer
+	err := (&cli{out: &out, err: &errs, output: "table"}).printRecover(r)
+	require.EqualError(t, err, "2 prepared branches remain")
+	require.Regexp(t, `(?s)A +1 +billing +leave.*A +0 +orders +commit +failed: gone.*B +0 +orders +commit +done`,
+		out.String())
+}

@@ -129,8 +129,8 @@ func (c *cli) txRetryCommand() *cobra.Command {
 	var branch int
 	cmd := &cobra.Command{
 		Use: "retry GID", Short: "Have the cluster try at once to finish a transaction", Args: gidArg,
-		Long: "A branch that could not be finished is tried again after a pause that grows to half a minute, or when\n" +
-			"its database is seen to be back. This ends the pause. It decides nothing, and does not wait for the\n" +
+		Long: "A branch that could not be finished is tried again after a pause that grows to half a minute, or\n" +
+			"when its database is seen to be back. This ends the pause. It decides nothing, and does not wait for the\n" +
 			"result: see \"concord tx get\". Exit code 3 no such transaction, 5 there is nothing to try.",
 		Example: "  concord tx retry 01JD7Z0B6Q4YV3M2T1S0R9P8N0\n" +
 			"  concord tx retry 01JD7Z0B6Q4YV3M2T1S0R9P8N0 --branch 2",
@@ -139,7 +139,8 @@ func (c *cli) txRetryCommand() *cobra.Command {
 			req := &concordv1.RetryRequest{Gid: args[0]}
 			if cmd.Flags().Changed("branch") {
 				if branch < 0 || branch > math.MaxUint8 {
-					return terminal.Usagef("--branch %d is not the number of a branch, as in \"concord tx get\"", branch)
+					return terminal.Usagef("--branch %d is not the number of a branch, as in \"concord tx get\"",
+						branch)
 				}
 				req.No = proto.Uint32(uint32(branch))
 			}

@@ -284,7 +284,8 @@ func (c *cli) printTx(x txJSON) error {
 				terminal.OrDash(b.Evidence), terminal.OrDash(b.Holder), attempts, next, last})
 		}
 		if err := terminal.PrintTable(c.out,
-			[]string{"NO", "RESOURCE", "STATE", "IN ITS DATABASE", "EVIDENCE", "HOLDER", "FAILED", "NEXT TRY", "LAST ERROR"},
+			[]string{"NO", "RESOURCE", "STATE", "IN ITS DATABASE", "EVIDENCE", "HOLDER", "FAILED", "NEXT TRY",
+				"LAST ERROR"},
 			rows); err != nil {
 			return err
 		}
@@ -314,7 +315,11 @@ func (c *cli) printTx(x txJSON) error {
 		return err
 	}
 	if len(x.Expected) > 0 {
-		fmt.Fprintf(c.out, "\nbranches  %s are expected, %s missing\n", joined(x.Expected), joined(x.Missing))
+		missing := "which of them are missing is not known"
+		if len(x.Missing) > 0 || strings.HasPrefix(x.Whole, "yes") {
+			missing = "missing: " + joined(x.Missing)
+		}
+		fmt.Fprintf(c.out, "\nbranches  expected: %s; %s\n", joined(x.Expected), missing)
 	}
 	if x.Whole != "" {
 		fmt.Fprintf(c.out, "\nis every branch there? %s\n", terminal.Cell(x.Whole))
