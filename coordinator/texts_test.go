@@ -353,7 +353,7 @@ var unmet = []string{
 
 // Who writes another error, here or in the cores, finds out that its text has to be looked at by everybody.
 func TestEveryErrorHasARow(t *testing.T) {
-	said.Within(t, []string{".", "replica", "commit"}, unmet, said.RequestErrors,
+	said.Within(t, []string{".", "replica", "commit"}, unmet,
 		[]string{"acceptable", "Open", "makeWorkers", "makeCore", "checkList", "occupied", "onAddAsked"})
 }
 
@@ -381,6 +381,10 @@ var withoutRow = map[string]string{
 	"the snapshot of %v was installed, and not read": "cannot be met: it is read before anybody hears of it",
 	"%w: %s has %d without a decision: see \"concord tx ls --state in-doubt --resource %[2]s\", and wait, or decide " +
 		"them": race,
+	"%s could not be asked about %v (%v); run \"concord resource check\"": race,
+	"branch %d of %v at %s is %v: %s; look into that database":            race,
+	"%v was committed in the meantime: run \"concord recover\" again":     race,
+
 	"open transaction %v under the key %x: %w": ofAPeer, "transaction %v under the key %x: %w": ofAPeer,
 	"use of an idempotency key": ofAPeer, "%w by %v under the key %x: %w": ofAPeer,
 	"what is remembered of databases: %w":                              breaks,

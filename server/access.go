@@ -4,7 +4,6 @@ package server
 
 import (
 	"context"
-	"fmt"
 	"slices"
 
 	concordv1 "github.com/concordtx/concord/api/concord/v1"
@@ -131,8 +130,8 @@ func mayReplay(ctx context.Context, x txn.Txn) error {
 		resources = append(resources, b.Resource)
 	}
 	if !owns(a, resources) {
-		return fmt.Errorf("%w: another application's transaction is committed under the key: begin keys with a name "+
-			"of your own", txn.ErrDenied)
+		return txn.Deniedf("another application's transaction is committed under the key: begin keys with a name of " +
+			"your own")
 	}
 	return nil
 }

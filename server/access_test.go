@@ -357,7 +357,7 @@ func TestAKeyOfAnotherApplication(t *testing.T) {
 	c := guarded(t, n)
 	_, err := c.stub("billing-app").KeyUse(t.Context(), &concordv1.KeyUseRequest{Key: "k"})
 	require.ErrorIs(t, api.FromStatus(err), txn.ErrDenied)
-	require.EqualError(t, api.FromStatus(err), "permission denied: another application's transaction is committed "+
+	require.EqualError(t, api.FromStatus(err), "another application's transaction is committed "+
 		"under the key: begin keys with a name of your own")
 	own, err := c.stub("shop-app").KeyUse(t.Context(), &concordv1.KeyUseRequest{Key: "k"})
 	require.NoError(t, err)

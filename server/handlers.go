@@ -207,8 +207,8 @@ func (h *handlers) Watch(ctx context.Context, r *concordv1.WatchRequest,
 	stream *connect.ServerStream[concordv1.StatusResponse]) error {
 	defer h.watches.Add(-1)
 	if h.watches.Add(1) > int64(h.limits.Watches) {
-		return api.ToStatus(fmt.Errorf("%d watch this node, which is the limit: ask again in a moment, or watch "+
-			"another node: %w", h.limits.Watches, txn.ErrBusy))
+		return api.ToStatus(txn.Busyf("%d watch this node, which is the limit: ask again in a moment, or watch "+
+			"another node", h.limits.Watches))
 	}
 	interval := 500 * time.Millisecond
 	if ms := r.GetIntervalMs(); ms > 0 {

@@ -104,8 +104,7 @@ func (h *holders) reserve(subject string, most int, lasts func(txn.Lease) bool) 
 		}
 	}
 	if has >= most {
-		return fmt.Errorf("%d clients of %q have leases, which is the limit: have them share one client: %w", most,
-			subject, txn.ErrBusy)
+		return txn.Busyf("%d clients of %q have leases, which is the limit: have them share one client", most, subject)
 	}
 	if h.reserved == nil {
 		h.reserved = map[string]int{}

@@ -4,14 +4,7 @@ package server
 
 import (
 	"context"
-	"go/ast"
-	"go/parser"
-	"go/token"
-	"os"
 	"regexp"
-	"slices"
-	"strconv"
-	"strings"
 	"testing"
 
 	"connectrpc.com/connect"
@@ -20,6 +13,7 @@ import (
 	"github.com/concordtx/concord/api"
 	concordv1 "github.com/concordtx/concord/api/concord/v1"
 	"github.com/concordtx/concord/api/concord/v1/concordv1connect"
+	"github.com/concordtx/concord/internal/said"
 	"github.com/concordtx/concord/txn"
 )
 
@@ -193,71 +187,22 @@ func TestWhatErrorsSay(t *testing.T) {
 	}
 }
 
-// unmet are texts that no client reads.
-var unmet = []string{
-	"another application's transaction is committed under the key", // said in TestAKeyOfAnotherApplication
-	"%d watch this node",             // said in TestSoManyWatchANode
-	"%d clients of %q have leases",   // said in TestASubjectHasSoManyLeases
-	"serve the API at %v: ",          // of a listener that ends: the node stops with it
-	"server: %T is no request of %s", // of a table of this package that is wrong
+// withoutRow are the texts that no row of the table has.
+var withoutRow = map[string]string{
+	"another application's transaction is committed under the key: begin keys with a name of your own": "in " +
+		"TestAKeyOfAnotherApplication",
+	"%d watch this node, which is the limit: ask again in a moment, or watch another node": "in " +
+		"TestSoManyWatchANode",
+	"%d clients of %q have leases, which is the limit: have them share one client": "in " +
+		"TestASubjectHasSoManyLeases",
+	"server: %T is no request of %s": "of a table of this package that is wrong",
 }
 
 // Who writes another error finds out here that its text has to be looked at by everybody.
 func TestEveryErrorHasARow(t *testing.T) {
-	files, err := os.ReadDir(".")
-	require.NoError(t, err)
-	found := 0
-	for _, f := range files {
-		if !strings.HasSuffix(f.Name(), ".go") || strings.HasSuffix(f.Name(), "_test.go") {
-			continue
-		}
-		file, err := parser.ParseFile(token.NewFileSet(), f.Name(), nil, parser.SkipObjectResolution)
-		require.NoError(t, err)
-		ast.Inspect(file, func(n ast.Node) bool {
-			call, ok := n.(*ast.CallExpr)
-			if !ok {
-				return true
-			}
-			if name := nameOf(call.Fun); name != "fmt.Errorf" && name != "errors.New" && name != "txn.Busyf" {
-				return true
-			}
-			format := literals(call.Args[0])
-			found++
-			words := regexp.MustCompile(`%[-+#0-9.]*[a-zA-Z]`).Split(format, -1)
-			for i := range words {
-				words[i] = regexp.QuoteMeta(words[i])
-			}
-			like := regexp.MustCompile(strings.Join(words, ".*"))
-			row := slices.ContainsFunc(messages, func(m message) bool { return like.MatchString(m.says) }) ||
-				slices.ContainsFunc(unmet, func(u string) bool { return strings.Contains(format, u) })
-			if !row {
-				t.Errorf("no row of messages, in texts_test.go, shows this error: %q: add the call that meets it, "+
-					"and all that it says then, with a true next step", format)
-			}
-			return true
-		})
+	var rows []string
+	for _, m := range messages {
+		rows = append(rows, m.says)
 	}
-	require.Greater(t, found, 12, "the errors were not found")
-}
-
-// nameOf returns the name of a function of another package.
-func nameOf(e ast.Expr) string {
-	if of, ok := e.(*ast.SelectorExpr); ok {
-		if pkg, ok := of.X.(*ast.Ident); ok {
-			return pkg.Name + "." + of.Sel.Name
-		}
-	}
-	return ""
-}
-
-// literals joins the parts of a text that are written there.
-func literals(e ast.Expr) string {
-	switch e := e.(type) {
-	case *ast.BasicLit:
-		text, _ := strconv.Unquote(e.Value) // of a number it is an error, and empty
-		return text
-	case *ast.BinaryExpr:
-		return literals(e.X) + literals(e.Y)
-	}
-	return ""
+	said.Check(t, rows, withoutRow)
 }

@@ -272,8 +272,6 @@ func forget(ctx context.Context, c *sql.Conn, s server, ended []txn.XID) error {
 	return tx.Commit()
 }
 
-var _ adapters.Marked = (*Resource)(nil)
-
 // Expect implements adapters.Marked.
 func (r *Resource) Expect(c txn.ClusterID, least zab.Zxid) { r.expected.Expect(c, least) }
 

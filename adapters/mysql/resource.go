@@ -88,7 +88,12 @@ type Resource struct {
 	pause func(ctx context.Context) error // waits for detachTime
 }
 
-var _ adapters.Adapter = (*Resource)(nil)
+var (
+	_ adapters.Adapter    = (*Resource)(nil)
+	_ adapters.Inspector  = (*Resource)(nil)
+	_ adapters.Marked     = (*Resource)(nil)
+	_ adapters.WaitLister = (*Resource)(nil)
+)
 
 // New makes a resource of an application's own connector, best one of NewConnector. It
 // opens no connection yet.

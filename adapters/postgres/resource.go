@@ -41,7 +41,12 @@ type Resource struct {
 	trust       security.ServerTrust // of Open
 }
 
-var _ adapters.Adapter = (*Resource)(nil)
+var (
+	_ adapters.Adapter    = (*Resource)(nil)
+	_ adapters.Inspector  = (*Resource)(nil)
+	_ adapters.Marked     = (*Resource)(nil)
+	_ adapters.WaitLister = (*Resource)(nil)
+)
 
 // Option changes a default of New.
 type Option func(*Resource)

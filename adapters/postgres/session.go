@@ -99,7 +99,13 @@ type session struct {
 	nested     int      // how many of them the handles set
 }
 
-var _ adapters.Waiting = (*session)(nil)
+var (
+	_ adapters.Counted  = (*session)(nil)
+	_ adapters.Failing  = (*session)(nil)
+	_ adapters.Levelled = (*session)(nil)
+	_ adapters.Reading  = (*session)(nil)
+	_ adapters.Waiting  = (*session)(nil)
+)
 
 // Open implements adapters.Opener. The branch gets a connection of the pool; its
 // transaction opens with its first statement.

@@ -350,3 +350,19 @@ func TestDoorsComparesCertificatesWithNone(t *testing.T) {
 	require.Equal(t, 20, r.IdleClients)
 	require.NotEmpty(t, r.LoadOfTheMachine)
 }
+
+func TestDrivenComparesEveryWay(t *testing.T) {
+	_, file := databases(t)
+	out, err := command(t, "driven", "--config", file, "--workers", "4", "--duration", "300ms", "--rounds", "1",
+		"--dir", t.TempDir(), "-o", "json")
+	require.NoError(t, err)
+	var r drivenResult
+	fields(t, out, &r)
+	require.Equal(t, r.SumExpected, r.Sum)
+	require.Len(t, r.Ways, 5)
+	for _, w := range r.Ways {
+		require.Positive(t, w.PerSecond, w.Name)
+		require.Zero(t, w.Errors+w.Unknown, "%s: %s", w.Name, w.Failure)
+	}
+	require.InDelta(t, 1, r.Ways[1].RatioToSDK, 1e-9)
+}

@@ -58,6 +58,7 @@ var messages = []message{
 	{line: "history --transactions 1000", says: "--transactions: 1000 is less than 1000 and the sample together"},
 	{line: "history --sample 0", says: "--sample: 0 is less than 1"},
 	{line: "doors", says: "--config is missing: name a file with \"resources\", as in \"concord serve --help\""},
+	{line: "driven", says: "--config is missing: name a file with \"resources\", as in \"concord serve --help\""},
 	{line: "doors --config FILE --clients 1001", says: "--clients: 1001 is not between 0 and 1000"},
 	{line: "history --workers 0", says: "--workers: 0 is not between 1 and 4096"},
 }
@@ -95,6 +96,8 @@ var withoutRow = map[string]string{
 	"bank %s: make accounts: %w":                   measured,
 	"no transfer succeeded in a round of %v: %w":   measured,
 	"bank %s: add up: %w":                          measured,
+	"no transaction goes through the agents: %w; end of the first one's log:\n%s": measured,
+	"%d accounts were changed instead of one":                                     measured,
 	"no result: %s still prepared %v after the last transfer: see pg_prepared_xacts, XA RECOVER and \"concord " +
 		"recover\"": measured,
 	"bank %s: count what is prepared: %w": measured,
@@ -102,6 +105,7 @@ var withoutRow = map[string]string{
 		"now: this is a bug, please report it": impossible,
 	"no result: the sum of all balances is %d instead of %d (errors: %d of concord, %d of the baseline %s): " +
 		"something was committed by half": impossible,
+	"no result: the sum of all balances is %d instead of %d: something was committed by half": impossible,
 }
 
 func TestWhatErrorsSay(t *testing.T) {

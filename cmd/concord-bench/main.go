@@ -60,6 +60,6 @@ func newRoot(out, errw io.Writer) *cobra.Command {
 	flags.StringVar(&c.concord, "concord", "",
 		"the program concord, which the nodes run (default: the one beside this program, or else in PATH)")
 	root.AddCommand(c.transferCommand(), c.decisionsCommand(), c.failoverCommand(), c.historyCommand(),
-		c.doorsCommand())
+		c.doorsCommand(), c.drivenCommand())
 	return root
 }

@@ -128,6 +128,10 @@ func (n *nodes) configure(m replica.Member, resources []config.Resource) error {
 		members = append(members, dict{"id": o.ID, "peer": o.Peer, "api": o.API})
 	}
 	for _, r := range resources {
+		if r.Driver == "agent" {
+			databases = append(databases, dict{"name": r.Name, "driver": r.Driver, "addr": r.Addr})
+			continue
+		}
 		dsn, err := r.Secret()
 		if err != nil {
 			return err
@@ -164,28 +168,49 @@ func (n *nodes) file(id zab.NodeID, kind string) string {
 }
 
 func (n *nodes) start(id zab.NodeID) error {
-	log, err := os.OpenFile(n.file(id, "log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	p, err := startProcess(exec.Command(n.program, "serve", "--config", n.file(id, "yaml")), n.file(id, "log"))
 	if err != nil {
-		return err
-	}
-	defer log.Close()
-	cmd := exec.Command(n.program, "serve", "--config", n.file(id, "yaml"))
-	cmd.Stdout, cmd.Stderr = log, log
-	// The file says it all.
-	cmd.Env = slices.DeleteFunc(os.Environ(), func(v string) bool { return strings.HasPrefix(v, "CONCORD_") })
-	// Ctrl+C is meant for this process, which stops the nodes when it has no more use for them.
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	if err := cmd.Start(); err != nil {
 		return fmt.Errorf("start node %v: %w", id, err)
 	}
-	p := &nodeProcess{cmd: cmd, ended: make(chan struct{})}
 	n.mu.Lock()
 	n.running[id] = p
 	n.mu.Unlock()
+	return nil
+}
+
+// startProcess starts a process of concord that appends to a log. Its file says all that it needs to know.
+func startProcess(cmd *exec.Cmd, logFile string) (*nodeProcess, error) {
+	log, err := os.OpenFile(logFile, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	defer log.Close()
+	cmd.Stdout, cmd.Stderr = log, log
+	cmd.Env = slices.DeleteFunc(os.Environ(), func(v string) bool { return strings.HasPrefix(v, "CONCORD_") })
+	// Ctrl+C is meant for this process, which stops the others when it has no more use for them.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	if err := cmd.Start(); err != nil {
+		return nil, err
+	}
+	p := &nodeProcess{cmd: cmd, ended: make(chan struct{})}
 	go func() {
 		_ = cmd.Wait() // how it ended is in its log, and does not matter once it is stopped
 		close(p.ended)
 	}()
+	return p, nil
+}
+
+// end sends a signal and returns when the process is gone.
+func (p *nodeProcess) end(with syscall.Signal) error {
+	if err := p.cmd.Process.Signal(with); err != nil && !errors.Is(err, os.ErrProcessDone) {
+		return err
+	}
+	select {
+	case <-p.ended:
+	case <-time.After(stopTimeout):
+		_ = p.cmd.Process.Kill() // it may be gone by now
+		<-p.ended
+	}
 	return nil
 }
 
@@ -198,14 +223,8 @@ func (n *nodes) end(id zab.NodeID, with syscall.Signal) error {
 	if !ok {
 		return fmt.Errorf("node %v does not run", id)
 	}
-	if err := p.cmd.Process.Signal(with); err != nil && !errors.Is(err, os.ErrProcessDone) {
+	if err := p.end(with); err != nil {
 		return fmt.Errorf("end node %v: %w", id, err)
-	}
-	select {
-	case <-p.ended:
-	case <-time.After(stopTimeout):
-		_ = p.cmd.Process.Kill() // it may be gone by now
-		<-p.ended
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()

@@ -399,7 +399,8 @@ var withoutRow = map[string]string{
 	"the agents have decided %v about %v, and the cluster says %v: " +
 		"this is a bug, please report it": impossible,
 	"the three nodes found no leader in 30 s": measured,
-	"\"certs_dir\" protects this process only when it is started again, and until then it asks nobody who he is: " +
+	"\"certs_dir\" protects this process only when it is started again, and until then it asks " +
+		"nobody for their identity: " +
 		"restart it now": reloaded,
 	"api.tls: %s is for %v, and this node is %v: give a certificate that was made for it": "wants certificates: " +
 		"TestFilesThatAreElsewhere in cmd/internal/config",

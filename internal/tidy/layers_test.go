@@ -43,7 +43,7 @@ var house = map[string]struct {
 	"protocol/threepc":                {layer: 3, why: "three-phase commit in those words"},
 	"protocol/twopc":                  {layer: 3, why: "two-phase commit in those words"},
 	"wal":                             {layer: 2, why: "the store keeps what zab says must be durable"},
-	"adapters":                        {layer: 2, why: "the contract of a resource, no code"},
+	"adapters":                        {layer: 2, why: "the contract of a resource, and what all of them share"},
 	"internal/seal":                   {layer: 0, why: "checksums before the values of both stores"},
 	"adapters/pebble/journal":         {layer: 2, why: "undo and redo of branches in a store"},
 	"adapters/mysql/sqltext":          {layer: 2, why: "what the text of a statement may do"},
