@@ -130,8 +130,8 @@ func (c *cli) txRetryCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "retry GID", Short: "Have the cluster try at once to finish a transaction", Args: gidArg,
 		Long: "A branch that could not be finished is tried again after a pause that grows to half a minute, or\n" +
-			"when its database is seen to be back. This ends the pause. It decides nothing, and does not wait for the\n" +
-			"result: see \"concord tx get\". Exit code 3 no such transaction, 5 there is nothing to try.",
+			"when its database is seen to be back. This ends the pause. It decides nothing, and does not wait for\n" +
+			"the result: see \"concord tx get\". Exit code 3 no such transaction, 5 there is nothing to try.",
 		Example: "  concord tx retry 01JD7Z0B6Q4YV3M2T1S0R9P8N0\n" +
 			"  concord tx retry 01JD7Z0B6Q4YV3M2T1S0R9P8N0 --branch 2",
 		ValidArgsFunction: c.completeFirst(c.gids),
