@@ -38,10 +38,12 @@ var rules = access.Rules{
 	concordv1connect.CoordinatorServiceResolveProcedure:        access.Needs(security.Operator),
 	concordv1connect.CoordinatorServiceForgetProcedure:         access.Needs(security.Operator),
 	concordv1connect.CoordinatorServiceSettleProcedure:         access.Needs(security.Operator),
-	concordv1connect.CoordinatorServiceRecoverProcedure:        access.Needs(security.Operator),
+	concordv1connect.CoordinatorServiceRetryProcedure:          access.Needs(security.Operator),
+	concordv1connect.CoordinatorServiceRecoverProcedure:        access.Streams(security.Operator),
 	concordv1connect.CoordinatorServiceCheckResourceProcedure:  access.Needs(security.Operator),
 	concordv1connect.CoordinatorServiceReportResourceProcedure: access.Needs(security.Operator),
 	concordv1connect.CoordinatorServiceAcceptResourceProcedure: access.Needs(security.Operator),
+	concordv1connect.CoordinatorServiceAuditProcedure:          access.Needs(security.Operator),
 
 	concordv1connect.CoordinatorServiceReplaceMemberProcedure:      access.Needs(security.Admin),
 	concordv1connect.CoordinatorServiceAddMemberProcedure:          access.Needs(security.Admin),

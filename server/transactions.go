@@ -49,32 +49,56 @@ func (h *handlers) Get(ctx context.Context, r *concordv1.GetRequest) (*concordv1
 	if m = shown(a, m); m == nil {
 		return nil, notKnown(id, &commit.View{})
 	}
+	if a.All() || a.Has(security.Viewer) {
+		addActs(m, id, v.Acts)
+	}
 	h.examine(ctx, id, v.Known, m, a.All() || a.Has(security.Operator))
 	return &concordv1.GetResponse{Transaction: m, Zxid: h.zxid()}, nil
 }
 
-// examine adds what the databases say now. What others wait for with which statement is for operators.
+// examine adds what the databases say now of what is not finished. What others wait for with which statement is for
+// operators.
 func (h *handlers) examine(ctx context.Context, id txn.ID, decided bool, m *concordv1.Transaction, operator bool) {
-	var prepared []txn.Branch
+	var unfinished []txn.Branch
 	for _, b := range m.GetBranches() {
 		if b.GetState() == "prepared" {
-			prepared = append(prepared, txn.Branch{No: txn.BranchNo(b.GetNo()), Resource: b.GetResource()})
+			unfinished = append(unfinished, txn.Branch{No: txn.BranchNo(b.GetNo()), Resource: b.GetResource()})
 		}
 	}
-	if len(prepared) == 0 {
+	if len(unfinished) == 0 {
 		return
 	}
-	found := h.node.Examine(ctx, id, decided, prepared)
-	m.Whole = found.Whole
+	found := h.node.Examine(ctx, id, decided, unfinished)
+	m.Whole, m.Expected, m.Missing = found.Whole, numbersOf(found.Expected), numbersOf(found.Missing)
 	for _, b := range m.GetBranches() {
-		if !operator || b.GetState() != "prepared" {
+		seen, asked := found.Branches[txn.BranchNo(b.GetNo())]
+		if !asked || b.GetState() != "prepared" {
 			continue
 		}
-		for _, s := range found.Blocked[txn.BranchNo(b.GetNo())] {
-			b.Blocked = append(b.Blocked,
-				&concordv1.BlockedSession{Session: s.Session, WaitedMs: s.For.Milliseconds(), Statement: s.Statement})
+		switch {
+		case seen.Err != nil:
+			b.Seen, b.Unseen = "unknown", seen.Err.Error()
+		case seen.Prepared:
+			b.Seen = "prepared"
+		case seen.Committed:
+			b.Seen = "committed"
+		default:
+			b.Seen = "gone"
+		}
+		for _, s := range seen.Blocked {
+			if operator {
+				b.Blocked = append(b.Blocked, &concordv1.BlockedSession{Session: s.Session,
+					WaitedMs: s.For.Milliseconds(), Statement: s.Statement})
+			}
 		}
 	}
+}
+
+func numbersOf(branches []txn.BranchNo) (numbers []uint32) {
+	for _, no := range branches {
+		numbers = append(numbers, uint32(no))
+	}
+	return numbers
 }
 
 // transaction is what a view knows of a transaction; nil: nothing.
@@ -226,9 +250,8 @@ func unfinished(cluster txn.ClusterID, v *commit.View) []*concordv1.Transaction 
 		for i, b := range x.Branches {
 			xid := txn.XID{Cluster: cluster, ID: x.ID, Branch: b.No}
 			state, open := v.Branches[xid]
-			m.Branches[i].Error, m.Branches[i].Attempts = state.Err, uint32(state.Attempts)
-			if open && !state.Due.IsZero() {
-				m.Branches[i].NextAttemptMs = state.Due.UnixMilli()
+			if m.Branches[i].Error = state.Err; open {
+				addTried(m.Branches[i], state.Tried)
 			}
 			switch {
 			case m.Branches[i].State != "": // heuristic
@@ -291,14 +314,24 @@ func addListed(byID map[txn.ID]*concordv1.Transaction, x txn.XID, v *commit.View
 		}
 		byID[x.ID] = m
 	}
-	for _, b := range m.GetBranches() {
-		if b.GetNo() == uint32(x.Branch) {
-			b.State, b.Error = "prepared", v.InDoubt[x].Err
-			return
-		}
+	i := slices.IndexFunc(m.GetBranches(), func(b *concordv1.Branch) bool { return b.GetNo() == uint32(x.Branch) })
+	if i < 0 {
+		i = len(m.GetBranches())
+		m.Branches = append(m.Branches, &concordv1.Branch{No: uint32(x.Branch), Resource: v.InDoubt[x].Resource})
 	}
-	m.Branches = append(m.Branches, &concordv1.Branch{No: uint32(x.Branch), Resource: v.InDoubt[x].Resource,
-		State: "prepared", Error: v.InDoubt[x].Err})
+	m.Branches[i].State, m.Branches[i].Error = "prepared", v.InDoubt[x].Err
+	addTried(m.Branches[i], v.InDoubt[x].Tried)
+}
+
+// addTried adds how far the cluster is with a branch.
+func addTried(b *concordv1.Branch, t commit.Tried) {
+	b.Attempts = uint32(t.Attempts)
+	if !t.Due.IsZero() {
+		b.NextAttemptMs = t.Due.UnixMilli()
+	}
+	if !t.Failed.IsZero() {
+		b.ErrorMs = t.Failed.UnixMilli()
+	}
 }
 
 // finishedMessage is a transaction with nothing left to do.
@@ -325,7 +358,10 @@ func finishedMessage(x txn.Txn) *concordv1.Transaction {
 func txnMessage(x txn.Txn) *concordv1.Transaction {
 	m := &concordv1.Transaction{Gid: x.ID.String(), Protocol: x.Protocol.String(), StartedMs: x.ID.Time().UnixMilli(),
 		Branches: api.BranchMessages(x.Branches), Reason: x.Reason, Label: x.Label, Zxid: x.Decided.String(),
-		Outcome: x.Outcome().String()}
+		Outcome: x.Outcome().String(), DecidedBy: x.By.String()}
+	for _, f := range x.Forgets {
+		m.Forgets = append(m.Forgets, &concordv1.Forget{Who: f.Who, Why: f.Why})
+	}
 	for _, h := range x.Heuristics {
 		m.Heuristics = append(m.Heuristics,
 			&concordv1.Heuristic{No: uint32(h.Branch), Outcome: h.Outcome.String(), By: h.By.String(), Who: h.Who,

@@ -30,8 +30,10 @@ const (
 	// LevelHighWater has what the log remembers of databases, and the quarantine of those that are
 	// behind that. It came with LevelAgents.
 	LevelHighWater = LevelAgents
+	// LevelAudit has ActRecord and ActEndRecord: what people do to the cluster.
+	LevelAudit FeatureLevel = 7
 	// Newest is what this program knows.
-	Newest = LevelAgents
+	Newest = LevelAudit
 )
 
 // FeatureRecord says that every member of the cluster knows Level. Levels never fall.

@@ -57,8 +57,12 @@ func (n *node) Status(context.Context, *concordv1.StatusRequest) (*concordv1.Sta
 	return n.status, n.refuses
 }
 
-func (n *node) Recover(context.Context, *concordv1.RecoverRequest) (*concordv1.RecoverResponse, error) {
-	return n.recover, n.refuses
+func (n *node) Recover(_ context.Context, _ *concordv1.RecoverRequest,
+	stream *connect.ServerStream[concordv1.RecoverResponse]) error {
+	if n.refuses != nil {
+		return n.refuses
+	}
+	return stream.Send(n.recover)
 }
 
 func (n *node) CheckResource(context.Context, *concordv1.CheckResourceRequest) (*concordv1.CheckResourceResponse,
@@ -309,6 +313,10 @@ var messages = []message{
 	{name: "no leader", line: "status --addr NODE", tells: func(n *node) { n.status = &concordv1.StatusResponse{} },
 		says: "the cluster has no leader that this node knows of: a majority of the voters must run and reach each " +
 			"other", code: terminal.ExitUnavailable},
+	{name: "a reason to look", line: "recover --reason curious",
+		says: "--reason goes with --apply: to look needs none", code: terminal.ExitUsage},
+	{name: "retry no branch", line: "tx retry --branch 256 " + aGID,
+		says: `--branch 256 is not the number of a branch, as in "concord tx get"`, code: terminal.ExitUsage},
 	{name: "a branch remains", line: "recover --addr NODE", tells: func(n *node) {
 		n.recover = &concordv1.RecoverResponse{Actions: []*concordv1.RecoverAction{{Gid: aGID, Action: "leave"}}}
 	}, says: "1 prepared branch remains", code: terminal.ExitInDoubt},

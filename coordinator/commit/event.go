@@ -68,6 +68,15 @@ type EndAsked struct {
 	Who, Why string
 }
 
+// RetryAsked is an operator's wish that the branches of a transaction, or One of them, are tried now that wait to be
+// tried again.
+type RetryAsked struct {
+	Request uint64
+	ID      txn.ID
+	One     bool
+	Branch  txn.BranchNo
+}
+
 // ViewAsked asks for a linearizable look at one transaction. With a zero ID it asks for all
 // listed branches that are in doubt; what is open is in the applied state.
 type ViewAsked struct {
@@ -162,6 +171,7 @@ func (ResolveAsked) IsEvent() {}
 func (ForgetAsked) IsEvent()  {}
 func (SettleAsked) IsEvent()  {}
 func (EndAsked) IsEvent()     {}
+func (RetryAsked) IsEvent()   {}
 func (ViewAsked) IsEvent()    {}
 func (PlanAsked) IsEvent()    {}
 func (Finished) IsEvent()     {}
@@ -193,6 +203,9 @@ func (e SettleAsked) RequestNo() uint64 { return e.Request }
 
 // RequestNo implements replica.Asking.
 func (e EndAsked) RequestNo() uint64 { return e.Request }
+
+// RequestNo implements replica.Asking.
+func (e RetryAsked) RequestNo() uint64 { return e.Request }
 
 // RequestNo implements replica.Asking.
 func (e ViewAsked) RequestNo() uint64 { return e.Request }
@@ -259,7 +272,9 @@ type Reply struct {
 	View    *View       // of a ViewAsked
 	Key     *txn.KeyUse // of a KeyAsked, with the Txn; nil if no use is remembered
 	Claimed bool        // of a KeyAsked without Key: somebody else has claimed it
+	Acts    []*txn.Act  // of an ActsAsked, the oldest first. They must not be changed
 	Lease   txn.Lease
+	Retried int // branches, of a RetryAsked
 	// Deadlocks are those of which a transaction of a WaitsAsked is the victim, and Look is the last look at the
 	// databases that has ended.
 	Deadlocks []deadlock.Deadlock
@@ -282,6 +297,8 @@ type View struct {
 	// Txn is the transaction that was asked for, and whether the log knows it.
 	Txn   txn.Txn
 	Known bool
+	// Acts are all of people that are kept, the oldest first. They must not be changed.
+	Acts []*txn.Act
 	// Foreign are listed branches of that id that belong to other clusters.
 	Foreign []txn.XID
 	// TooOld says that its record may have been forgotten.
@@ -301,12 +318,19 @@ type ListedBranch struct {
 	Resource string
 	Decision txn.Decision // of its transaction; Undecided if the log has none
 	Err      string       // of the last attempt to finish it, or of the last scan
+	Tried
 }
 
 // BranchView is what the leader knows of one unfinished branch.
 type BranchView struct {
-	Err      string    // of the last attempt to finish it
+	Err string // of the last attempt to finish it
+	Tried
+}
+
+// Tried is how far the cluster is with a branch.
+type Tried struct {
 	Attempts int       // that failed since its database answers
+	Failed   time.Time // the last of them; zero: none
 	Due      time.Time // when it is tried again; in the past: at once
 }
 

@@ -158,6 +158,8 @@ func (c *Machine) Step(e replica.Event) error {
 		c.onSettleAsked(e)
 	case EndAsked:
 		c.onEndAsked(e)
+	case RetryAsked:
+		c.onRetryAsked(e)
 	case ViewAsked:
 		return c.onViewAsked(e)
 	case BranchesAsked:
@@ -178,6 +180,12 @@ func (c *Machine) Step(e replica.Event) error {
 		c.onRaised(e)
 	case AcceptAsked:
 		c.onAcceptAsked(e)
+	case ActAsked:
+		c.onActAsked(e)
+	case ActEnded:
+		c.note(e.Request, e.ActEndRecord)
+	case ActsAsked:
+		return c.core.Read(e.Request, e)
 	case Fitness:
 		c.onFitness(e)
 	case DiskChanged:
@@ -211,6 +219,8 @@ func (c *Machine) Answer(e replica.Event) {
 		c.answerKey(e)
 	case ViewAsked:
 		c.answerView(e)
+	case ActsAsked:
+		c.answerActs(e)
 	default:
 		panic(fmt.Sprintf("commit: %T is a read that asks for nothing", e))
 	}
@@ -274,6 +284,8 @@ func (c *Machine) Refused(records []txn.Record, requests []uint64, err error) (a
 			c.ends = append(c.ends, r.IDs...) // try again later
 		case txn.HeuristicRecord:
 			again = append(again, r) // likewise, and before any End of it: nobody would report it again
+		case txn.ActEndRecord:
+			again = append(again, r)
 		case txn.QuarantineRecord:
 			delete(c.behind, r.Resource) // the next look finds it again
 		case txn.LeaseEndRecord:
@@ -368,6 +380,7 @@ func (c *Machine) Lead() {
 		c.reopening = append(c.reopening, w.ID)
 	}
 	c.table.StartWalk()
+	c.closeActs()
 	c.takeOver()
 }
 
@@ -472,3 +485,41 @@ func (c *Machine) Unfit(resource string) string {
 
 // Remembered is what the log remembers of databases, by resource. It must not be changed.
 func (c *Machine) Remembered() []txn.Remembered { return c.table.Meta().Remembered }
+
+// Rules are the numbers of a cluster, equal on all nodes by good custom: nothing
+// that is safe or unsafe depends on them.
+type Rules struct {
+	// MaxTransaction is how long a transaction may take from its birth to its decision
+	// before its prepared branches count as orphans. Default 60 s.
+	MaxTransaction time.Duration
+	// Grace is how long the client may take to finish the branches of a committed
+	// transaction before the cluster does it. Default 5 s.
+	Grace time.Duration
+	// Scan is the interval at which the leader asks each resource what is prepared.
+	// Default 5 s.
+	Scan time.Duration
+	// Retention is how long finished transactions are remembered. Default 7 days.
+	Retention time.Duration
+	// Lease is how long a client that has transactions may be silent before it counts as dead.
+	// Default 5 s.
+	Lease time.Duration
+}
+
+// WithDefaults returns the rules with what is not set as it is by default.
+func (r Rules) WithDefaults() Rules {
+	def := func(d *time.Duration, v time.Duration) {
+		if *d <= 0 {
+			*d = v
+		}
+	}
+	def(&r.MaxTransaction, time.Minute)
+	def(&r.Grace, 5*time.Second)
+	def(&r.Scan, 5*time.Second)
+	def(&r.Retention, 7*24*time.Hour)
+	def(&r.Lease, 5*time.Second)
+	return r
+}
+
+// watermarkStep is how far the watermark moves at a time, so that an hour is forgotten with
+// one record, and little more than the retention is remembered.
+func (r Rules) watermarkStep() time.Duration { return min(time.Hour, r.Retention/8) }

@@ -108,9 +108,14 @@ func (c *Machine) judgeBranch(s *scan, p adapters.Prepared) {
 
 // pursue has a listed branch with a known decision wait for the workers.
 func (c *Machine) pursue(b *listedBranch, a recovery.Action) {
+	b.chase = Task{XID: a.XID, Branch: a.Branch, Decision: a.Decision()}
+	c.queue(b)
+}
+
+// queue has a listed branch wait for room at the workers.
+func (c *Machine) queue(b *listedBranch) {
 	due := c.due[b.resource]
 	b.tried = due.current(b.tried, c.core.Now())
-	b.chase = Task{XID: a.XID, Branch: a.Branch, Decision: a.Decision()}
 	queue := 0
 	if b.tried.attempts > 0 {
 		queue = 1

@@ -8,11 +8,13 @@ import (
 	"go/parser"
 	"go/token"
 	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/concordtx/concord/adapters"
 	"github.com/concordtx/concord/coordinator/replica"
 	"github.com/concordtx/concord/txn"
 )
@@ -327,4 +329,95 @@ func TestABranchOfADatabaseThatIsDownSaysSoDuringItsFirstAttempt(t *testing.T) {
 	require.Equal(t, `resource orders cannot be used at the moment: see "concord resource check orders"`, says())
 	l.step(Fitness{Resource: "orders", Fit: true})
 	require.Empty(t, says())
+}
+
+func (l *lone) acts() []*txn.Act {
+	l.t.Helper()
+	return l.ask(func(request uint64) replica.Event { return ActsAsked{Request: request} }).Acts
+}
+
+func (l *lone) begins(key uint64, kind txn.ActKind, node uint64) Reply {
+	return l.ask(func(request uint64) replica.Event {
+		return ActAsked{Request: request, ActRecord: txn.ActRecord{Key: key, Kind: kind, Node: node, Who: "ann",
+			Why: "why"}}
+	})
+}
+
+// A leader writes what a person begins to do; what it leaves open the next one ends.
+func TestTheNextLeaderSaysHowActsEnded(t *testing.T) {
+	l := newLone(t, "orders")
+	require.NoError(t, l.begins(1, txn.ActForget, 0).Err)
+	require.Empty(t, l.acts(), "not every member can read it")
+	require.NoError(t, actsEnd(l))
+	require.Equal(t, "the leader changed before it ended: look at what it is about", l.acts()[0].Says)
+}
+
+// actsEnd has a leader leave acts open, and returns whether and how the next one has ended them.
+func actsEnd(l *lone) error {
+	levelled(l)
+	t := l.t
+	require.NoError(t, l.begins(2, txn.ActForget, 0).Err)
+	require.NoError(t, l.begins(3, txn.ActLead, 1).Err)
+	require.NoError(t, l.begins(4, txn.ActLead, 2).Err)
+	require.NoError(t, l.begins(5, txn.ActAccept, 0).Err)
+	require.NoError(t, l.ask(func(request uint64) replica.Event {
+		return ActEnded{Request: request, ActEndRecord: txn.ActEndRecord{Key: 5, Outcome: txn.ActRefused, Says: "no"}}
+	}).Err)
+	outcomes := func() (list []txn.ActOutcome) {
+		for _, a := range l.acts() {
+			list = append(list, a.Outcome)
+		}
+		return list
+	}
+	require.Equal(t, []txn.ActOutcome{txn.ActBegun, txn.ActBegun, txn.ActBegun, txn.ActRefused}, outcomes())
+	require.Equal(t, l.now.UnixMilli(), l.acts()[0].Time.UnixMilli())
+	l.restart()
+	l.tick(50 * time.Millisecond)
+	want := []txn.ActOutcome{txn.ActUnknown, txn.ActDone, txn.ActUnknown, txn.ActRefused}
+	if ended := outcomes(); !slices.Equal(want, ended) {
+		return fmt.Errorf("the acts ended as %v, not as %v", ended, want)
+	}
+	return nil
+}
+
+// An operator who says "now" does not wait for the backoff.
+func TestARetryEndsTheWait(t *testing.T) {
+	l := newLone(t, "orders", "billing")
+	retry := func(id txn.ID, no ...txn.BranchNo) Reply {
+		return l.ask(func(request uint64) replica.Event {
+			e := RetryAsked{Request: request, ID: id, One: len(no) > 0}
+			if e.One {
+				e.Branch = no[0]
+			}
+			return e
+		})
+	}
+	tried := func() (xs []txn.XID) {
+		l.tick(50 * time.Millisecond)
+		for _, task := range l.take() {
+			xs = append(xs, task.XID)
+			l.step(Failed{XID: task.XID, Why: "permission denied"})
+		}
+		return xs
+	}
+	id := l.newID()
+	l.commit(id, txn.Branch{Resource: "orders"}, txn.Branch{No: 1, Resource: "billing"})
+	aborted := l.newID()
+	l.ask(func(request uint64) replica.Event {
+		return OutcomeAsked{Request: request, Inquiry: txn.Inquiry{ID: aborted, Several: true}}
+	})
+	l.step(Listed{Resource: "orders", Listing: []adapters.Prepared{prepared(l.xid(aborted, 0))}})
+	for range 100 {
+		tried()
+	}
+	require.Empty(t, tried(), "they wait")
+	require.Equal(t, 2, retry(id).Retried)
+	require.ElementsMatch(t, []txn.XID{l.xid(id, 0), l.xid(id, 1)}, tried())
+	require.Empty(t, tried(), "and wait again")
+	require.Equal(t, 1, retry(id, 1).Retried)
+	require.Equal(t, []txn.XID{l.xid(id, 1)}, tried())
+	require.Equal(t, 1, retry(aborted).Retried)
+	require.Equal(t, []txn.XID{l.xid(aborted, 0)}, tried())
+	require.ErrorIs(t, retry(l.newID()).Err, txn.ErrNotFound)
+	require.ErrorIs(t, retry(id, 7).Err, txn.ErrRefused)
 }

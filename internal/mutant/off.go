@@ -67,4 +67,5 @@ const (
 	JoinTwice                 = false // X60
 	JoinAfterVote             = false // X61
 	VoteUnheard               = false // X62
+	LeaveActsOpen             = false // X63
 )

@@ -67,6 +67,7 @@ var (
 	JoinTwice                 bool // X60
 	JoinAfterVote             bool // X61
 	VoteUnheard               bool // X62
+	LeaveActsOpen             bool // X63
 )
 
 var switches = map[string]*bool{
@@ -131,6 +132,7 @@ var switches = map[string]*bool{
 	"X60": &JoinTwice,
 	"X61": &JoinAfterVote,
 	"X62": &VoteUnheard,
+	"X63": &LeaveActsOpen,
 }
 
 // With runs f while the mutant with this ID is on. Tests that use it must not be parallel.

@@ -36,6 +36,7 @@ const (
 	inTwoPC    = "internal/explore/twopcworld"
 	inThreePC  = "internal/explore/threepcworld"
 	inDeadlock = "coordinator/deadlock"
+	inCommit   = "coordinator/commit"
 	inWAL      = "wal"
 	inPostgres = "adapters/postgres"
 	inMySQL    = "adapters/mysql"
@@ -148,4 +149,6 @@ var table = []Mutant{
 		In: []string{inTxnSim}},
 	{ID: "X62", Name: "VoteUnheard", What: "a service votes yes for calls whose answers nobody has heard",
 		In: []string{inTxnSim}},
+	{ID: "X63", Name: "LeaveActsOpen", What: "nobody says how an act of a person ended whose leader lost its place",
+		In: []string{inCommit}},
 }

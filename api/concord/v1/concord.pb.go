@@ -1646,7 +1646,19 @@ type Transaction struct {
 	Outcome string `protobuf:"bytes,10,opt,name=outcome,proto3" json:"outcome,omitempty"`
 	// Only in the answer to Get, of a transaction without decision: whether every branch is there, as
 	// the prepared ones say themselves, in words.
-	Whole         string `protobuf:"bytes,11,opt,name=whole,proto3" json:"whole,omitempty"`
+	Whole string `protobuf:"bytes,11,opt,name=whole,proto3" json:"whole,omitempty"`
+	// Who decided: client, cluster or operator; empty: there is no decision.
+	DecidedBy string `protobuf:"bytes,12,opt,name=decided_by,json=decidedBy,proto3" json:"decided_by,omitempty"`
+	// Operators' words that heuristic outcomes were dealt with.
+	Forgets []*Forget `protobuf:"bytes,13,rep,name=forgets,proto3" json:"forgets,omitempty"`
+	// Only in the answer to Get: what people did about it, oldest first, as far as that is kept.
+	Acts []*Act `protobuf:"bytes,14,rep,name=acts,proto3" json:"acts,omitempty"`
+	// Only in the answer to Get, of an operator's decision: milliseconds since 1970; 0: that is not kept.
+	DecidedMs int64 `protobuf:"varint,15,opt,name=decided_ms,json=decidedMs,proto3" json:"decided_ms,omitempty"`
+	// Only in the answer to Get, of a transaction without decision: the branches that it has, as the prepared ones say
+	// themselves, and those of them that no database has, prepared or committed.
+	Expected      []uint32 `protobuf:"varint,16,rep,packed,name=expected,proto3" json:"expected,omitempty"`
+	Missing       []uint32 `protobuf:"varint,17,rep,packed,name=missing,proto3" json:"missing,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1758,6 +1770,404 @@ func (x *Transaction) GetWhole() string {
 	return ""
 }
 
+func (x *Transaction) GetDecidedBy() string {
+	if x != nil {
+		return x.DecidedBy
+	}
+	return ""
+}
+
+func (x *Transaction) GetForgets() []*Forget {
+	if x != nil {
+		return x.Forgets
+	}
+	return nil
+}
+
+func (x *Transaction) GetActs() []*Act {
+	if x != nil {
+		return x.Acts
+	}
+	return nil
+}
+
+func (x *Transaction) GetDecidedMs() int64 {
+	if x != nil {
+		return x.DecidedMs
+	}
+	return 0
+}
+
+func (x *Transaction) GetExpected() []uint32 {
+	if x != nil {
+		return x.Expected
+	}
+	return nil
+}
+
+func (x *Transaction) GetMissing() []uint32 {
+	if x != nil {
+		return x.Missing
+	}
+	return nil
+}
+
+// Forget is an operator's word.
+type Forget struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Who   string                 `protobuf:"bytes,1,opt,name=who,proto3" json:"who,omitempty"`
+	Why   string                 `protobuf:"bytes,2,opt,name=why,proto3" json:"why,omitempty"`
+	// Milliseconds since 1970, by the clock of the leader; 0: that is not kept.
+	TimeMs        int64 `protobuf:"varint,3,opt,name=time_ms,json=timeMs,proto3" json:"time_ms,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Forget) Reset() {
+	*x = Forget{}
+	mi := &file_concord_v1_concord_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Forget) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Forget) ProtoMessage() {}
+
+func (x *Forget) ProtoReflect() protoreflect.Message {
+	mi := &file_concord_v1_concord_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Forget.ProtoReflect.Descriptor instead.
+func (*Forget) Descriptor() ([]byte, []int) {
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *Forget) GetWho() string {
+	if x != nil {
+		return x.Who
+	}
+	return ""
+}
+
+func (x *Forget) GetWhy() string {
+	if x != nil {
+		return x.Why
+	}
+	return ""
+}
+
+func (x *Forget) GetTimeMs() int64 {
+	if x != nil {
+		return x.TimeMs
+	}
+	return 0
+}
+
+// Act is something that a person did, or wanted to do.
+type Act struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Counts those of the cluster.
+	No uint64 `protobuf:"varint,1,opt,name=no,proto3" json:"no,omitempty"`
+	// Milliseconds since 1970, by the clock of the leader.
+	TimeMs int64 `protobuf:"varint,2,opt,name=time_ms,json=timeMs,proto3" json:"time_ms,omitempty"`
+	// Who it was by a certificate or a token; empty where nobody is asked for one.
+	Subject string `protobuf:"bytes,3,opt,name=subject,proto3" json:"subject,omitempty"`
+	// By that one's own word.
+	Who string `protobuf:"bytes,4,opt,name=who,proto3" json:"who,omitempty"`
+	// As the command line has it: "tx resolve --commit", "tx resolve --abort", "tx forget", "tx settle --commit",
+	// "tx settle --abort", "tx settle --abandon", "recover --apply", "resource accept", "member add", "member remove",
+	// "member replace" or "lead".
+	Command string `protobuf:"bytes,5,opt,name=command,proto3" json:"command,omitempty"`
+	Reason  string `protobuf:"bytes,6,opt,name=reason,proto3" json:"reason,omitempty"`
+	// What it is about, as far as the command has that.
+	Gid      string  `protobuf:"bytes,7,opt,name=gid,proto3" json:"gid,omitempty"`
+	Branch   *uint32 `protobuf:"varint,8,opt,name=branch,proto3,oneof" json:"branch,omitempty"`
+	Resource string  `protobuf:"bytes,9,opt,name=resource,proto3" json:"resource,omitempty"`
+	Node     uint64  `protobuf:"varint,10,opt,name=node,proto3" json:"node,omitempty"`
+	// begun (it is under way), done, refused (nothing was done) or unknown (nobody saw the end, and it may have been
+	// done).
+	Outcome string `protobuf:"bytes,11,opt,name=outcome,proto3" json:"outcome,omitempty"`
+	// Why it was refused, or what came of it.
+	Says          string `protobuf:"bytes,12,opt,name=says,proto3" json:"says,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Act) Reset() {
+	*x = Act{}
+	mi := &file_concord_v1_concord_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Act) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Act) ProtoMessage() {}
+
+func (x *Act) ProtoReflect() protoreflect.Message {
+	mi := &file_concord_v1_concord_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Act.ProtoReflect.Descriptor instead.
+func (*Act) Descriptor() ([]byte, []int) {
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *Act) GetNo() uint64 {
+	if x != nil {
+		return x.No
+	}
+	return 0
+}
+
+func (x *Act) GetTimeMs() int64 {
+	if x != nil {
+		return x.TimeMs
+	}
+	return 0
+}
+
+func (x *Act) GetSubject() string {
+	if x != nil {
+		return x.Subject
+	}
+	return ""
+}
+
+func (x *Act) GetWho() string {
+	if x != nil {
+		return x.Who
+	}
+	return ""
+}
+
+func (x *Act) GetCommand() string {
+	if x != nil {
+		return x.Command
+	}
+	return ""
+}
+
+func (x *Act) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *Act) GetGid() string {
+	if x != nil {
+		return x.Gid
+	}
+	return ""
+}
+
+func (x *Act) GetBranch() uint32 {
+	if x != nil && x.Branch != nil {
+		return *x.Branch
+	}
+	return 0
+}
+
+func (x *Act) GetResource() string {
+	if x != nil {
+		return x.Resource
+	}
+	return ""
+}
+
+func (x *Act) GetNode() uint64 {
+	if x != nil {
+		return x.Node
+	}
+	return 0
+}
+
+func (x *Act) GetOutcome() string {
+	if x != nil {
+		return x.Outcome
+	}
+	return ""
+}
+
+func (x *Act) GetSays() string {
+	if x != nil {
+		return x.Says
+	}
+	return ""
+}
+
+type AuditRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Only acts since, in milliseconds since 1970; 0: all.
+	SinceMs int64 `protobuf:"varint,1,opt,name=since_ms,json=sinceMs,proto3" json:"since_ms,omitempty"`
+	// Only those of this subject, or who signed so.
+	Who string `protobuf:"bytes,2,opt,name=who,proto3" json:"who,omitempty"`
+	// Only those about this transaction.
+	Gid string `protobuf:"bytes,3,opt,name=gid,proto3" json:"gid,omitempty"`
+	// At most this many; 0 means 100; at most 10000.
+	Limit uint32 `protobuf:"varint,4,opt,name=limit,proto3" json:"limit,omitempty"`
+	// Continue before the act with this number; 0: from the newest.
+	Before        uint64 `protobuf:"varint,5,opt,name=before,proto3" json:"before,omitempty"`
+	Seen          string `protobuf:"bytes,6,opt,name=seen,proto3" json:"seen,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AuditRequest) Reset() {
+	*x = AuditRequest{}
+	mi := &file_concord_v1_concord_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AuditRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AuditRequest) ProtoMessage() {}
+
+func (x *AuditRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_concord_v1_concord_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AuditRequest.ProtoReflect.Descriptor instead.
+func (*AuditRequest) Descriptor() ([]byte, []int) {
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *AuditRequest) GetSinceMs() int64 {
+	if x != nil {
+		return x.SinceMs
+	}
+	return 0
+}
+
+func (x *AuditRequest) GetWho() string {
+	if x != nil {
+		return x.Who
+	}
+	return ""
+}
+
+func (x *AuditRequest) GetGid() string {
+	if x != nil {
+		return x.Gid
+	}
+	return ""
+}
+
+func (x *AuditRequest) GetLimit() uint32 {
+	if x != nil {
+		return x.Limit
+	}
+	return 0
+}
+
+func (x *AuditRequest) GetBefore() uint64 {
+	if x != nil {
+		return x.Before
+	}
+	return 0
+}
+
+func (x *AuditRequest) GetSeen() string {
+	if x != nil {
+		return x.Seen
+	}
+	return ""
+}
+
+type AuditResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Acts  []*Act                 `protobuf:"bytes,1,rep,name=acts,proto3" json:"acts,omitempty"`
+	// Set if there is more: pass it as before.
+	Next          uint64 `protobuf:"varint,2,opt,name=next,proto3" json:"next,omitempty"`
+	Zxid          string `protobuf:"bytes,3,opt,name=zxid,proto3" json:"zxid,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AuditResponse) Reset() {
+	*x = AuditResponse{}
+	mi := &file_concord_v1_concord_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AuditResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AuditResponse) ProtoMessage() {}
+
+func (x *AuditResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_concord_v1_concord_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AuditResponse.ProtoReflect.Descriptor instead.
+func (*AuditResponse) Descriptor() ([]byte, []int) {
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{29}
+}
+
+func (x *AuditResponse) GetActs() []*Act {
+	if x != nil {
+		return x.Acts
+	}
+	return nil
+}
+
+func (x *AuditResponse) GetNext() uint64 {
+	if x != nil {
+		return x.Next
+	}
+	return 0
+}
+
+func (x *AuditResponse) GetZxid() string {
+	if x != nil {
+		return x.Zxid
+	}
+	return ""
+}
+
 type Heuristic struct {
 	state     protoimpl.MessageState `protogen:"open.v1"`
 	No        uint32                 `protobuf:"varint,1,opt,name=no,proto3" json:"no,omitempty"`
@@ -1766,14 +2176,16 @@ type Heuristic struct {
 	Why       string                 `protobuf:"bytes,4,opt,name=why,proto3" json:"why,omitempty"`
 	Forgotten bool                   `protobuf:"varint,5,opt,name=forgotten,proto3" json:"forgotten,omitempty"`
 	// Who says so: client, cluster or operator.
-	By            string `protobuf:"bytes,6,opt,name=by,proto3" json:"by,omitempty"`
+	By string `protobuf:"bytes,6,opt,name=by,proto3" json:"by,omitempty"`
+	// Of an operator: milliseconds since 1970, by the clock of the leader; 0: that is not kept.
+	TimeMs        int64 `protobuf:"varint,7,opt,name=time_ms,json=timeMs,proto3" json:"time_ms,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Heuristic) Reset() {
 	*x = Heuristic{}
-	mi := &file_concord_v1_concord_proto_msgTypes[26]
+	mi := &file_concord_v1_concord_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1785,7 +2197,7 @@ func (x *Heuristic) String() string {
 func (*Heuristic) ProtoMessage() {}
 
 func (x *Heuristic) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[26]
+	mi := &file_concord_v1_concord_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1798,7 +2210,7 @@ func (x *Heuristic) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Heuristic.ProtoReflect.Descriptor instead.
 func (*Heuristic) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{26}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *Heuristic) GetNo() uint32 {
@@ -1843,6 +2255,13 @@ func (x *Heuristic) GetBy() string {
 	return ""
 }
 
+func (x *Heuristic) GetTimeMs() int64 {
+	if x != nil {
+		return x.TimeMs
+	}
+	return 0
+}
+
 type ListRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// in-doubt (everything that is not finished), committing, aborting, committed, aborted, unrecorded, heuristic;
@@ -1861,7 +2280,7 @@ type ListRequest struct {
 
 func (x *ListRequest) Reset() {
 	*x = ListRequest{}
-	mi := &file_concord_v1_concord_proto_msgTypes[27]
+	mi := &file_concord_v1_concord_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1873,7 +2292,7 @@ func (x *ListRequest) String() string {
 func (*ListRequest) ProtoMessage() {}
 
 func (x *ListRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[27]
+	mi := &file_concord_v1_concord_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1886,7 +2305,7 @@ func (x *ListRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRequest.ProtoReflect.Descriptor instead.
 func (*ListRequest) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{27}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *ListRequest) GetState() string {
@@ -1945,7 +2364,7 @@ type ListResponse struct {
 
 func (x *ListResponse) Reset() {
 	*x = ListResponse{}
-	mi := &file_concord_v1_concord_proto_msgTypes[28]
+	mi := &file_concord_v1_concord_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1957,7 +2376,7 @@ func (x *ListResponse) String() string {
 func (*ListResponse) ProtoMessage() {}
 
 func (x *ListResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[28]
+	mi := &file_concord_v1_concord_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1970,7 +2389,7 @@ func (x *ListResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListResponse.ProtoReflect.Descriptor instead.
 func (*ListResponse) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{28}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *ListResponse) GetTransactions() []*Transaction {
@@ -2011,7 +2430,7 @@ type GetRequest struct {
 
 func (x *GetRequest) Reset() {
 	*x = GetRequest{}
-	mi := &file_concord_v1_concord_proto_msgTypes[29]
+	mi := &file_concord_v1_concord_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2023,7 +2442,7 @@ func (x *GetRequest) String() string {
 func (*GetRequest) ProtoMessage() {}
 
 func (x *GetRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[29]
+	mi := &file_concord_v1_concord_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2036,7 +2455,7 @@ func (x *GetRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetRequest.ProtoReflect.Descriptor instead.
 func (*GetRequest) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{29}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *GetRequest) GetGid() string {
@@ -2063,7 +2482,7 @@ type GetResponse struct {
 
 func (x *GetResponse) Reset() {
 	*x = GetResponse{}
-	mi := &file_concord_v1_concord_proto_msgTypes[30]
+	mi := &file_concord_v1_concord_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2075,7 +2494,7 @@ func (x *GetResponse) String() string {
 func (*GetResponse) ProtoMessage() {}
 
 func (x *GetResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[30]
+	mi := &file_concord_v1_concord_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2088,7 +2507,7 @@ func (x *GetResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetResponse.ProtoReflect.Descriptor instead.
 func (*GetResponse) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{30}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *GetResponse) GetTransaction() *Transaction {
@@ -2124,7 +2543,7 @@ type ResolveRequest struct {
 
 func (x *ResolveRequest) Reset() {
 	*x = ResolveRequest{}
-	mi := &file_concord_v1_concord_proto_msgTypes[31]
+	mi := &file_concord_v1_concord_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2136,7 +2555,7 @@ func (x *ResolveRequest) String() string {
 func (*ResolveRequest) ProtoMessage() {}
 
 func (x *ResolveRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[31]
+	mi := &file_concord_v1_concord_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2149,7 +2568,7 @@ func (x *ResolveRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResolveRequest.ProtoReflect.Descriptor instead.
 func (*ResolveRequest) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{31}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *ResolveRequest) GetGid() string {
@@ -2211,7 +2630,7 @@ type ResolveResponse struct {
 
 func (x *ResolveResponse) Reset() {
 	*x = ResolveResponse{}
-	mi := &file_concord_v1_concord_proto_msgTypes[32]
+	mi := &file_concord_v1_concord_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2223,7 +2642,7 @@ func (x *ResolveResponse) String() string {
 func (*ResolveResponse) ProtoMessage() {}
 
 func (x *ResolveResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[32]
+	mi := &file_concord_v1_concord_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2236,7 +2655,7 @@ func (x *ResolveResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResolveResponse.ProtoReflect.Descriptor instead.
 func (*ResolveResponse) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{32}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *ResolveResponse) GetDecision() string {
@@ -2265,7 +2684,7 @@ type ForgetRequest struct {
 
 func (x *ForgetRequest) Reset() {
 	*x = ForgetRequest{}
-	mi := &file_concord_v1_concord_proto_msgTypes[33]
+	mi := &file_concord_v1_concord_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2277,7 +2696,7 @@ func (x *ForgetRequest) String() string {
 func (*ForgetRequest) ProtoMessage() {}
 
 func (x *ForgetRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[33]
+	mi := &file_concord_v1_concord_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2290,7 +2709,7 @@ func (x *ForgetRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ForgetRequest.ProtoReflect.Descriptor instead.
 func (*ForgetRequest) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{33}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *ForgetRequest) GetGid() string {
@@ -2330,7 +2749,7 @@ type ForgetResponse struct {
 
 func (x *ForgetResponse) Reset() {
 	*x = ForgetResponse{}
-	mi := &file_concord_v1_concord_proto_msgTypes[34]
+	mi := &file_concord_v1_concord_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2342,7 +2761,7 @@ func (x *ForgetResponse) String() string {
 func (*ForgetResponse) ProtoMessage() {}
 
 func (x *ForgetResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[34]
+	mi := &file_concord_v1_concord_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2355,7 +2774,7 @@ func (x *ForgetResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ForgetResponse.ProtoReflect.Descriptor instead.
 func (*ForgetResponse) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{34}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *ForgetResponse) GetZxid() string {
@@ -2384,7 +2803,7 @@ type SettleRequest struct {
 
 func (x *SettleRequest) Reset() {
 	*x = SettleRequest{}
-	mi := &file_concord_v1_concord_proto_msgTypes[35]
+	mi := &file_concord_v1_concord_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2396,7 +2815,7 @@ func (x *SettleRequest) String() string {
 func (*SettleRequest) ProtoMessage() {}
 
 func (x *SettleRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[35]
+	mi := &file_concord_v1_concord_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2409,7 +2828,7 @@ func (x *SettleRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SettleRequest.ProtoReflect.Descriptor instead.
 func (*SettleRequest) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{35}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *SettleRequest) GetGid() string {
@@ -2473,7 +2892,7 @@ type SettleResponse struct {
 
 func (x *SettleResponse) Reset() {
 	*x = SettleResponse{}
-	mi := &file_concord_v1_concord_proto_msgTypes[36]
+	mi := &file_concord_v1_concord_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2485,7 +2904,7 @@ func (x *SettleResponse) String() string {
 func (*SettleResponse) ProtoMessage() {}
 
 func (x *SettleResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[36]
+	mi := &file_concord_v1_concord_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2498,7 +2917,7 @@ func (x *SettleResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SettleResponse.ProtoReflect.Descriptor instead.
 func (*SettleResponse) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{36}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *SettleResponse) GetZxid() string {
@@ -2534,7 +2953,7 @@ type ReplaceMemberRequest struct {
 
 func (x *ReplaceMemberRequest) Reset() {
 	*x = ReplaceMemberRequest{}
-	mi := &file_concord_v1_concord_proto_msgTypes[37]
+	mi := &file_concord_v1_concord_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2546,7 +2965,7 @@ func (x *ReplaceMemberRequest) String() string {
 func (*ReplaceMemberRequest) ProtoMessage() {}
 
 func (x *ReplaceMemberRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[37]
+	mi := &file_concord_v1_concord_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2559,7 +2978,7 @@ func (x *ReplaceMemberRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplaceMemberRequest.ProtoReflect.Descriptor instead.
 func (*ReplaceMemberRequest) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{37}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *ReplaceMemberRequest) GetNode() uint64 {
@@ -2599,7 +3018,7 @@ type ReplaceMemberResponse struct {
 
 func (x *ReplaceMemberResponse) Reset() {
 	*x = ReplaceMemberResponse{}
-	mi := &file_concord_v1_concord_proto_msgTypes[38]
+	mi := &file_concord_v1_concord_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2611,7 +3030,7 @@ func (x *ReplaceMemberResponse) String() string {
 func (*ReplaceMemberResponse) ProtoMessage() {}
 
 func (x *ReplaceMemberResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[38]
+	mi := &file_concord_v1_concord_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2624,7 +3043,7 @@ func (x *ReplaceMemberResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplaceMemberResponse.ProtoReflect.Descriptor instead.
 func (*ReplaceMemberResponse) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{38}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *ReplaceMemberResponse) GetZxid() string {
@@ -2653,7 +3072,7 @@ type AddMemberRequest struct {
 
 func (x *AddMemberRequest) Reset() {
 	*x = AddMemberRequest{}
-	mi := &file_concord_v1_concord_proto_msgTypes[39]
+	mi := &file_concord_v1_concord_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2665,7 +3084,7 @@ func (x *AddMemberRequest) String() string {
 func (*AddMemberRequest) ProtoMessage() {}
 
 func (x *AddMemberRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[39]
+	mi := &file_concord_v1_concord_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2678,7 +3097,7 @@ func (x *AddMemberRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddMemberRequest.ProtoReflect.Descriptor instead.
 func (*AddMemberRequest) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{39}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *AddMemberRequest) GetNode() uint64 {
@@ -2746,7 +3165,7 @@ type AddMemberResponse struct {
 
 func (x *AddMemberResponse) Reset() {
 	*x = AddMemberResponse{}
-	mi := &file_concord_v1_concord_proto_msgTypes[40]
+	mi := &file_concord_v1_concord_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2758,7 +3177,7 @@ func (x *AddMemberResponse) String() string {
 func (*AddMemberResponse) ProtoMessage() {}
 
 func (x *AddMemberResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[40]
+	mi := &file_concord_v1_concord_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2771,7 +3190,7 @@ func (x *AddMemberResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddMemberResponse.ProtoReflect.Descriptor instead.
 func (*AddMemberResponse) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{40}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *AddMemberResponse) GetZxid() string {
@@ -2795,7 +3214,7 @@ type RemoveMemberRequest struct {
 
 func (x *RemoveMemberRequest) Reset() {
 	*x = RemoveMemberRequest{}
-	mi := &file_concord_v1_concord_proto_msgTypes[41]
+	mi := &file_concord_v1_concord_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2807,7 +3226,7 @@ func (x *RemoveMemberRequest) String() string {
 func (*RemoveMemberRequest) ProtoMessage() {}
 
 func (x *RemoveMemberRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[41]
+	mi := &file_concord_v1_concord_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2820,7 +3239,7 @@ func (x *RemoveMemberRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveMemberRequest.ProtoReflect.Descriptor instead.
 func (*RemoveMemberRequest) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{41}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *RemoveMemberRequest) GetNode() uint64 {
@@ -2867,7 +3286,7 @@ type RemoveMemberResponse struct {
 
 func (x *RemoveMemberResponse) Reset() {
 	*x = RemoveMemberResponse{}
-	mi := &file_concord_v1_concord_proto_msgTypes[42]
+	mi := &file_concord_v1_concord_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2879,7 +3298,7 @@ func (x *RemoveMemberResponse) String() string {
 func (*RemoveMemberResponse) ProtoMessage() {}
 
 func (x *RemoveMemberResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[42]
+	mi := &file_concord_v1_concord_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2892,7 +3311,7 @@ func (x *RemoveMemberResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveMemberResponse.ProtoReflect.Descriptor instead.
 func (*RemoveMemberResponse) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{42}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *RemoveMemberResponse) GetZxid() string {
@@ -2914,7 +3333,7 @@ type TransferLeadershipRequest struct {
 
 func (x *TransferLeadershipRequest) Reset() {
 	*x = TransferLeadershipRequest{}
-	mi := &file_concord_v1_concord_proto_msgTypes[43]
+	mi := &file_concord_v1_concord_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2926,7 +3345,7 @@ func (x *TransferLeadershipRequest) String() string {
 func (*TransferLeadershipRequest) ProtoMessage() {}
 
 func (x *TransferLeadershipRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[43]
+	mi := &file_concord_v1_concord_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2939,7 +3358,7 @@ func (x *TransferLeadershipRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TransferLeadershipRequest.ProtoReflect.Descriptor instead.
 func (*TransferLeadershipRequest) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{43}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *TransferLeadershipRequest) GetNode() uint64 {
@@ -2979,7 +3398,7 @@ type TransferLeadershipResponse struct {
 
 func (x *TransferLeadershipResponse) Reset() {
 	*x = TransferLeadershipResponse{}
-	mi := &file_concord_v1_concord_proto_msgTypes[44]
+	mi := &file_concord_v1_concord_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2991,7 +3410,7 @@ func (x *TransferLeadershipResponse) String() string {
 func (*TransferLeadershipResponse) ProtoMessage() {}
 
 func (x *TransferLeadershipResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[44]
+	mi := &file_concord_v1_concord_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3004,7 +3423,7 @@ func (x *TransferLeadershipResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TransferLeadershipResponse.ProtoReflect.Descriptor instead.
 func (*TransferLeadershipResponse) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{44}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *TransferLeadershipResponse) GetZxid() string {
@@ -3019,15 +3438,18 @@ type RecoverRequest struct {
 	// Carry the plan out.
 	Apply bool `protobuf:"varint,1,opt,name=apply,proto3" json:"apply,omitempty"`
 	// Only this transaction.
-	Gid           string `protobuf:"bytes,2,opt,name=gid,proto3" json:"gid,omitempty"`
-	Seen          string `protobuf:"bytes,3,opt,name=seen,proto3" json:"seen,omitempty"`
+	Gid  string `protobuf:"bytes,2,opt,name=gid,proto3" json:"gid,omitempty"`
+	Seen string `protobuf:"bytes,3,opt,name=seen,proto3" json:"seen,omitempty"`
+	// With apply: who does it, and why, for the audit.
+	Who           string `protobuf:"bytes,4,opt,name=who,proto3" json:"who,omitempty"`
+	Reason        string `protobuf:"bytes,5,opt,name=reason,proto3" json:"reason,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *RecoverRequest) Reset() {
 	*x = RecoverRequest{}
-	mi := &file_concord_v1_concord_proto_msgTypes[45]
+	mi := &file_concord_v1_concord_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3039,7 +3461,7 @@ func (x *RecoverRequest) String() string {
 func (*RecoverRequest) ProtoMessage() {}
 
 func (x *RecoverRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[45]
+	mi := &file_concord_v1_concord_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3052,7 +3474,7 @@ func (x *RecoverRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RecoverRequest.ProtoReflect.Descriptor instead.
 func (*RecoverRequest) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{45}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *RecoverRequest) GetApply() bool {
@@ -3076,10 +3498,26 @@ func (x *RecoverRequest) GetSeen() string {
 	return ""
 }
 
+func (x *RecoverRequest) GetWho() string {
+	if x != nil {
+		return x.Who
+	}
+	return ""
+}
+
+func (x *RecoverRequest) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+// RecoverResponse is a piece of what was found and done. At least one comes each second.
 type RecoverResponse struct {
-	state   protoimpl.MessageState `protogen:"open.v1"`
-	Actions []*RecoverAction       `protobuf:"bytes,1,rep,name=actions,proto3" json:"actions,omitempty"`
-	// Resources that could not be listed, so the plan lacks their branches.
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// As they are planned and, with apply, once more when they were carried out.
+	Actions []*RecoverAction `protobuf:"bytes,1,rep,name=actions,proto3" json:"actions,omitempty"`
+	// Resources that could not be listed, within three seconds, so the plan lacks their branches.
 	Warnings []string `protobuf:"bytes,2,rep,name=warnings,proto3" json:"warnings,omitempty"`
 	Zxid     string   `protobuf:"bytes,3,opt,name=zxid,proto3" json:"zxid,omitempty"`
 	// Of one transaction without decision: whether every branch is there, in words.
@@ -3090,7 +3528,7 @@ type RecoverResponse struct {
 
 func (x *RecoverResponse) Reset() {
 	*x = RecoverResponse{}
-	mi := &file_concord_v1_concord_proto_msgTypes[46]
+	mi := &file_concord_v1_concord_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3102,7 +3540,7 @@ func (x *RecoverResponse) String() string {
 func (*RecoverResponse) ProtoMessage() {}
 
 func (x *RecoverResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[46]
+	mi := &file_concord_v1_concord_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3115,7 +3553,7 @@ func (x *RecoverResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RecoverResponse.ProtoReflect.Descriptor instead.
 func (*RecoverResponse) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{46}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *RecoverResponse) GetActions() []*RecoverAction {
@@ -3165,7 +3603,7 @@ type RecoverAction struct {
 
 func (x *RecoverAction) Reset() {
 	*x = RecoverAction{}
-	mi := &file_concord_v1_concord_proto_msgTypes[47]
+	mi := &file_concord_v1_concord_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3177,7 +3615,7 @@ func (x *RecoverAction) String() string {
 func (*RecoverAction) ProtoMessage() {}
 
 func (x *RecoverAction) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[47]
+	mi := &file_concord_v1_concord_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3190,7 +3628,7 @@ func (x *RecoverAction) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RecoverAction.ProtoReflect.Descriptor instead.
 func (*RecoverAction) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{47}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *RecoverAction) GetGid() string {
@@ -3249,6 +3687,120 @@ func (x *RecoverAction) GetPreparedMs() int64 {
 	return 0
 }
 
+type RetryRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Gid   string                 `protobuf:"bytes,1,opt,name=gid,proto3" json:"gid,omitempty"`
+	// Only this branch.
+	No            *uint32 `protobuf:"varint,2,opt,name=no,proto3,oneof" json:"no,omitempty"`
+	Seen          string  `protobuf:"bytes,3,opt,name=seen,proto3" json:"seen,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RetryRequest) Reset() {
+	*x = RetryRequest{}
+	mi := &file_concord_v1_concord_proto_msgTypes[52]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RetryRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RetryRequest) ProtoMessage() {}
+
+func (x *RetryRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_concord_v1_concord_proto_msgTypes[52]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RetryRequest.ProtoReflect.Descriptor instead.
+func (*RetryRequest) Descriptor() ([]byte, []int) {
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{52}
+}
+
+func (x *RetryRequest) GetGid() string {
+	if x != nil {
+		return x.Gid
+	}
+	return ""
+}
+
+func (x *RetryRequest) GetNo() uint32 {
+	if x != nil && x.No != nil {
+		return *x.No
+	}
+	return 0
+}
+
+func (x *RetryRequest) GetSeen() string {
+	if x != nil {
+		return x.Seen
+	}
+	return ""
+}
+
+type RetryResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// How many are tried now.
+	Branches      uint32 `protobuf:"varint,1,opt,name=branches,proto3" json:"branches,omitempty"`
+	Zxid          string `protobuf:"bytes,2,opt,name=zxid,proto3" json:"zxid,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RetryResponse) Reset() {
+	*x = RetryResponse{}
+	mi := &file_concord_v1_concord_proto_msgTypes[53]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RetryResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RetryResponse) ProtoMessage() {}
+
+func (x *RetryResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_concord_v1_concord_proto_msgTypes[53]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RetryResponse.ProtoReflect.Descriptor instead.
+func (*RetryResponse) Descriptor() ([]byte, []int) {
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{53}
+}
+
+func (x *RetryResponse) GetBranches() uint32 {
+	if x != nil {
+		return x.Branches
+	}
+	return 0
+}
+
+func (x *RetryResponse) GetZxid() string {
+	if x != nil {
+		return x.Zxid
+	}
+	return ""
+}
+
 type StatusRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Seen          string                 `protobuf:"bytes,1,opt,name=seen,proto3" json:"seen,omitempty"`
@@ -3258,7 +3810,7 @@ type StatusRequest struct {
 
 func (x *StatusRequest) Reset() {
 	*x = StatusRequest{}
-	mi := &file_concord_v1_concord_proto_msgTypes[48]
+	mi := &file_concord_v1_concord_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3270,7 +3822,7 @@ func (x *StatusRequest) String() string {
 func (*StatusRequest) ProtoMessage() {}
 
 func (x *StatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[48]
+	mi := &file_concord_v1_concord_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3283,7 +3835,7 @@ func (x *StatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusRequest.ProtoReflect.Descriptor instead.
 func (*StatusRequest) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{48}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *StatusRequest) GetSeen() string {
@@ -3304,7 +3856,7 @@ type WatchRequest struct {
 
 func (x *WatchRequest) Reset() {
 	*x = WatchRequest{}
-	mi := &file_concord_v1_concord_proto_msgTypes[49]
+	mi := &file_concord_v1_concord_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3316,7 +3868,7 @@ func (x *WatchRequest) String() string {
 func (*WatchRequest) ProtoMessage() {}
 
 func (x *WatchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[49]
+	mi := &file_concord_v1_concord_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3329,7 +3881,7 @@ func (x *WatchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchRequest.ProtoReflect.Descriptor instead.
 func (*WatchRequest) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{49}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *WatchRequest) GetIntervalMs() uint32 {
@@ -3386,7 +3938,7 @@ type StatusResponse struct {
 
 func (x *StatusResponse) Reset() {
 	*x = StatusResponse{}
-	mi := &file_concord_v1_concord_proto_msgTypes[50]
+	mi := &file_concord_v1_concord_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3398,7 +3950,7 @@ func (x *StatusResponse) String() string {
 func (*StatusResponse) ProtoMessage() {}
 
 func (x *StatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[50]
+	mi := &file_concord_v1_concord_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3411,7 +3963,7 @@ func (x *StatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusResponse.ProtoReflect.Descriptor instead.
 func (*StatusResponse) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{50}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *StatusResponse) GetCluster() string {
@@ -3553,7 +4105,7 @@ type Node struct {
 
 func (x *Node) Reset() {
 	*x = Node{}
-	mi := &file_concord_v1_concord_proto_msgTypes[51]
+	mi := &file_concord_v1_concord_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3565,7 +4117,7 @@ func (x *Node) String() string {
 func (*Node) ProtoMessage() {}
 
 func (x *Node) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[51]
+	mi := &file_concord_v1_concord_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3578,7 +4130,7 @@ func (x *Node) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Node.ProtoReflect.Descriptor instead.
 func (*Node) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{51}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *Node) GetId() uint64 {
@@ -3680,7 +4232,7 @@ type ResourceStatus struct {
 
 func (x *ResourceStatus) Reset() {
 	*x = ResourceStatus{}
-	mi := &file_concord_v1_concord_proto_msgTypes[52]
+	mi := &file_concord_v1_concord_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3692,7 +4244,7 @@ func (x *ResourceStatus) String() string {
 func (*ResourceStatus) ProtoMessage() {}
 
 func (x *ResourceStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[52]
+	mi := &file_concord_v1_concord_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3705,7 +4257,7 @@ func (x *ResourceStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResourceStatus.ProtoReflect.Descriptor instead.
 func (*ResourceStatus) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{52}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *ResourceStatus) GetName() string {
@@ -3821,7 +4373,7 @@ type Quarantine struct {
 
 func (x *Quarantine) Reset() {
 	*x = Quarantine{}
-	mi := &file_concord_v1_concord_proto_msgTypes[53]
+	mi := &file_concord_v1_concord_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3833,7 +4385,7 @@ func (x *Quarantine) String() string {
 func (*Quarantine) ProtoMessage() {}
 
 func (x *Quarantine) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[53]
+	mi := &file_concord_v1_concord_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3846,7 +4398,7 @@ func (x *Quarantine) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Quarantine.ProtoReflect.Descriptor instead.
 func (*Quarantine) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{53}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *Quarantine) GetHas() string {
@@ -3880,7 +4432,7 @@ type ReportResourceRequest struct {
 
 func (x *ReportResourceRequest) Reset() {
 	*x = ReportResourceRequest{}
-	mi := &file_concord_v1_concord_proto_msgTypes[54]
+	mi := &file_concord_v1_concord_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3892,7 +4444,7 @@ func (x *ReportResourceRequest) String() string {
 func (*ReportResourceRequest) ProtoMessage() {}
 
 func (x *ReportResourceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[54]
+	mi := &file_concord_v1_concord_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3905,7 +4457,7 @@ func (x *ReportResourceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportResourceRequest.ProtoReflect.Descriptor instead.
 func (*ReportResourceRequest) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{54}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *ReportResourceRequest) GetName() string {
@@ -3941,7 +4493,7 @@ type ReportResourceResponse struct {
 
 func (x *ReportResourceResponse) Reset() {
 	*x = ReportResourceResponse{}
-	mi := &file_concord_v1_concord_proto_msgTypes[55]
+	mi := &file_concord_v1_concord_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3953,7 +4505,7 @@ func (x *ReportResourceResponse) String() string {
 func (*ReportResourceResponse) ProtoMessage() {}
 
 func (x *ReportResourceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[55]
+	mi := &file_concord_v1_concord_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3966,7 +4518,7 @@ func (x *ReportResourceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportResourceResponse.ProtoReflect.Descriptor instead.
 func (*ReportResourceResponse) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{55}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *ReportResourceResponse) GetName() string {
@@ -4043,7 +4595,7 @@ type ToldBranch struct {
 
 func (x *ToldBranch) Reset() {
 	*x = ToldBranch{}
-	mi := &file_concord_v1_concord_proto_msgTypes[56]
+	mi := &file_concord_v1_concord_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4055,7 +4607,7 @@ func (x *ToldBranch) String() string {
 func (*ToldBranch) ProtoMessage() {}
 
 func (x *ToldBranch) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[56]
+	mi := &file_concord_v1_concord_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4068,7 +4620,7 @@ func (x *ToldBranch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ToldBranch.ProtoReflect.Descriptor instead.
 func (*ToldBranch) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{56}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *ToldBranch) GetGid() string {
@@ -4125,7 +4677,7 @@ type AcceptResourceRequest struct {
 
 func (x *AcceptResourceRequest) Reset() {
 	*x = AcceptResourceRequest{}
-	mi := &file_concord_v1_concord_proto_msgTypes[57]
+	mi := &file_concord_v1_concord_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4137,7 +4689,7 @@ func (x *AcceptResourceRequest) String() string {
 func (*AcceptResourceRequest) ProtoMessage() {}
 
 func (x *AcceptResourceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[57]
+	mi := &file_concord_v1_concord_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4150,7 +4702,7 @@ func (x *AcceptResourceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AcceptResourceRequest.ProtoReflect.Descriptor instead.
 func (*AcceptResourceRequest) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{57}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *AcceptResourceRequest) GetName() string {
@@ -4190,7 +4742,7 @@ type AcceptResourceResponse struct {
 
 func (x *AcceptResourceResponse) Reset() {
 	*x = AcceptResourceResponse{}
-	mi := &file_concord_v1_concord_proto_msgTypes[58]
+	mi := &file_concord_v1_concord_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4202,7 +4754,7 @@ func (x *AcceptResourceResponse) String() string {
 func (*AcceptResourceResponse) ProtoMessage() {}
 
 func (x *AcceptResourceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[58]
+	mi := &file_concord_v1_concord_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4215,7 +4767,7 @@ func (x *AcceptResourceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AcceptResourceResponse.ProtoReflect.Descriptor instead.
 func (*AcceptResourceResponse) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{58}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *AcceptResourceResponse) GetZxid() string {
@@ -4238,7 +4790,7 @@ type ResourcesRequest struct {
 
 func (x *ResourcesRequest) Reset() {
 	*x = ResourcesRequest{}
-	mi := &file_concord_v1_concord_proto_msgTypes[59]
+	mi := &file_concord_v1_concord_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4250,7 +4802,7 @@ func (x *ResourcesRequest) String() string {
 func (*ResourcesRequest) ProtoMessage() {}
 
 func (x *ResourcesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[59]
+	mi := &file_concord_v1_concord_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4263,7 +4815,7 @@ func (x *ResourcesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResourcesRequest.ProtoReflect.Descriptor instead.
 func (*ResourcesRequest) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{59}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{65}
 }
 
 func (x *ResourcesRequest) GetSeen() string {
@@ -4306,7 +4858,7 @@ type ResourcesResponse struct {
 
 func (x *ResourcesResponse) Reset() {
 	*x = ResourcesResponse{}
-	mi := &file_concord_v1_concord_proto_msgTypes[60]
+	mi := &file_concord_v1_concord_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4318,7 +4870,7 @@ func (x *ResourcesResponse) String() string {
 func (*ResourcesResponse) ProtoMessage() {}
 
 func (x *ResourcesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[60]
+	mi := &file_concord_v1_concord_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4331,7 +4883,7 @@ func (x *ResourcesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResourcesResponse.ProtoReflect.Descriptor instead.
 func (*ResourcesResponse) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{60}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{66}
 }
 
 func (x *ResourcesResponse) GetCluster() string {
@@ -4394,7 +4946,7 @@ type CheckResourceRequest struct {
 
 func (x *CheckResourceRequest) Reset() {
 	*x = CheckResourceRequest{}
-	mi := &file_concord_v1_concord_proto_msgTypes[61]
+	mi := &file_concord_v1_concord_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4406,7 +4958,7 @@ func (x *CheckResourceRequest) String() string {
 func (*CheckResourceRequest) ProtoMessage() {}
 
 func (x *CheckResourceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[61]
+	mi := &file_concord_v1_concord_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4419,7 +4971,7 @@ func (x *CheckResourceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckResourceRequest.ProtoReflect.Descriptor instead.
 func (*CheckResourceRequest) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{61}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{67}
 }
 
 func (x *CheckResourceRequest) GetName() string {
@@ -4447,7 +4999,7 @@ type CheckResourceResponse struct {
 
 func (x *CheckResourceResponse) Reset() {
 	*x = CheckResourceResponse{}
-	mi := &file_concord_v1_concord_proto_msgTypes[62]
+	mi := &file_concord_v1_concord_proto_msgTypes[68]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4459,7 +5011,7 @@ func (x *CheckResourceResponse) String() string {
 func (*CheckResourceResponse) ProtoMessage() {}
 
 func (x *CheckResourceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[62]
+	mi := &file_concord_v1_concord_proto_msgTypes[68]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4472,7 +5024,7 @@ func (x *CheckResourceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckResourceResponse.ProtoReflect.Descriptor instead.
 func (*CheckResourceResponse) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{62}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{68}
 }
 
 func (x *CheckResourceResponse) GetReports() []*ResourceReport {
@@ -4503,7 +5055,7 @@ type ResourceReport struct {
 
 func (x *ResourceReport) Reset() {
 	*x = ResourceReport{}
-	mi := &file_concord_v1_concord_proto_msgTypes[63]
+	mi := &file_concord_v1_concord_proto_msgTypes[69]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4515,7 +5067,7 @@ func (x *ResourceReport) String() string {
 func (*ResourceReport) ProtoMessage() {}
 
 func (x *ResourceReport) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[63]
+	mi := &file_concord_v1_concord_proto_msgTypes[69]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4528,7 +5080,7 @@ func (x *ResourceReport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResourceReport.ProtoReflect.Descriptor instead.
 func (*ResourceReport) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{63}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{69}
 }
 
 func (x *ResourceReport) GetName() string {
@@ -4585,7 +5137,7 @@ type Finding struct {
 
 func (x *Finding) Reset() {
 	*x = Finding{}
-	mi := &file_concord_v1_concord_proto_msgTypes[64]
+	mi := &file_concord_v1_concord_proto_msgTypes[70]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4597,7 +5149,7 @@ func (x *Finding) String() string {
 func (*Finding) ProtoMessage() {}
 
 func (x *Finding) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[64]
+	mi := &file_concord_v1_concord_proto_msgTypes[70]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4610,7 +5162,7 @@ func (x *Finding) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Finding.ProtoReflect.Descriptor instead.
 func (*Finding) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{64}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{70}
 }
 
 func (x *Finding) GetWhat() string {
@@ -4653,7 +5205,7 @@ type NotLeader struct {
 
 func (x *NotLeader) Reset() {
 	*x = NotLeader{}
-	mi := &file_concord_v1_concord_proto_msgTypes[65]
+	mi := &file_concord_v1_concord_proto_msgTypes[71]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4665,7 +5217,7 @@ func (x *NotLeader) String() string {
 func (*NotLeader) ProtoMessage() {}
 
 func (x *NotLeader) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[65]
+	mi := &file_concord_v1_concord_proto_msgTypes[71]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4678,7 +5230,7 @@ func (x *NotLeader) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NotLeader.ProtoReflect.Descriptor instead.
 func (*NotLeader) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{65}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{71}
 }
 
 func (x *NotLeader) GetLeader() uint64 {
@@ -4806,7 +5358,7 @@ const file_concord_v1_concord_proto_rawDesc = "" +
 	"\bdecision\x18\x01 \x01(\tR\bdecision\x12\x1f\n" +
 	"\vlease_ended\x18\x02 \x01(\bR\n" +
 	"leaseEnded\x12\x12\n" +
-	"\x04zxid\x18\x03 \x01(\tR\x04zxid\"\xc9\x02\n" +
+	"\x04zxid\x18\x03 \x01(\tR\x04zxid\"\x90\x04\n" +
 	"\vTransaction\x12\x10\n" +
 	"\x03gid\x18\x01 \x01(\tR\x03gid\x12\x14\n" +
 	"\x05state\x18\x02 \x01(\tR\x05state\x12\x1a\n" +
@@ -4822,14 +5374,53 @@ const file_concord_v1_concord_proto_rawDesc = "" +
 	"\x05label\x18\t \x01(\tR\x05label\x12\x18\n" +
 	"\aoutcome\x18\n" +
 	" \x01(\tR\aoutcome\x12\x14\n" +
-	"\x05whole\x18\v \x01(\tR\x05whole\"\x87\x01\n" +
+	"\x05whole\x18\v \x01(\tR\x05whole\x12\x1d\n" +
+	"\n" +
+	"decided_by\x18\f \x01(\tR\tdecidedBy\x12,\n" +
+	"\aforgets\x18\r \x03(\v2\x12.concord.v1.ForgetR\aforgets\x12#\n" +
+	"\x04acts\x18\x0e \x03(\v2\x0f.concord.v1.ActR\x04acts\x12\x1d\n" +
+	"\n" +
+	"decided_ms\x18\x0f \x01(\x03R\tdecidedMs\x12\x1a\n" +
+	"\bexpected\x18\x10 \x03(\rR\bexpected\x12\x18\n" +
+	"\amissing\x18\x11 \x03(\rR\amissing\"E\n" +
+	"\x06Forget\x12\x10\n" +
+	"\x03who\x18\x01 \x01(\tR\x03who\x12\x10\n" +
+	"\x03why\x18\x02 \x01(\tR\x03why\x12\x17\n" +
+	"\atime_ms\x18\x03 \x01(\x03R\x06timeMs\"\xa4\x02\n" +
+	"\x03Act\x12\x0e\n" +
+	"\x02no\x18\x01 \x01(\x04R\x02no\x12\x17\n" +
+	"\atime_ms\x18\x02 \x01(\x03R\x06timeMs\x12\x18\n" +
+	"\asubject\x18\x03 \x01(\tR\asubject\x12\x10\n" +
+	"\x03who\x18\x04 \x01(\tR\x03who\x12\x18\n" +
+	"\acommand\x18\x05 \x01(\tR\acommand\x12\x16\n" +
+	"\x06reason\x18\x06 \x01(\tR\x06reason\x12\x10\n" +
+	"\x03gid\x18\a \x01(\tR\x03gid\x12\x1b\n" +
+	"\x06branch\x18\b \x01(\rH\x00R\x06branch\x88\x01\x01\x12\x1a\n" +
+	"\bresource\x18\t \x01(\tR\bresource\x12\x12\n" +
+	"\x04node\x18\n" +
+	" \x01(\x04R\x04node\x12\x18\n" +
+	"\aoutcome\x18\v \x01(\tR\aoutcome\x12\x12\n" +
+	"\x04says\x18\f \x01(\tR\x04saysB\t\n" +
+	"\a_branch\"\x8f\x01\n" +
+	"\fAuditRequest\x12\x19\n" +
+	"\bsince_ms\x18\x01 \x01(\x03R\asinceMs\x12\x10\n" +
+	"\x03who\x18\x02 \x01(\tR\x03who\x12\x10\n" +
+	"\x03gid\x18\x03 \x01(\tR\x03gid\x12\x14\n" +
+	"\x05limit\x18\x04 \x01(\rR\x05limit\x12\x16\n" +
+	"\x06before\x18\x05 \x01(\x04R\x06before\x12\x12\n" +
+	"\x04seen\x18\x06 \x01(\tR\x04seen\"\\\n" +
+	"\rAuditResponse\x12#\n" +
+	"\x04acts\x18\x01 \x03(\v2\x0f.concord.v1.ActR\x04acts\x12\x12\n" +
+	"\x04next\x18\x02 \x01(\x04R\x04next\x12\x12\n" +
+	"\x04zxid\x18\x03 \x01(\tR\x04zxid\"\xa0\x01\n" +
 	"\tHeuristic\x12\x0e\n" +
 	"\x02no\x18\x01 \x01(\rR\x02no\x12\x18\n" +
 	"\aoutcome\x18\x02 \x01(\tR\aoutcome\x12\x10\n" +
 	"\x03who\x18\x03 \x01(\tR\x03who\x12\x10\n" +
 	"\x03why\x18\x04 \x01(\tR\x03why\x12\x1c\n" +
 	"\tforgotten\x18\x05 \x01(\bR\tforgotten\x12\x0e\n" +
-	"\x02by\x18\x06 \x01(\tR\x02by\"\xa3\x01\n" +
+	"\x02by\x18\x06 \x01(\tR\x02by\x12\x17\n" +
+	"\atime_ms\x18\a \x01(\x03R\x06timeMs\"\xa3\x01\n" +
 	"\vListRequest\x12\x14\n" +
 	"\x05state\x18\x01 \x01(\tR\x05state\x12\"\n" +
 	"\rolder_than_ms\x18\x02 \x01(\x03R\volderThanMs\x12\x1a\n" +
@@ -4911,11 +5502,13 @@ const file_concord_v1_concord_proto_rawDesc = "" +
 	"\x06reason\x18\x03 \x01(\tR\x06reason\x12\x12\n" +
 	"\x04seen\x18\x04 \x01(\tR\x04seen\"0\n" +
 	"\x1aTransferLeadershipResponse\x12\x12\n" +
-	"\x04zxid\x18\x01 \x01(\tR\x04zxid\"L\n" +
+	"\x04zxid\x18\x01 \x01(\tR\x04zxid\"v\n" +
 	"\x0eRecoverRequest\x12\x14\n" +
 	"\x05apply\x18\x01 \x01(\bR\x05apply\x12\x10\n" +
 	"\x03gid\x18\x02 \x01(\tR\x03gid\x12\x12\n" +
-	"\x04seen\x18\x03 \x01(\tR\x04seen\"\x8c\x01\n" +
+	"\x04seen\x18\x03 \x01(\tR\x04seen\x12\x10\n" +
+	"\x03who\x18\x04 \x01(\tR\x03who\x12\x16\n" +
+	"\x06reason\x18\x05 \x01(\tR\x06reason\"\x8c\x01\n" +
 	"\x0fRecoverResponse\x123\n" +
 	"\aactions\x18\x01 \x03(\v2\x19.concord.v1.RecoverActionR\aactions\x12\x1a\n" +
 	"\bwarnings\x18\x02 \x03(\tR\bwarnings\x12\x12\n" +
@@ -4930,7 +5523,15 @@ const file_concord_v1_concord_proto_rawDesc = "" +
 	"\x06result\x18\x06 \x01(\tR\x06result\x12\x14\n" +
 	"\x05error\x18\a \x01(\tR\x05error\x12\x1f\n" +
 	"\vprepared_ms\x18\b \x01(\x03R\n" +
-	"preparedMs\"#\n" +
+	"preparedMs\"P\n" +
+	"\fRetryRequest\x12\x10\n" +
+	"\x03gid\x18\x01 \x01(\tR\x03gid\x12\x13\n" +
+	"\x02no\x18\x02 \x01(\rH\x00R\x02no\x88\x01\x01\x12\x12\n" +
+	"\x04seen\x18\x03 \x01(\tR\x04seenB\x05\n" +
+	"\x03_no\"?\n" +
+	"\rRetryResponse\x12\x1a\n" +
+	"\bbranches\x18\x01 \x01(\rR\bbranches\x12\x12\n" +
+	"\x04zxid\x18\x02 \x01(\tR\x04zxid\"#\n" +
 	"\rStatusRequest\x12\x12\n" +
 	"\x04seen\x18\x01 \x01(\tR\x04seen\"C\n" +
 	"\fWatchRequest\x12\x1f\n" +
@@ -5057,7 +5658,7 @@ const file_concord_v1_concord_proto_rawDesc = "" +
 	"\x03fix\x18\x04 \x01(\tR\x03fix\"5\n" +
 	"\tNotLeader\x12\x16\n" +
 	"\x06leader\x18\x01 \x01(\x04R\x06leader\x12\x10\n" +
-	"\x03api\x18\x02 \x01(\tR\x03api2\x96\x0e\n" +
+	"\x03api\x18\x02 \x01(\tR\x03api2\x94\x0f\n" +
 	"\x12CoordinatorService\x12?\n" +
 	"\x06Commit\x12\x19.concord.v1.CommitRequest\x1a\x1a.concord.v1.CommitResponse\x12C\n" +
 	"\x06Decide\x12\x19.concord.v1.DecideRequest\x1a\x1a.concord.v1.DecideResponse(\x010\x01\x12B\n" +
@@ -5076,14 +5677,16 @@ const file_concord_v1_concord_proto_rawDesc = "" +
 	"\rReplaceMember\x12 .concord.v1.ReplaceMemberRequest\x1a!.concord.v1.ReplaceMemberResponse\x12H\n" +
 	"\tAddMember\x12\x1c.concord.v1.AddMemberRequest\x1a\x1d.concord.v1.AddMemberResponse\x12Q\n" +
 	"\fRemoveMember\x12\x1f.concord.v1.RemoveMemberRequest\x1a .concord.v1.RemoveMemberResponse\x12c\n" +
-	"\x12TransferLeadership\x12%.concord.v1.TransferLeadershipRequest\x1a&.concord.v1.TransferLeadershipResponse\x12B\n" +
-	"\aRecover\x12\x1a.concord.v1.RecoverRequest\x1a\x1b.concord.v1.RecoverResponse\x12?\n" +
+	"\x12TransferLeadership\x12%.concord.v1.TransferLeadershipRequest\x1a&.concord.v1.TransferLeadershipResponse\x12<\n" +
+	"\x05Retry\x12\x18.concord.v1.RetryRequest\x1a\x19.concord.v1.RetryResponse\x12D\n" +
+	"\aRecover\x12\x1a.concord.v1.RecoverRequest\x1a\x1b.concord.v1.RecoverResponse0\x01\x12?\n" +
 	"\x06Status\x12\x19.concord.v1.StatusRequest\x1a\x1a.concord.v1.StatusResponse\x12?\n" +
 	"\x05Watch\x12\x18.concord.v1.WatchRequest\x1a\x1a.concord.v1.StatusResponse0\x01\x12H\n" +
 	"\tResources\x12\x1c.concord.v1.ResourcesRequest\x1a\x1d.concord.v1.ResourcesResponse\x12T\n" +
 	"\rCheckResource\x12 .concord.v1.CheckResourceRequest\x1a!.concord.v1.CheckResourceResponse\x12W\n" +
 	"\x0eReportResource\x12!.concord.v1.ReportResourceRequest\x1a\".concord.v1.ReportResourceResponse\x12W\n" +
-	"\x0eAcceptResource\x12!.concord.v1.AcceptResourceRequest\x1a\".concord.v1.AcceptResourceResponseB7Z5github.com/concordtx/concord/api/concord/v1;concordv1b\x06proto3"
+	"\x0eAcceptResource\x12!.concord.v1.AcceptResourceRequest\x1a\".concord.v1.AcceptResourceResponse\x12<\n" +
+	"\x05Audit\x12\x18.concord.v1.AuditRequest\x1a\x19.concord.v1.AuditResponseB7Z5github.com/concordtx/concord/api/concord/v1;concordv1b\x06proto3"
 
 var (
 	file_concord_v1_concord_proto_rawDescOnce sync.Once
@@ -5097,7 +5700,7 @@ func file_concord_v1_concord_proto_rawDescGZIP() []byte {
 	return file_concord_v1_concord_proto_rawDescData
 }
 
-var file_concord_v1_concord_proto_msgTypes = make([]protoimpl.MessageInfo, 66)
+var file_concord_v1_concord_proto_msgTypes = make([]protoimpl.MessageInfo, 72)
 var file_concord_v1_concord_proto_goTypes = []any{
 	(*CommitRequest)(nil),              // 0: concord.v1.CommitRequest
 	(*AgentBranches)(nil),              // 1: concord.v1.AgentBranches
@@ -5125,134 +5728,147 @@ var file_concord_v1_concord_proto_goTypes = []any{
 	(*FollowRequest)(nil),              // 23: concord.v1.FollowRequest
 	(*FollowResponse)(nil),             // 24: concord.v1.FollowResponse
 	(*Transaction)(nil),                // 25: concord.v1.Transaction
-	(*Heuristic)(nil),                  // 26: concord.v1.Heuristic
-	(*ListRequest)(nil),                // 27: concord.v1.ListRequest
-	(*ListResponse)(nil),               // 28: concord.v1.ListResponse
-	(*GetRequest)(nil),                 // 29: concord.v1.GetRequest
-	(*GetResponse)(nil),                // 30: concord.v1.GetResponse
-	(*ResolveRequest)(nil),             // 31: concord.v1.ResolveRequest
-	(*ResolveResponse)(nil),            // 32: concord.v1.ResolveResponse
-	(*ForgetRequest)(nil),              // 33: concord.v1.ForgetRequest
-	(*ForgetResponse)(nil),             // 34: concord.v1.ForgetResponse
-	(*SettleRequest)(nil),              // 35: concord.v1.SettleRequest
-	(*SettleResponse)(nil),             // 36: concord.v1.SettleResponse
-	(*ReplaceMemberRequest)(nil),       // 37: concord.v1.ReplaceMemberRequest
-	(*ReplaceMemberResponse)(nil),      // 38: concord.v1.ReplaceMemberResponse
-	(*AddMemberRequest)(nil),           // 39: concord.v1.AddMemberRequest
-	(*AddMemberResponse)(nil),          // 40: concord.v1.AddMemberResponse
-	(*RemoveMemberRequest)(nil),        // 41: concord.v1.RemoveMemberRequest
-	(*RemoveMemberResponse)(nil),       // 42: concord.v1.RemoveMemberResponse
-	(*TransferLeadershipRequest)(nil),  // 43: concord.v1.TransferLeadershipRequest
-	(*TransferLeadershipResponse)(nil), // 44: concord.v1.TransferLeadershipResponse
-	(*RecoverRequest)(nil),             // 45: concord.v1.RecoverRequest
-	(*RecoverResponse)(nil),            // 46: concord.v1.RecoverResponse
-	(*RecoverAction)(nil),              // 47: concord.v1.RecoverAction
-	(*StatusRequest)(nil),              // 48: concord.v1.StatusRequest
-	(*WatchRequest)(nil),               // 49: concord.v1.WatchRequest
-	(*StatusResponse)(nil),             // 50: concord.v1.StatusResponse
-	(*Node)(nil),                       // 51: concord.v1.Node
-	(*ResourceStatus)(nil),             // 52: concord.v1.ResourceStatus
-	(*Quarantine)(nil),                 // 53: concord.v1.Quarantine
-	(*ReportResourceRequest)(nil),      // 54: concord.v1.ReportResourceRequest
-	(*ReportResourceResponse)(nil),     // 55: concord.v1.ReportResourceResponse
-	(*ToldBranch)(nil),                 // 56: concord.v1.ToldBranch
-	(*AcceptResourceRequest)(nil),      // 57: concord.v1.AcceptResourceRequest
-	(*AcceptResourceResponse)(nil),     // 58: concord.v1.AcceptResourceResponse
-	(*ResourcesRequest)(nil),           // 59: concord.v1.ResourcesRequest
-	(*ResourcesResponse)(nil),          // 60: concord.v1.ResourcesResponse
-	(*CheckResourceRequest)(nil),       // 61: concord.v1.CheckResourceRequest
-	(*CheckResourceResponse)(nil),      // 62: concord.v1.CheckResourceResponse
-	(*ResourceReport)(nil),             // 63: concord.v1.ResourceReport
-	(*Finding)(nil),                    // 64: concord.v1.Finding
-	(*NotLeader)(nil),                  // 65: concord.v1.NotLeader
-	(*Branch)(nil),                     // 66: concord.v1.Branch
-	(*Party)(nil),                      // 67: concord.v1.Party
-	(*DeliverRequest)(nil),             // 68: concord.v1.DeliverRequest
-	(*DeliverResponse)(nil),            // 69: concord.v1.DeliverResponse
+	(*Forget)(nil),                     // 26: concord.v1.Forget
+	(*Act)(nil),                        // 27: concord.v1.Act
+	(*AuditRequest)(nil),               // 28: concord.v1.AuditRequest
+	(*AuditResponse)(nil),              // 29: concord.v1.AuditResponse
+	(*Heuristic)(nil),                  // 30: concord.v1.Heuristic
+	(*ListRequest)(nil),                // 31: concord.v1.ListRequest
+	(*ListResponse)(nil),               // 32: concord.v1.ListResponse
+	(*GetRequest)(nil),                 // 33: concord.v1.GetRequest
+	(*GetResponse)(nil),                // 34: concord.v1.GetResponse
+	(*ResolveRequest)(nil),             // 35: concord.v1.ResolveRequest
+	(*ResolveResponse)(nil),            // 36: concord.v1.ResolveResponse
+	(*ForgetRequest)(nil),              // 37: concord.v1.ForgetRequest
+	(*ForgetResponse)(nil),             // 38: concord.v1.ForgetResponse
+	(*SettleRequest)(nil),              // 39: concord.v1.SettleRequest
+	(*SettleResponse)(nil),             // 40: concord.v1.SettleResponse
+	(*ReplaceMemberRequest)(nil),       // 41: concord.v1.ReplaceMemberRequest
+	(*ReplaceMemberResponse)(nil),      // 42: concord.v1.ReplaceMemberResponse
+	(*AddMemberRequest)(nil),           // 43: concord.v1.AddMemberRequest
+	(*AddMemberResponse)(nil),          // 44: concord.v1.AddMemberResponse
+	(*RemoveMemberRequest)(nil),        // 45: concord.v1.RemoveMemberRequest
+	(*RemoveMemberResponse)(nil),       // 46: concord.v1.RemoveMemberResponse
+	(*TransferLeadershipRequest)(nil),  // 47: concord.v1.TransferLeadershipRequest
+	(*TransferLeadershipResponse)(nil), // 48: concord.v1.TransferLeadershipResponse
+	(*RecoverRequest)(nil),             // 49: concord.v1.RecoverRequest
+	(*RecoverResponse)(nil),            // 50: concord.v1.RecoverResponse
+	(*RecoverAction)(nil),              // 51: concord.v1.RecoverAction
+	(*RetryRequest)(nil),               // 52: concord.v1.RetryRequest
+	(*RetryResponse)(nil),              // 53: concord.v1.RetryResponse
+	(*StatusRequest)(nil),              // 54: concord.v1.StatusRequest
+	(*WatchRequest)(nil),               // 55: concord.v1.WatchRequest
+	(*StatusResponse)(nil),             // 56: concord.v1.StatusResponse
+	(*Node)(nil),                       // 57: concord.v1.Node
+	(*ResourceStatus)(nil),             // 58: concord.v1.ResourceStatus
+	(*Quarantine)(nil),                 // 59: concord.v1.Quarantine
+	(*ReportResourceRequest)(nil),      // 60: concord.v1.ReportResourceRequest
+	(*ReportResourceResponse)(nil),     // 61: concord.v1.ReportResourceResponse
+	(*ToldBranch)(nil),                 // 62: concord.v1.ToldBranch
+	(*AcceptResourceRequest)(nil),      // 63: concord.v1.AcceptResourceRequest
+	(*AcceptResourceResponse)(nil),     // 64: concord.v1.AcceptResourceResponse
+	(*ResourcesRequest)(nil),           // 65: concord.v1.ResourcesRequest
+	(*ResourcesResponse)(nil),          // 66: concord.v1.ResourcesResponse
+	(*CheckResourceRequest)(nil),       // 67: concord.v1.CheckResourceRequest
+	(*CheckResourceResponse)(nil),      // 68: concord.v1.CheckResourceResponse
+	(*ResourceReport)(nil),             // 69: concord.v1.ResourceReport
+	(*Finding)(nil),                    // 70: concord.v1.Finding
+	(*NotLeader)(nil),                  // 71: concord.v1.NotLeader
+	(*Branch)(nil),                     // 72: concord.v1.Branch
+	(*Party)(nil),                      // 73: concord.v1.Party
+	(*DeliverRequest)(nil),             // 74: concord.v1.DeliverRequest
+	(*DeliverResponse)(nil),            // 75: concord.v1.DeliverResponse
 }
 var file_concord_v1_concord_proto_depIdxs = []int32{
-	66, // 0: concord.v1.CommitRequest.branches:type_name -> concord.v1.Branch
+	72, // 0: concord.v1.CommitRequest.branches:type_name -> concord.v1.Branch
 	1,  // 1: concord.v1.CommitRequest.agents:type_name -> concord.v1.AgentBranches
-	67, // 2: concord.v1.AgentBranches.agent:type_name -> concord.v1.Party
+	73, // 2: concord.v1.AgentBranches.agent:type_name -> concord.v1.Party
 	2,  // 3: concord.v1.AgentBranches.branches:type_name -> concord.v1.ClaimedBranch
 	5,  // 4: concord.v1.DecideRequest.commits:type_name -> concord.v1.NumberedCommit
 	0,  // 5: concord.v1.NumberedCommit.request:type_name -> concord.v1.CommitRequest
 	7,  // 6: concord.v1.DecideResponse.answers:type_name -> concord.v1.NumberedAnswer
 	3,  // 7: concord.v1.NumberedAnswer.response:type_name -> concord.v1.CommitResponse
 	8,  // 8: concord.v1.NumberedAnswer.error:type_name -> concord.v1.CommitError
-	65, // 9: concord.v1.CommitError.not_leader:type_name -> concord.v1.NotLeader
+	71, // 9: concord.v1.CommitError.not_leader:type_name -> concord.v1.NotLeader
 	10, // 10: concord.v1.FinishedRequest.branches:type_name -> concord.v1.FinishedBranch
 	15, // 11: concord.v1.WaitingRequest.transactions:type_name -> concord.v1.WaitingTransaction
 	16, // 12: concord.v1.WaitingTransaction.branches:type_name -> concord.v1.WaitingBranch
 	18, // 13: concord.v1.WaitingResponse.deadlocks:type_name -> concord.v1.Deadlock
-	66, // 14: concord.v1.Transaction.branches:type_name -> concord.v1.Branch
-	26, // 15: concord.v1.Transaction.heuristics:type_name -> concord.v1.Heuristic
-	25, // 16: concord.v1.ListResponse.transactions:type_name -> concord.v1.Transaction
-	25, // 17: concord.v1.GetResponse.transaction:type_name -> concord.v1.Transaction
-	47, // 18: concord.v1.RecoverResponse.actions:type_name -> concord.v1.RecoverAction
-	51, // 19: concord.v1.StatusResponse.nodes:type_name -> concord.v1.Node
-	52, // 20: concord.v1.StatusResponse.resources:type_name -> concord.v1.ResourceStatus
-	53, // 21: concord.v1.ResourceStatus.quarantine:type_name -> concord.v1.Quarantine
-	53, // 22: concord.v1.ReportResourceResponse.quarantine:type_name -> concord.v1.Quarantine
-	56, // 23: concord.v1.ReportResourceResponse.branches:type_name -> concord.v1.ToldBranch
-	52, // 24: concord.v1.ResourcesResponse.resources:type_name -> concord.v1.ResourceStatus
-	63, // 25: concord.v1.CheckResourceResponse.reports:type_name -> concord.v1.ResourceReport
-	64, // 26: concord.v1.ResourceReport.findings:type_name -> concord.v1.Finding
-	0,  // 27: concord.v1.CoordinatorService.Commit:input_type -> concord.v1.CommitRequest
-	4,  // 28: concord.v1.CoordinatorService.Decide:input_type -> concord.v1.DecideRequest
-	68, // 29: concord.v1.CoordinatorService.Deliver:input_type -> concord.v1.DeliverRequest
-	9,  // 30: concord.v1.CoordinatorService.Finished:input_type -> concord.v1.FinishedRequest
-	12, // 31: concord.v1.CoordinatorService.Lease:input_type -> concord.v1.LeaseRequest
-	14, // 32: concord.v1.CoordinatorService.Waiting:input_type -> concord.v1.WaitingRequest
-	19, // 33: concord.v1.CoordinatorService.Outcome:input_type -> concord.v1.OutcomeRequest
-	21, // 34: concord.v1.CoordinatorService.KeyUse:input_type -> concord.v1.KeyUseRequest
-	23, // 35: concord.v1.CoordinatorService.Follow:input_type -> concord.v1.FollowRequest
-	27, // 36: concord.v1.CoordinatorService.List:input_type -> concord.v1.ListRequest
-	29, // 37: concord.v1.CoordinatorService.Get:input_type -> concord.v1.GetRequest
-	31, // 38: concord.v1.CoordinatorService.Resolve:input_type -> concord.v1.ResolveRequest
-	33, // 39: concord.v1.CoordinatorService.Forget:input_type -> concord.v1.ForgetRequest
-	35, // 40: concord.v1.CoordinatorService.Settle:input_type -> concord.v1.SettleRequest
-	37, // 41: concord.v1.CoordinatorService.ReplaceMember:input_type -> concord.v1.ReplaceMemberRequest
-	39, // 42: concord.v1.CoordinatorService.AddMember:input_type -> concord.v1.AddMemberRequest
-	41, // 43: concord.v1.CoordinatorService.RemoveMember:input_type -> concord.v1.RemoveMemberRequest
-	43, // 44: concord.v1.CoordinatorService.TransferLeadership:input_type -> concord.v1.TransferLeadershipRequest
-	45, // 45: concord.v1.CoordinatorService.Recover:input_type -> concord.v1.RecoverRequest
-	48, // 46: concord.v1.CoordinatorService.Status:input_type -> concord.v1.StatusRequest
-	49, // 47: concord.v1.CoordinatorService.Watch:input_type -> concord.v1.WatchRequest
-	59, // 48: concord.v1.CoordinatorService.Resources:input_type -> concord.v1.ResourcesRequest
-	61, // 49: concord.v1.CoordinatorService.CheckResource:input_type -> concord.v1.CheckResourceRequest
-	54, // 50: concord.v1.CoordinatorService.ReportResource:input_type -> concord.v1.ReportResourceRequest
-	57, // 51: concord.v1.CoordinatorService.AcceptResource:input_type -> concord.v1.AcceptResourceRequest
-	3,  // 52: concord.v1.CoordinatorService.Commit:output_type -> concord.v1.CommitResponse
-	6,  // 53: concord.v1.CoordinatorService.Decide:output_type -> concord.v1.DecideResponse
-	69, // 54: concord.v1.CoordinatorService.Deliver:output_type -> concord.v1.DeliverResponse
-	11, // 55: concord.v1.CoordinatorService.Finished:output_type -> concord.v1.FinishedResponse
-	13, // 56: concord.v1.CoordinatorService.Lease:output_type -> concord.v1.LeaseResponse
-	17, // 57: concord.v1.CoordinatorService.Waiting:output_type -> concord.v1.WaitingResponse
-	20, // 58: concord.v1.CoordinatorService.Outcome:output_type -> concord.v1.OutcomeResponse
-	22, // 59: concord.v1.CoordinatorService.KeyUse:output_type -> concord.v1.KeyUseResponse
-	24, // 60: concord.v1.CoordinatorService.Follow:output_type -> concord.v1.FollowResponse
-	28, // 61: concord.v1.CoordinatorService.List:output_type -> concord.v1.ListResponse
-	30, // 62: concord.v1.CoordinatorService.Get:output_type -> concord.v1.GetResponse
-	32, // 63: concord.v1.CoordinatorService.Resolve:output_type -> concord.v1.ResolveResponse
-	34, // 64: concord.v1.CoordinatorService.Forget:output_type -> concord.v1.ForgetResponse
-	36, // 65: concord.v1.CoordinatorService.Settle:output_type -> concord.v1.SettleResponse
-	38, // 66: concord.v1.CoordinatorService.ReplaceMember:output_type -> concord.v1.ReplaceMemberResponse
-	40, // 67: concord.v1.CoordinatorService.AddMember:output_type -> concord.v1.AddMemberResponse
-	42, // 68: concord.v1.CoordinatorService.RemoveMember:output_type -> concord.v1.RemoveMemberResponse
-	44, // 69: concord.v1.CoordinatorService.TransferLeadership:output_type -> concord.v1.TransferLeadershipResponse
-	46, // 70: concord.v1.CoordinatorService.Recover:output_type -> concord.v1.RecoverResponse
-	50, // 71: concord.v1.CoordinatorService.Status:output_type -> concord.v1.StatusResponse
-	50, // 72: concord.v1.CoordinatorService.Watch:output_type -> concord.v1.StatusResponse
-	60, // 73: concord.v1.CoordinatorService.Resources:output_type -> concord.v1.ResourcesResponse
-	62, // 74: concord.v1.CoordinatorService.CheckResource:output_type -> concord.v1.CheckResourceResponse
-	55, // 75: concord.v1.CoordinatorService.ReportResource:output_type -> concord.v1.ReportResourceResponse
-	58, // 76: concord.v1.CoordinatorService.AcceptResource:output_type -> concord.v1.AcceptResourceResponse
-	52, // [52:77] is the sub-list for method output_type
-	27, // [27:52] is the sub-list for method input_type
-	27, // [27:27] is the sub-list for extension type_name
-	27, // [27:27] is the sub-list for extension extendee
-	0,  // [0:27] is the sub-list for field type_name
+	72, // 14: concord.v1.Transaction.branches:type_name -> concord.v1.Branch
+	30, // 15: concord.v1.Transaction.heuristics:type_name -> concord.v1.Heuristic
+	26, // 16: concord.v1.Transaction.forgets:type_name -> concord.v1.Forget
+	27, // 17: concord.v1.Transaction.acts:type_name -> concord.v1.Act
+	27, // 18: concord.v1.AuditResponse.acts:type_name -> concord.v1.Act
+	25, // 19: concord.v1.ListResponse.transactions:type_name -> concord.v1.Transaction
+	25, // 20: concord.v1.GetResponse.transaction:type_name -> concord.v1.Transaction
+	51, // 21: concord.v1.RecoverResponse.actions:type_name -> concord.v1.RecoverAction
+	57, // 22: concord.v1.StatusResponse.nodes:type_name -> concord.v1.Node
+	58, // 23: concord.v1.StatusResponse.resources:type_name -> concord.v1.ResourceStatus
+	59, // 24: concord.v1.ResourceStatus.quarantine:type_name -> concord.v1.Quarantine
+	59, // 25: concord.v1.ReportResourceResponse.quarantine:type_name -> concord.v1.Quarantine
+	62, // 26: concord.v1.ReportResourceResponse.branches:type_name -> concord.v1.ToldBranch
+	58, // 27: concord.v1.ResourcesResponse.resources:type_name -> concord.v1.ResourceStatus
+	69, // 28: concord.v1.CheckResourceResponse.reports:type_name -> concord.v1.ResourceReport
+	70, // 29: concord.v1.ResourceReport.findings:type_name -> concord.v1.Finding
+	0,  // 30: concord.v1.CoordinatorService.Commit:input_type -> concord.v1.CommitRequest
+	4,  // 31: concord.v1.CoordinatorService.Decide:input_type -> concord.v1.DecideRequest
+	74, // 32: concord.v1.CoordinatorService.Deliver:input_type -> concord.v1.DeliverRequest
+	9,  // 33: concord.v1.CoordinatorService.Finished:input_type -> concord.v1.FinishedRequest
+	12, // 34: concord.v1.CoordinatorService.Lease:input_type -> concord.v1.LeaseRequest
+	14, // 35: concord.v1.CoordinatorService.Waiting:input_type -> concord.v1.WaitingRequest
+	19, // 36: concord.v1.CoordinatorService.Outcome:input_type -> concord.v1.OutcomeRequest
+	21, // 37: concord.v1.CoordinatorService.KeyUse:input_type -> concord.v1.KeyUseRequest
+	23, // 38: concord.v1.CoordinatorService.Follow:input_type -> concord.v1.FollowRequest
+	31, // 39: concord.v1.CoordinatorService.List:input_type -> concord.v1.ListRequest
+	33, // 40: concord.v1.CoordinatorService.Get:input_type -> concord.v1.GetRequest
+	35, // 41: concord.v1.CoordinatorService.Resolve:input_type -> concord.v1.ResolveRequest
+	37, // 42: concord.v1.CoordinatorService.Forget:input_type -> concord.v1.ForgetRequest
+	39, // 43: concord.v1.CoordinatorService.Settle:input_type -> concord.v1.SettleRequest
+	41, // 44: concord.v1.CoordinatorService.ReplaceMember:input_type -> concord.v1.ReplaceMemberRequest
+	43, // 45: concord.v1.CoordinatorService.AddMember:input_type -> concord.v1.AddMemberRequest
+	45, // 46: concord.v1.CoordinatorService.RemoveMember:input_type -> concord.v1.RemoveMemberRequest
+	47, // 47: concord.v1.CoordinatorService.TransferLeadership:input_type -> concord.v1.TransferLeadershipRequest
+	52, // 48: concord.v1.CoordinatorService.Retry:input_type -> concord.v1.RetryRequest
+	49, // 49: concord.v1.CoordinatorService.Recover:input_type -> concord.v1.RecoverRequest
+	54, // 50: concord.v1.CoordinatorService.Status:input_type -> concord.v1.StatusRequest
+	55, // 51: concord.v1.CoordinatorService.Watch:input_type -> concord.v1.WatchRequest
+	65, // 52: concord.v1.CoordinatorService.Resources:input_type -> concord.v1.ResourcesRequest
+	67, // 53: concord.v1.CoordinatorService.CheckResource:input_type -> concord.v1.CheckResourceRequest
+	60, // 54: concord.v1.CoordinatorService.ReportResource:input_type -> concord.v1.ReportResourceRequest
+	63, // 55: concord.v1.CoordinatorService.AcceptResource:input_type -> concord.v1.AcceptResourceRequest
+	28, // 56: concord.v1.CoordinatorService.Audit:input_type -> concord.v1.AuditRequest
+	3,  // 57: concord.v1.CoordinatorService.Commit:output_type -> concord.v1.CommitResponse
+	6,  // 58: concord.v1.CoordinatorService.Decide:output_type -> concord.v1.DecideResponse
+	75, // 59: concord.v1.CoordinatorService.Deliver:output_type -> concord.v1.DeliverResponse
+	11, // 60: concord.v1.CoordinatorService.Finished:output_type -> concord.v1.FinishedResponse
+	13, // 61: concord.v1.CoordinatorService.Lease:output_type -> concord.v1.LeaseResponse
+	17, // 62: concord.v1.CoordinatorService.Waiting:output_type -> concord.v1.WaitingResponse
+	20, // 63: concord.v1.CoordinatorService.Outcome:output_type -> concord.v1.OutcomeResponse
+	22, // 64: concord.v1.CoordinatorService.KeyUse:output_type -> concord.v1.KeyUseResponse
+	24, // 65: concord.v1.CoordinatorService.Follow:output_type -> concord.v1.FollowResponse
+	32, // 66: concord.v1.CoordinatorService.List:output_type -> concord.v1.ListResponse
+	34, // 67: concord.v1.CoordinatorService.Get:output_type -> concord.v1.GetResponse
+	36, // 68: concord.v1.CoordinatorService.Resolve:output_type -> concord.v1.ResolveResponse
+	38, // 69: concord.v1.CoordinatorService.Forget:output_type -> concord.v1.ForgetResponse
+	40, // 70: concord.v1.CoordinatorService.Settle:output_type -> concord.v1.SettleResponse
+	42, // 71: concord.v1.CoordinatorService.ReplaceMember:output_type -> concord.v1.ReplaceMemberResponse
+	44, // 72: concord.v1.CoordinatorService.AddMember:output_type -> concord.v1.AddMemberResponse
+	46, // 73: concord.v1.CoordinatorService.RemoveMember:output_type -> concord.v1.RemoveMemberResponse
+	48, // 74: concord.v1.CoordinatorService.TransferLeadership:output_type -> concord.v1.TransferLeadershipResponse
+	53, // 75: concord.v1.CoordinatorService.Retry:output_type -> concord.v1.RetryResponse
+	50, // 76: concord.v1.CoordinatorService.Recover:output_type -> concord.v1.RecoverResponse
+	56, // 77: concord.v1.CoordinatorService.Status:output_type -> concord.v1.StatusResponse
+	56, // 78: concord.v1.CoordinatorService.Watch:output_type -> concord.v1.StatusResponse
+	66, // 79: concord.v1.CoordinatorService.Resources:output_type -> concord.v1.ResourcesResponse
+	68, // 80: concord.v1.CoordinatorService.CheckResource:output_type -> concord.v1.CheckResourceResponse
+	61, // 81: concord.v1.CoordinatorService.ReportResource:output_type -> concord.v1.ReportResourceResponse
+	64, // 82: concord.v1.CoordinatorService.AcceptResource:output_type -> concord.v1.AcceptResourceResponse
+	29, // 83: concord.v1.CoordinatorService.Audit:output_type -> concord.v1.AuditResponse
+	57, // [57:84] is the sub-list for method output_type
+	30, // [30:57] is the sub-list for method input_type
+	30, // [30:30] is the sub-list for extension type_name
+	30, // [30:30] is the sub-list for extension extendee
+	0,  // [0:30] is the sub-list for field type_name
 }
 
 func init() { file_concord_v1_concord_proto_init() }
@@ -5262,13 +5878,15 @@ func file_concord_v1_concord_proto_init() {
 	}
 	file_concord_v1_branch_proto_init()
 	file_concord_v1_member_proto_init()
+	file_concord_v1_concord_proto_msgTypes[27].OneofWrappers = []any{}
+	file_concord_v1_concord_proto_msgTypes[52].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_concord_v1_concord_proto_rawDesc), len(file_concord_v1_concord_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   66,
+			NumMessages:   72,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
