@@ -128,6 +128,10 @@ func (n *nodes) configure(m replica.Member, resources []config.Resource) error {
 		members = append(members, dict{"id": o.ID, "peer": o.Peer, "api": o.API})
 	}
 	for _, r := range resources {
+		if r.Addr != "" {
+			databases = append(databases, dict{"name": r.Name, "driver": r.Driver, "addr": r.Addr})
+			continue
+		}
 		dsn, err := r.Secret()
 		if err != nil {
 			return err
