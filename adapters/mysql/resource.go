@@ -85,7 +85,9 @@ type Resource struct {
 	markerReady atomic.Bool               // the marker table is there and can be written
 	outsiders   atomic.Pointer[outsiders] // nil: never asked
 
-	pause func(ctx context.Context) error // waits for detachTime
+	listed lastList
+	gone   gone                            // sessions that held branches
+	pause  func(ctx context.Context) error // waits for detachTime
 }
 
 var _ adapters.Adapter = (*Resource)(nil)
@@ -102,7 +104,7 @@ func NewWithOptions(name string, c driver.Connector, o Options) *Resource {
 	r := &Resource{name: name, connector: c, options: o, pool: newPool(o), pause: awaitDetach}
 	r.db = sql.OpenDB(limitedConnector{c, o.LockTimeout})
 	r.db.SetMaxOpenConns(recoveryConns)
-	r.db.SetMaxIdleConns(recoveryConns / 2)
+	r.db.SetMaxIdleConns(recoveryConns)
 	r.db.SetConnMaxIdleTime(time.Minute)
 	return r
 }
