@@ -63,7 +63,8 @@ func (b *recoveryBench) open(ctx context.Context, file, dir string) error {
 		return err
 	}
 	chosen = append(chosen, config.Resource{Name: unreachable, Driver: agent.Driver, Addr: nowhere})
-	if b.nodes, err = startNodes(ctx, b.program, dir, chosen); err != nil {
+	// Their lease says that the clients live: nothing is due because of its age.
+	if b.nodes, err = startNodesWith(ctx, &nodes{maxAge: time.Hour}, b.program, dir, chosen); err != nil {
 		return err
 	}
 	if b.cluster, err = clusterAt(ctx, b.nodes.addresses()); err != nil {
@@ -118,6 +119,11 @@ type held struct {
 // hold takes a lease as the SDK does, for all of the clients.
 func (b *recoveryBench) hold(ctx context.Context) (*held, error) {
 	res, err := b.client.Lease(ctx, &concordv1.LeaseRequest{})
+	// A cluster that was founded a moment ago has not switched them on.
+	for begin := time.Now(); err != nil && ctx.Err() == nil && time.Since(begin) < readyTimeout; {
+		time.Sleep(pollInterval)
+		res, err = b.client.Lease(ctx, &concordv1.LeaseRequest{})
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -70,6 +70,7 @@ func TestChaos(t *testing.T) {
 	w.bounds()
 	if !t.Failed() {
 		w.forget(f)
+		w.putBackOne(rand.New(rand.NewPCG(s, 2)))
 	}
 	begun, commits := w.history.sofar()
 	text, run := matrix(w.met(truncated, snapshots), !t.Failed())

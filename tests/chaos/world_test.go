@@ -383,17 +383,7 @@ func (w *world) stopLoad() {
 	w.Helper()
 	close(w.httpOver)
 	w.http.Wait()
-	for _, c := range w.clients {
-		_ = c.stdin.Close()
-	}
-	for _, c := range w.clients {
-		if err := c.await(patience); err != nil {
-			w.Errorf("%s: %v", c.name, err)
-		} else if c.err != nil {
-			w.Errorf("%s ended with %v", c.name, c.err)
-		}
-	}
-	w.clients = nil
+	w.stopClients()
 }
 
 // caller makes a client of the bare API that no fault touches.
