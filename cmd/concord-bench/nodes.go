@@ -90,7 +90,8 @@ func startNodesBehind(ctx context.Context, certs security.Dir, named, dir string
 }
 
 // startNodesWith is startNodes of nodes that have certs and maxAge.
-func startNodesWith(ctx context.Context, n *nodes, named, dir string, resources []config.Resource) (_ *nodes, err error) {
+func startNodesWith(ctx context.Context, n *nodes, named, dir string,
+	resources []config.Resource) (_ *nodes, err error) {
 	if n.program, err = findConcord(named); err != nil {
 		return nil, err
 	}

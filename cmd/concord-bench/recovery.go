@@ -130,7 +130,8 @@ func (c *cli) printRecovery(r *recoveryResult) error {
 		return err
 	}
 	fmt.Fprintf(c.out, "\n%d branches prepared in each of two databases, half of the transactions decided; the time\n"+
-		"counts from when they were due. The sum of all balances is as expected; nothing is left prepared.\n", r.Branches)
+		"counts from when they were due. The sum of all balances is as expected; nothing is left prepared.\n",
+		r.Branches)
 	for _, x := range r.Rounds {
 		fmt.Fprintf(c.out, "%s: %s of new transactions, left by second: %v\n", x.Case,
 			terminal.Plural(int(x.Errors), "error", "errors"), x.BySeconds)

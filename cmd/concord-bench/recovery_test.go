@@ -23,7 +23,8 @@ func TestRecoverySettlesWhatDeadClientsLeft(t *testing.T) {
 	maria := testdb.MariaDB(t)
 	require.NoError(t, maria.Exec(t.Context(), "", "CREATE DATABASE bank"))
 	dir := t.TempDir()
-	file, ordered, done := filepath.Join(dir, "databases.yaml"), filepath.Join(dir, "ordered"), filepath.Join(dir, "done")
+	file := filepath.Join(dir, "databases.yaml")
+	ordered, done := filepath.Join(dir, "ordered"), filepath.Join(dir, "done")
 	text := fmt.Sprintf("resources:\n  - {name: orders, driver: postgres, dsn: %q}\n  - {name: billing, driver: "+
 		"mysql, dsn: %q}\n", pg.DSN("postgres"), maria.DSN("bank"))
 	require.NoError(t, os.WriteFile(file, []byte(text), 0o600))
@@ -55,8 +56,9 @@ func TestRecoverySettlesWhatDeadClientsLeft(t *testing.T) {
 		}
 		restarted <- os.WriteFile(done, nil, 0o600)
 	}()
+	restart := fmt.Sprintf("touch %s; while [ ! -e %s ]; do sleep 0.05; done", ordered, done)
 	out, err := command(t, "recovery", "--config", file, "--branches", fmt.Sprint(*recoveryBranches), "--restart",
-		fmt.Sprintf("touch %s; while [ ! -e %s ]; do sleep 0.05; done", ordered, done), "--dir", t.TempDir(), "-o", "json")
+		restart, "--dir", t.TempDir(), "-o", "json")
 	close(over)
 	require.NoError(t, err)
 	require.NoError(t, <-restarted)

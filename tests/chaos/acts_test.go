@@ -130,7 +130,7 @@ func administrator(w *world, r *rand.Rand, _ time.Duration) error {
 	}
 	if before {
 		if err := w.endByHand(ctx, mine, h.xid(0), act); err != nil {
-			return err
+			return w.tooLate(err)
 		}
 	} else {
 		setBoth(mine.nodes, hole)
@@ -141,7 +141,7 @@ func administrator(w *world, r *rand.Rand, _ time.Duration) error {
 	}
 	if !before {
 		if err := w.endByHand(ctx, mine, h.xid(0), act); err != nil {
-			return err
+			return w.tooLate(err)
 		}
 		mine.nodes.Heal()
 	}
@@ -173,6 +173,13 @@ func administrator(w *world, r *rand.Rand, _ time.Duration) error {
 		}
 	}
 	return nil
+}
+
+// tooLate is for an administrator who finds that the branch has ended already: the machine was so slow that the
+// cluster took its client for dead, or what ends it was on its way before the line was cut.
+func (w *world) tooLate(err error) error {
+	w.say("administrator: the branch has ended already: %v", err)
+	return errNotHere
 }
 
 func setBoth(l *faultproxy.Link, f faultproxy.Fault) {

@@ -30,7 +30,8 @@ func small() ([]record, final) {
 		{At: 12, Op: asked, GID: "d"},
 		{At: 13, Op: told, GID: "d", Outcome: unknown},
 		{At: 14, Op: begun, Key: "k", Kind: "run"}, {At: 15, Op: asked, Key: "k"},
-		{At: 16, Op: told, Key: "k", GID: "e", Outcome: committed}, {At: 17, Op: told, Key: "k", GID: "e", Outcome: committed},
+		{At: 16, Op: told, Key: "k", GID: "e", Outcome: committed},
+		{At: 17, Op: told, Key: "k", GID: "e", Outcome: committed},
 	}
 	f := final{
 		rows: map[string]map[string]string{orders: {"a": "pa", "d": "pd"}, billing: {"a": "pa"}, stock: {"d": "pd"}},
@@ -129,7 +130,8 @@ func TestBadHistory(t *testing.T) {
 			return h
 		}},
 		{"an append is lost", "LIST", func(h []record, f *final) []record { f.lists[0] = []int{1}; return h }},
-		{"an append is there twice", "LIST", func(h []record, f *final) []record { f.lists[0] = []int{1, 3, 3}; return h }},
+		{"an append is there twice", "LIST",
+			func(h []record, f *final) []record { f.lists[0] = []int{1, 3, 3}; return h }},
 		{"an append of nobody", "LIST", func(h []record, f *final) []record { f.lists[0] = []int{1, 3, 9}; return h }},
 		{"half of the appends", "AC1", func(h []record, f *final) []record {
 			f.lists[1] = nil
@@ -166,7 +168,8 @@ func TestBadHistory(t *testing.T) {
 				record{Op: told, GID: "q", Outcome: committed, Lists: []access{{List: 4}, {List: 5, Append: 12}}})
 		}},
 		{"a branch is left over", "AC5", func(h []record, f *final) []record { f.left = []string{"x"}; return h }},
-		{"a branch of others is gone", "FOREIGN", func(h []record, f *final) []record { f.canaries = []string{"x"}; return h }},
+		{"a branch of others is gone", "FOREIGN",
+			func(h []record, f *final) []record { f.canaries = []string{"x"}; return h }},
 		{"what was done by hand is not reported", "HEUR", func(h []record, f *final) []record {
 			f.reported = nil
 			return h

@@ -164,8 +164,8 @@ func (c *checker) answers() {
 			c.fail("AC2", "%s: its client was told %s, and now the cluster says %s", gid, outcome, said)
 		}
 		if outcome == committed && len(s.begun.Rows) > 1 && c.final.outcomes[gid] == "unrecorded" {
-			c.fail("DUR1", "%s (%s): its client was told that it is committed, and the cluster has not heard of it", gid,
-				s.begun.Kind)
+			c.fail("DUR1", "%s (%s): its client was told that it is committed, and the cluster has not heard of it",
+				gid, s.begun.Kind)
 		}
 		for _, r := range s.told {
 			if r.Outcome == wrong {

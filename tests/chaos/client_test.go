@@ -95,7 +95,8 @@ func (o clientOrder) open() (map[string]place, error) {
 		open func(string, string) (place, error)
 		at   string
 	}{
-		{orders, openPostgres, o.DSNs[orders]}, {billing, openMySQL, o.DSNs[billing]}, {stock, openMySQL, o.DSNs[stock]},
+		{orders, openPostgres, o.DSNs[orders]}, {billing, openMySQL, o.DSNs[billing]},
+		{stock, openMySQL, o.DSNs[stock]},
 		{desk, openAgent, o.Agent}, {ledger, openAgent, o.Agent},
 	} {
 		p, err := open.open(open.name, open.at)
@@ -474,7 +475,8 @@ func (w *worker) late() {
 	ctx, cancel := context.WithTimeout(context.Background(), limit)
 	defer cancel()
 	if _, err := j.tx.Enlist(ctx, j.places[stock].opener()); err == nil {
-		j.note(record{Op: told, GID: j.made.GID, Kind: "late", Outcome: wrong, Error: "a branch joined after the commit"})
+		j.note(record{Op: told, GID: j.made.GID, Kind: "late", Outcome: wrong,
+			Error: "a branch joined after the commit"})
 	}
 }
 

@@ -9,11 +9,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
-	"sync"
 	"syscall"
 	"time"
-
-	"golang.org/x/sync/errgroup"
 
 	"github.com/concordtx/concord/internal/faultproxy"
 )
@@ -82,7 +79,8 @@ func databaseFaults() (all []fault) {
 			fault{name + " cut off from clients", domain, 1, []string{"N06"}, databaseCut(name, false)})
 	}
 	return append(all,
-		fault{"an administrator acts", alone, 3, []string{"H01", "H02", "H03", "H04", "H05", "D09", "D10"}, administrator},
+		fault{"an administrator acts", alone, 3, []string{"H01", "H02", "H03", "H04", "H05", "D09", "D10"},
+			administrator},
 		fault{"no more prepared transactions in " + orders, "database " + orders, 1, []string{"D14"}, preparedFull})
 }
 
@@ -548,63 +546,4 @@ func databaseCut(name string, nodes bool) func(*world, *rand.Rand, time.Duration
 		}
 		return broken(d, []faultproxy.Fault{hole, wait}[r.IntN(2)], r.IntN(2) == 0, l)
 	}
-}
-
-// draw chooses faults of different domains: mostly one, sometimes two or three at once.
-func draw(r *rand.Rand) (chosen []fault) {
-	n := 1
-	switch x := r.IntN(10); {
-	case x >= 9:
-		n = 3
-	case x >= 6:
-		n = 2
-	}
-	total := 0
-	for _, f := range faults {
-		total += f.weight
-	}
-	for range n {
-		x := r.IntN(total)
-		i := slices.IndexFunc(faults, func(f fault) bool { x -= f.weight; return x < 0 })
-		f := faults[i]
-		if *only != "" {
-			f = faults[slices.IndexFunc(faults, func(f fault) bool { return f.name == *only })]
-		}
-		if f.domain == alone {
-			return []fault{f}
-		}
-		if !slices.ContainsFunc(chosen, func(o fault) bool { return o.domain == f.domain }) {
-			chosen = append(chosen, f)
-		}
-	}
-	return chosen
-}
-
-// strike does some faults at once, and returns what the product did wrong about them.
-func (w *world) strike(r *rand.Rand, chosen []fault) error {
-	var group errgroup.Group
-	var mu sync.Mutex
-	for _, f := range chosen {
-		d := 300*time.Millisecond + time.Duration(r.ExpFloat64()*float64(time.Second))
-		d = min(d, 4*time.Second)
-		own := rand.New(rand.NewPCG(r.Uint64(), r.Uint64()))
-		group.Go(func() error {
-			w.say("%s (%v)", f.name, d.Round(time.Millisecond))
-			err := f.do(w, own, d)
-			mu.Lock()
-			defer mu.Unlock()
-			if err == errNotHere {
-				w.say("%s: not possible here", f.name)
-				return nil
-			}
-			w.ran[f.name]++
-			if err != nil {
-				w.say("%s: %v", f.name, err)
-				return fmt.Errorf("%s: %w", f.name, err)
-			}
-			w.say("%s: healed", f.name)
-			return nil
-		})
-	}
-	return group.Wait()
 }

@@ -194,7 +194,8 @@ func (w *world) met(truncated, snapshots int) map[string]count {
 	met["L06"], met["F11"] = count{truncated, "logs cut back"}, count{snapshots, "snapshots sent"}
 	met["K05"], met["K06"] = count{both, "transactions"}, count{late, "transactions"}
 	met["K07"], met["D15"] = count{strangers, "transactions"}, count{deadlocks, "lock timeouts and deadlocks"}
-	met["D17"], met["R05"] = count{len(canaries), "untouched"}, count{w.history.commits, "commits beside a scan each second"}
+	met["D17"] = count{len(canaries), "untouched"}
+	met["R05"] = count{w.history.commits, "commits beside a scan each second"}
 	met["K03"] = count{met["K03"].n + again, "lost answers and repeated requests"}
 	met["H07"] = count{w.forgotten, "forgotten"}
 	met["D11"] = count{w.putBack, "times"}

@@ -108,8 +108,8 @@ func mountSmall(dir string) error {
 func (w *world) write(n *node) error {
 	var text strings.Builder
 	fmt.Fprintf(&text, "node: %d\ndata_dir: %s\napi: {listen: %s}\npeer: {listen: %s}\ndisk: {reserve_mib: %d}\n"+
-		"transaction: {max_age: 20s, grace: 2s, scan: 1s}\nmembers:\n", n.id, filepath.Join(n.dir, "data"), n.api, n.peer,
-		reserve)
+		"transaction: {max_age: 20s, grace: 2s, scan: 1s}\nmembers:\n", n.id, filepath.Join(n.dir, "data"), n.api,
+		n.peer, reserve)
 	members := w.nodes[:3:3]
 	if n.id > 3 {
 		members = append(members, n)
@@ -166,9 +166,9 @@ func (w *world) startAgent() (err error) {
 		if err != nil {
 			return err
 		}
-		text := fmt.Sprintf("name: west\ndata_dir: %s\nlisten: %s\ncoordinators: %s\nscan: 500ms\nsilence: 5s\nresources:\n"+
-			"  - {name: %s, driver: postgres, dsn: %q}\n  - {name: %s, driver: pebble, dir: %s}\n", a.dir, a.addr, coordinators,
-			desk, w.dbs[desk].through(w.dbs[desk].clients), ledger, w.path("ledger"))
+		text := fmt.Sprintf("name: west\ndata_dir: %s\nlisten: %s\ncoordinators: %s\nscan: 500ms\nsilence: 5s\n"+
+			"resources:\n  - {name: %s, driver: postgres, dsn: %q}\n  - {name: %s, driver: pebble, dir: %s}\n", a.dir,
+			a.addr, coordinators, desk, w.dbs[desk].through(w.dbs[desk].clients), ledger, w.path("ledger"))
 		if err := os.WriteFile(a.config, []byte(text), 0o600); err != nil {
 			return err
 		}
@@ -256,8 +256,8 @@ func (w *world) unready() string {
 		case s.GetLeader() == 0 || s.GetCluster() == "":
 			return fmt.Sprintf("node %d knows no leader", n.id)
 		case leader != 0 && (s.GetLeader() != leader || s.GetEpoch() != epoch):
-			return fmt.Sprintf("node %d follows node %d of epoch %d, another one node %d of epoch %d", n.id, s.GetLeader(),
-				s.GetEpoch(), leader, epoch)
+			return fmt.Sprintf("node %d follows node %d of epoch %d, another one node %d of epoch %d", n.id,
+				s.GetLeader(), s.GetEpoch(), leader, epoch)
 		}
 		leader, epoch = s.GetLeader(), s.GetEpoch()
 		for _, r := range s.GetResources() {
