@@ -29,7 +29,7 @@ func (r *Resource) Rollback(ctx context.Context, x txn.XID, b txn.Branch) (txn.F
 func (r *Resource) finish(ctx context.Context, x txn.XID, b txn.Branch, d txn.Decision) (answer txn.Finish, err error) {
 	ctx, cancel := context.WithTimeout(ctx, finishTime)
 	defer cancel()
-	err = r.onServer(ctx, func(c *sql.Conn, s server) (err error) {
+	err = r.onKnownServer(ctx, func(c *sql.Conn, s server) (err error) {
 		f := finisher{r: r, conn: c, server: s, xid: x, decision: d,
 			evident: b.Evidence == markerEvidence && !r.options.NoMarker}
 		f.claimed, _ = parseHolder(b.Holder)
