@@ -61,6 +61,7 @@ var messages = []message{
 	{line: "doors --config FILE --clients 1001", says: "--clients: 1001 is not between 0 and 1000"},
 	{line: "recovery", says: "--config is missing: name a file with \"resources\", as in \"concord serve --help\""},
 	{line: "recovery --config FILE --branches 1", says: "--branches: 1 is not between 2 and 50000"},
+	{line: "recovery --config FILE --cases x", says: "--cases: \"x\" is none: want clients, poison, everything"},
 	{line: "recovery --config FILE --connections 0", says: "--connections: 0 is not between 1 and 4096"},
 	{line: "history --workers 0", says: "--workers: 0 is not between 1 and 4096"},
 }

@@ -6,6 +6,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -20,6 +22,15 @@ const (
 	aimAdmitted = 3.0
 	aimMemory   = 512 << 20
 )
+
+// The cases, see the help.
+const (
+	caseClients    = "clients"
+	casePoison     = "poison"
+	caseEverything = "everything"
+)
+
+var recoveryCases = []string{caseClients, casePoison, caseEverything}
 
 // recoveryResult is the contract of "recovery -o json".
 type recoveryResult struct {
@@ -77,6 +88,11 @@ func (c *cli) recoveryCommand() *cobra.Command {
 			case b.connections < 1 || b.connections > maxWorkers:
 				return terminal.Usagef("--connections: %d is not between 1 and %d", b.connections, maxWorkers)
 			}
+			for _, name := range b.cases {
+				if !slices.Contains(recoveryCases, name) {
+					return terminal.Usagef("--cases: %q is none: want %s", name, strings.Join(recoveryCases, ", "))
+				}
+			}
 			b.program, b.say = c.concord, func(format string, args ...any) { fmt.Fprintf(c.err, format+"\n", args...) }
 			r, err := c.benchRecovery(cmd.Context(), &b, file, dir)
 			if err != nil {
@@ -88,6 +104,7 @@ func (c *cli) recoveryCommand() *cobra.Command {
 	cmd.Flags().StringVar(&file, "config", "", "a file with \"resources\"; the first two SQL databases are used")
 	cmd.Flags().IntVar(&b.branches, "branches", 10_000, "how many are prepared in each database")
 	cmd.Flags().IntVar(&b.connections, "connections", 100, "how many sessions clients have in each database at a time")
+	cmd.Flags().StringSliceVar(&b.cases, "cases", recoveryCases, "which cases, in this order")
 	cmd.Flags().StringVar(&b.restart, "restart", "",
 		"a shell command that kills both database servers with signal 9, starts them, and returns when they answer; "+
 			"without it they run on")
@@ -106,7 +123,8 @@ func (c *cli) benchRecovery(ctx context.Context, b *recoveryBench, file, dir str
 		return nil, err
 	}
 	r := &recoveryResult{Branches: b.branches, Decided: b.branches / 2, Met: true}
-	for _, round := range []recoveryRound{{Case: "clients"}, {Case: "poison", Poisoned: true}, {Case: "everything"}} {
+	for _, name := range b.cases {
+		round := recoveryRound{Case: name, Poisoned: name == casePoison}
 		if err := b.round(ctx, &round); err != nil {
 			return nil, fmt.Errorf("%s: %w", round.Case, err)
 		}

@@ -39,6 +39,7 @@ const (
 // recoveryBench is one measurement.
 type recoveryBench struct {
 	branches, connections int
+	cases                 []string
 	restart, program      string
 	say                   func(string, ...any)
 
@@ -101,7 +102,7 @@ func (b *recoveryBench) round(ctx context.Context, r *recoveryRound) error {
 	r.Prepared = time.Since(begin).Seconds()
 	b.say("%s: %d branches are prepared in each database after %.0f s", r.Case, b.branches, r.Prepared)
 	l.letGo()
-	if r.Case == "everything" {
+	if r.Case == caseEverything {
 		if err := b.killEverything(ctx); err != nil {
 			return err
 		}

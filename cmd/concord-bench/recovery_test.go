@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -15,7 +16,10 @@ import (
 	"github.com/concordtx/concord/internal/testdb"
 )
 
-var recoveryBranches = flag.Int("bench.branches", 150, "how many branches TestRecovery prepares in each database")
+var (
+	recoveryBranches = flag.Int("bench.branches", 60, "how many branches TestRecovery prepares in each database")
+	recoveryOf       = flag.String("bench.cases", caseEverything, "the cases of TestRecovery")
+)
 
 // The command has the servers restarted by a file that it makes, and waits for another one.
 func TestRecoverySettlesWhatDeadClientsLeft(t *testing.T) {
@@ -58,7 +62,7 @@ func TestRecoverySettlesWhatDeadClientsLeft(t *testing.T) {
 	}()
 	restart := fmt.Sprintf("touch %s; while [ ! -e %s ]; do sleep 0.05; done", ordered, done)
 	out, err := command(t, "recovery", "--config", file, "--branches", fmt.Sprint(*recoveryBranches), "--restart",
-		restart, "--dir", t.TempDir(), "-o", "json")
+		restart, "--cases", *recoveryOf, "--dir", t.TempDir(), "-o", "json")
 	close(over)
 	require.NoError(t, err)
 	require.NoError(t, <-restarted)
@@ -67,7 +71,7 @@ func TestRecoverySettlesWhatDeadClientsLeft(t *testing.T) {
 	require.Subset(t, keys, []string{"branches", "decided", "rounds", "met"})
 	require.Equal(t, *recoveryBranches, r.Branches)
 	require.Equal(t, *recoveryBranches/2, r.Decided)
-	require.Len(t, r.Rounds, 3)
+	require.Len(t, r.Rounds, len(strings.Split(*recoveryOf, ",")))
 	for _, x := range r.Rounds {
 		require.Positive(t, x.New, x.Case)
 		require.Positive(t, x.Memory, x.Case)

@@ -16,8 +16,8 @@ import (
 const patience = 60 * time.Second
 
 var (
-	length       = flag.Duration("chaos.length", time.Minute, "how long there is load under faults, at least")
-	leastFaults  = flag.Int("chaos.faults", 15, "how many faults there are at least")
+	length       = flag.Duration("chaos.length", 45*time.Second, "how long there is load under faults, at least")
+	leastFaults  = flag.Int("chaos.faults", 10, "how many faults there are at least")
 	leastCommits = flag.Int("chaos.transactions", 300, "how many transactions commit at least")
 	seed         = flag.Uint64("chaos.seed", 0, "what the faults are drawn from; 0: the time")
 	only         = flag.String("chaos.only", "", "the one fault that is drawn; empty: any")
