@@ -141,7 +141,10 @@ func (f *finisher) fence(ctx context.Context) (listed bool, err error) {
 			return false, err
 		}
 	}
-	if listed, _, _, err = f.look(ctx); err != nil || !listed || !f.holder.of(f.server) {
+	if listed = f.written; !listed { // else whoever ends it now hears whether it was prepared
+		listed, _, _, err = f.look(ctx)
+	}
+	if err != nil || !listed || !f.holder.of(f.server) {
 		return listed, err
 	}
 	return true, f.letGo(ctx, f.holder)

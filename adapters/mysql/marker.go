@@ -194,15 +194,13 @@ func (r *Resource) readMarker(ctx context.Context, c *sql.Conn, s server, x txn.
 	return absent, nil, nil
 }
 
-// readAt asks in a transaction of its own, at an isolation level of its own: the
-// server's default may be any.
+// readAt asks at an isolation level of its own, since the server's default may be any: the level holds for the next
+// transaction, which is the query alone.
 func readAt(ctx context.Context, c *sql.Conn, level sql.IsolationLevel, query string) ([][]string, error) {
-	tx, err := c.BeginTx(ctx, &sql.TxOptions{Isolation: level, ReadOnly: true})
-	if err != nil {
+	if _, err := c.ExecContext(ctx, "SET TRANSACTION ISOLATION LEVEL "+level.String()); err != nil {
 		return nil, err
 	}
-	defer tx.Rollback() //nolint:errcheck // it only read
-	rows, err := tx.QueryContext(ctx, query)
+	rows, err := c.QueryContext(ctx, query)
 	if err != nil {
 		return nil, err
 	}
