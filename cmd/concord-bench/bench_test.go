@@ -32,7 +32,16 @@ import (
 // program is the concord that nodes run, which TestMain builds.
 var program string
 
-func TestMain(m *testing.M) { os.Exit(run(m)) }
+func TestMain(m *testing.M) {
+	if order := os.Getenv(doomedEnv); order != "" {
+		if err := runDoomed(context.Background(), order, os.Stdin, os.Stdout); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
+	os.Exit(run(m))
+}
 
 func run(m *testing.M) int {
 	dir, err := os.MkdirTemp("", "concord-bench-test-")
@@ -52,7 +61,7 @@ func run(m *testing.M) int {
 // command runs one command line in this process, with the nodes of program unless it names others.
 func command(t *testing.T, args ...string) (stdout string, err error) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
 	defer cancel()
 	var out, errs bytes.Buffer
 	root := newRoot(&out, &errs)

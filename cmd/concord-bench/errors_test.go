@@ -60,6 +60,10 @@ var messages = []message{
 	{line: "doors", says: "--config is missing: name a file with \"resources\", as in \"concord serve --help\""},
 	{line: "driven", says: "--config is missing: name a file with \"resources\", as in \"concord serve --help\""},
 	{line: "doors --config FILE --clients 1001", says: "--clients: 1001 is not between 0 and 1000"},
+	{line: "recovery", says: "--config is missing: name a file with \"resources\", as in \"concord serve --help\""},
+	{line: "recovery --config FILE --branches 1", says: "--branches: 1 is not between 2 and 50000"},
+	{line: "recovery --config FILE --cases x", says: "--cases: \"x\" is none: want clients, poison, everything"},
+	{line: "recovery --config FILE --connections 0", says: "--connections: 0 is not between 1 and 4096"},
 	{line: "history --workers 0", says: "--workers: 0 is not between 1 and 4096"},
 }
 
@@ -71,14 +75,20 @@ const (
 
 // withoutRow are the texts that no row of the table has.
 var withoutRow = map[string]string{
-	"connect idle client %d: %w":                           measured,
-	"the node answered %s":                                 measured,
-	"bank %s: there is no plain loop for %s":               measured,
-	"account %d of %s is not there":                        measured,
-	"prepare %s: the server did %s":                        measured,
-	"measure CPU of other processes: %w: only Linux tells": measured,
-	"measure CPU of process %d: there is none":             measured,
-	"nothing was decided in a round of %v: %w":             measured,
+	"connect idle client %d: %w":                             measured,
+	"the node answered %s":                                   measured,
+	"bank %s: there is no plain loop for %s":                 measured,
+	"account %d of %s is not there":                          measured,
+	"prepare %s: the server did %s":                          measured,
+	"measure CPU of other processes: %w: only Linux tells":   measured,
+	"measure CPU of process %d: there is none":               measured,
+	"nothing was decided in a round of %v: %w":               measured,
+	"prepare at %s: the vote is %v":                          measured,
+	"a client that was to prepare %d transactions: %w: %s":   measured,
+	"a client that was to be killed has ended by itself: %s": measured,
+	"--restart: %w: %s":                                      measured,
+	"%d branches are left after %v: %w":                      measured,
+	"no result: the sum of all balances is %d instead of %d: something was committed by half": impossible,
 	"kill %d: %w": measured,
 	"no commit was acknowledged in %v after node %v, the leader, was killed: %w": measured,
 	"the client is still waiting for an answer":                                  measured,
@@ -105,7 +115,6 @@ var withoutRow = map[string]string{
 		"now: this is a bug, please report it": impossible,
 	"no result: the sum of all balances is %d instead of %d (errors: %d of concord, %d of the baseline %s): " +
 		"something was committed by half": impossible,
-	"no result: the sum of all balances is %d instead of %d: something was committed by half": impossible,
 }
 
 func TestWhatErrorsSay(t *testing.T) {

@@ -41,6 +41,7 @@ type nodes struct {
 	members []replica.Member
 	clients map[zab.NodeID]*api.Client // one for each node, to ask exactly that one
 	certs   security.Dir               // empty: they ask nobody who he is
+	maxAge  time.Duration              // of a transaction; 0: the default
 
 	mu      sync.Mutex
 	running map[zab.NodeID]*nodeProcess
@@ -79,18 +80,22 @@ func findConcord(named string) (string, error) {
 // startNodes returns when the nodes have a leader and all follow it. The caller stops them. named is
 // the program that they run, see findConcord.
 func startNodes(ctx context.Context, named, dir string, resources []config.Resource) (*nodes, error) {
-	return startNodesBehind(ctx, "", named, dir, resources)
+	return startNodesWith(ctx, &nodes{}, named, dir, resources)
 }
 
 // startNodesBehind is startNodes with the certificates of a directory, where the client benchClients[0] has one.
 func startNodesBehind(ctx context.Context, certs security.Dir, named, dir string,
 	resources []config.Resource) (*nodes, error) {
-	program, err := findConcord(named)
-	if err != nil {
+	return startNodesWith(ctx, &nodes{certs: certs}, named, dir, resources)
+}
+
+// startNodesWith is startNodes of nodes that have certs and maxAge.
+func startNodesWith(ctx context.Context, n *nodes, named, dir string,
+	resources []config.Resource) (_ *nodes, err error) {
+	if n.program, err = findConcord(named); err != nil {
 		return nil, err
 	}
-	n := &nodes{program: program, dir: dir, clients: map[zab.NodeID]*api.Client{}, certs: certs,
-		running: map[zab.NodeID]*nodeProcess{}}
+	n.dir, n.clients, n.running = dir, map[zab.NodeID]*api.Client{}, map[zab.NodeID]*nodeProcess{}
 	who, err := n.credentials()
 	if err != nil {
 		return nil, err
@@ -140,6 +145,9 @@ func (n *nodes) configure(m replica.Member, resources []config.Resource) error {
 			"tls": r.TLS, "tls_ca": r.TLSCA})
 	}
 	file["members"], file["resources"] = members, databases
+	if n.maxAge > 0 {
+		file["transaction"] = dict{"max_age": n.maxAge.String()}
+	}
 	if n.certs != "" {
 		var grants []dict
 		for _, name := range benchClients {

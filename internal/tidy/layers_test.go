@@ -123,6 +123,7 @@ var house = map[string]struct {
 		"modules"},
 	"internal/tidy": {layer: above, kind: forTests, why: "these rules"},
 	"tests/attack":  {layer: above, kind: forTests, why: "attacks on real nodes"},
+	"tests/chaos":   {layer: above, kind: forTests, why: "everything breaks under load"},
 	"tests/compose": {layer: above, kind: forTests, why: "containers of docker-compose.yml, killed and " +
 		"cut off"},
 	"tests/e2e": {layer: above, kind: forTests, why: "real processes on real databases"},
