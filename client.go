@@ -182,7 +182,8 @@ func (c *Client) carry(do func()) bool {
 
 // Run begins a transaction, calls fn, and commits if fn returns nil. Otherwise it
 // rolls back, and the error wraps what fn returned and ErrAborted; a panic of fn rolls
-// back and goes on. fn is called once, unless WithRetry allows more. Errors are those of Tx.Commit. At the time limit,
+// back and goes on. If fn has called Commit or Rollback itself and returns nil, the answer is what became of the
+// transaction: nil only if it is committed. fn is called once, unless WithRetry allows more. Errors are those of Tx.Commit. At the time limit,
 // or when ctx ends, the transaction is rolled back even if fn does not return; its context ends then, too.
 //
 // If ctx comes from the function of another Run of this client then Run joins that transaction: fn works in it,
@@ -217,7 +218,11 @@ func (c *Client) attempt(ctx context.Context, fn func(ctx context.Context, tx *T
 	err = fn(NewContext(tx.life, tx), tx)
 	returned = true
 	if err == nil {
-		return tx.Commit(ctx)
+		if err = tx.Commit(ctx); errors.Is(err, ErrTxEnded) { // fn has ended it itself
+			<-tx.settled // soon: whoever ends it has a deadline
+			return tx.how
+		}
+		return err
 	}
 	if tx.life.Err() != nil || tx.victim.Load() != nil {
 		err = tx.withLimit(err)

@@ -46,6 +46,10 @@ type Tx struct {
 	// watch stops waiting for that, and forget lets go of life after the end.
 	watch  func() bool
 	forget context.CancelFunc
+	// settled is closed when a Commit or Rollback has ended it, in a way that how tells: of a Rollback, an
+	// AbortedError.
+	settled chan struct{}
+	how     error
 
 	// turn holds one token. Who has it owns what follows; a driver that has begun to end
 	// the transaction keeps it.
@@ -90,7 +94,8 @@ type claim struct {
 func newTx(ctx context.Context, c *Client, id ID, cluster txn.ClusterID, p txn.Protocol, limit *limitError,
 	deadline time.Time) *Tx {
 	tx := &Tx{client: c, id: id, cluster: cluster, protocol: p,
-		began: time.Now(), deadline: deadline, limit: limit, turn: make(chan struct{}, 1)}
+		began: time.Now(), deadline: deadline, limit: limit, turn: make(chan struct{}, 1),
+		settled: make(chan struct{})}
 	tx.life, tx.forget = context.WithDeadlineCause(ctx, deadline, limit)
 	tx.turn <- struct{}{}
 	return tx
@@ -357,6 +362,8 @@ func (tx *Tx) claim() error {
 
 // over is called by who has claimed the transaction and ended it, in a way that err tells.
 func (tx *Tx) over(err error) {
+	tx.how = err
+	close(tx.settled)
 	_ = tx.end(err)
 	tx.watch()
 	tx.gone(err)
