@@ -183,8 +183,9 @@ func (c *Client) carry(do func()) bool {
 // Run begins a transaction, calls fn, and commits if fn returns nil. Otherwise it
 // rolls back, and the error wraps what fn returned and ErrAborted; a panic of fn rolls
 // back and goes on. If fn has called Commit or Rollback itself and returns nil, the answer is what became of the
-// transaction: nil only if it is committed. fn is called once, unless WithRetry allows more. Errors are those of Tx.Commit. At the time limit,
-// or when ctx ends, the transaction is rolled back even if fn does not return; its context ends then, too.
+// transaction: nil only if it is committed. fn is called once, unless WithRetry allows more. Errors are those of
+// Tx.Commit. At the time limit, or when ctx ends, the transaction is rolled back even if fn does not return; its
+// context ends then, too.
 //
 // If ctx comes from the function of another Run of this client then Run joins that transaction: fn works in it,
 // nil says that this part is done and nothing more, and after an error the whole is rolled back, also if the function
