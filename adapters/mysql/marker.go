@@ -203,11 +203,23 @@ func readAt(ctx context.Context, c *sql.Conn, level sql.IsolationLevel, query st
 	}
 	rows, err := c.QueryContext(ctx, query)
 	if err != nil {
-		// Nothing says that the level was used up: it must not be that of whatever comes next on the connection.
-		_ = c.Raw(func(any) error { return driver.ErrBadConn }) // returns what it is given
+		useUpLevel(c)
 		return nil, err
 	}
 	return collect(rows)
+}
+
+// useUpLevel begins and ends the transaction for which a level was set, since a query that failed may not have: the
+// level must not be that of whatever comes next on the connection, which is given up if it cannot be asked.
+func useUpLevel(c *sql.Conn) {
+	ctx, cancel := context.WithTimeout(context.Background(), detachTime)
+	defer cancel()
+	for _, command := range []string{"START TRANSACTION", "ROLLBACK"} {
+		if _, err := c.ExecContext(ctx, command); err != nil {
+			_ = c.Raw(func(any) error { return driver.ErrBadConn }) // returns what it is given
+			return
+		}
+	}
 }
 
 // forgetBatch is how many markers are looked up, and deleted, in one statement.
