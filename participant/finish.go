@@ -27,6 +27,11 @@ func (c *Core) decided(e Decided) {
 		return
 	}
 	b.finishers = c.waits(b.finishers, e.Call, b)
+	if b.clearing && e.Decision == txn.Abort { // it is being rolled back, and nobody is told before it is
+		b.pause, b.due = 0, c.now
+		c.attempt(b, txn.Abort)
+		return
+	}
 	c.obey(b, e.Decision)
 }
 

@@ -98,7 +98,7 @@ func (c *Core) voted(e Voted) {
 		b.clearing = true
 		c.attempt(b, txn.Abort)
 	}
-	if b.in == nil && e.Vote != txn.VoteYes && len(b.finishers) > 0 { // an abort that was heard meanwhile
+	if b.in == nil && e.Vote == txn.VoteReadOnly && len(b.finishers) > 0 { // an abort that was heard meanwhile
 		c.carry(b, b.core.Step(protocol.Decided{Decision: txn.Abort}))
 	}
 }

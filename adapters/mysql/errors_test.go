@@ -316,6 +316,7 @@ var withoutRow = map[string]string{
 		"session is ended",
 	"branches are opened by a resource": "nobody can reach that driver",
 	"read the marker: %w":               timing,
+	"read the holders of branches: %w":  timing,
 	"a row of %s is not concord's: %w":  "somebody else has written into the table",
 	"%w: the server of %s accepts no more connections: raise max_connections there, or lower MaxOpen; " +
 		"%w": "wants a server that is full for as long as a pool waits",

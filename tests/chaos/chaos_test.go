@@ -110,6 +110,11 @@ func (w *world) storm(r *rand.Rand) (strikes int) {
 			return strikes
 		}
 		strikes++
+		for _, n := range w.nodes {
+			if n.alive() {
+				w.resident = max(w.resident, n.resident())
+			}
+		}
 		chosen := draw(r)
 		err := w.strike(r, chosen)
 		if err == nil && slices.ContainsFunc(chosen, func(f fault) bool { return f.domain == ofNodes }) {

@@ -219,7 +219,7 @@ const (
 	mostFiles  = 400
 )
 
-// watch follows the diaries, and the memory of the nodes, until it is over.
+// watch follows the diaries until it is over.
 func (w *world) watch(over <-chan struct{}) {
 	for {
 		select {
@@ -230,13 +230,6 @@ func (w *world) watch(over <-chan struct{}) {
 		if err := w.history.poll(); err != nil {
 			w.Errorf("%v", err)
 			return
-		}
-		for _, n := range w.nodes {
-			if n.alive() {
-				w.mu.Lock()
-				w.resident = max(w.resident, n.resident())
-				w.mu.Unlock()
-			}
 		}
 	}
 }

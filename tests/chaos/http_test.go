@@ -12,8 +12,6 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"time"
-
-	"github.com/concordtx/concord/txn"
 )
 
 // httpClient is a client of the HTTP API, as one would write it with curl: JSON in, JSON out, and the next node
@@ -228,6 +226,3 @@ func (c *httpClient) once() bool {
 	}
 	return told
 }
-
-// gidOf parses what the API calls a gid.
-func gidOf(text string) (txn.ID, error) { return txn.ParseID(text) }

@@ -269,7 +269,9 @@ func (w *world) unready() string {
 		if err != nil {
 			return err.Error()
 		}
-		w.id = id
+		if w.id != id { // else others may be reading it
+			w.id = id
+		}
 	}
 	return ""
 }

@@ -75,8 +75,8 @@ func (w *world) putBackOne(r *rand.Rand) {
 		}
 	}
 	w.Logf("%s was put back: %d transactions that were told committed are gone, %d are there; %d are reported as "+
-		"missing, %d as unknown, %d as prepared again", name, len(lost), len(there), report.GetMissing(), report.GetUnknown(),
-		report.GetPreparedAgain())
+		"missing, %d as unknown, %d as prepared again", name, len(lost), len(there), report.GetMissing(),
+		report.GetUnknown(), report.GetPreparedAgain())
 	require.NotEmpty(w, lost, "the copy was not older than anything")
 	_, err = caller.AcceptResource(ctx, &concordv1.AcceptResourceRequest{Name: name, Who: "chaos", Reason: "to go on"})
 	require.NoError(w, err)
