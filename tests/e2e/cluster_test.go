@@ -363,6 +363,31 @@ type (
 		Whole      string          `json:"whole"`
 		Next       string          `json:"next"`
 		Heuristics []heuristicJSON `json:"heuristics"`
+		DecidedBy  string          `json:"decided_by"`
+		Decided    *time.Time      `json:"decided"`
+		Forgets    []forgetJSON    `json:"forgets"`
+		Acts       []actJSON       `json:"acts"`
+		Expected   []int           `json:"expected"`
+		Missing    []int           `json:"missing"`
+	}
+	forgetJSON struct {
+		Who  string     `json:"who"`
+		Why  string     `json:"why"`
+		Time *time.Time `json:"time"`
+	}
+	actJSON struct {
+		No       int       `json:"no"`
+		Time     time.Time `json:"time"`
+		Subject  string    `json:"subject"`
+		Who      string    `json:"who"`
+		Command  string    `json:"command"`
+		GID      string    `json:"gid"`
+		Branch   *int      `json:"branch"`
+		Resource string    `json:"resource"`
+		Node     int       `json:"node"`
+		Reason   string    `json:"reason"`
+		Outcome  string    `json:"outcome"`
+		Says     string    `json:"says"`
 	}
 	branchJSON struct {
 		No       int    `json:"no"`
@@ -373,6 +398,9 @@ type (
 		Error    string `json:"error"`
 		Attempts int    `json:"attempts"`
 		Next     string `json:"next_attempt"`
+		Failed   string `json:"failed"`
+		Seen     string `json:"seen"`
+		Unseen   string `json:"unseen"`
 		Blocked  []struct {
 			Session   string `json:"session"`
 			Waited    string `json:"waited"`
@@ -386,6 +414,8 @@ type (
 		Who       string `json:"who"`
 		Why       string `json:"why"`
 		Forgotten bool   `json:"forgotten"`
+
+		Time *time.Time `json:"time"`
 	}
 	actionJSON struct {
 		GID      string     `json:"gid"`
