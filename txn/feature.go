@@ -30,8 +30,11 @@ const (
 	// LevelHighWater has what the log remembers of databases, and the quarantine of those that are
 	// behind that. It came with LevelAgents.
 	LevelHighWater = LevelAgents
+	// LevelLastResource has transactions that a last resource decides: CommitRecord.Last, and the stored
+	// form of class LastResource.
+	LevelLastResource FeatureLevel = 8
 	// Newest is what this program knows.
-	Newest = LevelAgents
+	Newest = LevelLastResource
 )
 
 // FeatureRecord says that every member of the cluster knows Level. Levels never fall.

@@ -67,4 +67,10 @@ const (
 	JoinTwice                 = false // X60
 	JoinAfterVote             = false // X61
 	VoteUnheard               = false // X62
+	SettleReads               = false // X63
+	MarkerApart               = false // X64
+	TombstoneWithoutLast      = false // X65
+	AbortMarkerForgotten      = false // X66
+	MarkerWithoutBranches     = false // X67
+	DuplicateIsCommit         = false // X68
 )

@@ -67,6 +67,12 @@ var (
 	JoinTwice                 bool // X60
 	JoinAfterVote             bool // X61
 	VoteUnheard               bool // X62
+	SettleReads               bool // X63
+	MarkerApart               bool // X64
+	TombstoneWithoutLast      bool // X65
+	AbortMarkerForgotten      bool // X66
+	MarkerWithoutBranches     bool // X67
+	DuplicateIsCommit         bool // X68
 )
 
 var switches = map[string]*bool{
@@ -131,6 +137,12 @@ var switches = map[string]*bool{
 	"X60": &JoinTwice,
 	"X61": &JoinAfterVote,
 	"X62": &VoteUnheard,
+	"X63": &SettleReads,
+	"X64": &MarkerApart,
+	"X65": &TombstoneWithoutLast,
+	"X66": &AbortMarkerForgotten,
+	"X67": &MarkerWithoutBranches,
+	"X68": &DuplicateIsCommit,
 }
 
 // With runs f while the mutant with this ID is on. Tests that use it must not be parallel.

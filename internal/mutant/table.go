@@ -6,7 +6,7 @@ import "slices"
 
 // Mutant is one planted mistake.
 type Mutant struct {
-	ID   string // X01 to X62
+	ID   string // X01 to X68
 	Name string // of the switch
 	What string // is wrong
 	// In are the packages whose TestMutants must kill it.
@@ -35,6 +35,7 @@ const (
 	inZAB      = "internal/explore/zabworld"
 	inTwoPC    = "internal/explore/twopcworld"
 	inThreePC  = "internal/explore/threepcworld"
+	inLast     = "internal/explore/lastworld"
 	inDeadlock = "coordinator/deadlock"
 	inWAL      = "wal"
 	inPostgres = "adapters/postgres"
@@ -148,4 +149,16 @@ var table = []Mutant{
 		In: []string{inTxnSim}},
 	{ID: "X62", Name: "VoteUnheard", What: "a service votes yes for calls whose answers nobody has heard",
 		In: []string{inTxnSim}},
+	{ID: "X63", Name: "SettleReads", What: "settling reads the marker of the last resource, and inserts none",
+		In: []string{inLast}},
+	{ID: "X64", Name: "MarkerApart", What: "the marker of a last resource is committed apart from its work",
+		In: []string{inLast}},
+	{ID: "X65", Name: "TombstoneWithoutLast", What: "the log aborts a transaction without asking its last resource",
+		In: []string{inLast}},
+	{ID: "X66", Name: "AbortMarkerForgotten",
+		What: "a marker to abort is removed while the client that may meet it sleeps", In: []string{inLast}},
+	{ID: "X67", Name: "MarkerWithoutBranches", What: "the marker of a last resource does not name the other branches",
+		In: []string{inLast}},
+	{ID: "X68", Name: "DuplicateIsCommit", What: "a marker that is there already is taken for a commit, unread",
+		In: []string{inLast}},
 }

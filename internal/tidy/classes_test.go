@@ -31,7 +31,7 @@ var asksForClass = map[string][]string{
 	"join.go": {"Plain", "Recorded", "LastResource"},
 	// two phases; others are begun by no client
 	"gateway/handlers.go": {"Recorded", "ThreePhase", "LastResource"},
-	"txn/txn.go":          {"Recorded", "ThreePhase", "LastResource"}, // no database decides it alone
+	"txn/txn.go":          {"Plain", "Recorded", "ThreePhase"}, // have nothing more to store
 }
 
 // Whoever adds a class is told of every place that has to know what it means.
