@@ -321,6 +321,15 @@ func (n *Node) Finished(id txn.ID, no txn.BranchNo, f txn.Finish, by commit.Repo
 	}
 }
 
+// LastDecided hears that a last resource has committed. What does not fit into the queue is dropped: the cluster
+// finds out by itself.
+func (n *Node) LastDecided(d txn.LastDecision, by commit.Reporter) {
+	select {
+	case n.posted <- commit.LastDecided{LastDecision: d, Reporter: by}:
+	default:
+	}
+}
+
 // Deliver hears members of three-phase transactions. What does not fit into the queue is lost: whoever
 // needs an answer says it again.
 func (n *Node) Deliver(envelopes []member.Envelope) {
@@ -418,6 +427,12 @@ func (n *Node) carryOut(ctx context.Context, a recovery.Action) (string, error) 
 	case recovery.Leave, recovery.Report:
 		return "", nil
 	case recovery.Commit, recovery.Rollback:
+	case recovery.Settle:
+		r, err := n.Outcome(ctx, txn.Inquiry{ID: a.XID.ID, Cluster: a.XID.Cluster, Several: true})
+		if err != nil {
+			return "", err
+		}
+		return "settled: " + r.Txn.Decision.String() + ", which the next scan carries out", nil
 	case recovery.Abort:
 		r, err := n.Outcome(ctx, txn.Inquiry{ID: a.XID.ID, Cluster: a.XID.Cluster, Several: true})
 		if err != nil {

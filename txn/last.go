@@ -35,6 +35,23 @@ func ParseLastTag(s string) (LastTag, bool) {
 	return t, t != 0 && t.String() == s
 }
 
+// lastMask has the random bits of an ID, the last ones before its class, that fit the name of a last resource. A name
+// that was mistyped is noticed by them; they are too few to find one.
+const (
+	lastShift = 5
+	lastMask  = (1<<14 - 1) << lastShift
+)
+
+// WithLast returns the same id with bits of the name of its last resource in place of some random ones.
+func (id ID) WithLast(resource string) ID {
+	b := binary.BigEndian.Uint64(id[8:])
+	binary.BigEndian.PutUint64(id[8:], b&^lastMask|uint64(TagOf(resource))<<lastShift&lastMask)
+	return id
+}
+
+// FitsLast reports whether a resource may be the last one of the transaction.
+func (id ID) FitsLast(resource string) bool { return id.WithLast(resource) == id }
+
 // LastBranch is the number under which a last resource keeps its marker, among the evidence of branches. No
 // branch of a transaction of class LastResource has it.
 const LastBranch BranchNo = 255

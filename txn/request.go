@@ -49,6 +49,8 @@ type Resolution struct {
 	Resources []string
 	// Force, of an abort: also of a transaction of which nobody has heard.
 	Force bool
+	// Last names the last resource of a transaction that has one; empty if the operator leaves it to its branches.
+	Last string
 }
 
 // Settlement is an operator's word about one branch that the cluster cannot, or must not, end by itself.

@@ -106,7 +106,8 @@ func (c *Machine) viewCouncil(v *View, w txn.Witness) {
 func (c *Machine) viewListed(v *View, b *listedBranch) {
 	if b.lingers {
 		x, _ := c.table.Get(b.xid.ID)
-		v.InDoubt[b.xid] = ListedBranch{Resource: b.resource, Decision: x.Decision, Err: c.whyListed(b)}
+		v.InDoubt[b.xid] = ListedBranch{Resource: b.resource, Decision: x.Decision, Err: c.whyListed(b),
+			Last: c.lastTagged(b.xid.ID, b.last)}
 	}
 }
 

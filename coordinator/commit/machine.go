@@ -95,6 +95,8 @@ type Machine struct {
 	vanished  map[txn.ID][]txn.Branch    // without decision; branches that were listed, and then no more
 	leases    leaseBook
 	waits     deadlock.Detector
+	settles   timers         // of transactions that wait to be settled at their last resources
+	settling  map[string]int // how many are being asked, by resource
 
 	nextVanished time.Time
 }
@@ -112,6 +114,7 @@ func (c *Machine) clearLeadership() {
 	c.leases.clear()
 	c.waits.Clear(0)
 	c.reopening, c.wakes = nil, nil
+	c.settles, c.settling = nil, map[string]int{}
 	c.live, c.tasks, c.load = map[txn.ID]*live{}, map[txn.XID]slot{}, map[slot]int{}
 	c.ends, c.evidence = nil, map[string][]txn.XID{}
 	c.raising, c.behind = map[string]txn.HighWater{}, map[string]bool{}
@@ -133,7 +136,8 @@ func (c *Machine) State() *txn.ClusterState { return c.table.State() }
 func (c *Machine) Take() *Effects {
 	t := &c.taken
 	c.fx, c.taken = Effects{Reply: t.Reply[:0], Finish: t.Finish[:0], Scan: t.Scan[:0], Send: t.Send[:0],
-		Evidence: t.Evidence[:0], Waits: t.Waits[:0]}, c.fx
+		Evidence: t.Evidence[:0], Waits: t.Waits[:0],
+		Settle: t.Settle[:0]}, c.fx
 	return &c.taken
 }
 
@@ -166,6 +170,10 @@ func (c *Machine) Step(e replica.Event) error {
 		c.onFinished(e)
 	case Failed:
 		c.onFailed(e)
+	case LastDecided:
+		c.onLastDecided(e)
+	case LastSettled:
+		c.onLastSettled(e)
 	case Listed:
 		c.onListed(e)
 	case Kept:
@@ -218,6 +226,7 @@ func (c *Machine) Answer(e replica.Event) {
 func (c *Machine) Keep() {
 	c.sweep()
 	c.wakeCouncils()
+	c.settleDue()
 	c.endSilent()
 	c.watchWaits()
 	for _, s := range c.scans {
@@ -466,3 +475,41 @@ func (c *Machine) Unfit(resource string) string {
 
 // Remembered is what the log remembers of databases, by resource. It must not be changed.
 func (c *Machine) Remembered() []txn.Remembered { return c.table.Meta().Remembered }
+
+// Rules are the numbers of a cluster, equal on all nodes by good custom: nothing
+// that is safe or unsafe depends on them.
+type Rules struct {
+	// MaxTransaction is how long a transaction may take from its birth to its decision
+	// before its prepared branches count as orphans. Default 60 s.
+	MaxTransaction time.Duration
+	// Grace is how long the client may take to finish the branches of a committed
+	// transaction before the cluster does it. Default 5 s.
+	Grace time.Duration
+	// Scan is the interval at which the leader asks each resource what is prepared.
+	// Default 5 s.
+	Scan time.Duration
+	// Retention is how long finished transactions are remembered. Default 7 days.
+	Retention time.Duration
+	// Lease is how long a client that has transactions may be silent before it counts as dead.
+	// Default 5 s.
+	Lease time.Duration
+}
+
+// WithDefaults returns the rules with what is not set as it is by default.
+func (r Rules) WithDefaults() Rules {
+	def := func(d *time.Duration, v time.Duration) {
+		if *d <= 0 {
+			*d = v
+		}
+	}
+	def(&r.MaxTransaction, time.Minute)
+	def(&r.Grace, 5*time.Second)
+	def(&r.Scan, 5*time.Second)
+	def(&r.Retention, 7*24*time.Hour)
+	def(&r.Lease, 5*time.Second)
+	return r
+}
+
+// watermarkStep is how far the watermark moves at a time, so that an hour is forgotten with
+// one record, and little more than the retention is remembered.
+func (r Rules) watermarkStep() time.Duration { return min(time.Hour, r.Retention/8) }

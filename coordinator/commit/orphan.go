@@ -21,7 +21,8 @@ const scanAgain = time.Second
 
 func (c *Machine) rules() recovery.Rules {
 	return recovery.Rules{Cluster: c.table.Cluster(), MaxAge: c.config.Rules.MaxTransaction,
-		Horizon: c.latest().Add(maxAheadListed), ThreePhase: c.decides(txn.ThreePhase)}
+		Horizon: c.latest().Add(maxAheadListed), ThreePhase: c.decides(txn.ThreePhase),
+		LastResource: c.decides(txn.LastResource)}
 }
 
 // scanDue asks resources for their prepared branches.
@@ -66,6 +67,7 @@ func (c *Machine) judgeBranch(s *scan, p adapters.Prepared) {
 		return
 	}
 	b := c.enlist(s.next, s.resource, p.XID)
+	b.last = p.Last
 	if last := s.listing.branches[p.XID]; last != nil {
 		b.tried = last.tried
 	}
@@ -94,6 +96,17 @@ func (c *Machine) judgeBranch(s *scan, p adapters.Prepared) {
 		l.seen, l.record.By = true, txn.FromCluster
 		c.carry(l, l.core.Step(protocol.OrphanMet{Reason: "orphan: " + a.Why}))
 		c.core.Note("%v at %s is an orphan: %s", a.XID, s.resource, a.Why)
+	case recovery.Settle:
+		last := c.lastTagged(a.XID.ID, p.Last)
+		if last == "" || c.core.Waiting() >= replica.MaxWaiting && c.live[a.XID.ID] == nil {
+			return // whyUnsettled says what it waits for; the next scan lists it again
+		}
+		l := c.hold(a.XID.ID)
+		if l.record.Last == "" {
+			c.core.Note("%v at %s is an orphan: %s", a.XID, s.resource, a.Why)
+		}
+		l.seen, l.record.By = true, txn.FromCluster
+		c.settleLast(l, last, protocol.OrphanMet{Reason: "orphan: " + a.Why})
 	case recovery.Report:
 		if !s.listing.reported[a.XID] {
 			c.core.Alarm("%v at %s cannot be finished: %s", a.XID, s.resource, a.Why)
