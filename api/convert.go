@@ -23,6 +23,7 @@ const (
 	MaxReason       = 1024 // bytes
 	MaxLabel        = 1024 // bytes
 	MaxFinished     = 4096 // branches in one FinishedRequest
+	MaxDecided      = 1024 // transactions in one FinishedRequest
 	MaxWaiting      = 256  // transactions in one WaitingRequest
 	MaxKey          = txn.MaxKey
 	MaxResult       = txn.MaxResult

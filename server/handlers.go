@@ -97,6 +97,10 @@ func (h *handlers) Finished(ctx context.Context, r *concordv1.FinishedRequest) (
 	if err != nil {
 		return nil, err
 	}
+	decided, err := api.ParseDecided(r)
+	if err != nil {
+		return nil, err
+	}
 	if err := h.ofLeader(); err != nil {
 		return nil, err
 	}
@@ -106,6 +110,12 @@ func (h *handlers) Finished(ctx context.Context, r *concordv1.FinishedRequest) (
 	}
 	granted, all := a.Resources(security.Application, security.AgentRole)
 	reporter := commit.Reporter{Limited: !all, Resources: granted}
+	if len(decided) > 0 && !a.Has(security.Application) {
+		return nil, fmt.Errorf("decided: only applications decide in a last resource: %w", api.ErrDenied)
+	}
+	for _, d := range decided {
+		h.node.LastDecided(d, reporter)
+	}
 	for _, f := range finished {
 		h.node.Finished(f.ID, f.No, f.Finish, reporter)
 	}
@@ -154,8 +164,16 @@ func (h *handlers) Outcome(ctx context.Context, r *concordv1.OutcomeRequest) (*c
 			return nil, err
 		}
 	}
+	if q.Last, err = api.ParseLastResource("last_resource", r.GetLastResource()); err != nil {
+		return nil, err
+	}
 	if err := h.mayEnd(ctx, id); err != nil {
 		return nil, err
+	}
+	if q.Last != "" { // it may be asked to write something
+		if err := access.Of(ctx).OnAll([]string{q.Last}, security.Application); err != nil {
+			return nil, err
+		}
 	}
 	a, err := h.node.Outcome(ctx, q)
 	if errors.Is(err, api.ErrTooOld) {
@@ -203,8 +221,12 @@ func (h *handlers) Resolve(ctx context.Context, r *concordv1.ResolveRequest) (*c
 		return nil, fmt.Errorf("resources: %d of them: a transaction has at most %d branches: %w",
 			len(r.GetResources()), api.MaxBranches, api.ErrInvalid)
 	}
+	last, err := api.ParseLastResource("last_resource", r.GetLastResource())
+	if err != nil {
+		return nil, err
+	}
 	a, err := h.node.Resolve(ctx, txn.Resolution{ID: id, Decision: d, Who: who, Why: r.GetReason(),
-		Resources: r.GetResources(), Force: r.GetForce()})
+		Resources: r.GetResources(), Force: r.GetForce(), Last: last})
 	if err != nil {
 		return nil, err
 	}

@@ -626,9 +626,12 @@ func (x *CommitError) GetNotLeader() *NotLeader {
 }
 
 type FinishedRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Branches      []*FinishedBranch      `protobuf:"bytes,1,rep,name=branches,proto3" json:"branches,omitempty"`
-	Seen          string                 `protobuf:"bytes,2,opt,name=seen,proto3" json:"seen,omitempty"`
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Branches []*FinishedBranch      `protobuf:"bytes,1,rep,name=branches,proto3" json:"branches,omitempty"`
+	Seen     string                 `protobuf:"bytes,2,opt,name=seen,proto3" json:"seen,omitempty"`
+	// Transactions that their last resources have committed. They are heard before the branches above; what is not
+	// taken the cluster finds out by itself.
+	Decided       []*LastDecision `protobuf:"bytes,3,rep,name=decided,proto3" json:"decided,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -677,6 +680,83 @@ func (x *FinishedRequest) GetSeen() string {
 	return ""
 }
 
+func (x *FinishedRequest) GetDecided() []*LastDecision {
+	if x != nil {
+		return x.Decided
+	}
+	return nil
+}
+
+// LastDecision says that a last resource has committed, and so has the transaction.
+type LastDecision struct {
+	state        protoimpl.MessageState `protogen:"open.v1"`
+	Gid          string                 `protobuf:"bytes,1,opt,name=gid,proto3" json:"gid,omitempty"`
+	LastResource string                 `protobuf:"bytes,2,opt,name=last_resource,json=lastResource,proto3" json:"last_resource,omitempty"`
+	Label        string                 `protobuf:"bytes,3,opt,name=label,proto3" json:"label,omitempty"`
+	// All others, which were prepared.
+	Branches      []*Branch `protobuf:"bytes,4,rep,name=branches,proto3" json:"branches,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LastDecision) Reset() {
+	*x = LastDecision{}
+	mi := &file_concord_v1_concord_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LastDecision) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LastDecision) ProtoMessage() {}
+
+func (x *LastDecision) ProtoReflect() protoreflect.Message {
+	mi := &file_concord_v1_concord_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LastDecision.ProtoReflect.Descriptor instead.
+func (*LastDecision) Descriptor() ([]byte, []int) {
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *LastDecision) GetGid() string {
+	if x != nil {
+		return x.Gid
+	}
+	return ""
+}
+
+func (x *LastDecision) GetLastResource() string {
+	if x != nil {
+		return x.LastResource
+	}
+	return ""
+}
+
+func (x *LastDecision) GetLabel() string {
+	if x != nil {
+		return x.Label
+	}
+	return ""
+}
+
+func (x *LastDecision) GetBranches() []*Branch {
+	if x != nil {
+		return x.Branches
+	}
+	return nil
+}
+
 type FinishedBranch struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Gid   string                 `protobuf:"bytes,1,opt,name=gid,proto3" json:"gid,omitempty"`
@@ -689,7 +769,7 @@ type FinishedBranch struct {
 
 func (x *FinishedBranch) Reset() {
 	*x = FinishedBranch{}
-	mi := &file_concord_v1_concord_proto_msgTypes[10]
+	mi := &file_concord_v1_concord_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -701,7 +781,7 @@ func (x *FinishedBranch) String() string {
 func (*FinishedBranch) ProtoMessage() {}
 
 func (x *FinishedBranch) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[10]
+	mi := &file_concord_v1_concord_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -714,7 +794,7 @@ func (x *FinishedBranch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FinishedBranch.ProtoReflect.Descriptor instead.
 func (*FinishedBranch) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{10}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *FinishedBranch) GetGid() string {
@@ -746,7 +826,7 @@ type FinishedResponse struct {
 
 func (x *FinishedResponse) Reset() {
 	*x = FinishedResponse{}
-	mi := &file_concord_v1_concord_proto_msgTypes[11]
+	mi := &file_concord_v1_concord_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -758,7 +838,7 @@ func (x *FinishedResponse) String() string {
 func (*FinishedResponse) ProtoMessage() {}
 
 func (x *FinishedResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[11]
+	mi := &file_concord_v1_concord_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -771,7 +851,7 @@ func (x *FinishedResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FinishedResponse.ProtoReflect.Descriptor instead.
 func (*FinishedResponse) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{11}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{12}
 }
 
 type LeaseRequest struct {
@@ -787,7 +867,7 @@ type LeaseRequest struct {
 
 func (x *LeaseRequest) Reset() {
 	*x = LeaseRequest{}
-	mi := &file_concord_v1_concord_proto_msgTypes[12]
+	mi := &file_concord_v1_concord_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -799,7 +879,7 @@ func (x *LeaseRequest) String() string {
 func (*LeaseRequest) ProtoMessage() {}
 
 func (x *LeaseRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[12]
+	mi := &file_concord_v1_concord_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -812,7 +892,7 @@ func (x *LeaseRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaseRequest.ProtoReflect.Descriptor instead.
 func (*LeaseRequest) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{12}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *LeaseRequest) GetLease() uint32 {
@@ -851,7 +931,7 @@ type LeaseResponse struct {
 
 func (x *LeaseResponse) Reset() {
 	*x = LeaseResponse{}
-	mi := &file_concord_v1_concord_proto_msgTypes[13]
+	mi := &file_concord_v1_concord_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -863,7 +943,7 @@ func (x *LeaseResponse) String() string {
 func (*LeaseResponse) ProtoMessage() {}
 
 func (x *LeaseResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[13]
+	mi := &file_concord_v1_concord_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -876,7 +956,7 @@ func (x *LeaseResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaseResponse.ProtoReflect.Descriptor instead.
 func (*LeaseResponse) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{13}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *LeaseResponse) GetLease() uint32 {
@@ -919,7 +999,7 @@ type WaitingRequest struct {
 
 func (x *WaitingRequest) Reset() {
 	*x = WaitingRequest{}
-	mi := &file_concord_v1_concord_proto_msgTypes[14]
+	mi := &file_concord_v1_concord_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -931,7 +1011,7 @@ func (x *WaitingRequest) String() string {
 func (*WaitingRequest) ProtoMessage() {}
 
 func (x *WaitingRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[14]
+	mi := &file_concord_v1_concord_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -944,7 +1024,7 @@ func (x *WaitingRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaitingRequest.ProtoReflect.Descriptor instead.
 func (*WaitingRequest) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{14}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *WaitingRequest) GetTransactions() []*WaitingTransaction {
@@ -974,7 +1054,7 @@ type WaitingTransaction struct {
 
 func (x *WaitingTransaction) Reset() {
 	*x = WaitingTransaction{}
-	mi := &file_concord_v1_concord_proto_msgTypes[15]
+	mi := &file_concord_v1_concord_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -986,7 +1066,7 @@ func (x *WaitingTransaction) String() string {
 func (*WaitingTransaction) ProtoMessage() {}
 
 func (x *WaitingTransaction) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[15]
+	mi := &file_concord_v1_concord_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -999,7 +1079,7 @@ func (x *WaitingTransaction) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaitingTransaction.ProtoReflect.Descriptor instead.
 func (*WaitingTransaction) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{15}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *WaitingTransaction) GetGid() string {
@@ -1037,7 +1117,7 @@ type WaitingBranch struct {
 
 func (x *WaitingBranch) Reset() {
 	*x = WaitingBranch{}
-	mi := &file_concord_v1_concord_proto_msgTypes[16]
+	mi := &file_concord_v1_concord_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1049,7 +1129,7 @@ func (x *WaitingBranch) String() string {
 func (*WaitingBranch) ProtoMessage() {}
 
 func (x *WaitingBranch) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[16]
+	mi := &file_concord_v1_concord_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1062,7 +1142,7 @@ func (x *WaitingBranch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaitingBranch.ProtoReflect.Descriptor instead.
 func (*WaitingBranch) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{16}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *WaitingBranch) GetResource() string {
@@ -1099,7 +1179,7 @@ type WaitingResponse struct {
 
 func (x *WaitingResponse) Reset() {
 	*x = WaitingResponse{}
-	mi := &file_concord_v1_concord_proto_msgTypes[17]
+	mi := &file_concord_v1_concord_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1111,7 +1191,7 @@ func (x *WaitingResponse) String() string {
 func (*WaitingResponse) ProtoMessage() {}
 
 func (x *WaitingResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[17]
+	mi := &file_concord_v1_concord_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1124,7 +1204,7 @@ func (x *WaitingResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaitingResponse.ProtoReflect.Descriptor instead.
 func (*WaitingResponse) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{17}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *WaitingResponse) GetDeadlocks() []*Deadlock {
@@ -1155,7 +1235,7 @@ type Deadlock struct {
 
 func (x *Deadlock) Reset() {
 	*x = Deadlock{}
-	mi := &file_concord_v1_concord_proto_msgTypes[18]
+	mi := &file_concord_v1_concord_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1167,7 +1247,7 @@ func (x *Deadlock) String() string {
 func (*Deadlock) ProtoMessage() {}
 
 func (x *Deadlock) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[18]
+	mi := &file_concord_v1_concord_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1180,7 +1260,7 @@ func (x *Deadlock) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Deadlock.ProtoReflect.Descriptor instead.
 func (*Deadlock) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{18}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Deadlock) GetVictim() string {
@@ -1213,14 +1293,17 @@ type OutcomeRequest struct {
 	Several bool `protobuf:"varint,3,opt,name=several,proto3" json:"several,omitempty"`
 	// 8 hex characters: the cluster that the transaction belongs to. Another one knows nothing of it
 	// and refuses. Empty: the one that is asked.
-	Cluster       string `protobuf:"bytes,4,opt,name=cluster,proto3" json:"cluster,omitempty"`
+	Cluster string `protobuf:"bytes,4,opt,name=cluster,proto3" json:"cluster,omitempty"`
+	// Of a transaction with a last resource (its gid ends with M): which that is. It is asked if the log knows nothing,
+	// and while it cannot be asked the call is refused. Empty: its prepared branches say so, if there are any.
+	LastResource  string `protobuf:"bytes,5,opt,name=last_resource,json=lastResource,proto3" json:"last_resource,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *OutcomeRequest) Reset() {
 	*x = OutcomeRequest{}
-	mi := &file_concord_v1_concord_proto_msgTypes[19]
+	mi := &file_concord_v1_concord_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1232,7 +1315,7 @@ func (x *OutcomeRequest) String() string {
 func (*OutcomeRequest) ProtoMessage() {}
 
 func (x *OutcomeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[19]
+	mi := &file_concord_v1_concord_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1245,7 +1328,7 @@ func (x *OutcomeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OutcomeRequest.ProtoReflect.Descriptor instead.
 func (*OutcomeRequest) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{19}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *OutcomeRequest) GetGid() string {
@@ -1276,6 +1359,13 @@ func (x *OutcomeRequest) GetCluster() string {
 	return ""
 }
 
+func (x *OutcomeRequest) GetLastResource() string {
+	if x != nil {
+		return x.LastResource
+	}
+	return ""
+}
+
 type OutcomeResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// committed, aborted, unrecorded, heuristic-mixed, heuristic-hazard or unknown (older than what
@@ -1291,7 +1381,7 @@ type OutcomeResponse struct {
 
 func (x *OutcomeResponse) Reset() {
 	*x = OutcomeResponse{}
-	mi := &file_concord_v1_concord_proto_msgTypes[20]
+	mi := &file_concord_v1_concord_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1303,7 +1393,7 @@ func (x *OutcomeResponse) String() string {
 func (*OutcomeResponse) ProtoMessage() {}
 
 func (x *OutcomeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[20]
+	mi := &file_concord_v1_concord_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1316,7 +1406,7 @@ func (x *OutcomeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OutcomeResponse.ProtoReflect.Descriptor instead.
 func (*OutcomeResponse) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{20}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *OutcomeResponse) GetOutcome() string {
@@ -1357,7 +1447,7 @@ type KeyUseRequest struct {
 
 func (x *KeyUseRequest) Reset() {
 	*x = KeyUseRequest{}
-	mi := &file_concord_v1_concord_proto_msgTypes[21]
+	mi := &file_concord_v1_concord_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1369,7 +1459,7 @@ func (x *KeyUseRequest) String() string {
 func (*KeyUseRequest) ProtoMessage() {}
 
 func (x *KeyUseRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[21]
+	mi := &file_concord_v1_concord_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1382,7 +1472,7 @@ func (x *KeyUseRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeyUseRequest.ProtoReflect.Descriptor instead.
 func (*KeyUseRequest) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{21}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *KeyUseRequest) GetKey() string {
@@ -1412,7 +1502,7 @@ type KeyUseResponse struct {
 
 func (x *KeyUseResponse) Reset() {
 	*x = KeyUseResponse{}
-	mi := &file_concord_v1_concord_proto_msgTypes[22]
+	mi := &file_concord_v1_concord_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1424,7 +1514,7 @@ func (x *KeyUseResponse) String() string {
 func (*KeyUseResponse) ProtoMessage() {}
 
 func (x *KeyUseResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[22]
+	mi := &file_concord_v1_concord_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1437,7 +1527,7 @@ func (x *KeyUseResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeyUseResponse.ProtoReflect.Descriptor instead.
 func (*KeyUseResponse) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{22}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *KeyUseResponse) GetGid() string {
@@ -1473,7 +1563,7 @@ type FollowRequest struct {
 
 func (x *FollowRequest) Reset() {
 	*x = FollowRequest{}
-	mi := &file_concord_v1_concord_proto_msgTypes[23]
+	mi := &file_concord_v1_concord_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1485,7 +1575,7 @@ func (x *FollowRequest) String() string {
 func (*FollowRequest) ProtoMessage() {}
 
 func (x *FollowRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[23]
+	mi := &file_concord_v1_concord_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1498,7 +1588,7 @@ func (x *FollowRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FollowRequest.ProtoReflect.Descriptor instead.
 func (*FollowRequest) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{23}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *FollowRequest) GetGid() string {
@@ -1536,7 +1626,7 @@ type FollowResponse struct {
 
 func (x *FollowResponse) Reset() {
 	*x = FollowResponse{}
-	mi := &file_concord_v1_concord_proto_msgTypes[24]
+	mi := &file_concord_v1_concord_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1548,7 +1638,7 @@ func (x *FollowResponse) String() string {
 func (*FollowResponse) ProtoMessage() {}
 
 func (x *FollowResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[24]
+	mi := &file_concord_v1_concord_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1561,7 +1651,7 @@ func (x *FollowResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FollowResponse.ProtoReflect.Descriptor instead.
 func (*FollowResponse) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{24}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *FollowResponse) GetDecision() string {
@@ -1606,14 +1696,16 @@ type Transaction struct {
 	Outcome string `protobuf:"bytes,10,opt,name=outcome,proto3" json:"outcome,omitempty"`
 	// Only in the answer to Get, of a transaction without decision: whether every branch is there, as
 	// the prepared ones say themselves, in words.
-	Whole         string `protobuf:"bytes,11,opt,name=whole,proto3" json:"whole,omitempty"`
+	Whole string `protobuf:"bytes,11,opt,name=whole,proto3" json:"whole,omitempty"`
+	// The resource whose marker decides it, of a transaction that has a last resource; empty if that is not known here.
+	LastResource  string `protobuf:"bytes,12,opt,name=last_resource,json=lastResource,proto3" json:"last_resource,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Transaction) Reset() {
 	*x = Transaction{}
-	mi := &file_concord_v1_concord_proto_msgTypes[25]
+	mi := &file_concord_v1_concord_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1625,7 +1717,7 @@ func (x *Transaction) String() string {
 func (*Transaction) ProtoMessage() {}
 
 func (x *Transaction) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[25]
+	mi := &file_concord_v1_concord_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1638,7 +1730,7 @@ func (x *Transaction) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Transaction.ProtoReflect.Descriptor instead.
 func (*Transaction) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{25}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *Transaction) GetGid() string {
@@ -1718,6 +1810,13 @@ func (x *Transaction) GetWhole() string {
 	return ""
 }
 
+func (x *Transaction) GetLastResource() string {
+	if x != nil {
+		return x.LastResource
+	}
+	return ""
+}
+
 type Heuristic struct {
 	state     protoimpl.MessageState `protogen:"open.v1"`
 	No        uint32                 `protobuf:"varint,1,opt,name=no,proto3" json:"no,omitempty"`
@@ -1733,7 +1832,7 @@ type Heuristic struct {
 
 func (x *Heuristic) Reset() {
 	*x = Heuristic{}
-	mi := &file_concord_v1_concord_proto_msgTypes[26]
+	mi := &file_concord_v1_concord_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1745,7 +1844,7 @@ func (x *Heuristic) String() string {
 func (*Heuristic) ProtoMessage() {}
 
 func (x *Heuristic) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[26]
+	mi := &file_concord_v1_concord_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1758,7 +1857,7 @@ func (x *Heuristic) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Heuristic.ProtoReflect.Descriptor instead.
 func (*Heuristic) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{26}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *Heuristic) GetNo() uint32 {
@@ -1821,7 +1920,7 @@ type ListRequest struct {
 
 func (x *ListRequest) Reset() {
 	*x = ListRequest{}
-	mi := &file_concord_v1_concord_proto_msgTypes[27]
+	mi := &file_concord_v1_concord_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1833,7 +1932,7 @@ func (x *ListRequest) String() string {
 func (*ListRequest) ProtoMessage() {}
 
 func (x *ListRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[27]
+	mi := &file_concord_v1_concord_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1846,7 +1945,7 @@ func (x *ListRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRequest.ProtoReflect.Descriptor instead.
 func (*ListRequest) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{27}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *ListRequest) GetState() string {
@@ -1905,7 +2004,7 @@ type ListResponse struct {
 
 func (x *ListResponse) Reset() {
 	*x = ListResponse{}
-	mi := &file_concord_v1_concord_proto_msgTypes[28]
+	mi := &file_concord_v1_concord_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1917,7 +2016,7 @@ func (x *ListResponse) String() string {
 func (*ListResponse) ProtoMessage() {}
 
 func (x *ListResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[28]
+	mi := &file_concord_v1_concord_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1930,7 +2029,7 @@ func (x *ListResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListResponse.ProtoReflect.Descriptor instead.
 func (*ListResponse) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{28}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *ListResponse) GetTransactions() []*Transaction {
@@ -1971,7 +2070,7 @@ type GetRequest struct {
 
 func (x *GetRequest) Reset() {
 	*x = GetRequest{}
-	mi := &file_concord_v1_concord_proto_msgTypes[29]
+	mi := &file_concord_v1_concord_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1983,7 +2082,7 @@ func (x *GetRequest) String() string {
 func (*GetRequest) ProtoMessage() {}
 
 func (x *GetRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[29]
+	mi := &file_concord_v1_concord_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1996,7 +2095,7 @@ func (x *GetRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetRequest.ProtoReflect.Descriptor instead.
 func (*GetRequest) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{29}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *GetRequest) GetGid() string {
@@ -2023,7 +2122,7 @@ type GetResponse struct {
 
 func (x *GetResponse) Reset() {
 	*x = GetResponse{}
-	mi := &file_concord_v1_concord_proto_msgTypes[30]
+	mi := &file_concord_v1_concord_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2035,7 +2134,7 @@ func (x *GetResponse) String() string {
 func (*GetResponse) ProtoMessage() {}
 
 func (x *GetResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[30]
+	mi := &file_concord_v1_concord_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2048,7 +2147,7 @@ func (x *GetResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetResponse.ProtoReflect.Descriptor instead.
 func (*GetResponse) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{30}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *GetResponse) GetTransaction() *Transaction {
@@ -2077,14 +2176,17 @@ type ResolveRequest struct {
 	// application. It is refused unless each of them, and no other, has a prepared branch of it now.
 	Resources []string `protobuf:"bytes,6,rep,name=resources,proto3" json:"resources,omitempty"`
 	// Of an abort: also of a transaction of which neither the log nor any database has heard.
-	Force         bool `protobuf:"varint,7,opt,name=force,proto3" json:"force,omitempty"`
+	Force bool `protobuf:"varint,7,opt,name=force,proto3" json:"force,omitempty"`
+	// Of a transaction with a last resource: which that is, where no prepared branch says so. It decides, whatever is
+	// asked for here.
+	LastResource  string `protobuf:"bytes,8,opt,name=last_resource,json=lastResource,proto3" json:"last_resource,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ResolveRequest) Reset() {
 	*x = ResolveRequest{}
-	mi := &file_concord_v1_concord_proto_msgTypes[31]
+	mi := &file_concord_v1_concord_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2096,7 +2198,7 @@ func (x *ResolveRequest) String() string {
 func (*ResolveRequest) ProtoMessage() {}
 
 func (x *ResolveRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[31]
+	mi := &file_concord_v1_concord_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2109,7 +2211,7 @@ func (x *ResolveRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResolveRequest.ProtoReflect.Descriptor instead.
 func (*ResolveRequest) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{31}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *ResolveRequest) GetGid() string {
@@ -2161,6 +2263,13 @@ func (x *ResolveRequest) GetForce() bool {
 	return false
 }
 
+func (x *ResolveRequest) GetLastResource() string {
+	if x != nil {
+		return x.LastResource
+	}
+	return ""
+}
+
 type ResolveResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Decision      string                 `protobuf:"bytes,1,opt,name=decision,proto3" json:"decision,omitempty"`
@@ -2171,7 +2280,7 @@ type ResolveResponse struct {
 
 func (x *ResolveResponse) Reset() {
 	*x = ResolveResponse{}
-	mi := &file_concord_v1_concord_proto_msgTypes[32]
+	mi := &file_concord_v1_concord_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2183,7 +2292,7 @@ func (x *ResolveResponse) String() string {
 func (*ResolveResponse) ProtoMessage() {}
 
 func (x *ResolveResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[32]
+	mi := &file_concord_v1_concord_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2196,7 +2305,7 @@ func (x *ResolveResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResolveResponse.ProtoReflect.Descriptor instead.
 func (*ResolveResponse) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{32}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *ResolveResponse) GetDecision() string {
@@ -2225,7 +2334,7 @@ type ForgetRequest struct {
 
 func (x *ForgetRequest) Reset() {
 	*x = ForgetRequest{}
-	mi := &file_concord_v1_concord_proto_msgTypes[33]
+	mi := &file_concord_v1_concord_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2237,7 +2346,7 @@ func (x *ForgetRequest) String() string {
 func (*ForgetRequest) ProtoMessage() {}
 
 func (x *ForgetRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[33]
+	mi := &file_concord_v1_concord_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2250,7 +2359,7 @@ func (x *ForgetRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ForgetRequest.ProtoReflect.Descriptor instead.
 func (*ForgetRequest) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{33}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *ForgetRequest) GetGid() string {
@@ -2290,7 +2399,7 @@ type ForgetResponse struct {
 
 func (x *ForgetResponse) Reset() {
 	*x = ForgetResponse{}
-	mi := &file_concord_v1_concord_proto_msgTypes[34]
+	mi := &file_concord_v1_concord_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2302,7 +2411,7 @@ func (x *ForgetResponse) String() string {
 func (*ForgetResponse) ProtoMessage() {}
 
 func (x *ForgetResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[34]
+	mi := &file_concord_v1_concord_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2315,7 +2424,7 @@ func (x *ForgetResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ForgetResponse.ProtoReflect.Descriptor instead.
 func (*ForgetResponse) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{34}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *ForgetResponse) GetZxid() string {
@@ -2344,7 +2453,7 @@ type SettleRequest struct {
 
 func (x *SettleRequest) Reset() {
 	*x = SettleRequest{}
-	mi := &file_concord_v1_concord_proto_msgTypes[35]
+	mi := &file_concord_v1_concord_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2356,7 +2465,7 @@ func (x *SettleRequest) String() string {
 func (*SettleRequest) ProtoMessage() {}
 
 func (x *SettleRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[35]
+	mi := &file_concord_v1_concord_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2369,7 +2478,7 @@ func (x *SettleRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SettleRequest.ProtoReflect.Descriptor instead.
 func (*SettleRequest) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{35}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *SettleRequest) GetGid() string {
@@ -2433,7 +2542,7 @@ type SettleResponse struct {
 
 func (x *SettleResponse) Reset() {
 	*x = SettleResponse{}
-	mi := &file_concord_v1_concord_proto_msgTypes[36]
+	mi := &file_concord_v1_concord_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2445,7 +2554,7 @@ func (x *SettleResponse) String() string {
 func (*SettleResponse) ProtoMessage() {}
 
 func (x *SettleResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[36]
+	mi := &file_concord_v1_concord_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2458,7 +2567,7 @@ func (x *SettleResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SettleResponse.ProtoReflect.Descriptor instead.
 func (*SettleResponse) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{36}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *SettleResponse) GetZxid() string {
@@ -2494,7 +2603,7 @@ type ReplaceMemberRequest struct {
 
 func (x *ReplaceMemberRequest) Reset() {
 	*x = ReplaceMemberRequest{}
-	mi := &file_concord_v1_concord_proto_msgTypes[37]
+	mi := &file_concord_v1_concord_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2506,7 +2615,7 @@ func (x *ReplaceMemberRequest) String() string {
 func (*ReplaceMemberRequest) ProtoMessage() {}
 
 func (x *ReplaceMemberRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[37]
+	mi := &file_concord_v1_concord_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2519,7 +2628,7 @@ func (x *ReplaceMemberRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplaceMemberRequest.ProtoReflect.Descriptor instead.
 func (*ReplaceMemberRequest) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{37}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *ReplaceMemberRequest) GetNode() uint64 {
@@ -2559,7 +2668,7 @@ type ReplaceMemberResponse struct {
 
 func (x *ReplaceMemberResponse) Reset() {
 	*x = ReplaceMemberResponse{}
-	mi := &file_concord_v1_concord_proto_msgTypes[38]
+	mi := &file_concord_v1_concord_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2571,7 +2680,7 @@ func (x *ReplaceMemberResponse) String() string {
 func (*ReplaceMemberResponse) ProtoMessage() {}
 
 func (x *ReplaceMemberResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[38]
+	mi := &file_concord_v1_concord_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2584,7 +2693,7 @@ func (x *ReplaceMemberResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplaceMemberResponse.ProtoReflect.Descriptor instead.
 func (*ReplaceMemberResponse) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{38}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *ReplaceMemberResponse) GetZxid() string {
@@ -2613,7 +2722,7 @@ type AddMemberRequest struct {
 
 func (x *AddMemberRequest) Reset() {
 	*x = AddMemberRequest{}
-	mi := &file_concord_v1_concord_proto_msgTypes[39]
+	mi := &file_concord_v1_concord_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2625,7 +2734,7 @@ func (x *AddMemberRequest) String() string {
 func (*AddMemberRequest) ProtoMessage() {}
 
 func (x *AddMemberRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[39]
+	mi := &file_concord_v1_concord_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2638,7 +2747,7 @@ func (x *AddMemberRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddMemberRequest.ProtoReflect.Descriptor instead.
 func (*AddMemberRequest) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{39}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *AddMemberRequest) GetNode() uint64 {
@@ -2706,7 +2815,7 @@ type AddMemberResponse struct {
 
 func (x *AddMemberResponse) Reset() {
 	*x = AddMemberResponse{}
-	mi := &file_concord_v1_concord_proto_msgTypes[40]
+	mi := &file_concord_v1_concord_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2718,7 +2827,7 @@ func (x *AddMemberResponse) String() string {
 func (*AddMemberResponse) ProtoMessage() {}
 
 func (x *AddMemberResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[40]
+	mi := &file_concord_v1_concord_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2731,7 +2840,7 @@ func (x *AddMemberResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddMemberResponse.ProtoReflect.Descriptor instead.
 func (*AddMemberResponse) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{40}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *AddMemberResponse) GetZxid() string {
@@ -2755,7 +2864,7 @@ type RemoveMemberRequest struct {
 
 func (x *RemoveMemberRequest) Reset() {
 	*x = RemoveMemberRequest{}
-	mi := &file_concord_v1_concord_proto_msgTypes[41]
+	mi := &file_concord_v1_concord_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2767,7 +2876,7 @@ func (x *RemoveMemberRequest) String() string {
 func (*RemoveMemberRequest) ProtoMessage() {}
 
 func (x *RemoveMemberRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[41]
+	mi := &file_concord_v1_concord_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2780,7 +2889,7 @@ func (x *RemoveMemberRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveMemberRequest.ProtoReflect.Descriptor instead.
 func (*RemoveMemberRequest) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{41}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *RemoveMemberRequest) GetNode() uint64 {
@@ -2827,7 +2936,7 @@ type RemoveMemberResponse struct {
 
 func (x *RemoveMemberResponse) Reset() {
 	*x = RemoveMemberResponse{}
-	mi := &file_concord_v1_concord_proto_msgTypes[42]
+	mi := &file_concord_v1_concord_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2839,7 +2948,7 @@ func (x *RemoveMemberResponse) String() string {
 func (*RemoveMemberResponse) ProtoMessage() {}
 
 func (x *RemoveMemberResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[42]
+	mi := &file_concord_v1_concord_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2852,7 +2961,7 @@ func (x *RemoveMemberResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveMemberResponse.ProtoReflect.Descriptor instead.
 func (*RemoveMemberResponse) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{42}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *RemoveMemberResponse) GetZxid() string {
@@ -2874,7 +2983,7 @@ type TransferLeadershipRequest struct {
 
 func (x *TransferLeadershipRequest) Reset() {
 	*x = TransferLeadershipRequest{}
-	mi := &file_concord_v1_concord_proto_msgTypes[43]
+	mi := &file_concord_v1_concord_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2886,7 +2995,7 @@ func (x *TransferLeadershipRequest) String() string {
 func (*TransferLeadershipRequest) ProtoMessage() {}
 
 func (x *TransferLeadershipRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[43]
+	mi := &file_concord_v1_concord_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2899,7 +3008,7 @@ func (x *TransferLeadershipRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TransferLeadershipRequest.ProtoReflect.Descriptor instead.
 func (*TransferLeadershipRequest) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{43}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *TransferLeadershipRequest) GetNode() uint64 {
@@ -2939,7 +3048,7 @@ type TransferLeadershipResponse struct {
 
 func (x *TransferLeadershipResponse) Reset() {
 	*x = TransferLeadershipResponse{}
-	mi := &file_concord_v1_concord_proto_msgTypes[44]
+	mi := &file_concord_v1_concord_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2951,7 +3060,7 @@ func (x *TransferLeadershipResponse) String() string {
 func (*TransferLeadershipResponse) ProtoMessage() {}
 
 func (x *TransferLeadershipResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[44]
+	mi := &file_concord_v1_concord_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2964,7 +3073,7 @@ func (x *TransferLeadershipResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TransferLeadershipResponse.ProtoReflect.Descriptor instead.
 func (*TransferLeadershipResponse) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{44}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *TransferLeadershipResponse) GetZxid() string {
@@ -2987,7 +3096,7 @@ type RecoverRequest struct {
 
 func (x *RecoverRequest) Reset() {
 	*x = RecoverRequest{}
-	mi := &file_concord_v1_concord_proto_msgTypes[45]
+	mi := &file_concord_v1_concord_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2999,7 +3108,7 @@ func (x *RecoverRequest) String() string {
 func (*RecoverRequest) ProtoMessage() {}
 
 func (x *RecoverRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[45]
+	mi := &file_concord_v1_concord_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3012,7 +3121,7 @@ func (x *RecoverRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RecoverRequest.ProtoReflect.Descriptor instead.
 func (*RecoverRequest) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{45}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *RecoverRequest) GetApply() bool {
@@ -3050,7 +3159,7 @@ type RecoverResponse struct {
 
 func (x *RecoverResponse) Reset() {
 	*x = RecoverResponse{}
-	mi := &file_concord_v1_concord_proto_msgTypes[46]
+	mi := &file_concord_v1_concord_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3062,7 +3171,7 @@ func (x *RecoverResponse) String() string {
 func (*RecoverResponse) ProtoMessage() {}
 
 func (x *RecoverResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[46]
+	mi := &file_concord_v1_concord_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3075,7 +3184,7 @@ func (x *RecoverResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RecoverResponse.ProtoReflect.Descriptor instead.
 func (*RecoverResponse) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{46}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *RecoverResponse) GetActions() []*RecoverAction {
@@ -3125,7 +3234,7 @@ type RecoverAction struct {
 
 func (x *RecoverAction) Reset() {
 	*x = RecoverAction{}
-	mi := &file_concord_v1_concord_proto_msgTypes[47]
+	mi := &file_concord_v1_concord_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3137,7 +3246,7 @@ func (x *RecoverAction) String() string {
 func (*RecoverAction) ProtoMessage() {}
 
 func (x *RecoverAction) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[47]
+	mi := &file_concord_v1_concord_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3150,7 +3259,7 @@ func (x *RecoverAction) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RecoverAction.ProtoReflect.Descriptor instead.
 func (*RecoverAction) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{47}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *RecoverAction) GetGid() string {
@@ -3218,7 +3327,7 @@ type StatusRequest struct {
 
 func (x *StatusRequest) Reset() {
 	*x = StatusRequest{}
-	mi := &file_concord_v1_concord_proto_msgTypes[48]
+	mi := &file_concord_v1_concord_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3230,7 +3339,7 @@ func (x *StatusRequest) String() string {
 func (*StatusRequest) ProtoMessage() {}
 
 func (x *StatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[48]
+	mi := &file_concord_v1_concord_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3243,7 +3352,7 @@ func (x *StatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusRequest.ProtoReflect.Descriptor instead.
 func (*StatusRequest) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{48}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *StatusRequest) GetSeen() string {
@@ -3264,7 +3373,7 @@ type WatchRequest struct {
 
 func (x *WatchRequest) Reset() {
 	*x = WatchRequest{}
-	mi := &file_concord_v1_concord_proto_msgTypes[49]
+	mi := &file_concord_v1_concord_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3276,7 +3385,7 @@ func (x *WatchRequest) String() string {
 func (*WatchRequest) ProtoMessage() {}
 
 func (x *WatchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[49]
+	mi := &file_concord_v1_concord_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3289,7 +3398,7 @@ func (x *WatchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchRequest.ProtoReflect.Descriptor instead.
 func (*WatchRequest) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{49}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *WatchRequest) GetIntervalMs() uint32 {
@@ -3346,7 +3455,7 @@ type StatusResponse struct {
 
 func (x *StatusResponse) Reset() {
 	*x = StatusResponse{}
-	mi := &file_concord_v1_concord_proto_msgTypes[50]
+	mi := &file_concord_v1_concord_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3358,7 +3467,7 @@ func (x *StatusResponse) String() string {
 func (*StatusResponse) ProtoMessage() {}
 
 func (x *StatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[50]
+	mi := &file_concord_v1_concord_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3371,7 +3480,7 @@ func (x *StatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusResponse.ProtoReflect.Descriptor instead.
 func (*StatusResponse) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{50}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *StatusResponse) GetCluster() string {
@@ -3513,7 +3622,7 @@ type Node struct {
 
 func (x *Node) Reset() {
 	*x = Node{}
-	mi := &file_concord_v1_concord_proto_msgTypes[51]
+	mi := &file_concord_v1_concord_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3525,7 +3634,7 @@ func (x *Node) String() string {
 func (*Node) ProtoMessage() {}
 
 func (x *Node) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[51]
+	mi := &file_concord_v1_concord_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3538,7 +3647,7 @@ func (x *Node) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Node.ProtoReflect.Descriptor instead.
 func (*Node) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{51}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *Node) GetId() uint64 {
@@ -3640,7 +3749,7 @@ type ResourceStatus struct {
 
 func (x *ResourceStatus) Reset() {
 	*x = ResourceStatus{}
-	mi := &file_concord_v1_concord_proto_msgTypes[52]
+	mi := &file_concord_v1_concord_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3652,7 +3761,7 @@ func (x *ResourceStatus) String() string {
 func (*ResourceStatus) ProtoMessage() {}
 
 func (x *ResourceStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[52]
+	mi := &file_concord_v1_concord_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3665,7 +3774,7 @@ func (x *ResourceStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResourceStatus.ProtoReflect.Descriptor instead.
 func (*ResourceStatus) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{52}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *ResourceStatus) GetName() string {
@@ -3781,7 +3890,7 @@ type Quarantine struct {
 
 func (x *Quarantine) Reset() {
 	*x = Quarantine{}
-	mi := &file_concord_v1_concord_proto_msgTypes[53]
+	mi := &file_concord_v1_concord_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3793,7 +3902,7 @@ func (x *Quarantine) String() string {
 func (*Quarantine) ProtoMessage() {}
 
 func (x *Quarantine) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[53]
+	mi := &file_concord_v1_concord_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3806,7 +3915,7 @@ func (x *Quarantine) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Quarantine.ProtoReflect.Descriptor instead.
 func (*Quarantine) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{53}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *Quarantine) GetHas() string {
@@ -3840,7 +3949,7 @@ type ReportResourceRequest struct {
 
 func (x *ReportResourceRequest) Reset() {
 	*x = ReportResourceRequest{}
-	mi := &file_concord_v1_concord_proto_msgTypes[54]
+	mi := &file_concord_v1_concord_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3852,7 +3961,7 @@ func (x *ReportResourceRequest) String() string {
 func (*ReportResourceRequest) ProtoMessage() {}
 
 func (x *ReportResourceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[54]
+	mi := &file_concord_v1_concord_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3865,7 +3974,7 @@ func (x *ReportResourceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportResourceRequest.ProtoReflect.Descriptor instead.
 func (*ReportResourceRequest) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{54}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *ReportResourceRequest) GetName() string {
@@ -3901,7 +4010,7 @@ type ReportResourceResponse struct {
 
 func (x *ReportResourceResponse) Reset() {
 	*x = ReportResourceResponse{}
-	mi := &file_concord_v1_concord_proto_msgTypes[55]
+	mi := &file_concord_v1_concord_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3913,7 +4022,7 @@ func (x *ReportResourceResponse) String() string {
 func (*ReportResourceResponse) ProtoMessage() {}
 
 func (x *ReportResourceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[55]
+	mi := &file_concord_v1_concord_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3926,7 +4035,7 @@ func (x *ReportResourceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportResourceResponse.ProtoReflect.Descriptor instead.
 func (*ReportResourceResponse) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{55}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *ReportResourceResponse) GetName() string {
@@ -4003,7 +4112,7 @@ type ToldBranch struct {
 
 func (x *ToldBranch) Reset() {
 	*x = ToldBranch{}
-	mi := &file_concord_v1_concord_proto_msgTypes[56]
+	mi := &file_concord_v1_concord_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4015,7 +4124,7 @@ func (x *ToldBranch) String() string {
 func (*ToldBranch) ProtoMessage() {}
 
 func (x *ToldBranch) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[56]
+	mi := &file_concord_v1_concord_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4028,7 +4137,7 @@ func (x *ToldBranch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ToldBranch.ProtoReflect.Descriptor instead.
 func (*ToldBranch) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{56}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *ToldBranch) GetGid() string {
@@ -4085,7 +4194,7 @@ type AcceptResourceRequest struct {
 
 func (x *AcceptResourceRequest) Reset() {
 	*x = AcceptResourceRequest{}
-	mi := &file_concord_v1_concord_proto_msgTypes[57]
+	mi := &file_concord_v1_concord_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4097,7 +4206,7 @@ func (x *AcceptResourceRequest) String() string {
 func (*AcceptResourceRequest) ProtoMessage() {}
 
 func (x *AcceptResourceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[57]
+	mi := &file_concord_v1_concord_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4110,7 +4219,7 @@ func (x *AcceptResourceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AcceptResourceRequest.ProtoReflect.Descriptor instead.
 func (*AcceptResourceRequest) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{57}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *AcceptResourceRequest) GetName() string {
@@ -4150,7 +4259,7 @@ type AcceptResourceResponse struct {
 
 func (x *AcceptResourceResponse) Reset() {
 	*x = AcceptResourceResponse{}
-	mi := &file_concord_v1_concord_proto_msgTypes[58]
+	mi := &file_concord_v1_concord_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4162,7 +4271,7 @@ func (x *AcceptResourceResponse) String() string {
 func (*AcceptResourceResponse) ProtoMessage() {}
 
 func (x *AcceptResourceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[58]
+	mi := &file_concord_v1_concord_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4175,7 +4284,7 @@ func (x *AcceptResourceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AcceptResourceResponse.ProtoReflect.Descriptor instead.
 func (*AcceptResourceResponse) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{58}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *AcceptResourceResponse) GetZxid() string {
@@ -4198,7 +4307,7 @@ type ResourcesRequest struct {
 
 func (x *ResourcesRequest) Reset() {
 	*x = ResourcesRequest{}
-	mi := &file_concord_v1_concord_proto_msgTypes[59]
+	mi := &file_concord_v1_concord_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4210,7 +4319,7 @@ func (x *ResourcesRequest) String() string {
 func (*ResourcesRequest) ProtoMessage() {}
 
 func (x *ResourcesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[59]
+	mi := &file_concord_v1_concord_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4223,7 +4332,7 @@ func (x *ResourcesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResourcesRequest.ProtoReflect.Descriptor instead.
 func (*ResourcesRequest) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{59}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *ResourcesRequest) GetSeen() string {
@@ -4266,7 +4375,7 @@ type ResourcesResponse struct {
 
 func (x *ResourcesResponse) Reset() {
 	*x = ResourcesResponse{}
-	mi := &file_concord_v1_concord_proto_msgTypes[60]
+	mi := &file_concord_v1_concord_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4278,7 +4387,7 @@ func (x *ResourcesResponse) String() string {
 func (*ResourcesResponse) ProtoMessage() {}
 
 func (x *ResourcesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[60]
+	mi := &file_concord_v1_concord_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4291,7 +4400,7 @@ func (x *ResourcesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResourcesResponse.ProtoReflect.Descriptor instead.
 func (*ResourcesResponse) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{60}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *ResourcesResponse) GetCluster() string {
@@ -4354,7 +4463,7 @@ type CheckResourceRequest struct {
 
 func (x *CheckResourceRequest) Reset() {
 	*x = CheckResourceRequest{}
-	mi := &file_concord_v1_concord_proto_msgTypes[61]
+	mi := &file_concord_v1_concord_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4366,7 +4475,7 @@ func (x *CheckResourceRequest) String() string {
 func (*CheckResourceRequest) ProtoMessage() {}
 
 func (x *CheckResourceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[61]
+	mi := &file_concord_v1_concord_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4379,7 +4488,7 @@ func (x *CheckResourceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckResourceRequest.ProtoReflect.Descriptor instead.
 func (*CheckResourceRequest) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{61}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *CheckResourceRequest) GetName() string {
@@ -4407,7 +4516,7 @@ type CheckResourceResponse struct {
 
 func (x *CheckResourceResponse) Reset() {
 	*x = CheckResourceResponse{}
-	mi := &file_concord_v1_concord_proto_msgTypes[62]
+	mi := &file_concord_v1_concord_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4419,7 +4528,7 @@ func (x *CheckResourceResponse) String() string {
 func (*CheckResourceResponse) ProtoMessage() {}
 
 func (x *CheckResourceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[62]
+	mi := &file_concord_v1_concord_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4432,7 +4541,7 @@ func (x *CheckResourceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckResourceResponse.ProtoReflect.Descriptor instead.
 func (*CheckResourceResponse) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{62}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *CheckResourceResponse) GetReports() []*ResourceReport {
@@ -4463,7 +4572,7 @@ type ResourceReport struct {
 
 func (x *ResourceReport) Reset() {
 	*x = ResourceReport{}
-	mi := &file_concord_v1_concord_proto_msgTypes[63]
+	mi := &file_concord_v1_concord_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4475,7 +4584,7 @@ func (x *ResourceReport) String() string {
 func (*ResourceReport) ProtoMessage() {}
 
 func (x *ResourceReport) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[63]
+	mi := &file_concord_v1_concord_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4488,7 +4597,7 @@ func (x *ResourceReport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResourceReport.ProtoReflect.Descriptor instead.
 func (*ResourceReport) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{63}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *ResourceReport) GetName() string {
@@ -4545,7 +4654,7 @@ type Finding struct {
 
 func (x *Finding) Reset() {
 	*x = Finding{}
-	mi := &file_concord_v1_concord_proto_msgTypes[64]
+	mi := &file_concord_v1_concord_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4557,7 +4666,7 @@ func (x *Finding) String() string {
 func (*Finding) ProtoMessage() {}
 
 func (x *Finding) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[64]
+	mi := &file_concord_v1_concord_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4570,7 +4679,7 @@ func (x *Finding) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Finding.ProtoReflect.Descriptor instead.
 func (*Finding) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{64}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{65}
 }
 
 func (x *Finding) GetWhat() string {
@@ -4613,7 +4722,7 @@ type NotLeader struct {
 
 func (x *NotLeader) Reset() {
 	*x = NotLeader{}
-	mi := &file_concord_v1_concord_proto_msgTypes[65]
+	mi := &file_concord_v1_concord_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4625,7 +4734,7 @@ func (x *NotLeader) String() string {
 func (*NotLeader) ProtoMessage() {}
 
 func (x *NotLeader) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_v1_concord_proto_msgTypes[65]
+	mi := &file_concord_v1_concord_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4638,7 +4747,7 @@ func (x *NotLeader) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NotLeader.ProtoReflect.Descriptor instead.
 func (*NotLeader) Descriptor() ([]byte, []int) {
-	return file_concord_v1_concord_proto_rawDescGZIP(), []int{65}
+	return file_concord_v1_concord_proto_rawDescGZIP(), []int{66}
 }
 
 func (x *NotLeader) GetLeader() uint64 {
@@ -4700,10 +4809,16 @@ const file_concord_v1_concord_proto_rawDesc = "" +
 	"\x04code\x18\x01 \x01(\rR\x04code\x12\x18\n" +
 	"\amessage\x18\x02 \x01(\tR\amessage\x124\n" +
 	"\n" +
-	"not_leader\x18\x03 \x01(\v2\x15.concord.v1.NotLeaderR\tnotLeader\"]\n" +
+	"not_leader\x18\x03 \x01(\v2\x15.concord.v1.NotLeaderR\tnotLeader\"\x91\x01\n" +
 	"\x0fFinishedRequest\x126\n" +
 	"\bbranches\x18\x01 \x03(\v2\x1a.concord.v1.FinishedBranchR\bbranches\x12\x12\n" +
-	"\x04seen\x18\x02 \x01(\tR\x04seen\"J\n" +
+	"\x04seen\x18\x02 \x01(\tR\x04seen\x122\n" +
+	"\adecided\x18\x03 \x03(\v2\x18.concord.v1.LastDecisionR\adecided\"\x8b\x01\n" +
+	"\fLastDecision\x12\x10\n" +
+	"\x03gid\x18\x01 \x01(\tR\x03gid\x12#\n" +
+	"\rlast_resource\x18\x02 \x01(\tR\flastResource\x12\x14\n" +
+	"\x05label\x18\x03 \x01(\tR\x05label\x12.\n" +
+	"\bbranches\x18\x04 \x03(\v2\x12.concord.v1.BranchR\bbranches\"J\n" +
 	"\x0eFinishedBranch\x12\x10\n" +
 	"\x03gid\x18\x01 \x01(\tR\x03gid\x12\x0e\n" +
 	"\x02no\x18\x02 \x01(\rR\x02no\x12\x16\n" +
@@ -4735,12 +4850,13 @@ const file_concord_v1_concord_proto_rawDesc = "" +
 	"\bDeadlock\x12\x16\n" +
 	"\x06victim\x18\x01 \x01(\tR\x06victim\x12\x16\n" +
 	"\x06others\x18\x02 \x03(\tR\x06others\x12\x1c\n" +
-	"\tresources\x18\x03 \x03(\tR\tresources\"j\n" +
+	"\tresources\x18\x03 \x03(\tR\tresources\"\x8f\x01\n" +
 	"\x0eOutcomeRequest\x12\x10\n" +
 	"\x03gid\x18\x01 \x01(\tR\x03gid\x12\x12\n" +
 	"\x04seen\x18\x02 \x01(\tR\x04seen\x12\x18\n" +
 	"\aseveral\x18\x03 \x01(\bR\aseveral\x12\x18\n" +
-	"\acluster\x18\x04 \x01(\tR\acluster\"s\n" +
+	"\acluster\x18\x04 \x01(\tR\acluster\x12#\n" +
+	"\rlast_resource\x18\x05 \x01(\tR\flastResource\"s\n" +
 	"\x0fOutcomeResponse\x12\x18\n" +
 	"\aoutcome\x18\x01 \x01(\tR\aoutcome\x12\x16\n" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\x12\x12\n" +
@@ -4761,7 +4877,7 @@ const file_concord_v1_concord_proto_rawDesc = "" +
 	"\bdecision\x18\x01 \x01(\tR\bdecision\x12\x1f\n" +
 	"\vlease_ended\x18\x02 \x01(\bR\n" +
 	"leaseEnded\x12\x12\n" +
-	"\x04zxid\x18\x03 \x01(\tR\x04zxid\"\xc9\x02\n" +
+	"\x04zxid\x18\x03 \x01(\tR\x04zxid\"\xee\x02\n" +
 	"\vTransaction\x12\x10\n" +
 	"\x03gid\x18\x01 \x01(\tR\x03gid\x12\x14\n" +
 	"\x05state\x18\x02 \x01(\tR\x05state\x12\x1a\n" +
@@ -4777,7 +4893,8 @@ const file_concord_v1_concord_proto_rawDesc = "" +
 	"\x05label\x18\t \x01(\tR\x05label\x12\x18\n" +
 	"\aoutcome\x18\n" +
 	" \x01(\tR\aoutcome\x12\x14\n" +
-	"\x05whole\x18\v \x01(\tR\x05whole\"\x87\x01\n" +
+	"\x05whole\x18\v \x01(\tR\x05whole\x12#\n" +
+	"\rlast_resource\x18\f \x01(\tR\flastResource\"\x87\x01\n" +
 	"\tHeuristic\x12\x0e\n" +
 	"\x02no\x18\x01 \x01(\rR\x02no\x12\x18\n" +
 	"\aoutcome\x18\x02 \x01(\tR\aoutcome\x12\x10\n" +
@@ -4803,7 +4920,7 @@ const file_concord_v1_concord_proto_rawDesc = "" +
 	"\x04seen\x18\x02 \x01(\tR\x04seen\"\\\n" +
 	"\vGetResponse\x129\n" +
 	"\vtransaction\x18\x01 \x01(\v2\x17.concord.v1.TransactionR\vtransaction\x12\x12\n" +
-	"\x04zxid\x18\x02 \x01(\tR\x04zxid\"\xb0\x01\n" +
+	"\x04zxid\x18\x02 \x01(\tR\x04zxid\"\xd5\x01\n" +
 	"\x0eResolveRequest\x12\x10\n" +
 	"\x03gid\x18\x01 \x01(\tR\x03gid\x12\x1a\n" +
 	"\bdecision\x18\x02 \x01(\tR\bdecision\x12\x10\n" +
@@ -4811,7 +4928,8 @@ const file_concord_v1_concord_proto_rawDesc = "" +
 	"\x06reason\x18\x04 \x01(\tR\x06reason\x12\x12\n" +
 	"\x04seen\x18\x05 \x01(\tR\x04seen\x12\x1c\n" +
 	"\tresources\x18\x06 \x03(\tR\tresources\x12\x14\n" +
-	"\x05force\x18\a \x01(\bR\x05force\"A\n" +
+	"\x05force\x18\a \x01(\bR\x05force\x12#\n" +
+	"\rlast_resource\x18\b \x01(\tR\flastResource\"A\n" +
 	"\x0fResolveResponse\x12\x1a\n" +
 	"\bdecision\x18\x01 \x01(\tR\bdecision\x12\x12\n" +
 	"\x04zxid\x18\x02 \x01(\tR\x04zxid\"_\n" +
@@ -5052,7 +5170,7 @@ func file_concord_v1_concord_proto_rawDescGZIP() []byte {
 	return file_concord_v1_concord_proto_rawDescData
 }
 
-var file_concord_v1_concord_proto_msgTypes = make([]protoimpl.MessageInfo, 66)
+var file_concord_v1_concord_proto_msgTypes = make([]protoimpl.MessageInfo, 67)
 var file_concord_v1_concord_proto_goTypes = []any{
 	(*CommitRequest)(nil),              // 0: concord.v1.CommitRequest
 	(*AgentBranches)(nil),              // 1: concord.v1.AgentBranches
@@ -5064,150 +5182,153 @@ var file_concord_v1_concord_proto_goTypes = []any{
 	(*NumberedAnswer)(nil),             // 7: concord.v1.NumberedAnswer
 	(*CommitError)(nil),                // 8: concord.v1.CommitError
 	(*FinishedRequest)(nil),            // 9: concord.v1.FinishedRequest
-	(*FinishedBranch)(nil),             // 10: concord.v1.FinishedBranch
-	(*FinishedResponse)(nil),           // 11: concord.v1.FinishedResponse
-	(*LeaseRequest)(nil),               // 12: concord.v1.LeaseRequest
-	(*LeaseResponse)(nil),              // 13: concord.v1.LeaseResponse
-	(*WaitingRequest)(nil),             // 14: concord.v1.WaitingRequest
-	(*WaitingTransaction)(nil),         // 15: concord.v1.WaitingTransaction
-	(*WaitingBranch)(nil),              // 16: concord.v1.WaitingBranch
-	(*WaitingResponse)(nil),            // 17: concord.v1.WaitingResponse
-	(*Deadlock)(nil),                   // 18: concord.v1.Deadlock
-	(*OutcomeRequest)(nil),             // 19: concord.v1.OutcomeRequest
-	(*OutcomeResponse)(nil),            // 20: concord.v1.OutcomeResponse
-	(*KeyUseRequest)(nil),              // 21: concord.v1.KeyUseRequest
-	(*KeyUseResponse)(nil),             // 22: concord.v1.KeyUseResponse
-	(*FollowRequest)(nil),              // 23: concord.v1.FollowRequest
-	(*FollowResponse)(nil),             // 24: concord.v1.FollowResponse
-	(*Transaction)(nil),                // 25: concord.v1.Transaction
-	(*Heuristic)(nil),                  // 26: concord.v1.Heuristic
-	(*ListRequest)(nil),                // 27: concord.v1.ListRequest
-	(*ListResponse)(nil),               // 28: concord.v1.ListResponse
-	(*GetRequest)(nil),                 // 29: concord.v1.GetRequest
-	(*GetResponse)(nil),                // 30: concord.v1.GetResponse
-	(*ResolveRequest)(nil),             // 31: concord.v1.ResolveRequest
-	(*ResolveResponse)(nil),            // 32: concord.v1.ResolveResponse
-	(*ForgetRequest)(nil),              // 33: concord.v1.ForgetRequest
-	(*ForgetResponse)(nil),             // 34: concord.v1.ForgetResponse
-	(*SettleRequest)(nil),              // 35: concord.v1.SettleRequest
-	(*SettleResponse)(nil),             // 36: concord.v1.SettleResponse
-	(*ReplaceMemberRequest)(nil),       // 37: concord.v1.ReplaceMemberRequest
-	(*ReplaceMemberResponse)(nil),      // 38: concord.v1.ReplaceMemberResponse
-	(*AddMemberRequest)(nil),           // 39: concord.v1.AddMemberRequest
-	(*AddMemberResponse)(nil),          // 40: concord.v1.AddMemberResponse
-	(*RemoveMemberRequest)(nil),        // 41: concord.v1.RemoveMemberRequest
-	(*RemoveMemberResponse)(nil),       // 42: concord.v1.RemoveMemberResponse
-	(*TransferLeadershipRequest)(nil),  // 43: concord.v1.TransferLeadershipRequest
-	(*TransferLeadershipResponse)(nil), // 44: concord.v1.TransferLeadershipResponse
-	(*RecoverRequest)(nil),             // 45: concord.v1.RecoverRequest
-	(*RecoverResponse)(nil),            // 46: concord.v1.RecoverResponse
-	(*RecoverAction)(nil),              // 47: concord.v1.RecoverAction
-	(*StatusRequest)(nil),              // 48: concord.v1.StatusRequest
-	(*WatchRequest)(nil),               // 49: concord.v1.WatchRequest
-	(*StatusResponse)(nil),             // 50: concord.v1.StatusResponse
-	(*Node)(nil),                       // 51: concord.v1.Node
-	(*ResourceStatus)(nil),             // 52: concord.v1.ResourceStatus
-	(*Quarantine)(nil),                 // 53: concord.v1.Quarantine
-	(*ReportResourceRequest)(nil),      // 54: concord.v1.ReportResourceRequest
-	(*ReportResourceResponse)(nil),     // 55: concord.v1.ReportResourceResponse
-	(*ToldBranch)(nil),                 // 56: concord.v1.ToldBranch
-	(*AcceptResourceRequest)(nil),      // 57: concord.v1.AcceptResourceRequest
-	(*AcceptResourceResponse)(nil),     // 58: concord.v1.AcceptResourceResponse
-	(*ResourcesRequest)(nil),           // 59: concord.v1.ResourcesRequest
-	(*ResourcesResponse)(nil),          // 60: concord.v1.ResourcesResponse
-	(*CheckResourceRequest)(nil),       // 61: concord.v1.CheckResourceRequest
-	(*CheckResourceResponse)(nil),      // 62: concord.v1.CheckResourceResponse
-	(*ResourceReport)(nil),             // 63: concord.v1.ResourceReport
-	(*Finding)(nil),                    // 64: concord.v1.Finding
-	(*NotLeader)(nil),                  // 65: concord.v1.NotLeader
-	(*Branch)(nil),                     // 66: concord.v1.Branch
-	(*Party)(nil),                      // 67: concord.v1.Party
-	(*DeliverRequest)(nil),             // 68: concord.v1.DeliverRequest
-	(*DeliverResponse)(nil),            // 69: concord.v1.DeliverResponse
+	(*LastDecision)(nil),               // 10: concord.v1.LastDecision
+	(*FinishedBranch)(nil),             // 11: concord.v1.FinishedBranch
+	(*FinishedResponse)(nil),           // 12: concord.v1.FinishedResponse
+	(*LeaseRequest)(nil),               // 13: concord.v1.LeaseRequest
+	(*LeaseResponse)(nil),              // 14: concord.v1.LeaseResponse
+	(*WaitingRequest)(nil),             // 15: concord.v1.WaitingRequest
+	(*WaitingTransaction)(nil),         // 16: concord.v1.WaitingTransaction
+	(*WaitingBranch)(nil),              // 17: concord.v1.WaitingBranch
+	(*WaitingResponse)(nil),            // 18: concord.v1.WaitingResponse
+	(*Deadlock)(nil),                   // 19: concord.v1.Deadlock
+	(*OutcomeRequest)(nil),             // 20: concord.v1.OutcomeRequest
+	(*OutcomeResponse)(nil),            // 21: concord.v1.OutcomeResponse
+	(*KeyUseRequest)(nil),              // 22: concord.v1.KeyUseRequest
+	(*KeyUseResponse)(nil),             // 23: concord.v1.KeyUseResponse
+	(*FollowRequest)(nil),              // 24: concord.v1.FollowRequest
+	(*FollowResponse)(nil),             // 25: concord.v1.FollowResponse
+	(*Transaction)(nil),                // 26: concord.v1.Transaction
+	(*Heuristic)(nil),                  // 27: concord.v1.Heuristic
+	(*ListRequest)(nil),                // 28: concord.v1.ListRequest
+	(*ListResponse)(nil),               // 29: concord.v1.ListResponse
+	(*GetRequest)(nil),                 // 30: concord.v1.GetRequest
+	(*GetResponse)(nil),                // 31: concord.v1.GetResponse
+	(*ResolveRequest)(nil),             // 32: concord.v1.ResolveRequest
+	(*ResolveResponse)(nil),            // 33: concord.v1.ResolveResponse
+	(*ForgetRequest)(nil),              // 34: concord.v1.ForgetRequest
+	(*ForgetResponse)(nil),             // 35: concord.v1.ForgetResponse
+	(*SettleRequest)(nil),              // 36: concord.v1.SettleRequest
+	(*SettleResponse)(nil),             // 37: concord.v1.SettleResponse
+	(*ReplaceMemberRequest)(nil),       // 38: concord.v1.ReplaceMemberRequest
+	(*ReplaceMemberResponse)(nil),      // 39: concord.v1.ReplaceMemberResponse
+	(*AddMemberRequest)(nil),           // 40: concord.v1.AddMemberRequest
+	(*AddMemberResponse)(nil),          // 41: concord.v1.AddMemberResponse
+	(*RemoveMemberRequest)(nil),        // 42: concord.v1.RemoveMemberRequest
+	(*RemoveMemberResponse)(nil),       // 43: concord.v1.RemoveMemberResponse
+	(*TransferLeadershipRequest)(nil),  // 44: concord.v1.TransferLeadershipRequest
+	(*TransferLeadershipResponse)(nil), // 45: concord.v1.TransferLeadershipResponse
+	(*RecoverRequest)(nil),             // 46: concord.v1.RecoverRequest
+	(*RecoverResponse)(nil),            // 47: concord.v1.RecoverResponse
+	(*RecoverAction)(nil),              // 48: concord.v1.RecoverAction
+	(*StatusRequest)(nil),              // 49: concord.v1.StatusRequest
+	(*WatchRequest)(nil),               // 50: concord.v1.WatchRequest
+	(*StatusResponse)(nil),             // 51: concord.v1.StatusResponse
+	(*Node)(nil),                       // 52: concord.v1.Node
+	(*ResourceStatus)(nil),             // 53: concord.v1.ResourceStatus
+	(*Quarantine)(nil),                 // 54: concord.v1.Quarantine
+	(*ReportResourceRequest)(nil),      // 55: concord.v1.ReportResourceRequest
+	(*ReportResourceResponse)(nil),     // 56: concord.v1.ReportResourceResponse
+	(*ToldBranch)(nil),                 // 57: concord.v1.ToldBranch
+	(*AcceptResourceRequest)(nil),      // 58: concord.v1.AcceptResourceRequest
+	(*AcceptResourceResponse)(nil),     // 59: concord.v1.AcceptResourceResponse
+	(*ResourcesRequest)(nil),           // 60: concord.v1.ResourcesRequest
+	(*ResourcesResponse)(nil),          // 61: concord.v1.ResourcesResponse
+	(*CheckResourceRequest)(nil),       // 62: concord.v1.CheckResourceRequest
+	(*CheckResourceResponse)(nil),      // 63: concord.v1.CheckResourceResponse
+	(*ResourceReport)(nil),             // 64: concord.v1.ResourceReport
+	(*Finding)(nil),                    // 65: concord.v1.Finding
+	(*NotLeader)(nil),                  // 66: concord.v1.NotLeader
+	(*Branch)(nil),                     // 67: concord.v1.Branch
+	(*Party)(nil),                      // 68: concord.v1.Party
+	(*DeliverRequest)(nil),             // 69: concord.v1.DeliverRequest
+	(*DeliverResponse)(nil),            // 70: concord.v1.DeliverResponse
 }
 var file_concord_v1_concord_proto_depIdxs = []int32{
-	66, // 0: concord.v1.CommitRequest.branches:type_name -> concord.v1.Branch
+	67, // 0: concord.v1.CommitRequest.branches:type_name -> concord.v1.Branch
 	1,  // 1: concord.v1.CommitRequest.agents:type_name -> concord.v1.AgentBranches
-	67, // 2: concord.v1.AgentBranches.agent:type_name -> concord.v1.Party
+	68, // 2: concord.v1.AgentBranches.agent:type_name -> concord.v1.Party
 	2,  // 3: concord.v1.AgentBranches.branches:type_name -> concord.v1.ClaimedBranch
 	5,  // 4: concord.v1.DecideRequest.commits:type_name -> concord.v1.NumberedCommit
 	0,  // 5: concord.v1.NumberedCommit.request:type_name -> concord.v1.CommitRequest
 	7,  // 6: concord.v1.DecideResponse.answers:type_name -> concord.v1.NumberedAnswer
 	3,  // 7: concord.v1.NumberedAnswer.response:type_name -> concord.v1.CommitResponse
 	8,  // 8: concord.v1.NumberedAnswer.error:type_name -> concord.v1.CommitError
-	65, // 9: concord.v1.CommitError.not_leader:type_name -> concord.v1.NotLeader
-	10, // 10: concord.v1.FinishedRequest.branches:type_name -> concord.v1.FinishedBranch
-	15, // 11: concord.v1.WaitingRequest.transactions:type_name -> concord.v1.WaitingTransaction
-	16, // 12: concord.v1.WaitingTransaction.branches:type_name -> concord.v1.WaitingBranch
-	18, // 13: concord.v1.WaitingResponse.deadlocks:type_name -> concord.v1.Deadlock
-	66, // 14: concord.v1.Transaction.branches:type_name -> concord.v1.Branch
-	26, // 15: concord.v1.Transaction.heuristics:type_name -> concord.v1.Heuristic
-	25, // 16: concord.v1.ListResponse.transactions:type_name -> concord.v1.Transaction
-	25, // 17: concord.v1.GetResponse.transaction:type_name -> concord.v1.Transaction
-	47, // 18: concord.v1.RecoverResponse.actions:type_name -> concord.v1.RecoverAction
-	51, // 19: concord.v1.StatusResponse.nodes:type_name -> concord.v1.Node
-	52, // 20: concord.v1.StatusResponse.resources:type_name -> concord.v1.ResourceStatus
-	53, // 21: concord.v1.ResourceStatus.quarantine:type_name -> concord.v1.Quarantine
-	53, // 22: concord.v1.ReportResourceResponse.quarantine:type_name -> concord.v1.Quarantine
-	56, // 23: concord.v1.ReportResourceResponse.branches:type_name -> concord.v1.ToldBranch
-	52, // 24: concord.v1.ResourcesResponse.resources:type_name -> concord.v1.ResourceStatus
-	63, // 25: concord.v1.CheckResourceResponse.reports:type_name -> concord.v1.ResourceReport
-	64, // 26: concord.v1.ResourceReport.findings:type_name -> concord.v1.Finding
-	0,  // 27: concord.v1.CoordinatorService.Commit:input_type -> concord.v1.CommitRequest
-	4,  // 28: concord.v1.CoordinatorService.Decide:input_type -> concord.v1.DecideRequest
-	68, // 29: concord.v1.CoordinatorService.Deliver:input_type -> concord.v1.DeliverRequest
-	9,  // 30: concord.v1.CoordinatorService.Finished:input_type -> concord.v1.FinishedRequest
-	12, // 31: concord.v1.CoordinatorService.Lease:input_type -> concord.v1.LeaseRequest
-	14, // 32: concord.v1.CoordinatorService.Waiting:input_type -> concord.v1.WaitingRequest
-	19, // 33: concord.v1.CoordinatorService.Outcome:input_type -> concord.v1.OutcomeRequest
-	21, // 34: concord.v1.CoordinatorService.KeyUse:input_type -> concord.v1.KeyUseRequest
-	23, // 35: concord.v1.CoordinatorService.Follow:input_type -> concord.v1.FollowRequest
-	27, // 36: concord.v1.CoordinatorService.List:input_type -> concord.v1.ListRequest
-	29, // 37: concord.v1.CoordinatorService.Get:input_type -> concord.v1.GetRequest
-	31, // 38: concord.v1.CoordinatorService.Resolve:input_type -> concord.v1.ResolveRequest
-	33, // 39: concord.v1.CoordinatorService.Forget:input_type -> concord.v1.ForgetRequest
-	35, // 40: concord.v1.CoordinatorService.Settle:input_type -> concord.v1.SettleRequest
-	37, // 41: concord.v1.CoordinatorService.ReplaceMember:input_type -> concord.v1.ReplaceMemberRequest
-	39, // 42: concord.v1.CoordinatorService.AddMember:input_type -> concord.v1.AddMemberRequest
-	41, // 43: concord.v1.CoordinatorService.RemoveMember:input_type -> concord.v1.RemoveMemberRequest
-	43, // 44: concord.v1.CoordinatorService.TransferLeadership:input_type -> concord.v1.TransferLeadershipRequest
-	45, // 45: concord.v1.CoordinatorService.Recover:input_type -> concord.v1.RecoverRequest
-	48, // 46: concord.v1.CoordinatorService.Status:input_type -> concord.v1.StatusRequest
-	49, // 47: concord.v1.CoordinatorService.Watch:input_type -> concord.v1.WatchRequest
-	59, // 48: concord.v1.CoordinatorService.Resources:input_type -> concord.v1.ResourcesRequest
-	61, // 49: concord.v1.CoordinatorService.CheckResource:input_type -> concord.v1.CheckResourceRequest
-	54, // 50: concord.v1.CoordinatorService.ReportResource:input_type -> concord.v1.ReportResourceRequest
-	57, // 51: concord.v1.CoordinatorService.AcceptResource:input_type -> concord.v1.AcceptResourceRequest
-	3,  // 52: concord.v1.CoordinatorService.Commit:output_type -> concord.v1.CommitResponse
-	6,  // 53: concord.v1.CoordinatorService.Decide:output_type -> concord.v1.DecideResponse
-	69, // 54: concord.v1.CoordinatorService.Deliver:output_type -> concord.v1.DeliverResponse
-	11, // 55: concord.v1.CoordinatorService.Finished:output_type -> concord.v1.FinishedResponse
-	13, // 56: concord.v1.CoordinatorService.Lease:output_type -> concord.v1.LeaseResponse
-	17, // 57: concord.v1.CoordinatorService.Waiting:output_type -> concord.v1.WaitingResponse
-	20, // 58: concord.v1.CoordinatorService.Outcome:output_type -> concord.v1.OutcomeResponse
-	22, // 59: concord.v1.CoordinatorService.KeyUse:output_type -> concord.v1.KeyUseResponse
-	24, // 60: concord.v1.CoordinatorService.Follow:output_type -> concord.v1.FollowResponse
-	28, // 61: concord.v1.CoordinatorService.List:output_type -> concord.v1.ListResponse
-	30, // 62: concord.v1.CoordinatorService.Get:output_type -> concord.v1.GetResponse
-	32, // 63: concord.v1.CoordinatorService.Resolve:output_type -> concord.v1.ResolveResponse
-	34, // 64: concord.v1.CoordinatorService.Forget:output_type -> concord.v1.ForgetResponse
-	36, // 65: concord.v1.CoordinatorService.Settle:output_type -> concord.v1.SettleResponse
-	38, // 66: concord.v1.CoordinatorService.ReplaceMember:output_type -> concord.v1.ReplaceMemberResponse
-	40, // 67: concord.v1.CoordinatorService.AddMember:output_type -> concord.v1.AddMemberResponse
-	42, // 68: concord.v1.CoordinatorService.RemoveMember:output_type -> concord.v1.RemoveMemberResponse
-	44, // 69: concord.v1.CoordinatorService.TransferLeadership:output_type -> concord.v1.TransferLeadershipResponse
-	46, // 70: concord.v1.CoordinatorService.Recover:output_type -> concord.v1.RecoverResponse
-	50, // 71: concord.v1.CoordinatorService.Status:output_type -> concord.v1.StatusResponse
-	50, // 72: concord.v1.CoordinatorService.Watch:output_type -> concord.v1.StatusResponse
-	60, // 73: concord.v1.CoordinatorService.Resources:output_type -> concord.v1.ResourcesResponse
-	62, // 74: concord.v1.CoordinatorService.CheckResource:output_type -> concord.v1.CheckResourceResponse
-	55, // 75: concord.v1.CoordinatorService.ReportResource:output_type -> concord.v1.ReportResourceResponse
-	58, // 76: concord.v1.CoordinatorService.AcceptResource:output_type -> concord.v1.AcceptResourceResponse
-	52, // [52:77] is the sub-list for method output_type
-	27, // [27:52] is the sub-list for method input_type
-	27, // [27:27] is the sub-list for extension type_name
-	27, // [27:27] is the sub-list for extension extendee
-	0,  // [0:27] is the sub-list for field type_name
+	66, // 9: concord.v1.CommitError.not_leader:type_name -> concord.v1.NotLeader
+	11, // 10: concord.v1.FinishedRequest.branches:type_name -> concord.v1.FinishedBranch
+	10, // 11: concord.v1.FinishedRequest.decided:type_name -> concord.v1.LastDecision
+	67, // 12: concord.v1.LastDecision.branches:type_name -> concord.v1.Branch
+	16, // 13: concord.v1.WaitingRequest.transactions:type_name -> concord.v1.WaitingTransaction
+	17, // 14: concord.v1.WaitingTransaction.branches:type_name -> concord.v1.WaitingBranch
+	19, // 15: concord.v1.WaitingResponse.deadlocks:type_name -> concord.v1.Deadlock
+	67, // 16: concord.v1.Transaction.branches:type_name -> concord.v1.Branch
+	27, // 17: concord.v1.Transaction.heuristics:type_name -> concord.v1.Heuristic
+	26, // 18: concord.v1.ListResponse.transactions:type_name -> concord.v1.Transaction
+	26, // 19: concord.v1.GetResponse.transaction:type_name -> concord.v1.Transaction
+	48, // 20: concord.v1.RecoverResponse.actions:type_name -> concord.v1.RecoverAction
+	52, // 21: concord.v1.StatusResponse.nodes:type_name -> concord.v1.Node
+	53, // 22: concord.v1.StatusResponse.resources:type_name -> concord.v1.ResourceStatus
+	54, // 23: concord.v1.ResourceStatus.quarantine:type_name -> concord.v1.Quarantine
+	54, // 24: concord.v1.ReportResourceResponse.quarantine:type_name -> concord.v1.Quarantine
+	57, // 25: concord.v1.ReportResourceResponse.branches:type_name -> concord.v1.ToldBranch
+	53, // 26: concord.v1.ResourcesResponse.resources:type_name -> concord.v1.ResourceStatus
+	64, // 27: concord.v1.CheckResourceResponse.reports:type_name -> concord.v1.ResourceReport
+	65, // 28: concord.v1.ResourceReport.findings:type_name -> concord.v1.Finding
+	0,  // 29: concord.v1.CoordinatorService.Commit:input_type -> concord.v1.CommitRequest
+	4,  // 30: concord.v1.CoordinatorService.Decide:input_type -> concord.v1.DecideRequest
+	69, // 31: concord.v1.CoordinatorService.Deliver:input_type -> concord.v1.DeliverRequest
+	9,  // 32: concord.v1.CoordinatorService.Finished:input_type -> concord.v1.FinishedRequest
+	13, // 33: concord.v1.CoordinatorService.Lease:input_type -> concord.v1.LeaseRequest
+	15, // 34: concord.v1.CoordinatorService.Waiting:input_type -> concord.v1.WaitingRequest
+	20, // 35: concord.v1.CoordinatorService.Outcome:input_type -> concord.v1.OutcomeRequest
+	22, // 36: concord.v1.CoordinatorService.KeyUse:input_type -> concord.v1.KeyUseRequest
+	24, // 37: concord.v1.CoordinatorService.Follow:input_type -> concord.v1.FollowRequest
+	28, // 38: concord.v1.CoordinatorService.List:input_type -> concord.v1.ListRequest
+	30, // 39: concord.v1.CoordinatorService.Get:input_type -> concord.v1.GetRequest
+	32, // 40: concord.v1.CoordinatorService.Resolve:input_type -> concord.v1.ResolveRequest
+	34, // 41: concord.v1.CoordinatorService.Forget:input_type -> concord.v1.ForgetRequest
+	36, // 42: concord.v1.CoordinatorService.Settle:input_type -> concord.v1.SettleRequest
+	38, // 43: concord.v1.CoordinatorService.ReplaceMember:input_type -> concord.v1.ReplaceMemberRequest
+	40, // 44: concord.v1.CoordinatorService.AddMember:input_type -> concord.v1.AddMemberRequest
+	42, // 45: concord.v1.CoordinatorService.RemoveMember:input_type -> concord.v1.RemoveMemberRequest
+	44, // 46: concord.v1.CoordinatorService.TransferLeadership:input_type -> concord.v1.TransferLeadershipRequest
+	46, // 47: concord.v1.CoordinatorService.Recover:input_type -> concord.v1.RecoverRequest
+	49, // 48: concord.v1.CoordinatorService.Status:input_type -> concord.v1.StatusRequest
+	50, // 49: concord.v1.CoordinatorService.Watch:input_type -> concord.v1.WatchRequest
+	60, // 50: concord.v1.CoordinatorService.Resources:input_type -> concord.v1.ResourcesRequest
+	62, // 51: concord.v1.CoordinatorService.CheckResource:input_type -> concord.v1.CheckResourceRequest
+	55, // 52: concord.v1.CoordinatorService.ReportResource:input_type -> concord.v1.ReportResourceRequest
+	58, // 53: concord.v1.CoordinatorService.AcceptResource:input_type -> concord.v1.AcceptResourceRequest
+	3,  // 54: concord.v1.CoordinatorService.Commit:output_type -> concord.v1.CommitResponse
+	6,  // 55: concord.v1.CoordinatorService.Decide:output_type -> concord.v1.DecideResponse
+	70, // 56: concord.v1.CoordinatorService.Deliver:output_type -> concord.v1.DeliverResponse
+	12, // 57: concord.v1.CoordinatorService.Finished:output_type -> concord.v1.FinishedResponse
+	14, // 58: concord.v1.CoordinatorService.Lease:output_type -> concord.v1.LeaseResponse
+	18, // 59: concord.v1.CoordinatorService.Waiting:output_type -> concord.v1.WaitingResponse
+	21, // 60: concord.v1.CoordinatorService.Outcome:output_type -> concord.v1.OutcomeResponse
+	23, // 61: concord.v1.CoordinatorService.KeyUse:output_type -> concord.v1.KeyUseResponse
+	25, // 62: concord.v1.CoordinatorService.Follow:output_type -> concord.v1.FollowResponse
+	29, // 63: concord.v1.CoordinatorService.List:output_type -> concord.v1.ListResponse
+	31, // 64: concord.v1.CoordinatorService.Get:output_type -> concord.v1.GetResponse
+	33, // 65: concord.v1.CoordinatorService.Resolve:output_type -> concord.v1.ResolveResponse
+	35, // 66: concord.v1.CoordinatorService.Forget:output_type -> concord.v1.ForgetResponse
+	37, // 67: concord.v1.CoordinatorService.Settle:output_type -> concord.v1.SettleResponse
+	39, // 68: concord.v1.CoordinatorService.ReplaceMember:output_type -> concord.v1.ReplaceMemberResponse
+	41, // 69: concord.v1.CoordinatorService.AddMember:output_type -> concord.v1.AddMemberResponse
+	43, // 70: concord.v1.CoordinatorService.RemoveMember:output_type -> concord.v1.RemoveMemberResponse
+	45, // 71: concord.v1.CoordinatorService.TransferLeadership:output_type -> concord.v1.TransferLeadershipResponse
+	47, // 72: concord.v1.CoordinatorService.Recover:output_type -> concord.v1.RecoverResponse
+	51, // 73: concord.v1.CoordinatorService.Status:output_type -> concord.v1.StatusResponse
+	51, // 74: concord.v1.CoordinatorService.Watch:output_type -> concord.v1.StatusResponse
+	61, // 75: concord.v1.CoordinatorService.Resources:output_type -> concord.v1.ResourcesResponse
+	63, // 76: concord.v1.CoordinatorService.CheckResource:output_type -> concord.v1.CheckResourceResponse
+	56, // 77: concord.v1.CoordinatorService.ReportResource:output_type -> concord.v1.ReportResourceResponse
+	59, // 78: concord.v1.CoordinatorService.AcceptResource:output_type -> concord.v1.AcceptResourceResponse
+	54, // [54:79] is the sub-list for method output_type
+	29, // [29:54] is the sub-list for method input_type
+	29, // [29:29] is the sub-list for extension type_name
+	29, // [29:29] is the sub-list for extension extendee
+	0,  // [0:29] is the sub-list for field type_name
 }
 
 func init() { file_concord_v1_concord_proto_init() }
@@ -5223,7 +5344,7 @@ func file_concord_v1_concord_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_concord_v1_concord_proto_rawDesc), len(file_concord_v1_concord_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   66,
+			NumMessages:   67,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
