@@ -4,6 +4,7 @@ package twopc
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/concordtx/concord/internal/mutant"
 	"github.com/concordtx/concord/protocol"
@@ -51,7 +52,9 @@ func (c *LastCoordinator) Step(e protocol.Event) []protocol.Effect {
 		return nil
 	case protocol.Finished:
 		if c.phase == proposing {
-			c.early = append(c.early, e)
+			if !slices.Contains(c.early, e) {
+				c.early = append(c.early, e)
+			}
 			return nil
 		}
 	case protocol.Delivered:

@@ -17,7 +17,7 @@ var hunted = map[string]exploretest.Hunt{
 	"X65": {Check: "A2", Worlds: worlds(Size{Others: 1})},
 	"X66": {Check: "A2", Worlds: worlds(Size{Others: 1})},
 	"X67": {Check: "A4", Worlds: worlds(Size{Others: 1})},
-	"X68": {Check: "A1", Worlds: worlds(Size{Others: 1})},
+	"X68": {Check: "A4", Worlds: worlds(Size{Others: 1})},
 }
 
 func TestMutants(t *testing.T) { exploretest.Mutants(t, "internal/explore/lastworld", hunted) }
