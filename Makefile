@@ -10,9 +10,11 @@ RELEASE     := CGO_ENABLED=0 go build -trimpath -ldflags '-s -w'
 PACKAGES    ?= ./...
 # What one goroutine runs, so that the race detector has nothing to find there.
 PURE        := /(internal/(sim|explore|tidy|supply)|protocol|coordinator/(commit|deadlock|replica)|recovery|txn)(/|$$)
-# Tests start database servers, so packages run two at a time; and tests/e2e runs a binary
-# that the test cache does not know, so no result is taken from there.
-TESTFLAGS   ?= -race -count=1 -p 2 -vet=off -timeout 35m
+# Tests start database servers and wait for processes, so packages run three at a time on any machine; and tests/e2e
+# runs a binary that the test cache does not know, so no result is taken from there.
+TESTFLAGS   ?= -race -count=1 -p 3 -vet=off -timeout 35m
+# What takes longest is the first to begin.
+LONGEST     := /(tests/(e2e|attack|operator)|adapters/mysql|coordinator|wal|cmd/concord/demo)$$
 SEEDS       ?= 5000
 TXN_SEEDS   ?= 1000
 MUTANTS     := $(sort $(shell find . -name mutants_test.go -printf '%h\n'))
@@ -49,10 +51,9 @@ test: databases ## everything: race detector, real databases, seeds, planted mis
 	@if [ -s bin/failed ]; then echo "FAIL: make $$(paste -sd ' ' bin/failed)"; exit 1; fi
 
 # These print events, which bin/summary reads.
-# tests/e2e takes longest, so it is the first to begin.
 race:
 	@packages=$$(go list $(PACKAGES) | grep -v -E '$(PURE)' | \
-		awk '{print !/\/tests\/e2e$$/, $$0}' | sort -s -n -k1,1 | cut -d' ' -f2); \
+		awk -v long='$(LONGEST)' '{print /\/e2e$$/ ? 0 : $$0 ~ long ? 1 : 2, $$0}' | sort -s -n -k1,1 | cut -d' ' -f2); \
 		CONCORD_TEST_REQUIRE=$${CONCORD_TEST_REQUIRE:-1} go test -json $(TESTFLAGS) $$packages
 
 examples: # modules of their own

@@ -51,9 +51,9 @@ type outward struct {
 }
 
 var (
-	errTooFar = api.Refusedf("the transaction has come through %d services, and no more may hand it on: let one of "+
+	errTooFar = txn.Refusedf("the transaction has come through %d services, and no more may hand it on: let one of "+
 		"them make this call, or call with a context of concord.NewContext(ctx, nil)", api.MaxPath)
-	errCallThree = api.Refusedf("a transaction of three phases cannot be joined by another service: begin it without " +
+	errCallThree = txn.Refusedf("a transaction of three phases cannot be joined by another service: begin it without " +
 		"WithProtocol(ThreePhase)")
 	errUnanswered = errors.New("a call of another service is under way: wait for its answer before the transaction " +
 		"is committed")
@@ -91,7 +91,7 @@ func (tx *Tx) newCall(ctx context.Context, where string, dial func(addr string) 
 	}
 	first, n := tx.span(ctx)
 	if n == 0 {
-		return nil, api.Busyf("%d calls are under way and there are %d branches, and all numbers of branches are "+
+		return nil, txn.Busyf("%d calls are under way and there are %d branches, and all numbers of branches are "+
 			"given out: make fewer calls at a time, or hand the transaction on to fewer services",
 			len(tx.outward.pending), len(tx.branches))
 	}
@@ -136,7 +136,7 @@ func (tx *Tx) free(ctx context.Context, no txn.BranchNo) bool {
 
 // next returns the lowest number that is free, for a branch of our own.
 func (tx *Tx) next(ctx context.Context) (txn.BranchNo, bool) {
-	most := api.MaxBranches
+	most := txn.MaxBranches
 	if tx.last != "" {
 		most = int(txn.LastBranch) // which its marker has
 	}
@@ -152,8 +152,8 @@ func (tx *Tx) next(ctx context.Context) (txn.BranchNo, bool) {
 // at least; zero: there are none.
 func (tx *Tx) span(ctx context.Context) (first txn.BranchNo, n int) {
 	longest, end, row := 0, 0, 0
-	for no := range api.MaxBranches + 1 {
-		if no < api.MaxBranches && tx.free(ctx, txn.BranchNo(no)) {
+	for no := range txn.MaxBranches + 1 {
+		if no < txn.MaxBranches && tx.free(ctx, txn.BranchNo(no)) {
 			row++
 			continue
 		}
@@ -250,7 +250,7 @@ func (k *Call) parse(header string) (api.Participation, error) {
 	}
 	if p.Call != k.name {
 		return p, fmt.Errorf("the answer of %s is that to another call: let no cache be in between: %w", k.where,
-			api.ErrInvalid)
+			txn.ErrInvalid)
 	}
 	return p, nil
 }
@@ -284,11 +284,11 @@ func (tx *Tx) open(s *joined.Service, opened []api.OpenedBranch) error {
 	for _, o := range opened {
 		if tx.branch(o.No) != nil {
 			return fmt.Errorf("the service at %s has opened branch %d, which is another one: %w: run releases of "+
-				"concord there and here that fit together", s.Name(), o.No, api.ErrInvalid)
+				"concord there and here that fit together", s.Name(), o.No, txn.ErrInvalid)
 		}
 		for _, b := range tx.branches {
 			if b.resource == o.Resource {
-				return api.Refusedf("%s is used by two services in one transaction, this one or another and the one "+
+				return txn.Refusedf("%s is used by two services in one transaction, this one or another and the one "+
 					"at %s, and each would wait for the locks of the other: use it in one of them, and let all "+
 					"calls of a transaction reach the same process", o.Resource, s.Name())
 			}

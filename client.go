@@ -81,7 +81,7 @@ type Client struct {
 
 // Dial connects to the cluster of which the nodes at addrs, "host:port" each, are
 // some or all. It fails if none of them answers before ctx ends or ten seconds
-// have passed, or if the cluster has not been formed yet. The error is api.ErrInvalid if an address is malformed,
+// have passed, or if the cluster has not been formed yet. The error is txn.ErrInvalid if an address is malformed,
 // options contradict each other or credentials cannot be read.
 func Dial(ctx context.Context, addrs []string, opts ...Option) (*Client, error) {
 	o := config{logger: slog.New(slog.DiscardHandler)}
@@ -90,11 +90,11 @@ func Dial(ctx context.Context, addrs []string, opts ...Option) (*Client, error) 
 	}
 	credentials, err := o.open()
 	if err != nil {
-		return nil, fmt.Errorf("dial: %w: %w", err, api.ErrInvalid)
+		return nil, fmt.Errorf("dial: %w: %w", err, txn.ErrInvalid)
 	}
 	if credentials != nil && o.tls != nil {
 		return nil, fmt.Errorf("dial: WithTLS and WithCertsDir contradict each other: use one of them: %w",
-			api.ErrInvalid)
+			txn.ErrInvalid)
 	}
 	caller, err := api.Dial(addrs, api.ClientOptions{TLS: o.tls, Credentials: credentials, Logger: o.logger})
 	if err != nil {
@@ -271,12 +271,12 @@ func (c *Client) begin(ctx context.Context, o txConfig, attempt int) (*Tx, error
 	if o.protocol == txn.ThreePhaseCommit && !c.resources.knows(ctx, txn.LevelThreePhase) {
 		return nil, fmt.Errorf("begin: three_phase is not switched on in this cluster: %w: run this release on all "+
 			"nodes, and none with a \"feature_level\" below %d; until then leave out WithProtocol",
-			api.ErrRefused, txn.LevelThreePhase)
+			txn.ErrRefused, txn.LevelThreePhase)
 	}
 	if o.last != "" && !c.resources.knows(ctx, txn.LevelLastResource) {
 		return nil, fmt.Errorf("begin: last resources are not switched on in this cluster: %w: run this release on all "+
 			"nodes, and none with a \"feature_level\" below %d; until then leave out WithLastResource",
-			api.ErrRefused, txn.LevelLastResource)
+			txn.ErrRefused, txn.LevelLastResource)
 	}
 	cluster, longest := c.resources.cluster()
 	deadline, limit := o.limit(ctx, longest)
@@ -301,8 +301,8 @@ func (c *Client) begin(ctx context.Context, o txConfig, attempt int) (*Tx, error
 // not asked to commit before, so the answer is final. Of a transaction that was begun with
 // Recorded, and of one whose UnknownError this client has returned, it is Committed or Aborted;
 // of another one that the cluster has never heard of it is Unrecorded. Only with Unknown is there an
-// error: api.ErrTooOld if the cluster no longer remembers it, ErrCluster if the nodes are now another
-// cluster, api.ErrUnavailable if none of them could answer before ctx ended.
+// error: txn.ErrTooOld if the cluster no longer remembers it, ErrCluster if the nodes are now another
+// cluster, txn.ErrUnavailable if none of them could answer before ctx ended.
 func (c *Client) Outcome(ctx context.Context, id ID) (Outcome, error) {
 	cluster, _ := c.resources.cluster()
 	res, err := c.api.Outcome(ctx, &concordv1.OutcomeRequest{Gid: id.String(), Several: c.doubts.has(id),
@@ -322,11 +322,11 @@ func (c *Client) Outcome(ctx context.Context, id ID) (Outcome, error) {
 
 // Lookup says what is known of a transaction and, unlike Outcome, changes nothing: it may
 // still be committed after the answer Pending, which also is that for a transaction that the
-// cluster will never hear of. Only with Unknown is there an error: api.ErrTooOld if the cluster no
-// longer remembers it, api.ErrUnavailable if no node could answer before ctx ended.
+// cluster will never hear of. Only with Unknown is there an error: txn.ErrTooOld if the cluster no
+// longer remembers it, txn.ErrUnavailable if no node could answer before ctx ended.
 func (c *Client) Lookup(ctx context.Context, id ID) (Outcome, error) {
 	res, err := c.api.Get(ctx, &concordv1.GetRequest{Gid: id.String()})
-	if errors.Is(err, api.ErrNotFound) {
+	if errors.Is(err, txn.ErrNotFound) {
 		return Pending, nil
 	}
 	if err != nil {
@@ -345,7 +345,7 @@ func parseOutcome(word string) (Outcome, error) {
 		return Unknown, unknownAnswer(err)
 	}
 	if outcome == Unknown {
-		return Unknown, fmt.Errorf("the transaction is %w: look into the databases", api.ErrTooOld)
+		return Unknown, fmt.Errorf("the transaction is %w: look into the databases", txn.ErrTooOld)
 	}
 	return outcome, nil
 }

@@ -90,7 +90,7 @@ func (l *leader) Commit(ctx context.Context, r *concordv1.CommitRequest) (*conco
 	}
 	c, err := api.ParseCommit(r)
 	if err == nil && c.Cluster != l.cluster() {
-		err = fmt.Errorf("the transaction belongs to another cluster: %w", api.ErrInvalid)
+		err = fmt.Errorf("the transaction belongs to another cluster: %w", txn.ErrInvalid)
 	}
 	if err != nil {
 		return nil, api.ToStatus(err)
@@ -405,7 +405,7 @@ func TestANoAbortsAndNamesTheResource(t *testing.T) {
 
 func TestARefusedRequestAbortsForGood(t *testing.T) {
 	b := newBank(t)
-	b.before = func(context.Context) error { return fmt.Errorf("resource billing: %w", api.ErrInvalid) }
+	b.before = func(context.Context) error { return fmt.Errorf("resource billing: %w", txn.ErrInvalid) }
 	tx, err := b.client.Begin(t.Context())
 	require.NoError(t, err)
 	require.NoError(t, b.transfer(t.Context(), tx))
@@ -522,7 +522,7 @@ func TestBadOptionsAreRefused(t *testing.T) {
 	require.EqualError(t, err, `begin: WithProtocol: "paxos" is not a protocol that this version knows, want `+
 		`two_phase or three_phase`)
 	_, err = b.client.Begin(t.Context(), concord.WithTimeout(-1))
-	require.ErrorIs(t, err, api.ErrInvalid)
+	require.ErrorIs(t, err, txn.ErrInvalid)
 	_, err = b.client.Begin(t.Context(), concord.WithProtocol("two_phase"), concord.WithTimeout(time.Second))
 	require.NoError(t, err)
 	require.NoError(t, b.client.Close())

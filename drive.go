@@ -403,7 +403,7 @@ func (tx *Tx) tellAborted(ctx context.Context, sure bool) {
 			return
 		}
 		tx.client.logger.Debug("could not tell the cluster that a transaction is aborted", "gid", tx.id, "err", err)
-		if !errors.Is(err, api.ErrUnavailable) || api.Wait(ctx, pause) != nil {
+		if !errors.Is(err, txn.ErrUnavailable) || api.Wait(ctx, pause) != nil {
 			return
 		}
 	}
@@ -490,7 +490,7 @@ func (d *driver) ask(ctx context.Context, branches []txn.Branch) word {
 		case err == nil:
 			client.logger.Info("settled a transaction late", "gid", d.tx.id, "decision", decision)
 			return decided(decision, errors.New(why))
-		case !errors.Is(err, api.ErrUnavailable) || ctx.Err() != nil:
+		case !errors.Is(err, txn.ErrUnavailable) || ctx.Err() != nil:
 			client.logger.Error("gave up asking for a decision; the cluster ends the branches", "gid", d.tx.id, "err",
 				err)
 			return word{err: fmt.Errorf("the cluster could not be asked: %w", err)}
@@ -519,7 +519,7 @@ func (d *driver) settle(ctx context.Context) (txn.Decision, string, error) {
 	case outcome == txn.Aborted:
 		return txn.Abort, res.GetReason(), nil
 	case outcome == txn.Unknown:
-		return txn.Undecided, "", api.ErrTooOld
+		return txn.Undecided, "", txn.ErrTooOld
 	}
 	return txn.Undecided, "", fmt.Errorf("the cluster answered %v: see \"concord tx get %s\"", outcome, d.tx.id)
 }

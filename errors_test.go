@@ -19,7 +19,6 @@ import (
 	"github.com/concordtx/concord"
 	"github.com/concordtx/concord/adapters"
 	"github.com/concordtx/concord/adapters/memory"
-	"github.com/concordtx/concord/api"
 	concordv1 "github.com/concordtx/concord/api/concord/v1"
 	"github.com/concordtx/concord/internal/said"
 	"github.com/concordtx/concord/security"
@@ -98,19 +97,19 @@ func dial(ctx context.Context, addrs ...string) error {
 var messages = []message{
 	{name: "dial nobody", meet: func(t *testing.T, _ *shaky) error { return dial(t.Context()) },
 		says: "dial: addrs: is empty, want the address of at least one coordinator node, such as 127.0.0.1:7420",
-		is:   []error{api.ErrInvalid}},
+		is:   []error{txn.ErrInvalid}},
 	{name: "dial a malformed address", meet: func(t *testing.T,
 		_ *shaky) error {
 		return dial(t.Context(), "localhost")
 	},
-		says: `dial: addrs[0]: "localhost" is not host:port, such as 127.0.0.1:7420`, is: []error{api.ErrInvalid}},
+		says: `dial: addrs[0]: "localhost" is not host:port, such as 127.0.0.1:7420`, is: []error{txn.ErrInvalid}},
 	{name: "dial with two kinds of TLS", meet: func(t *testing.T, b *shaky) error {
 		c, err := concord.Dial(t.Context(), []string{b.addr}, concord.WithTLS(&tls.Config{}),
 			concord.WithCredentials(&security.Credentials{}))
 		require.Nil(t, c)
 		return err
 	}, says: "dial: WithTLS and WithCertsDir contradict each other: use one of them: invalid request",
-		is: []error{api.ErrInvalid}},
+		is: []error{txn.ErrInvalid}},
 	{name: "dial a dead address", meet: func(t *testing.T, b *shaky) error {
 		ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
 		defer cancel()
@@ -118,20 +117,20 @@ var messages = []message{
 	}, says: "dial: list the resources: no coordinator node did it in time (context deadline exceeded); " +
 		"127.0.0.1:1: dial tcp 127.0.0.1:1: " +
 		`connect: connection refused; check the nodes with "concord status --addr 127.0.0.1:1"`,
-		is: []error{api.ErrUnavailable, context.DeadlineExceeded}},
+		is: []error{txn.ErrUnavailable, context.DeadlineExceeded}},
 
 	{name: "a timeout that is none", meet: in(nil, concord.WithTimeout(-1)),
-		says: "begin: WithTimeout(-1ns): invalid request: want a positive duration", is: []error{api.ErrInvalid}},
+		says: "begin: WithTimeout(-1ns): invalid request: want a positive duration", is: []error{txn.ErrInvalid}},
 	{name: "a label that is too long", meet: in(nil, concord.WithLabel(strings.Repeat("x", 1025))),
-		says: "begin: WithLabel: has 1025 bytes, at most 1024 are allowed", is: []error{api.ErrInvalid}},
+		says: "begin: WithLabel: has 1025 bytes, at most 1024 are allowed", is: []error{txn.ErrInvalid}},
 	{name: "retries that are none", meet: in(nil, concord.WithRetry(concord.RetryPolicy{Attempts: -1})),
 		says: "begin: WithRetry(-1 attempts, pauses of 10ms to 1s): invalid request: want one attempt or more, and " +
-			"pauses that grow", is: []error{api.ErrInvalid}},
+			"pauses that grow", is: []error{txn.ErrInvalid}},
 	{name: "retries of what the caller does", meet: func(t *testing.T, b *shaky) error {
 		_, err := b.client.Begin(t.Context(), concord.WithRetry(concord.RetryPolicy{}))
 		return err
 	}, says: "begin: WithRetry: invalid request: only Run can repeat a transaction: call Run, or begin a new one " +
-		"as long as concord.Retryable says so", is: []error{api.ErrInvalid}},
+		"as long as concord.Retryable says so", is: []error{txn.ErrInvalid}},
 	{name: "retried in vain", resource: "billing", meet: func(t *testing.T, b *shaky) error {
 		b.billing.passing = errDeadlock
 		return in(func(ctx context.Context, b *shaky, tx *concord.Tx) error {
@@ -161,7 +160,7 @@ var messages = []message{
 	{name: "three phases where they are not switched on", meet: in(nil, concord.WithProtocol(concord.ThreePhase)),
 		says: `begin: three_phase is not switched on in this cluster: refused: run this release on all nodes, and ` +
 			`none with a "feature_level" below 4; until then leave out WithProtocol`,
-		is: []error{api.ErrRefused}},
+		is: []error{txn.ErrRefused}},
 	{name: "three phases without an agent", resource: "orders", meet: func(t *testing.T, b *shaky) error {
 		b.leader.set(func() { b.level = txn.LevelThreePhase })
 		return in(func(ctx context.Context, b *shaky, tx *concord.Tx) error {
@@ -174,7 +173,7 @@ var messages = []message{
 		`WithProtocol(ThreePhase)`, is: []error{concord.ErrAborted}},
 	{name: "a protocol that nobody knows", meet: in(nil, concord.WithProtocol("paxos")),
 		says: `begin: WithProtocol: "paxos" is not a protocol that this version knows, want two_phase or three_phase`,
-		is:   []error{api.ErrInvalid}},
+		is:   []error{txn.ErrInvalid}},
 	{name: "a context that has ended", meet: func(t *testing.T, b *shaky) error {
 		ctx, cancel := context.WithCancel(t.Context())
 		cancel()
@@ -220,7 +219,7 @@ var messages = []message{
 		`not fit: no privilege: ` +
 		`run "concord resource check stock"`, is: []error{concord.ErrAborted, concord.ErrResource}},
 	{name: "too many branches", resource: "r256", meet: in(func(ctx context.Context, b *shaky, tx *concord.Tx) error {
-		for i := range api.MaxBranches + 1 {
+		for i := range txn.MaxBranches + 1 {
 			r := memory.New(fmt.Sprint("r", i), memory.NewDisk())
 			identity, _ := r.Identity(ctx) // of a live context
 			known(b, &concordv1.ResourceStatus{Name: r.Name(), Driver: "memory", Identity: identity, Ok: true})
@@ -263,12 +262,12 @@ var messages = []message{
 		is: []error{concord.ErrAborted, memory.ErrNoKey}},
 	{name: "the cluster refuses", meet: func(t *testing.T, b *shaky) error {
 		b.before = func(context.Context) error {
-			return fmt.Errorf("branch 1: the coordinator has no resource %q: %w", "billing", api.ErrInvalid)
+			return fmt.Errorf("branch 1: the coordinator has no resource %q: %w", "billing", txn.ErrInvalid)
 		}
 		return b.client.Run(t.Context(), b.transfer)
 	}, says: `transaction GID was aborted: commit: branch 1: the coordinator has no resource "billing": invalid ` +
 		`request (somebody asked and nobody had committed it)`,
-		is: []error{concord.ErrAborted, api.ErrInvalid}},
+		is: []error{concord.ErrAborted, txn.ErrInvalid}},
 	{name: "the cluster decided to abort before", meet: in(func(ctx context.Context, b *shaky, tx *concord.Tx) error {
 		_, err := b.client.Outcome(ctx, tx.ID())
 		return errors.Join(err, b.transfer(ctx, tx))
@@ -322,7 +321,7 @@ var messages = []message{
 		"has ended it: the connection broke", is: []error{errBroke}},
 
 	{name: "nobody knows", meet: func(t *testing.T, b *shaky) error {
-		b.before = func(ctx context.Context) error { <-ctx.Done(); return api.ErrUnavailable }
+		b.before = func(ctx context.Context) error { <-ctx.Done(); return txn.ErrUnavailable }
 		return b.client.Run(t.Context(), b.transfer, concord.WithTimeout(time.Second))
 	}, says: "the outcome of transaction GID is unknown: its time limit of 1s (WithTimeout) was reached: allow " +
 		"more, or do less in one transaction; ask Client.Outcome for it before you repeat it",
@@ -362,7 +361,7 @@ var messages = []message{
 		meet: func(t *testing.T, b *shaky) error {
 			b.after = func(context.Context) error { // the decision is made, and then everything is lost
 				b.leader.set(func() { b.id = cluster + 1 })
-				return api.ErrUnavailable
+				return txn.ErrUnavailable
 			}
 			err := b.client.Run(t.Context(), b.transfer)
 			require.Len(t, b.prepared(t), 2, "nobody may end them")
@@ -392,10 +391,10 @@ var messages = []message{
 
 	{name: "run once without a key", meet: once("", nil),
 		says: "begin: RunOnce: is empty, want an idempotency key, such as the number of an order",
-		is:   []error{api.ErrInvalid}},
+		is:   []error{txn.ErrInvalid}},
 	{name: "run once in three phases", meet: once("k", nil, concord.WithProtocol(concord.ThreePhase)),
 		says: "begin: RunOnce works in two phases: leave WithProtocol out: invalid request",
-		is:   []error{api.ErrInvalid}},
+		is:   []error{txn.ErrInvalid}},
 	{name: "run once within another one", meet: in(func(ctx context.Context, b *shaky, _ *concord.Tx) error {
 		_, err := b.client.RunOnce(ctx, "k", nil)
 		return err
@@ -434,7 +433,7 @@ var messages = []message{
 		_, err := b.client.Outcome(t.Context(), txn.NewID(time.Now()))
 		return err
 	}, says: "outcome of GID: the transaction is older than what the cluster remembers: look into the databases",
-		is: []error{api.ErrTooOld}},
+		is: []error{txn.ErrTooOld}},
 	{name: "a resource that does not say which database it is", resource: "stock",
 		meet: of(nameless{memory.New("stock", memory.NewDisk())}),
 		says: "transaction GID was aborted by stock: ask stock which database it is: the connection broke",
@@ -502,7 +501,7 @@ func TestEveryErrorHasARow(t *testing.T) {
 	files, err := filepath.Glob("*.go")
 	require.NoError(t, err)
 	said.CheckFiles(t, slices.DeleteFunc(files, func(file string) bool { return slices.Contains(ofJoined, file) }),
-		rows, withoutRow, "Refusedf", "Busyf", "Unavailablef")
+		rows, withoutRow, said.RequestErrors...)
 }
 
 // ofJoined are files of which the table of concordhttp speaks.

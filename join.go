@@ -26,19 +26,19 @@ const (
 )
 
 var (
-	errLate = api.Refusedf("the call has outlived its transaction, which has ended: begin another one, and make the " +
+	errLate = txn.Refusedf("the call has outlived its transaction, which has ended: begin another one, and make the " +
 		"call in that")
-	errTime = api.Refusedf("the time limit of the call's transaction is over: allow more (WithTimeout), or do less " +
+	errTime = txn.Refusedf("the time limit of the call's transaction is over: allow more (WithTimeout), or do less " +
 		"in one transaction")
-	errCircle = api.Refusedf("the transaction came through this very process, which would wait for its own locks: " +
+	errCircle = txn.Refusedf("the transaction came through this very process, which would wait for its own locks: " +
 		"do the work before the other service is called, or answer it what it needs to do the work")
-	errTwoCallers = api.Refusedf("another service has called this one in the same transaction, and each would have " +
+	errTwoCallers = txn.Refusedf("another service has called this one in the same transaction, and each would have " +
 		"to know what the other one has done: let one of them make all calls of this service in a transaction")
-	errStranger = api.Deniedf("who calls does not take part in the transaction: call with the context that Run " +
+	errStranger = txn.Deniedf("who calls does not take part in the transaction: call with the context that Run " +
 		"gives to its function, through concordhttp or concordgrpc")
-	errProof = api.Deniedf("who asks has not begun the transaction: let only who has begun it ask for votes, and " +
+	errProof = txn.Deniedf("who asks has not begun the transaction: let only who has begun it ask for votes, and " +
 		"tell decisions")
-	errManyParts = api.Busyf("%d transactions of other services are taken part in, which is the limit: call again "+
+	errManyParts = txn.Busyf("%d transactions of other services are taken part in, which is the limit: call again "+
 		"later", maxParts)
 	errBegunElsewhere = errors.New("the transaction was begun by another service, which commits it: return from the " +
 		"handler")
@@ -107,15 +107,15 @@ func (c *Client) Join(ctx context.Context, header string) (*Join, error) {
 		return j, nil
 	}
 	refusal := &JoinError{Err: err}
-	if !errors.Is(err, api.ErrDenied) {
+	if !errors.Is(err, txn.ErrDenied) {
 		refusal.Header = c.joins.answer(api.Participation{Call: p.Call, Failed: err.Error(),
-			Passing: errors.Is(err, api.ErrUnavailable) || errors.Is(err, api.ErrBusy)})
+			Passing: errors.Is(err, txn.ErrUnavailable) || errors.Is(err, txn.ErrBusy)})
 	}
 	return nil, refusal
 }
 
 func (j *joins) answer(p api.Participation) string {
-	p.Instance, p.Failed = j.instance, api.Readable(p.Failed, api.MaxReason)
+	p.Instance, p.Failed = j.instance, api.Readable(p.Failed, txn.MaxReason)
 	text, err := api.Text(p.Message())
 	if err != nil { // without it the transaction does not commit
 		j.client.logger.Error("could not say what was done in a transaction", "error", err)
@@ -129,7 +129,7 @@ func (j *joins) join(ctx context.Context, p api.Propagation) (*Join, error) {
 	left := p.Deadline.Sub(c.resources.now())
 	switch {
 	case p.Cluster != cluster:
-		return nil, api.Refusedf("the transaction is one of cluster %v, and this service uses %v: let both use the "+
+		return nil, txn.Refusedf("the transaction is one of cluster %v, and this service uses %v: let both use the "+
 			"same cluster", p.Cluster, cluster)
 	case p.ID.Class() == txn.LastResource:
 		return nil, errCallLast
@@ -180,7 +180,7 @@ func (j *joins) part(ctx context.Context, p api.Propagation, left time.Duration)
 		return nil, errManyParts
 	}
 	if !j.client.enter() {
-		return nil, fmt.Errorf("%w: %w", ErrClosed, api.ErrUnavailable)
+		return nil, fmt.Errorf("%w: %w", ErrClosed, txn.ErrUnavailable)
 	}
 	_, longest := j.client.resources.cluster()
 	if longest > 0 {

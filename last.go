@@ -30,12 +30,12 @@ func (o *txConfig) deferring() error {
 	case o.last == "":
 		return nil
 	case o.protocol != txn.TwoPhase:
-		return fmt.Errorf("begin: WithLastResource works in two phases: leave WithProtocol out: %w", api.ErrInvalid)
+		return fmt.Errorf("begin: WithLastResource works in two phases: leave WithProtocol out: %w", txn.ErrInvalid)
 	case o.key != "":
-		return fmt.Errorf("begin: RunOnce lets the cluster decide: leave WithLastResource out: %w", api.ErrInvalid)
+		return fmt.Errorf("begin: RunOnce lets the cluster decide: leave WithLastResource out: %w", txn.ErrInvalid)
 	case o.class == txn.Recorded:
 		return fmt.Errorf("begin: Recorded lets the cluster decide: leave it or WithLastResource out: %w",
-			api.ErrInvalid)
+			txn.ErrInvalid)
 	}
 	if _, err := api.ParseLastResource("WithLastResource", o.last); err != nil {
 		return fmt.Errorf("begin: %w", err)
@@ -48,7 +48,7 @@ var (
 	errNotLast = errors.New("this kind of database cannot be a last resource: name another one in WithLastResource")
 	errBeside  = errors.New("this kind of resource cannot take part beside a last resource: begin the transaction " +
 		"without WithLastResource")
-	errCallLast = api.Refusedf("a transaction with a last resource cannot be joined by another service: begin it " +
+	errCallLast = txn.Refusedf("a transaction with a last resource cannot be joined by another service: begin it " +
 		"without WithLastResource")
 )
 
@@ -144,7 +144,7 @@ func (d *driver) askLast(ctx context.Context) word {
 		case err == nil:
 			client.logger.Info("settled a transaction late", "gid", d.tx.id, "decision", decision)
 			return word{event: protocol.Decided{Decision: decision, Reason: why}, err: errors.New(why)}
-		case !errors.Is(err, api.ErrUnavailable) || api.Wait(ctx, pause) != nil:
+		case !errors.Is(err, txn.ErrUnavailable) || api.Wait(ctx, pause) != nil:
 			client.logger.Error("gave up asking for a decision; the cluster ends the branches", "gid", d.tx.id, "err",
 				err)
 			return word{err: fmt.Errorf("the last resource %s could not be asked: %w", d.tx.last, err)}

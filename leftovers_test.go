@@ -308,7 +308,7 @@ func TestAServiceIsNotSureThatNothingIsCommitted(t *testing.T) {
 // deaf is a service that cannot be reached any more.
 type deaf struct{}
 
-var errDeaf = api.ToStatus(api.Unavailablef("connection refused"))
+var errDeaf = api.ToStatus(txn.Unavailablef("connection refused"))
 
 func (deaf) Vote(context.Context, *concordv1.VoteRequest) (*concordv1.VoteResponse, error) {
 	return nil, errDeaf

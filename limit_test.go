@@ -16,7 +16,6 @@ import (
 	"github.com/concordtx/concord"
 	"github.com/concordtx/concord/adapters"
 	"github.com/concordtx/concord/adapters/memory"
-	"github.com/concordtx/concord/api"
 	concordv1 "github.com/concordtx/concord/api/concord/v1"
 	"github.com/concordtx/concord/txn"
 )
@@ -172,7 +171,7 @@ func TestTheLimitAndCommitAreDecidedOnce(t *testing.T) {
 
 func TestTheLimitIsToldWhenItPassesDuringCommit(t *testing.T) {
 	b := newBank(t)
-	b.before = func(ctx context.Context) error { <-ctx.Done(); return api.ErrUnavailable }
+	b.before = func(ctx context.Context) error { <-ctx.Done(); return txn.ErrUnavailable }
 	tx, err := b.client.Begin(t.Context(), concord.WithTimeout(time.Second))
 	require.NoError(t, err)
 	require.NoError(t, b.transfer(t.Context(), tx))

@@ -13,7 +13,6 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/concordtx/concord"
-	"github.com/concordtx/concord/api"
 	"github.com/concordtx/concord/internal/mutant"
 	"github.com/concordtx/concord/txn"
 )
@@ -50,7 +49,7 @@ func workIsCommittedUnderOneGid(t *testing.T) error {
 	b.after = func(context.Context) error {
 		if !lost {
 			lost = true
-			return fmt.Errorf("something between client and leader: %w", api.ErrRefused)
+			return fmt.Errorf("something between client and leader: %w", txn.ErrRefused)
 		}
 		return nil
 	}

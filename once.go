@@ -13,7 +13,7 @@ import (
 )
 
 // MaxResult is how many bytes Tx.SetResult keeps at most.
-const MaxResult = api.MaxResult
+const MaxResult = txn.MaxResult
 
 // Once is what RunOnce did, or what was done before.
 type Once struct {

@@ -125,14 +125,14 @@ func newTxConfig(opts []TxOption) (txConfig, error) {
 		opt(&o)
 	}
 	if o.timeout <= 0 {
-		return o, fmt.Errorf("begin: WithTimeout(%v): %w: want a positive duration", o.timeout, api.ErrInvalid)
+		return o, fmt.Errorf("begin: WithTimeout(%v): %w: want a positive duration", o.timeout, txn.ErrInvalid)
 	}
 	if o.retry != (RetryPolicy{}) {
 		if err := o.retry.check(); err != nil {
 			return o, err
 		}
 	}
-	if err := api.ParseText("WithLabel", o.label, api.MaxLabel); err != nil {
+	if err := api.ParseText("WithLabel", o.label, txn.MaxLabel); err != nil {
 		return o, fmt.Errorf("begin: %w", err)
 	}
 	var err error
@@ -141,7 +141,7 @@ func newTxConfig(opts []TxOption) (txConfig, error) {
 	}
 	if o.protocol == txn.ThreePhaseCommit {
 		if o.key != "" {
-			return o, fmt.Errorf("begin: RunOnce works in two phases: leave WithProtocol out: %w", api.ErrInvalid)
+			return o, fmt.Errorf("begin: RunOnce works in two phases: leave WithProtocol out: %w", txn.ErrInvalid)
 		}
 		o.class = txn.ThreePhase
 	}

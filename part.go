@@ -238,7 +238,7 @@ func (t *part) vote(ctx context.Context, r *concordv1.VoteRequest) (*concordv1.V
 		defer t.mu.Unlock()
 		return &concordv1.VoteResponse{Votes: api.VoteMessages(t.votes)}, nil
 	case <-ctx.Done():
-		return nil, api.Unavailablef("the branches of transaction %s have not voted yet: ask again", t.tx.id)
+		return nil, txn.Unavailablef("the branches of transaction %s have not voted yet: ask again", t.tx.id)
 	}
 }
 
@@ -368,10 +368,10 @@ func (t *part) over(clean bool) {
 	defer t.mu.Unlock()
 	t.end = &concluded{answer: &concordv1.ConcludeResponse{Branches: t.found}}
 	if torn := (*TornError)(nil); errors.As(t.tx.torn(), &torn) {
-		t.end.answer.Torn = api.Readable(fmt.Sprintf("%s: %v", torn.Resource, torn.Err), api.MaxReason)
+		t.end.answer.Torn = api.Readable(fmt.Sprintf("%s: %v", torn.Resource, torn.Err), txn.MaxReason)
 	}
 	if !clean {
-		t.end.err = fmt.Errorf("%w: %w", errAbandoned, api.ErrUnavailable)
+		t.end.err = fmt.Errorf("%w: %w", errAbandoned, txn.ErrUnavailable)
 	}
 	t.joins.over(t.tx.id, t.end)
 	close(t.ended)
@@ -396,7 +396,7 @@ func (t *part) conclude(ctx context.Context, d txn.Decision, proof txn.Proof) (*
 	case <-t.ended:
 		return t.end, nil
 	case <-ctx.Done():
-		return nil, api.Unavailablef("branches of transaction %s have not ended yet: ask again", t.tx.id)
+		return nil, txn.Unavailablef("branches of transaction %s have not ended yet: ask again", t.tx.id)
 	}
 }
 
@@ -406,7 +406,7 @@ func (t *part) confirm(ctx context.Context, d txn.Decision) error {
 	select {
 	case <-t.tx.turn:
 	case <-ctx.Done():
-		return api.Unavailablef("transaction %s is in the hands of another call: ask again: %w", t.tx.id, ctx.Err())
+		return txn.Unavailablef("transaction %s is in the hands of another call: ask again: %w", t.tx.id, ctx.Err())
 	}
 	t.mu.Lock()
 	idle := len(t.tx.branches)+len(t.running) == 0
@@ -416,7 +416,7 @@ func (t *part) confirm(ctx context.Context, d txn.Decision) error {
 	}
 	switch known, _, err := t.follow(ctx); {
 	case err != nil:
-		return api.Unavailablef("the cluster could not be asked how transaction %s was decided: ask again: %w",
+		return txn.Unavailablef("the cluster could not be asked how transaction %s was decided: ask again: %w",
 			t.tx.id, err)
 	case known != d:
 		return errProof
@@ -440,7 +440,7 @@ func (s joinService) Vote(ctx context.Context, r *concordv1.VoteRequest) (*conco
 	case !known.capability.Proves(r.GetProof(), txn.Undecided):
 		err = errProof
 	case known.part == nil:
-		err = api.Refusedf("transaction %s has ended here: begin another one", r.GetGid())
+		err = txn.Refusedf("transaction %s has ended here: begin another one", r.GetGid())
 	}
 	if err != nil {
 		return nil, api.ToStatus(err)
@@ -499,7 +499,7 @@ func (s joinService) find(gid, instance string) (joining, error) {
 	s.joins.mu.Unlock()
 	if instance != s.joins.instance || !ok {
 		return joining{}, fmt.Errorf("this process takes no part in transaction %s: it has started since, or "+
-			"another one is meant: %w", id, api.ErrNotFound)
+			"another one is meant: %w", id, txn.ErrNotFound)
 	}
 	return known, nil
 }

@@ -11,6 +11,7 @@ import (
 	"github.com/cenkalti/backoff/v5"
 
 	"github.com/concordtx/concord/api"
+	"github.com/concordtx/concord/txn"
 )
 
 // Retryable reports whether a transaction that failed with err has certainly not happened, and may
@@ -51,7 +52,7 @@ func (p RetryPolicy) withDefaults() RetryPolicy {
 func (p RetryPolicy) check() error {
 	if p.Attempts < 1 || p.Initial < 0 || p.Max < p.Initial {
 		return fmt.Errorf("begin: WithRetry(%d attempts, pauses of %v to %v): %w: want one attempt or more, and "+
-			"pauses that grow", p.Attempts, p.Initial, p.Max, api.ErrInvalid)
+			"pauses that grow", p.Attempts, p.Initial, p.Max, txn.ErrInvalid)
 	}
 	return nil
 }
@@ -64,7 +65,7 @@ func WithRetry(p RetryPolicy) TxOption {
 }
 
 var errRetryBegin = fmt.Errorf("begin: WithRetry: %w: only Run can repeat a transaction: call Run, or begin a new "+
-	"one as long as concord.Retryable says so", api.ErrInvalid)
+	"one as long as concord.Retryable says so", txn.ErrInvalid)
 
 // retry calls once until it succeeds, or fails with what must not be repeated, or too often.
 func (c *Client) retry(ctx context.Context, p RetryPolicy, once func(attempt int) error) error {

@@ -14,6 +14,7 @@ import (
 	"github.com/concordtx/concord"
 	"github.com/concordtx/concord/adapters/memory"
 	"github.com/concordtx/concord/api"
+	"github.com/concordtx/concord/txn"
 )
 
 // quick retries without pauses that a test would have to wait for.
@@ -96,7 +97,7 @@ func TestWhatMayHaveCommittedIsNotRetryable(t *testing.T) {
 			do: func(b *shaky) {
 				b.before = func(ctx context.Context) error {
 					<-ctx.Done()
-					return api.ErrUnavailable
+					return txn.ErrUnavailable
 				}
 			},
 			opt: []concord.TxOption{concord.WithTimeout(200 * time.Millisecond)}},

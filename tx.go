@@ -12,7 +12,6 @@ import (
 
 	"github.com/concordtx/concord/adapters"
 	"github.com/concordtx/concord/adapters/joined"
-	"github.com/concordtx/concord/api"
 	"github.com/concordtx/concord/protocol"
 	"github.com/concordtx/concord/protocol/twopc"
 	"github.com/concordtx/concord/txn"
@@ -419,7 +418,7 @@ func (tx *Tx) aborted(resource string, cause error) error {
 func (tx *Tx) passes(cause error) bool {
 	var no *joined.VoteError
 	return errors.As(cause, &no) && no.Passing || errors.As(cause, new(*DeadlockError)) ||
-		errors.Is(cause, adapters.ErrSettled) || errors.Is(cause, errLeaseEnded) || errors.Is(cause, api.ErrUnavailable) ||
+		errors.Is(cause, adapters.ErrSettled) || errors.Is(cause, errLeaseEnded) || errors.Is(cause, txn.ErrUnavailable) ||
 		slices.ContainsFunc(tx.branches, func(b *branch) bool { return b.opener.Transient(cause) })
 }
 

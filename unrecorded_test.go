@@ -281,7 +281,7 @@ func TestALastResourceDecides(t *testing.T) {
 			require.Equal(t, bad.Name(), aborted.Resource)
 			require.Equal(t, sums, [2]int64{n.disks[0].Sum(), n.disks[1].Sum()})
 			_, err = raw.Get(t.Context(), &concordv1.GetRequest{Gid: id.String()})
-			require.ErrorIs(t, err, api.ErrNotFound)
+			require.ErrorIs(t, err, txn.ErrNotFound)
 		}
 	})
 	t.Run("whoever was asked first wins", func(t *testing.T) {
@@ -291,7 +291,7 @@ func TestALastResourceDecides(t *testing.T) {
 		require.NoError(t, must(t, billing, tx).Put(t.Context(), "late", 1))
 		for _, wrong := range []string{"", "orders"} { // nothing is presumed, and no other database is asked
 			_, err := raw.Outcome(t.Context(), &concordv1.OutcomeRequest{Gid: tx.ID().String(), LastResource: wrong})
-			require.ErrorIs(t, err, api.ErrRefused)
+			require.ErrorIs(t, err, txn.ErrRefused)
 		}
 		res, err := raw.Outcome(t.Context(), &concordv1.OutcomeRequest{Gid: tx.ID().String(), Several: true,
 			LastResource: "billing"})
@@ -342,7 +342,7 @@ func TestALastResourceDecides(t *testing.T) {
 	t.Run("options that contradict it", func(t *testing.T) {
 		for _, o := range []concord.TxOption{concord.Recorded(), concord.WithProtocol(concord.ThreePhase)} {
 			_, err := c.Begin(t.Context(), last, o)
-			require.ErrorIs(t, err, api.ErrInvalid)
+			require.ErrorIs(t, err, txn.ErrInvalid)
 		}
 	})
 }

@@ -14,6 +14,8 @@ import (
 	"connectrpc.com/connect"
 	"github.com/cenkalti/backoff/v5"
 	"google.golang.org/protobuf/proto"
+
+	"github.com/concordtx/concord/txn"
 )
 
 // unary makes an ordinary call, which says what the client has seen.
@@ -81,13 +83,13 @@ func call[Req, Res any](ctx context.Context, c *Client, op string, how manner, r
 			failed.addFirst(n.addr, err)
 		}
 		c.opts.Logger.Debug("a coordinator node did not carry out a request", "op", op, "addr", n.addr, "err", err)
-		switch notLeader := (*NotLeaderError)(nil); {
+		switch notLeader := (*txn.NotLeaderError)(nil); {
 		case ctx.Err() != nil:
 			return none, &NoAnswerError{Op: op, Attempts: failed, Err: context.Cause(ctx)}
 		case errors.As(err, &notLeader):
 			c.forget(n.addr)
 			tour.hint(notLeader.API)
-		case errors.Is(err, ErrBusy): // the leader lives; asking others would not help
+		case errors.Is(err, txn.ErrBusy): // the leader lives; asking others would not help
 			tour.left = nil
 		case final(err):
 			return none, &refusal{op: op, err: err, heard: heard}
@@ -125,8 +127,8 @@ func notReached(err error) bool {
 // final reports whether a node has answered. Everything else is repeated: a call that
 // broke off may have been heard, and is safe to repeat.
 func final(err error) bool {
-	for _, kind := range []error{ErrInvalid, ErrNotFound, ErrDecided, ErrRefused, ErrTooOld, ErrUnauthenticated,
-		ErrDenied} {
+	for _, kind := range []error{txn.ErrInvalid, txn.ErrNotFound, txn.ErrDecided, txn.ErrRefused, txn.ErrTooOld,
+		txn.ErrUnauthenticated, txn.ErrDenied} {
 		if errors.Is(err, kind) {
 			return true
 		}
@@ -223,7 +225,7 @@ func Wait(ctx context.Context, d time.Duration) error {
 
 // NoAnswerError says that no node did what was asked before the time was up. Whether
 // an attempt had an effect is not known, but repeating the call is safe. It wraps
-// ErrUnavailable.
+// txn.ErrUnavailable.
 type NoAnswerError struct {
 	Op       string
 	Attempts []Attempt // the last one for each address, in order of the addresses' first
@@ -249,8 +251,8 @@ func (e *NoAnswerError) Error() string {
 	return b.String()
 }
 
-// Unwrap returns ErrUnavailable and why no further attempt was made.
-func (e *NoAnswerError) Unwrap() []error { return []error{ErrUnavailable, e.Err} }
+// Unwrap returns txn.ErrUnavailable and why no further attempt was made.
+func (e *NoAnswerError) Unwrap() []error { return []error{txn.ErrUnavailable, e.Err} }
 
 type attempts []Attempt
 

@@ -18,6 +18,7 @@ import (
 	concordv1 "github.com/concordtx/concord/api/concord/v1"
 	"github.com/concordtx/concord/api/concord/v1/concordv1connect"
 	"github.com/concordtx/concord/security"
+	"github.com/concordtx/concord/txn"
 )
 
 // ClientOptions configure a Client. The zero value works.
@@ -146,7 +147,7 @@ func (n *node) close() {
 }
 
 // Dial makes a client of the nodes at addrs, each "host:port". It opens no connection
-// yet. The error wraps ErrInvalid.
+// yet. The error wraps txn.ErrInvalid.
 func Dial(addrs []string, opts ClientOptions) (*Client, error) {
 	if len(addrs) == 0 {
 		return nil, invalid("addrs", "is empty, want the address of at least one coordinator node, such as "+
@@ -394,7 +395,7 @@ func (c *Client) Watch(ctx context.Context, r *concordv1.WatchRequest,
 			return nil
 		}
 	}
-	return &NoAnswerError{Op: "watch the status", Attempts: failed, Err: ErrUnavailable}
+	return &NoAnswerError{Op: "watch the status", Attempts: failed, Err: txn.ErrUnavailable}
 }
 
 const (

@@ -21,6 +21,7 @@ import (
 	"github.com/concordtx/concord/api"
 	concordv1 "github.com/concordtx/concord/api/concord/v1"
 	"github.com/concordtx/concord/api/concord/v1/concordv1connect"
+	"github.com/concordtx/concord/txn"
 )
 
 // handler answers Outcome with what its function says.
@@ -116,7 +117,7 @@ func dial(t testing.TB, opts api.ClientOptions, addrs ...string) *api.Client {
 
 func TestClientFollowsTheHintAndRemembersTheLeader(t *testing.T) {
 	leader := says("committed")
-	follower := fails(&api.NotLeaderError{Leader: 2, API: serve(t, leader)})
+	follower := fails(&txn.NotLeaderError{Leader: 2, API: serve(t, leader)})
 	c := dial(t, api.ClientOptions{}, deadAddr(t), serve(t, follower)) // the leader is in no list
 
 	for range 3 {
@@ -132,7 +133,7 @@ func TestClientWaitsForANewLeader(t *testing.T) {
 	var h *handler
 	h = &handler{outcome: func(context.Context, *concordv1.OutcomeRequest) (*concordv1.OutcomeResponse, error) {
 		if h.calls.Load() < 4 {
-			return nil, &api.NotLeaderError{}
+			return nil, &txn.NotLeaderError{}
 		}
 		return &concordv1.OutcomeResponse{Outcome: "aborted"}, nil
 	}}
@@ -144,19 +145,19 @@ func TestClientWaitsForANewLeader(t *testing.T) {
 
 // What one node refuses has happened nowhere, unless another one may have heard of it before.
 func TestUnheardIsWhatNoNodeCanHaveHeard(t *testing.T) {
-	refuses := serve(t, &refuser{err: fmt.Errorf("no: %w", api.ErrInvalid)})
+	refuses := serve(t, &refuser{err: fmt.Errorf("no: %w", txn.ErrInvalid)})
 	for name, before := range map[string]struct {
 		addr    string
 		unheard bool
 	}{
 		"nobody is there":         {deadAddr(t), true},
-		"no leader is known":      {serve(t, &refuser{err: &api.NotLeaderError{}}), true},
-		"another leader is known": {serve(t, &refuser{err: &api.NotLeaderError{Leader: 2, API: refuses}}), true},
-		"it is not said":          {serve(t, &refuser{err: fmt.Errorf("later: %w", api.ErrUnavailable)}), false},
+		"no leader is known":      {serve(t, &refuser{err: &txn.NotLeaderError{}}), true},
+		"another leader is known": {serve(t, &refuser{err: &txn.NotLeaderError{Leader: 2, API: refuses}}), true},
+		"it is not said":          {serve(t, &refuser{err: fmt.Errorf("later: %w", txn.ErrUnavailable)}), false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, err := dial(t, api.ClientOptions{}, before.addr, refuses).Commit(t.Context(), &concordv1.CommitRequest{})
-			require.ErrorIs(t, err, api.ErrInvalid)
+			require.ErrorIs(t, err, txn.ErrInvalid)
 			require.Equal(t, before.unheard, api.Unheard(err), err)
 		})
 	}
@@ -165,12 +166,12 @@ func TestUnheardIsWhatNoNodeCanHaveHeard(t *testing.T) {
 func TestTwoNodesThatNameEachOtherDoNotSpin(t *testing.T) {
 	a, b := fails(nil), fails(nil)
 	addrA, addrB := serve(t, a), serve(t, b)
-	a.outcome = fails(&api.NotLeaderError{Leader: 2, API: addrB}).outcome
-	b.outcome = fails(&api.NotLeaderError{Leader: 1, API: addrA}).outcome
+	a.outcome = fails(&txn.NotLeaderError{Leader: 2, API: addrB}).outcome
+	b.outcome = fails(&txn.NotLeaderError{Leader: 1, API: addrA}).outcome
 	ctx, cancel := context.WithTimeout(t.Context(), 150*time.Millisecond)
 	defer cancel()
 	_, err := dial(t, api.ClientOptions{}, addrA, addrB).Outcome(ctx, &concordv1.OutcomeRequest{})
-	require.ErrorIs(t, err, api.ErrUnavailable)
+	require.ErrorIs(t, err, txn.ErrUnavailable)
 	require.LessOrEqual(t, a.calls.Load(), int64(12), "a pause follows each round")
 }
 
@@ -230,10 +231,10 @@ func TestANodeThatAsksADatabaseIsWaitedFor(t *testing.T) {
 }
 
 func TestWhenNobodyAnswersTheErrorListsWhatEachAddressSaid(t *testing.T) {
-	dead, lost := deadAddr(t), serve(t, fails(&api.NotLeaderError{}))
+	dead, lost := deadAddr(t), serve(t, fails(&txn.NotLeaderError{}))
 	c := dial(t, api.ClientOptions{Patience: 100 * time.Millisecond}, dead, lost)
 	_, err := c.Outcome(t.Context(), &concordv1.OutcomeRequest{})
-	require.ErrorIs(t, err, api.ErrUnavailable)
+	require.ErrorIs(t, err, txn.ErrUnavailable)
 	var none *api.NoAnswerError
 	require.ErrorAs(t, err, &none)
 	require.Len(t, none.Attempts, 2)
@@ -251,7 +252,7 @@ func TestACancelledContextEndsTheCall(t *testing.T) {
 }
 
 func TestARefusalIsNotRepeated(t *testing.T) {
-	for _, kind := range []error{api.ErrInvalid, api.ErrNotFound, api.ErrDecided, api.ErrRefused, api.ErrTooOld} {
+	for _, kind := range []error{txn.ErrInvalid, txn.ErrNotFound, txn.ErrDecided, txn.ErrRefused, txn.ErrTooOld} {
 		h := fails(fmt.Errorf("transaction 01X: %w", kind))
 		_, err := dial(t, api.ClientOptions{}, serve(t, h), serve(t, h)).Outcome(t.Context(),
 			&concordv1.OutcomeRequest{})
@@ -266,7 +267,7 @@ func TestABusyLeaderIsAskedAgainAlone(t *testing.T) {
 	var h *handler
 	h = &handler{outcome: func(context.Context, *concordv1.OutcomeRequest) (*concordv1.OutcomeResponse, error) {
 		if h.calls.Load() < 3 {
-			return nil, api.ErrBusy
+			return nil, txn.ErrBusy
 		}
 		return &concordv1.OutcomeResponse{Outcome: "aborted"}, nil
 	}}
@@ -387,7 +388,7 @@ func TestEveryRequestSaysTheHighestZxidThatItsClientHasSeen(t *testing.T) {
 }
 
 func TestANodeThatIsBehindIsPassedOver(t *testing.T) {
-	behind := fails(fmt.Errorf("this node is at zxid 3.10, and you have seen 3.17: %w", api.ErrUnavailable))
+	behind := fails(fmt.Errorf("this node is at zxid 3.10, and you have seen 3.17: %w", txn.ErrUnavailable))
 	res, err := dial(t, api.ClientOptions{}, serve(t, behind), serve(t, says("committed"))).Outcome(t.Context(),
 		&concordv1.OutcomeRequest{})
 	require.NoError(t, err)
@@ -405,7 +406,7 @@ func (h *handsOn) Commit(ctx context.Context, _ *concordv1.CommitRequest) (*conc
 	info, _ := connect.CallInfoForHandlerContext(ctx)
 	if info.RequestHeader().Get(api.RedirectHeader) != "" {
 		h.redirected.Add(1)
-		return nil, api.ToStatus(&api.NotLeaderError{Leader: 2, API: h.leader})
+		return nil, api.ToStatus(&txn.NotLeaderError{Leader: 2, API: h.leader})
 	}
 	info.ResponseHeader().Set(api.HandedOnHeader, "1")
 	h.commits.Add(1)
@@ -422,7 +423,7 @@ func (h *handsOn) Decide(_ context.Context,
 		for _, c := range m.GetCommits() {
 			h.redirected.Add(1)
 			a := &concordv1.NumberedAnswer{Number: c.GetNumber(),
-				Error: api.CommitError(&api.NotLeaderError{Leader: 2, API: h.leader})}
+				Error: api.CommitError(&txn.NotLeaderError{Leader: 2, API: h.leader})}
 			if err := s.Send(&concordv1.DecideResponse{Answers: []*concordv1.NumberedAnswer{a}}); err != nil {
 				return err
 			}
@@ -457,11 +458,11 @@ func TestAClientThatReachesTheLeaderAsksNobodyToHandOn(t *testing.T) {
 func TestDialRefusesMalformedAddresses(t *testing.T) {
 	for _, addr := range []string{"", "localhost", "http://localhost:1", ":7420", "127.0.0.1:"} {
 		_, err := api.Dial([]string{addr}, api.ClientOptions{})
-		require.ErrorIs(t, err, api.ErrInvalid, "%q", addr)
+		require.ErrorIs(t, err, txn.ErrInvalid, "%q", addr)
 		require.ErrorContains(t, err, "addrs[0]")
 	}
 	_, err := api.Dial(nil, api.ClientOptions{})
-	require.ErrorIs(t, err, api.ErrInvalid)
+	require.ErrorIs(t, err, txn.ErrInvalid)
 }
 
 func BenchmarkCommitCall(b *testing.B) {

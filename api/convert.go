@@ -13,23 +13,14 @@ import (
 	"github.com/concordtx/concord/txn"
 )
 
-// Limits of a request. A branch number is one byte, so a transaction has at most
-// MaxBranches; the texts are bounded because they are kept in the log.
+// Limits of a request, beside those of what the log keeps (txn.MaxBranches and its neighbours).
 const (
-	MaxBranches     = 256
-	MaxResourceName = 64   // bytes
-	MaxEvidence     = 1024 // bytes
-	MaxHolder       = 1024 // bytes
-	MaxReason       = 1024 // bytes
-	MaxLabel        = 1024 // bytes
-	MaxFinished     = 4096 // branches in one FinishedRequest
-	MaxDecided      = 1024 // transactions in one FinishedRequest
-	MaxWaiting      = 256  // transactions in one WaitingRequest
-	MaxKey          = txn.MaxKey
-	MaxResult       = txn.MaxResult
+	MaxFinished = 4096 // branches in one FinishedRequest
+	MaxDecided  = 1024 // transactions in one FinishedRequest
+	MaxWaiting  = 256  // transactions in one WaitingRequest
 )
 
-// FieldError says which field of a request is wrong, and how. It wraps ErrInvalid.
+// FieldError says which field of a request is wrong, and how. It wraps txn.ErrInvalid.
 type FieldError struct {
 	Field  string // as in the .proto, e.g. "branches[2].resource"
 	Detail string // what is wrong and what is wanted
@@ -38,8 +29,8 @@ type FieldError struct {
 // Error names the field first.
 func (e *FieldError) Error() string { return e.Field + ": " + e.Detail }
 
-// Unwrap returns ErrInvalid.
-func (e *FieldError) Unwrap() error { return ErrInvalid }
+// Unwrap returns txn.ErrInvalid.
+func (e *FieldError) Unwrap() error { return txn.ErrInvalid }
 
 func invalid(field, format string, args ...any) error {
 	return &FieldError{Field: field, Detail: fmt.Sprintf(format, args...)}
@@ -67,7 +58,7 @@ func ParseCommit(r *concordv1.CommitRequest) (txn.CommitRequest, error) {
 	if err != nil {
 		return txn.CommitRequest{}, err
 	}
-	if err := ParseText("label", r.GetLabel(), MaxLabel); err != nil {
+	if err := ParseText("label", r.GetLabel(), txn.MaxLabel); err != nil {
 		return txn.CommitRequest{}, err
 	}
 	c := txn.CommitRequest{ID: id, Cluster: cluster, Protocol: protocol, Branches: branches, Agents: agents,
@@ -180,8 +171,8 @@ func parseWord[T fmt.Stringer](field, s string, words ...T) (T, error) {
 
 // ParseBranches validates the branches of a commit request and sorts them by number.
 func ParseBranches(field string, messages []*concordv1.Branch) ([]txn.Branch, error) {
-	if len(messages) > MaxBranches {
-		return nil, invalid(field, "holds %d branches, at most %d are allowed", len(messages), MaxBranches)
+	if len(messages) > txn.MaxBranches {
+		return nil, invalid(field, "holds %d branches, at most %d are allowed", len(messages), txn.MaxBranches)
 	}
 	numbers := make(map[txn.BranchNo]bool, len(messages))
 	resources := make(map[string]bool, len(messages))
@@ -217,8 +208,8 @@ func parseBranch(at string, m *concordv1.Branch) (txn.Branch, error) {
 	for _, t := range []struct {
 		field, text string
 		limit       int
-	}{{"resource", m.GetResource(), MaxResourceName}, {"evidence", m.GetEvidence(), MaxEvidence},
-		{"holder", m.GetHolder(), MaxHolder}} {
+	}{{"resource", m.GetResource(), txn.MaxResourceName}, {"evidence", m.GetEvidence(), txn.MaxEvidence},
+		{"holder", m.GetHolder(), txn.MaxHolder}} {
 		if err := ParseText(at+"."+t.field, t.text, t.limit); err != nil {
 			return txn.Branch{}, err
 		}
@@ -228,8 +219,8 @@ func parseBranch(at string, m *concordv1.Branch) (txn.Branch, error) {
 
 // ParseBranchNo validates a branch number: 0 to 255.
 func ParseBranchNo(field string, no uint32) (txn.BranchNo, error) {
-	if no >= MaxBranches {
-		return 0, invalid(field, "is %d, want 0 to %d", no, MaxBranches-1)
+	if no >= txn.MaxBranches {
+		return 0, invalid(field, "is %d, want 0 to %d", no, txn.MaxBranches-1)
 	}
 	return txn.BranchNo(no), nil
 }

@@ -58,7 +58,7 @@ func TestABadCommitRequestNamesTheField(t *testing.T) {
 			Branches: []txn.Branch{{Resource: "orders"}, {No: 1, Resource: "billing"}}})
 		breakIt(r)
 		_, err := api.ParseCommit(r)
-		require.ErrorIs(t, err, api.ErrInvalid, field)
+		require.ErrorIs(t, err, txn.ErrInvalid, field)
 		var bad *api.FieldError
 		require.ErrorAs(t, err, &bad)
 		require.Equal(t, strings.TrimSpace(field), bad.Field)
@@ -84,7 +84,7 @@ func requireRoundTrip[M, V any](t *testing.T, r M, parse func(M) (V, error), mak
 	t.Helper()
 	v, err := parse(r)
 	if err != nil {
-		require.ErrorIs(t, err, api.ErrInvalid)
+		require.ErrorIs(t, err, txn.ErrInvalid)
 		return
 	}
 	again, err := parse(make(v))
@@ -121,7 +121,7 @@ func TestZxidsAreParsedStrictly(t *testing.T) {
 		"3.1.2", "3,1", "0x3.1",
 		"4294967296.1", "1.18446744073709551616", "3.1\x00", strings.Repeat("9", 5000)} {
 		_, err := api.ParseZxid("seen", text)
-		require.ErrorIs(t, err, api.ErrInvalid, "%.40q", text)
+		require.ErrorIs(t, err, txn.ErrInvalid, "%.40q", text)
 		require.ErrorContains(t, err, "seen: ")
 		require.Less(t, len(err.Error()), 150)
 	}

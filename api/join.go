@@ -157,8 +157,8 @@ func ParsePropagation(text string) (p Propagation, err error) {
 	if p.Call, err = parseCall("call", m.GetCall()); err != nil {
 		return p, err
 	}
-	if first, n := m.GetFirstBranch(), m.GetBranches(); first >= MaxBranches || n > MaxBranches-first {
-		return p, invalid("branches", "%d from %d on: the last number is %d", n, first, MaxBranches-1)
+	if first, n := m.GetFirstBranch(), m.GetBranches(); first >= txn.MaxBranches || n > txn.MaxBranches-first {
+		return p, invalid("branches", "%d from %d on: the last number is %d", n, first, txn.MaxBranches-1)
 	}
 	if n := len(m.GetPath()); n > MaxPath {
 		return p, invalid("path", "has %d services, at most %d may hand a transaction on", n, MaxPath)
@@ -200,10 +200,10 @@ func ParseParticipation(text string) (p Participation, err error) {
 	if m.GetAddr() != "" && !Dialable(m.GetAddr()) {
 		return p, invalid("addr", "%.80q is not host:port", m.GetAddr())
 	}
-	if err = ParseText("failed", m.GetFailed(), MaxReason); err != nil {
+	if err = ParseText("failed", m.GetFailed(), txn.MaxReason); err != nil {
 		return p, err
 	}
-	if err = ParseText("resource", m.GetResource(), MaxResourceName); err != nil {
+	if err = ParseText("resource", m.GetResource(), txn.MaxResourceName); err != nil {
 		return p, err
 	}
 	p.Instance, p.Addr, p.Failed = m.GetInstance(), m.GetAddr(), m.GetFailed()
@@ -214,13 +214,13 @@ func ParseParticipation(text string) (p Participation, err error) {
 		if err != nil {
 			return p, err
 		}
-		if err := ParseText(field+".driver", b.GetDriver(), MaxResourceName); err != nil {
+		if err := ParseText(field+".driver", b.GetDriver(), txn.MaxResourceName); err != nil {
 			return p, err
 		}
 		if b.GetResource() == "" {
 			return p, invalid(field+".resource", "is empty")
 		}
-		if err := ParseText(field+".resource", b.GetResource(), MaxResourceName); err != nil {
+		if err := ParseText(field+".resource", b.GetResource(), txn.MaxResourceName); err != nil {
 			return p, err
 		}
 		p.Branches = append(p.Branches, OpenedBranch{No: no, Resource: b.GetResource(),
@@ -287,8 +287,8 @@ func ParseVotes(ms []*concordv1.JoinedVote) (votes []JoinedVote, err error) {
 
 // ParseNumbers validates numbers of branches.
 func ParseNumbers(field string, ms []uint32) (nos []txn.BranchNo, err error) {
-	if len(ms) > MaxBranches {
-		return nil, invalid(field, "are %d, and a transaction has at most %d branches", len(ms), MaxBranches)
+	if len(ms) > txn.MaxBranches {
+		return nil, invalid(field, "are %d, and a transaction has at most %d branches", len(ms), txn.MaxBranches)
 	}
 	for _, m := range ms {
 		no, err := ParseBranchNo(field, m)

@@ -74,7 +74,7 @@ func TestHeadersThatAreRefused(t *testing.T) {
 		change(func(m *concordv1.Propagation) { m.FirstBranch = 1 << 31 }): "branches: 8 from 2147483648 on",
 	} {
 		_, err := ParsePropagation(text)
-		require.ErrorIs(t, err, ErrInvalid)
+		require.ErrorIs(t, err, txn.ErrInvalid)
 		require.ErrorContains(t, err, wanted)
 	}
 	instance := strings.Repeat("0a", 16)
@@ -95,7 +95,7 @@ func TestHeadersThatAreRefused(t *testing.T) {
 		text, err := Text(c.m)
 		require.NoError(t, err)
 		_, err = ParseParticipation(text)
-		require.ErrorIs(t, err, ErrInvalid)
+		require.ErrorIs(t, err, txn.ErrInvalid)
 		require.ErrorContains(t, err, c.wanted)
 	}
 	_, err := ParseVotes([]*concordv1.JoinedVote{{No: 1, Vote: "yes", Branch: &concordv1.Branch{No: 2, Resource: "r"}}})
@@ -106,7 +106,7 @@ func TestTextsOfOthersAreMadeReadable(t *testing.T) {
 	require.Equal(t, "a b ?", Readable("a\nb \xff", 10))
 	require.Equal(t, "ä", Readable("äö", 3), "no half a character")
 	require.Equal(t, "€", Readable("€€", 5))
-	require.NoError(t, ParseText("x", Readable(strings.Repeat("ö\x00", 900), MaxReason), MaxReason))
+	require.NoError(t, ParseText("x", Readable(strings.Repeat("ö\x00", 900), txn.MaxReason), txn.MaxReason))
 }
 
 func FuzzPropagation(f *testing.F) {
@@ -117,7 +117,7 @@ func FuzzPropagation(f *testing.F) {
 	f.Fuzz(func(t *testing.T, s string) {
 		p, err := ParsePropagation(s)
 		if err != nil {
-			require.ErrorIs(t, err, ErrInvalid)
+			require.ErrorIs(t, err, txn.ErrInvalid)
 			return
 		}
 		again, err := Text(p.Message())

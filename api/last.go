@@ -11,7 +11,7 @@ import (
 
 // ParseLastResource validates the name of a last resource; it may be empty.
 func ParseLastResource(field, name string) (string, error) {
-	return name, ParseText(field, name, MaxResourceName)
+	return name, ParseText(field, name, txn.MaxResourceName)
 }
 
 // ParseDecided validates what a FinishedRequest says of last resources.
@@ -29,7 +29,7 @@ func ParseDecided(r *concordv1.FinishedRequest) ([]txn.LastDecision, error) {
 		if m.GetLastResource() == "" || !id.FitsLast(m.GetLastResource()) || id.Class() != txn.LastResource {
 			return nil, invalid(at+".last_resource", "%.64q is not that of %v, whose gid says so", m.GetLastResource(), id)
 		}
-		if err := ParseText(at+".label", m.GetLabel(), MaxLabel); err != nil {
+		if err := ParseText(at+".label", m.GetLabel(), txn.MaxLabel); err != nil {
 			return nil, err
 		}
 		branches, err := ParseBranches(at+".branches", m.GetBranches())

@@ -5,6 +5,8 @@ package api
 import (
 	"fmt"
 	"net/http"
+
+	"github.com/concordtx/concord/txn"
 )
 
 // plainly makes the requests of who has no TLS. A server that wants it answers them in HTTP 1.0, with a page
@@ -21,5 +23,5 @@ func (p plainly) RoundTrip(r *http.Request) (*http.Response, error) {
 	}
 	_ = res.Body.Close() // it was not wanted
 	return nil, fmt.Errorf("%w: this cluster wants a client certificate or a token: --certs-dir, --token-file",
-		ErrUnauthenticated)
+		txn.ErrUnauthenticated)
 }

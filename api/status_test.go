@@ -12,19 +12,20 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/concordtx/concord/api"
+	"github.com/concordtx/concord/txn"
 )
 
 func TestEveryErrorSurvivesTheWayThroughAStatus(t *testing.T) {
-	for _, kind := range []error{api.ErrUnavailable, api.ErrNotFound, api.ErrDecided, api.ErrRefused, api.ErrBusy,
-		api.ErrInvalid, api.ErrTooOld, api.ErrUnauthenticated, api.ErrDenied, context.DeadlineExceeded,
+	for _, kind := range []error{txn.ErrUnavailable, txn.ErrNotFound, txn.ErrDecided, txn.ErrRefused, txn.ErrBusy,
+		txn.ErrInvalid, txn.ErrTooOld, txn.ErrUnauthenticated, txn.ErrDenied, context.DeadlineExceeded,
 		context.Canceled} {
 		got := api.FromStatus(api.ToStatus(fmt.Errorf("orders: %w", kind)))
 		require.ErrorIs(t, got, kind)
 		require.EqualError(t, got, "orders: "+kind.Error())
 	}
-	var notLeader *api.NotLeaderError
-	require.ErrorAs(t, api.FromStatus(api.ToStatus(&api.NotLeaderError{Leader: 3, API: "h:1"})), &notLeader)
-	require.Equal(t, &api.NotLeaderError{Leader: 3, API: "h:1"}, notLeader)
+	var notLeader *txn.NotLeaderError
+	require.ErrorAs(t, api.FromStatus(api.ToStatus(&txn.NotLeaderError{Leader: 3, API: "h:1"})), &notLeader)
+	require.Equal(t, &txn.NotLeaderError{Leader: 3, API: "h:1"}, notLeader)
 	require.NoError(t, api.FromStatus(api.ToStatus(nil)))
 }
 

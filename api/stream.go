@@ -11,10 +11,11 @@ import (
 	"connectrpc.com/connect"
 
 	concordv1 "github.com/concordtx/concord/api/concord/v1"
+	"github.com/concordtx/concord/txn"
 )
 
 const (
-	// maxStreamQueue requests may wait for one stream; further ones are refused with ErrBusy.
+	// maxStreamQueue requests may wait for one stream; further ones are refused with txn.ErrBusy.
 	maxStreamQueue = 16384
 	// streamBatch requests or answers are sent in one message.
 	streamBatch = 256
@@ -73,7 +74,7 @@ func (c *commitStream) commit(ctx context.Context, r *concordv1.CommitRequest) (
 	}
 	if len(c.waiting) >= maxStreamQueue {
 		c.mu.Unlock()
-		return nil, connect.NewError(connect.CodeResourceExhausted, ErrBusy)
+		return nil, connect.NewError(connect.CodeResourceExhausted, txn.ErrBusy)
 	}
 	c.next++
 	number := c.next
@@ -216,7 +217,7 @@ func CommitError(err error) *concordv1.CommitError {
 		return nil
 	}
 	e := &concordv1.CommitError{Code: uint32(status.Code()), Message: status.Message()}
-	if notLeader := (*NotLeaderError)(nil); errors.As(err, &notLeader) {
+	if notLeader := (*txn.NotLeaderError)(nil); errors.As(err, &notLeader) {
 		e.NotLeader = &concordv1.NotLeader{Leader: notLeader.Leader, Api: notLeader.API}
 	}
 	return e

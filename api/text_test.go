@@ -8,6 +8,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/concordtx/concord/api"
+	"github.com/concordtx/concord/txn"
 )
 
 func TestTextsAreMadeOfWhatIsSeen(t *testing.T) {
@@ -25,7 +26,7 @@ func TestTextsAreMadeOfWhatIsSeen(t *testing.T) {
 		"variation selector": "a\ufe0fb", "tag": "a\U000e0041b", "line separator": "a\u2028b",
 		"paragraph separator": "a\u2029b", "not UTF-8": "a\xffb",
 	} {
-		require.ErrorIs(t, api.ParseText("label", bad, 64), api.ErrInvalid, what)
+		require.ErrorIs(t, api.ParseText("label", bad, 64), txn.ErrInvalid, what)
 	}
 	require.ErrorContains(t, api.ParseText("label", "abcd", 3), "at most 3")
 }

@@ -84,200 +84,200 @@ var messages = []struct {
 		return second(api.ParseParty("from",
 			&concordv1.Party{Journal: journal}))
 	},
-		"from.agent: is empty, but the journal or the address is not: the cluster has neither", api.ErrInvalid},
+		"from.agent: is empty, but the journal or the address is not: the cluster has neither", txn.ErrInvalid},
 	{"no such journal", func() error {
 		return second(api.ParseParty("from",
 			&concordv1.Party{Agent: "ann", Journal: "12"}))
 	},
-		`from.journal: "12" is not a journal id, want the 32 hex characters that Describe returns`, api.ErrInvalid},
+		`from.journal: "12" is not a journal id, want the 32 hex characters that Describe returns`, txn.ErrInvalid},
 	{"no address of an agent", func() error {
 		return second(api.ParseParty("from", &concordv1.Party{Agent: "ann", Journal: journal, Addr: "ann"}))
-	}, `from.addr: "ann" is not host:port`, api.ErrInvalid},
+	}, `from.addr: "ann" is not host:port`, txn.ErrInvalid},
 	{"no members", func() error { return members() }, "members: are 0, want the cluster and at most 64 agents",
-		api.ErrInvalid},
+		txn.ErrInvalid},
 	{"members without the cluster", func() error {
 		return members(&concordv1.Party{Agent: "ann", Journal: journal,
 			Addr: "a:1"})
 	},
-		"members[0]: the cluster comes first, and once", api.ErrInvalid},
+		"members[0]: the cluster comes first, and once", txn.ErrInvalid},
 	{"a member at no address", func() error {
 		return members(&concordv1.Party{},
 			&concordv1.Party{Agent: "ann", Journal: journal})
 	},
-		"members[1].addr: is empty, want the address of the agent", api.ErrInvalid},
+		"members[1].addr: is empty, want the address of the agent", txn.ErrInvalid},
 	{"a member twice", func() error {
 		ann := &concordv1.Party{Agent: "ann", Journal: journal, Addr: "a:1"}
 		return members(&concordv1.Party{}, ann, ann)
-	}, `members[2].agent: "ann" is out of order, or listed twice`, api.ErrInvalid},
+	}, `members[2].agent: "ann" is out of order, or listed twice`, txn.ErrInvalid},
 	{"a claim without digest", func() error {
 		return second(api.ParseClaim("claims",
 			&concordv1.BranchClaim{Number: 1}))
 	},
-		"claims.digest: has 0 bytes, want the 32 of the last answer", api.ErrInvalid},
+		"claims.digest: has 0 bytes, want the 32 of the last answer", txn.ErrInvalid},
 	{"a claim of no work", func() error {
 		return second(api.ParseClaim("claims", &concordv1.BranchClaim{Digest: make([]byte, 32)}))
-	}, "claims.number: is 0: a branch without work is not opened", api.ErrInvalid},
+	}, "claims.number: is 0: a branch without work is not opened", txn.ErrInvalid},
 	{"no gid", func() error { return commit(func(r *concordv1.CommitRequest) { r.Gid = "" }) },
-		"gid: is empty, want a transaction id of 26 characters", api.ErrInvalid},
+		"gid: is empty, want a transaction id of 26 characters", txn.ErrInvalid},
 	{"no such gid", func() error { return commit(func(r *concordv1.CommitRequest) { r.Gid = "0001" }) },
-		`gid: "0001"` + wantID, api.ErrInvalid},
+		`gid: "0001"` + wantID, txn.ErrInvalid},
 	{"a gid of zeros", func() error { return commit(func(r *concordv1.CommitRequest) { r.Gid = txn.ID{}.String() }) },
-		"gid: is zero, which names no transaction", api.ErrInvalid},
+		"gid: is zero, which names no transaction", txn.ErrInvalid},
 	{"no such cluster", func() error { return commit(func(r *concordv1.CommitRequest) { r.Cluster = "C0FFEE00" }) },
-		`cluster: "C0FFEE00" is not a cluster id, want 8 hex characters as in "concord status"`, api.ErrInvalid},
+		`cluster: "C0FFEE00" is not a cluster id, want 8 hex characters as in "concord status"`, txn.ErrInvalid},
 	{"a cluster of zeros", func() error { return commit(func(r *concordv1.CommitRequest) { r.Cluster = "00000000" }) },
-		"cluster: is zero: the cluster has not been formed yet", api.ErrInvalid},
+		"cluster: is zero: the cluster has not been formed yet", txn.ErrInvalid},
 	{"no such protocol", func() error { return commit(func(r *concordv1.CommitRequest) { r.Protocol = "paxos" }) },
-		`protocol: "paxos" is not a protocol that this version knows, want two_phase or three_phase`, api.ErrInvalid},
+		`protocol: "paxos" is not a protocol that this version knows, want two_phase or three_phase`, txn.ErrInvalid},
 	{"three phases without a gid for it", func() error {
 		return commit(func(r *concordv1.CommitRequest) { r.Gid, r.Protocol = threeID[:25]+"0", "three_phase" })
 	}, "gid: " + threeID[:25] + "0 is of the class plain: the gid of a three_phase transaction ends with T",
-		api.ErrInvalid},
+		txn.ErrInvalid},
 	{"a gid of three phases in two", func() error {
 		return three(
 			func(r *concordv1.CommitRequest) { r.Protocol = "two_phase" })
 	},
 		"protocol: is two_phase, and " + threeID + " is of the class three_phase, which cannot be decided in any " +
 			"other way",
-		api.ErrInvalid},
+		txn.ErrInvalid},
 	{"three phases with branches", func() error {
 		return three(func(r *concordv1.CommitRequest) { r.Branches = []*concordv1.Branch{{Resource: "orders"}} })
-	}, "branches: are 1: in three phases agents hold all branches, and are asked for their votes", api.ErrInvalid},
+	}, "branches: are 1: in three phases agents hold all branches, and are asked for their votes", txn.ErrInvalid},
 	{"two phases with agents", func() error {
 		return commit(func(r *concordv1.CommitRequest) {
 			r.Agents = []*concordv1.AgentBranches{agentBranches("ann",
 				0)}
 		})
-	}, "agents: are 1, but in two phases whoever asks has the votes already", api.ErrInvalid},
+	}, "agents: are 1, but in two phases whoever asks has the votes already", txn.ErrInvalid},
 	{"too many agents", func() error {
 		return three(func(r *concordv1.CommitRequest) { r.Agents = make([]*concordv1.AgentBranches, 65) })
-	}, "agents: are 65, at most 64 are allowed", api.ErrInvalid},
+	}, "agents: are 65, at most 64 are allowed", txn.ErrInvalid},
 	{"an agent that is nowhere", func() error {
 		return three(
 			func(r *concordv1.CommitRequest) { r.Agents[0].Agent.Addr = "" })
 	},
 		"agents[0].agent: has no name or no address, want the name and the address of the agent that holds the " +
 			"branches",
-		api.ErrInvalid},
+		txn.ErrInvalid},
 	{"an agent twice", func() error {
 		return three(func(r *concordv1.CommitRequest) { r.Agents = append(r.Agents, agentBranches("ann", 7)) })
-	}, `agents[1].agent: "ann" is listed twice: name all its branches together`, api.ErrInvalid},
+	}, `agents[1].agent: "ann" is listed twice: name all its branches together`, txn.ErrInvalid},
 	{"an agent of nothing", func() error {
 		return three(
 			func(r *concordv1.CommitRequest) { r.Agents[0].Branches = nil })
 	},
 		"agents[0].branches: are missing: an agent without a branch of the transaction has nothing to vote on",
-		api.ErrInvalid},
+		txn.ErrInvalid},
 	{"too many branches", func() error {
 		return commit(func(r *concordv1.CommitRequest) { r.Branches = make([]*concordv1.Branch, 257) })
-	}, "branches: holds 257 branches, at most 256 are allowed", api.ErrInvalid},
+	}, "branches: holds 257 branches, at most 256 are allowed", txn.ErrInvalid},
 	{"no such number", func() error { return commit(func(r *concordv1.CommitRequest) { r.Branches[1].No = 256 }) },
-		"branches[1].no: is 256, want 0 to 255", api.ErrInvalid},
+		"branches[1].no: is 256, want 0 to 255", txn.ErrInvalid},
 	{"a number twice", func() error { return commit(func(r *concordv1.CommitRequest) { r.Branches[1].No = 0 }) },
-		"branches[1].no: branch 0 is listed twice", api.ErrInvalid},
+		"branches[1].no: branch 0 is listed twice", txn.ErrInvalid},
 	{"a resource twice", func() error {
 		return commit(
 			func(r *concordv1.CommitRequest) { r.Branches[1].Resource = "orders" })
 	},
-		`branches[1].resource: "orders" is listed twice: a transaction has one branch per resource`, api.ErrInvalid},
+		`branches[1].resource: "orders" is listed twice: a transaction has one branch per resource`, txn.ErrInvalid},
 	{"no resource", func() error { return commit(func(r *concordv1.CommitRequest) { r.Branches[0].Resource = "" }) },
-		"branches[0].resource: is empty, want the name of a resource", api.ErrInvalid},
+		"branches[0].resource: is empty, want the name of a resource", txn.ErrInvalid},
 	{"a long name", func() error {
 		return commit(func(r *concordv1.CommitRequest) { r.Branches[0].Resource = strings.Repeat("x", 65) })
-	}, "branches[0].resource: has 65 bytes, at most 64 are allowed", api.ErrInvalid},
+	}, "branches[0].resource: has 65 bytes, at most 64 are allowed", txn.ErrInvalid},
 	{"a long evidence", func() error {
 		return commit(func(r *concordv1.CommitRequest) { r.Branches[0].Evidence = strings.Repeat("x", 1025) })
-	}, "branches[0].evidence: has 1025 bytes, at most 1024 are allowed", api.ErrInvalid},
+	}, "branches[0].evidence: has 1025 bytes, at most 1024 are allowed", txn.ErrInvalid},
 	{"an escape", func() error {
 		return commit(
 			func(r *concordv1.CommitRequest) { r.Branches[0].Holder = "a\x1b[2J" })
 	},
-		"branches[0].holder: contains a control or invisible character at byte 1: leave it out", api.ErrInvalid},
+		"branches[0].holder: contains a control or invisible character at byte 1: leave it out", txn.ErrInvalid},
 	{"a key that is none", func() error { return api.ParseKey("key", "") },
-		"key: is empty, want an idempotency key, such as the number of an order", api.ErrInvalid},
+		"key: is empty, want an idempotency key, such as the number of an order", txn.ErrInvalid},
 	{"a long key", func() error {
 		return commit(func(r *concordv1.CommitRequest) {
 			r.Gid, r.Key = txn.NewID(time.Now()).WithClass(txn.Recorded).String(), strings.Repeat("k", 129)
 		})
-	}, "key: has 129 bytes, at most 128 are allowed", api.ErrInvalid},
+	}, "key: has 129 bytes, at most 128 are allowed", txn.ErrInvalid},
 	{"a key of a plain gid", func() error { return commit(func(r *concordv1.CommitRequest) { r.Key = "k" }) },
 		"key: is only for transactions that the cluster alone decides, in every case: mint a gid of class " +
-			"R", api.ErrInvalid},
+			"R", txn.ErrInvalid},
 	{"a result without a key", func() error {
 		return commit(func(r *concordv1.CommitRequest) { r.Result = []byte("x") })
 	},
-		"result: is not empty, but key is: a result is kept only with a key", api.ErrInvalid},
+		"result: is not empty, but key is: a result is kept only with a key", txn.ErrInvalid},
 	{"a long result", func() error {
 		return commit(func(r *concordv1.CommitRequest) { r.Key, r.Result = "k", make([]byte, 4097) })
-	}, "result: has 4097 bytes, at most 4096 are allowed", api.ErrInvalid},
+	}, "result: has 4097 bytes, at most 4096 are allowed", txn.ErrInvalid},
 	{"bytes", func() error { return commit(func(r *concordv1.CommitRequest) { r.Label = "\xff" }) },
-		"label: is not valid UTF-8", api.ErrInvalid},
+		"label: is not valid UTF-8", txn.ErrInvalid},
 	{"too much finished", func() error {
 		return second(api.ParseFinished(&concordv1.FinishedRequest{Branches: make([]*concordv1.FinishedBranch, 4097)}))
-	}, "branches: holds 4097 branches, at most 4096 are allowed", api.ErrInvalid},
+	}, "branches: holds 4097 branches, at most 4096 are allowed", txn.ErrInvalid},
 	{"finished nowhere", func() error { return finished(func(b *concordv1.FinishedBranch) { b.No = 1000 }) },
-		"branches[0].no: is 1000, want 0 to 255", api.ErrInvalid},
+		"branches[0].no: is 1000, want 0 to 255", txn.ErrInvalid},
 	{"finished nothing", func() error { return finished(func(b *concordv1.FinishedBranch) { b.Gid = "x" }) },
-		`branches[0].gid: "x"` + wantID, api.ErrInvalid},
+		`branches[0].gid: "x"` + wantID, txn.ErrInvalid},
 	{"finished otherwise", func() error { return finished(func(b *concordv1.FinishedBranch) { b.Finish = "gone" }) },
-		`branches[0].finish: is "gone", want done, already-done, contradicted, lost`, api.ErrInvalid},
+		`branches[0].finish: is "gone", want done, already-done, contradicted, lost`, txn.ErrInvalid},
 	{"no such decision", func() error { return second(api.ParseDecision("decision", "maybe")) },
-		`decision: is "maybe", want commit, abort`, api.ErrInvalid},
+		`decision: is "maybe", want commit, abort`, txn.ErrInvalid},
 	{"no such outcome", func() error { return second(api.ParseOutcome("outcome", "maybe")) },
 		`outcome: is "maybe", want unknown, committed, aborted, unrecorded, pending, heuristic-mixed, heuristic-hazard`,
-		api.ErrInvalid},
+		txn.ErrInvalid},
 	{"no such zxid", func() error { return second(api.ParseZxid("seen", "3,1")) },
-		`seen: "3,1" is not a zxid, want epoch.counter as in an answer`, api.ErrInvalid},
+		`seen: "3,1" is not a zxid, want epoch.counter as in an answer`, txn.ErrInvalid},
 
 	{"header that is too long to be sent", func() error {
 		_, err := api.Text(&concordv1.Participation{Failed: strings.Repeat("x", api.MaxPropagated)})
 		return err
 	}, fmt.Sprintf("header: has %d bytes, at most 65536 are sent", api.MaxPropagated+len(`{"failed":""}`)),
-		api.ErrInvalid},
+		txn.ErrInvalid},
 	{"header that is too long to be read", func() error {
 		return second(api.ParsePropagation(strings.Repeat("x", api.MaxPropagated+1)))
-	}, "concord-transaction: has 65537 bytes, at most 65536 are read", api.ErrInvalid},
+	}, "concord-transaction: has 65537 bytes, at most 65536 are read", txn.ErrInvalid},
 	{"header that is no JSON", func() error { return second(api.ParsePropagation("x")) },
-		"concord-transaction: is not JSON of this message", api.ErrInvalid},
+		"concord-transaction: is not JSON of this message", txn.ErrInvalid},
 	{"too many numbers for a call", func() error {
 		return joins(func(m *concordv1.Propagation) { m.FirstBranch, m.Branches = 250, 8 })
-	}, "branches: 8 from 250 on: the last number is 255", api.ErrInvalid},
+	}, "branches: 8 from 250 on: the last number is 255", txn.ErrInvalid},
 	{"call without a name", func() error { return joins(func(m *concordv1.Propagation) { m.Call = "AB" }) },
-		`call: "AB" names no call, want 16 hex characters`, api.ErrInvalid},
+		`call: "AB" names no call, want 16 hex characters`, txn.ErrInvalid},
 	{"path without an end", func() error {
 		return joins(func(m *concordv1.Propagation) { m.Path = make([]string, api.MaxPath+1) })
-	}, "path: has 17 services, at most 16 may hand a transaction on", api.ErrInvalid},
+	}, "path: has 17 services, at most 16 may hand a transaction on", txn.ErrInvalid},
 	{"answer of no process", func() error {
 		return answers(&concordv1.Participation{Call: "000000000000000a", Instance: "b"})
-	}, `instance: "b" names no process, want 32 hex characters`, api.ErrInvalid},
+	}, `instance: "b" names no process, want 32 hex characters`, txn.ErrInvalid},
 	{"branch nowhere", func() error {
 		return answers(&concordv1.Participation{Call: "000000000000000a", Instance: strings.Repeat("0a", 16),
 			Branches: []*concordv1.OpenedBranch{{No: 1}}})
-	}, "branches[0].resource: is empty", api.ErrInvalid},
+	}, "branches[0].resource: is empty", txn.ErrInvalid},
 	{"vote of another branch", func() error {
 		return second(api.ParseVotes([]*concordv1.JoinedVote{{No: 1, Vote: "yes",
 			Branch: &concordv1.Branch{No: 2, Resource: "r"}}}))
-	}, "votes[0].branch: is number 2, but the vote is for 1", api.ErrInvalid},
+	}, "votes[0].branch: is number 2, but the vote is for 1", txn.ErrInvalid},
 	{"votes of too many", func() error { return second(api.ParseNumbers("numbers", make([]uint32, 257))) },
-		"numbers: are 257, and a transaction has at most 256 branches", api.ErrInvalid},
+		"numbers: are 257, and a transaction has at most 256 branches", txn.ErrInvalid},
 
 	{"dial nobody", func() error { return second(api.Dial(nil, api.ClientOptions{})) },
-		"addrs: is empty, want the address of at least one coordinator node, such as 127.0.0.1:7420", api.ErrInvalid},
+		"addrs: is empty, want the address of at least one coordinator node, such as 127.0.0.1:7420", txn.ErrInvalid},
 	{"dial too many", func() error { return second(api.Dial(make([]string, 1000), api.ClientOptions{})) },
-		"addrs: holds 1000 addresses, at most 64 are allowed", api.ErrInvalid},
+		"addrs: holds 1000 addresses, at most 64 are allowed", txn.ErrInvalid},
 	{"dial a name", func() error { return second(api.Dial([]string{"localhost"}, api.ClientOptions{})) },
-		`addrs[0]: "localhost" is not host:port, such as 127.0.0.1:7420`, api.ErrInvalid},
+		`addrs[0]: "localhost" is not host:port, such as 127.0.0.1:7420`, txn.ErrInvalid},
 
-	{"nobody leads", func() error { return received(&api.NotLeaderError{}) },
+	{"nobody leads", func() error { return received(&txn.NotLeaderError{}) },
 		`this node is not the leader and does not know who is: ask again, or run "concord status"`,
-		api.ErrUnavailable},
-	{"another leads", func() error { return received(&api.NotLeaderError{Leader: 3, API: "10.0.0.3:7420"}) },
+		txn.ErrUnavailable},
+	{"another leads", func() error { return received(&txn.NotLeaderError{Leader: 3, API: "10.0.0.3:7420"}) },
 		"this node is not the leader: ask node 3 at 10.0.0.3:7420", nil},
 	{"what a node says", func() error {
-		return received(fmt.Errorf("GID has no branch 7: see %q: %w", "concord tx get", api.ErrNotFound))
+		return received(fmt.Errorf("GID has no branch 7: see %q: %w", "concord tx get", txn.ErrNotFound))
 	},
-		`GID has no branch 7: see "concord tx get": not found`, api.ErrNotFound},
-	{"what is not done now", func() error { return received(api.ErrUnavailable) }, "unavailable", api.ErrUnavailable},
+		`GID has no branch 7: see "concord tx get": not found`, txn.ErrNotFound},
+	{"what is not done now", func() error { return received(txn.ErrUnavailable) }, "unavailable", txn.ErrUnavailable},
 	{"a cluster that wants TLS", func() error {
 		server := httptest.NewUnstartedServer(http.NotFoundHandler())
 		server.Config.ErrorLog = log.New(io.Discard, "", 0)
@@ -291,7 +291,7 @@ var messages = []struct {
 		_, err = c.Status(context.Background(), &concordv1.StatusRequest{})
 		return err
 	}, "get the status: unauthenticated: this cluster wants a client certificate or a token: --certs-dir, --token-file",
-		api.ErrUnauthenticated},
+		txn.ErrUnauthenticated},
 	{"what nobody expected", func() error { return received(errors.New("internal error: the node's log says more")) },
 		"internal: internal error: the node's log says more", nil},
 }
@@ -349,16 +349,12 @@ func TestEveryErrorHasARow(t *testing.T) {
 
 // Why a text has no row.
 const (
-	behind    = "what errors.Is is asked for: it stands behind a text that says what it is about"
 	elsewhere = "the request is sent again, to this node or another one: whoever asked hears of it only when none " +
 		"answers"
 )
 
 // withoutRow are the texts that no row of the table has.
 var withoutRow = map[string]string{
-	"already decided otherwise": behind, "refused": behind, "busy": behind, "invalid request": behind,
-	"permission denied":                                 behind,
-	"older than what the cluster remembers":             behind,
 	"api: %T is not a message":                          "cannot be met: Connect hands over messages only",
 	"ended the stream":                                  elsewhere,
 	"the stream has ended: another one takes its place": elsewhere,

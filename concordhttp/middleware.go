@@ -14,8 +14,8 @@ import (
 	"connectrpc.com/connect"
 
 	"github.com/concordtx/concord"
-	"github.com/concordtx/concord/api"
 	"github.com/concordtx/concord/api/concord/v1/concordv1connect"
+	"github.com/concordtx/concord/txn"
 )
 
 const (
@@ -106,11 +106,11 @@ func refuse(w http.ResponseWriter, err error) {
 	}
 	status := http.StatusConflict
 	switch {
-	case errors.Is(err, api.ErrDenied):
+	case errors.Is(err, txn.ErrDenied):
 		status = http.StatusForbidden
-	case errors.Is(err, api.ErrInvalid):
+	case errors.Is(err, txn.ErrInvalid):
 		status = http.StatusBadRequest
-	case errors.Is(err, api.ErrBusy), errors.Is(err, api.ErrUnavailable):
+	case errors.Is(err, txn.ErrBusy), errors.Is(err, txn.ErrUnavailable):
 		status = http.StatusServiceUnavailable
 	}
 	http.Error(w, err.Error(), status)

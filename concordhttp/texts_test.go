@@ -158,29 +158,29 @@ var joinedTexts = []struct {
 }{
 	{"a call behind its deadline", refused(func(t *teller) { t.p.Deadline = time.Now().Add(-time.Hour) }),
 		"join a transaction: the time limit of the call's transaction is over: allow more (WithTimeout), or do less " +
-			"in one transaction", api.ErrRefused},
+			"in one transaction", txn.ErrRefused},
 	{"another cluster", refused(func(t *teller) { t.p.Cluster = 0xc0ffee01 }),
 		"join a transaction: the transaction is one of cluster c0ffee01, and this service uses CLUSTER: let both " +
-			"use the same cluster", api.ErrRefused},
+			"use the same cluster", txn.ErrRefused},
 	{"a stranger", refused(func(t *teller) { t.p.Capability[0]++ }),
 		"join a transaction: who calls does not take part in the transaction: call with the context that Run gives " +
-			"to its function, through concordhttp or concordgrpc", api.ErrDenied},
+			"to its function, through concordhttp or concordgrpc", txn.ErrDenied},
 	{"three phases", refused(func(t *teller) { t.p.ID = t.p.ID.WithClass(txn.ThreePhase) }),
 		"join a transaction: a transaction of three phases cannot be joined by another service: begin it without " +
-			"WithProtocol(ThreePhase)", api.ErrRefused},
+			"WithProtocol(ThreePhase)", txn.ErrRefused},
 	{"a call that comes twice", refused(func(t *teller) { t.work(nothing) }),
 		"join a transaction: this very call was made before, and is not done twice; its answer was lost, so the " +
-			"transaction has to be begun again", api.ErrRefused},
+			"transaction has to be begun again", txn.ErrRefused},
 	{"a late call", refused(func(t *teller) { t.work(nothing); require.NoError(t, t.abort()) }),
 		"join a transaction: the call has outlived its transaction, which has ended: begin another one, and make " +
-			"the call in that", api.ErrRefused},
+			"the call in that", txn.ErrRefused},
 	{"a circle", refused(func(t *teller) { t.work(nothing); t.p.Path = append(t.p.Path, t.life) }),
 		"join a transaction: the transaction came through this very process, which would wait for its own locks: do " +
-			"the work before the other service is called, or answer it what it needs to do the work", api.ErrRefused},
+			"the work before the other service is called, or answer it what it needs to do the work", txn.ErrRefused},
 	{"two callers", refused(func(t *teller) { t.work(nothing); t.p.Path = nil }),
 		"join a transaction: another service has called this one in the same transaction, and each would have to " +
 			"know what the other one has done: let one of them make all calls of this service in a transaction",
-		api.ErrRefused},
+		txn.ErrRefused},
 
 	{"a handler that commits", handled(func(*teller) {}, func(ctx context.Context,
 		tx *concord.Tx) error {
@@ -231,21 +231,21 @@ var joinedTexts = []struct {
 
 	{"votes of another life", func(s *chain) error { _, err := s.begin().vote(1, nil); return err },
 		"this process takes no part in transaction GID: it has started since, or another one is meant: not found",
-		api.ErrNotFound},
+		txn.ErrNotFound},
 	{"votes for a stranger", func(s *chain) error {
 		t := s.begin()
 		t.work(nothing)
 		_, err := t.vote(1, txn.Proof(t.p.Capability[:]))
 		return errors.Join(err, t.abort())
 	}, "who asks has not begun the transaction: let only who has begun it ask for votes, and tell decisions",
-		api.ErrDenied},
+		txn.ErrDenied},
 	{"votes of what has ended", func(s *chain) error {
 		t := s.begin()
 		t.work(nothing)
 		require.NoError(t, t.abort())
 		_, err := t.vote(1, t.secret.Proof(txn.Undecided))
 		return err
-	}, "transaction GID has ended here: begin another one", api.ErrRefused},
+	}, "transaction GID has ended here: begin another one", txn.ErrRefused},
 	{"votes while a call is under way", voted(0, func(t *teller) { _, err := t.join(); require.NoError(t, err) }),
 		"a part of the transaction failed: 1 calls are still under way here: wait for their answers before the " +
 			"transaction is committed", nil},
@@ -308,7 +308,7 @@ var joinedTexts = []struct {
 		func(p api.Participation) string { p.Failed = "no stock"; return text(p) }), "transaction GID was aborted: " +
 		"a part of the transaction failed: the service at stock:80 failed: no stock",
 		concord.ErrAborted},
-	{"a service that cannot be asked", answered(quack{err: api.ToStatus(api.Deniedf("go away"))}, nil, text),
+	{"a service that cannot be asked", answered(quack{err: api.ToStatus(txn.Deniedf("go away"))}, nil, text),
 		"transaction GID was aborted by stock: the service at stock:80 has not voted: go away", concord.ErrAborted},
 	{"a service that votes no", answered(quack{votes: votes("no", "stock")}, nil, text),
 		"transaction GID was aborted by stock: the service at stock:80 votes no: sold out", concord.ErrAborted},
@@ -329,7 +329,7 @@ func quiet(error) error { return nil }
 
 // votes are those for the first branch that the first call of a transaction may open.
 func votes(vote, resource string) []*concordv1.JoinedVote {
-	const first = api.MaxBranches - api.MaxBranches/8
+	const first = txn.MaxBranches - txn.MaxBranches/8
 	v := &concordv1.JoinedVote{No: first, Vote: vote, Reason: "sold out", Resource: "stock"}
 	if vote == "yes" {
 		v.Branch = &concordv1.Branch{No: first, Resource: resource}
@@ -387,13 +387,12 @@ func TestWhatErrorsOfJoinedCallsSay(t *testing.T) {
 			if m.is != nil {
 				require.ErrorIs(t, err, m.is)
 			}
-			for _, kind := range []error{api.ErrRefused, api.ErrDenied, api.ErrBusy} {
+			for _, kind := range []error{txn.ErrRefused, txn.ErrDenied, txn.ErrBusy} {
 				require.False(t, strings.HasSuffix(said, fmt.Sprint(": ", kind)), "no next step is behind %q", kind)
 			}
 		})
 	}
 	said.CheckFiles(t, []string{"../join.go", "../part.go", "../call.go", "../adapters/joined/branch.go",
-		"../adapters/joined/service.go", "../adapters/joined/calls.go"}, rows, textsWithoutRow, "Refusedf", "Deniedf",
-		"Busyf",
-		"Unavailablef", "failure")
+		"../adapters/joined/service.go", "../adapters/joined/calls.go"}, rows, textsWithoutRow,
+		append([]string{"failure"}, said.RequestErrors...)...)
 }

@@ -83,7 +83,7 @@ func (n *Node) inspectAll(ctx context.Context, xs []txn.XID, at []string, c *com
 	}
 	group.Wait()
 	if i := slices.IndexFunc(errs, func(err error) bool { return err != nil }); i >= 0 && c.Unlisted == nil {
-		c.Unlisted = replica.Unavailablef("%s could not be asked about %v (%v); run \"concord resource check\"", at[i],
+		c.Unlisted = txn.Unavailablef("%s could not be asked about %v (%v); run \"concord resource check\"", at[i],
 			xs[i], errs[i])
 	}
 	return found
@@ -108,8 +108,8 @@ const (
 
 // Report compares a database that was set back with the decisions that the log keeps. Only a leader does
 // it, whose decisions are the latest.
-// The error is api.ErrNotFound if there is no such resource, api.ErrRefused if it is not quarantined, and
-// api.ErrUnavailable if its database does not answer.
+// The error is txn.ErrNotFound if there is no such resource, txn.ErrRefused if it is not quarantined, and
+// txn.ErrUnavailable if its database does not answer.
 func (n *Node) Report(ctx context.Context, resource string) (SetBack, error) {
 	w := n.workers[resource]
 	if w == nil {
@@ -121,13 +121,13 @@ func (n *Node) Report(ctx context.Context, resource string) (SetBack, error) {
 	}
 	s := SetBack{Remembered: n.rememberedOf(resource), Counts: map[recovery.Fate]int{}}
 	if s.Remembered.Quarantine == nil {
-		return s, replica.Refusedf("resource %q is not quarantined, so the cluster knows of nothing that is "+
+		return s, txn.Refusedf("resource %q is not quarantined, so the cluster knows of nothing that is "+
 			"missing: see \"concord resource ls\"", resource)
 	}
 	r := recovery.Reached{Cluster: txn.ClusterID(n.cluster.Load()), Resource: resource,
 		Prepared: map[txn.XID]bool{}, Evidence: map[txn.XID]bool{}}
 	if err := w.reached(ctx, &r); err != nil {
-		return s, replica.Unavailablef("resource %q could not be asked (%v); run \"concord resource check\"", resource,
+		return s, txn.Unavailablef("resource %q could not be asked (%v); run \"concord resource check\"", resource,
 			err)
 	}
 	longest := n.MaxTransaction() + lateBy
@@ -188,7 +188,7 @@ func (w *worker) reached(ctx context.Context, r *recovery.Reached) error {
 }
 
 // Accept is an operator's word that the cluster may go on with a database that was set back.
-// The error is api.ErrNotFound if there is no such resource, and api.ErrRefused if it is not quarantined.
+// The error is txn.ErrNotFound if there is no such resource, and txn.ErrRefused if it is not quarantined.
 func (n *Node) Accept(ctx context.Context, resource, who, why string) error {
 	_, err := n.ask(ctx, func(request uint64) replica.Event {
 		return commit.AcceptAsked{Request: request, Resource: resource, Who: who, Why: why}

@@ -18,7 +18,6 @@ import (
 
 	"github.com/concordtx/concord/adapters"
 	"github.com/concordtx/concord/adapters/memory"
-	"github.com/concordtx/concord/api"
 	"github.com/concordtx/concord/coordinator/commit"
 	"github.com/concordtx/concord/coordinator/replica"
 	"github.com/concordtx/concord/protocol/zab"
@@ -124,8 +123,8 @@ func (c *testCluster) commit(id txn.ID, branches ...txn.Branch) commit.Reply {
 		if err == nil {
 			return r
 		}
-		require.True(c.t, errors.Is(err, api.ErrUnavailable) || errors.Is(err, context.DeadlineExceeded) ||
-			errors.As(err, new(*api.NotLeaderError)), "%v", err)
+		require.True(c.t, errors.Is(err, txn.ErrUnavailable) || errors.Is(err, context.DeadlineExceeded) ||
+			errors.As(err, new(*txn.NotLeaderError)), "%v", err)
 		require.True(c.t, time.Now().Before(deadline), "no answer: %v", err)
 	}
 }

@@ -10,7 +10,6 @@ import (
 
 	"github.com/concordtx/concord/adapters"
 	"github.com/concordtx/concord/adapters/memory"
-	"github.com/concordtx/concord/api"
 	"github.com/concordtx/concord/coordinator/commit"
 	"github.com/concordtx/concord/coordinator/replica"
 	"github.com/concordtx/concord/protocol/zab"
@@ -96,7 +95,7 @@ func TestWhatTheClusterKnowsOfAnAbortDecidesWhatItCallsIt(t *testing.T) {
 		c.prepared(orders, id, "by an operator")
 		r := txn.Resolution{ID: id, Decision: txn.Commit, Who: "ann", Why: "test"}
 		_, err := c.leader().Resolve(t.Context(), r)
-		require.ErrorIs(t, err, api.ErrRefused, "nobody said what it changed")
+		require.ErrorIs(t, err, txn.ErrRefused, "nobody said what it changed")
 		r.Resources = []string{"orders"}
 		a, err := c.leader().Resolve(t.Context(), r)
 		require.NoError(t, err, "it was listed for the request")
@@ -119,12 +118,12 @@ func TestAClassThatIsNotSwitchedOnIsRefusedAndNothingIsPresumed(t *testing.T) {
 		id := txn.NewID(time.Now()).WithClass(class)
 		n := c.leader()
 		_, err := n.Commit(t.Context(), txn.CommitRequest{ID: id})
-		require.ErrorIs(t, err, api.ErrRefused)
+		require.ErrorIs(t, err, txn.ErrRefused)
 		require.ErrorContains(t, err, class.String())
 		_, err = n.Outcome(t.Context(), txn.Inquiry{ID: id})
-		require.ErrorIs(t, err, api.ErrRefused)
+		require.ErrorIs(t, err, txn.ErrRefused)
 		_, err = n.Outcome(t.Context(), txn.Inquiry{ID: id, Several: true})
-		require.ErrorIs(t, err, api.ErrRefused)
+		require.ErrorIs(t, err, txn.ErrRefused)
 		_, err = n.Resolve(t.Context(), txn.Resolution{ID: id, Decision: txn.Abort, Who: "ann", Why: "test",
 			Force: true})
 		require.Error(t, err)
@@ -142,11 +141,11 @@ func TestAGidFromTheFutureIsRefusedAndLeavesNoRecord(t *testing.T) {
 		id := txn.NewID(time.Now().Add(ahead))
 		n := c.leader()
 		_, err := n.Commit(t.Context(), txn.CommitRequest{ID: id})
-		require.ErrorIs(t, err, api.ErrInvalid, "%v", ahead)
+		require.ErrorIs(t, err, txn.ErrInvalid, "%v", ahead)
 		require.ErrorContains(t, err, id.String())
 		require.ErrorContains(t, err, "clock")
 		_, err = n.Outcome(t.Context(), txn.Inquiry{ID: id})
-		require.ErrorIs(t, err, api.ErrInvalid, "%v", ahead)
+		require.ErrorIs(t, err, txn.ErrInvalid, "%v", ahead)
 		_, err = n.Resolve(t.Context(), txn.Resolution{ID: id, Decision: txn.Abort, Who: "ann", Why: "test",
 			Force: true})
 		require.Error(t, err)

@@ -17,7 +17,6 @@ import (
 
 	"github.com/concordtx/concord/adapters"
 	"github.com/concordtx/concord/adapters/memory"
-	"github.com/concordtx/concord/api"
 	"github.com/concordtx/concord/coordinator/replica"
 	"github.com/concordtx/concord/protocol/zab"
 	"github.com/concordtx/concord/txn"
@@ -57,7 +56,7 @@ func TestANodeWithAFullDiskFinishesWhatWasBegunAndTakesNothingNewUntilItHeals(t 
 	require.Contains(t, c.leader().Status().Warnings[0], "node 1: the disk is nearly full (64 MiB free)")
 
 	_, err := c.leader().Commit(t.Context(), txn.CommitRequest{ID: refused})
-	require.ErrorIs(t, err, api.ErrUnavailable)
+	require.ErrorIs(t, err, txn.ErrUnavailable)
 	require.ErrorContains(t, err, "the disk of node 1, the leader, is nearly full (64.0 MiB of 2048.0 MiB free)")
 	again, err := c.leader().Commit(t.Context(), txn.CommitRequest{ID: open, Branches: []txn.Branch{b}})
 	require.NoError(t, err)
@@ -73,7 +72,7 @@ func TestANodeWithAFullDiskFinishesWhatWasBegunAndTakesNothingNewUntilItHeals(t 
 
 	files.free.Store(wal.DefaultReserve + 1) // within the margin: not yet
 	_, err = c.leader().Commit(t.Context(), txn.CommitRequest{ID: refused})
-	require.ErrorIs(t, err, api.ErrUnavailable)
+	require.ErrorIs(t, err, txn.ErrUnavailable)
 	files.free.Store(1 << 30)
 	require.Eventually(t, func() bool { return !c.leader().Status().Disk.Low }, 10*time.Second, 10*time.Millisecond)
 	require.Equal(t, txn.Commit, c.commit(refused).Txn.Decision, "nothing was decided meanwhile")
@@ -116,7 +115,7 @@ func TestALeaderWithAFullDiskStepsAsideForOneWithSpace(t *testing.T) {
 	files[last.config.Node].free.Store(10 << 20)
 	require.Eventually(t, func() bool {
 		_, err := last.Commit(t.Context(), txn.CommitRequest{ID: txn.NewID(time.Now())})
-		return errors.Is(err, api.ErrUnavailable) && strings.Contains(err.Error(), "nearly full")
+		return errors.Is(err, txn.ErrUnavailable) && strings.Contains(err.Error(), "nearly full")
 	}, 10*time.Second, 10*time.Millisecond)
 	require.Eventually(t, func() bool { return len(last.Status().Warnings) == 3 }, 10*time.Second, 10*time.Millisecond,
 		"it knows of all three")
@@ -171,7 +170,7 @@ func TestALeaderWhoseDiskStallsIsReplacedAndFollowsWhenItIsBack(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 15*time.Second)
 	defer cancel()
 	_, err := stalled.Commit(ctx, txn.CommitRequest{ID: id})
-	require.ErrorAs(t, err, new(*api.NotLeaderError), "its clients are told to ask elsewhere")
+	require.ErrorAs(t, err, new(*txn.NotLeaderError), "its clients are told to ask elsewhere")
 	require.Eventually(t, func() bool { return c.leader() != stalled }, 15*time.Second, 10*time.Millisecond)
 	require.Equal(t, txn.Commit, c.commit(id).Txn.Decision)
 	require.Contains(t, strings.Join(stalled.Status().Warnings, "\n"), "a sync of its log took")

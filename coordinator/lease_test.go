@@ -10,7 +10,6 @@ import (
 
 	"github.com/concordtx/concord/adapters"
 	"github.com/concordtx/concord/adapters/memory"
-	"github.com/concordtx/concord/api"
 	"github.com/concordtx/concord/coordinator/commit"
 	"github.com/concordtx/concord/txn"
 )
@@ -123,6 +122,6 @@ func TestLeasesAreNotGrantedBeforeAllMembersKnowThem(t *testing.T) {
 	c := newTunedCluster(t, 1, func() []adapters.Resource { return nil },
 		func(config *Config) { config.FeatureLevel = txn.LevelBase })
 	_, err := c.leader().GrantLease(t.Context())
-	require.ErrorIs(t, err, api.ErrRefused)
+	require.ErrorIs(t, err, txn.ErrRefused)
 	require.ErrorContains(t, err, "not switched on")
 }

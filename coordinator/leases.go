@@ -59,7 +59,7 @@ func (n *Node) LeaseLength() time.Duration {
 func (n *Node) Leases() txn.Leases { return *n.leases.Load() }
 
 // GrantLease returns a new lease.
-// The error is api.ErrRefused if not every member knows leases yet, or too many clients have one: then go on
+// The error is txn.ErrRefused if not every member knows leases yet, or too many clients have one: then go on
 // without.
 func (n *Node) GrantLease(ctx context.Context) (txn.Lease, error) {
 	r, err := n.ask(ctx, func(request uint64) replica.Event { return commit.LeaseAsked{Request: request} })
@@ -68,7 +68,7 @@ func (n *Node) GrantLease(ctx context.Context) (txn.Lease, error) {
 
 // RenewLease notes that whoever has a lease lives, and reports whether it still has it. It is
 // for the leader.
-// The error is api.ErrUnavailable if this node has not heard of the lease yet.
+// The error is txn.ErrUnavailable if this node has not heard of the lease yet.
 func (n *Node) RenewLease(l txn.Lease) (bool, error) {
 	switch leases := n.Leases(); {
 	case leases.Holds(l):
@@ -77,7 +77,7 @@ func (n *Node) RenewLease(l txn.Lease) (bool, error) {
 	case leases.Ended(l):
 		return false, nil
 	}
-	return false, replica.Unavailablef("lease %d is not known here yet: ask again", l)
+	return false, txn.Unavailablef("lease %d is not known here yet: ask again", l)
 }
 
 // HoldsLease reports whether a lease was granted and has not ended, as far as this node has applied the log.

@@ -17,7 +17,6 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/concordtx/concord/api"
 	"github.com/concordtx/concord/coordinator/commit"
 	"github.com/concordtx/concord/coordinator/peer"
 	"github.com/concordtx/concord/coordinator/replica"
@@ -56,8 +55,8 @@ func (c *testCluster) again(do func(ctx context.Context, n *Node) error) error {
 		ctx, cancel := context.WithTimeout(context.Background(), 15*time.Second)
 		err := do(ctx, c.leader().Node)
 		cancel()
-		retry := errors.Is(err, api.ErrUnavailable) || errors.Is(err, api.ErrBusy) || errors.Is(err,
-			context.DeadlineExceeded) || errors.As(err, new(*api.NotLeaderError))
+		retry := errors.Is(err, txn.ErrUnavailable) || errors.Is(err, txn.ErrBusy) || errors.Is(err,
+			context.DeadlineExceeded) || errors.As(err, new(*txn.NotLeaderError))
 		if !retry || time.Now().After(deadline) {
 			return err
 		}
@@ -82,7 +81,7 @@ func (c *testCluster) remove(id zab.NodeID) {
 	var err error
 	require.Eventually(c.t, func() bool {
 		err = c.again(func(ctx context.Context, n *Node) error { return n.RemoveMember(ctx, id, key, "ann", "less") })
-		return !errors.Is(err, api.ErrRefused)
+		return !errors.Is(err, txn.ErrRefused)
 	}, 40*time.Second, 20*time.Millisecond, "node %d may be removed", id)
 	require.NoError(c.t, err)
 }
@@ -306,14 +305,14 @@ func TestMembersThatCannotBeChangedLikeThat(t *testing.T) {
 		text string
 	}{
 		"add who is there": {func(n *Node) error { return n.AddMember(ctx, addr(2), "a", "ann", "why") },
-			api.ErrRefused, "node 2 is a member already (voter)"},
+			txn.ErrRefused, "node 2 is a member already (voter)"},
 		"an address that is taken": {func(n *Node) error {
 			return n.AddMember(ctx, replica.Member{ID: 4, Peer: c.members[0].Peer, API: "127.0.0.1:2"}, "b", "ann",
 				"why")
-		}, api.ErrRefused, "is that of node 1"},
-		"remove nobody": {func(n *Node) error { return n.RemoveMember(ctx, 9, "c", "ann", "why") }, api.ErrNotFound,
+		}, txn.ErrRefused, "is that of node 1"},
+		"remove nobody": {func(n *Node) error { return n.RemoveMember(ctx, 9, "c", "ann", "why") }, txn.ErrNotFound,
 			"there is no member 9"},
-		"lead by nobody": {func(n *Node) error { return n.Lead(ctx, 9, "ann", "why") }, api.ErrNotFound,
+		"lead by nobody": {func(n *Node) error { return n.Lead(ctx, 9, "ann", "why") }, txn.ErrNotFound,
 			"there is no member 9"},
 	} {
 		err := do(x.do)
@@ -327,7 +326,7 @@ func TestMembersThatCannotBeChangedLikeThat(t *testing.T) {
 	err := do(func(n *Node) error {
 		return n.AddMember(ctx, replica.Member{ID: 5, Peer: "127.0.0.1:3", API: "127.0.0.1:4"}, "l", "ann", "why")
 	})
-	require.ErrorIs(t, err, api.ErrRefused)
+	require.ErrorIs(t, err, txn.ErrRefused)
 	require.ErrorContains(t, err, "node 4 is being added and has not caught up yet")
 	err = do(func(n *Node) error { return n.Lead(ctx, 4, "ann", "why") })
 	require.ErrorContains(t, err, "node 4 is not a voter (learner)")
@@ -343,7 +342,7 @@ func TestMembersThatCannotBeChangedLikeThat(t *testing.T) {
 	other := 6 - down - c.leader().config.Node
 	require.Eventually(t, func() bool {
 		err = do(func(n *Node) error { return n.RemoveMember(ctx, other, "n"+time.Now().String(), "ann", "why") })
-		return errors.Is(err, api.ErrRefused)
+		return errors.Is(err, txn.ErrRefused)
 	}, 20*time.Second, 50*time.Millisecond)
 	require.ErrorContains(t, err, "too few of the voters that are left follow")
 	c.remove(down)
@@ -357,13 +356,13 @@ func TestMembersThatCannotBeChangedLikeThat(t *testing.T) {
 	}
 	c.start(other)
 	if err := do(func(n *Node) error { return n.RemoveMember(ctx, 4, "y", "ann", "why") }); err != nil {
-		require.ErrorIs(t, err, api.ErrNotFound) // unless a leader that had lost its quorum had taken it
+		require.ErrorIs(t, err, txn.ErrNotFound) // unless a leader that had lost its quorum had taken it
 	}
 	c.remove(other)
 	c.told(other)
 	require.Len(t, c.leader().Members().Members, 1)
 	err = do(func(n *Node) error { return n.RemoveMember(ctx, n.config.Node, "z", "ann", "why") })
-	require.ErrorIs(t, err, api.ErrRefused)
+	require.ErrorIs(t, err, txn.ErrRefused)
 	require.ErrorContains(t, err, "is the last voter")
 }
 
@@ -386,7 +385,7 @@ func TestLeadershipMovesUnderLoad(t *testing.T) {
 	c.kill(down)
 	require.Eventually(t, func() bool {
 		err := c.leader().Lead(t.Context(), down, "ann", "why")
-		return errors.Is(err, api.ErrUnavailable) && strings.Contains(err.Error(), "cannot take over leadership now")
+		return errors.Is(err, txn.ErrUnavailable) && strings.Contains(err.Error(), "cannot take over leadership now")
 	}, 20*time.Second, 50*time.Millisecond)
 	require.EqualValues(t, 1, c.leader().config.Node, "it leads on")
 }
@@ -428,10 +427,10 @@ func TestANodeThatDivergesStopsForGood(t *testing.T) {
 				return err == nil && found && strings.Contains(text, "differs")
 			}, 10*time.Second, 20*time.Millisecond)
 			_, err := r.Commit(t.Context(), txn.CommitRequest{ID: txn.NewID(time.Now())})
-			require.ErrorIs(t, err, api.ErrUnavailable)
+			require.ErrorIs(t, err, txn.ErrUnavailable)
 			require.ErrorContains(t, err, "concord member replace "+strconv.Itoa(int(victim)))
 			_, err = r.Outcome(t.Context(), txn.Inquiry{ID: txn.NewID(time.Now())})
-			require.ErrorIs(t, err, api.ErrUnavailable)
+			require.ErrorIs(t, err, txn.ErrUnavailable)
 			require.Zero(t, r.Status().Leader)
 
 			// The others go on, and it stays as it is.
@@ -480,7 +479,7 @@ func TestWhereNoMajorityAgreesAllStop(t *testing.T) {
 		require.Eventually(t, func() bool { return c.nodes[id+1].Status().Distrusted != "" }, 30*time.Second,
 			20*time.Millisecond, "node %d", id+1)
 		_, err := c.nodes[id+1].Outcome(t.Context(), txn.Inquiry{ID: txn.NewID(time.Now())})
-		require.ErrorIs(t, err, api.ErrUnavailable)
+		require.ErrorIs(t, err, txn.ErrUnavailable)
 	}
 }
 

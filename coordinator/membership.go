@@ -37,7 +37,7 @@ func listsSideBySide(inFile, inLog []txn.Member) string {
 
 // AddMember makes a node a member: an observer, or a voter, which learns first. It returns when
 // the log says so; a learner becomes a voter when it has caught up.
-// The error is api.ErrRefused if another change is under way or the new member cannot be added as it is; the
+// The error is txn.ErrRefused if another change is under way or the new member cannot be added as it is; the
 // text says which and what to do.
 func (n *Node) AddMember(ctx context.Context, m replica.Member, key, who, why string) error {
 	_, err := n.ask(ctx, func(request uint64) replica.Event {
@@ -47,7 +47,7 @@ func (n *Node) AddMember(ctx context.Context, m replica.Member, key, who, why st
 }
 
 // RemoveMember makes a member one no more. When it returns the node can be switched off.
-// The error is api.ErrNotFound if there is no such member, and api.ErrRefused if it is the last voter or too
+// The error is txn.ErrNotFound if there is no such member, and txn.ErrRefused if it is the last voter or too
 // few would be left.
 func (n *Node) RemoveMember(ctx context.Context, node zab.NodeID, key, who, why string) error {
 	_, err := n.ask(ctx, func(request uint64) replica.Event {
@@ -57,7 +57,7 @@ func (n *Node) RemoveMember(ctx context.Context, node zab.NodeID, key, who, why 
 }
 
 // Lead makes another voter lead.
-// The error is api.ErrRefused if the node is not a voter, and api.ErrUnavailable if it cannot take over now:
+// The error is txn.ErrRefused if the node is not a voter, and txn.ErrUnavailable if it cannot take over now:
 // then the leader keeps leading.
 func (n *Node) Lead(ctx context.Context, node zab.NodeID, who, why string) error {
 	_, err := n.ask(ctx, func(request uint64) replica.Event {
@@ -71,7 +71,7 @@ func (n *Node) Members() replica.List { return *n.list.Load() }
 
 // Replace is an operator's word that a node lost its disk for good: the next store that
 // speaks for it is admitted, and synchronized from nothing.
-// The error is api.ErrNotFound if there is no such member, and api.ErrRefused if the node leads.
+// The error is txn.ErrNotFound if there is no such member, and txn.ErrRefused if the node leads.
 func (n *Node) Replace(ctx context.Context, node zab.NodeID, who, why string) error {
 	_, err := n.ask(ctx, func(request uint64) replica.Event {
 		return replica.ReplaceAsked{Request: request, Node: node, Who: who, Why: why}

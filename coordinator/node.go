@@ -19,7 +19,6 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/concordtx/concord/adapters"
-	"github.com/concordtx/concord/api"
 	"github.com/concordtx/concord/api/member"
 	"github.com/concordtx/concord/coordinator/commit"
 	"github.com/concordtx/concord/coordinator/peer"
@@ -315,7 +314,7 @@ func (n *Node) hello() peer.Hello {
 }
 
 // errClosed answers whoever asks a node that runs no more.
-var errClosed = &replica.RequestError{Kind: api.ErrUnavailable, Text: "the node is shutting down: ask another one"}
+var errClosed = txn.Unavailablef("the node is shutting down: ask another one")
 
 // fatal ends the process: the node can neither go on nor take back what it promised.
 func (n *Node) fatal(err error) {

@@ -14,7 +14,7 @@ import (
 func (n *Node) Applied() zab.Zxid { return *n.applied.Load() }
 
 // Reach waits until this node's state reflects z, for a second at most.
-// The error is api.ErrUnavailable if it does not by then.
+// The error is txn.ErrUnavailable if it does not by then.
 func (n *Node) Reach(ctx context.Context, z zab.Zxid) error {
 	if !n.applied.Load().Less(z) {
 		return nil

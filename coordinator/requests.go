@@ -13,7 +13,6 @@ import (
 	"time"
 
 	"github.com/concordtx/concord/adapters"
-	"github.com/concordtx/concord/api"
 	"github.com/concordtx/concord/api/member"
 	"github.com/concordtx/concord/coordinator/commit"
 	"github.com/concordtx/concord/coordinator/deadlock"
@@ -24,15 +23,15 @@ import (
 )
 
 // The requests below fail with what their comments say, and all of them also with these errors, which
-// wrap one of the sentinels of package api: *api.NotLeaderError where the leader has to answer,
-// api.ErrBusy if the queue of the loop is full (nothing was done), api.ErrUnavailable if the node cannot
+// wrap one of the sentinels of package txn: *txn.NotLeaderError where the leader has to answer,
+// txn.ErrBusy if the queue of the loop is full (nothing was done), txn.ErrUnavailable if the node cannot
 // answer now or is closed, and the error of ctx if that ends first. After the last two a request may have been
 // carried out all the same; asking again with the same gid is safe.
 
 // Commit asks for the decision to commit: the only request on the path of a
 // transaction. All branches have voted Yes. A repeated request gets the same answer.
-// The error is api.ErrTooOld if the log no longer remembers as far back as the gid, api.ErrInvalid if the gid
-// is dated ahead of all clocks, and api.ErrRefused if the transaction belongs to another cluster or its class
+// The error is txn.ErrTooOld if the log no longer remembers as far back as the gid, txn.ErrInvalid if the gid
+// is dated ahead of all clocks, and txn.ErrRefused if the transaction belongs to another cluster or its class
 // is not decided here.
 func (n *Node) Commit(ctx context.Context, r txn.CommitRequest) (commit.Reply, error) {
 	return n.ask(ctx, func(request uint64) replica.Event {
@@ -71,8 +70,8 @@ func (n *Node) Waiting(ctx context.Context, heard uint64, waiters []deadlock.Wai
 
 // Resolve is an operator's decision for a transaction that has none. For a commit, and for an abort of
 // what no scan has seen, all databases are asked first which branches there are. The error is
-// api.ErrDecided if another decision was first, api.ErrNotFound if nobody knows the transaction,
-// api.ErrRefused if the decision cannot be taken as asked, and says why.
+// txn.ErrDecided if another decision was first, txn.ErrNotFound if nobody knows the transaction,
+// txn.ErrRefused if the decision cannot be taken as asked, and says why.
 func (n *Node) Resolve(ctx context.Context, asked txn.Resolution) (commit.Reply, error) {
 	e := commit.ResolveAsked{Resolution: asked}
 	ask := func() (commit.Reply, error) {
@@ -90,7 +89,7 @@ func (n *Node) Resolve(ctx context.Context, asked txn.Resolution) (commit.Reply,
 		look()
 	}
 	r, err := ask()
-	if asked.Decision == txn.Abort && errors.Is(err, api.ErrNotFound) {
+	if asked.Decision == txn.Abort && errors.Is(err, txn.ErrNotFound) {
 		look()
 		r, err = ask()
 	}
@@ -112,7 +111,7 @@ type Settled struct {
 
 // Settle is an operator's word about one branch that nothing else ends: it is given up, or ended in its
 // database, whoever it belongs to. Only what recovery reports is ended so.
-// The error is api.ErrNotFound if there is no such branch, and api.ErrRefused if the transaction has no
+// The error is txn.ErrNotFound if there is no such branch, and txn.ErrRefused if the transaction has no
 // decision yet, if the branch is finished or on record already, or if its database says otherwise.
 func (n *Node) Settle(ctx context.Context, s txn.Settlement) (Settled, error) {
 	if s.Decision == txn.Undecided {
@@ -143,12 +142,12 @@ func (n *Node) Settle(ctx context.Context, s txn.Settlement) (Settled, error) {
 	case commit.Finished:
 		n.post(ctx, e)
 		if e.Finish != txn.Done && e.Finish != txn.AlreadyDone {
-			return Settled{}, replica.Refusedf("branch %d of %v at %s is %v: %s; look into that database", s.Branch,
+			return Settled{}, txn.Refusedf("branch %d of %v at %s is %v: %s; look into that database", s.Branch,
 				s.ID, resource, e.Finish, e.Why)
 		}
 		return Settled{Resource: resource, Finish: e.Finish}, nil
 	case commit.Failed:
-		return Settled{}, replica.Unavailablef("%s", e.Why)
+		return Settled{}, txn.Unavailablef("%s", e.Why)
 	}
 	return Settled{}, nil
 }
@@ -171,16 +170,15 @@ func (n *Node) listedOnce(ctx context.Context, s txn.Settlement) (resource strin
 	slices.Sort(at)
 	switch {
 	case len(at) > 1:
-		return "", p, replica.Refusedf("branch %d of %v is prepared at %s: say which one you mean, with --resource",
+		return "", p, txn.Refusedf("branch %d of %v is prepared at %s: say which one you mean, with --resource",
 			s.Branch, s.ID, strings.Join(at, " and "))
 	case len(at) == 1:
 		return at[0], p, nil
 	case unlisted != nil:
 		return "", p, unlisted
 	}
-	return "", p, &replica.RequestError{Kind: api.ErrNotFound,
-		Text: fmt.Sprintf("no resource lists a prepared branch %d of %v: see \"concord recover %v\"", s.Branch, s.ID,
-			s.ID)}
+	return "", p, txn.NotFoundf("no resource lists a prepared branch %d of %v: see \"concord recover %v\"",
+		s.Branch, s.ID, s.ID)
 }
 
 // ErrDropped says that a resource was taken out of the configuration that has branches to finish.
@@ -291,7 +289,7 @@ func (n *Node) abandon(ctx context.Context) {
 }
 
 // Forget is an operator's word that a heuristic outcome was dealt with.
-// The error is api.ErrNotFound if the log has no such transaction, and api.ErrRefused if it has nothing to
+// The error is txn.ErrNotFound if the log has no such transaction, and txn.ErrRefused if it has nothing to
 // forget.
 func (n *Node) Forget(ctx context.Context, id txn.ID, who, why string) error {
 	_, err := n.ask(ctx, func(request uint64) replica.Event {
@@ -415,7 +413,7 @@ func (n *Node) listAll(ctx context.Context, id txn.ID) (map[string][]adapters.Pr
 	wg.Wait()
 	if len(failed) > 0 {
 		slices.Sort(failed)
-		return listings, replica.Unavailablef("not listed: %s; run \"concord resource check\"",
+		return listings, txn.Unavailablef("not listed: %s; run \"concord resource check\"",
 			strings.Join(failed, "; "))
 	}
 	return listings, nil
@@ -439,7 +437,7 @@ func (n *Node) carryOut(ctx context.Context, a recovery.Action) (string, error) 
 			return "", err
 		}
 		if r.Txn.Decision != txn.Abort { // a commit was faster: the client or the scan goes on with it
-			return "", replica.Refusedf("%v was committed in the meantime: run \"concord recover\" again", a.XID.ID)
+			return "", txn.Refusedf("%v was committed in the meantime: run \"concord recover\" again", a.XID.ID)
 		}
 	}
 	t := commit.Task{XID: a.XID, Branch: a.Branch, Decision: a.Decision()}
@@ -448,13 +446,13 @@ func (n *Node) carryOut(ctx context.Context, a recovery.Action) (string, error) 
 		n.post(ctx, e)
 		return e.Finish.String(), nil
 	case commit.Failed:
-		return "", replica.Unavailablef("%s", e.Why)
+		return "", txn.Unavailablef("%s", e.Why)
 	}
 	return "", nil
 }
 
 // Check runs the preflight of one resource, or of all if name is empty.
-// The error is api.ErrNotFound if there is no such resource; what a database says is in the result.
+// The error is txn.ErrNotFound if there is no such resource; what a database says is in the result.
 func (n *Node) Check(ctx context.Context, name string) (map[string]CheckResult, error) {
 	if name != "" && n.workers[name] == nil {
 		return nil, commit.NoResource(name)

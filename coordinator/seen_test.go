@@ -12,7 +12,6 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/concordtx/concord/adapters"
-	"github.com/concordtx/concord/api"
 	"github.com/concordtx/concord/coordinator/commit"
 	"github.com/concordtx/concord/coordinator/replica"
 	"github.com/concordtx/concord/protocol/zab"
@@ -35,10 +34,10 @@ func TestAPositionThatIsNeverReachedIsRefusedAndHoldsUpNobody(t *testing.T) {
 		for _, seen := range []zab.Zxid{{Epoch: n.Applied().Epoch, Counter: math.MaxUint64},
 			{Epoch: math.MaxUint32, Counter: 1}} {
 			err := n.Reach(t.Context(), seen)
-			require.ErrorIs(t, err, api.ErrUnavailable)
+			require.ErrorIs(t, err, txn.ErrUnavailable)
 			require.ErrorContains(t, err, "and you have seen "+seen.String()+": ask another node")
 			_, err = n.StatusSince(t.Context(), seen)
-			require.ErrorIs(t, err, api.ErrUnavailable)
+			require.ErrorIs(t, err, txn.ErrUnavailable)
 		}
 		require.NoError(t, n.Reach(t.Context(), n.Applied()))
 	}
@@ -52,7 +51,7 @@ func TestAPositionThatIsNeverReachedIsRefusedAndHoldsUpNobody(t *testing.T) {
 	for range cap(refused) {
 		err := <-refused
 		require.Error(t, err)
-		require.True(t, isAny(err, api.ErrUnavailable, api.ErrBusy), "%v", err)
+		require.True(t, isAny(err, txn.ErrUnavailable, txn.ErrBusy), "%v", err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
@@ -82,7 +81,7 @@ func TestAFollowerAnswersWhatIsDecidedAndLeavesTheRestToTheLeader(t *testing.T) 
 
 		open := txn.NewID(time.Now())
 		_, err = follower.Outcome(t.Context(), txn.Inquiry{ID: open})
-		var notLeader *api.NotLeaderError
+		var notLeader *txn.NotLeaderError
 		require.ErrorAs(t, err, &notLeader)
 		require.EqualValues(t, leader.config.Node, notLeader.Leader)
 		require.Equal(t, txn.Commit, c.commit(open).Txn.Decision, "the question has decided nothing")
@@ -104,7 +103,7 @@ func TestANodeThatIsCutOffSaysSoAndAnswersNoRead(t *testing.T) {
 		20*time.Millisecond)
 	require.Zero(t, left.Status().Leader)
 	_, err := left.Outcome(t.Context(), txn.Inquiry{ID: id})
-	require.ErrorIs(t, err, api.ErrUnavailable, "it knows the decision, but not whether it knows the present")
+	require.ErrorIs(t, err, txn.ErrUnavailable, "it knows the decision, but not whether it knows the present")
 	for _, m := range c.members {
 		if m.ID != left.config.Node {
 			c.start(m.ID)

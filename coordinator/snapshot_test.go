@@ -21,7 +21,6 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/concordtx/concord/adapters"
-	"github.com/concordtx/concord/api"
 	"github.com/concordtx/concord/coordinator/commit"
 	"github.com/concordtx/concord/coordinator/replica"
 	"github.com/concordtx/concord/internal/faultproxy"
@@ -349,11 +348,11 @@ func TestSlowQuorumMakesTheLeaderSayBusy(t *testing.T) {
 		l.Set(faultproxy.Forward, faultproxy.Fault{Delay: 150 * time.Millisecond})
 	}
 	leader := c.leader()
-	label := strings.Repeat("x", api.MaxLabel)
+	label := strings.Repeat("x", txn.MaxLabel)
 	var mu sync.Mutex
 	told, busy, others := map[txn.ID]bool{}, map[txn.ID]bool{}, []error{}
 	var waiting sync.WaitGroup
-	for range 3 * replica.MaxWaiting / api.MaxLabel {
+	for range 3 * replica.MaxWaiting / txn.MaxLabel {
 		id := txn.NewID(time.Now())
 		waiting.Add(1)
 		leader.CommitLater(txn.CommitRequest{ID: id, Label: label}, func(r commit.Reply) {
@@ -361,7 +360,7 @@ func TestSlowQuorumMakesTheLeaderSayBusy(t *testing.T) {
 			defer mu.Unlock()
 			defer waiting.Done()
 			switch {
-			case errors.Is(r.Err, api.ErrBusy):
+			case errors.Is(r.Err, txn.ErrBusy):
 				busy[id] = true
 			case r.Err != nil:
 				others = append(others, r.Err)

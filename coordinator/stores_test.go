@@ -13,7 +13,6 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/concordtx/concord/adapters"
-	"github.com/concordtx/concord/api"
 	"github.com/concordtx/concord/protocol/zab"
 	"github.com/concordtx/concord/txn"
 )
@@ -36,8 +35,8 @@ func TestNodeWithALostDiskIsRefusedUntilAnOperatorReplacesIt(t *testing.T) {
 	require.Equal(t, txn.Commit, c.commit(txn.NewID(time.Now())).Txn.Decision, "two of three go on")
 	require.Zero(t, c.nodes[victim].Status().Cluster, "nobody told the blank node anything")
 
-	require.ErrorIs(t, c.leader().Replace(t.Context(), 9, "ann", "why"), api.ErrNotFound)
-	require.ErrorIs(t, c.leader().Replace(t.Context(), c.leader().config.Node, "ann", "why"), api.ErrRefused)
+	require.ErrorIs(t, c.leader().Replace(t.Context(), 9, "ann", "why"), txn.ErrNotFound)
+	require.ErrorIs(t, c.leader().Replace(t.Context(), c.leader().config.Node, "ann", "why"), txn.ErrRefused)
 	require.NoError(t, c.leader().Replace(t.Context(), victim, "ann", "the disk burnt"))
 	require.Eventually(t, func() bool {
 		s := c.nodes[victim].Status()

@@ -17,7 +17,6 @@ import (
 
 	"github.com/concordtx/concord/adapters"
 	"github.com/concordtx/concord/adapters/memory"
-	"github.com/concordtx/concord/api"
 	"github.com/concordtx/concord/coordinator/commit"
 	"github.com/concordtx/concord/coordinator/peer"
 	"github.com/concordtx/concord/coordinator/replica"
@@ -91,24 +90,24 @@ func setBack(t *testing.T, n *Node, disk *memory.Disk) {
 }
 
 var messages = []message{
-	{name: "a node that shuts down", is: api.ErrUnavailable,
+	{name: "a node that shuts down", is: txn.ErrUnavailable,
 		meet: one(func(ctx context.Context, c *testCluster, n *Node) error {
 			c.kill(1)
 			return n.Forget(ctx, txn.NewID(time.Now()), "ann", "why")
 		}), says: "the node is shutting down: ask another one"},
-	{name: "a state that this node never reaches", is: api.ErrUnavailable,
+	{name: "a state that this node never reaches", is: txn.ErrUnavailable,
 		meet: one(func(ctx context.Context, _ *testCluster, n *Node) error {
 			return n.Reach(ctx, zab.Zxid{Epoch: math.MaxUint32, Counter: 1})
 		}), says: "this node is at zxid ZXID, and you have seen ZXID: ask another node; if none has come that " +
 			"far, you " +
 			"have seen another cluster"},
-	{name: "settle a branch that is nowhere", is: api.ErrNotFound,
+	{name: "settle a branch that is nowhere", is: txn.ErrNotFound,
 		meet: one(func(ctx context.Context, _ *testCluster, n *Node) error {
 			_, err := n.Settle(ctx, txn.Settlement{ID: txn.NewID(time.Now()), Branch: 3, Decision: txn.Abort,
 				Who: "ann", Why: "why"})
 			return err
 		}), says: `no resource lists a prepared branch 3 of GID: see "concord recover GID"`},
-	{name: "settle a branch that is at two places", is: api.ErrRefused, meet: func(t *testing.T) error {
+	{name: "settle a branch that is at two places", is: txn.ErrRefused, meet: func(t *testing.T) error {
 		orders, billing := memory.New("orders", memory.NewDisk()), memory.New("billing", memory.NewDisk())
 		c := newCluster(t, 1, func() []adapters.Resource { return []adapters.Resource{orders, billing} })
 		n, id := c.leader(), txn.NewID(time.Now())
@@ -117,13 +116,13 @@ var messages = []message{
 		_, err := n.Settle(t.Context(), txn.Settlement{ID: id, Decision: txn.Abort, Who: "ann", Why: "why"})
 		return err
 	}, says: "branch 0 of GID is prepared at billing and orders: say which one you mean, with --resource"},
-	{name: "a lease that is not known yet", is: api.ErrUnavailable,
+	{name: "a lease that is not known yet", is: txn.ErrUnavailable,
 		meet: one(func(_ context.Context, _ *testCluster, n *Node) error {
 			_, err := n.RenewLease(99)
 			return err
 		}), says: "lease 99 is not known here yet: ask again"},
 
-	{name: "lead by a node that is away", is: api.ErrUnavailable, meet: func(t *testing.T) error {
+	{name: "lead by a node that is away", is: txn.ErrUnavailable, meet: func(t *testing.T) error {
 		c := newCluster(t, 3, nobody)
 		down := c.follower()
 		c.kill(down)
@@ -135,7 +134,7 @@ var messages = []message{
 		return errors.Join(err)
 	}, says: `node N cannot take over leadership now: it does not follow this leader at the moment; see "concord ` +
 		`status", and ask again`},
-	{name: "remove whom the others need", is: api.ErrRefused, meet: func(t *testing.T) error {
+	{name: "remove whom the others need", is: txn.ErrRefused, meet: func(t *testing.T) error {
 		c := newCluster(t, 3, nobody)
 		c.listed()
 		down := c.follower()
@@ -146,7 +145,7 @@ var messages = []message{
 			err = c.again(func(ctx context.Context, n *Node) error {
 				return n.RemoveMember(ctx, other, time.Now().String(), "ann", "why")
 			})
-			return errors.Is(err, api.ErrRefused)
+			return errors.Is(err, txn.ErrRefused)
 		}, 40*time.Second, 20*time.Millisecond)
 		return err
 	}, says: "without node N too few of the voters that are left follow this leader, and the cluster would stop: " +
@@ -166,19 +165,19 @@ var messages = []message{
 		`LIST since ZXID. Move the directory of this node away; to take the node back, run "concord member add N" ` +
 		`and start it with an empty one`},
 
-	{name: "report of what is not quarantined", is: api.ErrRefused,
+	{name: "report of what is not quarantined", is: txn.ErrRefused,
 		meet: one(func(ctx context.Context, _ *testCluster, n *Node) error {
 			_, err := n.Report(ctx, "orders")
 			return err
 		}, memory.New("orders", memory.NewDisk())),
 		says: `resource "orders" is not quarantined, so the cluster knows of nothing that is missing: see "concord ` +
 			`resource ls"`},
-	{name: "report of what is not there", is: api.ErrNotFound,
+	{name: "report of what is not there", is: txn.ErrNotFound,
 		meet: one(func(ctx context.Context, _ *testCluster, n *Node) error {
 			_, err := n.Report(ctx, "stock")
 			return err
 		}), says: `there is no resource "stock": see "concord resource ls"`},
-	{name: "report while the database does not answer", is: api.ErrUnavailable, meet: func(t *testing.T) error {
+	{name: "report while the database does not answer", is: txn.ErrUnavailable, meet: func(t *testing.T) error {
 		disk := memory.NewDisk()
 		r := &muted{Resource: memory.New("orders", disk)}
 		return one(func(ctx context.Context, _ *testCluster, n *Node) error {
@@ -188,13 +187,13 @@ var messages = []message{
 			return err
 		}, r)(t)
 	}, says: `resource "orders" could not be asked (connection refused); run "concord resource check"`},
-	{name: "recover while a resource does not answer", is: api.ErrUnavailable,
+	{name: "recover while a resource does not answer", is: txn.ErrUnavailable,
 		meet: one(func(ctx context.Context, _ *testCluster, n *Node) error {
 			_, err := n.Recover(ctx, txn.ID{}, false)
 			return err
 		}, silent{memory.New("orders", memory.NewDisk())}, silent{memory.New("billing", memory.NewDisk())}),
 		says: `not listed: billing: connection refused; orders: connection refused; run "concord resource check"`},
-	{name: "check a resource that is not there", is: api.ErrNotFound,
+	{name: "check a resource that is not there", is: txn.ErrNotFound,
 		meet: one(func(ctx context.Context, _ *testCluster, n *Node) error {
 			_, err := n.Check(ctx, "stock")
 			return err
@@ -307,7 +306,7 @@ func TestWhatErrorsSay(t *testing.T) {
 				said = aNode.ReplaceAllString(said, "$1 N")
 			}
 			require.Equal(t, m.says, said)
-			if notLeader, ok := m.is.(*api.NotLeaderError); ok {
+			if notLeader, ok := m.is.(*txn.NotLeaderError); ok {
 				require.ErrorAs(t, err, &notLeader)
 			} else if m.is != nil {
 				require.ErrorIs(t, err, m.is)
@@ -331,9 +330,8 @@ var unmet = []string{
 
 // Who writes another error, here or in the cores, finds out that its text has to be looked at by everybody.
 func TestEveryErrorHasARow(t *testing.T) {
-	said.Within(t, []string{".", "replica", "commit"}, unmet, []string{"Refusedf", "Unavailablef"},
-		[]string{"acceptable", "Open", "makeWorkers", "makeCore", "checkList", "occupied", "onAddAsked",
-			"AlreadyDecided", "notFound", "tooOld"})
+	said.Within(t, []string{".", "replica", "commit"}, unmet, said.RequestErrors,
+		[]string{"acceptable", "Open", "makeWorkers", "makeCore", "checkList", "occupied", "onAddAsked"})
 }
 
 // Within looks for errors of requests and of Open; these are the others.

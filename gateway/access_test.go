@@ -7,9 +7,9 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/concordtx/concord/api"
 	concordv1 "github.com/concordtx/concord/api/concord/v1"
 	"github.com/concordtx/concord/security/access"
+	"github.com/concordtx/concord/txn"
 )
 
 func TestEveryProcedureHasARule(t *testing.T) {
@@ -26,7 +26,7 @@ func TestASubjectHasSoManyTransactions(t *testing.T) {
 		require.NoError(t, g.room("evil"))
 	}
 	err := g.room("evil")
-	require.ErrorIs(t, err, api.ErrBusy)
+	require.ErrorIs(t, err, txn.ErrBusy)
 	require.ErrorContains(t, err, `256 transactions of "evil" are open at this node, which is the limit: end some, or `+
 		"begin it at another node")
 	require.NoError(t, g.room("app"))

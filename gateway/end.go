@@ -10,7 +10,6 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/concordtx/concord"
-	"github.com/concordtx/concord/api"
 	concordv1 "github.com/concordtx/concord/api/concord/v1"
 	"github.com/concordtx/concord/txn"
 )
@@ -164,4 +163,4 @@ func (g *Gateway) lost() string {
 }
 
 var errNoSession = fmt.Errorf("this node does not hold the transaction: it has restarted since, or the transaction "+
-	"ended long ago; ask Commit or Rollback what became of it, and begin a new one: %w", api.ErrNotFound)
+	"ended long ago; ask Commit or Rollback what became of it, and begin a new one: %w", txn.ErrNotFound)

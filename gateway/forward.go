@@ -15,6 +15,7 @@ import (
 	"github.com/concordtx/concord/api"
 	"github.com/concordtx/concord/api/concord/v1/concordv1connect"
 	"github.com/concordtx/concord/security/access"
+	"github.com/concordtx/concord/txn"
 )
 
 type stub = concordv1connect.TransactionServiceClient
@@ -66,14 +67,14 @@ func forward[Req, Res any](ctx context.Context, h *handlers, at place, r *Req,
 	info, ok := connect.CallInfoForHandlerContext(ctx)
 	if by := ""; ok {
 		if by = info.RequestHeader().Get(api.HandedOnHeader); by != "" {
-			return nil, api.Unavailablef("node %s passes calls for node %d on to node %d: give each node its own "+
+			return nil, txn.Unavailablef("node %s passes calls for node %d on to node %d: give each node its own "+
 				"address in \"members\"", by, at.node, h.conf.Node)
 		}
 	}
 	addr := h.peers.address(at.node)
 	if addr == "" {
 		return nil, &goneError{fmt.Sprintf("session: node %d, which held the transaction, is no longer a member of "+
-			"this cluster: begin a new one", at.node), api.ErrNotFound}
+			"this cluster: begin a new one", at.node), txn.ErrNotFound}
 	}
 	m, err := there(h.peers.stub(addr), ctx, r)
 	switch {
@@ -86,7 +87,7 @@ func forward[Req, Res any](ctx context.Context, h *handlers, at place, r *Req,
 	case !connect.IsWireError(err):
 		return nil, &goneError{fmt.Sprintf("node %d, which holds the transaction, did not answer at %s (%v): send "+
 			"the request again; if it does not come back, Commit and Rollback say what became of the transaction",
-			at.node, addr, api.FromStatus(err)), api.ErrUnavailable}
+			at.node, addr, api.FromStatus(err)), txn.ErrUnavailable}
 	}
 	return nil, api.FromStatus(err)
 }

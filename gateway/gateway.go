@@ -171,12 +171,12 @@ func (g *Gateway) cluster(ctx context.Context) (*concord.Client, error) {
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	case <-timer.C:
-		return nil, api.Unavailablef("this node has not reached its cluster since it started: ask another node, or " +
+		return nil, txn.Unavailablef("this node has not reached its cluster since it started: ask another node, or " +
 			"run \"concord status\"")
 	}
 }
 
-var errClosing = api.Unavailablef("this node is shutting down: ask another node")
+var errClosing = txn.Unavailablef("this node is shutting down: ask another node")
 
 // resource returns the database of a name, if it is behind an agent.
 func (g *Gateway) resource(name string) (*agent.Resource, error) {
@@ -187,7 +187,7 @@ func (g *Gateway) resource(name string) (*agent.Resource, error) {
 		case r.Name() == name && ok:
 			return hosted, nil
 		case r.Name() == name:
-			return nil, api.Refusedf("resource: %s is a %s database that the nodes reach without an agent, and only "+
+			return nil, txn.Refusedf("resource: %s is a %s database that the nodes reach without an agent, and only "+
 				"agents hold sessions for others: "+
 				"run \"concord agent\" beside it, and give it driver: agent in the nodes' configuration", name,
 				r.Driver())
@@ -198,11 +198,11 @@ func (g *Gateway) resource(name string) (*agent.Resource, error) {
 	if names == nil {
 		return nil, fmt.Errorf("resource: there is no %.64q, and none at all that an agent holds: run \"concord "+
 			"agent\" beside a database, "+
-			"and add it to the nodes' configuration with driver: agent: %w", name, api.ErrNotFound)
+			"and add it to the nodes' configuration with driver: agent: %w", name, txn.ErrNotFound)
 	}
 	slices.Sort(names)
 	return nil, fmt.Errorf("resource: there is no %.64q, only %s: correct the name, or add it to the nodes' "+
-		"configuration: %w", name, strings.Join(names, ", "), api.ErrNotFound)
+		"configuration: %w", name, strings.Join(names, ", "), txn.ErrNotFound)
 }
 
 // room takes the place of one more session of a subject, before its transaction begins.
@@ -213,10 +213,10 @@ func (g *Gateway) room(subject string) error {
 	case g.closing:
 		return errClosing
 	case g.open >= maxOpen:
-		return api.Busyf("%d transactions are open at this node, which is the limit: end some, or begin it at "+
+		return txn.Busyf("%d transactions are open at this node, which is the limit: end some, or begin it at "+
 			"another node", maxOpen)
 	case subject != "" && g.openOf[subject] >= g.conf.MaxOpenOf:
-		return api.Busyf("%d transactions of %q are open at this node, which is the limit: end some, or begin it at "+
+		return txn.Busyf("%d transactions of %q are open at this node, which is the limit: end some, or begin it at "+
 			"another node", g.conf.MaxOpenOf, subject)
 	}
 	g.open++
@@ -293,8 +293,8 @@ func (g *Gateway) begin(ctx context.Context, silence time.Duration, opts ...conc
 		if g.life.Err() != nil {
 			return nil, errClosing
 		}
-		if !errors.Is(err, api.ErrInvalid) {
-			err = fmt.Errorf("%w: %w", err, api.ErrUnavailable)
+		if !errors.Is(err, txn.ErrInvalid) {
+			err = fmt.Errorf("%w: %w", err, txn.ErrUnavailable)
 		}
 		return nil, err
 	}

@@ -75,7 +75,7 @@ func (h *handlers) Begin(ctx context.Context,
 	if _, err := api.ParseProtocol("protocol", r.GetProtocol()); err != nil {
 		return nil, err
 	}
-	if err := api.ParseText("label", r.GetLabel(), api.MaxLabel); err != nil {
+	if err := api.ParseText("label", r.GetLabel(), txn.MaxLabel); err != nil {
 		return nil, err
 	}
 	opts := []concord.TxOption{concord.WithLabel(r.GetLabel()), concord.WithProtocol(r.GetProtocol())}

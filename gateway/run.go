@@ -18,6 +18,7 @@ import (
 	concordv1 "github.com/concordtx/concord/api/concord/v1"
 	"github.com/concordtx/concord/security"
 	"github.com/concordtx/concord/security/access"
+	"github.com/concordtx/concord/txn"
 )
 
 // maxStatements is how many statements one Run executes.
@@ -74,7 +75,7 @@ func (h *handlers) parseRun(ctx context.Context, r *concordv1.TransactionService
 	if timeout > 0 {
 		opts = append(opts, concord.WithTimeout(timeout))
 	}
-	if err := api.ParseText("label", r.GetLabel(), api.MaxLabel); err != nil {
+	if err := api.ParseText("label", r.GetLabel(), txn.MaxLabel); err != nil {
 		return nil, nil, err
 	}
 	if n := len(r.GetStatements()); n == 0 || n > maxStatements {
@@ -135,7 +136,7 @@ func (g *Gateway) share(subject, key string, asked sum, do func(*run)) (*run, er
 	return u, nil
 }
 
-var errOtherRequest = api.Refusedf("the key belongs to another request: send that word for word, or use another key")
+var errOtherRequest = txn.Refusedf("the key belongs to another request: send that word for word, or use another key")
 
 // once runs the statements, or finds what was committed under the key before.
 func (g *Gateway) once(client *concord.Client, r *concordv1.TransactionServiceRunRequest, asked sum,
@@ -232,8 +233,8 @@ func failedRun(err error) (*concordv1.TransactionServiceRunResponse, error) {
 	case errors.As(err, &unknown):
 		return &concordv1.TransactionServiceRunResponse{Outcome: outcomeUnknown, Gid: unknown.GID.String(),
 			Reason: unknown.Error()}, nil
-	case errors.Is(err, api.ErrRefused), errors.Is(err, api.ErrInvalid), errors.Is(err, api.ErrDenied):
+	case errors.Is(err, txn.ErrRefused), errors.Is(err, txn.ErrInvalid), errors.Is(err, txn.ErrDenied):
 		return nil, err
 	}
-	return nil, fmt.Errorf("%w: %w", err, api.ErrUnavailable)
+	return nil, fmt.Errorf("%w: %w", err, txn.ErrUnavailable)
 }

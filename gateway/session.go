@@ -87,7 +87,7 @@ func (s *session) do(ctx context.Context, number uint64, asked proto.Message, wo
 	case s.over != nil:
 		return nil, s.refusal()
 	case s.number != number:
-		return nil, api.Refusedf("request %d of this transaction has been followed by another one, so its answer is "+
+		return nil, txn.Refusedf("request %d of this transaction has been followed by another one, so its answer is "+
 			"gone: wait for each answer before the next request, or begin a new transaction", number)
 	}
 	return s.answer, nil
@@ -99,7 +99,7 @@ func (s *session) refusal() error {
 	if why == "" {
 		why = "begin a new one"
 	}
-	return api.Refusedf("transaction %v accepts no more requests: it is %s: %s", s.id, s.over.outcome, why)
+	return txn.Refusedf("transaction %v accepts no more requests: it is %s: %s", s.id, s.over.outcome, why)
 }
 
 // take begins a request, or joins one that was sent before. What it returns is closed when the answer
@@ -120,12 +120,12 @@ func (s *session) take(number uint64, asked sum, work func() proto.Message) (<-c
 	case number == s.number:
 		return s.running, nil
 	case s.ending != nil:
-		return nil, api.Refusedf("transaction %v is being ended: ask Commit or Rollback what became of it", s.id)
+		return nil, txn.Refusedf("transaction %v is being ended: ask Commit or Rollback what became of it", s.id)
 	case number == s.number+1 && busy:
-		return nil, api.Refusedf("request %d of this transaction is still under way: wait for its answer before you "+
+		return nil, txn.Refusedf("request %d of this transaction is still under way: wait for its answer before you "+
 			"send the next one", s.number)
 	case number != s.number+1:
-		return nil, api.Refusedf("the next request of this transaction has number %d, not %d: number them from 1 "+
+		return nil, txn.Refusedf("the next request of this transaction has number %d, not %d: number them from 1 "+
 			"without a gap", s.number+1, number)
 	}
 	running := make(chan struct{})

@@ -77,15 +77,15 @@ func handedOn(there func(cancel func()) error) func(*testing.T, *Gateway) error 
 }
 
 var messages = []message{
-	{name: "another request while one is under way", is: api.ErrRefused,
+	{name: "another request while one is under way", is: txn.ErrRefused,
 		meet: taking(2, func(s *session) { s.running = make(chan struct{}) }),
 		says: "request 1 of this transaction is still under way: wait for its answer before you send the next one"},
-	{name: "a gap", is: api.ErrRefused, meet: taking(3, func(*session) {}),
+	{name: "a gap", is: txn.ErrRefused, meet: taking(3, func(*session) {}),
 		says: "the next request of this transaction has number 2, not 3: number them from 1 without a gap"},
-	{name: "a request while the transaction is ended", is: api.ErrRefused,
+	{name: "a request while the transaction is ended", is: txn.ErrRefused,
 		meet: taking(2, func(s *session) { s.ending = make(chan struct{}) }),
 		says: "transaction GID is being ended: ask Commit or Rollback what became of it"},
-	{name: "a request after the end", is: api.ErrRefused,
+	{name: "a request after the end", is: txn.ErrRefused,
 		meet: taking(2, func(s *session) { s.over = &ended{outcome: outcomeCommitted} }),
 		says: "transaction GID accepts no more requests: it is committed: begin a new one"},
 	{name: "a caller who leaves", is: context.Canceled, meet: func(t *testing.T, _ *Gateway) error {
@@ -108,7 +108,7 @@ var messages = []message{
 			_, err := s.wait(ctx)
 			return err
 		}, says: "transaction GID is being ended: ask again to hear what became of it: context canceled"},
-	{name: "a session that the node does not hold", is: api.ErrNotFound, meet: func(t *testing.T, g *Gateway) error {
+	{name: "a session that the node does not hold", is: txn.ErrNotFound, meet: func(t *testing.T, g *Gateway) error {
 		id := txn.NewID(time.Now())
 		g.sessions[id] = aSession()
 		return (&handlers{g}).maySettle(id)
@@ -131,31 +131,31 @@ var messages = []message{
 	{name: "a node that takes its time", is: context.Canceled,
 		meet: handedOn(func(cancel func()) error { cancel(); return context.Canceled }),
 		says: "node 2, which holds the transaction, is still working on it: send the request again: context canceled"},
-	{name: "a node that does not answer", is: api.ErrUnavailable,
+	{name: "a node that does not answer", is: txn.ErrUnavailable,
 		meet: handedOn(func(func()) error { return errors.New("connection refused") }),
 		says: "node 2, which holds the transaction, did not answer at 10.0.0.2:7420 (connection refused): send the " +
 			"request again; if it does not come back, Commit and Rollback say what became of the transaction"},
-	{name: "a node that is no member", is: api.ErrNotFound, meet: func(t *testing.T, _ *Gateway) error {
+	{name: "a node that is no member", is: txn.ErrNotFound, meet: func(t *testing.T, _ *Gateway) error {
 		_, err := forward[concordv1.TransactionServiceExecuteRequest, concordv1.TransactionServiceExecuteResponse](
 			t.Context(), &handlers{hosting()}, place{node: 7}, nil, nil)
 		return err
 	}, says: "session: node 7, which held the transaction, is no longer a member of this cluster: begin a new one"},
-	{name: "a node that shuts down", is: api.ErrUnavailable, meet: func(_ *testing.T, g *Gateway) error {
+	{name: "a node that shuts down", is: txn.ErrUnavailable, meet: func(_ *testing.T, g *Gateway) error {
 		g.closing = true
 		return g.room("")
 	}, says: "this node is shutting down: ask another node"},
 
-	{name: "a resource without an agent", is: api.ErrRefused, meet: func(*testing.T, *Gateway) error {
+	{name: "a resource without an agent", is: txn.ErrRefused, meet: func(*testing.T, *Gateway) error {
 		_, err := hosting(memory.New("plain", memory.NewDisk())).resource("plain")
 		return err
 	}, says: `resource: plain is a memory database that the nodes reach without an agent, and only agents hold ` +
 		`sessions for others: run "concord agent" beside it, and give it driver: agent in the nodes' configuration`},
-	{name: "no agents at all", is: api.ErrNotFound, meet: func(_ *testing.T, g *Gateway) error {
+	{name: "no agents at all", is: txn.ErrNotFound, meet: func(_ *testing.T, g *Gateway) error {
 		_, err := g.resource("nowhere")
 		return err
 	}, says: `resource: there is no "nowhere", and none at all that an agent holds: run "concord agent" beside a ` +
 		`database, and add it to the nodes' configuration with driver: agent: not found`},
-	{name: "no such resource", is: api.ErrNotFound, meet: func(t *testing.T, _ *Gateway) error {
+	{name: "no such resource", is: txn.ErrNotFound, meet: func(t *testing.T, _ *Gateway) error {
 		client, err := agent.Dial("127.0.0.1:1")
 		require.NoError(t, err)
 		ledger := agent.New("ledger", client)
@@ -164,22 +164,22 @@ var messages = []message{
 		return err
 	}, says: `resource: there is no "nowhere", only ledger: correct the name, or add it to the nodes' ` +
 		`configuration: not found`},
-	{name: "no such resource in a run", is: api.ErrNotFound, meet: func(t *testing.T, g *Gateway) error {
+	{name: "no such resource in a run", is: txn.ErrNotFound, meet: func(t *testing.T, g *Gateway) error {
 		_, _, err := (&handlers{g}).parseRun(t.Context(), &concordv1.TransactionServiceRunRequest{Key: "k",
 			Statements: []*concordv1.RunStatement{{Resource: "nowhere"}}})
 		return err
 	}, says: `statements[0].resource: there is no "nowhere", and none at all that an agent holds: run "concord ` +
 		`agent" beside a database, and add it to the nodes' configuration with driver: agent: not found`},
-	{name: "too many transactions", is: api.ErrBusy, meet: func(_ *testing.T, g *Gateway) error {
+	{name: "too many transactions", is: txn.ErrBusy, meet: func(_ *testing.T, g *Gateway) error {
 		g.open = maxOpen
 		return g.room("ann")
 	}, says: "1024 transactions are open at this node, which is the limit: end some, or begin it at another node"},
-	{name: "too many transactions of one", is: api.ErrBusy, meet: func(_ *testing.T, g *Gateway) error {
+	{name: "too many transactions of one", is: txn.ErrBusy, meet: func(_ *testing.T, g *Gateway) error {
 		g.openOf["ann"] = g.conf.MaxOpenOf
 		return g.room("ann")
 	}, says: `256 transactions of "ann" are open at this node, which is the limit: end some, or begin it at another ` +
 		`node`},
-	{name: "a key of another request", is: api.ErrRefused, meet: func(_ *testing.T, g *Gateway) error {
+	{name: "a key of another request", is: txn.ErrRefused, meet: func(_ *testing.T, g *Gateway) error {
 		g.runs["k"] = &run{asked: sum{1}}
 		_, err := g.share("", "k", sum{2}, nil)
 		return err
@@ -212,7 +212,7 @@ func TestEveryErrorHasARow(t *testing.T) {
 	for _, m := range messages {
 		rows = append(rows, m.says)
 	}
-	said.Check(t, rows, withoutRow, "Refusedf", "Busyf", "Unavailablef", "Deniedf")
+	said.Check(t, rows, withoutRow, said.RequestErrors...)
 }
 
 // withoutRow are the texts that no row of the table has.

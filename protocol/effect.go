@@ -20,8 +20,8 @@ type Propose struct {
 }
 
 // Finish asks to end a branch by the decision, prepared or not: on its session (by who holds
-// it), by a message to its agent or through a connection of our own (by a Transaction), at the
-// resource (by a participant). It ends with Finished or FinishFailed.
+// it), by a message to its agent (by who drives the transaction, or the witness), at the resource (by a
+// participant). It ends with Finished or FinishFailed.
 type Finish struct {
 	No       txn.BranchNo
 	Decision txn.Decision

@@ -17,16 +17,14 @@ type RollbackAsked struct{ Reason string }
 // speaks for. To a Transaction, and what it means is the protocol's business: see there.
 type OrphanMet struct{ Reason string }
 
-// Asked is the commit request. Branches have voted Yes already and are held by whoever
-// asks; Missing are held by agents and have not voted. To a Transaction.
-type Asked struct{ Branches, Missing []txn.Branch }
+// Asked is the commit request. Its branches have voted Yes already. To a Transaction.
+type Asked struct{ Branches []txn.Branch }
 
-// PrepareAsked says that the coordinator wants a vote. To a participant.
+// PrepareAsked says that whoever drives the transaction wants a vote. To a participant.
 type PrepareAsked struct{}
 
-// Voted is the vote of a branch. To who holds the branch it comes from the resource, and a Yes
-// says that the branch is durable; to a Transaction from an agent. Branch is set for a
-// Yes, Reason for a No.
+// Voted is the vote of a branch, from its resource; a Yes says that the branch is durable. Branch is
+// set for a Yes, Reason for a No.
 type Voted struct {
 	No     txn.BranchNo
 	Vote   txn.Vote
@@ -54,10 +52,6 @@ type Finished struct {
 // FinishFailed says that finishing a branch found nothing out: it has to be tried again.
 type FinishFailed struct{ No txn.BranchNo }
 
-// Inquired says that the holder of a prepared branch asks what became of it, or that
-// somebody met one and asks for it. To a Transaction.
-type Inquired struct{ No txn.BranchNo }
-
 // Opened says that work began on the branch. To a participant; No is for those that have several.
 type Opened struct{ No txn.BranchNo }
 
@@ -65,8 +59,8 @@ type Opened struct{ No txn.BranchNo }
 // participant; No is for those that have several.
 type Listed struct{ No txn.BranchNo }
 
-// Tick says that it is time to ask again for what is still missing. To a Transaction or a
-// participant.
+// Tick says that it is time to ask again for what is still missing. To a participant, or to a
+// Transaction that asks by messages.
 type Tick struct{}
 
 // IsEvent marks what may happen, here and in the packages of the protocols.
@@ -79,7 +73,6 @@ func (Delivered) IsEvent()     {}
 func (Decided) IsEvent()       {}
 func (Finished) IsEvent()      {}
 func (FinishFailed) IsEvent()  {}
-func (Inquired) IsEvent()      {}
 func (Opened) IsEvent()        {}
 func (Listed) IsEvent()        {}
 func (Tick) IsEvent()          {}

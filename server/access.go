@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"slices"
 
-	"github.com/concordtx/concord/api"
 	concordv1 "github.com/concordtx/concord/api/concord/v1"
 	"github.com/concordtx/concord/api/concord/v1/concordv1connect"
 	"github.com/concordtx/concord/coordinator/commit"
@@ -131,7 +130,7 @@ func mayReplay(ctx context.Context, x txn.Txn) error {
 	}
 	if !owns(a, resources) {
 		return fmt.Errorf("%w: another application's transaction is committed under the key: begin keys with a name "+
-			"of your own", api.ErrDenied)
+			"of your own", txn.ErrDenied)
 	}
 	return nil
 }

@@ -219,11 +219,11 @@ func TestEveryProcedureByEveryRole(t *testing.T) {
 func TestWhatWhoeverIsNotLetInReads(t *testing.T) {
 	c := guarded(t, newFake())
 	_, err := c.stub("").Status(t.Context(), &concordv1.StatusRequest{})
-	require.ErrorIs(t, api.FromStatus(err), api.ErrUnauthenticated)
+	require.ErrorIs(t, api.FromStatus(err), txn.ErrUnauthenticated)
 	require.EqualError(t, api.FromStatus(err), "unauthenticated: this cluster wants a client certificate or a "+
 		"token: --certs-dir, --token-file")
 	_, err = c.stub("billing-app").Resolve(t.Context(), &concordv1.ResolveRequest{})
-	require.ErrorIs(t, api.FromStatus(err), api.ErrDenied)
+	require.ErrorIs(t, api.FromStatus(err), txn.ErrDenied)
 	require.EqualError(t, api.FromStatus(err), `permission denied: "billing-app" has no role operator (grants: `+
 		`application on billing): "auth.grants" in the configuration gives roles`)
 	_, err = c.stub("mallory").Status(t.Context(), &concordv1.StatusRequest{})
@@ -244,10 +244,10 @@ func TestWhoComesInPlainReadsWhatIsMissing(t *testing.T) {
 	defer plain.Close()
 	const says = "unauthenticated: this cluster wants a client certificate or a token: --certs-dir, --token-file"
 	_, err = plain.Status(t.Context(), &concordv1.StatusRequest{})
-	require.ErrorIs(t, err, api.ErrUnauthenticated)
+	require.ErrorIs(t, err, txn.ErrUnauthenticated)
 	require.ErrorContains(t, err, says)
 	_, err = plain.Commit(t.Context(), bare())
-	require.ErrorIs(t, err, api.ErrUnauthenticated)
+	require.ErrorIs(t, err, txn.ErrUnauthenticated)
 	require.ErrorContains(t, err, says)
 }
 
@@ -281,7 +281,7 @@ func TestTokens(t *testing.T) {
 		return api.FromStatus(err)
 	}
 	require.Eventually(t, func() bool { return call(c.as(""), token) == nil }, 10*time.Second, 100*time.Millisecond)
-	require.ErrorIs(t, call(c.as("anna"), token+"x"), api.ErrUnauthenticated, "a wrong token is not made good by a "+
+	require.ErrorIs(t, call(c.as("anna"), token+"x"), txn.ErrUnauthenticated, "a wrong token is not made good by a "+
 		"certificate")
 	require.NoError(t, call(c.as("mallory"), token), "nor a right one made bad")
 	stream, err := concordv1connect.NewCoordinatorServiceClient(&http.Client{Transport: with{c.as("").Transport,
@@ -292,11 +292,11 @@ func TestTokens(t *testing.T) {
 	require.NoError(t, security.RevokeToken(c.tokens, e.ID))
 	for stream.Receive() {
 	}
-	require.ErrorIs(t, api.FromStatus(stream.Err()), api.ErrUnauthenticated)
+	require.ErrorIs(t, api.FromStatus(stream.Err()), txn.ErrUnauthenticated)
 	for range 30 {
 		err = call(c.as(""), token)
 	}
-	require.ErrorIs(t, err, api.ErrBusy, "who has many wrong ones is not heard for a while")
+	require.ErrorIs(t, err, txn.ErrBusy, "who has many wrong ones is not heard for a while")
 	right, _, err := security.CreateToken(c.tokens, "vera", time.Hour)
 	require.NoError(t, err)
 	require.Eventually(t, func() bool { return call(c.as(""), right) == nil }, 10*time.Second, 100*time.Millisecond,
@@ -325,12 +325,12 @@ func TestTheCallerHeaderOfAClientIsRefused(t *testing.T) {
 	}
 	require.EqualError(t, call("billing-app", "concord://shop/client/otto"), "Concord-Caller: only nodes speak for "+
 		"others: invalid request")
-	require.ErrorIs(t, call("", "concord://shop/client/otto"), api.ErrInvalid)
+	require.ErrorIs(t, call("", "concord://shop/client/otto"), txn.ErrInvalid)
 	for _, nonsense := range []string{"otto", "concord://shop/node/1", "concord://other/client/otto",
 		"concord://shop/client/otto?"} {
-		require.ErrorIs(t, call("2", nonsense), api.ErrInvalid, nonsense)
+		require.ErrorIs(t, call("2", nonsense), txn.ErrInvalid, nonsense)
 	}
-	require.ErrorIs(t, call("2", "concord://shop/client/billing-app"), api.ErrDenied, "a node's certificate is not "+
+	require.ErrorIs(t, call("2", "concord://shop/client/billing-app"), txn.ErrDenied, "a node's certificate is not "+
 		"taken for its caller")
 	require.ErrorContains(t, call("2", "concord://shop/client/otto"), "gid: ", "the operator was let in, and his "+
 		"request is looked at")
@@ -354,7 +354,7 @@ func TestAKeyOfAnotherApplication(t *testing.T) {
 		Resource: "billing"}}}
 	c := guarded(t, n)
 	_, err := c.stub("billing-app").KeyUse(t.Context(), &concordv1.KeyUseRequest{Key: "k"})
-	require.ErrorIs(t, api.FromStatus(err), api.ErrDenied)
+	require.ErrorIs(t, api.FromStatus(err), txn.ErrDenied)
 	require.EqualError(t, api.FromStatus(err), "permission denied: another application's transaction is committed "+
 		"under the key: begin keys with a name of your own")
 	own, err := c.stub("shop-app").KeyUse(t.Context(), &concordv1.KeyUseRequest{Key: "k"})
@@ -381,10 +381,10 @@ func TestOthersTransactionsAreNotFound(t *testing.T) {
 	}
 	for _, stranger := range []string{"billing-app", "east"} {
 		_, err := get(stranger)
-		require.ErrorIs(t, err, api.ErrNotFound, stranger)
+		require.ErrorIs(t, err, txn.ErrNotFound, stranger)
 		require.Zero(t, listed(stranger), stranger)
 		_, err = c.stub(stranger).Outcome(t.Context(), &concordv1.OutcomeRequest{Gid: id.String()})
-		require.ErrorIs(t, api.FromStatus(err), api.ErrNotFound, stranger)
+		require.ErrorIs(t, api.FromStatus(err), txn.ErrNotFound, stranger)
 	}
 	require.NotContains(t, n.calls, "Outcome", "it was not asked, so nothing was aborted")
 	own, err := get("shop-app")
@@ -408,7 +408,7 @@ func TestNobodyCommitsOnWhatHeWasNotGranted(t *testing.T) {
 	r := bare()
 	r.Branches = []*concordv1.Branch{{No: 1, Resource: "billing"}, {No: 2, Resource: "orders"}}
 	_, err := c.stub("billing-app").Commit(t.Context(), r)
-	require.ErrorIs(t, api.FromStatus(err), api.ErrDenied)
+	require.ErrorIs(t, api.FromStatus(err), txn.ErrDenied)
 	require.ErrorContains(t, err, `"billing-app" has no role application on `)
 	require.Empty(t, n.calls, "a denial leaves nothing behind")
 	bidi, err := c.stub("billing-app").Decide(t.Context())
@@ -455,7 +455,7 @@ func TestWhoIsToldWhatOfADeadlock(t *testing.T) {
 		"whose it is")
 	told := len(n.calls)
 	_, err = tells("billing-app", "orders")
-	require.ErrorIs(t, api.FromStatus(err), api.ErrDenied)
+	require.ErrorIs(t, api.FromStatus(err), txn.ErrDenied)
 	require.Len(t, n.calls, told, "the node does not hear of it")
 	res, err = tells("shop-app", "orders")
 	require.NoError(t, err)

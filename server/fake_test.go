@@ -17,7 +17,6 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/concordtx/concord/adapters"
-	"github.com/concordtx/concord/api"
 	"github.com/concordtx/concord/api/concord/v1/concordv1connect"
 	"github.com/concordtx/concord/api/member"
 	"github.com/concordtx/concord/coordinator"
@@ -183,7 +182,7 @@ func (f *fakeNode) Check(context.Context, string) (map[string]coordinator.CheckR
 func (f *fakeNode) follows(leader uint64, addr string) {
 	f.snapshot.Node, f.snapshot.Leader = 2, zab.NodeID(leader)
 	f.addresses[leader] = addr
-	f.err = &api.NotLeaderError{Leader: leader, API: addr}
+	f.err = &txn.NotLeaderError{Leader: leader, API: addr}
 }
 
 // served is a node on the network.

@@ -81,7 +81,7 @@ func sameCluster(s *coordinator.Snapshot, named string) error {
 	case err != nil:
 		return err
 	case s.Cluster == 0 && s.Leader == s.Node: // its first leader is about to form it
-		return &api.NotLeaderError{}
+		return &txn.NotLeaderError{}
 	case s.Cluster == 0:
 		return nil
 	}
@@ -111,7 +111,7 @@ func (h *handlers) Finished(ctx context.Context, r *concordv1.FinishedRequest) (
 	granted, all := a.Resources(security.Application, security.AgentRole)
 	reporter := commit.Reporter{Limited: !all, Resources: granted}
 	if len(decided) > 0 && !a.Has(security.Application) {
-		return nil, fmt.Errorf("decided: only applications decide in a last resource: %w", api.ErrDenied)
+		return nil, fmt.Errorf("decided: only applications decide in a last resource: %w", txn.ErrDenied)
 	}
 	for _, d := range decided {
 		h.node.LastDecided(d, reporter)
@@ -146,9 +146,9 @@ func (h *handlers) ofLeader() error {
 	s := h.node.Status()
 	switch {
 	case s.CutOff(time.Now()) > 0:
-		return &api.NotLeaderError{}
+		return &txn.NotLeaderError{}
 	case s.Leader != s.Node:
-		return &api.NotLeaderError{Leader: uint64(s.Leader), API: h.node.APIAddress(uint64(s.Leader))}
+		return &txn.NotLeaderError{Leader: uint64(s.Leader), API: h.node.APIAddress(uint64(s.Leader))}
 	}
 	return nil
 }
@@ -176,7 +176,7 @@ func (h *handlers) Outcome(ctx context.Context, r *concordv1.OutcomeRequest) (*c
 		}
 	}
 	a, err := h.node.Outcome(ctx, q)
-	if errors.Is(err, api.ErrTooOld) {
+	if errors.Is(err, txn.ErrTooOld) {
 		return &concordv1.OutcomeResponse{Outcome: txn.Unknown.String(), Reason: err.Error()}, nil
 	}
 	if err != nil {
@@ -217,9 +217,9 @@ func (h *handlers) Resolve(ctx context.Context, r *concordv1.ResolveRequest) (*c
 	if err != nil {
 		return nil, err
 	}
-	if len(r.GetResources()) > api.MaxBranches {
+	if len(r.GetResources()) > txn.MaxBranches {
 		return nil, fmt.Errorf("resources: %d of them: a transaction has at most %d branches: %w",
-			len(r.GetResources()), api.MaxBranches, api.ErrInvalid)
+			len(r.GetResources()), txn.MaxBranches, txn.ErrInvalid)
 	}
 	last, err := api.ParseLastResource("last_resource", r.GetLastResource())
 	if err != nil {
@@ -258,10 +258,10 @@ func (h *handlers) Settle(ctx context.Context, r *concordv1.SettleRequest) (*con
 	decision, known := settlements[r.GetAction()]
 	if !known {
 		return nil, fmt.Errorf("action: %.20q is not abandon, abort or commit, the only actions that this version "+
-			"knows: %w", r.GetAction(), api.ErrInvalid)
+			"knows: %w", r.GetAction(), txn.ErrInvalid)
 	}
 	who, err := parseOperator(ctx, r.GetWho(), r.GetReason())
-	if err = errors.Join(err, api.ParseText("resource", r.GetResource(), api.MaxResourceName)); err != nil {
+	if err = errors.Join(err, api.ParseText("resource", r.GetResource(), txn.MaxResourceName)); err != nil {
 		return nil, err
 	}
 	if err := h.ofLeader(); err != nil {
@@ -300,11 +300,11 @@ func (h *handlers) AddMember(ctx context.Context, r *concordv1.AddMemberRequest)
 	}
 	switch {
 	case m.ID == 0:
-		return nil, fmt.Errorf("node: is missing or 0: ids start at 1: %w", api.ErrInvalid)
+		return nil, fmt.Errorf("node: is missing or 0: ids start at 1: %w", txn.ErrInvalid)
 	case r.GetRole() != "voter" && r.GetRole() != "observer":
-		return nil, fmt.Errorf("role: %.20q is neither voter nor observer: %w", r.GetRole(), api.ErrInvalid)
+		return nil, fmt.Errorf("role: %.20q is neither voter nor observer: %w", r.GetRole(), txn.ErrInvalid)
 	case m.Peer == m.API:
-		return nil, fmt.Errorf("peer, api: both are %.40q: give two addresses: %w", m.Peer, api.ErrInvalid)
+		return nil, fmt.Errorf("peer, api: both are %.40q: give two addresses: %w", m.Peer, txn.ErrInvalid)
 	}
 	if err := errors.Join(parseAddress("peer", m.Peer), parseAddress("api", m.API)); err != nil {
 		return nil, err
@@ -321,7 +321,7 @@ const (
 
 func parseAddress(field, addr string) error {
 	if !api.Dialable(addr) {
-		return fmt.Errorf("%s: %.40q is not host:port: %w", field, addr, api.ErrInvalid)
+		return fmt.Errorf("%s: %.40q is not host:port: %w", field, addr, txn.ErrInvalid)
 	}
 	return api.ParseText(field, addr, maxAddress)
 }
@@ -350,10 +350,10 @@ func (h *handlers) TransferLeadership(ctx context.Context,
 // by the certificate or the token, and by his own word.
 func parseOperator(ctx context.Context, who, reason string) (string, error) {
 	if reason == "" {
-		return "", fmt.Errorf("reason: say why, it is kept with the transaction: %w", api.ErrInvalid)
+		return "", fmt.Errorf("reason: say why, it is kept with the transaction: %w", txn.ErrInvalid)
 	}
-	return access.Of(ctx).Who(who), errors.Join(api.ParseText("who", who, api.MaxResourceName), api.ParseText("reason",
-		reason, api.MaxReason))
+	return access.Of(ctx).Who(who), errors.Join(api.ParseText("who", who, txn.MaxResourceName), api.ParseText("reason",
+		reason, txn.MaxReason))
 }
 
 func (h *handlers) Recover(ctx context.Context, r *concordv1.RecoverRequest) (*concordv1.RecoverResponse, error) {
@@ -417,7 +417,7 @@ func (h *handlers) Watch(ctx context.Context, r *concordv1.WatchRequest,
 	defer h.watches.Add(-1)
 	if h.watches.Add(1) > int64(h.limits.Watches) {
 		return api.ToStatus(fmt.Errorf("%d watch this node, which is the limit: ask again in a moment, or watch "+
-			"another node: %w", h.limits.Watches, api.ErrBusy))
+			"another node: %w", h.limits.Watches, txn.ErrBusy))
 	}
 	interval := 500 * time.Millisecond
 	if ms := r.GetIntervalMs(); ms > 0 {
@@ -473,7 +473,7 @@ func same(a, b *coordinator.Snapshot) bool {
 
 func (h *handlers) Resources(ctx context.Context, r *concordv1.ResourcesRequest) (*concordv1.ResourcesResponse, error) {
 	if r.GetName() != "" { // what counts is what the leader finds, if there is one
-		var other *api.NotLeaderError
+		var other *txn.NotLeaderError
 		if err := h.ofLeader(); errors.As(err, &other) && other.API != "" {
 			return nil, err
 		}
@@ -484,7 +484,7 @@ func (h *handlers) Resources(ctx context.Context, r *concordv1.ResourcesRequest)
 		return nil, err
 	}
 	if s.Cluster == 0 {
-		return nil, fmt.Errorf("the cluster is being formed: ask again in a moment: %w", api.ErrUnavailable)
+		return nil, fmt.Errorf("the cluster is being formed: ask again in a moment: %w", txn.ErrUnavailable)
 	}
 	return &concordv1.ResourcesResponse{Cluster: s.Cluster.String(), Resources: resourceMessages(s, time.Now()),
 		MaxTransactionMs: h.node.MaxTransaction().Milliseconds(), NowMs: time.Now().UnixMilli(), Zxid: s.Zxid.String(),
@@ -495,7 +495,7 @@ func (h *handlers) CheckResource(ctx context.Context,
 	r *concordv1.CheckResourceRequest) (*concordv1.CheckResourceResponse, error) {
 	// What counts is what the leader finds. Where there is none, this node looks itself: that
 	// something is wrong with a database is worth to be known before the cluster is formed.
-	var other *api.NotLeaderError
+	var other *txn.NotLeaderError
 	if err := h.ofLeader(); errors.As(err, &other) && other.API != "" {
 		return nil, err
 	}
@@ -525,7 +525,7 @@ func (h *handlers) CheckResource(ctx context.Context,
 
 func (h *handlers) ReportResource(ctx context.Context,
 	r *concordv1.ReportResourceRequest) (*concordv1.ReportResourceResponse, error) {
-	if err := api.ParseText("name", r.GetName(), api.MaxResourceName); err != nil {
+	if err := api.ParseText("name", r.GetName(), txn.MaxResourceName); err != nil {
 		return nil, err
 	}
 	if err := h.ofLeader(); err != nil { // before a database is asked
@@ -551,7 +551,7 @@ func (h *handlers) ReportResource(ctx context.Context,
 func (h *handlers) AcceptResource(ctx context.Context,
 	r *concordv1.AcceptResourceRequest) (*concordv1.AcceptResourceResponse, error) {
 	who, err := parseOperator(ctx, r.GetWho(), r.GetReason())
-	if err = errors.Join(err, api.ParseText("name", r.GetName(), api.MaxResourceName)); err != nil {
+	if err = errors.Join(err, api.ParseText("name", r.GetName(), txn.MaxResourceName)); err != nil {
 		return nil, err
 	}
 	err = h.node.Accept(ctx, r.GetName(), who, r.GetReason())

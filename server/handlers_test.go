@@ -155,7 +155,7 @@ func TestCallsOfTheLeaderAreHandedOnToIt(t *testing.T) {
 
 			ctx, info = connect.NewClientContext(t.Context())
 			info.RequestHeader().Set(api.RedirectHeader, "1")
-			notLeader := (*api.NotLeaderError)(nil)
+			notLeader := (*txn.NotLeaderError)(nil)
 			require.ErrorAs(t, api.FromStatus(do(ctx, follows.stub(t))), &notLeader,
 				"who wants to go there himself is told where")
 			require.Equal(t, leads.addr(), notLeader.API)
@@ -175,7 +175,7 @@ func TestCallsOfTheLeaderAreHandedOnToIt(t *testing.T) {
 	leads.Close()
 	for name, do := range ofLeader {
 		err := api.FromStatus(do(t.Context(), follows.stub(t)))
-		require.ErrorIs(t, err, api.ErrUnavailable, name)
+		require.ErrorIs(t, err, txn.ErrUnavailable, name)
 		require.ErrorContains(t, err, "node 1, did not answer", name)
 	}
 }
@@ -209,13 +209,13 @@ func TestCallsOfAnyNodeAreServedByOneThatDoesNotLead(t *testing.T) {
 // Only to look at a database needs no leader.
 func TestWithoutALeaderTheCallsOfTheLeaderAreUnavailable(t *testing.T) {
 	n := newFake()
-	n.snapshot.Leader, n.err = 0, &api.NotLeaderError{}
+	n.snapshot.Leader, n.err = 0, &txn.NotLeaderError{}
 	s := serve(t, n, nil)
 	for name, do := range ofLeader {
 		if err := do(t.Context(), s.stub(t)); name == "CheckResource" || name == "Resources" {
-			require.NotErrorIs(t, api.FromStatus(err), api.ErrInvalid)
+			require.NotErrorIs(t, api.FromStatus(err), txn.ErrInvalid)
 		} else {
-			require.ErrorIs(t, api.FromStatus(err), api.ErrUnavailable, name)
+			require.ErrorIs(t, api.FromStatus(err), txn.ErrUnavailable, name)
 		}
 	}
 	n.err = nil
@@ -225,13 +225,13 @@ func TestWithoutALeaderTheCallsOfTheLeaderAreUnavailable(t *testing.T) {
 }
 
 func TestErrorsOfTheNodeKeepTheirKind(t *testing.T) {
-	for _, want := range []error{api.ErrUnavailable, api.ErrNotFound, api.ErrDecided, api.ErrRefused, api.ErrBusy,
-		api.ErrTooOld} {
+	for _, want := range []error{txn.ErrUnavailable, txn.ErrNotFound, txn.ErrDecided, txn.ErrRefused, txn.ErrBusy,
+		txn.ErrTooOld} {
 		n := newFake()
 		n.err = fmt.Errorf("because of the test: %w", want)
 		s := serve(t, n, nil)
 		for name, do := range ofLeader {
-			if name == "Outcome" && want == api.ErrTooOld || name == "Finished" || name == "Deliver" ||
+			if name == "Outcome" && want == txn.ErrTooOld || name == "Finished" || name == "Deliver" ||
 				name == "Resources" {
 				continue // an answer of its own; what the node does about it has no error
 			}
@@ -244,7 +244,7 @@ func TestErrorsOfTheNodeKeepTheirKind(t *testing.T) {
 		require.Equal(t, connect.CodeOf(api.ToStatus(want)), connect.Code(a.GetCode()))
 	}
 	n := newFake()
-	n.err = api.ErrTooOld
+	n.err = txn.ErrTooOld
 	res, err := serve(t, n, nil).stub(t).Outcome(t.Context(), &concordv1.OutcomeRequest{Gid: gid()})
 	require.NoError(t, err)
 	require.Equal(t, "unknown", res.GetOutcome())
@@ -313,7 +313,7 @@ func TestMalformedRequestsAreRefusedBeforeTheNodeHearsOfThem(t *testing.T) {
 			return err
 		},
 	} {
-		require.ErrorIs(t, api.FromStatus(do(t.Context())), api.ErrInvalid, what)
+		require.ErrorIs(t, api.FromStatus(do(t.Context())), txn.ErrInvalid, what)
 	}
 	require.Empty(t, n.calls)
 }
@@ -322,12 +322,12 @@ func TestMalformedRequestsAreRefusedBeforeTheNodeHearsOfThem(t *testing.T) {
 // what is wrong, and not that this node is behind.
 func TestRequestForAnotherClusterIsRefusedAtOnce(t *testing.T) {
 	n := newFake()
-	n.behind = fmt.Errorf("this node is behind: %w", api.ErrUnavailable)
+	n.behind = fmt.Errorf("this node is behind: %w", txn.ErrUnavailable)
 	s := serve(t, n, nil)
 	r := bare()
 	r.Cluster, r.Seen = (fakeCluster + 1).String(), "99.1"
 	_, err := s.stub(t).Commit(t.Context(), r)
-	require.ErrorIs(t, api.FromStatus(err), api.ErrInvalid)
+	require.ErrorIs(t, api.FromStatus(err), txn.ErrInvalid)
 	require.ErrorContains(t, err, "set up anew")
 	a := decide(t, s, "99.1", r, bare())
 	require.EqualValues(t, connect.CodeInvalidArgument, a[0].GetError().GetCode())
@@ -341,12 +341,12 @@ func TestRequestForAnotherClusterIsRefusedAtOnce(t *testing.T) {
 func TestRequestToAClusterThatIsBeingFormedIsAskedAgain(t *testing.T) {
 	n := newFake()
 	n.snapshot.Cluster = 0
-	n.behind = fmt.Errorf("this node is behind: %w", api.ErrUnavailable)
+	n.behind = fmt.Errorf("this node is behind: %w", txn.ErrUnavailable)
 	s := serve(t, n, nil)
 	r := bare()
 	r.Cluster, r.Seen = fakeCluster.String(), "99.1"
 	_, err := s.stub(t).Commit(t.Context(), r)
-	var notLeader *api.NotLeaderError
+	var notLeader *txn.NotLeaderError
 	require.ErrorAs(t, api.FromStatus(err), &notLeader)
 	_, err = s.stub(t).Outcome(t.Context(),
 		&concordv1.OutcomeRequest{Gid: gid(), Cluster: fakeCluster.String(), Seen: "99.1"})
@@ -361,7 +361,7 @@ func TestNotFoundSaysWhatCannotBeKnown(t *testing.T) {
 	s := serve(t, n, nil)
 	get := func(id string) error {
 		_, err := s.stub(t).Get(t.Context(), &concordv1.GetRequest{Gid: id})
-		require.ErrorIs(t, api.FromStatus(err), api.ErrNotFound)
+		require.ErrorIs(t, api.FromStatus(err), txn.ErrNotFound)
 		return err
 	}
 	id := txn.NewID(time.Now())

@@ -19,6 +19,7 @@ import (
 
 	"github.com/concordtx/concord/api"
 	"github.com/concordtx/concord/api/concord/v1/concordv1connect"
+	"github.com/concordtx/concord/txn"
 )
 
 // layer is what calls pass on their way in and out: next goes on with the call and returns how
@@ -143,7 +144,7 @@ func limited(calls, streams int64) layer {
 		}
 		defer count.Add(-1)
 		if count.Add(1) > most {
-			return api.Busyf("%d %s at this node: ask again in a moment, or another node", most, what)
+			return txn.Busyf("%d %s at this node: ask again in a moment, or another node", most, what)
 		}
 		return next(ctx)
 	}

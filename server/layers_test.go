@@ -17,7 +17,6 @@ import (
 	"github.com/stretchr/testify/require"
 	"google.golang.org/protobuf/reflect/protoreflect"
 
-	"github.com/concordtx/concord/api"
 	concordv1 "github.com/concordtx/concord/api/concord/v1"
 	"github.com/concordtx/concord/api/concord/v1/concordv1connect"
 	"github.com/concordtx/concord/txn"
@@ -116,7 +115,7 @@ type further struct {
 func (f *further) Describe(ctx context.Context, _ *concordv1.DescribeRequest) (*concordv1.DescribeResponse, error) {
 	by, _ := ctx.Deadline()
 	f.left = time.Until(by)
-	return nil, fmt.Errorf("not now: %w", api.ErrBusy)
+	return nil, fmt.Errorf("not now: %w", txn.ErrBusy)
 }
 
 func TestFurtherServicesPassEveryLayerAndHaveLimitsOfTheirOwn(t *testing.T) {

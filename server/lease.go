@@ -20,7 +20,7 @@ func (h *handlers) Lease(ctx context.Context, r *concordv1.LeaseRequest) (*conco
 	lease, subject := txn.Lease(r.GetLease()), access.Of(ctx).Subject()
 	switch {
 	case lease == 0 && r.GetEnd():
-		return nil, fmt.Errorf("lease: is zero, which is not a lease: %w", api.ErrInvalid)
+		return nil, fmt.Errorf("lease: is zero, which is not a lease: %w", txn.ErrInvalid)
 	case lease == 0:
 		if err := h.holders.reserve(subject, h.limits.Leases, h.node.HoldsLease); err != nil {
 			return nil, err
@@ -105,7 +105,7 @@ func (h *holders) reserve(subject string, most int, lasts func(txn.Lease) bool) 
 	}
 	if has >= most {
 		return fmt.Errorf("%d clients of %q have leases, which is the limit: have them share one client: %w", most,
-			subject, api.ErrBusy)
+			subject, txn.ErrBusy)
 	}
 	if h.reserved == nil {
 		h.reserved = map[string]int{}

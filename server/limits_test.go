@@ -14,7 +14,6 @@ import (
 	"connectrpc.com/connect"
 	"github.com/stretchr/testify/require"
 
-	"github.com/concordtx/concord/api"
 	concordv1 "github.com/concordtx/concord/api/concord/v1"
 	"github.com/concordtx/concord/coordinator"
 	"github.com/concordtx/concord/coordinator/replica"
@@ -34,14 +33,14 @@ func TestASubjectHasSoManyLeases(t *testing.T) {
 		lasts[l] = true
 	}
 	err := h.reserve("evil", 3, hold)
-	require.ErrorIs(t, err, api.ErrBusy)
+	require.ErrorIs(t, err, txn.ErrBusy)
 	require.ErrorContains(t, err, `3 clients of "evil" have leases, which is the limit: have them share one client`)
 	require.NoError(t, h.reserve("app", 3, hold))
 	h.grant(0, "app")
 	require.Empty(t, h.reserved, "what was not granted holds no place")
 	lasts[2] = false
 	require.NoError(t, h.reserve("evil", 3, hold), "one has lapsed")
-	require.ErrorIs(t, h.reserve("evil", 3, hold), api.ErrBusy, "one is on its way")
+	require.ErrorIs(t, h.reserve("evil", 3, hold), txn.ErrBusy, "one is on its way")
 	h.grant(4, "evil")
 	lasts[4] = true
 	require.True(t, h.mayEnd(4, "evil"))

@@ -18,6 +18,7 @@ import (
 	"github.com/concordtx/concord/api/concord/v1/concordv1connect"
 	"github.com/concordtx/concord/security"
 	"github.com/concordtx/concord/security/access"
+	"github.com/concordtx/concord/txn"
 )
 
 // relay hands on to the leader what belongs to it and came to this node, so that clients
@@ -90,7 +91,7 @@ func (r *relay) interceptor() connect.UnaryInterceptorFunc {
 	return func(next connect.UnaryFunc) connect.UnaryFunc {
 		return func(ctx context.Context, req connect.AnyRequest) (connect.AnyResponse, error) {
 			res, err := next(ctx, req)
-			var notLeader *api.NotLeaderError
+			var notLeader *txn.NotLeaderError
 			do := handOns[req.Spec().Procedure]
 			if do == nil || !errors.As(err, &notLeader) || notLeader.API == "" ||
 				req.Header().Get(api.RedirectHeader) != "" || req.Header().Get(api.HandedOnHeader) != "" {
@@ -107,7 +108,7 @@ func (r *relay) interceptor() connect.UnaryInterceptorFunc {
 
 // commit hands on a request of a stream.
 func (r *relay) commit(ctx context.Context, c *concordv1.NumberedCommit,
-	to *api.NotLeaderError) *concordv1.NumberedAnswer {
+	to *txn.NotLeaderError) *concordv1.NumberedAnswer {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
 	a := &concordv1.NumberedAnswer{Number: c.GetNumber()}
@@ -121,10 +122,10 @@ func (r *relay) commit(ctx context.Context, c *concordv1.NumberedCommit,
 }
 
 // leaderError is what the leader said, or that it said nothing.
-func leaderError(l *api.NotLeaderError, err error) error {
+func leaderError(l *txn.NotLeaderError, err error) error {
 	if !connect.IsWireError(err) {
 		return fmt.Errorf("the leader, node %d, did not answer at %s (%v): ask again, or run \"concord status\": %w",
-			l.Leader, l.API, api.FromStatus(err), api.ErrUnavailable)
+			l.Leader, l.API, api.FromStatus(err), txn.ErrUnavailable)
 	}
 	return api.FromStatus(err)
 }

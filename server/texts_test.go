@@ -62,97 +62,97 @@ func waiting(all ...*concordv1.WaitingTransaction) *concordv1.WaitingRequest {
 }
 
 var messages = []message{
-	{name: "another cluster", is: api.ErrInvalid, call: func(ctx context.Context, c client) error {
+	{name: "another cluster", is: txn.ErrInvalid, call: func(ctx context.Context, c client) error {
 		r := bare()
 		r.Cluster = (fakeCluster + 1).String()
 		_, err := c.Commit(ctx, r)
 		return err
 	}, says: "the transaction belongs to cluster c0ffee02, but this is cluster c0ffee01: connect to the right " +
 		"nodes; if cluster c0ffee02 was set up anew, restart the application"},
-	{name: "end no lease", is: api.ErrInvalid, call: func(ctx context.Context, c client) error {
+	{name: "end no lease", is: txn.ErrInvalid, call: func(ctx context.Context, c client) error {
 		_, err := c.Lease(ctx, &concordv1.LeaseRequest{End: true})
 		return err
 	}, says: "lease: is zero, which is not a lease: invalid request"},
-	{name: "too many wait", is: api.ErrInvalid, call: func(ctx context.Context, c client) error {
+	{name: "too many wait", is: txn.ErrInvalid, call: func(ctx context.Context, c client) error {
 		_, err := c.Waiting(ctx, waiting(make([]*concordv1.WaitingTransaction, api.MaxWaiting+1)...))
 		return err
 	}, says: "transactions: are 257, report at most 256 at a time: invalid request"},
-	{name: "one that waits has too many branches", is: api.ErrInvalid, call: func(ctx context.Context, c client) error {
+	{name: "one that waits has too many branches", is: txn.ErrInvalid, call: func(ctx context.Context, c client) error {
 		_, err := c.Waiting(ctx, waiting(&concordv1.WaitingTransaction{Gid: gid(),
-			Branches: make([]*concordv1.WaitingBranch, api.MaxBranches+1)}))
+			Branches: make([]*concordv1.WaitingBranch, txn.MaxBranches+1)}))
 		return err
 	}, says: "transactions[0].branches: are 257: a transaction has at most 256: invalid request"},
-	{name: "one that waits in no session", is: api.ErrInvalid, call: func(ctx context.Context, c client) error {
+	{name: "one that waits in no session", is: txn.ErrInvalid, call: func(ctx context.Context, c client) error {
 		_, err := c.Waiting(ctx, waiting(&concordv1.WaitingTransaction{Gid: gid(),
 			Branches: []*concordv1.WaitingBranch{{Resource: "orders"}}}))
 		return err
 	}, says: "transactions[0].branches[0]: resource or session is empty: leave out a branch whose session has no " +
 		"name: invalid request"},
-	{name: "settle by another action", is: api.ErrInvalid, call: func(ctx context.Context, c client) error {
+	{name: "settle by another action", is: txn.ErrInvalid, call: func(ctx context.Context, c client) error {
 		_, err := c.Settle(ctx, &concordv1.SettleRequest{Gid: gid(), Action: "undo", Who: "ann", Reason: "why"})
 		return err
 	}, says: `action: "undo" is not abandon, abort or commit, the only actions that this version knows: invalid ` +
 		`request`},
-	{name: "no reason", is: api.ErrInvalid, call: func(ctx context.Context, c client) error {
+	{name: "no reason", is: txn.ErrInvalid, call: func(ctx context.Context, c client) error {
 		_, err := c.Resolve(ctx, &concordv1.ResolveRequest{Gid: gid(), Decision: "abort", Who: "ann"})
 		return err
 	}, says: "reason: say why, it is kept with the transaction: invalid request"},
-	{name: "resolve for too many resources", is: api.ErrInvalid, call: func(ctx context.Context, c client) error {
+	{name: "resolve for too many resources", is: txn.ErrInvalid, call: func(ctx context.Context, c client) error {
 		_, err := c.Resolve(ctx, &concordv1.ResolveRequest{Gid: gid(), Decision: "commit", Who: "ann", Reason: "why",
-			Resources: make([]string, api.MaxBranches+1)})
+			Resources: make([]string, txn.MaxBranches+1)})
 		return err
 	}, says: "resources: 257 of them: a transaction has at most 256 branches: invalid request"},
-	{name: "no reason to move leadership", is: api.ErrInvalid, call: func(ctx context.Context, c client) error {
+	{name: "no reason to move leadership", is: txn.ErrInvalid, call: func(ctx context.Context, c client) error {
 		_, err := c.TransferLeadership(ctx, &concordv1.TransferLeadershipRequest{Node: 2, Who: "ann"})
 		return err
 	}, says: "reason: say why, it is kept with the transaction: invalid request"},
-	{name: "add nobody", is: api.ErrInvalid, call: adds(func(r *concordv1.AddMemberRequest) { r.Node = 0 }),
+	{name: "add nobody", is: txn.ErrInvalid, call: adds(func(r *concordv1.AddMemberRequest) { r.Node = 0 }),
 		says: "node: is missing or 0: ids start at 1: invalid request"},
-	{name: "add in no role", is: api.ErrInvalid, call: adds(func(r *concordv1.AddMemberRequest) { r.Role = "learner" }),
+	{name: "add in no role", is: txn.ErrInvalid, call: adds(func(r *concordv1.AddMemberRequest) { r.Role = "learner" }),
 		says: `role: "learner" is neither voter nor observer: invalid request`},
-	{name: "add at one address", is: api.ErrInvalid,
+	{name: "add at one address", is: txn.ErrInvalid,
 		call: adds(func(r *concordv1.AddMemberRequest) { r.Api = r.GetPeer() }), says: `peer, api: both are "a:1": ` +
 			`give two addresses: invalid request`},
-	{name: "add at no address", is: api.ErrInvalid,
+	{name: "add at no address", is: txn.ErrInvalid,
 		call: adds(func(r *concordv1.AddMemberRequest) { r.Api = ":7420" }), says: `api: ":7420" is not host:port: ` +
 			`invalid request`},
-	{name: "list what there is not", is: api.ErrInvalid, call: func(ctx context.Context, c client) error {
+	{name: "list what there is not", is: txn.ErrInvalid, call: func(ctx context.Context, c client) error {
 		_, err := c.List(ctx, &concordv1.ListRequest{State: "lost"})
 		return err
 	}, says: `state: "lost" is not one of in-doubt, committing, aborting, committed, aborted, unrecorded, ` +
 		`heuristic: invalid request`},
-	{name: "ask while the cluster is being formed", is: api.ErrUnavailable, node: func(_ *testing.T,
+	{name: "ask while the cluster is being formed", is: txn.ErrUnavailable, node: func(_ *testing.T,
 		n *fakeNode) {
 		n.snapshot.Cluster = 0
 	}, call: resources, says: "the cluster is being formed: ask again in a moment: unavailable"},
 
-	{name: "get what nobody knows", is: api.ErrNotFound, call: gets,
+	{name: "get what nobody knows", is: txn.ErrNotFound, call: gets,
 		says: `transaction GID is not known: no decision, and no resource lists a prepared branch of it; compare ` +
 			`the gid with "concord tx ls": not found`},
-	{name: "get what nobody knows for sure", is: api.ErrNotFound, call: gets, node: func(_ *testing.T, n *fakeNode) {
+	{name: "get what nobody knows for sure", is: txn.ErrNotFound, call: gets, node: func(_ *testing.T, n *fakeNode) {
 		n.view.Unlisted = []string{"resource orders could not be listed (connection refused)",
 			"resource billing has not been listed yet"}
 	}, says: "transaction GID is not known: no decision, and whether a branch of it is prepared is not known of all " +
 		"resources: " +
 		`resource orders could not be listed (connection refused); resource billing has not been listed yet; run ` +
 		`"concord resource check": not found`},
-	{name: "get what is too old", is: api.ErrTooOld, call: gets, node: func(_ *testing.T,
+	{name: "get what is too old", is: txn.ErrTooOld, call: gets, node: func(_ *testing.T,
 		n *fakeNode) {
 		n.view.TooOld = true
 	}, says: "transaction GID is older than what the cluster remembers, and no resource lists a prepared branch of " +
 		"it: look into the databases: older than what the cluster remembers"},
-	{name: "get what belongs to another cluster", is: api.ErrNotFound, call: gets, node: func(_ *testing.T,
+	{name: "get what belongs to another cluster", is: txn.ErrNotFound, call: gets, node: func(_ *testing.T,
 		n *fakeNode) {
 		n.view.Foreign = []txn.XID{{Cluster: 0xdead, ID: known.ID}}
 	}, says: "transaction GID does not belong to this cluster: a resource lists concord-0000dead-GID-00, of cluster " +
 		"0000dead; " +
 		`"concord recover GID" says what to do: not found`},
 
-	{name: "ask a node that knows no leader", is: api.ErrUnavailable, call: gets, node: func(_ *testing.T,
+	{name: "ask a node that knows no leader", is: txn.ErrUnavailable, call: gets, node: func(_ *testing.T,
 		n *fakeNode) {
-		n.err = &api.NotLeaderError{}
+		n.err = &txn.NotLeaderError{}
 	}, says: `this node is not the leader and does not know who is: ask again, or run "concord status"`},
-	{name: "ask a node whose leader does not answer", is: api.ErrUnavailable, call: gets, node: func(t *testing.T,
+	{name: "ask a node whose leader does not answer", is: txn.ErrUnavailable, call: gets, node: func(t *testing.T,
 		n *fakeNode) {
 		gone := serve(t, newFake(), nil)
 		gone.Close()
@@ -161,7 +161,7 @@ var messages = []message{
 		"or run \"concord status\": unavailable"},
 	{name: "a panic", call: gets, node: func(_ *testing.T, n *fakeNode) { n.panics = true },
 		says: "internal: internal error: the node's log says more"},
-	{name: "too many calls", is: api.ErrBusy, call: resources, wrap: func(i int, l layer) layer {
+	{name: "too many calls", is: txn.ErrBusy, call: resources, wrap: func(i int, l layer) layer {
 		if i == 3 {
 			return limited(0, 0)
 		}
@@ -218,7 +218,7 @@ func TestEveryErrorHasARow(t *testing.T) {
 			if !ok {
 				return true
 			}
-			if name := nameOf(call.Fun); name != "fmt.Errorf" && name != "errors.New" && name != "api.Busyf" {
+			if name := nameOf(call.Fun); name != "fmt.Errorf" && name != "errors.New" && name != "txn.Busyf" {
 				return true
 			}
 			format := literals(call.Args[0])

@@ -96,7 +96,7 @@ func notKnown(id txn.ID, v *commit.View) error {
 	if len(v.Foreign) > 0 {
 		return fmt.Errorf("transaction %v does not belong to this cluster: a resource lists %v, of cluster %v; "+
 			"\"concord recover %v\" says what to do: %w",
-			id, v.Foreign[0], v.Foreign[0].Cluster, id, api.ErrNotFound)
+			id, v.Foreign[0], v.Foreign[0].Cluster, id, txn.ErrNotFound)
 	}
 	branches, next := "no resource lists a prepared branch of it", "compare the gid with \"concord tx ls\""
 	if len(v.Unlisted) > 0 {
@@ -105,9 +105,9 @@ func notKnown(id txn.ID, v *commit.View) error {
 	}
 	if v.TooOld {
 		return fmt.Errorf("transaction %v is older than what the cluster remembers, and %s: look into the "+
-			"databases: %w", id, branches, api.ErrTooOld)
+			"databases: %w", id, branches, txn.ErrTooOld)
 	}
-	return fmt.Errorf("transaction %v is not known: no decision, and %s; %s: %w", id, branches, next, api.ErrNotFound)
+	return fmt.Errorf("transaction %v is not known: no decision, and %s; %s: %w", id, branches, next, txn.ErrNotFound)
 }
 
 const (
@@ -180,7 +180,7 @@ func parseFilter(r *concordv1.ListRequest, now time.Time) (filter, error) {
 	if !slices.Contains([]string{"", stateInDoubt, stateCommitting, stateAborting, stateCommitted, stateAborted,
 		stateUnrecorded, stateHeuristic}, f.state) {
 		return f, fmt.Errorf("state: %.20q is not one of in-doubt, committing, aborting, committed, aborted, "+
-			"unrecorded, heuristic: %w", f.state, api.ErrInvalid)
+			"unrecorded, heuristic: %w", f.state, txn.ErrInvalid)
 	}
 	if f.limit == 0 {
 		f.limit = listDefault

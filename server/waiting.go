@@ -12,6 +12,7 @@ import (
 	"github.com/concordtx/concord/coordinator/deadlock"
 	"github.com/concordtx/concord/security"
 	"github.com/concordtx/concord/security/access"
+	"github.com/concordtx/concord/txn"
 )
 
 // Waiting hears which transactions of a client wait for databases.
@@ -59,7 +60,7 @@ func mayKnow(caller *access.Caller, resources []string) bool {
 func waitersOf(r *concordv1.WaitingRequest) ([]deadlock.Waiter, error) {
 	if n := len(r.GetTransactions()); n > api.MaxWaiting {
 		return nil, fmt.Errorf("transactions: are %d, report at most %d at a time: "+
-			"%w", n, api.MaxWaiting, api.ErrInvalid)
+			"%w", n, api.MaxWaiting, txn.ErrInvalid)
 	}
 	waiters := make([]deadlock.Waiter, 0, len(r.GetTransactions()))
 	for i, m := range r.GetTransactions() {
@@ -68,22 +69,22 @@ func waitersOf(r *concordv1.WaitingRequest) ([]deadlock.Waiter, error) {
 		if err != nil {
 			return nil, err
 		}
-		if n := len(m.GetBranches()); n > api.MaxBranches {
-			return nil, fmt.Errorf("%s.branches: are %d: a transaction has at most %d: %w", at, n, api.MaxBranches,
-				api.ErrInvalid)
+		if n := len(m.GetBranches()); n > txn.MaxBranches {
+			return nil, fmt.Errorf("%s.branches: are %d: a transaction has at most %d: %w", at, n, txn.MaxBranches,
+				txn.ErrInvalid)
 		}
 		w := deadlock.Waiter{ID: id, Voting: m.GetVoting()}
 		for j, b := range m.GetBranches() {
 			field := fmt.Sprintf("%s.branches[%d]", at, j)
-			if err := api.ParseText(field+".resource", b.GetResource(), api.MaxResourceName); err != nil {
+			if err := api.ParseText(field+".resource", b.GetResource(), txn.MaxResourceName); err != nil {
 				return nil, err
 			}
-			if err := api.ParseText(field+".session", b.GetSession(), api.MaxHolder); err != nil {
+			if err := api.ParseText(field+".session", b.GetSession(), txn.MaxHolder); err != nil {
 				return nil, err
 			}
 			if b.GetResource() == "" || b.GetSession() == "" {
 				return nil, fmt.Errorf("%s: resource or session is empty: leave out a branch whose session has no "+
-					"name: %w", field, api.ErrInvalid)
+					"name: %w", field, txn.ErrInvalid)
 			}
 			w.Branches = append(w.Branches, deadlock.Branch{
 				Session: deadlock.Session{Resource: b.GetResource(), Name: b.GetSession()}, Waits: b.GetWaits()})

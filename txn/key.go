@@ -9,12 +9,6 @@ import (
 	"github.com/concordtx/concord/internal/mutant"
 )
 
-// MaxKey and MaxResult bound, in bytes, an idempotency key and what is kept with it.
-const (
-	MaxKey    = 128
-	MaxResult = 4096
-)
-
 // KeyUse says that a transaction was committed under an idempotency key, and which result it left: no
 // other transaction is ever committed under it while the use is remembered, which is as long as the
 // transaction's outcome.

@@ -2,6 +2,18 @@
 
 package txn
 
+// Limits of a request: a branch number is one byte, and the texts are kept in the log.
+const (
+	MaxBranches     = 256
+	MaxResourceName = 64   // bytes
+	MaxEvidence     = 1024 // bytes
+	MaxHolder       = 1024 // bytes
+	MaxReason       = 1024 // bytes
+	MaxLabel        = 1024 // bytes
+	MaxKey          = 128  // bytes
+	MaxResult       = 4096 // bytes
+)
+
 // CommitRequest asks for the decision to commit a transaction. In two phases all of its branches
 // have voted Yes; in three, agents hold them and are asked for their votes.
 type CommitRequest struct {

@@ -59,7 +59,7 @@ func WithCredentials(c *security.Credentials) Option { return func(o *options) {
 func WithTLS(c *tls.Config) Option { return func(o *options) { o.tls = c } }
 
 // Dial makes a client of the agent at "host:port". It opens no connection yet. The error wraps
-// api.ErrInvalid.
+// txn.ErrInvalid.
 func Dial(addr string, opts ...Option) (*Client, error) {
 	var o options
 	for _, opt := range opts {

@@ -13,7 +13,6 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/concordtx/concord/adapters"
-	"github.com/concordtx/concord/api"
 	concordv1 "github.com/concordtx/concord/api/concord/v1"
 	"github.com/concordtx/concord/api/concord/v1/concordv1connect"
 	"github.com/concordtx/concord/internal/said"
@@ -81,11 +80,11 @@ func voting(m *concordv1.PrepareResponse) func(*testing.T) error {
 }
 
 var messages = []message{
-	{name: "an address that is none", is: api.ErrInvalid, meet: func(*testing.T) error {
+	{name: "an address that is none", is: txn.ErrInvalid, meet: func(*testing.T) error {
 		_, err := Dial("localhost")
 		return err
 	}, says: `addr: "localhost" is not host:port, such as 127.0.0.1:7430`},
-	{name: "an agent that does not answer", is: api.ErrUnavailable, meet: func(t *testing.T) error {
+	{name: "an agent that does not answer", is: txn.ErrUnavailable, meet: func(t *testing.T) error {
 		a := &answers{err: connect.NewError(connect.CodeUnavailable, errors.New("connection refused"))}
 		_, err := a.resource().Identity(t.Context())
 		return err

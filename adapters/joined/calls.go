@@ -12,9 +12,9 @@ import (
 )
 
 var (
-	errLate = api.Refusedf("the call has outlived its transaction, which has ended: begin another one, and make the " +
+	errLate = txn.Refusedf("the call has outlived its transaction, which has ended: begin another one, and make the " +
 		"call in that")
-	errTwice = api.Refusedf("this very call was made before, and is not done twice; its answer was lost, so the " +
+	errTwice = txn.Refusedf("this very call was made before, and is not done twice; its answer was lost, so the " +
 		"transaction has to be begun again")
 )
 

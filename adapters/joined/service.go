@@ -164,7 +164,7 @@ func (s *Service) ask(ctx context.Context, r *concordv1.VoteRequest) ([]api.Join
 		if ctx.Err() != nil {
 			return nil, fmt.Errorf("%w (%w)", err, context.Cause(ctx))
 		}
-		if !slow && !errors.Is(err, api.ErrUnavailable) || try > repeats || api.Wait(ctx, repeatPause) != nil {
+		if !slow && !errors.Is(err, txn.ErrUnavailable) || try > repeats || api.Wait(ctx, repeatPause) != nil {
 			return nil, err
 		}
 	}

@@ -34,7 +34,7 @@ func Request(cluster txn.ClusterID, envelopes []Envelope) *concordv1.DeliverRequ
 	return r
 }
 
-// Parse validates a request. The error wraps api.ErrInvalid.
+// Parse validates a request. The error wraps txn.ErrInvalid.
 func Parse(r *concordv1.DeliverRequest) (txn.ClusterID, []Envelope, error) {
 	cluster, err := api.ParseCluster("cluster", r.GetCluster())
 	if err != nil {
@@ -196,7 +196,7 @@ func (p *parser) vote(at string, m *concordv1.CastVote) threepc.Vote {
 		p.fail(invalid(at+".list", "has %d bytes, want %d", len(m.GetList()), len(v.List)))
 	}
 	copy(v.List[:], m.GetList())
-	if err := api.ParseText(at+".reason", v.Reason, api.MaxReason); err != nil {
+	if err := api.ParseText(at+".reason", v.Reason, txn.MaxReason); err != nil {
 		p.fail(err)
 	}
 	branches, err := api.ParseBranches(at+".branches", m.GetBranches())
@@ -262,8 +262,8 @@ func (p *parser) election(at string, m *concordv1.Election) txn.Election {
 const MaxElection = 1 << 30
 
 func (p *parser) claims(at string, messages []*concordv1.BranchClaim) (list []txn.Claim) {
-	if len(messages) > api.MaxBranches {
-		p.fail(invalid(at+".claims", "are %d, at most %d are allowed", len(messages), api.MaxBranches))
+	if len(messages) > txn.MaxBranches {
+		p.fail(invalid(at+".claims", "are %d, at most %d are allowed", len(messages), txn.MaxBranches))
 		return nil
 	}
 	for _, m := range messages {

@@ -14,7 +14,6 @@ import (
 	"github.com/stretchr/testify/require"
 	"google.golang.org/protobuf/proto"
 
-	"github.com/concordtx/concord/api"
 	concordv1 "github.com/concordtx/concord/api/concord/v1"
 	"github.com/concordtx/concord/protocol/threepc"
 	"github.com/concordtx/concord/txn"
@@ -153,7 +152,7 @@ func TestWhatNoMemberCanHaveSaidIsRefused(t *testing.T) {
 				first(r).GetCanCommit().Claims[0].Digest = nil
 			}, "messages[0].claims.digest: has 0 bytes, want the 32 of the last answer"},
 		"too many claims": {one(threepc.CanCommit{Members: members,
-			Claims: make([]txn.Claim, api.MaxBranches+1)}), nil,
+			Claims: make([]txn.Claim, txn.MaxBranches+1)}), nil,
 			"messages[0].claims: are 257, at most 256 are allowed"},
 		"a branch that cannot be": {one(threepc.Finished{Finish: txn.Done}),
 			func(r *concordv1.DeliverRequest) { first(r).GetFinished().No = 256 }, "messages[0].no: is 256"},
@@ -165,7 +164,7 @@ func TestWhatNoMemberCanHaveSaidIsRefused(t *testing.T) {
 				c.mar(c.r)
 			}
 			_, _, err := Parse(c.r)
-			require.ErrorIs(t, err, api.ErrInvalid)
+			require.ErrorIs(t, err, txn.ErrInvalid)
 			require.ErrorContains(t, err, c.says)
 		})
 	}
@@ -185,7 +184,7 @@ func FuzzParse(f *testing.F) {
 		}
 		to, envelopes, err := Parse(&r)
 		if err != nil {
-			require.ErrorIs(t, err, api.ErrInvalid)
+			require.ErrorIs(t, err, txn.ErrInvalid)
 			return
 		}
 		_, again, err := Parse(Request(to, envelopes))

@@ -5,7 +5,7 @@ package member
 import (
 	"fmt"
 
-	"github.com/concordtx/concord/api"
+	"github.com/concordtx/concord/txn"
 )
 
 // Caller is who brings messages; *access.Caller is one.
@@ -25,7 +25,7 @@ func From(c Caller, envelopes []Envelope) error {
 		}
 		if !may {
 			return fmt.Errorf("%w: messages[%d]: %q speaks for %v: an agent's name is that of its certificate",
-				api.ErrDenied, i, c.Subject(), e.From.PartyID)
+				txn.ErrDenied, i, c.Subject(), e.From.PartyID)
 		}
 	}
 	return nil

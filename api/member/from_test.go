@@ -7,7 +7,6 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/concordtx/concord/api"
 	"github.com/concordtx/concord/txn"
 )
 
@@ -40,9 +39,9 @@ func TestNobodySpeaksForAnotherMember(t *testing.T) {
 			`certificate`},
 	} {
 		err := From(bad.who, []Envelope{from("east")})
-		require.ErrorIs(t, err, api.ErrDenied)
+		require.ErrorIs(t, err, txn.ErrDenied)
 		require.EqualError(t, err, bad.says)
 	}
-	require.ErrorIs(t, From(caller{agent: "east"}, []Envelope{from("east"), from("")}), api.ErrDenied,
+	require.ErrorIs(t, From(caller{agent: "east"}, []Envelope{from("east"), from("")}), txn.ErrDenied,
 		"an agent speaks for the cluster")
 }

@@ -13,7 +13,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/concordtx/concord/api"
 	"github.com/concordtx/concord/bench/meter"
 	"github.com/concordtx/concord/cmd/internal/terminal"
 	"github.com/concordtx/concord/txn"
@@ -60,8 +59,8 @@ func (c *cli) decisionsCommand() *cobra.Command {
 			if err := l.check(); err != nil {
 				return err
 			}
-			if size < 0 || size > api.MaxLabel {
-				return terminal.Usagef("--size: %d is not between 0 and %d", size, api.MaxLabel)
+			if size < 0 || size > txn.MaxLabel {
+				return terminal.Usagef("--size: %d is not between 0 and %d", size, txn.MaxLabel)
 			}
 			var addrs []string
 			if addr != "" {

@@ -198,7 +198,7 @@ func TestWrongCommandLinesHaveOneExitCode(t *testing.T) {
 		require.Error(t, err, line)
 		require.Equal(t, terminal.ExitUsage, terminal.ExitCode(err), "%s: %v", line, err)
 		var own *terminal.ExitError
-		require.True(t, errors.As(err, &own) || errors.Is(err, api.ErrInvalid), line)
+		require.True(t, errors.As(err, &own) || errors.Is(err, txn.ErrInvalid), line)
 	}
 }
 

@@ -16,9 +16,9 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/concordtx/concord/api"
 	concordv1 "github.com/concordtx/concord/api/concord/v1"
 	"github.com/concordtx/concord/cmd/internal/terminal"
+	"github.com/concordtx/concord/txn"
 )
 
 // txJSON is the contract of "tx get -o json", and of each transaction of "tx ls -o json".
@@ -280,7 +280,7 @@ func (c *cli) txWaitCommand() *cobra.Command {
 			defer cancel()
 			for {
 				r, err := client.Get(ctx, &concordv1.GetRequest{Gid: args[0]})
-				if err != nil && (!errors.Is(err, api.ErrNotFound) || ctx.Err() != nil) {
+				if err != nil && (!errors.Is(err, txn.ErrNotFound) || ctx.Err() != nil) {
 					return err
 				}
 				x := txOf(r.GetTransaction(), time.Now())
@@ -450,7 +450,7 @@ func operator() string {
 	if host, err := os.Hostname(); err == nil {
 		name += "@" + host
 	}
-	return name[:min(len(name), api.MaxResourceName)]
+	return name[:min(len(name), txn.MaxResourceName)]
 }
 
 func branchOf(b *concordv1.Branch, now time.Time) branchJSON {

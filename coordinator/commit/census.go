@@ -7,7 +7,6 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/concordtx/concord/coordinator/replica"
 	"github.com/concordtx/concord/txn"
 )
 
@@ -44,7 +43,7 @@ func has(branches []txn.Branch, no txn.BranchNo) bool {
 func (c *Census) Partial(id txn.ID) error {
 	for i, said := range c.Siblings {
 		if i > 0 && !slices.Equal(said, c.Siblings[0]) {
-			return replica.Refusedf("branch %d of %v at %s says that the branches are %s, but branch %d at %s says "+
+			return txn.Refusedf("branch %d of %v at %s says that the branches are %s, but branch %d at %s says "+
 				"%s: look into both databases, and abort",
 				c.Saying[0].No, id, c.Saying[0].Resource, numbers(c.Siblings[0]), c.Saying[i].No, c.Saying[i].Resource,
 				numbers(said))
@@ -52,7 +51,7 @@ func (c *Census) Partial(id txn.ID) error {
 	}
 	for _, no := range c.Missing() {
 		if !has(c.Committed, no) {
-			return replica.Refusedf("%v has the branches %s, as branch %d at %s says, but branch %d is neither "+
+			return txn.Refusedf("%v has the branches %s, as branch %d at %s says, but branch %d is neither "+
 				"prepared nor committed anywhere: its client died before it was prepared, or somebody rolled it "+
 				"back, so a commit would be half of one: abort",
 				id, numbers(c.Siblings[0]), c.Saying[0].No, c.Saying[0].Resource, no)

@@ -307,7 +307,7 @@ func (c *Machine) blocked(l *live, f threepc.Blocked) {
 		l.council.missing = append(l.council.missing, m.String())
 	}
 	slices.Sort(l.council.missing)
-	c.answer(l, Reply{Err: replica.Unavailablef("%v is open: its members decide it, and %s did not answer: it "+
+	c.answer(l, Reply{Err: txn.Unavailablef("%v is open: its members decide it, and %s did not answer: it "+
 		"continues when they do; see \"concord tx get %v\"",
 		l.id, strings.Join(l.council.missing, ", "), l.id)})
 }

@@ -9,7 +9,6 @@ import (
 	"slices"
 	"time"
 
-	"github.com/concordtx/concord/api"
 	"github.com/concordtx/concord/coordinator/replica"
 	"github.com/concordtx/concord/internal/mutant"
 	"github.com/concordtx/concord/protocol"
@@ -27,14 +26,13 @@ func (c *Machine) ready(request uint64) bool {
 }
 
 // SameCluster returns why a cluster knows nothing of a transaction that is said to belong to
-// another one, or nil. The error wraps api.ErrInvalid.
+// another one, or nil. The error wraps txn.ErrInvalid.
 func SameCluster(own, named txn.ClusterID) error {
 	if named == 0 || named == own {
 		return nil
 	}
-	return &replica.RequestError{Kind: api.ErrInvalid,
-		Text: fmt.Sprintf("the transaction belongs to cluster %v, but this is cluster %v: connect to the right "+
-			"nodes; if cluster %v was set up anew, restart the application", named, own, named)}
+	return txn.Invalidf("the transaction belongs to cluster %v, but this is cluster %v: connect to the right "+
+		"nodes; if cluster %v was set up anew, restart the application", named, own, named)
 }
 
 // ofAnother answers a request about another cluster's transaction. Before the cluster is formed
@@ -101,7 +99,7 @@ func (c *Machine) undecidable(request uint64, id txn.ID) bool {
 // that the log has no record of it says nothing about it.
 func (c *Machine) notSwitchedOn(request uint64, id txn.ID) bool {
 	if class := id.Class(); !c.decides(class) {
-		c.reply(Reply{Request: request, Err: replica.Refusedf("transaction %v is of the class %v, which is not "+
+		c.reply(Reply{Request: request, Err: txn.Refusedf("transaction %v is of the class %v, which is not "+
 			"switched on in this cluster, so it can neither decide it nor tell its outcome: look into the databases",
 			id, class)})
 		return true
@@ -121,10 +119,9 @@ func (c *Machine) inFuture(request uint64, id txn.ID) bool {
 	if !c.isAhead(id, ahead) {
 		return false
 	}
-	c.reply(Reply{Request: request, Err: &replica.RequestError{Kind: api.ErrInvalid,
-		Text: fmt.Sprintf("transaction %v is dated %s, but here it is %s: unless the gid is mistyped, correct the "+
-			"clock of whoever began it, or those of the nodes",
-			id, id.Time().UTC().Format(time.RFC3339), c.latest().UTC().Format(time.RFC3339))}})
+	c.reply(Reply{Request: request, Err: txn.Invalidf("transaction %v is dated %s, but here it is %s: unless the gid "+
+		"is mistyped, correct the clock of whoever began it, or those of the nodes",
+		id, id.Time().UTC().Format(time.RFC3339), c.latest().UTC().Format(time.RFC3339))})
 	return true
 }
 
@@ -153,13 +150,13 @@ func (c *Machine) onCommitAsked(e CommitAsked) {
 		return
 	}
 	if e.ID.Class() == txn.LastResource {
-		c.reply(Reply{Request: e.Request, Err: replica.Refusedf("%v is decided by its last resource, and no request "+
+		c.reply(Reply{Request: e.Request, Err: txn.Refusedf("%v is decided by its last resource, and no request "+
 			"commits it: ask for its outcome", e.ID)})
 		return
 	}
 	if c.disk.Full && c.live[e.ID] == nil {
 		// not a decision: another leader may take it
-		c.reply(Reply{Request: e.Request, Err: replica.Unavailablef("%s", c.disk.Why)})
+		c.reply(Reply{Request: e.Request, Err: txn.Unavailablef("%s", c.disk.Why)})
 		return
 	}
 	if c.overloaded(e.Request, e.ID) {
@@ -213,8 +210,8 @@ func (c *Machine) acceptable(e CommitAsked) error {
 	for _, a := range e.Agents {
 		branches = append(slices.Clip(branches), a.Branches...)
 	}
-	if len(branches) > api.MaxBranches {
-		return fmt.Errorf("%d branches: a transaction has at most %d: split it", len(branches), api.MaxBranches)
+	if len(branches) > txn.MaxBranches {
+		return fmt.Errorf("%d branches: a transaction has at most %d: split it", len(branches), txn.MaxBranches)
 	}
 	for i, b := range branches {
 		if !slices.Contains(c.config.Resources, b.Resource) {
@@ -277,12 +274,11 @@ func (c *Machine) onForgetAsked(e ForgetAsked) {
 	switch {
 	case !ok:
 		c.reply(Reply{Request: e.Request,
-			Err: &replica.RequestError{Kind: api.ErrNotFound,
-				Text: fmt.Sprintf("the log has no decision about %v, so it has no heuristic outcome to forget: see "+
-					"\"concord tx ls --state heuristic\"", e.ID)}})
+			Err: txn.NotFoundf("the log has no decision about %v, so it has no heuristic outcome to forget: see "+
+				"\"concord tx ls --state heuristic\"", e.ID)})
 	case !x.Alarming():
 		c.reply(Reply{Request: e.Request,
-			Err: replica.Refusedf("%v has no heuristic outcome to forget: see \"concord tx get\"", e.ID)})
+			Err: txn.Refusedf("%v has no heuristic outcome to forget: see \"concord tx get\"", e.ID)})
 	default:
 		c.core.Propose(txn.ForgetRecord{ID: e.ID, Who: e.Who, Why: e.Why})
 		c.core.Await(e.Request)
@@ -389,7 +385,7 @@ func (c *Machine) keyAcceptable(key string) error {
 func (c *Machine) answerKey(e KeyAsked) {
 	r := Reply{Request: e.Request, Zxid: c.core.Zxid()}
 	if err := c.keyAcceptable(e.Key); err != nil {
-		r.Err = replica.Refusedf("%v", err)
+		r.Err = txn.Refusedf("%v", err)
 	} else if use, ok := c.table.Key(e.Key); ok {
 		r.Key = &use
 		r.Txn, _ = c.table.Get(use.ID)

@@ -250,7 +250,7 @@ type Task struct {
 	Again    bool // an earlier attempt has failed
 }
 
-// Reply answers a request. With an error (see replica.RequestError) nothing else is set.
+// Reply answers a request. With an error (see package txn) nothing else is set.
 type Reply struct {
 	Request uint64
 	Err     error

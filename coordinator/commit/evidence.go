@@ -6,7 +6,6 @@ import (
 	"time"
 
 	"github.com/concordtx/concord/adapters"
-	"github.com/concordtx/concord/coordinator/replica"
 	"github.com/concordtx/concord/protocol/zab"
 	"github.com/concordtx/concord/recovery"
 	"github.com/concordtx/concord/txn"
@@ -194,7 +193,7 @@ func (c *Machine) onAcceptAsked(e AcceptAsked) {
 	case c.scans[e.Resource] == nil:
 		c.reply(Reply{Request: e.Request, Err: NoResource(e.Resource)})
 	default:
-		c.reply(Reply{Request: e.Request, Err: replica.Refusedf("resource %q is not quarantined, so there is "+
+		c.reply(Reply{Request: e.Request, Err: txn.Refusedf("resource %q is not quarantined, so there is "+
 			"nothing to accept: see \"concord resource ls\"", e.Resource)})
 	}
 }

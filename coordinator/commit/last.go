@@ -105,15 +105,15 @@ func (c *Machine) settleable(request uint64, id txn.ID, named string) (last stri
 	var err error
 	switch {
 	case last == "":
-		err = replica.Refusedf("%v is decided in its last resource, and nothing here says which that is: name it (the "+
+		err = txn.Refusedf("%v is decided in its last resource, and nothing here says which that is: name it (the "+
 			"application knows it), with --last-resource for \"concord tx resolve\"", id)
 	case named != "" && named != last:
-		err = replica.Refusedf("the last resource of %v is %s, as its prepared branches say, and not %q", id, last, named)
+		err = txn.Refusedf("the last resource of %v is %s, as its prepared branches say, and not %q", id, last, named)
 	case !id.FitsLast(last):
-		err = replica.Refusedf("the gid %v is not that of a transaction whose last resource is %q: correct the name", id,
+		err = txn.Refusedf("the gid %v is not that of a transaction whose last resource is %q: correct the name", id,
 			last)
 	case c.scans[last] == nil:
-		err = replica.Refusedf("%v is decided in its last resource %q, which is not in \"resources\" of the nodes: add "+
+		err = txn.Refusedf("%v is decided in its last resource %q, which is not in \"resources\" of the nodes: add "+
 			"it on all of them", id, last)
 	}
 	if err != nil {
@@ -197,7 +197,7 @@ func (c *Machine) onLastSettled(e LastSettled) {
 // the cluster goes on trying.
 func (c *Machine) notSettled(l *live, why string) {
 	l.asking.err = why
-	c.answer(l, Reply{Err: replica.Unavailablef("%v is in doubt until its last resource %s can be asked (%s): see "+
+	c.answer(l, Reply{Err: txn.Unavailablef("%v is in doubt until its last resource %s can be asked (%s): see "+
 		"\"concord resource check %[2]s\"", l.id, l.record.Last, why)})
 	if len(c.listed[l.id]) == 0 && !l.proposed {
 		c.letGo(l.id)

@@ -80,7 +80,7 @@ func (c *Machine) onLeaseAsked(e LeaseAsked) {
 	case !c.ready(e.Request):
 	case c.table.Level() < txn.LevelLeases:
 		c.reply(Reply{Request: e.Request,
-			Err: replica.Refusedf("leases are not switched on yet: some member of the cluster is away, or runs a " +
+			Err: txn.Refusedf("leases are not switched on yet: some member of the cluster is away, or runs a " +
 				"release that does not know them; see \"concord status\"")})
 	default:
 		c.leases.asked, c.leases.wanted = append(c.leases.asked, e.Request), c.leases.wanted+1
@@ -91,7 +91,7 @@ func (c *Machine) onLeaseAsked(e LeaseAsked) {
 // grant answers a request whose entry was delivered.
 func (c *Machine) grant(request uint64) {
 	if len(c.leases.granted) == 0 {
-		c.reply(Reply{Request: request, Err: replica.Refusedf("%d clients have a lease, which is the limit: close "+
+		c.reply(Reply{Request: request, Err: txn.Refusedf("%d clients have a lease, which is the limit: close "+
 			"some of them", txn.MaxLeases)})
 		return
 	}

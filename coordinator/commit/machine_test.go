@@ -10,7 +10,6 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/concordtx/concord/adapters"
-	"github.com/concordtx/concord/api"
 	"github.com/concordtx/concord/coordinator/replica"
 	"github.com/concordtx/concord/protocol/zab"
 	"github.com/concordtx/concord/txn"
@@ -479,13 +478,13 @@ func TestABranchThatNobodyCanFinishIsGivenUpByAnOperator(t *testing.T) {
 			l.step(Failed{XID: task.XID, Why: "nobody can finish it"})
 		}
 	}
-	require.ErrorIs(t, l.ask(settle(id, 2)).Err, api.ErrRefused, "it is finished")
-	require.ErrorIs(t, l.ask(settle(id, 3)).Err, api.ErrNotFound)
+	require.ErrorIs(t, l.ask(settle(id, 2)).Err, txn.ErrRefused, "it is finished")
+	require.ErrorIs(t, l.ask(settle(id, 3)).Err, txn.ErrNotFound)
 	require.NoError(t, l.ask(settle(id, 1)).Err)
 	want := []txn.Heuristic{{Branch: 1, Outcome: txn.HeuristicHazard, By: txn.FromOperator, Who: "ann", Why: "poison"}}
 	require.Equal(t, want, l.get(id).Heuristics)
 	require.Equal(t, txn.HeuristicHazard, l.get(id).Outcome())
-	require.ErrorIs(t, l.ask(settle(id, 1)).Err, api.ErrRefused, "it is on record")
+	require.ErrorIs(t, l.ask(settle(id, 1)).Err, txn.ErrRefused, "it is on record")
 	for range 300 {
 		l.tick(time.Second)
 	}
@@ -509,10 +508,10 @@ func TestABranchThatNobodyCanFinishIsGivenUpByAnOperator(t *testing.T) {
 func TestOnlyADecidedBranchIsGivenUp(t *testing.T) {
 	l := newLone(t, "orders")
 	id := l.newID()
-	require.ErrorIs(t, l.ask(settle(id, 0)).Err, api.ErrNotFound)
+	require.ErrorIs(t, l.ask(settle(id, 0)).Err, txn.ErrNotFound)
 	l.step(Listed{Resource: "orders", Listing: []adapters.Prepared{prepared(l.xid(id, 0))}})
 	r := l.ask(settle(id, 0))
-	require.ErrorIs(t, r.Err, api.ErrRefused)
+	require.ErrorIs(t, r.Err, txn.ErrRefused)
 	require.ErrorContains(t, r.Err, "concord tx resolve")
 	l.ask(func(request uint64) replica.Event {
 		return ResolveAsked{Request: request,
@@ -541,7 +540,7 @@ func TestABranchOfWhichTheLogHasAReportIsNotWorkedOn(t *testing.T) {
 func TestAGidIsComparedWithTheClockThatIsAhead(t *testing.T) {
 	l := newLone(t, "orders")
 	ahead := txn.NewID(l.now.Add(maxAhead + time.Minute))
-	require.ErrorIs(t, l.commit(ahead).Err, api.ErrInvalid)
+	require.ErrorIs(t, l.commit(ahead).Err, txn.ErrInvalid)
 	_, known := l.table.Get(ahead)
 	require.False(t, known)
 	require.Equal(t, txn.Commit, l.commit(txn.NewID(l.now.Add(maxAhead-time.Minute))).Txn.Decision)
@@ -580,6 +579,6 @@ func TestAnOrphanFromTheFutureIsAbortedOrReported(t *testing.T) {
 				CommitRequest: txn.CommitRequest{ID: never, Branches: []txn.Branch{{Resource: "orders"}}}}
 		},
 	} {
-		require.ErrorIs(t, l.ask(ask).Err, api.ErrInvalid)
+		require.ErrorIs(t, l.ask(ask).Err, txn.ErrInvalid)
 	}
 }

@@ -12,7 +12,6 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/concordtx/concord/api"
 	"github.com/concordtx/concord/coordinator/replica"
 	"github.com/concordtx/concord/txn"
 )
@@ -76,7 +75,7 @@ func TestTransactionOfAnotherClusterIsNotDecided(t *testing.T) {
 			return OutcomeAsked{Request: request, Inquiry: txn.Inquiry{ID: id, Cluster: other, Several: true}}
 		}),
 	} {
-		require.ErrorIs(t, r.Err, api.ErrInvalid)
+		require.ErrorIs(t, r.Err, txn.ErrInvalid)
 		require.ErrorContains(t, r.Err, other.String())
 	}
 	require.Len(t, l.disk.entries, written, "nothing was written")
@@ -164,7 +163,7 @@ func TestKeysAreOffUntilEveryMemberKnowsThem(t *testing.T) {
 	}
 	require.Equal(t, txn.LevelKeys-1, l.table.Level())
 	err := l.keyUse("k").Err
-	require.ErrorIs(t, err, api.ErrRefused)
+	require.ErrorIs(t, err, txn.ErrRefused)
 	require.EqualError(t, err, errKeysOff.Error())
 	_, r := l.commitKeyed("k", "")
 	require.Equal(t, txn.Abort, r.Txn.Decision)
@@ -186,11 +185,11 @@ func TestAnOperatorEndsWhatRecoveryOnlyReports(t *testing.T) {
 	id := l.newID()
 	l.commit(id, txn.Branch{No: 1, Resource: "orders"})
 	require.NoError(t, ends(l.xid(id, 2)), "that the commit does not name")
-	require.ErrorIs(t, ends(l.xid(id, 1)), api.ErrRefused, "that it names")
+	require.ErrorIs(t, ends(l.xid(id, 1)), txn.ErrRefused, "that it names")
 	l.ask(settle(id, 1))
 	require.NoError(t, ends(l.xid(id, 1)), "that was given up")
 	require.NoError(t, ends(l.xid(txn.NewID(l.now.AddDate(1, 0, 0)), 0)), "from the future")
-	require.ErrorIs(t, ends(l.xid(l.newID(), 0)), api.ErrRefused, "that has no decision yet")
+	require.ErrorIs(t, ends(l.xid(l.newID(), 0)), txn.ErrRefused, "that has no decision yet")
 	for range 5 { // until the log forgets
 		commitNew(l)
 		l.tick(8 * 24 * time.Hour)

@@ -8,8 +8,6 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/concordtx/concord/api"
-	"github.com/concordtx/concord/coordinator/replica"
 	"github.com/concordtx/concord/protocol"
 	"github.com/concordtx/concord/recovery"
 	"github.com/concordtx/concord/txn"
@@ -52,7 +50,7 @@ func (c *Machine) onResolveAsked(e ResolveAsked) {
 		c.settleLast(l, last, protocol.RollbackAsked{Reason: reason})
 	case e.Decision == txn.Commit && e.ID.Class() == txn.ThreePhase:
 		c.reply(Reply{Request: e.Request,
-			Err: replica.Refusedf("%v is decided in three phases: only its members can commit it, and they "+
+			Err: txn.Refusedf("%v is decided in three phases: only its members can commit it, and they "+
 				"continue by themselves when enough of them are connected; see \"concord tx get %v\" for who is "+
 				"missing", e.ID,
 				e.ID)})
@@ -65,7 +63,7 @@ func (c *Machine) onResolveAsked(e ResolveAsked) {
 		c.carry(l, l.core.Step(protocol.RollbackAsked{Reason: reason}))
 	case e.Unlisted != nil:
 		c.reply(Reply{Request: e.Request,
-			Err: replica.Refusedf("%v, so it is not known whether %v has a branch there that would have to commit "+
+			Err: txn.Refusedf("%v, so it is not known whether %v has a branch there that would have to commit "+
 				"too: wait until all are up, or abort", e.Unlisted, e.ID)})
 	case !seen:
 		c.reply(Reply{Request: e.Request, Err: notFound(e.ID)})
@@ -93,7 +91,7 @@ func (c *Machine) neverHeardOf(e ResolveAsked) error {
 	if e.Unlisted == nil {
 		return notFound(e.ID)
 	}
-	return replica.Unavailablef("%v, and nobody else has heard of %v: compare the gid with \"concord tx ls\", and try "+
+	return txn.Unavailablef("%v, and nobody else has heard of %v: compare the gid with \"concord tx ls\", and try "+
 		"again when all databases can be asked; or abort it unseen, with --force", e.Unlisted, e.ID)
 }
 
@@ -103,13 +101,13 @@ func (c *Machine) incomplete(e ResolveAsked, listed []txn.Branch) error {
 	prepared := resources(slices.Concat(e.Prepared, e.Committed))
 	for _, name := range prepared {
 		if c.table.Quarantined(name) {
-			return replica.Refusedf("%s; what is prepared there may be a branch that had ended, so decide %v after "+
+			return txn.Refusedf("%s; what is prepared there may be a branch that had ended, so decide %v after "+
 				"that", txn.Quarantined(name), e.ID)
 		}
 	}
 	for i, b := range e.Prepared {
 		if i > 0 && e.Prepared[i-1].No == b.No {
-			return replica.Refusedf("%v has a prepared branch %d at %s and another at %s, and a record can name "+
+			return txn.Refusedf("%v has a prepared branch %d at %s and another at %s, and a record can name "+
 				"only one of them: look into both databases, and abort",
 				e.ID, b.No, e.Prepared[i-1].Resource, b.Resource)
 		}
@@ -119,10 +117,10 @@ func (c *Machine) incomplete(e ResolveAsked, listed []txn.Branch) error {
 	}
 	for _, name := range e.Resources {
 		if !slices.Contains(c.config.Resources, name) {
-			return replica.Refusedf("the coordinator has no resource %q: see \"concord resource ls\"", name)
+			return txn.Refusedf("the coordinator has no resource %q: see \"concord resource ls\"", name)
 		}
 		if !slices.Contains(prepared, name) {
-			return replica.Refusedf("%v has no prepared branch at %s: it never had one, or that was rolled back, or "+
+			return txn.Refusedf("%v has no prepared branch at %s: it never had one, or that was rolled back, or "+
 				"somebody ended it by hand, so a commit might be half of one: "+
 				"look into %s, and abort; only if the transaction changed nothing there, leave %s out of --resources",
 				e.ID, name, name, name)
@@ -130,7 +128,7 @@ func (c *Machine) incomplete(e ResolveAsked, listed []txn.Branch) error {
 	}
 	for _, b := range listed {
 		if !slices.Contains(prepared, b.Resource) {
-			return replica.Refusedf("%v had a prepared branch at %s when it was listed, and has none now: somebody "+
+			return txn.Refusedf("%v had a prepared branch at %s when it was listed, and has none now: somebody "+
 				"ended it, so a commit might be half of one: look into %s, and abort unless it was committed there",
 				e.ID, b.Resource, b.Resource)
 		}
@@ -139,14 +137,14 @@ func (c *Machine) incomplete(e ResolveAsked, listed []txn.Branch) error {
 		return nil // they say that they are all
 	}
 	if len(e.Resources) == 0 {
-		return replica.Refusedf("%v has prepared branches at %s, and nothing there says whether it had more: find "+
+		return txn.Refusedf("%v has prepared branches at %s, and nothing there says whether it had more: find "+
 			"out which databases the application changes in such a transaction, "+
 			"and repeat with all of them, as in --resources %s; if one has no branch, abort", e.ID,
 			strings.Join(prepared, ", "), strings.Join(prepared, ","))
 	}
 	for _, name := range prepared {
 		if !slices.Contains(e.Resources, name) {
-			return replica.Refusedf("%v has a prepared branch at %s too, which --resources does not name: unless "+
+			return txn.Refusedf("%v has a prepared branch at %s too, which --resources does not name: unless "+
 				"that is a mistake, its transaction is not the one that you mean", e.ID, name)
 		}
 	}
@@ -198,16 +196,15 @@ func (c *Machine) onSettleAsked(e SettleAsked) {
 	case !known && c.table.TooOld(e.ID):
 		refuse(tooOld(e.ID))
 	case !known && listed:
-		refuse(replica.Refusedf("%v has no decision: decide it first, with \"concord tx resolve\"", e.ID))
+		refuse(txn.Refusedf("%v has no decision: decide it first, with \"concord tx resolve\"", e.ID))
 	case !known:
 		refuse(notFound(e.ID))
 	case slices.ContainsFunc(x.Heuristics, func(h txn.Heuristic) bool { return h.Branch == e.Branch }):
-		refuse(replica.Refusedf("branch %d of %v is on record already: see \"concord tx get\"", e.Branch, e.ID))
+		refuse(txn.Refusedf("branch %d of %v is on record already: see \"concord tx get\"", e.Branch, e.ID))
 	case !unfinished && !slices.ContainsFunc(x.Branches, func(b txn.Branch) bool { return b.No == e.Branch }):
-		refuse(&replica.RequestError{Kind: api.ErrNotFound,
-			Text: fmt.Sprintf("%v has no branch %d: see \"concord tx get\"", e.ID, e.Branch)})
+		refuse(txn.NotFoundf("%v has no branch %d: see \"concord tx get\"", e.ID, e.Branch))
 	case !unfinished:
-		refuse(replica.Refusedf("branch %d of %v is finished: there is nothing to give up", e.Branch, e.ID))
+		refuse(txn.Refusedf("branch %d of %v is finished: there is nothing to give up", e.Branch, e.ID))
 	default:
 		c.core.Propose(txn.HeuristicRecord{ID: e.ID, Branch: e.Branch, Outcome: txn.HeuristicHazard,
 			By: txn.FromOperator, Who: e.Who, Why: e.Why})
@@ -231,7 +228,7 @@ func (c *Machine) onEndAsked(e EndAsked) {
 	x := e.Prepared.XID
 	a, ours := c.scans[e.Resource].sightings.Preview(e.Resource, e.Prepared, c.table, c.rules(), c.core.Now())
 	refuse := func(format string, args ...any) {
-		c.reply(Reply{Request: e.Request, Err: replica.Refusedf(format, args...)})
+		c.reply(Reply{Request: e.Request, Err: txn.Refusedf(format, args...)})
 	}
 	switch {
 	case ours && (a.Kind == recovery.Commit || a.Kind == recovery.Rollback):
@@ -248,24 +245,20 @@ func (c *Machine) onEndAsked(e EndAsked) {
 
 // AlreadyDecided is the answer to who wants another decision than there is.
 func AlreadyDecided(x txn.Txn) error {
-	return &replica.RequestError{Kind: api.ErrDecided,
-		Text: fmt.Sprintf("the decision of %v stands: %v, at zxid %v; see \"concord tx get\"", x.ID, x.Decision,
-			x.Decided)}
+	return txn.Decidedf("the decision of %v stands: %v, at zxid %v; see \"concord tx get\"", x.ID, x.Decision,
+		x.Decided)
 }
 
 func notFound(id txn.ID) error {
-	return &replica.RequestError{Kind: api.ErrNotFound,
-		Text: fmt.Sprintf("transaction %v is not known: no decision, and no resource lists a prepared branch of it; "+
-			"compare the gid with \"concord tx ls\"", id)}
+	return txn.NotFoundf("transaction %v is not known: no decision, and no resource lists a prepared branch of it; "+
+		"compare the gid with \"concord tx ls\"", id)
 }
 
 // NoResource is the answer to who asks about a resource that there is not.
 func NoResource(name string) error {
-	return &replica.RequestError{Kind: api.ErrNotFound,
-		Text: fmt.Sprintf("there is no resource %q: see \"concord resource ls\"", name)}
+	return txn.NotFoundf("there is no resource %q: see \"concord resource ls\"", name)
 }
 
 func tooOld(id txn.ID) error {
-	return &replica.RequestError{Kind: api.ErrTooOld,
-		Text: fmt.Sprintf("transaction %v is older than what the cluster remembers: look into the databases", id)}
+	return txn.TooOldf("transaction %v is older than what the cluster remembers: look into the databases", id)
 }

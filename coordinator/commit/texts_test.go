@@ -13,7 +13,6 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/concordtx/concord/adapters"
-	"github.com/concordtx/concord/api"
 	"github.com/concordtx/concord/coordinator/replica"
 	"github.com/concordtx/concord/protocol/zab"
 	"github.com/concordtx/concord/txn"
@@ -215,32 +214,32 @@ type answer struct {
 }
 
 var answers = []answer{
-	{name: "a read that no leader confirms", is: api.ErrUnavailable,
+	{name: "a read that no leader confirms", is: txn.ErrUnavailable,
 		meet: asked(func(_ *lone, request uint64) replica.Event {
 			return OutcomeAsked{Request: request, Inquiry: txn.Inquiry{ID: thatID}}
 		}, ofThree), says: `this node cannot tell whether it knows all decisions, since no leader has confirmed ` +
 			`it: ask ` +
 			`another one, or run "concord status"`},
-	{name: "nobody leads", meet: asked(committing, ofThree), is: &api.NotLeaderError{},
+	{name: "nobody leads", meet: asked(committing, ofThree), is: &txn.NotLeaderError{},
 		says: `this node is not the leader and does not know who is: ask again, or run "concord status"`},
-	{name: "more wait than may", is: api.ErrBusy, meet: asked(func(_ *lone, request uint64) replica.Event {
+	{name: "more wait than may", is: txn.ErrBusy, meet: asked(func(_ *lone, request uint64) replica.Event {
 		return replica.SeenAsked{Request: request, Zxid: zab.Zxid{Epoch: math.MaxUint32}}
 	}, func(l *lone) {
 		for range 4096 { // as many as may wait
 			l.step(replica.SeenAsked{Zxid: zab.Zxid{Epoch: math.MaxUint32}})
 		}
 	}), says: "the node is busy: ask again in a moment"},
-	{name: "a voter differs, and nobody knows with whom the majority agrees", is: api.ErrUnavailable,
+	{name: "a voter differs, and nobody knows with whom the majority agrees", is: txn.ErrUnavailable,
 		meet: asked(committing, ofThree, differs(2)),
 		says: "the state of this node, 1, differs at ZXID from that of node 2; it answers nothing until it knows " +
 			"with whom the majority agrees: bring the other nodes up"},
-	{name: "all other voters differ", is: api.ErrUnavailable, meet: asked(committing, ofThree, differs(2, 3)),
+	{name: "all other voters differ", is: txn.ErrUnavailable, meet: asked(committing, ofThree, differs(2, 3)),
 		says: `the state of this node, 1, differs at ZXID from that of node 2, node 3, so that no majority can ` +
 			`agree with it. From now on it takes part in nothing and answers nothing. Stop it, move its directory ` +
 			`away, run "concord member replace 1" on the others, and start it with an empty one; if all nodes say ` +
 			`this, put back a backup of one of them`},
 
-	{name: "a class that is not switched on", is: api.ErrRefused,
+	{name: "a class that is not switched on", is: txn.ErrRefused,
 		meet: asked(func(_ *lone, request uint64) replica.Event {
 			return CommitAsked{Request: request, CommitRequest: txn.CommitRequest{ID: thatID.WithClass(txn.ThreePhase)}}
 		}), says: "transaction GID is of the class three_phase, which is not switched on in this cluster, so it can " +
@@ -263,14 +262,14 @@ var answers = []answer{
 		says: `agent "a" voted with the journal 61000000000000000000000000000000, and now has ` +
 			`ee000000000000000000000000000000: if it has lost that one, or two agents have this name, give this ` +
 			`one another "name"`},
-	{name: "an operator's commit of three phases", is: api.ErrRefused,
+	{name: "an operator's commit of three phases", is: txn.ErrRefused,
 		meet: asked(func(_ *lone, request uint64) replica.Event {
 			return ResolveAsked{Request: request,
 				Resolution: txn.Resolution{ID: thatID.WithClass(txn.ThreePhase), Decision: txn.Commit, Who: "ann",
 					Why: "why"}}
 		}, levelled), says: `GID is decided in three phases: only its members can commit it, and they continue by ` +
 			`themselves when enough of them are connected; see "concord tx get GID" for who is missing`},
-	{name: "members that do not answer", is: api.ErrUnavailable, meet: func(t *testing.T) error {
+	{name: "members that do not answer", is: txn.ErrUnavailable, meet: func(t *testing.T) error {
 		l := newLone(t, "orders", "billing")
 		levelled(l)
 		l.core.config.Hosted = func(string) bool { return true }
@@ -281,18 +280,18 @@ var answers = []answer{
 		return l.replies[l.request].Err
 	}, says: `GID is open: its members decide it, and a, b did not answer: it continues when they do; see "concord ` +
 		`tx get GID"`},
-	{name: "a transaction of another cluster", is: api.ErrInvalid,
+	{name: "a transaction of another cluster", is: txn.ErrInvalid,
 		meet: asked(func(_ *lone, request uint64) replica.Event {
 			return CommitAsked{Request: request, CommitRequest: txn.CommitRequest{ID: thatID, Cluster: 8}}
 		}), says: "the transaction belongs to cluster CLUSTER, but this is cluster CLUSTER: connect to the right " +
 			"nodes; if cluster CLUSTER was set up anew, restart the application"},
-	{name: "a transaction from the future", is: api.ErrInvalid,
+	{name: "a transaction from the future", is: txn.ErrInvalid,
 		meet: asked(func(l *lone, request uint64) replica.Event {
 			return CommitAsked{Request: request,
 				CommitRequest: txn.CommitRequest{ID: txn.NewID(l.now.AddDate(1, 0, 0))}}
 		}), says: "transaction GID is dated TIME, but here it is TIME: unless the gid is mistyped, correct the " +
 			"clock of whoever began it, or those of the nodes"},
-	{name: "a transaction that is too old", is: api.ErrTooOld, meet: asked(func(l *lone, request uint64) replica.Event {
+	{name: "a transaction that is too old", is: txn.ErrTooOld, meet: asked(func(l *lone, request uint64) replica.Event {
 		return CommitAsked{Request: request, CommitRequest: txn.CommitRequest{ID: txn.NewID(l.now.AddDate(-1, 0, 0))}}
 	}, func(l *lone) {
 		for range 5 {
@@ -321,7 +320,7 @@ var answers = []answer{
 	{name: "two branches with one number",
 		meet: aborted(fixed, []txn.Branch{{Resource: "orders"}, {Resource: "billing"}}),
 		says: "two branches have the number 0: give each its own"},
-	{name: "too many branches", meet: aborted(fixed, make([]txn.Branch, api.MaxBranches+1)),
+	{name: "too many branches", meet: aborted(fixed, make([]txn.Branch, txn.MaxBranches+1)),
 		says: "257 branches: a transaction has at most 256: split it"},
 	{name: "a lease that has ended", meet: aborted(func(l *lone) txn.ID { return thatID.WithLease(1) }, nil, levelled,
 		func(l *lone) {
@@ -333,15 +332,15 @@ var answers = []answer{
 		}), says: "lease 1 of the client has ended: it was closed, or the cluster had not heard from it for too " +
 		"long"},
 
-	{name: "resolve what is decided otherwise", is: api.ErrDecided, meet: asked(resolving(txn.Abort), commits),
+	{name: "resolve what is decided otherwise", is: txn.ErrDecided, meet: asked(resolving(txn.Abort), commits),
 		says: `the decision of GID stands: commit, at zxid ZXID; see "concord tx get"`},
-	{name: "resolve what nobody knows", is: api.ErrNotFound, meet: asked(resolving(txn.Commit), listsNothing),
+	{name: "resolve what nobody knows", is: txn.ErrNotFound, meet: asked(resolving(txn.Commit), listsNothing),
 		says: `transaction GID is not known: no decision, and no resource lists a prepared branch of it; compare ` +
 			`the gid with "concord tx ls"`},
-	{name: "abort what nobody knows", is: api.ErrNotFound, meet: asked(resolving(txn.Abort), listsNothing),
+	{name: "abort what nobody knows", is: txn.ErrNotFound, meet: asked(resolving(txn.Abort), listsNothing),
 		says: `transaction GID is not known: no decision, and no resource lists a prepared branch of it; compare ` +
 			`the gid with "concord tx ls"`},
-	{name: "abort what nobody knows while a resource cannot be listed", is: api.ErrUnavailable,
+	{name: "abort what nobody knows while a resource cannot be listed", is: txn.ErrUnavailable,
 		meet: asked(func(l *lone, request uint64) replica.Event {
 			e := resolving(txn.Abort)(l, request).(ResolveAsked)
 			e.Unlisted = errors.New("not listed: orders: connection refused")
@@ -349,90 +348,90 @@ var answers = []answer{
 		}, listsNothing),
 		says: `not listed: orders: connection refused, and nobody else has heard of GID: compare the gid with ` +
 			`"concord tx ls", and try again when all databases can be asked; or abort it unseen, with --force`},
-	{name: "resolve while a resource cannot be listed", is: api.ErrRefused,
+	{name: "resolve while a resource cannot be listed", is: txn.ErrRefused,
 		meet: asked(resolvingListed(errors.New("not listed: orders: connection refused"), nil)),
 		says: "not listed: orders: connection refused, so it is not known whether GID has a branch there that would " +
 			"have to commit too: wait until all are up, or abort"},
-	{name: "resolve what may be half", is: api.ErrRefused, meet: asked(resolvingListed(nil, nil, "orders")),
+	{name: "resolve what may be half", is: txn.ErrRefused, meet: asked(resolvingListed(nil, nil, "orders")),
 		says: "GID has prepared branches at orders, and nothing there says whether it had more: find out which " +
 			"databases the application changes in such a transaction, " +
 			"and repeat with all of them, as in --resources orders; if one has no branch, abort"},
-	{name: "resolve what is half", is: api.ErrRefused,
+	{name: "resolve what is half", is: txn.ErrRefused,
 		meet: asked(resolvingListed(nil, []string{"orders", "billing"}, "orders")),
 		says: "GID has no prepared branch at billing: it never had one, or that was rolled back, or somebody ended " +
 			"it by hand, so a commit might be half of one: " +
 			"look into billing, and abort; only if the transaction changed nothing there, leave billing out of " +
 			"--resources"},
-	{name: "resolve what says itself that it is half", is: api.ErrRefused,
+	{name: "resolve what says itself that it is half", is: txn.ErrRefused,
 		meet: asked(func(l *lone, request uint64) replica.Event {
 			return saying(resolvingListed(nil, []string{"orders"}, "orders")(l, request).(ResolveAsked),
 				[]txn.BranchNo{0, 1})
 		}), says: "GID has the branches 0, 1, as branch 0 at orders says, but branch 1 is neither prepared nor " +
 			"committed anywhere: its client died before it was prepared, or somebody rolled it back, so a commit " +
 			"would be half of one: abort"},
-	{name: "resolve what contradicts itself", is: api.ErrRefused,
+	{name: "resolve what contradicts itself", is: txn.ErrRefused,
 		meet: asked(func(l *lone, request uint64) replica.Event {
 			return saying(resolvingListed(nil, nil, "orders", "billing")(l, request).(ResolveAsked),
 				[]txn.BranchNo{0, 1},
 				[]txn.BranchNo{1})
 		}), says: "branch 0 of GID at orders says that the branches are 0, 1, but branch 1 at billing says 1: look " +
 			"into both databases, and abort"},
-	{name: "resolve more than was meant", is: api.ErrRefused,
+	{name: "resolve more than was meant", is: txn.ErrRefused,
 		meet: asked(resolvingListed(nil, []string{"orders"}, "orders", "billing")),
 		says: "GID has a prepared branch at billing too, which --resources does not name: unless that is a mistake, " +
 			"its transaction is not the one that you mean"},
-	{name: "resolve what has one number twice", is: api.ErrRefused,
+	{name: "resolve what has one number twice", is: txn.ErrRefused,
 		meet: asked(func(l *lone, request uint64) replica.Event {
 			e := resolvingListed(nil, []string{"orders", "billing"}, "orders", "billing")(l, request).(ResolveAsked)
 			e.Prepared[1].No = 0
 			return e
 		}), says: "GID has a prepared branch 0 at billing and another at orders, and a record can name only one of " +
 			"them: look into both databases, and abort"},
-	{name: "resolve at what is no resource", is: api.ErrRefused,
+	{name: "resolve at what is no resource", is: txn.ErrRefused,
 		meet: asked(resolvingListed(nil, []string{"warehouse"}, "orders")),
 		says: `the coordinator has no resource "warehouse": see "concord resource ls"`},
-	{name: "resolve what has vanished in part", is: api.ErrRefused,
+	{name: "resolve what has vanished in part", is: txn.ErrRefused,
 		meet: asked(resolvingListed(nil, []string{"billing"}, "billing"), lists),
 		says: "GID had a prepared branch at orders when it was listed, and has none now: somebody ended it, so a " +
 			"commit might be half of one: look into orders, and abort unless it was committed there"},
-	{name: "forget what nobody knows", is: api.ErrNotFound, meet: asked(forgetting),
+	{name: "forget what nobody knows", is: txn.ErrNotFound, meet: asked(forgetting),
 		says: `the log has no decision about GID, so it has no heuristic outcome to forget: see "concord tx ls ` +
 			`--state heuristic"`},
-	{name: "accept what is not quarantined", is: api.ErrRefused, meet: asked(func(_ *lone,
+	{name: "accept what is not quarantined", is: txn.ErrRefused, meet: asked(func(_ *lone,
 		request uint64) replica.Event {
 		return AcceptAsked{Request: request, Resource: "orders", Who: "ann", Why: "why"}
 	}), says: `resource "orders" is not quarantined, so there is nothing to accept: see "concord resource ls"`},
-	{name: "accept what is not there", is: api.ErrNotFound, meet: asked(func(_ *lone, request uint64) replica.Event {
+	{name: "accept what is not there", is: txn.ErrNotFound, meet: asked(func(_ *lone, request uint64) replica.Event {
 		return AcceptAsked{Request: request, Resource: "stock", Who: "ann", Why: "why"}
 	}), says: `there is no resource "stock": see "concord resource ls"`},
-	{name: "commit what is prepared in a database that was set back", is: api.ErrRefused,
+	{name: "commit what is prepared in a database that was set back", is: txn.ErrRefused,
 		meet: asked(resolvingListed(nil, []string{"orders"}, "orders"), setBack),
 		says: `resource "orders" is quarantined: its database is behind what the log remembers of it; see "concord ` +
 			`resource report orders", then "concord resource accept orders --reason TEXT"; what is prepared there ` +
 			`may be a branch that had ended, so decide GID after that`},
-	{name: "forget what is not heuristic", is: api.ErrRefused, meet: asked(forgetting, commits),
+	{name: "forget what is not heuristic", is: txn.ErrRefused, meet: asked(forgetting, commits),
 		says: `GID has no heuristic outcome to forget: see "concord tx get"`},
-	{name: "settle what is not decided", is: api.ErrRefused, meet: asked(settling(0), lists),
+	{name: "settle what is not decided", is: txn.ErrRefused, meet: asked(settling(0), lists),
 		says: `GID has no decision: decide it first, with "concord tx resolve"`},
-	{name: "settle what was given up", is: api.ErrRefused, meet: asked(settling(0), commits, givesUp),
+	{name: "settle what was given up", is: txn.ErrRefused, meet: asked(settling(0), commits, givesUp),
 		says: `branch 0 of GID is on record already: see "concord tx get"`},
-	{name: "settle a branch that is not there", is: api.ErrNotFound, meet: asked(settling(7), commits),
+	{name: "settle a branch that is not there", is: txn.ErrNotFound, meet: asked(settling(7), commits),
 		says: `GID has no branch 7: see "concord tx get"`},
-	{name: "settle a branch that is finished", is: api.ErrRefused, meet: asked(settling(0), commits, endsBranch),
+	{name: "settle a branch that is finished", is: txn.ErrRefused, meet: asked(settling(0), commits, endsBranch),
 		says: "branch 0 of GID is finished: there is nothing to give up"},
 
-	{name: "end a branch that has a decision", is: api.ErrRefused, meet: asked(ending, commits),
+	{name: "end a branch that has a decision", is: txn.ErrRefused, meet: asked(ending, commits),
 		says: `branch 0 of GID at orders has a decision, and the cluster ends it by that (the log says commit): run ` +
 			`"concord recover --apply GID"`},
-	{name: "end a branch that can be decided", is: api.ErrRefused, meet: asked(ending, lists),
+	{name: "end a branch that can be decided", is: txn.ErrRefused, meet: asked(ending, lists),
 		says: `branch 0 of GID at orders can still be decided with its whole transaction (no decision, may be alive: ` +
 			`younger than 1m0s): run "concord tx resolve GID --commit" or "--abort"`},
 
-	{name: "a lease that is not switched on", is: api.ErrRefused,
+	{name: "a lease that is not switched on", is: txn.ErrRefused,
 		meet: asked(func(_ *lone, request uint64) replica.Event { return LeaseAsked{Request: request} }),
 		says: `leases are not switched on yet: some member of the cluster is away, or runs a release that does not ` +
 			`know them; see "concord status"`},
-	{name: "more leases than may be", is: api.ErrRefused, meet: func(t *testing.T) error {
+	{name: "more leases than may be", is: txn.ErrRefused, meet: func(t *testing.T) error {
 		l := newLone(t)
 		levelled(l)
 		const first = 1000
@@ -447,40 +446,40 @@ var answers = []answer{
 		}
 		return l.replies[first+txn.MaxLeases].Err
 	}, says: "10000 clients have a lease, which is the limit: close some of them"},
-	{name: "members that the log does not know", is: api.ErrRefused, meet: asked(removing(2)),
+	{name: "members that the log does not know", is: txn.ErrRefused, meet: asked(removing(2)),
 		says: "the log does not say yet who the members are: it will when all of them run a release that knows " +
 			"feature level 3 and have been up together; " +
 			`see "concord status"`},
-	{name: "add who is there", is: api.ErrRefused, meet: asked(func(_ *lone, request uint64) replica.Event {
+	{name: "add who is there", is: txn.ErrRefused, meet: asked(func(_ *lone, request uint64) replica.Event {
 		return replica.AddAsked{Request: request, Key: "k",
 			Member: replica.Member{ID: 1, Peer: "10.0.0.9:1", API: "10.0.0.9:2"}}
 	}, levelled), says: `node 1 is a member already (voter): see "concord member ls"`},
-	{name: "add at an address that is taken", is: api.ErrRefused,
+	{name: "add at an address that is taken", is: txn.ErrRefused,
 		meet: asked(func(_ *lone, request uint64) replica.Event {
 			return replica.AddAsked{Request: request, Key: "k",
 				Member: replica.Member{ID: 2, Peer: "10.0.0.1:7421", API: "10.0.0.9:2"}}
 		}, levelled), says: "the address 10.0.0.1:7421 is that of node 1: give the new node its own"},
-	{name: "add while another learns", is: api.ErrRefused, meet: asked(adding(3, false), levelled, with(2, false)),
+	{name: "add while another learns", is: txn.ErrRefused, meet: asked(adding(3, false), levelled, with(2, false)),
 		says: `node 2 is being added and has not caught up yet: wait for it, or remove it with "concord member ` +
 			`remove 2"`},
-	{name: "add more than may be", is: api.ErrRefused, meet: asked(adding(99, true), levelled, func(l *lone) {
+	{name: "add more than may be", is: txn.ErrRefused, meet: asked(adding(99, true), levelled, func(l *lone) {
 		for id := 2; id <= txn.MaxMembers; id++ {
 			with(zab.NodeID(id), true)(l)
 		}
 	}), says: "a cluster has at most 32 members: remove one first"},
-	{name: "remove who is not there", is: api.ErrNotFound, meet: asked(removing(9), levelled),
+	{name: "remove who is not there", is: txn.ErrNotFound, meet: asked(removing(9), levelled),
 		says: `there is no member 9: see "concord member ls"`},
-	{name: "remove while another learns", is: api.ErrRefused, meet: asked(removing(1), levelled, with(2, false)),
+	{name: "remove while another learns", is: txn.ErrRefused, meet: asked(removing(1), levelled, with(2, false)),
 		says: `node 2 is being added and has not caught up yet: wait for it, or remove it first, with "concord ` +
 			`member remove 2"`},
-	{name: "remove the last voter", is: api.ErrRefused, meet: asked(removing(1), levelled),
+	{name: "remove the last voter", is: txn.ErrRefused, meet: asked(removing(1), levelled),
 		says: `node 1 is the last voter, and nobody would be left to decide: add another one first, with "concord ` +
 			`member add"`},
-	{name: "lead by an observer", is: api.ErrRefused,
+	{name: "lead by an observer", is: txn.ErrRefused,
 		meet: asked(func(_ *lone, request uint64) replica.Event { return replica.LeadAsked{Request: request, Node: 2} },
 			levelled, with(2, true)),
 		says: `node 2 is not a voter (observer) and cannot lead: name one that "concord member ls" shows as a voter`},
-	{name: "replace the disk of the leader", is: api.ErrRefused,
+	{name: "replace the disk of the leader", is: txn.ErrRefused,
 		meet: asked(func(_ *lone, request uint64) replica.Event {
 			return replica.ReplaceAsked{Request: request,
 				Node: 1}
@@ -511,7 +510,7 @@ func TestWhatAnswersSay(t *testing.T) {
 				said = v.of.ReplaceAllString(said, v.to)
 			}
 			require.Equal(t, m.says, said)
-			if notLeader, ok := m.is.(*api.NotLeaderError); ok {
+			if notLeader, ok := m.is.(*txn.NotLeaderError); ok {
 				require.ErrorAs(t, err, &notLeader)
 			} else if m.is != nil {
 				require.ErrorIs(t, err, m.is)

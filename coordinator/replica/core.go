@@ -276,7 +276,7 @@ func (c *Core) refuse(records []txn.Record, n int, err error) {
 	case errors.Is(err, zab.ErrBusy):
 		err = ErrBusy
 	case errors.Is(err, zab.ErrMembers):
-		err = Unavailablef("%v: ask again in a moment", err)
+		err = txn.Unavailablef("%v: ask again in a moment", err)
 	default:
 		err = c.NotLeader()
 	}

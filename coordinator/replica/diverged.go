@@ -7,7 +7,6 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/concordtx/concord/api"
 	"github.com/concordtx/concord/protocol/zab"
 	"github.com/concordtx/concord/txn"
 )
@@ -166,7 +165,7 @@ func (c *Core) stopForGood(why string) {
 // distrusted is the answer of a node that must not answer; nil: it may.
 func (c *Core) Distrusted() error {
 	if why := c.diverged.Why + c.diverged.suspect; why != "" {
-		return &RequestError{Kind: api.ErrUnavailable, Text: why}
+		return txn.Unavailablef("%s", why)
 	}
 	return nil
 }

@@ -53,7 +53,7 @@ type Effects struct {
 	Notes    []Note
 }
 
-// Reply answers a request. With an error (see RequestError) nothing else is set.
+// Reply answers a request. With an error (see package txn) nothing else is set.
 type Reply struct {
 	Request uint64
 	Err     error

@@ -8,7 +8,6 @@ import (
 	"slices"
 	"time"
 
-	"github.com/concordtx/concord/api"
 	"github.com/concordtx/concord/protocol/zab"
 	"github.com/concordtx/concord/txn"
 )
@@ -254,7 +253,7 @@ func (c *Core) mayChange(request uint64, key string) bool {
 	m := c.State().Members()
 	switch {
 	case m == nil:
-		c.reply(Reply{Request: request, Err: Refusedf("the log does not say yet who the members are: it will when "+
+		c.reply(Reply{Request: request, Err: txn.Refusedf("the log does not say yet who the members are: it will when "+
 			"all of them run a release that knows feature level %d and have been up together; see \"concord status\"",
 			txn.LevelMembers)})
 	case m.Key == key && m.Settled && !c.changes.underway:
@@ -288,7 +287,7 @@ func (c *Core) onAddAsked(e AddAsked) {
 	}
 	if why == "" && !c.quorumWithout(0, FromMembers(c.list.Members)) {
 		c.reply(Reply{Request: e.Request,
-			Err: Unavailablef("too few voters follow this leader for a decision: see \"concord status\"")})
+			Err: txn.Unavailablef("too few voters follow this leader for a decision: see \"concord status\"")})
 		return
 	}
 	if l, learns := c.learner(); why == "" && learns {
@@ -296,7 +295,7 @@ func (c *Core) onAddAsked(e AddAsked) {
 			"\"concord member remove %d\"", l.ID, l.ID)
 	}
 	if why != "" {
-		c.reply(Reply{Request: e.Request, Err: Refusedf("%s", why)})
+		c.reply(Reply{Request: e.Request, Err: txn.Refusedf("%s", why)})
 		return
 	}
 	m := txn.Member{ID: uint64(e.Member.ID), Role: txn.Learner, Peer: e.Member.Peer, API: e.Member.API}
@@ -340,16 +339,16 @@ func (c *Core) onRemoveAsked(e RemoveAsked) {
 		c.reply(Reply{Request: e.Request, Err: noMember(e.Node)})
 	case learns && l.ID != e.Node:
 		c.reply(Reply{Request: e.Request,
-			Err: Refusedf("node %d is being added and has not caught up yet: wait for it, or remove it first, with "+
-				"\"concord member remove %d\"", l.ID, l.ID)})
+			Err: txn.Refusedf("node %d is being added and has not caught up yet: wait for it, or remove it first, "+
+				"with \"concord member remove %d\"", l.ID, l.ID)})
 	case !m.Observer && countVoters(rest) == 0:
 		c.reply(Reply{Request: e.Request,
-			Err: Refusedf("node %d is the last voter, and nobody would be left to decide: add another one first, "+
+			Err: txn.Refusedf("node %d is the last voter, and nobody would be left to decide: add another one first, "+
 				"with \"concord member add\"", e.Node)})
 	case !m.Observer && !c.quorumWithout(e.Node, rest):
 		c.reply(Reply{Request: e.Request,
-			Err: Refusedf("without node %d too few of the voters that are left follow this leader, and the cluster "+
-				"would stop: bring them back, or remove those first; see \"concord status\"", e.Node)})
+			Err: txn.Refusedf("without node %d too few of the voters that are left follow this leader, and the "+
+				"cluster would stop: bring them back, or remove those first; see \"concord status\"", e.Node)})
 	case e.Node == c.config.Node:
 		c.handOver(handover{to: c.bestFollower(), request: e.Request, remove: true})
 	default:
@@ -360,8 +359,7 @@ func (c *Core) onRemoveAsked(e RemoveAsked) {
 }
 
 func noMember(id zab.NodeID) error {
-	return &RequestError{Kind: api.ErrNotFound,
-		Text: fmt.Sprintf("there is no member %d: see \"concord member ls\"", id)}
+	return txn.NotFoundf("there is no member %d: see \"concord member ls\"", id)
 }
 
 // quorumWithout reports whether the voters of a list that follow this leader are a quorum of it
@@ -459,7 +457,7 @@ func (c *Core) onLeadAsked(e LeadAsked) {
 		c.reply(Reply{Request: e.Request, Zxid: c.Zxid()}) // it is so, perhaps since the request was made first
 	case m.Observer:
 		c.reply(Reply{Request: e.Request,
-			Err: Refusedf("node %d is not a voter (%v) and cannot lead: name one that \"concord member ls\" shows "+
+			Err: txn.Refusedf("node %d is not a voter (%v) and cannot lead: name one that \"concord member ls\" shows "+
 				"as a voter", e.Node, RoleOf(m))})
 	case c.diverged.Why != "":
 		c.reply(Reply{Request: e.Request, Err: c.Distrusted()})
@@ -486,7 +484,7 @@ func (c *Core) proceedHandover() error {
 	}
 	switch {
 	case h.started && !h.deadline.IsZero() && c.now.After(h.deadline):
-		c.endHandover(Unavailablef("node %d gave up leadership, and nobody took it within %v: see \"concord "+
+		c.endHandover(txn.Unavailablef("node %d gave up leadership, and nobody took it within %v: see \"concord "+
 			"status\"", c.config.Node, handoverPatience))
 	case !h.started && c.leading:
 		h.started = true
@@ -498,7 +496,7 @@ func (c *Core) proceedHandover() error {
 // onTransferEnded hears that the log goes on with this leader.
 func (c *Core) onTransferEnded(e zab.TransferEnded) {
 	c.Note("leadership stays here: node %d: %s", e.To, e.Why)
-	c.endHandover(Unavailablef("node %d cannot take over leadership now: %s; see \"concord status\", and ask again",
+	c.endHandover(txn.Unavailablef("node %d cannot take over leadership now: %s; see \"concord status\", and ask again",
 		e.To, e.Why))
 }
 
@@ -516,8 +514,8 @@ func (c *Core) followHandover(e zab.RoleChanged) {
 	case e.Leader == h.to:
 		c.endHandover(nil)
 	case !h.deadline.IsZero():
-		c.endHandover(Unavailablef("node %d leads now, not node %d: see \"concord status\", and ask again", e.Leader,
-			h.to))
+		c.endHandover(txn.Unavailablef("node %d leads now, not node %d: see \"concord status\", and ask again",
+			e.Leader, h.to))
 	}
 }
 

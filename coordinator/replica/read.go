@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/concordtx/concord/protocol/zab"
+	"github.com/concordtx/concord/txn"
 )
 
 // Read has the machine answer a request when this node is sure to know everything that was decided
@@ -48,7 +49,7 @@ func (c *Core) answerReads() {
 			c.reply(Reply{Request: request, Err: err})
 			continue
 		}
-		c.reply(Reply{Request: request, Err: Unavailablef("this node cannot tell whether it knows all decisions, " +
+		c.reply(Reply{Request: request, Err: txn.Unavailablef("this node cannot tell whether it knows all decisions, " +
 			"since no leader has confirmed it: ask another one, or run \"concord status\"")})
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/concordtx/concord/protocol/zab"
+	"github.com/concordtx/concord/txn"
 )
 
 // A client says with each request which zxid it has seen, and no node answers it from
@@ -75,6 +76,6 @@ func (c *Core) refuseSeen() {
 
 // TooFarBehind is the answer of a node that has not come as far as whoever asks has seen.
 func TooFarBehind(at, seen zab.Zxid) error {
-	return Unavailablef("this node is at zxid %v, and you have seen %v: ask another node; if none has come that "+
+	return txn.Unavailablef("this node is at zxid %v, and you have seen %v: ask another node; if none has come that "+
 		"far, you have seen another cluster", at, seen)
 }

@@ -112,7 +112,7 @@ func (c *Core) onReplaceAsked(e ReplaceAsked) {
 		c.reply(Reply{Request: e.Request, Err: noMember(e.Node)})
 	case e.Node == c.config.Node:
 		c.reply(Reply{Request: e.Request,
-			Err: Refusedf("node %d leads, its disk is not lost: name the node that lost it", e.Node)})
+			Err: txn.Refusedf("node %d leads, its disk is not lost: name the node that lost it", e.Node)})
 	default:
 		delete(c.noting, uint64(e.Node))
 		c.Propose(txn.MemberRecord{Node: uint64(e.Node), Who: e.Who, Why: e.Why})

@@ -17,6 +17,10 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
+// RequestErrors are the functions of package txn that make the error of a request. They take its text first.
+var RequestErrors = []string{"Refusedf", "Deniedf", "Busyf", "Unavailablef", "NotFoundf", "Invalidf", "Decidedf",
+	"TooOldf"}
+
 // fewest letters make a text: what has less only puts others together, such as "%w: %w".
 const fewest = 4
 

@@ -17,10 +17,10 @@ import (
 )
 
 // Within checks packages, by their directories, of which only some errors come before people:
-// those that one of the makers makes, functions that take the text first; those in a composite
-// literal of RequestError; and what is formatted within some functions. Each needs a row, in a
-// table of a test there, whose field says has all of it, or has a part of its text among those that
-// are unmet, because only a race of some kind shows them.
+// those that one of the makers makes, functions that take the text first as RequestErrors do; and
+// what is formatted within some functions. Each needs a row, in a table of a test there, whose field
+// says has all of it, or has a part of its text among those that are unmet, because only a race of
+// some kind shows them.
 func Within(t testing.TB, dirs, unmet, makers, within []string) {
 	t.Helper()
 	var found, rows []string
@@ -82,22 +82,10 @@ func formats(f *ast.File, makers, within []string) (found []string) {
 		fn, ok := d.(*ast.FuncDecl)
 		all := ok && slices.Contains(within, fn.Name.Name)
 		ast.Inspect(d, func(n ast.Node) bool {
-			switch n := n.(type) {
-			case *ast.CallExpr:
-				name, _ := nameOf(n.Fun)
+			if call, ok := n.(*ast.CallExpr); ok {
+				name, _ := nameOf(call.Fun)
 				if slices.Contains(makers, name) || all && (name == "Errorf" || name == "Sprintf") {
-					found = append(found, literals(n.Args[0]))
-				}
-			case *ast.CompositeLit:
-				if name, _ := nameOf(n.Type); name == "RequestError" && len(n.Elts) == 2 {
-					text := n.Elts[1]
-					if kv, ok := text.(*ast.KeyValueExpr); ok {
-						text = kv.Value
-					}
-					if call, ok := text.(*ast.CallExpr); ok {
-						text = call.Args[0]
-					}
-					found = append(found, literals(text))
+					found = append(found, literals(call.Args[0]))
 				}
 			}
 			return true

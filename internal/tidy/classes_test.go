@@ -17,19 +17,20 @@ import (
 // asksForClass are the places that go by the class of a transaction, and the classes that each of them
 // does not name, because what it does with all others is right for these.
 var asksForClass = map[string][]string{
-	"coordinator/commit/protocol.go": {"LastResource"},               // has no core, and is refused
 	"coordinator/commit/vanish.go":   {"ThreePhase", "LastResource"}, // nothing is decided of it from here
-	"coordinator/commit/resolve.go":  {"Plain", "Recorded", "LastResource"},
+	"coordinator/commit/protocol.go": {},
+	"coordinator/commit/decide.go":   {"Plain", "Recorded", "ThreePhase"}, // their cores know what to do
+	"coordinator/commit/resolve.go":  {"Plain", "Recorded"},
 	// an operator may commit it, if it is decided here
-	"recovery/plan.go":    {"LastResource"}, // reported, and nothing presumed
+	"recovery/plan.go":    {},
 	"participant/work.go": {"LastResource"},
 	// refused, before the other places of an agent
 	"participant/vote.go":   {"Plain", "Recorded", "LastResource"}, // whoever prepares asks for the vote
 	"participant/branch.go": {"Plain", "Recorded", "LastResource"}, // two phases; others came not past work.go
 	"api/convert.go":        {"Plain", "Recorded", "LastResource"},
 	// two phases; others are refused by the node
-	"join.go": {"Plain", "Recorded", "LastResource"},
-	// two phases; others are begun by no client
+	"join.go": {"Plain", "Recorded"},
+	// two phases
 	"gateway/handlers.go": {"Recorded", "ThreePhase", "LastResource"},
 	"txn/txn.go":          {"Plain", "Recorded", "ThreePhase"}, // have nothing more to store
 }

@@ -69,7 +69,7 @@ var house = map[string]struct {
 		"nothing"},
 
 	"coordinator/replica": {layer: 4, why: "the node of a replicated log, pure, and the machine that it carries by " +
-		"an interface"},
+		"an interface", only: []string{"protocol/zab", "txn"}},
 	"coordinator/deadlock": {layer: 4, why: "deadlocks that go through several databases, pure"},
 	"coordinator/commit":   {layer: 5, why: "the transaction machine, pure"},
 	"coordinator/peer":     {layer: 6, why: "how nodes talk: frames, handshake, reports, snapshots"},
@@ -104,6 +104,7 @@ var house = map[string]struct {
 
 	"internal/explore/exploretest":  {layer: above + 1, kind: forTests, why: "what the tests of all worlds do"},
 	"internal/explore/threepcworld": {layer: above + 1, kind: forTests, why: "one three-phase transaction"},
+	"internal/explore/lastworld":    {layer: above + 1, kind: forTests, why: "one transaction with a last resource"},
 	"internal/explore/twopcworld":   {layer: above + 1, kind: forTests, why: "one transaction of two phases"},
 	"internal/explore/zabworld":     {layer: above + 1, kind: forTests, why: "a cluster of three nodes"},
 

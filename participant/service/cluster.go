@@ -61,7 +61,7 @@ func (c cluster) Decision(ctx context.Context, of txn.ClusterID, id txn.ID, sett
 // recorded asks what the record says, and changes nothing.
 func (c cluster) recorded(ctx context.Context, id txn.ID) (txn.Decision, []txn.Branch, error) {
 	r, err := c.api.Get(ctx, &concordv1.GetRequest{Gid: id.String()})
-	if errors.Is(err, api.ErrNotFound) {
+	if errors.Is(err, txn.ErrNotFound) {
 		return txn.Undecided, nil, nil
 	}
 	if err != nil {

@@ -262,8 +262,8 @@ func refused(err error) error {
 		return err
 	}
 	kind := map[participant.RefusalKind]error{
-		participant.Invalid: api.ErrInvalid, participant.Refused: api.ErrRefused, participant.Unknown: api.ErrNotFound,
-		participant.Busy: api.ErrBusy, participant.Unavailable: api.ErrUnavailable,
+		participant.Invalid: txn.ErrInvalid, participant.Refused: txn.ErrRefused, participant.Unknown: txn.ErrNotFound,
+		participant.Busy: txn.ErrBusy, participant.Unavailable: txn.ErrUnavailable,
 	}[r.Kind]
 	return &refusal{fmt.Errorf("%w", err), kind}
 }

@@ -20,6 +20,7 @@ import (
 	"github.com/concordtx/concord/api/concord/v1/concordv1connect"
 	"github.com/concordtx/concord/participant"
 	"github.com/concordtx/concord/security/access"
+	"github.com/concordtx/concord/txn"
 )
 
 const (
@@ -81,7 +82,7 @@ func bounded(log *slog.Logger) connect.UnaryInterceptorFunc {
 			}()
 			if under.Add(1) > maxCalls {
 				return nil, api.ToStatus(fmt.Errorf("%d calls are under way at this agent: ask again in a moment: %w",
-					maxCalls, api.ErrBusy))
+					maxCalls, txn.ErrBusy))
 			}
 			res, err = next(ctx, req)
 			log.Debug("call", "method", method, "remote", req.Peer().Addr, "took", time.Since(start), "err", err)

@@ -15,6 +15,7 @@ import (
 	concordv1 "github.com/concordtx/concord/api/concord/v1"
 	"github.com/concordtx/concord/internal/said"
 	"github.com/concordtx/concord/participant"
+	"github.com/concordtx/concord/txn"
 )
 
 // messages are the errors of calls that no text of the agent itself is behind: how to get them, what they say as the
@@ -49,12 +50,12 @@ var messages = []struct {
 			return err
 		}
 		return last
-	}, "4096 calls are under way at this agent: ask again in a moment: busy", api.ErrBusy},
+	}, "4096 calls are under way at this agent: ask again in a moment: busy", txn.ErrBusy},
 	{"a resource of somebody else", func(context.Context) error {
 		_, err := (&handlers{&participant.Agent{}}).database("orders")
 		return api.ToStatus(err)
 	}, `the agent "" hosts no resource "orders": add it to "resources" in its configuration: not found`,
-		api.ErrNotFound},
+		txn.ErrNotFound},
 }
 
 func TestWhatErrorsSay(t *testing.T) {

@@ -31,7 +31,7 @@ func parseAddress(m *concordv1.BranchAddress) (b participant.Branch, l participa
 	if b.Resource = m.GetResource(); b.Resource == "" {
 		return b, l, invalid("branch.resource", "is empty, want the name of a resource that the agent hosts")
 	}
-	if err := api.ParseText("branch.resource", b.Resource, api.MaxResourceName); err != nil {
+	if err := api.ParseText("branch.resource", b.Resource, txn.MaxResourceName); err != nil {
 		return b, l, err
 	}
 	if m.GetJournal() != "" {

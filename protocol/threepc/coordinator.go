@@ -39,7 +39,7 @@ type Coordinator struct {
 	told     bool          // all members were, once
 	decision txn.Decision
 	reason   string
-	branches []finish // of what is decided, in order of No
+	branches protocol.Finishing // of what is decided
 }
 
 type phase uint8
@@ -81,12 +81,6 @@ type pending struct {
 	attempt  bool // asks to accept, not to promise
 }
 
-// finish is a branch of a decided transaction.
-type finish struct {
-	no    txn.BranchNo
-	ended bool
-}
-
 var _ protocol.Transaction = (*Coordinator)(nil)
 
 // NewCoordinator makes a transaction that the leader has not heard of.
@@ -106,9 +100,7 @@ func Resume(w txn.Witness) *Coordinator {
 // not ended. finished are the branches that are known to be finished.
 func ResumeDecided(id txn.ID, branches []txn.Branch, finished ...txn.BranchNo) *Coordinator {
 	c := &Coordinator{id: id, phase: decided, decision: txn.Commit, told: true}
-	for _, b := range branches {
-		c.branches = append(c.branches, finish{no: b.No, ended: slices.Contains(finished, b.No)})
-	}
+	c.branches.Add(branches, finished...)
 	return c
 }
 
@@ -122,17 +114,10 @@ func (c *Coordinator) Step(e protocol.Event) []protocol.Effect {
 		return c.doubt(e.Reason)
 	case protocol.OrphanMet:
 		return c.doubt(e.Reason)
-	case protocol.Inquired:
-		if c.phase >= decided {
-			return []protocol.Effect{protocol.Finish{No: e.No, Decision: c.decision}}
-		}
-		if c.phase != collecting {
-			return c.doubt("nobody asked to commit it")
-		}
 	case protocol.Delivered:
 		return c.deliver(e)
 	case protocol.Finished:
-		return c.finished(e.No, e.Finish)
+		return c.finished(e)
 	case protocol.Tick:
 		return c.tick()
 	case Folded:
@@ -183,7 +168,7 @@ func (c *Coordinator) received(from txn.PartyID, m Message) []protocol.Effect {
 	case Decided:
 		return c.hears(from, m.Decision)
 	case Finished:
-		return c.finished(m.No, m.Finish)
+		return c.finished(protocol.Finished(m))
 	}
 	return nil
 }
@@ -393,28 +378,16 @@ func (c *Coordinator) adopt(d protocol.Delivered) {
 			}
 		}
 	}
-	for _, b := range branches {
-		c.branches = append(c.branches, finish{no: b.No})
-	}
-	slices.SortFunc(c.branches, func(a, b finish) int { return int(a.no) - int(b.no) })
+	c.branches.Add(branches)
 }
 
-func (c *Coordinator) finished(no txn.BranchNo, f txn.Finish) []protocol.Effect {
-	i := slices.IndexFunc(c.branches, func(b finish) bool { return b.no == no })
-	if c.phase != decided || i < 0 || c.branches[i].ended {
+func (c *Coordinator) finished(f protocol.Finished) []protocol.Effect {
+	if c.phase != decided {
 		return nil
 	}
-	c.branches[i].ended = true
-	var effects []protocol.Effect
-	switch f {
-	case txn.Contradicted:
-		outcome := txn.HeuristicRollback
-		if c.decision == txn.Abort {
-			outcome = txn.HeuristicCommit
-		}
-		effects = append(effects, protocol.Alarm{No: no, Outcome: outcome})
-	case txn.Lost:
-		effects = append(effects, protocol.Alarm{No: no, Outcome: txn.HeuristicHazard})
+	effects, isNew := c.branches.Reported(f, c.decision)
+	if !isNew {
+		return nil
 	}
 	return append(effects, c.settle()...)
 }
@@ -480,14 +453,7 @@ func (c *Coordinator) Closed() bool { return c.phase == closed }
 
 // Unfinished returns the branches of a decided transaction that nobody has reported
 // finished, in order of No.
-func (c *Coordinator) Unfinished() (open []txn.BranchNo) {
-	for _, b := range c.branches {
-		if !b.ended {
-			open = append(open, b.no)
-		}
-	}
-	return open
-}
+func (c *Coordinator) Unfinished() []txn.BranchNo { return c.branches.Unfinished() }
 
 // Running returns the election in which the witness is a candidate, if it is, and whether it still
 // waits for answers.
@@ -506,7 +472,7 @@ func (c *Coordinator) Missing() []txn.PartyID { return c.run.missing() }
 // Clone returns an independent copy.
 func (c *Coordinator) Clone() *Coordinator {
 	d := *c
-	d.agents, d.branches = slices.Clone(c.agents), slices.Clone(c.branches)
+	d.agents, d.branches = slices.Clone(c.agents), c.branches.Clone()
 	d.pending, d.curious = slices.Clone(c.pending), slices.Clone(c.curious)
 	d.run = c.run.clone()
 	return &d
@@ -531,9 +497,7 @@ func (c *Coordinator) String() string {
 		fmt.Fprintf(&b, "; %v elected=%v attempt=%v", accepted(w.Accepted),
 			electionText(w.LastElected), electionText(w.LastAttempt))
 	}
-	for _, f := range c.branches {
-		fmt.Fprintf(&b, " %d:%t", f.no, f.ended)
-	}
+	b.WriteString(c.branches.String())
 	b.WriteString(c.run.text())
 	return b.String()
 }

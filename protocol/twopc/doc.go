@@ -26,13 +26,13 @@
 // of a transaction to everybody and never another. Package internal/explore/twopcworld checks 1 to 5
 // over every order of those, and that each planted mistake is found.
 //
-// # What is shipped, and what is explored only
+// # Who talks to whom
 //
-// Initiator and Participant are shipped whole. Of the Coordinator the nodes use what happens after the
-// votes, which come with the one commit request: Asked with branches, RollbackAsked, OrphanMet, Delivered
-// and Finished. That it collects votes of agents itself (Asked with Missing, Voted, Inquired, Tick; the
-// effect Prepare) is explored and traced only: agents vote to the client or the node that drives the
-// transaction.
+// Who drives a transaction collects the votes (Initiator): of its own sessions, and of agents, each of which
+// has a Participant for its branch. The Coordinator hears of a transaction with the commit request, when
+// all have voted, or when a scan of a database finds a prepared branch. It decides through the log alone;
+// what nobody reports finished, its driver has finished through connections of its own or by an agent.
+// Package internal/explore/twopcworld explores all three as they are shipped.
 //
 // # Presumed abort
 //

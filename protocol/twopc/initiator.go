@@ -226,15 +226,18 @@ func (i *Initiator) count() []protocol.Effect {
 		return i.conclude(txn.Abort)
 	}
 	var yes []txn.Branch
+	missing := 0
 	for _, b := range i.branches {
 		switch b.state {
 		case waiting:
-			return nil
+			missing++
 		case prepared:
 			yes = append(yes, b.branch)
 		}
 	}
 	switch {
+	case missing > 0 && (!mutant.CommitOnMajority || 2*missing >= len(i.branches)):
+		return nil
 	case len(yes) == 0 && (i.phase == reading || i.deferred):
 		return i.commitAlone()
 	case i.deferred:

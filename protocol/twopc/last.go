@@ -39,10 +39,6 @@ func (c *LastCoordinator) Step(e protocol.Event) []protocol.Effect {
 		return c.settleIt(e.Reason)
 	case protocol.OrphanMet:
 		return c.settleIt(e.Reason)
-	case protocol.Inquired:
-		if c.phase == unheard {
-			return c.settleIt("nobody has said how it ended")
-		}
 	case MarkerFound:
 		return c.found(e)
 	case SettleFailed:
@@ -73,7 +69,7 @@ func (c *LastCoordinator) settleIt(reason string) []protocol.Effect {
 	case c.phase != unheard || c.settling:
 		return nil
 	case mutant.TombstoneWithoutLast:
-		return c.propose(txn.Abort, reason)
+		return c.propose(protocol.Propose{Decision: txn.Abort, Reason: reason})
 	}
 	c.settling = true
 	return []protocol.Effect{Settle{}}
@@ -86,7 +82,7 @@ func (c *LastCoordinator) found(m MarkerFound) []protocol.Effect {
 	}
 	c.settling = false
 	if m.Marker.Decision == txn.Abort {
-		return c.propose(txn.Abort, m.Reason)
+		return c.propose(protocol.Propose{Decision: txn.Abort, Reason: m.Reason})
 	}
 	return c.Coordinator.Step(protocol.Asked{Branches: m.Marker.Branches})
 }

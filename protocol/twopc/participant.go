@@ -15,14 +15,14 @@ import (
 //
 // Invariants:
 //  1. Yes is cast only after the resource said that the branch is durable, and never
-//     after an abort was heard.
+//     after an abort was heard, and with what proves it.
 //  2. A branch that voted Yes is ended only by a decision that was received.
 //  3. What is reported is what the resource found, word for word.
 type Participant struct {
 	no       txn.BranchNo
 	phase    participantPhase
 	vote     txn.Vote
-	branch   txn.Branch   // once prepared
+	branch   txn.Branch   // once prepared in this life
 	decision txn.Decision // once heard
 	finish   txn.Finish   // once finished
 	reason   string       // of a No
@@ -96,10 +96,17 @@ func (p *Participant) prepare() []protocol.Effect {
 	case opened:
 		p.phase = voting
 		if mutant.VoteBeforeDurable {
-			return []protocol.Effect{protocol.Prepare{No: p.no}, protocol.CastVote{Vote: txn.VoteYes}}
+			return []protocol.Effect{protocol.Prepare{No: p.no}, protocol.CastVote{Vote: txn.VoteYes,
+				Branch: txn.Branch{No: p.no, Resource: "unknown yet"}}}
 		}
 		return []protocol.Effect{protocol.Prepare{No: p.no}}
 	case inDoubt:
+		if p.branch == (txn.Branch{}) {
+			// Another life prepared it, and may have said Yes. A Yes without evidence would be worth nothing; the
+			// first vote counts, and the branch stays as it is until it hears the decision.
+			return []protocol.Effect{protocol.CastVote{Vote: txn.VoteNo, Reason: "it was prepared before this agent " +
+				"restarted, and what proves that is not known here"}}
+		}
 		return []protocol.Effect{protocol.CastVote{Vote: txn.VoteYes, Branch: p.branch}}
 	case executed:
 		if p.vote == txn.VoteReadOnly {

@@ -86,8 +86,8 @@ func event(t *testing.T, words []string) protocol.Event {
 		return CommitAsked{Recorded: arg(1) == "recorded"}
 	case "rollback-asked":
 		return protocol.RollbackAsked{Reason: strings.Join(words[1:], " ")}
-	case "asked": // asked 0,1 missing 2
-		return protocol.Asked{Branches: branches(t, arg(1)), Missing: branches(t, arg(3))}
+	case "asked":
+		return protocol.Asked{Branches: branches(t, arg(1))}
 	case "prepare-asked":
 		return protocol.PrepareAsked{}
 	case "voted":
@@ -122,8 +122,8 @@ func event(t *testing.T, words []string) protocol.Event {
 		return protocol.FinishFailed{No: no()}
 	case "not-asked":
 		return NotAsked{Reason: strings.Join(words[1:], " ")}
-	case "inquired":
-		return protocol.Inquired{No: no()}
+	case "orphan-met":
+		return protocol.OrphanMet{Reason: strings.Join(words[1:], " ")}
 	case "opened":
 		return protocol.Opened{}
 	case "listed":

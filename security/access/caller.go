@@ -9,6 +9,7 @@ import (
 
 	"github.com/concordtx/concord/api"
 	"github.com/concordtx/concord/security"
+	"github.com/concordtx/concord/txn"
 )
 
 // Caller is who makes a call. What it may do is asked each time: streams last, and grants change.
@@ -96,7 +97,7 @@ func (c *Caller) OnAll(resources []string, roles ...security.Role) error {
 // Denied is the error of who lacks something.
 func Denied(a security.Access, what string) error {
 	return fmt.Errorf("%w: %q has no role %s (grants: %s): \"auth.grants\" in the configuration gives roles",
-		api.ErrDenied, a.Subject, what, a.Grants())
+		txn.ErrDenied, a.Subject, what, a.Grants())
 }
 
 // Who is what a record keeps of a person's act: who it was by the certificate or the token, and as whom

@@ -14,7 +14,7 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/concordtx/concord/api"
+	"github.com/concordtx/concord/txn"
 )
 
 const (
@@ -164,7 +164,7 @@ func belongs(ctx context.Context, subject string) error {
 		return nil
 	}
 	if c.subjects[subject] >= c.limits.PerSubject {
-		return api.Busyf("%d connections of %q are open at this node: share them, or ask another node",
+		return txn.Busyf("%d connections of %q are open at this node: share them, or ask another node",
 			c.limits.PerSubject, subject)
 	}
 	c.subjects[subject]++

@@ -15,7 +15,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/concordtx/concord/api"
+	"github.com/concordtx/concord/txn"
 )
 
 func pipe(t *testing.T) (ours, theirs net.Conn) {
@@ -67,7 +67,7 @@ func TestASubjectHasSoManyConnections(t *testing.T) {
 			require.NoError(t, belongs(ctx, "other"), "it counts for the first")
 			continue
 		}
-		require.ErrorIs(t, err, api.ErrBusy)
+		require.ErrorIs(t, err, txn.ErrBusy)
 		require.NoError(t, belongs(ctx, "other"+strconv.Itoa(i)))
 	}
 	c.state(last, http.StateClosed)

@@ -17,6 +17,7 @@ import (
 
 	"github.com/concordtx/concord/api"
 	"github.com/concordtx/concord/security"
+	"github.com/concordtx/concord/txn"
 )
 
 // Config is what a Guard must know.
@@ -92,9 +93,9 @@ func (g *Guard) Keys() *security.Keys { return g.config.Keys }
 
 var (
 	errNobody = fmt.Errorf("%w: this cluster wants a client certificate or a token: --certs-dir, --token-file",
-		api.ErrUnauthenticated)
+		txn.ErrUnauthenticated)
 	errToken = fmt.Errorf("%w: the token is not known here, has expired or was revoked: \"concord token create\" "+
-		"makes one", api.ErrUnauthenticated)
+		"makes one", txn.ErrUnauthenticated)
 )
 
 // Handler puts the guard in front of another one.
@@ -122,13 +123,13 @@ func (g *Guard) admit(r *http.Request, rules Rules) (context.Context, error) {
 	if g.config.Keys == nil {
 		if !g.knownHost(r.Host) {
 			return nil, fmt.Errorf("%w: this listener is for this machine, and not for the name %.100q: ask it by "+
-				"its address", api.ErrDenied, r.Host)
+				"its address", txn.ErrDenied, r.Host)
 		}
 		return ctx, nil
 	}
 	rule, known := rules[r.URL.Path]
 	if !known {
-		return nil, fmt.Errorf("%.100q: there is no such procedure or page here: %w", r.URL.Path, api.ErrNotFound)
+		return nil, fmt.Errorf("%.100q: there is no such procedure or page here: %w", r.URL.Path, txn.ErrNotFound)
 	}
 	if rule.Open {
 		return ctx, nil
@@ -150,7 +151,7 @@ func (g *Guard) admit(r *http.Request, rules Rules) (context.Context, error) {
 // errStale is for a connection that was accepted under an authority which was taken away since. Whoever
 // belongs to the cluster has another certificate by now, and shows it when it connects again.
 var errStale = fmt.Errorf("%w: the authority of this connection's certificate is not believed any more: connect again",
-	api.ErrUnavailable)
+	txn.ErrUnavailable)
 
 func stale(ctx context.Context, err error) error {
 	unknown := x509.UnknownAuthorityError{}
@@ -165,7 +166,7 @@ func stale(ctx context.Context, err error) error {
 func (g *Guard) caller(r *http.Request) (*Caller, error) {
 	who, err := g.config.Keys.Peer(r.TLS)
 	if err != nil {
-		return nil, fmt.Errorf("%w: %w", api.ErrUnauthenticated, err)
+		return nil, fmt.Errorf("%w: %w", txn.ErrUnauthenticated, err)
 	}
 	c := &Caller{guard: g, who: who}
 	relayed := r.Header.Values(api.CallerHeader)
@@ -173,7 +174,7 @@ func (g *Guard) caller(r *http.Request) (*Caller, error) {
 		c.who, err = security.ParseIdentity(relayed[0])
 		if err != nil || len(relayed) > 1 || who.Kind != security.Node || c.who.Kind == security.Node ||
 			c.who.Cluster != who.Cluster {
-			return nil, fmt.Errorf("%s: only nodes speak for others: %w", api.CallerHeader, api.ErrInvalid)
+			return nil, fmt.Errorf("%s: only nodes speak for others: %w", api.CallerHeader, txn.ErrInvalid)
 		}
 		return c, nil
 	}
@@ -199,7 +200,7 @@ func (g *Guard) byToken(r *http.Request, header string) (*Caller, error) {
 	// A right token is heard whatever came before it: whoever sends wrong ones may be behind the same address.
 	from := hostOf(r.RemoteAddr)
 	if !g.failures.mayTry(from) {
-		return nil, api.Busyf("too many wrong tokens came from %s: wait a minute", from)
+		return nil, txn.Busyf("too many wrong tokens came from %s: wait a minute", from)
 	}
 	g.failures.add(from)
 	return nil, errToken

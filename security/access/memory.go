@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sync/semaphore"
 
 	"github.com/concordtx/concord/api"
+	"github.com/concordtx/concord/txn"
 )
 
 // memory bounds the bytes of all requests that are carried out at a time. What has a length is refused before its
@@ -24,7 +25,7 @@ type memory struct {
 func newMemory(l Limits) *memory { return &memory{limits: l, room: semaphore.NewWeighted(l.Memory)} }
 
 func (m *memory) full() error {
-	return api.Busyf("%d MiB of requests are being carried out at this node: ask again in a moment, or another node",
+	return txn.Busyf("%d MiB of requests are being carried out at this node: ask again in a moment, or another node",
 		m.limits.Memory>>20)
 }
 

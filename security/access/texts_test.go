@@ -19,6 +19,7 @@ import (
 	"github.com/concordtx/concord/api"
 	"github.com/concordtx/concord/internal/said"
 	"github.com/concordtx/concord/security"
+	"github.com/concordtx/concord/txn"
 )
 
 // door is a guard of node 1, and the directory of the certificates.
@@ -81,15 +82,15 @@ func admitting(r func(*testing.T, *door) *http.Request) func(*testing.T, *door) 
 }
 
 var messages = []message{
-	{name: "a caller who does not say who it is", is: api.ErrUnauthenticated,
+	{name: "a caller who does not say who it is", is: txn.ErrUnauthenticated,
 		meet: admitting(func(*testing.T, *door) *http.Request { return asking(nil, "/status") }),
 		says: "unauthenticated: this cluster wants a client certificate or a token: --certs-dir, --token-file"},
-	{name: "a token that is not known", is: api.ErrUnauthenticated,
+	{name: "a token that is not known", is: txn.ErrUnauthenticated,
 		meet: admitting(func(*testing.T, *door) *http.Request {
 			return asking(nil, "/status", "Authorization", "Bearer x")
 		}), says: `unauthenticated: the token is not known here, has expired or was revoked: "concord token create" ` +
 			`makes one`},
-	{name: "too many wrong tokens", is: api.ErrBusy, meet: func(t *testing.T, d *door) error {
+	{name: "too many wrong tokens", is: txn.ErrBusy, meet: func(t *testing.T, d *door) error {
 		for range maxFailures {
 			d.failures.add("192.0.2.1") // of httptest
 		}
@@ -97,29 +98,29 @@ var messages = []message{
 			return asking(nil, "/status", "Authorization", "Bearer x")
 		})(t, d)
 	}, says: "too many wrong tokens came from 192.0.2.1: wait a minute"},
-	{name: "a page that is not there", is: api.ErrNotFound,
+	{name: "a page that is not there", is: txn.ErrNotFound,
 		meet: admitting(func(*testing.T, *door) *http.Request { return asking(nil, "/x") }),
 		says: `"/x": there is no such procedure or page here: not found`},
-	{name: "a name that is not this machine's", is: api.ErrDenied, meet: func(*testing.T, *door) error {
+	{name: "a name that is not this machine's", is: txn.ErrDenied, meet: func(*testing.T, *door) error {
 		r := asking(nil, "/status")
 		r.Host = "example.com"
 		_, err := NewGuard(Config{Hosts: []string{"localhost"}}).admit(r, nil)
 		return err
 	}, says: `permission denied: this listener is for this machine, and not for the name "example.com": ask it by ` +
 		`its address`},
-	{name: "a caller without a role", is: api.ErrDenied,
+	{name: "a caller without a role", is: txn.ErrDenied,
 		meet: admitting(func(t *testing.T, d *door) *http.Request {
 			return asking(d.certificate(t, security.Client, "ann"), "/status")
 		}), says: `permission denied: "ann" has no role viewer or application (grants: none): "auth.grants" in the ` +
 			`configuration gives roles`},
-	{name: "a certificate that was revoked", is: api.ErrUnauthenticated,
+	{name: "a certificate that was revoked", is: txn.ErrUnauthenticated,
 		meet: admitting(func(t *testing.T, d *door) *http.Request {
 			who := d.certificate(t, security.Client, "ann")
 			require.NoError(t, d.authority.Revoke(d.dir, filepath.Join(string(d.dir), "client.ann.crt")))
 			require.NoError(t, d.Keys().Reload())
 			return asking(who, "/status")
 		}), says: "unauthenticated: the certificate is not accepted: that of concord://shop/client/ann was revoked"},
-	{name: "an authority that was taken away", is: api.ErrUnavailable,
+	{name: "an authority that was taken away", is: txn.ErrUnavailable,
 		meet: func(t *testing.T, d *door) error {
 			who := d.certificate(t, security.Client, "ann")
 			other := newDoor(t)
@@ -134,15 +135,15 @@ var messages = []message{
 				Rules{"/status": Needs(security.Viewer)})
 			return err
 		}, says: "unavailable: the authority of this connection's certificate is not believed any more: connect again"},
-	{name: "a client that speaks for another one", is: api.ErrInvalid,
+	{name: "a client that speaks for another one", is: txn.ErrInvalid,
 		meet: admitting(func(t *testing.T, d *door) *http.Request {
 			return asking(d.certificate(t, security.Client, "ann"), "/status", api.CallerHeader,
 				"concord://shop/client/bob")
 		}), says: api.CallerHeader + ": only nodes speak for others: invalid request"},
-	{name: "too much memory", is: api.ErrBusy, meet: func(*testing.T, *door) error {
+	{name: "too much memory", is: txn.ErrBusy, meet: func(*testing.T, *door) error {
 		return newMemory(DefaultLimits).full()
 	}, says: "64 MiB of requests are being carried out at this node: ask again in a moment, or another node"},
-	{name: "too many connections of one", is: api.ErrBusy, meet: func(t *testing.T, _ *door) error {
+	{name: "too many connections of one", is: txn.ErrBusy, meet: func(t *testing.T, _ *door) error {
 		c := newConns(DefaultLimits, slog.New(slog.DiscardHandler))
 		c.subjects["ann"] = DefaultLimits.PerSubject
 		ours, _ := pipe(t)
@@ -169,5 +170,5 @@ func TestEveryErrorHasARow(t *testing.T) {
 	}
 	said.Check(t, rows, map[string]string{
 		"serve at %v: %w; choose another address": "wants a listener that breaks while it is served",
-	}, "Refusedf", "Busyf", "Unavailablef", "Deniedf")
+	}, said.RequestErrors...)
 }

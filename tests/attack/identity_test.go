@@ -25,6 +25,7 @@ import (
 	concordv1 "github.com/concordtx/concord/api/concord/v1"
 	"github.com/concordtx/concord/api/concord/v1/concordv1connect"
 	"github.com/concordtx/concord/security"
+	"github.com/concordtx/concord/txn"
 )
 
 // A01 to A05 and A23: what opens with a forged hello does not get as far as that. Whoever is no node of
@@ -86,20 +87,20 @@ func TestWhoMayDoOtherThings(t *testing.T) {
 	gid := tx.ID().String()
 	_, err = evil.Resolve(t.Context(), &concordv1.ResolveRequest{Gid: gid, Decision: "abort", Who: "alice",
 		Reason: "x"})
-	require.ErrorIs(t, err, api.ErrDenied)
+	require.ErrorIs(t, err, txn.ErrDenied)
 	_, err = evil.Forget(t.Context(), &concordv1.ForgetRequest{Gid: gid, Who: "alice", Reason: "x"})
-	require.ErrorIs(t, err, api.ErrDenied)
+	require.ErrorIs(t, err, txn.ErrDenied)
 	_, err = evil.RemoveMember(t.Context(),
 		&concordv1.RemoveMemberRequest{Node: 2, Key: "k", Who: "alice", Reason: "x"})
-	require.ErrorIs(t, err, api.ErrDenied)
+	require.ErrorIs(t, err, txn.ErrDenied)
 	_, err = evil.TransferLeadership(t.Context(),
 		&concordv1.TransferLeadershipRequest{Node: 2, Who: "alice", Reason: "x"})
-	require.ErrorIs(t, err, api.ErrDenied)
+	require.ErrorIs(t, err, txn.ErrDenied)
 	s, err := evil.Status(t.Context(), &concordv1.StatusRequest{})
 	require.NoError(t, err)
 	_, err = evil.Commit(t.Context(), &concordv1.CommitRequest{Gid: gid, Cluster: s.GetCluster(),
 		Branches: []*concordv1.Branch{{No: 1, Resource: "orders"}, {No: 2, Resource: "billing"}}})
-	require.ErrorIs(t, err, api.ErrDenied)
+	require.ErrorIs(t, err, txn.ErrDenied)
 	outcome, err := client.Outcome(t.Context(), tx.ID())
 	require.NoError(t, err)
 	require.Equal(t, concord.Committed, outcome)
@@ -160,7 +161,7 @@ type redirecting struct {
 }
 
 func (r redirecting) Resources(context.Context, *concordv1.ResourcesRequest) (*concordv1.ResourcesResponse, error) {
-	return nil, api.ToStatus(&api.NotLeaderError{Leader: 2, API: r.to})
+	return nil, api.ToStatus(&txn.NotLeaderError{Leader: 2, API: r.to})
 }
 
 // A16: a node sends a client to a stranger. No byte of the token arrives there, nor with who only

@@ -27,6 +27,7 @@ import (
 	concordv1 "github.com/concordtx/concord/api/concord/v1"
 	"github.com/concordtx/concord/internal/testdb"
 	"github.com/concordtx/concord/security"
+	"github.com/concordtx/concord/txn"
 )
 
 // patience bounds every wait for something that must happen soon.
@@ -357,5 +358,5 @@ func eventually(t testing.TB, what string, condition func() bool) {
 	}
 }
 
-func isDenied(err error) bool          { return errors.Is(err, api.ErrDenied) }
-func isUnauthenticated(err error) bool { return errors.Is(err, api.ErrUnauthenticated) }
+func isDenied(err error) bool          { return errors.Is(err, txn.ErrDenied) }
+func isUnauthenticated(err error) bool { return errors.Is(err, txn.ErrUnauthenticated) }

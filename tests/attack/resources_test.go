@@ -126,17 +126,15 @@ func TestGzipBomb(t *testing.T) {
 	c := start(t, settings{})
 	target := c.leader(false)
 	before := target.resident(t)
-	var bomb bytes.Buffer
-	w := gzip.NewWriter(&bomb)
-	zeros := make([]byte, 1<<20)
-	for range 512 {
-		_, err := w.Write(zeros)
-		require.NoError(t, err)
-	}
+	var member bytes.Buffer
+	w := gzip.NewWriter(&member)
+	_, err := w.Write(make([]byte, 8<<20))
+	require.NoError(t, err)
 	require.NoError(t, w.Close())
+	bomb := bytes.Repeat(member.Bytes(), 64) // members one behind the other are unpacked as one: 512 MiB
 	for _, who := range []string{"", "client.app"} {
 		r, err := http.NewRequestWithContext(t.Context(), http.MethodPost,
-			"https://"+target.api+"/concord.v1.CoordinatorService/Commit", bytes.NewReader(bomb.Bytes()))
+			"https://"+target.api+"/concord.v1.CoordinatorService/Commit", bytes.NewReader(bomb))
 		require.NoError(t, err)
 		r.Header.Set("Content-Type", "application/proto")
 		r.Header.Set("Content-Encoding", "gzip")

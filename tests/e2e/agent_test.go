@@ -271,7 +271,7 @@ func TestAgentKilledBeforePrepare(t *testing.T) {
 		require.Contains(t, r.GetReason(), "this agent has restarted since: its epoch is 2, the request is for 1")
 		_, err = a.stub.Execute(a.within(),
 			&concordv1.ExecuteRequest{Branch: branch.address, Number: 1, Statement: "select 1"})
-		require.ErrorIs(t, api.FromStatus(err), api.ErrRefused)
+		require.ErrorIs(t, api.FromStatus(err), txn.ErrRefused)
 		require.Equal(t, "already-done", branch.finish(t, txn.Abort))
 	}
 	require.Equal(t, concord.Aborted, b.shows(d.id))

@@ -17,7 +17,6 @@ import (
 
 	"github.com/concordtx/concord"
 	"github.com/concordtx/concord/adapters/postgres"
-	"github.com/concordtx/concord/api"
 	concordv1 "github.com/concordtx/concord/api/concord/v1"
 	"github.com/concordtx/concord/internal/testdb"
 	"github.com/concordtx/concord/txn"
@@ -184,7 +183,7 @@ func TestDamagedStoreIsNotOpened(t *testing.T) {
 	for range 300 {
 		_, err := caller.Resolve(t.Context(),
 			&concordv1.ResolveRequest{Gid: txn.NewID(time.Now()).String(), Decision: "abort", Who: "test",
-				Reason: strings.Repeat("x", api.MaxReason), Force: true})
+				Reason: strings.Repeat("x", txn.MaxReason), Force: true})
 		require.NoError(t, err)
 	}
 	c.kill(n)
@@ -226,7 +225,7 @@ func TestBadRequests(t *testing.T) {
 		for _, gid := range []string{"", "nonsense", strings.Repeat("0", 27), "'; DROP TABLE account; --",
 			strings.Repeat("Z", 26)} {
 			_, err := commit(gid, "orders")
-			require.ErrorIs(t, err, api.ErrInvalid, "%q", gid)
+			require.ErrorIs(t, err, txn.ErrInvalid, "%q", gid)
 			require.ErrorContains(t, err, "gid")
 			for _, args := range [][]string{{"tx", "get", gid},
 				{"tx", "resolve", gid, "--abort", "--reason", "x", "--yes"}, {"recover", gid}} {
@@ -249,10 +248,10 @@ func TestBadRequests(t *testing.T) {
 			_, err = caller.Commit(ctx, c.bare(id))
 			return err != nil
 		})
-		require.ErrorIs(t, err, api.ErrTooOld)
+		require.ErrorIs(t, err, txn.ErrTooOld)
 		require.ErrorContains(t, err, "look into the databases")
 		outcome, err := client.Outcome(ctx, id)
-		require.ErrorIs(t, err, api.ErrTooOld)
+		require.ErrorIs(t, err, txn.ErrTooOld)
 		require.Equal(t, concord.Unknown, outcome)
 		r := c.command("tx", "resolve", id.String(), "--abort", "--reason", "test", "--yes")
 		require.Equal(t, 6, r.code, "%v", r)
@@ -268,7 +267,7 @@ func TestBadRequests(t *testing.T) {
 		c := c.in(t)
 		_, err := caller.Commit(ctx, &concordv1.CommitRequest{Gid: txn.NewID(time.Now()).String(), Cluster: "00000001",
 			Branches: []*concordv1.Branch{{Resource: "orders"}}})
-		require.ErrorIs(t, err, api.ErrInvalid)
+		require.ErrorIs(t, err, txn.ErrInvalid)
 		require.ErrorContains(t, err, c.id.String())
 	})
 	t.Run("second Commit and Commit after Abort", func(t *testing.T) {

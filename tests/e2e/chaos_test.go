@@ -163,16 +163,16 @@ func (c *cluster) burst(leader *node, requests int) (told, busy, silent int) {
 	for range requests {
 		group.Go(func() {
 			_, err := stub.Commit(ctx, api.CommitRequest(txn.CommitRequest{ID: txn.NewID(time.Now()), Cluster: c.id,
-				Label: strings.Repeat("x", api.MaxLabel)}))
+				Label: strings.Repeat("x", txn.MaxLabel)}))
 			mu.Lock()
 			defer mu.Unlock()
 			switch {
 			case err == nil:
 				told++
-			case errors.Is(api.FromStatus(err), api.ErrBusy):
+			case errors.Is(api.FromStatus(err), txn.ErrBusy):
 				busy++
-			case errors.As(api.FromStatus(err), new(*api.NotLeaderError)),
-				connect.IsWireError(err) && errors.Is(api.FromStatus(err), api.ErrUnavailable): // it knows no leader
+			case errors.As(api.FromStatus(err), new(*txn.NotLeaderError)),
+				connect.IsWireError(err) && errors.Is(api.FromStatus(err), txn.ErrUnavailable): // it knows no leader
 				elsewhere++
 			default:
 				if silent++; silent <= 3 {

@@ -148,7 +148,7 @@ func (d *decisions) one(ctx context.Context, cluster txn.ClusterID) {
 		d.unknown[id] = true
 		if ctx.Err() == nil {
 			d.failed = append(d.failed, err)
-			if !errors.Is(err, api.ErrUnavailable) {
+			if !errors.Is(err, txn.ErrUnavailable) {
 				d.Errorf("%v: neither an answer nor unavailable: %v", id, err)
 			}
 		}
@@ -294,7 +294,7 @@ func TestIsolatedLeaderTellsNothingThatIsLost(t *testing.T) {
 	require.NoError(t, err)
 	defer caller.Close()
 	_, err = caller.List(t.Context(), &concordv1.ListRequest{})
-	require.ErrorIs(t, err, api.ErrUnavailable, "nor is anything read")
+	require.ErrorIs(t, err, txn.ErrUnavailable, "nor is anything read")
 
 	w.heal()
 	c.ready()

@@ -16,6 +16,7 @@ import (
 	"github.com/concordtx/concord/adapters/agent"
 	"github.com/concordtx/concord/api"
 	"github.com/concordtx/concord/security"
+	"github.com/concordtx/concord/txn"
 )
 
 // A resource holds a secret, and whoever makes a mistake in writing it down may have put that
@@ -99,7 +100,7 @@ func checkResources(list []Resource, of host) error {
 		if r.Name == "" {
 			return fmt.Errorf("resources[%d]: \"name\" is missing: give the name that the applications have for it", i)
 		}
-		if err := api.ParseText("name", r.Name, api.MaxResourceName); err != nil {
+		if err := api.ParseText("name", r.Name, txn.MaxResourceName); err != nil {
 			return fmt.Errorf("resources[%d]: %w", i, err)
 		}
 		if dsnLike.MatchString(r.Name) {

@@ -9,9 +9,9 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/concordtx/concord/api"
 	"github.com/concordtx/concord/coordinator"
 	"github.com/concordtx/concord/coordinator/peer"
+	"github.com/concordtx/concord/txn"
 )
 
 // The exit codes, a contract with scripts.
@@ -43,23 +43,23 @@ func Usagef(format string, args ...any) error {
 // ExitCode returns the exit code of a command that ended with err.
 func ExitCode(err error) int {
 	var own *ExitError
-	var notLeader *api.NotLeaderError
+	var notLeader *txn.NotLeaderError
 	switch {
 	case errors.As(err, &own):
 		return own.Code
-	case errors.Is(err, api.ErrInvalid), errors.Is(err, coordinator.ErrNewerStore),
+	case errors.Is(err, txn.ErrInvalid), errors.Is(err, coordinator.ErrNewerStore),
 		errors.Is(err, coordinator.ErrMembers), errors.Is(err, coordinator.ErrDropped),
 		errors.Is(err, peer.ErrRemoved):
 		return ExitUsage
-	case errors.Is(err, api.ErrNotFound):
+	case errors.Is(err, txn.ErrNotFound):
 		return ExitNotFound
-	case errors.Is(err, api.ErrDecided), errors.Is(err, api.ErrRefused):
+	case errors.Is(err, txn.ErrDecided), errors.Is(err, txn.ErrRefused):
 		return ExitRefused
-	case errors.Is(err, api.ErrTooOld):
+	case errors.Is(err, txn.ErrTooOld):
 		return ExitInDoubt
-	case errors.Is(err, api.ErrDenied), errors.Is(err, api.ErrUnauthenticated):
+	case errors.Is(err, txn.ErrDenied), errors.Is(err, txn.ErrUnauthenticated):
 		return ExitDenied
-	case errors.Is(err, api.ErrUnavailable), errors.Is(err, api.ErrBusy), errors.As(err, &notLeader),
+	case errors.Is(err, txn.ErrUnavailable), errors.Is(err, txn.ErrBusy), errors.As(err, &notLeader),
 		errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
 		return ExitUnavailable
 	}

@@ -14,19 +14,19 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/concordtx/concord/api"
 	"github.com/concordtx/concord/coordinator"
 	"github.com/concordtx/concord/coordinator/peer"
+	"github.com/concordtx/concord/txn"
 )
 
 // The exit codes are a contract with scripts: what the cluster answers has always the same.
 func TestExitCodesOfAnswers(t *testing.T) {
 	for err, code := range map[error]int{
-		api.ErrInvalid: ExitUsage, coordinator.ErrNewerStore: ExitUsage, coordinator.ErrMembers: ExitUsage,
+		txn.ErrInvalid: ExitUsage, coordinator.ErrNewerStore: ExitUsage, coordinator.ErrMembers: ExitUsage,
 		peer.ErrRemoved: ExitUsage, coordinator.ErrDropped: ExitUsage,
-		api.ErrNotFound: ExitNotFound, api.ErrDecided: ExitRefused, api.ErrRefused: ExitRefused,
-		api.ErrTooOld:      ExitInDoubt,
-		api.ErrUnavailable: ExitUnavailable, api.ErrBusy: ExitUnavailable, &api.NotLeaderError{}: ExitUnavailable,
+		txn.ErrNotFound: ExitNotFound, txn.ErrDecided: ExitRefused, txn.ErrRefused: ExitRefused,
+		txn.ErrTooOld:      ExitInDoubt,
+		txn.ErrUnavailable: ExitUnavailable, txn.ErrBusy: ExitUnavailable, &txn.NotLeaderError{}: ExitUnavailable,
 		context.DeadlineExceeded: ExitUnavailable, context.Canceled: ExitUnavailable,
 		errors.New("anything else"): ExitFailed,
 	} {

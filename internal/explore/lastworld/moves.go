@@ -110,7 +110,7 @@ func (w *world) Do(d *deal, m explore.Move) {
 	case answerComes:
 		w.answer(d)
 	case leaderTicks:
-		w.atLeader(d, protocol.Inquired{})
+		w.atLeader(d, protocol.RollbackAsked{})
 	case scanFinds:
 		if d.decision == txn.Undecided {
 			w.atLeader(d, protocol.OrphanMet{})

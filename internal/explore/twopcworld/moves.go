@@ -17,10 +17,10 @@ const (
 	doTaskNo                           // votes No
 	deliverIt                          // a message
 	logDelivers
-	leaderTicks
+	leaderFinishes // what nobody has reported finished
 	leaderAborts
 	waitEnds
-	scanFinds // a branch that nobody speaks for
+	scanFinds // a prepared branch
 	agentTicks
 	agentAborts
 	agentLists
@@ -88,12 +88,12 @@ func (w *twoPC) repeatable(d *deal, moves []explore.Move) []explore.Move {
 	if d.decision != txn.Undecided {
 		moves = append(moves, logDelivers)
 	}
-	moves = append(moves, leaderTicks, leaderAborts)
+	moves = append(moves, leaderFinishes, leaderAborts)
 	if d.initiator != 0 {
 		moves = append(moves, waitEnds)
 	}
 	for n, r := range d.resources {
-		if r.state == durable && !w.size.Agents {
+		if r.state == durable {
 			moves = append(moves, scanFinds|explore.Move(n))
 		}
 	}
@@ -157,14 +157,16 @@ func (w *twoPC) do(d *deal, m explore.Move) {
 		w.happen(d, &w.items[n], txn.VoteYes)
 	case logDelivers:
 		w.logDelivers(d)
-	case leaderTicks:
-		w.coordinatorStep(d, w.numbers.tick, protocol.Tick{})
+	case leaderFinishes:
+		for _, no := range w.coordinators.cores[d.coordinator].Unfinished() {
+			w.finishes(d, no)
+		}
 	case leaderAborts:
 		w.coordinatorStep(d, w.numbers.rollback, protocol.RollbackAsked{})
 	case waitEnds:
 		w.initiatorStep(d, w.numbers.waitOver, twopc.WaitOver{})
 	case scanFinds:
-		w.coordinatorStep(d, w.numbers.inquired+n, protocol.Inquired{No: txn.BranchNo(n)})
+		w.meets(d, txn.BranchNo(n))
 	case agentTicks:
 		w.participantStep(d, txn.BranchNo(n), w.numbers.tick, protocol.Tick{})
 	case agentAborts:

@@ -10,8 +10,8 @@ import (
 
 // Size says how large a world of two-phase commit is.
 type Size struct {
-	// Agents hold the branches and vote when the leader asks them; otherwise an application
-	// holds them in its sessions.
+	// Agents hold the branches and vote when the application's side asks them; otherwise it holds
+	// them in its sessions.
 	Agents   bool
 	Branches int  // at most 4
 	Crashes  int  // of any process, in any order
@@ -26,7 +26,7 @@ type Size struct {
 // and whoever asks the cluster must not hear that it is aborted.
 func (z Size) alone() bool {
 	only := z.Branches == 1 || z.Branches-z.Readers == 1 && z.Readers <= z.ReadOnly
-	return only && !z.Agents && !z.Recorded
+	return only && !z.Recorded
 }
 
 // alike says that two branches may change their names. The first branches read.

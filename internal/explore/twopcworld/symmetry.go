@@ -86,9 +86,9 @@ func (r *renaming) event(e protocol.Event) protocol.Event {
 		e.No = r.branch[e.No]
 		return e
 	case protocol.Asked:
-		return protocol.Asked{Branches: r.list(e.Branches), Missing: r.list(e.Missing)}
+		return protocol.Asked{Branches: r.list(e.Branches)}
 	case protocol.Voted:
-		if e.Branch.Resource != "" {
+		if e.Vote == txn.VoteYes {
 			e.Branch.No = r.branch[e.No]
 		}
 		e.No = r.branch[e.No]
@@ -97,9 +97,6 @@ func (r *renaming) event(e protocol.Event) protocol.Event {
 		e.Branches = r.list(e.Branches)
 		return e
 	case protocol.Finished:
-		e.No = r.branch[e.No]
-		return e
-	case protocol.Inquired:
 		e.No = r.branch[e.No]
 		return e
 	}

@@ -22,14 +22,13 @@ func (w *twoPC) Trace(way []explore.Move) string {
 	fmt.Fprintf(&b, "# %s. The shortest way, step by step.\n", w.size)
 	d := w.Start()
 	if w.size.Agents {
-		fmt.Fprintf(&b, "\nparticipant new\nopened\n----\n\n# The client asks to commit.\n")
-	} else {
-		b.WriteString("\ninitiator new\n")
-		for n := range w.size.Branches {
-			fmt.Fprintf(&b, "enlisted %d\n", n)
-		}
-		b.WriteString("commit-asked\n----\n")
+		b.WriteString("\nparticipant new\nopened\n----\n")
 	}
+	b.WriteString("\ninitiator new\n")
+	for n := range w.size.Branches {
+		fmt.Fprintf(&b, "enlisted %d\n", n)
+	}
+	b.WriteString("commit-asked\n----\n")
 	leader := "coordinator new"
 	for n, m := range way {
 		what, core, e := w.tell(&d, m)
@@ -111,14 +110,18 @@ func (w *twoPC) tell(d *deal, m explore.Move) (what, core string, e protocol.Eve
 	case logDelivers:
 		return "The log delivers", "coordinator",
 			protocol.Delivered{Txn: txn.Txn{Decision: d.decision, Branches: d.record()}}
-	case leaderTicks:
-		return "The leader asks again", "coordinator", protocol.Tick{}
+	case leaderFinishes:
+		return "The leader finishes what is left", "", nil
 	case leaderAborts:
 		return "Somebody asks the leader for a rollback", "coordinator", protocol.RollbackAsked{}
 	case waitEnds:
 		return "The application waits no longer", "initiator", twopc.WaitOver{}
 	case scanFinds:
-		return fmt.Sprintf("A scan finds branch %d", n), "coordinator", protocol.Inquired{No: txn.BranchNo(n)}
+		what = fmt.Sprintf("A scan finds branch %d", n)
+		if w.coordinators.cores[d.coordinator].Decision() != txn.Undecided {
+			return what, "", nil
+		}
+		return what, "coordinator", protocol.OrphanMet{}
 	case agentTicks:
 		return agent(protocol.Tick{})
 	case agentAborts:
@@ -176,9 +179,6 @@ func eventText(e protocol.Event) string {
 	case protocol.RollbackAsked:
 		return "rollback-asked"
 	case protocol.Asked:
-		if len(e.Branches) == 0 {
-			return "asked - missing " + numbers(e.Missing)
-		}
 		return "asked " + numbers(e.Branches)
 	case protocol.PrepareAsked:
 		return "prepare-asked"
@@ -194,8 +194,8 @@ func eventText(e protocol.Event) string {
 		return "wait-over"
 	case protocol.Finished:
 		return fmt.Sprintf("finished %d %v", e.No, e.Finish)
-	case protocol.Inquired:
-		return fmt.Sprintf("inquired %d", e.No)
+	case protocol.OrphanMet:
+		return "orphan-met"
 	case protocol.Listed:
 		return "listed"
 	case protocol.Tick:

@@ -34,7 +34,7 @@ import (
 //
 // A step that leaves every process, resource and the log as they are, and only adds
 // messages and such tasks, is done at once wherever it is possible (a holder in doubt
-// asks again, a leader answers again). No state is lost by that: a message that is there need
+// asks again, a leader finishes a branch again). No state is lost by that: a message that is there need
 // never be delivered, so whatever can happen without it can happen with it; and the state with
 // it was to be visited anyway. Nor does a state gain a way to its end: it could have
 // taken these steps itself. Edges count the other steps only. Messages to an application
@@ -59,7 +59,7 @@ const (
 
 // deal is a state of one transaction and of everybody who takes part.
 type deal struct {
-	initiator    coreID              // 0 when agents hold the branches, or when it died
+	initiator    coreID              // 0 when it died
 	coordinator  coreID              // of the leader
 	participants [maxBranches]coreID // 0 when sessions hold the branches
 	resources    [maxBranches]resource
@@ -144,7 +144,7 @@ type twoPC struct {
 	bare       item                   // of a commit without branches
 	resumed    [1 << maxBranches]coreID
 	words      [toLog][maxBranches][saidEnd]uint64 // 0: not known yet
-	numbers    struct{ tick, rollback, waitOver, listed, inquired int }
+	numbers    struct{ tick, rollback, waitOver, listed, orphan int }
 	scratch    []explore.Move
 }
 
@@ -164,10 +164,7 @@ func newTwoPC(size Size, m mistake) *twoPC {
 	w.participants = remember[*twopc.Participant](w, w.carryOutParticipant)
 	w.numbers.tick, w.numbers.rollback = w.number(protocol.Tick{}), w.number(protocol.RollbackAsked{})
 	w.numbers.waitOver, w.numbers.listed = w.number(twopc.WaitOver{}), w.number(protocol.Listed{})
-	w.numbers.inquired = len(w.events)
-	for n := range maxBranches {
-		w.number(protocol.Inquired{No: txn.BranchNo(n)}) // one after the other
-	}
+	w.numbers.orphan = w.number(protocol.OrphanMet{})
 	w.idle = w.initiators.number(new(twopc.Initiator), birth{made: func(*renaming) coreID { return w.idle }})
 	w.fresh = w.coordinators.number(new(twopc.Coordinator), birth{made: func(*renaming) coreID { return w.fresh }})
 	for n := range maxBranches {
@@ -180,30 +177,20 @@ func newTwoPC(size Size, m mistake) *twoPC {
 
 // Start is the moment at which the application has asked to commit.
 func (w *twoPC) Start() deal {
-	d := deal{coordinator: w.fresh, crashes: uint8(w.size.Crashes), losses: uint8(w.size.Losses)}
-	if !w.size.Agents {
-		d.initiator = w.idle
-	}
-	var missing []txn.Branch
+	d := deal{initiator: w.idle, coordinator: w.fresh, crashes: uint8(w.size.Crashes), losses: uint8(w.size.Losses)}
 	for n := range w.size.Branches {
 		no := txn.BranchNo(n)
 		d.resources[n] = resource{state: active, work: true, readOnly: n < w.size.ReadOnly}
+		w.atInitiator(&d, twopc.Enlisted{No: no})
+		if n < w.size.Readers {
+			w.atInitiator(&d, twopc.OnlyRead{No: no})
+		}
 		if w.size.Agents {
 			d.participants[n] = w.strangers[n]
 			w.atParticipant(&d, no, protocol.Opened{})
-			missing = append(missing, txn.Branch{No: no})
-		} else {
-			w.atInitiator(&d, twopc.Enlisted{No: no})
-			if n < w.size.Readers {
-				w.atInitiator(&d, twopc.OnlyRead{No: no})
-			}
 		}
 	}
-	if w.size.Agents {
-		d.net |= w.message(item{to: toCoordinator, no: nobody, event: protocol.Asked{Missing: missing}})
-	} else {
-		w.atInitiator(&d, twopc.CommitAsked{Recorded: w.size.Recorded})
-	}
+	w.atInitiator(&d, twopc.CommitAsked{Recorded: w.size.Recorded})
 	w.saturate(&d)
 	return d
 }
@@ -289,6 +276,10 @@ func (w *twoPC) insert(kind string, items *[]item, i item) uint64 {
 func (w *twoPC) atInitiator(d *deal, e protocol.Event) { w.initiatorStep(d, w.number(e), e) }
 
 func (w *twoPC) initiatorStep(d *deal, at int, e protocol.Event) {
+	if v, ok := e.(protocol.Voted); ok && w.mistake == decideWithoutVotes && v.Vote == txn.VoteYes {
+		d.net |= w.message(item{to: toCoordinator, no: nobody,
+			event: protocol.Asked{Branches: []txn.Branch{{No: 0}, {No: 1}}}})
+	}
 	s := w.initiators.step(d.initiator, nobody, at, e)
 	d.initiator = s.next
 	d.take(s)
@@ -310,9 +301,17 @@ func (w *twoPC) carryOutInitiator(_ txn.BranchNo, _ protocol.Event, s *step) {
 	for _, f := range s.effects {
 		switch f := f.(type) {
 		case protocol.Prepare:
-			s.tasks |= w.task(item{to: toResource, no: f.No, effect: f})
+			if w.size.Agents {
+				s.net |= w.message(item{to: toParticipant, no: f.No, event: protocol.PrepareAsked{}})
+			} else {
+				s.tasks |= w.task(item{to: toResource, no: f.No, effect: f})
+			}
 		case protocol.Finish:
-			s.tasks |= w.task(item{to: toResource, no: f.No, effect: f})
+			if w.size.Agents {
+				s.net |= w.decided(f.No, f.Decision)
+			} else {
+				s.tasks |= w.task(item{to: toResource, no: f.No, effect: f})
+			}
 		case twopc.CommitOnePhase:
 			s.tasks |= w.task(item{to: toResource, no: f.No, effect: f})
 		case twopc.Ask:
@@ -328,10 +327,6 @@ func (w *twoPC) carryOutInitiator(_ txn.BranchNo, _ protocol.Event, s *step) {
 func (w *twoPC) atCoordinator(d *deal, e protocol.Event) { w.coordinatorStep(d, w.number(e), e) }
 
 func (w *twoPC) coordinatorStep(d *deal, at int, e protocol.Event) {
-	if v, ok := e.(protocol.Voted); ok && w.mistake == decideWithoutVotes && v.Vote == txn.VoteYes {
-		d.net |= w.message(item{to: toLog, no: nobody,
-			effect: protocol.Propose{Decision: txn.Commit, Branches: []txn.Branch{{No: 0}, {No: 1}}}})
-	}
 	s := w.coordinators.step(d.coordinator, nobody, at, e)
 	d.coordinator = s.next
 	d.take(s)
@@ -340,35 +335,47 @@ func (w *twoPC) coordinatorStep(d *deal, at int, e protocol.Event) {
 func (w *twoPC) carryOutCoordinator(_ txn.BranchNo, e protocol.Event, s *step) {
 	for _, f := range s.effects {
 		switch f := f.(type) {
-		case protocol.Prepare:
-			s.net |= w.message(item{to: toParticipant, no: f.No, event: protocol.PrepareAsked{}})
 		case protocol.Propose:
-			if _, inquired := e.(protocol.Inquired); inquired && w.mistake == presumeCommit {
+			if _, orphan := e.(protocol.OrphanMet); orphan && w.mistake == presumeCommit {
 				f.Decision = txn.Commit
 			}
 			f.Reason = "" // for people
 			s.net |= w.message(item{to: toLog, no: nobody, effect: f})
-			if w.mistake == tellBeforeDeliver && !w.size.Agents {
+			if w.mistake == tellBeforeDeliver {
 				s.net |= w.message(item{to: toInitiator, no: nobody, event: protocol.Decided{Decision: f.Decision}})
 			}
-		case protocol.Finish:
-			if w.size.Agents {
-				s.net |= w.message(item{to: toParticipant, no: f.No, event: protocol.Decided{Decision: f.Decision}})
-			} else {
-				s.net |= w.message(item{to: toTakeover, no: f.No, effect: f})
-			}
 		case protocol.Reply:
-			if w.size.Agents {
-				s.told |= 1 << f.Outcome
-			} else {
-				s.net |= w.message(item{to: toInitiator, no: nobody,
-					event: protocol.Decided{Decision: decisionOf(f.Outcome)}})
-			}
+			s.net |= w.message(item{to: toInitiator, no: nobody,
+				event: protocol.Decided{Decision: decisionOf(f.Outcome)}})
 		case protocol.Alarm:
 			s.alarmed = true
 		case protocol.End:
 			s.ended = true
 		}
+	}
+}
+
+// decided returns the set of one message: the decision, to the agent of a branch.
+func (w *twoPC) decided(no txn.BranchNo, d txn.Decision) uint64 {
+	return w.message(item{to: toParticipant, no: no, event: protocol.Decided{Decision: d}})
+}
+
+// finishes lets the leader end a branch by the decision: through a connection of its own, or by its agent.
+func (w *twoPC) finishes(d *deal, no txn.BranchNo) {
+	decision := w.coordinators.cores[d.coordinator].Decision()
+	if w.size.Agents {
+		d.net |= w.decided(no, decision)
+	} else {
+		d.net |= w.message(item{to: toTakeover, no: no, effect: protocol.Finish{No: no, Decision: decision}})
+	}
+}
+
+// meets lets the leader find a prepared branch. One without decision is an orphan.
+func (w *twoPC) meets(d *deal, no txn.BranchNo) {
+	if w.coordinators.cores[d.coordinator].Decision() == txn.Undecided {
+		w.coordinatorStep(d, w.numbers.orphan, protocol.OrphanMet{})
+	} else {
+		w.finishes(d, no)
 	}
 }
 
@@ -404,13 +411,14 @@ func (w *twoPC) carryOutParticipant(no txn.BranchNo, _ protocol.Event, s *step) 
 			}
 		case protocol.Finish:
 			s.tasks |= w.task(item{to: toResource, no: no, effect: f})
-		case protocol.Report:
+		case protocol.Report: // to whoever asked for it
+			s.net |= w.message(item{to: toInitiator, no: no, event: protocol.Finished(f)})
 			s.net |= w.message(item{to: toCoordinator, no: no, event: protocol.Finished(f)})
 		case protocol.CastVote:
-			s.net |= w.message(item{to: toCoordinator, no: no,
+			s.net |= w.message(item{to: toInitiator, no: no,
 				event: protocol.Voted{No: no, Vote: f.Vote, Branch: f.Branch}})
-		case protocol.Inquire:
-			s.net |= w.message(item{to: toCoordinator, no: no, event: protocol.Inquired{No: no}})
+		case protocol.Inquire: // the answer comes as scans do
+			s.net |= w.message(item{to: toCoordinator, no: nobody, event: protocol.RollbackAsked{}})
 		}
 	}
 }
@@ -489,7 +497,11 @@ func (w *twoPC) resume(record []txn.Branch) coreID {
 }
 
 func (w *twoPC) crashInitiator(d *deal) {
-	d.initiator, d.tasks = 0, 0
+	d.initiator = 0
+	if w.size.Agents {
+		return
+	}
+	d.tasks = 0
 	for n := range d.resources {
 		d.loseWork(n)
 	}

@@ -324,7 +324,7 @@ func (c *client) replied(kind operationKind, r commit.Reply) {
 	w := c.w
 	switch {
 	case c.asking == 0: // it knows already
-	case errors.Is(r.Err, api.ErrTooOld):
+	case errors.Is(r.Err, txn.ErrTooOld):
 		w.hit(TooOldRefused)
 		c.giveUp()
 	case r.Err != nil:

@@ -6,7 +6,6 @@ import (
 	"encoding/binary"
 	"errors"
 
-	"github.com/concordtx/concord/api"
 	"github.com/concordtx/concord/coordinator/commit"
 	"github.com/concordtx/concord/coordinator/replica"
 	"github.com/concordtx/concord/internal/sim"
@@ -154,7 +153,7 @@ func (d *driver) commit() {
 	}, func(r commit.Reply) {
 		switch {
 		case d.life != life:
-		case errors.Is(r.Err, api.ErrTooOld):
+		case errors.Is(r.Err, txn.ErrTooOld):
 			d.rest()
 		case r.Err != nil:
 			d.later(100*sim.Millisecond, d.commit)
