@@ -274,8 +274,8 @@ func (c *Client) begin(ctx context.Context, o txConfig, attempt int) (*Tx, error
 			txn.ErrRefused, txn.LevelThreePhase)
 	}
 	if o.last != "" && !c.resources.knows(ctx, txn.LevelLastResource) {
-		return nil, fmt.Errorf("begin: last resources are not switched on in this cluster: %w: run this release on all "+
-			"nodes, and none with a \"feature_level\" below %d; until then leave out WithLastResource",
+		return nil, fmt.Errorf("begin: last resources are not switched on in this cluster: %w: run this release on "+
+			"all nodes, and none with a \"feature_level\" below %d; until then leave out WithLastResource",
 			txn.ErrRefused, txn.LevelLastResource)
 	}
 	cluster, longest := c.resources.cluster()

@@ -418,7 +418,8 @@ func (tx *Tx) aborted(resource string, cause error) error {
 func (tx *Tx) passes(cause error) bool {
 	var no *joined.VoteError
 	return errors.As(cause, &no) && no.Passing || errors.As(cause, new(*DeadlockError)) ||
-		errors.Is(cause, adapters.ErrSettled) || errors.Is(cause, errLeaseEnded) || errors.Is(cause, txn.ErrUnavailable) ||
+		errors.Is(cause, adapters.ErrSettled) ||
+		errors.Is(cause, errLeaseEnded) || errors.Is(cause, txn.ErrUnavailable) ||
 		slices.ContainsFunc(tx.branches, func(b *branch) bool { return b.opener.Transient(cause) })
 }
 

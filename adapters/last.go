@@ -51,8 +51,8 @@ type Settler interface {
 
 // SettleMarker is Settle for an adapter: insert writes a text as the marker if there is none, and reports whether it
 // has; read returns the one that is there. What is written is durable when insert returns.
-func SettleMarker(insert func(text string) (bool, error), read func() (text string, found bool, err error)) (txn.LastMarker,
-	error) {
+func SettleMarker(insert func(text string) (bool, error),
+	read func() (text string, found bool, err error)) (txn.LastMarker, error) {
 	abort := txn.LastMarker{Decision: txn.Abort}
 	if !mutant.SettleReads {
 		switch inserted, err := insert(abort.Text()); {

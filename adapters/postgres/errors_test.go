@@ -343,8 +343,8 @@ var messages = []message{
 		_, err := b.Settle(b.ctx, s.x.Cluster, s.x.ID)
 		require.NoError(b, err)
 		return s.CommitLast(b.ctx, txn.LastMarker{Decision: txn.Commit})
-	}, `postgres "bank": commit XID as the last resource: not committed: the cluster was asked for the outcome before ` +
-		`the commit, and has aborted it in its last resource: run it again`},
+	}, `postgres "bank": commit XID as the last resource: not committed: the cluster was asked for the outcome ` +
+		`before the commit, and has aborted it in its last resource: run it again`},
 	{"a rollback of what others have committed", func(b *bank) error {
 		s, x, branch := b.prepared()
 		found, err := b.as("app", "").Commit(b.ctx, x, branch)

@@ -214,8 +214,8 @@ func (c *Machine) whyUnsettled(b *listedBranch) string {
 	}
 	last := c.lastTagged(b.xid.ID, b.last)
 	if last == "" {
-		return fmt.Sprintf("it waits for its last resource, whose tag is %v, and none of the \"resources\" of the nodes "+
-			"has it: add it on all nodes", b.last)
+		return fmt.Sprintf("it waits for its last resource, whose tag is %v, and none of the \"resources\" of the "+
+			"nodes has it: add it on all nodes", b.last)
 	}
 	l := c.live[b.xid.ID]
 	switch {

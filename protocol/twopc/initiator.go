@@ -448,7 +448,8 @@ func (i *Initiator) String() string {
 }
 
 func (p initiatorPhase) String() string {
-	return [...]string{"working", "reading", "preparing", "one-phase", "deciding", "asking", "doubting", "finishing", "over"}[p]
+	return [...]string{"working", "reading", "preparing", "one-phase", "deciding", "asking", "doubting",
+		"finishing", "over"}[p]
 }
 
 func (s branchState) String() string {
