@@ -67,7 +67,7 @@ var messages = []struct {
 	{"settling in a closed store", closed(func(ctx context.Context, b *branchOf) error {
 		_, err := b.r.Settle(ctx, b.x.Cluster, b.x.ID)
 		return err
-	}), "settle GID: " + ErrClosed.Error()},
+	}), "settle XID: " + ErrClosed.Error()},
 	{"a key of concord", func(ctx context.Context, b *branchOf) error { return b.tx.Set(ctx, []byte(Reserved), nil) },
 		"the key is reserved for concord: choose one that does not begin with pebble.Reserved"},
 	{"a key of another branch", func(ctx context.Context, b *branchOf) error {

@@ -65,17 +65,17 @@ func (s *session) commitLast(ctx context.Context, text string) error {
 
 // Settle implements adapters.Settler.
 func (r *Resource) Settle(ctx context.Context, c txn.ClusterID, id txn.ID) (m txn.LastMarker, err error) {
+	x := txn.LastXID(c, id)
 	if err := ctx.Err(); err != nil {
-		return m, fmt.Errorf("settle %s: %w", id, err)
+		return m, fmt.Errorf("settle %s: %w", x, err)
 	}
 	release, err := r.store.use()
 	if err != nil {
-		return m, fmt.Errorf("settle %s: %w", id, err)
+		return m, fmt.Errorf("settle %s: %w", x, err)
 	}
 	defer release()
 	r.store.settling.Lock()
 	defer r.store.settling.Unlock()
-	x := txn.LastXID(c, id)
 	m, err = adapters.SettleMarker(func(text string) (bool, error) {
 		_, there, err := r.store.journal.Last(x)
 		if err != nil || there {
@@ -84,7 +84,7 @@ func (r *Resource) Settle(ctx context.Context, c txn.ClusterID, id txn.ID) (m tx
 		return true, r.store.journal.SetLast(x, text)
 	}, func() (string, bool, error) { return r.store.journal.Last(x) })
 	if err != nil {
-		return m, fmt.Errorf("settle %s: %w", id, err)
+		return m, fmt.Errorf("settle %s: %w", x, err)
 	}
 	return m, nil
 }
