@@ -220,10 +220,9 @@ var messages = []struct {
 	}, "decided: holds 1025 transactions, at most 1024 are allowed", txn.ErrInvalid},
 	{"decided elsewhere", func() error {
 		return second(api.ParseDecided(&concordv1.FinishedRequest{Decided: []*concordv1.LastDecision{{
-			Gid:          txn.NewID(time.UnixMilli(0)).WithClass(txn.LastResource).WithLast("billing").String()[:25] + "0",
-			LastResource: "orders"}}}))
-	}, `decided[0].last_resource: "orders" is not that of GID, as its gid says: name the resource that it was begun ` +
-		`with`, txn.ErrInvalid},
+			Gid: "01ARZ3NDEKTSV4RRFFQ69G5FA0", LastResource: "orders"}}}))
+	}, `decided[0].last_resource: "orders" is not that of 01ARZ3NDEKTSV4RRFFQ69G5FA0, as its gid says: name the ` +
+		`resource that it was begun with`, txn.ErrInvalid},
 	{"finished nowhere", func() error { return finished(func(b *concordv1.FinishedBranch) { b.No = 1000 }) },
 		"branches[0].no: is 1000, want 0 to 255", txn.ErrInvalid},
 	{"finished nothing", func() error { return finished(func(b *concordv1.FinishedBranch) { b.Gid = "x" }) },
