@@ -27,8 +27,8 @@ func ParseDecided(r *concordv1.FinishedRequest) ([]txn.LastDecision, error) {
 			return nil, err
 		}
 		if m.GetLastResource() == "" || !id.FitsLast(m.GetLastResource()) || id.Class() != txn.LastResource {
-			return nil, invalid(at+".last_resource", "%.64q is not that of %v, as its gid says: name the resource that it "+
-				"was begun with", m.GetLastResource(), id)
+			return nil, invalid(at+".last_resource", "%.64q is not that of %v, as its gid says: name the resource "+
+				"that it was begun with", m.GetLastResource(), id)
 		}
 		if err := ParseText(at+".label", m.GetLabel(), txn.MaxLabel); err != nil {
 			return nil, err

@@ -252,28 +252,31 @@ func TestALastResourceThatIsDownIsWaitedFor(t *testing.T) {
 
 // Leaders and the last resource die under load: every answer is true.
 func TestALastResourceUnderLoad(t *testing.T) {
-	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
-	defer cancel()
-	b := bankAt(t, postgresServer.get(t), testdb.MariaDB(t))
-	c := startCluster(t, settings{resources: b.resources(), maxAge: 5 * time.Second, grace: time.Second,
-		scan: 500 * time.Millisecond})
+	server := testdb.MariaDB(t)
 	for _, last := range []string{"billing", "orders"} {
-		var stop atomic.Bool
-		l := startLoad(ctx, b, c.dial(), 8, func(int) bool { return stop.Load() }, concord.WithLastResource(last),
-			concord.WithTimeout(5*time.Second))
-		goOn := func() {
-			before := l.sofar()
-			eventually(t, "transfers commit", func() bool { return l.sofar() > before+100 })
-		}
-		goOn()
-		leader := c.leader()
-		c.kill(leader)
-		goOn()
-		c.start(leader)
-		require.NoError(t, b.right.server.Kill())
-		require.NoError(t, b.right.server.Start())
-		goOn()
-		stop.Store(true)
-		l.wait(t, c)
+		t.Run(last, func(t *testing.T) {
+			ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
+			defer cancel()
+			b := bankAt(t, postgresServer.get(t), server)
+			c := startCluster(t, settings{resources: b.resources(), maxAge: 5 * time.Second, grace: time.Second,
+				scan: 500 * time.Millisecond})
+			var stop atomic.Bool
+			l := startLoad(ctx, b, c.dial(), 8, func(int) bool { return stop.Load() },
+				concord.WithLastResource(last), concord.WithTimeout(5*time.Second))
+			goOn := func() {
+				before := l.sofar()
+				eventually(t, "transfers commit", func() bool { return l.sofar() > before+100 })
+			}
+			goOn()
+			leader := c.leader()
+			c.kill(leader)
+			goOn()
+			c.start(leader)
+			require.NoError(t, server.Kill())
+			require.NoError(t, server.Start())
+			goOn()
+			stop.Store(true)
+			l.wait(t, c)
+		})
 	}
 }
