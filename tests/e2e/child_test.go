@@ -125,7 +125,7 @@ func (a *application) goUntilLast(ctx context.Context, cluster txn.ClusterID, or
 	}
 	branch.No, branch.Resource = txn.BranchNo(other), h.opened[other].Name()
 	last := h.sessions[own].(adapters.Last)
-	if err := last.CommitLast(ctx, txn.LastMarker{Decision: txn.Commit, Label: "killed",
+	if err := last.CommitLast(ctx, txn.LastMarker{Decision: txn.Commit,
 		Branches: []txn.Branch{branch}}); err != nil {
 		return nil, err
 	}
@@ -199,6 +199,14 @@ func TestClientKilled(t *testing.T) {
 	b.sumHolds()
 }
 
+// decidesLast waits until last resources are switched on: children do not ask for that.
+func (c *cluster) decidesLast() {
+	c.Helper()
+	tx, err := c.dial().Begin(c.Context(), concord.WithLastResource("orders"))
+	require.NoError(c, err)
+	require.NoError(c, tx.Rollback(c.Context()))
+}
+
 // Whatever the client has come to when it dies, the marker in its last resource tells, on each database.
 func TestClientKilledWithALastResource(t *testing.T) {
 	for _, right := range []*sharedServer{mariadbServer, mysqlServer} {
@@ -209,6 +217,7 @@ func TestClientKilledWithALastResource(t *testing.T) {
 			want := map[stop]concord.Outcome{beforeLast: concord.Aborted, afterLast: concord.Committed,
 				unreported: concord.Committed}
 			left := map[txn.ID]concord.Outcome{}
+			c.decidesLast()
 			for _, last := range []string{"orders", "billing"} {
 				for at, outcome := range want {
 					left[b.killChildWith(c, at, last)] = outcome
@@ -232,6 +241,7 @@ func TestALastResourceThatIsDownIsWaitedFor(t *testing.T) {
 	b := bankAt(t, postgresServer.get(t), testdb.MariaDB(t))
 	c := startCluster(t, settings{resources: b.resources(), maxAge: time.Second, grace: time.Second,
 		scan: 300 * time.Millisecond})
+	c.decidesLast()
 	committed, aborted := b.killChildWith(c, afterLast, "billing"), b.killChildWith(c, beforeLast, "billing")
 	require.NoError(t, b.right.server.Kill())
 	for _, id := range []txn.ID{committed, aborted} {
